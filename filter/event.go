@@ -1,0 +1,345 @@
+package filter
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Version is a version of the protocol, as it stands in each line.
+type Version struct{ Major, Minor int }
+
+// Newest is the newest version of the protocol that is known here. Minor
+// versions above it are taken to be like it.
+var Newest = Version{0, 7}
+
+func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
+
+// Before tells whether v is older than major.minor.
+func (v Version) Before(major, minor int) bool {
+	return v.Major < major || v.Major == major && v.Minor < minor
+}
+
+// ID tells what an Event is: a report of something that happened, or a
+// request in a phase, which wants an answer.
+type ID uint8
+
+// The reports of smtpd-filters(7), then the phases in which a filter is asked.
+const (
+	Unknown ID = iota
+	LinkConnect
+	LinkGreeting
+	LinkIdentify
+	LinkTLS
+	LinkAuth
+	LinkDisconnect
+	TxReset
+	TxBegin
+	TxMail
+	TxRcpt
+	TxEnvelope
+	TxData
+	TxCommit
+	TxRollback
+	ProtocolClient
+	ProtocolServer
+	FilterReport
+	FilterResponse
+	Timeout
+
+	PhaseConnect
+	PhaseHelo
+	PhaseEhlo
+	PhaseStartTLS
+	PhaseAuth
+	PhaseMailFrom
+	PhaseRcptTo
+	PhaseData
+	PhaseDataLine
+	PhaseRset
+	PhaseQuit
+	PhaseNoop
+	PhaseCommit
+
+	numIDs
+)
+
+// spec describes one kind of event. Registration, parsing and the tests take
+// what they know of the protocol from here.
+type spec struct {
+	name    string
+	fields  []string // in the order of Newest; the last one keeps its |
+	quirk   func(Version, *Event)
+	request bool
+
+	// What may be answered in this phase, besides proceed.
+	junk, refuse bool
+}
+
+// addressFirst: tx-mail and tx-rcpt put the result last before 0.6.
+func addressFirst(v Version, ev *Event) {
+	if v.Before(0, 6) {
+		ev.swapLast(1)
+	}
+}
+
+// userFirst: link-auth put the result last before 0.7, behind a user name
+// that may hold any number of |.
+func userFirst(v Version, ev *Event) {
+	if v.Before(0, 7) {
+		ev.swapLast(0)
+	}
+}
+
+var specs = [numIDs]spec{
+	LinkConnect:    {name: "link-connect", fields: []string{"rdns", "fcrdns", "src", "dest"}},
+	LinkGreeting:   {name: "link-greeting", fields: []string{"hostname"}},
+	LinkIdentify:   {name: "link-identify", fields: []string{"method", "identity"}},
+	LinkTLS:        {name: "link-tls", fields: []string{"tls"}},
+	LinkAuth:       {name: "link-auth", fields: []string{"result", "user"}, quirk: userFirst},
+	LinkDisconnect: {name: "link-disconnect"},
+	TxReset:        {name: "tx-reset", fields: []string{"msgid"}},
+	TxBegin:        {name: "tx-begin", fields: []string{"msgid"}},
+	TxMail:         {name: "tx-mail", fields: []string{"msgid", "result", "address"}, quirk: addressFirst},
+	TxRcpt:         {name: "tx-rcpt", fields: []string{"msgid", "result", "address"}, quirk: addressFirst},
+	TxEnvelope:     {name: "tx-envelope", fields: []string{"msgid", "evpid"}},
+	TxData:         {name: "tx-data", fields: []string{"msgid", "result"}},
+	TxCommit:       {name: "tx-commit", fields: []string{"msgid", "size"}},
+	TxRollback:     {name: "tx-rollback", fields: []string{"msgid"}},
+	ProtocolClient: {name: "protocol-client", fields: []string{"line"}},
+	ProtocolServer: {name: "protocol-server", fields: []string{"line"}},
+	FilterReport:   {name: "filter-report", fields: []string{"kind", "name", "text"}},
+	FilterResponse: {name: "filter-response", fields: []string{"phase", "decision", "param"}},
+	Timeout:        {name: "timeout"},
+
+	PhaseConnect:  {name: "connect", fields: []string{"rdns", "src"}, request: true, junk: true, refuse: true},
+	PhaseHelo:     {name: "helo", fields: []string{"identity"}, request: true, junk: true, refuse: true},
+	PhaseEhlo:     {name: "ehlo", fields: []string{"identity"}, request: true, junk: true, refuse: true},
+	PhaseStartTLS: {name: "starttls", fields: []string{""}, request: true, refuse: true},
+	PhaseAuth:     {name: "auth", fields: []string{"args"}, request: true, refuse: true},
+	PhaseMailFrom: {name: "mail-from", fields: []string{"args"}, request: true, junk: true, refuse: true},
+	PhaseRcptTo:   {name: "rcpt-to", fields: []string{"args"}, request: true, junk: true, refuse: true},
+	PhaseData:     {name: "data", fields: []string{""}, request: true, junk: true, refuse: true},
+	PhaseDataLine: {name: "data-line", fields: []string{"line"}, request: true},
+	PhaseRset:     {name: "rset", fields: []string{""}, request: true, refuse: true},
+	PhaseQuit:     {name: "quit", fields: []string{""}, request: true, refuse: true},
+	PhaseNoop:     {name: "noop", fields: []string{""}, request: true, refuse: true},
+	PhaseCommit:   {name: "commit", fields: []string{""}, request: true, refuse: true},
+}
+
+// reportIDs and requestIDs find the spec of a name.
+var reportIDs, requestIDs = idsByName(false), idsByName(true)
+
+func idsByName(request bool) map[string]ID {
+	m := make(map[string]ID)
+	for id, s := range specs {
+		if s.name != "" && s.request == request {
+			m[s.name] = ID(id)
+		}
+	}
+	return m
+}
+
+func (id ID) String() string {
+	if id < numIDs && specs[id].name != "" {
+		return specs[id].name
+	}
+	return "unknown"
+}
+
+// IsPhase tells whether id is a phase, that is, wants an answer.
+func (id ID) IsPhase() bool { return id < numIDs && specs[id].request }
+
+// maxFields is the largest number of fields an event has behind its session
+// (and token).
+const maxFields = 4
+
+// An Event is one line of smtpd: a report or a request. Its fields alias the
+// input buffer and are valid only until the Handler returns.
+type Event struct {
+	ID      ID
+	Out     bool // from smtpd's client side (smtp-out)
+	Version Version
+	Time    int64 // microseconds since 1970, when smtpd wrote the line
+	Session uint64
+	Token   uint64 // requests only
+
+	request bool
+	fields  [maxFields][]byte
+	n       int
+	name    []byte // as smtpd wrote it
+}
+
+// Field returns the field with the given number in the order of the newest
+// protocol version, or nil if the line has none.
+func (ev *Event) Field(i int) []byte {
+	if i < ev.n {
+		return ev.fields[i]
+	}
+	return nil
+}
+
+// swapLast swaps field i with what follows it. The second value is divided
+// from the first at the last |, because it is a word and the first is not.
+func (ev *Event) swapLast(i int) {
+	if ev.n != i+2 {
+		return
+	}
+	// The split at the first | may have cut inside the first value.
+	first, last := ev.fields[i], ev.fields[i+1]
+	if j := bytes.LastIndexByte(last, '|'); j >= 0 {
+		whole := first[:len(first)+1+len(last)] // both are parts of one line
+		first, last = whole[:len(first)+1+j], last[j+1:]
+	}
+	ev.fields[i], ev.fields[i+1] = last, first
+}
+
+var (
+	wordReport  = []byte("report")
+	wordFilter  = []byte("filter")
+	wordConfig  = []byte("config")
+	wordSMTPOut = []byte("smtp-out")
+)
+
+// parse decodes a report or filter line into ev. It never panics. An event of
+// an unknown name gets the ID Unknown, and if it is a request, token and
+// session are there so that it can be answered.
+func (ev *Event) parse(line []byte) error {
+	*ev = Event{}
+	word, rest, _ := cut(line)
+	ev.request = bytes.Equal(word, wordFilter)
+	if !ev.request && !bytes.Equal(word, wordReport) {
+		return errWord
+	}
+	version, rest, _ := cut(rest)
+	stamp, rest, _ := cut(rest)
+	direction, rest, _ := cut(rest)
+	name, rest, ok := cut(rest)
+	if !ok {
+		return errShort
+	}
+	session, rest, more := cut(rest)
+	if ev.Session, ok = parseHex(session); !ok {
+		return errSession
+	}
+	ids := reportIDs
+	if ev.request {
+		var token []byte
+		token, rest, more = cut(rest)
+		if ev.Token, ok = parseHex(token); !ok {
+			return errToken
+		}
+		ids = requestIDs
+	}
+	ev.Out = bytes.Equal(direction, wordSMTPOut)
+	ev.ID = ids[string(name)]
+	ev.name = name
+	ev.Time, _ = parseStamp(stamp)
+	ev.Version, ok = parseVersion(version)
+	if !ok {
+		ev.Version = Newest
+	}
+	s := &specs[ev.ID]
+	for more && ev.n < len(s.fields) {
+		if ev.n == len(s.fields)-1 {
+			ev.fields[ev.n], more = rest, false
+		} else {
+			ev.fields[ev.n], rest, more = cut(rest)
+		}
+		ev.n++
+	}
+	if s.quirk != nil {
+		s.quirk(ev.Version, ev)
+	}
+	return nil
+}
+
+// cut cuts b at the first |.
+func cut(b []byte) (before, after []byte, found bool) {
+	if i := bytes.IndexByte(b, '|'); i >= 0 {
+		return b[:i], b[i+1:], true
+	}
+	return b, nil, false
+}
+
+type parseError string
+
+func (e parseError) Error() string { return string(e) }
+
+const (
+	errWord    parseError = "neither report nor filter"
+	errShort   parseError = "too few fields"
+	errSession parseError = "session id is not hexadecimal"
+	errToken   parseError = "token is not hexadecimal"
+)
+
+// parseHex reads up to 16 hexadecimal digits.
+func parseHex(b []byte) (uint64, bool) {
+	if len(b) == 0 || len(b) > 16 {
+		return 0, false
+	}
+	var v uint64
+	for _, c := range b {
+		d := hexDigits[c]
+		if d < 0 {
+			return 0, false
+		}
+		v = v<<4 | uint64(d)
+	}
+	return v, true
+}
+
+// hexDigits holds the value of each hexadecimal digit, and -1 elsewhere.
+var hexDigits = func() (t [256]int8) {
+	for c := range t {
+		t[c] = int8(strings.IndexByte("0123456789abcdef", byte(c)))
+	}
+	return t
+}()
+
+// parseStamp reads SECONDS.MICROSECONDS, always six digits behind the point.
+func parseStamp(b []byte) (int64, bool) {
+	i := bytes.IndexByte(b, '.')
+	if i < 0 {
+		return 0, false
+	}
+	s, ok1 := parseDigits(b[:i], 12)
+	u, ok2 := parseDigits(b[i+1:], 6)
+	return s*1e6 + u, ok1 && ok2
+}
+
+func parseDigits(b []byte, most int) (int64, bool) {
+	if len(b) == 0 || len(b) > most {
+		return 0, false
+	}
+	var v int64
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		v = v*10 + int64(c-'0')
+	}
+	return v, true
+}
+
+// parseVersion reads MAJOR.MINOR as two numbers: 0.10 is newer than 0.7.
+func parseVersion(b []byte) (Version, bool) {
+	i := bytes.IndexByte(b, '.')
+	if i < 0 {
+		return Version{}, false
+	}
+	x, ok1 := parseDigits(b[:i], 4)
+	y, ok2 := parseDigits(b[i+1:], 4)
+	return Version{int(x), int(y)}, ok1 && ok2
+}
+
+// String is for logs and tests; it quotes everything.
+func (ev *Event) String() string {
+	b := fmt.Appendf(nil, "%v %016x", ev.ID, ev.Session)
+	for i := range ev.n {
+		b = append(append(b, ' '), specs[ev.ID].fields[i]...)
+		b = strconv.AppendQuoteToASCII(append(b, '='), string(ev.fields[i]))
+	}
+	return string(b)
+}

@@ -1,0 +1,488 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// A Record is one SMTP session as it was seen: a short header with what
+// reports count, and the steps of the session in order. Text fields hold the
+// bytes as the client sent them (cut to a limit); they are hostile and must be
+// quoted before they are shown. In a decoded Record they alias the buffer that
+// was decoded.
+type Record struct {
+	ID     uint64    // smtpd's session id; unique only within one run of smtpd
+	Start  time.Time // when link-connect was reported
+	End    time.Time // when the session ended
+	Src    netip.AddrPort
+	Dst    netip.AddrPort // the listener's address, possibly a wildcard
+	RDNS   []byte         // reverse DNS name; empty if there is none
+	FCrDNS FCrDNS
+	Ending Ending
+	Local  bool // came over smtpd's local socket; Src and Dst are not valid
+	Counts Counts
+	// Omitted is the number of steps that were counted but not kept because
+	// the session reached its size limit.
+	Omitted uint32
+
+	steps []byte
+	step  *Step // for Steps to use again; may be nil
+}
+
+// Counts are the numbers of a session. They are complete even where steps
+// were omitted.
+type Counts struct {
+	Commands     uint32 // lines the client sent outside of message text
+	Unknown      uint32 // commands smtpd did not recognise
+	Failed       uint32 // commands answered with 4xx or 5xx, unknown ones included
+	Mails        uint32 // messages accepted
+	RcptOK       uint32 // recipients accepted
+	RcptPermfail uint32 // recipients refused for good
+	RcptTempfail uint32 // recipients refused for now
+	AuthPass     uint32
+	AuthFail     uint32
+	AuthRefused  uint32 // AUTH commands that smtpd did not take up
+}
+
+// Steps calls visit for each step in order until it returns false. The Step is
+// reused between calls.
+func (r *Record) Steps(visit func(*Step) bool) error {
+	s := r.step
+	if s == nil {
+		s = new(Step)
+	}
+	var at time.Duration
+	for b := r.steps; len(b) > 0; {
+		f, rest, err := consume(b)
+		if err != nil {
+			return fmt.Errorf("session %016x: step: %w", r.ID, err)
+		}
+		b = rest
+		if f.tag != recSteps {
+			continue
+		}
+		*s = Step{}
+		if err := s.decode(f.text); err != nil {
+			return fmt.Errorf("session %016x: step: %w", r.ID, err)
+		}
+		at = min(at+s.At, micros(1<<40))
+		s.At = at
+		if !visit(s) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// A Step is one thing that happened in a session. Which fields are used
+// depends on Kind; see the constants.
+type Step struct {
+	Kind Kind
+	At   time.Duration // since the start of the session
+
+	Text   []byte
+	Arg    []byte
+	Result Result
+	Code   uint32 // SMTP reply code, 0 if none was seen
+	Reply  []byte // text of the reply without the code; kept for first examples only
+	Size   uint64 // bytes of an accepted message
+	MsgID  uint32 // smtpd's message id
+
+	Org        []byte // finding: the organisation, if known
+	By         []byte // finding: what gave it away (rdns, helo, cidr, command, ...)
+	Match      []byte // finding: the row or value that matched
+	Confidence []byte // finding: high, medium or low
+}
+
+// Kind tells what a step is.
+type Kind uint8
+
+// The numbers are on disk: never reuse or reorder them.
+const (
+	KindNone     Kind = 0
+	KindGreeting Kind = 1  // smtpd greeted (220)
+	KindHelo     Kind = 2  // Text: identity, Arg: HELO or EHLO, Result, Code, Reply
+	KindTLS      Kind = 3  // Text: version:cipher:bits
+	KindAuth     Kind = 4  // Text: user name, Result pass, fail or error
+	KindMail     Kind = 5  // Text: sender, Result, Code, Reply, MsgID
+	KindRcpt     Kind = 6  // Text: recipient, Result, Code, Reply
+	KindData     Kind = 7  // Result, Code, Reply
+	KindCommit   Kind = 8  // Size
+	KindRollback Kind = 9  // the transaction was given up
+	KindCommand  Kind = 10 // an unknown or failed command. Text: the line, Code, Reply
+	KindInput    Kind = 11 // smtpd refused input that is no command. Code, Reply
+	KindTimeout  Kind = 12 // smtpd gave up waiting
+	KindQuit     Kind = 13 // the client said QUIT
+	KindFinding  Kind = 14 // Text: evidence, Arg: proof, Org, By, Match, Confidence
+	KindVerdict  Kind = 15 // Text: rule, Arg: phase, Reply: decision, Result ok if carried out
+	KindFilter   Kind = 16 // a filter decided. Text: decision, Arg: phase, Reply: its text
+)
+
+// Result is the outcome of a command in smtpd's words.
+type Result uint8
+
+// The numbers are on disk.
+const (
+	ResultNone     Result = 0
+	ResultOK       Result = 1
+	ResultPermfail Result = 2
+	ResultTempfail Result = 3
+	ResultPass     Result = 4
+	ResultFail     Result = 5
+	ResultError    Result = 6
+)
+
+var resultNames = [...]string{"", "ok", "permfail", "tempfail", "pass", "fail", "error"}
+
+func (r Result) String() string { return name(resultNames[:], uint8(r)) }
+
+// ParseResult returns the Result with the given name, or ResultNone.
+func ParseResult(b []byte) Result { return Result(lookupName(resultNames[:], b)) }
+
+// FCrDNS is smtpd's verdict on the forward-confirmed reverse DNS. Fail also
+// means "no name", "no answer" or "DNS is down": it says little.
+type FCrDNS uint8
+
+// The numbers are on disk.
+const (
+	FCrDNSUnknown FCrDNS = 0
+	FCrDNSPass    FCrDNS = 1
+	FCrDNSFail    FCrDNS = 2
+	FCrDNSError   FCrDNS = 3
+)
+
+var fcrdnsNames = [...]string{"unknown", "pass", "fail", "error"}
+
+func (f FCrDNS) String() string { return name(fcrdnsNames[:], uint8(f)) }
+
+// ParseFCrDNS returns the FCrDNS with the given name, or FCrDNSUnknown.
+func ParseFCrDNS(b []byte) FCrDNS { return FCrDNS(lookupName(fcrdnsNames[:], b)) }
+
+// Ending tells how a session ended.
+type Ending uint8
+
+// The numbers are on disk.
+const (
+	EndingUnknown  Ending = 0
+	EndingQuit     Ending = 1 // the client said QUIT
+	EndingDropped  Ending = 2 // the client closed the connection
+	EndingTimeout  Ending = 3 // smtpd gave up waiting
+	EndingRejected Ending = 4 // smtpd or a filter closed the connection
+	EndingStopped  Ending = 5 // smtpd stopped while the session was open
+)
+
+var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped"}
+
+func (e Ending) String() string { return name(endingNames[:], uint8(e)) }
+
+func name(names []string, i uint8) string {
+	if int(i) < len(names) {
+		return names[i]
+	}
+	return fmt.Sprintf("%d", i)
+}
+
+func lookupName(names []string, b []byte) int {
+	for i, n := range names {
+		if n != "" && string(b) == n {
+			return i
+		}
+	}
+	return 0
+}
+
+// Encoding. A record is a protocol buffers message; store/record.proto is its
+// description for readers in other languages, and for protoc --decode. The
+// key holds the end time and the session id, so the message does not.
+const (
+	recDuration = 1
+	recSrc      = 2
+	recDst      = 3
+	recRDNS     = 4
+	recFCrDNS   = 5
+	recEnding   = 6
+	recLocal    = 7
+	recCounts   = 8
+	recOmitted  = 9
+	recSteps    = 15
+
+	stepKind       = 1
+	stepAt         = 2 // microseconds since the step before
+	stepText       = 3
+	stepArg        = 4
+	stepResult     = 5
+	stepCode       = 6
+	stepReply      = 7
+	stepSize       = 8
+	stepMsgID      = 9
+	stepOrg        = 10
+	stepBy         = 11
+	stepMatch      = 12
+	stepConfidence = 13
+)
+
+// KeySize is the length of a record's key: the end of the session in
+// microseconds since 1970, big-endian, then the session id, big-endian. So
+// keys are in the order in which sessions ended, and appending is cheap.
+const KeySize = 16
+
+// AppendKey appends the key of the session with the given end and id.
+func AppendKey(dst []byte, end time.Time, id uint64) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, uint64(end.UnixMicro()))
+	return binary.BigEndian.AppendUint64(dst, id)
+}
+
+// AppendRecord appends the encoding of r's header followed by steps, which
+// AppendStep has made, one after another.
+func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
+	dst = appendUint(dst, recDuration, uint64(max(r.End.Sub(r.Start), 0).Microseconds()))
+	dst = appendAddr(dst, recSrc, r.Src)
+	dst = appendAddr(dst, recDst, r.Dst)
+	dst = appendText(dst, recRDNS, r.RDNS)
+	dst = appendUint(dst, recFCrDNS, uint64(r.FCrDNS))
+	dst = appendUint(dst, recEnding, uint64(r.Ending))
+	if r.Local {
+		dst = appendUint(dst, recLocal, 1)
+	}
+	if r.Counts != (Counts{}) {
+		dst = protowire.AppendTag(dst, recCounts, protowire.BytesType)
+		dst = append(dst, 0) // the length; ten varints of at most 5 bytes fit one byte
+		at := len(dst)
+		for _, n := range r.Counts.fields() {
+			dst = protowire.AppendVarint(dst, uint64(*n))
+		}
+		dst[at-1] = byte(len(dst) - at)
+	}
+	dst = appendUint(dst, recOmitted, uint64(r.Omitted))
+	return append(dst, steps...)
+}
+
+// AppendStep appends the encoding of s, which happened since after the step
+// before it (or the start of the session). s.At is not looked at.
+func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
+	dst = protowire.AppendTag(dst, recSteps, protowire.BytesType)
+	dst = append(dst, 0, 0) // two bytes of length are enough for a step
+	at := len(dst)
+	dst = appendUint(dst, stepKind, uint64(s.Kind))
+	dst = appendUint(dst, stepAt, uint64(max(since, 0).Microseconds()))
+	dst = appendText(dst, stepText, s.Text)
+	dst = appendText(dst, stepArg, s.Arg)
+	dst = appendUint(dst, stepResult, uint64(s.Result))
+	dst = appendUint(dst, stepCode, uint64(s.Code))
+	dst = appendText(dst, stepReply, s.Reply)
+	dst = appendUint(dst, stepSize, s.Size)
+	dst = appendUint(dst, stepMsgID, uint64(s.MsgID))
+	dst = appendText(dst, stepOrg, s.Org)
+	dst = appendText(dst, stepBy, s.By)
+	dst = appendText(dst, stepMatch, s.Match)
+	dst = appendText(dst, stepConfidence, s.Confidence)
+	n := len(dst) - at
+	if n < 1<<7 { // the usual case: one byte of length, move the step down
+		dst[at-2] = byte(n)
+		copy(dst[at-1:], dst[at:])
+		return dst[:len(dst)-1]
+	}
+	dst[at-2], dst[at-1] = byte(n)|0x80, byte(n>>7)
+	return dst
+}
+
+// MaxText is the longest text field of a step in bytes; longer text is cut
+// when it is encoded. Seven fields of it keep a step below 16,384 bytes.
+const MaxText = 2048
+
+func appendUint(dst []byte, tag protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return dst
+	}
+	return protowire.AppendVarint(protowire.AppendTag(dst, tag, protowire.VarintType), v)
+}
+
+func appendText(dst []byte, tag protowire.Number, b []byte) []byte {
+	if len(b) == 0 {
+		return dst
+	}
+	return protowire.AppendBytes(protowire.AppendTag(dst, tag, protowire.BytesType), b[:min(len(b), MaxText)])
+}
+
+func appendAddr(dst []byte, tag protowire.Number, a netip.AddrPort) []byte {
+	if !a.IsValid() {
+		return dst
+	}
+	dst = protowire.AppendTag(dst, tag, protowire.BytesType)
+	if a.Addr().Is4() {
+		ip := a.Addr().As4()
+		dst = append(append(dst, 6), ip[:]...)
+	} else {
+		ip := a.Addr().As16()
+		dst = append(append(dst, 18), ip[:]...)
+	}
+	return binary.BigEndian.AppendUint16(dst, a.Port())
+}
+
+func (c *Counts) fields() [10]*uint32 {
+	return [...]*uint32{&c.Commands, &c.Unknown, &c.Failed, &c.Mails, &c.RcptOK, &c.RcptPermfail,
+		&c.RcptTempfail, &c.AuthPass, &c.AuthFail, &c.AuthRefused}
+}
+
+// Decode decodes a record. The texts of the result alias value.
+func Decode(key, value []byte) (Record, error) {
+	var r Record
+	if len(key) != KeySize {
+		return r, fmt.Errorf("record key of %d bytes, want %d", len(key), KeySize)
+	}
+	r.End = time.UnixMicro(int64(binary.BigEndian.Uint64(key)))
+	r.ID = binary.BigEndian.Uint64(key[8:])
+	r.Start = r.End
+	for b := value; len(b) > 0; {
+		if len(b) > 0 && b[0] == recSteps<<3|byte(protowire.BytesType) {
+			r.steps = b // the header ends where the steps begin
+			break
+		}
+		f, rest, err := consume(b)
+		if err != nil {
+			return r, fmt.Errorf("session %016x: %w", r.ID, err)
+		}
+		b = rest
+		switch f.tag {
+		case recDuration:
+			r.Start = r.End.Add(-micros(f.num))
+		case recSrc:
+			r.Src, err = decodeAddr(f.text)
+		case recDst:
+			r.Dst, err = decodeAddr(f.text)
+		case recRDNS:
+			r.RDNS = f.text
+		case recFCrDNS:
+			r.FCrDNS = FCrDNS(f.num)
+		case recEnding:
+			r.Ending = Ending(f.num)
+		case recLocal:
+			r.Local = f.num != 0
+		case recCounts:
+			err = r.Counts.decode(f.text)
+		case recOmitted:
+			r.Omitted = uint32(f.num)
+		}
+		if err != nil {
+			return r, fmt.Errorf("session %016x: %w", r.ID, err)
+		}
+	}
+	return r, nil
+}
+
+func (c *Counts) decode(b []byte) error {
+	for _, p := range c.fields() {
+		if len(b) == 0 {
+			return nil // written by a version that knew fewer
+		}
+		v, n := protowire.ConsumeVarint(b)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		*p, b = uint32(v), b[n:]
+	}
+	return nil
+}
+
+func (s *Step) decode(b []byte) error {
+	for len(b) > 0 {
+		f, rest, err := consume(b)
+		if err != nil {
+			return err
+		}
+		b = rest
+		switch f.tag {
+		case stepKind:
+			s.Kind = Kind(f.num)
+		case stepAt:
+			s.At = micros(f.num)
+		case stepText:
+			s.Text = f.text
+		case stepArg:
+			s.Arg = f.text
+		case stepResult:
+			s.Result = Result(f.num)
+		case stepCode:
+			s.Code = uint32(f.num)
+		case stepReply:
+			s.Reply = f.text
+		case stepSize:
+			s.Size = f.num
+		case stepMsgID:
+			s.MsgID = uint32(f.num)
+		case stepOrg:
+			s.Org = f.text
+		case stepBy:
+			s.By = f.text
+		case stepMatch:
+			s.Match = f.text
+		case stepConfidence:
+			s.Confidence = f.text
+		}
+	}
+	return nil
+}
+
+type field struct {
+	tag  protowire.Number
+	num  uint64
+	text []byte
+}
+
+// consume reads one field of any type; a field that a newer version wrote is
+// the caller's to ignore.
+func consume(b []byte) (field, []byte, error) {
+	// Nearly every field has a tag and a number or length of one byte.
+	if len(b) >= 2 && b[0] >= 1<<3 && b[0] < 0x80 && b[1] < 0x80 {
+		f := field{tag: protowire.Number(b[0] >> 3)}
+		switch protowire.Type(b[0] & 7) {
+		case protowire.VarintType:
+			f.num = uint64(b[1])
+			return f, b[2:], nil
+		case protowire.BytesType:
+			if n := int(b[1]); n <= len(b)-2 {
+				f.text = b[2 : 2+n : 2+n]
+				return f, b[2+n:], nil
+			}
+		}
+	}
+	tag, typ, n := protowire.ConsumeTag(b)
+	if n < 0 {
+		return field{}, nil, protowire.ParseError(n)
+	}
+	b = b[n:]
+	f := field{tag: tag}
+	switch typ {
+	case protowire.VarintType:
+		f.num, n = protowire.ConsumeVarint(b)
+	case protowire.BytesType:
+		f.text, n = protowire.ConsumeBytes(b)
+	default:
+		n = protowire.ConsumeFieldValue(tag, typ, b)
+	}
+	if n < 0 {
+		return field{}, nil, protowire.ParseError(n)
+	}
+	return f, b[n:], nil
+}
+
+// micros is n microseconds, or the longest duration a record can have where n
+// is nonsense: steps are added up, and the sum must stay in range.
+func micros(n uint64) time.Duration {
+	return time.Duration(min(n, 1<<40)) * time.Microsecond
+}
+
+var errAddr = errors.New("address of an unknown length")
+
+func decodeAddr(b []byte) (netip.AddrPort, error) {
+	if len(b) != 6 && len(b) != 18 {
+		return netip.AddrPort{}, errAddr
+	}
+	ip, _ := netip.AddrFromSlice(b[:len(b)-2])
+	return netip.AddrPortFrom(ip, binary.BigEndian.Uint16(b[len(b)-2:])), nil
+}
