@@ -1,0 +1,307 @@
+package session
+
+import (
+	"bytes"
+
+	"scanwatch/filter"
+	"scanwatch/store"
+)
+
+// fold brings s up to date with one event. The order of smtpd's lines for one
+// command is: protocol-client, filter-response, link-identify or link-auth,
+// protocol-server, then tx-mail, tx-rcpt, tx-data or tx-commit.
+func (t *Table) fold(s *Session, ev *filter.Event) {
+	switch ev.ID {
+	case filter.ProtocolClient:
+		t.client(s, ev.Field(0), ev.Time)
+	case filter.ProtocolServer:
+		t.server(s, ev.Field(0), ev.Time)
+	case filter.FilterResponse:
+		t.filtered(s, ev)
+	case filter.LinkIdentify:
+		s.Helo = set(s.Helo, ev.Field(1), maxName)
+		s.cmd.open = false
+		t.step(s, ev.Time, &store.Step{Kind: store.KindHelo, Text: s.Helo, Arg: ev.Field(0), Result: store.ResultOK})
+		t.judgeHelo(s, ev.Time)
+	case filter.LinkTLS:
+		s.TLS = true
+		t.step(s, ev.Time, &store.Step{Kind: store.KindTLS, Text: cut(ev.Field(0), maxLine)})
+	case filter.LinkAuth:
+		t.auth(s, ev)
+	case filter.TxMail:
+		t.mail(s, ev)
+	case filter.TxRcpt:
+		t.rcpt(s, ev)
+	case filter.TxData:
+		t.data(s, ev)
+	case filter.TxCommit:
+		s.cmd.open = false
+		s.Counts.Mails++
+		size, _ := parseUint(ev.Field(1))
+		t.step(s, ev.Time, &store.Step{Kind: store.KindCommit, Size: size})
+		s.tx.reset()
+	case filter.TxRollback:
+		t.flushCommand(s)
+		t.step(s, ev.Time, &store.Step{Kind: store.KindRollback})
+		s.tx.reset()
+	case filter.Timeout:
+		s.timedOut = true
+		t.step(s, ev.Time, &store.Step{Kind: store.KindTimeout})
+	}
+}
+
+// client takes a line that the client sent. From here on only its redacted
+// form exists.
+func (t *Table) client(s *Session, line []byte, at int64) {
+	t.flushCommand(s)
+	s.cmd.reset()
+	s.cmd.line, s.cmd.verb = redact(s.cmd.line, line, s.sawAuth, s.inExchange)
+	s.cmd.open, s.cmd.waiting, s.cmd.at = true, true, at
+	s.hungUp = false
+	switch s.cmd.verb {
+	case verbAuth:
+		s.sawAuth = true
+	case verbDot, verbExchange:
+		return // no command
+	}
+	s.Counts.Commands++
+}
+
+// server takes one line of smtpd's answer: three digits, a blank or, if more
+// lines follow, a hyphen, and text.
+func (t *Table) server(s *Session, line []byte, at int64) {
+	code, text, last := parseReply(line)
+	if !s.greeted {
+		s.greeted = true
+		if code == 220 {
+			name, _, _ := bytes.Cut(text, []byte{' '})
+			t.name = set(t.name, name, maxName)
+			t.step(s, at, &store.Step{Kind: store.KindGreeting})
+			return
+		}
+		if s.cmd.filtered {
+			return // a filter turned the client away, and has been noted
+		}
+	}
+	if code == 421 {
+		s.hungUp = true
+	}
+	c := &s.cmd
+	if !c.waiting {
+		if code >= 400 {
+			// Nothing was asked: smtpd did not like the input itself, for
+			// instance because two commands came at once, and hangs up.
+			s.hungUp = true
+			s.Counts.Failed++
+			t.step(s, at, &store.Step{Kind: store.KindInput, Code: code, Reply: cut(text, maxLine)})
+			t.judgeInput(s, text, at)
+		}
+		return
+	}
+	if !last {
+		return
+	}
+	c.waiting, c.code = false, code
+	s.inExchange = code == 334
+	if code >= 400 {
+		c.reply = redactReply(c.reply[:0], text, c.verb)
+		s.Counts.Failed++
+		if hasPrefixFold(line, "500 5.5.1 ") {
+			s.Counts.Unknown++
+		}
+		return
+	}
+	switch c.verb {
+	case verbMail, verbRcpt, verbData, verbDot:
+		// The event that tells the outcome comes next.
+	case verbQuit:
+		s.quit = true
+		c.open = false
+		t.step(s, at, &store.Step{Kind: store.KindQuit})
+	default:
+		c.open = false
+	}
+}
+
+// filtered takes the decision of a filter in the chain, ours included.
+func (t *Table) filtered(s *Session, ev *filter.Event) {
+	decision := ev.Field(1)
+	if string(decision) == "proceed" {
+		return
+	}
+	s.hungUp = string(decision) == "disconnect"
+	s.cmd.filtered = s.hungUp || string(decision) == "reject"
+	t.step(s, ev.Time, &store.Step{Kind: store.KindFilter, Text: cut(decision, maxLine), Arg: cut(ev.Field(0), maxLine), Reply: cut(ev.Field(2), maxLine)})
+}
+
+func (t *Table) auth(s *Session, ev *filter.Event) {
+	s.cmd.open = false
+	r := store.ParseResult(ev.Field(0))
+	if r == store.ResultPass {
+		s.Authed = true
+		s.Counts.AuthPass++
+	} else {
+		s.Counts.AuthFail++
+	}
+	t.step(s, ev.Time, &store.Step{Kind: store.KindAuth, Text: cut(ev.Field(1), maxUser), Result: r})
+	t.judgeAuth(s, ev.Field(1), r, ev.Time)
+}
+
+// outcome takes the reply of the command that an event belongs to. It returns
+// false if there is none: smtpd books an input error on the command before,
+// with that command's address, and it must not count twice.
+func (t *Table) outcome(s *Session, r store.Result) (code uint32, reply []byte, ok bool) {
+	c := &s.cmd
+	if !c.open {
+		return 0, nil, false
+	}
+	c.open = false
+	if r == store.ResultOK {
+		return 0, nil, true
+	}
+	return c.code, t.firstReply(s), true
+}
+
+// firstReply returns the text of smtpd's answer if the session has not yet
+// recorded one for this verb with this code.
+func (t *Table) firstReply(s *Session) []byte {
+	bit := uint64(1) << ((uint32(s.cmd.verb)*37 + s.cmd.code) % 64)
+	if s.shown&bit != 0 {
+		return nil
+	}
+	s.shown |= bit
+	return s.cmd.reply
+}
+
+func (t *Table) mail(s *Session, ev *filter.Event) {
+	r := store.ParseResult(ev.Field(1))
+	code, reply, ok := t.outcome(s, r)
+	if !ok {
+		return
+	}
+	msgid, _ := parseHex32(ev.Field(0))
+	if r == store.ResultOK {
+		s.tx.reset()
+		s.tx.open, s.tx.msgid = true, msgid
+		s.tx.sender = set(s.tx.sender, ev.Field(2), maxPath)
+	}
+	t.step(s, ev.Time, &store.Step{Kind: store.KindMail, Text: cut(ev.Field(2), maxPath), Result: r, Code: code, Reply: reply, MsgID: msgid})
+}
+
+func (t *Table) rcpt(s *Session, ev *filter.Event) {
+	r := store.ParseResult(ev.Field(1))
+	byFilter := s.cmd.filtered
+	code, reply, ok := t.outcome(s, r)
+	if !ok {
+		return
+	}
+	addr := cut(ev.Field(2), maxPath)
+	t.step(s, ev.Time, &store.Step{Kind: store.KindRcpt, Text: addr, Result: r, Code: code, Reply: reply})
+	switch r {
+	case store.ResultOK:
+		s.Counts.RcptOK++
+	case store.ResultTempfail:
+		s.Counts.RcptTempfail++
+	default:
+		s.Counts.RcptPermfail++
+	}
+	if !byFilter {
+		t.judgeRcpt(s, addr, r, code, ev.Time)
+	}
+}
+
+func (t *Table) data(s *Session, ev *filter.Event) {
+	r := store.ParseResult(ev.Field(1))
+	code, reply, ok := t.outcome(s, r)
+	if !ok {
+		return
+	}
+	t.step(s, ev.Time, &store.Step{Kind: store.KindData, Result: r, Code: code, Reply: reply})
+}
+
+// flushCommand records the last command if it failed and no event has told
+// so: unknown commands, commands out of order, and greetings smtpd refused.
+func (t *Table) flushCommand(s *Session) {
+	c := &s.cmd
+	if !c.open || c.code < 400 {
+		c.open = false
+		return
+	}
+	c.open = false
+	st := store.Step{Kind: store.KindCommand, Text: c.line, Code: c.code}
+	switch c.verb {
+	case verbHelo, verbEhlo:
+		word, name := cutWord(c.line)
+		st = store.Step{Kind: store.KindHelo, Text: name, Arg: word, Result: result(c.code), Code: c.code}
+	case verbExchange:
+		// Its outcome is the one of the AUTH command.
+		st.Text = []byte("AUTH " + stars)
+	}
+	if c.verb == verbAuth || c.verb == verbExchange {
+		s.Counts.AuthRefused++
+	}
+	st.Reply = t.firstReply(s)
+	if st.Kind == store.KindCommand && s.Counts.Failed > maxExamples {
+		return // counted
+	}
+	t.step(s, c.at, &st)
+	t.judgeCommand(s)
+}
+
+// maxExamples is the number of failed commands of a session that are kept
+// with their text; all are counted.
+const maxExamples = 20
+
+func result(code uint32) store.Result {
+	if code < 500 {
+		return store.ResultTempfail
+	}
+	return store.ResultPermfail
+}
+
+func cut(b []byte, most int) []byte { return b[:min(len(b), most)] }
+
+// parseReply divides a reply line. A line that is none has code 0.
+func parseReply(line []byte) (code uint32, text []byte, last bool) {
+	if len(line) < 3 {
+		return 0, line, true
+	}
+	for _, d := range line[:3] {
+		if d < '0' || d > '9' {
+			return 0, line, true
+		}
+		code = code*10 + uint32(d-'0')
+	}
+	if len(line) == 3 {
+		return code, nil, true
+	}
+	return code, line[4:], line[3] != '-'
+}
+
+func parseUint(b []byte) (v uint64, ok bool) {
+	for _, c := range b {
+		if c < '0' || c > '9' || v > 1<<60/10 {
+			return 0, false
+		}
+		v = v*10 + uint64(c-'0')
+	}
+	return v, len(b) > 0
+}
+
+// parseHex32 reads a message id.
+func parseHex32(b []byte) (v uint32, ok bool) {
+	if len(b) > 8 {
+		return 0, false
+	}
+	for _, c := range b {
+		switch {
+		case '0' <= c && c <= '9':
+			v = v<<4 | uint32(c-'0')
+		case 'a' <= c && c <= 'f':
+			v = v<<4 | uint32(c-'a'+10)
+		default:
+			return 0, false
+		}
+	}
+	return v, len(b) > 0
+}

@@ -1,0 +1,274 @@
+package session
+
+import (
+	"bytes"
+	"net/netip"
+
+	"scanwatch/filter/lookup"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+// finding is one piece of evidence with what proves it.
+type finding struct {
+	evidence   rules.Evidence
+	by         string // what gave it away: rdns, cidr, helo, command, reply, rcpt, auth
+	proof      []byte // the client's words
+	org        string
+	match      string // the row or word that matched
+	confidence string // high, medium or low
+}
+
+// exempt sessions are our own: no evidence is gathered against them.
+func (t *Table) exempt(s *Session) bool { return s.Local || s.Authed || !s.Src.IsValid() }
+
+// shipped returns the shipped lists; only the first call may have to wait.
+func (t *Table) shipped() *lookup.Lists {
+	if t.lists == nil {
+		t.lists = t.options.Lists()
+	}
+	return t.lists
+}
+
+// judgeConnect looks at the address and its name.
+func (t *Table) judgeConnect(s *Session) {
+	if t.exempt(s) {
+		return
+	}
+	if row := t.shipped().Addr(s.Src.Addr()); row != nil {
+		t.findRow(s, s.start, row, "cidr", nil, row.Confidence)
+	}
+	if len(s.RDNS) == 0 || len(s.RDNS) >= cutRDNS {
+		return
+	}
+	scanner, cloud, allow := t.shipped().RDNS(s.RDNS)
+	if scanner != nil {
+		t.findRow(s, s.start, scanner, "rdns", nil, s.proven(scanner.Confidence))
+	}
+	if cloud != nil && (allow == nil || s.FCrDNS != store.FCrDNSPass) {
+		t.findRow(s, s.start, cloud, "rdns", nil, s.proven(cloud.Confidence))
+	}
+}
+
+// cutRDNS: smtpd cuts reverse DNS names at 64 bytes on Linux, so that the end
+// of a name that long may stand in the middle of the real one.
+const cutRDNS = 64
+
+// proven lowers the confidence of what a reverse DNS name says, unless the
+// name leads back to the address: anybody can name his address as he likes.
+func (s *Session) proven(confidence string) string {
+	if s.FCrDNS != store.FCrDNSPass {
+		return "low"
+	}
+	return confidence
+}
+
+// judgeHelo looks at the greeting of the client.
+func (t *Table) judgeHelo(s *Session, at int64) {
+	if t.exempt(s) {
+		return
+	}
+	// A program on this host may call itself localhost or use our name, and a
+	// mail client of one of our users says whatever its computer is called.
+	here := t.here(s)
+	anyName := here || s.submission()
+	bot, scanner, _ := t.shipped().Helo(s.Helo)
+	for _, row := range [...]*lookup.Row{bot, scanner} {
+		if row != nil && (!anyName || row.Evidence == "botnet-helo" || row.Evidence == "scanner") {
+			t.findRow(s, at, row, "helo", s.Helo, row.Confidence)
+		}
+	}
+	if here {
+		return
+	}
+	if len(t.name) > 0 && bytes.EqualFold(s.Helo, t.name) {
+		t.find(s, at, finding{evidence: rules.HeloOwnName, by: "helo", proof: s.Helo, confidence: "high"})
+	}
+	if a, ok := heloAddr(s.Helo); ok && (t.own[a] || a == s.Dst.Addr()) {
+		t.find(s, at, finding{evidence: rules.HeloOwnAddress, by: "helo", proof: s.Helo, confidence: "high"})
+	}
+}
+
+// here tells whether the client runs on this host.
+func (t *Table) here(s *Session) bool { return t.own[s.Src.Addr()] || s.Src.Addr().IsLoopback() }
+
+// submission tells whether the session came to a port for mail clients of
+// our users, which greet with whatever their computer is called.
+func (s *Session) submission() bool { return s.Dst.Port() == 465 || s.Dst.Port() == 587 }
+
+// heloAddr reads an address, bare or as a literal (RFC 5321 section 4.1.3).
+func heloAddr(b []byte) (netip.Addr, bool) {
+	if n := len(b); n > 1 && b[0] == '[' && b[n-1] == ']' {
+		b = b[1 : n-1]
+	}
+	if hasPrefixFold(b, "IPV6:") {
+		b = b[5:]
+	}
+	if len(b) == 0 || len(b) > 45 || b[0] != ':' && (b[0] < '0' || b[0] > '9') && bytes.IndexByte(b, ':') < 0 {
+		return netip.Addr{}, false
+	}
+	a, err := netip.ParseAddr(string(b))
+	return a.Unmap().WithZone(""), err == nil
+}
+
+// judgeCommand looks at a command that smtpd refused.
+func (t *Table) judgeCommand(s *Session) {
+	c := &s.cmd
+	if t.exempt(s) {
+		return
+	}
+	switch c.verb {
+	case verbAuth:
+		if c.code == 503 || c.code == 504 {
+			t.find(s, c.at, finding{evidence: rules.AuthUnsupported, by: "command", proof: c.line, confidence: "high"})
+		}
+	case verbHelo, verbEhlo:
+		// smtpd takes only what may be a host name or an address literal.
+		_, name := cutWord(c.line)
+		evidence := rules.HeloInvalid
+		if len(name) == 0 {
+			evidence = rules.HeloMissing
+		}
+		if c.code == 501 && !t.here(s) {
+			t.find(s, c.at, finding{evidence: evidence, by: "helo", proof: c.line, confidence: "medium"})
+		}
+	case verbUnknown:
+		if string(c.line) == stars {
+			return // a line of a refused AUTH, or a password
+		}
+		if row := t.shipped().Line(c.line); row != nil && row.Evidence == "scanner" {
+			t.findRow(s, c.at, row, "command", c.line, row.Confidence)
+		}
+		evidence := language(c.line)
+		if evidence == rules.UnknownCommand && s.Evidence&foreign != 0 {
+			return // the rest of what it says in that language
+		}
+		t.find(s, c.at, finding{evidence: evidence, by: "command", proof: c.line, confidence: "high"})
+	}
+}
+
+// languages tells what protocol a line belongs to; the first that fits.
+var languages = []struct {
+	evidence rules.Evidence
+	is       func(line []byte) bool
+}{
+	{rules.TalksSSH, func(l []byte) bool { return bytes.HasPrefix(l, []byte("SSH-")) }},
+	{rules.TalksHTTP, isHTTP},
+	// The type and the major version of a TLS record, RFC 8446 section 5.1.
+	{rules.TalksTLS, func(l []byte) bool { return bytes.HasPrefix(l, []byte{0x16, 0x03}) }},
+	{rules.TalksBinary, func(l []byte) bool { return bytes.ContainsFunc(l, isBinary) }},
+}
+
+// foreign are the languages that are not SMTP.
+const foreign = rules.TalksSSH | rules.TalksHTTP | rules.TalksTLS | rules.TalksBinary
+
+func language(line []byte) rules.Evidence {
+	for _, l := range languages {
+		if l.is(line) {
+			return l.evidence
+		}
+	}
+	return rules.UnknownCommand
+}
+
+// isHTTP recognises a request line (RFC 9112 section 3) of HTTP and of its
+// relatives.
+func isHTTP(line []byte) bool {
+	return bytes.Contains(line, []byte(" HTTP/")) || bytes.Contains(line, []byte(" RTSP/"))
+}
+
+func isBinary(r rune) bool { return r < ' ' && r != '\t' && r != '\r' || r == 0x7f || r == '\uFFFD' }
+
+// judgeInput looks at smtpd's complaint about input that was no command.
+func (t *Table) judgeInput(s *Session, reply []byte, at int64) {
+	if !t.exempt(s) && bytes.Contains(reply, []byte("Pipelining not supported")) {
+		t.find(s, at, finding{evidence: rules.Pipelining, by: "reply", proof: reply, confidence: "high"})
+	}
+}
+
+func (t *Table) judgeAuth(s *Session, user []byte, r store.Result, at int64) {
+	if r == store.ResultFail && !t.exempt(s) {
+		t.find(s, at, finding{evidence: rules.AuthFailure, by: "auth", proof: user, confidence: "high"})
+	}
+}
+
+// harvestAt is the number of refused recipients in one session from which on
+// it is called a harvest.
+const harvestAt = 6
+
+// judgeRcpt looks at the outcome of a RCPT. A refused address in a foreign
+// domain is an attempt to relay, one in a domain of ours a stranger's guess.
+// The forged recipient of such an attempt is a victim, never a culprit.
+func (t *Table) judgeRcpt(s *Session, addr []byte, r store.Result, code uint32, at int64) {
+	if t.exempt(s) {
+		return
+	}
+	domain, odd := domainOf(addr)
+	switch {
+	case r == store.ResultOK:
+		if !odd {
+			t.domains.add(domain)
+		}
+	case r != store.ResultPermfail || code == 501 || code == 503 || code == 553:
+		// later, or smtpd did not understand: nothing is known of the recipient
+	case odd:
+		s.probes++
+		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: addr, match: "route", confidence: "high"})
+	case len(t.domains.seen) > 0 && !t.domains.has(domain):
+		s.probes++
+		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: addr, match: "domain", confidence: "low"})
+	default:
+		s.unknown++
+		match := "domain"
+		if len(t.domains.seen) == 0 {
+			match = "undecided" // it may as well be an attempt to relay
+		}
+		t.find(s, at, finding{evidence: rules.UnknownRecipient, by: "rcpt", proof: addr, match: match, confidence: "low"})
+		if s.unknown == harvestAt {
+			t.find(s, at, finding{evidence: rules.Harvest, by: "rcpt", proof: addr, confidence: "high"})
+		}
+	}
+}
+
+// domainOf returns the domain of a recipient. odd tells that the address asks
+// to be sent on: a source route, or the percent or bang form (RFC 5321
+// sections 3.6.1 and 4.1.1.3, appendix C).
+func domainOf(addr []byte) (domain []byte, odd bool) {
+	i := bytes.LastIndexByte(addr, '@')
+	if i < 0 {
+		return nil, bytes.IndexByte(addr, '!') > 0
+	}
+	local := addr[:i]
+	odd = bytes.HasPrefix(addr, []byte{'@'}) || bytes.ContainsAny(local, "%!@")
+	return addr[i+1:], odd
+}
+
+func (t *Table) findRow(s *Session, at int64, row *lookup.Row, by string, proof []byte, confidence string) {
+	token := rules.TokenByName(row.Evidence)
+	if token == nil {
+		return // too weak to count as evidence
+	}
+	f := finding{evidence: token.Evidence, by: by, proof: proof, match: row.Value, confidence: confidence}
+	if f.evidence&(rules.Scanner|rules.Cloud|rules.BotnetHelo) != 0 {
+		f.org = row.Org // elsewhere the column says what the row is about
+	}
+	t.find(s, at, f)
+}
+
+// find notes a finding: once per session and kind of evidence.
+func (t *Table) find(s *Session, at int64, f finding) {
+	if s.Evidence.Has(f.evidence) {
+		return
+	}
+	s.Evidence |= f.evidence
+	token := f.evidence.String()
+	t.step(s, at, &store.Step{
+		Kind: store.KindFinding, Text: []byte(token), Arg: f.proof, Org: []byte(f.org),
+		By: []byte(f.by), Match: []byte(f.match), Confidence: []byte(f.confidence),
+	})
+	if !t.limit.allow(at) {
+		return
+	}
+	t.logUnlogged()
+	t.logFinding(s, token, &f)
+}

@@ -1,0 +1,106 @@
+// Package session folds smtpd's events into what is known of each SMTP
+// session, gathers evidence, answers requests, and hands a record of each
+// session to the store when it ends. It knows nothing of the bytes of the
+// protocol, of disks and of flags.
+//
+// What lives as long as the connection, as the transaction and as the command
+// is kept in three structs with a reset each: Session, tx and command.
+package session
+
+import (
+	"net/netip"
+
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+// A Session is one SMTP connection.
+type Session struct {
+	ID     uint64
+	Src    netip.AddrPort
+	Dst    netip.AddrPort // the listener's address, possibly a wildcard
+	RDNS   []byte
+	FCrDNS store.FCrDNS
+	Local  bool // over smtpd's own socket: sendmail(8), and smtpd's bounces
+	Helo   []byte
+	TLS    bool
+	Authed bool
+
+	Evidence rules.Evidence
+	Counts   store.Counts
+	omitted  uint32
+
+	start, last int64 // microseconds: of the connection, of the newest step
+	greeted     bool
+	timedOut    bool
+	quit        bool
+	hungUp      bool // smtpd or a filter is closing the connection
+
+	sawAuth    bool // from now on every odd line may be a password
+	inExchange bool // smtpd waits for the next line of an AUTH exchange
+
+	probes  uint32 // refused recipients in domains that are not ours
+	unknown uint32 // refused recipients elsewhere
+
+	tx  tx
+	cmd command
+
+	shown uint64 // pairs of verb and reply code whose reply text is recorded
+	steps []byte // encoded by store.AppendStep
+}
+
+// tx is one mail transaction, from MAIL to the end of its data, or to RSET.
+type tx struct {
+	open   bool
+	msgid  uint32
+	sender []byte
+}
+
+func (t *tx) reset() { *t = tx{sender: t.sender[:0]} }
+
+// command is what the client sent last, until everything that follows from it
+// has been seen.
+type command struct {
+	verb     verb
+	at       int64
+	line     []byte // redacted
+	code     uint32
+	reply    []byte
+	waiting  bool // for smtpd's answer
+	open     bool // no event has told the outcome yet
+	filtered bool // a filter, not smtpd, decided it
+}
+
+func (c *command) reset() { *c = command{line: c.line[:0], reply: c.reply[:0]} }
+
+// reset makes s ready for another session and keeps its buffers, unless one
+// of them has grown beyond what an ordinary session needs.
+func (s *Session) reset() {
+	keep := func(b []byte) []byte {
+		if cap(b) > 1024 {
+			return nil
+		}
+		return b[:0]
+	}
+	*s = Session{
+		RDNS:  keep(s.RDNS),
+		Helo:  keep(s.Helo),
+		steps: keep(s.steps),
+		tx:    tx{sender: keep(s.tx.sender)},
+		cmd:   command{line: keep(s.cmd.line), reply: keep(s.cmd.reply)},
+	}
+}
+
+// set copies b into dst and cuts it.
+func set(dst, b []byte, most int) []byte {
+	return append(dst[:0], b[:min(len(b), most)]...)
+}
+
+// Limits in bytes of what is kept of one text.
+const (
+	maxName  = 255 // RFC 5321 section 4.5.3.1.2
+	maxPath  = 256 // section 4.5.3.1.3
+	maxLine  = 200 // an example of a command or reply
+	maxUser  = 128
+	maxValue = 100 // in a log line
+)

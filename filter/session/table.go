@@ -1,0 +1,272 @@
+package session
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"scanwatch/filter"
+	"scanwatch/filter/lookup"
+	"scanwatch/store"
+)
+
+// Options are what a Table needs from the outside. No function may wait.
+type Options struct {
+	// Record takes the encoded record of a session that has ended. It must
+	// copy value.
+	Record func(end time.Time, id uint64, value []byte)
+	// Log takes one line, without LF, for the operator. It must copy it.
+	Log func(line []byte)
+	// Lists returns the shipped lists; it may wait the first time.
+	Lists func() *lookup.Lists
+	// OwnAddrs are this host's addresses.
+	OwnAddrs []netip.Addr
+}
+
+// A Table holds the live sessions. It is the filter.Handler of the program,
+// and like it used from one goroutine only.
+type Table struct {
+	options Options
+	lists   *lookup.Lists
+	own     map[netip.Addr]bool
+	name    []byte // what smtpd greets with
+	domains domains
+	live    map[uint64]*Session
+	free    []*Session
+	bytes   int   // capacity of all step buffers
+	clock   int64 // newest timestamp seen, microseconds
+	limit   limiter
+	missed  uint64 // sessions that were not followed because the table was full
+	record  []byte // scratch
+	text    []byte // scratch
+	line    []byte // scratch
+	dst     addrCache
+}
+
+// Limits on what strangers can make grow. smtpd itself stops taking
+// connections when its descriptors run out, far below maxSessions.
+const (
+	maxSessions  = 50_000
+	maxSteps     = 64 << 10 // bytes of steps in one session ...
+	minSteps     = 2 << 10  // ... or only so many, when all sessions hold
+	maxAllSteps  = 64 << 20 // more than this together
+	maxFree      = 1000
+	maxLogBurst  = 200 // findings logged at once, then maxLogPerSec
+	maxLogPerSec = 20
+)
+
+// Reports are the events that a Table folds. Each one costs smtpd a line.
+var Reports = []filter.ID{
+	filter.LinkConnect, filter.LinkIdentify, filter.LinkTLS, filter.LinkAuth, filter.LinkDisconnect,
+	filter.TxMail, filter.TxRcpt, filter.TxData, filter.TxCommit, filter.TxRollback,
+	filter.ProtocolClient, filter.ProtocolServer, filter.FilterResponse, filter.Timeout,
+}
+
+// NewTable returns an empty Table.
+func NewTable(o Options) *Table {
+	t := &Table{options: o, live: make(map[uint64]*Session), own: make(map[netip.Addr]bool)}
+	for _, a := range o.OwnAddrs {
+		t.own[a.Unmap()] = true
+	}
+	return t
+}
+
+// Ready implements filter.Handler.
+func (t *Table) Ready(filter.Config) {}
+
+// Report implements filter.Handler.
+func (t *Table) Report(ev *filter.Event) {
+	if ev.Out {
+		return // mail on its way out
+	}
+	t.clock = max(t.clock, ev.Time)
+	if ev.ID == filter.LinkConnect {
+		t.connect(ev)
+		return
+	}
+	s := t.live[ev.Session]
+	if s == nil {
+		return // began before we did, or the table was full
+	}
+	if ev.ID == filter.LinkDisconnect {
+		t.flushCommand(s)
+		t.end(s, s.ending(), ev.Time)
+		return
+	}
+	t.fold(s, ev)
+}
+
+// Decide implements filter.Handler: in observe mode everything proceeds.
+func (t *Table) Decide(*filter.Event) filter.Reply { return filter.Reply{} }
+
+// Stop records the sessions that are still open. smtpd reports no
+// link-disconnect for them when it stops.
+func (t *Table) Stop() {
+	for _, s := range t.live {
+		t.flushCommand(s)
+		t.end(s, store.EndingStopped, t.clock)
+	}
+	t.logUnlogged()
+	if t.missed > 0 {
+		t.options.Log(fmt.Appendf(nil, "warning: %d sessions were not followed, more than %d were open at once", t.missed, maxSessions))
+	}
+}
+
+// Open returns the number of live sessions.
+func (t *Table) Open() int { return len(t.live) }
+
+func (t *Table) connect(ev *filter.Event) {
+	if len(t.live) >= maxSessions {
+		t.missed++
+		return
+	}
+	s := t.newSession()
+	s.ID, s.start, s.last = ev.Session, ev.Time, ev.Time
+	if old := t.live[s.ID]; old != nil {
+		t.end(old, store.EndingUnknown, ev.Time)
+	}
+	t.live[s.ID] = s
+	src := ev.Field(2)
+	s.Local = hasPrefixFold(src, "UNIX:")
+	if rdns := ev.Field(0); string(rdns) != "<unknown>" {
+		s.RDNS = set(s.RDNS, rdns, maxName)
+	}
+	s.FCrDNS = store.ParseFCrDNS(ev.Field(1))
+	if !s.Local {
+		s.Src = parseAddrPort(src)
+		s.Dst = t.dst.parse(ev.Field(3))
+	}
+	t.judgeConnect(s)
+}
+
+func (t *Table) newSession() *Session {
+	n := len(t.free)
+	if n == 0 {
+		return new(Session)
+	}
+	s := t.free[n-1]
+	t.free = t.free[:n-1]
+	t.bytes += cap(s.steps)
+	return s
+}
+
+// end records s and forgets it.
+func (t *Table) end(s *Session, how store.Ending, at int64) {
+	r := store.Record{
+		ID: s.ID, Start: time.UnixMicro(s.start), End: time.UnixMicro(max(at, s.start)),
+		Src: s.Src, Dst: s.Dst, RDNS: s.RDNS, FCrDNS: s.FCrDNS, Ending: how, Local: s.Local,
+		Counts: s.Counts, Omitted: s.omitted,
+	}
+	t.record = store.AppendRecord(t.record[:0], &r, s.steps)
+	t.options.Record(r.End, r.ID, t.record)
+	delete(t.live, s.ID)
+	t.bytes -= cap(s.steps)
+	if len(t.free) < maxFree {
+		s.reset()
+		t.free = append(t.free, s)
+	}
+}
+
+func (s *Session) ending() store.Ending {
+	switch {
+	case s.quit:
+		return store.EndingQuit
+	case s.timedOut:
+		return store.EndingTimeout
+	case s.hungUp:
+		return store.EndingRejected
+	}
+	return store.EndingDropped
+}
+
+// step records one step, or counts it if the session has had its share.
+func (t *Table) step(s *Session, at int64, step *store.Step) {
+	if len(s.steps) > minSteps && (len(s.steps) > maxSteps || t.bytes > maxAllSteps) {
+		s.omitted++
+		return
+	}
+	t.bytes -= cap(s.steps)
+	s.steps = store.AppendStep(s.steps, step, time.Duration(at-s.last)*time.Microsecond)
+	t.bytes += cap(s.steps)
+	s.last = max(s.last, at)
+}
+
+// addrCache remembers the listener's address, which is nearly always the same.
+type addrCache struct {
+	text string
+	addr netip.AddrPort
+}
+
+func (c *addrCache) parse(b []byte) netip.AddrPort {
+	if c.text != string(b) {
+		c.text, c.addr = string(b), parseAddrPort(b)
+	}
+	return c.addr
+}
+
+// parseAddrPort reads `a.b.c.d:port` or `[v6]:port`; anything else is invalid.
+func parseAddrPort(b []byte) netip.AddrPort {
+	a, err := netip.ParseAddrPort(string(b))
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
+
+// domains remembers which domains are ours: those of recipients that smtpd
+// accepted from strangers who had not logged in.
+type domains struct {
+	seen map[string]struct{}
+	key  []byte
+}
+
+// maxDomains bounds the memory; a site with more of them names them itself.
+const maxDomains = 10_000
+
+func (d *domains) lower(domain []byte) []byte {
+	d.key = d.key[:0]
+	for _, c := range domain {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		d.key = append(d.key, c)
+	}
+	return d.key
+}
+
+func (d *domains) has(domain []byte) bool {
+	_, ok := d.seen[string(d.lower(domain))]
+	return ok
+}
+
+func (d *domains) add(domain []byte) {
+	if len(domain) == 0 || d.has(domain) || len(d.seen) >= maxDomains {
+		return
+	}
+	if d.seen == nil {
+		d.seen = make(map[string]struct{})
+	}
+	d.seen[string(d.key)] = struct{}{}
+}
+
+// limiter lets through a burst, then a steady rate, by the events' clock.
+type limiter struct {
+	tokens  float64
+	last    int64
+	dropped uint64
+}
+
+func (l *limiter) allow(now int64) bool {
+	if l.last == 0 {
+		l.tokens = maxLogBurst
+	} else if now > l.last {
+		l.tokens = min(maxLogBurst, l.tokens+float64(now-l.last)/1e6*maxLogPerSec)
+	}
+	l.last = max(l.last, now)
+	if l.tokens < 1 {
+		l.dropped++
+		return false
+	}
+	l.tokens--
+	return true
+}
