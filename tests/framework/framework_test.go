@@ -1,0 +1,160 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"scanwatch/filter"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden file")
+
+// peerEvents are what main registers.
+var peerEvents = []filter.ID{
+	filter.LinkConnect, filter.LinkGreeting, filter.LinkIdentify, filter.LinkTLS, filter.LinkAuth, filter.LinkDisconnect,
+	filter.TxReset, filter.TxBegin, filter.TxMail, filter.TxRcpt, filter.TxEnvelope, filter.TxData, filter.TxCommit, filter.TxRollback,
+	filter.ProtocolClient, filter.ProtocolServer, filter.FilterResponse, filter.Timeout,
+	filter.PhaseConnect, filter.PhaseHelo, filter.PhaseEhlo, filter.PhaseMailFrom, filter.PhaseRcptTo,
+}
+
+// decoder notes events as main does.
+type decoder struct{ lines []string }
+
+func (d *decoder) Ready(filter.Config) {}
+
+func (d *decoder) Report(ev *filter.Event) {
+	if ev.ID != filter.PhaseConnect {
+		d.lines = append(d.lines, ev.String())
+	}
+}
+
+func (d *decoder) Decide(ev *filter.Event) filter.Reply {
+	d.Report(ev)
+	return filter.Reply{}
+}
+
+// registered keeps of a recorded stream what smtpd would have sent to main.
+func registered(in []byte) []byte {
+	var kept []byte
+	for line := range bytes.Lines(in) {
+		f := bytes.SplitN(line, []byte{'|'}, 6)
+		if len(f) < 6 || slices.ContainsFunc(peerEvents, func(id filter.ID) bool {
+			word := "report"
+			if id.IsPhase() {
+				word = "filter"
+			}
+			return string(f[0]) == word && string(f[3]) == "smtp-in" && string(f[4]) == id.String()
+		}) {
+			kept = append(kept, line...)
+		}
+	}
+	return kept
+}
+
+// TestPeer feeds all recorded streams to the framework and to our reader. As
+// long as the framework lives, both must decode the same fields. Where it ends
+// or decodes something else, the golden file says so: those are the reasons
+// why this project reads the protocol itself.
+func TestPeer(t *testing.T) {
+	peer := filepath.Join(t.TempDir(), "framework")
+	if out, err := exec.Command("go", "build", "-o", peer, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	names, err := filepath.Glob("../streams/*/*.in")
+	if err != nil || len(names) < 160 {
+		t.Fatalf("%d streams, %v", len(names), err)
+	}
+	found := make(map[string][]string) // what the framework does otherwise, and in which streams
+	for _, name := range names {
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := registered(raw)
+		var ours decoder
+		if err := filter.Serve(bytes.NewReader(in), io.Discard, &ours, filter.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(peer)
+		cmd.Stdin = bytes.NewReader(in)
+		// It asks the DNS for the word "local"; without a network that stays here.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET}
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		_ = cmd.Run() // it ends with status 1 even at the end of its input
+		theirs, death := split(stderr.String())
+		short := strings.TrimPrefix(name, "../streams/")
+		note := func(what string) {
+			if !slices.Contains(found[what], short) {
+				found[what] = append(found[what], short)
+			}
+		}
+		for i, line := range theirs {
+			switch want := ours.lines[i]; {
+			case line == want:
+			case line == strings.TrimSuffix(want, `\r"`)+`"`:
+				note("drops a CR that the client sent")
+			case strings.HasPrefix(want, strings.TrimSuffix(line, `"`)+"|"):
+				note("cuts a last field at its first |")
+			default:
+				t.Errorf("%s: event %d differs\ntheirs %s\nours   %s", short, i, line, want)
+			}
+		}
+		if len(theirs) < len(ours.lines) {
+			event, _, _ := strings.Cut(ours.lines[len(theirs)], " ")
+			note(fmt.Sprintf("ends at a %s event: %.100s", event, death))
+		} else {
+			note("lives to the end")
+		}
+	}
+	var story strings.Builder
+	for _, what := range slices.Sorted(maps.Keys(found)) {
+		fmt.Fprintf(&story, "%s (%d streams)\n", what, len(found[what]))
+		if len(found[what]) < 50 {
+			fmt.Fprintf(&story, "\t%s\n", strings.Join(found[what], "\n\t"))
+		}
+	}
+	const golden = "testdata/peer.golden"
+	if *update {
+		if err := os.WriteFile(golden, []byte(story.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil || string(want) != story.String() {
+		t.Errorf("differs from %s (%v), run with -update and look; got:\n%s", golden, err, story.String())
+	}
+}
+
+// split divides what main wrote into events and its last words.
+func split(stderr string) (events []string, death string) {
+	for _, line := range strings.Split(strings.TrimSuffix(stderr, "\n"), "\n") {
+		word, _, _ := strings.Cut(line, " ")
+		if slices.ContainsFunc(peerEvents, func(id filter.ID) bool { return id.String() == word }) {
+			events = append(events, line)
+		} else if death == "" {
+			death = stable(line)
+		}
+	}
+	return events, death
+}
+
+// stable drops the time that package log stamps on the last words.
+func stable(s string) string {
+	if len(s) > 20 && s[4] == '/' && s[7] == '/' {
+		return s[20:]
+	}
+	return s
+}
