@@ -1,0 +1,292 @@
+package feed
+
+// Formats of JSON documents and of JSON lines.
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// decode reads a whole document and names the line where it is broken.
+func decode(content []byte, into any) error {
+	err := json.Unmarshal(content, into)
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &syntax):
+		return fmt.Errorf("line %d: not JSON, or cut short: %w", lineAt(content, syntax.Offset), err)
+	case errors.As(err, &kind):
+		return fmt.Errorf("line %d: %q is a %s there, another shape than expected", lineAt(content, kind.Offset), kind.Field, kind.Value)
+	}
+	return err
+}
+
+func lineAt(content []byte, offset int64) int {
+	offset = max(0, min(offset, int64(len(content))))
+	return bytes.Count(content[:offset], []byte("\n")) + 1
+}
+
+// date keeps when a file was made, if it is told in one of the layouts.
+func (c *collector) date(text string, layouts ...string) {
+	for _, layout := range layouts {
+		if t, err := time.Parse(layout, text); err == nil {
+			c.result.Date = t.UTC()
+			return
+		}
+	}
+}
+
+const secondsUTC = "2006-01-02T15:04:05" // fractions are accepted
+
+// A dropLine is a line of any Spamhaus DROP list. More keys occur.
+type dropLine struct {
+	CIDR      string `json:"cidr"`
+	ASN       *int64 `json:"asn"`
+	Type      string `json:"type"`
+	Timestamp int64  `json:"timestamp"`
+	Records   *int   `json:"records"`
+	Copyright string `json:"copyright"`
+}
+
+func parseDrop(c *collector, content []byte) error {
+	if !isJSON(content) {
+		err := parseAddresses(c, content)
+		// EDROP was merged into DROP in 2024 and is published empty since.
+		c.mayBeEmpty = strings.Contains(c.result.Notice, "EDROP")
+		return err
+	}
+	return parseDropLines(c, content, func(number int, line dropLine) bool {
+		if line.CIDR != "" {
+			c.address(number, line.CIDR)
+		}
+		return line.CIDR != ""
+	})
+}
+
+func parseASNDrop(c *collector, content []byte) error {
+	if !isJSON(content) {
+		return parseASNList(c, content)
+	}
+	return parseDropLines(c, content, func(number int, line dropLine) bool {
+		switch {
+		case line.ASN == nil:
+			return false
+		case *line.ASN < 0 || *line.ASN > 1<<32-1:
+			c.malform(number, fmt.Sprint(*line.ASN), "not an AS number")
+		default:
+			c.asn(number, uint32(*line.ASN))
+		}
+		return true
+	})
+}
+
+// parseDropLines reads one object a line and the metadata after them. take
+// tells whether a line was an entry. Objects of other kinds are passed over.
+func parseDropLines(c *collector, content []byte, take func(int, dropLine) bool) error {
+	count, complete := 0, false
+	for number, text := range lines(content) {
+		text = trim(text)
+		if text == "" {
+			continue
+		}
+		var line dropLine
+		if len(text) > MaxLine || json.Unmarshal([]byte(text), &line) != nil {
+			c.malform(number, text, "not one JSON object on a line")
+			continue
+		}
+		if take(number, line) {
+			count++
+			continue
+		}
+		if line.Type != "metadata" {
+			continue
+		}
+		complete = true
+		if line.Timestamp > 0 {
+			c.result.Date = time.Unix(line.Timestamp, 0).UTC()
+		}
+		c.notice(line.Copyright)
+		if line.Records != nil && *line.Records != count {
+			c.result.Warnings.add(Problem{Line: number,
+				Why: fmt.Sprintf("the list says it has %d entries, there are %d", *line.Records, count)})
+		}
+	}
+	if !complete {
+		c.result.Warnings.add(Problem{Why: "no metadata line at the end: the file may be cut short"})
+	}
+	return nil
+}
+
+func parseAWS(c *collector, content []byte) error {
+	var doc struct {
+		CreateDate string `json:"createDate"`
+		Prefixes   []struct {
+			Prefix  string `json:"ip_prefix"`
+			Service string `json:"service"`
+		} `json:"prefixes"`
+		IPv6Prefixes []struct {
+			Prefix  string `json:"ipv6_prefix"`
+			Service string `json:"service"`
+		} `json:"ipv6_prefixes"`
+	}
+	if err := decode(content, &doc); err != nil {
+		return err
+	}
+	c.date(doc.CreateDate, "2006-01-02-15-04-05")
+	for _, p := range doc.Prefixes {
+		if c.wants(p.Service) {
+			c.address(0, p.Prefix)
+		}
+	}
+	for _, p := range doc.IPv6Prefixes {
+		if c.wants(p.Service) {
+			c.address(0, p.Prefix)
+		}
+	}
+	return nil
+}
+
+func parseGoogle(c *collector, content []byte) error {
+	var doc struct {
+		CreationTime string `json:"creationTime"`
+		Prefixes     []struct {
+			IPv4    string `json:"ipv4Prefix"`
+			IPv6    string `json:"ipv6Prefix"`
+			Service string `json:"service"` // in cloud.json only
+		} `json:"prefixes"`
+	}
+	if err := decode(content, &doc); err != nil {
+		return err
+	}
+	c.date(doc.CreationTime, secondsUTC)
+	for _, p := range doc.Prefixes {
+		if c.wants(p.Service) {
+			c.address(0, p.IPv4+p.IPv6) // one of the two is there
+		}
+	}
+	return nil
+}
+
+func parseAzure(c *collector, content []byte) error {
+	var doc struct {
+		Values []struct {
+			Name       string `json:"name"`
+			Properties struct {
+				Prefixes []string `json:"addressPrefixes"`
+			} `json:"properties"`
+		} `json:"values"`
+	}
+	if err := decode(content, &doc); err != nil {
+		return err
+	}
+	for _, tag := range doc.Values {
+		for _, p := range tag.Properties.Prefixes {
+			if c.wants(tag.Name) {
+				c.address(0, p)
+			}
+		}
+	}
+	return nil
+}
+
+func parseOracle(c *collector, content []byte) error {
+	var doc struct {
+		Updated string `json:"last_updated_timestamp"`
+		Regions []struct {
+			CIDRs []struct {
+				CIDR string   `json:"cidr"`
+				Tags []string `json:"tags"`
+			} `json:"cidrs"`
+		} `json:"regions"`
+	}
+	if err := decode(content, &doc); err != nil {
+		return err
+	}
+	c.date(doc.Updated, secondsUTC)
+	for _, region := range doc.Regions {
+		for _, p := range region.CIDRs {
+			if c.wants(p.Tags...) {
+				c.address(0, p.CIDR)
+			}
+		}
+	}
+	return nil
+}
+
+func parseAbuseIPDBJSON(c *collector, content []byte) error {
+	var doc struct {
+		Meta struct {
+			GeneratedAt string `json:"generatedAt"`
+		} `json:"meta"`
+		Data []struct {
+			Address string `json:"ipAddress"`
+		} `json:"data"`
+	}
+	if err := decode(content, &doc); err != nil {
+		return err
+	}
+	c.date(doc.Meta.GeneratedAt, time.RFC3339)
+	for _, entry := range doc.Data {
+		c.address(0, entry.Address)
+	}
+	return nil
+}
+
+// parseJSON takes every text in a document that is an address or a prefix, at
+// any depth, or those under one key. Other texts are no mistakes: such files
+// hold names and descriptions.
+func parseJSON(c *collector, content []byte) error {
+	d := json.NewDecoder(bytes.NewReader(content))
+	// Of every object and array around: whether the next text is a key, the last
+	// key, and whether that, or one further out, is the one that is asked for.
+	type level struct {
+		object, key, wanted bool
+		name                string
+	}
+	stack := []level{{wanted: c.value == All}}
+	counted, line := int64(0), 1
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) && len(stack) == 1 {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("line %d: not JSON, or cut short: %w", lineAt(content, d.InputOffset()), err)
+		}
+		at := d.InputOffset()
+		line += bytes.Count(content[counted:at], []byte("\n"))
+		counted = at
+
+		top := &stack[len(stack)-1]
+		if delim, ok := token.(json.Delim); ok && (delim == ']' || delim == '}') {
+			stack = stack[:len(stack)-1]
+			continue
+		}
+		if top.object && top.key {
+			top.key = false
+			top.name, _ = token.(string)
+			top.wanted = stack[len(stack)-2].wanted || top.name == c.value
+			continue
+		}
+		wanted, name := top.wanted, top.name
+		top.key = top.object
+		switch token := token.(type) {
+		case json.Delim:
+			stack = append(stack, level{object: token == '{', key: token == '{', wanted: wanted, name: name})
+		case string:
+			p, err := parsePrefix(token)
+			switch {
+			case err != nil:
+			case wanted || c.wants(name):
+				c.prefix(line, token, p)
+			}
+		}
+	}
+}

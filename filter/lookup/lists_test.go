@@ -1,0 +1,432 @@
+package lookup
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func builtin(tb testing.TB) *Lists {
+	tb.Helper()
+	l, err := Builtin()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return l
+}
+
+// patternExamples gives each pattern of the lists a text that it is meant for.
+var patternExamples = map[string]string{
+	`/^[0-9]{1,3}(\.[0-9]{1,3}){3}$/`: "192.0.2.1",
+	`/^[^A-Za-z]/`:                    "\x16\x03\x01\x02\x00\x01",
+	`/^$/`:                            "",
+	`/^(?i)(EHLO|HELO)\s*$/`:          "ehlo ",
+	`/(?i)(pppoe|dialup|dhcp|adsl|[.-](dyn|dynamic|broadband|catv|gprs|cdma)[.-])/`: "host-1.dyn.example.net",
+	`/(?i)^user-[a-z0-9]+$/`:                                      "user-7f",
+	`/^(?i)(GET|POST|CONNECT|HEAD|OPTIONS|PUT) /`:                 "GET / HTTP/1.1",
+	`/(?i)^\(?ns[0-9]+\.ip-[0-9-]+\.(eu|com|net)\)?$/`:            "ns1.ip-192-0-2.eu",
+	`/(?i)^vps-?[0-9a-z]+(\.vps)?\.ovh\.(net|ca|us)$/`:            "vps-1a2b.vps.ovh.net",
+	`/(?i)^diretorias/`:                                           "diretorias1.example.net",
+	`/(?i)^vps[0-9]+\.com$/`:                                      "vps7.com",
+	`/^[^.:\[\]\s]+$/`:                                            "mailhost",
+	`/(?i)^MAIL FROM:\s*<?spameri@tiscali\.it>?/`:                 "mail from:<spameri@tiscali.it>",
+	`/^127\.0\.0\./`:                                              "127.0.0.1",
+	`/(?i)^ylmf-pc/`:                                              "ylmf-pc2",
+	`/^MGLNDD_[0-9.]+_[0-9]+/`:                                    "MGLNDD_192.0.2.1_25",
+	`/(?i)^desktop-[a-z0-9]{7}$/`:                                 "DESKTOP-A1B2C3D",
+	`/(?i)^laptop-[a-z0-9]{8}$/`:                                  "laptop-a1b2c3d4",
+	`/(?i)^win-[a-z0-9]{11}$/`:                                    "WIN-0123456789A",
+	`/^(?i)AUTH LOGIN/`:                                           "AUTH LOGIN",
+	`/BitSightBot\/1\.0/`:                                         "User-Agent: BitSightBot/1.0",
+	`/CensysInspect\/1\.1/`:                                       "User-Agent: Mozilla/5.0 (compatible; CensysInspect/1.1)",
+	`/CyberOKInspect\/1\.0/`:                                      "User-Agent: CyberOKInspect/1.0",
+	`/cypex\.ai\/scanning/`:                                       "User-Agent: cypex.ai/scanning",
+	`/compatible; Detectify\)/`:                                   "User-Agent: Mozilla/5.0 (compatible; Detectify)",
+	`/InternetMeasurement\/1\.0/`:                                 "User-Agent: InternetMeasurement/1.0",
+	`/Infrawatch\/1\.0/`:                                          "User-Agent: Infrawatch/1.0",
+	`/ot-scan\/1 /`:                                               "User-Agent: ot-scan/1 (research)",
+	`/HTTP Banner Detection/`:                                     "User-Agent: HTTP Banner Detection",
+	`/l9scan|l9explore/`:                                          "User-Agent: l9explore/1.2",
+	`/masscan\/1\.[0-9]/`:                                         "User-Agent: masscan/1.3",
+	`/ModatScanner\/1\.0/`:                                        "User-Agent: ModatScanner/1.0",
+	`/NetSystemsResearch studies the availability/`:               "User-Agent: NetSystemsResearch studies the availability of services",
+	`/NetcraftSurveyAgent/`:                                       "User-Agent: NetcraftSurveyAgent/1.0",
+	`/Nmap Scripting Engine/`:                                     "User-Agent: Mozilla/5.0 (compatible; Nmap Scripting Engine)",
+	`/GenomeCrawlerd\/1\.0/`:                                      "User-Agent: GenomeCrawlerd/1.0",
+	`/^(?i)(Accept|Host|User-Agent|Connection|Content-Length): /`: "Host: mx.example.org",
+	`/^SSH-[12]\./`:                                               "SSH-2.0-Go",
+	`/docs\.getodin\.com/`:                                        "User-Agent: docs.getodin.com",
+	`/OnlyScans|Keydrop\.io\/1\.0/`:                               "User-Agent: Keydrop.io/1.0",
+	`/Expanse, a Palo Alto Networks company|Hello from Palo Alto Networks/`: "User-Agent: Hello from Palo Alto Networks",
+	`/RecordedFuture Global Inventory Crawler/`:                             "User-Agent: RecordedFuture Global Inventory Crawler",
+	`/ShadowSpan-Scanner\/1\.0/`:                                            "User-Agent: ShadowSpan-Scanner/1.0",
+	`/Umai-Scanner\/2\.0/`:                                                  "User-Agent: Umai-Scanner/2.0",
+	`/visionheight\.com\/scan/`:                                             "User-Agent: visionheight.com/scan",
+	`/abuse\.xmco\.fr/`:                                                     "User-Agent: abuse.xmco.fr",
+	`/zern\.io\/1\.0/`:                                                      "User-Agent: zern.io/1.0",
+	`/Mozilla\/5\.0 zgrab\/0\.x/`:                                           "User-Agent: Mozilla/5.0 zgrab/0.x",
+}
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// Every row answers to its own value, or stands in testdata/shadowed.golden
+// with the row that goes first: thirty-seven prefixes stand under two
+// organisations, nearly all of them sensors that Tenable and Intruder share, and
+// some tools and greetings stand in two lists.
+func TestEveryRowAnswers(t *testing.T) {
+	l := builtin(t)
+	if got, want := len(l.Rows()), 3674+207+114+77; got != want {
+		t.Errorf("%d rows, want %d", got, want)
+	}
+	var shadowed strings.Builder
+	for _, row := range l.Rows() {
+		answers := askFor(t, l, row)
+		if !slices.Contains(answers, row) {
+			fmt.Fprintf(&shadowed, "%s\t%s\t%s\tby %s\n", row.List, row.Org, row.Value, names(answers))
+		}
+	}
+	const golden = "testdata/shadowed.golden"
+	if *update {
+		if err := os.WriteFile(golden, []byte(shadowed.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if shadowed.String() != string(want) {
+		t.Errorf("shadowed rows are\n%s\nwant (rewrite with -update)\n%s", shadowed.String(), want)
+	}
+}
+
+// askFor looks a row's own value up: itself, a name or an address below it, or
+// the example of a pattern.
+func askFor(t *testing.T, l *Lists, row *Row) []*Row {
+	t.Helper()
+	text := row.Value
+	if strings.HasPrefix(text, "/") {
+		var ok bool
+		if text, ok = patternExamples[row.Value]; !ok {
+			t.Errorf("no example for pattern %s", row.Value)
+		}
+	}
+	switch row.Kind {
+	case "cidr":
+		// A more specific row may begin where this one does: ask for the far end too.
+		p := netip.MustParsePrefix(text)
+		return []*Row{l.Addr(p.Addr()), l.Addr(lastAddr(p))}
+	case "asn":
+		n, err := strconv.ParseUint(text[2:], 10, 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := l.ASN(uint32(n))
+		return []*Row{a, b}
+	case "rdns":
+		a, b, c := l.RDNS([]byte("Host-1" + text))
+		return []*Row{a, b, c}
+	case "helo":
+		if strings.HasPrefix(text, ".") {
+			text = "Host-1" + text
+		}
+		a, b, c := l.Helo([]byte(text))
+		return []*Row{a, b, c}
+	}
+	return []*Row{l.Line([]byte(text))}
+}
+
+func names(rows []*Row) string {
+	var s []string
+	for _, row := range rows {
+		if row != nil {
+			s = append(s, row.List+" "+row.Org)
+		}
+	}
+	return strings.Join(slices.Compact(s), ", ")
+}
+
+func lastAddr(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// The pattern example table is only worth something if the patterns match it.
+func TestPatternExamples(t *testing.T) {
+	for value, text := range patternExamples {
+		expr := value[1 : len(value)-1]
+		if !regexp.MustCompile(expr).MatchString(text) {
+			t.Errorf("%s does not match its example %q", value, text)
+		}
+	}
+}
+
+// What the lists are to say about the hosts an operator meets.
+func TestListsAnswer(t *testing.T) {
+	l := builtin(t)
+	describe := func(rows ...*Row) string {
+		var s []string
+		for _, row := range rows {
+			if row == nil {
+				s = append(s, "-")
+				continue
+			}
+			s = append(s, row.Org+"/"+row.Evidence+"/"+row.Confidence)
+		}
+		return strings.Join(s, " | ")
+	}
+	tests := []struct {
+		name, kind, text, want string
+	}{
+		{"scanner by name", "rdns", "scan-01.shadowserver.org", "Shadowserver Foundation/scanner/high | - | -"},
+		{"case and trailing dot", "rdns", "Scan-01.ShadowServer.ORG.", "Shadowserver Foundation/scanner/high | - | -"},
+		{"label border", "rdns", "scan.notshadowserver.org", "- | - | -"},
+		{"name of the domain itself", "rdns", "shadowserver.org", "Shadowserver Foundation/scanner/high | - | -"},
+		{"cloud", "rdns", "ec2-192-0-2-1.us-east-2.compute.amazonaws.com", "- | Amazon Web Services/cloud/high | -"},
+		{"more specific cloud row", "rdns", "1.2.0.192.bc.googleusercontent.com", "- | Google Cloud/cloud/high | -"},
+		{"sender in a cloud", "rdns", "a8-35.smtp-out.amazonses.com", "- | - | Amazon SES//high"},
+		{"sender and cloud at once", "rdns", "out-1.mail-out.ovh.net", "- | OVHcloud/cloud/low | OVHcloud (mail relays)//medium"},
+		{"nobody", "rdns", "mx.example.org", "- | - | -"},
+		{"no name", "rdns", "", "- | - | -"},
+		{"unknown", "rdns", "<unknown>", "- | - | -"},
+
+		{"bot", "helo", "ylmf-pc", "PushDo / Cutwail/botnet-helo/high | - | -"},
+		{"bot in capitals", "helo", "YLMF-PC", "PushDo / Cutwail/botnet-helo/high | - | -"},
+		{"bot with a tail", "helo", "ylmf-pc7", "PushDo / Cutwail/botnet-helo/medium | - | -"},
+		{"tool without a dot", "helo", "masscan", "No dot in the name/helo-unqualified/medium | masscan/scanner/high | -"},
+		{"tester", "helo", "www6.CheckTLS.com", "- | CheckTLS/scanner/medium | -"},
+		{"localhost", "helo", "localhost", "localhost/helo-localhost/medium | - | -"},
+		{"localhost.localdomain", "helo", "localhost.localdomain", "localhost.localdomain/helo-localhost/medium | - | -"},
+		{"loopback literal", "helo", "[127.0.0.1]", "Loopback literal/helo-localhost/medium | - | -"},
+		{"literal", "helo", "[192.0.2.1]", "- | - | -"},
+		{"bare address", "helo", "192.0.2.1", "Bare IPv4 address/helo-bare-address/high | - | -"},
+		{"bare loopback of a guesser", "helo", "127.0.0.1", "Password guesser or spam bot/botnet-helo/medium | - | -"},
+		{"forged provider", "helo", "google.com", "Forged provider name/helo-forged/medium | - | -"},
+		{"host of that provider", "helo", "mail-wr1-f47.google.com", "- | - | Gmail and Google Workspace//high"},
+		{"empty", "helo", "", "Empty EHLO (Nmap, ZGrab2)/helo-missing/high | - | -"},
+		{"honest host in an office", "helo", "server.corp.local", "Private top-level name//medium | - | -"},
+		{"pattern that proves beats suffix that does not", "helo", "diretorias.example.local", "Mass mailer (diretorias)/botnet-helo/medium | - | -"},
+		{"fresh windows", "helo", "WIN-0123456789A", "Windows default name, spam relay tester/botnet-helo/medium | - | -"},
+		{"known windows", "helo", "win-c5h9jsrghtg", "Windows default name, spam relay tester/botnet-helo/medium | - | -"},
+		{"honest", "helo", "mx.example.org", "- | - | -"},
+		{"mail host of a provider", "helo", "nam11-dm6-obe.outbound.protection.outlook.com", "- | - | Microsoft Exchange Online//high"},
+
+		{"user agent among header lines", "line", "User-Agent: Hello from Palo Alto Networks, find out more about our scans", "Palo Alto Networks (Expanse / Cortex Xpanse)/scanner/high"},
+		{"organisation before its tool", "line", "User-Agent: Mozilla/5.0 zgrab/0.x (compatible; CensysInspect/1.1)", "Censys/scanner/high"},
+		{"http", "line", "GET / HTTP/1.1", "HTTP client on port 25/talks-http/high"},
+		{"http header", "line", "Host: mx.example.org", "Non-SMTP client on port 25/talks-http/high"},
+		{"ssh", "line", "SSH-2.0-Go", "Non-SMTP client on port 25/talks-ssh/low"},
+		{"leading blanks", "line", " \tGET / HTTP/1.1", "HTTP client on port 25/talks-http/high"},
+		{"honest login", "line", "AUTH LOGIN", "AUTH before it is offered//medium"},
+		{"binary", "line", "\x16\x03\x01", "Binary probe on port 25//medium"},
+		{"relay test", "line", "MAIL FROM:<spameri@tiscali.it>", "Open-relay tester/relay-probe/high"},
+		{"stretchoid", "line", "MGLNDD_192.0.2.1_25", "Stretchoid/scanner/high"},
+		{"empty greeting", "line", "EHLO", "Empty EHLO/helo-missing/high"},
+		{"honest greeting", "line", "EHLO mx.example.org", "-"},
+		{"honest sender", "line", "MAIL FROM:<a@example.org> SIZE=100", "-"},
+
+		{"scanner network", "asn", "398324", "Censys/scanner/high | -"},
+		{"cloud network", "asn", "16509", "- | Amazon Web Services/cloud/high"},
+		{"other network", "asn", "64496", "- | -"},
+
+		{"address of nobody", "addr", "192.0.2.1", "-"},
+		{"scanner address", "addr", "71.6.135.131", "Shodan/scanner/medium"},
+		{"mapped scanner address", "addr", "::ffff:71.6.135.131", "Shodan/scanner/medium"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.kind+" "+tt.name, func(t *testing.T) {
+			var got string
+			switch tt.kind {
+			case "rdns":
+				got = describe(l.RDNS([]byte(tt.text)))
+			case "helo":
+				got = describe(l.Helo([]byte(tt.text)))
+			case "line":
+				got = describe(l.Line([]byte(tt.text)))
+			case "asn":
+				n, err := strconv.ParseUint(tt.text, 10, 32)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = describe(l.ASN(uint32(n)))
+			case "addr":
+				got = describe(l.Addr(netip.MustParseAddr(tt.text)))
+			}
+			if got != tt.want {
+				t.Errorf("%q\n got %s\nwant %s", tt.text, got, tt.want)
+			}
+		})
+	}
+}
+
+// Which evidence each list and category supports, so that a change of the
+// table is seen.
+func TestEvidenceOfRows(t *testing.T) {
+	counts := make(map[string]int)
+	for _, row := range builtin(t).Rows() {
+		evidence := row.Evidence
+		if evidence == "" {
+			evidence = "none"
+		}
+		counts[row.List+" "+row.Category+" "+evidence]++
+	}
+	var got strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Fprintf(&got, "%s %d\n", key, counts[key])
+	}
+	const golden = "testdata/evidence.golden"
+	if *update {
+		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.String() != string(want) {
+		t.Errorf("got\n%s\nwant (rewrite with -update)\n%s", got.String(), want)
+	}
+}
+
+// No greeting or name of the lists of honest senders may look like a bot or a
+// scanner to the other lists.
+func TestAllowedNamesAreInnocent(t *testing.T) {
+	l := builtin(t)
+	for _, row := range l.Rows() {
+		if row.List != Allow {
+			continue
+		}
+		name := "host-1" + row.Value
+		if !strings.HasPrefix(row.Value, ".") {
+			name = row.Value
+		}
+		if scanner, _, _ := l.RDNS([]byte(name)); scanner != nil {
+			t.Errorf("rdns %s is a scanner: %s", name, scanner.Org)
+		}
+		if bot, scanner, _ := l.Helo([]byte(name)); bot != nil && bot.Evidence != "" || scanner != nil {
+			t.Errorf("helo %s is accused: %s", name, names([]*Row{bot, scanner}))
+		}
+	}
+}
+
+func TestListsAreRefused(t *testing.T) {
+	const header = "org\tcategory\tkind\tvalue\tconfidence\tsource\tnote\n"
+	tests := []struct{ name, list, text, want string }{
+		{"header", Scanners, "org\tkind\n", "1: the header is not"},
+		{"columns", Scanners, header + "A\tcommercial\n", "2: 2 columns instead of 7"},
+		{"confidence", Scanners, header + "A\tc\tcidr\t192.0.2.0/24\tsure\ts\t\n", `2: confidence "sure"`},
+		{"kind", Scanners, header + "A\tc\tmac\tx\thigh\ts\t\n", `list scanners, line 2: unknown kind "mac"`},
+		{"prefix", Scanners, header + "A\tc\tcidr\t192.0.2.0\thigh\ts\t\n", "line 2"},
+		{"prefix in a list without", Clouds, header + "A\tc\tcidr\t192.0.2.0/24\thigh\ts\t\n", "prefixes are for"},
+		{"as number", Clouds, header + "A\tc\tasn\tASX\thigh\ts\t\n", `AS number "ASX"`},
+		{"as number in a list without", Allow, header + "A\tc\tasn\tAS64496\thigh\ts\t\n", "AS numbers are for"},
+		{"name", Clouds, header + "A\tc\trdns\t..\thigh\ts\t\n", `name ".."`},
+		{"name in a list without", BotnetHelo, header + "A\tc\trdns\t.example.org\thigh\ts\t\n", "names are for"},
+		{"greeting pattern", BotnetHelo, header + "A\tc\thelo\t/(/\thigh\ts\t\n", "greetings of the lists: pattern 1"},
+		{"line pattern", BotnetHelo, header + "A\tc\tuseragent-or-command\t/(/\thigh\ts\t\n", "lines of the lists: pattern 1"},
+		{"line without slashes", BotnetHelo, header + "A\tc\tuseragent-or-command\tGET\thigh\ts\t\n", "between slashes"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			rows, err := parseRows(tt.list, tt.text)
+			if err == nil {
+				_, err = newLists(rows)
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v, want %q in it", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestListsDoNotAllocate(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector makes regexp allocate; run without -race")
+	}
+	l := builtin(t)
+	rdns := []byte("ec2-192-0-2-1.us-east-2.compute.amazonaws.com")
+	helo := []byte("WIN-0123456789A")
+	line := []byte("User-Agent: Mozilla/5.0 zgrab/0.x")
+	addr := netip.MustParseAddr("71.6.135.131")
+	// The first match lets the expressions set up what they keep for later.
+	l.Helo(helo)
+	l.Line(line)
+	if n := testing.AllocsPerRun(100, func() {
+		l.Addr(addr)
+		l.ASN(398324)
+		l.RDNS(rdns)
+		l.Helo(helo)
+		l.Line(line)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkBuiltin(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Builtin(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkLists(b *testing.B) {
+	l := builtin(b)
+	addr := netip.MustParseAddr("71.6.135.131")
+	for name, text := range map[string]string{
+		"honest":  "mx1.mail.example.org",
+		"cloud":   "ec2-192-0-2-1.us-east-2.compute.amazonaws.com",
+		"scanner": "scan-01.shadowserver.org",
+	} {
+		text := []byte(text)
+		b.Run("rdns-"+name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				l.RDNS(text)
+			}
+		})
+		b.Run("helo-"+name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				l.Helo(text)
+			}
+		})
+	}
+	for name, text := range map[string]string{
+		"mail":  "MAIL FROM:<somebody@example.org> SIZE=12345 BODY=8BITMIME",
+		"zgrab": "User-Agent: Mozilla/5.0 zgrab/0.x",
+	} {
+		text := []byte(text)
+		b.Run("line-"+name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				l.Line(text)
+			}
+		})
+	}
+	b.Run("addr", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			l.Addr(addr)
+		}
+	})
+	b.Run("asn", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			l.ASN(398324)
+		}
+	})
+}
