@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 )
 
 // recorder is a Handler that notes what it is told and answers as it is told.
@@ -103,19 +105,19 @@ func TestAnswers(t *testing.T) {
 	}{
 		{"proceed", "0.7", "ehlo", Reply{}, result + "proceed"},
 		{"swapped before 0.5", "0.4", "ehlo", Reply{}, "filter-result|f02b326436bc86e7|ced64b0c8bd7173c|proceed"},
-		{"reject", "0.7", "rcpt-to", Reply{Reject, "550 5.1.1 No"}, result + "reject|550 5.1.1 No"},
-		{"reject at connect becomes disconnect", "0.7", "connect", Reply{Reject, "550 No"}, result + "disconnect|550 No"},
+		{"reject", "0.7", "rcpt-to", Reply{Decision: Reject, Text: "550 5.1.1 No"}, result + "reject|550 5.1.1 No"},
+		{"reject at connect becomes disconnect", "0.7", "connect", Reply{Decision: Reject, Text: "550 No"}, result + "disconnect|550 No"},
 		{"junk", "0.7", "mail-from", Reply{Decision: Junk}, result + "junk"},
 		{"junk at commit becomes proceed", "0.7", "commit", Reply{Decision: Junk}, result + "proceed"},
 		{"unknown decision becomes proceed", "0.7", "data", Reply{Decision: 9}, result + "proceed"},
-		{"text without code", "0.7", "data", Reply{Reject, "no"}, result + "reject|550 no"},
-		{"text with wrong code", "0.7", "data", Reply{Reject, "250 ok"}, result + "reject|550 250 ok"},
-		{"empty text", "0.7", "data", Reply{Reject, ""}, result + "reject|550 Refused by local policy"},
-		{"text of two lines", "0.7", "data", Reply{Disconnect, "421 a\r\nfilter-result|b"}, result + "disconnect|421 a??filter-result|b"},
-		{"text of many bytes", "0.7", "data", Reply{Reject, "550 " + strings.Repeat("x", 20000)}, result + "reject|550 " + strings.Repeat("x", maxText-4)},
-		{"8-bit text", "0.7", "data", Reply{Reject, "550 é"}, result + "reject|550 ??"},
-		{"unknown phase", "0.7", "help", Reply{Reject, "550 no"}, result + "proceed"},
-		{"data-line comes back", "0.7", "data-line", Reply{Reject, "550 no"}, "filter-dataline|ced64b0c8bd7173c|f02b326436bc86e7|x"},
+		{"text without code", "0.7", "data", Reply{Decision: Reject, Text: "no"}, result + "reject|550 no"},
+		{"text with wrong code", "0.7", "data", Reply{Decision: Reject, Text: "250 ok"}, result + "reject|550 250 ok"},
+		{"empty text", "0.7", "data", Reply{Decision: Reject, Text: ""}, result + "reject|550 Refused by local policy"},
+		{"text of two lines", "0.7", "data", Reply{Decision: Disconnect, Text: "421 a\r\nfilter-result|b"}, result + "disconnect|421 a??filter-result|b"},
+		{"text of many bytes", "0.7", "data", Reply{Decision: Reject, Text: "550 " + strings.Repeat("x", 20000)}, result + "reject|550 " + strings.Repeat("x", maxText-4)},
+		{"8-bit text", "0.7", "data", Reply{Decision: Reject, Text: "550 é"}, result + "reject|550 ??"},
+		{"unknown phase", "0.7", "help", Reply{Decision: Reject, Text: "550 no"}, result + "proceed"},
+		{"data-line comes back", "0.7", "data-line", Reply{Decision: Reject, Text: "550 no"}, "filter-dataline|ced64b0c8bd7173c|f02b326436bc86e7|x"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := recorder{reply: func(*Event) Reply { return c.reply }}
@@ -343,3 +345,53 @@ type nobody struct{}
 func (nobody) Ready(Config)        {}
 func (nobody) Report(*Event)       {}
 func (nobody) Decide(*Event) Reply { return Reply{} }
+
+// TestHeldAnswers: a held answer comes when it is due, others do not wait for
+// it, and at the end of input nobody is left waiting.
+func TestHeldAnswers(t *testing.T) {
+	ask := func(session int) string {
+		return fmt.Sprintf("filter|0.7|1.0|smtp-in|ehlo|%016x|00000000000000ff|x\n", session)
+	}
+	answer := func(session int) string {
+		return fmt.Sprintf("filter-result|%016x|00000000000000ff|proceed\n", session)
+	}
+	holds := []time.Duration{50 * time.Millisecond, time.Hour, 0, 10 * time.Millisecond}
+	r := recorder{reply: func(ev *Event) Reply { return Reply{Hold: holds[ev.Session]} }}
+	in, toIn := io.Pipe()
+	fromOut, out := io.Pipe()
+	done := make(chan error)
+	go func() { done <- Serve(in, out, &r, Options{}); out.Close() }()
+	go func() { fmt.Fprint(toIn, ask(0), ask(1), ask(2), ask(3)) }()
+	lines := bufio.NewReader(fromOut)
+	for _, session := range []int{2, 3, 0} {
+		if got, err := lines.ReadString('\n'); err != nil || got != answer(session) {
+			t.Fatalf("got %q, %v; want %q", got, err, answer(session))
+		}
+	}
+	toIn.Close()
+	if got, err := lines.ReadString('\n'); err != nil || got != answer(1) {
+		t.Fatalf("at the end: got %q, %v; want %q", got, err, answer(1))
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestHoldLimit: when too many wait, one more is answered at once.
+func TestHoldLimit(t *testing.T) {
+	var in strings.Builder
+	for i := range MaxHeld + 10 {
+		fmt.Fprintf(&in, "filter|0.7|1.0|smtp-in|ehlo|%016x|00000000000000ff|x\n", i)
+	}
+	r := recorder{reply: func(*Event) Reply { return Reply{Hold: time.Hour} }}
+	out, _ := serve(t, in.String(), &r)
+	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+	if len(lines) != MaxHeld+10 {
+		t.Fatalf("%d answers", len(lines))
+	}
+	for i, line := range lines[:10] {
+		if want := fmt.Sprintf("filter-result|%016x|", MaxHeld+i); !strings.HasPrefix(line, want) {
+			t.Errorf("answer %d is %q, want one of those that found no room", i, line)
+		}
+	}
+}

@@ -1,6 +1,9 @@
 package filter
 
-import "encoding/hex"
+import (
+	"encoding/hex"
+	"time"
+)
 
 // Decision is a word of smtpd-filters(7) that answers a request.
 type Decision uint8
@@ -29,6 +32,8 @@ type Reply struct {
 	// Text goes to the client with Reject and Disconnect: a reply code that
 	// begins with 4 or 5, a blank, and one line of printable ASCII.
 	Text string
+	// Hold lets the client wait for the answer. It is bounded; see MaxHeld.
+	Hold time.Duration
 }
 
 // maxText is the longest reply text in bytes. smtpd 6.8 cuts an answer at

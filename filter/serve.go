@@ -48,13 +48,14 @@ type Options struct {
 // before the next line is looked at: Decide only names the answer, Serve
 // writes it, and when Decide panics Serve lets the client proceed.
 func Serve(in io.Reader, out io.Writer, h Handler, o Options) error {
-	s := server{lines: newLines(in), handler: h, options: o, said: make(map[string]bool)}
+	s := server{lines: newLines(in), held: held{out: out}, handler: h, options: o, said: make(map[string]bool)}
+	defer s.held.stop()
 	for {
 		for s.batch() {
 		}
 		// One write answers everything that came with one read.
 		if len(s.out) > 0 {
-			if _, err := out.Write(s.out); err != nil {
+			if err := s.held.write(s.out); err != nil {
 				return fmt.Errorf("write to smtpd: %w", err)
 			}
 			s.out = s.out[:0]
@@ -68,6 +69,7 @@ func Serve(in io.Reader, out io.Writer, h Handler, o Options) error {
 }
 
 type server struct {
+	held    held
 	lines   *lines
 	handler Handler
 	options Options
@@ -136,7 +138,20 @@ func (s *server) line(line []byte) {
 
 func (s *server) answer(r Reply) {
 	s.asked = false
+	if r.Hold > 0 && s.held.add(appendReply(nil, &s.ev, r), s.limit(r.Hold)) {
+		return
+	}
 	s.out = appendReply(s.out, &s.ev, r)
+}
+
+// limit bounds a hold. The client must be answered well before smtpd gives it
+// up, and before its own patience ends: RFC 5321 section 4.5.3.2 asks clients
+// to wait five minutes.
+func (s *server) limit(hold time.Duration) time.Duration {
+	if t := s.config.SessionTimeout / 2; t > 0 {
+		return min(hold, t, MaxHold)
+	}
+	return min(hold, MaxHold)
 }
 
 // configLine handles what follows "config|". Keys unknown here are skipped.

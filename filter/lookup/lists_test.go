@@ -217,7 +217,7 @@ func TestListsAnswer(t *testing.T) {
 		{"empty", "helo", "", "Empty EHLO (Nmap, ZGrab2)/helo-missing/high | - | -"},
 		{"honest host in an office", "helo", "server.corp.local", "Private top-level name//medium | - | -"},
 		{"pattern that proves beats suffix that does not", "helo", "diretorias.example.local", "Mass mailer (diretorias)/botnet-helo/medium | - | -"},
-		{"fresh windows", "helo", "WIN-0123456789A", "Windows default name, spam relay tester/botnet-helo/medium | - | -"},
+		{"fresh windows", "helo", "WIN-0123456789A", "No dot in the name/helo-unqualified/medium | - | -"},
 		{"known windows", "helo", "win-c5h9jsrghtg", "Windows default name, spam relay tester/botnet-helo/medium | - | -"},
 		{"honest", "helo", "mx.example.org", "- | - | -"},
 		{"mail host of a provider", "helo", "nam11-dm6-obe.outbound.protection.outlook.com", "- | - | Microsoft Exchange Online//high"},
