@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"net/netip"
+	"strconv"
 
 	"scanwatch/filter/lookup"
 	"scanwatch/rules"
@@ -35,19 +36,44 @@ func (t *Table) judgeConnect(s *Session) {
 	if t.exempt(s) {
 		return
 	}
+	switch {
+	case len(s.RDNS) == 0:
+		s.Evidence |= rules.RDNSMissing // the record's header proves it
+	case s.FCrDNS == store.FCrDNSFail:
+		s.Evidence |= rules.FCrDNSFail
+	}
 	if row := t.shipped().Addr(s.Src.Addr()); row != nil {
 		t.findRow(s, s.start, row, "cidr", nil, row.Confidence)
 	}
-	if len(s.RDNS) == 0 || len(s.RDNS) >= cutRDNS {
-		return
+	var scanner, cloud, allow *lookup.Row
+	if len(s.RDNS) > 0 && len(s.RDNS) < cutRDNS {
+		scanner, cloud, allow = t.shipped().RDNS(s.RDNS)
 	}
-	scanner, cloud, allow := t.shipped().RDNS(s.RDNS)
-	if scanner != nil {
+	excused := allow != nil && s.FCrDNS == store.FCrDNSPass
+	if scanner != nil && !excused {
 		t.findRow(s, s.start, scanner, "rdns", nil, s.proven(scanner.Confidence))
 	}
-	if cloud != nil && (allow == nil || s.FCrDNS != store.FCrDNSPass) {
+	if cloud != nil && !excused {
 		t.findRow(s, s.start, cloud, "rdns", nil, s.proven(cloud.Confidence))
 	}
+	if s.origin, s.placed = t.place(s.Src.Addr()); s.placed {
+		scanner, cloud = t.shipped().ASN(s.origin.ASN)
+		proof := strconv.AppendUint([]byte("AS"), uint64(s.origin.ASN), 10)
+		if scanner != nil && !excused {
+			t.findRow(s, s.start, scanner, "asn", proof, scanner.Confidence)
+		}
+		if cloud != nil && !excused {
+			t.findRow(s, s.start, cloud, "asn", proof, cloud.Confidence)
+		}
+	}
+}
+
+// place looks up AS number and country, if the operator supplies a file.
+func (t *Table) place(a netip.Addr) (lookup.Origin, bool) {
+	if t.settings == nil || t.settings.Origins == nil {
+		return lookup.Origin{}, false
+	}
+	return t.settings.Origins.Lookup(a)
 }
 
 // cutRDNS: smtpd cuts reverse DNS names at 64 bytes on Linux, so that the end
@@ -81,16 +107,61 @@ func (t *Table) judgeHelo(s *Session, at int64) {
 	if here {
 		return
 	}
-	if len(t.name) > 0 && bytes.EqualFold(s.Helo, t.name) {
+	if t.ownName(s.Helo) {
 		t.find(s, at, finding{evidence: rules.HeloOwnName, by: "helo", proof: s.Helo, confidence: "high"})
 	}
-	if a, ok := heloAddr(s.Helo); ok && (t.own[a] || a == s.Dst.Addr()) {
+	if a, ok := heloAddr(s.Helo); ok && (t.ownAddr(a) || a == s.Dst.Addr()) {
 		t.find(s, at, finding{evidence: rules.HeloOwnAddress, by: "helo", proof: s.Helo, confidence: "high"})
 	}
 }
 
 // here tells whether the client runs on this host.
-func (t *Table) here(s *Session) bool { return t.own[s.Src.Addr()] || s.Src.Addr().IsLoopback() }
+func (t *Table) here(s *Session) bool { return t.ownAddr(s.Src.Addr()) || s.Src.Addr().IsLoopback() }
+
+// ownAddr tells whether a is this host's, or one that the operator says is.
+func (t *Table) ownAddr(a netip.Addr) bool {
+	if t.own[a] {
+		return true
+	}
+	if t.settings != nil {
+		for _, p := range t.settings.Policy.OwnAddresses {
+			if p.Contains(a) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ownName tells whether name is what smtpd greets with, the name of the site,
+// or one that the operator says is ours.
+func (t *Table) ownName(name []byte) bool {
+	if len(name) == 0 {
+		return false
+	}
+	if bytes.EqualFold(name, t.name) || bytes.EqualFold(name, t.admd) {
+		return true
+	}
+	if t.settings != nil {
+		for _, own := range t.settings.Policy.OwnNames {
+			if len(own) == len(name) && hasPrefixFold(name, own) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// localDomain tells whether mail for domain is ours. sure says that the
+// operator has named all domains, so that no is no.
+func (t *Table) localDomain(domain []byte) (local, sure bool) {
+	if t.settings != nil {
+		if table := t.settings.Policy.Table("local-domains"); table != nil {
+			return table.MatchName(domain), true
+		}
+	}
+	return t.domains.has(domain), false
+}
 
 // submission tells whether the session came to a port for mail clients of
 // our users, which greet with whatever their computer is called.
@@ -140,7 +211,7 @@ func (t *Table) judgeCommand(s *Session) {
 			t.findRow(s, c.at, row, "command", c.line, row.Confidence)
 		}
 		evidence := language(c.line)
-		if evidence == rules.UnknownCommand && s.Evidence&foreign != 0 {
+		if evidence == rules.UnknownCommand && (s.Evidence|s.Weak)&foreign != 0 {
 			return // the rest of what it says in that language
 		}
 		t.find(s, c.at, finding{evidence: evidence, by: "command", proof: c.line, confidence: "high"})
@@ -204,6 +275,7 @@ func (t *Table) judgeRcpt(s *Session, addr []byte, r store.Result, code uint32, 
 		return
 	}
 	domain, odd := domainOf(addr)
+	local, sure := t.localDomain(domain)
 	switch {
 	case r == store.ResultOK:
 		if !odd {
@@ -214,16 +286,20 @@ func (t *Table) judgeRcpt(s *Session, addr []byte, r store.Result, code uint32, 
 	case odd:
 		s.probes++
 		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: addr, match: "route", confidence: "high"})
-	case len(t.domains.seen) > 0 && !t.domains.has(domain):
+	case len(domain) > 0 && !local && (sure || len(t.domains.seen) > 0):
 		s.probes++
-		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: addr, match: "domain", confidence: "low"})
+		confidence := "low"
+		if sure {
+			confidence = "high"
+		}
+		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: addr, match: "domain", confidence: confidence})
 	default:
 		s.unknown++
-		match := "domain"
-		if len(t.domains.seen) == 0 {
-			match = "undecided" // it may as well be an attempt to relay
+		match, confidence := "domain", "high"
+		if !local {
+			match, confidence = "undecided", "low" // it may as well be an attempt to relay
 		}
-		t.find(s, at, finding{evidence: rules.UnknownRecipient, by: "rcpt", proof: addr, match: match, confidence: "low"})
+		t.find(s, at, finding{evidence: rules.UnknownRecipient, by: "rcpt", proof: addr, match: match, confidence: confidence})
 		if s.unknown == harvestAt {
 			t.find(s, at, finding{evidence: rules.Harvest, by: "rcpt", proof: addr, confidence: "high"})
 		}
@@ -255,12 +331,19 @@ func (t *Table) findRow(s *Session, at int64, row *lookup.Row, by string, proof 
 	t.find(s, at, f)
 }
 
-// find notes a finding: once per session and kind of evidence.
+// find notes a finding: once per session and kind of evidence, and once more
+// if the confidence rises from low.
 func (t *Table) find(s *Session, at int64, f finding) {
-	if s.Evidence.Has(f.evidence) {
+	low := f.confidence == "low"
+	if s.Evidence.Has(f.evidence) || low && s.Weak.Has(f.evidence) {
 		return
 	}
-	s.Evidence |= f.evidence
+	if low {
+		s.Weak |= f.evidence
+	} else {
+		s.Evidence |= f.evidence
+		s.Weak &^= f.evidence
+	}
 	token := f.evidence.String()
 	t.step(s, at, &store.Step{
 		Kind: store.KindFinding, Text: []byte(token), Arg: f.proof, Org: []byte(f.org),

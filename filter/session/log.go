@@ -1,13 +1,17 @@
 package session
 
-import "strconv"
+import (
+	"strconv"
+
+	"scanwatch/rules"
+)
 
 // logFinding logs one line. Its first words and the order of its keys are
 // stable: other programs read them. The address stands on every line.
 func (t *Table) logFinding(s *Session, token string, f *finding) {
 	b := append(t.line[:0], "finding"...)
 	b = appendPair(b, "evidence", []byte(token))
-	b = appendPair(b, "src", s.Src.Addr().AppendTo(nil))
+	b = appendPair(b, "src", s.source())
 	b = appendPair(b, "confidence", []byte(f.confidence))
 	if f.org != "" {
 		b = appendPair(b, "org", []byte(f.org))
@@ -26,6 +30,42 @@ func (t *Table) logFinding(s *Session, token string, f *finding) {
 	b = appendPair(b, "session", appendHex(nil, s.ID))
 	t.line = b
 	t.options.Log(b)
+}
+
+// logVerdict logs what a rule decided, or would have decided.
+func (t *Table) logVerdict(s *Session, phase rules.Phase, o *rules.Outcome, done bool, v *rules.Verdict) {
+	b := append(t.line[:0], "verdict"...)
+	if done {
+		b = appendPair(b, "decision", []byte(o.Decision.String()))
+	} else {
+		b = appendPair(b, "would", []byte(o.Decision.String()))
+	}
+	b = appendPair(b, "src", s.source())
+	b = appendPair(b, "rule", []byte(o.Rule.Name))
+	b = appendPair(b, "phase", []byte(phase.String()))
+	if e := s.Evidence | s.Weak; e != 0 {
+		b = appendPair(b, "evidence", []byte(e.String()))
+	}
+	if v.Total != 0 {
+		b = appendPair(b, "score", strconv.AppendInt(nil, int64(v.Total), 10))
+	}
+	if len(s.Helo) > 0 {
+		b = appendPair(b, "helo", s.Helo)
+	}
+	if len(s.RDNS) > 0 {
+		b = appendPair(b, "rdns", s.RDNS)
+	}
+	b = appendPair(b, "session", appendHex(nil, s.ID))
+	t.line = b
+	t.options.Log(b)
+}
+
+// source is the address for log lines.
+func (s *Session) source() []byte {
+	if s.Local {
+		return []byte("local")
+	}
+	return s.Src.Addr().AppendTo(nil)
 }
 
 // logUnlogged tells how many findings were not logged since the last line.

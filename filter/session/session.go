@@ -10,6 +10,7 @@ package session
 import (
 	"net/netip"
 
+	"scanwatch/filter/lookup"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -26,7 +27,9 @@ type Session struct {
 	TLS    bool
 	Authed bool
 
-	Evidence rules.Evidence
+	Evidence rules.Evidence // with high or medium confidence
+	Weak     rules.Evidence // with low confidence only
+	Score    int            // what rules have added
 	Counts   store.Counts
 	omitted  uint32
 
@@ -41,6 +44,12 @@ type Session struct {
 
 	probes  uint32 // refused recipients in domains that are not ours
 	unknown uint32 // refused recipients elsewhere
+
+	origin lookup.Origin // of the address, if known
+	placed bool          // origin is known
+
+	sticky rules.Outcome // a decision that holds until the end of the session
+	told   *rules.Rule   // the rule whose verdict was logged last
 
 	tx  tx
 	cmd command

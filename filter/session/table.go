@@ -3,10 +3,12 @@ package session
 import (
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
+	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -26,21 +28,25 @@ type Options struct {
 // A Table holds the live sessions. It is the filter.Handler of the program,
 // and like it used from one goroutine only.
 type Table struct {
-	options Options
-	lists   *lookup.Lists
-	own     map[netip.Addr]bool
-	name    []byte // what smtpd greets with
-	domains domains
-	live    map[uint64]*Session
-	free    []*Session
-	bytes   int   // capacity of all step buffers
-	clock   int64 // newest timestamp seen, microseconds
-	limit   limiter
-	missed  uint64 // sessions that were not followed because the table was full
-	record  []byte // scratch
-	text    []byte // scratch
-	line    []byte // scratch
-	dst     addrCache
+	options  Options
+	next     atomic.Pointer[Settings]
+	settings *Settings // of the event that is being handled; nil: only observe
+	lists    *lookup.Lists
+	own      map[netip.Addr]bool
+	name     []byte // what smtpd greets with
+	admd     []byte // the site's name in smtpd.conf
+	facts    rules.Facts
+	domains  domains
+	live     map[uint64]*Session
+	free     []*Session
+	bytes    int   // capacity of all step buffers
+	clock    int64 // newest timestamp seen, microseconds
+	limit    limiter
+	missed   uint64 // sessions that were not followed because the table was full
+	record   []byte // scratch
+	text     []byte // scratch
+	line     []byte // scratch
+	dst      addrCache
 }
 
 // Limits on what strangers can make grow. smtpd itself stops taking
@@ -71,15 +77,24 @@ func NewTable(o Options) *Table {
 	return t
 }
 
+// Settings are what the operator can change while the program runs.
+type Settings struct {
+	Policy  *rules.Policy
+	Origins *lookup.Origins // nil: AS numbers and countries are not known
+}
+
+// Use makes t follow settings from the next event on; any goroutine may call it.
+func (t *Table) Use(settings *Settings) { t.next.Store(settings) }
+
 // Ready implements filter.Handler.
-func (t *Table) Ready(filter.Config) {}
+func (t *Table) Ready(c filter.Config) { t.admd = []byte(c.ADMD) }
 
 // Report implements filter.Handler.
 func (t *Table) Report(ev *filter.Event) {
 	if ev.Out {
 		return // mail on its way out
 	}
-	t.clock = max(t.clock, ev.Time)
+	t.begin(ev)
 	if ev.ID == filter.LinkConnect {
 		t.connect(ev)
 		return
@@ -96,8 +111,11 @@ func (t *Table) Report(ev *filter.Event) {
 	t.fold(s, ev)
 }
 
-// Decide implements filter.Handler: in observe mode everything proceeds.
-func (t *Table) Decide(*filter.Event) filter.Reply { return filter.Reply{} }
+// begin brings the clock and the settings up to date.
+func (t *Table) begin(ev *filter.Event) {
+	t.clock = max(t.clock, ev.Time)
+	t.settings = t.next.Load()
+}
 
 // Stop records the sessions that are still open. smtpd reports no
 // link-disconnect for them when it stops.
