@@ -68,6 +68,9 @@ type OriginState struct {
 // first. Until then nothing is evaluated.
 func NewOrigins(path string) *Origins { return &Origins{path: path} }
 
+// Path is the file that o reads.
+func (o *Origins) Path() string { return o.path }
+
 // Refresh reads the file if it is another one than before, by size, time and
 // inode, and tells whether it is in use now. On an error what was in use stays
 // in use; without any, nothing is evaluated. The same error about the same file

@@ -56,7 +56,8 @@ func (t *Table) judgeConnect(s *Session) {
 	if cloud != nil && !excused {
 		t.findRow(s, s.start, cloud, "rdns", nil, s.proven(cloud.Confidence))
 	}
-	if s.origin, s.placed = t.place(s.Src.Addr()); s.placed {
+	t.place(s)
+	if s.placed {
 		scanner, cloud = t.shipped().ASN(s.origin.ASN)
 		proof := strconv.AppendUint([]byte("AS"), uint64(s.origin.ASN), 10)
 		if scanner != nil && !excused {
@@ -68,12 +69,19 @@ func (t *Table) judgeConnect(s *Session) {
 	}
 }
 
-// place looks up AS number and country, if the operator supplies a file.
-func (t *Table) place(a netip.Addr) (lookup.Origin, bool) {
-	if t.settings == nil || t.settings.Origins == nil {
-		return lookup.Origin{}, false
+// place looks up AS number and country, if the operator supplies the files.
+func (t *Table) place(s *Session) {
+	if t.settings == nil {
+		return
 	}
-	return t.settings.Origins.Lookup(a)
+	if t.settings.ASN != nil {
+		s.origin, s.placed = t.settings.ASN.Lookup(s.Src.Addr())
+	}
+	if t.settings.Country != nil {
+		if o, ok := t.settings.Country.Lookup(s.Src.Addr()); ok {
+			s.origin.Country = o.Country
+		}
+	}
 }
 
 // cutRDNS: smtpd cuts reverse DNS names at 64 bytes on Linux, so that the end

@@ -80,7 +80,8 @@ func NewTable(o Options) *Table {
 // Settings are what the operator can change while the program runs.
 type Settings struct {
 	Policy  *rules.Policy
-	Origins *lookup.Origins // nil: AS numbers and countries are not known
+	ASN     *lookup.Origins // nil: AS numbers are not known
+	Country *lookup.Origins // nil: countries are not known, unless ASN knows
 }
 
 // Use makes t follow settings from the next event on; any goroutine may call it.

@@ -1,0 +1,100 @@
+// Filter-scanwatch is an OpenSMTPD filter that records what remote hosts do.
+// See filter-scanwatch(8).
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"scanwatch/cmd/internal/config"
+	"scanwatch/filter/lookup"
+	"scanwatch/store"
+)
+
+// version is set by the Makefile.
+var version = "development"
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, `usage: filter-scanwatch [-nvV] [-f file] [-s statedir]
+
+Records what remote hosts do, and names scanners. It is started by smtpd:
+
+    filter scanwatch proc-exec "filter-scanwatch"
+    listen on egress filter scanwatch
+
+  -f file      configuration file (default `+config.DefaultFile()+`, if it exists)
+  -n           check the configuration and exit
+  -s statedir  where sessions are recorded (default `+store.DefaultDir()+`)
+  -v           log how it goes, not only findings and problems
+  -V           print the version and exit
+
+See filter-scanwatch(8); "scanwatch report" shows what came in.
+`)
+}
+
+func main() {
+	// Lines and files that this process makes are for its own group.
+	syscall.Umask(0o027)
+	os.Exit(command(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// command runs the program and returns its exit status.
+func command(args []string, stdin, stdout, stderr *os.File) int {
+	var s settings
+	flags := flag.NewFlagSet("filter-scanwatch", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { usage(stderr) }
+	flags.StringVar(&s.file, "f", "", "")
+	flags.StringVar(&s.dir, "s", "", "")
+	flags.BoolVar(&s.verbose, "v", false, "")
+	check := flags.Bool("n", false, "")
+	show := flags.Bool("V", false, "")
+	switch err := flags.Parse(args); {
+	case err == flag.ErrHelp:
+		return 0
+	case err != nil:
+		return 2
+	case flags.NArg() > 0:
+		fmt.Fprintf(stderr, "filter-scanwatch: unexpected argument %q\n", flags.Arg(0))
+		usage(stderr)
+		return 2
+	case *show:
+		fmt.Fprintln(stdout, "filter-scanwatch", version)
+		return 0
+	}
+	if *check {
+		return checkConfig(s.file, stderr)
+	}
+	// Go ends a process that writes to a closed stdout or stderr; the last
+	// records would be lost.
+	signal.Ignore(syscall.SIGPIPE)
+	return run(s, stdin, stdout, stderr)
+}
+
+// checkConfig tells everything that is wrong with the configuration.
+func checkConfig(file string, stderr io.Writer) int {
+	if file = config.Find(file); file == "" {
+		fmt.Fprintln(stderr, "no configuration file: the filter would observe")
+		return 0
+	}
+	lists, err := lookup.Builtin()
+	if err != nil {
+		fmt.Fprintln(stderr, "filter-scanwatch: bug: the shipped lists cannot be read:", err)
+		return 1
+	}
+	c, err := config.Load(file, lists, nil, true)
+	if err != nil {
+		fmt.Fprint(stderr, config.Detail(err))
+		return 1
+	}
+	fmt.Fprint(stderr, c.Warnings.Detail())
+	for _, n := range c.Notes {
+		fmt.Fprintln(stderr, "warning:", n)
+	}
+	fmt.Fprintln(stderr, "configuration OK")
+	return 0
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/control"
+	"scanwatch/filter"
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/session"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+// watchFiles is how often the configuration, the files of its tables and its
+// databases are looked at.
+const watchFiles = 10 * time.Second
+
+// policies keeps the policy of a table of sessions up to date. Whatever is
+// wrong with the new one, the old one stays in use.
+type policies struct {
+	file   string // empty: there is no configuration
+	lists  func() *lookup.Lists
+	use    func(*session.Settings)
+	asked  []filter.ID // the phases that smtpd was told to ask in
+	log    *slog.Logger
+	mu     sync.Mutex // one reload at a time
+	config *config.Config
+}
+
+// start loads the configuration for the first time and returns its settings.
+// A broken one must not end smtpd: the filter observes, and takes the next
+// version that is right.
+func (p *policies) start() rules.Settings {
+	defaults := rules.Settings{Store: store.DefaultDir(), Budget: rules.DefaultBudget, Keep: rules.DefaultKeep}
+	if p.file == "" {
+		return defaults
+	}
+	c, err := config.Load(p.file, p.lists(), nil, false)
+	if err != nil {
+		p.complain(err)
+		p.log.Error("only observing until the configuration is mended and smtpd restarted", "file", p.file)
+		p.config = config.Broken(p.file)
+		return defaults
+	}
+	p.take(c)
+	p.asked = session.Phases(c.Policy)
+	set := c.Policy.Settings
+	if set.Store == "" {
+		set.Store = defaults.Store
+	}
+	return set
+}
+
+func (p *policies) take(c *config.Config) {
+	for _, w := range c.Warnings {
+		p.log.Warn(w.Error())
+	}
+	for _, n := range c.Notes {
+		p.log.Warn(n)
+	}
+	p.config = c
+	p.use(&session.Settings{Policy: c.Policy, ASN: c.ASN, Country: c.Country})
+}
+
+func (p *policies) complain(err error) {
+	for line := range strings.Lines(config.Detail(err)) {
+		p.log.Error(strings.TrimSuffix(line, "\n"))
+	}
+}
+
+// reload loads the configuration again.
+func (p *policies) reload() error {
+	if p.file == "" {
+		return errors.New("there is no configuration to load: the filter was started without one")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c, err := config.Load(p.file, p.lists(), p.config, false)
+	if err != nil {
+		p.config.Seen()
+		p.complain(err)
+		p.log.Error("the configuration was not taken; what was in use stays in use", "file", p.file)
+		return fmt.Errorf("%s was not taken, the mail log says why; what was in use stays in use", p.file)
+	}
+	p.take(c)
+	for _, id := range session.Phases(c.Policy) {
+		if !slices.Contains(p.asked, id) {
+			p.log.Warn("rules now ask for a phase that smtpd does not ask in; restart smtpd", "phase", id.String())
+		}
+	}
+	p.log.Info("configuration loaded", "file", p.file, "mode", c.Policy.Mode.String(), "rules", len(c.Policy.Rules()))
+	return nil
+}
+
+// watch reloads when a file has changed, and when somebody asks with SIGHUP.
+func (p *policies) watch(ctx context.Context, hangup <-chan os.Signal) {
+	tick := time.NewTicker(watchFiles)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+		case <-tick.C:
+			if !p.changed() {
+				continue
+			}
+		}
+		if err := p.reload(); p.file == "" {
+			p.log.Warn(err.Error()) // any other error reload has logged itself
+		}
+	}
+}
+
+func (p *policies) changed() bool {
+	if p.file == "" {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.config.Refresh(); err != nil {
+		p.log.Warn(err.Error())
+	}
+	return p.config.Changed()
+}
+
+// verb lets scanwatch(8) ask for a reload.
+func (p *policies) verb() control.Verb {
+	return control.Verb{Name: "reload", Run: func(_ context.Context, a *control.Answer, _ []string) error {
+		if err := p.reload(); err != nil {
+			return err
+		}
+		return a.JSON(struct{}{})
+	}}
+}

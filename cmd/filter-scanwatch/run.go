@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/control"
+	"scanwatch/filter"
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/session"
+	"scanwatch/store"
+)
+
+// settings are what flags and the configuration file say.
+type settings struct {
+	file    string // empty: there is none
+	dir     string
+	verbose bool
+}
+
+// stopTime bounds how long the last records and log lines may take when smtpd
+// has stopped: nobody waits for this process then, but a new one may want the
+// state directory.
+const stopTime = 10 * time.Second
+
+// socketCheck is how often the control socket is looked after: made if it
+// could not be made, and made again if somebody removed it.
+const socketCheck = 5 * time.Second
+
+// run filters until stdin ends. Nothing before filter.Serve waits for more
+// than files on the local disk: smtpd serves nobody until its filters have
+// registered. The state directory is opened in the background.
+func run(s settings, stdin, stdout, stderr *os.File) int {
+	logs := newQueue(stderr)
+	log := newLogger(logs, s.verbose)
+	lists := sync.OnceValue(func() *lookup.Lists {
+		l, err := lookup.Builtin()
+		if err != nil {
+			log.Error("bug: the shipped lists cannot be read, nothing is matched against them", "error", err)
+			return new(lookup.Lists)
+		}
+		return l
+	})
+	go lists()
+
+	// The store's clock is the one of the events, so that a recorded stream
+	// is kept as it would have been when it was recorded.
+	var clock atomic.Int64
+	var writer *store.Writer
+	table := session.NewTable(session.Options{
+		Record: func(end time.Time, id uint64, value []byte) {
+			clock.Store(end.UnixMicro())
+			writer.Add(end, id, value)
+		},
+		Log:      logs.Line,
+		Lists:    lists,
+		OwnAddrs: ownAddrs(),
+	})
+	policies := policies{file: config.Find(s.file), lists: lists, use: table.Use, log: log}
+	set := policies.start()
+	if s.dir != "" {
+		set.Store = s.dir
+	}
+	writer = store.Open(set.Store, store.Options{
+		Budget: set.Budget, Keep: set.Keep, Program: version, Log: log,
+		Now: func() time.Time {
+			if t := clock.Load(); t != 0 {
+				return time.UnixMicro(t)
+			}
+			return time.Now()
+		},
+	})
+
+	live, stopLive := context.WithCancel(context.Background())
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // not to reload is no reason to end
+	go policies.watch(live, hangup)
+	socket := make(chan struct{})
+	go func() {
+		defer close(socket)
+		server := control.Server{Verbs: append(control.StoreVerbs(writer, version, time.Now()), policies.verb()), Log: log}
+		server.Run(live, set.Store, socketCheck)
+	}()
+
+	stopOnSignal(stdin, writer)
+	log.Info("started", "version", version, "statedir", set.Store)
+	err := filter.Serve(stdin, stdout, table, filter.Options{
+		Reports: session.Reports,
+		Phases:  policies.asked,
+		Log:     func(line string) { log.Warn(line) },
+	})
+	table.Stop()
+	stopLive()
+	<-socket
+	late := make(chan struct{})
+	time.AfterFunc(stopTime, func() { close(late) })
+	stored := make(chan error, 1)
+	go func() { stored <- writer.Close() }()
+	status := 0
+	select {
+	case err := <-stored:
+		if err != nil {
+			log.Error("the last sessions were not recorded", "error", err)
+		}
+	case <-late:
+		log.Error("the last sessions were not recorded: the disk did not answer in time", "waited", stopTime)
+	}
+	if err != nil {
+		log.Error("smtpd is gone", "error", err)
+		status = 1
+	}
+	log.Info("stopped")
+	logs.Close(late)
+	return status
+}
+
+// newLogger logs without time: smtpd and syslog stamp each line.
+func newLogger(w io.Writer, verbose bool) *slog.Logger {
+	level := slog.LevelWarn
+	if verbose {
+		level = slog.LevelInfo
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{
+		Level: level,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey && len(groups) == 0 {
+				return slog.Attr{}
+			}
+			return a
+		},
+	}))
+}
+
+// ownAddrs returns the addresses of this host, as far as it tells them.
+func ownAddrs() []netip.Addr {
+	var own []netip.Addr
+	addrs, _ := net.InterfaceAddrs() // none is what we know then
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			own = append(own, p.Addr())
+		}
+	}
+	return own
+}
+
+// stopOnSignal ends the input on SIGTERM and SIGINT, so that everything is
+// recorded as it is when smtpd stops.
+func stopOnSignal(stdin *os.File, writer *store.Writer) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		<-c
+		if syscall.Shutdown(int(stdin.Fd()), syscall.SHUT_RD) != nil {
+			// Not smtpd's socket, and a read that waits cannot be interrupted.
+			_ = writer.Close()
+			os.Exit(1)
+		}
+	}()
+}

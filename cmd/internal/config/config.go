@@ -1,0 +1,208 @@
+// Package config loads scanwatch.conf(5) with everything it names: included
+// files, tables, and databases of AS numbers and countries.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	"scanwatch/filter/lookup"
+	"scanwatch/rules"
+)
+
+// DefaultFile is read if it exists and the operator names no other.
+func DefaultFile() string {
+	if runtime.GOOS == "linux" {
+		return "/etc/scanwatch.conf"
+	}
+	return "/etc/mail/scanwatch.conf"
+}
+
+// A Config is a configuration that has been loaded.
+type Config struct {
+	File     string
+	Policy   *rules.Policy
+	ASN      *lookup.Origins // nil if the configuration names none
+	Country  *lookup.Origins
+	Warnings rules.Errors
+	// Notes tell what was odd in the files of tables, one line each.
+	Notes []string
+
+	tables map[rules.Source]*table
+	files  map[string]stamp // everything that was read, to see a change
+}
+
+// stamp tells one version of a file from another. A missing file has none.
+type stamp struct {
+	size int64
+	time time.Time
+	info fs.FileInfo
+}
+
+func stampOf(file string) stamp {
+	info, err := os.Stat(file)
+	if err != nil {
+		return stamp{}
+	}
+	return stamp{info.Size(), info.ModTime(), info}
+}
+
+func (s stamp) same(o stamp) bool {
+	return s.size == o.size && s.time.Equal(o.time) && (s.info == nil) == (o.info == nil) && (s.info == nil || os.SameFile(s.info, o.info))
+}
+
+// NotYet are words of the language that this version cannot carry out. Better
+// an error than a rule that silently does nothing.
+var NotYet = map[string]string{
+	"ban": "bans are not carried out yet by this version",
+}
+
+// Find returns the configuration file to use: file if it is not empty, the
+// default one if that exists, or none.
+func Find(file string) string {
+	if file == "" {
+		if _, err := os.Stat(DefaultFile()); err == nil {
+			return DefaultFile()
+		}
+	}
+	return file
+}
+
+// Load reads the configuration file. A table whose file cannot be used is an
+// error when strict; otherwise what before has of it stays in use, or the
+// rules that ask for it cannot tell, and a note says so: a broken download must
+// not undo a policy. before may be nil.
+func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
+	c := &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp)}
+	tree, err := rules.Parse(file, c.read)
+	if err != nil {
+		return nil, err
+	}
+	c.Policy, c.Warnings, err = rules.Compile(tree, rules.Options{
+		Refuse: NotYet,
+		Load: func(s rules.Source) (rules.Table, error) {
+			t, err := c.load(s, lists, before)
+			if err == nil {
+				return t, nil
+			}
+			if strict {
+				return nil, err
+			}
+			if kept := before.table(s); kept != nil {
+				c.tables[key(s)] = kept
+				c.note("table <%s>: %v; the one read before stays in use", s.Table, err)
+				return kept, nil
+			}
+			c.note("table <%s>: %v; rules that ask for it cannot tell", s.Table, err)
+			return nil, nil
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	var known [2]*lookup.Origins
+	if before != nil {
+		known = [2]*lookup.Origins{before.ASN, before.Country}
+	}
+	if c.ASN, err = c.origins(c.Policy.ASN, known[:], strict); err != nil {
+		return nil, err
+	}
+	c.Country, err = c.origins(c.Policy.Country, append(known[:], c.ASN), strict)
+	return c, err
+}
+
+// Broken stands for a configuration that could not be loaded: it has no
+// policy, and tells when the file changes.
+func Broken(file string) *Config {
+	return &Config{File: file, files: map[string]stamp{file: stampOf(file)}}
+}
+
+// read is rules' way to files; it remembers which they were.
+func (c *Config) read(name string) ([]byte, error) {
+	c.files[name] = stampOf(name)
+	return os.ReadFile(name)
+}
+
+func (c *Config) note(format string, args ...any) {
+	c.Notes = append(c.Notes, fmt.Sprintf(format, args...))
+}
+
+// path finds a file that the configuration names: beside it, if the name is
+// not absolute.
+func (c *Config) path(name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(filepath.Dir(c.File), name)
+}
+
+// origins opens a database, or takes one of known that has the same file.
+func (c *Config) origins(name string, known []*lookup.Origins, strict bool) (*lookup.Origins, error) {
+	if name == "" {
+		return nil, nil
+	}
+	name = c.path(name)
+	i := slices.IndexFunc(known, func(o *lookup.Origins) bool { return o != nil && o.Path() == name })
+	var o *lookup.Origins
+	if i >= 0 {
+		o = known[i]
+	} else {
+		o = lookup.NewOrigins(name)
+	}
+	if _, err := o.Refresh(); err != nil {
+		if strict {
+			return nil, err
+		}
+		c.note("%v", err)
+	}
+	return o, nil
+}
+
+// Changed tells whether a file that c was made from has changed. Databases
+// look after themselves: see Refresh.
+func (c *Config) Changed() bool {
+	for name, was := range c.files {
+		if !was.same(stampOf(name)) {
+			return true
+		}
+	}
+	return false
+}
+
+// Seen takes the files as they are now for known, so that Changed waits for
+// the next change. For a configuration that stays in use because the new one
+// is broken.
+func (c *Config) Seen() {
+	for name := range c.files {
+		c.files[name] = stampOf(name)
+	}
+}
+
+// Refresh reads databases anew that have been replaced, and returns what went
+// wrong.
+func (c *Config) Refresh() error {
+	var errs []error
+	for _, o := range []*lookup.Origins{c.ASN, c.Country} {
+		if o != nil {
+			_, err := o.Refresh()
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Detail shows an error of the policy language with its line, a caret and a
+// hint, and any other error as it is; it ends with a newline.
+func Detail(err error) string {
+	var list rules.Errors
+	if errors.As(err, &list) {
+		return list.Detail()
+	}
+	return err.Error() + "\n"
+}

@@ -1,0 +1,154 @@
+package control
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"strings"
+	"syscall"
+	"time"
+
+	"scanwatch/store"
+)
+
+// ErrNotRunning tells that nobody listens: no filter uses the state directory.
+var ErrNotRunning = errors.New("filter-scanwatch is not running")
+
+// A Client asks a running filter. It is not for concurrent use.
+type Client struct {
+	conn net.Conn
+	in   *bufio.Reader
+}
+
+// Dial connects to the filter that uses the state directory dir.
+func Dial(dir string) (*Client, error) {
+	path := SocketPath(dir)
+	conn, err := net.DialTimeout("unix", path, 5*time.Second)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return nil, fmt.Errorf("%w (nobody listens on %s)", ErrNotRunning, path)
+	case err != nil:
+		return nil, fmt.Errorf("ask the running filter: %w", err)
+	}
+	c := &Client{conn: conn, in: bufio.NewReader(conn)}
+	line, err := c.line()
+	if err == nil && line != greeting {
+		err = fmt.Errorf("it greets with %.80q where this program expects %q: update the older of the two", line, greeting)
+	}
+	if errors.Is(err, io.EOF) {
+		err = fmt.Errorf("it has no place for another client; try again")
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("ask the running filter on %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// Close ends the conversation.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// Status asks how the filter is doing.
+func (c *Client) Status() (s Status, err error) {
+	err = c.ask(&s, "status")
+	return s, err
+}
+
+// Flush returns when all that the filter recorded before is on disk.
+func (c *Client) Flush() error { return c.ask(nil, "flush") }
+
+// Segments lists the files of recorded sessions.
+func (c *Client) Segments() ([]store.Segment, error) {
+	var a segmentsAnswer
+	err := c.ask(&a, "segments")
+	return a.Segments, err
+}
+
+// Snapshot writes a consistent copy of a segment to w. If the filter does not
+// write to it any more, the error is store.ErrFinished.
+func (c *Client) Snapshot(w io.Writer, name string) error {
+	var a snapshotAnswer
+	if err := c.ask(&a, "snapshot", name); err != nil {
+		return err
+	}
+	if _, err := io.CopyN(&deadlineWriter{c.conn, w}, c.in, a.Size); err != nil {
+		return fmt.Errorf("copy %s from the running filter: %w", name, noEOF(err))
+	}
+	return nil
+}
+
+// deadlineWriter gives the server new time after each piece.
+type deadlineWriter struct {
+	conn net.Conn
+	w    io.Writer
+}
+
+func (d *deadlineWriter) Write(p []byte) (int, error) {
+	if err := d.conn.SetReadDeadline(time.Now().Add(idleTimeout)); err != nil {
+		return 0, err
+	}
+	return d.w.Write(p)
+}
+
+// ask sends a command and decodes the answer into a, unless it is nil.
+func (c *Client) ask(a any, words ...string) error {
+	err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if err == nil {
+		_, err = io.WriteString(c.conn, strings.Join(words, " ")+"\n")
+	}
+	var line string
+	if err == nil {
+		line, err = c.line()
+	}
+	if err != nil {
+		return fmt.Errorf("ask the running filter for %s: %w", words[0], noEOF(err))
+	}
+	var failed errorAnswer
+	if err := json.Unmarshal([]byte(line), &failed); err != nil {
+		return fmt.Errorf("ask the running filter for %s: its answer is no JSON: %w", words[0], err)
+	}
+	switch {
+	case failed.Finished:
+		return store.ErrFinished
+	case failed.Error != "":
+		return fmt.Errorf("the running filter says: %s", failed.Error)
+	case a != nil:
+		return json.Unmarshal([]byte(line), a)
+	}
+	return nil
+}
+
+// maxAnswer is the longest line of an answer: some thousand segments.
+const maxAnswer = 4 << 20
+
+func (c *Client) line() (string, error) {
+	// Flush may take as long as the server allows.
+	if err := c.conn.SetReadDeadline(time.Now().Add(copyTimeout + writeTimeout)); err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for {
+		part, err := c.in.ReadSlice('\n')
+		b.Write(part)
+		if err == nil {
+			return strings.TrimSuffix(b.String(), "\n"), nil
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return "", err
+		}
+		if b.Len() > maxAnswer {
+			return "", fmt.Errorf("line of more than %d bytes", maxAnswer)
+		}
+	}
+}
+
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,332 @@
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/store"
+)
+
+var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+
+// serve starts a writer and its server; both end with the test.
+func serve(t *testing.T) (dir string, w *store.Writer) {
+	t.Helper()
+	// Not t.TempDir, whose name may be too long for a socket.
+	dir, err := os.MkdirTemp("", "control")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	w = store.Open(dir, store.Options{Now: func() time.Time { return noon }})
+	l, err := Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{Verbs: StoreVerbs(w, "test", noon)}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		w.Close()
+	})
+	return dir, w
+}
+
+func add(w *store.Writer, id uint64) {
+	end := noon.Add(time.Duration(id) * time.Millisecond)
+	w.Add(end, id, store.AppendRecord(nil, &store.Record{ID: id, Start: noon, End: end}, nil))
+}
+
+func dial(t *testing.T, dir string) *Client {
+	t.Helper()
+	c, err := Dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestConversation(t *testing.T) {
+	dir, w := serve(t)
+	for id := range uint64(100) {
+		add(w, id)
+	}
+	c := dial(t, dir)
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Program != "test" || s.PID != os.Getpid() || !s.Started.Equal(noon) || s.Store.Committed != 100 || s.Store.Segment != "2026-11-01.db" {
+		t.Errorf("status %+v", s)
+	}
+	all, err := c.Segments()
+	if err != nil || len(all) != 1 || all[0].Name != "2026-11-01.db" || all[0].Part != 1 || !all[0].Day.Equal(noon.Truncate(24*time.Hour)) {
+		t.Errorf("segments %+v, %v", all, err)
+	}
+	n := 0
+	r := &store.Reader{Dir: dir, Snapshot: c.Snapshot, Problem: func(s string, err error) { t.Error(s, err) }}
+	if err := r.Each(time.Time{}, time.Time{}, func(*store.Record) error { n++; return nil }); err != nil || n != 100 {
+		t.Errorf("%d records through the snapshot, %v; want 100", n, err)
+	}
+	if err := c.Snapshot(io.Discard, "2026-10-31.db"); !errors.Is(err, store.ErrFinished) {
+		t.Errorf("snapshot of a finished segment: %v", err)
+	}
+	if err := c.Flush(); err != nil {
+		t.Errorf("after a failed command: %v", err)
+	}
+}
+
+// What is on the wire, as the manual has it.
+func TestProtocol(t *testing.T) {
+	dir, w := serve(t)
+	add(w, 1)
+	if err := w.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", SocketPath(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	in := bufio.NewReader(conn)
+	line := func() string {
+		s, err := in.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSuffix(s, "\n")
+	}
+	if got := line(); got != "scanwatch-control 1" {
+		t.Fatalf("greeting %q", got)
+	}
+	for _, c := range []struct{ send, want string }{
+		{"flush", `{}`},
+		{"  flush \r", `{}`},
+		{"", `{"error":"no command"}`},
+		{"sing", `{"error":"unknown command \"sing\""}`},
+		{"snapshot", `{"error":"snapshot takes 1 arguments, not 0"}`},
+		{"flush now", `{"error":"flush takes 0 arguments, not 1"}`},
+		{"snapshot ../../etc/passwd", `{"error":"copy \"../../etc/passwd\": no segment of this name is being written; read the file","finished":true}`},
+	} {
+		fmt.Fprintf(conn, "%s\n", c.send)
+		if got := line(); got != c.want {
+			t.Errorf("%q is answered %s, want %s", c.send, got, c.want)
+		}
+	}
+	fmt.Fprintf(conn, "snapshot 2026-11-01.db\n")
+	var size int64
+	if _, err := fmt.Sscanf(line(), `{"segment":"2026-11-01.db","size":%d}`, &size); err != nil || size < 4096 {
+		t.Fatalf("size %d, %v", size, err)
+	}
+	if n, err := io.CopyN(io.Discard, in, size); err != nil {
+		t.Fatalf("%d of %d bytes: %v", n, size, err)
+	}
+	fmt.Fprintf(conn, "flush\n")
+	if got := line(); got != "{}" {
+		t.Errorf("after the snapshot: %s", got)
+	}
+	fmt.Fprintf(conn, "%s\n", strings.Repeat("x", 2*maxLine))
+	if s, err := in.ReadString('\n'); err == nil {
+		t.Errorf("a line that is too long is answered %q", s)
+	}
+}
+
+func TestTooManyClients(t *testing.T) {
+	dir, _ := serve(t)
+	for range maxClients {
+		dial(t, dir)
+	}
+	if c, err := Dial(dir); err == nil {
+		c.Close()
+		t.Fatalf("client %d is let in", maxClients+1)
+	}
+}
+
+func TestDialErrors(t *testing.T) {
+	for _, c := range []struct {
+		name, greet, want string
+		running           bool
+	}{
+		{name: "nobody", want: "filter-scanwatch is not running"},
+		{name: "another version", running: true, greet: "scanwatch-control 2\n", want: "update the older of the two"},
+		{name: "something else", running: true, greet: "220 mx.example.org ESMTP\x1b\n", want: `"220 mx.example.org ESMTP\x1b"`},
+		{name: "closed at once", running: true, want: "no place for another client"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "control")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(dir)
+			if c.running {
+				l, err := net.Listen("unix", SocketPath(dir))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.Close()
+				go func() {
+					if conn, err := l.Accept(); err == nil {
+						io.WriteString(conn, c.greet)
+						conn.Close()
+					}
+				}()
+			}
+			client, err := Dial(dir)
+			if err == nil {
+				client.Close()
+				t.Fatal("no error")
+			}
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v; want %q in it", err, c.want)
+			}
+			if errors.Is(err, ErrNotRunning) == c.running {
+				t.Errorf("%v: is it running?", err)
+			}
+		})
+	}
+}
+
+func TestListen(t *testing.T) {
+	dir := t.TempDir()
+	path := SocketPath(dir)
+	t.Run("a file is left alone", func(t *testing.T) {
+		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Listen(dir); err == nil || !strings.Contains(err.Error(), "is no socket") {
+			t.Errorf("%v", err)
+		}
+		os.Remove(path)
+	})
+	t.Run("a symbolic link is left alone", func(t *testing.T) {
+		target := filepath.Join(dir, "target")
+		if err := os.Symlink(target, path); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Listen(dir); err == nil || !strings.Contains(err.Error(), "is no socket") {
+			t.Errorf("%v", err)
+		}
+		os.Remove(path)
+	})
+	t.Run("a stale socket is replaced", func(t *testing.T) {
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.(*net.UnixListener).SetUnlinkOnClose(false)
+		l.Close()
+		l, err = Listen(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
+			t.Errorf("mode %v, %v; want 0660", info.Mode(), err)
+		}
+		if _, err := Listen(dir); !errors.Is(err, ErrRunning) {
+			t.Errorf("a second one: %v", err)
+		}
+	})
+}
+
+// A client that does not read must not be waited for: its connection is ended by
+// the deadline, which the test moves into the past.
+func TestSlowClientIsCut(t *testing.T) {
+	server, client := net.Pipe()
+	defer client.Close()
+	a := &Answer{conn: server, until: time.Now().Add(-time.Second)}
+	if _, err := a.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestPanicInAVerbEndsOnlyTheConversation(t *testing.T) {
+	s := &Server{Verbs: []Verb{{Name: "boom", Run: func(context.Context, *Answer, []string) error { panic("boom") }}}}
+	server, client := net.Pipe()
+	defer client.Close()
+	done := make(chan struct{})
+	go func() { defer close(done); s.client(context.Background(), server); server.Close() }()
+	in := bufio.NewReader(client)
+	if _, err := in.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(client, "boom\n")
+	if _, err := in.ReadByte(); !errors.Is(err, io.EOF) {
+		t.Errorf("%v, want the end", err)
+	}
+	<-done
+}
+
+// Run makes the socket again when somebody has removed it, and takes it away at
+// the end.
+func TestRun(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	s := &Server{Verbs: []Verb{{Name: "ping", Run: func(_ context.Context, a *Answer, _ []string) error { return a.JSON("pong") }}}}
+	go func() { defer close(done); s.Run(ctx, dir, time.Millisecond) }()
+	reach := func() {
+		t.Helper()
+		// The test's own time limit ends this if it never works.
+		for {
+			if c, err := Dial(dir); err == nil {
+				c.Close()
+				return
+			}
+		}
+	}
+	if err := os.Mkdir(dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	reach()
+	if err := os.Remove(SocketPath(dir)); err != nil {
+		t.Fatal(err)
+	}
+	reach()
+	cancel()
+	<-done
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func FuzzCommand(f *testing.F) {
+	for _, s := range []string{"status", "flush", "snapshot 2026-11-01.db", "snapshot  a b", "\x00", ""} {
+		f.Add(s)
+	}
+	dir := f.TempDir()
+	w := store.Open(dir, store.Options{})
+	f.Cleanup(func() { w.Close() })
+	s := &Server{Verbs: StoreVerbs(w, "test", noon)}
+	f.Fuzz(func(t *testing.T, command string) {
+		server, client := net.Pipe()
+		var out bytes.Buffer
+		done := make(chan struct{})
+		go func() { defer close(done); io.Copy(&out, client) }()
+		a := &Answer{conn: server, until: time.Now().Add(copyTimeout)}
+		err := s.run(context.Background(), a, strings.Fields(command))
+		server.Close()
+		<-done
+		client.Close()
+		if (err == nil) != strings.HasSuffix(out.String(), "\n") {
+			t.Fatalf("%q: %v, %q", command, err, out.String())
+		}
+	})
+}

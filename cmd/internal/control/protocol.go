@@ -1,0 +1,64 @@
+// Package control is the conversation between the running filter and the
+// operator's command, over a Unix socket in the state directory. Who may talk
+// is decided by the permissions of the file. It renders nothing.
+package control
+
+// The protocol. The server greets with a line
+//
+//	scanwatch-control 1
+//
+// and then answers commands, one a line of at most 1024 bytes: a verb and its
+// arguments, divided by blanks. Each answer is one line with a JSON object. One
+// with the member "error" tells that the command failed, and why. The verb
+// snapshot answers {"segment":NAME,"size":N}, and then N bytes: the file.
+// Either side may close the connection after an answer; the server does so
+// when it cannot finish one, or when the client is slow.
+//
+//	status            how the filter's store is doing
+//	flush             returns when all that was recorded before is on disk
+//	segments          the files of recorded sessions, oldest first
+//	snapshot SEGMENT  a consistent copy of the one that is being written
+//
+// A greeting with another number is another protocol.
+
+import (
+	"path/filepath"
+	"time"
+
+	"scanwatch/store"
+)
+
+const (
+	greeting = "scanwatch-control 1"
+	maxLine  = 1024 // of a command
+
+	maxClients   = 8
+	idleTimeout  = 30 * time.Second // for the next command
+	writeTimeout = 10 * time.Second // for one write
+	copyTimeout  = 2 * time.Minute  // for a whole answer
+)
+
+// SocketPath is the name of the socket in the state directory dir.
+func SocketPath(dir string) string { return filepath.Join(dir, "control.sock") }
+
+// Status is the answer to "status".
+type Status struct {
+	Program string       `json:"program"` // version
+	PID     int          `json:"pid"`
+	Started time.Time    `json:"started"`
+	Store   store.Status `json:"store"`
+}
+
+type errorAnswer struct {
+	Error    string `json:"error"`
+	Finished bool   `json:"finished,omitempty"` // snapshot: read the file instead
+}
+
+type snapshotAnswer struct {
+	Segment string `json:"segment"`
+	Size    int64  `json:"size"`
+}
+
+type segmentsAnswer struct {
+	Segments []store.Segment `json:"segments"`
+}

@@ -1,0 +1,321 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"scanwatch/store"
+)
+
+// Store is what the server needs of a store.Writer.
+type Store interface {
+	Status() store.Status
+	Flush(context.Context) error
+	Segments() ([]store.Segment, error)
+	Snapshot(name string) (*store.Snapshot, error)
+}
+
+// A Verb is a command that the server knows.
+type Verb struct {
+	Name string
+	Args int // how many it takes
+	// Run answers. An error is sent to the client, unless something of the
+	// answer was sent already: then the connection is closed.
+	Run func(ctx context.Context, a *Answer, args []string) error
+}
+
+// A Server answers clients. The zero value knows no verbs.
+type Server struct {
+	Verbs []Verb
+	Log   *slog.Logger // nil: be silent
+
+	mu      sync.Mutex
+	clients map[net.Conn]struct{}
+}
+
+// StoreVerbs are the commands about s. The program's version is told by status.
+func StoreVerbs(s Store, program string, started time.Time) []Verb {
+	return []Verb{
+		{"status", 0, func(_ context.Context, a *Answer, _ []string) error {
+			return a.JSON(Status{Program: program, PID: os.Getpid(), Started: started.UTC(), Store: s.Status()})
+		}},
+		{"flush", 0, func(ctx context.Context, a *Answer, _ []string) error {
+			ctx, cancel := context.WithTimeout(ctx, copyTimeout)
+			defer cancel()
+			if err := s.Flush(ctx); err != nil {
+				return err
+			}
+			return a.JSON(struct{}{})
+		}},
+		{"segments", 0, func(_ context.Context, a *Answer, _ []string) error {
+			all, err := s.Segments()
+			if err != nil {
+				return err
+			}
+			return a.JSON(segmentsAnswer{all})
+		}},
+		{"snapshot", 1, func(_ context.Context, a *Answer, args []string) error {
+			snap, err := s.Snapshot(args[0])
+			if err != nil {
+				return err
+			}
+			defer snap.Close()
+			if err := a.JSON(snapshotAnswer{snap.Segment.Name, snap.Segment.Size}); err != nil {
+				return err
+			}
+			n, err := snap.WriteTo(a)
+			if err == nil && n != snap.Segment.Size {
+				err = io.ErrShortWrite
+			}
+			return err
+		}},
+	}
+}
+
+// An Answer is written to a client, which is cut off if it does not read.
+type Answer struct {
+	conn  net.Conn
+	until time.Time
+	begun bool
+}
+
+// Write sends bytes that follow the answer's line.
+func (a *Answer) Write(p []byte) (int, error) {
+	a.begun = true
+	limit := time.Now().Add(writeTimeout)
+	if a.until.Before(limit) {
+		limit = a.until
+	}
+	if err := a.conn.SetWriteDeadline(limit); err != nil {
+		return 0, err
+	}
+	return a.conn.Write(p)
+}
+
+// JSON sends the answer's line.
+func (a *Answer) JSON(v any) error {
+	line, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = a.Write(append(line, '\n'))
+	return err
+}
+
+// Listen makes the socket in the state directory. One that another process
+// listens on is ErrRunning; one that nobody listens on any more is replaced.
+func Listen(dir string) (net.Listener, error) {
+	path := SocketPath(dir)
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	case info.Mode().Type() != fs.ModeSocket:
+		return nil, fmt.Errorf("listen on %s: is no socket; move it out of the way", path)
+	default:
+		conn, err := net.DialTimeout("unix", path, time.Second)
+		if err == nil {
+			conn.Close()
+			return nil, fmt.Errorf("listen on %s: %w", path, ErrRunning)
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, err
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	// Until here the directory's mode and the caller's umask keep others out.
+	if err := os.Chmod(path, 0o660); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// ErrRunning tells that another filter serves the same state directory.
+var ErrRunning = errors.New("another filter-scanwatch listens there")
+
+// Run serves clients in the state directory dir until ctx ends. If the socket
+// cannot be made, or somebody removes it, it says so once and tries again.
+func (s *Server) Run(ctx context.Context, dir string, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	var said string
+	for ctx.Err() == nil {
+		l, err := Listen(dir)
+		if err != nil {
+			if err.Error() != said {
+				s.log().Warn("no control socket; scanwatch cannot see what is being recorded", "err", err)
+			}
+			said = err.Error()
+			select {
+			case <-ctx.Done():
+			case <-tick.C:
+			}
+			continue
+		}
+		said = ""
+		mine, err := os.Lstat(SocketPath(dir))
+		l.(*net.UnixListener).SetUnlinkOnClose(false)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			s.Serve(ctx, l)
+		}()
+		there := err == nil
+		for there && ctx.Err() == nil {
+			select {
+			case <-ctx.Done():
+			case <-ended:
+				there = false
+			case <-tick.C:
+				now, err := os.Lstat(SocketPath(dir))
+				there = err == nil && os.SameFile(mine, now)
+			}
+		}
+		if now, err := os.Lstat(SocketPath(dir)); err == nil && mine != nil && os.SameFile(mine, now) {
+			os.Remove(SocketPath(dir))
+		}
+		l.Close()
+		<-ended
+	}
+}
+
+func (s *Server) log() *slog.Logger {
+	if s.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Log
+}
+
+// Serve answers the clients of l until ctx ends or l is closed. It returns when
+// the last of them is gone.
+func (s *Server) Serve(ctx context.Context, l net.Listener) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		l.Close()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for c := range s.clients {
+			c.Close()
+		}
+	})
+	defer stop()
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel() // before waiting
+	pause := 10 * time.Millisecond
+	for {
+		conn, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
+			if conn != nil {
+				conn.Close()
+			}
+			return
+		}
+		if err != nil { // out of file descriptors, perhaps: smtpd needs them more
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, time.Second)
+			continue
+		}
+		pause = 10 * time.Millisecond
+		if !s.admit(ctx, conn) {
+			conn.Close()
+			continue
+		}
+		all.Go(func() {
+			defer s.dismiss(conn)
+			s.client(ctx, conn)
+		})
+	}
+}
+
+func (s *Server) admit(ctx context.Context, conn net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.clients) >= maxClients || ctx.Err() != nil {
+		return false
+	}
+	if s.clients == nil {
+		s.clients = map[net.Conn]struct{}{}
+	}
+	s.clients[conn] = struct{}{}
+	return true
+}
+
+func (s *Server) dismiss(conn net.Conn) {
+	conn.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.clients, conn)
+}
+
+func (s *Server) client(ctx context.Context, conn net.Conn) {
+	// A bug in a verb must not end the mail server.
+	defer func() {
+		if p := recover(); p != nil {
+			s.log().Error("control: a command failed badly", "panic", fmt.Sprint(p))
+		}
+	}()
+	answer := func() *Answer { return &Answer{conn: conn, until: time.Now().Add(copyTimeout)} }
+	if _, err := answer().Write([]byte(greeting + "\n")); err != nil {
+		return
+	}
+	in := bufio.NewReaderSize(conn, maxLine)
+	for ctx.Err() == nil {
+		if err := conn.SetReadDeadline(time.Now().Add(idleTimeout)); err != nil {
+			return
+		}
+		line, err := in.ReadSlice('\n')
+		if err != nil {
+			return // the end, too slow, or too long
+		}
+		a := answer()
+		if err := s.run(ctx, a, strings.Fields(string(line))); err != nil {
+			if a.begun {
+				return
+			}
+			if a.JSON(errorAnswer{err.Error(), errors.Is(err, store.ErrFinished)}) != nil {
+				return
+			}
+		}
+	}
+}
+
+func (s *Server) run(ctx context.Context, a *Answer, words []string) error {
+	if len(words) == 0 {
+		return errors.New("no command")
+	}
+	for _, v := range s.Verbs {
+		if v.Name != words[0] {
+			continue
+		}
+		if len(words)-1 != v.Args {
+			return fmt.Errorf("%s takes %d arguments, not %d", v.Name, v.Args, len(words)-1)
+		}
+		return v.Run(ctx, a, words[1:])
+	}
+	return fmt.Errorf("unknown command %q", words[0])
+}

@@ -1,0 +1,63 @@
+package main
+
+// The verbs that ask the running filter.
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"scanwatch/cmd/internal/control"
+)
+
+func status(e *env, args []string) error {
+	asJSON := e.flags.Bool("json", false, "")
+	if _, err := e.parse(args, 0, 0); err != nil {
+		return err
+	}
+	client, err := control.Dial(e.dir)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	s, err := client.Status()
+	if err != nil {
+		return err
+	}
+	if *asJSON {
+		return json.NewEncoder(e.out).Encode(s)
+	}
+	st := &s.Store
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(e.out, "%-10s%s\n", name, fmt.Sprintf(format, args...))
+	}
+	if st.Error != "" {
+		line("PROBLEM", "since %s: %s", st.Since.In(e.zone).Format(time.DateTime), st.Error)
+	}
+	if n := st.Dropped.Total(); n > 0 {
+		line("PROBLEM", "%d sessions were dropped: %s", n, st.Dropped)
+	}
+	if st.Damaged > 0 {
+		line("PROBLEM", "%d damaged segments were set aside", st.Damaged)
+	}
+	line("filter", "version %s, pid %d, since %s", s.Program, s.PID, s.Started.In(e.zone).Format("2006-01-02 15:04:05 -0700"))
+	line("sessions", "%d recorded since then, %d of them on disk", st.Added, st.Committed)
+	line("memory", "%d of %d bytes wait to be written", st.Buffered, st.Buffer)
+	line("disk", "%d of %d bytes in %d segments, in %s", st.Bytes, st.Budget, st.Segments, st.Dir)
+	if st.Segment != "" {
+		line("writing", "%s", st.Segment)
+	}
+	return nil
+}
+
+func flush(e *env, args []string) error {
+	if _, err := e.parse(args, 0, 0); err != nil {
+		return err
+	}
+	client, err := control.Dial(e.dir)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return client.Flush()
+}

@@ -1,0 +1,229 @@
+// Command scanwatch shows what filter-scanwatch has recorded. See scanwatch(8).
+package main
+
+import (
+	"bufio"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"scanwatch/store"
+)
+
+// version is set when the program is built.
+var version = "devel"
+
+// The exit statuses.
+const (
+	exitOK = iota
+	exitFailure
+	exitUsage
+)
+
+const usageLine = "usage: scanwatch [-hV] [-f FILE] [-s STATEDIR] VERB ..."
+
+// A verb is one thing the program does.
+type verb struct {
+	name  string
+	args  string // as in the manual
+	short string // one line
+	help  string // the rest of the help, may be empty
+	run   func(e *env, args []string) error
+}
+
+// verbs are the verbs, in the order of the help.
+func verbs() []verb {
+	return []verb{
+		{"report", "[--since WHEN] [--top N] [--json]", "what came in, problems first", sinceHelp, report},
+		{"dump", "[--since WHEN] [--src PREFIX] [--evidence TOKEN] [--csv]", "every session, one JSON object a line, oldest first", sinceHelp, dump},
+		{"show", "[--json] SESSION-ID", "one session as a story", "SESSION-ID is the number that smtpd logs: 16 hexadecimal digits.", show},
+		{"status", "[--json]", "how the running filter is doing", "", status},
+		{"flush", "", "return when all that was recorded is on disk", "", flush},
+	}
+}
+
+// env is what a verb works with.
+type env struct {
+	verb  *verb
+	flags *flag.FlagSet
+	dir   string // the state directory
+	out   *bufio.Writer
+	err   io.Writer
+	now   func() time.Time
+	zone  *time.Location
+}
+
+// usageError is the user's mistake.
+type usageError struct{ error }
+
+func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+func main() {
+	signal.Ignore(syscall.SIGPIPE) // head(1) is no reason to die; see run
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, time.Now, time.Local))
+}
+
+// run does what args say and returns the exit status.
+func run(args []string, stdout, stderr io.Writer, now func() time.Time, zone *time.Location) int {
+	e := &env{out: bufio.NewWriterSize(stdout, 64<<10), err: stderr, now: now, zone: zone}
+	err := e.run(args)
+	// Also after an error: what came before it is worth seeing.
+	if e := e.out.Flush(); err == nil || errors.Is(err, flag.ErrHelp) {
+		err = e
+	}
+	var wrong usageError
+	switch {
+	case err == nil, errors.Is(err, syscall.EPIPE): // head(1) has seen enough
+		return exitOK
+	case errors.As(err, &wrong):
+		fmt.Fprintf(stderr, "scanwatch: %v\n", err)
+		return exitUsage
+	default:
+		fmt.Fprintf(stderr, "scanwatch: %v\n", err)
+		return exitFailure
+	}
+}
+
+func (e *env) run(args []string) error {
+	global := flag.NewFlagSet("scanwatch", flag.ContinueOnError)
+	global.SetOutput(io.Discard)
+	file := global.String("f", "", "")
+	dir := global.String("s", "", "")
+	showVersion := global.Bool("V", false, "")
+	if err := global.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return e.help()
+	} else if err != nil {
+		return usage("%v\n%s", err, usageLine)
+	}
+	if *showVersion {
+		_, err := fmt.Fprintf(e.out, "scanwatch %s\n", version)
+		return err
+	}
+	settings, err := loadConfig(*file)
+	if err != nil {
+		return err
+	}
+	e.dir = store.DefaultDir()
+	for _, d := range []string{settings.dir, *dir} { // the flag wins
+		if d != "" {
+			e.dir = d
+		}
+	}
+	args = global.Args()
+	if len(args) == 0 {
+		return usage("what is to be done?\n%s", usageLine+"\n"+list(verbs()))
+	}
+	v, err := find(args[0])
+	if err != nil {
+		return err
+	}
+	e.verb = v
+	e.flags = flag.NewFlagSet(v.name, flag.ContinueOnError)
+	e.flags.SetOutput(io.Discard)
+	return v.run(e, args[1:])
+}
+
+// parse reads the flags of a verb, which may come before and after its
+// arguments, and returns these.
+func (e *env) parse(args []string, least, most int) ([]string, error) {
+	var rest []string
+	for {
+		if err := e.flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintf(e.out, "scanwatch %s\n\n%s.\n", strings.TrimSpace(e.verb.name+" "+e.verb.args), e.verb.short)
+			if e.verb.help != "" {
+				fmt.Fprintf(e.out, "%s\n", e.verb.help)
+			}
+			return nil, flag.ErrHelp
+		} else if err != nil {
+			return nil, usage("%s: %v\nusage: scanwatch %s %s", e.verb.name, err, e.verb.name, e.verb.args)
+		}
+		args = e.flags.Args()
+		if len(args) == 0 {
+			break
+		}
+		rest, args = append(rest, args[0]), args[1:]
+	}
+	if len(rest) < least || len(rest) > most {
+		return nil, usage("%s: wrong number of arguments\nusage: scanwatch %s %s", e.verb.name, e.verb.name, e.verb.args)
+	}
+	return rest, nil
+}
+
+// find finds the verb that word begins, if it is the only one.
+func find(word string) (*verb, error) {
+	all := verbs()
+	var fit []verb
+	for i := range all {
+		if all[i].name == word {
+			return &all[i], nil
+		}
+		if strings.HasPrefix(all[i].name, word) {
+			fit = append(fit, all[i])
+		}
+	}
+	switch len(fit) {
+	case 1:
+		return &fit[0], nil
+	case 0:
+		return nil, usage("unknown verb %q\nvalid verbs are:\n%s", word, list(all))
+	default:
+		return nil, usage("ambiguous verb %q\nit may continue as:\n%s", word, list(fit))
+	}
+}
+
+func list(all []verb) string {
+	var b strings.Builder
+	for _, v := range all {
+		fmt.Fprintf(&b, "  %-8s %s\n", v.name, v.short)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+func (e *env) help() error {
+	fmt.Fprintf(e.out, `%s
+
+Shows what filter-scanwatch has recorded.
+
+  -f FILE      configuration of the filter
+  -s STATEDIR  state directory; default %s
+  -V           print the version
+  -h           print this; after a verb, what it does and takes
+
+Verbs, which may be shortened:
+%s
+`, usageLine, store.DefaultDir(), list(verbs()))
+	return flag.ErrHelp
+}
+
+// config is what this program needs of the filter's configuration.
+type config struct {
+	dir string // state directory, empty if the file names none
+}
+
+// loadConfig reads the filter's configuration.
+//
+// TO BE WIRED: package rules is to parse it; the statement
+//
+//	store "DIR" keep DURATION budget SIZE
+//
+// gives the directory. Until then the file must only be there and be readable.
+func loadConfig(file string) (config, error) {
+	if file == "" {
+		return config{}, nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return config{}, fmt.Errorf("read the configuration: %w", err)
+	}
+	defer f.Close()
+	if _, err := io.Copy(io.Discard, f); err != nil {
+		return config{}, fmt.Errorf("read the configuration: %w", err)
+	}
+	return config{}, nil
+}

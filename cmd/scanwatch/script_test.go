@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/store"
+)
+
+// now is when the scripts happen.
+var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"scanwatch": func() {
+			signal.Ignore(syscall.SIGPIPE)
+			os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, func() time.Time { return now }, time.UTC))
+		},
+		"mkstore": func() { os.Exit(mkstore(os.Args[1])) },
+		"filter":  func() { os.Exit(runFilter(os.Args[1])) },
+	})
+}
+
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			// A short name for the socket.
+			short, err := os.MkdirTemp("", "sw")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { os.RemoveAll(short) })
+			e.Setenv("STATE", filepath.Join(short, "state"))
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"wait-for-filter": func(ts *testscript.TestScript, _ bool, args []string) {
+				// Asked until it answers; go test's own limit ends this.
+				for {
+					c, err := control.Dial(args[0])
+					if err == nil {
+						c.Close()
+						return
+					}
+				}
+			},
+			"head": pipeToNobody,
+		},
+	})
+}
+
+// pipeToNobody runs the program with an output that nobody reads any more.
+func pipeToNobody(ts *testscript.TestScript, _ bool, args []string) {
+	r, w, err := os.Pipe()
+	ts.Check(err)
+	r.Close()
+	defer w.Close()
+	e, err := os.Create(ts.MkAbs("stderr.txt"))
+	ts.Check(err)
+	defer e.Close()
+	signal.Ignore(syscall.SIGPIPE)
+	if status := run(args, w, e, func() time.Time { return now }, time.UTC); status != exitOK {
+		ts.Fatalf("exit status %d", status)
+	}
+}
+
+// mkstore fills a state directory.
+func mkstore(dir string) int {
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	fill(w, now.Add(-26*time.Hour), 0x10)
+	fill(w, now.Add(-time.Hour), 0x20)
+	if err := w.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// fill adds a few sessions, with ids from first.
+func fill(w *store.Writer, at time.Time, first uint64) {
+	add := func(id uint64, src, rdns string, c store.Counts, steps ...store.Step) {
+		var b []byte
+		for i := range steps {
+			b = store.AppendStep(b, &steps[i], 10*time.Millisecond)
+		}
+		end := at.Add(time.Duration(id) * time.Second)
+		r := &store.Record{Start: end.Add(-time.Second), End: end, Src: netip.MustParseAddrPort(src),
+			Dst: netip.MustParseAddrPort("198.51.100.25:25"), RDNS: []byte(rdns), Ending: store.EndingQuit, Counts: c}
+		w.Add(end, first+id, store.AppendRecord(nil, r, b))
+	}
+	add(0, "203.0.113.5:2525", "mail.example.com", store.Counts{Commands: 4, Mails: 1, RcptOK: 1},
+		store.Step{Kind: store.KindHelo, Arg: []byte("EHLO"), Text: []byte("mail.example.com"), Result: store.ResultOK},
+		store.Step{Kind: store.KindMail, Text: []byte("alice@example.com"), Result: store.ResultOK, MsgID: 1},
+		store.Step{Kind: store.KindRcpt, Text: []byte("bob@example.org"), Result: store.ResultOK},
+		store.Step{Kind: store.KindCommit, Size: 1234})
+	add(1, "[2001:db8::7]:4711", "scan.example.net", store.Counts{Commands: 1},
+		store.Step{Kind: store.KindHelo, Arg: []byte("EHLO"), Text: []byte("ylmf-pc\x1b[31m"), Result: store.ResultOK},
+		store.Step{Kind: store.KindFinding, Text: []byte("botnet-helo"), Arg: []byte("ylmf-pc"), By: []byte("helo"), Match: []byte("ylmf-pc"), Confidence: []byte("high")})
+}
+
+// runFilter is a filter without smtpd: it records a few sessions and serves the
+// socket until it is told to end.
+func runFilter(dir string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	fill(w, now.Add(-time.Hour), 0x30)
+	s := &control.Server{Verbs: control.StoreVerbs(w, "test", now)}
+	// The directory is made in the background.
+	if err := w.Flush(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	s.Run(ctx, dir, time.Second)
+	if err := w.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,126 @@
+package rules
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// The fact functions show what a condition looked at. Text from the network is
+// quoted, and cut.
+
+func factSrc(_ *Cond, f *Facts) string {
+	if !f.Src.IsValid() {
+		return "no address"
+	}
+	return f.Src.String()
+}
+
+func factListener(_ *Cond, f *Facts) string { return f.Dst.String() }
+
+func factRDNS(_ *Cond, f *Facts) string {
+	switch {
+	case len(f.RDNS) == 0:
+		return "no name"
+	case f.RDNSCut:
+		return quoteFact(f.RDNS) + ", cut off"
+	}
+	return quoteFact(f.RDNS)
+}
+
+func factFCrDNS(_ *Cond, f *Facts) string { return f.FCrDNS.String() }
+
+func factASN(_ *Cond, f *Facts) string {
+	if !f.ASNKnown {
+		return "not looked up"
+	}
+	return "AS" + strconv.FormatUint(uint64(f.ASN), 10)
+}
+
+func factCountry(_ *Cond, f *Facts) string {
+	if f.Country == "" {
+		return "not looked up"
+	}
+	return quoteFact([]byte(f.Country))
+}
+
+func factEvidence(c *Cond, f *Facts) string {
+	var mask Evidence
+	for _, v := range c.Values {
+		mask |= TokenByName(v.Text).Evidence
+	}
+	proven, weak := (f.Evidence & mask).String(), (f.Weak &^ f.Evidence & mask).String()
+	switch {
+	case proven != "" && weak != "":
+		return proven + "; weak: " + weak
+	case weak != "":
+		return "weak: " + weak
+	case proven == "":
+		return "none"
+	}
+	return proven
+}
+
+func factScore(_ *Cond, f *Facts) string { return strconv.Itoa(f.total) }
+
+func factSeenGood(_ *Cond, f *Facts) string { return f.SeenGood.String() }
+
+func factCount(c *Cond, f *Facts) string {
+	e := TokenByName(c.Values[0].Text).Evidence
+	if c.Window == 0 {
+		return strconv.FormatUint(uint64(f.Counts[e.Index()]), 10)
+	}
+	if f.Window != nil {
+		if n, ok := f.Window.Count(f, e, c.Window, c.By); ok {
+			return strconv.Itoa(n)
+		}
+	}
+	return "not counted"
+}
+
+func factHelo(_ *Cond, f *Facts) string {
+	if len(f.Helo) == 0 {
+		return "no greeting"
+	}
+	return quoteFact(f.Helo)
+}
+
+func factMailFrom(_ *Cond, f *Facts) string {
+	if f.Phase < MailFrom {
+		return "no sender yet"
+	}
+	return "<" + quoteFact(f.MailFrom) + ">"
+}
+
+func factRcptTo(_ *Cond, f *Facts) string {
+	if f.Phase != RcptTo {
+		return "no recipient"
+	}
+	return "<" + quoteFact(f.RcptTo) + ">"
+}
+
+func factAuth(_ *Cond, f *Facts) string {
+	switch {
+	case f.Local:
+		return "local"
+	case !f.Auth:
+		return "not logged in"
+	}
+	return fmt.Sprintf("logged in as %s", quoteFact(f.User))
+}
+
+func factTLS(_ *Cond, f *Facts) string {
+	if f.TLS {
+		return "TLS"
+	}
+	return "no TLS"
+}
+
+// maxFact is how much of a text is shown, in bytes.
+const maxFact = 100
+
+func quoteFact(b []byte) string {
+	if len(b) > maxFact {
+		return strconv.QuoteToASCII(string(b[:maxFact])) + "..."
+	}
+	return strconv.QuoteToASCII(string(b))
+}

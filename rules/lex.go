@@ -1,0 +1,288 @@
+package rules
+
+import (
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// kind is the kind of a token.
+type kind uint8
+
+const (
+	wordToken   kind = iota // letters, digits and what names and addresses need
+	stringToken             // "quoted"
+	regexToken              // /regular expression/
+	tableToken              // <name>
+	macroToken              // $name
+	signToken               // one of { } , = > !
+)
+
+// A token is one word of a line. Its text is without quotes and escapes.
+type token struct {
+	kind kind
+	text string
+	pos  Pos
+}
+
+// is tells whether t is the sign or the unquoted word text.
+func (t token) is(text string) bool {
+	return (t.kind == signToken || t.kind == wordToken) && t.text == text
+}
+
+// String writes t as it can stand in a file.
+func (t token) String() string {
+	switch t.kind {
+	case stringToken:
+		return quote(t.text)
+	case regexToken:
+		return slash(t.text)
+	case tableToken:
+		return "<" + t.text + ">"
+	case macroToken:
+		return "$" + t.text
+	}
+	return t.text
+}
+
+func quote(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}
+
+// slash writes a regular expression between slashes. Those inside it are
+// escaped; a pair of `\` and another character stays as it is.
+func slash(re string) string {
+	var b strings.Builder
+	b.WriteByte('/')
+	for i := 0; i < len(re); i++ {
+		switch {
+		case re[i] == '\\' && i+1 < len(re):
+			b.WriteByte(re[i])
+			i++
+		case re[i] == '/':
+			b.WriteByte('\\')
+		}
+		b.WriteByte(re[i])
+	}
+	b.WriteByte('/')
+	return b.String()
+}
+
+// printable tells whether r can be shown as it is. Characters that change the
+// direction of writing or have no width are no part of any name and could
+// make a line look like another one.
+func printable(r rune) bool { return r != utf8.RuneError && unicode.IsPrint(r) }
+
+func isWordByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
+		strings.IndexByte("-._:/*?@+%[]&'|^~();", c) >= 0
+}
+
+// isName tells whether s can name a rule, table, listener, tag or macro.
+func isName(s string) bool {
+	if len(s) == 0 || len(s) > maxIdent {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+		if !letter && (i == 0 || !('0' <= c && c <= '9' || c == '-' || c == '_')) {
+			return false
+		}
+	}
+	return true
+}
+
+const maxIdent = 32
+
+const nameHint = "a name begins with a letter and has at most 32 letters, digits, `-` and `_`"
+
+// A lexer divides one file into logical lines of tokens.
+type lexer struct {
+	file  string
+	lines []string // physical lines, without their ends
+	at    int      // the line to be read next
+	rest  string   // what is left of the line that is being read
+	pos   Pos      // where rest begins
+}
+
+func newLexer(file, src string) *lexer {
+	src = strings.TrimPrefix(src, "\ufeff")
+	src = strings.TrimSuffix(src, "\n")
+	lines := strings.Split(src, "\n")
+	for i := range lines {
+		lines[i] = strings.TrimSuffix(lines[i], "\r")
+	}
+	return &lexer{file: file, lines: lines}
+}
+
+// source returns the physical line that pos is in.
+func (l *lexer) source(pos Pos) string {
+	if l != nil && pos.File == l.file && 1 <= pos.Line && pos.Line <= len(l.lines) {
+		return l.lines[pos.Line-1]
+	}
+	return ""
+}
+
+func (l *lexer) nextLine() {
+	l.rest = l.lines[l.at]
+	l.at++
+	l.pos = Pos{l.file, l.at, 1}
+}
+
+func (l *lexer) advance(n int) {
+	l.pos.Column += runeCount(l.rest[:n])
+	l.rest = l.rest[n:]
+}
+
+// line returns the tokens of the next logical line, which may be none. After
+// an error the rest of the logical line is left out. It returns false at the
+// end of the file.
+func (l *lexer) line() (tokens []token, err *Error, ok bool) {
+	if l.at >= len(l.lines) {
+		return nil, nil, false
+	}
+	l.nextLine()
+	for {
+		blanks := len(l.rest) - len(strings.TrimLeft(l.rest, " \t"))
+		l.advance(blanks)
+		switch {
+		case l.rest == "" || l.rest[0] == '#':
+			return tokens, nil, true
+		case l.rest == `\`:
+			if l.at >= len(l.lines) {
+				return tokens, l.errorf("go on after the `\\`, or take it away", "nothing follows the last line"), true
+			}
+			l.nextLine()
+			continue
+		}
+		t, err := l.token()
+		if err != nil {
+			for strings.HasSuffix(l.lines[l.at-1], `\`) && l.at < len(l.lines) {
+				l.at++
+			}
+			return nil, err, true
+		}
+		tokens = append(tokens, t)
+	}
+}
+
+func (l *lexer) errorf(hint, msg string) *Error {
+	return &Error{Pos: l.pos, Msg: msg, Hint: hint, Source: l.source(l.pos)}
+}
+
+// token reads one token from the rest of the line, which is not empty.
+func (l *lexer) token() (token, *Error) {
+	t := token{pos: l.pos}
+	c := l.rest[0]
+	switch {
+	case c == '"':
+		return l.quoted(t)
+	case c == '/':
+		return l.regex(t)
+	case strings.HasPrefix(l.rest, "<>"):
+		// The null sender needs no quotes.
+		t.kind, t.text = stringToken, "<>"
+		l.advance(2)
+		return t, nil
+	case c == '<':
+		end := strings.IndexByte(l.rest, '>')
+		if end < 0 || !isName(l.rest[1:end]) {
+			return t, l.errorf("a table is written <name>; "+nameHint, "this is no table name")
+		}
+		t.kind, t.text = tableToken, l.rest[1:end]
+		l.advance(end + 1)
+		return t, nil
+	case strings.IndexByte("{},=>!", c) >= 0:
+		t.kind, t.text = signToken, l.rest[:1]
+		l.advance(1)
+		return t, nil
+	case c == '$':
+		n := 1 + wordLen(l.rest[1:])
+		if !isName(l.rest[1:n]) {
+			return t, l.errorf("a macro is written $name; "+nameHint, "this is no macro name")
+		}
+		t.kind, t.text = macroToken, l.rest[1:n]
+		l.advance(n)
+		return t, nil
+	case c == '\\':
+		return t, l.errorf("a `\\` that continues the line has to be the last character of it", "unexpected `\\`")
+	case isWordByte(c):
+		n := wordLen(l.rest)
+		t.kind, t.text = wordToken, l.rest[:n]
+		l.advance(n)
+		return t, nil
+	}
+	r, _ := utf8.DecodeRuneInString(l.rest)
+	return t, l.errorf(`put text with such characters in "quotes"`, "unexpected character "+strconv.QuoteRuneToASCII(r))
+}
+
+func wordLen(s string) int {
+	n := 0
+	for n < len(s) && isWordByte(s[n]) {
+		n++
+	}
+	return n
+}
+
+// quoted reads a string. In it, `\"` is a quote and `\\` a backslash.
+func (l *lexer) quoted(t token) (token, *Error) {
+	t.kind = stringToken
+	var b strings.Builder
+	l.advance(1)
+	for l.rest != "" {
+		r, n := utf8.DecodeRuneInString(l.rest)
+		switch {
+		case r == '"':
+			l.advance(1)
+			t.text = b.String()
+			return t, nil
+		case r == '\\':
+			if len(l.rest) < 2 || l.rest[1] != '"' && l.rest[1] != '\\' {
+				return t, l.errorf("inside quotes write `\\\\` for a backslash and `\\\"` for a quote; a regular expression stands between slashes", "unexpected `\\` in a string")
+			}
+			b.WriteByte(l.rest[1])
+			l.advance(2)
+			continue
+		case !printable(r):
+			return t, l.errorf("", "unprintable character in a string")
+		}
+		b.WriteString(l.rest[:n])
+		l.advance(n)
+	}
+	l.pos = t.pos
+	return t, l.errorf("close it with `\"` on the same line", "the string is not closed")
+}
+
+// regex reads a regular expression. In it, `\/` is a slash; all other escapes
+// are left to the expression.
+func (l *lexer) regex(t token) (token, *Error) {
+	t.kind = regexToken
+	var b strings.Builder
+	l.advance(1)
+	for l.rest != "" {
+		r, n := utf8.DecodeRuneInString(l.rest)
+		switch {
+		case r == '/':
+			l.advance(1)
+			t.text = b.String()
+			return t, nil
+		case strings.HasPrefix(l.rest, `\/`):
+			b.WriteByte('/')
+			l.advance(2)
+			continue
+		case r == '\\' && len(l.rest) > 1:
+			b.WriteByte('\\')
+			l.advance(1)
+			r, n = utf8.DecodeRuneInString(l.rest)
+		}
+		if !printable(r) {
+			return t, l.errorf("", "unprintable character in a regular expression")
+		}
+		b.WriteString(l.rest[:n])
+		l.advance(n)
+	}
+	l.pos = t.pos
+	return t, l.errorf("close it with `/` on the same line; a file name stands in \"quotes\"", "the regular expression is not closed")
+}

@@ -1,0 +1,415 @@
+package rules
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Limits of a configuration. They are far above what anybody writes, and keep
+// a file that is no configuration from doing harm.
+const (
+	maxFile   = 1 << 20 // bytes of one file
+	maxFiles  = 64      // files read by include
+	maxDepth  = 8       // files that include each other
+	maxTokens = 20000   // of one line, macros put in place
+	maxErrors = 50
+	maxName   = 255 // bytes of a name, RFC 5321 section 4.5.3.1.2
+	maxRegex  = 1000
+)
+
+const tooLong = `long lists belong into a table: table <name> file "..."`
+
+// Parse reads the configuration file name and what it includes, through
+// readFile (os.ReadFile, for example). All errors in the files are returned at
+// once as Errors; a file that cannot be read is one of them. The Config is nil
+// if there are errors. It is not checked: see Check and Compile.
+func Parse(name string, readFile func(name string) ([]byte, error)) (*Config, error) {
+	p := &parser{readFile: readFile, reserved: reserved(), statements: statements}
+	c := p.file(name, nil)
+	if len(p.errors) > 0 {
+		return nil, p.errors
+	}
+	return c, nil
+}
+
+// A statement is a row in the table of what a line can begin with.
+type statement struct {
+	word   string
+	syntax string
+	parse  func(*line) (Statement, *Error)
+}
+
+// statements is everything a line can begin with, apart from a macro's name.
+var statements = []statement{
+	{"mode", "mode observe | enforce", parseMode},
+	{"store", `store "directory" [keep duration] [budget size]`, parseStore},
+	{"asn", `asn "file"`, parseText},
+	{"country", `country "file"`, parseText},
+	{"contact", `contact "text"`, parseText},
+	{"own-name", "own-name name | { name, ... }", parseOwn(nameValue)},
+	{"own-address", "own-address address | { address, ... }", parseOwn(addressValue)},
+	{"table", "table <name> builtin | file ... | { value, ... }", parseTable},
+	{"listener", "listener name port number | { number, ... } [address address | { address, ... }]", parseListener},
+	{"pass", "pass [on listener] from value | match condition ...", parsePass},
+	{"rule", "rule name [observe] [on listener] phase phase match condition ... action ...", parseRule},
+	{"score", "score evidence token number", parseWeight},
+	{"include", `include "file"`, parseInclude},
+}
+
+// reserved is every word with a meaning of its own: it cannot be a value
+// without quotes.
+func reserved() map[string]bool {
+	words := map[string]bool{"observe": true, "on": true, "phase": true, "match": true, "any": true, "from": true}
+	for i := range conditions {
+		words[conditions[i].word] = true
+	}
+	for i := range actions {
+		words[actions[i].word] = true
+		if actions[i].alias != "" {
+			words[actions[i].alias] = true
+		}
+	}
+	return words
+}
+
+type parser struct {
+	readFile   func(string) ([]byte, error)
+	reserved   map[string]bool
+	statements []statement
+	macros     []macro
+	stack      []string // files being read
+	files      int
+	errors     Errors
+}
+
+type macro struct {
+	node   *Macro
+	tokens []token
+}
+
+func (p *parser) report(e *Error) {
+	if e != nil && len(p.errors) < maxErrors {
+		p.errors = append(p.errors, e)
+	}
+}
+
+// file parses one file. Where is the include statement, if there is one.
+func (p *parser) file(name string, where *line) *Config {
+	fail := func(hint, format string, args ...any) *Config {
+		e := &Error{Pos: Pos{name, 1, 1}, Msg: fmt.Sprintf(format, args...), Hint: hint}
+		if where != nil {
+			e.Pos, e.Source = where.toks[1].pos, where.lexer.source(where.toks[1].pos)
+		}
+		p.report(e)
+		return nil
+	}
+	clean := filepath.Clean(name)
+	for _, f := range p.stack {
+		if f == clean {
+			return fail("", "%s includes itself: %s", name, strings.Join(append(p.stack, clean), ", "))
+		}
+	}
+	p.files++
+	if len(p.stack) >= maxDepth || p.files > maxFiles {
+		return fail("", "too many files: at most %d, %d deep", maxFiles, maxDepth)
+	}
+	if p.readFile == nil {
+		return fail("", "cannot read %s: files cannot be read here", name)
+	}
+	src, err := p.readFile(name)
+	if err != nil {
+		return fail("check that the file is there and that this user may read it", "cannot read %s: %v", name, err)
+	}
+	if len(src) > maxFile {
+		return fail(tooLong, "%s has %d bytes, more than a configuration can have", name, len(src))
+	}
+	p.stack = append(p.stack, clean)
+	defer func() { p.stack = p.stack[:len(p.stack)-1] }()
+
+	c := &Config{File: name, lexer: newLexer(name, string(src))}
+	for {
+		tokens, err, ok := c.lexer.line()
+		if !ok {
+			return c
+		}
+		if err == nil && len(tokens) > 0 {
+			var s Statement
+			if s, err = p.line(c.lexer, tokens); err == nil {
+				c.Statements = append(c.Statements, s)
+			}
+		}
+		p.report(err)
+	}
+}
+
+func (p *parser) line(lx *lexer, tokens []token) (Statement, *Error) {
+	l := &line{parser: p, lexer: lx, toks: tokens}
+	if len(tokens) > maxTokens {
+		return nil, l.errorf(tokens[0].pos, tooLong, "the line has more than %d words", maxTokens)
+	}
+	if len(tokens) > 1 && tokens[0].kind == wordToken && tokens[1].is("=") {
+		return p.macro(l)
+	}
+	if err := l.expand(); err != nil {
+		return nil, err
+	}
+	first := l.toks[0]
+	if first.kind == wordToken {
+		for i := range p.statements {
+			if p.statements[i].word == first.text {
+				l.at = 1
+				s, err := p.statements[i].parse(l)
+				if err == nil {
+					err = l.done()
+				}
+				if err != nil && err.Hint == "" {
+					err.Hint = "syntax: " + p.statements[i].syntax
+				}
+				return s, err
+			}
+		}
+	}
+	var words []string
+	for _, s := range p.statements {
+		words = append(words, s.word)
+	}
+	return nil, l.errorf(first.pos, didYouMean(first.text, words), "`%s` begins no statement", first)
+}
+
+// macro parses `name = value`.
+func (p *parser) macro(l *line) (Statement, *Error) {
+	nameTok := l.toks[0]
+	if !isName(nameTok.text) {
+		return nil, l.errorf(nameTok.pos, nameHint, "`%s` is no name for a macro", nameTok)
+	}
+	for _, s := range p.statements {
+		if s.word == nameTok.text {
+			return nil, l.errorf(l.toks[1].pos, "syntax: "+s.syntax, "`%s` is set without `=`", nameTok)
+		}
+	}
+	for _, m := range p.macros {
+		if m.node.Name == nameTok.text {
+			return nil, l.errorf(nameTok.pos, "", "macro %s already has a value", nameTok)
+		}
+	}
+	l.at = 2
+	if err := l.expand(); err != nil {
+		return nil, err
+	}
+	value := l.toks[2:]
+	depth := 0
+	var text []string
+	for i, t := range value {
+		switch {
+		case t.is("{"):
+			depth++
+		case t.is("}"):
+			depth--
+		case t.kind == signToken && !t.is(","):
+			return nil, l.errorf(t.pos, "a macro holds one value or one { list }", "unexpected `%s`", t)
+		}
+		if depth < 0 || depth == 0 && i < len(value)-1 {
+			return nil, l.errorf(t.pos, "a macro holds one value or one { list }", "too much for one macro")
+		}
+		if t.is(",") && depth > 0 && len(text) > 0 {
+			text[len(text)-1] += ","
+			continue
+		}
+		text = append(text, t.String())
+	}
+	if len(value) == 0 || depth != 0 || value[0].is(",") {
+		return nil, l.errorf(l.end(), "a macro holds one value or one { list }", "this macro has no value")
+	}
+	m := &Macro{Pos: nameTok.pos, Name: nameTok.text, Text: strings.Join(text, " ")}
+	p.macros = append(p.macros, macro{m, value})
+	return m, nil
+}
+
+// A line is one logical line that is being parsed.
+type line struct {
+	*parser
+	lexer *lexer
+	toks  []token
+	at    int
+}
+
+func (l *line) errorf(pos Pos, hint, format string, args ...any) *Error {
+	return &Error{Pos: pos, Msg: fmt.Sprintf(format, args...), Hint: hint, Source: l.lexer.source(pos)}
+}
+
+// expand puts macros in place, from the current token on. What comes from a
+// macro stands where the macro was used.
+func (l *line) expand() *Error {
+	out := l.toks[:l.at:l.at]
+	for _, t := range l.toks[l.at:] {
+		if t.kind != macroToken {
+			out = append(out, t)
+			continue
+		}
+		var names []string
+		found := false
+		for _, m := range l.macros {
+			names = append(names, m.node.Name)
+			if m.node.Name == t.text {
+				m.node.used = true
+				for _, v := range m.tokens {
+					v.pos = t.pos
+					out = append(out, v)
+				}
+				found = true
+			}
+		}
+		if !found {
+			hint := "give it a value first: " + t.text + " = ..."
+			if len(names) > 0 {
+				hint = didYouMean(t.text, names)
+			}
+			return l.errorf(t.pos, hint, "there is no macro %s", t)
+		}
+		if len(out) > maxTokens {
+			return l.errorf(t.pos, tooLong, "the line is too long with its macros")
+		}
+	}
+	l.toks = out
+	return nil
+}
+
+// end is the place behind the last token.
+func (l *line) end() Pos {
+	t := l.toks[len(l.toks)-1]
+	t.pos.Column += runeCount(t.String())
+	return t.pos
+}
+
+// peek returns the next token without taking it; at the end of the line it
+// returns a sign without text.
+func (l *line) peek() token {
+	if l.at < len(l.toks) {
+		return l.toks[l.at]
+	}
+	return token{kind: signToken, pos: l.end()}
+}
+
+func (l *line) next() token {
+	t := l.peek()
+	l.at++
+	return t
+}
+
+// accept takes the next token if it is text.
+func (l *line) accept(text string) bool {
+	if l.at < len(l.toks) && l.toks[l.at].is(text) {
+		l.at++
+		return true
+	}
+	return false
+}
+
+func (l *line) expect(text string) *Error {
+	if t := l.peek(); !l.accept(text) {
+		return l.errorf(t.pos, "", "expected `%s`%s", text, insteadOf(t))
+	}
+	return nil
+}
+
+// insteadOf says what stands where something else was expected.
+func insteadOf(t token) string {
+	if t.kind == signToken && t.text == "" {
+		return " at the end of the line"
+	}
+	return fmt.Sprintf(", not `%s`", t)
+}
+
+func (l *line) done() *Error {
+	if l.at >= len(l.toks) {
+		return nil
+	}
+	return l.errorf(l.peek().pos, "", "unexpected `%s` after the end of the statement", l.peek())
+}
+
+// isValue tells whether t can be a value: anything but signs and the words
+// that have a meaning of their own.
+func (l *line) isValue(t token) bool {
+	return t.kind != signToken && (t.kind != wordToken || !l.reserved[t.text])
+}
+
+// name takes the name of a rule, listener or tag.
+func (l *line) name(what string) (string, *Error) {
+	t := l.next()
+	if t.kind != wordToken && t.kind != stringToken {
+		return "", l.errorf(t.pos, "", "expected the name of a %s%s", what, insteadOf(t))
+	}
+	switch {
+	case !isName(t.text):
+		return "", l.errorf(t.pos, nameHint, "`%s` is no name for a %s", t, what)
+	case l.reserved[t.text]:
+		return "", l.errorf(t.pos, "choose another name", "`%s` has a meaning of its own and is no name for a %s", t, what)
+	}
+	return t.text, nil
+}
+
+// text takes a quoted string.
+func (l *line) text(what string) (string, *Error) {
+	t := l.next()
+	if t.kind != stringToken {
+		return "", l.errorf(t.pos, "", "expected %s in \"quotes\"%s", what, insteadOf(t))
+	}
+	if t.text == "" {
+		return "", l.errorf(t.pos, "", "%s cannot be empty", what)
+	}
+	return t.text, nil
+}
+
+func (l *line) number(what string, least, most int) (int, *Error) {
+	t := l.next()
+	n, err := strconv.Atoi(t.text)
+	if t.kind != wordToken || err != nil {
+		return 0, l.errorf(t.pos, "", "expected %s, a number%s", what, insteadOf(t))
+	}
+	if n < least || n > most {
+		return 0, l.errorf(t.pos, "", "%s has to be from %d to %d", what, least, most)
+	}
+	return n, nil
+}
+
+func (l *line) duration(what string, least, most time.Duration) (time.Duration, *Error) {
+	t := l.next()
+	n, ok := parseUnits(t.text, timeUnits)
+	if t.kind != wordToken || !ok {
+		return 0, l.errorf(t.pos, "a duration is a number with s, m, h, d or w: 30s, 10m, 2h, 7d, 4w", "expected %s, a duration%s", what, insteadOf(t))
+	}
+	if d := time.Duration(n); d >= least && d <= most {
+		return d, nil
+	}
+	return 0, l.errorf(t.pos, "", "%s has to be from %s to %s", what, duration(least), duration(most))
+}
+
+// each calls item for each element of a { list }, or once for a single one.
+// Lists inside lists come from macros and are flattened.
+func (l *line) each(item func() *Error) *Error {
+	open := l.peek()
+	if !l.accept("{") {
+		return item()
+	}
+	for n := 0; ; n++ {
+		t := l.peek()
+		switch {
+		case l.accept("}"):
+			if n == 0 {
+				return l.errorf(open.pos, "", "this list is empty")
+			}
+			return nil
+		case l.at >= len(l.toks):
+			return l.errorf(open.pos, "close it with `}`; end a line with `\\` to go on in the next", "the list is not closed")
+		case t.is(","):
+			return l.errorf(t.pos, "", "unexpected `,`")
+		}
+		if err := l.each(item); err != nil {
+			return err
+		}
+		l.accept(",")
+	}
+}

@@ -1,0 +1,358 @@
+// What each statement reads of its line.
+
+package rules
+
+import (
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+func parseMode(l *line) (Statement, *Error) {
+	t := l.next()
+	i := index(modeNames[:], t.text)
+	if t.kind != wordToken || i < 0 {
+		return nil, l.errorf(t.pos, didYouMean(t.text, modeNames[:]), "expected a mode%s", insteadOf(t))
+	}
+	return &Setting{Pos: l.toks[0].pos, Word: "mode", Mode: Mode(i)}, nil
+}
+
+const (
+	day      = 24 * time.Hour
+	maxKeep  = 3660 * day
+	maxBan   = 366 * day
+	minSize  = 16 << 20
+	maxSize  = 1 << 50
+	maxDelay = time.Minute
+)
+
+func parseStore(l *line) (Statement, *Error) {
+	s := &Setting{Pos: l.toks[0].pos, Word: "store"}
+	var err *Error
+	if s.Text, err = l.text("a directory"); err != nil {
+		return nil, err
+	}
+	for {
+		switch {
+		case s.Keep == 0 && l.accept("keep"):
+			s.Keep, err = l.duration("the time to keep", day, maxKeep)
+		case s.Budget == 0 && l.accept("budget"):
+			s.Budget, err = l.size("the budget")
+		default:
+			return s, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (l *line) size(what string) (int64, *Error) {
+	t := l.next()
+	n, ok := parseUnits(t.text, sizeUnits)
+	if t.kind != wordToken || !ok {
+		return 0, l.errorf(t.pos, "a size is a number with K, M, G or T: 256M", "expected %s, a size%s", what, insteadOf(t))
+	}
+	if n < minSize || n > maxSize {
+		return 0, l.errorf(t.pos, "", "%s has to be from %s to %s", what, size(minSize), size(maxSize))
+	}
+	return n, nil
+}
+
+func parseText(l *line) (Statement, *Error) {
+	s := &Setting{Pos: l.toks[0].pos, Word: l.toks[0].text}
+	what := "a file name"
+	if s.Word == "contact" {
+		what = "a text"
+	}
+	var err *Error
+	s.Text, err = l.text(what)
+	return s, err
+}
+
+func parseOwn(value valueFunc) func(*line) (Statement, *Error) {
+	return func(l *line) (Statement, *Error) {
+		s := &Setting{Pos: l.toks[0].pos, Word: l.toks[0].text}
+		values, err := l.values("value", value)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range values {
+			if v.Kind == TableValue || v.Kind == RegexValue {
+				return nil, l.errorf(v.Pos, "write the names or addresses themselves", "%s takes no tables and no expressions", s.Word)
+			}
+		}
+		s.Values = values
+		return s, nil
+	}
+}
+
+func parseTable(l *line) (Statement, *Error) {
+	nameTok := l.next()
+	if nameTok.kind != tableToken {
+		return nil, l.errorf(nameTok.pos, "", "expected a table <name>%s", insteadOf(nameTok))
+	}
+	t := &TableDecl{Pos: l.toks[0].pos, Name: nameTok.text}
+	switch open := l.peek(); {
+	case l.accept("builtin"):
+		t.Builtin = true
+		return t, nil
+	case open.is("file"):
+		return t, l.file(t)
+	case !open.is("{"):
+		return nil, l.errorf(open.pos, "", "expected `builtin`, `file` or a list%s", insteadOf(open))
+	case l.at+1 < len(l.toks) && l.toks[l.at+1].is("}"):
+		// An empty list is a place to write into later.
+		l.at += 2
+		t.Inline = true
+		return t, nil
+	}
+	t.Inline = true
+	return t, l.each(func() *Error {
+		if l.peek().is("file") {
+			return l.file(t)
+		}
+		v, err := l.values("a value", tableValue)
+		t.Values = append(t.Values, v...)
+		return err
+	})
+}
+
+// file takes `file "path" [format name ["parameter"]]`.
+func (l *line) file(t *TableDecl) *Error {
+	f := File{Pos: l.peek().pos}
+	err := l.expect("file")
+	if err == nil {
+		f.Path, err = l.text("a file name")
+	}
+	if err == nil && l.accept("format") {
+		f.Format, err = l.name("format")
+		if next := l.peek(); err == nil && (next.kind == stringToken || next.kind == wordToken) && !next.is("file") {
+			f.Param = l.next().text
+			if f.Param == "" {
+				return l.errorf(next.pos, "", "the parameter cannot be empty")
+			}
+		}
+	}
+	t.Files = append(t.Files, f)
+	return err
+}
+
+func parseListener(l *line) (Statement, *Error) {
+	ls := &Listener{Pos: l.toks[0].pos}
+	var err *Error
+	if ls.Name, err = l.name("listener"); err != nil {
+		return nil, err
+	}
+	if err = l.expect("port"); err != nil {
+		return nil, err
+	}
+	err = l.each(func() *Error {
+		n, err := l.number("a port", 1, 65535)
+		ls.Ports = append(ls.Ports, uint16(n))
+		return err
+	})
+	if err != nil || !l.accept("address") {
+		return ls, err
+	}
+	values, err := l.values("an address", addressValue)
+	for _, v := range values {
+		if v.Kind == TableValue || !v.Prefix.IsSingleIP() {
+			return nil, l.errorf(v.Pos, "", "a listener has addresses, not networks")
+		}
+		ls.Addresses = append(ls.Addresses, v.Prefix.Addr())
+	}
+	return ls, err
+}
+
+func parsePass(l *line) (Statement, *Error) {
+	p := &Pass{Pos: l.toks[0].pos}
+	var err *Error
+	if l.accept("on") {
+		if p.On, err = l.name("listener"); err != nil {
+			return nil, err
+		}
+	}
+	start := l.peek()
+	if l.accept("from") {
+		c := &Cond{Pos: start.pos, Word: "src"}
+		c.Values, err = l.values("an address", addressValue)
+		p.Conds = []*Cond{c}
+		return p, err
+	}
+	if err = l.expect("match"); err != nil {
+		return nil, err
+	}
+	p.Conds, err = l.conditions()
+	return p, err
+}
+
+func parseWeight(l *line) (Statement, *Error) {
+	if err := l.expect("evidence"); err != nil {
+		return nil, err
+	}
+	t := l.next()
+	v, wrong := evidenceValue(t)
+	if wrong != "" {
+		msg, hint, _ := strings.Cut(wrong, "\n")
+		return nil, l.errorf(t.pos, hint, "%s", msg)
+	}
+	w := &Weight{Pos: l.toks[0].pos, Token: TokenByName(v.Text)}
+	var err *Error
+	w.Score, err = l.number("the score", -maxScore, maxScore)
+	return w, err
+}
+
+func parseInclude(l *line) (Statement, *Error) {
+	inc := &Include{Pos: l.toks[0].pos}
+	var err *Error
+	if inc.Path, err = l.text("a file name"); err != nil {
+		return nil, err
+	}
+	if err = l.done(); err != nil {
+		return nil, err
+	}
+	path := inc.Path
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(filepath.Dir(l.lexer.file), path)
+	}
+	inc.Config = l.parser.file(path, l)
+	return inc, nil
+}
+
+// parseRule takes the parts of a rule in any order; String writes them in the
+// order of the manual.
+func parseRule(l *line) (Statement, *Error) {
+	r := &Rule{Pos: l.toks[0].pos}
+	var err *Error
+	if r.Name, err = l.name("rule"); err != nil {
+		return nil, err
+	}
+	matched := false
+	for l.at < len(l.toks) && err == nil {
+		t := l.next()
+		twice := l.errorf(t.pos, "", "`%s` stands here for the second time", t)
+		switch {
+		case t.is("observe"):
+			if r.Observe {
+				return nil, twice
+			}
+			r.Observe = true
+		case t.is("on"):
+			if r.On != "" {
+				return nil, twice
+			}
+			r.On, err = l.name("listener")
+		case t.is("phase"):
+			if r.Phases != 0 {
+				return nil, twice
+			}
+			r.Phases, err = l.phases()
+		case t.is("match"):
+			if matched {
+				return nil, twice
+			}
+			matched = true
+			r.Conds, err = l.conditions()
+		default:
+			a := actionByWord(t)
+			if a == nil {
+				return nil, l.unknownPart(t)
+			}
+			if a.has(r) && !a.many {
+				return nil, twice
+			}
+			r.actions = append(r.actions, t)
+			err = a.parse(l, r)
+		}
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case r.Phases == 0:
+		return nil, l.errorf(l.end(), didYouMean("", phaseNames[:ended]), "rule %s does not say at which phase", r.Name)
+	case !matched:
+		return nil, l.errorf(l.end(), "write `match any` if it is meant for everybody", "rule %s does not say what it matches", r.Name)
+	}
+	return r, nil
+}
+
+func (l *line) phases() (set PhaseSet, err *Error) {
+	err = l.each(func() *Error {
+		t := l.next()
+		p, ok := ParsePhase(t.text)
+		if t.kind != wordToken || !ok {
+			hint := didYouMean(t.text, phaseNames[:ended])
+			switch t.text {
+			case "ehlo":
+				hint = "phase helo covers both HELO and EHLO"
+			case "auth", "data-line":
+				hint = "passwords and message text are never looked at"
+			case "starttls", "rset", "noop", "quit":
+				hint = "nothing can be decided there; " + hint
+			}
+			return l.errorf(t.pos, hint, "expected a phase%s", insteadOf(t))
+		}
+		if set.Has(p) {
+			return l.errorf(t.pos, "", "phase %s stands here for the second time", p)
+		}
+		set |= phaseSet(p)
+		return nil
+	})
+	return set, err
+}
+
+// conditions takes everything that is a condition: `any`, or one or more.
+func (l *line) conditions() (cs []*Cond, err *Error) {
+	if l.accept("any") {
+		return nil, nil
+	}
+	for l.at < len(l.toks) {
+		start := l.at
+		c := &Cond{Pos: l.peek().pos}
+		c.Not = l.accept("!")
+		t := l.next()
+		row := conditionByWord(t.text)
+		if t.kind != wordToken {
+			row = nil
+		}
+		// `score > 100` is a condition, `score 10` an action.
+		if row != nil && row.word == "score" && !l.peek().is(">") && !c.Not {
+			row = nil
+		}
+		switch {
+		case row != nil:
+			c.Word = row.word
+			if err = row.parse(l, c); err != nil {
+				return nil, err
+			}
+			cs = append(cs, c)
+			continue
+		case c.Not:
+			return nil, l.errorf(t.pos, didYouMean(t.text, conditionWords()), "expected a condition after `!`%s", insteadOf(t))
+		}
+		l.at = start
+		break // what follows are actions
+	}
+	if len(cs) == 0 {
+		t := l.peek()
+		return nil, l.errorf(t.pos, didYouMean(t.text, append(conditionWords(), "any")), "expected a condition%s", insteadOf(t))
+	}
+	return cs, nil
+}
+
+// unknownPart is the error for a word that is no part of a rule.
+func (l *line) unknownPart(t token) *Error {
+	words := []string{"observe", "on", "phase", "match"}
+	for i := range actions {
+		words = append(words, actions[i].word)
+	}
+	if conditionByWord(t.text) != nil || t.is("!") {
+		return l.errorf(t.pos, "all conditions stand together behind `match`", "unexpected `%s`", t)
+	}
+	// Only a word that is close to a condition is worth the longer list.
+	if hint := didYouMean(t.text, conditionWords()); strings.HasPrefix(hint, "did") {
+		return l.errorf(t.pos, hint, "`%s` is no action and no condition", t)
+	}
+	return l.errorf(t.pos, didYouMean(t.text, words), "`%s` is no action and no condition", t)
+}

@@ -1,0 +1,95 @@
+package store
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// TestMain runs the writer that TestKill kills, if the environment says so.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("SCANWATCH_TEST_WRITER"); dir != "" {
+		endlessWriter(dir)
+	}
+	os.Exit(m.Run())
+}
+
+// endlessWriter adds records, flushes, and says up to which number it has,
+// until it is killed.
+func endlessWriter(dir string) {
+	first, _ := strconv.Atoi(os.Getenv("SCANWATCH_TEST_FIRST"))
+	w := Open(dir, Options{Budget: 128 << 20, Now: func() time.Time { return noon }})
+	fmt.Println(first)
+	for i := first; ; {
+		for range 1 + i%97 {
+			add(w, noon.Add(time.Duration(i)*100*time.Millisecond), uint64(i+1))
+			i++
+		}
+		if err := w.Flush(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println(i)
+	}
+}
+
+// A writer is killed at many moments. What it said to be flushed is there, and
+// nothing was damaged.
+func TestKill(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	flushed := 0
+	kills := 40
+	if testing.Short() {
+		kills = 5
+	}
+	for range kills {
+		cmd := exec.Command(self)
+		cmd.Env = append(os.Environ(), "SCANWATCH_TEST_WRITER="+dir, "SCANWATCH_TEST_FIRST="+strconv.Itoa(flushed))
+		cmd.Stderr = os.Stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		lines.Scan()
+		// At a random moment after it was heard of.
+		kill := time.AfterFunc(rand.N(40*time.Millisecond), func() { cmd.Process.Kill() })
+		for lines.Scan() {
+			if n, err := strconv.Atoi(lines.Text()); err == nil {
+				flushed = n
+			}
+		}
+		kill.Stop()
+		if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
+			t.Fatalf("the writer ended by itself: %v", err)
+		}
+	}
+	got, problems := ids(t, &Reader{Dir: dir}, time.Time{}, time.Time{})
+	if problems != nil {
+		t.Errorf("problems: %q", problems)
+	}
+	if flushed < 1000 {
+		t.Errorf("only %d records were flushed in %d runs", flushed, kills)
+	}
+	if len(got) < flushed || !slices.Equal(got[:flushed], seq(flushed)) {
+		t.Errorf("of %d flushed records, %d are there", flushed, len(got))
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, sessionsDir, "*.damaged-*")); left != nil {
+		t.Errorf("damaged: %v", left)
+	}
+}

@@ -1,0 +1,543 @@
+package report
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"scanwatch/store"
+)
+
+// What strangers can make a Collector remember. Beyond that they are counted in
+// the totals, and in Summary.NotListed, but not one by one.
+const (
+	maxSources = 200_000
+	maxNames   = 100_000 // HELO names; domains of recipients; organisations
+	maxTried   = 200_000 // pairs of a source and a domain
+	maxTokens  = 1_000
+
+	// harvestFrom is the number of unknown recipients in one session, in one
+	// domain of ours, from which it is called a harvest and not a mistake.
+	harvestFrom = 5
+)
+
+// A Collector counts sessions, in bounded memory.
+type Collector struct {
+	sessions int // all that were added, to mark what was seen in this one
+
+	remote, authenticated, local Totals
+
+	sources  map[netip.Addr]*source
+	evidence names
+	orgs     names
+	helo     names
+	domains  names
+	tried    map[try]*tried
+	missed   map[string]int // sessions that did not fit, by what was full
+}
+
+type source struct {
+	Source
+	rdnsIsName bool
+}
+
+// names counts in how many sessions a name occurs.
+type names struct {
+	limit int
+	all   map[string]*name
+}
+
+type name struct {
+	name     string
+	sessions int
+	last     int // the session that was counted last
+	accepted int // domain: recipients accepted from hosts we do not know
+	evidence string
+}
+
+type try struct {
+	src    netip.Addr
+	domain *name
+}
+
+type tried struct {
+	refused, sessions int
+	last, now, most   int // the session counted last, recipients in it, and in the worst one
+}
+
+// NewCollector returns an empty Collector.
+func NewCollector() *Collector {
+	return &Collector{
+		sources:  map[netip.Addr]*source{},
+		evidence: names{maxTokens, map[string]*name{}},
+		orgs:     names{maxNames, map[string]*name{}},
+		helo:     names{maxNames, map[string]*name{}},
+		domains:  names{maxNames, map[string]*name{}},
+		tried:    map[try]*tried{},
+		missed:   map[string]int{},
+	}
+}
+
+// find returns the entry of a name, which need not be printable, or nil if there
+// is no place for it. A long name is cut.
+func (n *names) find(text []byte) *name {
+	text = text[:min(len(text), 255)]
+	if e := n.all[string(text)]; e != nil {
+		return e
+	}
+	if len(n.all) >= n.limit {
+		return nil
+	}
+	e := &name{name: string(text)}
+	n.all[e.name] = e
+	return e
+}
+
+// count counts a name once a session.
+func (c *Collector) count(n *names, what string, text []byte) *name {
+	e := n.find(text)
+	if e == nil {
+		c.missed[what]++
+	} else if e.last != c.sessions {
+		e.last = c.sessions
+		e.sessions++
+	}
+	return e
+}
+
+// Add counts a session. Nothing refers to r afterwards.
+func (c *Collector) Add(r *store.Record) error {
+	c.sessions++
+	switch {
+	case r.Local:
+		c.local.add(&r.Counts)
+		return nil
+	case r.Counts.AuthPass > 0:
+		c.authenticated.add(&r.Counts)
+		return nil
+	}
+	c.remote.add(&r.Counts)
+	addr := r.Src.Addr()
+	src := c.source(r, addr)
+	found := false
+	err := r.Steps(func(s *store.Step) bool {
+		switch s.Kind {
+		case store.KindHelo:
+			c.count(&c.helo, "HELO names", s.Text)
+		case store.KindRcpt:
+			c.rcpt(addr, s)
+		case store.KindFinding:
+			found = true
+			c.count(&c.evidence, "kinds of evidence", s.Text)
+			if len(s.Org) > 0 {
+				if o := c.count(&c.orgs, "organisations", s.Org); o != nil && o.evidence == "" {
+					o.evidence = string(s.Text)
+				}
+			}
+		}
+		return true
+	})
+	if found {
+		c.remote.Found++
+		if src != nil {
+			src.Found++
+		}
+	}
+	return err
+}
+
+func (c *Collector) source(r *store.Record, addr netip.Addr) *source {
+	src := c.sources[addr]
+	if src == nil {
+		if len(c.sources) >= maxSources {
+			c.missed["addresses"]++
+			return nil
+		}
+		src = &source{Source: Source{Address: addr.String()}}
+		c.sources[addr] = src
+	}
+	if !src.rdnsIsName && len(r.RDNS) > 0 {
+		src.RDNS, src.rdnsIsName = Printable(r.RDNS), true
+	}
+	src.add(&r.Counts)
+	return src
+}
+
+// rcpt notes a recipient that was accepted or refused for good.
+func (c *Collector) rcpt(addr netip.Addr, s *store.Step) {
+	if s.Result != store.ResultOK && s.Result != store.ResultPermfail {
+		return
+	}
+	domain := s.Text[bytes.LastIndexByte(s.Text, '@')+1:]
+	if len(domain) == len(s.Text) {
+		domain = nil // without a domain it is for us
+	}
+	var lower [255]byte
+	d := c.domains.find(appendLower(lower[:0], domain))
+	if d == nil {
+		c.missed["domains of recipients"]++
+		return
+	}
+	if s.Result == store.ResultOK {
+		d.accepted++
+		return
+	}
+	key := try{addr, d}
+	t := c.tried[key]
+	if t == nil {
+		if len(c.tried) >= maxTried {
+			c.missed["attempts"]++
+			return
+		}
+		t = &tried{}
+		c.tried[key] = t
+	}
+	if t.last != c.sessions {
+		t.last, t.now = c.sessions, 0
+		t.sessions++
+	}
+	t.refused++
+	t.now++
+	t.most = max(t.most, t.now)
+}
+
+func appendLower(dst, text []byte) []byte {
+	for _, b := range text[:min(len(text), 255)] {
+		if 'A' <= b && b <= 'Z' {
+			b += 'a' - 'A'
+		}
+		dst = append(dst, b)
+	}
+	return dst
+}
+
+// Totals are the sums of a class of sessions.
+type Totals struct {
+	Sessions     int `json:"sessions"`
+	Found        int `json:"found,omitempty"` // sessions with a finding
+	Mails        int `json:"mails"`
+	RcptOK       int `json:"rcpt_ok"`
+	RcptPermfail int `json:"rcpt_permfail"`
+	RcptTempfail int `json:"rcpt_tempfail"`
+	AuthFail     int `json:"auth_fail"`
+	AuthRefused  int `json:"auth_refused"`
+}
+
+func (t *Totals) add(c *store.Counts) {
+	t.Sessions++
+	t.Mails += int(c.Mails)
+	t.RcptOK += int(c.RcptOK)
+	t.RcptPermfail += int(c.RcptPermfail)
+	t.RcptTempfail += int(c.RcptTempfail)
+	t.AuthFail += int(c.AuthFail)
+	t.AuthRefused += int(c.AuthRefused)
+}
+
+// A Summary is what came in during a time. All texts are printable. Lists are
+// sorted, the largest first, and cut.
+type Summary struct {
+	Since         Time           `json:"since"`
+	Until         Time           `json:"until"`
+	Problems      []string       `json:"problems"`
+	Remote        Totals         `json:"remote"` // hosts that did not log in; the lists are about these only
+	Addresses     int            `json:"addresses"`
+	Authenticated Totals         `json:"authenticated"`
+	Local         Totals         `json:"local"`
+	Evidence      []Name         `json:"evidence"`
+	Organisations []Name         `json:"organisations"`
+	Sources       []Source       `json:"sources"`
+	Helo          []Name         `json:"helo"`
+	Harvest       []Attempt      `json:"harvest"`
+	Relay         []Attempt      `json:"relay"`
+	Auth          []Source       `json:"auth"`
+	More          map[string]int `json:"more"`       // how many lines each list would have beyond those given
+	NotListed     map[string]int `json:"not_listed"` // what was seen when memory for it was full; in the totals only
+}
+
+// A Name and the number of sessions in which it occurred.
+type Name struct {
+	Name     string `json:"name"`
+	Sessions int    `json:"sessions"`
+	Evidence string `json:"evidence,omitempty"` // of an organisation: the first token that named it
+}
+
+// A Source is an address from which sessions came.
+type Source struct {
+	Address string `json:"address"`
+	RDNS    string `json:"rdns,omitempty"`
+	Totals
+}
+
+// An Attempt is a source's recipients that were refused.
+type Attempt struct {
+	Address  string   `json:"address"`
+	RDNS     string   `json:"rdns,omitempty"`
+	Sessions int      `json:"sessions"` // at most; one session may have tried several domains
+	Refused  int      `json:"refused"`
+	Domains  []string `json:"domains"` // the first few
+	domains  int
+}
+
+const maxDomains = 3 // of an Attempt
+
+// Summary makes the report of what was added. Lists have at most top lines.
+func (c *Collector) Summary(since, until time.Time, top int, problems []string) *Summary {
+	s := &Summary{
+		Since: Time{since}, Until: Time{until}, Problems: append([]string{}, problems...),
+		Remote: c.remote, Authenticated: c.authenticated, Local: c.local, Addresses: len(c.sources),
+		More: map[string]int{}, NotListed: c.missed,
+	}
+	sessions := func(n *name) int { return n.sessions }
+	s.Evidence = sorted(s, "evidence", c.evidence.list(), top, sessions)
+	s.Organisations = sorted(s, "organisations", c.orgs.list(), top, sessions)
+	s.Helo = sorted(s, "helo", c.helo.list(), top, sessions)
+
+	var all, guessing []*Source
+	for _, src := range c.sources {
+		all = append(all, &src.Source)
+		if src.AuthFail+src.AuthRefused > 0 {
+			guessing = append(guessing, &src.Source)
+		}
+	}
+	s.Sources = best(s, "sources", all, top, func(a, b *Source) int {
+		return cmp.Or(cmp.Compare(b.Sessions, a.Sessions), cmp.Compare(b.Found, a.Found), cmp.Compare(a.Address, b.Address))
+	})
+	s.Auth = best(s, "auth", guessing, top, func(a, b *Source) int {
+		return cmp.Or(cmp.Compare(b.AuthFail+b.AuthRefused, a.AuthFail+a.AuthRefused), cmp.Compare(a.Address, b.Address))
+	})
+	harvest, relay := c.attempts()
+	byRefused := func(a, b *Attempt) int {
+		return cmp.Or(cmp.Compare(b.Refused, a.Refused), cmp.Compare(a.Address, b.Address))
+	}
+	s.Harvest = best(s, "harvest", harvest, top, byRefused)
+	s.Relay = best(s, "relay", relay, top, byRefused)
+	return s
+}
+
+func (n *names) list() (all []*name) {
+	for _, e := range n.all {
+		if e.sessions > 0 {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+func sorted(s *Summary, list string, all []*name, top int, of func(*name) int) []Name {
+	slices.SortFunc(all, func(a, b *name) int { return cmp.Or(cmp.Compare(of(b), of(a)), cmp.Compare(a.name, b.name)) })
+	s.more(list, len(all)-top)
+	names := []Name{}
+	for _, n := range all[:min(top, len(all))] {
+		names = append(names, Name{Printable([]byte(n.name)), of(n), Printable([]byte(n.evidence))})
+	}
+	return names
+}
+
+// best sorts a list and cuts it.
+func best[T any](s *Summary, list string, all []*T, top int, compare func(a, b *T) int) []T {
+	slices.SortFunc(all, compare)
+	s.more(list, len(all)-top)
+	first := []T{}
+	for _, p := range all[:min(top, len(all))] {
+		first = append(first, *p)
+	}
+	return first
+}
+
+func (s *Summary) more(list string, n int) {
+	if n > 0 {
+		s.More[list] = n
+	}
+}
+
+// attempts divides what was refused into what was meant for us and what was not.
+// A domain counts as ours if a recipient in it was accepted from a host that had
+// not logged in.
+func (c *Collector) attempts() (harvest, relay []*Attempt) {
+	type key struct {
+		src  netip.Addr
+		ours bool
+	}
+	found := map[key]*Attempt{}
+	for try, t := range c.tried {
+		ours := try.domain.accepted > 0 || try.domain.name == ""
+		if ours && t.most < harvestFrom {
+			continue
+		}
+		k := key{try.src, ours}
+		a := found[k]
+		if a == nil {
+			a = &Attempt{Address: try.src.String()}
+			if src := c.sources[try.src]; src != nil {
+				a.RDNS = src.RDNS
+			}
+			found[k] = a
+		}
+		a.Refused += t.refused
+		a.Sessions += t.sessions
+		a.domains++
+		a.Domains = append(a.Domains, Printable([]byte(try.domain.name)))
+	}
+	for k, a := range found {
+		slices.Sort(a.Domains)
+		a.Domains = a.Domains[:min(len(a.Domains), maxDomains)]
+		if src := c.sources[k.src]; src != nil {
+			a.Sessions = min(a.Sessions, src.Sessions)
+		}
+		if k.ours {
+			harvest = append(harvest, a)
+		} else {
+			relay = append(relay, a)
+		}
+	}
+	return harvest, relay
+}
+
+// JSON writes the summary as one object.
+func (s *Summary) JSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(s)
+}
+
+const textTime = "2006-01-02 15:04:05"
+
+// Text writes the summary for people, 80 columns wide, with times in zone.
+func (s *Summary) Text(w io.Writer, zone *time.Location) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Sessions that ended from %s to %s (%s)\n", s.Since.In(zone).Format(textTime), s.Until.In(zone).Format(textTime),
+		s.Until.In(zone).Format("-0700"))
+
+	if len(s.Problems) > 0 {
+		b.WriteString("\nProblems\n")
+		for _, p := range s.Problems {
+			wrap(&b, "  ! "+p, 4)
+		}
+	}
+
+	b.WriteString("\n            sessions    mails   accepted    refused  put off  AUTH failures\n")
+	b.WriteString("                              recipients recipients  recip.      +refused\n")
+	for _, c := range []struct {
+		name string
+		t    *Totals
+	}{{"other hosts", &s.Remote}, {"logged in", &s.Authenticated}, {"local", &s.Local}} {
+		fmt.Fprintf(&b, "%-11s %8d %8d %10d %10d %8d %9d +%d\n", c.name, c.t.Sessions, c.t.Mails, c.t.RcptOK, c.t.RcptPermfail, c.t.RcptTempfail, c.t.AuthFail, c.t.AuthRefused)
+	}
+	fmt.Fprintf(&b, "\nOther hosts came from %s; %s had findings.\n", plural(s.Addresses, "address", "addresses"), plural(s.Remote.Found, "session", "sessions"))
+	b.WriteString("The lists below are about them only.\n")
+
+	s.names(&b, "evidence", "Findings by evidence", s.Evidence)
+	s.names(&b, "organisations", "Findings by organisation", s.Organisations)
+
+	if section(&b, "Sources", len(s.Sources)) {
+		width := addressWidth(s.Sources, func(x *Source) string { return x.Address })
+		row(&b, "  sessions findings  "+pad("address", width)+"  name")
+		for _, x := range s.Sources {
+			row(&b, fmt.Sprintf("  %8d %8d  %s  %s", x.Sessions, x.Found, pad(x.Address, width), x.RDNS))
+		}
+		s.rest(&b, "sources")
+	}
+	s.names(&b, "helo", "HELO names", s.Helo)
+
+	if section(&b, "Harvest attempts", len(s.Harvest)) {
+		wrap(&b, fmt.Sprintf("Hosts that tried %d or more unknown recipients in one session, in domains where recipients were accepted from other hosts.", harvestFrom), 0)
+		s.attempts(&b, "harvest", s.Harvest)
+	}
+	if section(&b, "Relay attempts", len(s.Relay)) {
+		wrap(&b, "Recipients that were refused in domains where none was accepted from other hosts. The owners of these addresses are victims, not culprits.", 0)
+		if s.Remote.RcptOK == 0 {
+			wrap(&b, "No recipient at all was accepted in this time: some of these domains may be yours, and the attempts harvests.", 0)
+		}
+		s.attempts(&b, "relay", s.Relay)
+	}
+	if section(&b, "AUTH guessing", len(s.Auth)) {
+		width := addressWidth(s.Auth, func(x *Source) string { return x.Address })
+		row(&b, "    failed  refused sessions  "+pad("address", width)+"  name")
+		for _, x := range s.Auth {
+			row(&b, fmt.Sprintf("  %8d %8d %8d  %s  %s", x.AuthFail, x.AuthRefused, x.Sessions, pad(x.Address, width), x.RDNS))
+		}
+		s.rest(&b, "auth")
+	}
+	if len(s.NotListed) > 0 {
+		b.WriteString("\nNot listed, for want of memory\n")
+		var what []string
+		for w := range s.NotListed {
+			what = append(what, w)
+		}
+		slices.Sort(what)
+		for _, w := range what {
+			wrap(&b, fmt.Sprintf("  %8d  times there was no place for more %s; the totals are right", s.NotListed[w], w), 12)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+func section(b *strings.Builder, title string, lines int) bool {
+	if lines > 0 {
+		fmt.Fprintf(b, "\n%s\n", title)
+	}
+	return lines > 0
+}
+
+func row(b *strings.Builder, s string) {
+	b.WriteString(cut(strings.TrimRight(s, " "), 80))
+	b.WriteByte('\n')
+}
+
+func (s *Summary) rest(b *strings.Builder, list string) {
+	if n := s.More[list]; n > 0 {
+		fmt.Fprintf(b, "  and %d more\n", n)
+	}
+}
+
+func (s *Summary) names(b *strings.Builder, list, title string, all []Name) {
+	if !section(b, title, len(all)) {
+		return
+	}
+	b.WriteString("  sessions\n")
+	for _, n := range all {
+		text := n.Name
+		if n.Evidence != "" {
+			text = pad(n.Name, 44) + "  " + n.Evidence
+		}
+		row(b, fmt.Sprintf("  %8d  %s", n.Sessions, text))
+	}
+	s.rest(b, list)
+}
+
+func (s *Summary) attempts(b *strings.Builder, list string, all []Attempt) {
+	width := addressWidth(all, func(a *Attempt) string { return a.Address })
+	row(b, "   refused sessions  "+pad("address", width)+"  domains")
+	for _, a := range all {
+		domains := strings.Join(a.Domains, " ")
+		if n := a.domains - len(a.Domains); n > 0 {
+			domains += fmt.Sprintf(" +%d", n)
+		}
+		row(b, fmt.Sprintf("  %8d %8d  %s  %s", a.Refused, a.Sessions, pad(a.Address, width), domains))
+	}
+	s.rest(b, list)
+}
+
+// addressWidth is the width of a column of addresses.
+func addressWidth[T any](all []T, address func(*T) string) int {
+	w := len("address")
+	for i := range all {
+		w = max(w, len(address(&all[i])))
+	}
+	return w
+}

@@ -1,0 +1,441 @@
+package report
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/store"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+
+var zone = time.FixedZone("", 2*3600)
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s differs; got:\n%s", path, got)
+	}
+}
+
+// record makes a record as the filter does, and reads it as a reader does.
+func record(t testing.TB, r store.Record, steps ...store.Step) *store.Record {
+	t.Helper()
+	var b []byte
+	for i := range steps {
+		s := &steps[i]
+		b = store.AppendStep(b, s, 12*time.Millisecond)
+		c := &r.Counts
+		switch s.Kind {
+		case store.KindRcpt:
+			c.Commands++
+			switch s.Result {
+			case store.ResultOK:
+				c.RcptOK++
+			case store.ResultPermfail:
+				c.RcptPermfail++
+				c.Failed++
+			case store.ResultTempfail:
+				c.RcptTempfail++
+				c.Failed++
+			}
+		case store.KindCommit:
+			c.Mails++
+		case store.KindAuth:
+			c.Commands++
+			if s.Result == store.ResultPass {
+				c.AuthPass++
+			} else {
+				c.AuthFail++
+				c.Failed++
+			}
+		case store.KindCommand:
+			c.Commands++
+			c.Unknown++
+			c.Failed++
+		case store.KindHelo, store.KindMail, store.KindData, store.KindQuit:
+			c.Commands++
+		}
+	}
+	if r.End.IsZero() {
+		r.End = noon
+	}
+	if r.Start.IsZero() {
+		r.Start = r.End.Add(-time.Second)
+	}
+	if !r.Dst.IsValid() && !r.Local {
+		r.Dst = netip.MustParseAddrPort("198.51.100.25:25")
+	}
+	d, err := store.Decode(store.AppendKey(nil, r.End, r.ID), store.AppendRecord(nil, &r, b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &d
+}
+
+func helo(name string) store.Step {
+	return store.Step{Kind: store.KindHelo, Arg: []byte("EHLO"), Text: []byte(name), Result: store.ResultOK, Code: 250}
+}
+
+func mail(from string) store.Step {
+	return store.Step{Kind: store.KindMail, Text: []byte(from), Result: store.ResultOK, Code: 250, MsgID: 0x1a2b3c4d}
+}
+
+func rcpt(to string, result store.Result, code uint32, reply string) store.Step {
+	return store.Step{Kind: store.KindRcpt, Text: []byte(to), Result: result, Code: code, Reply: []byte(reply)}
+}
+
+// The bytes that hostile clients send.
+const hostile = "evil\x1b]0;owned\x07\r\n\xff\u202egnp.exe\u200b\\|\u00a0☃" // escape sequence, line end, bad UTF-8, direction, invisible
+
+// sample are sessions of all sorts.
+func sample(t testing.TB) map[string]*store.Record {
+	scanner := netip.MustParseAddrPort("192.0.2.7:4711")
+	many := []store.Step{helo("harvester.example.net"), mail("")}
+	for i := range 50 {
+		many = append(many, rcpt(fmt.Sprintf("user%02d@Example.ORG", i), store.ResultPermfail, 550, map[bool]string{true: "Invalid recipient"}[i == 0]))
+	}
+	many = append(many,
+		store.Step{Kind: store.KindFinding, Text: []byte("harvest"), Arg: []byte("RCPT TO:<user05@Example.ORG>"), By: []byte("recipients")},
+		store.Step{Kind: store.KindRollback, MsgID: 1})
+	long := netip.MustParseAddrPort("[2001:db8:1111:2222:3333:4444:5555:6666]:65535")
+	return map[string]*store.Record{
+		"good": record(t, store.Record{ID: 0x1001, Src: netip.MustParseAddrPort("203.0.113.5:2525"), RDNS: []byte("mail.example.com"), FCrDNS: store.FCrDNSPass, Ending: store.EndingQuit},
+			store.Step{Kind: store.KindGreeting, Text: []byte("mx.example.org")},
+			helo("mail.example.com"),
+			store.Step{Kind: store.KindTLS, Text: []byte("TLSv1.3:TLS_AES_256_GCM_SHA384:256")},
+			mail("alice@example.com"), rcpt("bob@example.org", store.ResultOK, 250, "2.1.5 Destination address valid"),
+			store.Step{Kind: store.KindData, Result: store.ResultOK, Code: 354},
+			store.Step{Kind: store.KindCommit, Size: 1234}, store.Step{Kind: store.KindQuit, Code: 221, Reply: []byte("2.0.0 Bye")}),
+		"scanner": record(t, store.Record{ID: 0x1002, Src: scanner, RDNS: []byte("scan-01.shadowserver.org"), FCrDNS: store.FCrDNSPass, Ending: store.EndingDropped},
+			store.Step{Kind: store.KindFinding, Text: []byte("scanner"), Arg: []byte("scan-01.shadowserver.org"), Org: []byte("Shadowserver"), By: []byte("rdns"), Match: []byte(".shadowserver.org"), Confidence: []byte("high")},
+			helo("scan-01.shadowserver.org"), store.Step{Kind: store.KindFinding, Text: []byte("no-mail")}),
+		"harvest": record(t, store.Record{ID: 0x1003, Src: netip.MustParseAddrPort("192.0.2.50:1"), Ending: store.EndingDropped, Omitted: 3}, many...),
+		"relay": record(t, store.Record{ID: 0x1004, Src: long, Ending: store.EndingQuit}, helo("["+hostile+"]"), mail("probe@example.org"),
+			rcpt("victim@elsewhere.example.net", store.ResultPermfail, 550, "Invalid recipient: <victim@elsewhere.example.net>"),
+			store.Step{Kind: store.KindVerdict, Text: []byte("probes"), Arg: []byte("rcpt-to"), Reply: []byte("reject 550 5.7.1 No relaying here, and a text that is so long that it must be divided between lines")}),
+		"guess": record(t, store.Record{ID: 0x1005, Src: scanner, FCrDNS: store.FCrDNSFail, Ending: store.EndingTimeout, Counts: store.Counts{AuthRefused: 3}},
+			helo("ylmf-pc"), store.Step{Kind: store.KindCommand, Text: []byte("AUTH LOGIN ********"), Code: 503, Reply: []byte("5.5.1 Invalid command: Command not supported")},
+			store.Step{Kind: store.KindAuth, Text: []byte("admin"), Result: store.ResultFail},
+			store.Step{Kind: store.KindFinding, Text: []byte("botnet-helo"), Arg: []byte("ylmf-pc"), By: []byte("helo"), Match: []byte("ylmf-pc"), Confidence: []byte("high")},
+			store.Step{Kind: store.KindTimeout}),
+		"hostile": record(t, store.Record{ID: 0x1006, Src: long, RDNS: []byte(hostile), Ending: store.EndingRejected},
+			store.Step{Kind: store.KindCommand, Text: []byte(hostile), Code: 500, Reply: []byte(hostile)},
+			store.Step{Kind: store.KindInput, Code: 500, Reply: []byte("5.0.0 Pipelining not supported")},
+			store.Step{Kind: store.KindFilter, Text: []byte("disconnect"), Arg: []byte("connect"), Reply: []byte(hostile)},
+			store.Step{Kind: store.KindFinding, Text: []byte("talks-binary"), Arg: []byte(hostile), Org: []byte(hostile), By: []byte("command"), Match: []byte(strings.Repeat("long ", 40))}),
+		"login": record(t, store.Record{ID: 0x1007, Src: netip.MustParseAddrPort("203.0.113.99:5000"), Ending: store.EndingQuit},
+			helo("laptop"), store.Step{Kind: store.KindAuth, Text: []byte("bob"), Result: store.ResultPass},
+			mail("bob@example.org"), rcpt("friend@elsewhere.example.net", store.ResultOK, 250, ""), store.Step{Kind: store.KindCommit, Size: 99}),
+		"local": record(t, store.Record{ID: 0x1008, Local: true, Ending: store.EndingQuit},
+			helo("localhost"), mail("root@example.org"), rcpt("x@elsewhere.example.net", store.ResultOK, 250, ""), store.Step{Kind: store.KindCommit, Size: 9}),
+		"stray": record(t, store.Record{ID: 0x1009, Src: netip.MustParseAddrPort("203.0.113.5:2526"), RDNS: []byte("mail.example.com"), Ending: store.EndingStopped},
+			store.Step{Kind: store.KindMail, Text: []byte("refused@example.com"), Result: store.ResultPermfail, Code: 553, Reply: []byte("no")},
+			rcpt("postmaster", store.ResultPermfail, 503, ""), store.Step{Kind: 99, Text: []byte("of a newer version")}),
+	}
+}
+
+var order = []string{"good", "scanner", "harvest", "relay", "guess", "hostile", "login", "local", "stray"}
+
+func TestShow(t *testing.T) {
+	all := sample(t)
+	for _, name := range order {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			if err := Show(&b, NewView(all[name]), zone); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, "show-"+name, b.Bytes())
+			checkText(t, b.String())
+		})
+	}
+}
+
+// checkText refuses lines that are too wide, and characters that must not reach
+// a terminal.
+func checkText(t *testing.T, text string) {
+	t.Helper()
+	for _, l := range strings.Split(text, "\n") {
+		if w := width(l); w > 80 {
+			t.Errorf("%d columns: %s", w, l)
+		}
+		if p := Printable([]byte(l)); strings.ReplaceAll(p, `\\`, `\`) != l {
+			t.Errorf("not printable: %q", l)
+		}
+	}
+}
+
+func TestShowListsEveryRecipient(t *testing.T) {
+	var b bytes.Buffer
+	if err := Show(&b, NewView(sample(t)["harvest"]), zone); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 50 {
+		if want := fmt.Sprintf("RCPT TO:<user%02d@Example.ORG>", i); !strings.Contains(b.String(), want) {
+			t.Errorf("%s is missing", want)
+		}
+	}
+}
+
+func TestDumpJSON(t *testing.T) {
+	all := sample(t)
+	var b bytes.Buffer
+	write := Lines(&b)
+	for _, name := range order {
+		if err := write(NewView(all[name])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	golden(t, "dump-json", b.Bytes())
+	checkNoRaw(t, b.Bytes())
+	for _, l := range bytes.Split(bytes.TrimSpace(b.Bytes()), []byte("\n")) {
+		var v map[string]any
+		if err := json.Unmarshal(l, &v); err != nil {
+			t.Errorf("%v: %s", err, l)
+		}
+	}
+}
+
+func TestDumpCSV(t *testing.T) {
+	all := sample(t)
+	all["formula"] = record(t, store.Record{ID: 1, Src: netip.MustParseAddrPort("192.0.2.1:1"), RDNS: []byte("=cmd|' /C calc'!A0")}, helo("@SUM(1)"), mail("+1"))
+	var b bytes.Buffer
+	write, end := CSV(&b)
+	for _, name := range append(order, "formula") {
+		if err := write(NewView(all[name])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := end(); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "dump-csv", b.Bytes())
+	checkNoRaw(t, b.Bytes())
+	rows, err := csv.NewReader(&b).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range rows {
+		for _, cell := range row {
+			if cell != "" && strings.ContainsRune("=+-@\t\r", rune(cell[0])) {
+				t.Errorf("a spreadsheet would run %q", cell)
+			}
+		}
+	}
+}
+
+func checkNoRaw(t *testing.T, b []byte) {
+	t.Helper()
+	for _, raw := range []string{"\x1b", "\x07", "\xff", "\u202e", "\u200b", "\r\n\xff"} {
+		if bytes.Contains(b, []byte(raw)) {
+			t.Errorf("%q gets through", raw)
+		}
+	}
+}
+
+func summary(t *testing.T, top int, problems ...string) *Summary {
+	t.Helper()
+	all := sample(t)
+	c := NewCollector()
+	for _, name := range order {
+		if err := c.Add(all[name]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c.Summary(noon.Add(-24*time.Hour), noon, top, problems)
+}
+
+func TestReport(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		s    *Summary
+	}{
+		{"report", summary(t, 10)},
+		{"report-top-1", summary(t, 1, "filter-scanwatch is not running (nobody listens on /var/lib/scanwatch/control.sock)", "12 sessions were dropped and are not in this report (full=12)")},
+		{"report-empty", NewCollector().Summary(noon.Add(-24*time.Hour), noon, 10, []string{"no sessions were recorded in this time"})},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var b bytes.Buffer
+			if err := c.s.Text(&b, zone); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, c.name, b.Bytes())
+			checkText(t, b.String())
+			b.Reset()
+			if err := c.s.JSON(&b); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, c.name+"-json", b.Bytes())
+			checkNoRaw(t, b.Bytes())
+		})
+	}
+}
+
+// The same sessions in another order give the same report.
+func TestReportDoesNotDependOnOrder(t *testing.T) {
+	all := sample(t)
+	want := text(t, summary(t, 3))
+	for start := range order {
+		c := NewCollector()
+		for i := range order {
+			name := order[(start+i)%len(order)]
+			if name == "guess" || name == "scanner" {
+				continue // of one address, with and without a name
+			}
+			if err := c.Add(all[name]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.Add(all["scanner"])
+		c.Add(all["guess"])
+		if got := text(t, c.Summary(noon.Add(-24*time.Hour), noon, 3, nil)); got != want {
+			t.Fatalf("beginning with %s:\n%s\nwant\n%s", order[start], got, want)
+		}
+	}
+}
+
+func text(t *testing.T, s *Summary) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := s.Text(&b, zone); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestCollectorIsBounded(t *testing.T) {
+	c := NewCollector()
+	for i := range maxSources + 10 {
+		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		r := store.Record{Src: netip.AddrPortFrom(a, 1)}
+		if err := c.Add(&r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range maxNames + 10 {
+		c.sessions++
+		c.count(&c.helo, "HELO names", fmt.Appendf(nil, "name-%d", i))
+	}
+	s := c.Summary(noon, noon, 10, nil)
+	if s.Remote.Sessions != maxSources+10 || s.Addresses != maxSources || s.NotListed["addresses"] != 10 || s.NotListed["HELO names"] != 10 {
+		t.Errorf("%+v, %v", s.Remote, s.NotListed)
+	}
+	if !strings.Contains(text(t, s), "10  times there was no place for more addresses") {
+		t.Error("the report does not say what it left out")
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	for _, c := range []struct{ name, in, want string }{
+		{"plain", "ylmf-pc", "ylmf-pc"},
+		{"empty", "", ""},
+		{"quotes stay", `a"b'c`, `a"b'c`},
+		{"backslash", `a\b`, `a\\b`},
+		{"what looks escaped", `\x1b`, `\\x1b`},
+		{"line ends", "a\r\n\tb", `a\r\n\tb`},
+		{"escape sequence", "\x1b[31m", `\x1b[31m`},
+		{"NUL and DEL", "\x00\x7f", `\x00\x7f`},
+		{"C1 control", "\u009b31m", `\u009b31m`},
+		{"no UTF-8", "\xff\xc3", `\xff\xc3`},
+		{"a real replacement character", "\ufffd", "\ufffd"},
+		{"direction", "\u202eabc\u2066", `\u202eabc\u2066`},
+		{"zero width", "a\u200bb\ufeff", `a\u200bb\ufeff`},
+		{"blanks that are no space", "\u00a0\u2028\u3000", `\u00a0\u2028\u3000`},
+		{"fillers", "\u3164\ufe0f", `\u3164\ufe0f`},
+		{"tag characters", "\U000e0041", `\U000e0041`},
+		{"other languages", "Grüße, 世界", "Grüße, 世界"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := Printable([]byte(c.in))
+			if got != c.want {
+				t.Errorf("%q becomes %q, want %q", c.in, got, c.want)
+			}
+			if back, err := Unprintable(got); err != nil || string(back) != c.in {
+				t.Errorf("%q becomes %q again, %v", c.in, back, err)
+			}
+		})
+	}
+}
+
+func FuzzPrintable(f *testing.F) {
+	f.Add([]byte(hostile))
+	f.Add([]byte(`\xff\u202e\`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s := Printable(b)
+		if back, err := Unprintable(s); err != nil || !bytes.Equal(back, b) {
+			t.Fatalf("%q becomes %q becomes %q, %v", b, s, back, err)
+		}
+		for _, r := range s {
+			if r < ' ' || r >= 0x7f && r < 0xa0 || r >= 0x200b && r <= 0x200f || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
+				t.Fatalf("%q keeps %q", s, r)
+			}
+		}
+		var out strings.Builder
+		wrap(&out, s, 10)
+		for l := range strings.SplitSeq(out.String(), "\n") {
+			if width(l) > 80 {
+				t.Fatalf("%d columns: %q", width(l), l)
+			}
+		}
+		if c := cut(s, 20); width(c) > 20 {
+			t.Fatalf("%q has %d columns", c, width(c))
+		}
+	})
+}
+
+func BenchmarkCollector(b *testing.B) {
+	var all []*store.Record
+	for _, r := range sample(b) {
+		if r.Counts.RcptPermfail < 50 {
+			all = append(all, r)
+		}
+	}
+	c := NewCollector()
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		r := all[i%len(all)]
+		r.Src = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8 & 15), byte(i)}), 25)
+		if err := c.Add(r); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+	b.ReportMetric(float64(i)/b.Elapsed().Seconds(), "records/s")
+}
+
+func BenchmarkDump(b *testing.B) {
+	r := sample(b)["good"]
+	write := Lines(&discard{})
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := write(NewView(r)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+type discard struct{}
+
+func (*discard) Write(p []byte) (int, error) { return len(p), nil }
