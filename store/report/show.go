@@ -151,7 +151,7 @@ func (f *Finding) line() string {
 		how = append(how, "by "+f.By)
 	}
 	if f.Match != "" {
-		how = append(how, "row "+quoted(f.Match))
+		how = append(how, "matches "+quoted(f.Match))
 	}
 	if f.Confidence != "" {
 		how = append(how, "confidence "+f.Confidence)
