@@ -51,7 +51,7 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	switch phase {
 	case rules.Helo:
 		// link-identify comes only if nobody refuses.
-		s.Helo = set(s.Helo, arg, maxName)
+		t.greet(s, arg, ev.Time)
 		t.judgeHelo(s, ev.Time)
 	case rules.MailFrom:
 		s.tx.sender = set(s.tx.sender, arg, maxPath)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"scanwatch/filter"
+	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -19,7 +20,7 @@ func (t *Table) fold(s *Session, ev *filter.Event) {
 	case filter.FilterResponse:
 		t.filtered(s, ev)
 	case filter.LinkIdentify:
-		s.Helo = set(s.Helo, ev.Field(1), maxName)
+		t.greet(s, ev.Field(1), ev.Time)
 		s.cmd.open = false
 		t.step(s, ev.Time, &store.Step{Kind: store.KindHelo, Text: s.Helo, Arg: ev.Field(0), Result: store.ResultOK})
 		t.judgeHelo(s, ev.Time)
@@ -50,6 +51,15 @@ func (t *Table) fold(s *Session, ev *filter.Event) {
 	}
 }
 
+// greet takes a greeting. A client that greets anew, for instance after
+// STARTTLS, stays who it was.
+func (t *Table) greet(s *Session, name []byte, at int64) {
+	if len(s.Helo) > 0 && !bytes.EqualFold(s.Helo, name) && !t.exempt(s) {
+		t.find(s, at, finding{evidence: rules.HeloChanged, by: "helo", proof: name, match: string(s.Helo), confidence: "medium"})
+	}
+	s.Helo = set(s.Helo, name, maxName)
+}
+
 // client takes a line that the client sent. From here on only its redacted
 // form exists.
 func (t *Table) client(s *Session, line []byte, at int64) {
@@ -59,6 +69,8 @@ func (t *Table) client(s *Session, line []byte, at int64) {
 	s.cmd.open, s.cmd.waiting, s.cmd.at = true, true, at
 	s.hungUp = false
 	switch s.cmd.verb {
+	case verbHelo, verbEhlo:
+		s.saidHelo = true
 	case verbAuth:
 		s.sawAuth = true
 	case verbDot, verbExchange:
@@ -79,6 +91,7 @@ func (t *Table) server(s *Session, line []byte, at int64) {
 			t.step(s, at, &store.Step{Kind: store.KindGreeting})
 			return
 		}
+		s.saidHelo = true
 		if s.cmd.filtered {
 			return // a filter turned the client away, and has been noted
 		}

@@ -115,12 +115,22 @@ func (t *Table) judgeHelo(s *Session, at int64) {
 	if here {
 		return
 	}
+	if !anyName && t.forged(s.Helo) {
+		t.find(s, at, finding{evidence: rules.HeloForged, by: "helo", proof: s.Helo, match: "local domain", confidence: "medium"})
+	}
 	if t.ownName(s.Helo) {
 		t.find(s, at, finding{evidence: rules.HeloOwnName, by: "helo", proof: s.Helo, confidence: "high"})
 	}
 	if a, ok := heloAddr(s.Helo); ok && (t.ownAddr(a) || a == s.Dst.Addr()) {
 		t.find(s, at, finding{evidence: rules.HeloOwnAddress, by: "helo", proof: s.Helo, confidence: "high"})
 	}
+}
+
+// forged tells whether a stranger greets with the bare name of a domain whose
+// mail comes here.
+func (t *Table) forged(name []byte) bool {
+	local, _ := t.localDomain(name)
+	return local && !t.ownName(name)
 }
 
 // here tells whether the client runs on this host.
@@ -203,13 +213,12 @@ func (t *Table) judgeCommand(s *Session) {
 		}
 	case verbHelo, verbEhlo:
 		// smtpd takes only what may be a host name or an address literal.
-		_, name := cutWord(c.line)
-		evidence := rules.HeloInvalid
-		if len(name) == 0 {
-			evidence = rules.HeloMissing
+		if c.code == 501 && !t.here(s) && !s.submission() {
+			t.find(s, c.at, finding{evidence: refusedGreeting(c.line), by: "helo", proof: c.line, confidence: "medium"})
 		}
-		if c.code == 501 && !t.here(s) {
-			t.find(s, c.at, finding{evidence: evidence, by: "helo", proof: c.line, confidence: "medium"})
+	case verbMail:
+		if c.code == 503 && !s.saidHelo {
+			t.find(s, c.at, finding{evidence: rules.HeloMissing, by: "command", proof: c.line, confidence: "medium"})
 		}
 	case verbUnknown:
 		if string(c.line) == stars {
@@ -224,6 +233,18 @@ func (t *Table) judgeCommand(s *Session) {
 		}
 		t.find(s, c.at, finding{evidence: evidence, by: "command", proof: c.line, confidence: "high"})
 	}
+}
+
+// refusedGreeting tells what is wrong with a greeting that smtpd refused.
+func refusedGreeting(line []byte) rules.Evidence {
+	_, name := cutWord(line)
+	if len(name) == 0 {
+		return rules.HeloMissing
+	}
+	if _, ok := heloAddr(name); ok && name[0] != '[' {
+		return rules.HeloBareAddress // IPv6; smtpd takes bare IPv4
+	}
+	return rules.HeloInvalid
 }
 
 // languages tells what protocol a line belongs to; the first that fits.

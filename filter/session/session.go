@@ -35,6 +35,7 @@ type Session struct {
 
 	start, last int64 // microseconds: of the connection, of the newest step
 	greeted     bool
+	saidHelo    bool // tried to greet, or was turned away before
 	timedOut    bool
 	quit        bool
 	hungUp      bool // smtpd or a filter is closing the connection
