@@ -162,7 +162,7 @@ func (t *Table) ownName(name []byte) bool {
 	}
 	if t.settings != nil {
 		for _, own := range t.settings.Policy.OwnNames {
-			if len(own) == len(name) && hasPrefixFold(name, own) {
+			if isFold(name, own) {
 				return true
 			}
 		}

@@ -42,10 +42,10 @@ var mechanisms = []string{"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "NTLM", "G
 
 const stars = "********"
 
-// secretPrefixes begin lines of other protocols that carry credentials:
-// POP3, FTP, IMAP and HTTP clients that came to the wrong port. What begins
-// with AUTH is handled before.
-var secretPrefixes = []string{"PASS", "USER", "LOGIN", "APOP", "PROXY-AUTHORIZATION", "COOKIE"}
+// secretWords begin lines of other protocols that carry credentials: POP3,
+// FTP, IMAP and HTTP clients that came to the wrong port. What begins with AUTH
+// is handled before.
+var secretWords = []string{"PASS", "USER", "LOGIN", "APOP", "PROXY-AUTHORIZATION", "COOKIE"}
 
 // redact appends to dst what may be known of a line that a client sent, and
 // tells its verb. Nothing else in the program sees the line itself. sawAuth
@@ -111,7 +111,7 @@ func lookupVerb(word []byte) verb {
 
 func mechanism(word []byte) string {
 	for _, m := range mechanisms {
-		if len(word) == len(m) && hasPrefixFold(word, m) {
+		if isFold(word, m) {
 			return m
 		}
 	}
@@ -119,20 +119,26 @@ func mechanism(word []byte) string {
 }
 
 func hasSecret(line []byte) bool {
-	line = bytes.TrimLeftFunc(line, notLetter)
+	word, rest := cutWord(bytes.TrimLeftFunc(line, notLetter))
 	// IMAP puts a tag before the command.
-	_, behind := cutWord(line)
-	for _, p := range secretPrefixes {
-		if hasPrefixFold(line, p) || hasPrefixFold(behind, p) || hasPrefixFold(behind, "AUTH") {
+	second, _ := cutWord(rest)
+	if hasPrefixFold(second, "AUTH") {
+		return true
+	}
+	for _, w := range secretWords {
+		if isFold(word, w) || isFold(second, w) {
 			return true
 		}
 	}
 	return false
 }
 
+// isFold tells whether b is the word w in any case.
+func isFold(b []byte, w string) bool { return len(b) == len(w) && hasPrefixFold(b, w) }
+
 func notLetter(r rune) bool { return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') }
 
-// hasPrefixFold tells whether b begins with the upper-case word p in any case.
+// hasPrefixFold tells whether b begins with the word p in any case.
 func hasPrefixFold(b []byte, p string) bool {
 	return len(b) >= len(p) && bytes.EqualFold(b[:len(p)], []byte(p))
 }

@@ -36,6 +36,7 @@ func TestRedact(t *testing.T) {
 		{"imap", "a1 LOGIN bob hunter2", false, false, "********", verbUnknown},
 		{"imap authenticate", "a1 authenticate plain hunter2", false, false, "********", verbUnknown},
 		{"http", "Authorization: Basic aHVudGVyMg==", false, false, "********", verbUnknown},
+		{"http user agent", "User-Agent: Expanse", false, false, "User-Agent: Expanse", verbUnknown},
 		{"ssh", "SSH-2.0-Go", false, false, "SSH-2.0-Go", verbUnknown},
 		{"long", strings.Repeat("x", 3000), false, false, strings.Repeat("x", maxLine), verbUnknown},
 		{"empty", "", false, false, "", verbUnknown},
