@@ -286,7 +286,8 @@ type Attempt struct {
 
 const maxDomains = 3 // of an Attempt
 
-// Summary makes the report of what was added. Lists have at most top lines.
+// Summary makes the report of what was added. Lists have at most top lines, but
+// the one of evidence, which is short by nature, is never cut.
 func (c *Collector) Summary(since, until time.Time, top int, problems []string) *Summary {
 	s := &Summary{
 		Since: Time{since}, Until: Time{until}, Problems: append([]string{}, problems...),
@@ -294,7 +295,8 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 		More: map[string]int{}, NotListed: c.missed,
 	}
 	sessions := func(n *name) int { return n.sessions }
-	s.Evidence = sorted(s, "evidence", c.evidence.list(), top, sessions)
+	evidence := c.evidence.list()
+	s.Evidence = sorted(s, "evidence", evidence, len(evidence), sessions)
 	s.Organisations = sorted(s, "organisations", c.orgs.list(), top, sessions)
 	s.Helo = sorted(s, "helo", c.helo.list(), top, sessions)
 
