@@ -44,7 +44,6 @@ type Table struct {
 	limit    limiter
 	missed   uint64 // sessions that were not followed because the table was full
 	record   []byte // scratch
-	text     []byte // scratch
 	line     []byte // scratch
 	dst      addrCache
 }
