@@ -47,7 +47,7 @@ func (p *policies) start() rules.Settings {
 	c, err := config.Load(p.file, p.lists(), nil, false)
 	if err != nil {
 		p.complain(err)
-		p.log.Error("only observing until the configuration is mended and smtpd restarted", "file", p.file)
+		p.log.Error("only observing until the configuration is mended and smtpd restarted; see scanwatch check", "file", p.file)
 		p.config = config.Broken(p.file)
 		return defaults
 	}
@@ -72,7 +72,7 @@ func (p *policies) take(c *config.Config) {
 }
 
 func (p *policies) complain(err error) {
-	for line := range strings.Lines(config.Detail(err)) {
+	for line := range strings.Lines(err.Error()) { // scanwatch check shows the places
 		p.log.Error(strings.TrimSuffix(line, "\n"))
 	}
 }
@@ -88,7 +88,7 @@ func (p *policies) reload() error {
 	if err != nil {
 		p.config.Seen()
 		p.complain(err)
-		p.log.Error("the configuration was not taken; what was in use stays in use", "file", p.file)
+		p.log.Error("the configuration was not taken, what was in use stays in use; see scanwatch check", "file", p.file)
 		return fmt.Errorf("%s was not taken, the mail log says why; what was in use stays in use", p.file)
 	}
 	p.take(c)

@@ -3,6 +3,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"scanwatch/cmd/internal/config"
+	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -45,11 +48,23 @@ func verbs() []verb {
 		{"show", "[--json] SESSION-ID", "one session as a story", "SESSION-ID is the number that smtpd logs: 16 hexadecimal digits.", show},
 		{"status", "[--json]", "how the running filter is doing", "", status},
 		{"flush", "", "return when all that was recorded is on disk", "", flush},
+		{"check", "[FILE]", "what is wrong with a configuration", checkHelp, check},
+		{"policy", "[--print] [FILE|POLICY]", "what a configuration refuses, in plain English", policyHelp, policy},
+		{"test", "[--enforce] --src ADDRESS [FLAG ...] | --stream FILE", "what a configuration would do with a session", testHelp, try},
+		{"import", "--check FILE [--format FORMAT] | --formats", "what a list is, and what of it can be used", importHelp, importList},
+		{"reload", "", "make the filter load its configuration again", "", reload},
 	}
+}
+
+// configures tells whether v is about a configuration, and complains about it
+// itself.
+func (v *verb) configures() bool {
+	return v.name == "check" || v.name == "policy" || v.name == "test" || v.name == "import"
 }
 
 // env is what a verb works with.
 type env struct {
+	file  string // the configuration that -f names
 	verb  *verb
 	flags *flag.FlagSet
 	dir   string // the state directory
@@ -84,6 +99,9 @@ func run(args []string, stdout, stderr io.Writer, now func() time.Time, zone *ti
 	case errors.As(err, &wrong):
 		fmt.Fprintf(stderr, "scanwatch: %v\n", err)
 		return exitUsage
+	case errors.As(err, new(rules.Errors)):
+		fmt.Fprint(stderr, config.Detail(err))
+		return exitFailure
 	default:
 		fmt.Fprintf(stderr, "scanwatch: %v\n", err)
 		return exitFailure
@@ -105,16 +123,7 @@ func (e *env) run(args []string) error {
 		_, err := fmt.Fprintf(e.out, "scanwatch %s\n", version)
 		return err
 	}
-	settings, err := loadConfig(*file)
-	if err != nil {
-		return err
-	}
-	e.dir = store.DefaultDir()
-	for _, d := range []string{settings.dir, *dir} { // the flag wins
-		if d != "" {
-			e.dir = d
-		}
-	}
+	e.file, e.dir = *file, *dir // what the flag says wins
 	args = global.Args()
 	if len(args) == 0 {
 		return usage("what is to be done?\n%s", usageLine+"\n"+list(verbs()))
@@ -123,6 +132,14 @@ func (e *env) run(args []string) error {
 	if err != nil {
 		return err
 	}
+	if !v.configures() {
+		named, err := e.stateDir(*file)
+		if err != nil {
+			return err
+		}
+		e.dir = cmp.Or(e.dir, named)
+	}
+	e.dir = cmp.Or(e.dir, store.DefaultDir())
 	e.verb = v
 	e.flags = flag.NewFlagSet(v.name, flag.ContinueOnError)
 	e.flags.SetOutput(io.Discard)
@@ -188,7 +205,7 @@ func list(all []verb) string {
 func (e *env) help() error {
 	fmt.Fprintf(e.out, `%s
 
-Shows what filter-scanwatch has recorded.
+Shows what filter-scanwatch has recorded, and tries configurations.
 
   -f FILE      configuration of the filter
   -s STATEDIR  state directory; default %s
@@ -201,29 +218,21 @@ Verbs, which may be shortened:
 	return flag.ErrHelp
 }
 
-// config is what this program needs of the filter's configuration.
-type config struct {
-	dir string // state directory, empty if the file names none
-}
-
-// loadConfig reads the filter's configuration.
-//
-// TO BE WIRED: package rules is to parse it; the statement
-//
-//	store "DIR" keep DURATION budget SIZE
-//
-// gives the directory. Until then the file must only be there and be readable.
-func loadConfig(file string) (config, error) {
-	if file == "" {
-		return config{}, nil
+// stateDir returns the state directory that the configuration names, if any. A
+// broken configuration does not keep records from being read, unless it was
+// asked for by name.
+func (e *env) stateDir(file string) (string, error) {
+	name := config.Find(file)
+	if name == "" {
+		return "", nil
 	}
-	f, err := os.Open(file)
-	if err != nil {
-		return config{}, fmt.Errorf("read the configuration: %w", err)
+	tree, err := rules.Parse(name, os.ReadFile)
+	if err == nil {
+		return tree.Settings().Store, nil
 	}
-	defer f.Close()
-	if _, err := io.Copy(io.Discard, f); err != nil {
-		return config{}, fmt.Errorf("read the configuration: %w", err)
+	if file != "" {
+		return "", err
 	}
-	return config{}, nil
+	fmt.Fprintf(e.err, "scanwatch: the configuration is broken, using the default state directory; see scanwatch check\n")
+	return "", nil
 }

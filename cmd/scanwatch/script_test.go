@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -16,6 +17,8 @@ import (
 	"scanwatch/cmd/internal/control"
 	"scanwatch/store"
 )
+
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // now is when the scripts happen.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
@@ -33,7 +36,8 @@ func TestMain(m *testing.M) {
 
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir:           "testdata/script",
+		UpdateScripts: *update,
 		Setup: func(e *testscript.Env) error {
 			// A short name for the socket.
 			short, err := os.MkdirTemp("", "sw")
@@ -42,6 +46,11 @@ func TestScript(t *testing.T) {
 			}
 			e.Defer(func() { os.RemoveAll(short) })
 			e.Setenv("STATE", filepath.Join(short, "state"))
+			streams, err := filepath.Abs("../../tests/streams")
+			if err != nil {
+				return err
+			}
+			e.Setenv("STREAMS", streams)
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

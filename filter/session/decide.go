@@ -67,11 +67,15 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	if v.Would.Rule != nil {
 		t.verdict(s, ev.Time, phase, &v.Would, false, &v)
 	}
-	if act.Rule == nil {
-		return filter.Reply{Hold: v.Act.Delay}
+	r := filter.Reply{Hold: v.Act.Delay}
+	if act.Rule != nil {
+		t.verdict(s, ev.Time, phase, &act, true, &v)
+		r.Decision, r.Text = decisions[act.Decision], rules.Reply(act.Text, s.ID)
 	}
-	t.verdict(s, ev.Time, phase, &act, true, &v)
-	return filter.Reply{Decision: decisions[act.Decision], Text: rules.Reply(act.Text, s.ID), Hold: v.Act.Delay}
+	if t.options.Trace != nil {
+		t.options.Trace(policy, f, r)
+	}
+	return r
 }
 
 // stick returns what is to be done: what the policy decided now, or what it

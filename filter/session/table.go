@@ -23,6 +23,9 @@ type Options struct {
 	Lists func() *lookup.Lists
 	// OwnAddrs are this host's addresses.
 	OwnAddrs []netip.Addr
+	// Trace, if not nil, is told of each request that was put to a policy,
+	// for explaining it; the facts are valid only during the call.
+	Trace func(*rules.Policy, *rules.Facts, filter.Reply)
 }
 
 // A Table holds the live sessions. It is the filter.Handler of the program,

@@ -84,6 +84,30 @@ func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Confi
 	if err != nil {
 		return nil, err
 	}
+	if err := c.compile(tree, lists, before, strict); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Ready loads the ready policy of that name.
+func Ready(name string, lists *lookup.Lists) (*Config, error) {
+	text, err := rules.ReadyPolicy(name)
+	if err != nil {
+		return nil, err
+	}
+	c := &Config{File: name + ".conf", tables: make(map[rules.Source]*table), files: make(map[string]stamp)}
+	tree, err := rules.Parse(c.File, func(string) ([]byte, error) { return text, nil })
+	if err != nil {
+		return nil, err
+	}
+	if err := c.compile(tree, lists, nil, true); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config, strict bool) (err error) {
 	c.Policy, c.Warnings, err = rules.Compile(tree, rules.Options{
 		Refuse: NotYet,
 		Load: func(s rules.Source) (rules.Table, error) {
@@ -104,17 +128,17 @@ func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Confi
 		},
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var known [2]*lookup.Origins
 	if before != nil {
 		known = [2]*lookup.Origins{before.ASN, before.Country}
 	}
 	if c.ASN, err = c.origins(c.Policy.ASN, known[:], strict); err != nil {
-		return nil, err
+		return err
 	}
 	c.Country, err = c.origins(c.Policy.Country, append(known[:], c.ASN), strict)
-	return c, err
+	return err
 }
 
 // Broken stands for a configuration that could not be loaded: it has no
@@ -131,6 +155,16 @@ func (c *Config) read(name string) ([]byte, error) {
 
 func (c *Config) note(format string, args ...any) {
 	c.Notes = append(c.Notes, fmt.Sprintf(format, args...))
+}
+
+// Tables lists the tables that were read from files or are shipped, with the
+// number of their entries.
+func (c *Config) Tables() map[string]int {
+	sizes := make(map[string]int)
+	for source, t := range c.tables {
+		sizes[source.Table] += t.size
+	}
+	return sizes
 }
 
 // path finds a file that the configuration names: beside it, if the name is

@@ -53,7 +53,12 @@ func (c *Config) table(s rules.Source) *table {
 
 func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rules.Table, error) {
 	if s.Builtin {
-		return builtin(s.Table, lists)
+		t, err := builtin(s.Table, lists)
+		if err != nil {
+			return nil, err
+		}
+		c.tables[key(s)] = t
+		return t, nil
 	}
 	file := c.path(s.File)
 	c.files[file] = stampOf(file)
@@ -101,7 +106,7 @@ var shipped = map[string]string{
 
 // builtin makes a table of a shipped list, without the rows of low confidence:
 // those are good for a score, and not for a match.
-func builtin(name string, lists *lookup.Lists) (rules.Table, error) {
+func builtin(name string, lists *lookup.Lists) (*table, error) {
 	evidence, ok := shipped[name]
 	if !ok {
 		return nil, fmt.Errorf("no list of that name is shipped; there are <scanners>, <clouds>, <botnet-helo> and <allow>")

@@ -61,6 +61,9 @@ func (c *Client) Status() (s Status, err error) {
 // Flush returns when all that the filter recorded before is on disk.
 func (c *Client) Flush() error { return c.ask(nil, "flush") }
 
+// Reload makes the filter load its configuration again.
+func (c *Client) Reload() error { return c.ask(nil, "reload") }
+
 // Segments lists the files of recorded sessions.
 func (c *Client) Segments() ([]store.Segment, error) {
 	var a segmentsAnswer

@@ -1,0 +1,200 @@
+package main
+
+// The verbs about a configuration.
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/lookup/feed"
+	"scanwatch/filter/session"
+	"scanwatch/rules"
+)
+
+const checkHelp = `Without FILE the configuration that the filter would use. Exits with status 1 if
+the filter would not take it.`
+
+// chosen is the configuration file that a verb is about.
+func (e *env) chosen(args []string) (string, error) {
+	name := config.Find(e.file)
+	if len(args) > 0 {
+		name = args[0]
+	}
+	if name == "" {
+		return "", fmt.Errorf("there is no configuration file: name one, or write %s", config.DefaultFile())
+	}
+	return name, nil
+}
+
+func check(e *env, args []string) error {
+	args, err := e.parse(args, 0, 1)
+	if err != nil {
+		return err
+	}
+	name, err := e.chosen(args)
+	if err != nil {
+		return err
+	}
+	lists, err := lookup.Builtin()
+	if err != nil {
+		return err
+	}
+	c, err := config.Load(name, lists, nil, true)
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(e.err, c.Warnings.Detail())
+	for _, n := range c.Notes {
+		fmt.Fprintln(e.err, "warning:", n)
+	}
+	p := c.Policy
+	var asked []string
+	for _, id := range session.Phases(p) {
+		asked = append(asked, id.String())
+	}
+	if len(asked) == 0 {
+		asked = []string{"none"}
+	}
+	fmt.Fprintf(e.out, "%s is right.\n", name)
+	fmt.Fprintf(e.out, "mode %v, %d rules; smtpd will ask in: %s\n", p.Mode, len(p.Rules()), strings.Join(asked, " "))
+	for _, name := range slices.Sorted(maps.Keys(c.Tables())) {
+		fmt.Fprintf(e.out, "table <%s>: %d entries\n", name, c.Tables()[name])
+	}
+	for _, o := range []*lookup.Origins{c.ASN, c.Country} {
+		if o != nil {
+			s := o.State()
+			fmt.Fprintf(e.out, "database %s: %s, built %s\n", s.Path, s.Type, s.Built.UTC().Format(time.DateOnly))
+		}
+	}
+	return nil
+}
+
+const policyHelp = `POLICY is one that comes with the program: open, standard or tight. With --print
+the policy's own text is written, to begin a configuration with.`
+
+func policy(e *env, args []string) error {
+	asText := e.flags.Bool("print", false, "")
+	args, err := e.parse(args, 0, 1)
+	if err != nil {
+		return err
+	}
+	if len(args) == 1 && slices.Contains(rules.PolicyNames(), args[0]) {
+		text, err := rules.ReadyPolicy(args[0])
+		if err != nil {
+			return err
+		}
+		if *asText {
+			_, err = e.out.Write(text)
+			return err
+		}
+		tree, err := rules.Parse(args[0]+".conf", func(string) ([]byte, error) { return text, nil })
+		if err != nil {
+			return err
+		}
+		return describe(e, tree)
+	}
+	name, err := e.chosen(args)
+	if err != nil {
+		return err
+	}
+	tree, err := rules.Parse(name, os.ReadFile)
+	if err != nil {
+		return err
+	}
+	if *asText {
+		_, err := e.out.WriteString(tree.String())
+		return err
+	}
+	return describe(e, tree)
+}
+
+func describe(e *env, tree *rules.Config) error {
+	p, _, err := rules.Compile(tree, rules.Options{Refuse: config.NotYet})
+	if err != nil {
+		return err
+	}
+	return p.Describe(e.out)
+}
+
+const importHelp = `Nothing is downloaded and nothing is kept: the filter reads the files of its
+tables itself. FORMAT may be followed by an option, as in "aws service EC2".`
+
+func importList(e *env, args []string) error {
+	file := e.flags.String("check", "", "")
+	format := e.flags.String("format", "", "")
+	formats := e.flags.Bool("formats", false, "")
+	if _, err := e.parse(args, 0, 0); err != nil {
+		return err
+	}
+	if *formats {
+		for _, f := range feed.Formats() {
+			fmt.Fprintf(e.out, "%-18s%s\n", f.Name, f.Help)
+			if f.Option != "" {
+				fmt.Fprintf(e.out, "%-18soption %s, default %s\n", "", f.Option, f.Default)
+			}
+		}
+		return nil
+	}
+	if *file == "" {
+		return usage("import: no file is named\nusage: scanwatch %s %s", e.verb.name, e.verb.args)
+	}
+	f, err := os.Open(*file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, err := feed.Parse(f, *format)
+	if r != nil {
+		fmt.Fprintf(e.out, "format    %s\n", r.Format)
+		fmt.Fprintf(e.out, "entries   %d prefixes, %d AS numbers, %d names\n", len(r.Prefixes), len(r.ASNs), len(r.Names))
+		if !r.Date.IsZero() {
+			fmt.Fprintf(e.out, "made      %s\n", r.Date.UTC().Format(time.RFC3339))
+		}
+		if r.Notice != "" {
+			fmt.Fprintf(e.out, "notice    %s\n", r.Notice)
+		}
+		if r.LeftOut > 0 {
+			fmt.Fprintf(e.out, "left out  %d entries that the option does not ask for\n", r.LeftOut)
+		}
+		problems(e, "refused", r.Refused)
+		problems(e, "warnings", r.Warnings)
+	}
+	if err != nil {
+		return fmt.Errorf("%s cannot be used: %w", *file, err)
+	}
+	fmt.Fprintf(e.out, "%s can be used.\n", filepath.Base(*file))
+	return nil
+}
+
+func problems(e *env, what string, p feed.Problems) {
+	if p.Total == 0 {
+		return
+	}
+	fmt.Fprintf(e.out, "%-9s %d\n", what, p.Total)
+	for _, problem := range p.First {
+		fmt.Fprintf(e.out, "          %v\n", problem)
+	}
+	if n := p.Total - len(p.First); n > 0 {
+		fmt.Fprintf(e.out, "          and %d more\n", n)
+	}
+}
+
+func reload(e *env, args []string) error {
+	if _, err := e.parse(args, 0, 0); err != nil {
+		return err
+	}
+	client, err := control.Dial(e.dir)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return client.Reload()
+}
