@@ -1,0 +1,178 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"scanwatch/filter/lookup"
+	"scanwatch/rules"
+)
+
+func builtinLists(t testing.TB) *lookup.Lists {
+	t.Helper()
+	l, err := lookup.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func write(t testing.TB, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const withTable = "mode enforce\ntable <drop> file \"drop.txt\"\nrule drop phase connect match src <drop> disconnect\n"
+
+func prefixes(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "2001:db8:%x::/48\n", i)
+	}
+	return b.String()
+}
+
+// TestReloadKeepsTables: whatever becomes of a table's file, the list that was
+// read before stays in use, until there is a good one again.
+func TestReloadKeepsTables(t *testing.T) {
+	lists := builtinLists(t)
+	for _, c := range []struct {
+		name string
+		file func(t *testing.T, name string)
+		note string
+	}{
+		{"removed", func(t *testing.T, name string) { os.Remove(name) }, "no such file"},
+		{"empty", func(t *testing.T, name string) { write(t, name, "") }, "empty"},
+		{"shrunk by more than half", func(t *testing.T, name string) { write(t, name, prefixes(9)) }, "half"},
+		{"an error page", func(t *testing.T, name string) { write(t, name, "<!DOCTYPE html>\n<p>no</p>\n") }, "web page"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			conf, drop := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop.txt")
+			write(t, conf, withTable)
+			write(t, drop, prefixes(20))
+			first, err := Load(conf, lists, nil, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first.Changed() {
+				t.Error("nothing has changed")
+			}
+			c.file(t, drop)
+			if !first.Changed() {
+				t.Error("the change was not seen")
+			}
+			second, err := Load(conf, lists, first, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			inside := netip.MustParseAddr("2001:db8:13::1")
+			if !second.Policy.Table("drop").MatchAddr(inside) {
+				t.Error("the old list is not in use")
+			}
+			if len(second.Notes) != 1 || !strings.Contains(second.Notes[0], c.note) || !strings.Contains(second.Notes[0], "stays in use") {
+				t.Errorf("notes %q, want one about %q", second.Notes, c.note)
+			}
+			if _, err := Load(conf, lists, first, true); err == nil {
+				t.Error("a strict check takes it")
+			}
+			write(t, drop, prefixes(19))
+			third, err := Load(conf, lists, second, false)
+			if err != nil || len(third.Notes) > 0 {
+				t.Fatalf("%v, notes %q", err, third.Notes)
+			}
+			if third.Policy.Table("drop").MatchAddr(inside) {
+				t.Error("the new list is not in use")
+			}
+		})
+	}
+}
+
+// TestMissingAtFirst: a table that was never there cannot tell, and the rest
+// of the policy works.
+func TestMissingAtFirst(t *testing.T) {
+	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
+	write(t, conf, withTable+"rule odd phase connect match !src <drop> disconnect\nasn \"nosuch.mmdb\"\n")
+	c, err := Load(conf, builtinLists(t), nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Notes) != 2 {
+		t.Errorf("notes %q, want one of the table and one of the database", c.Notes)
+	}
+	v := c.Policy.Eval(&rules.Facts{Phase: rules.Connect, Src: netip.MustParseAddr("192.0.2.1")})
+	if v.Act.Rule != nil {
+		t.Errorf("rule %s decided without its table", v.Act.Rule.Name)
+	}
+}
+
+func TestBanIsRefused(t *testing.T) {
+	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
+	write(t, conf, "rule r phase helo match helo \"x\" disconnect ban 1d\n")
+	if _, err := Load(conf, builtinLists(t), nil, true); err == nil || !strings.Contains(Detail(err), NotYet["ban"]) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestBuiltinTables(t *testing.T) {
+	lists := builtinLists(t)
+	for name, want := range map[string]struct{ in, out string }{
+		"scanners":    {"census1.shodan.io", "mail.example.net"},
+		"clouds":      {"ec2-192-0-2-1.compute.amazonaws.com", "a.smtp-out.amazonses.com"},
+		"botnet-helo": {"YLMF-PC", "localhost"},
+		"allow":       {"a1.smtp-out.amazonses.com", "mail.example.net"},
+	} {
+		table, err := builtin(name, lists)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !table.MatchName([]byte(want.in)) || table.MatchName([]byte(want.out)) {
+			t.Errorf("<%s>: %s %v, %s %v; want true and false", name, want.in, table.MatchName([]byte(want.in)), want.out, table.MatchName([]byte(want.out)))
+		}
+	}
+	if _, err := builtin("nosuch", lists); err == nil {
+		t.Error("a list that is not shipped was found")
+	}
+}
+
+func TestReadyPolicies(t *testing.T) {
+	for _, name := range rules.PolicyNames() {
+		c, err := Ready(name, builtinLists(t))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if len(c.Warnings)+len(c.Notes) > 0 {
+			t.Errorf("%s: %v %v", name, c.Warnings, c.Notes)
+		}
+	}
+}
+
+// BenchmarkLoad: what a start with 100,000 prefixes and 200 rules costs.
+func BenchmarkLoad(b *testing.B) {
+	dir := b.TempDir()
+	conf := filepath.Join(dir, "scanwatch.conf")
+	var text strings.Builder
+	text.WriteString(withTable)
+	for i := range 200 {
+		fmt.Fprintf(&text, "rule r%d phase helo match helo \"h%d.example.net\" reject\n", i, i)
+	}
+	write(b, conf, text.String())
+	var list strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&list, "%d.%d.%d.0/24\n", 11+i/65536*10, i/256%256, i%256)
+	}
+	write(b, filepath.Join(dir, "drop.txt"), list.String())
+	lists := builtinLists(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Load(conf, lists, nil, true); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
