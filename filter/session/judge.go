@@ -20,6 +20,10 @@ type finding struct {
 	confidence string // high, medium or low
 }
 
+// Gathered is the evidence that sessions can give. The other tokens wait for
+// what remembers more than one session.
+const Gathered = ^(rules.EarlyTalker | rules.ProbedRecipient | rules.AuthSpray | rules.NoMail | rules.Abandoned | rules.Flood)
+
 // exempt sessions are our own: no evidence is gathered against them.
 func (t *Table) exempt(s *Session) bool { return s.Local || s.Authed || !s.Src.IsValid() }
 
@@ -216,9 +220,12 @@ func (t *Table) judgeCommand(s *Session) {
 		if c.code == 501 && !t.here(s) && !s.submission() {
 			t.find(s, c.at, finding{evidence: refusedGreeting(c.line), by: "helo", proof: c.line, confidence: "medium"})
 		}
-	case verbMail:
-		if c.code == 503 && !s.saidHelo {
+	case verbMail, verbRcpt:
+		switch {
+		case c.code == 503 && !s.saidHelo:
 			t.find(s, c.at, finding{evidence: rules.HeloMissing, by: "command", proof: c.line, confidence: "medium"})
+		case c.code == 501 || c.code == 553:
+			t.find(s, c.at, finding{evidence: rules.SyntaxError, by: "command", proof: c.line, confidence: "low"})
 		}
 	case verbUnknown:
 		if string(c.line) == stars {
@@ -310,8 +317,10 @@ func (t *Table) judgeRcpt(s *Session, addr []byte, r store.Result, code uint32, 
 		if !odd {
 			t.domains.add(domain)
 		}
-	case r != store.ResultPermfail || code == 501 || code == 503 || code == 553:
-		// later, or smtpd did not understand: nothing is known of the recipient
+	case code == 501 || code == 553:
+		t.find(s, at, finding{evidence: rules.SyntaxError, by: "rcpt", proof: addr, confidence: "low"})
+	case r != store.ResultPermfail || code == 503:
+		// later, or out of order: nothing is known of the recipient
 	case odd:
 		s.probes++
 		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: addr, match: "route", confidence: "high"})

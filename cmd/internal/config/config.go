@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"scanwatch/filter/lookup"
+	"scanwatch/filter/session"
 	"scanwatch/rules"
 )
 
@@ -60,7 +61,24 @@ func (s stamp) same(o stamp) bool {
 // NotYet are words of the language that this version cannot carry out. Better
 // an error than a rule that silently does nothing.
 var NotYet = map[string]string{
-	"ban": "bans are not carried out yet by this version",
+	"ban":       "bans are not carried out yet by this version",
+	"tag":       "tags are not recorded yet by this version",
+	"seen-good": "hosts are not remembered yet by this version",
+}
+
+// unfinished complains about what the words of the language alone do not tell:
+// counts over several sessions are an error, and evidence that is not gathered
+// a warning, for a rule that asks for it only never matches.
+func (c *Config) unfinished() error {
+	needs := c.Policy.Needs()
+	if len(needs.Windows) > 0 {
+		return fmt.Errorf("%s: count %v in %v: counts over several sessions are not kept yet by this version; leave out `in` to count in one session",
+			c.File, needs.Windows[0].Evidence, needs.Windows[0].Window)
+	}
+	if e := needs.Evidence &^ session.Gathered; e != 0 {
+		c.note("%s: evidence %v is not gathered yet by this version: what asks for it never matches", c.File, e)
+	}
+	return nil
 }
 
 // Find returns the configuration file to use: file if it is not empty, the
@@ -128,6 +146,9 @@ func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config
 		},
 	})
 	if err != nil {
+		return err
+	}
+	if err := c.unfinished(); err != nil {
 		return err
 	}
 	var known [2]*lookup.Origins

@@ -112,11 +112,27 @@ func TestMissingAtFirst(t *testing.T) {
 	}
 }
 
-func TestBanIsRefused(t *testing.T) {
-	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
-	write(t, conf, "rule r phase helo match helo \"x\" disconnect ban 1d\n")
-	if _, err := Load(conf, builtinLists(t), nil, true); err == nil || !strings.Contains(Detail(err), NotYet["ban"]) {
-		t.Errorf("got %v", err)
+// TestNotYet: what this version cannot carry out is an error or a warning, and
+// never a rule that silently does nothing.
+func TestNotYet(t *testing.T) {
+	for _, c := range []struct{ rule, want string }{
+		{`phase helo match helo "x" disconnect ban 1d`, NotYet["ban"]},
+		{`phase helo match helo "x" tag odd`, NotYet["tag"]},
+		{`phase helo match seen-good proceed`, NotYet["seen-good"]},
+		{`phase connect match count auth-failure > 3 in 1h by src disconnect`, "not kept yet"},
+		{`phase connect match evidence flood disconnect`, "not gathered yet"},
+	} {
+		conf := filepath.Join(t.TempDir(), "scanwatch.conf")
+		write(t, conf, "rule r "+c.rule+"\n")
+		said := ""
+		if loaded, err := Load(conf, builtinLists(t), nil, true); err != nil {
+			said = Detail(err)
+		} else {
+			said = strings.Join(loaded.Notes, "\n")
+		}
+		if !strings.Contains(said, c.want) {
+			t.Errorf("%s: said %q, want %q", c.rule, said, c.want)
+		}
 	}
 }
 
