@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/config"
-	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/lookup/feed"
 	"scanwatch/filter/session"
@@ -185,16 +184,4 @@ func problems(e *env, what string, p feed.Problems) {
 	if n := p.Total - len(p.First); n > 0 {
 		fmt.Fprintf(e.out, "          and %d more\n", n)
 	}
-}
-
-func reload(e *env, args []string) error {
-	if _, err := e.parse(args, 0, 0); err != nil {
-		return err
-	}
-	client, err := control.Dial(e.dir)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	return client.Reload()
 }

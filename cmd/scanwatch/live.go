@@ -50,7 +50,12 @@ func status(e *env, args []string) error {
 	return nil
 }
 
-func flush(e *env, args []string) error {
+func flush(e *env, args []string) error { return e.tell(args, (*control.Client).Flush) }
+
+func reload(e *env, args []string) error { return e.tell(args, (*control.Client).Reload) }
+
+// tell makes the running filter do something that has no arguments.
+func (e *env) tell(args []string, do func(*control.Client) error) error {
 	if _, err := e.parse(args, 0, 0); err != nil {
 		return err
 	}
@@ -59,5 +64,5 @@ func flush(e *env, args []string) error {
 		return err
 	}
 	defer client.Close()
-	return client.Flush()
+	return do(client)
 }
