@@ -159,6 +159,16 @@ rule harvest phase rcpt-to match count unknown-recipient > 2 disconnect "421 4.7
 			[]string{"connect x pass", "ehlo y.example.net", "mail a@example.net", "rcpt alice@example.org",
 				"refused a@example.org", "refused b@example.org", "refused c@example.org", "rcpt d@example.org"},
 			[]string{"proceed", "proceed", "proceed", "proceed", "proceed", "proceed", "proceed", "disconnect|421 4.7.0 enough" + ref}},
+		{"a mailing list with members who left is no harvest", `mode enforce
+rule harvest phase rcpt-to match evidence harvest disconnect "421 4.7.0 enough"`,
+			append(append([]string{"connect x pass", "ehlo y.example.net", "mail a@example.net"},
+				slices.Repeat([]string{"rcpt alice@example.org"}, 8)...), slices.Repeat([]string{"refused gone@example.org"}, 8)...),
+			slices.Repeat([]string{"proceed"}, 3+16)},
+		{"a harvest is one", `mode enforce
+rule harvest phase rcpt-to match evidence harvest disconnect "421 4.7.0 enough"`,
+			append([]string{"connect x pass", "ehlo y.example.net", "mail a@example.net", "rcpt alice@example.org"},
+				slices.Repeat([]string{"refused gone@example.org"}, 7)...),
+			append(slices.Repeat([]string{"proceed"}, 4+6), "disconnect|421 4.7.0 enough"+ref)},
 		{"tables that are not loaded cannot tell", `mode enforce
 table <drop> file "/nonexistent"
 rule drop phase connect match src <drop> disconnect "554 5.7.1 no"

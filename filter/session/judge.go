@@ -106,8 +106,7 @@ func (t *Table) judgeHelo(s *Session, at int64) {
 	if t.exempt(s) {
 		return
 	}
-	// A program on this host may call itself localhost or use our name, and a
-	// mail client of one of our users says whatever its computer is called.
+	// A mail client of one of our users says whatever its computer is called.
 	here := t.here(s)
 	anyName := here || s.submission()
 	bot, scanner, _ := t.shipped().Helo(s.Helo)
@@ -137,8 +136,13 @@ func (t *Table) forged(name []byte) bool {
 	return local && !t.ownName(name)
 }
 
-// here tells whether the client runs on this host.
-func (t *Table) here(s *Session) bool { return t.ownAddr(s.Src.Addr()) || s.Src.Addr().IsLoopback() }
+// here tells whether the client is of our own house: this host, or a network
+// that the internet does not reach (RFC 1918, RFC 4193, link-local). What these
+// call themselves is their owner's affair.
+func (t *Table) here(s *Session) bool {
+	a := s.Src.Addr()
+	return t.ownAddr(a) || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast()
+}
 
 // ownAddr tells whether a is this host's, or one that the operator says is.
 func (t *Table) ownAddr(a netip.Addr) bool {
@@ -300,7 +304,8 @@ func (t *Table) judgeAuth(s *Session, user []byte, r store.Result, at int64) {
 }
 
 // harvestAt is the number of refused recipients in one session from which on
-// it is called a harvest.
+// it is called a harvest, if more were refused than accepted: a mailing list
+// has members who left, but not mostly such.
 const harvestAt = 6
 
 // judgeRcpt looks at the outcome of a RCPT. A refused address in a foreign
@@ -338,7 +343,7 @@ func (t *Table) judgeRcpt(s *Session, addr []byte, r store.Result, code uint32, 
 			match, confidence = "undecided", "low" // it may as well be an attempt to relay
 		}
 		t.find(s, at, finding{evidence: rules.UnknownRecipient, by: "rcpt", proof: addr, match: match, confidence: confidence})
-		if s.unknown == harvestAt {
+		if s.unknown >= harvestAt && s.unknown > s.Counts.RcptOK {
 			t.find(s, at, finding{evidence: rules.Harvest, by: "rcpt", proof: addr, confidence: "high"})
 		}
 	}
