@@ -202,6 +202,19 @@ func TestOwnRefusalsAreNotCounted(t *testing.T) {
 	}
 }
 
+// TestRewrittenAuth: what another filter puts in the place of AUTH's argument
+// is a password as well.
+func TestRewrittenAuth(t *testing.T) {
+	records, log := play(t, []byte(strings.Join([]string{
+		event(1, "link-connect|00000000000000aa|x.example.net|pass|192.0.2.1:1|192.0.2.25:25"),
+		event(2, "filter-response|00000000000000aa|auth|rewrite|PLAIN AGFsaWNlAHNlY3JldA=="),
+		event(3, "link-disconnect|00000000000000aa"),
+	}, "")))
+	if text := render(t, records) + strings.Join(log, "\n"); strings.Contains(text, "AGFs") || !strings.Contains(text, `"auth" "rewrite"`) {
+		t.Errorf("recorded %s", text)
+	}
+}
+
 // TestVerdictIsRecordedAndLogged, as done and as what would have been done.
 func TestVerdictIsRecordedAndLogged(t *testing.T) {
 	for _, c := range []struct{ mode, word string }{{"observe", "would=disconnect"}, {"enforce", "decision=disconnect"}} {

@@ -144,7 +144,11 @@ func (t *Table) filtered(s *Session, ev *filter.Event) {
 	}
 	s.hungUp = string(decision) == "disconnect"
 	s.cmd.filtered = s.hungUp || string(decision) == "reject"
-	t.step(s, ev.Time, &store.Step{Kind: store.KindFilter, Text: cut(decision, maxLine), Arg: cut(ev.Field(0), maxLine), Reply: cut(ev.Field(2), maxLine)})
+	param := ev.Field(2)
+	if !s.cmd.filtered && string(ev.Field(0)) == "auth" {
+		param = nil // a filter that rewrites AUTH says the password
+	}
+	t.step(s, ev.Time, &store.Step{Kind: store.KindFilter, Text: cut(decision, maxLine), Arg: cut(ev.Field(0), maxLine), Reply: cut(param, maxLine)})
 }
 
 func (t *Table) auth(s *Session, ev *filter.Event) {

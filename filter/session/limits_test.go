@@ -15,6 +15,7 @@ import (
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/session"
+	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -100,8 +101,9 @@ func TestFloodOfFindings(t *testing.T) {
 	}
 }
 
-// FuzzFold: events in any order, of any content, neither panic nor leave
-// anything behind, and each session gives one record that can be read.
+// FuzzFold: events in any order, of any content, with a policy that acts,
+// neither panic nor leave anything behind; each request is answered once, and
+// each session gives one record that can be read.
 func FuzzFold(f *testing.F) {
 	for seed := range uint64(4) {
 		f.Add(seed, uint16(200))
@@ -111,11 +113,16 @@ func FuzzFold(f *testing.F) {
 		"354 go", "421 bye", "500 5.5.1 Invalid command: Pipelining not supported", "550 no", "reject", "disconnect", "proceed", "connect",
 		"31f211ba", "192.0.2.1:25", "[2001:db8::1]:25", "unix:/var/run/smtpd.sock", "scan-01.shadowserver.org", "\x16\x03\x01", "SSH-2.0-Go", "a|b|c",
 		strings.Repeat("z", 3000)}
+	text, err := rules.ReadyPolicy("tight")
+	if err != nil {
+		f.Fatal(err)
+	}
+	tight := policy(f, string(text)).InMode(rules.Enforce)
 	f.Fuzz(func(t *testing.T, seed uint64, n uint16) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		pick := func() string { return words[rnd.IntN(len(words))] }
 		var in strings.Builder
-		begun := 0
+		begun, requests := 0, 0
 		live := map[int]bool{}
 		for i := range min(int(n), 2000) {
 			id := rnd.IntN(5)
@@ -124,6 +131,7 @@ func FuzzFold(f *testing.F) {
 			fields := ""
 			if name.IsPhase() {
 				word, fields = "filter", "|0123456789abcdef"
+				requests++
 			}
 			switch name {
 			case filter.LinkConnect:
@@ -137,9 +145,25 @@ func FuzzFold(f *testing.F) {
 			}
 			fmt.Fprintf(&in, "%s|0.7|17952193%02d.%06d|smtp-in|%v|%016x%s\n", word, rnd.IntN(100), i, name, id, fields)
 		}
-		records, _ := play(t, []byte(in.String()))
-		if len(records) != begun {
-			t.Errorf("%d records of %d sessions", len(records), begun)
+		var records []*store.Record
+		table := newBench(func(end time.Time, id uint64, value []byte) {
+			r, err := store.Decode(store.AppendKey(nil, end, id), bytes.Clone(value))
+			if err != nil {
+				t.Error(err)
+			}
+			records = append(records, &r)
+		})
+		table.Use(&session.Settings{Policy: tight})
+		var out bytes.Buffer
+		if err := filter.Serve(strings.NewReader(in.String()), &out, table, filter.Options{Log: func(s string) { t.Error(s) }}); err != nil {
+			t.Fatal(err)
+		}
+		table.Stop()
+		if n := bytes.Count(out.Bytes(), []byte{'\n'}); n != requests {
+			t.Errorf("%d answers to %d requests", n, requests)
+		}
+		if len(records) != begun || table.Open() != 0 {
+			t.Errorf("%d records of %d sessions, %d left", len(records), begun, table.Open())
 		}
 		render(t, records)
 	})
