@@ -245,6 +245,13 @@ func TestReload(t *testing.T) {
 	if got := p.ask(3, "ylmf-pc"); !strings.HasPrefix(got, second) {
 		t.Errorf("after the reload: answer %q", got)
 	}
+	write(fmt.Sprintf(rule, "third"))
+	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	// Asked until the new policy answers; go test's own limit ends this.
+	for i := 4; !strings.HasPrefix(p.ask(i, "ylmf-pc"), `disconnect|554 5.7.1 third [`); i++ {
+	}
 	if log := p.end(0); !strings.Contains(log, "scanwatch.conf:2:21: `macth`") || !strings.Contains(log, "scanwatch check") {
 		t.Errorf("log %q", log)
 	}

@@ -65,12 +65,12 @@ func Enter() error {
 	if err := os.Setenv(envOutside, networkNamespace()); err != nil {
 		return err
 	}
+	defer os.Unsetenv(envOutside) // only on failure
 	// unshare(2) moves the calling thread only; execve(2) ends the others and
 	// keeps the namespaces of the one that calls it.
 	runtime.LockOSThread()
 	if err := syscall.Unshare(syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS); err != nil {
 		runtime.UnlockOSThread()
-		os.Unsetenv(envOutside)
 		return fmt.Errorf("make namespaces: %w", err)
 	}
 	// From here on the thread is of no use to the old program: it stays
@@ -105,7 +105,7 @@ func setUp() error {
 // that need no server; [Require] decides about the others.
 func Main(m *testing.M, packages ...string) {
 	// Building comes first: there is no network inside to fetch modules from.
-	if os.Getenv(envPrograms) == "" {
+	if !inside() {
 		if err := build(packages); err != nil {
 			fmt.Fprintln(os.Stderr, "smtpd:", err)
 			os.Exit(1)

@@ -459,6 +459,19 @@ func (s *Server) Log() string {
 	return string(data)
 }
 
+// FilterLog returns what the filter of that name has written to its standard
+// error. The rest of the log is smtpd's, which has no qualms about passwords
+// in commands it did not understand.
+func (s *Server) FilterLog(name string) string {
+	var b strings.Builder
+	for line := range strings.Lines(s.Log()) {
+		if text, ok := strings.CutPrefix(line, name+": "); ok {
+			b.WriteString(text)
+		}
+	}
+	return b.String()
+}
+
 // State is the folder on this machine that filters see as StateDir. It
 // belongs to their user.
 func (s *Server) State() string { return filepath.Join(s.Dir, "state") }
@@ -477,7 +490,8 @@ func (s *Server) Sendmail(stdin io.Reader, args ...string) error {
 
 // Dial connects to a port of the server. From is the client's address, any
 // but our own; loopback addresses reach the server on loopback, others on
-// Addr4 and Addr6. Empty means 127.0.0.1.
+// Addr4 and Addr6. Empty means 127.0.0.1. smtpd queues five connections that it
+// has not accepted yet: opening many more at once waits for retransmissions.
 func (s *Server) Dial(from string, port int) (*Client, error) {
 	if from == "" {
 		from = "127.0.0.1"

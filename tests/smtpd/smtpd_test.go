@@ -5,12 +5,14 @@ package smtpd
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestMain(m *testing.M) {
@@ -103,6 +105,9 @@ func TestScenarios(t *testing.T) {
 		s := mustStart(t, Options{Version: v, Dir: t.TempDir(), Hosts: Hosts(),
 			Filters: []Filter{recorder("events", "connect", "ehlo", "rcpt-to")}})
 		got := playAll(t, s)
+		if v.TLS {
+			checkSecrets(t, want)
+		}
 		for name, dialogue := range want {
 			if got[name] != dialogue {
 				t.Errorf("%s: with the filter:\n%swithout:\n%s", name, got[name], dialogue)
@@ -156,6 +161,21 @@ func TestScenarios(t *testing.T) {
 			t.Errorf("%d transactions committed, %d messages accepted", n, messages)
 		}
 	})
+}
+
+// checkSecrets fails unless each password has been sent in one of the forms
+// that Secrets lists: a test that greps for them would prove nothing.
+func checkSecrets(t *testing.T, dialogues map[string]string) {
+	t.Helper()
+	var all strings.Builder
+	for _, dialogue := range dialogues {
+		all.WriteString(dialogue)
+	}
+	for forms := range slices.Chunk(Secrets(), 3) {
+		if !slices.ContainsFunc(forms, func(form string) bool { return strings.Contains(all.String(), form) }) {
+			t.Errorf("no scenario sends %s", forms)
+		}
+	}
 }
 
 func TestMailIsDelivered(t *testing.T) {
@@ -311,6 +331,9 @@ func TestKillFilter(t *testing.T) {
 		if s.Alive() {
 			t.Error("alive after its filter was killed")
 		}
+		if left, err := s.processes(); err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
 		if !strings.Contains(s.Log(), "lost processor") {
 			t.Errorf("log:\n%s", s.Log())
 		}
@@ -341,6 +364,39 @@ func TestStopTellsThatSmtpdHadEnded(t *testing.T) {
 		if err := s.Stop(); err != nil {
 			t.Errorf("second Stop: %v", err)
 		}
+	})
+}
+
+func TestFilterLog(t *testing.T) {
+	s := &Server{Dir: t.TempDir()}
+	log := "info: OpenSMTPD\nscanwatch: one\n0123 smtp failed-command command=\"scanwatch: x\"\nscanwatch: two\nother: three\n"
+	if err := os.WriteFile(filepath.Join(s.Dir, "smtpd.log"), []byte(log), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := s.FilterLog("scanwatch"), "one\ntwo\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestRelay(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v Version) {
+		sink, err := net.Listen("tcp", "127.0.0.1:2600")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sink.Close()
+		s := mustStart(t, Options{Version: v, Relay: "smtp://127.0.0.1:2600"})
+		if err := s.Sendmail(strings.NewReader("Subject: out\n\nHello.\n"), "x@"+RelayDomain); err != nil {
+			t.Fatal(err)
+		}
+		if err := sink.(*net.TCPListener).SetDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := sink.Accept()
+		if err != nil {
+			t.Fatalf("smtpd did not come: %v\n%s", err, s.Log())
+		}
+		conn.Close()
 	})
 }
 
