@@ -137,13 +137,13 @@ func (o Options) config() (string, error) {
 		line("listen on socket%s", filter)
 	}
 
-	line("action deliver maildir %q virtual <users>", rootDir+"/mail")
+	line("action inbound maildir %q virtual <users>", rootDir+"/mail")
 	if o.Relay != "" {
-		line("action relay relay host %q", o.Relay)
-		line("match from local for domain %q action relay", RelayDomain)
-		line("match from any auth for domain %q action relay", RelayDomain)
+		line("action outbound relay host %q", o.Relay)
+		line("match from local for domain %q action outbound", RelayDomain)
+		line("match from any auth for domain %q action outbound", RelayDomain)
 	}
-	line("match from any for domain %q action deliver", Domain)
+	line("match from any for domain %q action inbound", Domain)
 	return b.String(), nil
 }
 
