@@ -309,24 +309,13 @@ func TestScenariosAreRecorded(t *testing.T) {
 			} else if len(records[n].Findings) > 0 {
 				t.Errorf("local mail gave evidence: %v", records[n].Findings)
 			}
-			for line := range strings.Lines(filterLog(s)) {
+			for line := range strings.Lines(s.FilterLog("scanwatch")) {
 				if !strings.HasPrefix(line, "finding") {
 					t.Errorf("the filter logged %q", line)
 				}
 			}
 		})
 	}
-}
-
-// filterLog is what our filter logged.
-func filterLog(s *smtpd.Server) string {
-	var lines strings.Builder
-	for line := range strings.Lines(s.Log()) {
-		if _, text, ok := strings.Cut(line, "scanwatch: "); ok {
-			lines.WriteString(text)
-		}
-	}
-	return lines.String()
 }
 
 // TestNoPasswordAnywhere: after every kind of AUTH no password is in the state
@@ -358,7 +347,7 @@ func TestNoPasswordAnywhere(t *testing.T) {
 				t.Errorf("%d logins recorded: the scenarios did not log in", passed)
 			}
 			look := map[string][]byte{
-				"log":  []byte(filterLog(s)), // smtpd itself logs commands that it refuses
+				"log":  []byte(s.FilterLog("scanwatch")), // smtpd itself logs commands that it refuses
 				"dump": []byte(command(t, s.State(), "dump")), "report": []byte(command(t, s.State(), "report")),
 			}
 			for _, r := range records {
