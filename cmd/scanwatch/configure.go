@@ -23,7 +23,7 @@ the filter would not take it.`
 
 // chosen is the configuration file that a verb is about.
 func (e *env) chosen(args []string) (string, error) {
-	name := config.Find(e.file)
+	name := e.find(e.file)
 	if len(args) > 0 {
 		name = args[0]
 	}
@@ -135,7 +135,7 @@ func importList(e *env, args []string) error {
 	}
 	if *formats {
 		for _, f := range feed.Formats() {
-			fmt.Fprintf(e.out, "%-18s%s\n", f.Name, f.Help)
+			put(e.out, fmt.Sprintf("%-18s%s", f.Name, f.Help), 18)
 			if f.Option != "" {
 				fmt.Fprintf(e.out, "%-18soption %s, default %s\n", "", f.Option, f.Default)
 			}

@@ -67,7 +67,8 @@ type env struct {
 	file  string // the configuration that -f names
 	verb  *verb
 	flags *flag.FlagSet
-	dir   string // the state directory
+	dir   string                   // the state directory
+	find  func(file string) string // the configuration to use; see config.Find
 	out   *bufio.Writer
 	err   io.Writer
 	now   func() time.Time
@@ -81,29 +82,30 @@ func usage(format string, args ...any) error { return usageError{fmt.Errorf(form
 
 func main() {
 	signal.Ignore(syscall.SIGPIPE) // head(1) is no reason to die; see run
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, time.Now, time.Local))
+	e := &env{err: os.Stderr, find: config.Find, now: time.Now, zone: time.Local}
+	os.Exit(e.main(os.Args[1:], os.Stdout))
 }
 
-// run does what args say and returns the exit status.
-func run(args []string, stdout, stderr io.Writer, now func() time.Time, zone *time.Location) int {
-	e := &env{out: bufio.NewWriterSize(stdout, 64<<10), err: stderr, now: now, zone: zone}
+// main does what args say and returns the exit status.
+func (e *env) main(args []string, stdout io.Writer) int {
+	e.out = bufio.NewWriterSize(stdout, 64<<10)
 	err := e.run(args)
 	// Also after an error: what came before it is worth seeing.
-	if e := e.out.Flush(); err == nil || errors.Is(err, flag.ErrHelp) {
-		err = e
+	if failed := e.out.Flush(); err == nil || errors.Is(err, flag.ErrHelp) {
+		err = failed
 	}
 	var wrong usageError
 	switch {
 	case err == nil, errors.Is(err, syscall.EPIPE): // head(1) has seen enough
 		return exitOK
 	case errors.As(err, &wrong):
-		fmt.Fprintf(stderr, "scanwatch: %v\n", err)
+		fmt.Fprintf(e.err, "scanwatch: %v\n", err)
 		return exitUsage
 	case errors.As(err, new(rules.Errors)):
-		fmt.Fprint(stderr, config.Detail(err))
+		fmt.Fprint(e.err, config.Detail(err))
 		return exitFailure
 	default:
-		fmt.Fprintf(stderr, "scanwatch: %v\n", err)
+		fmt.Fprintf(e.err, "scanwatch: %v\n", err)
 		return exitFailure
 	}
 }
@@ -133,7 +135,7 @@ func (e *env) run(args []string) error {
 		return err
 	}
 	if !v.configures() {
-		named, err := e.stateDir(*file)
+		named, err := e.stateDir()
 		if err != nil {
 			return err
 		}
@@ -221,18 +223,21 @@ Verbs, which may be shortened:
 // stateDir returns the state directory that the configuration names, if any. A
 // broken configuration does not keep records from being read, unless it was
 // asked for by name.
-func (e *env) stateDir(file string) (string, error) {
-	name := config.Find(file)
+func (e *env) stateDir() (string, error) {
+	name := e.find(e.file)
 	if name == "" {
 		return "", nil
 	}
 	tree, err := rules.Parse(name, os.ReadFile)
 	if err == nil {
-		return tree.Settings().Store, nil
+		return config.Beside(name, tree.Settings().Store), nil
 	}
-	if file != "" {
+	if e.file != "" {
 		return "", err
 	}
-	fmt.Fprintf(e.err, "scanwatch: the configuration is broken, using the default state directory; see scanwatch check\n")
+	if e.dir == "" {
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		fmt.Fprintf(e.err, "warning: %s; using the default state directory, see scanwatch check\n", first)
+	}
 	return "", nil
 }

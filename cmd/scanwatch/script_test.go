@@ -1,13 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -23,11 +27,18 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 // now is when the scripts happen.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
+// program is the program at that time; $CONF stands for the default place of the
+// configuration.
+func program(stderr io.Writer) *env {
+	return &env{err: stderr, now: func() time.Time { return now }, zone: time.UTC,
+		find: func(file string) string { return cmp.Or(file, os.Getenv("CONF")) }}
+}
+
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"scanwatch": func() {
 			signal.Ignore(syscall.SIGPIPE)
-			os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, func() time.Time { return now }, time.UTC))
+			os.Exit(program(os.Stderr).main(os.Args[1:], os.Stdout))
 		},
 		"mkstore": func() { os.Exit(mkstore(os.Args[1])) },
 		"filter":  func() { os.Exit(runFilter(os.Args[1])) },
@@ -45,6 +56,7 @@ func TestScript(t *testing.T) {
 				return err
 			}
 			e.Defer(func() { os.RemoveAll(short) })
+			e.Setenv("ESC", "\x1b")
 			e.Setenv("STATE", filepath.Join(short, "state"))
 			streams, err := filepath.Abs("../../tests/streams")
 			if err != nil {
@@ -79,7 +91,7 @@ func pipeToNobody(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	defer e.Close()
 	signal.Ignore(syscall.SIGPIPE)
-	if status := run(args, w, e, func() time.Time { return now }, time.UTC); status != exitOK {
+	if status := program(e).main(args, w); status != exitOK {
 		ts.Fatalf("exit status %d", status)
 	}
 }
@@ -125,7 +137,8 @@ func runFilter(dir string) int {
 	defer stop()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	fill(w, now.Add(-time.Hour), 0x30)
-	s := &control.Server{Verbs: control.StoreVerbs(w, "test", now)}
+	verbs := append(control.StoreVerbs(w, "test", now), control.Verb{Name: "reload", Run: reloadOnce()})
+	s := &control.Server{Verbs: verbs}
 	// The directory is made in the background.
 	if err := w.Flush(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -137,4 +150,15 @@ func runFilter(dir string) int {
 		return 1
 	}
 	return 0
+}
+
+// reloadOnce is a reload that works once.
+func reloadOnce() func(context.Context, *control.Answer, []string) error {
+	var done atomic.Bool
+	return func(_ context.Context, a *control.Answer, _ []string) error {
+		if done.Swap(true) {
+			return errors.New("scanwatch.conf was not taken, the mail log says why")
+		}
+		return a.JSON(struct{}{})
+	}
 }

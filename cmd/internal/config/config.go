@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"scanwatch/filter/lookup"
@@ -36,7 +37,8 @@ type Config struct {
 	Notes []string
 
 	tables map[rules.Source]*table
-	files  map[string]stamp // everything that was read, to see a change
+	files  map[string]stamp  // everything that was read, to see a change
+	text   map[string]string // of the configuration's own files, to show lines
 }
 
 // stamp tells one version of a file from another. A missing file has none.
@@ -97,7 +99,7 @@ func Find(file string) string {
 // rules that ask for it cannot tell, and a note says so: a broken download must
 // not undo a policy. before may be nil.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
-	c := &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp)}
+	c := &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
 	tree, err := rules.Parse(file, c.read)
 	if err != nil {
 		return nil, err
@@ -114,7 +116,7 @@ func Ready(name string, lists *lookup.Lists) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Config{File: name + ".conf", tables: make(map[rules.Source]*table), files: make(map[string]stamp)}
+	c := &Config{File: name + ".conf", tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
 	tree, err := rules.Parse(c.File, func(string) ([]byte, error) { return text, nil })
 	if err != nil {
 		return nil, err
@@ -126,6 +128,7 @@ func Ready(name string, lists *lookup.Lists) (*Config, error) {
 }
 
 func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config, strict bool) (err error) {
+	var wrong rules.Errors // tables, which a strict check names all at once
 	c.Policy, c.Warnings, err = rules.Compile(tree, rules.Options{
 		Refuse: NotYet,
 		Load: func(s rules.Source) (rules.Table, error) {
@@ -134,7 +137,8 @@ func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config
 				return t, nil
 			}
 			if strict {
-				return nil, err
+				wrong = append(wrong, &rules.Error{Pos: s.Pos, Source: c.line(s.Pos), Msg: fmt.Sprintf("table <%s>: %v", s.Table, err)})
+				return nil, nil
 			}
 			if kept := before.table(s); kept != nil {
 				c.tables[key(s)] = kept
@@ -148,18 +152,31 @@ func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config
 	if err != nil {
 		return err
 	}
-	if err := c.unfinished(); err != nil {
-		return err
+	c.Policy.Store = Beside(c.File, c.Policy.Store)
+	var errs []error
+	if len(wrong) > 0 {
+		errs = append(errs, wrong)
 	}
+	errs = append(errs, c.unfinished())
 	var known [2]*lookup.Origins
 	if before != nil {
 		known = [2]*lookup.Origins{before.ASN, before.Country}
 	}
-	if c.ASN, err = c.origins(c.Policy.ASN, known[:], strict); err != nil {
-		return err
-	}
+	c.ASN, err = c.origins(c.Policy.ASN, known[:], strict)
+	errs = append(errs, err)
 	c.Country, err = c.origins(c.Policy.Country, append(known[:], c.ASN), strict)
-	return err
+	return errors.Join(append(errs, err)...)
+}
+
+// line is the line of the configuration at pos.
+func (c *Config) line(pos rules.Pos) string {
+	n := 0
+	for line := range strings.Lines(c.text[pos.File]) {
+		if n++; n == pos.Line {
+			return strings.TrimRight(line, "\r\n")
+		}
+	}
+	return ""
 }
 
 // Broken stands for a configuration that could not be loaded: it has no
@@ -171,7 +188,9 @@ func Broken(file string) *Config {
 // read is rules' way to files; it remembers which they were.
 func (c *Config) read(name string) ([]byte, error) {
 	c.files[name] = stampOf(name)
-	return os.ReadFile(name)
+	b, err := os.ReadFile(name)
+	c.text[name] = string(b)
+	return b, err
 }
 
 func (c *Config) note(format string, args ...any) {
@@ -188,13 +207,13 @@ func (c *Config) Tables() map[string]int {
 	return sizes
 }
 
-// path finds a file that the configuration names: beside it, if the name is
-// not absolute.
-func (c *Config) path(name string) string {
-	if filepath.IsAbs(name) {
+// Beside returns where the file or directory is that a configuration names:
+// beside the file that names it, if the name is not absolute.
+func Beside(file, name string) string {
+	if name == "" || filepath.IsAbs(name) {
 		return name
 	}
-	return filepath.Join(filepath.Dir(c.File), name)
+	return filepath.Join(filepath.Dir(file), name)
 }
 
 // origins opens a database, or takes one of known that has the same file.
@@ -202,7 +221,7 @@ func (c *Config) origins(name string, known []*lookup.Origins, strict bool) (*lo
 	if name == "" {
 		return nil, nil
 	}
-	name = c.path(name)
+	name = Beside(c.File, name)
 	i := slices.IndexFunc(known, func(o *lookup.Origins) bool { return o != nil && o.Path() == name })
 	var o *lookup.Origins
 	if i >= 0 {
@@ -252,12 +271,18 @@ func (c *Config) Refresh() error {
 	return errors.Join(errs...)
 }
 
-// Detail shows an error of the policy language with its line, a caret and a
+// Detail shows errors of the policy language with their lines, a caret and a
 // hint, and any other error as it is; it ends with a newline.
 func Detail(err error) string {
-	var list rules.Errors
-	if errors.As(err, &list) {
-		return list.Detail()
+	switch e := err.(type) {
+	case rules.Errors:
+		return e.Detail()
+	case interface{ Unwrap() []error }:
+		var b strings.Builder
+		for _, err := range e.Unwrap() {
+			b.WriteString(Detail(err))
+		}
+		return b.String()
 	}
 	return err.Error() + "\n"
 }

@@ -94,6 +94,125 @@ func TestReloadKeepsTables(t *testing.T) {
 	}
 }
 
+// TestRelativeNames: files are beside the file that names them, wherever the
+// program was started.
+func TestRelativeNames(t *testing.T) {
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "scanwatch.conf")
+	if err := os.Mkdir(filepath.Join(dir, "more"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, conf, "store \"state\"\ninclude \"more/tables.conf\"\ntable <near> file \"near.txt\"\n"+
+		"rule r phase connect match src { <near>, <far> } disconnect\n")
+	write(t, filepath.Join(dir, "more", "tables.conf"), "table <far> file \"far.txt\"\n")
+	write(t, filepath.Join(dir, "near.txt"), "192.0.2.0/24\n")
+	write(t, filepath.Join(dir, "more", "far.txt"), "198.51.100.0/24\n")
+	c, err := Load(conf, builtinLists(t), nil, true)
+	if err != nil {
+		t.Fatal(Detail(err))
+	}
+	for table, addr := range map[string]string{"near": "192.0.2.1", "far": "198.51.100.1"} {
+		if !c.Policy.Table(table).MatchAddr(netip.MustParseAddr(addr)) {
+			t.Errorf("<%s> does not hold %s", table, addr)
+		}
+	}
+	if got, want := c.Policy.Store, filepath.Join(dir, "state"); got != want {
+		t.Errorf("store %q, want %q", got, want)
+	}
+	if c.Changed() {
+		t.Error("nothing has changed")
+	}
+	write(t, filepath.Join(dir, "more", "tables.conf"), "table <far> file \"far.txt\" # again\n")
+	if !c.Changed() {
+		t.Error("a change of an included file was not seen")
+	}
+}
+
+// TestSeen: a broken configuration is complained of once, and loaded as soon as
+// it is mended.
+func TestSeen(t *testing.T) {
+	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
+	for _, c := range []struct {
+		name  string
+		first func(t *testing.T) *Config
+	}{
+		{"broken by a change", func(t *testing.T) *Config {
+			write(t, conf, "mode observe\n")
+			c, err := Load(conf, builtinLists(t), nil, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, conf, "mode obverse\n# and longer\n")
+			return c
+		}},
+		{"broken at the start", func(t *testing.T) *Config {
+			write(t, conf, "mode obverse\n")
+			c := Broken(conf)
+			if c.Changed() {
+				t.Error("nothing has changed")
+			}
+			write(t, conf, "mode obverse\n# still\n")
+			return c
+		}},
+		{"was not there", func(t *testing.T) *Config {
+			os.Remove(conf)
+			c := Broken(conf)
+			if c.Changed() {
+				t.Error("nothing has changed")
+			}
+			write(t, conf, "mode obverse\n")
+			return c
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := c.first(t)
+			if !config.Changed() {
+				t.Fatal("the change was not seen")
+			}
+			if _, err := Load(conf, builtinLists(t), config, false); err == nil {
+				t.Fatal("it was taken")
+			}
+			config.Seen()
+			if config.Changed() {
+				t.Error("the same change is seen again")
+			}
+			write(t, conf, "mode enforce # mended\n")
+			if !config.Changed() {
+				t.Error("the next change was not seen")
+			}
+			if _, err := Load(conf, builtinLists(t), config, false); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestAllAtOnce: a strict check names every file that cannot be used, with the
+// line that names it.
+func TestAllAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "scanwatch.conf")
+	write(t, conf, "table <a> file \"a.txt\"\n\ttable <b> file \"b.txt\"\nasn \"c.mmdb\"\ncountry \"d.mmdb\"\n"+
+		"rule r phase connect match src { <a>, <b> } disconnect\n")
+	write(t, filepath.Join(dir, "b.txt"), "<html>")
+	_, err := Load(conf, builtinLists(t), nil, true)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	got := Detail(err)
+	at := 0
+	for _, want := range []string{
+		conf + ":1:", "a.txt", "\n    table <a> file \"a.txt\"\n", "^\n",
+		conf + ":2:", "web page", "\n    \ttable <b> file \"b.txt\"\n", "^\n", "c.mmdb", "d.mmdb",
+	} {
+		i := strings.Index(got[at:], want)
+		if i < 0 {
+			t.Fatalf("%q is missing or out of order in:\n%s", want, got)
+		}
+		at += i
+	}
+}
+
 // TestMissingAtFirst: a table that was never there cannot tell, and the rest
 // of the policy works.
 func TestMissingAtFirst(t *testing.T) {

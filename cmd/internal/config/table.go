@@ -60,7 +60,7 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 		c.tables[key(s)] = t
 		return t, nil
 	}
-	file := c.path(s.File)
+	file := Beside(s.Pos.File, s.File)
 	c.files[file] = stampOf(file)
 	f, err := os.Open(file)
 	if err != nil {

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"bufio"
+	"flag"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestManual: each verb is in the manual, and each flag that it really has is
+// in the part about it, and in its help; and there are no others there.
+func TestManual(t *testing.T) {
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := make(map[string]string) // by verb
+	_, list, _ := strings.Cut(string(page), "Verbs may be shortened")
+	list, _, _ = strings.Cut(list, "\n.Sh ")
+	heading := regexp.MustCompile(`(?m)^\.(?:It|It Xo\n\.)\s*Ic ([a-z]+)`)
+	at := heading.FindAllStringSubmatchIndex(list, -1)
+	for i, m := range at {
+		end := len(list)
+		if i+1 < len(at) {
+			end = at[i+1][0]
+		}
+		parts[list[m[2]:m[3]]] += list[m[0]:end]
+	}
+	for _, v := range verbs() {
+		var help strings.Builder
+		e := &env{err: io.Discard, now: time.Now, zone: time.UTC, find: func(string) string { return "" },
+			out: bufio.NewWriter(&help), verb: &v, flags: flag.NewFlagSet(v.name, flag.ContinueOnError)}
+		e.flags.SetOutput(io.Discard)
+		if err := v.run(e, []string{"-h"}); err != flag.ErrHelp {
+			t.Errorf("%s -h: %v", v.name, err)
+		}
+		e.out.Flush()
+		part, ok := parts[v.name]
+		if !ok {
+			t.Errorf("the manual has nothing of %s", v.name)
+		}
+		delete(parts, v.name)
+		flags := make(map[string]bool)
+		e.flags.VisitAll(func(f *flag.Flag) {
+			name := f.Name
+			if len(name) > 1 {
+				name = "-" + name
+			}
+			flags[name] = true
+			if !regexp.MustCompile(`Fl ` + name + `\b`).MatchString(part) {
+				t.Errorf("the manual has nothing of -%s of %s", name, v.name)
+			}
+			if !strings.Contains(help.String(), "-"+name) {
+				t.Errorf("the help has nothing of -%s of %s", name, v.name)
+			}
+		})
+		for _, m := range regexp.MustCompile(`Fl (-?[a-z-]+)`).FindAllStringSubmatch(part, -1) {
+			if !flags[m[1]] && m[1] != "f" {
+				t.Errorf("the manual tells of -%s, which %s does not have", m[1], v.name)
+			}
+		}
+	}
+	for name := range parts {
+		t.Errorf("the manual tells of %s, which is no verb", name)
+	}
+}
