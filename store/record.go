@@ -121,6 +121,7 @@ const (
 	KindFinding  Kind = 14 // Text: evidence, Arg: proof, Org, By, Match, Confidence
 	KindVerdict  Kind = 15 // Text: rule, Arg: phase, Reply: decision, Result ok if carried out
 	KindFilter   Kind = 16 // a filter decided. Text: decision, Arg: phase, Reply: its text
+	KindTag      Kind = 17 // a rule tagged the session. Text: tag, Arg: phase
 )
 
 // Result is the outcome of a command in smtpd's words.

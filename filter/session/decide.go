@@ -63,6 +63,7 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	}
 	v := policy.Eval(f)
 	s.Score += v.Score
+	t.tag(s, ev.Time, phase, policy, v.Tags)
 	act := t.stick(s, &v)
 	if v.Would.Rule != nil {
 		t.verdict(s, ev.Time, phase, &v.Would, false, &v)
@@ -123,6 +124,22 @@ func (t *Table) fill(s *Session, phase rules.Phase, at int64) *rules.Facts {
 		f.Counts[c.e.Index()] = max(f.Counts[c.e.Index()], c.n)
 	}
 	return f
+}
+
+// tag records and logs the tags of rules, each once in a session.
+func (t *Table) tag(s *Session, at int64, phase rules.Phase, p *rules.Policy, tags rules.TagSet) {
+	tags &^= s.tags
+	if tags == 0 {
+		return
+	}
+	s.tags |= tags
+	for _, name := range p.TagNames(tags) {
+		t.step(s, at, &store.Step{Kind: store.KindTag, Text: []byte(name), Arg: []byte(phase.String())})
+		if t.limit.allow(at) {
+			t.logUnlogged()
+			t.logTag(s, phase, name)
+		}
+	}
 }
 
 // verdict records a decision and logs it, once for each rule in a row.

@@ -202,6 +202,21 @@ func TestOwnRefusalsAreNotCounted(t *testing.T) {
 	}
 }
 
+// TestTags: a tag is recorded and logged once, whatever the mode.
+func TestTags(t *testing.T) {
+	p := policy(t, "mode observe\nrule odd phase helo match helo \"ylmf-pc\" tag odd-one\n")
+	answers, records, log := script(t, p, "connect x.example.net pass", "ehlo ylmf-pc", "ehlo ylmf-pc")
+	if !slices.Equal(answers, []string{"proceed", "proceed", "proceed"}) {
+		t.Errorf("answers %q", answers)
+	}
+	if n := strings.Count(render(t, records), `tag "helo" "odd-one"`); n != 1 {
+		t.Errorf("%d tags in %s", n, render(t, records))
+	}
+	if n := strings.Count(strings.Join(log, "\n"), "tagged tag=odd-one src=192.0.2.1 phase=helo session="); n != 1 {
+		t.Errorf("%d lines in %q", n, log)
+	}
+}
+
 // TestRewrittenAuth: what another filter puts in the place of AUTH's argument
 // is a password as well.
 func TestRewrittenAuth(t *testing.T) {

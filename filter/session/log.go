@@ -60,6 +60,17 @@ func (t *Table) logVerdict(s *Session, phase rules.Phase, o *rules.Outcome, done
 	t.options.Log(b)
 }
 
+// logTag logs a word that a rule has noted.
+func (t *Table) logTag(s *Session, phase rules.Phase, name string) {
+	b := append(t.line[:0], "tagged"...)
+	b = appendPair(b, "tag", []byte(name))
+	b = appendPair(b, "src", s.source())
+	b = appendPair(b, "phase", []byte(phase.String()))
+	b = appendPair(b, "session", appendHex(nil, s.ID))
+	t.line = b
+	t.options.Log(b)
+}
+
 // source is the address for log lines.
 func (s *Session) source() []byte {
 	if s.Local {

@@ -51,6 +51,7 @@ type Session struct {
 
 	sticky rules.Outcome // a decision that holds until the end of the session
 	told   *rules.Rule   // the rule whose verdict was logged last
+	tags   rules.TagSet  // those that are recorded
 
 	tx  tx
 	cmd command

@@ -117,7 +117,7 @@ func render(t testing.TB, records []*store.Record) string {
 var zero = regexp.MustCompile(`\w+:0\b ?`)
 
 var kinds = []string{"none", "greeting", "helo", "tls", "auth", "mail", "rcpt", "data", "commit", "rollback", "command", "input",
-	"timeout", "quit", "finding", "verdict", "filter"}
+	"timeout", "quit", "finding", "verdict", "filter", "tag"}
 
 var loopback = regexp.MustCompile(`(?m)^(report\|[^|]*\|[^|]*\|smtp-in\|link-connect\|[^|]*\|[^|]*\|[^|]*\|)127\.0\.0\.1:`)
 

@@ -119,6 +119,7 @@ var kinds = [...]func(*stepOfAll) []string{
 		}
 		return []string{fmt.Sprintf("=> rule %s at %s: %s (%s)", s.text, s.arg, s.reply, done)}
 	},
+	store.KindTag: func(s *stepOfAll) []string { return []string{"-- tagged " + s.text + " at " + s.arg} },
 	store.KindFilter: func(s *stepOfAll) []string {
 		return []string{"=> " + space("filter at "+s.arg+":", space(s.text, s.reply))}
 	},

@@ -35,9 +35,17 @@ type View struct {
 	Finding []Finding   `json:"findings,omitempty"`
 	Verdict []Decision  `json:"verdicts,omitempty"`
 	Filter  []Decision  `json:"filters,omitempty"` // what filters, ours and others, have decided
+	Tags    []Tag       `json:"tags,omitempty"`
 	Omitted uint32      `json:"omitted,omitempty"` // steps that were counted but not kept
 	Damage  string      `json:"damage,omitempty"`  // why the steps end early, if the record is damaged
 	steps   []stepOfAll // all of them in order, for show
+}
+
+// Tag is a word that a rule has noted.
+type Tag struct {
+	At    Seconds `json:"at"`
+	Tag   string  `json:"tag"`
+	Phase string  `json:"phase"`
 }
 
 // stepOfAll is a step with its texts made printable.
@@ -215,6 +223,8 @@ func (v *View) place(s *stepOfAll) {
 		v.Finding = append(v.Finding, Finding{s.at, s.text, s.org, s.by, s.match, s.confidence, s.arg})
 	case store.KindVerdict:
 		v.Verdict = append(v.Verdict, Decision{At: s.at, Rule: s.text, Phase: s.arg, Decision: s.reply, CarriedOut: s.result == store.ResultOK.String()})
+	case store.KindTag:
+		v.Tags = append(v.Tags, Tag{s.at, s.text, s.arg})
 	case store.KindFilter:
 		v.Filter = append(v.Filter, Decision{At: s.at, Phase: s.arg, Decision: s.text, Text: s.reply})
 	}

@@ -64,7 +64,6 @@ func (s stamp) same(o stamp) bool {
 // an error than a rule that silently does nothing.
 var NotYet = map[string]string{
 	"ban":       "bans are not carried out yet by this version",
-	"tag":       "tags are not recorded yet by this version",
 	"seen-good": "hosts are not remembered yet by this version",
 }
 

@@ -236,7 +236,6 @@ func TestMissingAtFirst(t *testing.T) {
 func TestNotYet(t *testing.T) {
 	for _, c := range []struct{ rule, want string }{
 		{`phase helo match helo "x" disconnect ban 1d`, NotYet["ban"]},
-		{`phase helo match helo "x" tag odd`, NotYet["tag"]},
 		{`phase helo match seen-good proceed`, NotYet["seen-good"]},
 		{`phase connect match count auth-failure > 3 in 1h by src disconnect`, "not kept yet"},
 		{`phase connect match evidence flood disconnect`, "not gathered yet"},
