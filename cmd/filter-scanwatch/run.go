@@ -88,6 +88,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	socket := make(chan struct{})
 	go func() {
 		defer close(socket)
+		_ = os.Mkdir(set.Store, 0o750) // or the store makes it, a moment too late for the socket
 		server := control.Server{Verbs: append(control.StoreVerbs(writer, version, time.Now()), policies.verb()), Log: log}
 		server.Run(live, set.Store, socketCheck)
 	}()

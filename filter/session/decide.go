@@ -55,6 +55,12 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 		t.judgeHelo(s, ev.Time)
 	case rules.MailFrom:
 		s.tx.sender = set(s.tx.sender, arg, maxPath)
+	case rules.Data, rules.Commit:
+		if s.tx.passed {
+			// Mail to postmaster, say. Those to whom it may not go were
+			// refused as recipients.
+			return filter.Reply{}
+		}
 	}
 	policy := t.settings.Policy
 	f := t.fill(s, phase, ev.Time)
@@ -62,6 +68,7 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 		f.RcptTo = arg
 	}
 	v := policy.Eval(f)
+	s.tx.passed = s.tx.passed || v.Pass != nil && phase == rules.RcptTo
 	s.Score += v.Score
 	t.tag(s, ev.Time, phase, policy, v.Tags)
 	act := t.stick(s, &v)

@@ -169,6 +169,14 @@ rule harvest phase rcpt-to match evidence harvest disconnect "421 4.7.0 enough"`
 			append([]string{"connect x pass", "ehlo y.example.net", "mail a@example.net", "rcpt alice@example.org"},
 				slices.Repeat([]string{"refused gone@example.org"}, 7)...),
 			append(slices.Repeat([]string{"proceed"}, 4+6), "disconnect|421 4.7.0 enough"+ref)},
+		{"mail to somebody who may get it is not refused later", `mode enforce
+pass match rcpt-to "postmaster@"
+rule bad phase rcpt-to match helo "ylmf-pc" reject "550 5.7.1 no"
+rule late phase data match helo "ylmf-pc" reject "550 5.7.1 no"`,
+			[]string{"connect x pass", "ehlo ylmf-pc", "mail a@example.net", "refused bob@example.org", "rcpt postmaster@example.org", "data",
+				"mail b@example.net", "refused bob@example.org", "data"},
+			[]string{"proceed", "proceed", "proceed", "reject|550 5.7.1 no" + ref, "proceed", "proceed",
+				"reject|550 5.7.1 no" + ref, "reject|550 5.7.1 no" + ref, "reject|550 5.7.1 no" + ref}},
 		{"tables that are not loaded cannot tell", `mode enforce
 table <drop> file "/nonexistent"
 rule drop phase connect match src <drop> disconnect "554 5.7.1 no"

@@ -63,6 +63,7 @@ type Session struct {
 // tx is one mail transaction, from MAIL to the end of its data, or to RSET.
 type tx struct {
 	open   bool
+	passed bool // a pass statement let one of its recipients through
 	msgid  uint32
 	sender []byte
 }
