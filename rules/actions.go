@@ -21,20 +21,23 @@ type action struct {
 	print       func(*Rule) string
 }
 
+// overAlready is why most actions are not possible at the end of a session.
+const overAlready = "the session is over: only ban and tag are left"
+
 // actions is everything a rule can do.
 var actions = []action{
-	{word: "proceed", alias: "pass", decision: true, phases: allPhases,
+	{word: "proceed", alias: "pass", decision: true, phases: answerable, why: overAlready,
 		parse: decide(Proceed, false), has: decides(Proceed), print: printDecision},
-	{word: "junk", decision: true, phases: allPhases &^ phaseSet(Commit), why: "smtpd ends itself when it is told to junk a message at commit; junk at data",
+	{word: "junk", decision: true, phases: answerable &^ phaseSet(Commit), why: "smtpd ends itself when it is told to junk a message at commit; junk at data",
 		parse: decide(Junk, false), has: decides(Junk), print: printDecision},
-	{word: "reject", args: `["text"]`, decision: true, phases: allPhases &^ phaseSet(Connect), why: "a client that is rejected at connect stays connected without a greeting; use disconnect",
+	{word: "reject", args: `["text"]`, decision: true, phases: answerable &^ phaseSet(Connect), why: "a client that is rejected at connect stays connected without a greeting; use disconnect",
 		parse: decide(Reject, true), has: decides(Reject), print: printDecision},
-	{word: "disconnect", args: `["text"]`, decision: true, phases: allPhases,
+	{word: "disconnect", args: `["text"]`, decision: true, phases: answerable, why: overAlready,
 		parse: decide(Disconnect, true), has: decides(Disconnect), print: printDecision},
-	{word: "score", args: "number", phases: allPhases &^ phaseSet(Commit), why: "nothing looks at the score after commit",
+	{word: "score", args: "number", phases: answerable &^ phaseSet(Commit), why: "nothing looks at the score after commit",
 		parse: parseScore, has: func(r *Rule) bool { return r.Score != 0 },
 		print: func(r *Rule) string { return "score " + strconv.Itoa(r.Score) }},
-	{word: "delay", args: "duration", phases: allPhases,
+	{word: "delay", args: "duration", phases: answerable, why: overAlready,
 		parse: func(l *line, r *Rule) (err *Error) {
 			r.Delay, err = l.duration("a delay", time.Second, maxDelay)
 			return err
@@ -96,6 +99,17 @@ func printDecision(r *Rule) string {
 		return r.Decision.String()
 	}
 	return r.Decision.String() + " " + quote(r.Text)
+}
+
+// Effects are what r does besides deciding, as it is written: delay, tag, ban ...
+func (r *Rule) Effects() string {
+	var list []string
+	for i := range actions {
+		if a := &actions[i]; !a.decision && a.has(r) {
+			list = append(list, a.print(r))
+		}
+	}
+	return strings.Join(list, " ")
 }
 
 func parseScore(l *line, r *Rule) (err *Error) {

@@ -20,7 +20,6 @@ const (
 // error is Errors, or nil.
 func (c *Config) Check(o Options) (warnings Errors, err error) {
 	k := &checker{
-		refuse:    o.Refuse,
 		settings:  c.Settings(),
 		tables:    map[string]*declared{},
 		listeners: map[string]*declared{},
@@ -69,7 +68,6 @@ type declared struct {
 }
 
 type checker struct {
-	refuse    map[string]string
 	settings  Settings
 	files     map[string]*Config
 	order     []string // of the files
@@ -134,9 +132,6 @@ func (k *checker) declare(s Statement) {
 	case *Weight:
 		k.unique("score evidence "+s.Token.Name, s.Pos)
 		k.weights = append(k.weights, s)
-		if s.Token.From == ended {
-			k.errorf(s.Pos, "", "evidence %s is known only at %s: no rule can look at this score", s.Token.Name, ended)
-		}
 	case *Rule:
 		k.unique("rule "+s.Name, s.Pos)
 		k.rules = append(k.rules, s)
@@ -169,9 +164,6 @@ func (k *checker) suggest(wrong string, names map[string]*declared, example stri
 // conds checks what does not depend on the phase.
 func (k *checker) conds(cs []*Cond) {
 	for _, c := range cs {
-		if why, no := k.refuse[c.Word]; no {
-			k.errorf(c.Pos, why, "%s cannot be used", c.Word)
-		}
 		for _, v := range c.Values {
 			switch {
 			case v.Kind == TableValue:
@@ -217,8 +209,8 @@ func (k *checker) pass(p *Pass) {
 	}
 	for _, c := range p.Conds {
 		// Evidence that is not known yet cannot speak against anybody.
-		if first, _ := c.span(); first == ended {
-			k.errorf(c.Pos, "", "`%s` is known only at %s", c, ended)
+		if first, _ := c.span(); first == End {
+			k.errorf(c.Pos, "", "`%s` is known only at phase %s", c, End)
 		}
 	}
 }
@@ -248,9 +240,6 @@ func (k *checker) rule(r *Rule) {
 			if !a.phases.Has(p) {
 				k.errorf(t.pos, a.why, "%s is not possible at phase %s", a.word, p)
 			}
-		}
-		if why, no := k.refuse[a.word]; no {
-			k.errorf(t.pos, why, "%s cannot be used", a.word)
 		}
 	}
 	for _, c := range r.Conds {
@@ -292,7 +281,7 @@ func (k *checker) phase(r *Rule, c *Cond) {
 			break
 		}
 		if t := TokenByName(v.Text); t.From > r.Phases.last() {
-			k.errorf(v.Pos, known(t.From, ended-1), "evidence %s is not known at phase %s", t.Name, r.Phases.last())
+			k.errorf(v.Pos, known(t.From, End), "evidence %s is not known at phase %s", t.Name, r.Phases.last())
 			return
 		}
 	}
@@ -308,8 +297,8 @@ func (k *checker) phase(r *Rule, c *Cond) {
 // known says when something is known.
 func known(first, last Phase) string {
 	switch {
-	case first == ended:
-		return "it is known only at " + ended.String() + "; `count ... in` can look back at it"
+	case first == End:
+		return "it is known only at phase " + End.String() + "; `count ... in` can look back at it"
 	case first == last:
 		return "it is known only at phase " + first.String()
 	}

@@ -7,13 +7,17 @@ import (
 
 // Settings are the settings of a configuration, with defaults put in.
 type Settings struct {
-	Mode         Mode          // Observe if not set
-	Store        string        // directory; empty if not set
-	Keep         time.Duration // 90 days if not set
-	Budget       int64         // bytes; 512M if not set
-	ASN          string        // file; empty if not set
-	Country      string        // file; empty if not set
-	Contact      string        // how to reach the postmaster; empty if not set
+	Mode    Mode          // Observe if not set
+	Store   string        // directory; empty if not set
+	Keep    time.Duration // 90 days if not set
+	Budget  int64         // bytes; 512M if not set
+	ASN     string        // file; empty if not set
+	Country string        // file; empty if not set
+	Contact string        // how to reach the postmaster; empty if not set
+	Events  string        // file, FIFO or socket for events; empty if not set
+	// Escalate says how long the second, third ... ban of a host lasts at
+	// least, as long as it is remembered.
+	Escalate     []time.Duration
 	OwnNames     []string
 	OwnAddresses []netip.Prefix
 }
@@ -24,9 +28,12 @@ const (
 	DefaultBudget = 512 << 20
 )
 
+// DefaultEscalate is what returning hosts get if the configuration does not say.
+func DefaultEscalate() []time.Duration { return []time.Duration{7 * day, 30 * day} }
+
 // Settings returns what the configuration sets.
 func (c *Config) Settings() Settings {
-	s := Settings{Keep: DefaultKeep, Budget: DefaultBudget}
+	s := Settings{Keep: DefaultKeep, Budget: DefaultBudget, Escalate: DefaultEscalate()}
 	for _, st := range c.All() {
 		set, ok := st.(*Setting)
 		if !ok {
@@ -49,6 +56,10 @@ func (c *Config) Settings() Settings {
 			s.Country = set.Text
 		case "contact":
 			s.Contact = set.Text
+		case "events":
+			s.Events = set.Text
+		case "escalate":
+			s.Escalate = set.Times
 		case "own-name":
 			for _, v := range set.Values {
 				s.OwnNames = append(s.OwnNames, v.Text)
@@ -68,9 +79,6 @@ type Options struct {
 	// return nil for one that is not there yet: what asks for it cannot tell
 	// then. With no Load that is so for all.
 	Load func(Source) (Table, error)
-	// Refuse holds words of the language, conditions and actions, that this
-	// program cannot carry out, and why. Check refuses them.
-	Refuse map[string]string
 }
 
 // A Source is where the contents of a table come from: a file, or a list that
@@ -94,7 +102,7 @@ type Policy struct {
 	weights   []weight
 	passes    []pass
 	rules     []rule
-	phases    [ended][]int // indexes into rules
+	phases    [numPhases][]int // indexes into rules
 	tags      []string
 }
 

@@ -28,33 +28,33 @@ type condition struct {
 
 // conditions is every condition there is.
 var conditions = []condition{
-	{word: "src", args: "address", from: Connect, to: Commit, parse: needs("an address", addressValue),
+	{word: "src", args: "address", from: Connect, to: End, parse: needs("an address", addressValue),
 		match: matchSrc, fact: factSrc, say: saySrc},
-	{word: "listener", args: "name", from: Connect, to: Commit, parse: needs("a listener", listenerValue),
+	{word: "listener", args: "name", from: Connect, to: End, parse: needs("a listener", listenerValue),
 		match: matchListener, fact: factListener, say: sayValues("comes in on", "")},
-	{word: "rdns", args: "name", from: Connect, to: Commit, parse: needs("a name", nameValue),
+	{word: "rdns", args: "name", from: Connect, to: End, parse: needs("a name", nameValue),
 		match: matchRDNS, fact: factRDNS, say: sayValues("has an address named", "in DNS")},
-	{word: "fcrdns", args: "[pass | fail | error]", from: Connect, to: Commit, parse: parseFCrDNS,
+	{word: "fcrdns", args: "[pass | fail | error]", from: Connect, to: End, parse: parseFCrDNS,
 		match: matchFCrDNS, fact: factFCrDNS, say: sayFCrDNS},
-	{word: "asn", args: "number", from: Connect, to: Commit, parse: needs("an AS number", asValue),
+	{word: "asn", args: "number", from: Connect, to: End, parse: needs("an AS number", asValue),
 		match: matchASN, fact: factASN, say: sayValues("is in the network", "")},
-	{word: "country", args: "code", from: Connect, to: Commit, parse: needs("a country", countryValue),
+	{word: "country", args: "code", from: Connect, to: End, parse: needs("a country", countryValue),
 		match: matchCountry, fact: factCountry, say: sayValues("is in the country", "")},
-	{word: "evidence", args: "token", from: Connect, to: Commit, parse: needs("evidence", evidenceValue),
+	{word: "evidence", args: "token", from: Connect, to: End, parse: needs("evidence", evidenceValue),
 		match: matchEvidence, fact: factEvidence, say: sayEvidence},
-	{word: "score", args: "> number", from: Connect, to: Commit, parse: parseOver, over: true,
+	{word: "score", args: "> number", from: Connect, to: End, parse: parseOver, over: true,
 		match: matchScore, fact: factScore, say: sayScore},
-	{word: "seen-good", from: Connect, to: Commit, parse: noArgs,
+	{word: "seen-good", from: Connect, to: End, parse: noArgs,
 		match: matchSeenGood, fact: factSeenGood, say: sayWord("sent us good mail before")},
-	{word: "count", args: "token > number [in duration [by src | prefix | asn | helo | user]]", from: Connect, to: Commit, parse: parseCount, over: true,
+	{word: "count", args: "token > number [in duration [by src | prefix | asn | helo | user]]", from: Connect, to: End, parse: parseCount, over: true,
 		match: matchCount, fact: factCount, say: sayCount},
-	{word: "helo", args: "name", from: Helo, to: Commit, parse: needs("a name", nameValue),
+	{word: "helo", args: "name", from: Helo, to: End, parse: needs("a name", nameValue),
 		match: matchHelo, fact: factHelo, say: sayValues("greets as", "")},
 	{word: "mail-from", args: "address", from: MailFrom, to: Commit, parse: needs("a mail address", nameValue), changes: true, envelope: true,
 		match: matchMailFrom, fact: factMailFrom, say: sayValues("sends mail from", "")},
-	{word: "auth", args: "[user]", from: MailFrom, to: Commit, parse: parseAuth, changes: true,
+	{word: "auth", args: "[user]", from: MailFrom, to: End, parse: parseAuth, changes: true,
 		match: matchAuth, fact: factAuth, say: sayAuth},
-	{word: "tls", from: MailFrom, to: Commit, parse: noArgs, changes: true,
+	{word: "tls", from: MailFrom, to: End, parse: noArgs, changes: true,
 		match: matchTLS, fact: factTLS, say: sayWord("uses TLS")},
 	{word: "rcpt-to", args: "address", from: RcptTo, to: RcptTo, parse: needs("a mail address", nameValue), changes: true, envelope: true,
 		match: matchRcptTo, fact: factRcptTo, say: sayValues("sends mail to", "")},
@@ -81,6 +81,9 @@ const (
 	maxScore  = 1000
 	maxOver   = 1_000_000
 	maxWindow = 90 * day
+	// maxOverTime bounds counts over several sessions, which are kept in a
+	// few bytes.
+	maxOverTime = 50_000
 )
 
 func noArgs(*line, *Cond) *Error { return nil }
@@ -144,6 +147,9 @@ func parseCount(l *line, c *Cond) *Error {
 	var err *Error
 	if c.Window, err = l.duration("the time to look back", time.Minute, maxWindow); err != nil {
 		return err
+	}
+	if c.Over > maxOverTime {
+		return l.errorf(v.Pos, "", "over several sessions no more than %d are counted", maxOverTime)
 	}
 	c.By = BySrc
 	if l.accept("by") {
@@ -268,6 +274,9 @@ func sayEvidence(c *Cond) string {
 func sayScore(c *Cond) string { return fmt.Sprintf("has more than %s", plural(c.Over, "point")) }
 
 func sayCount(c *Cond) string {
+	if c.Window == 0 && c.Values[0].Text == Flood.String() {
+		return "holds more than " + plural(c.Over, "session") + " at once"
+	}
 	text := "more than " + plural(c.Over, "time") + " " + TokenByName(c.Values[0].Text).Means
 	if c.Window == 0 {
 		return text + " (in one session)"

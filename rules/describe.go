@@ -14,6 +14,7 @@ var phaseSays = [...]string{
 	RcptTo:   "when it names a recipient",
 	Data:     "before it sends a message",
 	Commit:   "after it has sent a message",
+	End:      "when it has left",
 }
 
 // decisionSays says what happens to "it".
@@ -135,7 +136,7 @@ func (d *describer) rule(r *Rule) string {
 		does = append(does, "waits "+sayDuration(r.Delay)+" for an answer")
 	}
 	if r.Ban > 0 {
-		does = append(does, "is turned away for "+sayDuration(r.Ban))
+		does = append(does, "is turned away from then on for "+sayDuration(r.Ban))
 	}
 	if r.Score != 0 {
 		does = append(does, fmt.Sprintf("gets %s", plural(r.Score, "point")))
@@ -280,7 +281,15 @@ func (d *describer) durations(rules []*Rule) {
 		d.item("What is refused for one sender or recipient is refused for that one only.")
 	}
 	if bans {
-		d.item("Where a time is given above, the host is turned away for that time. It always ends by itself.")
+		text := "Where a time is given above, the host is turned away for that time. It always ends by itself."
+		if len(d.Escalate) > 0 {
+			var times []string
+			for _, t := range d.Escalate {
+				times = append(times, sayDuration(t))
+			}
+			text += " A host that has to be turned away again, and then again, is turned away for at least " + strings.Join(times, ", then ") + "."
+		}
+		d.item(text)
 	}
 	if temporary {
 		d.item("An answer that begins with 4 is temporary: a mail server tries again later by itself.")

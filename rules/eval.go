@@ -67,7 +67,7 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 	v.Phase = f.Phase
 	p.prepare(f)
 	v.Total = f.total
-	if f.Phase >= ended {
+	if f.Phase >= numPhases {
 		return v
 	}
 	for i := range p.passes {
@@ -199,7 +199,7 @@ type CondTrace struct {
 // of the phase came out.
 func (p *Policy) Explain(f *Facts) (Verdict, []Trace) {
 	v := p.Eval(f)
-	if f.Phase >= ended {
+	if f.Phase >= numPhases {
 		return v, nil
 	}
 	p.prepare(f)

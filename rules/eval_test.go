@@ -296,7 +296,7 @@ func TestEval(t *testing.T) {
 			facts: Facts{Phase: Helo, Helo: []byte("x")}},
 		{name: "scores of earlier phases", src: "mode enforce\nrule a phase helo match helo x score -20\nrule c phase helo match score > 9 reject",
 			facts: Facts{Phase: Helo, Helo: []byte("x"), Score: 30}, act: "reject c", score: -20, total: 10},
-		{name: "a phase that is none", src: "mode enforce\nrule a phase helo match helo x reject", facts: Facts{Phase: ended + 1, Helo: []byte("x")}},
+		{name: "a phase that is none", src: "mode enforce\nrule a phase helo match helo x reject", facts: Facts{Phase: numPhases, Helo: []byte("x")}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -402,7 +402,8 @@ func TestPhasesAndNeeds(t *testing.T) {
 		{"rule r phase connect match src 192.0.2.1 disconnect", phaseSet(Connect)},
 		{"rule r phase rcpt-to match rcpt-to a@ reject", phaseSet(RcptTo)},
 		{"rule r phase rcpt-to match helo x reject", from(Helo)},
-		{"rule r phase connect match src 192.0.2.1 junk", allPhases},
+		{"rule r phase connect match src 192.0.2.1 junk", answerable},
+		{"rule r phase end match evidence no-mail ban 1d", phaseSet(End)},
 	} {
 		if got := compile(t, tt.src).Phases(); got != tt.want {
 			t.Errorf("%s: got %s, want %s", tt.src, got, tt.want)
@@ -417,7 +418,7 @@ func TestPhasesAndNeeds(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	got := mustParse(t, "").Settings()
-	if want := (Settings{Mode: Observe, Keep: 90 * day, Budget: 512 << 20}); !reflect.DeepEqual(got, want) {
+	if want := (Settings{Mode: Observe, Keep: 90 * day, Budget: 512 << 20, Escalate: []time.Duration{7 * day, 30 * day}}); !reflect.DeepEqual(got, want) {
 		t.Errorf("defaults: got %+v, want %+v", got, want)
 	}
 	got = mustParse(t, `mode enforce
@@ -425,10 +426,12 @@ store "/s" keep 7d budget 64M
 asn "/a"
 country "/c"
 contact "+1 555 0100"
+events "/e"
+escalate { 2d, 3d }
 own-name { a.example.org, b.example.org }
 own-name c.example.org
 own-address { 192.0.2.1, 2001:db8::/64 }`).Settings()
-	want := Settings{Mode: Enforce, Store: "/s", Keep: 7 * day, Budget: 64 << 20, ASN: "/a", Country: "/c", Contact: "+1 555 0100",
+	want := Settings{Mode: Enforce, Store: "/s", Keep: 7 * day, Budget: 64 << 20, ASN: "/a", Country: "/c", Contact: "+1 555 0100", Events: "/e", Escalate: []time.Duration{2 * day, 3 * day},
 		OwnNames:     []string{"a.example.org", "b.example.org", "c.example.org"},
 		OwnAddresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/64")}}
 	if !reflect.DeepEqual(got, want) {
@@ -450,18 +453,6 @@ func TestLoad(t *testing.T) {
 	p, _, err := Compile(c, Options{})
 	if err != nil || p.Table("a") == nil || p.Table("a").MatchAddr(netip.MustParseAddr("192.0.2.1")) || p.Table("b") != nil {
 		t.Errorf("a table that is not loaded: %v", err)
-	}
-}
-
-func TestRefuse(t *testing.T) {
-	c := mustParse(t, "rule a phase helo match helo x disconnect ban 7d\nrule b phase helo match !seen-good delay 1s\n")
-	_, err := c.Check(Options{Refuse: map[string]string{"ban": "bans come later", "seen-good": "nothing remembers yet"}})
-	want := "test.conf:1:43: ban cannot be used\ntest.conf:2:25: seen-good cannot be used"
-	if err == nil || err.Error() != want || !strings.Contains(detail(nil, err), "bans come later") {
-		t.Errorf("got %v, want %s", err, want)
-	}
-	if _, err := c.Check(Options{}); err != nil {
-		t.Error(err)
 	}
 }
 

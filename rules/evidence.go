@@ -50,6 +50,7 @@ const (
 	NoMail
 	Abandoned
 	Flood
+	Campaign
 )
 
 // A Token describes one kind of evidence.
@@ -87,7 +88,7 @@ var Tokens = []Token{
 	{UnknownCommand, "unknown-command", "sends commands SMTP does not have", Helo},
 	{SyntaxError, "syntax-error", "sends commands with broken arguments", Helo},
 	{Pipelining, "pipelining", "sends commands without waiting for answers", Helo},
-	{EarlyTalker, "early-talker", "speaks before it was greeted", Helo},
+	{EarlyTalker, "early-talker", "speaks before it was greeted", MailFrom},
 	{RelayProbe, "relay-probe", "tries to send to a domain that is not ours", RcptTo},
 	{UnknownRecipient, "unknown-recipient", "writes to somebody who does not exist here", RcptTo},
 	{Harvest, "harvest", "tries many recipients who do not exist here", RcptTo},
@@ -95,9 +96,10 @@ var Tokens = []Token{
 	{AuthFailure, "auth-failure", "failed to log in", MailFrom},
 	{AuthUnsupported, "auth-unsupported", "tries to log in where that is not offered", MailFrom},
 	{AuthSpray, "auth-spray", "tries many users, or comes from many networks for one", Connect},
-	{NoMail, "no-mail", "came, looked and left", ended},
-	{Abandoned, "abandoned", "left in the middle of a transaction", ended},
+	{NoMail, "no-mail", "came, looked and left", End},
+	{Abandoned, "abandoned", "left in the middle of a transaction", End},
 	{Flood, "flood", "holds too many sessions at once", Connect},
+	{Campaign, "campaign", "behaves as hosts of other networks did that guessed or probed", RcptTo},
 }
 
 // TokenByName finds a token; it returns nil if there is none of that name.

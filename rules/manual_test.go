@@ -93,17 +93,14 @@ func TestManualWords(t *testing.T) {
 		}
 	}
 	for _, tok := range Tokens {
-		want := ".It Cm " + tok.Name + "\n" + tok.Means
-		if tok.From < ended {
-			want += "\n.Pq Cm " + tok.From.String() + "\n"
-		}
+		want := ".It Cm " + tok.Name + "\n" + tok.Means + "\n.Pq Cm " + tok.From.String() + "\n"
 		if !strings.Contains(text, want) {
 			t.Errorf("the manual does not have:\n%s", want)
 		}
 	}
 	for i := range conditions {
 		c := &conditions[i]
-		if c.word == "evidence" || c.word == "score" || c.word == "count" || c.to != Commit {
+		if c.word == "evidence" || c.word == "score" || c.word == "count" || c.from == c.to {
 			continue // what they say is in words
 		}
 		_, entry, ok := strings.Cut(sections["condition"], ".It Ic "+c.word+"\n")

@@ -49,6 +49,8 @@ var statements = []statement{
 	{"asn", `asn "file"`, parseText},
 	{"country", `country "file"`, parseText},
 	{"contact", `contact "text"`, parseText},
+	{"events", `events "file"`, parseText},
+	{"escalate", "escalate none | duration | { duration, ... }", parseEscalate},
 	{"own-name", "own-name name | { name, ... }", parseOwn(nameValue)},
 	{"own-address", "own-address address | { address, ... }", parseOwn(addressValue)},
 	{"table", "table <name> builtin | file ... | { value, ... }", parseTable},

@@ -328,7 +328,7 @@ func FuzzRoundTrip(f *testing.F) {
 		}
 		p, w, err := Compile(c, Options{})
 		if err == nil {
-			for phase := Connect; phase < ended; phase++ {
+			for phase := Connect; phase < numPhases; phase++ {
 				p.Explain(&Facts{Phase: phase, Helo: []byte("x.example.org")})
 			}
 			if err := p.Describe(new(strings.Builder)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // readyPolicy compiles a ready policy in enforce mode, with `.sender.example`
@@ -17,8 +18,6 @@ func readyPolicy(t testing.TB, name string) *Policy {
 	}
 	p, warnings, err := Compile(c, Options{
 		Load: func(s Source) (Table, error) { return set{name: "known.sender.example"}, nil },
-		// The ready policies do without what may not be there yet.
-		Refuse: map[string]string{"ban": "", "seen-good": ""},
 	})
 	if err != nil || len(warnings) > 0 {
 		t.Fatalf("%s does not check clean:\n%s", name, detail(warnings, err))
@@ -29,6 +28,11 @@ func readyPolicy(t testing.TB, name string) *Policy {
 	return p.InMode(Enforce)
 }
 
+// windows counts over sessions.
+type windows map[Evidence]int
+
+func (w windows) Count(_ *Facts, e Evidence, _ time.Duration, _ Key) (int, bool) { return w[e], true }
+
 func TestReadyPolicies(t *testing.T) {
 	files, err := filepath.Glob("policies/*")
 	if err != nil || len(files) != len(PolicyNames()) {
@@ -38,7 +42,10 @@ func TestReadyPolicies(t *testing.T) {
 		t.Error("there is a policy lax")
 	}
 	harvest := func(n uint32) Facts {
-		f := Facts{Phase: RcptTo, Helo: []byte("mx.example.com"), Evidence: Harvest | UnknownRecipient}
+		f := Facts{Phase: RcptTo, Helo: []byte("mx.example.com"), Evidence: UnknownRecipient, SeenGood: No, Window: windows{}}
+		if n >= 5 {
+			f.Evidence |= Harvest
+		}
 		f.Counts[UnknownRecipient.Index()] = n
 		return f
 	}
@@ -68,9 +75,20 @@ func TestReadyPolicies(t *testing.T) {
 		{"a known sender in a cloud", Facts{Phase: RcptTo, Evidence: Cloud | HeloForged, RDNS: []byte("known.sender.example"), FCrDNS: DNSPass}, "", "pass", "pass"},
 		{"somebody who says so", Facts{Phase: RcptTo, Evidence: Cloud, RDNS: []byte("known.sender.example"), FCrDNS: DNSFail}, "", "", "cloud"},
 		{"a list with three typos", harvest(3), "", "", ""},
-		{"five unknown recipients", harvest(5), "", "", "harvest"},
-		{"six unknown recipients", harvest(6), "", "harvest", "harvest"},
+		{"five unknown recipients", harvest(5), "", "harvest", "harvest"},
 		{"six unknown recipients of many", func() Facts { f := harvest(6); f.Evidence &^= Harvest; return f }(), "", "", ""},
+		{"slowly", Facts{Phase: RcptTo, SeenGood: No, Window: windows{UnknownRecipient: 21}}, "", "slow-harvest", "slow-harvest"},
+		{"slowly, of a known sender", Facts{Phase: RcptTo, SeenGood: Yes, Window: windows{UnknownRecipient: 21}}, "", "", ""},
+		{"from a new network every time", Facts{Phase: RcptTo, SeenGood: No, Evidence: ProbedRecipient | Campaign}, "", "", "known-harvest"},
+		{"one of them only", Facts{Phase: RcptTo, SeenGood: No, Evidence: ProbedRecipient}, "", "", ""},
+		{"an early talker", Facts{Phase: MailFrom, Evidence: EarlyTalker}, "", "", "early"},
+		{"many connections", func() Facts {
+			f := Facts{Phase: Connect, SeenGood: No}
+			f.Counts[Flood.Index()] = 21
+			return f
+		}(), "", "", "flood"},
+		{"far too many connections", Facts{Phase: Connect, SeenGood: No, Evidence: Flood}, "", "flood", ""},
+		{"far too many of a known sender", Facts{Phase: Connect, SeenGood: Yes, Evidence: Flood}, "", "", ""},
 		{"a relay probe", relay, "", "", "relay"},
 		{"odd in many ways", Facts{Phase: Data, Evidence: RDNSMissing | FCrDNSFail | Pipelining | EarlyTalker}, "", "", "odd"},
 		{"a local session", Facts{Phase: Connect, Evidence: Scanner, Local: true}, "", "", ""},

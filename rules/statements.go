@@ -18,12 +18,13 @@ func parseMode(l *line) (Statement, *Error) {
 }
 
 const (
-	day      = 24 * time.Hour
-	maxKeep  = 3660 * day
-	maxBan   = 366 * day
-	minSize  = 16 << 20
-	maxSize  = 1 << 50
-	maxDelay = time.Minute
+	day         = 24 * time.Hour
+	maxKeep     = 3660 * day
+	maxBan      = 366 * day
+	maxEscalate = 8
+	minSize     = 16 << 20
+	maxSize     = 1 << 50
+	maxDelay    = time.Minute
 )
 
 func parseStore(l *line) (Statement, *Error) {
@@ -57,6 +58,29 @@ func (l *line) size(what string) (int64, *Error) {
 		return 0, l.errorf(t.pos, "", "%s has to be from %s to %s", what, size(minSize), size(maxSize))
 	}
 	return n, nil
+}
+
+// parseEscalate reads how long the second, third ... ban lasts at least.
+func parseEscalate(l *line) (Statement, *Error) {
+	s := &Setting{Pos: l.toks[0].pos, Word: "escalate"}
+	if l.accept("none") {
+		return s, nil
+	}
+	err := l.each(func() *Error {
+		t := l.peek()
+		d, err := l.duration("a ban", time.Minute, maxBan)
+		switch {
+		case err != nil:
+			return err
+		case len(s.Times) == maxEscalate:
+			return l.errorf(t.pos, "", "no more than %d steps", maxEscalate)
+		case len(s.Times) > 0 && d < s.Times[len(s.Times)-1]:
+			return l.errorf(t.pos, "", "a later ban is not shorter than the one before")
+		}
+		s.Times = append(s.Times, d)
+		return nil
+	})
+	return s, err
 }
 
 func parseText(l *line) (Statement, *Error) {
@@ -270,7 +294,7 @@ func parseRule(l *line) (Statement, *Error) {
 	case err != nil:
 		return nil, err
 	case r.Phases == 0:
-		return nil, l.errorf(l.end(), didYouMean("", phaseNames[:ended]), "rule %s does not say at which phase", r.Name)
+		return nil, l.errorf(l.end(), didYouMean("", phaseNames[:]), "rule %s does not say at which phase", r.Name)
 	case !matched:
 		return nil, l.errorf(l.end(), "write `match any` if it is meant for everybody", "rule %s does not say what it matches", r.Name)
 	}
@@ -282,7 +306,7 @@ func (l *line) phases() (set PhaseSet, err *Error) {
 		t := l.next()
 		p, ok := ParsePhase(t.text)
 		if t.kind != wordToken || !ok {
-			hint := didYouMean(t.text, phaseNames[:ended])
+			hint := didYouMean(t.text, phaseNames[:])
 			switch t.text {
 			case "ehlo":
 				hint = "phase helo covers both HELO and EHLO"

@@ -70,12 +70,13 @@ type Include struct {
 // Which fields are used depends on Word.
 type Setting struct {
 	Pos
-	Word   string  // mode, store, asn, country, contact, own-name, own-address
+	Word   string  // mode, store, asn, country, contact, events, escalate, own-name, own-address
 	Mode   Mode    // mode
-	Text   string  // store, asn, country: a path; contact: how to reach the postmaster
+	Text   string  // store, asn, country, events: a path; contact: how to reach the postmaster
 	Values []Value // own-name, own-address
 	Keep   time.Duration
-	Budget int64 // bytes
+	Budget int64           // bytes
+	Times  []time.Duration // escalate
 }
 
 // TableDecl is `table <name> ...`: a set of addresses, names and AS numbers.
@@ -187,6 +188,15 @@ func (s *Setting) String() string {
 		return "mode " + s.Mode.String()
 	case "own-name", "own-address":
 		return s.Word + " " + list(s.Values)
+	case "escalate":
+		if len(s.Times) == 0 {
+			return "escalate none"
+		}
+		var items []string
+		for _, d := range s.Times {
+			items = append(items, duration(d))
+		}
+		return "escalate " + braces(items)
 	}
 	text := s.Word + " " + quote(s.Text)
 	if s.Keep > 0 {

@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// Phase is a question of smtpd that a policy may answer. smtpd's phases auth
+// Phase is a point of a session at which a policy is asked: a question of
+// smtpd that it may answer, or the end. smtpd's phases auth
 // and data-line are left out for good: the first carries passwords, the second
 // message text. Starttls is left out because a refused client goes on in the
 // clear, and rset, noop and quit because refusing them helps nobody.
@@ -20,27 +21,34 @@ const (
 	RcptTo
 	Data
 	Commit
-	ended // after the last phase: what is known then serves no rule
+	// End is no question of smtpd's: the session is over, nobody waits for an
+	// answer, and a rule can only have effects.
+	End
+	numPhases
 )
 
-var phaseNames = [...]string{"connect", "helo", "mail-from", "rcpt-to", "data", "commit", "the end of the session"}
+var phaseNames = [...]string{"connect", "helo", "mail-from", "rcpt-to", "data", "commit", "end"}
 
 func (p Phase) String() string { return name(phaseNames[:], int(p)) }
 
 // ParsePhase returns the phase of that name.
 func ParsePhase(s string) (Phase, bool) {
-	for p := Connect; p < ended; p++ {
+	for p := Connect; p < numPhases; p++ {
 		if phaseNames[p] == s {
 			return p, true
 		}
 	}
-	return ended, false
+	return numPhases, false
 }
 
 // PhaseSet is a set of phases.
 type PhaseSet uint8
 
-const allPhases = PhaseSet(1<<ended - 1)
+const (
+	allPhases = PhaseSet(1<<numPhases - 1)
+	// answerable are the phases in which smtpd waits for an answer.
+	answerable = PhaseSet(1<<End - 1)
+)
 
 func phaseSet(phases ...Phase) (s PhaseSet) {
 	for _, p := range phases {
@@ -49,15 +57,15 @@ func phaseSet(phases ...Phase) (s PhaseSet) {
 	return s
 }
 
-// from returns the phases from p to the last.
-func from(p Phase) PhaseSet { return allPhases &^ (1<<p - 1) }
+// from returns the answerable phases from p to the last.
+func from(p Phase) PhaseSet { return answerable &^ (1<<p - 1) }
 
 // Has tells whether p is in s.
 func (s PhaseSet) Has(p Phase) bool { return s&(1<<p) != 0 }
 
 // List returns the phases of s in the order of a session.
 func (s PhaseSet) List() (list []Phase) {
-	for p := Connect; p < ended; p++ {
+	for p := Connect; p < numPhases; p++ {
 		if s.Has(p) {
 			list = append(list, p)
 		}
@@ -174,6 +182,12 @@ const (
 var keyNames = [...]string{"session", "src", "prefix", "asn", "helo", "user"}
 
 func (k Key) String() string { return name(keyNames[:], int(k)) }
+
+// ParseKey returns the key of that name.
+func ParseKey(s string) (Key, bool) {
+	i := index(keyNames[:], s)
+	return Key(max(i, 0)), i >= 0
+}
 
 // keyPhase is the phase from which on a key is known.
 var keyPhase = [...]Phase{BySession: Connect, BySrc: Connect, ByPrefix: Connect, ByASN: Connect, ByHelo: Helo, ByUser: MailFrom}

@@ -119,9 +119,10 @@ const (
 	KindTimeout  Kind = 12 // smtpd gave up waiting
 	KindQuit     Kind = 13 // the client said QUIT
 	KindFinding  Kind = 14 // Text: evidence, Arg: proof, Org, By, Match, Confidence
-	KindVerdict  Kind = 15 // Text: rule, Arg: phase, Reply: decision, Result ok if carried out
+	KindVerdict  Kind = 15 // Text: rule, Arg: phase, Reply: decision, Result ok if carried out. Because of a ban: By: ban, Match: id of the session it was banned in
 	KindFilter   Kind = 16 // a filter decided. Text: decision, Arg: phase, Reply: its text
 	KindTag      Kind = 17 // a rule tagged the session. Text: tag, Arg: phase
+	KindBan      Kind = 18 // a rule banned the host. Text: rule, Arg: prefix, Reply: until (RFC 3339), Match: why it was spared, By: observe if it was only told, Result ok if carried out
 )
 
 // Result is the outcome of a command in smtpd's words.

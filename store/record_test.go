@@ -213,7 +213,7 @@ func TestProtoFile(t *testing.T) {
 			t.Errorf("%s_%s is %q in the code", m[1], m[2], got)
 		}
 	}
-	want := map[string]int{"FCRDNS": len(fcrdnsNames), "ENDING": len(endingNames), "RESULT": len(resultNames), "KIND": int(KindTag) + 1}
+	want := map[string]int{"FCRDNS": len(fcrdnsNames), "ENDING": len(endingNames), "RESULT": len(resultNames), "KIND": int(KindBan) + 1}
 	if !reflect.DeepEqual(seen, want) {
 		t.Errorf("enumerations have %v values, the code %v", seen, want)
 	}

@@ -330,8 +330,14 @@ func (s *Snapshot) WriteTo(w io.Writer) (n int64, err error) {
 func (s *Snapshot) Close() error { return guard(s.tx.Rollback) }
 
 // lockShared takes the lock that bbolt takes for reading, if nobody writes.
-func lockShared(f *os.File) error {
-	err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+func lockShared(f *os.File) error { return lock(f, syscall.LOCK_SH) }
+
+// lockExclusive takes the lock that bbolt takes for writing, if nobody has the
+// file open.
+func lockExclusive(f *os.File) error { return lock(f, syscall.LOCK_EX) }
+
+func lock(f *os.File, how int) error {
+	err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return ErrInUse
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -32,9 +31,37 @@ type policies struct {
 	use    func(*session.Settings)
 	asked  []filter.ID // the phases that smtpd was told to ask in
 	log    *slog.Logger
-	mu     sync.Mutex // one reload at a time
+	find   func(string) string // config.Find
+	mu     sync.Mutex          // one reload at a time
 	config *config.Config
+
+	stateMu sync.Mutex
+	state   control.Config
 }
+
+// note keeps what status tells. A policy that is in use stays so when there is
+// a problem with the next one.
+func (p *policies) note(c *config.Config, problem string) {
+	p.stateMu.Lock()
+	defer p.stateMu.Unlock()
+	p.state.File, p.state.Problem = p.file, problem
+	if c != nil {
+		p.state.Mode, p.state.Rules = c.Policy.Mode.String(), len(c.Policy.Rules())
+	}
+}
+
+func (p *policies) status() control.Config {
+	p.stateMu.Lock()
+	defer p.stateMu.Unlock()
+	s := p.state
+	if s.Mode == "" {
+		s.Mode = rules.Observe.String()
+	}
+	return s
+}
+
+// enforced tells whether the policy in use acts.
+func (p *policies) enforced() bool { return p.status().Mode == rules.Enforce.String() }
 
 // start loads the configuration for the first time and returns its settings.
 // A broken one must not end smtpd: the filter observes, and takes the next
@@ -49,6 +76,7 @@ func (p *policies) start() rules.Settings {
 		p.complain(err)
 		p.log.Error("only observing until the configuration is mended and smtpd restarted; see scanwatch check", "file", p.file)
 		p.config = config.Broken(p.file)
+		p.note(nil, "it is broken: only observing until it is mended and smtpd restarted; see scanwatch check")
 		return defaults
 	}
 	p.take(c)
@@ -68,6 +96,7 @@ func (p *policies) take(c *config.Config) {
 		p.log.Warn(n)
 	}
 	p.config = c
+	p.note(c, "")
 	p.use(&session.Settings{Policy: c.Policy, ASN: c.ASN, Country: c.Country})
 }
 
@@ -80,7 +109,7 @@ func (p *policies) complain(err error) {
 // reload loads the configuration again.
 func (p *policies) reload() error {
 	if p.file == "" {
-		return errors.New("there is no configuration to load: the filter was started without one")
+		return fmt.Errorf("the filter was started without a configuration; if there is one now, restart smtpd")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -88,6 +117,7 @@ func (p *policies) reload() error {
 	if err != nil {
 		p.config.Seen()
 		p.complain(err)
+		p.note(nil, "the new version is broken, the one before is in use; see scanwatch check")
 		p.log.Error("the configuration was not taken, what was in use stays in use; see scanwatch check", "file", p.file)
 		return fmt.Errorf("%s was not taken, the mail log says why; what was in use stays in use", p.file)
 	}
@@ -95,6 +125,7 @@ func (p *policies) reload() error {
 	for _, id := range session.Phases(c.Policy) {
 		if !slices.Contains(p.asked, id) {
 			p.log.Warn("rules now ask for a phase that smtpd does not ask in; restart smtpd", "phase", id.String())
+			p.note(nil, "rules ask for phases that smtpd does not ask in; restart smtpd")
 		}
 	}
 	p.log.Info("configuration loaded", "file", p.file, "mode", c.Policy.Mode.String(), "rules", len(c.Policy.Rules()))
@@ -111,6 +142,7 @@ func (p *policies) watch(ctx context.Context, hangup <-chan os.Signal) {
 			return
 		case <-hangup:
 		case <-tick.C:
+			p.appeared()
 			if !p.changed() {
 				continue
 			}
@@ -118,6 +150,18 @@ func (p *policies) watch(ctx context.Context, hangup <-chan os.Signal) {
 		if err := p.reload(); p.file == "" {
 			p.log.Warn(err.Error()) // any other error reload has logged itself
 		}
+	}
+}
+
+// appeared tells, once, that the default file has been made since the start.
+// What smtpd asks is settled when it starts: only then can it be used.
+func (p *policies) appeared() {
+	if p.file != "" || p.status().Problem != "" {
+		return
+	}
+	if file := p.find(""); file != "" {
+		p.note(nil, file+" was made after the start; restart smtpd to use it")
+		p.log.Warn("a configuration was made after the start; restart smtpd to use it", "file", file)
 	}
 }
 

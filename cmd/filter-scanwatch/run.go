@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -17,6 +19,7 @@ import (
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
 	"scanwatch/filter/session"
 	"scanwatch/store"
 )
@@ -57,28 +60,36 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	// is kept as it would have been when it was recorded.
 	var clock atomic.Int64
 	var writer *store.Writer
+	now := func() time.Time {
+		if t := clock.Load(); t != 0 {
+			return time.UnixMicro(t)
+		}
+		return time.Now()
+	}
+	remembered := memory.New()
 	table := session.NewTable(session.Options{
 		Record: func(end time.Time, id uint64, value []byte) {
 			clock.Store(end.UnixMicro())
 			writer.Add(end, id, value)
 		},
+		Memory:   remembered,
 		Log:      logs.Line,
 		Lists:    lists,
 		OwnAddrs: ownAddrs(),
 	})
-	policies := policies{file: config.Find(s.file), lists: lists, use: table.Use, log: log}
+	policies := policies{file: config.Find(s.file), lists: lists, use: table.Use, log: log, find: config.Find}
 	set := policies.start()
 	if s.dir != "" {
 		set.Store = s.dir
 	}
-	writer = store.Open(set.Store, store.Options{
-		Budget: set.Budget, Keep: set.Keep, Program: version, Log: log,
-		Now: func() time.Time {
-			if t := clock.Load(); t != 0 {
-				return time.UnixMicro(t)
-			}
-			return time.Now()
-		},
+	writer = store.Open(set.Store, store.Options{Budget: set.Budget, Keep: set.Keep, Program: version, Log: log, Now: now})
+	state := store.OpenState(set.Store, store.StateOptions{
+		Buckets: memory.Buckets(),
+		Program: version,
+		Log:     log,
+		Load:    func(all iter.Seq[store.Entry]) { remembered.Load(all, now().UnixMicro()) },
+		Changes: remembered.Changes,
+		Rewrite: remembered.Rewrite,
 	})
 
 	live, stopLive := context.WithCancel(context.Background())
@@ -89,7 +100,18 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	go func() {
 		defer close(socket)
 		_ = os.Mkdir(set.Store, 0o750) // or the store makes it, a moment too late for the socket
-		server := control.Server{Verbs: append(control.StoreVerbs(writer, version, time.Now()), policies.verb()), Log: log}
+		started := time.Now().UTC()
+		verbs := append(control.StoreVerbs(writer), policies.verb(), control.StatusVerb(func() control.Status {
+			return control.Status{
+				Program: version, PID: os.Getpid(), Started: started, Config: policies.status(),
+				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(),
+			}
+		}))
+		verbs = append(verbs, control.MemoryVerbs(remembered, state, func() int64 { return now().UnixMicro() }, policies.enforced,
+			func(word string, b memory.Ban) {
+				log.Warn(word, "prefix", b.Prefix.String(), "until", b.Until.Format(time.RFC3339), "rule", b.Rule)
+			})...)
+		server := control.Server{Verbs: verbs, Log: log}
 		server.Run(live, set.Store, socketCheck)
 	}()
 
@@ -106,15 +128,15 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	late := make(chan struct{})
 	time.AfterFunc(stopTime, func() { close(late) })
 	stored := make(chan error, 1)
-	go func() { stored <- writer.Close() }()
+	go func() { stored <- errors.Join(writer.Close(), state.Close()) }()
 	status := 0
 	select {
 	case err := <-stored:
 		if err != nil {
-			log.Error("the last sessions were not recorded", "error", err)
+			log.Error("what came last was not recorded", "error", err)
 		}
 	case <-late:
-		log.Error("the last sessions were not recorded: the disk did not answer in time", "waited", stopTime)
+		log.Error("what came last was not recorded: the disk did not answer in time", "waited", stopTime)
 	}
 	if err != nil {
 		log.Error("smtpd is gone", "error", err)

@@ -116,7 +116,7 @@ func policy(e *env, args []string) error {
 }
 
 func describe(e *env, tree *rules.Config) error {
-	p, _, err := rules.Compile(tree, rules.Options{Refuse: config.NotYet})
+	p, _, err := rules.Compile(tree, rules.Options{})
 	if err != nil {
 		return err
 	}

@@ -40,12 +40,32 @@ func status(e *env, args []string) error {
 	if st.Damaged > 0 {
 		line("PROBLEM", "%d damaged segments were set aside", st.Damaged)
 	}
+	if s.State.Error != "" {
+		line("PROBLEM", "since %s: %s", s.State.Since.In(e.zone).Format(time.DateTime), s.State.Error)
+	}
+	if s.Config.Problem != "" {
+		line("PROBLEM", "configuration: %s", s.Config.Problem)
+	}
 	line("filter", "version %s, pid %d, since %s", s.Program, s.PID, s.Started.In(e.zone).Format("2006-01-02 15:04:05 -0700"))
+	if s.Config.File != "" {
+		line("policy", "%s, mode %s, %d rules", s.Config.File, s.Config.Mode, s.Config.Rules)
+	} else {
+		line("policy", "none: mode observe")
+	}
 	line("sessions", "%d recorded since then, %d of them on disk", st.Added, st.Committed)
 	line("memory", "%d of %d bytes wait to be written", st.Buffered, st.Buffer)
 	line("disk", "%d of %d bytes in %d segments, in %s", st.Bytes, st.Budget, st.Segments, st.Dir)
 	if st.Segment != "" {
 		line("writing", "%s", st.Segment)
+	}
+	for _, m := range s.Memory {
+		if m.Rows > 0 {
+			text := fmt.Sprintf("%d of %d %s", m.Rows, m.Most, m.Table)
+			if m.Forgot > 0 {
+				text += fmt.Sprintf(", %d forgotten because there was no room", m.Forgot)
+			}
+			line("remembers", "%s", text)
+		}
 	}
 	return nil
 }

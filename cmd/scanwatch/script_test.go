@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -19,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
 
@@ -137,7 +139,15 @@ func runFilter(dir string) int {
 	defer stop()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	fill(w, now.Add(-time.Hour), 0x30)
-	verbs := append(control.StoreVerbs(w, "test", now), control.Verb{Name: "reload", Run: reloadOnce()})
+	m := memory.New()
+	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
+		Load: func(all iter.Seq[store.Entry]) { m.Load(all, now.UnixMicro()) }})
+	m.Ban(netip.MustParseAddr("2001:db8::7"), memory.Sentence{For: 24 * time.Hour, Rule: "botnet", Session: 0x31}, now.Add(-time.Hour).UnixMicro())
+	verbs := append(control.StoreVerbs(w), control.Verb{Name: "reload", Run: reloadOnce()}, control.StatusVerb(func() control.Status {
+		return control.Status{Program: "test", PID: os.Getpid(), Started: now, Store: w.Status(), State: state.Status(), Memory: m.Status(),
+			Config: control.Config{File: "/etc/scanwatch.conf", Mode: "observe", Rules: 3}}
+	}))
+	verbs = append(verbs, control.MemoryVerbs(m, state, now.UnixMicro, func() bool { return true }, func(string, memory.Ban) {})...)
 	s := &control.Server{Verbs: verbs}
 	// The directory is made in the background.
 	if err := w.Flush(ctx); err != nil {
@@ -145,7 +155,7 @@ func runFilter(dir string) int {
 		return 1
 	}
 	s.Run(ctx, dir, time.Second)
-	if err := w.Close(); err != nil {
+	if err := errors.Join(w.Close(), state.Close()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -265,6 +265,9 @@ func (t *trial) trace(p *rules.Policy, f *rules.Facts, r filter.Reply) {
 			a.Rules = append(a.Rules, told)
 		}
 	}
+	if f.Phase == rules.End && len(a.Rules) == 0 {
+		return // nothing that anybody could look at
+	}
 	s.Phases = append(s.Phases, a)
 	t.now = a
 }
@@ -296,6 +299,14 @@ func facts(f *rules.Facts) (list []string) {
 	return list
 }
 
+// effects adds to an outcome what else the rule does.
+func effects(outcome string, r *rules.Rule) string {
+	if r != nil && r.Effects() != "" {
+		outcome += ": " + r.Effects()
+	}
+	return outcome
+}
+
 // rule tells how a rule came out, and whether that is worth a line.
 func (t *trial) rule(tr *rules.Trace, phase rules.Phase) (told ruled, ok bool) {
 	r, isRule := tr.Statement.(*rules.Rule)
@@ -315,9 +326,9 @@ func (t *trial) rule(tr *rules.Trace, phase rules.Phase) (told ruled, ok bool) {
 	}
 	switch {
 	case tr.Decided:
-		told.Outcome = "decides"
+		told.Outcome = effects("decides", r)
 	case tr.Matched:
-		told.Outcome = "matches"
+		told.Outcome = effects("matches", r)
 	case unknown && !no:
 		told.Outcome = "could not tell"
 		// A pass statement is tried in all phases, also in those in which
@@ -460,6 +471,9 @@ func (a *asked) print(w *bufio.Writer) {
 		for _, c := range r.Conditions {
 			put(w, "    "+c, 6)
 		}
+	}
+	if a.Phase == rules.End.String() {
+		return // nobody is there to be answered
 	}
 	text := "  = " + a.Decision
 	if a.Reply != "" {

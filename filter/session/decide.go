@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"scanwatch/filter"
+	"scanwatch/filter/memory"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -31,6 +32,10 @@ var decisions = [...]filter.Decision{
 // to decide.
 func Phases(p *rules.Policy) (ids []filter.ID) {
 	asked := p.Phases()
+	if len(p.Rules()) > 0 {
+		// Bans, the operator's too, are carried out there.
+		asked |= 1 << rules.Connect
+	}
 	for id := filter.PhaseConnect; id <= filter.PhaseCommit; id++ {
 		if phase, ok := phases[id]; ok && asked.Has(phase) {
 			ids = append(ids, id)
@@ -63,14 +68,22 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 		}
 	}
 	policy := t.settings.Policy
+	if phase == rules.RcptTo {
+		t.judgeShape(s, ev.Time)
+		t.judgeProbed(s, arg, ev.Time)
+	}
 	f := t.fill(s, phase, ev.Time)
 	if phase == rules.RcptTo {
 		f.RcptTo = arg
 	}
-	v := policy.Eval(f)
+	v := t.eval(s, policy, f)
 	s.tx.passed = s.tx.passed || v.Pass != nil && phase == rules.RcptTo
-	s.Score += v.Score
 	t.tag(s, ev.Time, phase, policy, v.Tags)
+	if s.ban && phase == rules.Connect && v.Pass == nil && !t.exempt(s) {
+		if enforced := t.turnAway(s, ev.Time); enforced {
+			return filter.Reply{Decision: filter.Disconnect, Text: banText(&s.known, s.ID)}
+		}
+	}
 	act := t.stick(s, &v)
 	if v.Would.Rule != nil {
 		t.verdict(s, ev.Time, phase, &v.Would, false, &v)
@@ -79,11 +92,54 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	if act.Rule != nil {
 		t.verdict(s, ev.Time, phase, &act, true, &v)
 		r.Decision, r.Text = decisions[act.Decision], rules.Reply(act.Text, s.ID)
+		s.junked = s.junked || act.Decision == rules.Junk
+		s.turnedAway = s.turnedAway || act.Decision >= rules.Reject
 	}
-	if t.options.Trace != nil {
-		t.options.Trace(policy, f, r)
-	}
+	t.sentence(s, ev.Time, &v)
+	s.pace.held = s.pace.held || phase == rules.Connect && r.Hold > 0
+	t.trace(s, policy, f, r)
 	return r
+}
+
+// trace tells who wants to know how the policy came to its answer.
+func (t *Table) trace(s *Session, policy *rules.Policy, f *rules.Facts, r filter.Reply) {
+	if t.options.Trace == nil {
+		return
+	}
+	t.asked = s
+	t.options.Trace(policy, f, r)
+	t.asked = nil
+}
+
+// eval asks the policy about s.
+func (t *Table) eval(s *Session, policy *rules.Policy, f *rules.Facts) rules.Verdict {
+	t.asked = s
+	v := policy.Eval(f)
+	t.asked = nil
+	s.Score += v.Score
+	return v
+}
+
+// Count implements rules.Counter.
+func (t *Table) Count(f *rules.Facts, e rules.Evidence, window time.Duration, by rules.Key) (int, bool) {
+	if t.asked == nil {
+		return 0, false
+	}
+	return t.memory.Count(t.whois(t.asked), rules.Window{Evidence: e, Window: window, By: by}, f.Now.UnixMicro())
+}
+
+// atEnd asks the policy about a session that is over: nobody waits for an
+// answer, but the host can be banned.
+func (t *Table) atEnd(s *Session, at int64) {
+	if !t.needs.end {
+		return
+	}
+	policy := t.settings.Policy
+	f := t.fill(s, rules.End, at)
+	v := t.eval(s, policy, f)
+	t.tag(s, at, rules.End, policy, v.Tags)
+	t.sentence(s, at, &v)
+	t.trace(s, policy, f, filter.Reply{})
 }
 
 // stick returns what is to be done: what the policy decided now, or what it
@@ -115,6 +171,16 @@ func (t *Table) fill(s *Session, phase rules.Phase, at int64) *rules.Facts {
 		ASN: s.origin.ASN, ASNKnown: s.placed, Country: s.origin.Country,
 		Evidence: s.Evidence, Weak: s.Weak, Score: s.Score,
 	}
+	if t.needs.seenGood && s.Src.IsValid() {
+		f.SeenGood = rules.No
+		if t.seenGood(s, at) {
+			f.SeenGood = rules.Yes
+		}
+	}
+	f.Window = t
+	if s.Authed {
+		f.User = s.user
+	}
 	for e := s.Evidence | s.Weak; e != 0; e &= e - 1 {
 		f.Counts[e.Index()] = 1
 	}
@@ -127,6 +193,7 @@ func (t *Table) fill(s *Session, phase rules.Phase, at int64) *rules.Facts {
 		{rules.UnknownCommand, s.Counts.Unknown},
 		{rules.AuthFailure, s.Counts.AuthFail},
 		{rules.AuthUnsupported, s.Counts.AuthRefused},
+		{rules.Flood, t.open[memory.Number(s.Src.Addr())]},
 	} {
 		f.Counts[c.e.Index()] = max(f.Counts[c.e.Index()], c.n)
 	}
@@ -142,8 +209,7 @@ func (t *Table) tag(s *Session, at int64, phase rules.Phase, p *rules.Policy, ta
 	s.tags |= tags
 	for _, name := range p.TagNames(tags) {
 		t.step(s, at, &store.Step{Kind: store.KindTag, Text: []byte(name), Arg: []byte(phase.String())})
-		if t.limit.allow(at) {
-			t.logUnlogged()
+		if t.tell(s, logTag, name, at) {
 			t.logTag(s, phase, name)
 		}
 	}
@@ -160,8 +226,7 @@ func (t *Table) verdict(s *Session, at int64, phase rules.Phase, o *rules.Outcom
 		return
 	}
 	s.told = o.Rule
-	if t.limit.allow(at) {
-		t.logUnlogged()
+	if t.tell(s, logVerdict, o.Rule.Name, at) {
 		t.logVerdict(s, phase, o, done, v)
 	}
 }

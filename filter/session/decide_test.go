@@ -167,8 +167,8 @@ rule harvest phase rcpt-to match evidence harvest disconnect "421 4.7.0 enough"`
 		{"a harvest is one", `mode enforce
 rule harvest phase rcpt-to match evidence harvest disconnect "421 4.7.0 enough"`,
 			append([]string{"connect x pass", "ehlo y.example.net", "mail a@example.net", "rcpt alice@example.org"},
-				slices.Repeat([]string{"refused gone@example.org"}, 7)...),
-			append(slices.Repeat([]string{"proceed"}, 4+6), "disconnect|421 4.7.0 enough"+ref)},
+				slices.Repeat([]string{"refused gone@example.org"}, 6)...),
+			append(slices.Repeat([]string{"proceed"}, 4+5), "disconnect|421 4.7.0 enough"+ref)},
 		{"mail to somebody who may get it is not refused later", `mode enforce
 pass match rcpt-to "postmaster@"
 rule bad phase rcpt-to match helo "ylmf-pc" reject "550 5.7.1 no"

@@ -68,11 +68,15 @@ func (t *Table) client(s *Session, line []byte, at int64) {
 	s.cmd.line, s.cmd.verb = redact(s.cmd.line, line, s.sawAuth, s.inExchange)
 	s.cmd.open, s.cmd.waiting, s.cmd.at = true, true, at
 	s.hungUp = false
+	t.paced(s, at)
+	s.shape.command(s.cmd.verb, s.pace.last)
 	switch s.cmd.verb {
 	case verbHelo, verbEhlo:
 		s.saidHelo = true
 	case verbAuth:
 		s.sawAuth = true
+	case verbMail:
+		s.triedMail = true
 	case verbDot, verbExchange:
 		return // no command
 	}
@@ -88,6 +92,7 @@ func (t *Table) server(s *Session, line []byte, at int64) {
 		if code == 220 {
 			name, _, _ := bytes.Cut(text, []byte{' '})
 			t.name = set(t.name, name, maxName)
+			s.pace.replied = at
 			t.step(s, at, &store.Step{Kind: store.KindGreeting})
 			return
 		}
@@ -115,6 +120,7 @@ func (t *Table) server(s *Session, line []byte, at int64) {
 		return
 	}
 	c.waiting, c.code = false, code
+	s.pace.replied = at
 	s.inExchange = code == 334
 	if code >= 400 {
 		c.reply = redactReply(c.reply[:0], text, c.verb)
@@ -144,6 +150,7 @@ func (t *Table) filtered(s *Session, ev *filter.Event) {
 	}
 	s.hungUp = string(decision) == "disconnect"
 	s.cmd.filtered = s.hungUp || string(decision) == "reject"
+	s.turnedAway = s.turnedAway || s.cmd.filtered
 	param := ev.Field(2)
 	if !s.cmd.filtered && string(ev.Field(0)) == "auth" {
 		param = nil // a filter that rewrites AUTH says the password
@@ -154,6 +161,7 @@ func (t *Table) filtered(s *Session, ev *filter.Event) {
 func (t *Table) auth(s *Session, ev *filter.Event) {
 	s.cmd.open = false
 	r := store.ParseResult(ev.Field(0))
+	s.user = set(s.user, ev.Field(1), maxName)
 	if r == store.ResultPass {
 		s.Authed = true
 		s.Counts.AuthPass++

@@ -20,10 +20,6 @@ type finding struct {
 	confidence string // high, medium or low
 }
 
-// Gathered is the evidence that sessions can give. The other tokens wait for
-// what remembers more than one session.
-const Gathered = ^(rules.EarlyTalker | rules.ProbedRecipient | rules.AuthSpray | rules.NoMail | rules.Abandoned | rules.Flood)
-
 // exempt sessions are our own: no evidence is gathered against them.
 func (t *Table) exempt(s *Session) bool { return s.Local || s.Authed || !s.Src.IsValid() }
 
@@ -61,6 +57,7 @@ func (t *Table) judgeConnect(s *Session) {
 		t.findRow(s, s.start, cloud, "rdns", nil, s.proven(cloud.Confidence))
 	}
 	t.place(s)
+	t.remember(s)
 	if s.placed {
 		scanner, cloud = t.shipped().ASN(s.origin.ASN)
 		proof := strconv.AppendUint([]byte("AS"), uint64(s.origin.ASN), 10)
@@ -186,7 +183,7 @@ func (t *Table) localDomain(domain []byte) (local, sure bool) {
 			return table.MatchName(domain), true
 		}
 	}
-	return t.domains.has(domain), false
+	return t.memory.Local(domain), false
 }
 
 // submission tells whether the session came to a port for mail clients of
@@ -211,12 +208,13 @@ func heloAddr(b []byte) (netip.Addr, bool) {
 // judgeCommand looks at a command that smtpd refused.
 func (t *Table) judgeCommand(s *Session) {
 	c := &s.cmd
-	if t.exempt(s) {
+	if t.exempt(s) || c.filtered {
 		return
 	}
 	switch c.verb {
 	case verbAuth:
 		if c.code == 503 || c.code == 504 {
+			t.memory.Note(t.whois(s), rules.AuthUnsupported, c.at)
 			t.find(s, c.at, finding{evidence: rules.AuthUnsupported, by: "command", proof: c.line, confidence: "high"})
 		}
 	case verbHelo, verbEhlo:
@@ -238,6 +236,7 @@ func (t *Table) judgeCommand(s *Session) {
 		if row := t.shipped().Line(c.line); row != nil && row.Evidence == "scanner" {
 			t.findRow(s, c.at, row, "command", c.line, row.Confidence)
 		}
+		t.memory.Note(t.whois(s), rules.UnknownCommand, c.at)
 		evidence := language(c.line)
 		if evidence == rules.UnknownCommand && (s.Evidence|s.Weak)&foreign != 0 {
 			return // the rest of what it says in that language
@@ -293,20 +292,28 @@ func isBinary(r rune) bool { return r < ' ' && r != '\t' && r != '\r' || r == 0x
 // judgeInput looks at smtpd's complaint about input that was no command.
 func (t *Table) judgeInput(s *Session, reply []byte, at int64) {
 	if !t.exempt(s) && bytes.Contains(reply, []byte("Pipelining not supported")) {
-		t.find(s, at, finding{evidence: rules.Pipelining, by: "reply", proof: reply, confidence: "high"})
+		match := ""
+		if s.Counts.Commands == 0 {
+			match = "first" // HTTP, TLS or SSH in one piece, or a whole script: nobody who speaks SMTP
+			s.abused = true
+		}
+		t.find(s, at, finding{evidence: rules.Pipelining, by: "reply", proof: reply, match: match, confidence: "high"})
 	}
 }
 
 func (t *Table) judgeAuth(s *Session, user []byte, r store.Result, at int64) {
-	if r == store.ResultFail && !t.exempt(s) {
+	switch {
+	case s.Local || !s.Src.IsValid():
+	case r == store.ResultPass:
+		t.memory.LoggedIn(t.whois(s), at)
+	case r == store.ResultFail && !s.Authed:
+		spray := t.memory.LoginFailed(t.whois(s), at)
 		t.find(s, at, finding{evidence: rules.AuthFailure, by: "auth", proof: user, confidence: "high"})
+		if spray != "" {
+			t.find(s, at, finding{evidence: rules.AuthSpray, by: "memory", proof: user, match: spray, confidence: "high"})
+		}
 	}
 }
-
-// harvestAt is the number of refused recipients in one session from which on
-// it is called a harvest, if more were refused than accepted: a mailing list
-// has members who left, but not mostly such.
-const harvestAt = 6
 
 // judgeRcpt looks at the outcome of a RCPT. A refused address in a foreign
 // domain is an attempt to relay, one in a domain of ours a stranger's guess.
@@ -320,7 +327,8 @@ func (t *Table) judgeRcpt(s *Session, addr []byte, r store.Result, code uint32, 
 	switch {
 	case r == store.ResultOK:
 		if !odd {
-			t.domains.add(domain)
+			t.memory.Learn(domain, at)
+			t.memory.Accepted(addr, at)
 		}
 	case code == 501 || code == 553:
 		t.find(s, at, finding{evidence: rules.SyntaxError, by: "rcpt", proof: addr, confidence: "low"})
@@ -328,25 +336,80 @@ func (t *Table) judgeRcpt(s *Session, addr []byte, r store.Result, code uint32, 
 		// later, or out of order: nothing is known of the recipient
 	case odd:
 		s.probes++
+		t.memory.Note(t.whois(s), rules.RelayProbe, at)
 		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: addr, match: "route", confidence: "high"})
-	case len(domain) > 0 && !local && (sure || len(t.domains.seen) > 0):
+	case len(domain) > 0 && !local && (sure || t.memory.KnowsDomains()):
 		s.probes++
+		t.memory.Note(t.whois(s), rules.RelayProbe, at)
 		confidence := "low"
 		if sure {
 			confidence = "high"
 		}
 		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: addr, match: "domain", confidence: confidence})
 	default:
-		s.unknown++
-		match, confidence := "domain", "high"
-		if !local {
-			match, confidence = "undecided", "low" // it may as well be an attempt to relay
-		}
-		t.find(s, at, finding{evidence: rules.UnknownRecipient, by: "rcpt", proof: addr, match: match, confidence: confidence})
-		if s.unknown >= harvestAt && s.unknown > s.Counts.RcptOK {
-			t.find(s, at, finding{evidence: rules.Harvest, by: "rcpt", proof: addr, confidence: "high"})
-		}
+		t.judgeUnknown(s, addr, local, at)
 	}
+}
+
+// judgeUnknown looks at a recipient who does not exist here, or may as well be
+// one of an attempt to relay.
+func (t *Table) judgeUnknown(s *Session, addr []byte, local bool, at int64) {
+	s.unknown++
+	s.tx.unknown++
+	match, confidence := "undecided", "low"
+	if local {
+		match, confidence = "domain", "high"
+		t.memory.Note(t.whois(s), rules.UnknownRecipient, at)
+	}
+	t.find(s, at, finding{evidence: rules.UnknownRecipient, by: "rcpt", proof: addr, match: match, confidence: confidence})
+	t.judgeProbed(s, addr, at)
+	if s.Counts.RcptOK == 0 && !t.seenGood(s, at) {
+		// Somebody who knows others here, or wrote before, has an old
+		// list; he does not guess.
+		t.memory.Refused(t.whois(s), addr, at)
+	}
+	if how := t.harvest(s); how != "" {
+		t.find(s, at, finding{evidence: rules.Harvest, by: "rcpt", proof: addr, match: how, confidence: "high"})
+	}
+}
+
+// The numbers of refused recipients in one session from which on it may be
+// called a harvest.
+const (
+	harvestAt   = 5  // of a stranger, so that the sixth is cut
+	harvestGood = 10 // of a host whose mail was accepted before
+	harvestNull = 3  // in one transaction of the null sender
+)
+
+// harvest tells how a session shows that it guesses recipients.
+//
+// Their number alone does not: a list of five thousand has fifty who left. So
+// more must have been refused than accepted, and twice as many of a host whose
+// mail is known. Nor does speed: every mail server is fast. The null sender's
+// mail has one recipient (RFC 5321 section 4.5.5), so three who do not exist
+// in one transaction are enough; several transactions are a server that bounces
+// mail with forged senders.
+func (t *Table) harvest(s *Session) string {
+	least := uint32(harvestAt)
+	if t.seenGood(s, s.cmd.at) {
+		least = harvestGood
+	}
+	switch {
+	case s.unknown >= least && s.unknown > s.Counts.RcptOK:
+		return "share"
+	case s.tx.open && len(s.tx.sender) == 0 && s.tx.unknown >= harvestNull:
+		return "null-sender"
+	}
+	return ""
+}
+
+// judgeProbed recognises a recipient that hosts of other networks asked for,
+// and that never existed.
+func (t *Table) judgeProbed(s *Session, addr []byte, at int64) {
+	if t.exempt(s) || (s.Evidence | s.Weak).Has(rules.ProbedRecipient) || !t.memory.Probed(t.whois(s), addr, at) {
+		return
+	}
+	t.find(s, at, finding{evidence: rules.ProbedRecipient, by: "memory", proof: addr, confidence: "medium"})
 }
 
 // domainOf returns the domain of a recipient. odd tells that the address asks
@@ -386,15 +449,25 @@ func (t *Table) find(s *Session, at int64, f finding) {
 	} else {
 		s.Evidence |= f.evidence
 		s.Weak &^= f.evidence
+		s.abused = s.abused || f.evidence&abuse != 0
+		if f.evidence&eachTime == 0 {
+			t.memory.Note(t.whois(s), f.evidence, at)
+		}
 	}
 	token := f.evidence.String()
 	t.step(s, at, &store.Step{
 		Kind: store.KindFinding, Text: []byte(token), Arg: f.proof, Org: []byte(f.org),
 		By: []byte(f.by), Match: []byte(f.match), Confidence: []byte(f.confidence),
 	})
-	if !t.limit.allow(at) {
-		return
+	if t.tell(s, logFinding, token, at) {
+		t.logFinding(s, token, &f)
 	}
-	t.logUnlogged()
-	t.logFinding(s, token, &f)
 }
+
+// eachTime is the evidence that is counted over sessions each time it comes up;
+// all other counts once in a session. What has low confidence never counts.
+const eachTime = rules.UnknownRecipient | rules.RelayProbe | rules.AuthFailure | rules.AuthUnsupported | rules.UnknownCommand
+
+// abuse is the evidence of what no mail server does: who gives it has no good
+// name left.
+const abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray | rules.Campaign

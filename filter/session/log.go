@@ -1,8 +1,11 @@
 package session
 
 import (
+	"net/netip"
 	"strconv"
+	"time"
 
+	"scanwatch/filter/memory"
 	"scanwatch/rules"
 )
 
@@ -77,6 +80,154 @@ func (s *Session) source() []byte {
 		return []byte("local")
 	}
 	return s.Src.Addr().AppendTo(nil)
+}
+
+// logBan logs that a host was banned, would be, or was spared.
+func (t *Table) logBan(s *Session, rule string, b *memory.Ban, observe bool, spared string) {
+	word := "banned"
+	switch {
+	case spared != "":
+		word = "spared"
+	case observe:
+		word = "would-ban"
+	}
+	l := append(t.line[:0], word...)
+	l = appendPair(l, "src", s.source())
+	l = appendPair(l, "rule", []byte(rule))
+	if spared != "" {
+		l = appendPair(l, "reason", []byte(spared))
+	} else {
+		l = appendPair(l, "prefix", []byte(b.Prefix.String()))
+		l = appendPair(l, "until", b.Until.AppendFormat(nil, time.RFC3339))
+		l = appendPair(l, "times", strconv.AppendInt(nil, int64(b.Times), 10))
+	}
+	t.line = appendPair(l, "session", appendHex(nil, s.ID))
+	t.options.Log(t.line)
+}
+
+// logBanned logs that a banned host came.
+func (t *Table) logBanned(s *Session, b *memory.Ban, done bool) {
+	l := append(t.line[:0], "verdict"...)
+	if done {
+		l = appendPair(l, "decision", []byte("disconnect"))
+	} else {
+		l = appendPair(l, "would", []byte("disconnect"))
+	}
+	l = appendPair(l, "src", s.source())
+	l = appendPair(l, "rule", []byte(b.Rule))
+	l = appendPair(l, "phase", []byte("connect"))
+	l = appendPair(l, "banned-until", b.Until.AppendFormat(nil, time.RFC3339))
+	l = appendPair(l, "session", appendHex(nil, s.ID))
+	t.line = l
+	t.options.Log(l)
+}
+
+// logWord is the first word of a log line.
+type logWord uint8
+
+const (
+	logFinding logWord = iota
+	logVerdict
+	logTag
+	logBan
+	logBanned
+)
+
+// logWords are the words for lines that were not logged one by one, and the key
+// of what they are about.
+var logWords = [...]struct{ word, key string }{
+	logFinding: {"findings", "evidence"},
+	logVerdict: {"verdicts", "rule"},
+	logTag:     {"tags", "tag"},
+	logBan:     {"bans", "rule"},
+	logBanned:  {"returns", "rule"},
+}
+
+// An aggregator keeps one source from filling the log: of lines that say the
+// same about the same source, the first is logged, and the rest of the window
+// is counted and logged once at its end.
+type aggregator struct {
+	lines map[logKey]logCount
+	order []logKey // in the order in which their windows end
+	first int      // in order
+}
+
+type logKey struct {
+	src  uint64
+	word logWord
+	what string // token, rule or tag: none of them comes from the network
+}
+
+type logCount struct {
+	until int64
+	more  uint32
+	addr  netip.Addr
+}
+
+const (
+	logWindow = 10 * time.Minute
+	maxLogged = 20_000 // lines whose repetition is noticed
+)
+
+// tell decides whether to log a line about s now.
+func (t *Table) tell(s *Session, word logWord, what string, at int64) bool {
+	q := &t.quiet
+	k := logKey{word: word, what: what}
+	if s.Src.IsValid() {
+		k.src = memory.Number(s.Src.Addr())
+	}
+	if c, ok := q.lines[k]; ok {
+		c.more++
+		q.lines[k] = c
+		return false
+	}
+	if len(q.lines) < maxLogged {
+		if q.lines == nil {
+			q.lines = make(map[logKey]logCount)
+		}
+		q.lines[k] = logCount{until: at + logWindow.Microseconds(), addr: s.Src.Addr()}
+		q.order = append(q.order, k)
+	}
+	if !t.limit.allow(at) {
+		return false
+	}
+	t.logUnlogged()
+	return true
+}
+
+// tellAgain logs what was counted in windows that are over by now, or in all.
+func (t *Table) tellAgain(now int64, all bool) {
+	q := &t.quiet
+	for q.first < len(q.order) {
+		k := q.order[q.first]
+		c := q.lines[k]
+		if !all && c.until > now {
+			break
+		}
+		q.first++
+		delete(q.lines, k)
+		if c.more > 0 {
+			t.logAgain(k, c)
+		}
+	}
+	if q.first == len(q.order) || q.first > maxLogged {
+		q.order = append(q.order[:0], q.order[q.first:]...)
+		q.first = 0
+	}
+}
+
+func (t *Table) logAgain(k logKey, c logCount) {
+	w := logWords[k.word]
+	l := append(t.line[:0], w.word...)
+	src := []byte("local")
+	if c.addr.IsValid() {
+		src = c.addr.AppendTo(nil)
+	}
+	l = appendPair(l, w.key, []byte(k.what))
+	l = appendPair(l, "src", src)
+	l = appendPair(l, "more", strconv.AppendUint(nil, uint64(c.more), 10))
+	t.line = appendPair(l, "within", []byte("10m"))
+	t.options.Log(t.line)
 }
 
 // logUnlogged tells how many findings were not logged since the last line.

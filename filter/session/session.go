@@ -11,6 +11,7 @@ import (
 	"net/netip"
 
 	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -40,17 +41,31 @@ type Session struct {
 	quit        bool
 	hungUp      bool // smtpd or a filter is closing the connection
 
+	turnedAway bool // by a filter: what it did not do then says nothing
+	triedMail  bool // sent MAIL
+	abused     bool // did what no mail server does
+	junked     bool // by us
+
 	sawAuth    bool // from now on every odd line may be a password
 	inExchange bool // smtpd waits for the next line of an AUTH exchange
 
 	probes  uint32 // refused recipients in domains that are not ours
 	unknown uint32 // refused recipients elsewhere
 
+	pace  pace
+	shape shape
+	user  []byte // whom it tried to log in as last
+
 	origin lookup.Origin // of the address, if known
 	placed bool          // origin is known
 
+	known memory.Ban // the ban that holds for it, or would
+	ban   bool       // known is set
+	good  goodness   // whether its mail was accepted before
+
 	sticky rules.Outcome // a decision that holds until the end of the session
 	told   *rules.Rule   // the rule whose verdict was logged last
+	banned *rules.Rule   // the rule that banned it, or was kept from it
 	tags   rules.TagSet  // those that are recorded
 
 	tx  tx
@@ -66,6 +81,8 @@ type tx struct {
 	passed bool // a pass statement let one of its recipients through
 	msgid  uint32
 	sender []byte
+	// unknown counts refused recipients: a bounce has only one at all.
+	unknown uint32
 }
 
 func (t *tx) reset() { *t = tx{sender: t.sender[:0]} }
@@ -98,6 +115,7 @@ func (s *Session) reset() {
 		RDNS:  keep(s.RDNS),
 		Helo:  keep(s.Helo),
 		steps: keep(s.steps),
+		user:  keep(s.user),
 		tx:    tx{sender: keep(s.tx.sender)},
 		cmd:   command{line: keep(s.cmd.line), reply: keep(s.cmd.reply)},
 	}

@@ -8,6 +8,7 @@ import (
 
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -23,6 +24,8 @@ type Options struct {
 	Lists func() *lookup.Lists
 	// OwnAddrs are this host's addresses.
 	OwnAddrs []netip.Addr
+	// Memory is what is remembered across sessions; nil for a new one.
+	Memory *memory.Memory
 	// Trace, if not nil, is told of each request that was put to a policy,
 	// for explaining it; the facts are valid only during the call.
 	Trace func(*rules.Policy, *rules.Facts, filter.Reply)
@@ -39,12 +42,17 @@ type Table struct {
 	name     []byte // what smtpd greets with
 	admd     []byte // the site's name in smtpd.conf
 	facts    rules.Facts
-	domains  domains
+	memory   *memory.Memory
+	who      memory.Who        // scratch
+	asked    *Session          // the one whose counts a policy asks for
+	needs    needs             // of settings
+	open     map[uint64]uint32 // live sessions of each source
 	live     map[uint64]*Session
 	free     []*Session
 	bytes    int   // capacity of all step buffers
 	clock    int64 // newest timestamp seen, microseconds
 	limit    limiter
+	quiet    aggregator
 	missed   uint64 // sessions that were not followed because the table was full
 	record   []byte // scratch
 	line     []byte // scratch
@@ -59,7 +67,7 @@ const (
 	minSteps     = 2 << 10  // ... or only so many, when all sessions hold
 	maxAllSteps  = 64 << 20 // more than this together
 	maxFree      = 1000
-	maxLogBurst  = 200 // findings logged at once, then maxLogPerSec
+	maxLogBurst  = 200 // lines logged at once, then maxLogPerSec
 	maxLogPerSec = 20
 )
 
@@ -72,7 +80,10 @@ var Reports = []filter.ID{
 
 // NewTable returns an empty Table.
 func NewTable(o Options) *Table {
-	t := &Table{options: o, live: make(map[uint64]*Session), own: make(map[netip.Addr]bool)}
+	t := &Table{options: o, memory: o.Memory, live: make(map[uint64]*Session), own: make(map[netip.Addr]bool), open: make(map[uint64]uint32)}
+	if t.memory == nil {
+		t.memory = memory.New()
+	}
 	for _, a := range o.OwnAddrs {
 		t.own[a.Unmap()] = true
 	}
@@ -117,7 +128,23 @@ func (t *Table) Report(ev *filter.Event) {
 // begin brings the clock and the settings up to date.
 func (t *Table) begin(ev *filter.Event) {
 	t.clock = max(t.clock, ev.Time)
-	t.settings = t.next.Load()
+	t.tellAgain(t.clock, false)
+	settings := t.next.Load()
+	if settings != t.settings {
+		t.settings = settings
+		t.needs = needs{}
+		if settings != nil {
+			n := settings.Policy.Needs()
+			t.needs = needs{seenGood: n.SeenGood, end: settings.Policy.Phases().Has(rules.End)}
+			t.memory.Watch(n.Windows, settings.Policy.Escalate)
+		}
+	}
+}
+
+// needs is what the policy in use looks at, to be spared what it does not.
+type needs struct {
+	seenGood bool
+	end      bool // has rules for the end of a session
 }
 
 // Stop records the sessions that are still open. smtpd reports no
@@ -127,6 +154,7 @@ func (t *Table) Stop() {
 		t.flushCommand(s)
 		t.end(s, store.EndingStopped, t.clock)
 	}
+	t.tellAgain(t.clock, true)
 	t.logUnlogged()
 	if t.missed > 0 {
 		t.options.Log(fmt.Appendf(nil, "warning: %d sessions were not followed, more than %d were open at once", t.missed, maxSessions))
@@ -156,6 +184,7 @@ func (t *Table) connect(ev *filter.Event) {
 	if !s.Local {
 		s.Src = parseAddrPort(src)
 		s.Dst = t.dst.parse(ev.Field(3))
+		t.open[memory.Number(s.Src.Addr())]++
 	}
 	t.judgeConnect(s)
 }
@@ -173,6 +202,15 @@ func (t *Table) newSession() *Session {
 
 // end records s and forgets it.
 func (t *Table) end(s *Session, how store.Ending, at int64) {
+	if s.Src.IsValid() {
+		k := memory.Number(s.Src.Addr())
+		if t.open[k]--; t.open[k] == 0 {
+			delete(t.open, k)
+		}
+	}
+	if how != store.EndingStopped {
+		t.judgeEnd(s, how, at)
+	}
 	r := store.Record{
 		ID: s.ID, Start: time.UnixMicro(s.start), End: time.UnixMicro(max(at, s.start)),
 		Src: s.Src, Dst: s.Dst, RDNS: s.RDNS, FCrDNS: s.FCrDNS, Ending: how, Local: s.Local,
@@ -232,42 +270,6 @@ func parseAddrPort(b []byte) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
-}
-
-// domains remembers which domains are ours: those of recipients that smtpd
-// accepted from strangers who had not logged in.
-type domains struct {
-	seen map[string]struct{}
-	key  []byte
-}
-
-// maxDomains bounds the memory; a site with more of them names them itself.
-const maxDomains = 10_000
-
-func (d *domains) lower(domain []byte) []byte {
-	d.key = d.key[:0]
-	for _, c := range domain {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		d.key = append(d.key, c)
-	}
-	return d.key
-}
-
-func (d *domains) has(domain []byte) bool {
-	_, ok := d.seen[string(d.lower(domain))]
-	return ok
-}
-
-func (d *domains) add(domain []byte) {
-	if len(domain) == 0 || d.has(domain) || len(d.seen) >= maxDomains {
-		return
-	}
-	if d.seen == nil {
-		d.seen = make(map[string]struct{})
-	}
-	d.seen[string(d.key)] = struct{}{}
 }
 
 // limiter lets through a burst, then a steady rate, by the events' clock.

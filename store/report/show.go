@@ -117,7 +117,20 @@ var kinds = [...]func(*stepOfAll) []string{
 		if s.result == store.ResultOK.String() {
 			done = "carried out"
 		}
-		return []string{fmt.Sprintf("=> rule %s at %s: %s (%s)", s.text, s.arg, s.reply, done)}
+		why := ""
+		if s.by == "ban" {
+			why = space(", which banned it in session", s.match)
+		}
+		return []string{fmt.Sprintf("=> rule %s%s at %s: %s (%s)", s.text, why, s.arg, s.reply, done)}
+	},
+	store.KindBan: func(s *stepOfAll) []string {
+		switch {
+		case s.match != "":
+			return []string{fmt.Sprintf("=> rule %s would ban %s, which is spared: %s", s.text, s.arg, s.match)}
+		case s.result != store.ResultOK.String():
+			return []string{fmt.Sprintf("=> rule %s bans %s until %s (observed only)", s.text, s.arg, s.reply)}
+		}
+		return []string{fmt.Sprintf("=> rule %s bans %s until %s", s.text, s.arg, s.reply)}
 	},
 	store.KindTag: func(s *stepOfAll) []string { return []string{"-- tagged " + s.text + " at " + s.arg} },
 	store.KindFilter: func(s *stepOfAll) []string {

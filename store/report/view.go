@@ -36,6 +36,7 @@ type View struct {
 	Verdict []Decision  `json:"verdicts,omitempty"`
 	Filter  []Decision  `json:"filters,omitempty"` // what filters, ours and others, have decided
 	Tags    []Tag       `json:"tags,omitempty"`
+	Bans    []Ban       `json:"bans,omitempty"`
 	Omitted uint32      `json:"omitted,omitempty"` // steps that were counted but not kept
 	Damage  string      `json:"damage,omitempty"`  // why the steps end early, if the record is damaged
 	steps   []stepOfAll // all of them in order, for show
@@ -46,6 +47,16 @@ type Tag struct {
 	At    Seconds `json:"at"`
 	Tag   string  `json:"tag"`
 	Phase string  `json:"phase"`
+}
+
+// A Ban is what a rule did, or would have done, to keep the host away.
+type Ban struct {
+	At         Seconds `json:"at"`
+	Rule       string  `json:"rule"`
+	Prefix     string  `json:"prefix"`
+	Until      string  `json:"until,omitempty"`
+	Spared     string  `json:"spared,omitempty"` // why the host was not banned
+	CarriedOut bool    `json:"carried_out,omitempty"`
 }
 
 // stepOfAll is a step with its texts made printable.
@@ -141,6 +152,7 @@ type Decision struct {
 	Decision   string  `json:"decision"`
 	Text       string  `json:"text,omitempty"`
 	CarriedOut bool    `json:"carried_out,omitempty"` // of a rule: not only observed
+	BannedIn   string  `json:"banned_in,omitempty"`   // the session that the host was banned in, if it came while it was
 }
 
 // Seconds is a time since the start of the session.
@@ -222,7 +234,9 @@ func (v *View) place(s *stepOfAll) {
 	case store.KindFinding:
 		v.Finding = append(v.Finding, Finding{s.at, s.text, s.org, s.by, s.match, s.confidence, s.arg})
 	case store.KindVerdict:
-		v.Verdict = append(v.Verdict, Decision{At: s.at, Rule: s.text, Phase: s.arg, Decision: s.reply, CarriedOut: s.result == store.ResultOK.String()})
+		v.Verdict = append(v.Verdict, Decision{At: s.at, Rule: s.text, Phase: s.arg, Decision: s.reply, CarriedOut: s.result == store.ResultOK.String(), BannedIn: s.match})
+	case store.KindBan:
+		v.Bans = append(v.Bans, Ban{At: s.at, Rule: s.text, Prefix: s.arg, Until: s.reply, Spared: s.match, CarriedOut: s.result == store.ResultOK.String()})
 	case store.KindTag:
 		v.Tags = append(v.Tags, Tag{s.at, s.text, s.arg})
 	case store.KindFilter:

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"scanwatch/filter/lookup"
-	"scanwatch/filter/session"
 	"scanwatch/rules"
 )
 
@@ -58,28 +57,6 @@ func stampOf(file string) stamp {
 
 func (s stamp) same(o stamp) bool {
 	return s.size == o.size && s.time.Equal(o.time) && (s.info == nil) == (o.info == nil) && (s.info == nil || os.SameFile(s.info, o.info))
-}
-
-// NotYet are words of the language that this version cannot carry out. Better
-// an error than a rule that silently does nothing.
-var NotYet = map[string]string{
-	"ban":       "bans are not carried out yet by this version",
-	"seen-good": "hosts are not remembered yet by this version",
-}
-
-// unfinished complains about what the words of the language alone do not tell:
-// counts over several sessions are an error, and evidence that is not gathered
-// a warning, for a rule that asks for it only never matches.
-func (c *Config) unfinished() error {
-	needs := c.Policy.Needs()
-	if len(needs.Windows) > 0 {
-		return fmt.Errorf("%s: count %v in %v: counts over several sessions are not kept yet by this version; leave out `in` to count in one session",
-			c.File, needs.Windows[0].Evidence, needs.Windows[0].Window)
-	}
-	if e := needs.Evidence &^ session.Gathered; e != 0 {
-		c.note("%s: evidence %v is not gathered yet by this version: what asks for it never matches", c.File, e)
-	}
-	return nil
 }
 
 // Find returns the configuration file to use: file if it is not empty, the
@@ -129,7 +106,6 @@ func Ready(name string, lists *lookup.Lists) (*Config, error) {
 func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config, strict bool) (err error) {
 	var wrong rules.Errors // tables, which a strict check names all at once
 	c.Policy, c.Warnings, err = rules.Compile(tree, rules.Options{
-		Refuse: NotYet,
 		Load: func(s rules.Source) (rules.Table, error) {
 			t, err := c.load(s, lists, before)
 			if err == nil {
@@ -156,7 +132,6 @@ func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config
 	if len(wrong) > 0 {
 		errs = append(errs, wrong)
 	}
-	errs = append(errs, c.unfinished())
 	var known [2]*lookup.Origins
 	if before != nil {
 		known = [2]*lookup.Origins{before.ASN, before.Country}

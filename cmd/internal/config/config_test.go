@@ -231,29 +231,6 @@ func TestMissingAtFirst(t *testing.T) {
 	}
 }
 
-// TestNotYet: what this version cannot carry out is an error or a warning, and
-// never a rule that silently does nothing.
-func TestNotYet(t *testing.T) {
-	for _, c := range []struct{ rule, want string }{
-		{`phase helo match helo "x" disconnect ban 1d`, NotYet["ban"]},
-		{`phase helo match seen-good proceed`, NotYet["seen-good"]},
-		{`phase connect match count auth-failure > 3 in 1h by src disconnect`, "not kept yet"},
-		{`phase connect match evidence flood disconnect`, "not gathered yet"},
-	} {
-		conf := filepath.Join(t.TempDir(), "scanwatch.conf")
-		write(t, conf, "rule r "+c.rule+"\n")
-		said := ""
-		if loaded, err := Load(conf, builtinLists(t), nil, true); err != nil {
-			said = Detail(err)
-		} else {
-			said = strings.Join(loaded.Notes, "\n")
-		}
-		if !strings.Contains(said, c.want) {
-			t.Errorf("%s: said %q, want %q", c.rule, said, c.want)
-		}
-	}
-}
-
 func TestBuiltinTables(t *testing.T) {
 	lists := builtinLists(t)
 	for name, want := range map[string]struct{ in, out string }{

@@ -8,6 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -73,15 +76,32 @@ func (c *Client) Segments() ([]store.Segment, error) {
 
 // Snapshot writes a consistent copy of a segment to w. If the filter does not
 // write to it any more, the error is store.ErrFinished.
-func (c *Client) Snapshot(w io.Writer, name string) error {
+func (c *Client) Snapshot(w io.Writer, name string) error { return c.copy(w, "snapshot", name) }
+
+// State writes a consistent copy of state.db to w.
+func (c *Client) State(w io.Writer) error { return c.copy(w, "state") }
+
+func (c *Client) copy(w io.Writer, words ...string) error {
 	var a snapshotAnswer
-	if err := c.ask(&a, "snapshot", name); err != nil {
+	if err := c.ask(&a, words...); err != nil {
 		return err
 	}
 	if _, err := io.CopyN(&deadlineWriter{c.conn, w}, c.in, a.Size); err != nil {
-		return fmt.Errorf("copy %s from the running filter: %w", name, noEOF(err))
+		return fmt.Errorf("copy %s from the running filter: %w", a.Segment, noEOF(err))
 	}
 	return nil
+}
+
+// Ban bans a host or a network.
+func (c *Client) Ban(p netip.Prefix, d time.Duration, reason string) (b Banned, err error) {
+	err = c.ask(&b, "ban", p.String(), strconv.FormatInt(int64(d/time.Second), 10), url.QueryEscape(reason))
+	return b, err
+}
+
+// Unban ends every ban within p.
+func (c *Client) Unban(p netip.Prefix) (b Banned, err error) {
+	err = c.ask(&b, "unban", p.String())
+	return b, err
 }
 
 // deadlineWriter gives the server new time after each piece.

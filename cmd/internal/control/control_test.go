@@ -8,16 +8,81 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
 
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+
+// verbs are all there are, about w and a memory of their own.
+func verbs(t testing.TB, dir string, w *store.Writer) []Verb {
+	m := memory.New()
+	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Changes: m.Changes, Rewrite: m.Rewrite})
+	t.Cleanup(func() { state.Close() })
+	list := append(StoreVerbs(w), StatusVerb(func() Status {
+		return Status{Program: "test", PID: os.Getpid(), Started: noon, Store: w.Status(), State: state.Status(), Memory: m.Status()}
+	}))
+	return append(list, MemoryVerbs(m, state, noon.UnixMicro, func() bool { return false }, func(string, memory.Ban) {})...)
+}
+
+// TestBan bans and lifts through the socket, and reads a copy of the state.
+func TestBan(t *testing.T) {
+	dir, _ := serve(t)
+	c, err := Dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	host, net := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32")
+	for _, p := range []netip.Prefix{host, net} {
+		b, err := c.Ban(p, time.Hour, "it is a test, 100% sure")
+		if err != nil || len(b.Bans) != 1 || b.Bans[0].Prefix != p || b.Bans[0].Rule != "it is a test, 100% sure" || !b.Bans[0].Until.Equal(noon.Add(time.Hour)) || b.Note == "" {
+			t.Errorf("ban %s: %+v, %v", p, b, err)
+		}
+	}
+	if err := c.State(io.Discard); err != nil { // so that the file is there
+		t.Fatal(err)
+	}
+	read := func() (n int) {
+		err := store.ReadState(dir, []string{"bans"}, c.State, func(e store.Entry) error {
+			if b, ok := memory.ReadBan(e.Key, e.Value); !ok {
+				t.Errorf("entry %x %x", e.Key, e.Value)
+			} else if !b.Over(noon) {
+				n++
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	if n := read(); n != 2 {
+		t.Errorf("%d bans hold in the copy, want 2", n)
+	}
+	if b, err := c.Unban(netip.MustParsePrefix("0.0.0.0/0")); err != nil || len(b.Bans) != 1 || b.Bans[0].Prefix != host {
+		t.Errorf("unban: %+v, %v", b, err)
+	}
+	if b, err := c.Unban(netip.MustParsePrefix("2001:db8::/64")); err != nil || len(b.Bans) != 0 || !strings.Contains(b.Note, "2001:db8::/32") {
+		t.Errorf("unban within a ban: %+v, %v", b, err)
+	}
+	if n := read(); n != 1 {
+		t.Errorf("%d bans hold, want 1", n)
+	}
+	if _, err := c.Ban(host, time.Hour, strings.Repeat("x", 300)); err == nil || !strings.Contains(err.Error(), "200 bytes") {
+		t.Errorf("a long reason: %v", err)
+	}
+	if _, err := c.Ban(host, 0, "x"); err == nil {
+		t.Error("banned for no time")
+	}
+}
 
 // serve starts a writer and its server; both end with the test.
 func serve(t *testing.T) (dir string, w *store.Writer) {
@@ -33,7 +98,7 @@ func serve(t *testing.T) (dir string, w *store.Writer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Verbs: StoreVerbs(w, "test", noon)}
+	s := &Server{Verbs: verbs(t, dir, w)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); s.Serve(ctx, l) }()
@@ -308,13 +373,13 @@ func TestRun(t *testing.T) {
 }
 
 func FuzzCommand(f *testing.F) {
-	for _, s := range []string{"status", "flush", "snapshot 2026-11-01.db", "snapshot  a b", "\x00", ""} {
+	for _, s := range []string{"ban 192.0.2.0/24 60 a+b", "ban x y z", "unban ::/0", "unban 192.0.2.1", "state", "status", "flush", "snapshot 2026-11-01.db", "snapshot  a b", "\x00", ""} {
 		f.Add(s)
 	}
 	dir := f.TempDir()
 	w := store.Open(dir, store.Options{})
 	f.Cleanup(func() { w.Close() })
-	s := &Server{Verbs: StoreVerbs(w, "test", noon)}
+	s := &Server{Verbs: verbs(f, dir, w)}
 	f.Fuzz(func(t *testing.T, command string) {
 		server, client := net.Pipe()
 		var out bytes.Buffer
@@ -325,6 +390,9 @@ func FuzzCommand(f *testing.F) {
 		server.Close()
 		<-done
 		client.Close()
+		if err == nil && strings.TrimSpace(command) == "state" {
+			return // a copy of the file follows
+		}
 		if (err == nil) != strings.HasSuffix(out.String(), "\n") {
 			t.Fatalf("%q: %v, %q", command, err, out.String())
 		}

@@ -18,6 +18,10 @@ package control
 //	flush             returns when all that was recorded before is on disk
 //	segments          the files of recorded sessions, oldest first
 //	snapshot SEGMENT  a consistent copy of the one that is being written
+//	state             a copy of state.db, with all that is remembered
+//	ban PREFIX SECONDS REASON
+//	                  bans a host or network; REASON is escaped as in a URL
+//	unban PREFIX      ends every ban within it, and tells which
 //
 // A greeting with another number is another protocol.
 
@@ -25,6 +29,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
 
@@ -46,7 +51,27 @@ type Status struct {
 	Program string       `json:"program"` // version
 	PID     int          `json:"pid"`
 	Started time.Time    `json:"started"`
+	Config  Config       `json:"config"`
 	Store   store.Status `json:"store"`
+	// State tells of the file of what is remembered across sessions, and
+	// Memory how full its tables are.
+	State  store.StateStatus `json:"state"`
+	Memory []memory.Status   `json:"memory"`
+}
+
+// Banned is the answer to "ban" and "unban".
+type Banned struct {
+	Bans []memory.Ban `json:"bans"` // as they are now
+	Note string       `json:"note,omitempty"`
+}
+
+// Config tells which configuration is in use.
+type Config struct {
+	File  string `json:"file"` // empty: there is none
+	Mode  string `json:"mode"`
+	Rules int    `json:"rules"`
+	// Problem tells why the file is not, or not wholly, in use.
+	Problem string `json:"problem,omitempty"`
 }
 
 type errorAnswer struct {

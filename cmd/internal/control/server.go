@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -45,12 +44,14 @@ type Server struct {
 	clients map[net.Conn]struct{}
 }
 
-// StoreVerbs are the commands about s. The program's version is told by status.
-func StoreVerbs(s Store, program string, started time.Time) []Verb {
+// StatusVerb answers with what status returns.
+func StatusVerb(status func() Status) Verb {
+	return Verb{"status", 0, func(_ context.Context, a *Answer, _ []string) error { return a.JSON(status()) }}
+}
+
+// StoreVerbs are the commands about s.
+func StoreVerbs(s Store) []Verb {
 	return []Verb{
-		{"status", 0, func(_ context.Context, a *Answer, _ []string) error {
-			return a.JSON(Status{Program: program, PID: os.Getpid(), Started: started.UTC(), Store: s.Status()})
-		}},
 		{"flush", 0, func(ctx context.Context, a *Answer, _ []string) error {
 			ctx, cancel := context.WithTimeout(ctx, copyTimeout)
 			defer cancel()
@@ -72,14 +73,7 @@ func StoreVerbs(s Store, program string, started time.Time) []Verb {
 				return err
 			}
 			defer snap.Close()
-			if err := a.JSON(snapshotAnswer{snap.Segment.Name, snap.Segment.Size}); err != nil {
-				return err
-			}
-			n, err := snap.WriteTo(a)
-			if err == nil && n != snap.Segment.Size {
-				err = io.ErrShortWrite
-			}
-			return err
+			return sendSnapshot(a, snap)
 		}},
 	}
 }

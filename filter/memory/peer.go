@@ -1,0 +1,172 @@
+package memory
+
+import (
+	"net/netip"
+
+	"golang.org/x/net/publicsuffix"
+)
+
+// peerKey is an address (or /64), a network, or the domain of a proven name.
+type peerKey struct {
+	who  uint64
+	kind peerKind
+}
+
+type peerKind uint8
+
+const (
+	peerSource peerKind = iota + 1
+	peerNet             // of IPv4 only: an IPv6 /64 is one host's, and a /48 may be of thousands
+	peerDomain
+)
+
+// peer is what good a host has done, and whether it went wrong. Days are
+// numbers since 1970.
+type peer struct {
+	good  uint16 // day mail was last accepted
+	login uint16 // day somebody last logged in
+	bad   uint16 // day it last did what no mail server does
+	mails uint16
+}
+
+// A good peer is remembered for peerDays after its last mail: somebody who
+// writes once a year is still known. A login counts for loginDays: what the
+// address of a telephone was used for last month says nothing.
+const (
+	peerDays  = 400
+	loginDays = 30
+	badDays   = 30
+	// goodNet is how many messages make a whole /24 known.
+	goodNet = 3
+	// recentDays is how long ago accepted mail may be to keep a host from
+	// being banned.
+	recentDays = 90
+)
+
+func peerWorth(_ peerKey, p peer, now uint32) int64 {
+	return ageWorth(max(p.good, p.login, p.bad), now, peerDays)
+}
+
+// Delivered notes that mail was accepted from w in a session in which it did
+// nothing wrong.
+func (m *Memory) Delivered(w *Who, mails int, now int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at := seconds(now)
+	for _, k := range m.peerKeys(w) {
+		if k.kind == 0 {
+			continue
+		}
+		p, _ := m.peers.get(k)
+		p.good = dayOf(at)
+		p.mails = uint16(min(int(p.mails)+mails, 1<<16-1))
+		m.peers.put(k, p, at)
+	}
+}
+
+// Misbehaved notes that w did what no mail server does. Its own record is spoilt
+// for badDays; its network and its domain have others in them.
+func (m *Memory) Misbehaved(w *Who, now int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at := seconds(now)
+	k := peerKey{Number(w.Addr), peerSource}
+	p, _ := m.peers.get(k)
+	p.bad, p.mails = dayOf(at), 0
+	m.peers.put(k, p, at)
+}
+
+// peerKeys are what w is known by as a peer; a kind of 0 stands for nothing.
+func (m *Memory) peerKeys(w *Who) [3]peerKey {
+	keys := [3]peerKey{{Number(w.Addr), peerSource}}
+	if w.Addr.Is4() {
+		keys[1] = peerKey{network(w.Addr), peerNet}
+	}
+	if d := domain(w.RDNS); d != "" {
+		keys[2] = peerKey{m.hash('d', []byte(d)), peerDomain}
+	}
+	return keys
+}
+
+// domain is the part of a host's name that somebody has registered, by the
+// public suffix list: example.org of mx1.mail.example.org. Under the domain of
+// a cloud provider each customer has his own.
+func domain(rdns []byte) string {
+	if len(rdns) == 0 {
+		return ""
+	}
+	d, err := publicsuffix.EffectiveTLDPlusOne(lower(rdns))
+	if err != nil {
+		return ""
+	}
+	return d
+}
+
+func lower(b []byte) string {
+	s := make([]byte, len(b))
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		s[i] = c
+	}
+	for len(s) > 0 && s[len(s)-1] == '.' {
+		s = s[:len(s)-1]
+	}
+	return string(s)
+}
+
+// Good tells by what w is known for mail that was accepted before: "address",
+// "domain" or "network"; "" if by nothing, or if it went wrong since.
+func (m *Memory) Good(w *Who, now int64) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.good(w, now, peerDays, true)
+}
+
+func (m *Memory) good(w *Who, now int64, days int, nets bool) string {
+	at := seconds(now)
+	keys := m.peerKeys(w)
+	own, _ := m.peers.get(keys[0])
+	if own.bad != 0 && ageWorth(own.bad, at, badDays) >= 0 {
+		return ""
+	}
+	since := func(k peerKey, least uint16) bool {
+		p, ok := m.peers.get(k)
+		return ok && p.good != 0 && p.mails >= least && ageWorth(p.good, at, days) >= 0
+	}
+	switch {
+	case since(keys[0], 1):
+		return "address"
+	case keys[2].kind != 0 && since(keys[2], 1):
+		return "domain"
+	case nets && keys[1].kind != 0 && since(keys[1], goodNet):
+		return "network"
+	}
+	return ""
+}
+
+// Spared tells why w must not be banned: "" if nothing speaks for it. Lately
+// accepted mail speaks for the address and for a proven domain, and a login for
+// the address: there may be many people behind it.
+func (m *Memory) Spared(w *Who, now int64) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at := seconds(now)
+	if p, ok := m.peers.get(peerKey{Number(w.Addr), peerSource}); ok && p.login != 0 && ageWorth(p.login, at, loginDays) >= 0 {
+		return "login"
+	}
+	switch m.good(w, now, recentDays, false) {
+	case "address":
+		return "mail"
+	case "domain":
+		return "mail-domain"
+	}
+	return ""
+}
+
+// loggedIn tells whether somebody has logged in lately from the source of a.
+func (m *Memory) loggedIn(a netip.Addr, at uint32) bool {
+	p, ok := m.peers.get(peerKey{Number(a), peerSource})
+	return ok && p.login != 0 && ageWorth(p.login, at, loginDays) >= 0
+}
