@@ -84,7 +84,7 @@ func TestReadyPolicies(t *testing.T) {
 		{"an early talker", Facts{Phase: MailFrom, Evidence: EarlyTalker}, "", "", "early"},
 		{"many connections", func() Facts {
 			f := Facts{Phase: Connect, SeenGood: No}
-			f.Counts[Flood.Index()] = 21
+			f.Counts[Flood.Index()] = 31
 			return f
 		}(), "", "", "flood"},
 		{"far too many connections", Facts{Phase: Connect, SeenGood: No, Evidence: Flood}, "", "flood", ""},

@@ -359,7 +359,11 @@ func (t *Table) judgeUnknown(s *Session, addr []byte, local bool, at int64) {
 	match, confidence := "undecided", "low"
 	if local {
 		match, confidence = "domain", "high"
-		t.memory.Note(t.whois(s), rules.UnknownRecipient, at)
+		// Bounces go to senders that were forged, and old lists have
+		// members who left: neither adds up to guessing.
+		if len(s.tx.sender) > 0 && s.unknown > s.Counts.RcptOK {
+			t.memory.Note(t.whois(s), rules.UnknownRecipient, at)
+		}
 	}
 	t.find(s, at, finding{evidence: rules.UnknownRecipient, by: "rcpt", proof: addr, match: match, confidence: confidence})
 	t.judgeProbed(s, addr, at)

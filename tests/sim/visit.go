@@ -1,0 +1,516 @@
+package sim
+
+// One session: the client with its script, and smtpd's side of it.
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"scanwatch/filter"
+)
+
+// A visit is a Session that is being played, as a coroutine: it goes on when
+// resume is called, and returns from that when it has to wait.
+type visit struct {
+	*Session
+	p       *player
+	id      uint64
+	now     int64 // its clock, microseconds since 1970
+	resume  func() (wait, bool)
+	stop    func()
+	yield   func(wait) bool
+	outcome *Outcome
+
+	decision string // the last answer
+	text     string
+
+	name             string // greeted with
+	word             string // EHLO or HELO
+	tls              bool
+	authed           bool
+	junk             bool // the session's messages are
+	tx               tx
+	last             filter.ID // the event smtpd books an input error on
+	lastRcpt, sender string
+	leaving          bool // the client has had enough, and quits
+	gone             bool // the connection is closed
+}
+
+// tx is a transaction.
+type tx struct {
+	open     bool
+	msgid    uint32
+	accepted int
+	junk     bool
+}
+
+// wait is what a visit waits for.
+type wait uint8
+
+const (
+	forTime wait = iota
+	forAnswer
+)
+
+func newVisit(p *player, s *Session, n uint64) *visit {
+	v := &visit{Session: s, p: p, now: s.Start.UnixMicro()}
+	// smtpd's ids: a counter and a random number, here always the same one.
+	v.id = n<<32 | mix(n)>>32
+	v.outcome = &Outcome{Label: s.Label, Session: v.id, Src: s.Src}
+	v.resume, v.stop = iter.Pull(v.play)
+	return v
+}
+
+// mix is a hash of n (the finaliser of splitmix64).
+func mix(n uint64) uint64 {
+	n += 0x9e3779b97f4a7c15
+	n = (n ^ n>>30) * 0xbf58476d1ce4e5b9
+	n = (n ^ n>>27) * 0x94d049bb133111eb
+	return n ^ n>>31
+}
+
+// play is the whole session.
+func (v *visit) play(yield func(wait) bool) {
+	v.yield = yield
+	v.connect()
+	for i := 0; i < len(v.Steps) && !v.gone && !v.leaving; i++ {
+		v.do(&v.Steps[i])
+	}
+	if v.leaving && !v.gone {
+		v.pause(reaction)
+		v.quit()
+	}
+	if v.tx.open {
+		v.rollback()
+	}
+	v.report(filter.LinkDisconnect)
+}
+
+// reaction is how long a client takes for a command that is not in its script.
+const reaction = 30 * time.Millisecond
+
+// pause lets time go by.
+func (v *visit) pause(d time.Duration) {
+	v.now += d.Microseconds()
+	v.wait(forTime)
+}
+
+func (v *visit) wait(w wait) {
+	if !v.gone && !v.yield(w) {
+		v.gone = true // Play gave up
+	}
+}
+
+func (v *visit) connect() {
+	rdns := v.RDNS
+	if rdns == "" {
+		rdns = "<unknown>"
+	}
+	v.report(filter.LinkConnect, rdns, v.FCrDNS, v.Src.String(), v.Dst.String())
+	address := v.Src.Addr().String()
+	if v.Src.Addr().Is6() {
+		address = "[" + address + "]"
+	}
+	if !v.ask(filter.PhaseConnect, rdns, address) {
+		v.leaving = true // no banner: nothing can be done here
+		return
+	}
+	v.server("220 " + ServerName + " ESMTP OpenSMTPD")
+	v.report(filter.LinkGreeting, ServerName)
+}
+
+func (v *visit) do(s *Step) {
+	if s.Kind == Mail && v.tx.open {
+		v.pause(reaction) // the last transaction came to nothing
+		v.rset()
+		if v.gone {
+			return
+		}
+	}
+	switch {
+	case s.Kind == Data && v.tx.accepted == 0:
+		return // nobody to send it to
+	case s.Kind == StartTLS && v.word == "HELO":
+		return // not offered
+	}
+	v.pause(s.Gap)
+	switch s.Kind {
+	case Ehlo:
+		v.greet("EHLO", s.Text)
+	case Helo:
+		v.greet("HELO", s.Text)
+	case StartTLS:
+		v.startTLS(s.Gap)
+	case Auth:
+		v.auth(s)
+	case Mail:
+		v.mail(s.Text)
+	case Rcpt:
+		v.rcpt(s)
+	case Data:
+		v.data(s.Size)
+	case Rset:
+		v.rset()
+	case Noop:
+		v.client("NOOP")
+		if v.ask(filter.PhaseNoop) {
+			v.server("250 2.0.0 Ok")
+		}
+	case Quit:
+		v.quit()
+	case Command:
+		v.client(s.Text)
+		v.server("500 5.5.1 Invalid command: Command unrecognized")
+	case Pipelined:
+		v.pipelined()
+	case Drop:
+		v.gone = true
+	}
+}
+
+const outOfOrder = "503 5.5.1 Invalid command: Command not allowed at this point."
+
+func (v *visit) greet(word, name string) {
+	v.client(word + " " + name)
+	if word == "HELO" && v.name != "" {
+		v.server("503 5.5.1 Invalid command: Already identified")
+		return
+	}
+	phase := filter.PhaseEhlo
+	if word == "HELO" {
+		phase = filter.PhaseHelo
+	}
+	if !v.ask(phase, name) {
+		// Who is refused with EHLO tries HELO (RFC 5321 section 3.2).
+		switch {
+		case v.gone:
+		case word == "EHLO" && v.text[0] == '5' && v.name == "":
+			v.pause(reaction)
+			v.greet("HELO", name)
+		default:
+			v.leaving = true
+		}
+		return
+	}
+	if v.tx.open {
+		v.rollback()
+	}
+	v.name, v.word = name, word
+	v.report(filter.LinkIdentify, word, name)
+	src := v.Src.Addr().String()
+	hello := ServerName + " Hello " + name + " [" + src + "], pleased to meet you"
+	if word == "HELO" {
+		v.server("250 " + hello)
+		return
+	}
+	v.server("250-" + hello)
+	v.server("250-8BITMIME")
+	v.server("250-ENHANCEDSTATUSCODES")
+	v.server("250-SIZE 36700160")
+	v.server("250-DSN")
+	if !v.tls {
+		v.server("250-STARTTLS")
+	} else if v.submission() {
+		v.server("250-AUTH PLAIN LOGIN")
+	}
+	v.server("250 HELP")
+}
+
+// submission tells whether the session came to a port for users.
+func (v *visit) submission() bool { return v.Dst.Port() == 587 }
+
+func (v *visit) startTLS(gap time.Duration) {
+	v.client("STARTTLS")
+	if v.name == "" || v.tls {
+		v.server(outOfOrder)
+		return
+	}
+	if !v.ask(filter.PhaseStartTLS) {
+		return // it goes on in the clear
+	}
+	v.server("220 2.0.0 Ready to start TLS")
+	v.pause(2 * gap)
+	v.tls = true
+	v.report(filter.LinkTLS, "TLSv1.3:TLS_AES_256_GCM_SHA384:256")
+	v.pause(gap)
+	v.greet("EHLO", v.name)
+}
+
+func (v *visit) auth(s *Step) {
+	v.client("AUTH PLAIN ********")
+	if !v.submission() || !v.tls || v.authed {
+		v.server("503 5.5.1 Invalid command: Command not supported")
+		return
+	}
+	if !v.ask(filter.PhaseAuth, "PLAIN ********") {
+		return
+	}
+	if s.Fate != OK {
+		v.report(filter.LinkAuth, "fail", s.Text)
+		v.pause(time.Duration(mix(v.id+uint64(v.now))%1_000_000) * time.Microsecond) // up to a second
+		v.server("535 Authentication failed")
+		return
+	}
+	v.authed = true
+	v.report(filter.LinkAuth, "pass", s.Text)
+	v.server("235 2.0.0 Authentication succeeded")
+}
+
+func (v *visit) mail(sender string) {
+	v.client("MAIL FROM:<" + sender + ">")
+	switch {
+	case v.name == "":
+		v.server(outOfOrder)
+		v.leaving = true
+		return
+	case v.tx.open:
+		v.server(outOfOrder)
+		v.report(filter.TxMail, v.msgid(), "permfail", sender)
+		v.leaving = true
+		return
+	case v.submission() && !v.authed:
+		v.server("530 5.5.1 Invalid command: Must issue an AUTH command first")
+		v.leaving = true
+		return
+	case !v.ask(filter.PhaseMailFrom, sender):
+		v.leaving = true
+		return
+	}
+	v.server("250 2.0.0 Ok")
+	v.tx = tx{open: true, msgid: uint32(mix(v.id ^ uint64(v.now)))}
+	v.junk = v.junk || v.decision == "junk"
+	v.last, v.sender = filter.TxMail, sender
+	v.report(filter.TxBegin, v.msgid())
+	v.report(filter.TxMail, v.msgid(), "ok", sender)
+}
+
+func (v *visit) rcpt(s *Step) {
+	v.client("RCPT TO:<" + s.Text + ">")
+	if !v.tx.open {
+		v.server(outOfOrder)
+		return
+	}
+	v.last, v.lastRcpt = filter.TxRcpt, s.Text
+	if !v.ask(filter.PhaseRcptTo, s.Text) {
+		v.outcome.RcptRefused++
+		v.report(filter.TxRcpt, v.msgid(), v.result(), s.Text)
+		return
+	}
+	v.tx.junk = v.tx.junk || v.decision == "junk"
+	switch s.Fate {
+	case Unknown:
+		v.outcome.RcptUnknown++
+		v.server("550 Invalid recipient: <" + s.Text + ">")
+		v.report(filter.TxRcpt, v.msgid(), "permfail", s.Text)
+	case Later:
+		v.outcome.RcptUnknown++
+		v.server("451 4.3.0 Temporary failure: <" + s.Text + ">")
+		v.report(filter.TxRcpt, v.msgid(), "tempfail", s.Text)
+	default:
+		v.outcome.RcptOK++
+		v.tx.accepted++
+		evpid := uint64(v.tx.msgid)<<32 | mix(v.id+uint64(v.now))>>32
+		v.report(filter.TxEnvelope, v.msgid(), fmt.Sprintf("%016x", evpid))
+		v.server("250 2.1.5 Destination address valid: Recipient ok")
+		v.report(filter.TxRcpt, v.msgid(), "ok", s.Text)
+	}
+}
+
+// bytesPerSecond is how fast messages come in.
+const bytesPerSecond = 2 << 20
+
+func (v *visit) data(size int) {
+	v.client("DATA")
+	v.last = filter.TxData
+	if !v.ask(filter.PhaseData) {
+		v.report(filter.TxData, v.msgid(), v.result())
+		return // the transaction is still open
+	}
+	v.tx.junk = v.tx.junk || v.decision == "junk"
+	v.server(`354 Enter mail, end with "." on a line by itself`)
+	v.report(filter.TxData, v.msgid(), "ok")
+	v.pause(reaction + time.Duration(size)*time.Second/bytesPerSecond)
+	v.client(".")
+	if !v.ask(filter.PhaseCommit) {
+		v.report(filter.TxData, v.msgid(), v.result())
+		v.rollback()
+		return
+	}
+	v.outcome.Mails++
+	v.outcome.Junked = v.outcome.Junked || v.junk || v.tx.junk
+	v.server("250 2.0.0 " + v.msgid() + " Message accepted for delivery")
+	v.report(filter.TxCommit, v.msgid(), strconv.Itoa(size))
+	v.report(filter.TxReset, v.msgid())
+	v.tx = tx{}
+}
+
+func (v *visit) rset() {
+	v.client("RSET")
+	if v.name == "" {
+		v.server(outOfOrder)
+		return
+	}
+	if !v.ask(filter.PhaseRset) {
+		return
+	}
+	v.server("250 2.0.0 Reset state")
+	if v.tx.open {
+		v.rollback()
+	}
+}
+
+func (v *visit) quit() {
+	v.client("QUIT")
+	if v.ask(filter.PhaseQuit) {
+		v.server("221 2.0.0 Bye")
+	}
+	v.gone = true // the client does not wait to be let go
+}
+
+// pipelined: smtpd hangs up without a look at the lines, and books the error on
+// the command before.
+func (v *visit) pipelined() {
+	v.server("500 5.5.1 Invalid command: Pipelining not supported")
+	if v.tx.open {
+		switch v.last {
+		case filter.TxMail:
+			v.report(filter.TxMail, v.msgid(), "permfail", v.sender)
+		case filter.TxRcpt:
+			v.report(filter.TxRcpt, v.msgid(), "permfail", v.lastRcpt)
+		case filter.TxData:
+			v.report(filter.TxData, v.msgid(), "permfail")
+		}
+	}
+	v.gone = true
+}
+
+func (v *visit) rollback() {
+	v.report(filter.TxRollback, v.msgid())
+	v.report(filter.TxReset, v.msgid())
+	v.tx = tx{}
+}
+
+// msgid is the id of the open transaction.
+func (v *visit) msgid() string {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], v.tx.msgid)
+	return hex.EncodeToString(b[:])
+}
+
+// result is what tx events call the filter's refusal.
+func (v *visit) result() string {
+	if strings.HasPrefix(v.text, "4") {
+		return "tempfail"
+	}
+	return "permfail"
+}
+
+// ask puts a request, if the handler wants it, and tells whether the client may
+// go on. If not, it has got the answer, and may have been disconnected.
+func (v *visit) ask(phase filter.ID, fields ...string) bool {
+	v.decision, v.text = "proceed", ""
+	if v.p.phases[phase] {
+		if v.gone {
+			return false
+		}
+		v.line("filter", phase, true, fields)
+		v.wait(forAnswer)
+		if v.gone {
+			return false // Play gave up
+		}
+		if hold := v.p.hold; hold > 0 && v.p.held < filter.MaxHeld {
+			v.p.held++
+			v.pause(hold)
+			v.p.held--
+			v.outcome.Held += hold
+		}
+	}
+	name := phase.String()
+	switch phase {
+	case filter.PhaseConnect:
+		name = "connected"
+	case filter.PhaseStartTLS:
+		name = "tls"
+	}
+	switch v.decision {
+	case "junk":
+		v.junk = v.junk || phase == filter.PhaseConnect || phase == filter.PhaseHelo || phase == filter.PhaseEhlo
+		fallthrough
+	case "proceed":
+		v.report(filter.FilterResponse, name, v.decision)
+		return true
+	}
+	// smtpd takes a reject with the code of a farewell for one.
+	hangUp := v.decision == "disconnect" || strings.HasPrefix(v.text, "421")
+	decision := v.decision
+	if hangUp {
+		decision = "disconnect"
+	}
+	v.report(filter.FilterResponse, name, decision, v.text)
+	v.server(v.text)
+	v.outcome.Refused = append(v.outcome.Refused, Refusal{Phase: phase, Text: v.text})
+	if hangUp {
+		v.outcome.Disconnected, v.gone = true, true
+	}
+	return false
+}
+
+// hear takes the answer to a request, as strictly as smtpd does.
+func (v *visit) hear(answer []byte) error {
+	f := strings.SplitN(string(answer), "|", 5)
+	want := fmt.Sprintf("%016x", v.id)
+	if len(f) < 4 || f[0] != "filter-result" || f[1] != want {
+		return fmt.Errorf("answer to session %s: %.200q", want, answer)
+	}
+	v.decision = f[3]
+	switch {
+	case (v.decision == "proceed" || v.decision == "junk") && len(f) == 4:
+	case (v.decision == "reject" || v.decision == "disconnect") && len(f) == 5 && len(f[4]) > 4 && (f[4][0] == '4' || f[4][0] == '5'):
+		v.text = f[4]
+	default:
+		return fmt.Errorf("answer to session %s: smtpd does not take %.200q", want, answer)
+	}
+	return nil
+}
+
+func (v *visit) client(line string) { v.report(filter.ProtocolClient, line) }
+func (v *visit) server(line string) { v.report(filter.ProtocolServer, line) }
+
+func (v *visit) report(id filter.ID, fields ...string) { v.line("report", id, false, fields) }
+
+// tick is how long smtpd takes from line to line, in microseconds.
+const tick = 4
+
+// line appends a line to the stream.
+func (v *visit) line(kind string, id filter.ID, request bool, fields []string) {
+	b := append(append(v.p.out, kind...), "|0.7|"...)
+	b = strconv.AppendInt(b, v.now/1e6, 10)
+	b = append(b, '.')
+	for unit := int64(100_000); unit > 0; unit /= 10 {
+		b = append(b, '0'+byte(v.now/unit%10))
+	}
+	b = append(append(b, "|smtp-in|"...), id.String()...)
+	b = appendID(append(b, '|'), v.id)
+	if request {
+		b = appendID(append(b, '|'), mix(uint64(id)))
+		if len(fields) == 0 {
+			b = append(b, '|') // smtpd's requests always have an argument
+		}
+	}
+	for _, f := range fields {
+		b = append(append(b, '|'), f...)
+	}
+	v.p.out = append(b, '\n')
+	v.now += tick
+}
+
+func appendID(b []byte, id uint64) []byte {
+	var raw [8]byte
+	binary.BigEndian.PutUint64(raw[:], id)
+	return hex.AppendEncode(b, raw[:])
+}
