@@ -15,9 +15,9 @@ type Settings struct {
 	Country string        // file; empty if not set
 	Contact string        // how to reach the postmaster; empty if not set
 	Events  string        // file, FIFO or socket for events; empty if not set
-	// Escalate says how long the second, third ... ban of a host lasts at
-	// least, as long as it is remembered.
-	Escalate     []time.Duration
+	// Escalate says how many times longer the second, third ... ban of a
+	// host is, as long as it is remembered.
+	Escalate     []int
 	OwnNames     []string
 	OwnAddresses []netip.Prefix
 }
@@ -29,7 +29,7 @@ const (
 )
 
 // DefaultEscalate is what returning hosts get if the configuration does not say.
-func DefaultEscalate() []time.Duration { return []time.Duration{7 * day, 30 * day} }
+func DefaultEscalate() []int { return []int{7, 30} }
 
 // Settings returns what the configuration sets.
 func (c *Config) Settings() Settings {
@@ -59,7 +59,7 @@ func (c *Config) Settings() Settings {
 		case "events":
 			s.Events = set.Text
 		case "escalate":
-			s.Escalate = set.Times
+			s.Escalate = set.Factors
 		case "own-name":
 			for _, v := range set.Values {
 				s.OwnNames = append(s.OwnNames, v.Text)

@@ -284,10 +284,10 @@ func (d *describer) durations(rules []*Rule) {
 		text := "Where a time is given above, the host is turned away for that time. It always ends by itself."
 		if len(d.Escalate) > 0 {
 			var times []string
-			for _, t := range d.Escalate {
-				times = append(times, sayDuration(t))
+			for _, n := range d.Escalate {
+				times = append(times, fmt.Sprint(n))
 			}
-			text += " A host that has to be turned away again, and then again, is turned away for at least " + strings.Join(times, ", then ") + "."
+			text += " A host that has to be turned away again, and then again, is turned away " + strings.Join(times, ", then ") + " times as long."
 		}
 		d.item(text)
 	}

@@ -418,7 +418,7 @@ func TestPhasesAndNeeds(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	got := mustParse(t, "").Settings()
-	if want := (Settings{Mode: Observe, Keep: 90 * day, Budget: 512 << 20, Escalate: []time.Duration{7 * day, 30 * day}}); !reflect.DeepEqual(got, want) {
+	if want := (Settings{Mode: Observe, Keep: 90 * day, Budget: 512 << 20, Escalate: []int{7, 30}}); !reflect.DeepEqual(got, want) {
 		t.Errorf("defaults: got %+v, want %+v", got, want)
 	}
 	got = mustParse(t, `mode enforce
@@ -427,11 +427,11 @@ asn "/a"
 country "/c"
 contact "+1 555 0100"
 events "/e"
-escalate { 2d, 3d }
+escalate { 2, 3 }
 own-name { a.example.org, b.example.org }
 own-name c.example.org
 own-address { 192.0.2.1, 2001:db8::/64 }`).Settings()
-	want := Settings{Mode: Enforce, Store: "/s", Keep: 7 * day, Budget: 64 << 20, ASN: "/a", Country: "/c", Contact: "+1 555 0100", Events: "/e", Escalate: []time.Duration{2 * day, 3 * day},
+	want := Settings{Mode: Enforce, Store: "/s", Keep: 7 * day, Budget: 64 << 20, ASN: "/a", Country: "/c", Contact: "+1 555 0100", Events: "/e", Escalate: []int{2, 3},
 		OwnNames:     []string{"a.example.org", "b.example.org", "c.example.org"},
 		OwnAddresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/64")}}
 	if !reflect.DeepEqual(got, want) {

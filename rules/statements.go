@@ -22,6 +22,7 @@ const (
 	maxKeep     = 3660 * day
 	maxBan      = 366 * day
 	maxEscalate = 8
+	maxFactor   = 1000
 	minSize     = 16 << 20
 	maxSize     = 1 << 50
 	maxDelay    = time.Minute
@@ -60,7 +61,7 @@ func (l *line) size(what string) (int64, *Error) {
 	return n, nil
 }
 
-// parseEscalate reads how long the second, third ... ban lasts at least.
+// parseEscalate reads how many times longer the second, third ... ban is.
 func parseEscalate(l *line) (Statement, *Error) {
 	s := &Setting{Pos: l.toks[0].pos, Word: "escalate"}
 	if l.accept("none") {
@@ -68,16 +69,16 @@ func parseEscalate(l *line) (Statement, *Error) {
 	}
 	err := l.each(func() *Error {
 		t := l.peek()
-		d, err := l.duration("a ban", time.Minute, maxBan)
+		n, err := l.number("how many times longer", 1, maxFactor)
 		switch {
 		case err != nil:
 			return err
-		case len(s.Times) == maxEscalate:
+		case len(s.Factors) == maxEscalate:
 			return l.errorf(t.pos, "", "no more than %d steps", maxEscalate)
-		case len(s.Times) > 0 && d < s.Times[len(s.Times)-1]:
+		case len(s.Factors) > 0 && n < s.Factors[len(s.Factors)-1]:
 			return l.errorf(t.pos, "", "a later ban is not shorter than the one before")
 		}
-		s.Times = append(s.Times, d)
+		s.Factors = append(s.Factors, n)
 		return nil
 	})
 	return s, err

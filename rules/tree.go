@@ -70,13 +70,13 @@ type Include struct {
 // Which fields are used depends on Word.
 type Setting struct {
 	Pos
-	Word   string  // mode, store, asn, country, contact, events, escalate, own-name, own-address
-	Mode   Mode    // mode
-	Text   string  // store, asn, country, events: a path; contact: how to reach the postmaster
-	Values []Value // own-name, own-address
-	Keep   time.Duration
-	Budget int64           // bytes
-	Times  []time.Duration // escalate
+	Word    string  // mode, store, asn, country, contact, events, escalate, own-name, own-address
+	Mode    Mode    // mode
+	Text    string  // store, asn, country, events: a path; contact: how to reach the postmaster
+	Values  []Value // own-name, own-address
+	Keep    time.Duration
+	Budget  int64 // bytes
+	Factors []int // escalate
 }
 
 // TableDecl is `table <name> ...`: a set of addresses, names and AS numbers.
@@ -189,12 +189,12 @@ func (s *Setting) String() string {
 	case "own-name", "own-address":
 		return s.Word + " " + list(s.Values)
 	case "escalate":
-		if len(s.Times) == 0 {
+		if len(s.Factors) == 0 {
 			return "escalate none"
 		}
 		var items []string
-		for _, d := range s.Times {
-			items = append(items, duration(d))
+		for _, n := range s.Factors {
+			items = append(items, strconv.Itoa(n))
 		}
 		return "escalate " + braces(items)
 	}

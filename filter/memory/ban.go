@@ -30,6 +30,9 @@ const (
 // rememberBan is how long a ban is remembered after it has ended.
 const rememberBan = 90 * daySeconds
 
+// maxBan is the longest that escalation makes of a ban.
+const maxBan = 366 * 24 * time.Hour
+
 func banWorth(_ uint64, b ban, now uint32) int64 {
 	return int64(b.until) + rememberBan - int64(now)
 }
@@ -95,9 +98,9 @@ func (m *Memory) export(p netip.Prefix, b ban) Ban {
 
 func fromSeconds(s uint32) time.Time { return time.Unix(int64(s), 0).UTC() }
 
-// Ban bans the source of a, and returns what came of it. A host that was banned
-// before and is still remembered gets at least the time that escalation asks
-// for. One that is banned already keeps the later end; a ban that is only
+// Ban bans the source of a, and returns what came of it. For a host that
+// was banned before and is still remembered it lasts longer, as escalation
+// says. One that is banned already keeps the later end; a ban that is only
 // observed never replaces one that holds.
 func (m *Memory) Ban(a netip.Addr, s Sentence, now int64) Ban {
 	m.mu.Lock()
@@ -125,7 +128,7 @@ func (m *Memory) Ban(a netip.Addr, s Sentence, now int64) Ban {
 		// What was only told, or taken back, does not count.
 	default:
 		if n := min(int(old.times), len(m.escalate)); n > 0 {
-			b.until = max(b.until, at+uint32(m.escalate[n-1]/time.Second))
+			b.until = at + uint32(min(s.For*time.Duration(m.escalate[n-1]), maxBan)/time.Second)
 		}
 		b.times = min(old.times, 254) + 1
 	}

@@ -13,7 +13,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"sync"
-	"time"
 
 	"scanwatch/rules"
 )
@@ -40,7 +39,7 @@ type Memory struct {
 	key       [16]byte // of the hashes
 	keyDirty  bool
 	watched   []rules.Window
-	escalate  []time.Duration
+	escalate  []int
 	counters  table[counterKey, counter]
 	bans      table[uint64, ban]
 	wide      wideBans
@@ -70,9 +69,9 @@ func New() *Memory {
 	return m
 }
 
-// Watch says which counts over several sessions a policy asks for, and how long
-// returning hosts are banned. What was not watched before counts from now on.
-func (m *Memory) Watch(windows []rules.Window, escalate []time.Duration) {
+// Watch says which counts over several sessions a policy asks for, and how many
+// times longer returning hosts are banned. What was not watched before counts from now on.
+func (m *Memory) Watch(windows []rules.Window, escalate []int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.watched = m.watched[:0]

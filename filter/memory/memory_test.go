@@ -140,7 +140,7 @@ func TestBan(t *testing.T) {
 	})
 	t.Run("configured otherwise", func(t *testing.T) {
 		m := New()
-		m.Watch(nil, []time.Duration{2 * day})
+		m.Watch(nil, []int{2})
 		m.Ban(a, sentence, at(0))
 		if b := m.Ban(a, sentence, at(2*day)); b.Until.Sub(b.Since) != 2*day {
 			t.Errorf("%+v", b)

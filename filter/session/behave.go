@@ -67,13 +67,13 @@ type pace struct {
 // A client that spoke before it was greeted: its first command was there when
 // smtpd looked, within earlyGap after the greeting, while the way to it takes
 // much longer, as its later gaps show. A polite client's first gap is at least
-// as long as the way, so it is never shorter than the later ones by that much.
+// as long as the way, so it is never shorter than the later ones by that much: thirty times.
 // On a very short way nothing can be told.
 const (
-	earlyGap   = 1_500
-	earlyLater = 6_000 // the shortest later gap that says how long the way is
-	earlyTimes = 8     // and how many times the first it must be
-	paceGaps   = 6     // gaps that are looked at
+	earlyGap   = 500
+	earlyLater = 15_000 // the shortest later gap that says how long the way is
+	earlySure  = 4      // gaps it takes to be sure: a host near by may be slow once or twice
+	paceGaps   = 8      // gaps that are looked at
 )
 
 // String tells the gaps, in milliseconds.
@@ -99,11 +99,11 @@ func (t *Table) paced(s *Session, at int64) {
 	default:
 		p.least = min(p.least, p.last)
 	}
-	if p.first <= earlyGap && p.least >= earlyLater && p.least >= earlyTimes*p.first && !t.exempt(s) && !t.here(s) {
+	if p.first <= earlyGap && p.least >= earlyLater && !t.exempt(s) && !t.here(s) {
 		confidence := "medium"
 		switch {
-		case p.n == 2:
-			confidence = "low" // one slow answer says little
+		case p.n < earlySure:
+			confidence = "low"
 		case p.held:
 			confidence = "high"
 		}
@@ -175,7 +175,9 @@ func (p *shape) form(name []byte) {
 // judgeShape recognises, at its first recipient, a client that behaves as
 // hosts of other networks did that guessed recipients or probed.
 func (t *Table) judgeShape(s *Session, at int64) {
-	if s.shape.hash != 0 || !s.shape.done || t.exempt(s) || s.submission() || t.here(s) {
+	// Bounces of mail with forged senders come from everywhere to people who
+	// do not exist, all alike: they are no campaign.
+	if s.shape.hash != 0 || !s.shape.done || len(s.tx.sender) == 0 || t.exempt(s) || s.submission() || t.here(s) {
 		return
 	}
 	p := s.shape
@@ -185,9 +187,6 @@ func (t *Table) judgeShape(s *Session, at int64) {
 	}
 	if len(s.RDNS) == 0 {
 		p.add('n')
-	}
-	if len(s.tx.sender) == 0 {
-		p.add('0')
 	}
 	p.form(cut(s.Helo, 40))
 	s.shape.hash = max(t.memory.Shape(p.text[:p.n]), 1)

@@ -367,9 +367,10 @@ func (t *Table) judgeUnknown(s *Session, addr []byte, local bool, at int64) {
 	}
 	t.find(s, at, finding{evidence: rules.UnknownRecipient, by: "rcpt", proof: addr, match: match, confidence: confidence})
 	t.judgeProbed(s, addr, at)
-	if s.Counts.RcptOK == 0 && !t.seenGood(s, at) {
+	if s.Counts.RcptOK == 0 && len(s.tx.sender) > 0 && !t.seenGood(s, at) {
 		// Somebody who knows others here, or wrote before, has an old
-		// list; he does not guess.
+		// list, and bounces go to senders that were forged: they do not
+		// guess.
 		t.memory.Refused(t.whois(s), addr, at)
 	}
 	if how := t.harvest(s); how != "" {

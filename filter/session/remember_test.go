@@ -282,7 +282,7 @@ func TestGuesser(t *testing.T) {
 	}
 	var list []sim.Session
 	at := monday
-	for range 20 { // each session one password, all for the same user
+	for range 40 { // each session one password, all for the same user
 		list = append(list, login(at, "198.51.100.7", wrong(sim.Auth, "admin")))
 		list = append(list, user(at.Add(time.Second), "198.51.100.8"))
 		at = at.Add(time.Minute)
@@ -301,8 +301,8 @@ func TestGuesser(t *testing.T) {
 			t.Errorf("session %d of the guesser was served after the ban", i/2+1)
 		}
 	}
-	if banned != 12 { // count > 10 holds after the eleventh
-		t.Errorf("refused from session %d on, want 12", banned)
+	if banned != 32 { // count > 30 holds after the 31st
+		t.Errorf("refused from session %d on, want 32", banned)
 	}
 
 	t.Run("office", func(t *testing.T) {

@@ -603,10 +603,11 @@ func (d *day) formerEmployee(int) {
 	}
 }
 
-// laptop is the computer of one of our users.
+// laptop is the computer of one of our users. Its provider of access never sends
+// us mail, so that nothing speaks for the address before somebody logs in.
 func (d *day) laptop(addr netip.Addr) host {
 	b := addr.As4()
-	name := fmt.Sprintf("p%d-%d-%d-%d.dial.example.net", b[0], b[1], b[2], b[3])
+	name := fmt.Sprintf("p%d-%d-%d-%d.access.example", b[0], b[1], b[2], b[3])
 	names := []string{fmt.Sprintf("LAPTOP-%06X", d.IntN(1<<24)), fmt.Sprintf("[192.168.%d.%d]", d.IntN(3), 2+d.IntN(200)), pick(d, firsts) + "s-iphone", "DESKTOP.fritz.box", "localhost"}
 	return host{addr: addr, rdns: name, fcrdns: "pass", helo: pick(d, names), domain: Domain, rtt: d.between(15*time.Millisecond, 90*time.Millisecond), tls: true, words: Ehlo}
 }
@@ -667,7 +668,7 @@ func (d *day) users(n int) {
 }
 
 // office: 25 people behind one address, who log in all day, and a telephone
-// with an old password.
+// with an old password, which begins when the address is new and all are asleep.
 func (d *day) office(int) {
 	addr := d.net()(44)
 	for i := range 25 {
