@@ -7,10 +7,12 @@ package store
 //	      "created"  int64, big-endian: microseconds since 1970
 //	      "program"  text: version of the program that made the file
 //
-// DIR/state.db.damaged-20261102T101500Z was set aside, and DIR/state.db.new is
-// being made; only a crash leaves it behind.
+// DIR/state.db.damaged-20261102T101500000Z was set aside, and DIR/state.db.new
+// is being made; only a crash leaves it behind. Whoever writes holds a flock(2)
+// on DIR, so that two never make the file at once, and bbolt's on the file.
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -22,11 +24,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 const (
@@ -35,6 +39,7 @@ const (
 	stateEvery = 10 * time.Second
 	stateMax   = 256 << 20 // bytes of the file
 	stateBatch = 2000      // entries in a commit: a longer one shows in latency
+	stateAside = 3         // damaged files that are kept; a failing disk makes many
 )
 
 // An Entry is one thing that is remembered. A nil Value deletes it.
@@ -45,19 +50,24 @@ type Entry struct {
 
 // StateOptions are the settings of a State.
 type StateOptions struct {
-	Buckets []string      // in the order in which they are loaded; others are left alone
+	Buckets []string      // in the order in which they are loaded; others are left alone, "meta" is taken
 	Program string        // version to note in a new file
 	Log     *slog.Logger  // nil: be silent
 	Every   time.Duration // how often changes are written; 10 s if not set
 	MaxSize int64         // of the file in bytes; 256 MiB if not set
 
-	// Load is called in the background when the file has been opened, with
-	// all that is in it. An entry is valid only until the next one.
+	// Load is called once, in the background, when the file has been opened
+	// or made, with all that is in it. An entry is valid only until the next
+	// one. bbolt has no checksums for data: any bytes may come. If the file
+	// turns out to be damaged on the way, the entries end there.
 	Load func(iter.Seq[Entry])
 	// Changes returns at most n entries that have changed since it was last
-	// called. It is called in the background, after Load.
+	// called; they are the State's from then on. It is called in the
+	// background, after Load.
 	Changes func(n int) []Entry
-	// Rewrite is called when the file is gone, and a new one needs everything.
+	// Rewrite is called, after Load, when the file was made or is not the one
+	// that was written before: Changes has to return everything again. What else
+	// is in the file stays there.
 	Rewrite func()
 
 	now        func() time.Time
@@ -87,9 +97,12 @@ type State struct {
 	open   *segment
 
 	// Of the background alone.
-	batch   []Entry // what could not be written yet
+	lock    *os.File    // the directory
+	was     os.FileInfo // the file that was written last
+	lost    bool        // the file has to be written anew
 	loaded  bool
-	failing string
+	batch   []Entry // what could not be written yet
+	failing string  // the cause of the error that was logged last; empty when all is well
 }
 
 // StateStatus tells how a State is doing.
@@ -98,9 +111,11 @@ type StateStatus struct {
 	Open    bool      `json:"open"`
 	Error   string    `json:"error,omitempty"` // why it cannot be read or written
 	Since   time.Time `json:"since,omitzero"`  // of the error
+	Schema  int       `json:"schema"`          // that this program writes
 	Bytes   int64     `json:"bytes"`
-	Loaded  uint64    `json:"loaded"`  // entries read
-	Written uint64    `json:"written"` // entries written
+	Loaded  uint64    `json:"loaded"`            // entries read
+	Written uint64    `json:"written"`           // entries written
+	LeftOut uint64    `json:"left_out,omitzero"` // entries that no bbolt file can hold
 }
 
 // OpenState opens the state in the directory dir in the background. It returns
@@ -126,7 +141,7 @@ func OpenState(dir string, o StateOptions) *State {
 		dir: dir, path: filepath.Join(dir, stateFile), o: o, log: o.Log,
 		flushes: make(chan chan error), stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	s.status.Path = s.path
+	s.status.Path, s.status.Schema = s.path, len(o.migrations)+1
 	go s.run()
 	return s
 }
@@ -150,7 +165,8 @@ func (s *State) Flush(ctx context.Context) error {
 	}
 }
 
-// Close writes the last changes and lets go of the file.
+// Close writes the last changes and lets go of the file. The error tells why
+// they could not be written; later calls return the same.
 func (s *State) Close() error {
 	s.closing.Do(func() { close(s.stop) })
 	<-s.done
@@ -176,7 +192,8 @@ func (s *State) Status() StateStatus {
 	return st
 }
 
-// Snapshot makes a consistent copy of what is on disk.
+// Snapshot makes a consistent copy of what is on disk. If the file is not open,
+// the error is ErrFinished.
 func (s *State) Snapshot() (*Snapshot, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -196,6 +213,17 @@ func (s *State) Snapshot() (*Snapshot, error) {
 	return snap, nil
 }
 
+// WriteTo writes a consistent copy of what is on disk, as Snapshot makes it.
+func (s *State) WriteTo(w io.Writer) (int64, error) {
+	snap, err := s.Snapshot()
+	if err != nil {
+		return 0, err
+	}
+	n, err := snap.WriteTo(w)
+	return n, errors.Join(err, snap.Close())
+}
+
+// run is the background.
 func (s *State) run() {
 	defer close(s.done)
 	debug.SetPanicOnFault(true) // see guard
@@ -206,12 +234,15 @@ func (s *State) run() {
 	attempt := func() error {
 		err := s.write()
 		s.report(err)
-		if err != nil {
-			timer.Reset(retry)
-			retry = min(2*retry, retryLast)
-		} else {
+		switch {
+		case err == nil:
 			retry = retryFirst
 			timer.Reset(s.o.Every)
+		case errors.Is(err, ErrNewer): // that takes an operator
+			timer.Reset(retryLast)
+		default:
+			timer.Reset(retry)
+			retry = min(2*retry, retryLast)
 		}
 		return err
 	}
@@ -224,6 +255,9 @@ func (s *State) run() {
 		case <-s.stop:
 			s.report(s.write())
 			s.letGo(nil)
+			if s.lock != nil {
+				s.lock.Close()
+			}
 			return
 		}
 	}
@@ -233,7 +267,7 @@ func (s *State) run() {
 func (s *State) report(err error) {
 	switch {
 	case err != nil && cause(err) != s.failing:
-		s.log.Error("what is remembered cannot be read or written; it is kept in memory", "err", err, "hint", hint(err))
+		s.log.Error("what is remembered cannot be read or written; it is kept in memory", "err", err, "hint", stateHint(err))
 	case err == nil && s.failing != "":
 		s.log.Info("what is remembered is written again", "file", s.path)
 	default:
@@ -251,51 +285,82 @@ func (s *State) report(err error) {
 	s.failing, s.status.Error = cause(err), err.Error()
 }
 
+func stateHint(err error) string {
+	switch {
+	case errors.Is(err, bolterrors.ErrMaxSizeReached):
+		return "remove the file while the filter runs: it is written anew from memory, without gaps"
+	case errors.Is(err, ErrNewer):
+		return "run the newer program again, or move the file away to begin a new one"
+	}
+	return hint(err)
+}
+
 // write makes sure that the file is open and writes all changes to it.
 func (s *State) write() error {
-	if s.open != nil && s.replaced() {
-		s.log.Warn("the file of what is remembered was removed or replaced; it is written anew", "file", s.path)
-		s.letGo(nil)
-	}
-	if s.open == nil {
-		if err := s.openFile(); err != nil {
+	// A file that turns out to be damaged is followed by a new one; more than
+	// that is a failure to be tried again later.
+	for broken := false; ; {
+		if err := s.ready(); err != nil {
 			return err
 		}
-	}
-	for {
 		if len(s.batch) == 0 && s.o.Changes != nil {
 			s.batch = s.o.Changes(stateBatch)
 		}
 		if len(s.batch) == 0 {
 			return nil
 		}
-		if err := s.commit(); err != nil {
-			s.letGo(err)
-			if isDamaged(err) {
-				s.setAside(err)
+		leftOut, err := s.commit()
+		if err == nil {
+			s.mu.Lock()
+			s.status.Written += uint64(len(s.batch) - leftOut)
+			s.status.LeftOut += uint64(leftOut)
+			first := s.status.LeftOut == uint64(leftOut)
+			s.mu.Unlock()
+			if leftOut > 0 && first {
+				s.log.Error("what is remembered has entries without a key, or too large; they are left out", "file", s.path)
 			}
+			s.batch = nil
+			continue
+		}
+		again := s.failed(err) && !broken
+		if !again {
 			return fmt.Errorf("write %s: %w", s.path, err)
 		}
-		s.mu.Lock()
-		s.status.Written += uint64(len(s.batch))
-		s.mu.Unlock()
-		s.batch = nil
+		broken = true
 	}
 }
 
-func (s *State) commit() error {
-	return s.open.update(func(tx *bbolt.Tx) error {
+// failed lets go of the file after err, and tells whether it was damaged and is
+// out of the way.
+func (s *State) failed(err error) bool {
+	if errors.Is(err, bolterrors.ErrMaxSizeReached) {
+		return false // nothing is wrong with the file
+	}
+	ours := !s.replaced()
+	s.letGo(err)
+	return isDamaged(err) && (!ours || s.setAside(err) == nil)
+}
+
+// commit writes the batch. It leaves out what bbolt cannot take in any file,
+// which would hold up everything that comes after it.
+func (s *State) commit() (leftOut int, err error) {
+	err = s.open.update(func(tx *bbolt.Tx) error {
 		for i := range s.batch {
 			e := &s.batch[i]
-			b := tx.Bucket([]byte(e.Bucket))
-			if b == nil {
-				return damaged("the bucket %s is missing", e.Bucket)
+			if len(e.Key) == 0 || len(e.Key) > bbolt.MaxKeySize || int64(len(e.Value)) > bbolt.MaxValueSize {
+				leftOut++
+				continue
 			}
-			var err error
-			if e.Value == nil {
+			b, err := tx.CreateBucketIfNotExists([]byte(e.Bucket))
+			switch {
+			case err != nil:
+			case e.Value == nil:
 				err = b.Delete(e.Key)
-			} else {
+			default:
 				err = b.Put(e.Key, e.Value)
+			}
+			if errors.Is(err, bolterrors.ErrIncompatibleValue) {
+				return damaged("a bucket and an entry of %s are mixed up", e.Bucket)
 			}
 			if err != nil {
 				return err
@@ -303,6 +368,7 @@ func (s *State) commit() error {
 		}
 		return nil
 	})
+	return leftOut, err
 }
 
 // replaced tells whether the name of the file leads to something else now.
@@ -315,46 +381,95 @@ func (s *State) replaced() bool {
 	return err != nil || !os.SameFile(have, now)
 }
 
-// openFile opens the file, or makes it. What it holds is loaded the first time;
-// later it is the memory that knows better.
+// ready makes sure that the file is open and still has its name, and that its
+// owner knows what it holds.
+func (s *State) ready() error {
+	if s.open != nil && s.replaced() {
+		s.log.Warn("the file of what is remembered was removed or replaced; it is written anew", "file", s.path)
+		s.letGo(nil)
+	}
+	if s.open == nil {
+		if err := s.openFile(); err != nil {
+			return err
+		}
+	}
+	if !s.loaded {
+		s.loaded = true
+		if err := s.load(); err != nil {
+			s.lost = true // what did come must not be lost
+			if !s.failed(err) {
+				return fmt.Errorf("read %s: %w", s.path, err)
+			}
+			if err := s.openFile(); err != nil {
+				return err
+			}
+		}
+	}
+	if s.lost && s.o.Rewrite != nil {
+		s.o.Rewrite()
+	}
+	s.lost = false
+	return nil
+}
+
+// openFile opens the file, or makes it.
 func (s *State) openFile() error {
 	if err := os.Mkdir(s.dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	if err := s.lockDir(); err != nil {
+		return fmt.Errorf("lock %s: %w", s.dir, err)
+	}
 	seg, err := s.openExisting()
-	switch {
-	case isDamaged(err):
-		s.setAside(err)
-		fallthrough
-	case errors.Is(err, fs.ErrNotExist):
-		if seg, err = s.create(); err != nil {
-			return fmt.Errorf("make %s: %w", s.path, err)
+	if isDamaged(err) {
+		if err := s.setAside(err); err != nil {
+			return err
 		}
-		if s.o.Rewrite != nil {
-			s.o.Rewrite()
-		}
-		s.loaded = true
-	case err != nil:
+		err = fs.ErrNotExist
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		s.lost = true
+		seg, err = s.create()
+	}
+	if err != nil {
 		return fmt.Errorf("open %s: %w", s.path, err)
 	}
+	info, err := seg.file.Stat()
+	if err != nil {
+		seg.release(nil)
+		return err
+	}
+	if s.was != nil && !os.SameFile(s.was, info) {
+		s.lost = true
+	}
+	s.was = info
 	s.mu.Lock()
 	s.open = seg
 	s.mu.Unlock()
-	if s.loaded {
-		return nil
-	}
-	n, err := s.load()
-	if err != nil {
-		s.letGo(err)
-		if isDamaged(err) {
-			s.setAside(err)
+	return nil
+}
+
+// lockDir locks the directory, unless that was done and it is still the same.
+func (s *State) lockDir() error {
+	if s.lock != nil {
+		have, err := s.lock.Stat()
+		if err == nil {
+			if now, err := os.Stat(s.dir); err == nil && os.SameFile(have, now) {
+				return nil
+			}
 		}
-		return fmt.Errorf("read %s: %w", s.path, err)
+		s.lock.Close()
+		s.lock = nil
 	}
-	s.loaded = true
-	s.mu.Lock()
-	s.status.Loaded = n
-	s.mu.Unlock()
+	dir, err := os.Open(s.dir)
+	if err != nil {
+		return err
+	}
+	if err := lockExclusive(dir); err != nil {
+		dir.Close()
+		return err
+	}
+	s.lock = dir
 	return nil
 }
 
@@ -381,7 +496,15 @@ func (s *State) openExisting() (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = seg.update(s.migrate)
+	known, old := len(s.o.migrations)+1, false
+	err = seg.view(func(tx *bbolt.Tx) error {
+		n, err := schemaOf(tx, known)
+		old = n < known
+		return err
+	})
+	if err == nil && old {
+		err = seg.update(s.migrate)
+	}
 	if err != nil {
 		seg.release(err)
 		return nil, err
@@ -389,16 +512,12 @@ func (s *State) openExisting() (*segment, error) {
 	return seg, nil
 }
 
-// migrate brings the file to the schema of this program, and makes the buckets
-// that are missing.
+// migrate brings the file to the schema of this program, all in one transaction.
 func (s *State) migrate(tx *bbolt.Tx) error {
-	n, err := schemaOf(tx)
+	known := len(s.o.migrations) + 1
+	n, err := schemaOf(tx, known)
 	if err != nil {
 		return err
-	}
-	known := len(s.o.migrations) + 1
-	if n > known {
-		return fmt.Errorf("schema %d, this program knows up to %d: %w", n, known, ErrNewer)
 	}
 	for ; n < known; n++ {
 		if err := s.o.migrations[n-1](tx); err != nil {
@@ -408,15 +527,12 @@ func (s *State) migrate(tx *bbolt.Tx) error {
 			return err
 		}
 	}
-	for _, b := range s.o.Buckets {
-		if _, err := tx.CreateBucketIfNotExists([]byte(b)); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
-func schemaOf(tx *bbolt.Tx) (int, error) {
+// schemaOf returns the schema of a file, and refuses one that is newer than
+// known.
+func schemaOf(tx *bbolt.Tx, known int) (int, error) {
 	meta := tx.Bucket(bucketMeta)
 	if meta == nil {
 		return 0, damaged("the bucket of meta data is missing")
@@ -425,7 +541,11 @@ func schemaOf(tx *bbolt.Tx) (int, error) {
 	if len(v) != 2 || v[0] == 0 && v[1] == 0 {
 		return 0, damaged("no schema version")
 	}
-	return int(binary.BigEndian.Uint16(v)), nil
+	n := int(binary.BigEndian.Uint16(v))
+	if n > known {
+		return n, fmt.Errorf("schema %d, this program knows up to %d: %w", n, known, ErrNewer)
+	}
+	return n, nil
 }
 
 // create makes the file under another name, so that a crash leaves no half of it.
@@ -445,8 +565,7 @@ func (s *State) create() (*segment, error) {
 		return errors.Join(
 			meta.Put(keySchema, binary.BigEndian.AppendUint16(nil, uint16(len(s.o.migrations)+1))),
 			meta.Put(keyCreated, binary.BigEndian.AppendUint64(nil, uint64(s.o.now().UnixMicro()))),
-			meta.Put(keyProgram, []byte(s.o.Program)),
-			s.migrate(tx))
+			meta.Put(keyProgram, []byte(s.o.Program)))
 	})
 	if err == nil {
 		err = os.Rename(temp, s.path)
@@ -463,35 +582,69 @@ func (s *State) create() (*segment, error) {
 }
 
 // load gives all entries to their owner.
-func (s *State) load() (n uint64, err error) {
+func (s *State) load() (err error) {
 	if s.o.Load == nil {
-		return 0, nil
-	}
-	err = s.open.view(func(tx *bbolt.Tx) error {
-		s.o.Load(func(yield func(Entry) bool) {
-			for e := range entries(tx, s.o.Buckets) {
-				n++
-				if !yield(e) {
-					return
-				}
-			}
-		})
 		return nil
+	}
+	var n uint64
+	s.o.Load(func(yield func(Entry) bool) {
+		for e := range s.open.entries(s.o.Buckets, &err) {
+			n++
+			if !yield(e) {
+				return
+			}
+		}
 	})
-	return n, err
+	s.mu.Lock()
+	s.status.Loaded = n
+	s.mu.Unlock()
+	return err
 }
 
-func entries(tx *bbolt.Tx, buckets []string) iter.Seq[Entry] {
+// entries goes through buckets; what goes wrong ends it and is put into failed.
+//
+// Entries are taken from bbolt many at a time, so that a fault of the mapping
+// never passes through whoever uses them: their locks would stay held, and what
+// goes wrong on their side would look like damage.
+func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
+		var buf, last []byte
+		var some []Entry
 		for _, name := range buckets {
-			b := tx.Bucket([]byte(name))
-			if b == nil {
-				continue
-			}
-			c := b.Cursor()
-			for k, v := c.First(); k != nil; k, v = c.Next() {
-				if v != nil && !yield(Entry{name, k, v}) {
+			last = last[:0]
+			for more := true; more; {
+				buf, some = buf[:0], some[:0]
+				*failed = s.view(func(tx *bbolt.Tx) error {
+					b := tx.Bucket([]byte(name))
+					if b == nil {
+						more = false
+						return nil
+					}
+					c := b.Cursor()
+					k, v := c.Seek(last)
+					if len(last) > 0 && bytes.Equal(k, last) {
+						k, v = c.Next()
+					}
+					for ; k != nil && len(buf) < cursorBytes; k, v = c.Next() {
+						if v == nil {
+							return damaged("bucket %s holds another bucket", name)
+						}
+						from := len(buf)
+						to := from + len(k)
+						buf = append(append(buf, k...), v...)
+						some = append(some, Entry{Bucket: name, Key: buf[from:to:to], Value: buf[to:len(buf):len(buf)]})
+					}
+					more = k != nil
+					return nil
+				})
+				if *failed != nil {
 					return
+				}
+				for _, e := range some {
+					last = append(last[:0], e.Key...)
+					if !yield(e) {
+						return
+					}
 				}
 			}
 		}
@@ -519,56 +672,76 @@ func (s *State) letGo(err error) {
 	}
 }
 
-// setAside renames the damaged file, so that it is neither used nor lost.
-func (s *State) setAside(why error) {
+// setAside renames the damaged file, so that it is neither used nor lost, and
+// removes the oldest of those that were set aside before.
+func (s *State) setAside(why error) error {
+	s.lost = true
 	aside := s.path + damagedMark + strings.ReplaceAll(s.o.now().UTC().Format("20060102T150405.000"), ".", "") + "Z"
 	if err := os.Rename(s.path, aside); err != nil {
-		s.log.Error("the damaged file of what is remembered cannot be set aside", "err", err, "damage", why)
-		return
+		return fmt.Errorf("set aside %s, which is %w: %w", s.path, why, err)
 	}
-	s.log.Error("the damaged file of what is remembered was set aside; bans and good peers that only it knew are lost", "file", aside, "err", why)
+	s.log.Error("the damaged file of what is remembered was set aside and a new one begun; what only it knew is lost", "file", aside, "err", why)
+	all, err := os.ReadDir(s.dir) // in order of their names, and so of their times
+	if err != nil {
+		return nil // there is one too many, at worst
+	}
+	all = slices.DeleteFunc(all, func(e fs.DirEntry) bool { return !strings.HasPrefix(e.Name(), stateFile+damagedMark) })
+	for _, e := range all[:max(0, len(all)-stateAside)] {
+		_ = os.Remove(filepath.Join(s.dir, e.Name()))
+	}
+	return nil
 }
 
 // ReadState calls visit for all that the state directory dir remembers in
 // buckets. It opens the file only for reading; if a filter has it open, live
-// writes a copy of it. The entry is valid until visit returns.
+// writes a copy of it, and if live is nil the error is ErrInUse. The entry is
+// valid until visit returns. ReadState ends with the first error of visit.
 func ReadState(dir string, buckets []string, live func(io.Writer) error, visit func(Entry) error) error {
 	path := filepath.Join(dir, stateFile)
-	db, file, err := openReadOnly(func() (*os.File, error) { return openRegular(path, os.O_RDONLY) })
-	if errors.Is(err, ErrInUse) {
-		var copied *os.File
-		if copied, err = tempFile(); err != nil {
-			return err
-		}
-		if err = live(copied); err != nil {
-			copied.Close()
-			return fmt.Errorf("%s: %w, and no copy can be had: %w", path, ErrInUse, err)
-		}
-		db, file, err = openReadOnly(func() (*os.File, error) { return copied, nil })
-	}
+	db, file, err := openState(path, live)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	s := segment{db: db, file: file}
-	var stopped error
 	err = s.view(func(tx *bbolt.Tx) error {
-		n, err := schemaOf(tx)
-		if err != nil {
-			return err
-		}
-		if known := len(migrations) + 1; n > known {
-			return fmt.Errorf("schema %d, this program knows up to %d: %w", n, known, ErrNewer)
-		}
-		for e := range entries(tx, buckets) {
+		_, err := schemaOf(tx, len(migrations)+1)
+		return err
+	})
+	var stopped error
+	if err == nil {
+		for e := range s.entries(buckets, &err) {
 			if stopped = visit(e); stopped != nil {
 				break
 			}
 		}
-		return nil
-	})
+	}
 	s.release(err)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	return stopped
+}
+
+// openState opens the file in place, or else a copy that live writes.
+func openState(path string, live func(io.Writer) error) (*bbolt.DB, *os.File, error) {
+	for tries := 0; ; tries++ {
+		db, file, err := openReadOnly(func() (*os.File, error) { return openRegular(path, os.O_RDONLY) })
+		if !errors.Is(err, ErrInUse) || live == nil {
+			return db, file, err
+		}
+		copied, err := tempFile()
+		if err != nil {
+			return nil, nil, err
+		}
+		err = live(copied)
+		if err == nil {
+			return openReadOnly(func() (*os.File, error) { return copied, nil })
+		}
+		copied.Close()
+		if !errors.Is(err, ErrFinished) || tries == 5 {
+			return nil, nil, fmt.Errorf("%w, and no copy can be had: %w", ErrInUse, err)
+		}
+		// Let go of between the two: a moment later it can be read in place.
+		time.Sleep(time.Duration(tries) * 50 * time.Millisecond)
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter"
+	"scanwatch/filter/events"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/session"
@@ -67,12 +69,18 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		return time.Now()
 	}
 	remembered := memory.New()
+	var stream *events.Stream // set before the first event
 	table := session.NewTable(session.Options{
 		Record: func(end time.Time, id uint64, value []byte) {
 			clock.Store(end.UnixMicro())
 			writer.Add(end, id, value)
 		},
-		Memory:   remembered,
+		Memory: remembered,
+		Event: func(e *events.Event) {
+			if stream != nil {
+				stream.Send(e)
+			}
+		},
 		Log:      logs.Line,
 		Lists:    lists,
 		OwnAddrs: ownAddrs(),
@@ -81,6 +89,9 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	set := policies.start()
 	if s.dir != "" {
 		set.Store = s.dir
+	}
+	if set.Events != "" {
+		stream = events.Open(set.Events, events.Options{Log: log})
 	}
 	writer = store.Open(set.Store, store.Options{Budget: set.Budget, Keep: set.Keep, Program: version, Log: log, Now: now})
 	state := store.OpenState(set.Store, store.StateOptions{
@@ -104,18 +115,21 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		verbs := append(control.StoreVerbs(writer), policies.verb(), control.StatusVerb(func() control.Status {
 			return control.Status{
 				Program: version, PID: os.Getpid(), Started: started, Config: policies.status(),
-				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(),
+				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(), Events: eventsStatus(stream),
 			}
 		}))
 		verbs = append(verbs, control.MemoryVerbs(remembered, state, func() int64 { return now().UnixMicro() }, policies.enforced,
 			func(word string, b memory.Ban) {
 				log.Warn(word, "prefix", b.Prefix.String(), "until", b.Until.Format(time.RFC3339), "rule", b.Rule)
+				if stream != nil {
+					stream.Send(&events.Event{Event: strings.TrimSuffix(word, "ned"), By: "operator", Time: now(), Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
+				}
 			})...)
 		server := control.Server{Verbs: verbs, Log: log}
 		server.Run(live, set.Store, socketCheck)
 	}()
 
-	stopOnSignal(stdin, writer)
+	stopOnSignal(stdin, func() error { return errors.Join(writer.Close(), state.Close()) })
 	log.Info("started", "version", version, "statedir", set.Store)
 	err := filter.Serve(stdin, stdout, table, filter.Options{
 		Reports: session.Reports,
@@ -142,9 +156,20 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		log.Error("smtpd is gone", "error", err)
 		status = 1
 	}
+	if stream != nil {
+		stream.Close(late)
+	}
 	log.Info("stopped")
 	logs.Close(late)
 	return status
+}
+
+func eventsStatus(s *events.Stream) *events.Status {
+	if s == nil {
+		return nil
+	}
+	status := s.Status()
+	return &status
 }
 
 // newLogger logs without time: smtpd and syslog stamp each line.
@@ -178,14 +203,14 @@ func ownAddrs() []netip.Addr {
 
 // stopOnSignal ends the input on SIGTERM and SIGINT, so that everything is
 // recorded as it is when smtpd stops.
-func stopOnSignal(stdin *os.File, writer *store.Writer) {
+func stopOnSignal(stdin *os.File, save func() error) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
 	go func() {
 		<-c
 		if syscall.Shutdown(int(stdin.Fd()), syscall.SHUT_RD) != nil {
 			// Not smtpd's socket, and a read that waits cannot be interrupted.
-			_ = writer.Close()
+			_ = save()
 			os.Exit(1)
 		}
 	}()

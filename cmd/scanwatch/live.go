@@ -43,6 +43,9 @@ func status(e *env, args []string) error {
 	if s.State.Error != "" {
 		line("PROBLEM", "since %s: %s", s.State.Since.In(e.zone).Format(time.DateTime), s.State.Error)
 	}
+	if ev := s.Events; ev != nil && ev.Error != "" {
+		line("PROBLEM", "since %s: events: %s", ev.Since.In(e.zone).Format(time.DateTime), ev.Error)
+	}
 	if s.Config.Problem != "" {
 		line("PROBLEM", "configuration: %s", s.Config.Problem)
 	}
@@ -57,6 +60,9 @@ func status(e *env, args []string) error {
 	line("disk", "%d of %d bytes in %d segments, in %s", st.Bytes, st.Budget, st.Segments, st.Dir)
 	if st.Segment != "" {
 		line("writing", "%s", st.Segment)
+	}
+	if ev := s.Events; ev != nil {
+		line("events", "%d sent to %s, %d left out", ev.Sent, ev.Path, ev.LeftOut.Rate+ev.LeftOut.Full+ev.LeftOut.Gone)
 	}
 	for _, m := range s.Memory {
 		if m.Rows > 0 {

@@ -39,6 +39,17 @@ func (t *Table) banish(s *Session, at int64, o *rules.Outcome, observe bool) {
 		step.Match = []byte(spared)
 	}
 	t.step(s, at, &step)
+	if t.options.Event != nil {
+		e := t.eventOf(s, "ban", at)
+		e.Rule, e.Prefix, e.Until, e.Reason = o.BanRule.Name, string(step.Arg), b.Until, spared
+		switch {
+		case spared != "":
+			e.Event = "spared"
+		case observe:
+			e.Event, e.Would = "ban", "ban"
+		}
+		t.options.Event(e)
+	}
 	if t.tell(s, logBan, o.BanRule.Name, at) {
 		t.logBan(s, o.BanRule.Name, &b, observe, spared)
 	}
@@ -73,6 +84,7 @@ func (t *Table) turnAway(s *Session, at int64) (enforced bool) {
 		step.Match = appendHex(nil, b.Session)
 	}
 	t.step(s, at, &step)
+	t.sendVerdict(s, at, rules.Connect, b.Rule, rules.Disconnect, enforced, b.Until)
 	if t.tell(s, logBanned, b.Rule, at) {
 		t.logBanned(s, b, enforced)
 	}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"scanwatch/filter"
+	"scanwatch/filter/events"
 	"scanwatch/filter/memory"
 	"scanwatch/rules"
 	"scanwatch/store"
@@ -200,6 +201,26 @@ func (t *Table) fill(s *Session, phase rules.Phase, at int64) *rules.Facts {
 	return f
 }
 
+// eventOf begins an event about s. It is valid until the next one.
+func (t *Table) eventOf(s *Session, word string, at int64) *events.Event {
+	t.event = events.Event{Event: word, Time: time.UnixMicro(at), Session: s.ID, Src: s.Src.Addr(), RDNS: s.RDNS, FCrDNS: s.FCrDNS.String(), Helo: s.Helo}
+	return &t.event
+}
+
+func (t *Table) sendVerdict(s *Session, at int64, phase rules.Phase, rule string, d rules.Decision, done bool, until time.Time) {
+	if t.options.Event == nil {
+		return
+	}
+	e := t.eventOf(s, "verdict", at)
+	e.Rule, e.Phase, e.Until = rule, phase.String(), until
+	if done {
+		e.Decision = d.String()
+	} else {
+		e.Would = d.String()
+	}
+	t.options.Event(e)
+}
+
 // tag records and logs the tags of rules, each once in a session.
 func (t *Table) tag(s *Session, at int64, phase rules.Phase, p *rules.Policy, tags rules.TagSet) {
 	tags &^= s.tags
@@ -209,6 +230,11 @@ func (t *Table) tag(s *Session, at int64, phase rules.Phase, p *rules.Policy, ta
 	s.tags |= tags
 	for _, name := range p.TagNames(tags) {
 		t.step(s, at, &store.Step{Kind: store.KindTag, Text: []byte(name), Arg: []byte(phase.String())})
+		if t.options.Event != nil {
+			e := t.eventOf(s, "tag", at)
+			e.Phase, e.Tag = phase.String(), name
+			t.options.Event(e)
+		}
 		if t.tell(s, logTag, name, at) {
 			t.logTag(s, phase, name)
 		}
@@ -226,6 +252,7 @@ func (t *Table) verdict(s *Session, at int64, phase rules.Phase, o *rules.Outcom
 		return
 	}
 	s.told = o.Rule
+	t.sendVerdict(s, at, phase, o.Rule.Name, o.Decision, done, time.Time{})
 	if t.tell(s, logVerdict, o.Rule.Name, at) {
 		t.logVerdict(s, phase, o, done, v)
 	}

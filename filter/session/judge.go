@@ -464,6 +464,11 @@ func (t *Table) find(s *Session, at int64, f finding) {
 		Kind: store.KindFinding, Text: []byte(token), Arg: f.proof, Org: []byte(f.org),
 		By: []byte(f.by), Match: []byte(f.match), Confidence: []byte(f.confidence),
 	})
+	if t.options.Event != nil {
+		e := t.eventOf(s, "finding", at)
+		e.Evidence, e.Confidence, e.Org, e.By, e.Match, e.Proof = token, f.confidence, f.org, f.by, f.match, string(f.proof)
+		t.options.Event(e)
+	}
 	if t.tell(s, logFinding, token, at) {
 		t.logFinding(s, token, &f)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"scanwatch/filter"
+	"scanwatch/filter/events"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/session"
@@ -27,6 +28,7 @@ type site struct {
 	memory  *memory.Memory
 	records []*store.Record
 	log     []string
+	events  []string
 }
 
 func newSite(t testing.TB, policyText string) *site {
@@ -48,7 +50,7 @@ func readySite(t testing.TB, name string) *site {
 // play lets sessions come; records and log are those of this time only.
 func (s *site) play(sessions iter.Seq[sim.Session]) []sim.Outcome {
 	s.t.Helper()
-	s.records, s.log = nil, nil
+	s.records, s.log, s.events = nil, nil, nil
 	table := session.NewTable(session.Options{
 		Record: func(end time.Time, id uint64, value []byte) {
 			r, err := store.Decode(store.AppendKey(nil, end, id), bytes.Clone(value))
@@ -60,6 +62,9 @@ func (s *site) play(sessions iter.Seq[sim.Session]) []sim.Outcome {
 		Log:    func(line []byte) { s.log = append(s.log, string(line)) },
 		Lists:  func() *lookup.Lists { return lists },
 		Memory: s.memory,
+		Event: func(e *events.Event) {
+			s.events = append(s.events, strings.Join([]string{e.Event, e.Src.String(), e.Evidence, e.Rule, e.Phase, e.Decision + e.Would, e.Reason}, " "))
+		},
 	})
 	table.Use(&session.Settings{Policy: s.policy})
 	outcomes, err := sim.Play(table, session.Phases(s.policy), sessions)
@@ -349,6 +354,11 @@ func TestBanAtTheEnd(t *testing.T) {
 	}
 	if want := fmt.Sprintf("banned src=2001:db8::1 rule=lost prefix=2001:db8::/64 until=2026-11-19T09:00:00Z times=1 session=%016x", out[0].Session); !slices.Contains(s.log, want) {
 		t.Errorf("log\n%s\ndoes not have\n%s", strings.Join(s.log, "\n"), want)
+	}
+	for _, want := range []string{"finding 2001:db8::1 talks-http    ", "ban 2001:db8::1  lost   ", "verdict 2001:db8::1  lost connect disconnect "} {
+		if !slices.Contains(s.events, want) {
+			t.Errorf("events\n%q\ndo not have\n%q", s.events, want)
+		}
 	}
 	// The refused session's record leads back to the one it was banned in.
 	found := false

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"scanwatch/filter"
+	"scanwatch/filter/events"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/rules"
@@ -20,6 +21,9 @@ type Options struct {
 	Record func(end time.Time, id uint64, value []byte)
 	// Log takes one line, without LF, for the operator. It must copy it.
 	Log func(line []byte)
+	// Event, if not nil, is told of each finding, verdict, tag and ban, for
+	// programs outside. It must copy what it is given.
+	Event func(*events.Event)
 	// Lists returns the shipped lists; it may wait the first time.
 	Lists func() *lookup.Lists
 	// OwnAddrs are this host's addresses.
@@ -53,9 +57,10 @@ type Table struct {
 	clock    int64 // newest timestamp seen, microseconds
 	limit    limiter
 	quiet    aggregator
-	missed   uint64 // sessions that were not followed because the table was full
-	record   []byte // scratch
-	line     []byte // scratch
+	missed   uint64       // sessions that were not followed because the table was full
+	record   []byte       // scratch
+	event    events.Event // scratch
+	line     []byte       // scratch
 	dst      addrCache
 }
 

@@ -127,7 +127,7 @@ func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config
 	if err != nil {
 		return err
 	}
-	c.Policy.Store = Beside(c.File, c.Policy.Store)
+	c.Policy.Store, c.Policy.Events = Beside(c.File, c.Policy.Store), Beside(c.File, c.Policy.Events)
 	var errs []error
 	if len(wrong) > 0 {
 		errs = append(errs, wrong)

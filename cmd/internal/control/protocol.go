@@ -29,6 +29,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"scanwatch/filter/events"
 	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
@@ -57,6 +58,7 @@ type Status struct {
 	// Memory how full its tables are.
 	State  store.StateStatus `json:"state"`
 	Memory []memory.Status   `json:"memory"`
+	Events *events.Status    `json:"events,omitempty"` // of the file that the configuration names
 }
 
 // Banned is the answer to "ban" and "unban".

@@ -1,0 +1,141 @@
+package store
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// endlessState changes entries, flushes, and says how often it has, until it is
+// killed. In each round it adds some entries, changes one, and deletes the one
+// that it added for that purpose in the round before.
+func endlessState(dir string) {
+	rounds := -1
+	var batch []Entry
+	s := OpenState(dir, StateOptions{
+		Buckets: []string{"rounds"}, Every: time.Hour,
+		Load: func(all iter.Seq[Entry]) {
+			for e := range all {
+				if string(e.Key) == "last" {
+					rounds, _ = strconv.Atoi(string(e.Value))
+				}
+			}
+		},
+		Changes: func(n int) (list []Entry) {
+			list, batch = batch, nil
+			return list
+		},
+	})
+	for first := true; ; first = false {
+		if err := s.Flush(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		if first {
+			fmt.Println("ready")
+		} else {
+			fmt.Println(rounds)
+		}
+		rounds++
+		text := func(format string) []byte { return fmt.Appendf(nil, format, rounds) }
+		for i := range 1 + rounds%97 {
+			batch = append(batch, Entry{"rounds", fmt.Appendf(nil, "%08x-%d", uint32(rounds)*2654435761, i), text("%d")})
+		}
+		batch = append(batch,
+			Entry{"rounds", []byte("last"), text("%d")},
+			Entry{"rounds", text("gone-%d"), text("%d")},
+			Entry{"rounds", fmt.Appendf(nil, "gone-%d", rounds-1), nil})
+	}
+}
+
+// A filter is killed at many moments. What Flush has said to be on disk is
+// there, and nothing was damaged.
+func TestStateKill(t *testing.T) {
+	if dir := os.Getenv("SCANWATCH_TEST_STATE"); dir != "" {
+		endlessState(dir)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	flushed := -1
+	kills := 40
+	if testing.Short() {
+		kills = 5
+	}
+	for range kills {
+		cmd := exec.Command(self, "-test.run=^TestStateKill$")
+		cmd.Env = append(os.Environ(), "SCANWATCH_TEST_STATE="+dir)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewReader(out)
+		if _, err := lines.ReadString('\n'); err != nil {
+			t.Errorf("the filter did not begin: %v", err)
+		}
+		// At a random moment after it was heard of.
+		kill := time.AfterFunc(rand.N(40*time.Millisecond), func() { cmd.Process.Kill() })
+		for {
+			line, err := lines.ReadString('\n')
+			if err == io.EOF {
+				break // half a line is a round that was not told
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := strconv.Atoi(line[:len(line)-1])
+			if err != nil || n <= flushed {
+				t.Fatalf("round %q after round %d", line, flushed)
+			}
+			flushed = n
+		}
+		kill.Stop()
+		if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
+			t.Fatalf("the filter ended by itself: %v", err)
+		}
+	}
+	if flushed < 2*kills {
+		t.Errorf("only %d rounds were flushed in %d runs", flushed, kills)
+	}
+	got := map[string]string{}
+	err = ReadState(dir, []string{"rounds"}, nil, func(e Entry) error {
+		got[string(e.Key)] = string(e.Value)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, _ := strconv.Atoi(got["last"])
+	if last < flushed || last > flushed+1 {
+		t.Errorf("the last round is %d, of %d flushed ones", last, flushed)
+	}
+	entries := 2 // "last" and the last "gone"
+	for round := range last + 1 {
+		for i := range 1 + round%97 {
+			entries++
+			if v := got[fmt.Sprintf("%08x-%d", uint32(round)*2654435761, i)]; v != strconv.Itoa(round) {
+				t.Fatalf("entry %d of round %d is %q", i, round, v)
+			}
+		}
+	}
+	if len(got) != entries || got[fmt.Sprintf("gone-%d", last)] == "" {
+		t.Errorf("%d entries, want %d: deleted ones are back, or others lost", len(got), entries)
+	}
+	if left := setAsides(t, dir); left != nil {
+		t.Errorf("damaged: %q", left)
+	}
+}
