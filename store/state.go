@@ -36,7 +36,7 @@ import (
 const (
 	stateFile = "state.db"
 
-	stateEvery = 10 * time.Second
+	stateEvery = 5 * time.Second
 	stateMax   = 256 << 20 // bytes of the file
 	stateBatch = 2000      // entries in a commit: a longer one shows in latency
 	stateAside = 3         // damaged files that are kept; a failing disk makes many
@@ -53,7 +53,7 @@ type StateOptions struct {
 	Buckets []string      // in the order in which they are loaded; others are left alone, "meta" is taken
 	Program string        // version to note in a new file
 	Log     *slog.Logger  // nil: be silent
-	Every   time.Duration // how often changes are written; 10 s if not set
+	Every   time.Duration // how often changes are written; 5 s if not set
 	MaxSize int64         // of the file in bytes; 256 MiB if not set
 
 	// Load is called once, in the background, when the file has been opened

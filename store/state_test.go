@@ -683,7 +683,7 @@ func TestStateTimes(t *testing.T) {
 	open := func(o *owner) *State {
 		return OpenState(dir, StateOptions{Buckets: testBuckets, Load: o.load, Changes: o.changes, Rewrite: o.rewrite})
 	}
-	t.Run("written every 10 s", func(t *testing.T) {
+	t.Run("written every 5 s", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			o := newOwner()
 			s := open(o)
@@ -692,15 +692,15 @@ func TestStateTimes(t *testing.T) {
 				t.Fatalf("status %+v", s.Status())
 			}
 			o.set("peers/a", "1")
-			time.Sleep(10*time.Second - time.Nanosecond)
+			time.Sleep(5*time.Second - time.Nanosecond)
 			synctest.Wait()
 			if n := s.Status().Written; n != 0 {
-				t.Errorf("%d entries written before 10 s", n)
+				t.Errorf("%d entries written before 5 s", n)
 			}
 			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			if n := s.Status().Written; n != 1 {
-				t.Errorf("%d entries written after 10 s, want 1", n)
+				t.Errorf("%d entries written after 5 s, want 1", n)
 			}
 		})
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -140,4 +141,203 @@ func greetOnce(s *smtpd.Server, from string, rtt time.Duration, early bool, when
 		}
 	}
 	return nil
+}
+
+// TestHarvestOnTheWire: of fifty unknown recipients the sixth is cut, the next
+// connection is refused, also after a restart of smtpd, until the ban is taken
+// back; a list of 51 with three typos is not touched. A browser is served once.
+func TestHarvestOnTheWire(t *testing.T) {
+	const harvester, list, browser = "203.0.113.1", "203.0.113.50", "203.0.113.80"
+	var members []string
+	for i := range 51 {
+		members = append(members, fmt.Sprintf("member%d", i))
+	}
+	for _, version := range smtpd.Versions {
+		t.Run(version.Name, func(t *testing.T) {
+			smtpd.Require(t, version)
+			f, dir := configured(t, ready(t, "standard", "enforce", "rule browser phase end match evidence talks-http ban 1h"), nil)
+			o := smtpd.Options{Version: version, Filters: []smtpd.Filter{f}, Dir: dir, Members: members,
+				Hosts: []smtpd.Host{{Addr: list, Name: "lists.example.net", Confirmed: true}}}
+			s := start(t, o)
+
+			var to []string
+			for i, m := range members {
+				to = append(to, m)
+				if i%20 == 7 {
+					to = append(to, m+"x")
+				}
+			}
+			if ok, refused, err := transaction(s, list, "owner@lists.example.net", to, true); err != nil || ok != 51 || refused != 3 {
+				t.Errorf("list: %d accepted, %d refused, %v", ok, refused, err)
+			}
+			to = nil
+			for i := range 50 {
+				to = append(to, fmt.Sprintf("nobody%d", i))
+			}
+			if ok, refused, err := transaction(s, harvester, "x@example.com", to, false); ok != 0 || refused != 5 || err == nil || !strings.HasPrefix(err.Error(), "421 4.7.0 Too many unknown recipients") {
+				t.Errorf("harvester: %d accepted, %d refused, then %v", ok, refused, err)
+			}
+			refusedAtOnce := func(s *smtpd.Server, from, rule string) {
+				t.Helper()
+				c, err := s.Dial(from, smtpd.PortMX)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				if r, err := c.ReadReply(); err != nil || r.Code != 421 || !strings.Contains(r.Text, "Turned away until ") || !strings.Contains(r.Text, "("+rule+") [") {
+					t.Errorf("%s: %v, %v", from, r, err)
+				}
+				if _, err := c.Drain(); err != nil {
+					t.Errorf("%s: not closed: %v", from, err)
+				}
+			}
+			refusedAtOnce(s, harvester, "harvest")
+
+			// A line that no filter is asked about.
+			c, err := s.Dial(browser, smtpd.PortMX)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r, err := c.ReadReply(); err != nil || r.Code != 220 {
+				t.Errorf("browser: %v, %v", r, err)
+			}
+			if r, err := c.Cmd("GET / HTTP/1.0"); err != nil || r.Code != 500 {
+				t.Errorf("browser: %v, %v", r, err)
+			}
+			c.Close()
+			ended(t, s, browser)
+			refusedAtOnce(s, browser, "browser")
+
+			stop(t, s)
+			s = start(t, o)
+			if err := s.Eventually("the state has been read", func() bool { return strings.Contains(command(t, s.State(), "status"), " good peers") }); err != nil {
+				t.Fatal(err)
+			}
+			refusedAtOnce(s, harvester, "harvest")
+			if out := command(t, s.State(), "bans"); !strings.Contains(out, harvester+"/32") || !strings.Contains(out, "harvest") {
+				t.Errorf("bans:\n%s", out)
+			}
+			command(t, s.State(), "unban", harvester)
+			if at, reply := visit(t, s, harvester, ""); at != "" {
+				t.Errorf("after the ban was taken back: refused at %s with %q", at, reply)
+			}
+			stop(t, s)
+		})
+	}
+}
+
+// transaction sends recipients one after another. It returns how many were
+// accepted and refused; the error is the reply that ended it.
+func transaction(s *smtpd.Server, from, sender string, to []string, data bool) (ok, refused int, err error) {
+	c, err := s.Dial(from, smtpd.PortMX)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer c.Close()
+	if r, err := c.ReadReply(); err != nil || r.Code != 220 {
+		return 0, 0, fmt.Errorf("%v, %w", r, err)
+	}
+	for _, line := range []string{"EHLO host.example.net", "MAIL FROM:<" + sender + ">"} {
+		if r, err := c.Cmd(line); err != nil || r.Code >= 400 {
+			return 0, 0, fmt.Errorf("%v, %w", r, err)
+		}
+	}
+	for _, rcpt := range to {
+		r, err := c.Cmd("RCPT TO:<" + rcpt + "@example.org>")
+		switch {
+		case err != nil:
+			return ok, refused, err
+		case r.Code == 421:
+			return ok, refused, errors.New(r.Text)
+		case r.Code >= 400:
+			refused++
+		default:
+			ok++
+		}
+	}
+	if data {
+		for _, line := range []string{"DATA", "Subject: x\r\n\r\nx\r\n.", "QUIT"} {
+			if r, err := c.Cmd(line); err != nil || r.Code >= 400 {
+				return ok, refused, fmt.Errorf("%v, %w", r, err)
+			}
+		}
+	}
+	return ok, refused, nil
+}
+
+// TestGuesserOnTheWire: on the port of users a host that guesses passwords is
+// banned, while a user of the same network works on, and so does an office in
+// which a telephone has an old password.
+func TestGuesserOnTheWire(t *testing.T) {
+	const guesser, neighbour, office = "203.0.113.1", "203.0.113.2", "198.51.100.1"
+	for _, version := range smtpd.Versions {
+		if !version.TLS {
+			continue
+		}
+		t.Run(version.Name, func(t *testing.T) {
+			smtpd.Require(t, version)
+			f, dir := configured(t, "mode enforce\nrule guess phase end match count auth-failure > 3 in 1h by src ban 1d\nrule spray phase end match evidence auth-spray ban 1d\n", nil)
+			s := start(t, smtpd.Options{Version: version, Filters: []smtpd.Filter{f}, Dir: dir})
+			login := func(from, helo, user, password string) (int, string) {
+				t.Helper()
+				c, err := s.Dial(from, smtpd.PortSubmission)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				if r, err := c.ReadReply(); err != nil || r.Code != 220 {
+					return r.Code, r.Text
+				}
+				if _, err := c.Cmd("EHLO " + helo); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.StartTLS(); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.Cmd("EHLO " + helo); err != nil {
+					t.Fatal(err)
+				}
+				r, err := c.Cmd("AUTH PLAIN " + smtpd.Plain(user, password))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.Cmd("QUIT"); err != nil {
+					t.Fatal(err)
+				}
+				_, _ = c.Drain()
+				return r.Code, r.Text
+			}
+			for i := range 4 {
+				if code, text := login(guesser, "ylmf-pc", "alice", smtpd.GuessFirst); code != 535 {
+					t.Errorf("guess %d: %s", i+1, text)
+				}
+				if code, text := login(neighbour, "laptop", "alice", smtpd.AlicePassword); code != 235 {
+					t.Errorf("user: %s", text)
+				}
+			}
+			if err := s.Eventually("the guesser is banned", func() bool { return strings.Contains(command(t, s.State(), "bans"), guesser+"/32") }); err != nil {
+				t.Fatal(err)
+			}
+			if code, text := login(guesser, "ylmf-pc", "alice", smtpd.AlicePassword); code != 421 {
+				t.Errorf("the guesser with the right password: %s", text)
+			}
+			if code, text := login(neighbour, "laptop", "alice", smtpd.AlicePassword); code != 235 {
+				t.Errorf("user after the ban: %s", text)
+			}
+			// Two failures, then the right password; then the telephone.
+			for _, try := range []struct {
+				user, password string
+				code           int
+			}{
+				{"bob", smtpd.GuessFirst, 535}, {"bob", smtpd.GuessSecond, 535}, {"bob", smtpd.BobPassword, 235},
+				{"carol", smtpd.GuessFirst, 535}, {"carol", smtpd.GuessFirst, 535}, {"carol", smtpd.GuessFirst, 535},
+				{"carol", smtpd.GuessFirst, 535}, {"carol", smtpd.GuessFirst, 535}, {"bob", smtpd.BobPassword, 235},
+			} {
+				if code, text := login(office, "phone", try.user, try.password); code != try.code {
+					t.Errorf("office, %s: %s, want %d", try.user, text, try.code)
+				}
+			}
+			stop(t, s)
+		})
+	}
 }

@@ -112,7 +112,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		defer close(socket)
 		_ = os.Mkdir(set.Store, 0o750) // or the store makes it, a moment too late for the socket
 		started := time.Now().UTC()
-		verbs := append(control.StoreVerbs(writer), policies.verb(), control.StatusVerb(func() control.Status {
+		verbs := append(control.StoreVerbs(writer, state.Flush), policies.verb(), control.StatusVerb(func() control.Status {
 			return control.Status{
 				Program: version, PID: os.Getpid(), Started: started, Config: policies.status(),
 				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(), Events: eventsStatus(stream),

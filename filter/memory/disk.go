@@ -196,13 +196,13 @@ func (m *Memory) Load(entries iter.Seq[store.Entry], now int64) {
 // adopt puts a row that the disk has kept into t, if it is alive.
 func adopt[K comparable, V any](t *table[K, V], k K, v V, now uint32, merge func(ours *V, old V)) {
 	if t.worth(k, v, now) < 0 {
-		t.dirty[k] = struct{}{}
+		t.dirty[k] = true
 		return
 	}
 	if ours, ok := t.rows[k]; ok {
 		merge(&ours, v)
 		t.rows[k] = ours
-		t.dirty[k] = struct{}{}
+		t.dirty[k] = true
 		return
 	}
 	if len(t.rows) < t.most {

@@ -10,7 +10,11 @@ type table[K comparable, V any] struct {
 	rows   map[K]V
 	most   int
 	worth  func(k K, v V, now uint32) int64 // the least is forgotten first; below 0: dead
-	dirty  map[K]struct{}
+	// dirty are the rows that have changed since they were told to the disk,
+	// with whether it has a row of that key. What comes and goes before it was
+	// ever told is not among them: so there are never more than twice as many
+	// as rows, even if nobody asks.
+	dirty  map[K]bool
 	forgot uint64
 
 	// While all rows have to be written anew: where that is.
@@ -19,7 +23,7 @@ type table[K comparable, V any] struct {
 }
 
 func newTable[K comparable, V any](most int, worth func(K, V, uint32) int64) table[K, V] {
-	return table[K, V]{rows: make(map[K]V), most: most, worth: worth, dirty: make(map[K]struct{})}
+	return table[K, V]{rows: make(map[K]V), most: most, worth: worth, dirty: make(map[K]bool)}
 }
 
 func (t *table[K, V]) get(k K) (V, bool) {
@@ -31,11 +35,14 @@ func (t *table[K, V]) get(k K) (V, bool) {
 // dead among them are dropped, and if the table is full the one worth least.
 // So nothing ever has to go through the whole table.
 func (t *table[K, V]) put(k K, v V, now uint32) {
-	if _, ok := t.rows[k]; !ok {
+	_, had := t.rows[k]
+	if !had {
 		t.makeRoom(now)
 	}
 	t.rows[k] = v
-	t.dirty[k] = struct{}{}
+	if _, ok := t.dirty[k]; !ok {
+		t.dirty[k] = had
+	}
 }
 
 // samples is how many rows are looked at when a row is added: more than one, so
@@ -65,7 +72,11 @@ func (t *table[K, V]) makeRoom(now uint32) {
 
 func (t *table[K, V]) del(k K) {
 	delete(t.rows, k)
-	t.dirty[k] = struct{}{}
+	if onDisk, ok := t.dirty[k]; ok && !onDisk {
+		delete(t.dirty, k)
+	} else {
+		t.dirty[k] = true
+	}
 }
 
 // clear forgets everything, without telling the disk.
@@ -107,12 +118,17 @@ func (t *table[K, V]) changes(n int, visit func(K, *V)) (left int) {
 		delete(t.dirty, k)
 		tell(k)
 	}
+	told := 0
 	for k := range t.dirty {
 		if n <= 0 {
 			break
 		}
 		delete(t.dirty, k)
 		tell(k)
+		told++
+	}
+	if len(t.dirty) == 0 && told > 0 {
+		t.dirty = make(map[K]bool) // an empty map keeps the room of a full one
 	}
 	return n
 }

@@ -52,6 +52,9 @@ func Secrets() []string {
 
 func encode(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
+// Plain is the argument of AUTH PLAIN (RFC 4616).
+func Plain(user, password string) string { return plain(Account{user, password}) }
+
 func plain(a Account) string { return encode("\x00" + a.User + "\x00" + a.Password) }
 
 // UserAgent is the header by which the scans of Expanse can be known when

@@ -43,6 +43,7 @@ type Options struct {
 	Socket   bool     // the filters see local mail as well
 	Wildcard bool     // listen on 0.0.0.0 and :: only, not on single addresses
 	Hosts    []Host   // reverse and forward DNS of the clients
+	Members  []string // local parts that get mail, besides Recipients
 	Relay    string   // where mail for RelayDomain goes, such as smtp://127.0.0.1:2600
 
 	// Start connects once and waits for the greeting, which makes a session
@@ -162,7 +163,7 @@ func (s *Server) fill(o Options) error {
 	s.tls = &tls.Config{RootCAs: pool, ServerName: HostName}
 
 	var users strings.Builder
-	for _, user := range Recipients {
+	for _, user := range append(o.Members, Recipients...) {
 		fmt.Fprintf(&users, "%s mailuser\n", user)
 	}
 	// Mail queued by the server before this one would be tried again.

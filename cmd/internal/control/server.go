@@ -49,14 +49,16 @@ func StatusVerb(status func() Status) Verb {
 	return Verb{"status", 0, func(_ context.Context, a *Answer, _ []string) error { return a.JSON(status()) }}
 }
 
-// StoreVerbs are the commands about s.
-func StoreVerbs(s Store) []Verb {
+// StoreVerbs are the commands about s. Flush flushes what else is to be flushed.
+func StoreVerbs(s Store, flush ...func(context.Context) error) []Verb {
 	return []Verb{
 		{"flush", 0, func(ctx context.Context, a *Answer, _ []string) error {
 			ctx, cancel := context.WithTimeout(ctx, copyTimeout)
 			defer cancel()
-			if err := s.Flush(ctx); err != nil {
-				return err
+			for _, f := range append(flush, s.Flush) {
+				if err := f(ctx); err != nil {
+					return err
+				}
 			}
 			return a.JSON(struct{}{})
 		}},
