@@ -2,6 +2,7 @@ package rules
 
 import (
 	"math/bits"
+	"slices"
 	"strings"
 	"time"
 )
@@ -62,7 +63,8 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 // Otherwise the rules are tried in order; the first that decides ends it, and
 // the effects of those before it count. Rules marked with observe decide
 // nothing and hide no other rule, and their scores and tags do not count: what
-// observe mode says is what enforce mode does.
+// observe mode says is what enforce mode does. While a pass statement that may
+// match names a table that is not loaded, nothing is done, as in observe mode.
 func (p *Policy) Eval(f *Facts) (v Verdict) {
 	v.Phase = f.Phase
 	p.prepare(f)
@@ -70,10 +72,18 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 	if f.Phase >= numPhases {
 		return v
 	}
+	unsure := false
 	for i := range p.passes {
-		if s := &p.passes[i]; on(s.listeners, f) && all(s.conds, f) {
+		s := &p.passes[i]
+		if !on(s.listeners, f) {
+			continue
+		}
+		switch passes, missing := passing(s.conds, f); {
+		case passes:
 			v.Pass = s.tree
 			return v
+		case missing:
+			unsure = true
 		}
 	}
 	exempt := f.Auth || f.Local
@@ -100,7 +110,7 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 	}
 	v.Total = f.total
 	v.Would = marked
-	if p.Mode == Observe {
+	if p.Mode == Observe || unsure {
 		v.Would = v.Act.or(marked)
 		v.Act = Outcome{}
 	}
@@ -176,6 +186,24 @@ func all(conds []cond, f *Facts) bool {
 		}
 	}
 	return true
+}
+
+// passing tells whether a pass statement matches; missing, that it may: it
+// names a table that is not loaded. Who may be a friend is not refused.
+func passing(conds []cond, f *Facts) (yes, missing bool) {
+	for i := range conds {
+		switch c := &conds[i]; c.eval(f) {
+		case Yes:
+		case Unknown:
+			if f.Phase < c.first || f.Phase > c.last || !slices.Contains(c.tables, nil) {
+				return false, false
+			}
+			missing = true
+		default:
+			return false, false
+		}
+	}
+	return !missing, missing
 }
 
 // A Trace tells how one pass statement or rule came out.

@@ -90,7 +90,7 @@ func TestReadyPolicies(t *testing.T) {
 		{"far too many connections", Facts{Phase: Connect, SeenGood: No, Evidence: Flood}, "", "flood", ""},
 		{"far too many of a known sender", Facts{Phase: Connect, SeenGood: Yes, Evidence: Flood}, "", "", ""},
 		{"a relay probe", relay, "", "", "relay"},
-		{"odd in many ways", Facts{Phase: Data, Evidence: RDNSMissing | FCrDNSFail | Pipelining | EarlyTalker}, "", "", "odd"},
+		{"odd in many ways", Facts{Phase: Data, Evidence: RDNSMissing | FCrDNSFail | Pipelining | Cloud}, "", "", "odd"},
 		{"a local session", Facts{Phase: Connect, Evidence: Scanner, Local: true}, "", "", ""},
 	}
 	for _, name := range PolicyNames() {

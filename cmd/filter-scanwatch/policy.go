@@ -74,8 +74,8 @@ func (p *policies) start() rules.Settings {
 	c, err := config.Load(p.file, p.lists(), nil, false)
 	if err != nil {
 		p.complain(err)
-		p.log.Error("only observing until the configuration is mended and smtpd restarted; see scanwatch check", "file", p.file)
-		p.config = config.Broken(p.file)
+		p.log.Error("only observing: mend the configuration and restart smtpd; see scanwatch check", "file", p.file)
+		p.config = c
 		p.note(nil, "it is broken: only observing until it is mended and smtpd restarted; see scanwatch check")
 		return defaults
 	}
@@ -115,7 +115,7 @@ func (p *policies) reload() error {
 	defer p.mu.Unlock()
 	c, err := config.Load(p.file, p.lists(), p.config, false)
 	if err != nil {
-		p.config.Seen()
+		p.config.Seen(c)
 		p.complain(err)
 		p.note(nil, "the new version is broken, the one before is in use; see scanwatch check")
 		p.log.Error("the configuration was not taken, what was in use stays in use; see scanwatch check", "file", p.file)

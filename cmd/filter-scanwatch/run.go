@@ -138,9 +138,12 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	})
 	table.Stop()
 	stopLive()
-	<-socket
 	late := make(chan struct{})
 	time.AfterFunc(stopTime, func() { close(late) })
+	select {
+	case <-socket:
+	case <-late: // a command waits for a disk
+	}
 	stored := make(chan error, 1)
 	go func() { stored <- errors.Join(writer.Close(), state.Close()) }()
 	status := 0

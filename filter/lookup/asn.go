@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/oschwald/geoip2-golang/v2"
@@ -252,7 +253,7 @@ var errChanging = errors.New("it changed while it was read, it will be tried aga
 
 // readOrigins reads the file at path and tells what file it was.
 func readOrigins(path string) (*originFile, fs.FileInfo, error) {
-	in, err := os.Open(path)
+	in, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not make us wait
 	if err != nil {
 		return nil, nil, err
 	}

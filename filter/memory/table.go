@@ -7,9 +7,9 @@ import (
 
 // A table is a map with a limit. What changes in it is noted, for the disk.
 type table[K comparable, V any] struct {
-	rows   map[K]V
-	most   int
-	worth  func(k K, v V, now uint32) int64 // the least is forgotten first; below 0: dead
+	rows  map[K]V
+	most  int
+	worth func(k K, v V, now uint32) int64 // the least is forgotten first; below 0: dead
 	// dirty are the rows that have changed since they were told to the disk,
 	// with whether it has a row of that key. What comes and goes before it was
 	// ever told is not among them: so there are never more than twice as many

@@ -223,7 +223,7 @@ func (t *Table) judgeEnd(s *Session, how store.Ending, at int64) {
 	}
 	if s.shape.hash != 0 && !s.submission() {
 		good := s.Counts.Mails > 0
-		if bad := s.unknown > 0 && s.Counts.RcptOK == 0 || s.abused; good || bad {
+		if bad := s.unknown+s.undecided > 0 && s.Counts.RcptOK == 0 || s.abused; good || bad {
 			t.memory.Behaved(who, s.shape.hash, good, at)
 		}
 	}

@@ -69,6 +69,10 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 		}
 	}
 	policy := t.settings.Policy
+	if s.policy != policy {
+		// What another policy decided, or noted, ends with it.
+		s.policy, s.sticky, s.told, s.tags, s.banned = policy, rules.Outcome{}, nil, 0, nil
+	}
 	if phase == rules.RcptTo {
 		t.judgeShape(s, ev.Time)
 		t.judgeProbed(s, arg, ev.Time)
@@ -78,7 +82,7 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 		f.RcptTo = arg
 	}
 	v := t.eval(s, policy, f)
-	s.tx.passed = s.tx.passed || v.Pass != nil && phase == rules.RcptTo
+	s.cmd.passed = v.Pass != nil && phase == rules.RcptTo
 	t.tag(s, ev.Time, phase, policy, v.Tags)
 	if s.ban && phase == rules.Connect && v.Pass == nil && !t.exempt(s) {
 		if enforced := t.turnAway(s, ev.Time); enforced {
@@ -86,6 +90,9 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 		}
 	}
 	act := t.stick(s, &v)
+	if phase == rules.Commit && act.Decision == rules.Junk {
+		act = rules.Outcome{} // it was said before; smtpd ends itself if it is told now
+	}
 	if v.Would.Rule != nil {
 		t.verdict(s, ev.Time, phase, &v.Would, false, &v)
 	}
@@ -193,7 +200,7 @@ func (t *Table) fill(s *Session, phase rules.Phase, at int64) *rules.Facts {
 		{rules.RelayProbe, s.probes},
 		{rules.UnknownCommand, s.Counts.Unknown},
 		{rules.AuthFailure, s.Counts.AuthFail},
-		{rules.AuthUnsupported, s.Counts.AuthRefused},
+		{rules.AuthUnsupported, s.unsupported},
 		{rules.Flood, t.open[memory.Number(s.Src.Addr())]},
 	} {
 		f.Counts[c.e.Index()] = max(f.Counts[c.e.Index()], c.n)

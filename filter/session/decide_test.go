@@ -3,6 +3,7 @@ package session_test
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -21,12 +22,24 @@ func policy(t testing.TB, text string) *rules.Policy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, _, err := rules.Compile(c, rules.Options{})
+	p, _, err := rules.Compile(c, rules.Options{Load: func(s rules.Source) (rules.Table, error) {
+		if s.Builtin {
+			return nothing{}, nil
+		}
+		return nil, nil // as a file that is not there
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
+
+// nothing is a shipped list without rows.
+type nothing struct{}
+
+func (nothing) MatchAddr(netip.Addr) bool { return false }
+func (nothing) MatchName([]byte) bool     { return false }
+func (nothing) MatchASN(uint32) bool      { return false }
 
 // script plays a session in short form, one event or request a line:
 //
@@ -177,6 +190,21 @@ rule late phase data match helo "ylmf-pc" reject "550 5.7.1 no"`,
 				"mail b@example.net", "refused bob@example.org", "data"},
 			[]string{"proceed", "proceed", "proceed", "reject|550 5.7.1 no" + ref, "proceed", "proceed",
 				"reject|550 5.7.1 no" + ref, "reject|550 5.7.1 no" + ref, "reject|550 5.7.1 no" + ref}},
+		{"who may be a friend is not refused", `mode enforce
+table <friends> file "/nonexistent"
+pass from <friends>
+rule all phase { connect, helo } match src 192.0.2.0/24 disconnect "554 5.7.1 no"`,
+			[]string{"connect x pass", "ehlo y.example.net"}, []string{"proceed", "proceed"}},
+		{"nor is one whose name may be on a list", `mode enforce
+table <known> file "/nonexistent"
+pass match rdns <known> fcrdns
+rule all phase { connect, helo } match src 192.0.2.0/24 disconnect "554 5.7.1 no"`,
+			[]string{"connect x pass"}, []string{"proceed"}},
+		{"but who cannot be on it is", `mode enforce
+table <known> file "/nonexistent"
+pass match rdns <known> fcrdns
+rule all phase { connect, helo } match src 192.0.2.0/24 disconnect "554 5.7.1 no"`,
+			[]string{"connect x fail"}, []string{"disconnect|554 5.7.1 no" + ref}},
 		{"tables that are not loaded cannot tell", `mode enforce
 table <drop> file "/nonexistent"
 rule drop phase connect match src <drop> disconnect "554 5.7.1 no"

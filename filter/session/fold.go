@@ -54,7 +54,7 @@ func (t *Table) fold(s *Session, ev *filter.Event) {
 // greet takes a greeting. A client that greets anew, for instance after
 // STARTTLS, stays who it was.
 func (t *Table) greet(s *Session, name []byte, at int64) {
-	if len(s.Helo) > 0 && !bytes.EqualFold(s.Helo, name) && !t.exempt(s) {
+	if len(s.Helo) > 0 && !bytes.EqualFold(s.Helo, name) && !s.cmd.rewritten && !t.exempt(s) {
 		t.find(s, at, finding{evidence: rules.HeloChanged, by: "helo", proof: name, match: string(s.Helo), confidence: "medium"})
 	}
 	s.Helo = set(s.Helo, name, maxName)
@@ -65,7 +65,9 @@ func (t *Table) greet(s *Session, name []byte, at int64) {
 func (t *Table) client(s *Session, line []byte, at int64) {
 	t.flushCommand(s)
 	s.cmd.reset()
-	s.cmd.line, s.cmd.verb = redact(s.cmd.line, line, s.sawAuth, s.inExchange)
+	var secret bool
+	s.cmd.line, s.cmd.verb, secret = redact(s.cmd.line, line, s.sawAuth, s.inExchange)
+	s.sawAuth = s.sawAuth || secret
 	s.cmd.open, s.cmd.waiting, s.cmd.at = true, true, at
 	s.hungUp = false
 	t.paced(s, at)
@@ -73,8 +75,6 @@ func (t *Table) client(s *Session, line []byte, at int64) {
 	switch s.cmd.verb {
 	case verbHelo, verbEhlo:
 		s.saidHelo = true
-	case verbAuth:
-		s.sawAuth = true
 	case verbMail:
 		s.triedMail = true
 	case verbDot, verbExchange:
@@ -123,9 +123,9 @@ func (t *Table) server(s *Session, line []byte, at int64) {
 	s.pace.replied = at
 	s.inExchange = code == 334
 	if code >= 400 {
-		c.reply = redactReply(c.reply[:0], text, c.verb)
+		c.reply = redactReply(c.reply[:0], text, c.verb, c.filtered)
 		s.Counts.Failed++
-		if hasPrefixFold(line, "500 5.5.1 ") {
+		if !c.filtered && hasPrefixFold(line, "500 5.5.1 ") {
 			s.Counts.Unknown++
 		}
 		return
@@ -152,9 +152,10 @@ func (t *Table) filtered(s *Session, ev *filter.Event) {
 	s.cmd.filtered = s.hungUp || string(decision) == "reject"
 	s.turnedAway = s.turnedAway || s.cmd.filtered
 	param := ev.Field(2)
-	if !s.cmd.filtered && string(ev.Field(0)) == "auth" {
-		param = nil // a filter that rewrites AUTH says the password
+	if string(ev.Field(0)) == "auth" {
+		param = nil // what a filter says of AUTH may be the password
 	}
+	s.cmd.rewritten = s.cmd.rewritten || !s.cmd.filtered
 	t.step(s, ev.Time, &store.Step{Kind: store.KindFilter, Text: cut(decision, maxLine), Arg: cut(ev.Field(0), maxLine), Reply: cut(param, maxLine)})
 }
 
@@ -225,6 +226,7 @@ func (t *Table) rcpt(s *Session, ev *filter.Event) {
 	switch r {
 	case store.ResultOK:
 		s.Counts.RcptOK++
+		s.tx.passed = s.tx.passed || s.cmd.passed
 	case store.ResultTempfail:
 		s.Counts.RcptTempfail++
 	default:
@@ -262,14 +264,16 @@ func (t *Table) flushCommand(s *Session) {
 		// Its outcome is the one of the AUTH command.
 		st.Text = []byte("AUTH " + stars)
 	}
-	if c.verb == verbAuth || c.verb == verbExchange {
+	if (c.verb == verbAuth || c.verb == verbExchange) && !c.filtered {
 		s.Counts.AuthRefused++
 	}
-	st.Reply = t.firstReply(s)
-	if st.Kind == store.KindCommand && s.Counts.Failed > maxExamples {
-		return // counted
+	if st.Kind == store.KindCommand {
+		s.examples++
 	}
-	t.step(s, c.at, &st)
+	if s.examples <= maxExamples || st.Kind != store.KindCommand { // the rest is counted
+		st.Reply = t.firstReply(s)
+		t.step(s, c.at, &st)
+	}
 	t.judgeCommand(s)
 }
 

@@ -107,7 +107,12 @@ func (t *Table) judgeHelo(s *Session, at int64) {
 	here := t.here(s)
 	anyName := here || s.submission()
 	bot, scanner, _ := t.shipped().Helo(s.Helo)
+	// A name that DNS proves is neither forged nor somebody else's.
+	proven := s.FCrDNS == store.FCrDNSPass && len(s.RDNS) < cutRDNS && bytes.EqualFold(s.RDNS, s.Helo)
 	for _, row := range [...]*lookup.Row{bot, scanner} {
+		if row != nil && proven && row.Evidence == "helo-forged" {
+			continue
+		}
 		if row != nil && (!anyName || row.Evidence == "botnet-helo" || row.Evidence == "scanner") {
 			t.findRow(s, at, row, "helo", s.Helo, row.Confidence)
 		}
@@ -115,10 +120,10 @@ func (t *Table) judgeHelo(s *Session, at int64) {
 	if here {
 		return
 	}
-	if !anyName && t.forged(s.Helo) {
+	if !anyName && !proven && t.forged(s.Helo) {
 		t.find(s, at, finding{evidence: rules.HeloForged, by: "helo", proof: s.Helo, match: "local domain", confidence: "medium"})
 	}
-	if t.ownName(s.Helo) {
+	if !proven && t.ownName(s.Helo) {
 		t.find(s, at, finding{evidence: rules.HeloOwnName, by: "helo", proof: s.Helo, confidence: "high"})
 	}
 	if a, ok := heloAddr(s.Helo); ok && (t.ownAddr(a) || a == s.Dst.Addr()) {
@@ -214,6 +219,7 @@ func (t *Table) judgeCommand(s *Session) {
 	switch c.verb {
 	case verbAuth:
 		if c.code == 503 || c.code == 504 {
+			s.unsupported++
 			t.memory.Note(t.whois(s), rules.AuthUnsupported, c.at)
 			t.find(s, c.at, finding{evidence: rules.AuthUnsupported, by: "command", proof: c.line, confidence: "high"})
 		}
@@ -339,11 +345,11 @@ func (t *Table) judgeRcpt(s *Session, addr []byte, r store.Result, code uint32, 
 		t.memory.Note(t.whois(s), rules.RelayProbe, at)
 		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: addr, match: "route", confidence: "high"})
 	case len(domain) > 0 && !local && (sure || t.memory.KnowsDomains()):
-		s.probes++
-		t.memory.Note(t.whois(s), rules.RelayProbe, at)
-		confidence := "low"
+		confidence := "low" // a domain of ours may be new
 		if sure {
 			confidence = "high"
+			s.probes++
+			t.memory.Note(t.whois(s), rules.RelayProbe, at)
 		}
 		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: addr, match: "domain", confidence: confidence})
 	default:
@@ -354,10 +360,12 @@ func (t *Table) judgeRcpt(s *Session, addr []byte, r store.Result, code uint32, 
 // judgeUnknown looks at a recipient who does not exist here, or may as well be
 // one of an attempt to relay.
 func (t *Table) judgeUnknown(s *Session, addr []byte, local bool, at int64) {
-	s.unknown++
-	s.tx.unknown++
 	match, confidence := "undecided", "low"
-	if local {
+	if !local {
+		s.undecided++
+	} else {
+		s.unknown++
+		s.tx.unknown++
 		match, confidence = "domain", "high"
 		// Bounces go to senders that were forged, and old lists have
 		// members who left: neither adds up to guessing.
@@ -373,8 +381,8 @@ func (t *Table) judgeUnknown(s *Session, addr []byte, local bool, at int64) {
 		// guess.
 		t.memory.Refused(t.whois(s), addr, at)
 	}
-	if how := t.harvest(s); how != "" {
-		t.find(s, at, finding{evidence: rules.Harvest, by: "rcpt", proof: addr, match: how, confidence: "high"})
+	if how, confidence := t.harvest(s); how != "" {
+		t.find(s, at, finding{evidence: rules.Harvest, by: "rcpt", proof: addr, match: how, confidence: confidence})
 	}
 }
 
@@ -394,18 +402,22 @@ const (
 // mail has one recipient (RFC 5321 section 4.5.5), so three who do not exist
 // in one transaction are enough; several transactions are a server that bounces
 // mail with forged senders.
-func (t *Table) harvest(s *Session) string {
+func (t *Table) harvest(s *Session) (how, confidence string) {
 	least := uint32(harvestAt)
 	if t.seenGood(s, s.cmd.at) {
 		least = harvestGood
 	}
 	switch {
 	case s.unknown >= least && s.unknown > s.Counts.RcptOK:
-		return "share"
+		return "share", "high"
 	case s.tx.open && len(s.tx.sender) == 0 && s.tx.unknown >= harvestNull:
-		return "null-sender"
+		return "null-sender", "high"
+	case s.unknown+s.undecided >= least && s.unknown+s.undecided > s.Counts.RcptOK:
+		// No recipient was ever accepted here, so that it may as well be
+		// attempts to relay. Neither is what mail servers do.
+		return "undecided", "medium"
 	}
-	return ""
+	return "", ""
 }
 
 // judgeProbed recognises a recipient that hosts of other networks asked for,

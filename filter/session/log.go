@@ -201,7 +201,7 @@ func (t *Table) tellAgain(now int64, all bool) {
 	for q.first < len(q.order) {
 		k := q.order[q.first]
 		c := q.lines[k]
-		if !all && c.until > now {
+		if !all && c.until > now && c.until <= now+logWindow.Microseconds() { // or the clock was set back
 			break
 		}
 		q.first++

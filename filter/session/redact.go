@@ -42,28 +42,28 @@ var mechanisms = []string{"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "NTLM", "G
 
 const stars = "********"
 
-// secretWords begin lines of other protocols that carry credentials: POP3,
-// FTP, IMAP and HTTP clients that came to the wrong port. What begins with AUTH
-// is handled before.
-var secretWords = []string{"PASS", "USER", "LOGIN", "APOP", "PROXY-AUTHORIZATION", "COOKIE"}
+// secretWords are found in lines of other protocols that carry credentials, or
+// before such lines: POP3, FTP, IMAP and HTTP clients that came to the wrong
+// port. Words with AUTH in them need no mention, nor do mechanisms.
+var secretWords = []string{"PASS", "PASSWD", "PASSWORD", "USER", "LOGIN", "APOP", "COOKIE", "POST", "PUT"}
 
 // redact appends to dst what may be known of a line that a client sent, and
-// tells its verb. Nothing else in the program sees the line itself. sawAuth
-// says that the session has sent AUTH before, inExchange that smtpd waits for
-// a line of that exchange.
+// tells its verb, and whether it has to do with logging in. Nothing else in the
+// program sees the line itself. sawAuth says that there was such a line in
+// the session before, inExchange that smtpd waits for a line of an exchange.
 //
 // smtpd masks only `AUTH PLAIN x` with one space, and the lines of an exchange
 // that it has accepted; it takes two spaces or a tab as well, and bots send
 // user name and password behind a refused AUTH LOGIN.
-func redact(dst, line []byte, sawAuth, inExchange bool) ([]byte, verb) {
+func redact(dst, line []byte, sawAuth, inExchange bool) (shown []byte, v verb, secret bool) {
 	if inExchange {
-		return append(dst, stars...), verbExchange
+		return append(dst, stars...), verbExchange, true
 	}
 	if len(line) == 1 && line[0] == '.' {
-		return append(dst, '.'), verbDot
+		return append(dst, '.'), verbDot, false
 	}
 	word, rest := cutWord(bytes.TrimLeft(line, " \t"))
-	v := lookupVerb(word)
+	v = lookupVerb(word)
 	switch {
 	case v == verbAuth:
 		dst = append(dst, "AUTH"...)
@@ -74,17 +74,28 @@ func redact(dst, line []byte, sawAuth, inExchange bool) ([]byte, verb) {
 		if len(rest) > 0 {
 			dst = append(append(dst, ' '), stars...)
 		}
-		return dst, verbAuth
+		return dst, verbAuth, true
 	case hasPrefixFold(word, "AUTHORIZATION"):
-		return append(dst, stars...), verbUnknown // HTTP
+		return append(dst, stars...), verbUnknown, true // HTTP
 	case hasPrefixFold(bytes.TrimLeftFunc(line, notLetter), "AUTH"):
-		return append(dst, "AUTH "+stars...), verbAuth
+		return append(dst, "AUTH "+stars...), verbAuth, true
+	case v == verbUnknown && !sawAuth && bytes.Contains(line, []byte(" HTTP/")):
+		return request(dst, line, word), v, hasSecret(line) // what follows may be a form
 	case v == verbUnknown && (sawAuth || hasSecret(line)):
-		return append(dst, stars...), verbUnknown
+		return append(dst, stars...), verbUnknown, true
 	case v != verbUnknown && sawAuth && bare[v]:
-		return append(dst, word[:min(len(word), maxLine)]...), v
+		return append(dst, word[:min(len(word), maxLine)]...), v, false
 	}
-	return append(dst, line[:min(len(line), maxLine)]...), v
+	return append(dst, line[:min(len(line), maxLine)]...), v, false
+}
+
+// request appends the line of an HTTP request (RFC 9112 section 3) without the
+// fields that its target may have.
+func request(dst, line, method []byte) []byte {
+	if !bytes.ContainsAny(line, "?=&") {
+		return append(dst, line[:min(len(line), maxLine)]...)
+	}
+	return append(append(dst, method[:min(len(method), maxLine)]...), " "+stars+" HTTP/"...)
 }
 
 // cutWord cuts behind the first word, which a blank or a colon ends.
@@ -118,19 +129,58 @@ func mechanism(word []byte) string {
 	return ""
 }
 
+// hasSecret looks at the first words of a line: IMAP puts a tag before the
+// command, and people mistype.
 func hasSecret(line []byte) bool {
-	word, rest := cutWord(bytes.TrimLeftFunc(line, notLetter))
-	// IMAP puts a tag before the command.
-	second, _ := cutWord(rest)
-	if hasPrefixFold(second, "AUTH") {
-		return true
-	}
-	for _, w := range secretWords {
-		if isFold(word, w) || isFold(second, w) {
+	for rest := bytes.TrimLeftFunc(line, notLetter); len(rest) > 0; {
+		var word []byte
+		word, rest = cutWord(rest)
+		rest = bytes.TrimLeftFunc(rest, notLetter)
+		var b [16]byte
+		typed := letters(b[:0], word)
+		if bytes.Contains(typed, []byte("AUTH")) || likeAuth(typed) || mechanism(typed) != "" {
 			return true
+		}
+		for _, w := range secretWords {
+			if string(typed) == w {
+				return true
+			}
+		}
+		if len(line)-len(rest) > maxLine {
+			break
 		}
 	}
 	return false
+}
+
+// letters appends the letters of a word in capitals, as they stand after the
+// backspaces in it. Long words are cut.
+func letters(dst, word []byte) []byte {
+	for _, c := range word {
+		switch {
+		case c == '\b' || c == 0x7f:
+			dst = dst[:max(len(dst)-1, 0)]
+		case len(dst) == cap(dst):
+		case 'a' <= c && c <= 'z':
+			dst = append(dst, c-('a'-'A'))
+		case 'A' <= c && c <= 'Z', c == '-', '0' <= c && c <= '9':
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}
+
+// likeAuth tells whether a word is AUTH with its letters in another order.
+func likeAuth(word []byte) bool {
+	if len(word) != 4 {
+		return false
+	}
+	for _, c := range []byte("AUTH") {
+		if bytes.IndexByte(word, c) < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // isFold tells whether b is the word w in any case.
@@ -143,9 +193,13 @@ func hasPrefixFold(b []byte, p string) bool {
 	return len(b) >= len(p) && bytes.EqualFold(b[:len(p)], []byte(p))
 }
 
-// redactReply appends to dst what may be kept of smtpd's answer to v: smtpd
-// repeats in quotes what followed AUTH.
-func redactReply(dst, text []byte, v verb) []byte {
+// redactReply appends to dst what may be kept of the answer to v: smtpd repeats
+// in quotes what followed AUTH, and a filter, which knows the password, may
+// say anything.
+func redactReply(dst, text []byte, v verb, filtered bool) []byte {
+	if filtered && (v == verbAuth || v == verbExchange) {
+		return dst
+	}
 	if v == verbAuth || v == verbExchange {
 		if i := bytes.IndexByte(text, '"'); i >= 0 {
 			text = text[:i]

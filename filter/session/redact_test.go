@@ -37,12 +37,19 @@ func TestRedact(t *testing.T) {
 		{"imap authenticate", "a1 authenticate plain hunter2", false, false, "********", verbUnknown},
 		{"http", "Authorization: Basic aHVudGVyMg==", false, false, "********", verbUnknown},
 		{"http user agent", "User-Agent: Expanse", false, false, "User-Agent: Expanse", verbUnknown},
+		{"http request", "GET /robots.txt HTTP/1.1", false, false, "GET /robots.txt HTTP/1.1", verbUnknown},
+		{"http form", "POST /login HTTP/1.1", false, false, "POST /login HTTP/1.1", verbUnknown},
+		{"http fields", "GET /?password=hunter2 HTTP/1.1", false, false, "GET ******** HTTP/", verbUnknown},
+		{"mistyped", "ATUH PLAIN AHVzZXIAcGFzcw==", false, false, "********", verbUnknown},
+		{"corrected", "AUTG\bH PLAIN AHVzZXIAcGFzcw==", false, false, "********", verbUnknown},
+		{"another AUTH", "XAUTH PLAIN AHVzZXIAcGFzcw==", false, false, "********", verbUnknown},
+		{"mechanism alone", "PLAIN AHVzZXIAcGFzcw==", false, false, "********", verbUnknown},
 		{"ssh", "SSH-2.0-Go", false, false, "SSH-2.0-Go", verbUnknown},
 		{"long", strings.Repeat("x", 3000), false, false, strings.Repeat("x", maxLine), verbUnknown},
 		{"empty", "", false, false, "", verbUnknown},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, v := redact(nil, []byte(c.line), c.sawAuth, c.in)
+			got, v, _ := redact(nil, []byte(c.line), c.sawAuth, c.in)
 			if string(got) != c.want || v != c.verb {
 				t.Errorf("%q: got %q, verb %d; want %q, %d", c.line, got, v, c.want, c.verb)
 			}
@@ -56,14 +63,14 @@ func FuzzRedact(f *testing.F) {
 	f.Add([]byte("\t login"), []byte("RSET "), true)
 	f.Fuzz(func(t *testing.T, middle, before []byte, sawAuth bool) {
 		const secret = "Zm9vYmFy4711"
-		got, v := redact(nil, []byte("AUTH"+string(middle)+secret), sawAuth, false)
+		got, v, _ := redact(nil, []byte("AUTH"+string(middle)+secret), sawAuth, false)
 		if v != verbAuth || bytes.Contains(got, []byte(secret)) {
 			t.Errorf("AUTH%q: got %q, verb %d", middle, got, v)
 		}
 		if len(got) > maxLine+20 {
 			t.Errorf("%d bytes kept", len(got))
 		}
-		got, v = redact(nil, append(before, secret...), true, false)
+		got, v, _ = redact(nil, append(before, secret...), true, false)
 		if v == verbUnknown && string(got) != stars {
 			t.Errorf("after AUTH, %q: got %q", before, got)
 		}

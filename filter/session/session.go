@@ -49,8 +49,11 @@ type Session struct {
 	sawAuth    bool // from now on every odd line may be a password
 	inExchange bool // smtpd waits for the next line of an AUTH exchange
 
-	probes  uint32 // refused recipients in domains that are not ours
-	unknown uint32 // refused recipients elsewhere
+	probes      uint32 // refused recipients in domains that are not ours for sure, or that ask to be sent on
+	unknown     uint32 // refused recipients in domains of ours
+	undecided   uint32 // refused recipients who may be either
+	unsupported uint32 // AUTH where it is not offered
+	examples    uint32 // failed commands
 
 	pace  pace
 	shape shape
@@ -63,6 +66,7 @@ type Session struct {
 	ban   bool       // known is set
 	good  goodness   // whether its mail was accepted before
 
+	policy *rules.Policy // the one of sticky, told and tags
 	sticky rules.Outcome // a decision that holds until the end of the session
 	told   *rules.Rule   // the rule whose verdict was logged last
 	banned *rules.Rule   // the rule that banned it, or was kept from it
@@ -90,14 +94,16 @@ func (t *tx) reset() { *t = tx{sender: t.sender[:0]} }
 // command is what the client sent last, until everything that follows from it
 // has been seen.
 type command struct {
-	verb     verb
-	at       int64
-	line     []byte // redacted
-	code     uint32
-	reply    []byte
-	waiting  bool // for smtpd's answer
-	open     bool // no event has told the outcome yet
-	filtered bool // a filter, not smtpd, decided it
+	verb      verb
+	at        int64
+	line      []byte // redacted
+	code      uint32
+	reply     []byte
+	waiting   bool // for smtpd's answer
+	open      bool // no event has told the outcome yet
+	filtered  bool // a filter, not smtpd, decided it
+	rewritten bool // by a filter
+	passed    bool // a pass statement lets this recipient through
 }
 
 func (c *command) reset() { *c = command{line: c.line[:0], reply: c.reply[:0]} }

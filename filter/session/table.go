@@ -132,7 +132,7 @@ func (t *Table) Report(ev *filter.Event) {
 
 // begin brings the clock and the settings up to date.
 func (t *Table) begin(ev *filter.Event) {
-	t.clock = max(t.clock, ev.Time)
+	t.clock = ev.Time
 	t.tellAgain(t.clock, false)
 	settings := t.next.Load()
 	if settings != t.settings {
@@ -290,7 +290,7 @@ func (l *limiter) allow(now int64) bool {
 	} else if now > l.last {
 		l.tokens = min(maxLogBurst, l.tokens+float64(now-l.last)/1e6*maxLogPerSec)
 	}
-	l.last = max(l.last, now)
+	l.last = now // also if the clock was set back
 	if l.tokens < 1 {
 		l.dropped++
 		return false

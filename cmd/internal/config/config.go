@@ -5,7 +5,9 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"scanwatch/filter/lookup"
+	"scanwatch/filter/lookup/feed"
 	"scanwatch/rules"
 )
 
@@ -73,17 +76,18 @@ func Find(file string) string {
 // Load reads the configuration file. A table whose file cannot be used is an
 // error when strict; otherwise what before has of it stays in use, or the
 // rules that ask for it cannot tell, and a note says so: a broken download must
-// not undo a policy. before may be nil.
+// not undo a policy. before may be nil. With an error the Config has no policy:
+// it only tells when one of its files changes.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	c := &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
 	tree, err := rules.Parse(file, c.read)
+	if err == nil {
+		err = c.compile(tree, lists, before, strict)
+	}
 	if err != nil {
-		return nil, err
+		c.Policy = nil
 	}
-	if err := c.compile(tree, lists, before, strict); err != nil {
-		return nil, err
-	}
-	return c, nil
+	return c, err
 }
 
 // Ready loads the ready policy of that name.
@@ -153,19 +157,21 @@ func (c *Config) line(pos rules.Pos) string {
 	return ""
 }
 
-// Broken stands for a configuration that could not be loaded: it has no
-// policy, and tells when the file changes.
-func Broken(file string) *Config {
-	return &Config{File: file, files: map[string]stamp{file: stampOf(file)}}
-}
-
 // read is rules' way to files; it remembers which they were.
 func (c *Config) read(name string) ([]byte, error) {
 	c.files[name] = stampOf(name)
-	b, err := os.ReadFile(name)
+	f, err := feed.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxConfig))
 	c.text[name] = string(b)
 	return b, err
 }
+
+// maxConfig is more than the language takes of one file.
+const maxConfig = 2 << 20
 
 func (c *Config) note(format string, args ...any) {
 	c.Notes = append(c.Notes, fmt.Sprintf(format, args...))
@@ -223,13 +229,13 @@ func (c *Config) Changed() bool {
 	return false
 }
 
-// Seen takes the files as they are now for known, so that Changed waits for
-// the next change. For a configuration that stays in use because the new one
-// is broken.
-func (c *Config) Seen() {
+// Seen takes the files of broken, which is the next version of c and could not be
+// loaded, for known, so that Changed waits until one of them is mended.
+func (c *Config) Seen(broken *Config) {
 	for name := range c.files {
 		c.files[name] = stampOf(name)
 	}
+	maps.Copy(c.files, broken.files)
 }
 
 // Refresh reads databases anew that have been replaced, and returns what went

@@ -147,7 +147,10 @@ func TestSeen(t *testing.T) {
 		}},
 		{"broken at the start", func(t *testing.T) *Config {
 			write(t, conf, "mode obverse\n")
-			c := Broken(conf)
+			c, err := Load(conf, builtinLists(t), nil, false)
+			if err == nil || c.Policy != nil {
+				t.Fatal("it was taken")
+			}
 			if c.Changed() {
 				t.Error("nothing has changed")
 			}
@@ -156,7 +159,10 @@ func TestSeen(t *testing.T) {
 		}},
 		{"was not there", func(t *testing.T) *Config {
 			os.Remove(conf)
-			c := Broken(conf)
+			c, err := Load(conf, builtinLists(t), nil, false)
+			if err == nil || c.Policy != nil {
+				t.Fatal("it was taken")
+			}
 			if c.Changed() {
 				t.Error("nothing has changed")
 			}
@@ -169,10 +175,11 @@ func TestSeen(t *testing.T) {
 			if !config.Changed() {
 				t.Fatal("the change was not seen")
 			}
-			if _, err := Load(conf, builtinLists(t), config, false); err == nil {
+			broken, err := Load(conf, builtinLists(t), config, false)
+			if err == nil {
 				t.Fatal("it was taken")
 			}
-			config.Seen()
+			config.Seen(broken)
 			if config.Changed() {
 				t.Error("the same change is seen again")
 			}

@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 
 	"scanwatch/filter/lookup"
@@ -62,7 +61,7 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	}
 	file := Beside(s.Pos.File, s.File)
 	c.files[file] = stampOf(file)
-	f, err := os.Open(file)
+	f, err := feed.Open(file)
 	if err != nil {
 		return nil, err
 	}

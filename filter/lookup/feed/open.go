@@ -1,0 +1,21 @@
+package feed
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+)
+
+// Open opens a file for reading. It must be a regular one: reading from a FIFO
+// or a device may wait for ever, or never end.
+func Open(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("open %s: is no regular file", path)
+	}
+	return f, nil
+}
