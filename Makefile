@@ -67,7 +67,10 @@ roots:
 demo: all
 	sh tests/demo.sh
 
-install: all
+# Programs that are there are copied as they are: the one who installs may have
+# no Go, or not in his path.
+install:
+	@test -x filter-scanwatch -a -x scanwatch || { echo "run make first"; exit 1; }
 	install -d ${DESTDIR}${BINDIR} ${DESTDIR}${LIBEXECDIR} ${DESTDIR}${MANDIR}/man5 ${DESTDIR}${MANDIR}/man8
 	install -m 755 scanwatch ${DESTDIR}${BINDIR}/
 	install -m 755 filter-scanwatch ${DESTDIR}${LIBEXECDIR}/

@@ -33,6 +33,11 @@ type Reader struct {
 	// Dropped is the sum of what was dropped while the segments that were gone
 	// through last were written.
 	Dropped Dropped
+
+	// Unread is how many segments could not be read at all, of those that were
+	// gone through last; Problem was told. Segments that are damaged, or that
+	// were set aside, are not among them.
+	Unread int
 }
 
 // Each calls f for each session that ended at since or later, and before until,
@@ -108,7 +113,7 @@ func (b *badRecords) report(problem func(string, error)) {
 // each merges the segments. They overlap only where a record came late, so that
 // nearly always one is open, and the next one for its first key.
 func (r *Reader) each(since, until time.Time, f func(segment string, key, value []byte) error) error {
-	r.Dropped = Dropped{}
+	r.Dropped, r.Unread = Dropped{}, 0
 	all, err := Segments(r.Dir)
 	if err != nil {
 		return err
@@ -136,6 +141,9 @@ func (r *Reader) each(since, until time.Time, f func(segment string, key, value 
 		for len(all) > 0 && !(len(group) > 0 && group[len(group)-1].after(group[:len(group)-1])) {
 			c, err := r.open(all[0], from, to)
 			if err != nil {
+				if !isDamaged(err) {
+					r.Unread++
+				}
 				r.problem(all[0].Name, err)
 			} else if c != nil {
 				group = append(group, c)

@@ -416,8 +416,10 @@ func hint(err error) string {
 		return "another filter-scanwatch uses this directory; give each its own with -s, or wait for the old one to end"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return "free some space, or set a smaller budget"
+	case errors.Is(err, fs.ErrNotExist):
+		return "make the directory: install -d -o USER -g GROUP -m 750 DIRECTORY, with user and group that the filter runs as"
 	case errors.Is(err, fs.ErrPermission):
-		return "the directory must belong to the user that the filter runs as"
+		return "the directory must exist and belong to the user that the filter runs as"
 	case errors.Is(err, syscall.EROFS):
 		return "the file system is mounted read-only"
 	}

@@ -12,7 +12,7 @@ state=$dir/state
 show='
 session=$(./scanwatch -s "$state" dump --evidence botnet-helo | sed -n "1s/.*\"session\":\"\([0-9a-f]*\)\".*/\1/p")
 echo
-echo "\$ scanwatch report"
+echo "\$ scanwatch report --since 2020-01-01"
 ./scanwatch -s "$state" report --since 2020-01-01
 echo
 echo "\$ scanwatch show $session"

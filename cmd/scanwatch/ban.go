@@ -252,7 +252,7 @@ func hexID(id uint64) string {
 // error.
 func (e *env) state(buckets []string, visit func(store.Entry) error) error {
 	if _, err := os.ReadDir(e.dir); err != nil {
-		return fmt.Errorf("read the state directory (name another with -s): %w", err)
+		return dirError(err)
 	}
 	live := func(w io.Writer) error {
 		client, err := control.Dial(e.dir)

@@ -19,7 +19,8 @@ import (
 )
 
 const checkHelp = `Without FILE the configuration that the filter would use. Exits with status 1 if
-the filter would not take it.`
+something is wrong with it. A table whose file is missing is wrong here; the
+filter would go on without it.`
 
 // chosen is the configuration file that a verb is about.
 func (e *env) chosen(args []string) (string, error) {

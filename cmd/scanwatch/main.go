@@ -163,7 +163,11 @@ func (e *env) parse(args []string, least, most int) ([]string, error) {
 			}
 			return nil, flag.ErrHelp
 		} else if err != nil {
-			return nil, usage("%s: %v\nusage: scanwatch %s %s", e.verb.name, err, e.verb.name, e.verb.args)
+			hint := ""
+			if text := err.Error(); strings.HasSuffix(text, ": -s") || strings.HasSuffix(text, ": -f") {
+				hint = "; -f and -s stand before the verb"
+			}
+			return nil, usage("%s: %v%s\nusage: scanwatch %s", e.verb.name, err, hint, strings.TrimSpace(e.verb.name+" "+e.verb.args))
 		}
 		args = e.flags.Args()
 		if len(args) == 0 {
@@ -172,7 +176,7 @@ func (e *env) parse(args []string, least, most int) ([]string, error) {
 		rest, args = append(rest, args[0]), args[1:]
 	}
 	if len(rest) < least || len(rest) > most {
-		return nil, usage("%s: wrong number of arguments\nusage: scanwatch %s %s", e.verb.name, e.verb.name, e.verb.args)
+		return nil, usage("%s: wrong number of arguments\nusage: scanwatch %s", e.verb.name, strings.TrimSpace(e.verb.name+" "+e.verb.args))
 	}
 	return rest, nil
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/control"
+	"scanwatch/rules"
 	"scanwatch/store"
 	store_report "scanwatch/store/report"
 )
@@ -52,13 +53,22 @@ func span(s string) (time.Duration, error) {
 	return d, err
 }
 
+// dirError says what to do about a state directory that cannot be read.
+func dirError(err error) error {
+	hint := "name another with -s"
+	if errors.Is(err, os.ErrPermission) {
+		hint = "run this as root, or join the group of the directory"
+	}
+	return fmt.Errorf("read the state directory (%s): %w", hint, err)
+}
+
 // reader returns a reader of the state directory, and what is wrong with it so
 // far. Segments that the filter is writing come through its socket.
 func (e *env) reader() (*store.Reader, *control.Client, []string, error) {
 	// A directory that cannot be read is an error even if the filter has not
 	// recorded anything yet.
 	if _, err := os.ReadDir(e.dir); err != nil {
-		return nil, nil, nil, fmt.Errorf("read the state directory (name another with -s): %w", err)
+		return nil, nil, nil, dirError(err)
 	}
 	r := &store.Reader{Dir: e.dir}
 	client, err := control.Dial(e.dir)
@@ -96,6 +106,9 @@ func report(e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if since.After(e.now()) {
+		return usage("--since %s: lies in the future", *when)
+	}
 	r, client, problems, err := e.reader()
 	if err != nil {
 		return err
@@ -131,14 +144,27 @@ func report(e *env, args []string) error {
 	if d := r.Dropped; d.Total() > 0 {
 		problems = append(problems, fmt.Sprintf("%d sessions were dropped and are not in this report (%s)", d.Total(), d))
 	}
-	if n == 0 {
+	switch {
+	case r.Unread > 0: // nobody knows what is in them
+	case n == 0:
 		problems = append(problems, "no sessions were recorded in this time")
 	}
 	s := c.Summary(since, until, *top, problems)
 	if *asJSON {
-		return s.JSON(e.out)
+		err = s.JSON(e.out)
+	} else {
+		err = s.Text(e.out, e.zone)
 	}
-	return s.Text(e.out, e.zone)
+	return errors.Join(err, unread(r))
+}
+
+// unread is the error for files that could not be read at all: what is printed
+// is not the whole then.
+func unread(r *store.Reader) error {
+	if r.Unread == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d files of sessions could not be read, and are missing in this", r.Unread)
 }
 
 // warn makes problems of reading appear on stderr, for verbs whose output is
@@ -166,6 +192,9 @@ func dump(e *env, args []string) error {
 		if since, err = e.since(*when); err != nil {
 			return err
 		}
+	}
+	if *evidence != "" && rules.TokenByName(*evidence) == nil {
+		return usage("--evidence %q: there is no such token; the manual scanwatch.conf(5) lists them", *evidence)
 	}
 	var prefix netip.Prefix
 	if *src != "" {
@@ -198,7 +227,7 @@ func dump(e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	return end()
+	return errors.Join(end(), unread(r))
 }
 
 func parsePrefix(s string) (netip.Prefix, error) {
@@ -233,6 +262,9 @@ func show(e *env, args []string) error {
 		return err
 	}
 	if len(found) == 0 {
+		if err := unread(r); err != nil {
+			return err
+		}
 		return fmt.Errorf("session %016x is not recorded in %s; it may be going on still, or have been removed for its age or the budget", id, e.dir)
 	}
 	write := store_report.Lines(e.out)

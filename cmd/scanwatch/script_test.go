@@ -79,6 +79,14 @@ func TestScript(t *testing.T) {
 				}
 			},
 			"head": pipeToNobody,
+			// A file that another process has locked, so that reading fails for
+			// root, too.
+			"unreadable": func(ts *testscript.TestScript, _ bool, args []string) {
+				f, err := os.Open(args[0])
+				ts.Check(err)
+				ts.Defer(func() { f.Close() })
+				ts.Check(syscall.Flock(int(f.Fd()), syscall.LOCK_EX))
+			},
 		},
 	})
 }

@@ -21,7 +21,7 @@ order, and ends with a message if a recipient was accepted:
   --src ADDRESS        where it comes from
   --dst ADDRESS:PORT   the listener (192.0.2.25:25)
   --rdns NAME          reverse DNS name, none if left out
-  --fcrdns pass|fail   whether the name leads back (pass, if there is one)
+  --fcrdns pass|fail|error   whether the name leads back (pass, if there is one)
   --helo NAME          EHLO identity
   --line TEXT          a command that smtpd does not know; may be repeated
   --auth USER          a login that succeeds, --guess USER one that fails
