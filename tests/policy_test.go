@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/maxmind/mmdbwriter"
 	"github.com/maxmind/mmdbwriter/mmdbtype"
@@ -278,6 +279,30 @@ func TestDecisionsOnTheWire(t *testing.T) {
 					}
 				})
 			}
+		})
+	}
+}
+
+// TestDelayEverywhere: an answer can be held in every phase, and a client that
+// waits notices nothing else.
+func TestDelayEverywhere(t *testing.T) {
+	config := "mode enforce\n"
+	for _, phase := range []string{"connect", "helo", "mail-from", "rcpt-to", "data", "commit"} {
+		config += "rule at-" + phase + " phase " + phase + " match any delay 1s\n"
+	}
+	for _, version := range smtpd.Versions {
+		t.Run(version.Name, func(t *testing.T) {
+			smtpd.Require(t, version)
+			f, dir := configured(t, config, nil)
+			s := start(t, smtpd.Options{Version: version, Filters: []smtpd.Filter{f}, Dir: dir})
+			begin := time.Now()
+			if at, reply := visit(t, s, "203.0.113.1", ""); at != "" {
+				t.Errorf("refused at %s with %q", at, reply)
+			}
+			if took := time.Since(begin); took < 6*time.Second {
+				t.Errorf("six answers held for a second took %v", took)
+			}
+			stop(t, s)
 		})
 	}
 }
