@@ -67,10 +67,10 @@ type pace struct {
 // A client that spoke before it was greeted: its first command was there when
 // smtpd looked, within earlyGap after the greeting, while the way to it takes
 // much longer, as its later gaps show. A polite client's first gap is at least
-// as long as the way, so it is never shorter than the later ones by that much: thirty times.
+// as long as the way, so it is never shorter than the later ones by that much: fifteen times.
 // On a very short way nothing can be told.
 const (
-	earlyGap   = 500
+	earlyGap   = 1_000
 	earlyLater = 15_000 // the shortest later gap that says how long the way is
 	earlySure  = 4      // gaps it takes to be sure: a host near by may be slow once or twice
 	paceGaps   = 8      // gaps that are looked at

@@ -51,7 +51,7 @@ func (c *censor) client(line []byte) []byte {
 		return line
 	case string(line) == ".":
 		return line
-	case bytes.HasPrefix(typed(line[:min(len(line), 64)]), []byte("AUTH")) && upper != "AUTHORIZATION":
+	case bytes.HasPrefix(typed(word), []byte("AUTH")) && upper != "AUTHORIZATION":
 		c.sawAuth, c.secret = true, true
 		b := []byte("AUTH")
 		if upper != "AUTH" {
