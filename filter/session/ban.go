@@ -74,7 +74,7 @@ func (t *Table) spared(s *Session, at int64) string {
 // go: not in observe mode, not if the ban was only observed, and not if s has
 // become one of those who are spared.
 func (t *Table) turnAway(s *Session, at int64) (enforced bool) {
-	b := &s.known
+	b := s.ban
 	enforced = t.settings.Policy.Mode == rules.Enforce && !b.Observe && (b.Manual || t.spared(s, at) == "")
 	step := store.Step{Kind: store.KindVerdict, Text: []byte(b.Rule), Arg: []byte(rules.Connect.String()), Reply: []byte(rules.Disconnect.String()), By: []byte("ban")}
 	if enforced {

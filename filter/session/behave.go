@@ -47,7 +47,9 @@ func (t *Table) remember(s *Session) {
 		t.find(s, s.start, finding{evidence: rules.Flood, by: "memory", confidence: "medium"})
 	}
 	who := t.whois(s)
-	s.known, s.ban = t.memory.Banned(s.Src.Addr(), s.start)
+	if b, ok := t.memory.Banned(s.Src.Addr(), s.start); ok {
+		s.ban = &b
+	}
 	if t.memory.Sprays(who, s.start) {
 		t.find(s, s.start, finding{evidence: rules.AuthSpray, by: "memory", match: "users", confidence: "high"})
 	}

@@ -84,9 +84,9 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	v := t.eval(s, policy, f)
 	s.cmd.passed = v.Pass != nil && phase == rules.RcptTo
 	t.tag(s, ev.Time, phase, policy, v.Tags)
-	if s.ban && phase == rules.Connect && v.Pass == nil && !t.exempt(s) {
+	if s.ban != nil && phase == rules.Connect && v.Pass == nil && !t.exempt(s) {
 		if enforced := t.turnAway(s, ev.Time); enforced {
-			return filter.Reply{Decision: filter.Disconnect, Text: banText(&s.known, s.ID)}
+			return filter.Reply{Decision: filter.Disconnect, Text: banText(s.ban, s.ID)}
 		}
 	}
 	act := t.stick(s, &v)

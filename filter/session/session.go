@@ -62,9 +62,8 @@ type Session struct {
 	origin lookup.Origin // of the address, if known
 	placed bool          // origin is known
 
-	known memory.Ban // the ban that holds for it, or would
-	ban   bool       // known is set
-	good  goodness   // whether its mail was accepted before
+	ban  *memory.Ban // that holds for it, or would; nil for nearly all
+	good goodness    // whether its mail was accepted before
 
 	policy *rules.Policy // the one of sticky, told and tags
 	sticky rules.Outcome // a decision that holds until the end of the session
