@@ -21,6 +21,7 @@ const (
 	maxNames   = 100_000 // HELO names; domains of recipients; organisations
 	maxTried   = 200_000 // pairs of a source and a domain
 	maxTokens  = 1_000
+	maxRules   = 4_000
 
 	// harvestFrom is the number of unknown recipients in one session, in one
 	// domain of ours, from which it is called a harvest and not a mistake.
@@ -39,12 +40,18 @@ type Collector struct {
 	helo     names
 	domains  names
 	tried    map[try]*tried
+	rules    map[string]*rule
 	missed   map[string]int // sessions that did not fit, by what was full
 }
 
 type source struct {
 	Source
 	rdnsIsName bool
+}
+
+type rule struct {
+	Rule
+	last [4]int // the session in which each number was counted last
 }
 
 // names counts in how many sessions a name occurs.
@@ -80,6 +87,7 @@ func NewCollector() *Collector {
 		helo:     names{maxNames, map[string]*name{}},
 		domains:  names{maxNames, map[string]*name{}},
 		tried:    map[try]*tried{},
+		rules:    map[string]*rule{},
 		missed:   map[string]int{},
 	}
 }
@@ -126,12 +134,22 @@ func (c *Collector) Add(r *store.Record) error {
 	addr := r.Src.Addr()
 	src := c.source(r, addr)
 	found := false
+	byFilter := false // the recipient that comes next was refused by a filter, and says nothing
 	err := r.Steps(func(s *store.Step) bool {
 		switch s.Kind {
+		case store.KindFilter:
+			byFilter = string(s.Arg) == "rcpt-to" && (string(s.Text) == "reject" || string(s.Text) == "disconnect")
+		case store.KindVerdict:
+			c.rule(s, Rule{Done: 1}, Rule{Observed: 1})
+		case store.KindBan:
+			c.rule(s, Rule{Bans: 1}, Rule{Spared: 1})
 		case store.KindHelo:
 			c.count(&c.helo, "HELO names", s.Text)
 		case store.KindRcpt:
-			c.rcpt(addr, s)
+			if !byFilter {
+				c.rcpt(addr, s)
+			}
+			byFilter = false
 		case store.KindFinding:
 			found = true
 			c.count(&c.evidence, "kinds of evidence", s.Text)
@@ -150,6 +168,29 @@ func (c *Collector) Add(r *store.Record) error {
 		}
 	}
 	return err
+}
+
+// rule counts what a rule did: done if it was carried out, else other.
+func (c *Collector) rule(s *store.Step, done, other Rule) {
+	e := c.rules[string(s.Text)]
+	if e == nil {
+		if len(c.rules) >= maxRules {
+			c.missed["rules"]++
+			return
+		}
+		e = &rule{Rule: Rule{Rule: Printable(s.Text)}}
+		c.rules[string(s.Text)] = e
+	}
+	add := other
+	if s.Result == store.ResultOK {
+		add = done
+	}
+	for i, n := range [...]struct{ to, from *int }{{&e.Done, &add.Done}, {&e.Observed, &add.Observed}, {&e.Bans, &add.Bans}, {&e.Spared, &add.Spared}} {
+		if *n.from > 0 && e.last[i] != c.sessions {
+			e.last[i] = c.sessions
+			*n.to++
+		}
+	}
 }
 
 func (c *Collector) source(r *store.Record, addr netip.Addr) *source {
@@ -249,6 +290,7 @@ type Summary struct {
 	Addresses     int            `json:"addresses"`
 	Authenticated Totals         `json:"authenticated"`
 	Local         Totals         `json:"local"`
+	Rules         []Rule         `json:"rules"`
 	Evidence      []Name         `json:"evidence"`
 	Organisations []Name         `json:"organisations"`
 	Sources       []Source       `json:"sources"`
@@ -258,6 +300,16 @@ type Summary struct {
 	Auth          []Source       `json:"auth"`
 	More          map[string]int `json:"more"`       // how many lines each list would have beyond those given
 	NotListed     map[string]int `json:"not_listed"` // what was seen when memory for it was full; in the totals only
+}
+
+// A Rule and the number of sessions in which it did something. Who came while it
+// was banned counts for the rule that had banned it.
+type Rule struct {
+	Rule     string `json:"rule"`
+	Done     int    `json:"done"`     // decided, and that was carried out
+	Observed int    `json:"observed"` // would have decided
+	Bans     int    `json:"bans"`
+	Spared   int    `json:"spared"` // would have banned somebody who is spared, or only observed
 }
 
 // A Name and the number of sessions in which it occurred.
@@ -299,6 +351,14 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 	s.Evidence = sorted(s, "evidence", evidence, len(evidence), sessions)
 	s.Organisations = sorted(s, "organisations", c.orgs.list(), top, sessions)
 	s.Helo = sorted(s, "helo", c.helo.list(), top, sessions)
+
+	var rules []*Rule
+	for _, r := range c.rules {
+		rules = append(rules, &r.Rule)
+	}
+	s.Rules = best(s, "rules", rules, top, func(a, b *Rule) int {
+		return cmp.Or(cmp.Compare(b.Done, a.Done), cmp.Compare(b.Observed, a.Observed), cmp.Compare(a.Rule, b.Rule))
+	})
 
 	var all, guessing []*Source
 	for _, src := range c.sources {
@@ -435,6 +495,13 @@ func (s *Summary) Text(w io.Writer, zone *time.Location) error {
 	fmt.Fprintf(&b, "\nOther hosts came from %s; %s had findings.\n", plural(s.Addresses, "address", "addresses"), plural(s.Remote.Found, "session", "sessions"))
 	b.WriteString("The lists below are about them only.\n")
 
+	if section(&b, "Rules", len(s.Rules)) {
+		row(&b, "      done observed     bans   spared  rule")
+		for _, x := range s.Rules {
+			row(&b, fmt.Sprintf("  %8d %8d %8d %8d  %s", x.Done, x.Observed, x.Bans, x.Spared, x.Rule))
+		}
+		s.rest(&b, "rules")
+	}
 	s.names(&b, "evidence", "Findings by evidence", s.Evidence)
 	s.names(&b, "organisations", "Findings by organisation", s.Organisations)
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -439,3 +440,43 @@ func BenchmarkDump(b *testing.B) {
 type discard struct{}
 
 func (*discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// TestRules counts what rules did, each once in a session, and leaves out
+// recipients that a filter refused.
+func TestRules(t *testing.T) {
+	c := NewCollector()
+	add := func(steps ...store.Step) {
+		var b []byte
+		for i := range steps {
+			b = store.AppendStep(b, &steps[i], 0)
+		}
+		end := time.Unix(1_790_000_000, 0)
+		key := store.AppendKey(nil, end, 1)
+		r, err := store.Decode(key, store.AppendRecord(nil, &store.Record{Start: end, End: end, Src: netip.MustParseAddrPort("192.0.2.1:25")}, b))
+		if err == nil {
+			err = c.Add(&r)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := func(s string) []byte { return []byte(s) }
+	verdict := func(rule string, r store.Result) store.Step {
+		return store.Step{Kind: store.KindVerdict, Text: text(rule), Arg: text("rcpt-to"), Reply: text("reject"), Result: r}
+	}
+	ban := func(rule string, r store.Result) store.Step {
+		return store.Step{Kind: store.KindBan, Text: text(rule), Arg: text("192.0.2.1/32"), Result: r}
+	}
+	refused := store.Step{Kind: store.KindRcpt, Text: text("a@example.org"), Result: store.ResultPermfail}
+	filtered := store.Step{Kind: store.KindFilter, Text: text("reject"), Arg: text("rcpt-to"), Reply: text("550 no")}
+	add(verdict("a", store.ResultOK), filtered, refused, verdict("a", store.ResultOK), filtered, refused, ban("a", store.ResultOK))
+	add(verdict("a", store.ResultNone), ban("a", store.ResultNone), verdict("b", store.ResultNone))
+	add(refused)
+	s := c.Summary(time.Time{}, time.Time{}, 10, nil)
+	if want := []Rule{{"a", 1, 1, 1, 1}, {"b", 0, 1, 0, 0}}; !slices.Equal(s.Rules, want) {
+		t.Errorf("got %+v, want %+v", s.Rules, want)
+	}
+	if len(s.Relay) != 1 || s.Relay[0].Refused != 1 {
+		t.Errorf("refused recipients: %+v, want one", s.Relay)
+	}
+}
