@@ -78,7 +78,7 @@ func (w *Writer) prune(room int64) error {
 	if err != nil {
 		return err
 	}
-	var total int64
+	total := stateSize(filepath.Dir(w.dir))
 	for _, s := range all {
 		if w.open == nil || s.Name != w.open.Name {
 			total += s.Size
@@ -108,6 +108,15 @@ func (w *Writer) prune(room int64) error {
 		err = fmt.Errorf("the budget of %d bytes for %s is used up and nothing can be removed", w.o.Budget, w.dir)
 	}
 	return err
+}
+
+// stateSize is the size of state.db, which counts for the budget, too.
+func stateSize(dir string) int64 {
+	info, err := os.Lstat(filepath.Join(dir, stateFile))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 // commitPending writes rest, batch by batch.

@@ -40,7 +40,7 @@ const (
 
 // Options are the settings of a Writer. The zero value means the defaults.
 type Options struct {
-	Budget  int64         // upper limit for all files in DIR/sessions, in bytes
+	Budget  int64         // upper limit for all files in DIR/sessions and state.db, in bytes
 	Keep    time.Duration // how long sessions are kept; against Now
 	Buffer  int           // memory for records that wait for the disk, in bytes
 	Program string        // version to note in new segments
@@ -96,7 +96,7 @@ type Status struct {
 	Dropped   Dropped   `json:"dropped"`
 	Buffered  int       `json:"buffered"` // bytes that wait in memory
 	Buffer    int       `json:"buffer"`   // bytes that may wait in memory
-	Bytes     int64     `json:"bytes"`    // size of all segments
+	Bytes     int64     `json:"bytes"`    // size of all segments and of state.db
 	Budget    int64     `json:"budget"`
 	Segments  int       `json:"segments"` // segments on disk
 	Damaged   int       `json:"damaged"`  // of these, set aside
