@@ -78,7 +78,11 @@ func (w *Writer) prune(room int64) error {
 	if err != nil {
 		return err
 	}
-	total := stateSize(filepath.Dir(w.dir))
+	w.stateSize = stateSize(filepath.Dir(w.dir))
+	total := w.stateSize
+	if w.stateSize > 0 {
+		room += w.stateSlack()
+	}
 	for _, s := range all {
 		if w.open == nil || s.Name != w.open.Name {
 			total += s.Size
@@ -109,6 +113,10 @@ func (w *Writer) prune(room int64) error {
 	}
 	return err
 }
+
+// stateSlack is how much of the budget is kept free for state.db to grow before
+// prune looks at it again.
+func (w *Writer) stateSlack() int64 { return w.o.Budget / 32 }
 
 // stateSize is the size of state.db, which counts for the budget, too.
 func stateSize(dir string) int64 {
@@ -141,6 +149,11 @@ func (w *Writer) commitBatch() (int, error) {
 	if w.open != nil && w.replaced() {
 		w.log.Warn("a segment was removed or replaced while it was open", "segment", w.open.Name)
 		w.closeSegment(nil)
+	}
+	if stateSize(filepath.Dir(w.dir)) > w.stateSize+w.stateSlack()/2 {
+		if err := w.prune(w.openRoom()); err != nil {
+			return 0, err
+		}
 	}
 	// A segment that is full, or turns out to be damaged, is followed by
 	// another one; more than that is a failure to be tried again later.

@@ -862,3 +862,37 @@ func TestParseSegment(t *testing.T) {
 		}
 	}
 }
+
+// TestBudgetWithState: state.db counts for the budget, and what it grows by is
+// taken from the oldest sessions.
+func TestBudgetWithState(t *testing.T) {
+	dir := t.TempDir()
+	const budget = 32 << 20
+	now := noon
+	w := Open(dir, Options{Budget: budget, Keep: 1000 * 24 * time.Hour, Now: func() time.Time { return now }})
+	defer w.Close()
+	state := filepath.Join(dir, stateFile)
+	for day := range 40 {
+		now = noon.AddDate(0, 0, day)
+		for i := range 4000 {
+			add(w, now.Add(time.Duration(i)*time.Millisecond), uint64(i+1))
+		}
+		if err := os.WriteFile(state, make([]byte, day*400<<10), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Flush(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		all, err := Segments(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		total := stateSize(dir)
+		for _, s := range all {
+			total += s.Size
+		}
+		if total > budget {
+			t.Fatalf("day %d: %d bytes on disk, the budget is %d", day, total, budget)
+		}
+	}
+}

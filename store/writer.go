@@ -76,13 +76,14 @@ type Writer struct {
 	open    *segment
 
 	// Of the background alone.
-	pending buffer // what is being written
-	rest    []byte // the part of pending that is not committed yet
-	lock    *os.File
-	saved   Dropped // the part of drops that is on disk
-	told    Dropped // the part of drops that was logged
-	toldAt  time.Time
-	failing string // the cause of the error that was logged last; empty when all is well
+	pending   buffer // what is being written
+	rest      []byte // the part of pending that is not committed yet
+	lock      *os.File
+	stateSize int64   // of state.db, when prune looked
+	saved     Dropped // the part of drops that is on disk
+	told      Dropped // the part of drops that was logged
+	toldAt    time.Time
+	failing   string // the cause of the error that was logged last; empty when all is well
 }
 
 // Status tells how a Writer is doing.

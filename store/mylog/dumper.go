@@ -330,12 +330,12 @@ func (p *parser) opaque() (Value, error) {
 // are some.
 func (p *parser) quoted() ([]byte, error) {
 	quote, start := p.text[p.pos], p.pos
-	stops := []byte{quote, '\\'}
+	stops := string([]byte{quote, '\\'})
 	p.pos++
 	var b []byte // nil as long as the string stands there as it is
 	for from := p.pos; ; {
-		i := bytes.IndexAny(p.text[p.pos:], string(stops))
-		if i < 0 {
+		i := bytes.IndexAny(p.text[p.pos:], stops)
+		if i < 0 || p.pos+i+1 == len(p.text) && p.text[p.pos+i] == '\\' {
 			p.pos = start
 			return nil, p.fail("the string that begins here has no end; is the file cut off?")
 		}
@@ -347,9 +347,6 @@ func (p *parser) quoted() ([]byte, error) {
 				text = append(b, text...)
 			}
 			return text, nil
-		}
-		if p.pos+1 >= len(p.text) {
-			continue // the next round finds no end
 		}
 		b = append(b, p.text[from:p.pos]...)
 		var err error
