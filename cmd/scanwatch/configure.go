@@ -124,15 +124,24 @@ func describe(e *env, tree *rules.Config) error {
 	return p.Describe(e.out)
 }
 
-const importHelp = `Nothing is downloaded and nothing is kept: the filter reads the files of its
+const importHelp = `mylog DIR takes over the sessions of the Perl filter that writes files h.SESSION and
+r.SESSION. smtpd must be stopped meanwhile. Doing it twice does no harm.
+
+About lists: nothing is downloaded and nothing is kept: the filter reads the files of its
 tables itself. FORMAT may be followed by an option, as in "aws service EC2".`
 
-func importList(e *env, args []string) error {
+func importVerb(e *env, args []string) error {
 	file := e.flags.String("check", "", "")
 	format := e.flags.String("format", "", "")
 	formats := e.flags.Bool("formats", false, "")
-	if _, err := e.parse(args, 0, 0); err != nil {
+	args, err := e.parse(args, 0, 2)
+	switch {
+	case err != nil:
 		return err
+	case len(args) == 2 && args[0] == "mylog":
+		return e.importMylog(args[1])
+	case len(args) > 0:
+		return usage("import %s: this is `import mylog DIR`, or `import --check FILE`", strings.Join(args, " "))
 	}
 	if *formats {
 		for _, f := range feed.Formats() {

@@ -54,7 +54,7 @@ func verbs() []verb {
 		{"check", "[FILE]", "what is wrong with a configuration", checkHelp, check},
 		{"policy", "[--print] [FILE|POLICY]", "what a configuration refuses, in plain English", policyHelp, policy},
 		{"test", "[--enforce] --src ADDRESS [FLAG ...] | --stream FILE", "what a configuration would do with a session", testHelp, try},
-		{"import", "--check FILE [--format FORMAT] | --formats", "what a list is, and what of it can be used", importHelp, importList},
+		{"import", "mylog DIR | --check FILE [--format FORMAT] | --formats", "take over old records; what a list is, and what of it can be used", importHelp, importVerb},
 		{"reload", "", "make the filter load its configuration again", "", reload},
 	}
 }

@@ -65,6 +65,11 @@ func TestScript(t *testing.T) {
 				return err
 			}
 			e.Setenv("STREAMS", streams)
+			history, err := filepath.Abs("../../store/mylog/testdata/history")
+			if err != nil {
+				return err
+			}
+			e.Setenv("HISTORY", history)
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

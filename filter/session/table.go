@@ -166,6 +166,15 @@ func (t *Table) Stop() {
 	}
 }
 
+// Leave records the sessions that are still open without judging how they
+// ended, for streams that do not tell.
+func (t *Table) Leave() {
+	for _, s := range t.live {
+		t.flushCommand(s)
+		t.end(s, store.EndingUnknown, max(s.last, s.start))
+	}
+}
+
 // Open returns the number of live sessions.
 func (t *Table) Open() int { return len(t.live) }
 
@@ -213,7 +222,7 @@ func (t *Table) end(s *Session, how store.Ending, at int64) {
 			delete(t.open, k)
 		}
 	}
-	if how != store.EndingStopped {
+	if how != store.EndingStopped && how != store.EndingUnknown {
 		t.judgeEnd(s, how, at)
 	}
 	r := store.Record{

@@ -223,20 +223,19 @@ func TestReadMerges(t *testing.T) {
 	other := bytes.ReplaceAll(r, []byte("192.0.2.10:33228"), []byte("192.0.2.11:33228"))
 	later := bytes.ReplaceAll(bytes.ReplaceAll(r, []byte("1767225600."), []byte("1767315600.")), []byte("1767225601."), []byte("1767315601."))
 	for _, tc := range []struct {
-		name         string
-		files        map[string][]byte
-		sessions     int
-		events       int // of all
-		stateOnly    int
-		oldestBefore string
+		name      string
+		files     map[string][]byte
+		sessions  int
+		events    int // of all
+		stateOnly int
 	}{
 		{name: "greeting alone", files: map[string][]byte{"h.a": h}, sessions: 1, events: 4, stateOnly: 1},
-		{name: "greeting and recipients", files: map[string][]byte{"h.a": h, "r.a": r}, sessions: 1, events: 30},
-		{name: "older state of the list", files: map[string][]byte{"r.a": r, "r.b": shorter}, sessions: 1, events: 30},
-		{name: "in other directories", files: map[string][]byte{"x/h.a": h, "y/z/r.a": r}, sessions: 1, events: 30},
-		{name: "the same file twice", files: map[string][]byte{"x/r.a": r, "y/r.a": r}, sessions: 1, events: 30},
-		{name: "same id, another source", files: map[string][]byte{"r.a": r, "r.b": other}, sessions: 2, events: 60},
-		{name: "same id and source, another day", files: map[string][]byte{"r.a": r, "r.b": later}, sessions: 2, events: 60},
+		{name: "greeting and recipients", files: map[string][]byte{"h.a": h, "r.a": r}, sessions: 1, events: 28},
+		{name: "older state of the list", files: map[string][]byte{"r.a": r, "r.b": shorter}, sessions: 1, events: 28},
+		{name: "in other directories", files: map[string][]byte{"x/h.a": h, "y/z/r.a": r}, sessions: 1, events: 28},
+		{name: "the same file twice", files: map[string][]byte{"x/r.a": r, "y/r.a": r}, sessions: 1, events: 28},
+		{name: "same id, another source", files: map[string][]byte{"r.a": r, "r.b": other}, sessions: 2, events: 56},
+		{name: "same id and source, another day", files: map[string][]byte{"r.a": r, "r.b": later}, sessions: 2, events: 56},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			m := fstest.MapFS{}
@@ -382,6 +381,12 @@ func TestEvents(t *testing.T) {
 		{"login, named right", m{"event": "'link-auth'", "username": "'alice'", "result": "'fail'"}, head + "link-auth|00000000000000ab|fail|alice"},
 		{"login, named by place", m{"event": "'link-auth'", "username": "'fail'", "result": "'al|ice'"}, head + "link-auth|00000000000000ab|fail|al|ice"},
 		{"login of a user called pass", m{"event": "'link-auth'", "username": "'fail'", "result": "'pass'"}, ""},
+		{"login without a user", m{"event": "'link-auth'", "username": "'fail'", "result": "''"}, head + "link-auth|00000000000000ab|fail|"},
+		{"login that neither failed nor passed", m{"event": "'link-auth'", "username": "'alice'", "result": "'bob'"}, ""},
+		{"login of 0.6", m{"version": "'0.6'", "event": "'link-auth'", "username": "'alice'", "result": "'fail'"}, head + "link-auth|00000000000000ab|fail|alice"},
+		{"login of 0.6, user called pass", m{"version": "'0.6'", "event": "'link-auth'", "username": "'pass'", "result": "'fail'"}, head + "link-auth|00000000000000ab|fail|pass"},
+		{"login of 0.6, user called pass|fail|x", m{"version": "'0.6'", "event": "'link-auth'", "username": "'pass'", "result": "'fail|x|fail'"}, head + "link-auth|00000000000000ab|fail|pass|fail|x"},
+		{"login of 0.10", m{"version": "'0.10'", "event": "'link-auth'", "username": "'fail'", "result": "'alice'"}, head + "link-auth|00000000000000ab|fail|alice"},
 		{"request", m{"request": "'filter'", "phase": "'rcpt-to'", "opaque-token": "'0c'", "address": "'a@example.org'"},
 			"filter|0.7|1767225600.000002|smtp-in|rcpt-to|00000000000000ab|000000000000000c|a@example.org"},
 		{"request without fields", m{"request": "'filter'", "phase": "'data'", "opaque-token": "'0c'"},
@@ -396,7 +401,7 @@ func TestEvents(t *testing.T) {
 		{"mail on its way out", m{"event": "'timeout'", "subsystem": "'smtp-out'"}, ""},
 		{"time without fraction", m{"event": "'timeout'", "timestamp": "'1767225600'"}, ""},
 		{"time that is none", m{"event": "'timeout'", "timestamp": "'1767225600.00000x'"}, ""},
-		{"line that would be two", m{"event": "'protocol-client'", "command": "\"x\\nreport|0.7|1.000000|smtp-in|link-auth|00000000000000ab|pass|x\""}, ""},
+		{"line that would be two", m{"event": "'protocol-client'", "command": "\"x\\nreport|0.7|1.000000|smtp-in|tx-reset|00000000000000ab|1\""}, ""},
 		{"field that would be two", m{"event": "'tx-mail'", "message-id": "'1|ok'", "result": "'ok'", "address": "'x'"}, ""},
 		{"field missing", m{"event": "'tx-mail'", "message-id": "'1'", "address": "'x'"}, ""},
 		{"last field missing", m{"event": "'tx-mail'", "message-id": "'1'", "result": "'ok'"}, ""},

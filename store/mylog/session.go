@@ -87,7 +87,7 @@ var (
 
 // outcomes are the results of link-auth. The library named its fields by their
 // place in version 0.6, where the user came first; in what 0.7 says, the result
-// stands in "username".
+// may stand in "username".
 var outcomes = map[string]bool{"pass": true, "fail": true, "error": true}
 
 // maxField is the longest field in bytes; smtpd takes commands of 2,047.
@@ -273,20 +273,35 @@ func (b *builder) text(v *Value, event, key string) []byte {
 	return text
 }
 
-// login returns result and user of a link-auth, or nil if they cannot be told
-// apart: a user may be called pass.
+// login returns the result or the user of a link-auth, or nil if they cannot
+// be told apart. Users choose their names: one may be called pass, or a|fail.
 func login(v *Value, key string) []byte {
 	result, user := field(v, "result"), field(v, "username")
-	switch isResult, isUser := outcomes[string(result)], outcomes[string(user)]; {
-	case isResult && isUser && !bytes.Equal(result, user):
+	if before07(field(v, "version")) {
+		// user|result, divided at the first |; the result is behind the last.
+		whole := bytes.Join([][]byte{user, result}, []byte{'|'})
+		i := bytes.LastIndexByte(whole, '|')
+		user, result = whole[:i], whole[i+1:]
+	} else if outcomes[string(user)] {
+		if outcomes[string(result)] && !bytes.Equal(result, user) {
+			return nil
+		}
+		user, result = result, user
+	}
+	if key == "username" {
+		return user
+	}
+	if !outcomes[string(result)] {
 		return nil
-	case !isResult && isUser:
-		result, user = user, result
 	}
-	if key == "result" {
-		return result
-	}
-	return user
+	return result
+}
+
+// before07 tells whether a protocol version is older than 0.7.
+func before07(version []byte) bool {
+	minor, ok := bytes.CutPrefix(version, []byte("0."))
+	n, err := strconv.ParseUint(string(minor), 10, 16)
+	return ok && err == nil && n < 7
 }
 
 // field returns the bytes of a Scalar in a Hash, or nil; the empty string is
