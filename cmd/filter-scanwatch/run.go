@@ -47,7 +47,12 @@ const socketCheck = 5 * time.Second
 // registered. The state directory is opened in the background.
 func run(s settings, stdin, stdout, stderr *os.File) int {
 	logs := newQueue(stderr)
-	log := newLogger(logs, s.verbose)
+	level := new(slog.LevelVar)
+	level.Set(slog.LevelWarn)
+	if s.verbose {
+		level.Set(slog.LevelInfo)
+	}
+	log := newLogger(logs, level)
 	lists := sync.OnceValue(func() *lookup.Lists {
 		l, err := lookup.Builtin()
 		if err != nil {
@@ -70,17 +75,20 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	}
 	remembered := memory.New()
 	var stream *events.Stream // set before the first event
+	var watched events.Fan
+	send := func(e *events.Event) {
+		if stream != nil {
+			stream.Send(e)
+		}
+		watched.Send(e)
+	}
 	table := session.NewTable(session.Options{
 		Record: func(end time.Time, id uint64, value []byte) {
 			clock.Store(end.UnixMicro())
 			writer.Add(end, id, value)
 		},
-		Memory: remembered,
-		Event: func(e *events.Event) {
-			if stream != nil {
-				stream.Send(e)
-			}
-		},
+		Memory:   remembered,
+		Event:    send,
 		Log:      logs.Line,
 		Lists:    lists,
 		OwnAddrs: ownAddrs(),
@@ -115,17 +123,16 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		started := time.Now().UTC()
 		verbs := append(control.StoreVerbs(writer, state.Flush), policies.verb(), control.StatusVerb(func() control.Status {
 			return control.Status{
-				Program: version, PID: os.Getpid(), Started: started, Config: policies.status(),
+				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()), Config: policies.status(),
 				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(), Events: eventsStatus(stream),
 			}
 		}))
 		verbs = append(verbs, control.MemoryVerbs(remembered, state, func() int64 { return now().UnixMicro() }, policies.enforced,
 			func(word string, b memory.Ban) {
 				log.Warn(word, "prefix", b.Prefix.String(), "until", b.Until.Format(time.RFC3339), "rule", b.Rule)
-				if stream != nil {
-					stream.Send(&events.Event{Event: strings.TrimSuffix(word, "ned"), By: "operator", Time: now(), Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
-				}
+				send(&events.Event{Event: strings.TrimSuffix(word, "ned"), By: "operator", Time: now(), Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
 			})...)
+		verbs = append(verbs, control.WatchVerb(&watched), control.LogVerb(level, log))
 		server := control.Server{Verbs: verbs, Log: log}
 		server.Run(live, set.Store, socketCheck)
 	}()
@@ -177,11 +184,7 @@ func eventsStatus(s *events.Stream) *events.Status {
 }
 
 // newLogger logs without time: smtpd and syslog stamp each line.
-func newLogger(w io.Writer, verbose bool) *slog.Logger {
-	level := slog.LevelWarn
-	if verbose {
-		level = slog.LevelInfo
-	}
+func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{
 		Level: level,
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {

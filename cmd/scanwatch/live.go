@@ -55,6 +55,9 @@ func status(e *env, args []string) error {
 	} else {
 		line("policy", "none: mode observe")
 	}
+	if s.Log != "" {
+		line("log", "%s", s.Log)
+	}
 	line("sessions", "%d recorded since then, %d of them on disk", st.Added, st.Committed)
 	line("memory", "%d of %d bytes wait to be written", st.Buffered, st.Buffer)
 	line("disk", "%d of %d bytes in %d segments, in %s", st.Bytes, st.Budget, st.Segments, st.Dir)

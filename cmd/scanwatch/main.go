@@ -55,6 +55,8 @@ func verbs() []verb {
 		{"policy", "[--print] [FILE|POLICY]", "what a configuration refuses, in plain English", policyHelp, policy},
 		{"test", "[--enforce] --src ADDRESS [FLAG ...] | --stream FILE", "what a configuration would do with a session", testHelp, try},
 		{"import", "mylog DIR | --check FILE [--format FORMAT] | --formats", "take over old records; what a list is, and what of it can be used", importHelp, importVerb},
+		{"watch", "[--evidence TOKEN] [--src PREFIX] [--json]", "follow findings, verdicts and bans live", watchHelp, watch},
+		{"log", "brief|verbose", "change how much the running filter logs", logHelp, logVerb},
 		{"reload", "", "make the filter load its configuration again", "", reload},
 	}
 }

@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -20,6 +23,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/events"
 	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
@@ -81,6 +85,15 @@ func TestScript(t *testing.T) {
 						c.Close()
 						return
 					}
+				}
+			},
+			// Until a file that a program writes in the background has a text.
+			"wait-for-text": func(ts *testscript.TestScript, _ bool, args []string) {
+				for {
+					if b, err := os.ReadFile(ts.MkAbs(args[0])); err == nil && strings.Contains(string(b), args[1]) {
+						return
+					}
+					runtime.Gosched()
 				}
 			},
 			"head": pipeToNobody,
@@ -153,14 +166,23 @@ func runFilter(dir string) int {
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	fill(w, now.Add(-time.Hour), 0x30)
 	m := memory.New()
+	var watched events.Fan
+	level := new(slog.LevelVar)
+	level.Set(slog.LevelWarn)
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
 		Load: func(all iter.Seq[store.Entry]) { m.Load(all, now.UnixMicro()) }})
 	m.Ban(netip.MustParseAddr("2001:db8::7"), memory.Sentence{For: 24 * time.Hour, Rule: "botnet", Session: 0x31}, now.Add(-time.Hour).UnixMicro())
 	verbs := append(control.StoreVerbs(w), control.Verb{Name: "reload", Run: reloadOnce()}, control.StatusVerb(func() control.Status {
-		return control.Status{Program: "test", PID: os.Getpid(), Started: now, Store: w.Status(), State: state.Status(), Memory: m.Status(),
+		return control.Status{Program: "test", PID: os.Getpid(), Started: now, Log: control.LevelWord(level.Level()), Store: w.Status(), State: state.Status(), Memory: m.Status(),
 			Config: control.Config{File: "/etc/scanwatch.conf", Mode: "observe", Rules: 3}}
 	}))
-	verbs = append(verbs, control.MemoryVerbs(m, state, now.UnixMicro, func() bool { return true }, func(string, memory.Ban) {})...)
+	verbs = append(verbs, control.MemoryVerbs(m, state, now.UnixMicro, func() bool { return true }, func(word string, b memory.Ban) {
+		if strings.HasPrefix(word, "un") {
+			hostile(&watched)
+		}
+		watched.Send(&events.Event{Event: strings.TrimSuffix(word, "ned"), By: "operator", Time: now, Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
+	})...)
+	verbs = append(verbs, control.WatchVerb(&watched), control.LogVerb(level, slog.New(slog.DiscardHandler)))
 	s := &control.Server{Verbs: verbs}
 	// The directory is made in the background.
 	if err := w.Flush(ctx); err != nil {
@@ -173,6 +195,18 @@ func runFilter(dir string) int {
 		return 1
 	}
 	return 0
+}
+
+// hostile sends what a scanner may leave behind.
+func hostile(to *events.Fan) {
+	of := events.Event{Time: now, Session: 0x77, Src: netip.MustParseAddr("203.0.113.77"), RDNS: []byte("x\x1b[31m.example.net")}
+	finding, verdict, other := of, of, of
+	finding.Event, finding.Evidence, finding.Confidence, finding.Org, finding.Proof = "finding", "scanner", "high", "Example", "x\x1b[31m\r\n\u202e.example.net"
+	verdict.Event, verdict.Rule, verdict.Phase, verdict.Would = "verdict", "scanner", "connect", "disconnect"
+	other.Event, other.Evidence, other.Src, other.Session = "finding", "helo-missing", netip.MustParseAddr("2001:db8::7"), 0x78
+	for _, e := range []events.Event{finding, verdict, other} {
+		to.Send(&e)
+	}
 }
 
 // reloadOnce is a reload that works once.

@@ -67,6 +67,9 @@ func (c *Client) Flush() error { return c.ask(nil, "flush") }
 // Reload makes the filter load its configuration again.
 func (c *Client) Reload() error { return c.ask(nil, "reload") }
 
+// Log changes how much the filter logs: a Word of Levels.
+func (c *Client) Log(word string) error { return c.ask(nil, "log", word) }
+
 // Segments lists the files of recorded sessions.
 func (c *Client) Segments() ([]store.Segment, error) {
 	var a segmentsAnswer
@@ -153,6 +156,11 @@ func (c *Client) line() (string, error) {
 	if err := c.conn.SetReadDeadline(time.Now().Add(copyTimeout + writeTimeout)); err != nil {
 		return "", err
 	}
+	return c.read()
+}
+
+// read reads a line, for as long as the deadline that is set allows.
+func (c *Client) read() (string, error) {
 	var b strings.Builder
 	for {
 		part, err := c.in.ReadSlice('\n')

@@ -7,14 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"scanwatch/filter/events"
 	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
@@ -369,6 +372,121 @@ func TestRun(t *testing.T) {
 	<-done
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// TestWatch: more watchers than there is room for are refused, one that leaves
+// makes room, and everything that was sent after the answer comes.
+func TestWatch(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fan events.Fan
+	server := &Server{Verbs: []Verb{WatchVerb(&fan)}}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan struct{})
+	go func() { defer close(served); server.Serve(ctx, l) }()
+	defer func() { cancel(); <-served }()
+	open := func() *Client {
+		conn, err := net.Dial("unix", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &Client{conn: conn, in: bufio.NewReader(conn)}
+		if line, err := c.line(); err != nil || line != greeting {
+			t.Fatal(line, err)
+		}
+		return c
+	}
+	watch := func(c *Client) error { return c.ask(nil, "watch", "-", "192.0.2.0/24") }
+	var all []*Client
+	for range events.MaxWatchers {
+		c := open()
+		defer c.Close()
+		if err := watch(c); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, c)
+	}
+	fifth := open()
+	defer fifth.Close()
+	if err := watch(fifth); err == nil || !strings.Contains(err.Error(), events.ErrWatchers.Error()) {
+		t.Errorf("one too many: %v", err)
+	}
+	all[0].Close()
+	for watch(fifth) != nil { // until its leaving is noticed; go test's limit ends this
+	}
+	if _, err := io.WriteString(all[1].conn, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := all[1].read(); !errors.Is(err, io.EOF) {
+		t.Errorf("a watcher that said something gets %q, %v; want the end", line, err)
+	}
+	for _, src := range []string{"192.0.2.1", "198.51.100.1", "192.0.2.3"} {
+		fan.Send(&events.Event{Event: "finding", Session: 1, Src: netip.MustParseAddr(src), Evidence: "scanner"})
+	}
+	for _, c := range append(all[2:], fifth) {
+		for _, want := range []string{"192.0.2.1", "192.0.2.3"} {
+			line, err := c.read()
+			if e, _, bad := events.Decode([]byte(line)); err != nil || bad != nil || e.Src.String() != want {
+				t.Errorf("%q, %v; want an event of %s", line, err, want)
+			}
+		}
+	}
+	if err := open().ask(nil, "watch", "-", "nonsense"); err == nil {
+		t.Error("watches nonsense")
+	}
+}
+
+// A watcher has no time limit while it only listens.
+func TestWatcherHasNoReadDeadline(t *testing.T) {
+	server, client := net.Pipe()
+	defer client.Close()
+	if err := server.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	var left atomic.Bool
+	stop, err := (&Answer{conn: server}).whenGone(func() { left.Store(true) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A pipe hands over a byte only to who reads, and fails if that has ended.
+	if _, err := client.Write([]byte("x")); err != nil {
+		t.Errorf("nobody listens for its leaving: %v", err)
+	}
+	stop()
+	if !left.Load() {
+		t.Error("its leaving is not noticed")
+	}
+}
+
+func TestLog(t *testing.T) {
+	var out bytes.Buffer
+	level := new(slog.LevelVar)
+	level.Set(slog.LevelWarn)
+	v := LogVerb(level, slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level})))
+	for _, c := range []struct {
+		word string
+		ok   bool
+		want slog.Level
+	}{
+		{"verbose", true, slog.LevelInfo},
+		{"nonsense", false, slog.LevelInfo},
+		{"brief", true, slog.LevelWarn},
+	} {
+		server, client := net.Pipe()
+		go io.Copy(io.Discard, client)
+		err := v.Run(context.Background(), &Answer{conn: server, until: time.Now().Add(copyTimeout)}, []string{c.word})
+		server.Close()
+		client.Close()
+		if (err == nil) != c.ok || level.Level() != c.want || strings.Contains(out.String(), "log="+c.word) != c.ok {
+			t.Errorf("%s: %v, level %s, log %q", c.word, err, level.Level(), out.String())
+		}
+		if c.ok && LevelWord(level.Level()) != c.word {
+			t.Errorf("%s is called %s", c.word, LevelWord(level.Level()))
+		}
 	}
 }
 

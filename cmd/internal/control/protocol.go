@@ -22,6 +22,13 @@ package control
 //	ban PREFIX SECONDS REASON
 //	                  bans a host or network; REASON is escaped as in a URL
 //	unban PREFIX      ends every ban within it, and tells which
+//	log WORD          changes how much the filter logs: brief or verbose
+//	watch EVIDENCE PREFIX
+//	                  answers {}, and then a line for each event of that token of
+//	                  evidence and from that network, as package events has them,
+//	                  until the client closes its side or sends anything; - chooses
+//	                  all. At most four clients may watch; one that is slow is told
+//	                  what it missed, or cut off.
 //
 // A greeting with another number is another protocol.
 
@@ -52,6 +59,7 @@ type Status struct {
 	Program string       `json:"program"` // version
 	PID     int          `json:"pid"`
 	Started time.Time    `json:"started"`
+	Log     string       `json:"log"` // how much is logged: brief or verbose
 	Config  Config       `json:"config"`
 	Store   store.Status `json:"store"`
 	// State tells of the file of what is remembered across sessions, and
