@@ -632,3 +632,22 @@ func BenchmarkBanned(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkLoad reads 500,000 bans, as after a restart.
+func BenchmarkLoad(b *testing.B) {
+	const n = 500_000
+	entries := make([]store.Entry, n)
+	for i := range entries {
+		key, value := banRow(netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(10 + i>>16), byte(i >> 8), byte(i), 1}), 32), &ban{since: seconds(at(0)), until: seconds(at(time.Hour)), times: 1}, &Memory{names: names{list: []string{"r"}}})
+		entries[i] = store.Entry{Bucket: "bans", Key: key, Value: value}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		m := New()
+		m.Load(slices.Values(entries), at(time.Minute))
+		if len(m.bans.rows) != n {
+			b.Fatal(len(m.bans.rows))
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/ban")
+}
