@@ -11,18 +11,18 @@ import (
 // sentence carries out the bans that rules ask for, or tells who would be
 // banned.
 func (t *Table) sentence(s *Session, at int64, v *rules.Verdict) {
-	t.banish(s, at, &v.Act, false)
-	t.banish(s, at, &v.Would, true)
+	t.banish(s, at, &v.Act, &s.banned, false)
+	t.banish(s, at, &v.Would, &s.wouldBan, true)
 }
 
 // banish bans the source of s, once for each rule in a row. Who must not be
 // banned is spared, and that is told: a rule that would ban such hosts is one
 // to look at.
-func (t *Table) banish(s *Session, at int64, o *rules.Outcome, observe bool) {
-	if o.BanRule == nil || s.banned == o.BanRule || !s.Src.IsValid() {
+func (t *Table) banish(s *Session, at int64, o *rules.Outcome, last **rules.Rule, observe bool) {
+	if o.BanRule == nil || *last == o.BanRule || !s.Src.IsValid() {
 		return
 	}
-	s.banned = o.BanRule
+	*last = o.BanRule
 	step := store.Step{Kind: store.KindBan, Text: []byte(o.BanRule.Name), Arg: []byte(memory.Source(s.Src.Addr()).String())}
 	if observe {
 		step.By = []byte("observe")

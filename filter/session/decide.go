@@ -71,7 +71,7 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	policy := t.settings.Policy
 	if s.policy != policy {
 		// What another policy decided, or noted, ends with it.
-		s.policy, s.sticky, s.told, s.tags, s.banned = policy, rules.Outcome{}, nil, 0, nil
+		s.policy, s.sticky, s.told, s.tags, s.banned, s.wouldBan = policy, rules.Outcome{}, nil, 0, nil, nil
 	}
 	if phase == rules.RcptTo {
 		t.judgeShape(s, ev.Time)

@@ -68,8 +68,9 @@ type Session struct {
 	policy *rules.Policy // the one of sticky, told and tags
 	sticky rules.Outcome // a decision that holds until the end of the session
 	told   *rules.Rule   // the rule whose verdict was logged last
-	banned *rules.Rule   // the rule that banned it, or was kept from it
-	tags   rules.TagSet  // those that are recorded
+	// The rules that banned it, or were kept from it, and that only would have.
+	banned, wouldBan *rules.Rule
+	tags             rules.TagSet // those that are recorded
 
 	tx  tx
 	cmd command

@@ -198,7 +198,9 @@ func (t *Table) connect(ev *filter.Event) {
 	if !s.Local {
 		s.Src = parseAddrPort(src)
 		s.Dst = t.dst.parse(ev.Field(3))
-		t.open[memory.Number(s.Src.Addr())]++
+		if s.Src.IsValid() {
+			t.open[memory.Number(s.Src.Addr())]++
+		}
 	}
 	t.judgeConnect(s)
 }
