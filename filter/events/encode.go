@@ -131,8 +131,7 @@ func appendString[T string | []byte](dst []byte, value T) []byte {
 // then led astray by control characters, marks of direction or line separators,
 // which JSON itself allows.
 func appendEscaped[T string | []byte](dst []byte, value T) []byte {
-	value = cut(value)
-	for i := 0; i < len(value); {
+	for i := 0; i < min(len(value), maxValue); {
 		c := value[i]
 		switch {
 		case c == '"' || c == '\\':
@@ -147,6 +146,9 @@ func appendEscaped[T string | []byte](dst []byte, value T) []byte {
 		default:
 			// A string this short stays on the stack.
 			r, n := utf8.DecodeRuneInString(string(value[i:min(i+utf8.UTFMax, len(value))]))
+			if i+n > maxValue {
+				return dst // a character is kept whole or not at all
+			}
 			if r > 0xffff {
 				r -= 0x10000
 				dst = appendUnit(dst, 0xd800|r>>10)
@@ -158,19 +160,6 @@ func appendEscaped[T string | []byte](dst []byte, value T) []byte {
 		}
 	}
 	return dst
-}
-
-// cut shortens value to maxValue bytes, or to a few less that it does not end
-// within a character.
-func cut[T string | []byte](value T) T {
-	if len(value) <= maxValue {
-		return value
-	}
-	n := maxValue
-	for n > maxValue-utf8.UTFMax+1 && !utf8.RuneStart(value[n]) {
-		n--
-	}
-	return value[:n]
 }
 
 const hexDigits = "0123456789abcdef"

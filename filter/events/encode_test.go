@@ -181,24 +181,23 @@ func TestEscape(t *testing.T) {
 	}
 }
 
-func TestCut(t *testing.T) {
+func TestLongValuesAreCut(t *testing.T) {
 	a := strings.Repeat("a", 300)
 	tests := []struct {
-		name, value string
-		want        int
+		name, value, want string
 	}{
-		{"fits", a[:256], 256},
-		{"one more", a[:257], 256},
-		{"character ends at the limit", a[:252] + "😀" + a, 256},
-		{"character begins one byte before", a[:255] + "😀" + a, 255},
-		{"character would end one byte after", a[:253] + "😀" + a, 253},
-		{"two bytes", a[:255] + "ü" + a, 255},
-		{"only continuations", strings.Repeat("\x80", 300), 253},
+		{"fits", a[:256], a[:256]},
+		{"one more", a[:257], a[:256]},
+		{"character ends at the limit", a[:252] + "😀" + a, a[:252] + `\ud83d\ude00`},
+		{"character would end after it", a[:253] + "😀" + a, a[:253]},
+		{"character begins one byte before it", a[:255] + "ü" + a, a[:255]},
+		{"only continuations", strings.Repeat("\x80", 300), strings.Repeat(`\ufffd`, 256)},
+		{"broken character across it", a[:255] + "\xf0\x9f" + a, a[:255] + `\ufffd`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if got := cut(test.value); got != test.value[:test.want] {
-				t.Errorf("cut to %d bytes, want %d", len(got), test.want)
+			if got := string(appendEscaped(nil, test.value)); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
 			}
 		})
 	}

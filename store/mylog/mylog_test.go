@@ -455,7 +455,7 @@ func BenchmarkRead(b *testing.B) {
 	dir := b.TempDir()
 	var size int64
 	for i := range 5000 {
-		id := fmt.Appendf(nil, "%016x", 0x7641e0b000000000+i)
+		id := fmt.Appendf(nil, "%016x", 0x7641e0b000000000+uint64(i))
 		for kind, text := range map[string][]byte{"h.": h, "r.": r} {
 			text = bytes.ReplaceAll(text, []byte("7641e0b03908def1"), id)
 			size += int64(len(text))
