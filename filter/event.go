@@ -180,6 +180,14 @@ func (ev *Event) Field(i int) []byte {
 	return nil
 }
 
+// Make makes ev the event that a line of the newest protocol version tells of,
+// for those who have events without lines. Fields are in the order of Field;
+// what there are too many of is left out. Time is in microseconds since 1970.
+func (ev *Event) Make(id ID, time int64, session uint64, fields ...[]byte) {
+	*ev = Event{ID: id, Version: Newest, Time: time, Session: session, request: id.IsPhase()}
+	ev.n = copy(ev.fields[:], fields)
+}
+
 // swapLast swaps field i with what follows it. The second value is divided
 // from the first at the last |, because it is a word and the first is not.
 func (ev *Event) swapLast(i int) {

@@ -26,6 +26,21 @@ func (d Decision) String() string {
 	return "unknown"
 }
 
+// In returns the decision that smtpd is told instead of d in a phase: what it
+// would not survive there becomes the nearest thing that it does.
+func (d Decision) In(phase ID) Decision {
+	s := &specs[phase]
+	if d == Junk && !s.junk || d >= Reject && !s.refuse || d > Disconnect {
+		return Proceed
+	}
+	if d == Reject && phase == PhaseConnect {
+		// reject leaves the client connected, without a banner, until it
+		// gives up.
+		return Disconnect
+	}
+	return d
+}
+
 // A Reply answers a request. The zero Reply lets things proceed.
 type Reply struct {
 	Decision Decision
@@ -47,7 +62,6 @@ const maxAnswer = 65535
 // appendReply appends the answer to the request ev. It is the only place that
 // makes answers, and makes only those that smtpd survives.
 func appendReply(dst []byte, ev *Event, r Reply) []byte {
-	s := &specs[ev.ID]
 	first, second := ev.Session, ev.Token
 	if ev.Version.Before(0, 5) {
 		first, second = second, first
@@ -59,15 +73,7 @@ func appendReply(dst []byte, ev *Event, r Reply) []byte {
 		dst = dst[:min(len(dst), at+maxAnswer)]
 		return append(dst, '\n')
 	}
-	d := r.Decision
-	if d == Junk && !s.junk || d >= Reject && !s.refuse || d > Disconnect {
-		d = Proceed
-	}
-	if d == Reject && ev.ID == PhaseConnect {
-		// reject leaves the client connected, without a banner, until it
-		// gives up.
-		d = Disconnect
-	}
+	d := r.Decision.In(ev.ID)
 	dst = appendIDs(append(dst, "filter-result"...), first, second)
 	dst = append(append(dst, '|'), d.String()...)
 	if d >= Reject {

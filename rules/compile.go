@@ -262,6 +262,27 @@ func (p *Policy) InMode(m Mode) *Policy {
 	return &other
 }
 
+// Only returns p with no other rules than those of that name, to see what they
+// do alone; pass statements, weights and tables stay. It returns nil if there
+// is none.
+func (p *Policy) Only(name string) *Policy {
+	other := *p
+	other.rules, other.phases = nil, [numPhases][]int{}
+	for _, r := range p.rules {
+		if r.tree.Name != name {
+			continue
+		}
+		for _, phase := range r.tree.Phases.List() {
+			other.phases[phase] = append(other.phases[phase], len(other.rules))
+		}
+		other.rules = append(other.rules, r)
+	}
+	if len(other.rules) == 0 {
+		return nil
+	}
+	return &other
+}
+
 // String returns the configuration in its canonical form.
 func (p *Policy) String() string { return p.config.String() }
 

@@ -56,27 +56,61 @@ func (r *Record) Steps(visit func(*Step) bool) error {
 	if s == nil {
 		s = new(Step)
 	}
-	var at time.Duration
-	for b := r.steps; len(b) > 0; {
-		f, rest, err := consume(b)
-		if err != nil {
-			return fmt.Errorf("session %016x: step: %w", r.ID, err)
-		}
-		b = rest
-		if f.tag != recSteps {
-			continue
-		}
-		*s = Step{}
-		if err := s.decode(f.text); err != nil {
-			return fmt.Errorf("session %016x: step: %w", r.ID, err)
-		}
-		at = min(at+s.At, micros(1<<40))
-		s.At = at
+	c := r.Cursor()
+	for c.Next(s) {
 		if !visit(s) {
 			return nil
 		}
 	}
-	return nil
+	return c.Err()
+}
+
+// Cursor returns a Cursor at the first step of r, for readers that stop on
+// the way and go on later. It is valid as long as r.
+func (r *Record) Cursor() Cursor { return Cursor{id: r.ID, rest: r.steps} }
+
+// A Cursor goes through the steps of a record.
+type Cursor struct {
+	id   uint64
+	rest []byte
+	at   time.Duration
+	err  error
+}
+
+// Next sets s to the next step. It returns false at the end, or where the
+// record is damaged: see Err.
+func (c *Cursor) Next(s *Step) bool {
+	for len(c.rest) > 0 {
+		f, rest, err := consume(c.rest)
+		c.rest = rest
+		if err == nil && f.tag != recSteps {
+			continue
+		}
+		if err == nil {
+			*s = Step{}
+			err = s.decode(f.text)
+		}
+		if err != nil {
+			c.rest, c.err = nil, fmt.Errorf("session %016x: step: %w", c.id, err)
+			return false
+		}
+		c.at = min(c.at+s.At, micros(1<<40))
+		s.At = c.at
+		return true
+	}
+	return false
+}
+
+// Err returns why the steps ended early, if they did.
+func (c *Cursor) Err() error { return c.err }
+
+// Clone returns a copy of r that aliases nothing, and how many bytes it holds.
+func (r *Record) Clone() (Record, int) {
+	other := *r
+	b := append(append(make([]byte, 0, len(r.RDNS)+len(r.steps)), r.RDNS...), r.steps...)
+	n := len(r.RDNS)
+	other.RDNS, other.steps, other.step = b[:n:n], b[n:], nil
+	return other, len(b)
 }
 
 // A Step is one thing that happened in a session. Which fields are used

@@ -175,6 +175,22 @@ func (t *Table) Leave() {
 	}
 }
 
+// Cut records a session, as it stands, that ended in a way which says nothing
+// of the client: how it did is not judged.
+func (t *Table) Cut(id uint64, how store.Ending, at int64) {
+	if s := t.live[id]; s != nil {
+		t.flushCommand(s)
+		t.end(s, how, at)
+	}
+}
+
+// Known tells whether mail was accepted before from the host of a live session,
+// as of now: rules go by what was known when they asked first.
+func (t *Table) Known(id uint64, at int64) bool {
+	s := t.live[id]
+	return s != nil && s.Src.IsValid() && t.memory.Good(t.whois(s), at) != ""
+}
+
 // Open returns the number of live sessions.
 func (t *Table) Open() int { return len(t.live) }
 
