@@ -23,10 +23,12 @@ type visit struct {
 	// What comes next: the step of a command, or of something that smtpd did,
 	// and what filters said to it when it was recorded.
 	step   store.Step
-	last   bool // there is no step, only the end
+	held   store.Step // comes after step
+	last   bool       // there is no step, only the end
 	filter store.Step
 	asked  bool   // filter is set
 	ours   bool   // it was our own decision
+	spoke  bool   // we decided something, or would have
 	ruled  string // the phase of a verdict of ours that filter has to follow
 	rule   string
 	ruling verdict
@@ -61,9 +63,14 @@ type reply struct {
 
 // advance finds out what comes next.
 func (v *visit) advance() {
-	v.asked, v.ours = false, false
+	v.asked, v.ours, v.spoke = false, false, false
 	first := int64(0)
 	start := v.rec.Start.UnixMicro()
+	if v.held.Kind != store.KindNone {
+		v.step, v.held = v.held, store.Step{}
+		v.at = v.said
+		return
+	}
 	for v.cur.Next(&v.step) {
 		s := &v.step
 		at := start + s.At.Microseconds()
@@ -72,6 +79,7 @@ func (v *visit) advance() {
 		}
 		switch s.Kind {
 		case store.KindVerdict:
+			v.spoke = true
 			if s.Result == store.ResultOK {
 				v.ruled, v.rule = string(s.Arg), string(s.Text)
 			}
@@ -84,12 +92,34 @@ func (v *visit) advance() {
 			}
 		case store.KindFinding, store.KindTag, store.KindBan:
 		default:
+			v.swap()
 			v.at = max(first, v.said)
 			return
 		}
 	}
 	v.last = true
 	v.at = max(v.rec.End.UnixMicro(), v.said)
+}
+
+// swap puts a failed command that comes behind refused input where it belongs: it
+// was recorded when the session went on, the input at once.
+func (v *visit) swap() {
+	if v.step.Kind != store.KindInput {
+		return
+	}
+	c := v.cur
+	var s store.Step
+	for c.Next(&s) {
+		switch s.Kind {
+		case store.KindFinding, store.KindVerdict, store.KindTag, store.KindBan:
+			continue
+		case store.KindCommand, store.KindHelo:
+			if s.Code >= 400 {
+				v.held, v.step, v.cur = v.step, s, c
+			}
+		}
+		return
+	}
 }
 
 // report puts an event.
@@ -158,7 +188,7 @@ func (p *Player) connect(v *visit) {
 	if !v.asked || !isPhase(v.filter.Arg, "connect") {
 		return
 	}
-	if string(v.filter.Text) != "junk" && !v.ours {
+	if v.refusedThen() && !v.ours {
 		// Another filter's reply, which has no step of its own.
 		p.report(v, filter.ProtocolServer, v.filter.Reply)
 	}
@@ -183,7 +213,11 @@ func (p *Player) learnName(v *visit) {
 func (p *Player) ask(v *visit, phase filter.ID, fields ...[]byte) bool {
 	var r filter.Reply
 	p.would = ""
-	if p.asked[phase] {
+	word := []byte(wordOf(phase))
+	// Where another filter refused, nobody knows whether it was asked before us,
+	// unless we said something.
+	unasked := v.refusedThen() && !v.ours && !v.spoke && isPhase(v.filter.Arg, phaseWord(string(word)))
+	if p.asked[phase] && !unasked {
 		p.ev.Make(phase, p.now, v.rec.ID, fields...)
 		p.cur = v
 		r = p.table.Decide(&p.ev)
@@ -193,7 +227,6 @@ func (p *Player) ask(v *visit, phase filter.ID, fields ...[]byte) bool {
 	if p.would != "" && v.out.Would == "" {
 		v.out.Would = p.would
 	}
-	word := []byte(wordOf(phase))
 	switch {
 	case r.Decision >= filter.Reject:
 		v.gone = hangsUp(r.Decision, r.Text)
@@ -267,6 +300,9 @@ func (p *Player) do(v *visit) {
 		v.follow(s)
 		return // it was refused the greeting: no command counts
 	}
+	if s.Code == 421 || v.asked && string(v.filter.Text) == "disconnect" {
+		p.padBefore(v)
+	}
 	switch s.Kind {
 	case store.KindGreeting:
 		p.now = v.said
@@ -312,9 +348,7 @@ func (p *Player) do(v *visit) {
 		p.pad(v)
 		p.report(v, filter.Timeout)
 	case store.KindQuit:
-		v.done.Commands++ // that of QUIT comes last
-		p.pad(v)
-		v.done.Commands--
+		p.padBefore(v)
 		p.client(v, []byte("QUIT"))
 		p.others(v)
 		p.server(v, 221, ok)
@@ -370,7 +404,11 @@ func (p *Player) rcpt(v *visit, s *store.Step) {
 		return // the transaction was refused
 	}
 	p.client(v, []byte("RCPT TO:<"), s.Text, []byte{'>'})
-	if s.Code != 503 && s.Code != 501 && s.Code != 452 && !p.ask(v, filter.PhaseRcptTo, s.Text) {
+	// smtpd refuses what is no address without asking anybody, unless a filter
+	// made it so.
+	if s.Code == 501 && !v.spoke {
+		p.others(v)
+	} else if !p.ask(v, filter.PhaseRcptTo, s.Text) {
 		p.report(v, filter.TxRcpt, v.msgid(), result(p.line), s.Text)
 		return
 	}
@@ -477,12 +515,6 @@ func (p *Player) rollback(v *visit) {
 // command plays a failed command.
 func (p *Player) command(v *visit, s *store.Step) {
 	v.commands++
-	ends := s.Code == 421
-	if ends {
-		v.done.Commands++
-		p.pad(v)
-		v.done.Commands--
-	}
 	p.client(v, s.Text)
 	if v.asked && isPhase(v.filter.Arg, "mail-from") {
 		if !p.ask(v, filter.PhaseMailFrom, path(s.Text)) || v.sparedNow() {
@@ -567,7 +599,7 @@ func (p *Player) padFailed(v *visit) {
 
 // pad plays, before a session ends, the commands that have no step.
 func (p *Player) pad(v *visit) {
-	if v.padded || v.gone || v.refused || v.out.Refusal.Rule != "" {
+	if v.padded || v.gone {
 		return
 	}
 	v.padded = true
@@ -583,6 +615,13 @@ func (p *Player) pad(v *visit) {
 			p.server(v, 250, ok)
 		}
 	}
+}
+
+// padBefore pads before the last command.
+func (p *Player) padBefore(v *visit) {
+	v.done.Commands++
+	p.pad(v)
+	v.done.Commands--
 }
 
 // finish ends a session as it ended.
