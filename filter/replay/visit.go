@@ -300,7 +300,7 @@ func (p *Player) do(v *visit) {
 		v.follow(s)
 		return // it was refused the greeting: no command counts
 	}
-	if s.Code == 421 || v.asked && string(v.filter.Text) == "disconnect" {
+	if s.Code == 421 || v.held.Kind == store.KindInput || v.asked && string(v.filter.Text) == "disconnect" {
 		p.padBefore(v)
 	}
 	switch s.Kind {
