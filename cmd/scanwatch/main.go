@@ -54,6 +54,7 @@ func verbs() []verb {
 		{"check", "[FILE]", "what is wrong with a configuration", checkHelp, check},
 		{"policy", "[--print] [FILE|POLICY]", "what a configuration refuses, in plain English", policyHelp, policy},
 		{"test", "[--enforce] --src ADDRESS [FLAG ...] | --stream FILE", "what a configuration would do with a session", testHelp, try},
+		{"backtest", "[--policy POLICY] [--rule NAME] [--since WHEN] [--json] [FILE]", "what a configuration would have done with the past", backtestHelp, backtest},
 		{"import", "mylog DIR | --check FILE [--format FORMAT] | --formats", "take over old records; what a list is, and what of it can be used", importHelp, importVerb},
 		{"watch", "[--evidence TOKEN] [--src PREFIX] [--json]", "follow findings, verdicts and bans live", watchHelp, watch},
 		{"log", "brief|verbose", "change how much the running filter logs", logHelp, logVerb},
@@ -100,12 +101,16 @@ func (e *env) main(args []string, stdout io.Writer) int {
 		err = failed
 	}
 	var wrong usageError
+	var status statusError
 	switch {
 	case err == nil, errors.Is(err, syscall.EPIPE): // head(1) has seen enough
 		return exitOK
 	case errors.As(err, &wrong):
 		fmt.Fprintf(e.err, "scanwatch: %v\n", err)
 		return exitUsage
+	case errors.As(err, &status):
+		fmt.Fprintf(e.err, "scanwatch: %v\n", err)
+		return status.status
 	case errors.As(err, new(rules.Errors)):
 		fmt.Fprint(e.err, config.Detail(err))
 		return exitFailure

@@ -46,8 +46,9 @@ func TestMain(m *testing.M) {
 			signal.Ignore(syscall.SIGPIPE)
 			os.Exit(program(os.Stderr).main(os.Args[1:], os.Stdout))
 		},
-		"mkstore": func() { os.Exit(mkstore(os.Args[1])) },
-		"filter":  func() { os.Exit(runFilter(os.Args[1])) },
+		"mkstore":   func() { os.Exit(mkstore(os.Args[1])) },
+		"mkhistory": func() { os.Exit(mkHistory(os.Args[1])) },
+		"filter":    func() { os.Exit(runFilter(os.Args[1])) },
 	})
 }
 

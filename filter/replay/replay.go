@@ -53,13 +53,13 @@ type Outcome struct {
 	Refusal Refusal
 	Lost    []Message // accepted when the session was recorded, and refused now
 	Junked  int       // messages marked as junk that were not
-	Login   bool      // somebody had logged in when it was refused, or logged in later
+	Login   bool      // it was refused, and somebody logged in in it when it was recorded
 	// Ended tells that a rule refused the client when the session was
 	// recorded. Spared, that the policy would not have done so: nobody knows
 	// how it would have gone on.
 	Ended, Spared bool
 	Recorded      string // the rule that did
-	Would         string // the first rule that would have refused, had it not been marked with observe
+	Would         string // the first rule that would have refused, had it not only observed
 }
 
 // A Refusal is what a policy did to a session.
@@ -223,6 +223,7 @@ func (p *Player) end(v *visit) {
 		v.lose()
 	}
 	v.out.Record = &v.rec
+	v.out.Login = v.out.Refusal.Rule != "" && v.rec.Counts.AuthPass > 0
 	p.o.Done(&v.out)
 	lost := v.out.Lost[:0]
 	if cap(lost) > 100 {

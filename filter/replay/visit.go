@@ -244,7 +244,6 @@ func (p *Player) ask(v *visit, phase filter.ID, fields ...[]byte) bool {
 		if v.out.Refusal.Rule == "" {
 			v.out.Refusal = why
 		}
-		v.out.Login = v.out.Login || v.done.AuthPass > 0
 		return false
 	case r.Decision == filter.Junk:
 		p.report(v, filter.FilterResponse, word, []byte(r.Decision.String()))
@@ -660,8 +659,6 @@ func (v *visit) follow(s *store.Step) {
 		if s.Result == store.ResultOK {
 			t.was++
 		}
-	case store.KindAuth:
-		v.out.Login = v.out.Login || s.Result == store.ResultPass
 	case store.KindCommit:
 		v.lost(t, false)
 		t.was = 0
@@ -675,5 +672,9 @@ func (v *visit) lose() {
 	}
 	for v.cur.Next(&v.step) {
 		v.follow(&v.step)
+	}
+	// Those whose steps were omitted.
+	for range max(int(v.rec.Counts.Mails)-int(v.done.Mails)-len(v.out.Lost), 0) {
+		v.out.Lost = append(v.out.Lost, Message{Unknown: true, Refusal: v.out.Refusal})
 	}
 }

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/session"
+	"scanwatch/rules"
+	"scanwatch/store"
+	"scanwatch/tests/sim"
+)
+
+// mkHistory fills a state directory with a simulated day: honest clients, some of
+// them odd, a harvest and guessed passwords. The policy observes.
+func mkHistory(dir string) int {
+	if err := recordDay(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func recordDay(dir string) error {
+	text, err := rules.ReadyPolicy("standard")
+	if err != nil {
+		return err
+	}
+	tree, err := rules.Parse("standard.conf", func(string) ([]byte, error) { return text, nil })
+	if err != nil {
+		return err
+	}
+	policy, _, err := rules.Compile(tree, rules.Options{})
+	if err != nil {
+		return err
+	}
+	lists, err := lookup.Builtin()
+	if err != nil {
+		return err
+	}
+	type ended struct {
+		end   time.Time
+		id    uint64
+		value []byte
+	}
+	var all []ended
+	table := session.NewTable(session.Options{
+		Lists:  func() *lookup.Lists { return lists },
+		Log:    func([]byte) {},
+		Record: func(end time.Time, id uint64, value []byte) { all = append(all, ended{end, id, slices.Clone(value)}) },
+	})
+	table.Use(&session.Settings{Policy: policy})
+	sessions := sim.Merge(sim.Day(1, 2000), sim.Merge(
+		sim.Harvest(sim.Attack{Seed: 1, Start: sim.Midnight.Add(3 * time.Hour), Every: 4 * time.Minute, Sessions: 120, Each: 9}),
+		sim.Guess(sim.Attack{Seed: 2, Start: sim.Midnight.Add(9 * time.Hour), Every: 20 * time.Second, Sessions: 600, Each: 12})))
+	if _, err := sim.Play(table, session.Phases(policy), sessions); err != nil {
+		return err
+	}
+	table.Stop()
+	slices.SortStableFunc(all, func(a, b ended) int { return cmp.Or(a.end.Compare(b.end)) })
+	w := store.Open(dir, store.Options{Now: func() time.Time { return sim.Midnight.Add(24 * time.Hour) }, Program: "test"})
+	for _, s := range all {
+		w.Add(s.end, s.id, s.value)
+	}
+	return w.Close()
+}
