@@ -302,9 +302,8 @@ const maxGroups = 10_000
 const maxSessionsNamed = 3
 
 type lostKey struct {
-	domain, rule, phase string
-	src                 netip.Addr
-	some                bool
+	domain, rule string
+	src          netip.Addr
 }
 
 // lostMail is accepted mail that would have been lost.
@@ -314,10 +313,10 @@ type lostMail struct {
 	Src      string   `json:"src,omitempty"`
 	RDNS     string   `json:"rdns,omitempty"`
 	Rule     string   `json:"rule"`
-	Phase    string   `json:"phase"`
+	Phase    string   `json:"phase"` // of the first
 	Ban      bool     `json:"ban,omitempty"`
 	Known    bool     `json:"known_peer"`
-	Some     bool     `json:"some_recipients_only,omitempty"`
+	Some     int      `json:"some_recipients_only,omitempty"` // messages that others still got
 	Messages int      `json:"messages"`
 	Rcpts    int      `json:"recipients"`
 	Sessions []string `json:"examples"`
@@ -382,19 +381,32 @@ func (b *pastTest) cannotTell(c *config.Config, p *rules.Policy) {
 		b.Cannot = append(b.Cannot, printable([]byte(note)))
 	}
 	if n.SeenGood {
-		b.Cannot = append(b.Cannot, "seen-good: no host was known when the history began")
+		b.Cannot = append(b.Cannot, "seen-good: nobody was known when the history began")
 	}
 	var longest time.Duration
 	for _, w := range n.Windows {
 		longest = max(longest, w.Window)
 	}
 	if longest > 0 {
-		b.Cannot = append(b.Cannot, fmt.Sprintf("count: counts began with nothing; they are whole %v after the history began", longest))
+		b.Cannot = append(b.Cannot, fmt.Sprintf("count: counts began with nothing; the longest is of %s", spanText(longest)))
 	}
 	delayed := slices.ContainsFunc(p.Rules(), func(r *rules.Rule) bool { return r.Delay > 0 })
 	if delayed {
 		b.Cannot = append(b.Cannot, "delay: nobody knows who would not have waited")
 	}
+}
+
+// spanText is a time span in the words of a configuration.
+func spanText(d time.Duration) string {
+	for _, u := range []struct {
+		word string
+		span time.Duration
+	}{{"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}} {
+		if d >= u.span && d%u.span == 0 {
+			return fmt.Sprintf("%d%s", d/u.span, u.word)
+		}
+	}
+	return d.String()
 }
 
 // unsure notes the conditions of a rule that could not tell because of them.
@@ -460,7 +472,7 @@ func (b *pastTest) addLost(o *replay.Outcome, m *replay.Message) {
 	if m.Known {
 		b.Known++
 	}
-	k := lostKey{rule: m.Rule, phase: m.Phase, src: o.Record.Src.Addr(), some: m.Some}
+	k := lostKey{rule: m.Rule, src: o.Record.Src.Addr()}
 	if i := bytes.LastIndexByte(m.Sender, '@'); m.Unknown {
 		k.domain = "senders that are not known"
 	} else if i >= 0 {
@@ -475,7 +487,7 @@ func (b *pastTest) addLost(o *replay.Outcome, m *replay.Message) {
 			l = b.lost[k]
 		}
 		if l == nil {
-			l = &lostMail{Domain: k.domain, Rule: k.rule, Phase: k.phase, Some: k.some, Unknown: m.Unknown, Ban: m.Ban, RDNS: printable(o.Record.RDNS)}
+			l = &lostMail{Domain: k.domain, Rule: k.rule, Phase: m.Phase, Unknown: m.Unknown, Ban: m.Ban, RDNS: printable(o.Record.RDNS)}
 			if k.src.IsValid() {
 				l.Src = k.src.String()
 			}
@@ -485,6 +497,9 @@ func (b *pastTest) addLost(o *replay.Outcome, m *replay.Message) {
 	l.Messages++
 	l.Rcpts += m.Rcpts
 	l.Known = l.Known || m.Known
+	if m.Some {
+		l.Some++
+	}
 	example(&l.Sessions, o)
 }
 
@@ -593,7 +608,7 @@ func (b *pastTest) finish() {
 		b.Lost = append(b.Lost, l)
 	}
 	slices.SortFunc(b.Lost, func(x, y *lostMail) int {
-		return cmp.Or(order(y.Known, x.Known), y.Messages-x.Messages, cmp.Compare(x.Domain, y.Domain), cmp.Compare(x.Src, y.Src), cmp.Compare(x.Rule, y.Rule), cmp.Compare(x.Phase, y.Phase), order(x.Some, y.Some))
+		return cmp.Or(order(y.Known, x.Known), y.Messages-x.Messages, cmp.Compare(x.Domain, y.Domain), cmp.Compare(x.Src, y.Src), cmp.Compare(x.Rule, y.Rule))
 	})
 	for _, l := range b.logins {
 		b.Logins = append(b.Logins, l)
@@ -646,7 +661,7 @@ func (b *pastTest) print(e *env) {
 		return
 	}
 	at := func(t time.Time) string { return t.In(e.zone).Format("2006-01-02 15:04") }
-	say(0, "History: %s to %s, %s in %v", at(b.From), at(b.To), count(b.Played, "session"), b.To.Sub(b.From).Round(time.Minute))
+	say(0, "History: %s to %s, %s", at(b.From), at(b.To), count(b.Played, "session"))
 	if b.Since != nil {
 		say(0, "Told is what ended since %s: %s", at(*b.Since), count(b.Sessions, "session"))
 	}
@@ -702,7 +717,7 @@ func (b *pastTest) print(e *env) {
 func (b *pastTest) printHidden(say func(int, string, ...any)) {
 	h := &b.Hidden
 	if b.Dropped > 0 {
-		say(2, "%d sessions were dropped and are not in the history", b.Dropped)
+		say(2, "%d sessions were dropped when they were recorded and are not in the history", b.Dropped)
 	}
 	if h.Cut > 0 {
 		say(2, "%s had more steps than are kept: %d are missing", count(h.Cut, "session"), h.Omitted)
@@ -741,8 +756,8 @@ func (l *lostMail) print(say func(int, string, ...any)) {
 		known = "KNOWN for good mail"
 	}
 	what := count(l.Messages, "message")
-	if l.Some {
-		what += ", some recipients only,"
+	if l.Some > 0 {
+		what += fmt.Sprintf(" (%d only in part)", l.Some)
 	}
 	say(2, "%s for %s of %s from %s, %s", what, count(l.Rcpts, "recipient"), domain, from, known)
 	say(6, "rule %s at %s%s: %s", l.Rule, l.Phase, because(l.Ban), join(l.Sessions))
