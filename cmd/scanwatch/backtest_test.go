@@ -2,10 +2,14 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
 
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/session"
@@ -15,16 +19,17 @@ import (
 )
 
 // mkHistory fills a state directory with a simulated day: honest clients, some of
-// them odd, a harvest and guessed passwords. The policy observes.
-func mkHistory(dir string) int {
-	if err := recordDay(dir); err != nil {
+// them odd, a harvest and guessed passwords. The policy
+// observes, or not.
+func mkHistory(dir string, enforce bool) int {
+	if err := recordDay(dir, enforce); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
 }
 
-func recordDay(dir string) error {
+func recordDay(dir string, enforce bool) error {
 	text, err := rules.ReadyPolicy("standard")
 	if err != nil {
 		return err
@@ -36,6 +41,9 @@ func recordDay(dir string) error {
 	policy, _, err := rules.Compile(tree, rules.Options{})
 	if err != nil {
 		return err
+	}
+	if enforce {
+		policy = policy.InMode(rules.Enforce)
 	}
 	lists, err := lookup.Builtin()
 	if err != nil {
@@ -66,4 +74,19 @@ func recordDay(dir string) error {
 		w.Add(s.end, s.id, s.value)
 	}
 	return w.Close()
+}
+
+// exitStatus runs a program that must end with the given status.
+func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var ended *exec.ExitError
+		if !errors.As(err, &ended) {
+			ts.Fatalf("%v", err)
+		}
+		got = ended.ExitCode()
+	}
+	if fmt.Sprint(got) != args[0] {
+		ts.Fatalf("exit status %d, want %s", got, args[0])
+	}
 }

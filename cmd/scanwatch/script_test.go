@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 			os.Exit(program(os.Stderr).main(os.Args[1:], os.Stdout))
 		},
 		"mkstore":   func() { os.Exit(mkstore(os.Args[1])) },
-		"mkhistory": func() { os.Exit(mkHistory(os.Args[1])) },
+		"mkhistory": func() { os.Exit(mkHistory(os.Args[1], len(os.Args) > 2)) },
 		"filter":    func() { os.Exit(runFilter(os.Args[1])) },
 	})
 }
@@ -97,7 +97,8 @@ func TestScript(t *testing.T) {
 					runtime.Gosched()
 				}
 			},
-			"head": pipeToNobody,
+			"head":   pipeToNobody,
+			"status": exitStatus,
 			// A file that another process has locked, so that reading fails for
 			// root, too.
 			"unreadable": func(ts *testscript.TestScript, _ bool, args []string) {
