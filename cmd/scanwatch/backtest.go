@@ -671,7 +671,7 @@ func (b *pastTest) print(e *env) {
 	if b.Messages == 0 {
 		say(0, "No accepted mail would have been lost.")
 	} else {
-		say(0, "LOST: %s for %s would have been lost, %d of them of hosts known for good mail.", count(b.Messages, "accepted message"), count(b.Rcpts, "recipient"), b.Known)
+		say(0, "LOST: %s for %s, %d of them from known hosts.", count(b.Messages, "accepted message"), count(b.Rcpts, "recipient"), b.Known)
 	}
 	for i, l := range b.Lost {
 		if i == most {

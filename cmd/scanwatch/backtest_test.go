@@ -1,15 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"slices"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/rogpeppe/go-internal/txtar"
 
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/session"
@@ -88,5 +91,23 @@ func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	if fmt.Sprint(got) != args[0] {
 		ts.Fatalf("exit status %d, want %s", got, args[0])
+	}
+}
+
+// TestBacktestExample: the example in the manual is what the script's history
+// gives.
+func TestBacktestExample(t *testing.T) {
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := txtar.ParseFile("testdata/script/backtest.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range archive.Files {
+		if f.Name == "rule.txt" && !bytes.Contains(page, f.Data) {
+			t.Errorf("the manual does not have\n%s", f.Data)
+		}
 	}
 }
