@@ -139,13 +139,17 @@ func (i *Inspector) segment(s Segment) *File {
 	f := &File{Name: filepath.Join(sessionsDir, s.Name), Size: s.Size, Health: HealthOK, Segment: &s}
 	if s.Damaged {
 		f.Health = HealthAside
+		if !strings.HasSuffix(s.Name, salvagedMark) {
+			f.Problem = "what can be read of it is not salvaged yet"
+		}
 		return f
 	}
 	r := Reader{Dir: i.Dir}
 	if i.Snapshot != nil {
 		r.Snapshot = func(w io.Writer, name string) error {
-			f.Live = true
-			return i.Snapshot(w, name)
+			err := i.Snapshot(w, name)
+			f.Live = err == nil
+			return err
 		}
 	}
 	c, err := r.open(s, nil, nil)
@@ -187,8 +191,9 @@ func (i *Inspector) state(f *File) {
 	var live func(io.Writer) error
 	if i.State != nil {
 		live = func(w io.Writer) error {
-			f.Live = true
-			return i.State(w)
+			err := i.State(w)
+			f.Live = err == nil
+			return err
 		}
 	}
 	f.is(ReadState(i.Dir, i.Tables, live, func(e Entry) error {

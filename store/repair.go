@@ -54,6 +54,8 @@ func (i *Inspector) Repair(program string, now time.Time, visit func(*File) erro
 			f.Done = strings.TrimPrefix(f.Done+"; ", "; ") + "not repaired: " + err.Error()
 		} else if f.Health == HealthDamaged {
 			f.Health = HealthAside
+		} else if done != "" && f.Health == HealthAside {
+			f.Problem = ""
 		}
 		return visit(f)
 	})

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -95,6 +96,14 @@ func TestScript(t *testing.T) {
 					}
 					runtime.Gosched()
 				}
+			},
+			"break-meta": func(ts *testscript.TestScript, _ bool, args []string) {
+				data, err := os.ReadFile(args[0])
+				ts.Check(err)
+				size := binary.NativeEndian.Uint32(data[24:]) // of pages
+				data[40] ^= 1
+				data[size+40] ^= 1
+				ts.Check(os.WriteFile(args[0], data, 0o640))
 			},
 			"head": pipeToNobody,
 			// A file that another process has locked, so that reading fails for
