@@ -3,7 +3,6 @@ package store
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -264,7 +263,7 @@ func FuzzScan(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer file.Close()
-		if _, err := io.WriteString(file, string(data)); err != nil {
+		if _, err := file.Write(data); err != nil {
 			t.Fatal(err)
 		}
 		_, err = scan(file, int64(len(data)), utcDay(noon), func(key, value []byte) error { return wholeRecord(key, value) })

@@ -245,7 +245,7 @@ func (s *stock) reckon() {
 		from = oldest
 	}
 	days := newest.Sub(from).Hours() / 24
-	if days < 1 {
+	if days < 1.0/24 {
 		return
 	}
 	s.PerDay = int64(float64(lately) / days)
@@ -262,7 +262,7 @@ func (s *stock) text(w io.Writer, zone *time.Location) {
 		fmt.Fprintf(w, "%-10s%s\n", name, fmt.Sprintf(format, args...))
 	}
 	if s.Unread > 0 {
-		line("PROBLEM", "%d files cannot be read, and are missing in this; see scanwatch fsck", s.Unread)
+		line("PROBLEM", "files that cannot be read, and are missing in this: %d; see scanwatch fsck", s.Unread)
 	}
 	const layout = "2006-01-02 15:04"
 	row := "%-16s %10v %12v  %-16s  %-16s  %s\n"
@@ -293,12 +293,12 @@ func (s *stock) text(w io.Writer, zone *time.Location) {
 	line("disk", "%d bytes of %d, %.1f %%", s.Bytes, s.Budget, 100*float64(s.Bytes)/float64(s.Budget))
 	line("sessions", "%d, of %d bytes on average", s.Sessions, s.Average)
 	if s.Aside > 0 {
-		line("aside", "%d damaged files; see scanwatch fsck", s.Aside)
+		line("aside", "damaged files that were set aside: %d; see scanwatch fsck", s.Aside)
 	}
 	if s.Days > 0 {
 		line("budget", "holds %.0f days at the present rate of %d bytes a day; the limit by age is %.0f days", s.Days, s.PerDay, s.Keep)
 	} else {
-		line("budget", "there is less than a day to tell for how long it holds; the limit by age is %.0f days", s.Keep)
+		line("budget", "there is less than an hour to tell for how long it holds; the limit by age is %.0f days", s.Keep)
 	}
 	line("dropped", "%s", dropped(s.Dropped))
 	if s.Lately != nil {
