@@ -342,8 +342,14 @@ func loadBan(m *Memory, key, value []byte, now uint32) bool {
 	}
 	if isSource(p) {
 		adopt(&m.bans, Number(p.Addr()), b, now, func(ours *ban, old ban) {
-			if old.until > ours.until {
-				*ours = old
+			times := max(ours.times, old.times)
+			if observed := ours.flags & banObserved; observed == old.flags&banObserved {
+				if old.until > ours.until {
+					*ours = old
+				}
+				ours.times = times
+			} else if observed != 0 {
+				*ours = old // one that holds
 			}
 		})
 		return true
