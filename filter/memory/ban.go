@@ -128,7 +128,8 @@ func (m *Memory) Ban(a netip.Addr, s Sentence, now int64) Ban {
 		// What was only told, or taken back, does not count.
 	default:
 		if n := min(int(old.times), len(m.escalate)); n > 0 {
-			b.until = at + uint32(min(s.For*time.Duration(m.escalate[n-1]), maxBan)/time.Second)
+			factor := time.Duration(m.escalate[n-1])
+			b.until = at + uint32(min(s.For, maxBan/factor)*factor/time.Second)
 		}
 		b.times = min(old.times, 254) + 1
 	}

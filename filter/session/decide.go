@@ -68,10 +68,7 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 		}
 	}
 	policy := t.settings.Policy
-	if s.policy != policy {
-		// What another policy decided, or noted, ends with it.
-		s.policy, s.sticky, s.told, s.tags, s.banned, s.wouldBan = policy, rules.Outcome{}, nil, 0, nil, nil
-	}
+	s.under(policy)
 	if phase == rules.RcptTo {
 		t.judgeShape(s, ev.Time)
 		t.judgeProbed(s, arg, ev.Time)
@@ -107,6 +104,14 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	s.pace.held = s.pace.held || phase == rules.Connect && r.Hold > 0
 	t.trace(s, policy, f, r)
 	return r
+}
+
+// under makes a policy the one of s: what another one decided, or noted, ends
+// with it.
+func (s *Session) under(policy *rules.Policy) {
+	if s.policy != policy {
+		s.policy, s.sticky, s.told, s.tags, s.banned, s.wouldBan = policy, rules.Outcome{}, nil, 0, nil, nil
+	}
 }
 
 // trace tells who wants to know how the policy came to its answer.
@@ -149,6 +154,7 @@ func (t *Table) atEnd(s *Session, at int64) {
 		return
 	}
 	policy := t.settings.Policy
+	s.under(policy)
 	f := t.fill(s, rules.End, at)
 	v := t.eval(s, policy, f)
 	t.tag(s, at, rules.End, policy, v.Tags)
