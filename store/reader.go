@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -123,7 +124,10 @@ func (r *Reader) each(since, until time.Time, f func(segment string, key, value 
 		if !since.IsZero() && s.Day.Before(utcDay(since)) {
 			return true
 		}
-		if s.Damaged {
+		switch {
+		case strings.HasSuffix(s.Name, salvagedMark):
+			r.problem(s.Name, errors.New("was found damaged; what could be read of it is in a later part of the day"))
+		case s.Damaged:
 			r.problem(s.Name, errors.New("was found damaged and set aside"))
 		}
 		return s.Damaged

@@ -14,6 +14,7 @@ package store
 //	    2026-11-01.2.db                the second part of that day, and so on
 //	    2026-11-02.db
 //	    2026-11-02.3.db.damaged-20261102T101500Z   set aside, never read again
+//	    2026-11-02.db.damaged-20261102T101500Z.salvaged   what was readable is in a later part
 //	    2026-11-02.4.db.new            being made; left behind only by a crash
 //
 // A segment is a bbolt file with two buckets.

@@ -129,6 +129,23 @@ func openSegment(dir string, info Segment, limit int64) (*segment, error) {
 func createSegment(dir string, info Segment, limit int64, program string, now time.Time) (*segment, error) {
 	path := filepath.Join(dir, info.Name)
 	temp := path + newSuffix
+	s, err := initSegment(temp, info, limit, program, now)
+	if err != nil {
+		return nil, err
+	}
+	s.release(nil)
+	if err := os.Rename(temp, path); err != nil {
+		os.Remove(temp)
+		return nil, err
+	}
+	if err := syncDir(dir); err != nil {
+		return nil, err
+	}
+	return newSegment(info, path, func() (*os.File, error) { return openRegular(path, os.O_RDWR) }, limit)
+}
+
+// initSegment makes a segment without records, under a name that is not its own.
+func initSegment(temp string, info Segment, limit int64, program string, now time.Time) (*segment, error) {
 	os.Remove(temp) // a crash may have left it
 	s, err := newSegment(info, temp, func() (*os.File, error) { return openRegular(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL) }, limit)
 	if err != nil {
@@ -148,18 +165,12 @@ func createSegment(dir string, info Segment, limit int64, program string, now ti
 			meta.Put(keyCreated, binary.BigEndian.AppendUint64(nil, uint64(now.UnixMicro()))),
 			meta.Put(keyProgram, []byte(program)))
 	})
-	s.release(err)
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
 	if err != nil {
+		s.release(err)
 		os.Remove(temp)
 		return nil, err
 	}
-	if err := syncDir(dir); err != nil {
-		return nil, err
-	}
-	return newSegment(info, path, func() (*os.File, error) { return openRegular(path, os.O_RDWR) }, limit)
+	return s, nil
 }
 
 func newSegment(info Segment, path string, open func() (*os.File, error), limit int64) (*segment, error) {

@@ -75,7 +75,15 @@ func (e *env) reader() (*store.Reader, *control.Client, []string, error) {
 	if err != nil {
 		return r, nil, []string{err.Error()}, nil
 	}
-	r.Snapshot = func(w io.Writer, name string) error { return client.Snapshot(w, name) }
+	r.Snapshot = func(w io.Writer, name string) error {
+		// Asked anew: the filter cuts off who is silent while reading the rest.
+		c, err := control.Dial(e.dir)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return c.Snapshot(w, name)
+	}
 	// What waits in the filter's memory belongs to the picture.
 	if err := client.Flush(); err != nil {
 		return r, client, []string{"what came in last is missing: " + err.Error()}, nil

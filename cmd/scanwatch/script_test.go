@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -97,6 +98,14 @@ func TestScript(t *testing.T) {
 					runtime.Gosched()
 				}
 			},
+			"break-meta": func(ts *testscript.TestScript, _ bool, args []string) {
+				data, err := os.ReadFile(args[0])
+				ts.Check(err)
+				size := binary.NativeEndian.Uint32(data[24:]) // of pages
+				data[40] ^= 1
+				data[size+40] ^= 1
+				ts.Check(os.WriteFile(args[0], data, 0o640))
+			},
 			"head":   pipeToNobody,
 			"status": exitStatus,
 			// A file that another process has locked, so that reading fails for
@@ -174,7 +183,7 @@ func runFilter(dir string) int {
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
 		Load: func(all iter.Seq[store.Entry]) { m.Load(all, now.UnixMicro()) }})
 	m.Ban(netip.MustParseAddr("2001:db8::7"), memory.Sentence{For: 24 * time.Hour, Rule: "botnet", Session: 0x31}, now.Add(-time.Hour).UnixMicro())
-	verbs := append(control.StoreVerbs(w), control.Verb{Name: "reload", Run: reloadOnce()}, control.StatusVerb(func() control.Status {
+	verbs := append(control.StoreVerbs(w, state.Flush), control.Verb{Name: "reload", Run: reloadOnce()}, control.StatusVerb(func() control.Status {
 		return control.Status{Program: "test", PID: os.Getpid(), Started: now, Log: control.LevelWord(level.Level()), Store: w.Status(), State: state.Status(), Memory: m.Status(),
 			Config: control.Config{File: "/etc/scanwatch.conf", Mode: "observe", Rules: 3}}
 	}))
@@ -186,8 +195,8 @@ func runFilter(dir string) int {
 	})...)
 	verbs = append(verbs, control.WatchVerb(&watched), control.LogVerb(level, slog.New(slog.DiscardHandler)))
 	s := &control.Server{Verbs: verbs}
-	// The directory is made in the background.
-	if err := w.Flush(ctx); err != nil {
+	// The directory and state.db are made in the background.
+	if err := errors.Join(w.Flush(ctx), state.Flush(ctx)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -85,9 +85,9 @@ func eventLine(e *events.Event, missing uint64, zone *time.Location) string {
 	switch e.Event {
 	case "finding":
 		add("%s", e.Evidence)
-		add("of %s", e.Org)
+		add("of %s", short(e.Org, 32))
 		add("(%s)", e.Confidence)
-		add("%s", short(e.Proof))
+		add("%s", short(e.Proof, 48))
 	case "left-out":
 		return fmt.Sprintf("%s %-8s %d events: they came too fast for this", e.Time.In(zone).Format(time.TimeOnly), e.Event, missing)
 	default:
@@ -107,8 +107,7 @@ func eventLine(e *events.Event, missing uint64, zone *time.Location) string {
 }
 
 // short cuts text for a line; scanwatch show has it whole.
-func short(s string) string {
-	const most = 48
+func short(s string, most int) string {
 	if len(s) <= most {
 		return s
 	}

@@ -197,3 +197,19 @@ func BenchmarkFanSend(b *testing.B) {
 		})
 	}
 }
+
+// FuzzDecode: what is an event stays one.
+func FuzzDecode(f *testing.F) {
+	f.Add(appendEvent(nil, sample()))
+	f.Add(appendLeftOut(nil, sample().Time, LeftOut{Full: 7}))
+	f.Add([]byte(`{"src":"fe80::1%x","session":"1","until":"2026-01-01T00:00:00+01:00"}`))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		e, _, err := Decode(line)
+		if err != nil {
+			return
+		}
+		if _, _, err := Decode(appendEvent(nil, &e)); err != nil {
+			t.Fatalf("%q: %v", appendEvent(nil, &e), err)
+		}
+	})
+}

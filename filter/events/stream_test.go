@@ -6,7 +6,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +27,7 @@ func until(t *testing.T, s *Stream, what string, ok func(Status) bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: never; %+v", what, s.Status())
 		}
+		runtime.Gosched()
 	}
 }
 
@@ -113,6 +116,12 @@ func TestStreamToFIFO(t *testing.T) {
 			told = e.Event == "left-out" && n > 0 || e.Event == "finding"
 		}
 		r.Close()
+		// The next reader must not find the rest of a line that this one has begun.
+		gone := s.Status().LeftOut.Gone
+		until(t, s, "reader missed", func(st Status) bool {
+			s.Send(numbered(0))
+			return st.LeftOut.Gone > gone
+		})
 	}
 }
 
@@ -170,15 +179,15 @@ func TestStreamToSocket(t *testing.T) {
 // was handed in.
 func TestStreamLimits(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "events")
-	now := time.Unix(1_795_000_000, 0)
-	s := open(file, Options{Rate: 2, Burst: 3, Now: func() time.Time { return now }}, quick)
+	var seconds atomic.Int64 // the background asks for the time, too
+	s := open(file, Options{Rate: 2, Burst: 3, Now: func() time.Time { return time.Unix(seconds.Load(), 0) }}, quick)
 	for i := range 10 {
 		s.Send(numbered(i))
 	}
 	if st := s.Status(); st.LeftOut.Rate != 7 {
 		t.Errorf("%+v", st)
 	}
-	now = now.Add(time.Second)
+	seconds.Add(1)
 	for i := range 3 {
 		s.Send(numbered(10 + i))
 	}

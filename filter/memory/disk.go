@@ -17,7 +17,9 @@ package memory
 //	domains    the domain                       day (2)
 
 import (
+	"bytes"
 	"encoding/binary"
+	"fmt"
 	"iter"
 	"net/netip"
 	"strings"
@@ -30,7 +32,7 @@ import (
 type bucket struct {
 	name    string
 	changes func(m *Memory, n int, put func(key, value []byte)) (left int)
-	load    func(m *Memory, key, value []byte, now uint32)
+	load    func(m *Memory, key, value []byte, now uint32) bool // false: it makes no sense
 	rewrite func(m *Memory)
 }
 
@@ -117,7 +119,7 @@ func read(b []byte, to ...*uint16) {
 // keep makes the bucket of a table. Row returns a nil value for a row that is
 // gone.
 func keep[K comparable, V any](name string, t func(*Memory) *table[K, V], row func(K, *V, *Memory) (key, value []byte),
-	load func(m *Memory, key, value []byte, now uint32)) bucket {
+	load func(m *Memory, key, value []byte, now uint32) bool) bucket {
 	return bucket{
 		name: name,
 		changes: func(m *Memory, n int, put func(key, value []byte)) int {
@@ -173,24 +175,27 @@ func (m *Memory) Rewrite() {
 // together with it. Rows that are dead are deleted, and those
 // that make no sense are left out.
 func (m *Memory) Load(entries iter.Seq[store.Entry], now int64) {
-	load := make(map[string]func(*Memory, []byte, []byte, uint32))
-	for _, b := range buckets {
-		if b.load != nil {
-			load[b.name] = b.load
+	load := loaders()
+	// An entry comes from the disk: nobody may wait for that with the lock.
+	some := make([]store.Entry, 0, chunk)
+	take := func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for i := range some {
+			e := &some[i]
+			if f := load[e.Bucket]; f != nil {
+				_ = f(m, e.Key, e.Value, seconds(now))
+			}
 		}
+		some = some[:0]
 	}
-	n := 0
-	m.mu.Lock()
 	for e := range entries {
-		if f := load[e.Bucket]; f != nil {
-			f(m, e.Key, e.Value, seconds(now))
-		}
-		if n++; n%chunk == 0 {
-			m.mu.Unlock()
-			m.mu.Lock()
+		some = append(some, store.Entry{Bucket: e.Bucket, Key: bytes.Clone(e.Key), Value: bytes.Clone(e.Value)})
+		if len(some) == chunk {
+			take()
 		}
 	}
-	m.mu.Unlock()
+	take()
 }
 
 // adopt puts a row that the disk has kept into t, if it is alive.
@@ -210,6 +215,32 @@ func adopt[K comparable, V any](t *table[K, V], k K, v V, now uint32, merge func
 	}
 }
 
+// loaders are the functions that take rows, by bucket.
+func loaders() map[string]func(*Memory, []byte, []byte, uint32) bool {
+	load := make(map[string]func(*Memory, []byte, []byte, uint32) bool)
+	for _, b := range buckets {
+		if b.load != nil {
+			load[b.name] = b.load
+		}
+	}
+	return load
+}
+
+// Checker returns a function that tells whether a row of state.db makes sense.
+func Checker() func(store.Entry) error {
+	m := New()
+	load := loaders()
+	return func(e store.Entry) error {
+		switch f := load[e.Bucket]; {
+		case f == nil:
+			return fmt.Errorf("there is no table %q", e.Bucket)
+		case !f(m, e.Key, e.Value, 0):
+			return fmt.Errorf("table %s: a row with a key of %d and a value of %d bytes makes no sense", e.Bucket, len(e.Key), len(e.Value))
+		}
+		return nil
+	}
+}
+
 func changedSecret(m *Memory, n int, put func(key, value []byte)) int {
 	if m.keyDirty {
 		m.keyDirty = false
@@ -219,9 +250,9 @@ func changedSecret(m *Memory, n int, put func(key, value []byte)) int {
 	return n
 }
 
-func loadSecret(m *Memory, _, value []byte, _ uint32) {
+func loadSecret(m *Memory, _, value []byte, _ uint32) bool {
 	if len(value) != len(m.key) {
-		return
+		return false
 	}
 	copy(m.key[:], value)
 	m.keyDirty = false
@@ -239,6 +270,7 @@ func loadSecret(m *Memory, _, value []byte, _ uint32) {
 			m.counters.del(k)
 		}
 	}
+	return true
 }
 
 func prefixKey(p netip.Prefix) []byte {
@@ -312,28 +344,35 @@ func readBan(m *Memory, key, v []byte) (p netip.Prefix, b ban, ok bool) {
 	return p, b, true
 }
 
-func loadBan(m *Memory, key, value []byte, now uint32) {
+func loadBan(m *Memory, key, value []byte, now uint32) bool {
 	p, b, ok := readBan(m, key, value)
 	if !ok {
-		return
+		return false
 	}
 	if isSource(p) {
 		adopt(&m.bans, Number(p.Addr()), b, now, func(ours *ban, old ban) {
-			if old.until > ours.until {
-				*ours = old
+			times := max(ours.times, old.times)
+			if observed := ours.flags & banObserved; observed == old.flags&banObserved {
+				if old.until > ours.until {
+					*ours = old
+				}
+				ours.times = times
+			} else if observed != 0 {
+				*ours = old // one that holds
 			}
 		})
-		return
+		return true
 	}
 	if banWorth(0, b, now) >= 0 && !m.wide.has(p) && len(m.wide.rows) < maxWide {
 		m.wide.put(p, b)
 		delete(m.wide.dirty, p)
 	}
+	return true
 }
 
-func loadPeer(m *Memory, key, v []byte, now uint32) {
+func loadPeer(m *Memory, key, v []byte, now uint32) bool {
 	if len(key) != 9 || len(v) != 8 {
-		return
+		return false
 	}
 	var p peer
 	read(v, &p.good, &p.login, &p.bad, &p.mails)
@@ -341,6 +380,7 @@ func loadPeer(m *Memory, key, v []byte, now uint32) {
 		ours.good, ours.login, ours.bad = max(ours.good, old.good), max(ours.login, old.login), max(ours.bad, old.bad)
 		ours.mails = uint16(min(int(ours.mails)+int(old.mails), 1<<16-1))
 	})
+	return true
 }
 
 func counterRow(k counterKey, c *counter, _ *Memory) (key, value []byte) {
@@ -352,15 +392,15 @@ func counterRow(k counterKey, c *counter, _ *Memory) (key, value []byte) {
 	return key, append(be.AppendUint32(nil, c.head), words(c.slots[:]...)...)
 }
 
-func loadCounter(m *Memory, key, v []byte, now uint32) {
+func loadCounter(m *Memory, key, v []byte, now uint32) bool {
 	if len(key) < 12 || len(v) != 4+2*slotsPerWindow {
-		return
+		return false
 	}
 	by, evidence, _ := strings.Cut(string(key[12:]), " ")
 	token := rules.TokenByName(evidence)
 	which, ok := rules.ParseKey(by)
 	if token == nil || !ok {
-		return
+		return false
 	}
 	k := counterKey{be.Uint64(key), be.Uint32(key[8:]), uint8(token.Evidence.Index()), which}
 	c := counter{head: be.Uint32(v)}
@@ -368,26 +408,29 @@ func loadCounter(m *Memory, key, v []byte, now uint32) {
 		c.slots[i] = be.Uint16(v[4+2*i:])
 	}
 	adopt(&m.counters, k, c, now, (*counter).merge)
+	return true
 }
 
-func loadProbed(m *Memory, key, v []byte, now uint32) {
+func loadProbed(m *Memory, key, v []byte, now uint32) bool {
 	p := probed{}
 	if len(key) != 8 || len(v) != 3+2*len(p.nets) {
-		return
+		return false
 	}
 	p.day, p.accepted = be.Uint16(v), v[2] != 0
 	readNetworks(v[3:], &p.nets)
 	adopt(&m.probed, be.Uint64(key), p, now, func(*probed, probed) {})
+	return true
 }
 
-func loadCampaign(m *Memory, key, v []byte, now uint32) {
+func loadCampaign(m *Memory, key, v []byte, now uint32) bool {
 	c := campaign{}
 	if len(key) != 8 || len(v) != 4+2*len(c.nets) {
-		return
+		return false
 	}
 	read(v, &c.day, &c.good)
 	readNetworks(v[4:], &c.nets)
 	adopt(&m.campaigns, be.Uint64(key), c, now, func(*campaign, campaign) {})
+	return true
 }
 
 func readNetworks(v []byte, n *networks) {
@@ -396,28 +439,31 @@ func readNetworks(v []byte, n *networks) {
 	}
 }
 
-func loadPair(m *Memory, key, v []byte, now uint32) {
+func loadPair(m *Memory, key, v []byte, now uint32) bool {
 	if len(key) != 8 || len(v) != 6 {
-		return
+		return false
 	}
 	adopt(&m.pairs, be.Uint64(key), pair{be.Uint16(v), be.Uint32(v[2:])}, now, func(*pair, pair) {})
+	return true
 }
 
-func loadDistinct(m *Memory, key, v []byte, now uint32) {
+func loadDistinct(m *Memory, key, v []byte, now uint32) bool {
 	var d distinct
 	if len(key) != 9 || len(v) != 4+2*len(d.seen) || int(key[0]) >= len(sprayTime) {
-		return
+		return false
 	}
 	d.since = be.Uint32(v)
 	for i := range d.seen {
 		d.seen[i] = be.Uint16(v[4+2*i:])
 	}
 	adopt(&m.distinct, distinctKey{be.Uint64(key[1:]), distinctKind(key[0])}, d, now, func(*distinct, distinct) {})
+	return true
 }
 
-func loadDomain(m *Memory, key, v []byte, now uint32) {
+func loadDomain(m *Memory, key, v []byte, now uint32) bool {
 	if len(key) == 0 || len(v) != 2 {
-		return
+		return false
 	}
 	adopt(&m.domains, string(key), be.Uint16(v), now, func(ours *uint16, old uint16) { *ours = max(*ours, old) })
+	return true
 }
