@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"iter"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,14 +41,21 @@ func policy(t testing.TB, name, lines string, mode rules.Mode) *rules.Policy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, _, err := rules.Compile(tree, rules.Options{})
+	p, _, err := rules.Compile(tree, rules.Options{Load: func(rules.Source) (rules.Table, error) { return nobody{}, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p.InMode(mode)
 }
 
-// fold is how a test gets records: of a table that record collects from.
+// nobody is an empty table.
+type nobody struct{}
+
+func (nobody) MatchAddr(netip.Addr) bool { return false }
+func (nobody) MatchName([]byte) bool     { return false }
+func (nobody) MatchASN(uint32) bool      { return false }
+
+// options are those of a table whose records are appended to to.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) session.Options {
 	return session.Options{
 		Lists: func() *lookup.Lists { return lists },
@@ -245,5 +253,79 @@ func TestSame(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestLost: what a policy loses of a day that was recorded without it is what it
+// loses of the day itself, where the clients go on as they like.
+func TestLost(t *testing.T) {
+	lists := builtin(t)
+	tight := policy(t, "tight", "table <local-domains> { \"example.org\" }\n", rules.Enforce)
+	play := func(p *rules.Policy) ([]*store.Record, []sim.Outcome) {
+		var records []*store.Record
+		table := session.NewTable(options(t, lists, &records))
+		table.Use(&session.Settings{Policy: p})
+		outcomes, err := sim.Play(table, session.Phases(p), day(3000))
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.SortStableFunc(records, func(a, b *store.Record) int { return a.End.Compare(b.End) })
+		return records, outcomes
+	}
+	records, free := play(tight.InMode(rules.Observe))
+	_, held := play(tight)
+	_, outcomes := again(t, lists, tight, records)
+	lost := make(map[uint64]int) // whole messages, by session
+	stopped := make(map[uint64]bool)
+	for _, o := range outcomes {
+		id := records[o.Seq].ID
+		for _, m := range o.Lost {
+			if !m.Some {
+				lost[id]++
+			}
+		}
+		stopped[id] = o.Refusal.Rule != ""
+	}
+	total, differ := 0, 0
+	for i := range free {
+		want := free[i].Mails - held[i].Mails
+		total += want
+		if lost[free[i].Session] != want || stopped[free[i].Session] != (len(held[i].Refused) > 0) {
+			if differ++; differ <= 5 {
+				t.Logf("%s session %016x: %d lost, refused %v; want %d, %v", free[i].Label, free[i].Session, lost[free[i].Session], stopped[free[i].Session], want, held[i].Refused)
+			}
+		}
+	}
+	t.Logf("%d messages lost; %d of %d sessions differ", total, differ, len(free))
+	// Delays change what comes first, and clients leave early when they are
+	// refused: a few may differ.
+	if total == 0 || differ*200 > len(free) {
+		t.Errorf("%d of %d sessions came out otherwise than they would", differ, len(free))
+	}
+}
+
+// TestLate: a session that lasted longer than the window comes in late, and is
+// played all the same.
+func TestLate(t *testing.T) {
+	lists := builtin(t)
+	p := policy(t, "open", "", rules.Enforce)
+	start := sim.Midnight
+	record := func(id uint64, start time.Time, length time.Duration) *store.Record {
+		return &store.Record{ID: id, Start: start, End: start.Add(length), Src: netip.MustParseAddrPort("192.0.2.1:1"), Ending: store.EndingDropped}
+	}
+	var order []uint64
+	player := replay.New(replay.Options{Settings: &session.Settings{Policy: p}, Table: options(t, lists, new([]*store.Record)),
+		Done: func(o *replay.Outcome) { order = append(order, o.Record.ID) }})
+	player.Add(record(1, start.Add(time.Minute), time.Second))
+	player.Add(record(2, start.Add(2*time.Minute), time.Second))
+	player.Add(record(3, start, 9*time.Minute)) // began first
+	player.Add(record(4, start.Add(20*time.Minute), time.Second))
+	if player.Late() != 0 || len(order) != 1 {
+		t.Errorf("late %d, played %v", player.Late(), order)
+	}
+	player.Add(record(5, start.Add(30*time.Second), time.Hour))
+	player.Close()
+	if want := []uint64{1, 2, 3, 4, 5}; player.Late() != 1 || !slices.Equal(order, want) {
+		t.Errorf("late %d, played %v, want %v", player.Late(), order, want)
 	}
 }
