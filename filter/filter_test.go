@@ -395,3 +395,19 @@ func TestHoldLimit(t *testing.T) {
 		}
 	}
 }
+
+// TestMake: an event that is made is the one that its line gives.
+func TestMake(t *testing.T) {
+	var made, parsed Event
+	if err := parsed.parse([]byte("report|0.7|1795219327.000001|smtp-in|tx-rcpt|00000000000000ff|0a0b0c0d|ok|a|b@example.org")); err != nil {
+		t.Fatal(err)
+	}
+	made.Make(TxRcpt, 1795219327000001, 0xff, []byte("0a0b0c0d"), []byte("ok"), []byte("a|b@example.org"))
+	if made.String() != parsed.String() || made.Time != parsed.Time || made.Version != parsed.Version {
+		t.Errorf("made %v, parsed %v", &made, &parsed)
+	}
+	made.Make(PhaseNoop, 0, 1, nil, nil, nil, nil, nil, nil)
+	if made.Field(9) != nil || !made.request {
+		t.Errorf("made %+v", made)
+	}
+}

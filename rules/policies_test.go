@@ -150,3 +150,14 @@ func TestTokens(t *testing.T) {
 		t.Error("there is a token none")
 	}
 }
+
+func TestOnly(t *testing.T) {
+	p := readyPolicy(t, "standard")
+	only := p.Only("harvest")
+	if n := len(only.Rules()); n != 1 || len(p.Rules()) < 5 || only.Phases() != from(RcptTo)&^from(Data) {
+		t.Errorf("%d rules of %d, in phases %v", n, len(p.Rules()), only.Phases().List())
+	}
+	if p.Only("nobody") != nil {
+		t.Error("a policy of no rules")
+	}
+}

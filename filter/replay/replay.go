@@ -22,14 +22,12 @@ package replay
 import (
 	"container/heap"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
 	"scanwatch/filter"
 	"scanwatch/filter/events"
 	"scanwatch/filter/session"
-	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -58,8 +56,6 @@ type Outcome struct {
 	// recorded. Spared, that the policy would not have done so: nobody knows
 	// how it would have gone on.
 	Ended, Spared bool
-	Recorded      string // the rule that did
-	Would         string // the first rule that would have refused, had it not only observed
 }
 
 // A Refusal is what a policy did to a session.
@@ -104,7 +100,6 @@ type Player struct {
 	ev      filter.Event
 	line    []byte // scratch
 	cur     *visit // whose request is being answered
-	would   string
 	dst     netip.AddrPort
 	dstText []byte
 	srcText []byte
@@ -135,12 +130,8 @@ func New(o Options) *Player {
 
 // event takes note of what rules decide.
 func (p *Player) event(e *events.Event) {
-	switch {
-	case e.Event != "verdict":
-	case e.Decision != "" && p.cur != nil:
+	if e.Event == "verdict" && e.Decision != "" && p.cur != nil {
 		p.cur.ruling = verdict{rule: e.Rule, ban: !e.Until.IsZero()}
-	case e.Would == rules.Reject.String() || e.Would == rules.Disconnect.String():
-		p.would = e.Rule
 	}
 }
 
@@ -298,5 +289,3 @@ func phaseWord(word string) string {
 func hangsUp(d filter.Decision, text string) bool {
 	return d == filter.Disconnect || d == filter.Reject && strings.HasPrefix(text, "421")
 }
-
-func clone(b []byte) []byte { return slices.Clone(b) }

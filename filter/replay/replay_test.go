@@ -329,3 +329,38 @@ func TestLate(t *testing.T) {
 		t.Errorf("late %d, played %v, want %v", player.Late(), order, want)
 	}
 }
+
+// FuzzPlay: whatever stands in a record, it is played to its end once, and
+// refuses nobody by itself.
+func FuzzPlay(f *testing.F) {
+	lists := builtin(f)
+	tight := policy(f, "tight", "", rules.Enforce)
+	for _, kind := range []store.Kind{store.KindGreeting, store.KindHelo, store.KindMail, store.KindRcpt, store.KindData, store.KindCommit,
+		store.KindInput, store.KindFilter, store.KindVerdict, store.KindCommand, store.KindQuit} {
+		step := store.Step{Kind: kind, Text: []byte("reject"), Arg: []byte("rcpt-to"), Result: store.ResultOK, Code: 421}
+		r := &store.Record{Start: sim.Midnight, End: sim.Midnight.Add(time.Second), Src: netip.MustParseAddrPort("192.0.2.1:1"), Ending: store.EndingDropped}
+		f.Add(store.AppendRecord(nil, r, store.AppendStep(store.AppendStep(nil, &step, 0), &step, time.Millisecond)))
+	}
+	for _, r := range live(f, lists, tight, sim.Harvest(sim.Attack{Start: sim.Midnight, Every: time.Minute, Sessions: 3, Each: 9})) {
+		var steps []byte
+		var last time.Duration
+		if err := r.Steps(func(s *store.Step) bool {
+			steps = store.AppendStep(steps, s, s.At-last)
+			last = s.At
+			return true
+		}); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(store.AppendRecord(nil, r, steps))
+	}
+	f.Fuzz(func(t *testing.T, value []byte) {
+		r, err := store.Decode(store.AppendKey(nil, sim.Midnight, 1), value)
+		if err != nil {
+			return
+		}
+		back, outcomes := again(t, lists, tight, []*store.Record{&r, &r})
+		if len(outcomes) != 2 || len(back) != 2 {
+			t.Errorf("%d outcomes and %d records of 2 sessions", len(outcomes), len(back))
+		}
+	})
+}

@@ -4,6 +4,7 @@ package replay
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 
 	"scanwatch/filter"
@@ -30,7 +31,6 @@ type visit struct {
 	ours   bool   // it was our own decision
 	spoke  bool   // we decided something, or would have
 	ruled  string // the phase of a verdict of ours that filter has to follow
-	rule   string
 	ruling verdict
 
 	refused  bool // the greeting, and there was none since
@@ -81,15 +81,13 @@ func (v *visit) advance() {
 		case store.KindVerdict:
 			v.spoke = true
 			if s.Result == store.ResultOK {
-				v.ruled, v.rule = string(s.Arg), string(s.Text)
+				v.ruled = string(s.Arg)
 			}
 		case store.KindFilter:
 			v.filter, v.asked = *s, true
 			v.ours = v.ruled != "" && isPhase(s.Arg, v.ruled)
 			v.ruled = ""
-			if word := string(s.Text); v.ours && word != "junk" && !v.out.Ended {
-				v.out.Ended, v.out.Recorded = true, v.rule
-			}
+			v.out.Ended = v.out.Ended || v.ours && v.refusedThen()
 		case store.KindFinding, store.KindTag, store.KindBan:
 		default:
 			v.swap()
@@ -202,7 +200,7 @@ func (p *Player) learnName(v *visit) {
 	var s store.Step
 	for c.Next(&s) {
 		if s.Kind == store.KindFinding && string(s.Text) == "helo-own-name" {
-			p.name = clone(s.Arg)
+			p.name = slices.Clone(s.Arg)
 			return
 		}
 	}
@@ -212,7 +210,6 @@ func (p *Player) learnName(v *visit) {
 // go on. If not, it has got its answer, and may be gone.
 func (p *Player) ask(v *visit, phase filter.ID, fields ...[]byte) bool {
 	var r filter.Reply
-	p.would = ""
 	word := []byte(wordOf(phase))
 	// Where another filter refused, nobody knows whether it was asked before us,
 	// unless we said something.
@@ -223,9 +220,6 @@ func (p *Player) ask(v *visit, phase filter.ID, fields ...[]byte) bool {
 		r = p.table.Decide(&p.ev)
 		p.cur = nil
 		r.Decision = r.Decision.In(phase)
-	}
-	if p.would != "" && v.out.Would == "" {
-		v.out.Would = p.would
 	}
 	switch {
 	case r.Decision >= filter.Reject:
@@ -634,9 +628,7 @@ func (p *Player) finish(v *visit) {
 		p.table.Cut(v.rec.ID, e, p.now)
 		return
 	}
-	if !v.rec.Local || v.done.Commands > 0 {
-		p.pad(v)
-	}
+	p.pad(v)
 	p.report(v, filter.LinkDisconnect)
 }
 
@@ -674,7 +666,7 @@ func (v *visit) lose() {
 		v.follow(&v.step)
 	}
 	// Those whose steps were omitted.
-	for range max(int(v.rec.Counts.Mails)-int(v.done.Mails)-len(v.out.Lost), 0) {
+	for range min(max(int(v.rec.Counts.Mails)-int(v.done.Mails)-len(v.out.Lost), 0), maxPadded) {
 		v.out.Lost = append(v.out.Lost, Message{Unknown: true, Refusal: v.out.Refusal})
 	}
 }
