@@ -487,10 +487,7 @@ func (b *pastTest) addLost(o *replay.Outcome, m *replay.Message) {
 			l = b.lost[k]
 		}
 		if l == nil {
-			l = &lostMail{Domain: k.domain, Rule: k.rule, Phase: m.Phase, Unknown: m.Unknown, Ban: m.Ban, RDNS: printable(o.Record.RDNS)}
-			if k.src.IsValid() {
-				l.Src = k.src.String()
-			}
+			l = &lostMail{Domain: k.domain, Src: source(k.src), Rule: k.rule, Phase: m.Phase, Unknown: m.Unknown, Ban: m.Ban, RDNS: printable(o.Record.RDNS)}
 			b.lost[k] = l
 		}
 	}
@@ -501,6 +498,14 @@ func (b *pastTest) addLost(o *replay.Outcome, m *replay.Message) {
 		l.Some++
 	}
 	example(&l.Sessions, o)
+}
+
+// source is an address, or nothing for the local socket and for all others.
+func source(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }
 
 // example names a session, if not enough are named.
@@ -520,7 +525,7 @@ func (b *pastTest) addLogin(o *replay.Outcome) {
 			l = b.logins[k]
 		}
 		if l == nil {
-			l = &hitLogin{Src: k.src.String(), Rule: k.rule, Phase: k.phase, Ban: o.Refusal.Ban}
+			l = &hitLogin{Src: source(k.src), Rule: k.rule, Phase: k.phase, Ban: o.Refusal.Ban}
 			b.logins[k] = l
 		}
 	}
@@ -695,7 +700,7 @@ func (b *pastTest) print(e *env) {
 			say(2, "and %s; --json has all", count(len(b.Logins)-most, "more group"))
 			break
 		}
-		say(2, "%s from %s by rule %s at %s%s: %s", count(l.Count, "session"), l.Src, l.Rule, l.Phase, because(l.Ban), join(l.Sessions))
+		say(2, "%s from %s by rule %s at %s%s: %s", count(l.Count, "session"), cmp.Or(l.Src, "elsewhere"), l.Rule, l.Phase, because(l.Ban), join(l.Sessions))
 	}
 
 	fmt.Fprintln(w)
@@ -744,10 +749,7 @@ func (l *lostMail) print(say func(int, string, ...any)) {
 	if domain == "" {
 		domain = "<>"
 	}
-	from := l.Src
-	if l.Src == "" {
-		from = "the local socket"
-	}
+	from := cmp.Or(l.Src, "elsewhere")
 	if l.RDNS != "" {
 		from += " (" + l.RDNS + ")"
 	}

@@ -304,6 +304,35 @@ func TestLost(t *testing.T) {
 	}
 }
 
+// TestJunk: messages that would have been marked are counted, whether the
+// session was marked or they.
+func TestJunk(t *testing.T) {
+	lists := builtin(t)
+	free := policy(t, "open", "", rules.Enforce)
+	records := live(t, lists, free, sim.Day(1, 2000))
+	mails := 0
+	for _, r := range records {
+		if r.Dst.Port() == 25 {
+			mails += int(r.Counts.Mails)
+		}
+	}
+	for _, phase := range []string{"helo", "mail-from", "rcpt-to", "data"} {
+		p := policy(t, "open", "listener mx port 25\nrule all on mx phase "+phase+" match !src 192.0.2.200 junk\n", rules.Enforce)
+		_, outcomes := again(t, lists, p, records)
+		junked := 0
+		for _, o := range outcomes {
+			junked += o.Junked
+			if len(o.Lost) > 0 {
+				t.Fatalf("%s: lost %+v", phase, o)
+			}
+		}
+		// The friends of a policy and mail for the postmaster are not marked.
+		if junked > mails || junked < mails*95/100 {
+			t.Errorf("%s: %d messages of %d would be marked", phase, junked, mails)
+		}
+	}
+}
+
 // TestLate: a session that lasted longer than the window comes in late, and is
 // played all the same.
 func TestLate(t *testing.T) {

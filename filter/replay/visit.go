@@ -33,6 +33,8 @@ type visit struct {
 	ruled  string // the phase of a verdict of ours that filter has to follow
 	ruling verdict
 
+	junk     bool // the session
+	wasJunk  bool // something in the session, when it was recorded
 	refused  bool // the greeting, and there was none since
 	tx       tx
 	done     store.Counts // commands so far
@@ -85,6 +87,7 @@ func (v *visit) advance() {
 			}
 		case store.KindFilter:
 			v.filter, v.asked = *s, true
+			v.wasJunk = v.wasJunk || string(s.Text) == "junk"
 			v.ours = v.ruled != "" && isPhase(s.Arg, v.ruled)
 			v.ruled = ""
 			v.out.Ended = v.out.Ended || v.ours && v.refusedThen()
@@ -241,7 +244,11 @@ func (p *Player) ask(v *visit, phase filter.ID, fields ...[]byte) bool {
 		return false
 	case r.Decision == filter.Junk:
 		p.report(v, filter.FilterResponse, word, []byte(r.Decision.String()))
-		v.tx.junk = true
+		if phase == filter.PhaseMailFrom || phase == filter.PhaseRcptTo || phase == filter.PhaseData {
+			v.tx.junk = true
+		} else {
+			v.junk = true // all messages of the session
+		}
 	}
 	if !v.asked || !isPhase(v.filter.Arg, phaseWord(string(word))) {
 		return true
@@ -476,7 +483,7 @@ func (p *Player) commit(v *visit, s *store.Step) {
 	if t.now < t.was {
 		v.lost(t, true)
 	}
-	if t.junk {
+	if (t.junk || v.junk) && !v.wasJunk {
 		v.out.Junked++
 	}
 	p.server(v, 250, ok)
