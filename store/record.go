@@ -57,6 +57,9 @@ func (r *Record) Clone() Record {
 	return c
 }
 
+// Size is about how many bytes of memory a Clone of r takes.
+func (r *Record) Size() int { return 256 + len(r.RDNS) + len(r.steps) }
+
 // Steps calls visit for each step in order until it returns false. The Step is
 // reused between calls.
 func (r *Record) Steps(visit func(*Step) bool) error {
