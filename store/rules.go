@@ -17,7 +17,7 @@ import (
 
 const (
 	maxRuleText  = 4 << 10   // bytes of a rule's text that are kept
-	maxRuleTexts = 128 << 10 // bytes of all in a segment, unless one policy has more
+	maxRuleTexts = 128 << 10 // bytes of all that come with a batch
 )
 
 // RuleRef is what a Step knows the text of a rule by: four bytes of its SHA-256,
@@ -35,13 +35,17 @@ type ruleTexts struct {
 
 // with returns the texts of r and those of a policy that comes now. Sessions that
 // the policies before have judged may still be going on, so that these are
-// dropped only when there are too many.
+// dropped only when there are too many. A policy that has too many by itself, which
+// would not fit into a segment, has its first ones kept.
 func (r *ruleTexts) with(texts []string) *ruleTexts {
 	next := &ruleTexts{text: make(map[uint32]string)}
 	for _, t := range texts {
 		ref := RuleRef(t)
 		if len(t) > maxRuleText {
 			t = strings.ToValidUTF8(t[:maxRuleText], "") + " ..."
+		}
+		if next.bytes+len(t) > maxRuleTexts {
+			break
 		}
 		next.text[ref] = t
 		next.bytes += len(t)

@@ -74,6 +74,13 @@ func TestRulesAreBounded(t *testing.T) {
 	if n := len(r.text); n < 30 {
 		t.Errorf("only %d texts", n)
 	}
+	var many []string
+	for i := range 2000 {
+		many = append(many, text(i))
+	}
+	if r := r.with(many); r.bytes > maxRuleTexts || r.text[RuleRef(text(0))] != text(0) {
+		t.Errorf("one policy of %d bytes", r.bytes)
+	}
 	long := text(maxRuleText)
 	if got := r.with([]string{long}).text[RuleRef(long)]; len(got) != maxRuleText+4 || !strings.HasSuffix(got, " ...") {
 		t.Errorf("%d bytes", len(got))

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -219,9 +220,10 @@ type whyRule struct {
 	Reply      string `json:"reply,omitempty"` // that the client got
 	Until      string `json:"until,omitempty"` // of a ban
 	Spared     string `json:"spared,omitempty"`
-	Times      int    `json:"times"`          // in this session
-	Text       string `json:"text,omitempty"` // of the rule, as it was then
-	Now        string `json:"now,omitempty"`  // same, changed or gone
+	Times      int    `json:"times"`                // in this session
+	Text       string `json:"text,omitempty"`       // of the rule, as it was then
+	Now        string `json:"now,omitempty"`        // same, changed or gone
+	CountedBy  string `json:"counted_by,omitempty"` // src, prefix ...: the evidence is that of several sessions
 
 	// Of who came while he was banned: the session in which that was decided, and
 	// whether it is still kept.
@@ -633,6 +635,9 @@ func (in *inquiry) follow(s *whySession, rule *whyRule, then map[uint64][]store.
 	}
 }
 
+// counted finds the condition of a rule that counts over several sessions.
+var counted = regexp.MustCompile(` count [^ ]+ > [0-9]+ in [0-9]+[a-z] by ([a-z]+)`)
+
 // text adds how a rule read then, and whether it still does.
 func (in *inquiry) text(rule *whyRule) {
 	text := in.texts[rule.ref]
@@ -640,6 +645,9 @@ func (in *inquiry) text(rule *whyRule) {
 		return // kept by an older version, or another text with the same reference
 	}
 	rule.Text = printable([]byte(text))
+	if m := counted.FindStringSubmatch(text); m != nil {
+		rule.CountedBy = m[1]
+	}
 	now, there := in.now[rule.Rule]
 	switch {
 	case in.config == nil:
@@ -769,6 +777,8 @@ func (in *inquiry) judge(h *whyHost) {
 	switch {
 	case in.config != nil && !strings.Contains(in.config.Policy.String(), " rdns <allow>"):
 		// no statement looks at it
+	case h.newest == nil:
+		excuses("allow", false, "its name is in <allow> and DNS proves it (no session of it is kept)")
 	case name == "":
 		excuses("allow", false, "its name is in <allow> and DNS proves it (it has no name)")
 	case !proven:

@@ -23,6 +23,7 @@ const (
 	botnetRule = `rule botnet phase helo match evidence botnet-helo disconnect "554 5.7.1 This greeting is that of a spam bot" ban 1d`
 	probeRule  = `rule probe observe phase rcpt-to match evidence relay-probe reject`
 	goneRule   = `rule gone phase helo match helo "odd" reject`
+	slowRule   = `rule slow phase rcpt-to match count unknown-recipient > 20 in 1d by prefix disconnect "421 4.7.0 Too many"`
 	whyConf    = "mode enforce\ntable <friends> { 198.51.100.0/24 }\ntable <allow> builtin\npass from <friends>\npass match rdns <allow> fcrdns\n" +
 		botnetRule + " score 10\n" + probeRule + "\n"
 	// hostileText is what a client may send.
@@ -51,7 +52,7 @@ func whyStore(t *testing.T) (dir, conf string) {
 		t.Fatal(err)
 	}
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
-	w.Rules([]string{botnetRule, probeRule, goneRule})
+	w.Rules([]string{botnetRule, probeRule, goneRule, slowRule})
 	botnet, probe, gone := store.RuleRef(botnetRule), store.RuleRef(probeRule), store.RuleRef(goneRule)
 	hello := func(name string) store.Step {
 		return store.Step{Kind: store.KindHelo, Arg: text("EHLO"), Text: text(name), Result: store.ResultOK}
@@ -91,6 +92,9 @@ func whyStore(t *testing.T) (dir, conf string) {
 		store.Step{Kind: store.KindVerdict, Text: text("probe"), Arg: text("rcpt-to"), Reply: text("reject"), Rule: probe},
 		store.Step{Kind: store.KindVerdict, Text: text("gone"), Arg: text("data"), Reply: text("reject"), Result: store.ResultOK, Rule: gone},
 		store.Step{Kind: store.KindBan, Text: text("probe"), Arg: text("203.0.113.88/32"), Match: text("mail"), Rule: probe})
+	whyAdd(w, 15*time.Minute, 0xd1, "203.0.113.200", store.Record{RDNS: text("slow.example.net"), FCrDNS: store.FCrDNSPass, Ending: store.EndingRejected, Counts: store.Counts{AuthPass: 1}},
+		hello("slow.example.net"), store.Step{Kind: store.KindVerdict, Text: text("slow"), Arg: text("rcpt-to"), Reply: text("disconnect"), Result: store.ResultOK, Rule: store.RuleRef(slowRule)},
+		filtered("rcpt-to", "disconnect", "421 4.7.0 Too many [00000000000000d1]"))
 	for i := range 30 {
 		whyAdd(w, 10*time.Minute-time.Duration(i)*time.Second, uint64(0x100+i), "192.0.2.9", store.Record{Ending: store.EndingQuit}, hello("many.example.com"))
 	}
@@ -99,6 +103,7 @@ func whyStore(t *testing.T) (dir, conf string) {
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
 		Load: func(all iter.Seq[store.Entry]) { m.Load(all, now.UnixMicro()) }})
 	m.Ban(netip.MustParseAddr("203.0.113.77"), memory.Sentence{For: 24 * time.Hour, Rule: "botnet", Session: 0xb1}, now.Add(-time.Hour).UnixMicro())
+	m.Ban(netip.MustParseAddr("203.0.113.44"), memory.Sentence{For: time.Hour, Rule: "botnet", Session: 0xdd, Observe: true}, now.Add(-2*time.Hour).UnixMicro())
 	m.BanPrefix(netip.MustParsePrefix("2001:db8:1::/48"), time.Hour, "sent \x1b[31m", now.UnixMicro())
 	if err := errors.Join(err, state.Flush(context.Background()), state.Close()); err != nil {
 		t.Fatal(err)
@@ -137,6 +142,8 @@ func TestWhy(t *testing.T) {
 		{"hostile-helo", conf, []string{"--as", "helo", hostileText}},
 		{"hostile-copied", conf, []string{`x` + printable([]byte(hostileText)) + `.example.net`}},
 		{"name", "", []string{"example.com", "--since", "3h"}},
+		{"session-gone", conf, []string{"00000000000000dd"}},
+		{"counted", conf, []string{"slow.example.net"}},
 		{"many", conf, []string{"192.0.2.0/24"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -180,8 +187,8 @@ func TestWhyUnknown(t *testing.T) {
 		status int
 		want   string
 	}{
-		{[]string{"00000000000000ee"}, exitFailure, `nothing is known of session "00000000000000ee" in 38 sessions since 2026-09-13 12:00; it may be going on still`},
-		{[]string{"nobody"}, exitFailure, `nothing is known of helo "nobody" in 38 sessions since 2026-09-13 12:00; it may be going on still, or have been removed for its age or the budget; --as says`},
+		{[]string{"00000000000000ee"}, exitFailure, `nothing is known of session "00000000000000ee" in 39 sessions since 2026-09-13 12:00; it may be going on still`},
+		{[]string{"nobody"}, exitFailure, `nothing is known of helo "nobody" in 39 sessions since 2026-09-13 12:00; it may be going on still, or have been removed for its age or the budget; --as says`},
 		{[]string{"bob@example.org", "--since", "1h"}, exitFailure, "nothing is known of sender or recipient"},
 		{[]string{"--as", "address", "mail.example.com"}, exitUsage, `why --as address: "mail.example.com" is none`},
 		{[]string{"--as", "thing", "x"}, exitUsage, "must be one of session, address, sender, recipient, rdns, helo"},

@@ -127,6 +127,9 @@ func (p *whyPrinter) rules(list []whyRule) {
 		default:
 			p.line("read", "%s", r.Text)
 		}
+		if r.CountedBy != "" {
+			p.line("", "(it counts over several sessions, by %s: what is below is only of this one)", r.CountedBy)
+		}
 		switch r.Now {
 		case "changed":
 			p.line("", "(it reads differently now)")
