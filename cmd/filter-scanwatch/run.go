@@ -113,7 +113,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	}
 	state := store.OpenState(set.Store, store.StateOptions{
 		Buckets: memory.Buckets(),
-		MaxSize: min(set.Budget/2, 256<<20), // it counts for the budget
+		MaxSize: min(max(set.Budget/2, 32<<20), 256<<20), // it counts for the budget
 		Program: version,
 		Log:     log,
 		Load:    func(all iter.Seq[store.Entry]) { remembered.Load(all, now().UnixMicro()) },

@@ -98,6 +98,13 @@ type Status struct {
 func Open(path string, o Options) *Stream { return open(path, o, normalTiming) }
 
 func open(path string, o Options, t timing) *Stream {
+	s := newStream(path, o, t)
+	go (&writer{Stream: s}).run()
+	return s
+}
+
+// newStream makes a Stream without its background.
+func newStream(path string, o Options, t timing) *Stream {
 	if o.Rate <= 0 {
 		o.Rate = DefaultRate
 	}
@@ -116,7 +123,7 @@ func open(path string, o Options, t timing) *Stream {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Stream{
+	return &Stream{
 		path:    path,
 		o:       o,
 		t:       t,
@@ -127,8 +134,6 @@ func open(path string, o Options, t timing) *Stream {
 		tokens:  float64(o.Burst),
 		refill:  o.Now(),
 	}
-	go (&writer{Stream: s}).run()
-	return s
 }
 
 // Send takes a copy of e. It never waits: an event that comes too fast or finds

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -26,6 +27,7 @@ func until(t *testing.T, s *Stream, what string, ok func(Status) bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: never; %+v", what, s.Status())
 		}
+		runtime.Gosched()
 	}
 }
 
@@ -115,9 +117,11 @@ func TestStreamToFIFO(t *testing.T) {
 		}
 		r.Close()
 		// The next reader must not find the rest of a line that this one has begun.
-		for s.Status().Error == "" {
+		gone := s.Status().LeftOut.Gone
+		until(t, s, "reader missed", func(st Status) bool {
 			s.Send(numbered(0))
-		}
+			return st.LeftOut.Gone > gone
+		})
 	}
 }
 

@@ -31,6 +31,9 @@ const (
 	chunkFile     = 64 << 10
 )
 
+// sendBuffer is what a datagram socket is to hold, in bytes.
+const sendBuffer = 256 << 10
+
 var (
 	// errReopen is no failure: the target is to be opened anew.
 	errReopen = errors.New("open again")
@@ -108,7 +111,7 @@ func openSocket(path string, patience time.Duration) (*target, error) {
 	}
 	// The BSDs begin with a few kilobytes. Where this fails, the write of a
 	// longer line does, and that is counted.
-	_ = conn.SetWriteBuffer(chunkStream)
+	_ = conn.SetWriteBuffer(sendBuffer)
 	return &target{kind: kindDatagram, chunk: chunkDatagram, WriteCloser: &patient{conn, patience}}, nil
 }
 

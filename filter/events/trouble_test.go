@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -358,8 +359,8 @@ func TestReaderOfDatagramsStallsAndRestarts(t *testing.T) {
 	read(conn, &seen, n+2)
 }
 
-// A line that no datagram can hold is left out, and the others come.
-func TestSocketTakesNoLongLines(t *testing.T) {
+// The longest line that a stranger can cause fits in a datagram.
+func TestLongestLineFitsDatagram(t *testing.T) {
 	path := filepath.Join(socketDir(t), "d")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
@@ -369,14 +370,13 @@ func TestSocketTakesNoLongLines(t *testing.T) {
 	s := open(path, Options{}, quick)
 	defer s.Close(nil)
 	until(t, s, "open", func(st Status) bool { return st.Kind == kindDatagram })
-	// The same as if the system's limit were low.
 	long := numbered(0)
 	hostile := strings.Repeat("\xff", 256)
 	for _, v := range []*string{&long.Org, &long.By, &long.Match, &long.Rule, &long.Phase, &long.Decision, &long.Would, &long.Tag, &long.Prefix, &long.Reason} {
 		*v = hostile
 	}
 	if got := len(appendEvent(nil, long)); got < 15000 || got > 32<<10 {
-		t.Fatalf("the longest line has %d bytes; it is to fit in a datagram of %d", got, chunkStream)
+		t.Fatalf("the longest line has %d bytes; want about 15 kB", got)
 	}
 	s.Send(long)
 	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
@@ -389,6 +389,101 @@ func TestSocketTakesNoLongLines(t *testing.T) {
 	}
 	if l := decode(t, b[:n]); len([]rune(l.Reason)) != 256 {
 		t.Errorf("reason of %d characters, want 256", len([]rune(l.Reason)))
+	}
+}
+
+// A fakeTarget answers as it is told to.
+type fakeTarget struct {
+	write func([]byte) (int, error)
+}
+
+func (f fakeTarget) Write(p []byte) (int, error) { return f.write(p) }
+func (f fakeTarget) Close() error                { return nil }
+
+// Answers of a datagram socket that Linux does not give, or not to lines as short
+// as ours.
+func TestDatagramIsRefused(t *testing.T) {
+	refusals := 0
+	tests := []struct {
+		name   string
+		refuse func(p []byte) error
+		want   tally
+	}{
+		{"too long", func(p []byte) error {
+			if bytes.Contains(p, []byte(`"1"`)) {
+				return syscall.EMSGSIZE
+			}
+			return nil
+		}, tally{events: 2, leftOut: LeftOut{Full: 1}}},
+		{"every line is too long", func(p []byte) error { return syscall.EMSGSIZE }, tally{}},
+		{"full for a while", func(p []byte) error {
+			if refusals++; refusals < 3 {
+				return syscall.ENOBUFS
+			}
+			return nil
+		}, tally{events: 3}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var seen tally
+			fake := fakeTarget{write: func(p []byte) (int, error) {
+				if err := test.refuse(p); err != nil {
+					return 0, err
+				}
+				seen.add(t, p)
+				return len(p), nil
+			}}
+			s := newStream("fake", Options{}, quick)
+			for i := range 3 {
+				s.Send(numbered(i))
+			}
+			w := &writer{Stream: s, target: &target{kind: kindDatagram, chunk: chunkDatagram, WriteCloser: fake}}
+			close(s.closing)
+			w.run()
+			if seen != test.want {
+				t.Errorf("the reader saw %+v, want %+v", seen, test.want)
+			}
+			if st := s.Status(); st.Sent+st.LeftOut.total() != 3 || st.Sent != test.want.events {
+				t.Errorf("%+v, want %d sent of 3", st, test.want.events)
+			}
+		})
+	}
+}
+
+// A reader that leaves within a line has not got that line.
+func TestBrokenLineIsWrittenAnew(t *testing.T) {
+	tests := []struct {
+		name  string
+		taken float64 // lines that the first reader takes
+		first int     // of the second
+	}{
+		{"nothing taken", 0, 0},
+		{"half a line", 0.5, 0},
+		{"a line", 1, 1},
+		{"a line and a half", 1.5, 1},
+		{"all but the newline", 2.99, 2},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "second")
+			s := newStream(path, Options{}, quick)
+			for i := range 3 {
+				s.Send(numbered(i))
+			}
+			first := fakeTarget{write: func(p []byte) (int, error) {
+				return int(test.taken * float64(len(p)) / 3), syscall.EPIPE
+			}}
+			w := &writer{Stream: s, target: &target{kind: kindFile, chunk: chunkFile, WriteCloser: first}}
+			close(s.closing)
+			w.run()
+			got := linesOf(t, path)
+			if len(got) != 3-test.first || got[0] != fmt.Sprintf("finding %d", test.first) {
+				t.Errorf("the second reader got %q, want from %d on", got, test.first)
+			}
+			if st := s.Status(); st.Sent != 3 || st.LeftOut.total() != 0 {
+				t.Errorf("%+v, want 3 sent", st)
+			}
+		})
 	}
 }
 
@@ -536,18 +631,40 @@ func TestFileCannotBeRotated(t *testing.T) {
 	}
 }
 
-func TestFileIsRemoved(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "events")
-	s := open(path, Options{}, quick)
-	s.Send(numbered(0))
-	until(t, s, "written", func(st Status) bool { return st.Sent == 1 })
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
+func TestFileIsTakenAway(t *testing.T) {
+	tests := []struct {
+		name string
+		take func(path string) error
+	}{
+		{"removed", os.Remove},
+		{"renamed", func(path string) error { return os.Rename(path, path+".0") }},
+		{"renamed and made anew", func(path string) error {
+			if err := os.Rename(path, path+".0"); err != nil {
+				return err
+			}
+			return os.WriteFile(path, nil, 0o600)
+		}},
+		{"emptied", func(path string) error { return os.Truncate(path, 0) }},
 	}
-	s.Send(numbered(1))
-	s.Close(nil)
-	if got := linesOf(t, path); len(got) != 1 || got[0] != "finding 1" {
-		t.Errorf("the new file has %q", got)
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "events")
+			var log journal
+			s := open(path, tireless(&log), quick)
+			s.Send(numbered(0))
+			until(t, s, "written", func(st Status) bool { return st.Sent == 1 })
+			if err := test.take(path); err != nil {
+				t.Fatal(err)
+			}
+			s.Send(numbered(1))
+			s.Close(nil)
+			if got := linesOf(t, path); len(got) != 1 || got[0] != "finding 1" {
+				t.Errorf("the new file has %q", got)
+			}
+			if text := log.String(); text != "" {
+				t.Errorf("that is no trouble, but was logged:\n%s", text)
+			}
+		})
 	}
 }
 
@@ -565,6 +682,39 @@ func TestCloseStopsWaiting(t *testing.T) {
 	<-s.done
 	if st := s.Status(); st.Sent+st.LeftOut.total() != n {
 		t.Errorf("%+v does not add up to %d", st, n)
+	}
+}
+
+// What a reader finds in a FIFO ends with a whole line, however full that was.
+func TestFIFOHoldsWholeLines(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("elsewhere PIPE_BUF may be less than chunkFIFO")
+	}
+	path := makeFIFO(t)
+	r := openReader(t, path)
+	var log journal
+	o := tireless(&log)
+	o.Queue = 1 << 20
+	s := newStream(path, o, quick)
+	for i := range 5000 {
+		s.Send(numbered(i))
+	}
+	go (&writer{Stream: s}).run()
+	until(t, s, "full", func(st Status) bool { return st.Error == errStalled.Error() })
+	stop := make(chan struct{})
+	close(stop)
+	s.Close(stop)
+	<-s.done
+	text, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen tally
+	for line := range bytes.Lines(text) {
+		seen.add(t, line)
+	}
+	if st := s.Status(); seen.events != st.Sent || st.LeftOut.Gone != 5000-st.Sent {
+		t.Errorf("%d lines are in the pipe; %+v", seen.events, st)
 	}
 }
 

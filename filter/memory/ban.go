@@ -128,7 +128,8 @@ func (m *Memory) Ban(a netip.Addr, s Sentence, now int64) Ban {
 		// What was only told, or taken back, does not count.
 	default:
 		if n := min(int(old.times), len(m.escalate)); n > 0 {
-			b.until = at + uint32(min(s.For*time.Duration(m.escalate[n-1]), maxBan)/time.Second)
+			factor := time.Duration(m.escalate[n-1])
+			b.until = at + uint32(min(s.For, maxBan/factor)*factor/time.Second)
 		}
 		b.times = min(old.times, 254) + 1
 	}
@@ -152,11 +153,9 @@ func (m *Memory) Banned(a netip.Addr, now int64) (Ban, bool) {
 			ok = false
 		}
 		m.bans.put(k, b, at)
-		if ok && b.flags&banObserved == 0 {
-			return m.export(prefixOf(k), b), true
-		}
 	}
-	if p, w, found := m.wide.lookup(a, at); found {
+	// The operator's word about the network counts for more than a shorter ban.
+	if p, w, found := m.wide.lookup(a, at); found && (!ok || b.flags&banObserved != 0 || b.until < w.until) {
 		w.last, w.tries = at, uint16(min(int(w.tries)+1, 1<<16-1))
 		m.wide.put(p, w)
 		return m.export(p, w), true
@@ -176,7 +175,12 @@ func (m *Memory) BanPrefix(p netip.Prefix, d time.Duration, reason string, now i
 	if isSource(p) {
 		k := Number(p.Addr())
 		if old, ok := m.bans.get(k); ok {
-			b.last, b.times = old.last, min(old.times, 254)+1
+			b.last = old.last
+			if old.flags&banObserved == 0 && old.until <= at {
+				b.times = min(old.times, 254) + 1
+			} else if old.flags&banObserved == 0 {
+				b.times = old.times // it only corrects the one that holds
+			}
 		}
 		m.bans.put(k, b, at)
 		return m.export(prefixOf(k), b), true

@@ -39,7 +39,10 @@ func counterWorth(k counterKey, c counter, now uint32) int64 {
 
 // advance makes slot the newest.
 func (c *counter) advance(slot uint32) {
-	if slot <= c.head { // smtpd's clock may have been set back
+	if slot <= c.head { // the clock was set back; if far, it was wrong before
+		if c.head-slot > slotsPerWindow {
+			*c = counter{head: slot}
+		}
 		return
 	}
 	if slot-c.head >= slotsPerWindow {

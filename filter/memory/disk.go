@@ -17,6 +17,7 @@ package memory
 //	domains    the domain                       day (2)
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"iter"
@@ -175,18 +176,26 @@ func (m *Memory) Rewrite() {
 // that make no sense are left out.
 func (m *Memory) Load(entries iter.Seq[store.Entry], now int64) {
 	load := loaders()
-	n := 0
-	m.mu.Lock()
-	for e := range entries {
-		if f := load[e.Bucket]; f != nil {
-			_ = f(m, e.Key, e.Value, seconds(now))
+	// An entry comes from the disk: nobody may wait for that with the lock.
+	some := make([]store.Entry, 0, chunk)
+	take := func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for i := range some {
+			e := &some[i]
+			if f := load[e.Bucket]; f != nil {
+				_ = f(m, e.Key, e.Value, seconds(now))
+			}
 		}
-		if n++; n%chunk == 0 {
-			m.mu.Unlock()
-			m.mu.Lock()
+		some = some[:0]
+	}
+	for e := range entries {
+		some = append(some, store.Entry{Bucket: e.Bucket, Key: bytes.Clone(e.Key), Value: bytes.Clone(e.Value)})
+		if len(some) == chunk {
+			take()
 		}
 	}
-	m.mu.Unlock()
+	take()
 }
 
 // adopt puts a row that the disk has kept into t, if it is alive.
@@ -342,8 +351,14 @@ func loadBan(m *Memory, key, value []byte, now uint32) bool {
 	}
 	if isSource(p) {
 		adopt(&m.bans, Number(p.Addr()), b, now, func(ours *ban, old ban) {
-			if old.until > ours.until {
-				*ours = old
+			times := max(ours.times, old.times)
+			if observed := ours.flags & banObserved; observed == old.flags&banObserved {
+				if old.until > ours.until {
+					*ours = old
+				}
+				ours.times = times
+			} else if observed != 0 {
+				*ours = old // one that holds
 			}
 		})
 		return true

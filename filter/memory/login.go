@@ -60,12 +60,13 @@ func (d *distinct) count() (n int) {
 
 // LoginFailed notes that w failed to log in as w.User. It returns how the
 // failures show that passwords are sprayed: "users" (many users from one source
-// or network) or "networks" (one user from many networks), "" if they do not.
+// or network) or "networks" (one user from many networks), "" if they do not;
+// sure tells that it is this source that does it.
 //
 // Where somebody has logged in lately, the failures of one user count once an
 // hour: a telephone that keeps trying an old password must not lock out the
 // office it is in.
-func (m *Memory) LoginFailed(w *Who, now int64) (spray string) {
+func (m *Memory) LoginFailed(w *Who, now int64) (spray string, sure bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	at := seconds(now)
@@ -84,12 +85,14 @@ func (m *Memory) LoginFailed(w *Who, now int64) (spray string) {
 	wide := m.add(distinctKey{network(w.Addr), usersOfNet}, short(user), at)
 	nets := m.add(distinctKey{user, netsOfUser}, short(network(w.Addr)), at)
 	switch {
-	case !known && users >= sprayAt, users >= sprayMost, !known && wide >= sprayMost:
-		return "users"
+	case !known && users >= sprayAt, users >= sprayMost:
+		return "users", true
+	case !known && wide >= sprayMost:
+		return "users", false
 	case !known && nets >= sprayAt:
-		return "networks"
+		return "networks", false
 	}
-	return ""
+	return "", false
 }
 
 func (m *Memory) pairKey(w *Who, user uint64) uint64 {
@@ -98,7 +101,7 @@ func (m *Memory) pairKey(w *Who, user uint64) uint64 {
 
 func (m *Memory) add(k distinctKey, what uint16, at uint32) int {
 	d, ok := m.distinct.get(k)
-	if !ok || distinctWorth(k, d, at) < 0 {
+	if !ok || distinctWorth(k, d, at) < 0 || d.since > at+sprayTime[k.kind] { // the clock was wrong
 		d = distinct{since: at}
 	}
 	for i, s := range d.seen {

@@ -56,7 +56,8 @@ type Memory struct {
 // New returns an empty Memory with a key of its own.
 func New() *Memory {
 	m := &Memory{keyDirty: true, escalate: rules.DefaultEscalate()}
-	_, _ = rand.Read(m.key[:]) // never fails
+	m.names.number("a rule of long ago") // for more names than there are numbers
+	_, _ = rand.Read(m.key[:])           // never fails
 	m.counters = newTable(maxCounters, counterWorth)
 	m.bans = newTable(maxBans, banWorth)
 	m.wide.rows = make(map[netip.Prefix]ban)

@@ -38,12 +38,18 @@ const (
 	badDays   = 30
 	// goodNet is how many messages make a whole /24 known.
 	goodNet = 3
+	// trustedMails is how many messages outweigh an offence, which halves
+	// their number.
+	trustedMails = 10
 	// recentDays is how long ago accepted mail may be to keep a host from
 	// being banned.
 	recentDays = 90
 )
 
 func peerWorth(_ peerKey, p peer, now uint32) int64 {
+	if p.good == 0 { // an offence must not push out who writes once a year
+		return max(ageWorth(p.login, now, loginDays), ageWorth(p.bad, now, badDays))
+	}
 	return ageWorth(max(p.good, p.login, p.bad), now, peerDays)
 }
 
@@ -58,21 +64,22 @@ func (m *Memory) Delivered(w *Who, mails int, now int64) {
 			continue
 		}
 		p, _ := m.peers.get(k)
-		p.good = dayOf(at)
+		p.good = max(p.good, dayOf(at)) // the clock may have been wrong
 		p.mails = uint16(min(int(p.mails)+mails, 1<<16-1))
 		m.peers.put(k, p, at)
 	}
 }
 
 // Misbehaved notes that w did what no mail server does. Its own record is spoilt
-// for badDays; its network and its domain have others in them.
+// for badDays, unless it has sent much more good mail: a shared server has bad
+// customers, too. Its network and its domain have others in them.
 func (m *Memory) Misbehaved(w *Who, now int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	at := seconds(now)
 	k := peerKey{Number(w.Addr), peerSource}
 	p, _ := m.peers.get(k)
-	p.bad, p.mails = dayOf(at), 0
+	p.bad, p.mails = dayOf(at), p.mails/2
 	m.peers.put(k, p, at)
 }
 
@@ -92,7 +99,7 @@ func (m *Memory) peerKeys(w *Who) [3]peerKey {
 // public suffix list: example.org of mx1.mail.example.org. Under the domain of
 // a cloud provider each customer has his own.
 func domain(rdns []byte) string {
-	if len(rdns) == 0 {
+	if len(rdns) == 0 || generic(rdns) {
 		return ""
 	}
 	d, err := publicsuffix.EffectiveTLDPlusOne(lower(rdns))
@@ -100,6 +107,28 @@ func domain(rdns []byte) string {
 		return ""
 	}
 	return d
+}
+
+// generic tells whether a provider has made a name of an address, such as
+// static.1-2-3-4.clients.example.net: then the domain is not its customer's.
+func generic(rdns []byte) bool {
+	groups, digits := 0, 0
+	for _, c := range rdns {
+		switch {
+		case '0' <= c && c <= '9':
+			if digits++; digits == 1 {
+				groups++
+			}
+		case (c == '-' || c == '.' || c == '_' || c == 'x') && digits > 0:
+			digits = 0
+			if groups >= 3 {
+				return true
+			}
+		default:
+			groups, digits = 0, 0
+		}
+	}
+	return groups >= 3
 }
 
 func lower(b []byte) string {
@@ -128,7 +157,7 @@ func (m *Memory) good(w *Who, now int64, days int, nets bool) string {
 	at := seconds(now)
 	keys := m.peerKeys(w)
 	own, _ := m.peers.get(keys[0])
-	if own.bad != 0 && ageWorth(own.bad, at, badDays) >= 0 {
+	if own.bad != 0 && ageWorth(own.bad, at, badDays) >= 0 && own.mails < trustedMails {
 		return ""
 	}
 	since := func(k peerKey, least uint16) bool {
@@ -144,6 +173,20 @@ func (m *Memory) good(w *Who, now int64, days int, nets bool) string {
 		return "network"
 	}
 	return ""
+}
+
+// Trusted tells whether much mail from w's address, or from its proven domain,
+// was accepted lately.
+func (m *Memory) Trusted(w *Who, now int64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at := seconds(now)
+	for _, k := range m.peerKeys(w) {
+		if p, ok := m.peers.get(k); ok && k.kind != peerNet && p.mails >= trustedMails && ageWorth(p.good, at, recentDays) >= 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // Spared tells why w must not be banned: "" if nothing speaks for it. Lately

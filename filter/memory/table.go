@@ -16,6 +16,7 @@ type table[K comparable, V any] struct {
 	// as rows, even if nobody asks.
 	dirty  map[K]bool
 	forgot uint64
+	peak   int // rows since the map was made
 
 	// While all rows have to be written anew: where that is.
 	next func() (K, bool)
@@ -40,6 +41,7 @@ func (t *table[K, V]) put(k K, v V, now uint32) {
 		t.makeRoom(now)
 	}
 	t.rows[k] = v
+	t.peak = max(t.peak, len(t.rows))
 	if _, ok := t.dirty[k]; !ok {
 		t.dirty[k] = had
 	}
@@ -50,6 +52,12 @@ func (t *table[K, V]) put(k K, v V, now uint32) {
 const samples = 5
 
 func (t *table[K, V]) makeRoom(now uint32) {
+	if t.peak > 10_000 && len(t.rows) < t.peak/16 {
+		// Going through a map that is nearly empty passes all its empty places.
+		rows := make(map[K]V, 2*len(t.rows))
+		maps.Copy(rows, t.rows)
+		t.rows, t.peak = rows, len(rows)
+	}
 	var least K
 	var worth int64
 	n := 0

@@ -41,9 +41,18 @@ func (t *Table) seenGood(s *Session, at int64) bool {
 // is a flood: more than twice of what a Postfix opens for one destination.
 const floodAt = 50
 
+// together is the number of live sessions of the source of s; nobody counts those
+// of our own house.
+func (t *Table) together(s *Session) uint32 {
+	if t.here(s) {
+		return 0
+	}
+	return t.open[memory.Number(s.Src.Addr())]
+}
+
 // remember looks at what memory knows of a client that has just connected.
 func (t *Table) remember(s *Session) {
-	if n := t.open[memory.Number(s.Src.Addr())]; n > floodAt && !t.here(s) {
+	if t.together(s) > floodAt {
 		t.find(s, s.start, finding{evidence: rules.Flood, by: "memory", confidence: "medium"})
 	}
 	who := t.whois(s)
@@ -199,7 +208,7 @@ func (t *Table) judgeShape(s *Session, at int64) {
 
 // judgeEnd looks back at a session that is over, and remembers what came of it.
 func (t *Table) judgeEnd(s *Session, how store.Ending, at int64) {
-	if t.exempt(s) || t.here(s) {
+	if t.exempt(s) || t.here(s) || s.barred {
 		return
 	}
 	switch {

@@ -5,7 +5,6 @@ import (
 
 	"scanwatch/filter"
 	"scanwatch/filter/events"
-	"scanwatch/filter/memory"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -33,7 +32,7 @@ var decisions = [...]filter.Decision{
 // to decide.
 func Phases(p *rules.Policy) (ids []filter.ID) {
 	asked := p.Phases()
-	if len(p.Rules()) > 0 {
+	if len(p.Rules()) > 0 || p.Mode == rules.Enforce {
 		// Bans, the operator's too, are carried out there.
 		asked |= 1 << rules.Connect
 	}
@@ -69,10 +68,7 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 		}
 	}
 	policy := t.settings.Policy
-	if s.policy != policy {
-		// What another policy decided, or noted, ends with it.
-		s.policy, s.sticky, s.told, s.tags, s.banned, s.wouldBan = policy, rules.Outcome{}, nil, 0, nil, nil
-	}
+	s.under(policy)
 	if phase == rules.RcptTo {
 		t.judgeShape(s, ev.Time)
 		t.judgeProbed(s, arg, ev.Time)
@@ -86,6 +82,7 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	t.tag(s, ev.Time, phase, policy, v.Tags)
 	if s.ban != nil && phase == rules.Connect && v.Pass == nil && !t.exempt(s) {
 		if enforced := t.turnAway(s, ev.Time); enforced {
+			s.barred, s.turnedAway = true, true
 			return filter.Reply{Decision: filter.Disconnect, Text: banText(s.ban, s.ID)}
 		}
 	}
@@ -107,6 +104,14 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	s.pace.held = s.pace.held || phase == rules.Connect && r.Hold > 0
 	t.trace(s, policy, f, r)
 	return r
+}
+
+// under makes a policy the one of s: what another one decided, or noted, ends
+// with it.
+func (s *Session) under(policy *rules.Policy) {
+	if s.policy != policy {
+		s.policy, s.sticky, s.told, s.tags, s.banned, s.wouldBan = policy, rules.Outcome{}, nil, 0, nil, nil
+	}
 }
 
 // trace tells who wants to know how the policy came to its answer.
@@ -136,13 +141,20 @@ func (t *Table) Count(f *rules.Facts, e rules.Evidence, window time.Duration, by
 	return t.memory.Count(t.whois(t.asked), rules.Window{Evidence: e, Window: window, By: by}, f.Now.UnixMicro())
 }
 
+// passive is the evidence of what a host is, and not of what it did in this
+// session.
+const passive = rules.RDNSMissing | rules.FCrDNSFail | rules.Cloud | rules.Flood
+
 // atEnd asks the policy about a session that is over: nobody waits for an
 // answer, but the host can be banned.
 func (t *Table) atEnd(s *Session, at int64) {
-	if !t.needs.end {
+	// A ban must end: who comes to be turned away, or did nothing new, is not
+	// judged again for what was counted before.
+	if !t.needs.end || s.barred || (s.Evidence|s.Weak)&^passive == 0 {
 		return
 	}
 	policy := t.settings.Policy
+	s.under(policy)
 	f := t.fill(s, rules.End, at)
 	v := t.eval(s, policy, f)
 	t.tag(s, at, rules.End, policy, v.Tags)
@@ -201,7 +213,7 @@ func (t *Table) fill(s *Session, phase rules.Phase, at int64) *rules.Facts {
 		{rules.UnknownCommand, s.Counts.Unknown},
 		{rules.AuthFailure, s.Counts.AuthFail},
 		{rules.AuthUnsupported, s.unsupported},
-		{rules.Flood, t.open[memory.Number(s.Src.Addr())]},
+		{rules.Flood, t.together(s)},
 	} {
 		f.Counts[c.e.Index()] = max(f.Counts[c.e.Index()], c.n)
 	}

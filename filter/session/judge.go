@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"scanwatch/filter/lookup"
@@ -313,11 +314,31 @@ func (t *Table) judgeAuth(s *Session, user []byte, r store.Result, at int64) {
 	case r == store.ResultPass:
 		t.memory.LoggedIn(t.whois(s), at)
 	case r == store.ResultFail && !s.Authed:
-		spray := t.memory.LoginFailed(t.whois(s), at)
+		spray, sure := t.memory.LoginFailed(t.whois(s), at)
 		t.find(s, at, finding{evidence: rules.AuthFailure, by: "auth", proof: user, confidence: "high"})
 		if spray != "" {
-			t.find(s, at, finding{evidence: rules.AuthSpray, by: "memory", proof: user, match: spray, confidence: "high"})
+			// A user who is attacked from everywhere, or whose neighbour
+			// attacks, mistypes like anybody.
+			confidence := "low"
+			if sure {
+				confidence = "high"
+			}
+			t.find(s, at, finding{evidence: rules.AuthSpray, by: "memory", proof: user, match: spray, confidence: confidence})
 		}
+	}
+}
+
+// accepted counts a recipient, but not one that was accepted lately: to name one
+// who exists again and again must not hide guesses.
+func (s *Session) accepted(addr []byte) {
+	h := uint16(1)
+	for _, c := range addr {
+		h = h*31 + uint16(c|0x20)
+	}
+	if !slices.Contains(s.okSeen[:], h) {
+		s.okSeen[s.okNext%uint8(len(s.okSeen))] = h
+		s.okNext++
+		s.okDistinct++
 	}
 }
 
@@ -332,7 +353,9 @@ func (t *Table) judgeRcpt(s *Session, addr []byte, r store.Result, code uint32, 
 	local, sure := t.localDomain(domain)
 	switch {
 	case r == store.ResultOK:
-		if !odd {
+		s.accepted(addr)
+		// Hosts of ours, and friends, may send anywhere.
+		if !odd && !t.here(s) && !s.cmd.passed {
 			t.memory.Learn(domain, at)
 			t.memory.Accepted(addr, at)
 		}
@@ -369,7 +392,7 @@ func (t *Table) judgeUnknown(s *Session, addr []byte, local bool, at int64) {
 		match, confidence = "domain", "high"
 		// Bounces go to senders that were forged, and old lists have
 		// members who left: neither adds up to guessing.
-		if len(s.tx.sender) > 0 && s.unknown > s.Counts.RcptOK {
+		if len(s.tx.sender) > 0 && s.unknown > s.okDistinct {
 			t.memory.Note(t.whois(s), rules.UnknownRecipient, at)
 		}
 	}
@@ -390,7 +413,7 @@ func (t *Table) judgeUnknown(s *Session, addr []byte, local bool, at int64) {
 // called a harvest.
 const (
 	harvestAt   = 5  // of a stranger, so that the sixth is cut
-	harvestGood = 10 // of a host whose mail was accepted before
+	harvestGood = 10 // of a host that sent much good mail before
 	harvestNull = 3  // in one transaction of the null sender
 )
 
@@ -404,15 +427,15 @@ const (
 // mail with forged senders.
 func (t *Table) harvest(s *Session) (how, confidence string) {
 	least := uint32(harvestAt)
-	if t.seenGood(s, s.cmd.at) {
+	if t.memory.Trusted(t.whois(s), s.cmd.at) {
 		least = harvestGood
 	}
 	switch {
-	case s.unknown >= least && s.unknown > s.Counts.RcptOK:
+	case s.unknown >= least && s.unknown > s.okDistinct:
 		return "share", "high"
 	case s.tx.open && len(s.tx.sender) == 0 && s.tx.unknown >= harvestNull:
 		return "null-sender", "high"
-	case s.unknown+s.undecided >= least && s.unknown+s.undecided > s.Counts.RcptOK:
+	case s.unknown+s.undecided >= least && s.unknown+s.undecided > s.okDistinct:
 		// No recipient was ever accepted here, so that it may as well be
 		// attempts to relay. Neither is what mail servers do.
 		return "undecided", "medium"

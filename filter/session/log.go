@@ -188,7 +188,12 @@ func (t *Table) tell(s *Session, word logWord, what string, at int64) bool {
 		q.lines[k] = logCount{until: at + logWindow.Microseconds(), addr: s.Src.Addr()}
 		q.order = append(q.order, k)
 	}
-	if !t.limit.allow(at) {
+	// Findings from everywhere must not hide what was done about them.
+	l := &t.limit
+	if word != logFinding && word != logTag {
+		l = &t.limitActs
+	}
+	if !l.allow(at) {
 		return false
 	}
 	t.logUnlogged()
@@ -230,14 +235,18 @@ func (t *Table) logAgain(k logKey, c logCount) {
 	t.options.Log(t.line)
 }
 
-// logUnlogged tells how many findings were not logged since the last line.
+// logUnlogged tells how many lines were not logged since the last one.
 func (t *Table) logUnlogged() {
-	if t.limit.dropped == 0 {
-		return
+	for _, of := range [...]struct {
+		word  string
+		limit *limiter
+	}{{"findings", &t.limit}, {"verdicts", &t.limitActs}} {
+		if of.limit.dropped > 0 {
+			t.line = appendPair(append(t.line[:0], of.word...), "unlogged", strconv.AppendUint(nil, of.limit.dropped, 10))
+			of.limit.dropped = 0
+			t.options.Log(t.line)
+		}
 	}
-	t.line = appendPair(append(t.line[:0], "findings"...), "unlogged", strconv.AppendUint(nil, t.limit.dropped, 10))
-	t.limit.dropped = 0
-	t.options.Log(t.line)
 }
 
 // appendPair appends ` key=value`. A value of harmless characters stands as it

@@ -41,10 +41,14 @@ type Session struct {
 	quit        bool
 	hungUp      bool // smtpd or a filter is closing the connection
 
-	turnedAway bool // by a filter: what it did not do then says nothing
-	triedMail  bool // sent MAIL
-	abused     bool // did what no mail server does
-	junked     bool // by us
+	turnedAway bool       // by a filter: what it did not do then says nothing
+	triedMail  bool       // sent MAIL
+	abused     bool       // did what no mail server does
+	junked     bool       // by us
+	barred     bool       // turned away because it is banned
+	okSeen     [16]uint16 // short hashes of recipients that were accepted lately
+	okNext     uint8
+	okDistinct uint32 // recipients accepted, those in okSeen not again
 
 	sawAuth    bool // from now on every odd line may be a password
 	inExchange bool // smtpd waits for the next line of an AUTH exchange

@@ -38,31 +38,32 @@ type Options struct {
 // A Table holds the live sessions. It is the filter.Handler of the program,
 // and like it used from one goroutine only.
 type Table struct {
-	options  Options
-	next     atomic.Pointer[Settings]
-	settings *Settings // of the event that is being handled; nil: only observe
-	lists    *lookup.Lists
-	own      map[netip.Addr]bool
-	name     []byte // what smtpd greets with
-	admd     []byte // the site's name in smtpd.conf
-	facts    rules.Facts
-	memory   *memory.Memory
-	who      memory.Who             // scratch
-	asked    *Session               // the one whose counts a policy asks for
-	needs    needs                  // of settings
-	refs     map[*rules.Rule]uint32 // of the texts of its rules
-	open     map[uint64]uint32      // live sessions of each source
-	live     map[uint64]*Session
-	free     []*Session
-	bytes    int   // capacity of all step buffers
-	clock    int64 // newest timestamp seen, microseconds
-	limit    limiter
-	quiet    aggregator
-	missed   uint64       // sessions that were not followed because the table was full
-	record   []byte       // scratch
-	event    events.Event // scratch
-	line     []byte       // scratch
-	dst      addrCache
+	options   Options
+	next      atomic.Pointer[Settings]
+	settings  *Settings // of the event that is being handled; nil: only observe
+	lists     *lookup.Lists
+	own       map[netip.Addr]bool
+	name      []byte // what smtpd greets with
+	admd      []byte // the site's name in smtpd.conf
+	facts     rules.Facts
+	memory    *memory.Memory
+	who       memory.Who             // scratch
+	asked     *Session               // the one whose counts a policy asks for
+	needs     needs                  // of settings
+	refs      map[*rules.Rule]uint32 // of the texts of its rules
+	open      map[uint64]uint32      // live sessions of each source
+	live      map[uint64]*Session
+	free      []*Session
+	bytes     int     // capacity of all step buffers
+	clock     int64   // newest timestamp seen, microseconds
+	limit     limiter // of findings and tags
+	limitActs limiter // of verdicts and bans
+	quiet     aggregator
+	missed    uint64       // sessions that were not followed because the table was full
+	record    []byte       // scratch
+	event     events.Event // scratch
+	line      []byte       // scratch
+	dst       addrCache
 }
 
 // Limits on what strangers can make grow. smtpd itself stops taking

@@ -37,7 +37,7 @@ func MemoryVerbs(m *memory.Memory, s State, now func() int64, enforced func() bo
 	}
 	return []Verb{
 		{"ban", 3, func(_ context.Context, a *Answer, args []string) error {
-			p, err := netip.ParsePrefix(args[0])
+			p, err := plainPrefix(args[0])
 			if err != nil {
 				return err
 			}
@@ -56,11 +56,15 @@ func MemoryVerbs(m *memory.Memory, s State, now func() int64, enforced func() bo
 			told("banned", b)
 			return a.JSON(Banned{[]memory.Ban{b}, note()})
 		}},
-		{"unban", 1, func(_ context.Context, a *Answer, args []string) error {
-			p, err := netip.ParsePrefix(args[0])
+		{"unban", 1, func(ctx context.Context, a *Answer, args []string) error {
+			p, err := plainPrefix(args[0])
 			if err != nil {
 				return err
 			}
+			// What the disk still has to tell must not bring a ban back.
+			ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+			defer cancel()
+			_ = s.Flush(ctx)
 			ended := m.Unban(p.Masked(), now())
 			answer := Banned{Bans: ended}
 			if len(ended) > maxTold {
@@ -91,6 +95,15 @@ func MemoryVerbs(m *memory.Memory, s State, now func() int64, enforced func() bo
 			return sendSnapshot(a, snap)
 		}},
 	}
+}
+
+// plainPrefix reads a prefix; an IPv4 one within IPv6 would be nobody's.
+func plainPrefix(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err == nil && p.Addr().Is4In6() {
+		err = fmt.Errorf("%s: write it as an IPv4 prefix", s)
+	}
+	return p, err
 }
 
 func sendSnapshot(a *Answer, snap *store.Snapshot) error {
