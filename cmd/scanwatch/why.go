@@ -38,10 +38,10 @@ guessed from its form.
 
 // The limits of an answer.
 const (
-	whySessions = 20       // unless all are asked for, and then
-	whyBytes    = 16 << 20 // of records
-	whyHosts    = 10       // whose bans and excuses are told
-	whyBans     = 10       // of one host
+	whySessions = 20      // unless all are asked for, and then
+	whyBytes    = 8 << 20 // of records
+	whyHosts    = 10      // whose bans and excuses are told
+	whyBans     = 10      // of one host
 )
 
 // A question is an ARG, ready to be compared with.
