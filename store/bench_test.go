@@ -46,7 +46,7 @@ func BenchmarkCommit500(b *testing.B) {
 			batch.add(noon.Add(time.Duration(n)*time.Microsecond), uint64(n), v)
 			n++
 		}
-		if err := s.commit(batch.data, Dropped{}); err != nil {
+		if err := s.commit(batch.data, Dropped{}, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

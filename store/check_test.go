@@ -55,7 +55,7 @@ func readAll(t testing.TB, path string, b []byte) (records int, err error) {
 		var b buffer
 		b.data = make([]byte, 0, 1000)
 		b.add(noon.Add(time.Hour), 1, []byte("value"))
-		err = s.commit(b.data, Dropped{DropFull: 1})
+		err = s.commit(b.data, Dropped{DropFull: 1}, nil)
 	}
 	return records, err
 }

@@ -165,13 +165,13 @@ func (w *Writer) commitBatch() (int, error) {
 		}
 		size, count := w.batch()
 		w.mu.Lock()
-		drops := w.drops
+		drops, rules := w.drops, w.rules
 		w.mu.Unlock()
 		var unsaved Dropped
 		for r := range drops {
 			unsaved[r] = drops[r] - w.saved[r]
 		}
-		err := w.open.commit(w.rest[:size], unsaved)
+		err := w.open.commit(w.rest[:size], unsaved, rules)
 		if err == nil {
 			w.saved = drops
 			w.stateMu.Lock()

@@ -35,6 +35,10 @@ type Reader struct {
 	// through last were written.
 	Dropped Dropped
 
+	// Rules, if not nil, gets the texts of rules of the segments that are gone
+	// through, by what RuleRef makes of them. They are hostile only if the file is.
+	Rules map[uint32]string
+
 	// Unread is how many segments could not be read at all, of those that were
 	// gone through last; Problem was told. Segments that are damaged, or that
 	// were set aside, are not among them.
@@ -212,6 +216,9 @@ func (r *Reader) open(info Segment, from, to []byte) (*cursor, error) {
 		}
 		for i, n := range readDropped(c.tx.Bucket(bucketMeta)) {
 			r.Dropped[i] += n
+		}
+		if r.Rules != nil {
+			readRules(c.tx.Bucket(bucketMeta), r.Rules)
 		}
 		c.c = c.tx.Bucket(bucketSessions).Cursor()
 		c.last, _ = c.c.Last()

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -48,6 +49,16 @@ type Counts struct {
 	AuthFail     uint32
 	AuthRefused  uint32 // AUTH commands that smtpd did not take up
 }
+
+// Clone returns a copy of r that stays valid.
+func (r *Record) Clone() Record {
+	c := *r
+	c.RDNS, c.steps, c.step = bytes.Clone(r.RDNS), bytes.Clone(r.steps), nil
+	return c
+}
+
+// Size is about how many bytes of memory a Clone of r takes.
+func (r *Record) Size() int { return 256 + len(r.RDNS) + len(r.steps) }
 
 // Steps calls visit for each step in order until it returns false. The Step is
 // reused between calls.
@@ -131,6 +142,8 @@ type Step struct {
 	By         []byte // finding: what gave it away (rdns, helo, cidr, command, ...)
 	Match      []byte // finding: the row or value that matched
 	Confidence []byte // finding: high, medium or low
+
+	Rule uint32 // verdict, ban: RuleRef of the rule's text, 0 if it was not kept
 }
 
 // Kind tells what a step is.
@@ -260,6 +273,7 @@ const (
 	stepBy         = 11
 	stepMatch      = 12
 	stepConfidence = 13
+	stepRule       = 14
 )
 
 // KeySize is the length of a record's key: the end of the session in
@@ -317,6 +331,7 @@ func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 	dst = appendText(dst, stepBy, s.By)
 	dst = appendText(dst, stepMatch, s.Match)
 	dst = appendText(dst, stepConfidence, s.Confidence)
+	dst = appendUint(dst, stepRule, uint64(s.Rule))
 	n := len(dst) - at
 	if n < 1<<7 { // the usual case: one byte of length, move the step down
 		dst[at-2] = byte(n)
@@ -459,6 +474,8 @@ func (s *Step) decode(b []byte) error {
 			s.Match = f.text
 		case stepConfidence:
 			s.Confidence = f.text
+		case stepRule:
+			s.Rule = uint32(f.num)
 		}
 	}
 	return nil

@@ -177,7 +177,7 @@ func TestProtoFile(t *testing.T) {
 		{"Session", session, map[string]int{"duration": recDuration, "src": recSrc, "dst": recDst, "rdns": recRDNS, "fcrdns": recFCrDNS,
 			"ending": recEnding, "local": recLocal, "counts": recCounts, "omitted": recOmitted, "steps": recSteps}},
 		{"Step", step, map[string]int{"kind": stepKind, "at": stepAt, "text": stepText, "arg": stepArg, "result": stepResult, "code": stepCode,
-			"reply": stepReply, "size": stepSize, "msgid": stepMsgID, "org": stepOrg, "by": stepBy, "match": stepMatch, "confidence": stepConfidence}},
+			"reply": stepReply, "size": stepSize, "msgid": stepMsgID, "org": stepOrg, "by": stepBy, "match": stepMatch, "confidence": stepConfidence, "rule": stepRule}},
 	} {
 		got := map[string]int{}
 		for _, m := range field.FindAllStringSubmatch(c.text, -1) {

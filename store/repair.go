@@ -119,18 +119,18 @@ func salvage(path string, s Segment, program string, now time.Time) (done string
 		return "", err
 	}
 	batch := buffer{data: make([]byte, 0, salvageBatch*1024+MaxValue)}
-	dropped, err := scan(in, info.Size(), s.Day, func(key, value []byte) error {
+	found, err := scan(in, info.Size(), s.Day, func(key, value []byte) error {
 		add := func() bool { return batch.add(keyTime(key), binary.BigEndian.Uint64(key[8:]), value) }
 		if batch.n < salvageBatch && add() {
 			return nil
 		}
-		err := out.commit(batch.data, Dropped{})
+		err := out.commit(batch.data, Dropped{}, nil)
 		batch.reset()
 		add() // there is room for one
 		return err
 	})
 	if err == nil {
-		err = out.commit(batch.data, dropped)
+		err = out.commit(batch.data, found.dropped, &found.rules)
 	}
 	kept := 0
 	if err == nil {
@@ -176,14 +176,21 @@ func nextPart(dir string, day time.Time) (name string, part int, err error) {
 	return segmentFile(day, part), part, nil
 }
 
+// scanned is what the meta data of a damaged segment tell.
+type scanned struct {
+	dropped Dropped
+	rules   ruleTexts
+}
+
 // scan calls visit with all records of a day in the leaf pages of f, whatever
 // leads to them; some may come twice. Pages that are not in use any more hold
 // records as well, the same as elsewhere: they are never changed. It returns what
-// was dropped, as far as that can be read.
-func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) error) (dropped Dropped, err error) {
+// the meta data tell, as far as that can be read.
+func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) error) (meta scanned, err error) {
+	meta.rules.text = make(map[uint32]string)
 	c := checker{f: f}
 	if _, _, err := c.meta(size); err != nil && !isDamaged(err) {
-		return dropped, err
+		return meta, err
 	}
 	if c.pageSize < 1024 || c.pageSize > 1<<16 || c.pageSize&(c.pageSize-1) != 0 {
 		c.pageSize = salvagePage
@@ -193,10 +200,17 @@ func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) e
 		case bytes.Equal(key, keySchema) && len(value) == 2 && binary.BigEndian.Uint16(value) > schema:
 			return ErrNewer
 		case len(value) == 8 && bytes.HasPrefix(key, []byte(keyDropped)):
-			for r := range dropped {
+			for r := range meta.dropped {
 				if string(key) == keyDropped+Reasons[r] { // it only ever grows
-					dropped[r] = max(dropped[r], binary.BigEndian.Uint64(value))
+					meta.dropped[r] = max(meta.dropped[r], binary.BigEndian.Uint64(value))
 				}
+			}
+			return nil
+		}
+		if ref, ok := ruleKey(key); ok && len(value) <= 2*maxRuleText && meta.rules.bytes+len(value) <= 8*maxRuleTexts {
+			if meta.rules.text[ref] == "" {
+				meta.rules.text[ref] = string(value)
+				meta.rules.bytes += len(value)
 			}
 			return nil
 		}
@@ -211,9 +225,9 @@ func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) e
 		page = page[:c.pageSize]
 		if _, err := f.ReadAt(page, id*c.pageSize); err != nil {
 			if errors.Is(err, io.EOF) {
-				return dropped, nil
+				return meta, nil
 			}
-			return dropped, err
+			return meta, err
 		}
 		if order.Uint64(page) != uint64(id) || order.Uint16(page[8:]) != flagLeaf {
 			continue
@@ -225,14 +239,14 @@ func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) e
 			}
 			page = page[:n*c.pageSize]
 			if _, err := f.ReadAt(page, id*c.pageSize); err != nil {
-				return dropped, err
+				return meta, err
 			}
 		}
 		if err := elements(page, true, element); err != nil {
-			return dropped, err
+			return meta, err
 		}
 	}
-	return dropped, nil
+	return meta, nil
 }
 
 // elements calls visit for the elements of a leaf page that lie within it, those

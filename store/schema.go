@@ -24,6 +24,9 @@ package store
 //	          "program"         text: version of the program that made the segment
 //	          "dropped-REASON"  uint64, big-endian: records that were dropped while
 //	                            this segment was written; REASON as in Reasons
+//	          "rule-XXXXXXXX"   text: a rule that verdicts and bans of this segment may
+//	                            name; X is its RuleRef in hexadecimal. Files of older
+//	                            versions have none.
 //	sessions  key    int64, big-endian: end of the session in microseconds since 1970,
 //	                 then uint64, big-endian: smtpd's session id. 16 bytes.
 //	          value  the message Session of record.proto
@@ -67,6 +70,7 @@ var (
 	keyCreated     = []byte("created")
 	keyProgram     = []byte("program")
 	keyDropped     = "dropped-"
+	keyRule        = "rule-"
 )
 
 // ErrNewer tells that a segment was written by a newer version of the program,

@@ -34,6 +34,8 @@ type segment struct {
 	db   *bbolt.DB
 	file *os.File // the same file, to let go of it when bbolt cannot be asked any more
 
+	rules *ruleTexts // those that were written to it last
+
 	mu     sync.Mutex
 	broken bool // bbolt panicked in Begin
 }
@@ -256,10 +258,15 @@ func isDamaged(err error) bool {
 	return errors.As(err, &d)
 }
 
-// commit writes records, which are laid out as in a buffer, and adds to the
-// counters of dropped records.
-func (s *segment) commit(records []byte, drops Dropped) error {
-	return s.update(func(tx *bbolt.Tx) error {
+// commit writes records, which are laid out as in a buffer, and the texts of
+// rules that are new, and adds to the counters of dropped records.
+func (s *segment) commit(records []byte, drops Dropped, rules *ruleTexts) error {
+	err := s.update(func(tx *bbolt.Tx) error {
+		if rules != s.rules {
+			if err := putRules(tx, rules); err != nil {
+				return err
+			}
+		}
 		b := tx.Bucket(bucketSessions)
 		if b == nil {
 			return damaged("the bucket of sessions is missing")
@@ -274,6 +281,10 @@ func (s *segment) commit(records []byte, drops Dropped) error {
 		}
 		return addDropped(tx, drops)
 	})
+	if err == nil {
+		s.rules = rules
+	}
+	return err
 }
 
 func addDropped(tx *bbolt.Tx, drops Dropped) error {

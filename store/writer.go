@@ -69,6 +69,7 @@ type Writer struct {
 	active buffer     // what Add fills
 	added  uint64
 	drops  Dropped
+	rules  *ruleTexts // replaced, never changed
 	closed bool
 
 	stateMu sync.Mutex // for what follows, which only the background changes

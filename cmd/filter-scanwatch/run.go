@@ -93,7 +93,13 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		Lists:    lists,
 		OwnAddrs: ownAddrs(),
 	})
-	policies := policies{file: config.Find(s.file), lists: lists, use: table.Use, log: log, find: config.Find}
+	use := func(s *session.Settings) {
+		if writer != nil {
+			writer.Rules(session.RuleTexts(s.Policy)) // before any verdict of theirs
+		}
+		table.Use(s)
+	}
+	policies := policies{file: config.Find(s.file), lists: lists, use: use, log: log, find: config.Find}
 	set := policies.start()
 	if s.dir != "" {
 		set.Store = s.dir
@@ -102,6 +108,9 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		stream = events.Open(set.Events, events.Options{Log: log})
 	}
 	writer = store.Open(set.Store, store.Options{Budget: set.Budget, Keep: set.Keep, Program: version, Log: log, Now: now})
+	if c := policies.config; c != nil && c.Policy != nil {
+		writer.Rules(session.RuleTexts(c.Policy))
+	}
 	state := store.OpenState(set.Store, store.StateOptions{
 		Buckets: memory.Buckets(),
 		MaxSize: min(max(set.Budget/2, 32<<20), 256<<20), // it counts for the budget

@@ -3,6 +3,7 @@ package main
 // The verbs that read recorded sessions.
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,12 @@ import (
 
 const sinceHelp = `WHEN is a time span before now (90m, 24h, 7d, 2w), a day in your time zone
 (2026-11-01), or a moment (2026-11-01T12:00:00Z).`
+
+const reportHelp = sinceHelp + `
+Without --since: the last 24 hours, and for returns everything that is kept.
+
+report returns tells of the hosts that were banned or found how many came back
+within 1h, 1d, 7d and 30d, and how long a ban that suggests.`
 
 // since parses WHEN.
 func (e *env) since(when string) (time.Time, error) {
@@ -101,21 +108,31 @@ func each(r *store.Reader, since time.Time, f func(*store.Record) error) error {
 }
 
 func report(e *env, args []string) error {
-	when := e.flags.String("since", "24h", "")
+	when := e.flags.String("since", "", "")
 	top := e.flags.Int("top", 10, "")
 	asJSON := e.flags.Bool("json", false, "")
-	if _, err := e.parse(args, 0, 0); err != nil {
+	args, err := e.parse(args, 0, 1)
+	if err != nil {
 		return err
+	}
+	about := strings.Join(args, "")
+	if about != "" && about != "returns" {
+		return usage("report %q: there is no such report; did you mean report returns?", about)
 	}
 	if *top < 1 {
 		return usage("--top %d: must be at least 1", *top)
 	}
-	since, err := e.since(*when)
-	if err != nil {
-		return err
+	var since time.Time
+	if *when != "" || about == "" {
+		if since, err = e.since(cmp.Or(*when, "24h")); err != nil {
+			return err
+		}
 	}
 	if since.After(e.now()) {
 		return usage("--since %s: lies in the future", *when)
+	}
+	if about == "returns" {
+		return e.returns(since, *asJSON)
 	}
 	r, client, problems, err := e.reader()
 	if err != nil {

@@ -91,7 +91,7 @@ type found struct {
 	By           string `json:"by"`
 	Match        string `json:"match,omitempty"`
 	Proof        string `json:"proof,omitempty"`
-	Confidence   string `json:"confidence"`
+	Confidence   string `json:"confidence,omitempty"`
 	List         string `json:"list,omitempty"` // of the row that matched
 	Line         int    `json:"line,omitempty"`
 	Source       string `json:"source,omitempty"` // of the row
@@ -356,7 +356,7 @@ func (t *trial) record(end time.Time, id uint64, value []byte) {
 		}
 		err = r.Steps(func(st *store.Step) bool {
 			if st.Kind == store.KindFinding {
-				s.place(t.found(&r, st), r.Start.Add(st.At))
+				s.place(newFound(t.lists, &r, st), r.Start.Add(st.At))
 			}
 			return true
 		})
@@ -382,7 +382,8 @@ func (s *tried) place(f found, at time.Time) {
 	s.Later = append(s.Later, f)
 }
 
-func (t *trial) found(r *store.Record, st *store.Step) found {
+// newFound tells of a finding; lists has the row that matched, if it is of one.
+func newFound(lists *lookup.Lists, r *store.Record, st *store.Step) found {
 	f := found{
 		Evidence: printable(st.Text), Organisation: printable(st.Org), By: printable(st.By),
 		Match: printable(st.Match), Proof: printable(st.Arg), Confidence: printable(st.Confidence),
@@ -395,7 +396,7 @@ func (t *trial) found(r *store.Record, st *store.Step) found {
 			f.Proof = r.Src.Addr().String()
 		}
 	}
-	for _, row := range t.lists.Rows() {
+	for _, row := range lists.Rows() {
 		if row.Value == string(st.Match) && row.Evidence == string(st.Text) && (len(st.Org) == 0 || row.Org == string(st.Org)) {
 			f.Match, f.List, f.Line, f.Source = row.Value, row.List, row.Line, row.Source
 			break
@@ -496,7 +497,10 @@ func (a *asked) print(w *bufio.Writer) {
 }
 
 func (f *found) print(w *bufio.Writer) {
-	text := fmt.Sprintf("  ! %s by %s, confidence %s", f.Evidence, f.By, f.Confidence)
+	text := fmt.Sprintf("  ! %s by %s", f.Evidence, f.By)
+	if f.Confidence != "" {
+		text += ", confidence " + f.Confidence
+	}
 	if f.Organisation != "" {
 		text += ", " + f.Organisation
 	}

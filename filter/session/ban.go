@@ -23,7 +23,7 @@ func (t *Table) banish(s *Session, at int64, o *rules.Outcome, last **rules.Rule
 		return
 	}
 	*last = o.BanRule
-	step := store.Step{Kind: store.KindBan, Text: []byte(o.BanRule.Name), Arg: []byte(memory.Source(s.Src.Addr()).String())}
+	step := store.Step{Kind: store.KindBan, Text: []byte(o.BanRule.Name), Arg: []byte(memory.Source(s.Src.Addr()).String()), Rule: t.refs[o.BanRule]}
 	if observe {
 		step.By = []byte("observe")
 	}

@@ -262,7 +262,7 @@ func (t *Table) tag(s *Session, at int64, phase rules.Phase, p *rules.Policy, ta
 
 // verdict records a decision and logs it, once for each rule in a row.
 func (t *Table) verdict(s *Session, at int64, phase rules.Phase, o *rules.Outcome, done bool, v *rules.Verdict) {
-	step := store.Step{Kind: store.KindVerdict, Text: []byte(o.Rule.Name), Arg: []byte(phase.String()), Reply: []byte(o.Decision.String())}
+	step := store.Step{Kind: store.KindVerdict, Text: []byte(o.Rule.Name), Arg: []byte(phase.String()), Reply: []byte(o.Decision.String()), Rule: t.refs[o.Rule]}
 	if done {
 		step.Result = store.ResultOK
 	}

@@ -492,3 +492,25 @@ func TestFlood(t *testing.T) {
 		t.Errorf("the 31st was not noticed:\n%s", strings.Join(s.log, "\n"))
 	}
 }
+
+// Verdicts and bans name the text of their rule.
+func TestVerdictsNameTheTextOfTheirRule(t *testing.T) {
+	s := newSite(t, "mode enforce\nrule botnet phase helo match evidence botnet-helo disconnect \"554 5.7.1 No\" ban 1d\n")
+	texts := session.RuleTexts(s.policy)
+	s.play(sessions(visitor(monday, "192.0.2.1", "", say(sim.Ehlo, "ylmf-pc"))))
+	n := 0
+	for _, r := range s.records {
+		_ = r.Steps(func(st *store.Step) bool {
+			if st.Kind == store.KindVerdict || st.Kind == store.KindBan {
+				n++
+				if st.Rule != store.RuleRef(texts[0]) {
+					t.Errorf("kind %d: %08x", st.Kind, st.Rule)
+				}
+			}
+			return true
+		})
+	}
+	if n != 2 {
+		t.Errorf("%d verdicts and bans", n)
+	}
+}

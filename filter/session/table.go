@@ -47,10 +47,11 @@ type Table struct {
 	admd      []byte // the site's name in smtpd.conf
 	facts     rules.Facts
 	memory    *memory.Memory
-	who       memory.Who        // scratch
-	asked     *Session          // the one whose counts a policy asks for
-	needs     needs             // of settings
-	open      map[uint64]uint32 // live sessions of each source
+	who       memory.Who             // scratch
+	asked     *Session               // the one whose counts a policy asks for
+	needs     needs                  // of settings
+	refs      map[*rules.Rule]uint32 // of the texts of its rules
+	open      map[uint64]uint32      // live sessions of each source
 	live      map[uint64]*Session
 	free      []*Session
 	bytes     int     // capacity of all step buffers
@@ -103,6 +104,14 @@ type Settings struct {
 	Country *lookup.Origins // nil: countries are not known, unless ASN knows
 }
 
+// RuleTexts are the texts of the rules of p that verdicts and bans refer to.
+func RuleTexts(p *rules.Policy) (texts []string) {
+	for _, r := range p.Rules() {
+		texts = append(texts, r.String())
+	}
+	return texts
+}
+
 // Use makes t follow settings from the next event on; any goroutine may call it.
 func (t *Table) Use(settings *Settings) { t.next.Store(settings) }
 
@@ -142,6 +151,10 @@ func (t *Table) begin(ev *filter.Event) {
 		if settings != nil {
 			n := settings.Policy.Needs()
 			t.needs = needs{seenGood: n.SeenGood, end: settings.Policy.Phases().Has(rules.End)}
+			t.refs = make(map[*rules.Rule]uint32)
+			for _, r := range settings.Policy.Rules() {
+				t.refs[r] = store.RuleRef(r.String())
+			}
 			t.memory.Watch(n.Windows, settings.Policy.Escalate)
 		}
 	}
