@@ -50,7 +50,7 @@ type Counts struct {
 	AuthRefused  uint32 // AUTH commands that smtpd did not take up
 }
 
-// Clone returns a copy of r that stays valid.
+// Clone returns a copy of r that aliases nothing.
 func (r *Record) Clone() Record {
 	c := *r
 	c.RDNS, c.steps, c.step = bytes.Clone(r.RDNS), bytes.Clone(r.steps), nil
@@ -114,15 +114,6 @@ func (c *Cursor) Next(s *Step) bool {
 
 // Err returns why the steps ended early, if they did.
 func (c *Cursor) Err() error { return c.err }
-
-// Clone returns a copy of r that aliases nothing, and how many bytes it holds.
-func (r *Record) Clone() (Record, int) {
-	other := *r
-	b := append(append(make([]byte, 0, len(r.RDNS)+len(r.steps)), r.RDNS...), r.steps...)
-	n := len(r.RDNS)
-	other.RDNS, other.steps, other.step = b[:n:n], b[n:], nil
-	return other, len(b)
-}
 
 // A Step is one thing that happened in a session. Which fields are used
 // depends on Kind; see the constants.

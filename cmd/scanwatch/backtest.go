@@ -210,8 +210,7 @@ func (b *pastTest) play(e *env, pasts []*past) error {
 		records = records[:0]
 	}
 	err = each(r, time.Time{}, func(rec *store.Record) error {
-		c, _ := rec.Clone()
-		if records = append(records, c); len(records) == batch {
+		if records = append(records, rec.Clone()); len(records) == batch {
 			flush(false)
 			progress.tell(batch, rec.End)
 		}

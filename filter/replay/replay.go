@@ -142,8 +142,7 @@ func (p *Player) event(e *events.Event) {
 // So do some when more than 64 MiB of records wait.
 func (p *Player) Add(r *store.Record) {
 	w := &waiting{seq: p.seq}
-	w.Record, w.bytes = r.Clone()
-	w.bytes += 200
+	w.Record, w.bytes = r.Clone(), r.Size()
 	p.seq++
 	p.bytes += w.bytes
 	if p.now > w.Start.UnixMicro() {
