@@ -74,6 +74,7 @@ type program struct {
 	smtpd  *os.File // our end
 	lines  *bufio.Reader
 	stderr bytes.Buffer
+	asked  map[string]bool // phases that it has registered for
 }
 
 // begin starts the filter and does the handshake.
@@ -94,7 +95,11 @@ func begin(t *testing.T, args ...string) *program {
 	p.lines = bufio.NewReader(p.smtpd)
 	t.Cleanup(func() { p.smtpd.Close(); _ = p.cmd.Process.Kill(); _ = p.cmd.Wait() })
 	p.send("config|smtpd-version|7.9.0\nconfig|protocol|0.7\nconfig|admd|mx.example.org\nconfig|ready\n")
-	for p.line() != "register|ready\n" {
+	p.asked = map[string]bool{}
+	for line := p.line(); line != "register|ready\n"; line = p.line() {
+		if phase, ok := strings.CutPrefix(line, "register|filter|smtp-in|"); ok {
+			p.asked[strings.TrimSuffix(phase, "\n")] = true
+		}
 	}
 	return p
 }
