@@ -73,7 +73,7 @@ type program struct {
 	cmd    *exec.Cmd
 	smtpd  *os.File // our end
 	lines  *bufio.Reader
-	stderr bytes.Buffer
+	stderr tail
 	asked  map[string]bool // phases that it has registered for
 }
 
@@ -102,6 +102,16 @@ func begin(t *testing.T, args ...string) *program {
 		}
 	}
 	return p
+}
+
+// A tail keeps the end of a log.
+type tail struct{ bytes.Buffer }
+
+func (b *tail) Write(p []byte) (int, error) {
+	if b.Len() > 4<<20 {
+		b.Next(b.Len() / 2)
+	}
+	return b.Buffer.Write(p)
 }
 
 func (p *program) send(s string) {
