@@ -49,7 +49,6 @@ main(int argc, char **argv)
 		else if (IS("filter|smtp-in|commit")) osmtpd_register_filter_commit(plain_);
 		else if (IS("report|smtp-in|link-connect")) osmtpd_register_report_connect(1, r_connect);
 		else if (IS("report|smtp-in|link-disconnect")) osmtpd_register_report_disconnect(1, r_plain);
-		else if (IS("report|smtp-in|link-greeting")) osmtpd_register_report_greeting(1, r_text);
 		else if (IS("report|smtp-in|link-identify")) osmtpd_register_report_identify(1, r_text);
 		else if (IS("report|smtp-in|link-tls")) osmtpd_register_report_tls(1, r_text);
 		else if (IS("report|smtp-in|tx-begin")) osmtpd_register_report_begin(1, r_id);
