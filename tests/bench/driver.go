@@ -130,6 +130,7 @@ func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Du
 	began := time.Now()
 	for last := false; !last; {
 		rounds++
+		s.rename(rounds)
 		if last = time.Since(began) >= atLeast; last {
 			want.Store(int64(rounds) * int64(len(s.cuts)))
 		}

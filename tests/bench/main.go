@@ -65,6 +65,9 @@ type part struct {
 var parts = []part{
 	{"speed", (*bench).speed},
 	{"rates", (*bench).rates},
+	{"space", (*bench).space},
+	{"dropping", (*bench).dropping},
+	{"costs", (*bench).costs},
 }
 
 func partNames() (names []string) {

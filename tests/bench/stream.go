@@ -34,6 +34,7 @@ var mixes = map[string][]kind{
 	"delivery":    {{delivery, 100}},
 	"harvest-50":  {{harvest(50), 100}},
 	"harvest-500": {{harvest(500), 100}},
+	"visit":       {{visit, 100}},
 	"mix":         {{delivery, 70}, {scan, 29}, {harvest(10), 1}},
 }
 
@@ -84,6 +85,14 @@ func quit(s []step) []step {
 	return say(s, "link-disconnect", "")
 }
 
+// visit is a connection from one of millions of hosts.
+func visit(n int) []step {
+	src := fmt.Sprintf("%d.%d.%d.%d", 44+n>>24, n>>16&255, n>>8&255, n&255)
+	s := say(nil, "link-connect", "<unknown>|fail|"+src+":20000|192.0.2.25:25")
+	s = say(s, "link-identify", "EHLO|example.net")
+	return say(s, "link-disconnect", "")
+}
+
 func scan(n int) []step { return quit(connect(n)) }
 
 func delivery(n int) []step {
@@ -129,8 +138,20 @@ func harvest(recipients int) script {
 type stream struct {
 	data     []byte
 	cuts     []int // ends of the requests in data
+	ids      []int // where sessions are named in data
 	sessions int
 	lines    int
+}
+
+// rename gives all sessions new names, so that the stream can be played again.
+func (s *stream) rename(round int) {
+	var b [4]byte
+	for i := range b {
+		b[i] = "0123456789abcdef"[round>>(4*i)&15]
+	}
+	for _, at := range s.ids {
+		copy(s.data[at:], b[:])
+	}
 }
 
 // A recipe says which stream is to be made. It ends when it has as many
@@ -143,6 +164,9 @@ type recipe struct {
 	requests   int // 0: as many as it takes
 	begin      time.Time
 	apart      time.Duration // between two requests
+
+	// For visits: the number of the first one, and of how many hosts they are.
+	first, sources int
 }
 
 func (r recipe) make() *stream {
@@ -174,13 +198,16 @@ func (r recipe) make() *stream {
 		if s.sessions >= r.sessions || r.requests > 0 && len(s.cuts) >= r.requests {
 			return nil
 		}
-		n := s.sessions
+		n := r.first + s.sessions
+		if r.sources > 0 {
+			n %= r.sources
+		}
 		s.sessions++
 		pick := int(mixed(uint64(n)) % uint64(total))
 		for _, k := range kinds {
 			if pick -= k.share; pick < 0 {
 				// smtpd's ids: random, and never the same twice in a while.
-				return &session{id: mixed(uint64(n) ^ uint64(r.begin.UnixNano())), steps: k.script(n)}
+				return &session{id: mixed(uint64(s.sessions) ^ uint64(r.begin.UnixNano())), steps: k.script(n)}
 			}
 		}
 		panic("unreachable")
@@ -206,7 +233,9 @@ func (r recipe) make() *stream {
 			}
 			now := clock.UnixMicro()
 			s.data = strconv.AppendInt(s.data, now/1e6, 10)
-			s.data = fmt.Appendf(s.data, ".%06d|smtp-in|%s|%016x", now%1e6, st.name, one.id)
+			s.data = fmt.Appendf(s.data, ".%06d|smtp-in|%s|", now%1e6, st.name)
+			s.ids = append(s.ids, len(s.data))
+			s.data = fmt.Appendf(s.data, "%016x", one.id)
 			if asked {
 				s.data = fmt.Appendf(s.data, "|%016x", len(s.cuts))
 			}
