@@ -57,7 +57,8 @@ func (t *Table) remember(s *Session) {
 	}
 	who := t.whois(s)
 	if b, ok := t.memory.Banned(s.Src.Addr(), s.start); ok {
-		s.ban = &b
+		ban := b // b itself would be allocated for everybody
+		s.ban = &ban
 	}
 	if t.memory.Sprays(who, s.start) {
 		t.find(s, s.start, finding{evidence: rules.AuthSpray, by: "memory", match: "users", confidence: "high"})

@@ -105,11 +105,13 @@ func (s *Session) proven(confidence string) string {
 	return confidence
 }
 
-// judgeHelo looks at the greeting of the client.
+// judgeHelo looks at the greeting of the client. It has seen it already if smtpd
+// asked before it told.
 func (t *Table) judgeHelo(s *Session, at int64) {
-	if t.exempt(s) {
+	if t.exempt(s) || s.judged {
 		return
 	}
+	s.judged = true
 	// A mail client of one of our users says whatever its computer is called.
 	here := t.here(s)
 	anyName := here || s.submission()

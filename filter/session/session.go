@@ -70,6 +70,8 @@ type Session struct {
 	ban  *memory.Ban // that holds for it, or would; nil for nearly all
 	good goodness    // whether its mail was accepted before
 
+	judged bool // Helo was
+
 	policy *rules.Policy // the one of sticky, told and tags
 	sticky rules.Outcome // a decision that holds until the end of the session
 	told   *rules.Rule   // the rule whose verdict was logged last
