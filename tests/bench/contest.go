@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -105,7 +104,6 @@ type run struct {
 	*child
 	state string
 	b     *bench
-	clock time.Time // of the last line of the streams played
 }
 
 // run starts a contestant that registers the given events, if it is told.
@@ -179,9 +177,4 @@ func (r *run) settled() error {
 		last = now
 		time.Sleep(wait)
 	}
-}
-
-// writeFile writes a file of the bench.
-func (b *bench) writeFile(name string, data []byte) error {
-	return os.WriteFile(filepath.Join(b.dir, name), data, 0o644)
 }

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/maxmind/mmdbwriter"
@@ -23,9 +25,9 @@ const (
 	asNumbers = 20_000
 )
 
-// configure writes the configurations: on.conf, and the same without its lists
-// as bare.conf.
-func (b *bench) configure() error {
+// configure writes the configurations into a directory, which filters see under
+// another name: on.conf, the same without its lists as bare.conf, and none.conf.
+func configure(dir, seen string) error {
 	policy, err := rules.ReadyPolicy("tight")
 	if err != nil {
 		return err
@@ -41,7 +43,7 @@ table <prefixes> file %[3]q
 rule suffix phase connect match rdns <suffixes> disconnect
 rule prefix phase connect match src <prefixes> disconnect
 rule as phase connect match asn { 64496, 64497 } disconnect
-`, b.dir+"/asn.mmdb", b.dir+"/suffixes", b.dir+"/prefixes")
+`, seen+"/asn.mmdb", seen+"/suffixes", seen+"/prefixes")
 	at := strings.Index(enforced, "# Known scanning organisations") // behind the words that let pass
 	if at < 0 {
 		return fmt.Errorf("tight has no rule for scanners")
@@ -59,9 +61,9 @@ rule as phase connect match asn { 64496, 64497 } disconnect
 	}
 	for name, data := range map[string][]byte{
 		"none.conf": []byte("mode observe\n"), "bare.conf": []byte(enforced), "on.conf": []byte(enforced[:at] + lists + enforced[at:]),
-		"suffixes": names.Bytes(), "prefixes": nets.Bytes(), "asn.mmdb": asn,
+		"suffixes": names.Bytes(), "prefixes": nets.Bytes(), "asn.mmdb": asn, "regexes": regexes(),
 	} {
-		if err := b.writeFile(name, data); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			return err
 		}
 	}
