@@ -17,7 +17,7 @@ import (
 // A contestant is a filter and how it is started.
 type contestant struct {
 	name  string
-	build []string // command; DIR is where the programs go
+	build []string // command; DIR is where the programs go, ROOT the repository
 	args  []string // its command; DIR is where the programs are, STATE a fresh directory
 	told  bool     // what to register stands in its arguments
 	slow  bool     // takes milliseconds for a session
@@ -50,7 +50,7 @@ var contestants = []contestant{
 	{name: library, build: []string{"cc", "-O2", "-o", "DIR/libopensmtpd", "tests/bench/c/libopensmtpd.c", "-lopensmtpd"},
 		args: []string{"DIR/libopensmtpd"}, told: true, fast: true},
 	{name: perl, build: []string{"perl", "-c", "tests/bench/perl/logger.pl"},
-		args: []string{"perl", "tests/bench/perl/logger.pl", "STATE"}, told: true, slow: true},
+		args: []string{"perl", "ROOT/tests/bench/perl/logger.pl", "STATE"}, told: true, slow: true},
 }
 
 func goBuild(program, path string) []string {
@@ -83,7 +83,7 @@ func (b *bench) build() error {
 func (b *bench) place(args []string, state string) []string {
 	args = slices.Clone(args)
 	for i := range args {
-		args[i] = strings.NewReplacer("DIR", b.dir, "STATE", state).Replace(args[i])
+		args[i] = strings.NewReplacer("ROOT", b.root, "DIR", b.dir, "STATE", state).Replace(args[i])
 	}
 	return args
 }
@@ -147,13 +147,17 @@ func sortedKeys(m map[string]bool) []string {
 // wait two seconds for the greeting, as the policy wants it, and nothing could
 // be measured. The filter is not asked about these.
 func (r *run) know() error {
+	sessions := hosts
+	if r.b.quick {
+		sessions = 100 // there are no more
+	}
 	reports := map[string]bool{}
 	for event := range r.registered {
 		if strings.HasPrefix(event, "report|") {
 			reports[event] = true
 		}
 	}
-	s := recipe{mix: "delivery", registered: reports, open: 20, sessions: hosts,
+	s := recipe{mix: "delivery", registered: reports, open: 20, sessions: sessions,
 		begin: time.Now().Add(-time.Minute), apart: time.Microsecond}.make()
 	if _, _, err := r.full(s, 0); err != nil {
 		return err

@@ -42,13 +42,15 @@ func start(name string, args ...string) (*child, error) {
 		return nil, err
 	}
 	theirs := os.NewFile(uintptr(fds[1]), name)
-	defer theirs.Close()
 	c := &child{name: name, conn: os.NewFile(uintptr(fds[0]), name), registered: map[string]bool{}}
 	c.r = bufio.NewReaderSize(c.conn, 64<<10)
 	c.cmd = exec.Command(args[0], args[1:]...)
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirs, theirs, &c.stderr
 	began := time.Now()
-	if err := c.cmd.Start(); err != nil {
+	err = c.cmd.Start()
+	theirs.Close() // or the end of the filter would not be seen
+	if err != nil {
+		c.conn.Close()
 		return nil, err
 	}
 	if _, err := io.WriteString(c.conn, "config|smtpd-version|7.9.0-portable\nconfig|protocol|0.7\nconfig|smtp-session-timeout|300\n"+
