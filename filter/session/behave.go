@@ -10,7 +10,7 @@ import (
 
 // whois tells memory who s is. The answer is valid until the next call.
 func (t *Table) whois(s *Session) *memory.Who {
-	t.who = memory.Who{Addr: s.Src.Addr(), ASN: s.origin.ASN, Placed: s.placed, Helo: s.Helo, User: s.user}
+	t.who = memory.Who{Addr: s.Src.Addr(), ASN: s.asn, Placed: s.placed, Helo: s.Helo, User: s.user}
 	if s.FCrDNS == store.FCrDNSPass && len(s.RDNS) < cutRDNS {
 		t.who.RDNS = s.RDNS
 	}

@@ -166,8 +166,8 @@ type window struct {
 }
 
 type logCount struct {
-	more  uint32
-	addr  netip.Addr
+	more uint32
+	addr netip.Addr
 }
 
 const (

@@ -10,7 +10,6 @@ package session
 import (
 	"net/netip"
 
-	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/rules"
 	"scanwatch/store"
@@ -64,13 +63,13 @@ type Session struct {
 	shape shape
 	user  []byte // whom it tried to log in as last
 
-	origin lookup.Origin // of the address, if known
-	placed bool          // origin is known
+	asn     uint32 // of the address
+	country string // the same
+	placed  bool   // asn is known
+	judged  bool   // Helo was
 
 	ban  *memory.Ban // that holds for it, or would; nil for nearly all
 	good goodness    // whether its mail was accepted before
-
-	judged bool // Helo was
 
 	policy *rules.Policy // the one of sticky, told and tags
 	sticky rules.Outcome // a decision that holds until the end of the session
