@@ -99,7 +99,10 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		}
 		table.Use(s)
 	}
-	policies := policies{file: config.Find(s.file), lists: lists, use: use, log: log, find: config.Find}
+	policies := policies{file: config.Find(s.file), lists: lists, use: use, log: log, find: config.Find,
+		peers: func(yield func(memory.Peer) bool) {
+			remembered.Peers(now().UnixMicro(), func(p memory.Peer) { _ = yield(p) })
+		}}
 	set := policies.start()
 	if s.dir != "" {
 		set.Store = s.dir
@@ -118,7 +121,10 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		Room:    writer.Reserve,
 		Program: version,
 		Log:     log,
-		Load:    func(all iter.Seq[store.Entry]) { remembered.Load(all, now().UnixMicro()) },
+		Load: func(all iter.Seq[store.Entry]) {
+			remembered.Load(all, now().UnixMicro())
+			go policies.reached()
+		},
 		Changes: remembered.Changes,
 		Rewrite: remembered.Rewrite,
 	})
