@@ -119,14 +119,17 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	if set.Events != "" {
 		stream = events.Open(set.Events, events.Options{Log: log})
 	}
-	table.Sample(max(set.Budget, store.MinBudget))
+	set.Budget = max(set.Budget, store.MinBudget)
+	stateMax := min(set.Budget/2, memory.AllBytes) // it counts for the budget
+	remembered.Limit(stateMax)
+	table.Sample(set.Budget)
 	writer = store.Open(set.Store, store.Options{Budget: set.Budget, Keep: set.Keep, Program: version, Log: log, Now: now})
 	if c := policies.config; c != nil && c.Policy != nil {
 		writer.Rules(session.RuleTexts(c.Policy))
 	}
 	state := store.OpenState(set.Store, store.StateOptions{
 		Buckets: memory.Buckets(),
-		MaxSize: min(max(set.Budget, store.MinBudget)/2, 256<<20), // it counts for the budget
+		MaxSize: stateMax,
 		Room:    writer.Reserve,
 		Program: version,
 		Log:     log,
