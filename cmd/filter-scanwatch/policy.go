@@ -8,10 +8,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/sandbox"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/session"
@@ -34,6 +36,7 @@ type policies struct {
 	find   func(string) string // config.Find
 	mu     sync.Mutex          // one reload at a time
 	config *config.Config
+	closed atomic.Pointer[sandbox.Report] // nil: there is no sandbox
 
 	stateMu sync.Mutex
 	state   control.Config
@@ -114,6 +117,7 @@ func (p *policies) reload() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c, err := config.Load(p.file, p.lists(), p.config, false)
+	outside := p.outside(c)
 	if err != nil {
 		p.config.Seen(c)
 		p.complain(err)
@@ -122,6 +126,9 @@ func (p *policies) reload() error {
 		return fmt.Errorf("%s was not taken, the mail log says why; what was in use stays in use", p.file)
 	}
 	p.take(c)
+	if outside {
+		p.note(nil, "the sandbox does not let the filter read all files; restart smtpd")
+	}
 	for _, id := range session.Phases(c.Policy) {
 		if !slices.Contains(p.asked, id) {
 			p.log.Warn("rules now ask for a phase that smtpd does not ask in; restart smtpd", "phase", id.String())
@@ -130,6 +137,19 @@ func (p *policies) reload() error {
 	}
 	p.log.Info("configuration loaded", "file", p.file, "mode", c.Policy.Mode.String(), "rules", len(c.Policy.Rules()))
 	return nil
+}
+
+// outside tells of files that the configuration names only since the sandbox
+// was closed, and returns whether there are any.
+func (p *policies) outside(c *config.Config) bool {
+	closed, some := p.closed.Load(), false
+	for _, file := range c.Files() {
+		if !closed.Covers(file) {
+			p.log.Warn("the sandbox does not let the filter read a file that was not named when it started; restart smtpd", "file", file)
+			some = true
+		}
+	}
+	return some
 }
 
 // watch reloads when a file has changed, and when somebody asks with SIGHUP.

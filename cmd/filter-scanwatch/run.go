@@ -30,6 +30,7 @@ import (
 type settings struct {
 	file    string // empty: there is none
 	dir     string
+	open    bool // without a sandbox
 	verbose bool
 }
 
@@ -121,6 +122,9 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		Rewrite: remembered.Rewrite,
 	})
 
+	if !s.open {
+		policies.enterSandbox(set)
+	}
 	live, stopLive := context.WithCancel(context.Background())
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // not to reload is no reason to end

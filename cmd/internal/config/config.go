@@ -238,6 +238,18 @@ func (c *Config) Seen(broken *Config) {
 	maps.Copy(c.files, broken.files)
 }
 
+// Files lists all files that c was made from, or tried to: its own, those of its
+// tables, and the databases.
+func (c *Config) Files() []string {
+	files := slices.Sorted(maps.Keys(c.files))
+	for _, o := range []*lookup.Origins{c.ASN, c.Country} {
+		if o != nil {
+			files = append(files, o.Path())
+		}
+	}
+	return files
+}
+
 // Refresh reads databases anew that have been replaced, and returns what went
 // wrong.
 func (c *Config) Refresh() error {

@@ -1,0 +1,5 @@
+//go:build !linux && !openbsd
+
+package sandbox
+
+func (r *Report) enter(Paths) {}
