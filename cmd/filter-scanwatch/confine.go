@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"scanwatch/cmd/internal/config"
@@ -40,4 +42,20 @@ func (p *policies) enterSandbox(set rules.Settings) {
 	case <-time.After(diskPatience):
 		p.log.Warn("the disk of the state directory or of the configuration does not answer; the sandbox waits for it")
 	}
+}
+
+// sandbox tells status what is in force.
+func (p *policies) sandbox(open bool) string {
+	if open {
+		return "none, because of -S"
+	}
+	report := p.closed.Load()
+	if report == nil {
+		return "none yet: the disk does not answer"
+	}
+	var words []string
+	for _, a := range report.Attrs() {
+		words = append(words, fmt.Sprint(a))
+	}
+	return strings.Join(words, " ")
 }

@@ -138,6 +138,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 			return control.Status{
 				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()), Config: policies.status(),
 				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(), Events: eventsStatus(stream),
+				Sandbox: policies.sandbox(s.open),
 			}
 		}))
 		verbs = append(verbs, control.MemoryVerbs(remembered, state, func() int64 { return now().UnixMicro() }, policies.enforced,

@@ -166,8 +166,8 @@ func attempts(dir string) []attempt {
 			return exec.Command(in("state/x")).Run()
 		}},
 		{"connect over IPv4", "tcp", func() error { _, err := net.Dial("tcp4", os.Getenv(envTCP)); return err }},
-		{"listen over IPv4", "tcp", func() error { _, err := net.Listen("tcp4", "127.0.0.1:0"); return err }},
-		{"listen over IPv6", "tcp", func() error { _, err := net.Listen("tcp6", "[::1]:0"); return err }},
+		{"listen over IPv4", "net", func() error { _, err := net.Listen("tcp4", "127.0.0.1:0"); return err }},
+		{"listen over IPv6", "net", func() error { _, err := net.Listen("tcp6", "[::1]:0"); return err }},
 		{"send datagrams", "net", func() error { _, err := net.Dial("udp4", "127.0.0.1:53"); return err }},
 		{"use Multipath TCP", "net", socket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP)},
 		{"use raw packets", "net", socket(unix.AF_PACKET, unix.SOCK_RAW, 0)},
