@@ -142,3 +142,44 @@ func TestNoSandbox(t *testing.T) {
 		t.Errorf("log %q", log)
 	}
 }
+
+// TestStateDirectoryOfOthers: what others could change is told in one line, and
+// used as before; and what is no file of ours is left alone.
+func TestStateDirectoryOfOthers(t *testing.T) {
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	precious := filepath.Join(elsewhere, "precious")
+	err := errors.Join(os.Chmod(dir, 0o777), os.WriteFile(precious, []byte("precious"), 0o600),
+		os.Symlink(elsewhere, in("sessions")), os.Symlink(precious, in("state.db")), os.Symlink(precious, in("control.sock")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(dir, 12345, 12345); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := begin(t, "-s", dir)
+	if got := p.ask(1, "ylmf-pc"); got != "proceed\n" {
+		t.Errorf("answer %q", got)
+	}
+	log := p.end(0)
+	if n := strings.Count(log, "not safe from others"); n != 1 {
+		t.Errorf("told %d times: %s", n, log)
+	}
+	want := []string{dir + " can be written by everybody: chmod o-w", in("sessions") + ": is a symbolic link", in("state.db") + ": is a symbolic link"}
+	if os.Geteuid() == 0 {
+		want = append(want, dir+" belongs to uid 12345, neither to root nor to the filter's uid 0")
+	}
+	for _, text := range want {
+		if !strings.Contains(log, text) {
+			t.Errorf("log without %q: %s", text, log)
+		}
+	}
+	if all, err := os.ReadDir(elsewhere); err != nil || len(all) != 1 {
+		t.Errorf("elsewhere is now %v, %v", all, err)
+	}
+	if b, err := os.ReadFile(precious); string(b) != "precious" {
+		t.Errorf("the target of the links is now %q, %v", b, err)
+	}
+}

@@ -2,7 +2,11 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"scanwatch/cmd/internal/config"
@@ -32,7 +36,7 @@ func (p *policies) enterSandbox(set rules.Settings) {
 			p.log.Warn("the sandbox is not whole", "error", err)
 		}
 		tell := p.log.Info
-		if len(report.By) == 0 {
+		if !report.Files || !report.Exec || !report.TCP { // less than any system of these years can
 			tell = p.log.Warn
 		}
 		tell("sandbox", report.Attrs()...)
@@ -41,6 +45,29 @@ func (p *policies) enterSandbox(set rules.Settings) {
 	case <-done:
 	case <-time.After(diskPatience):
 		p.log.Warn("the disk of the state directory or of the configuration does not answer; the sandbox waits for it")
+	}
+}
+
+// checkState tells, in one line, what of the state directory others could use
+// to lead the filter, or scanwatch(8), astray. It is only told: the filter has
+// always worked there, and an operator may know why it is so.
+func checkState(dir string, log *slog.Logger) {
+	var wrong []string
+	for _, path := range []string{dir, filepath.Join(dir, "sessions"), filepath.Join(dir, "state.db")} {
+		info, err := os.Stat(path)
+		if err != nil {
+			continue // it is made, or the store tells
+		}
+		if info.Mode()&0o002 != 0 {
+			wrong = append(wrong, fmt.Sprintf("%s can be written by everybody: chmod o-w", path))
+		}
+		owner, ok := info.Sys().(*syscall.Stat_t)
+		if me := os.Geteuid(); ok && owner.Uid != 0 && int(owner.Uid) != me {
+			wrong = append(wrong, fmt.Sprintf("%s belongs to uid %d, neither to root nor to the filter's uid %d: chown", path, owner.Uid, me))
+		}
+	}
+	if len(wrong) > 0 {
+		log.Warn("the state directory is not safe from others", "because", strings.Join(wrong, "; "))
 	}
 }
 

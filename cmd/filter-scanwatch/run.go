@@ -133,6 +133,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	go func() {
 		defer close(socket)
 		_ = os.Mkdir(set.Store, 0o750) // or the store makes it, a moment too late for the socket
+		checkState(set.Store, log)
 		started := time.Now().UTC()
 		verbs := append(control.StoreVerbs(writer, state.Flush), policies.verb(), control.StatusVerb(func() control.Status {
 			return control.Status{
