@@ -22,7 +22,7 @@ const diskPatience = time.Second
 // enterSandbox takes from the process what it does not need with these settings
 // and this configuration, and tells what it is.
 func (p *policies) enterSandbox(set rules.Settings) {
-	paths := sandbox.Paths{State: set.Store, Events: set.Events, Look: []string{config.DefaultFile()}}
+	paths := sandbox.Paths{State: set.Store, Events: set.Events, Look: config.DefaultFiles()}
 	if p.config != nil {
 		paths.Read = p.config.Files()
 	}

@@ -20,13 +20,18 @@ import (
 	"scanwatch/rules"
 )
 
-// DefaultFile is read if it exists and the operator names no other.
-func DefaultFile() string {
+// DefaultFiles are where the configuration is looked for if the operator names
+// none; the first that exists is read. On Linux the sandbox can only leave whole
+// directories open to the filter: in one of its own the rest of /etc is not.
+func DefaultFiles() []string {
 	if runtime.GOOS == "linux" {
-		return "/etc/scanwatch.conf"
+		return []string{"/etc/scanwatch/scanwatch.conf", "/etc/scanwatch.conf"}
 	}
-	return "/etc/mail/scanwatch.conf"
+	return []string{"/etc/mail/scanwatch.conf"}
 }
+
+// DefaultFile is the one to make if there is none.
+func DefaultFile() string { return DefaultFiles()[0] }
 
 // A Config is a configuration that has been loaded.
 type Config struct {
@@ -63,14 +68,17 @@ func (s stamp) same(o stamp) bool {
 }
 
 // Find returns the configuration file to use: file if it is not empty, the
-// default one if that exists, or none.
+// first default one that exists, or none.
 func Find(file string) string {
-	if file == "" {
-		if _, err := os.Stat(DefaultFile()); err == nil {
-			return DefaultFile()
+	if file != "" {
+		return file
+	}
+	for _, file := range DefaultFiles() {
+		if _, err := os.Stat(file); err == nil {
+			return file
 		}
 	}
-	return file
+	return ""
 }
 
 // Load reads the configuration file. A table whose file cannot be used is an
