@@ -15,37 +15,36 @@ import (
 )
 
 // diskPatience is how long smtpd is kept waiting for the directories that the
-// sandbox is to leave open. One on a disk that hangs must not hang the mail
-// server: the sandbox is closed when the disk answers.
+// sandbox is to leave open.
 const diskPatience = time.Second
 
 // enterSandbox takes from the process what it does not need with these settings
-// and this configuration, and tells what it is.
+// and this configuration, and tells what it is. Nothing else may use the disk yet.
 func (p *policies) enterSandbox(set rules.Settings) {
 	paths := sandbox.Paths{State: set.Store, Events: set.Events, Look: config.DefaultFiles()}
 	if p.config != nil {
 		paths.Read = p.config.Files()
 	}
 	_, _ = time.Now().Zone() // reads the file of the time zone, now or never
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		report := sandbox.Enter(paths)
-		p.closed.Store(report)
-		for _, err := range report.Problems {
-			p.log.Warn("the sandbox is not whole", "error", err)
-		}
-		tell := p.log.Info
-		if !report.Files || !report.Exec || !report.TCP { // less than any system of these years can
-			tell = p.log.Warn
-		}
-		tell("sandbox", report.Attrs()...)
-	}()
+	plan := make(chan *sandbox.Plan, 1)
+	go func() { plan <- sandbox.Prepare(paths) }()
 	select {
-	case <-done:
 	case <-time.After(diskPatience):
-		p.log.Warn("the disk of the state directory or of the configuration does not answer; the sandbox waits for it")
+		// To wait would hang the mail server, and to do it later the process, as
+		// long as one thread waits for the disk: see Enter.
+		p.log.Warn("no sandbox: the disk of the state directory or of the configuration does not answer; restart smtpd when it does")
+		return
+	case plan := <-plan:
+		p.closed = plan.Enter()
 	}
+	for _, err := range p.closed.Problems {
+		p.log.Warn("the sandbox is not whole", "error", err)
+	}
+	tell := p.log.Info
+	if !p.closed.Files || !p.closed.Exec || !p.closed.TCP { // less than any system of these years can
+		tell = p.log.Warn
+	}
+	tell("sandbox", p.closed.Attrs()...)
 }
 
 // checkState tells, in one line, what of the state directory others could use
@@ -76,12 +75,11 @@ func (p *policies) sandbox(open bool) string {
 	if open {
 		return "none, because of -S"
 	}
-	report := p.closed.Load()
-	if report == nil {
-		return "none yet: the disk does not answer"
+	if p.closed == nil {
+		return "none: the disk did not answer at the start"
 	}
 	var words []string
-	for _, a := range report.Attrs() {
+	for _, a := range p.closed.Attrs() {
 		words = append(words, fmt.Sprint(a))
 	}
 	return strings.Join(words, " ")

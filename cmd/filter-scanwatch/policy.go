@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"scanwatch/cmd/internal/config"
@@ -36,7 +35,7 @@ type policies struct {
 	find   func(string) string // config.Find
 	mu     sync.Mutex          // one reload at a time
 	config *config.Config
-	closed atomic.Pointer[sandbox.Report] // nil: there is no sandbox
+	closed *sandbox.Report // nil: there is no sandbox
 
 	stateMu sync.Mutex
 	state   control.Config
@@ -142,9 +141,9 @@ func (p *policies) reload() error {
 // outside tells of files that the configuration names only since the sandbox
 // was closed, and returns whether there are any.
 func (p *policies) outside(c *config.Config) bool {
-	closed, some := p.closed.Load(), false
+	some := false
 	for _, file := range c.Files() {
-		if !closed.Covers(file) {
+		if !p.closed.Covers(file) {
 			p.log.Warn("the sandbox does not let the filter read a file that was not named when it started; restart smtpd", "file", file)
 			some = true
 		}

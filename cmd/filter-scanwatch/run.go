@@ -105,6 +105,9 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	if s.dir != "" {
 		set.Store = s.dir
 	}
+	if !s.open {
+		policies.enterSandbox(set)
+	}
 	if set.Events != "" {
 		stream = events.Open(set.Events, events.Options{Log: log})
 	}
@@ -123,9 +126,6 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		Rewrite: remembered.Rewrite,
 	})
 
-	if !s.open {
-		policies.enterSandbox(set)
-	}
 	live, stopLive := context.WithCancel(context.Background())
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // not to reload is no reason to end

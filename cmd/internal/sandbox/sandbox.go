@@ -39,12 +39,34 @@ type Report struct {
 	granted []string // files, and directories with all that is below
 }
 
-// Enter takes everything but p from all threads of the process, as far as the
-// operating system can. It makes the state directory if it can: what does not
-// exist cannot be granted.
-func Enter(p Paths) *Report {
+// A Plan is what Enter leaves to the process.
+type Plan struct{ grants []grant }
+
+// grant is a file, or a directory with all that is below it.
+type grant struct {
+	use  use
+	path string
+}
+
+// use is what is done with something that is granted.
+type use uint8
+
+const (
+	useRead   use = iota // a file
+	useEvents            // the events' file, FIFO or socket
+	useState             // the state directory
+)
+
+// Prepare looks at the directories, and makes that of the state if it can: what
+// does not exist cannot be granted. It waits for the disk.
+func Prepare(p Paths) *Plan { return &Plan{p.grants()} }
+
+// Enter takes everything but the plan from all threads of the process, as far as
+// the operating system can. No thread may be waiting for a disk: there are systems
+// where each thread has to do it itself, and the others stand still meanwhile.
+func (p *Plan) Enter() *Report {
 	r := new(Report)
-	r.enter(p)
+	r.enter(p.grants)
 	return r
 }
 

@@ -24,35 +24,44 @@ const (
 	ownDir = ownFile | ll.AccessFSReadDir | ll.AccessFSMakeDir | ll.AccessFSMakeSock
 )
 
-func (r *Report) enter(p Paths) {
-	r.landlock(p)
+var rights = map[use]landlock.AccessFSSet{useRead: readFiles, useEvents: ownFile, useState: ownDir}
+
+// grants are directories and not files, because a rule holds for what it was made
+// for: it would not know the file that an editor puts in the place of another.
+func (p Paths) grants() []grant {
+	var all []grant
+	add := func(use use, dir string) {
+		if isDir(dir) { // what is not there, or a file, cannot have these rights
+			all = append(all, grant{use, dir})
+		}
+	}
+	add(useState, p.state())
+	if p.Events != "" {
+		add(useEvents, filepath.Dir(p.Events))
+	}
+	for _, file := range p.Read {
+		add(useRead, filepath.Dir(file))
+		if real := resolve(file); filepath.Dir(real) != filepath.Dir(file) {
+			add(useRead, filepath.Dir(real))
+		}
+	}
+	return all
+}
+
+func (r *Report) enter(grants []grant) {
+	r.landlock(grants)
 	r.seccomp()
 }
 
-// landlock grants directories and not files, because a rule holds for what it
-// was made for: it would not know the file that an editor puts in the place of
-// another.
-func (r *Report) landlock(p Paths) {
+func (r *Report) landlock(grants []grant) {
 	abi, err := ll.LandlockGetABIVersion()
 	if err != nil || abi < 1 {
 		return // the kernel has none
 	}
 	var rules []landlock.Rule
-	grant := func(rights landlock.AccessFSSet, dir string) {
-		if isDir(dir) { // a file in its place does not know these rights
-			rules = append(rules, landlock.PathAccess(rights, dir).IgnoreIfMissing())
-			r.granted = append(r.granted, dir)
-		}
-	}
-	grant(ownDir, p.state())
-	if p.Events != "" {
-		grant(ownFile, filepath.Dir(p.Events))
-	}
-	for _, file := range p.Read {
-		grant(readFiles, filepath.Dir(file))
-		if real := resolve(file); filepath.Dir(real) != filepath.Dir(file) {
-			grant(readFiles, filepath.Dir(real))
-		}
+	for _, g := range grants {
+		rules = append(rules, landlock.PathAccess(rights[g.use], g.path).IgnoreIfMissing())
+		r.granted = append(r.granted, g.path)
 	}
 	if err := landlock.V11.BestEffort().Restrict(rules...); err != nil {
 		r.problem(err)

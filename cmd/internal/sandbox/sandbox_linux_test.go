@@ -222,7 +222,7 @@ func helper(dir string, confine bool) {
 	}
 	ready.Wait()
 	if confine {
-		r := Enter(paths(dir))
+		r := Prepare(paths(dir)).Enter()
 		for _, e := range effects {
 			fmt.Printf("effect %s\t0\t%v\n", e.name, e.in(r))
 		}

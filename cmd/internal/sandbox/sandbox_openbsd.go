@@ -13,22 +13,28 @@ import (
 // and with it the mail server.
 const promises = "error stdio rpath wpath cpath fattr flock unix"
 
-func (r *Report) enter(p Paths) {
-	type grant struct{ path, permissions string }
-	grants := []grant{{p.state(), "rwc"}}
+// permissions are those of unveil(2).
+var permissions = map[use]string{useRead: "r", useEvents: "rwc", useState: "rwc"}
+
+// grants are single files: unveil(2) remembers a file by its name in its
+// directory, so that it may be replaced, or appear.
+func (p Paths) grants() []grant {
+	all := []grant{{useState, p.state()}}
 	if p.Events != "" {
-		grants = append(grants, grant{p.Events, "rwc"}, grant{p.Events + ".1", "rwc"})
+		all = append(all, grant{useEvents, p.Events}, grant{useEvents, p.Events + ".1"})
 	}
 	for _, file := range slices.Concat(p.Read, p.Look) {
-		grants = append(grants, grant{file, "r"})
+		all = append(all, grant{useRead, file})
 		if real := resolve(file); real != file {
-			grants = append(grants, grant{real, "r"})
+			all = append(all, grant{useRead, real})
 		}
 	}
-	// A file is remembered by its name in its directory, so that it may be
-	// replaced, or appear.
+	return all
+}
+
+func (r *Report) enter(grants []grant) {
 	for _, g := range grants {
-		switch err := unix.Unveil(g.path, g.permissions); {
+		switch err := unix.Unveil(g.path, permissions[g.use]); {
 		case err == nil:
 			r.granted = append(r.granted, g.path)
 		case !errors.Is(err, unix.ENOENT): // its directory is missing

@@ -2,4 +2,6 @@
 
 package sandbox
 
-func (r *Report) enter(Paths) {}
+func (p Paths) grants() []grant { return nil }
+
+func (r *Report) enter([]grant) {}
