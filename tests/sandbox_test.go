@@ -183,3 +183,20 @@ func TestStateDirectoryOfOthers(t *testing.T) {
 		t.Errorf("the target of the links is now %q, %v", b, err)
 	}
 }
+
+// TestStateDirectoryMadeLater: what was recorded meanwhile is not lost.
+func TestStateDirectoryMadeLater(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(state, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := begin(t, "-s", state)
+	p.ask(1, "x.example.net")
+	if err := errors.Join(os.Remove(state), os.Mkdir(state, 0o750)); err != nil {
+		t.Fatal(err)
+	}
+	p.end(0)
+	if n := len(dump(t, state)); n != 1 {
+		t.Errorf("%d records, want 1", n)
+	}
+}

@@ -122,13 +122,14 @@ func resolve(file string) string {
 }
 
 // state returns the directory to grant for the state: itself, or as long as it
-// neither exists nor can be made, the one in which it is to appear.
+// neither exists nor can be made, the one in which it is to appear. That is not
+// done for the root directory: there would be nothing left to take.
 func (p Paths) state() string {
 	_ = os.Mkdir(p.State, 0o750) // the store tells what is wrong with it
-	if isDir(p.State) {
-		return p.State
+	if parent := filepath.Dir(absolute(p.State)); !isDir(p.State) && parent != "/" {
+		return parent
 	}
-	return filepath.Dir(absolute(p.State))
+	return p.State
 }
 
 func isDir(path string) bool {

@@ -181,6 +181,19 @@ func attempts(dir string) []attempt {
 			}
 			return nil
 		}},
+		{"run a program by its descriptor", "exec", func() error {
+			_, _, errno := unix.Syscall6(unix.SYS_EXECVEAT, ^uintptr(0), uintptr(unsafe.Pointer(&[1]byte{})), 0, 0, unix.AT_EMPTY_PATH, 0)
+			return errno
+		}},
+		{"make a socket by the names of another architecture", "net", func() error {
+			const x32 = 0x40000000
+			fd, _, errno := unix.Syscall(x32|unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM, 0)
+			if errno == 0 {
+				unix.Close(int(fd))
+				return nil
+			}
+			return errno
+		}},
 		{"signal the parent", "ipc", func() error { return syscall.Kill(os.Getppid(), 0) }},
 		{"reach an abstract socket of the parent", "ipc", func() error {
 			_, err := net.Dial("unix", "@"+os.Getenv(envAbstract))
