@@ -118,7 +118,8 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	}
 	state := store.OpenState(set.Store, store.StateOptions{
 		Buckets: memory.Buckets(),
-		MaxSize: min(max(set.Budget/2, 32<<20), 256<<20), // it counts for the budget
+		MaxSize: min(max(set.Budget, store.MinBudget)/2, 256<<20), // it counts for the budget
+		Room:    writer.Reserve,
 		Program: version,
 		Log:     log,
 		Load:    func(all iter.Seq[store.Entry]) { remembered.Load(all, now().UnixMicro()) },
@@ -153,7 +154,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		server.Run(live, set.Store, socketCheck)
 	}()
 
-	stopOnSignal(stdin, func() error { return errors.Join(writer.Close(), state.Close()) })
+	stopOnSignal(stdin, func() error { return errors.Join(state.Close(), writer.Close()) })
 	log.Info("started", "version", version, "statedir", set.Store)
 	err := filter.Serve(stdin, stdout, table, filter.Options{
 		Reports: session.Reports,
@@ -169,7 +170,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	case <-late: // a command waits for a disk
 	}
 	stored := make(chan error, 1)
-	go func() { stored <- errors.Join(writer.Close(), state.Close()) }()
+	go func() { stored <- errors.Join(state.Close(), writer.Close()) }()
 	status := 0
 	select {
 	case err := <-stored:
