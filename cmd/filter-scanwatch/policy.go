@@ -192,6 +192,7 @@ func (p *policies) changed() bool {
 	defer p.mu.Unlock()
 	if err := p.config.Refresh(); err != nil {
 		p.log.Warn(err.Error())
+		p.outside(p.config)
 	}
 	return p.config.Changed()
 }
