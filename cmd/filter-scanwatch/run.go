@@ -31,6 +31,7 @@ import (
 type settings struct {
 	file    string // empty: there is none
 	dir     string
+	open    bool // without a sandbox
 	verbose bool
 }
 
@@ -116,6 +117,9 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	if s.dir != "" {
 		set.Store = s.dir
 	}
+	if !s.open {
+		policies.enterSandbox(set)
+	}
 	if set.Events != "" {
 		stream = events.Open(set.Events, events.Options{Log: log})
 	}
@@ -149,11 +153,13 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	go func() {
 		defer close(socket)
 		_ = os.Mkdir(set.Store, 0o750) // or the store makes it, a moment too late for the socket
+		checkState(set.Store, log)
 		started := time.Now().UTC()
 		verbs := append(control.StoreVerbs(writer, state.Flush), policies.verb(), control.StatusVerb(func() control.Status {
 			return control.Status{
 				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()), Config: policies.status(),
 				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(), Events: eventsStatus(stream),
+				Sandbox: policies.sandbox(s.open),
 			}
 		}))
 		verbs = append(verbs, control.MemoryVerbs(remembered, state, func() int64 { return now().UnixMicro() }, policies.enforced,
