@@ -14,7 +14,7 @@ const (
 // LikePassword tells whether what somebody gave as his user name may as well be a
 // password, typed into the wrong field. It goes by what is surely a name: a mail
 // address, or one to four short words of letters in one case, each with at most
-// three digits at its end, with a domain and a backslash in front perhaps.
+// three digits at its end but not with small letters, capitals and digits, with a domain and a backslash in front perhaps.
 // Everything else may be a password. So may a word like sunshine: that cannot be
 // told from a name.
 func LikePassword(name []byte) bool {
@@ -31,7 +31,10 @@ func LikePassword(name []byte) bool {
 }
 
 func plainName(name []byte) bool {
-	if len(name) > maxPlain {
+	has := func(from, to byte) bool {
+		return bytes.ContainsFunc(name, func(r rune) bool { return rune(from) <= r && r <= rune(to) })
+	}
+	if len(name) > maxPlain || has('a', 'z') && has('A', 'Z') && has('0', '9') {
 		return false
 	}
 	for parts := 1; ; parts++ {

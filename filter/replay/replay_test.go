@@ -216,14 +216,20 @@ func day(n int) iter.Seq[sim.Session] {
 // the order of the store.
 func live(t testing.TB, lists *lookup.Lists, p *rules.Policy, sessions iter.Seq[sim.Session]) (records []*store.Record) {
 	t.Helper()
-	table := session.NewTable(options(t, lists, &records))
+	return liveWith(t, options(t, lists, &records), p, sessions, &records)
+}
+
+// liveWith is live with other options, which append to all.
+func liveWith(t testing.TB, o session.Options, p *rules.Policy, sessions iter.Seq[sim.Session], all *[]*store.Record) []*store.Record {
+	t.Helper()
+	table := session.NewTable(o)
 	table.Use(&session.Settings{Policy: p})
 	if _, err := sim.Play(table, session.Phases(p), sessions); err != nil {
 		t.Fatal(err)
 	}
 	table.Stop()
-	slices.SortStableFunc(records, func(a, b *store.Record) int { return a.End.Compare(b.End) })
-	return records
+	slices.SortStableFunc(*all, func(a, b *store.Record) int { return a.End.Compare(b.End) })
+	return *all
 }
 
 // TestSame: the policy that was running decides again as it did, in every

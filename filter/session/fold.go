@@ -163,7 +163,7 @@ func (t *Table) filtered(s *Session, ev *filter.Event) {
 func (t *Table) auth(s *Session, ev *filter.Event) {
 	s.cmd.open = false
 	r := store.ParseResult(ev.Field(0))
-	user := t.shownUser(cut(ev.Field(1), maxUser))
+	user := t.shownUser(cut(ev.Field(1), maxName))
 	s.user = append(s.user[:0], user...)
 	if r == store.ResultPass {
 		s.login = set(s.login, ev.Field(1), maxName)
@@ -172,7 +172,7 @@ func (t *Table) auth(s *Session, ev *filter.Event) {
 	} else {
 		s.Counts.AuthFail++
 	}
-	t.step(s, ev.Time, &store.Step{Kind: store.KindAuth, Text: user, Result: r})
+	t.step(s, ev.Time, &store.Step{Kind: store.KindAuth, Text: cut(user, maxUser), Result: r})
 	t.judgeAuth(s, user, r, ev.Time)
 }
 
