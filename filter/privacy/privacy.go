@@ -130,7 +130,7 @@ func (h *Hasher) local(dst, local, domain []byte) []byte {
 }
 
 // Text appends text with every mail address in it as Mailbox makes it.
-func (h *Hasher) Text(dst, text []byte) []byte {
+func (h *Hasher) Text(dst, text []byte, domainToo bool) []byte {
 	for {
 		at := bytes.IndexByte(text, '@')
 		if at < 0 {
@@ -149,7 +149,7 @@ func (h *Hasher) Text(dst, text []byte) []byte {
 			to++
 		}
 		dst = append(dst, text[:from]...)
-		dst = h.Mailbox(dst, text[from:to], false)
+		dst = h.Mailbox(dst, text[from:to], domainToo)
 		text = text[to:]
 	}
 }
@@ -164,7 +164,7 @@ func ends(c byte) bool {
 func (h *Hasher) Command(dst, line []byte, domainToo bool) []byte {
 	i := bytes.IndexByte(line, ':')
 	if i < 0 {
-		return h.Text(dst, line)
+		return h.Text(dst, line, domainToo)
 	}
 	i++
 	for i < len(line) && (line[i] == ' ' || line[i] == '\t') {
@@ -182,7 +182,7 @@ func (h *Hasher) Command(dst, line []byte, domainToo bool) []byte {
 	if n > 0 {
 		dst = h.Mailbox(dst, line[i:i+n], domainToo)
 	}
-	return h.Text(dst, line[i+n:])
+	return h.Text(dst, line[i+n:], domainToo)
 }
 
 // IsHash tells whether text is a hash and nothing else.

@@ -68,7 +68,7 @@ func TestText(t *testing.T) {
 		{in: "MAIL", text: "MAIL", command: "MAIL"},
 		{in: "@", text: "@"},
 	} {
-		if got := string(h.Text(nil, []byte(c.in))); c.text != "" && got != c.text {
+		if got := string(h.Text(nil, []byte(c.in), false)); c.text != "" && got != c.text {
 			t.Errorf("text %q: got %q, want %q", c.in, got, c.text)
 		}
 		if got := string(h.Command(nil, []byte(c.in), false)); c.command != "" && got != c.command {
@@ -147,11 +147,11 @@ func FuzzText(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line []byte) {
 		const name = "very-secret-name"
 		for _, in := range [][]byte{line, append([]byte(name+"@example.org "), line...), append(bytes.Clone(line), " <"+name+"@example.org>"...)} {
-			if got := h.Text(nil, in); bytes.Contains(got, []byte(name)) && !bytes.Contains(line, []byte(name)) {
+			if got := h.Text(nil, in, false); bytes.Contains(got, []byte(name)) && !bytes.Contains(line, []byte(name)) {
 				t.Errorf("%q became %q", in, got)
 			}
 		}
-		if bytes.IndexByte(line, '@') < 0 && !bytes.Equal(h.Text(nil, line), line) {
+		if bytes.IndexByte(line, '@') < 0 && !bytes.Equal(h.Text(nil, line, true), line) {
 			t.Errorf("%q was changed", line)
 		}
 		h.Command(nil, line, true)

@@ -103,7 +103,7 @@ func (t *Table) shownLine(line []byte, v verb) []byte {
 	case v == verbMail || v == verbRcpt:
 		t.hide.line = h.Command(t.hide.line[:0], line, strict && v == verbMail)
 	case bytes.IndexByte(line, '@') >= 0:
-		t.hide.line = h.Text(t.hide.line[:0], line)
+		t.hide.line = h.Text(t.hide.line[:0], line, strict)
 	default:
 		return line
 	}
@@ -113,7 +113,7 @@ func (t *Table) shownLine(line []byte, v verb) []byte {
 // shownReply is the text of a reply as it may be kept: smtpd repeats the address
 // that it is about.
 func (t *Table) shownReply(reply, addr, shown []byte) []byte {
-	h, _ := t.hides()
+	h, strict := t.hides()
 	if h == nil || len(reply) == 0 {
 		return reply
 	}
@@ -124,10 +124,10 @@ func (t *Table) shownReply(reply, addr, shown []byte) []byte {
 		if i < 0 {
 			break
 		}
-		b = append(h.Text(b, rest[:i]), shown...)
+		b = append(h.Text(b, rest[:i], strict), shown...)
 		rest = rest[i+len(addr):]
 	}
-	t.hide.reply = h.Text(b, rest)
+	t.hide.reply = h.Text(b, rest, strict)
 	return t.hide.reply
 }
 
@@ -141,7 +141,7 @@ func (t *Table) shownParam(phase, decision, param []byte) []byte {
 	case string(decision) == "rewrite" && (string(phase) == "mail-from" || string(phase) == "rcpt-to"):
 		t.hide.param = h.Mailbox(t.hide.param[:0], param, strict && string(phase) == "mail-from")
 	default:
-		t.hide.param = h.Text(t.hide.param[:0], param)
+		t.hide.param = h.Text(t.hide.param[:0], param, strict)
 	}
 	return t.hide.param
 }
