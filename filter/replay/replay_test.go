@@ -14,6 +14,7 @@ import (
 
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
 	"scanwatch/filter/replay"
 	"scanwatch/filter/session"
 	"scanwatch/rules"
@@ -57,9 +58,14 @@ func (nobody) MatchASN(uint32) bool      { return false }
 
 // options are those of a table whose records are appended to to.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) session.Options {
+	// Two things of which memory keeps the same short hash are one to it; with the
+	// same key they are the same ones.
+	m := memory.New()
+	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), sim.Midnight.UnixMicro())
 	return session.Options{
-		Lists: func() *lookup.Lists { return lists },
-		Log:   func([]byte) {},
+		Memory: m,
+		Lists:  func() *lookup.Lists { return lists },
+		Log:    func([]byte) {},
 		Record: func(end time.Time, id uint64, value []byte) {
 			r, err := store.Decode(store.AppendKey(nil, end, id), bytes.Clone(value))
 			if err != nil {
