@@ -518,3 +518,13 @@ const eachTime = rules.UnknownRecipient | rules.RelayProbe | rules.AuthFailure |
 // abuse is the evidence of what no mail server does: who gives it has no good
 // name left.
 const abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray | rules.Campaign
+
+// Language is what a refused line of a client is evidence of by itself, 0 if it may
+// be a secret and is not looked at.
+func Language(line []byte) rules.Evidence {
+	shown, _, secret := redact(nil, line, false, false)
+	if secret || string(shown) == stars {
+		return 0
+	}
+	return language(shown)
+}
