@@ -29,9 +29,6 @@ state.db, bans among it, is not copied.
               Who has it can find out whether an address that he tries is in the
               copy. Without it each run has a key of its own, which is forgotten.`
 
-// unlimited is a budget that no copy reaches.
-const unlimited = 1 << 50
-
 func anonymizeVerb(e *env, args []string) error {
 	keyFile := e.flags.String("key", "", "")
 	args, err := e.parse(args, 1, 1)
@@ -57,6 +54,12 @@ func anonymizeVerb(e *env, args []string) error {
 	if client != nil {
 		defer client.Close()
 	}
+	budget := int64(1 << 30)
+	if segments, err := store.Segments(e.dir); err == nil { // without any there is nothing to copy
+		for _, s := range segments {
+			budget += 2 * s.Size // more than a copy takes
+		}
+	}
 	if err := emptyDir(out); err != nil {
 		return err
 	}
@@ -64,7 +67,7 @@ func anonymizeVerb(e *env, args []string) error {
 
 	a := anonymize.New(key, lists)
 	var end atomic.Int64 // of the session that is written: the copy's days are those of the records
-	w := store.Open(out, store.Options{Budget: unlimited, Keep: 100 * 365 * 24 * time.Hour, Program: version, Now: func() time.Time { return time.UnixMicro(end.Load()) }})
+	w := store.Open(out, store.Options{Budget: budget, Keep: 100 * 365 * 24 * time.Hour, Program: version, Now: func() time.Time { return time.UnixMicro(end.Load()) }})
 	defer w.Close()
 	rules := ruleCopies{writer: w, anonymizer: a, texts: map[uint32]string{}, refs: map[uint32]uint32{}}
 	r.Rules = rules.texts

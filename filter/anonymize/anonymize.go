@@ -332,17 +332,14 @@ func (a *Anonymizer) name(name []byte) []byte {
 // suffixes returns where the public suffix of a name begins, and where its
 // registered domain: 0 if it has no more.
 func suffixes(name []byte) (suffix, domain int) {
-	whole := strings.TrimSuffix(string(name), ".")
+	whole := strings.TrimSuffix(lower(name), ".")
 	if !strings.Contains(whole, ".") {
 		return len(name), 0
 	}
-	ps, _ := publicsuffix.PublicSuffix(strings.ToLower(whole))
+	ps, _ := publicsuffix.PublicSuffix(whole)
 	suffix = len(whole) - len(ps)
 	if suffix == 0 {
 		suffix = strings.LastIndexByte(whole, '.') + 1 // the name of a suffix itself
-	}
-	if suffix == 0 || suffix > len(whole) || !strings.HasSuffix(strings.ToLower(whole), ps) {
-		return len(name), 0
 	}
 	if i := strings.LastIndexByte(whole[:suffix-1], '.'); i >= 0 {
 		domain = i + 1
