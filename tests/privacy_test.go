@@ -132,6 +132,24 @@ func TestPrivacy(t *testing.T) {
 	}
 }
 
+// TestNoKey: where no key can be saved all is hashed with one that is forgotten, and
+// the log says so.
+func TestNoKey(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := begin(t, "-s", filepath.Join(file, "state"))
+	p.send(privateSession + rcpt("victim-of-a-probe@elsewhere.example", "permfail", "550 no"))
+	if answer := p.ask(7, "mail.example.net"); answer != "proceed\n" {
+		t.Errorf("answer %q", answer)
+	}
+	log := p.end(0)
+	if strings.Contains(log, "victim-of-a-probe") || !strings.Contains(log, "hashed with a key that is not saved") {
+		t.Errorf("logged %s", log)
+	}
+}
+
 // writeRules writes a configuration with a rule that a hash keeps from telling, and
 // with others that can tell.
 func writeRules(t *testing.T, dir string) string {

@@ -72,7 +72,7 @@ func anonymizeVerb(e *env, args []string) error {
 	rules := ruleCopies{writer: w, anonymizer: a, texts: map[uint32]string{}, refs: map[uint32]uint32{}}
 	r.Rules = rules.texts
 	progress := newProgress(e)
-	sessions, damaged := 0, 0
+	records, sessions, damaged := 0, 0, 0
 	var buf []byte
 	flush := func() error {
 		if err := w.Flush(context.Background()); err != nil {
@@ -87,9 +87,10 @@ func anonymizeVerb(e *env, args []string) error {
 		}
 		end.Store(rec.End.UnixMicro())
 		w.Add(rec.End, rec.ID, buf)
-		sessions++
+		records++
+		sessions += rec.Many()
 		progress.tell(1, rec.End)
-		if sessions%copied == 0 { // so that nothing is dropped
+		if records%copied == 0 { // so that nothing is dropped
 			return flush()
 		}
 		return nil
@@ -108,7 +109,7 @@ func anonymizeVerb(e *env, args []string) error {
 	return unread(r)
 }
 
-// copied is how many sessions are written at a time.
+// copied is how many records are written at a time.
 const copied = 5000
 
 // anonymizeKey reads a key, or makes fresh the one of the file.
