@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"scanwatch/filter/privacy"
 	"scanwatch/tests/smtpd"
 )
 
@@ -56,6 +57,16 @@ func rcpt(address, result, reply string) string {
 report|0.7|1795219328.000001|smtp-in|protocol-server|00000000000000a1|%[3]s
 report|0.7|1795219328.000002|smtp-in|tx-rcpt|00000000000000a1|31f211ba|%[2]s|%[1]s
 `, address, result, reply)
+}
+
+// hasherOf makes hashes with the key of a state directory.
+func hasherOf(t *testing.T, dir string) *privacy.Hasher {
+	t.Helper()
+	key, err := privacy.ReadKey(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return privacy.New(key)
 }
 
 // TestPrivacy: what the setting says is neither recorded nor logged nor told, and
