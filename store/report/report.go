@@ -41,7 +41,9 @@ type Collector struct {
 	domains  names
 	tried    map[try]*tried
 	rules    map[string]*rule
-	missed   map[string]int // sessions that did not fit, by what was full
+	doubts   map[doubtKey]*doubt
+	quarters map[int64]*Span // by quarters of an hour since 1970
+	missed   map[string]int  // sessions that did not fit, by what was full
 }
 
 type source struct {
@@ -88,6 +90,8 @@ func NewCollector() *Collector {
 		domains:  names{maxNames, map[string]*name{}},
 		tried:    map[try]*tried{},
 		rules:    map[string]*rule{},
+		doubts:   map[doubtKey]*doubt{},
+		quarters: map[int64]*Span{},
 		missed:   map[string]int{},
 	}
 }
@@ -128,14 +132,19 @@ func (c *Collector) Add(r *store.Record) error {
 		return nil
 	case r.Counts.AuthPass > 0:
 		c.authenticated.add(&r.Counts)
-		return nil
+		var refused refusals
+		err := r.Steps(func(s *store.Step) bool { refused.add(s); return true })
+		c.doubt(r, &refused)
+		return err
 	}
 	c.remote.add(&r.Counts)
 	addr := r.Src.Addr()
 	src := c.source(r, addr)
 	found := false
+	var refused refusals
 	byFilter := false // the recipient that comes next was refused by a filter, and says nothing
 	err := r.Steps(func(s *store.Step) bool {
+		refused.add(s)
 		switch s.Kind {
 		case store.KindFilter:
 			byFilter = string(s.Arg) == "rcpt-to" && (string(s.Text) == "reject" || string(s.Text) == "disconnect")
@@ -167,6 +176,12 @@ func (c *Collector) Add(r *store.Record) error {
 			src.Found++
 		}
 	}
+	done := refused.done()
+	if done {
+		c.remote.Refused++
+	}
+	c.doubt(r, &refused)
+	c.span(r.End, found, done)
 	return err
 }
 
@@ -261,7 +276,8 @@ func appendLower(dst, text []byte) []byte {
 // Totals are the sums of a class of sessions.
 type Totals struct {
 	Sessions     int `json:"sessions"`
-	Found        int `json:"found,omitempty"` // sessions with a finding
+	Found        int `json:"found,omitempty"`   // sessions with a finding
+	Refused      int `json:"refused,omitempty"` // sessions that a rule or a ban turned away
 	Mails        int `json:"mails"`
 	RcptOK       int `json:"rcpt_ok"`
 	RcptPermfail int `json:"rcpt_permfail"`
@@ -290,9 +306,12 @@ type Summary struct {
 	Addresses     int            `json:"addresses"`
 	Authenticated Totals         `json:"authenticated"`
 	Local         Totals         `json:"local"`
+	Doubts        []Doubt        `json:"doubts"` // refusals that may have hit good mail
+	Timeline      []Span         `json:"timeline"`
 	Rules         []Rule         `json:"rules"`
 	Evidence      []Name         `json:"evidence"`
 	Organisations []Name         `json:"organisations"`
+	Networks      []Network      `json:"networks"`
 	Sources       []Source       `json:"sources"`
 	Helo          []Name         `json:"helo"`
 	Harvest       []Attempt      `json:"harvest"`
@@ -346,6 +365,11 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 		Remote: c.remote, Authenticated: c.authenticated, Local: c.local, Addresses: len(c.sources),
 		More: map[string]int{}, NotListed: c.missed,
 	}
+	s.Timeline = c.timeline(since, until)
+	s.Doubts = best(s, "doubts", c.listDoubts(), top, compareDoubts)
+	s.Networks = best(s, "networks", c.networks(), top, func(a, b *Network) int {
+		return cmp.Or(cmp.Compare(b.Sessions, a.Sessions), cmp.Compare(b.Found, a.Found), cmp.Compare(a.Prefix, b.Prefix))
+	})
 	sessions := func(n *name) int { return n.sessions }
 	evidence := c.evidence.list()
 	s.Evidence = sorted(s, "evidence", evidence, len(evidence), sessions)
@@ -494,6 +518,7 @@ func (s *Summary) Text(w io.Writer, zone *time.Location) error {
 	}
 	fmt.Fprintf(&b, "\nOther hosts came from %s; %s had findings.\n", plural(s.Addresses, "address", "addresses"), plural(s.Remote.Found, "session", "sessions"))
 	b.WriteString("The lists below are about them only.\n")
+	s.doubts(&b, zone, 80)
 
 	if section(&b, "Rules", len(s.Rules)) {
 		row(&b, "      done observed     bans   spared  rule")
@@ -563,8 +588,10 @@ func section(b *strings.Builder, title string, lines int) bool {
 	return lines > 0
 }
 
-func row(b *strings.Builder, s string) {
-	b.WriteString(cut(strings.TrimRight(s, " "), 80))
+func row(b *strings.Builder, s string) { rowTo(b, s, 80) }
+
+func rowTo(b *strings.Builder, s string, columns int) {
+	b.WriteString(cut(strings.TrimRight(s, " "), columns))
 	b.WriteByte('\n')
 }
 
