@@ -52,7 +52,7 @@ func verbs() []verb {
 		{"ban", "[--for DURATION] [--reason TEXT] [--force] PREFIX", "turn a host or network away", banHelp, banVerb},
 		{"unban", "PREFIX", "end bans at once", unbanHelp, unban},
 		{"flush", "", "return when all that was recorded is on disk", "", flush},
-		{"stats", "[--json]", "what the state directory holds, and what was dropped", statsHelp, stats},
+		{"stats", "[--json | --prometheus [-o FILE]]", "what the state directory holds, and what was dropped", statsHelp, stats},
 		{"fsck", "[--repair] [--json]", "whether the files are well, and mend them", fsckHelp, fsck},
 		{"check", "[FILE]", "what is wrong with a configuration", checkHelp, check},
 		{"policy", "[--print] [FILE|POLICY]", "what a configuration refuses, in plain English", policyHelp, policy},

@@ -49,6 +49,7 @@ type Collector struct {
 type source struct {
 	Source
 	rdnsIsName bool
+	sure       bool // there was evidence of high confidence of what it is
 }
 
 type rule struct {
@@ -170,6 +171,9 @@ func (c *Collector) Add(r *store.Record) error {
 		}
 		return true
 	})
+	if src != nil {
+		src.sure = src.sure || refused.sure
+	}
 	if found {
 		c.remote.Found++
 		if src != nil {

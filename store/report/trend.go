@@ -166,15 +166,16 @@ func (c *Collector) listDoubts() (all []*Doubt) {
 	for key, d := range c.doubts {
 		one := &Doubt{Address: key.src.String(), Rule: Printable([]byte(key.rule)), Refused: d.refused, Observed: d.observed,
 			Sender: Printable([]byte(d.sender)), Session: fmt.Sprintf("%016x", d.session), Last: Time{d.last}}
+		sure := false
 		if src := c.sources[key.src]; src != nil {
-			one.RDNS, one.Mails = src.RDNS, src.Mails
+			one.RDNS, one.Mails, sure = src.RDNS, src.Mails, src.sure
 		}
 		switch {
 		case d.login:
 			one.Why = DoubtLogin
 		case one.Mails > 0:
 			one.Why = DoubtMails
-		case d.clean:
+		case d.clean && !sure:
 			one.Why = DoubtClean
 		default:
 			continue
