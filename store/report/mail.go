@@ -21,9 +21,14 @@ func (s *Summary) Nothing() bool {
 func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
 	var b strings.Builder
 	const layout = "2006-01-02 15:04"
-	wrapTo(&b, fmt.Sprintf("%s; %s of hosts whose mail may be good; findings in %d of %s.",
-		plural(len(s.Problems), "problem", "problems"), plural(len(s.Doubts)+s.More["doubts"], "refusal", "refusals"),
-		s.Remote.Found, plural(s.Remote.Sessions, "session", "sessions")), 0, mailColumns)
+	head := "No problems"
+	if n := len(s.Problems); n > 0 {
+		head = plural(n, "problem", "problems")
+	}
+	if n := len(s.Doubts) + s.More["doubts"]; n > 0 {
+		head += "; " + plural(n, "host", "hosts") + " turned away that may have had good mail"
+	}
+	wrapTo(&b, fmt.Sprintf("%s; findings in %d of %s.", head, s.Remote.Found, plural(s.Remote.Sessions, "session", "sessions")), 0, mailColumns)
 	fmt.Fprintf(&b, "From %s to %s.\n", s.Since.In(zone).Format(layout), s.Until.In(zone).Format(layout+" -0700"))
 
 	if len(s.Problems) > 0 {

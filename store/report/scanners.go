@@ -68,8 +68,11 @@ func (c *Scanners) Add(r *store.Record) error {
 		if r.End.After(o.Last.Time) {
 			o.Last.Time = r.End
 		}
-		if _, known := o.seen[r.Src.Addr()]; known || len(o.seen) < maxScannerSources {
-			o.seen[r.Src.Addr()] = r.End
+		if seen, known := o.seen[r.Src.Addr()]; known || len(o.seen) < maxScannerSources {
+			if r.End.After(seen) {
+				seen = r.End
+			}
+			o.seen[r.Src.Addr()] = seen
 		}
 		return true
 	})
