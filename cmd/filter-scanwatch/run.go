@@ -107,13 +107,15 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	if set.Events != "" {
 		stream = events.Open(set.Events, events.Options{Log: log})
 	}
+	table.Sample(max(set.Budget, store.MinBudget))
 	writer = store.Open(set.Store, store.Options{Budget: set.Budget, Keep: set.Keep, Program: version, Log: log, Now: now})
 	if c := policies.config; c != nil && c.Policy != nil {
 		writer.Rules(session.RuleTexts(c.Policy))
 	}
 	state := store.OpenState(set.Store, store.StateOptions{
 		Buckets: memory.Buckets(),
-		MaxSize: min(max(set.Budget/2, 32<<20), 256<<20), // it counts for the budget
+		MaxSize: min(max(set.Budget, store.MinBudget)/2, 256<<20), // it counts for the budget
+		Room:    writer.Reserve,
 		Program: version,
 		Log:     log,
 		Load:    func(all iter.Seq[store.Entry]) { remembered.Load(all, now().UnixMicro()) },
@@ -146,7 +148,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		server.Run(live, set.Store, socketCheck)
 	}()
 
-	stopOnSignal(stdin, func() error { return errors.Join(writer.Close(), state.Close()) })
+	stopOnSignal(stdin, func() error { return errors.Join(state.Close(), writer.Close()) })
 	log.Info("started", "version", version, "statedir", set.Store)
 	err := filter.Serve(stdin, stdout, table, filter.Options{
 		Reports: session.Reports,
@@ -162,7 +164,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	case <-late: // a command waits for a disk
 	}
 	stored := make(chan error, 1)
-	go func() { stored <- errors.Join(writer.Close(), state.Close()) }()
+	go func() { stored <- errors.Join(state.Close(), writer.Close()) }()
 	status := 0
 	select {
 	case err := <-stored:

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/memory"
 	"scanwatch/rules"
 	"scanwatch/store"
 	store_report "scanwatch/store/report"
@@ -106,6 +107,21 @@ func eachUntil(r *store.Reader, since, until time.Time, f func(*store.Record) er
 		return nil
 	}
 	return err
+}
+
+// days returns what was counted by the day, the oldest first.
+func (e *env) days() (list []memory.Day, err error) {
+	if client, err := control.Dial(e.dir); err == nil {
+		defer client.Close()
+		return client.Days()
+	}
+	err = e.state([]string{"days"}, func(en store.Entry) error {
+		if d, ok := memory.ReadDay(en.Key, en.Value); ok {
+			list = append(list, d)
+		}
+		return nil
+	})
+	return list, err
 }
 
 // unread is the error for files that could not be read at all: what is printed

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/memory"
 	"scanwatch/store"
 	store_report "scanwatch/store/report"
 )
@@ -146,6 +147,10 @@ func (e *env) summary(t period, top int, quiet bool) (*store_report.Summary, *st
 	}
 	problems = append(problems, e.problems(client)...)
 	r.Problem = func(segment string, err error) { problems = append(problems, segment+": "+err.Error()) }
+	days, err := e.days() // before the sessions: none that is counted is missing then
+	if err != nil {
+		problems = append(problems, "what was counted by the day: "+err.Error())
+	}
 	c := store_report.NewCollector()
 	n, broken := 0, 0
 	until, err := e.each(r, t, func(rec *store.Record) {
@@ -171,7 +176,15 @@ func (e *env) summary(t period, top int, quiet bool) (*store_report.Summary, *st
 	for i := range problems {
 		problems[i] = store_report.Printable([]byte(problems[i]))
 	}
-	return c.Summary(t.since.In(e.zone), until, top, problems), r, nil
+	s := c.Summary(t.since.In(e.zone), until, top, problems)
+	var counted []store_report.DayCount
+	for i := range days {
+		if t.until.IsZero() || !days[i].Day.AddDate(0, 0, 1).After(t.until) {
+			counted = append(counted, store_report.DayCount{Day: days[i].Day, Sessions: int(days[i].Of(memory.DaySessions)), Mails: int(days[i].Of(memory.DayMails))})
+		}
+	}
+	s.NotKept = c.Compare(counted, t.since)
+	return s, r, nil
 }
 
 // problems tells what the running filter, if there is one, says is wrong, and

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -13,7 +14,7 @@ const mailColumns = 72
 // Nothing tells whether there is nothing to tell: no problem, no refusal that may
 // have hit good mail, no finding, and nothing that a rule did.
 func (s *Summary) Nothing() bool {
-	return len(s.Problems) == 0 && len(s.Doubts) == 0 && len(s.Rules) == 0 && s.Remote.Found == 0
+	return len(s.Problems) == 0 && s.Summed == 0 && s.NotKept.Sessions == 0 && len(s.Doubts) == 0 && len(s.Rules) == 0 && s.Remote.Found == 0
 }
 
 // Mail writes the summary as a letter for people, 72 columns wide, with times in
@@ -21,8 +22,9 @@ func (s *Summary) Nothing() bool {
 func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
 	var b strings.Builder
 	const layout = "2006-01-02 15:04"
+	problems := append(slices.Clone(s.Problems), s.sampled()...)
 	head := "No problems"
-	if n := len(s.Problems); n > 0 {
+	if n := len(problems); n > 0 {
 		head = plural(n, "problem", "problems")
 	}
 	if n := len(s.Doubts) + s.More["doubts"]; n > 0 {
@@ -31,9 +33,9 @@ func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
 	wrapTo(&b, fmt.Sprintf("%s; findings in %d of %s.", head, s.Remote.Found, plural(s.Remote.Sessions, "session", "sessions")), 0, mailColumns)
 	fmt.Fprintf(&b, "From %s to %s.\n", s.Since.In(zone).Format(layout), s.Until.In(zone).Format(layout+" -0700"))
 
-	if len(s.Problems) > 0 {
+	if len(problems) > 0 {
 		b.WriteString("\nProblems\n")
-		for _, p := range s.Problems {
+		for _, p := range problems {
 			wrapTo(&b, "  ! "+p, 4, mailColumns)
 		}
 	}

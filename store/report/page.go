@@ -35,6 +35,7 @@ const (
 // them for HTML.
 type page struct {
 	*Summary
+	Troubles []string // problems, and what is not recorded one by one
 	Period   string
 	Tiles    []tile
 	Doubtful []doubtRow
@@ -149,8 +150,9 @@ func (s *Summary) HTML(w io.Writer, returns *ReturnSummary, zone *time.Location)
 	}
 	const layout = "2006-01-02 15:04"
 	p := &page{
-		Summary: s,
-		Period:  s.Since.In(zone).Format(layout) + " to " + s.Until.In(zone).Format(layout+" -0700"),
+		Summary:  s,
+		Troubles: append(slices.Clone(s.Problems), s.sampled()...),
+		Period:   s.Since.In(zone).Format(layout) + " to " + s.Until.In(zone).Format(layout+" -0700"),
 		Tiles: []tile{
 			{number3(s.Remote.Sessions), "sessions of other hosts", false},
 			{number3(s.Addresses), "addresses", false},

@@ -313,7 +313,7 @@ func TestTimeline(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			collector := NewCollector()
 			for _, end := range c.ends {
-				collector.span(end, true, false)
+				collector.span(end, Span{Sessions: 1, Found: 1})
 			}
 			var got []string
 			sum := 0

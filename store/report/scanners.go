@@ -61,7 +61,7 @@ func (c *Scanners) Add(r *store.Record) error {
 			o = &scanner{Scanner{Organisation: last, First: Time{r.End}, Last: Time{r.End}}, map[netip.Addr]time.Time{}}
 			c.orgs[last] = o
 		}
-		o.Sessions++
+		o.Sessions += max(int(s.Times), 1)
 		if r.End.Before(o.First.Time) {
 			o.First.Time = r.End
 		}

@@ -87,13 +87,14 @@ type doubt struct {
 	last              time.Time
 }
 
-// refusal is a rule that turned a session away, or would have.
+// refusal is a rule that turned sessions away, or would have. Of a record that is
+// no sum both numbers may be 1.
 type refusal struct {
-	rule []byte
-	done bool
+	rule           []byte
+	done, observed int
 }
 
-// refusals gathers what the steps of one session tell of its being refused.
+// refusals gathers what the steps of one record tell of its being refused.
 type refusals struct {
 	all    [maxRefusals]refusal
 	n      int
@@ -113,26 +114,32 @@ func (f *refusals) add(s *store.Step) {
 		if !bytes.HasPrefix(s.Reply, []byte("reject")) && !bytes.HasPrefix(s.Reply, []byte("disconnect")) {
 			return
 		}
-		done := s.Result == store.ResultOK
-		for i := range f.all[:f.n] {
-			if bytes.Equal(f.all[i].rule, s.Text) {
-				f.all[i].done = f.all[i].done || done
+		i := slices.IndexFunc(f.all[:f.n], func(r refusal) bool { return bytes.Equal(r.rule, s.Text) })
+		if i < 0 {
+			if f.n == len(f.all) {
 				return
 			}
-		}
-		if f.n < len(f.all) {
-			f.all[f.n] = refusal{s.Text, done}
+			i = f.n
+			f.all[i] = refusal{rule: s.Text}
 			f.n++
 		}
+		to := &f.all[i].observed
+		if s.Result == store.ResultOK {
+			to = &f.all[i].done
+		}
+		*to = max(*to, int(s.Times), 1)
 	}
 }
 
-// done tells whether the session was turned away.
-func (f *refusals) done() bool {
-	return slices.ContainsFunc(f.all[:f.n], func(r refusal) bool { return r.done })
+// done is how many of the sessions were turned away.
+func (f *refusals) done(sessions int) (n int) {
+	for i := range f.all[:f.n] {
+		n += f.all[i].done
+	}
+	return min(n, sessions)
 }
 
-// doubt notes the refusals of a session.
+// doubt notes the refusals of a record.
 func (c *Collector) doubt(r *store.Record, f *refusals) {
 	for _, one := range f.all[:f.n] {
 		key := doubtKey{r.Src.Addr(), string(one.rule)}
@@ -145,10 +152,9 @@ func (c *Collector) doubt(r *store.Record, f *refusals) {
 			d = &doubt{clean: true}
 			c.doubts[key] = d
 		}
-		if one.done {
-			d.refused++
-		} else {
-			d.observed++
+		d.refused += one.done
+		if one.done == 0 || r.Sessions > 0 {
+			d.observed += one.observed
 		}
 		d.login = d.login || r.Counts.AuthPass > 0
 		d.clean = d.clean && !f.sure && r.FCrDNS == store.FCrDNSPass && r.Counts.AuthFail+r.Counts.AuthRefused == 0
@@ -192,8 +198,8 @@ func compareDoubts(a, b *Doubt) int {
 		cmp.Compare(b.Refused, a.Refused), cmp.Compare(b.Observed, a.Observed), cmp.Compare(a.Address, b.Address), cmp.Compare(a.Rule, b.Rule))
 }
 
-// span counts a session of another host in its quarter of an hour.
-func (c *Collector) span(end time.Time, found, refused bool) {
+// span counts sessions of another host in the quarter of an hour of their end.
+func (c *Collector) span(end time.Time, s Span) {
 	at := end.Unix() / int64(quarter/time.Second)
 	q := c.quarters[at]
 	if q == nil {
@@ -204,13 +210,7 @@ func (c *Collector) span(end time.Time, found, refused bool) {
 		q = &Span{}
 		c.quarters[at] = q
 	}
-	q.Sessions++
-	if found {
-		q.Found++
-	}
-	if refused {
-		q.Refused++
-	}
+	q.Sessions, q.Found, q.Refused = q.Sessions+s.Sessions, q.Found+s.Found, q.Refused+s.Refused
 }
 
 // timeline divides the time from since to until into stretches of one length;
