@@ -4,10 +4,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
 	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/memory"
+	"scanwatch/rules"
 	"scanwatch/store"
 	store_report "scanwatch/store/report"
 )
@@ -28,7 +31,12 @@ func (e *env) metrics(file string) error {
 	if err != nil {
 		return err
 	}
-	all := append(e.filterMetrics(), s.Metrics()...)
+	days, err := e.days()
+	if err != nil {
+		return fmt.Errorf("read what was counted by the day: %w", err)
+	}
+	all := append(e.filterMetrics(), e.todayMetrics(days)...)
+	all = append(all, s.Metrics()...)
 	write := func(w io.Writer) error { return store_report.Metrics(w, all) }
 	if file == "" {
 		err = write(e.out)
@@ -36,6 +44,40 @@ func (e *env) metrics(file string) error {
 		err = replaceFile(file, metricsMode, write)
 	}
 	return errors.Join(err, unread(r))
+}
+
+// todayMetrics are what was counted today, in UTC, whether it is kept or not. They
+// are counters that begin anew each day, and not when the filter does.
+func (e *env) todayMetrics(days []memory.Day) []store_report.Metric {
+	var today memory.Day
+	for _, d := range days {
+		if d.Day.Equal(e.now().UTC().Truncate(24 * time.Hour)) {
+			today = d
+		}
+	}
+	counter := func(name, help string, samples ...store_report.Sample) store_report.Metric {
+		return store_report.Metric{Name: "scanwatch_" + name + "_total", Help: help + " since midnight (UTC).", Counter: true, Samples: samples}
+	}
+	count := func(f memory.Figure, labels ...string) store_report.Sample {
+		return store_report.Sample{Labels: labels, Value: float64(today.Of(f))}
+	}
+	all, local, authenticated := today.Of(memory.DaySessions), today.Of(memory.DayLocal), today.Of(memory.DayAuthenticated)
+	remote := store_report.Sample{Labels: []string{"class", "remote"}, Value: float64(all - min(all, local+authenticated))}
+	var evidence []store_report.Sample
+	for _, t := range rules.Tokens {
+		evidence = append(evidence, count(memory.DayEvidence(t.Evidence), "evidence", t.Name))
+	}
+	return []store_report.Metric{
+		counter("sessions", "Sessions that ended", remote, count(memory.DayAuthenticated, "class", "authenticated"), count(memory.DayLocal, "class", "local")),
+		counter("found_sessions", "Sessions of strangers with evidence", count(memory.DayFound)),
+		counter("refused_sessions", "Sessions that were turned away, or some of whose commands were,", count(memory.DayRefused)),
+		counter("evidence_sessions", "Sessions by evidence", evidence...),
+		counter("messages", "Messages that were accepted", count(memory.DayMails)),
+		counter("recipients", "Recipients by what became of them", count(memory.DayRcptOK, "result", "accepted"),
+			count(memory.DayRcptPermfail, "result", "refused"), count(memory.DayRcptTempfail, "result", "deferred")),
+		counter("auth_failures", "Attempts to log in that failed", count(memory.DayAuthFail)),
+		counter("unrecorded_sessions", "Sessions that were only counted, because of a flood,", store_report.Sample{Value: float64(today.Lost())}),
+	}
 }
 
 // filterMetrics are the numbers of the running filter and of its files. Without a

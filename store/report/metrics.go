@@ -5,8 +5,6 @@ import (
 	"io"
 	"strconv"
 	"strings"
-
-	"scanwatch/rules"
 )
 
 // A Metric is one family of numbers for Prometheus.
@@ -62,37 +60,13 @@ func Metrics(w io.Writer, all []Metric) error {
 	return err
 }
 
-// Metrics returns the numbers of a summary of a day. All of them are gauges: the
-// day moves. There is a sample for every kind of evidence and for each rule that
-// the summary lists, and for nothing else that a stranger can choose.
+// Metrics returns what only a report can tell of the last day. All of it are
+// gauges: the day moves. Labels have the rules that the summary lists, and nothing
+// that a stranger can choose.
 func (s *Summary) Metrics() []Metric {
 	const day = "scanwatch_last_day_"
 	one := func(n int) []Sample { return []Sample{{nil, float64(n)}} }
-	by := func(label string, names []string, values ...int) (all []Sample) {
-		for i, name := range names {
-			all = append(all, Sample{[]string{label, name}, float64(values[i])})
-		}
-		return all
-	}
-	classes := []string{"remote", "authenticated", "local"}
-	recipients := Metric{Name: day + "recipients", Help: "Recipients of the last 24 hours, by what became of them."}
-	for i, t := range []*Totals{&s.Remote, &s.Authenticated, &s.Local} {
-		for _, r := range []struct {
-			result string
-			n      int
-		}{{"accepted", t.RcptOK}, {"refused", t.RcptPermfail}, {"deferred", t.RcptTempfail}} {
-			recipients.Samples = append(recipients.Samples, Sample{[]string{"class", classes[i], "result", r.result}, float64(r.n)})
-		}
-	}
-	found := make(map[string]int)
-	for _, e := range s.Evidence {
-		found[e.Name] = e.Sessions
-	}
-	evidence := Metric{Name: day + "evidence_sessions", Help: "Sessions of the last 24 hours, by what was found of the host."}
-	for _, t := range rules.Tokens {
-		evidence.Samples = append(evidence.Samples, Sample{[]string{"evidence", t.Name}, float64(found[t.Name])})
-	}
-	decided := Metric{Name: day + "rule_sessions", Help: "Sessions of the last 24 hours in which a rule did something."}
+	decided := Metric{Name: day + "rule_sessions", Help: "Sessions of the last 24 hours in which a rule did something, of the busiest rules."}
 	for _, r := range s.Rules {
 		for _, d := range []struct {
 			action string
@@ -102,16 +76,9 @@ func (s *Summary) Metrics() []Metric {
 		}
 	}
 	return []Metric{
-		{Name: "scanwatch_problems", Help: "Problems that a report would begin with.", Samples: one(len(s.Problems))},
-		{Name: day + "sessions", Help: "Sessions of the last 24 hours, by who had them.", Samples: by("class", classes, s.Remote.Sessions, s.Authenticated.Sessions, s.Local.Sessions)},
-		{Name: day + "addresses", Help: "Addresses of remote hosts of the last 24 hours.", Samples: one(s.Addresses)},
-		{Name: day + "found_sessions", Help: "Remote sessions of the last 24 hours with findings.", Samples: one(s.Remote.Found)},
-		{Name: day + "refused_sessions", Help: "Remote sessions of the last 24 hours that a rule or a ban turned away.", Samples: one(s.Remote.Refused)},
+		{Name: "scanwatch_problems", Help: "Problems that a report about the last 24 hours would begin with.", Samples: one(len(s.Problems))},
+		{Name: day + "addresses", Help: "Addresses of remote hosts that came in the last 24 hours.", Samples: one(s.Addresses)},
 		{Name: day + "doubtful_refusals", Help: "Hosts that were turned away in the last 24 hours, or would have been, whose mail may be good.", Samples: one(len(s.Doubts) + s.More["doubts"])},
-		{Name: day + "messages", Help: "Messages accepted in the last 24 hours.", Samples: by("class", classes, s.Remote.Mails, s.Authenticated.Mails, s.Local.Mails)},
-		recipients,
-		{Name: day + "auth_failures", Help: "Attempts of remote hosts to log in that failed in the last 24 hours, or were not taken up.", Samples: one(s.Remote.AuthFail + s.Remote.AuthRefused)},
-		evidence,
 		decided,
 	}
 }
