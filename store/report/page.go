@@ -379,7 +379,7 @@ func (r *ReturnSummary) heatChart(zone *time.Location) *heatChart {
 	for i := range r.Rows {
 		row := &r.Rows[i]
 		cells := []string{row.Of, number3(row.Hosts)}
-		line := heatLine{Label: cut(row.Of, labelRunes) + ", " + number3(row.Hosts), TextY: heatHead + len(c.Rows)*heatRow + 13, Y: heatHead + len(c.Rows)*heatRow + 19}
+		line := heatLine{Label: cut(row.Of, labelRunes) + ", " + plural(row.Hosts, "host", "hosts"), TextY: heatHead + len(c.Rows)*heatRow + 13, Y: heatHead + len(c.Rows)*heatRow + 19}
 		for k, w := range row.Within {
 			cell, text := heatCell{X: percent(k, n), Center: percent(2*k+1, 2*n), Text: "–"}, "–"
 			if w.Watched > 0 {

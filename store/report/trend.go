@@ -239,7 +239,7 @@ func (c *Collector) timeline(since, until time.Time) []Span {
 	if days > 0 {
 		start = time.Date(since.Year(), since.Month(), since.Day(), 0, 0, 0, 0, since.Location())
 	}
-	for !start.After(until) {
+	for start.Before(until) || len(times) > 0 {
 		next := start.Add(length).AddDate(0, 0, days)
 		s := Span{Start: Time{start}}
 		for len(times) > 0 && times[0]*int64(quarter/time.Second) < next.Unix() {

@@ -86,7 +86,9 @@ const frame = `<!DOCTYPE html><link rel="icon" href="data:,"><style>iframe{borde
 <script>onload = () => {
 	const d = frames[0].document, w = frames[0];
 	for (const x of d.querySelectorAll('details')) x.open = true;
-	const wide = [...d.querySelectorAll('body *')].filter(x => x.getBoundingClientRect().right > w.innerWidth + 0.5 && !x.closest('svg'));
+	const right = x => x.getBoundingClientRect().right;
+	const wide = [...d.querySelectorAll('body *')].filter(x => !x.closest('svg') &&
+		right(x) > (x.parentElement.closest('section') ? right(x.closest('section')) - 8 : w.innerWidth) + 0.5);
 	document.title = JSON.stringify({
 		width: w.innerWidth, scroll: d.documentElement.scrollWidth, harmed: window.harmed || 0,
 		resources: w.performance.getEntriesByType('resource').length,
