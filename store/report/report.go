@@ -44,6 +44,7 @@ type Collector struct {
 	domains  names
 	tried    map[try]*tried
 	rules    map[string]*rule
+	refused  refusals // of the record that is being added
 	doubts   map[doubtKey]*doubt
 	quarters map[int64]*Span // by quarters of an hour since 1970
 	missed   map[string]int  // sessions that did not fit, by what was full
@@ -147,20 +148,20 @@ func (c *Collector) Add(r *store.Record) error {
 		return nil
 	case r.Counts.AuthPass > 0:
 		c.authenticated.add(r)
-		var refused refusals
-		err := r.Steps(func(s *store.Step) bool { refused.add(s); return true })
-		c.doubt(r, &refused)
+		c.refused = refusals{}
+		err := r.Steps(func(s *store.Step) bool { c.refused.add(s); return true })
+		c.doubt(r)
 		return err
 	}
 	c.remote.add(r)
 	addr := r.Src.Addr()
 	src := c.source(r, addr)
 	found := false
-	var refused refusals
+	c.refused = refusals{}
 	var span Span
 	byFilter := false // the recipient that comes next was refused by a filter, and says nothing
 	err := r.Steps(func(s *store.Step) bool {
-		refused.add(s)
+		c.refused.add(s)
 		times := max(int(s.Times), 1)
 		switch s.Kind {
 		case store.KindFilter:
@@ -188,7 +189,7 @@ func (c *Collector) Add(r *store.Record) error {
 		return true
 	})
 	if src != nil {
-		src.sure = src.sure || refused.sure
+		src.sure = src.sure || c.refused.sure
 	}
 	if found {
 		n := max(int(r.Found), 1)
@@ -198,9 +199,9 @@ func (c *Collector) Add(r *store.Record) error {
 		}
 		span.Found = n
 	}
-	span.Sessions, span.Refused = r.Many(), refused.done(r.Many())
+	span.Sessions, span.Refused = r.Many(), c.refused.done(r.Many())
 	c.remote.Refused += span.Refused
-	c.doubt(r, &refused)
+	c.doubt(r)
 	c.span(r.End, span)
 	return err
 }

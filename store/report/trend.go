@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"scanwatch/store"
@@ -98,7 +99,7 @@ type refusal struct {
 type refusals struct {
 	all    [maxRefusals]refusal
 	n      int
-	sure   bool // there is evidence of high confidence of what it is
+	sure   bool // there is evidence of high confidence of what it did
 	sender []byte
 }
 
@@ -107,9 +108,10 @@ func (f *refusals) add(s *store.Step) {
 	case store.KindMail:
 		f.sender = s.Text
 	case store.KindFinding:
-		// That it left without mail is no wonder if it was refused.
+		// That it left without mail is no wonder if it was refused, and many an
+		// honest server greets badly.
 		about := string(s.Text)
-		f.sure = f.sure || string(s.Confidence) == "high" && about != "no-mail" && about != "abandoned"
+		f.sure = f.sure || string(s.Confidence) == "high" && about != "no-mail" && about != "abandoned" && !strings.HasPrefix(about, "helo-")
 	case store.KindVerdict:
 		if !bytes.HasPrefix(s.Reply, []byte("reject")) && !bytes.HasPrefix(s.Reply, []byte("disconnect")) {
 			return
@@ -140,17 +142,17 @@ func (f *refusals) done(sessions int) (n int) {
 }
 
 // doubt notes the refusals of a record.
-func (c *Collector) doubt(r *store.Record, f *refusals) {
+func (c *Collector) doubt(r *store.Record) {
+	f := &c.refused
 	for _, one := range f.all[:f.n] {
-		key := doubtKey{r.Src.Addr(), string(one.rule)}
-		d := c.doubts[key]
+		d := c.doubts[doubtKey{r.Src.Addr(), string(one.rule)}]
 		if d == nil {
 			if len(c.doubts) >= maxDoubts {
 				c.missed["refusals"]++
 				continue
 			}
 			d = &doubt{clean: true}
-			c.doubts[key] = d
+			c.doubts[doubtKey{r.Src.Addr(), string(one.rule)}] = d
 		}
 		d.refused += one.done
 		if one.done == 0 || r.Sessions > 0 {
@@ -165,6 +167,7 @@ func (c *Collector) doubt(r *store.Record, f *refusals) {
 			}
 		}
 	}
+	c.refused = refusals{} // it refers to the record
 }
 
 // listDoubts returns what may have been good mail.
