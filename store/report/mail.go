@@ -41,7 +41,7 @@ func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
 	}
 	s.doubts(&b, zone, mailColumns)
 
-	b.WriteString("\nMail\n")
+	section(&b, "Mail", s.Remote.Sessions+s.Authenticated.Sessions+s.Local.Sessions)
 	line := func(who string, t *Totals) {
 		if t.Sessions > 0 {
 			wrapTo(&b, fmt.Sprintf("  %-12s %s, %s; recipients: %d accepted, %d refused, %d put off", who, plural(t.Sessions, "session", "sessions"),
