@@ -91,15 +91,7 @@ func (s *Summary) doubts(b *strings.Builder, zone *time.Location, columns int) {
 	for i := range s.Doubts {
 		d := &s.Doubts[i]
 		rowTo(b, "  "+d.Address+" "+d.RDNS, columns)
-		text := "    rule " + d.Rule + " "
-		switch {
-		case d.Observed == 0:
-			text += "refused " + plural(d.Refused, "session", "sessions")
-		case d.Refused == 0:
-			text += "would have refused " + plural(d.Observed, "session", "sessions")
-		default:
-			text += fmt.Sprintf("refused %s, and would have %d", plural(d.Refused, "session", "sessions"), d.Observed)
-		}
+		text := "    rule " + d.Rule + " " + d.refusals()
 		text += ", the last on " + d.Last.In(zone).Format("2006-01-02 15:04")
 		if d.Sender != "" {
 			text += ", from <" + d.Sender + ">"
@@ -112,4 +104,15 @@ func (s *Summary) doubts(b *strings.Builder, zone *time.Location, columns int) {
 		rowTo(b, "    scanwatch why "+d.Session, columns)
 	}
 	s.rest(b, "doubts")
+}
+
+// refusals says how many sessions the rule refused.
+func (d *Doubt) refusals() string {
+	switch {
+	case d.Observed == 0:
+		return "refused " + plural(d.Refused, "session", "sessions")
+	case d.Refused == 0:
+		return "would have refused " + plural(d.Observed, "session", "sessions")
+	}
+	return fmt.Sprintf("refused %s, and would have %d", plural(d.Refused, "session", "sessions"), d.Observed)
 }

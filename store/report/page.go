@@ -54,6 +54,7 @@ type tile struct {
 type doubtRow struct {
 	Doubt
 	What, When string
+	Accepted   string // how many messages; empty if none
 }
 
 // A timeChart has a bar for each stretch of time.
@@ -165,16 +166,11 @@ func (s *Summary) HTML(w io.Writer, returns *ReturnSummary, zone *time.Location)
 		Heat: returns.heatChart(zone),
 	}
 	for _, d := range s.Doubts {
-		what := ""
-		switch {
-		case d.Observed == 0:
-			what = "refused " + plural(d.Refused, "session", "sessions")
-		case d.Refused == 0:
-			what = "would have refused " + plural(d.Observed, "session", "sessions")
-		default:
-			what = fmt.Sprintf("refused %s, and would have %d", plural(d.Refused, "session", "sessions"), d.Observed)
+		one := doubtRow{Doubt: d, What: d.refusals(), When: d.Last.In(zone).Format(layout)}
+		if d.Mails > 0 {
+			one.Accepted = plural(d.Mails, "message", "messages")
 		}
-		p.Doubtful = append(p.Doubtful, doubtRow{d, what, d.Last.In(zone).Format(layout)})
+		p.Doubtful = append(p.Doubtful, one)
 	}
 	p.Bars, p.Orgs = s.barCharts()
 	p.Lists = s.lists()
