@@ -144,28 +144,32 @@ func Open(dir string, o Options) *Writer {
 // Add takes the record of the session that ended at end; value, made by
 // AppendRecord, is copied. It never blocks on the disk.
 func (w *Writer) Add(end time.Time, id uint64, value []byte) {
-	w.mu.Lock()
-	wake := false
-	switch {
-	case w.closed:
-		w.drops[DropClosed]++
-	case len(value) > MaxValue:
-		w.drops[DropLarge]++
-		wake = true
-	case !w.active.add(end, id, value):
-		w.drops[DropFull]++
-		wake = true
-	default:
-		w.added++
-		wake = w.active.n == 1 || w.active.n == batchRecords
-	}
-	w.mu.Unlock()
-	if wake {
+	if w.take(end, id, value) {
 		select {
 		case w.wake <- struct{}{}:
 		default:
 		}
 	}
+}
+
+// take puts a record in the buffer, or counts it, and tells whether there is
+// something to do.
+func (w *Writer) take(end time.Time, id uint64, value []byte) (wake bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.closed:
+		w.drops[DropClosed]++
+		return false
+	case len(value) > MaxValue:
+		w.drops[DropLarge]++
+	case !w.active.add(end, id, value):
+		w.drops[DropFull]++
+	default:
+		w.added++
+		return w.active.n == 1 || w.active.n == batchRecords
+	}
+	return true
 }
 
 // Flush returns when every record that was added before is on disk, or with the

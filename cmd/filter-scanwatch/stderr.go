@@ -33,19 +33,22 @@ func newQueue(to io.Writer) *queue {
 // Write queues p, which must be a single line with or without LF.
 func (q *queue) Write(p []byte) (int, error) {
 	line := bytes.TrimSuffix(p, []byte{'\n'})
-	line = line[:min(len(line), maxLogLine)]
-	q.mu.Lock()
-	if len(q.lines)+len(line) >= maxQueue {
-		q.dropped++
-	} else {
-		q.lines = append(append(q.lines, line...), '\n')
-	}
-	q.mu.Unlock()
+	q.add(line[:min(len(line), maxLogLine)])
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
 	return len(p), nil
+}
+
+func (q *queue) add(line []byte) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.lines)+len(line) >= maxQueue {
+		q.dropped++
+		return
+	}
+	q.lines = append(append(q.lines, line...), '\n')
 }
 
 // Line queues a line that is complete.

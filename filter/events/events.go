@@ -139,18 +139,17 @@ func newStream(path string, o Options, t timing) *Stream {
 // Send takes a copy of e. It never waits: an event that comes too fast or finds
 // no room is counted and left out.
 func (s *Stream) Send(e *Event) {
-	now := s.o.Now()
-	s.mu.Lock()
-	s.take(e, now)
-	s.mu.Unlock()
+	s.take(e, s.o.Now())
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
-// take puts a line in the queue, or counts the event. The caller holds mu.
+// take puts a line in the queue, or counts the event.
 func (s *Stream) take(e *Event, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.gone || s.closed {
 		s.leftOut.Gone++
 		return
