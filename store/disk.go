@@ -14,6 +14,8 @@ import (
 	"time"
 
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"scanwatch/internal/contain"
 )
 
 // segmentLimit is the size at which a segment is finished and the next part of
@@ -330,10 +332,10 @@ func (w *Writer) closeSegment(err error) {
 	// bbolt waits for the readers of a snapshot before it closes; records give
 	// them only a moment.
 	released := make(chan struct{})
-	go func() {
+	contain.Go(w.log, "closing a file", func() {
 		defer close(released)
 		s.release(err)
-	}()
+	})
 	select {
 	case <-released:
 	case <-time.After(closeWait):

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"scanwatch/internal/contain"
 )
 
 // The limits of a Writer.
@@ -137,7 +139,7 @@ func Open(dir string, o Options) *Writer {
 		pending: buffer{data: make([]byte, 0, o.Buffer/2)},
 	}
 	w.state = Status{Dir: w.dir, Buffer: o.Buffer, Budget: o.Budget}
-	go w.run()
+	contain.Loop(w.log, "writing sessions", w.run, func() { close(w.done) })
 	return w
 }
 
@@ -270,7 +272,6 @@ var ErrFinished = errors.New("no segment of this name is being written; read the
 
 // run is the background.
 func (w *Writer) run() {
-	defer close(w.done)
 	debug.SetPanicOnFault(true) // see guard
 
 	// The timer runs towards the next commit or the next attempt.
@@ -335,8 +336,9 @@ func (w *Writer) run() {
 func (w *Writer) finish() {
 	err := w.drain()
 	if err != nil {
+		lost := countRecords(w.rest)
 		w.mu.Lock()
-		lost := w.active.n + countRecords(w.rest)
+		lost += w.active.n
 		w.drops[DropClosed] += uint64(lost)
 		w.mu.Unlock()
 		w.log.Error("sessions lost at the end", "records", lost, "err", err)
@@ -359,18 +361,20 @@ func countRecords(data []byte) (n int) {
 
 // drain writes everything that was added before it was called.
 func (w *Writer) drain() error {
-	err := w.prepareOnce()
-	if err == nil {
-		err = w.commitPending()
-	}
-	if err == nil {
+	err := contain.Run(func() error {
+		if err := w.prepareOnce(); err != nil {
+			return err
+		}
+		if err := w.commitPending(); err != nil {
+			return err
+		}
 		w.pending.reset()
 		w.mu.Lock()
 		w.active, w.pending = w.pending, w.active
 		w.mu.Unlock()
 		w.rest = w.pending.data
-		err = w.commitPending()
-	}
+		return w.commitPending()
+	})
 	w.report(err)
 	w.stateMu.Lock()
 	w.state.Buffered = len(w.rest)
@@ -385,7 +389,7 @@ func (w *Writer) report(err error) {
 	w.tellDrops()
 	switch {
 	case err != nil && cause(err) != w.failing:
-		w.log.Error("sessions cannot be written; they wait in memory", "err", err, "hint", hint(err))
+		w.log.Error("sessions cannot be written; they wait in memory", "err", err, "hint", hint(err), contain.Stack(err))
 	case err == nil && w.failing != "":
 		w.log.Info("sessions are written again", "dir", w.dir)
 	default:

@@ -15,6 +15,7 @@ import (
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/session"
+	"scanwatch/internal/contain"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -102,7 +103,7 @@ func (p *policies) take(c *config.Config) {
 
 func (p *policies) complain(err error) {
 	for line := range strings.Lines(err.Error()) { // scanwatch check shows the places
-		p.log.Error(strings.TrimSuffix(line, "\n"))
+		p.log.Error(strings.TrimSuffix(line, "\n"), contain.Stack(err))
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/session"
+	"scanwatch/internal/contain"
 	"scanwatch/store"
 )
 
@@ -54,14 +55,15 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	}
 	log := newLogger(logs, level)
 	lists := sync.OnceValue(func() *lookup.Lists {
-		l, err := lookup.Builtin()
+		var l *lookup.Lists
+		err := contain.Run(func() (err error) { l, err = lookup.Builtin(); return err })
 		if err != nil {
-			log.Error("bug: the shipped lists cannot be read, nothing is matched against them", "error", err)
+			log.Error("bug: the shipped lists cannot be read, nothing is matched against them", "error", err, contain.Stack(err))
 			return new(lookup.Lists)
 		}
 		return l
 	})
-	go lists()
+	contain.Go(log, "reading the shipped lists", func() { lists() })
 
 	// The store's clock is the one of the events, so that a recorded stream
 	// is kept as it would have been when it was recorded.
@@ -124,12 +126,11 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	live, stopLive := context.WithCancel(context.Background())
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // not to reload is no reason to end
-	go policies.watch(live, hangup)
+	contain.Loop(log, "watching the configuration", func() { policies.watch(live, hangup) }, nil)
 	socket := make(chan struct{})
-	go func() {
-		defer close(socket)
+	started := time.Now().UTC()
+	contain.Loop(log, "the control socket", func() {
 		_ = os.Mkdir(set.Store, 0o750) // or the store makes it, a moment too late for the socket
-		started := time.Now().UTC()
 		verbs := append(control.StoreVerbs(writer, state.Flush), policies.verb(), control.StatusVerb(func() control.Status {
 			return control.Status{
 				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()), Config: policies.status(),
@@ -144,25 +145,30 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		verbs = append(verbs, control.WatchVerb(&watched), control.LogVerb(level, log))
 		server := control.Server{Verbs: verbs, Log: log}
 		server.Run(live, set.Store, socketCheck)
-	}()
+	}, func() { close(socket) })
 
-	stopOnSignal(stdin, func() error { return errors.Join(writer.Close(), state.Close()) })
+	save := func() error {
+		return contain.Run(func() error { return errors.Join(writer.Close(), state.Close()) })
+	}
+	stopOnSignal(log, stdin, save)
 	log.Info("started", "version", version, "statedir", set.Store)
 	err := filter.Serve(stdin, stdout, table, filter.Options{
 		Reports: session.Reports,
 		Phases:  policies.asked,
 		Log:     func(line string) { log.Warn(line) },
 	})
-	table.Stop()
+	if err := contain.Run(func() error { table.Stop(); return nil }); err != nil {
+		log.Error("what went on was not recorded", "error", err, contain.Stack(err))
+	}
 	stopLive()
 	late := make(chan struct{})
-	time.AfterFunc(stopTime, func() { close(late) })
+	time.AfterFunc(stopTime, func() { close(late) }) // contained: nothing can panic
 	select {
 	case <-socket:
 	case <-late: // a command waits for a disk
 	}
 	stored := make(chan error, 1)
-	go func() { stored <- errors.Join(writer.Close(), state.Close()) }()
+	contain.Go(log, "recording what came last", func() { stored <- save() })
 	status := 0
 	select {
 	case err := <-stored:
@@ -219,15 +225,15 @@ func ownAddrs() []netip.Addr {
 
 // stopOnSignal ends the input on SIGTERM and SIGINT, so that everything is
 // recorded as it is when smtpd stops.
-func stopOnSignal(stdin *os.File, save func() error) {
+func stopOnSignal(log *slog.Logger, stdin *os.File, save func() error) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
-	go func() {
+	contain.Go(log, "stopping", func() {
 		<-c
 		if syscall.Shutdown(int(stdin.Fd()), syscall.SHUT_RD) != nil {
 			// Not smtpd's socket, and a read that waits cannot be interrupted.
 			_ = save()
 			os.Exit(1)
 		}
-	}()
+	})
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"scanwatch/internal/contain"
 )
 
 // A queue is a writer of log lines that never waits: smtpd, or whoever reads
@@ -26,7 +28,7 @@ const (
 
 func newQueue(to io.Writer) *queue {
 	q := &queue{wake: make(chan struct{}, 1), done: make(chan struct{})}
-	go q.run(to)
+	contain.Loop(nil, "", func() { q.run(to) }, func() { close(q.done) }) // it is the log
 	return q
 }
 
@@ -55,7 +57,6 @@ func (q *queue) add(line []byte) {
 func (q *queue) Line(line []byte) { _, _ = q.Write(line) }
 
 func (q *queue) run(to io.Writer) {
-	defer close(q.done)
 	var lines []byte
 	for range q.wake {
 		q.mu.Lock()

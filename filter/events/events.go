@@ -18,6 +18,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"scanwatch/internal/contain"
 )
 
 // The defaults of Options.
@@ -99,8 +101,12 @@ func Open(path string, o Options) *Stream { return open(path, o, normalTiming) }
 
 func open(path string, o Options, t timing) *Stream {
 	s := newStream(path, o, t)
-	go (&writer{Stream: s}).run()
+	s.begin()
 	return s
+}
+
+func (s *Stream) begin() {
+	contain.Loop(s.o.Log, "writing events", (&writer{Stream: s}).run, func() { close(s.done) })
 }
 
 // newStream makes a Stream without its background.

@@ -48,7 +48,6 @@ type writer struct {
 }
 
 func (w *writer) run() {
-	defer close(w.done)
 	for w.step() {
 	}
 	w.closeTarget()

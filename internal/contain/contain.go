@@ -4,6 +4,7 @@
 package contain
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -17,6 +18,15 @@ type PanicError struct {
 }
 
 func (e *PanicError) Error() string { return fmt.Sprintf("bug: %v", e.Value) }
+
+// Stack is for a log line about err: where the panic was, if err is one.
+func Stack(err error) slog.Attr {
+	var p *PanicError
+	if errors.As(err, &p) {
+		return slog.String("stack", string(p.Stack))
+	}
+	return slog.Attr{} // which handlers leave out
+}
 
 // Run calls f. If f panics, the error is a *PanicError.
 func Run(f func() error) (err error) {
