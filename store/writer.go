@@ -219,14 +219,19 @@ func (w *Writer) Close() error {
 
 // Status tells how the Writer is doing.
 func (w *Writer) Status() Status {
-	w.stateMu.Lock()
-	s := w.state
-	s.Bytes += w.openSize()
-	w.stateMu.Unlock()
+	s := w.diskStatus()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s.Added, s.Dropped = w.added, w.drops
 	s.Buffered += len(w.active.data)
+	return s
+}
+
+func (w *Writer) diskStatus() Status {
+	w.stateMu.Lock()
+	defer w.stateMu.Unlock()
+	s := w.state
+	s.Bytes += w.openSize()
 	return s
 }
 

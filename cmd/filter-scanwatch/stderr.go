@@ -61,12 +61,12 @@ func (q *queue) run(to io.Writer) {
 	for range q.wake {
 		q.mu.Lock()
 		lines, q.lines = q.lines, lines[:0]
-		if q.dropped > 0 {
-			lines = fmt.Appendf(lines, "warning: %d log lines were lost, nobody read them\n", q.dropped)
-			q.dropped = 0
-		}
-		closed := q.closed
+		dropped, closed := q.dropped, q.closed
+		q.dropped = 0
 		q.mu.Unlock()
+		if dropped > 0 {
+			lines = fmt.Appendf(lines, "warning: %d log lines were lost, nobody read them\n", dropped)
+		}
 		_, _ = to.Write(lines) // a closed stderr is no reason to stop
 		if closed {
 			return
