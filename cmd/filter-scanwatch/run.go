@@ -109,6 +109,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	if set.Events != "" {
 		stream = events.Open(set.Events, events.Options{Log: log})
 	}
+	table.Sample(max(set.Budget, store.MinBudget))
 	writer = store.Open(set.Store, store.Options{Budget: set.Budget, Keep: set.Keep, Program: version, Log: log, Now: now})
 	if c := policies.config; c != nil && c.Policy != nil {
 		writer.Rules(session.RuleTexts(c.Policy))

@@ -15,6 +15,7 @@ package memory
 //	logins     hash of source and user (8)      failures (2), hour (4)
 //	sprays     kind (1), source or hash (8)     since (4), users or networks (8 times 2)
 //	domains    the domain                       day (2)
+//	days       day (2)                          figures: length of the name (1), name, number (varint)
 
 import (
 	"bytes"
@@ -96,6 +97,7 @@ var buckets = []bucket{
 			}
 			return []byte(k), words(*day)
 		}, loadDomain),
+	keep("days", func(m *Memory) *table[uint16, *counted] { return &m.days }, dayRow, loadDay),
 }
 
 var be = binary.BigEndian

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
 
@@ -69,6 +70,13 @@ func (c *Client) Reload() error { return c.ask(nil, "reload") }
 
 // Log changes how much the filter logs: a Word of Levels.
 func (c *Client) Log(word string) error { return c.ask(nil, "log", word) }
+
+// Days returns what was counted by the day, the oldest day first.
+func (c *Client) Days() ([]memory.Day, error) {
+	var a daysAnswer
+	err := c.ask(&a, "days")
+	return a.Days, err
+}
 
 // Segments lists the files of recorded sessions.
 func (c *Client) Segments() ([]store.Segment, error) {

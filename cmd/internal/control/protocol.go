@@ -18,6 +18,7 @@ package control
 //	flush             returns when all that was recorded before is on disk
 //	segments          the files of recorded sessions, oldest first
 //	snapshot SEGMENT  a consistent copy of the one that is being written
+//	days              what was counted by the day
 //	state             a copy of state.db, with all that is remembered
 //	ban PREFIX SECONDS REASON
 //	                  bans a host or network; REASON is escaped as in a URL
@@ -92,6 +93,10 @@ type errorAnswer struct {
 type snapshotAnswer struct {
 	Segment string `json:"segment"`
 	Size    int64  `json:"size"`
+}
+
+type daysAnswer struct {
+	Days []memory.Day `json:"days"`
 }
 
 type segmentsAnswer struct {
