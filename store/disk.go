@@ -90,7 +90,7 @@ func (w *Writer) prune(room int64) error {
 			total += s.Size
 		}
 	}
-	oldest := utcDay(w.o.Now().Add(-w.o.Keep))
+	oldest := utcDay(w.clock(all).Add(-w.o.Keep))
 	segments, damaged := 0, 0
 	for _, s := range all {
 		isOpen := w.open != nil && s.Name == w.open.Name
@@ -114,6 +114,31 @@ func (w *Writer) prune(room int64) error {
 		err = fmt.Errorf("the budget of %d bytes for %s is used up and nothing can be removed", w.o.Budget, w.dir)
 	}
 	return err
+}
+
+// clock is the time by which segments grow old. One that jumps forward, as that of a
+// machine without a battery does when it starts, must not cost the history: it is
+// believed only when it has been there for an hour, by a clock that cannot jump.
+func (w *Writer) clock(all []Segment) time.Time {
+	now := w.o.Now()
+	if w.believed.IsZero() {
+		w.believed = now
+		for _, s := range all { // in order
+			if now.After(s.Day) {
+				w.believed = s.Day.Add(24 * time.Hour)
+			}
+		}
+	}
+	switch {
+	case now.Sub(w.believed) <= clockJump, !w.doubted.IsZero() && time.Since(w.doubted) >= clockDoubt:
+		w.believed, w.doubted = now, time.Time{}
+	case w.doubted.IsZero():
+		w.doubted = time.Now()
+	}
+	if now.Before(w.believed) {
+		return now
+	}
+	return w.believed
 }
 
 // stateSlack is how much of the budget is kept free for state.db to grow before

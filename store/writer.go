@@ -38,6 +38,9 @@ const (
 	logEvery   = time.Minute // for lines that a stranger can cause
 	pruneEvery = time.Hour
 	closeWait  = 200 * time.Millisecond
+
+	clockJump  = 48 * time.Hour // more than that forward is doubted ...
+	clockDoubt = time.Hour      // ... so long
 )
 
 // Options are the settings of a Writer. The zero value means the defaults.
@@ -82,9 +85,11 @@ type Writer struct {
 	pending   buffer // what is being written
 	rest      []byte // the part of pending that is not committed yet
 	lock      *os.File
-	stateSize int64   // of state.db, when prune looked
-	saved     Dropped // the part of drops that is on disk
-	told      Dropped // the part of drops that was logged
+	stateSize int64     // of state.db, when prune looked
+	believed  time.Time // by the clock, when prune looked; see clock
+	doubted   time.Time // since when it is ahead of that; zero if it is not
+	saved     Dropped   // the part of drops that is on disk
+	told      Dropped   // the part of drops that was logged
 	toldAt    time.Time
 	failing   string // the cause of the error that was logged last; empty when all is well
 }
