@@ -230,6 +230,7 @@ func (s *State) run() {
 	debug.SetPanicOnFault(true) // see guard
 
 	retry := retryFirst
+	began := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	attempt := func() error {
@@ -241,6 +242,8 @@ func (s *State) run() {
 			timer.Reset(s.o.Every)
 		case errors.Is(err, ErrNewer): // that takes an operator
 			timer.Reset(retryLast)
+		case handover(err, began):
+			timer.Reset(retryInUse)
 		default:
 			timer.Reset(retry)
 			retry = min(2*retry, retryLast)

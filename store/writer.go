@@ -35,6 +35,8 @@ const (
 
 	retryFirst = time.Second
 	retryLast  = 30 * time.Second
+	retryInUse = 100 * time.Millisecond // while the filter before this one may still be stopping,
+	inUseFor   = 30 * time.Second       // which takes no longer
 	logEvery   = time.Minute // for lines that a stranger can cause
 	pruneEvery = time.Hour
 	closeWait  = 200 * time.Millisecond
@@ -288,19 +290,22 @@ func (w *Writer) run() {
 	timer := time.NewTimer(0) // prepare at once
 	armed := true
 	retry := retryFirst
+	began := time.Now()
 	prune := time.NewTicker(pruneEvery)
 	defer prune.Stop()
 
 	attempt := func() error {
 		err := w.drain()
 		timer.Stop()
-		armed = false
-		if err != nil {
-			timer.Reset(retry)
-			armed = true
-			retry = min(2*retry, retryLast)
-		} else {
+		armed = err != nil
+		switch {
+		case err == nil:
 			retry = retryFirst
+		case handover(err, began):
+			timer.Reset(retryInUse)
+		default:
+			timer.Reset(retry)
+			retry = min(2*retry, retryLast)
 		}
 		return err
 	}
@@ -340,6 +345,12 @@ func (w *Writer) run() {
 			return
 		}
 	}
+}
+
+// handover tells whether err is that the filter before this one has not let go yet.
+// The next one may begin soon, and would be before us.
+func handover(err error, began time.Time) bool {
+	return errors.Is(err, ErrInUse) && time.Since(began) < inUseFor
 }
 
 // finish writes what it can, once, and lets go of everything.
