@@ -37,7 +37,7 @@ const (
 	retryLast  = 30 * time.Second
 	retryInUse = 100 * time.Millisecond // while the filter before this one may still be stopping,
 	inUseFor   = 30 * time.Second       // which takes no longer
-	logEvery   = time.Minute // for lines that a stranger can cause
+	logEvery   = time.Minute            // for lines that a stranger can cause
 	pruneEvery = time.Hour
 	closeWait  = 200 * time.Millisecond
 
