@@ -611,11 +611,11 @@ func TestClock(t *testing.T) {
 	var first []string
 	for _, zone := range []string{"UTC", "Pacific/Kiritimati", "America/St_Johns", "Nowhere/Wrong"} {
 		dir := t.TempDir()
-		conf := filepath.Join(dir, "scanwatch.conf")
+		conf, state := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "state")
 		if err := os.WriteFile(conf, []byte("mode enforce\nstore \"state\" keep 3650d budget 64M\nrule bad phase helo match helo \"ylmf-pc\" disconnect ban 1h\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.Command(smtpd.Bin("filter-scanwatch"), "-f", conf)
+		cmd := exec.Command(smtpd.Bin("filter-scanwatch"), "-f", conf, "-s", state)
 		cmd.Env = append(os.Environ(), "TZ="+zone)
 		p := talk(t, cmd)
 		var v visits
@@ -640,7 +640,6 @@ func TestClock(t *testing.T) {
 		if strings.Contains(log, "level=ERROR") {
 			t.Errorf("%s: logged\n%.2000s", zone, log)
 		}
-		state := filepath.Join(dir, "state")
 		var all []string
 		for _, r := range dump(t, state) {
 			all = append(all, fmt.Sprintf("%s %s %s %s %v", r.Session, r.Src, r.Start.UTC(), r.Ending, r.evidence()))
