@@ -21,6 +21,7 @@ type chaos struct {
 	rnd  *rand.Rand
 	due  map[owed]time.Time // when each must have been answered
 	most time.Duration      // that Serve lets anybody wait
+	hold bool               // everybody, so that there are too many
 }
 
 // unprintable panics where it is logged, too.
@@ -44,7 +45,11 @@ func (c *chaos) Decide(ev *Event) Reply {
 	r := Reply{Decision: Decision(c.rnd.IntN(6)), Text: "550 no"}
 	now := time.Now()
 	c.due[owed{ev.Session, ev.Token}] = now
-	switch c.rnd.IntN(6) {
+	how := c.rnd.IntN(6)
+	if c.hold {
+		how = 2
+	}
+	switch how {
 	case 0:
 		panic("in Decide")
 	case 1:
@@ -140,7 +145,7 @@ func playOnce(t *testing.T, seed uint64) {
 	}
 
 	// The session timeout is 60 s; before it is known, only MaxHold counts.
-	h := &chaos{rnd: rand.New(rand.NewPCG(seed, 3)), due: map[owed]time.Time{}, most: 30 * time.Second}
+	h := &chaos{rnd: rand.New(rand.NewPCG(seed, 3)), due: map[owed]time.Time{}, most: 30 * time.Second, hold: seed%7 == 3}
 	out := &smtpd{answers: map[owed]int{}, due: h.due}
 	r, w := io.Pipe()
 	go func() {
@@ -150,7 +155,7 @@ func playOnce(t *testing.T, seed uint64) {
 				t.Error(err)
 			}
 			in = in[n:]
-			if rnd.IntN(4) == 0 {
+			if rnd.IntN(4) == 0 && !h.hold {
 				time.Sleep(time.Duration(rnd.Int64N(int64(40 * time.Second))))
 			}
 		}
