@@ -69,6 +69,7 @@ type Writer struct {
 
 	wake    chan struct{} // there is something to do; never blocks who sends
 	flushes chan chan error
+	rooms   chan reservation
 	stop    chan struct{} // closed by Close
 	done    chan struct{} // closed when the background is gone
 
@@ -87,7 +88,7 @@ type Writer struct {
 	pending   buffer // what is being written
 	rest      []byte // the part of pending that is not committed yet
 	lock      *os.File
-	stateSize int64     // of state.db, when prune looked
+	stateRoom int64     // what the State may take; 0: it has not asked
 	believed  time.Time // by the clock, when prune looked; see clock
 	doubted   time.Time // since when it is ahead of that; zero if it is not
 	saved     Dropped   // the part of drops that is on disk
@@ -139,6 +140,7 @@ func Open(dir string, o Options) *Writer {
 		log:     o.Log,
 		wake:    make(chan struct{}, 1),
 		flushes: make(chan chan error),
+		rooms:   make(chan reservation),
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
 		// Memory is taken from the system only as it is filled.
@@ -329,11 +331,21 @@ func (w *Writer) run() {
 			attempt()
 		case reply := <-w.flushes:
 			reply <- attempt()
+		case r := <-w.rooms:
+			w.stateRoom = r.bytes
+			r.reply <- contain.Run(func() error {
+				if w.prepareOnce() != nil {
+					return nil // there is nothing that could make room
+				}
+				return w.prune(w.openRoom())
+			})
 		case <-prune.C:
-			err := w.prepareOnce()
-			if err == nil {
-				err = w.prune(w.openRoom())
-			}
+			err := contain.Run(func() error {
+				if err := w.prepareOnce(); err != nil {
+					return err
+				}
+				return w.prune(w.openRoom())
+			})
 			w.report(err)
 			if err != nil && !armed {
 				timer.Reset(retry)

@@ -73,7 +73,8 @@ type program struct {
 	cmd    *exec.Cmd
 	smtpd  *os.File // our end
 	lines  *bufio.Reader
-	stderr bytes.Buffer
+	stderr tail
+	asked  map[string]bool // phases that it has registered for
 }
 
 // begin starts the filter and does the handshake.
@@ -102,9 +103,23 @@ func talk(t *testing.T, cmd *exec.Cmd) *program {
 	p.lines = bufio.NewReader(p.smtpd)
 	t.Cleanup(func() { p.smtpd.Close(); _ = p.cmd.Process.Kill(); _ = p.cmd.Wait() })
 	p.send("config|smtpd-version|7.9.0\nconfig|protocol|0.7\nconfig|admd|mx.example.org\nconfig|ready\n")
-	for p.line() != "register|ready\n" {
+	p.asked = map[string]bool{}
+	for line := p.line(); line != "register|ready\n"; line = p.line() {
+		if phase, ok := strings.CutPrefix(line, "register|filter|smtp-in|"); ok {
+			p.asked[strings.TrimSuffix(phase, "\n")] = true
+		}
 	}
 	return p
+}
+
+// A tail keeps the end of a log.
+type tail struct{ bytes.Buffer }
+
+func (b *tail) Write(p []byte) (int, error) {
+	if b.Len() > 4<<20 {
+		b.Next(b.Len() / 2)
+	}
+	return b.Buffer.Write(p)
 }
 
 func (p *program) send(s string) {

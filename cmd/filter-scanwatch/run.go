@@ -101,7 +101,10 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		}
 		table.Use(s)
 	}
-	policies := policies{file: config.Find(s.file), lists: lists, use: use, log: log, find: config.Find}
+	policies := policies{file: config.Find(s.file), lists: lists, use: use, log: log, find: config.Find,
+		peers: func(yield func(memory.Peer) bool) {
+			remembered.Peers(now().UnixMicro(), func(p memory.Peer) { _ = yield(p) })
+		}}
 	set := policies.start()
 	if s.dir != "" {
 		set.Store = s.dir
@@ -116,10 +119,14 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	}
 	state := store.OpenState(set.Store, store.StateOptions{
 		Buckets: memory.Buckets(),
-		MaxSize: min(max(set.Budget/2, 32<<20), 256<<20), // it counts for the budget
+		MaxSize: min(max(set.Budget, store.MinBudget)/2, 256<<20), // it counts for the budget
+		Room:    writer.Reserve,
 		Program: version,
 		Log:     log,
-		Load:    func(all iter.Seq[store.Entry]) { remembered.Load(all, now().UnixMicro()) },
+		Load: func(all iter.Seq[store.Entry]) {
+			remembered.Load(all, now().UnixMicro())
+			contain.Go(log, "looking whom the lists reach", func() { policies.reached() })
+		},
 		Changes: remembered.Changes,
 		Rewrite: remembered.Rewrite,
 	})
@@ -149,7 +156,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	}, func() { close(socket) })
 
 	save := func() error {
-		return contain.Run(func() error { return errors.Join(writer.Close(), state.Close()) })
+		return contain.Run(func() error { return errors.Join(state.Close(), writer.Close()) })
 	}
 	stopOnSignal(log, stdin, save)
 	log.Info("started", "version", version, "statedir", set.Store)

@@ -62,7 +62,7 @@ func FuzzClient(f *testing.F) {
 	asks := []func(*Client){
 		func(c *Client) { _, _ = c.Status() },
 		func(c *Client) { _ = c.Flush() },
-		func(c *Client) { _ = c.Reload() },
+		func(c *Client) { _ = c.Reload(false) },
 		func(c *Client) { _, _ = c.Segments() },
 		func(c *Client) { _ = c.Snapshot(io.Discard, "x") },
 		func(c *Client) { _ = c.State(io.Discard) },
