@@ -121,12 +121,7 @@ func (w *Writer) prune(room int64) error {
 func (w *Writer) clock(all []Segment) time.Time {
 	now := w.o.Now()
 	if w.believed.IsZero() {
-		w.believed = now
-		for _, s := range all { // in order
-			if now.After(s.Day) {
-				w.believed = s.Day.Add(24 * time.Hour)
-			}
-		}
+		w.believed = newest(all, now)
 	}
 	switch {
 	case now.Sub(w.believed) <= clockJump, !w.doubted.IsZero() && time.Since(w.doubted) >= clockDoubt:
@@ -138,6 +133,35 @@ func (w *Writer) clock(all []Segment) time.Time {
 		return now
 	}
 	return w.believed
+}
+
+// newest is the end of the newest day of all, but not after now.
+func newest(all []Segment, now time.Time) time.Time {
+	at := now
+	for _, s := range all { // in order
+		if now.After(s.Day) {
+			at = s.Day.Add(24 * time.Hour)
+		}
+	}
+	if at.After(now) {
+		return now
+	}
+	return at
+}
+
+// Lately is the time by which what the state directory dir remembers has grown old
+// when a filter starts: now, unless the newest session there is older than two days.
+// Then the clock may be wrong, and what is in time by that session is kept for the time
+// being.
+func Lately(dir string, now time.Time) time.Time {
+	all, err := Segments(dir)
+	if err != nil {
+		return now
+	}
+	if at := newest(all, now); now.Sub(at) > clockJump {
+		return at
+	}
+	return now
 }
 
 // Reserve gives the files of the State as much of the budget as they may take

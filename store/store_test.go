@@ -929,6 +929,17 @@ func TestClockJumps(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
+	for at, want := range map[time.Time]time.Time{
+		noon.AddDate(0, 0, 5):  noon.AddDate(0, 0, 5), // the newest day before it
+		noon.AddDate(0, 0, 7):  noon.AddDate(0, 0, 7),
+		noon.AddDate(0, 0, 12): noon.AddDate(0, 0, 5).Add(12 * time.Hour),
+		noon.AddDate(10, 0, 0): noon.AddDate(0, 0, 5).Add(12 * time.Hour),
+		noon.AddDate(-1, 0, 0): noon.AddDate(-1, 0, 0),
+	} {
+		if got := Lately(dir, at); !got.Equal(want) {
+			t.Errorf("lately, at %s, is %s, want %s", at, got, want)
+		}
+	}
 	// A filter that starts with such a clock.
 	now = noon.AddDate(10, 0, 0)
 	w, _ = openTest(t, dir, Options{Keep: 48 * time.Hour, Now: func() time.Time { return now }})

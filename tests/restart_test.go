@@ -69,15 +69,19 @@ func TestHandover(t *testing.T) {
 	}
 }
 
-// TestRestarts: twenty restarts of a real server, one after another, with clients
-// that do not stop and a reload in the midst of them.
+// TestRestarts: restarts of a real server, one after another, with clients that do
+// not stop and a reload in the midst of them. SCANWATCH_RESTARTS sets how many.
 func TestRestarts(t *testing.T) {
 	v := smtpd.Versions[len(smtpd.Versions)-1]
 	smtpd.Require(t, v)
+	restarts := 6
+	if n, err := strconv.Atoi(os.Getenv("SCANWATCH_RESTARTS")); err == nil {
+		restarts = n
+	}
 	dir := stateDir(t)
 	conf := "mode enforce\nstore \"" + smtpd.StateDir + "\"\nrule bad phase helo match helo \"ylmf-pc\" disconnect\n"
 	var said atomic.Int64 // sessions to their QUIT
-	for i := range 20 {
+	for i := range restarts {
 		s := start(t, smtpd.Options{Version: v, Dir: dir, Filters: []smtpd.Filter{scanwatchFilter("-f", smtpd.StateDir+"/scanwatch.conf")}})
 		if i == 0 {
 			// The first start found none: from the next one on there is a policy.
@@ -127,7 +131,7 @@ func TestRestarts(t *testing.T) {
 		all.Wait()
 	}
 	s := smtpd.Server{Dir: dir}
-	if n, least := int64(len(dump(t, s.State()))), said.Load(); n < least || least < 20*2*3 {
+	if n, least := int64(len(dump(t, s.State()))), said.Load(); n < least || least < int64(restarts)*2*3 {
 		t.Errorf("%d records, %d sessions were played to their end", n, least)
 	}
 	for line := range strings.Lines(s.Log()) {

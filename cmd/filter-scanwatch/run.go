@@ -124,7 +124,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		Program: version,
 		Log:     log,
 		Load: func(all iter.Seq[store.Entry]) {
-			remembered.Load(all, now().UnixMicro())
+			remembered.Load(all, store.Lately(set.Store, now()).UnixMicro())
 			contain.Go(log, "looking whom the lists reach", func() { policies.reached() })
 		},
 		Changes: remembered.Changes,

@@ -16,6 +16,7 @@ func all(m *Memory) (rows []string, entries []store.Entry) {
 	for list := m.Changes(1000); len(list) > 0; list = m.Changes(1000) {
 		entries = append(entries, list...)
 	}
+	entries = slices.DeleteFunc(entries, func(e store.Entry) bool { return e.Value == nil }) // rows that are over
 	for _, e := range entries {
 		rows = append(rows, fmt.Sprintf("%s %x %x", e.Bucket, e.Key, e.Value))
 	}
@@ -48,10 +49,8 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("%v, and yet it left %q", check, rows)
 		}
 		for _, e := range entries {
-			if e.Value != nil {
-				if err := Checker()(e); err != nil {
-					t.Errorf("%v: it was written, and %v", e, err)
-				}
+			if err := Checker()(e); err != nil {
+				t.Errorf("%v: it was written, and %v", e, err)
 			}
 		}
 		second := New()

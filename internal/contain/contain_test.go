@@ -26,8 +26,7 @@ func TestLoop(t *testing.T) {
 	calls, done := 0, make(chan struct{})
 	loop(slog.New(slog.NewTextHandler(&out, nil)), "the work", func() {
 		if calls++; calls < 3 {
-			var none map[string]int
-			none["x"] = 1
+			panic("oops")
 		}
 	}, func() { close(done) }, time.Nanosecond)
 	<-done
