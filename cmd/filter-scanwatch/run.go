@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,10 +44,18 @@ const stopTime = 10 * time.Second
 // could not be made, and made again if somebody removed it.
 const socketCheck = 5 * time.Second
 
+// gcPercent makes less of memory than Go does by itself, for a little more CPU:
+// most of what lives are tables without pointers, which cost the collector
+// nothing.
+const gcPercent = 50
+
 // run filters until stdin ends. Nothing before filter.Serve waits for more
 // than files on the local disk: smtpd serves nobody until its filters have
 // registered. The state directory is opened in the background.
 func run(s settings, stdin, stdout, stderr *os.File) int {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	logs := newQueue(stderr)
 	level := new(slog.LevelVar)
 	level.Set(slog.LevelWarn)
