@@ -19,9 +19,9 @@ type owed struct{ session, token uint64 }
 // chaos is a Handler that answers at once, holds, or panics, as chance wants it.
 type chaos struct {
 	rnd  *rand.Rand
-	due  map[owed]time.Time // when each must have been answered
-	most time.Duration      // that Serve lets anybody wait
-	hold bool               // everybody, so that there are too many
+	peer *smtpd
+	most time.Duration // that Serve lets anybody wait
+	hold bool          // everybody, so that there are too many
 }
 
 // unprintable panics where it is logged, too.
@@ -43,8 +43,8 @@ func (c *chaos) Report(*Event) {
 
 func (c *chaos) Decide(ev *Event) Reply {
 	r := Reply{Decision: Decision(c.rnd.IntN(6)), Text: "550 no"}
-	now := time.Now()
-	c.due[owed{ev.Session, ev.Token}] = now
+	who := owed{ev.Session, ev.Token}
+	c.peer.expect(who, 0)
 	how := c.rnd.IntN(6)
 	if c.hold {
 		how = 2
@@ -56,7 +56,7 @@ func (c *chaos) Decide(ev *Event) Reply {
 		panic(&unprintable{})
 	case 2, 3:
 		r.Hold = time.Duration(c.rnd.Int64N(int64(90 * time.Second)))
-		c.due[owed{ev.Session, ev.Token}] = now.Add(min(r.Hold, c.most))
+		c.peer.expect(who, min(r.Hold, c.most))
 	}
 	return r
 }
@@ -68,7 +68,13 @@ type smtpd struct {
 	answers map[owed]int
 	late    []owed
 	odd     []string
-	due     map[owed]time.Time
+	due     map[owed]time.Time // when each must have been answered
+}
+
+func (s *smtpd) expect(who owed, within time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.due[who] = time.Now().Add(within)
 }
 
 var answerLine = regexp.MustCompile(`^filter-(?:result\|([0-9a-f]{16})\|([0-9a-f]{16})\|(?:proceed|junk|reject\|550 no|disconnect\|550 no)|dataline\|([0-9a-f]{16})\|([0-9a-f]{16})\|.*)$`)
@@ -145,8 +151,8 @@ func playOnce(t *testing.T, seed uint64) {
 	}
 
 	// The session timeout is 60 s; before it is known, only MaxHold counts.
-	h := &chaos{rnd: rand.New(rand.NewPCG(seed, 3)), due: map[owed]time.Time{}, most: 30 * time.Second, hold: seed%7 == 3}
-	out := &smtpd{answers: map[owed]int{}, due: h.due}
+	out := &smtpd{answers: map[owed]int{}, due: map[owed]time.Time{}}
+	h := &chaos{rnd: rand.New(rand.NewPCG(seed, 3)), peer: out, most: 30 * time.Second, hold: seed%7 == 3}
 	r, w := io.Pipe()
 	go func() {
 		for len(in) > 0 {
