@@ -105,6 +105,24 @@ func fault(dir, text string) func() bool {
 	return func() bool { s, err := status(dir); return err == nil && strings.Contains(s.Store.Error, text) }
 }
 
+// logOf lets a command log to a file, which can be read while it runs.
+func logOf(t *testing.T, cmd *exec.Cmd) (read func() string) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	cmd.Stderr = f
+	return func() string {
+		text, err := os.ReadFile(f.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+}
+
 // skip says loudly that something was not tested, or fails if nothing may be left out.
 func skip(t *testing.T, format string, args ...any) {
 	t.Helper()
@@ -257,6 +275,33 @@ func TestSlowDisk(t *testing.T) {
 	}
 }
 
+// TestStopWithHangingDisk: the filter does not wait longer than ten seconds for such a
+// disk, and says what that means. The kernel keeps the process until the disk answers.
+func TestStopWithHangingDisk(t *testing.T) {
+	dir := disk(t)
+	var v visits
+	cmd := exec.Command(smtpd.Bin("filter-scanwatch"), "-s", dir)
+	log := logOf(t, cmd)
+	p := talk(t, cmd)
+	eventually(t, "it listens", listens(dir))
+	p.visit(&v, 10)
+	eventually(t, "the first are written", flushes(dir))
+	if err := ioctl(dir, fiFreeze, 0); err != nil {
+		skip(t, "freeze a file system: %v", err)
+	}
+	t.Cleanup(func() { _ = ioctl(dir, fiThaw, 0) }) // if the test fails before
+	p.visit(&v, 100)
+	p.smtpd.Close()
+	eventually(t, "it tells of the loss", func() bool { return strings.Contains(log(), "did not answer in time") })
+	if err := ioctl(dir, fiThaw, 0); err != nil {
+		t.Fatal(err)
+	}
+	p.end(0)
+	if n := len(dump(t, dir)); n < 10 {
+		t.Errorf("%d records, the first 10 were flushed", n)
+	}
+}
+
 // TestFewDescriptors: with no file descriptor left, a reload, a command and a new
 // day fail and are tried again; with some, all is well.
 func TestFewDescriptors(t *testing.T) {
@@ -269,21 +314,9 @@ func TestFewDescriptors(t *testing.T) {
 		"rule bad phase helo match helo \"ylmf-pc\" disconnect \"554 first\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	logged, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer logged.Close()
-	log := func() string {
-		text, err := os.ReadFile(logged.Name())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(text)
-	}
 	var v visits
 	cmd := exec.Command(smtpd.Bin("filter-scanwatch"), "-s", dir, "-f", conf)
-	cmd.Stderr = logged
+	log := logOf(t, cmd)
 	p := talk(t, cmd)
 	eventually(t, "it listens", listens(dir))
 	p.visit(&v, 10)

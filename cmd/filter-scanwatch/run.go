@@ -40,6 +40,9 @@ type settings struct {
 // state directory.
 const stopTime = 10 * time.Second
 
+// tellTime is how long the last log lines may take after that: what was lost must be told.
+const tellTime = time.Second
+
 // socketCheck is how often the control socket is looked after: made if it
 // could not be made, and made again if somebody removed it.
 const socketCheck = 5 * time.Second
@@ -203,7 +206,9 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		stream.Close(late)
 	}
 	log.Info("stopped")
-	logs.Close(late)
+	told, cancel := context.WithTimeout(context.Background(), tellTime)
+	defer cancel()
+	logs.Close(told.Done())
 	return status
 }
 
