@@ -185,7 +185,7 @@ const (
 func TestDiskErrors(t *testing.T) {
 	dir := disk(t)
 	var v visits
-	p := begin(t, "-s", dir)
+	p := begin(t, "-S", "-s", dir) // the sandbox lets nobody into a disk that comes later
 	eventually(t, "it listens", listens(dir))
 	p.visit(&v, 100)
 	eventually(t, "the first are written", flushes(dir))
