@@ -17,6 +17,7 @@ import (
 
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/lookup/feed"
+	"scanwatch/internal/contain"
 	"scanwatch/rules"
 )
 
@@ -88,10 +89,14 @@ func Find(file string) string {
 // it only tells when one of its files changes.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	c := &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
-	tree, err := rules.Parse(file, c.read)
-	if err == nil {
-		err = c.compile(tree, lists, before, strict)
-	}
+	// What is in these files comes from many hands.
+	err := contain.Run(func() error {
+		tree, err := rules.Parse(file, c.read)
+		if err != nil {
+			return err
+		}
+		return c.compile(tree, lists, before, strict)
+	})
 	if err != nil {
 		c.Policy = nil
 	}
