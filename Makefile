@@ -16,7 +16,7 @@ BENCHSTAT = golang.org/x/perf/cmd/benchstat@latest
 all: filter-scanwatch scanwatch
 
 # go build knows itself what is up to date.
-.PHONY: all filter-scanwatch scanwatch test test-short race check fuzz bench golden man roots demo install clean
+.PHONY: all filter-scanwatch scanwatch test test-short race check fuzz mutants bench golden man roots demo install clean
 
 filter-scanwatch:
 	${GOBUILD} -o filter-scanwatch ./cmd/filter-scanwatch
@@ -40,11 +40,16 @@ check:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w"; exit 1; }
 	${GO} vet ./...
 	GOOS=openbsd ${GO} vet ./cmd/... ./filter/... ./rules/... ./store/...
+	GOOS=openbsd GOARCH=arm64 ${GO} vet ./cmd/...
 	GOARCH=386 ${GO} vet ./cmd/... ./filter/... ./rules/... ./store/...
 	${GO} run ${STATICCHECK} ./...
 
 fuzz:
 	FUZZTIME=${FUZZTIME} sh tests/fuzz.sh
+
+# That a missing answer would be noticed.
+mutants:
+	sh tests/mutants.sh
 
 bench:
 	${GO} test -run '^$$' -bench . -benchmem -count 10 ./filter/... ./rules/... ./store/... | tee bench.txt

@@ -55,7 +55,7 @@ func (h *held) arm() {
 	}
 	wait := time.Until(h.answers[0].due)
 	if h.timer == nil {
-		h.timer = time.AfterFunc(wait, h.send)
+		h.timer = time.AfterFunc(wait, h.send) // contained: writes lines that are made, and runs nothing else
 	} else {
 		h.timer.Reset(wait)
 	}

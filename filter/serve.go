@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"strconv"
 	"time"
+
+	"scanwatch/internal/contain"
 )
 
 // A Handler does something with what smtpd tells. All its methods are called
@@ -86,11 +88,12 @@ type server struct {
 func (s *server) batch() (again bool) {
 	defer func() {
 		if r := recover(); r != nil {
-			s.once("panic", "bug: handling %v: %v; the session goes on without us\n%s", s.ev.ID, r, debug.Stack())
+			again = true
+			stack := debug.Stack()
 			if s.asked {
 				s.answer(Reply{})
 			}
-			again = true
+			s.once("panic", "bug: handling %v: %v; the session goes on without us\n%s", s.ev.ID, r, stack)
 		}
 	}()
 	for {
@@ -136,12 +139,12 @@ func (s *server) line(line []byte) {
 	s.answer(r)
 }
 
+// answer makes the answer, and only then takes the request for answered.
 func (s *server) answer(r Reply) {
-	s.asked = false
-	if r.Hold > 0 && s.held.add(appendReply(nil, &s.ev, r), s.limit(r.Hold)) {
-		return
+	if r.Hold <= 0 || !s.held.add(appendReply(nil, &s.ev, r), s.limit(r.Hold)) {
+		s.out = appendReply(s.out, &s.ev, r)
 	}
-	s.out = appendReply(s.out, &s.ev, r)
+	s.asked = false
 }
 
 // limit bounds a hold. The client must be answered well before smtpd gives it
@@ -193,7 +196,10 @@ func (s *server) once(kind, format string, args ...any) {
 		return
 	}
 	s.said[kind] = true
-	s.options.Log(fmt.Sprintf(format, args...))
+	_ = contain.Run(func() error { // an answer may still be owed
+		s.options.Log(fmt.Sprintf(format, args...))
+		return nil
+	})
 }
 
 // ErrNever is returned by Check for what must never be registered.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"os"
 	"slices"
@@ -12,9 +13,12 @@ import (
 
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/sandbox"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
 	"scanwatch/filter/session"
+	"scanwatch/internal/contain"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -31,13 +35,18 @@ type policies struct {
 	use    func(*session.Settings)
 	asked  []filter.ID // the phases that smtpd was told to ask in
 	log    *slog.Logger
-	find   func(string) string // config.Find
-	mu     sync.Mutex          // one reload at a time
+	find   func(string) string   // config.Find
+	peers  iter.Seq[memory.Peer] // hosts that did good lately
+	mu     sync.Mutex            // one reload at a time
 	config *config.Config
+	closed *sandbox.Report // nil: there is no sandbox
 
 	stateMu sync.Mutex
 	state   control.Config
 }
+
+// maxNotes is how many notes about tables status has; the log has them all.
+const maxNotes = 10
 
 // note keeps what status tells. A policy that is in use stays so when there is
 // a problem with the next one.
@@ -47,6 +56,7 @@ func (p *policies) note(c *config.Config, problem string) {
 	p.state.File, p.state.Problem = p.file, problem
 	if c != nil {
 		p.state.Mode, p.state.Rules = c.Policy.Mode.String(), len(c.Policy.Rules())
+		p.state.Notes = slices.Clone(c.Notes[:min(len(c.Notes), maxNotes)])
 	}
 }
 
@@ -102,18 +112,21 @@ func (p *policies) take(c *config.Config) {
 
 func (p *policies) complain(err error) {
 	for line := range strings.Lines(err.Error()) { // scanwatch check shows the places
-		p.log.Error(strings.TrimSuffix(line, "\n"))
+		p.log.Error(strings.TrimSuffix(line, "\n"), contain.Stack(err))
 	}
 }
 
-// reload loads the configuration again.
-func (p *policies) reload() error {
+// reload loads the configuration again. Unless it is forced, one that newly turns
+// away hosts for where they are, although they did good lately, is not taken: a
+// broken feed, or a slip in a prefix, must not cost mail.
+func (p *policies) reload(forced bool) error {
 	if p.file == "" {
 		return fmt.Errorf("the filter was started without a configuration; if there is one now, restart smtpd")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c, err := config.Load(p.file, p.lists(), p.config, false)
+	outside := p.outside(c)
 	if err != nil {
 		p.config.Seen(c)
 		p.complain(err)
@@ -121,7 +134,19 @@ func (p *policies) reload() error {
 		p.log.Error("the configuration was not taken, what was in use stays in use; see scanwatch check", "file", p.file)
 		return fmt.Errorf("%s was not taken, the mail log says why; what was in use stays in use", p.file)
 	}
+	if reach := p.reach(c, p.config); len(reach) > 0 && !forced {
+		p.config.Seen(c)
+		for _, r := range reach {
+			p.log.Error(r)
+		}
+		p.note(nil, "not taken, as "+reach[0]+"; if that is meant: scanwatch reload --force")
+		p.log.Error("the configuration was not taken, what was in use stays in use; if that is meant: scanwatch reload --force", "file", p.file)
+		return fmt.Errorf("%s was not taken: %s; use --force if that is meant", p.file, strings.Join(reach, "; "))
+	}
 	p.take(c)
+	if outside {
+		p.note(nil, "the sandbox does not let the filter read all files; restart smtpd")
+	}
 	for _, id := range session.Phases(c.Policy) {
 		if !slices.Contains(p.asked, id) {
 			p.log.Warn("rules now ask for a phase that smtpd does not ask in; restart smtpd", "phase", id.String())
@@ -130,6 +155,43 @@ func (p *policies) reload() error {
 	}
 	p.log.Info("configuration loaded", "file", p.file, "mode", c.Policy.Mode.String(), "rules", len(c.Policy.Rules()))
 	return nil
+}
+
+// outside tells of files that the configuration names only since the sandbox
+// was closed, and returns whether there are any.
+func (p *policies) outside(c *config.Config) bool {
+	some := false
+	for _, file := range c.Files() {
+		if !p.closed.Covers(file) {
+			p.log.Warn("the sandbox does not let the filter read a file that was not named when it started; restart smtpd", "file", file)
+			some = true
+		}
+	}
+	return some
+}
+
+// reach tells which rules of c turn away hosts that did good lately and that
+// before, if it is not nil, lets in.
+func (p *policies) reach(c, before *config.Config) (lines []string) {
+	for _, r := range c.Reach(p.peers, before) {
+		if !r.Observed {
+			lines = append(lines, r.String())
+		}
+	}
+	return lines
+}
+
+// reached tells, once what was remembered is known, what the configuration of
+// the start means for it.
+func (p *policies) reached() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.config == nil || p.config.Policy == nil {
+		return
+	}
+	for _, line := range p.reach(p.config, nil) {
+		p.log.Warn(line)
+	}
 }
 
 // watch reloads when a file has changed, and when somebody asks with SIGHUP.
@@ -147,7 +209,7 @@ func (p *policies) watch(ctx context.Context, hangup <-chan os.Signal) {
 				continue
 			}
 		}
-		if err := p.reload(); p.file == "" {
+		if err := p.reload(false); p.file == "" {
 			p.log.Warn(err.Error()) // any other error reload has logged itself
 		}
 	}
@@ -173,14 +235,15 @@ func (p *policies) changed() bool {
 	defer p.mu.Unlock()
 	if err := p.config.Refresh(); err != nil {
 		p.log.Warn(err.Error())
+		p.outside(p.config)
 	}
 	return p.config.Changed()
 }
 
 // verb lets scanwatch(8) ask for a reload.
 func (p *policies) verb() control.Verb {
-	return control.Verb{Name: "reload", Run: func(_ context.Context, a *control.Answer, _ []string) error {
-		if err := p.reload(); err != nil {
+	return control.Verb{Name: "reload", Args: 1, Run: func(_ context.Context, a *control.Answer, args []string) error {
+		if err := p.reload(args[0] == control.Forced); err != nil {
 			return err
 		}
 		return a.JSON(struct{}{})

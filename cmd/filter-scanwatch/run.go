@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,7 +23,9 @@ import (
 	"scanwatch/filter/events"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
+	"scanwatch/filter/privacy"
 	"scanwatch/filter/session"
+	"scanwatch/internal/contain"
 	"scanwatch/store"
 )
 
@@ -30,6 +33,7 @@ import (
 type settings struct {
 	file    string // empty: there is none
 	dir     string
+	open    bool // without a sandbox
 	verbose bool
 }
 
@@ -38,14 +42,25 @@ type settings struct {
 // state directory.
 const stopTime = 10 * time.Second
 
+// tellTime is how long the last log lines may take after that: what was lost must be told.
+const tellTime = time.Second
+
 // socketCheck is how often the control socket is looked after: made if it
 // could not be made, and made again if somebody removed it.
 const socketCheck = 5 * time.Second
+
+// gcPercent makes less of memory than Go does by itself, for a little more CPU:
+// most of what lives are tables without pointers, which cost the collector
+// nothing.
+const gcPercent = 50
 
 // run filters until stdin ends. Nothing before filter.Serve waits for more
 // than files on the local disk: smtpd serves nobody until its filters have
 // registered. The state directory is opened in the background.
 func run(s settings, stdin, stdout, stderr *os.File) int {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	logs := newQueue(stderr)
 	level := new(slog.LevelVar)
 	level.Set(slog.LevelWarn)
@@ -54,14 +69,15 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	}
 	log := newLogger(logs, level)
 	lists := sync.OnceValue(func() *lookup.Lists {
-		l, err := lookup.Builtin()
+		var l *lookup.Lists
+		err := contain.Run(func() (err error) { l, err = lookup.Builtin(); return err })
 		if err != nil {
-			log.Error("bug: the shipped lists cannot be read, nothing is matched against them", "error", err)
+			log.Error("bug: the shipped lists cannot be read, nothing is matched against them", "error", err, contain.Stack(err))
 			return new(lookup.Lists)
 		}
 		return l
 	})
-	go lists()
+	contain.Go(log, "reading the shipped lists", func() { lists() })
 
 	// The store's clock is the one of the events, so that a recorded stream
 	// is kept as it would have been when it was recorded.
@@ -82,7 +98,9 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		}
 		watched.Send(e)
 	}
+	var hasher atomic.Pointer[privacy.Hasher] // set before the first event
 	table := session.NewTable(session.Options{
+		Hasher: hasher.Load,
 		Record: func(end time.Time, id uint64, value []byte) {
 			clock.Store(end.UnixMicro())
 			writer.Add(end, id, value)
@@ -99,43 +117,58 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		}
 		table.Use(s)
 	}
-	policies := policies{file: config.Find(s.file), lists: lists, use: use, log: log, find: config.Find}
+	policies := policies{file: config.Find(s.file), lists: lists, use: use, log: log, find: config.Find,
+		peers: func(yield func(memory.Peer) bool) {
+			remembered.Peers(now().UnixMicro(), func(p memory.Peer) { _ = yield(p) })
+		}}
 	set := policies.start()
 	if s.dir != "" {
 		set.Store = s.dir
 	}
+	if !s.open {
+		policies.enterSandbox(set)
+	}
 	if set.Events != "" {
 		stream = events.Open(set.Events, events.Options{Log: log})
 	}
-	table.Sample(max(set.Budget, store.MinBudget))
+	set.Budget = max(set.Budget, store.MinBudget)
+	stateMax := min(set.Budget/2, memory.AllBytes) // it counts for the budget
+	remembered.Limit(stateMax)
+	table.Sample(set.Budget)
 	writer = store.Open(set.Store, store.Options{Budget: set.Budget, Keep: set.Keep, Program: version, Log: log, Now: now})
 	if c := policies.config; c != nil && c.Policy != nil {
 		writer.Rules(session.RuleTexts(c.Policy))
 	}
 	state := store.OpenState(set.Store, store.StateOptions{
 		Buckets: memory.Buckets(),
-		MaxSize: min(max(set.Budget, store.MinBudget)/2, 256<<20), // it counts for the budget
+		MaxSize: stateMax,
 		Room:    writer.Reserve,
 		Program: version,
 		Log:     log,
-		Load:    func(all iter.Seq[store.Entry]) { remembered.Load(all, now().UnixMicro()) },
+		Load: func(all iter.Seq[store.Entry]) {
+			remembered.Load(all, store.Lately(set.Store, now()).UnixMicro())
+			contain.Go(log, "looking whom the lists reach", func() { policies.reached() })
+		},
 		Changes: remembered.Changes,
 		Rewrite: remembered.Rewrite,
 	})
 
 	live, stopLive := context.WithCancel(context.Background())
+	saveKey := useKey(set.Store, func(key []byte) { hasher.Store(privacy.New(key)) }, log)
+	contain.Loop(log, "saving the key", func() { saveKey(live) }, nil)
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // not to reload is no reason to end
-	go policies.watch(live, hangup)
+	contain.Loop(log, "watching the configuration", func() { policies.watch(live, hangup) }, nil)
 	socket := make(chan struct{})
-	go func() {
-		defer close(socket)
+	started := time.Now().UTC()
+	contain.Loop(log, "the control socket", func() {
 		_ = os.Mkdir(set.Store, 0o750) // or the store makes it, a moment too late for the socket
-		started := time.Now().UTC()
+		checkState(set.Store, log)
 		verbs := append(control.StoreVerbs(writer, state.Flush), policies.verb(), control.StatusVerb(func() control.Status {
 			return control.Status{
 				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()), Config: policies.status(),
 				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(), Events: eventsStatus(stream),
+				Sandbox: policies.sandbox(s.open),
 			}
 		}))
 		verbs = append(verbs, control.MemoryVerbs(remembered, state, func() int64 { return now().UnixMicro() }, policies.enforced,
@@ -146,25 +179,30 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		verbs = append(verbs, control.WatchVerb(&watched), control.LogVerb(level, log))
 		server := control.Server{Verbs: verbs, Log: log}
 		server.Run(live, set.Store, socketCheck)
-	}()
+	}, func() { close(socket) })
 
-	stopOnSignal(stdin, func() error { return errors.Join(state.Close(), writer.Close()) })
+	save := func() error {
+		return contain.Run(func() error { return errors.Join(state.Close(), writer.Close()) })
+	}
+	stopOnSignal(log, stdin, save)
 	log.Info("started", "version", version, "statedir", set.Store)
 	err := filter.Serve(stdin, stdout, table, filter.Options{
 		Reports: session.Reports,
 		Phases:  policies.asked,
 		Log:     func(line string) { log.Warn(line) },
 	})
-	table.Stop()
+	if err := contain.Run(func() error { table.Stop(); return nil }); err != nil {
+		log.Error("what went on was not recorded", "error", err, contain.Stack(err))
+	}
 	stopLive()
 	late := make(chan struct{})
-	time.AfterFunc(stopTime, func() { close(late) })
+	time.AfterFunc(stopTime, func() { close(late) }) // contained: nothing can panic
 	select {
 	case <-socket:
 	case <-late: // a command waits for a disk
 	}
 	stored := make(chan error, 1)
-	go func() { stored <- errors.Join(state.Close(), writer.Close()) }()
+	contain.Go(log, "recording what came last", func() { stored <- save() })
 	status := 0
 	select {
 	case err := <-stored:
@@ -182,7 +220,9 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		stream.Close(late)
 	}
 	log.Info("stopped")
-	logs.Close(late)
+	told, cancel := context.WithTimeout(context.Background(), tellTime)
+	defer cancel()
+	logs.Close(told.Done())
 	return status
 }
 
@@ -221,15 +261,15 @@ func ownAddrs() []netip.Addr {
 
 // stopOnSignal ends the input on SIGTERM and SIGINT, so that everything is
 // recorded as it is when smtpd stops.
-func stopOnSignal(stdin *os.File, save func() error) {
+func stopOnSignal(log *slog.Logger, stdin *os.File, save func() error) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
-	go func() {
+	contain.Go(log, "stopping", func() {
 		<-c
 		if syscall.Shutdown(int(stdin.Fd()), syscall.SHUT_RD) != nil {
 			// Not smtpd's socket, and a read that waits cannot be interrupted.
 			_ = save()
 			os.Exit(1)
 		}
-	}()
+	})
 }

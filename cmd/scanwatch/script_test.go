@@ -48,6 +48,7 @@ func TestMain(m *testing.M) {
 			os.Exit(program(os.Stderr).main(os.Args[1:], os.Stdout))
 		},
 		"mkstore":   func() { os.Exit(mkstore(os.Args[1])) },
+		"mkscans":   func() { os.Exit(mkScans(os.Args[1])) },
 		"mkhistory": func() { os.Exit(mkHistory(os.Args[1], len(os.Args) > 2)) },
 		"filter":    func() { os.Exit(runFilter(os.Args[1])) },
 	})
@@ -147,6 +148,22 @@ func mkstore(dir string) int {
 	return 0
 }
 
+// mkScans fills a state directory with a visit of each of two organisations.
+func mkScans(dir string) int {
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	end := now.Add(-time.Hour)
+	for i, v := range []struct{ src, org string }{{"192.0.2.1:4711", "Censys"}, {"[2001:db8::53]:4711", "Shodan"}} {
+		b := store.AppendStep(nil, &store.Step{Kind: store.KindFinding, Text: []byte("scanner"), Org: []byte(v.org), By: []byte("cidr"), Confidence: []byte("high")}, 0)
+		r := &store.Record{Start: end.Add(-time.Second), End: end, Src: netip.MustParseAddrPort(v.src), Ending: store.EndingDropped}
+		w.Add(end, uint64(0x40+i), store.AppendRecord(nil, r, b))
+	}
+	if err := w.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
 // fill adds a few sessions, with ids from first.
 func fill(w *store.Writer, at time.Time, first uint64) {
 	add := func(id uint64, src, rdns string, c store.Counts, steps ...store.Step) {
@@ -183,7 +200,7 @@ func runFilter(dir string) int {
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
 		Load: func(all iter.Seq[store.Entry]) { m.Load(all, now.UnixMicro()) }})
 	m.Ban(netip.MustParseAddr("2001:db8::7"), memory.Sentence{For: 24 * time.Hour, Rule: "botnet", Session: 0x31}, now.Add(-time.Hour).UnixMicro())
-	verbs := append(control.StoreVerbs(w, state.Flush), control.Verb{Name: "reload", Run: reloadOnce()}, control.StatusVerb(func() control.Status {
+	verbs := append(control.StoreVerbs(w, state.Flush), control.Verb{Name: "reload", Args: 1, Run: reloadOnce()}, control.StatusVerb(func() control.Status {
 		return control.Status{Program: "test", PID: os.Getpid(), Started: now, Log: control.LevelWord(level.Level()), Store: w.Status(), State: state.Status(), Memory: m.Status(),
 			Config: control.Config{File: "/etc/scanwatch.conf", Mode: "observe", Rules: 3}}
 	}))

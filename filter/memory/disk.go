@@ -151,9 +151,7 @@ func (m *Memory) Changes(n int) (list []store.Entry) {
 		b := &buckets[i]
 		for left := n - len(list); left > 0; {
 			some := min(left, chunk)
-			m.mu.Lock()
-			rest := b.changes(m, some, func(key, value []byte) { list = append(list, store.Entry{Bucket: b.name, Key: key, Value: value}) })
-			m.mu.Unlock()
+			rest := m.changed(b, some, &list)
 			left -= some - rest
 			if rest > 0 {
 				break
@@ -161,6 +159,15 @@ func (m *Memory) Changes(n int) (list []store.Entry) {
 		}
 	}
 	return list
+}
+
+// changed appends n rows of b that have changed, and returns how many fewer
+// there were. Lock and unlock stand together, so that a panic leaves no lock
+// behind that answers would wait for.
+func (m *Memory) changed(b *bucket, n int, list *[]store.Entry) (left int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return b.changes(m, n, func(key, value []byte) { *list = append(*list, store.Entry{Bucket: b.name, Key: key, Value: value}) })
 }
 
 // Rewrite makes Changes return everything again, because the disk has lost it.
@@ -214,7 +221,9 @@ func adopt[K comparable, V any](t *table[K, V], k K, v V, now uint32, merge func
 	}
 	if len(t.rows) < t.most {
 		t.rows[k] = v
+		return
 	}
+	t.put(k, v, now) // the table was larger when it was written
 }
 
 // loaders are the functions that take rows, by bucket.
@@ -373,13 +382,20 @@ func loadBan(m *Memory, key, value []byte, now uint32) bool {
 	return true
 }
 
-func loadPeer(m *Memory, key, v []byte, now uint32) bool {
+func readPeer(key, v []byte) (k peerKey, p peer, ok bool) {
 	if len(key) != 9 || len(v) != 8 {
+		return k, p, false
+	}
+	read(v, &p.good, &p.login, &p.bad, &p.mails)
+	return peerKey{be.Uint64(key[1:]), peerKind(key[0])}, p, true
+}
+
+func loadPeer(m *Memory, key, v []byte, now uint32) bool {
+	k, p, ok := readPeer(key, v)
+	if !ok {
 		return false
 	}
-	var p peer
-	read(v, &p.good, &p.login, &p.bad, &p.mails)
-	adopt(&m.peers, peerKey{be.Uint64(key[1:]), peerKind(key[0])}, p, now, func(ours *peer, old peer) {
+	adopt(&m.peers, k, p, now, func(ours *peer, old peer) {
 		ours.good, ours.login, ours.bad = max(ours.good, old.good), max(ours.login, old.login), max(ours.bad, old.bad)
 		ours.mails = uint16(min(int(ours.mails)+int(old.mails), 1<<16-1))
 	})

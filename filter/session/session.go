@@ -61,7 +61,8 @@ type Session struct {
 
 	pace  pace
 	shape shape
-	user  []byte // whom it tried to log in as last
+	user  []byte // whom it tried to log in as last, as it may be kept
+	login []byte // who logged in
 
 	asn     uint32 // of the address
 	country string // the same
@@ -128,6 +129,7 @@ func (s *Session) reset() {
 		Helo:  keep(s.Helo),
 		steps: keep(s.steps),
 		user:  keep(s.user),
+		login: keep(s.login),
 		tx:    tx{sender: keep(s.tx.sender)},
 		cmd:   command{line: keep(s.cmd.line), reply: keep(s.cmd.reply)},
 	}

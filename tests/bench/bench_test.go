@@ -19,7 +19,7 @@ func TestHarness(t *testing.T) {
 		t.Skip("SKIP: -short")
 	}
 	var out, log bytes.Buffer
-	b := &bench{out: &out, log: &log, missing: map[string]bool{}}
+	b := &bench{mixes: allMixes, out: &out, log: &log, missing: map[string]bool{}}
 	b.hurry()
 	if err := b.all("speed,rates,space,dropping,costs"); err != nil {
 		t.Fatalf("%v\n%s%s", err, out.Bytes(), log.Bytes())

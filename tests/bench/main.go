@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -28,6 +29,7 @@ type bench struct {
 	missing map[string]bool
 
 	quick  bool
+	mixes  []string      // that are played at full speed
 	pairs  int           // runs of each, in turn
 	span   time.Duration // of a run
 	settle time.Duration
@@ -40,9 +42,10 @@ func main() {
 	pairs := flag.Int("pairs", 5, "how often each is measured, in turn; medians are printed")
 	span := flag.Duration("span", 2*time.Second, "how long one measurement takes")
 	parts := flag.String("parts", "", "only these: "+strings.Join(partNames(), ","))
+	mixes := flag.String("mixes", strings.Join(allMixes, ","), "those that are played at full speed")
 	inside := flag.String("inside", "", "used by the program itself")
 	flag.Parse()
-	b := &bench{log: os.Stderr, out: os.Stdout, missing: map[string]bool{}, quick: *quick, pairs: *pairs, span: *span, settle: 1200 * time.Millisecond}
+	b := &bench{mixes: strings.Split(*mixes, ","), log: os.Stderr, out: os.Stdout, missing: map[string]bool{}, quick: *quick, pairs: *pairs, span: *span, settle: 1200 * time.Millisecond}
 	if *quick {
 		b.hurry()
 	}
@@ -136,7 +139,13 @@ func (b *bench) conditions() {
 		unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version(), strings.Join(strings.Fields(string(load))[:3], " "), b.pairs)
 	if os.Geteuid() == 0 {
 		// Others on the machine make less noise then. It holds for all alike.
-		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -20)
+		// New threads and processes inherit it.
+		threads, _ := os.ReadDir("/proc/self/task")
+		for _, t := range threads {
+			if tid, err := strconv.Atoi(t.Name()); err == nil {
+				_ = unix.Setpriority(unix.PRIO_PROCESS, tid, -20)
+			}
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ package control
 //	segments          the files of recorded sessions, oldest first
 //	snapshot SEGMENT  a consistent copy of the one that is being written
 //	days              what was counted by the day
+//	reload HOW        loads the configuration again: HOW is careful or forced
 //	state             a copy of state.db, with all that is remembered
 //	ban PREFIX SECONDS REASON
 //	                  bans a host or network; REASON is escaped as in a URL
@@ -52,6 +53,12 @@ const (
 	copyTimeout  = 2 * time.Minute  // for a whole answer
 )
 
+// How reload is asked for.
+const (
+	Careful = "careful"
+	Forced  = "forced"
+)
+
 // SocketPath is the name of the socket in the state directory dir.
 func SocketPath(dir string) string { return filepath.Join(dir, "control.sock") }
 
@@ -68,6 +75,8 @@ type Status struct {
 	State  store.StateStatus `json:"state"`
 	Memory []memory.Status   `json:"memory"`
 	Events *events.Status    `json:"events,omitempty"` // of the file that the configuration names
+	// Sandbox tells what is taken from the filter, in the words of its log.
+	Sandbox string `json:"sandbox,omitempty"`
 }
 
 // Banned is the answer to "ban" and "unban".
@@ -83,6 +92,9 @@ type Config struct {
 	Rules int    `json:"rules"`
 	// Problem tells why the file is not, or not wholly, in use.
 	Problem string `json:"problem,omitempty"`
+	// Notes tell what of its tables and databases could not be read, or not
+	// wholly; the first few.
+	Notes []string `json:"notes,omitempty"`
 }
 
 type errorAnswer struct {
