@@ -176,7 +176,7 @@ func (b *bench) printGoals() {
 		if g.got > g.limit != g.least && g.got != g.limit {
 			verdict = "miss"
 		}
-		fmt.Fprintf(w, "%s\t%s %g\t%.3g\t%s\n", g.what, sign, g.limit, g.got, verdict)
+		fmt.Fprintf(w, "%s\t%s %.3g\t%.3g\t%s\n", g.what, sign, g.limit, g.got, verdict)
 	}
 	w.Flush()
 }
