@@ -348,15 +348,15 @@ func CSV(w io.Writer) (row func(*View) error, end func() error) {
 	headErr := c.Write(cells)
 	row = func(v *View) error {
 		for i := range columns {
-			cells[i] = cell(columns[i].value(v))
+			cells[i] = Cell(columns[i].value(v))
 		}
 		return cmp.Or(headErr, c.Write(cells))
 	}
 	return row, func() error { c.Flush(); return cmp.Or(headErr, c.Error()) }
 }
 
-// cell keeps spreadsheet programs from taking a text for a formula.
-func cell(s string) string {
+// Cell keeps spreadsheet programs from taking a text for a formula.
+func Cell(s string) string {
 	if s != "" && strings.ContainsRune("=+-@\t\r", rune(s[0])) {
 		return "'" + s
 	}
