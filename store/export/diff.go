@@ -84,6 +84,9 @@ type Changes struct {
 	Remove []Entry // only Prefix and Expires are set
 }
 
+// Changes tells whether the format can tell what has changed.
+func (f *Format) Changes() bool { return f.change != nil }
+
 // WriteChanges writes what has changed since before, and returns what the
 // consumer knows then. A nil before stands for a consumer that knows nothing.
 func (f *Format) WriteChanges(w io.Writer, l *List, before *State) (after *State, leftOut int, err error) {
