@@ -1,0 +1,18 @@
+#!/bin/sh
+# Unpacks the programs that the tests of tests/export run but that cannot, or
+# need not, be installed: two mail servers that exclude each other, and daemons
+# that nobody wants to start. They come from Debian's archive and stay in
+# $SCANWATCH_ROOTS/consumers (/var/cache/scanwatch-tests unless set).
+set -eu
+dir=${SCANWATCH_ROOTS:-/var/cache/scanwatch-tests}/consumers
+[ -d "$dir" ] && exit 0
+mkdir -p "$dir.tmp/debs"
+cd "$dir.tmp/debs"
+apt-get -q download postfix sendmail-bin sendmail-cf crowdsec sshguard \
+	libwrap0 libnsl2 libtirpc3 libldap-2.5-0 libsasl2-2 libdb5.3 liblockfile1 libicu72 libsqlite3-0 >/dev/null
+for deb in *.deb; do
+	dpkg -x "$deb" "$dir.tmp"
+done
+rm -rf "$dir.tmp/debs"
+mv "$dir.tmp" "$dir"
+echo "consumers: in $dir"
