@@ -13,6 +13,8 @@ apt-get -q download postfix sendmail-bin sendmail-cf crowdsec sshguard \
 for deb in *.deb; do
 	dpkg -x "$deb" "$dir.tmp"
 done
+# A program with s-bits would not take libraries from here.
+chmod -R a-s "$dir.tmp/usr"
 rm -rf "$dir.tmp/debs"
 mv "$dir.tmp" "$dir"
 echo "consumers: in $dir"

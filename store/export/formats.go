@@ -61,7 +61,7 @@ func Formats() []Format {
 		{Name: "sendmail", Short: "access map of Sendmail", Load: "makemap hash FILE.db < FILE", Ends: replaced, write: writeSendmail},
 		{Name: "rspamd", Short: "map for the multimap module of Rspamd", Load: "rspamd reads it itself", Ends: replaced, write: writeRspamd},
 		{Name: "kumomta", Short: "TOML table for kumo.cidr.make_map", Load: "kumo.serde.toml_load 'FILE'", Ends: replaced, write: writeKumo},
-		{Name: "crowdsec", Short: "decisions for cscli, with durations", Load: "cscli decisions import -i FILE", Ends: "by its duration; --diff prints cscli commands", EndsItself: true, Renew: true, write: writeCrowdSec, change: changeCrowdSec},
+		{Name: "crowdsec", Short: "decisions for cscli, with durations", Load: "cscli decisions import -i FILE", Ends: "by its duration; --diff prints cscli commands", Disjoint: true, EndsItself: true, Renew: true, write: writeCrowdSec, change: changeCrowdSec},
 		{Name: "fail2ban", Short: "log lines for fail2ban", Load: "a jail with the filter scanwatch-export", Ends: "by bantime; --diff prints fail2ban-client commands", write: writeFail2ban, change: changeFail2ban},
 		{Name: "abuseipdb", Short: "CSV for the bulk report of AbuseIPDB", Load: "curl, see the manual", Ends: "nothing ends: with --diff only what is new is told", again: reportAgain, fits: reportable, write: writeAbuse, change: changeAbuse},
 		{Name: "rbldnsd", Short: "combined zone of rbldnsd", Load: "rbldnsd bl.example.org:combined:FILE", Ends: replaced, write: writeRBLDNSD},
@@ -432,7 +432,7 @@ func writeSendmail(w *bufio.Writer, l *List) {
 		expand(e.Prefix, unit, func(p netip.Prefix) {
 			if !seen[p] { // a map has each key once
 				seen[p] = true
-				fmt.Fprintf(w, "Connect:%s%s\t\"ERROR:%s:%s %s\"\n", tag, strings.Join(parts(p, unit), sep), status, code, text)
+				fmt.Fprintf(w, "Connect:%s%s\tERROR:%s:\"%s %s\"\n", tag, strings.Join(parts(p, unit), sep), status, code, text)
 			}
 		})
 	}
@@ -491,7 +491,8 @@ func writeKumo(w *bufio.Writer, l *List) {
 	}
 }
 
-// cscli decisions import.
+// cscli decisions import. To delete an address deletes networks around it, too:
+// so none may lie within another.
 
 type decision struct {
 	Duration string `json:"duration"`
