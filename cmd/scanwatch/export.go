@@ -434,7 +434,7 @@ func (x *exporter) session(rec *store.Record, counts bool) error {
 	s := x.sources[p]
 	if s == nil {
 		if len(x.sources) >= maxExported {
-			x.left["hosts, more than are told apart"]++
+			x.left["sessions of more hosts than are told apart"]++
 			return nil
 		}
 		s = &exportSource{first: rec.Start, evidence: map[string]int{}}
