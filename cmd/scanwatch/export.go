@@ -373,7 +373,13 @@ func (x *exporter) remember() (bool, error) {
 		return false, err
 	}
 	x.memory.Load(slices.Values(rows), now.UnixMicro())
-	x.memory.EachSpared(now.UnixMicro(), func(source netip.Prefix, why string) { x.spare(source, goodWords[why]) })
+	x.memory.Peers(now.UnixMicro(), func(p memory.Peer) {
+		why := "mail"
+		if p.LastMail.IsZero() {
+			why = "login"
+		}
+		x.spare(p.Prefix, goodWords[why])
+	})
 	return known, nil
 }
 

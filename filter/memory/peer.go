@@ -211,24 +211,6 @@ func (m *Memory) Spared(w *Who, now int64) string {
 	return ""
 }
 
-// EachSpared visits the hosts that are spared for what they did from their own
-// address, in no order: why is "login" or "mail", as from Spared.
-func (m *Memory) EachSpared(now int64, visit func(source netip.Prefix, why string)) {
-	m.mu.Lock()
-	var sources []netip.Addr
-	for k := range m.peers.rows {
-		if k.kind == peerSource {
-			sources = append(sources, prefixOf(k.who).Addr())
-		}
-	}
-	m.mu.Unlock()
-	for _, a := range sources {
-		if why := m.Spared(&Who{Addr: a}, now); why != "" {
-			visit(Source(a), why)
-		}
-	}
-}
-
 // loggedIn tells whether somebody has logged in lately from the source of a.
 func (m *Memory) loggedIn(a netip.Addr, at uint32) bool {
 	p, ok := m.peers.get(peerKey{Number(a), peerSource})

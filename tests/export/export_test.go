@@ -48,6 +48,7 @@ func need(t *testing.T, programs ...string) {
 		return err == nil
 	})
 	if len(missing) == 0 && os.Getuid() == 0 {
+		t.Parallel()
 		return
 	}
 	why := fmt.Sprintf("needs root, and these programs: %v; see tests/consumers.sh", missing)
