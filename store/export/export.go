@@ -213,10 +213,10 @@ func (f *Format) Write(w io.Writer, l *List) (leftOut int, err error) {
 
 // fit returns what of l the format can express.
 func (f *Format) fit(l *List) (*List, int) {
-	some := &List{Made: l.Made}
-	for _, e := range l.Entries {
-		if f.takes(&e) {
-			some.Entries = append(some.Entries, e)
+	some := &List{Made: l.Made, Entries: make([]Entry, 0, len(l.Entries))}
+	for i := range l.Entries {
+		if e := &l.Entries[i]; f.takes(e) {
+			some.Entries = append(some.Entries, *e)
 		}
 	}
 	leftOut := len(l.Entries) - len(some.Entries)
