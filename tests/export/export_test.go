@@ -58,14 +58,23 @@ func need(t *testing.T, programs ...string) {
 	t.Skip("SKIP: " + why)
 }
 
+// openDir makes a directory that the users of daemons may enter.
+func openDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{filepath.Dir(dir), dir} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
 // run runs a shell script with the texts of files in its directory, and returns
 // what it wrote.
 func run(t *testing.T, script string, files map[string]string) string {
 	t.Helper()
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	dir := openDir(t)
 	for name, text := range files {
 		name = filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
@@ -441,12 +450,7 @@ func resolver(addr string) *net.Resolver {
 
 func TestRBLDNSD(t *testing.T) {
 	need(t, "rbldnsd")
-	dir := t.TempDir()
-	for _, d := range []string{filepath.Dir(dir), dir} {
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
+	dir := openDir(t)
 	first, _ := lists()
 	zone := filepath.Join(dir, "zone")
 	if err := os.WriteFile(zone, []byte(text(t, "rbldnsd", first)), 0o644); err != nil {
@@ -687,5 +691,36 @@ cs decisions list -a -o raw; tail -3 agent.log`, all)
 		if got := listed(a); got != want {
 			t.Errorf("%s is banned: %v, want %v\n%s", a, got, want, out)
 		}
+	}
+}
+
+func TestRspamd(t *testing.T) {
+	need(t, "rspamd", "rspamc", "unshare")
+	first, _ := lists()
+	var ask strings.Builder
+	for _, a := range slices.Concat(inFirst, inNext, inNone) {
+		fmt.Fprintf(&ask, "if printf 'Subject: x\\n\\nhello\\n' | rspamc -h 127.0.0.1:11333 -i %s symbols | grep -q 'SCANWATCH (8'; then echo 'yes %s'; fi\n", a, a)
+	}
+	out := inNet(t, `sed -i "s,HERE,$PWD,g" rspamd.conf
+`+strings.ReplaceAll(unpacked, "postfix", "rspamd")+`chown -R daemon .
+share=$CONSUMERS/usr/share/rspamd
+rspamd -f -u daemon -g daemon -c rspamd.conf --var=LUALIBDIR=$share/lualib --var=SHAREDIR=$share --var=RULESDIR=$share/rules --var=PLUGINSDIR=$share/plugins \
+    --var=DBDIR=$PWD --var=RUNDIR=$PWD --var=LOGDIR=$PWD --var=CONFDIR=$PWD --var=LOCAL_CONFDIR=$PWD >log 2>&1 & p=$!
+trap 'kill $p' EXIT
+until printf 'Subject: x\n\nhello\n' | rspamc -h 127.0.0.1:11333 symbols 2>&1 | grep -q ^Action; do kill -0 $p || { cat log; exit 1; }; done
+`+ask.String(), map[string]string{"table": text(t, "rspamd", first), "tld": "org\n",
+		// Without rspamd's own rules, which nothing here is about.
+		"only.lua": "rspamd_parse_redis_server = require(\"lua_redis\").rspamd_parse_redis_server\n",
+		"rspamd.conf": `lua = "HERE/only.lua"
+options { pidfile = "HERE/pid"; filters = ""; dns { nameserver = ["127.0.0.1"]; } tempdir = "HERE"; url_tld = "HERE/tld"; control_socket = "HERE/control mode=0600"; hs_cache_dir = "HERE"; }
+logging { type = "console"; level = "info"; }
+worker "normal" { bind_socket = "127.0.0.1:11333"; count = 1; }
+modules { path = "$PLUGINSDIR/multimap.lua"; }
+multimap { SCANWATCH { type = "ip"; map = "HERE/table"; score = 8.0; } }
+actions { reject = 15; }
+`})
+	check(t, inFirst, answers(out)[0])
+	if t.Failed() {
+		t.Log(out)
 	}
 }
