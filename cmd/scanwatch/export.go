@@ -11,7 +11,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -59,6 +58,8 @@ const (
 	exportTime = "7d" // of --since and --ttl
 	// maxExported is how many hosts are told apart in what is recorded.
 	maxExported = 1_000_000
+	// exportMode is that of a new file: daemons read it as users of their own.
+	exportMode = 0o644
 )
 
 // An exporter gathers what is exported.
@@ -159,7 +160,7 @@ func exportVerb(e *env, args []string) error {
 		return err
 	}
 	if *output != "" {
-		err = replaceFile(*output, write)
+		err = replaceFile(*output, exportMode, write)
 	} else {
 		err = errors.Join(write(e.out), e.out.Flush())
 	}
@@ -167,7 +168,7 @@ func exportVerb(e *env, args []string) error {
 		return err
 	}
 	if after != nil {
-		if err := replaceFile(*diff, func(w io.Writer) error { return export.WriteState(w, after) }); err != nil {
+		if err := replaceFile(*diff, exportMode, func(w io.Writer) error { return export.WriteState(w, after) }); err != nil {
 			return fmt.Errorf("what was written is not noted, and will come again: %w", err)
 		}
 	}
@@ -201,30 +202,6 @@ func exportState(name string, f *export.Format) (*export.State, error) {
 		return nil, fmt.Errorf("%s is the state of %q, not of %s: each consumer needs a file of its own", name, s.Format, f.Name)
 	}
 	return s, nil
-}
-
-// replaceFile makes name hold what write writes: all of it, or what it held
-// before. Permissions stay.
-func replaceFile(name string, write func(io.Writer) error) error {
-	mode := fs.FileMode(0o644)
-	if info, err := os.Stat(name); err == nil {
-		if !info.Mode().IsRegular() {
-			return fmt.Errorf("%s is no regular file, and cannot be replaced", name)
-		}
-		mode = info.Mode().Perm()
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
-	if err != nil {
-		return err
-	}
-	err = errors.Join(write(f), f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }
 
 // list gathers the entries.

@@ -571,6 +571,24 @@ func TestFail2banModes(t *testing.T) {
 	}
 }
 
+// TestFail2banJail: fail2ban takes the jails as they are shipped.
+func TestFail2banJail(t *testing.T) {
+	need(t, "fail2ban-client")
+	all := fail2banConf(t, "")
+	b, err := os.ReadFile("../../contrib/fail2ban/jail.d/scanwatch.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all["conf/jail.d/scanwatch.conf"] = strings.ReplaceAll(string(b), "enabled  = false", "enabled  = true")
+	all["log"] = ""
+	out := run(t, `sed -i "s,^logpath .*,logpath = $PWD/log," conf/jail.d/scanwatch.conf; fail2ban-client -c conf -t 2>&1; fail2ban-client -c conf -d`, all)
+	for _, want := range []string{"OK: configuration test is successful", "'add', 'scanwatch', 'auto'", "'add', 'scanwatch-export', 'auto'"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
 func TestSSHGuard(t *testing.T) {
 	need(t, "sshg-parser", "sshg-blocker")
 	logs, _ := filepath.Glob("testdata/maillog-*.txt")

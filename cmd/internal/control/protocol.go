@@ -75,6 +75,8 @@ type Status struct {
 	State  store.StateStatus `json:"state"`
 	Memory []memory.Status   `json:"memory"`
 	Events *events.Status    `json:"events,omitempty"` // of the file that the configuration names
+	// Sandbox tells what is taken from the filter, in the words of its log.
+	Sandbox string `json:"sandbox,omitempty"`
 }
 
 // Banned is the answer to "ban" and "unban".
@@ -90,6 +92,9 @@ type Config struct {
 	Rules int    `json:"rules"`
 	// Problem tells why the file is not, or not wholly, in use.
 	Problem string `json:"problem,omitempty"`
+	// Notes tell what of its tables and databases could not be read, or not
+	// wholly; the first few.
+	Notes []string `json:"notes,omitempty"`
 }
 
 type errorAnswer struct {
