@@ -61,11 +61,11 @@ zpty z zsh -f -i
 zpty -w z 'PS1=; unsetopt zle_bracketed_paste 2>/dev/null; unset zle_bracketed_paste'
 zpty -w z 'autoload -Uz compinit; compinit -u -D; source ./script'
 zpty -w z 'compadd() { local -a got; if [[ " $* " != *" -"(O|A|D)" "* ]]; then builtin compadd -O got "$@"; print -rl -- $got >> answers; fi; builtin compadd "$@" }'
-zpty -w z 'answered() { : > done; BUFFER= }; zle -N answered; bindkey "^X" answered; bindkey "^I" complete-word; LISTMAX=1000; setopt no_beep'
+zpty -w z 'answered() { : > done; BUFFER= }; zle -N answered; bindkey "^G" answered; bindkey "^I" complete-word; LISTMAX=1000; setopt no_beep'
 while IFS= read -r line; do
 	rm -f done answers
 	: > answers
-	zpty -w -n z "$line"$'\t\x18'
+	zpty -w -n z "$line"$'\t\x07'
 	until [[ -e done ]]; do zpty -r -t z scrap; done
 	words=(${(fu)"$(< answers)"})
 	print -r -- $words
