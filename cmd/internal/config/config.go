@@ -20,12 +20,15 @@ import (
 	"scanwatch/rules"
 )
 
+// sysconfdir is set when the program is built; see the Makefile.
+var sysconfdir = "/etc"
+
 // DefaultFile is read if it exists and the operator names no other.
 func DefaultFile() string {
 	if runtime.GOOS == "linux" {
-		return "/etc/scanwatch.conf"
+		return sysconfdir + "/scanwatch.conf"
 	}
-	return "/etc/mail/scanwatch.conf"
+	return sysconfdir + "/mail/scanwatch.conf"
 }
 
 // A Config is a configuration that has been loaded.
