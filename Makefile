@@ -86,8 +86,9 @@ man:
 html:
 	@mkdir -p html
 	cp man/manual.css html/
-	for page in man/*.[58]; do \
-		mandoc -Thtml -O style=manual.css,man=%N.%S.html $$page > html/$${page#man/}.html || exit; done
+	cd man && for page in *.[58]; do \
+		mandoc -Thtml -O "style=manual.css,man=%N.%S.html;https://man.openbsd.org/%N.%S" \
+			$$page > ../html/$$page.html || exit; done
 
 roots:
 	sh tests/roots.sh
