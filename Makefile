@@ -25,7 +25,7 @@ BENCHSTAT = golang.org/x/perf/cmd/benchstat@latest
 all: filter-scanwatch scanwatch completions
 
 # go build knows itself what is up to date.
-.PHONY: all filter-scanwatch scanwatch test test-short race check fuzz bench golden man html roots demo completions install uninstall cross deb port clean
+.PHONY: all filter-scanwatch scanwatch test test-short race check fuzz bench golden man html roots demo completions install uninstall cross deb clean
 
 filter-scanwatch:
 	${GOBUILD} -o filter-scanwatch ./cmd/filter-scanwatch
