@@ -11,9 +11,10 @@ import (
 
 // samplings says how many sessions of one source are recorded one by one within
 // an hour, by the part of the budget that sessions of that sort have taken on
-// this day (UTC). The rest of them is added up. When much has been taken, new
-// sources are followed only one in so many, picked by their addresses; the others
-// only count for their day.
+// this day (UTC). The rest of them is added up. When much has been taken, only
+// one in so many sessions of a new source, picked by its id, makes us follow the
+// source; the others only count for their day. So who comes often is followed
+// soon.
 var samplings = []struct {
 	upTo  int64 // in 1/64 of the budget
 	whole uint32
@@ -83,7 +84,7 @@ func (t *Table) take(s *Session, r *store.Record) (whole, summed bool) {
 	k := memory.Number(s.Src.Addr())
 	q := p.sources[k]
 	if q == nil {
-		if how.oneIn > 1 && (s.banned == nil || p.bytes > p.budget/2) && k*0x9e3779b97f4a7c15>>40%how.oneIn != 0 {
+		if how.oneIn > 1 && (s.banned == nil || p.bytes > p.budget/2) && s.ID*0x9e3779b97f4a7c15>>40%how.oneIn != 0 {
 			return false, false
 		}
 		q = t.follow(k, at)

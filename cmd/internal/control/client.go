@@ -65,8 +65,15 @@ func (c *Client) Status() (s Status, err error) {
 // Flush returns when all that the filter recorded before is on disk.
 func (c *Client) Flush() error { return c.ask(nil, "flush") }
 
-// Reload makes the filter load its configuration again.
-func (c *Client) Reload() error { return c.ask(nil, "reload") }
+// Reload makes the filter load its configuration again. Only if it is forced, one
+// is taken that newly turns away hosts that did good lately.
+func (c *Client) Reload(forced bool) error {
+	how := Careful
+	if forced {
+		how = Forced
+	}
+	return c.ask(nil, "reload", how)
+}
 
 // Log changes how much the filter logs: a Word of Levels.
 func (c *Client) Log(word string) error { return c.ask(nil, "log", word) }

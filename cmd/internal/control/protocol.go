@@ -19,6 +19,7 @@ package control
 //	segments          the files of recorded sessions, oldest first
 //	snapshot SEGMENT  a consistent copy of the one that is being written
 //	days              what was counted by the day
+//	reload HOW        loads the configuration again: HOW is careful or forced
 //	state             a copy of state.db, with all that is remembered
 //	ban PREFIX SECONDS REASON
 //	                  bans a host or network; REASON is escaped as in a URL
@@ -50,6 +51,12 @@ const (
 	idleTimeout  = 30 * time.Second // for the next command
 	writeTimeout = 10 * time.Second // for one write
 	copyTimeout  = 2 * time.Minute  // for a whole answer
+)
+
+// How reload is asked for.
+const (
+	Careful = "careful"
+	Forced  = "forced"
 )
 
 // SocketPath is the name of the socket in the state directory dir.
