@@ -85,7 +85,7 @@ func pretended(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"filter-scanwatch", "scanwatch", "completions/bash", "completions/zsh", "completions/fish"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o755); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\necho "+name+"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -125,31 +125,54 @@ func TestVersions(t *testing.T) {
 // TestInstall: every folder can be chosen, nothing is installed elsewhere, and
 // uninstall takes all of it away again.
 func TestInstall(t *testing.T) {
-	from := pretended(t)
-	dest := t.TempDir()
-	vars := []string{"DESTDIR=" + dest, "PREFIX=/p", "LIBEXECDIR=/l", "MANDIR=/m", "SYSCONFDIR=/s"}
-	run(t, from, nil, append([]string{"make", "-s", "install"}, vars...)...)
-	files := installed(t, dest)
-	for _, want := range []string{"/p/bin/scanwatch", "/l/filter-scanwatch", "/m/man5/scanwatch.conf.5", "/m/man8/filter-scanwatch.8", "/m/man8/scanwatch.8", "/p/share/examples/scanwatch/standard.conf"} {
-		if !slices.Contains(files, want) {
-			t.Errorf("%s is not installed", want)
-		}
-	}
-	run(t, from, nil, append([]string{"make", "-s", "uninstall"}, vars...)...)
-	if left := installed(t, dest); len(left) > 0 {
-		t.Errorf("after uninstall there are %v", left)
-	}
-	// Where smtpd of Debian looks.
-	run(t, from, nil, "make", "-s", "install", "DESTDIR="+dest)
-	if _, err := os.Stat(dest + "/usr/libexec/opensmtpd/filter-scanwatch"); err != nil {
-		t.Error(err)
+	for _, program := range []string{"make", "bmake"} {
+		t.Run(program, func(t *testing.T) {
+			needs(t, program)
+			from := pretended(t)
+			dest := t.TempDir()
+			vars := []string{"DESTDIR=" + dest, "PREFIX=/p", "LIBEXECDIR=/l", "MANDIR=/m", "SYSCONFDIR=/s"}
+			run(t, from, nil, append([]string{program, "-s", "install"}, vars...)...)
+			files := installed(t, dest)
+			for _, want := range []string{"/p/bin/scanwatch", "/l/filter-scanwatch", "/m/man5/scanwatch.conf.5", "/m/man8/filter-scanwatch.8",
+				"/m/man8/scanwatch.8", "/p/share/examples/scanwatch/standard.conf", "/p/share/zsh/site-functions/_scanwatch"} {
+				if !slices.Contains(files, want) {
+					t.Errorf("%s is not installed", want)
+				}
+			}
+			run(t, from, nil, append([]string{program, "-s", "uninstall"}, vars...)...)
+			if left := installed(t, dest); len(left) > 0 {
+				t.Errorf("after uninstall there are %v", left)
+			}
+			// Where smtpd of Debian looks.
+			run(t, from, nil, program, "-s", "install", "DESTDIR="+dest)
+			if _, err := os.Stat(dest + "/usr/libexec/opensmtpd/filter-scanwatch"); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
-// TestPortList: the port's list of files is what is installed.
+// TestPortList: the port's list of files is what its do-install installs. What
+// the ports tree would add to its Makefile is left out, but for the folders.
 func TestPortList(t *testing.T) {
-	dest := t.TempDir()
-	run(t, pretended(t), nil, "make", "-s", "install", "DESTDIR=", "PREFIX="+dest, "MANDIR="+dest+"/man", "LIBEXECDIR="+dest+"/libexec/smtpd")
+	needs(t, "bmake")
+	dest, from := t.TempDir(), pretended(t)
+	work := t.TempDir()
+	if err := os.Mkdir(filepath.Join(work, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"filter-scanwatch", "scanwatch"} {
+		if err := os.Rename(filepath.Join(from, name), filepath.Join(work, "bin", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(from, "completions")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(work, "bsd.port.mk"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run(t, port, nil, "bmake", "-r", "-s", "-m", work, "do-install", "WRKSRC="+from, "MODGO_WORKSPACE="+work, "PREFIX="+dest, "MAKE_PROGRAM=bmake -s")
 	files := installed(t, dest)
 	listed := make(map[string]bool)
 	before := ""
