@@ -28,7 +28,7 @@ ${MAKE:-make} -s install DESTDIR="$dest" PREFIX=/usr SYSCONFDIR=/etc MANDIR=/usr
 	LIBEXECDIR=/usr/libexec/opensmtpd EXAMPLEDIR="/usr/share/doc/$package/examples" \
 	ZSHDIR=/usr/share/zsh/vendor-completions
 gzip -9n "$dest"/usr/share/man/man?/*
-install -D -m 644 rules/policies/open.conf "$dest/etc/scanwatch.conf"
+install -D -m 644 rules/policies/open.conf "$dest/etc/scanwatch/scanwatch.conf"
 install -m 644 README.md DECISIONS.md filter/lookup/intel/SOURCES.md "$doc/"
 gzip -9nc CHANGES.md >"$doc/changelog.gz"
 gzip -9nc $from/changelog >"$doc/changelog.Debian.gz"
@@ -41,7 +41,7 @@ size=$(du -sk --apparent-size "$dest" | cut -f1)
 mkdir "$dest/DEBIAN"
 sed "s/@VERSION@/$version/; s/@ARCH@/$arch/; s/@SIZE@/$size/" $from/control >"$dest/DEBIAN/control"
 install -m 755 $from/postinst $from/prerm $from/postrm "$dest/DEBIAN/"
-echo /etc/scanwatch.conf >"$dest/DEBIAN/conffiles"
+echo /etc/scanwatch/scanwatch.conf >"$dest/DEBIAN/conffiles"
 (cd "$dest" && echo "$files" | grep -v '^etc/' | xargs md5sum) >"$dest/DEBIAN/md5sums"
 
 find "$dest" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +

@@ -23,6 +23,7 @@ import (
 	"scanwatch/filter/events"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
+	"scanwatch/filter/privacy"
 	"scanwatch/filter/session"
 	"scanwatch/store"
 )
@@ -31,6 +32,7 @@ import (
 type settings struct {
 	file    string // empty: there is none
 	dir     string
+	open    bool // without a sandbox
 	verbose bool
 }
 
@@ -91,7 +93,9 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		}
 		watched.Send(e)
 	}
+	var hasher atomic.Pointer[privacy.Hasher] // set before the first event
 	table := session.NewTable(session.Options{
+		Hasher: hasher.Load,
 		Record: func(end time.Time, id uint64, value []byte) {
 			clock.Store(end.UnixMicro())
 			writer.Add(end, id, value)
@@ -116,17 +120,23 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	if s.dir != "" {
 		set.Store = s.dir
 	}
+	if !s.open {
+		policies.enterSandbox(set)
+	}
 	if set.Events != "" {
 		stream = events.Open(set.Events, events.Options{Log: log})
 	}
-	table.Sample(max(set.Budget, store.MinBudget))
+	set.Budget = max(set.Budget, store.MinBudget)
+	stateMax := min(set.Budget/2, memory.AllBytes) // it counts for the budget
+	remembered.Limit(stateMax)
+	table.Sample(set.Budget)
 	writer = store.Open(set.Store, store.Options{Budget: set.Budget, Keep: set.Keep, Program: version, Log: log, Now: now})
 	if c := policies.config; c != nil && c.Policy != nil {
 		writer.Rules(session.RuleTexts(c.Policy))
 	}
 	state := store.OpenState(set.Store, store.StateOptions{
 		Buckets: memory.Buckets(),
-		MaxSize: min(max(set.Budget, store.MinBudget)/2, 256<<20), // it counts for the budget
+		MaxSize: stateMax,
 		Room:    writer.Reserve,
 		Program: version,
 		Log:     log,
@@ -139,6 +149,8 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	})
 
 	live, stopLive := context.WithCancel(context.Background())
+	saveKey := useKey(set.Store, func(key []byte) { hasher.Store(privacy.New(key)) }, log)
+	go saveKey(live)
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // not to reload is no reason to end
 	go policies.watch(live, hangup)
@@ -146,11 +158,13 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	go func() {
 		defer close(socket)
 		_ = os.Mkdir(set.Store, 0o750) // or the store makes it, a moment too late for the socket
+		checkState(set.Store, log)
 		started := time.Now().UTC()
 		verbs := append(control.StoreVerbs(writer, state.Flush), policies.verb(), control.StatusVerb(func() control.Status {
 			return control.Status{
 				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()), Config: policies.status(),
 				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(), Events: eventsStatus(stream),
+				Sandbox: policies.sandbox(s.open),
 			}
 		}))
 		verbs = append(verbs, control.MemoryVerbs(remembered, state, func() int64 { return now().UnixMicro() }, policies.enforced,

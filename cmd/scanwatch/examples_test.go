@@ -35,7 +35,11 @@ func TestManualExamples(t *testing.T) {
 	var script strings.Builder
 	commands := 0
 	for _, m := range regexp.MustCompile(`(?m)^(?:\.Dl )?[$#] (.*)$`).FindAllStringSubmatch(section, -1) {
-		command := strings.ReplaceAll(m[1], "/etc/scanwatch.conf", `"$CONF"`)
+		command := strings.NewReplacer("/etc/scanwatch", "etc", "/tmp/", "", "-C /tmp ", "").Replace(m[1])
+		if regexp.MustCompile(`(^|[ >"])/`).MatchString(command) {
+			t.Errorf("not run, since it may write outside of the test's folder: %s", command)
+			continue
+		}
 		commands++
 		if strings.Contains(command, "jq ") {
 			if _, err := exec.LookPath("jq"); err != nil {
@@ -73,8 +77,11 @@ func TestManualExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	testscript.Run(t, testscript.Params{Files: []string{file}, Setup: func(e *testscript.Env) error {
-		state, conf := filepath.Join(e.WorkDir, "state"), filepath.Join(e.WorkDir, "scanwatch.conf")
+		state, conf := filepath.Join(e.WorkDir, "state"), filepath.Join(e.WorkDir, "etc", "scanwatch.conf")
 		e.Setenv("CONF", conf)
+		if err := os.Mkdir(filepath.Dir(conf), 0o755); err != nil {
+			return err
+		}
 		w := store.Open(state, store.Options{Now: func() time.Time { return now }, Program: "test"})
 		fill(w, now.Add(-time.Hour), 0x5a1f9c2e00c0ffee)
 		if err := w.Close(); err != nil {

@@ -58,6 +58,9 @@ func status(e *env, args []string) error {
 	if s.Log != "" {
 		line("log", "%s", s.Log)
 	}
+	if s.Sandbox != "" {
+		line("sandbox", "%s", s.Sandbox)
+	}
 	line("sessions", "%d recorded since then, %d of them on disk", st.Added, st.Committed)
 	line("memory", "%d of %d bytes wait to be written", st.Buffered, st.Buffer)
 	line("disk", "%d of %d bytes in %d segments, in %s", st.Bytes, st.Budget, st.Segments, st.Dir)

@@ -93,10 +93,10 @@ say "mail was delivered and recorded"
 
 in_root dpkg -r $name >"$scratch/dpkg.log" 2>&1 || die "remove: $(cat "$scratch/dpkg.log")"
 grep -q 'still names filter-scanwatch' "$scratch/dpkg.log" || die "no warning that smtpd.conf names the filter"
-[ -e "$root/etc/scanwatch.conf" ] || die "the configuration is gone after the removal"
+[ -e "$root/etc/scanwatch/scanwatch.conf" ] || die "the configuration is gone after the removal"
 [ -e "$root/var/lib/scanwatch/state.db" ] || die "the records are gone after the removal"
 left=$(in_root dpkg -L $name | grep -v '^/etc' | while read -r file; do [ -f "$root$file" ] && echo "$file"; done || true)
 [ -z "$left" ] || die "left after the removal: $left"
 in_root dpkg -P $name >"$scratch/dpkg.log" 2>&1 || die "purge: $(cat "$scratch/dpkg.log")"
-[ ! -e "$root/etc/scanwatch.conf" ] && [ ! -e "$root/var/lib/scanwatch" ] || die "the purge leaves something"
+[ ! -e "$root/etc/scanwatch/scanwatch.conf" ] && [ ! -e "$root/var/lib/scanwatch" ] || die "the purge leaves something"
 say "removed and purged"

@@ -75,6 +75,8 @@ type Status struct {
 	State  store.StateStatus `json:"state"`
 	Memory []memory.Status   `json:"memory"`
 	Events *events.Status    `json:"events,omitempty"` // of the file that the configuration names
+	// Sandbox tells what is taken from the filter, in the words of its log.
+	Sandbox string `json:"sandbox,omitempty"`
 }
 
 // Banned is the answer to "ban" and "unban".
