@@ -23,11 +23,13 @@ go=$($GO env GOROOT)
 		$GO list -m -f '{{.Path}} {{.Dir}}' "$module"
 	done
 } | while read -r name dir; do
-	[ -r "$dir/LICENSE" ] || {
-		echo "copyright: $name: no file LICENSE in $dir" >&2
+	file=$(find "$dir" -maxdepth 1 -iname 'license*' | sort | head -n 1)
+	[ -n "$file" ] || {
+		echo "copyright: $name: no licence in $dir" >&2
 		exit 1
 	}
 	printf '\n%s\n\n' "$name"
-	# Without the other words of the file that are no licence.
-	sed 's/^\(.\)/    \1/' "$dir/LICENSE"
+	# One gives a choice, and the text of the GPL, which Debian has elsewhere: we
+	# take the other licence.
+	sed '/^Full text of gpl/ { s,.*,    Its text is in /usr/share/common-licenses/GPL-2.,; q; }; s/^\(.\)/    \1/' "$file"
 done
