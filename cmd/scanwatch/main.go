@@ -63,13 +63,14 @@ func verbs() []verb {
 		{"watch", "[--evidence TOKEN] [--src PREFIX] [--json]", "follow findings, verdicts and bans live", watchHelp, watch},
 		{"log", "brief|verbose", "change how much the running filter logs", logHelp, logVerb},
 		{"reload", "[--force]", "make the filter load its configuration again", reloadHelp, reload},
+		{"completion", "bash|zsh|fish", "print a script with which a shell completes all this", completionHelp, completion},
 	}
 }
 
 // configures tells whether v is about a configuration, and complains about it
-// itself.
+// itself, or needs none.
 func (v *verb) configures() bool {
-	return v.name == "check" || v.name == "policy" || v.name == "test" || v.name == "import"
+	return v.name == "check" || v.name == "policy" || v.name == "test" || v.name == "import" || v.name == "completion"
 }
 
 // env is what a verb works with.
