@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime/debug"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,6 +35,9 @@ type Config struct {
 type Options struct {
 	Reports []ID // events to be told of
 	Phases  []ID // phases to be asked in
+	// Held, if not nil, is kept at the number of answers that wait for their
+	// time.
+	Held *atomic.Int64
 	// Log takes one line without LF about smtpd or a bug in the Handler, not
 	// about clients. It must not wait. Each kind of line comes once.
 	Log func(string)
@@ -48,7 +52,7 @@ type Options struct {
 // before the next line is looked at: Decide only names the answer, Serve
 // writes it, and when Decide panics Serve lets the client proceed.
 func Serve(in io.Reader, out io.Writer, h Handler, o Options) error {
-	s := server{lines: newLines(in), held: held{out: out}, handler: h, options: o, said: make(map[string]bool)}
+	s := server{lines: newLines(in), held: held{out: out, count: o.Held}, handler: h, options: o, said: make(map[string]bool)}
 	defer s.held.stop()
 	for {
 		for s.batch() {

@@ -121,6 +121,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		Rewrite: remembered.Rewrite,
 	})
 
+	var held atomic.Int64
 	live, stopLive := context.WithCancel(context.Background())
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // not to reload is no reason to end
@@ -132,7 +133,8 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		started := time.Now().UTC()
 		verbs := append(control.StoreVerbs(writer, state.Flush), policies.verb(), control.StatusVerb(func() control.Status {
 			return control.Status{
-				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()), Config: policies.status(),
+				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()),
+				Live: control.Live{Sessions: table.Open(), Held: held.Load()}, Config: policies.status(),
 				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(), Events: eventsStatus(stream),
 			}
 		}))
@@ -151,6 +153,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	err := filter.Serve(stdin, stdout, table, filter.Options{
 		Reports: session.Reports,
 		Phases:  policies.asked,
+		Held:    &held,
 		Log:     func(line string) { log.Warn(line) },
 	})
 	table.Stop()
