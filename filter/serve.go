@@ -115,7 +115,7 @@ func (s *server) line(line []byte) {
 		return
 	}
 	if err := s.ev.parse(line); err != nil {
-		s.once("line", "ignored a line from smtpd: %v: %.80q", err, line)
+		s.once("line", "ignored a line from smtpd: %v: %+.80q", err, line)
 		return
 	}
 	ev := &s.ev
@@ -124,7 +124,7 @@ func (s *server) line(line []byte) {
 	}
 	if !ev.request {
 		if ev.ID == Unknown {
-			s.once("report "+string(ev.name[:min(len(ev.name), 40)]), "ignored an unknown report %.40q", ev.name)
+			s.once("report "+string(ev.name[:min(len(ev.name), 40)]), "ignored an unknown report %+.40q", ev.name)
 		} else {
 			s.handler.Report(ev)
 		}
@@ -133,7 +133,7 @@ func (s *server) line(line []byte) {
 	s.asked = true
 	var r Reply
 	if ev.ID == Unknown {
-		s.once("phase "+string(ev.name[:min(len(ev.name), 40)]), "let proceed in an unknown phase %.40q", ev.name)
+		s.once("phase "+string(ev.name[:min(len(ev.name), 40)]), "let proceed in an unknown phase %+.40q", ev.name)
 	} else {
 		r = s.handler.Decide(ev)
 	}

@@ -180,15 +180,15 @@ func attacks() []attack {
 
 		// Thousands of commands.
 		repeats("2,000 NOOP", 2000, hello, "NOOP"),
-		repeats("2,000 RSET", 2000, hello, "RSET"),
-		repeats("1,000 HELO and EHLO", 500, nil, "HELO h#.example.net", "EHLO e#.example.net"),
-		repeats("1,000 transactions given up", 500, hello, "MAIL FROM:<a#@example.net>", "RSET"),
+		repeats("1,000 RSET", 1000, hello, "RSET"),
+		repeats("500 HELO and EHLO", 250, nil, "HELO h#.example.net", "EHLO e#.example.net"),
+		repeats("300 transactions given up", 300, hello, "MAIL FROM:<a#@example.net>", "RSET"),
 		repeats("1,000 recipients", 1000, append(hello, "MAIL FROM:<a@example.net>"), "RCPT TO:<postmaster@example.org>"),
 		repeats("200 unknown recipients", 200, append(hello, "MAIL FROM:<a@example.net>"), "RCPT TO:<nobody#@example.org>"),
 		repeats("200 relay probes", 200, append(hello, "MAIL FROM:<a@example.net>"), "RCPT TO:<a#@example.com>"),
-		repeats("2,000 unknown commands", 2000, hello, "X#|||"),
-		repeats("500 AUTH where there is none", 500, hello, "AUTH LOGIN", "AUTH PLAIN AGEAYg=="),
-		repeats("200 STARTTLS without it", 1, hello, "STARTTLS", "EHLO again.example.net"),
+		repeats("1,000 unknown commands", 1000, hello, "X#|||"),
+		repeats("500 AUTH where there is none", 250, hello, "AUTH LOGIN", "AUTH PLAIN AGEAYg=="),
+		repeats("STARTTLS without it", 1, hello, "STARTTLS", "EHLO again.example.net"),
 
 		// The wrong order.
 		repeats("wrong order", 1, nil, "DATA", "RCPT TO:<alice@example.org>", "MAIL FROM:<a@example.net>", "EHLO a.example.net", "RCPT TO:<alice@example.org>", "DATA",
@@ -228,12 +228,14 @@ func attacks() []attack {
 
 		// Logging in.
 		submits("user names", func() (lines []string) {
-			for _, user := range []string{"a|b", "|", "", "a\rb", "a\nb", "a\x00b", "\x1b[31m", "=cmd()", long(255), long(300), "\xff\xfe", "a b", `a\b`, "fail|a", "pass"} {
+			// smtpd takes up to a second for each.
+			for _, user := range []string{"a|b", "|", "", "a\rb"} {
 				lines = append(lines, "AUTH PLAIN "+smtpd.Plain(user, "wrong"))
 			}
-			return lines[:5]
+			return lines
 		}()...),
-		submits("user names, the rest", "AUTH PLAIN "+smtpd.Plain("\x1b[31m|pass", "x"), "AUTH PLAIN "+smtpd.Plain(long(300), "x"), "AUTH PLAIN "+smtpd.Plain("\xff\xfe|\t", "x")),
+		submits("more user names", "AUTH PLAIN "+smtpd.Plain("a\nb", "x"), "AUTH PLAIN "+smtpd.Plain("\x1b[31m|pass", "x"), "AUTH PLAIN "+smtpd.Plain("a\x00b", "x")),
+		submits("long user names", "AUTH PLAIN "+smtpd.Plain(long(255), "x"), "AUTH PLAIN "+smtpd.Plain(long(300), "x"), "AUTH PLAIN "+smtpd.Plain("\xff\xfe|\t", "x")),
 		submits("AUTH broken", "AUTH", "AUTH PLAIN ====", "AUTH PLAIN \x00", "AUTH LOGIN", "*", "AUTH LOGIN", "!!!", "AUTH LOGIN |", "AUTH PLAIN "+long(1800), "AUTH PLAIN", long(1500), "AUTH NTLM TlRMTVNTUAABAAAA", "AUTH CRAM-MD5", "AUTH XOAUTH2 x|y", "AUTH  PLAIN", "*"),
 		submits("AUTH LOGIN given up", "AUTH LOGIN", "YWxpY2U="),
 		submits("mail without AUTH", "MAIL FROM:<a@example.net>", "RCPT TO:<alice@example.org>", "DATA"),
