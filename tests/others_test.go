@@ -80,6 +80,7 @@ func TestHostileClientsOfOthers(t *testing.T) {
 						fate[i] = suffers(t, o, list[i:i+1], i)
 					}
 				}
+				list, fate = append(list, attack{name: "local mail"}), append(fate, local(o))
 				tell := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 				for i, a := range list {
 					if fate[i] != "" {
@@ -127,6 +128,20 @@ func suffers(t *testing.T, o smtpd.Options, list []attack, first int) string {
 	default:
 		return err.Error()
 	}
+}
+
+// local tells what became of a server whose filter saw local mail.
+func local(o smtpd.Options) string {
+	o.Socket = true
+	s, err := smtpd.Start(o)
+	if err != nil {
+		return "does not start: " + lastWords(err.Error())
+	}
+	defer func() { _ = s.Stop() }()
+	if err := errors.Join(s.Sendmail(strings.NewReader("Subject: x\n\nx\n"), "alice@example.org"), deliver(s)); err != nil || !s.Alive() {
+		return "smtpd ends: " + lastWords(s.Log())
+	}
+	return ""
 }
 
 // deliver sends a good mail.
