@@ -70,6 +70,8 @@ func (w *Writer) openRoom() int64 {
 	return w.segmentLimit()
 }
 
+var errBudget = errors.New("the budget is used up")
+
 // prune removes segments that are too old, and then the oldest ones until all
 // that are left leave room bytes of the budget. The open segment is not looked
 // at: its room is the caller's to give.
@@ -78,11 +80,8 @@ func (w *Writer) prune(room int64) error {
 	if err != nil {
 		return err
 	}
-	w.stateSize = stateSize(filepath.Dir(w.dir))
-	total := w.stateSize
-	if w.stateSize > 0 {
-		room += w.stateSlack()
-	}
+	total := stateSize(filepath.Dir(w.dir))
+	room += max(w.stateRoom-total, 0)
 	for _, s := range all {
 		if w.open == nil || s.Name != w.open.Name {
 			total += s.Size
@@ -109,22 +108,43 @@ func (w *Writer) prune(room int64) error {
 	defer w.stateMu.Unlock()
 	w.state.Segments, w.state.Damaged, w.state.Bytes = segments, damaged, total
 	if err == nil && total+room > w.o.Budget {
-		err = fmt.Errorf("the budget of %d bytes for %s is used up and nothing can be removed", w.o.Budget, w.dir)
+		err = fmt.Errorf("%w: %d bytes for %s, and nothing can be removed", errBudget, w.o.Budget, w.dir)
 	}
 	return err
 }
 
-// stateSlack is how much of the budget is kept free for state.db to grow before
-// prune looks at it again.
-func (w *Writer) stateSlack() int64 { return w.o.Budget / 32 }
-
-// stateSize is the size of state.db, which counts for the budget, too.
-func stateSize(dir string) int64 {
-	info, err := os.Lstat(filepath.Join(dir, stateFile))
-	if err != nil {
-		return 0
+// Reserve gives the files of the State as much of the budget as they may take
+// from now on, and returns when that is free.
+func (w *Writer) Reserve(bytes int64) error {
+	r := reservation{bytes, make(chan error, 1)}
+	select {
+	case w.rooms <- r:
+		return <-r.reply
+	case <-w.done:
+		// The last thing that is written, by the only one who still does.
+		w.stateRoom = bytes
+		return w.prune(0)
 	}
-	return info.Size()
+}
+
+type reservation struct {
+	bytes int64
+	reply chan error
+}
+
+// stateSize is the size of state.db, of what was set aside of it and of what is
+// being made, which all count for the budget.
+func stateSize(dir string) (size int64) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), stateFile) || !e.Type().IsRegular() {
+			continue
+		}
+		if info, err := e.Info(); err == nil { // else it was removed meanwhile
+			size += info.Size()
+		}
+	}
+	return size
 }
 
 // commitPending writes rest, batch by batch.
@@ -149,11 +169,6 @@ func (w *Writer) commitBatch() (int, error) {
 	if w.open != nil && w.replaced() {
 		w.log.Warn("a segment was removed or replaced while it was open", "segment", w.open.Name)
 		w.closeSegment(nil)
-	}
-	if stateSize(filepath.Dir(w.dir)) > w.stateSize+w.stateSlack()/2 {
-		if err := w.prune(w.openRoom()); err != nil {
-			return 0, err
-		}
 	}
 	// A segment that is full, or turns out to be damaged, is followed by
 	// another one; more than that is a failure to be tried again later.

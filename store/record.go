@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 
@@ -30,6 +31,12 @@ type Record struct {
 	// Omitted is the number of steps that were counted but not kept because
 	// the session reached its size limit.
 	Omitted uint32
+	// Sessions is not 0 if this is the sum of so many sessions of one source,
+	// which were not recorded one by one: Start is the start of the first, End
+	// and ID are those of the last, and the steps are findings and verdicts
+	// only. Src has no port then.
+	Sessions uint32
+	Found    uint32 // of these, sessions with a finding
 
 	steps []byte
 	step  *Step // for Steps to use again; may be nil
@@ -135,6 +142,8 @@ type Step struct {
 	Confidence []byte // finding: high, medium or low
 
 	Rule uint32 // verdict, ban: RuleRef of the rule's text, 0 if it was not kept
+
+	Times uint32 // in a sum of sessions: in how many of them
 }
 
 // Kind tells what a step is.
@@ -249,6 +258,8 @@ const (
 	recLocal    = 7
 	recCounts   = 8
 	recOmitted  = 9
+	recSessions = 10
+	recFound    = 11
 	recSteps    = 15
 
 	stepKind       = 1
@@ -265,6 +276,7 @@ const (
 	stepMatch      = 12
 	stepConfidence = 13
 	stepRule       = 14
+	stepTimes      = 15
 )
 
 // KeySize is the length of a record's key: the end of the session in
@@ -300,6 +312,8 @@ func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
 		dst[at-1] = byte(len(dst) - at)
 	}
 	dst = appendUint(dst, recOmitted, uint64(r.Omitted))
+	dst = appendUint(dst, recSessions, uint64(r.Sessions))
+	dst = appendUint(dst, recFound, uint64(r.Found))
 	return append(dst, steps...)
 }
 
@@ -323,6 +337,7 @@ func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 	dst = appendText(dst, stepMatch, s.Match)
 	dst = appendText(dst, stepConfidence, s.Confidence)
 	dst = appendUint(dst, stepRule, uint64(s.Rule))
+	dst = appendUint(dst, stepTimes, uint64(s.Times))
 	n := len(dst) - at
 	if n < 1<<7 { // the usual case: one byte of length, move the step down
 		dst[at-2] = byte(n)
@@ -409,6 +424,10 @@ func Decode(key, value []byte) (Record, error) {
 			err = r.Counts.decode(f.text)
 		case recOmitted:
 			r.Omitted = uint32(f.num)
+		case recSessions:
+			r.Sessions = uint32(f.num)
+		case recFound:
+			r.Found = uint32(f.num)
 		}
 		if err != nil {
 			return r, fmt.Errorf("session %016x: %w", r.ID, err)
@@ -416,6 +435,17 @@ func Decode(key, value []byte) (Record, error) {
 	}
 	return r, nil
 }
+
+// Add adds the counts of another session; a sum does not overflow.
+func (c *Counts) Add(o *Counts) {
+	from := o.fields()
+	for i, to := range c.fields() {
+		*to += min(*from[i], math.MaxUint32-*to)
+	}
+}
+
+// Many is the number of sessions that r stands for.
+func (r *Record) Many() int { return max(int(r.Sessions), 1) }
 
 func (c *Counts) decode(b []byte) error {
 	for _, p := range c.fields() {
@@ -467,6 +497,8 @@ func (s *Step) decode(b []byte) error {
 			s.Confidence = f.text
 		case stepRule:
 			s.Rule = uint32(f.num)
+		case stepTimes:
+			s.Times = uint32(f.num)
 		}
 	}
 	return nil

@@ -43,11 +43,11 @@ func TestRecordRoundTrip(t *testing.T) {
 		{name: "local", rec: Record{ID: 2, Start: end.Add(-time.Second), End: end, Local: true, Ending: EndingDropped}},
 		{name: "IPv6 and every count", rec: Record{ID: 1 << 63, Start: end.Add(-time.Hour), End: end,
 			Src: netip.MustParseAddrPort("[2001:db8::1]:65535"), Dst: netip.MustParseAddrPort("[::]:25"),
-			FCrDNS: FCrDNSError, Ending: EndingStopped, Omitted: 7,
+			FCrDNS: FCrDNSError, Ending: EndingStopped, Omitted: 7, Sessions: 300, Found: 2,
 			Counts: Counts{1, 2, 3, 4, 5, 6, 7, 8, 1<<32 - 1, 10}}},
 		{name: "every field of a step", rec: Record{ID: 3, Start: end, End: end},
 			steps: []Step{{Kind: KindFinding, Text: []byte("scanner"), Arg: []byte("\x00\xff|"), Result: ResultOK, Code: 550,
-				Reply: []byte("r"), Size: 1 << 40, MsgID: 0xffffffff, Org: []byte("o"), By: []byte("rdns"), Match: []byte("m"), Confidence: []byte("high")}},
+				Reply: []byte("r"), Size: 1 << 40, MsgID: 0xffffffff, Org: []byte("o"), By: []byte("rdns"), Match: []byte("m"), Confidence: []byte("high"), Rule: 1, Times: 70_000}},
 			since: []time.Duration{time.Millisecond}},
 		{name: "the longest step, and times that add up", rec: Record{ID: 4, Start: end, End: end},
 			steps: []Step{
@@ -175,9 +175,9 @@ func TestProtoFile(t *testing.T) {
 		want       map[string]int
 	}{
 		{"Session", session, map[string]int{"duration": recDuration, "src": recSrc, "dst": recDst, "rdns": recRDNS, "fcrdns": recFCrDNS,
-			"ending": recEnding, "local": recLocal, "counts": recCounts, "omitted": recOmitted, "steps": recSteps}},
+			"ending": recEnding, "local": recLocal, "counts": recCounts, "omitted": recOmitted, "sessions": recSessions, "found": recFound, "steps": recSteps}},
 		{"Step", step, map[string]int{"kind": stepKind, "at": stepAt, "text": stepText, "arg": stepArg, "result": stepResult, "code": stepCode,
-			"reply": stepReply, "size": stepSize, "msgid": stepMsgID, "org": stepOrg, "by": stepBy, "match": stepMatch, "confidence": stepConfidence, "rule": stepRule}},
+			"reply": stepReply, "size": stepSize, "msgid": stepMsgID, "org": stepOrg, "by": stepBy, "match": stepMatch, "confidence": stepConfidence, "rule": stepRule, "times": stepTimes}},
 	} {
 		got := map[string]int{}
 		for _, m := range field.FindAllStringSubmatch(c.text, -1) {

@@ -70,6 +70,11 @@ type StateOptions struct {
 	// is in the file stays there.
 	Rewrite func()
 
+	// Room, if not nil, is called in the background before the file may grow, with
+	// the size that all files of the state may have from then on, in bytes. It
+	// returns when the budget has that room.
+	Room func(bytes int64) error
+
 	now        func() time.Time
 	migrations []func(*bbolt.Tx) error
 }
@@ -333,7 +338,7 @@ func (s *State) write() error {
 // failed lets go of the file after err, and tells whether it was damaged and is
 // out of the way.
 func (s *State) failed(err error) bool {
-	if errors.Is(err, bolterrors.ErrMaxSizeReached) {
+	if errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, errBudget) {
 		return false // nothing is wrong with the file
 	}
 	ours := !s.replaced()
@@ -344,6 +349,11 @@ func (s *State) failed(err error) bool {
 // commit writes the batch. It leaves out what bbolt cannot take in any file,
 // which would hold up everything that comes after it.
 func (s *State) commit() (leftOut int, err error) {
+	if s.o.Room != nil {
+		if err := s.o.Room(s.mostAfter()); err != nil {
+			return 0, err
+		}
+	}
 	err = s.open.update(func(tx *bbolt.Tx) error {
 		for i := range s.batch {
 			e := &s.batch[i]
@@ -369,6 +379,21 @@ func (s *State) commit() (leftOut int, err error) {
 		return nil
 	})
 	return leftOut, err
+}
+
+// mostAfter is the size that the files may have when the batch is written. Each
+// entry may change a page of its own, which goes to a new place.
+func (s *State) mostAfter() int64 {
+	const page = 8 << 10 // with its share of the pages above it
+	grow := int64(allocSize)
+	for i := range s.batch {
+		grow += page + int64(len(s.batch[i].Key)+len(s.batch[i].Value))
+	}
+	all, file := stateSize(s.dir), int64(0)
+	if info, err := s.open.file.Stat(); err == nil {
+		file = info.Size()
+	}
+	return all - file + max(file, min(file+grow, s.o.MaxSize))
 }
 
 // replaced tells whether the name of the file leads to something else now.

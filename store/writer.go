@@ -62,6 +62,7 @@ type Writer struct {
 
 	wake    chan struct{} // there is something to do; never blocks who sends
 	flushes chan chan error
+	rooms   chan reservation
 	stop    chan struct{} // closed by Close
 	done    chan struct{} // closed when the background is gone
 
@@ -80,7 +81,7 @@ type Writer struct {
 	pending   buffer // what is being written
 	rest      []byte // the part of pending that is not committed yet
 	lock      *os.File
-	stateSize int64   // of state.db, when prune looked
+	stateRoom int64   // what the State may take; 0: it has not asked
 	saved     Dropped // the part of drops that is on disk
 	told      Dropped // the part of drops that was logged
 	toldAt    time.Time
@@ -130,6 +131,7 @@ func Open(dir string, o Options) *Writer {
 		log:     o.Log,
 		wake:    make(chan struct{}, 1),
 		flushes: make(chan chan error),
+		rooms:   make(chan reservation),
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
 		// Memory is taken from the system only as it is filled.
@@ -309,6 +311,13 @@ func (w *Writer) run() {
 			attempt()
 		case reply := <-w.flushes:
 			reply <- attempt()
+		case r := <-w.rooms:
+			w.stateRoom = r.bytes
+			var err error
+			if w.prepareOnce() == nil { // else there is nothing that could make room
+				err = w.prune(w.openRoom())
+			}
+			r.reply <- err
 		case <-prune.C:
 			err := w.prepareOnce()
 			if err == nil {

@@ -73,7 +73,8 @@ type program struct {
 	cmd    *exec.Cmd
 	smtpd  *os.File // our end
 	lines  *bufio.Reader
-	stderr bytes.Buffer
+	stderr tail
+	asked  map[string]bool // phases that it has registered for
 }
 
 // begin starts the filter and does the handshake.
@@ -94,10 +95,27 @@ func begin(t *testing.T, args ...string) *program {
 	p.lines = bufio.NewReader(p.smtpd)
 	t.Cleanup(func() { p.smtpd.Close(); _ = p.cmd.Process.Kill(); _ = p.cmd.Wait() })
 	p.send("config|smtpd-version|7.9.0\nconfig|protocol|0.7\nconfig|admd|mx.example.org\nconfig|ready\n")
-	for p.line() != "register|ready\n" {
+	p.asked = map[string]bool{}
+	for line := p.line(); line != "register|ready\n"; line = p.line() {
+		if phase, ok := strings.CutPrefix(line, "register|filter|smtp-in|"); ok {
+			p.asked[strings.TrimSuffix(phase, "\n")] = true
+		}
 	}
 	return p
 }
+
+// A tail keeps the end of a log.
+type tail struct{ text []byte }
+
+func (b *tail) Write(p []byte) (int, error) {
+	if len(b.text) > 4<<20 {
+		b.text = append(b.text[:0], b.text[len(b.text)/2:]...)
+	}
+	b.text = append(b.text, p...)
+	return len(p), nil
+}
+
+func (b *tail) String() string { return string(b.text) }
 
 func (p *program) send(s string) {
 	p.t.Helper()

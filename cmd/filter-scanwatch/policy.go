@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"os"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
 	"scanwatch/filter/session"
 	"scanwatch/rules"
 	"scanwatch/store"
@@ -31,8 +33,9 @@ type policies struct {
 	use    func(*session.Settings)
 	asked  []filter.ID // the phases that smtpd was told to ask in
 	log    *slog.Logger
-	find   func(string) string // config.Find
-	mu     sync.Mutex          // one reload at a time
+	find   func(string) string   // config.Find
+	peers  iter.Seq[memory.Peer] // hosts that did good lately
+	mu     sync.Mutex            // one reload at a time
 	config *config.Config
 
 	stateMu sync.Mutex
@@ -106,8 +109,10 @@ func (p *policies) complain(err error) {
 	}
 }
 
-// reload loads the configuration again.
-func (p *policies) reload() error {
+// reload loads the configuration again. Unless it is forced, one that newly turns
+// away hosts for where they are, although they did good lately, is not taken: a
+// broken feed, or a slip in a prefix, must not cost mail.
+func (p *policies) reload(forced bool) error {
 	if p.file == "" {
 		return fmt.Errorf("the filter was started without a configuration; if there is one now, restart smtpd")
 	}
@@ -121,6 +126,15 @@ func (p *policies) reload() error {
 		p.log.Error("the configuration was not taken, what was in use stays in use; see scanwatch check", "file", p.file)
 		return fmt.Errorf("%s was not taken, the mail log says why; what was in use stays in use", p.file)
 	}
+	if reach := p.reach(c, p.config); len(reach) > 0 && !forced {
+		p.config.Seen(c)
+		for _, r := range reach {
+			p.log.Error(r)
+		}
+		p.note(nil, "not taken, as "+reach[0]+"; if that is meant: scanwatch reload --force")
+		p.log.Error("the configuration was not taken, what was in use stays in use; if that is meant: scanwatch reload --force", "file", p.file)
+		return fmt.Errorf("%s was not taken: %s; use --force if that is meant", p.file, strings.Join(reach, "; "))
+	}
 	p.take(c)
 	for _, id := range session.Phases(c.Policy) {
 		if !slices.Contains(p.asked, id) {
@@ -130,6 +144,30 @@ func (p *policies) reload() error {
 	}
 	p.log.Info("configuration loaded", "file", p.file, "mode", c.Policy.Mode.String(), "rules", len(c.Policy.Rules()))
 	return nil
+}
+
+// reach tells which rules of c turn away hosts that did good lately and that
+// before, if it is not nil, lets in.
+func (p *policies) reach(c, before *config.Config) (lines []string) {
+	for _, r := range c.Reach(p.peers, before) {
+		if !r.Observed {
+			lines = append(lines, r.String())
+		}
+	}
+	return lines
+}
+
+// reached tells, once what was remembered is known, what the configuration of
+// the start means for it.
+func (p *policies) reached() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.config == nil || p.config.Policy == nil {
+		return
+	}
+	for _, line := range p.reach(p.config, nil) {
+		p.log.Warn(line)
+	}
 }
 
 // watch reloads when a file has changed, and when somebody asks with SIGHUP.
@@ -147,7 +185,7 @@ func (p *policies) watch(ctx context.Context, hangup <-chan os.Signal) {
 				continue
 			}
 		}
-		if err := p.reload(); p.file == "" {
+		if err := p.reload(false); p.file == "" {
 			p.log.Warn(err.Error()) // any other error reload has logged itself
 		}
 	}
@@ -179,8 +217,8 @@ func (p *policies) changed() bool {
 
 // verb lets scanwatch(8) ask for a reload.
 func (p *policies) verb() control.Verb {
-	return control.Verb{Name: "reload", Run: func(_ context.Context, a *control.Answer, _ []string) error {
-		if err := p.reload(); err != nil {
+	return control.Verb{Name: "reload", Args: 1, Run: func(_ context.Context, a *control.Answer, args []string) error {
+		if err := p.reload(args[0] == control.Forced); err != nil {
 			return err
 		}
 		return a.JSON(struct{}{})

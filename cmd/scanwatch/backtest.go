@@ -210,6 +210,10 @@ func (b *pastTest) play(e *env, pasts []*past) error {
 		records = records[:0]
 	}
 	err = each(r, time.Time{}, func(rec *store.Record) error {
+		if rec.Sessions > 0 { // nobody knows how each went
+			b.Summed += rec.Many()
+			return nil
+		}
 		if records = append(records, rec.Clone()); len(records) == batch {
 			flush(false)
 			progress.tell(batch, rec.End)
@@ -221,6 +225,15 @@ func (b *pastTest) play(e *env, pasts []*past) error {
 		return err
 	}
 	flush(true)
+	days, err := e.days()
+	if err != nil {
+		return err
+	}
+	for i := range days {
+		if !days[i].Day.AddDate(0, 0, 1).Before(b.From) {
+			b.Flood += days[i].Lost()
+		}
+	}
 	b.Dropped, b.Late, b.unread = r.Dropped.Total(), pasts[0].player.Late(), unread(r)
 	return nil
 }
@@ -264,6 +277,8 @@ type pastTest struct {
 	Sessions int         `json:"sessions_told"` // that ended since then
 	Hidden   hidden      `json:"hidden"`
 	Dropped  uint64      `json:"dropped"`
+	Summed   int         `json:"summed"` // sessions that were recorded in sums, and not played
+	Flood    uint64      `json:"flood"`  // sessions that were only counted, on the days of the history
 	Late     int         `json:"late"`
 	Cannot   []string    `json:"cannot_tell"`
 	Unsure   []unsure    `json:"could_not_tell"` // of one session in 16
@@ -720,6 +735,12 @@ func (b *pastTest) print(e *env) {
 
 func (b *pastTest) printHidden(say func(int, string, ...any)) {
 	h := &b.Hidden
+	if b.Summed > 0 {
+		say(2, "%s without mail or login, of sources that came too often, were recorded in sums and are not in the history", count(b.Summed, "session"))
+	}
+	if b.Flood > 0 {
+		say(2, "%s without mail or login, part of a flood, were only counted and are not in the history", count(int(b.Flood), "session"))
+	}
 	if b.Dropped > 0 {
 		say(2, "%d sessions were dropped when they were recorded and are not in the history", b.Dropped)
 	}

@@ -3,6 +3,7 @@ package main
 // The verbs about a configuration.
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -14,8 +15,10 @@ import (
 	"scanwatch/cmd/internal/config"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/lookup/feed"
+	"scanwatch/filter/memory"
 	"scanwatch/filter/session"
 	"scanwatch/rules"
+	"scanwatch/store"
 )
 
 const checkHelp = `Without FILE the configuration that the filter would use. Exits with status 1 if
@@ -55,6 +58,7 @@ func check(e *env, args []string) error {
 	for _, n := range c.Notes {
 		fmt.Fprintln(e.err, "warning:", n)
 	}
+	e.reach(c)
 	p := c.Policy
 	var asked []string
 	for _, id := range session.Phases(p) {
@@ -75,6 +79,26 @@ func check(e *env, args []string) error {
 		}
 	}
 	return nil
+}
+
+// reach warns of rules that turn away hosts that did good lately. Without a state
+// directory nobody knows of any.
+func (e *env) reach(c *config.Config) {
+	var failed error
+	peers := func(yield func(memory.Peer) bool) {
+		failed = e.state([]string{"peers"}, func(en store.Entry) error {
+			if p, ok := memory.ReadPeer(en.Key, en.Value, e.now().UnixMicro()); ok {
+				_ = yield(p)
+			}
+			return nil
+		})
+	}
+	for _, r := range c.Reach(peers, nil) {
+		fmt.Fprintf(e.err, "warning: %v\n", &r)
+	}
+	if failed != nil && !errors.Is(failed, os.ErrNotExist) {
+		fmt.Fprintf(e.err, "warning: what it means for hosts that did good lately is not known: %v\n", failed)
+	}
 }
 
 const policyHelp = `POLICY is one that comes with the program: open, standard or tight. With --print

@@ -129,6 +129,9 @@ for how long the budget will do. Works with and without a running filter.
 // fills.
 const rateDays = 7
 
+// statsDays is how many of the last days are listed.
+const statsDays = 14
+
 // A stock is what stats found.
 type stock struct {
 	Segments []store.File    `json:"segments"`
@@ -145,6 +148,7 @@ type stock struct {
 	Dropped  store.Dropped   `json:"dropped"`          // while the segments were written
 	Lately   *store.Dropped  `json:"dropped_since"`    // since the running filter began; nil: none runs
 	Memory   []memory.Status `json:"memory,omitempty"` // of the running filter
+	DayList  []memory.Day    `json:"counted"`          // what was counted by the day, kept or not
 }
 
 func stats(e *env, args []string) error {
@@ -173,6 +177,9 @@ func stats(e *env, args []string) error {
 		return err
 	}
 	s.reckon()
+	if s.DayList, err = e.days(); err != nil {
+		return err
+	}
 	if *asJSON {
 		return json.NewEncoder(e.out).Encode(&s)
 	}
@@ -287,6 +294,19 @@ func (s *stock) text(w io.Writer, zone *time.Location) {
 			if n := f.Tables[name]; n > 0 {
 				fmt.Fprintf(w, "  %-14s %10d\n", name, n)
 			}
+		}
+		fmt.Fprintln(w)
+	}
+	if n := len(s.DayList); n > 0 {
+		const row = "%-16s %10v %8v %8v %8v %8v %10v\n"
+		fmt.Fprintf(w, row, "DAY (UTC)", "SESSIONS", "MAILS", "LOGINS", "FOUND", "REFUSED", "UNRECORDED")
+		for i := max(0, n-statsDays); i < n; i++ {
+			d := &s.DayList[i]
+			fmt.Fprintf(w, row, d.Day.Format(time.DateOnly), d.Of(memory.DaySessions), d.Of(memory.DayMails), d.Of(memory.DayAuthenticated),
+				d.Of(memory.DayFound), d.Of(memory.DayRefused), d.Lost())
+		}
+		if n > statsDays {
+			fmt.Fprintf(w, "and %d days before; --json has all\n", n-statsDays)
 		}
 		fmt.Fprintln(w)
 	}

@@ -82,7 +82,16 @@ func status(e *env, args []string) error {
 
 func flush(e *env, args []string) error { return e.tell(args, (*control.Client).Flush) }
 
-func reload(e *env, args []string) error { return e.tell(args, (*control.Client).Reload) }
+const reloadHelp = `A configuration that newly turns away hosts for their address, network or country,
+although their mail was accepted or somebody logged in from there lately, is not
+taken. The filter looks at its files every ten seconds in the same way.
+
+  --force  take it`
+
+func reload(e *env, args []string) error {
+	force := e.flags.Bool("force", false, "")
+	return e.tell(args, func(c *control.Client) error { return c.Reload(*force) })
+}
 
 // tell makes the running filter do something that has no arguments.
 func (e *env) tell(args []string, do func(*control.Client) error) error {

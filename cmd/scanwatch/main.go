@@ -62,7 +62,7 @@ func verbs() []verb {
 		{"import", "mylog DIR | --check FILE [--format FORMAT] | --formats", "take over old records; what a list is, and what of it can be used", importHelp, importVerb},
 		{"watch", "[--evidence TOKEN] [--src PREFIX] [--json]", "follow findings, verdicts and bans live", watchHelp, watch},
 		{"log", "brief|verbose", "change how much the running filter logs", logHelp, logVerb},
-		{"reload", "", "make the filter load its configuration again", "", reload},
+		{"reload", "[--force]", "make the filter load its configuration again", reloadHelp, reload},
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/memory"
 	"scanwatch/rules"
 	"scanwatch/store"
 	store_report "scanwatch/store/report"
@@ -147,6 +148,10 @@ func report(e *env, args []string) error {
 		}
 	}
 	r.Problem = func(segment string, err error) { problems = append(problems, segment+": "+err.Error()) }
+	days, err := e.days() // before the sessions: none that is counted is missing then
+	if err != nil {
+		problems = append(problems, "what was counted by the day: "+err.Error())
+	}
 	c := store_report.NewCollector()
 	n, broken := 0, 0
 	until := e.now()
@@ -175,12 +180,32 @@ func report(e *env, args []string) error {
 		problems = append(problems, "no sessions were recorded in this time")
 	}
 	s := c.Summary(since, until, *top, problems)
+	counted := make([]store_report.DayCount, len(days))
+	for i := range days {
+		counted[i] = store_report.DayCount{Day: days[i].Day, Sessions: int(days[i].Of(memory.DaySessions)), Mails: int(days[i].Of(memory.DayMails))}
+	}
+	s.NotKept = c.Compare(counted, since)
 	if *asJSON {
 		err = s.JSON(e.out)
 	} else {
 		err = s.Text(e.out, e.zone)
 	}
 	return errors.Join(err, unread(r))
+}
+
+// days returns what was counted by the day, the oldest first.
+func (e *env) days() (list []memory.Day, err error) {
+	if client, err := control.Dial(e.dir); err == nil {
+		defer client.Close()
+		return client.Days()
+	}
+	err = e.state([]string{"days"}, func(en store.Entry) error {
+		if d, ok := memory.ReadDay(en.Key, en.Value); ok {
+			list = append(list, d)
+		}
+		return nil
+	})
+	return list, err
 }
 
 // unread is the error for files that could not be read at all: what is printed

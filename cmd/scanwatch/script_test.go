@@ -183,7 +183,7 @@ func runFilter(dir string) int {
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
 		Load: func(all iter.Seq[store.Entry]) { m.Load(all, now.UnixMicro()) }})
 	m.Ban(netip.MustParseAddr("2001:db8::7"), memory.Sentence{For: 24 * time.Hour, Rule: "botnet", Session: 0x31}, now.Add(-time.Hour).UnixMicro())
-	verbs := append(control.StoreVerbs(w, state.Flush), control.Verb{Name: "reload", Run: reloadOnce()}, control.StatusVerb(func() control.Status {
+	verbs := append(control.StoreVerbs(w, state.Flush), control.Verb{Name: "reload", Args: 1, Run: reloadOnce()}, control.StatusVerb(func() control.Status {
 		return control.Status{Program: "test", PID: os.Getpid(), Started: now, Log: control.LevelWord(level.Level()), Store: w.Status(), State: state.Status(), Memory: m.Status(),
 			Config: control.Config{File: "/etc/scanwatch.conf", Mode: "observe", Rules: 3}}
 	}))

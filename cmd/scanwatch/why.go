@@ -206,7 +206,8 @@ type whySession struct {
 	What     []string  `json:"what"` // happened, in words
 	Rules    []whyRule `json:"rules,omitempty"`
 	Evidence []found   `json:"evidence,omitempty"`
-	Omitted  uint32    `json:"omitted,omitempty"` // steps that were not kept
+	Omitted  uint32    `json:"omitted,omitempty"`  // steps that were not kept
+	Sum      uint32    `json:"sessions,omitempty"` // this is the sum of so many
 	Damage   string    `json:"damage,omitempty"`
 	source   netip.Prefix
 }
@@ -436,7 +437,7 @@ func (in *inquiry) look(r *store.Reader, since time.Time, all bool) error {
 	r.Rules = in.texts
 	r.Problem = func(segment string, err error) { a.Notes = append(a.Notes, segment+": "+err.Error()) }
 	err = each(r, time.Time{}, func(rec *store.Record) error {
-		if a.Looked++; a.Oldest == nil {
+		if a.Looked += rec.Many(); a.Oldest == nil {
 			end := rec.End
 			a.Oldest = &end
 		}
@@ -452,6 +453,25 @@ func (in *inquiry) look(r *store.Reader, since time.Time, all bool) error {
 	})
 	if err != nil {
 		return err
+	}
+	days, err := in.e.days()
+	if err != nil {
+		return err
+	}
+	var flood, before uint64
+	for i := range days {
+		d := &days[i]
+		if a.Oldest == nil || d.Day.AddDate(0, 0, 1).Before(*a.Oldest) {
+			before += d.Of(memory.DaySessions)
+		} else {
+			flood += d.Lost()
+		}
+	}
+	if before > 0 {
+		a.Notes = append(a.Notes, fmt.Sprintf("%d sessions came earlier, of which only the numbers of each day are kept", before))
+	}
+	if flood > 0 {
+		a.Notes = append(a.Notes, fmt.Sprintf("%d sessions without mail or login were part of a flood and only counted", flood))
 	}
 	if n := r.Dropped.Total(); n > 0 {
 		a.Notes = append(a.Notes, fmt.Sprintf("%d sessions were dropped when they should have been recorded (%s), and are not in this", n, r.Dropped))
@@ -477,7 +497,7 @@ func (in *inquiry) look(r *store.Reader, since time.Time, all bool) error {
 // session tells of a session.
 func (in *inquiry) session(r *store.Record) *whySession {
 	s := &whySession{Session: fmt.Sprintf("%016x", r.ID), Start: r.Start.UTC(), End: r.End.UTC(), Local: r.Local,
-		RDNS: printable(r.RDNS), FCrDNS: r.FCrDNS.String(), What: []string{}, Omitted: r.Omitted}
+		RDNS: printable(r.RDNS), FCrDNS: r.FCrDNS.String(), What: []string{}, Omitted: r.Omitted, Sum: r.Sessions}
 	if r.Src.IsValid() {
 		s.Src, s.source = r.Src.Addr().String(), memory.Source(r.Src.Addr())
 		if r.Counts.AuthPass == 0 && len(r.RDNS) == 0 {
@@ -719,7 +739,7 @@ func (h *whyHost) trim() {
 
 // add notes what a host did in a session.
 func (h *whyHost) add(r *store.Record) {
-	h.Sessions++
+	h.Sessions += r.Many()
 	end := r.End.UTC()
 	if r.Counts.Mails > 0 {
 		h.Mails += int(r.Counts.Mails)
@@ -729,11 +749,11 @@ func (h *whyHost) add(r *store.Record) {
 		h.Logins += int(r.Counts.AuthPass)
 		h.LastLogin = &end
 	}
-	away := false
+	away := 0
 	_ = r.Steps(func(s *store.Step) bool {
 		switch {
 		case s.Kind == store.KindVerdict && string(s.By) == "ban" && s.Result == store.ResultOK:
-			away = true
+			away = max(int(s.Times), 1)
 		case s.Kind == store.KindBan:
 			h.History = append(h.History, whyBan{At: r.Start.Add(s.At).UTC(), Session: fmt.Sprintf("%016x", r.ID), Rule: printable(s.Text),
 				Until: printable(s.Reply), Spared: printable(s.Match), CarriedOut: s.Result == store.ResultOK})
@@ -743,9 +763,7 @@ func (h *whyHost) add(r *store.Record) {
 		}
 		return true
 	})
-	if away {
-		h.TurnedAway++
-	}
+	h.TurnedAway += away
 }
 
 // byHandOnly tells whether nobody but the operator decided anything about a host.

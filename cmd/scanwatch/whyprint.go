@@ -74,6 +74,9 @@ func (p *whyPrinter) session(s *whySession, as bool) {
 	}
 	p.rules(s.Rules)
 	p.evidence(s)
+	if s.Sum > 0 {
+		p.line("!", "this is the sum of %s of this address, which came too often to be recorded one by one", plural(int(s.Sum), "session"))
+	}
 	if s.Omitted > 0 {
 		p.line("!", "%d steps were counted but not kept: something may be missing here", s.Omitted)
 	}

@@ -15,6 +15,7 @@ package memory
 //	logins     hash of source and user (8)      failures (2), hour (4)
 //	sprays     kind (1), source or hash (8)     since (4), users or networks (8 times 2)
 //	domains    the domain                       day (2)
+//	days       day (2)                          figures: length of the name (1), name, number (varint)
 
 import (
 	"bytes"
@@ -96,6 +97,7 @@ var buckets = []bucket{
 			}
 			return []byte(k), words(*day)
 		}, loadDomain),
+	keep("days", func(m *Memory) *table[uint16, *counted] { return &m.days }, dayRow, loadDay),
 }
 
 var be = binary.BigEndian
@@ -370,13 +372,20 @@ func loadBan(m *Memory, key, value []byte, now uint32) bool {
 	return true
 }
 
-func loadPeer(m *Memory, key, v []byte, now uint32) bool {
+func readPeer(key, v []byte) (k peerKey, p peer, ok bool) {
 	if len(key) != 9 || len(v) != 8 {
+		return k, p, false
+	}
+	read(v, &p.good, &p.login, &p.bad, &p.mails)
+	return peerKey{be.Uint64(key[1:]), peerKind(key[0])}, p, true
+}
+
+func loadPeer(m *Memory, key, v []byte, now uint32) bool {
+	k, p, ok := readPeer(key, v)
+	if !ok {
 		return false
 	}
-	var p peer
-	read(v, &p.good, &p.login, &p.bad, &p.mails)
-	adopt(&m.peers, peerKey{be.Uint64(key[1:]), peerKind(key[0])}, p, now, func(ours *peer, old peer) {
+	adopt(&m.peers, k, p, now, func(ours *peer, old peer) {
 		ours.good, ours.login, ours.bad = max(ours.good, old.good), max(ours.login, old.login), max(ours.bad, old.bad)
 		ours.mails = uint16(min(int(ours.mails)+int(old.mails), 1<<16-1))
 	})

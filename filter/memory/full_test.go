@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"scanwatch/store"
 )
 
 // TestFullTables tells what all tables take when they are full, of hosts that
@@ -36,6 +38,9 @@ func TestFullTables(t *testing.T) {
 		m.Behaved(&w, m.Shape(w.Helo), false, at(0))
 		m.LoginFailed(&w, at(0))
 		m.Learn(fmt.Appendf(nil, "d%d.example.org", i), at(0))
+		if i < maxDays {
+			m.Ended(&Ended{Whole: true, Evidence: 1, Counts: &store.Counts{}}, at(-time.Duration(i)*24*time.Hour))
+		}
 	}
 	for len(m.Changes(100_000)) > 0 {
 	}

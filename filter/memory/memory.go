@@ -49,6 +49,7 @@ type Memory struct {
 	pairs     table[uint64, pair]
 	distinct  table[distinctKey, distinct]
 	domains   table[string, uint16]
+	days      table[uint16, *counted]
 	names     names  // of rules
 	dump      []byte // scratch
 }
@@ -66,6 +67,7 @@ func New() *Memory {
 	m.campaigns = newTable(maxCampaigns, campaignWorth)
 	m.pairs = newTable(maxPairs, pairWorth)
 	m.distinct = newTable(maxDistinct, distinctWorth)
+	m.days = newTable(maxDays, func(k uint16, _ *counted, now uint32) int64 { return ageWorth(k, now, dayKeep) })
 	m.domains = newTable(maxDomains, func(_ string, day uint16, now uint32) int64 { return ageWorth(day, now, domainDays) })
 	return m
 }
@@ -200,5 +202,6 @@ func (m *Memory) Status() []Status {
 		m.pairs.status("logins"),
 		m.distinct.status("login sprays"),
 		m.domains.status("domains"),
+		m.days.status("days"),
 	}
 }

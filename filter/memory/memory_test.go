@@ -427,6 +427,7 @@ func fill(m *Memory) {
 		m.LoginFailed(&Who{Addr: w.Addr, User: []byte("root")}, at(0))
 		m.Ban(w.Addr, Sentence{For: time.Hour, Rule: fmt.Sprint("rule", i), Session: 1<<63 | uint64(i)}, at(0))
 	}
+	m.Ended(&Ended{Found: true, Refused: true, Summed: true, Evidence: rules.Harvest | rules.Campaign, Counts: &store.Counts{Mails: 1, RcptOK: 70_000}}, at(0))
 	m.BanPrefix(netip.MustParsePrefix("2001:db8::/32"), time.Hour, "my reason", at(0))
 	m.Accepted([]byte("b@example.org"), at(0))
 	m.Learn([]byte("example.org"), at(0))

@@ -1,7 +1,10 @@
 package memory
 
 import (
+	"iter"
+	"maps"
 	"net/netip"
+	"time"
 
 	"golang.org/x/net/publicsuffix"
 )
@@ -212,4 +215,66 @@ func (m *Memory) Spared(w *Who, now int64) string {
 func (m *Memory) loggedIn(a netip.Addr, at uint32) bool {
 	p, ok := m.peers.get(peerKey{Number(a), peerSource})
 	return ok && p.login != 0 && ageWorth(p.login, at, loginDays) >= 0
+}
+
+// A Peer is a host that did good lately.
+type Peer struct {
+	Prefix    netip.Prefix // an IPv4 address, or the /64 of an IPv6 host
+	Mails     int          // messages that are remembered
+	LastMail  time.Time    // a day, in UTC; zero if not lately
+	LastLogin time.Time    // the same
+}
+
+// Peers visits the hosts whose mail was accepted within the last 90 days, or
+// from which somebody has logged in within the last 30. It lets go of the lock
+// now and then.
+func (m *Memory) Peers(now int64, visit func(Peer)) {
+	at := seconds(now)
+	m.mu.Lock()
+	next, stop := iter.Pull2(maps.All(m.peers.rows))
+	m.mu.Unlock()
+	var some []Peer
+	for more := true; more; some = some[:0] {
+		m.mu.Lock()
+		for range chunk {
+			var k peerKey
+			var p peer
+			if k, p, more = next(); !more {
+				break
+			}
+			if e, ok := p.export(k, at); ok {
+				some = append(some, e)
+			}
+		}
+		m.mu.Unlock()
+		for _, e := range some {
+			visit(e)
+		}
+	}
+	stop()
+}
+
+// ReadPeer reads a row of the bucket peers, for those who read the file without
+// the filter. It returns false for a row that tells of no host, or of nothing
+// good lately.
+func ReadPeer(key, value []byte, now int64) (Peer, bool) {
+	k, p, ok := readPeer(key, value)
+	if !ok {
+		return Peer{}, false
+	}
+	return p.export(k, seconds(now))
+}
+
+func (p *peer) export(k peerKey, at uint32) (e Peer, ok bool) {
+	if k.kind != peerSource {
+		return e, false
+	}
+	e = Peer{Prefix: prefixOf(k.who), Mails: int(p.mails)}
+	if p.good != 0 && ageWorth(p.good, at, recentDays) >= 0 {
+		e.LastMail = dayTime(p.good)
+	}
+	if p.login != 0 && ageWorth(p.login, at, loginDays) >= 0 {
+		e.LastLogin = dayTime(p.login)
+	}
+	return e, !e.LastMail.IsZero() || !e.LastLogin.IsZero()
 }

@@ -82,7 +82,7 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	t.tag(s, ev.Time, phase, policy, v.Tags)
 	if s.ban != nil && phase == rules.Connect && v.Pass == nil && !t.exempt(s) {
 		if enforced := t.turnAway(s, ev.Time); enforced {
-			s.barred, s.turnedAway = true, true
+			s.barred, s.turnedAway, s.refused = true, true, true
 			return filter.Reply{Decision: filter.Disconnect, Text: banText(s.ban, s.ID)}
 		}
 	}
@@ -98,7 +98,8 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 		t.verdict(s, ev.Time, phase, &act, true, &v)
 		r.Decision, r.Text = decisions[act.Decision], rules.Reply(act.Text, s.ID)
 		s.junked = s.junked || act.Decision == rules.Junk
-		s.turnedAway = s.turnedAway || act.Decision >= rules.Reject
+		s.refused = s.refused || act.Decision >= rules.Reject
+		s.turnedAway = s.turnedAway || s.refused
 	}
 	t.sentence(s, ev.Time, &v)
 	s.pace.held = s.pace.held || phase == rules.Connect && r.Hold > 0

@@ -21,6 +21,12 @@ type finding struct {
 	confidence string // high, medium or low
 }
 
+// found tells whether there is evidence against s that is recorded as a
+// finding, and not only in the header.
+func (s *Session) found() bool {
+	return (s.Evidence|s.Weak)&^(rules.RDNSMissing|rules.FCrDNSFail) != 0
+}
+
 // exempt sessions are our own: no evidence is gathered against them.
 func (t *Table) exempt(s *Session) bool { return s.Local || s.Authed || !s.Src.IsValid() }
 

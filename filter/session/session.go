@@ -42,6 +42,7 @@ type Session struct {
 	hungUp      bool // smtpd or a filter is closing the connection
 
 	turnedAway bool       // by a filter: what it did not do then says nothing
+	refused    bool       // something, by us
 	triedMail  bool       // sent MAIL
 	abused     bool       // did what no mail server does
 	junked     bool       // by us

@@ -60,6 +60,7 @@ type Table struct {
 	limit     limiter // of findings and tags
 	limitActs limiter // of verdicts and bans
 	quiet     aggregator
+	sampler   sampler
 	missed    uint64       // sessions that were not followed because the table was full
 	record    []byte       // scratch
 	event     events.Event // scratch
@@ -113,6 +114,10 @@ func RuleTexts(p *rules.Policy) (texts []string) {
 	return texts
 }
 
+// Sample makes t record less of floods, as it follows from how many bytes of
+// records are kept; 0: all of them. It is called before the first event.
+func (t *Table) Sample(budget int64) { t.sampler.budget = budget }
+
 // Use makes t follow settings from the next event on; any goroutine may call it.
 func (t *Table) Use(settings *Settings) { t.next.Store(settings) }
 
@@ -145,6 +150,7 @@ func (t *Table) Report(ev *filter.Event) {
 func (t *Table) begin(ev *filter.Event) {
 	t.clock = ev.Time
 	t.tellAgain(t.clock, false)
+	t.sumUp(t.clock, false)
 	settings := t.next.Load()
 	if settings != t.settings {
 		t.settings = settings
@@ -175,6 +181,7 @@ func (t *Table) Stop() {
 		t.end(s, store.EndingStopped, t.clock)
 	}
 	t.tellAgain(t.clock, true)
+	t.sumUp(t.clock, true)
 	t.logUnlogged()
 	if t.missed > 0 {
 		t.options.Log(fmt.Appendf(nil, "warning: %d sessions were not followed, more than %d were open at once", t.missed, maxSessions))
@@ -188,6 +195,7 @@ func (t *Table) Leave() {
 		t.flushCommand(s)
 		t.end(s, store.EndingUnknown, max(s.last, s.start))
 	}
+	t.sumUp(t.clock, true)
 }
 
 // Cut records a session, as it stands, that ended in a way which says nothing
@@ -265,7 +273,14 @@ func (t *Table) end(s *Session, how store.Ending, at int64) {
 		Counts: s.Counts, Omitted: s.omitted,
 	}
 	t.record = store.AppendRecord(t.record[:0], &r, s.steps)
-	t.options.Record(r.End, r.ID, t.record)
+	whole, summed := t.take(s, &r)
+	if whole {
+		t.options.Record(r.End, r.ID, t.record)
+	}
+	t.memory.Ended(&memory.Ended{
+		Local: s.Local, Authenticated: s.Counts.AuthPass > 0, Refused: s.refused, Whole: whole, Summed: summed,
+		Found: s.found(), Evidence: s.Evidence | s.Weak, Counts: &r.Counts,
+	}, r.End.UnixMicro())
 	delete(t.live, s.ID)
 	t.count.Store(int64(len(t.live)))
 	t.bytes -= cap(s.steps)

@@ -22,6 +22,7 @@ const (
 	maxTried   = 200_000 // pairs of a source and a domain
 	maxTokens  = 1_000
 	maxRules   = 4_000
+	maxDays    = 4_000
 
 	// harvestFrom is the number of unknown recipients in one session, in one
 	// domain of ours, from which it is called a harvest and not a mistake.
@@ -30,7 +31,9 @@ const (
 
 // A Collector counts sessions, in bounded memory.
 type Collector struct {
-	sessions int // all that were added, to mark what was seen in this one
+	sessions int                // all records that were added, to mark what was seen in this one
+	summed   int                // sessions that were recorded in sums
+	days     map[int64]DayCount // by their beginning
 
 	remote, authenticated, local Totals
 
@@ -88,6 +91,7 @@ func NewCollector() *Collector {
 		domains:  names{maxNames, map[string]*name{}},
 		tried:    map[try]*tried{},
 		rules:    map[string]*rule{},
+		days:     map[int64]DayCount{},
 		missed:   map[string]int{},
 	}
 }
@@ -108,13 +112,13 @@ func (n *names) find(text []byte) *name {
 }
 
 // count counts a name once a session.
-func (c *Collector) count(n *names, what string, text []byte) *name {
+func (c *Collector) count(n *names, what string, text []byte, times int) *name {
 	e := n.find(text)
 	if e == nil {
 		c.missed[what]++
 	} else if e.last != c.sessions {
 		e.last = c.sessions
-		e.sessions++
+		e.sessions += times
 	}
 	return e
 }
@@ -122,29 +126,40 @@ func (c *Collector) count(n *names, what string, text []byte) *name {
 // Add counts a session. Nothing refers to r afterwards.
 func (c *Collector) Add(r *store.Record) error {
 	c.sessions++
+	if r.Sessions > 0 {
+		c.summed += r.Many()
+	}
+	at := r.End.Unix()
+	at -= at % (24 * 3600)
+	if day, ok := c.days[at]; ok || len(c.days) < maxDays {
+		day.Sessions += r.Many()
+		day.Mails += int(r.Counts.Mails)
+		c.days[at] = day
+	}
 	switch {
 	case r.Local:
-		c.local.add(&r.Counts)
+		c.local.add(r)
 		return nil
 	case r.Counts.AuthPass > 0:
-		c.authenticated.add(&r.Counts)
+		c.authenticated.add(r)
 		return nil
 	}
-	c.remote.add(&r.Counts)
+	c.remote.add(r)
 	addr := r.Src.Addr()
 	src := c.source(r, addr)
 	found := false
 	byFilter := false // the recipient that comes next was refused by a filter, and says nothing
 	err := r.Steps(func(s *store.Step) bool {
+		times := max(int(s.Times), 1)
 		switch s.Kind {
 		case store.KindFilter:
 			byFilter = string(s.Arg) == "rcpt-to" && (string(s.Text) == "reject" || string(s.Text) == "disconnect")
 		case store.KindVerdict:
-			c.rule(s, Rule{Done: 1}, Rule{Observed: 1})
+			c.rule(s, Rule{Done: times}, Rule{Observed: times})
 		case store.KindBan:
 			c.rule(s, Rule{Bans: 1}, Rule{Spared: 1})
 		case store.KindHelo:
-			c.count(&c.helo, "HELO names", s.Text)
+			c.count(&c.helo, "HELO names", s.Text, 1)
 		case store.KindRcpt:
 			if !byFilter {
 				c.rcpt(addr, s)
@@ -152,9 +167,9 @@ func (c *Collector) Add(r *store.Record) error {
 			byFilter = false
 		case store.KindFinding:
 			found = true
-			c.count(&c.evidence, "kinds of evidence", s.Text)
+			c.count(&c.evidence, "kinds of evidence", s.Text, times)
 			if len(s.Org) > 0 {
-				if o := c.count(&c.orgs, "organisations", s.Org); o != nil && o.evidence == "" {
+				if o := c.count(&c.orgs, "organisations", s.Org, times); o != nil && o.evidence == "" {
 					o.evidence = string(s.Text)
 				}
 			}
@@ -162,9 +177,10 @@ func (c *Collector) Add(r *store.Record) error {
 		return true
 	})
 	if found {
-		c.remote.Found++
+		n := max(int(r.Found), 1)
+		c.remote.Found += n
 		if src != nil {
-			src.Found++
+			src.Found += n
 		}
 	}
 	return err
@@ -188,7 +204,7 @@ func (c *Collector) rule(s *store.Step, done, other Rule) {
 	for i, n := range [...]struct{ to, from *int }{{&e.Done, &add.Done}, {&e.Observed, &add.Observed}, {&e.Bans, &add.Bans}, {&e.Spared, &add.Spared}} {
 		if *n.from > 0 && e.last[i] != c.sessions {
 			e.last[i] = c.sessions
-			*n.to++
+			*n.to += *n.from
 		}
 	}
 }
@@ -206,7 +222,7 @@ func (c *Collector) source(r *store.Record, addr netip.Addr) *source {
 	if !src.rdnsIsName && len(r.RDNS) > 0 {
 		src.RDNS, src.rdnsIsName = Printable(r.RDNS), true
 	}
-	src.add(&r.Counts)
+	src.add(r)
 	return src
 }
 
@@ -270,8 +286,9 @@ type Totals struct {
 	AuthRefused  int `json:"auth_refused"`
 }
 
-func (t *Totals) add(c *store.Counts) {
-	t.Sessions++
+func (t *Totals) add(r *store.Record) {
+	c := &r.Counts
+	t.Sessions += r.Many()
 	t.Mails += int(c.Mails)
 	t.RcptOK += int(c.RcptOK)
 	t.RcptPermfail += int(c.RcptPermfail)
@@ -290,6 +307,8 @@ type Summary struct {
 	Addresses     int            `json:"addresses"`
 	Authenticated Totals         `json:"authenticated"`
 	Local         Totals         `json:"local"`
+	Summed        int            `json:"summed"` // of all these sessions: recorded in sums, because their sources came too often
+	NotKept       NotKept        `json:"not_kept"`
 	Rules         []Rule         `json:"rules"`
 	Evidence      []Name         `json:"evidence"`
 	Organisations []Name         `json:"organisations"`
@@ -300,6 +319,37 @@ type Summary struct {
 	Auth          []Source       `json:"auth"`
 	More          map[string]int `json:"more"`       // how many lines each list would have beyond those given
 	NotListed     map[string]int `json:"not_listed"` // what was seen when memory for it was full; in the totals only
+}
+
+// NotKept is what came on the days (UTC) of the report, the first one left out if
+// it does not begin at midnight, and of which only the numbers are known: it was
+// part of a flood, or gave way to the budget.
+type NotKept struct {
+	Sessions int `json:"sessions"`
+	Mails    int `json:"mails"`
+	Days     int `json:"days"` // on which that was so
+}
+
+// A DayCount is what was counted on one day, whether it is kept or not.
+type DayCount struct {
+	Day             time.Time
+	Sessions, Mails int
+}
+
+// Compare finds what is not kept of the days since a time.
+func (c *Collector) Compare(days []DayCount, since time.Time) (n NotKept) {
+	for _, d := range days {
+		if d.Day.Before(since) {
+			continue
+		}
+		kept := c.days[d.Day.Unix()]
+		if d.Sessions > kept.Sessions {
+			n.Days++
+			n.Sessions += d.Sessions - kept.Sessions
+			n.Mails += max(d.Mails-kept.Mails, 0)
+		}
+	}
+	return n
 }
 
 // A Rule and the number of sessions in which it did something. Who came while it
@@ -343,7 +393,7 @@ const maxDomains = 3 // of an Attempt
 func (c *Collector) Summary(since, until time.Time, top int, problems []string) *Summary {
 	s := &Summary{
 		Since: Time{since}, Until: Time{until}, Problems: append([]string{}, problems...),
-		Remote: c.remote, Authenticated: c.authenticated, Local: c.local, Addresses: len(c.sources),
+		Remote: c.remote, Authenticated: c.authenticated, Local: c.local, Summed: c.summed, Addresses: len(c.sources),
 		More: map[string]int{}, NotListed: c.missed,
 	}
 	sessions := func(n *name) int { return n.sessions }
@@ -494,6 +544,13 @@ func (s *Summary) Text(w io.Writer, zone *time.Location) error {
 	}
 	fmt.Fprintf(&b, "\nOther hosts came from %s; %s had findings.\n", plural(s.Addresses, "address", "addresses"), plural(s.Remote.Found, "session", "sessions"))
 	b.WriteString("The lists below are about them only.\n")
+	if s.Summed > 0 {
+		wrap(&b, plural(s.Summed, "session was", "sessions were")+" recorded in sums, because their sources came too often.", 0)
+	}
+	if k := &s.NotKept; k.Sessions > 0 {
+		wrap(&b, fmt.Sprintf("%s of %s, with %s, more than these: of them only the numbers are known, see scanwatch stats.",
+			plural(k.Sessions, "session", "sessions"), plural(k.Days, "day", "days"), plural(k.Mails, "message", "messages")), 0)
+	}
 
 	if section(&b, "Rules", len(s.Rules)) {
 		row(&b, "      done observed     bans   spared  rule")

@@ -336,7 +336,7 @@ func TestCollectorIsBounded(t *testing.T) {
 	}
 	for i := range maxNames + 10 {
 		c.sessions++
-		c.count(&c.helo, "HELO names", fmt.Appendf(nil, "name-%d", i))
+		c.count(&c.helo, "HELO names", fmt.Appendf(nil, "name-%d", i), 1)
 	}
 	s := c.Summary(noon, noon, 10, nil)
 	if s.Remote.Sessions != maxSources+10 || s.Addresses != maxSources || s.NotListed["addresses"] != 10 || s.NotListed["HELO names"] != 10 {

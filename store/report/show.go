@@ -16,6 +16,9 @@ func Show(w io.Writer, v *View, zone *time.Location) error {
 		wrap(&b, fmt.Sprintf("%-10s", name)+fmt.Sprintf(format, args...), 10)
 	}
 	head("Session", "%s", v.Session)
+	if v.Sum > 0 {
+		head("Sum", "of %s of this address, which came too often to be recorded one by one; what follows is of all of them, and what changed of the last", plural(int(v.Sum), "session", "sessions"))
+	}
 	head("From", "%s", v.from())
 	if v.Dst != "" {
 		head("To", "%s", v.Dst)
@@ -109,8 +112,8 @@ var kinds = [...]func(*stepOfAll) []string{
 	store.KindTimeout:  func(*stepOfAll) []string { return []string{"-- nothing more came; smtpd gave up waiting"} },
 	store.KindQuit:     func(s *stepOfAll) []string { return s.said("QUIT") },
 	store.KindFinding: func(s *stepOfAll) []string {
-		f := Finding{s.at, s.text, s.org, s.by, s.match, s.confidence, s.arg}
-		return []string{"!! " + f.line()}
+		f := Finding{s.at, s.text, s.org, s.by, s.match, s.confidence, s.arg, s.times}
+		return []string{"!! " + f.line() + inSessions(s.times)}
 	},
 	store.KindVerdict: func(s *stepOfAll) []string {
 		done := "observed only"
@@ -121,7 +124,7 @@ var kinds = [...]func(*stepOfAll) []string{
 		if s.by == "ban" {
 			why = space(", which banned it in session", s.match)
 		}
-		return []string{fmt.Sprintf("=> rule %s%s at %s: %s (%s)", s.text, why, s.arg, s.reply, done)}
+		return []string{fmt.Sprintf("=> rule %s%s at %s: %s (%s)", s.text, why, s.arg, s.reply, done) + inSessions(s.times)}
 	},
 	store.KindBan: func(s *stepOfAll) []string {
 		switch {
@@ -136,6 +139,14 @@ var kinds = [...]func(*stepOfAll) []string{
 	store.KindFilter: func(s *stepOfAll) []string {
 		return []string{"=> " + space("filter at "+s.arg+":", space(s.text, s.reply))}
 	},
+}
+
+// inSessions tells, in a sum, of how many sessions a step speaks.
+func inSessions(times uint32) string {
+	if times == 0 {
+		return ""
+	}
+	return ", in " + plural(int(times), "session", "sessions")
 }
 
 // said tells a command and what the server answered.

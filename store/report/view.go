@@ -38,8 +38,9 @@ type View struct {
 	Filter  []Decision  `json:"filters,omitempty"` // what filters, ours and others, have decided
 	Tags    []Tag       `json:"tags,omitempty"`
 	Bans    []Ban       `json:"bans,omitempty"`
-	Omitted uint32      `json:"omitted,omitempty"` // steps that were counted but not kept
-	Damage  string      `json:"damage,omitempty"`  // why the steps end early, if the record is damaged
+	Omitted uint32      `json:"omitted,omitempty"`  // steps that were counted but not kept
+	Sum     uint32      `json:"sessions,omitempty"` // this is the sum of so many sessions of one source
+	Damage  string      `json:"damage,omitempty"`   // why the steps end early, if the record is damaged
 	steps   []stepOfAll // all of them in order, for show
 }
 
@@ -70,6 +71,7 @@ type stepOfAll struct {
 	code                       uint32
 	size                       uint64
 	msgid                      string
+	times                      uint32
 }
 
 // Counts are the numbers of a session.
@@ -143,6 +145,7 @@ type Finding struct {
 	Match        string  `json:"match,omitempty"` // the row of a list that matched
 	Confidence   string  `json:"confidence,omitempty"`
 	Proof        string  `json:"proof,omitempty"`
+	Times        uint32  `json:"sessions,omitempty"` // in a sum: in how many of the sessions
 }
 
 // A Decision is what a rule or a filter decided.
@@ -154,6 +157,7 @@ type Decision struct {
 	Text       string  `json:"text,omitempty"`
 	CarriedOut bool    `json:"carried_out,omitempty"` // of a rule: not only observed
 	BannedIn   string  `json:"banned_in,omitempty"`   // the session that the host was banned in, if it came while it was
+	Times      uint32  `json:"sessions,omitempty"`    // in a sum: in how many of the sessions
 }
 
 // Seconds is a time since the start of the session.
@@ -179,7 +183,7 @@ func NewView(r *store.Record) *View {
 	v := &View{
 		Session: fmt.Sprintf("%016x", r.ID), Start: Time{r.Start}, End: Time{r.End},
 		Local: r.Local, RDNS: Printable(r.RDNS), FCrDNS: r.FCrDNS.String(), Ending: r.Ending.String(),
-		Counts: Counts(r.Counts), Omitted: r.Omitted,
+		Counts: Counts(r.Counts), Omitted: r.Omitted, Sum: r.Sessions,
 	}
 	if r.Src.IsValid() {
 		v.Src, v.SrcPort = r.Src.Addr().String(), r.Src.Port()
@@ -191,7 +195,7 @@ func NewView(r *store.Record) *View {
 		p := stepOfAll{
 			kind: s.Kind, at: Seconds(s.At), text: Printable(s.Text), arg: Printable(s.Arg), reply: Printable(s.Reply),
 			org: Printable(s.Org), by: Printable(s.By), match: Printable(s.Match), confidence: Printable(s.Confidence),
-			result: s.Result.String(), code: s.Code, size: s.Size,
+			result: s.Result.String(), code: s.Code, size: s.Size, times: s.Times,
 		}
 		if s.MsgID != 0 {
 			p.msgid = fmt.Sprintf("%08x", s.MsgID)
@@ -233,9 +237,9 @@ func (v *View) place(s *stepOfAll) {
 	case store.KindCommand, store.KindInput:
 		v.Command = append(v.Command, Line{s.at, s.text, answer})
 	case store.KindFinding:
-		v.Finding = append(v.Finding, Finding{s.at, s.text, s.org, s.by, s.match, s.confidence, s.arg})
+		v.Finding = append(v.Finding, Finding{s.at, s.text, s.org, s.by, s.match, s.confidence, s.arg, s.times})
 	case store.KindVerdict:
-		v.Verdict = append(v.Verdict, Decision{At: s.at, Rule: s.text, Phase: s.arg, Decision: s.reply, CarriedOut: s.result == store.ResultOK.String(), BannedIn: s.match})
+		v.Verdict = append(v.Verdict, Decision{At: s.at, Rule: s.text, Phase: s.arg, Decision: s.reply, CarriedOut: s.result == store.ResultOK.String(), BannedIn: s.match, Times: s.times})
 	case store.KindBan:
 		v.Bans = append(v.Bans, Ban{At: s.at, Rule: s.text, Prefix: s.arg, Until: s.reply, Spared: s.match, CarriedOut: s.result == store.ResultOK.String()})
 	case store.KindTag:

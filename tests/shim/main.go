@@ -2,16 +2,18 @@
 // are, except that it registers further phases in the filter's name, so that
 // smtpd asks in all of them:
 //
-//	shim [-phases PHASE,...] [-tee DIR] FILTER [ARGUMENT ...]
+//	shim [-phases PHASE,...] [-tee DIR] [-times FILE] FILTER [ARGUMENT ...]
 //
 // It ends when the filter ends, with its exit status, or with 128 and the
 // signal's number. With -tee, what smtpd says is appended to DIR/stream.in and
 // what the filter says, additions included, to DIR/stream.out, both before it
-// is passed on.
+// is passed on. With -times, a line with the phase and the microseconds that the
+// filter took is appended to FILE for each answer.
 package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -20,7 +22,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 )
 
 // Phases are those registered unless others are named. Two are left out:
@@ -31,12 +35,13 @@ const phases = "connect,helo,ehlo,starttls,mail-from,rcpt-to,data,commit,rset,no
 func main() {
 	list := flag.String("phases", phases, "`phases` to register, separated by commas")
 	tee := flag.String("tee", "", "`folder` to keep both streams in")
+	times := flag.String("times", "", "`file` for how long each answer took")
 	flag.Parse()
 	if flag.NArg() == 0 {
 		fmt.Fprintln(os.Stderr, "shim: which filter?")
 		os.Exit(2)
 	}
-	status, err := run(flag.Args(), os.Stdin, os.Stdout, *tee,
+	status, err := run(flag.Args(), os.Stdin, os.Stdout, *tee, *times,
 		strings.FieldsFunc(*list, func(r rune) bool { return r == ',' }))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "shim:", err)
@@ -46,7 +51,7 @@ func main() {
 }
 
 // run passes everything on until the filter ends, and returns its status.
-func run(command []string, stdin io.Reader, stdout io.Writer, tee string, phases []string) (int, error) {
+func run(command []string, stdin io.Reader, stdout io.Writer, tee, times string, phases []string) (int, error) {
 	// Standard input of a filter is one socket with its standard output; what
 	// the filter gets from us is two pipes, which smtpd-filters(7) does not
 	// forbid.
@@ -73,6 +78,15 @@ func run(command []string, stdin io.Reader, stdout io.Writer, tee string, phases
 			defer f.Close()
 			*t.to = io.MultiWriter(f, *t.to)
 		}
+	}
+	if times != "" {
+		f, err := os.OpenFile(times, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+		if err != nil {
+			return 0, err
+		}
+		defer f.Close()
+		w := &stopwatch{out: f, asked: map[string]request{}}
+		toFilter, toServer = &lines{to: toFilter, each: w.request}, &lines{to: toServer, each: w.answer}
 	}
 	if err := cmd.Start(); err != nil {
 		return 0, err
@@ -133,4 +147,65 @@ func inject(dst io.Writer, src io.Reader, phases []string) error {
 			return err
 		}
 	}
+}
+
+// A stopwatch measures the time from a request to its answer.
+type stopwatch struct {
+	out io.Writer
+
+	mu    sync.Mutex
+	asked map[string]request // by session and token
+}
+
+type request struct {
+	phase string
+	at    time.Time
+}
+
+// request sees a line on its way to the filter, before it goes on.
+func (w *stopwatch) request(line string) {
+	f := strings.SplitN(line, "|", 8)
+	if f[0] != "filter" || len(f) < 7 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked[f[5]+"|"+f[6]] = request{f[4], time.Now()}
+}
+
+// answer sees a line of the filter, before it goes on.
+func (w *stopwatch) answer(line string) {
+	f := strings.SplitN(line, "|", 4)
+	if f[0] != "filter-result" || len(f) < 4 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := f[1] + "|" + f[2]
+	if r, ok := w.asked[key]; ok {
+		delete(w.asked, key)
+		fmt.Fprintln(w.out, r.phase, time.Since(r.at).Microseconds())
+	}
+}
+
+// lines shows whole lines to a function before it writes them.
+type lines struct {
+	to   io.Writer
+	each func(string)
+	part []byte
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.part = append(l.part, p...)
+	rest := l.part
+	for {
+		line, after, ok := bytes.Cut(rest, []byte("\n"))
+		if !ok {
+			break
+		}
+		l.each(string(line))
+		rest = after
+	}
+	l.part = append(l.part[:0], rest...)
+	return l.to.Write(p)
 }

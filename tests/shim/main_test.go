@@ -88,7 +88,7 @@ func TestRun(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
 			var out bytes.Buffer
-			status, err := run([]string{"/bin/sh", "-c", test.script}, strings.NewReader(test.in), &out, dir, []string{"quit"})
+			status, err := run([]string{"/bin/sh", "-c", test.script}, strings.NewReader(test.in), &out, dir, "", []string{"quit"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -104,7 +104,7 @@ func TestRun(t *testing.T) {
 			}
 		})
 	}
-	if _, err := run([]string{"/nonexistent"}, strings.NewReader(""), new(bytes.Buffer), "", nil); err == nil {
+	if _, err := run([]string{"/nonexistent"}, strings.NewReader(""), new(bytes.Buffer), "", "", nil); err == nil {
 		t.Error("a filter that does not exist ran")
 	}
 }
@@ -116,7 +116,7 @@ func TestRunEndsWithFilter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	status, err := run([]string{"/bin/sh", "-c", "exit 5"}, r, new(bytes.Buffer), "", nil)
+	status, err := run([]string{"/bin/sh", "-c", "exit 5"}, r, new(bytes.Buffer), "", "", nil)
 	if err != nil || status != 5 {
 		t.Errorf("status %d, %v, want 5", status, err)
 	}

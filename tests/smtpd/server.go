@@ -36,7 +36,8 @@ type Options struct {
 
 	// Dir is the server's folder on this machine; given again to a later
 	// server, the filter's state in it goes on. A temporary one if empty,
-	// removed by Stop. Everybody may enter it.
+	// removed by Stop. Everybody may enter it. What is mounted in it is there for
+	// the server as well.
 	Dir string
 
 	Filters  []Filter // in the order of the chain; none: no filter at all
@@ -277,7 +278,7 @@ func (s *Server) mountAll() error {
 		if err := mountPoint(to, strings.HasPrefix(m.to, "/etc/")); err != nil {
 			return err
 		}
-		if err := syscall.Mount(from, to, "", syscall.MS_BIND, ""); err != nil {
+		if err := syscall.Mount(from, to, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
 			return fmt.Errorf("mount %s on %s: %w", from, to, err)
 		}
 		s.mounts = append(s.mounts, to)

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
 
@@ -64,11 +65,25 @@ func (c *Client) Status() (s Status, err error) {
 // Flush returns when all that the filter recorded before is on disk.
 func (c *Client) Flush() error { return c.ask(nil, "flush") }
 
-// Reload makes the filter load its configuration again.
-func (c *Client) Reload() error { return c.ask(nil, "reload") }
+// Reload makes the filter load its configuration again. Only if it is forced, one
+// is taken that newly turns away hosts that did good lately.
+func (c *Client) Reload(forced bool) error {
+	how := Careful
+	if forced {
+		how = Forced
+	}
+	return c.ask(nil, "reload", how)
+}
 
 // Log changes how much the filter logs: a Word of Levels.
 func (c *Client) Log(word string) error { return c.ask(nil, "log", word) }
+
+// Days returns what was counted by the day, the oldest day first.
+func (c *Client) Days() ([]memory.Day, error) {
+	var a daysAnswer
+	err := c.ask(&a, "days")
+	return a.Days, err
+}
 
 // Segments lists the files of recorded sessions.
 func (c *Client) Segments() ([]store.Segment, error) {

@@ -81,6 +81,12 @@ func MemoryVerbs(m *memory.Memory, s State, now func() int64, enforced func() bo
 			}
 			return a.JSON(answer)
 		}},
+		{"days", 0, func(ctx context.Context, a *Answer, _ []string) error {
+			ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+			defer cancel()
+			_ = s.Flush(ctx) // so that what is on disk has been read
+			return a.JSON(daysAnswer{m.Days()})
+		}},
 		{"state", 0, func(ctx context.Context, a *Answer, _ []string) error {
 			ctx, cancel := context.WithTimeout(ctx, copyTimeout)
 			defer cancel()

@@ -18,6 +18,8 @@ package control
 //	flush             returns when all that was recorded before is on disk
 //	segments          the files of recorded sessions, oldest first
 //	snapshot SEGMENT  a consistent copy of the one that is being written
+//	days              what was counted by the day
+//	reload HOW        loads the configuration again: HOW is careful or forced
 //	state             a copy of state.db, with all that is remembered
 //	ban PREFIX SECONDS REASON
 //	                  bans a host or network; REASON is escaped as in a URL
@@ -49,6 +51,12 @@ const (
 	idleTimeout  = 30 * time.Second // for the next command
 	writeTimeout = 10 * time.Second // for one write
 	copyTimeout  = 2 * time.Minute  // for a whole answer
+)
+
+// How reload is asked for.
+const (
+	Careful = "careful"
+	Forced  = "forced"
 )
 
 // SocketPath is the name of the socket in the state directory dir.
@@ -99,6 +107,10 @@ type errorAnswer struct {
 type snapshotAnswer struct {
 	Segment string `json:"segment"`
 	Size    int64  `json:"size"`
+}
+
+type daysAnswer struct {
+	Days []memory.Day `json:"days"`
 }
 
 type segmentsAnswer struct {

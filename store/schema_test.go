@@ -1,0 +1,128 @@
+package store
+
+import (
+	"compress/gzip"
+	"context"
+	"encoding/binary"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestSchemas opens a state directory of every schema that there ever was, as
+// the program wrote it then: it is read, and gone on with. A new schema adds a
+// folder to testdata, and never changes one.
+func TestSchemas(t *testing.T) {
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		t.Skip("SKIPPED, NOT TESTED: bbolt's files are in the byte order of the machine, and these are in another")
+	}
+	for _, c := range []struct {
+		name             string
+		sessions, steps  int
+		findings, states int
+	}{
+		// Before segments had the texts of rules, and records were sums.
+		{"schema-1", 23, 232, 22, 97},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			files, err := filepath.Glob(filepath.Join("testdata", c.name, "*.gz"))
+			if err != nil || len(files) == 0 {
+				t.Fatal(files, err)
+			}
+			for _, f := range files {
+				to := filepath.Join(dir, sessionsDir)
+				if strings.HasPrefix(filepath.Base(f), stateFile) {
+					to = dir
+				}
+				unpack(t, f, to)
+			}
+			sessions, steps, findings := 0, 0, 0
+			count := func() {
+				sessions, steps, findings = 0, 0, 0
+				err := (&Reader{Dir: dir, Problem: func(s string, err error) { t.Errorf("%s: %v", s, err) }}).Each(time.Time{}, time.Time{}, func(r *Record) error {
+					sessions++
+					return r.Steps(func(s *Step) bool {
+						steps++
+						if s.Kind == KindFinding {
+							findings++
+						}
+						return true
+					})
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			count()
+			if sessions != c.sessions || steps != c.steps || findings != c.findings {
+				t.Errorf("%d sessions, %d steps, %d findings; want %d, %d, %d", sessions, steps, findings, c.sessions, c.steps, c.findings)
+			}
+
+			// And the program of today goes on in the same files.
+			day := time.Date(2026, 11, 21, 23, 0, 0, 0, time.UTC)
+			now := func() time.Time { return day }
+			w := Open(dir, Options{Now: now})
+			add(w, day, 1)
+			states := 0
+			loaded := make(chan struct{})
+			s := OpenState(dir, StateOptions{Load: func(all iter.Seq[Entry]) {
+				for range all {
+					states++
+				}
+				close(loaded)
+			}, Buckets: []string{"secret", "bans", "peers", "counters", "recipients", "campaigns", "logins", "sprays", "domains"}})
+			if err := w.Flush(context.Background()); err != nil {
+				t.Error(err)
+			}
+			if err := s.Flush(context.Background()); err != nil {
+				t.Error(err)
+			}
+			<-loaded
+			if states != c.states {
+				t.Errorf("%d rows of state.db, want %d", states, c.states)
+			}
+			if err := w.Close(); err != nil {
+				t.Error(err)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+			count()
+			if sessions != c.sessions+1 {
+				t.Errorf("%d sessions afterwards, want %d", sessions, c.sessions+1)
+			}
+			if all, err := Segments(dir); err != nil || len(all) != 1 {
+				t.Errorf("segments %v, %v", all, err)
+			}
+		})
+	}
+}
+
+func unpack(t *testing.T, from, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, strings.TrimSuffix(filepath.Base(from), ".gz"))
+	if err := os.WriteFile(name, data, 0o640); err != nil {
+		t.Fatal(err)
+	}
+}
