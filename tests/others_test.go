@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 	"text/tabwriter"
+	"time"
 
 	"scanwatch/tests/smtpd"
 )
@@ -124,7 +125,14 @@ func suffers(t *testing.T, o smtpd.Options, list []attack, first int) string {
 		}()
 	}
 	all.Wait()
-	switch err := deliver(s); {
+	err = deliver(s)
+	if err != nil {
+		select {
+		case <-s.Ended(): // it may take a moment over it
+		case <-time.After(time.Second):
+		}
+	}
+	switch {
 	case err == nil && s.Alive():
 		return ""
 	case !s.Alive():
