@@ -26,7 +26,7 @@ func (w *Writer) prepareOnce() error {
 	if w.lock != nil {
 		have, err := w.lock.Stat()
 		if err == nil {
-			if now, err := os.Stat(w.dir); err == nil && os.SameFile(have, now) {
+			if now, err := os.Lstat(w.dir); err == nil && os.SameFile(have, now) {
 				return nil
 			}
 		}
@@ -46,7 +46,7 @@ func (w *Writer) prepare() error {
 				return err
 			}
 		}
-		lock, err := os.Open(w.dir)
+		lock, err := openDir(w.dir)
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -99,6 +100,19 @@ func openRegular(path string, flag int) (*os.File, error) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		f.Close()
 		return nil, fmt.Errorf("open %s: is no regular file", path)
+	}
+	return f, nil
+}
+
+// openDir opens a directory of ours. One that leads elsewhere is refused: who can
+// put it there could have root rename and remove files where he likes.
+func openDir(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		if info, e := os.Lstat(path); e == nil && info.Mode().Type() == fs.ModeSymlink {
+			return nil, fmt.Errorf("open %s: is a symbolic link, which is refused; name the directory itself with store or -s", path)
+		}
+		return nil, err
 	}
 	return f, nil
 }

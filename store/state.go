@@ -309,7 +309,9 @@ func (s *State) write() error {
 			return err
 		}
 		if len(s.batch) == 0 && s.o.Changes != nil {
-			s.batch = s.o.Changes(stateBatch)
+			// A commit takes up to a page for each entry: a small file must have
+			// room for that.
+			s.batch = s.o.Changes(int(min(stateBatch, max(s.o.MaxSize/(64<<10), 1))))
 		}
 		if len(s.batch) == 0 {
 			return nil

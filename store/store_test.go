@@ -472,6 +472,44 @@ func TestSymbolicLinkIsRefused(t *testing.T) {
 	}
 }
 
+// TestSessionsElsewhereAreRefused: a link in the place of the directory of
+// sessions leads nobody to change what is elsewhere.
+func TestSessionsElsewhereAreRefused(t *testing.T) {
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	old := filepath.Join(elsewhere, "2001-01-01.db")
+	if err := errors.Join(os.WriteFile(old, []byte("precious"), 0o600), os.Symlink(elsewhere, filepath.Join(dir, sessionsDir))); err != nil {
+		t.Fatal(err)
+	}
+	w, log := openTest(t, dir, Options{})
+	add(w, noon, 1)
+	if err := w.Flush(t.Context()); err == nil || !strings.Contains(err.Error(), "is a symbolic link, which is refused") {
+		t.Errorf("flush: %v", err)
+	}
+	i := Inspector{Dir: dir}
+	if err := i.Repair("test", noon, func(*File) error { return nil }); err == nil || !strings.Contains(err.Error(), "is a symbolic link, which is refused") {
+		t.Errorf("repair: %v", err)
+	}
+	if all, err := os.ReadDir(elsewhere); err != nil || len(all) != 1 {
+		t.Errorf("elsewhere is now %v, %v", all, err)
+	}
+	if log.count("name the directory itself") != 1 {
+		t.Errorf("log: %s", log)
+	}
+	// Nothing is lost when it has been put right.
+	if err := os.Remove(filepath.Join(dir, sessionsDir)); err != nil {
+		t.Fatal(err)
+	}
+	flush(t, w)
+	// Nor is it when a link takes the place of a directory in use.
+	if err := errors.Join(os.Rename(filepath.Join(dir, sessionsDir), filepath.Join(dir, "moved")), os.Symlink("moved", filepath.Join(dir, sessionsDir))); err != nil {
+		t.Fatal(err)
+	}
+	add(w, noon.Add(time.Second), 2)
+	if err := w.Flush(t.Context()); err == nil || !strings.Contains(err.Error(), "is a symbolic link") {
+		t.Errorf("flush: %v", err)
+	}
+}
+
 func TestSecondWriterWaitsForTheFirst(t *testing.T) {
 	dir := t.TempDir()
 	first, _ := openTest(t, dir, Options{})

@@ -19,7 +19,7 @@ import (
 var version = "development"
 
 func usage(w io.Writer) {
-	fmt.Fprint(w, `usage: filter-scanwatch [-nvV] [-f file] [-s statedir]
+	fmt.Fprint(w, `usage: filter-scanwatch [-nSvV] [-f file] [-s statedir]
 
 Records what remote hosts do, and names scanners. It is started by smtpd:
 
@@ -29,6 +29,7 @@ Records what remote hosts do, and names scanners. It is started by smtpd:
   -f file      configuration file (default `+config.DefaultFile()+`, if it exists)
   -n           check the configuration and exit
   -s statedir  where sessions are recorded (default `+store.DefaultDir()+`)
+  -S           do without the sandbox
   -v           log how it goes, not only findings and problems
   -V           print the version and exit
 
@@ -50,6 +51,7 @@ func command(args []string, stdin, stdout, stderr *os.File) int {
 	flags.Usage = func() { usage(stderr) }
 	flags.StringVar(&s.file, "f", "", "")
 	flags.StringVar(&s.dir, "s", "", "")
+	flags.BoolVar(&s.open, "S", false, "")
 	flags.BoolVar(&s.verbose, "v", false, "")
 	check := flags.Bool("n", false, "")
 	show := flags.Bool("V", false, "")

@@ -13,6 +13,7 @@ import (
 
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/sandbox"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
@@ -37,6 +38,7 @@ type policies struct {
 	peers  iter.Seq[memory.Peer] // hosts that did good lately
 	mu     sync.Mutex            // one reload at a time
 	config *config.Config
+	closed *sandbox.Report // nil: there is no sandbox
 
 	stateMu sync.Mutex
 	state   control.Config
@@ -119,6 +121,7 @@ func (p *policies) reload(forced bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c, err := config.Load(p.file, p.lists(), p.config, false)
+	outside := p.outside(c)
 	if err != nil {
 		p.config.Seen(c)
 		p.complain(err)
@@ -136,6 +139,9 @@ func (p *policies) reload(forced bool) error {
 		return fmt.Errorf("%s was not taken: %s; use --force if that is meant", p.file, strings.Join(reach, "; "))
 	}
 	p.take(c)
+	if outside {
+		p.note(nil, "the sandbox does not let the filter read all files; restart smtpd")
+	}
 	for _, id := range session.Phases(c.Policy) {
 		if !slices.Contains(p.asked, id) {
 			p.log.Warn("rules now ask for a phase that smtpd does not ask in; restart smtpd", "phase", id.String())
@@ -144,6 +150,19 @@ func (p *policies) reload(forced bool) error {
 	}
 	p.log.Info("configuration loaded", "file", p.file, "mode", c.Policy.Mode.String(), "rules", len(c.Policy.Rules()))
 	return nil
+}
+
+// outside tells of files that the configuration names only since the sandbox
+// was closed, and returns whether there are any.
+func (p *policies) outside(c *config.Config) bool {
+	some := false
+	for _, file := range c.Files() {
+		if !p.closed.Covers(file) {
+			p.log.Warn("the sandbox does not let the filter read a file that was not named when it started; restart smtpd", "file", file)
+			some = true
+		}
+	}
+	return some
 }
 
 // reach tells which rules of c turn away hosts that did good lately and that
@@ -211,6 +230,7 @@ func (p *policies) changed() bool {
 	defer p.mu.Unlock()
 	if err := p.config.Refresh(); err != nil {
 		p.log.Warn(err.Error())
+		p.outside(p.config)
 	}
 	return p.config.Changed()
 }

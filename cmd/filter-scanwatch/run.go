@@ -31,6 +31,7 @@ import (
 type settings struct {
 	file    string // empty: there is none
 	dir     string
+	open    bool // without a sandbox
 	verbose bool
 }
 
@@ -116,17 +117,23 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	if s.dir != "" {
 		set.Store = s.dir
 	}
+	if !s.open {
+		policies.enterSandbox(set)
+	}
 	if set.Events != "" {
 		stream = events.Open(set.Events, events.Options{Log: log})
 	}
-	table.Sample(max(set.Budget, store.MinBudget))
+	set.Budget = max(set.Budget, store.MinBudget)
+	stateMax := min(set.Budget/2, memory.AllBytes) // it counts for the budget
+	remembered.Limit(stateMax)
+	table.Sample(set.Budget)
 	writer = store.Open(set.Store, store.Options{Budget: set.Budget, Keep: set.Keep, Program: version, Log: log, Now: now})
 	if c := policies.config; c != nil && c.Policy != nil {
 		writer.Rules(session.RuleTexts(c.Policy))
 	}
 	state := store.OpenState(set.Store, store.StateOptions{
 		Buckets: memory.Buckets(),
-		MaxSize: min(max(set.Budget, store.MinBudget)/2, 256<<20), // it counts for the budget
+		MaxSize: stateMax,
 		Room:    writer.Reserve,
 		Program: version,
 		Log:     log,
@@ -147,12 +154,14 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	go func() {
 		defer close(socket)
 		_ = os.Mkdir(set.Store, 0o750) // or the store makes it, a moment too late for the socket
+		checkState(set.Store, log)
 		started := time.Now().UTC()
 		verbs := append(control.StoreVerbs(writer, state.Flush), policies.verb(), control.StatusVerb(func() control.Status {
 			return control.Status{
 				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()),
 				Live: control.Live{Sessions: table.Open(), Held: held.Load()}, Config: policies.status(),
 				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(), Events: eventsStatus(stream),
+				Sandbox: policies.sandbox(s.open),
 			}
 		}))
 		verbs = append(verbs, control.MemoryVerbs(remembered, state, func() int64 { return now().UnixMicro() }, policies.enforced,

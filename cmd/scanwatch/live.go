@@ -58,6 +58,9 @@ func status(e *env, args []string) error {
 	if s.Log != "" {
 		line("log", "%s", s.Log)
 	}
+	if s.Sandbox != "" {
+		line("sandbox", "%s", s.Sandbox)
+	}
 	line("sessions", "%d recorded since then, %d of them on disk", st.Added, st.Committed)
 	line("open", "%d sessions, %d answers held", s.Live.Sessions, s.Live.Held)
 	line("memory", "%d of %d bytes wait to be written", st.Buffered, st.Buffer)

@@ -214,7 +214,9 @@ func adopt[K comparable, V any](t *table[K, V], k K, v V, now uint32, merge func
 	}
 	if len(t.rows) < t.most {
 		t.rows[k] = v
+		return
 	}
+	t.put(k, v, now) // the table was larger when it was written
 }
 
 // loaders are the functions that take rows, by bucket.

@@ -17,7 +17,7 @@ import (
 	"scanwatch/rules"
 )
 
-// The number of rows of each table. A row costs 25 to 60 bytes of memory when
+// The number of rows of each table, unless Limit makes it less. A row costs 25 to 60 bytes of memory when
 // its table is in use; see Status.
 const (
 	maxCounters  = 200_000
@@ -70,6 +70,20 @@ func New() *Memory {
 	m.days = newTable(maxDays, func(k uint16, _ *counted, now uint32) int64 { return ageWorth(k, now, dayKeep) })
 	m.domains = newTable(maxDomains, func(_ string, day uint16, now uint32) int64 { return ageWorth(day, now, domainDays) })
 	return m
+}
+
+// AllBytes is what all tables take of the disk when they are full, or more.
+const AllBytes = 256 << 20
+
+// Limit gives each table so much less rows than it could have as bytes is less
+// than AllBytes: what is remembered has to fit there on the disk. It is called
+// before anything is remembered.
+func (m *Memory) Limit(bytes int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, most := range []*int{&m.counters.most, &m.bans.most, &m.peers.most, &m.probed.most, &m.campaigns.most, &m.pairs.most, &m.distinct.most, &m.domains.most} {
+		*most = int(min(int64(*most), max(int64(*most)*bytes/AllBytes, 100)))
+	}
 }
 
 // Watch says which counts over several sessions a policy asks for, and how many

@@ -20,13 +20,18 @@ import (
 	"scanwatch/rules"
 )
 
-// DefaultFile is read if it exists and the operator names no other.
-func DefaultFile() string {
+// DefaultFiles are where the configuration is looked for if the operator names
+// none; the first that exists is read. On Linux the sandbox can only leave whole
+// directories open to the filter: in one of its own the rest of /etc is not.
+func DefaultFiles() []string {
 	if runtime.GOOS == "linux" {
-		return "/etc/scanwatch.conf"
+		return []string{"/etc/scanwatch/scanwatch.conf", "/etc/scanwatch.conf"}
 	}
-	return "/etc/mail/scanwatch.conf"
+	return []string{"/etc/mail/scanwatch.conf"}
 }
+
+// DefaultFile is the one to make if there is none.
+func DefaultFile() string { return DefaultFiles()[0] }
 
 // A Config is a configuration that has been loaded.
 type Config struct {
@@ -63,14 +68,17 @@ func (s stamp) same(o stamp) bool {
 }
 
 // Find returns the configuration file to use: file if it is not empty, the
-// default one if that exists, or none.
+// first default one that exists, or none.
 func Find(file string) string {
-	if file == "" {
-		if _, err := os.Stat(DefaultFile()); err == nil {
-			return DefaultFile()
+	if file != "" {
+		return file
+	}
+	for _, file := range DefaultFiles() {
+		if _, err := os.Stat(file); err == nil {
+			return file
 		}
 	}
-	return file
+	return ""
 }
 
 // Load reads the configuration file. A table whose file cannot be used is an
@@ -236,6 +244,18 @@ func (c *Config) Seen(broken *Config) {
 		c.files[name] = stampOf(name)
 	}
 	maps.Copy(c.files, broken.files)
+}
+
+// Files lists all files that c was made from, or tried to: its own, those of its
+// tables, and the databases.
+func (c *Config) Files() []string {
+	files := slices.Sorted(maps.Keys(c.files))
+	for _, o := range []*lookup.Origins{c.ASN, c.Country} {
+		if o != nil {
+			files = append(files, o.Path())
+		}
+	}
+	return files
 }
 
 // Refresh reads databases anew that have been replaced, and returns what went

@@ -76,6 +76,8 @@ type Status struct {
 	State  store.StateStatus `json:"state"`
 	Memory []memory.Status   `json:"memory"`
 	Events *events.Status    `json:"events,omitempty"` // of the file that the configuration names
+	// Sandbox tells what is taken from the filter, in the words of its log.
+	Sandbox string `json:"sandbox,omitempty"`
 }
 
 // Live tells what the filter has in hand.
