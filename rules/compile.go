@@ -15,6 +15,7 @@ type Settings struct {
 	Country string        // file; empty if not set
 	Contact string        // how to reach the postmaster; empty if not set
 	Events  string        // file, FIFO or socket for events; empty if not set
+	Privacy Privacy       // PrivacyDefault if not set
 	// Escalate says how many times longer the second, third ... ban of a
 	// host is, as long as it is remembered.
 	Escalate     []int
@@ -58,6 +59,8 @@ func (c *Config) Settings() Settings {
 			s.Contact = set.Text
 		case "events":
 			s.Events = set.Text
+		case "privacy":
+			s.Privacy = set.Privacy
 		case "escalate":
 			s.Escalate = set.Factors
 		case "own-name":
@@ -324,6 +327,7 @@ type Needs struct {
 	SeenGood bool
 	Evidence Evidence
 	Windows  []Window
+	Names    bool // who writes, to whom, or who logged in: what may be kept as a hash only
 }
 
 // A Window is a count over sessions that a rule asks for.
@@ -342,6 +346,7 @@ func (p *Policy) Needs() (n Needs) {
 			n.Country = n.Country || c.tree.Word == "country"
 			n.SeenGood = n.SeenGood || c.tree.Word == "seen-good"
 			n.Evidence |= c.evidence
+			n.Names = n.Names || c.tree.Word == "mail-from" || c.tree.Word == "rcpt-to" || c.tree.Word == "auth" && len(c.tree.Values) > 0
 			if c.window > 0 {
 				n.Windows = append(n.Windows, Window{c.evidence, c.window, c.by})
 			}

@@ -221,6 +221,9 @@ type CondTrace struct {
 	Fact string // what it looked at, quoted
 	// Answer is for the condition as it is written, with its `!`.
 	Answer Truth
+	// Hashed tells that it could not tell because a hash was recorded and not
+	// the name itself.
+	Hashed bool
 }
 
 // Explain evaluates like Eval and tells how every pass statement and every rule
@@ -270,9 +273,10 @@ func trace(s Statement, conds []cond, listeners uint64, f *Facts) Trace {
 	}
 	for i := range conds {
 		c := &conds[i]
+		f.hashed = false
 		answer := c.eval(f)
 		t.Matched = t.Matched && answer == Yes
-		t.Conds = append(t.Conds, CondTrace{c.tree, conditionByWord(c.tree.Word).fact(c.tree, f), answer})
+		t.Conds = append(t.Conds, CondTrace{c.tree, conditionByWord(c.tree.Word).fact(c.tree, f), answer, f.hashed})
 	}
 	return t
 }

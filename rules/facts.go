@@ -51,9 +51,13 @@ type Facts struct {
 	SeenGood Truth // mail from here was accepted before
 	// Window counts over sessions; nil if nothing does.
 	Window Counter
+	// Recorded says that addresses and user names come from a record, where
+	// hashes may stand for them; see Settings.Privacy.
+	Recorded bool
 
 	listeners uint64 // those the session came in on
 	total     int    // Score and the weights of the evidence
+	hashed    bool   // the last condition could not tell because of a hash
 }
 
 // A Counter knows how often something happened over many sessions.

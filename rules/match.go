@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"scanwatch/filter/privacy"
 )
 
 // A cond is a condition that is ready to be asked. Which fields are used
@@ -301,8 +303,49 @@ func matchHelo(c *cond, f *Facts) Truth {
 	return c.name(f.Helo)
 }
 
-func matchMailFrom(c *cond, f *Facts) Truth { return c.address(f.MailFrom) }
-func matchRcptTo(c *cond, f *Facts) Truth   { return c.address(f.RcptTo) }
+func matchMailFrom(c *cond, f *Facts) Truth { return c.recorded(f, f.MailFrom) }
+func matchRcptTo(c *cond, f *Facts) Truth   { return c.recorded(f, f.RcptTo) }
+
+// recorded asks for a mail address of which a record may have the hash only. What
+// asks for its domain can tell all the same, and what asks for postmaster, who is
+// never hashed.
+func (c *cond) recorded(f *Facts, b []byte) Truth {
+	answer := c.address(b)
+	if answer != No || !f.Recorded || !privacy.HasHash(b) {
+		return answer
+	}
+	local, domain, _ := bytes.Cut(b, []byte{'@'})
+	if i := bytes.LastIndexByte(b, '@'); i >= 0 {
+		local, domain = b[:i], b[i+1:]
+	}
+	hidden := len(c.tables) > 0
+	for i := range c.names {
+		hidden = hidden || c.names[i].hidden(local, domain)
+	}
+	if !hidden {
+		return No
+	}
+	f.hashed = true
+	return Unknown
+}
+
+// hidden tells whether a pattern that does not match an address with hashes in it
+// may match what was hashed.
+func (p *pattern) hidden(local, domain []byte) bool {
+	if privacy.IsHash(domain) {
+		return p.part != localPart || privacy.HasHash(local)
+	}
+	switch {
+	case p.part == domainPart || !privacy.HasHash(local):
+		return false
+	case p.part == localPart:
+		return !privacy.IsRole(p.text)
+	case p.re != nil || p.glob:
+		return true
+	}
+	name, of, _ := strings.Cut(p.text, "@")
+	return !privacy.IsRole(name) && equalFold(of, trimDot(domain))
+}
 
 func matchAuth(c *cond, f *Facts) Truth {
 	switch {
@@ -313,7 +356,12 @@ func matchAuth(c *cond, f *Facts) Truth {
 	case len(f.User) == 0:
 		return Unknown
 	}
-	return c.name(f.User)
+	answer := c.name(f.User)
+	if answer == No && f.Recorded && privacy.HasHash(f.User) {
+		f.hashed = true
+		return Unknown
+	}
+	return answer
 }
 
 func matchTLS(_ *cond, f *Facts) Truth { return truth(f.TLS) }

@@ -50,6 +50,7 @@ var statements = []statement{
 	{"country", `country "file"`, parseText},
 	{"contact", `contact "text"`, parseText},
 	{"events", `events "file"`, parseText},
+	{"privacy", "privacy default | full | strict", parsePrivacy},
 	{"escalate", "escalate none | number | { number, ... }", parseEscalate},
 	{"own-name", "own-name name | { name, ... }", parseOwn(nameValue)},
 	{"own-address", "own-address address | { address, ... }", parseOwn(addressValue)},

@@ -17,6 +17,15 @@ func parseMode(l *line) (Statement, *Error) {
 	return &Setting{Pos: l.toks[0].pos, Word: "mode", Mode: Mode(i)}, nil
 }
 
+func parsePrivacy(l *line) (Statement, *Error) {
+	t := l.next()
+	i := index(privacyNames[:], t.text)
+	if t.kind != wordToken || i < 0 {
+		return nil, l.errorf(t.pos, didYouMean(t.text, privacyNames[:]), "expected how much privacy%s", insteadOf(t))
+	}
+	return &Setting{Pos: l.toks[0].pos, Word: "privacy", Privacy: Privacy(i)}, nil
+}
+
 const (
 	day         = 24 * time.Hour
 	maxKeep     = 3660 * day

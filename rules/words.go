@@ -116,6 +116,20 @@ var modeNames = [...]string{"observe", "enforce"}
 
 func (m Mode) String() string { return name(modeNames[:], int(m)) }
 
+// Privacy says how much of the people who write to each other is kept.
+type Privacy uint8
+
+// The ways. By default those who may exist are kept as hashes.
+const (
+	PrivacyDefault Privacy = iota
+	PrivacyFull            // all in clear
+	PrivacyStrict          // also domains of senders, recipients who do not exist, and users
+)
+
+var privacyNames = [...]string{"default", "full", "strict"}
+
+func (p Privacy) String() string { return name(privacyNames[:], int(p)) }
+
 // Truth is the answer of a condition. The zero Truth is Unknown: a condition
 // that could not be evaluated never matches, negated or not.
 type Truth uint8

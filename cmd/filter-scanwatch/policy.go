@@ -44,6 +44,9 @@ type policies struct {
 	state   control.Config
 }
 
+// maxNotes is how many notes about tables status has; the log has them all.
+const maxNotes = 10
+
 // note keeps what status tells. A policy that is in use stays so when there is
 // a problem with the next one.
 func (p *policies) note(c *config.Config, problem string) {
@@ -52,6 +55,7 @@ func (p *policies) note(c *config.Config, problem string) {
 	p.state.File, p.state.Problem = p.file, problem
 	if c != nil {
 		p.state.Mode, p.state.Rules = c.Policy.Mode.String(), len(c.Policy.Rules())
+		p.state.Notes = slices.Clone(c.Notes[:min(len(c.Notes), maxNotes)])
 	}
 }
 

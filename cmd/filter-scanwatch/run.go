@@ -23,6 +23,7 @@ import (
 	"scanwatch/filter/events"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
+	"scanwatch/filter/privacy"
 	"scanwatch/filter/session"
 	"scanwatch/store"
 )
@@ -92,7 +93,9 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		}
 		watched.Send(e)
 	}
+	var hasher atomic.Pointer[privacy.Hasher] // set before the first event
 	table := session.NewTable(session.Options{
+		Hasher: hasher.Load,
 		Record: func(end time.Time, id uint64, value []byte) {
 			clock.Store(end.UnixMicro())
 			writer.Add(end, id, value)
@@ -147,6 +150,8 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 
 	var held atomic.Int64
 	live, stopLive := context.WithCancel(context.Background())
+	saveKey := useKey(set.Store, func(key []byte) { hasher.Store(privacy.New(key)) }, log)
+	go saveKey(live)
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // not to reload is no reason to end
 	go policies.watch(live, hangup)

@@ -18,6 +18,7 @@ import (
 	"scanwatch/cmd/internal/config"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
+	"scanwatch/filter/privacy"
 	"scanwatch/filter/replay"
 	"scanwatch/filter/session"
 	"scanwatch/rules"
@@ -55,7 +56,7 @@ func backtest(e *env, args []string) error {
 	if *ready != "" && len(args) > 0 {
 		return usage("backtest: either FILE or --policy")
 	}
-	b := &pastTest{Lost: []*lostMail{}, Logins: []*hitLogin{}, Stopped: []*stopped{}, lost: map[lostKey]*lostMail{}, logins: map[loginKey]*hitLogin{}, stopped: map[string]*stopped{}}
+	b := &pastTest{Lost: []*lostMail{}, Logins: []*hitLogin{}, Stopped: []*stopped{}, lost: map[lostKey]*lostMail{}, logins: map[loginKey]*hitLogin{}, stopped: map[string]*stopped{}, unsures: map[unsure]int{}, hashed: map[unsure]int{}}
 	if *when != "" {
 		if b.since, err = e.since(*when); err != nil {
 			return err
@@ -158,13 +159,16 @@ const sampleOf = 16
 
 // sample makes b know which conditions could not tell.
 func (p *past) sample(b *pastTest) {
+	names := p.options.Settings.Policy.Needs().Names
 	p.options.Table.Trace = func(policy *rules.Policy, f *rules.Facts, _ filter.Reply) {
-		if f.Session*0x9e3779b97f4a7c15>>60 != 0 { // ids are no random numbers, their multiples nearly
+		sampled := f.Session*0x9e3779b97f4a7c15>>60 == 0 // ids are no random numbers, their multiples nearly
+		hashed := names && (privacy.HasHash(f.MailFrom) || privacy.HasHash(f.RcptTo) || privacy.HasHash(f.User))
+		if !sampled && !hashed {
 			return
 		}
 		_, traces := policy.Explain(f)
 		for i := range traces {
-			b.unsure(&traces[i])
+			b.unsure(&traces[i], sampled)
 		}
 	}
 }
@@ -282,6 +286,7 @@ type pastTest struct {
 	Late     int         `json:"late"`
 	Cannot   []string    `json:"cannot_tell"`
 	Unsure   []unsure    `json:"could_not_tell"` // of one session in 16
+	Hashed   []unsure    `json:"hashed"`         // could not tell because hashes of names were recorded
 	Messages int         `json:"messages_lost"`
 	Rcpts    int         `json:"recipients_lost"`
 	Known    int         `json:"messages_lost_of_known_peers"`
@@ -297,6 +302,7 @@ type pastTest struct {
 	logins  map[loginKey]*hitLogin
 	stopped map[string]*stopped
 	unsures map[unsure]int
+	hashed  map[unsure]int
 	waiting map[uint64]ending // sessions that have ended in one past only
 }
 
@@ -425,17 +431,22 @@ func spanText(d time.Duration) string {
 
 // unsure notes the conditions of a rule that could not tell because of them.
 // That weak evidence does not suffice is no lack of knowledge.
-func (b *pastTest) unsure(t *rules.Trace) {
+func (b *pastTest) unsure(t *rules.Trace, sampled bool) {
+	name := "pass"
 	r, ok := t.Statement.(*rules.Rule)
-	if !ok || t.Skipped != "" || slices.ContainsFunc(t.Conds, func(c rules.CondTrace) bool { return c.Answer == rules.No }) {
+	if ok {
+		name = r.Name
+	}
+	if t.Skipped != "" || slices.ContainsFunc(t.Conds, func(c rules.CondTrace) bool { return c.Answer == rules.No }) {
 		return
 	}
 	for _, c := range t.Conds {
-		if c.Answer == rules.Unknown && c.Cond.Word != "evidence" {
-			if b.unsures == nil {
-				b.unsures = make(map[unsure]int)
-			}
-			b.unsures[unsure{Rule: r.Name, Condition: c.Cond.String()}]++
+		switch u := (unsure{Rule: name, Condition: c.Cond.String()}); {
+		case c.Answer != rules.Unknown:
+		case c.Hashed:
+			b.hashed[u]++
+		case sampled && ok && c.Cond.Word != "evidence":
+			b.unsures[u]++
 		}
 	}
 }
@@ -640,14 +651,20 @@ func (b *pastTest) finish() {
 		b.Stopped = append(b.Stopped, s)
 	}
 	slices.SortFunc(b.Stopped, func(x, y *stopped) int { return cmp.Or(y.Count-x.Count, cmp.Compare(x.Rule, y.Rule)) })
-	b.Unsure = []unsure{}
-	for u, n := range b.unsures {
+	b.Unsure, b.Hashed = often(b.unsures), often(b.hashed)
+}
+
+// often lists what could not tell, the most frequent first.
+func often(times map[unsure]int) []unsure {
+	list := []unsure{}
+	for u, n := range times {
 		u.Times = n
-		b.Unsure = append(b.Unsure, u)
+		list = append(list, u)
 	}
-	slices.SortFunc(b.Unsure, func(x, y unsure) int {
+	slices.SortFunc(list, func(x, y unsure) int {
 		return cmp.Or(y.Times-x.Times, cmp.Compare(x.Rule, y.Rule), cmp.Compare(x.Condition, y.Condition))
 	})
+	return list
 }
 
 // order sorts false before true.
@@ -761,6 +778,13 @@ func (b *pastTest) printHidden(say func(int, string, ...any)) {
 	}
 	for _, u := range b.Unsure {
 		say(2, "rule %s could not tell in %d of one in %d sessions: %s", u.Rule, u.Times, sampleOf, printable([]byte(u.Condition)))
+	}
+	for _, u := range b.Hashed {
+		statement := "rule " + u.Rule
+		if u.Rule == "pass" {
+			statement = "a pass statement"
+		}
+		say(2, "%s could not tell %s, because the name was recorded as a hash (see privacy in scanwatch.conf(5)): %s", statement, count(u.Times, "time"), printable([]byte(u.Condition)))
 	}
 }
 

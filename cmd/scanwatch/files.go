@@ -123,7 +123,9 @@ func fileState(f *store.File) string {
 const statsHelp = `Shows what the state directory holds: sizes, numbers, ages, what was dropped, and
 for how long the budget will do. Works with and without a running filter.
 
-  --json  one JSON object`
+  --json        one JSON object
+  --prometheus  numbers for Prometheus instead, for its node exporter
+  -o FILE       put them into FILE, which is replaced at once`
 
 // rateDays is how many days, before the last session, tell how fast the disk
 // fills.
@@ -153,8 +155,18 @@ type stock struct {
 
 func stats(e *env, args []string) error {
 	asJSON := e.flags.Bool("json", false, "")
+	prometheus := e.flags.Bool("prometheus", false, "")
+	file := e.flags.String("o", "", "")
 	if _, err := e.parse(args, 0, 0); err != nil {
 		return err
+	}
+	switch {
+	case *prometheus && *asJSON:
+		return usage("--json and --prometheus: choose one")
+	case *prometheus:
+		return e.metrics(*file)
+	case *file != "":
+		return usage("-o is for --prometheus")
 	}
 	i, err := e.inspector()
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/control"
+	store_report "scanwatch/store/report"
 )
 
 func status(e *env, args []string) error {
@@ -48,6 +49,9 @@ func status(e *env, args []string) error {
 	}
 	if s.Config.Problem != "" {
 		line("PROBLEM", "configuration: %s", s.Config.Problem)
+	}
+	for _, n := range s.Config.Notes {
+		line("PROBLEM", "configuration: %s", store_report.Printable([]byte(n)))
 	}
 	line("filter", "version %s, pid %d, since %s", s.Program, s.PID, s.Started.In(e.zone).Format("2006-01-02 15:04:05 -0700"))
 	if s.Config.File != "" {

@@ -44,7 +44,7 @@ type verb struct {
 // verbs are the verbs, in the order of the help.
 func verbs() []verb {
 	return []verb{
-		{"report", "[returns] [--since WHEN] [--top N] [--json]", "what came in, problems first; who came back after he was found", reportHelp, report},
+		{"report", "[returns|scanners] [--since WHEN] [--top N] [--json] [FLAG ...]", "what came in, problems first, as text, letter or page; who came back; who scans", reportHelp, report},
 		{"dump", "[--since WHEN] [--src PREFIX] [--evidence TOKEN] [--csv]", "every session, one JSON object a line, oldest first", sinceHelp, dump},
 		{"show", "[--json] SESSION-ID", "one session as a story", "SESSION-ID is the number that smtpd logs: 16 hexadecimal digits.", show},
 		{"why", "[--as KIND] [--since WHEN] [--all] [--json] ARG", "what was decided about a client, on what grounds, and how to undo it", whyHelp, why},
@@ -53,12 +53,13 @@ func verbs() []verb {
 		{"ban", "[--for DURATION] [--reason TEXT] [--force] PREFIX", "turn a host or network away", banHelp, banVerb},
 		{"unban", "PREFIX", "end bans at once", unbanHelp, unban},
 		{"flush", "", "return when all that was recorded is on disk", "", flush},
-		{"stats", "[--json]", "what the state directory holds, and what was dropped", statsHelp, stats},
+		{"stats", "[--json | --prometheus [-o FILE]]", "what the state directory holds, and what was dropped", statsHelp, stats},
 		{"fsck", "[--repair] [--json]", "whether the files are well, and mend them", fsckHelp, fsck},
 		{"check", "[FILE]", "what is wrong with a configuration", checkHelp, check},
 		{"policy", "[--print] [FILE|POLICY]", "what a configuration refuses, in plain English", policyHelp, policy},
 		{"test", "[--enforce] --src ADDRESS [FLAG ...] | --stream FILE", "what a configuration would do with a session", testHelp, try},
 		{"backtest", "[--policy POLICY] [--rule NAME] [--since WHEN] [--json] [FILE]", "what a configuration would have done with the past", backtestHelp, backtest},
+		{"anonymize", "[--key FILE] OUTDIR", "a copy of the records without people, addresses and names", anonymizeHelp, anonymizeVerb},
 		{"import", "mylog DIR | --check FILE [--format FORMAT] | --formats", "take over old records; what a list is, and what of it can be used", importHelp, importVerb},
 		{"watch", "[--evidence TOKEN] [--src PREFIX] [--json]", "follow findings, verdicts and bans live", watchHelp, watch},
 		{"log", "brief|verbose", "change how much the running filter logs", logHelp, logVerb},

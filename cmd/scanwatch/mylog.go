@@ -14,6 +14,7 @@ import (
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
+	"scanwatch/filter/privacy"
 	"scanwatch/filter/session"
 	"scanwatch/rules"
 	"scanwatch/store"
@@ -36,11 +37,19 @@ func (e *env) importMylog(dir string) error {
 	if err != nil {
 		return err
 	}
-	policy, err := emptyPolicy()
+	policy, err := emptyPolicy(e.storeSettings().Privacy)
 	if err != nil {
 		return err
 	}
 	set := e.storeSettings()
+	key, err := privacy.SaveKey(e.dir, privacy.NewKey())
+	if err != nil {
+		return fmt.Errorf("import into %s: %w", e.dir, err)
+	}
+	if err := giveFile(filepath.Join(e.dir, privacy.KeyFile), home); err != nil {
+		return err
+	}
+	hasher := privacy.New(key)
 	clock := e.now()
 	w := store.Open(e.dir, store.Options{Budget: set.Budget, Keep: 100 * 365 * 24 * time.Hour, Program: version, Now: func() time.Time { return e.now() }})
 	defer w.Close()
@@ -56,8 +65,9 @@ func (e *env) importMylog(dir string) error {
 				_ = w.Flush(context.Background()) // the last one tells
 			}
 		},
-		Log:   func([]byte) {},
-		Lists: func() *lookup.Lists { return lists },
+		Log:    func([]byte) {},
+		Lists:  func() *lookup.Lists { return lists },
+		Hasher: func() *privacy.Hasher { return hasher },
 	})
 	table.Use(&session.Settings{Policy: policy})
 	var lines bytes.Buffer
@@ -100,8 +110,8 @@ func (e *env) importMylog(dir string) error {
 }
 
 // emptyPolicy has no rules: it makes greetings be looked at, and decides nothing.
-func emptyPolicy() (*rules.Policy, error) {
-	c, err := rules.Parse("empty", func(string) ([]byte, error) { return nil, nil })
+func emptyPolicy(how rules.Privacy) (*rules.Policy, error) {
+	c, err := rules.Parse("empty", func(string) ([]byte, error) { return []byte("privacy " + how.String() + "\n"), nil })
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +141,14 @@ func giveTo(dir string, owner os.FileInfo) error {
 		err = errors.Join(err, os.Lchown(f, int(to.Uid), int(to.Gid)))
 	}
 	return err
+}
+
+// giveFile is giveTo for one file.
+func giveFile(name string, owner os.FileInfo) error {
+	if to, ok := owner.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+		return os.Lchown(name, int(to.Uid), int(to.Gid))
+	}
+	return nil
 }
 
 // progress tells on a terminal how far a long work is; elsewhere it is nil.

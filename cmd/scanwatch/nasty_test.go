@@ -43,6 +43,10 @@ var nastyOutputs = []struct {
 	{"report", forPeople, false},
 	{"report --top 1000", forPeople, false},
 	{"report --top 1000 --json", jsonValues, false},
+	{"report --top 1000 --mail", forPeople, false},
+	{"report --top 1000 --html $DIR/page.html", forPeople, true},
+	{"report scanners", forPeople, true},
+	{"report scanners --optout", forPeople, true},
 	{"report returns", forPeople, false},
 	{"report returns --json", jsonValues, false},
 	{"dump", jsonValues, false},
@@ -60,6 +64,9 @@ var nastyOutputs = []struct {
 	{"bans --all --json", jsonValues, false},
 	{"stats", forPeople, false},
 	{"stats --json", jsonValues, false},
+	{"stats --prometheus", forPeople, false},
+	{"stats --prometheus -o $DIR/numbers.prom", forPeople, true},
+	{"anonymize $DIR/copy", forPeople, true},
 	{"fsck", forPeople, false},
 	{"fsck --json", jsonValues, false},
 	{"backtest --policy tight", forPeople, false},
@@ -120,6 +127,16 @@ func TestNastyOutput(t *testing.T) {
 				out := bytes.ReplaceAll(stdout.Bytes(), []byte(files), nil)
 				if err := o.format(out); err != nil {
 					t.Errorf("%s: %v", text.Name, err)
+				}
+				for _, name := range []string{"page.html", "numbers.prom"} {
+					data, err := os.ReadFile(filepath.Join(files, name))
+					if err != nil {
+						continue
+					}
+					if err := nasty.Terminal(data); err != nil || bytes.Contains(data, []byte("<script>alert")) || bytes.Contains(data, []byte("<img src=x")) {
+						t.Errorf("%s: %v, or markup of a stranger", name, err)
+					}
+					_ = os.Remove(filepath.Join(files, name))
 				}
 				if err := nasty.Terminal(stderr.Bytes()); err != nil {
 					t.Errorf("%s: stderr: %v", text.Name, err)

@@ -3,7 +3,6 @@ package main
 // The verbs that read recorded sessions.
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -23,14 +22,11 @@ import (
 const sinceHelp = `WHEN is a time span before now (90m, 24h, 7d, 2w), a day in your time zone
 (2026-11-01), or a moment (2026-11-01T12:00:00Z).`
 
-const reportHelp = sinceHelp + `
-Without --since: the last 24 hours, and for returns everything that is kept.
-
-report returns tells of the hosts that were banned or found how many came back
-within 1h, 1d, 7d and 30d, and how long a ban that suggests.`
-
 // since parses WHEN.
-func (e *env) since(when string) (time.Time, error) {
+func (e *env) since(when string) (time.Time, error) { return e.moment("since", when) }
+
+// moment parses the WHEN of a flag.
+func (e *env) moment(name, when string) (time.Time, error) {
 	if t, err := time.ParseInLocation(time.DateOnly, when, e.zone); err == nil {
 		return t, nil
 	}
@@ -40,7 +36,7 @@ func (e *env) since(when string) (time.Time, error) {
 	if d, err := span(when); err == nil {
 		return e.now().Add(-d), nil
 	}
-	return time.Time{}, usage("--since %q: neither a time span, nor a day, nor a moment\n%s", when, sinceHelp)
+	return time.Time{}, usage("--%s %q: neither a time span, nor a day, nor a moment\n%s", name, when, sinceHelp)
 }
 
 // span parses a duration, which may be given in days or weeks.
@@ -101,96 +97,16 @@ func (e *env) reader() (*store.Reader, *control.Client, []string, error) {
 
 // each goes through the records. Not to have any is no error.
 func each(r *store.Reader, since time.Time, f func(*store.Record) error) error {
-	err := r.Each(since, time.Time{}, f)
+	return eachUntil(r, since, time.Time{}, f)
+}
+
+// eachUntil leaves out those that ended at until or later; a zero time is no limit.
+func eachUntil(r *store.Reader, since, until time.Time, f func(*store.Record) error) error {
+	err := r.Each(since, until, f)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	return err
-}
-
-func report(e *env, args []string) error {
-	when := e.flags.String("since", "", "")
-	top := e.flags.Int("top", 10, "")
-	asJSON := e.flags.Bool("json", false, "")
-	args, err := e.parse(args, 0, 1)
-	if err != nil {
-		return err
-	}
-	about := strings.Join(args, "")
-	if about != "" && about != "returns" {
-		return usage("report %q: there is no such report; did you mean report returns?", about)
-	}
-	if *top < 1 {
-		return usage("--top %d: must be at least 1", *top)
-	}
-	var since time.Time
-	if *when != "" || about == "" {
-		if since, err = e.since(cmp.Or(*when, "24h")); err != nil {
-			return err
-		}
-	}
-	if since.After(e.now()) {
-		return usage("--since %s: lies in the future", *when)
-	}
-	if about == "returns" {
-		return e.returns(since, *asJSON)
-	}
-	r, client, problems, err := e.reader()
-	if err != nil {
-		return err
-	}
-	if client != nil {
-		defer client.Close()
-		if s, err := client.Status(); err == nil {
-			if s.Store.Error != "" {
-				problems = append(problems, "sessions cannot be written: "+s.Store.Error)
-			}
-		}
-	}
-	r.Problem = func(segment string, err error) { problems = append(problems, segment+": "+err.Error()) }
-	days, err := e.days() // before the sessions: none that is counted is missing then
-	if err != nil {
-		problems = append(problems, "what was counted by the day: "+err.Error())
-	}
-	c := store_report.NewCollector()
-	n, broken := 0, 0
-	until := e.now()
-	err = each(r, since, func(rec *store.Record) error {
-		n++
-		if rec.End.After(until) {
-			until = rec.End
-		}
-		if c.Add(rec) != nil {
-			broken++
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if broken > 0 {
-		problems = append(problems, fmt.Sprintf("%d sessions have damaged steps, and are only counted", broken))
-	}
-	if d := r.Dropped; d.Total() > 0 {
-		problems = append(problems, fmt.Sprintf("%d sessions were dropped and are not in this report (%s)", d.Total(), d))
-	}
-	switch {
-	case r.Unread > 0: // nobody knows what is in them
-	case n == 0:
-		problems = append(problems, "no sessions were recorded in this time")
-	}
-	s := c.Summary(since, until, *top, problems)
-	counted := make([]store_report.DayCount, len(days))
-	for i := range days {
-		counted[i] = store_report.DayCount{Day: days[i].Day, Sessions: int(days[i].Of(memory.DaySessions)), Mails: int(days[i].Of(memory.DayMails))}
-	}
-	s.NotKept = c.Compare(counted, since)
-	if *asJSON {
-		err = s.JSON(e.out)
-	} else {
-		err = s.Text(e.out, e.zone)
-	}
-	return errors.Join(err, unread(r))
 }
 
 // days returns what was counted by the day, the oldest first.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/memory"
@@ -15,11 +14,25 @@ import (
 	store_report "scanwatch/store/report"
 )
 
-// returns reports which hosts came back, in sessions that ended at since or later.
-func (e *env) returns(since time.Time, asJSON bool) error {
-	r, client, problems, err := e.reader()
+// returns reports which hosts came back, in the sessions of a period.
+func (e *env) returns(t period, asJSON bool) error {
+	s, r, err := e.whoReturned(t)
 	if err != nil {
 		return err
+	}
+	if asJSON {
+		err = s.JSON(e.out)
+	} else {
+		err = s.Text(e.out, e.zone)
+	}
+	return errors.Join(err, unread(r))
+}
+
+// whoReturned goes through the sessions of a period; a zero since stands for all.
+func (e *env) whoReturned(t period) (*store_report.ReturnSummary, *store.Reader, error) {
+	r, client, problems, err := e.reader()
+	if err != nil {
+		return nil, nil, err
 	}
 	if client != nil {
 		defer client.Close()
@@ -27,18 +40,14 @@ func (e *env) returns(since time.Time, asJSON bool) error {
 	problems = slices.DeleteFunc(problems, func(p string) bool { return strings.Contains(p, control.ErrNotRunning.Error()) }) // it need not
 	r.Problem = func(segment string, err error) { problems = append(problems, segment+": "+err.Error()) }
 	c := store_report.NewReturns(memory.Number)
-	broken, until := 0, e.now()
-	err = each(r, since, func(rec *store.Record) error {
-		if rec.End.After(until) {
-			until = rec.End
-		}
+	broken := 0
+	until, err := e.each(r, t, func(rec *store.Record) {
 		if c.Add(rec) != nil {
 			broken++
 		}
-		return nil
 	})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if broken > 0 {
 		problems = append(problems, fmt.Sprintf("%d sessions have damaged steps", broken))
@@ -46,11 +55,5 @@ func (e *env) returns(since time.Time, asJSON bool) error {
 	if n := r.Dropped.Total(); n > 0 {
 		problems = append(problems, fmt.Sprintf("%d sessions were dropped and are not in this report (%s)", n, r.Dropped))
 	}
-	s := c.Summary(since, until, problems)
-	if asJSON {
-		err = s.JSON(e.out)
-	} else {
-		err = s.Text(e.out, e.zone)
-	}
-	return errors.Join(err, unread(r))
+	return c.Summary(t.since, until, problems), r, nil
 }

@@ -48,6 +48,7 @@ func TestMain(m *testing.M) {
 			os.Exit(program(os.Stderr).main(os.Args[1:], os.Stdout))
 		},
 		"mkstore":   func() { os.Exit(mkstore(os.Args[1])) },
+		"mkscans":   func() { os.Exit(mkScans(os.Args[1])) },
 		"mkhistory": func() { os.Exit(mkHistory(os.Args[1], len(os.Args) > 2)) },
 		"filter":    func() { os.Exit(runFilter(os.Args[1])) },
 	})
@@ -140,6 +141,22 @@ func mkstore(dir string) int {
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	fill(w, now.Add(-26*time.Hour), 0x10)
 	fill(w, now.Add(-time.Hour), 0x20)
+	if err := w.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// mkScans fills a state directory with a visit of each of two organisations.
+func mkScans(dir string) int {
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	end := now.Add(-time.Hour)
+	for i, v := range []struct{ src, org string }{{"192.0.2.1:4711", "Censys"}, {"[2001:db8::53]:4711", "Shodan"}} {
+		b := store.AppendStep(nil, &store.Step{Kind: store.KindFinding, Text: []byte("scanner"), Org: []byte(v.org), By: []byte("cidr"), Confidence: []byte("high")}, 0)
+		r := &store.Record{Start: end.Add(-time.Second), End: end, Src: netip.MustParseAddrPort(v.src), Ending: store.EndingDropped}
+		w.Add(end, uint64(0x40+i), store.AppendRecord(nil, r, b))
+	}
 	if err := w.Close(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

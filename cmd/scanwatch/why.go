@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -21,6 +22,7 @@ import (
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
+	"scanwatch/filter/privacy"
 	"scanwatch/rules"
 	"scanwatch/store"
 	store_report "scanwatch/store/report"
@@ -49,6 +51,8 @@ type question struct {
 	text    []byte
 	session uint64
 	prefix  netip.Prefix
+	hashes  [][]byte // what may be recorded instead of a mail address; nil without the key
+	missed  bool     // hashes were met that nobody can tell from the one in question
 }
 
 // whyKinds are what an ARG can be. A kind looks at the head of a record or at its
@@ -108,11 +112,29 @@ func readHosts(s string) (netip.Prefix, bool) {
 
 // mailbox tells whether an address is the one in question, or is in its domain.
 func (q *question) mailbox(address []byte) bool {
+	is := func(text []byte) bool { return bytes.EqualFold(address, text) }
+	q.missed = q.missed || q.hashes == nil && privacy.HasHash(address)
 	if len(q.text) > 0 && q.text[0] == '@' {
 		i := bytes.LastIndexByte(address, '@')
-		return i >= 0 && bytes.EqualFold(address[i:], q.text)
+		if i < 0 {
+			return false
+		}
+		address = address[i:]
 	}
-	return bytes.EqualFold(address, q.text)
+	return is(q.text) || slices.ContainsFunc(q.hashes, is)
+}
+
+// hash makes the hashes of a mail address that is asked for, if the key of the
+// state directory can be read, and is needed: a hash can be asked for itself.
+func (q *question) hash(dir string) {
+	if privacy.HasHash(q.text) {
+		q.hashes = [][]byte{q.text}
+		return
+	}
+	if key, err := privacy.ReadKey(dir); err == nil {
+		h := privacy.New(key)
+		q.hashes = [][]byte{h.Mailbox(nil, q.text, false), h.Mailbox(nil, q.text, true)}
+	}
 }
 
 // host tells whether a name is the one in question, or below it.
@@ -310,6 +332,9 @@ func why(e *env, args []string) error {
 	if in.q, a.As, err = ask(args[0], *as); err != nil {
 		return err
 	}
+	if slices.Contains(a.As, "sender") || slices.Contains(a.As, "recipient") {
+		in.q.hash(e.dir)
+	}
 	*a = whyAnswer{Question: printable(in.q.text), As: a.As, Sessions: []*whySession{}, Deciding: []*whySession{}, Hosts: []*whyHost{}, Notes: []string{}}
 	if in.q.session != 0 {
 		a.Question = hexID(in.q.session)
@@ -414,6 +439,9 @@ func (in *inquiry) look(r *store.Reader, since time.Time, all bool) error {
 	})
 	if err != nil {
 		return err
+	}
+	if in.q.missed {
+		a.Notes = append(a.Notes, "addresses are recorded as hashes here, and their key ("+filepath.Join(in.e.dir, privacy.KeyFile)+") cannot be read; run this as its owner or as root")
 	}
 	if all && len(kept) < a.Matched {
 		a.Notes = append(a.Notes, fmt.Sprintf("%d of %d sessions are left out, for want of memory; --since selects the newer ones", a.Matched-len(kept), a.Matched))

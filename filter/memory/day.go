@@ -37,6 +37,9 @@ const (
 	numFigures = int(figureEvidence) + 64
 )
 
+// DayEvidence is the figure of one piece of evidence.
+func DayEvidence(e rules.Evidence) Figure { return figureEvidence + Figure(e.Index()) }
+
 // figures are the names of the figures, which are on disk.
 var figures = func() (names [numFigures]string) {
 	copy(names[:], []string{"sessions", "local", "authenticated", "found", "refused", "whole", "summed",

@@ -67,6 +67,30 @@ func (m *Memory) Probed(w *Who, rcpt []byte, now int64) bool {
 	return p.nets.others(short(network(w.Addr))) >= probedAt
 }
 
+// Existence is what is remembered of a recipient.
+type Existence uint8
+
+// The answers of Exists.
+const (
+	ExistenceUnknown Existence = iota
+	NeverExisted               // asked for, and never accepted
+	Existed                    // accepted
+)
+
+// Exists tells what is remembered of rcpt.
+func (m *Memory) Exists(rcpt []byte, now int64) Existence {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k := m.hash('r', rcpt)
+	switch p, ok := m.probed.get(k); {
+	case !ok || probedWorth(k, p, seconds(now)) < 0:
+		return ExistenceUnknown
+	case p.accepted:
+		return Existed
+	}
+	return NeverExisted
+}
+
 // networks tells a few networks apart: as many as matter, and the one that asks.
 type networks [probedAt + 1]uint16
 

@@ -117,6 +117,7 @@ func New(o Options) *Player {
 	p := &Player{o: o}
 	o.Table.Log = func([]byte) {}
 	o.Table.Event = p.event
+	o.Table.Recorded = true
 	if o.Table.Record == nil {
 		o.Table.Record = func(time.Time, uint64, []byte) {}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
 	"scanwatch/filter/replay"
 	"scanwatch/filter/session"
 	"scanwatch/rules"
@@ -57,9 +58,14 @@ func (nobody) MatchASN(uint32) bool      { return false }
 
 // options are those of a table whose records are appended to to.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) session.Options {
+	// Two things of which memory keeps the same short hash are one to it; with the
+	// same key they are the same ones.
+	m := memory.New()
+	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), sim.Midnight.UnixMicro())
 	return session.Options{
-		Lists: func() *lookup.Lists { return lists },
-		Log:   func([]byte) {},
+		Memory: m,
+		Lists:  func() *lookup.Lists { return lists },
+		Log:    func([]byte) {},
 		Record: func(end time.Time, id uint64, value []byte) {
 			r, err := store.Decode(store.AppendKey(nil, end, id), bytes.Clone(value))
 			if err != nil {
@@ -216,14 +222,20 @@ func day(n int) iter.Seq[sim.Session] {
 // the order of the store.
 func live(t testing.TB, lists *lookup.Lists, p *rules.Policy, sessions iter.Seq[sim.Session]) (records []*store.Record) {
 	t.Helper()
-	table := session.NewTable(options(t, lists, &records))
+	return liveWith(t, options(t, lists, &records), p, sessions, &records)
+}
+
+// liveWith is live with other options, which append to all.
+func liveWith(t testing.TB, o session.Options, p *rules.Policy, sessions iter.Seq[sim.Session], all *[]*store.Record) []*store.Record {
+	t.Helper()
+	table := session.NewTable(o)
 	table.Use(&session.Settings{Policy: p})
 	if _, err := sim.Play(table, session.Phases(p), sessions); err != nil {
 		t.Fatal(err)
 	}
 	table.Stop()
-	slices.SortStableFunc(records, func(a, b *store.Record) int { return a.End.Compare(b.End) })
-	return records
+	slices.SortStableFunc(*all, func(a, b *store.Record) int { return a.End.Compare(b.End) })
+	return *all
 }
 
 // TestSame: the policy that was running decides again as it did, in every

@@ -198,9 +198,9 @@ func (t *Table) fill(s *Session, phase rules.Phase, at int64) *rules.Facts {
 			f.SeenGood = rules.Yes
 		}
 	}
-	f.Window = t
+	f.Window, f.Recorded = t, t.options.Recorded
 	if s.Authed {
-		f.User = s.user
+		f.User = s.login
 	}
 	for e := s.Evidence | s.Weak; e != 0; e &= e - 1 {
 		f.Counts[e.Index()] = 1

@@ -156,21 +156,24 @@ func (t *Table) filtered(s *Session, ev *filter.Event) {
 		param = nil // what a filter says of AUTH may be the password
 	}
 	s.cmd.rewritten = s.cmd.rewritten || !s.cmd.filtered
+	param = t.shownParam(ev.Field(0), decision, param)
 	t.step(s, ev.Time, &store.Step{Kind: store.KindFilter, Text: cut(decision, maxLine), Arg: cut(ev.Field(0), maxLine), Reply: cut(param, maxLine)})
 }
 
 func (t *Table) auth(s *Session, ev *filter.Event) {
 	s.cmd.open = false
 	r := store.ParseResult(ev.Field(0))
-	s.user = set(s.user, ev.Field(1), maxName)
+	user := t.shownUser(cut(ev.Field(1), maxName))
+	s.user = append(s.user[:0], user...)
 	if r == store.ResultPass {
+		s.login = set(s.login, ev.Field(1), maxName)
 		s.Authed = true
 		s.Counts.AuthPass++
 	} else {
 		s.Counts.AuthFail++
 	}
-	t.step(s, ev.Time, &store.Step{Kind: store.KindAuth, Text: cut(ev.Field(1), maxUser), Result: r})
-	t.judgeAuth(s, ev.Field(1), r, ev.Time)
+	t.step(s, ev.Time, &store.Step{Kind: store.KindAuth, Text: cut(user, maxUser), Result: r})
+	t.judgeAuth(s, user, r, ev.Time)
 }
 
 // outcome takes the reply of the command that an event belongs to. It returns
@@ -211,7 +214,9 @@ func (t *Table) mail(s *Session, ev *filter.Event) {
 		s.tx.open, s.tx.msgid = true, msgid
 		s.tx.sender = set(s.tx.sender, ev.Field(2), maxPath)
 	}
-	t.step(s, ev.Time, &store.Step{Kind: store.KindMail, Text: cut(ev.Field(2), maxPath), Result: r, Code: code, Reply: reply, MsgID: msgid})
+	addr := cut(ev.Field(2), maxPath)
+	shown := t.shownSender(addr)
+	t.step(s, ev.Time, &store.Step{Kind: store.KindMail, Text: shown, Result: r, Code: code, Reply: t.shownReply(reply, addr, shown), MsgID: msgid})
 }
 
 func (t *Table) rcpt(s *Session, ev *filter.Event) {
@@ -222,7 +227,8 @@ func (t *Table) rcpt(s *Session, ev *filter.Event) {
 		return
 	}
 	addr := cut(ev.Field(2), maxPath)
-	t.step(s, ev.Time, &store.Step{Kind: store.KindRcpt, Text: addr, Result: r, Code: code, Reply: reply})
+	shown := t.shownRcpt(addr, !byFilter && unknownRcpt(r, code), ev.Time)
+	t.step(s, ev.Time, &store.Step{Kind: store.KindRcpt, Text: shown, Result: r, Code: code, Reply: t.shownReply(reply, addr, shown)})
 	switch r {
 	case store.ResultOK:
 		s.Counts.RcptOK++
@@ -233,7 +239,7 @@ func (t *Table) rcpt(s *Session, ev *filter.Event) {
 		s.Counts.RcptPermfail++
 	}
 	if !byFilter {
-		t.judgeRcpt(s, addr, r, code, ev.Time)
+		t.judgeRcpt(s, addr, shown, r, code, ev.Time)
 	}
 }
 
@@ -255,7 +261,8 @@ func (t *Table) flushCommand(s *Session) {
 		return
 	}
 	c.open = false
-	st := store.Step{Kind: store.KindCommand, Text: c.line, Code: c.code}
+	proof := t.shownLine(c.line, c.verb)
+	st := store.Step{Kind: store.KindCommand, Text: proof, Code: c.code}
 	switch c.verb {
 	case verbHelo, verbEhlo:
 		word, name := cutWord(c.line)
@@ -271,10 +278,10 @@ func (t *Table) flushCommand(s *Session) {
 		s.examples++
 	}
 	if s.examples <= maxExamples || st.Kind != store.KindCommand { // the rest is counted
-		st.Reply = t.firstReply(s)
+		st.Reply = t.shownReply(t.firstReply(s), nil, nil)
 		t.step(s, c.at, &st)
 	}
-	t.judgeCommand(s)
+	t.judgeCommand(s, proof)
 }
 
 // maxExamples is the number of failed commands of a session that are kept

@@ -217,8 +217,9 @@ func heloAddr(b []byte) (netip.Addr, bool) {
 	return a.Unmap().WithZone(""), err == nil
 }
 
-// judgeCommand looks at a command that smtpd refused.
-func (t *Table) judgeCommand(s *Session) {
+// judgeCommand looks at a command that smtpd refused. Proof is its line as it may
+// be kept.
+func (t *Table) judgeCommand(s *Session, proof []byte) {
 	c := &s.cmd
 	if t.exempt(s) || c.filtered {
 		return
@@ -228,33 +229,33 @@ func (t *Table) judgeCommand(s *Session) {
 		if c.code == 503 || c.code == 504 {
 			s.unsupported++
 			t.memory.Note(t.whois(s), rules.AuthUnsupported, c.at)
-			t.find(s, c.at, finding{evidence: rules.AuthUnsupported, by: "command", proof: c.line, confidence: "high"})
+			t.find(s, c.at, finding{evidence: rules.AuthUnsupported, by: "command", proof: proof, confidence: "high"})
 		}
 	case verbHelo, verbEhlo:
 		// smtpd takes only what may be a host name or an address literal.
 		if c.code == 501 && !t.here(s) && !s.submission() {
-			t.find(s, c.at, finding{evidence: refusedGreeting(c.line), by: "helo", proof: c.line, confidence: "medium"})
+			t.find(s, c.at, finding{evidence: refusedGreeting(c.line), by: "helo", proof: proof, confidence: "medium"})
 		}
 	case verbMail, verbRcpt:
 		switch {
 		case c.code == 503 && !s.saidHelo:
-			t.find(s, c.at, finding{evidence: rules.HeloMissing, by: "command", proof: c.line, confidence: "medium"})
+			t.find(s, c.at, finding{evidence: rules.HeloMissing, by: "command", proof: proof, confidence: "medium"})
 		case c.code == 501 || c.code == 553:
-			t.find(s, c.at, finding{evidence: rules.SyntaxError, by: "command", proof: c.line, confidence: "low"})
+			t.find(s, c.at, finding{evidence: rules.SyntaxError, by: "command", proof: proof, confidence: "low"})
 		}
 	case verbUnknown:
 		if string(c.line) == stars {
 			return // a line of a refused AUTH, or a password
 		}
 		if row := t.shipped().Line(c.line); row != nil && row.Evidence == "scanner" {
-			t.findRow(s, c.at, row, "command", c.line, row.Confidence)
+			t.findRow(s, c.at, row, "command", proof, row.Confidence)
 		}
 		t.memory.Note(t.whois(s), rules.UnknownCommand, c.at)
 		evidence := language(c.line)
 		if evidence == rules.UnknownCommand && (s.Evidence|s.Weak)&foreign != 0 {
 			return // the rest of what it says in that language
 		}
-		t.find(s, c.at, finding{evidence: evidence, by: "command", proof: c.line, confidence: "high"})
+		t.find(s, c.at, finding{evidence: evidence, by: "command", proof: proof, confidence: "high"})
 	}
 }
 
@@ -350,8 +351,9 @@ func (s *Session) accepted(addr []byte) {
 
 // judgeRcpt looks at the outcome of a RCPT. A refused address in a foreign
 // domain is an attempt to relay, one in a domain of ours a stranger's guess.
-// The forged recipient of such an attempt is a victim, never a culprit.
-func (t *Table) judgeRcpt(s *Session, addr []byte, r store.Result, code uint32, at int64) {
+// The forged recipient of such an attempt is a victim, never a culprit. Shown is
+// the address as it may be kept.
+func (t *Table) judgeRcpt(s *Session, addr, shown []byte, r store.Result, code uint32, at int64) {
 	if t.exempt(s) {
 		return
 	}
@@ -366,13 +368,13 @@ func (t *Table) judgeRcpt(s *Session, addr []byte, r store.Result, code uint32, 
 			t.memory.Accepted(addr, at)
 		}
 	case code == 501 || code == 553:
-		t.find(s, at, finding{evidence: rules.SyntaxError, by: "rcpt", proof: addr, confidence: "low"})
+		t.find(s, at, finding{evidence: rules.SyntaxError, by: "rcpt", proof: shown, confidence: "low"})
 	case r != store.ResultPermfail || code == 503:
 		// later, or out of order: nothing is known of the recipient
 	case odd:
 		s.probes++
 		t.memory.Note(t.whois(s), rules.RelayProbe, at)
-		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: addr, match: "route", confidence: "high"})
+		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: shown, match: "route", confidence: "high"})
 	case len(domain) > 0 && !local && (sure || t.memory.KnowsDomains()):
 		confidence := "low" // a domain of ours may be new
 		if sure {
@@ -380,15 +382,15 @@ func (t *Table) judgeRcpt(s *Session, addr []byte, r store.Result, code uint32, 
 			s.probes++
 			t.memory.Note(t.whois(s), rules.RelayProbe, at)
 		}
-		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: addr, match: "domain", confidence: confidence})
+		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: shown, match: "domain", confidence: confidence})
 	default:
-		t.judgeUnknown(s, addr, local, at)
+		t.judgeUnknown(s, addr, shown, local, at)
 	}
 }
 
 // judgeUnknown looks at a recipient who does not exist here, or may as well be
 // one of an attempt to relay.
-func (t *Table) judgeUnknown(s *Session, addr []byte, local bool, at int64) {
+func (t *Table) judgeUnknown(s *Session, addr, shown []byte, local bool, at int64) {
 	match, confidence := "undecided", "low"
 	if !local {
 		s.undecided++
@@ -402,7 +404,7 @@ func (t *Table) judgeUnknown(s *Session, addr []byte, local bool, at int64) {
 			t.memory.Note(t.whois(s), rules.UnknownRecipient, at)
 		}
 	}
-	t.find(s, at, finding{evidence: rules.UnknownRecipient, by: "rcpt", proof: addr, match: match, confidence: confidence})
+	t.find(s, at, finding{evidence: rules.UnknownRecipient, by: "rcpt", proof: shown, match: match, confidence: confidence})
 	t.judgeProbed(s, addr, at)
 	if s.Counts.RcptOK == 0 && len(s.tx.sender) > 0 && !t.seenGood(s, at) {
 		// Somebody who knows others here, or wrote before, has an old
@@ -411,7 +413,7 @@ func (t *Table) judgeUnknown(s *Session, addr []byte, local bool, at int64) {
 		t.memory.Refused(t.whois(s), addr, at)
 	}
 	if how, confidence := t.harvest(s); how != "" {
-		t.find(s, at, finding{evidence: rules.Harvest, by: "rcpt", proof: addr, match: how, confidence: confidence})
+		t.find(s, at, finding{evidence: rules.Harvest, by: "rcpt", proof: shown, match: how, confidence: confidence})
 	}
 }
 
@@ -455,7 +457,7 @@ func (t *Table) judgeProbed(s *Session, addr []byte, at int64) {
 	if t.exempt(s) || (s.Evidence | s.Weak).Has(rules.ProbedRecipient) || !t.memory.Probed(t.whois(s), addr, at) {
 		return
 	}
-	t.find(s, at, finding{evidence: rules.ProbedRecipient, by: "memory", proof: addr, confidence: "medium"})
+	t.find(s, at, finding{evidence: rules.ProbedRecipient, by: "memory", proof: t.shownRcpt(addr, false, at), confidence: "medium"})
 }
 
 // domainOf returns the domain of a recipient. odd tells that the address asks
@@ -522,3 +524,13 @@ const eachTime = rules.UnknownRecipient | rules.RelayProbe | rules.AuthFailure |
 // abuse is the evidence of what no mail server does: who gives it has no good
 // name left.
 const abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray | rules.Campaign
+
+// Language is what a refused line of a client is evidence of by itself, 0 if it may
+// be a secret and is not looked at.
+func Language(line []byte) rules.Evidence {
+	shown, _, secret := redact(nil, line, false, false)
+	if secret || string(shown) == stars {
+		return 0
+	}
+	return language(shown)
+}

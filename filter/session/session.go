@@ -62,7 +62,8 @@ type Session struct {
 
 	pace  pace
 	shape shape
-	user  []byte // whom it tried to log in as last
+	user  []byte // whom it tried to log in as last, as it may be kept
+	login []byte // who logged in
 
 	origin lookup.Origin // of the address, if known
 	placed bool          // origin is known
@@ -127,6 +128,7 @@ func (s *Session) reset() {
 		Helo:  keep(s.Helo),
 		steps: keep(s.steps),
 		user:  keep(s.user),
+		login: keep(s.login),
 		tx:    tx{sender: keep(s.tx.sender)},
 		cmd:   command{line: keep(s.cmd.line), reply: keep(s.cmd.reply)},
 	}

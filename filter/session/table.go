@@ -10,6 +10,7 @@ import (
 	"scanwatch/filter/events"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
+	"scanwatch/filter/privacy"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -30,6 +31,11 @@ type Options struct {
 	OwnAddrs []netip.Addr
 	// Memory is what is remembered across sessions; nil for a new one.
 	Memory *memory.Memory
+	// Hasher returns what makes hashes of the names of people, as Settings say;
+	// nil, or a nil function: all are kept in clear.
+	Hasher func() *privacy.Hasher
+	// Recorded says that events come from records, in which there may be hashes.
+	Recorded bool
 	// Trace, if not nil, is told of each request that was put to a policy,
 	// for explaining it; the facts are valid only during the call.
 	Trace func(*rules.Policy, *rules.Facts, filter.Reply)
@@ -65,6 +71,7 @@ type Table struct {
 	record    []byte       // scratch
 	event     events.Event // scratch
 	line      []byte       // scratch
+	hide      hide
 	dst       addrCache
 }
 

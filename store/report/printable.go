@@ -139,8 +139,9 @@ func pad(s string, n int) string {
 
 // wrap writes s to lines of at most 80 columns; all but the first begin with
 // indent blanks. It breaks at a blank where there is one.
-func wrap(out *strings.Builder, s string, indent int) {
-	const columns = 80
+func wrap(out *strings.Builder, s string, indent int) { wrapTo(out, s, indent, 80) }
+
+func wrapTo(out *strings.Builder, s string, indent, columns int) {
 	for width(s) > columns {
 		w, at, blank := 0, len(s), 0
 		for i, r := range s {

@@ -44,12 +44,16 @@ type Collector struct {
 	domains  names
 	tried    map[try]*tried
 	rules    map[string]*rule
-	missed   map[string]int // sessions that did not fit, by what was full
+	refused  refusals // of the record that is being added
+	doubts   map[doubtKey]*doubt
+	quarters map[int64]*Span // by quarters of an hour since 1970
+	missed   map[string]int  // sessions that did not fit, by what was full
 }
 
 type source struct {
 	Source
 	rdnsIsName bool
+	sure       bool // there was evidence of high confidence of what it is
 }
 
 type rule struct {
@@ -91,6 +95,8 @@ func NewCollector() *Collector {
 		domains:  names{maxNames, map[string]*name{}},
 		tried:    map[try]*tried{},
 		rules:    map[string]*rule{},
+		doubts:   map[doubtKey]*doubt{},
+		quarters: map[int64]*Span{},
 		days:     map[int64]DayCount{},
 		missed:   map[string]int{},
 	}
@@ -142,14 +148,20 @@ func (c *Collector) Add(r *store.Record) error {
 		return nil
 	case r.Counts.AuthPass > 0:
 		c.authenticated.add(r)
-		return nil
+		c.refused = refusals{}
+		err := r.Steps(func(s *store.Step) bool { c.refused.add(s); return true })
+		c.doubt(r)
+		return err
 	}
 	c.remote.add(r)
 	addr := r.Src.Addr()
 	src := c.source(r, addr)
 	found := false
+	c.refused = refusals{}
+	var span Span
 	byFilter := false // the recipient that comes next was refused by a filter, and says nothing
 	err := r.Steps(func(s *store.Step) bool {
+		c.refused.add(s)
 		times := max(int(s.Times), 1)
 		switch s.Kind {
 		case store.KindFilter:
@@ -176,13 +188,21 @@ func (c *Collector) Add(r *store.Record) error {
 		}
 		return true
 	})
+	if src != nil {
+		src.sure = src.sure || c.refused.sure
+	}
 	if found {
 		n := max(int(r.Found), 1)
 		c.remote.Found += n
 		if src != nil {
 			src.Found += n
 		}
+		span.Found = n
 	}
+	span.Sessions, span.Refused = r.Many(), c.refused.done(r.Many())
+	c.remote.Refused += span.Refused
+	c.doubt(r)
+	c.span(r.End, span)
 	return err
 }
 
@@ -277,7 +297,8 @@ func appendLower(dst, text []byte) []byte {
 // Totals are the sums of a class of sessions.
 type Totals struct {
 	Sessions     int `json:"sessions"`
-	Found        int `json:"found,omitempty"` // sessions with a finding
+	Found        int `json:"found,omitempty"`   // sessions with a finding
+	Refused      int `json:"refused,omitempty"` // sessions that a rule or a ban turned away
 	Mails        int `json:"mails"`
 	RcptOK       int `json:"rcpt_ok"`
 	RcptPermfail int `json:"rcpt_permfail"`
@@ -309,9 +330,12 @@ type Summary struct {
 	Local         Totals         `json:"local"`
 	Summed        int            `json:"summed"` // of all these sessions: recorded in sums, because their sources came too often
 	NotKept       NotKept        `json:"not_kept"`
+	Doubts        []Doubt        `json:"doubts"` // refusals that may have hit good mail
+	Timeline      []Span         `json:"timeline"`
 	Rules         []Rule         `json:"rules"`
 	Evidence      []Name         `json:"evidence"`
 	Organisations []Name         `json:"organisations"`
+	Networks      []Network      `json:"networks"`
 	Sources       []Source       `json:"sources"`
 	Helo          []Name         `json:"helo"`
 	Harvest       []Attempt      `json:"harvest"`
@@ -396,6 +420,11 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 		Remote: c.remote, Authenticated: c.authenticated, Local: c.local, Summed: c.summed, Addresses: len(c.sources),
 		More: map[string]int{}, NotListed: c.missed,
 	}
+	s.Timeline = c.timeline(since, until)
+	s.Doubts = best(s, "doubts", c.listDoubts(), top, compareDoubts)
+	s.Networks = best(s, "networks", c.networks(), top, func(a, b *Network) int {
+		return cmp.Or(cmp.Compare(b.Sessions, a.Sessions), cmp.Compare(b.Found, a.Found), cmp.Compare(a.Prefix, b.Prefix))
+	})
 	sessions := func(n *name) int { return n.sessions }
 	evidence := c.evidence.list()
 	s.Evidence = sorted(s, "evidence", evidence, len(evidence), sessions)
@@ -544,13 +573,10 @@ func (s *Summary) Text(w io.Writer, zone *time.Location) error {
 	}
 	fmt.Fprintf(&b, "\nOther hosts came from %s; %s had findings.\n", plural(s.Addresses, "address", "addresses"), plural(s.Remote.Found, "session", "sessions"))
 	b.WriteString("The lists below are about them only.\n")
-	if s.Summed > 0 {
-		wrap(&b, plural(s.Summed, "session was", "sessions were")+" recorded in sums, because their sources came too often.", 0)
+	for _, text := range s.sampled() {
+		wrap(&b, text, 0)
 	}
-	if k := &s.NotKept; k.Sessions > 0 {
-		wrap(&b, fmt.Sprintf("%s of %s, with %s, more than these: of them only the numbers are known, see scanwatch stats.",
-			plural(k.Sessions, "session", "sessions"), plural(k.Days, "day", "days"), plural(k.Mails, "message", "messages")), 0)
-	}
+	s.doubts(&b, zone, 80)
 
 	if section(&b, "Rules", len(s.Rules)) {
 		row(&b, "      done observed     bans   spared  rule")
@@ -606,6 +632,18 @@ func (s *Summary) Text(w io.Writer, zone *time.Location) error {
 	return err
 }
 
+// sampled tells, in sentences, what is not recorded one by one.
+func (s *Summary) sampled() (all []string) {
+	if s.Summed > 0 {
+		all = append(all, plural(s.Summed, "session was", "sessions were")+" recorded in sums, because their sources came too often.")
+	}
+	if k := &s.NotKept; k.Sessions > 0 {
+		all = append(all, fmt.Sprintf("%s of %s, with %s, more than these: of them only the numbers are known, see scanwatch stats.",
+			plural(k.Sessions, "session", "sessions"), plural(k.Days, "day", "days"), plural(k.Mails, "message", "messages")))
+	}
+	return all
+}
+
 func plural(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one
@@ -620,8 +658,10 @@ func section(b *strings.Builder, title string, lines int) bool {
 	return lines > 0
 }
 
-func row(b *strings.Builder, s string) {
-	b.WriteString(cut(strings.TrimRight(s, " "), 80))
+func row(b *strings.Builder, s string) { rowTo(b, s, 80) }
+
+func rowTo(b *strings.Builder, s string, columns int) {
+	b.WriteString(cut(strings.TrimRight(s, " "), columns))
 	b.WriteByte('\n')
 }
 

@@ -99,6 +99,9 @@ type Config struct {
 	Rules int    `json:"rules"`
 	// Problem tells why the file is not, or not wholly, in use.
 	Problem string `json:"problem,omitempty"`
+	// Notes tell what of its tables and databases could not be read, or not
+	// wholly; the first few.
+	Notes []string `json:"notes,omitempty"`
 }
 
 type errorAnswer struct {

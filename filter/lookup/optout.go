@@ -1,0 +1,60 @@
+package lookup
+
+import (
+	_ "embed"
+	"fmt"
+	"strings"
+	"time"
+)
+
+//go:embed intel/optout.tsv
+var optOutTSV string
+
+// The kinds of an OptOut.
+const (
+	OptOutMail = "mail" // Contact is an address that takes requests
+	OptOutWeb  = "web"  // Contact is a page that tells how to ask, or takes requests
+	OptOutPage = "page" // Contact is the owner's page about the scans; whether it helps is not known
+)
+
+// An OptOut tells how to ask an organisation of the list of scanners not to be
+// scanned.
+type OptOut struct {
+	Org     string // as in Row.Org
+	Kind    string // OptOutMail, OptOutWeb or OptOutPage
+	Contact string // an address or a URL
+	Source  string // the URL of who says so
+	Date    string // when it was looked up: 2006-01-02
+	Note    string // what to mind; may be empty
+}
+
+// OptOuts reads the shipped list of ways to ask, by organisation. An error means
+// that the program was built from a broken list.
+func OptOuts() (map[string]OptOut, error) {
+	const header = "org\tkind\tcontact\tsource\tdate\tnote"
+	first, text, _ := strings.Cut(optOutTSV, "\n")
+	if first != header {
+		return nil, fmt.Errorf("optout.tsv:1: the header is not %q", header)
+	}
+	all := make(map[string]OptOut)
+	for number := 2; text != ""; number++ {
+		var line string
+		line, text, _ = strings.Cut(text, "\n")
+		f := strings.Split(line, "\t")
+		if len(f) != 6 {
+			return nil, fmt.Errorf("optout.tsv:%d: %d columns instead of 6", number, len(f))
+		}
+		o := OptOut{f[0], f[1], f[2], f[3], f[4], f[5]}
+		if o.Kind != OptOutMail && o.Kind != OptOutWeb && o.Kind != OptOutPage {
+			return nil, fmt.Errorf("optout.tsv:%d: kind %q is none of mail, web and page", number, o.Kind)
+		}
+		if _, err := time.Parse(time.DateOnly, o.Date); err != nil {
+			return nil, fmt.Errorf("optout.tsv:%d: %w", number, err)
+		}
+		if _, twice := all[o.Org]; twice {
+			return nil, fmt.Errorf("optout.tsv:%d: %s is there twice", number, o.Org)
+		}
+		all[o.Org] = o
+	}
+	return all, nil
+}

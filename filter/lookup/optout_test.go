@@ -1,0 +1,48 @@
+package lookup
+
+import (
+	"net/mail"
+	"net/url"
+	"testing"
+)
+
+// TestOptOuts: every organisation is one of the list of scanners, every contact
+// is of its kind, and every row names its source.
+func TestOptOuts(t *testing.T) {
+	all, err := OptOuts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lists, err := Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	orgs := make(map[string]bool)
+	for _, r := range lists.Rows() {
+		if r.List == Scanners {
+			orgs[r.Org] = true
+		}
+	}
+	web := func(s string) bool {
+		u, err := url.Parse(s)
+		return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != ""
+	}
+	for org, o := range all {
+		if !orgs[org] {
+			t.Errorf("%s is not in the list of scanners", org)
+		}
+		if !web(o.Source) {
+			t.Errorf("%s: source %q is no URL", org, o.Source)
+		}
+		if o.Kind == OptOutMail {
+			if a, err := mail.ParseAddress(o.Contact); err != nil || a.Address != o.Contact {
+				t.Errorf("%s: %q is no address", org, o.Contact)
+			}
+		} else if !web(o.Contact) {
+			t.Errorf("%s: %q is no URL", org, o.Contact)
+		}
+	}
+	if len(all) < 20 {
+		t.Errorf("%d organisations", len(all))
+	}
+}

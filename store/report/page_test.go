@@ -1,0 +1,358 @@
+package report
+
+import (
+	"bytes"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/html"
+
+	"scanwatch/filter/memory"
+	"scanwatch/store"
+)
+
+// returned is who came back in the sample.
+func returned(t *testing.T) *ReturnSummary {
+	t.Helper()
+	all := sample(t)
+	c := NewReturns(memory.Number)
+	for _, name := range order {
+		if err := c.Add(all[name]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c.Summary(time.Time{}, noon.Add(8*24*time.Hour), nil)
+}
+
+func pageOf(t *testing.T, s *Summary, r *ReturnSummary) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := s.HTML(&b, r, zone); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestPage(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		s    *Summary
+		r    *ReturnSummary
+	}{
+		{"page", refusing(t, 10, "12 sessions were dropped <b>and</b> are not in this report (full=12)"), returned(t)},
+		{"page-empty", NewCollector().Summary(noon.Add(-24*time.Hour), noon, 10, nil), nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			page := pageOf(t, c.s, c.r)
+			golden(t, c.name, page)
+			checkPage(t, page)
+			checkNoRaw(t, page)
+		})
+	}
+}
+
+// checkPage refuses what could load or run anything.
+func checkPage(t *testing.T, page []byte) (elements []string, text string) {
+	t.Helper()
+	const policy = "default-src 'none'; style-src 'unsafe-inline'"
+	allowed := strings.Fields(`html head meta title style body header h1 h2 p main ul li b span section div code figure svg rect
+		line text g desc details summary table thead tbody tr th td footer`)
+	attributes := strings.Fields(`lang charset http-equiv content name class height width x y x1 x2 y1 y2 dy rx role id
+		aria-labelledby aria-hidden fill-opacity scope open`)
+	root, err := html.Parse(bytes.NewReader(page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var words strings.Builder
+	csp, ids := 0, map[string]bool{}
+	for n := range root.Descendants() {
+		switch n.Type {
+		case html.TextNode:
+			words.WriteString(n.Data)
+			if n.Parent.Data == "style" {
+				for _, bad := range []string{"url", "import", "expression", "\\", "<"} {
+					if strings.Contains(n.Data, bad) {
+						t.Errorf("the style sheet has %q", bad)
+					}
+				}
+			}
+		case html.CommentNode:
+			t.Errorf("a comment: %q", n.Data)
+		case html.ElementNode:
+			elements = append(elements, n.Data)
+			if !slices.Contains(allowed, n.Data) {
+				t.Errorf("element <%s>", n.Data)
+			}
+			for _, a := range n.Attr {
+				if !slices.Contains(attributes, a.Key) || a.Namespace != "" {
+					t.Errorf("attribute %s of <%s>", a.Key, n.Data)
+				}
+				switch {
+				case a.Key == "http-equiv" && n.Attr[1].Val == policy:
+					csp++
+				case a.Key == "http-equiv":
+					t.Errorf("meta %v", n.Attr)
+				case a.Key == "id" && ids[a.Val]:
+					t.Errorf("id %s is there twice", a.Val)
+				case a.Key == "id":
+					ids[a.Val] = true
+				case a.Key == "aria-labelledby":
+					for id := range strings.FieldsSeq(a.Val) {
+						if !strings.Contains(string(page), `id="`+id+`"`) {
+							t.Errorf("%s is not there to label a chart", id)
+						}
+					}
+				}
+			}
+			// Every chart has a name, a description, and its numbers in a table.
+			if n.Data == "svg" && !strings.Contains(attrs(n), "aria-hidden=true") {
+				if n.FirstChild.NextSibling == nil || !strings.Contains(attrs(n), "role=img") {
+					t.Errorf("a chart without a name: %s", attrs(n))
+				}
+				figure := n.Parent
+				if figure.Data != "figure" || !slices.ContainsFunc(slices.Collect(figure.Descendants()), func(n *html.Node) bool { return n.Data == "table" }) {
+					t.Errorf("a chart without a table: %s", attrs(n))
+				}
+			}
+		}
+	}
+	if csp != 1 || !bytes.HasPrefix(page, []byte("<!DOCTYPE html>")) {
+		t.Errorf("the page has %d policies, and begins with %.40q", csp, page)
+	}
+	return elements, words.String()
+}
+
+func attrs(n *html.Node) string {
+	var b strings.Builder
+	for _, a := range n.Attr {
+		b.WriteString(a.Key + "=" + a.Val + " ")
+	}
+	return b.String()
+}
+
+// TestPageHostile: whatever stands where a text may stand is text, and the page
+// has the same elements as with harmless texts.
+func TestPageHostile(t *testing.T) {
+	harmless, _ := checkPage(t, pageOf(t, filled("x").s, filled("x").r))
+	for _, text := range []string{
+		`</title><script>alert(1)</script>`,
+		`"><img src=x onerror=alert(1)>`,
+		`' onmouseover='alert(1)`,
+		`</style><style>body{background:red}`,
+		`</desc></svg><a href="javascript:alert(1)">`,
+		`<!-- `, `--> ]]>`, `<![CDATA[`, `{{.Problems}}`, `&lt;b&gt;`, `<meta http-equiv=refresh content=0>`, "`${1}`",
+		strings.Repeat("long", 200),
+	} {
+		f := filled(text)
+		elements, words := checkPage(t, pageOf(t, f.s, f.r))
+		if !slices.Equal(elements, harmless) {
+			t.Errorf("%q makes other elements: %v", text, elements)
+		}
+		if n := strings.Count(words, text); n < 20 {
+			t.Errorf("%q is there %d times", text, n)
+		}
+	}
+}
+
+type fullPage struct {
+	s *Summary
+	r *ReturnSummary
+}
+
+// filled is a page with text in every place that takes one.
+func filled(text string) fullPage {
+	f := fullPage{&Summary{}, &ReturnSummary{}}
+	fill(reflect.ValueOf(f.s).Elem(), text)
+	fill(reflect.ValueOf(f.r).Elem(), text)
+	f.r.Rows[0].Within = f.r.Rows[0].Within[:1]
+	return f
+}
+
+func fill(v reflect.Value, text string) {
+	switch {
+	case v.Type() == reflect.TypeFor[Time]():
+		v.Set(reflect.ValueOf(Time{noon}))
+	case v.Kind() == reflect.String:
+		v.SetString(text)
+	case v.Kind() == reflect.Int && v.CanSet():
+		v.SetInt(3)
+	case v.Kind() == reflect.Bool:
+		v.SetBool(true)
+	case v.Kind() == reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		for i := range v.Len() {
+			fill(v.Index(i), text)
+		}
+	case v.Kind() == reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(reflect.ValueOf(text), reflect.ValueOf(3))
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				fill(v.Field(i), text)
+			}
+		}
+	}
+}
+
+// refusing is the sample, with refusals that may have hit good mail: of a host
+// whose mail was accepted, of one that nothing is known of, and of a user.
+func refusing(t *testing.T, top int, problems ...string) *Summary {
+	t.Helper()
+	all := sample(t)
+	c := NewCollector()
+	for _, name := range order {
+		if err := c.Add(all[name]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	verdict := func(rule string, done store.Result, reply string) store.Step {
+		return store.Step{Kind: store.KindVerdict, Text: []byte(rule), Arg: []byte("rcpt-to"), Reply: []byte(reply), Result: done}
+	}
+	good, scanner := all["good"].Src, all["scanner"].Src
+	for _, r := range []*store.Record{
+		record(t, store.Record{ID: 0x2001, Src: good, RDNS: []byte("mail.example.com"), FCrDNS: store.FCrDNSPass, End: noon.Add(-time.Hour)},
+			mail("alice@example.com"), verdict("clouds", store.ResultOK, "reject 550 5.7.1 no")),
+		record(t, store.Record{ID: 0x2002, Src: good, RDNS: []byte("mail.example.com"), FCrDNS: store.FCrDNSPass, End: noon.Add(-2 * time.Hour)},
+			verdict("clouds", store.ResultNone, "disconnect 550 5.7.1 no"), verdict("clouds", store.ResultNone, "disconnect 550 5.7.1 no")),
+		record(t, store.Record{ID: 0x2003, Src: all["stray"].Src, FCrDNS: store.FCrDNSFail}, verdict("clouds", store.ResultOK, "junk")),
+		record(t, store.Record{ID: 0x2004, Src: scanner, FCrDNS: store.FCrDNSPass},
+			store.Step{Kind: store.KindFinding, Text: []byte("scanner"), Confidence: []byte("high")}, verdict("scanner", store.ResultOK, "disconnect")),
+		record(t, store.Record{ID: 0x2005, Src: all["login"].Src, End: noon.Add(-3 * time.Hour)},
+			store.Step{Kind: store.KindAuth, Text: []byte("bob"), Result: store.ResultPass}, verdict("guess", store.ResultOK, "disconnect")),
+		record(t, store.Record{ID: 0x2006, Src: all["relay"].Src, RDNS: []byte(hostile), FCrDNS: store.FCrDNSPass},
+			mail(hostile+"@example.net"), verdict("tight", store.ResultNone, "reject 550 5.7.1 no")),
+		record(t, store.Record{ID: 0x2007, Src: all["harvest"].Src, FCrDNS: store.FCrDNSPass},
+			store.Step{Kind: store.KindFinding, Text: []byte("no-mail"), Confidence: []byte("high")}, verdict("tight", store.ResultOK, "reject 550 5.7.1 no")),
+	} {
+		if err := c.Add(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c.Summary(noon.Add(-24*time.Hour), noon, top, problems)
+}
+
+func TestMail(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		s    *Summary
+	}{
+		{"mail", refusing(t, 10, "filter-scanwatch is not running (nobody listens on /var/lib/scanwatch/control.sock)")},
+		{"mail-top-1", refusing(t, 1)},
+		{"mail-empty", NewCollector().Summary(noon.Add(-24*time.Hour), noon, 10, nil)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var b bytes.Buffer
+			if err := c.s.Mail(&b, zone); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, c.name, b.Bytes())
+			checkText(t, b.String())
+			for l := range strings.Lines(b.String()) {
+				if width(strings.TrimSuffix(l, "\n")) > mailColumns {
+					t.Errorf("wide: %s", l)
+				}
+			}
+		})
+	}
+}
+
+// TestNothing: a letter is left out only if it would be empty.
+func TestNothing(t *testing.T) {
+	if s := NewCollector().Summary(noon, noon, 1, nil); !s.Nothing() {
+		t.Error("there is something in an empty summary")
+	}
+	if s := NewCollector().Summary(noon, noon, 1, []string{"a problem"}); s.Nothing() {
+		t.Error("a problem is nothing")
+	}
+	c := NewCollector()
+	all := sample(t)
+	if err := c.Add(all["good"]); err != nil {
+		t.Fatal(err)
+	}
+	if s := c.Summary(noon, noon, 1, nil); !s.Nothing() {
+		t.Error("good mail is something")
+	}
+	if err := c.Add(all["scanner"]); err != nil {
+		t.Fatal(err)
+	}
+	if s := c.Summary(noon, noon, 1, nil); s.Nothing() {
+		t.Error("a finding is nothing")
+	}
+}
+
+func TestTimeline(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kolkata := time.FixedZone("", 5*3600+1800)
+	for _, c := range []struct {
+		name         string
+		since, until time.Time
+		ends         []time.Time
+		want         string // starts with sessions
+	}{
+		{"an hour", noon.Add(-time.Hour), noon, []time.Time{noon.Add(-time.Minute), noon},
+			"11:00:0 11:15:0 11:30:0 11:45:1 12:00:1"},
+		{"an odd begin", noon.Add(-23 * time.Minute), noon, []time.Time{noon.Add(-20 * time.Minute)}, "11:30:1 11:45:0"},
+		{"a day has hours", noon.Add(-7 * time.Hour), noon, []time.Time{noon.Add(-90 * time.Minute)},
+			"05:00:0 06:00:0 07:00:0 08:00:0 09:00:0 10:00:1 11:00:0"},
+		{"days of a zone with half an hour", noon.Add(-5 * 24 * time.Hour).In(kolkata), noon, []time.Time{
+			time.Date(2026, 10, 29, 18, 29, 0, 0, time.UTC), time.Date(2026, 10, 29, 18, 31, 0, 0, time.UTC)},
+			"00:00:0 00:00:0 00:00:1 00:00:1 00:00:0 00:00:0"},
+		{"a day of 25 hours", time.Date(2026, 10, 24, 0, 0, 0, 0, berlin), time.Date(2026, 10, 29, 23, 0, 0, 0, berlin), []time.Time{
+			time.Date(2026, 10, 25, 22, 59, 0, 0, time.UTC), time.Date(2026, 10, 25, 23, 1, 0, 0, time.UTC)},
+			"00:00:0 00:00:1 00:00:1 00:00:0 00:00:0 00:00:0"},
+		{"years", time.Time{}, noon, []time.Time{noon.Add(-200 * 24 * time.Hour), noon}, ""},
+		{"nobody", noon.Add(-time.Hour), noon, nil, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			collector := NewCollector()
+			for _, end := range c.ends {
+				collector.span(end, Span{Sessions: 1, Found: 1})
+			}
+			var got []string
+			sum := 0
+			for _, s := range collector.timeline(c.since, c.until) {
+				got = append(got, s.Start.Format("15:04:")+string(rune('0'+s.Sessions)))
+				sum += s.Sessions
+			}
+			if text := strings.Join(got, " "); c.want != "" && text != c.want {
+				t.Errorf("got %s, want %s", text, c.want)
+			}
+			if sum != len(c.ends) || len(got) > 110 {
+				t.Errorf("%d of %d sessions in %d stretches", sum, len(c.ends), len(got))
+			}
+		})
+	}
+}
+
+func TestCeiling(t *testing.T) {
+	for n, want := range map[int]int{0: 2, 1: 2, 2: 2, 3: 4, 9: 10, 11: 20, 324: 400, 1000: 1000, 999_999: 1_000_000} {
+		if got := ceiling(n); got != want {
+			t.Errorf("ceiling of %d: got %d, want %d", n, got, want)
+		}
+	}
+}
+
+func TestNumber3(t *testing.T) {
+	for n, want := range map[int]string{0: "0", 999: "999", 1000: "1,000", -1234567: "-1,234,567"} {
+		if got := number3(n); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+func BenchmarkPage(b *testing.B) {
+	f := filled("name.example.net")
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := f.s.HTML(&discard{}, f.r, time.UTC); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
