@@ -7,7 +7,10 @@ import (
 	"io"
 	"runtime/debug"
 	"strconv"
+	"sync/atomic"
 	"time"
+
+	"scanwatch/internal/contain"
 )
 
 // A Handler does something with what smtpd tells. All its methods are called
@@ -34,6 +37,9 @@ type Config struct {
 type Options struct {
 	Reports []ID // events to be told of
 	Phases  []ID // phases to be asked in
+	// Held, if not nil, is kept at the number of answers that wait for their
+	// time.
+	Held *atomic.Int64
 	// Log takes one line without LF about smtpd or a bug in the Handler, not
 	// about clients. It must not wait. Each kind of line comes once.
 	Log func(string)
@@ -48,7 +54,7 @@ type Options struct {
 // before the next line is looked at: Decide only names the answer, Serve
 // writes it, and when Decide panics Serve lets the client proceed.
 func Serve(in io.Reader, out io.Writer, h Handler, o Options) error {
-	s := server{lines: newLines(in), held: held{out: out}, handler: h, options: o, said: make(map[string]bool)}
+	s := server{lines: newLines(in), held: held{out: out, count: o.Held}, handler: h, options: o, said: make(map[string]bool)}
 	defer s.held.stop()
 	for {
 		for s.batch() {
@@ -86,11 +92,12 @@ type server struct {
 func (s *server) batch() (again bool) {
 	defer func() {
 		if r := recover(); r != nil {
-			s.once("panic", "bug: handling %v: %v; the session goes on without us\n%s", s.ev.ID, r, debug.Stack())
+			again = true
+			stack := debug.Stack()
 			if s.asked {
 				s.answer(Reply{})
 			}
-			again = true
+			s.once("panic", "bug: handling %v: %v; the session goes on without us\n%s", s.ev.ID, r, stack)
 		}
 	}()
 	for {
@@ -111,7 +118,7 @@ func (s *server) line(line []byte) {
 		return
 	}
 	if err := s.ev.parse(line); err != nil {
-		s.once("line", "ignored a line from smtpd: %v: %.80q", err, line)
+		s.once("line", "ignored a line from smtpd: %v: %+.80q", err, line)
 		return
 	}
 	ev := &s.ev
@@ -120,7 +127,7 @@ func (s *server) line(line []byte) {
 	}
 	if !ev.request {
 		if ev.ID == Unknown {
-			s.once("report "+string(ev.name[:min(len(ev.name), 40)]), "ignored an unknown report %.40q", ev.name)
+			s.once("report "+string(ev.name[:min(len(ev.name), 40)]), "ignored an unknown report %+.40q", ev.name)
 		} else {
 			s.handler.Report(ev)
 		}
@@ -129,19 +136,19 @@ func (s *server) line(line []byte) {
 	s.asked = true
 	var r Reply
 	if ev.ID == Unknown {
-		s.once("phase "+string(ev.name[:min(len(ev.name), 40)]), "let proceed in an unknown phase %.40q", ev.name)
+		s.once("phase "+string(ev.name[:min(len(ev.name), 40)]), "let proceed in an unknown phase %+.40q", ev.name)
 	} else {
 		r = s.handler.Decide(ev)
 	}
 	s.answer(r)
 }
 
+// answer makes the answer, and only then takes the request for answered.
 func (s *server) answer(r Reply) {
-	s.asked = false
-	if r.Hold > 0 && s.held.add(appendReply(nil, &s.ev, r), s.limit(r.Hold)) {
-		return
+	if r.Hold <= 0 || !s.held.add(appendReply(nil, &s.ev, r), s.limit(r.Hold)) {
+		s.out = appendReply(s.out, &s.ev, r)
 	}
-	s.out = appendReply(s.out, &s.ev, r)
+	s.asked = false
 }
 
 // limit bounds a hold. The client must be answered well before smtpd gives it
@@ -193,7 +200,10 @@ func (s *server) once(kind, format string, args ...any) {
 		return
 	}
 	s.said[kind] = true
-	s.options.Log(fmt.Sprintf(format, args...))
+	_ = contain.Run(func() error { // an answer may still be owed
+		s.options.Log(fmt.Sprintf(format, args...))
+		return nil
+	})
 }
 
 // ErrNever is returned by Check for what must never be registered.

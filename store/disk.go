@@ -14,6 +14,8 @@ import (
 	"time"
 
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"scanwatch/internal/contain"
 )
 
 // segmentLimit is the size at which a segment is finished and the next part of
@@ -87,7 +89,7 @@ func (w *Writer) prune(room int64) error {
 			total += s.Size
 		}
 	}
-	oldest := utcDay(w.o.Now().Add(-w.o.Keep))
+	oldest := utcDay(w.clock(all).Add(-w.o.Keep))
 	segments, damaged := 0, 0
 	for _, s := range all {
 		isOpen := w.open != nil && s.Name == w.open.Name
@@ -111,6 +113,55 @@ func (w *Writer) prune(room int64) error {
 		err = fmt.Errorf("%w: %d bytes for %s, and nothing can be removed", errBudget, w.o.Budget, w.dir)
 	}
 	return err
+}
+
+// clock is the time by which segments grow old. One that jumps forward, as that of a
+// machine without a battery does when it starts, must not cost the history: it is
+// believed only when it has been there for an hour, by a clock that cannot jump.
+func (w *Writer) clock(all []Segment) time.Time {
+	now := w.o.Now()
+	if w.believed.IsZero() {
+		w.believed = newest(all, now)
+	}
+	switch {
+	case now.Sub(w.believed) <= clockJump, !w.doubted.IsZero() && time.Since(w.doubted) >= clockDoubt:
+		w.believed, w.doubted = now, time.Time{}
+	case w.doubted.IsZero():
+		w.doubted = time.Now()
+	}
+	if now.Before(w.believed) {
+		return now
+	}
+	return w.believed
+}
+
+// newest is the end of the newest day of all, but not after now.
+func newest(all []Segment, now time.Time) time.Time {
+	at := now
+	for _, s := range all { // in order
+		if now.After(s.Day) {
+			at = s.Day.Add(24 * time.Hour)
+		}
+	}
+	if at.After(now) {
+		return now
+	}
+	return at
+}
+
+// Lately is the time by which what the state directory dir remembers has grown old
+// when a filter starts: now, unless the newest session there is older than two days.
+// Then the clock may be wrong, and what is in time by that session is kept for the time
+// being.
+func Lately(dir string, now time.Time) time.Time {
+	all, err := Segments(dir)
+	if err != nil {
+		return now
+	}
+	if at := newest(all, now); now.Sub(at) > clockJump {
+		return at
+	}
+	return now
 }
 
 // Reserve gives the files of the State as much of the budget as they may take
@@ -345,10 +396,10 @@ func (w *Writer) closeSegment(err error) {
 	// bbolt waits for the readers of a snapshot before it closes; records give
 	// them only a moment.
 	released := make(chan struct{})
-	go func() {
+	contain.Go(w.log, "closing a file", func() {
 		defer close(released)
 		s.release(err)
-	}()
+	})
 	select {
 	case <-released:
 	case <-time.After(closeWait):

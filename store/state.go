@@ -31,6 +31,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"scanwatch/internal/contain"
 )
 
 const (
@@ -147,7 +149,7 @@ func OpenState(dir string, o StateOptions) *State {
 		flushes: make(chan chan error), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	s.status.Path, s.status.Schema = s.path, len(o.migrations)+1
-	go s.run()
+	contain.Loop(s.log, "writing what is remembered", s.run, func() { close(s.done) })
 	return s
 }
 
@@ -230,14 +232,14 @@ func (s *State) WriteTo(w io.Writer) (int64, error) {
 
 // run is the background.
 func (s *State) run() {
-	defer close(s.done)
 	debug.SetPanicOnFault(true) // see guard
 
 	retry := retryFirst
+	began := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	attempt := func() error {
-		err := s.write()
+		err := contain.Run(s.write)
 		s.report(err)
 		switch {
 		case err == nil:
@@ -245,6 +247,8 @@ func (s *State) run() {
 			timer.Reset(s.o.Every)
 		case errors.Is(err, ErrNewer): // that takes an operator
 			timer.Reset(retryLast)
+		case handover(err, began):
+			timer.Reset(retryInUse)
 		default:
 			timer.Reset(retry)
 			retry = min(2*retry, retryLast)
@@ -258,7 +262,7 @@ func (s *State) run() {
 		case reply := <-s.flushes:
 			reply <- attempt()
 		case <-s.stop:
-			s.report(s.write())
+			s.report(contain.Run(s.write))
 			s.letGo(nil)
 			if s.lock != nil {
 				s.lock.Close()
@@ -272,7 +276,7 @@ func (s *State) run() {
 func (s *State) report(err error) {
 	switch {
 	case err != nil && cause(err) != s.failing:
-		s.log.Error("what is remembered cannot be read or written; it is kept in memory", "err", err, "hint", stateHint(err))
+		s.log.Error("what is remembered cannot be read or written; it is kept in memory", "err", err, "hint", stateHint(err), contain.Stack(err))
 	case err == nil && s.failing != "":
 		s.log.Info("what is remembered is written again", "file", s.path)
 	default:
@@ -689,10 +693,10 @@ func (s *State) letGo(err error) {
 	}
 	// bbolt waits for the readers of a snapshot; they get only a moment.
 	released := make(chan struct{})
-	go func() {
+	contain.Go(s.log, "closing a file", func() {
 		defer close(released)
 		seg.release(err)
-	}()
+	})
 	select {
 	case <-released:
 	case <-time.After(closeWait):

@@ -717,18 +717,14 @@ func TestStateTimes(t *testing.T) {
 			o := newOwner()
 			s := open(o)
 			defer s.Close()
-			time.Sleep(8 * time.Second) // attempts at 0, 1, 3 and 7 s
+			time.Sleep(8 * time.Second)
 			if opened(s) {
 				t.Error("opened although it was locked")
 			}
 			f.Close()
-			time.Sleep(7*time.Second - time.Nanosecond)
-			if opened(s) {
-				t.Error("opened before 15 s")
-			}
-			time.Sleep(time.Nanosecond)
+			time.Sleep(retryInUse)
 			if !opened(s) || o.loads != 1 || o.all()["peers/a"] != "1" {
-				t.Errorf("not open after 15 s: %+v", s.Status())
+				t.Errorf("not open %v after it was let go of: %+v", retryInUse, s.Status())
 			}
 		})
 	})

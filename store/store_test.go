@@ -934,3 +934,54 @@ func TestBudgetWithState(t *testing.T) {
 		}
 	}
 }
+
+// TestClockJumps: a clock that is years ahead for a while removes nothing; one that
+// stays there does, after an hour.
+func TestClockJumps(t *testing.T) {
+	dir := t.TempDir()
+	now := noon
+	w, _ := openTest(t, dir, Options{Keep: 48 * time.Hour, Now: func() time.Time { return now }})
+	write := func(at time.Time) string {
+		t.Helper()
+		now = at
+		add(w, at, uint64(at.Unix()))
+		flush(t, w)
+		return strings.Join(segmentNames(t, dir), " ")
+	}
+	const kept = "2026-10-31.db 2026-11-01.db"
+	write(noon.AddDate(0, 0, -1))
+	write(noon)
+	if got, want := write(noon.AddDate(30, 0, 0)), kept+" 2056-11-01.db"; got != want {
+		t.Errorf("thirty years ahead: %s, want %s", got, want)
+	}
+	if got, want := write(noon.Add(time.Hour)), kept+" 2056-11-01.db"; got != want {
+		t.Errorf("back again: %s, want %s", got, want)
+	}
+	if got, want := write(noon.AddDate(0, 0, 4)), kept+" 2026-11-05.db 2056-11-01.db"; got != want {
+		t.Errorf("four days without mail: %s, want %s", got, want)
+	}
+	w.doubted = time.Now().Add(-clockDoubt)
+	if got, want := write(noon.AddDate(0, 0, 5)), "2026-11-05.db 2026-11-06.db 2056-11-01.db"; got != want {
+		t.Errorf("an hour later: %s, want %s", got, want)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for at, want := range map[time.Time]time.Time{
+		noon.AddDate(0, 0, 5):  noon.AddDate(0, 0, 5), // the newest day before it
+		noon.AddDate(0, 0, 7):  noon.AddDate(0, 0, 7),
+		noon.AddDate(0, 0, 12): noon.AddDate(0, 0, 5).Add(12 * time.Hour),
+		noon.AddDate(10, 0, 0): noon.AddDate(0, 0, 5).Add(12 * time.Hour),
+		noon.AddDate(-1, 0, 0): noon.AddDate(-1, 0, 0),
+	} {
+		if got := Lately(dir, at); !got.Equal(want) {
+			t.Errorf("lately, at %s, is %s, want %s", at, got, want)
+		}
+	}
+	// A filter that starts with such a clock.
+	now = noon.AddDate(10, 0, 0)
+	w, _ = openTest(t, dir, Options{Keep: 48 * time.Hour, Now: func() time.Time { return now }})
+	if got, want := write(now), "2026-11-05.db 2026-11-06.db 2036-11-01.db 2056-11-01.db"; got != want {
+		t.Errorf("started ten years ahead: %s, want %s", got, want)
+	}
+}

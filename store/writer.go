@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"scanwatch/internal/contain"
 )
 
 // The limits of a Writer.
@@ -33,9 +35,14 @@ const (
 
 	retryFirst = time.Second
 	retryLast  = 30 * time.Second
-	logEvery   = time.Minute // for lines that a stranger can cause
+	retryInUse = 100 * time.Millisecond // while the filter before this one may still be stopping,
+	inUseFor   = 30 * time.Second       // which takes no longer
+	logEvery   = time.Minute            // for lines that a stranger can cause
 	pruneEvery = time.Hour
 	closeWait  = 200 * time.Millisecond
+
+	clockJump  = 48 * time.Hour // more than that forward is doubted ...
+	clockDoubt = time.Hour      // ... so long
 )
 
 // Options are the settings of a Writer. The zero value means the defaults.
@@ -81,9 +88,11 @@ type Writer struct {
 	pending   buffer // what is being written
 	rest      []byte // the part of pending that is not committed yet
 	lock      *os.File
-	stateRoom int64   // what the State may take; 0: it has not asked
-	saved     Dropped // the part of drops that is on disk
-	told      Dropped // the part of drops that was logged
+	stateRoom int64     // what the State may take; 0: it has not asked
+	believed  time.Time // by the clock, when prune looked; see clock
+	doubted   time.Time // since when it is ahead of that; zero if it is not
+	saved     Dropped   // the part of drops that is on disk
+	told      Dropped   // the part of drops that was logged
 	toldAt    time.Time
 	failing   string // the cause of the error that was logged last; empty when all is well
 }
@@ -139,35 +148,39 @@ func Open(dir string, o Options) *Writer {
 		pending: buffer{data: make([]byte, 0, o.Buffer/2)},
 	}
 	w.state = Status{Dir: w.dir, Buffer: o.Buffer, Budget: o.Budget}
-	go w.run()
+	contain.Loop(w.log, "writing sessions", w.run, func() { close(w.done) })
 	return w
 }
 
 // Add takes the record of the session that ended at end; value, made by
 // AppendRecord, is copied. It never blocks on the disk.
 func (w *Writer) Add(end time.Time, id uint64, value []byte) {
-	w.mu.Lock()
-	wake := false
-	switch {
-	case w.closed:
-		w.drops[DropClosed]++
-	case len(value) > MaxValue:
-		w.drops[DropLarge]++
-		wake = true
-	case !w.active.add(end, id, value):
-		w.drops[DropFull]++
-		wake = true
-	default:
-		w.added++
-		wake = w.active.n == 1 || w.active.n == batchRecords
-	}
-	w.mu.Unlock()
-	if wake {
+	if w.take(end, id, value) {
 		select {
 		case w.wake <- struct{}{}:
 		default:
 		}
 	}
+}
+
+// take puts a record in the buffer, or counts it, and tells whether there is
+// something to do.
+func (w *Writer) take(end time.Time, id uint64, value []byte) (wake bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.closed:
+		w.drops[DropClosed]++
+		return false
+	case len(value) > MaxValue:
+		w.drops[DropLarge]++
+	case !w.active.add(end, id, value):
+		w.drops[DropFull]++
+	default:
+		w.added++
+		return w.active.n == 1 || w.active.n == batchRecords
+	}
+	return true
 }
 
 // Flush returns when every record that was added before is on disk, or with the
@@ -215,14 +228,19 @@ func (w *Writer) Close() error {
 
 // Status tells how the Writer is doing.
 func (w *Writer) Status() Status {
-	w.stateMu.Lock()
-	s := w.state
-	s.Bytes += w.openSize()
-	w.stateMu.Unlock()
+	s := w.diskStatus()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s.Added, s.Dropped = w.added, w.drops
 	s.Buffered += len(w.active.data)
+	return s
+}
+
+func (w *Writer) diskStatus() Status {
+	w.stateMu.Lock()
+	defer w.stateMu.Unlock()
+	s := w.state
+	s.Bytes += w.openSize()
 	return s
 }
 
@@ -268,26 +286,28 @@ var ErrFinished = errors.New("no segment of this name is being written; read the
 
 // run is the background.
 func (w *Writer) run() {
-	defer close(w.done)
 	debug.SetPanicOnFault(true) // see guard
 
 	// The timer runs towards the next commit or the next attempt.
 	timer := time.NewTimer(0) // prepare at once
 	armed := true
 	retry := retryFirst
+	began := time.Now()
 	prune := time.NewTicker(pruneEvery)
 	defer prune.Stop()
 
 	attempt := func() error {
 		err := w.drain()
 		timer.Stop()
-		armed = false
-		if err != nil {
-			timer.Reset(retry)
-			armed = true
-			retry = min(2*retry, retryLast)
-		} else {
+		armed = err != nil
+		switch {
+		case err == nil:
 			retry = retryFirst
+		case handover(err, began):
+			timer.Reset(retryInUse)
+		default:
+			timer.Reset(retry)
+			retry = min(2*retry, retryLast)
 		}
 		return err
 	}
@@ -313,16 +333,19 @@ func (w *Writer) run() {
 			reply <- attempt()
 		case r := <-w.rooms:
 			w.stateRoom = r.bytes
-			var err error
-			if w.prepareOnce() == nil { // else there is nothing that could make room
-				err = w.prune(w.openRoom())
-			}
-			r.reply <- err
+			r.reply <- contain.Run(func() error {
+				if w.prepareOnce() != nil {
+					return nil // there is nothing that could make room
+				}
+				return w.prune(w.openRoom())
+			})
 		case <-prune.C:
-			err := w.prepareOnce()
-			if err == nil {
-				err = w.prune(w.openRoom())
-			}
+			err := contain.Run(func() error {
+				if err := w.prepareOnce(); err != nil {
+					return err
+				}
+				return w.prune(w.openRoom())
+			})
 			w.report(err)
 			if err != nil && !armed {
 				timer.Reset(retry)
@@ -336,12 +359,19 @@ func (w *Writer) run() {
 	}
 }
 
+// handover tells whether err is that the filter before this one has not let go yet.
+// The next one may begin soon, and would be before us.
+func handover(err error, began time.Time) bool {
+	return errors.Is(err, ErrInUse) && time.Since(began) < inUseFor
+}
+
 // finish writes what it can, once, and lets go of everything.
 func (w *Writer) finish() {
 	err := w.drain()
 	if err != nil {
+		lost := countRecords(w.rest)
 		w.mu.Lock()
-		lost := w.active.n + countRecords(w.rest)
+		lost += w.active.n
 		w.drops[DropClosed] += uint64(lost)
 		w.mu.Unlock()
 		w.log.Error("sessions lost at the end", "records", lost, "err", err)
@@ -364,18 +394,20 @@ func countRecords(data []byte) (n int) {
 
 // drain writes everything that was added before it was called.
 func (w *Writer) drain() error {
-	err := w.prepareOnce()
-	if err == nil {
-		err = w.commitPending()
-	}
-	if err == nil {
+	err := contain.Run(func() error {
+		if err := w.prepareOnce(); err != nil {
+			return err
+		}
+		if err := w.commitPending(); err != nil {
+			return err
+		}
 		w.pending.reset()
 		w.mu.Lock()
 		w.active, w.pending = w.pending, w.active
 		w.mu.Unlock()
 		w.rest = w.pending.data
-		err = w.commitPending()
-	}
+		return w.commitPending()
+	})
 	w.report(err)
 	w.stateMu.Lock()
 	w.state.Buffered = len(w.rest)
@@ -390,7 +422,7 @@ func (w *Writer) report(err error) {
 	w.tellDrops()
 	switch {
 	case err != nil && cause(err) != w.failing:
-		w.log.Error("sessions cannot be written; they wait in memory", "err", err, "hint", hint(err))
+		w.log.Error("sessions cannot be written; they wait in memory", "err", err, "hint", hint(err), contain.Stack(err))
 	case err == nil && w.failing != "":
 		w.log.Info("sessions are written again", "dir", w.dir)
 	default:

@@ -8,9 +8,11 @@ dir=${SCANWATCH_ROOTS:-/var/cache/scanwatch-tests}/consumers
 [ -d "$dir" ] && exit 0
 mkdir -p "$dir.tmp/debs"
 cd "$dir.tmp/debs"
-apt-get -q download postfix sendmail-bin sendmail-cf crowdsec sshguard rspamd \
+packages="postfix sendmail-bin sendmail-cf crowdsec sshguard rspamd \
 	libhyperscan5 libluajit2-5.1-2 libluajit-5.1-common libunwind8 libsodium23 libglib2.0-0 libpcre2-8-0 \
-	libwrap0 libnsl2 libtirpc3 libldap-2.5-0 libsasl2-2 libdb5.3 liblockfile1 libicu72 libsqlite3-0 >/dev/null
+	libwrap0 libnsl2 libtirpc3 libldap-2.5-0 libsasl2-2 libdb5.3 liblockfile1 libicu72 libsqlite3-0"
+# shellcheck disable=SC2086 # a list of words
+apt-get -q download $packages >/dev/null || { apt-get -q update && apt-get -q download $packages; } >/dev/null
 for deb in *.deb; do
 	dpkg -x "$deb" "$dir.tmp"
 done

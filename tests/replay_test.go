@@ -83,14 +83,22 @@ type program struct {
 // begin starts the filter and does the handshake.
 func begin(t *testing.T, args ...string) *program {
 	t.Helper()
+	return talk(t, exec.Command(smtpd.Bin("filter-scanwatch"), args...))
+}
+
+// talk starts a command that becomes the filter, and does the handshake.
+func talk(t *testing.T, cmd *exec.Cmd) *program {
+	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &program{t: t, smtpd: os.NewFile(uintptr(fds[0]), "smtpd")}
+	p := &program{t: t, cmd: cmd, smtpd: os.NewFile(uintptr(fds[0]), "smtpd")}
 	theirs := os.NewFile(uintptr(fds[1]), "filter")
-	p.cmd = exec.Command(smtpd.Bin("filter-scanwatch"), args...)
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = theirs, theirs, &p.stderr
+	p.cmd.Stdin, p.cmd.Stdout = theirs, theirs
+	if p.cmd.Stderr == nil {
+		p.cmd.Stderr = &p.stderr
+	}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/sandbox"
+	"scanwatch/internal/contain"
 	"scanwatch/rules"
 )
 
@@ -27,7 +28,7 @@ func (p *policies) enterSandbox(set rules.Settings) {
 	}
 	_, _ = time.Now().Zone() // reads the file of the time zone, now or never
 	plan := make(chan *sandbox.Plan, 1)
-	go func() { plan <- sandbox.Prepare(paths) }()
+	contain.Go(p.log, "preparing the sandbox", func() { plan <- sandbox.Prepare(paths) })
 	select {
 	case <-time.After(diskPatience):
 		// To wait would hang the mail server, and to do it later the process, as

@@ -18,6 +18,7 @@ import (
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/session"
+	"scanwatch/internal/contain"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -111,7 +112,7 @@ func (p *policies) take(c *config.Config) {
 
 func (p *policies) complain(err error) {
 	for line := range strings.Lines(err.Error()) { // scanwatch check shows the places
-		p.log.Error(strings.TrimSuffix(line, "\n"))
+		p.log.Error(strings.TrimSuffix(line, "\n"), contain.Stack(err))
 	}
 }
 

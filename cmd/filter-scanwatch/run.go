@@ -25,6 +25,7 @@ import (
 	"scanwatch/filter/memory"
 	"scanwatch/filter/privacy"
 	"scanwatch/filter/session"
+	"scanwatch/internal/contain"
 	"scanwatch/store"
 )
 
@@ -40,6 +41,9 @@ type settings struct {
 // has stopped: nobody waits for this process then, but a new one may want the
 // state directory.
 const stopTime = 10 * time.Second
+
+// tellTime is how long the last log lines may take after that: what was lost must be told.
+const tellTime = time.Second
 
 // socketCheck is how often the control socket is looked after: made if it
 // could not be made, and made again if somebody removed it.
@@ -65,14 +69,15 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	}
 	log := newLogger(logs, level)
 	lists := sync.OnceValue(func() *lookup.Lists {
-		l, err := lookup.Builtin()
+		var l *lookup.Lists
+		err := contain.Run(func() (err error) { l, err = lookup.Builtin(); return err })
 		if err != nil {
-			log.Error("bug: the shipped lists cannot be read, nothing is matched against them", "error", err)
+			log.Error("bug: the shipped lists cannot be read, nothing is matched against them", "error", err, contain.Stack(err))
 			return new(lookup.Lists)
 		}
 		return l
 	})
-	go lists()
+	contain.Go(log, "reading the shipped lists", func() { lists() })
 
 	// The store's clock is the one of the events, so that a recorded stream
 	// is kept as it would have been when it was recorded.
@@ -141,28 +146,29 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		Program: version,
 		Log:     log,
 		Load: func(all iter.Seq[store.Entry]) {
-			remembered.Load(all, now().UnixMicro())
-			go policies.reached()
+			remembered.Load(all, store.Lately(set.Store, now()).UnixMicro())
+			contain.Go(log, "looking whom the lists reach", func() { policies.reached() })
 		},
 		Changes: remembered.Changes,
 		Rewrite: remembered.Rewrite,
 	})
 
+	var held atomic.Int64
 	live, stopLive := context.WithCancel(context.Background())
 	saveKey := useKey(set.Store, func(key []byte) { hasher.Store(privacy.New(key)) }, log)
-	go saveKey(live)
+	contain.Loop(log, "saving the key", func() { saveKey(live) }, nil)
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // not to reload is no reason to end
-	go policies.watch(live, hangup)
+	contain.Loop(log, "watching the configuration", func() { policies.watch(live, hangup) }, nil)
 	socket := make(chan struct{})
-	go func() {
-		defer close(socket)
+	started := time.Now().UTC()
+	contain.Loop(log, "the control socket", func() {
 		_ = os.Mkdir(set.Store, 0o750) // or the store makes it, a moment too late for the socket
 		checkState(set.Store, log)
-		started := time.Now().UTC()
 		verbs := append(control.StoreVerbs(writer, state.Flush), policies.verb(), control.StatusVerb(func() control.Status {
 			return control.Status{
-				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()), Config: policies.status(),
+				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()),
+				Live: control.Live{Sessions: table.Open(), Held: held.Load()}, Config: policies.status(),
 				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(), Events: eventsStatus(stream),
 				Sandbox: policies.sandbox(s.open),
 			}
@@ -175,25 +181,31 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		verbs = append(verbs, control.WatchVerb(&watched), control.LogVerb(level, log))
 		server := control.Server{Verbs: verbs, Log: log}
 		server.Run(live, set.Store, socketCheck)
-	}()
+	}, func() { close(socket) })
 
-	stopOnSignal(stdin, func() error { return errors.Join(state.Close(), writer.Close()) })
+	save := func() error {
+		return contain.Run(func() error { return errors.Join(state.Close(), writer.Close()) })
+	}
+	stopOnSignal(log, stdin, save)
 	log.Info("started", "version", version, "statedir", set.Store)
 	err := filter.Serve(stdin, stdout, table, filter.Options{
 		Reports: session.Reports,
 		Phases:  policies.asked,
+		Held:    &held,
 		Log:     func(line string) { log.Warn(line) },
 	})
-	table.Stop()
+	if err := contain.Run(func() error { table.Stop(); return nil }); err != nil {
+		log.Error("what went on was not recorded", "error", err, contain.Stack(err))
+	}
 	stopLive()
 	late := make(chan struct{})
-	time.AfterFunc(stopTime, func() { close(late) })
+	time.AfterFunc(stopTime, func() { close(late) }) // contained: nothing can panic
 	select {
 	case <-socket:
 	case <-late: // a command waits for a disk
 	}
 	stored := make(chan error, 1)
-	go func() { stored <- errors.Join(state.Close(), writer.Close()) }()
+	contain.Go(log, "recording what came last", func() { stored <- save() })
 	status := 0
 	select {
 	case err := <-stored:
@@ -211,7 +223,9 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		stream.Close(late)
 	}
 	log.Info("stopped")
-	logs.Close(late)
+	told, cancel := context.WithTimeout(context.Background(), tellTime)
+	defer cancel()
+	logs.Close(told.Done())
 	return status
 }
 
@@ -250,15 +264,15 @@ func ownAddrs() []netip.Addr {
 
 // stopOnSignal ends the input on SIGTERM and SIGINT, so that everything is
 // recorded as it is when smtpd stops.
-func stopOnSignal(stdin *os.File, save func() error) {
+func stopOnSignal(log *slog.Logger, stdin *os.File, save func() error) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
-	go func() {
+	contain.Go(log, "stopping", func() {
 		<-c
 		if syscall.Shutdown(int(stdin.Fd()), syscall.SHUT_RD) != nil {
 			// Not smtpd's socket, and a read that waits cannot be interrupted.
 			_ = save()
 			os.Exit(1)
 		}
-	}()
+	})
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"scanwatch/internal/contain"
 )
 
 // A queue is a writer of log lines that never waits: smtpd, or whoever reads
@@ -26,21 +28,14 @@ const (
 
 func newQueue(to io.Writer) *queue {
 	q := &queue{wake: make(chan struct{}, 1), done: make(chan struct{})}
-	go q.run(to)
+	contain.Loop(nil, "", func() { q.run(to) }, func() { close(q.done) }) // it is the log
 	return q
 }
 
 // Write queues p, which must be a single line with or without LF.
 func (q *queue) Write(p []byte) (int, error) {
 	line := bytes.TrimSuffix(p, []byte{'\n'})
-	line = line[:min(len(line), maxLogLine)]
-	q.mu.Lock()
-	if len(q.lines)+len(line) >= maxQueue {
-		q.dropped++
-	} else {
-		q.lines = append(append(q.lines, line...), '\n')
-	}
-	q.mu.Unlock()
+	q.add(line[:min(len(line), maxLogLine)])
 	select {
 	case q.wake <- struct{}{}:
 	default:
@@ -48,21 +43,30 @@ func (q *queue) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+func (q *queue) add(line []byte) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.lines)+len(line) >= maxQueue {
+		q.dropped++
+		return
+	}
+	q.lines = append(append(q.lines, line...), '\n')
+}
+
 // Line queues a line that is complete.
 func (q *queue) Line(line []byte) { _, _ = q.Write(line) }
 
 func (q *queue) run(to io.Writer) {
-	defer close(q.done)
 	var lines []byte
 	for range q.wake {
 		q.mu.Lock()
 		lines, q.lines = q.lines, lines[:0]
-		if q.dropped > 0 {
-			lines = fmt.Appendf(lines, "warning: %d log lines were lost, nobody read them\n", q.dropped)
-			q.dropped = 0
-		}
-		closed := q.closed
+		dropped, closed := q.dropped, q.closed
+		q.dropped = 0
 		q.mu.Unlock()
+		if dropped > 0 {
+			lines = fmt.Appendf(lines, "warning: %d log lines were lost, nobody read them\n", dropped)
+		}
 		_, _ = to.Write(lines) // a closed stderr is no reason to stop
 		if closed {
 			return

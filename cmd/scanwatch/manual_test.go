@@ -5,6 +5,7 @@ import (
 	"flag"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -69,6 +70,46 @@ func TestManual(t *testing.T) {
 	}
 	for name := range parts {
 		t.Errorf("the manual tells of %s, which is no verb", name)
+	}
+}
+
+// TestManualDiagnostics: each warning that the program can print is explained in
+// the manual.
+func TestManualDiagnostics(t *testing.T) {
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, manual, _ := strings.Cut(string(page), "\n.Sh DIAGNOSTICS\n")
+	manual, _, _ = strings.Cut(manual, "\n.Sh ")
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, name := range files {
+		source, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`"((?:warning|scanwatch): [^"]*)"`).FindAllStringSubmatch(string(source), -1) {
+			text := regexp.MustCompile(`%[a-z]`).ReplaceAllString(strings.ReplaceAll(m[1], `\n`, ""), "...")
+			switch text {
+			case "scanwatch: ...", "scanwatch: ...: ...", "warning: ...": // what others say
+			case "scanwatch: and ... more":
+			default:
+				found++
+				if !strings.Contains(manual, ".It "+text+"\n") {
+					t.Errorf("%s: DIAGNOSTICS has no item %q", name, text)
+				}
+			}
+		}
+	}
+	if found < 4 {
+		t.Errorf("only %d warnings were found: the test looks in the wrong places", found)
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"scanwatch/internal/contain"
 )
 
 // The defaults of Options.
@@ -99,8 +101,12 @@ func Open(path string, o Options) *Stream { return open(path, o, normalTiming) }
 
 func open(path string, o Options, t timing) *Stream {
 	s := newStream(path, o, t)
-	go (&writer{Stream: s}).run()
+	s.begin()
 	return s
+}
+
+func (s *Stream) begin() {
+	contain.Loop(s.o.Log, "writing events", (&writer{Stream: s}).run, func() { close(s.done) })
 }
 
 // newStream makes a Stream without its background.
@@ -139,18 +145,17 @@ func newStream(path string, o Options, t timing) *Stream {
 // Send takes a copy of e. It never waits: an event that comes too fast or finds
 // no room is counted and left out.
 func (s *Stream) Send(e *Event) {
-	now := s.o.Now()
-	s.mu.Lock()
-	s.take(e, now)
-	s.mu.Unlock()
+	s.take(e, s.o.Now())
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
-// take puts a line in the queue, or counts the event. The caller holds mu.
+// take puts a line in the queue, or counts the event.
 func (s *Stream) take(e *Event, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.gone || s.closed {
 		s.leftOut.Gone++
 		return

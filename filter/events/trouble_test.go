@@ -699,7 +699,7 @@ func TestFIFOHoldsWholeLines(t *testing.T) {
 	for i := range 5000 {
 		s.Send(numbered(i))
 	}
-	go (&writer{Stream: s}).run()
+	s.begin()
 	until(t, s, "full", func(st Status) bool { return st.Error == errStalled.Error() })
 	stop := make(chan struct{})
 	close(stop)

@@ -48,7 +48,6 @@ type writer struct {
 }
 
 func (w *writer) run() {
-	defer close(w.done)
 	for w.step() {
 	}
 	w.closeTarget()
@@ -218,13 +217,13 @@ func (w *writer) startLine() {
 // skip leaves out a line that is too long for the socket.
 func (w *writer) skip() {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.isNotice {
 		w.told = w.told.plus(w.about) // it would be too long again
 	} else {
 		w.leftOut.Full++
 		w.flight -= len(w.chunk)
 	}
-	w.mu.Unlock()
 	w.chunk, w.written = nil, 0
 }
 
@@ -292,11 +291,12 @@ func (w *writer) closeTarget() {
 
 // inTrouble notes what is wrong, and logs it once until all is well again.
 func (w *writer) inTrouble(err error) {
+	text, now := err.Error(), w.o.Now()
 	w.mu.Lock()
 	begins := w.trouble == ""
-	w.trouble = err.Error()
+	w.trouble = text
 	if begins {
-		w.since = w.o.Now()
+		w.since = now
 	}
 	w.mu.Unlock()
 	if begins {

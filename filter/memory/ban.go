@@ -212,21 +212,24 @@ func (m *Memory) Unban(p netip.Prefix, now int64) (ended []Ban) {
 		ended = append(ended, m.export(p, *b))
 		return true
 	}
-	m.mu.Lock()
-	for q, b := range m.wide.rows {
-		if q.Bits() >= p.Bits() && p.Contains(q.Addr()) && lift(q, &b) {
-			m.wide.put(q, b)
+	networks := func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for q, b := range m.wide.rows {
+			if q.Bits() >= p.Bits() && p.Contains(q.Addr()) && lift(q, &b) {
+				m.wide.put(q, b)
+			}
+		}
+		if k := Number(p.Addr()); isSource(p) {
+			if b, ok := m.bans.get(k); ok && lift(prefixOf(k), &b) {
+				m.bans.put(k, b, at)
+			}
 		}
 	}
+	networks()
 	if isSource(p) {
-		k := Number(p.Addr())
-		if b, ok := m.bans.get(k); ok && lift(prefixOf(k), &b) {
-			m.bans.put(k, b, at)
-		}
-		m.mu.Unlock()
 		return ended
 	}
-	m.mu.Unlock()
 	m.eachBan(func(k uint64, b ban) {
 		if q := prefixOf(k); p.Contains(q.Addr()) && lift(q, &b) {
 			m.bans.put(k, b, at)
@@ -253,38 +256,40 @@ const chunk = 500
 // eachBan visits the bans of hosts, letting go of the lock now and then. Visit
 // may change the table.
 func (m *Memory) eachBan(visit func(uint64, ban)) {
-	m.mu.Lock()
-	next, stop := iter.Pull2(maps.All(m.bans.rows))
-	m.mu.Unlock()
-	more := true
-	for more {
+	next, stop := iter.Pull2(maps.All(m.bans.rows)) // begins with the first call of next
+	defer stop()
+	some := func() bool {
 		m.mu.Lock()
+		defer m.mu.Unlock()
 		for range chunk {
-			var k uint64
-			var b ban
-			if k, b, more = next(); !more {
-				break
+			k, b, more := next()
+			if !more {
+				return false
 			}
 			visit(k, b)
 		}
-		m.mu.Unlock()
+		return true
 	}
-	stop()
+	for some() {
+	}
 }
 
 // Bans visits every ban that is remembered, in no order. Those that are over
 // are among them.
 func (m *Memory) Bans(visit func(Ban)) {
-	m.mu.Lock()
-	var wide []Ban
-	for p, b := range m.wide.rows {
-		wide = append(wide, m.export(p, b))
-	}
-	m.mu.Unlock()
-	for _, b := range wide {
+	for _, b := range m.wideOnes() {
 		visit(b)
 	}
 	m.eachBan(func(k uint64, b ban) { visit(m.export(prefixOf(k), b)) })
+}
+
+func (m *Memory) wideOnes() (list []Ban) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for p, b := range m.wide.rows {
+		list = append(list, m.export(p, b))
+	}
+	return list
 }
 
 // wideBans are the bans of networks. They are few: one lookup for each length

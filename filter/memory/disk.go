@@ -151,9 +151,7 @@ func (m *Memory) Changes(n int) (list []store.Entry) {
 		b := &buckets[i]
 		for left := n - len(list); left > 0; {
 			some := min(left, chunk)
-			m.mu.Lock()
-			rest := b.changes(m, some, func(key, value []byte) { list = append(list, store.Entry{Bucket: b.name, Key: key, Value: value}) })
-			m.mu.Unlock()
+			rest := m.changed(b, some, &list)
 			left -= some - rest
 			if rest > 0 {
 				break
@@ -161,6 +159,15 @@ func (m *Memory) Changes(n int) (list []store.Entry) {
 		}
 	}
 	return list
+}
+
+// changed appends n rows of b that have changed, and returns how many fewer
+// there were. Lock and unlock stand together, so that a panic leaves no lock
+// behind that answers would wait for.
+func (m *Memory) changed(b *bucket, n int, list *[]store.Entry) (left int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return b.changes(m, n, func(key, value []byte) { *list = append(*list, store.Entry{Bucket: b.name, Key: key, Value: value}) })
 }
 
 // Rewrite makes Changes return everything again, because the disk has lost it.

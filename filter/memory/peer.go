@@ -230,28 +230,29 @@ type Peer struct {
 // now and then.
 func (m *Memory) Peers(now int64, visit func(Peer)) {
 	at := seconds(now)
-	m.mu.Lock()
-	next, stop := iter.Pull2(maps.All(m.peers.rows))
-	m.mu.Unlock()
-	var some []Peer
-	for more := true; more; some = some[:0] {
+	next, stop := iter.Pull2(maps.All(m.peers.rows)) // begins with the first call of next
+	defer stop()
+	some := func(list []Peer) ([]Peer, bool) {
 		m.mu.Lock()
+		defer m.mu.Unlock()
 		for range chunk {
-			var k peerKey
-			var p peer
-			if k, p, more = next(); !more {
-				break
+			k, p, more := next()
+			if !more {
+				return list, false
 			}
 			if e, ok := p.export(k, at); ok {
-				some = append(some, e)
+				list = append(list, e)
 			}
 		}
-		m.mu.Unlock()
-		for _, e := range some {
+		return list, true
+	}
+	var list []Peer
+	for more := true; more; {
+		list, more = some(list[:0])
+		for _, e := range list {
 			visit(e)
 		}
 	}
-	stop()
 }
 
 // ReadPeer reads a row of the bucket peers, for those who read the file without

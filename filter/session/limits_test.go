@@ -193,8 +193,8 @@ func FuzzFold(f *testing.F) {
 		if n := bytes.Count(out.Bytes(), []byte{'\n'}); n != requests {
 			t.Errorf("%d answers to %d requests", n, requests)
 		}
-		if len(records) != begun || table.Open() != 0 {
-			t.Errorf("%d records of %d sessions, %d left", len(records), begun, table.Open())
+		if sessions, sources, bytes := table.Left(); len(records) != begun || sessions+sources+bytes != 0 {
+			t.Errorf("%d records of %d sessions; %d sessions, %d sources and %d bytes are left", len(records), begun, sessions, sources, bytes)
 		}
 		render(t, records)
 	})

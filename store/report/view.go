@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"scanwatch/store"
 )
@@ -355,9 +356,10 @@ func CSV(w io.Writer) (row func(*View) error, end func() error) {
 	return row, func() error { c.Flush(); return cmp.Or(headErr, c.Error()) }
 }
 
-// Cell keeps spreadsheet programs from taking a text for a formula.
+// Cell keeps spreadsheet programs from taking a text for a formula. Some skip
+// blanks, and take the signs of full width for the usual ones.
 func Cell(s string) string {
-	if s != "" && strings.ContainsRune("=+-@\t\r", rune(s[0])) {
+	if first, _ := utf8.DecodeRuneInString(strings.TrimLeft(s, " ")); strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
 		return "'" + s
 	}
 	return s

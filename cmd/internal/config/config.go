@@ -17,17 +17,21 @@ import (
 
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/lookup/feed"
+	"scanwatch/internal/contain"
 	"scanwatch/rules"
 )
+
+// sysconfdir is set when the program is built; see the Makefile.
+var sysconfdir = "/etc"
 
 // DefaultFiles are where the configuration is looked for if the operator names
 // none; the first that exists is read. On Linux the sandbox can only leave whole
 // directories open to the filter: in one of its own the rest of /etc is not.
 func DefaultFiles() []string {
 	if runtime.GOOS == "linux" {
-		return []string{"/etc/scanwatch/scanwatch.conf", "/etc/scanwatch.conf"}
+		return []string{sysconfdir + "/scanwatch/scanwatch.conf", sysconfdir + "/scanwatch.conf"}
 	}
-	return []string{"/etc/mail/scanwatch.conf"}
+	return []string{sysconfdir + "/mail/scanwatch.conf"}
 }
 
 // DefaultFile is the one to make if there is none.
@@ -88,10 +92,14 @@ func Find(file string) string {
 // it only tells when one of its files changes.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	c := &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
-	tree, err := rules.Parse(file, c.read)
-	if err == nil {
-		err = c.compile(tree, lists, before, strict)
-	}
+	// What is in these files comes from many hands.
+	err := contain.Run(func() error {
+		tree, err := rules.Parse(file, c.read)
+		if err != nil {
+			return err
+		}
+		return c.compile(tree, lists, before, strict)
+	})
 	if err != nil {
 		c.Policy = nil
 	}

@@ -325,8 +325,10 @@ func TestSlowClientIsCut(t *testing.T) {
 	}
 }
 
-func TestPanicInAVerbEndsOnlyTheConversation(t *testing.T) {
-	s := &Server{Verbs: []Verb{{Name: "boom", Run: func(context.Context, *Answer, []string) error { panic("boom") }}}}
+// A bug in a verb is an error to who asked, and logged with its stack.
+func TestPanicInAVerb(t *testing.T) {
+	var log bytes.Buffer
+	s := &Server{Verbs: []Verb{{Name: "boom", Run: func(context.Context, *Answer, []string) error { panic("boom") }}}, Log: slog.New(slog.NewTextHandler(&log, nil))}
 	server, client := net.Pipe()
 	defer client.Close()
 	done := make(chan struct{})
@@ -335,11 +337,17 @@ func TestPanicInAVerbEndsOnlyTheConversation(t *testing.T) {
 	if _, err := in.ReadString('\n'); err != nil {
 		t.Fatal(err)
 	}
-	io.WriteString(client, "boom\n")
-	if _, err := in.ReadByte(); !errors.Is(err, io.EOF) {
-		t.Errorf("%v, want the end", err)
+	for range 2 {
+		io.WriteString(client, "boom\n")
+		if line, err := in.ReadString('\n'); err != nil || line != `{"error":"bug: boom"}`+"\n" {
+			t.Errorf("%q, %v", line, err)
+		}
 	}
+	client.Close()
 	<-done
+	if !strings.Contains(log.String(), "control_test.go") {
+		t.Errorf("logged %q", log.String())
+	}
 }
 
 // Run makes the socket again when somebody has removed it, and takes it away at

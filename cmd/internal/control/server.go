@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"scanwatch/internal/contain"
 	"scanwatch/store"
 )
 
@@ -172,10 +173,10 @@ func (s *Server) Run(ctx context.Context, dir string, every time.Duration) {
 		mine, err := os.Lstat(SocketPath(dir))
 		l.(*net.UnixListener).SetUnlinkOnClose(false)
 		ended := make(chan struct{})
-		go func() {
+		contain.Go(s.log(), "serving commands", func() {
 			defer close(ended)
 			s.Serve(ctx, l)
-		}()
+		})
 		there := err == nil
 		for there && ctx.Err() == nil {
 			select {
@@ -207,7 +208,7 @@ func (s *Server) log() *slog.Logger {
 func (s *Server) Serve(ctx context.Context, l net.Listener) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() {
+	stop := context.AfterFunc(ctx, func() { // contained: only closes
 		l.Close()
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -241,7 +242,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) {
 			conn.Close()
 			continue
 		}
-		all.Go(func() {
+		all.Add(1)
+		contain.Go(s.log(), "control: a command", func() {
+			defer all.Done()
 			defer s.dismiss(conn)
 			s.client(ctx, conn)
 		})
@@ -269,12 +272,6 @@ func (s *Server) dismiss(conn net.Conn) {
 }
 
 func (s *Server) client(ctx context.Context, conn net.Conn) {
-	// A bug in a verb must not end the mail server.
-	defer func() {
-		if p := recover(); p != nil {
-			s.log().Error("control: a command failed badly", "panic", fmt.Sprint(p))
-		}
-	}()
 	answer := func() *Answer { return &Answer{conn: conn, until: time.Now().Add(copyTimeout)} }
 	if _, err := answer().Write([]byte(greeting + "\n")); err != nil {
 		return
@@ -311,7 +308,12 @@ func (s *Server) run(ctx context.Context, a *Answer, words []string) error {
 		if len(words)-1 != v.Args {
 			return fmt.Errorf("%s takes %d arguments, not %d", v.Name, v.Args, len(words)-1)
 		}
-		return v.Run(ctx, a, words[1:])
+		// A bug in a verb must not end the mail server.
+		err := contain.Run(func() error { return v.Run(ctx, a, words[1:]) })
+		if stack := contain.Stack(err); stack.Key != "" {
+			s.log().Error("control: a command failed badly", "command", v.Name, "err", err, stack)
+		}
+		return err
 	}
 	return fmt.Errorf("unknown command %q", words[0])
 }

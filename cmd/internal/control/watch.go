@@ -65,7 +65,7 @@ func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 		return nil, err
 	}
 	done := make(chan struct{})
-	go func() {
+	go func() { // contained: only waits
 		defer close(done)
 		defer leave()
 		var b [1]byte

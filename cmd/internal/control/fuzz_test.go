@@ -1,0 +1,86 @@
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/filter/events"
+	"scanwatch/store"
+)
+
+// FuzzConversation: whatever a client sends, each line is answered, and nothing is a
+// bug.
+func FuzzConversation(f *testing.F) {
+	for _, s := range []string{"status\nsegments\n", "snapshot a\nsnapshot\nflush x\n", "\n\n \n", "ban 192.0.2.1/32 60 x\nunban 192.0.2.1/32\n", "state\n", "log verbose\nlog x\n",
+		strings.Repeat("x", maxLine) + "\n", "\x00\xff\n", "watch - -\n", "unfinished"} {
+		f.Add([]byte(s))
+	}
+	dir := f.TempDir()
+	w := store.Open(dir, store.Options{})
+	f.Cleanup(func() { w.Close() })
+	known := append(verbs(f, dir, w), LogVerb(new(slog.LevelVar), slog.New(slog.DiscardHandler)))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var log bytes.Buffer
+		s := &Server{Verbs: known, Log: slog.New(slog.NewTextHandler(&log, nil))}
+		server, client := net.Pipe()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.client(context.Background(), server)
+			server.Close()
+		}()
+		go func() {
+			_ = client.SetWriteDeadline(time.Now().Add(time.Minute))
+			_, _ = client.Write(in)
+			_, _ = io.WriteString(client, "\n"+strings.Repeat("x", 2*maxLine)) // ends the conversation
+		}()
+		out, err := io.ReadAll(client)
+		client.Close()
+		<-done
+		if err != nil || !bytes.HasPrefix(out, []byte(greeting+"\n")) || log.Len() > 0 {
+			t.Errorf("%v, %.200q, log %.2000s", err, out, log.String())
+		}
+	})
+}
+
+// FuzzClient: whatever the other side answers, the client comes back, with a result
+// or an error.
+func FuzzClient(f *testing.F) {
+	for _, s := range []string{"{}\n", `{"error":"no"}` + "\n", `{"error":"no","finished":true}` + "\n", `{"segment":"x","size":5}` + "\nhello",
+		`{"segment":"x","size":-1}` + "\n", `{"size":99999999999}` + "\nx", "[1]\n", "x", "\n\n", `{"segments":[{"name":"a"}]}` + "\n", `{"bans":[{}]}` + "\n"} {
+		f.Add([]byte(s), uint8(0))
+		f.Add([]byte(s), uint8(4))
+	}
+	asks := []func(*Client){
+		func(c *Client) { _, _ = c.Status() },
+		func(c *Client) { _ = c.Flush() },
+		func(c *Client) { _ = c.Reload(false) },
+		func(c *Client) { _, _ = c.Segments() },
+		func(c *Client) { _ = c.Snapshot(io.Discard, "x") },
+		func(c *Client) { _ = c.State(io.Discard) },
+		func(c *Client) { _, _ = c.Unban(netip.MustParsePrefix("192.0.2.0/24")) },
+		func(c *Client) { _ = c.Log("brief") },
+		func(c *Client) {
+			_ = c.Watch(events.Choice{}, func() {}, func([]byte) error { return nil })
+		},
+	}
+	f.Fuzz(func(t *testing.T, answer []byte, which uint8) {
+		server, conn := net.Pipe()
+		go func() { _, _ = io.Copy(io.Discard, server) }()
+		go func() {
+			_, _ = server.Write(answer)
+			server.Close()
+		}()
+		c := &Client{conn: conn, in: bufio.NewReader(conn)}
+		asks[int(which)%len(asks)](c)
+		c.Close()
+	})
+}
