@@ -60,6 +60,7 @@ func verbs() []verb {
 		{"test", "[--enforce] --src ADDRESS [FLAG ...] | --stream FILE", "what a configuration would do with a session", testHelp, try},
 		{"backtest", "[--policy POLICY] [--rule NAME] [--since WHEN] [--json] [FILE]", "what a configuration would have done with the past", backtestHelp, backtest},
 		{"anonymize", "[--key FILE] OUTDIR", "a copy of the records without people, addresses and names", anonymizeHelp, anonymizeVerb},
+		{"export", "FORMAT [--evidence TOKEN,...] [--min-confidence WORD] [--since WHEN] [--ttl DURATION] [--bans] [--aggregate] [--private] [--diff STATEFILE] [-o FILE] [-v]", "bans and findings for firewalls, mail servers and services", exportHelpText(), exportVerb},
 		{"import", "mylog DIR | --check FILE [--format FORMAT] | --formats", "take over old records; what a list is, and what of it can be used", importHelp, importVerb},
 		{"watch", "[--evidence TOKEN] [--src PREFIX] [--json]", "follow findings, verdicts and bans live", watchHelp, watch},
 		{"log", "brief|verbose", "change how much the running filter logs", logHelp, logVerb},

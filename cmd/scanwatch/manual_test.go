@@ -7,9 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"scanwatch/store/export"
 )
 
 // TestManual: each verb is in the manual, and each flag that it really has is
@@ -107,5 +110,33 @@ func TestManualDiagnostics(t *testing.T) {
 	}
 	if found < 4 {
 		t.Errorf("only %d warnings were found: the test looks in the wrong places", found)
+	}
+}
+
+// TestManualFormats: the manual has every format of export, with a line for
+// cron, and no other.
+func TestManualFormats(t *testing.T) {
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, part, _ := strings.Cut(string(page), ".Sh EXPORT\n")
+	part, _, _ = strings.Cut(part, "\n.Sh ")
+	var got, want []string
+	for _, m := range regexp.MustCompile(`(?m)^\.It Cm (.+)$`).FindAllStringSubmatch(part, -1) {
+		got = append(got, strings.Split(m[1], " , ")...)
+	}
+	for _, f := range export.Formats() {
+		want = append(want, f.Name)
+		switch f.Name {
+		case "plain", "json", "csv", "pf-anchor", "bsd-route":
+		default:
+			if !strings.Contains(part, "* scanwatch export "+f.Name+" ") {
+				t.Errorf("no line for cron exports %s", f.Name)
+			}
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the manual has %v, want %v", got, want)
 	}
 }
