@@ -352,8 +352,8 @@ func possible(v smtpd.Version) (list []attack) {
 	return list
 }
 
-// A status is what scanwatch status --json tells, as far as it matters here.
-type status struct {
+// A fullStatus is what scanwatch status --json tells, as far as it matters here.
+type fullStatus struct {
 	Live   struct{ Sessions, Held int }
 	Config struct{ Mode string }
 	Store  struct{ Error string }
@@ -362,7 +362,7 @@ type status struct {
 
 // liveStatus asks the filter how it is, as scanwatch status does, without the
 // cost of a process.
-func liveStatus(s *smtpd.Server) (*status, error) {
+func liveStatus(s *smtpd.Server) (*fullStatus, error) {
 	conn, err := net.Dial("unix", filepath.Join(s.State(), "control.sock"))
 	if err != nil {
 		return nil, err
@@ -382,12 +382,12 @@ func liveStatus(s *smtpd.Server) (*status, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := new(status)
+	st := new(fullStatus)
 	return st, json.Unmarshal(line, st)
 }
 
 // idle waits until the filter has no session and owes no answer.
-func idle(s *smtpd.Server) (st *status, err error) {
+func idle(s *smtpd.Server) (st *fullStatus, err error) {
 	var last error
 	err = s.Eventually("no session is open and no answer owed", func() bool {
 		st, last = liveStatus(s)

@@ -167,5 +167,5 @@ func source(files *token.FileSet, e ast.Expr) string {
 func inManual(text string) string {
 	text, _, _ = strings.Cut(text, "\n")
 	text = regexp.MustCompile(`%d`).ReplaceAllString(text, "N")
-	return regexp.MustCompile(`%[.0-9]*[a-z]`).ReplaceAllString(text, "...")
+	return regexp.MustCompile(`%[+.0-9]*[a-z]`).ReplaceAllString(text, "...")
 }

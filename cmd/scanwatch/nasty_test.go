@@ -101,6 +101,7 @@ var nastyOutputs = []struct {
 	{"check $DIR/listed.conf", forPeople, true},
 	{"policy $DIR/listed.conf", forPeople, true},
 	{"policy --print $DIR/listed.conf", forPeople, true},
+	{"completion bash", forPeople, false},
 	{"import --check $DIR/list", forPeople, true},
 	{"import --check $DIR/list.csv", forPeople, true},
 	{"import --check $DIR/list.json", forPeople, true},
