@@ -3,26 +3,48 @@
 VERSION = 0.1.0
 PREFIX = /usr/local
 BINDIR = ${PREFIX}/bin
-MANDIR = ${PREFIX}/man
-# smtpd looks for filters here: /usr/local/libexec/smtpd on OpenBSD,
-# /usr/libexec/opensmtpd on Debian.
-LIBEXECDIR = ${PREFIX}/libexec/smtpd
+# Where the programs look for scanwatch.conf is settled when they are made: give
+# SYSCONFDIR to "make" and to "make install".
+SYSCONFDIR = /etc
+EXAMPLEDIR = ${PREFIX}/share/examples/scanwatch
+BASHDIR = ${PREFIX}/share/bash-completion/completions
+ZSHDIR = ${PREFIX}/share/zsh/site-functions
+FISHDIR = ${PREFIX}/share/fish/vendor_completions.d
+# smtpd looks for filters in one folder only: /usr/local/libexec/smtpd on OpenBSD,
+# /usr/libexec/opensmtpd on Debian whatever the prefix is.
+LIBEXECDIR != case $$(uname) in OpenBSD) echo ${PREFIX}/libexec/smtpd ;; Linux) echo /usr/libexec/opensmtpd ;; *) echo ${PREFIX}/libexec/opensmtpd ;; esac
+MANDIR != case $$(uname) in *BSD) echo ${PREFIX}/man ;; *) echo ${PREFIX}/share/man ;; esac
 GO = go
 FUZZTIME = 60s
-GOBUILD = CGO_ENABLED=0 ${GO} build -trimpath -ldflags "-s -w -X main.version=${VERSION}"
+# The same sources and the same Go give the same bytes, in whatever folder.
+GOBUILD = CGO_ENABLED=0 ${GO} build -trimpath -buildvcs=false \
+	-ldflags "-s -w -X main.version=${VERSION} -X scanwatch/cmd/internal/config.sysconfdir=${SYSCONFDIR}"
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 BENCHSTAT = golang.org/x/perf/cmd/benchstat@latest
 
-all: filter-scanwatch scanwatch
+all: filter-scanwatch scanwatch completions
 
 # go build knows itself what is up to date.
-.PHONY: all filter-scanwatch scanwatch test test-short race check fuzz mutants bench golden man roots demo install clean
+.PHONY: all filter-scanwatch scanwatch test test-short race check fuzz mutants bench golden man html roots demo completions install uninstall cross deb clean
 
 filter-scanwatch:
 	${GOBUILD} -o filter-scanwatch ./cmd/filter-scanwatch
 
 scanwatch:
 	${GOBUILD} -o scanwatch ./cmd/scanwatch
+
+# A program for another system does not run here; go run makes one that does.
+completions: scanwatch
+	@mkdir -p completions
+	@for shell in bash zsh fish; do \
+		./scanwatch completion $$shell > completions/$$shell 2>/dev/null || \
+		GOOS= GOARCH= ${GO} run ./cmd/scanwatch completion $$shell > completions/$$shell || exit; done
+
+# Both programs for every system that OpenSMTPD is packaged for, in cross/.
+cross:
+	for os in linux openbsd freebsd netbsd; do for arch in amd64 arm64; do \
+		GOOS=$$os GOARCH=$$arch; export GOOS GOARCH; echo $$os/$$arch; \
+		${GOBUILD} -o cross/$$os-$$arch/ ./cmd/filter-scanwatch ./cmd/scanwatch || exit; done; done
 
 # Everything, with the three real smtpd versions (root; some minutes the first
 # time, when their private Debian systems are made).
@@ -71,6 +93,13 @@ man:
 		test -z "$$faults" || { echo "$$faults"; exit 1; }; echo "manuals are clean"; \
 	else echo "SKIP: mandoc is not installed, manuals are not checked"; test -z "$$SCANWATCH_NO_SKIP"; fi
 
+html:
+	@mkdir -p html
+	cp man/manual.css html/
+	cd man && for page in *.[58]; do \
+		mandoc -Thtml -O "style=manual.css,man=%N.%S.html;https://man.openbsd.org/%N.%S" \
+			$$page > ../html/$$page.html || exit; done
+
 roots:
 	sh tests/roots.sh
 
@@ -78,14 +107,30 @@ demo: all
 	sh tests/demo.sh
 
 # Programs that are there are copied as they are: the one who installs may have
-# no Go, or not in his path.
+# no Go, or not in his path. No configuration is installed: none is needed.
 install:
-	@test -x filter-scanwatch -a -x scanwatch || { echo "run make first"; exit 1; }
+	@test -x filter-scanwatch -a -x scanwatch -a -f completions/fish || { echo "run make first"; exit 1; }
 	install -d ${DESTDIR}${BINDIR} ${DESTDIR}${LIBEXECDIR} ${DESTDIR}${MANDIR}/man5 ${DESTDIR}${MANDIR}/man8
 	install -m 755 scanwatch ${DESTDIR}${BINDIR}/
 	install -m 755 filter-scanwatch ${DESTDIR}${LIBEXECDIR}/
 	install -m 644 man/scanwatch.conf.5 ${DESTDIR}${MANDIR}/man5/
 	install -m 644 man/filter-scanwatch.8 man/scanwatch.8 ${DESTDIR}${MANDIR}/man8/
+	install -d ${DESTDIR}${EXAMPLEDIR} ${DESTDIR}${BASHDIR} ${DESTDIR}${ZSHDIR} ${DESTDIR}${FISHDIR}
+	install -m 644 rules/policies/*.conf packaging/examples/*.conf ${DESTDIR}${EXAMPLEDIR}/
+	install -m 644 completions/bash ${DESTDIR}${BASHDIR}/scanwatch
+	install -m 644 completions/zsh ${DESTDIR}${ZSHDIR}/_scanwatch
+	install -m 644 completions/fish ${DESTDIR}${FISHDIR}/scanwatch.fish
+
+# The configuration and the records stay.
+uninstall:
+	rm -f ${DESTDIR}${BINDIR}/scanwatch ${DESTDIR}${LIBEXECDIR}/filter-scanwatch
+	rm -f ${DESTDIR}${MANDIR}/man5/scanwatch.conf.5 ${DESTDIR}${MANDIR}/man8/filter-scanwatch.8 ${DESTDIR}${MANDIR}/man8/scanwatch.8
+	rm -f ${DESTDIR}${BASHDIR}/scanwatch ${DESTDIR}${ZSHDIR}/_scanwatch ${DESTDIR}${FISHDIR}/scanwatch.fish
+	rm -rf ${DESTDIR}${EXAMPLEDIR}
+
+deb: all
+	sh packaging/deb.sh ${VERSION}
 
 clean:
-	rm -f filter-scanwatch scanwatch bench.txt
+	rm -f filter-scanwatch scanwatch bench.txt opensmtpd-filter-scanwatch_*.deb
+	rm -rf completions cross html

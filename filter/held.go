@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,6 +21,7 @@ type held struct {
 	mu      sync.Mutex
 	out     io.Writer
 	answers answers
+	count   *atomic.Int64 // of answers; may be nil
 	timer   *time.Timer
 	stopped bool
 }
@@ -44,8 +46,16 @@ func (h *held) add(line []byte, hold time.Duration) bool {
 		return false
 	}
 	heap.Push(&h.answers, answer{time.Now().Add(hold), line})
+	h.tell()
 	h.arm()
 	return true
+}
+
+// tell brings the count up to date. h.mu is locked.
+func (h *held) tell() {
+	if h.count != nil {
+		h.count.Store(int64(len(h.answers)))
+	}
 }
 
 // arm sets the timer to the first answer. h.mu is locked.
@@ -68,6 +78,7 @@ func (h *held) send() {
 	for now := time.Now(); len(h.answers) > 0 && !h.answers[0].due.After(now); {
 		_, _ = h.out.Write(heap.Pop(&h.answers).(answer).line)
 	}
+	h.tell()
 	h.arm()
 }
 
@@ -83,6 +94,7 @@ func (h *held) stop() {
 	for len(h.answers) > 0 {
 		_, _ = h.out.Write(heap.Pop(&h.answers).(answer).line)
 	}
+	h.tell()
 }
 
 // answers is a heap, the first one due on top.

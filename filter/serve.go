@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime/debug"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"scanwatch/internal/contain"
@@ -36,6 +37,9 @@ type Config struct {
 type Options struct {
 	Reports []ID // events to be told of
 	Phases  []ID // phases to be asked in
+	// Held, if not nil, is kept at the number of answers that wait for their
+	// time.
+	Held *atomic.Int64
 	// Log takes one line without LF about smtpd or a bug in the Handler, not
 	// about clients. It must not wait. Each kind of line comes once.
 	Log func(string)
@@ -50,7 +54,7 @@ type Options struct {
 // before the next line is looked at: Decide only names the answer, Serve
 // writes it, and when Decide panics Serve lets the client proceed.
 func Serve(in io.Reader, out io.Writer, h Handler, o Options) error {
-	s := server{lines: newLines(in), held: held{out: out}, handler: h, options: o, said: make(map[string]bool)}
+	s := server{lines: newLines(in), held: held{out: out, count: o.Held}, handler: h, options: o, said: make(map[string]bool)}
 	defer s.held.stop()
 	for {
 		for s.batch() {
@@ -114,7 +118,7 @@ func (s *server) line(line []byte) {
 		return
 	}
 	if err := s.ev.parse(line); err != nil {
-		s.once("line", "ignored a line from smtpd: %v: %.80q", err, line)
+		s.once("line", "ignored a line from smtpd: %v: %+.80q", err, line)
 		return
 	}
 	ev := &s.ev
@@ -123,7 +127,7 @@ func (s *server) line(line []byte) {
 	}
 	if !ev.request {
 		if ev.ID == Unknown {
-			s.once("report "+string(ev.name[:min(len(ev.name), 40)]), "ignored an unknown report %.40q", ev.name)
+			s.once("report "+string(ev.name[:min(len(ev.name), 40)]), "ignored an unknown report %+.40q", ev.name)
 		} else {
 			s.handler.Report(ev)
 		}
@@ -132,7 +136,7 @@ func (s *server) line(line []byte) {
 	s.asked = true
 	var r Reply
 	if ev.ID == Unknown {
-		s.once("phase "+string(ev.name[:min(len(ev.name), 40)]), "let proceed in an unknown phase %.40q", ev.name)
+		s.once("phase "+string(ev.name[:min(len(ev.name), 40)]), "let proceed in an unknown phase %+.40q", ev.name)
 	} else {
 		r = s.handler.Decide(ev)
 	}

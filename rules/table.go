@@ -1,6 +1,9 @@
 package rules
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // inline is a table written as a list in the configuration. It looks at one
 // value after another: long lists belong into files.
@@ -9,6 +12,18 @@ type inline struct{ c cond }
 func (t *inline) MatchAddr(a netip.Addr) bool {
 	for _, p := range t.c.prefixes {
 		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// Overlaps tells whether t has a network that has an address in common with p.
+func (t *inline) Overlaps(p netip.Prefix) bool { return overlaps(t.c.prefixes, p) }
+
+func overlaps(list []netip.Prefix, p netip.Prefix) bool {
+	for _, q := range list {
+		if q.Overlaps(p) {
 			return true
 		}
 	}
@@ -62,4 +77,35 @@ func (s sources) MatchASN(n uint32) bool {
 		}
 	}
 	return false
+}
+
+// Friends tells whether the table <friends> or a pass statement names an
+// address within p, whatever else the statement asks for. It cannot tell while
+// a table that might is not loaded.
+func (p *Policy) Friends(within netip.Prefix) Truth {
+	list := slices.Clone(p.tables["friends"])
+	for i := range p.passes {
+		for j := range p.passes[i].conds {
+			c := &p.passes[i].conds[j]
+			if c.tree.Word != "src" || c.not {
+				continue
+			}
+			if overlaps(c.prefixes, within) {
+				return Yes
+			}
+			list = append(list, c.tables...)
+		}
+	}
+	answer := No
+	for _, t := range list {
+		switch t := t.(type) {
+		case interface{ Overlaps(netip.Prefix) bool }:
+			if t.Overlaps(within) {
+				return Yes
+			}
+		default:
+			answer = Unknown
+		}
+	}
+	return answer
 }

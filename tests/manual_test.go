@@ -88,3 +88,32 @@ func TestManualHasFormats(t *testing.T) {
 		}
 	}
 }
+
+// TestManualExamples: the commands of filter-scanwatch(8) do what they say, on a
+// recorded stream. Its pieces of smtpd.conf(5) are given to smtpd in tests/pack.
+func TestManualExamples(t *testing.T) {
+	_, section, _ := strings.Cut(manual(t, "filter-scanwatch.8"), "\n.Sh EXAMPLES\n")
+	section, _, _ = strings.Cut(section, "\n.Sh ")
+	dir := t.TempDir()
+	stream, err := os.ReadFile("streams/7.9/bad-helo.in")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "stream.in"), stream, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var out []byte
+	ran := 0
+	for _, m := range regexp.MustCompile(`(?m)^\$ (.*)$`).FindAllStringSubmatch(section, -1) {
+		cmd := exec.Command("sh", "-ec", strings.ReplaceAll(m[1], "/tmp/state", "state"))
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(smtpd.Bin("scanwatch"))+":"+os.Getenv("PATH"))
+		if out, err = cmd.Output(); err != nil {
+			t.Errorf("%s: %v", m[1], err)
+		}
+		ran++
+	}
+	if ran < 2 || !strings.Contains(string(out), "Findings by evidence") {
+		t.Errorf("%d commands, the last printed:\n%s", ran, out)
+	}
+}

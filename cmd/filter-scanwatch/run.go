@@ -153,6 +153,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		Rewrite: remembered.Rewrite,
 	})
 
+	var held atomic.Int64
 	live, stopLive := context.WithCancel(context.Background())
 	saveKey := useKey(set.Store, func(key []byte) { hasher.Store(privacy.New(key)) }, log)
 	contain.Loop(log, "saving the key", func() { saveKey(live) }, nil)
@@ -166,7 +167,8 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		checkState(set.Store, log)
 		verbs := append(control.StoreVerbs(writer, state.Flush), policies.verb(), control.StatusVerb(func() control.Status {
 			return control.Status{
-				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()), Config: policies.status(),
+				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()),
+				Live: control.Live{Sessions: table.Open(), Held: held.Load()}, Config: policies.status(),
 				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(), Events: eventsStatus(stream),
 				Sandbox: policies.sandbox(s.open),
 			}
@@ -189,6 +191,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	err := filter.Serve(stdin, stdout, table, filter.Options{
 		Reports: session.Reports,
 		Phases:  policies.asked,
+		Held:    &held,
 		Log:     func(line string) { log.Warn(line) },
 	})
 	if err := contain.Run(func() error { table.Stop(); return nil }); err != nil {

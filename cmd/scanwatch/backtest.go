@@ -251,7 +251,7 @@ type progress struct {
 
 func newProgress(e *env) *progress {
 	p := &progress{e: e}
-	if f, ok := e.err.(*os.File); ok {
+	if f, ok := e.terminal.(*os.File); ok {
 		info, err := f.Stat()
 		p.shown = err == nil && info.Mode()&os.ModeCharDevice != 0
 	}
@@ -260,13 +260,13 @@ func newProgress(e *env) *progress {
 
 func (p *progress) tell(n int, at time.Time) {
 	if p.n += n; p.shown && p.n%10_000 < n {
-		fmt.Fprintf(p.e.err, "\r%d sessions, %s", p.n, at.In(p.e.zone).Format("2006-01-02 15:04"))
+		fmt.Fprintf(p.e.terminal, "\r%d sessions, %s", p.n, at.In(p.e.zone).Format("2006-01-02 15:04"))
 	}
 }
 
 func (p *progress) clear() {
 	if p.shown && p.n >= 10_000 {
-		fmt.Fprint(p.e.err, "\r\x1b[K")
+		fmt.Fprint(p.e.terminal, "\r\x1b[K")
 	}
 }
 

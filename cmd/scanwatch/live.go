@@ -66,6 +66,7 @@ func status(e *env, args []string) error {
 		line("sandbox", "%s", s.Sandbox)
 	}
 	line("sessions", "%d recorded since then, %d of them on disk", st.Added, st.Committed)
+	line("open", "%d sessions, %d answers held", s.Live.Sessions, s.Live.Held)
 	line("memory", "%d of %d bytes wait to be written", st.Buffered, st.Buffer)
 	line("disk", "%d of %d bytes in %d segments, in %s", st.Bytes, st.Budget, st.Segments, st.Dir)
 	if st.Segment != "" {

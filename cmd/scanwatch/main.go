@@ -17,6 +17,7 @@ import (
 	"scanwatch/cmd/internal/config"
 	"scanwatch/rules"
 	"scanwatch/store"
+	store_report "scanwatch/store/report"
 )
 
 // version is set when the program is built.
@@ -59,30 +60,33 @@ func verbs() []verb {
 		{"test", "[--enforce] --src ADDRESS [FLAG ...] | --stream FILE", "what a configuration would do with a session", testHelp, try},
 		{"backtest", "[--policy POLICY] [--rule NAME] [--since WHEN] [--json] [FILE]", "what a configuration would have done with the past", backtestHelp, backtest},
 		{"anonymize", "[--key FILE] OUTDIR", "a copy of the records without people, addresses and names", anonymizeHelp, anonymizeVerb},
+		{"export", "FORMAT [--evidence TOKEN,...] [--min-confidence WORD] [--since WHEN] [--ttl DURATION] [--bans] [--aggregate] [--private] [--diff STATEFILE] [-o FILE] [-v]", "bans and findings for firewalls, mail servers and services", exportHelpText(), exportVerb},
 		{"import", "mylog DIR | --check FILE [--format FORMAT] | --formats", "take over old records; what a list is, and what of it can be used", importHelp, importVerb},
 		{"watch", "[--evidence TOKEN] [--src PREFIX] [--json]", "follow findings, verdicts and bans live", watchHelp, watch},
 		{"log", "brief|verbose", "change how much the running filter logs", logHelp, logVerb},
 		{"reload", "[--force]", "make the filter load its configuration again", reloadHelp, reload},
+		{"completion", "bash|zsh|fish", "print a script with which a shell completes all this", completionHelp, completion},
 	}
 }
 
 // configures tells whether v is about a configuration, and complains about it
-// itself.
+// itself, or needs none.
 func (v *verb) configures() bool {
-	return v.name == "check" || v.name == "policy" || v.name == "test" || v.name == "import"
+	return v.name == "check" || v.name == "policy" || v.name == "test" || v.name == "import" || v.name == "completion"
 }
 
 // env is what a verb works with.
 type env struct {
-	file  string // the configuration that -f names
-	verb  *verb
-	flags *flag.FlagSet
-	dir   string                   // the state directory
-	find  func(file string) string // the configuration to use; see config.Find
-	out   *bufio.Writer
-	err   io.Writer
-	now   func() time.Time
-	zone  *time.Location
+	file     string // the configuration that -f names
+	verb     *verb
+	flags    *flag.FlagSet
+	dir      string                   // the state directory
+	find     func(file string) string // the configuration to use; see config.Find
+	out      *bufio.Writer
+	err      io.Writer
+	terminal io.Writer // err as it is, for progress
+	now      func() time.Time
+	zone     *time.Location
 }
 
 // usageError is the user's mistake.
@@ -98,10 +102,12 @@ func main() {
 
 // main does what args say and returns the exit status.
 func (e *env) main(args []string, stdout io.Writer) int {
-	e.out = bufio.NewWriterSize(stdout, 64<<10)
+	safe := store_report.NewWriter(stdout)
+	e.out = bufio.NewWriterSize(safe, 64<<10)
+	e.terminal, e.err = e.err, store_report.NewWriter(e.err)
 	err := e.run(args)
 	// Also after an error: what came before it is worth seeing.
-	if failed := e.out.Flush(); err == nil || errors.Is(err, flag.ErrHelp) {
+	if failed := errors.Join(e.out.Flush(), safe.Close()); err == nil || errors.Is(err, flag.ErrHelp) {
 		err = failed
 	}
 	var wrong usageError

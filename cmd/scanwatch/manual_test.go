@@ -5,10 +5,14 @@ import (
 	"flag"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"scanwatch/store/export"
 )
 
 // TestManual: each verb is in the manual, and each flag that it really has is
@@ -66,5 +70,73 @@ func TestManual(t *testing.T) {
 	}
 	for name := range parts {
 		t.Errorf("the manual tells of %s, which is no verb", name)
+	}
+}
+
+// TestManualDiagnostics: each warning that the program can print is explained in
+// the manual.
+func TestManualDiagnostics(t *testing.T) {
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, manual, _ := strings.Cut(string(page), "\n.Sh DIAGNOSTICS\n")
+	manual, _, _ = strings.Cut(manual, "\n.Sh ")
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, name := range files {
+		source, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`"((?:warning|scanwatch): [^"]*)"`).FindAllStringSubmatch(string(source), -1) {
+			text := regexp.MustCompile(`%[a-z]`).ReplaceAllString(strings.ReplaceAll(m[1], `\n`, ""), "...")
+			switch text {
+			case "scanwatch: ...", "scanwatch: ...: ...", "warning: ...": // what others say
+			case "scanwatch: and ... more":
+			default:
+				found++
+				if !strings.Contains(manual, ".It "+text+"\n") {
+					t.Errorf("%s: DIAGNOSTICS has no item %q", name, text)
+				}
+			}
+		}
+	}
+	if found < 4 {
+		t.Errorf("only %d warnings were found: the test looks in the wrong places", found)
+	}
+}
+
+// TestManualFormats: the manual has every format of export, with a line for
+// cron, and no other.
+func TestManualFormats(t *testing.T) {
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, part, _ := strings.Cut(string(page), ".Sh EXPORT\n")
+	part, _, _ = strings.Cut(part, "\n.Sh ")
+	var got, want []string
+	for _, m := range regexp.MustCompile(`(?m)^\.It Cm (.+)$`).FindAllStringSubmatch(part, -1) {
+		got = append(got, strings.Split(m[1], " , ")...)
+	}
+	for _, f := range export.Formats() {
+		want = append(want, f.Name)
+		switch f.Name {
+		case "plain", "json", "csv", "pf-anchor", "bsd-route":
+		default:
+			if !strings.Contains(part, "* scanwatch export "+f.Name+" ") {
+				t.Errorf("no line for cron exports %s", f.Name)
+			}
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the manual has %v, want %v", got, want)
 	}
 }

@@ -93,7 +93,7 @@ func (e *env) importMylog(dir string) error {
 	}
 	err = errors.Join(err, w.Close(), giveTo(filepath.Join(e.dir, "sessions"), home))
 	for _, skip := range report.Skips {
-		fmt.Fprintf(e.err, "scanwatch: skipped %s: %v\n", skip.Name, skip.Reason)
+		fmt.Fprintf(e.err, "scanwatch: skipped %s: %v\n", printable([]byte(skip.Name)), skip.Reason)
 	}
 	if n := report.Skipped - len(report.Skips); n > 0 {
 		fmt.Fprintf(e.err, "scanwatch: and %d more\n", n)
@@ -153,7 +153,7 @@ func giveFile(name string, owner os.FileInfo) error {
 
 // progress tells on a terminal how far a long work is; elsewhere it is nil.
 func (e *env) progress(what string) func(done, total int) {
-	f, ok := e.err.(*os.File)
+	f, ok := e.terminal.(*os.File)
 	if !ok {
 		return nil
 	}

@@ -15,7 +15,7 @@ import (
 	"scanwatch/rules"
 )
 
-const testHelp = `The configuration is the one of -f, or --policy open, standard or tight.
+const testHelp = `The configuration is the one of -f, or --policy open|standard|tight.
 Of the session one tells what matters; it goes as far as the flags go, in their
 order, and ends with a message if a recipient was accepted:
   --src ADDRESS        where it comes from

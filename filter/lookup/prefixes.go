@@ -47,6 +47,22 @@ func (t *Prefixes[V]) LookupPrefix(addr netip.Addr) (netip.Prefix, V, bool) {
 	return t.table.LookupPrefixLPM(netip.PrefixFrom(addr, addr.BitLen()))
 }
 
+// Overlapping returns the value of a prefix that has an address in common with
+// p, if there is one.
+func (t *Prefixes[V]) Overlapping(p netip.Prefix) (v V, ok bool) {
+	p = unmapPrefix(p)
+	if !p.IsValid() {
+		return v, false
+	}
+	if _, v, ok = t.table.LookupPrefixLPM(p); ok {
+		return v, true
+	}
+	for _, v := range t.table.Subnets(p) {
+		return v, true
+	}
+	return v, false
+}
+
 // unmapPrefix masks p and turns a prefix of mapped addresses into the IPv4
 // prefix that is meant. It returns the invalid prefix for an invalid one.
 func unmapPrefix(p netip.Prefix) netip.Prefix {

@@ -110,3 +110,21 @@ func BenchmarkPrefixesAdd(b *testing.B) {
 		manyPrefixes(100_000)
 	}
 }
+
+func TestPrefixesOverlapping(t *testing.T) {
+	var p Prefixes[string]
+	for _, s := range []string{"192.0.2.0/24", "198.51.100.7/32", "2001:db8:1::5/128", "::ffff:203.0.113.0/120"} {
+		p.Add(netip.MustParsePrefix(s), s)
+	}
+	for prefix, want := range map[string]string{
+		"192.0.2.9/32": "192.0.2.0/24", "192.0.0.0/16": "192.0.2.0/24", "192.0.3.0/24": "", "198.51.100.0/29": "198.51.100.7/32", "198.51.100.8/29": "",
+		"2001:db8:1::/64": "2001:db8:1::5/128", "2001:db8:2::/64": "", "203.0.113.9/32": "::ffff:203.0.113.0/120", "::ffff:192.0.2.1/128": "192.0.2.0/24",
+	} {
+		if got, ok := p.Overlapping(netip.MustParsePrefix(prefix)); got != want || ok != (want != "") {
+			t.Errorf("%s: %q, %v; want %q", prefix, got, ok, want)
+		}
+	}
+	if _, ok := p.Overlapping(netip.Prefix{}); ok {
+		t.Error("no prefix overlaps")
+	}
+}

@@ -59,6 +59,7 @@ type Table struct {
 	refs      map[*rules.Rule]uint32 // of the texts of its rules
 	open      map[uint64]uint32      // live sessions of each source
 	live      map[uint64]*Session
+	count     atomic.Int64 // of live
 	free      []*Session
 	bytes     int     // capacity of all step buffers
 	clock     int64   // newest timestamp seen, microseconds
@@ -220,8 +221,8 @@ func (t *Table) Known(id uint64, at int64) bool {
 	return s != nil && s.Src.IsValid() && t.memory.Good(t.whois(s), at) != ""
 }
 
-// Open returns the number of live sessions.
-func (t *Table) Open() int { return len(t.live) }
+// Open returns the number of live sessions; any goroutine may call it.
+func (t *Table) Open() int64 { return t.count.Load() }
 
 func (t *Table) connect(ev *filter.Event) {
 	if len(t.live) >= maxSessions {
@@ -234,6 +235,7 @@ func (t *Table) connect(ev *filter.Event) {
 		t.end(old, store.EndingUnknown, ev.Time)
 	}
 	t.live[s.ID] = s
+	t.count.Store(int64(len(t.live)))
 	src := ev.Field(2)
 	s.Local = hasPrefixFold(src, "UNIX:")
 	if rdns := ev.Field(0); string(rdns) != "<unknown>" {
@@ -287,6 +289,7 @@ func (t *Table) end(s *Session, how store.Ending, at int64) {
 		Found: s.found(), Evidence: s.Evidence | s.Weak, Counts: &r.Counts,
 	}, r.End.UnixMicro())
 	delete(t.live, s.ID)
+	t.count.Store(int64(len(t.live)))
 	t.bytes -= cap(s.steps)
 	if len(t.free) < maxFree {
 		s.reset()

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"scanwatch/store"
 )
@@ -348,16 +349,17 @@ func CSV(w io.Writer) (row func(*View) error, end func() error) {
 	headErr := c.Write(cells)
 	row = func(v *View) error {
 		for i := range columns {
-			cells[i] = cell(columns[i].value(v))
+			cells[i] = Cell(columns[i].value(v))
 		}
 		return cmp.Or(headErr, c.Write(cells))
 	}
 	return row, func() error { c.Flush(); return cmp.Or(headErr, c.Error()) }
 }
 
-// cell keeps spreadsheet programs from taking a text for a formula.
-func cell(s string) string {
-	if s != "" && strings.ContainsRune("=+-@\t\r", rune(s[0])) {
+// Cell keeps spreadsheet programs from taking a text for a formula. Some skip
+// blanks, and take the signs of full width for the usual ones.
+func Cell(s string) string {
+	if first, _ := utf8.DecodeRuneInString(strings.TrimLeft(s, " ")); strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
 		return "'" + s
 	}
 	return s

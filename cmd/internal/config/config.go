@@ -21,14 +21,17 @@ import (
 	"scanwatch/rules"
 )
 
+// sysconfdir is set when the program is built; see the Makefile.
+var sysconfdir = "/etc"
+
 // DefaultFiles are where the configuration is looked for if the operator names
 // none; the first that exists is read. On Linux the sandbox can only leave whole
 // directories open to the filter: in one of its own the rest of /etc is not.
 func DefaultFiles() []string {
 	if runtime.GOOS == "linux" {
-		return []string{"/etc/scanwatch/scanwatch.conf", "/etc/scanwatch.conf"}
+		return []string{sysconfdir + "/scanwatch/scanwatch.conf", sysconfdir + "/scanwatch.conf"}
 	}
-	return []string{"/etc/mail/scanwatch.conf"}
+	return []string{sysconfdir + "/mail/scanwatch.conf"}
 }
 
 // DefaultFile is the one to make if there is none.

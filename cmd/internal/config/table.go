@@ -24,6 +24,12 @@ func (t *table) MatchAddr(a netip.Addr) bool {
 	return ok
 }
 
+// Overlaps tells whether t has a network that has an address in common with p.
+func (t *table) Overlaps(p netip.Prefix) bool {
+	_, ok := t.prefixes.Overlapping(p)
+	return ok
+}
+
 func (t *table) MatchName(name []byte) bool {
 	if _, ok := t.names.LookupBytes(name); ok {
 		return true

@@ -68,6 +68,7 @@ type Status struct {
 	PID     int          `json:"pid"`
 	Started time.Time    `json:"started"`
 	Log     string       `json:"log"` // how much is logged: brief or verbose
+	Live    Live         `json:"live"`
 	Config  Config       `json:"config"`
 	Store   store.Status `json:"store"`
 	// State tells of the file of what is remembered across sessions, and
@@ -77,6 +78,12 @@ type Status struct {
 	Events *events.Status    `json:"events,omitempty"` // of the file that the configuration names
 	// Sandbox tells what is taken from the filter, in the words of its log.
 	Sandbox string `json:"sandbox,omitempty"`
+}
+
+// Live tells what the filter has in hand.
+type Live struct {
+	Sessions int64 `json:"sessions"` // that are open
+	Held     int64 `json:"held"`     // answers that wait for their time
 }
 
 // Banned is the answer to "ban" and "unban".

@@ -93,7 +93,7 @@ func (c *collector) address(line int, text string) {
 
 func (c *collector) prefix(line int, text string, p netip.Prefix) {
 	masked := p.Masked()
-	if why := forbidden(masked); why != "" {
+	if why := Forbidden(masked); why != "" {
 		c.refuse(line, text, why)
 		return
 	}
@@ -228,8 +228,8 @@ var special = []struct {
 // global is all of IPv6 that is in use on the internet (RFC 4291 section 2.4).
 var global = netip.MustParsePrefix("2000::/3")
 
-// forbidden says why a list must not hold p, or nothing.
-func forbidden(p netip.Prefix) string {
+// Forbidden says why a list must not hold p, or nothing.
+func Forbidden(p netip.Prefix) string {
 	if p.Bits() == 0 {
 		return "the default route: it covers everybody"
 	}

@@ -237,7 +237,7 @@ func TestForbidden(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.prefix, func(t *testing.T) {
-			if got := forbidden(netip.MustParsePrefix(tt.prefix).Masked()); got != tt.want {
+			if got := Forbidden(netip.MustParsePrefix(tt.prefix).Masked()); got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
@@ -309,7 +309,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for _, p := range r.Prefixes {
-			if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() || forbidden(p) != "" {
+			if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() || Forbidden(p) != "" {
 				t.Errorf("prefix %s", p)
 			}
 		}

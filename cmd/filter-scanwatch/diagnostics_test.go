@@ -1,0 +1,171 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/printer"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// passedOn are what log calls log that is no text of their own: errors and notes
+// that others have made, each explained in the manual in general.
+var passedOn = []string{
+	"err.Error()", // of a file that cannot be read
+	"line",        // what filter.Serve logs: its texts are looked at there
+	"n",           // a note of package config: the same
+	"r",           // whom a new configuration turns away
+	"w.Error()",   // a warning about a configuration
+	"word",        // banned, unbanned
+	`strings.TrimSuffix(line, "\n")`,
+}
+
+// TestDiagnostics: every line that the filter can log is in DIAGNOSTICS of its
+// manual. The lines are found in the source, at the calls that log them.
+func TestDiagnostics(t *testing.T) {
+	page, err := os.ReadFile("../../man/filter-scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, manual, _ := strings.Cut(string(page), "\n.Sh DIAGNOSTICS\n")
+	manual, _, _ = strings.Cut(manual, "\n.Sh ")
+	var items strings.Builder // what is explained, not what is said of it
+	for line := range strings.Lines(manual) {
+		if item, ok := strings.CutPrefix(line, ".It "); ok {
+			items.WriteString(strings.NewReplacer(`\(dq`, `"`, `\e`, `\`, `\&`, "").Replace(item))
+		}
+	}
+	texts := 0
+	for _, dir := range []string{".", "../internal", "../../filter", "../../store"} {
+		err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+			switch {
+			case err != nil || d.IsDir() && (d.Name() == "testdata" || d.Name() == "replay"): // replay makes sessions of records
+				return cmpErr(err, filepath.SkipDir)
+			case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
+				return nil
+			}
+			files := token.NewFileSet()
+			f, err := parser.ParseFile(files, name, nil, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok {
+					return true
+				}
+				arg := logged(call)
+				if arg == nil {
+					return true
+				}
+				text, ok := literal(arg)
+				switch {
+				case !ok && slices.Contains(passedOn, source(files, arg)):
+				case !ok:
+					t.Errorf("%s: logs %s, and no test can see what that is", files.Position(call.Pos()), source(files, arg))
+				case !strings.Contains(items.String(), inManual(text)):
+					t.Errorf("%s: DIAGNOSTICS has no item with %q", files.Position(call.Pos()), inManual(text))
+				default:
+					texts++
+				}
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if texts < 40 {
+		t.Errorf("only %d texts were found: the test looks in the wrong places", texts)
+	}
+}
+
+func cmpErr(err, other error) error {
+	if err != nil {
+		return err
+	}
+	return other
+}
+
+// logged returns the argument of call that is the text of a log line, or nil if
+// it logs nothing.
+func logged(call *ast.CallExpr) ast.Expr {
+	at := func(i int) ast.Expr {
+		if i < len(call.Args) {
+			return call.Args[i]
+		}
+		return nil
+	}
+	name, on := "", ""
+	switch f := call.Fun.(type) {
+	case *ast.Ident:
+		name = f.Name
+	case *ast.SelectorExpr:
+		name, on = f.Sel.Name, strings.ToLower(last(f.X))
+	}
+	switch {
+	case slices.Contains([]string{"Info", "Warn", "Error"}, name) && on == "log":
+		return at(0)
+	case name == "once" && on == "s", name == "Appendf" && at(1) != nil:
+		// filter.Serve's, and lines that are made without a logger.
+		if text, ok := literal(at(1)); name == "once" || ok && strings.HasPrefix(text, "warning: ") {
+			return at(1)
+		}
+	case name == "note" && on == "c" && len(call.Args) > 0: // package config
+		if text, ok := literal(at(0)); ok && text != "%v" {
+			return at(0)
+		}
+	case name == "append" && at(1) != nil:
+		// The words with which the lines about sessions begin.
+		if x, ok := at(0).(*ast.SliceExpr); ok && last(x.X) == "line" {
+			if _, ok := literal(at(1)); ok {
+				return at(1)
+			}
+		}
+	}
+	return nil
+}
+
+// last is the last name of a, a.b or a.b().
+func last(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.Ident:
+		return e.Name
+	case *ast.SelectorExpr:
+		return e.Sel.Name
+	case *ast.CallExpr:
+		return last(e.Fun)
+	}
+	return ""
+}
+
+func literal(e ast.Expr) (string, bool) {
+	b, ok := e.(*ast.BasicLit)
+	if !ok || b.Kind != token.STRING {
+		return "", false
+	}
+	text, err := strconv.Unquote(b.Value)
+	return text, err == nil
+}
+
+func source(files *token.FileSet, e ast.Expr) string {
+	var b strings.Builder
+	_ = printer.Fprint(&b, files, e)
+	return b.String()
+}
+
+// inManual is a text as the manual has it: the first line, with N or ... for
+// what is put into it.
+func inManual(text string) string {
+	text, _, _ = strings.Cut(text, "\n")
+	text = regexp.MustCompile(`%d`).ReplaceAllString(text, "N")
+	return regexp.MustCompile(`%[+.0-9]*[a-z]`).ReplaceAllString(text, "...")
+}

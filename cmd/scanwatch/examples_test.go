@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"scanwatch/store"
+)
+
+// exampleScripts have the examples of the manual that need more than a history,
+// and check what they print.
+var exampleScripts = map[string]string{
+	"scanwatch backtest ": "backtest.txtar",
+	"scanwatch watch ":    "watch.txtar",
+}
+
+// TestManualExamples runs each command of EXAMPLES in the manual as it stands
+// there. The session and the sender that they name have been recorded.
+func TestManualExamples(t *testing.T) {
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "\n.Sh EXAMPLES\n")
+	section, _, _ = strings.Cut(section, "\n.Sh ")
+	section = strings.ReplaceAll(unroff(section), "\\\n", " ")
+	var script strings.Builder
+	commands := 0
+	for _, m := range regexp.MustCompile(`(?m)^(?:\.Dl )?[$#] (.*)$`).FindAllStringSubmatch(section, -1) {
+		command := strings.NewReplacer("/etc/scanwatch", "etc", "/tmp/", "", "-C /tmp ", "").Replace(m[1])
+		if regexp.MustCompile(`(^|[ >"])/`).MatchString(command) {
+			t.Errorf("not run, since it may write outside of the test's folder: %s", command)
+			continue
+		}
+		commands++
+		if strings.Contains(command, "jq ") {
+			if _, err := exec.LookPath("jq"); err != nil {
+				if os.Getenv("SCANWATCH_NO_SKIP") != "" {
+					t.Fatal(err)
+				}
+				t.Log("SKIP: jq is not installed: " + command)
+				continue
+			}
+		}
+		elsewhere := ""
+		for begin, name := range exampleScripts {
+			if strings.HasPrefix(command, begin) {
+				elsewhere = name
+			}
+		}
+		if elsewhere != "" {
+			text, err := os.ReadFile(filepath.Join("testdata/script", elsewhere))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(text), strings.TrimPrefix(command, "scanwatch ")) {
+				t.Errorf("neither here nor in %s: %s", elsewhere, command)
+			}
+			continue
+		}
+		fmt.Fprintf(&script, "exec sh -ec '%s'\n! stderr .\n", strings.ReplaceAll(command, "'", "''"))
+	}
+	if commands < 10 {
+		t.Fatalf("only %d commands in the examples", commands)
+	}
+	// What they say is seen in the scripts of their verbs; here, that it is right.
+	file := filepath.Join(t.TempDir(), "examples.txtar")
+	if err := os.WriteFile(file, []byte(script.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{Files: []string{file}, Setup: func(e *testscript.Env) error {
+		state, conf := filepath.Join(e.WorkDir, "state"), filepath.Join(e.WorkDir, "etc", "scanwatch.conf")
+		e.Setenv("CONF", conf)
+		if err := os.Mkdir(filepath.Dir(conf), 0o755); err != nil {
+			return err
+		}
+		w := store.Open(state, store.Options{Now: func() time.Time { return now }, Program: "test"})
+		fill(w, now.Add(-time.Hour), 0x5a1f9c2e00c0ffee)
+		if err := w.Close(); err != nil {
+			return err
+		}
+		return os.WriteFile(conf, fmt.Appendf(nil, "store %q\n", state), 0o644)
+	}})
+}
+
+// TestManualScripts: the shell script of the manual is one.
+func TestManualScripts(t *testing.T) {
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?s)\n(#!/bin/sh\n.*?)\.Ed`).FindAllStringSubmatch(string(page), -1)
+	if len(found) == 0 {
+		t.Fatal("there is no script")
+	}
+	for _, m := range found {
+		cmd := exec.Command("sh", "-n")
+		cmd.Stdin = strings.NewReader(unroff(m[1]))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s\n%s", err, out, m[1])
+		}
+	}
+}

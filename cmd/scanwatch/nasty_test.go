@@ -1,0 +1,363 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/events"
+	"scanwatch/filter/memory"
+	"scanwatch/store"
+	store_report "scanwatch/store/report"
+	"scanwatch/tests/nasty"
+)
+
+// A format is what an output has to be.
+type format func([]byte) error
+
+var (
+	forPeople   format = nasty.Terminal
+	jsonValues  format = func(out []byte) error { return nasty.JSON(out, nil) }
+	spreadsheet format = nasty.CSV
+)
+
+// nastyOutputs are all that the program can print of what strangers have sent:
+// each verb in each format. $N in an argument stands for each of the texts, and
+// $ID for the session of it; $DIR is a folder with files made of them.
+var nastyOutputs = []struct {
+	args   string
+	format format
+	silent bool // may have nothing to say
+}{
+	{"report", forPeople, false},
+	{"report --top 1000", forPeople, false},
+	{"report --top 1000 --json", jsonValues, false},
+	{"report --top 1000 --mail", forPeople, false},
+	{"report --top 1000 --html $DIR/page.html", forPeople, true},
+	{"report scanners", forPeople, true},
+	{"report scanners --optout", forPeople, true},
+	{"report returns", forPeople, false},
+	{"report returns --json", jsonValues, false},
+	{"dump", jsonValues, false},
+	{"dump --csv", spreadsheet, false},
+	{"show $ID", forPeople, false},
+	{"show $ID --json", jsonValues, false},
+	{"why $ID", forPeople, false},
+	{"why $ID --json", jsonValues, false},
+	{"why --all 203.0.113.0/24", forPeople, false},
+	{"why --as helo -- $N", forPeople, true},
+	{"why --as helo --json -- $N", jsonValues, true},
+	{"why --as sender $N@example.net", forPeople, true},
+	{"why -- $N", forPeople, true},
+	{"bans", forPeople, false},
+	{"bans --all --json", jsonValues, false},
+	{"stats", forPeople, false},
+	{"stats --json", jsonValues, false},
+	{"stats --prometheus", forPeople, false},
+	{"stats --prometheus -o $DIR/numbers.prom", forPeople, true},
+	{"anonymize $DIR/copy", forPeople, true},
+	{"export plain --evidence any --min-confidence low --bans", forPeople, true},
+	{"export json --evidence any --min-confidence low --bans", jsonValues, true},
+	{"export csv --evidence any --min-confidence low --bans", spreadsheet, true},
+	{"export pf --evidence any --min-confidence low --bans", forPeople, true},
+	{"export pf-anchor --evidence any --min-confidence low --bans", forPeople, true},
+	{"export nft --evidence any --min-confidence low --bans", forPeople, true},
+	{"export ipset --evidence any --min-confidence low --bans", forPeople, true},
+	{"export iptables --evidence any --min-confidence low --bans", forPeople, true},
+	{"export ip6tables --evidence any --min-confidence low --bans", forPeople, true},
+	{"export ip-route --evidence any --min-confidence low --bans", forPeople, true},
+	{"export bsd-route --evidence any --min-confidence low --bans", forPeople, true},
+	{"export spamd --evidence any --min-confidence low --bans", forPeople, true},
+	{"export postfix --evidence any --min-confidence low --bans", forPeople, true},
+	{"export sendmail --evidence any --min-confidence low --bans", forPeople, true},
+	{"export rspamd --evidence any --min-confidence low --bans", forPeople, true},
+	{"export kumomta --evidence any --min-confidence low --bans", forPeople, true},
+	{"export crowdsec --evidence any --min-confidence low --bans", jsonValues, true},
+	{"export fail2ban --evidence any --min-confidence low --bans", forPeople, true},
+	{"export abuseipdb --evidence any --min-confidence low --bans", spreadsheet, true},
+	{"export rbldnsd --evidence any --min-confidence low --bans", forPeople, true},
+	{"export bind --evidence any --min-confidence low --bans", forPeople, true},
+	{"completion bash", forPeople, false},
+	{"fsck", forPeople, false},
+	{"fsck --json", jsonValues, false},
+	{"backtest --policy tight", forPeople, false},
+	{"backtest --policy tight --json", jsonValues, false},
+	{"test --enforce -v --policy tight --stream $DIR/stream", forPeople, false},
+	{"test --policy tight --stream $DIR/stream --json", jsonValues, false},
+	{"test --policy tight -v --src 192.0.2.9 --rdns $N --helo $N --line $N --guess $N --auth $N --mail-from $N --rcpt $N --refuse $N", forPeople, true},
+	{"test --policy tight --json --src 192.0.2.9 --helo $N --mail-from $N --rcpt $N", jsonValues, true},
+	{"check $DIR/nasty.conf", forPeople, true},
+	{"check $DIR/listed.conf", forPeople, true},
+	{"policy $DIR/listed.conf", forPeople, true},
+	{"policy --print $DIR/listed.conf", forPeople, true},
+	{"completion bash", forPeople, false},
+	{"import --check $DIR/list", forPeople, true},
+	{"import --check $DIR/list.csv", forPeople, true},
+	{"import --check $DIR/list.json", forPeople, true},
+	{"import mylog $DIR/mylog", forPeople, true},
+	// Mistakes are quoted back.
+	{"export $N", forPeople, true},
+	{"export plain --evidence $N", forPeople, true},
+	{"$N", forPeople, true},
+	{"report $N", forPeople, true},
+	{"report --since $N", forPeople, true},
+	{"dump --src $N", forPeople, true},
+	{"dump --evidence $N", forPeople, true},
+	{"show $N", forPeople, true},
+	{"ban $N", forPeople, true},
+	{"unban $N", forPeople, true},
+	{"log $N", forPeople, true},
+	{"watch --src $N", forPeople, true},
+}
+
+// toldLive are verbs that say nothing without a running filter: see
+// TestNastyLive.
+var toldLive = []string{"status", "flush", "reload", "watch", "ban", "unban", "log"}
+
+// TestNastyOutput: whatever strangers have sent, each output of the program is
+// what it has to be, and so are its complaints.
+func TestNastyOutput(t *testing.T) {
+	dir, files := t.TempDir(), t.TempDir()
+	if err := errors.Join(nasty.Store(dir, now), nastyFiles(files)); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range nastyOutputs {
+		t.Run(o.args, func(t *testing.T) {
+			texts := nasty.Texts()
+			if !strings.Contains(o.args, "$N") && !strings.Contains(o.args, "$ID") {
+				texts = texts[:1]
+			}
+			for i, text := range texts {
+				// An argument of a program has no NUL.
+				arg := strings.ReplaceAll(text.Text, "\x00", "")
+				args := []string{"-s", dir}
+				for _, a := range strings.Fields(o.args) {
+					args = append(args, strings.NewReplacer("$N", arg, "$ID", nasty.SessionID(i), "$DIR", files).Replace(a))
+				}
+				var stdout, stderr bytes.Buffer
+				e := program(&stderr)
+				e.find = func(file string) string { return file }
+				status := e.main(args, &stdout)
+				out := bytes.ReplaceAll(stdout.Bytes(), []byte(files), nil)
+				if err := o.format(out); err != nil {
+					t.Errorf("%s: %v", text.Name, err)
+				}
+				for _, name := range []string{"page.html", "numbers.prom"} {
+					data, err := os.ReadFile(filepath.Join(files, name))
+					if err != nil {
+						continue
+					}
+					if err := nasty.Terminal(data); err != nil || bytes.Contains(data, []byte("<script>alert")) || bytes.Contains(data, []byte("<img src=x")) {
+						t.Errorf("%s: %v, or markup of a stranger", name, err)
+					}
+					_ = os.Remove(filepath.Join(files, name))
+				}
+				if err := nasty.Terminal(stderr.Bytes()); err != nil {
+					t.Errorf("%s: stderr: %v", text.Name, err)
+				}
+				if !o.silent && (status != exitOK || len(out) == 0) {
+					t.Errorf("%s: status %d with %d bytes: %s", text.Name, status, len(out), stderr.Bytes())
+				}
+			}
+		})
+	}
+}
+
+// TestNastyOutputIsComplete: a verb that is added is in the table as well, in
+// all its formats.
+func TestNastyOutputIsComplete(t *testing.T) {
+	for _, v := range verbs() {
+		var rows []string
+		for _, o := range nastyOutputs {
+			if word, _, _ := strings.Cut(o.args, " "); word == v.name {
+				rows = append(rows, o.args)
+			}
+		}
+		if len(rows) == 0 && !slices.Contains(toldLive, v.name) {
+			t.Errorf("%s has no row in nastyOutputs", v.name)
+		}
+		for _, form := range []string{"--json", "--csv", "--html", "--mail", "--prometheus"} {
+			if strings.Contains(v.args, form) && !slices.Contains(toldLive, v.name) &&
+				!slices.ContainsFunc(rows, func(args string) bool { return strings.Contains(args, form) }) {
+				t.Errorf("%s %s has no row in nastyOutputs", v.name, form)
+			}
+		}
+	}
+}
+
+// nastyFiles makes files that an operator may have got from strangers.
+func nastyFiles(dir string) error {
+	var list, csv, jsons, conf strings.Builder
+	csv.WriteString("ip,name\n")
+	for _, text := range nasty.Texts() {
+		fmt.Fprintf(&list, "192.0.2.1 # %s\n%s\n", text.Text, text.Text)
+		fmt.Fprintf(&csv, "192.0.2.1,%s\n%s,x\n", text.Text, text.Text)
+		fmt.Fprintf(&jsons, "{\"cidr\":%q}\n{\"cidr\":\"192.0.2.0/24\",\"sblid\":%q}\n{%s\n", text.Text, text.Text, text.Text)
+		fmt.Fprintf(&conf, "%s\nrule %s phase helo match helo %q reject \"550 %s\"\n", text.Text, text.Text, text.Text, text.Text)
+	}
+	listed := "table <a> file \"list\"\ntable <b> file \"list.csv\" format firehol\ntable <c> file \"list.json\" format spamhaus-drop\ntable <d> names file \"list\"\n" +
+		"rule a phase connect match src <a> disconnect\nrule b phase connect match src <c> disconnect\n"
+	files := map[string]string{
+		"list": list.String(), "list.csv": csv.String(), "list.json": jsons.String(),
+		"nasty.conf": conf.String(), "listed.conf": listed, "stream": string(nasty.Stream()),
+	}
+	var err error
+	for name, data := range files {
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), []byte(data), 0o640))
+	}
+	log := filepath.Join(dir, "mylog")
+	err = errors.Join(err, os.Mkdir(log, 0o750))
+	for i, text := range nasty.Texts() {
+		dumped := fmt.Sprintf("$VAR1 = {\n  'rdns' => '%s',\n  'identity' => '%s',\n  'src' => '192.0.2.1:4711',\n  'timestamp' => '1767225600.472372',\n  'session' => '%016x',\n  'event' => 'protocol-client',\n  'command' => 'EHLO %s'\n};\n",
+			text.Text, text.Text, i, text.Text)
+		err = errors.Join(err, os.WriteFile(filepath.Join(log, fmt.Sprintf("h.%016x", i)), []byte(dumped), 0o640))
+		if !strings.ContainsAny(text.Text, "/\x00") {
+			err = errors.Join(err, os.WriteFile(filepath.Join(log, "h."+text.Text[:min(len(text.Text), 200)]), []byte(dumped), 0o640))
+		}
+	}
+	return err
+}
+
+// TestNastyDumpKeepsAll: the text of a stranger is not lost by making it safe.
+func TestNastyDumpKeepsAll(t *testing.T) {
+	dir := t.TempDir()
+	if err := nasty.Store(dir, now); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if status := program(&stderr).main([]string{"-s", dir, "dump"}, &stdout); status != exitOK {
+		t.Fatal(stderr.String())
+	}
+	texts := nasty.Texts()
+	i := 0
+	err := nasty.JSON(stdout.Bytes(), func(v any) {
+		said := v.(map[string]any)["helo"].([]any)[0].(map[string]any)["name"].(string)
+		got, err := store_report.Unprintable(said)
+		if want := texts[i].Text[:min(len(texts[i].Text), 1000)]; err != nil || string(got) != want {
+			t.Errorf("%s: %q came back as %q, %v", texts[i].Name, want, got, err)
+		}
+		i++
+	})
+	if err != nil || i != len(texts) {
+		t.Errorf("%d sessions of %d, %v", i, len(texts), err)
+	}
+}
+
+// TestNastyLive: what a running filter tells of strangers is safe as well.
+func TestNastyLive(t *testing.T) {
+	dir, err := os.MkdirTemp("", "sw") // a short name for the socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := nasty.Store(dir, now); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	m := memory.New()
+	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
+		Load: func(all iter.Seq[store.Entry]) { m.Load(all, now.UnixMicro()) }})
+	if err := errors.Join(w.Flush(ctx), state.Flush(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	var watched events.Fan
+	nastyText := nasty.Texts()[0].Text
+	verbs := append(control.StoreVerbs(w, state.Flush), control.StatusVerb(func() control.Status {
+		return control.Status{Program: "test", Started: now, Store: w.Status(), State: state.Status(), Memory: m.Status(),
+			Config: control.Config{File: nastyText, Mode: "observe", Problem: nastyText}}
+	}), control.WatchVerb(&watched))
+	verbs = append(verbs, control.MemoryVerbs(m, state, now.UnixMicro, func() bool { return true }, func(string, memory.Ban) {})...)
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		(&control.Server{Verbs: verbs}).Run(ctx, dir, time.Second)
+	}()
+	defer func() { stop(); <-done; _ = errors.Join(w.Close(), state.Close()) }()
+	for { // until it listens; go test's own limit ends this
+		if c, err := control.Dial(dir); err == nil {
+			c.Close()
+			break
+		}
+	}
+	for _, args := range []string{"status", "bans", "report --top 1000", "why 203.0.113.5", "show " + nasty.SessionID(0),
+		"ban --force 192.0.2.77 --reason $N", "ban 203.0.113.5", "bans", "unban 192.0.2.77", "unban 198.18.0.0/16"} {
+		for _, text := range nasty.Texts() {
+			var list []string
+			for _, a := range strings.Fields("-s " + dir + " " + args) {
+				list = append(list, strings.ReplaceAll(a, "$N", text.Text[:min(len(text.Text), 200)]))
+			}
+			var stdout, stderr bytes.Buffer
+			program(&stderr).main(list, &stdout)
+			if err := errors.Join(nasty.Terminal(stdout.Bytes()), nasty.Terminal(stderr.Bytes())); err != nil {
+				t.Errorf("%s: %v", args, err)
+			}
+			if !strings.Contains(args, "$N") {
+				break
+			}
+		}
+	}
+	for _, asJSON := range []bool{false, true} {
+		args := []string{"-s", dir, "watch"}
+		check := nasty.Terminal
+		if asJSON {
+			args, check = append(args, "--json"), jsonValues
+		}
+		// Each event is sent when the one before it has been printed.
+		r, out := io.Pipe()
+		begun := make(chan bool, 1)
+		go func() {
+			defer out.Close()
+			program(notify{begun}).main(args, out)
+		}()
+		<-begun
+		var all bytes.Buffer
+		lines := bufio.NewReader(r)
+		for _, event := range nastyEvents() {
+			watched.Send(&event)
+			line, err := lines.ReadBytes('\n')
+			if err != nil {
+				t.Fatalf("watch, JSON %v: %v", asJSON, err)
+			}
+			all.Write(line)
+		}
+		r.Close()
+		if err := check(all.Bytes()); err != nil {
+			t.Errorf("watch, JSON %v: %v", asJSON, err)
+		}
+	}
+}
+
+// notify tells once that something was written.
+type notify struct{ c chan bool }
+
+func (n notify) Write(b []byte) (int, error) {
+	select {
+	case n.c <- true:
+	default:
+	}
+	return len(b), nil
+}
+
+// nastyEvents have a text in every field.
+func nastyEvents() (all []events.Event) {
+	for i, text := range nasty.Texts() {
+		s := text.Text
+		for _, word := range []string{"finding", "verdict", "ban", "tag", s} {
+			all = append(all, events.Event{Event: word, Time: now, Session: 7, Src: nasty.Addr(i), Evidence: s, Confidence: s, Org: s, By: s, Match: s, Proof: s,
+				RDNS: []byte(s), FCrDNS: s, Helo: []byte(s), Rule: s, Phase: s, Decision: s, Would: s, Tag: s, Prefix: s, Reason: s, Until: now})
+		}
+	}
+	return all
+}

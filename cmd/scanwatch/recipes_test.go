@@ -1,0 +1,140 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// recipeCases are what each recipe of scanwatch.conf(5) is for: a session in
+// the words of scanwatch test, and what becomes of it in mode enforce: the first
+// rule that decides or bans, and what it does.
+var recipeCases = map[string][]struct{ session, want string }{
+	"A small family server": {
+		{"--src 71.6.135.131 --rdns census1.shodan.io --helo x", "scanner: disconnect"},
+		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt mum@example.org", "proceed"},
+		{"--src 203.0.113.9 --helo ylmf-pc", "bot: disconnect, ban 1d"},
+		{"--src 192.0.2.9 --helo ylmf-pc --mail-from a@example.net --rcpt mum@example.org", "pass: proceed"},
+		{"--src 203.0.113.9 --helo a.example.net --mail-from a@example.net --refuse a@example.org --refuse b@example.org --refuse c@example.org --refuse d@example.org --refuse e@example.org --refuse f@example.org", "harvest: disconnect, ban 1d"},
+		{"--src 203.0.113.9 --helo phone --auth mum --mail-from mum@example.org --rcpt friend@example.net", "proceed"},
+	},
+	"A tilde with many users": {
+		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt ann@tilde.example.org", "proceed"},
+		{"--src 203.0.113.9 --helo ylmf-pc --mail-from a@example.net --rcpt ann@tilde.example.org", "odd: junk, tag odd"},
+		{"--src 203.0.113.9 --helo list.example.net --mail-from list@example.net --rcpt ann@tilde.example.org --refuse a@tilde.example.org --refuse b@tilde.example.org --refuse c@tilde.example.org --refuse d@tilde.example.org --refuse e@tilde.example.org --refuse f@tilde.example.org", "proceed"},
+		{"--src 203.0.113.9 --helo my-laptop --auth ann --mail-from ann@tilde.example.org --rcpt friend@example.net", "proceed"},
+	},
+	"A company with submission on port 587": {
+		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt sales@example.com", "proceed"},
+		{"--src 203.0.113.9 --helo WIN-7N1FIECL6IC --mail-from a@example.net --rcpt sales@example.com", "no-name: reject"},
+		{"--src 203.0.113.9 --helo WIN-7N1FIECL6IC --mail-from a@example.net --rcpt postmaster@example.com", "pass: proceed"},
+		{"--src 203.0.113.9 --dst 192.0.2.25:587 --helo localhost --auth bob --mail-from bob@example.com --rcpt x@example.net", "proceed"},
+		{"--src 203.0.113.9 --dst 192.0.2.25:587 --helo ylmf-pc", "ylmf: disconnect, ban 1h"},
+	},
+	"An inbound gateway in front of Domino or Exchange": {
+		{"--src 192.0.2.10 --helo INSIDE --mail-from bob@example.com --rcpt x@example.net", "pass: proceed"},
+		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt bob@example.com", "proceed"},
+		{"--src 203.0.113.9 --helo a.example.net --guess bob", "login: ban 7d"},
+		{"--src 203.0.113.9 --helo a.example.net --mail-from a@example.net --refuse x@example.edu --refuse y@example.edu --refuse z@example.edu", "relay: ban 7d"},
+	},
+	"A bulk sender that only takes bounces": {
+		{"--src 192.0.2.20 --helo app --mail-from bounces+7@news.example.org --rcpt reader@example.net", "pass: proceed"},
+		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from <> --rcpt bounces+7@news.example.org", "proceed"},
+		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt postmaster@news.example.org", "pass: proceed"},
+		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt info@news.example.org", "bounces: reject"},
+	},
+	"Under harvest now": {
+		{"--src 203.0.113.9 --helo a.example.net --mail-from a@example.net --refuse a@example.org --refuse b@example.org --refuse c@example.org --refuse d@example.org", "few: disconnect"},
+		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from <> --refuse a@example.org --rcpt b@example.org", "proceed"},
+		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt b@example.org", "proceed"},
+	},
+	"Under ylmf-pc now": {
+		{"--src 203.0.113.9 --helo ylmf-pc --guess info", "ylmf: disconnect, ban 7d"},
+		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt b@example.org", "proceed"},
+		{"--src 203.0.113.9 --helo my-laptop --auth bob --mail-from bob@example.org --rcpt x@example.net", "proceed"},
+	},
+}
+
+// TestRecipes: each recipe of the manual is a configuration without a fault,
+// and does what it is for.
+func TestRecipes(t *testing.T) {
+	page, err := os.ReadFile("../../man/scanwatch.conf.5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), ".Sh RECIPES\n")
+	section, _, _ = strings.Cut(section, "\n.Sh ")
+	told := make(map[string]bool)
+	for _, part := range strings.Split(section, ".Ss ")[1:] {
+		title, text, _ := strings.Cut(part, "\n")
+		told[title] = true
+		t.Run(title, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "scanwatch.conf")
+			_, text, _ = strings.Cut(text, ".Bd -literal -offset indent\n")
+			text, _, _ = strings.Cut(text, ".Ed")
+			if err := os.WriteFile(file, []byte(unroff(text)), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			run := func(args ...string) string {
+				var out, stderr bytes.Buffer
+				if status := program(&stderr).main(append([]string{"-f", file}, args...), &out); status != exitOK || stderr.Len() > 0 {
+					t.Errorf("%v: exit status %d\n%s%s", args, status, out.String(), stderr.String())
+				}
+				return out.String()
+			}
+			if got := run("check"); strings.Contains(got, "warning") {
+				t.Error(got)
+			}
+			run("policy")
+			if len(recipeCases[title]) == 0 {
+				t.Error("nothing says what this recipe is for")
+			}
+			for _, c := range recipeCases[title] {
+				if got := fate(t, run(append([]string{"test", "--json", "--enforce"}, strings.Fields(c.session)...)...)); got != c.want {
+					t.Errorf("%s: %s, want %s", c.session, got, c.want)
+				}
+			}
+		})
+	}
+	for title := range recipeCases {
+		if !told[title] {
+			t.Errorf("the manual has no recipe %q", title)
+		}
+	}
+}
+
+// unroff makes an example of a manual what one reads and pastes.
+func unroff(text string) string {
+	return strings.NewReplacer(`\e`, `\`, `\&`, "", `\-`, "-", `\(dq`, `"`).Replace(text)
+}
+
+// fate is what became of a session in the output of test --json.
+func fate(t *testing.T, out string) string {
+	t.Helper()
+	var s struct {
+		Phases []struct {
+			Decision string
+			Rules    []struct{ Rule, Outcome string }
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	for _, p := range s.Phases {
+		for _, r := range p.Rules {
+			name := strings.TrimPrefix(r.Rule, "rule ")
+			switch what, ban, banned := strings.Cut(r.Outcome, ": "); {
+			case what == "decides" && banned:
+				return name + ": " + p.Decision + ", " + ban
+			case what == "decides":
+				return name + ": " + p.Decision
+			case what == "matches" && strings.HasPrefix(ban, "ban "):
+				return name + ": " + ban
+			}
+		}
+	}
+	return "proceed"
+}

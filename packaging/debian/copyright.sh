@@ -1,0 +1,35 @@
+#!/bin/sh
+# Writes the copyright file: our licence, and those of all that is linked into
+# the programs, from where Go keeps it. Run from the project's folder.
+set -eu
+: "${GO:=go}"
+
+cat <<END
+opensmtpd-filter-scanwatch comes from the project scanwatch:
+https://example.org/scanwatch
+
+It is distributed under the ISC licence:
+
+END
+sed 's/^\(.\)/    \1/' LICENSE
+echo
+echo "The programs contain code of these projects, under these licences."
+go=$($GO env GOROOT)
+{
+	echo "Go $go"
+	for program in scanwatch filter-scanwatch; do
+		$GO version -m $program | awk '$1 == "dep" { print $2 }'
+	done | sort -u | while read -r module; do
+		$GO list -m -f '{{.Path}} {{.Dir}}' "$module"
+	done
+} | while read -r name dir; do
+	file=$(find "$dir" -maxdepth 1 -iname 'license*' | sort | head -n 1)
+	[ -n "$file" ] || {
+		echo "copyright: $name: no licence in $dir" >&2
+		exit 1
+	}
+	printf '\n%s\n\n' "$name"
+	# One gives a choice, and the text of the GPL, which Debian has elsewhere: we
+	# take the other licence.
+	sed '/^Full text of gpl/ { s,.*,    Its text is in /usr/share/common-licenses/GPL-2.,; q; }; s/^\(.\)/    \1/' "$file"
+done

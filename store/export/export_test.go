@@ -1,0 +1,294 @@
+package export
+
+import (
+	"bytes"
+	"encoding/csv"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/rules"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+var made = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
+
+func entryOf(prefix string, lasts time.Duration, evidence ...string) Entry {
+	p := netip.MustParsePrefix(prefix)
+	return Entry{Prefix: p, Kind: Found, Host: p.Addr().Next(), First: made.Add(-30 * time.Hour), Last: made.Add(-time.Hour), Sessions: 2,
+		Evidence: evidence, Confidence: "high", Expires: made.Add(lasts)}
+}
+
+// nasty is in every text of the golden files.
+const nasty = "=cmd()|\"'`$(id);#}{\\%s\r\n\x1b[31m\u202e <x>-- */ \x00 é"
+
+func sample() *List {
+	l := &List{Made: made, Entries: []Entry{
+		entryOf("192.0.2.7/32", time.Hour, "auth-failure", "rdns-missing"),
+		entryOf("2001:db8:0:7::/64", 24*time.Hour, "talks-http"),
+		entryOf("198.51.100.0/22", 72*time.Hour),
+		entryOf("198.51.101.9/32", 400*24*time.Hour, "harvest"),
+		entryOf("203.0.113.1/32", 0, "ended"),
+		entryOf("2001:db8:8000::/35", time.Hour),
+	}}
+	for i := range l.Entries {
+		e := &l.Entries[i]
+		e.Prefix = e.Prefix.Masked()
+		e.Organisation, e.Reason = nasty, nasty
+	}
+	l.Entries[0].Kind, l.Entries[0].Organisation, l.Entries[0].Reason = Ban, "", "guess"
+	l.Sort()
+	return l
+}
+
+// TestFormats: what each format looks like, whole and changed.
+func TestFormats(t *testing.T) {
+	all := Formats()
+	for i := range all {
+		f := &all[i]
+		t.Run(f.Name, func(t *testing.T) {
+			var b bytes.Buffer
+			leftOut, err := f.Write(&b, sample())
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&b, "-- left out: %d\n", leftOut)
+			if f.Changes() != (f.Ends != replaced) && f.Name != "plain" && f.Name != "json" {
+				t.Errorf("changes %v, but an entry ends because %s", f.Changes(), f.Ends)
+			}
+			if f.Changes() {
+				next := sample()
+				next.Entries[0].Expires = made.Add(2 * time.Hour)
+				next.Entries[0].Last = made.Add(-time.Hour + 20*time.Minute)
+				next.Entries = append(slices.Delete(next.Entries, 1, 2), entryOf("192.0.2.8/32", time.Hour, "scanner"))
+				next.Sort()
+				_, state := f.changes(first(f.fit(sample())), nil)
+				b.WriteString("-- changes\n")
+				after, _, err := f.WriteChanges(&b, next, state)
+				if err != nil {
+					t.Fatal(err)
+				}
+				// And then nothing.
+				var again bytes.Buffer
+				if _, _, err := f.WriteChanges(&again, next, after); err != nil {
+					t.Fatal(err)
+				}
+				fmt.Fprintf(&b, "-- then\n%s", again.Bytes())
+			}
+			if bytes.ContainsAny(b.Bytes(), "\x00\x1b\r") || bytes.Contains(b.Bytes(), []byte("\u202e")) {
+				t.Error("control characters")
+			}
+			golden := filepath.Join("testdata", f.Name+".txt")
+			if *update {
+				if err := os.WriteFile(golden, b.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b.String() != string(want) {
+				t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+			}
+		})
+	}
+}
+
+func first[T, U any](t T, _ U) T { return t }
+
+// TestAggregate: of random lists, what was listed is covered and nothing else,
+// nothing lasts longer, and no two halves are left.
+func TestAggregate(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		l := &List{Made: made}
+		listed := map[netip.Addr]time.Time{}
+		for range 40 {
+			a := netip.AddrFrom4([4]byte{192, 0, 2, byte(r.IntN(64))})
+			p, _ := a.Prefix(27 + r.IntN(6))
+			e := entryOf(p.String(), time.Duration(1+r.IntN(3))*time.Hour)
+			l.Entries = append(l.Entries, e)
+			for q := p.Addr(); p.Contains(q); q = q.Next() {
+				if e.Expires.After(listed[q]) {
+					listed[q] = e.Expires
+				}
+			}
+		}
+		l.Sort()
+		l.Aggregate()
+		for i := range 256 {
+			a := netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})
+			at := slices.IndexFunc(l.Entries, func(e Entry) bool { return e.Prefix.Contains(a) })
+			switch until, ok := listed[a]; {
+			case ok != (at >= 0):
+				t.Fatalf("%s was listed: %v, is covered: %v", a, ok, at >= 0)
+			case ok && l.Entries[at].Expires.After(until):
+				t.Fatalf("%s is listed until %v, longer than %v", a, l.Entries[at].Expires, until)
+			}
+		}
+		for i := 1; i < len(l.Entries); i++ {
+			a, b := l.Entries[i-1].Prefix, l.Entries[i].Prefix
+			if _, ok := halves(a, b); ok || a.Overlaps(b) || compare(a, b) >= 0 {
+				t.Fatalf("%s and %s are left", a, b)
+			}
+		}
+	}
+}
+
+func TestAggregateNever(t *testing.T) {
+	for _, c := range [][2]string{{"0.0.0.0/1", "128.0.0.0/1"}, {"::/1", "8000::/1"}, {"192.0.2.1/32", "192.0.2.2/32"}, {"0.0.0.0/32", "::1/128"}} {
+		l := &List{Made: made, Entries: []Entry{entryOf(c[0], time.Hour), entryOf(c[1], time.Hour)}}
+		l.Sort()
+		if l.Aggregate(); len(l.Entries) != 2 {
+			t.Errorf("%v became %s", c, l.Entries[0].Prefix)
+		}
+	}
+}
+
+func TestExpand(t *testing.T) {
+	for _, c := range []struct {
+		prefix string
+		unit   int
+		want   string
+	}{
+		{"192.0.2.1/32", 8, "192.0.2.1/32"},
+		{"192.0.254.0/23", 8, "192.0.254.0/24 192.0.255.0/24"},
+		{"10.0.0.0/7", 8, "10.0.0.0/8 11.0.0.0/8"},
+		{"2001:db8:0:fffe::/63", 16, "2001:db8:0:fffe::/64 2001:db8:0:ffff::/64"},
+		{"2001:db8::/31", 4, "2001:db8::/32 2001:db9::/32"},
+		{"2001:db8::/64", 4, "2001:db8::/64"},
+	} {
+		var got []string
+		expand(netip.MustParsePrefix(c.prefix).Masked(), c.unit, func(p netip.Prefix) { got = append(got, p.String()) })
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s in units of %d: %v, want %s", c.prefix, c.unit, got, c.want)
+		}
+	}
+}
+
+func TestStateRoundTrip(t *testing.T) {
+	f := FormatByName("nft")
+	_, s := f.changes(first(f.fit(sample())), nil)
+	var b bytes.Buffer
+	if err := WriteState(&b, s); err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReadState(&b)
+	if err != nil || !reflect.DeepEqual(got, s) {
+		t.Errorf("%v: got %+v, want %+v", err, got, s)
+	}
+	for _, text := range []string{"", "{}", "x", `{"is":"scanwatch export","version":2}`, `{"is":"scanwatch export","version":1}{"prefix":"192.0.2.1/24"}`, `{"is":"scanwatch export","version":1}{}`, `{"is":"scanwatch export","version":1}{"prefix":`} {
+		if _, err := ReadState(strings.NewReader(text)); err == nil {
+			t.Errorf("%q is taken for a state", text)
+		}
+	}
+}
+
+func FuzzReadState(f *testing.F) {
+	f.Add(`{"is":"scanwatch export","version":1,"format":"nft"}` + "\n" + `{"prefix":"192.0.2.0/24","expires":"2026-11-02T12:00:00Z"}`)
+	f.Add(`{"is":"scanwatch export","version":1,"format":"x"}{"prefix":"2001:db8::/64","expires":"2026-11-02T12:00:00Z","last":"2026-11-02T12:00:00Z"}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := ReadState(strings.NewReader(text))
+		if err != nil {
+			return
+		}
+		var b bytes.Buffer
+		if err := WriteState(&b, s); err != nil {
+			t.Skip(err) // a year that JSON does not have
+		}
+		again, err := ReadState(&b)
+		if err != nil || len(again.Entries) != len(s.Entries) {
+			t.Fatalf("%v: %+v became %+v", err, s, again)
+		}
+	})
+}
+
+// TestEveryTokenHasItsOffence: nobody forgets to say what AbuseIPDB is told of a
+// new kind of evidence.
+func TestEveryTokenHasItsOffence(t *testing.T) {
+	var got, want []string
+	for _, o := range offences {
+		got = append(got, o.evidence)
+		if (o.words == "") != (len(o.categories) == 0) {
+			t.Errorf("%s: words and categories belong together", o.evidence)
+		}
+	}
+	for _, token := range rules.Tokens {
+		want = append(want, token.Name)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("offences are of\n%v\nwant\n%v", got, want)
+	}
+}
+
+// TestAbuseIPDB: one line an address, nothing from the network in it, and no
+// second one within 15 minutes.
+func TestAbuseIPDB(t *testing.T) {
+	f := FormatByName("abuseipdb")
+	l := sample()
+	old := entryOf("192.0.2.99/32", time.Hour, "scanner")
+	old.Last = made.AddDate(0, 0, -61)
+	l.Entries = append(l.Entries, entryOf("192.0.2.98/32", time.Hour, "rdns-missing"), old)
+	l.Sort()
+	var b bytes.Buffer
+	state, leftOut, err := f.WriteChanges(&b, l, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := csv.NewReader(&b).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := [][]string{{"IP", "Categories", "ReportDate", "Comment"},
+		{"192.0.2.8", "18", "2026-11-02T11:00:00Z", "2 SMTP sessions: fails to log in"},
+		{"198.51.101.10", "11,15", "2026-11-02T11:00:00Z", "2 SMTP sessions: guesses recipients"},
+		{"2001:db8:0:7::1", "14", "2026-11-02T11:00:00Z", "2 SMTP sessions: speaks HTTP to a mail server"}}
+	if !reflect.DeepEqual(rows, want) || leftOut != 3 {
+		t.Errorf("got %q, %d left out; want %q", rows, leftOut, want)
+	}
+	at := slices.IndexFunc(l.Entries, func(e Entry) bool { return e.Prefix.Addr() == netip.MustParseAddr("192.0.2.7") })
+	for _, c := range []struct {
+		later time.Duration
+		rows  int
+	}{{0, 1}, {14 * time.Minute, 1}, {10 * time.Minute, 2}, {time.Minute, 1}} {
+		l.Entries[at].Last = l.Entries[at].Last.Add(c.later)
+		b.Reset()
+		if state, _, err = f.WriteChanges(&b, l, state); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(b.String(), "\n"); n != c.rows {
+			t.Errorf("seen %v later: %d lines, want %d", c.later, n, c.rows)
+		}
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	l := &List{Made: made}
+	for i := range 100_000 {
+		e := entryOf("192.0.2.1/32", time.Hour, "auth-spray", "no-mail")
+		e.Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
+		l.Entries = append(l.Entries, e)
+	}
+	all := Formats()
+	for i := range all {
+		b.Run(all[i].Name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := all[i].Write(io.Discard, l); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Unpacks the programs that the tests of tests/export run but that cannot, or
+# need not, be installed: two mail servers that exclude each other, and daemons
+# that nobody wants to start. They come from Debian's archive and stay in
+# $SCANWATCH_ROOTS/consumers (/var/cache/scanwatch-tests unless set).
+set -eu
+dir=${SCANWATCH_ROOTS:-/var/cache/scanwatch-tests}/consumers
+[ -d "$dir" ] && exit 0
+mkdir -p "$dir.tmp/debs"
+cd "$dir.tmp/debs"
+packages="postfix sendmail-bin sendmail-cf crowdsec sshguard rspamd \
+	libhyperscan5 libluajit2-5.1-2 libluajit-5.1-common libunwind8 libsodium23 libglib2.0-0 libpcre2-8-0 \
+	libwrap0 libnsl2 libtirpc3 libldap-2.5-0 libsasl2-2 libdb5.3 liblockfile1 libicu72 libsqlite3-0"
+# shellcheck disable=SC2086 # a list of words
+apt-get -q download $packages >/dev/null || { apt-get -q update && apt-get -q download $packages; } >/dev/null
+for deb in *.deb; do
+	dpkg -x "$deb" "$dir.tmp"
+done
+# A program with s-bits would not take libraries from here.
+chmod -R a-s "$dir.tmp/usr"
+rm -rf "$dir.tmp/debs"
+mv "$dir.tmp" "$dir"
+echo "consumers: in $dir"
