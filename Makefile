@@ -77,6 +77,11 @@ bench:
 	${GO} test -run '^$$' -bench . -benchmem -count 10 ./filter/... ./rules/... ./store/... | tee bench.txt
 	${GO} run ${BENCHSTAT} bench.txt
 
+# What it costs, next to other filters and on a real server, and the goals.
+# Takes half an hour; BENCHFLAGS="-parts speed -pairs 3" for less.
+bench-filters:
+	${GO} run ./tests/bench ${BENCHFLAGS}
+
 # Rewrite the golden files; look at the difference before committing it.
 golden:
 	sh tests/golden.sh

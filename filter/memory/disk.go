@@ -266,6 +266,7 @@ func loadSecret(m *Memory, _, value []byte, _ uint32) bool {
 		return false
 	}
 	copy(m.key[:], value)
+	clear(m.known[:]) // what they hold was made with the former key
 	m.keyDirty = false
 	m.probed.clear()
 	m.campaigns.clear()

@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"hash/maphash"
 	"net/netip"
 	"sync"
 
@@ -52,11 +53,13 @@ type Memory struct {
 	days      table[uint16, *counted]
 	names     names  // of rules
 	dump      []byte // scratch
+	seed      maphash.Seed
+	known     [64]knownDomain // wherever its hash by seed says
 }
 
 // New returns an empty Memory with a key of its own.
 func New() *Memory {
-	m := &Memory{keyDirty: true, escalate: rules.DefaultEscalate()}
+	m := &Memory{keyDirty: true, escalate: rules.DefaultEscalate(), seed: maphash.MakeSeed()}
 	m.names.number("a rule of long ago") // for more names than there are numbers
 	_, _ = rand.Read(m.key[:])           // never fails
 	m.counters = newTable(maxCounters, counterWorth)

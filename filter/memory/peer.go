@@ -1,6 +1,8 @@
 package memory
 
 import (
+	"bytes"
+	"hash/maphash"
 	"iter"
 	"maps"
 	"net/netip"
@@ -92,10 +94,28 @@ func (m *Memory) peerKeys(w *Who) [3]peerKey {
 	if w.Addr.Is4() {
 		keys[1] = peerKey{network(w.Addr), peerNet}
 	}
-	if d := domain(w.RDNS); d != "" {
-		keys[2] = peerKey{m.hash('d', []byte(d)), peerDomain}
+	if len(w.RDNS) > 0 {
+		keys[2] = m.domainKey(w.RDNS)
 	}
 	return keys
+}
+
+// A knownDomain is the key of a name that was asked for lately. Finding it out
+// takes a microsecond, and a session asks for it several times.
+type knownDomain struct {
+	rdns []byte
+	key  peerKey
+}
+
+func (m *Memory) domainKey(rdns []byte) peerKey {
+	d := &m.known[maphash.Bytes(m.seed, rdns)%uint64(len(m.known))]
+	if !bytes.Equal(d.rdns, rdns) {
+		d.rdns, d.key = append(d.rdns[:0], rdns...), peerKey{}
+		if name := domain(rdns); name != "" {
+			d.key = peerKey{m.hash('d', []byte(name)), peerDomain}
+		}
+	}
+	return d.key
 }
 
 // domain is the part of a host's name that somebody has registered, by the

@@ -10,7 +10,7 @@ import (
 
 // whois tells memory who s is. The answer is valid until the next call.
 func (t *Table) whois(s *Session) *memory.Who {
-	t.who = memory.Who{Addr: s.Src.Addr(), ASN: s.origin.ASN, Placed: s.placed, Helo: s.Helo, User: s.user}
+	t.who = memory.Who{Addr: s.Src.Addr(), ASN: s.asn, Placed: s.placed, Helo: s.Helo, User: s.user}
 	if s.FCrDNS == store.FCrDNSPass && len(s.RDNS) < cutRDNS {
 		t.who.RDNS = s.RDNS
 	}
@@ -57,7 +57,8 @@ func (t *Table) remember(s *Session) {
 	}
 	who := t.whois(s)
 	if b, ok := t.memory.Banned(s.Src.Addr(), s.start); ok {
-		s.ban = &b
+		ban := b // b itself would be allocated for everybody
+		s.ban = &ban
 	}
 	if t.memory.Sprays(who, s.start) {
 		t.find(s, s.start, finding{evidence: rules.AuthSpray, by: "memory", match: "users", confidence: "high"})

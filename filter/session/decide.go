@@ -189,7 +189,7 @@ func (t *Table) fill(s *Session, phase rules.Phase, at int64) *rules.Facts {
 		Local: s.Local, Auth: s.Authed,
 		Src: s.Src.Addr(), Dst: s.Dst, RDNS: s.RDNS, FCrDNS: rules.FCrDNS(s.FCrDNS), RDNSCut: len(s.RDNS) >= cutRDNS,
 		Helo: s.Helo, MailFrom: s.tx.sender, TLS: s.TLS,
-		ASN: s.origin.ASN, ASNKnown: s.placed, Country: s.origin.Country,
+		ASN: s.asn, ASNKnown: s.placed, Country: s.country,
 		Evidence: s.Evidence, Weak: s.Weak, Score: s.Score,
 	}
 	if t.needs.seenGood && s.Src.IsValid() {

@@ -57,6 +57,9 @@ func (t *Table) greet(s *Session, name []byte, at int64) {
 	if len(s.Helo) > 0 && !bytes.EqualFold(s.Helo, name) && !s.cmd.rewritten && !t.exempt(s) {
 		t.find(s, at, finding{evidence: rules.HeloChanged, by: "helo", proof: name, match: string(s.Helo), confidence: "medium"})
 	}
+	if s.judged && !bytes.Equal(s.Helo, name) {
+		s.judged = false
+	}
 	s.Helo = set(s.Helo, name, maxName)
 }
 

@@ -66,8 +66,11 @@ func (t *Table) judgeConnect(s *Session) {
 	t.place(s)
 	t.remember(s)
 	if s.placed {
-		scanner, cloud = t.shipped().ASN(s.origin.ASN)
-		proof := strconv.AppendUint([]byte("AS"), uint64(s.origin.ASN), 10)
+		scanner, cloud = t.shipped().ASN(s.asn)
+		var proof []byte
+		if scanner != nil || cloud != nil {
+			proof = strconv.AppendUint([]byte("AS"), uint64(s.asn), 10)
+		}
 		if scanner != nil && !excused {
 			t.findRow(s, s.start, scanner, "asn", proof, scanner.Confidence)
 		}
@@ -83,11 +86,13 @@ func (t *Table) place(s *Session) {
 		return
 	}
 	if t.settings.ASN != nil {
-		s.origin, s.placed = t.settings.ASN.Lookup(s.Src.Addr())
+		var o lookup.Origin
+		o, s.placed = t.settings.ASN.Lookup(s.Src.Addr())
+		s.asn, s.country = o.ASN, o.Country
 	}
 	if t.settings.Country != nil {
 		if o, ok := t.settings.Country.Lookup(s.Src.Addr()); ok {
-			s.origin.Country = o.Country
+			s.country = o.Country
 		}
 	}
 }
@@ -105,11 +110,13 @@ func (s *Session) proven(confidence string) string {
 	return confidence
 }
 
-// judgeHelo looks at the greeting of the client.
+// judgeHelo looks at the greeting of the client. It has seen it already if smtpd
+// asked before it told.
 func (t *Table) judgeHelo(s *Session, at int64) {
-	if t.exempt(s) {
+	if t.exempt(s) || s.judged {
 		return
 	}
+	s.judged = true
 	// A mail client of one of our users says whatever its computer is called.
 	here := t.here(s)
 	anyName := here || s.submission()

@@ -148,7 +148,7 @@ var logWords = [...]struct{ word, key string }{
 // is counted and logged once at its end.
 type aggregator struct {
 	lines map[logKey]logCount
-	order []logKey // in the order in which their windows end
+	order []window // in the order in which they end
 	first int      // in order
 }
 
@@ -158,10 +158,16 @@ type logKey struct {
 	what string // token, rule or tag: none of them comes from the network
 }
 
-type logCount struct {
+// window is how long a line is only counted. That it has ended is asked with
+// every event, and must not cost a look at the map.
+type window struct {
+	key   logKey
 	until int64
-	more  uint32
-	addr  netip.Addr
+}
+
+type logCount struct {
+	more uint32
+	addr netip.Addr
 }
 
 const (
@@ -185,8 +191,8 @@ func (t *Table) tell(s *Session, word logWord, what string, at int64) bool {
 		if q.lines == nil {
 			q.lines = make(map[logKey]logCount)
 		}
-		q.lines[k] = logCount{until: at + logWindow.Microseconds(), addr: s.Src.Addr()}
-		q.order = append(q.order, k)
+		q.lines[k] = logCount{addr: s.Src.Addr()}
+		q.order = append(q.order, window{k, at + logWindow.Microseconds()})
 	}
 	// Findings from everywhere must not hide what was done about them.
 	l := &t.limit
@@ -204,11 +210,12 @@ func (t *Table) tell(s *Session, word logWord, what string, at int64) bool {
 func (t *Table) tellAgain(now int64, all bool) {
 	q := &t.quiet
 	for q.first < len(q.order) {
-		k := q.order[q.first]
-		c := q.lines[k]
-		if !all && c.until > now && c.until <= now+logWindow.Microseconds() { // or the clock was set back
+		w := &q.order[q.first]
+		if !all && w.until > now && w.until <= now+logWindow.Microseconds() { // or the clock was set back
 			break
 		}
+		k := w.key
+		c := q.lines[k]
 		q.first++
 		delete(q.lines, k)
 		if c.more > 0 {

@@ -10,7 +10,6 @@ package session
 import (
 	"net/netip"
 
-	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/rules"
 	"scanwatch/store"
@@ -65,8 +64,10 @@ type Session struct {
 	user  []byte // whom it tried to log in as last, as it may be kept
 	login []byte // who logged in
 
-	origin lookup.Origin // of the address, if known
-	placed bool          // origin is known
+	asn     uint32 // of the address
+	country string // the same
+	placed  bool   // asn is known
+	judged  bool   // Helo was
 
 	ban  *memory.Ban // that holds for it, or would; nil for nearly all
 	good goodness    // whether its mail was accepted before

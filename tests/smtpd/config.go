@@ -100,6 +100,9 @@ func (o Options) config() (string, error) {
 	line("table users file:%s/users", rootDir)
 	line("table credentials file:%s/credentials", rootDir)
 	line("smtp limit max-rcpt 1000")
+	if o.Prelude != "" {
+		line("%s", o.Prelude)
+	}
 
 	var names []string
 	for _, f := range o.Filters {

@@ -45,6 +45,7 @@ type Options struct {
 	Wildcard bool     // listen on 0.0.0.0 and :: only, not on single addresses
 	Hosts    []Host   // reverse and forward DNS of the clients
 	Members  []string // local parts that get mail, besides Recipients
+	Prelude  string   // lines of smtpd.conf that stand before the filters
 	Relay    string   // where mail for RelayDomain goes, such as smtp://127.0.0.1:2600
 
 	// Start connects once and waits for the greeting, which makes a session
@@ -657,6 +658,15 @@ func (s *Server) processes() ([]process, error) {
 		list = append(list, process{pid, string(bytes.TrimRight(bytes.ReplaceAll(args, []byte{0}, []byte{' '}), " "))})
 	}
 	return list, nil
+}
+
+// PIDs returns the process ids of smtpd and its filters.
+func (s *Server) PIDs() (pids []int, err error) {
+	list, err := s.processes()
+	for _, p := range list {
+		pids = append(pids, p.pid)
+	}
+	return pids, err
 }
 
 // FilterPIDs returns the process ids of the first filter, the one behind the

@@ -1,0 +1,120 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestHarness sees that everything is measured. What the numbers are is not its
+// business.
+func TestHarness(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIP: -short")
+	}
+	var out, log bytes.Buffer
+	b := &bench{mixes: allMixes, out: &out, log: &log, missing: map[string]bool{}}
+	b.hurry()
+	if err := b.all("speed,rates,space,dropping,costs"); err != nil {
+		t.Fatalf("%v\n%s%s", err, out.Bytes(), log.Bytes())
+	}
+	for line := range strings.Lines(log.String()) {
+		if strings.HasPrefix(line, "SKIP") {
+			t.Log(line)
+		}
+	}
+	for _, c := range contestants {
+		if b.has(c.name) && !strings.Contains(out.String(), c.name+" ") {
+			t.Errorf("%s is missing", c.name)
+		}
+	}
+	for _, g := range b.goals {
+		// What takes microseconds may come out as nothing, or less, here.
+		if g.got == 0 && !strings.Contains(g.what, "add") {
+			t.Errorf("nothing was measured for %q", g.what)
+		}
+	}
+	if !strings.Contains(out.String(), "\ngoal ") {
+		t.Errorf("no table of goals:\n%s", out.Bytes())
+	}
+}
+
+// all are the events that the streams have.
+func everything() map[string]bool {
+	m := map[string]bool{}
+	for _, report := range []string{"link-connect", "link-identify", "link-disconnect", "tx-mail", "tx-rcpt", "protocol-client", "protocol-server"} {
+		m["report|smtp-in|"+report] = true
+	}
+	for _, phase := range []string{"connect", "ehlo", "rcpt-to"} {
+		m["filter|smtp-in|"+phase] = true
+	}
+	return m
+}
+
+func TestStreamObeysRegistrations(t *testing.T) {
+	begin := time.Unix(1767355200, 0)
+	r := recipe{mix: "mix", registered: everything(), open: 5, sessions: 200, begin: begin, apart: time.Millisecond}
+	s := r.make()
+	if again := r.make(); !bytes.Equal(s.data, again.data) {
+		t.Error("the same recipe made another stream")
+	}
+	open := map[string]bool{}
+	lines, asked := 0, 0
+	for line := range strings.Lines(string(s.data)) {
+		lines++
+		f := strings.Split(strings.TrimSuffix(line, "\n"), "|")
+		event := f[0] + "|" + f[3] + "|" + f[4]
+		if !r.registered[event] {
+			t.Fatalf("not registered: %s", line)
+		}
+		if f[0] == "filter" {
+			asked++
+		}
+		switch f[4] {
+		case "link-connect":
+			open[f[5]] = true
+		case "link-disconnect":
+			delete(open, f[5])
+		default:
+			if !open[f[5]] {
+				t.Fatalf("session does not exist: %s", line)
+			}
+		}
+	}
+	if lines != s.lines || asked != len(s.cuts) || len(open) != 0 || s.sessions != 200 {
+		t.Errorf("%d lines, %d requests, %d left open; the stream says %d, %d of %d sessions", lines, asked, len(open), s.lines, len(s.cuts), s.sessions)
+	}
+	if !slices.IsSorted(s.cuts) {
+		t.Error("cuts are not in order")
+	}
+	before := bytes.Clone(s.data)
+	s.rename(0x1234)
+	if bytes.Equal(before, s.data) || len(before) != len(s.data) {
+		t.Error("rename did not rename")
+	}
+}
+
+// A child that does not answer, or leaves, must end the measurement.
+func TestDriverNoticesAChildThatLeaves(t *testing.T) {
+	perl, err := exec.LookPath("perl")
+	if err != nil {
+		if os.Getenv("SCANWATCH_NO_SKIP") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip("SKIP: perl is not installed")
+	}
+	c, err := start("leaves", perl, "-e", `$| = 1; while (<STDIN>) { last if /ready/ } print "register|report|smtp-in|link-connect\nregister|filter|smtp-in|connect\nregister|ready\n"; <STDIN>; <STDIN>; exit 0`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := recipe{mix: "scan", registered: everything(), open: 2, sessions: 10, begin: time.Now(), apart: time.Millisecond}.make()
+	if _, err := c.offered(s, 1000); err == nil {
+		t.Error("nobody noticed")
+	}
+}

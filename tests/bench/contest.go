@@ -1,0 +1,184 @@
+//go:build linux
+
+package main
+
+// Who takes part.
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A contestant is a filter and how it is started.
+type contestant struct {
+	name  string
+	build []string // command; DIR is where the programs go, ROOT the repository
+	args  []string // its command; DIR is where the programs are, STATE a fresh directory
+	told  bool     // what to register stands in its arguments
+	slow  bool     // takes milliseconds for a session
+	fast  bool     // takes part in the tests at a fixed rate
+}
+
+// The names of those that goals are about.
+const (
+	observe   = "scanwatch, no rules"
+	on        = "scanwatch on"
+	bare      = "scanwatch on, no lists"
+	null      = "null, Go"
+	framework = "OpenSMTPD-framework, empty"
+	library   = "libopensmtpd, empty"
+	perl      = "Perl, file per event"
+)
+
+// command is what the reports are made with.
+var command = goBuild("scanwatch", "scanwatch/cmd/scanwatch")
+
+var contestants = []contestant{
+	{name: observe, build: goBuild("filter-scanwatch", "scanwatch/cmd/filter-scanwatch"),
+		args: []string{"DIR/filter-scanwatch", "-f", "DIR/none.conf", "-s", "STATE"}},
+	{name: on, args: []string{"DIR/filter-scanwatch", "-f", "DIR/on.conf", "-s", "STATE"}, fast: true},
+	{name: bare, args: []string{"DIR/filter-scanwatch", "-f", "DIR/bare.conf", "-s", "STATE"}},
+	{name: null, build: goBuild("null", "scanwatch/tests/bench/null"), args: []string{"DIR/null"}, told: true, fast: true},
+	{name: "null, C", build: []string{"cc", "-O2", "-o", "DIR/null-c", "tests/bench/c/null.c"}, args: []string{"DIR/null-c"}, told: true, fast: true},
+	{name: framework, build: goBuild("framework", "scanwatch/tests/bench/framework"),
+		args: []string{"DIR/framework"}, told: true, fast: true},
+	{name: library, build: []string{"cc", "-O2", "-o", "DIR/libopensmtpd", "tests/bench/c/libopensmtpd.c", "-lopensmtpd"},
+		args: []string{"DIR/libopensmtpd"}, told: true, fast: true},
+	{name: perl, build: []string{"perl", "-c", "tests/bench/perl/logger.pl"},
+		args: []string{"perl", "ROOT/tests/bench/perl/logger.pl", "STATE"}, told: true, slow: true},
+}
+
+func goBuild(program, path string) []string {
+	return []string{"go", "build", "-trimpath", "-ldflags", "-s -w", "-o", "DIR/" + program, path}
+}
+
+// build makes the programs. A contestant whose tools are missing is left out,
+// loudly; with SCANWATCH_NO_SKIP=1 that is an error.
+func (b *bench) build() error {
+	for _, c := range append([]contestant{{name: "scanwatch", build: command}}, contestants...) {
+		if len(c.build) == 0 {
+			continue
+		}
+		args := b.place(c.build, "")
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir = b.root
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			if args[0] == "go" || os.Getenv("SCANWATCH_NO_SKIP") == "1" {
+				return fmt.Errorf("build %s: %w\n%s", c.name, err, out)
+			}
+			fmt.Fprintf(b.log, "SKIP: %s does not take part: %v: %.300s\n", c.name, err, out)
+			b.missing[c.name] = true
+		}
+	}
+	return nil
+}
+
+// place puts directories into a command.
+func (b *bench) place(args []string, state string) []string {
+	args = slices.Clone(args)
+	for i := range args {
+		args[i] = strings.NewReplacer("ROOT", b.root, "DIR", b.dir, "STATE", state).Replace(args[i])
+	}
+	return args
+}
+
+func (b *bench) has(name string) bool { return !b.missing[name] }
+
+func named(name string) contestant {
+	for _, c := range contestants {
+		if c.name == name {
+			return c
+		}
+	}
+	panic("no contestant " + name)
+}
+
+// A run is a contestant at work, with a state directory of its own.
+type run struct {
+	*child
+	state string
+	b     *bench
+}
+
+// run starts a contestant that registers the given events, if it is told.
+func (b *bench) run(c contestant, registered map[string]bool) (*run, error) {
+	state, err := os.MkdirTemp(b.dir, "state-")
+	if err != nil {
+		return nil, err
+	}
+	args := b.place(c.args, state)
+	if c.told {
+		args = append(args, sortedKeys(registered)...)
+	}
+	one, err := start(c.name, args...)
+	if err != nil {
+		return nil, err
+	}
+	if c.told && c.name != library { // which knows no link-auth, and needs none here
+		for event := range registered {
+			if !one.registered[event] {
+				return nil, errors.Join(fmt.Errorf("%s does not register %s", c.name, event), one.stop())
+			}
+		}
+	}
+	return &run{child: one, state: state, b: b}, nil
+}
+
+func (r *run) end() error {
+	return errors.Join(r.stop(), os.RemoveAll(r.state))
+}
+
+func sortedKeys(m map[string]bool) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// know lets every host deliver a message, so that none is a stranger: strangers
+// wait two seconds for the greeting, as the policy wants it, and nothing could
+// be measured. The filter is not asked about these.
+func (r *run) know() error {
+	sessions := hosts
+	if r.b.quick {
+		sessions = 100 // there are no more
+	}
+	reports := map[string]bool{}
+	for event := range r.registered {
+		if strings.HasPrefix(event, "report|") {
+			reports[event] = true
+		}
+	}
+	s := recipe{mix: "delivery", registered: reports, open: 20, sessions: sessions,
+		begin: time.Now().Add(-time.Minute), apart: time.Microsecond}.make()
+	if _, _, err := r.full(s, 0); err != nil {
+		return err
+	}
+	return r.settled()
+}
+
+// settled waits until the filter does nothing any more: what it has put off, such
+// as writing to the disk, belongs to what it costs.
+func (r *run) settled() error {
+	const still = 300 * time.Millisecond
+	wait := r.b.settle
+	if !strings.HasPrefix(r.name, "scanwatch") {
+		wait = 5 * time.Millisecond // nothing is put off
+	}
+	for last := time.Duration(-1); ; {
+		now := r.cpu()
+		if now-last < still/1000 {
+			return nil
+		}
+		last = now
+		time.Sleep(wait)
+	}
+}

@@ -1,0 +1,192 @@
+//go:build linux
+
+// Bench measures what the filter costs, next to others that get the same lines,
+// and prints the table of README.md of this directory. See there.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A bench is one run of the program.
+type bench struct {
+	root    string // of the repository
+	dir     string // programs, configurations, state
+	log     io.Writer
+	out     io.Writer
+	missing map[string]bool
+
+	quick  bool
+	mixes  []string      // that are played at full speed
+	pairs  int           // runs of each, in turn
+	span   time.Duration // of a run
+	settle time.Duration
+
+	goals []goal
+}
+
+func main() {
+	quick := flag.Bool("quick", false, "see in seconds that everything works; the numbers mean nothing")
+	pairs := flag.Int("pairs", 5, "how often each is measured, in turn; medians are printed")
+	span := flag.Duration("span", 2*time.Second, "how long one measurement takes")
+	parts := flag.String("parts", "", "only these: "+strings.Join(partNames(), ","))
+	mixes := flag.String("mixes", strings.Join(allMixes, ","), "those that are played at full speed")
+	inside := flag.String("inside", "", "used by the program itself")
+	flag.Parse()
+	b := &bench{mixes: strings.Split(*mixes, ","), log: os.Stderr, out: os.Stdout, missing: map[string]bool{}, quick: *quick, pairs: *pairs, span: *span, settle: 1200 * time.Millisecond}
+	if *quick {
+		b.hurry()
+	}
+	var err error
+	if b.dir = *inside; b.dir != "" {
+		err = b.inside()
+	} else {
+		err = b.all(*parts)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// hurry makes everything as short as it can be.
+func (b *bench) hurry() {
+	b.quick, b.pairs, b.span, b.settle = true, 1, 0, time.Millisecond
+}
+
+// A part is a part of the measurements.
+type part struct {
+	name string
+	run  func(*bench) error
+}
+
+var parts = []part{
+	{"speed", (*bench).speed},
+	{"rates", (*bench).rates},
+	{"space", (*bench).space},
+	{"dropping", (*bench).dropping},
+	{"costs", (*bench).costs},
+	{"smtpd", (*bench).real},
+}
+
+func partNames() (names []string) {
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+func (b *bench) all(only string) error {
+	var err error
+	if b.root, err = root(); err != nil {
+		return err
+	}
+	if b.dir, err = os.MkdirTemp("", "bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	fmt.Fprintln(b.log, "building")
+	if err := b.build(); err != nil {
+		return err
+	}
+	if err := configure(b.dir, b.dir); err != nil {
+		return err
+	}
+	b.conditions()
+	for _, p := range parts {
+		if only != "" && !slices.Contains(strings.Split(only, ","), p.name) {
+			continue
+		}
+		fmt.Fprintf(b.log, "%s\n", p.name)
+		if err := p.run(b); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	b.printGoals()
+	return nil
+}
+
+// root is the directory of go.mod.
+func root() (string, error) {
+	dir, err := os.Getwd()
+	for err == nil && dir != "/" {
+		if _, e := os.Stat(filepath.Join(dir, "go.mod")); e == nil {
+			return dir, nil
+		}
+		dir = filepath.Dir(dir)
+	}
+	return "", fmt.Errorf("run this in the repository: %w", err)
+}
+
+// conditions are what numbers depend on.
+func (b *bench) conditions() {
+	var u unix.Utsname
+	_ = unix.Uname(&u)
+	load, _ := os.ReadFile("/proc/loadavg")
+	fmt.Fprintf(b.out, "%s, Linux %s, %d cores, %s, load %s; medians of %d\n", time.Now().UTC().Format("2006-01-02 15:04 MST"),
+		unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version(), strings.Join(strings.Fields(string(load))[:3], " "), b.pairs)
+	if os.Geteuid() == 0 {
+		// Others on the machine make less noise then. It holds for all alike.
+		// New threads and processes inherit it.
+		threads, _ := os.ReadDir("/proc/self/task")
+		for _, t := range threads {
+			if tid, err := strconv.Atoi(t.Name()); err == nil {
+				_ = unix.Setpriority(unix.PRIO_PROCESS, tid, -20)
+			}
+		}
+	}
+}
+
+// A goal is something that was promised.
+type goal struct {
+	what  string
+	limit float64
+	least bool // limit is the least, not the most
+	got   float64
+}
+
+func (b *bench) goal(what string, got, most float64) {
+	b.goals = append(b.goals, goal{what: what, limit: most, got: got})
+}
+
+func (b *bench) goalAtLeast(what string, got, least float64) {
+	b.goals = append(b.goals, goal{what: what, limit: least, got: got, least: true})
+}
+
+func (b *bench) printGoals() {
+	w := tabwriter.NewWriter(b.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\ngoal\tlimit\tmeasured\t")
+	for _, g := range b.goals {
+		sign, verdict := "<=", "PASS"
+		if g.least {
+			sign = ">="
+		}
+		if g.got > g.limit != g.least && g.got != g.limit {
+			verdict = "miss"
+		}
+		fmt.Fprintf(w, "%s\t%s %.3g\t%.3g\t%s\n", g.what, sign, g.limit, g.got, verdict)
+	}
+	w.Flush()
+}
+
+// median of what several runs gave.
+func median[T int64 | float64 | time.Duration](v []T) T {
+	if len(v) == 0 {
+		return 0
+	}
+	v = slices.Clone(v)
+	slices.Sort(v)
+	return v[len(v)/2]
+}

@@ -1,0 +1,260 @@
+//go:build linux
+
+package main
+
+// The real smtpd, with one filter after the other. It runs in a second process,
+// because namespaces are entered by starting anew.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"scanwatch/tests/smtpd"
+)
+
+// A setting is an smtpd with a filter, or without.
+type setting struct {
+	name    string
+	filter  []smtpd.Filter
+	prelude string // lines of smtpd.conf
+}
+
+// The names of settings that goals are about.
+const (
+	noFilter  = "no filter"
+	nullSame  = "null, the same events"
+	nullSmall = "null, the smallest useful set"
+	ownList   = "smtpd's own regex list of 5,000"
+)
+
+// smallest is the least that tells who came, whom he wrote to, and what became
+// of it, with the one question in which a ban can be carried out.
+var smallest = []string{
+	"report|smtp-in|link-connect", "report|smtp-in|link-identify", "report|smtp-in|link-auth", "report|smtp-in|link-disconnect",
+	"report|smtp-in|tx-rcpt", "filter|smtp-in|connect",
+}
+
+func (b *bench) settings(registered map[string]bool) []setting {
+	program := func(name, file string, args ...string) []smtpd.Filter {
+		return []smtpd.Filter{{Name: "bench", Path: filepath.Join(b.dir, file), Args: args}}
+	}
+	return []setting{
+		{name: noFilter},
+		{name: nullSmall, filter: program(nullSmall, "null", smallest...)},
+		{name: nullSame, filter: program(nullSame, "null", sortedKeys(registered)...)},
+		{name: observe, filter: program(observe, "filter-scanwatch", "-s", smtpd.StateDir+"/kept", "-f", smtpd.StateDir+"/none.conf")},
+		{name: on, filter: program(on, "filter-scanwatch", "-s", smtpd.StateDir+"/kept", "-f", smtpd.StateDir+"/on.conf")},
+		{name: ownList, prelude: `table names file:` + smtpd.StateDir + `/regexes`,
+			filter: []smtpd.Filter{{Name: "bench", Builtin: `phase connect match rdns regex <names> disconnect "550 No"`}}},
+	}
+}
+
+// served is what one setting did in one run.
+type served struct {
+	Sessions    int
+	Took        time.Duration
+	Total, Ours time.Duration // CPU of all processes, and of the filter
+}
+
+// clients are where sessions come from; more at once would wait for smtpd's
+// listen queue of five.
+var clients = []string{"198.51.100.10", "198.51.100.11", "198.51.100.12", "198.51.100.13"}
+
+// inside is the second process: it prints what each setting did, run by run.
+func (b *bench) inside() error {
+	if err := smtpd.Enter(); err != nil {
+		return err
+	}
+	v := smtpd.Versions[len(smtpd.Versions)-1]
+	if err := smtpd.Check(v); err != nil {
+		return err
+	}
+	registered, err := b.registrations()
+	if err != nil {
+		return err
+	}
+	found := map[string][]served{}
+	for range b.pairs {
+		for _, set := range b.settings(registered) {
+			fmt.Fprintf(b.log, "smtpd with %s\n", set.name)
+			n, err := b.serve(v, set)
+			if err != nil {
+				return fmt.Errorf("%s: %w", set.name, err)
+			}
+			found[set.name] = append(found[set.name], n)
+		}
+	}
+	return json.NewEncoder(b.out).Encode(found)
+}
+
+func (b *bench) serve(v smtpd.Version, set setting) (n served, err error) {
+	dir, err := os.MkdirTemp("", "bench-")
+	if err != nil {
+		return n, err
+	}
+	defer os.RemoveAll(dir)
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(filepath.Join(dir, "state"), 0o755)); err != nil {
+		return n, err
+	}
+	if err := configure(filepath.Join(dir, "state"), smtpd.StateDir); err != nil {
+		return n, err
+	}
+	var hosts []smtpd.Host
+	for i, addr := range clients {
+		hosts = append(hosts, smtpd.Host{Addr: addr, Name: fmt.Sprintf("mail%d.example.net", i), Confirmed: true})
+	}
+	s, err := smtpd.Start(smtpd.Options{Version: v, Dir: dir, Filters: set.filter, Prelude: set.prelude, Hosts: hosts})
+	if err != nil {
+		return n, err
+	}
+	defer func() { err = errors.Join(err, s.Stop()) }()
+	all := func(work func(i int) error) error {
+		errs := make([]error, len(clients))
+		var wait sync.WaitGroup
+		for i := range clients {
+			wait.Go(func() { errs[i] = work(i) })
+		}
+		wait.Wait()
+		return errors.Join(errs...)
+	}
+	// Nobody is a stranger, as in the other measurements.
+	if err := all(func(i int) error {
+		return visits(s, i, "MAIL FROM:<a@example.net>", "RCPT TO:<"+smtpd.Recipients[0]+"@"+smtpd.Domain+">", "DATA", "Subject: x\r\n\r\nHello.\r\n.")
+	}); err != nil {
+		return n, err
+	}
+	pids, err := s.PIDs()
+	if err != nil {
+		return n, err
+	}
+	own := map[int]bool{}
+	if len(set.filter) > 0 && set.filter[0].Builtin == "" {
+		filters, err := s.FilterPIDs()
+		if err != nil {
+			return n, err
+		}
+		for _, pid := range filters {
+			own[pid] = true
+		}
+	}
+	cpu := func() (total, ours time.Duration) {
+		for _, pid := range pids {
+			t := cpuOf(pid)
+			if total += t; own[pid] {
+				ours += t
+			}
+		}
+		return total, ours
+	}
+	time.Sleep(b.settle) // the message is being delivered
+	total, ours := cpu()
+	began := time.Now()
+	counts := make([]int, len(clients))
+	if err := all(func(i int) error {
+		for counts[i] == 0 || time.Since(began) < b.span {
+			if err := visits(s, i); err != nil {
+				return err
+			}
+			counts[i]++
+		}
+		return nil
+	}); err != nil {
+		return n, err
+	}
+	n.Took = time.Since(began)
+	n.Total, n.Ours = cpu()
+	n.Total, n.Ours = n.Total-total, n.Ours-ours
+	for _, c := range counts {
+		n.Sessions += c
+	}
+	return n, nil
+}
+
+// visits connects, says EHLO and the given commands, and QUIT.
+func visits(s *smtpd.Server, i int, commands ...string) error {
+	c, err := s.Dial(clients[i], smtpd.PortMX)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if reply, err := c.ReadReply(); err != nil || reply.Code != 220 {
+		return fmt.Errorf("greeting: %v: %w", reply, err)
+	}
+	for _, command := range append(append([]string{fmt.Sprintf("EHLO mail%d.example.net", i)}, commands...), "QUIT") {
+		if reply, err := c.Cmd(command); err != nil || reply.Code >= 400 {
+			return fmt.Errorf("%.20q: %v: %w", command, reply, err)
+		}
+	}
+	return nil
+}
+
+// real lets the real smtpd serve.
+func (b *bench) real() error {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(b.log, "SKIP: real servers need root")
+		if os.Getenv("SCANWATCH_NO_SKIP") == "1" {
+			return errors.New("real servers need root")
+		}
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self, "-inside", b.dir, "-pairs", fmt.Sprint(b.pairs), "-span", b.span.String())
+	cmd.Stderr = b.log
+	out, err := cmd.Output()
+	if err != nil {
+		return err
+	}
+	found := map[string][]served{}
+	if err := json.Unmarshal(out, &found); err != nil {
+		return fmt.Errorf("%w: %.200q", err, out)
+	}
+	get := func(name string, value func(served) float64) float64 {
+		var all []float64
+		for _, n := range found[name] {
+			all = append(all, value(n))
+		}
+		return median(all)
+	}
+	ratio := func(a, c string, value func(served) float64) float64 {
+		var all []float64
+		for i := range found[a] {
+			all = append(all, value(found[a][i])/value(found[c][i]))
+		}
+		return median(all)
+	}
+	pace := func(n served) float64 { return float64(n.Sessions) / n.Took.Seconds() }
+	total := func(n served) float64 { return n.Total.Seconds() * 1e6 / float64(n.Sessions) }
+	ours := func(n served) float64 { return n.Ours.Seconds() * 1e6 / float64(n.Sessions) }
+
+	w := tabwriter.NewWriter(b.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "\nreal smtpd 7.9, EHLO+QUIT\tsessions/s\tCPU us/session\tof the filter\t")
+	for _, set := range b.settings(nil) {
+		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.1f\t\n", set.name, get(set.name, pace), get(set.name, total), get(set.name, ours))
+	}
+	w.Flush()
+	b.goalAtLeast("smtpd: sessions/s, on / null with the same events", ratio(on, nullSame, pace), 0.97)
+	b.goal("smtpd: CPU of all, on / null with the same events", ratio(on, nullSame, total), 1.06)
+	b.goalAtLeast("smtpd: sessions/s, on / its own regex list", ratio(on, ownList, pace), 20)
+	b.goal("smtpd: the filter's part of all CPU", ratio(on, on, total)*get(on, ours)/get(on, total), 0.08)
+	return nil
+}
+
+// regexes are the names of the list for smtpd itself, as regular expressions.
+func regexes() []byte {
+	var b strings.Builder
+	for n := range suffixes {
+		fmt.Fprintf(&b, "\\.zone%d\\.example\\.com$\n", n)
+	}
+	return []byte(b.String())
+}

@@ -1,0 +1,270 @@
+//go:build linux
+
+package main
+
+// The streams: what smtpd would tell a filter of many sessions at a time. The
+// same arguments give the same lines, apart from the clock.
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// A step is one line of a session, or the request that stands before one.
+type step struct {
+	request bool
+	name    string // of the report or phase
+	rest    string // the fields behind the session (and token)
+}
+
+// A script makes the lines of one session from its number. That the filter is
+// asked everywhere and told everything is left to the registrations.
+type script func(n int) []step
+
+// A kind is a kind of session, and how many of a hundred are of it.
+type kind struct {
+	script script
+	share  int
+}
+
+// mixes are what is played. In "mix", 87 of 100 requests belong to mail.
+var mixes = map[string][]kind{
+	"scan":        {{scan, 100}},
+	"delivery":    {{delivery, 100}},
+	"harvest-50":  {{harvest(50), 100}},
+	"harvest-500": {{harvest(500), 100}},
+	"visit":       {{visit, 100}},
+	"mix":         {{delivery, 70}, {scan, 29}, {harvest(10), 1}},
+}
+
+// hosts is how many hosts the sessions come from.
+const hosts = 5000
+
+// host is the address of a host, from the range for benchmarks (RFC 2544).
+func host(n int) string { return fmt.Sprintf("198.18.%d.%d", n%hosts/250, 1+n%hosts%250) }
+
+func name(n int) string { return fmt.Sprintf("mail%d.example.net", n%hosts) }
+
+func say(s []step, name, rest string) []step { return append(s, step{name: name, rest: rest}) }
+
+// ask adds the request in a phase, and what smtpd tells of the answer.
+func ask(s []step, phase, told, rest string) []step {
+	return append(s, step{request: true, name: phase, rest: rest}, step{name: "filter-response", rest: told + "|proceed"})
+}
+
+func connect(n int) []step {
+	src := host(n)
+	s := say(nil, "link-connect", name(n)+"|pass|"+src+":"+strconv.Itoa(20000+n%40000)+"|192.0.2.25:25")
+	s = ask(s, "connect", "connected", name(n)+"|"+src)
+	s = say(s, "protocol-server", "220 mx.example.org ESMTP OpenSMTPD")
+	s = say(s, "link-greeting", "mx.example.org")
+	s = say(s, "protocol-client", "EHLO "+name(n))
+	s = ask(s, "ehlo", "ehlo", name(n))
+	s = say(s, "link-identify", "EHLO|"+name(n))
+	s = say(s, "protocol-server", "250-mx.example.org Hello "+name(n)+" ["+src+"], pleased to meet you")
+	for _, word := range []string{"250-8BITMIME", "250-ENHANCEDSTATUSCODES", "250-SIZE 36700160", "250-DSN", "250 HELP"} {
+		s = say(s, "protocol-server", word)
+	}
+	return s
+}
+
+func mail(s []step, n int, msgid string) []step {
+	from := fmt.Sprintf("bounces-%d@example.net", n%1000)
+	s = say(s, "protocol-client", "MAIL FROM:<"+from+">")
+	s = ask(s, "mail-from", "mail-from", from)
+	s = say(s, "protocol-server", "250 2.0.0 Ok")
+	s = say(s, "tx-begin", msgid)
+	return say(s, "tx-mail", msgid+"|ok|"+from)
+}
+
+func quit(s []step) []step {
+	s = say(s, "protocol-client", "QUIT")
+	s = ask(s, "quit", "quit", "")
+	s = say(s, "protocol-server", "221 2.0.0 Bye")
+	return say(s, "link-disconnect", "")
+}
+
+// visit is a connection from one of millions of hosts.
+func visit(n int) []step {
+	src := fmt.Sprintf("%d.%d.%d.%d", 44+n>>24, n>>16&255, n>>8&255, n&255)
+	s := say(nil, "link-connect", "<unknown>|fail|"+src+":20000|192.0.2.25:25")
+	s = say(s, "link-identify", "EHLO|example.net")
+	return say(s, "link-disconnect", "")
+}
+
+func scan(n int) []step { return quit(connect(n)) }
+
+func delivery(n int) []step {
+	msgid := fmt.Sprintf("%08x", n+1)
+	to := fmt.Sprintf("user%d@example.org", n%100)
+	s := mail(connect(n), n, msgid)
+	s = say(s, "protocol-client", "RCPT TO:<"+to+">")
+	s = ask(s, "rcpt-to", "rcpt-to", to)
+	s = say(s, "tx-envelope", msgid+"|"+msgid+"00000001")
+	s = say(s, "protocol-server", "250 2.1.5 Destination address valid: Recipient ok")
+	s = say(s, "tx-rcpt", msgid+"|ok|"+to)
+	s = say(s, "protocol-client", "DATA")
+	s = ask(s, "data", "data", "")
+	s = say(s, "protocol-server", `354 Enter mail, end with "." on a line by itself`)
+	s = say(s, "tx-data", msgid+"|ok")
+	s = say(s, "protocol-client", ".")
+	s = ask(s, "commit", "commit", "")
+	s = say(s, "protocol-server", "250 2.0.0 "+msgid+" Message accepted for delivery")
+	s = say(s, "tx-commit", msgid+"|4850")
+	s = say(s, "tx-reset", msgid)
+	return quit(s)
+}
+
+// harvest asks for so many recipients that do not exist.
+func harvest(recipients int) script {
+	return func(n int) []step {
+		msgid := fmt.Sprintf("%08x", n+1)
+		s := mail(connect(n), n, msgid)
+		for i := range recipients {
+			to := fmt.Sprintf("guess%d-%d@example.org", i, n%100)
+			s = say(s, "protocol-client", "RCPT TO:<"+to+">")
+			s = ask(s, "rcpt-to", "rcpt-to", to)
+			s = say(s, "protocol-server", "524 5.2.4 Mailing list expansion problem: <"+to+">")
+			s = say(s, "tx-rcpt", msgid+"|permfail|"+to)
+		}
+		s = say(s, "tx-rollback", msgid)
+		return quit(s)
+	}
+}
+
+// A stream is the lines of whole sessions. The token of the request that stands
+// at the end of the first cut is 0, that of the next 1, and so on.
+type stream struct {
+	data     []byte
+	cuts     []int // ends of the requests in data
+	ids      []int // where sessions are named in data
+	sessions int
+	lines    int
+}
+
+// rename gives all sessions new names, so that the stream can be played again.
+func (s *stream) rename(round int) {
+	var b [4]byte
+	for i := range b {
+		b[i] = "0123456789abcdef"[round>>(4*i)&15]
+	}
+	for _, at := range s.ids {
+		copy(s.data[at:], b[:])
+	}
+}
+
+// A recipe says which stream is to be made. It ends when it has as many
+// sessions or requests as wanted, whatever comes first, and all are over.
+type recipe struct {
+	mix        string
+	registered map[string]bool // as report|smtp-in|link-connect
+	open       int             // sessions at a time
+	sessions   int
+	requests   int // 0: as many as it takes
+	begin      time.Time
+	apart      time.Duration // between two requests
+
+	// For visits: the number of the first one, and of how many hosts they are.
+	first, sources int
+}
+
+func (r recipe) make() *stream {
+	type session struct {
+		id    uint64
+		steps []step
+	}
+	var (
+		s      stream
+		live   []*session
+		total  = 0
+		clock  = r.begin
+		kinds  = mixes[r.mix]
+		at     = 0
+		report = map[string]bool{}
+		filter = map[string]bool{}
+	)
+	for _, k := range kinds {
+		total += k.share
+	}
+	for _, st := range []string{"link-connect", "link-greeting", "link-identify", "link-disconnect", "tx-begin", "tx-mail", "tx-rcpt", "tx-envelope",
+		"tx-data", "tx-commit", "tx-rollback", "tx-reset", "protocol-client", "protocol-server", "filter-response"} {
+		report[st] = r.registered["report|smtp-in|"+st]
+	}
+	for _, st := range []string{"connect", "ehlo", "mail-from", "rcpt-to", "data", "commit", "quit"} {
+		filter[st] = r.registered["filter|smtp-in|"+st]
+	}
+	next := func() *session {
+		if s.sessions >= r.sessions || r.requests > 0 && len(s.cuts) >= r.requests {
+			return nil
+		}
+		n := r.first + s.sessions
+		if r.sources > 0 {
+			n %= r.sources
+		}
+		s.sessions++
+		pick := int(mixed(uint64(n)) % uint64(total))
+		for _, k := range kinds {
+			if pick -= k.share; pick < 0 {
+				// smtpd's ids: random, and never the same twice in a while.
+				return &session{id: mixed(uint64(s.sessions) ^ uint64(r.begin.UnixNano())), steps: k.script(n)}
+			}
+		}
+		panic("unreachable")
+	}
+	for range r.open {
+		if one := next(); one != nil {
+			live = append(live, one)
+		}
+	}
+	for len(live) > 0 {
+		at %= len(live)
+		one := live[at]
+		for asked := false; len(one.steps) > 0 && !asked; one.steps = one.steps[1:] {
+			st := &one.steps[0]
+			if st.request && !filter[st.name] || !st.request && !report[st.name] {
+				continue
+			}
+			asked = st.request
+			s.lines++
+			s.data = append(s.data, "report|0.7|"...)
+			if asked {
+				s.data = append(s.data[:len(s.data)-len("report|0.7|")], "filter|0.7|"...)
+			}
+			now := clock.UnixMicro()
+			s.data = strconv.AppendInt(s.data, now/1e6, 10)
+			s.data = fmt.Appendf(s.data, ".%06d|smtp-in|%s|", now%1e6, st.name)
+			s.ids = append(s.ids, len(s.data))
+			s.data = fmt.Appendf(s.data, "%016x", one.id)
+			if asked {
+				s.data = fmt.Appendf(s.data, "|%016x", len(s.cuts))
+			}
+			if st.rest != "" || asked {
+				s.data = append(append(s.data, '|'), st.rest...)
+			}
+			s.data = append(s.data, '\n')
+			if asked {
+				s.cuts = append(s.cuts, len(s.data))
+			}
+		}
+		clock = clock.Add(r.apart)
+		if len(one.steps) > 0 {
+			at++
+		} else if another := next(); another != nil {
+			live[at] = another
+			at++
+		} else {
+			live[at] = live[len(live)-1]
+			live = live[:len(live)-1]
+		}
+	}
+	return &s
+}
+
+// mixed is a hash of n (the finaliser of splitmix64).
+func mixed(n uint64) uint64 {
+	n += 0x9e3779b97f4a7c15
+	n = (n ^ n>>30) * 0xbf58476d1ce4e5b9
+	n = (n ^ n>>27) * 0x94d049bb133111eb
+	return n ^ n>>31
+}
