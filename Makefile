@@ -25,7 +25,7 @@ BENCHSTAT = golang.org/x/perf/cmd/benchstat@latest
 all: filter-scanwatch scanwatch completions
 
 # go build knows itself what is up to date.
-.PHONY: all filter-scanwatch scanwatch test test-short race check fuzz mutants bench golden man html roots demo completions install uninstall cross deb clean
+.PHONY: all filter-scanwatch scanwatch test test-short race check fuzz mutants bench bench-code bench-filters golden man html roots demo completions install uninstall cross deb clean
 
 filter-scanwatch:
 	${GOBUILD} -o filter-scanwatch ./cmd/filter-scanwatch
@@ -73,7 +73,9 @@ fuzz:
 mutants:
 	sh tests/mutants.sh
 
-bench:
+bench: bench-code bench-filters
+
+bench-code:
 	${GO} test -run '^$$' -bench . -benchmem -count 10 ./filter/... ./rules/... ./store/... | tee bench.txt
 	${GO} run ${BENCHSTAT} bench.txt
 
