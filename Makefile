@@ -25,7 +25,7 @@ BENCHSTAT = golang.org/x/perf/cmd/benchstat@latest
 all: filter-scanwatch scanwatch completions
 
 # go build knows itself what is up to date.
-.PHONY: all filter-scanwatch scanwatch test test-short race check fuzz mutants bench microbench golden man html roots demo completions install uninstall cross deb clean
+.PHONY: all filter-scanwatch scanwatch test test-short race check fuzz mutants bench bench-code bench-filters golden man html roots demo completions install uninstall cross deb clean
 
 filter-scanwatch:
 	${GOBUILD} -o filter-scanwatch ./cmd/filter-scanwatch
@@ -73,14 +73,15 @@ fuzz:
 mutants:
 	sh tests/mutants.sh
 
-# The functions one by one, for benchstat.
-microbench:
+bench: bench-code bench-filters
+
+bench-code:
 	${GO} test -run '^$$' -bench . -benchmem -count 10 ./filter/... ./rules/... ./store/... | tee bench.txt
 	${GO} run ${BENCHSTAT} bench.txt
 
 # What it costs, next to other filters and on a real server, and the goals.
 # Takes half an hour; BENCHFLAGS="-parts speed -pairs 3" for less.
-bench:
+bench-filters:
 	${GO} run ./tests/bench ${BENCHFLAGS}
 
 # Rewrite the golden files; look at the difference before committing it.
