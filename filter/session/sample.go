@@ -89,7 +89,7 @@ func (t *Table) take(s *Session, r *store.Record) (whole, summed bool) {
 		}
 		q = t.follow(k, at)
 	}
-	if q.n++; q.n <= how.whole {
+	if q.n++; q.n <= how.whole || s.banned != nil && p.bytes <= p.budget/2 {
 		p.bytes += int64(len(t.record)) + recordCost
 		return true, false
 	}
