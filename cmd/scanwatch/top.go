@@ -235,8 +235,8 @@ func topKey(screen tcell.Screen, v *topView, key *tcell.EventKey, now time.Time)
 		return true
 	case tcell.KeyCtrlZ: // as the terminal did before it was ours
 		if screen.Suspend() == nil {
-			_ = syscall.Kill(0, syscall.SIGTSTP)
-			_ = screen.Resume()
+			rest()
+			return screen.Resume() == nil
 		}
 		return true
 	}
@@ -257,6 +257,21 @@ func topKey(screen tcell.Screen, v *topView, key *tcell.EventKey, now time.Time)
 		v.help = true
 	}
 	return true
+}
+
+// rest stops the job that this belongs to, and returns when it goes on. A job
+// that no shell waits for is not stopped by this signal.
+func rest() {
+	goesOn := make(chan os.Signal, 1)
+	signal.Notify(goesOn, syscall.SIGCONT)
+	defer signal.Stop(goesOn)
+	if syscall.Kill(0, syscall.SIGTSTP) != nil {
+		return
+	}
+	select { // stopped in here, a moment after the call has returned
+	case <-goesOn:
+	case <-time.After(time.Second):
+	}
 }
 
 // paint draws v. Colours are an addition; tcell leaves them away for NO_COLOR.

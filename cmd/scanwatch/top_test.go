@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -126,7 +127,7 @@ func TestRate(t *testing.T) {
 	}{
 		{0, 2, 2, 2}, {0, 1, 3, 3}, {30, 5, 8, 8}, {59, 0, 8, 8}, {60, 0, 8, 5}, {89, 1, 9, 6}, {90, 0, 9, 1},
 		{80, 1, 10, 2}, // the clock went back
-		{1000, 0, 10, 0}, {1 << 40, 1, 11, 1},
+		{1000, 0, 10, 0}, {1 << 30, 1, 11, 1},
 	} {
 		at := time.Unix(1e9+int64(step.at), 0)
 		r.add(at, step.add)
@@ -349,6 +350,7 @@ func TestTopInTmux(t *testing.T) {
 		}
 		await(name, func(got string) bool { return got == string(want) })
 	}
+	coloured := func() bool { return regexp.MustCompile(`\x1b\[(\d+;)*3\d`).MatchString(run("capture-pane", "-e", "-p")) }
 	command := func(after string) string {
 		return fmt.Sprintf("%s -s %s top; echo status $?; %s", filepath.Join(dir, "scanwatch"), dir, after)
 	}
@@ -362,6 +364,9 @@ func TestTopInTmux(t *testing.T) {
 			run("send-keys", "-l", string(key))
 		}
 		shows(s.golden)
+		if s.golden == "start" && !coloured() {
+			t.Error("without colours")
+		}
 	}
 	run("resize-window", "-x", "80", "-y", "24")
 	run("send-keys", "q")
@@ -369,12 +374,15 @@ func TestTopInTmux(t *testing.T) {
 		return strings.Contains(got, "status 0\nicanon\necho\n") && !strings.Contains(got, "SOURCE")
 	})
 	// The filter ends.
-	run("send-keys", "-l", "clear; "+command(""))
+	run("send-keys", "-l", "clear; NO_COLOR=1 "+command(""))
 	run("send-keys", "Enter")
 	shows("start")
+	if coloured() {
+		t.Error("with colours, although there is NO_COLOR")
+	}
 	run("send-keys", "C-z")
 	await("the shell", func(got string) bool { return strings.Contains(got, "Stopped") && !strings.Contains(got, "SOURCE") })
-	run("send-keys", "-l", "fg")
+	run("send-keys", "-l", "fg; echo status $?")
 	run("send-keys", "Enter")
 	shows("start")
 	stop()
