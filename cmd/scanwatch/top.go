@@ -274,14 +274,20 @@ func rest() {
 	}
 }
 
-// paint draws v. Colours are an addition; tcell leaves them away for NO_COLOR.
+// paint draws v. Colours are an addition, and left away where there are none or
+// NO_COLOR is set: tcell would look for something near them.
 func paint(screen tcell.Screen, v *topView, now time.Time) {
+	plain := tcell.StyleDefault
+	red, yellow := plain.Foreground(tcell.ColorMaroon), plain.Foreground(tcell.ColorOlive)
+	if screen.Colors() == 0 {
+		red, yellow = plain, plain
+	}
 	looks := map[topLook]tcell.Style{
-		lookTitle:   tcell.StyleDefault.Bold(true),
-		lookHeading: tcell.StyleDefault.Reverse(true),
-		lookProblem: tcell.StyleDefault.Foreground(tcell.ColorMaroon).Bold(true),
-		lookBan:     tcell.StyleDefault.Foreground(tcell.ColorMaroon),
-		lookVerdict: tcell.StyleDefault.Foreground(tcell.ColorOlive),
+		lookTitle:   plain.Bold(true),
+		lookHeading: plain.Reverse(true),
+		lookProblem: red.Bold(true),
+		lookBan:     red,
+		lookVerdict: yellow,
 	}
 	width, height := screen.Size()
 	screen.Clear()
