@@ -351,7 +351,7 @@ func TestTopInTmux(t *testing.T) {
 		await(name, func(got string) bool { return got == string(want) })
 	}
 	coloured := func() bool {
-		return regexp.MustCompile(`\x1b\[(\d+;)*3\d`).MatchString(run("capture-pane", "-e", "-p"))
+		return regexp.MustCompile(`\x1b\[(\d+;)*3[0-7][;m]`).MatchString(run("capture-pane", "-e", "-p"))
 	}
 	command := func(after string) string {
 		return fmt.Sprintf("%s -s %s top; echo status $?; %s", filepath.Join(dir, "scanwatch"), dir, after)
