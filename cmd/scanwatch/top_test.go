@@ -216,6 +216,33 @@ func TestTopNasty(t *testing.T) {
 	}
 }
 
+// BenchmarkTop: an event with all tables full, and a screen of them.
+func BenchmarkTop(b *testing.B) {
+	v := newTopView(time.UTC, "")
+	v.setStatus(now, topStatus(), nil)
+	i := 0
+	send := func() {
+		i++
+		v.event(now, &events.Event{Event: "finding", Time: now.Add(time.Duration(i)), Evidence: "harvest", Confidence: "high",
+			Src: netip.AddrFrom4([4]byte{198, byte(i >> 16), byte(i >> 8), byte(i)}), Proof: "12 recipients unknown"}, 0)
+	}
+	for range topSources {
+		send()
+	}
+	b.Run("event", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			send()
+		}
+	})
+	b.Run("screen", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			v.screen(132, 40, now, true)
+		}
+	})
+}
+
 // fini tells whether the terminal was given back.
 type fini struct {
 	tcell.SimulationScreen

@@ -6,7 +6,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -235,9 +234,12 @@ func (v *topView) source(name string) *topSource {
 	s := v.sources[name]
 	if s == nil {
 		if len(v.sources) == topSources {
-			quiet := slices.MinFunc(slices.Collect(maps.Values(v.sources)), func(a, b *topSource) int {
-				return cmp.Or(a.last.Compare(b.last), cmp.Compare(a.name, b.name))
-			})
+			var quiet *topSource
+			for _, o := range v.sources {
+				if quiet == nil || cmp.Or(o.last.Compare(quiet.last), strings.Compare(o.name, quiet.name)) < 0 {
+					quiet = o
+				}
+			}
 			delete(v.sources, quiet.name)
 			v.forgot++
 		}
