@@ -151,6 +151,9 @@ func (h *Hasher) Text(dst, text []byte, domainToo bool) []byte {
 		for to < len(text) && !ends(text[to]) {
 			to++
 		}
+		for to > at+1 && (text[to-1] == ':' || text[to-1] == '.') {
+			to-- // of the sentence
+		}
 		dst = append(dst, text[:from]...)
 		dst = h.Mailbox(dst, text[from:to], domainToo)
 		text = text[to:]
