@@ -119,6 +119,14 @@ install:
 	install -m 644 man/filter-scanwatch.8 man/scanwatch.8 ${DESTDIR}${MANDIR}/man8/
 	install -d ${DESTDIR}${EXAMPLEDIR} ${DESTDIR}${BASHDIR} ${DESTDIR}${ZSHDIR} ${DESTDIR}${FISHDIR}
 	install -m 644 rules/policies/*.conf packaging/examples/*.conf ${DESTDIR}${EXAMPLEDIR}/
+	install -d ${DESTDIR}${EXAMPLEDIR}/fail2ban/filter.d ${DESTDIR}${EXAMPLEDIR}/fail2ban/jail.d
+	install -m 644 contrib/fail2ban/filter.d/*.conf ${DESTDIR}${EXAMPLEDIR}/fail2ban/filter.d/
+	install -m 644 contrib/fail2ban/jail.d/*.conf ${DESTDIR}${EXAMPLEDIR}/fail2ban/jail.d/
+	install -d ${DESTDIR}${EXAMPLEDIR}/crowdsec/parsers/s01-parse ${DESTDIR}${EXAMPLEDIR}/crowdsec/scenarios
+	install -m 644 contrib/crowdsec/parsers/s01-parse/*.yaml ${DESTDIR}${EXAMPLEDIR}/crowdsec/parsers/s01-parse/
+	install -m 644 contrib/crowdsec/scenarios/*.yaml ${DESTDIR}${EXAMPLEDIR}/crowdsec/scenarios/
+	install -d ${DESTDIR}${EXAMPLEDIR}/sshguard
+	install -m 755 contrib/sshguard/scanwatch-parser ${DESTDIR}${EXAMPLEDIR}/sshguard/
 	install -m 644 completions/bash ${DESTDIR}${BASHDIR}/scanwatch
 	install -m 644 completions/zsh ${DESTDIR}${ZSHDIR}/_scanwatch
 	install -m 644 completions/fish ${DESTDIR}${FISHDIR}/scanwatch.fish

@@ -148,11 +148,14 @@ func describe(e *env, tree *rules.Config) error {
 	return p.Describe(e.out)
 }
 
-const importHelp = `mylog DIR takes over the sessions of the Perl filter that writes files h.SESSION and
-r.SESSION. smtpd must be stopped meanwhile. Doing it twice does no harm.
+const importHelp = `mylog DIR takes over the sessions of the Perl filter that writes files h.SESSION
+and r.SESSION. smtpd must be stopped meanwhile. Doing it twice does no harm.
 
-About lists: nothing is downloaded and nothing is kept: the filter reads the files of its
-tables itself. FORMAT may be followed by an option, as in "aws service EC2".`
+  --check FILE    what of a list the filter could use; nothing is downloaded or
+                  kept, the filter reads the files of its tables itself
+  --format FORMAT what FILE is, if that is not plain from it; may be followed by
+                  an option, as in "aws service EC2"
+  --formats       which formats there are`
 
 func importVerb(e *env, args []string) error {
 	file := e.flags.String("check", "", "")

@@ -331,7 +331,7 @@ func (s *stock) text(w io.Writer, zone *time.Location) {
 	if s.Days > 0 {
 		line("budget", "holds %.0f days at the present rate of %d bytes a day; the limit by age is %.0f days", s.Days, s.PerDay, s.Keep)
 	} else {
-		line("budget", "there is less than an hour to tell for how long it holds; the limit by age is %.0f days", s.Keep)
+		line("budget", "less than an hour is too little to tell how long it holds; at most %.0f days", s.Keep)
 	}
 	line("dropped", "%s", dropped(s.Dropped))
 	if s.Lately != nil {

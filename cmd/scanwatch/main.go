@@ -44,10 +44,10 @@ type verb struct {
 // verbs are the verbs, in the order of the help.
 func verbs() []verb {
 	return []verb{
-		{"report", "[returns|scanners] [--since WHEN] [--top N] [--json] [FLAG ...]", "what came in, problems first, as text, letter or page; who came back; who scans", reportHelp, report},
-		{"dump", "[--since WHEN] [--src PREFIX] [--evidence TOKEN] [--csv]", "every session, one JSON object a line, oldest first", sinceHelp, dump},
+		{"report", "[returns|scanners] [--since WHEN] [--top N] [--json] [FLAG ...]", "what came in, problems first; who came back; who scans", reportHelp, report},
+		{"dump", "[--since WHEN] [--src PREFIX] [--evidence TOKEN] [--csv]", "every session, one JSON object a line, oldest first", dumpHelp, dump},
 		{"show", "[--json] SESSION-ID", "one session as a story", "SESSION-ID is the number that smtpd logs: 16 hexadecimal digits.", show},
-		{"why", "[--as KIND] [--since WHEN] [--all] [--json] ARG", "what was decided about a client, on what grounds, and how to undo it", whyHelp, why},
+		{"why", "[--as KIND] [--since WHEN] [--all] [--json] ARG", "what was decided about a client, why, and how to undo it", whyHelp, why},
 		{"status", "[--json]", "how the running filter is doing", "", status},
 		{"bans", "[--all] [--json] [PREFIX]", "who is banned, until when and why", bansHelp, bans},
 		{"ban", "[--for DURATION] [--reason TEXT] [--force] PREFIX", "turn a host or network away", banHelp, banVerb},
@@ -61,7 +61,7 @@ func verbs() []verb {
 		{"backtest", "[--policy POLICY] [--rule NAME] [--since WHEN] [--json] [FILE]", "what a configuration would have done with the past", backtestHelp, backtest},
 		{"anonymize", "[--key FILE] OUTDIR", "a copy of the records without people, addresses and names", anonymizeHelp, anonymizeVerb},
 		{"export", "FORMAT [--evidence TOKEN,...] [--min-confidence WORD] [--since WHEN] [--ttl DURATION] [--bans] [--aggregate] [--private] [--diff STATEFILE] [-o FILE] [-v]", "bans and findings for firewalls, mail servers and services", exportHelpText(), exportVerb},
-		{"import", "mylog DIR | --check FILE [--format FORMAT] | --formats", "take over old records; what a list is, and what of it can be used", importHelp, importVerb},
+		{"import", "mylog DIR | --check FILE [--format FORMAT] | --formats", "take over old records; what of a list can be used", importHelp, importVerb},
 		{"watch", "[--evidence TOKEN] [--src PREFIX] [--json]", "follow findings, verdicts and bans live", watchHelp, watch},
 		{"top", "[--evidence TOKEN] [--interval DURATION] [--once]", "what the filter does just now, on the whole terminal", topHelp, top},
 		{"log", "brief|verbose", "change how much the running filter logs", logHelp, logVerb},
@@ -74,6 +74,23 @@ func verbs() []verb {
 // itself, or needs none.
 func (v *verb) configures() bool {
 	return v.name == "check" || v.name == "policy" || v.name == "test" || v.name == "import" || v.name == "completion"
+}
+
+// synopsis is how v is called, after before, in lines of less than 80 columns
+// that are not broken within brackets.
+func (v *verb) synopsis(before string) string {
+	line := before + "scanwatch " + v.name
+	indent := strings.Repeat(" ", len(line)+1)
+	var b strings.Builder
+	for part := range strings.SplitSeq(strings.ReplaceAll(v.args, " [", "\n["), "\n") {
+		if len(line)+1+len(part) >= 80 {
+			b.WriteString(line + "\n")
+			line = indent + part
+		} else if part != "" {
+			line += " " + part
+		}
+	}
+	return b.String() + line
 }
 
 // env is what a verb works with.
@@ -176,7 +193,7 @@ func (e *env) parse(args []string, least, most int) ([]string, error) {
 	var rest []string
 	for {
 		if err := e.flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintf(e.out, "scanwatch %s\n\n%s.\n", strings.TrimSpace(e.verb.name+" "+e.verb.args), e.verb.short)
+			fmt.Fprintf(e.out, "%s\n\n%s.\n", e.verb.synopsis(""), e.verb.short)
 			if e.verb.help != "" {
 				fmt.Fprintf(e.out, "%s\n", e.verb.help)
 			}
@@ -186,7 +203,7 @@ func (e *env) parse(args []string, least, most int) ([]string, error) {
 			if text := err.Error(); strings.HasSuffix(text, ": -s") || strings.HasSuffix(text, ": -f") {
 				hint = "; -f and -s stand before the verb"
 			}
-			return nil, usage("%s: %v%s\nusage: scanwatch %s", e.verb.name, err, hint, strings.TrimSpace(e.verb.name+" "+e.verb.args))
+			return nil, usage("%s: %v%s\n%s", e.verb.name, err, hint, e.verb.synopsis("usage: "))
 		}
 		args = e.flags.Args()
 		if len(args) == 0 {
@@ -195,7 +212,7 @@ func (e *env) parse(args []string, least, most int) ([]string, error) {
 		rest, args = append(rest, args[0]), args[1:]
 	}
 	if len(rest) < least || len(rest) > most {
-		return nil, usage("%s: wrong number of arguments\nusage: scanwatch %s", e.verb.name, strings.TrimSpace(e.verb.name+" "+e.verb.args))
+		return nil, usage("%s: wrong number of arguments\n%s", e.verb.name, e.verb.synopsis("usage: "))
 	}
 	return rest, nil
 }
@@ -225,7 +242,7 @@ func find(word string) (*verb, error) {
 func list(all []verb) string {
 	var b strings.Builder
 	for _, v := range all {
-		fmt.Fprintf(&b, "  %-8s %s\n", v.name, v.short)
+		fmt.Fprintf(&b, "  %-10s %s\n", v.name, v.short)
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }

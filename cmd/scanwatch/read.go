@@ -19,6 +19,13 @@ import (
 	store_report "scanwatch/store/report"
 )
 
+const dumpHelp = sinceHelp + `
+
+  --since WHEN      only sessions that ended then or later; default all
+  --src PREFIX      only those of clients in a network, or of one address
+  --evidence TOKEN  only those that were found with it
+  --csv             comma-separated values with a heading`
+
 const sinceHelp = `WHEN is a time span before now (90m, 24h, 7d, 2w), a day in your time zone
 (2026-11-01), or a moment (2026-11-01T12:00:00Z).`
 

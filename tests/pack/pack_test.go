@@ -78,7 +78,7 @@ func sources(t *testing.T) string {
 func pretended(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"Makefile", "man", "packaging", "rules"} {
+	for _, name := range []string{"Makefile", "contrib", "man", "packaging", "rules"} {
 		run(t, project, nil, "cp", "-R", name, dir)
 	}
 	if err := os.Mkdir(filepath.Join(dir, "completions"), 0o755); err != nil {
@@ -134,7 +134,8 @@ func TestInstall(t *testing.T) {
 			run(t, from, nil, append([]string{program, "-s", "install"}, vars...)...)
 			files := installed(t, dest)
 			for _, want := range []string{"/p/bin/scanwatch", "/l/filter-scanwatch", "/m/man5/scanwatch.conf.5", "/m/man8/filter-scanwatch.8",
-				"/m/man8/scanwatch.8", "/p/share/examples/scanwatch/standard.conf", "/p/share/zsh/site-functions/_scanwatch"} {
+				"/m/man8/scanwatch.8", "/p/share/examples/scanwatch/standard.conf",
+				"/p/share/examples/scanwatch/fail2ban/jail.d/scanwatch.conf", "/p/share/examples/scanwatch/sshguard/scanwatch-parser", "/p/share/zsh/site-functions/_scanwatch"} {
 				if !slices.Contains(files, want) {
 					t.Errorf("%s is not installed", want)
 				}

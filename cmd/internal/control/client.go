@@ -35,6 +35,8 @@ func Dial(dir string) (*Client, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return nil, fmt.Errorf("%w (nobody listens on %s)", ErrNotRunning, path)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("ask the running filter (run this as root, or join the group of the directory): %w", err)
 	case err != nil:
 		return nil, fmt.Errorf("ask the running filter: %w", err)
 	}
