@@ -38,10 +38,11 @@ import (
 const (
 	stateFile = "state.db"
 
-	stateEvery = 5 * time.Second
-	stateMax   = 256 << 20 // bytes of the file
-	stateBatch = 2000      // entries in a commit: a longer one shows in latency
-	stateAside = 3         // damaged files that are kept; a failing disk makes many
+	stateEvery   = 5 * time.Second
+	stateMax     = 256 << 20 // bytes of the file
+	stateBatch   = 2000      // entries in a commit: a longer one shows in latency
+	compactEvery = 20        // commits: looking for empty room goes through the file
+	stateAside   = 3         // damaged files that are kept; a failing disk makes many
 )
 
 // An Entry is one thing that is remembered. A nil Value deletes it.
@@ -108,6 +109,7 @@ type State struct {
 	was     os.FileInfo // the file that was written last
 	lost    bool        // the file has to be written anew
 	loaded  bool
+	wait    int     // commits until compact looks again
 	batch   []Entry // what could not be written yet
 	failing string  // the cause of the error that was logged last; empty when all is well
 }
@@ -320,6 +322,9 @@ func (s *State) write() error {
 		if len(s.batch) == 0 {
 			return nil
 		}
+		if err := s.compact(); err != nil {
+			return fmt.Errorf("make %s smaller: %w", s.path, err)
+		}
 		leftOut, err := s.commit()
 		if err == nil {
 			s.mu.Lock()
@@ -385,6 +390,82 @@ func (s *State) commit() (leftOut int, err error) {
 		return nil
 	})
 	return leftOut, err
+}
+
+// compact writes the rows into a new file, without the room that is between
+// them, if that is worth it, and goes on with the new one. Rows come and go in no
+// order: in time three quarters of a file may be empty, and bbolt never gives
+// anything back. Both files together stay below the limit of one.
+func (s *State) compact() error {
+	info, err := s.open.file.Stat()
+	if err != nil || info.Size() < s.o.MaxSize/8*5 {
+		return nil // whoever writes finds out what is wrong
+	}
+	if s.wait--; s.wait > 0 {
+		return nil
+	}
+	s.wait = compactEvery
+	var used int64
+	err = s.open.view(func(tx *bbolt.Tx) error {
+		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+			st := b.Stats()
+			used += int64(st.LeafInuse + st.BranchInuse)
+			return nil
+		})
+	})
+	if err != nil {
+		return s.unlessDamaged(err)
+	}
+	room := used/8*10 + 1<<20 // pages are filled to nine tenths
+	if info.Size()+room > s.o.MaxSize {
+		return nil
+	}
+	if s.o.Room != nil {
+		if err := s.o.Room(stateSize(s.dir) + room); err != nil {
+			return err
+		}
+	}
+	temp := s.path + newSuffix
+	os.Remove(temp)
+	seg, err := s.segment(temp, func() (*os.File, error) { return openRegular(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL) })
+	if err != nil {
+		os.Remove(temp)
+		return err
+	}
+	const batch = 4 << 20
+	err = guard(func() error { return bbolt.Compact(seg.db, s.open.db, batch) })
+	if isDamaged(err) {
+		s.open.mu.Lock()
+		s.open.broken = true // bbolt may hold its locks
+		s.open.mu.Unlock()
+	}
+	var now os.FileInfo
+	if err == nil {
+		now, err = seg.file.Stat()
+	}
+	if err == nil {
+		err = os.Rename(temp, s.path)
+	}
+	if err != nil {
+		seg.release(err)
+		os.Remove(temp)
+		return s.unlessDamaged(err)
+	}
+	s.letGo(nil)
+	s.mu.Lock()
+	s.open = seg
+	s.mu.Unlock()
+	s.was, s.wait = now, 0
+	s.log.Info("the file of what is remembered was made smaller", "file", s.path, "from", info.Size(), "to", now.Size())
+	return syncDir(s.dir)
+}
+
+// unlessDamaged is err, but for damage, which is for the next commit to find.
+func (s *State) unlessDamaged(err error) error {
+	if isDamaged(err) {
+		return nil
+	}
+	return err
 }
 
 // mostAfter is the size that the files may have when the batch is written. Each

@@ -1317,3 +1317,55 @@ func BenchmarkStateCommit2000(b *testing.B) {
 	}
 	b.ReportMetric(float64(s.Status().Bytes)/(1<<20), "MiB")
 }
+
+// TestStateCompacts: rows that come and go make the file no larger than its
+// limit, though what is empty in it would; nothing is lost on the way, and both files
+// together stay below the limit.
+func TestStateCompacts(t *testing.T) {
+	const limit = 8 << 20
+	dir := t.TempDir()
+	o := newOwner()
+	var most int64
+	s, log := openTestState(t, dir, o, func(so *StateOptions) {
+		so.MaxSize = limit
+		so.Room = func(n int64) error {
+			most = max(most, n)
+			return nil
+		}
+	})
+	key := func(i int) string { return fmt.Sprintf("peers/%08x", uint32(i)*2654435761) }
+	const rows = 60_000
+	for round := range 3 {
+		for i := range rows {
+			o.set(key(round*rows+i), strings.Repeat("x", 40))
+		}
+		flushState(t, s)
+		for i := range rows {
+			if i%10 > 0 {
+				o.remove(key(round*rows + i))
+			}
+		}
+		flushState(t, s)
+	}
+	flushState(t, s)
+	if n := strings.Count(log.String(), "was made smaller"); n == 0 {
+		t.Error("the file was never made smaller")
+	}
+	if strings.Contains(log.String(), "level=ERROR") {
+		t.Errorf("logged %s", log)
+	}
+	if most > limit {
+		t.Errorf("it asked for %d bytes, the limit is %d", most, limit)
+	}
+	if got := s.Status().Bytes; got > limit {
+		t.Errorf("%d bytes", got)
+	}
+	wantState(t, readState(t, dir, liveState(s)), o.all())
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	wantState(t, readState(t, dir, nil), o.all())
+	if left, _ := filepath.Glob(filepath.Join(dir, "*.new")); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
+}

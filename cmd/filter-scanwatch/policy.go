@@ -170,10 +170,21 @@ func (p *policies) outside(c *config.Config) bool {
 	return some
 }
 
+// enoughMails is how many messages make a host one that a list must not hit
+// unasked. With one message a spammer could keep every list away that has him.
+const enoughMails = 10
+
 // reach tells which rules of c turn away hosts that did good lately and that
 // before, if it is not nil, lets in.
 func (p *policies) reach(c, before *config.Config) (lines []string) {
-	for _, r := range c.Reach(p.peers, before) {
+	peers := func(yield func(memory.Peer) bool) {
+		for peer := range p.peers {
+			if (peer.Mails >= enoughMails || !peer.LastLogin.IsZero()) && !yield(peer) {
+				return
+			}
+		}
+	}
+	for _, r := range c.Reach(peers, before) {
 		if !r.Observed {
 			lines = append(lines, r.String())
 		}

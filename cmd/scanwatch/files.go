@@ -30,6 +30,7 @@ looks at a copy. The exit status is 1 if a file is not well.
 // inspector returns what goes through the files; those that the filter is writing
 // come through its socket.
 func (e *env) inspector() (*store.Inspector, error) {
+	stepBack()
 	if _, err := os.ReadDir(e.dir); err != nil {
 		return nil, dirError(err)
 	}

@@ -32,26 +32,8 @@ func status(e *env, args []string) error {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(e.out, "%-10s%s\n", name, fmt.Sprintf(format, args...))
 	}
-	if st.Error != "" {
-		line("PROBLEM", "since %s: %s", st.Since.In(e.zone).Format(time.DateTime), st.Error)
-	}
-	if n := st.Dropped.Total(); n > 0 {
-		line("PROBLEM", "%d sessions were dropped: %s", n, st.Dropped)
-	}
-	if st.Damaged > 0 {
-		line("PROBLEM", "%d damaged segments were set aside", st.Damaged)
-	}
-	if s.State.Error != "" {
-		line("PROBLEM", "since %s: %s", s.State.Since.In(e.zone).Format(time.DateTime), s.State.Error)
-	}
-	if ev := s.Events; ev != nil && ev.Error != "" {
-		line("PROBLEM", "since %s: events: %s", ev.Since.In(e.zone).Format(time.DateTime), ev.Error)
-	}
-	if s.Config.Problem != "" {
-		line("PROBLEM", "configuration: %s", s.Config.Problem)
-	}
-	for _, n := range s.Config.Notes {
-		line("PROBLEM", "configuration: %s", store_report.Printable([]byte(n)))
+	for _, problem := range statusProblems(&s, e.zone) {
+		line("PROBLEM", "%s", problem)
 	}
 	line("filter", "version %s, pid %d, since %s", s.Program, s.PID, s.Started.In(e.zone).Format("2006-01-02 15:04:05 -0700"))
 	if s.Config.File != "" {
@@ -85,6 +67,36 @@ func status(e *env, args []string) error {
 		}
 	}
 	return nil
+}
+
+// statusProblems are what somebody should look at, printable.
+func statusProblems(s *control.Status, zone *time.Location) (all []string) {
+	add := func(format string, args ...any) {
+		all = append(all, store_report.Printable(fmt.Appendf(nil, format, args...)))
+	}
+	st := &s.Store
+	if st.Error != "" {
+		add("since %s: %s", st.Since.In(zone).Format(time.DateTime), st.Error)
+	}
+	if n := st.Dropped.Total(); n > 0 {
+		add("%d sessions were dropped: %s", n, st.Dropped)
+	}
+	if st.Damaged > 0 {
+		add("%d damaged segments were set aside", st.Damaged)
+	}
+	if s.State.Error != "" {
+		add("since %s: %s", s.State.Since.In(zone).Format(time.DateTime), s.State.Error)
+	}
+	if ev := s.Events; ev != nil && ev.Error != "" {
+		add("since %s: events: %s", ev.Since.In(zone).Format(time.DateTime), ev.Error)
+	}
+	if s.Config.Problem != "" {
+		add("configuration: %s", s.Config.Problem)
+	}
+	for _, n := range s.Config.Notes {
+		add("configuration: %s", n)
+	}
+	return all
 }
 
 func flush(e *env, args []string) error { return e.tell(args, (*control.Client).Flush) }

@@ -63,6 +63,7 @@ func verbs() []verb {
 		{"export", "FORMAT [--evidence TOKEN,...] [--min-confidence WORD] [--since WHEN] [--ttl DURATION] [--bans] [--aggregate] [--private] [--diff STATEFILE] [-o FILE] [-v]", "bans and findings for firewalls, mail servers and services", exportHelpText(), exportVerb},
 		{"import", "mylog DIR | --check FILE [--format FORMAT] | --formats", "take over old records; what of a list can be used", importHelp, importVerb},
 		{"watch", "[--evidence TOKEN] [--src PREFIX] [--json]", "follow findings, verdicts and bans live", watchHelp, watch},
+		{"top", "[--evidence TOKEN] [--interval DURATION] [--once]", "what the filter does just now, on the whole terminal", topHelp, top},
 		{"log", "brief|verbose", "change how much the running filter logs", logHelp, logVerb},
 		{"reload", "[--force]", "make the filter load its configuration again", reloadHelp, reload},
 		{"completion", "bash|zsh|fish", "print a script with which a shell completes all this", completionHelp, completion},
@@ -101,6 +102,7 @@ type env struct {
 	find     func(file string) string // the configuration to use; see config.Find
 	out      *bufio.Writer
 	err      io.Writer
+	stdout   io.Writer // as it is, for what needs a terminal
 	terminal io.Writer // err as it is, for progress
 	now      func() time.Time
 	zone     *time.Location
@@ -121,7 +123,7 @@ func main() {
 func (e *env) main(args []string, stdout io.Writer) int {
 	safe := store_report.NewWriter(stdout)
 	e.out = bufio.NewWriterSize(safe, 64<<10)
-	e.terminal, e.err = e.err, store_report.NewWriter(e.err)
+	e.stdout, e.terminal, e.err = stdout, e.err, store_report.NewWriter(e.err)
 	err := e.run(args)
 	// Also after an error: what came before it is worth seeing.
 	if failed := errors.Join(e.out.Flush(), safe.Close()); err == nil || errors.Is(err, flag.ErrHelp) {

@@ -123,7 +123,7 @@ var nastyOutputs = []struct {
 
 // toldLive are verbs that say nothing without a running filter: see
 // TestNastyLive.
-var toldLive = []string{"status", "flush", "reload", "watch", "ban", "unban", "log"}
+var toldLive = []string{"status", "flush", "reload", "watch", "top", "ban", "unban", "log"}
 
 // TestNastyOutput: whatever strangers have sent, each output of the program is
 // what it has to be, and so are its complaints.
@@ -291,7 +291,7 @@ func TestNastyLive(t *testing.T) {
 			break
 		}
 	}
-	for _, args := range []string{"status", "bans", "report --top 1000", "why 203.0.113.5", "show " + nasty.SessionID(0),
+	for _, args := range []string{"status", "top --once --interval 100ms", "bans", "report --top 1000", "why 203.0.113.5", "show " + nasty.SessionID(0),
 		"ban --force 192.0.2.77 --reason $N", "ban 203.0.113.5", "bans", "unban 192.0.2.77", "unban 198.18.0.0/16"} {
 		for _, text := range nasty.Texts() {
 			var list []string

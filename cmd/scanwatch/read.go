@@ -76,6 +76,7 @@ func dirError(err error) error {
 // reader returns a reader of the state directory, and what is wrong with it so
 // far. Segments that the filter is writing come through its socket.
 func (e *env) reader() (*store.Reader, *control.Client, []string, error) {
+	stepBack()
 	// A directory that cannot be read is an error even if the filter has not
 	// recorded anything yet.
 	if _, err := os.ReadDir(e.dir); err != nil {

@@ -15,7 +15,10 @@ import (
 	"scanwatch/store"
 )
 
-var fitsBytes = flag.Int64("fits", 8<<20, "bytes of the file in TestFits")
+var (
+	fitsBytes  = flag.Int64("fits", 8<<20, "bytes of the file in TestFits")
+	fitsRounds = flag.Int("fits.rounds", 3, "how often TestFits fills all tables anew")
+)
 
 // TestFits: what is remembered fits into the file that it is limited to, though
 // rows come and go in all tables for long.
@@ -28,7 +31,7 @@ func TestFits(t *testing.T) {
 	rule := strings.Repeat("r", 60)
 	rng := rand.New(rand.NewPCG(1, 2))
 	rows := m.bans.most
-	for round := range 3 {
+	for round := range *fitsRounds {
 		for range rows {
 			n := rng.Uint64()
 			var b [16]byte

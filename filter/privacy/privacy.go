@@ -143,10 +143,16 @@ func (h *Hasher) Text(dst, text []byte, domainToo bool) []byte {
 			for from > 0 && !ends(text[from-1]) && text[from-1] != ':' {
 				from--
 			}
+			if word := text[from:at]; len(word) > 5 && bytes.EqualFold(word[:5], []byte("AUTH=")) {
+				from += 5 // a parameter of MAIL (RFC 4954)
+			}
 		}
 		to := at + 1
 		for to < len(text) && !ends(text[to]) {
 			to++
+		}
+		for to > at+1 && (text[to-1] == ':' || text[to-1] == '.') {
+			to-- // of the sentence
 		}
 		dst = append(dst, text[:from]...)
 		dst = h.Mailbox(dst, text[from:to], domainToo)
@@ -154,9 +160,10 @@ func (h *Hasher) Text(dst, text []byte, domainToo bool) []byte {
 	}
 }
 
-// ends tells whether no address goes on over c.
+// ends tells whether no address goes on over c. The local part of a bounce
+// address has = in it, and some have an apostrophe (RFC 5321, section 4.1.2).
 func ends(c byte) bool {
-	return c <= ' ' || c == 0x7f || bytes.IndexByte([]byte(`<>()",;='`), c) >= 0
+	return c <= ' ' || c == 0x7f || bytes.IndexByte([]byte(`<>()",;`), c) >= 0
 }
 
 // Command appends a line with a MAIL or RCPT command, with all addresses in it as

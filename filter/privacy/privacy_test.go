@@ -66,6 +66,9 @@ func TestText(t *testing.T) {
 		{in: `RCPT TO:<"john doe"@example.org>`, command: "RCPT TO:<" + quoted + ">"},
 		{in: "MAIL FROM:<>", text: "MAIL FROM:<>", command: "MAIL FROM:<>"},
 		{in: "MAIL", text: "MAIL", command: "MAIL"},
+		// The whole local part of a bounce address, and of a name with an apostrophe.
+		{in: "for bounce-john.smith=example.com@example.org:", text: "for " + string(h.Word(nil, []byte("bounce-john.smith=example.com@example.org"))) + "@example.org:"},
+		{in: "<john.o'brien@example.org>", text: "<" + string(h.Word(nil, []byte("john.o'brien@example.org"))) + "@example.org>"},
 		{in: "@", text: "@"},
 	} {
 		if got := string(h.Text(nil, []byte(c.in), false)); c.text != "" && got != c.text {

@@ -121,7 +121,7 @@ func (t *Table) shownReply(reply, addr, shown []byte) []byte {
 	rest := reply
 	for len(addr) > 0 {
 		i := bytes.Index(rest, addr)
-		if i < 0 {
+		if i < 0 || len(addr) < 4 { // what a short one would hit is not it
 			break
 		}
 		b = append(h.Text(b, rest[:i], strict), shown...)

@@ -211,7 +211,7 @@ func (t *Table) tellAgain(now int64, all bool) {
 	q := &t.quiet
 	for q.first < len(q.order) {
 		w := &q.order[q.first]
-		if !all && w.until > now && w.until <= now+logWindow.Microseconds() { // or the clock was set back
+		if !all && w.until > now && w.until <= now+2*logWindow.Microseconds() { // or the clock was set back by more than jitter
 			break
 		}
 		k := w.key

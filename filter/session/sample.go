@@ -89,7 +89,7 @@ func (t *Table) take(s *Session, r *store.Record) (whole, summed bool) {
 		}
 		q = t.follow(k, at)
 	}
-	if q.n++; q.n <= how.whole {
+	if q.n++; q.n <= how.whole || s.banned != nil && p.bytes <= p.budget/2 {
 		p.bytes += int64(len(t.record)) + recordCost
 		return true, false
 	}
@@ -148,7 +148,7 @@ func (t *Table) sumUp(now int64, all bool) {
 	p := &t.sampler
 	for p.first < len(p.order) {
 		q := p.sources[p.order[p.first]]
-		if !all && q.until > now && q.until <= now+sampleWindow.Microseconds() { // or the clock was set back
+		if !all && q.until > now && q.until <= now+2*sampleWindow.Microseconds() { // or the clock was set back by more than jitter
 			return
 		}
 		t.unfollow()

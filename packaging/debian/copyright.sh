@@ -29,6 +29,11 @@ go=$($GO env GOROOT)
 		exit 1
 	}
 	printf '\n%s\n\n' "$name"
+	if grep -q '^ *Version 2.0, January 2004' "$file"; then # Debian has it elsewhere
+		echo "    Copyright by its authors. It is distributed under the Apache License,"
+		echo "    version 2.0, whose text is in /usr/share/common-licenses/Apache-2.0."
+		continue
+	fi
 	# One gives a choice, and the text of the GPL, which Debian has elsewhere: we
 	# take the other licence.
 	sed '/^Full text of gpl/ { s,.*,    Its text is in /usr/share/common-licenses/GPL-2.,; q; }; s/^\(.\)/    \1/' "$file"

@@ -131,6 +131,10 @@ func cut(s string, n int) string {
 	return s
 }
 
+// Fit fills s, which is printable, with blanks to n columns of a terminal, or
+// cuts it.
+func Fit(s string, n int) string { return pad(s, n) }
+
 // pad fills s with blanks to n columns, or cuts it.
 func pad(s string, n int) string {
 	s = cut(s, n)

@@ -10,11 +10,10 @@ import (
 
 // numbers of one contestant with one mix, of all its runs.
 type numbers struct {
-	lines    float64   // of a session
-	session  []float64 // us of CPU
-	events   []float64 // lines a second
-	memory   []float64 // most of it, bytes
-	recorded float64   // share of the sessions
+	lines   float64   // of a session
+	session []float64 // us of CPU
+	events  []float64 // lines a second
+	memory  []float64 // most of it, bytes
 }
 
 // allMixes are played at full speed.

@@ -68,7 +68,7 @@ func read(t *testing.T, name string) string {
 func sources(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"Makefile", "go.mod", "go.sum", "LICENSE", "README.md", "CHANGES.md", "DECISIONS.md", "cmd", "contrib", "filter", "man", "packaging", "rules", "store"} {
+	for _, name := range []string{"Makefile", "go.mod", "go.sum", "LICENSE", "README.md", "CHANGES.md", "DECISIONS.md", "cmd", "contrib", "filter", "internal", "man", "packaging", "rules", "store"} {
 		run(t, project, nil, "cp", "-R", name, dir)
 	}
 	return dir

@@ -141,6 +141,6 @@ func (c *Config) turnsAway(p *memory.Peer) (rule *rules.Rule, phase rules.Phase,
 // byPlace tells whether a rule looks at where a host is.
 func byPlace(r *rules.Rule) bool {
 	return slices.ContainsFunc(r.Conds, func(c *rules.Cond) bool {
-		return !c.Not && (c.Word == "src" || c.Word == "asn" || c.Word == "country")
+		return c.Word == "src" || c.Word == "asn" || c.Word == "country"
 	})
 }
