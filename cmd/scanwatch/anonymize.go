@@ -17,17 +17,18 @@ import (
 	"scanwatch/store"
 )
 
-const anonymizeHelp = `Writes a copy of the records to OUTDIR, which must not exist or be empty. Addresses,
-names, mailboxes and user names are replaced, the same one always by the same;
-addresses of one /24 (IPv6: /48) stay together, private ones stay private. What
-the shipped lists know stays: names of scanners and clouds, greetings of bots. Of
-replies only the codes stay. Look at the copy before you give it away.
-report, dump, show, why and backtest work on it (-s OUTDIR). What is remembered in
-state.db, bans among it, is not copied.
+const anonymizeHelp = `Writes a copy of the records to OUTDIR, which must not exist or be empty.
+Addresses, names, mailboxes and user names are replaced, the same one always by
+the same; addresses of one /24 (IPv6: /48) stay together, private ones stay
+private. What the shipped lists know stays: names of scanners and clouds,
+greetings of bots. Of replies only the codes stay. Look at the copy before you
+give it away. report, dump, show, why and backtest work on it (-s OUTDIR). What
+is remembered in state.db, bans among it, is not copied.
 
-  --key FILE  replace as with this key before; the file is made if there is none.
-              Who has it can find out whether an address that he tries is in the
-              copy. Without it each run has a key of its own, which is forgotten.`
+  --key FILE  replace as with this key before; the file is made if there is
+              none. Who has it can find out whether an address that he tries is
+              in the copy. Without it each run has a key of its own, which is
+              forgotten.`
 
 func anonymizeVerb(e *env, args []string) error {
 	keyFile := e.flags.String("key", "", "")

@@ -29,7 +29,8 @@ with its /64. The ban takes effect at once, and ends by itself.
 
 const unbanHelp = `Ends every ban within PREFIX, of hosts and of networks, at once.`
 
-const bansHelp = `Lists the bans that hold, those that end last first; with PREFIX those within it.
+const bansHelp = `Lists the bans that hold, those that end last first; with PREFIX those within
+it.
 
   --all   also those that are over, as long as they are remembered (90 days)
   --json  one JSON object a line`

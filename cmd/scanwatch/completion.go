@@ -18,7 +18,8 @@ import (
 )
 
 const completionHelp = `The packages install these scripts. By hand:
-  bash  scanwatch completion bash > ~/.local/share/bash-completion/completions/scanwatch
+  bash  scanwatch completion bash >
+            ~/.local/share/bash-completion/completions/scanwatch
   zsh   scanwatch completion zsh > _scanwatch, in a folder of $fpath
   fish  scanwatch completion fish > ~/.config/fish/completions/scanwatch.fish`
 

@@ -24,9 +24,9 @@ import (
 	"scanwatch/store/export"
 )
 
-const exportHelp = `Without --evidence the bans that hold, with it the hosts found with such evidence;
-with --bans both. Never written: friends, this host's own addresses, and hosts
-from which mail was accepted or somebody logged in lately.
+const exportHelp = `Without --evidence the bans that hold, with it the hosts found with such
+evidence; with --bans both. Never written: friends, this host's own addresses,
+and hosts from which mail was accepted or somebody logged in lately.
 
   --evidence TOKEN,...   hosts found with one of these; any stands for all
   --min-confidence WORD  high, medium or low; medium by default. A ban is high

@@ -21,10 +21,10 @@ import (
 const fsckHelp = `Goes through every file, record and row. Of files that the filter is writing it
 looks at a copy. The exit status is 1 if a file is not well.
 
-  --repair  set damaged files aside, as the filter does; salvage what can be read
-            of segments into a new part of their day; remove rows of state.db that
-            make no sense, after a copy; remove what a crash has left half made.
-            The filter must not run meanwhile.
+  --repair  set damaged files aside, as the filter does; salvage what can be
+            read of segments into a new part of their day; remove rows of
+            state.db that make no sense, after a copy; remove what a crash has
+            left half made. The filter must not run meanwhile.
   --json    one JSON object a line`
 
 // inspector returns what goes through the files; those that the filter is writing
@@ -121,8 +121,8 @@ func fileState(f *store.File) string {
 	return store_report.Printable([]byte(text))
 }
 
-const statsHelp = `Shows what the state directory holds: sizes, numbers, ages, what was dropped, and
-for how long the budget will do. Works with and without a running filter.
+const statsHelp = `Shows what the state directory holds: sizes, numbers, ages, what was dropped,
+and for how long the budget will do. Works with and without a running filter.
 
   --json        one JSON object
   --prometheus  numbers for Prometheus instead, for its node exporter

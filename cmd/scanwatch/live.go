@@ -101,9 +101,10 @@ func statusProblems(s *control.Status, zone *time.Location) (all []string) {
 
 func flush(e *env, args []string) error { return e.tell(args, (*control.Client).Flush) }
 
-const reloadHelp = `A configuration that newly turns away hosts for their address, network or country,
-although their mail was accepted or somebody logged in from there lately, is not
-taken. The filter looks at its files every ten seconds in the same way.
+const reloadHelp = `A configuration that newly turns away hosts for their address, network or
+country, although ten messages or more came from them or somebody logged in from
+there lately, is not taken. The filter looks at its files every ten seconds in
+the same way.
 
   --force  take it`
 

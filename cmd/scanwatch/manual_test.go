@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"flag"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"scanwatch/store/export"
 )
@@ -138,5 +140,20 @@ func TestManualFormats(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the manual has %v, want %v", got, want)
+	}
+}
+
+// TestHelpFits: what a verb prints with -h is readable in 80 columns.
+func TestHelpFits(t *testing.T) {
+	for _, v := range verbs() {
+		var out, stderr bytes.Buffer
+		if status := program(&stderr).main([]string{v.name, "-h"}, &out); status != exitOK {
+			t.Errorf("%s -h: status %d", v.name, status)
+		}
+		for line := range strings.Lines(out.String() + stderr.String()) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+				t.Errorf("%s -h: %d columns: %s", v.name, n, line)
+			}
+		}
 	}
 }

@@ -27,8 +27,9 @@ Without --since: the last 24 hours, and for returns everything that is kept.
   --json       one JSON object
   --mail       a letter of 72 columns, for cron(8)
   --quiet      print nothing if there is nothing to tell: no problem, no finding
-  --html FILE  write a page with charts, which needs nothing but itself, and print
-               nothing unless --mail or --json is given; - is the standard output
+  --html FILE  write a page with charts, which needs nothing but itself, and
+               print nothing unless --mail or --json is given; - is the
+               standard output
 
 report returns tells of the hosts that were banned or found how many came back
 within 1h, 1d, 7d and 30d, and how long a ban that suggests.

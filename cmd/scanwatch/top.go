@@ -23,10 +23,10 @@ import (
 	"scanwatch/rules"
 )
 
-const topHelp = `Shows what happens from now on: sources, findings, verdicts and bans, and how many
-there were in the last minute. Keys: q quit, p pause, s sort, e evidence, ? help.
-If the output is no terminal, or TERM is dumb, it writes a block of text again and
-again.
+const topHelp = `Shows what happens from now on: sources, findings, verdicts and bans, and how
+many there were in the last minute. Keys: q quit, p pause, s sort, e evidence, ?
+help. If the output is no terminal, or TERM is dumb, it writes a block of text
+again and again.
 
   --evidence TOKEN     sources and events of that evidence alone, to begin with
   --interval DURATION  between blocks of text; default 2s

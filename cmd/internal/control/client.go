@@ -20,7 +20,7 @@ import (
 )
 
 // ErrNotRunning tells that nobody listens: no filter uses the state directory.
-var ErrNotRunning = errors.New("filter-scanwatch is not running")
+var ErrNotRunning = errors.New("filter-scanwatch is not running; is smtpd up, and does smtpd.conf name the filter?")
 
 // A Client asks a running filter. It is not for concurrent use.
 type Client struct {
