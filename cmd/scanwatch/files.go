@@ -324,7 +324,12 @@ func (s *stock) text(w io.Writer, zone *time.Location) {
 		fmt.Fprintln(w)
 	}
 	line("disk", "%d bytes of %d, %.1f %%", s.Bytes, s.Budget, 100*float64(s.Bytes)/float64(s.Budget))
-	line("sessions", "%d, of %d bytes on average", s.Sessions, s.Average)
+	// A new segment takes as much as a thousand sessions do.
+	if s.Sessions >= 1000*len(s.Segments) {
+		line("sessions", "%d, of %d bytes on average", s.Sessions, s.Average)
+	} else {
+		line("sessions", "%d, too few to tell what one takes", s.Sessions)
+	}
 	if s.Aside > 0 {
 		line("aside", "damaged files that were set aside: %d; see scanwatch fsck", s.Aside)
 	}
