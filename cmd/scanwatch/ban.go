@@ -211,7 +211,11 @@ func bans(e *env, args []string) error {
 		return nil
 	}
 	if len(list) == 0 {
-		fmt.Fprintln(e.out, "nobody is banned")
+		who := "nobody"
+		if within.IsValid() {
+			who += " in " + within.String()
+		}
+		fmt.Fprintln(e.out, who, "is banned")
 		return nil
 	}
 	fmt.Fprintf(e.out, "%-22s %-16s %5s %5s  %s\n", "PREFIX", "UNTIL", "TIMES", "TRIES", "RULE AND SESSION")

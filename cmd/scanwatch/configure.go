@@ -129,6 +129,9 @@ func policy(e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := os.Stat(name); len(args) == 1 && errors.Is(err, os.ErrNotExist) {
+		return usage("policy %q: there is no such file; the policies that come with the program are %s", name, strings.Join(rules.PolicyNames(), ", "))
+	}
 	tree, err := rules.Parse(name, os.ReadFile)
 	if err != nil {
 		return err

@@ -285,7 +285,7 @@ func (s *stock) text(w io.Writer, zone *time.Location) {
 		line("PROBLEM", "files that cannot be read, and are missing in this: %d; see scanwatch fsck", s.Unread)
 	}
 	const layout = "2006-01-02 15:04"
-	row := "%-16s %10v %12v  %-16s  %-16s  %s\n"
+	row := "%-16s %8v %11v %-16s %-16s %s\n"
 	fmt.Fprintf(w, row, "SEGMENT", "SESSIONS", "BYTES", "OLDEST", "NEWEST", "DROPPED")
 	for i := range s.Segments {
 		f := &s.Segments[i]
@@ -334,9 +334,9 @@ func (s *stock) text(w io.Writer, zone *time.Location) {
 		line("aside", "damaged files that were set aside: %d; see scanwatch fsck", s.Aside)
 	}
 	if s.Days > 0 {
-		line("budget", "holds %.0f days at the present rate of %d bytes a day; the limit by age is %.0f days", s.Days, s.PerDay, s.Keep)
+		line("budget", "holds %.0f days at %d bytes a day, as of late; the limit by age is %.0f", s.Days, s.PerDay, s.Keep)
 	} else {
-		line("budget", "less than an hour is too little to tell how long it holds; at most %.0f days", s.Keep)
+		line("budget", "an hour is needed to tell how long it holds; at most %.0f days", s.Keep)
 	}
 	line("dropped", "%s", dropped(s.Dropped))
 	if s.Lately != nil {
