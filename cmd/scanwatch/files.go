@@ -324,11 +324,13 @@ func (s *stock) text(w io.Writer, zone *time.Location) {
 		fmt.Fprintln(w)
 	}
 	line("disk", "%d bytes of %d, %.1f %%", s.Bytes, s.Budget, 100*float64(s.Bytes)/float64(s.Budget))
-	// A new segment takes as much as a thousand sessions do.
-	if s.Sessions >= 1000*len(s.Segments) {
-		line("sessions", "%d, of %d bytes on average", s.Sessions, s.Average)
-	} else {
+	switch {
+	case s.Sessions == 0:
+		line("sessions", "none")
+	case s.Sessions < 1000*len(s.Segments): // a new segment takes as much as these do
 		line("sessions", "%d, too few to tell what one takes", s.Sessions)
+	default:
+		line("sessions", "%d, of %d bytes on average", s.Sessions, s.Average)
 	}
 	if s.Aside > 0 {
 		line("aside", "damaged files that were set aside: %d; see scanwatch fsck", s.Aside)

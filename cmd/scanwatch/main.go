@@ -155,14 +155,14 @@ func (e *env) main(args []string, stdout io.Writer) int {
 func (e *env) complain(err error) {
 	text := fmt.Sprintf("scanwatch: %v", err)
 	if newProgress(e).shown {
-		text = fold(text, 79)
+		text = fold(text, 79, 4)
 	}
 	fmt.Fprintln(e.err, text)
 }
 
 // fold breaks the lines of text that are longer than columns, at blanks. What has
 // been broken off is indented.
-func fold(text string, columns int) string {
+func fold(text string, columns, indent int) string {
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
 		if utf8.RuneCountInString(line) <= columns {
@@ -175,8 +175,8 @@ func fold(text string, columns int) string {
 			switch {
 			case j == 0:
 			case n+1+width > columns:
-				b.WriteString("\n    ")
-				n = 4
+				b.WriteString("\n" + strings.Repeat(" ", indent))
+				n = indent
 			default:
 				b.WriteByte(' ')
 				n++

@@ -16,7 +16,7 @@ func TestFold(t *testing.T) {
 		{"read " + long + " again", "read\n    " + long + "\n    again"},
 		{long, long},
 	} {
-		if got := fold(c.text, 20); got != c.want {
+		if got := fold(c.text, 20, 4); got != c.want {
 			t.Errorf("fold(%q) = %q, want %q", c.text, got, c.want)
 		}
 	}
