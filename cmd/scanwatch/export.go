@@ -147,6 +147,9 @@ func exportVerb(e *env, args []string) error {
 	// Only the consumer knows whether it has taken the changes, so the state file
 	// is its to replace. What an export has left that it did not take must not be.
 	told := *diff + ".new"
+	if *diff != "" && *output == told {
+		return usage("export: -o %s is where --diff notes what it has told", told)
+	}
 	if *diff != "" {
 		if err := os.Remove(told); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
