@@ -32,8 +32,9 @@ type Names[V any] struct {
 	// labels is the largest number of labels of any entry. It bounds the work
 	// on a name made of a hundred labels, which a stranger may send.
 	labels int
-	// may has a bit for the hash of each entry, so that most names, which none
-	// of them covers, need no look at the map. Its length is a power of two.
+	// may has two bits for the hash of each entry (a Bloom filter), so that most
+	// names, which none of them covers, need no look at the map. Its length is a
+	// power of two.
 	may []uint64
 }
 
@@ -100,8 +101,8 @@ func (n *Names[V]) LookupBytes(name []byte) (v V, ok bool) {
 	return n.find(foldName(&buf, name))
 }
 
-// note sets the bit of an entry, and those of all if there are too few bits: one
-// in sixteen is set at most.
+// note sets the bits of an entry, and those of all if there are too few bits: one
+// in eight is set at most.
 func (n *Names[V]) note(text string) {
 	if len(n.nodes)*16 > len(n.may)*64 {
 		n.may = make([]uint64, max(2*len(n.may), 1))
@@ -130,12 +131,14 @@ func hashBack(text string) uint32 {
 
 func set(bits []uint64, h uint32) {
 	h ^= h >> 15
-	bits[int(h>>6)&(len(bits)-1)] |= 1 << (h & 63)
+	bits[int(h>>12)&(len(bits)-1)] |= 1<<(h&63) | 1<<(h>>6&63)
 }
 
+// has looks at one word only, which is where both bits are.
 func has(bits []uint64, h uint32) bool {
 	h ^= h >> 15
-	return bits[int(h>>6)&(len(bits)-1)]>>(h&63)&1 != 0
+	word := bits[int(h>>12)&(len(bits)-1)]
+	return word>>(h&63)&(word>>(h>>6&63))&1 != 0
 }
 
 // covered tells whether an entry of up to so many labels may cover name. That none
