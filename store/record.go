@@ -223,9 +223,10 @@ const (
 	EndingTimeout  Ending = 3 // smtpd gave up waiting
 	EndingRejected Ending = 4 // smtpd or a filter closed the connection
 	EndingStopped  Ending = 5 // smtpd stopped while the session was open
+	EndingClosed   Ending = 6 // who closed the connection was not told; see detail in scanwatch.conf(5)
 )
 
-var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped"}
+var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped", "closed"}
 
 func (e Ending) String() string { return name(endingNames[:], uint8(e)) }
 

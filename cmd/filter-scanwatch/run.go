@@ -26,6 +26,7 @@ import (
 	"scanwatch/filter/privacy"
 	"scanwatch/filter/session"
 	"scanwatch/internal/contain"
+	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -135,6 +136,11 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	stateMax := min(set.Budget/2, memory.AllBytes) // it counts for the budget
 	remembered.Limit(stateMax)
 	table.Sample(set.Budget)
+	reports := session.Reports
+	if set.Detail == rules.DetailLean {
+		table.Lean()
+		reports = session.LeanReports
+	}
 	writer = store.Open(set.Store, store.Options{Budget: set.Budget, Keep: set.Keep, Program: version, Log: log, Now: now})
 	if c := policies.config; c != nil && c.Policy != nil {
 		writer.Rules(session.RuleTexts(c.Policy))
@@ -189,7 +195,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	stopOnSignal(log, stdin, save)
 	log.Info("started", "version", version, "statedir", set.Store)
 	err := filter.Serve(stdin, stdout, table, filter.Options{
-		Reports: session.Reports,
+		Reports: reports,
 		Phases:  policies.asked,
 		Held:    &held,
 		Log:     func(line string) { log.Warn(line) },

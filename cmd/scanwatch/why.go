@@ -628,6 +628,7 @@ var endings = map[store.Ending]string{
 	store.EndingTimeout:  "smtpd gave up waiting",
 	store.EndingRejected: "smtpd or a filter closed the connection",
 	store.EndingStopped:  "smtpd stopped",
+	store.EndingClosed:   "smtpd was not asked to tell how it ended (detail lean)",
 }
 
 func (s *whySession) what(format string, args ...any) {

@@ -405,3 +405,83 @@ func FuzzPlay(f *testing.F) {
 		}
 	})
 }
+
+// leanLossy are streams that come back with other findings, and why.
+var leanLossy = map[string]string{
+	"auth-submission":         "users are cut in records, so that they differ in another place",
+	"ehlo-inside-transaction": "that a client changes its name is not looked for with lean detail",
+	"multi-message":           "the same",
+	"odd-addresses":           "whether smtpd refused an address without asking us",
+	"relay-probe":             "the same",
+}
+
+// TestLeanStreams: what was recorded with lean detail gives the same findings and
+// decisions when it is played again.
+func TestLeanStreams(t *testing.T) {
+	lists := builtin(t)
+	names, err := filepath.Glob("../../tests/streams/7.9/*.in")
+	if err != nil || len(names) < 40 {
+		t.Fatalf("%d streams, %v", len(names), err)
+	}
+	told := make(map[string]bool)
+	for _, id := range session.LeanReports {
+		told[id.String()] = true
+	}
+	found := 0
+	for _, name := range names {
+		in, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lean []byte
+		for line := range bytes.Lines(in) {
+			if f := bytes.SplitN(line, []byte{'|'}, 6); len(f) < 6 || string(f[0]) != "report" || told[string(f[4])] {
+				lean = append(lean, line...)
+			}
+		}
+		p := policy(t, "tight", "table <local-domains> { \"example.org\" }\n", rules.Observe)
+		var records []*store.Record
+		table := session.NewTable(options(t, lists, &records))
+		table.Lean()
+		table.Use(&session.Settings{Policy: p})
+		if err := filter.Serve(bytes.NewReader(lean), new(bytes.Buffer), registered{table, session.Phases(p)}, filter.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		table.Stop()
+		back, _ := again(t, lists, p, records)
+		played := byStart(back)
+		for id, r := range byStart(records) {
+			b := played[id]
+			if b == nil {
+				t.Errorf("%s: session %s was not played", name, id)
+				continue
+			}
+			got, want := judged(t, b), judged(t, r)
+			found += len(want)
+			switch why := leanLossy[strings.TrimSuffix(filepath.Base(name), ".in")]; {
+			case slices.Equal(got, want):
+			case why != "":
+				t.Logf("%s differs: %s", name, why)
+			default:
+				t.Errorf("%s, session %s: played again:\n%s\nrecorded:\n%s", name, id, strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+		}
+	}
+	if found < 100 {
+		t.Errorf("only %d findings and decisions", found)
+	}
+}
+
+// judged are the findings and decisions of a record.
+func judged(t *testing.T, r *store.Record) (list []string) {
+	err := r.Steps(func(s *store.Step) bool {
+		if s.Kind == store.KindFinding || s.Kind == store.KindVerdict {
+			list = append(list, fmt.Sprintf("%d %q %q %v %q %q", s.Kind, s.Text, s.Arg, s.Result, s.Reply, s.Confidence))
+		}
+		return true
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return list
+}

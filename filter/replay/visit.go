@@ -631,7 +631,7 @@ func (p *Player) finish(v *visit) {
 	if v.out.Spared {
 		e = store.EndingUnknown // nobody knows how it would have gone on
 	}
-	if e == store.EndingUnknown || e == store.EndingStopped {
+	if e == store.EndingUnknown || e == store.EndingStopped || e == store.EndingClosed {
 		p.table.Cut(v.rec.ID, e, p.now)
 		return
 	}

@@ -80,8 +80,8 @@ func (t *Table) nobody(addr []byte, refused bool, at int64) bool {
 // unknownRcpt tells whether smtpd's answer to a RCPT says that there is no such
 // recipient, or that it does not relay.
 func unknownRcpt(r store.Result, code uint32) bool {
-	switch code { // a wrong line, out of order, a full mailbox, a name not allowed, a policy
-	case 501, 503, 552, 553, 554:
+	switch code { // not told, a wrong line, out of order, a full mailbox, a name not allowed, a policy
+	case 0, 501, 503, 552, 553, 554:
 		return false
 	}
 	return r == store.ResultPermfail
