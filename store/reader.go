@@ -54,11 +54,11 @@ func (r *Reader) Each(since, until time.Time, f func(*Record) error) error {
 	var rec Record
 	var step Step
 	err := r.each(since, until, func(segment string, key, value []byte) (err error) {
-		if rec, err = Decode(key, value); err != nil {
+		rec = Record{step: &step}
+		if err = rec.decode(key, value); err != nil {
 			bad.add(segment, err)
 			return nil
 		}
-		rec.step = &step
 		return f(&rec)
 	})
 	bad.report(r.problem)
