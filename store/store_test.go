@@ -277,6 +277,32 @@ func TestReadersLeaveNothingBehind(t *testing.T) {
 	}
 }
 
+// A reader opens files ahead of the records that it is at.
+func TestReaderThatEndsEarlyLetsGoOfFiles(t *testing.T) {
+	dir := t.TempDir()
+	w, _ := openTest(t, dir, Options{})
+	for day := range 4 {
+		add(w, noon.AddDate(0, 0, day), uint64(day))
+	}
+	flush(t, w)
+	w.Close()
+	enough := errors.New("enough")
+	r := &Reader{Dir: dir, Problem: func(s string, err error) { t.Error(s, err) }}
+	if err := r.Each(time.Time{}, time.Time{}, func(*Record) error { return enough }); err != enough {
+		t.Fatal(err)
+	}
+	for _, name := range segmentNames(t, dir) {
+		f, err := os.Open(filepath.Join(dir, sessionsDir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := lockExclusive(f); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func listing(t *testing.T, dir string) string {
 	t.Helper()
 	var b strings.Builder
