@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -965,11 +966,13 @@ func TestBudgetWithState(t *testing.T) {
 // stays there does, after an hour.
 func TestClockJumps(t *testing.T) {
 	dir := t.TempDir()
-	now := noon
-	w, _ := openTest(t, dir, Options{Keep: 48 * time.Hour, Now: func() time.Time { return now }})
+	var clock atomic.Int64
+	o := Options{Keep: 48 * time.Hour, Now: func() time.Time { return time.UnixMicro(clock.Load()).UTC() }}
+	clock.Store(noon.UnixMicro())
+	w, _ := openTest(t, dir, o)
 	write := func(at time.Time) string {
 		t.Helper()
-		now = at
+		clock.Store(at.UnixMicro())
 		add(w, at, uint64(at.Unix()))
 		flush(t, w)
 		return strings.Join(segmentNames(t, dir), " ")
@@ -1005,8 +1008,9 @@ func TestClockJumps(t *testing.T) {
 		}
 	}
 	// A filter that starts with such a clock.
-	now = noon.AddDate(10, 0, 0)
-	w, _ = openTest(t, dir, Options{Keep: 48 * time.Hour, Now: func() time.Time { return now }})
+	now := noon.AddDate(10, 0, 0)
+	clock.Store(now.UnixMicro())
+	w, _ = openTest(t, dir, o)
 	if got, want := write(now), "2026-11-05.db 2026-11-06.db 2036-11-01.db 2056-11-01.db"; got != want {
 		t.Errorf("started ten years ahead: %s, want %s", got, want)
 	}
