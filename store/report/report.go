@@ -241,7 +241,7 @@ func (c *Collector) source(r *store.Record, addr netip.Addr) *source {
 			c.missed["addresses"]++
 			return nil
 		}
-		src = &source{Source: Source{Address: addr.String()}}
+		src = &source{}
 		c.sources[addr] = src
 	}
 	if !src.rdnsIsName && len(r.RDNS) > 0 {
@@ -455,7 +455,8 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 	})
 
 	var all, guessing []*Source
-	for _, src := range c.sources {
+	for addr, src := range c.sources {
+		src.Address = addr.String()
 		all = append(all, &src.Source)
 		if src.AuthFail+src.AuthRefused > 0 {
 			guessing = append(guessing, &src.Source)
