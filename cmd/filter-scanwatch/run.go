@@ -52,16 +52,14 @@ const socketCheck = 5 * time.Second
 
 // gcPercent makes less of memory than Go does by itself, for a little more CPU:
 // most of what lives are tables without pointers, which cost the collector
-// nothing.
+// nothing. It begins when the lists are read: until then nearly all is garbage,
+// and smtpd waits.
 const gcPercent = 50
 
 // run filters until stdin ends. Nothing before filter.Serve waits for more
 // than files on the local disk: smtpd serves nobody until its filters have
 // registered. The state directory is opened in the background.
 func run(s settings, stdin, stdout, stderr *os.File) int {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	logs := newQueue(stderr)
 	level := new(slog.LevelVar)
 	level.Set(slog.LevelWarn)
@@ -123,6 +121,9 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 			remembered.Peers(now().UnixMicro(), func(p memory.Peer) { _ = yield(p) })
 		}}
 	set := policies.start()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	if s.dir != "" {
 		set.Store = s.dir
 	}
