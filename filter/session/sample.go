@@ -52,9 +52,10 @@ type sampler struct {
 	value   store.Record
 	key     []byte // scratch
 	steps   []byte // scratch
+	record  []byte // scratch
 }
 
-// sampled is a source within its hour.
+// sampled is a source within its hour, or what is left of the day (UTC).
 type sampled struct {
 	until int64
 	n     uint32
@@ -113,7 +114,8 @@ func (t *Table) follow(k uint64, at int64) *sampled {
 	if len(p.sources) >= maxSampled {
 		t.unfollow()
 	}
-	q := &sampled{until: at + sampleWindow.Microseconds()}
+	const day = int64(24 * time.Hour / time.Microsecond)
+	q := &sampled{until: min(at+sampleWindow.Microseconds(), at-at%day+day)} // what is counted is counted by the day
 	p.sources[k] = q
 	p.order = append(p.order, k)
 	return q
@@ -139,8 +141,8 @@ func (t *Table) unfollow() {
 		p.steps = store.AppendStep(p.steps, &q.sum.steps[i], 0)
 	}
 	r := &q.sum.record
-	t.record = store.AppendRecord(t.record[:0], r, p.steps)
-	t.options.Record(r.End, r.ID, t.record)
+	p.record = store.AppendRecord(p.record[:0], r, p.steps) // t.record may be that of a session that is to be recorded
+	t.options.Record(r.End, r.ID, p.record)
 }
 
 // sumUp records the sums of the hours that are over by now, or all.
