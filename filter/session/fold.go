@@ -114,7 +114,8 @@ func (t *Table) server(s *Session, line []byte, at int64) {
 			// instance because two commands came at once, and hangs up.
 			s.hungUp = true
 			s.Counts.Failed++
-			t.step(s, at, &store.Step{Kind: store.KindInput, Code: code, Reply: cut(text, maxLine)})
+			text = t.shownReply(cut(text, maxLine), nil, nil)
+			t.step(s, at, &store.Step{Kind: store.KindInput, Code: code, Reply: text})
 			t.judgeInput(s, text, at)
 		}
 		return
@@ -252,7 +253,7 @@ func (t *Table) data(s *Session, ev *filter.Event) {
 	if !ok {
 		return
 	}
-	t.step(s, ev.Time, &store.Step{Kind: store.KindData, Result: r, Code: code, Reply: reply})
+	t.step(s, ev.Time, &store.Step{Kind: store.KindData, Result: r, Code: code, Reply: t.shownReply(reply, nil, nil)})
 }
 
 // flushCommand records the last command if it failed and no event has told
@@ -269,7 +270,7 @@ func (t *Table) flushCommand(s *Session) {
 	switch c.verb {
 	case verbHelo, verbEhlo:
 		word, name := cutWord(c.line)
-		st = store.Step{Kind: store.KindHelo, Text: name, Arg: word, Result: result(c.code), Code: c.code}
+		st = store.Step{Kind: store.KindHelo, Text: t.shownHelo(name), Arg: word, Result: result(c.code), Code: c.code}
 	case verbExchange:
 		// Its outcome is the one of the AUTH command.
 		st.Text = []byte("AUTH " + stars)
