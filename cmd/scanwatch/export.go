@@ -76,6 +76,8 @@ type exporter struct {
 	ttl        time.Duration
 
 	banned  map[netip.Prefix]*memory.Ban
+	around  lookup.Prefixes[bool] // the same, to find who lies within
+	since   time.Time             // when the oldest of them was imposed
 	sources map[netip.Prefix]*exportSource
 	left    map[string]int // entries that are left out, by reason
 }
@@ -210,13 +212,16 @@ func (x *exporter) list(since time.Time) (*export.List, error) {
 	if err := x.load(); err != nil {
 		return nil, err
 	}
-	remembered, err := x.remember()
+	noted, err := x.remember()
 	if err != nil {
 		return nil, err
 	}
 	from := since
-	if recent := now.AddDate(0, 0, -recentDays); !remembered && recent.Before(from) {
+	if recent := now.AddDate(0, 0, -recentDays); recent.Before(from) && (noted.IsZero() || noted.After(recent)) {
 		from = recent // nothing else tells whose mail was accepted
+	}
+	if len(x.banned) > 0 && x.since.Before(from) {
+		from = x.since // who was banned then may be excused now
 	}
 	if err := x.read(from, since); err != nil {
 		return nil, err
@@ -225,7 +230,7 @@ func (x *exporter) list(since time.Time) (*export.List, error) {
 	for p, b := range x.banned {
 		entry := export.Entry{Prefix: p, Kind: export.Ban, First: b.Since, Last: b.Last, Confidence: "high", Reason: b.Rule, Expires: b.Until}
 		if s := x.sources[p]; s != nil {
-			s.fill(&entry, 1)
+			s.fill(&entry, x.confidence)
 		}
 		x.add(l, entry)
 	}
@@ -324,30 +329,26 @@ func (x *exporter) load() error {
 func (x *exporter) spare(p netip.Prefix, why string) { x.spared.Add(p, why) }
 
 // remember reads what is known across sessions: the bans that hold, and whose
-// mail was accepted or who has logged in lately. It returns whether it knows any
-// hosts at all.
-func (x *exporter) remember() (bool, error) {
+// mail was accepted or who has logged in lately. It returns since when that was
+// noted, zero if it was not.
+func (x *exporter) remember() (noted time.Time, err error) {
 	now := x.e.now()
-	known := false
 	var rows []store.Entry
-	err := x.e.state([]string{"secret", "peers", "bans"}, func(en store.Entry) error {
-		if en.Bucket != "bans" {
-			known = true
-			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})
-			return nil
-		}
-		b, ok := memory.ReadBan(en.Key, en.Value)
-		switch {
-		case !ok, !x.bans, b.Over(now):
-		case b.Observe:
-			x.left["bans that are only observed"]++
+	err = x.e.state([]string{"secret", "peers", "bans", "days"}, func(en store.Entry) error {
+		switch en.Bucket {
+		case "bans":
+			x.ban(memory.ReadBan(en.Key, en.Value))
+		case "days":
+			if d, ok := memory.ReadDay(en.Key, en.Value); ok && (noted.IsZero() || d.Day.Before(noted)) {
+				noted = d.Day
+			}
 		default:
-			x.banned[b.Prefix] = &b
+			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})
 		}
 		return nil
 	})
 	if err != nil {
-		return false, err
+		return noted, err
 	}
 	x.memory.Load(slices.Values(rows), now.UnixMicro())
 	x.memory.Peers(now.UnixMicro(), func(p memory.Peer) {
@@ -357,7 +358,22 @@ func (x *exporter) remember() (bool, error) {
 		}
 		x.spare(p.Prefix, goodWords[why])
 	})
-	return known, nil
+	return noted, nil
+}
+
+// ban takes a ban, if there is one and it counts.
+func (x *exporter) ban(b memory.Ban, ok bool) {
+	switch {
+	case !ok, !x.bans, b.Over(x.e.now()):
+	case b.Observe:
+		x.left["bans that are only observed"]++
+	default:
+		x.banned[b.Prefix] = &b
+		x.around.Add(b.Prefix, true)
+		if x.since.IsZero() || b.Since.Before(x.since) {
+			x.since = b.Since
+		}
+	}
 }
 
 // goodWords are the words for what memory.Spared returns.
@@ -410,10 +426,13 @@ func (x *exporter) session(rec *store.Record, counts bool) error {
 	if len(findings) == 0 && rec.Counts.Mails > 0 {
 		x.spare(p, goodWords["mail"])
 	}
+	_, banned := x.around.Overlapping(p)
+	if banned || len(findings) > 0 && counts {
+		x.excused(rec, p)
+	}
 	if len(findings) == 0 && x.banned[p] == nil || !counts || err != nil {
 		return nil // a damaged record proves nothing
 	}
-	x.excused(rec, p)
 	s := x.sources[p]
 	if s == nil {
 		if len(x.sources) >= maxExported {
@@ -466,7 +485,12 @@ func (x *exporter) excused(rec *store.Record, p netip.Prefix) {
 		RDNS: rec.RDNS, FCrDNS: rules.FCrDNS(rec.FCrDNS), RDNSCut: len(rec.RDNS) >= cutRDNS}
 	if o := x.policy.ASN; o != nil {
 		if origin, ok := o.Lookup(addr); ok {
-			f.ASN, f.ASNKnown = origin.ASN, true
+			f.ASN, f.ASNKnown, f.Country = origin.ASN, true, origin.Country
+		}
+	}
+	if o := x.policy.Country; o != nil {
+		if origin, ok := o.Lookup(addr); ok {
+			f.Country = origin.Country
 		}
 	}
 	if v := x.policy.Policy.Eval(&f); v.Pass != nil {
