@@ -83,7 +83,7 @@ func offencesOf(e *Entry) (categories []int, words []string) {
 	return categories, words
 }
 
-// reportable tells whether e is a host that was seen to do something AbuseIPDB
+// reportable tells whether e is a host of the internet that was seen to do something AbuseIPDB
 // has a category for.
 func reportable(e *Entry) bool {
 	_, words := offencesOf(e)
@@ -91,7 +91,8 @@ func reportable(e *Entry) bool {
 	if e.Prefix.Addr().Is6() {
 		source = netip.PrefixFrom(e.Prefix.Addr(), 64)
 	}
-	return len(words) > 0 && e.Prefix == source && e.Host.IsValid() && !e.Last.IsZero()
+	public := e.Host.IsGlobalUnicast() && !e.Host.IsPrivate()
+	return len(words) > 0 && e.Prefix == source && public && !e.Last.IsZero()
 }
 
 func writeAbuse(w *bufio.Writer, l *List) { abuse(w, l.Entries, l.Made) }

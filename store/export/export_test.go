@@ -73,6 +73,11 @@ func TestFormats(t *testing.T) {
 				next.Entries = append(slices.Delete(next.Entries, 1, 2), entryOf("192.0.2.8/32", time.Hour, "scanner"))
 				next.Sort()
 				_, state := f.changes(first(f.fit(sample())), nil)
+				for i := range state.Entries { // 20 minutes ago
+					if told := &state.Entries[i].Told; !told.IsZero() {
+						*told = told.Add(-20 * time.Minute)
+					}
+				}
 				b.WriteString("-- changes\n")
 				after, _, err := f.WriteChanges(&b, next, state)
 				if err != nil {
@@ -262,7 +267,7 @@ func TestAbuseIPDB(t *testing.T) {
 		later time.Duration
 		rows  int
 	}{{0, 1}, {14 * time.Minute, 1}, {10 * time.Minute, 2}, {time.Minute, 1}} {
-		l.Entries[at].Last = l.Entries[at].Last.Add(c.later)
+		l.Entries[at].Last, l.Made = l.Entries[at].Last.Add(c.later), l.Made.Add(c.later)
 		b.Reset()
 		if state, _, err = f.WriteChanges(&b, l, state); err != nil {
 			t.Fatal(err)
@@ -290,5 +295,57 @@ func BenchmarkWrite(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestLongTimeout: what lasts longer than a consumer takes gets more before it ends
+// there, but not with every export.
+func TestLongTimeout(t *testing.T) {
+	const day = 24 * time.Hour
+	f := FormatByName("ipset")
+	var state *State
+	at, ends, told := made, time.Time{}, 0
+	for ; at.Before(made.Add(70 * day)); at = at.Add(day) {
+		l := &List{Made: at, Entries: []Entry{entryOf("192.0.2.7/32", 60*day)}}
+		l.Sort()
+		c, after := f.changes(l, state)
+		state = after
+		for _, e := range c.Add {
+			told++
+			ends = at.Add(time.Duration(min(e.left(at), maxIPSetTimeout)) * time.Second)
+		}
+		if over := at.Sub(made) >= 60*day; ends.After(at) == over {
+			t.Errorf("day %d: ends %v", at.Sub(made)/day, ends)
+		}
+	}
+	if told < 3 || told > 6 || !ends.Equal(made.Add(60*day)) {
+		t.Errorf("told %d times, the end is %v", told, ends)
+	}
+}
+
+// TestReportAgain: AbuseIPDB takes a report of a host every 15 minutes, counted from
+// the last report and not from what it was about; and none of hosts that it cannot know.
+func TestReportAgain(t *testing.T) {
+	f := FormatByName("abuseipdb")
+	var state *State
+	tell := func(at, last time.Duration) int {
+		e := entryOf("192.0.2.7/32", time.Hour, "harvest")
+		e.Last = made.Add(last)
+		c, after := f.changes(&List{Made: made.Add(at), Entries: []Entry{e}}, state)
+		state = after
+		return len(c.Add)
+	}
+	for i, c := range []struct {
+		at, last time.Duration
+		want     int
+	}{{0, -14 * time.Minute, 1}, {5 * time.Minute, 4 * time.Minute, 0}, {15 * time.Minute, 4 * time.Minute, 1}, {40 * time.Minute, 4 * time.Minute, 0}} {
+		if n := tell(c.at, c.last); n != c.want {
+			t.Errorf("%d: %d reports, want %d", i, n, c.want)
+		}
+	}
+	for _, private := range []string{"10.1.2.3/32", "fd00::/64", "169.254.1.1/32"} {
+		if e := entryOf(private, time.Hour, "harvest"); f.takes(&e) {
+			t.Errorf("%s is reported", private)
+		}
 	}
 }
