@@ -467,11 +467,14 @@ func (x *exporter) session(rec *store.Record, counts bool) error {
 	return nil
 }
 
+// cutRDNS is the length at which smtpd cuts names on Linux.
+const cutRDNS = 64
+
 // excused spares a host that a pass statement would have let through, or whose
 // proven name belongs to somebody whose mail was accepted.
 func (x *exporter) excused(rec *store.Record, p netip.Prefix) {
 	addr := rec.Src.Addr().Unmap()
-	proven := rec.FCrDNS == store.FCrDNSPass
+	proven := rec.FCrDNS == store.FCrDNSPass && len(rec.RDNS) < cutRDNS
 	if proven {
 		if why := x.memory.Spared(&memory.Who{Addr: addr, RDNS: rec.RDNS}, x.e.now().UnixMicro()); why != "" {
 			x.spare(p, goodWords[why])
@@ -480,7 +483,6 @@ func (x *exporter) excused(rec *store.Record, p netip.Prefix) {
 	if x.policy == nil {
 		return
 	}
-	const cutRDNS = 64 // smtpd cuts longer names on Linux
 	f := rules.Facts{Phase: rules.Connect, Now: rec.Start, Session: rec.ID, Src: addr, Dst: rec.Dst,
 		RDNS: rec.RDNS, FCrDNS: rules.FCrDNS(rec.FCrDNS), RDNSCut: len(rec.RDNS) >= cutRDNS}
 	if o := x.policy.ASN; o != nil {

@@ -308,6 +308,7 @@ type inquiry struct {
 	config *config.Config    // as it is now; nil if there is none
 	now    map[string]string // its rules
 	texts  map[uint32]string // of rules as they were
+	memory *memory.Memory    // what it says of hosts whose sessions are not kept
 	q      question
 	answer whyAnswer
 }
@@ -327,7 +328,7 @@ func why(e *env, args []string) error {
 			return err
 		}
 	}
-	in := &inquiry{e: e, texts: map[uint32]string{}}
+	in := &inquiry{e: e, texts: map[uint32]string{}, memory: memory.New()}
 	a := &in.answer
 	if in.q, a.As, err = ask(args[0], *as); err != nil {
 		return err
@@ -734,7 +735,12 @@ func (in *inquiry) hosts() error {
 			h.accused = h.accused || len(s.Rules) > 0
 		}
 	}
-	return in.e.state([]string{"bans"}, func(en store.Entry) error {
+	var rows []store.Entry
+	err := in.e.state([]string{"secret", "peers", "bans"}, func(en store.Entry) error {
+		if en.Bucket != "bans" {
+			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})
+			return nil
+		}
 		b, ok := memory.ReadBan(en.Key, en.Value)
 		if !ok {
 			return nil
@@ -755,6 +761,8 @@ func (in *inquiry) hosts() error {
 		}
 		return nil
 	})
+	in.memory.Load(slices.Values(rows), in.e.now().UnixMicro())
+	return err
 }
 
 // trim keeps the bans that end last.
@@ -818,6 +826,11 @@ func (in *inquiry) judge(h *whyHost) {
 	if h.newest != nil {
 		a = netip.MustParseAddr(h.newest.Src) // in an IPv6 /64 it matters
 	}
+	who := memory.Who{Addr: a}
+	if raw, err := store_report.Unprintable(name); err == nil && proven && len(raw) < cutRDNS {
+		who.RDNS = raw
+	}
+	good, spared := in.memory.Good(&who, in.e.now().UnixMicro()), in.memory.Spared(&who, in.e.now().UnixMicro())
 	friend := friends != nil && friends.MatchAddr(a)
 	excuses("friends", friend, "its address is in <friends>")
 	switch {
@@ -838,6 +851,12 @@ func (in *inquiry) judge(h *whyHost) {
 		// the operator's word stands
 	case h.Mails > 0:
 		excuses("seen-good", true, "mail was accepted from it: %s, the last on %s; rules that say !seen-good leave it alone then, and bans for %d days, unless it misbehaved", plural(h.Mails, "message"), h.LastMail.In(in.e.zone).Format("2006-01-02"), recentDays)
+	case good != "":
+		also := ""
+		if spared == "mail" || spared == "mail-domain" {
+			also = ", and bans"
+		}
+		excuses("seen-good", true, "mail was accepted before from its %s, as is remembered, though not in a session that is kept: rules that say !seen-good leave it alone%s", good, also)
 	default:
 		excuses("seen-good", false, "mail was accepted from it before, for bans and for rules that say !seen-good (none is kept)")
 	}
@@ -845,6 +864,8 @@ func (in *inquiry) judge(h *whyHost) {
 	case h.byHandOnly():
 	case h.Logins > 0:
 		excuses("login", in.e.now().Sub(*h.LastLogin) < 30*24*time.Hour, "somebody logged in from it in the last 30 days (the last one on %s): no bans", h.LastLogin.In(in.e.zone).Format("2006-01-02"))
+	case spared == "login":
+		excuses("login", true, "somebody logged in from it in the last 30 days, as is remembered: no bans")
 	default:
 		excuses("login", false, "somebody logged in from it in the last 30 days: no bans (nobody is known to have)")
 	}

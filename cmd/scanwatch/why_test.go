@@ -286,3 +286,31 @@ func BenchmarkWhy(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N*sessions)/b.Elapsed().Seconds(), "records/s")
 }
+
+// TestWhyRemembers: what is remembered of a host excuses him also when no session of his
+// good mail is kept any more.
+func TestWhyRemembers(t *testing.T) {
+	const day = 24 * time.Hour
+	dir := mkState(t, func(m *memory.Memory) {
+		who := func(a, rdns string) *memory.Who { return &memory.Who{Addr: netip.MustParseAddr(a), RDNS: text(rdns)} }
+		m.Delivered(who("203.0.113.9", ""), 1, now.Add(-200*day).UnixMicro())
+		m.Delivered(who("198.51.100.250", "mx.partner.example.com"), 1, now.Add(-20*day).UnixMicro())
+		m.LoggedIn(&memory.Who{Addr: netip.MustParseAddr("198.51.100.66"), User: text("alice")}, now.Add(-10*day).UnixMicro())
+		for _, a := range []string{"203.0.113.9", "198.51.100.10", "198.51.100.66", "192.0.2.99"} {
+			m.Ban(netip.MustParseAddr(a), memory.Sentence{For: 60 * day, Rule: "guess"}, now.Add(-2*day).UnixMicro())
+		}
+	})
+	addVisits(t, dir, visitOf{src: "203.0.113.9", ago: 2 * day, evidence: "harvest"}, visitOf{src: "198.51.100.10", rdns: "out.partner.example.com", ago: 2 * day, evidence: "harvest"},
+		visitOf{src: "198.51.100.66", ago: 2 * day, evidence: "harvest"}, visitOf{src: "192.0.2.99", ago: 2 * day, evidence: "harvest"})
+	for address, want := range map[string]string{
+		"203.0.113.9":   "accepted before from its address, as is remembered, though not in a session that is kept: rules that say !seen-good leave it alone",
+		"198.51.100.10": "accepted before from its domain, as is remembered, though not in a session that is kept: rules that say !seen-good leave it alone, and bans",
+		"198.51.100.66": "somebody logged in from it in the last 30 days, as is remembered: no bans",
+		"192.0.2.99":    "(none is kept)",
+	} {
+		out, complaint, _ := runWhy(t, "", "-s", dir, "why", address)
+		if !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
+			t.Errorf("why %s: no %q in\n%s%s", address, want, out, complaint)
+		}
+	}
+}
