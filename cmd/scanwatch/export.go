@@ -480,24 +480,31 @@ func (x *exporter) excused(rec *store.Record, p netip.Prefix) {
 			x.spare(p, goodWords[why])
 		}
 	}
-	if x.policy == nil {
-		return
+	if passes(x.policy, rec) != nil {
+		x.spare(p, "hosts that the policy lets pass")
 	}
+}
+
+// passes returns the pass statement that lets through whoever had a session, as soon
+// as he connects; nil if there is none.
+func passes(c *config.Config, rec *store.Record) *rules.Pass {
+	if c == nil || !rec.Src.IsValid() {
+		return nil
+	}
+	addr := rec.Src.Addr().Unmap()
 	f := rules.Facts{Phase: rules.Connect, Now: rec.Start, Session: rec.ID, Src: addr, Dst: rec.Dst,
 		RDNS: rec.RDNS, FCrDNS: rules.FCrDNS(rec.FCrDNS), RDNSCut: len(rec.RDNS) >= cutRDNS}
-	if o := x.policy.ASN; o != nil {
-		if origin, ok := o.Lookup(addr); ok {
+	if c.ASN != nil {
+		if origin, ok := c.ASN.Lookup(addr); ok {
 			f.ASN, f.ASNKnown, f.Country = origin.ASN, true, origin.Country
 		}
 	}
-	if o := x.policy.Country; o != nil {
-		if origin, ok := o.Lookup(addr); ok {
+	if c.Country != nil {
+		if origin, ok := c.Country.Lookup(addr); ok {
 			f.Country = origin.Country
 		}
 	}
-	if v := x.policy.Policy.Eval(&f); v.Pass != nil {
-		x.spare(p, "hosts that the policy lets pass")
-	}
+	return c.Policy.Eval(&f).Pass
 }
 
 // tell says on standard error what was left out.

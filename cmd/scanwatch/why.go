@@ -232,6 +232,7 @@ type whySession struct {
 	Sum      uint32    `json:"sessions,omitempty"` // this is the sum of so many
 	Damage   string    `json:"damage,omitempty"`
 	source   netip.Prefix
+	pass     string // the statement that would let it pass now, when it connects
 }
 
 // whyRule is what a rule did, or would have done.
@@ -529,6 +530,9 @@ func (in *inquiry) session(r *store.Record) *whySession {
 		RDNS: printable(r.RDNS), FCrDNS: r.FCrDNS.String(), What: []string{}, Omitted: r.Omitted, Sum: r.Sessions}
 	if r.Src.IsValid() {
 		s.Src, s.source = r.Src.Addr().String(), memory.Source(r.Src.Addr())
+		if pass := passes(in.config, r); pass != nil {
+			s.pass = pass.String()
+		}
 		if r.Counts.AuthPass == 0 && len(r.RDNS) == 0 {
 			s.Evidence = append(s.Evidence, found{Evidence: rules.RDNSMissing.String(), By: "dns"})
 		} else if r.Counts.AuthPass == 0 && r.FCrDNS == store.FCrDNSFail {
@@ -833,6 +837,9 @@ func (in *inquiry) judge(h *whyHost) {
 	good, spared := in.memory.Good(&who, in.e.now().UnixMicro()), in.memory.Spared(&who, in.e.now().UnixMicro())
 	friend := friends != nil && friends.MatchAddr(a)
 	excuses("friends", friend, "its address is in <friends>")
+	if !friend && h.newest != nil && h.newest.pass != "" {
+		excuses("pass", true, "it may pass: %s", printable([]byte(h.newest.pass)))
+	}
 	switch {
 	case in.config != nil && !strings.Contains(in.config.Policy.String(), " rdns <allow>"):
 		// no statement looks at it

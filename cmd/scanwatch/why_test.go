@@ -302,6 +302,13 @@ func TestWhyRemembers(t *testing.T) {
 	})
 	addVisits(t, dir, visitOf{src: "203.0.113.9", ago: 2 * day, evidence: "harvest"}, visitOf{src: "198.51.100.10", rdns: "out.partner.example.com", ago: 2 * day, evidence: "harvest"},
 		visitOf{src: "198.51.100.66", ago: 2 * day, evidence: "harvest"}, visitOf{src: "192.0.2.99", ago: 2 * day, evidence: "harvest"})
+	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
+	if err := os.WriteFile(conf, []byte("pass from 192.0.2.96/28\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, complaint, _ := runWhy(t, conf, "-s", dir, "why", "192.0.2.99"); !strings.Contains(out, "[x] it may pass: pass from 192.0.2.96/28") {
+		t.Errorf("why 192.0.2.99, who may pass:\n%s%s", out, complaint)
+	}
 	for address, want := range map[string]string{
 		"203.0.113.9":   "accepted before from its address, as is remembered, though not in a session that is kept: rules that say !seen-good leave it alone",
 		"198.51.100.10": "accepted before from its domain, as is remembered, though not in a session that is kept: rules that say !seen-good leave it alone, and bans",
