@@ -175,7 +175,7 @@ func exportVerb(e *env, args []string) error {
 		}
 	}
 	if leftOut > 0 {
-		x.left[format.Name+" cannot express them"] += leftOut
+		x.left[format.Name+" cannot express them, or takes no more"] += leftOut
 	}
 	if *verbose || newProgress(e).shown {
 		x.tell(list)

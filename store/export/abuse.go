@@ -18,6 +18,10 @@ import (
 // reportAgain is how long AbuseIPDB wants no second report of an address.
 const reportAgain = 15 * time.Minute
 
+// mostReports is how many hosts one report may be about: it has 10,000 lines, with
+// the heading, or is refused whole.
+const mostReports = 9_999
+
 // reportUntil is how old what is reported may be.
 const reportUntil = 60 * 24 * time.Hour
 

@@ -135,10 +135,13 @@ func (f *Format) changes(l *List, before *State) (*Changes, *State) {
 		old, ok := known[e.Prefix]
 		delete(known, e.Prefix)
 		half := l.Made.Add(f.longest / 2)
+		full := f.most > 0 && len(c.Add) >= f.most
 		switch {
+		case !ok && full:
+			continue // next time
 		case !ok:
 			c.Add = append(c.Add, e)
-		case f.again > 0 && e.Last.Sub(old.Last) >= f.again && l.Made.Sub(old.Told) >= f.again:
+		case !full && f.again > 0 && e.Last.Sub(old.Last) >= f.again && l.Made.Sub(old.Told) >= f.again:
 			c.Add = append(c.Add, e)
 		case f.again > 0:
 			now.Last, now.Told = old.Last, old.Told

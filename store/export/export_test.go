@@ -349,3 +349,41 @@ func TestReportAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestMostReports: AbuseIPDB refuses a report of more than 10,000 lines whole, so that
+// the rest comes the next time.
+func TestMostReports(t *testing.T) {
+	const n = 25_000
+	f := FormatByName("abuseipdb")
+	l := &List{Made: made}
+	for i := range n {
+		e := entryOf(fmt.Sprintf("11.0.%d.%d/32", i>>8, i&255), time.Hour, "harvest")
+		e.Last = e.Last.Add(-time.Duration(n-i) * time.Second)
+		l.Entries = append(l.Entries, e)
+	}
+	var b bytes.Buffer
+	var state *State
+	var err error
+	told := map[string]bool{}
+	for i, want := range []int{10_000, 10_000, n - 2*9_999 + 1, 1} {
+		b.Reset()
+		if state, _, err = f.WriteChanges(&b, l, state); err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSpace(b.String()), "\n")
+		if len(lines) != want || b.Len() > 2_000_000 {
+			t.Errorf("report %d has %d lines and %d bytes, want %d lines", i, len(lines), b.Len(), want)
+		}
+		for _, line := range lines[1:] {
+			told[line] = true
+		}
+	}
+	if len(told) != n {
+		t.Errorf("%d of %d are told", len(told), n)
+	}
+	b.Reset()
+	leftOut, err := f.Write(&b, l)
+	if lines := strings.Count(b.String(), "\n"); err != nil || lines != 10_000 || leftOut != n-9_999 || !strings.Contains(b.String(), "\n11.0.97.168,") || strings.Contains(b.String(), "\n11.0.0.1,") {
+		t.Errorf("%d lines, %d left out, %v", lines, leftOut, err)
+	}
+}

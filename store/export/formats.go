@@ -35,6 +35,7 @@ type Format struct {
 
 	again   time.Duration // after which it is told again of what came again; 0: never
 	longest time.Duration // that it takes as the rest of an entry's time; 0: any
+	most    int           // entries that it takes at a time; 0: any number
 	fits    func(*Entry) bool
 	write   func(*bufio.Writer, *List)
 	change  func(*bufio.Writer, *Changes) // nil: the file is replaced whole
@@ -64,7 +65,7 @@ func Formats() []Format {
 		{Name: "kumomta", Short: "TOML table for kumo.cidr.make_map", Load: "kumo.serde.toml_load 'FILE'", Ends: replaced, write: writeKumo},
 		{Name: "crowdsec", Short: "decisions for cscli, with durations", Load: "cscli decisions import -i FILE", Ends: "by its duration; --diff prints cscli commands", Disjoint: true, EndsItself: true, Renew: true, write: writeCrowdSec, change: changeCrowdSec},
 		{Name: "fail2ban", Short: "log lines for fail2ban", Load: "a jail with the filter scanwatch-export", Ends: "by bantime; --diff prints fail2ban-client commands", write: writeFail2ban, change: changeFail2ban},
-		{Name: "abuseipdb", Short: "CSV for the bulk report of AbuseIPDB", Load: "curl, see the manual", Ends: "nothing ends: with --diff only what is new is told", again: reportAgain, fits: reportable, write: writeAbuse, change: changeAbuse},
+		{Name: "abuseipdb", Short: "CSV for the bulk report of AbuseIPDB", Load: "curl, see the manual", Ends: "nothing ends: with --diff only what is new is told", again: reportAgain, most: mostReports, fits: reportable, write: writeAbuse, change: changeAbuse},
 		{Name: "rbldnsd", Short: "combined zone of rbldnsd", Load: "rbldnsd bl.example.org:combined:FILE", Ends: replaced, write: writeRBLDNSD},
 		{Name: "bind", Short: "DNSBL zone for BIND, NSD and others", Load: "named-checkzone bl.example.org FILE", Ends: replaced, Disjoint: true, write: writeBIND},
 	}
