@@ -512,7 +512,10 @@ func (b *pastTest) addLost(o *replay.Outcome, m *replay.Message) {
 			l = b.lost[k]
 		}
 		if l == nil {
-			l = &lostMail{Domain: k.domain, Src: source(k.src), Rule: k.rule, Phase: m.Phase, Unknown: m.Unknown, Ban: m.Ban, RDNS: printable(o.Record.RDNS)}
+			l = &lostMail{Domain: k.domain, Src: source(k.src), Rule: k.rule}
+			if k.rule == m.Rule { // not of others
+				l.Phase, l.Unknown, l.Ban, l.RDNS = m.Phase, m.Unknown, m.Ban, printable(o.Record.RDNS)
+			}
 			b.lost[k] = l
 		}
 	}

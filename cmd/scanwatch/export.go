@@ -19,6 +19,7 @@ import (
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/lookup/feed"
 	"scanwatch/filter/memory"
+	"scanwatch/filter/session"
 	"scanwatch/rules"
 	"scanwatch/store"
 	"scanwatch/store/export"
@@ -417,13 +418,19 @@ func (x *exporter) session(rec *store.Record, counts bool) error {
 		return nil
 	}
 	var findings []store.Step
+	bad := false // as memory sees it: what no mail server does
 	err := rec.Steps(func(s *store.Step) bool {
-		if s.Kind == store.KindFinding {
+		switch {
+		case s.Kind == store.KindFinding:
 			findings = append(findings, store.Step{Text: s.Text, Org: s.Org, Confidence: s.Confidence, At: s.At})
+			token := rules.TokenByName(string(s.Text))
+			bad = bad || token == nil || token.Evidence&session.Abuse != 0 && string(s.Confidence) != "low" || string(s.Match) == "first"
+		case s.Kind == store.KindVerdict && string(s.Reply) == "junk" && s.Result == store.ResultOK:
+			bad = true
 		}
 		return true
 	})
-	if len(findings) == 0 && rec.Counts.Mails > 0 {
+	if !bad && rec.Counts.Mails > 0 {
 		x.spare(p, goodWords["mail"])
 	}
 	_, banned := x.around.Overlapping(p)

@@ -164,6 +164,14 @@ func TestExportYoungMemory(t *testing.T) {
 			t.Errorf("memory of %v: exported %q, want %q", c.age, out, c.want)
 		}
 	}
+	// Who greets badly and has old members on his lists is good, and who harvests is not,
+	// although his mail was accepted.
+	dir := mkState(t, func(*memory.Memory) {})
+	addVisits(t, dir, visitOf{src: "203.0.113.9", ago: day, evidence: "helo-localhost", mails: 1}, visitOf{src: "203.0.113.9", ago: day, evidence: "unknown-recipient"},
+		visitOf{src: "203.0.113.10", ago: day, evidence: "harvest", mails: 1})
+	if out, _ := exports(t, dir, "plain", "--evidence", "any"); out != "203.0.113.10\n" {
+		t.Errorf("without memory: exported %q", out)
+	}
 }
 
 // TestExportSparesLater: a ban outlasts --since, and who may pass now is in no list for
