@@ -809,7 +809,11 @@ func (l *lostMail) print(say func(int, string, ...any)) {
 		what += fmt.Sprintf(" (%d only in part)", l.Some)
 	}
 	say(2, "%s for %s of %s from %s, %s", what, count(l.Rcpts, "recipient"), domain, from, known)
-	say(6, "rule %s at %s%s: %s", l.Rule, l.Phase, because(l.Ban), join(l.Sessions))
+	at := ""
+	if l.Phase != "" {
+		at = " at " + l.Phase
+	}
+	say(6, "rule %s%s%s: %s", l.Rule, at, because(l.Ban), join(l.Sessions))
 }
 
 func because(ban bool) string {
