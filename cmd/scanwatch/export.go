@@ -89,7 +89,7 @@ type exportSource struct {
 	first, last time.Time
 	found       time.Time // when there was evidence that is asked for last
 	sessions    int
-	evidence    map[string]int // rank of confidence
+	evidence    [4]rules.Evidence // by rank of confidence
 	org         string
 }
 
@@ -259,12 +259,17 @@ func (s *exportSource) fill(entry *export.Entry, least int) {
 	entry.First, entry.Last, entry.Expires = entry.First.UTC(), entry.Last.UTC(), entry.Expires.UTC()
 	entry.Host, entry.Sessions, entry.Organisation = s.host, s.sessions, s.org
 	most := 0
-	for _, token := range slices.Sorted(maps.Keys(s.evidence)) {
-		if rank := s.evidence[token]; rank >= least {
-			entry.Evidence = append(entry.Evidence, token)
-			most = max(most, rank)
+	for rank, all := range s.evidence {
+		if rank < least || all == 0 {
+			continue
+		}
+		most = rank
+		for e := all; e != 0; e &= e - 1 {
+			entry.Evidence = append(entry.Evidence, (e & -e).String())
 		}
 	}
+	slices.Sort(entry.Evidence)
+	entry.Evidence = slices.Compact(entry.Evidence)
 	if entry.Confidence == "" {
 		for _, word := range []string{"low", "medium", "high"} {
 			if export.Confidence(word) == most {
@@ -446,7 +451,7 @@ func (x *exporter) session(rec *store.Record, counts bool) error {
 			x.left["sessions of more hosts than are told apart"]++
 			return nil
 		}
-		s = &exportSource{first: rec.Start, evidence: map[string]int{}}
+		s = &exportSource{first: rec.Start}
 		x.sources[p] = s
 	}
 	s.sessions += rec.Many()
@@ -458,16 +463,16 @@ func (x *exporter) session(rec *store.Record, counts bool) error {
 	}
 	for i := range findings {
 		f := &findings[i]
-		token := string(f.Text)
-		if rules.TokenByName(token) == nil {
+		token := rules.TokenByName(string(f.Text))
+		if token == nil {
 			continue
 		}
 		rank := export.Confidence(string(f.Confidence))
-		s.evidence[token] = max(s.evidence[token], rank)
+		s.evidence[rank] |= token.Evidence
 		if s.org == "" && rank > 1 {
 			s.org = string(f.Org)
 		}
-		if rank >= x.confidence && (x.any || x.evidence[token]) && rec.End.After(s.found) {
+		if rank >= x.confidence && (x.any || x.evidence[token.Name]) && rec.End.After(s.found) {
 			s.found = rec.End
 		}
 	}
