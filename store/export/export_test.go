@@ -343,6 +343,14 @@ func TestReportAgain(t *testing.T) {
 			t.Errorf("%d: %d reports, want %d", i, n, c.want)
 		}
 	}
+	// Who only fails to log in is reported if he is banned.
+	e := entryOf("192.0.2.9/32", time.Hour, "auth-failure", "helo-unqualified")
+	if f.takes(&e) {
+		t.Error("a failed login is reported")
+	}
+	if e.Kind = Ban; !f.takes(&e) {
+		t.Error("a banned guesser is not reported")
+	}
 	for _, private := range []string{"10.1.2.3/32", "fd00::/64", "169.254.1.1/32"} {
 		if e := entryOf(private, time.Hour, "harvest"); f.takes(&e) {
 			t.Errorf("%s is reported", private)
