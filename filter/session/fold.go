@@ -129,10 +129,15 @@ func (t *Table) server(s *Session, line []byte, at int64) {
 	if code >= 400 {
 		c.reply = redactReply(c.reply[:0], text, c.verb, c.filtered)
 		s.Counts.Failed++
+		s.noData = s.noData || c.verb == verbData || hasPrefixFold(c.line, "BDAT")
 		if !c.filtered && hasPrefixFold(line, "500 5.5.1 ") {
 			s.Counts.Unknown++
 		}
 		return
+	}
+	switch c.verb {
+	case verbHelo, verbEhlo, verbMail, verbRset:
+		s.noData = false
 	}
 	switch c.verb {
 	case verbMail, verbRcpt, verbData, verbDot:
@@ -265,6 +270,9 @@ func (t *Table) flushCommand(s *Session) {
 		return
 	}
 	c.open = false
+	if s.noData && c.verb == verbUnknown && string(c.line) != stars && language(c.line) == rules.UnknownCommand {
+		c.line = append(c.line[:0], messageText...)
+	}
 	proof := t.shownLine(c.line, c.verb)
 	st := store.Step{Kind: store.KindCommand, Text: proof, Code: c.code}
 	switch c.verb {
@@ -287,6 +295,10 @@ func (t *Table) flushCommand(s *Session) {
 	}
 	t.judgeCommand(s, proof)
 }
+
+// messageText stands for what a client sent behind a DATA that was refused, as some do:
+// it is no command, and its words are none of our business.
+const messageText = "(message text)"
 
 // maxExamples is the number of failed commands of a session that are kept
 // with their text; all are counted.

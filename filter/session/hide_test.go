@@ -85,6 +85,10 @@ func TestNobodyInClear(t *testing.T) {
 		{"R protocol-client|DATA", "R protocol-server|554 not for <john.smith@example.org>", "R tx-data|31f211ba|permfail"},
 		{"R protocol-server|500 5.5.1 what, john.smith@example.org"},
 		{"R protocol-client|RCPT TO:<x@example.org>", "R filter-response|rcpt-to|rewrite|john.smith@example.org", "R protocol-server|250 Ok", "R tx-rcpt|31f211ba|ok|john.smith@example.org"},
+		// Message text behind a DATA that was refused.
+		{"R protocol-client|DATA", "R protocol-server|503 5.5.1 no", "R protocol-client|Subject: John Smith", "R protocol-server|500 5.5.1 Invalid command: Command unrecognized",
+			"R protocol-client|john, this is for you", "R protocol-server|500 5.5.1 no", "R protocol-client|HELP John", "R protocol-server|214 no", "R protocol-client|Yours, Smith", "R protocol-server|500 5.5.1 no"},
+		{"R protocol-client|BDAT 1000 LAST", "R protocol-server|502 5.5.1 no", "R protocol-client|From: John Smith", "R protocol-server|500 5.5.1 no"},
 		// Envelopes.
 		{"R protocol-client|MAIL FROM:<john.smith@example.net>", "R protocol-server|250 Ok", "R tx-mail|31f211ba|ok|john.smith@example.net",
 			"F rcpt-to|john.smith@example.org", "R protocol-client|RCPT TO:<john.smith@example.org>", "R protocol-server|250 Ok", "R tx-rcpt|31f211ba|ok|john.smith@example.org",
