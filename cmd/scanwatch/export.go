@@ -80,7 +80,6 @@ type exporter struct {
 
 	banned  map[netip.Prefix]*memory.Ban
 	around  lookup.Prefixes[bool] // the same, to find who lies within
-	since   time.Time             // when the oldest of them was imposed
 	sources map[netip.Prefix]*exportSource
 	left    map[string]int // entries that are left out, by reason
 }
@@ -230,12 +229,15 @@ func (x *exporter) list(since time.Time) (*export.List, error) {
 	if err != nil {
 		return nil, err
 	}
-	from := since
-	if recent := now.AddDate(0, 0, -recentDays); recent.Before(from) && (noted.IsZero() || noted.After(recent)) {
+	from, recent := since, now.AddDate(0, 0, -recentDays)
+	if recent.Before(from) && (noted.IsZero() || noted.After(recent)) {
 		from = recent // nothing else tells whose mail was accepted
 	}
-	if len(x.banned) > 0 && x.since.Before(from) {
-		from = x.since // who was banned then may be excused now
+	// Who was banned then may be excused now.
+	for p := range x.banned {
+		if b := x.banned[p].Since; b.Before(from) && recent.Before(from) {
+			from = slices.MaxFunc([]time.Time{b, recent}, time.Time.Compare)
+		}
 	}
 	if err := x.read(from, since); err != nil {
 		return nil, err
@@ -389,9 +391,6 @@ func (x *exporter) ban(b memory.Ban, ok bool) {
 	default:
 		x.banned[b.Prefix] = &b
 		x.around.Add(b.Prefix, true)
-		if x.since.IsZero() || b.Since.Before(x.since) {
-			x.since = b.Since
-		}
 	}
 }
 
