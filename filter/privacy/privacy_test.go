@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -163,6 +164,18 @@ func FuzzText(f *testing.F) {
 		for _, in := range [][]byte{line, append([]byte(name+"@example.org "), line...), append(bytes.Clone(line), " <"+name+"@example.org>"...)} {
 			if got := h.Text(nil, in, false); bytes.Contains(got, []byte(name)) && !bytes.Contains(line, []byte(name)) {
 				t.Errorf("%q became %q", in, got)
+			}
+		}
+		// In the middle of anything but an address that asks to be sent on, whose hosts stay.
+		for i := range min(len(line), 20) {
+			if bytes.Contains(line, []byte(name)) || bytes.ContainsAny(line, "%!@") {
+				break
+			}
+			in := slices.Concat(line[:i], []byte(name+"@example.org"), line[i:])
+			for _, got := range [][]byte{h.Text(nil, in, false), h.Command(nil, append([]byte("RCPT TO:"), in...), false), h.Command(nil, append([]byte("VRFY "), in...), true)} {
+				if bytes.Contains(got, []byte(name)) {
+					t.Errorf("%q became %q", in, got)
+				}
 			}
 		}
 		if bytes.IndexByte(line, '@') < 0 && !bytes.Equal(h.Text(nil, line, true), line) {
