@@ -571,12 +571,12 @@ func (in *inquiry) session(r *store.Record) *whySession {
 				rule.id, _ = readSession(st.Match)
 				rule.BannedIn = cmp.Or(printable(st.Match), byHand)
 			}
-			i := s.rule(rule)
+			i := s.rule(rule, max(int(st.Times), 1))
 			if rule.CarriedOut {
 				byUs[rule.Phases] = i + 1
 			}
 		case store.KindBan:
-			s.rule(whyRule{Rule: printable(st.Text), Decision: "ban", CarriedOut: st.Result == store.ResultOK, Until: printable(st.Reply), Spared: printable(st.Match), ref: st.Rule})
+			s.rule(whyRule{Rule: printable(st.Text), Decision: "ban", CarriedOut: st.Result == store.ResultOK, Until: printable(st.Reply), Spared: printable(st.Match), ref: st.Rule}, 1)
 		case store.KindFilter:
 			decision := string(st.Text)
 			byFilter = string(st.Arg) == "rcpt-to" && (decision == "reject" || decision == "disconnect")
@@ -650,8 +650,9 @@ func outcome(s *store.Step) string {
 	return strings.TrimSpace(text)
 }
 
-// rule adds what a rule did, once for the same thing, and returns where it is.
-func (s *whySession) rule(rule whyRule) int {
+// rule adds what a rule did so many times, once for the same thing, and returns where
+// it is.
+func (s *whySession) rule(rule whyRule, times int) int {
 	for i := range s.Rules {
 		have := s.Rules[i]
 		have.Times, have.Reply, have.Phases = 0, "", rule.Phases
@@ -659,11 +660,11 @@ func (s *whySession) rule(rule whyRule) int {
 			if had := &s.Rules[i].Phases; !slices.Contains(strings.Split(*had, ", "), rule.Phases) {
 				*had += ", " + rule.Phases
 			}
-			s.Rules[i].Times++
+			s.Rules[i].Times += times
 			return i
 		}
 	}
-	rule.Times = 1
+	rule.Times = times
 	s.Rules = append(s.Rules, rule)
 	return len(s.Rules) - 1
 }

@@ -321,3 +321,18 @@ func TestWhyRemembers(t *testing.T) {
 		}
 	}
 }
+
+// TestWhySum: a rule that turned away each session of a sum did so as often.
+func TestWhySum(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	whyAdd(w, time.Hour, 0x5, "203.0.113.9", store.Record{Sessions: 400, Found: 400},
+		store.Step{Kind: store.KindVerdict, Text: text("ylmf"), Arg: text("helo"), Reply: text("disconnect"), Result: store.ResultOK, Times: 399})
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out, complaint, _ := runWhy(t, "", "-s", dir, "why", "203.0.113.9")
+	if !strings.Contains(out, "399 times") {
+		t.Errorf("%s%s", out, complaint)
+	}
+}
