@@ -44,8 +44,8 @@ const (
 type sampler struct {
 	budget  int64 // 0: everything is recorded
 	sources map[uint64]*sampled
-	order   []uint64 // in the order in which their windows end
-	first   int      // in order
+	order   []hour // in the order in which they end
+	first   int    // in order
 	sums    int
 	day     int64 // since 1970
 	bytes   int64 // taken on this day
@@ -55,11 +55,18 @@ type sampler struct {
 	record  []byte // scratch
 }
 
-// sampled is a source within its hour, or what is left of the day (UTC).
+// hour is how long a source is followed, or what is left of the day (UTC): what is
+// counted is counted by the day. That it has ended is asked with every event, and
+// must not cost a look at the map.
+type hour struct {
+	source uint64
+	until  int64
+}
+
+// sampled is a source within its hour.
 type sampled struct {
-	until int64
-	n     uint32
-	sum   *sum
+	n   uint32
+	sum *sum
 }
 
 // A sum is what stands for several sessions.
@@ -115,9 +122,9 @@ func (t *Table) follow(k uint64, at int64) *sampled {
 		t.unfollow()
 	}
 	const day = int64(24 * time.Hour / time.Microsecond)
-	q := &sampled{until: min(at+sampleWindow.Microseconds(), at-at%day+day)} // what is counted is counted by the day
+	q := new(sampled)
 	p.sources[k] = q
-	p.order = append(p.order, k)
+	p.order = append(p.order, hour{k, min(at+sampleWindow.Microseconds(), at-at%day+day)})
 	return q
 }
 
@@ -125,7 +132,7 @@ func (t *Table) follow(k uint64, at int64) *sampled {
 // it.
 func (t *Table) unfollow() {
 	p := &t.sampler
-	k := p.order[p.first]
+	k := p.order[p.first].source
 	q := p.sources[k]
 	delete(p.sources, k)
 	if p.first++; p.first == len(p.order) || p.first > maxSampled {
@@ -149,8 +156,8 @@ func (t *Table) unfollow() {
 func (t *Table) sumUp(now int64, all bool) {
 	p := &t.sampler
 	for p.first < len(p.order) {
-		q := p.sources[p.order[p.first]]
-		if !all && q.until > now && q.until <= now+2*sampleWindow.Microseconds() { // or the clock was set back by more than jitter
+		until := p.order[p.first].until
+		if !all && until > now && until <= now+2*sampleWindow.Microseconds() { // or the clock was set back by more than jitter
 			return
 		}
 		t.unfollow()
