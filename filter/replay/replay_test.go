@@ -485,3 +485,61 @@ func judged(t *testing.T, r *store.Record) (list []string) {
 	}
 	return list
 }
+
+// TestLostOmitted: messages whose steps were not kept are lost like the others of their
+// session.
+func TestLostOmitted(t *testing.T) {
+	const mails, kept = 10, 3
+	var steps []byte
+	step := func(s store.Step) { steps = store.AppendStep(steps, &s, time.Millisecond) }
+	text := func(s string) []byte { return []byte(s) }
+	step(store.Step{Kind: store.KindGreeting})
+	step(store.Step{Kind: store.KindHelo, Text: text("mail.example.net"), Arg: text("EHLO"), Result: store.ResultOK})
+	for i := range kept {
+		step(store.Step{Kind: store.KindMail, Text: text("joe@example.net"), Result: store.ResultOK, MsgID: uint32(i + 1)})
+		step(store.Step{Kind: store.KindRcpt, Text: text(fmt.Sprintf("user%d@example.org", i)), Result: store.ResultOK})
+		step(store.Step{Kind: store.KindRcpt, Text: text("second@example.org"), Result: store.ResultOK})
+		step(store.Step{Kind: store.KindData, Result: store.ResultOK})
+		step(store.Step{Kind: store.KindCommit, Size: 1000})
+	}
+	value := store.AppendRecord(nil, &store.Record{Start: sim.Midnight, End: sim.Midnight.Add(time.Minute), Src: netip.MustParseAddrPort("203.0.113.9:25"),
+		Dst: netip.MustParseAddrPort("192.0.2.25:25"), Ending: store.EndingQuit, Counts: store.Counts{Commands: 42, Mails: mails, RcptOK: 20}, Omitted: 28}, steps)
+	r, err := store.Decode(store.AppendKey(nil, sim.Midnight.Add(time.Minute), 1), value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lists := builtin(t)
+	for _, c := range []struct {
+		rule        string
+		whole, some int
+	}{
+		{"phase connect match src 203.0.113.9 disconnect", mails, 0},
+		{"phase helo match src 203.0.113.9 reject", mails, 0},
+		{"phase helo match src 203.0.113.9 disconnect", mails, 0},
+		{"phase mail-from match src 203.0.113.9 reject", mails, 0},
+		{"phase mail-from match src 203.0.113.9 disconnect", mails, 0},
+		{"phase rcpt-to match src 203.0.113.9 reject", mails, 0},
+		{"phase data match src 203.0.113.9 reject", mails, 0},
+		{"phase commit match src 203.0.113.9 reject", mails, 0},
+		{"phase rcpt-to match rcpt-to \"user1@example.org\" reject", 0, 1},
+		{"phase rcpt-to match rcpt-to \"second@example.org\" disconnect", mails, 0},
+		{"phase rcpt-to match rcpt-to \"user0@example.org\" reject\nrule b phase rcpt-to match rcpt-to \"user2@example.org\" disconnect", mails - 2, 1},
+		{"phase mail-from match src 192.0.2.9 reject", 0, 0},
+	} {
+		_, outcomes := again(t, lists, policy(t, "open", "rule a "+c.rule+"\n", rules.Enforce), []*store.Record{&r})
+		whole, some := 0, 0
+		for _, m := range outcomes[0].Lost {
+			if m.Some {
+				some++
+			} else {
+				whole++
+			}
+			if m.Rule == "" {
+				t.Errorf("%s: %+v", c.rule, m)
+			}
+		}
+		if whole != c.whole || some != c.some {
+			t.Errorf("%s: %d messages lost and %d in part, want %d and %d", c.rule, whole, some, c.whole, c.some)
+		}
+	}
+}

@@ -117,7 +117,8 @@ func (t *Table) server(s *Session, line []byte, at int64) {
 			// instance because two commands came at once, and hangs up.
 			s.hungUp = true
 			s.Counts.Failed++
-			t.step(s, at, &store.Step{Kind: store.KindInput, Code: code, Reply: cut(text, maxLine)})
+			text = t.shownReply(cut(text, maxLine), nil, nil)
+			t.step(s, at, &store.Step{Kind: store.KindInput, Code: code, Reply: text})
 			t.judgeInput(s, text, at)
 		}
 		return
@@ -133,10 +134,15 @@ func (t *Table) server(s *Session, line []byte, at int64) {
 	if code >= 400 {
 		c.reply = redactReply(c.reply[:0], text, c.verb, c.filtered)
 		s.Counts.Failed++
+		s.noData = s.noData || c.verb == verbData || hasPrefixFold(c.line, "BDAT")
 		if !c.filtered && hasPrefixFold(line, "500 5.5.1 ") {
 			s.Counts.Unknown++
 		}
 		return
+	}
+	switch c.verb {
+	case verbHelo, verbEhlo, verbMail, verbRset:
+		s.noData = false
 	}
 	switch c.verb {
 	case verbMail, verbRcpt, verbData, verbDot:
@@ -265,7 +271,7 @@ func (t *Table) data(s *Session, ev *filter.Event) {
 	if !ok {
 		return
 	}
-	t.step(s, ev.Time, &store.Step{Kind: store.KindData, Result: r, Code: code, Reply: reply})
+	t.step(s, ev.Time, &store.Step{Kind: store.KindData, Result: r, Code: code, Reply: t.shownReply(reply, nil, nil)})
 }
 
 // flushCommand records the last command if it failed and no event has told
@@ -277,12 +283,15 @@ func (t *Table) flushCommand(s *Session) {
 		return
 	}
 	c.open = false
+	if s.noData && c.verb == verbUnknown && string(c.line) != stars && language(c.line) == rules.UnknownCommand {
+		c.line = append(c.line[:0], messageText...)
+	}
 	proof := t.shownLine(c.line, c.verb)
 	st := store.Step{Kind: store.KindCommand, Text: proof, Code: c.code}
 	switch c.verb {
 	case verbHelo, verbEhlo:
 		word, name := cutWord(c.line)
-		st = store.Step{Kind: store.KindHelo, Text: name, Arg: word, Result: result(c.code), Code: c.code}
+		st = store.Step{Kind: store.KindHelo, Text: t.shownHelo(name), Arg: word, Result: result(c.code), Code: c.code}
 	case verbExchange:
 		// Its outcome is the one of the AUTH command.
 		st.Text = []byte("AUTH " + stars)
@@ -299,6 +308,10 @@ func (t *Table) flushCommand(s *Session) {
 	}
 	t.judgeCommand(s, proof)
 }
+
+// messageText stands for what a client sent behind a DATA that was refused, as some do:
+// it is no command, and its words are none of our business.
+const messageText = "(message text)"
 
 // maxExamples is the number of failed commands of a session that are kept
 // with their text; all are counted.

@@ -517,7 +517,7 @@ func (t *Table) find(s *Session, at int64, f finding) {
 	} else {
 		s.Evidence |= f.evidence
 		s.Weak &^= f.evidence
-		s.abused = s.abused || f.evidence&abuse != 0
+		s.abused = s.abused || f.evidence&Abuse != 0
 		if f.evidence&eachTime == 0 {
 			t.memory.Note(t.whois(s), f.evidence, at)
 		}
@@ -541,9 +541,9 @@ func (t *Table) find(s *Session, at int64, f finding) {
 // all other counts once in a session. What has low confidence never counts.
 const eachTime = rules.UnknownRecipient | rules.RelayProbe | rules.AuthFailure | rules.AuthUnsupported | rules.UnknownCommand
 
-// abuse is the evidence of what no mail server does: who gives it has no good
-// name left.
-const abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray | rules.Campaign
+// Abuse is the evidence of what no mail server does: who gives it has no good
+// name left, unless it has low confidence.
+const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray | rules.Campaign
 
 // Language is what a refused line of a client is evidence of by itself, 0 if it may
 // be a secret and is not looked at.

@@ -52,6 +52,7 @@ type Session struct {
 
 	sawAuth    bool // from now on every odd line may be a password
 	inExchange bool // smtpd waits for the next line of an AUTH exchange
+	noData     bool // message text was refused, and may come all the same
 
 	probes      uint32 // refused recipients in domains that are not ours for sure, or that ask to be sent on
 	unknown     uint32 // refused recipients in domains of ours
