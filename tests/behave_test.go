@@ -347,3 +347,60 @@ func TestGuesserOnTheWire(t *testing.T) {
 		})
 	}
 }
+
+// TestLeanOnTheWire: with lean detail mail is accepted and recorded as ever, a
+// harvester is cut and banned, and a list with typos is not touched.
+func TestLeanOnTheWire(t *testing.T) {
+	const harvester, list, bot = "203.0.113.1", "203.0.113.50", "203.0.113.80"
+	for _, version := range smtpd.Versions {
+		t.Run(version.Name, func(t *testing.T) {
+			smtpd.Require(t, version)
+			f, dir := configured(t, ready(t, "standard", "enforce", "detail lean"), nil)
+			s := start(t, smtpd.Options{Version: version, Filters: []smtpd.Filter{f}, Dir: dir, Members: []string{"a", "b", "c", "d"},
+				Hosts: []smtpd.Host{{Addr: list, Name: "lists.example.net", Confirmed: true}}})
+			if ok, refused, err := transaction(s, list, "owner@lists.example.net", []string{"a", "b", "bx", "c", "cx", "d"}, true); err != nil || ok != 4 || refused != 2 {
+				t.Errorf("list: %d accepted, %d refused, %v", ok, refused, err)
+			}
+			var to []string
+			for i := range 50 {
+				to = append(to, fmt.Sprintf("nobody%d", i))
+			}
+			if ok, refused, err := transaction(s, harvester, "x@example.com", to, false); ok != 0 || refused != 5 || err == nil || !strings.HasPrefix(err.Error(), "421 4.7.0 Too many unknown recipients") {
+				t.Errorf("harvester: %d accepted, %d refused, then %v", ok, refused, err)
+			}
+			if at, reply := visit(t, s, harvester, ""); at != "connect" || !strings.Contains(reply, "Turned away until ") {
+				t.Errorf("harvester, once more: refused at %q with %q", at, reply)
+			}
+			if at, reply := visit(t, s, bot, "ylmf-pc"); at == "" {
+				t.Errorf("bot: not refused, but %q", reply)
+			}
+			stop(t, s)
+
+			records := dump(t, s.State())
+			for from, want := range map[string]struct {
+				counts   map[string]int
+				ending   string
+				evidence string
+			}{
+				list:      {map[string]int{"mails": 1, "rcpt_ok": 4, "rcpt_permfail": 2, "commands": 0}, "closed", "unknown-recipient"},
+				harvester: {map[string]int{"mails": 0, "rcpt_ok": 0, "rcpt_permfail": 5, "commands": 0}, "rejected", "unknown-recipient harvest"},
+				bot:       {map[string]int{"mails": 0, "rcpt_ok": 0, "commands": 0}, "rejected", "botnet-helo"},
+			} {
+				found := fromAddr(records, from)
+				if len(found) == 0 {
+					t.Errorf("%s is not recorded", from)
+					continue
+				}
+				r := found[0]
+				for key, n := range want.counts {
+					if r.Counts[key] != n {
+						t.Errorf("%s: %d %s, want %d", from, r.Counts[key], key, n)
+					}
+				}
+				if got := strings.Join(r.evidence(), " "); r.Ending != want.ending || got != want.evidence {
+					t.Errorf("%s: ended %s, found %q; want %s, %q", from, r.Ending, got, want.ending, want.evidence)
+				}
+			}
+		})
+	}
+}
