@@ -374,6 +374,7 @@ func TestLeanOnTheWire(t *testing.T) {
 			if at, reply := visit(t, s, bot, "ylmf-pc"); at == "" {
 				t.Errorf("bot: not refused, but %q", reply)
 			}
+			ended(t, s, bot)
 			stop(t, s)
 
 			records := dump(t, s.State())
