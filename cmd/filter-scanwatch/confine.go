@@ -15,25 +15,37 @@ import (
 	"scanwatch/rules"
 )
 
-// diskPatience is how long smtpd is kept waiting for the directories that the
-// sandbox is to leave open.
-const diskPatience = time.Second
+// What happens before smtpd has its handshake touches the disk three times, and smtpd
+// serves nobody meanwhile: so each has its bound, after which it is done without.
+const (
+	configPatience = 5 * time.Second // the configuration and all files that it names
+	diskPatience   = time.Second     // the directories that the sandbox is to leave open, and the key
+)
 
 // enterSandbox takes from the process what it does not need with these settings
 // and this configuration, and tells what it is. Nothing else may use the disk yet.
 func (p *policies) enterSandbox(set rules.Settings) {
+	// To wait would hang the mail server, and to do it later the process, as
+	// long as one thread waits for the disk: see Enter.
+	without := func() {
+		p.log.Warn("no sandbox: the disk of the state directory or of the configuration does not answer; restart smtpd when it does")
+	}
+	if p.unread {
+		without()
+		return
+	}
 	paths := sandbox.Paths{State: set.Store, Events: set.Events, Look: config.DefaultFiles()}
 	if p.config != nil {
 		paths.Read = p.config.Files()
 	}
-	_, _ = time.Now().Zone() // reads the file of the time zone, now or never
 	plan := make(chan *sandbox.Plan, 1)
-	contain.Go(p.log, "preparing the sandbox", func() { plan <- sandbox.Prepare(paths) })
+	contain.Go(p.log, "preparing the sandbox", func() {
+		_, _ = time.Now().Zone() // reads the file of the time zone, now or never
+		plan <- sandbox.Prepare(paths)
+	})
 	select {
 	case <-time.After(diskPatience):
-		// To wait would hang the mail server, and to do it later the process, as
-		// long as one thread waits for the disk: see Enter.
-		p.log.Warn("no sandbox: the disk of the state directory or of the configuration does not answer; restart smtpd when it does")
+		without()
 		return
 	case plan := <-plan:
 		p.closed = plan.Enter()

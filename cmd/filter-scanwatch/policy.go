@@ -40,6 +40,7 @@ type policies struct {
 	mu     sync.Mutex            // one reload at a time
 	config *config.Config
 	closed *sandbox.Report // nil: there is no sandbox
+	unread bool            // the disk of the configuration did not answer at the start
 
 	stateMu sync.Mutex
 	state   control.Config
@@ -81,7 +82,27 @@ func (p *policies) start() rules.Settings {
 	if p.file == "" {
 		return defaults
 	}
-	c, err := config.Load(p.file, p.lists(), nil, false)
+	type loaded struct {
+		*config.Config
+		error
+	}
+	first := make(chan loaded, 1)
+	contain.Go(p.log, "reading the configuration", func() {
+		c, err := config.Load(p.file, p.lists(), nil, false)
+		first <- loaded{c, err}
+	})
+	var c *config.Config
+	var err error
+	select {
+	case l := <-first:
+		c, err = l.Config, l.error
+	case <-time.After(configPatience):
+		// The watcher reads it as soon as it can be read. It may ask for anything then.
+		p.config, p.asked, p.unread = config.Unread(p.file), session.AllPhases(), true
+		p.log.Error("only observing, and recording where that is done by default: the disk of the configuration does not answer; restart smtpd when it does", "file", p.file)
+		p.note(nil, "its disk did not answer at the start; restart smtpd")
+		return defaults
+	}
 	if err != nil {
 		p.complain(err)
 		p.log.Error("only observing: mend the configuration and restart smtpd; see scanwatch check", "file", p.file)

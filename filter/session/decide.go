@@ -1,6 +1,8 @@
 package session
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"scanwatch/filter"
@@ -43,6 +45,9 @@ func Phases(p *rules.Policy) (ids []filter.ID) {
 	}
 	return ids
 }
+
+// AllPhases returns all phases that a policy may decide in.
+func AllPhases() []filter.ID { return slices.Sorted(maps.Keys(phases)) }
 
 // Decide implements filter.Handler.
 func (t *Table) Decide(ev *filter.Event) filter.Reply {

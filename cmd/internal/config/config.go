@@ -106,6 +106,12 @@ func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Confi
 	return c, err
 }
 
+// Unread is what stands for a configuration that could not be read in time: it has
+// no policy, and has changed as soon as there is a file.
+func Unread(file string) *Config {
+	return &Config{File: file, files: map[string]stamp{file: {}}}
+}
+
 // Ready loads the ready policy of that name.
 func Ready(name string, lists *lookup.Lists) (*Config, error) {
 	text, err := rules.ReadyPolicy(name)
