@@ -265,10 +265,6 @@ func (p *policies) changed() bool {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.config.Refresh(); err != nil {
-		p.log.Warn(err.Error())
-		p.outside(p.config)
-	}
 	return p.config.Changed()
 }
 

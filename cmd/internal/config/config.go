@@ -158,13 +158,13 @@ func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config
 	if len(wrong) > 0 {
 		errs = append(errs, wrong)
 	}
-	var known [2]*lookup.Origins
+	var known []*lookup.Origins
 	if before != nil {
-		known = [2]*lookup.Origins{before.ASN, before.Country}
+		known = []*lookup.Origins{before.ASN, before.Country}
 	}
-	c.ASN, err = c.origins(c.Policy.ASN, known[:], strict)
+	c.ASN, err = c.origins(c.Policy.ASN, known, strict)
 	errs = append(errs, err)
-	c.Country, err = c.origins(c.Policy.Country, append(known[:], c.ASN), strict)
+	c.Country, err = c.origins(c.Policy.Country, known, strict)
 	return errors.Join(append(errs, err)...)
 }
 
@@ -218,20 +218,23 @@ func Beside(file, name string) string {
 	return filepath.Join(filepath.Dir(file), name)
 }
 
-// origins opens a database, or takes one of known that has the same file.
-func (c *Config) origins(name string, known []*lookup.Origins, strict bool) (*lookup.Origins, error) {
+// origins opens a database, or takes what before has of it as it is by now. It never
+// changes the one of before, which is in use until it is known whom the new one hits.
+func (c *Config) origins(name string, before []*lookup.Origins, strict bool) (*lookup.Origins, error) {
 	if name == "" {
 		return nil, nil
 	}
 	name = Beside(c.File, name)
-	i := slices.IndexFunc(known, func(o *lookup.Origins) bool { return o != nil && o.Path() == name })
-	var o *lookup.Origins
-	if i >= 0 {
-		o = known[i]
-	} else {
-		o = lookup.NewOrigins(name)
+	if c.ASN != nil && c.ASN.Path() == name {
+		return c.ASN, nil // one file may know both
 	}
-	if _, err := o.Refresh(); err != nil {
+	c.files[name] = stampOf(name)
+	o := lookup.NewOrigins(name)
+	if i := slices.IndexFunc(before, func(o *lookup.Origins) bool { return o != nil && o.Path() == name }); i >= 0 {
+		o = before[i]
+	}
+	o, err := o.Next()
+	if err != nil {
 		if strict {
 			return nil, err
 		}
@@ -240,8 +243,7 @@ func (c *Config) origins(name string, known []*lookup.Origins, strict bool) (*lo
 	return o, nil
 }
 
-// Changed tells whether a file that c was made from has changed. Databases
-// look after themselves: see Refresh.
+// Changed tells whether a file that c was made from has changed.
 func (c *Config) Changed() bool {
 	for name, was := range c.files {
 		if !was.same(stampOf(name)) {
@@ -262,28 +264,7 @@ func (c *Config) Seen(broken *Config) {
 
 // Files lists all files that c was made from, or tried to: its own, those of its
 // tables, and the databases.
-func (c *Config) Files() []string {
-	files := slices.Sorted(maps.Keys(c.files))
-	for _, o := range []*lookup.Origins{c.ASN, c.Country} {
-		if o != nil {
-			files = append(files, o.Path())
-		}
-	}
-	return files
-}
-
-// Refresh reads databases anew that have been replaced, and returns what went
-// wrong.
-func (c *Config) Refresh() error {
-	var errs []error
-	for _, o := range []*lookup.Origins{c.ASN, c.Country} {
-		if o != nil {
-			_, err := o.Refresh()
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
+func (c *Config) Files() []string { return slices.Sorted(maps.Keys(c.files)) }
 
 // Detail shows errors of the policy language with their lines, a caret and a
 // hint, and any other error as it is; it ends with a newline.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 	"strings"
 
@@ -29,6 +30,9 @@ func (t *table) Overlaps(p netip.Prefix) bool {
 	_, ok := t.prefixes.Overlapping(p)
 	return ok
 }
+
+// Narrower goes through the networks of t within p.
+func (t *table) Narrower(p netip.Prefix) iter.Seq[netip.Prefix] { return t.prefixes.Narrower(p) }
 
 func (t *table) MatchName(name []byte) bool {
 	if _, ok := t.names.LookupBytes(name); ok {
