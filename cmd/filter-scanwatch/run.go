@@ -117,7 +117,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		}
 		table.Use(s)
 	}
-	policies := policies{file: config.Find(s.file), lists: lists, use: use, log: log, find: config.Find,
+	policies := policies{file: config.Find(s.file), dir: s.dir, lists: lists, use: use, log: log, find: config.Find,
 		peers: func(yield func(memory.Peer) bool) {
 			remembered.Peers(now().UnixMicro(), func(p memory.Peer) { _ = yield(p) })
 		}}
@@ -125,6 +125,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	if s.dir != "" {
 		set.Store = s.dir
 	}
+	policies.dir = set.Store
 	if !s.open {
 		policies.enterSandbox(set)
 	}

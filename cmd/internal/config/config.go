@@ -50,6 +50,8 @@ type Config struct {
 	tables map[rules.Source]*table
 	files  map[string]stamp  // everything that was read, to see a change
 	text   map[string]string // of the configuration's own files, to show lines
+
+	refused []string // files that are not read; see LoadWithout
 }
 
 // stamp tells one version of a file from another. A missing file has none.
@@ -91,7 +93,17 @@ func Find(file string) string {
 // not undo a policy. before may be nil. With an error the Config has no policy:
 // it only tells when one of its files changes.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
-	c := &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
+	return load(file, nil, lists, before, strict)
+}
+
+// LoadWithout is Load, not strict, for the first time, but without the files of tables
+// and databases that were refused before. They count as changed.
+func LoadWithout(refused []string, file string, lists *lookup.Lists) (*Config, error) {
+	return load(file, refused, lists, nil, false)
+}
+
+func load(file string, refused []string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
+	c := &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string), refused: refused}
 	// What is in these files comes from many hands.
 	err := contain.Run(func() error {
 		tree, err := rules.Parse(file, c.read)
@@ -233,6 +245,11 @@ func (c *Config) origins(name string, before []*lookup.Origins, strict bool) (*l
 	if i := slices.IndexFunc(before, func(o *lookup.Origins) bool { return o != nil && o.Path() == name }); i >= 0 {
 		o = before[i]
 	}
+	if slices.Contains(c.refused, name) {
+		c.files[name] = stamp{}
+		c.note("%v", fmt.Errorf("database %s: %w; networks and countries are not evaluated", name, errRefused))
+		return o, nil
+	}
 	o, err := o.Next()
 	if err != nil {
 		if strict {
@@ -251,6 +268,18 @@ func (c *Config) Changed() bool {
 		}
 	}
 	return false
+}
+
+var errRefused = errors.New("it was refused before the restart, and is looked at again soon")
+
+// News lists the files of tables and databases that are not as before has them.
+func (c *Config) News(before *Config) (files []string) {
+	for _, name := range c.Files() {
+		if _, own := c.text[name]; !own && !c.files[name].same(before.files[name]) {
+			files = append(files, name)
+		}
+	}
+	return files
 }
 
 // Seen takes the files of broken, which is the next version of c and could not be

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"scanwatch/filter/lookup"
@@ -70,6 +71,10 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 		return t, nil
 	}
 	file := Beside(s.Pos.File, s.File)
+	if slices.Contains(c.refused, file) {
+		c.files[file] = stamp{}
+		return nil, fmt.Errorf("%s: %w", file, errRefused)
+	}
 	c.files[file] = stampOf(file)
 	f, err := feed.Open(file)
 	if err != nil {
