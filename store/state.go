@@ -349,7 +349,7 @@ func (s *State) write() error {
 // failed lets go of the file after err, and tells whether it was damaged and is
 // out of the way.
 func (s *State) failed(err error) bool {
-	if errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, errBudget) {
+	if errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, errBudget) || errors.Is(err, ErrInUse) {
 		return false // nothing is wrong with the file
 	}
 	ours := !s.replaced()
