@@ -10,10 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"text/tabwriter"
-	"time"
 
 	"scanwatch/tests/smtpd"
 )
@@ -74,14 +72,14 @@ func TestHostileClientsOfOthers(t *testing.T) {
 				fate := make([]string, len(list))
 				for first := 0; first < len(list); first += atOnce {
 					last := min(first+atOnce, len(list))
-					switch what := suffers(t, o, list[first:last], first); {
+					switch what := suffers(o, list[first:last], first, deliver); {
 					case what == "":
 						continue
 					case strings.HasPrefix(what, notStarted):
 						t.Skipf("SKIP: OpenSMTPD %s with %s %s", v.Name, other.name, what)
 					}
 					for i := first; i < last; i++ {
-						fate[i] = suffers(t, o, list[i:i+1], i)
+						fate[i] = suffers(o, list[i:i+1], i, deliver)
 					}
 				}
 				list, fate = append(list, attack{name: "local mail"}), append(fate, local(o))
@@ -96,51 +94,6 @@ func TestHostileClientsOfOthers(t *testing.T) {
 				tell.Flush()
 			})
 		}
-	}
-}
-
-// notStarted is how suffers begins if the server did not even start.
-const notStarted = "does not start: "
-
-// suffers starts a server, makes attacks on it all at once, and tells what
-// became of it: nothing if it serves a good mail afterwards.
-func suffers(t *testing.T, o smtpd.Options, list []attack, first int) string {
-	t.Helper()
-	s, err := smtpd.Start(o)
-	if err != nil {
-		return notStarted + lastWords(err.Error())
-	}
-	defer func() { _ = s.Stop() }()
-	var all sync.WaitGroup
-	for i, a := range list {
-		c, err := dial(s, first+i, a)
-		if err != nil {
-			break // it has gone already, or is about to
-		}
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			a.do(c)
-			c.Close()
-		}()
-	}
-	all.Wait()
-	err = deliver(s)
-	if err != nil {
-		select {
-		case <-s.Ended(): // it may take a moment over it
-		case <-time.After(time.Second):
-		}
-	}
-	switch {
-	case err == nil && s.Alive():
-		return ""
-	case !s.Alive():
-		return "smtpd ends: " + lastWords(s.Log())
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return "hangs"
-	default:
-		return err.Error()
 	}
 }
 
