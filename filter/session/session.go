@@ -53,6 +53,8 @@ type Session struct {
 	sawAuth    bool // from now on every odd line may be a password
 	inExchange bool // smtpd waits for the next line of an AUTH exchange
 
+	replied struct{ to, with string } // see reply
+
 	probes      uint32 // refused recipients in domains that are not ours for sure, or that ask to be sent on
 	unknown     uint32 // refused recipients in domains of ours
 	undecided   uint32 // refused recipients who may be either
