@@ -29,12 +29,19 @@ var others = []struct {
 	}},
 	{name: "libopensmtpd, empty", make: func(t *testing.T, dir string) (smtpd.Filter, error) {
 		f := smtpd.Filter{Name: "libopensmtpd", Path: filepath.Join(dir, "empty")}
-		// The libraries of this machine go with it into the root.
-		cmd := exec.Command("cc", "-w", "-o", f.Path, "others/empty.c", "-Wl,-rpath,"+filepath.Dir(smtpd.Program("x")), "-Wl,--disable-new-dtags", "-lopensmtpd")
+		// The libraries of this machine go with it into the root, libc and its loader
+		// too: those of an old root are too old for the others.
+		loader, _ := filepath.Glob("/lib*/ld-linux-*.so.*")
+		if len(loader) == 0 {
+			return f, errors.New("there is no loader of programs")
+		}
+		f.Also = loader[:1]
+		cmd := exec.Command("cc", "-w", "-o", f.Path, "others/empty.c", "-Wl,-rpath,"+filepath.Dir(smtpd.Program("x")), "-Wl,--disable-new-dtags",
+			"-Wl,--dynamic-linker="+smtpd.Program(filepath.Base(loader[0])), "-lopensmtpd")
 		if err := output(cmd); err != nil {
 			return f, fmt.Errorf("%w (apt-get install gcc libopensmtpd-dev)", err)
 		}
-		for _, lib := range []string{"libopensmtpd.so.0", "libevent-2.1.so.7"} {
+		for _, lib := range []string{"libopensmtpd.so.0", "libevent-2.1.so.7", "libc.so.6"} {
 			found, _ := filepath.Glob("/usr/lib/*/" + lib)
 			f.Also = append(f.Also, found...)
 		}
