@@ -28,7 +28,9 @@ ${MAKE:-make} -s install DESTDIR="$dest" PREFIX=/usr SYSCONFDIR=/etc MANDIR=/usr
 	LIBEXECDIR=/usr/libexec/opensmtpd EXAMPLEDIR="/usr/share/doc/$package/examples" \
 	ZSHDIR=/usr/share/zsh/vendor-completions
 gzip -9n "$dest"/usr/share/man/man?/*
-install -D -m 644 rules/policies/open.conf "$dest/etc/scanwatch/scanwatch.conf"
+# The configuration is the administrator's. One of ours would ask whether it may
+# replace his with each upgrade that changes it.
+install -d "$dest/etc/scanwatch"
 install -m 644 README.md DECISIONS.md filter/lookup/intel/SOURCES.md "$doc/"
 gzip -9nc CHANGES.md >"$doc/changelog.gz"
 gzip -9nc $from/changelog >"$doc/changelog.Debian.gz"
@@ -41,8 +43,7 @@ size=$(du -sk --apparent-size "$dest" | cut -f1)
 mkdir "$dest/DEBIAN"
 sed "s/@VERSION@/$version/; s/@ARCH@/$arch/; s/@SIZE@/$size/" $from/control >"$dest/DEBIAN/control"
 install -m 755 $from/postinst $from/prerm $from/postrm "$dest/DEBIAN/"
-echo /etc/scanwatch/scanwatch.conf >"$dest/DEBIAN/conffiles"
-(cd "$dest" && echo "$files" | grep -v '^etc/' | xargs md5sum) >"$dest/DEBIAN/md5sums"
+(cd "$dest" && echo "$files" | xargs md5sum) >"$dest/DEBIAN/md5sums"
 
 find "$dest" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 dpkg-deb --root-owner-group --threads-max=1 -Zxz --build "$dest" "${package}_${version}_$arch.deb"

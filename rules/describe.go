@@ -96,21 +96,23 @@ const textWidth = 76
 func (d *describer) para(s string) { d.wrap("", s) }
 func (d *describer) item(s string) { d.wrap("- ", s) }
 
+func (d *describer) wrap(lead, s string) { wrap(&d.out, lead, s) }
+
 // wrap writes words in lines; the lines after the first stand below its text.
-func (d *describer) wrap(lead, s string) {
+func wrap(out *strings.Builder, lead, s string) {
 	line := lead
 	for i, word := range strings.Fields(s) {
 		switch {
 		case i == 0:
 			line += word
 		case len(line)+1+len(word) > textWidth:
-			d.out.WriteString(line + "\n")
+			out.WriteString(line + "\n")
 			line = strings.Repeat(" ", len(lead)) + word
 		default:
 			line += " " + word
 		}
 	}
-	d.out.WriteString(line + "\n")
+	out.WriteString(line + "\n")
 }
 
 func (d *describer) rules(title string, rules []*Rule) {

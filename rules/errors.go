@@ -43,7 +43,7 @@ func (e *Error) Detail() string {
 		b.WriteString("    " + line + "\n    " + caret + "^\n")
 	}
 	if e.Hint != "" {
-		b.WriteString("    " + e.Hint + "\n")
+		wrap(&b, "    ", e.Hint)
 	}
 	return b.String()
 }

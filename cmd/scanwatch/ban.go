@@ -25,7 +25,8 @@ with its /64. The ban takes effect at once, and ends by itself.
 
   --for DURATION  how long (30m, 12h, 7d, 2w); 1d by default
   --reason TEXT   what the client is told, and what stands in the list
-  --force         also if mail was accepted or somebody logged in from there`
+  --force         also if mail was accepted or somebody logged in from there,
+                  and a network larger than a /8 (IPv6: a /16)`
 
 const unbanHelp = `Ends every ban within PREFIX, of hosts and of networks, at once.`
 
@@ -72,6 +73,13 @@ func banVerb(e *env, args []string) error {
 	if err != nil || d < time.Minute || d > 366*24*time.Hour {
 		return usage("--for %q: must be a time span from 1m to 366d", *length)
 	}
+	largest := 8
+	if p.Addr().Is6() {
+		largest = 16
+	}
+	if p.Bits() < largest && !*force {
+		return fmt.Errorf("%s was not banned: it is larger than a /%d; use --force if that is meant", p, largest)
+	}
 	client, err := control.Dial(e.dir)
 	if err != nil {
 		return err
@@ -89,14 +97,16 @@ func banVerb(e *env, args []string) error {
 		return err
 	}
 	for _, one := range b.Bans {
-		fmt.Fprintf(e.out, "%s is turned away until %s\n", one.Prefix, one.Until.In(e.zone).Format("2006-01-02 15:04 -0700"))
+		fmt.Fprintf(e.out, "%s is banned until %s\n", one.Prefix, one.Until.In(e.zone).Format("2006-01-02 15:04 -0700"))
 	}
 	e.note(b.Note)
 	return nil
 }
 
+// note prints what the filter has to say about what was done.
 func (e *env) note(s string) {
 	if s != "" {
+		_ = e.out.Flush() // what was done comes first
 		fmt.Fprintf(e.err, "scanwatch: %s\n", s)
 	}
 }
@@ -162,7 +172,7 @@ func unban(e *env, args []string) error {
 		return err
 	}
 	for _, one := range b.Bans {
-		fmt.Fprintf(e.out, "%s is not turned away any more (%s)\n", one.Prefix, store_report.Printable([]byte(one.Rule)))
+		fmt.Fprintf(e.out, "the ban of %s has ended (%s)\n", one.Prefix, store_report.Printable([]byte(one.Rule)))
 	}
 	e.note(b.Note)
 	if len(b.Bans) == 0 {
@@ -211,7 +221,11 @@ func bans(e *env, args []string) error {
 		return nil
 	}
 	if len(list) == 0 {
-		fmt.Fprintln(e.out, "nobody is banned")
+		who := "nobody"
+		if within.IsValid() {
+			who += " in " + within.String()
+		}
+		fmt.Fprintln(e.out, who, "is banned")
 		return nil
 	}
 	fmt.Fprintf(e.out, "%-22s %-16s %5s %5s  %s\n", "PREFIX", "UNTIL", "TIMES", "TRIES", "RULE AND SESSION")

@@ -32,7 +32,7 @@ func (e *env) chosen(args []string) (string, error) {
 		name = args[0]
 	}
 	if name == "" {
-		return "", fmt.Errorf("there is no configuration file: name one, or write %s", config.DefaultFile())
+		return "", fmt.Errorf("there is no configuration file: name one, or begin one with scanwatch policy --print standard > %s", config.DefaultFile())
 	}
 	return name, nil
 }
@@ -68,7 +68,7 @@ func check(e *env, args []string) error {
 		asked = []string{"none"}
 	}
 	fmt.Fprintf(e.out, "%s is right.\n", name)
-	fmt.Fprintf(e.out, "mode %v, %d rules; smtpd will ask in: %s\n", p.Mode, len(p.Rules()), strings.Join(asked, " "))
+	fmt.Fprintf(e.out, "mode %v, %d rules\nsmtpd will ask in: %s\n", p.Mode, len(p.Rules()), strings.Join(asked, " "))
 	for _, name := range slices.Sorted(maps.Keys(c.Tables())) {
 		fmt.Fprintf(e.out, "table <%s>: %d entries\n", name, c.Tables()[name])
 	}
@@ -128,6 +128,9 @@ func policy(e *env, args []string) error {
 	name, err := e.chosen(args)
 	if err != nil {
 		return err
+	}
+	if _, err := os.Stat(name); len(args) == 1 && errors.Is(err, os.ErrNotExist) {
+		return usage("policy %q: there is no such file; the policies that come with the program are %s", name, strings.Join(rules.PolicyNames(), ", "))
 	}
 	tree, err := rules.Parse(name, os.ReadFile)
 	if err != nil {

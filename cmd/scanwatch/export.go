@@ -36,7 +36,9 @@ and hosts from which mail was accepted or somebody logged in lately.
   --bans                 bans as well
   --aggregate            make one network of two halves, of nothing unlisted
   --private              private, loopback and link-local addresses, too
-  --diff STATEFILE       only what has changed since STATEFILE was written
+  --diff STATEFILE       only what has changed since STATEFILE; what holds now
+                         goes to STATEFILE.new. When the consumer has taken the
+                         changes: mv STATEFILE.new STATEFILE
   -o FILE                write to FILE, and replace it in one step
   -v                     say what was left out
 
@@ -142,6 +144,17 @@ func exportVerb(e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	// Only the consumer knows whether it has taken the changes, so the state file
+	// is its to replace. What an export has left that it did not take must not be.
+	told := *diff + ".new"
+	if *diff != "" && *output == told {
+		return usage("export: -o %s is where --diff notes what it has told", told)
+	}
+	if *diff != "" {
+		if err := os.Remove(told); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	list, err := x.list(since)
 	if err != nil {
 		return err
@@ -168,7 +181,7 @@ func exportVerb(e *env, args []string) error {
 		return err
 	}
 	if after != nil {
-		if err := replaceFile(*diff, exportMode, func(w io.Writer) error { return export.WriteState(w, after) }); err != nil {
+		if err := replaceFile(told, exportMode, func(w io.Writer) error { return export.WriteState(w, after) }); err != nil {
 			return fmt.Errorf("what was written is not noted, and will come again: %w", err)
 		}
 	}

@@ -285,7 +285,7 @@ func (s *stock) text(w io.Writer, zone *time.Location) {
 		line("PROBLEM", "files that cannot be read, and are missing in this: %d; see scanwatch fsck", s.Unread)
 	}
 	const layout = "2006-01-02 15:04"
-	row := "%-16s %10v %12v  %-16s  %-16s  %s\n"
+	row := "%-16s %8v %11v %-16s %-16s %s\n"
 	fmt.Fprintf(w, row, "SEGMENT", "SESSIONS", "BYTES", "OLDEST", "NEWEST", "DROPPED")
 	for i := range s.Segments {
 		f := &s.Segments[i]
@@ -324,14 +324,21 @@ func (s *stock) text(w io.Writer, zone *time.Location) {
 		fmt.Fprintln(w)
 	}
 	line("disk", "%d bytes of %d, %.1f %%", s.Bytes, s.Budget, 100*float64(s.Bytes)/float64(s.Budget))
-	line("sessions", "%d, of %d bytes on average", s.Sessions, s.Average)
+	switch {
+	case s.Sessions == 0:
+		line("sessions", "none")
+	case s.Sessions < 1000*len(s.Segments): // a new segment takes as much as these do
+		line("sessions", "%d, too few to tell what one takes", s.Sessions)
+	default:
+		line("sessions", "%d, of %d bytes on average", s.Sessions, s.Average)
+	}
 	if s.Aside > 0 {
 		line("aside", "damaged files that were set aside: %d; see scanwatch fsck", s.Aside)
 	}
 	if s.Days > 0 {
-		line("budget", "holds %.0f days at the present rate of %d bytes a day; the limit by age is %.0f days", s.Days, s.PerDay, s.Keep)
+		line("budget", "holds %.0f days at %d bytes a day, as of late; the limit by age is %.0f", s.Days, s.PerDay, s.Keep)
 	} else {
-		line("budget", "less than an hour is too little to tell how long it holds; at most %.0f days", s.Keep)
+		line("budget", "an hour is needed to tell how long it holds; at most %.0f days", s.Keep)
 	}
 	line("dropped", "%s", dropped(s.Dropped))
 	if s.Lately != nil {

@@ -33,7 +33,7 @@ func status(e *env, args []string) error {
 		fmt.Fprintf(e.out, "%-10s%s\n", name, fmt.Sprintf(format, args...))
 	}
 	for _, problem := range statusProblems(&s, e.zone) {
-		line("PROBLEM", "%s", problem)
+		fmt.Fprintln(e.out, fold("PROBLEM   "+problem, 79, 10))
 	}
 	line("filter", "version %s, pid %d, since %s", s.Program, s.PID, s.Started.In(e.zone).Format("2006-01-02 15:04:05 -0700"))
 	if s.Config.File != "" {
@@ -50,7 +50,7 @@ func status(e *env, args []string) error {
 	line("sessions", "%d recorded since then, %d of them on disk", st.Added, st.Committed)
 	line("open", "%d sessions, %d answers held", s.Live.Sessions, s.Live.Held)
 	line("memory", "%d of %d bytes wait to be written", st.Buffered, st.Buffer)
-	line("disk", "%d of %d bytes in %d segments, in %s", st.Bytes, st.Budget, st.Segments, st.Dir)
+	line("disk", "%d of %d bytes, %s in %s", st.Bytes, st.Budget, plural(st.Segments, "segment"), st.Dir)
 	if st.Segment != "" {
 		line("writing", "%s", st.Segment)
 	}

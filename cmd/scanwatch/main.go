@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"scanwatch/cmd/internal/config"
 	"scanwatch/rules"
@@ -135,18 +136,57 @@ func (e *env) main(args []string, stdout io.Writer) int {
 	case err == nil, errors.Is(err, syscall.EPIPE): // head(1) has seen enough
 		return exitOK
 	case errors.As(err, &wrong):
-		fmt.Fprintf(e.err, "scanwatch: %v\n", err)
+		e.complain(err)
 		return exitUsage
 	case errors.As(err, &status):
-		fmt.Fprintf(e.err, "scanwatch: %v\n", err)
+		e.complain(err)
 		return status.status
 	case errors.As(err, new(rules.Errors)):
 		fmt.Fprint(e.err, config.Detail(err))
 		return exitFailure
 	default:
-		fmt.Fprintf(e.err, "scanwatch: %v\n", err)
+		e.complain(err)
 		return exitFailure
 	}
+}
+
+// complain prints an error: on one line for grep(1) and logs, in lines of less
+// than 80 columns for who sits in front of it.
+func (e *env) complain(err error) {
+	text := fmt.Sprintf("scanwatch: %v", err)
+	if newProgress(e).shown {
+		text = fold(text, 79, 4)
+	}
+	fmt.Fprintln(e.err, text)
+}
+
+// fold breaks the lines of text that are longer than columns, at blanks. What has
+// been broken off is indented.
+func fold(text string, columns, indent int) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		if utf8.RuneCountInString(line) <= columns {
+			continue
+		}
+		var b strings.Builder
+		n := 0
+		for j, word := range strings.Split(line, " ") {
+			width := utf8.RuneCountInString(word)
+			switch {
+			case j == 0:
+			case n+1+width > columns:
+				b.WriteString("\n" + strings.Repeat(" ", indent))
+				n = indent
+			default:
+				b.WriteByte(' ')
+				n++
+			}
+			b.WriteString(word)
+			n += width
+		}
+		lines[i] = b.String()
+	}
+	return strings.Join(lines, "\n")
 }
 
 func (e *env) run(args []string) error {

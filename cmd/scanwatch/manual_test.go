@@ -133,7 +133,7 @@ func TestManualFormats(t *testing.T) {
 		switch f.Name {
 		case "plain", "json", "csv", "pf-anchor", "bsd-route":
 		default:
-			if !strings.Contains(part, "* scanwatch export "+f.Name+" ") {
+			if !regexp.MustCompile(`(?m)^[*/0-9 ]+ .*\bscanwatch export ` + f.Name + " ").MatchString(part) {
 				t.Errorf("no line for cron exports %s", f.Name)
 			}
 		}

@@ -29,6 +29,11 @@ func (e *env) importMylog(dir string) error {
 		client.Close()
 		return fmt.Errorf("import into %s: filter-scanwatch is running; stop smtpd first, or import into a new directory (-s) and look at it there", e.dir)
 	}
+	if info, err := os.Stat(dir); err != nil {
+		return fmt.Errorf("import: %w", err)
+	} else if !info.IsDir() {
+		return fmt.Errorf("import: %s is no directory", dir)
+	}
 	home, err := os.Stat(e.dir)
 	if err != nil {
 		return dirError(err)

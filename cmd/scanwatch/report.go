@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -265,7 +266,9 @@ func replaceFile(name string, mode os.FileMode, write func(io.Writer) error) (er
 	// Beside it, since only within one file system a file takes another's place. The
 	// name begins with a dot, so that who collects *.prom does not take it.
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
-	if err != nil {
+	if path := new(fs.PathError); errors.As(err, &path) {
+		return fmt.Errorf("write %s: make a file in %s: %w", name, filepath.Dir(name), path.Err) // not the name of a file that nobody knows
+	} else if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	defer func() {

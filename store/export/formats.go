@@ -343,8 +343,13 @@ func writeIPRoute(w *bufio.Writer, l *List) {
 	families(l.Entries, func(v string, entries []Entry) { ipBatch(w, v, "replace", entries) })
 }
 
+// changeIPRoute adds before it deletes: a route that is gone already is no
+// failure, and ip would call it one.
 func changeIPRoute(w *bufio.Writer, c *Changes) {
-	families(c.Remove, func(v string, entries []Entry) { ipBatch(w, v, "del", entries) })
+	families(c.Remove, func(v string, entries []Entry) {
+		ipBatch(w, v, "replace", entries)
+		ipBatch(w, v, "del", entries)
+	})
 	families(c.Add, func(v string, entries []Entry) { ipBatch(w, v, "replace", entries) })
 }
 

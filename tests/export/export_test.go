@@ -185,7 +185,7 @@ func TestNFT(t *testing.T) {
 	const show = "nft -j list set inet scanwatch ban4; echo; nft -j list set inet scanwatch ban6; echo\n"
 	out := inNet(t, `nft add table inet other; nft add chain inet other keep
 nft -c -f whole; nft -f whole; nft -f whole; nft -f start
-`+show+`nft -f diff; nft delete element inet scanwatch ban4 '{ 192.0.2.3 }'
+`+show+`nft -f diff; nft -f diff; nft delete element inet scanwatch ban4 '{ 192.0.2.3 }'
 echo 'add element inet scanwatch ban4 { 192.0.2.3 timeout 1h }' | nft -f -
 `+show+"nft list chain inet other keep >&2", files(t, "nft"))
 	var sets []string
@@ -273,7 +273,7 @@ func answers(out string) []func(string) bool {
 func TestIPSet(t *testing.T) {
 	need(t, "ipset", "unshare", "ip")
 	ask := asks("ipset -q test scanwatch4 %s", "ipset -q test scanwatch6 %s")
-	out := inNet(t, "ipset restore < whole\nipset restore < whole\nipset restore < start\n"+ask+"ipset restore < diff\n"+ask+"ipset list", files(t, "ipset"))
+	out := inNet(t, "ipset restore < whole\nipset restore < whole\nipset restore < start\n"+ask+"ipset restore < diff\nipset restore < diff\n"+ask+"ipset list", files(t, "ipset"))
 	rounds := answers(out)
 	check(t, inFirst, rounds[0])
 	check(t, inNext, rounds[1])
@@ -309,7 +309,7 @@ func TestIPTables(t *testing.T) {
 func TestIPRoute(t *testing.T) {
 	need(t, "unshare", "ip")
 	ask := asks("! ip route get %s >/dev/null 2>&1", "! ip -6 route get %s >/dev/null 2>&1")
-	out := inNet(t, "ip route add default dev lo; ip -6 route add default dev lo\nsh whole\nsh whole\nsh start\n"+ask+"sh diff\n"+ask, files(t, "ip-route"))
+	out := inNet(t, "ip route add default dev lo; ip -6 route add default dev lo\nsh whole\nsh whole\nsh start\n"+ask+"sh diff\nsh diff\n"+ask, files(t, "ip-route"))
 	rounds := answers(out)
 	check(t, inFirst, rounds[0])
 	check(t, inNext, rounds[1])

@@ -1,14 +1,15 @@
 #!/bin/bash
 # Installs the Debian package in a copy of a private Debian system, sends a mail
-# through smtpd with the filter, removes and purges the package.
+# through smtpd with the filter, upgrades, removes and purges the package.
 #
-#	unshare -mnpf --kill-child tests/pack/deb.sh ROOT PACKAGE SCRATCH [CONF ...]
+#	unshare -mnpf --kill-child tests/pack/deb.sh ROOT PACKAGE NEWER SCRATCH [CONF ...]
 #
-# ROOT is only read: what happens is in SCRATCH, a folder, under an overlay.
-# Each CONF is a configuration of smtpd that is checked as well.
+# ROOT is only read: what happens is in SCRATCH, a folder, under an overlay. NEWER
+# is a package of a higher version. Each CONF is a configuration of smtpd that is
+# checked as well.
 set -euo pipefail
-lower=$1 package=$2 scratch=$3
-shift 3
+lower=$1 package=$2 newer=$3 scratch=$4
+shift 4
 name=opensmtpd-filter-scanwatch
 
 say() { echo "deb: $*"; }
@@ -24,6 +25,7 @@ root=$scratch/root
 mount -t overlay -o "lowerdir=$lower,upperdir=$scratch/upper,workdir=$scratch/work" none "$root"
 ip link set lo up
 in_root() { LC_ALL=C DEBIAN_FRONTEND=noninteractive chroot "$root" "$@"; }
+has() { in_root dpkg-query -W -f '${Version}' $name; }
 
 printf '127.0.0.1 localhost\n::1 localhost\n' >"$root/etc/hosts"
 echo 'nameserver 127.0.0.1' >"$root/etc/resolv.conf"
@@ -34,7 +36,8 @@ cp "$package" "$root/tmp/package.deb"
 in_root dpkg -i /tmp/package.deb >"$scratch/dpkg.log" 2>&1 || die "install: $(cat "$scratch/dpkg.log")"
 [ "$(in_root stat -c '%U %a' /var/lib/scanwatch)" = "opensmtpd 750" ] || die "the state directory is not as it should be"
 in_root scanwatch -V | grep -Eqx 'scanwatch [0-9.]+' || die "scanwatch -V"
-in_root scanwatch check >/dev/null || die "the configuration of the package has faults"
+# None is needed, and one of the package would be in the way of the README's.
+[ -z "$(find "$root/etc/scanwatch" -type f)" ] || die "the package has a configuration"
 
 # The sample, on an interface that is here, with a certificate of its own.
 sed 's/\<eth0\>/lo/' "$root/usr/share/doc/$name/examples/smtpd.conf" >"$root/etc/smtpd.conf"
@@ -54,12 +57,18 @@ for conf; do
 	in_root smtpd -n -f /tmp/smtpd.conf >"$scratch/smtpd.log" 2>&1 || die "smtpd does not take $(cat "$conf")"
 done
 
-(exec chroot "$root" /usr/sbin/smtpd -d -f /etc/smtpd.conf) >"$scratch/smtpd.log" 2>&1 </dev/null &
-smtpd=$!
-# Until it listens; whoever runs this sets a limit.
-until { exec 3<>/dev/tcp/127.0.0.1/25; } 2>/dev/null; do
-	kill -0 $smtpd 2>/dev/null || die "smtpd has ended"
-done
+# start starts smtpd and waits until it listens; whoever runs this sets a limit.
+start() {
+	(exec chroot "$root" /usr/sbin/smtpd -d -f /etc/smtpd.conf) >"$scratch/smtpd.log" 2>&1 </dev/null &
+	smtpd=$!
+	until { exec 3<>/dev/tcp/127.0.0.1/25; } 2>/dev/null; do alive; done
+	exec 3>&-
+}
+alive() { kill -0 $smtpd 2>/dev/null || die "smtpd has ended"; }
+stop() {
+	kill $smtpd
+	wait $smtpd || true
+}
 answer() {
 	local line
 	while IFS= read -r line <&3; do
@@ -67,29 +76,58 @@ answer() {
 	done
 	[[ $line == $1* ]] || die "the server answers ${line@Q} to $2"
 }
-answer 220 "the connection"
-for command in "250 EHLO client.example.net" "250 MAIL FROM:<alice@example.net>" \
-	"250 RCPT TO:<mailuser@example.org>" "354 DATA"; do
-	printf '%s\r\n' "${command#* }" >&3
-	answer "${command%% *}" "${command#* }"
-done
-printf 'Subject: package\r\n\r\nhello\r\n.\r\n' >&3
-answer 250 "the message"
-printf 'QUIT\r\n' >&3
-answer 221 QUIT
-exec 3>&-
+# mail N sends a message and waits until N of them are recorded.
+mail() {
+	exec 3<>/dev/tcp/127.0.0.1/25
+	answer 220 "the connection"
+	for command in "250 EHLO client.example.net" "250 MAIL FROM:<alice@example.net>" \
+		"250 RCPT TO:<mailuser@example.org>" "354 DATA"; do
+		printf '%s\r\n' "${command#* }" >&3
+		answer "${command%% *}" "${command#* }"
+	done
+	printf 'Subject: package\r\n\r\nhello\r\n.\r\n' >&3
+	answer 250 "the message"
+	printf 'QUIT\r\n' >&3
+	answer 221 QUIT
+	exec 3>&-
+	in_root scanwatch flush || die "scanwatch flush"
+	until [ "$(in_root scanwatch dump | grep -c '"rcpt_ok":1')" = "$1" ]; do
+		alive
+		in_root scanwatch flush
+	done
+}
+# filter says which version of the filter runs.
+filter() { in_root scanwatch status | sed -n 's/^filter *version \([^,]*\),.*/\1/p'; }
 
-in_root scanwatch flush || die "scanwatch flush"
-until in_root scanwatch dump | grep -q '"rcpt_ok":1'; do
-	kill -0 $smtpd 2>/dev/null || die "smtpd has ended"
-	in_root scanwatch flush
-done
-until [ -n "$(find "$root/home/mailuser/Maildir/new" -type f 2>/dev/null)" ]; do
-	kill -0 $smtpd 2>/dev/null || die "smtpd has ended"
-done
-kill $smtpd
-wait $smtpd || true
+start
+mail 1
+until [ -n "$(find "$root/home/mailuser/Maildir/new" -type f 2>/dev/null)" ]; do alive; done
+stop
 say "mail was delivered and recorded"
+
+# As the README says, and then an upgrade under a running smtpd.
+in_root sh -c 'scanwatch policy --print standard >/etc/scanwatch/scanwatch.conf' || die "policy --print"
+echo '# changed by hand' >>"$root/etc/scanwatch/scanwatch.conf"
+in_root scanwatch check >/dev/null || die "check"
+cp "$root/etc/scanwatch/scanwatch.conf" "$scratch/before.conf"
+start
+mail 2
+old=$(filter) was=$(has)
+cp "$newer" "$root/tmp/newer.deb"
+in_root dpkg -i /tmp/newer.deb </dev/null >"$scratch/dpkg.log" 2>&1 || die "upgrade: $(cat "$scratch/dpkg.log")"
+[ "$(has)" != "$was" ] || die "$was was not upgraded"
+grep -q 'restart' "$scratch/dpkg.log" || die "the upgrade does not say that smtpd has to be restarted: $(cat "$scratch/dpkg.log")"
+cmp "$scratch/before.conf" "$root/etc/scanwatch/scanwatch.conf" || die "the upgrade changed the configuration"
+[ -z "$(find "$root/etc/scanwatch" -name '*.dpkg-*')" ] || die "the upgrade left a second configuration"
+[ "$(filter)" = "$old" ] || die "the upgrade restarted the filter"
+mail 3
+stop
+start
+in_root scanwatch fsck >"$scratch/smtpd.log" 2>&1 || die "the records are not well after the upgrade"
+[ "$(filter)" != "$old" ] || die "after the restart the filter is still $old"
+mail 4
+stop
+say "upgraded from $was to $(has)"
 
 in_root dpkg -r $name >"$scratch/dpkg.log" 2>&1 || die "remove: $(cat "$scratch/dpkg.log")"
 grep -q 'still names filter-scanwatch' "$scratch/dpkg.log" || die "no warning that smtpd.conf names the filter"

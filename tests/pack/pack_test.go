@@ -251,8 +251,8 @@ func TestPortModules(t *testing.T) {
 }
 
 // TestDebian: two folders give the same programs and the same package, which
-// lintian has nothing to say about; and it can be installed, used, removed and
-// purged with the oldest and the newest smtpd.
+// lintian has nothing to say about; and it can be installed, used, upgraded,
+// removed and purged on every Debian that has an smtpd with filters.
 func TestDebian(t *testing.T) {
 	if testing.Short() {
 		t.Skip("makes packages")
@@ -280,7 +280,24 @@ func TestDebian(t *testing.T) {
 		needs(t, "lintian")
 		run(t, project, nil, "lintian", "--allow-root", "--fail-on", "error,warning", packages[0])
 	})
-	for _, suite := range []string{"bookworm", "sid"} {
+	// The next version, as the maintainer would make it, but not compressed: that
+	// takes longer than all else.
+	next := sources(t)
+	const newer = "0.1.99"
+	edit := func(name string, f func(string) string) {
+		name = filepath.Join(next, "packaging", name)
+		if err := os.WriteFile(name, []byte(f(read(t, name))), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit("debian/changelog", func(s string) string { return strings.ReplaceAll(s, version, newer) })
+	edit("deb.sh", func(s string) string { return strings.ReplaceAll(s, "-Zxz", "-Znone") })
+	run(t, next, nil, "make", "-s", "deb", "VERSION="+newer)
+	upgrade, _ := filepath.Glob(filepath.Join(next, "*.deb"))
+	if len(upgrade) != 1 {
+		t.Fatalf("packages: %v", upgrade)
+	}
+	for _, suite := range []string{"bullseye", "bookworm", "trixie", "sid"} {
 		t.Run(suite, func(t *testing.T) {
 			root := filepath.Join(rootsDir(), suite)
 			if _, err := os.Stat(filepath.Join(root, "usr/sbin/smtpd")); err != nil || os.Getuid() != 0 {
@@ -290,7 +307,7 @@ func TestDebian(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			args := append([]string{"unshare", "-mnpf", "--kill-child", "bash", script, root, packages[0], t.TempDir()}, smtpdExamples(t)...)
+			args := append([]string{"unshare", "-mnpf", "--kill-child", "bash", script, root, packages[0], upgrade[0], t.TempDir()}, smtpdExamples(t)...)
 			if out := run(t, project, nil, args...); !strings.Contains(out, "removed and purged") {
 				t.Error(out)
 			}
