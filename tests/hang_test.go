@@ -76,6 +76,9 @@ func TestStartWithHangingDisk(t *testing.T) {
 			for _, says := range c.says {
 				eventually(t, "it says: "+says, func() bool { return strings.Contains(log(), says) })
 			}
+			if rules := !c.hung && !strings.Contains(c.conf, "table "); rules == strings.Contains(log(), "only observing") {
+				t.Errorf("rules in use: want %v\n%s", rules, log())
+			}
 		})
 	}
 }

@@ -83,7 +83,7 @@ func TestReach(t *testing.T) {
 	if got := come("198.51.100.25", false); got != "proceed" {
 		t.Errorf("a mail server that a list has newly: %s", got)
 	}
-	if out, err := scanwatch("status"); err != nil || !strings.Contains(out, "PROBLEM   configuration: not taken, as "+says) {
+	if out, err := scanwatch("status"); err != nil || !strings.Contains(strings.Join(strings.Fields(out), " "), "PROBLEM configuration: not taken, as "+says) {
 		t.Errorf("status: %v, %s", err, out)
 	}
 	if out, err := scanwatch("check"); err != nil || !strings.Contains(out, "warning: rule drop turns away 2 hosts at connect that delivered 13 messages lately") {

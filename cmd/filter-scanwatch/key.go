@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"scanwatch/filter/privacy"
-	"scanwatch/internal/contain"
 )
 
 // keyRetry is how often it is tried to save a key that could not be saved.
@@ -18,18 +17,15 @@ const keyRetry = 30 * time.Second
 // the function that is returned saves it then. A state directory that comes back later
 // with another key has that one used from then on.
 func useKey(dir string, use func(key []byte), log *slog.Logger) func(context.Context) {
-	have := make(chan []byte, 1)
-	contain.Go(log, "reading the key", func() {
+	key, ok := inTime(log, "reading the key", diskPatience, func() []byte {
 		key, _ := privacy.ReadKey(dir) // what went wrong, saving will tell
-		have <- key
+		return key
 	})
-	select {
-	case key := <-have:
-		if key != nil {
-			use(key)
-			return func(context.Context) {}
-		}
-	case <-time.After(diskPatience):
+	switch {
+	case key != nil:
+		use(key)
+		return func(context.Context) {}
+	case !ok:
 		log.Warn("the disk of the state directory does not answer: until it does, addresses are hashed with a key of the moment")
 	}
 	fresh := privacy.NewKey()

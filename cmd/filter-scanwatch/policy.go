@@ -91,33 +91,31 @@ func (p *policies) start() rules.Settings {
 	}
 	type loaded struct {
 		*config.Config
-		error
-		refused []string
+		err error
 	}
-	first, named := make(chan loaded, 1), p.dir
-	contain.Go(p.log, "reading the configuration", func() {
+	first, ok := inTime(p.log, "reading the configuration", configPatience, func() loaded {
 		c, err := config.Load(p.file, p.lists(), nil, false)
-		var refused []string
-		if err == nil {
-			refused = readRefused(stateDir(named, c))
-		}
-		if len(refused) > 0 {
-			c, err = config.LoadWithout(refused, p.file, p.lists())
-		}
-		first <- loaded{c, err, refused}
+		return loaded{c, err}
 	})
-	var c *config.Config
-	var err error
-	select {
-	case l := <-first:
-		c, err, p.refused = l.Config, l.error, l.refused
-	case <-time.After(configPatience):
+	if ok && first.err == nil {
+		dir := stateDir(p.dir, first.Config)
+		refused, answered := inTime(p.log, "reading what was refused", diskPatience, func() []string { return readRefused(dir) })
+		p.refused, p.unread = refused, !answered
+		if len(refused) > 0 {
+			first, ok = inTime(p.log, "reading the configuration", configPatience, func() loaded {
+				c, err := config.LoadWithout(refused, p.file, p.lists())
+				return loaded{c, err}
+			})
+		}
+	}
+	if !ok {
 		// The watcher reads it as soon as it can be read. It may ask for anything then.
 		p.config, p.asked, p.unread = config.Unread(p.file), session.AllPhases(), true
 		p.log.Error("only observing, and recording where that is done by default: the disk of the configuration does not answer; restart smtpd when it does", "file", p.file)
 		p.note(nil, "its disk did not answer at the start; restart smtpd")
 		return defaults
 	}
+	c, err := first.Config, first.err
 	if err != nil {
 		p.complain(err)
 		p.log.Error("only observing: mend the configuration and restart smtpd; see scanwatch check", "file", p.file)
@@ -177,7 +175,9 @@ func (p *policies) reload(forced bool) error {
 		return fmt.Errorf("%s was not taken, the mail log says why; what was in use stays in use", p.file)
 	}
 	if reach := p.reach(c, p.config); len(reach) > 0 && !forced {
-		p.refuse(c.News(p.config))
+		if p.config.Policy != nil { // else nobody knows what is new
+			p.refuse(c.News(p.config))
+		}
 		p.config.Seen(c)
 		for _, r := range reach {
 			p.log.Error(r)

@@ -271,8 +271,14 @@ func stopOnSignal(log *slog.Logger, stdin *os.File, save func() error) {
 	contain.Go(log, "stopping", func() {
 		<-c
 		if syscall.Shutdown(int(stdin.Fd()), syscall.SHUT_RD) != nil {
-			// Not smtpd's socket, and a read that waits cannot be interrupted.
-			_ = save()
+			// Not smtpd's socket, and a read that waits cannot be interrupted. Nor
+			// can a disk that does not answer be waited for.
+			saved := make(chan error, 1)
+			contain.Go(log, "recording what came last", func() { saved <- save() })
+			select {
+			case <-saved:
+			case <-time.After(stopTime):
+			}
 			os.Exit(1)
 		}
 	})
