@@ -2,6 +2,7 @@ package filter
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"strconv"
 	"strings"
@@ -218,10 +219,10 @@ func (ev *Event) swapLast(i int) {
 }
 
 var (
-	wordReport  = []byte("report")
-	wordFilter  = []byte("filter")
-	wordConfig  = []byte("config")
-	wordSMTPOut = []byte("smtp-out")
+	wordReport = []byte("report|")
+	wordFilter = []byte("filter|")
+	wordConfig = []byte("config|")
+	wordSMTPIn = []byte("smtp-in|")
 )
 
 // parse decodes a report or filter line into ev. It never panics. An event of
@@ -229,39 +230,36 @@ var (
 // session are there so that it can be answered.
 func (ev *Event) parse(line []byte) error {
 	*ev = Event{}
-	word, rest, _ := cut(line)
-	ev.request = bytes.Equal(word, wordFilter)
-	if !ev.request && !bytes.Equal(word, wordReport) {
-		return errWord
+	ids := &reportIDs
+	rest, ok := bytes.CutPrefix(line, wordReport)
+	if !ok {
+		if rest, ev.request = bytes.CutPrefix(line, wordFilter); !ev.request {
+			return errWord
+		}
+		ids = &requestIDs
 	}
-	version, rest, _ := cut(rest)
-	stamp, rest, _ := cut(rest)
-	direction, rest, _ := cut(rest)
+	ev.Version, rest = takeVersion(rest)
+	ev.Time, rest = takeStamp(rest)
+	if rest, ok = bytes.CutPrefix(rest, wordSMTPIn); !ok {
+		var direction []byte
+		direction, rest, _ = cut(rest)
+		ev.Out = string(direction) == "smtp-out"
+	}
 	name, rest, ok := cut(rest)
 	if !ok {
 		return errShort
 	}
-	session, rest, more := cut(rest)
-	if ev.Session, ok = parseHex(session); !ok {
+	more := false
+	if ev.Session, rest, more, ok = takeHex(rest); !ok {
 		return errSession
 	}
-	ids := &reportIDs
 	if ev.request {
-		var token []byte
-		token, rest, more = cut(rest)
-		if ev.Token, ok = parseHex(token); !ok {
+		if ev.Token, rest, more, ok = takeHex(rest); !ok {
 			return errToken
 		}
-		ids = &requestIDs
 	}
-	ev.Out = bytes.Equal(direction, wordSMTPOut)
 	ev.ID = ids.find(name)
 	ev.name = name
-	ev.Time, _ = parseStamp(stamp)
-	ev.Version, ok = parseVersion(version)
-	if !ok {
-		ev.Version = Newest
-	}
 	s := &specs[ev.ID]
 	for more && ev.n < len(s.fields) {
 		if ev.n == len(s.fields)-1 {
@@ -296,20 +294,40 @@ const (
 	errToken   parseError = "token is not hexadecimal"
 )
 
-// parseHex reads up to 16 hexadecimal digits.
-func parseHex(b []byte) (uint64, bool) {
-	if len(b) == 0 || len(b) > 16 {
-		return 0, false
-	}
-	var v uint64
-	for _, c := range b {
-		d := hexDigits[c]
-		if d < 0 {
-			return 0, false
+// takeHex takes the first field, of up to 16 hexadecimal digits. More says that
+// there is another one behind it.
+func takeHex(b []byte) (v uint64, rest []byte, more, ok bool) {
+	if len(b) > 16 && b[16] == '|' { // as smtpd writes them
+		x, ok1 := eightHex(binary.BigEndian.Uint64(b))
+		y, ok2 := eightHex(binary.BigEndian.Uint64(b[8:]))
+		if ok1 && ok2 {
+			return x<<32 | y, b[17:], true, true
 		}
-		v = v<<4 | uint64(d)
 	}
-	return v, true
+	n, wrong := 0, int8(0)
+	for n < len(b) && b[n] != '|' {
+		d := hexDigits[b[n]]
+		wrong |= d
+		v = v<<4 | uint64(d&15)
+		n++
+	}
+	ok = n > 0 && n <= 16 && wrong >= 0
+	if n < len(b) {
+		return v, b[n+1:], true, ok
+	}
+	return v, nil, false, ok
+}
+
+// eightHex reads eight hexadecimal digits at once, of which the highest byte of x
+// holds the first. Small letters have bit 6 set, which digits have not.
+func eightHex(x uint64) (v uint64, ok bool) {
+	const high, ones = 0xf0f0f0f0f0f0f0f0, 0x0101010101010101
+	letter := x >> 6 & ones
+	v = x&^high + 9*letter
+	ok = x&high == (ones+letter)*0x30 && v&high == 0 && (v+6*ones)>>4&ones == letter
+	v = (v | v>>4) & 0x00ff00ff00ff00ff
+	v = (v | v>>8) & 0x0000ffff0000ffff
+	return (v | v>>16) & 0xffffffff, ok
 }
 
 // hexDigits holds the value of each hexadecimal digit, and -1 elsewhere.
@@ -319,6 +337,34 @@ var hexDigits = func() (t [256]int8) {
 	}
 	return t
 }()
+
+// takeStamp takes the first field. What is no time counts as 0.
+func takeStamp(b []byte) (int64, []byte) {
+	// Ten digits, a point and six digits, which is so until the year 2286.
+	if len(b) > 17 && b[10] == '.' && b[17] == '|' && isDigit(b[8]) && isDigit(b[9]) {
+		s, ok1 := eightDigits(binary.LittleEndian.Uint64(b))
+		u, ok2 := eightDigits(binary.LittleEndian.Uint64(b[9:])&^0xffff | '0'<<8 | '0')
+		if ok1 && ok2 {
+			return (s*100+int64(b[8]-'0')*10+int64(b[9]-'0'))*1e6 + u, b[18:]
+		}
+	}
+	field, rest, _ := cut(b)
+	v, _ := parseStamp(field)
+	return v, rest
+}
+
+// eightDigits reads eight digits at once, of which the lowest byte of x holds the
+// first: pairs of neighbours are put together in all of x, three times.
+func eightDigits(x uint64) (v int64, ok bool) {
+	const high, low = 0xf0f0f0f0f0f0f0f0, 0x0f0f0f0f0f0f0f0f
+	if x&high != 0x3030303030303030 || (x&low+0x0606060606060606)&high != 0 {
+		return 0, false
+	}
+	x &= low
+	x = x * (10<<8 + 1) >> 8 & 0x00ff00ff00ff00ff
+	x = x * (100<<16 + 1) >> 16 & 0x0000ffff0000ffff
+	return int64(x * (10000<<32 + 1) >> 32), true
+}
 
 // parseStamp reads SECONDS.MICROSECONDS, always six digits behind the point.
 func parseStamp(b []byte) (int64, bool) {
@@ -343,6 +389,19 @@ func parseDigits(b []byte, most int) (int64, bool) {
 		v = v*10 + int64(c-'0')
 	}
 	return v, true
+}
+
+// takeVersion takes the first field. What is no version counts as the newest.
+func takeVersion(b []byte) (Version, []byte) {
+	if len(b) > 3 && b[3] == '|' && isDigit(b[0]) && b[1] == '.' && isDigit(b[2]) {
+		return Version{int(b[0] - '0'), int(b[2] - '0')}, b[4:]
+	}
+	field, rest, _ := cut(b)
+	v, ok := parseVersion(field)
+	if !ok {
+		v = Newest
+	}
+	return v, rest
 }
 
 // parseVersion reads MAJOR.MINOR as two numbers: 0.10 is newer than 0.7.

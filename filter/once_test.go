@@ -98,8 +98,8 @@ func (s *smtpd) Write(b []byte) (int, error) {
 			continue
 		}
 		var who owed
-		who.session, _ = parseHex(append(m[1], m[3]...))
-		who.token, _ = parseHex(append(m[2], m[4]...))
+		who.session, _, _, _ = takeHex(append(m[1], m[3]...))
+		who.token, _, _, _ = takeHex(append(m[2], m[4]...))
 		s.answers[who]++
 		if due, ok := s.due[who]; ok && time.Now().After(due) {
 			s.late = append(s.late, who)
@@ -144,8 +144,8 @@ func playOnce(t *testing.T, seed uint64) {
 	want := map[owed]bool{}
 	for line := range strings.Lines(in) {
 		if f := strings.Split(line, "|"); f[0] == "filter" && len(f) > 6 && strings.HasSuffix(line, "\n") {
-			session, _ := parseHex([]byte(f[5]))
-			token, _ := parseHex([]byte(f[6]))
+			session, _, _, _ := takeHex([]byte(f[5]))
+			token, _, _, _ := takeHex([]byte(f[6]))
 			want[owed{session, token}] = true
 		}
 	}

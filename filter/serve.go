@@ -113,7 +113,7 @@ func (s *server) batch() (again bool) {
 }
 
 func (s *server) line(line []byte) {
-	if word, rest, _ := cut(line); bytes.Equal(word, wordConfig) {
+	if rest, ok := bytes.CutPrefix(line, wordConfig); ok {
 		s.configLine(rest)
 		return
 	}

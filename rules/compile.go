@@ -107,6 +107,7 @@ type Policy struct {
 	rules     []rule
 	phases    [numPhases][]int // indexes into rules
 	tags      []string
+	memos     uint // bits of Memo that are in use
 }
 
 type weight struct {
@@ -241,6 +242,11 @@ func (p *Policy) conds(trees []*Cond) []cond {
 			default:
 				c.evidence |= TokenByName(v.Text).Evidence
 			}
+		}
+		// Lists that are loaded stay as they are for as long as there is p.
+		if row.fixed && len(c.tables) > 0 && p.memos < 64 {
+			c.memo = 1 << p.memos
+			p.memos++
 		}
 	}
 	return list

@@ -19,7 +19,9 @@ type condition struct {
 	over     bool // compares a number with Cond.Over
 	// changes says that the fact can be another one later in the same
 	// session, so that a decision built on it must not outlive the phase.
-	changes  bool
+	changes bool
+	// fixed says that the fact is the same in all phases of a session.
+	fixed    bool
 	envelope bool // its names are matched against mail addresses
 	match    func(*cond, *Facts) Truth
 	fact     func(*Cond, *Facts) string // the fact, to be shown to people
@@ -29,17 +31,17 @@ type condition struct {
 // conditions is every condition there is.
 var conditions = []condition{
 	{word: "src", args: "address", from: Connect, to: End, parse: needs("an address", addressValue),
-		match: matchSrc, fact: factSrc, say: saySrc},
+		fixed: true, match: matchSrc, fact: factSrc, say: saySrc},
 	{word: "listener", args: "name", from: Connect, to: End, parse: needs("a listener", listenerValue),
-		match: matchListener, fact: factListener, say: sayValues("comes in on", "")},
+		fixed: true, match: matchListener, fact: factListener, say: sayValues("comes in on", "")},
 	{word: "rdns", args: "name", from: Connect, to: End, parse: needs("a name", nameValue),
-		match: matchRDNS, fact: factRDNS, say: sayValues("has an address named", "in DNS")},
+		fixed: true, match: matchRDNS, fact: factRDNS, say: sayValues("has an address named", "in DNS")},
 	{word: "fcrdns", args: "[pass | fail | error]", from: Connect, to: End, parse: parseFCrDNS,
-		match: matchFCrDNS, fact: factFCrDNS, say: sayFCrDNS},
+		fixed: true, match: matchFCrDNS, fact: factFCrDNS, say: sayFCrDNS},
 	{word: "asn", args: "number", from: Connect, to: End, parse: needs("an AS number", asValue),
-		match: matchASN, fact: factASN, say: sayValues("is in the network", "")},
+		fixed: true, match: matchASN, fact: factASN, say: sayValues("is in the network", "")},
 	{word: "country", args: "code", from: Connect, to: End, parse: needs("a country", countryValue),
-		match: matchCountry, fact: factCountry, say: sayValues("is in the country", "")},
+		fixed: true, match: matchCountry, fact: factCountry, say: sayValues("is in the country", "")},
 	{word: "evidence", args: "token", from: Connect, to: End, parse: needs("evidence", evidenceValue),
 		match: matchEvidence, fact: factEvidence, say: sayEvidence},
 	{word: "score", args: "> number", from: Connect, to: End, parse: parseOver, over: true,

@@ -54,11 +54,18 @@ type Facts struct {
 	// Recorded says that addresses and user names come from a record, where
 	// hashes may stand for them; see Settings.Privacy.
 	Recorded bool
+	// Memo, if not nil, spares asking again what is the same in all of a
+	// session. It belongs to one session and one policy.
+	Memo *Memo
 
 	listeners uint64 // those the session came in on
 	total     int    // Score and the weights of the evidence
 	hashed    bool   // the last condition could not tell because of a hash
 }
+
+// A Memo remembers the answers of up to 64 conditions that look for the same thing
+// in the same lists in all phases of a session, a bit for each.
+type Memo struct{ known, yes, no uint64 }
 
 // A Counter knows how often something happened over many sessions.
 type Counter interface {

@@ -28,6 +28,7 @@ type cond struct {
 	over      int
 	window    time.Duration
 	by        Key
+	memo      uint64 // the bit of Memo; 0: it is always asked
 }
 
 // eval returns the answer of c, negated if it has a `!`.
@@ -35,11 +36,35 @@ func (c *cond) eval(f *Facts) Truth {
 	if f.Phase < c.first || f.Phase > c.last {
 		return Unknown
 	}
-	t := c.match(c, f)
+	t := c.remembered(f)
 	if c.not {
 		return t.Not()
 	}
 	return t
+}
+
+// remembered asks c, unless f remembers what it said.
+func (c *cond) remembered(f *Facts) Truth {
+	if c.memo == 0 || f.Memo == nil {
+		return c.match(c, f)
+	}
+	m := f.Memo
+	if m.known&c.memo == 0 {
+		m.known |= c.memo
+		switch c.match(c, f) {
+		case Yes:
+			m.yes |= c.memo
+		case No:
+			m.no |= c.memo
+		}
+	}
+	switch {
+	case m.yes&c.memo != 0:
+		return Yes
+	case m.no&c.memo != 0:
+		return No
+	}
+	return Unknown
 }
 
 // part is the part of a mail address that a pattern looks at.

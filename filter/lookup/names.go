@@ -32,6 +32,10 @@ type Names[V any] struct {
 	// labels is the largest number of labels of any entry. It bounds the work
 	// on a name made of a hundred labels, which a stranger may send.
 	labels int
+	// may has two bits for the hash of each entry (a Bloom filter), so that most
+	// names, which none of them covers, need no look at the map. Its length is a
+	// power of two.
+	may []uint64
 }
 
 // A nameNode tells the values of one name, as index+1 into values, 0 for none.
@@ -69,6 +73,7 @@ func (n *Names[V]) Add(name string, v V) error {
 	if used {
 		n.values = append(n.values, v)
 		n.nodes[text] = node
+		n.note(text)
 		n.labels = max(n.labels, strings.Count(text, ".")+1)
 	}
 	return nil
@@ -79,15 +84,87 @@ func (n *Names[V]) Len() int { return len(n.values) }
 
 // Lookup finds the value of the longest entry that covers name; an exact entry
 // goes before a suffix of the same text.
-func (n *Names[V]) Lookup(name string) (V, bool) {
+func (n *Names[V]) Lookup(name string) (v V, ok bool) {
+	if !covered(name, n.may, n.labels) {
+		return v, false
+	}
 	var buf [maxNameBytes]byte
 	return n.find(foldName(&buf, name))
 }
 
 // LookupBytes is Lookup on bytes, which it does not keep.
-func (n *Names[V]) LookupBytes(name []byte) (V, bool) {
+func (n *Names[V]) LookupBytes(name []byte) (v V, ok bool) {
+	if !covered(name, n.may, n.labels) {
+		return v, false
+	}
 	var buf [maxNameBytes]byte
 	return n.find(foldName(&buf, name))
+}
+
+// note sets the bits of an entry, and those of all if there are too few bits: one
+// in eight is set at most.
+func (n *Names[V]) note(text string) {
+	if len(n.nodes)*16 > len(n.may)*64 {
+		n.may = make([]uint64, max(2*len(n.may), 1))
+		for text := range n.nodes {
+			set(n.may, hashBack(text))
+		}
+		return
+	}
+	set(n.may, hashBack(text))
+}
+
+// The hash of a name is made from its end (FNV-1a), so that one pass over a name
+// makes those of all its suffixes.
+const (
+	hashBegin = 2166136261
+	hashPrime = 16777619
+)
+
+func hashBack(text string) uint32 {
+	h := uint32(hashBegin)
+	for i := len(text) - 1; i >= 0; i-- {
+		h = (h ^ uint32(text[i])) * hashPrime
+	}
+	return h
+}
+
+func set(bits []uint64, h uint32) {
+	h ^= h >> 15
+	bits[int(h>>12)&(len(bits)-1)] |= 1<<(h&63) | 1<<(h>>6&63)
+}
+
+// has looks at one word only, which is where both bits are.
+func has(bits []uint64, h uint32) bool {
+	h ^= h >> 15
+	word := bits[int(h>>12)&(len(bits)-1)]
+	return word>>(h&63)&(word>>(h>>6&63))&1 != 0
+}
+
+// covered tells whether an entry of up to so many labels may cover name. That none
+// does is certain.
+func covered[T string | []byte](name T, bits []uint64, labels int) bool {
+	if len(bits) == 0 || len(name) == 0 || len(name) > maxNameBytes+1 {
+		return false
+	}
+	end := len(name) - 1
+	if name[end] == '.' {
+		end--
+	}
+	h := uint32(hashBegin)
+	for i := end; i >= 0; i-- {
+		c := lowerByte(name[i])
+		if c == '.' {
+			if has(bits, h) {
+				return true
+			}
+			if labels--; labels == 0 {
+				return false
+			}
+		}
+		h = (h ^ uint32(c)) * hashPrime
+	}
+	return has(bits, h)
 }
 
 func (n *Names[V]) find(name []byte) (v V, ok bool) {

@@ -268,6 +268,7 @@ func loadSecret(m *Memory, _, value []byte, _ uint32) bool {
 	}
 	copy(m.key[:], value)
 	clear(m.known[:]) // what they hold was made with the former key
+	clear(m.hashes[:])
 	m.keyDirty = false
 	m.probed.clear()
 	m.campaigns.clear()

@@ -8,6 +8,7 @@
 package memory
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -55,6 +56,7 @@ type Memory struct {
 	dump      []byte // scratch
 	seed      maphash.Seed
 	known     [64]knownDomain // wherever its hash by seed says
+	hashes    [64]knownHash   // the same
 }
 
 // New returns an empty Memory with a key of its own.
@@ -163,11 +165,16 @@ func prefixOf(n uint64) netip.Prefix {
 // hash returns a keyed hash of text, blind to ASCII case, that differs for each
 // purpose. Long text is cut: what is longer than a mail address is no name.
 func (m *Memory) hash(purpose byte, text []byte) uint64 {
+	text = text[:min(len(text), 256)]
+	known := &m.hashes[(maphash.Bytes(m.seed, text)+uint64(purpose))%uint64(len(m.hashes))]
+	if known.purpose == purpose && bytes.Equal(known.text, text) {
+		return known.sum
+	}
 	var b [16 + 1 + 256]byte
 	n := copy(b[:], m.key[:])
 	b[n] = purpose
 	n++
-	for _, c := range text[:min(len(text), 256)] {
+	for _, c := range text {
 		if 'A' <= c && c <= 'Z' {
 			c += 'a' - 'A'
 		}
@@ -175,7 +182,16 @@ func (m *Memory) hash(purpose byte, text []byte) uint64 {
 		n++
 	}
 	sum := sha256.Sum256(b[:n])
-	return binary.BigEndian.Uint64(sum[:])
+	known.purpose, known.text, known.sum = purpose, append(known.text[:0], text...), binary.BigEndian.Uint64(sum[:])
+	return known.sum
+}
+
+// A knownHash is one that was made lately. The same recipient is asked about
+// several times.
+type knownHash struct {
+	purpose byte // 0: none
+	text    []byte
+	sum     uint64
 }
 
 // short makes 16 bits of a number, to tell a few of them apart.

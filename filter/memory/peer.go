@@ -178,21 +178,21 @@ func (m *Memory) Good(w *Who, now int64) string {
 
 func (m *Memory) good(w *Who, now int64, days int, nets bool) string {
 	at := seconds(now)
-	keys := m.peerKeys(w)
-	own, _ := m.peers.get(keys[0])
+	own, _ := m.peers.get(peerKey{Number(w.Addr), peerSource})
 	if own.bad != 0 && ageWorth(own.bad, at, badDays) >= 0 && own.mails < trustedMails {
 		return ""
 	}
-	since := func(k peerKey, least uint16) bool {
-		p, ok := m.peers.get(k)
-		return ok && p.good != 0 && p.mails >= least && ageWorth(p.good, at, days) >= 0
+	since := func(p peer, least uint16) bool {
+		return p.good != 0 && p.mails >= least && ageWorth(p.good, at, days) >= 0
 	}
-	switch {
-	case since(keys[0], 1):
-		return "address"
-	case keys[2].kind != 0 && since(keys[2], 1):
+	if since(own, 1) {
+		return "address" // nearly all who are good; the rest takes longer to find out
+	}
+	keys := m.peerKeys(w)
+	if p, ok := m.peers.get(keys[2]); ok && since(p, 1) {
 		return "domain"
-	case nets && keys[1].kind != 0 && since(keys[1], goodNet):
+	}
+	if p, ok := m.peers.get(keys[1]); ok && nets && since(p, goodNet) {
 		return "network"
 	}
 	return ""

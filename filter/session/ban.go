@@ -62,7 +62,7 @@ func (t *Table) spared(s *Session, at int64) string {
 	switch {
 	case s.Authed:
 		return "login"
-	case t.here(s):
+	case s.here:
 		return "local"
 	case friends != nil && friends.MatchAddr(a):
 		return "friend"

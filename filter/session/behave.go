@@ -44,10 +44,10 @@ const floodAt = 50
 // together is the number of live sessions of the source of s; nobody counts those
 // of our own house.
 func (t *Table) together(s *Session) uint32 {
-	if t.here(s) {
+	if s.here || s.from == nil {
 		return 0
 	}
-	return t.open[memory.Number(s.Src.Addr())]
+	return s.from.live
 }
 
 // remember looks at what memory knows of a client that has just connected.
@@ -111,7 +111,7 @@ func (t *Table) paced(s *Session, at int64) {
 	default:
 		p.least = min(p.least, p.last)
 	}
-	if p.first <= earlyGap && p.least >= earlyLater && !t.exempt(s) && !t.here(s) {
+	if p.first <= earlyGap && p.least >= earlyLater && !t.exempt(s) && !s.here {
 		confidence := "medium"
 		switch {
 		case p.n < earlySure:
@@ -189,7 +189,7 @@ func (p *shape) form(name []byte) {
 func (t *Table) judgeShape(s *Session, at int64) {
 	// Bounces of mail with forged senders come from everywhere to people who
 	// do not exist, all alike: they are no campaign.
-	if s.shape.hash != 0 || !s.shape.done || len(s.tx.sender) == 0 || t.exempt(s) || s.submission() || t.here(s) {
+	if s.shape.hash != 0 || !s.shape.done || len(s.tx.sender) == 0 || t.exempt(s) || s.submission() || s.here {
 		return
 	}
 	p := s.shape
@@ -209,7 +209,7 @@ func (t *Table) judgeShape(s *Session, at int64) {
 
 // judgeEnd looks back at a session that is over, and remembers what came of it.
 func (t *Table) judgeEnd(s *Session, how store.Ending, at int64) {
-	if t.exempt(s) || t.here(s) || s.barred {
+	if t.exempt(s) || s.here || s.barred {
 		return
 	}
 	switch {

@@ -53,7 +53,7 @@ func AllPhases() []filter.ID { return slices.Sorted(maps.Keys(phases)) }
 func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	t.begin(ev)
 	phase, ok := phases[ev.ID]
-	s := t.live[ev.Session]
+	s := t.session(ev.Session)
 	if !ok || s == nil || t.settings == nil {
 		return filter.Reply{}
 	}
@@ -124,7 +124,7 @@ func (s *Session) reply(text string) string {
 // with it.
 func (s *Session) under(policy *rules.Policy) {
 	if s.policy != policy {
-		s.policy, s.sticky, s.told, s.tags, s.banned, s.wouldBan = policy, rules.Outcome{}, nil, 0, nil, nil
+		s.policy, s.memo, s.sticky, s.told, s.tags, s.banned, s.wouldBan = policy, rules.Memo{}, rules.Outcome{}, nil, 0, nil, nil
 	}
 }
 
@@ -197,40 +197,37 @@ func (t *Table) stick(s *Session, v *rules.Verdict) rules.Outcome {
 // fill puts what is known of s into the facts that all evaluations share.
 func (t *Table) fill(s *Session, phase rules.Phase, at int64) *rules.Facts {
 	f := &t.facts
-	*f = rules.Facts{
-		Phase: phase, Now: time.UnixMicro(at), Session: s.ID,
-		Local: s.Local, Auth: s.Authed,
-		Src: s.Src.Addr(), Dst: s.Dst, RDNS: s.RDNS, FCrDNS: rules.FCrDNS(s.FCrDNS), RDNSCut: len(s.RDNS) >= cutRDNS,
-		Helo: s.Helo, MailFrom: s.tx.sender, TLS: s.TLS,
-		ASN: s.asn, ASNKnown: s.placed, Country: s.country,
-		Evidence: s.Evidence, Weak: s.Weak, Score: s.Score,
-	}
+	*f = rules.Facts{}
+	f.Phase, f.Now, f.Session = phase, time.UnixMicro(at), s.ID
+	f.Local, f.Auth = s.Local, s.Authed
+	f.Src, f.Dst, f.RDNS, f.FCrDNS, f.RDNSCut = s.Src.Addr(), s.Dst, s.RDNS, rules.FCrDNS(s.FCrDNS), len(s.RDNS) >= cutRDNS
+	f.Helo, f.MailFrom, f.TLS = s.Helo, s.tx.sender, s.TLS
+	f.ASN, f.ASNKnown, f.Country = s.asn, s.placed, s.country
+	f.Evidence, f.Weak, f.Score = s.Evidence, s.Weak, s.Score
+	f.Window, f.Recorded, f.Memo = t, t.options.Recorded, &s.memo
 	if t.needs.seenGood && s.Src.IsValid() {
 		f.SeenGood = rules.No
 		if t.seenGood(s, at) {
 			f.SeenGood = rules.Yes
 		}
 	}
-	f.Window, f.Recorded = t, t.options.Recorded
 	if s.Authed {
 		f.User = s.login
 	}
 	for e := s.Evidence | s.Weak; e != 0; e &= e - 1 {
 		f.Counts[e.Index()] = 1
 	}
-	for _, c := range [...]struct {
-		e rules.Evidence
-		n uint32
-	}{
-		{rules.UnknownRecipient, s.unknown},
-		{rules.RelayProbe, s.probes},
-		{rules.UnknownCommand, s.Counts.Unknown},
-		{rules.AuthFailure, s.Counts.AuthFail},
-		{rules.AuthUnsupported, s.unsupported},
-		{rules.Flood, t.together(s)},
-	} {
-		f.Counts[c.e.Index()] = max(f.Counts[c.e.Index()], c.n)
+	count := func(e rules.Evidence, n uint32) {
+		if n > 0 {
+			f.Counts[e.Index()] = max(f.Counts[e.Index()], n)
+		}
 	}
+	count(rules.UnknownRecipient, s.unknown)
+	count(rules.RelayProbe, s.probes)
+	count(rules.UnknownCommand, s.Counts.Unknown)
+	count(rules.AuthFailure, s.Counts.AuthFail)
+	count(rules.AuthUnsupported, s.unsupported)
+	count(rules.Flood, t.together(s))
 	return f
 }
 

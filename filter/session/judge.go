@@ -40,6 +40,7 @@ func (t *Table) shipped() *lookup.Lists {
 
 // judgeConnect looks at the address and its name.
 func (t *Table) judgeConnect(s *Session) {
+	s.here = t.here(s)
 	if t.exempt(s) {
 		return
 	}
@@ -118,7 +119,7 @@ func (t *Table) judgeHelo(s *Session, at int64) {
 	}
 	s.judged = true
 	// A mail client of one of our users says whatever its computer is called.
-	here := t.here(s)
+	here := s.here
 	anyName := here || s.submission()
 	bot, scanner, _ := t.shipped().Helo(s.Helo)
 	// A name that DNS proves is neither forged nor somebody else's.
@@ -240,7 +241,7 @@ func (t *Table) judgeCommand(s *Session, proof []byte) {
 		}
 	case verbHelo, verbEhlo:
 		// smtpd takes only what may be a host name or an address literal.
-		if c.code == 501 && !t.here(s) && !s.submission() {
+		if c.code == 501 && !s.here && !s.submission() {
 			t.find(s, c.at, finding{evidence: refusedGreeting(c.line), by: "helo", proof: proof, confidence: "medium"})
 		}
 	case verbMail, verbRcpt:
@@ -370,7 +371,7 @@ func (t *Table) judgeRcpt(s *Session, addr, shown []byte, r store.Result, code u
 	case r == store.ResultOK:
 		s.accepted(addr)
 		// Hosts of ours, and friends, may send anywhere.
-		if !odd && !t.here(s) && !s.cmd.passed {
+		if !odd && !s.here && !s.cmd.passed {
 			t.memory.Learn(domain, at)
 			t.memory.Accepted(addr, at)
 		}

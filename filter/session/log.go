@@ -1,6 +1,7 @@
 package session
 
 import (
+	"hash/maphash"
 	"net/netip"
 	"strconv"
 	"time"
@@ -147,7 +148,8 @@ var logWords = [...]struct{ word, key string }{
 // same about the same source, the first is logged, and the rest of the window
 // is counted and logged once at its end.
 type aggregator struct {
-	lines map[logKey]logCount
+	lines map[uint64]logCount // by the hash of their keys
+	seed  maphash.Seed
 	order []window // in the order in which they end
 	first int      // in order
 }
@@ -156,6 +158,11 @@ type logKey struct {
 	src  uint64
 	word logWord
 	what string // token, rule or tag: none of them comes from the network
+}
+
+// hash takes a third of the time that a map of keys with strings in them does.
+func (k *logKey) hash(seed maphash.Seed) uint64 {
+	return maphash.String(seed, k.what) ^ (k.src*0x9e3779b97f4a7c15 + uint64(k.word))
 }
 
 // window is how long a line is only counted. That it has ended is asked with
@@ -182,16 +189,17 @@ func (t *Table) tell(s *Session, word logWord, what string, at int64) bool {
 	if s.Src.IsValid() {
 		k.src = memory.Number(s.Src.Addr())
 	}
-	if c, ok := q.lines[k]; ok {
+	if q.lines == nil {
+		q.lines, q.seed = make(map[uint64]logCount), maphash.MakeSeed()
+	}
+	h := k.hash(q.seed)
+	if c, ok := q.lines[h]; ok {
 		c.more++
-		q.lines[k] = c
+		q.lines[h] = c
 		return false
 	}
 	if len(q.lines) < maxLogged {
-		if q.lines == nil {
-			q.lines = make(map[logKey]logCount)
-		}
-		q.lines[k] = logCount{addr: s.Src.Addr()}
+		q.lines[h] = logCount{addr: s.Src.Addr()}
 		q.order = append(q.order, window{k, at + logWindow.Microseconds()})
 	}
 	// Findings from everywhere must not hide what was done about them.
@@ -214,10 +222,10 @@ func (t *Table) tellAgain(now int64, all bool) {
 		if !all && w.until > now && w.until <= now+2*logWindow.Microseconds() { // or the clock was set back by more than jitter
 			break
 		}
-		k := w.key
-		c := q.lines[k]
+		k, h := w.key, w.key.hash(q.seed)
+		c := q.lines[h]
 		q.first++
-		delete(q.lines, k)
+		delete(q.lines, h)
 		if c.more > 0 {
 			t.logAgain(k, c)
 		}

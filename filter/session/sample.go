@@ -46,8 +46,8 @@ const (
 type sampler struct {
 	budget  int64 // 0: everything is recorded
 	sources map[uint64]*sampled
-	order   []uint64 // in the order in which their windows end
-	first   int      // in order
+	order   []hour // in the order in which they end
+	first   int    // in order
 	sums    int
 	day     int64 // since 1970
 	bytes   int64 // taken on this day ...
@@ -57,11 +57,17 @@ type sampler struct {
 	steps   []byte // scratch
 }
 
+// hour is how long a source is followed. That it has ended is asked with every
+// event, and must not cost a look at the map.
+type hour struct {
+	source uint64
+	until  int64
+}
+
 // sampled is a source within its hour.
 type sampled struct {
-	until int64
-	n     uint32
-	sum   *sum
+	n   uint32
+	sum *sum
 }
 
 // A sum is what stands for several sessions.
@@ -120,9 +126,9 @@ func (t *Table) follow(k uint64, at int64) *sampled {
 	if len(p.sources) >= maxSampled {
 		t.unfollow()
 	}
-	q := &sampled{until: at + sampleWindow.Microseconds()}
+	q := new(sampled)
 	p.sources[k] = q
-	p.order = append(p.order, k)
+	p.order = append(p.order, hour{k, at + sampleWindow.Microseconds()})
 	return q
 }
 
@@ -130,7 +136,7 @@ func (t *Table) follow(k uint64, at int64) *sampled {
 // it.
 func (t *Table) unfollow() {
 	p := &t.sampler
-	k := p.order[p.first]
+	k := p.order[p.first].source
 	q := p.sources[k]
 	delete(p.sources, k)
 	if p.first++; p.first == len(p.order) || p.first > maxSampled {
@@ -155,8 +161,8 @@ func (t *Table) unfollow() {
 func (t *Table) sumUp(now int64, all bool) {
 	p := &t.sampler
 	for p.first < len(p.order) {
-		q := p.sources[p.order[p.first]]
-		if !all && q.until > now && q.until <= now+2*sampleWindow.Microseconds() { // or the clock was set back by more than jitter
+		until := p.order[p.first].until
+		if !all && until > now && until <= now+2*sampleWindow.Microseconds() { // or the clock was set back by more than jitter
 			return
 		}
 		t.unfollow()

@@ -66,6 +66,8 @@ type Session struct {
 	user  []byte // whom it tried to log in as last, as it may be kept
 	login []byte // who logged in
 
+	here    bool // of our own house; see Table.here
+	from    *source
 	asn     uint32 // of the address
 	country string // the same
 	placed  bool   // asn is known
@@ -74,7 +76,8 @@ type Session struct {
 	ban  *memory.Ban // that holds for it, or would; nil for nearly all
 	good goodness    // whether its mail was accepted before
 
-	policy *rules.Policy // the one of sticky, told and tags
+	policy *rules.Policy // the one of memo, sticky, told and tags
+	memo   rules.Memo
 	sticky rules.Outcome // a decision that holds until the end of the session
 	told   *rules.Rule   // the rule whose verdict was logged last
 	// The rules that banned it, or were kept from it, and that only would have.

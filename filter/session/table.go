@@ -57,8 +57,9 @@ type Table struct {
 	asked     *Session               // the one whose counts a policy asks for
 	needs     needs                  // of settings
 	refs      map[*rules.Rule]uint32 // of the texts of its rules
-	open      map[uint64]uint32      // live sessions of each source
+	sources   map[uint64]*source     // those of live sessions
 	live      map[uint64]*Session
+	last      *Session     // the one of the event before; nil if it is over
 	count     atomic.Int64 // of live
 	free      []*Session
 	bytes     int     // capacity of all step buffers
@@ -96,7 +97,7 @@ var Reports = []filter.ID{
 
 // NewTable returns an empty Table.
 func NewTable(o Options) *Table {
-	t := &Table{options: o, memory: o.Memory, live: make(map[uint64]*Session), own: make(map[netip.Addr]bool), open: make(map[uint64]uint32)}
+	t := &Table{options: o, memory: o.Memory, live: make(map[uint64]*Session), own: make(map[netip.Addr]bool), sources: make(map[uint64]*source)}
 	if t.memory == nil {
 		t.memory = memory.New()
 	}
@@ -141,7 +142,7 @@ func (t *Table) Report(ev *filter.Event) {
 		t.connect(ev)
 		return
 	}
-	s := t.live[ev.Session]
+	s := t.session(ev.Session)
 	if s == nil {
 		return // began before we did, or the table was full
 	}
@@ -151,6 +152,15 @@ func (t *Table) Report(ev *filter.Event) {
 		return
 	}
 	t.fold(s, ev)
+}
+
+// session returns a live session, or nil. What smtpd tells comes in runs of lines
+// of the same one.
+func (t *Table) session(id uint64) *Session {
+	if t.last == nil || t.last.ID != id {
+		t.last = t.live[id]
+	}
+	return t.last
 }
 
 // begin brings the clock and the settings up to date.
@@ -246,10 +256,26 @@ func (t *Table) connect(ev *filter.Event) {
 		s.Src = parseAddrPort(src)
 		s.Dst = t.dst.parse(ev.Field(3))
 		if s.Src.IsValid() {
-			t.open[memory.Number(s.Src.Addr())]++
+			s.from = t.comes(memory.Number(s.Src.Addr()))
 		}
 	}
 	t.judgeConnect(s)
+}
+
+// A source is where live sessions come from.
+type source struct {
+	live uint32
+}
+
+// comes counts one more live session of a source.
+func (t *Table) comes(k uint64) *source {
+	from := t.sources[k]
+	if from == nil {
+		from = new(source)
+		t.sources[k] = from
+	}
+	from.live++
+	return from
 }
 
 func (t *Table) newSession() *Session {
@@ -265,10 +291,9 @@ func (t *Table) newSession() *Session {
 
 // end records s and forgets it.
 func (t *Table) end(s *Session, how store.Ending, at int64) {
-	if s.Src.IsValid() {
-		k := memory.Number(s.Src.Addr())
-		if t.open[k]--; t.open[k] == 0 {
-			delete(t.open, k)
+	if s.from != nil {
+		if s.from.live--; s.from.live == 0 {
+			delete(t.sources, memory.Number(s.Src.Addr()))
 		}
 	}
 	if how != store.EndingStopped && how != store.EndingUnknown {
@@ -289,6 +314,7 @@ func (t *Table) end(s *Session, how store.Ending, at int64) {
 		Found: s.found(), Evidence: s.Evidence | s.Weak, Counts: &r.Counts,
 	}, r.End.UnixMicro())
 	delete(t.live, s.ID)
+	t.last = nil
 	t.count.Store(int64(len(t.live)))
 	t.bytes -= cap(s.steps)
 	if len(t.free) < maxFree {

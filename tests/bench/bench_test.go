@@ -93,10 +93,15 @@ func TestStreamObeysRegistrations(t *testing.T) {
 	if !slices.IsSorted(s.cuts) {
 		t.Error("cuts are not in order")
 	}
-	before := bytes.Clone(s.data)
-	s.rename(0x1234)
-	if bytes.Equal(before, s.data) || len(before) != len(s.data) {
-		t.Error("rename did not rename")
+	before := strings.Split(string(s.data), "\n")
+	s.again(0x1234)
+	after := strings.Split(string(s.data), "\n")
+	last := strings.Split(before[len(before)-2], "|")[2]
+	for i, line := range after[:len(after)-1] {
+		old, f := strings.Split(before[i], "|"), strings.Split(line, "|")
+		if old[5] == f[5] || f[2] <= last || f[2][10:] != old[2][10:] {
+			t.Fatalf("%s\nwas before\n%s\nand is to be another session after %s", line, before[i], last)
+		}
 	}
 }
 

@@ -43,9 +43,15 @@ func main() {
 	span := flag.Duration("span", 2*time.Second, "how long one measurement takes")
 	parts := flag.String("parts", "", "only these: "+strings.Join(partNames(), ","))
 	mixes := flag.String("mixes", strings.Join(allMixes, ","), "those that are played at full speed")
+	only := flag.String("only", "", "only these contestants, by the names in the tables, with ; between them")
 	inside := flag.String("inside", "", "used by the program itself")
 	flag.Parse()
 	b := &bench{mixes: strings.Split(*mixes, ","), log: os.Stderr, out: os.Stdout, missing: map[string]bool{}, quick: *quick, pairs: *pairs, span: *span, settle: 1200 * time.Millisecond}
+	if *only != "" {
+		for _, c := range contestants {
+			b.missing[c.name] = !slices.Contains(strings.Split(*only, ";"), c.name)
+		}
+	}
 	if *quick {
 		b.hurry()
 	}

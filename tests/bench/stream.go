@@ -139,18 +139,31 @@ type stream struct {
 	data     []byte
 	cuts     []int // ends of the requests in data
 	ids      []int // where sessions are named in data
+	seconds  []int // where the seconds of the lines' times are
+	lasts    int64 // seconds that it takes by its own clock, rounded up
 	sessions int
 	lines    int
 }
 
-// rename gives all sessions new names, so that the stream can be played again.
-func (s *stream) rename(round int) {
+// again makes the stream ready to be played once more: with sessions of other
+// names, and later than before.
+func (s *stream) again(round int) {
 	var b [4]byte
 	for i := range b {
 		b[i] = "0123456789abcdef"[round>>(4*i)&15]
 	}
 	for _, at := range s.ids {
 		copy(s.data[at:], b[:])
+	}
+	if round == 1 {
+		return
+	}
+	for _, at := range s.seconds {
+		old, err := strconv.ParseInt(string(s.data[at:at+10]), 10, 64)
+		if err != nil {
+			panic(err) // it was made here
+		}
+		strconv.AppendInt(s.data[at:at], old+s.lasts, 10)
 	}
 }
 
@@ -232,6 +245,7 @@ func (r recipe) make() *stream {
 				s.data = append(s.data[:len(s.data)-len("report|0.7|")], "filter|0.7|"...)
 			}
 			now := clock.UnixMicro()
+			s.seconds = append(s.seconds, len(s.data))
 			s.data = strconv.AppendInt(s.data, now/1e6, 10)
 			s.data = fmt.Appendf(s.data, ".%06d|smtp-in|%s|", now%1e6, st.name)
 			s.ids = append(s.ids, len(s.data))
@@ -258,6 +272,7 @@ func (r recipe) make() *stream {
 			live = live[:len(live)-1]
 		}
 	}
+	s.lasts = int64(clock.Sub(r.begin)/time.Second) + 1
 	return &s
 }
 
