@@ -16,6 +16,7 @@ type Settings struct {
 	Contact string        // how to reach the postmaster; empty if not set
 	Events  string        // file, FIFO or socket for events; empty if not set
 	Privacy Privacy       // PrivacyDefault if not set
+	Detail  Detail        // DetailFull if not set
 	// Escalate says how many times longer the second, third ... ban of a
 	// host is, as long as it is remembered.
 	Escalate     []int
@@ -61,6 +62,8 @@ func (c *Config) Settings() Settings {
 			s.Events = set.Text
 		case "privacy":
 			s.Privacy = set.Privacy
+		case "detail":
+			s.Detail = set.Detail
 		case "escalate":
 			s.Escalate = set.Factors
 		case "own-name":

@@ -51,6 +51,7 @@ var statements = []statement{
 	{"contact", `contact "text"`, parseText},
 	{"events", `events "file"`, parseText},
 	{"privacy", "privacy default | full | strict", parsePrivacy},
+	{"detail", "detail full | lean", parseDetail},
 	{"escalate", "escalate none | number | { number, ... }", parseEscalate},
 	{"own-name", "own-name name | { name, ... }", parseOwn(nameValue)},
 	{"own-address", "own-address address | { address, ... }", parseOwn(addressValue)},

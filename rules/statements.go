@@ -26,6 +26,15 @@ func parsePrivacy(l *line) (Statement, *Error) {
 	return &Setting{Pos: l.toks[0].pos, Word: "privacy", Privacy: Privacy(i)}, nil
 }
 
+func parseDetail(l *line) (Statement, *Error) {
+	t := l.next()
+	i := index(detailNames[:], t.text)
+	if t.kind != wordToken || i < 0 {
+		return nil, l.errorf(t.pos, didYouMean(t.text, detailNames[:]), "expected how much detail%s", insteadOf(t))
+	}
+	return &Setting{Pos: l.toks[0].pos, Word: "detail", Detail: Detail(i)}, nil
+}
+
 const (
 	day         = 24 * time.Hour
 	maxKeep     = 3660 * day

@@ -70,9 +70,10 @@ type Include struct {
 // Which fields are used depends on Word.
 type Setting struct {
 	Pos
-	Word    string  // mode, store, asn, country, contact, events, privacy, escalate, own-name, own-address
+	Word    string  // mode, store, asn, country, contact, events, privacy, detail, escalate, own-name, own-address
 	Mode    Mode    // mode
 	Privacy Privacy // privacy
+	Detail  Detail  // detail
 	Text    string  // store, asn, country, events: a path; contact: how to reach the postmaster
 	Values  []Value // own-name, own-address
 	Keep    time.Duration
@@ -189,6 +190,8 @@ func (s *Setting) String() string {
 		return "mode " + s.Mode.String()
 	case "privacy":
 		return "privacy " + s.Privacy.String()
+	case "detail":
+		return "detail " + s.Detail.String()
 	case "own-name", "own-address":
 		return s.Word + " " + list(s.Values)
 	case "escalate":

@@ -130,6 +130,23 @@ var privacyNames = [...]string{"default", "full", "strict"}
 
 func (p Privacy) String() string { return name(privacyNames[:], int(p)) }
 
+// Detail says how much smtpd is asked to tell.
+type Detail uint8
+
+// The ways.
+const (
+	DetailFull Detail = iota // also each command and reply
+	DetailLean               // only what came of them
+)
+
+// LeanMisses is the evidence of what is not told then.
+const LeanMisses = TalksSSH | TalksHTTP | TalksTLS | TalksBinary | UnknownCommand | SyntaxError | HeloMissing | HeloChanged | HeloInvalid | HeloBareAddress |
+	AuthUnsupported | EarlyTalker | Pipelining | Campaign | Abandoned
+
+var detailNames = [...]string{"full", "lean"}
+
+func (d Detail) String() string { return name(detailNames[:], int(d)) }
+
 // Truth is the answer of a condition. The zero Truth is Unknown: a condition
 // that could not be evaluated never matches, negated or not.
 type Truth uint8

@@ -152,7 +152,7 @@ func (i *Inspector) segment(s Segment) *File {
 			return err
 		}
 	}
-	c, err := r.open(s, nil, nil)
+	c, err := r.open(s, nil, nil, <-r.openAhead([]Segment{s}))
 	if err == nil && c != nil {
 		err = i.records(f, c)
 		c.close()

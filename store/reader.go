@@ -24,7 +24,7 @@ type Reader struct {
 
 	// Snapshot writes a consistent copy of a segment that a filter is writing;
 	// for one that is finished meanwhile it returns ErrFinished. If it is nil,
-	// such segments cannot be read.
+	// such segments cannot be read. It is called by another goroutine than Each.
 	Snapshot func(w io.Writer, name string) error
 
 	// Problem, if not nil, is told about segments that cannot be read, and about
@@ -54,11 +54,11 @@ func (r *Reader) Each(since, until time.Time, f func(*Record) error) error {
 	var rec Record
 	var step Step
 	err := r.each(since, until, func(segment string, key, value []byte) (err error) {
-		if rec, err = Decode(key, value); err != nil {
+		rec = Record{step: &step}
+		if err = rec.decode(key, value); err != nil {
 			bad.add(segment, err)
 			return nil
 		}
-		rec.step = &step
 		return f(&rec)
 	})
 	bad.report(r.problem)
@@ -138,25 +138,31 @@ func (r *Reader) each(since, until time.Time, f func(segment string, key, value 
 	})
 
 	var group []*cursor // the segments that are being merged
+	ahead := r.openAhead(all)
 	defer func() {
 		for _, c := range group {
 			c.close()
+		}
+		if file := <-ahead; file.err == nil {
+			_ = guard(file.db.Close)
 		}
 	}()
 	var last []byte // the key that was passed to f last
 	for len(all) > 0 || len(group) > 0 {
 		// Another segment joins if its records may come before the group's last.
 		for len(all) > 0 && !(len(group) > 0 && group[len(group)-1].after(group[:len(group)-1])) {
-			c, err := r.open(all[0], from, to)
+			info, file := all[0], <-ahead
+			all = all[1:]
+			ahead = r.openAhead(all)
+			c, err := r.open(info, from, to, file)
 			if err != nil {
 				if !isDamaged(err) {
 					r.Unread++
 				}
-				r.problem(all[0].Name, err)
+				r.problem(info.Name, err)
 			} else if c != nil {
 				group = append(group, c)
 			}
-			all = all[1:]
 		}
 		if len(group) == 0 {
 			break
@@ -196,10 +202,32 @@ func keyRange(since, until time.Time) (from, to []byte) {
 	return from, to
 }
 
-// open opens a segment at its first record of the range. It returns nil if
-// there is none, or if the segment has been removed since it was listed.
-func (r *Reader) open(info Segment, from, to []byte) (*cursor, error) {
-	db, file, err := r.openFile(info)
+// opened is what came of opening the file of a segment.
+type opened struct {
+	db   *bbolt.DB
+	file *os.File
+	err  error
+}
+
+// openAhead opens the file of the first of these segments, if there is one, while
+// the records before it are gone through: to check a file is to read all of it.
+func (r *Reader) openAhead(all []Segment) <-chan opened {
+	c := make(chan opened, 1)
+	if len(all) == 0 {
+		c <- opened{err: fs.ErrNotExist}
+		return c
+	}
+	go func() {
+		db, file, err := r.openFile(all[0])
+		c <- opened{db, file, err}
+	}()
+	return c
+}
+
+// open makes a cursor of a file, at the first record of the range. It returns nil
+// if there is none, or if the segment has been removed since it was listed.
+func (r *Reader) open(info Segment, from, to []byte, o opened) (*cursor, error) {
+	db, file, err := o.db, o.file, o.err
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

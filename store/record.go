@@ -99,15 +99,19 @@ type Cursor struct {
 // record is damaged: see Err.
 func (c *Cursor) Next(s *Step) bool {
 	for len(c.rest) > 0 {
-		f, rest, err := consume(c.rest)
-		c.rest = rest
-		if err == nil && f.tag != recSteps {
+		tag, _, text, rest := consume(c.rest)
+		var err error
+		switch tag {
+		case recSteps:
+			*s = Step{}
+			err = s.decode(text)
+		case 0:
+			err = fieldError(c.rest)
+		default:
+			c.rest = rest
 			continue
 		}
-		if err == nil {
-			*s = Step{}
-			err = s.decode(f.text)
-		}
+		c.rest = rest
 		if err != nil {
 			c.rest, c.err = nil, fmt.Errorf("session %016x: step: %w", c.id, err)
 			return false
@@ -223,9 +227,10 @@ const (
 	EndingTimeout  Ending = 3 // smtpd gave up waiting
 	EndingRejected Ending = 4 // smtpd or a filter closed the connection
 	EndingStopped  Ending = 5 // smtpd stopped while the session was open
+	EndingClosed   Ending = 6 // who closed the connection was not told; see detail in scanwatch.conf(5)
 )
 
-var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped"}
+var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped", "closed"}
 
 func (e Ending) String() string { return name(endingNames[:], uint8(e)) }
 
@@ -389,51 +394,57 @@ func (c *Counts) fields() [10]*uint32 {
 // Decode decodes a record. The texts of the result alias value.
 func Decode(key, value []byte) (Record, error) {
 	var r Record
+	err := r.decode(key, value)
+	return r, err
+}
+
+// decode is Decode into an empty Record.
+func (r *Record) decode(key, value []byte) error {
 	if len(key) != KeySize {
-		return r, fmt.Errorf("record key of %d bytes, want %d", len(key), KeySize)
+		return fmt.Errorf("record key of %d bytes, want %d", len(key), KeySize)
 	}
 	r.End = time.UnixMicro(int64(binary.BigEndian.Uint64(key)))
 	r.ID = binary.BigEndian.Uint64(key[8:])
 	r.Start = r.End
 	for b := value; len(b) > 0; {
-		if len(b) > 0 && b[0] == recSteps<<3|byte(protowire.BytesType) {
+		if b[0] == recSteps<<3|byte(protowire.BytesType) {
 			r.steps = b // the header ends where the steps begin
 			break
 		}
-		f, rest, err := consume(b)
+		tag, num, text, rest := consume(b)
+		var err error
+		switch tag {
+		case 0:
+			err = fieldError(b)
+		case recDuration:
+			r.Start = r.End.Add(-micros(num))
+		case recSrc:
+			r.Src, err = decodeAddr(text)
+		case recDst:
+			r.Dst, err = decodeAddr(text)
+		case recRDNS:
+			r.RDNS = text
+		case recFCrDNS:
+			r.FCrDNS = FCrDNS(num)
+		case recEnding:
+			r.Ending = Ending(num)
+		case recLocal:
+			r.Local = num != 0
+		case recCounts:
+			err = r.Counts.decode(text)
+		case recOmitted:
+			r.Omitted = uint32(num)
+		case recSessions:
+			r.Sessions = uint32(num)
+		case recFound:
+			r.Found = uint32(num)
+		}
 		if err != nil {
-			return r, fmt.Errorf("session %016x: %w", r.ID, err)
+			return fmt.Errorf("session %016x: %w", r.ID, err)
 		}
 		b = rest
-		switch f.tag {
-		case recDuration:
-			r.Start = r.End.Add(-micros(f.num))
-		case recSrc:
-			r.Src, err = decodeAddr(f.text)
-		case recDst:
-			r.Dst, err = decodeAddr(f.text)
-		case recRDNS:
-			r.RDNS = f.text
-		case recFCrDNS:
-			r.FCrDNS = FCrDNS(f.num)
-		case recEnding:
-			r.Ending = Ending(f.num)
-		case recLocal:
-			r.Local = f.num != 0
-		case recCounts:
-			err = r.Counts.decode(f.text)
-		case recOmitted:
-			r.Omitted = uint32(f.num)
-		case recSessions:
-			r.Sessions = uint32(f.num)
-		case recFound:
-			r.Found = uint32(f.num)
-		}
-		if err != nil {
-			return r, fmt.Errorf("session %016x: %w", r.ID, err)
-		}
 	}
-	return r, nil
+	return nil
 }
 
 // Add adds the counts of another session; a sum does not overflow.
@@ -463,88 +474,90 @@ func (c *Counts) decode(b []byte) error {
 
 func (s *Step) decode(b []byte) error {
 	for len(b) > 0 {
-		f, rest, err := consume(b)
-		if err != nil {
-			return err
+		tag, num, text, rest := consume(b)
+		switch tag {
+		case 0:
+			return fieldError(b)
+		case stepKind:
+			s.Kind = Kind(num)
+		case stepAt:
+			s.At = micros(num)
+		case stepText:
+			s.Text = text
+		case stepArg:
+			s.Arg = text
+		case stepResult:
+			s.Result = Result(num)
+		case stepCode:
+			s.Code = uint32(num)
+		case stepReply:
+			s.Reply = text
+		case stepSize:
+			s.Size = num
+		case stepMsgID:
+			s.MsgID = uint32(num)
+		case stepOrg:
+			s.Org = text
+		case stepBy:
+			s.By = text
+		case stepMatch:
+			s.Match = text
+		case stepConfidence:
+			s.Confidence = text
+		case stepRule:
+			s.Rule = uint32(num)
+		case stepTimes:
+			s.Times = uint32(num)
 		}
 		b = rest
-		switch f.tag {
-		case stepKind:
-			s.Kind = Kind(f.num)
-		case stepAt:
-			s.At = micros(f.num)
-		case stepText:
-			s.Text = f.text
-		case stepArg:
-			s.Arg = f.text
-		case stepResult:
-			s.Result = Result(f.num)
-		case stepCode:
-			s.Code = uint32(f.num)
-		case stepReply:
-			s.Reply = f.text
-		case stepSize:
-			s.Size = f.num
-		case stepMsgID:
-			s.MsgID = uint32(f.num)
-		case stepOrg:
-			s.Org = f.text
-		case stepBy:
-			s.By = f.text
-		case stepMatch:
-			s.Match = f.text
-		case stepConfidence:
-			s.Confidence = f.text
-		case stepRule:
-			s.Rule = uint32(f.num)
-		case stepTimes:
-			s.Times = uint32(f.num)
-		}
 	}
 	return nil
 }
 
-type field struct {
-	tag  protowire.Number
-	num  uint64
-	text []byte
-}
-
 // consume reads one field of any type; a field that a newer version wrote is
-// the caller's to ignore.
-func consume(b []byte) (field, []byte, error) {
-	// Nearly every field has a tag and a number or length of one byte.
-	if len(b) >= 2 && b[0] >= 1<<3 && b[0] < 0x80 && b[1] < 0x80 {
-		f := field{tag: protowire.Number(b[0] >> 3)}
+// the caller's to ignore. A tag of 0, which no field has, tells that b is broken:
+// see fieldError. More results would not go through registers.
+func consume(b []byte) (tag protowire.Number, num uint64, text, rest []byte) {
+	// Every field of ours has a tag of one byte.
+	if len(b) >= 2 && b[0] < 0x80 {
+		num, n := uint64(b[1]), 1
+		if num >= 0x80 {
+			if num, n = protowire.ConsumeVarint(b[1:]); n < 0 {
+				return 0, 0, nil, nil
+			}
+		}
+		rest = b[1+n:]
 		switch protowire.Type(b[0] & 7) {
 		case protowire.VarintType:
-			f.num = uint64(b[1])
-			return f, b[2:], nil
+			return protowire.Number(b[0] >> 3), num, nil, rest
 		case protowire.BytesType:
-			if n := int(b[1]); n <= len(b)-2 {
-				f.text = b[2 : 2+n : 2+n]
-				return f, b[2+n:], nil
+			if num <= uint64(len(rest)) {
+				return protowire.Number(b[0] >> 3), 0, rest[:num:num], rest[num:]
 			}
+			return 0, 0, nil, nil
 		}
 	}
 	tag, typ, n := protowire.ConsumeTag(b)
 	if n < 0 {
-		return field{}, nil, protowire.ParseError(n)
+		return 0, 0, nil, nil
 	}
 	b = b[n:]
-	f := field{tag: tag}
+	if n = protowire.ConsumeFieldValue(tag, typ, b); n < 0 {
+		return 0, 0, nil, nil
+	}
 	switch typ {
 	case protowire.VarintType:
-		f.num, n = protowire.ConsumeVarint(b)
+		num, _ = protowire.ConsumeVarint(b)
 	case protowire.BytesType:
-		f.text, n = protowire.ConsumeBytes(b)
-	default:
-		n = protowire.ConsumeFieldValue(tag, typ, b)
+		text, _ = protowire.ConsumeBytes(b)
 	}
-	if n < 0 {
-		return field{}, nil, protowire.ParseError(n)
-	}
-	return f, b[n:], nil
+	return tag, num, text, b[n:]
+}
+
+// fieldError tells what is wrong with the field that b begins with.
+func fieldError(b []byte) error {
+	_, _, n := protowire.ConsumeField(b)
+	return protowire.ParseError(n)
 }
 
 // micros is n microseconds, or the longest duration a record can have where n

@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -274,6 +275,32 @@ func TestReadersLeaveNothingBehind(t *testing.T) {
 	}
 	if left := listing(t, tmp); left != "" {
 		t.Errorf("left behind: %s", left)
+	}
+}
+
+// A reader opens files ahead of the records that it is at.
+func TestReaderThatEndsEarlyLetsGoOfFiles(t *testing.T) {
+	dir := t.TempDir()
+	w, _ := openTest(t, dir, Options{})
+	for day := range 4 {
+		add(w, noon.AddDate(0, 0, day), uint64(day))
+	}
+	flush(t, w)
+	w.Close()
+	enough := errors.New("enough")
+	r := &Reader{Dir: dir, Problem: func(s string, err error) { t.Error(s, err) }}
+	if err := r.Each(time.Time{}, time.Time{}, func(*Record) error { return enough }); err != enough {
+		t.Fatal(err)
+	}
+	for _, name := range segmentNames(t, dir) {
+		f, err := os.Open(filepath.Join(dir, sessionsDir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := lockExclusive(f); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -939,11 +966,13 @@ func TestBudgetWithState(t *testing.T) {
 // stays there does, after an hour.
 func TestClockJumps(t *testing.T) {
 	dir := t.TempDir()
-	now := noon
-	w, _ := openTest(t, dir, Options{Keep: 48 * time.Hour, Now: func() time.Time { return now }})
+	var clock atomic.Int64
+	o := Options{Keep: 48 * time.Hour, Now: func() time.Time { return time.UnixMicro(clock.Load()).UTC() }}
+	clock.Store(noon.UnixMicro())
+	w, _ := openTest(t, dir, o)
 	write := func(at time.Time) string {
 		t.Helper()
-		now = at
+		clock.Store(at.UnixMicro())
 		add(w, at, uint64(at.Unix()))
 		flush(t, w)
 		return strings.Join(segmentNames(t, dir), " ")
@@ -979,8 +1008,9 @@ func TestClockJumps(t *testing.T) {
 		}
 	}
 	// A filter that starts with such a clock.
-	now = noon.AddDate(10, 0, 0)
-	w, _ = openTest(t, dir, Options{Keep: 48 * time.Hour, Now: func() time.Time { return now }})
+	now := noon.AddDate(10, 0, 0)
+	clock.Store(now.UnixMicro())
+	w, _ = openTest(t, dir, o)
 	if got, want := write(now), "2026-11-05.db 2026-11-06.db 2036-11-01.db 2056-11-01.db"; got != want {
 		t.Errorf("started ten years ahead: %s, want %s", got, want)
 	}

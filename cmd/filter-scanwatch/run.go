@@ -26,6 +26,7 @@ import (
 	"scanwatch/filter/privacy"
 	"scanwatch/filter/session"
 	"scanwatch/internal/contain"
+	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -51,16 +52,14 @@ const socketCheck = 5 * time.Second
 
 // gcPercent makes less of memory than Go does by itself, for a little more CPU:
 // most of what lives are tables without pointers, which cost the collector
-// nothing.
+// nothing. It begins when the lists are read: until then nearly all is garbage,
+// and smtpd waits.
 const gcPercent = 50
 
 // run filters until stdin ends. Nothing before filter.Serve waits for more
 // than files on the local disk: smtpd serves nobody until its filters have
 // registered. The state directory is opened in the background.
 func run(s settings, stdin, stdout, stderr *os.File) int {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	logs := newQueue(stderr)
 	level := new(slog.LevelVar)
 	level.Set(slog.LevelWarn)
@@ -122,6 +121,9 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 			remembered.Peers(now().UnixMicro(), func(p memory.Peer) { _ = yield(p) })
 		}}
 	set := policies.start()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	if s.dir != "" {
 		set.Store = s.dir
 	}
@@ -136,6 +138,11 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	stateMax := min(set.Budget/2, memory.AllBytes) // it counts for the budget
 	remembered.Limit(stateMax)
 	table.Sample(set.Budget)
+	reports := session.Reports
+	if set.Detail == rules.DetailLean {
+		table.Lean()
+		reports = session.LeanReports
+	}
 	writer = store.Open(set.Store, store.Options{Budget: set.Budget, Keep: set.Keep, Program: version, Log: log, Now: now})
 	if c := policies.config; c != nil && c.Policy != nil {
 		writer.Rules(session.RuleTexts(c.Policy))
@@ -190,7 +197,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	stopOnSignal(log, stdin, save)
 	log.Info("started", "version", version, "statedir", set.Store)
 	err := filter.Serve(stdin, stdout, table, filter.Options{
-		Reports: session.Reports,
+		Reports: reports,
 		Phases:  policies.asked,
 		Held:    &held,
 		Log:     func(line string) { log.Warn(line) },

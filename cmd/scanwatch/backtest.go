@@ -512,7 +512,10 @@ func (b *pastTest) addLost(o *replay.Outcome, m *replay.Message) {
 			l = b.lost[k]
 		}
 		if l == nil {
-			l = &lostMail{Domain: k.domain, Src: source(k.src), Rule: k.rule, Phase: m.Phase, Unknown: m.Unknown, Ban: m.Ban, RDNS: printable(o.Record.RDNS)}
+			l = &lostMail{Domain: k.domain, Src: source(k.src), Rule: k.rule}
+			if k.rule == m.Rule { // not of others
+				l.Phase, l.Unknown, l.Ban, l.RDNS = m.Phase, m.Unknown, m.Ban, printable(o.Record.RDNS)
+			}
 			b.lost[k] = l
 		}
 	}
@@ -806,7 +809,11 @@ func (l *lostMail) print(say func(int, string, ...any)) {
 		what += fmt.Sprintf(" (%d only in part)", l.Some)
 	}
 	say(2, "%s for %s of %s from %s, %s", what, count(l.Rcpts, "recipient"), domain, from, known)
-	say(6, "rule %s at %s%s: %s", l.Rule, l.Phase, because(l.Ban), join(l.Sessions))
+	at := ""
+	if l.Phase != "" {
+		at = " at " + l.Phase
+	}
+	say(6, "rule %s%s%s: %s", l.Rule, at, because(l.Ban), join(l.Sessions))
 }
 
 func because(ban bool) string {

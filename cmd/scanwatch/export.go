@@ -19,6 +19,7 @@ import (
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/lookup/feed"
 	"scanwatch/filter/memory"
+	"scanwatch/filter/session"
 	"scanwatch/rules"
 	"scanwatch/store"
 	"scanwatch/store/export"
@@ -78,6 +79,7 @@ type exporter struct {
 	ttl        time.Duration
 
 	banned  map[netip.Prefix]*memory.Ban
+	around  lookup.Prefixes[bool] // the same, to find who lies within
 	sources map[netip.Prefix]*exportSource
 	left    map[string]int // entries that are left out, by reason
 }
@@ -88,7 +90,7 @@ type exportSource struct {
 	first, last time.Time
 	found       time.Time // when there was evidence that is asked for last
 	sessions    int
-	evidence    map[string]int // rank of confidence
+	evidence    [4]rules.Evidence // by rank of confidence
 	org         string
 }
 
@@ -186,7 +188,7 @@ func exportVerb(e *env, args []string) error {
 		}
 	}
 	if leftOut > 0 {
-		x.left[format.Name+" cannot express them"] += leftOut
+		x.left[format.Name+" cannot express them, or takes no more"] += leftOut
 	}
 	if *verbose || newProgress(e).shown {
 		x.tell(list)
@@ -223,13 +225,19 @@ func (x *exporter) list(since time.Time) (*export.List, error) {
 	if err := x.load(); err != nil {
 		return nil, err
 	}
-	remembered, err := x.remember()
+	noted, err := x.remember()
 	if err != nil {
 		return nil, err
 	}
-	from := since
-	if recent := now.AddDate(0, 0, -recentDays); !remembered && recent.Before(from) {
+	from, recent := since, now.AddDate(0, 0, -recentDays)
+	if recent.Before(from) && (noted.IsZero() || noted.After(recent)) {
 		from = recent // nothing else tells whose mail was accepted
+	}
+	// Who was banned then may be excused now.
+	for p := range x.banned {
+		if b := x.banned[p].Since; b.Before(from) && recent.Before(from) {
+			from = slices.MaxFunc([]time.Time{b, recent}, time.Time.Compare)
+		}
 	}
 	if err := x.read(from, since); err != nil {
 		return nil, err
@@ -238,7 +246,7 @@ func (x *exporter) list(since time.Time) (*export.List, error) {
 	for p, b := range x.banned {
 		entry := export.Entry{Prefix: p, Kind: export.Ban, First: b.Since, Last: b.Last, Confidence: "high", Reason: b.Rule, Expires: b.Until}
 		if s := x.sources[p]; s != nil {
-			s.fill(&entry, 1)
+			s.fill(&entry, x.confidence)
 		}
 		x.add(l, entry)
 	}
@@ -266,12 +274,17 @@ func (s *exportSource) fill(entry *export.Entry, least int) {
 	entry.First, entry.Last, entry.Expires = entry.First.UTC(), entry.Last.UTC(), entry.Expires.UTC()
 	entry.Host, entry.Sessions, entry.Organisation = s.host, s.sessions, s.org
 	most := 0
-	for _, token := range slices.Sorted(maps.Keys(s.evidence)) {
-		if rank := s.evidence[token]; rank >= least {
-			entry.Evidence = append(entry.Evidence, token)
-			most = max(most, rank)
+	for rank, all := range s.evidence {
+		if rank < least || all == 0 {
+			continue
+		}
+		most = rank
+		for e := all; e != 0; e &= e - 1 {
+			entry.Evidence = append(entry.Evidence, (e & -e).String())
 		}
 	}
+	slices.Sort(entry.Evidence)
+	entry.Evidence = slices.Compact(entry.Evidence)
 	if entry.Confidence == "" {
 		for _, word := range []string{"low", "medium", "high"} {
 			if export.Confidence(word) == most {
@@ -337,30 +350,26 @@ func (x *exporter) load() error {
 func (x *exporter) spare(p netip.Prefix, why string) { x.spared.Add(p, why) }
 
 // remember reads what is known across sessions: the bans that hold, and whose
-// mail was accepted or who has logged in lately. It returns whether it knows any
-// hosts at all.
-func (x *exporter) remember() (bool, error) {
+// mail was accepted or who has logged in lately. It returns since when that was
+// noted, zero if it was not.
+func (x *exporter) remember() (noted time.Time, err error) {
 	now := x.e.now()
-	known := false
 	var rows []store.Entry
-	err := x.e.state([]string{"secret", "peers", "bans"}, func(en store.Entry) error {
-		if en.Bucket != "bans" {
-			known = true
-			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})
-			return nil
-		}
-		b, ok := memory.ReadBan(en.Key, en.Value)
-		switch {
-		case !ok, !x.bans, b.Over(now):
-		case b.Observe:
-			x.left["bans that are only observed"]++
+	err = x.e.state([]string{"secret", "peers", "bans", "days"}, func(en store.Entry) error {
+		switch en.Bucket {
+		case "bans":
+			x.ban(memory.ReadBan(en.Key, en.Value))
+		case "days":
+			if d, ok := memory.ReadDay(en.Key, en.Value); ok && (noted.IsZero() || d.Day.Before(noted)) {
+				noted = d.Day
+			}
 		default:
-			x.banned[b.Prefix] = &b
+			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})
 		}
 		return nil
 	})
 	if err != nil {
-		return false, err
+		return noted, err
 	}
 	x.memory.Load(slices.Values(rows), now.UnixMicro())
 	x.memory.Peers(now.UnixMicro(), func(p memory.Peer) {
@@ -370,7 +379,19 @@ func (x *exporter) remember() (bool, error) {
 		}
 		x.spare(p.Prefix, goodWords[why])
 	})
-	return known, nil
+	return noted, nil
+}
+
+// ban takes a ban, if there is one and it counts.
+func (x *exporter) ban(b memory.Ban, ok bool) {
+	switch {
+	case !ok, !x.bans, b.Over(x.e.now()):
+	case b.Observe:
+		x.left["bans that are only observed"]++
+	default:
+		x.banned[b.Prefix] = &b
+		x.around.Add(b.Prefix, true)
+	}
 }
 
 // goodWords are the words for what memory.Spared returns.
@@ -414,26 +435,35 @@ func (x *exporter) session(rec *store.Record, counts bool) error {
 		return nil
 	}
 	var findings []store.Step
+	bad := false // as memory sees it: what no mail server does
 	err := rec.Steps(func(s *store.Step) bool {
-		if s.Kind == store.KindFinding {
+		switch {
+		case s.Kind == store.KindFinding:
 			findings = append(findings, store.Step{Text: s.Text, Org: s.Org, Confidence: s.Confidence, At: s.At})
+			token := rules.TokenByName(string(s.Text))
+			bad = bad || token == nil || token.Evidence&session.Abuse != 0 && string(s.Confidence) != "low" || string(s.Match) == "first"
+		case s.Kind == store.KindVerdict && string(s.Reply) == "junk" && s.Result == store.ResultOK:
+			bad = true
 		}
 		return true
 	})
-	if len(findings) == 0 && rec.Counts.Mails > 0 {
+	if !bad && rec.Counts.Mails > 0 {
 		x.spare(p, goodWords["mail"])
+	}
+	_, banned := x.around.Overlapping(p)
+	if banned || len(findings) > 0 && counts {
+		x.excused(rec, p)
 	}
 	if len(findings) == 0 && x.banned[p] == nil || !counts || err != nil {
 		return nil // a damaged record proves nothing
 	}
-	x.excused(rec, p)
 	s := x.sources[p]
 	if s == nil {
 		if len(x.sources) >= maxExported {
 			x.left["sessions of more hosts than are told apart"]++
 			return nil
 		}
-		s = &exportSource{first: rec.Start, evidence: map[string]int{}}
+		s = &exportSource{first: rec.Start}
 		x.sources[p] = s
 	}
 	s.sessions += rec.Many()
@@ -445,46 +475,60 @@ func (x *exporter) session(rec *store.Record, counts bool) error {
 	}
 	for i := range findings {
 		f := &findings[i]
-		token := string(f.Text)
-		if rules.TokenByName(token) == nil {
+		token := rules.TokenByName(string(f.Text))
+		if token == nil {
 			continue
 		}
 		rank := export.Confidence(string(f.Confidence))
-		s.evidence[token] = max(s.evidence[token], rank)
+		s.evidence[rank] |= token.Evidence
 		if s.org == "" && rank > 1 {
 			s.org = string(f.Org)
 		}
-		if rank >= x.confidence && (x.any || x.evidence[token]) && rec.End.After(s.found) {
+		if rank >= x.confidence && (x.any || x.evidence[token.Name]) && rec.End.After(s.found) {
 			s.found = rec.End
 		}
 	}
 	return nil
 }
 
+// cutRDNS is the length at which smtpd cuts names on Linux.
+const cutRDNS = 64
+
 // excused spares a host that a pass statement would have let through, or whose
 // proven name belongs to somebody whose mail was accepted.
 func (x *exporter) excused(rec *store.Record, p netip.Prefix) {
 	addr := rec.Src.Addr().Unmap()
-	proven := rec.FCrDNS == store.FCrDNSPass
+	proven := rec.FCrDNS == store.FCrDNSPass && len(rec.RDNS) < cutRDNS
 	if proven {
 		if why := x.memory.Spared(&memory.Who{Addr: addr, RDNS: rec.RDNS}, x.e.now().UnixMicro()); why != "" {
 			x.spare(p, goodWords[why])
 		}
 	}
-	if x.policy == nil {
-		return
-	}
-	const cutRDNS = 64 // smtpd cuts longer names on Linux
-	f := rules.Facts{Phase: rules.Connect, Now: rec.Start, Session: rec.ID, Src: addr, Dst: rec.Dst,
-		RDNS: rec.RDNS, FCrDNS: rules.FCrDNS(rec.FCrDNS), RDNSCut: len(rec.RDNS) >= cutRDNS}
-	if o := x.policy.ASN; o != nil {
-		if origin, ok := o.Lookup(addr); ok {
-			f.ASN, f.ASNKnown = origin.ASN, true
-		}
-	}
-	if v := x.policy.Policy.Eval(&f); v.Pass != nil {
+	if passes(x.policy, rec) != nil {
 		x.spare(p, "hosts that the policy lets pass")
 	}
+}
+
+// passes returns the pass statement that lets through whoever had a session, as soon
+// as he connects; nil if there is none.
+func passes(c *config.Config, rec *store.Record) *rules.Pass {
+	if c == nil || !rec.Src.IsValid() {
+		return nil
+	}
+	addr := rec.Src.Addr().Unmap()
+	f := rules.Facts{Phase: rules.Connect, Now: rec.Start, Session: rec.ID, Src: addr, Dst: rec.Dst,
+		RDNS: rec.RDNS, FCrDNS: rules.FCrDNS(rec.FCrDNS), RDNSCut: len(rec.RDNS) >= cutRDNS}
+	if c.ASN != nil {
+		if origin, ok := c.ASN.Lookup(addr); ok {
+			f.ASN, f.ASNKnown, f.Country = origin.ASN, true, origin.Country
+		}
+	}
+	if c.Country != nil {
+		if origin, ok := c.Country.Lookup(addr); ok {
+			f.Country = origin.Country
+		}
+	}
+	return c.Policy.Eval(&f).Pass
 }
 
 // tell says on standard error what was left out.

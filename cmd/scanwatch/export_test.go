@@ -118,3 +118,86 @@ func BenchmarkExport(b *testing.B) {
 		}
 	}
 }
+
+// visitOf is a session for a state directory, with a finding if evidence is not empty.
+type visitOf struct {
+	src, rdns, evidence string
+	ago                 time.Duration
+	mails               uint32
+}
+
+// addVisits records sessions of strangers, whose names DNS proves.
+func addVisits(t *testing.T, dir string, visits ...visitOf) {
+	t.Helper()
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	for i, v := range visits {
+		var steps []byte
+		if v.evidence != "" {
+			steps = store.AppendStep(nil, &store.Step{Kind: store.KindFinding, Text: []byte(v.evidence), By: []byte("rcpt"), Confidence: []byte("high")}, 0)
+		}
+		r := &store.Record{Start: now.Add(-v.ago), End: now.Add(-v.ago), Src: netip.MustParseAddrPort(v.src + ":25"), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
+			RDNS: []byte(v.rdns), FCrDNS: store.FCrDNSPass, Counts: store.Counts{Mails: v.mails}}
+		w.Add(r.End, uint64(i+1), store.AppendRecord(nil, r, steps))
+	}
+	if err := errors.Join(w.Flush(t.Context()), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestExportYoungMemory: where what is remembered is younger than accepted mail
+// counts, as behind a state.db that had to be made anew, the sessions tell who is good.
+func TestExportYoungMemory(t *testing.T) {
+	ended := func(ago time.Duration) func(*memory.Memory) {
+		return func(m *memory.Memory) {
+			m.Ended(&memory.Ended{Counts: &store.Counts{}}, now.Add(-ago).UnixMicro())
+			m.Delivered(&memory.Who{Addr: netip.MustParseAddr("203.0.113.200")}, 1, now.Add(-time.Hour).UnixMicro())
+		}
+	}
+	const day = 24 * time.Hour
+	for _, c := range []struct {
+		age  time.Duration
+		want string
+	}{{2 * day, ""}, {120 * day, "203.0.113.9\n"}} { // after 120 days, memory would know
+		dir := mkState(t, ended(c.age))
+		addVisits(t, dir, visitOf{src: "203.0.113.9", ago: 40 * day, mails: 3}, visitOf{src: "203.0.113.9", ago: day, evidence: "harvest"})
+		if out, _ := exports(t, dir, "plain", "--evidence", "any"); out != c.want {
+			t.Errorf("memory of %v: exported %q, want %q", c.age, out, c.want)
+		}
+	}
+	// Who greets badly and has old members on his lists is good, and who harvests is not,
+	// although his mail was accepted.
+	dir := mkState(t, func(*memory.Memory) {})
+	addVisits(t, dir, visitOf{src: "203.0.113.9", ago: day, evidence: "helo-localhost", mails: 1}, visitOf{src: "203.0.113.9", ago: day, evidence: "unknown-recipient"},
+		visitOf{src: "203.0.113.10", ago: day, evidence: "harvest", mails: 1})
+	if out, _ := exports(t, dir, "plain", "--evidence", "any"); out != "203.0.113.10\n" {
+		t.Errorf("without memory: exported %q", out)
+	}
+}
+
+// TestExportSparesLater: a ban outlasts --since, and who may pass now is in no list for
+// it, nor is the network around him, although he was silent since.
+func TestExportSparesLater(t *testing.T) {
+	const day = 24 * time.Hour
+	dir := mkState(t, func(m *memory.Memory) {
+		for _, a := range []string{"203.0.113.9", "203.0.113.10", "192.0.2.99"} {
+			m.Ban(netip.MustParseAddr(a), memory.Sentence{For: 60 * day, Rule: "guess"}, now.Add(-20*day).UnixMicro())
+		}
+		m.BanPrefix(netip.MustParsePrefix("198.51.100.0/24"), 30*day, "by the postmaster", now.Add(-10*day).UnixMicro())
+		m.BanPrefix(netip.MustParsePrefix("198.51.101.0/24"), 30*day, "by the postmaster", now.Add(-10*day).UnixMicro())
+		m.Delivered(&memory.Who{Addr: netip.MustParseAddr("203.0.113.210"), RDNS: []byte("mx.partner.example.com")}, 1, now.Add(-time.Hour).UnixMicro())
+	})
+	addVisits(t, dir,
+		visitOf{src: "203.0.113.9", rdns: "mail.example.org", ago: 20 * day, evidence: "harvest"},         // the session of the ban
+		visitOf{src: "203.0.113.10", rdns: "out.partner.example.com", ago: 20 * day, evidence: "harvest"}, // of a domain whose mail is accepted
+		visitOf{src: "192.0.2.99", rdns: "bad.example.net", ago: 20 * day, evidence: "harvest"},           // of nobody
+		visitOf{src: "198.51.100.7", rdns: "smtp.example.org", ago: 9 * day},                              // within the network
+		visitOf{src: "198.51.101.7", rdns: "host.example.net", ago: 9 * day})
+	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
+	if err := os.WriteFile(conf, []byte("pass match rdns .example.org fcrdns\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("CONF", conf)
+	if out, _ := exports(t, dir, "plain"); out != "192.0.2.99\n198.51.101.0/24\n" {
+		t.Errorf("exported\n%s", out)
+	}
+}

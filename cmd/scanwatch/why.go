@@ -232,6 +232,7 @@ type whySession struct {
 	Sum      uint32    `json:"sessions,omitempty"` // this is the sum of so many
 	Damage   string    `json:"damage,omitempty"`
 	source   netip.Prefix
+	pass     string // the statement that would let it pass now, when it connects
 }
 
 // whyRule is what a rule did, or would have done.
@@ -308,6 +309,7 @@ type inquiry struct {
 	config *config.Config    // as it is now; nil if there is none
 	now    map[string]string // its rules
 	texts  map[uint32]string // of rules as they were
+	memory *memory.Memory    // what it says of hosts whose sessions are not kept
 	q      question
 	answer whyAnswer
 }
@@ -327,7 +329,7 @@ func why(e *env, args []string) error {
 			return err
 		}
 	}
-	in := &inquiry{e: e, texts: map[uint32]string{}}
+	in := &inquiry{e: e, texts: map[uint32]string{}, memory: memory.New()}
 	a := &in.answer
 	if in.q, a.As, err = ask(args[0], *as); err != nil {
 		return err
@@ -528,6 +530,9 @@ func (in *inquiry) session(r *store.Record) *whySession {
 		RDNS: printable(r.RDNS), FCrDNS: r.FCrDNS.String(), What: []string{}, Omitted: r.Omitted, Sum: r.Sessions}
 	if r.Src.IsValid() {
 		s.Src, s.source = r.Src.Addr().String(), memory.Source(r.Src.Addr())
+		if pass := passes(in.config, r); pass != nil {
+			s.pass = pass.String()
+		}
 		if r.Counts.AuthPass == 0 && len(r.RDNS) == 0 {
 			s.Evidence = append(s.Evidence, found{Evidence: rules.RDNSMissing.String(), By: "dns"})
 		} else if r.Counts.AuthPass == 0 && r.FCrDNS == store.FCrDNSFail {
@@ -566,12 +571,12 @@ func (in *inquiry) session(r *store.Record) *whySession {
 				rule.id, _ = readSession(st.Match)
 				rule.BannedIn = cmp.Or(printable(st.Match), byHand)
 			}
-			i := s.rule(rule)
+			i := s.rule(rule, max(int(st.Times), 1))
 			if rule.CarriedOut {
 				byUs[rule.Phases] = i + 1
 			}
 		case store.KindBan:
-			s.rule(whyRule{Rule: printable(st.Text), Decision: "ban", CarriedOut: st.Result == store.ResultOK, Until: printable(st.Reply), Spared: printable(st.Match), ref: st.Rule})
+			s.rule(whyRule{Rule: printable(st.Text), Decision: "ban", CarriedOut: st.Result == store.ResultOK, Until: printable(st.Reply), Spared: printable(st.Match), ref: st.Rule}, 1)
 		case store.KindFilter:
 			decision := string(st.Text)
 			byFilter = string(st.Arg) == "rcpt-to" && (decision == "reject" || decision == "disconnect")
@@ -628,6 +633,7 @@ var endings = map[store.Ending]string{
 	store.EndingTimeout:  "smtpd gave up waiting",
 	store.EndingRejected: "smtpd or a filter closed the connection",
 	store.EndingStopped:  "smtpd stopped",
+	store.EndingClosed:   "smtpd was not asked to tell how it ended (detail lean)",
 }
 
 func (s *whySession) what(format string, args ...any) {
@@ -645,8 +651,9 @@ func outcome(s *store.Step) string {
 	return strings.TrimSpace(text)
 }
 
-// rule adds what a rule did, once for the same thing, and returns where it is.
-func (s *whySession) rule(rule whyRule) int {
+// rule adds what a rule did so many times, once for the same thing, and returns where
+// it is.
+func (s *whySession) rule(rule whyRule, times int) int {
 	for i := range s.Rules {
 		have := s.Rules[i]
 		have.Times, have.Reply, have.Phases = 0, "", rule.Phases
@@ -654,11 +661,11 @@ func (s *whySession) rule(rule whyRule) int {
 			if had := &s.Rules[i].Phases; !slices.Contains(strings.Split(*had, ", "), rule.Phases) {
 				*had += ", " + rule.Phases
 			}
-			s.Rules[i].Times++
+			s.Rules[i].Times += times
 			return i
 		}
 	}
-	rule.Times = 1
+	rule.Times = times
 	s.Rules = append(s.Rules, rule)
 	return len(s.Rules) - 1
 }
@@ -734,7 +741,12 @@ func (in *inquiry) hosts() error {
 			h.accused = h.accused || len(s.Rules) > 0
 		}
 	}
-	return in.e.state([]string{"bans"}, func(en store.Entry) error {
+	var rows []store.Entry
+	err := in.e.state([]string{"secret", "peers", "bans"}, func(en store.Entry) error {
+		if en.Bucket != "bans" {
+			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})
+			return nil
+		}
 		b, ok := memory.ReadBan(en.Key, en.Value)
 		if !ok {
 			return nil
@@ -755,6 +767,8 @@ func (in *inquiry) hosts() error {
 		}
 		return nil
 	})
+	in.memory.Load(slices.Values(rows), in.e.now().UnixMicro())
+	return err
 }
 
 // trim keeps the bans that end last.
@@ -818,8 +832,16 @@ func (in *inquiry) judge(h *whyHost) {
 	if h.newest != nil {
 		a = netip.MustParseAddr(h.newest.Src) // in an IPv6 /64 it matters
 	}
+	who := memory.Who{Addr: a}
+	if raw, err := store_report.Unprintable(name); err == nil && proven && len(raw) < cutRDNS {
+		who.RDNS = raw
+	}
+	good, spared := in.memory.Good(&who, in.e.now().UnixMicro()), in.memory.Spared(&who, in.e.now().UnixMicro())
 	friend := friends != nil && friends.MatchAddr(a)
 	excuses("friends", friend, "its address is in <friends>")
+	if !friend && h.newest != nil && h.newest.pass != "" {
+		excuses("pass", true, "it may pass: %s", printable([]byte(h.newest.pass)))
+	}
 	switch {
 	case in.config != nil && !strings.Contains(in.config.Policy.String(), " rdns <allow>"):
 		// no statement looks at it
@@ -838,6 +860,12 @@ func (in *inquiry) judge(h *whyHost) {
 		// the operator's word stands
 	case h.Mails > 0:
 		excuses("seen-good", true, "mail was accepted from it: %s, the last on %s; rules that say !seen-good leave it alone then, and bans for %d days, unless it misbehaved", plural(h.Mails, "message"), h.LastMail.In(in.e.zone).Format("2006-01-02"), recentDays)
+	case good != "":
+		also := ""
+		if spared == "mail" || spared == "mail-domain" {
+			also = ", and bans"
+		}
+		excuses("seen-good", true, "mail was accepted before from its %s, as is remembered, though not in a session that is kept: rules that say !seen-good leave it alone%s", good, also)
 	default:
 		excuses("seen-good", false, "mail was accepted from it before, for bans and for rules that say !seen-good (none is kept)")
 	}
@@ -845,6 +873,8 @@ func (in *inquiry) judge(h *whyHost) {
 	case h.byHandOnly():
 	case h.Logins > 0:
 		excuses("login", in.e.now().Sub(*h.LastLogin) < 30*24*time.Hour, "somebody logged in from it in the last 30 days (the last one on %s): no bans", h.LastLogin.In(in.e.zone).Format("2006-01-02"))
+	case spared == "login":
+		excuses("login", true, "somebody logged in from it in the last 30 days, as is remembered: no bans")
 	default:
 		excuses("login", false, "somebody logged in from it in the last 30 days: no bans (nobody is known to have)")
 	}

@@ -286,3 +286,53 @@ func BenchmarkWhy(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N*sessions)/b.Elapsed().Seconds(), "records/s")
 }
+
+// TestWhyRemembers: what is remembered of a host excuses him also when no session of his
+// good mail is kept any more.
+func TestWhyRemembers(t *testing.T) {
+	const day = 24 * time.Hour
+	dir := mkState(t, func(m *memory.Memory) {
+		who := func(a, rdns string) *memory.Who { return &memory.Who{Addr: netip.MustParseAddr(a), RDNS: text(rdns)} }
+		m.Delivered(who("203.0.113.9", ""), 1, now.Add(-200*day).UnixMicro())
+		m.Delivered(who("198.51.100.250", "mx.partner.example.com"), 1, now.Add(-20*day).UnixMicro())
+		m.LoggedIn(&memory.Who{Addr: netip.MustParseAddr("198.51.100.66"), User: text("alice")}, now.Add(-10*day).UnixMicro())
+		for _, a := range []string{"203.0.113.9", "198.51.100.10", "198.51.100.66", "192.0.2.99"} {
+			m.Ban(netip.MustParseAddr(a), memory.Sentence{For: 60 * day, Rule: "guess"}, now.Add(-2*day).UnixMicro())
+		}
+	})
+	addVisits(t, dir, visitOf{src: "203.0.113.9", ago: 2 * day, evidence: "harvest"}, visitOf{src: "198.51.100.10", rdns: "out.partner.example.com", ago: 2 * day, evidence: "harvest"},
+		visitOf{src: "198.51.100.66", ago: 2 * day, evidence: "harvest"}, visitOf{src: "192.0.2.99", ago: 2 * day, evidence: "harvest"})
+	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
+	if err := os.WriteFile(conf, []byte("pass from 192.0.2.96/28\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, complaint, _ := runWhy(t, conf, "-s", dir, "why", "192.0.2.99"); !strings.Contains(out, "[x] it may pass: pass from 192.0.2.96/28") {
+		t.Errorf("why 192.0.2.99, who may pass:\n%s%s", out, complaint)
+	}
+	for address, want := range map[string]string{
+		"203.0.113.9":   "accepted before from its address, as is remembered, though not in a session that is kept: rules that say !seen-good leave it alone",
+		"198.51.100.10": "accepted before from its domain, as is remembered, though not in a session that is kept: rules that say !seen-good leave it alone, and bans",
+		"198.51.100.66": "somebody logged in from it in the last 30 days, as is remembered: no bans",
+		"192.0.2.99":    "(none is kept)",
+	} {
+		out, complaint, _ := runWhy(t, "", "-s", dir, "why", address)
+		if !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
+			t.Errorf("why %s: no %q in\n%s%s", address, want, out, complaint)
+		}
+	}
+}
+
+// TestWhySum: a rule that turned away each session of a sum did so as often.
+func TestWhySum(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	whyAdd(w, time.Hour, 0x5, "203.0.113.9", store.Record{Sessions: 400, Found: 400},
+		store.Step{Kind: store.KindVerdict, Text: text("ylmf"), Arg: text("helo"), Reply: text("disconnect"), Result: store.ResultOK, Times: 399})
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out, complaint, _ := runWhy(t, "", "-s", dir, "why", "203.0.113.9")
+	if !strings.Contains(out, "399 times") {
+		t.Errorf("%s%s", out, complaint)
+	}
+}

@@ -45,6 +45,8 @@ type Anonymizer struct {
 	steps   []byte   // scratch
 	host    netip.Addr
 	names   map[string]string
+
+	patterns map[*lookup.Row]*regexp.Regexp
 }
 
 // maxNames is how many names are remembered, for speed.
@@ -53,7 +55,7 @@ const maxNames = 50_000
 // New returns an Anonymizer with a key of KeySize bytes. Two with the same key
 // replace alike.
 func New(key []byte, lists *lookup.Lists) *Anonymizer {
-	a := &Anonymizer{lists: lists, mixed: mixedNetworks(lists), hash: hmac.New(sha256.New, key), names: make(map[string]string)}
+	a := &Anonymizer{lists: lists, mixed: mixedNetworks(lists), hash: hmac.New(sha256.New, key), names: make(map[string]string), patterns: make(map[*lookup.Row]*regexp.Regexp)}
 	// Keys of 16 bytes are right, so that nothing can fail.
 	a.aes, _ = aes.NewCipher(a.mac("addresses", "", "")[:16])
 	a.wordAES, _ = aes.NewCipher(a.mac("words", "", "")[:16])
@@ -315,11 +317,28 @@ func (a *Anonymizer) name(name []byte) []byte {
 		first++
 	}
 	letters := func(w []byte) bool { return !bytes.ContainsFunc(w, func(r rune) bool { return isDigit(byte(r)) }) }
+	// The end that the longest of the rows is about: a cloud's suffix may be longer than
+	// a registered domain.
+	end := len(name)
+	for _, row := range was.rows {
+		if row != nil && strings.HasPrefix(row.Value, ".") && strings.HasSuffix(lower(name), row.Value) {
+			end = min(end, len(name)-len(row.Value))
+		}
+	}
+	made := 0 // ec2 of ec2-192-0-2-1
+	if first+1 < end {
+		if _, _, n := quad(name[first+1:]); n > 0 {
+			made = first
+		}
+	}
 	for _, try := range []func() []byte{
 		func() []byte { return replace(0, replaced, nil) },
 		func() []byte { return replace(first, replaced, nil) },
 		func() []byte { return replace(0, name[len(below):], nil) },
 		func() []byte { return replace(first, name[len(below):], nil) },
+		func() []byte {
+			return append(a.hosts(bytes.Clone(name[:made]), name[made:end], lower(name[end:]), nil), name[end:]...)
+		},
 		func() []byte { return replace(0, name[len(below):], letters) },
 	} {
 		if out := try(); a.facts(out) == was {
@@ -414,11 +433,28 @@ func (a *Anonymizer) Line(line []byte) []byte {
 		return out
 	}
 	// What a tool calls itself stays; whom it talks to does not.
+	if at := a.pattern(was).FindIndex(line); at != nil {
+		out = append(a.hosts(nil, line[:at[0]], "line", keptWord), line[at[0]:at[1]]...)
+		out = a.hosts(out, line[at[1]:], "line", keptWord)
+		if a.lists.Line(out) == was && session.Language(out) == language {
+			return out
+		}
+	}
 	out = a.hosts(nil, line, "line", func(w []byte) bool { return true })
 	if a.lists.Line(out) == was {
 		return out
 	}
 	return bytes.Clone(line)
+}
+
+// pattern is what a row looks for in lines.
+func (a *Anonymizer) pattern(row *lookup.Row) *regexp.Regexp {
+	re := a.patterns[row]
+	if re == nil {
+		re = regexp.MustCompile(strings.TrimSuffix(strings.TrimPrefix(row.Value, "/"), "/")) // the lists have been read
+		a.patterns[row] = re
+	}
+	return re
 }
 
 func (a *Anonymizer) line(line []byte, context string) []byte {

@@ -357,6 +357,29 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
+// TestKnownByPart: of what the lists know only the part stays that they know it by.
+func TestKnownByPart(t *testing.T) {
+	lists := builtin(t)
+	a := anonymize.New(key, lists)
+	person := regexp.MustCompile(`(?i)john|smith|2001:db8`)
+	for _, name := range []string{"johnsmith.bc.googleusercontent.com", "mail.johnsmith.bc.googleusercontent.com", "JOHNSMITH.compute-1.amazonaws.com", "mail-johnsmith.google.com"} {
+		got := a.Name([]byte(name))
+		scanner, cloud, allow := lists.RDNS([]byte(name))
+		if s, c, l := lists.RDNS(got); person.Match(got) || s != scanner || c != cloud || l != allow {
+			t.Errorf("%s became %s", name, got)
+		}
+	}
+	for _, line := range []string{
+		"User-Agent: Expanse, a Palo Alto Networks company, wants mail.johnsmith.example, 2001:db8::25, john.smith@example.org",
+		"Mozilla/5.0 (compatible; CensysInspect/1.1) to mail.johnsmith.example", "john smith masscan/1.3",
+	} {
+		got := a.Line([]byte(line))
+		if lists.Line(got) != lists.Line([]byte(line)) || lists.Line(got) == nil || person.Match(got) {
+			t.Errorf("%s became %s", line, got)
+		}
+	}
+}
+
 // TestSameStreams: the copy of each stream comes out as the stream does.
 func TestSameStreams(t *testing.T) {
 	lists := builtin(t)

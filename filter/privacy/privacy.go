@@ -81,7 +81,7 @@ func IsRole[T string | []byte](local T) bool {
 // Mailbox appends an address with its local part hashed, and its domain, too, if
 // that is asked for. The null sender stays what it is. Of an address that asks to be
 // sent on (a source route, or the percent or bang form, RFC 5321 appendix C) the
-// form stays, and the hosts that it names.
+// form stays, and the hosts that it names unless they stand in quotes.
 func (h *Hasher) Mailbox(dst, addr []byte, domainToo bool) []byte {
 	local, domain := addr, []byte(nil)
 	if i := bytes.LastIndexByte(addr, '@'); i >= 0 {
@@ -106,7 +106,7 @@ func (h *Hasher) Mailbox(dst, addr []byte, domainToo bool) []byte {
 const separators = "%!@,:"
 
 func (h *Hasher) local(dst, local, domain []byte) []byte {
-	before := byte(0)
+	before, quoted := byte(0), len(local) > 0 && local[0] == '"'
 	for {
 		n := bytes.IndexAny(local, separators)
 		after := byte(0)
@@ -116,7 +116,7 @@ func (h *Hasher) local(dst, local, domain []byte) []byte {
 		}
 		switch host := before == '@' || before == '%' || after == '!'; {
 		case len(piece) == 0:
-		case host && bytes.IndexByte(piece, '.') > 0:
+		case host && !quoted && bytes.IndexByte(piece, '.') > 0:
 			dst = append(dst, piece...)
 		default:
 			dst = h.append(dst, piece, domain)
@@ -138,8 +138,11 @@ func (h *Hasher) Text(dst, text []byte, domainToo bool) []byte {
 		}
 		from := at
 		if at > 0 && text[at-1] == '"' { // "a b"@example.org
-			from = max(bytes.LastIndexByte(text[:at-1], '"'), 0)
+			from = quote(text[:at-1])
 		} else {
+			if at > 0 && text[at-1] == ')' { // a comment (RFC 5322 section 3.2.2)
+				from = max(bytes.LastIndexByte(text[:at], '('), 0)
+			}
 			for from > 0 && !ends(text[from-1]) && text[from-1] != ':' {
 				from--
 			}
@@ -160,36 +163,72 @@ func (h *Hasher) Text(dst, text []byte, domainToo bool) []byte {
 	}
 }
 
+// quote is where the quoted string begins that has no end in text.
+func quote(text []byte) int {
+	for i := len(text) - 1; i > 0; i-- {
+		if text[i] == '"' && (i-len(bytes.TrimRight(text[:i], `\\`)))%2 == 0 {
+			return i
+		}
+	}
+	return 0
+}
+
 // ends tells whether no address goes on over c. The local part of a bounce
 // address has = in it, and some have an apostrophe (RFC 5321, section 4.1.2).
 func ends(c byte) bool {
 	return c <= ' ' || c == 0x7f || bytes.IndexByte([]byte(`<>()",;`), c) >= 0
 }
 
-// Command appends a line with a MAIL or RCPT command, with all addresses in it as
-// Mailbox makes them.
+// Command appends a line with a command that names somebody, such as MAIL, RCPT and
+// VRFY, with all addresses in it as Mailbox makes them. It need not be right: what
+// may be a name or a part of one is none in what is appended.
 func (h *Hasher) Command(dst, line []byte, domainToo bool) []byte {
-	i := bytes.IndexByte(line, ':')
-	if i < 0 {
-		return h.Text(dst, line, domainToo)
+	i := word(line, 0)
+	if n := word(line, i); bytes.EqualFold(bytes.TrimSpace(line[i:n]), []byte("FROM")) || bytes.EqualFold(bytes.TrimSpace(line[i:n]), []byte("TO")) {
+		i = n
 	}
-	i++
+	for i < len(line) && (line[i] == ' ' || line[i] == '\t' || line[i] == ':') {
+		i++
+	}
+	dst, line = append(dst, line[:i]...), line[i:]
+	if len(line) > 0 && line[0] == '<' {
+		n := bytes.IndexByte(line, '>')
+		if n < 0 {
+			n = len(line)
+		}
+		if dst = append(dst, '<'); n > 1 {
+			dst = h.Mailbox(dst, line[1:n], domainToo)
+		}
+		return h.Text(dst, line[n:], domainToo)
+	}
+	for first := true; len(line) > 0; first = false {
+		n := bytes.IndexAny(line, " \t")
+		if n < 0 {
+			n = len(line)
+		}
+		switch w := line[:n]; {
+		case n == 0:
+			n = 1
+			dst = append(dst, line[0])
+		case bytes.IndexByte(w, '@') > 0 && !first, bytes.IndexByte(w, '=') > 0 && !first: // SIZE=1
+			dst = h.Text(dst, w, domainToo)
+		default:
+			dst = h.Mailbox(dst, w, domainToo)
+		}
+		line = line[n:]
+	}
+	return dst
+}
+
+// word returns where the word of letters ends that begins behind blanks at i.
+func word(line []byte, i int) int {
 	for i < len(line) && (line[i] == ' ' || line[i] == '\t') {
 		i++
 	}
-	end := " \t"
-	if i < len(line) && line[i] == '<' {
-		i, end = i+1, ">"
+	for i < len(line) && ('a' <= line[i]|0x20 && line[i]|0x20 <= 'z') {
+		i++
 	}
-	n := bytes.IndexAny(line[i:], end)
-	if n < 0 {
-		n = len(line) - i
-	}
-	dst = append(dst, line[:i]...)
-	if n > 0 {
-		dst = h.Mailbox(dst, line[i:i+n], domainToo)
-	}
-	return h.Text(dst, line[i+n:], domainToo)
+	return i
 }
 
 // IsHash tells whether text is a hash and nothing else.

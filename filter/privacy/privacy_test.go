@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +31,7 @@ func TestMailbox(t *testing.T) {
 		{"victim.example!john@example.org", "victim.example!" + john + "@example.org", ""},
 		{"@relay.example,@b.example:john@example.org", "@relay.example,@b.example:" + john + "@example.org", ""},
 		{`"john"@example.org`, word(`"john"@example.org`) + "@example.org", ""},
+		{`"x@j.smith"@example.org`, word(`"x@example.org`) + "@" + word(`j.smith"@example.org`) + "@example.org", ""},
 		{"first.last@example.org", word("first.last@example.org") + "@example.org", ""},
 		{"a@b@example.org", word("a@example.org") + "@" + word("b@example.org") + "@example.org", ""},
 	} {
@@ -69,6 +71,16 @@ func TestText(t *testing.T) {
 		// The whole local part of a bounce address, and of a name with an apostrophe.
 		{in: "for bounce-john.smith=example.com@example.org:", text: "for " + string(h.Word(nil, []byte("bounce-john.smith=example.com@example.org"))) + "@example.org:"},
 		{in: "<john.o'brien@example.org>", text: "<" + string(h.Word(nil, []byte("john.o'brien@example.org"))) + "@example.org>"},
+		{in: `"a\"b c"@example.org.`, text: string(h.Word(nil, []byte(`"a\"b c"@example.org`))) + "@example.org."},
+		{in: "x john(work)@example.org", text: "x " + string(h.Word(nil, []byte("john(work)@example.org"))) + "@example.org"},
+		// Commands that are wrong, or need no domain.
+		{in: "VRFY john@example.org", command: "VRFY " + john},
+		{in: "VRFY Postmaster", command: "VRFY Postmaster"},
+		{in: "vrfy\tjohn", command: "vrfy\t" + string(h.Word(nil, []byte("john")))},
+		{in: "RCPT TO <john@example.org> A:b", command: "RCPT TO <" + john + "> A:b"},
+		{in: "RCPT to john@example.org SIZE=1", command: "RCPT to " + john + " SIZE=1"},
+		{in: "RCPT john <john@example.org>", command: "RCPT " + string(h.Word(nil, []byte("john"))) + " <" + john + ">"},
+		{in: "RCPT TO <@relay.example:john@example.org>", command: "RCPT TO <@relay.example:" + john + ">"},
 		{in: "@", text: "@"},
 	} {
 		if got := string(h.Text(nil, []byte(c.in), false)); c.text != "" && got != c.text {
@@ -152,6 +164,18 @@ func FuzzText(f *testing.F) {
 		for _, in := range [][]byte{line, append([]byte(name+"@example.org "), line...), append(bytes.Clone(line), " <"+name+"@example.org>"...)} {
 			if got := h.Text(nil, in, false); bytes.Contains(got, []byte(name)) && !bytes.Contains(line, []byte(name)) {
 				t.Errorf("%q became %q", in, got)
+			}
+		}
+		// In the middle of anything but an address that asks to be sent on, whose hosts stay.
+		for i := range min(len(line), 20) {
+			if bytes.Contains(line, []byte(name)) || bytes.ContainsAny(line, "%!@") {
+				break
+			}
+			in := slices.Concat(line[:i], []byte(name+"@example.org"), line[i:])
+			for _, got := range [][]byte{h.Text(nil, in, false), h.Command(nil, append([]byte("RCPT TO:"), in...), false), h.Command(nil, append([]byte("VRFY "), in...), true)} {
+				if bytes.Contains(got, []byte(name)) {
+					t.Errorf("%q became %q", in, got)
+				}
 			}
 		}
 		if bytes.IndexByte(line, '@') < 0 && !bytes.Equal(h.Text(nil, line, true), line) {

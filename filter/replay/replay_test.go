@@ -405,3 +405,141 @@ func FuzzPlay(f *testing.F) {
 		}
 	})
 }
+
+// leanLossy are streams that come back with other findings, and why.
+var leanLossy = map[string]string{
+	"auth-submission":         "users are cut in records, so that they differ in another place",
+	"ehlo-inside-transaction": "that a client changes its name is not looked for with lean detail",
+	"multi-message":           "the same",
+	"odd-addresses":           "whether smtpd refused an address without asking us",
+	"relay-probe":             "the same",
+}
+
+// TestLeanStreams: what was recorded with lean detail gives the same findings and
+// decisions when it is played again.
+func TestLeanStreams(t *testing.T) {
+	lists := builtin(t)
+	names, err := filepath.Glob("../../tests/streams/7.9/*.in")
+	if err != nil || len(names) < 40 {
+		t.Fatalf("%d streams, %v", len(names), err)
+	}
+	told := make(map[string]bool)
+	for _, id := range session.LeanReports {
+		told[id.String()] = true
+	}
+	found := 0
+	for _, name := range names {
+		in, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lean []byte
+		for line := range bytes.Lines(in) {
+			if f := bytes.SplitN(line, []byte{'|'}, 6); len(f) < 6 || string(f[0]) != "report" || told[string(f[4])] {
+				lean = append(lean, line...)
+			}
+		}
+		p := policy(t, "tight", "table <local-domains> { \"example.org\" }\n", rules.Observe)
+		var records []*store.Record
+		table := session.NewTable(options(t, lists, &records))
+		table.Lean()
+		table.Use(&session.Settings{Policy: p})
+		if err := filter.Serve(bytes.NewReader(lean), new(bytes.Buffer), registered{table, session.Phases(p)}, filter.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		table.Stop()
+		back, _ := again(t, lists, p, records)
+		played := byStart(back)
+		for id, r := range byStart(records) {
+			b := played[id]
+			if b == nil {
+				t.Errorf("%s: session %s was not played", name, id)
+				continue
+			}
+			got, want := judged(t, b), judged(t, r)
+			found += len(want)
+			switch why := leanLossy[strings.TrimSuffix(filepath.Base(name), ".in")]; {
+			case slices.Equal(got, want):
+			case why != "":
+				t.Logf("%s differs: %s", name, why)
+			default:
+				t.Errorf("%s, session %s: played again:\n%s\nrecorded:\n%s", name, id, strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+		}
+	}
+	if found < 100 {
+		t.Errorf("only %d findings and decisions", found)
+	}
+}
+
+// judged are the findings and decisions of a record.
+func judged(t *testing.T, r *store.Record) (list []string) {
+	err := r.Steps(func(s *store.Step) bool {
+		if s.Kind == store.KindFinding || s.Kind == store.KindVerdict {
+			list = append(list, fmt.Sprintf("%d %q %q %v %q %q", s.Kind, s.Text, s.Arg, s.Result, s.Reply, s.Confidence))
+		}
+		return true
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return list
+}
+
+// TestLostOmitted: messages whose steps were not kept are lost like the others of their
+// session.
+func TestLostOmitted(t *testing.T) {
+	const mails, kept = 10, 3
+	var steps []byte
+	step := func(s store.Step) { steps = store.AppendStep(steps, &s, time.Millisecond) }
+	text := func(s string) []byte { return []byte(s) }
+	step(store.Step{Kind: store.KindGreeting})
+	step(store.Step{Kind: store.KindHelo, Text: text("mail.example.net"), Arg: text("EHLO"), Result: store.ResultOK})
+	for i := range kept {
+		step(store.Step{Kind: store.KindMail, Text: text("joe@example.net"), Result: store.ResultOK, MsgID: uint32(i + 1)})
+		step(store.Step{Kind: store.KindRcpt, Text: text(fmt.Sprintf("user%d@example.org", i)), Result: store.ResultOK})
+		step(store.Step{Kind: store.KindRcpt, Text: text("second@example.org"), Result: store.ResultOK})
+		step(store.Step{Kind: store.KindData, Result: store.ResultOK})
+		step(store.Step{Kind: store.KindCommit, Size: 1000})
+	}
+	value := store.AppendRecord(nil, &store.Record{Start: sim.Midnight, End: sim.Midnight.Add(time.Minute), Src: netip.MustParseAddrPort("203.0.113.9:25"),
+		Dst: netip.MustParseAddrPort("192.0.2.25:25"), Ending: store.EndingQuit, Counts: store.Counts{Commands: 42, Mails: mails, RcptOK: 20}, Omitted: 28}, steps)
+	r, err := store.Decode(store.AppendKey(nil, sim.Midnight.Add(time.Minute), 1), value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lists := builtin(t)
+	for _, c := range []struct {
+		rule        string
+		whole, some int
+	}{
+		{"phase connect match src 203.0.113.9 disconnect", mails, 0},
+		{"phase helo match src 203.0.113.9 reject", mails, 0},
+		{"phase helo match src 203.0.113.9 disconnect", mails, 0},
+		{"phase mail-from match src 203.0.113.9 reject", mails, 0},
+		{"phase mail-from match src 203.0.113.9 disconnect", mails, 0},
+		{"phase rcpt-to match src 203.0.113.9 reject", mails, 0},
+		{"phase data match src 203.0.113.9 reject", mails, 0},
+		{"phase commit match src 203.0.113.9 reject", mails, 0},
+		{"phase rcpt-to match rcpt-to \"user1@example.org\" reject", 0, 1},
+		{"phase rcpt-to match rcpt-to \"second@example.org\" disconnect", mails, 0},
+		{"phase rcpt-to match rcpt-to \"user0@example.org\" reject\nrule b phase rcpt-to match rcpt-to \"user2@example.org\" disconnect", mails - 2, 1},
+		{"phase mail-from match src 192.0.2.9 reject", 0, 0},
+	} {
+		_, outcomes := again(t, lists, policy(t, "open", "rule a "+c.rule+"\n", rules.Enforce), []*store.Record{&r})
+		whole, some := 0, 0
+		for _, m := range outcomes[0].Lost {
+			if m.Some {
+				some++
+			} else {
+				whole++
+			}
+			if m.Rule == "" {
+				t.Errorf("%s: %+v", c.rule, m)
+			}
+		}
+		if whole != c.whole || some != c.some {
+			t.Errorf("%s: %d messages lost and %d in part, want %d and %d", c.rule, whole, some, c.whole, c.some)
+		}
+	}
+}

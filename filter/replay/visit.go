@@ -36,6 +36,7 @@ type visit struct {
 	junk     bool // the session
 	wasJunk  bool // something in the session, when it was recorded
 	refused  bool // the greeting, and there was none since
+	whole    int  // messages lost for all of their recipients
 	tx       tx
 	done     store.Counts // commands so far
 	commands int          // failed ones that have a step
@@ -498,6 +499,8 @@ func (v *visit) lost(t *tx, some bool) {
 	m := Message{Sender: t.sender, Rcpts: t.was, Some: some, Refusal: t.why}
 	if some {
 		m.Rcpts -= t.now
+	} else {
+		v.whole++
 	}
 	if m.Rule == "" {
 		m.Refusal = v.out.Refusal
@@ -627,11 +630,14 @@ func (p *Player) padBefore(v *visit) {
 // finish ends a session as it ended.
 func (p *Player) finish(v *visit) {
 	v.over = true
+	if v.whole > 0 && v.done.Mails == 0 {
+		v.loseOmitted() // nothing that is known got through
+	}
 	e := v.rec.Ending
 	if v.out.Spared {
 		e = store.EndingUnknown // nobody knows how it would have gone on
 	}
-	if e == store.EndingUnknown || e == store.EndingStopped {
+	if e == store.EndingUnknown || e == store.EndingStopped || e == store.EndingClosed {
 		p.table.Cut(v.rec.ID, e, p.now)
 		return
 	}
@@ -672,8 +678,12 @@ func (v *visit) lose() {
 	for v.cur.Next(&v.step) {
 		v.follow(&v.step)
 	}
-	// Those whose steps were omitted.
-	for range min(max(int(v.rec.Counts.Mails)-int(v.done.Mails)-len(v.out.Lost), 0), maxPadded) {
+	v.loseOmitted()
+}
+
+// loseOmitted loses the messages whose steps were omitted from the record.
+func (v *visit) loseOmitted() {
+	for range min(max(int(v.rec.Counts.Mails)-int(v.done.Mails)-v.whole, 0), maxPadded) {
 		v.out.Lost = append(v.out.Lost, Message{Unknown: true, Refusal: v.out.Refusal})
 	}
 }

@@ -215,11 +215,11 @@ func (t *Table) judgeEnd(s *Session, how store.Ending, at int64) {
 	switch {
 	case s.turnedAway || s.Counts.Mails > 0:
 		// It could not go on, or had no reason to.
-	case s.tx.open && how != store.EndingQuit && how != store.EndingRejected:
+	case s.tx.open && how != store.EndingQuit && how != store.EndingRejected && how != store.EndingClosed:
 		t.find(s, at, finding{evidence: rules.Abandoned, by: "ending", match: how.String(), confidence: "high"})
 	case !s.triedMail:
 		match := "greeting"
-		if s.Counts.Commands == 0 {
+		if s.Counts.Commands == 0 && len(s.Helo) == 0 {
 			match = "silent"
 		}
 		t.find(s, at, finding{evidence: rules.NoMail, by: "ending", match: match, confidence: "high"})

@@ -88,7 +88,9 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	if s.ban != nil && phase == rules.Connect && v.Pass == nil && !t.exempt(s) {
 		if enforced := t.turnAway(s, ev.Time); enforced {
 			s.barred, s.turnedAway, s.refused = true, true, true
-			return filter.Reply{Decision: filter.Disconnect, Text: banText(s.ban, s.ID)}
+			r := filter.Reply{Decision: filter.Disconnect, Text: banText(s.ban, s.ID)}
+			t.answered(s, ev, r)
+			return r
 		}
 	}
 	act := t.stick(s, &v)
@@ -107,6 +109,7 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 		s.turnedAway = s.turnedAway || s.refused
 	}
 	t.sentence(s, ev.Time, &v)
+	t.answered(s, ev, r)
 	s.pace.held = s.pace.held || phase == rules.Connect && r.Hold > 0
 	t.trace(s, policy, f, r)
 	return r
@@ -118,6 +121,25 @@ func (s *Session) reply(text string) string {
 		s.replied.to, s.replied.with = text, rules.Reply(text, s.ID)
 	}
 	return s.replied.with
+}
+
+// answered takes note of our own answer where smtpd does not tell it.
+func (t *Table) answered(s *Session, ev *filter.Event, r filter.Reply) {
+	if !t.lean {
+		return
+	}
+	s.cmd.filtered = false
+	if d := r.Decision.In(ev.ID); d != filter.Proceed {
+		t.decided(s, ev.Time, []byte(phaseWord(ev.ID)), []byte(d.String()), []byte(r.Text))
+	}
+}
+
+// phaseWord is what filter-response calls a phase (smtpd-filters(7)).
+func phaseWord(id filter.ID) string {
+	if id == filter.PhaseConnect {
+		return "connected"
+	}
+	return id.String()
 }
 
 // under makes a policy the one of s: what another one decided, or noted, ends

@@ -54,7 +54,8 @@ func (t *Table) fold(s *Session, ev *filter.Event) {
 // greet takes a greeting. A client that greets anew, for instance after
 // STARTTLS, stays who it was.
 func (t *Table) greet(s *Session, name []byte, at int64) {
-	if len(s.Helo) > 0 && !bytes.EqualFold(s.Helo, name) && !s.cmd.rewritten && !t.exempt(s) {
+	// With lean detail nobody tells that a filter has rewritten the name.
+	if len(s.Helo) > 0 && !bytes.EqualFold(s.Helo, name) && !s.cmd.rewritten && !t.lean && !t.exempt(s) {
 		t.find(s, at, finding{evidence: rules.HeloChanged, by: "helo", proof: name, match: string(s.Helo), confidence: "medium"})
 	}
 	if s.judged && !bytes.Equal(s.Helo, name) {
@@ -74,7 +75,9 @@ func (t *Table) client(s *Session, line []byte, at int64) {
 	s.cmd.open, s.cmd.waiting, s.cmd.at = true, true, at
 	s.hungUp = false
 	t.paced(s, at)
-	s.shape.command(s.cmd.verb, s.pace.last)
+	if s.pace.replied != 0 {
+		s.shape.command(s.cmd.verb, s.pace.last)
+	}
 	switch s.cmd.verb {
 	case verbHelo, verbEhlo:
 		s.saidHelo = true
@@ -114,7 +117,8 @@ func (t *Table) server(s *Session, line []byte, at int64) {
 			// instance because two commands came at once, and hangs up.
 			s.hungUp = true
 			s.Counts.Failed++
-			t.step(s, at, &store.Step{Kind: store.KindInput, Code: code, Reply: cut(text, maxLine)})
+			text = t.shownReply(cut(text, maxLine), nil, nil)
+			t.step(s, at, &store.Step{Kind: store.KindInput, Code: code, Reply: text})
 			t.judgeInput(s, text, at)
 		}
 		return
@@ -123,15 +127,22 @@ func (t *Table) server(s *Session, line []byte, at int64) {
 		return
 	}
 	c.waiting, c.code = false, code
-	s.pace.replied = at
+	if s.pace.replied != 0 { // a record of lean detail has no greeting that time could be taken from
+		s.pace.replied = at
+	}
 	s.inExchange = code == 334
 	if code >= 400 {
 		c.reply = redactReply(c.reply[:0], text, c.verb, c.filtered)
 		s.Counts.Failed++
+		s.noData = s.noData || c.verb == verbData || hasPrefixFold(c.line, "BDAT")
 		if !c.filtered && hasPrefixFold(line, "500 5.5.1 ") {
 			s.Counts.Unknown++
 		}
 		return
+	}
+	switch c.verb {
+	case verbHelo, verbEhlo, verbMail, verbRset:
+		s.noData = false
 	}
 	switch c.verb {
 	case verbMail, verbRcpt, verbData, verbDot:
@@ -147,20 +158,23 @@ func (t *Table) server(s *Session, line []byte, at int64) {
 
 // filtered takes the decision of a filter in the chain, ours included.
 func (t *Table) filtered(s *Session, ev *filter.Event) {
-	decision := ev.Field(1)
-	if string(decision) == "proceed" {
-		return
+	if decision := ev.Field(1); string(decision) != "proceed" {
+		t.decided(s, ev.Time, ev.Field(0), decision, ev.Field(2))
 	}
+}
+
+// decided takes what a filter decided in a phase, by the name that smtpd has for
+// it, and what it gave with that.
+func (t *Table) decided(s *Session, at int64, phase, decision, param []byte) {
 	s.hungUp = string(decision) == "disconnect"
 	s.cmd.filtered = s.hungUp || string(decision) == "reject"
 	s.turnedAway = s.turnedAway || s.cmd.filtered
-	param := ev.Field(2)
-	if string(ev.Field(0)) == "auth" {
+	if string(phase) == "auth" {
 		param = nil // what a filter says of AUTH may be the password
 	}
 	s.cmd.rewritten = s.cmd.rewritten || !s.cmd.filtered
-	param = t.shownParam(ev.Field(0), decision, param)
-	t.step(s, ev.Time, &store.Step{Kind: store.KindFilter, Text: cut(decision, maxLine), Arg: cut(ev.Field(0), maxLine), Reply: cut(param, maxLine)})
+	param = t.shownParam(phase, decision, param)
+	t.step(s, at, &store.Step{Kind: store.KindFilter, Text: cut(decision, maxLine), Arg: cut(phase, maxLine), Reply: cut(param, maxLine)})
 }
 
 func (t *Table) auth(s *Session, ev *filter.Event) {
@@ -181,15 +195,19 @@ func (t *Table) auth(s *Session, ev *filter.Event) {
 
 // outcome takes the reply of the command that an event belongs to. It returns
 // false if there is none: smtpd books an input error on the command before,
-// with that command's address, and it must not count twice.
+// with that command's address, and it must not count twice. The code is 0 where
+// smtpd is not asked to tell it.
 func (t *Table) outcome(s *Session, r store.Result) (code uint32, reply []byte, ok bool) {
 	c := &s.cmd
-	if !c.open {
+	if !c.open && !t.lean {
 		return 0, nil, false
 	}
 	c.open = false
 	if r == store.ResultOK {
 		return 0, nil, true
+	}
+	if c.code == 0 { // it was not told
+		s.Counts.Failed++
 	}
 	return c.code, t.firstReply(s), true
 }
@@ -211,6 +229,7 @@ func (t *Table) mail(s *Session, ev *filter.Event) {
 	if !ok {
 		return
 	}
+	s.triedMail = true
 	msgid, _ := parseHex32(ev.Field(0))
 	if r == store.ResultOK {
 		s.tx.reset()
@@ -252,7 +271,7 @@ func (t *Table) data(s *Session, ev *filter.Event) {
 	if !ok {
 		return
 	}
-	t.step(s, ev.Time, &store.Step{Kind: store.KindData, Result: r, Code: code, Reply: reply})
+	t.step(s, ev.Time, &store.Step{Kind: store.KindData, Result: r, Code: code, Reply: t.shownReply(reply, nil, nil)})
 }
 
 // flushCommand records the last command if it failed and no event has told
@@ -264,12 +283,15 @@ func (t *Table) flushCommand(s *Session) {
 		return
 	}
 	c.open = false
+	if s.noData && c.verb == verbUnknown && string(c.line) != stars && language(c.line) == rules.UnknownCommand {
+		c.line = append(c.line[:0], messageText...)
+	}
 	proof := t.shownLine(c.line, c.verb)
 	st := store.Step{Kind: store.KindCommand, Text: proof, Code: c.code}
 	switch c.verb {
 	case verbHelo, verbEhlo:
 		word, name := cutWord(c.line)
-		st = store.Step{Kind: store.KindHelo, Text: name, Arg: word, Result: result(c.code), Code: c.code}
+		st = store.Step{Kind: store.KindHelo, Text: t.shownHelo(name), Arg: word, Result: result(c.code), Code: c.code}
 	case verbExchange:
 		// Its outcome is the one of the AUTH command.
 		st.Text = []byte("AUTH " + stars)
@@ -286,6 +308,10 @@ func (t *Table) flushCommand(s *Session) {
 	}
 	t.judgeCommand(s, proof)
 }
+
+// messageText stands for what a client sent behind a DATA that was refused, as some do:
+// it is no command, and its words are none of our business.
+const messageText = "(message text)"
 
 // maxExamples is the number of failed commands of a session that are kept
 // with their text; all are counted.

@@ -15,7 +15,7 @@ import (
 // hide has room for what stands instead of names: for each purpose its own, since
 // several belong to one step. What is in it is valid until the next of its kind.
 type hide struct {
-	sender, rcpt, user, line, reply, param []byte
+	sender, rcpt, user, helo, line, reply, param []byte
 }
 
 // hasher returns what makes hashes, and how much is to be hidden. It is nil where
@@ -80,8 +80,8 @@ func (t *Table) nobody(addr []byte, refused bool, at int64) bool {
 // unknownRcpt tells whether smtpd's answer to a RCPT says that there is no such
 // recipient, or that it does not relay.
 func unknownRcpt(r store.Result, code uint32) bool {
-	switch code { // a wrong line, out of order, a full mailbox, a name not allowed, a policy
-	case 501, 503, 552, 553, 554:
+	switch code { // not told, a wrong line, out of order, a full mailbox, a name not allowed, a policy
+	case 0, 501, 503, 552, 553, 554:
 		return false
 	}
 	return r == store.ResultPermfail
@@ -104,7 +104,7 @@ func (t *Table) shownLine(line []byte, v verb) []byte {
 	switch {
 	case h == nil:
 		return line
-	case v == verbMail || v == verbRcpt:
+	case v == verbMail || v == verbRcpt || v == verbNames:
 		t.hide.line = h.Command(t.hide.line[:0], line, strict && v == verbMail)
 	case bytes.IndexByte(line, '@') >= 0:
 		t.hide.line = h.Text(t.hide.line[:0], line, strict)
@@ -112,6 +112,17 @@ func (t *Table) shownLine(line []byte, v verb) []byte {
 		return line
 	}
 	return t.hide.line
+}
+
+// shownHelo is a greeting that smtpd refused as it may be kept: some give the address
+// of a person.
+func (t *Table) shownHelo(name []byte) []byte {
+	h, strict := t.hides()
+	if h == nil || bytes.IndexByte(name, '@') < 0 {
+		return name
+	}
+	t.hide.helo = h.Text(t.hide.helo[:0], name, strict)
+	return t.hide.helo
 }
 
 // shownReply is the text of a reply as it may be kept: smtpd repeats the address
@@ -124,8 +135,8 @@ func (t *Table) shownReply(reply, addr, shown []byte) []byte {
 	b := t.hide.reply[:0]
 	rest := reply
 	for len(addr) > 0 {
-		i := bytes.Index(rest, addr)
-		if i < 0 || len(addr) < 4 { // what a short one would hit is not it
+		i := mention(rest, addr)
+		if i < 0 {
 			break
 		}
 		b = append(h.Text(b, rest[:i], strict), shown...)
@@ -133,6 +144,22 @@ func (t *Table) shownReply(reply, addr, shown []byte) []byte {
 	}
 	t.hide.reply = h.Text(b, rest, strict)
 	return t.hide.reply
+}
+
+// mention is where an address stands in a reply, -1 if it does not. A short one has to
+// stand in brackets: elsewhere it would hit other words.
+func mention(reply, addr []byte) int {
+	for from := 0; ; from++ {
+		i := bytes.Index(reply[from:], addr)
+		if i < 0 {
+			return -1
+		}
+		from += i
+		end := from + len(addr)
+		if len(addr) >= 4 || from > 0 && reply[from-1] == '<' && end < len(reply) && reply[end] == '>' {
+			return from
+		}
+	}
 }
 
 // shownParam is what a filter gave with its decision, as it may be kept: another

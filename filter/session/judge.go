@@ -392,20 +392,20 @@ func (t *Table) judgeRcpt(s *Session, addr, shown []byte, r store.Result, code u
 		}
 		t.find(s, at, finding{evidence: rules.RelayProbe, by: "rcpt", proof: shown, match: "domain", confidence: confidence})
 	default:
-		t.judgeUnknown(s, addr, shown, local, at)
+		t.judgeUnknown(s, addr, shown, code, local, at)
 	}
 }
 
 // judgeUnknown looks at a recipient who does not exist here, or may as well be
 // one of an attempt to relay.
-func (t *Table) judgeUnknown(s *Session, addr, shown []byte, local bool, at int64) {
+func (t *Table) judgeUnknown(s *Session, addr, shown []byte, code uint32, local bool, at int64) {
 	match, confidence := "undecided", "low"
 	if !local {
 		s.undecided++
 	} else {
 		s.unknown++
 		s.tx.unknown++
-		match, confidence = "domain", "high"
+		match, confidence = "domain", told(code)
 		// Bounces go to senders that were forged, and old lists have
 		// members who left: neither adds up to guessing.
 		if len(s.tx.sender) > 0 && s.unknown > s.okDistinct {
@@ -420,9 +420,21 @@ func (t *Table) judgeUnknown(s *Session, addr, shown []byte, local bool, at int6
 		// guess.
 		t.memory.Refused(t.whois(s), addr, at)
 	}
-	if how, confidence := t.harvest(s); how != "" {
+	if how, confidence := t.harvest(s, at); how != "" {
+		if confidence == "high" {
+			confidence = told(code)
+		}
 		t.find(s, at, finding{evidence: rules.Harvest, by: "rcpt", proof: shown, match: how, confidence: confidence})
 	}
+}
+
+// told is how sure it is that a recipient was refused because nobody is called so:
+// without smtpd's reply it may as well be a filter that did not like him.
+func told(code uint32) string {
+	if code == 0 {
+		return "medium"
+	}
+	return "high"
 }
 
 // The numbers of refused recipients in one session from which on it may be
@@ -441,9 +453,9 @@ const (
 // mail has one recipient (RFC 5321 section 4.5.5), so three who do not exist
 // in one transaction are enough; several transactions are a server that bounces
 // mail with forged senders.
-func (t *Table) harvest(s *Session) (how, confidence string) {
+func (t *Table) harvest(s *Session, at int64) (how, confidence string) {
 	least := uint32(harvestAt)
-	if t.memory.Trusted(t.whois(s), s.cmd.at) {
+	if t.memory.Trusted(t.whois(s), at) {
 		least = harvestGood
 	}
 	switch {
@@ -505,7 +517,7 @@ func (t *Table) find(s *Session, at int64, f finding) {
 	} else {
 		s.Evidence |= f.evidence
 		s.Weak &^= f.evidence
-		s.abused = s.abused || f.evidence&abuse != 0
+		s.abused = s.abused || f.evidence&Abuse != 0
 		if f.evidence&eachTime == 0 {
 			t.memory.Note(t.whois(s), f.evidence, at)
 		}
@@ -529,9 +541,9 @@ func (t *Table) find(s *Session, at int64, f finding) {
 // all other counts once in a session. What has low confidence never counts.
 const eachTime = rules.UnknownRecipient | rules.RelayProbe | rules.AuthFailure | rules.AuthUnsupported | rules.UnknownCommand
 
-// abuse is the evidence of what no mail server does: who gives it has no good
-// name left.
-const abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray | rules.Campaign
+// Abuse is the evidence of what no mail server does: who gives it has no good
+// name left, unless it has low confidence.
+const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray | rules.Campaign
 
 // Language is what a refused line of a client is evidence of by itself, 0 if it may
 // be a secret and is not looked at.

@@ -20,6 +20,7 @@ const (
 	verbOther    // SMTP has it, smtpd or our users do not care
 	verbDot      // the end of message text
 	verbExchange // a line of an AUTH exchange
+	verbNames    // as verbOther, and names somebody
 )
 
 // verbs are the commands of RFC 5321 and its extensions. Behind a space a
@@ -27,13 +28,13 @@ const (
 var verbs = map[string]verb{
 	"HELO": verbHelo, "EHLO": verbEhlo, "MAIL": verbMail, "RCPT": verbRcpt, "DATA": verbData, "RSET": verbRset,
 	"NOOP": verbNoop, "QUIT": verbQuit, "STARTTLS": verbStartTLS, "AUTH": verbAuth,
-	"VRFY": verbOther, "EXPN": verbOther, "HELP": verbOther, "BDAT": verbOther, "ETRN": verbOther, "LHLO": verbOther,
-	"TURN": verbOther, "SEND": verbOther, "SOML": verbOther, "SAML": verbOther,
+	"VRFY": verbNames, "EXPN": verbNames, "HELP": verbOther, "BDAT": verbOther, "ETRN": verbOther, "LHLO": verbOther,
+	"TURN": verbOther, "SEND": verbNames, "SOML": verbNames, "SAML": verbNames,
 }
 
 // bare tells that a verb takes no argument that is worth keeping once a
 // session has tried to log in: what stands there may be a password.
-var bare = map[verb]bool{verbData: true, verbRset: true, verbNoop: true, verbQuit: true, verbStartTLS: true, verbOther: true}
+var bare = map[verb]bool{verbData: true, verbRset: true, verbNoop: true, verbQuit: true, verbStartTLS: true, verbOther: true, verbNames: true}
 
 // mechanisms are kept in a redacted AUTH line. Any other word may be a
 // password in the wrong place.

@@ -55,10 +55,12 @@ type sampler struct {
 	value   store.Record
 	key     []byte // scratch
 	steps   []byte // scratch
+	record  []byte // scratch
 }
 
-// hour is how long a source is followed. That it has ended is asked with every
-// event, and must not cost a look at the map.
+// hour is how long a source is followed, or what is left of the day (UTC): what is
+// counted is counted by the day. That it has ended is asked with every event, and
+// must not cost a look at the map.
 type hour struct {
 	source uint64
 	until  int64
@@ -126,9 +128,10 @@ func (t *Table) follow(k uint64, at int64) *sampled {
 	if len(p.sources) >= maxSampled {
 		t.unfollow()
 	}
+	const day = int64(24 * time.Hour / time.Microsecond)
 	q := new(sampled)
 	p.sources[k] = q
-	p.order = append(p.order, hour{k, at + sampleWindow.Microseconds()})
+	p.order = append(p.order, hour{k, min(at+sampleWindow.Microseconds(), at-at%day+day)})
 	return q
 }
 
@@ -152,9 +155,9 @@ func (t *Table) unfollow() {
 		p.steps = store.AppendStep(p.steps, &q.sum.steps[i], 0)
 	}
 	r := &q.sum.record
-	t.record = store.AppendRecord(t.record[:0], r, p.steps)
-	p.bytes += int64(len(t.record)) + recordCost
-	t.options.Record(r.End, r.ID, t.record)
+	p.record = store.AppendRecord(p.record[:0], r, p.steps) // t.record may be that of a session that is to be recorded
+	p.bytes += int64(len(p.record)) + recordCost
+	t.options.Record(r.End, r.ID, p.record)
 }
 
 // sumUp records the sums of the hours that are over by now, or all.

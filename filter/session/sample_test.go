@@ -231,3 +231,61 @@ func TestFloodOfMail(t *testing.T) {
 		t.Errorf("%d messages recorded and %d counted of %d", mails, counted, came)
 	}
 }
+
+// TestFollowedFull: when a new source takes the place of one that has a sum, its own
+// session is recorded, and the sum once.
+func TestFollowedFull(t *testing.T) {
+	const budget, most = 1 << 40, 50_000
+	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
+	many := func(yield func(sim.Session) bool) {
+		for i := range most {
+			for s := range hammer(fmt.Sprintf("11.0.%d.%d:1", i>>8&255, i&255), begin.Add(10*time.Minute+time.Duration(i)*time.Millisecond), 1, 0) {
+				if !yield(s) {
+					return
+				}
+			}
+		}
+	}
+	// 101 of the first source are one by one but for the last, which is in a sum.
+	records, mem, outcomes := sampledDay(t, budget, sim.Merge(hammer("198.51.100.7:1", begin, 101, time.Second), many))
+	seen, sessions, sums := map[uint64]bool{}, 0, 0
+	for _, r := range records {
+		if seen[r.ID] {
+			t.Errorf("session %016x is recorded twice", r.ID)
+		}
+		seen[r.ID] = true
+		sessions += r.Many()
+		if r.Sessions > 0 {
+			sums++
+		}
+	}
+	if sums != 1 || sessions != len(outcomes) {
+		t.Errorf("%d sums, %d sessions recorded of %d", sums, sessions, len(outcomes))
+	}
+	for _, d := range mem.Days() {
+		if d.Lost() != 0 {
+			t.Errorf("%d lost", d.Lost())
+		}
+	}
+}
+
+// TestSumsOfADay: a sum is about one day, so that what is kept of a day can be
+// compared with what was counted on it.
+func TestSumsOfADay(t *testing.T) {
+	begin := time.Date(2026, 11, 2, 23, 30, 0, 0, time.UTC)
+	records, mem, _ := sampledDay(t, 1<<30, hammer("198.51.100.7:1", begin, 600, 5*time.Second))
+	c := report.NewCollector()
+	for i := range records {
+		if r := &records[i]; r.Start.Truncate(24*time.Hour) != r.End.Truncate(24*time.Hour) {
+			t.Errorf("a sum from %v to %v", r.Start, r.End)
+		}
+		_ = c.Add(&records[i])
+	}
+	var days []report.DayCount
+	for _, d := range mem.Days() {
+		days = append(days, report.DayCount{Day: d.Day, Sessions: int(d.Of(memory.DaySessions))})
+	}
+	if n := c.Compare(days, time.Time{}); len(days) != 2 || n != (report.NotKept{}) {
+		t.Errorf("%d days, not kept: %+v", len(days), n)
+	}
+}

@@ -52,6 +52,7 @@ type Session struct {
 
 	sawAuth    bool // from now on every odd line may be a password
 	inExchange bool // smtpd waits for the next line of an AUTH exchange
+	noData     bool // message text was refused, and may come all the same
 
 	replied struct{ to, with string } // see reply
 

@@ -46,6 +46,7 @@ type Options struct {
 type Table struct {
 	options   Options
 	next      atomic.Pointer[Settings]
+	lean      bool      // smtpd tells LeanReports only
 	settings  *Settings // of the event that is being handled; nil: only observe
 	lists     *lookup.Lists
 	own       map[netip.Addr]bool
@@ -95,6 +96,13 @@ var Reports = []filter.ID{
 	filter.ProtocolClient, filter.ProtocolServer, filter.FilterResponse, filter.Timeout,
 }
 
+// LeanReports are those of Reports that tell what came of commands, and not the
+// commands and replies themselves, which are most of all lines; see Lean.
+var LeanReports = []filter.ID{
+	filter.LinkConnect, filter.LinkIdentify, filter.LinkTLS, filter.LinkAuth, filter.LinkDisconnect,
+	filter.TxMail, filter.TxRcpt, filter.TxCommit, filter.TxRollback, filter.Timeout,
+}
+
 // NewTable returns an empty Table.
 func NewTable(o Options) *Table {
 	t := &Table{options: o, memory: o.Memory, live: make(map[uint64]*Session), own: make(map[netip.Addr]bool), sources: make(map[uint64]*source)}
@@ -126,6 +134,10 @@ func RuleTexts(p *rules.Policy) (texts []string) {
 // records are kept; 0: all of them. It is called before the first event.
 func (t *Table) Sample(budget int64) { t.sampler.budget = budget }
 
+// Lean tells t that smtpd is asked for LeanReports only. It is called before the
+// first event.
+func (t *Table) Lean() { t.lean = true }
+
 // Use makes t follow settings from the next event on; any goroutine may call it.
 func (t *Table) Use(settings *Settings) { t.next.Store(settings) }
 
@@ -148,7 +160,7 @@ func (t *Table) Report(ev *filter.Event) {
 	}
 	if ev.ID == filter.LinkDisconnect {
 		t.flushCommand(s)
-		t.end(s, s.ending(), ev.Time)
+		t.end(s, t.ending(s), ev.Time)
 		return
 	}
 	t.fold(s, ev)
@@ -323,7 +335,7 @@ func (t *Table) end(s *Session, how store.Ending, at int64) {
 	}
 }
 
-func (s *Session) ending() store.Ending {
+func (t *Table) ending(s *Session) store.Ending {
 	switch {
 	case s.quit:
 		return store.EndingQuit
@@ -331,6 +343,8 @@ func (s *Session) ending() store.Ending {
 		return store.EndingTimeout
 	case s.hungUp:
 		return store.EndingRejected
+	case t.lean:
+		return store.EndingClosed
 	}
 	return store.EndingDropped
 }

@@ -23,6 +23,7 @@ type Told struct {
 	Prefix  netip.Prefix `json:"prefix"`
 	Expires time.Time    `json:"expires"`
 	Last    time.Time    `json:"last,omitzero"` // for formats that tell again
+	Told    time.Time    `json:"told,omitzero"` // the same: when that was
 }
 
 // stateHead is the first line of a state file.
@@ -104,6 +105,14 @@ func (f *Format) WriteChanges(w io.Writer, l *List, before *State) (after *State
 	return after, leftOut, b.Flush()
 }
 
+// end is when e ends at the consumer.
+func (f *Format) end(e *Entry, made time.Time) time.Time {
+	if most := made.Add(f.longest); f.longest > 0 && e.Expires.After(most) {
+		return most.UTC()
+	}
+	return e.Expires.UTC()
+}
+
 func (f *Format) changes(l *List, before *State) (*Changes, *State) {
 	c := &Changes{Made: l.Made}
 	after := &State{Format: f.Name}
@@ -119,19 +128,25 @@ func (f *Format) changes(l *List, before *State) (*Changes, *State) {
 		}
 	}
 	for _, e := range l.Entries {
-		now := Told{e.Prefix, e.Expires.UTC(), time.Time{}}
+		now := Told{Prefix: e.Prefix, Expires: f.end(&e, l.Made)}
 		if f.again > 0 {
-			now.Last = e.Last.UTC()
+			now.Last, now.Told = e.Last.UTC(), l.Made.UTC()
 		}
 		old, ok := known[e.Prefix]
 		delete(known, e.Prefix)
+		half := l.Made.Add(f.longest / 2)
+		full := f.most > 0 && len(c.Add) >= f.most
 		switch {
+		case !ok && full:
+			continue // next time
 		case !ok:
 			c.Add = append(c.Add, e)
-		case f.again > 0 && e.Last.Sub(old.Last) >= f.again:
+		case !full && f.again > 0 && e.Last.Sub(old.Last) >= f.again && l.Made.Sub(old.Told) >= f.again:
 			c.Add = append(c.Add, e)
 		case f.again > 0:
-			now.Last = old.Last
+			now.Last, now.Told = old.Last, old.Told
+		case now.Expires.Before(e.Expires) && old.Expires.After(half) && !old.Expires.After(e.Expires):
+			now.Expires = old.Expires // it gets more when half of that is over
 		case f.Renew && !old.Expires.Equal(now.Expires):
 			remove(old)
 			c.Add = append(c.Add, e)

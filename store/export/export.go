@@ -202,10 +202,15 @@ func plain(s string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// Write writes l in the format f. Entries that f cannot express are left out,
-// and counted.
+// Write writes l in the format f. Entries that f cannot express, or that are too
+// many for it, are left out, and counted.
 func (f *Format) Write(w io.Writer, l *List) (leftOut int, err error) {
 	some, leftOut := f.fit(l)
+	if over := len(some.Entries) - f.most; f.most > 0 && over > 0 { // the oldest go
+		slices.SortStableFunc(some.Entries, func(a, b Entry) int { return b.Last.Compare(a.Last) })
+		some.Entries = some.Entries[:f.most]
+		leftOut += over
+	}
 	b := bufio.NewWriter(w)
 	f.write(b, some)
 	return leftOut, b.Flush()

@@ -73,6 +73,11 @@ func TestFormats(t *testing.T) {
 				next.Entries = append(slices.Delete(next.Entries, 1, 2), entryOf("192.0.2.8/32", time.Hour, "scanner"))
 				next.Sort()
 				_, state := f.changes(first(f.fit(sample())), nil)
+				for i := range state.Entries { // 20 minutes ago
+					if told := &state.Entries[i].Told; !told.IsZero() {
+						*told = told.Add(-20 * time.Minute)
+					}
+				}
 				b.WriteString("-- changes\n")
 				after, _, err := f.WriteChanges(&b, next, state)
 				if err != nil {
@@ -262,7 +267,7 @@ func TestAbuseIPDB(t *testing.T) {
 		later time.Duration
 		rows  int
 	}{{0, 1}, {14 * time.Minute, 1}, {10 * time.Minute, 2}, {time.Minute, 1}} {
-		l.Entries[at].Last = l.Entries[at].Last.Add(c.later)
+		l.Entries[at].Last, l.Made = l.Entries[at].Last.Add(c.later), l.Made.Add(c.later)
 		b.Reset()
 		if state, _, err = f.WriteChanges(&b, l, state); err != nil {
 			t.Fatal(err)
@@ -290,5 +295,103 @@ func BenchmarkWrite(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestLongTimeout: what lasts longer than a consumer takes gets more before it ends
+// there, but not with every export.
+func TestLongTimeout(t *testing.T) {
+	const day = 24 * time.Hour
+	f := FormatByName("ipset")
+	var state *State
+	at, ends, told := made, time.Time{}, 0
+	for ; at.Before(made.Add(70 * day)); at = at.Add(day) {
+		l := &List{Made: at, Entries: []Entry{entryOf("192.0.2.7/32", 60*day)}}
+		l.Sort()
+		c, after := f.changes(l, state)
+		state = after
+		for _, e := range c.Add {
+			told++
+			ends = at.Add(time.Duration(min(e.left(at), maxIPSetTimeout)) * time.Second)
+		}
+		if over := at.Sub(made) >= 60*day; ends.After(at) == over {
+			t.Errorf("day %d: ends %v", at.Sub(made)/day, ends)
+		}
+	}
+	if told < 3 || told > 6 || !ends.Equal(made.Add(60*day)) {
+		t.Errorf("told %d times, the end is %v", told, ends)
+	}
+}
+
+// TestReportAgain: AbuseIPDB takes a report of a host every 15 minutes, counted from
+// the last report and not from what it was about; and none of hosts that it cannot know.
+func TestReportAgain(t *testing.T) {
+	f := FormatByName("abuseipdb")
+	var state *State
+	tell := func(at, last time.Duration) int {
+		e := entryOf("192.0.2.7/32", time.Hour, "harvest")
+		e.Last = made.Add(last)
+		c, after := f.changes(&List{Made: made.Add(at), Entries: []Entry{e}}, state)
+		state = after
+		return len(c.Add)
+	}
+	for i, c := range []struct {
+		at, last time.Duration
+		want     int
+	}{{0, -14 * time.Minute, 1}, {5 * time.Minute, 4 * time.Minute, 0}, {15 * time.Minute, 4 * time.Minute, 1}, {40 * time.Minute, 4 * time.Minute, 0}} {
+		if n := tell(c.at, c.last); n != c.want {
+			t.Errorf("%d: %d reports, want %d", i, n, c.want)
+		}
+	}
+	// Who only fails to log in is reported if he is banned.
+	e := entryOf("192.0.2.9/32", time.Hour, "auth-failure", "helo-unqualified")
+	if f.takes(&e) {
+		t.Error("a failed login is reported")
+	}
+	if e.Kind = Ban; !f.takes(&e) {
+		t.Error("a banned guesser is not reported")
+	}
+	for _, private := range []string{"10.1.2.3/32", "fd00::/64", "169.254.1.1/32"} {
+		if e := entryOf(private, time.Hour, "harvest"); f.takes(&e) {
+			t.Errorf("%s is reported", private)
+		}
+	}
+}
+
+// TestMostReports: AbuseIPDB refuses a report of more than 10,000 lines whole, so that
+// the rest comes the next time.
+func TestMostReports(t *testing.T) {
+	const n = 25_000
+	f := FormatByName("abuseipdb")
+	l := &List{Made: made}
+	for i := range n {
+		e := entryOf(fmt.Sprintf("11.0.%d.%d/32", i>>8, i&255), time.Hour, "harvest")
+		e.Last = e.Last.Add(-time.Duration(n-i) * time.Second)
+		l.Entries = append(l.Entries, e)
+	}
+	var b bytes.Buffer
+	var state *State
+	var err error
+	told := map[string]bool{}
+	for i, want := range []int{10_000, 10_000, n - 2*9_999 + 1, 1} {
+		b.Reset()
+		if state, _, err = f.WriteChanges(&b, l, state); err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSpace(b.String()), "\n")
+		if len(lines) != want || b.Len() > 2_000_000 {
+			t.Errorf("report %d has %d lines and %d bytes, want %d lines", i, len(lines), b.Len(), want)
+		}
+		for _, line := range lines[1:] {
+			told[line] = true
+		}
+	}
+	if len(told) != n {
+		t.Errorf("%d of %d are told", len(told), n)
+	}
+	b.Reset()
+	leftOut, err := f.Write(&b, l)
+	if lines := strings.Count(b.String(), "\n"); err != nil || lines != 10_000 || leftOut != n-9_999 || !strings.Contains(b.String(), "\n11.0.97.168,") || strings.Contains(b.String(), "\n11.0.0.1,") {
+		t.Errorf("%d lines, %d left out, %v", lines, leftOut, err)
 	}
 }

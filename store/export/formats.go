@@ -33,10 +33,12 @@ type Format struct {
 	// everything, in the form of the list.
 	Whole bool
 
-	again  time.Duration // after which it is told again of what came again; 0: never
-	fits   func(*Entry) bool
-	write  func(*bufio.Writer, *List)
-	change func(*bufio.Writer, *Changes) // nil: the file is replaced whole
+	again   time.Duration // after which it is told again of what came again; 0: never
+	longest time.Duration // that it takes as the rest of an entry's time; 0: any
+	most    int           // entries that it takes at a time; 0: any number
+	fits    func(*Entry) bool
+	write   func(*bufio.Writer, *List)
+	change  func(*bufio.Writer, *Changes) // nil: the file is replaced whole
 }
 
 // replaced is how entries end in files that are read whole.
@@ -51,7 +53,7 @@ func Formats() []Format {
 		{Name: "pf", Short: "table file of pf", Load: "pfctl -t scanwatch -T replace -f FILE", Ends: "the next file; --diff prints pfctl commands", write: writePF, change: changePF("pfctl -q -t scanwatch")},
 		{Name: "pf-anchor", Short: "anchor of pf, with its rule", Load: "pfctl -a scanwatch -f FILE", Ends: "the next file; --diff prints pfctl commands", write: writePFAnchor, change: changePF("pfctl -q -a scanwatch -t scanwatch")},
 		{Name: "nft", Short: "own table of nftables, with timeouts", Load: "nft -f FILE", Ends: "by its timeout, or with --diff", Disjoint: true, EndsItself: true, Renew: true, Whole: true, write: writeNFT, change: changeNFT},
-		{Name: "ipset", Short: "sets for ipset, with timeouts", Load: "ipset restore < FILE", Ends: "by its timeout, or with --diff", EndsItself: true, Renew: true, Whole: true, write: writeIPSet, change: changeIPSet},
+		{Name: "ipset", Short: "sets for ipset, with timeouts", Load: "ipset restore < FILE", Ends: "by its timeout, or with --diff", EndsItself: true, Renew: true, Whole: true, longest: maxIPSetTimeout * time.Second, write: writeIPSet, change: changeIPSet},
 		{Name: "iptables", Short: "own chain of iptables", Load: "iptables-restore --noflush FILE", Ends: "the next file, or with --diff", Only: 32, Renew: true, Whole: true, write: writeIPTables, change: changeIPTables},
 		{Name: "ip6tables", Short: "own chain of ip6tables", Load: "ip6tables-restore --noflush FILE", Ends: "the next file, or with --diff", Only: 128, Renew: true, Whole: true, write: writeIPTables, change: changeIPTables},
 		{Name: "ip-route", Short: "blackhole routes of Linux", Load: "sh FILE", Ends: "the next file, or with --diff", Whole: true, write: writeIPRoute, change: changeIPRoute},
@@ -63,7 +65,7 @@ func Formats() []Format {
 		{Name: "kumomta", Short: "TOML table for kumo.cidr.make_map", Load: "kumo.serde.toml_load 'FILE'", Ends: replaced, write: writeKumo},
 		{Name: "crowdsec", Short: "decisions for cscli, with durations", Load: "cscli decisions import -i FILE", Ends: "by its duration; --diff prints cscli commands", Disjoint: true, EndsItself: true, Renew: true, write: writeCrowdSec, change: changeCrowdSec},
 		{Name: "fail2ban", Short: "log lines for fail2ban", Load: "a jail with the filter scanwatch-export", Ends: "by bantime; --diff prints fail2ban-client commands", write: writeFail2ban, change: changeFail2ban},
-		{Name: "abuseipdb", Short: "CSV for the bulk report of AbuseIPDB", Load: "curl, see the manual", Ends: "nothing ends: with --diff only what is new is told", again: reportAgain, fits: reportable, write: writeAbuse, change: changeAbuse},
+		{Name: "abuseipdb", Short: "CSV for the bulk report of AbuseIPDB", Load: "curl, see the manual", Ends: "nothing ends: with --diff only what is new is told", again: reportAgain, most: mostReports, fits: reportable, write: writeAbuse, change: changeAbuse},
 		{Name: "rbldnsd", Short: "combined zone of rbldnsd", Load: "rbldnsd bl.example.org:combined:FILE", Ends: replaced, write: writeRBLDNSD},
 		{Name: "bind", Short: "DNSBL zone for BIND, NSD and others", Load: "named-checkzone bl.example.org FILE", Ends: replaced, Disjoint: true, write: writeBIND},
 	}
@@ -269,7 +271,7 @@ func changeNFT(w *bufio.Writer, c *Changes) {
 
 // ipset(8). A new set is filled and then swapped with the old one.
 
-// maxIPSetTimeout is the longest timeout that ipset takes, in seconds. The next
+// maxIPSetTimeout is the longest timeout that ipset takes, in seconds. A later
 // export gives what lasts longer the rest.
 const maxIPSetTimeout = 2147483
 

@@ -51,9 +51,10 @@ type Collector struct {
 }
 
 type source struct {
-	Source
+	helo       *name // the last one: the next is nearly always the same, and need not be looked up
 	rdnsIsName bool
 	sure       bool // there was evidence of high confidence of what it is
+	Source
 }
 
 type rule struct {
@@ -120,13 +121,17 @@ func (n *names) find(text []byte) *name {
 // count counts a name once a session.
 func (c *Collector) count(n *names, what string, text []byte, times int) *name {
 	e := n.find(text)
+	c.countName(e, what, times)
+	return e
+}
+
+func (c *Collector) countName(e *name, what string, times int) {
 	if e == nil {
 		c.missed[what]++
 	} else if e.last != c.sessions {
 		e.last = c.sessions
 		e.sessions += times
 	}
-	return e
 }
 
 // Add counts a session. Nothing refers to r afterwards.
@@ -171,7 +176,7 @@ func (c *Collector) Add(r *store.Record) error {
 		case store.KindBan:
 			c.rule(s, Rule{Bans: 1}, Rule{Spared: 1})
 		case store.KindHelo:
-			c.count(&c.helo, "HELO names", s.Text, 1)
+			c.countName(c.heloOf(src, s.Text), "HELO names", 1)
 		case store.KindRcpt:
 			if !byFilter {
 				c.rcpt(addr, s)
@@ -236,7 +241,7 @@ func (c *Collector) source(r *store.Record, addr netip.Addr) *source {
 			c.missed["addresses"]++
 			return nil
 		}
-		src = &source{Source: Source{Address: addr.String()}}
+		src = &source{}
 		c.sources[addr] = src
 	}
 	if !src.rdnsIsName && len(r.RDNS) > 0 {
@@ -244,6 +249,16 @@ func (c *Collector) source(r *store.Record, addr netip.Addr) *source {
 	}
 	src.add(r)
 	return src
+}
+
+func (c *Collector) heloOf(src *source, text []byte) *name {
+	if src == nil {
+		return c.helo.find(text)
+	}
+	if src.helo == nil || src.helo.name != string(text) {
+		src.helo = c.helo.find(text)
+	}
+	return src.helo
 }
 
 // rcpt notes a recipient that was accepted or refused for good.
@@ -440,7 +455,8 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 	})
 
 	var all, guessing []*Source
-	for _, src := range c.sources {
+	for addr, src := range c.sources {
+		src.Address = addr.String()
 		all = append(all, &src.Source)
 		if src.AuthFail+src.AuthRefused > 0 {
 			guessing = append(guessing, &src.Source)

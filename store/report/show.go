@@ -85,6 +85,8 @@ func endings(ending string) string {
 		return "smtpd or a filter closed the connection"
 	case "stopped":
 		return "smtpd stopped"
+	case "closed":
+		return "smtpd was not asked to tell how"
 	}
 	return ending
 }

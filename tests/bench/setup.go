@@ -26,7 +26,8 @@ const (
 )
 
 // configure writes the configurations into a directory, which filters see under
-// another name: on.conf, the same without its lists as bare.conf, and none.conf.
+// another name: on.conf, the same with lean detail as lean.conf and without its
+// lists as bare.conf, and none.conf.
 func configure(dir, seen string) error {
 	policy, err := rules.ReadyPolicy("tight")
 	if err != nil {
@@ -60,7 +61,8 @@ rule as phase connect match asn { 64496, 64497 } disconnect
 		return err
 	}
 	for name, data := range map[string][]byte{
-		"none.conf": []byte("mode observe\n"), "bare.conf": []byte(enforced), "on.conf": []byte(enforced[:at] + lists + enforced[at:]),
+		"none.conf": []byte("mode observe\n"), "lean.conf": []byte("detail lean\n" + enforced[:at] + lists + enforced[at:]),
+		"bare.conf": []byte(enforced), "on.conf": []byte(enforced[:at] + lists + enforced[at:]),
 		"suffixes": names.Bytes(), "prefixes": nets.Bytes(), "asn.mmdb": asn, "regexes": regexes(),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {

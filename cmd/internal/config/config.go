@@ -165,6 +165,9 @@ func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config
 	if err != nil {
 		return err
 	}
+	if missed := c.Policy.Needs().Evidence & rules.LeanMisses; c.Policy.Detail == rules.DetailLean && missed != 0 {
+		c.note("with detail lean there is no evidence of: %s", missed)
+	}
 	c.Policy.Store, c.Policy.Events = Beside(c.File, c.Policy.Store), Beside(c.File, c.Policy.Events)
 	var errs []error
 	if len(wrong) > 0 {

@@ -15,6 +15,7 @@ type collector struct {
 	result *Result
 	value  string // of the option of the format
 
+	lines      int  // of the file, at most MaxEntries
 	malformed  int  // refused entries that are nothing a list could hold
 	overflow   bool // there were more than MaxEntries
 	mayBeEmpty bool
@@ -105,6 +106,9 @@ func (c *collector) prefix(line int, text string, p netip.Prefix) {
 		warn("a very wide prefix")
 	}
 	if c.room() {
+		if c.result.Prefixes == nil {
+			c.result.Prefixes = make([]netip.Prefix, 0, c.lines) // most lists have one on each line
+		}
 		c.result.Prefixes = append(c.result.Prefixes, masked)
 	}
 }
@@ -234,7 +238,7 @@ func Forbidden(p netip.Prefix) string {
 		return "the default route: it covers everybody"
 	}
 	for _, s := range special {
-		if !s.prefix.Overlaps(p) {
+		if !s.prefix.Contains(p.Addr()) && !p.Contains(s.prefix.Addr()) { // Overlaps takes four times as long
 			continue
 		}
 		if s.prefix.Bits() <= p.Bits() {

@@ -101,7 +101,7 @@ func Parse(r io.Reader, format string) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &collector{result: &Result{Format: f.Name}, value: value}
+	c := &collector{result: &Result{Format: f.Name}, value: value, lines: min(bytes.Count(content, []byte("\n"))+1, MaxEntries)}
 	if err := f.parse(c, content); err != nil {
 		return c.result, fmt.Errorf("as %s: %w", f.Name, err)
 	}

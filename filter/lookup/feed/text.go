@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // lines yields the lines of a file with their numbers, without the line end.
@@ -68,11 +69,21 @@ func (c *collector) notice(text string) {
 	}
 }
 
+// firstWord returns what strings.Fields returns first, of a line without blanks
+// around, and whether there is more.
+func firstWord(line string) (word string, more bool) {
+	if i := strings.IndexFunc(line, unicode.IsSpace); i >= 0 {
+		return line[:i], true
+	}
+	return line, false
+}
+
 // parseAddresses takes the first word of every line. What follows are remarks
 // and counts.
 func parseAddresses(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
-		c.address(number, strings.Fields(line)[0])
+		word, _ := firstWord(line)
+		c.address(number, word)
 	}
 	return nil
 }
@@ -81,17 +92,17 @@ func parseAddresses(c *collector, content []byte) error {
 // remarks; a name stands alone, or every sentence would be a list of names.
 func parsePlain(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
-		words := strings.Fields(line)
-		if p, err := parsePrefix(words[0]); err == nil {
-			c.prefix(number, words[0], p)
-		} else if asn, ok := parseASN(words[0], true); ok {
+		word, more := firstWord(line)
+		if p, err := parsePrefix(word); err == nil {
+			c.prefix(number, word, p)
+		} else if asn, ok := parseASN(word, true); ok {
 			c.asn(number, asn)
-		} else if looksNumeric(words[0]) {
-			c.malform(number, words[0], err.Error())
-		} else if len(words) > 1 {
+		} else if looksNumeric(word) {
+			c.malform(number, word, err.Error())
+		} else if more {
 			c.malform(number, line, "neither an address nor an AS number, and more than one word")
 		} else {
-			c.name(number, words[0])
+			c.name(number, word)
 		}
 	}
 	return nil
