@@ -1,7 +1,8 @@
 package rules
 
 import (
-	"fmt"
+	"encoding/binary"
+	"encoding/hex"
 	"strings"
 )
 
@@ -12,12 +13,15 @@ const reference = "$session"
 // session id, put in the place of `$session`, or in brackets at the end. An
 // empty text stays empty.
 func Reply(text string, session uint64) string {
-	id := fmt.Sprintf("%016x", session)
+	var number [8]byte
+	var id [16]byte
+	binary.BigEndian.PutUint64(number[:], session)
+	hex.Encode(id[:], number[:])
 	switch {
 	case text == "":
 		return ""
 	case strings.Contains(text, reference):
-		return strings.ReplaceAll(text, reference, id)
+		return strings.ReplaceAll(text, reference, string(id[:]))
 	}
-	return text + " [" + id + "]"
+	return text + " [" + string(id[:]) + "]"
 }

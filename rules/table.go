@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 )
@@ -20,6 +21,19 @@ func (t *inline) MatchAddr(a netip.Addr) bool {
 
 // Overlaps tells whether t has a network that has an address in common with p.
 func (t *inline) Overlaps(p netip.Prefix) bool { return overlaps(t.c.prefixes, p) }
+
+// Narrower goes through the networks of t within p.
+func (t *inline) Narrower(p netip.Prefix) iter.Seq[netip.Prefix] { return narrower(t.c.prefixes, p) }
+
+func narrower(list []netip.Prefix, p netip.Prefix) iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for _, q := range list {
+			if q.Bits() > p.Bits() && p.Overlaps(q) && !yield(q) {
+				return
+			}
+		}
+	}
+}
 
 func overlaps(list []netip.Prefix, p netip.Prefix) bool {
 	for _, q := range list {
@@ -108,4 +122,36 @@ func (p *Policy) Friends(within netip.Prefix) Truth {
 		}
 	}
 	return answer
+}
+
+// Narrower finds the networks within p that rules ask for by src: what holds for some
+// address of p does not hold for all. It returns at most n, each once.
+func (p *Policy) Narrower(within netip.Prefix, n int) (found []netip.Prefix) {
+	add := func(list iter.Seq[netip.Prefix]) {
+		for q := range list {
+			if len(found) >= n {
+				return
+			}
+			if !slices.Contains(found, q) {
+				found = append(found, q)
+			}
+		}
+	}
+	for i := range p.rules {
+		for j := range p.rules[i].conds {
+			c := &p.rules[i].conds[j]
+			if c.tree.Word != "src" {
+				continue
+			}
+			add(narrower(c.prefixes, within))
+			for _, t := range c.tables {
+				if t, ok := t.(interface {
+					Narrower(netip.Prefix) iter.Seq[netip.Prefix]
+				}); ok {
+					add(t.Narrower(within))
+				}
+			}
+		}
+	}
+	return found
 }

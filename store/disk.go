@@ -83,6 +83,13 @@ func (w *Writer) prune(room int64) error {
 		return err
 	}
 	total := stateSize(filepath.Dir(w.dir))
+	// A state.db that is larger than it may be, since the budget was larger once, is
+	// being made smaller: it must not cost the history, nor hold up what comes.
+	over := int64(0)
+	if info, err := os.Lstat(filepath.Join(filepath.Dir(w.dir), stateFile)); err == nil {
+		over = max(info.Size()-w.o.Budget/2, 0)
+	}
+	total -= over
 	room += max(w.stateRoom-total, 0)
 	for _, s := range all {
 		if w.open == nil || s.Name != w.open.Name {
@@ -108,7 +115,7 @@ func (w *Writer) prune(room int64) error {
 	}
 	w.stateMu.Lock()
 	defer w.stateMu.Unlock()
-	w.state.Segments, w.state.Damaged, w.state.Bytes = segments, damaged, total
+	w.state.Segments, w.state.Damaged, w.state.Bytes = segments, damaged, total+over
 	if err == nil && total+room > w.o.Budget {
 		err = fmt.Errorf("%w: %d bytes for %s, and nothing can be removed", errBudget, w.o.Budget, w.dir)
 	}

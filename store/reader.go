@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"scanwatch/internal/contain"
 )
 
 // A Reader goes through recorded sessions. It never makes or changes a file of
@@ -217,9 +219,14 @@ func (r *Reader) openAhead(all []Segment) <-chan opened {
 		c <- opened{err: fs.ErrNotExist}
 		return c
 	}
-	go func() {
-		db, file, err := r.openFile(all[0])
-		c <- opened{db, file, err}
+	go func() { // contained: it always sends
+		var o opened
+		err := contain.Run(func() (err error) {
+			o.db, o.file, err = r.openFile(all[0])
+			return err
+		})
+		o.err = err
+		c <- o
 	}()
 	return c
 }

@@ -320,6 +320,10 @@ func (s *State) write() error {
 			s.batch = s.o.Changes(int(min(stateBatch, max(s.o.MaxSize/(64<<10), 1))))
 		}
 		if len(s.batch) == 0 {
+			if s.over() {
+				s.wait = 0
+				return s.compact() // by now all is deleted that has no place any more
+			}
 			return nil
 		}
 		if err := s.compact(); err != nil {
@@ -349,7 +353,7 @@ func (s *State) write() error {
 // failed lets go of the file after err, and tells whether it was damaged and is
 // out of the way.
 func (s *State) failed(err error) bool {
-	if errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, errBudget) {
+	if errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, errBudget) || errors.Is(err, ErrInUse) {
 		return false // nothing is wrong with the file
 	}
 	ours := !s.replaced()
@@ -360,7 +364,7 @@ func (s *State) failed(err error) bool {
 // commit writes the batch. It leaves out what bbolt cannot take in any file,
 // which would hold up everything that comes after it.
 func (s *State) commit() (leftOut int, err error) {
-	if s.o.Room != nil {
+	if s.o.Room != nil && !s.over() {
 		if err := s.o.Room(s.mostAfter()); err != nil {
 			return 0, err
 		}
@@ -392,10 +396,18 @@ func (s *State) commit() (leftOut int, err error) {
 	return leftOut, err
 }
 
+// over tells that the file is larger than it may be: it was made under a larger limit.
+// Until it is made smaller it asks for no room, which there is none of.
+func (s *State) over() bool {
+	info, err := s.open.file.Stat()
+	return err == nil && info.Size() > s.o.MaxSize
+}
+
 // compact writes the rows into a new file, without the room that is between
 // them, if that is worth it, and goes on with the new one. Rows come and go in no
 // order: in time three quarters of a file may be empty, and bbolt never gives
-// anything back. Both files together stay below the limit of one.
+// anything back. Both files together stay below the limit of one, unless the old one
+// alone is larger.
 func (s *State) compact() error {
 	info, err := s.open.file.Stat()
 	if err != nil || info.Size() < s.o.MaxSize/8*5 {
@@ -417,17 +429,18 @@ func (s *State) compact() error {
 		return s.unlessDamaged(err)
 	}
 	room := used/8*10 + 1<<20 // pages are filled to nine tenths
-	if info.Size()+room > s.o.MaxSize {
+	over := info.Size() > s.o.MaxSize
+	if room > s.o.MaxSize || !over && info.Size()+room > s.o.MaxSize {
 		return nil
 	}
-	if s.o.Room != nil {
+	if s.o.Room != nil && !over {
 		if err := s.o.Room(stateSize(s.dir) + room); err != nil {
 			return err
 		}
 	}
 	temp := s.path + newSuffix
 	os.Remove(temp)
-	seg, err := s.segment(temp, func() (*os.File, error) { return openRegular(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL) })
+	seg, err := s.segment(temp, s.o.MaxSize, func() (*os.File, error) { return openRegular(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL) })
 	if err != nil {
 		os.Remove(temp)
 		return err
@@ -585,9 +598,13 @@ func (s *State) lockDir() error {
 	return nil
 }
 
-func (s *State) segment(path string, open func() (*os.File, error)) (*segment, error) {
-	return newSegment(Segment{Name: stateFile}, path, open, s.o.MaxSize)
+func (s *State) segment(path string, limit int64, open func() (*os.File, error)) (*segment, error) {
+	return newSegment(Segment{Name: stateFile}, path, open, limit)
 }
+
+// overRoom is what a file that is over the limit may grow still: to delete from it
+// takes room, too.
+const overRoom = 32 << 20
 
 func (s *State) openExisting() (*segment, error) {
 	f, err := openRegular(s.path, os.O_RDWR)
@@ -604,7 +621,11 @@ func (s *State) openExisting() (*segment, error) {
 		f.Close()
 		return nil, err
 	}
-	seg, err := s.segment(s.path, func() (*os.File, error) { return f, nil })
+	limit := s.o.MaxSize
+	if info, err := f.Stat(); err == nil && info.Size() > limit {
+		limit = info.Size() + overRoom
+	}
+	seg, err := s.segment(s.path, limit, func() (*os.File, error) { return f, nil })
 	if err != nil {
 		return nil, err
 	}
@@ -664,7 +685,7 @@ func schemaOf(tx *bbolt.Tx, known int) (int, error) {
 func (s *State) create() (*segment, error) {
 	temp := s.path + newSuffix
 	os.Remove(temp)
-	seg, err := s.segment(temp, func() (*os.File, error) { return openRegular(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL) })
+	seg, err := s.segment(temp, s.o.MaxSize, func() (*os.File, error) { return openRegular(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL) })
 	if err != nil {
 		os.Remove(temp)
 		return nil, err

@@ -334,7 +334,10 @@ func (w *Writer) run() {
 		case r := <-w.rooms:
 			w.stateRoom = r.bytes
 			r.reply <- contain.Run(func() error {
-				if w.prepareOnce() != nil {
+				switch err := w.prepareOnce(); {
+				case errors.Is(err, ErrInUse):
+					return err // who has the sessions does not know of our room
+				case err != nil:
 					return nil // there is nothing that could make room
 				}
 				return w.prune(w.openRoom())

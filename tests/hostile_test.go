@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -403,6 +404,70 @@ func idle(s *smtpd.Server) (st *fullStatus, err error) {
 // smtpdsOwn is how a line begins that smtpd logs of a session.
 var smtpdsOwn = regexp.MustCompile(`[0-9a-f]{16} smtp `)
 
+// together makes attacks all at once, the first of which has the number first.
+func together(s *smtpd.Server, list []attack, first int) error {
+	var all sync.WaitGroup
+	defer all.Wait()
+	for i, a := range list {
+		c, err := dial(s, first+i, a)
+		if err != nil {
+			return err
+		}
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			a.do(c)
+			c.Close()
+		}()
+	}
+	return nil
+}
+
+// notStarted is how suffers begins if the server did not even start.
+const notStarted = "does not start: "
+
+// suffers starts a server, makes attacks on it all at once, and tells what
+// became of it: nothing if all is well then.
+func suffers(o smtpd.Options, list []attack, first int, well func(*smtpd.Server) error) string {
+	s, err := smtpd.Start(o)
+	if err != nil {
+		return notStarted + lastWords(err.Error())
+	}
+	defer func() { _ = s.Stop() }()
+	_ = together(s, list, first) // it may have gone already, or be about to
+	err = well(s)
+	if err != nil {
+		select {
+		case <-s.Ended(): // it may take a moment over it
+		case <-time.After(time.Second):
+		}
+	}
+	switch {
+	case err == nil && s.Alive():
+		return ""
+	case !s.Alive():
+		return "smtpd ends: " + lastWords(s.Log())
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return "hangs"
+	default:
+		return err.Error()
+	}
+}
+
+// blame finds out which attacks of a round it was that hurt: each is made once more, on
+// a server of its own.
+func blame(o func() smtpd.Options, round []attack, first int, well func(*smtpd.Server) error) (guilty []string) {
+	for i := range round {
+		if what := suffers(o(), round[i:i+1], first+i, well); what != "" {
+			guilty = append(guilty, round[i].name+": "+what)
+		}
+	}
+	if guilty == nil {
+		return []string{"none of them alone"}
+	}
+	return guilty
+}
+
 // TestHostileClients: whatever clients do, on every version of smtpd, it and
 // the filter go on, as the same processes; good mail is accepted, local mail
 // too; no session is left and no answer owed; and in the end each question had
@@ -411,12 +476,15 @@ func TestHostileClients(t *testing.T) {
 	for _, v := range smtpd.Versions {
 		t.Run(v.Name, func(t *testing.T) {
 			smtpd.Require(t, v)
-			f, dir := configured(t, ready(t, "tight", "enforce"), nil)
-			s := start(t, smtpd.Options{
-				Version: v, Dir: dir, Socket: true,
-				Filters: []smtpd.Filter{smtpd.Through(smtpd.Bin("shim"), f, smtpd.StateDir, allPhases...)},
-				Hosts:   []smtpd.Host{{Addr: friend, Name: friendName, Confirmed: true}},
-			})
+			server := func() smtpd.Options {
+				f, dir := configured(t, ready(t, "tight", "enforce"), nil)
+				return smtpd.Options{
+					Version: v, Dir: dir, Socket: true,
+					Filters: []smtpd.Filter{smtpd.Through(smtpd.Bin("shim"), f, smtpd.StateDir, allPhases...)},
+					Hosts:   append(smtpd.Hosts(), smtpd.Host{Addr: friend, Name: friendName, Confirmed: true}),
+				}
+			}
+			s := start(t, server())
 			pids, err := s.FilterPIDs()
 			if err != nil || len(pids) != 1 {
 				t.Fatalf("filter: %v, %v", pids, err)
@@ -425,19 +493,8 @@ func TestHostileClients(t *testing.T) {
 			well := func(after string) {
 				t.Helper()
 				sessions++
-				if at, reply := visit(t, s, friend, friendName); at != "" {
-					t.Errorf("after %s: good mail is refused at %s: %s", after, at, reply)
-				}
-				st, err := idle(s)
-				if err != nil {
+				if err := unhurt(s, pids[0]); err != nil {
 					t.Fatalf("after %s: %v\n%s", after, err, s.Log())
-				}
-				now, err := s.FilterPIDs()
-				if err != nil || len(now) != 1 || now[0] != pids[0] {
-					t.Fatalf("after %s: the filter is %v, was %v, %v", after, now, pids, err)
-				}
-				if st.Store.Error != "" || st.State.Error != "" || st.Config.Mode != "enforce" {
-					t.Errorf("after %s: %+v", after, st)
 				}
 				if out := command(t, s.State(), "status"); !strings.Contains(out, "open      0 sessions, 0 answers held") {
 					t.Errorf("after %s: status says\n%s", after, out)
@@ -447,24 +504,16 @@ func TestHostileClients(t *testing.T) {
 			list := possible(v)
 			for first := 0; first < len(list); first += atOnce {
 				round := list[first:min(first+atOnce, len(list))]
-				var all sync.WaitGroup
-				var names []string
-				for i, a := range round {
-					names = append(names, a.name)
-					c, err := dial(s, first+i, a)
-					if err != nil {
-						t.Fatal(err)
-					}
-					all.Add(1)
-					go func() {
-						defer all.Done()
-						a.do(c)
-						c.Close()
-					}()
+				sessions += len(round) + 1
+				err := together(s, round, first)
+				if err == nil {
+					err = unhurt(s, pids[0])
 				}
-				all.Wait()
-				sessions += len(round)
-				well(strings.Join(names, "; "))
+				if err != nil {
+					t.Logf("after the round from %q to %q: %v\n%s", round[0].name, round[len(round)-1].name, err, s.Log())
+					_ = s.Stop()
+					t.Fatalf("it was\n%s", strings.Join(blame(server, round, first, func(s *smtpd.Server) error { return unhurt(s, 0) }), "\n"))
+				}
 			}
 			for _, args := range [][]string{{"-f", "a|b@example.net", "alice@example.org"}, {"-f", "\x1b[31m", "bob@example.org"}, {"nobody|x@example.org"}} {
 				_ = s.Sendmail(strings.NewReader("Subject: \x1b]0;x\x07\n\n|\n"), args...)
@@ -487,10 +536,19 @@ func TestHostileClients(t *testing.T) {
 					t.Errorf("log: %v", err)
 				}
 			}
-			answeredOnce(t, s)
+			records := dump(t, s.State())
+			answeredOnce(t, s, func(id string) string {
+				for _, r := range records {
+					for i, a := range list {
+						if r.Session == id && r.Src == source(i, a) {
+							return a.name
+						}
+					}
+				}
+				return "not an attack"
+			})
 			// Attacks that are turned away at once would prove nothing.
 			talked := make(map[string]bool)
-			records := dump(t, s.State())
 			for _, r := range records {
 				if r.Counts["commands"] > 0 {
 					talked[r.Src] = true
@@ -505,6 +563,49 @@ func TestHostileClients(t *testing.T) {
 				t.Errorf("%d records of %d sessions", n, sessions)
 			}
 		})
+	}
+}
+
+// unhurt tells what is wrong with a server and the filter on it: nothing if good mail is
+// accepted, no session is left and no answer owed, and the filter is the process pid, or
+// any if that is 0.
+func unhurt(s *smtpd.Server, pid int) error {
+	if err := deliver(s); err != nil {
+		return fmt.Errorf("good mail: %w", err)
+	}
+	st, err := idle(s)
+	if err != nil {
+		return err
+	}
+	if now, err := s.FilterPIDs(); err != nil || len(now) != 1 || pid != 0 && now[0] != pid {
+		return fmt.Errorf("the filter is %v, was %d: %v", now, pid, err)
+	}
+	if st.Store.Error != "" || st.State.Error != "" || st.Config.Mode != "enforce" {
+		return fmt.Errorf("status: %+v", st)
+	}
+	return nil
+}
+
+// TestBlame: of a round that a filter does not survive the attack is found which it
+// does not survive alone. A filter on OpenSMTPD-framework ends with the first IPv6
+// connection.
+func TestBlame(t *testing.T) {
+	v := smtpd.Versions[len(smtpd.Versions)-1]
+	smtpd.Require(t, v)
+	f, err := others[0].make(t, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var round []attack
+	for _, a := range possible(v) {
+		if a.name == "IMAP" || a.name == "IPv6, vanish" || a.name == "only CR" {
+			round = append(round, a)
+		}
+	}
+	server := func() smtpd.Options { return smtpd.Options{Version: v, Filters: []smtpd.Filter{f}} }
+	got := blame(server, round, 0, deliver)
+	if len(round) != 3 || len(got) != 1 || !strings.HasPrefix(got[0], "IPv6, vanish: smtpd ends") {
+		t.Errorf("of %d attacks it was %q", len(round), got)
 	}
 }
 
@@ -558,8 +659,9 @@ func crowd(t *testing.T, s *smtpd.Server) int {
 	return n
 }
 
-// answeredOnce compares what smtpd asked with what it was answered.
-func answeredOnce(t *testing.T, s *smtpd.Server) {
+// answeredOnce compares what smtpd asked with what it was answered; name tells which
+// attack a session was.
+func answeredOnce(t *testing.T, s *smtpd.Server, name func(session string) string) {
 	t.Helper()
 	count := func(name, word string, field int) map[string]int {
 		data, err := os.ReadFile(filepath.Join(s.State(), name))
@@ -579,7 +681,7 @@ func answeredOnce(t *testing.T, s *smtpd.Server) {
 	for id, n := range asked {
 		total += n
 		if answered[id] != n {
-			t.Errorf("session %s: %d questions, %d answers", id, n, answered[id])
+			t.Errorf("session %s (%s): %d questions, %d answers", id, name(id), n, answered[id])
 		}
 	}
 	if len(answered) != len(asked) {

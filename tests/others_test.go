@@ -10,10 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"text/tabwriter"
-	"time"
 
 	"scanwatch/tests/smtpd"
 )
@@ -31,12 +29,19 @@ var others = []struct {
 	}},
 	{name: "libopensmtpd, empty", make: func(t *testing.T, dir string) (smtpd.Filter, error) {
 		f := smtpd.Filter{Name: "libopensmtpd", Path: filepath.Join(dir, "empty")}
-		// The libraries of this machine go with it into the root.
-		cmd := exec.Command("cc", "-w", "-o", f.Path, "others/empty.c", "-Wl,-rpath,"+filepath.Dir(smtpd.Program("x")), "-Wl,--disable-new-dtags", "-lopensmtpd")
+		// The libraries of this machine go with it into the root, libc and its loader
+		// too: those of an old root are too old for the others.
+		loader, _ := filepath.Glob("/lib*/ld-linux-*.so.*")
+		if len(loader) == 0 {
+			return f, errors.New("there is no loader of programs")
+		}
+		f.Also = loader[:1]
+		cmd := exec.Command("cc", "-w", "-o", f.Path, "others/empty.c", "-Wl,-rpath,"+filepath.Dir(smtpd.Program("x")), "-Wl,--disable-new-dtags",
+			"-Wl,--dynamic-linker="+smtpd.Program(filepath.Base(loader[0])), "-lopensmtpd")
 		if err := output(cmd); err != nil {
 			return f, fmt.Errorf("%w (apt-get install gcc libopensmtpd-dev)", err)
 		}
-		for _, lib := range []string{"libopensmtpd.so.0", "libevent-2.1.so.7"} {
+		for _, lib := range []string{"libopensmtpd.so.0", "libevent-2.1.so.7", "libc.so.6"} {
 			found, _ := filepath.Glob("/usr/lib/*/" + lib)
 			f.Also = append(f.Also, found...)
 		}
@@ -74,14 +79,14 @@ func TestHostileClientsOfOthers(t *testing.T) {
 				fate := make([]string, len(list))
 				for first := 0; first < len(list); first += atOnce {
 					last := min(first+atOnce, len(list))
-					switch what := suffers(t, o, list[first:last], first); {
+					switch what := suffers(o, list[first:last], first, deliver); {
 					case what == "":
 						continue
 					case strings.HasPrefix(what, notStarted):
 						t.Skipf("SKIP: OpenSMTPD %s with %s %s", v.Name, other.name, what)
 					}
 					for i := first; i < last; i++ {
-						fate[i] = suffers(t, o, list[i:i+1], i)
+						fate[i] = suffers(o, list[i:i+1], i, deliver)
 					}
 				}
 				list, fate = append(list, attack{name: "local mail"}), append(fate, local(o))
@@ -96,51 +101,6 @@ func TestHostileClientsOfOthers(t *testing.T) {
 				tell.Flush()
 			})
 		}
-	}
-}
-
-// notStarted is how suffers begins if the server did not even start.
-const notStarted = "does not start: "
-
-// suffers starts a server, makes attacks on it all at once, and tells what
-// became of it: nothing if it serves a good mail afterwards.
-func suffers(t *testing.T, o smtpd.Options, list []attack, first int) string {
-	t.Helper()
-	s, err := smtpd.Start(o)
-	if err != nil {
-		return notStarted + lastWords(err.Error())
-	}
-	defer func() { _ = s.Stop() }()
-	var all sync.WaitGroup
-	for i, a := range list {
-		c, err := dial(s, first+i, a)
-		if err != nil {
-			break // it has gone already, or is about to
-		}
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			a.do(c)
-			c.Close()
-		}()
-	}
-	all.Wait()
-	err = deliver(s)
-	if err != nil {
-		select {
-		case <-s.Ended(): // it may take a moment over it
-		case <-time.After(time.Second):
-		}
-	}
-	switch {
-	case err == nil && s.Alive():
-		return ""
-	case !s.Alive():
-		return "smtpd ends: " + lastWords(s.Log())
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return "hangs"
-	default:
-		return err.Error()
 	}
 }
 

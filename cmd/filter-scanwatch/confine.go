@@ -15,29 +15,50 @@ import (
 	"scanwatch/rules"
 )
 
-// diskPatience is how long smtpd is kept waiting for the directories that the
-// sandbox is to leave open.
-const diskPatience = time.Second
+// What happens before smtpd has its handshake touches the disk, and smtpd serves
+// nobody meanwhile: so each of it has its bound, after which it is done without.
+const (
+	configPatience = 5 * time.Second // the configuration and all files that it names
+	diskPatience   = time.Second     // the directories that the sandbox is to leave open, the key, and what was refused
+)
+
+// inTime returns what f does, or false when that takes longer than patience.
+func inTime[T any](log *slog.Logger, what string, patience time.Duration, f func() T) (v T, ok bool) {
+	done := make(chan T, 1)
+	contain.Go(log, what, func() { done <- f() })
+	select {
+	case v = <-done:
+		return v, true
+	case <-time.After(patience):
+		return v, false
+	}
+}
 
 // enterSandbox takes from the process what it does not need with these settings
 // and this configuration, and tells what it is. Nothing else may use the disk yet.
 func (p *policies) enterSandbox(set rules.Settings) {
+	// To wait would hang the mail server, and to do it later the process, as
+	// long as one thread waits for the disk: see Enter.
+	without := func() {
+		p.log.Warn("no sandbox: the disk of the state directory or of the configuration does not answer; restart smtpd when it does")
+	}
+	if p.unread {
+		without()
+		return
+	}
 	paths := sandbox.Paths{State: set.Store, Events: set.Events, Look: config.DefaultFiles()}
 	if p.config != nil {
 		paths.Read = p.config.Files()
 	}
-	_, _ = time.Now().Zone() // reads the file of the time zone, now or never
-	plan := make(chan *sandbox.Plan, 1)
-	contain.Go(p.log, "preparing the sandbox", func() { plan <- sandbox.Prepare(paths) })
-	select {
-	case <-time.After(diskPatience):
-		// To wait would hang the mail server, and to do it later the process, as
-		// long as one thread waits for the disk: see Enter.
-		p.log.Warn("no sandbox: the disk of the state directory or of the configuration does not answer; restart smtpd when it does")
+	plan, ok := inTime(p.log, "preparing the sandbox", diskPatience, func() *sandbox.Plan {
+		_, _ = time.Now().Zone() // reads the file of the time zone, now or never
+		return sandbox.Prepare(paths)
+	})
+	if !ok {
+		without()
 		return
-	case plan := <-plan:
-		p.closed = plan.Enter()
 	}
+	p.closed = plan.Enter()
 	for _, err := range p.closed.Problems {
 		p.log.Warn("the sandbox is not whole", "error", err)
 	}

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -15,21 +13,25 @@ import (
 const keyRetry = 30 * time.Second
 
 // useKey gives the key of the state directory to use. If there is none that can be
-// read, use gets a new one, at once, because smtpd waits; the function that is
-// returned saves it then. A state directory that comes back later with another key
-// has that one used from then on.
+// read, or the disk does not answer in time, use gets a new one, because smtpd waits;
+// the function that is returned saves it then. A state directory that comes back later
+// with another key has that one used from then on.
 func useKey(dir string, use func(key []byte), log *slog.Logger) func(context.Context) {
-	key, err := privacy.ReadKey(dir)
-	if err == nil {
+	key, ok := inTime(log, "reading the key", diskPatience, func() []byte {
+		key, _ := privacy.ReadKey(dir) // what went wrong, saving will tell
+		return key
+	})
+	switch {
+	case key != nil:
 		use(key)
 		return func(context.Context) {}
+	case !ok:
+		log.Warn("the disk of the state directory does not answer: until it does, addresses are hashed with a key of the moment")
 	}
 	fresh := privacy.NewKey()
 	use(fresh)
 	return func(ctx context.Context) {
-		if errors.Is(err, fs.ErrNotExist) {
-			_ = os.Mkdir(dir, 0o750) // or the store makes it, a moment too late for the key
-		}
+		_ = os.Mkdir(dir, 0o750) // or the store makes it, a moment too late for the key
 		for told := false; ; {
 			key, err := privacy.SaveKey(dir, fresh)
 			if err == nil {

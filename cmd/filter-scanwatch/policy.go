@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"scanwatch/cmd/internal/config"
@@ -31,6 +33,7 @@ const watchFiles = 10 * time.Second
 // wrong with the new one, the old one stays in use.
 type policies struct {
 	file   string // empty: there is no configuration
+	dir    string // the state directory; at the start, the one that the operator names
 	lists  func() *lookup.Lists
 	use    func(*session.Settings)
 	asked  []filter.ID // the phases that smtpd was told to ask in
@@ -39,7 +42,12 @@ type policies struct {
 	peers  iter.Seq[memory.Peer] // hosts that did good lately
 	mu     sync.Mutex            // one reload at a time
 	config *config.Config
-	closed *sandbox.Report // nil: there is no sandbox
+	// refused are the files of lists and databases that were not taken for whom they
+	// turn away.
+	refused []string
+	closed  *sandbox.Report // nil: there is no sandbox
+	known   atomic.Bool     // peers can be asked
+	unread  bool            // the disk of the configuration did not answer at the start
 
 	stateMu sync.Mutex
 	state   control.Config
@@ -81,7 +89,33 @@ func (p *policies) start() rules.Settings {
 	if p.file == "" {
 		return defaults
 	}
-	c, err := config.Load(p.file, p.lists(), nil, false)
+	type loaded struct {
+		*config.Config
+		err error
+	}
+	first, ok := inTime(p.log, "reading the configuration", configPatience, func() loaded {
+		c, err := config.Load(p.file, p.lists(), nil, false)
+		return loaded{c, err}
+	})
+	if ok && first.err == nil {
+		dir := stateDir(p.dir, first.Config)
+		refused, answered := inTime(p.log, "reading what was refused", diskPatience, func() []string { return readRefused(dir) })
+		p.refused, p.unread = refused, !answered
+		if len(refused) > 0 {
+			first, ok = inTime(p.log, "reading the configuration", configPatience, func() loaded {
+				c, err := config.LoadWithout(refused, p.file, p.lists())
+				return loaded{c, err}
+			})
+		}
+	}
+	if !ok {
+		// The watcher reads it as soon as it can be read. It may ask for anything then.
+		p.config, p.asked, p.unread = config.Unread(p.file), session.AllPhases(), true
+		p.log.Error("only observing, and recording where that is done by default: the disk of the configuration does not answer; restart smtpd when it does", "file", p.file)
+		p.note(nil, "its disk did not answer at the start; restart smtpd")
+		return defaults
+	}
+	c, err := first.Config, first.err
 	if err != nil {
 		p.complain(err)
 		p.log.Error("only observing: mend the configuration and restart smtpd; see scanwatch check", "file", p.file)
@@ -92,10 +126,13 @@ func (p *policies) start() rules.Settings {
 	p.take(c)
 	p.asked = session.Phases(c.Policy)
 	set := c.Policy.Settings
-	if set.Store == "" {
-		set.Store = defaults.Store
-	}
+	set.Store = stateDir(p.dir, c)
 	return set
+}
+
+// stateDir is the state directory to use with c, unless the operator names one.
+func stateDir(named string, c *config.Config) string {
+	return cmp.Or(named, c.Policy.Store, store.DefaultDir())
 }
 
 func (p *policies) take(c *config.Config) {
@@ -125,6 +162,9 @@ func (p *policies) reload(forced bool) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !forced && len(p.refused) > 0 && !p.known.Load() {
+		return fmt.Errorf("%s: what was refused before the restart is not looked at until state.db has been read: try again, or use --force", p.file)
+	}
 	c, err := config.Load(p.file, p.lists(), p.config, false)
 	outside := p.outside(c)
 	if err != nil {
@@ -135,6 +175,9 @@ func (p *policies) reload(forced bool) error {
 		return fmt.Errorf("%s was not taken, the mail log says why; what was in use stays in use", p.file)
 	}
 	if reach := p.reach(c, p.config); len(reach) > 0 && !forced {
+		if p.config.Policy != nil { // else nobody knows what is new
+			p.refuse(c.News(p.config))
+		}
 		p.config.Seen(c)
 		for _, r := range reach {
 			p.log.Error(r)
@@ -144,6 +187,7 @@ func (p *policies) reload(forced bool) error {
 		return fmt.Errorf("%s was not taken: %s; use --force if that is meant", p.file, strings.Join(reach, "; "))
 	}
 	p.take(c)
+	p.refuse(nil)
 	if outside {
 		p.note(nil, "the sandbox does not let the filter read all files; restart smtpd")
 	}
@@ -195,6 +239,7 @@ func (p *policies) reach(c, before *config.Config) (lines []string) {
 // reached tells, once what was remembered is known, what the configuration of
 // the start means for it.
 func (p *policies) reached() {
+	p.known.Store(true)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.config == nil || p.config.Policy == nil {
@@ -244,11 +289,7 @@ func (p *policies) changed() bool {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.config.Refresh(); err != nil {
-		p.log.Warn(err.Error())
-		p.outside(p.config)
-	}
-	return p.config.Changed()
+	return (len(p.refused) == 0 || p.known.Load()) && p.config.Changed()
 }
 
 // verb lets scanwatch(8) ask for a reload.

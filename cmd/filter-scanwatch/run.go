@@ -116,7 +116,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		}
 		table.Use(s)
 	}
-	policies := policies{file: config.Find(s.file), lists: lists, use: use, log: log, find: config.Find,
+	policies := policies{file: config.Find(s.file), dir: s.dir, lists: lists, use: use, log: log, find: config.Find,
 		peers: func(yield func(memory.Peer) bool) {
 			remembered.Peers(now().UnixMicro(), func(p memory.Peer) { _ = yield(p) })
 		}}
@@ -127,6 +127,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	if s.dir != "" {
 		set.Store = s.dir
 	}
+	policies.dir = set.Store
 	if !s.open {
 		policies.enterSandbox(set)
 	}
@@ -277,8 +278,14 @@ func stopOnSignal(log *slog.Logger, stdin *os.File, save func() error) {
 	contain.Go(log, "stopping", func() {
 		<-c
 		if syscall.Shutdown(int(stdin.Fd()), syscall.SHUT_RD) != nil {
-			// Not smtpd's socket, and a read that waits cannot be interrupted.
-			_ = save()
+			// Not smtpd's socket, and a read that waits cannot be interrupted. Nor
+			// can a disk that does not answer be waited for.
+			saved := make(chan error, 1)
+			contain.Go(log, "recording what came last", func() { saved <- save() })
+			select {
+			case <-saved:
+			case <-time.After(stopTime):
+			}
 			os.Exit(1)
 		}
 	})

@@ -106,6 +106,18 @@ func (o *Origins) Refresh() (changed bool, err error) {
 	return true, nil
 }
 
+// Next returns Origins for what the file is by now, for those who want to look
+// before they use it; o stays as it is. Without a new file, or with one that cannot
+// be used, they answer as o does.
+func (o *Origins) Next() (*Origins, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	next := &Origins{path: o.path, seen: o.seen, last: o.last}
+	next.current.Store(o.current.Load())
+	_, err := next.Refresh()
+	return next, err
+}
+
 func (o *Origins) consequence() string {
 	if o.current.Load() != nil {
 		return "; the one read before stays in use"

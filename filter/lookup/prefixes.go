@@ -1,6 +1,7 @@
 package lookup
 
 import (
+	"iter"
 	"net/netip"
 
 	"github.com/gaissmai/bart"
@@ -61,6 +62,21 @@ func (t *Prefixes[V]) Overlapping(p netip.Prefix) (v V, ok bool) {
 		return v, true
 	}
 	return v, false
+}
+
+// Narrower goes through the prefixes within p, but not p itself.
+func (t *Prefixes[V]) Narrower(p netip.Prefix) iter.Seq[netip.Prefix] {
+	p = unmapPrefix(p)
+	return func(yield func(netip.Prefix) bool) {
+		if !p.IsValid() {
+			return
+		}
+		for q := range t.table.Subnets(p) {
+			if q != p && !yield(q) {
+				return
+			}
+		}
+	}
 }
 
 // unmapPrefix masks p and turns a prefix of mapped addresses into the IPv4

@@ -223,7 +223,8 @@ func adopt[K comparable, V any](t *table[K, V], k K, v V, now uint32, merge func
 		t.rows[k] = v
 		return
 	}
-	t.put(k, v, now) // the table was larger when it was written
+	t.put(k, v, now)   // the table was larger when it was written,
+	delete(t.dirty, k) // and the disk has this row: it must hear when it goes
 }
 
 // loaders are the functions that take rows, by bucket.

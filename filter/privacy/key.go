@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // KeyFile is the name of the key's file in the state directory (mode 0600).
@@ -21,7 +22,8 @@ const keyBytes = 32
 // ReadKey reads the key of the state directory dir.
 func ReadKey(dir string) ([]byte, error) {
 	name := filepath.Join(dir, KeyFile)
-	f, err := os.Open(name)
+	// A FIFO there must not make us wait, nor a link lead elsewhere.
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read the key of hashed addresses: %w", err)
 	}
@@ -66,7 +68,24 @@ func writeKey(dir string, key []byte) (err error) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Link(f.Name(), filepath.Join(dir, KeyFile)); !errors.Is(err, fs.ErrExist) {
+	switch err := os.Link(f.Name(), filepath.Join(dir, KeyFile)); {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return syncDir(dir)
+}
+
+// syncDir makes a new name in dir last. Without it a power failure may take the key,
+// and leave what was hashed with it.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) { // some file systems cannot
 		return err
 	}
 	return nil

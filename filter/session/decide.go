@@ -1,6 +1,8 @@
 package session
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"scanwatch/filter"
@@ -43,6 +45,9 @@ func Phases(p *rules.Policy) (ids []filter.ID) {
 	}
 	return ids
 }
+
+// AllPhases returns all phases that a policy may decide in.
+func AllPhases() []filter.ID { return slices.Sorted(maps.Keys(phases)) }
 
 // Decide implements filter.Handler.
 func (t *Table) Decide(ev *filter.Event) filter.Reply {
@@ -98,7 +103,7 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	r := filter.Reply{Hold: v.Act.Delay}
 	if act.Rule != nil {
 		t.verdict(s, ev.Time, phase, &act, true, &v)
-		r.Decision, r.Text = decisions[act.Decision], rules.Reply(act.Text, s.ID)
+		r.Decision, r.Text = decisions[act.Decision], s.reply(act.Text)
 		s.junked = s.junked || act.Decision == rules.Junk
 		s.refused = s.refused || act.Decision >= rules.Reject
 		s.turnedAway = s.turnedAway || s.refused
@@ -108,6 +113,14 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	s.pace.held = s.pace.held || phase == rules.Connect && r.Hold > 0
 	t.trace(s, policy, f, r)
 	return r
+}
+
+// reply is the text of an answer. Who is refused again is told the same again.
+func (s *Session) reply(text string) string {
+	if text != s.replied.to {
+		s.replied.to, s.replied.with = text, rules.Reply(text, s.ID)
+	}
+	return s.replied.with
 }
 
 // answered takes note of our own answer where smtpd does not tell it.

@@ -39,8 +39,10 @@ const (
 )
 
 // A sampler keeps floods from pushing the history from the disk. Local sessions,
-// and those that brought mail or logged in, are recorded always; one that a rule
-// banned the source in, as long as such records have not taken half the budget.
+// and those that logged in, are recorded always; those that brought mail, and one that
+// a rule banned the source in, as long as such records have not taken half the budget:
+// a single mailbox that exists lets a stranger bring mail, and much else in the same
+// session.
 type sampler struct {
 	budget  int64 // 0: everything is recorded
 	sources map[uint64]*sampled
@@ -48,7 +50,8 @@ type sampler struct {
 	first   int    // in order
 	sums    int
 	day     int64 // since 1970
-	bytes   int64 // taken on this day
+	bytes   int64 // taken on this day ...
+	mails   int64 // ... and by sessions that brought mail
 	value   store.Record
 	key     []byte // scratch
 	steps   []byte // scratch
@@ -78,12 +81,16 @@ type sum struct {
 // take decides what is recorded of a session, whose record is in t.record.
 func (t *Table) take(s *Session, r *store.Record) (whole, summed bool) {
 	p := &t.sampler
-	if p.budget == 0 || !s.Src.IsValid() || r.Counts.Mails > 0 || r.Counts.AuthPass > 0 || r.Ending == store.EndingStopped {
+	if p.budget == 0 || !s.Src.IsValid() || r.Counts.AuthPass > 0 || r.Ending == store.EndingStopped {
 		return true, false
 	}
 	at := r.End.UnixMicro()
 	if day := r.End.Unix() / (24 * 3600); day != p.day {
-		p.day, p.bytes = day, 0
+		p.day, p.bytes, p.mails = day, 0, 0
+	}
+	if r.Counts.Mails > 0 && p.mails <= p.budget/2 {
+		p.mails += int64(len(t.record)) + recordCost
+		return true, false
 	}
 	how := &samplings[0]
 	for i := 1; p.bytes*64 > p.budget*how.upTo && i < len(samplings); i++ {
@@ -149,6 +156,7 @@ func (t *Table) unfollow() {
 	}
 	r := &q.sum.record
 	p.record = store.AppendRecord(p.record[:0], r, p.steps) // t.record may be that of a session that is to be recorded
+	p.bytes += int64(len(p.record)) + recordCost
 	t.options.Record(r.End, r.ID, p.record)
 }
 
@@ -205,7 +213,7 @@ func (m *sum) add(p *sampler, value []byte, r *store.Record, found bool) {
 func (m *sum) find(s *store.Step) int {
 	for i := range m.steps {
 		h := &m.steps[i]
-		if h.Kind == s.Kind && h.Result == s.Result && bytes.Equal(h.Text, cut(s.Text, maxSumText)) {
+		if h.Kind == s.Kind && h.Result == s.Result && bytes.Equal(h.Text, cut(s.Text, maxSumText)) && bytes.Equal(h.Org, cut(s.Org, maxSumText)) {
 			return i
 		}
 	}

@@ -190,6 +190,48 @@ func TestFloodFromEverywhere(t *testing.T) {
 	}
 }
 
+// TestFloodOfMail: who knows one mailbox of ours cannot push the history from the disk
+// with sessions that bring a message and much else; and no message goes uncounted.
+func TestFloodOfMail(t *testing.T) {
+	const n, budget = 2000, 4 << 20
+	begin := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
+	spammer := func(yield func(sim.Session) bool) {
+		for i := range n {
+			s := sim.Session{
+				Label: "spammer", Start: begin.Add(time.Duration(i) * 20 * time.Second), Src: netip.MustParseAddrPort("198.51.100.7:2525"), Dst: netip.MustParseAddrPort("192.0.2.25:25"), FCrDNS: "error",
+				Steps: []sim.Step{{Kind: sim.Ehlo, Gap: time.Millisecond, Text: "mail.example.net"}},
+			}
+			for j := range 100 {
+				s.Steps = append(s.Steps, sim.Step{Kind: sim.Mail, Gap: time.Millisecond, Text: fmt.Sprintf("bounce-%d-%d@example.net", i, j)}, sim.Step{Kind: sim.Rset, Gap: time.Millisecond})
+			}
+			s.Steps = append(s.Steps, sim.Step{Kind: sim.Mail, Gap: time.Millisecond, Text: "a@example.net"},
+				sim.Step{Kind: sim.Rcpt, Gap: time.Millisecond, Text: sim.Mailbox(1)}, sim.Step{Kind: sim.Data, Gap: time.Millisecond, Size: 1000}, sim.Step{Kind: sim.Quit, Gap: time.Millisecond})
+			if !yield(s) {
+				return
+			}
+		}
+	}
+	records, mem, outcomes := sampledDay(t, budget, spammer)
+	size, mails, came := 0, 0, 0
+	for _, r := range records {
+		mails += int(r.Counts.Mails)
+		size += r.Size() - 256 + store.KeySize
+	}
+	for _, o := range outcomes {
+		came += o.Mails
+	}
+	if size > budget*3/4 {
+		t.Errorf("it takes %d bytes of a budget of %d", size, budget)
+	}
+	counted := uint64(0)
+	for _, d := range mem.Days() {
+		counted += d.Of(memory.DayMails)
+	}
+	if came < n/2 || mails != came || counted != uint64(came) {
+		t.Errorf("%d messages recorded and %d counted of %d", mails, counted, came)
+	}
+}
+
 // TestFollowedFull: when a new source takes the place of one that has a sum, its own
 // session is recorded, and the sum once.
 func TestFollowedFull(t *testing.T) {

@@ -54,6 +54,8 @@ type Session struct {
 	inExchange bool // smtpd waits for the next line of an AUTH exchange
 	noData     bool // message text was refused, and may come all the same
 
+	replied struct{ to, with string } // see reply
+
 	probes      uint32 // refused recipients in domains that are not ours for sure, or that ask to be sent on
 	unknown     uint32 // refused recipients in domains of ours
 	undecided   uint32 // refused recipients who may be either

@@ -46,6 +46,7 @@ type Options struct {
 	Hosts    []Host   // reverse and forward DNS of the clients
 	Members  []string // local parts that get mail, besides Recipients
 	Prelude  string   // lines of smtpd.conf that stand before the filters
+	Preload  string   // a library of this machine that smtpd loads before all others
 	Relay    string   // where mail for RelayDomain goes, such as smtp://127.0.0.1:2600
 
 	// Start connects once and waits for the greeting, which makes a session
@@ -61,6 +62,7 @@ type Server struct {
 
 	root      string
 	main      string // the program KillFilter is about
+	preload   string // in the root
 	cmd       *exec.Cmd
 	ended     chan struct{} // closed when cmd has been waited for
 	waitErr   error         // valid then
@@ -229,6 +231,14 @@ func (s *Server) fill(o Options) error {
 			s.main = filepath.Join(s.Dir, "bin", filepath.Base(append(f.Also, f.Path)[0]))
 		}
 	}
+	if o.Preload != "" {
+		data, err := os.ReadFile(o.Preload)
+		if err != nil {
+			return err
+		}
+		s.preload = Program(filepath.Base(o.Preload))
+		files = append(files, file{"bin/" + filepath.Base(o.Preload), data, 0o755})
+	}
 	for _, f := range files {
 		path := filepath.Join(s.Dir, f.name)
 		// A new file each time: a program left running cannot be overwritten.
@@ -342,6 +352,9 @@ func (s *Server) startDNS(hosts []Host) error {
 func (s *Server) run() error {
 	s.cmd = s.command(nil, "/usr/sbin/smtpd", "-d", "-f", rootDir+"/smtpd.conf")
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	if s.preload != "" {
+		s.cmd.Env = append(s.cmd.Env, "LD_PRELOAD="+s.preload)
+	}
 	s.cmd.SysProcAttr.Setpgid = true
 	// If this program dies the server goes down with it. The signal comes
 	// when the thread ends that started it, hence the locked one.

@@ -50,6 +50,8 @@ type Config struct {
 	tables map[rules.Source]*table
 	files  map[string]stamp  // everything that was read, to see a change
 	text   map[string]string // of the configuration's own files, to show lines
+
+	refused []string // files that are not read; see LoadWithout
 }
 
 // stamp tells one version of a file from another. A missing file has none.
@@ -91,7 +93,17 @@ func Find(file string) string {
 // not undo a policy. before may be nil. With an error the Config has no policy:
 // it only tells when one of its files changes.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
-	c := &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
+	return load(file, nil, lists, before, strict)
+}
+
+// LoadWithout is Load, not strict, for the first time, but without the files of tables
+// and databases that were refused before. They count as changed.
+func LoadWithout(refused []string, file string, lists *lookup.Lists) (*Config, error) {
+	return load(file, refused, lists, nil, false)
+}
+
+func load(file string, refused []string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
+	c := &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string), refused: refused}
 	// What is in these files comes from many hands.
 	err := contain.Run(func() error {
 		tree, err := rules.Parse(file, c.read)
@@ -104,6 +116,12 @@ func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Confi
 		c.Policy = nil
 	}
 	return c, err
+}
+
+// Unread is what stands for a configuration that could not be read in time: it has
+// no policy, and has changed as soon as there is a file.
+func Unread(file string) *Config {
+	return &Config{File: file, files: map[string]stamp{file: {}}}
 }
 
 // Ready loads the ready policy of that name.
@@ -155,13 +173,13 @@ func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config
 	if len(wrong) > 0 {
 		errs = append(errs, wrong)
 	}
-	var known [2]*lookup.Origins
+	var known []*lookup.Origins
 	if before != nil {
-		known = [2]*lookup.Origins{before.ASN, before.Country}
+		known = []*lookup.Origins{before.ASN, before.Country}
 	}
-	c.ASN, err = c.origins(c.Policy.ASN, known[:], strict)
+	c.ASN, err = c.origins(c.Policy.ASN, known, strict)
 	errs = append(errs, err)
-	c.Country, err = c.origins(c.Policy.Country, append(known[:], c.ASN), strict)
+	c.Country, err = c.origins(c.Policy.Country, known, strict)
 	return errors.Join(append(errs, err)...)
 }
 
@@ -215,20 +233,28 @@ func Beside(file, name string) string {
 	return filepath.Join(filepath.Dir(file), name)
 }
 
-// origins opens a database, or takes one of known that has the same file.
-func (c *Config) origins(name string, known []*lookup.Origins, strict bool) (*lookup.Origins, error) {
+// origins opens a database, or takes what before has of it as it is by now. It never
+// changes the one of before, which is in use until it is known whom the new one hits.
+func (c *Config) origins(name string, before []*lookup.Origins, strict bool) (*lookup.Origins, error) {
 	if name == "" {
 		return nil, nil
 	}
 	name = Beside(c.File, name)
-	i := slices.IndexFunc(known, func(o *lookup.Origins) bool { return o != nil && o.Path() == name })
-	var o *lookup.Origins
-	if i >= 0 {
-		o = known[i]
-	} else {
-		o = lookup.NewOrigins(name)
+	if c.ASN != nil && c.ASN.Path() == name {
+		return c.ASN, nil // one file may know both
 	}
-	if _, err := o.Refresh(); err != nil {
+	c.files[name] = stampOf(name)
+	o := lookup.NewOrigins(name)
+	if i := slices.IndexFunc(before, func(o *lookup.Origins) bool { return o != nil && o.Path() == name }); i >= 0 {
+		o = before[i]
+	}
+	if slices.Contains(c.refused, name) {
+		c.files[name] = stamp{}
+		c.note("%v", fmt.Errorf("database %s: %w; networks and countries are not evaluated", name, errRefused))
+		return o, nil
+	}
+	o, err := o.Next()
+	if err != nil {
 		if strict {
 			return nil, err
 		}
@@ -237,8 +263,7 @@ func (c *Config) origins(name string, known []*lookup.Origins, strict bool) (*lo
 	return o, nil
 }
 
-// Changed tells whether a file that c was made from has changed. Databases
-// look after themselves: see Refresh.
+// Changed tells whether a file that c was made from has changed.
 func (c *Config) Changed() bool {
 	for name, was := range c.files {
 		if !was.same(stampOf(name)) {
@@ -246,6 +271,18 @@ func (c *Config) Changed() bool {
 		}
 	}
 	return false
+}
+
+var errRefused = errors.New("it was refused before the restart, and is looked at again soon")
+
+// News lists the files of tables and databases that are not as before has them.
+func (c *Config) News(before *Config) (files []string) {
+	for _, name := range c.Files() {
+		if _, own := c.text[name]; !own && !c.files[name].same(before.files[name]) {
+			files = append(files, name)
+		}
+	}
+	return files
 }
 
 // Seen takes the files of broken, which is the next version of c and could not be
@@ -259,28 +296,7 @@ func (c *Config) Seen(broken *Config) {
 
 // Files lists all files that c was made from, or tried to: its own, those of its
 // tables, and the databases.
-func (c *Config) Files() []string {
-	files := slices.Sorted(maps.Keys(c.files))
-	for _, o := range []*lookup.Origins{c.ASN, c.Country} {
-		if o != nil {
-			files = append(files, o.Path())
-		}
-	}
-	return files
-}
-
-// Refresh reads databases anew that have been replaced, and returns what went
-// wrong.
-func (c *Config) Refresh() error {
-	var errs []error
-	for _, o := range []*lookup.Origins{c.ASN, c.Country} {
-		if o != nil {
-			_, err := o.Refresh()
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
+func (c *Config) Files() []string { return slices.Sorted(maps.Keys(c.files)) }
 
 // Detail shows errors of the policy language with their lines, a caret and a
 // hint, and any other error as it is; it ends with a newline.

@@ -65,14 +65,9 @@ func (c *Config) Reach(peers iter.Seq[memory.Peer], before *Config) []Reach {
 	}
 	found := map[key]*Reach{}
 	for p := range peers {
-		rule, phase, observed := c.turnsAway(&p)
+		rule, phase, observed := c.turnsAway(&p, before)
 		if rule == nil {
 			continue
-		}
-		if before != nil && before.Policy != nil {
-			if old, _, only := before.turnsAway(&p); old != nil && (!only || observed) {
-				continue
-			}
 		}
 		k := key{rule, observed}
 		r := found[k]
@@ -102,9 +97,37 @@ func (c *Config) Reach(peers iter.Seq[memory.Peer], before *Config) []Reach {
 	return all
 }
 
-// turnsAway finds the rule that refuses or bans a host for where it is.
-func (c *Config) turnsAway(p *memory.Peer) (rule *rules.Rule, phase rules.Phase, observed bool) {
-	f := rules.Facts{Src: p.Prefix.Addr(), FCrDNS: rules.FCrDNS(1), RDNS: []byte("unknown.invalid"), RDNSCut: true, Helo: []byte("unknown.invalid")}
+// maxNarrower is how many networks within a host's /64 are looked at.
+const maxNarrower = 64
+
+// turnsAway finds a rule that refuses or bans a host for where it is, although before
+// lets it in. Of an IPv6 host only the /64 is known: a rule that hits one address of it
+// may hit the host.
+func (c *Config) turnsAway(p *memory.Peer, before *Config) (rule *rules.Rule, phase rules.Phase, observed bool) {
+	from := []netip.Prefix{p.Prefix}
+	if !p.Prefix.IsSingleIP() {
+		from = append(from, c.Policy.Narrower(p.Prefix, maxNarrower)...)
+	}
+	for _, q := range from {
+		r, at, only := c.turnsAwayFrom(q.Addr(), p)
+		if r == nil || rule != nil && only {
+			continue
+		}
+		if before != nil && before.Policy != nil {
+			if old, _, onlyOld := before.turnsAwayFrom(q.Addr(), p); old != nil && (!onlyOld || only) {
+				continue
+			}
+		}
+		if rule, phase, observed = r, at, only; !only {
+			break
+		}
+	}
+	return rule, phase, observed
+}
+
+// turnsAwayFrom finds the rule that does so with the address src.
+func (c *Config) turnsAwayFrom(src netip.Addr, p *memory.Peer) (rule *rules.Rule, phase rules.Phase, observed bool) {
+	f := rules.Facts{Src: src, FCrDNS: rules.FCrDNS(1), RDNS: []byte("unknown.invalid"), RDNSCut: true, Helo: []byte("unknown.invalid")}
 	if !p.LastMail.IsZero() {
 		f.SeenGood = rules.Yes
 	}

@@ -2,7 +2,9 @@ package config
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"scanwatch/filter/lookup"
@@ -29,6 +31,9 @@ func (t *table) Overlaps(p netip.Prefix) bool {
 	_, ok := t.prefixes.Overlapping(p)
 	return ok
 }
+
+// Narrower goes through the networks of t within p.
+func (t *table) Narrower(p netip.Prefix) iter.Seq[netip.Prefix] { return t.prefixes.Narrower(p) }
 
 func (t *table) MatchName(name []byte) bool {
 	if _, ok := t.names.LookupBytes(name); ok {
@@ -66,6 +71,10 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 		return t, nil
 	}
 	file := Beside(s.Pos.File, s.File)
+	if slices.Contains(c.refused, file) {
+		c.files[file] = stamp{}
+		return nil, fmt.Errorf("%s: %w", file, errRefused)
+	}
 	c.files[file] = stampOf(file)
 	f, err := feed.Open(file)
 	if err != nil {

@@ -1,0 +1,83 @@
+package store
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestReserveOfAnother: while the filter before this one still has the sessions, it
+// does not know what this one's state takes of the budget: that waits, and loses
+// nothing.
+func TestReserveOfAnother(t *testing.T) {
+	dir := t.TempDir()
+	first, _ := openTest(t, dir, Options{})
+	if err := first.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	second, _ := openTest(t, dir, Options{})
+	if err := second.Reserve(1 << 20); !errors.Is(err, ErrInUse) {
+		t.Errorf("reserve beside another: %v, want %v", err, ErrInUse)
+	}
+	o := newOwner()
+	s, log := openTestState(t, dir, o, func(so *StateOptions) { so.Room = second.Reserve })
+	o.set("peers/a", "1")
+	if err := s.Flush(t.Context()); !errors.Is(err, ErrInUse) {
+		t.Errorf("flush: %v, want %v", err, ErrInUse)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	flushState(t, s)
+	wantState(t, readState(t, dir, liveState(s)), o.all())
+	if strings.Contains(log.String(), "written anew") || strings.Contains(log.String(), "set aside") {
+		t.Errorf("logged %s", log)
+	}
+}
+
+// TestReserveWithoutDirectory: a directory of sessions that cannot be used takes
+// nothing of the budget, and holds up nobody.
+func TestReserveWithoutDirectory(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, sessionsDir), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w, _ := openTest(t, dir, Options{})
+	o := newOwner()
+	s, _ := openTestState(t, dir, o, func(so *StateOptions) { so.Room = w.Reserve })
+	o.set("peers/a", "1")
+	flushState(t, s)
+	wantState(t, readState(t, dir, liveState(s)), o.all())
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReserveWhenClosed: the two may stop in any order; neither waits for the other.
+func TestReserveWhenClosed(t *testing.T) {
+	for _, writerFirst := range []bool{true, false} {
+		dir := t.TempDir()
+		w, _ := openTest(t, dir, Options{})
+		o := newOwner()
+		s, _ := openTestState(t, dir, o, func(so *StateOptions) { so.Room = w.Reserve })
+		flushState(t, s)
+		for i := range 100 {
+			o.set("peers/"+time.Duration(i).String(), "1")
+		}
+		if writerFirst {
+			if err := w.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+		wantState(t, readState(t, dir, nil), o.all())
+	}
+}
