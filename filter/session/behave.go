@@ -72,7 +72,7 @@ type pace struct {
 	last    int64 // the newest gap; -1 if there was none
 	first   int64 // between the greeting and the first command
 	least   int64 // of the gaps after that
-	n       int   // gaps so far
+	n       uint8 // gaps so far
 	held    bool  // the greeting was held back
 }
 
@@ -127,13 +127,13 @@ func (t *Table) paced(s *Session, at int64) {
 // differs between hosts of one operation: addresses, names and their length.
 type shape struct {
 	text [32]byte
-	n    int
+	n    uint8
 	done bool   // the first recipient was seen
 	hash uint64 // 0 until then
 }
 
 func (p *shape) add(c byte) {
-	if p.n < len(p.text) {
+	if int(p.n) < len(p.text) {
 		p.text[p.n] = c
 		p.n++
 	}

@@ -115,10 +115,13 @@ func (t *Table) Decide(ev *filter.Event) filter.Reply {
 	return r
 }
 
+// replied is the text of a rule, and the reply that was made of it.
+type replied struct{ to, with string }
+
 // reply is the text of an answer. Who is refused again is told the same again.
 func (s *Session) reply(text string) string {
-	if text != s.replied.to {
-		s.replied.to, s.replied.with = text, rules.Reply(text, s.ID)
+	if s.replied == nil || text != s.replied.to {
+		s.replied = &replied{text, rules.Reply(text, s.ID)}
 	}
 	return s.replied.with
 }

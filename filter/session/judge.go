@@ -420,6 +420,9 @@ func (t *Table) judgeUnknown(s *Session, addr, shown []byte, code uint32, local 
 		// guess.
 		t.memory.Refused(t.whois(s), addr, at)
 	}
+	if s.Evidence.Has(rules.Harvest) {
+		return // and nothing more to say
+	}
 	if how, confidence := t.harvest(s, at); how != "" {
 		if confidence == "high" {
 			confidence = told(code)

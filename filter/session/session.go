@@ -21,11 +21,32 @@ type Session struct {
 	Src    netip.AddrPort
 	Dst    netip.AddrPort // the listener's address, possibly a wildcard
 	RDNS   []byte
+	Helo   []byte
 	FCrDNS store.FCrDNS
 	Local  bool // over smtpd's own socket: sendmail(8), and smtpd's bounces
-	Helo   []byte
 	TLS    bool
 	Authed bool
+
+	// There may be many thousands: what is small stands together.
+	greeted    bool
+	saidHelo   bool // tried to greet, or was turned away before
+	timedOut   bool
+	quit       bool
+	hungUp     bool     // smtpd or a filter is closing the connection
+	turnedAway bool     // by a filter: what it did not do then says nothing
+	refused    bool     // something, by us
+	triedMail  bool     // sent MAIL
+	abused     bool     // did what no mail server does
+	junked     bool     // by us
+	barred     bool     // turned away because it is banned
+	sawAuth    bool     // from now on every odd line may be a password
+	inExchange bool     // smtpd waits for the next line of an AUTH exchange
+	noData     bool     // message text was refused, and may come all the same
+	here       bool     // of our own house; see Table.here
+	placed     bool     // asn is known
+	judged     bool     // Helo was
+	good       goodness // whether its mail was accepted before
+	okNext     uint8    // in okSeen
 
 	Evidence rules.Evidence // with high or medium confidence
 	Weak     rules.Evidence // with low confidence only
@@ -34,27 +55,11 @@ type Session struct {
 	omitted  uint32
 
 	start, last int64 // microseconds: of the connection, of the newest step
-	greeted     bool
-	saidHelo    bool // tried to greet, or was turned away before
-	timedOut    bool
-	quit        bool
-	hungUp      bool // smtpd or a filter is closing the connection
 
-	turnedAway bool       // by a filter: what it did not do then says nothing
-	refused    bool       // something, by us
-	triedMail  bool       // sent MAIL
-	abused     bool       // did what no mail server does
-	junked     bool       // by us
-	barred     bool       // turned away because it is banned
 	okSeen     [16]uint16 // short hashes of recipients that were accepted lately
-	okNext     uint8
-	okDistinct uint32 // recipients accepted, those in okSeen not again
+	okDistinct uint32     // recipients accepted, those in okSeen not again
 
-	sawAuth    bool // from now on every odd line may be a password
-	inExchange bool // smtpd waits for the next line of an AUTH exchange
-	noData     bool // message text was refused, and may come all the same
-
-	replied struct{ to, with string } // see reply
+	replied *replied // see reply; nil for nearly all
 
 	probes      uint32 // refused recipients in domains that are not ours for sure, or that ask to be sent on
 	unknown     uint32 // refused recipients in domains of ours
@@ -67,15 +72,10 @@ type Session struct {
 	user  []byte // whom it tried to log in as last, as it may be kept
 	login []byte // who logged in
 
-	here    bool // of our own house; see Table.here
 	from    *source
-	asn     uint32 // of the address
-	country string // the same
-	placed  bool   // asn is known
-	judged  bool   // Helo was
-
-	ban  *memory.Ban // that holds for it, or would; nil for nearly all
-	good goodness    // whether its mail was accepted before
+	country string      // of the address
+	asn     uint32      // the same
+	ban     *memory.Ban // that holds for it, or would; nil for nearly all
 
 	policy *rules.Policy // the one of memo, sticky, told and tags
 	memo   rules.Memo
@@ -107,11 +107,11 @@ func (t *tx) reset() { *t = tx{sender: t.sender[:0]} }
 // command is what the client sent last, until everything that follows from it
 // has been seen.
 type command struct {
-	verb      verb
 	at        int64
 	line      []byte // redacted
-	code      uint32
 	reply     []byte
+	code      uint32
+	verb      verb
 	waiting   bool // for smtpd's answer
 	open      bool // no event has told the outcome yet
 	filtered  bool // a filter, not smtpd, decided it
