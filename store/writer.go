@@ -29,7 +29,7 @@ const (
 	// MaxValue is the size of the largest record that is kept, in bytes.
 	MaxValue = 256 << 10
 
-	batchRecords = 500       // longer commits show in latency
+	batchRecords = 2000      // longer commits show in latency, shorter ones cost more
 	batchBytes   = 512 << 10 // so that a batch always fits into a new segment
 	batchDelay   = time.Second
 
