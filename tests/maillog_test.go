@@ -57,6 +57,10 @@ func TestMailLogForFail2ban(t *testing.T) {
 			} {
 				visit(t, s, v.from, v.helo)
 			}
+			// smtpd hands on what filters log, but not when it stops.
+			if err := s.Eventually("the last line is logged", func() bool { return strings.Contains(s.Log(), " banned-until=") }); err != nil {
+				t.Fatal(err)
+			}
 			stop(t, s)
 			var lines strings.Builder
 			for line := range strings.Lines(s.Log()) {
