@@ -347,7 +347,7 @@ func TestStateCloseTellsWhatIsNotWritten(t *testing.T) {
 func damagedState(t *testing.T, break_ func([]byte) []byte) (dir string, want map[string]string) {
 	t.Helper()
 	if os.Getpagesize() != 4096 {
-		t.Skip("the damages are made for pages of 4096 bytes")
+		t.Skip("SKIPPED, NOT TESTED: the damages are made for pages of 4096 bytes")
 	}
 	dir = t.TempDir()
 	o := newOwner()

@@ -363,7 +363,7 @@ var damage = map[string]func(b []byte) []byte{
 
 func TestDamagedSegmentIsSetAside(t *testing.T) {
 	if os.Getpagesize() != 4096 {
-		t.Skip("the damages are made for pages of 4096 bytes")
+		t.Skip("SKIPPED, NOT TESTED: the damages are made for pages of 4096 bytes")
 	}
 	for name, break_ := range damage {
 		t.Run(name, func(t *testing.T) {

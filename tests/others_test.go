@@ -8,10 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"text/tabwriter"
 
 	"scanwatch/tests/smtpd"
 )
@@ -57,65 +55,6 @@ func output(cmd *exec.Cmd) error {
 		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, out)
 	}
 	return nil
-}
-
-// TestHostileClientsOfOthers makes the table of the README: the attacks of
-// TestHostileClients on other filters, each alone where a round of them was not
-// survived. It proves nothing about this program.
-func TestHostileClientsOfOthers(t *testing.T) {
-	if os.Getenv("SCANWATCH_OTHERS") == "" {
-		t.Skip("SCANWATCH_OTHERS=1 tries the attacks on other filters, for the table of the README")
-	}
-	for _, v := range smtpd.Versions {
-		for _, other := range others {
-			t.Run(v.Name+"/"+other.name, func(t *testing.T) {
-				smtpd.Require(t, v)
-				f, err := other.make(t, t.TempDir())
-				if err != nil {
-					t.Fatal(err)
-				}
-				o := smtpd.Options{Version: v, Filters: []smtpd.Filter{f}, Hosts: append(smtpd.Hosts(), smtpd.Host{Addr: friend, Name: friendName, Confirmed: true})}
-				list := possible(v)
-				fate := make([]string, len(list))
-				for first := 0; first < len(list); first += atOnce {
-					last := min(first+atOnce, len(list))
-					switch what := suffers(o, list[first:last], first, deliver); {
-					case what == "":
-						continue
-					case strings.HasPrefix(what, notStarted):
-						t.Skipf("SKIP: OpenSMTPD %s with %s %s", v.Name, other.name, what)
-					}
-					for i := first; i < last; i++ {
-						fate[i] = suffers(o, list[i:i+1], i, deliver)
-					}
-				}
-				list, fate = append(list, attack{name: "local mail"}), append(fate, local(o))
-				tell := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-				for i, a := range list {
-					if fate[i] != "" {
-						fmt.Fprintf(tell, "%s\t%s\t%s\t%s\n", v.Name, other.name, a.name, fate[i])
-					}
-				}
-				n := len(list) - len(slices.DeleteFunc(fate, func(s string) bool { return s != "" }))
-				fmt.Fprintf(tell, "%s\t%s\t%d attacks, %d of them end or hang the server\n", v.Name, other.name, len(list), n)
-				tell.Flush()
-			})
-		}
-	}
-}
-
-// local tells what became of a server whose filter saw local mail.
-func local(o smtpd.Options) string {
-	o.Socket = true
-	s, err := smtpd.Start(o)
-	if err != nil {
-		return notStarted + lastWords(err.Error())
-	}
-	defer func() { _ = s.Stop() }()
-	if err := errors.Join(s.Sendmail(strings.NewReader("Subject: x\n\nx\n"), "alice@example.org"), deliver(s)); err != nil || !s.Alive() {
-		return "smtpd ends: " + lastWords(s.Log())
-	}
-	return ""
 }
 
 // deliver sends a good mail.
