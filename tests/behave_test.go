@@ -79,8 +79,16 @@ func TestEarlyTalker(t *testing.T) {
 				}
 				t.Logf("%-28s graded right in %d of %d", kind.name, right, runs)
 				// Nobody may be taken for what he is not. That one is missed,
-				// because the machine had no time to look, is no harm.
-				if right < runs && !kind.found || right < runs*8/10 {
+				// because the machine had no time to look, is no harm. A client on
+				// this very machine is slow itself when it is busy: if that is so
+				// each time but the first, it is like one from afar that was early.
+				least := runs
+				if kind.found {
+					least = runs * 8 / 10
+				} else if busy && kind.rtt == 0 {
+					least = runs * 95 / 100
+				}
+				if right < least {
 					t.Errorf("%s: graded right in %d of %d", kind.name, right, runs)
 				}
 			}
