@@ -1,31 +1,33 @@
-# Plain targets; each is a command anyone can paste. GNU make and BSD make.
+# Each target is one command. The file works with GNU make and BSD make.
 
 VERSION = 0.1.0
 PREFIX = /usr/local
 BINDIR = ${PREFIX}/bin
-# Where the programs look for scanwatch.conf is settled when they are made: give
-# SYSCONFDIR to "make" and to "make install".
+# The programs contain the path of scanwatch.conf: set SYSCONFDIR for "make" and
+# for "make install".
 SYSCONFDIR = /etc
 EXAMPLEDIR = ${PREFIX}/share/examples/scanwatch
 BASHDIR = ${PREFIX}/share/bash-completion/completions
 ZSHDIR = ${PREFIX}/share/zsh/site-functions
 FISHDIR = ${PREFIX}/share/fish/vendor_completions.d
-# smtpd looks for filters in one folder only: /usr/local/libexec/smtpd on OpenBSD,
-# /usr/libexec/opensmtpd on Debian whatever the prefix is.
+# smtpd searches one directory for filters: /usr/local/libexec/smtpd on OpenBSD,
+# /usr/libexec/opensmtpd on Debian regardless of the prefix.
 LIBEXECDIR != case $$(uname) in OpenBSD) echo ${PREFIX}/libexec/smtpd ;; Linux) echo /usr/libexec/opensmtpd ;; *) echo ${PREFIX}/libexec/opensmtpd ;; esac
 MANDIR != case $$(uname) in *BSD) echo ${PREFIX}/man ;; *) echo ${PREFIX}/share/man ;; esac
 GO = go
 FUZZTIME = 60s
-# The same sources and the same Go give the same bytes, in whatever folder.
+# Builds are reproducible: the output does not depend on the directory.
 GOBUILD = CGO_ENABLED=0 ${GO} build -trimpath -buildvcs=false \
 	-ldflags "-s -w -X main.version=${VERSION} -X scanwatch/cmd/internal/config.sysconfdir=${SYSCONFDIR}"
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
-BENCHSTAT = golang.org/x/perf/cmd/benchstat@latest
+BENCHSTAT = golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
+MISSPELL = github.com/golangci/misspell/cmd/misspell@v0.8.0
+SHFMT = mvdan.cc/sh/v3/cmd/shfmt@v3.14.1
 
 all: filter-scanwatch scanwatch completions
 
-# go build knows itself what is up to date.
-.PHONY: all filter-scanwatch scanwatch test test-short race check fuzz mutants bench bench-code bench-filters golden man html roots demo completions install uninstall cross deb clean
+# go build decides which packages are up to date.
+.PHONY: all filter-scanwatch scanwatch test test-long test-short race check fuzz mutants bench bench-code bench-filters golden man html roots demo completions install uninstall cross deb clean
 
 filter-scanwatch:
 	${GOBUILD} -o filter-scanwatch ./cmd/filter-scanwatch
@@ -33,43 +35,54 @@ filter-scanwatch:
 scanwatch:
 	${GOBUILD} -o scanwatch ./cmd/scanwatch
 
-# A program for another system does not run here; go run makes one that does.
+# A program for another system does not run here: build one for this system.
 completions: scanwatch
 	@mkdir -p completions
 	@for shell in bash zsh fish; do \
 		./scanwatch completion $$shell > completions/$$shell 2>/dev/null || \
 		GOOS= GOARCH= ${GO} run ./cmd/scanwatch completion $$shell > completions/$$shell || exit; done
 
-# Both programs for every system that OpenSMTPD is packaged for, in cross/.
+# Build both programs for each system with a package of OpenSMTPD, in cross/.
 cross:
 	for os in linux openbsd freebsd netbsd; do for arch in amd64 arm64; do \
 		GOOS=$$os GOARCH=$$arch; export GOOS GOARCH; echo $$os/$$arch; \
 		${GOBUILD} -o cross/$$os-$$arch/ ./cmd/filter-scanwatch ./cmd/scanwatch || exit; done; done
 
-# Everything, with the three real smtpd versions (root; some minutes the first
-# time, when their private Debian systems are made).
+# Run the tests of CI: each real smtpd with the core scenario, all other tests
+# with the newest one. Needs root. The first run creates private Debian systems.
 test: roots man
-	${GO} test -count=1 ./...
+	${GO} test -count=1 -timeout 30m ./...
 
-# All but the real servers.
+# Run all tests on all versions of smtpd, long simulations and measurements, then
+# the fuzz targets and the mutation test. See tests/README.md.
+test-long: roots man
+	${GO} test -count=1 -timeout 4h -p 1 -tags long ./...
+	for seed in 2 3 4 5 6 7 8 9; do ${GO} test -count=1 -run '^TestDay$$' ./tests/simulate -args -seed $$seed || exit; done
+	FUZZTIME=${FUZZTIME} sh tests/fuzz.sh
+	sh tests/mutants.sh
+
+# Run the tests that need no real server.
 test-short:
 	${GO} test -count=1 -short ./...
 
 race:
 	${GO} test -race -short ./...
 
+# Check format, spelling and common mistakes.
 check:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w"; exit 1; }
-	${GO} vet ./... && ${GO} vet -tags others ./tests
+	${GO} vet ./... && ${GO} vet -tags long,others ./...
 	GOOS=openbsd ${GO} vet ./cmd/... ./filter/... ./rules/... ./store/...
 	GOOS=openbsd GOARCH=arm64 ${GO} vet ./cmd/...
 	GOARCH=386 ${GO} vet ./cmd/... ./filter/... ./rules/... ./store/...
-	${GO} run ${STATICCHECK} ./...
+	${GO} run ${STATICCHECK} ./... && ${GO} run ${STATICCHECK} -tags long,others ./tests/...
+	git ls-files '*.sh' .ci/run 'packaging/debian/p*' | xargs ${GO} run ${SHFMT} -d
+	git ls-files ':!*/testdata/*' ':!tests/streams' | xargs ${GO} run ${MISSPELL} -error -i rela
 
 fuzz:
 	FUZZTIME=${FUZZTIME} sh tests/fuzz.sh
 
-# That a missing answer would be noticed.
+# Check that the tests of package filter/smtpd fail if the filter omits an answer.
 mutants:
 	sh tests/mutants.sh
 
@@ -79,16 +92,17 @@ bench-code:
 	${GO} test -run '^$$' -bench . -benchmem -count 10 ./filter/... ./rules/... ./store/... | tee bench.txt
 	${GO} run ${BENCHSTAT} bench.txt
 
-# What it costs, next to other filters and on a real server, and the goals.
-# Takes half an hour; BENCHFLAGS="-parts speed -pairs 3" for less.
+# Measure the cost of the filter, of other filters and of a real server with it,
+# and compare with the goals. Takes half an hour; BENCHFLAGS="-parts speed
+# -pairs 3" takes less.
 bench-filters:
 	${GO} run ./tests/bench ${BENCHFLAGS}
 
-# Rewrite the golden files; look at the difference before committing it.
+# Rewrite the golden files. Review the difference before you commit it.
 golden:
 	sh tests/golden.sh
 
-# That a manual of another program is not installed here is no fault of ours.
+# Check the manuals. References to manuals of other programs may be missing here.
 man:
 	@if command -v mandoc >/dev/null; then \
 		faults=$$(mandoc -Tlint -Wstyle man/*.[58] | grep -v 'referenced manual not found'); \
@@ -108,8 +122,8 @@ roots:
 demo: all
 	sh tests/demo.sh
 
-# Programs that are there are copied as they are: the one who installs may have
-# no Go, or not in his path. No configuration is installed: none is needed.
+# Copy the programs without building them: root may have no Go in its PATH. The
+# programs run without a configuration, so none is installed.
 install:
 	@test -x filter-scanwatch -a -x scanwatch -a -f completions/fish || { echo "run make first"; exit 1; }
 	install -d ${DESTDIR}${BINDIR} ${DESTDIR}${LIBEXECDIR} ${DESTDIR}${MANDIR}/man5 ${DESTDIR}${MANDIR}/man8
@@ -127,11 +141,14 @@ install:
 	install -m 644 contrib/crowdsec/scenarios/*.yaml ${DESTDIR}${EXAMPLEDIR}/crowdsec/scenarios/
 	install -d ${DESTDIR}${EXAMPLEDIR}/sshguard
 	install -m 755 contrib/sshguard/scanwatch-parser ${DESTDIR}${EXAMPLEDIR}/sshguard/
+	install -d ${DESTDIR}${EXAMPLEDIR}/perl-logger
+	install -m 644 contrib/perl-logger/README ${DESTDIR}${EXAMPLEDIR}/perl-logger/
+	install -m 755 contrib/perl-logger/logger2smtpd ${DESTDIR}${EXAMPLEDIR}/perl-logger/
 	install -m 644 completions/bash ${DESTDIR}${BASHDIR}/scanwatch
 	install -m 644 completions/zsh ${DESTDIR}${ZSHDIR}/_scanwatch
 	install -m 644 completions/fish ${DESTDIR}${FISHDIR}/scanwatch.fish
 
-# The configuration and the records stay.
+# Keep the configuration and the records.
 uninstall:
 	rm -f ${DESTDIR}${BINDIR}/scanwatch ${DESTDIR}${LIBEXECDIR}/filter-scanwatch
 	rm -f ${DESTDIR}${MANDIR}/man5/scanwatch.conf.5 ${DESTDIR}${MANDIR}/man8/filter-scanwatch.8 ${DESTDIR}${MANDIR}/man8/scanwatch.8

@@ -1,22 +1,30 @@
 #!/bin/sh
-# Makes the Debian package from the programs that make has made.
+# Build the Debian package from programs built by make.
 #
 #	packaging/deb.sh VERSION
 #
-# Run from the project's folder. The same programs give the same bytes: the time
-# of all files is that of the changelog.
+# Run it in the top directory. The package is reproducible: all files have the
+# time of the changelog.
 set -eu
 
 package=opensmtpd-filter-scanwatch
 from=packaging/debian
 version=$(sed -n '1s/.*(\(.*\)).*/\1/p' $from/changelog)
 [ "${version%-*}" = "$1" ] || {
-	echo "deb: $from/changelog is of version $version, the programs of $1" >&2
+	echo "deb: $from/changelog has version $version, the programs have $1" >&2
 	exit 1
 }
 SOURCE_DATE_EPOCH=$(date -d "$(sed -n '/^ -- /{s/.*>  //p;q;}' $from/changelog)" +%s)
 export SOURCE_DATE_EPOCH LC_ALL=C
-arch=${ARCH:-$(dpkg --print-architecture)}
+# The programs may be built for another architecture than that of this system.
+arch=$(${GO:-go} version -m scanwatch | sed -n 's/.*[[:space:]]GOARCH=//p')
+case $arch in
+386) arch=i386 ;;
+arm) arch=armhf ;;
+mips*le) arch=${arch%le}el ;;
+ppc64le) arch=ppc64el ;;
+esac
+arch=${ARCH:-$arch}
 
 umask 022
 dest=$(mktemp -d)
@@ -28,8 +36,8 @@ ${MAKE:-make} -s install DESTDIR="$dest" PREFIX=/usr SYSCONFDIR=/etc MANDIR=/usr
 	LIBEXECDIR=/usr/libexec/opensmtpd EXAMPLEDIR="/usr/share/doc/$package/examples" \
 	ZSHDIR=/usr/share/zsh/vendor-completions
 gzip -9n "$dest"/usr/share/man/man?/*
-# The configuration is the administrator's. One of ours would ask whether it may
-# replace his with each upgrade that changes it.
+# The package has no configuration: dpkg would ask at upgrades whether to replace
+# the one of the operator.
 install -d "$dest/etc/scanwatch"
 install -m 644 README.md DECISIONS.md filter/lookup/intel/SOURCES.md "$doc/"
 gzip -9nc CHANGES.md >"$doc/changelog.gz"
@@ -37,7 +45,7 @@ gzip -9nc $from/changelog >"$doc/changelog.Debian.gz"
 sh $from/copyright.sh >"$doc/copyright"
 install -D -m 644 $from/lintian-overrides "$dest/usr/share/lintian/overrides/$package"
 
-# Before DEBIAN is there, so that its files are not in it.
+# List the files before DEBIAN exists.
 files=$(cd "$dest" && find . -type f | sed 's,^\./,,' | sort)
 size=$(du -sk --apparent-size "$dest" | cut -f1)
 mkdir "$dest/DEBIAN"

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Writes modules.inc of the OpenBSD port from go.mod and go.sum: the modules that
-# the programs are linked with on OpenBSD, and the go.mod files of the others
-# that Go has to see. Run from the project's folder.
+# Print modules.inc of the OpenBSD port from go.mod and go.sum: the modules in the
+# programs on OpenBSD, and the go.mod files of other modules that Go reads. Run it
+# in the top directory.
 set -eu
 : "${GO:=go}"
 
@@ -10,7 +10,7 @@ linked=$(GOOS=openbsd GOARCH=amd64 CGO_ENABLED=0 $GO list -deps \
 others=$(awk '$2 ~ /\/go\.mod$/ { sub("/go.mod$", "", $2); print $1, $2 }' go.sum | sort -u |
 	grep -vxF "$linked")
 
-# As in the names of files on a module proxy, capitals become "!" and the letter.
+# As in file names of a module proxy, a capital becomes "!" and the lower-case letter.
 list() {
 	printf '%s =' "$1"
 	echo "$2" | awk '{

@@ -2,57 +2,98 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
 )
 
-// An action is a row in the table of what a rule can do. Decisions come first,
-// because they are written first.
+// An action is a row in the table of actions. Decisions come first: they are
+// written first.
 type action struct {
 	word, alias string
 	args        string
 	decision    bool
-	phases      PhaseSet // where it is possible
-	why         string   // why not elsewhere
-	many        bool     // may stand in one rule more than once
+	phases      smtp.PhaseSet // in which it is possible
+	why         string        // the reason why it is not possible in others
+	many        bool          // may occur more than once in a rule
 	parse       func(*line, *Rule) *Error
 	has         func(*Rule) bool
 	print       func(*Rule) string
 }
 
-// overAlready is why most actions are not possible at the end of a session.
-const overAlready = "the session is over: only ban and tag are left"
+// overAlready is the reason why most actions are not possible at the end of a
+// session.
+const overAlready = "the session has ended: only ban and tag are possible"
 
-// actions is everything a rule can do.
+// actions are all actions.
 var actions = []action{
-	{word: "proceed", alias: "pass", decision: true, phases: answerable, why: overAlready,
-		parse: decide(Proceed, false), has: decides(Proceed), print: printDecision},
-	{word: "junk", decision: true, phases: answerable &^ phaseSet(Commit), why: "smtpd ends itself when it is told to junk a message at commit; junk at data",
-		parse: decide(Junk, false), has: decides(Junk), print: printDecision},
-	{word: "reject", args: `["text"]`, decision: true, phases: answerable &^ phaseSet(Connect), why: "a client that is rejected at connect stays connected without a greeting; use disconnect",
-		parse: decide(Reject, true), has: decides(Reject), print: printDecision},
-	{word: "disconnect", args: `["text"]`, decision: true, phases: answerable, why: overAlready,
-		parse: decide(Disconnect, true), has: decides(Disconnect), print: printDecision},
-	{word: "score", args: "number", phases: answerable &^ phaseSet(Commit), why: "nothing looks at the score after commit",
+	{word: "proceed", alias: "pass", decision: true, phases: smtp.Answerable, why: overAlready,
+		parse: decide(smtp.Proceed, false), has: decides(smtp.Proceed), print: printDecision},
+	{word: "junk", decision: true, phases: smtp.Answerable &^ smtp.Phases(smtp.PhaseCommit), why: "smtpd exits on junk at commit; use junk at data",
+		parse: decide(smtp.Junk, false), has: decides(smtp.Junk), print: printDecision},
+	{word: "reject", args: `["text"]`, decision: true, phases: smtp.Answerable &^ smtp.Phases(smtp.PhaseConnect), why: "a client that is rejected at connect stays connected without a greeting; use disconnect",
+		parse: decide(smtp.Reject, true), has: decides(smtp.Reject), print: printDecision},
+	{word: "disconnect", args: `["text"]`, decision: true, phases: smtp.Answerable, why: overAlready,
+		parse: decide(smtp.Disconnect, true), has: decides(smtp.Disconnect), print: printDecision},
+	{word: "score", args: "number", phases: smtp.Answerable &^ smtp.Phases(smtp.PhaseCommit), why: "no rule can use the score after commit",
 		parse: parseScore, has: func(r *Rule) bool { return r.Score != 0 },
 		print: func(r *Rule) string { return "score " + strconv.Itoa(r.Score) }},
-	{word: "delay", args: "duration", phases: answerable, why: overAlready,
+	{word: "delay", args: "duration", phases: smtp.Answerable, why: overAlready,
 		parse: func(l *line, r *Rule) (err *Error) {
 			r.Delay, err = l.duration("a delay", time.Second, maxDelay)
 			return err
 		},
 		has:   func(r *Rule) bool { return r.Delay != 0 },
-		print: func(r *Rule) string { return "delay " + duration(r.Delay) }},
-	{word: "tag", args: "word", phases: allPhases, many: true,
+		print: func(r *Rule) string { return "delay " + text.Duration(r.Delay) }},
+	{word: "tag", args: "word", phases: smtp.AllPhases, many: true,
 		parse: parseTag, has: func(r *Rule) bool { return len(r.Tags) > 0 }, print: printTags},
-	{word: "ban", args: "duration", phases: allPhases,
-		parse: func(l *line, r *Rule) (err *Error) {
-			r.Ban, err = l.duration("a ban", time.Minute, maxBan)
+	{word: "ban", args: "duration | { duration, ... }", phases: smtp.AllPhases,
+		parse: parseBan, has: func(r *Rule) bool { return len(r.Ban) > 0 },
+		print: func(r *Rule) string { return "ban " + braces(durations(r.Ban, text.Duration)) }},
+}
+
+// parseBan parses the bans of the first, second ... offence. Only the first may be
+// 0s: the offence counts, and the next one bans.
+func parseBan(l *line, r *Rule) *Error {
+	return l.each(func() *Error {
+		t := l.peek()
+		least := time.Minute
+		if len(r.Ban) == 0 && t.text == "0s" {
+			least = 0
+		}
+		d, err := l.duration("a ban", least, maxBan)
+		switch {
+		case err != nil:
 			return err
-		},
-		has:   func(r *Rule) bool { return r.Ban != 0 },
-		print: func(r *Rule) string { return "ban " + duration(r.Ban) }},
+		case len(r.Ban) == maxLadder:
+			return l.errorf(t.pos, "", "a rule has at most %d bans", maxLadder)
+		case len(r.Ban) > 0 && d < r.Ban[len(r.Ban)-1]:
+			return l.errorf(t.pos, "", "a ban may not be shorter than the ban of the offence before")
+		}
+		r.Ban = append(r.Ban, d)
+		return nil
+	})
+}
+
+func durations(list []time.Duration, say func(time.Duration) string) (items []string) {
+	for _, d := range list {
+		items = append(items, say(d))
+	}
+	return items
+}
+
+// Ladder returns the bans for the first, second ... offence of a host. The last one
+// repeats. A single ban grows: 7 times as long, then 30 times.
+func (r *Rule) Ladder() []time.Duration {
+	if len(r.Ban) != 1 {
+		return r.Ban
+	}
+	d := r.Ban[0]
+	return []time.Duration{d, min(7*d, maxBan), min(30*d, maxBan)}
 }
 
 func actionByWord(t token) *action {
@@ -67,11 +108,11 @@ func actionByWord(t token) *action {
 	return nil
 }
 
-func decides(d Decision) func(*Rule) bool {
+func decides(d smtp.Decision) func(*Rule) bool {
 	return func(r *Rule) bool { return r.Decides && r.Decision == d }
 }
 
-func decide(d Decision, text bool) func(*line, *Rule) *Error {
+func decide(d smtp.Decision, text bool) func(*line, *Rule) *Error {
 	return func(l *line, r *Rule) *Error {
 		word := l.toks[l.at-1]
 		if r.Decides {
@@ -83,11 +124,11 @@ func decide(d Decision, text bool) func(*line, *Rule) *Error {
 			return nil
 		}
 		if !text {
-			return l.errorf(t.pos, "only reject and disconnect answer with a text", "%s takes no text", d)
+			return l.errorf(t.pos, "only reject and disconnect have a text", "%s has no text", d)
 		}
 		l.at++
 		if wrong := checkText(t.text); wrong != "" {
-			return l.errorf(t.pos, "write for example \"550 5.7.1 Why it is refused\"", "%s", wrong)
+			return l.errorf(t.pos, "write for example \"550 5.7.1 Rejected for this reason\"", "%s", wrong)
 		}
 		r.Text = t.text
 		return nil
@@ -101,7 +142,7 @@ func printDecision(r *Rule) string {
 	return r.Decision.String() + " " + quote(r.Text)
 }
 
-// Effects are what r does besides deciding, as it is written: delay, tag, ban ...
+// Effects returns the actions of r except its decision: delay, tag, ban ...
 func (r *Rule) Effects() string {
 	var list []string
 	for i := range actions {
@@ -116,7 +157,7 @@ func parseScore(l *line, r *Rule) (err *Error) {
 	t := l.peek()
 	r.Score, err = l.number("the score", -maxScore, maxScore)
 	if err == nil && r.Score == 0 {
-		return l.errorf(t.pos, "", "a score of 0 changes nothing")
+		return l.errorf(t.pos, "", "a score of 0 has no effect")
 	}
 	return err
 }
@@ -124,8 +165,8 @@ func parseScore(l *line, r *Rule) (err *Error) {
 func parseTag(l *line, r *Rule) *Error {
 	t := l.peek()
 	tag, err := l.name("tag")
-	if err == nil && index(r.Tags, tag) >= 0 {
-		err = l.errorf(t.pos, "", "tag %s stands here for the second time", tag)
+	if err == nil && slices.Index(r.Tags, tag) >= 0 {
+		err = l.errorf(t.pos, "", "tag %s is a duplicate", tag)
 	}
 	r.Tags = append(r.Tags, tag)
 	return err
@@ -142,14 +183,14 @@ func printTags(r *Rule) string {
 	return text
 }
 
-// A Keyword is a word of the language, for manuals and help.
+// A Keyword is a word of the policy language, for manuals and help.
 type Keyword struct {
 	Kind string // statement, condition, action, phase, key
 	Word string
-	Args string // what follows it; for a statement its whole syntax
+	Args string // the arguments; for a statement its whole syntax
 }
 
-// Keywords lists every word of the language except the evidence tokens.
+// Keywords returns all words of the policy language except evidence tokens.
 func Keywords() (list []Keyword) {
 	for _, s := range statements {
 		list = append(list, Keyword{"statement", s.word, s.syntax})
@@ -163,7 +204,7 @@ func Keywords() (list []Keyword) {
 			list = append(list, Keyword{"action", actions[i].alias, actions[i].args})
 		}
 	}
-	for _, p := range allPhases.List() {
+	for _, p := range smtp.AllPhases.List() {
 		list = append(list, Keyword{"phase", p.String(), ""})
 	}
 	for _, k := range keyNames[1:] {
@@ -172,55 +213,55 @@ func Keywords() (list []Keyword) {
 	return list
 }
 
-// Texts that go to a client whose rule has none. RFC 5321 section 3.1 keeps 554
-// for the greeting; a disconnect ends all, as 554 does there.
+// The texts of rules without a text. RFC 5321 section 3.1 reserves 554 for the
+// greeting; like a 554 greeting, a disconnect ends the session.
 const (
 	rejectText     = "550 5.7.1 Refused by local policy"
 	disconnectText = "554 5.7.1 Refused by local policy"
 )
 
-// answer is the text the client gets.
+// answer returns the text of the reply.
 func (r *Rule) answer() string {
 	switch {
 	case r.Text != "" || !r.Decides:
 		return r.Text
-	case r.Decision == Reject:
+	case r.Decision == smtp.Reject:
 		return rejectText
-	case r.Decision == Disconnect:
+	case r.Decision == smtp.Disconnect:
 		return disconnectText
 	}
 	return ""
 }
 
-// sticky tells whether the decision of r holds for the rest of the session. It
-// does if nothing it was built on can change in the session: repeating HELO or
-// opening another transaction must not wash clean. A decision about one sender
-// or recipient, or about a client that has not logged in yet, ends with its
-// phase; so does proceed, since other phases have rules of their own.
+// sticky reports whether the decision of r is for the rest of the session. It is
+// if no fact in its conditions can change: another HELO or another transaction
+// must not cancel it. A decision about one sender or recipient, or about a client
+// before it logs in, ends with its phase. So does proceed, because other phases
+// have separate rules.
 func (r *Rule) sticky() bool {
-	if !r.Decides || r.Decision == Proceed || len(r.Conds) == 0 {
+	if !r.Decides || r.Decision == smtp.Proceed || len(r.Conds) == 0 {
 		return false
 	}
 	for _, c := range r.Conds {
-		if conditionByWord(c.Word).changes {
+		if conditionByWord(c.Word).changes || c.countsRecipients() {
 			return false
 		}
 	}
 	return true
 }
 
-// maxReply is the longest reply text in a policy, in bytes. With the reference
-// it stays below the 512 bytes of RFC 5321 section 4.5.3.1.5.
+// maxReply is the length of the longest reply text in a policy, in bytes. With the
+// reference it does not exceed the 512 bytes of RFC 5321 section 4.5.3.1.5.
 const maxReply = 400
 
-// checkText tells what is wrong with a reply text. RFC 5321 section 4.2 gives
-// the form of the code, RFC 2034 section 4 that of the enhanced one.
+// checkText returns the error in a reply text, or an empty string. RFC 5321 section
+// 4.2 defines the code, RFC 2034 section 4 the enhanced code.
 func checkText(s string) string {
 	if len(s) < 5 || s[0] != '4' && s[0] != '5' || s[1] < '0' || s[1] > '5' || s[2] < '0' || s[2] > '9' || s[3] != ' ' {
-		return "a reply begins with a code 4dd or 5dd, a blank and a text"
+		return "a reply begins with a code 4dd or 5dd, a space and a text"
 	}
 	if len(s) > maxReply {
-		return fmt.Sprintf("a reply has at most %d bytes", maxReply)
+		return fmt.Sprintf("a reply may not exceed %d bytes", maxReply)
 	}
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] > '~' {
@@ -228,10 +269,10 @@ func checkText(s string) string {
 		}
 	}
 	if s[4] == ' ' || s[len(s)-1] == ' ' {
-		return "a reply has one blank behind the code and none at the end"
+		return "a reply has one space after the code and none at the end"
 	}
 	if strings.Count(s, reference) > 1 {
-		return "a reply has `" + reference + "` only once"
+		return "a reply may contain `" + reference + "` only once"
 	}
 	var class, subject, detail int
 	if n, err := fmt.Sscanf(s[4:], "%d.%d.%d", &class, &subject, &detail); err == nil && n == 3 && class != int(s[0]-'0') {

@@ -5,10 +5,13 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"scanwatch/internal/smtp"
 )
 
-// wellKnown are tables that the program itself looks at, so that no rule has to.
-var wellKnown = []string{"friends", "local-domains"}
+// wellKnown are tables that the program uses even if no rule does, with a word that
+// asks for the same entries.
+var wellKnown = map[string]string{"friends": "src", "local-domains": "local-domains"}
 
 // Limits of a checked configuration.
 const (
@@ -16,18 +19,24 @@ const (
 	maxListeners = 64   // bits of a listener set
 )
 
-// Check finds what is wrong or doubtful in c, in the order of the files. The
-// error is Errors, or nil.
+// Check returns warnings and errors about c, in the order of the files. The error
+// is of type Errors, or nil.
 func (c *Config) Check(o Options) (warnings Errors, err error) {
+	k := c.check()
+	return k.result()
+}
+
+func (c *Config) check() *checker {
 	k := &checker{
 		settings:  c.Settings(),
 		tables:    map[string]*declared{},
 		listeners: map[string]*declared{},
+		listens:   map[string]*Listener{},
 		once:      map[string]Pos{},
 		tags:      map[string]bool{},
 		files:     map[string]*Config{},
 	}
-	// Names may be used before they are declared.
+	// Statements may use names before their declaration.
 	for file, s := range c.All() {
 		if k.files[file.File] == nil {
 			k.files[file.File] = file
@@ -44,6 +53,11 @@ func (c *Config) Check(o Options) (warnings Errors, err error) {
 	k.scores()
 	k.unused()
 	k.shadows()
+	return k
+}
+
+// result returns the warnings and errors in the order of the files.
+func (k *checker) result() (warnings Errors, err error) {
 	for _, list := range []Errors{k.errors, k.warnings} {
 		slices.SortStableFunc(list, func(a, b *Error) int {
 			if a.File != b.File {
@@ -61,10 +75,11 @@ func (c *Config) Check(o Options) (warnings Errors, err error) {
 	return k.warnings, nil
 }
 
-// A declared thing can be named by others.
+// A declared is a name that other statements may use.
 type declared struct {
 	pos  Pos
 	used bool
+	uses []use // of a table
 }
 
 type checker struct {
@@ -73,7 +88,9 @@ type checker struct {
 	order     []string // of the files
 	tables    map[string]*declared
 	listeners map[string]*declared
-	once      map[string]Pos // where a setting or the name of a rule stands
+	listens   map[string]*Listener
+	decls     []*TableDecl
+	once      map[string]Pos // of settings and rule names
 	tags      map[string]bool
 	macros    []*Macro
 	passes    []*Pass
@@ -101,10 +118,10 @@ func (k *checker) warnf(pos Pos, hint, format string, args ...any) {
 	k.warnings = append(k.warnings, e)
 }
 
-// unique notes what may be there only once.
+// unique reports duplicates of a statement.
 func (k *checker) unique(what string, pos Pos) {
 	if before, ok := k.once[what]; ok {
-		k.errorf(pos, "", "%s is already there: %s", what, before)
+		k.errorf(pos, "", "%s is a duplicate of %s", what, before)
 		return
 	}
 	k.once[what] = pos
@@ -113,17 +130,22 @@ func (k *checker) unique(what string, pos Pos) {
 func (k *checker) declare(s Statement) {
 	switch s := s.(type) {
 	case *Setting:
-		if s.Word != "own-name" && s.Word != "own-address" {
+		if len(s.Values) == 0 { // lists may be continued
 			k.unique(s.Word, s.Pos)
 		}
+		checkOwn(k, s)
 	case *Macro:
 		k.macros = append(k.macros, s)
 	case *TableDecl:
 		k.unique("table <"+s.Name+">", s.Pos)
-		k.tables[s.Name] = &declared{s.Pos, slices.Contains(wellKnown, s.Name)}
+		k.decls = append(k.decls, s)
+		k.tables[s.Name] = &declared{pos: s.Pos}
+		if word, ok := wellKnown[s.Name]; ok {
+			k.tables[s.Name].used, k.tables[s.Name].uses = true, []use{{word: word}}
+		}
 	case *Listener:
 		k.unique("listener "+s.Name, s.Pos)
-		k.listeners[s.Name] = &declared{pos: s.Pos}
+		k.listeners[s.Name], k.listens[s.Name] = &declared{pos: s.Pos}, s
 		if len(k.listeners) > maxListeners {
 			k.errorf(s.Pos, "", "more than %d listeners", maxListeners)
 		}
@@ -136,7 +158,7 @@ func (k *checker) declare(s Statement) {
 		k.unique("rule "+s.Name, s.Pos)
 		k.rules = append(k.rules, s)
 		if len(k.rules) == maxRules+1 {
-			k.errorf(s.Pos, "long lists belong into tables", "more than %d rules", maxRules)
+			k.errorf(s.Pos, "write long lists as tables", "more than %d rules", maxRules)
 		}
 	}
 }
@@ -147,13 +169,13 @@ func (k *checker) listener(name string, pos Pos) {
 	}
 	l := k.listeners[name]
 	if l == nil {
-		k.errorf(pos, k.suggest(name, k.listeners, "listener "+name+" port 25"), "there is no listener %s", name)
+		k.errorf(pos, k.suggest(name, k.listeners, "listener "+name+" port 25"), "unknown listener %s", name)
 		return
 	}
 	l.used = true
 }
 
-// suggest is the hint for a name that is not declared.
+// suggest returns the hint for an undeclared name.
 func (k *checker) suggest(wrong string, names map[string]*declared, example string) string {
 	if len(names) == 0 {
 		return "declare it: " + example
@@ -161,38 +183,43 @@ func (k *checker) suggest(wrong string, names map[string]*declared, example stri
 	return didYouMean(wrong, slices.Sorted(maps.Keys(names)))
 }
 
-// conds checks what does not depend on the phase.
-func (k *checker) conds(cs []*Cond) {
+// conds checks conditions regardless of the phase.
+func (k *checker) conds(cs []*Cond, ofRule bool) {
 	for _, c := range cs {
 		for _, v := range c.Values {
 			switch {
 			case v.Kind == TableValue:
 				if t := k.tables[v.Text]; t != nil {
 					t.used = true
+					t.uses = append(t.uses, use{c.Word, c.Pos, ofRule})
 				} else {
-					k.errorf(v.Pos, k.suggest(v.Text, k.tables, "table <"+v.Text+"> { ... }"), "there is no table <%s>", v.Text)
+					k.errorf(v.Pos, k.suggest(v.Text, k.tables, "table <"+v.Text+"> { ... }"), "unknown table <%s>", v.Text)
 				}
 			case c.Word == "listener":
 				k.listener(v.Text, v.Pos)
 			case v.Kind == PrefixValue && v.Prefix.Bits() == 0:
-				k.warnf(v.Pos, "", "%s is every address", v.Prefix)
+				k.warnf(v.Pos, "", "%s matches every address", v.Prefix)
 			}
 		}
 		switch {
 		case (c.Word == "asn" || c.By == ByASN) && k.settings.ASN == "":
-			k.warnf(c.Pos, `name one: asn "/path/to/file.mmdb"`, "without an asn file this can never match")
+			k.warnf(c.Pos, `add: asn "/path/to/file.mmdb"`, "without an asn file this never matches")
 		case c.Word == "country" && k.settings.Country == "":
-			k.warnf(c.Pos, `name one: country "/path/to/file.mmdb"`, "without a country file this can never match")
+			k.warnf(c.Pos, `add: country "/path/to/file.mmdb"`, "without a country file this never matches")
+		}
+		for _, trap := range condTraps {
+			trap(k, c)
 		}
 	}
+	checkPairs(k, cs)
 	for i, a := range cs {
 		for _, b := range cs[:i] {
 			switch {
 			case !a.same(b):
 			case a.Not == b.Not:
-				k.warnf(a.Pos, "", "the condition stands here for the second time")
+				k.warnf(a.Pos, "", "the condition is a duplicate")
 			default:
-				k.warnf(a.Pos, "", "this can never match: it contradicts `%s`", b)
+				k.warnf(a.Pos, "", "this never matches: it contradicts `%s`", b)
 			}
 		}
 	}
@@ -200,22 +227,24 @@ func (k *checker) conds(cs []*Cond) {
 
 func (k *checker) pass(p *Pass) {
 	k.listener(p.On, p.Pos)
-	k.conds(p.Conds)
+	k.conds(p.Conds, false)
 	if len(p.Conds) == 0 {
-		k.errorf(p.Pos, "to refuse nothing at all, write `mode observe`", "this would let everybody pass")
+		k.errorf(p.Pos, "to reject nothing, write `mode observe`", "this exempts every client")
 	}
 	if c := unproven(p.Conds); c != nil {
-		k.errorf(c.Pos, "add fcrdns", "anybody can give his address such a name; only fcrdns proves it")
+		k.errorf(c.Pos, "add fcrdns", "a reverse DNS name proves nothing without fcrdns")
 	}
 	for _, c := range p.Conds {
-		// Evidence that is not known yet cannot speak against anybody.
-		if first, _ := c.span(); first == End {
-			k.errorf(c.Pos, "", "`%s` is known only at phase %s", c, End)
+		// Unknown evidence cannot exclude a client.
+		if first, _ := c.span(); first == smtp.PhaseEnd {
+			k.errorf(c.Pos, "", "`%s` is known only at phase %s", c, smtp.PhaseEnd)
 		}
 	}
+	unprovenPass(k, p)
+	elsewhere(k, p.On, p.Conds)
 }
 
-// unproven returns a condition on the reverse DNS name that nothing proves.
+// unproven returns a condition on the reverse DNS name without FCrDNS.
 func unproven(cs []*Cond) (found *Cond) {
 	for _, c := range cs {
 		switch {
@@ -230,9 +259,9 @@ func unproven(cs []*Cond) (found *Cond) {
 
 func (k *checker) rule(r *Rule) {
 	k.listener(r.On, r.Pos)
-	k.conds(r.Conds)
+	k.conds(r.Conds, true)
 	if len(r.actions) == 0 {
-		k.errorf(r.Pos, "end it with an action: "+actionWords(), "rule %s does nothing", r.Name)
+		k.errorf(r.Pos, "add an action: "+actionWords(), "rule %s has no action", r.Name)
 	}
 	for _, t := range r.actions {
 		a := actionByWord(t)
@@ -245,18 +274,21 @@ func (k *checker) rule(r *Rule) {
 	for _, c := range r.Conds {
 		k.phase(r, c)
 	}
-	refuses := r.Decides && r.Decision >= Reject
+	hitsUsers(k, r)
+	needsAuth(k, r)
+	elsewhere(k, r.On, r.Conds)
+	refuses := r.Decides && r.Decision >= smtp.Reject
 	switch {
-	case (refuses || r.Ban > 0) && len(r.Conds) == 0 && !r.Observe:
-		k.errorf(r.Pos, "say whom it is meant for", "rule %s would refuse everybody", r.Name)
-	case r.Decides && r.Decision == Proceed && r.Ban > 0:
-		k.errorf(r.Pos, "", "rule %s lets a host proceed and bans it", r.Name)
+	case (refuses || len(r.Ban) > 0) && len(r.Conds) == 0 && !r.Observe:
+		k.errorf(r.Pos, "add conditions", "rule %s rejects every client", r.Name)
+	case r.Decides && r.Decision == smtp.Proceed && len(r.Ban) > 0:
+		k.errorf(r.Pos, "", "rule %s accepts a host and bans it", r.Name)
 	}
-	if r.Decides && r.Decision == Reject && strings.HasPrefix(r.Text, "421") {
+	if r.Decides && r.Decision == smtp.Reject && strings.HasPrefix(r.Text, "421") {
 		k.warnf(r.Pos, "use disconnect, or another code", "smtpd closes the connection after 421: reject acts as disconnect")
 	}
-	if c := unproven(r.Conds); c != nil && (refuses || r.Ban > 0) {
-		k.warnf(c.Pos, "add fcrdns", "anybody can give his address such a name; only fcrdns proves it")
+	if c := unproven(r.Conds); c != nil && (refuses || len(r.Ban) > 0) {
+		k.warnf(c.Pos, "add fcrdns", "a reverse DNS name proves nothing without fcrdns")
 	}
 	for _, t := range r.Tags {
 		k.tags[t] = true
@@ -274,39 +306,39 @@ func actionWords() string {
 	return strings.Join(words, ", ")
 }
 
-// phase checks that c can be answered at every phase of r.
+// phase checks that c has an answer at every phase of r.
 func (k *checker) phase(r *Rule, c *Cond) {
 	for _, v := range c.Values {
 		if c.Word != "evidence" || len(c.Values) == 1 {
 			break
 		}
-		if t := TokenByName(v.Text); t.From > r.Phases.last() {
-			k.errorf(v.Pos, known(t.From, End), "evidence %s is not known at phase %s", t.Name, r.Phases.last())
+		if t := TokenByName(v.Text); t.From > r.Phases.Last() {
+			k.errorf(v.Pos, known(t.From, smtp.PhaseEnd), "evidence %s is unknown at phase %s", t.Name, r.Phases.Last())
 			return
 		}
 	}
 	first, last := c.span()
 	for _, p := range r.Phases.List() {
 		if p < first || p > last {
-			k.errorf(c.Pos, known(first, last), "`%s` is not known at phase %s", c, p)
+			k.errorf(c.Pos, known(first, last), "`%s` is unknown at phase %s", c, p)
 			return
 		}
 	}
 }
 
-// known says when something is known.
-func known(first, last Phase) string {
+// known describes the phases in which a fact is known.
+func known(first, last smtp.Phase) string {
 	switch {
-	case first == End:
-		return "it is known only at phase " + End.String() + "; `count ... in` can look back at it"
+	case first == smtp.PhaseEnd:
+		return "it is known only at phase " + smtp.PhaseEnd.String() + "; use `count ... in` for earlier sessions"
 	case first == last:
 		return "it is known only at phase " + first.String()
 	}
-	return "it is known from phase " + first.String() + " on"
+	return "it is known from phase " + first.String()
 }
 
-// scores warns about scores that nothing looks at, and of rules that look at a
-// score that nothing makes.
+// scores warns about scores without a condition, and about conditions on a score
+// that is always 0.
 func (k *checker) scores() {
 	var looks *Cond
 	for _, r := range k.rules {
@@ -327,10 +359,11 @@ func (k *checker) scores() {
 	}
 	switch {
 	case looks != nil && len(made) == 0:
-		k.warnf(looks.Pos, "add: score evidence ...", "nothing adds to the score: this can never match")
+		k.warnf(looks.Pos, "add: score evidence ...", "no statement adds to the score: this never matches")
 	case looks == nil && len(made) > 0:
-		k.warnf(made[0], "add a rule that matches `score > ...`", "no rule looks at the score")
+		k.warnf(made[0], "add a rule that matches `score > ...`", "no rule uses the score")
 	}
+	tooHigh(k)
 }
 
 func (k *checker) unused() {
@@ -351,12 +384,12 @@ func (k *checker) unused() {
 	}
 }
 
-// shadows warns of rules that are never reached: a pass statement or an earlier
-// rule takes all they match.
+// shadows warns about unreachable rules: a pass statement or an earlier rule
+// matches everything that they match.
 func (k *checker) shadows() {
 	for i, r := range k.rules {
 		if p := k.passedBy(r); p != nil {
-			k.warnf(r.Pos, "", "rule %s is never reached: `%s` on line %d lets pass all it matches", r.Name, p, p.Line)
+			k.warnf(r.Pos, "", "rule %s is unreachable: `%s` on line %d exempts all clients that it matches", r.Name, p, p.Line)
 			continue
 		}
 		for _, earlier := range k.rules[:i] {
@@ -366,9 +399,9 @@ func (k *checker) shadows() {
 			}
 			same := r.Decides && r.Decision != earlier.Decision && implies(earlier.On, earlier.Conds, r.On, r.Conds)
 			if same {
-				k.warnf(r.Pos, "take one of them away, or make their conditions differ", "rule %s conflicts with rule %s on line %d, which matches the same and decides %s", r.Name, earlier.Name, earlier.Line, earlier.Decision)
+				k.warnf(r.Pos, "remove one of them, or change its conditions", "rule %s conflicts with rule %s on line %d, which matches the same and decides %s", r.Name, earlier.Name, earlier.Line, earlier.Decision)
 			} else {
-				k.warnf(r.Pos, "put the narrower rule first", "rule %s is never reached: rule %s on line %d takes all it matches", r.Name, earlier.Name, earlier.Line)
+				k.warnf(r.Pos, "put the narrower rule first", "rule %s is unreachable: rule %s on line %d matches everything that it matches", r.Name, earlier.Name, earlier.Line)
 			}
 			break
 		}
@@ -384,13 +417,13 @@ func (k *checker) passedBy(r *Rule) *Pass {
 	return nil
 }
 
-// authed tells whether r looks at authenticated sessions.
+// authed reports whether r applies to authenticated sessions.
 func (r *Rule) authed() bool {
 	return slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" })
 }
 
-// implies tells whether everything that matches the conditions cs on listener
-// on is sure to match the conditions wide on listener wideOn, too.
+// implies reports whether all sessions that match the conditions cs on listener on
+// also match the conditions wide on listener wideOn.
 func implies(on string, cs []*Cond, wideOn string, wide []*Cond) bool {
 	if wideOn != "" && wideOn != on {
 		return false
@@ -403,7 +436,7 @@ func implies(on string, cs []*Cond, wideOn string, wide []*Cond) bool {
 	return true
 }
 
-// same tells whether c and w ask the same, negated or not.
+// same reports whether c and w are equal except for the negation.
 func (c *Cond) same(w *Cond) bool {
 	return c.Word == w.Word && c.Over == w.Over && c.Window == w.Window && c.By == w.By &&
 		slices.EqualFunc(c.Values, w.Values, func(a, b Value) bool {
@@ -412,10 +445,10 @@ func (c *Cond) same(w *Cond) bool {
 		})
 }
 
-// maxCompare is how many pairs of values are worth looking at for a warning.
+// maxCompare is the number of pairs of values that Check compares for a warning.
 const maxCompare = 10000
 
-// implies tells whether w says yes whenever c does, as far as that can be seen.
+// implies reports whether w matches if c does. It may miss some cases.
 func (c *Cond) implies(w *Cond) bool {
 	if c.Not == w.Not && c.same(w) {
 		return true
@@ -440,7 +473,7 @@ func (c *Cond) implies(w *Cond) bool {
 	return len(c.Values) > 0
 }
 
-// within tells whether all that v stands for is in x.
+// within reports whether x matches everything that v matches.
 func (v Value) within(x Value) bool {
 	switch {
 	case v.Kind != x.Kind:

@@ -22,7 +22,7 @@ func TestCheckClean(t *testing.T) {
 		{"a suffix is not the name above it",
 			"rule a phase helo match helo .mail.example.org reject\nrule b phase helo match helo example.org reject"},
 		{"a higher count first",
-			"rule a phase rcpt-to match count harvest > 9 disconnect\nrule b phase rcpt-to match count harvest > 5 reject"},
+			"rule a phase rcpt-to match count relay-probe > 9 disconnect\nrule b phase rcpt-to match count relay-probe > 5 reject"},
 		{"pass on one listener only",
 			"listener mx port 25\npass on mx from 192.0.2.1\nrule a phase helo match src 192.0.2.1 reject"},
 		{"tables that the program uses", "table <friends> builtin\ntable <local-domains> { }"},

@@ -2,26 +2,26 @@ package rules
 
 import (
 	"net/netip"
+	"slices"
 	"time"
+
+	"scanwatch/internal/smtp"
 )
 
-// Settings are the settings of a configuration, with defaults put in.
+// Settings are the settings of a configuration, including defaults.
 type Settings struct {
-	Mode    Mode          // Observe if not set
-	Store   string        // directory; empty if not set
-	Keep    time.Duration // 90 days if not set
-	Budget  int64         // bytes; 512M if not set
-	ASN     string        // file; empty if not set
-	Country string        // file; empty if not set
-	Contact string        // how to reach the postmaster; empty if not set
-	Events  string        // file, FIFO or socket for events; empty if not set
-	Privacy Privacy       // PrivacyDefault if not set
-	Detail  Detail        // DetailFull if not set
-	// Escalate says how many times longer the second, third ... ban of a
-	// host is, as long as it is remembered.
-	Escalate     []int
+	Mode         Mode          // Observe if not set
+	Store        string        // directory; empty if not set
+	Keep         time.Duration // 90 days if not set
+	Budget       int64         // bytes; 512M if not set
+	ASN          string        // file; empty if not set
+	Country      string        // file; empty if not set
+	Contact      string        // of the postmaster; empty if not set
+	Privacy      Privacy       // PrivacyFull if not set
 	OwnNames     []string
 	OwnAddresses []netip.Prefix
+	Gateways     []netip.Prefix // addresses that stand for many hosts
+	Delimiter    byte           // between a mailbox and its detail; + if not set
 }
 
 // The defaults of the store statement.
@@ -30,12 +30,9 @@ const (
 	DefaultBudget = 512 << 20
 )
 
-// DefaultEscalate is what returning hosts get if the configuration does not say.
-func DefaultEscalate() []int { return []int{7, 30} }
-
-// Settings returns what the configuration sets.
+// Settings returns the settings of the configuration.
 func (c *Config) Settings() Settings {
-	s := Settings{Keep: DefaultKeep, Budget: DefaultBudget, Escalate: DefaultEscalate()}
+	s := Settings{Keep: DefaultKeep, Budget: DefaultBudget, Delimiter: '+'}
 	for _, st := range c.All() {
 		set, ok := st.(*Setting)
 		if !ok {
@@ -58,14 +55,8 @@ func (c *Config) Settings() Settings {
 			s.Country = set.Text
 		case "contact":
 			s.Contact = set.Text
-		case "events":
-			s.Events = set.Text
 		case "privacy":
 			s.Privacy = set.Privacy
-		case "detail":
-			s.Detail = set.Detail
-		case "escalate":
-			s.Escalate = set.Factors
 		case "own-name":
 			for _, v := range set.Values {
 				s.OwnNames = append(s.OwnNames, v.Text)
@@ -74,32 +65,39 @@ func (c *Config) Settings() Settings {
 			for _, v := range set.Values {
 				s.OwnAddresses = append(s.OwnAddresses, v.Prefix)
 			}
+		case "delimiter":
+			s.Delimiter = set.Text[0]
+		case "gateway":
+			for _, v := range set.Values {
+				s.Gateways = append(s.Gateways, v.Prefix)
+			}
 		}
 	}
 	return s
 }
 
-// Options say what surrounds a policy.
+// Options are the environment of a policy.
 type Options struct {
-	// Load provides a table that is not written in the configuration. It may
-	// return nil for one that is not there yet: what asks for it cannot tell
-	// then. With no Load that is so for all.
+	// Load loads a table that is not inline. It may return nil for a table that
+	// is not available yet; conditions on it are unknown. Without Load, that
+	// applies to all such tables.
 	Load func(Source) (Table, error)
 }
 
-// A Source is where the contents of a table come from: a file, or a list that
-// is shipped with the program under the name of the table.
+// A Source is the source of a table: a file, or the shipped list with the name
+// of the table.
 type Source struct {
 	Table   string
 	Builtin bool
 	File    string // as written
-	Format  string // empty to find out
+	Format  string // empty to detect it
 	Param   string
 	Pos     Pos
+	Exempts bool // only pass statements and the program use the table
 }
 
-// A Policy is a configuration made ready for evaluation. It does not change
-// and may be used by many goroutines at once.
+// A Policy is a compiled configuration. It is read-only; any number of goroutines
+// may use it.
 type Policy struct {
 	Settings
 	config    *Config
@@ -108,9 +106,8 @@ type Policy struct {
 	weights   []weight
 	passes    []pass
 	rules     []rule
-	phases    [numPhases][]int // indexes into rules
+	phases    [smtp.NumPhases][]int // indexes into rules
 	tags      []string
-	memos     uint // bits of Memo that are in use
 }
 
 type weight struct {
@@ -127,18 +124,20 @@ type pass struct {
 type rule struct {
 	tree      *Rule
 	listeners uint64 // 0 for all
-	auth      bool   // has an auth condition, and so looks at sessions that are exempt
+	auth      bool   // has an auth condition, and applies to exempt sessions
 	sticky    bool
+	shield    shield
+	ladder    []time.Duration
 	text      string
 	tags      TagSet
 	conds     []cond
 }
 
-// Compile checks c and makes a policy of it. It returns the warnings, too. An
-// error is Errors, or one that Load returned.
+// Compile checks and compiles c. It also returns the warnings of Check. The error
+// is of type Errors.
 func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
-	warnings, err = c.Check(o)
-	if err != nil {
+	k := c.check()
+	if warnings, err = k.result(); err != nil {
 		return nil, warnings, err
 	}
 	p = &Policy{Settings: c.Settings(), config: c, tables: map[string]sources{}}
@@ -147,14 +146,16 @@ func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 		case *Listener:
 			p.listeners = append(p.listeners, s)
 		case *TableDecl:
-			if p.tables[s.Name], err = load(file, s, o.Load); err != nil {
+			if p.tables[s.Name], err = load(file, s, exempts(k, s.Name), o.Load); err != nil {
 				return nil, warnings, err
 			}
 		case *Weight:
 			p.weights = append(p.weights, weight{s.Token.Evidence, s.Score})
 		}
 	}
-	// Tables and listeners may stand behind the rules that use them.
+	tableTraps(k, p.tables)
+	warnings, _ = k.result()
+	// Rules may use tables and listeners before their declaration.
 	for _, s := range c.All() {
 		switch s := s.(type) {
 		case *Pass:
@@ -166,10 +167,10 @@ func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 	return p, warnings, nil
 }
 
-func load(file *Config, t *TableDecl, loadFile func(Source) (Table, error)) (sources, error) {
+func load(file *Config, t *TableDecl, exempts bool, loadFile func(Source) (Table, error)) (sources, error) {
 	var list sources
 	if t.Inline {
-		in := &inline{}
+		in := &inline{contents: contents(t.Values)}
 		for _, v := range t.Values {
 			in.c.add(v, false)
 		}
@@ -180,7 +181,7 @@ func load(file *Config, t *TableDecl, loadFile func(Source) (Table, error)) (sou
 		srcs = append(srcs, Source{Table: t.Name, Builtin: true, Pos: t.Pos})
 	}
 	for _, f := range t.Files {
-		srcs = append(srcs, Source{Table: t.Name, File: f.Path, Format: f.Format, Param: f.Param, Pos: f.Pos})
+		srcs = append(srcs, Source{Table: t.Name, File: f.Path, Format: f.Format, Param: f.Param, Pos: f.Pos, Exempts: exempts})
 	}
 	for _, s := range srcs {
 		if loadFile == nil {
@@ -197,12 +198,12 @@ func load(file *Config, t *TableDecl, loadFile func(Source) (Table, error)) (sou
 }
 
 func (p *Policy) addRule(s *Rule) {
-	r := rule{tree: s, listeners: p.listenerSet(s.On), sticky: s.sticky(), text: s.answer(), conds: p.conds(s.Conds)}
+	r := rule{tree: s, listeners: p.listenerSet(s.On), sticky: s.sticky(), shield: s.shield(), ladder: s.Ladder(), text: s.answer(), conds: p.conds(s.Conds)}
 	for _, c := range s.Conds {
 		r.auth = r.auth || c.Word == "auth"
 	}
 	for _, t := range s.Tags {
-		i := index(p.tags, t)
+		i := slices.Index(p.tags, t)
 		if i < 0 {
 			i = len(p.tags)
 			p.tags = append(p.tags, t)
@@ -215,7 +216,7 @@ func (p *Policy) addRule(s *Rule) {
 	p.rules = append(p.rules, r)
 }
 
-// listenerSet returns the set that a name stands for, one bit each.
+// listenerSet returns the set with the named listener.
 func (p *Policy) listenerSet(name string) uint64 {
 	for i, l := range p.listeners {
 		if l.Name == name {
@@ -230,7 +231,7 @@ func (p *Policy) conds(trees []*Cond) []cond {
 	for i, tree := range trees {
 		row := conditionByWord(tree.Word)
 		c := &list[i]
-		*c = cond{tree: tree, not: tree.Not, match: row.match, over: tree.Over, window: tree.Window, by: tree.By}
+		*c = cond{tree: tree, not: tree.Not, delimiter: p.Delimiter, match: row.match, over: tree.Over, window: tree.Window, by: tree.By}
 		c.first, c.last = tree.span()
 		for _, v := range tree.Values {
 			switch {
@@ -241,21 +242,27 @@ func (p *Policy) conds(trees []*Cond) []cond {
 			case tree.Word == "listener":
 				c.listeners |= p.listenerSet(v.Text)
 			case tree.Word == "fcrdns":
-				c.states |= 1 << index(fcrdnsNames[:], v.Text)
+				c.states |= 1 << smtp.ParseFCrDNS([]byte(v.Text))
 			default:
 				c.evidence |= TokenByName(v.Text).Evidence
 			}
 		}
-		// Lists that are loaded stay as they are for as long as there is p.
-		if row.fixed && len(c.tables) > 0 && p.memos < 64 {
-			c.memo = 1 << p.memos
-			p.memos++
+	}
+	// The name alone proves that an address is rented, with low confidence. That is
+	// sufficient for a rule about rented addresses whose name does not lead back.
+	if slices.ContainsFunc(list, func(c cond) bool { return c.tree.Word == "fcrdns" && c.lacksName() }) {
+		for i := range list {
+			c := &list[i]
+			c.weak = c.tree.Word == "evidence" && c.evidence == Cloud && !c.not
 		}
 	}
 	return list
 }
 
-// add makes a value ready to be compared with.
+// lacksName reports whether a condition on FCrDNS is met by a failure.
+func (c *cond) lacksName() bool { return (c.states&(1<<smtp.FCrDNSFail) != 0) != c.not }
+
+// add compiles a value.
 func (c *cond) add(v Value, envelope bool) {
 	switch v.Kind {
 	case PrefixValue:
@@ -267,19 +274,18 @@ func (c *cond) add(v Value, envelope bool) {
 	}
 }
 
-// InMode returns the same policy in another mode, to see what it would do.
+// InMode returns p in another mode.
 func (p *Policy) InMode(m Mode) *Policy {
 	other := *p
 	other.Mode = m
 	return &other
 }
 
-// Only returns p with no other rules than those of that name, to see what they
-// do alone; pass statements, weights and tables stay. It returns nil if there
-// is none.
+// Only returns p with only the rule of the given name, with all pass statements,
+// weights and tables. It returns nil if there is no such rule.
 func (p *Policy) Only(name string) *Policy {
 	other := *p
-	other.rules, other.phases = nil, [numPhases][]int{}
+	other.rules, other.phases = nil, [smtp.NumPhases][]int{}
 	for _, r := range p.rules {
 		if r.tree.Name != name {
 			continue
@@ -307,7 +313,16 @@ func (p *Policy) Rules() []*Rule {
 	return list
 }
 
-// Table returns the table of that name, or nil. What is not loaded yet matches
+// Submission reports whether dst is for mail clients of users, which greet with any
+// name: port 465 or 587 (RFC 8314, RFC 6409), or a listener named submission.
+func (p *Policy) Submission(dst netip.AddrPort) bool {
+	if dst.Port() == 465 || dst.Port() == 587 {
+		return true
+	}
+	return p != nil && slices.ContainsFunc(p.listeners, func(l *Listener) bool { return l.Name == "submission" && l.match(dst) })
+}
+
+// Table returns the named table, or nil. A source that is not loaded matches
 // nothing.
 func (p *Policy) Table(name string) Table {
 	if t, ok := p.tables[name]; ok {
@@ -316,46 +331,46 @@ func (p *Policy) Table(name string) Table {
 	return nil
 }
 
-// Phases returns the phases the policy has to be asked at: those of its rules,
-// and all in which a decision that holds for the session has to be repeated.
-func (p *Policy) Phases() (set PhaseSet) {
+// Phases returns the phases in which the caller must evaluate the policy: the
+// phases of its rules, and all later phases if a sticky decision must be repeated.
+func (p *Policy) Phases() (set smtp.PhaseSet) {
 	for i := range p.rules {
 		r := &p.rules[i]
 		set |= r.tree.Phases
-		if r.sticky && r.tree.Decision != Disconnect {
-			set |= from(Helo)
+		if r.sticky && r.tree.Decision != smtp.Disconnect {
+			set |= smtp.PhasesFrom(r.tree.Phases.List()[0])
 		}
 	}
 	return set
 }
 
-// Needs says which facts a policy looks at, apart from those that smtpd gives.
+// Needs lists the facts that a policy uses and that smtpd does not report.
 type Needs struct {
 	ASN      bool
 	Country  bool
-	SeenGood bool
+	Standing bool
 	Evidence Evidence
 	Windows  []Window
-	Names    bool // who writes, to whom, or who logged in: what may be kept as a hash only
+	Names    bool // senders, recipients or users, which records may contain as hashes
 }
 
-// A Window is a count over sessions that a rule asks for.
+// A Window is a count over sessions in a rule.
 type Window struct {
 	Evidence Evidence
 	Window   time.Duration
 	By       Key
 }
 
-// Needs returns the facts that rules and pass statements look at.
+// Needs returns the needs of all rules and pass statements.
 func (p *Policy) Needs() (n Needs) {
 	visit := func(cs []cond) {
 		for i := range cs {
 			c := &cs[i]
 			n.ASN = n.ASN || c.tree.Word == "asn" || c.by == ByASN
 			n.Country = n.Country || c.tree.Word == "country"
-			n.SeenGood = n.SeenGood || c.tree.Word == "seen-good"
+			n.Standing = n.Standing || c.tree.Word == "known" || c.tree.Word == "trusted"
 			n.Evidence |= c.evidence
-			n.Names = n.Names || c.tree.Word == "mail-from" || c.tree.Word == "rcpt-to" || c.tree.Word == "auth" && len(c.tree.Values) > 0
+			n.Names = n.Names || c.tree.Word == "mail-from" || c.tree.Word == "rcpt-to" || c.tree.Word == "auth-failed" || c.tree.Word == "auth" && len(c.tree.Values) > 0
 			if c.window > 0 {
 				n.Windows = append(n.Windows, Window{c.evidence, c.window, c.by})
 			}

@@ -2,69 +2,75 @@ package rules
 
 import (
 	"fmt"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
+
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
 )
 
-// A condition is a row in the table of what a rule can look at. To add one,
-// write its match function in a match file and its row here; the tests then
-// ask for its words in the manual.
+// A condition is a row in the table of conditions. To add one, write its match
+// function in match.go, its fact function in fact.go and its row here. Tests check
+// that the manual contains it.
 type condition struct {
-	word string
-	args string // what follows the word, for the manual and for errors
-	// From and to are the phases between which the fact is known.
-	from, to Phase
+	word  string
+	alias string // another spelling, read but never written
+	args  string // the arguments, for the manual and for errors
+	// From and to are the first and the last phase in which the fact is known.
+	from, to smtp.Phase
 	parse    func(*line, *Cond) *Error
 	over     bool // compares a number with Cond.Over
-	// changes says that the fact can be another one later in the same
-	// session, so that a decision built on it must not outlive the phase.
-	changes bool
-	// fixed says that the fact is the same in all phases of a session.
-	fixed    bool
-	envelope bool // its names are matched against mail addresses
+	// changes reports whether the fact may change within the session, so that a
+	// decision on it must end with the phase.
+	changes  bool
+	envelope bool // the names are compared with mail addresses
 	match    func(*cond, *Facts) Truth
-	fact     func(*Cond, *Facts) string // the fact, to be shown to people
-	say      func(*Cond) string         // in English, going on from "it"
+	fact     func(*Cond, *Facts) string // the fact, human-readable
+	say      func(*Cond) string         // a verb phrase with the host as its subject
 }
 
-// conditions is every condition there is.
+// conditions are all conditions.
 var conditions = []condition{
-	{word: "src", args: "address", from: Connect, to: End, parse: needs("an address", addressValue),
-		fixed: true, match: matchSrc, fact: factSrc, say: saySrc},
-	{word: "listener", args: "name", from: Connect, to: End, parse: needs("a listener", listenerValue),
-		fixed: true, match: matchListener, fact: factListener, say: sayValues("comes in on", "")},
-	{word: "rdns", args: "name", from: Connect, to: End, parse: needs("a name", nameValue),
-		fixed: true, match: matchRDNS, fact: factRDNS, say: sayValues("has an address named", "in DNS")},
-	{word: "fcrdns", args: "[pass | fail | error]", from: Connect, to: End, parse: parseFCrDNS,
-		fixed: true, match: matchFCrDNS, fact: factFCrDNS, say: sayFCrDNS},
-	{word: "asn", args: "number", from: Connect, to: End, parse: needs("an AS number", asValue),
-		fixed: true, match: matchASN, fact: factASN, say: sayValues("is in the network", "")},
-	{word: "country", args: "code", from: Connect, to: End, parse: needs("a country", countryValue),
-		fixed: true, match: matchCountry, fact: factCountry, say: sayValues("is in the country", "")},
-	{word: "evidence", args: "token", from: Connect, to: End, parse: needs("evidence", evidenceValue),
+	{word: "src", args: "address", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("an address", addressValue),
+		match: matchSrc, fact: factSrc, say: saySrc},
+	{word: "listener", args: "name", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("a listener", listenerValue),
+		match: matchListener, fact: factListener, say: sayValues("connects to", "")},
+	{word: "rdns", args: "name", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("a name", nameValue),
+		match: matchRDNS, fact: factRDNS, say: sayValues("has the reverse DNS name", "")},
+	{word: "fcrdns", args: "[pass | fail | error]", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: parseFCrDNS,
+		match: matchFCrDNS, fact: factFCrDNS, say: sayFCrDNS},
+	{word: "asn", args: "number", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("an AS number", asValue),
+		match: matchASN, fact: factASN, say: sayValues("is in the network", "")},
+	{word: "country", args: "code", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("a country", countryValue),
+		match: matchCountry, fact: factCountry, say: sayValues("is in the country", "")},
+	{word: "evidence", args: "token", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("evidence", evidenceValue),
 		match: matchEvidence, fact: factEvidence, say: sayEvidence},
-	{word: "score", args: "> number", from: Connect, to: End, parse: parseOver, over: true,
+	{word: "score", args: "> number", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: parseOver, over: true,
 		match: matchScore, fact: factScore, say: sayScore},
-	{word: "seen-good", from: Connect, to: End, parse: noArgs,
-		match: matchSeenGood, fact: factSeenGood, say: sayWord("sent us good mail before")},
-	{word: "count", args: "token > number [in duration [by src | prefix | asn | helo | user]]", from: Connect, to: End, parse: parseCount, over: true,
+	{word: "known", alias: "seen-good", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: noArgs,
+		match: matchStanding(StandingKnown), fact: factStanding, say: sayWord("sent mail that this server accepted on an earlier day")},
+	{word: "trusted", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: noArgs,
+		match: matchStanding(StandingTrusted), fact: factStanding, say: sayWord("sent mail that this server accepted on many days")},
+	{word: "count", args: "token > number [in duration [by src | prefix | domain | asn | helo | user | site]]", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: parseCount, over: true,
 		match: matchCount, fact: factCount, say: sayCount},
-	{word: "helo", args: "name", from: Helo, to: End, parse: needs("a name", nameValue),
+	{word: "helo", args: "name", from: smtp.PhaseHelo, to: smtp.PhaseEnd, parse: needs("a name", nameValue),
 		match: matchHelo, fact: factHelo, say: sayValues("greets as", "")},
-	{word: "mail-from", args: "address", from: MailFrom, to: Commit, parse: needs("a mail address", nameValue), changes: true, envelope: true,
+	{word: "mail-from", args: "address", from: smtp.PhaseMailFrom, to: smtp.PhaseCommit, parse: needs("a mail address", nameValue), changes: true, envelope: true,
 		match: matchMailFrom, fact: factMailFrom, say: sayValues("sends mail from", "")},
-	{word: "auth", args: "[user]", from: MailFrom, to: End, parse: parseAuth, changes: true,
+	{word: "auth", args: "[user]", from: smtp.PhaseMailFrom, to: smtp.PhaseEnd, parse: parseAuth, changes: true,
 		match: matchAuth, fact: factAuth, say: sayAuth},
-	{word: "tls", from: MailFrom, to: End, parse: noArgs, changes: true,
+	{word: "auth-failed", args: "user", from: smtp.PhaseMailFrom, to: smtp.PhaseEnd, parse: needs("a user name", nameValue), changes: true,
+		match: matchFailed, fact: factFailed, say: sayValues("fails to log in as", "")},
+	{word: "tls", from: smtp.PhaseMailFrom, to: smtp.PhaseEnd, parse: noArgs, changes: true,
 		match: matchTLS, fact: factTLS, say: sayWord("uses TLS")},
-	{word: "rcpt-to", args: "address", from: RcptTo, to: RcptTo, parse: needs("a mail address", nameValue), changes: true, envelope: true,
+	{word: "rcpt-to", args: "address", from: smtp.PhaseRcptTo, to: smtp.PhaseRcptTo, parse: needs("a mail address", nameValue), changes: true, envelope: true,
 		match: matchRcptTo, fact: factRcptTo, say: sayValues("sends mail to", "")},
 }
 
 func conditionByWord(word string) *condition {
 	for i := range conditions {
-		if conditions[i].word == word {
+		if c := &conditions[i]; c.word == word || c.alias != "" && c.alias == word {
 			return &conditions[i]
 		}
 	}
@@ -83,14 +89,13 @@ const (
 	maxScore  = 1000
 	maxOver   = 1_000_000
 	maxWindow = 90 * day
-	// maxOverTime bounds counts over several sessions, which are kept in a
-	// few bytes.
+	// maxOverTime bounds counts over several sessions, which take few bytes.
 	maxOverTime = 50_000
 )
 
 func noArgs(*line, *Cond) *Error { return nil }
 
-// needs parses one value or a list of them.
+// needs parses a value or a list of values.
 func needs(what string, value valueFunc) func(*line, *Cond) *Error {
 	return func(l *line, c *Cond) (err *Error) {
 		c.Values, err = l.values(what, value)
@@ -98,19 +103,20 @@ func needs(what string, value valueFunc) func(*line, *Cond) *Error {
 	}
 }
 
+// fcrdnsStates are the arguments of fcrdns.
+var fcrdnsStates = []string{smtp.FCrDNSPass.String(), smtp.FCrDNSFail.String(), smtp.FCrDNSError.String()}
+
 func parseFCrDNS(l *line, c *Cond) (err *Error) {
-	// `pass` stands for the action, too: behind fcrdns it is the state.
-	if t := l.peek(); index(fcrdnsNames[1:], t.text) < 0 && !t.is("{") {
+	// `pass` is an action also; after fcrdns it is the state.
+	if t := l.peek(); slices.Index(fcrdnsStates, t.text) < 0 && !t.is("{") {
 		c.Values = []Value{{Pos: c.Pos, Kind: WordValue, Text: "pass"}}
 		return nil
 	}
 	return l.each(func() *Error {
-		t := l.next()
-		if t.kind != wordToken || index(fcrdnsNames[1:], t.text) < 0 {
-			return l.errorf(t.pos, didYouMean(t.text, fcrdnsNames[1:]), "expected a state%s", insteadOf(t))
-		}
+		t := l.peek()
+		_, err := l.word("a state", fcrdnsStates)
 		c.Values = append(c.Values, Value{Pos: t.pos, Kind: WordValue, Text: t.text})
-		return nil
+		return err
 	})
 }
 
@@ -123,52 +129,45 @@ func parseAuth(l *line, c *Cond) (err *Error) {
 
 func parseOver(l *line, c *Cond) (err *Error) {
 	if err = l.expect(">"); err == nil {
-		c.Over, err = l.number("the limit", 0, maxOver)
+		c.Over, err = l.number("the threshold", 0, maxOver)
 	}
 	return err
 }
 
 func parseCount(l *line, c *Cond) *Error {
-	t := l.next()
-	v, wrong := evidenceValue(t)
-	if wrong != "" {
-		msg, hint, _ := strings.Cut(wrong, "\n")
-		return l.errorf(t.pos, hint, "%s", msg)
+	v, err := l.value(l.next(), evidenceValue)
+	if err != nil {
+		return err
 	}
-	v.Pos = t.pos
 	c.Values = []Value{v}
-	if err := parseOver(l, c); err != nil {
+	if err = parseOver(l, c); err != nil {
 		return err
 	}
 	if by := l.peek(); by.is("by") {
-		return l.errorf(by.pos, "write: in 1h by ...", "a count by somebody needs the time it looks back")
+		return l.errorf(by.pos, "write: in 1h by ...", "a count with `by` needs a window")
 	}
 	if !l.accept("in") {
 		return nil
 	}
-	var err *Error
-	if c.Window, err = l.duration("the time to look back", time.Minute, maxWindow); err != nil {
+	if c.Window, err = l.duration("the window", time.Minute, maxWindow); err != nil {
 		return err
 	}
 	if c.Over > maxOverTime {
-		return l.errorf(v.Pos, "", "over several sessions no more than %d are counted", maxOverTime)
+		return l.errorf(v.Pos, "", "over several sessions the threshold may not exceed %d", maxOverTime)
 	}
 	c.By = BySrc
 	if l.accept("by") {
-		key := l.next()
-		i := index(keyNames[1:], key.text)
-		if key.kind != wordToken || i < 0 {
-			return l.errorf(key.pos, didYouMean(key.text, keyNames[1:]), "expected whose events to count%s", insteadOf(key))
-		}
+		i, err := l.word("a key of the count", keyNames[1:])
 		c.By = Key(i + 1)
+		return err
 	}
 	return nil
 }
 
-// span returns the phases at which c can be answered: all facts it needs are
-// known. A list of evidence is known when one of it can be there, its negation
-// when all of it can.
-func (c *Cond) span() (first, last Phase) {
+// span returns the first and the last phase in which c has an answer. A list of
+// evidence has one as soon as one kind is possible, its negation as soon as all
+// kinds are possible.
+func (c *Cond) span() (first, last smtp.Phase) {
 	row := conditionByWord(c.Word)
 	first, last = row.from, row.to
 	switch c.Word {
@@ -191,10 +190,10 @@ func (c *Cond) span() (first, last Phase) {
 	return first, last
 }
 
-// sayWord says a condition without values.
+// sayWord describes a condition without values.
 func sayWord(text string) func(*Cond) string { return func(*Cond) string { return text } }
 
-// sayValues says a condition with values.
+// sayValues describes a condition with values.
 func sayValues(before, after string) func(*Cond) string {
 	return func(c *Cond) string {
 		text := before + " " + sayList(c.Values)
@@ -216,7 +215,7 @@ func sayList(values []Value) string {
 func sayValue(v Value) string {
 	switch {
 	case v.Kind == TableValue:
-		return "one of the list `" + v.Text + "`"
+		return "any of the list `" + v.Text + "`"
 	case v.Kind == RegexValue:
 		return "anything that matches " + slash(v.Text)
 	case v.Kind == TextValue && v.Text == "<>":
@@ -257,9 +256,9 @@ func sayFCrDNS(c *Cond) string {
 	var items []string
 	for _, v := range c.Values {
 		items = append(items, map[string]string{
-			"pass":  "has a name in DNS that leads back to its address",
-			"fail":  "has no name in DNS that leads back to its address",
-			"error": "has a name in DNS that could not be checked",
+			"pass":  "passes FCrDNS",
+			"fail":  "does not pass FCrDNS",
+			"error": "has a reverse DNS name that DNS could not confirm",
 		}[v.Text])
 	}
 	return or(items)
@@ -273,24 +272,37 @@ func sayEvidence(c *Cond) string {
 	return or(items)
 }
 
-func sayScore(c *Cond) string { return fmt.Sprintf("has more than %s", plural(c.Over, "point")) }
+func sayScore(c *Cond) string { return "has more than " + text.Plural(c.Over, "point") }
+
+// recipientsSay describes counts of recipients.
+var recipientsSay = map[Evidence]string{
+	UnknownRecipient: "writes to more than %d recipients that do not exist",
+	Backscatter:      "sends bounces to more than %d recipients that do not exist",
+	RecipientFlood:   "asks for more than %d further recipients after many were rejected",
+	RelayProbe:       "tries to relay to more than %d recipients that are not local",
+}
 
 func sayCount(c *Cond) string {
 	if c.Window == 0 && c.Values[0].Text == Flood.String() {
-		return "holds more than " + plural(c.Over, "session") + " at once"
+		return "has more than " + text.Plural(c.Over, "concurrent session")
 	}
-	text := "more than " + plural(c.Over, "time") + " " + TokenByName(c.Values[0].Text).Means
+	s := TokenByName(c.Values[0].Text).Means + " more than " + text.Plural(c.Over, "time")
+	if format := recipientsSay[TokenByName(c.Values[0].Text).Evidence]; format != "" {
+		s = fmt.Sprintf(format, c.Over)
+	}
 	if c.Window == 0 {
-		return text + " (in one session)"
+		return s + " (in one session)"
 	}
-	who := map[Key]string{
+	by := map[Key]string{
 		BySrc:    "from one address",
 		ByPrefix: "from one network",
-		ByASN:    "from one provider",
+		ByDomain: "from one domain",
+		BySite:   "from all clients together",
+		ByASN:    "from one AS",
 		ByHelo:   "under one greeting",
 		ByUser:   "for one user",
 	}[c.By]
-	return text + " (within " + sayDuration(c.Window) + ", " + who + ")"
+	return s + " (within " + text.DurationWords(c.Window) + ", " + by + ")"
 }
 
 func sayAuth(c *Cond) string {
@@ -298,16 +310,4 @@ func sayAuth(c *Cond) string {
 		return "has logged in"
 	}
 	return "has logged in as " + sayList(c.Values)
-}
-
-func plural(n int, word string) string {
-	if n == 1 {
-		return "1 " + word
-	}
-	return strconv.Itoa(n) + " " + word + "s"
-}
-
-func sayDuration(d time.Duration) string {
-	n, u := inUnits(int64(d), timeUnits[1:])
-	return plural(int(n), u.word)
 }

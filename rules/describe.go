@@ -4,39 +4,41 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
 )
 
-// phaseSays says when a phase is.
+// phaseSays describes each phase.
 var phaseSays = [...]string{
-	Connect:  "when it connects",
-	Helo:     "when it greets",
-	MailFrom: "when it names a sender",
-	RcptTo:   "when it names a recipient",
-	Data:     "before it sends a message",
-	Commit:   "after it has sent a message",
-	End:      "when it has left",
+	smtp.PhaseConnect:  "when it connects",
+	smtp.PhaseHelo:     "when it greets",
+	smtp.PhaseMailFrom: "when it names a sender",
+	smtp.PhaseRcptTo:   "when it names a recipient",
+	smtp.PhaseData:     "before it sends a message",
+	smtp.PhaseCommit:   "after it has sent a message",
+	smtp.PhaseEnd:      "after it has disconnected",
 }
 
-// decisionSays says what happens to "it".
+// decisionSays describes each decision, with the host as its subject.
 var decisionSays = [...]string{
-	Proceed:    "is let through",
-	Junk:       "has its mail marked as junk",
-	Reject:     "is refused",
-	Disconnect: "is refused and disconnected",
+	smtp.Proceed:    "is accepted",
+	smtp.Junk:       "has its messages marked as junk",
+	smtp.Reject:     "is rejected",
+	smtp.Disconnect: "is rejected and disconnected",
 }
 
-// Describe writes in plain English what the policy does, for the people whose
-// mail it is about: whom it never refuses, what it refuses and for how long,
-// and how to complain.
+// Describe writes the policy in plain English for the senders of mail: exempt
+// clients, reasons and duration of rejections, and how to complain.
 func (p *Policy) Describe(w io.Writer) error {
 	d := &describer{Policy: p}
-	d.title("What this mail server refuses")
+	d.title("Mail that this server rejects")
 	var refusing, other, watched []*Rule
 	for _, r := range p.Rules() {
 		switch {
 		case r.Observe:
 			watched = append(watched, r)
-		case r.Decides && r.Decision >= Reject || r.Ban > 0:
+		case r.Decides && r.Decision >= smtp.Reject || len(r.Ban) > 0:
 			refusing = append(refusing, r)
 		default:
 			other = append(other, r)
@@ -44,39 +46,42 @@ func (p *Policy) Describe(w io.Writer) error {
 	}
 	switch {
 	case p.Mode == Observe && len(p.rules) == 0:
-		d.para("This server refuses nothing on the grounds of this policy. It only records who comes.")
+		d.para("This policy rejects nothing. The server only records sessions.")
 	case p.Mode == Observe:
-		d.para("This policy is on trial: for now it refuses nothing and only records what it would do. The rest of this text says what that is.")
+		d.para("This policy is on trial: it rejects nothing and only records its decisions. The rest of this text describes these decisions.")
 	case len(refusing) == 0:
-		d.para("This server refuses nothing on the grounds of this policy.")
+		d.para("This policy rejects nothing.")
 	}
 
-	d.title("Never refused")
-	d.item("People who have logged in, and mail from this server itself." + d.exceptions())
+	d.title("Never rejected")
+	d.item("Users who have logged in, and mail from this server itself." + d.exceptions())
 	for i := range p.passes {
 		s := p.passes[i].tree
-		text := "Any host that " + sayConds(s.Conds)
+		item := "Any host that " + sayConds(s.Conds)
 		if s.On != "" {
-			text += " (on " + d.listener(s.On) + ")"
+			item += " (on " + d.listener(s.On) + ")"
 		}
-		d.item(text + "." + d.tables(s.Conds))
+		d.item(item + "." + d.tables(s.Conds))
+	}
+	if len(refusing) > 0 {
+		d.para("Hosts that sent mail on an earlier day, which this server accepted, are not banned. Hosts that did so on many days are exempt from rules about lists, names, places and points, and what they do is answered with a temporary code. Rules that count unknown recipients do not reject a recipient that has received mail before.")
 	}
 
-	d.rules("Refused", refusing)
-	d.rules("Treated otherwise, but not refused", other)
+	d.rules("Rejected", refusing)
+	d.rules("Treated differently, but not rejected", other)
 	d.rules("Only recorded", watched)
 	d.points()
 
 	if len(refusing) > 0 {
-		d.title("For how long")
+		d.title("Duration")
 		d.durations(refusing)
-		d.title("If your mail was refused by mistake")
+		d.title("If the server rejected your mail by mistake")
 		contact := "the postmaster of this site"
 		if p.Contact != "" {
 			contact = p.Contact
 		}
-		d.para("Every refusal ends with a reference of sixteen letters and digits, like [0123456789abcdef]. Send it to " + contact +
-			", from another mail account or on another way if need be. With the reference the postmaster can see what happened and why, and can undo it.")
+		d.para("Every rejection ends with a reference of sixteen letters and digits, such as [0123456789abcdef]. Send it to " + contact +
+			", from another mail account or by other means if necessary. With the reference the postmaster can find the reason and revoke the rejection.")
 	}
 	_, err := io.WriteString(w, strings.TrimPrefix(d.out.String(), "\n"))
 	return err
@@ -91,28 +96,14 @@ func (d *describer) title(s string) {
 	d.out.WriteString("\n" + s + "\n" + strings.Repeat("-", len(s)) + "\n")
 }
 
-const textWidth = 76
+const columns = 76
 
-func (d *describer) para(s string) { d.wrap("", s) }
-func (d *describer) item(s string) { d.wrap("- ", s) }
+func (d *describer) para(s string) { wrap(&d.out, "", s) }
+func (d *describer) item(s string) { wrap(&d.out, "- ", s) }
 
-func (d *describer) wrap(lead, s string) { wrap(&d.out, lead, s) }
-
-// wrap writes words in lines; the lines after the first stand below its text.
+// wrap writes s after lead, and aligns later lines with s.
 func wrap(out *strings.Builder, lead, s string) {
-	line := lead
-	for i, word := range strings.Fields(s) {
-		switch {
-		case i == 0:
-			line += word
-		case len(line)+1+len(word) > textWidth:
-			out.WriteString(line + "\n")
-			line = strings.Repeat(" ", len(lead)) + word
-		default:
-			line += " " + word
-		}
-	}
-	out.WriteString(line + "\n")
+	out.WriteString(text.Wrap(lead+strings.Join(strings.Fields(s), " "), columns, len(lead)) + "\n")
 }
 
 func (d *describer) rules(title string, rules []*Rule) {
@@ -135,29 +126,34 @@ func (d *describer) rule(r *Rule) string {
 		does = append(does, decisionSays[r.Decision])
 	}
 	if r.Delay > 0 {
-		does = append(does, "waits "+sayDuration(r.Delay)+" for an answer")
+		does = append(does, "waits "+text.DurationWords(r.Delay)+" for a reply")
 	}
-	if r.Ban > 0 {
-		does = append(does, "is turned away from then on for "+sayDuration(r.Ban))
+	if len(r.Ban) > 0 {
+		bans := r.Ladder()
+		verb := "is banned for "
+		if bans[0] == 0 {
+			bans, verb = bans[1:], "is banned from the second time on, for "
+		}
+		does = append(does, verb+strings.Join(durations(bans, text.DurationWords), ", then for "))
 	}
 	if r.Score != 0 {
-		does = append(does, fmt.Sprintf("gets %s", plural(r.Score, "point")))
+		does = append(does, "gets "+text.Plural(r.Score, "point"))
 	}
 	if len(r.Tags) > 0 {
-		does = append(does, "is noted as "+strings.Join(r.Tags, ", "))
+		does = append(does, "is tagged as "+strings.Join(r.Tags, ", "))
 	}
-	text := sayConds(r.Conds) + ": it " + and(does) + " " + or(when)
+	s := sayConds(r.Conds) + ": it " + and(does) + " " + or(when)
 	if r.On != "" {
-		text += ", on " + d.listener(r.On)
+		s += ", on " + d.listener(r.On)
 	}
-	text += "."
+	s += "."
 	if answer := r.answer(); answer != "" {
-		text += ` The answer is "` + answer + `".`
+		s += ` The reply is "` + answer + `".`
 	}
-	return text + d.tables(r.Conds) + " (rule " + r.Name + ")"
+	return s + d.tables(r.Conds) + " (rule " + r.Name + ")"
 }
 
-// sayConds says conditions, going on from "a host that".
+// sayConds describes conditions as the rest of "a host that".
 func sayConds(cs []*Cond) string {
 	var yes, no []string
 	for _, c := range cs {
@@ -170,7 +166,7 @@ func sayConds(cs []*Cond) string {
 	}
 	text := and(yes)
 	if len(yes) == 0 {
-		text = "comes at all"
+		text = "connects"
 	}
 	if len(no) > 0 {
 		text += ", unless " + or(no)
@@ -185,7 +181,7 @@ func and(items []string) string {
 	return strings.Join(items[:len(items)-1], ", ") + " and " + items[len(items)-1]
 }
 
-// tables says what is behind the lists that conditions name.
+// tables describes the tables of conditions.
 func (d *describer) tables(cs []*Cond) string {
 	text := ""
 	for _, c := range cs {
@@ -205,7 +201,7 @@ func (d *describer) table(name string) string {
 		case !ok || t.Name != name:
 			continue
 		case t.Builtin:
-			return " The list `" + name + "` comes with the program."
+			return " The list `" + name + "` is part of the program."
 		case len(t.Files) == 0 && len(t.Values) == 0:
 			return " The list `" + name + "` is empty."
 		case len(t.Files) == 0 && len(t.Values) <= 8:
@@ -215,7 +211,7 @@ func (d *describer) table(name string) string {
 			}
 			return " The list `" + name + "`: " + strings.Join(items, ", ") + "."
 		}
-		return " The list `" + name + "` is kept by the postmaster."
+		return " The postmaster maintains the list `" + name + "`."
 	}
 	return ""
 }
@@ -233,7 +229,7 @@ func (d *describer) listener(name string) string {
 	return name
 }
 
-// exceptions names the rules that look at people who have logged in.
+// exceptions lists the rules that apply to authenticated users.
 func (d *describer) exceptions() string {
 	var names []string
 	for _, r := range d.Rules() {
@@ -244,10 +240,10 @@ func (d *describer) exceptions() string {
 	if names == nil {
 		return ""
 	}
-	return " Only the rules about logins touch them: " + strings.Join(names, ", ") + "."
+	return " Only rules about logins apply to them: " + strings.Join(names, ", ") + "."
 }
 
-// points says how many points each kind of evidence gives.
+// points lists the points for each kind of evidence.
 func (d *describer) points() {
 	if len(d.weights) == 0 {
 		return
@@ -256,18 +252,18 @@ func (d *describer) points() {
 	d.para("A host gets points if it")
 	for _, s := range d.config.All() {
 		if w, ok := s.(*Weight); ok {
-			d.item(fmt.Sprintf("%s: %s", w.Token.Means, plural(w.Score, "point")))
+			d.item(w.Token.Means + ": " + text.Plural(w.Score, "point"))
 		}
 	}
-	d.para("What is likely but not proven counts half.")
+	d.para("Evidence that is likely but not proven counts half.")
 }
 
-// durations says how long refusals hold.
+// durations describes the duration of rejections.
 func (d *describer) durations(rules []*Rule) {
 	var sticky, once, temporary, bans bool
 	for _, r := range rules {
 		switch {
-		case r.Ban > 0:
+		case len(r.Ban) > 0:
 			bans = true
 		case r.sticky():
 			sticky = true
@@ -277,23 +273,15 @@ func (d *describer) durations(rules []*Rule) {
 		temporary = temporary || strings.HasPrefix(r.answer(), "4")
 	}
 	if sticky {
-		d.item("What a host is refused for what it is or does holds until it disconnects. It may come back at once, and is judged anew.")
+		d.item("If a host is rejected for its properties or its behaviour, that ends when it disconnects. It may reconnect immediately, and the policy is applied again.")
 	}
 	if once {
-		d.item("What is refused for one sender or recipient is refused for that one only.")
+		d.item("If a message is rejected for its sender or for a recipient, only this sender or recipient is rejected.")
 	}
 	if bans {
-		text := "Where a time is given above, the host is turned away for that time. It always ends by itself."
-		if len(d.Escalate) > 0 {
-			var times []string
-			for _, n := range d.Escalate {
-				times = append(times, fmt.Sprint(n))
-			}
-			text += " A host that has to be turned away again, and then again, is turned away " + strings.Join(times, ", then ") + " times as long."
-		}
-		d.item(text)
+		d.item("If a rule has a duration, the host is banned for that time. Every ban ends automatically. The next ban of the same host is longer, within a day of its end or within four times its length.")
 	}
 	if temporary {
-		d.item("An answer that begins with 4 is temporary: a mail server tries again later by itself.")
+		d.item("A reply that begins with 4 is temporary: a mail server retries later automatically.")
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// Pos is a place in a configuration file. Lines and columns count from one;
-// a column is one character, a tab too.
+// Pos is a position in a configuration file. Lines and columns count from 1. A
+// column is a character; a tab is one column.
 type Pos struct {
 	File   string
 	Line   int
@@ -16,13 +16,13 @@ type Pos struct {
 
 func (p Pos) String() string { return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column) }
 
-// An Error is one thing wrong, or doubtful, in a configuration file.
+// An Error is an error or a warning about a configuration file.
 type Error struct {
 	Pos
 	Msg     string
-	Hint    string // what to do about it; may be empty
-	Source  string // the line as it stands in the file, without its end
-	Warning bool   // the policy works, but probably not as it was meant
+	Hint    string // the remedy; may be empty
+	Source  string // the line of the file, without its end
+	Warning bool   // the policy is valid, but probably not as intended
 }
 
 // Error returns `file:line:column: message`.
@@ -33,8 +33,8 @@ func (e *Error) Error() string {
 	return e.Pos.String() + ": " + e.Msg
 }
 
-// Detail returns the error with the line it is in, a caret under the place,
-// and the hint: several lines that end with a newline.
+// Detail returns the error with its line, a caret below the column, and the hint.
+// Each line ends with a newline.
 func (e *Error) Detail() string {
 	var b strings.Builder
 	b.WriteString(e.Error() + "\n")
@@ -48,11 +48,11 @@ func (e *Error) Detail() string {
 	return b.String()
 }
 
-// maxExcerpt is how much of a long line is shown, in characters.
+// maxExcerpt is the length of the longest excerpt, in characters.
 const maxExcerpt = 120
 
-// excerpt returns the part of line around column, fit for a terminal, and the
-// blanks that lead to the caret below it. Tabs stay tabs in both.
+// excerpt returns the part of line around column, safe for a terminal, and the
+// spaces before the caret below it. Both keep tabs.
 func excerpt(line string, column int) (part, caret string) {
 	runes := []rune(line)
 	at := min(max(column-1, 0), len(runes))
@@ -84,7 +84,7 @@ func excerpt(line string, column int) (part, caret string) {
 	return text.String(), blanks.String()
 }
 
-// Errors are all that was found wrong, in the order of the files.
+// Errors is a list of errors in the order of the files.
 type Errors []*Error
 
 // Error returns one line for each error.
@@ -96,7 +96,7 @@ func (es Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Unwrap lets errors.As find each of them.
+// Unwrap returns the errors for errors.As.
 func (es Errors) Unwrap() []error {
 	list := make([]error, len(es))
 	for i, e := range es {
@@ -114,17 +114,10 @@ func (es Errors) Detail() string {
 	return b.String()
 }
 
-// didYouMean returns a hint that names the word nearest to wrong, or, if none
-// is near, those that are possible.
+// didYouMean returns a hint with the word nearest to wrong, or with all words if
+// none is similar.
 func didYouMean(wrong string, words []string) string {
-	best, least := "", 3
-	for _, w := range words {
-		// A word of two letters is not a slip for another of two.
-		if d := distance(strings.ToLower(wrong), w); d < least && d < len(w)-1 {
-			best, least = w, d
-		}
-	}
-	if best != "" {
+	if best := Nearest(wrong, words); best != "" {
 		return "did you mean `" + best + "`?"
 	}
 	if len(words) == 0 {
@@ -137,8 +130,21 @@ func didYouMean(wrong string, words []string) string {
 	return "valid are: " + strings.Join(words, ", ")
 }
 
-// distance counts the slips that lead from a to b: a letter put in, left out,
-// changed, or two exchanged (optimal string alignment).
+// Nearest returns the word that a mistyped one most probably stands for, "" if
+// none is similar.
+func Nearest(wrong string, words []string) string {
+	best, least := "", 3
+	for _, w := range words {
+		// Words of two letters are too short to compare.
+		if d := distance(strings.ToLower(wrong), w); d < least && d < len(w)-1 {
+			best, least = w, d
+		}
+	}
+	return best
+}
+
+// distance returns the number of typing mistakes from a to b: a letter inserted,
+// omitted or changed, or two exchanged (optimal string alignment).
 func distance(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return max(len(a), len(b))
@@ -164,5 +170,32 @@ func distance(a, b string) int {
 	return last[len(b)]
 }
 
-// runeCount is the number of characters in s, as columns are counted.
+// A removedWord is a word of an earlier version, with its replacement.
+type removedWord struct {
+	word, arg string // arg is empty for any argument
+	hint      string
+}
+
+// removedWords are the words that a configuration of an earlier version may contain.
+// A word that is valid again is not looked up.
+var removedWords = []removedWord{
+	{"privacy", "default", "privacy default is now: privacy full"},
+	{"privacy", "strict", "privacy strict is now: privacy hashed"},
+	{"detail", "", "remove the line: all sessions are recorded in detail"},
+	{"events", "", "remove the line: `scanwatch watch --json` prints the events of the running filter"},
+	{"escalate", "", "remove the line, and write the durations of repeated bans in each rule: ban { 10m, 1h, 1d, 7d }"},
+	{"campaign", "", "remove it: use `count unknown-recipient > 20 in 1h by site`, or evidence probed-recipient"},
+}
+
+// replacement returns the hint for a removed word with an argument, or "".
+func replacement(word, arg string) string {
+	for _, r := range removedWords {
+		if r.word == word && (r.arg == "" || r.arg == arg) {
+			return r.hint
+		}
+	}
+	return ""
+}
+
+// runeCount returns the number of columns of s; see Pos.
 func runeCount(s string) int { return utf8.RuneCountInString(s) }

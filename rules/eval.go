@@ -2,43 +2,52 @@ package rules
 
 import (
 	"math/bits"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
+
+	"scanwatch/internal/smtp"
 )
 
-// An Outcome is what rules decided for one phase, and what else they ask for.
+// An Outcome is the decision of rules at one phase, with their other effects.
 type Outcome struct {
 	Rule     *Rule // the rule that decided; nil if none did
-	Decision Decision
+	Decision smtp.Decision
 	Text     string // reply for Reject and Disconnect, without the reference: see Reply
-	// Sticky says that the decision holds for the rest of the session: the
-	// caller repeats it at every later phase that can be answered so, unless
-	// a pass statement matches there, Eval decides something more severe, or
-	// the client has logged in. What was decided about one sender or
-	// recipient is not sticky.
-	Sticky  bool
-	Delay   time.Duration // hold the answer that long
-	Ban     time.Duration // refuse the source from now on
-	BanRule *Rule         // the rule that asks for the ban
+	// Sticky reports whether the decision is for the rest of the session. The
+	// caller repeats it at every later phase that allows it, unless a pass
+	// statement matches there, Eval makes a more severe decision, or the client
+	// has logged in. Decisions about one sender or recipient are not sticky.
+	Sticky bool
+	Delay  time.Duration // before the answer
+	// Ban holds the bans for the first, second ... offence of the source.
+	Ban     []time.Duration
+	BanRule *Rule // the rule with the ban
 }
 
-// Empty tells whether nothing was decided or asked for.
+// Empty reports whether o has no effect.
 func (o *Outcome) Empty() bool { return o.Rule == nil && o.Delay == 0 && o.BanRule == nil }
 
 // A Verdict is the result of a policy at one phase.
 type Verdict struct {
-	Phase Phase
-	// Pass is the statement that lets the session pass whatever the rules
-	// say; nil if there is none.
+	Phase smtp.Phase
+	// Pass is the pass statement that matched, or nil. If one matched, no rule
+	// applies.
 	Pass *Pass
-	// Act is what is to be done. It is empty in observe mode.
+	// Act is the outcome to enforce. It is empty in observe mode.
 	Act Outcome
-	// Would is what would have been done: by all rules in observe mode, by
-	// those marked with observe in enforce mode.
+	// Would is the outcome without observe: of all rules in observe mode, of
+	// rules marked with observe in enforce mode.
 	Would Outcome
-	// Score is what rules added: to be added to Facts.Score. Total is the
-	// score with it and with the weight of the evidence.
+	// Withheld is the first decision from which the standing of the client shields
+	// it, as it would have been. It is empty for most clients.
+	Withheld Outcome
+	// Unsure reports that a pass statement may match, but a table is not loaded.
+	// Decisions are then temporary, and nobody is banned.
+	Unsure bool
+	// Score is the sum of the rules' scores at this phase. The caller adds it to
+	// Facts.Score. Total also includes Facts.Score and the weight of the evidence.
 	Score, Total int
 	Tags         TagSet
 }
@@ -46,10 +55,10 @@ type Verdict struct {
 // TagSet is a set of tags; see Policy.TagNames.
 type TagSet uint64
 
-// maxTags is the number of different tags in a policy.
+// maxTags is the largest number of different tags in a policy.
 const maxTags = 64
 
-// TagNames returns the tags in a set.
+// TagNames returns the names of the tags in a set.
 func (p *Policy) TagNames(s TagSet) (names []string) {
 	for ; s != 0; s &= s - 1 {
 		if i := bits.TrailingZeros64(uint64(s)); i < len(p.tags) {
@@ -59,20 +68,20 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 	return names
 }
 
-// Eval asks the policy about f at f.Phase. A pass statement that matches wins.
-// Otherwise the rules are tried in order; the first that decides ends it, and
-// the effects of those before it count. Rules marked with observe decide
-// nothing and hide no other rule, and their scores and tags do not count: what
-// observe mode says is what enforce mode does. While a pass statement that may
-// match names a table that is not loaded, nothing is done, as in observe mode.
+// Eval evaluates the policy on f at f.Phase. If a pass statement matches, no rule
+// applies. Otherwise Eval tries the rules in order until one decides. The effects
+// of the rules that matched before it count also. Rules marked with observe make
+// no decision and hide no other rule, and their scores and tags do not count, so
+// that observe mode reports exactly what enforce mode does. While a pass
+// statement may match and one of its tables is not loaded, decisions are temporary.
+// The shield of a trusted client is described at shield.
 func (p *Policy) Eval(f *Facts) (v Verdict) {
 	v.Phase = f.Phase
 	p.prepare(f)
 	v.Total = f.total
-	if f.Phase >= numPhases {
+	if f.Phase >= smtp.NumPhases {
 		return v
 	}
-	unsure := false
 	for i := range p.passes {
 		s := &p.passes[i]
 		if !on(s.listeners, f) {
@@ -83,7 +92,7 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 			v.Pass = s.tree
 			return v
 		case missing:
-			unsure = true
+			v.Unsure = true
 		}
 	}
 	exempt := f.Auth || f.Local
@@ -97,7 +106,11 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 		if out.Rule != nil || exempt && !r.auth || !on(r.listeners, f) || !all(r.conds, f) {
 			continue
 		}
-		out.apply(r)
+		if f.Standing < StandingTrusted || r.shield != shieldFull {
+			out.apply(r, f.Standing == StandingTrusted && r.shield == shieldTemporary)
+		} else if v.Withheld.Rule == nil && v.Withheld.BanRule == nil {
+			v.Withheld.apply(r, false)
+		}
 		if r.tree.Observe {
 			continue
 		}
@@ -110,7 +123,10 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 	}
 	v.Total = f.total
 	v.Would = marked
-	if p.Mode == Observe || unsure {
+	if v.Unsure {
+		v.Act.Temper()
+	}
+	if p.Mode == Observe {
 		v.Would = v.Act.or(marked)
 		v.Act = Outcome{}
 	}
@@ -123,30 +139,110 @@ func (o Outcome) or(other Outcome) Outcome {
 	if o.Rule == nil {
 		o.Rule, o.Decision, o.Text, o.Sticky = other.Rule, other.Decision, other.Text, other.Sticky
 	}
-	if other.Ban > o.Ban {
+	if longer(other.Ban, o.Ban) {
 		o.Ban, o.BanRule = other.Ban, other.BanRule
 	}
 	o.Delay = max(o.Delay, other.Delay)
 	return o
 }
 
+// longer reports whether the first ban of a is longer than that of b.
+func longer(a, b []time.Duration) bool {
+	return len(a) > 0 && (len(b) == 0 || a[0] > b[0])
+}
+
 // apply adds what r does to o.
-func (o *Outcome) apply(r *rule) {
+func (o *Outcome) apply(r *rule, temporary bool) {
 	o.Delay = max(o.Delay, r.tree.Delay)
-	if r.tree.Ban > o.Ban {
-		o.Ban, o.BanRule = r.tree.Ban, r.tree
+	if longer(r.ladder, o.Ban) {
+		o.Ban, o.BanRule = r.ladder, r.tree
 	}
 	if r.tree.Decides {
 		o.Rule, o.Decision, o.Text, o.Sticky = r.tree, r.tree.Decision, r.text, r.sticky
 	}
+	if temporary {
+		o.Temper()
+	}
 }
 
-// prepare works out what all rules share: the listeners the session came in
-// on, and its score.
+// Temper makes o a temporary decision without a ban. It marks no message as junk.
+func (o *Outcome) Temper() {
+	o.Ban, o.BanRule = nil, nil
+	switch {
+	case o.Decision == smtp.Junk:
+		o.Rule, o.Decision = nil, smtp.Proceed
+	case o.Decision >= smtp.Reject:
+		o.Text = Temporary(o.Text, o.Decision)
+	}
+}
+
+// A shield is the effect of a rule on a trusted client. Lists, names, places,
+// scores and older counts hit good senders by mistake, so a trusted client is
+// exempt from rules about these, unless the rule says `even trusted`.
+type shield uint8
+
+const (
+	shieldNone      shield = iota // about the envelope: as for all clients
+	shieldTemporary               // about conduct: temporary, and no ban
+	shieldFull                    // about the client: nothing
+)
+
+// conduct is evidence of what a client does. Other evidence is about its names,
+// address or place.
+const conduct = BotnetHelo | TalksHTTP | TalksSSH | TalksTLS | TalksBinary | UnknownCommand | SyntaxError | Pipelining | EarlyTalker |
+	RelayProbe | UnknownRecipient | Harvest | ProbedRecipient | AuthFailure | AuthUnsupported | AuthSpray | NoMail | Abandoned |
+	Flood | Backscatter | AccountAbuse | HeloChanged | RecipientFlood
+
+// Shielded reports whether r applies to trusted clients differently.
+func (r *Rule) Shielded() bool { return r.shield() != shieldNone }
+
+// Counts reports whether a condition of r counts missing recipients.
+func (r *Rule) Counts() bool {
+	return slices.ContainsFunc(r.Conds, func(c *Cond) bool {
+		return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&(UnknownRecipient|Backscatter) != 0
+	})
+}
+
+// Has reports whether a condition of r asks for any of e, or counts it.
+func (r *Rule) Has(e Evidence) bool {
+	return slices.ContainsFunc(r.Conds, func(c *Cond) bool {
+		return (c.Word == "count" || c.Word == "evidence") && !c.Not &&
+			slices.ContainsFunc(c.Values, func(v Value) bool { return TokenByName(v.Text).Evidence&e != 0 })
+	})
+}
+
+// countsRecipients reports whether the answer of c depends on the recipient: no
+// count applies to one that is known to exist.
+func (c *Cond) countsRecipients() bool {
+	return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&ofRecipients != 0
+}
+
+// shield returns the shield of a trusted client from r.
+func (r *Rule) shield() shield {
+	if r.EvenTrusted || r.Has(AuthFailure|AuthSpray|AuthUnsupported) {
+		return shieldNone // mail is no reason to guess passwords
+	}
+	s := shieldNone
+	for _, c := range r.Conds {
+		switch c.Word {
+		case "evidence", "count":
+			if !c.Not && slices.ContainsFunc(c.Values, func(v Value) bool { return TokenByName(v.Text).Evidence&conduct != 0 }) {
+				return shieldTemporary
+			}
+			s = shieldFull
+		case "src", "rdns", "fcrdns", "asn", "country", "helo", "score", "known", "trusted":
+			s = shieldFull
+		}
+	}
+	return s
+}
+
+// prepare computes the common facts of all rules: the listeners of the session
+// and its score.
 func (p *Policy) prepare(f *Facts) {
 	f.listeners = 0
 	for i, l := range p.listeners {
-		if !f.Local && l.match(f) {
+		if !f.Local && l.match(f.Dst) {
 			f.listeners |= 1 << i
 		}
 	}
@@ -161,20 +257,9 @@ func (p *Policy) prepare(f *Facts) {
 	}
 }
 
-func (l *Listener) match(f *Facts) bool {
-	port := false
-	for _, p := range l.Ports {
-		port = port || p == f.Dst.Port()
-	}
-	if !port || len(l.Addresses) == 0 {
-		return port
-	}
-	for _, a := range l.Addresses {
-		if a == f.Dst.Addr().Unmap() {
-			return true
-		}
-	}
-	return false
+func (l *Listener) match(dst netip.AddrPort) bool {
+	return slices.Contains(l.Ports, dst.Port()) &&
+		(len(l.Addresses) == 0 || slices.Contains(l.Addresses, dst.Addr().Unmap()))
 }
 
 func on(set uint64, f *Facts) bool { return set == 0 || set&f.listeners != 0 }
@@ -188,8 +273,8 @@ func all(conds []cond, f *Facts) bool {
 	return true
 }
 
-// passing tells whether a pass statement matches; missing, that it may: it
-// names a table that is not loaded. Who may be a friend is not refused.
+// passing reports whether a pass statement matches. If missing is set, it may
+// match, but a table is not loaded.
 func passing(conds []cond, f *Facts) (yes, missing bool) {
 	for i := range conds {
 		switch c := &conds[i]; c.eval(f) {
@@ -206,31 +291,31 @@ func passing(conds []cond, f *Facts) (yes, missing bool) {
 	return !missing, missing
 }
 
-// A Trace tells how one pass statement or rule came out.
+// A Trace is the evaluation of one pass statement or rule.
 type Trace struct {
 	Statement Statement // *Pass or *Rule
-	Skipped   string    // why it was not tried; empty if it was
+	Skipped   string    // the reason if it was not tried
 	Conds     []CondTrace
-	Matched   bool // all conditions said yes
-	Decided   bool // it decided the phase, or would have
+	Matched   bool // all answers are yes
+	Withheld  bool // it matched, and the standing of the client shields it
+	Decided   bool // the statement made the decision, or does without observe
 }
 
-// A CondTrace tells how one condition came out.
+// A CondTrace is the evaluation of one condition.
 type CondTrace struct {
 	Cond *Cond
-	Fact string // what it looked at, quoted
-	// Answer is for the condition as it is written, with its `!`.
+	Fact string // the fact, quoted
+	// Answer is the answer of the condition with its `!`.
 	Answer Truth
-	// Hashed tells that it could not tell because a hash was recorded and not
-	// the name itself.
+	// Hashed reports whether the answer is unknown because the record contains a
+	// hash instead of the name.
 	Hashed bool
 }
 
-// Explain evaluates like Eval and tells how every pass statement and every rule
-// of the phase came out.
+// Explain is Eval with a trace of every pass statement and rule of the phase.
 func (p *Policy) Explain(f *Facts) (Verdict, []Trace) {
 	v := p.Eval(f)
-	if f.Phase >= numPhases {
+	if f.Phase >= smtp.NumPhases {
 		return v, nil
 	}
 	p.prepare(f)
@@ -256,6 +341,7 @@ func (p *Policy) Explain(f *Facts) (Verdict, []Trace) {
 		if t.Skipped != "" {
 			t.Matched = false
 		}
+		t.Withheld = t.Matched && f.Standing == StandingTrusted && r.shield == shieldFull
 		t.Decided = r.tree == v.Act.Rule || r.tree == v.Would.Rule
 		decided = decided || t.Decided && !r.tree.Observe
 		if t.Matched && !r.tree.Observe {
@@ -281,8 +367,8 @@ func trace(s Statement, conds []cond, listeners uint64, f *Facts) Trace {
 	return t
 }
 
-// Reason says why r matches f, which Eval was last asked about: each condition
-// with the fact it looked at. Text from the network is quoted and cut.
+// Reason returns each condition of r with its fact. f must be the Facts of the
+// last Eval. Text from the network is quoted and cut.
 func (r *Rule) Reason(f *Facts) string {
 	var b strings.Builder
 	for i, c := range r.Conds {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"scanwatch/internal/smtp"
 )
 
 // set is a Table for tests.
@@ -62,11 +64,11 @@ func compile(t testing.TB, src string) *Policy {
 // TestConditions asks each condition alone, as it is written and negated.
 func TestConditions(t *testing.T) {
 	base := Facts{
-		Phase: RcptTo, Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
-		RDNS: []byte("Mail.Example.ORG"), FCrDNS: DNSPass, Helo: []byte("mail.example.org"),
+		Phase: smtp.PhaseRcptTo, Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
+		RDNS: []byte("Mail.Example.ORG"), FCrDNS: smtp.FCrDNSPass, Helo: []byte("mail.example.org"),
 		MailFrom: []byte("Joe@Lists.Example.org"), RcptTo: []byte("postmaster@example.org"),
 		ASN: 64496, ASNKnown: true, Country: "DE",
-		Evidence: Scanner | HeloOwnName, Weak: Cloud, SeenGood: Yes,
+		Evidence: Scanner | HeloOwnName, Weak: Cloud, Standing: StandingKnown,
 		Window: counts{{Harvest, time.Hour, BySrc}: 6},
 	}
 	base.Counts[UnknownRecipient.Index()] = 6
@@ -118,11 +120,11 @@ func TestConditions(t *testing.T) {
 
 		{"fcrdns", nil, Yes},
 		{"fcrdns fail", nil, No},
-		{"fcrdns { pass, fail }", func(f *Facts) { f.FCrDNS = DNSFail }, Yes},
-		{"fcrdns", func(f *Facts) { f.FCrDNS = DNSFail }, No},
-		{"fcrdns", func(f *Facts) { f.FCrDNS = DNSError }, Unknown},
-		{"fcrdns error", func(f *Facts) { f.FCrDNS = DNSError }, Yes},
-		{"fcrdns", func(f *Facts) { f.FCrDNS = DNSUnknown }, Unknown},
+		{"fcrdns { pass, fail }", func(f *Facts) { f.FCrDNS = smtp.FCrDNSFail }, Yes},
+		{"fcrdns", func(f *Facts) { f.FCrDNS = smtp.FCrDNSFail }, No},
+		{"fcrdns", func(f *Facts) { f.FCrDNS = smtp.FCrDNSError }, Unknown},
+		{"fcrdns error", func(f *Facts) { f.FCrDNS = smtp.FCrDNSError }, Yes},
+		{"fcrdns", func(f *Facts) { f.FCrDNS = smtp.FCrDNSUnknown }, Unknown},
 
 		{"asn 64496", nil, Yes},
 		{"asn { 64500, 64501 }", nil, No},
@@ -142,12 +144,22 @@ func TestConditions(t *testing.T) {
 		{"score > 99", func(f *Facts) { f.Score = 100 }, Yes},
 		{"score > 100", func(f *Facts) { f.Score = 100 }, No},
 		{"seen-good", nil, Yes},
-		{"seen-good", func(f *Facts) { f.SeenGood = No }, No},
-		{"seen-good", func(f *Facts) { f.SeenGood = Unknown }, Unknown},
-		{"count unknown-recipient > 5", nil, Yes},
-		{"count unknown-recipient > 6", nil, No},
-		{"count harvest > 5 in 1h by src", nil, Yes},
-		{"count harvest > 6 in 1h by src", nil, No},
+		{"known", nil, Yes},
+		{"trusted", nil, No},
+		{"trusted", func(f *Facts) { f.Standing = StandingTrusted }, Yes},
+		{"seen-good", func(f *Facts) { f.Standing = StandingNone }, No},
+		{"seen-good", func(f *Facts) { f.Standing = StandingUnknown }, Unknown},
+		{"auth-failed admin", nil, No},
+		{"auth-failed { admin, test }", func(f *Facts) { f.Failed = [][]byte{[]byte("office"), []byte("Test")} }, Yes},
+		{"auth-failed admin", func(f *Facts) { f.Failed = [][]byte{[]byte("office")} }, No},
+		{"count unknown-recipient > 5", func(f *Facts) { f.Standing = StandingNone }, Yes},
+		{"count unknown-recipient > 5", nil, No}, // a known client has twice as many
+		{"count unknown-recipient > 5", func(f *Facts) { f.Standing, f.Phase, f.RcptKnown = StandingNone, smtp.PhaseRcptTo, true }, No},
+		{"count unknown-recipient > 6", func(f *Facts) { f.Standing = StandingNone }, No},
+		{"count harvest > 5 in 1h by src", func(f *Facts) { f.Standing = StandingNone }, Yes},
+		{"count harvest > 5 in 1h by src", nil, No}, // a known client has twice as many
+		{"count harvest > 5 in 1h by src", func(f *Facts) { f.Standing, f.Phase, f.RcptKnown = StandingNone, smtp.PhaseRcptTo, true }, No},
+		{"count harvest > 6 in 1h by src", func(f *Facts) { f.Standing = StandingNone }, No},
 		{"count harvest > 5 in 2h by src", nil, Unknown},
 		{"count harvest > 5 in 1h by src", func(f *Facts) { f.Window = nil }, Unknown},
 
@@ -176,6 +188,10 @@ func TestConditions(t *testing.T) {
 		{"mail-from example.org", func(f *Facts) { f.MailFrom = []byte("a@b@example.org") }, Yes},
 		{"rcpt-to { postmaster@, abuse@ }", nil, Yes},
 		{"rcpt-to postmaster@", func(f *Facts) { f.RcptTo = []byte("postmaster") }, Yes},
+		{"rcpt-to abuse@", func(f *Facts) { f.RcptTo = []byte("Abuse+report@example.org") }, Yes},
+		{"rcpt-to abuse@", func(f *Facts) { f.RcptTo = []byte("abuse-report@example.org") }, No},
+		{"rcpt-to abuse@", func(f *Facts) { f.RcptTo = []byte("+abuse@example.org") }, No},
+		{"rcpt-to abuse@example.org", func(f *Facts) { f.RcptTo = []byte("abuse+report@example.org") }, No},
 		{"rcpt-to example.org", nil, Yes},
 
 		{"auth", nil, No},
@@ -221,14 +237,14 @@ func TestConditionsBeforeTheirPhase(t *testing.T) {
 	for _, cond := range []string{"helo x", "mail-from x", "rcpt-to x", "auth", "tls", "evidence helo-own-name", "count harvest > 0"} {
 		for _, not := range []string{"", "!"} {
 			p := compile(t, "pass match "+not+cond)
-			_, traces := p.Explain(&Facts{Phase: Connect, Helo: []byte("x"), MailFrom: []byte("a@x"), RcptTo: []byte("a@x"), Auth: true, TLS: true, Evidence: HeloOwnName})
+			_, traces := p.Explain(&Facts{Phase: smtp.PhaseConnect, Helo: []byte("x"), MailFrom: []byte("a@x"), RcptTo: []byte("a@x"), Auth: true, TLS: true, Evidence: HeloOwnName})
 			if got := traces[0].Conds[0].Answer; got != Unknown {
 				t.Errorf("%s%s at connect: %s", not, cond, got)
 			}
 		}
 	}
 	p := compile(t, "pass match rcpt-to x")
-	if v := p.Eval(&Facts{Phase: Data, RcptTo: []byte("a@x")}); v.Pass != nil {
+	if v := p.Eval(&Facts{Phase: smtp.PhaseData, RcptTo: []byte("a@x")}); v.Pass != nil {
 		t.Error("rcpt-to is known at data")
 	}
 }
@@ -251,52 +267,52 @@ func TestEval(t *testing.T) {
 		total      int
 		tags       string
 	}{
-		{name: "nothing matches", src: "mode enforce\nrule a phase helo match helo x reject", facts: Facts{Phase: Helo, Helo: []byte("y")}},
+		{name: "nothing matches", src: "mode enforce\nrule a phase helo match helo x reject", facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("y")}},
 		{name: "first decision wins", src: "mode enforce\nrule a phase helo match helo x reject\nrule b phase helo match helo x disconnect",
-			facts: Facts{Phase: Helo, Helo: []byte("x")}, act: "reject a"},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}, act: "reject a"},
 		{name: "proceed ends it", src: "mode enforce\nrule a phase helo match helo x proceed\nrule b phase helo match helo x disconnect",
-			facts: Facts{Phase: Helo, Helo: []byte("x")}, act: "proceed a"},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}, act: "proceed a"},
 		{name: "all conditions", src: "mode enforce\nrule a phase helo match helo x !fcrdns reject",
-			facts: Facts{Phase: Helo, Helo: []byte("x"), FCrDNS: DNSPass}},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x"), FCrDNS: smtp.FCrDNSPass}},
 		{name: "unknown is no match", src: "mode enforce\nrule a phase helo match !fcrdns reject",
-			facts: Facts{Phase: Helo, FCrDNS: DNSError}},
+			facts: Facts{Phase: smtp.PhaseHelo, FCrDNS: smtp.FCrDNSError}},
 		{name: "other phase", src: "mode enforce\nrule a phase { helo, data } match helo x reject",
-			facts: Facts{Phase: MailFrom, Helo: []byte("x")}},
+			facts: Facts{Phase: smtp.PhaseMailFrom, Helo: []byte("x")}},
 		{name: "other listener", src: "mode enforce\nrule a on submission phase helo match helo x reject",
-			facts: Facts{Phase: Helo, Helo: []byte("x"), Dst: netip.MustParseAddrPort("192.0.2.25:25")}},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x"), Dst: netip.MustParseAddrPort("192.0.2.25:25")}},
 		{name: "this listener", src: "mode enforce\nrule a on mx phase helo match helo x reject",
-			facts: Facts{Phase: Helo, Helo: []byte("x"), Dst: netip.MustParseAddrPort("192.0.2.25:25")}, act: "reject a"},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x"), Dst: netip.MustParseAddrPort("192.0.2.25:25")}, act: "reject a"},
 		{name: "observe is the default", src: "rule a phase helo match helo x reject",
-			facts: Facts{Phase: Helo, Helo: []byte("x")}, would: "reject a"},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}, would: "reject a"},
 		{name: "observed rule", src: "mode enforce\nrule a observe phase helo match helo x reject\nrule b phase helo match helo x junk",
-			facts: Facts{Phase: Helo, Helo: []byte("x")}, act: "junk b", would: "reject a"},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}, act: "junk b", would: "reject a"},
 		{name: "observed rule behind the one that decides", src: "mode enforce\nrule b phase helo match helo x junk\nrule a observe phase helo match helo x reject",
-			facts: Facts{Phase: Helo, Helo: []byte("x")}, act: "junk b"},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}, act: "junk b"},
 		{name: "in observe mode the enforced rule is shown", src: "rule a observe phase helo match helo x reject\nrule b phase helo match helo x junk",
-			facts: Facts{Phase: Helo, Helo: []byte("x")}, would: "junk b"},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}, would: "junk b"},
 		{name: "in observe mode an observed rule alone", src: "rule a observe phase helo match helo x reject\nrule b phase helo match helo x tag t",
-			facts: Facts{Phase: Helo, Helo: []byte("x")}, would: "reject a", tags: "t"},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}, would: "reject a", tags: "t"},
 		{name: "pass wins from behind", src: "mode enforce\nrule a phase helo match helo x reject\npass from 192.0.2.1",
-			facts: Facts{Phase: Helo, Helo: []byte("x"), Src: netip.MustParseAddr("192.0.2.1")}, pass: true},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x"), Src: netip.MustParseAddr("192.0.2.1")}, pass: true},
 		{name: "pass on a listener", src: "mode enforce\nrule a phase helo match helo x reject\npass on submission from 192.0.2.1",
-			facts: Facts{Phase: Helo, Helo: []byte("x"), Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddrPort("192.0.2.25:25")}, act: "reject a"},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x"), Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddrPort("192.0.2.25:25")}, act: "reject a"},
 		{name: "pass keeps effects away", src: "mode enforce\nrule a phase helo match helo x delay 1s ban 1h score 5 tag t\npass from 192.0.2.1",
-			facts: Facts{Phase: Helo, Helo: []byte("x"), Src: netip.MustParseAddr("192.0.2.1")}, pass: true},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x"), Src: netip.MustParseAddr("192.0.2.1")}, pass: true},
 		{name: "authenticated sessions are exempt", src: "mode enforce\nrule a phase rcpt-to match helo x reject",
-			facts: Facts{Phase: RcptTo, Helo: []byte("x"), Auth: true}},
+			facts: Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("x"), Auth: true}},
 		{name: "local sessions are exempt", src: "mode enforce\nrule a phase rcpt-to match helo x reject",
-			facts: Facts{Phase: RcptTo, Helo: []byte("x"), Local: true}},
+			facts: Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("x"), Local: true}},
 		{name: "unless a rule says auth", src: "mode enforce\nrule a phase rcpt-to match helo x auth reject",
-			facts: Facts{Phase: RcptTo, Helo: []byte("x"), Auth: true}, act: "reject a"},
+			facts: Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("x"), Auth: true}, act: "reject a"},
 		{name: "scores add up for later rules", src: "mode enforce\nscore evidence scanner 20\nscore evidence cloud 15\nrule a phase helo match helo x score 10 tag t1\nrule b phase helo match helo x score 5 tag t2\nrule c phase helo match score > 41 reject",
-			facts: Facts{Phase: Helo, Helo: []byte("x"), Evidence: Scanner, Weak: Cloud}, act: "reject c", score: 15, total: 42, tags: "t1,t2"},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x"), Evidence: Scanner, Weak: Cloud}, act: "reject c", score: 15, total: 42, tags: "t1,t2"},
 		{name: "scores before the rule do not count yet", src: "mode enforce\nrule c phase helo match score > 9 reject\nrule a phase helo match helo x score 10",
-			facts: Facts{Phase: Helo, Helo: []byte("x")}, score: 10, total: 10},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}, score: 10, total: 10},
 		{name: "scores of observed rules do not count", src: "mode enforce\nrule a observe phase helo match helo x score 10 tag t\nrule c phase helo match score > 9 reject",
-			facts: Facts{Phase: Helo, Helo: []byte("x")}},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}},
 		{name: "scores of earlier phases", src: "mode enforce\nrule a phase helo match helo x score -20\nrule c phase helo match score > 9 reject",
-			facts: Facts{Phase: Helo, Helo: []byte("x"), Score: 30}, act: "reject c", score: -20, total: 10},
-		{name: "a phase that is none", src: "mode enforce\nrule a phase helo match helo x reject", facts: Facts{Phase: numPhases, Helo: []byte("x")}},
+			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x"), Score: 30}, act: "reject c", score: -20, total: 10},
+		{name: "a phase that is none", src: "mode enforce\nrule a phase helo match helo x reject", facts: Facts{Phase: smtp.NumPhases, Helo: []byte("x")}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -314,7 +330,7 @@ func TestEval(t *testing.T) {
 			if got != want {
 				t.Errorf("\n got %s\nwant %s", got, want)
 			}
-			if v.Act.Rule == nil && v.Act.Decision != Proceed {
+			if v.Act.Rule == nil && v.Act.Decision != smtp.Proceed {
 				t.Errorf("decision %s without a rule", v.Act.Decision)
 			}
 			// Evaluating again gives the same, and so does Explain.
@@ -342,15 +358,15 @@ rule c phase helo match helo x ban 7d
 rule d phase helo match helo x reject "450 4.7.1 Wait"
 rule e phase helo match helo x ban 30d`
 	for _, mode := range []string{"enforce", "observe"} {
-		v := compile(t, fmt.Sprintf(src, mode)).Eval(&Facts{Phase: Helo, Helo: []byte("x")})
+		v := compile(t, fmt.Sprintf(src, mode)).Eval(&Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")})
 		done, none := v.Act, v.Would
 		if mode == "observe" {
 			done, none = none, done
 		}
-		if !none.Empty() || none.Decision != Proceed {
+		if !none.Empty() || none.Decision != smtp.Proceed {
 			t.Errorf("%s: both act and would: %+v", mode, v)
 		}
-		if done.Delay != 5*time.Second || done.Ban != 7*day || done.BanRule.Name != "c" || done.Text != "450 4.7.1 Wait" || ruleName(done) != "d" {
+		if done.Delay != 5*time.Second || done.Ban[0] != 7*day || done.BanRule.Name != "c" || done.Text != "450 4.7.1 Wait" || ruleName(done) != "d" {
 			t.Errorf("%s: %+v", mode, done)
 		}
 	}
@@ -372,8 +388,9 @@ func TestSticky(t *testing.T) {
 		{"phase rcpt-to match helo x reject", true},
 		{"phase rcpt-to match src 192.0.2.1 junk", true},
 		{"phase rcpt-to match evidence harvest disconnect", true},
-		{"phase rcpt-to match count unknown-recipient > 5 reject", true},
-		{"phase rcpt-to match count unknown-recipient > 5 in 1h by prefix reject", true},
+		{"phase rcpt-to match count unknown-recipient > 5 reject", false},
+		{"phase rcpt-to match count unknown-recipient > 5 in 1h by prefix reject", false},
+		{"phase mail-from match count auth-failure > 5 in 1h by src reject", true},
 		{"phase connect match !seen-good disconnect", true},
 		{"phase data match score > 5 junk", true},
 		{"phase helo match helo x proceed", false},
@@ -387,7 +404,7 @@ func TestSticky(t *testing.T) {
 		}
 	}
 	p := compile(t, "mode enforce\nrule r phase helo match helo x reject")
-	if v := p.Eval(&Facts{Phase: Helo, Helo: []byte("x")}); !v.Act.Sticky {
+	if v := p.Eval(&Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}); !v.Act.Sticky {
 		t.Error("the outcome does not say that it is sticky")
 	}
 }
@@ -395,22 +412,22 @@ func TestSticky(t *testing.T) {
 func TestPhasesAndNeeds(t *testing.T) {
 	for _, tt := range []struct {
 		src  string
-		want PhaseSet
+		want smtp.PhaseSet
 	}{
 		{"", 0},
 		{"pass from 192.0.2.1", 0},
-		{"rule r phase connect match src 192.0.2.1 disconnect", phaseSet(Connect)},
-		{"rule r phase rcpt-to match rcpt-to a@ reject", phaseSet(RcptTo)},
-		{"rule r phase rcpt-to match helo x reject", from(Helo)},
-		{"rule r phase connect match src 192.0.2.1 junk", answerable},
-		{"rule r phase end match evidence no-mail ban 1d", phaseSet(End)},
+		{"rule r phase connect match src 192.0.2.1 disconnect", smtp.Phases(smtp.PhaseConnect)},
+		{"rule r phase rcpt-to match rcpt-to a@ reject", smtp.Phases(smtp.PhaseRcptTo)},
+		{"rule r phase rcpt-to match helo x reject", smtp.PhasesFrom(smtp.PhaseRcptTo)},
+		{"rule r phase connect match src 192.0.2.1 junk", smtp.Answerable},
+		{"rule r phase end match evidence no-mail ban 1d", smtp.Phases(smtp.PhaseEnd)},
 	} {
 		if got := compile(t, tt.src).Phases(); got != tt.want {
 			t.Errorf("%s: got %s, want %s", tt.src, got, tt.want)
 		}
 	}
 	n := compile(t, "asn \"x\"\npass match asn 64496\nscore evidence cloud 3\nrule r phase rcpt-to match evidence scanner count harvest > 3 in 1h by asn seen-good tag a").Needs()
-	want := Needs{ASN: true, SeenGood: true, Evidence: Scanner | Cloud | Harvest, Windows: []Window{{Harvest, time.Hour, ByASN}}}
+	want := Needs{ASN: true, Standing: true, Evidence: Scanner | Cloud | Harvest, Windows: []Window{{Harvest, time.Hour, ByASN}}}
 	if !reflect.DeepEqual(n, want) {
 		t.Errorf("got %+v, want %+v", n, want)
 	}
@@ -418,7 +435,7 @@ func TestPhasesAndNeeds(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	got := mustParse(t, "").Settings()
-	if want := (Settings{Mode: Observe, Keep: 90 * day, Budget: 512 << 20, Escalate: []int{7, 30}}); !reflect.DeepEqual(got, want) {
+	if want := (Settings{Mode: Observe, Keep: 90 * day, Budget: 512 << 20, Delimiter: '+'}); !reflect.DeepEqual(got, want) {
 		t.Errorf("defaults: got %+v, want %+v", got, want)
 	}
 	got = mustParse(t, `mode enforce
@@ -426,12 +443,12 @@ store "/s" keep 7d budget 64M
 asn "/a"
 country "/c"
 contact "+1 555 0100"
-events "/e"
-escalate { 2, 3 }
+delimiter "-"
+gateway 192.0.2.9
 own-name { a.example.org, b.example.org }
 own-name c.example.org
 own-address { 192.0.2.1, 2001:db8::/64 }`).Settings()
-	want := Settings{Mode: Enforce, Store: "/s", Keep: 7 * day, Budget: 64 << 20, ASN: "/a", Country: "/c", Contact: "+1 555 0100", Events: "/e", Escalate: []int{2, 3},
+	want := Settings{Mode: Enforce, Store: "/s", Keep: 7 * day, Budget: 64 << 20, ASN: "/a", Country: "/c", Contact: "+1 555 0100", Delimiter: '-', Gateways: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32")},
 		OwnNames:     []string{"a.example.org", "b.example.org", "c.example.org"},
 		OwnAddresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/64")}}
 	if !reflect.DeepEqual(got, want) {
@@ -442,7 +459,7 @@ own-address { 192.0.2.1, 2001:db8::/64 }`).Settings()
 func TestLoad(t *testing.T) {
 	c := mustParse(t, "table <a> file \"/x\" format aws \"EC2\"\npass from <a>\n")
 	_, _, err := Compile(c, Options{Load: func(s Source) (Table, error) {
-		if want := (Source{Table: "a", File: "/x", Format: "aws", Param: "EC2", Pos: Pos{"test.conf", 1, 11}}); s != want {
+		if want := (Source{Table: "a", File: "/x", Format: "aws", Param: "EC2", Exempts: true, Pos: Pos{"test.conf", 1, 11}}); s != want {
 			t.Errorf("got %+v, want %+v", s, want)
 		}
 		return nil, errors.New("it looks like HTML")
@@ -479,7 +496,7 @@ func TestReply(t *testing.T) {
 
 func TestReason(t *testing.T) {
 	p := compile(t, "mode enforce\nscore evidence scanner 7\nrule a phase helo match helo /^e/ !fcrdns score > 5 evidence { scanner, cloud } reject")
-	f := Facts{Phase: Helo, Helo: []byte("evil\x1b[2J\"\xff" + strings.Repeat("x", 300)), FCrDNS: DNSFail, Evidence: Scanner}
+	f := Facts{Phase: smtp.PhaseHelo, Helo: []byte("evil\x1b[2J\"\xff" + strings.Repeat("x", 300)), FCrDNS: smtp.FCrDNSFail, Evidence: Scanner}
 	v := p.Eval(&f)
 	if v.Act.Rule == nil {
 		t.Fatal("the rule does not match")
@@ -499,7 +516,7 @@ rule submit on submission phase helo match helo x reject
 rule watched observe phase helo match helo x disconnect
 rule last phase helo match helo x disconnect
 rule after phase helo match helo x reject`)
-	_, traces := p.Explain(&Facts{Phase: Helo, Helo: []byte("x"), FCrDNS: DNSPass, Src: netip.MustParseAddr("198.51.100.1"), Dst: netip.MustParseAddrPort("198.51.100.2:25")})
+	_, traces := p.Explain(&Facts{Phase: smtp.PhaseHelo, Helo: []byte("x"), FCrDNS: smtp.FCrDNSPass, Src: netip.MustParseAddr("198.51.100.1"), Dst: netip.MustParseAddrPort("198.51.100.2:25")})
 	var got []string
 	for _, tr := range traces {
 		line := tr.Statement.String()
@@ -514,7 +531,7 @@ rule after phase helo match helo x reject`)
 	want := []string{
 		"pass from <inline>; src <inline>: no (198.51.100.1); matched false, decided false ",
 		`first; helo "x": yes ("x"); !fcrdns pass: no (pass); matched false, decided false `,
-		"unknown; asn AS64496: could not tell (not looked up); matched false, decided false ",
+		"unknown; asn AS64496: unknown (not looked up); matched false, decided false ",
 		`submit; helo "x": yes ("x"); matched false, decided false another listener`,
 		`watched; helo "x": yes ("x"); matched true, decided true `,
 		`last; helo "x": yes ("x"); matched true, decided true `,
@@ -528,8 +545,8 @@ rule after phase helo match helo x reject`)
 // TestFactsAreSafe shows hostile text in every fact.
 func TestFactsAreSafe(t *testing.T) {
 	bad := []byte("a\x1b]0;x\a\r\n\xff\u202e<b>|")
-	f := Facts{Phase: RcptTo, RDNS: bad, Helo: bad, MailFrom: bad, RcptTo: bad, User: bad, Auth: true, Country: string(bad)}
-	p := compile(t, "asn \"x\"\ncountry \"x\"\npass match src 192.0.2.1 listener mx rdns x fcrdns asn 1 country de evidence scanner score > 1 seen-good count harvest > 1 helo x mail-from x auth tls rcpt-to x")
+	f := Facts{Phase: smtp.PhaseRcptTo, RDNS: bad, Helo: bad, MailFrom: bad, RcptTo: bad, User: bad, Auth: true, Failed: [][]byte{bad}, Country: string(bad)}
+	p := compile(t, "asn \"x\"\ncountry \"x\"\npass match src 192.0.2.1 listener mx rdns x fcrdns asn 1 country de evidence scanner score > 1 known trusted auth-failed x count harvest > 1 helo x mail-from x auth tls rcpt-to x")
 	_, traces := p.Explain(&f)
 	if len(traces[0].Conds) != len(conditions) {
 		t.Errorf("%d conditions of %d", len(traces[0].Conds), len(conditions))
@@ -565,8 +582,8 @@ func policy200(t testing.TB) *Policy {
 }
 
 func facts200() *Facts {
-	return &Facts{Phase: RcptTo, Src: netip.MustParseAddr("198.51.100.1"), Dst: netip.MustParseAddrPort("0.0.0.0:25"),
-		RDNS: []byte("mail-out-17.example.net"), FCrDNS: DNSPass, Helo: []byte("mail-out-17.example.net"),
+	return &Facts{Phase: smtp.PhaseRcptTo, Src: netip.MustParseAddr("198.51.100.1"), Dst: netip.MustParseAddrPort("0.0.0.0:25"),
+		RDNS: []byte("mail-out-17.example.net"), FCrDNS: smtp.FCrDNSPass, Helo: []byte("mail-out-17.example.net"),
 		MailFrom: []byte("joe@example.net"), RcptTo: []byte("sue@example.org"), ASN: 65000, ASNKnown: true, Evidence: HeloChanged}
 }
 

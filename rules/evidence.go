@@ -1,22 +1,24 @@
-// Package rules holds what scanwatch may conclude about a host: the evidence
-// tokens, and the policy language that speaks them, scanwatch.conf(5).
+// Package rules implements the evidence tokens and the policy language of
+// scanwatch.conf(5).
 //
-// Parse makes a tree of a file, Check finds what is wrong with it, and Compile
-// makes a Policy, which turns Facts into a Verdict at each phase. The package
-// knows no protocol, no clock and no disk: files are read through functions
-// that are handed in, and what was counted or looked up comes in the Facts.
+// Parse parses a file into a tree, Check finds errors and doubtful statements in
+// it, and Compile compiles it into a Policy, which returns a Verdict on Facts at
+// each phase. The package does not know the protocol, the clock or the disk:
+// callers pass functions that read files, and Facts contain counts and lookups.
 package rules
 
 import (
 	"math/bits"
 	"strings"
+
+	"scanwatch/internal/smtp"
 )
 
 // Evidence is a set of evidence tokens, one bit each.
 type Evidence uint64
 
-// The tokens. Their names are stable: logs, rules, records and exports use
-// them. Their numbers are not, and never leave the process.
+// The tokens. Logs, rules, records and exports use their names, which are stable.
+// Their numbers are not stable and stay within the process.
 const (
 	Scanner Evidence = 1 << iota
 	Cloud
@@ -28,6 +30,7 @@ const (
 	HeloOwnAddress
 	HeloForged
 	HeloLocalhost
+	HeloWord
 	HeloInvalid
 	HeloChanged
 	RDNSMissing
@@ -50,59 +53,64 @@ const (
 	NoMail
 	Abandoned
 	Flood
-	Campaign
+	Backscatter
+	RecipientFlood
+	AccountAbuse
 )
 
-// A Token describes one kind of evidence.
+// A Token is the description of one kind of evidence.
 type Token struct {
 	Evidence Evidence
 	Name     string
-	// Means tells people what it says about a host. It goes on from "it".
+	// Means is the meaning, a verb phrase with the host as its subject.
 	Means string
-	// From is the phase from which on the evidence can be there. What can
-	// come from the memory of other sessions is there from the start.
-	From Phase
+	// From is the first phase in which the evidence is possible. It is
+	// smtp.PhaseConnect if earlier sessions can be the source.
+	From smtp.Phase
 }
 
-// Tokens lists every kind of evidence there is. The manual, the report and
-// the policy language take names and meanings from here.
+// Tokens lists all evidence. A new token is a constant and a row. The manual, the
+// report and the policy language use the names and meanings.
 var Tokens = []Token{
-	{Scanner, "scanner", "belongs to a known scanning organisation", Connect},
-	{Cloud, "cloud", "is a rented host of a cloud provider", Connect},
-	{BotnetHelo, "botnet-helo", "greets as a known botnet or attack tool does", Helo},
-	{HeloMissing, "helo-missing", "went on without a greeting, or with an empty one", Helo},
-	{HeloUnqualified, "helo-unqualified", "greets with a name that has no dot", Helo},
-	{HeloBareAddress, "helo-bare-address", "greets with an address without brackets", Helo},
-	{HeloOwnName, "helo-own-name", "greets with our own name", Helo},
-	{HeloOwnAddress, "helo-own-address", "greets with our own address", Helo},
-	{HeloForged, "helo-forged", "greets with a name it cannot have", Helo},
-	{HeloLocalhost, "helo-localhost", "greets as localhost", Helo},
-	{HeloInvalid, "helo-invalid", "greets with something that is no name", Helo},
-	{HeloChanged, "helo-changed", "greets with different names in one session", Helo},
-	{RDNSMissing, "rdns-missing", "has an address without a name", Connect},
-	{FCrDNSFail, "fcrdns-fail", "has a name that does not lead back to its address", Connect},
-	{TalksHTTP, "talks-http", "speaks HTTP", Helo},
-	{TalksSSH, "talks-ssh", "speaks SSH", Helo},
-	{TalksTLS, "talks-tls", "speaks TLS where it was not offered", Helo},
-	{TalksBinary, "talks-binary", "sends bytes that are no text", Helo},
-	{UnknownCommand, "unknown-command", "sends commands SMTP does not have", Helo},
-	{SyntaxError, "syntax-error", "sends commands with broken arguments", Helo},
-	{Pipelining, "pipelining", "sends commands without waiting for answers", Helo},
-	{EarlyTalker, "early-talker", "speaks before it was greeted", MailFrom},
-	{RelayProbe, "relay-probe", "tries to send to a domain that is not ours", RcptTo},
-	{UnknownRecipient, "unknown-recipient", "writes to somebody who does not exist here", RcptTo},
-	{Harvest, "harvest", "tries many recipients who do not exist here", RcptTo},
-	{ProbedRecipient, "probed-recipient", "writes to an address others have probed", RcptTo},
-	{AuthFailure, "auth-failure", "failed to log in", MailFrom},
-	{AuthUnsupported, "auth-unsupported", "tries to log in where that is not offered", MailFrom},
-	{AuthSpray, "auth-spray", "tries many users, or comes from many networks for one", Connect},
-	{NoMail, "no-mail", "came, looked and left", End},
-	{Abandoned, "abandoned", "left in the middle of a transaction", End},
-	{Flood, "flood", "holds too many sessions at once", Connect},
-	{Campaign, "campaign", "behaves as hosts of other networks did that guessed or probed", RcptTo},
+	{Scanner, "scanner", "belongs to a known scanning organisation", smtp.PhaseConnect},
+	{Cloud, "cloud", "is a rented host of a cloud provider", smtp.PhaseConnect},
+	{BotnetHelo, "botnet-helo", "uses the greeting of a known botnet or attack tool", smtp.PhaseHelo},
+	{HeloMissing, "helo-missing", "sends mail commands without a greeting, or an empty greeting", smtp.PhaseHelo},
+	{HeloUnqualified, "helo-unqualified", "greets with a name without a dot", smtp.PhaseHelo},
+	{HeloBareAddress, "helo-bare-address", "greets with an address without brackets", smtp.PhaseHelo},
+	{HeloOwnName, "helo-own-name", "greets with the name of this server", smtp.PhaseHelo},
+	{HeloOwnAddress, "helo-own-address", "greets with the address of this server", smtp.PhaseHelo},
+	{HeloForged, "helo-forged", "greets with a forged name", smtp.PhaseHelo},
+	{HeloLocalhost, "helo-localhost", "greets as localhost", smtp.PhaseHelo},
+	{HeloWord, "helo-word", "greets with a word or name that many computers have", smtp.PhaseHelo},
+	{HeloInvalid, "helo-invalid", "greets with an invalid name", smtp.PhaseHelo},
+	{HeloChanged, "helo-changed", "greets with different names in one session", smtp.PhaseHelo},
+	{RDNSMissing, "rdns-missing", "has no reverse DNS name", smtp.PhaseConnect},
+	{FCrDNSFail, "fcrdns-fail", "has a reverse DNS name that fails FCrDNS", smtp.PhaseConnect},
+	{TalksHTTP, "talks-http", "speaks HTTP", smtp.PhaseHelo},
+	{TalksSSH, "talks-ssh", "speaks SSH", smtp.PhaseHelo},
+	{TalksTLS, "talks-tls", "speaks TLS where the server does not offer it", smtp.PhaseHelo},
+	{TalksBinary, "talks-binary", "sends binary data", smtp.PhaseHelo},
+	{UnknownCommand, "unknown-command", "sends unknown commands", smtp.PhaseHelo},
+	{SyntaxError, "syntax-error", "sends commands with invalid arguments", smtp.PhaseHelo},
+	{Pipelining, "pipelining", "sends commands without waiting for replies", smtp.PhaseHelo},
+	{EarlyTalker, "early-talker", "speaks before the greeting of the server", smtp.PhaseMailFrom},
+	{RelayProbe, "relay-probe", "tries to relay to a domain that is not local", smtp.PhaseRcptTo},
+	{UnknownRecipient, "unknown-recipient", "writes to a recipient that does not exist", smtp.PhaseRcptTo},
+	{Harvest, "harvest", "tries many recipients that do not exist", smtp.PhaseRcptTo},
+	{ProbedRecipient, "probed-recipient", "writes to a recipient that other hosts have probed", smtp.PhaseRcptTo},
+	{AuthFailure, "auth-failure", "fails to log in", smtp.PhaseMailFrom},
+	{AuthUnsupported, "auth-unsupported", "tries to log in where the server does not offer it", smtp.PhaseMailFrom},
+	{AuthSpray, "auth-spray", "tries many users, or one user from many networks", smtp.PhaseMailFrom},
+	{NoMail, "no-mail", "disconnects without sending mail", smtp.PhaseEnd},
+	{Abandoned, "abandoned", "disconnects in the middle of a transaction", smtp.PhaseEnd},
+	{Flood, "flood", "has too many concurrent sessions", smtp.PhaseConnect},
+	{Backscatter, "backscatter", "sends bounces to recipients that do not exist", smtp.PhaseRcptTo},
+	{RecipientFlood, "recipient-flood", "asks for further recipients after many were rejected", smtp.PhaseRcptTo},
+	{AccountAbuse, "account-abuse", "uses an account as a thief would", smtp.PhaseMailFrom},
 }
 
-// TokenByName finds a token; it returns nil if there is none of that name.
+// TokenByName returns the named token, or nil.
 func TokenByName(name string) *Token {
 	for i := range Tokens {
 		if Tokens[i].Name == name {
@@ -112,13 +120,13 @@ func TokenByName(name string) *Token {
 	return nil
 }
 
-// Index returns the place of a single piece of evidence in Facts.Counts.
+// Index returns the index of a single kind of evidence in Facts.Counts.
 func (e Evidence) Index() int { return bits.TrailingZeros64(uint64(e)) & 63 }
 
-// Has tells whether e contains all of x.
+// Has reports whether e contains all of x.
 func (e Evidence) Has(x Evidence) bool { return e&x == x }
 
-// String lists the tokens of e, divided by commas.
+// String returns the names of the tokens in e between commas.
 func (e Evidence) String() string {
 	var names []string
 	for _, t := range Tokens {

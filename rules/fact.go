@@ -3,10 +3,14 @@ package rules
 import (
 	"fmt"
 	"strconv"
+	"strings"
+
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
 )
 
-// The fact functions show what a condition looked at. Text from the network is
-// quoted, and cut.
+// The fact functions return the fact of a condition as text. Text from the
+// network is quoted and cut.
 
 func factSrc(_ *Cond, f *Facts) string {
 	if !f.Src.IsValid() {
@@ -22,7 +26,7 @@ func factRDNS(_ *Cond, f *Facts) string {
 	case len(f.RDNS) == 0:
 		return "no name"
 	case f.RDNSCut:
-		return quoteFact(f.RDNS) + ", cut off"
+		return quoteFact(f.RDNS) + ", possibly cut"
 	}
 	return quoteFact(f.RDNS)
 }
@@ -62,10 +66,24 @@ func factEvidence(c *Cond, f *Facts) string {
 
 func factScore(_ *Cond, f *Facts) string { return strconv.Itoa(f.total) }
 
-func factSeenGood(_ *Cond, f *Facts) string { return f.SeenGood.String() }
+func factStanding(_ *Cond, f *Facts) string { return f.Standing.String() }
+
+func factFailed(_ *Cond, f *Facts) string {
+	if len(f.Failed) == 0 {
+		return "no failed login"
+	}
+	var users []string
+	for _, u := range f.Failed {
+		users = append(users, quoteFact(u))
+	}
+	return strings.Join(users, ", ")
+}
 
 func factCount(c *Cond, f *Facts) string {
 	e := TokenByName(c.Values[0].Text).Evidence
+	if f.spares(e) {
+		return "the recipient exists"
+	}
 	if c.Window == 0 {
 		return strconv.FormatUint(uint64(f.Counts[e.Index()]), 10)
 	}
@@ -85,14 +103,14 @@ func factHelo(_ *Cond, f *Facts) string {
 }
 
 func factMailFrom(_ *Cond, f *Facts) string {
-	if f.Phase < MailFrom {
+	if f.Phase < smtp.PhaseMailFrom {
 		return "no sender yet"
 	}
 	return "<" + quoteFact(f.MailFrom) + ">"
 }
 
 func factRcptTo(_ *Cond, f *Facts) string {
-	if f.Phase != RcptTo {
+	if f.Phase != smtp.PhaseRcptTo {
 		return "no recipient"
 	}
 	return "<" + quoteFact(f.RcptTo) + ">"
@@ -115,12 +133,12 @@ func factTLS(_ *Cond, f *Facts) string {
 	return "no TLS"
 }
 
-// maxFact is how much of a text is shown, in bytes.
+// maxFact is the length of the longest text in a fact, in bytes.
 const maxFact = 100
 
 func quoteFact(b []byte) string {
 	if len(b) > maxFact {
-		return strconv.QuoteToASCII(string(b[:maxFact])) + "..."
+		return text.Quote(b[:maxFact]) + "..."
 	}
-	return strconv.QuoteToASCII(string(b))
+	return text.Quote(b)
 }

@@ -3,80 +3,79 @@ package rules
 import (
 	"net/netip"
 	"time"
+
+	"scanwatch/internal/smtp"
 )
 
-// Facts is all that a rule may look at. The caller fills it and may keep it for
-// the whole session; text is as the client sent it and only read. A Facts
-// belongs to one goroutine, because Eval keeps notes in it.
+// Facts holds everything that a rule may check. The caller may keep it for a
+// whole session. Text is as the client sent it, and Eval does not change it.
+// Facts belongs to one goroutine, because Eval keeps notes in it.
 type Facts struct {
-	Phase   Phase
+	Phase   smtp.Phase
 	Now     time.Time
 	Session uint64
 
-	// Local is a session over smtpd's local socket, Auth one that has logged
-	// in. No rule touches them unless it has an auth condition.
+	// Local is a session over smtpd's local socket, Auth a session of an
+	// authenticated user. Only rules with an auth condition apply to them.
 	Local bool
 	Auth  bool
-	User  []byte // who logged in; empty if that is not known
+	User  []byte // the authenticated user; empty if unknown
 
-	Src    netip.Addr     // not an IPv4 address inside an IPv6 one
-	Dst    netip.AddrPort // the listener's address, which may be the wildcard
-	RDNS   []byte         // reverse DNS name; empty if there is none, or no answer
-	FCrDNS FCrDNS
-	// RDNSCut says that RDNS is as long as the system's host names can be
-	// (64 bytes on Linux): smtpd has cut off its end, and it proves nothing.
+	Src    netip.Addr     // unmapped
+	Dst    netip.AddrPort // the listener's address, possibly unspecified
+	RDNS   []byte         // reverse DNS name (PTR); empty without a name or an answer
+	FCrDNS smtp.FCrDNS
+	// RDNSCut reports whether smtpd may have cut RDNS: it is as long as the
+	// longest host name of the system (64 bytes on Linux) and proves nothing.
 	RDNSCut bool
 	Helo    []byte // HELO or EHLO identity
-	// MailFrom and RcptTo are without brackets and options; the null sender
-	// is empty. They count from the phase on that asks for them; RcptTo only
-	// in that phase.
+	// MailFrom and RcptTo are without brackets and parameters. MailFrom is valid
+	// from phase mail-from and is empty for the null sender. RcptTo is valid in
+	// phase rcpt-to.
 	MailFrom []byte
 	RcptTo   []byte
 	TLS      bool
 
 	ASN      uint32
-	ASNKnown bool   // ASN was looked up, and is 0 if the address has none
-	Country  string // two capitals; empty if that is not known
+	ASNKnown bool   // ASN was looked up; it is 0 if no AS announces the address
+	Country  string // two capital letters; empty if unknown
 
-	// Evidence is what is proven, with high or medium confidence; Weak is
-	// what only has low confidence, or is not decided yet. A condition
-	// cannot tell about weak evidence; a score counts half of it.
+	// Evidence has high or medium confidence. Weak has low confidence only, or
+	// is undecided: it makes a condition unknown and counts half in a score.
 	Evidence Evidence
 	Weak     Evidence
-	// Counts says how often each kind of evidence was seen in this session,
-	// by Evidence.Index.
+	// Counts is the number of times of each evidence in this session, by
+	// Evidence.Index.
 	Counts [64]uint32
-	// Score is what rules have added so far: the sum of Verdict.Score.
+	// Score is the sum of Verdict.Score of the earlier phases.
 	Score    int
-	SeenGood Truth // mail from here was accepted before
-	// Window counts over sessions; nil if nothing does.
+	Standing Standing
+	// Failed holds the users that failed to log in, at most a few.
+	Failed [][]byte
+	// RcptKnown reports whether RcptTo is known to exist: no count applies to it.
+	RcptKnown bool
+	// Window counts over sessions. It may be nil.
 	Window Counter
-	// Recorded says that addresses and user names come from a record, where
-	// hashes may stand for them; see Settings.Privacy.
+	// Recorded reports whether addresses and user names come from a record and
+	// may be hashes; see Settings.Privacy.
 	Recorded bool
-	// Memo, if not nil, spares asking again what is the same in all of a
-	// session. It belongs to one session and one policy.
-	Memo *Memo
 
-	listeners uint64 // those the session came in on
+	listeners uint64 // the listeners of the session
 	total     int    // Score and the weights of the evidence
-	hashed    bool   // the last condition could not tell because of a hash
+	hashed    bool   // the last condition was unknown because of a hash
 }
 
-// A Memo remembers the answers of up to 64 conditions that look for the same thing
-// in the same lists in all phases of a session, a bit for each.
-type Memo struct{ known, yes, no uint64 }
-
-// A Counter knows how often something happened over many sessions.
+// A Counter counts events over many sessions.
 type Counter interface {
-	// Count returns how often e was seen within window, for the key by of
-	// f, not counting f's own present request. It returns false if it
-	// cannot tell.
+	// Count returns the number of times of e within window under the key by of
+	// f, without f's own present request. It returns false if the number is
+	// unknown.
 	Count(f *Facts, e Evidence, window time.Duration, by Key) (n int, ok bool)
 }
 
-// A Table is a set of addresses, names and AS numbers. Names are matched blind
-// to case, a suffix such as `.example.org` for the domain and all below it.
+// A Table is a set of addresses, names and AS numbers. Names are compared
+// case-insensitively. A suffix such as `.example.org` matches the domain and all
+// names below it.
 type Table interface {
 	MatchAddr(netip.Addr) bool
 	MatchName([]byte) bool

@@ -3,15 +3,16 @@ package rules
 import (
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
+
+	"scanwatch/internal/text"
 )
 
 // kind is the kind of a token.
 type kind uint8
 
 const (
-	wordToken   kind = iota // letters, digits and what names and addresses need
+	wordToken   kind = iota // letters, digits and the signs of names and addresses
 	stringToken             // "quoted"
 	regexToken              // /regular expression/
 	tableToken              // <name>
@@ -19,19 +20,19 @@ const (
 	signToken               // one of { } , = > !
 )
 
-// A token is one word of a line. Its text is without quotes and escapes.
+// A token is a word of a line. Its text is without quotes and escapes.
 type token struct {
 	kind kind
 	text string
 	pos  Pos
 }
 
-// is tells whether t is the sign or the unquoted word text.
+// is reports whether t is the sign or the unquoted word text.
 func (t token) is(text string) bool {
 	return (t.kind == signToken || t.kind == wordToken) && t.text == text
 }
 
-// String writes t as it can stand in a file.
+// String returns t in the syntax of a file.
 func (t token) String() string {
 	switch t.kind {
 	case stringToken:
@@ -50,8 +51,8 @@ func quote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
 
-// slash writes a regular expression between slashes. Those inside it are
-// escaped; a pair of `\` and another character stays as it is.
+// slash returns a regular expression between slashes and escapes the slashes in
+// it. A pair of `\` and another character stays unchanged.
 func slash(re string) string {
 	var b strings.Builder
 	b.WriteByte('/')
@@ -69,17 +70,18 @@ func slash(re string) string {
 	return b.String()
 }
 
-// printable tells whether r can be shown as it is. Characters that change the
-// direction of writing or have no width are no part of any name and could
-// make a line look like another one.
-func printable(r rune) bool { return r != utf8.RuneError && unicode.IsPrint(r) }
+// printable reports whether r may occur in a file. No name contains invisible
+// characters or characters that change the writing direction, and a line with
+// them may look like another line.
+func printable(r rune) bool { return r != utf8.RuneError && text.Visible(r) }
 
 func isWordByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
 		strings.IndexByte("-._:/*?@+%[]&'|^~();", c) >= 0
 }
 
-// isName tells whether s can name a rule, table, listener, tag or macro.
+// isName reports whether s is a valid name of a rule, table, listener, tag or
+// macro.
 func isName(s string) bool {
 	if len(s) == 0 || len(s) > maxIdent {
 		return false
@@ -98,13 +100,13 @@ const maxIdent = 32
 
 const nameHint = "a name begins with a letter and has at most 32 letters, digits, `-` and `_`"
 
-// A lexer divides one file into logical lines of tokens.
+// A lexer splits a file into logical lines of tokens.
 type lexer struct {
 	file  string
 	lines []string // physical lines, without their ends
-	at    int      // the line to be read next
-	rest  string   // what is left of the line that is being read
-	pos   Pos      // where rest begins
+	at    int      // index of the next line
+	rest  string   // the rest of the current line
+	pos   Pos      // of rest
 }
 
 func newLexer(file, src string) *lexer {
@@ -117,7 +119,7 @@ func newLexer(file, src string) *lexer {
 	return &lexer{file: file, lines: lines}
 }
 
-// source returns the physical line that pos is in.
+// source returns the physical line of pos.
 func (l *lexer) source(pos Pos) string {
 	if l != nil && pos.File == l.file && 1 <= pos.Line && pos.Line <= len(l.lines) {
 		return l.lines[pos.Line-1]
@@ -136,9 +138,8 @@ func (l *lexer) advance(n int) {
 	l.rest = l.rest[n:]
 }
 
-// line returns the tokens of the next logical line, which may be none. After
-// an error the rest of the logical line is left out. It returns false at the
-// end of the file.
+// line returns the tokens of the next logical line, possibly none. After an error
+// it skips the rest of the logical line. At the end of the file, ok is false.
 func (l *lexer) line() (tokens []token, err *Error, ok bool) {
 	if l.at >= len(l.lines) {
 		return nil, nil, false
@@ -152,7 +153,7 @@ func (l *lexer) line() (tokens []token, err *Error, ok bool) {
 			return tokens, nil, true
 		case l.rest == `\`:
 			if l.at >= len(l.lines) {
-				return tokens, l.errorf("go on after the `\\`, or take it away", "nothing follows the last line"), true
+				return tokens, l.errorf("continue after the `\\`, or remove it", "no line follows the last line"), true
 			}
 			l.nextLine()
 			continue
@@ -172,7 +173,7 @@ func (l *lexer) errorf(hint, msg string) *Error {
 	return &Error{Pos: l.pos, Msg: msg, Hint: hint, Source: l.source(l.pos)}
 }
 
-// token reads one token from the rest of the line, which is not empty.
+// token parses a token from the rest of the line, which is not empty.
 func (l *lexer) token() (token, *Error) {
 	t := token{pos: l.pos}
 	c := l.rest[0]
@@ -189,7 +190,7 @@ func (l *lexer) token() (token, *Error) {
 	case c == '<':
 		end := strings.IndexByte(l.rest, '>')
 		if end < 0 || !isName(l.rest[1:end]) {
-			return t, l.errorf("a table is written <name>; "+nameHint, "this is no table name")
+			return t, l.errorf("a table is written <name>; "+nameHint, "invalid table name")
 		}
 		t.kind, t.text = tableToken, l.rest[1:end]
 		l.advance(end + 1)
@@ -201,13 +202,13 @@ func (l *lexer) token() (token, *Error) {
 	case c == '$':
 		n := 1 + wordLen(l.rest[1:])
 		if !isName(l.rest[1:n]) {
-			return t, l.errorf("a macro is written $name; "+nameHint, "this is no macro name")
+			return t, l.errorf("a macro is written $name; "+nameHint, "invalid macro name")
 		}
 		t.kind, t.text = macroToken, l.rest[1:n]
 		l.advance(n)
 		return t, nil
 	case c == '\\':
-		return t, l.errorf("a `\\` that continues the line has to be the last character of it", "unexpected `\\`")
+		return t, l.errorf("a `\\` that continues a line must be its last character", "unexpected `\\`")
 	case isWordByte(c):
 		n := wordLen(l.rest)
 		t.kind, t.text = wordToken, l.rest[:n]
@@ -215,7 +216,7 @@ func (l *lexer) token() (token, *Error) {
 		return t, nil
 	}
 	r, _ := utf8.DecodeRuneInString(l.rest)
-	return t, l.errorf(`put text with such characters in "quotes"`, "unexpected character "+strconv.QuoteRuneToASCII(r))
+	return t, l.errorf(`write text with such characters in "quotes"`, "unexpected character "+strconv.QuoteRuneToASCII(r))
 }
 
 func wordLen(s string) int {
@@ -226,7 +227,7 @@ func wordLen(s string) int {
 	return n
 }
 
-// quoted reads a string. In it, `\"` is a quote and `\\` a backslash.
+// quoted parses a string. In it, `\"` is a quote and `\\` a backslash.
 func (l *lexer) quoted(t token) (token, *Error) {
 	t.kind = stringToken
 	var b strings.Builder
@@ -240,7 +241,7 @@ func (l *lexer) quoted(t token) (token, *Error) {
 			return t, nil
 		case r == '\\':
 			if len(l.rest) < 2 || l.rest[1] != '"' && l.rest[1] != '\\' {
-				return t, l.errorf("inside quotes write `\\\\` for a backslash and `\\\"` for a quote; a regular expression stands between slashes", "unexpected `\\` in a string")
+				return t, l.errorf("inside quotes write `\\\\` for a backslash and `\\\"` for a quote; a regular expression is between slashes", "unexpected `\\` in a string")
 			}
 			b.WriteByte(l.rest[1])
 			l.advance(2)
@@ -255,8 +256,8 @@ func (l *lexer) quoted(t token) (token, *Error) {
 	return t, l.errorf("close it with `\"` on the same line", "the string is not closed")
 }
 
-// regex reads a regular expression. In it, `\/` is a slash; all other escapes
-// are left to the expression.
+// regex parses a regular expression. In it, `\/` is a slash; other escapes belong
+// to the expression.
 func (l *lexer) regex(t token) (token, *Error) {
 	t.kind = regexToken
 	var b strings.Builder
@@ -284,5 +285,5 @@ func (l *lexer) regex(t token) (token, *Error) {
 		l.advance(n)
 	}
 	l.pos = t.pos
-	return t, l.errorf("close it with `/` on the same line; a file name stands in \"quotes\"", "the regular expression is not closed")
+	return t, l.errorf("close it with `/` on the same line; a file name is in \"quotes\"", "the regular expression is not closed")
 }

@@ -68,7 +68,7 @@ func TestManualWords(t *testing.T) {
 		"phase":     section(text, "Phases"),
 		"condition": section(text, "Conditions"),
 		"action":    section(text, "Actions"),
-		"policy":    section(text, "Ready policies"),
+		"policy":    section(text, "Presets"),
 	}
 	item := func(kind, word string) bool {
 		return slices.ContainsFunc(strings.Split(sections[kind], "\n"), func(line string) bool {
@@ -122,6 +122,6 @@ func TestManualWords(t *testing.T) {
 // section returns a subsection of the manual.
 func section(text, title string) string {
 	_, s, _ := strings.Cut(text, ".Ss "+title+"\n")
-	s, _, _ = strings.Cut(s, "\n.S")
+	s, _, _ = strings.Cut(s, "\n.Ss ")
 	return s
 }

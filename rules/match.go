@@ -4,70 +4,49 @@ import (
 	"bytes"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
-	"scanwatch/filter/privacy"
+	"scanwatch/internal/mailbox"
+	"scanwatch/internal/smtp"
 )
 
-// A cond is a condition that is ready to be asked. Which fields are used
-// depends on its row in the table of conditions.
+// A cond is a compiled condition. Its row in the table of conditions determines
+// the fields in use.
 type cond struct {
 	not         bool
-	first, last Phase
+	first, last smtp.Phase
 	match       func(*cond, *Facts) Truth
 	tree        *Cond
 
 	names     []pattern
 	prefixes  []netip.Prefix
 	as        []uint32
-	tables    []Table // nil for one that is not there yet
+	tables    []Table // nil for a table that is not loaded
+	delimiter byte    // between a mailbox and its detail
 	evidence  Evidence
-	states    uint8 // of FCrDNS, one bit each
+	weak      bool  // low confidence is sufficient
+	states    uint8 // a bit for each FCrDNS state
 	listeners uint64
 	over      int
 	window    time.Duration
 	by        Key
-	memo      uint64 // the bit of Memo; 0: it is always asked
 }
 
-// eval returns the answer of c, negated if it has a `!`.
+// eval returns the answer of c, negated if c has a `!`.
 func (c *cond) eval(f *Facts) Truth {
 	if f.Phase < c.first || f.Phase > c.last {
 		return Unknown
 	}
-	t := c.remembered(f)
+	t := c.match(c, f)
 	if c.not {
 		return t.Not()
 	}
 	return t
 }
 
-// remembered asks c, unless f remembers what it said.
-func (c *cond) remembered(f *Facts) Truth {
-	if c.memo == 0 || f.Memo == nil {
-		return c.match(c, f)
-	}
-	m := f.Memo
-	if m.known&c.memo == 0 {
-		m.known |= c.memo
-		switch c.match(c, f) {
-		case Yes:
-			m.yes |= c.memo
-		case No:
-			m.no |= c.memo
-		}
-	}
-	switch {
-	case m.yes&c.memo != 0:
-		return Yes
-	case m.no&c.memo != 0:
-		return No
-	}
-	return Unknown
-}
-
-// part is the part of a mail address that a pattern looks at.
+// part is the part of a mail address that a pattern is compared with.
 type part uint8
 
 const (
@@ -76,7 +55,8 @@ const (
 	localPart
 )
 
-// A pattern is one name, suffix, glob or expression. Its text is lower case.
+// A pattern is a name, suffix, glob or regular expression. Its text is lower
+// case.
 type pattern struct {
 	part   part
 	suffix bool // text begins with a dot: the domain and all below it
@@ -85,13 +65,13 @@ type pattern struct {
 	re     *regexp.Regexp
 }
 
-// newPattern makes a pattern of a value. Envelope says that it is to be matched
-// against mail addresses: what has no @ in it is a domain then.
+// newPattern returns the pattern of a value. If envelope is set, the pattern is
+// for mail addresses, and a text without an @ is a domain.
 func newPattern(v Value, envelope bool) pattern {
 	if v.Kind == RegexValue {
 		re, err := compileRegex(v.Text)
 		if err != nil {
-			re = regexp.MustCompile(`\z.`) // the parser has refused it: matches nothing
+			re = regexp.MustCompile(`\z.`) // the parser refuses it: match nothing
 		}
 		return pattern{re: re}
 	}
@@ -113,7 +93,7 @@ func newPattern(v Value, envelope bool) pattern {
 	return p
 }
 
-func (p *pattern) match(b []byte) bool {
+func (p pattern) match(b []byte) bool {
 	switch {
 	case p.re != nil:
 		return p.re.Match(b)
@@ -126,7 +106,7 @@ func (p *pattern) match(b []byte) bool {
 	return equalFold(p.text, b)
 }
 
-// lower makes ASCII letters small and leaves all other bytes alone.
+// lower returns s with ASCII letters in lower case. Other bytes stay unchanged.
 func lower(s string) string {
 	b := []byte(s)
 	for i, c := range b {
@@ -155,7 +135,7 @@ func equalFold(text string, b []byte) bool {
 	return true
 }
 
-// matchGlob tells whether b is glob, in which `*` stands for any bytes.
+// matchGlob reports whether b matches glob. A `*` matches any bytes.
 func matchGlob(glob string, b []byte) bool {
 	g, i, star, mark := 0, 0, -1, 0
 	for i < len(b) {
@@ -179,7 +159,7 @@ func matchGlob(glob string, b []byte) bool {
 	return g == len(glob)
 }
 
-// trimDot takes away the dot that ends a full name.
+// trimDot removes the trailing dot of an absolute name.
 func trimDot(b []byte) []byte {
 	if len(b) > 1 && b[len(b)-1] == '.' {
 		return b[:len(b)-1]
@@ -187,7 +167,8 @@ func trimDot(b []byte) []byte {
 	return b
 }
 
-// ask asks the tables of c. One that is not there leaves the answer open.
+// ask returns the answer of the tables of c. A table that is not loaded makes it
+// unknown unless another table matches.
 func (c *cond) ask(match func(Table) bool) Truth {
 	answer := No
 	for _, t := range c.tables {
@@ -201,17 +182,20 @@ func (c *cond) ask(match func(Table) bool) Truth {
 	return answer
 }
 
+// matchAny reports whether one of the patterns matches b.
+func matchAny(patterns []pattern, b []byte) bool {
+	return slices.ContainsFunc(patterns, func(p pattern) bool { return p.match(b) })
+}
+
 func (c *cond) name(b []byte) Truth {
-	b = trimDot(b)
-	for i := range c.names {
-		if c.names[i].match(b) {
-			return Yes
-		}
+	if b = trimDot(b); matchAny(c.names, b) {
+		return Yes
 	}
 	return c.ask(func(t Table) bool { return t.MatchName(b) })
 }
 
-// address asks for a mail address. A table may hold it, or its domain.
+// address compares c with a mail address. A table may contain the address or its
+// domain.
 func (c *cond) address(b []byte) Truth {
 	local, domain := b, []byte(nil)
 	if i := bytes.LastIndexByte(b, '@'); i >= 0 {
@@ -229,8 +213,11 @@ func (c *cond) address(b []byte) Truth {
 		case localPart:
 			what = local
 		}
-		// The null sender has neither part.
+		// The null sender has no parts.
 		if (p.part == whole || len(b) > 0) && p.match(what) {
+			return Yes
+		}
+		if i := bytes.IndexByte(local, c.delimiter); i > 0 && p.part == localPart && p.match(local[:i]) {
 			return Yes
 		}
 	}
@@ -242,10 +229,8 @@ func matchSrc(c *cond, f *Facts) Truth {
 		return Unknown
 	}
 	src := f.Src.Unmap()
-	for _, p := range c.prefixes {
-		if p.Contains(src) {
-			return Yes
-		}
+	if slices.ContainsFunc(c.prefixes, func(p netip.Prefix) bool { return p.Contains(src) }) {
+		return Yes
 	}
 	return c.ask(func(t Table) bool { return t.MatchAddr(src) })
 }
@@ -253,8 +238,8 @@ func matchSrc(c *cond, f *Facts) Truth {
 func matchListener(c *cond, f *Facts) Truth { return truth(f.listeners&c.listeners != 0) }
 
 func matchRDNS(c *cond, f *Facts) Truth {
-	// No name may also be no answer from DNS, and a name that was cut has
-	// lost the part that says whose it is.
+	// An empty name may mean that DNS did not answer, and a cut name lacks the
+	// domain.
 	if len(f.RDNS) == 0 || f.RDNSCut {
 		return Unknown
 	}
@@ -263,7 +248,7 @@ func matchRDNS(c *cond, f *Facts) Truth {
 
 func matchFCrDNS(c *cond, f *Facts) Truth {
 	has := c.states&(1<<f.FCrDNS) != 0
-	if f.FCrDNS == DNSUnknown || f.FCrDNS == DNSError && !has {
+	if f.RDNSCut || f.FCrDNS == smtp.FCrDNSUnknown || f.FCrDNS == smtp.FCrDNSError && !has {
 		return Unknown
 	}
 	return truth(has)
@@ -273,10 +258,8 @@ func matchASN(c *cond, f *Facts) Truth {
 	if !f.ASNKnown {
 		return Unknown
 	}
-	for _, n := range c.as {
-		if n == f.ASN {
-			return Yes
-		}
+	if slices.Contains(c.as, f.ASN) {
+		return Yes
 	}
 	return c.ask(func(t Table) bool { return t.MatchASN(f.ASN) })
 }
@@ -285,10 +268,8 @@ func matchCountry(c *cond, f *Facts) Truth {
 	if f.Country == "" {
 		return Unknown
 	}
-	for i := range c.names {
-		if strings.EqualFold(c.names[i].text, f.Country) {
-			return Yes
-		}
+	if slices.ContainsFunc(c.names, func(p pattern) bool { return strings.EqualFold(p.text, f.Country) }) {
+		return Yes
 	}
 	return c.ask(func(t Table) bool { return t.MatchName([]byte(f.Country)) })
 }
@@ -298,6 +279,9 @@ func matchEvidence(c *cond, f *Facts) Truth {
 	case f.Evidence&c.evidence != 0:
 		return Yes
 	case f.Weak&c.evidence != 0:
+		if c.weak {
+			return Yes
+		}
 		return Unknown
 	}
 	return No
@@ -305,11 +289,30 @@ func matchEvidence(c *cond, f *Facts) Truth {
 
 func matchScore(c *cond, f *Facts) Truth { return truth(f.total > c.over) }
 
-func matchSeenGood(_ *cond, f *Facts) Truth { return f.SeenGood }
+func matchStanding(least Standing) func(*cond, *Facts) Truth {
+	return func(_ *cond, f *Facts) Truth { return f.Standing.AtLeast(least) }
+}
+
+// ofRecipients is the evidence that counts recipients.
+const ofRecipients = UnknownRecipient | Backscatter | RelayProbe | ProbedRecipient | Harvest
+
+// spares reports whether no count of e applies: mail to existing mailboxes must
+// not suffer from a count.
+func (f *Facts) spares(e Evidence) bool {
+	return f.Phase == smtp.PhaseRcptTo && f.RcptKnown && e&ofRecipients != 0
+}
 
 func matchCount(c *cond, f *Facts) Truth {
+	if f.spares(c.evidence) {
+		return No
+	}
+	// A known client may make twice as many mistakes.
+	over := c.over
+	if f.Standing >= StandingKnown && c.evidence&(ofRecipients|RecipientFlood) != 0 {
+		over *= 2
+	}
 	if c.window == 0 {
-		return truth(int64(f.Counts[c.evidence.Index()]) > int64(c.over))
+		return truth(int64(f.Counts[c.evidence.Index()]) > int64(over))
 	}
 	if f.Window == nil {
 		return Unknown
@@ -318,7 +321,7 @@ func matchCount(c *cond, f *Facts) Truth {
 	if !ok {
 		return Unknown
 	}
-	return truth(n > c.over)
+	return truth(n > over)
 }
 
 func matchHelo(c *cond, f *Facts) Truth {
@@ -331,45 +334,35 @@ func matchHelo(c *cond, f *Facts) Truth {
 func matchMailFrom(c *cond, f *Facts) Truth { return c.recorded(f, f.MailFrom) }
 func matchRcptTo(c *cond, f *Facts) Truth   { return c.recorded(f, f.RcptTo) }
 
-// recorded asks for a mail address of which a record may have the hash only. What
-// asks for its domain can tell all the same, and what asks for postmaster, who is
-// never hashed.
+// recorded compares c with a mail address whose local part may be a hash. Domains
+// and role accounts are not hashed, so that conditions on them have an answer.
 func (c *cond) recorded(f *Facts, b []byte) Truth {
 	answer := c.address(b)
-	if answer != No || !f.Recorded || !privacy.HasHash(b) {
+	if answer != No || !f.Recorded || !mailbox.Hashed(b) {
 		return answer
 	}
-	local, domain, _ := bytes.Cut(b, []byte{'@'})
-	if i := bytes.LastIndexByte(b, '@'); i >= 0 {
-		local, domain = b[:i], b[i+1:]
-	}
-	hidden := len(c.tables) > 0
-	for i := range c.names {
-		hidden = hidden || c.names[i].hidden(local, domain)
-	}
-	if !hidden {
+	_, domain, _ := bytes.Cut(b, []byte{'@'})
+	if len(c.tables) == 0 && !slices.ContainsFunc(c.names, func(p pattern) bool { return p.hidden(domain) }) {
 		return No
 	}
 	f.hashed = true
 	return Unknown
 }
 
-// hidden tells whether a pattern that does not match an address with hashes in it
-// may match what was hashed.
-func (p *pattern) hidden(local, domain []byte) bool {
-	if privacy.IsHash(domain) {
-		return p.part != localPart || privacy.HasHash(local)
-	}
+// hidden reports whether p, which does not match a hashed address in domain, may
+// match the address before it was hashed. A role account with a detail, which is
+// hashed, is too rare to make every condition on role accounts unknown.
+func (p pattern) hidden(domain []byte) bool {
 	switch {
-	case p.part == domainPart || !privacy.HasHash(local):
+	case p.part == domainPart:
 		return false
 	case p.part == localPart:
-		return !privacy.IsRole(p.text)
+		return !mailbox.IsRole(p.text)
 	case p.re != nil || p.glob:
 		return true
 	}
-	name, of, _ := strings.Cut(p.text, "@")
-	return !privacy.IsRole(name) && equalFold(of, trimDot(domain))
+	local, of, _ := strings.Cut(p.text, "@")
+	return !mailbox.IsRole(local) && equalFold(of, trimDot(domain))
 }
 
 func matchAuth(c *cond, f *Facts) Truth {
@@ -382,9 +375,23 @@ func matchAuth(c *cond, f *Facts) Truth {
 		return Unknown
 	}
 	answer := c.name(f.User)
-	if answer == No && f.Recorded && privacy.HasHash(f.User) {
+	if answer == No && f.Recorded && mailbox.Hashed(f.User) {
 		f.hashed = true
 		return Unknown
+	}
+	return answer
+}
+
+// matchFailed matches one of the users that failed to log in.
+func matchFailed(c *cond, f *Facts) Truth {
+	answer := No
+	for _, u := range f.Failed {
+		switch t := c.name(u); {
+		case t == Yes:
+			return Yes
+		case t == Unknown || f.Recorded && mailbox.Hashed(u):
+			answer = Unknown
+		}
 	}
 	return answer
 }

@@ -6,26 +6,28 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"scanwatch/internal/text"
 )
 
-// Limits of a configuration. They are far above what anybody writes, and keep
-// a file that is no configuration from doing harm.
+// Limits of a configuration. They exceed all reasonable configurations, and bound
+// the work on a file that is not a configuration.
 const (
 	maxFile   = 1 << 20 // bytes of one file
-	maxFiles  = 64      // files read by include
-	maxDepth  = 8       // files that include each other
-	maxTokens = 20000   // of one line, macros put in place
+	maxFiles  = 64      // include files
+	maxDepth  = 8       // nested include files
+	maxTokens = 20000   // of a line with expanded macros
 	maxErrors = 50
 	maxName   = 255 // bytes of a name, RFC 5321 section 4.5.3.1.2
 	maxRegex  = 1000
 )
 
-const tooLong = `long lists belong into a table: table <name> file "..."`
+const tooLong = `write long lists as a table: table <name> file "..."`
 
-// Parse reads the configuration file name and what it includes, through
-// readFile (os.ReadFile, for example). All errors in the files are returned at
-// once as Errors; a file that cannot be read is one of them. The Config is nil
-// if there are errors. It is not checked: see Check and Compile.
+// Parse parses the configuration file name and its include files. It reads them
+// with readFile, for example os.ReadFile. The error is of type Errors and contains
+// all errors in the files, including files that cannot be read. Parse does not
+// check the Config: see Check and Compile.
 func Parse(name string, readFile func(name string) ([]byte, error)) (*Config, error) {
 	p := &parser{readFile: readFile, reserved: reserved(), statements: statements}
 	c := p.file(name, nil)
@@ -35,38 +37,36 @@ func Parse(name string, readFile func(name string) ([]byte, error)) (*Config, er
 	return c, nil
 }
 
-// A statement is a row in the table of what a line can begin with.
+// A statement is a row in the table of statements.
 type statement struct {
 	word   string
 	syntax string
 	parse  func(*line) (Statement, *Error)
 }
 
-// statements is everything a line can begin with, apart from a macro's name.
+// statements are all statements except macros.
 var statements = []statement{
 	{"mode", "mode observe | enforce", parseMode},
 	{"store", `store "directory" [keep duration] [budget size]`, parseStore},
 	{"asn", `asn "file"`, parseText},
 	{"country", `country "file"`, parseText},
 	{"contact", `contact "text"`, parseText},
-	{"events", `events "file"`, parseText},
-	{"privacy", "privacy default | full | strict", parsePrivacy},
-	{"detail", "detail full | lean", parseDetail},
-	{"escalate", "escalate none | number | { number, ... }", parseEscalate},
+	{"privacy", "privacy full | hashed", parsePrivacy},
 	{"own-name", "own-name name | { name, ... }", parseOwn(nameValue)},
 	{"own-address", "own-address address | { address, ... }", parseOwn(addressValue)},
+	{"delimiter", `delimiter "character"`, parseDelimiter},
+	{"gateway", "gateway address | { address, ... }", parseOwn(addressValue)},
 	{"table", "table <name> builtin | file ... | { value, ... }", parseTable},
 	{"listener", "listener name port number | { number, ... } [address address | { address, ... }]", parseListener},
 	{"pass", "pass [on listener] from value | match condition ...", parsePass},
-	{"rule", "rule name [observe] [on listener] phase phase match condition ... action ...", parseRule},
+	{"rule", "rule name [observe] [even trusted] [on listener] phase phase match condition ... action ...", parseRule},
 	{"score", "score evidence token number", parseWeight},
 	{"include", `include "file"`, parseInclude},
 }
 
-// reserved is every word with a meaning of its own: it cannot be a value
-// without quotes.
+// reserved returns the keywords that cannot be a value without quotes.
 func reserved() map[string]bool {
-	words := map[string]bool{"observe": true, "on": true, "phase": true, "match": true, "any": true, "from": true}
+	words := map[string]bool{"observe": true, "even": true, "on": true, "phase": true, "match": true, "any": true, "from": true}
 	for i := range conditions {
 		words[conditions[i].word] = true
 	}
@@ -84,7 +84,7 @@ type parser struct {
 	reserved   map[string]bool
 	statements []statement
 	macros     []macro
-	stack      []string // files being read
+	stack      []string // the current file and the files that include it
 	files      int
 	errors     Errors
 }
@@ -100,7 +100,7 @@ func (p *parser) report(e *Error) {
 	}
 }
 
-// file parses one file. Where is the include statement, if there is one.
+// file parses a file. Where is its include statement, or nil.
 func (p *parser) file(name string, where *line) *Config {
 	fail := func(hint, format string, args ...any) *Config {
 		e := &Error{Pos: Pos{name, 1, 1}, Msg: fmt.Sprintf(format, args...), Hint: hint}
@@ -118,17 +118,17 @@ func (p *parser) file(name string, where *line) *Config {
 	}
 	p.files++
 	if len(p.stack) >= maxDepth || p.files > maxFiles {
-		return fail("", "too many files: at most %d, %d deep", maxFiles, maxDepth)
+		return fail("", "too many files; the limit is %d files, %d deep", maxFiles, maxDepth)
 	}
 	if p.readFile == nil {
-		return fail("", "cannot read %s: files cannot be read here", name)
+		return fail("", "cannot read %s: include files are not supported here", name)
 	}
 	src, err := p.readFile(name)
 	if err != nil {
-		return fail("check that the file is there and that this user may read it", "cannot read %s: %v", name, err)
+		return fail("check that the file exists and that this user may read it", "cannot read %s: %v", name, err)
 	}
 	if len(src) > maxFile {
-		return fail(tooLong, "%s has %d bytes, more than a configuration can have", name, len(src))
+		return fail(tooLong, "%s has %d bytes, more than a configuration may have", name, len(src))
 	}
 	p.stack = append(p.stack, clean)
 	defer func() { p.stack = p.stack[:len(p.stack)-1] }()
@@ -169,6 +169,9 @@ func (p *parser) line(lx *lexer, tokens []token) (Statement, *Error) {
 				if err == nil {
 					err = l.done()
 				}
+				if err != nil && len(l.toks) > 1 && replacement(first.text, l.toks[1].text) != "" {
+					err.Hint = replacement(first.text, l.toks[1].text)
+				}
 				if err != nil && err.Hint == "" {
 					err.Hint = "syntax: " + p.statements[i].syntax
 				}
@@ -176,27 +179,30 @@ func (p *parser) line(lx *lexer, tokens []token) (Statement, *Error) {
 			}
 		}
 	}
+	if hint := replacement(first.text, ""); hint != "" {
+		return nil, l.errorf(first.pos, hint, "`%s` is a statement of an earlier version", first)
+	}
 	var words []string
 	for _, s := range p.statements {
 		words = append(words, s.word)
 	}
-	return nil, l.errorf(first.pos, didYouMean(first.text, words), "`%s` begins no statement", first)
+	return nil, l.errorf(first.pos, didYouMean(first.text, words), "`%s` is not a statement", first)
 }
 
 // macro parses `name = value`.
 func (p *parser) macro(l *line) (Statement, *Error) {
 	nameTok := l.toks[0]
 	if !isName(nameTok.text) {
-		return nil, l.errorf(nameTok.pos, nameHint, "`%s` is no name for a macro", nameTok)
+		return nil, l.errorf(nameTok.pos, nameHint, "`%s` is not a valid macro name", nameTok)
 	}
 	for _, s := range p.statements {
 		if s.word == nameTok.text {
-			return nil, l.errorf(l.toks[1].pos, "syntax: "+s.syntax, "`%s` is set without `=`", nameTok)
+			return nil, l.errorf(l.toks[1].pos, "syntax: "+s.syntax, "`%s` is a statement without `=`", nameTok)
 		}
 	}
 	for _, m := range p.macros {
 		if m.node.Name == nameTok.text {
-			return nil, l.errorf(nameTok.pos, "", "macro %s already has a value", nameTok)
+			return nil, l.errorf(nameTok.pos, "", "macro %s is a duplicate", nameTok)
 		}
 	}
 	l.at = 2
@@ -213,10 +219,10 @@ func (p *parser) macro(l *line) (Statement, *Error) {
 		case t.is("}"):
 			depth--
 		case t.kind == signToken && !t.is(","):
-			return nil, l.errorf(t.pos, "a macro holds one value or one { list }", "unexpected `%s`", t)
+			return nil, l.errorf(t.pos, "a macro has one value or one { list }", "unexpected `%s`", t)
 		}
 		if depth < 0 || depth == 0 && i < len(value)-1 {
-			return nil, l.errorf(t.pos, "a macro holds one value or one { list }", "too much for one macro")
+			return nil, l.errorf(t.pos, "a macro has one value or one { list }", "this macro has more than one value")
 		}
 		if t.is(",") && depth > 0 && len(text) > 0 {
 			text[len(text)-1] += ","
@@ -225,14 +231,14 @@ func (p *parser) macro(l *line) (Statement, *Error) {
 		text = append(text, t.String())
 	}
 	if len(value) == 0 || depth != 0 || value[0].is(",") {
-		return nil, l.errorf(l.end(), "a macro holds one value or one { list }", "this macro has no value")
+		return nil, l.errorf(l.end(), "a macro has one value or one { list }", "this macro has no value")
 	}
 	m := &Macro{Pos: nameTok.pos, Name: nameTok.text, Text: strings.Join(text, " ")}
 	p.macros = append(p.macros, macro{m, value})
 	return m, nil
 }
 
-// A line is one logical line that is being parsed.
+// A line is the parser's state of one logical line.
 type line struct {
 	*parser
 	lexer *lexer
@@ -244,8 +250,8 @@ func (l *line) errorf(pos Pos, hint, format string, args ...any) *Error {
 	return &Error{Pos: pos, Msg: fmt.Sprintf(format, args...), Hint: hint, Source: l.lexer.source(pos)}
 }
 
-// expand puts macros in place, from the current token on. What comes from a
-// macro stands where the macro was used.
+// expand expands macros, starting with the current token. The tokens of a macro
+// have the position of its use.
 func (l *line) expand() *Error {
 	out := l.toks[:l.at:l.at]
 	for _, t := range l.toks[l.at:] {
@@ -267,28 +273,28 @@ func (l *line) expand() *Error {
 			}
 		}
 		if !found {
-			hint := "give it a value first: " + t.text + " = ..."
+			hint := "define it first: " + t.text + " = ..."
 			if len(names) > 0 {
 				hint = didYouMean(t.text, names)
 			}
-			return l.errorf(t.pos, hint, "there is no macro %s", t)
+			return l.errorf(t.pos, hint, "unknown macro %s", t)
 		}
 		if len(out) > maxTokens {
-			return l.errorf(t.pos, tooLong, "the line is too long with its macros")
+			return l.errorf(t.pos, tooLong, "the line is too long after the expansion of macros")
 		}
 	}
 	l.toks = out
 	return nil
 }
 
-// end is the place behind the last token.
+// end returns the position after the last token.
 func (l *line) end() Pos {
 	t := l.toks[len(l.toks)-1]
 	t.pos.Column += runeCount(t.String())
 	return t.pos
 }
 
-// peek returns the next token without taking it; at the end of the line it
+// peek returns the next token without consuming it. At the end of the line it
 // returns a sign without text.
 func (l *line) peek() token {
 	if l.at < len(l.toks) {
@@ -303,7 +309,7 @@ func (l *line) next() token {
 	return t
 }
 
-// accept takes the next token if it is text.
+// accept consumes the next token if it is text.
 func (l *line) accept(text string) bool {
 	if l.at < len(l.toks) && l.toks[l.at].is(text) {
 		l.at++
@@ -319,7 +325,7 @@ func (l *line) expect(text string) *Error {
 	return nil
 }
 
-// insteadOf says what stands where something else was expected.
+// insteadOf describes an unexpected token.
 func insteadOf(t token) string {
 	if t.kind == signToken && t.text == "" {
 		return " at the end of the line"
@@ -334,13 +340,12 @@ func (l *line) done() *Error {
 	return l.errorf(l.peek().pos, "", "unexpected `%s` after the end of the statement", l.peek())
 }
 
-// isValue tells whether t can be a value: anything but signs and the words
-// that have a meaning of their own.
+// isValue reports whether t may be a value: all tokens except signs and keywords.
 func (l *line) isValue(t token) bool {
 	return t.kind != signToken && (t.kind != wordToken || !l.reserved[t.text])
 }
 
-// name takes the name of a rule, listener or tag.
+// name parses the name of a rule, listener or tag.
 func (l *line) name(what string) (string, *Error) {
 	t := l.next()
 	if t.kind != wordToken && t.kind != stringToken {
@@ -348,21 +353,21 @@ func (l *line) name(what string) (string, *Error) {
 	}
 	switch {
 	case !isName(t.text):
-		return "", l.errorf(t.pos, nameHint, "`%s` is no name for a %s", t, what)
-	case l.reserved[t.text]:
-		return "", l.errorf(t.pos, "choose another name", "`%s` has a meaning of its own and is no name for a %s", t, what)
+		return "", l.errorf(t.pos, nameHint, "`%s` is not a valid %s name", t, what)
+	case l.reserved[t.text] && conditionByWord(t.text) == nil: // a name may be forgotten
+		return "", l.errorf(t.pos, "choose another name", "`%s` is a keyword and cannot be a %s name", t, what)
 	}
 	return t.text, nil
 }
 
-// text takes a quoted string.
+// text parses a quoted string.
 func (l *line) text(what string) (string, *Error) {
 	t := l.next()
 	if t.kind != stringToken {
 		return "", l.errorf(t.pos, "", "expected %s in \"quotes\"%s", what, insteadOf(t))
 	}
 	if t.text == "" {
-		return "", l.errorf(t.pos, "", "%s cannot be empty", what)
+		return "", l.errorf(t.pos, "", "%s may not be empty", what)
 	}
 	return t.text, nil
 }
@@ -374,25 +379,25 @@ func (l *line) number(what string, least, most int) (int, *Error) {
 		return 0, l.errorf(t.pos, "", "expected %s, a number%s", what, insteadOf(t))
 	}
 	if n < least || n > most {
-		return 0, l.errorf(t.pos, "", "%s has to be from %d to %d", what, least, most)
+		return 0, l.errorf(t.pos, "", "%s must be from %d to %d", what, least, most)
 	}
 	return n, nil
 }
 
 func (l *line) duration(what string, least, most time.Duration) (time.Duration, *Error) {
 	t := l.next()
-	n, ok := parseUnits(t.text, timeUnits)
+	d, ok := text.ParseDuration(t.text)
 	if t.kind != wordToken || !ok {
 		return 0, l.errorf(t.pos, "a duration is a number with s, m, h, d or w: 30s, 10m, 2h, 7d, 4w", "expected %s, a duration%s", what, insteadOf(t))
 	}
-	if d := time.Duration(n); d >= least && d <= most {
+	if d >= least && d <= most {
 		return d, nil
 	}
-	return 0, l.errorf(t.pos, "", "%s has to be from %s to %s", what, duration(least), duration(most))
+	return 0, l.errorf(t.pos, "", "%s must be from %s to %s", what, text.Duration(least), text.Duration(most))
 }
 
-// each calls item for each element of a { list }, or once for a single one.
-// Lists inside lists come from macros and are flattened.
+// each calls item for each element of a { list }, or once without a list. Lists
+// within lists come from macros; each flattens them.
 func (l *line) each(item func() *Error) *Error {
 	open := l.peek()
 	if !l.accept("{") {
@@ -407,7 +412,7 @@ func (l *line) each(item func() *Error) *Error {
 			}
 			return nil
 		case l.at >= len(l.toks):
-			return l.errorf(open.pos, "close it with `}`; end a line with `\\` to go on in the next", "the list is not closed")
+			return l.errorf(open.pos, "close it with `}`; a `\\` at the end of a line continues it", "the list is not closed")
 		case t.is(","):
 			return l.errorf(t.pos, "", "unexpected `,`")
 		}

@@ -9,14 +9,14 @@ import (
 //go:embed policies/*.conf
 var policyFiles embed.FS
 
-// PolicyNames are the ready policies, the mildest first.
+// PolicyNames returns the names of the presets, the mildest first.
 func PolicyNames() []string { return []string{"open", "standard", "tight"} }
 
-// ReadyPolicy returns the text of a ready policy.
+// ReadyPolicy returns the text of a preset.
 func ReadyPolicy(name string) ([]byte, error) {
 	b, err := policyFiles.ReadFile("policies/" + name + ".conf")
 	if err != nil {
-		return nil, fmt.Errorf("there is no ready policy %q: choose one of %s", name, strings.Join(PolicyNames(), ", "))
+		return nil, fmt.Errorf("unknown preset %q; choose one of %s", name, strings.Join(PolicyNames(), ", "))
 	}
 	return b, nil
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"scanwatch/internal/smtp"
 )
 
 // readyPolicy compiles a ready policy in enforce mode, with `.sender.example`
@@ -28,10 +30,19 @@ func readyPolicy(t testing.TB, name string) *Policy {
 	return p.InMode(Enforce)
 }
 
-// windows counts over sessions.
-type windows map[Evidence]int
+// A window is a count over sessions by one key; other counts are 0.
+type window struct {
+	evidence Evidence
+	by       Key
+	n        int
+}
 
-func (w windows) Count(_ *Facts, e Evidence, _ time.Duration, _ Key) (int, bool) { return w[e], true }
+func (w window) Count(_ *Facts, e Evidence, _ time.Duration, by Key) (int, bool) {
+	if e == w.evidence && by == w.by {
+		return w.n, true
+	}
+	return 0, true
+}
 
 func TestReadyPolicies(t *testing.T) {
 	files, err := filepath.Glob("policies/*")
@@ -41,58 +52,77 @@ func TestReadyPolicies(t *testing.T) {
 	if _, err := ReadyPolicy("lax"); err == nil {
 		t.Error("there is a policy lax")
 	}
-	harvest := func(n uint32) Facts {
-		f := Facts{Phase: RcptTo, Helo: []byte("mx.example.com"), Evidence: UnknownRecipient, SeenGood: No, Window: windows{}}
-		if n >= 5 {
-			f.Evidence |= Harvest
-		}
-		f.Counts[UnknownRecipient.Index()] = n
+	// asks returns the facts when a stranger asks for a recipient, after n others.
+	asks := func(dns smtp.FCrDNS, e Evidence, by Key, n int) Facts {
+		f := Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("mx.example.com"), FCrDNS: dns, Standing: StandingNone, Window: window{e, by, n}}
+		f.Counts[e.Index()] = uint32(n)
 		return f
 	}
-	relay := Facts{Phase: RcptTo, Evidence: RelayProbe}
-	relay.Counts[RelayProbe.Index()] = 4
+	with := func(f Facts, change func(*Facts)) Facts { change(&f); return f }
+	ends := func(e Evidence, n int) Facts {
+		return Facts{Phase: smtp.PhaseEnd, Standing: StandingNone, Evidence: e, Window: window{e, BySrc, n}}
+	}
+	const pass, fail = smtp.FCrDNSPass, smtp.FCrDNSFail
 	tests := []struct {
 		name                  string
 		facts                 Facts
 		open, standard, tight string // the rule that decides; "pass" for a pass statement
 	}{
-		{"an honest server", Facts{Phase: RcptTo, Helo: []byte("mx.example.com"), FCrDNS: DNSPass}, "", "", ""},
-		{"a proven scanner", Facts{Phase: Connect, Evidence: Scanner, FCrDNS: DNSPass}, "", "scanner", "scanner"},
-		{"a likely scanner", Facts{Phase: Connect, Weak: Scanner}, "", "", ""},
-		{"a likely scanner writes", Facts{Phase: Data, Weak: Scanner}, "", "", ""},
-		{"a bot", Facts{Phase: Helo, Helo: []byte("ylmf-pc"), Evidence: BotnetHelo}, "", "botnet", "botnet"},
-		{"a bot that logged in is a user", Facts{Phase: MailFrom, Helo: []byte("ylmf-pc"), Evidence: BotnetHelo, Auth: true}, "", "", ""},
-		{"our own address", Facts{Phase: RcptTo, Evidence: HeloOwnAddress}, "", "our-name", "our-name"},
-		{"a browser", Facts{Phase: Helo, Evidence: TalksHTTP}, "", "no-smtp", "no-smtp"},
-		{"a bad greeting", Facts{Phase: RcptTo, Evidence: HeloBareAddress, FCrDNS: DNSPass}, "", "", "greeting"},
-		{"a bad greeting at the postmaster", Facts{Phase: RcptTo, Evidence: HeloBareAddress, RcptTo: []byte("Postmaster@example.org")}, "", "pass", "pass"},
-		{"a greeting without a dot", Facts{Phase: RcptTo, Evidence: HeloUnqualified, FCrDNS: DNSPass}, "", "", ""},
-		{"a greeting without a dot or a name", Facts{Phase: RcptTo, Evidence: HeloUnqualified, FCrDNS: DNSFail}, "", "", "nameless"},
-		{"a forged greeting", Facts{Phase: RcptTo, Evidence: HeloForged}, "", "", "forged"},
-		{"a cloud host with a name", Facts{Phase: RcptTo, Evidence: Cloud, FCrDNS: DNSPass}, "", "", ""},
-		{"a cloud host without", Facts{Phase: RcptTo, Evidence: Cloud, FCrDNS: DNSFail}, "", "", "cloud"},
-		{"a cloud host while DNS is down", Facts{Phase: RcptTo, Evidence: Cloud, FCrDNS: DNSError}, "", "", ""},
-		{"a known sender in a cloud", Facts{Phase: RcptTo, Evidence: Cloud | HeloForged, RDNS: []byte("known.sender.example"), FCrDNS: DNSPass}, "", "pass", "pass"},
-		{"somebody who says so", Facts{Phase: RcptTo, Evidence: Cloud, RDNS: []byte("known.sender.example"), FCrDNS: DNSFail}, "", "", "cloud"},
-		{"a list with three typos", harvest(3), "", "", ""},
-		{"five unknown recipients", harvest(5), "", "harvest", "harvest"},
-		{"six unknown recipients of many", func() Facts { f := harvest(6); f.Evidence &^= Harvest; return f }(), "", "", ""},
-		{"slowly", Facts{Phase: RcptTo, SeenGood: No, Evidence: UnknownRecipient, Window: windows{UnknownRecipient: 21}}, "", "slow-harvest", "slow-harvest"},
-		{"slowly, by a neighbour", Facts{Phase: RcptTo, SeenGood: No, Window: windows{UnknownRecipient: 21}}, "", "", ""},
-		{"slowly, of a known sender", Facts{Phase: RcptTo, SeenGood: Yes, Evidence: UnknownRecipient, Window: windows{UnknownRecipient: 21}}, "", "", ""},
-		{"from a new network every time", Facts{Phase: RcptTo, SeenGood: No, Evidence: ProbedRecipient | Campaign}, "", "", "known-harvest"},
-		{"one of them only", Facts{Phase: RcptTo, SeenGood: No, Evidence: ProbedRecipient}, "", "", ""},
-		{"an early talker", Facts{Phase: MailFrom, Evidence: EarlyTalker}, "", "", "early"},
+		{"an honest server", Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("mx.example.com"), FCrDNS: smtp.FCrDNSPass}, "", "", ""},
+		{"a proven scanner", Facts{Phase: smtp.PhaseConnect, Evidence: Scanner, FCrDNS: smtp.FCrDNSPass}, "", "scanner", "scanner"},
+		{"a likely scanner", Facts{Phase: smtp.PhaseConnect, Weak: Scanner}, "", "", ""},
+		{"a likely scanner writes", Facts{Phase: smtp.PhaseData, Weak: Scanner}, "", "", ""},
+		{"a bot", Facts{Phase: smtp.PhaseHelo, Helo: []byte("ylmf-pc"), Evidence: BotnetHelo}, "", "botnet", "botnet"},
+		{"a bot that logged in is a user", Facts{Phase: smtp.PhaseMailFrom, Helo: []byte("ylmf-pc"), Evidence: BotnetHelo, Auth: true}, "", "", ""},
+		{"our own address", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloOwnAddress}, "", "our-name", "our-name"},
+		{"a browser", Facts{Phase: smtp.PhaseHelo, Evidence: TalksHTTP}, "", "no-smtp", "no-smtp"},
+		{"a bad greeting", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloBareAddress, FCrDNS: smtp.FCrDNSPass}, "", "", "greeting"},
+		{"a bad greeting at the postmaster", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloBareAddress, RcptTo: []byte("Postmaster@example.org")}, "", "pass", "pass"},
+		{"a greeting without a dot", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloUnqualified, FCrDNS: smtp.FCrDNSPass}, "", "", ""},
+		{"a greeting without a dot or a name", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloUnqualified, FCrDNS: smtp.FCrDNSFail}, "", "", "nameless"},
+		{"a forged greeting", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloForged, FCrDNS: pass}, "", "", "forged"},
+		{"a forged greeting without a name", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloForged, FCrDNS: fail}, "", "", "forged-nameless"},
+		{"a bad greeting of a trusted client", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloBareAddress | HeloForged, Standing: StandingTrusted}, "", "", ""},
+		{"a cloud host with a name", Facts{Phase: smtp.PhaseRcptTo, Evidence: Cloud, FCrDNS: smtp.FCrDNSPass}, "", "", ""},
+		{"a cloud host without", Facts{Phase: smtp.PhaseRcptTo, Evidence: Cloud, FCrDNS: smtp.FCrDNSFail}, "", "", "cloud"},
+		{"a cloud name that does not lead back", Facts{Phase: smtp.PhaseRcptTo, Weak: Cloud, FCrDNS: fail}, "", "", "cloud"},
+		{"a name that may be cut", Facts{Phase: smtp.PhaseRcptTo, Evidence: Cloud, FCrDNS: fail, RDNSCut: true}, "", "", ""},
+		{"a cloud host while DNS is down", Facts{Phase: smtp.PhaseRcptTo, Evidence: Cloud, FCrDNS: smtp.FCrDNSError}, "", "", ""},
+		{"a known sender in a cloud", Facts{Phase: smtp.PhaseRcptTo, Evidence: Cloud | HeloForged, RDNS: []byte("known.sender.example"), FCrDNS: smtp.FCrDNSPass}, "", "pass", "pass"},
+		{"somebody who says so", Facts{Phase: smtp.PhaseRcptTo, Evidence: Cloud, RDNS: []byte("known.sender.example"), FCrDNS: smtp.FCrDNSFail}, "", "", "cloud"},
+		{"a list with five typos", asks(pass, UnknownRecipient, BySrc, 5), "", "", ""},
+		{"six unknown recipients", asks(pass, UnknownRecipient, BySrc, 6), "", "unknown-named", "unknown-named"},
+		{"five, without a name", asks(fail, UnknownRecipient, BySrc, 5), "", "unknown", "unknown"},
+		{"six, of a known client", with(asks(pass, UnknownRecipient, BySrc, 6), func(f *Facts) { f.Standing = StandingKnown }), "", "", ""},
+		{"twelve, of a known client", with(asks(pass, UnknownRecipient, BySrc, 12), func(f *Facts) { f.Standing = StandingKnown }), "", "unknown-named", "unknown-named"},
+		{"many, but this one exists", with(asks(fail, UnknownRecipient, BySrc, 50), func(f *Facts) { f.RcptKnown = true }), "", "", ""},
+		{"a harvest", Facts{Phase: smtp.PhaseRcptTo, Evidence: Harvest}, "", "harvest", "harvest"},
+		{"a network", asks(fail, UnknownRecipient, ByPrefix, 21), "", "unknown-network", "unknown-network"},
+		{"a domain", asks(pass, UnknownRecipient, ByDomain, 41), "", "unknown-domain", "unknown-domain"},
+		{"bounces", asks(pass, Backscatter, BySrc, 40), "", "", ""},
+		{"bounces without a name", asks(fail, Backscatter, BySrc, 16), "", "bounces", "bounces"},
+		{"third question in a siege", with(asks(fail, UnknownRecipient, BySite, 21), func(f *Facts) { f.Counts[UnknownRecipient.Index()] = 2 }), "", "", ""},
+		{"fourth question in a siege", with(asks(fail, UnknownRecipient, BySite, 21), func(f *Facts) { f.Counts[UnknownRecipient.Index()] = 3 }), "", "siege", "siege"},
+		{"fourth question with a name", with(asks(pass, UnknownRecipient, BySite, 21), func(f *Facts) { f.Counts[UnknownRecipient.Index()] = 3 }), "", "", ""},
+		{"an early talker", Facts{Phase: smtp.PhaseMailFrom, Evidence: EarlyTalker}, "", "", ""},
 		{"many connections", func() Facts {
-			f := Facts{Phase: Connect, SeenGood: No}
+			f := Facts{Phase: smtp.PhaseConnect, Standing: StandingNone}
 			f.Counts[Flood.Index()] = 31
 			return f
 		}(), "", "", "flood"},
-		{"far too many connections", Facts{Phase: Connect, SeenGood: No, Evidence: Flood}, "", "flood", ""},
-		{"far too many of a known sender", Facts{Phase: Connect, SeenGood: Yes, Evidence: Flood}, "", "", ""},
-		{"a relay probe", relay, "", "", "relay"},
-		{"odd in many ways", Facts{Phase: Data, Evidence: RDNSMissing | FCrDNSFail | Pipelining | Cloud}, "", "", "odd"},
-		{"a local session", Facts{Phase: Connect, Evidence: Scanner, Local: true}, "", "", ""},
+		{"far too many connections", Facts{Phase: smtp.PhaseConnect, Standing: StandingNone, Evidence: Flood}, "", "flood", ""},
+		{"far too many of a known sender", Facts{Phase: smtp.PhaseConnect, Standing: StandingKnown, Evidence: Flood}, "", "", ""},
+		{"before the state is read", Facts{Phase: smtp.PhaseConnect, Evidence: Flood}, "", "", ""},
+		{"four relay probes", asks(fail, RelayProbe, BySrc, 4), "", "", "relay"},
+		{"ten relay probes", asks(fail, RelayProbe, BySrc, 10), "", "relay", "relay"},
+		{"guesses", ends(AuthFailure, 21), "", "guess", "guess"},
+		{"a few guesses", ends(AuthFailure, 10), "", "", ""},
+		{"guesses where AUTH is not offered", ends(AuthUnsupported, 4), "", "", "blind-login"},
+		{"a fast guesser", Facts{Phase: smtp.PhaseEnd, Evidence: EarlyTalker | AuthUnsupported, Window: window{}}, "", "fast-guess", "fast-guess"},
+		{"a request in one write, three times", ends(Pipelining, 3), "", "one-write", "one-write"},
+		{"a browser, at the end", Facts{Phase: smtp.PhaseEnd, Evidence: TalksHTTP}, "", "no-smtp-end", "no-smtp-end"},
+		{"odd in many ways", Facts{Phase: smtp.PhaseData, Evidence: RDNSMissing | FCrDNSFail | Pipelining | Cloud}, "", "", "odd"},
+		{"a local session", Facts{Phase: smtp.PhaseConnect, Evidence: Scanner, Local: true}, "", "", ""},
 	}
 	for _, name := range PolicyNames() {
 		p := readyPolicy(t, name)
@@ -100,6 +130,9 @@ func TestReadyPolicies(t *testing.T) {
 			f := tt.facts
 			v := p.Eval(&f)
 			got := ruleName(v.Act)
+			if f.Phase == smtp.PhaseEnd && v.Act.BanRule != nil {
+				got = v.Act.BanRule.Name
+			}
 			if v.Pass != nil {
 				got = "pass"
 			}
@@ -154,7 +187,7 @@ func TestTokens(t *testing.T) {
 func TestOnly(t *testing.T) {
 	p := readyPolicy(t, "standard")
 	only := p.Only("harvest")
-	if n := len(only.Rules()); n != 1 || len(p.Rules()) < 5 || only.Phases() != from(RcptTo)&^from(Data) {
+	if n := len(only.Rules()); n != 1 || len(p.Rules()) < 5 || only.Phases() != smtp.PhasesFrom(smtp.PhaseRcptTo)&^smtp.PhasesFrom(smtp.PhaseData) {
 		t.Errorf("%d rules of %d, in phases %v", n, len(p.Rules()), only.Phases().List())
 	}
 	if p.Only("nobody") != nil {

@@ -1,27 +1,42 @@
 package rules
 
 import (
-	"encoding/binary"
-	"encoding/hex"
+	"fmt"
 	"strings"
+
+	"scanwatch/internal/smtp"
 )
 
-// reference stands in a reply text for the session id.
+// reference is the placeholder of the session id in a reply text.
 const reference = "$session"
 
-// Reply returns text with the reference that a refused sender can quote: the
-// session id, put in the place of `$session`, or in brackets at the end. An
-// empty text stays empty.
+// Temporary returns the text of a permanent reply with a temporary code. smtpd
+// disconnects on 421 only.
+func Temporary(text string, d smtp.Decision) string {
+	if text == "" || text[0] != '5' {
+		return text
+	}
+	code := "450 "
+	if d == smtp.Disconnect {
+		code = "421 "
+	}
+	text = text[min(4, len(text)):]
+	if strings.HasPrefix(text, "5.") {
+		text = "4" + text[1:]
+	}
+	return code + text
+}
+
+// Reply returns text with the reference that a rejected sender can quote: the
+// session id replaces `$session`, or follows in brackets. An empty text stays
+// empty.
 func Reply(text string, session uint64) string {
-	var number [8]byte
-	var id [16]byte
-	binary.BigEndian.PutUint64(number[:], session)
-	hex.Encode(id[:], number[:])
+	id := fmt.Sprintf("%016x", session)
 	switch {
 	case text == "":
 		return ""
 	case strings.Contains(text, reference):
-		return strings.ReplaceAll(text, reference, string(id[:]))
+		return strings.ReplaceAll(text, reference, id)
 	}
-	return text + " [" + string(id[:]) + "]"
+	return text + " [" + id + "]"
 }

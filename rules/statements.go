@@ -1,49 +1,45 @@
-// What each statement reads of its line.
+// The parse functions of the statements.
 
 package rules
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
 )
 
 func parseMode(l *line) (Statement, *Error) {
-	t := l.next()
-	i := index(modeNames[:], t.text)
-	if t.kind != wordToken || i < 0 {
-		return nil, l.errorf(t.pos, didYouMean(t.text, modeNames[:]), "expected a mode%s", insteadOf(t))
-	}
-	return &Setting{Pos: l.toks[0].pos, Word: "mode", Mode: Mode(i)}, nil
+	i, err := l.word("a mode", modeNames[:])
+	return &Setting{Pos: l.toks[0].pos, Word: "mode", Mode: Mode(i)}, err
 }
 
 func parsePrivacy(l *line) (Statement, *Error) {
-	t := l.next()
-	i := index(privacyNames[:], t.text)
-	if t.kind != wordToken || i < 0 {
-		return nil, l.errorf(t.pos, didYouMean(t.text, privacyNames[:]), "expected how much privacy%s", insteadOf(t))
-	}
-	return &Setting{Pos: l.toks[0].pos, Word: "privacy", Privacy: Privacy(i)}, nil
+	i, err := l.word("a privacy level", privacyNames[:])
+	return &Setting{Pos: l.toks[0].pos, Word: "privacy", Privacy: Privacy(i)}, err
 }
 
-func parseDetail(l *line) (Statement, *Error) {
+// word parses one of the given words and returns its index.
+func (l *line) word(what string, words []string) (int, *Error) {
 	t := l.next()
-	i := index(detailNames[:], t.text)
+	i := slices.Index(words, t.text)
 	if t.kind != wordToken || i < 0 {
-		return nil, l.errorf(t.pos, didYouMean(t.text, detailNames[:]), "expected how much detail%s", insteadOf(t))
+		return 0, l.errorf(t.pos, didYouMean(t.text, words), "expected %s%s", what, insteadOf(t))
 	}
-	return &Setting{Pos: l.toks[0].pos, Word: "detail", Detail: Detail(i)}, nil
+	return i, nil
 }
 
 const (
-	day         = 24 * time.Hour
-	maxKeep     = 3660 * day
-	maxBan      = 366 * day
-	maxEscalate = 8
-	maxFactor   = 1000
-	minSize     = 16 << 20
-	maxSize     = 1 << 50
-	maxDelay    = time.Minute
+	day       = 24 * time.Hour
+	maxKeep   = 3660 * day
+	maxBan    = 366 * day
+	maxLadder = 8
+	minSize   = 16 << 20
+	maxSize   = 1 << 50
+	maxDelay  = time.Minute
 )
 
 func parseStore(l *line) (Statement, *Error) {
@@ -55,7 +51,7 @@ func parseStore(l *line) (Statement, *Error) {
 	for {
 		switch {
 		case s.Keep == 0 && l.accept("keep"):
-			s.Keep, err = l.duration("the time to keep", day, maxKeep)
+			s.Keep, err = l.duration("the retention", day, maxKeep)
 		case s.Budget == 0 && l.accept("budget"):
 			s.Budget, err = l.size("the budget")
 		default:
@@ -69,37 +65,14 @@ func parseStore(l *line) (Statement, *Error) {
 
 func (l *line) size(what string) (int64, *Error) {
 	t := l.next()
-	n, ok := parseUnits(t.text, sizeUnits)
+	n, ok := text.ParseSize(t.text)
 	if t.kind != wordToken || !ok {
 		return 0, l.errorf(t.pos, "a size is a number with K, M, G or T: 256M", "expected %s, a size%s", what, insteadOf(t))
 	}
 	if n < minSize || n > maxSize {
-		return 0, l.errorf(t.pos, "", "%s has to be from %s to %s", what, size(minSize), size(maxSize))
+		return 0, l.errorf(t.pos, "", "%s must be from %s to %s", what, text.Size(minSize), text.Size(maxSize))
 	}
 	return n, nil
-}
-
-// parseEscalate reads how many times longer the second, third ... ban is.
-func parseEscalate(l *line) (Statement, *Error) {
-	s := &Setting{Pos: l.toks[0].pos, Word: "escalate"}
-	if l.accept("none") {
-		return s, nil
-	}
-	err := l.each(func() *Error {
-		t := l.peek()
-		n, err := l.number("how many times longer", 1, maxFactor)
-		switch {
-		case err != nil:
-			return err
-		case len(s.Factors) == maxEscalate:
-			return l.errorf(t.pos, "", "no more than %d steps", maxEscalate)
-		case len(s.Factors) > 0 && n < s.Factors[len(s.Factors)-1]:
-			return l.errorf(t.pos, "", "a later ban is not shorter than the one before")
-		}
-		s.Factors = append(s.Factors, n)
-		return nil
-	})
-	return s, err
 }
 
 func parseText(l *line) (Statement, *Error) {
@@ -113,6 +86,16 @@ func parseText(l *line) (Statement, *Error) {
 	return s, err
 }
 
+// parseDelimiter parses the character between a mailbox and its detail (RFC 5233).
+func parseDelimiter(l *line) (Statement, *Error) {
+	t := l.peek()
+	text, err := l.text("a character")
+	if err == nil && (len(text) != 1 || text[0] <= ' ' || text[0] > '~' || text == "@") {
+		err = l.errorf(t.pos, "write: delimiter \"+\"", "a delimiter is one printable ASCII character other than @")
+	}
+	return &Setting{Pos: l.toks[0].pos, Word: "delimiter", Text: text}, err
+}
+
 func parseOwn(value valueFunc) func(*line) (Statement, *Error) {
 	return func(l *line) (Statement, *Error) {
 		s := &Setting{Pos: l.toks[0].pos, Word: l.toks[0].text}
@@ -122,7 +105,7 @@ func parseOwn(value valueFunc) func(*line) (Statement, *Error) {
 		}
 		for _, v := range values {
 			if v.Kind == TableValue || v.Kind == RegexValue {
-				return nil, l.errorf(v.Pos, "write the names or addresses themselves", "%s takes no tables and no expressions", s.Word)
+				return nil, l.errorf(v.Pos, "list the names or addresses", "%s cannot contain tables or regular expressions", s.Word)
 			}
 		}
 		s.Values = values
@@ -145,7 +128,7 @@ func parseTable(l *line) (Statement, *Error) {
 	case !open.is("{"):
 		return nil, l.errorf(open.pos, "", "expected `builtin`, `file` or a list%s", insteadOf(open))
 	case l.at+1 < len(l.toks) && l.toks[l.at+1].is("}"):
-		// An empty list is a place to write into later.
+		// An empty list is allowed: operators fill it later.
 		l.at += 2
 		t.Inline = true
 		return t, nil
@@ -161,7 +144,7 @@ func parseTable(l *line) (Statement, *Error) {
 	})
 }
 
-// file takes `file "path" [format name ["parameter"]]`.
+// file parses `file "path" [format name ["parameter"]]`.
 func (l *line) file(t *TableDecl) *Error {
 	f := File{Pos: l.peek().pos}
 	err := l.expect("file")
@@ -173,7 +156,7 @@ func (l *line) file(t *TableDecl) *Error {
 		if next := l.peek(); err == nil && (next.kind == stringToken || next.kind == wordToken) && !next.is("file") {
 			f.Param = l.next().text
 			if f.Param == "" {
-				return l.errorf(next.pos, "", "the parameter cannot be empty")
+				return l.errorf(next.pos, "", "the parameter may not be empty")
 			}
 		}
 	}
@@ -201,7 +184,7 @@ func parseListener(l *line) (Statement, *Error) {
 	values, err := l.values("an address", addressValue)
 	for _, v := range values {
 		if v.Kind == TableValue || !v.Prefix.IsSingleIP() {
-			return nil, l.errorf(v.Pos, "", "a listener has addresses, not networks")
+			return nil, l.errorf(v.Pos, "", "a listener has addresses, not prefixes")
 		}
 		ls.Addresses = append(ls.Addresses, v.Prefix.Addr())
 	}
@@ -234,14 +217,11 @@ func parseWeight(l *line) (Statement, *Error) {
 	if err := l.expect("evidence"); err != nil {
 		return nil, err
 	}
-	t := l.next()
-	v, wrong := evidenceValue(t)
-	if wrong != "" {
-		msg, hint, _ := strings.Cut(wrong, "\n")
-		return nil, l.errorf(t.pos, hint, "%s", msg)
+	v, err := l.value(l.next(), evidenceValue)
+	if err != nil {
+		return nil, err
 	}
 	w := &Weight{Pos: l.toks[0].pos, Token: TokenByName(v.Text)}
-	var err *Error
 	w.Score, err = l.number("the score", -maxScore, maxScore)
 	return w, err
 }
@@ -263,7 +243,7 @@ func parseInclude(l *line) (Statement, *Error) {
 	return inc, nil
 }
 
-// parseRule takes the parts of a rule in any order; String writes them in the
+// parseRule parses the parts of a rule in any order. Rule.String writes them in the
 // order of the manual.
 func parseRule(l *line) (Statement, *Error) {
 	r := &Rule{Pos: l.toks[0].pos}
@@ -274,78 +254,72 @@ func parseRule(l *line) (Statement, *Error) {
 	matched := false
 	for l.at < len(l.toks) && err == nil {
 		t := l.next()
-		twice := l.errorf(t.pos, "", "`%s` stands here for the second time", t)
+		twice := false
 		switch {
 		case t.is("observe"):
-			if r.Observe {
-				return nil, twice
-			}
-			r.Observe = true
+			twice, r.Observe = r.Observe, true
+		case t.is("even"):
+			twice, r.EvenTrusted = r.EvenTrusted, true
+			err = l.expect("trusted")
 		case t.is("on"):
-			if r.On != "" {
-				return nil, twice
-			}
+			twice = r.On != ""
 			r.On, err = l.name("listener")
 		case t.is("phase"):
-			if r.Phases != 0 {
-				return nil, twice
-			}
+			twice = r.Phases != 0
 			r.Phases, err = l.phases()
 		case t.is("match"):
-			if matched {
-				return nil, twice
-			}
-			matched = true
+			twice, matched = matched, true
 			r.Conds, err = l.conditions()
 		default:
 			a := actionByWord(t)
 			if a == nil {
 				return nil, l.unknownPart(t)
 			}
-			if a.has(r) && !a.many {
-				return nil, twice
-			}
+			twice = a.has(r) && !a.many
 			r.actions = append(r.actions, t)
 			err = a.parse(l, r)
+		}
+		if twice {
+			return nil, l.errorf(t.pos, "", "`%s` is a duplicate", t)
 		}
 	}
 	switch {
 	case err != nil:
 		return nil, err
 	case r.Phases == 0:
-		return nil, l.errorf(l.end(), didYouMean("", phaseNames[:]), "rule %s does not say at which phase", r.Name)
+		return nil, l.errorf(l.end(), didYouMean("", phaseWords), "rule %s has no phase", r.Name)
 	case !matched:
-		return nil, l.errorf(l.end(), "write `match any` if it is meant for everybody", "rule %s does not say what it matches", r.Name)
+		return nil, l.errorf(l.end(), "write `match any` if the rule is for all clients", "rule %s has no match", r.Name)
 	}
 	return r, nil
 }
 
-func (l *line) phases() (set PhaseSet, err *Error) {
+func (l *line) phases() (set smtp.PhaseSet, err *Error) {
 	err = l.each(func() *Error {
 		t := l.next()
-		p, ok := ParsePhase(t.text)
+		p, ok := smtp.ParsePhase(t.text)
 		if t.kind != wordToken || !ok {
-			hint := didYouMean(t.text, phaseNames[:])
+			hint := didYouMean(t.text, phaseWords)
 			switch t.text {
 			case "ehlo":
 				hint = "phase helo covers both HELO and EHLO"
 			case "auth", "data-line":
-				hint = "passwords and message text are never looked at"
+				hint = "the filter never checks passwords or message text"
 			case "starttls", "rset", "noop", "quit":
-				hint = "nothing can be decided there; " + hint
+				hint = "smtpd allows no decision there; " + hint
 			}
 			return l.errorf(t.pos, hint, "expected a phase%s", insteadOf(t))
 		}
 		if set.Has(p) {
-			return l.errorf(t.pos, "", "phase %s stands here for the second time", p)
+			return l.errorf(t.pos, "", "phase %s is a duplicate", p)
 		}
-		set |= phaseSet(p)
+		set |= smtp.Phases(p)
 		return nil
 	})
 	return set, err
 }
 
-// conditions takes everything that is a condition: `any`, or one or more.
+// conditions parses `any`, or one or more conditions.
 func (l *line) conditions() (cs []*Cond, err *Error) {
 	if l.accept("any") {
 		return nil, nil
@@ -375,7 +349,7 @@ func (l *line) conditions() (cs []*Cond, err *Error) {
 			return nil, l.errorf(t.pos, didYouMean(t.text, conditionWords()), "expected a condition after `!`%s", insteadOf(t))
 		}
 		l.at = start
-		break // what follows are actions
+		break // actions follow
 	}
 	if len(cs) == 0 {
 		t := l.peek()
@@ -384,18 +358,18 @@ func (l *line) conditions() (cs []*Cond, err *Error) {
 	return cs, nil
 }
 
-// unknownPart is the error for a word that is no part of a rule.
+// unknownPart returns the error for a word that is not a part of a rule.
 func (l *line) unknownPart(t token) *Error {
-	words := []string{"observe", "on", "phase", "match"}
+	words := []string{"observe", "even", "on", "phase", "match"}
 	for i := range actions {
 		words = append(words, actions[i].word)
 	}
 	if conditionByWord(t.text) != nil || t.is("!") {
-		return l.errorf(t.pos, "all conditions stand together behind `match`", "unexpected `%s`", t)
+		return l.errorf(t.pos, "all conditions follow `match` together", "unexpected `%s`", t)
 	}
-	// Only a word that is close to a condition is worth the longer list.
+	// The longer list is only for a word that is similar to a condition.
 	if hint := didYouMean(t.text, conditionWords()); strings.HasPrefix(hint, "did") {
-		return l.errorf(t.pos, hint, "`%s` is no action and no condition", t)
+		return l.errorf(t.pos, hint, "`%s` is neither an action nor a condition", t)
 	}
-	return l.errorf(t.pos, didYouMean(t.text, words), "`%s` is no action and no condition", t)
+	return l.errorf(t.pos, didYouMean(t.text, words), "`%s` is neither an action nor a condition", t)
 }

@@ -1,101 +1,57 @@
 package rules
 
 import (
-	"iter"
 	"net/netip"
 	"slices"
 )
 
-// inline is a table written as a list in the configuration. It looks at one
-// value after another: long lists belong into files.
-type inline struct{ c cond }
+// inline is a table in the configuration. It compares values in turn; long lists
+// belong in files.
+type inline struct {
+	c        cond
+	contents Contents
+}
+
+// Contents returns the classes of the entries.
+func (t *inline) Contents() Contents { return t.contents }
 
 func (t *inline) MatchAddr(a netip.Addr) bool {
-	for _, p := range t.c.prefixes {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(t.c.prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// Overlaps tells whether t has a network that has an address in common with p.
+// Overlaps reports whether t has a prefix that has an address in common with p.
 func (t *inline) Overlaps(p netip.Prefix) bool { return overlaps(t.c.prefixes, p) }
 
-// Narrower goes through the networks of t within p.
-func (t *inline) Narrower(p netip.Prefix) iter.Seq[netip.Prefix] { return narrower(t.c.prefixes, p) }
-
-func narrower(list []netip.Prefix, p netip.Prefix) iter.Seq[netip.Prefix] {
-	return func(yield func(netip.Prefix) bool) {
-		for _, q := range list {
-			if q.Bits() > p.Bits() && p.Overlaps(q) && !yield(q) {
-				return
-			}
-		}
-	}
-}
-
 func overlaps(list []netip.Prefix, p netip.Prefix) bool {
-	for _, q := range list {
-		if q.Overlaps(p) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(list, p.Overlaps)
 }
 
-func (t *inline) MatchName(b []byte) bool {
-	b = trimDot(b)
-	for i := range t.c.names {
-		if t.c.names[i].match(b) {
-			return true
-		}
-	}
-	return false
-}
+func (t *inline) MatchName(b []byte) bool { return matchAny(t.c.names, trimDot(b)) }
 
-func (t *inline) MatchASN(n uint32) bool {
-	for _, as := range t.c.as {
-		if as == n {
-			return true
-		}
-	}
-	return false
-}
+func (t *inline) MatchASN(n uint32) bool { return slices.Contains(t.c.as, n) }
 
-// sources are what one table is made of; a nil is not loaded.
+// sources are the parts of one table. A nil part is not loaded.
 type sources []Table
 
+func (s sources) any(match func(Table) bool) bool {
+	return slices.ContainsFunc(s, func(t Table) bool { return t != nil && match(t) })
+}
+
 func (s sources) MatchAddr(a netip.Addr) bool {
-	for _, t := range s {
-		if t != nil && t.MatchAddr(a) {
-			return true
-		}
-	}
-	return false
+	return s.any(func(t Table) bool { return t.MatchAddr(a) })
 }
 
 func (s sources) MatchName(b []byte) bool {
-	for _, t := range s {
-		if t != nil && t.MatchName(b) {
-			return true
-		}
-	}
-	return false
+	return s.any(func(t Table) bool { return t.MatchName(b) })
 }
 
 func (s sources) MatchASN(n uint32) bool {
-	for _, t := range s {
-		if t != nil && t.MatchASN(n) {
-			return true
-		}
-	}
-	return false
+	return s.any(func(t Table) bool { return t.MatchASN(n) })
 }
 
-// Friends tells whether the table <friends> or a pass statement names an
-// address within p, whatever else the statement asks for. It cannot tell while
-// a table that might is not loaded.
+// Friends reports whether the table <friends> or the src condition of a pass
+// statement contains an address of the prefix. It ignores the other conditions of
+// the statement. The answer is unknown while such a table is not loaded.
 func (p *Policy) Friends(within netip.Prefix) Truth {
 	list := slices.Clone(p.tables["friends"])
 	for i := range p.passes {
@@ -124,34 +80,31 @@ func (p *Policy) Friends(within netip.Prefix) Truth {
 	return answer
 }
 
-// Narrower finds the networks within p that rules ask for by src: what holds for some
-// address of p does not hold for all. It returns at most n, each once.
-func (p *Policy) Narrower(within netip.Prefix, n int) (found []netip.Prefix) {
-	add := func(list iter.Seq[netip.Prefix]) {
-		for q := range list {
-			if len(found) >= n {
-				return
-			}
-			if !slices.Contains(found, q) {
-				found = append(found, q)
-			}
+// PassesKnown reports whether all tables of <friends> and of the pass statements are
+// loaded.
+func (p *Policy) PassesKnown() bool {
+	list := slices.Clone(p.tables["friends"])
+	for i := range p.passes {
+		for j := range p.passes[i].conds {
+			list = append(list, p.passes[i].conds[j].tables...)
 		}
 	}
-	for i := range p.rules {
-		for j := range p.rules[i].conds {
-			c := &p.rules[i].conds[j]
-			if c.tree.Word != "src" {
-				continue
-			}
-			add(narrower(c.prefixes, within))
-			for _, t := range c.tables {
-				if t, ok := t.(interface {
-					Narrower(netip.Prefix) iter.Seq[netip.Prefix]
-				}); ok {
-					add(t.Narrower(within))
-				}
-			}
-		}
-	}
-	return found
+	return !slices.Contains(list, nil)
+}
+
+// PassesUseTable reports whether a pass statement uses the table. <friends> always
+// exempts.
+func (p *Policy) PassesUseTable(name string) bool {
+	return name == "friends" || slices.ContainsFunc(p.passes, func(s pass) bool {
+		return slices.ContainsFunc(s.tree.Conds, func(c *Cond) bool {
+			return slices.ContainsFunc(c.Values, func(v Value) bool { return v.Kind == TableValue && v.Text == name })
+		})
+	})
+}
+
+// PassesUse reports whether a pass statement has a condition with the given word.
+func (p *Policy) PassesUse(word string) bool {
+	return slices.ContainsFunc(p.passes, func(s pass) bool {
+		return slices.ContainsFunc(s.conds, func(c cond) bool { return c.tree.Word == word })
+	})
 }

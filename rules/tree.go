@@ -7,10 +7,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"scanwatch/internal/prefix"
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
 )
 
-// Config is a parsed configuration file. Its String parses to the same tree
-// again, without the comments and with macros put in place.
+// Config is a parsed configuration file. String returns it without comments and
+// with expanded macros; parsing that returns the same tree.
 type Config struct {
 	File       string
 	Statements []Statement
@@ -24,7 +28,7 @@ type Statement interface {
 	String() string // without the newline
 }
 
-// String returns the file in its canonical form.
+// String returns the file in canonical form.
 func (c *Config) String() string {
 	var b strings.Builder
 	for _, s := range c.Statements {
@@ -33,8 +37,8 @@ func (c *Config) String() string {
 	return b.String()
 }
 
-// All returns the statements of c and of the files it includes, in order. The
-// Config is the file that a statement is in.
+// All iterates over the statements of c and of its include files, in order. The
+// Config is the file of the statement.
 func (c *Config) All() iter.Seq2[*Config, Statement] {
 	return func(yield func(*Config, Statement) bool) { c.visit(yield) }
 }
@@ -55,7 +59,7 @@ func (c *Config) visit(yield func(*Config, Statement) bool) bool {
 type Macro struct {
 	Pos
 	Name string
-	Text string // the value as it can stand in a file
+	Text string // the value in the syntax of a file
 	used bool
 }
 
@@ -66,37 +70,35 @@ type Include struct {
 	Config *Config
 }
 
-// Setting is one of the statements that set something for the whole program.
-// Which fields are used depends on Word.
+// Setting is a statement that sets an option of the program. Word determines the
+// fields in use.
 type Setting struct {
 	Pos
-	Word    string  // mode, store, asn, country, contact, events, privacy, detail, escalate, own-name, own-address
+	Word    string  // mode, store, asn, country, contact, privacy, own-name, own-address, gateway, delimiter
 	Mode    Mode    // mode
 	Privacy Privacy // privacy
-	Detail  Detail  // detail
-	Text    string  // store, asn, country, events: a path; contact: how to reach the postmaster
-	Values  []Value // own-name, own-address
+	Text    string  // store, asn, country: a path; contact: of the postmaster; delimiter: a character
+	Values  []Value // own-name, own-address, gateway
 	Keep    time.Duration
 	Budget  int64 // bytes
-	Factors []int // escalate
 }
 
 // TableDecl is `table <name> ...`: a set of addresses, names and AS numbers.
 type TableDecl struct {
 	Pos
 	Name    string
-	Inline  bool    // written as a list
+	Inline  bool    // has a list
 	Values  []Value // of the list
 	Files   []File
-	Builtin bool // shipped with the program under this name
+	Builtin bool // the shipped list with this name
 }
 
-// File is a file that fills a table.
+// File is a file with the content of a table.
 type File struct {
 	Pos
 	Path   string
-	Format string // name of a feed format; empty to find out
-	Param  string // what to take from the feed, if the format needs telling
+	Format string // name of a feed format; empty to detect it
+	Param  string // parameter of the format; may be empty
 }
 
 // Listener is `listener name port ... [address ...]`.
@@ -107,7 +109,7 @@ type Listener struct {
 	Addresses []netip.Addr // empty for any
 }
 
-// Pass is `pass ...`: sessions that no rule touches, wherever it stands.
+// Pass is `pass ...`: no rule applies to the sessions that it matches.
 type Pass struct {
 	Pos
 	On    string // listener; empty for all
@@ -119,19 +121,21 @@ type Rule struct {
 	Pos
 	Name    string
 	Observe bool
-	On      string // listener; empty for all
-	Phases  PhaseSet
-	Conds   []*Cond
+	// EvenTrusted makes the rule apply to trusted clients as to all others.
+	EvenTrusted bool
+	On          string // listener; empty for all
+	Phases      smtp.PhaseSet
+	Conds       []*Cond
 
-	Decides  bool // Decision and Text mean something
-	Decision Decision
+	Decides  bool // Decision and Text are valid
+	Decision smtp.Decision
 	Text     string // reply to the client; empty for the default
 	Score    int
 	Delay    time.Duration
-	Ban      time.Duration
+	Ban      []time.Duration // of the first, second ... offence; see Ladder
 	Tags     []string
 
-	actions []token // where the actions stand, for the checker
+	actions []token // for the positions in errors
 }
 
 // Weight is `score evidence token n`.
@@ -141,19 +145,19 @@ type Weight struct {
 	Score int
 }
 
-// Cond is one condition of a rule. Which fields are used depends on Word; see
-// the table of conditions.
+// Cond is a condition of a rule. Word determines the fields in use; see the table
+// of conditions.
 type Cond struct {
 	Pos
 	Not    bool
 	Word   string
 	Values []Value
-	Over   int           // score, count: more than this
+	Over   int           // score, count: the threshold
 	Window time.Duration // count: 0 for this session only
 	By     Key
 }
 
-// ValueKind tells what a Value is.
+// ValueKind is the kind of a Value.
 type ValueKind uint8
 
 // The kinds of values.
@@ -163,10 +167,10 @@ const (
 	TableValue                   // <name>
 	PrefixValue                  // address or prefix
 	ASValue                      // AS64496
-	WordValue                    // one of a fixed set of words
+	WordValue                    // a word of a fixed set
 )
 
-// Value is one thing a condition compares with.
+// Value is a value of a condition or table.
 type Value struct {
 	Pos
 	Kind   ValueKind
@@ -175,7 +179,7 @@ type Value struct {
 	AS     uint32
 }
 
-// Position returns where the thing stands.
+// Position returns p.
 func (p Pos) Position() Pos { return p }
 
 func (m *Macro) String() string   { return m.Name + " = " + m.Text }
@@ -190,28 +194,17 @@ func (s *Setting) String() string {
 		return "mode " + s.Mode.String()
 	case "privacy":
 		return "privacy " + s.Privacy.String()
-	case "detail":
-		return "detail " + s.Detail.String()
-	case "own-name", "own-address":
+	case "own-name", "own-address", "gateway":
 		return s.Word + " " + list(s.Values)
-	case "escalate":
-		if len(s.Factors) == 0 {
-			return "escalate none"
-		}
-		var items []string
-		for _, n := range s.Factors {
-			items = append(items, strconv.Itoa(n))
-		}
-		return "escalate " + braces(items)
 	}
-	text := s.Word + " " + quote(s.Text)
+	line := s.Word + " " + quote(s.Text)
 	if s.Keep > 0 {
-		text += " keep " + duration(s.Keep)
+		line += " keep " + text.Duration(s.Keep)
 	}
 	if s.Budget > 0 {
-		text += " budget " + size(s.Budget)
+		line += " budget " + text.Size(s.Budget)
 	}
-	return text
+	return line
 }
 
 func (t *TableDecl) String() string {
@@ -276,6 +269,9 @@ func (r *Rule) String() string {
 	if r.Observe {
 		text += " observe"
 	}
+	if r.EvenTrusted {
+		text += " even trusted"
+	}
 	if r.On != "" {
 		text += " on " + r.On
 	}
@@ -288,7 +284,7 @@ func (r *Rule) String() string {
 	return text
 }
 
-// conds writes conditions, each with a blank before it.
+// conds returns conditions, each after a space.
 func conds(cs []*Cond) string {
 	if len(cs) == 0 {
 		return " any"
@@ -301,20 +297,20 @@ func conds(cs []*Cond) string {
 }
 
 func (c *Cond) String() string {
-	text := c.Word
+	s := c.Word
 	if c.Not {
-		text = "!" + text
+		s = "!" + s
 	}
 	if len(c.Values) > 0 {
-		text += " " + list(c.Values)
+		s += " " + list(c.Values)
 	}
 	if row := conditionByWord(c.Word); row != nil && row.over {
-		text += " > " + strconv.Itoa(c.Over)
+		s += " > " + strconv.Itoa(c.Over)
 	}
 	if c.Window > 0 {
-		text += " in " + duration(c.Window) + " by " + c.By.String()
+		s += " in " + text.Duration(c.Window) + " by " + c.By.String()
 	}
-	return text
+	return s
 }
 
 func (v Value) String() string {
@@ -326,10 +322,7 @@ func (v Value) String() string {
 	case TableValue:
 		return "<" + v.Text + ">"
 	case PrefixValue:
-		if v.Prefix.IsSingleIP() {
-			return v.Prefix.Addr().String()
-		}
-		return v.Prefix.String()
+		return prefix.String(v.Prefix)
 	case ASValue:
 		return "AS" + strconv.FormatUint(uint64(v.AS), 10)
 	}
@@ -349,60 +342,4 @@ func braces(items []string) string {
 		return items[0]
 	}
 	return "{ " + strings.Join(items, ", ") + " }"
-}
-
-// A unit of time or size, the largest first.
-type unit struct {
-	letter byte
-	n      int64
-	word   string
-}
-
-var timeUnits = []unit{
-	{'w', int64(7 * 24 * time.Hour), "week"},
-	{'d', int64(24 * time.Hour), "day"},
-	{'h', int64(time.Hour), "hour"},
-	{'m', int64(time.Minute), "minute"},
-	{'s', int64(time.Second), "second"},
-}
-
-var sizeUnits = []unit{{'T', 1 << 40, ""}, {'G', 1 << 30, ""}, {'M', 1 << 20, ""}, {'K', 1 << 10, ""}}
-
-// parseUnits reads a number with the letter of its unit.
-func parseUnits(s string, units []unit) (int64, bool) {
-	if len(s) < 2 {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(s[:len(s)-1], 10, 32)
-	if err != nil {
-		return 0, false
-	}
-	for _, u := range units {
-		if s[len(s)-1] == u.letter && int64(n) <= (1<<63-1)/u.n {
-			return int64(n) * u.n, true
-		}
-	}
-	return 0, false
-}
-
-// duration writes d, which is a whole number of seconds, in the largest unit
-// that fits. Weeks are left to the reader: 7d says the same.
-func duration(d time.Duration) string {
-	n, u := inUnits(int64(d), timeUnits[1:])
-	return strconv.FormatInt(n, 10) + string(u.letter)
-}
-
-func size(n int64) string {
-	n, u := inUnits(n, sizeUnits)
-	return strconv.FormatInt(n, 10) + string(u.letter)
-}
-
-func inUnits(n int64, units []unit) (int64, unit) {
-	for _, u := range units {
-		if n%u.n == 0 {
-			return n / u.n, u
-		}
-	}
-	last := units[len(units)-1]
-	return n / last.n, last
 }

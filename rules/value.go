@@ -1,50 +1,59 @@
-// The values of conditions and tables, and how they are read.
+// The values of conditions and tables.
 
 package rules
 
 import (
 	"fmt"
-	"net/netip"
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strconv"
 	"strings"
+
+	"scanwatch/internal/prefix"
 )
 
-// valueFunc makes a value of a token. The string says what is wrong with it.
+// valueFunc parses a value. The string is empty, or an error and an optional hint
+// on a second line.
 type valueFunc func(token) (Value, string)
 
-// values takes one value or a list of them.
+// values parses a value or a list of values.
 func (l *line) values(what string, value valueFunc) (list []Value, err *Error) {
 	err = l.each(func() *Error {
 		t := l.next()
 		if !l.isValue(t) {
 			hint := ""
 			if t.kind == wordToken {
-				hint = fmt.Sprintf("write \"%s\" in quotes if that is meant", t.text)
+				hint = fmt.Sprintf("write \"%s\" in quotes to use it as a value", t.text)
 			}
 			return l.errorf(t.pos, hint, "expected %s%s", what, insteadOf(t))
 		}
-		v, wrong := value(t)
-		if wrong != "" {
-			msg, hint, _ := strings.Cut(wrong, "\n")
-			return l.errorf(t.pos, hint, "%s", msg)
-		}
-		v.Pos = t.pos
+		v, err := l.value(t, value)
 		list = append(list, v)
-		return nil
+		return err
 	})
 	return list, err
 }
 
-// nameValue makes a value of a name, suffix, glob, regular expression or table.
+// value parses t as a value.
+func (l *line) value(t token, value valueFunc) (Value, *Error) {
+	v, wrong := value(t)
+	v.Pos = t.pos
+	if wrong != "" {
+		msg, hint, _ := strings.Cut(wrong, "\n")
+		return v, l.errorf(t.pos, hint, "%s", msg)
+	}
+	return v, nil
+}
+
+// nameValue parses a name, suffix, glob, regular expression or table.
 func nameValue(t token) (Value, string) {
 	switch t.kind {
 	case tableToken:
 		return Value{Kind: TableValue, Text: t.text}, ""
 	case regexToken:
 		if _, err := compileRegex(t.text); err != nil {
-			return Value{}, "bad regular expression: " + err.Error()
+			return Value{}, "invalid regular expression: " + err.Error()
 		}
 		return Value{Kind: RegexValue, Text: t.text}, ""
 	}
@@ -52,22 +61,22 @@ func nameValue(t token) (Value, string) {
 	case t.text == "":
 		return Value{}, "an empty name never matches"
 	case len(t.text) > maxName:
-		return Value{}, fmt.Sprintf("no name is longer than %d bytes", maxName)
+		return Value{}, fmt.Sprintf("a name may not exceed %d bytes", maxName)
 	case t.text == ".":
-		return Value{}, "`.` is no suffix\nwrite \".example.org\" for a domain and all below it"
+		return Value{}, "`.` is not a suffix\nwrite \".example.org\" for a domain and all names below it"
 	case strings.Contains(t.text, " "):
-		return Value{}, "no name has a blank in it"
+		return Value{}, "a name may not contain a space"
 	}
 	return Value{Kind: TextValue, Text: t.text}, ""
 }
 
-// compileRegex makes a case-blind RE2 expression.
+// compileRegex compiles a case-insensitive RE2 expression.
 func compileRegex(text string) (*regexp.Regexp, error) {
 	if text == "" {
-		return nil, fmt.Errorf("it is empty and would match everything")
+		return nil, fmt.Errorf("it is empty and matches everything")
 	}
 	if len(text) > maxRegex {
-		return nil, fmt.Errorf("it is longer than %d bytes", maxRegex)
+		return nil, fmt.Errorf("it may not exceed %d bytes", maxRegex)
 	}
 	re, err := regexp.Compile("(?i)" + text)
 	if e, ok := err.(*syntax.Error); ok {
@@ -81,32 +90,18 @@ func addressValue(t token) (Value, string) {
 	case tableToken:
 		return Value{Kind: TableValue, Text: t.text}, ""
 	case regexToken:
-		return Value{}, "an address is no regular expression"
+		return Value{}, "an address cannot be a regular expression"
 	}
-	p, wrong := parsePrefix(t.text)
-	return Value{Kind: PrefixValue, Prefix: p}, wrong
-}
-
-func parsePrefix(s string) (netip.Prefix, string) {
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		a, err := netip.ParseAddr(s)
-		if err != nil || a.Zone() != "" {
-			return p, fmt.Sprintf("`%s` is no address or prefix\nwrite 192.0.2.1, 192.0.2.0/24, 2001:db8::1 or 2001:db8::/32", s)
-		}
-		a = a.Unmap()
-		p = netip.PrefixFrom(a, a.BitLen())
+	p, dropped, err := prefix.Parse(t.text)
+	switch {
+	case err != nil:
+		msg, hint, _ := strings.Cut(err.Error(), "; ")
+		return Value{}, msg + "\n" + hint
+	case dropped:
+		addr, _, _ := strings.Cut(t.text, "/")
+		return Value{}, fmt.Sprintf("%q has bits after its length\nwrite %s for the network or %s for the host", t.text, p, addr)
 	}
-	if p.Addr().Is4In6() {
-		if p.Bits() < 96 {
-			return p, fmt.Sprintf("`%s` is wider than the IPv4 addresses it holds", s)
-		}
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	if p.Masked() != p {
-		return p, fmt.Sprintf("`%s` has bits behind its length\nwrite %s for the network or %s for the host", s, p.Masked(), p.Addr())
-	}
-	return p, ""
+	return Value{Kind: PrefixValue, Prefix: p}, ""
 }
 
 func asValue(t token) (Value, string) {
@@ -119,7 +114,7 @@ func asValue(t token) (Value, string) {
 	}
 	n, err := strconv.ParseUint(digits, 10, 32)
 	if t.kind == regexToken || err != nil || n == 0 {
-		return Value{}, fmt.Sprintf("`%s` is no AS number\nwrite AS64496 or 64496", t)
+		return Value{}, fmt.Sprintf("`%s` is not an AS number\nwrite AS64496 or 64496", t)
 	}
 	return Value{Kind: ASValue, AS: uint32(n)}, ""
 }
@@ -130,15 +125,19 @@ func countryValue(t token) (Value, string) {
 	}
 	s := strings.ToUpper(t.text)
 	if t.kind == regexToken || len(s) != 2 || s[0] < 'A' || s[0] > 'Z' || s[1] < 'A' || s[1] > 'Z' {
-		return Value{}, fmt.Sprintf("`%s` is no country\nwrite the two letters of ISO 3166: DE, JP", t)
+		return Value{}, fmt.Sprintf("`%s` is not a country\nwrite the two letters of ISO 3166: DE, JP", t)
 	}
 	return Value{Kind: TextValue, Text: s}, ""
 }
 
 func wordValue(what string, words []string) valueFunc {
 	return func(t token) (Value, string) {
-		if (t.kind != wordToken && t.kind != stringToken) || index(words, t.text) < 0 {
-			return Value{}, fmt.Sprintf("there is no %s `%s`\n%s", what, t, didYouMean(t.text, words))
+		if (t.kind != wordToken && t.kind != stringToken) || slices.Index(words, t.text) < 0 {
+			hint := replacement(t.text, "")
+			if hint == "" {
+				hint = didYouMean(t.text, words)
+			}
+			return Value{}, fmt.Sprintf("unknown %s `%s`\n%s", what, t, hint)
 		}
 		return Value{Kind: WordValue, Text: t.text}, ""
 	}
@@ -156,13 +155,13 @@ func evidenceValue(t token) (Value, string) { return wordValue("evidence", token
 
 func listenerValue(t token) (Value, string) {
 	if t.kind != wordToken && t.kind != stringToken || !isName(t.text) {
-		return Value{}, fmt.Sprintf("`%s` is no name of a listener", t)
+		return Value{}, fmt.Sprintf("`%s` is not a listener name", t)
 	}
 	return Value{Kind: WordValue, Text: t.text}, ""
 }
 
-// tableValue is what an inline table can hold: addresses, AS numbers that begin
-// with AS, and names.
+// tableValue parses a value of an inline table: an address, an AS number that
+// begins with AS, or a name.
 func tableValue(t token) (Value, string) {
 	if t.kind == wordToken || t.kind == stringToken {
 		if len(t.text) > 2 && strings.EqualFold(t.text[:2], "AS") {
@@ -170,7 +169,7 @@ func tableValue(t token) (Value, string) {
 				return v, ""
 			}
 		}
-		// No name ends with a number: that is a slip in an address.
+		// No host name ends with a number: this is an address with a mistake.
 		last := t.text[strings.LastIndexByte(t.text, '.')+1:]
 		_, err := strconv.Atoi(last)
 		if err == nil || strings.ContainsAny(t.text, ":/") && !strings.ContainsAny(t.text, "[@*") {
@@ -178,7 +177,7 @@ func tableValue(t token) (Value, string) {
 		}
 	}
 	if t.kind == tableToken {
-		return Value{}, "a table cannot hold a table"
+		return Value{}, "a table cannot contain a table"
 	}
 	return nameValue(t)
 }

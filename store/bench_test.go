@@ -29,9 +29,12 @@ func BenchmarkAdd(b *testing.B) {
 }
 
 func BenchmarkCommit500(b *testing.B) {
-	dir := b.TempDir()
+	d, err := openDirectory(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
 	info := Segment{Name: "2026-11-01.db", Day: noon, Part: 1}
-	s, err := createSegment(dir, info, 4<<30, "", noon)
+	s, err := createSegment(d, info, 4<<30, "", noon)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -80,7 +83,7 @@ func BenchmarkEachMillion(b *testing.B) {
 	for b.Loop() {
 		n, steps := 0, 0
 		r := &Reader{Dir: dir, Problem: func(s string, err error) { b.Error(filepath.Join(dir, s), err) }}
-		err := r.Each(time.Time{}, time.Time{}, func(rec *Record) error {
+		err := r.Each(time.Time{}, time.Time{}, AllKinds, func(rec *Record) error {
 			n++
 			return rec.Steps(func(*Step) bool { steps++; return true })
 		})

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// A buffer holds records one after another: key, length of the value (uint32,
-// big-endian), value. It never grows beyond the capacity it was made with.
+// A buffer contains records, each with its key, the length of its value (uint32,
+// big-endian) and its value. It never exceeds its initial capacity.
 type buffer struct {
 	data []byte
 	n    int // records
@@ -14,7 +14,7 @@ type buffer struct {
 
 const recordHead = KeySize + 4
 
-// add appends a record, unless there is no room for it.
+// add appends a record, or returns false if the buffer is full.
 func (b *buffer) add(end time.Time, id uint64, value []byte) bool {
 	if len(b.data)+recordHead+len(value) > cap(b.data) {
 		return false
@@ -28,7 +28,7 @@ func (b *buffer) add(end time.Time, id uint64, value []byte) bool {
 
 func (b *buffer) reset() { b.data, b.n = b.data[:0], 0 }
 
-// nextRecord takes the first record off data. The results alias data.
+// nextRecord splits the first record off data. The results alias data.
 func nextRecord(data []byte) (key, value, rest []byte) {
 	n := recordHead + int(binary.BigEndian.Uint32(data[KeySize:]))
 	return data[:KeySize:KeySize], data[recordHead:n:n], data[n:]

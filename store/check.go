@@ -10,20 +10,19 @@ import (
 	"os"
 )
 
-// bbolt trusts its file: a flipped bit can make it follow a page to itself for
-// ever, read outside of its mapping, or panic in the middle of a transaction
-// with its locks held. checkFile therefore walks the pages once, with bounds,
-// before bbolt may map the file. It reads through the file and not through a
-// mapping, nearly in order, so that a cold file is also brought into memory at
-// the speed of the disk.
+// bbolt trusts its file. A flipped bit can make it follow a page to itself forever,
+// read outside its mapping, or panic in a transaction with locks held. Therefore
+// checkFile checks all pages, within bounds, before bbolt maps the file. It reads
+// the file nearly in order instead of a mapping, so that a file that is not cached
+// is read at disk speed.
 //
-// What it does not see is a changed byte inside of a value: bbolt has no
-// checksums for data. Decode deals with those.
+// It does not detect changed bytes in values: bbolt has no checksums for data.
+// Decode handles these.
 //
-// The layout is bbolt's format version 2: pages of 16 bytes of header (id u64,
-// flags u16, count u16, overflow u32) and elements of 16 bytes (branch: pos u32,
-// ksize u32, pgid u64; leaf: flags u32, pos u32, ksize u32, vsize u32; pos counts
-// from the element), in the byte order of the machine.
+// The layout is version 2 of bbolt's format, in the byte order of the machine. A
+// page has a header of 16 bytes (id u64, flags u16, count u16, overflow u32) and
+// elements of 16 bytes. A branch element is pos u32, ksize u32, pgid u64; a leaf
+// element is flags u32, pos u32, ksize u32, vsize u32. Pos counts from the element.
 const (
 	boltMagic   = 0xED0CDAED
 	boltVersion = 2
@@ -45,11 +44,10 @@ const (
 
 var order = binary.NativeEndian
 
-// damagedError tells that a segment's content is wrong, as opposed to a failed
-// system call.
+// A damagedError is an error in the content of a file, not of a system call.
 type damagedError struct{ what string }
 
-func (e *damagedError) Error() string { return "damaged: " + e.what }
+func (e *damagedError) Error() string { return "corrupt: " + e.what }
 
 func damaged(format string, args ...any) error {
 	return &damagedError{fmt.Sprintf(format, args...)}
@@ -58,28 +56,26 @@ func damaged(format string, args ...any) error {
 type checker struct {
 	f        *os.File
 	pageSize int64
-	pages    uint64 // high-water mark: pages from here on are not in use
+	pages    uint64 // high-water mark: the number of the first unused page
 	seen     []uint64
-	window   []byte // what was read last, and where
+	window   []byte // the block that was read last
 	at       int64
+
+	// With visit, values are not read, only passed to visit with their place in the
+	// file, and damage is passed to bad instead of ending the check.
+	visit  func(bucket, key []byte, at, size int64)
+	bad    func(error)
+	bucket []byte // the name of the current bucket
 }
 
-// checkFile reports a damagedError if the bbolt file f cannot be used safely,
-// or the error of a failed read.
+// checkFile returns a damagedError if bbolt cannot safely use f, or the error of a
+// failed read.
 func checkFile(f *os.File) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if info.Size() == 0 {
-		return damaged("the file is empty")
-	}
 	c := checker{f: f}
-	root, freelist, err := c.meta(info.Size())
+	root, freelist, err := c.open()
 	if err != nil {
 		return err
 	}
-	c.seen = make([]uint64, c.pages/64+1)
 	if freelist != noFreelist {
 		if err := c.freelist(freelist); err != nil {
 			return err
@@ -88,7 +84,47 @@ func checkFile(f *os.File) error {
 	return c.tree(root, maxDepth, nil)
 }
 
-// meta chooses between the two meta pages as bbolt does.
+// walkFile calls visit for each value in a bbolt file, with the name of its bucket,
+// its key and its place, without reading it. It calls bad for corrupt pages and
+// elements. The error is that of a failed read.
+func walkFile(f *os.File, visit func(bucket, key []byte, at, size int64), bad func(error)) error {
+	c := checker{f: f, visit: visit, bad: bad}
+	root, _, err := c.open()
+	if err == nil {
+		err = c.tree(root, maxDepth, nil)
+	}
+	if isDamaged(err) {
+		bad(err)
+		return nil
+	}
+	return err
+}
+
+// open reads the meta pages.
+func (c *checker) open() (root, freelist uint64, err error) {
+	info, err := c.f.Stat()
+	if err != nil {
+		return 0, 0, err
+	}
+	if info.Size() == 0 {
+		return 0, 0, damaged("the file is empty")
+	}
+	if root, freelist, err = c.meta(info.Size()); err == nil {
+		c.seen = make([]uint64, c.pages/64+1)
+	}
+	return root, freelist, err
+}
+
+// tolerate passes damage to bad, if that is set. Other errors are returned.
+func (c *checker) tolerate(err error) error {
+	if c.bad != nil && isDamaged(err) {
+		c.bad(err)
+		return nil
+	}
+	return err
+}
+
+// meta selects one of the two meta pages as bbolt does.
 func (c *checker) meta(size int64) (root, freelist uint64, err error) {
 	var best uint64
 	found := false
@@ -113,7 +149,8 @@ func (c *checker) meta(size int64) (root, freelist uint64, err error) {
 		root, freelist, c.pages = order.Uint64(m[16:]), order.Uint64(m[32:]), order.Uint64(m[40:])
 		return nil
 	}
-	// The second page begins at the page size, which only a valid first one tells.
+	// The second meta page starts at the page size, which is only known from a valid
+	// first page.
 	if err := try(0); err != nil {
 		return 0, 0, err
 	}
@@ -132,45 +169,77 @@ func (c *checker) meta(size int64) (root, freelist uint64, err error) {
 	case c.pageSize < 1024 || c.pageSize > 1<<24 || c.pageSize&(c.pageSize-1) != 0:
 		return 0, 0, damaged("page size %d", c.pageSize)
 	case c.pages > uint64(size/c.pageSize):
-		return 0, 0, damaged("cut short: %d bytes, but %d pages of %d bytes are in use", size, c.pages, c.pageSize)
+		return 0, 0, damaged("truncated: %d bytes, but %d pages of %d bytes are in use", size, c.pages, c.pageSize)
 	}
 	return root, freelist, nil
 }
 
-// page returns page id whole, its overflow pages included. The result is valid
-// until the next call.
-func (c *checker) page(id uint64) ([]byte, error) {
+// A page is a page with its overflow pages, or the page of an inline bucket.
+type page struct {
+	id   uint64
+	data []byte // valid until the next call of page; may lack overflow pages
+	at   int64  // place in the file
+	size uint64 // bytes, with overflow pages
+}
+
+func (p *page) flags() uint16 { return order.Uint16(p.data[8:]) }
+func (p *page) count() uint64 { return uint64(order.Uint16(p.data[10:])) }
+
+// page returns page id. To visit places, its first page suffices.
+func (c *checker) page(id uint64) (page, error) {
 	head, err := c.read(id, 1)
 	if err != nil {
-		return nil, err
+		return page{}, err
 	}
 	if got := order.Uint64(head); got != id {
-		return nil, damaged("page %d says it is page %d", id, got)
+		return page{}, damaged("page %d has the number %d", id, got)
 	}
 	n := 1 + uint64(order.Uint32(head[12:]))
-	for i := id; i < min(id+n, c.pages); i++ {
+	if n > c.pages-id {
+		return page{}, damaged("page %d (%d long) is outside the file's %d pages", id, n, c.pages)
+	}
+	for i := id; i < id+n; i++ {
 		if c.seen[i/64]&(1<<(i%64)) != 0 {
-			return nil, damaged("page %d is used twice", i)
+			return page{}, damaged("page %d is used twice", i)
 		}
 		c.seen[i/64] |= 1 << (i % 64)
 	}
-	if n == 1 {
-		return head, nil
+	if n > 1 && c.visit == nil {
+		head, err = c.read(id, n)
 	}
-	return c.read(id, n)
+	return page{id: id, data: head, at: int64(id) * c.pageSize, size: n * uint64(c.pageSize)}, err
+}
+
+// bytes returns bytes of a page. The caller has checked that they are inside.
+func (c *checker) bytes(p *page, from, n uint64) ([]byte, error) {
+	if from+n <= uint64(len(p.data)) {
+		return p.data[from:][:n:n], nil
+	}
+	b := make([]byte, n)
+	if _, err := c.f.ReadAt(b, p.at+int64(from)); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, damaged("truncated in page %d", p.id)
+		}
+		return nil, err
+	}
+	return b, nil
 }
 
 const windowSize = 256 << 10
 
 func (c *checker) read(id, n uint64) ([]byte, error) {
 	if id < 2 || id >= c.pages || n > c.pages-id {
-		return nil, damaged("page %d (%d long) is outside of the file's %d pages", id, n, c.pages)
+		return nil, damaged("page %d (%d long) is outside the file's %d pages", id, n, c.pages)
 	}
 	from, size := int64(id)*c.pageSize, int64(n)*c.pageSize
 	if from >= c.at && from+size <= c.at+int64(len(c.window)) {
 		return c.window[from-c.at:][:size], nil
 	}
-	want := min(max(size, windowSize), int64(c.pages)*c.pageSize-from)
+	ahead := int64(windowSize)
+	if c.visit != nil {
+		ahead = 0 // most of the file is not read
+	}
+	want := min(max(size, ahead), int64(c.pages)*c.pageSize-from)
 	if int64(cap(c.window)) < want {
 		c.window = make([]byte, want)
 	}
@@ -178,7 +247,7 @@ func (c *checker) read(id, n uint64) ([]byte, error) {
 	if _, err := c.f.ReadAt(c.window, from); err != nil {
 		c.window = c.window[:0]
 		if errors.Is(err, io.EOF) {
-			return nil, damaged("cut short in page %d", id)
+			return nil, damaged("truncated in page %d", id)
 		}
 		return nil, err
 	}
@@ -190,10 +259,10 @@ func (c *checker) freelist(id uint64) error {
 	if err != nil {
 		return err
 	}
-	if order.Uint16(p[8:]) != flagFreelist {
-		return damaged("page %d is no list of free pages", id)
+	if p.flags() != flagFreelist {
+		return damaged("page %d is not a list of free pages", id)
 	}
-	n, ids := uint64(order.Uint16(p[10:])), p[pageHeader:]
+	n, ids := p.count(), p.data[pageHeader:]
 	if n == 0xFFFF {
 		n, ids = order.Uint64(ids), ids[8:]
 	}
@@ -203,7 +272,7 @@ func (c *checker) freelist(id uint64) error {
 	for i := range n {
 		free := order.Uint64(ids[i*8:])
 		if free < 2 || free >= c.pages {
-			return damaged("free page %d is outside of the file's %d pages", free, c.pages)
+			return damaged("free page %d is outside the file's %d pages", free, c.pages)
 		}
 		if c.seen[free/64]&(1<<(free%64)) != 0 {
 			return damaged("free page %d is in use or listed twice", free)
@@ -213,105 +282,147 @@ func (c *checker) freelist(id uint64) error {
 	return nil
 }
 
-// tree checks the page and everything below it. Its keys must be greater than
-// or equal to least.
+// tree checks a page and all pages below it. No key may be less than least.
 func (c *checker) tree(id uint64, depth int, least []byte) error {
 	if depth == 0 {
-		return damaged("page %d lies too deep", id)
+		return damaged("page %d is too deep", id)
 	}
 	p, err := c.page(id)
 	if err != nil {
 		return err
 	}
-	switch flags := order.Uint16(p[8:]); flags {
+	switch flags := p.flags(); flags {
 	case flagLeaf:
-		return c.leaf(p, id, depth, least)
+		return c.leaf(&p, depth, least)
 	case flagBranch:
-		return c.branch(p, id, depth, least)
+		return c.branch(&p, depth, least)
 	default:
 		return damaged("page %d is of kind %#x where data should be", id, flags)
 	}
 }
 
-func (c *checker) branch(p []byte, id uint64, depth int, least []byte) error {
-	n := int(order.Uint16(p[10:]))
-	if n == 0 || pageHeader+n*pageElement > len(p) {
-		return damaged("page %d has %d elements", id, n)
+// elements returns the elements of a page.
+func (c *checker) elements(p *page) ([]byte, error) {
+	n := p.count() * pageElement
+	if pageHeader+n > p.size {
+		return nil, damaged("page %d has %d elements", p.id, p.count())
 	}
-	// The page's buffer is reused while its children are read.
+	return c.bytes(p, pageHeader, n)
+}
+
+func (c *checker) branch(p *page, depth int, least []byte) error {
+	all, err := c.elements(p)
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return damaged("page %d has no elements", p.id)
+	}
+	// Reading the children overwrites the buffer of this page.
 	type child struct {
 		id  uint64
 		key []byte
 	}
-	children := make([]child, n)
-	for i := range children {
-		e := pageHeader + i*pageElement
-		pos, ksize := uint64(order.Uint32(p[e:])), uint64(order.Uint32(p[e+4:]))
-		if ksize == 0 || uint64(e)+pos+ksize > uint64(len(p)) {
-			return damaged("page %d, element %d: key lies outside of the page", id, i)
+	var children []child
+	for i := 0; i < len(all); i += pageElement {
+		e := all[i:]
+		from, ksize := uint64(pageHeader+i)+uint64(order.Uint32(e)), uint64(order.Uint32(e[4:]))
+		if ksize == 0 || from+ksize > p.size {
+			return damaged("page %d, element %d: key is outside the page", p.id, i/pageElement)
 		}
-		key := p[uint64(e)+pos:][:ksize]
+		key, err := c.bytes(p, from, ksize)
+		if err != nil {
+			return err
+		}
 		if bytes.Compare(key, least) < 0 {
-			return damaged("page %d, element %d: key out of order", id, i)
+			return damaged("page %d, element %d: key out of order", p.id, i/pageElement)
 		}
-		children[i] = child{order.Uint64(p[e+8:]), bytes.Clone(key)}
-		least = children[i].key
+		children = append(children, child{order.Uint64(e[8:]), bytes.Clone(key)})
+		least = children[len(children)-1].key
 	}
 	for _, k := range children {
-		if err := c.tree(k.id, depth-1, k.key); err != nil {
+		if err := c.tolerate(c.tree(k.id, depth-1, k.key)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *checker) leaf(p []byte, id uint64, depth int, least []byte) error {
-	n := int(order.Uint16(p[10:]))
-	if pageHeader+n*pageElement > len(p) {
-		return damaged("page %d has %d elements", id, n)
+func (c *checker) leaf(p *page, depth int, least []byte) error {
+	all, err := c.elements(p)
+	if err != nil {
+		return err
 	}
-	var roots []uint64
-	for i := range n {
-		e := pageHeader + i*pageElement
-		flags, pos := order.Uint32(p[e:]), uint64(order.Uint32(p[e+4:]))
-		ksize, vsize := uint64(order.Uint32(p[e+8:])), uint64(order.Uint32(p[e+12:]))
-		if ksize == 0 || uint64(e)+pos+ksize+vsize > uint64(len(p)) {
-			return damaged("page %d, element %d: data lies outside of the page", id, i)
+	type child struct {
+		id   uint64
+		name []byte
+	}
+	var buckets []child
+	for i := 0; i < len(all); i += pageElement {
+		key, root, err := c.element(p, i, all[i:], depth, least)
+		if err := c.tolerate(err); err != nil {
+			return err
 		}
-		data := p[uint64(e)+pos:][:ksize+vsize]
-		if o := bytes.Compare(data[:ksize], least); o < 0 || o == 0 && i > 0 {
-			return damaged("page %d, element %d: key out of order", id, i)
+		if root != 0 {
+			buckets = append(buckets, child{root, bytes.Clone(key)})
 		}
-		least = data[:ksize]
-		switch flags {
-		case 0:
-		case leafBucket:
-			value := data[ksize:]
-			if len(value) < bucketHeader {
-				return damaged("page %d, element %d: bucket of %d bytes", id, i, len(value))
-			}
-			root := order.Uint64(value)
-			if root != 0 {
-				roots = append(roots, root)
-			} else if err := c.inline(value[bucketHeader:], id, depth); err != nil {
-				return err
-			}
-		default:
-			return damaged("page %d, element %d: kind %#x", id, i, flags)
+		if key != nil {
+			least = key
 		}
 	}
-	for _, root := range roots {
-		if err := c.tree(root, depth-1, nil); err != nil {
+	defer func(name []byte) { c.bucket = name }(c.bucket)
+	for _, b := range buckets {
+		c.bucket = b.name
+		if err := c.tolerate(c.tree(b.id, depth-1, nil)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// inline checks a bucket so small that its only page lies in its parent's.
-func (c *checker) inline(p []byte, id uint64, depth int) error {
-	if len(p) < pageHeader || order.Uint16(p[8:]) != flagLeaf || depth == 1 {
-		return damaged("page %d: bucket without a page", id)
+// element checks the element of a leaf page with offset i. It returns its key, and
+// the root page of a bucket that is not inline.
+func (c *checker) element(p *page, i int, e []byte, depth int, least []byte) (key []byte, root uint64, err error) {
+	flags, from := order.Uint32(e), uint64(pageHeader+i)+uint64(order.Uint32(e[4:]))
+	ksize, vsize := uint64(order.Uint32(e[8:])), uint64(order.Uint32(e[12:]))
+	if ksize == 0 || from+ksize+vsize > p.size {
+		return nil, 0, damaged("page %d, element %d: data is outside the page", p.id, i/pageElement)
 	}
-	return c.leaf(p, id, depth-1, nil)
+	if key, err = c.bytes(p, from, ksize); err != nil {
+		return nil, 0, err
+	}
+	if o := bytes.Compare(key, least); o < 0 || o == 0 && i > 0 {
+		return nil, 0, damaged("page %d, element %d: key out of order", p.id, i/pageElement)
+	}
+	at := from + ksize
+	switch {
+	case flags == 0 && c.visit != nil:
+		c.visit(c.bucket, key, p.at+int64(at), int64(vsize))
+	case flags == 0:
+	case flags != leafBucket:
+		return key, 0, damaged("page %d, element %d: kind %#x", p.id, i/pageElement, flags)
+	case vsize < bucketHeader:
+		return key, 0, damaged("page %d, element %d: bucket of %d bytes", p.id, i/pageElement, vsize)
+	default:
+		value, err := c.bytes(p, at, vsize)
+		if err != nil {
+			return key, 0, err
+		}
+		if root := order.Uint64(value); root != 0 {
+			return key, root, nil
+		}
+		inline := page{id: p.id, data: value[bucketHeader:], at: p.at + int64(at) + bucketHeader, size: vsize - bucketHeader}
+		return key, 0, c.inline(&inline, key, depth)
+	}
+	return key, 0, nil
+}
+
+// inline checks a bucket that is stored inside the page of its parent.
+func (c *checker) inline(p *page, name []byte, depth int) error {
+	if p.size < pageHeader || p.flags() != flagLeaf || depth == 1 {
+		return damaged("page %d: bucket without a page", p.id)
+	}
+	defer func(name []byte) { c.bucket = name }(c.bucket)
+	c.bucket = name
+	return c.leaf(p, depth-1, nil)
 }

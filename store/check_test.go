@@ -37,7 +37,12 @@ func readAll(t testing.TB, path string, b []byte) (records int, err error) {
 	if err := os.WriteFile(path, b, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	s, err := openSegment(filepath.Dir(path), Segment{Name: filepath.Base(path)}, 8<<20)
+	d, err := openDirectory(filepath.Dir(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.root.Close()
+	s, err := openSegment(d, Segment{Name: filepath.Base(path)}, 8<<20)
 	if err != nil {
 		return 0, err
 	}

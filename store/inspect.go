@@ -1,15 +1,14 @@
 package store
 
-// Going through the files of a state directory: what is in each, and whether it
-// can be read.
+// Checks of the files in a state directory.
 
 import (
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -17,100 +16,159 @@ import (
 // Health is the state of a file.
 type Health string
 
-// The states of a file.
+// The values of Health.
 const (
 	HealthOK      Health = "ok"
-	HealthDamaged Health = "damaged"      // Repair sets it aside
+	HealthDamaged Health = "corrupt"      // Repair quarantines it
 	HealthNewer   Health = "newer schema" // written by a newer version
-	HealthInUse   Health = "in use"       // by a filter, which gives no copy of it
-	HealthUnread  Health = "unreadable"   // the system does not let us
-	HealthAside   Health = "set aside"    // was found damaged
-	HealthLeft    Health = "left over"    // by a crash, while it was made
+	HealthOlder   Health = "older schema" // written by an older version in another format
+	HealthInUse   Health = "in use"       // a filter has locked the file and provides no copy
+	HealthUnread  Health = "unreadable"   // access is denied
+	HealthAside   Health = "quarantined"  // corrupt, ignored
+	HealthLeft    Health = "temporary"    // an incomplete file left by a crash
 )
 
-// Bad tells whether something has to be done about the file.
+// Bad reports whether the operator must act.
 func (h Health) Bad() bool {
-	return h == HealthDamaged || h == HealthNewer || h == HealthInUse || h == HealthUnread
+	return h == HealthDamaged || h == HealthNewer || h == HealthOlder || h == HealthInUse || h == HealthUnread
 }
 
-// A File is what is known of one file of a state directory.
+// A File is the result of checking one file.
 type File struct {
-	Name    string         `json:"name"` // below the state directory
+	Name    string         `json:"name"` // path below the state directory
 	Size    int64          `json:"size"` // bytes
 	Health  Health         `json:"state"`
-	Problem string         `json:"problem,omitempty"` // why it is not well
-	Live    bool           `json:"live,omitempty"`    // a filter writes it; a copy was looked at
+	Problem string         `json:"problem,omitempty"` // the cause of a bad state
+	Live    bool           `json:"live,omitempty"`    // a filter is writing the file, and a copy was checked
 	Records int            `json:"records"`           // sessions, or rows of state.db
-	Bad     int            `json:"bad,omitempty"`     // records that make no sense; they are among Records
+	Bad     int            `json:"bad,omitempty"`     // invalid ones among Records
 	Oldest  time.Time      `json:"oldest,omitzero"`   // end of the first session
 	Newest  time.Time      `json:"newest,omitzero"`   // end of the last session
-	Dropped *Dropped       `json:"dropped,omitempty"` // of a segment: while it was written
-	Tables  map[string]int `json:"tables,omitempty"`  // of state.db: rows
-	Done    string         `json:"done,omitempty"`    // what Repair has done
+	Dropped *Dropped       `json:"dropped,omitempty"` // for a segment: dropped while it was written
+	Tables  map[string]int `json:"tables,omitempty"`  // for state.db: number of rows
+	Done    string         `json:"done,omitempty"`    // actions of Repair
 
 	Segment *Segment `json:"-"` // nil for other files
 
-	broken bool // the file, and not only a record in it
+	broken bool // the file itself is corrupt, not only some records
 }
 
-// An Inspector goes through the files of a state directory. It changes nothing
-// in it, unless it is told to Repair.
+// An Inspector checks the files in a state directory. Only Repair changes them.
 type Inspector struct {
 	Dir      string
 	Snapshot func(w io.Writer, name string) error // as in Reader
 	State    func(w io.Writer) error              // as in ReadState
 	Tables   []string                             // the buckets of state.db
-	Row      func(Entry) error                    // what is wrong with a row of them; nil: nobody looks
-	Decode   bool                                 // whether each record is looked at, too
+	Row      func(Entry) error                    // checks a row; nil disables the check
+	Decode   bool                                 // check each record
 }
 
-// Each calls visit for each file, segments first, the oldest first. It ends with
-// the first error of visit.
+// Each calls visit for each file: segments first, oldest first. It returns the first
+// error of visit.
 func (i *Inspector) Each(visit func(*File) error) error {
-	all, err := Segments(i.Dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	p, err := openPlaces(i.Dir)
+	if err != nil {
 		return err
 	}
-	for _, s := range all {
-		if err := visit(i.segment(s)); err != nil {
-			return err
+	defer p.close()
+	return i.each(p, visit)
+}
+
+// places are the directories of an Inspector.
+type places struct{ state, sessions *directory } // sessions is nil if it does not exist
+
+func openPlaces(dir string) (p places, err error) {
+	if p.state, err = openDirectory(dir); err != nil {
+		return p, fmt.Errorf("list the state directory: %w", err)
+	}
+	p.sessions, err = p.state.sub(sessionsDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p.close()
+		return p, err
+	}
+	return p, nil
+}
+
+func (p places) close() {
+	for _, d := range p.all() {
+		d.root.Close()
+	}
+}
+
+// all returns the directories that exist.
+func (p places) all() []*directory {
+	return slices.DeleteFunc([]*directory{p.sessions, p.state}, func(d *directory) bool { return d == nil })
+}
+
+// of returns the directory of a file and its name in it.
+func (p places) of(f *File) (*directory, string) {
+	if name, ok := strings.CutPrefix(f.Name, sessionsDir+"/"); ok {
+		return p.sessions, name
+	}
+	return p.state, f.Name
+}
+
+func (i *Inspector) each(p places, visit func(*File) error) error {
+	if p.sessions != nil {
+		all, err := p.sessions.segments()
+		if err != nil {
+			return fmt.Errorf("list recorded sessions: %w", err)
+		}
+		live := current(all)
+		for _, s := range all {
+			f := &File{Name: filepath.Join(sessionsDir, s.Name), Size: s.Size, Health: HealthLeft, Problem: "also sealed"}
+			if slices.Contains(live, s) {
+				f = i.segment(p.sessions, s)
+			}
+			if err := visit(f); err != nil {
+				return err
+			}
 		}
 	}
-	for _, dir := range []string{sessionsDir, ""} {
-		entries, err := os.ReadDir(filepath.Join(i.Dir, dir))
-		if errors.Is(err, fs.ErrNotExist) && dir != "" {
-			continue
-		}
+	for _, d := range p.all() {
+		files, err := d.files()
 		if err != nil {
 			return fmt.Errorf("list the state directory: %w", err)
 		}
-		for _, e := range entries {
-			info, err := e.Info()
-			if err != nil || !e.Type().IsRegular() {
-				continue // gone, or none of ours
+		for _, info := range files {
+			f := &File{Name: info.Name(), Size: info.Size()}
+			if d == p.sessions {
+				f.Name = filepath.Join(sessionsDir, info.Name())
 			}
-			f := File{Name: filepath.Join(dir, e.Name()), Size: info.Size()}
-			whole, isNew := strings.CutSuffix(e.Name(), newSuffix)
-			_, isSegment := parseSegment(whole)
-			switch {
-			case isNew && (dir == "" && whole == stateFile || dir != "" && isSegment):
-				f.Health = HealthLeft
-			case dir == "" && e.Name() == stateFile:
-				i.state(&f)
-			case dir == "" && strings.HasPrefix(e.Name(), stateFile+damagedMark):
-				f.Health = HealthAside
-			default:
-				continue
-			}
-			if err := visit(&f); err != nil {
-				return err
+			if i.other(f) {
+				if err := visit(f); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return nil
 }
 
-// is sets what err means for the file.
+// other checks a file that is not a segment. It returns false if the file does not
+// belong to the store.
+func (i *Inspector) other(f *File) bool {
+	name, inSessions := strings.CutPrefix(f.Name, sessionsDir+"/")
+	whole, temporary := strings.CutSuffix(name, newSuffix)
+	if inSessions {
+		_, ok := parseSegment(whole)
+		f.Health = HealthLeft
+		return temporary && ok
+	}
+	switch {
+	case name == stateFile+newSuffix:
+		f.Health = HealthLeft
+	case name == stateFile:
+		i.state(f)
+	case strings.HasPrefix(name, stateFile+damagedMark):
+		f.Health = HealthAside
+	default:
+		return false
+	}
+	return true
+}
+
+// is sets the health of the file from err.
 func (f *File) is(err error) {
 	switch {
 	case err == nil:
@@ -119,32 +177,39 @@ func (f *File) is(err error) {
 		f.Health, f.broken = HealthDamaged, true
 	case errors.Is(err, ErrNewer):
 		f.Health = HealthNewer
+	case errors.Is(err, ErrOlder):
+		f.Health = HealthOlder
 	case errors.Is(err, ErrInUse):
 		f.Health = HealthInUse
 	default:
 		f.Health = HealthUnread
 	}
-	f.Problem = strings.TrimPrefix(err.Error(), "damaged: ")
+	f.Problem = strings.TrimPrefix(err.Error(), "corrupt: ")
 }
 
-// wrong notes a record that makes no sense.
-func (f *File) wrong(err error) {
-	if f.Bad == 0 {
-		f.Health, f.Problem = HealthDamaged, err.Error()
+// wrong counts invalid records.
+func (f *File) wrong(n int, err error) {
+	if f.Health != HealthDamaged {
+		f.Health, f.Problem = HealthDamaged, strings.TrimPrefix(err.Error(), "corrupt: ")
 	}
-	f.Bad++
+	f.Bad += n
 }
 
-func (i *Inspector) segment(s Segment) *File {
+func (i *Inspector) segment(d *directory, s Segment) *File {
 	f := &File{Name: filepath.Join(sessionsDir, s.Name), Size: s.Size, Health: HealthOK, Segment: &s}
-	if s.Damaged {
+	if s.Quarantined {
 		f.Health = HealthAside
 		if !strings.HasSuffix(s.Name, salvagedMark) {
-			f.Problem = "what can be read of it is not salvaged yet"
+			f.Problem = "its readable records are not salvaged"
 		}
 		return f
 	}
-	r := Reader{Dir: i.Dir}
+	f.Dropped = new(Dropped)
+	if s.Sealed {
+		f.is(i.blocks(f, d, s))
+		return f
+	}
+	r := Reader{}
 	if i.Snapshot != nil {
 		r.Snapshot = func(w io.Writer, name string) error {
 			err := i.Snapshot(w, name)
@@ -152,38 +217,74 @@ func (i *Inspector) segment(s Segment) *File {
 			return err
 		}
 	}
-	c, err := r.open(s, nil, nil, <-r.openAhead([]Segment{s}))
-	if err == nil && c != nil {
+	c, err := r.openCursor(d, s, newQuery(time.Time{}, time.Time{}, AllKinds))
+	if err == nil {
+		f.dropped(c.src.metadata())
 		err = i.records(f, c)
 		c.close()
 	}
-	f.Dropped = &r.Dropped
 	f.is(err)
 	return f
 }
 
-// records goes through the records of a segment, from the one at which c is.
-func (i *Inspector) records(f *File, c *cursor) (err error) {
-	f.Oldest = keyTime(c.key).UTC()
-	for ok := true; ok; ok, err = c.next() {
-		f.Records++
-		f.Newest = keyTime(c.key).UTC()
+func (f *File) dropped(meta metadata) { *f.Dropped = readDropped(meta.get) }
+
+// records checks the records of a segment.
+func (i *Inspector) records(f *File, c *cursor) error {
+	rec := Record{step: new(Step)}
+	for {
+		ok, err := c.next()
+		if !ok || err != nil {
+			return err
+		}
+		f.count(1, c.key, c.key)
 		if i.Decode {
-			if err := wholeRecord(c.key, c.value); err != nil {
-				f.wrong(err)
+			err := c.src.record(&rec)
+			if err == nil {
+				err = rec.Steps(func(*Step) bool { return true })
+			}
+			if err != nil {
+				f.wrong(1, err)
 			}
 		}
 	}
-	return err
 }
 
-// wholeRecord tells what is wrong with a record, its steps included.
-func wholeRecord(key, value []byte) error {
-	r, err := Decode(key, value)
+// count counts records with keys from first to last.
+func (f *File) count(n int, first, last recordKey) {
+	if f.Records == 0 {
+		f.Oldest = first.time().UTC()
+	}
+	f.Records += n
+	f.Newest = last.time().UTC()
+}
+
+// blocks checks a sealed segment. Without Decode, it only checks the index.
+func (i *Inspector) blocks(f *File, d *directory, s Segment) error {
+	file, err := openSealed(d, s)
 	if err != nil {
 		return err
 	}
-	return r.Steps(func(*Step) bool { return true })
+	defer file.close()
+	f.dropped(file.meta)
+	var b decodedBlock
+	for j := range file.blocks {
+		info := &file.blocks[j]
+		if info.records > 0 {
+			f.count(int(info.records), info.first, info.last)
+		}
+		err := info.lost
+		if i.Decode {
+			err = file.check(info, &b)
+		}
+		switch {
+		case isDamaged(err):
+			f.wrong(int(info.records), err)
+		case err != nil:
+			return err
+		}
+	}
+	return file.broken
 }
 
 func (i *Inspector) state(f *File) {
@@ -201,7 +302,7 @@ func (i *Inspector) state(f *File) {
 		f.Tables[e.Bucket]++
 		if i.Row != nil {
 			if err := i.Row(e); err != nil {
-				f.wrong(err)
+				f.wrong(1, err)
 			}
 		}
 		return nil

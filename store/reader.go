@@ -1,92 +1,117 @@
 package store
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
+	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
 
-	"scanwatch/internal/contain"
+	"scanwatch/internal/safego"
 )
 
-// A Reader goes through recorded sessions. It never makes or changes a file of
-// the state directory.
+// A Reader reads recorded sessions. It neither creates nor changes files in the
+// state directory.
 type Reader struct {
 	Dir string // the state directory
 
-	// Snapshot writes a consistent copy of a segment that a filter is writing;
-	// for one that is finished meanwhile it returns ErrFinished. If it is nil,
-	// such segments cannot be read. It is called by another goroutine than Each.
+	// Snapshot writes a consistent copy of a segment that a filter is writing. If
+	// the segment is finished by now, the error is ErrFinished. If Snapshot is nil,
+	// such segments cannot be read. It is not called by the goroutine of Each.
 	Snapshot func(w io.Writer, name string) error
 
-	// Problem, if not nil, is told about segments that cannot be read, and about
-	// records that cannot be decoded. They are left out; nothing else is.
+	// Problem, if not nil, is called for each unreadable segment and for the invalid
+	// records of a segment. These are skipped.
 	Problem func(segment string, err error)
 
-	// Dropped is the sum of what was dropped while the segments that were gone
-	// through last were written.
+	// Dropped is the number of records that were dropped while the segments of the
+	// last call were written.
 	Dropped Dropped
 
-	// Rules, if not nil, gets the texts of rules of the segments that are gone
-	// through, by what RuleRef makes of them. They are hostile only if the file is.
+	// Rules, if not nil, receives the rule texts of the segments by RuleRef. They
+	// are only hostile if the file is.
 	Rules map[uint32]string
 
-	// Unread is how many segments could not be read at all, of those that were
-	// gone through last; Problem was told. Segments that are damaged, or that
-	// were set aside, are not among them.
+	// Src, if valid, selects the sessions of sources in it. Records without a source,
+	// such as sums of many sources, are not selected. Blocks without such a source are
+	// not read.
+	Src netip.Prefix
+
+	// Unread is the number of unreadable segments in the last call. Problem is
+	// called for each. Corrupt and quarantined segments do not count.
 	Unread int
 }
 
-// Each calls f for each session that ended at since or later, and before until,
-// in the order in which they ended; only around a change of the clock the order
-// may be another. A zero time means no limit. The record and
-// its texts are valid until f returns. Each ends with the first error of f.
-func (r *Reader) Each(since, until time.Time, f func(*Record) error) error {
-	var bad badRecords
-	var rec Record
-	var step Step
-	err := r.each(since, until, func(segment string, key, value []byte) (err error) {
-		rec = Record{step: &step}
-		if err = rec.decode(key, value); err != nil {
-			bad.add(segment, err)
-			return nil
-		}
-		return f(&rec)
-	})
-	bad.report(r.problem)
-	return err
+// Each calls f for each session that ended at or after since and before until. The
+// sessions are in the order of their end, except around a change of the clock. A
+// zero time means no limit. Only steps of the given kinds are visited. The record and
+// its texts are valid until f returns. Each returns the first error of f.
+func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error) error {
+	q := newQuery(since, until, kinds)
+	if r.Src.IsValid() {
+		q.block = func(b *blockInfo) bool { return b.maySource(r.Src) }
+		q.record = func(rec *Record) bool { return r.Src.Contains(rec.Src.Addr().Unmap()) }
+	}
+	return r.each(q, f)
 }
 
-// Find returns the sessions with the given id, oldest first. There may be
-// several, from several runs of smtpd.
+// Find returns the sessions with the given id, and the sums that contain a session
+// with it, oldest first. Several runs of smtpd may have used the same id.
 func (r *Reader) Find(id uint64) ([]Record, error) {
 	var found []Record
-	var bad badRecords
-	err := r.each(time.Time{}, time.Time{}, func(segment string, key, value []byte) error {
-		if binary.BigEndian.Uint64(key[8:]) != id {
-			return nil
-		}
-		rec, err := Decode(key, bytes.Clone(value))
-		if err != nil {
-			bad.add(segment, err)
-			return nil
-		}
-		found = append(found, rec)
+	hash := hashID(id)
+	q := newQuery(time.Time{}, time.Time{}, AllKinds)
+	q.block = func(b *blockInfo) bool { return b.may(hash) }
+	q.record = func(rec *Record) bool { return rec.ID == id || rec.Sessions > 0 && rec.refersTo(id) }
+	err := r.each(q, func(rec *Record) error {
+		found = append(found, rec.Clone())
 		return nil
 	})
-	bad.report(r.problem)
 	return found, err
 }
+
+// refersTo reports whether a sum has a reference to a session.
+func (r *Record) refersTo(id uint64) (found bool) {
+	_ = r.Steps(func(s *Step) bool {
+		found = s.Kind == KindReference && s.Session == id
+		return !found
+	})
+	return found
+}
+
+// A query selects records.
+type query struct {
+	from, to recordKey // to is exclusive, and zero without a limit
+	kinds    Kinds
+	block    func(*blockInfo) bool // reports whether a block may contain such records; may be nil
+	record   func(*Record) bool    // reports whether a record is selected; may be nil
+}
+
+func newQuery(since, until time.Time, kinds Kinds) query {
+	q := query{kinds: kinds}
+	// Keys are in microseconds since 1970: round up.
+	micros := func(t time.Time) uint64 {
+		return uint64(max(t.Add(time.Microsecond-time.Nanosecond).UnixMicro(), 0))
+	}
+	if !since.IsZero() {
+		q.from.end = micros(since)
+	}
+	if !until.IsZero() {
+		if q.to.end = micros(until); q.to.end == 0 {
+			q.to.id = 1 // a zero key is no limit
+		}
+	}
+	return q
+}
+
+// ends reports whether a key follows the selected ones.
+func (q *query) ends(k recordKey) bool { return q.to != recordKey{} && k.compare(q.to) >= 0 }
 
 func (r *Reader) problem(segment string, err error) {
 	if r.Problem != nil {
@@ -94,8 +119,8 @@ func (r *Reader) problem(segment string, err error) {
 	}
 }
 
-// badRecords counts records that cannot be decoded, so that there is one
-// complaint per segment.
+// badRecords counts the invalid records of each segment, so that a segment has one
+// problem.
 type badRecords struct {
 	segments []string
 	count    []int
@@ -113,54 +138,42 @@ func (b *badRecords) add(segment string, err error) {
 
 func (b *badRecords) report(problem func(string, error)) {
 	for i, s := range b.segments {
-		problem(s, fmt.Errorf("%d records cannot be decoded, the first because of: %w", b.count[i], b.first[i]))
+		problem(s, fmt.Errorf("%d records cannot be decoded, first error: %w", b.count[i], b.first[i]))
 	}
 }
 
-// each merges the segments. They overlap only where a record came late, so that
-// nearly always one is open, and the next one for its first key.
-func (r *Reader) each(since, until time.Time, f func(segment string, key, value []byte) error) error {
+// each merges the records of all segments; no other code reads records. Only late
+// records make segments overlap. Usually two are open: one for its records, and the
+// next for its first key.
+func (r *Reader) each(q query, f func(*Record) error) error {
 	r.Dropped, r.Unread = Dropped{}, 0
-	all, err := Segments(r.Dir)
+	var bad badRecords
+	defer func() { bad.report(r.problem) }()
+	d, all, err := r.segments(q.from)
 	if err != nil {
 		return err
 	}
-	from, to := keyRange(since, until)
-	all = slices.DeleteFunc(all, func(s Segment) bool {
-		if !since.IsZero() && s.Day.Before(utcDay(since)) {
-			return true
-		}
-		switch {
-		case strings.HasSuffix(s.Name, salvagedMark):
-			r.problem(s.Name, errors.New("was found damaged; what could be read of it is in a later part of the day"))
-		case s.Damaged:
-			r.problem(s.Name, errors.New("was found damaged and set aside"))
-		}
-		return s.Damaged
-	})
-
+	defer d.root.Close()
 	var group []*cursor // the segments that are being merged
-	ahead := r.openAhead(all)
+	ahead := r.openAhead(d, all, q)
 	defer func() {
 		for _, c := range group {
 			c.close()
 		}
-		if file := <-ahead; file.err == nil {
-			_ = guard(file.db.Close)
+		if o := <-ahead; o.value != nil {
+			o.value.close()
 		}
 	}()
-	var last []byte // the key that was passed to f last
-	for len(all) > 0 || len(group) > 0 {
-		// Another segment joins if its records may come before the group's last.
+	var last recordKey // the key of the last call of f
+	rec := Record{step: new(Step)}
+	for called := false; len(all) > 0 || len(group) > 0; {
+		// Another segment joins the group if its records may precede the last one of
+		// the group.
 		for len(all) > 0 && !(len(group) > 0 && group[len(group)-1].after(group[:len(group)-1])) {
-			info, file := all[0], <-ahead
+			info, o := all[0], <-ahead
 			all = all[1:]
-			ahead = r.openAhead(all)
-			c, err := r.open(info, from, to, file)
-			if err != nil {
-				if !isDamaged(err) {
-					r.Unread++
-				}
+			ahead = r.openAhead(d, all, q)
+			if c, err := r.opened(info, o.value, o.err); err != nil {
 				r.problem(info.Name, err)
 			} else if c != nil {
 				group = append(group, c)
@@ -171,14 +184,18 @@ func (r *Reader) each(since, until time.Time, f func(segment string, key, value 
 		}
 		first := group[0]
 		for _, c := range group[1:] {
-			if bytes.Compare(c.key, first.key) < 0 {
+			if c.key.compare(first.key) < 0 {
 				first = c
 			}
 		}
-		if !bytes.Equal(first.key, last) || last == nil {
-			last = append(last[:0], first.key...)
-			if err := f(first.info.Name, first.key, first.value); err != nil {
-				return err
+		if !called || first.key != last {
+			last, called = first.key, true
+			if err := first.src.record(&rec); err != nil {
+				bad.add(first.info.Name, err)
+			} else if q.record == nil || q.record(&rec) {
+				if err := f(&rec); err != nil {
+					return err
+				}
 			}
 		}
 		ok, err := first.next()
@@ -193,113 +210,194 @@ func (r *Reader) each(since, until time.Time, f func(segment string, key, value 
 	return nil
 }
 
-func keyRange(since, until time.Time) (from, to []byte) {
-	if !since.IsZero() {
-		// The key is in microseconds: the first whole one at or after since.
-		from = AppendKey(nil, since.Add(time.Microsecond-time.Nanosecond), 0)
+// segments opens the directory of sessions and lists the segments that can have
+// records since a key. It reports the quarantined ones.
+func (r *Reader) segments(from recordKey) (*directory, []Segment, error) {
+	d, err := openSessions(r.Dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list recorded sessions: %w", err)
 	}
-	if !until.IsZero() {
-		to = AppendKey(nil, until.Add(time.Microsecond-time.Nanosecond), 0)
+	all, err := d.stableSegments()
+	if err != nil {
+		d.root.Close()
+		return nil, nil, fmt.Errorf("list recorded sessions: %w", err)
 	}
-	return from, to
+	all = slices.DeleteFunc(current(all), func(s Segment) bool {
+		if from != (recordKey{}) && s.Day.Before(utcDay(from.time())) {
+			return true
+		}
+		switch {
+		case strings.HasSuffix(s.Name, salvagedMark):
+			r.problem(s.Name, errors.New("quarantined; its readable records are in a later part of the day"))
+		case s.Quarantined:
+			r.problem(s.Name, errors.New("quarantined as corrupt"))
+		}
+		return s.Quarantined
+	})
+	return d, all, nil
 }
 
-// opened is what came of opening the file of a segment.
-type opened struct {
-	db   *bbolt.DB
-	file *os.File
-	err  error
+// A cursor is at a record of an open segment.
+type cursor struct {
+	info Segment
+	key  recordKey // of the current record
+	last recordKey // the last key of the segment
+	ok   bool      // there is a current record
+	src  source
 }
 
-// openAhead opens the file of the first of these segments, if there is one, while
-// the records before it are gone through: to check a file is to read all of it.
-func (r *Reader) openAhead(all []Segment) <-chan opened {
-	c := make(chan opened, 1)
-	if len(all) == 0 {
-		c <- opened{err: fs.ErrNotExist}
-		return c
+// A source returns the selected records of a segment in order.
+type source interface {
+	// next moves to the next record and returns its key. It returns false at the end.
+	// An error that ends the segment comes with false.
+	next() (recordKey, bool, error)
+	// record decodes the current record.
+	record(*Record) error
+	metadata() metadata
+	close()
+}
+
+// next moves to the next record. It returns false at the end.
+func (c *cursor) next() (ok bool, err error) {
+	c.key, c.ok, err = c.src.next()
+	return c.ok, err
+}
+
+// after reports whether all records of c follow the records of the other cursors.
+func (c *cursor) after(others []*cursor) bool {
+	if len(others) == 0 {
+		return false // the next segment can have earlier records
 	}
-	go func() { // contained: it always sends
-		var o opened
-		err := contain.Run(func() (err error) {
-			o.db, o.file, err = r.openFile(all[0])
+	for _, o := range others {
+		if c.key.compare(o.last) <= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *cursor) close() { c.src.close() }
+
+// openAhead opens the first of these segments in the background, because the check
+// of rows reads the whole file. Without segments, the result is nil.
+func (r *Reader) openAhead(d *directory, all []Segment, q query) <-chan result[*cursor] {
+	return background(func() (*cursor, error) {
+		if len(all) == 0 {
+			return nil, nil
+		}
+		c, err := r.openCursor(d, all[0], q)
+		if err != nil {
+			return nil, err
+		}
+		_, err = c.next()
+		return c, err
+	})
+}
+
+// result is the result of a function.
+type result[T any] struct {
+	value T
+	err   error
+}
+
+// background calls f in a goroutine and returns a channel with the result.
+func background[T any](f func() (T, error)) <-chan result[T] {
+	c := make(chan result[T], 1)
+	go func() { // safe: it always sends
+		var r result[T]
+		r.err = safego.Run(func() (err error) {
+			r.value, err = f()
 			return err
 		})
-		o.err = err
-		c <- o
+		c <- r
 	}()
 	return c
 }
 
-// open makes a cursor of a file, at the first record of the range. It returns nil
-// if there is none, or if the segment has been removed since it was listed.
-func (r *Reader) open(info Segment, from, to []byte, o opened) (*cursor, error) {
-	db, file, err := o.db, o.file, o.err
+// opened returns the cursor of a segment at its first selected record, or nil if it
+// has none. A segment that has been removed since it was listed has none. Err is the
+// error of openAhead.
+func (r *Reader) opened(info Segment, c *cursor, err error) (*cursor, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
+	if c == nil {
+		if !isDamaged(err) {
+			r.Unread++
+		}
 		return nil, err
 	}
-	c := &cursor{info: info, db: db, file: file, from: from, to: to}
-	err = guard(func() (err error) {
-		if c.tx, err = db.Begin(false); err != nil {
-			return err
-		}
-		if err := checkSchema(c.tx); err != nil {
-			return err
-		}
-		for i, n := range readDropped(c.tx.Bucket(bucketMeta)) {
-			r.Dropped[i] += n
-		}
-		if r.Rules != nil {
-			readRules(c.tx.Bucket(bucketMeta), r.Rules)
-		}
-		c.c = c.tx.Bucket(bucketSessions).Cursor()
-		c.last, _ = c.c.Last()
-		c.last = bytes.Clone(c.last)
-		return nil
-	})
-	ok := false
-	if err == nil {
-		ok, err = c.next()
+	meta := c.src.metadata()
+	for i, n := range readDropped(meta.get) {
+		r.Dropped[i] += n
 	}
-	if !ok {
+	if r.Rules != nil {
+		meta.rules(r.Rules)
+	}
+	if !c.ok {
 		c.close()
 		return nil, err
+	}
+	if err != nil {
+		r.problem(info.Name, err)
 	}
 	return c, nil
 }
 
-// openFile opens a segment in place if it is finished, and otherwise a copy.
-func (r *Reader) openFile(info Segment) (*bbolt.DB, *os.File, error) {
-	path := filepath.Join(r.Dir, sessionsDir, info.Name)
+// openCursor opens a segment.
+func (r *Reader) openCursor(d *directory, info Segment, q query) (*cursor, error) {
+	if info.Sealed {
+		return openBlocks(d, info, q)
+	}
+	f, err := r.openFile(d, info)
+	if errors.Is(err, fs.ErrNotExist) { // it may have been sealed since it was listed
+		info.Name, info.Sealed = sealedName(info), true
+		return openBlocks(d, info, q)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return openRows(f, info, q)
+}
+
+// openFile opens a finished segment of rows, or a copy of one that is being written.
+func (r *Reader) openFile(d *directory, info Segment) (*os.File, error) {
 	for tries := 0; ; tries++ {
-		db, file, err := openReadOnly(func() (*os.File, error) { return openRegular(path, os.O_RDONLY) })
+		f, err := d.open(info.Name, os.O_RDONLY)
+		if err != nil {
+			return nil, err
+		}
+		// The lock comes first: a file that is being written would not pass the check.
+		err = lockShared(f)
+		if err == nil {
+			return f, nil
+		}
+		f.Close()
 		if !errors.Is(err, ErrInUse) {
-			return db, file, err
+			return nil, err
 		}
 		if r.Snapshot == nil || tries == 5 {
-			return nil, nil, fmt.Errorf("%w; if filter-scanwatch is running, its control socket must be reachable", err)
+			return nil, fmt.Errorf("%w; if filter-scanwatch is running, its control socket must be reachable", err)
 		}
 		copied, err := tempFile()
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		err = r.Snapshot(copied, info.Name)
-		if err == nil {
-			return openReadOnly(func() (*os.File, error) { return copied, nil })
+		if err = r.Snapshot(copied, info.Name); err == nil {
+			return copied, nil
 		}
 		copied.Close()
 		if !errors.Is(err, ErrFinished) {
-			return nil, nil, err
+			return nil, err
 		}
-		// Finished between the two: the writer lets go of the file in a moment.
+		// The segment was finished in between. The writer will release the file
+		// soon.
 		time.Sleep(time.Duration(tries) * 50 * time.Millisecond)
 	}
 }
 
-// tempFile returns a file without a name, so that nothing is left behind.
+// tempFile returns a file without a name, which the system removes when it is
+// closed.
 func tempFile() (*os.File, error) {
 	f, err := os.CreateTemp("", "scanwatch-*")
 	if err != nil {
@@ -312,114 +410,17 @@ func tempFile() (*os.File, error) {
 	return f, nil
 }
 
-// openReadOnly locks and checks a file and maps it.
-func openReadOnly(open func() (*os.File, error)) (*bbolt.DB, *os.File, error) {
-	f, err := open()
-	if err != nil {
-		return nil, nil, err
-	}
-	// bbolt takes the lock; a file that is being written would not pass the
-	// check, so the lock must be asked for first.
+// openReadOnly locks and checks a file and maps it. It closes the file on error.
+func openReadOnly(f *os.File) (*bbolt.DB, error) {
+	// The lock comes first: a file that is being written would not pass the check.
+	// bbolt takes the lock again.
 	if err := lockShared(f); err != nil {
 		f.Close()
-		return nil, nil, err
+		return nil, err
 	}
 	if err := checkFile(f); err != nil {
 		f.Close()
-		return nil, nil, err
+		return nil, err
 	}
-	return openBolt(f.Name(), func() (*os.File, error) { return f, nil }, bbolt.Options{ReadOnly: true})
-}
-
-// A cursor goes through the records of a segment. It takes them from bbolt many
-// at a time, so that what guards against a broken file costs little, and so
-// that nobody else touches the mapping.
-type cursor struct {
-	info     Segment
-	db       *bbolt.DB
-	file     *os.File
-	tx       *bbolt.Tx
-	c        *bbolt.Cursor
-	from, to []byte
-	last     []byte // the last key of the segment
-
-	key, value []byte // the current record; alias buf
-	buf        []byte // records as in a buffer
-	rest       []byte // those of buf that come after the current one
-	started    bool
-	end        bool
-	broken     error
-}
-
-const cursorBytes = 64 << 10
-
-// next goes to the next record. At the end, or where the segment turns out to be
-// broken, it returns false.
-func (c *cursor) next() (bool, error) {
-	if len(c.rest) == 0 && !c.end {
-		if err := c.fill(); err != nil {
-			c.end, c.broken = true, err
-		}
-	}
-	if len(c.rest) == 0 {
-		return false, c.broken
-	}
-	c.key, c.value, c.rest = nextRecord(c.rest)
-	return true, nil
-}
-
-func (c *cursor) fill() error {
-	c.buf = c.buf[:0]
-	defer func() { c.rest = c.buf }()
-	return guard(func() error {
-		for len(c.buf) < cursorBytes {
-			var k, v []byte
-			switch {
-			case c.started:
-				k, v = c.c.Next()
-			case c.from != nil:
-				k, v = c.c.Seek(c.from)
-			default:
-				k, v = c.c.First()
-			}
-			c.started = true
-			if k == nil || c.to != nil && bytes.Compare(k, c.to) >= 0 {
-				c.end = true
-				return nil
-			}
-			if len(k) != KeySize || uint64(len(v)) > math.MaxUint32 {
-				return damaged("key of %d bytes", len(k))
-			}
-			c.buf = append(c.buf, k...)
-			c.buf = binary.BigEndian.AppendUint32(c.buf, uint32(len(v)))
-			c.buf = append(c.buf, v...)
-		}
-		return nil
-	})
-}
-
-// after tells whether all records of c come after those of the others.
-func (c *cursor) after(others []*cursor) bool {
-	if len(others) == 0 {
-		return false // it is not known yet what comes next
-	}
-	for _, o := range others {
-		if bytes.Compare(c.key, o.last) <= 0 {
-			return false
-		}
-	}
-	return true
-}
-
-func (c *cursor) close() {
-	if isDamaged(c.broken) {
-		c.file.Close() // bbolt may hold its own locks
-		return
-	}
-	_ = guard(func() error {
-		if c.tx != nil {
-			_ = c.tx.Rollback()
-		}
-		return c.db.Close()
-	})
+	return openBolt(f, bbolt.Options{ReadOnly: true})
 }

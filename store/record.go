@@ -9,66 +9,99 @@ import (
 	"net/netip"
 	"time"
 
+	"scanwatch/internal/smtp"
+
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// A Record is one SMTP session as it was seen: a short header with what
-// reports count, and the steps of the session in order. Text fields hold the
-// bytes as the client sent them (cut to a limit); they are hostile and must be
-// quoted before they are shown. In a decoded Record they alias the buffer that
-// was decoded.
+// A Record is a recorded SMTP session: a header with the numbers for reports, and
+// the steps in order. Text fields contain bytes of the client, up to a limit. They
+// are hostile and must be escaped for output. In a decoded Record they alias the
+// buffer.
 type Record struct {
 	ID     uint64    // smtpd's session id; unique only within one run of smtpd
-	Start  time.Time // when link-connect was reported
+	Start  time.Time // when the client connected
 	End    time.Time // when the session ended
 	Src    netip.AddrPort
-	Dst    netip.AddrPort // the listener's address, possibly a wildcard
+	Dst    netip.AddrPort // the listener, possibly a wildcard address
 	RDNS   []byte         // reverse DNS name; empty if there is none
-	FCrDNS FCrDNS
-	Ending Ending
-	Local  bool // came over smtpd's local socket; Src and Dst are not valid
+	FCrDNS smtp.FCrDNS
+	Ending smtp.Ending
+	Local  bool // from smtpd's local socket; Src and Dst are invalid
 	Counts Counts
-	// Omitted is the number of steps that were counted but not kept because
-	// the session reached its size limit.
+	// Omitted is the number of steps without a record, because the session reached
+	// its size limit. They are counted.
 	Omitted uint32
-	// Sessions is not 0 if this is the sum of so many sessions of one source,
-	// which were not recorded one by one: Start is the start of the first, End
-	// and ID are those of the last, and the steps are findings and verdicts
-	// only. Src has no port then.
+	// Sessions is the number of sessions in a sum, and 0 in other records. A sum
+	// combines sessions of one source and hour. Start is the start of the first
+	// session, End and ID belong to the last, Counts are exact totals, and Src has no
+	// port. The steps of a sum are tallies without a time: see Step.Times.
 	Sessions uint32
-	Found    uint32 // of these, sessions with a finding
+	Found    uint32 // number of Sessions with a finding
+	// Sketch estimates the number of sources of a sum over several sources: see
+	// internal/sketch. Such a sum has no Src. Other sums have no Sketch.
+	Sketch []byte
 
-	steps []byte
-	step  *Step // for Steps to use again; may be nil
+	Server   []byte // the mail server of the session; empty: this host
+	FrontEnd []byte // the front end of the filter, such as smtpd; empty: smtpd
+	Origin   []byte // the source of an imported or received record; empty: this filter
+
+	steps []byte // encoded, unless block is set
+	block *block // contains the steps
+	row   int    // in block
+	skip  Kinds  // steps that Steps and Cursor do not visit
+	step  *Step  // reused by Steps; may be nil
 }
 
-// Counts are the numbers of a session. They are complete even where steps
-// were omitted.
+// Counts are the numbers of a session, including omitted steps.
 type Counts struct {
-	Commands     uint32 // lines the client sent outside of message text
-	Unknown      uint32 // commands smtpd did not recognise
-	Failed       uint32 // commands answered with 4xx or 5xx, unknown ones included
+	Commands     uint32 // lines of the client, except message text
+	Unknown      uint32 // unknown commands
+	Failed       uint32 // commands with a 4xx or 5xx reply, including unknown ones
 	Mails        uint32 // messages accepted
 	RcptOK       uint32 // recipients accepted
-	RcptPermfail uint32 // recipients refused for good
-	RcptTempfail uint32 // recipients refused for now
+	RcptPermfail uint32 // recipients rejected permanently
+	RcptTempfail uint32 // recipients deferred
 	AuthPass     uint32
 	AuthFail     uint32
-	AuthRefused  uint32 // AUTH commands that smtpd did not take up
+	AuthRefused  uint32 // rejected AUTH commands
 }
 
-// Clone returns a copy of r that aliases nothing.
+// Clone returns a copy of r without aliases.
 func (r *Record) Clone() Record {
 	c := *r
-	c.RDNS, c.steps, c.step = bytes.Clone(r.RDNS), bytes.Clone(r.steps), nil
+	c.steps, c.block, c.step = r.encodedSteps(), nil, nil
+	for _, b := range [...]*[]byte{&c.RDNS, &c.Sketch, &c.Server, &c.FrontEnd, &c.Origin} {
+		*b = bytes.Clone(*b)
+	}
 	return c
 }
 
-// Size is about how many bytes of memory a Clone of r takes.
-func (r *Record) Size() int { return 256 + len(r.RDNS) + len(r.steps) }
+// encodedSteps returns a copy of the steps of r in the encoding of AppendStep.
+func (r *Record) encodedSteps() []byte {
+	if r.block == nil {
+		return bytes.Clone(r.steps)
+	}
+	var steps []byte
+	var last time.Duration
+	var s Step
+	for c := r.Cursor(); c.Next(&s); last = s.At {
+		steps = AppendStep(steps, &s, s.At-last)
+	}
+	return steps
+}
 
-// Steps calls visit for each step in order until it returns false. The Step is
-// reused between calls.
+// Size returns the approximate memory of a Clone of r in bytes.
+func (r *Record) Size() int {
+	n := 384 + len(r.RDNS) + len(r.Sketch) + len(r.steps)
+	if r.block != nil {
+		n += len(r.encodedSteps())
+	}
+	return n
+}
+
+// Steps calls visit for each step in order, until visit returns false. The Step is
+// reused.
 func (r *Record) Steps(visit func(*Step) bool) error {
 	s := r.step
 	if s == nil {
@@ -83,21 +116,35 @@ func (r *Record) Steps(visit func(*Step) bool) error {
 	return c.Err()
 }
 
-// Cursor returns a Cursor at the first step of r, for readers that stop on
-// the way and go on later. It is valid as long as r.
-func (r *Record) Cursor() Cursor { return Cursor{id: r.ID, rest: r.steps} }
+// Cursor returns a Cursor at the first step of r. It is only valid while r is.
+func (r *Record) Cursor() Cursor {
+	c := Cursor{id: r.ID, rest: r.steps, skip: r.skip}
+	if r.block != nil {
+		c.block = r.block.cursor(r.row)
+	}
+	return c
+}
 
-// A Cursor goes through the steps of a record.
+// A Cursor iterates over the steps of a record.
 type Cursor struct {
 	id   uint64
 	rest []byte
 	at   time.Duration
+	skip Kinds
 	err  error
+
+	block blockCursor // if the steps are in a block
 }
 
-// Next sets s to the next step. It returns false at the end, or where the
-// record is damaged: see Err.
+// NewCursor returns a Cursor over the output of AppendStep.
+func NewCursor(steps []byte) Cursor { return Cursor{rest: steps} }
+
+// Next sets s to the next step. It returns false at the end, and at a corrupt step:
+// see Err.
 func (c *Cursor) Next(s *Step) bool {
+	if c.block.b != nil {
+		return c.block.next(s)
+	}
 	for len(c.rest) > 0 {
 		tag, _, text, rest := consume(c.rest)
 		var err error
@@ -116,41 +163,73 @@ func (c *Cursor) Next(s *Step) bool {
 			c.rest, c.err = nil, fmt.Errorf("session %016x: step: %w", c.id, err)
 			return false
 		}
-		c.at = min(c.at+s.At, micros(1<<40))
-		s.At = c.at
-		return true
+		c.at = min(c.at+s.At, micros(maxMicros))
+		if s.At = c.at; (^c.skip).Has(s.Kind) {
+			return true
+		}
 	}
 	return false
 }
 
-// Err returns why the steps ended early, if they did.
+// Err returns the error of a corrupt step, or nil.
 func (c *Cursor) Err() error { return c.err }
 
-// A Step is one thing that happened in a session. Which fields are used
-// depends on Kind; see the constants.
+// A Step is an event of a session. Kind determines the fields in use: see the
+// constants.
 type Step struct {
 	Kind Kind
 	At   time.Duration // since the start of the session
 
 	Text   []byte
 	Arg    []byte
-	Result Result
-	Code   uint32 // SMTP reply code, 0 if none was seen
-	Reply  []byte // text of the reply without the code; kept for first examples only
+	Result smtp.Result
+	Code   uint32 // SMTP reply code; 0 if unknown
+	Reply  []byte // text of the reply without the code; only the first examples have it
 	Size   uint64 // bytes of an accepted message
 	MsgID  uint32 // smtpd's message id
 
-	Org        []byte // finding: the organisation, if known
-	By         []byte // finding: what gave it away (rdns, helo, cidr, command, ...)
-	Match      []byte // finding: the row or value that matched
-	Confidence []byte // finding: high, medium or low
+	Phase    smtp.Phase
+	Decision smtp.Decision
+	Enforced bool   // a verdict or ban took effect; false if it was only observed or withheld
+	Banned   bool   // a verdict that follows from an active ban
+	Session  uint64 // with Banned: the session that caused the ban; 0 for a manual ban
 
-	Rule uint32 // verdict, ban: RuleRef of the rule's text, 0 if it was not kept
+	Prefix netip.Prefix // the banned prefix
+	Until  time.Time    // end of a ban in UTC, to the second; zero for a withheld ban
+	Exempt string       // the reason for withholding a ban or verdict; empty if it was not withheld
 
-	Times uint32 // in a sum of sessions: in how many of them
+	Org        []byte // the organisation; empty if unknown
+	By         []byte // the source of a finding, such as rdns, helo, cidr or command
+	Match      []byte // the row or value that matched
+	Confidence []byte // high, medium or low
+
+	Rule uint32 // RuleRef of the rule's text; 0 without the text
+
+	// Numbers of a tally of a sum. record.proto describes tallies.
+	Times uint32 // number of sessions with this step
+	Count uint32 // KindRcpt, KindAuth: number of such steps
+	Most  uint32 // KindRcpt, KindAuth: maximum of Count in one session
 }
 
-// Kind tells what a step is.
+// PhaseName returns the name of the phase. For a phase outside the vocabulary, it is
+// the word of the mail server (KindFilter).
+func (s *Step) PhaseName() string {
+	if s.Phase >= smtp.NumPhases && len(s.Arg) > 0 {
+		return string(s.Arg)
+	}
+	return s.Phase.String()
+}
+
+// DecisionName returns the name of the decision. For a decision outside the
+// vocabulary, it is the word of the filter (KindFilter).
+func (s *Step) DecisionName() string {
+	if s.Kind == KindFilter && len(s.Text) > 0 {
+		return string(s.Text)
+	}
+	return s.Decision.String()
+}
+
+// Kind is the kind of a Step.
 type Kind uint8
 
 // The numbers are on disk: never reuse or reorder them.
@@ -164,95 +243,28 @@ const (
 	KindRcpt     Kind = 6  // Text: recipient, Result, Code, Reply
 	KindData     Kind = 7  // Result, Code, Reply
 	KindCommit   Kind = 8  // Size
-	KindRollback Kind = 9  // the transaction was given up
+	KindRollback Kind = 9  // the transaction ended without a message
 	KindCommand  Kind = 10 // an unknown or failed command. Text: the line, Code, Reply
-	KindInput    Kind = 11 // smtpd refused input that is no command. Code, Reply
-	KindTimeout  Kind = 12 // smtpd gave up waiting
-	KindQuit     Kind = 13 // the client said QUIT
+	KindInput    Kind = 11 // smtpd refused input that is not a command. Code, Reply
+	KindTimeout  Kind = 12 // smtpd timed out
+	KindQuit     Kind = 13 // the client sent QUIT
 	KindFinding  Kind = 14 // Text: evidence, Arg: proof, Org, By, Match, Confidence
-	KindVerdict  Kind = 15 // Text: rule, Arg: phase, Reply: decision, Result ok if carried out. Because of a ban: By: ban, Match: id of the session it was banned in
-	KindFilter   Kind = 16 // a filter decided. Text: decision, Arg: phase, Reply: its text
-	KindTag      Kind = 17 // a rule tagged the session. Text: tag, Arg: phase
-	KindBan      Kind = 18 // a rule banned the host. Text: rule, Arg: prefix, Reply: until (RFC 3339), Match: why it was spared, By: observe if it was only told, Result ok if carried out
+	KindVerdict  Kind = 15 // the policy decided. Text: rule or reason of the ban, Phase, Decision, Enforced, Exempt, Banned, Session, Rule
+	// KindFilter is the decision of this or another filter: Phase, Decision, and the
+	// parameter in Reply. Other filters may use phases and decisions outside the
+	// vocabulary. Then Phase is smtp.NumPhases and Arg the word of the mail server,
+	// or Decision is Proceed and Text the word of the filter.
+	KindFilter Kind = 16
+	KindTag    Kind = 17 // a rule tagged the session. Text: tag, Phase
+	KindBan    Kind = 18 // a rule banned the host. Text: rule, Prefix, Until, Enforced, Exempt, Rule
+	// KindReference is only in sums: a session of the sum that a rule or ban rejected, or
+	// in which a rule banned the host. Session: its id, which is the reference in replies.
+	KindReference Kind = 19
 )
 
-// Result is the outcome of a command in smtpd's words.
-type Result uint8
-
-// The numbers are on disk.
-const (
-	ResultNone     Result = 0
-	ResultOK       Result = 1
-	ResultPermfail Result = 2
-	ResultTempfail Result = 3
-	ResultPass     Result = 4
-	ResultFail     Result = 5
-	ResultError    Result = 6
-)
-
-var resultNames = [...]string{"", "ok", "permfail", "tempfail", "pass", "fail", "error"}
-
-func (r Result) String() string { return name(resultNames[:], uint8(r)) }
-
-// ParseResult returns the Result with the given name, or ResultNone.
-func ParseResult(b []byte) Result { return Result(lookupName(resultNames[:], b)) }
-
-// FCrDNS is smtpd's verdict on the forward-confirmed reverse DNS. Fail also
-// means "no name", "no answer" or "DNS is down": it says little.
-type FCrDNS uint8
-
-// The numbers are on disk.
-const (
-	FCrDNSUnknown FCrDNS = 0
-	FCrDNSPass    FCrDNS = 1
-	FCrDNSFail    FCrDNS = 2
-	FCrDNSError   FCrDNS = 3
-)
-
-var fcrdnsNames = [...]string{"unknown", "pass", "fail", "error"}
-
-func (f FCrDNS) String() string { return name(fcrdnsNames[:], uint8(f)) }
-
-// ParseFCrDNS returns the FCrDNS with the given name, or FCrDNSUnknown.
-func ParseFCrDNS(b []byte) FCrDNS { return FCrDNS(lookupName(fcrdnsNames[:], b)) }
-
-// Ending tells how a session ended.
-type Ending uint8
-
-// The numbers are on disk.
-const (
-	EndingUnknown  Ending = 0
-	EndingQuit     Ending = 1 // the client said QUIT
-	EndingDropped  Ending = 2 // the client closed the connection
-	EndingTimeout  Ending = 3 // smtpd gave up waiting
-	EndingRejected Ending = 4 // smtpd or a filter closed the connection
-	EndingStopped  Ending = 5 // smtpd stopped while the session was open
-	EndingClosed   Ending = 6 // who closed the connection was not told; see detail in scanwatch.conf(5)
-)
-
-var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped", "closed"}
-
-func (e Ending) String() string { return name(endingNames[:], uint8(e)) }
-
-func name(names []string, i uint8) string {
-	if int(i) < len(names) {
-		return names[i]
-	}
-	return fmt.Sprintf("%d", i)
-}
-
-func lookupName(names []string, b []byte) int {
-	for i, n := range names {
-		if n != "" && string(b) == n {
-			return i
-		}
-	}
-	return 0
-}
-
-// Encoding. A record is a protocol buffers message; store/record.proto is its
-// description for readers in other languages, and for protoc --decode. The
-// key holds the end time and the session id, so the message does not.
+// A record is a message in protocol buffers encoding. store/record.proto describes
+// it for other languages and for protoc --decode. The end of the session and the
+// session id are in the key.
 const (
 	recDuration = 1
 	recSrc      = 2
@@ -265,10 +277,14 @@ const (
 	recOmitted  = 9
 	recSessions = 10
 	recFound    = 11
+	recSketch   = 12
+	recServer   = 13
+	recFrontEnd = 14
+	recOrigin   = 16
 	recSteps    = 15
 
 	stepKind       = 1
-	stepAt         = 2 // microseconds since the step before
+	stepAt         = 2 // microseconds since the previous step
 	stepText       = 3
 	stepArg        = 4
 	stepResult     = 5
@@ -282,21 +298,30 @@ const (
 	stepConfidence = 13
 	stepRule       = 14
 	stepTimes      = 15
+	stepPhase      = 16
+	stepDecision   = 17
+	stepEnforced   = 18
+	stepBanned     = 19
+	stepSession    = 20
+	stepPrefix     = 21
+	stepUntil      = 22 // seconds since 1970
+	stepExempt     = 23
+	stepCount      = 24
+	stepMost       = 25
 )
 
-// KeySize is the length of a record's key: the end of the session in
-// microseconds since 1970, big-endian, then the session id, big-endian. So
-// keys are in the order in which sessions ended, and appending is cheap.
+// KeySize is the length of a key in bytes: the end of the session in microseconds
+// since 1970, and the session id, both big-endian. Keys are ordered by the end of
+// the session, so that records are appended, which is cheap.
 const KeySize = 16
 
-// AppendKey appends the key of the session with the given end and id.
+// AppendKey appends the key of a session with this end and id.
 func AppendKey(dst []byte, end time.Time, id uint64) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, uint64(end.UnixMicro()))
 	return binary.BigEndian.AppendUint64(dst, id)
 }
 
-// AppendRecord appends the encoding of r's header followed by steps, which
-// AppendStep has made, one after another.
+// AppendRecord appends the encoding of r. Steps is the output of AppendStep.
 func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
 	dst = appendUint(dst, recDuration, uint64(max(r.End.Sub(r.Start), 0).Microseconds()))
 	dst = appendAddr(dst, recSrc, r.Src)
@@ -309,7 +334,7 @@ func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
 	}
 	if r.Counts != (Counts{}) {
 		dst = protowire.AppendTag(dst, recCounts, protowire.BytesType)
-		dst = append(dst, 0) // the length; ten varints of at most 5 bytes fit one byte
+		dst = append(dst, 0) // placeholder for the length: at most ten varints of 5 bytes
 		at := len(dst)
 		for _, n := range r.Counts.fields() {
 			dst = protowire.AppendVarint(dst, uint64(*n))
@@ -319,14 +344,18 @@ func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
 	dst = appendUint(dst, recOmitted, uint64(r.Omitted))
 	dst = appendUint(dst, recSessions, uint64(r.Sessions))
 	dst = appendUint(dst, recFound, uint64(r.Found))
+	dst = appendBytes(dst, recSketch, r.Sketch, MaxSketch)
+	dst = appendText(dst, recServer, r.Server)
+	dst = appendText(dst, recFrontEnd, r.FrontEnd)
+	dst = appendText(dst, recOrigin, r.Origin)
 	return append(dst, steps...)
 }
 
-// AppendStep appends the encoding of s, which happened since after the step
-// before it (or the start of the session). s.At is not looked at.
+// AppendStep appends the encoding of s. Since is the time since the previous step or
+// the start of the session. It replaces s.At.
 func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 	dst = protowire.AppendTag(dst, recSteps, protowire.BytesType)
-	dst = append(dst, 0, 0) // two bytes of length are enough for a step
+	dst = append(dst, 0, 0) // the length of a step takes at most two bytes
 	at := len(dst)
 	dst = appendUint(dst, stepKind, uint64(s.Kind))
 	dst = appendUint(dst, stepAt, uint64(max(since, 0).Microseconds()))
@@ -343,8 +372,18 @@ func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 	dst = appendText(dst, stepConfidence, s.Confidence)
 	dst = appendUint(dst, stepRule, uint64(s.Rule))
 	dst = appendUint(dst, stepTimes, uint64(s.Times))
+	dst = appendUint(dst, stepPhase, uint64(s.Phase))
+	dst = appendUint(dst, stepDecision, uint64(s.Decision))
+	dst = appendBool(dst, stepEnforced, s.Enforced)
+	dst = appendBool(dst, stepBanned, s.Banned)
+	dst = appendUint(dst, stepSession, s.Session)
+	dst = appendPrefix(dst, stepPrefix, s.Prefix)
+	dst = appendUint(dst, stepUntil, uint64(max(s.Until.Unix(), 0)))
+	dst = appendText(dst, stepExempt, []byte(s.Exempt[:min(len(s.Exempt), maxExempt)]))
+	dst = appendUint(dst, stepCount, uint64(s.Count))
+	dst = appendUint(dst, stepMost, uint64(s.Most))
 	n := len(dst) - at
-	if n < 1<<7 { // the usual case: one byte of length, move the step down
+	if n < 1<<7 { // usually one byte
 		dst[at-2] = byte(n)
 		copy(dst[at-1:], dst[at:])
 		return dst[:len(dst)-1]
@@ -353,9 +392,17 @@ func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 	return dst
 }
 
-// MaxText is the longest text field of a step in bytes; longer text is cut
-// when it is encoded. Seven fields of it keep a step below 16,384 bytes.
+// MaxText is the maximum length of a text field of a step in bytes. AppendStep
+// truncates longer text. Seven such fields and maxExempt fit into 16,384 bytes.
 const MaxText = 2048
+
+// MaxSketch is the maximum length of a sketch in bytes.
+const MaxSketch = 4096
+
+const (
+	maxExempt = 64
+	maxUntil  = 253402300799 // the last second of the year 9999
+)
 
 func appendUint(dst []byte, tag protowire.Number, v uint64) []byte {
 	if v == 0 {
@@ -364,11 +411,22 @@ func appendUint(dst []byte, tag protowire.Number, v uint64) []byte {
 	return protowire.AppendVarint(protowire.AppendTag(dst, tag, protowire.VarintType), v)
 }
 
+func appendBool(dst []byte, tag protowire.Number, v bool) []byte {
+	if !v {
+		return dst
+	}
+	return appendUint(dst, tag, 1)
+}
+
 func appendText(dst []byte, tag protowire.Number, b []byte) []byte {
+	return appendBytes(dst, tag, b, MaxText)
+}
+
+func appendBytes(dst []byte, tag protowire.Number, b []byte, most int) []byte {
 	if len(b) == 0 {
 		return dst
 	}
-	return protowire.AppendBytes(protowire.AppendTag(dst, tag, protowire.BytesType), b[:min(len(b), MaxText)])
+	return protowire.AppendBytes(protowire.AppendTag(dst, tag, protowire.BytesType), b[:min(len(b), most)])
 }
 
 func appendAddr(dst []byte, tag protowire.Number, a netip.AddrPort) []byte {
@@ -386,19 +444,34 @@ func appendAddr(dst []byte, tag protowire.Number, a netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(dst, a.Port())
 }
 
+func appendPrefix(dst []byte, tag protowire.Number, p netip.Prefix) []byte {
+	if !p.IsValid() {
+		return dst
+	}
+	dst = protowire.AppendTag(dst, tag, protowire.BytesType)
+	if p.Addr().Is4() {
+		ip := p.Addr().As4()
+		dst = append(append(dst, 5), ip[:]...)
+	} else {
+		ip := p.Addr().As16()
+		dst = append(append(dst, 17), ip[:]...)
+	}
+	return append(dst, byte(p.Bits()))
+}
+
 func (c *Counts) fields() [10]*uint32 {
 	return [...]*uint32{&c.Commands, &c.Unknown, &c.Failed, &c.Mails, &c.RcptOK, &c.RcptPermfail,
 		&c.RcptTempfail, &c.AuthPass, &c.AuthFail, &c.AuthRefused}
 }
 
-// Decode decodes a record. The texts of the result alias value.
+// Decode decodes a record. Its texts alias value.
 func Decode(key, value []byte) (Record, error) {
 	var r Record
 	err := r.decode(key, value)
 	return r, err
 }
 
-// decode is Decode into an empty Record.
+// decode decodes into an empty Record.
 func (r *Record) decode(key, value []byte) error {
 	if len(key) != KeySize {
 		return fmt.Errorf("record key of %d bytes, want %d", len(key), KeySize)
@@ -408,7 +481,7 @@ func (r *Record) decode(key, value []byte) error {
 	r.Start = r.End
 	for b := value; len(b) > 0; {
 		if b[0] == recSteps<<3|byte(protowire.BytesType) {
-			r.steps = b // the header ends where the steps begin
+			r.steps = b // the steps follow the header
 			break
 		}
 		tag, num, text, rest := consume(b)
@@ -425,9 +498,9 @@ func (r *Record) decode(key, value []byte) error {
 		case recRDNS:
 			r.RDNS = text
 		case recFCrDNS:
-			r.FCrDNS = FCrDNS(num)
+			r.FCrDNS = smtp.FCrDNS(num)
 		case recEnding:
-			r.Ending = Ending(num)
+			r.Ending = smtp.Ending(num)
 		case recLocal:
 			r.Local = num != 0
 		case recCounts:
@@ -438,6 +511,14 @@ func (r *Record) decode(key, value []byte) error {
 			r.Sessions = uint32(num)
 		case recFound:
 			r.Found = uint32(num)
+		case recSketch:
+			r.Sketch = text
+		case recServer:
+			r.Server = text
+		case recFrontEnd:
+			r.FrontEnd = text
+		case recOrigin:
+			r.Origin = text
 		}
 		if err != nil {
 			return fmt.Errorf("session %016x: %w", r.ID, err)
@@ -447,7 +528,7 @@ func (r *Record) decode(key, value []byte) error {
 	return nil
 }
 
-// Add adds the counts of another session; a sum does not overflow.
+// Add adds the counts of another session without overflow.
 func (c *Counts) Add(o *Counts) {
 	from := o.fields()
 	for i, to := range c.fields() {
@@ -455,13 +536,13 @@ func (c *Counts) Add(o *Counts) {
 	}
 }
 
-// Many is the number of sessions that r stands for.
+// Many returns the number of sessions of r, which is 1 unless r is a sum.
 func (r *Record) Many() int { return max(int(r.Sessions), 1) }
 
 func (c *Counts) decode(b []byte) error {
 	for _, p := range c.fields() {
 		if len(b) == 0 {
-			return nil // written by a version that knew fewer
+			return nil // a record of an older version has fewer counts
 		}
 		v, n := protowire.ConsumeVarint(b)
 		if n < 0 {
@@ -475,9 +556,10 @@ func (c *Counts) decode(b []byte) error {
 func (s *Step) decode(b []byte) error {
 	for len(b) > 0 {
 		tag, num, text, rest := consume(b)
+		var err error
 		switch tag {
 		case 0:
-			return fieldError(b)
+			err = fieldError(b)
 		case stepKind:
 			s.Kind = Kind(num)
 		case stepAt:
@@ -487,7 +569,7 @@ func (s *Step) decode(b []byte) error {
 		case stepArg:
 			s.Arg = text
 		case stepResult:
-			s.Result = Result(num)
+			s.Result = smtp.Result(num)
 		case stepCode:
 			s.Code = uint32(num)
 		case stepReply:
@@ -508,17 +590,40 @@ func (s *Step) decode(b []byte) error {
 			s.Rule = uint32(num)
 		case stepTimes:
 			s.Times = uint32(num)
+		case stepPhase:
+			s.Phase = smtp.Phase(num)
+		case stepDecision:
+			s.Decision = smtp.Decision(num)
+		case stepEnforced:
+			s.Enforced = num != 0
+		case stepBanned:
+			s.Banned = num != 0
+		case stepSession:
+			s.Session = num
+		case stepPrefix:
+			s.Prefix, err = decodePrefix(text)
+		case stepUntil:
+			s.Until = decodeUntil(num)
+		case stepExempt:
+			s.Exempt = string(text[:min(len(text), maxExempt)])
+		case stepCount:
+			s.Count = uint32(num)
+		case stepMost:
+			s.Most = uint32(num)
+		}
+		if err != nil {
+			return err
 		}
 		b = rest
 	}
 	return nil
 }
 
-// consume reads one field of any type; a field that a newer version wrote is
-// the caller's to ignore. A tag of 0, which no field has, tells that b is broken:
-// see fieldError. More results would not go through registers.
+// consume reads one field of any type. The caller ignores unknown fields. A tag of
+// 0, which is never used, means that b is corrupt: see fieldError. A fifth result
+// would not fit into registers.
 func consume(b []byte) (tag protowire.Number, num uint64, text, rest []byte) {
-	// Every field of ours has a tag of one byte.
+	// Most steps only have fields with a tag of one byte.
 	if len(b) >= 2 && b[0] < 0x80 {
 		num, n := uint64(b[1]), 1
 		if num >= 0x80 {
@@ -554,19 +659,22 @@ func consume(b []byte) (tag protowire.Number, num uint64, text, rest []byte) {
 	return tag, num, text, b[n:]
 }
 
-// fieldError tells what is wrong with the field that b begins with.
+// fieldError returns the error for the corrupt field at the start of b.
 func fieldError(b []byte) error {
 	_, _, n := protowire.ConsumeField(b)
 	return protowire.ParseError(n)
 }
 
-// micros is n microseconds, or the longest duration a record can have where n
-// is nonsense: steps are added up, and the sum must stay in range.
+// micros returns n microseconds. It limits n, because the total of a record's steps
+// must not overflow.
 func micros(n uint64) time.Duration {
-	return time.Duration(min(n, 1<<40)) * time.Microsecond
+	return time.Duration(min(n, maxMicros)) * time.Microsecond
 }
 
-var errAddr = errors.New("address of an unknown length")
+var (
+	errAddr   = errors.New("address of an unknown length")
+	errPrefix = errors.New("prefix longer than its address")
+)
 
 func decodeAddr(b []byte) (netip.AddrPort, error) {
 	if len(b) != 6 && len(b) != 18 {
@@ -574,4 +682,23 @@ func decodeAddr(b []byte) (netip.AddrPort, error) {
 	}
 	ip, _ := netip.AddrFromSlice(b[:len(b)-2])
 	return netip.AddrPortFrom(ip, binary.BigEndian.Uint16(b[len(b)-2:])), nil
+}
+
+func decodePrefix(b []byte) (netip.Prefix, error) {
+	if len(b) != 5 && len(b) != 17 {
+		return netip.Prefix{}, errAddr
+	}
+	ip, _ := netip.AddrFromSlice(b[:len(b)-1])
+	p := netip.PrefixFrom(ip, int(b[len(b)-1]))
+	if !p.IsValid() {
+		return netip.Prefix{}, errPrefix
+	}
+	return p, nil
+}
+
+func decodeUntil(seconds uint64) time.Time {
+	if seconds == 0 {
+		return time.Time{}
+	}
+	return time.Unix(int64(min(seconds, maxUntil)), 0).UTC()
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"scanwatch/internal/smtp"
 )
 
 // The bytes of a record must never change: old files are read for years.
@@ -40,19 +42,25 @@ func TestRecordRoundTrip(t *testing.T) {
 		since []time.Duration
 	}{
 		{name: "nothing known", rec: Record{ID: 1, Start: end, End: end}},
-		{name: "local", rec: Record{ID: 2, Start: end.Add(-time.Second), End: end, Local: true, Ending: EndingDropped}},
+		{name: "local", rec: Record{ID: 2, Start: end.Add(-time.Second), End: end, Local: true, Ending: smtp.EndingDropped}},
 		{name: "IPv6 and every count", rec: Record{ID: 1 << 63, Start: end.Add(-time.Hour), End: end,
 			Src: netip.MustParseAddrPort("[2001:db8::1]:65535"), Dst: netip.MustParseAddrPort("[::]:25"),
-			FCrDNS: FCrDNSError, Ending: EndingStopped, Omitted: 7, Sessions: 300, Found: 2,
+			FCrDNS: smtp.FCrDNSError, Ending: smtp.EndingStopped, Omitted: 7, Sessions: 300, Found: 2,
+			Sketch: bytes.Repeat([]byte{7}, MaxSketch), Server: []byte("mx.example.org"), FrontEnd: []byte("smtpd"), Origin: []byte("import"),
 			Counts: Counts{1, 2, 3, 4, 5, 6, 7, 8, 1<<32 - 1, 10}}},
 		{name: "every field of a step", rec: Record{ID: 3, Start: end, End: end},
-			steps: []Step{{Kind: KindFinding, Text: []byte("scanner"), Arg: []byte("\x00\xff|"), Result: ResultOK, Code: 550,
-				Reply: []byte("r"), Size: 1 << 40, MsgID: 0xffffffff, Org: []byte("o"), By: []byte("rdns"), Match: []byte("m"), Confidence: []byte("high"), Rule: 1, Times: 70_000}},
+			steps: []Step{{Kind: KindFinding, Text: []byte("scanner"), Arg: []byte("\x00\xff|"), Result: smtp.ResultOK, Code: 550,
+				Reply: []byte("r"), Size: 1 << 40, MsgID: 0xffffffff, Org: []byte("o"), By: []byte("rdns"), Match: []byte("m"), Confidence: []byte("high"), Rule: 1, Times: 70_000, Count: 80_000, Most: 90_000,
+				Phase: smtp.PhaseEnd, Decision: smtp.Disconnect, Enforced: true, Banned: true, Session: 1 << 63, Prefix: netip.MustParsePrefix("2001:db8::/64"),
+				Until: time.Unix(1<<33, 0).UTC(), Exempt: "login"}},
 			since: []time.Duration{time.Millisecond}},
+		{name: "a ban of an IPv4 address", rec: Record{ID: 6, Start: end, End: end},
+			steps: []Step{{Kind: KindBan, Prefix: netip.MustParsePrefix("192.0.2.1/32"), Until: time.Unix(maxUntil, 0).UTC()}}, since: []time.Duration{0}},
 		{name: "the longest step, and times that add up", rec: Record{ID: 4, Start: end, End: end},
 			steps: []Step{
 				{Kind: KindQuit},
-				{Kind: KindFinding, Text: long, Arg: long, Reply: long, Org: long, By: long, Match: long, Confidence: long, Size: 1<<64 - 1},
+				{Kind: KindFinding, Text: long, Arg: long, Reply: long, Org: long, By: long, Match: long, Confidence: long, Size: 1<<64 - 1,
+					Exempt: string(long[:maxExempt]), Session: 1<<64 - 1, Code: 1<<32 - 1, MsgID: 1<<32 - 1, Rule: 1<<32 - 1, Times: 1<<32 - 1, Count: 1<<32 - 1, Most: 1<<32 - 1, Until: time.Unix(maxUntil, 0).UTC()},
 				{Kind: KindTimeout}},
 			since: []time.Duration{5 * time.Second, 0, 300 * time.Second}},
 		{name: "a step of 127 and one of 128 bytes", rec: Record{ID: 5, Start: end, End: end},
@@ -136,26 +144,26 @@ func TestDecodeRefuses(t *testing.T) {
 func TestUnknownFieldsAreSkipped(t *testing.T) {
 	v, _ := hex.DecodeString("a00601" + "a1060102030405060708" + "a20603616263" + "a50601020304" + "3001" + "4202" + "0102")
 	r, err := Decode(AppendKey(nil, noon, 1), v)
-	if err != nil || r.Ending != EndingQuit || r.Counts.Unknown != 2 || r.Counts.Failed != 0 {
+	if err != nil || r.Ending != smtp.EndingQuit || r.Counts.Unknown != 2 || r.Counts.Failed != 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
 
 func TestNames(t *testing.T) {
-	for r := ResultOK; r <= ResultError; r++ {
-		if got := ParseResult([]byte(r.String())); got != r {
+	for r := smtp.ResultOK; r <= smtp.ResultError; r++ {
+		if got := smtp.ParseResult([]byte(r.String())); got != r {
 			t.Errorf("result %v is parsed as %v", r, got)
 		}
 	}
-	for f := FCrDNSUnknown; f <= FCrDNSError; f++ {
-		if got := ParseFCrDNS([]byte(f.String())); got != f {
+	for f := smtp.FCrDNSUnknown; f <= smtp.FCrDNSError; f++ {
+		if got := smtp.ParseFCrDNS([]byte(f.String())); got != f {
 			t.Errorf("fcrdns %v is parsed as %v", f, got)
 		}
 	}
-	if got := ParseResult(nil); got != ResultNone {
+	if got := smtp.ParseResult(nil); got != smtp.ResultNone {
 		t.Errorf("no result is parsed as %v", got)
 	}
-	if got := Ending(200).String(); got != "200" {
+	if got := smtp.Ending(200).String(); got != "unknown(200)" {
 		t.Errorf("an unknown ending is named %q", got)
 	}
 }
@@ -175,9 +183,12 @@ func TestProtoFile(t *testing.T) {
 		want       map[string]int
 	}{
 		{"Session", session, map[string]int{"duration": recDuration, "src": recSrc, "dst": recDst, "rdns": recRDNS, "fcrdns": recFCrDNS,
-			"ending": recEnding, "local": recLocal, "counts": recCounts, "omitted": recOmitted, "sessions": recSessions, "found": recFound, "steps": recSteps}},
+			"ending": recEnding, "local": recLocal, "counts": recCounts, "omitted": recOmitted, "sessions": recSessions, "found": recFound,
+			"sketch": recSketch, "server": recServer, "front_end": recFrontEnd, "origin": recOrigin, "steps": recSteps}},
 		{"Step", step, map[string]int{"kind": stepKind, "at": stepAt, "text": stepText, "arg": stepArg, "result": stepResult, "code": stepCode,
-			"reply": stepReply, "size": stepSize, "msgid": stepMsgID, "org": stepOrg, "by": stepBy, "match": stepMatch, "confidence": stepConfidence, "rule": stepRule, "times": stepTimes}},
+			"reply": stepReply, "size": stepSize, "msgid": stepMsgID, "org": stepOrg, "by": stepBy, "match": stepMatch, "confidence": stepConfidence, "rule": stepRule, "times": stepTimes,
+			"phase": stepPhase, "decision": stepDecision, "enforced": stepEnforced, "banned": stepBanned, "session": stepSession, "prefix": stepPrefix,
+			"until": stepUntil, "exempt": stepExempt, "count": stepCount, "most": stepMost}},
 	} {
 		got := map[string]int{}
 		for _, m := range field.FindAllStringSubmatch(c.text, -1) {
@@ -195,16 +206,22 @@ func TestProtoFile(t *testing.T) {
 		var n uint8
 		fmt.Sscan(m[3], &n)
 		seen[m[1]]++
-		name := strings.ToLower(m[2])
+		name := strings.ReplaceAll(strings.ToLower(m[2]), "_", "-")
 		var got string
 		switch m[1] {
 		case "FCRDNS":
-			got = FCrDNS(n).String()
+			got = smtp.FCrDNS(n).String()
 		case "ENDING":
-			got = Ending(n).String()
+			got = smtp.Ending(n).String()
 		case "RESULT":
-			if got = Result(n).String(); n == 0 {
+			if got = smtp.Result(n).String(); n == 0 {
 				got = "none"
+			}
+		case "DECISION":
+			got = smtp.Decision(n).String()
+		case "PHASE":
+			if got = smtp.Phase(n).String(); n == uint8(smtp.NumPhases) {
+				got = "other"
 			}
 		default:
 			continue
@@ -213,7 +230,19 @@ func TestProtoFile(t *testing.T) {
 			t.Errorf("%s_%s is %q in the code", m[1], m[2], got)
 		}
 	}
-	want := map[string]int{"FCRDNS": len(fcrdnsNames), "ENDING": len(endingNames), "RESULT": len(resultNames), "KIND": int(KindBan) + 1}
+	named := func(name func(n uint8) string) (n int) {
+		for ; !strings.HasPrefix(name(uint8(n)), "unknown("); n++ {
+		}
+		return n
+	}
+	want := map[string]int{
+		"FCRDNS":   named(func(n uint8) string { return smtp.FCrDNS(n).String() }),
+		"ENDING":   named(func(n uint8) string { return smtp.Ending(n).String() }),
+		"RESULT":   named(func(n uint8) string { return smtp.Result(n).String() }),
+		"DECISION": named(func(n uint8) string { return smtp.Decision(n).String() }),
+		"PHASE":    named(func(n uint8) string { return smtp.Phase(n).String() }) + 1,
+		"KIND":     int(KindReference) + 1,
+	}
 	if !reflect.DeepEqual(seen, want) {
 		t.Errorf("enumerations have %v values, the code %v", seen, want)
 	}
@@ -264,9 +293,14 @@ func FuzzDecode(f *testing.F) {
 		}); err != nil || i != len(all) {
 			t.Fatalf("%d of %d steps: %v", i, len(all), err)
 		}
-		r.RDNS = r.RDNS[:min(len(r.RDNS), MaxText)]
-		if len(r.RDNS) == 0 {
-			r.RDNS = nil
+		for _, f := range []*[]byte{&r.RDNS, &r.Server, &r.FrontEnd, &r.Origin, &r.Sketch} {
+			most := MaxText
+			if f == &r.Sketch {
+				most = MaxSketch
+			}
+			if *f = (*f)[:min(len(*f), most)]; len(*f) == 0 {
+				*f = nil
+			}
 		}
 		r.steps, again.steps = nil, nil
 		if !reflect.DeepEqual(r, again) {

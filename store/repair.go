@@ -1,8 +1,8 @@
 package store
 
-// Repairing a state directory. Nothing is deleted but files that a crash has
-// left half made: a damaged segment is set aside, as the filter does, and what can
-// be read of it goes into a new part of its day.
+// Repair of a state directory. Only incomplete files left by a crash are deleted. A
+// corrupt segment is quarantined, as in the filter, and its readable records are
+// copied to a new part of its day.
 
 import (
 	"bytes"
@@ -10,49 +10,41 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
 )
 
 const (
-	salvagedMark = ".salvaged" // at the end of the name: its records are in another part
-	salvageBatch = 5000        // records in a commit; nobody waits for it
-	salvagePage  = 4096        // size of pages, if no meta page can be read
-	salvageMost  = 8 << 20     // bytes of a page with its overflow
+	salvagedMark = ".salvaged" // suffix of a quarantined file whose records are in another part
+	salvageBatch = 5000        // records per commit
+	salvagePage  = 4096        // page size without a readable meta page
+	salvageMost  = 8 << 20     // maximum bytes of a page with its overflow pages
 )
 
-// Repair goes through the files as Each does, repairs what can be, and calls
-// visit with what was found and done. It locks the directory, which no filter may
-// use meanwhile: else the error is ErrInUse. Program is noted in new files.
+// Repair checks the files like Each, repairs them, and calls visit with each result.
+// It locks the directory. If a filter is using it, the error is ErrInUse. Program is
+// the program version for new files.
 //
-// A damaged state.db is set aside whole. Of one that has only rows that make no
-// sense a copy is set aside, and the rows are removed.
+// A corrupt state.db is quarantined. If only rows are invalid, it is replaced by a
+// copy without them and quarantined.
 func (i *Inspector) Repair(program string, now time.Time, visit func(*File) error) error {
-	for _, dir := range []string{i.Dir, filepath.Join(i.Dir, sessionsDir)} {
-		open := openDir
-		if dir == i.Dir { // wherever the operator says it is
-			open = os.Open
-		}
-		lock, err := open(dir)
-		if errors.Is(err, fs.ErrNotExist) && dir != i.Dir {
-			continue
-		}
-		if err == nil {
-			defer lock.Close()
-			err = lockExclusive(lock)
-		}
-		if err != nil {
-			return fmt.Errorf("lock %s: %w", dir, err)
-		}
+	p, err := openPlaces(i.Dir)
+	if err != nil {
+		return err
 	}
-	return i.Each(func(f *File) error {
-		done, err := i.repair(f, program, now)
+	defer p.close()
+	for _, d := range p.all() {
+		lock, err := d.lock()
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+	}
+	return i.each(p, func(f *File) error {
+		done, err := i.repair(p, f, program, now)
 		f.Done = done
 		if err != nil {
 			f.Done = strings.TrimPrefix(f.Done+"; ", "; ") + "not repaired: " + err.Error()
@@ -65,131 +57,270 @@ func (i *Inspector) Repair(program string, now time.Time, visit func(*File) erro
 	})
 }
 
-func (i *Inspector) repair(f *File, program string, now time.Time) (done string, err error) {
-	path := filepath.Join(i.Dir, f.Name)
-	aside := path + damagedMark + strings.ReplaceAll(now.UTC().Format("20060102T150405.000"), ".", "") + "Z"
+func (i *Inspector) repair(p places, f *File, program string, now time.Time) (done string, err error) {
+	d, name := p.of(f)
+	aside := quarantineName(name, now)
 	switch {
 	case f.Health == HealthLeft:
-		if err := os.Remove(path); err != nil {
+		if s, ok := parseSegment(name); ok && !sealedWhole(d, s) {
+			return "not removed: " + sealedName(s) + " is corrupt", nil
+		}
+		if err := d.remove(name); err != nil {
 			return "", err
 		}
 		return "removed", nil
-	case f.Segment != nil && f.Health == HealthAside && !strings.HasSuffix(path, salvagedMark):
-		return salvage(path, *f.Segment, program, now)
+	case f.Segment != nil && f.Health == HealthAside && !strings.HasSuffix(name, salvagedMark):
+		return salvage(d, *f.Segment, name, program, now)
 	case f.Health != HealthDamaged:
 		return "", nil
-	case f.Segment == nil && !f.broken:
-		if err := copyFile(path, aside); err != nil {
-			return "", err
+	case f.Segment != nil && f.Segment.Sealed && exists(d, segmentFile(f.Segment.Day, f.Segment.Part)):
+		// Its rows have all records.
+		return "quarantined as " + aside, errors.Join(d.rename(name, aside+salvagedMark), d.sync())
+	case f.Segment != nil:
+		done, err = salvage(d, *f.Segment, aside, program, now)
+		if err == nil {
+			return "quarantined as " + aside + ", " + done, nil
 		}
-		if err := i.removeBadRows(f); err != nil {
+		// Quarantine it nevertheless: a later version may salvage more.
+	case !f.broken:
+		if err := i.replaceState(d, aside); err != nil {
 			return "", err
 		}
 		f.Health = HealthOK
-		return fmt.Sprintf("%d rows removed; a copy with them is %s", f.Bad, filepath.Base(aside)), nil
+		return fmt.Sprintf("%d rows removed; a copy with them is %s", f.Bad, aside), nil
 	}
-	if err := os.Rename(path, aside); err != nil {
-		return "", err
+	if e := d.rename(name, aside); e != nil {
+		return "", errors.Join(e, err)
 	}
-	done = "set aside as " + filepath.Base(aside)
-	if f.Segment == nil {
-		return done, nil
-	}
-	more, err := salvage(aside, *f.Segment, program, now)
-	return strings.TrimSuffix(done+", "+more, ", "), err
+	return "quarantined as " + aside, errors.Join(err, d.sync())
 }
 
-// salvage puts the records of the segment s, set aside as path, into a new part
-// of its day, and marks the file, so that it is done once.
-func salvage(path string, s Segment, program string, now time.Time) (done string, err error) {
-	in, err := openRegular(path, os.O_RDONLY)
+// salvage copies the readable records of the corrupt segment s to a new part of its
+// day. It then renames s to aside and marks it as salvaged. If it is interrupted
+// before that, records may be in two parts, which readers expect.
+func salvage(d *directory, s Segment, aside, program string, now time.Time) (done string, err error) {
+	part, err := nextPart(d, s.Day)
 	if err != nil {
 		return "", err
+	}
+	limit := 2*s.Size + 16<<20 // new pages may contain fewer records
+	var kept int
+	if s.Sealed {
+		kept, err = salvageBlocks(d, s, part, sealing{limit: limit, program: program, now: now})
+		part.Name = sealedName(part)
+	} else {
+		kept, err = salvageRows(d, s, part, limit, program, now)
+	}
+	if err == nil {
+		err = d.rename(s.Name, aside+salvagedMark)
+	}
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("salvage %s: %w", s.Name, err)
+	case kept == 0:
+		return "no record could be salvaged", d.sync()
+	}
+	return fmt.Sprintf("%d records salvaged into %s", kept, part.Name), d.sync()
+}
+
+// salvageRows copies the readable records of rows to the segment part.
+func salvageRows(d *directory, s, part Segment, limit int64, program string, now time.Time) (kept int, err error) {
+	in, err := d.open(s.Name, os.O_RDONLY)
+	if err != nil {
+		return 0, err
 	}
 	defer in.Close()
 	info, err := in.Stat()
 	if err != nil {
-		return "", err
+		return 0, err
 	}
-	dir := filepath.Dir(path)
-	name, part, err := nextPart(dir, s.Day)
+	out, err := createSessions(d, part, limit, program, now)
 	if err != nil {
-		return "", err
+		return 0, err
 	}
-	temp := filepath.Join(dir, name+newSuffix)
-	limit := 2*info.Size() + 16<<20 // pages may be less full than they were
-	out, err := initSegment(temp, Segment{Name: name, Day: s.Day, Part: part}, limit, program, now)
+	kept, err = copyReadable(out, in, info.Size(), s.Day)
+	out.release(err)
+	if err == nil && kept > 0 {
+		return kept, commitFile(d, part.Name)
+	}
+	return kept, errors.Join(err, d.remove(part.Name+newSuffix))
+}
+
+// salvageBlocks copies the readable blocks of a sealed segment to the sealed segment
+// of part, and the readable columns of the others.
+func salvageBlocks(d *directory, s, part Segment, o sealing) (kept int, err error) {
+	in, err := openSealed(d, s)
+	if isDamaged(err) {
+		return 0, nil // no block can be found
+	}
 	if err != nil {
-		return "", err
+		return 0, err
 	}
-	batch := buffer{data: make([]byte, 0, salvageBatch*1024+MaxValue)}
-	found, err := scan(in, info.Size(), s.Day, func(key, value []byte) error {
-		add := func() bool { return batch.add(keyTime(key), binary.BigEndian.Uint64(key[8:]), value) }
-		if batch.n < salvageBatch && add() {
-			return nil
+	defer in.close()
+	out, err := createSealed(d, part, o.limit, o.program, o.now)
+	if err != nil {
+		return 0, err
+	}
+	for i := range in.blocks {
+		if err = in.salvage(&in.blocks[i], out); err != nil {
+			out.abort(err)
+			return 0, err
 		}
-		err := out.commit(batch.data, Dropped{}, nil)
-		batch.reset()
-		add() // there is room for one
+	}
+	if err = out.flush(); err == nil && out.records == 0 {
+		out.abort(nil)
+		return 0, nil
+	}
+	_, err = out.finish(in.meta)
+	return out.records, err
+}
+
+// salvage copies a block to out. If columns of steps are corrupt, the records are
+// copied without steps of these kinds. If columns of records are corrupt, the block is
+// lost.
+func (s *sealedFile) salvage(info *blockInfo, out *sealWriter) error {
+	var b decodedBlock
+	err := s.check(info, &b)
+	if err == nil && !info.bare && info.first.compare(out.last) > 0 {
+		return out.put(sealedBlock{*info, bytes.Clone(b.buf)})
+	}
+	kinds := AllKinds
+	if isDamaged(err) {
+		kinds = 0
+		for k := Kind(0); k < numKinds; k++ {
+			if s.load(info, &b, KindsOf(k)) == nil {
+				kinds |= KindsOf(k)
+			}
+		}
+		err = s.load(info, &b, kinds)
+	}
+	if isDamaged(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return b.each(func(r *Record) error {
+		if r.key().compare(out.last) <= 0 {
+			return nil // carve has found two blocks with it
+		}
+		if kinds != AllKinds {
+			r.Omitted++ // the number of lost steps is unknown
+		}
+		_, err := out.add(r)
 		return err
 	})
-	if err == nil {
-		err = out.commit(batch.data, found.dropped, &found.rules)
-	}
-	kept := 0
-	if err == nil {
-		err = out.view(func(tx *bbolt.Tx) error {
-			kept = tx.Bucket(bucketSessions).Stats().KeyN
+}
+
+func exists(d *directory, name string) bool {
+	_, err := d.root.Lstat(name)
+	return err == nil
+}
+
+// copyReadable copies the readable records and metadata of a corrupt segment to out.
+// It returns the number of records in out.
+func copyReadable(out *segment, in *os.File, size int64, day time.Time) (kept int, err error) {
+	batch := func() buffer { return buffer{data: make([]byte, 0, salvageBatch*1024+MaxValue)} }
+	whole, cut := batch(), batch()
+	flush := func() error {
+		defer whole.reset()
+		defer cut.reset()
+		if err := out.commit(whole.data, Dropped{}, nil); err != nil {
+			return err
+		}
+		return out.update(func(tx *bbolt.Tx) error {
+			b := tx.Bucket(bucketSessions)
+			for rest := cut.data; len(rest) > 0; {
+				var key, value []byte
+				key, value, rest = nextRecord(rest)
+				if b.Get(key) == nil { // an unused page can contain the whole record
+					if err := b.Put(key, value); err != nil {
+						return err
+					}
+				}
+			}
 			return nil
 		})
 	}
+	found, err := scan(in, size, day, func(key, value []byte) error {
+		to := &whole
+		value, complete, err := readable(key, value)
+		if err != nil {
+			return nil
+		}
+		if !complete {
+			to = &cut
+		}
+		add := func() bool { return to.add(keyTime(key), binary.BigEndian.Uint64(key[8:]), value) }
+		if whole.n+cut.n < salvageBatch && add() {
+			return nil
+		}
+		err = flush()
+		add() // an empty buffer has room for one record
+		return err
+	})
 	if err == nil {
-		err = giveTo(out.file, dir)
-	}
-	out.release(err)
-	if err == nil && kept > 0 {
-		err = os.Rename(temp, filepath.Join(dir, name))
-	}
-	if err != nil || kept == 0 {
-		os.Remove(temp)
+		err = flush()
 	}
 	if err == nil {
-		err = os.Rename(path, path+salvagedMark)
+		err = out.commit(nil, found.dropped, &found.rules)
 	}
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("salvage %s: %w", filepath.Base(path), err)
-	case kept == 0:
-		return "no record could be salvaged", syncDir(dir)
+	if err != nil {
+		return 0, err
 	}
-	return fmt.Sprintf("%d records salvaged into %s", kept, name), syncDir(dir)
+	return kept, out.view(func(tx *bbolt.Tx) error {
+		kept = tx.Bucket(bucketSessions).Stats().KeyN
+		return nil
+	})
 }
 
-// nextPart is the name of the first part of a day after all there are.
-func nextPart(dir string, day time.Time) (name string, part int, err error) {
-	all, err := Segments(filepath.Dir(dir))
+// readable returns the readable part of a record: without the first invalid step and
+// later ones. Complete reports whether that is the whole record. The error is that of
+// the head.
+func readable(key, value []byte) (part []byte, complete bool, err error) {
+	r, err := Decode(key, value)
 	if err != nil {
-		return "", 0, err
+		return nil, false, err
 	}
+	c := r.Cursor()
+	var s Step
+	for good := c.rest; ; good = c.rest {
+		if c.Next(&s) {
+			continue
+		}
+		if c.Err() == nil {
+			return value, true, nil
+		}
+		r.Omitted++ // the number of lost steps is unknown
+		return AppendRecord(nil, &r, r.steps[:len(r.steps)-len(good)]), false, nil
+	}
+}
+
+// nextPart returns the next part of a day.
+func nextPart(d *directory, day time.Time) (Segment, error) {
+	all, err := d.segments()
+	if err != nil {
+		return Segment{}, err
+	}
+	part := 0
 	for _, s := range all {
 		if s.Day.Equal(day) {
 			part = max(part, s.Part)
 		}
 	}
 	part++
-	return segmentFile(day, part), part, nil
+	return Segment{Name: segmentFile(day, part), Day: day, Part: part}, nil
 }
 
-// scanned is what the meta data of a damaged segment tell.
+// scanned is the metadata of a corrupt segment.
 type scanned struct {
 	dropped Dropped
 	rules   ruleTexts
 }
 
-// scan calls visit with all records of a day in the leaf pages of f, whatever
-// leads to them; some may come twice. Pages that are not in use any more hold
-// records as well, the same as elsewhere: they are never changed. It returns what
-// the meta data tell, as far as that can be read.
+// scan calls visit for each record of the day in a leaf page of f. It ignores the
+// tree, so that a record can occur twice. Records in unused pages are valid, because
+// records never change. Scan returns the readable metadata.
 func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) error) (meta scanned, err error) {
 	meta.rules.text = make(map[uint32]string)
 	c := checker{f: f}
@@ -201,11 +332,14 @@ func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) e
 	}
 	element := func(key, value []byte) error {
 		switch {
-		case bytes.Equal(key, keySchema) && len(value) == 2 && binary.BigEndian.Uint16(value) > schema:
+		case bytes.Equal(key, keySchema) && len(value) == 2 && binary.BigEndian.Uint16(value) != schema:
+			if binary.BigEndian.Uint16(value) < schema {
+				return ErrOlder
+			}
 			return ErrNewer
 		case len(value) == 8 && bytes.HasPrefix(key, []byte(keyDropped)):
 			for r := range meta.dropped {
-				if string(key) == keyDropped+Reasons[r] { // it only ever grows
+				if string(key) == keyDropped+Reasons[r] { // the counter never decreases
 					meta.dropped[r] = max(meta.dropped[r], binary.BigEndian.Uint64(value))
 				}
 			}
@@ -218,7 +352,7 @@ func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) e
 			}
 			return nil
 		}
-		if len(key) != KeySize || len(value) > MaxValue || !belongs(utcDay(keyTime(key)), day) || wholeRecord(key, value) != nil {
+		if len(key) != KeySize || len(value) > MaxValue || !belongs(utcDay(keyTime(key)), day) {
 			return nil
 		}
 		return visit(key, value)
@@ -253,8 +387,8 @@ func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) e
 	return meta, nil
 }
 
-// elements calls visit for the elements of a leaf page that lie within it, those
-// of buckets in the page included.
+// elements calls visit for each element of a leaf page, including elements of inline
+// buckets.
 func elements(p []byte, outer bool, visit func(key, value []byte) error) error {
 	n := min(int(order.Uint16(p[10:])), (len(p)-pageHeader)/pageElement)
 	for i := range n {
@@ -280,57 +414,51 @@ func elements(p []byte, outer bool, visit func(key, value []byte) error) error {
 	return nil
 }
 
-// removeBadRows removes the rows of state.db that make no sense.
-func (i *Inspector) removeBadRows(f *File) error {
-	s := State{path: filepath.Join(i.Dir, f.Name), o: StateOptions{MaxSize: stateMax, migrations: migrations}}
-	var err error
-	if s.open, err = s.openExisting(); err != nil {
-		return err
-	}
-	for e := range s.open.entries(i.Tables, &err) {
-		if i.Row(e) != nil {
-			s.batch = append(s.batch, Entry{Bucket: e.Bucket, Key: bytes.Clone(e.Key)})
-		}
-	}
-	if err == nil {
-		_, err = s.commit()
-	}
-	s.open.release(err)
-	return err
-}
-
-// copyFile makes a copy, with the owner of the directory.
-func copyFile(from, to string) error {
-	in, err := openRegular(from, os.O_RDONLY)
+// replaceState replaces state.db with a copy without the invalid rows. The original
+// gets the name aside.
+func (i *Inspector) replaceState(d *directory, aside string) error {
+	in, err := d.open(stateFile, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	out, err := openRegular(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+	temp := stateFile + newSuffix
+	out, err := d.create(temp)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(out, in)
-	err = errors.Join(err, giveTo(out, filepath.Dir(to)), out.Sync(), out.Close())
-	if err != nil {
-		os.Remove(to)
+	err = errors.Join(err, out.Close())
+	if err == nil {
+		err = i.removeBadRows(d, temp)
 	}
-	return err
+	if err == nil {
+		err = d.root.Link(stateFile, aside)
+	}
+	if err != nil {
+		return errors.Join(err, d.remove(temp))
+	}
+	return commitFile(d, stateFile)
 }
 
-// giveTo gives a file that root has made to the owner of its directory, who runs
-// the filter.
-func giveTo(f *os.File, dir string) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	info, err := os.Stat(dir)
+// removeBadRows removes the invalid rows of a copy of state.db.
+func (i *Inspector) removeBadRows(d *directory, name string) error {
+	s, err := openStateFile(d, name, stateMax, migrations)
 	if err != nil {
 		return err
 	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return nil
+	var bad []Entry
+	for e := range s.entries(i.Tables, &err) {
+		if i.Row(e) != nil {
+			bad = append(bad, Entry{Bucket: e.Bucket, Key: bytes.Clone(e.Key)})
+		}
 	}
-	return f.Chown(int(owner.Uid), int(owner.Gid))
+	if err == nil {
+		err = s.update(func(tx *bbolt.Tx) error {
+			_, err := putEntries(tx, bad)
+			return err
+		})
+	}
+	s.release(err)
+	return err
 }

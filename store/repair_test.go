@@ -1,10 +1,12 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -140,7 +142,7 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// What the filter has set aside is salvaged as well; small segments, whose
+// What the filter has quarantined is salvaged as well; small segments, whose
 // buckets lie in their parent's page; and records that are broken are left out.
 func TestRepairSetAsideSmallAndBroken(t *testing.T) {
 	dir, path := filled(t, 3)
@@ -201,7 +203,7 @@ func TestRepairNewerSchemaIsLeftAlone(t *testing.T) {
 func TestRepairState(t *testing.T) {
 	fill := func(t *testing.T) (dir, path string) {
 		dir = t.TempDir()
-		rows := []Entry{{"bans", []byte("a"), []byte("good")}, {"bans", []byte("b"), []byte("bad")}, {"peers", []byte("c"), []byte("good")}}
+		rows := []Entry{{Bucket: "bans", Key: []byte("a"), Value: []byte("good")}, {Bucket: "bans", Key: []byte("b"), Value: []byte("bad")}, {Bucket: "peers", Key: []byte("c"), Value: []byte("good")}}
 		s := OpenState(dir, StateOptions{Buckets: []string{"bans", "peers"}, Changes: func(int) (list []Entry) {
 			list, rows = rows, nil
 			return list
@@ -227,7 +229,7 @@ func TestRepairState(t *testing.T) {
 		if err := os.WriteFile(path, []byte("garbage"), 0o640); err != nil {
 			t.Fatal(err)
 		}
-		if f := found(t, dir, true)[stateFile]; f.Health != HealthAside || f.Done != "set aside as "+aside {
+		if f := found(t, dir, true)[stateFile]; f.Health != HealthAside || f.Done != "quarantined as "+aside {
 			t.Errorf("%+v", f)
 		}
 		if all := found(t, dir, true); len(all) != 1 {
@@ -266,9 +268,45 @@ func FuzzScan(f *testing.F) {
 		if _, err := file.Write(data); err != nil {
 			t.Fatal(err)
 		}
-		_, err = scan(file, int64(len(data)), utcDay(noon), func(key, value []byte) error { return wholeRecord(key, value) })
+		_, err = scan(file, int64(len(data)), utcDay(noon), func(key, value []byte) error { _, _, err := readable(key, value); return err })
 		if err != nil && !errors.Is(err, ErrNewer) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestRepairKeepsHeads checks that a record with an invalid step is salvaged with the
+// steps before it.
+func TestRepairKeepsHeads(t *testing.T) {
+	dir := t.TempDir()
+	w, _ := openTest(t, dir, Options{})
+	for id := range uint64(3) {
+		_, v := sampleRecord(noon, id+1)
+		if id == 1 {
+			at := bytes.Index(v, []byte("a@example.net")) - 1 // the length of the sender
+			v[at] = 0x7f
+		}
+		w.Add(noon, id+1, v)
+	}
+	flush(t, w)
+	w.Close()
+	if f := found(t, dir, true)["2026-11-01.db"]; f.Bad != 1 || !strings.Contains(f.Done, "3 records salvaged into 2026-11-01.2.db") {
+		t.Errorf("%+v", f)
+	}
+	for name, f := range found(t, dir, false) {
+		if f.Health.Bad() {
+			t.Errorf("%s is %+v", name, f)
+		}
+	}
+	var got []string
+	err := (&Reader{Dir: dir}).Each(time.Time{}, time.Time{}, AllKinds, func(r *Record) error {
+		steps := 0
+		err := r.Steps(func(*Step) bool { steps++; return true })
+		got = append(got, fmt.Sprintf("%d: %s, %d steps, %d omitted", r.ID, r.RDNS, steps, r.Omitted))
+		return err
+	})
+	want := []string{"1: scan.example.org, 3 steps, 0 omitted", "2: scan.example.org, 1 steps, 1 omitted", "3: scan.example.org, 3 steps, 0 omitted"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
 }

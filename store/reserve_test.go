@@ -33,7 +33,7 @@ func TestReserveOfAnother(t *testing.T) {
 	}
 	flushState(t, s)
 	wantState(t, readState(t, dir, liveState(s)), o.all())
-	if strings.Contains(log.String(), "written anew") || strings.Contains(log.String(), "set aside") {
+	if strings.Contains(log.String(), "rewriting") || strings.Contains(log.String(), "quarantined") {
 		t.Errorf("logged %s", log)
 	}
 }

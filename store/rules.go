@@ -1,8 +1,8 @@
 package store
 
-// The texts of rules. A verdict names a rule; what the rule said then is kept in
-// the segment with it, so that it can still be read when the configuration has
-// long become another one, and goes when the verdict goes.
+// Texts of rules. A segment contains the texts of the rules of its verdicts. A text
+// is therefore available after the configuration has changed, and expires with the
+// verdicts.
 
 import (
 	"crypto/sha256"
@@ -16,27 +16,26 @@ import (
 )
 
 const (
-	maxRuleText  = 4 << 10   // bytes of a rule's text that are kept
-	maxRuleTexts = 128 << 10 // bytes of all that come with a batch
+	maxRuleText  = 4 << 10   // maximum bytes of a rule's text
+	maxRuleTexts = 128 << 10 // maximum bytes of all texts together
 )
 
-// RuleRef is what a Step knows the text of a rule by: four bytes of its SHA-256,
-// never 0. It need only tell the versions of one rule apart.
+// RuleRef returns the reference of a Step to a rule's text: four bytes of its
+// SHA-256, never 0. It only distinguishes versions of one rule.
 func RuleRef(text string) uint32 {
 	sum := sha256.Sum256([]byte(text))
 	return max(binary.BigEndian.Uint32(sum[:]), 1)
 }
 
-// ruleTexts are texts by their RuleRef. They are never changed, but replaced.
+// ruleTexts are texts by RuleRef. They are immutable.
 type ruleTexts struct {
 	text  map[uint32]string
 	bytes int
 }
 
-// with returns the texts of r and those of a policy that comes now. Sessions that
-// the policies before have judged may still be going on, so that these are
-// dropped only when there are too many. A policy that has too many by itself, which
-// would not fit into a segment, has its first ones kept.
+// with returns the texts of r and of a new policy. The previous texts are dropped if
+// all together exceed the limit; otherwise open sessions can still refer to them. If
+// the new texts alone exceed the limit, only the first ones are kept.
 func (r *ruleTexts) with(texts []string) *ruleTexts {
 	next := &ruleTexts{text: make(map[uint32]string)}
 	for _, t := range texts {
@@ -52,13 +51,13 @@ func (r *ruleTexts) with(texts []string) *ruleTexts {
 	}
 	if r != nil && r.bytes+next.bytes <= maxRuleTexts {
 		maps.Copy(next.text, r.text)
-		next.bytes += r.bytes // those in both count twice, and are dropped the sooner
+		next.bytes += r.bytes // an upper bound: a text in both is counted twice
 	}
 	return next
 }
 
-// Rules takes the texts of the rules of a policy, which must come before it is
-// followed. The segments to which verdicts go get them, too.
+// Rules sets the texts of a policy's rules. It must be called before the policy is
+// used. The Writer adds the texts to the segments.
 func (w *Writer) Rules(texts []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -86,17 +85,7 @@ func putRules(tx *bbolt.Tx, rules *ruleTexts) error {
 	return nil
 }
 
-// readRules adds the texts of a segment to all.
-func readRules(meta *bbolt.Bucket, all map[uint32]string) {
-	c := meta.Cursor()
-	for k, v := c.Seek([]byte(keyRule)); strings.HasPrefix(string(k), keyRule); k, v = c.Next() {
-		if ref, ok := ruleKey(k); ok {
-			all[ref] = string(v)
-		}
-	}
-}
-
-// ruleKey is the RuleRef in a key of the meta data, if it is that of a rule.
+// ruleKey returns the RuleRef in a key of the metadata, or false for other keys.
 func ruleKey(key []byte) (uint32, bool) {
 	digits, ok := strings.CutPrefix(string(key), keyRule)
 	ref, err := strconv.ParseUint(digits, 16, 32)

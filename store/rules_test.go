@@ -15,7 +15,7 @@ import (
 func rulesOf(t *testing.T, dir string, since time.Time) map[uint32]string {
 	t.Helper()
 	r := Reader{Dir: dir, Rules: map[uint32]string{}, Problem: func(segment string, err error) { t.Errorf("%s: %v", segment, err) }}
-	if err := r.Each(since, time.Time{}, func(*Record) error { return nil }); err != nil {
+	if err := r.Each(since, time.Time{}, AllKinds, func(*Record) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return r.Rules
@@ -106,10 +106,10 @@ func TestRepairKeepsRules(t *testing.T) {
 	}
 	found(t, dir, true)
 	if _, err := os.Stat(path); err == nil {
-		t.Fatal("was not set aside")
+		t.Fatal("was not quarantined")
 	}
 	r := Reader{Dir: dir, Rules: map[uint32]string{}}
-	if err := r.Each(time.Time{}, time.Time{}, func(*Record) error { return nil }); err != nil {
+	if err := r.Each(time.Time{}, time.Time{}, AllKinds, func(*Record) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	want(t, r.Rules, "rule a")

@@ -1,66 +1,70 @@
-// Package store keeps what was seen: one record per SMTP session, in files
-// that each hold one UTC day or a part of one. It knows nothing of the SMTP
-// conversation beyond the types of a Record, and renders nothing.
+// Package store stores SMTP sessions and the state of the filter on disk. Sessions
+// are records in segments: each segment is a file for one UTC day or a part of it.
+// The state is in state.db.
 //
-// A Writer takes records without ever waiting for the disk; a Reader goes
-// through them while the writer runs and while it does not.
+// A Writer and a State write in the background, so that no caller waits for the
+// disk. A Reader reads records whether or not a Writer is running. An Inspector
+// checks and repairs the files.
+//
+// The package neither interprets nor renders records: see store/report and
+// store/export. It does not import the filter or the policy.
 package store
 
-// What is on disk.
+// The layout on disk.
 //
 //	DIR/                               mode 0750
-//	  sessions/                        mode 0750; whoever writes holds a flock(2) on it
+//	  sessions/                        mode 0750; the writing process holds a flock(2) on it
 //	    2026-11-01.db                  mode 0640; a segment: the sessions of a UTC day
 //	    2026-11-01.2.db                the second part of that day, and so on
+//	    2026-10-31.sealed.db           mode 0640; the sessions of that day in blocks
 //	    2026-11-02.db
-//	    2026-11-02.3.db.damaged-20261102T101500Z   set aside, never read again
-//	    2026-11-02.db.damaged-20261102T101500Z.salvaged   what was readable is in a later part
-//	    2026-11-02.4.db.new            being made; left behind only by a crash
+//	    2026-11-02.3.db.damaged-20261102T101500Z   quarantined, not read
+//	    2026-11-02.db.damaged-20261102T101500Z.salvaged   its readable records are in a later part
+//	    2026-11-02.4.db.new            temporary; only a crash leaves one
+//	    clock                          the last trusted time (RFC 3339): see clock
 //
-// A segment is a bbolt file with two buckets.
+// A Writer seals finished segments: see docs/sealed-days.md. The segments of the days
+// that are being written have rows: they are bbolt files with two buckets.
 //
-//	meta      "schema"          uint16, big-endian: 1
+//	meta      "schema"          uint16, big-endian: 2
 //	          "created"         int64, big-endian: microseconds since 1970
-//	          "program"         text: version of the program that made the segment
-//	          "dropped-REASON"  uint64, big-endian: records that were dropped while
-//	                            this segment was written; REASON as in Reasons
-//	          "rule-XXXXXXXX"   text: a rule that verdicts and bans of this segment may
-//	                            name; X is its RuleRef in hexadecimal. Files of older
-//	                            versions have none.
+//	          "program"         text: version of the program that created the segment
+//	          "doubt"           int64, big-endian: the last trusted time, if the clock was not
+//	                            trusted when the segment was created
+//	          "dropped-REASON"  uint64, big-endian: records dropped while this segment was
+//	                            written; REASON is one of Reasons
+//	          "rule-XXXXXXXX"   text: a rule to which verdicts and bans of this segment can
+//	                            refer; X is its RuleRef in hexadecimal
 //	sessions  key    int64, big-endian: end of the session in microseconds since 1970,
 //	                 then uint64, big-endian: smtpd's session id. 16 bytes.
 //	          value  the message Session of record.proto
 //
-// A segment holds sessions that ended on its day, and sessions that ended
-// earlier but were written late; never later ones. So a reader that looks for
-// what came since T may skip segments by name. Within a segment, keys are in
-// the order in which sessions ended. A session may be in two parts of a day, if
-// a commit was repeated; it then has the same key and value in both.
+// A segment contains sessions that ended on its day, and earlier ones that were
+// written late, but no later ones. A reader of sessions since T can therefore skip
+// segments by name. Keys are ordered by the end of the session. A repeated commit can
+// write a session to two parts of a day, with the same key and value.
 //
-// Numbers inside bbolt's own pages are in the byte order of the machine.
+// Numbers in bbolt's own pages are in the byte order of the machine.
 
 import (
 	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
 const (
-	schema      = 1
-	sessionsDir = "sessions"
-	dayLayout   = "2006-01-02"
-	newSuffix   = ".new"
-	damagedMark = ".damaged-"
+	schema       = 2 // schema 1 had other step numbers; this program does not read it
+	sessionsDir  = "sessions"
+	dayLayout    = "2006-01-02"
+	newSuffix    = ".new"
+	sealedSuffix = ".sealed.db"
+	damagedMark  = ".damaged-"
 )
 
 var (
@@ -69,18 +73,21 @@ var (
 	keySchema      = []byte("schema")
 	keyCreated     = []byte("created")
 	keyProgram     = []byte("program")
+	keyDoubt       = []byte("doubt")
 	keyDropped     = "dropped-"
 	keyRule        = "rule-"
 )
 
-// ErrNewer tells that a segment was written by a newer version of the program,
-// in a way that this one does not understand.
+// ErrNewer is the error for a file that a newer program has written.
 var ErrNewer = errors.New("written by a newer version of scanwatch; update this program to read it")
 
-// ErrInUse tells that another process has the segment or the directory locked.
+// ErrOlder is the error for a segment with an older schema.
+var ErrOlder = errors.New("written by an older version of scanwatch in another format; export its records with that version, then move the state directory away")
+
+// ErrInUse is the error for a file or directory that another process has locked.
 var ErrInUse = errors.New("in use by another process")
 
-// DefaultDir is the state directory if the operator names none.
+// DefaultDir returns the default state directory.
 func DefaultDir() string {
 	if runtime.GOOS == "linux" {
 		return "/var/lib/scanwatch"
@@ -88,16 +95,17 @@ func DefaultDir() string {
 	return "/var/db/scanwatch"
 }
 
-// A Segment is one file of sessions.
+// A Segment is a file of sessions.
 type Segment struct {
-	Name    string    `json:"name"`              // file name, such as 2026-11-01.2.db
-	Day     time.Time `json:"day"`               // midnight UTC of its day
-	Part    int       `json:"part"`              // 1 for the first of the day
-	Size    int64     `json:"size"`              // bytes
-	Damaged bool      `json:"damaged,omitempty"` // was set aside
+	Name        string    `json:"name"`                  // file name, such as 2026-11-01.2.db
+	Day         time.Time `json:"day"`                   // midnight UTC of its day
+	Part        int       `json:"part"`                  // 1 for the first of the day
+	Size        int64     `json:"size"`                  // bytes
+	Sealed      bool      `json:"sealed,omitempty"`      // in blocks of columns, never written again
+	Quarantined bool      `json:"quarantined,omitempty"` // corrupt, not read
 }
 
-var segmentName = regexp.MustCompile(`^(\d{4}-\d\d-\d\d)(?:\.([1-9]\d{0,8}))?\.db(\.damaged-.*)?$`)
+var segmentName = regexp.MustCompile(`^(\d{4}-\d\d-\d\d)(?:\.([1-9]\d{0,8}))?(\.sealed)?\.db(\.damaged-.*)?$`)
 
 func parseSegment(name string) (Segment, bool) {
 	m := segmentName.FindStringSubmatch(name)
@@ -108,7 +116,7 @@ func parseSegment(name string) (Segment, bool) {
 	if err != nil {
 		return Segment{}, false
 	}
-	s := Segment{Name: name, Day: day, Part: 1, Damaged: m[3] != ""}
+	s := Segment{Name: name, Day: day, Part: 1, Sealed: m[3] != "", Quarantined: m[4] != ""}
 	if m[2] != "" {
 		s.Part, _ = strconv.Atoi(m[2])
 		if s.Part < 2 {
@@ -125,60 +133,46 @@ func segmentFile(day time.Time, part int) string {
 	return fmt.Sprintf("%s.%d.db", day.Format(dayLayout), part)
 }
 
+// sealedName returns the name of the sealed segment of a part of a day.
+func sealedName(s Segment) string {
+	return strings.TrimSuffix(segmentFile(s.Day, s.Part), ".db") + sealedSuffix
+}
+
 func compareSegments(a, b Segment) int {
 	return cmp.Or(a.Day.Compare(b.Day), cmp.Compare(a.Part, b.Part), strings.Compare(a.Name, b.Name))
 }
 
 func utcDay(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }
 
-// Segments lists the segments of the state directory dir, oldest first, those
-// that were set aside included. Anything else in the directory, symbolic links
-// included, is left alone.
+// Segments returns the segments of the state directory dir, oldest first, including
+// quarantined ones. It ignores all other files, including symbolic links.
 func Segments(dir string) ([]Segment, error) {
-	entries, err := os.ReadDir(filepath.Join(dir, sessionsDir))
+	d, err := openSessions(dir)
 	if err != nil {
 		return nil, fmt.Errorf("list recorded sessions: %w", err)
 	}
-	var all []Segment
-	for _, e := range entries {
-		s, ok := parseSegment(e.Name())
-		if !ok || !e.Type().IsRegular() {
-			continue
-		}
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // pruned meanwhile
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list recorded sessions: %w", err)
-		}
-		s.Size = info.Size()
-		all = append(all, s)
-	}
-	slices.SortFunc(all, compareSegments)
-	return all, nil
+	defer d.root.Close()
+	return d.segments()
 }
 
-// Reason tells why a record was dropped.
+// A Reason is the reason for dropping a record.
 type Reason int
 
-// The reasons. Their names are on disk.
+// The values of Reason. Their names are on disk.
 const (
-	DropFull   Reason = iota // the buffer was full: the disk was too slow, or could not be written
+	DropFull   Reason = iota // the buffer was full: the disk was slow or unavailable
 	DropLarge                // the record was larger than MaxValue
-	DropClosed               // the writer was closed and could not write what it had
+	DropClosed               // the Writer was closed before the record was written
 	numReasons
 )
 
-// Reasons names the reasons, in their order.
+// Reasons are the names of the values of Reason.
 var Reasons = [numReasons]string{"full", "large", "closed"}
-
-func (r Reason) String() string { return Reasons[r] }
 
 // Dropped counts dropped records by Reason.
 type Dropped [numReasons]uint64
 
-// Total is the number of records dropped for any reason.
+// Total returns the number of dropped records.
 func (d Dropped) Total() uint64 {
 	var n uint64
 	for _, v := range d {
@@ -187,7 +181,7 @@ func (d Dropped) Total() uint64 {
 	return n
 }
 
-// String writes the counters that are not zero, as in "full=3 large=1".
+// String returns the nonzero counters, such as "full=3 large=1".
 func (d Dropped) String() string {
 	var b strings.Builder
 	for r, n := range d {
@@ -198,7 +192,7 @@ func (d Dropped) String() string {
 	return strings.TrimPrefix(b.String(), " ")
 }
 
-// MarshalJSON writes an object with one member per reason.
+// MarshalJSON returns an object with one member per Reason.
 func (d Dropped) MarshalJSON() ([]byte, error) {
 	m := map[string]uint64{}
 	for r, n := range d {
@@ -207,8 +201,7 @@ func (d Dropped) MarshalJSON() ([]byte, error) {
 	return json.Marshal(m)
 }
 
-// UnmarshalJSON reads what MarshalJSON wrote; reasons it does not know are
-// ignored.
+// UnmarshalJSON decodes the output of MarshalJSON. It ignores unknown reasons.
 func (d *Dropped) UnmarshalJSON(b []byte) error {
 	var m map[string]uint64
 	if err := json.Unmarshal(b, &m); err != nil {

@@ -1,11 +1,14 @@
 package store
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"iter"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,9 +16,9 @@ import (
 	"time"
 )
 
-// TestSchemas opens a state directory of every schema that there ever was, as
-// the program wrote it then: it is read, and gone on with. A new schema adds a
-// folder to testdata, and never changes one.
+// TestSchemas opens a state directory of every schema that this program reads, as the
+// program wrote it then, and continues in it. A new schema adds a directory to
+// testdata, and never changes one.
 func TestSchemas(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("SKIPPED, NOT TESTED: bbolt's files are in the byte order of the machine, and these are in another")
@@ -25,26 +28,15 @@ func TestSchemas(t *testing.T) {
 		sessions, steps  int
 		findings, states int
 	}{
-		// Before segments had the texts of rules, and records were sums.
-		{"schema-1", 23, 232, 22, 97},
+		{"schema-2", 121, 701, 55, 100},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			files, err := filepath.Glob(filepath.Join("testdata", c.name, "*.gz"))
-			if err != nil || len(files) == 0 {
-				t.Fatal(files, err)
-			}
-			for _, f := range files {
-				to := filepath.Join(dir, sessionsDir)
-				if strings.HasPrefix(filepath.Base(f), stateFile) {
-					to = dir
-				}
-				unpack(t, f, to)
-			}
+			unpackAll(t, c.name, dir)
 			sessions, steps, findings := 0, 0, 0
 			count := func() {
 				sessions, steps, findings = 0, 0, 0
-				err := (&Reader{Dir: dir, Problem: func(s string, err error) { t.Errorf("%s: %v", s, err) }}).Each(time.Time{}, time.Time{}, func(r *Record) error {
+				err := (&Reader{Dir: dir, Problem: func(s string, err error) { t.Errorf("%s: %v", s, err) }}).Each(time.Time{}, time.Time{}, AllKinds, func(r *Record) error {
 					sessions++
 					return r.Steps(func(s *Step) bool {
 						steps++
@@ -100,6 +92,67 @@ func TestSchemas(t *testing.T) {
 				t.Errorf("segments %v, %v", all, err)
 			}
 		})
+	}
+}
+
+// TestOlderSchema checks that records of schema 1 are neither read nor changed: every
+// reader reports the remedy, and new records go to another segment.
+func TestOlderSchema(t *testing.T) {
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		t.Skip("SKIPPED, NOT TESTED: bbolt's files are in the byte order of the machine, and these are in another")
+	}
+	dir := t.TempDir()
+	unpackAll(t, "schema-1", dir)
+	old := filepath.Join(dir, sessionsDir, "2026-11-21.db")
+	before, err := os.ReadFile(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(want int) {
+		t.Helper()
+		n, problems := 0, ""
+		r := &Reader{Dir: dir, Problem: func(s string, err error) { problems += s + ": " + err.Error() + "\n" }}
+		if err := r.Each(time.Time{}, time.Time{}, AllKinds, func(*Record) error { n++; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if n != want || r.Unread != 1 || !strings.Contains(problems, "2026-11-21.db: schema 1") || !strings.Contains(problems, "export its records with that version, then move the state directory away") {
+			t.Errorf("%d records, %d unread files, problems %q", n, r.Unread, problems)
+		}
+	}
+	read(0)
+	log := &lines{}
+	day := time.Date(2026, 11, 21, 23, 0, 0, 0, time.UTC)
+	w := Open(dir, Options{Log: slog.New(slog.NewTextHandler(log, nil)), Now: func() time.Time { return day }})
+	add(w, day, 1)
+	if err := errors.Join(w.Flush(t.Context()), w.Close()); err != nil {
+		t.Error(err)
+	}
+	if n := log.count("segment of another version"); n != 1 {
+		t.Errorf("%d lines, want 1: %s", n, log)
+	}
+	read(1)
+	files := found(t, dir, true)
+	if files["2026-11-21.db"].Health != HealthOlder {
+		t.Errorf("fsck: %+v", files)
+	}
+	if after, err := os.ReadFile(old); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the file has changed: %v", err)
+	}
+}
+
+// unpackAll unpacks a directory of testdata.
+func unpackAll(t *testing.T, name, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("testdata", name, "*.gz"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		to := filepath.Join(dir, sessionsDir)
+		if strings.HasPrefix(filepath.Base(f), stateFile) {
+			to = dir
+		}
+		unpack(t, f, to)
 	}
 }
 

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -18,14 +16,14 @@ import (
 )
 
 const (
-	// fillPercent leaves little room in pages: keys only ever come at the end.
+	// fillPercent is high because keys are appended.
 	fillPercent = 0.9
 
-	// allocSize is the step in which a segment's file grows. Small, so that a
-	// quiet day costs little; a step costs one more sync.
+	// allocSize is the step by which a file grows, in bytes. A smaller step saves
+	// space on a quiet day and costs one more sync.
 	allocSize = 256 << 10
 
-	// lockTimeout makes bbolt try the lock of a file once and not wait.
+	// lockTimeout limits bbolt to one attempt to lock a file, without waiting.
 	lockTimeout = time.Nanosecond
 )
 
@@ -33,21 +31,21 @@ const (
 type segment struct {
 	Segment
 	db   *bbolt.DB
-	file *os.File // the same file, to let go of it when bbolt cannot be asked any more
+	file *os.File // used to close the file if bbolt can no longer be called
 
-	rules *ruleTexts // those that were written to it last
+	rules *ruleTexts // texts in the last commit
 
 	mu     sync.Mutex
-	broken bool // bbolt panicked in Begin
+	broken bool // bbolt has panicked in Begin
 }
 
-// guard calls f and turns a panic of bbolt, or a fault of the memory it has
-// mapped, into a damagedError. After one, bbolt may hold its own locks: the
-// segment must be abandoned and not closed.
+// guard calls f and returns a panic of bbolt, or a fault in its mapped memory, as a
+// damagedError. bbolt may then hold its locks: the caller must abandon the segment
+// instead of closing it.
 //
-// A fault means that the file became shorter than its mapping, or that the
-// disk could not deliver a page. Without SetPanicOnFault it would end the
-// process, and the mail server with it.
+// A fault means that the file is shorter than its mapping, or that the disk cannot
+// read a page. Without SetPanicOnFault it would end the process and thus the mail
+// server.
 func guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -58,142 +56,134 @@ func guard(f func() error) (err error) {
 	return f()
 }
 
-// openBolt opens the file that open returns with bbolt. What it returns along
-// with an error is closed.
-func openBolt(path string, open func() (*os.File, error), o bbolt.Options) (db *bbolt.DB, file *os.File, err error) {
+// openBolt opens a file. It closes the file on error.
+func openBolt(f *os.File, o bbolt.Options) (db *bbolt.DB, err error) {
 	o.Timeout = lockTimeout
 	o.NoStatistics = true
-	o.OpenFile = func(string, int, os.FileMode) (*os.File, error) {
-		f, err := open()
-		file = f
-		return f, err
-	}
+	o.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return f, nil }
 	err = guard(func() (err error) {
-		db, err = bbolt.Open(path, 0o640, &o)
+		db, err = bbolt.Open(f.Name(), 0o640, &o)
 		return err
 	})
 	if err != nil {
-		if file != nil {
-			file.Close() // lets go of the lock too, if bbolt panicked before it could
-		}
+		f.Close() // also releases the lock after a panic of bbolt
 		switch {
 		case errors.Is(err, bolterrors.ErrTimeout):
 			err = ErrInUse
 		case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
 			err = damaged("%v", err)
 		}
-		return nil, nil, err
+		return nil, err
 	}
-	return db, file, nil
+	return db, nil
 }
 
-// openRegular opens a file of a segment and refuses everything else, symbolic
-// links included.
-func openRegular(path string, flag int) (*os.File, error) {
-	f, err := os.OpenFile(path, flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o640)
-	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EMLINK) {
-		return nil, fmt.Errorf("open %s: is a symbolic link, which is refused", path)
-	}
+// openFile opens an existing file for writing. It locks the file, checks its pages,
+// and calls check for its content.
+func openFile(d *directory, info Segment, limit int64, check func(*bbolt.Tx) error) (*segment, error) {
+	f, err := d.open(info.Name, os.O_RDWR)
 	if err != nil {
 		return nil, err
 	}
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+	// The lock comes first: a file that is being written would not pass the check.
+	// bbolt takes the lock again, on the same descriptor.
+	if err := lockExclusive(f); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("open %s: is no regular file", path)
-	}
-	return f, nil
-}
-
-// openDir opens a directory of ours. One that leads elsewhere is refused: who can
-// put it there could have root rename and remove files where he likes.
-func openDir(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
-	if err != nil {
-		if info, e := os.Lstat(path); e == nil && info.Mode().Type() == fs.ModeSymlink {
-			return nil, fmt.Errorf("open %s: is a symbolic link, which is refused; name the directory itself with store or -s", path)
-		}
 		return nil, err
 	}
-	return f, nil
-}
-
-// openSegment opens an existing segment for writing, after checking it.
-func openSegment(dir string, info Segment, limit int64) (*segment, error) {
-	path := filepath.Join(dir, info.Name)
-	f, err := openRegular(path, os.O_RDWR)
-	if err != nil {
-		return nil, err
-	}
-	// The check needs no lock: who else writes holds the directory's.
 	if err := checkFile(f); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
-	s, err := newSegment(info, path, func() (*os.File, error) { return f, nil }, limit)
+	s, err := newSegment(info, f, limit)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
-	if err := s.view(checkSchema); err != nil {
+	if err := s.view(check); err != nil {
 		s.release(err)
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	return s, nil
 }
 
-// createSegment makes a new segment. It gets its name only when it is whole, so
-// that a crash leaves no half of one behind.
-func createSegment(dir string, info Segment, limit int64, program string, now time.Time) (*segment, error) {
-	path := filepath.Join(dir, info.Name)
-	temp := path + newSuffix
-	s, err := initSegment(temp, info, limit, program, now)
+// createFile creates a file with metadata and the given buckets. It has a temporary
+// name until commitFile renames it, so that a crash leaves no incomplete file.
+func createFile(d *directory, info Segment, limit int64, schema int, program string, now time.Time, buckets ...[]byte) (*segment, error) {
+	temp := info.Name + newSuffix
+	f, err := d.create(temp)
 	if err != nil {
 		return nil, err
 	}
-	s.release(nil)
-	if err := os.Rename(temp, path); err != nil {
-		os.Remove(temp)
-		return nil, err
-	}
-	if err := syncDir(dir); err != nil {
-		return nil, err
-	}
-	return newSegment(info, path, func() (*os.File, error) { return openRegular(path, os.O_RDWR) }, limit)
-}
-
-// initSegment makes a segment without records, under a name that is not its own.
-func initSegment(temp string, info Segment, limit int64, program string, now time.Time) (*segment, error) {
-	os.Remove(temp) // a crash may have left it
-	s, err := newSegment(info, temp, func() (*os.File, error) { return openRegular(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL) }, limit)
+	s, err := newSegment(info, f, limit)
 	if err != nil {
-		os.Remove(temp)
+		_ = d.remove(temp)
 		return nil, err
 	}
 	err = s.update(func(tx *bbolt.Tx) error {
+		for _, name := range buckets {
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
 		meta, err := tx.CreateBucket(bucketMeta)
 		if err != nil {
 			return err
 		}
-		if _, err := tx.CreateBucket(bucketSessions); err != nil {
-			return err
-		}
 		return errors.Join(
-			meta.Put(keySchema, binary.BigEndian.AppendUint16(nil, schema)),
+			meta.Put(keySchema, binary.BigEndian.AppendUint16(nil, uint16(schema))),
 			meta.Put(keyCreated, binary.BigEndian.AppendUint64(nil, uint64(now.UnixMicro()))),
 			meta.Put(keyProgram, []byte(program)))
 	})
 	if err != nil {
 		s.release(err)
-		os.Remove(temp)
+		_ = d.remove(temp)
 		return nil, err
 	}
 	return s, nil
 }
 
-func newSegment(info Segment, path string, open func() (*os.File, error), limit int64) (*segment, error) {
-	db, file, err := openBolt(path, open, bbolt.Options{
+// commitFile gives a complete file its name. The file can still be open.
+func commitFile(d *directory, name string) error {
+	if err := d.rename(name+newSuffix, name); err != nil {
+		_ = d.remove(name + newSuffix)
+		return err
+	}
+	return d.sync()
+}
+
+// openSegment opens an existing segment for writing.
+func openSegment(d *directory, info Segment, limit int64) (*segment, error) {
+	s, err := openFile(d, info, limit, checkSchema)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", d.name(info.Name), err)
+	}
+	return s, nil
+}
+
+// createSegment creates a segment without records and opens it.
+func createSegment(d *directory, info Segment, limit int64, program string, now time.Time) (*segment, error) {
+	s, err := createSessions(d, info, limit, program, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := commitFile(d, info.Name); err != nil {
+		s.release(err)
+		return nil, err
+	}
+	return s, nil
+}
+
+// createSessions creates a segment without records under a temporary name.
+func createSessions(d *directory, info Segment, limit int64, program string, now time.Time) (*segment, error) {
+	return createFile(d, info, limit, schema, program, now, bucketSessions)
+}
+
+// newSegment opens a file for writing. It closes the file on error.
+func newSegment(info Segment, f *os.File, limit int64) (*segment, error) {
+	db, err := openBolt(f, bbolt.Options{
 		FreelistType: bbolt.FreelistMapType,
-		// Mapped once and for all: to map anew, bbolt would have to wait for
-		// the readers of a snapshot.
+		// Map the maximum size: to extend the mapping, bbolt would wait for the
+		// readers of a snapshot.
 		InitialMmapSize: int(limit),
 		MaxSize:         int(limit),
 	})
@@ -201,34 +191,32 @@ func newSegment(info Segment, path string, open func() (*os.File, error), limit 
 		return nil, err
 	}
 	db.AllocSize = allocSize
-	return &segment{Segment: info, db: db, file: file}, nil
+	if info.Sealed { // it does not grow later, and is synced when it is complete
+		db.AllocSize, db.NoSync, db.NoGrowSync = os.Getpagesize(), true, true
+	}
+	return &segment{Segment: info, db: db, file: f}, nil
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) { // some file systems cannot
-		return err
-	}
-	return nil
-}
-
-// begin begins a transaction. If bbolt panics in it, which a file cut short
-// brings about, it keeps its locks: whoever came next would wait for ever. So
-// that is noted, and nobody comes next.
+// begin starts a transaction. bbolt can panic here if the file was truncated. It
+// then keeps its locks, and the next call would wait forever: begin marks the
+// segment as broken.
 func (s *segment) begin(writable bool) (tx *bbolt.Tx, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.broken {
-		return nil, damaged("it has failed before")
+		return nil, damaged("a previous access has failed")
 	}
 	s.broken = true
 	tx, err = s.db.Begin(writable)
 	s.broken = false
 	return tx, err
+}
+
+// abandon marks the segment as broken: bbolt may hold its own locks.
+func (s *segment) abandon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.broken = true
 }
 
 func (s *segment) update(f func(*bbolt.Tx) error) error {
@@ -242,7 +230,7 @@ func (s *segment) update(f func(*bbolt.Tx) error) error {
 			err = tx.Commit()
 		}
 		if err != nil {
-			_ = tx.Rollback() // nothing is left to do if Commit has done it
+			_ = tx.Rollback() // does nothing after Commit
 		}
 		return err
 	})
@@ -258,13 +246,13 @@ func (s *segment) view(f func(*bbolt.Tx) error) error {
 	})
 }
 
-// release closes the segment after err, or after no error.
+// release closes the segment. Err, which may be nil, is the reason.
 func (s *segment) release(err error) {
 	if isDamaged(err) {
-		s.file.Close() // bbolt may never return; its mapping is lost
+		s.file.Close() // db.Close may never return; the mapping leaks
 		return
 	}
-	_ = guard(s.db.Close) // everything in it is committed: nothing can be lost
+	_ = guard(s.db.Close) // all data is committed
 }
 
 func isDamaged(err error) bool {
@@ -272,8 +260,8 @@ func isDamaged(err error) bool {
 	return errors.As(err, &d)
 }
 
-// commit writes records, which are laid out as in a buffer, and the texts of
-// rules that are new, and adds to the counters of dropped records.
+// commit writes records in the layout of a buffer, new texts of rules, and the
+// increments of the counters of dropped records.
 func (s *segment) commit(records []byte, drops Dropped, rules *ruleTexts) error {
 	err := s.update(func(tx *bbolt.Tx) error {
 		if rules != s.rules {
@@ -309,7 +297,7 @@ func addDropped(tx *bbolt.Tx, drops Dropped) error {
 	if meta == nil {
 		return damaged("the bucket of meta data is missing")
 	}
-	old := readDropped(meta)
+	old := readDropped(meta.Get)
 	for r, n := range drops {
 		if n > 0 {
 			key := []byte(keyDropped + Reasons[r])
@@ -321,33 +309,47 @@ func addDropped(tx *bbolt.Tx, drops Dropped) error {
 	return nil
 }
 
-func readDropped(meta *bbolt.Bucket) (d Dropped) {
+func readDropped(get func([]byte) []byte) (d Dropped) {
 	for r := range d {
-		if v := meta.Get([]byte(keyDropped + Reasons[r])); len(v) == 8 {
+		if v := get([]byte(keyDropped + Reasons[r])); len(v) == 8 {
 			d[r] = binary.BigEndian.Uint64(v)
 		}
 	}
 	return d
 }
 
-// checkSchema refuses what this program cannot read.
+// checkSchema returns an error if this program cannot read the segment.
 func checkSchema(tx *bbolt.Tx) error {
-	meta := tx.Bucket(bucketMeta)
-	if meta == nil || tx.Bucket(bucketSessions) == nil {
-		return damaged("a bucket is missing")
+	if tx.Bucket(bucketSessions) == nil {
+		return damaged("the bucket of sessions is missing")
 	}
-	v := meta.Get(keySchema)
-	if len(v) != 2 {
-		return damaged("no schema version")
+	n, err := schemaOf(tx, schema)
+	if err == nil {
+		err = knownSchema(n)
 	}
-	if n := binary.BigEndian.Uint16(v); n > schema {
-		return fmt.Errorf("schema %d, this program knows up to %d: %w", n, schema, ErrNewer)
-	}
-	return nil
+	return err
 }
 
-// A Snapshot is a consistent copy of a segment that is being written. While it
-// is open the segment cannot reuse its free space: copy it soon and close it.
+// schemaOf returns the schema of a file. The error is ErrNewer for a schema above
+// known.
+func schemaOf(tx *bbolt.Tx, known int) (int, error) {
+	meta := tx.Bucket(bucketMeta)
+	if meta == nil {
+		return 0, damaged("the bucket of meta data is missing")
+	}
+	v := meta.Get(keySchema)
+	if len(v) != 2 || v[0] == 0 && v[1] == 0 {
+		return 0, damaged("no schema version")
+	}
+	n := int(binary.BigEndian.Uint16(v))
+	if n > known {
+		return n, fmt.Errorf("schema %d, this program knows up to %d: %w", n, known, ErrNewer)
+	}
+	return n, nil
+}
+
+// A Snapshot is a consistent copy of a file that is being written. The file cannot
+// reuse free space until Close.
 type Snapshot struct {
 	Segment Segment
 	tx      *bbolt.Tx
@@ -362,13 +364,13 @@ func (s *Snapshot) WriteTo(w io.Writer) (n int64, err error) {
 	return n, err
 }
 
-// Close ends the snapshot.
+// Close releases the snapshot.
 func (s *Snapshot) Close() error { return guard(s.tx.Rollback) }
 
-// lockShared takes the lock that bbolt takes for reading, if nobody writes.
+// lockShared locks f as bbolt does for reading. It fails while a process writes.
 func lockShared(f *os.File) error { return lock(f, syscall.LOCK_SH) }
 
-// lockExclusive takes the lock that bbolt takes for writing, if nobody has the
+// lockExclusive locks f as bbolt does for writing. It fails while a process has the
 // file open.
 func lockExclusive(f *os.File) error { return lock(f, syscall.LOCK_EX) }
 

@@ -1,18 +1,18 @@
 package store
 
-// What is remembered across sessions is in DIR/state.db (mode 0640), a bbolt
-// file with a bucket for each table, whose rows package memory describes, and
+// The state that is kept across sessions is in DIR/state.db (mode 0640), a bbolt
+// file with a bucket for each table. Package filter/memory describes the rows.
 //
 //	meta  "schema"   uint16, big-endian: 1
 //	      "created"  int64, big-endian: microseconds since 1970
-//	      "program"  text: version of the program that made the file
+//	      "program"  text: version of the program that created the file
 //
-// DIR/state.db.damaged-20261102T101500000Z was set aside, and DIR/state.db.new
-// is being made; only a crash leaves it behind. Whoever writes holds a flock(2)
-// on DIR, so that two never make the file at once, and bbolt's on the file.
+// DIR/state.db.damaged-20261102T101500000Z is a quarantined file. DIR/state.db.new
+// is a file that is being created; only a crash leaves one. The writing process
+// holds bbolt's lock on the file, and a flock(2) on DIR, so that two processes never
+// create the file together.
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -26,110 +26,94 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
-	"scanwatch/internal/contain"
+	"scanwatch/internal/kv"
+	"scanwatch/internal/safego"
 )
 
 const (
 	stateFile = "state.db"
 
-	stateEvery   = 5 * time.Second
-	stateMax     = 256 << 20 // bytes of the file
-	stateBatch   = 2000      // entries in a commit: a longer one shows in latency
-	compactEvery = 20        // commits: looking for empty room goes through the file
-	stateAside   = 3         // damaged files that are kept; a failing disk makes many
+	stateEvery       = 5 * time.Second
+	stateMax         = 256 << 20 // bytes of the file
+	stateBatch       = 2000      // entries per commit; a longer commit increases latency
+	stateQuarantined = 3         // maximum number of quarantined files; a failing disk produces many
 )
 
-// An Entry is one thing that is remembered. A nil Value deletes it.
-type Entry struct {
-	Bucket     string
-	Key, Value []byte
-}
+// An Entry is one row of the state. A nil Value deletes it.
+type Entry = kv.Entry
 
 // StateOptions are the settings of a State.
 type StateOptions struct {
-	Buckets []string      // in the order in which they are loaded; others are left alone, "meta" is taken
-	Program string        // version to note in a new file
-	Log     *slog.Logger  // nil: be silent
-	Every   time.Duration // how often changes are written; 5 s if not set
-	MaxSize int64         // of the file in bytes; 256 MiB if not set
+	Buckets []string      // in loading order; "meta" is reserved; others are ignored
+	Program string        // program version for a new file
+	Log     *slog.Logger  // nil disables logging
+	Every   time.Duration // write interval; 5 s if 0
+	MaxSize int64         // maximum size of the file in bytes; 256 MiB if 0
 
-	// Load is called once, in the background, when the file has been opened
-	// or made, with all that is in it. An entry is valid only until the next
-	// one. bbolt has no checksums for data: any bytes may come. If the file
-	// turns out to be damaged on the way, the entries end there.
+	// Load is called once, in the background, with all entries of the file. An entry
+	// is valid until the next one. It can hold any bytes, because bbolt has no
+	// checksums for data. A corrupt file ends the entries early.
 	Load func(iter.Seq[Entry])
-	// Changes returns at most n entries that have changed since it was last
-	// called; they are the State's from then on. It is called in the
-	// background, after Load.
+	// Changes returns at most n entries that have changed since the last call, and
+	// the State takes ownership of them. It is called in the background, after Load.
 	Changes func(n int) []Entry
-	// Rewrite is called, after Load, when the file was made or is not the one
-	// that was written before: Changes has to return everything again. What else
-	// is in the file stays there.
+	// Rewrite is called after Load if the file is new or was replaced. Changes must
+	// then return all entries again. Other entries of the file remain.
 	Rewrite func()
 
-	// Room, if not nil, is called in the background before the file may grow, with
-	// the size that all files of the state may have from then on, in bytes. It
-	// returns when the budget has that room.
+	// Room, if not nil, is called in the background before the file grows. Bytes is
+	// the new maximum size of all state files. Room returns when the budget has that
+	// room.
 	Room func(bytes int64) error
 
 	now        func() time.Time
 	migrations []func(*bbolt.Tx) error
 }
 
-// migrations lead from one schema to the next: the first from 1 to 2. The schema
-// of this program is one more than there are. A file of every schema that ever
-// was is kept in testdata.
+// migrations convert a file from one schema to the next, starting with schema 1. The
+// current schema is their number plus one. The directory testdata has a file of
+// every released schema.
 var migrations []func(*bbolt.Tx) error
 
-// A State keeps what is remembered across sessions. It is opened, read and
-// written in the background; nothing that happens to the disk makes anybody
-// wait. What cannot be written stays with its owner, except for one batch.
+// A State stores rows in one file, across sessions. A background goroutine accesses
+// the file, so that no disk error blocks a caller. The State holds one batch of
+// unwritten changes. The owner keeps the others.
 type State struct {
-	dir, path string
-	o         StateOptions
-	log       *slog.Logger
+	path string
+	o    StateOptions
+	k    keeper
 
-	flushes chan chan error
-	stop    chan struct{}
-	done    chan struct{}
-	closing sync.Once
+	status StateStatus // guarded by k.mu
 
-	mu     sync.Mutex // for what follows, which only the background changes
-	status StateStatus
-	open   *segment
-
-	// Of the background alone.
-	lock    *os.File    // the directory
-	was     os.FileInfo // the file that was written last
-	lost    bool        // the file has to be written anew
-	loaded  bool
-	wait    int     // commits until compact looks again
-	batch   []Entry // what could not be written yet
-	failing string  // the cause of the error that was logged last; empty when all is well
+	// Only the background goroutine accesses the following fields.
+	was    os.FileInfo // the last written file
+	lost   bool        // all entries must be written again
+	loaded bool
+	wait   int     // commits until compact checks the file again
+	batch  []Entry // entries that have not been written
 }
 
-// StateStatus tells how a State is doing.
+// StateStatus is the state of a State.
 type StateStatus struct {
 	Path    string    `json:"path"`
 	Open    bool      `json:"open"`
-	Error   string    `json:"error,omitempty"` // why it cannot be read or written
-	Since   time.Time `json:"since,omitzero"`  // of the error
-	Schema  int       `json:"schema"`          // that this program writes
+	Error   string    `json:"error,omitempty"` // the cause if the file cannot be read or written
+	Since   time.Time `json:"since,omitzero"`  // when the error started
+	Schema  int       `json:"schema"`          // of this program
 	Bytes   int64     `json:"bytes"`
-	Loaded  uint64    `json:"loaded"`            // entries read
-	Written uint64    `json:"written"`           // entries written
-	LeftOut uint64    `json:"left_out,omitzero"` // entries that no bbolt file can hold
+	Loaded  uint64    `json:"loaded"`           // entries read
+	Written uint64    `json:"written"`          // entries written
+	Dropped uint64    `json:"dropped,omitzero"` // entries outside bbolt's limits
 }
 
-// OpenState opens the state in the directory dir in the background. It returns
-// at once and cannot fail; what goes wrong is logged, and tried again: after a
-// restart, the process before may still hold the file.
+// OpenState starts a State in the directory dir. It returns immediately and does not
+// fail. Errors are logged and retried: after a restart, the previous process may
+// still have the file open.
 func OpenState(dir string, o StateOptions) *State {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -146,83 +130,40 @@ func OpenState(dir string, o StateOptions) *State {
 	if o.migrations == nil {
 		o.migrations = migrations
 	}
-	s := &State{
-		dir: dir, path: filepath.Join(dir, stateFile), o: o, log: o.Log,
-		flushes: make(chan chan error), stop: make(chan struct{}), done: make(chan struct{}),
-	}
+	s := &State{path: filepath.Join(dir, stateFile), o: o,
+		k: newKeeper(keeperOptions{name: stateFile, data: "state", state: dir, log: o.Log, now: o.now, hint: stateHint})}
 	s.status.Path, s.status.Schema = s.path, len(o.migrations)+1
-	contain.Loop(s.log, "writing what is remembered", s.run, func() { close(s.done) })
+	s.k.start(s.run)
 	return s
 }
 
-// Flush returns when all that Changes has to give is on disk, or with the error
-// of the attempt.
-func (s *State) Flush(ctx context.Context) error {
-	reply := make(chan error, 1)
-	select {
-	case s.flushes <- reply:
-	case <-s.done:
-		return fmt.Errorf("flush %s: it is closed", s.path)
-	case <-ctx.Done():
-		return fmt.Errorf("flush %s: %w", s.path, ctx.Err())
-	}
-	select {
-	case err := <-reply:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("flush %s: %w", s.path, ctx.Err())
-	}
-}
+// Flush writes all changes and returns the error of the attempt.
+func (s *State) Flush(ctx context.Context) error { return s.k.flush(ctx) }
 
-// Close writes the last changes and lets go of the file. The error tells why
-// they could not be written; later calls return the same.
+// Close writes the last changes and releases the file. Every call returns the error
+// of that write.
 func (s *State) Close() error {
-	s.closing.Do(func() { close(s.stop) })
-	<-s.done
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.status.Error != "" {
-		return fmt.Errorf("write %s: %s", s.path, s.status.Error)
+	if err := s.k.close(); err != nil {
+		return fmt.Errorf("write %s: %w", s.path, err)
 	}
 	return nil
 }
 
-// Status tells how the State is doing.
+// Status returns the state of the State.
 func (s *State) Status() StateStatus {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	size := s.k.size()
+	s.k.mu.Lock()
+	defer s.k.mu.Unlock()
 	st := s.status
-	st.Open = s.open != nil
-	if s.open != nil {
-		if info, err := s.open.file.Stat(); err == nil {
-			st.Bytes = info.Size()
-		}
-	}
+	st.Open, st.Bytes, st.Error, st.Since = s.k.open != nil, size, s.k.problem, s.k.since
 	return st
 }
 
-// Snapshot makes a consistent copy of what is on disk. If the file is not open,
-// the error is ErrFinished.
-func (s *State) Snapshot() (*Snapshot, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.open == nil {
-		return nil, fmt.Errorf("copy %s: %w", s.path, ErrFinished)
-	}
-	snap := &Snapshot{Segment: s.open.Segment}
-	err := guard(func() (err error) {
-		if snap.tx, err = s.open.begin(false); err == nil {
-			snap.Segment.Size = snap.tx.Size()
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("copy %s: %w", s.path, err)
-	}
-	return snap, nil
-}
+// Snapshot returns a consistent copy of the file. The error is ErrFinished if the
+// file is not open.
+func (s *State) Snapshot() (*Snapshot, error) { return s.k.snapshot(stateFile) }
 
-// WriteTo writes a consistent copy of what is on disk, as Snapshot makes it.
+// WriteTo writes a consistent copy of the file, as Snapshot returns it.
 func (s *State) WriteTo(w io.Writer) (int64, error) {
 	snap, err := s.Snapshot()
 	if err != nil {
@@ -232,113 +173,68 @@ func (s *State) WriteTo(w io.Writer) (int64, error) {
 	return n, errors.Join(err, snap.Close())
 }
 
-// run is the background.
+// run is the background goroutine.
 func (s *State) run() {
 	debug.SetPanicOnFault(true) // see guard
 
-	retry := retryFirst
-	began := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	attempt := func() error {
-		err := contain.Run(s.write)
-		s.report(err)
-		switch {
-		case err == nil:
-			retry = retryFirst
-			timer.Reset(s.o.Every)
-		case errors.Is(err, ErrNewer): // that takes an operator
-			timer.Reset(retryLast)
-		case handover(err, began):
-			timer.Reset(retryInUse)
-		default:
-			timer.Reset(retry)
-			retry = min(2*retry, retryLast)
-		}
+		err := safego.Run(s.write)
+		s.k.report(err)
+		timer.Reset(s.k.pause(err, s.o.Every))
 		return err
 	}
 	for {
 		select {
 		case <-timer.C:
 			_ = attempt()
-		case reply := <-s.flushes:
+		case reply := <-s.k.flushes:
 			reply <- attempt()
-		case <-s.stop:
-			s.report(contain.Run(s.write))
-			s.letGo(nil)
-			if s.lock != nil {
-				s.lock.Close()
-			}
+		case <-s.k.stop:
+			s.k.report(safego.Run(s.write))
+			s.k.shut()
 			return
 		}
 	}
 }
 
-// report tells when it begins to fail, fails for another reason, or works again.
-func (s *State) report(err error) {
-	switch {
-	case err != nil && cause(err) != s.failing:
-		s.log.Error("what is remembered cannot be read or written; it is kept in memory", "err", err, "hint", stateHint(err), contain.Stack(err))
-	case err == nil && s.failing != "":
-		s.log.Info("what is remembered is written again", "file", s.path)
-	default:
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil {
-		s.failing, s.status.Error, s.status.Since = "", "", time.Time{}
-		return
-	}
-	if s.failing == "" {
-		s.status.Since = s.o.now()
-	}
-	s.failing, s.status.Error = cause(err), err.Error()
-}
-
 func stateHint(err error) string {
 	switch {
 	case errors.Is(err, bolterrors.ErrMaxSizeReached):
-		return "remove the file while the filter runs: it is written anew from memory, without gaps"
+		return "remove the file while the filter runs: it is rewritten from memory without free pages"
 	case errors.Is(err, ErrNewer):
-		return "run the newer program again, or move the file away to begin a new one"
+		return "run the newer program again, or move the file away to start a new one"
 	}
 	return hint(err)
 }
 
-// write makes sure that the file is open and writes all changes to it.
+// write opens the file if necessary and writes all changes.
 func (s *State) write() error {
-	// A file that turns out to be damaged is followed by a new one; more than
-	// that is a failure to be tried again later.
+	// A corrupt file is replaced once. After a second failure, the changes are
+	// retried later.
 	for broken := false; ; {
 		if err := s.ready(); err != nil {
 			return err
 		}
 		if len(s.batch) == 0 && s.o.Changes != nil {
-			// A commit takes up to a page for each entry: a small file must have
-			// room for that.
+			// Each entry of a commit takes up to one page, and a small file must
+			// have room for them.
 			s.batch = s.o.Changes(int(min(stateBatch, max(s.o.MaxSize/(64<<10), 1))))
 		}
 		if len(s.batch) == 0 {
-			if s.over() {
+			if s.oversized() {
 				s.wait = 0
-				return s.compact() // by now all is deleted that has no place any more
+				return s.compact() // all superfluous rows have been deleted
 			}
 			return nil
 		}
 		if err := s.compact(); err != nil {
-			return fmt.Errorf("make %s smaller: %w", s.path, err)
+			return fmt.Errorf("compact %s: %w", s.path, err)
 		}
-		leftOut, err := s.commit()
+		dropped, err := s.commit()
 		if err == nil {
-			s.mu.Lock()
-			s.status.Written += uint64(len(s.batch) - leftOut)
-			s.status.LeftOut += uint64(leftOut)
-			first := s.status.LeftOut == uint64(leftOut)
-			s.mu.Unlock()
-			if leftOut > 0 && first {
-				s.log.Error("what is remembered has entries without a key, or too large; they are left out", "file", s.path)
-			}
+			s.count(len(s.batch)-dropped, dropped)
 			s.batch = nil
 			continue
 		}
@@ -350,170 +246,78 @@ func (s *State) write() error {
 	}
 }
 
-// failed lets go of the file after err, and tells whether it was damaged and is
-// out of the way.
-func (s *State) failed(err error) bool {
-	if errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, errBudget) || errors.Is(err, ErrInUse) {
-		return false // nothing is wrong with the file
+// count counts the entries of a commit and logs the first drops.
+func (s *State) count(written, dropped int) {
+	s.k.mu.Lock()
+	first := dropped > 0 && s.status.Dropped == 0
+	s.status.Written += uint64(written)
+	s.status.Dropped += uint64(dropped)
+	s.k.mu.Unlock()
+	if first {
+		s.k.log.Error("state entries invalid, dropped", "file", s.path, "entries", dropped)
 	}
-	ours := !s.replaced()
-	s.letGo(err)
-	return isDamaged(err) && (!ours || s.setAside(err) == nil)
 }
 
-// commit writes the batch. It leaves out what bbolt cannot take in any file,
-// which would hold up everything that comes after it.
-func (s *State) commit() (leftOut int, err error) {
-	if s.o.Room != nil && !s.over() {
-		if err := s.o.Room(s.mostAfter()); err != nil {
+// failed releases the file after err. It reports whether the file was corrupt and
+// has been quarantined.
+func (s *State) failed(err error) bool {
+	if errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, errBudget) || errors.Is(err, ErrInUse) {
+		return false // the file is intact
+	}
+	ours := !s.k.replaced()
+	s.k.release(err)
+	return isDamaged(err) && (!ours || s.quarantine(err) == nil)
+}
+
+// commit writes the batch. It drops entries outside bbolt's limits, because they
+// would block all later ones.
+func (s *State) commit() (dropped int, err error) {
+	if s.o.Room != nil && !s.oversized() {
+		if err := s.o.Room(s.maxSize()); err != nil {
 			return 0, err
 		}
 	}
-	err = s.open.update(func(tx *bbolt.Tx) error {
-		for i := range s.batch {
-			e := &s.batch[i]
-			if len(e.Key) == 0 || len(e.Key) > bbolt.MaxKeySize || int64(len(e.Value)) > bbolt.MaxValueSize {
-				leftOut++
-				continue
-			}
-			b, err := tx.CreateBucketIfNotExists([]byte(e.Bucket))
-			switch {
-			case err != nil:
-			case e.Value == nil:
-				err = b.Delete(e.Key)
-			default:
-				err = b.Put(e.Key, e.Value)
-			}
-			if errors.Is(err, bolterrors.ErrIncompatibleValue) {
-				return damaged("a bucket and an entry of %s are mixed up", e.Bucket)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	return leftOut, err
-}
-
-// over tells that the file is larger than it may be: it was made under a larger limit.
-// Until it is made smaller it asks for no room, which there is none of.
-func (s *State) over() bool {
-	info, err := s.open.file.Stat()
-	return err == nil && info.Size() > s.o.MaxSize
-}
-
-// compact writes the rows into a new file, without the room that is between
-// them, if that is worth it, and goes on with the new one. Rows come and go in no
-// order: in time three quarters of a file may be empty, and bbolt never gives
-// anything back. Both files together stay below the limit of one, unless the old one
-// alone is larger.
-func (s *State) compact() error {
-	info, err := s.open.file.Stat()
-	if err != nil || info.Size() < s.o.MaxSize/8*5 {
-		return nil // whoever writes finds out what is wrong
-	}
-	if s.wait--; s.wait > 0 {
-		return nil
-	}
-	s.wait = compactEvery
-	var used int64
-	err = s.open.view(func(tx *bbolt.Tx) error {
-		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
-			st := b.Stats()
-			used += int64(st.LeafInuse + st.BranchInuse)
-			return nil
-		})
-	})
-	if err != nil {
-		return s.unlessDamaged(err)
-	}
-	room := used/8*10 + 1<<20 // pages are filled to nine tenths
-	over := info.Size() > s.o.MaxSize
-	if room > s.o.MaxSize || !over && info.Size()+room > s.o.MaxSize {
-		return nil
-	}
-	if s.o.Room != nil && !over {
-		if err := s.o.Room(stateSize(s.dir) + room); err != nil {
-			return err
-		}
-	}
-	temp := s.path + newSuffix
-	os.Remove(temp)
-	seg, err := s.segment(temp, s.o.MaxSize, func() (*os.File, error) { return openRegular(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL) })
-	if err != nil {
-		os.Remove(temp)
+	err = s.k.open.update(func(tx *bbolt.Tx) (err error) {
+		dropped, err = putEntries(tx, s.batch)
 		return err
-	}
-	const batch = 4 << 20
-	err = guard(func() error { return bbolt.Compact(seg.db, s.open.db, batch) })
-	if isDamaged(err) {
-		s.open.mu.Lock()
-		s.open.broken = true // bbolt may hold its locks
-		s.open.mu.Unlock()
-	}
-	var now os.FileInfo
-	if err == nil {
-		now, err = seg.file.Stat()
-	}
-	if err == nil {
-		err = os.Rename(temp, s.path)
-	}
-	if err != nil {
-		seg.release(err)
-		os.Remove(temp)
-		return s.unlessDamaged(err)
-	}
-	s.letGo(nil)
-	s.mu.Lock()
-	s.open = seg
-	s.mu.Unlock()
-	s.was, s.wait = now, 0
-	s.log.Info("the file of what is remembered was made smaller", "file", s.path, "from", info.Size(), "to", now.Size())
-	return syncDir(s.dir)
+	})
+	return dropped, err
 }
 
-// unlessDamaged is err, but for damage, which is for the next commit to find.
-func (s *State) unlessDamaged(err error) error {
-	if isDamaged(err) {
-		return nil
+// putEntries writes or deletes entries. It returns the number of entries outside
+// bbolt's limits, which are dropped.
+func putEntries(tx *bbolt.Tx, batch []Entry) (dropped int, err error) {
+	for i := range batch {
+		e := &batch[i]
+		if len(e.Key) == 0 || len(e.Key) > bbolt.MaxKeySize || int64(len(e.Value)) > bbolt.MaxValueSize {
+			dropped++
+			continue
+		}
+		b, err := tx.CreateBucketIfNotExists([]byte(e.Bucket))
+		switch {
+		case err != nil:
+		case e.Value == nil:
+			err = b.Delete(e.Key)
+		default:
+			err = b.Put(e.Key, e.Value)
+		}
+		if errors.Is(err, bolterrors.ErrIncompatibleValue) {
+			return dropped, damaged("a bucket and an entry of %s are mixed up", e.Bucket)
+		}
+		if err != nil {
+			return dropped, err
+		}
 	}
-	return err
+	return dropped, nil
 }
 
-// mostAfter is the size that the files may have when the batch is written. Each
-// entry may change a page of its own, which goes to a new place.
-func (s *State) mostAfter() int64 {
-	const page = 8 << 10 // with its share of the pages above it
-	grow := int64(allocSize)
-	for i := range s.batch {
-		grow += page + int64(len(s.batch[i].Key)+len(s.batch[i].Value))
-	}
-	all, file := stateSize(s.dir), int64(0)
-	if info, err := s.open.file.Stat(); err == nil {
-		file = info.Size()
-	}
-	return all - file + max(file, min(file+grow, s.o.MaxSize))
-}
-
-// replaced tells whether the name of the file leads to something else now.
-func (s *State) replaced() bool {
-	have, err := s.open.file.Stat()
-	if err != nil {
-		return true
-	}
-	now, err := os.Lstat(s.path)
-	return err != nil || !os.SameFile(have, now)
-}
-
-// ready makes sure that the file is open and still has its name, and that its
-// owner knows what it holds.
+// ready opens the file if it is not open or was replaced. It loads the file once.
 func (s *State) ready() error {
-	if s.open != nil && s.replaced() {
-		s.log.Warn("the file of what is remembered was removed or replaced; it is written anew", "file", s.path)
-		s.letGo(nil)
+	if s.k.open != nil && s.k.replaced() {
+		s.k.log.Warn("state.db removed or replaced, rewriting it", "file", s.path)
+		s.k.release(nil)
 	}
-	if s.open == nil {
+	if s.k.open == nil {
 		if err := s.openFile(); err != nil {
 			return err
 		}
@@ -521,7 +325,7 @@ func (s *State) ready() error {
 	if !s.loaded {
 		s.loaded = true
 		if err := s.load(); err != nil {
-			s.lost = true // what did come must not be lost
+			s.lost = true // the loaded entries must be written again
 			if !s.failed(err) {
 				return fmt.Errorf("read %s: %w", s.path, err)
 			}
@@ -537,17 +341,15 @@ func (s *State) ready() error {
 	return nil
 }
 
-// openFile opens the file, or makes it.
+// openFile opens or creates the file.
 func (s *State) openFile() error {
-	if err := os.Mkdir(s.dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+	if _, err := s.k.lockDirectory(); err != nil {
 		return err
 	}
-	if err := s.lockDir(); err != nil {
-		return fmt.Errorf("lock %s: %w", s.dir, err)
-	}
-	seg, err := s.openExisting()
+	_ = s.k.folder.remove(stateFile + newSuffix) // a crash has left it
+	seg, err := openStateFile(s.k.folder, stateFile, s.o.MaxSize, s.o.migrations)
 	if isDamaged(err) {
-		if err := s.setAside(err); err != nil {
+		if err := s.quarantine(err); err != nil {
 			return err
 		}
 		err = fs.ErrNotExist
@@ -568,313 +370,103 @@ func (s *State) openFile() error {
 		s.lost = true
 	}
 	s.was = info
-	s.mu.Lock()
-	s.open = seg
-	s.mu.Unlock()
+	s.k.use(seg)
 	return nil
 }
 
-// lockDir locks the directory, unless that was done and it is still the same.
-func (s *State) lockDir() error {
-	if s.lock != nil {
-		have, err := s.lock.Stat()
-		if err == nil {
-			if now, err := os.Stat(s.dir); err == nil && os.SameFile(have, now) {
-				return nil
-			}
-		}
-		s.lock.Close()
-		s.lock = nil
-	}
-	dir, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	if err := lockExclusive(dir); err != nil {
-		dir.Close()
-		return err
-	}
-	s.lock = dir
-	return nil
-}
-
-func (s *State) segment(path string, limit int64, open func() (*os.File, error)) (*segment, error) {
-	return newSegment(Segment{Name: stateFile}, path, open, limit)
-}
-
-// overRoom is what a file that is over the limit may grow still: to delete from it
-// takes room, too.
-const overRoom = 32 << 20
-
-func (s *State) openExisting() (*segment, error) {
-	f, err := openRegular(s.path, os.O_RDWR)
-	if err != nil {
-		return nil, err
-	}
-	// The lock comes first: a file that another process is writing would not
-	// pass the check. bbolt takes it again, on the same descriptor.
-	if err := lockExclusive(f); err != nil {
-		f.Close()
-		return nil, err
-	}
-	if err := checkFile(f); err != nil {
-		f.Close()
-		return nil, err
-	}
-	limit := s.o.MaxSize
-	if info, err := f.Stat(); err == nil && info.Size() > limit {
-		limit = info.Size() + overRoom
-	}
-	seg, err := s.segment(s.path, limit, func() (*os.File, error) { return f, nil })
-	if err != nil {
-		return nil, err
-	}
-	known, old := len(s.o.migrations)+1, false
-	err = seg.view(func(tx *bbolt.Tx) error {
-		n, err := schemaOf(tx, known)
-		old = n < known
-		return err
-	})
-	if err == nil && old {
-		err = seg.update(s.migrate)
-	}
-	if err != nil {
-		seg.release(err)
-		return nil, err
-	}
-	return seg, nil
-}
-
-// migrate brings the file to the schema of this program, all in one transaction.
-func (s *State) migrate(tx *bbolt.Tx) error {
-	known := len(s.o.migrations) + 1
-	n, err := schemaOf(tx, known)
-	if err != nil {
-		return err
-	}
-	for ; n < known; n++ {
-		if err := s.o.migrations[n-1](tx); err != nil {
-			return fmt.Errorf("from schema %d to %d: %w", n, n+1, err)
-		}
-		if err := tx.Bucket(bucketMeta).Put(keySchema, binary.BigEndian.AppendUint16(nil, uint16(n+1))); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// schemaOf returns the schema of a file, and refuses one that is newer than
-// known.
-func schemaOf(tx *bbolt.Tx, known int) (int, error) {
-	meta := tx.Bucket(bucketMeta)
-	if meta == nil {
-		return 0, damaged("the bucket of meta data is missing")
-	}
-	v := meta.Get(keySchema)
-	if len(v) != 2 || v[0] == 0 && v[1] == 0 {
-		return 0, damaged("no schema version")
-	}
-	n := int(binary.BigEndian.Uint16(v))
-	if n > known {
-		return n, fmt.Errorf("schema %d, this program knows up to %d: %w", n, known, ErrNewer)
-	}
-	return n, nil
-}
-
-// create makes the file under another name, so that a crash leaves no half of it.
+// create creates the file under a temporary name, so that a crash leaves no
+// incomplete file.
 func (s *State) create() (*segment, error) {
-	temp := s.path + newSuffix
-	os.Remove(temp)
-	seg, err := s.segment(temp, s.o.MaxSize, func() (*os.File, error) { return openRegular(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL) })
+	seg, err := createFile(s.k.folder, Segment{Name: stateFile}, s.o.MaxSize, len(s.o.migrations)+1, s.o.Program, s.o.now())
 	if err != nil {
-		os.Remove(temp)
 		return nil, err
 	}
-	err = seg.update(func(tx *bbolt.Tx) error {
-		meta, err := tx.CreateBucket(bucketMeta)
-		if err != nil {
-			return err
-		}
-		return errors.Join(
-			meta.Put(keySchema, binary.BigEndian.AppendUint16(nil, uint16(len(s.o.migrations)+1))),
-			meta.Put(keyCreated, binary.BigEndian.AppendUint64(nil, uint64(s.o.now().UnixMicro()))),
-			meta.Put(keyProgram, []byte(s.o.Program)))
-	})
-	if err == nil {
-		err = os.Rename(temp, s.path)
-	}
-	if err == nil {
-		err = syncDir(s.dir)
-	}
-	if err != nil {
+	if err := commitFile(s.k.folder, stateFile); err != nil {
 		seg.release(err)
-		os.Remove(temp)
 		return nil, err
 	}
 	return seg, nil
 }
 
-// load gives all entries to their owner.
+// load passes all entries to their owner.
 func (s *State) load() (err error) {
 	if s.o.Load == nil {
 		return nil
 	}
 	var n uint64
 	s.o.Load(func(yield func(Entry) bool) {
-		for e := range s.open.entries(s.o.Buckets, &err) {
+		for e := range s.k.open.entries(s.o.Buckets, &err) {
 			n++
 			if !yield(e) {
 				return
 			}
 		}
 	})
-	s.mu.Lock()
+	s.k.mu.Lock()
+	defer s.k.mu.Unlock()
 	s.status.Loaded = n
-	s.mu.Unlock()
 	return err
 }
 
-// entries goes through buckets; what goes wrong ends it and is put into failed.
-//
-// Entries are taken from bbolt many at a time, so that a fault of the mapping
-// never passes through whoever uses them: their locks would stay held, and what
-// goes wrong on their side would look like damage.
-func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
-	return func(yield func(Entry) bool) {
-		var buf, last []byte
-		var some []Entry
-		for _, name := range buckets {
-			last = last[:0]
-			for more := true; more; {
-				buf, some = buf[:0], some[:0]
-				*failed = s.view(func(tx *bbolt.Tx) error {
-					b := tx.Bucket([]byte(name))
-					if b == nil {
-						more = false
-						return nil
-					}
-					c := b.Cursor()
-					k, v := c.Seek(last)
-					if len(last) > 0 && bytes.Equal(k, last) {
-						k, v = c.Next()
-					}
-					for ; k != nil && len(buf) < cursorBytes; k, v = c.Next() {
-						if v == nil {
-							return damaged("bucket %s holds another bucket", name)
-						}
-						from := len(buf)
-						to := from + len(k)
-						buf = append(append(buf, k...), v...)
-						some = append(some, Entry{Bucket: name, Key: buf[from:to:to], Value: buf[to:len(buf):len(buf)]})
-					}
-					more = k != nil
-					return nil
-				})
-				if *failed != nil {
-					return
-				}
-				for _, e := range some {
-					last = append(last[:0], e.Key...)
-					if !yield(e) {
-						return
-					}
-				}
-			}
-		}
-	}
-}
-
-// letGo closes the file after err, or after no error.
-func (s *State) letGo(err error) {
-	s.mu.Lock()
-	seg := s.open
-	s.open = nil
-	s.mu.Unlock()
-	if seg == nil {
-		return
-	}
-	// bbolt waits for the readers of a snapshot; they get only a moment.
-	released := make(chan struct{})
-	contain.Go(s.log, "closing a file", func() {
-		defer close(released)
-		seg.release(err)
-	})
-	select {
-	case <-released:
-	case <-time.After(closeWait):
-	}
-}
-
-// setAside renames the damaged file, so that it is neither used nor lost, and
-// removes the oldest of those that were set aside before.
-func (s *State) setAside(why error) error {
+// quarantine quarantines the corrupt file and removes the oldest quarantined
+// ones.
+func (s *State) quarantine(reason error) error {
 	s.lost = true
-	aside := s.path + damagedMark + strings.ReplaceAll(s.o.now().UTC().Format("20060102T150405.000"), ".", "") + "Z"
-	if err := os.Rename(s.path, aside); err != nil {
-		return fmt.Errorf("set aside %s, which is %w: %w", s.path, why, err)
+	if err := s.k.quarantine(stateFile, reason); err != nil {
+		return err
 	}
-	s.log.Error("the damaged file of what is remembered was set aside and a new one begun; what only it knew is lost", "file", aside, "err", why)
-	all, err := os.ReadDir(s.dir) // in order of their names, and so of their times
+	all, err := s.k.folder.files() // sorted by name and thus by time
 	if err != nil {
-		return nil // there is one too many, at worst
+		return nil // at worst one file too many remains
 	}
-	all = slices.DeleteFunc(all, func(e fs.DirEntry) bool { return !strings.HasPrefix(e.Name(), stateFile+damagedMark) })
-	for _, e := range all[:max(0, len(all)-stateAside)] {
-		_ = os.Remove(filepath.Join(s.dir, e.Name()))
+	all = slices.DeleteFunc(all, func(f fs.FileInfo) bool { return !strings.HasPrefix(f.Name(), stateFile+damagedMark) })
+	for _, f := range all[:max(0, len(all)-stateQuarantined)] {
+		_ = s.k.folder.remove(f.Name())
 	}
 	return nil
 }
 
-// ReadState calls visit for all that the state directory dir remembers in
-// buckets. It opens the file only for reading; if a filter has it open, live
-// writes a copy of it, and if live is nil the error is ErrInUse. The entry is
-// valid until visit returns. ReadState ends with the first error of visit.
-func ReadState(dir string, buckets []string, live func(io.Writer) error, visit func(Entry) error) error {
-	path := filepath.Join(dir, stateFile)
-	db, file, err := openState(path, live)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", path, err)
+// extraRoom is the number of bytes by which a file above its limit may grow:
+// deleting rows also needs room.
+const extraRoom = 32 << 20
+
+// openStateFile opens an existing file for writing and migrates it.
+func openStateFile(d *directory, name string, maxSize int64, migrations []func(*bbolt.Tx) error) (*segment, error) {
+	limit := maxSize
+	if info, err := d.root.Lstat(name); err == nil && info.Size() > limit {
+		limit = info.Size() + extraRoom
 	}
-	s := segment{db: db, file: file}
-	err = s.view(func(tx *bbolt.Tx) error {
-		_, err := schemaOf(tx, len(migrations)+1)
+	known, old := len(migrations)+1, false
+	seg, err := openFile(d, Segment{Name: name}, limit, func(tx *bbolt.Tx) error {
+		n, err := schemaOf(tx, known)
+		old = n < known
 		return err
 	})
-	var stopped error
-	if err == nil {
-		for e := range s.entries(buckets, &err) {
-			if stopped = visit(e); stopped != nil {
-				break
-			}
+	if err == nil && old {
+		if err = seg.update(func(tx *bbolt.Tx) error { return migrate(tx, migrations) }); err != nil {
+			seg.release(err)
 		}
 	}
-	s.release(err)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", path, err)
+		return nil, err
 	}
-	return stopped
+	return seg, nil
 }
 
-// openState opens the file in place, or else a copy that live writes.
-func openState(path string, live func(io.Writer) error) (*bbolt.DB, *os.File, error) {
-	for tries := 0; ; tries++ {
-		db, file, err := openReadOnly(func() (*os.File, error) { return openRegular(path, os.O_RDONLY) })
-		if !errors.Is(err, ErrInUse) || live == nil {
-			return db, file, err
-		}
-		copied, err := tempFile()
-		if err != nil {
-			return nil, nil, err
-		}
-		err = live(copied)
-		if err == nil {
-			return openReadOnly(func() (*os.File, error) { return copied, nil })
-		}
-		copied.Close()
-		if !errors.Is(err, ErrFinished) || tries == 5 {
-			return nil, nil, fmt.Errorf("%w, and no copy can be had: %w", ErrInUse, err)
-		}
-		// Let go of between the two: a moment later it can be read in place.
-		time.Sleep(time.Duration(tries) * 50 * time.Millisecond)
+// migrate converts the file to the schema of this program in one transaction.
+func migrate(tx *bbolt.Tx, migrations []func(*bbolt.Tx) error) error {
+	known := len(migrations) + 1
+	n, err := schemaOf(tx, known)
+	if err != nil {
+		return err
 	}
+	for ; n < known; n++ {
+		if err := migrations[n-1](tx); err != nil {
+			return fmt.Errorf("migrate from schema %d to %d: %w", n, n+1, err)
+		}
+		if err := tx.Bucket(bucketMeta).Put(keySchema, binary.BigEndian.AppendUint16(nil, uint16(n+1))); err != nil {
+			return err
+		}
+	}
+	return nil
 }

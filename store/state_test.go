@@ -324,7 +324,7 @@ func TestStateKeepsOneBatch(t *testing.T) {
 	}
 	flushState(t, s)
 	wantState(t, readState(t, dir, liveState(s)), map[string]string{"peers/a": "newest"})
-	if b, e := log.count("cannot be read or written"), log.count("is written again"); b != 2 || e != 2 {
+	if b, e := log.count("unavailable, keeping state in memory"), log.count("available again"); b != 2 || e != 2 {
 		t.Errorf("%d and %d lines, want 2 and 2: %s", b, e, log)
 	}
 	if s.Status().Error != "" {
@@ -367,7 +367,7 @@ func damagedState(t *testing.T, break_ func([]byte) []byte) (dir string, want ma
 	return dir, o.all()
 }
 
-func setAsides(t *testing.T, dir string) []string {
+func quarantined(t *testing.T, dir string) []string {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "state.db.damaged-*"))
 	if err != nil {
@@ -392,15 +392,15 @@ func TestDamagedStateIsSetAside(t *testing.T) {
 			if o.rewrites != 1 {
 				t.Errorf("%d rewrites, want 1", o.rewrites)
 			}
-			if log.count("was set aside") != 1 || log.count("cannot be") != 0 {
+			if log.count("quarantined") != 1 || log.count("unavailable") != 0 {
 				t.Errorf("log: %s", log)
 			}
-			aside := setAsides(t, dir)
+			aside := quarantined(t, dir)
 			if len(aside) != 1 {
-				t.Fatalf("set aside: %q, want one", aside)
+				t.Fatalf("quarantined: %q, want one", aside)
 			}
 			if after, _ := os.ReadFile(aside[0]); !bytes.Equal(before, after) {
-				t.Error("what was set aside is not what was there")
+				t.Error("the quarantined file has another content")
 			}
 			wantState(t, readState(t, dir, liveState(s)), o.all())
 		})
@@ -418,7 +418,7 @@ func TestStateWithOneMetaPage(t *testing.T) {
 			o := newOwner()
 			s, log := openTestState(t, dir, o)
 			flushState(t, s)
-			if log.String() != "" || setAsides(t, dir) != nil {
+			if log.String() != "" || quarantined(t, dir) != nil {
 				t.Errorf("log: %s", log)
 			}
 			// The page may have told of the last commit.
@@ -458,11 +458,11 @@ func TestStateCutShortWhileOpen(t *testing.T) {
 			}
 			c.first(t, s)
 			o.set("peers/a", "1")
-			for s.Flush(t.Context()) != nil && setAsides(t, dir) == nil {
+			for s.Flush(t.Context()) != nil && quarantined(t, dir) == nil {
 			}
 			flushState(t, s)
-			if log.count("was set aside") != 1 || len(setAsides(t, dir)) != 1 {
-				t.Errorf("set aside %q; log: %s", setAsides(t, dir), log)
+			if log.count("quarantined") != 1 || len(quarantined(t, dir)) != 1 {
+				t.Errorf("quarantined %q; log: %s", quarantined(t, dir), log)
 			}
 			wantState(t, readState(t, dir, liveState(s)), o.all())
 		})
@@ -500,7 +500,7 @@ func TestNewerStateIsLeftAlone(t *testing.T) {
 	if err := ReadState(dir, testBuckets, nil, func(Entry) error { return nil }); !errors.Is(err, ErrNewer) {
 		t.Errorf("read: %v, want %v", err, ErrNewer)
 	}
-	if n := log.count("cannot be read or written"); n != 1 {
+	if n := log.count("unavailable, keeping state in memory"); n != 1 {
 		t.Errorf("%d lines, want 1: %s", n, log)
 	}
 	if o.loads+o.rewrites != 0 {
@@ -524,7 +524,7 @@ func TestStateSchemaThatIsNone(t *testing.T) {
 			rewriteSchema(t, s.path, schema)
 			s, log := openTestState(t, dir, newOwner())
 			flushState(t, s)
-			if len(setAsides(t, dir)) != 1 {
+			if len(quarantined(t, dir)) != 1 {
 				t.Errorf("log: %s", log)
 			}
 		})
@@ -588,7 +588,7 @@ func TestSecondStateWaitsForTheFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	flushState(t, second)
-	if log.count("is written again") != 1 {
+	if log.count("available again") != 1 {
 		t.Errorf("log: %s", log)
 	}
 	want := map[string]string{"peers/a": "1", "peers/b": "2", "peers/c": "3"}
@@ -612,7 +612,7 @@ func TestStateRemovedWhileOpen(t *testing.T) {
 		flushState(t, s)
 		wantState(t, readState(t, dir, liveState(s)), o.all())
 	}
-	if log.count("was removed or replaced") != 2 {
+	if log.count("state.db removed or replaced") != 2 {
 		t.Errorf("log: %s", log)
 	}
 	if o.loads > 1 {
@@ -636,7 +636,7 @@ func TestStateDirectoryReadOnly(t *testing.T) {
 			t.Fatal("flush into a read-only directory succeeded")
 		}
 	}
-	if n := log.count("cannot be read or written"); n != 1 {
+	if n := log.count("unavailable, keeping state in memory"); n != 1 {
 		t.Errorf("%d lines, want 1: %s", n, log)
 	}
 	if os.Getuid() == 0 {
@@ -660,13 +660,13 @@ func TestStateDiskFull(t *testing.T) {
 			t.Fatalf("flush: %v, want %v", err, syscall.ENOSPC)
 		}
 	}
-	if n := log.count("cannot be read or written"); n != 1 {
+	if n := log.count("unavailable, keeping state in memory"); n != 1 {
 		t.Errorf("%d lines, want 1: %s", n, log)
 	}
 	resize(t, dir, "64m")
 	flushState(t, s)
 	wantState(t, readState(t, dir, liveState(s)), o.all())
-	if log.count("is written again") != 1 || setAsides(t, dir) != nil {
+	if log.count("available again") != 1 || quarantined(t, dir) != nil {
 		t.Errorf("log: %s", log)
 	}
 }
@@ -920,7 +920,7 @@ func TestStateMigrations(t *testing.T) {
 		t.Errorf("flush: %v, want %v", err, trouble)
 	}
 	s.Close()
-	if after, err := os.ReadFile(s.path); err != nil || !bytes.Equal(before, after) || setAsides(t, dir) != nil {
+	if after, err := os.ReadFile(s.path); err != nil || !bytes.Equal(before, after) || quarantined(t, dir) != nil {
 		t.Errorf("a migration that failed changed the file: %v", err)
 	}
 
@@ -947,9 +947,9 @@ func TestStateMigrations(t *testing.T) {
 }
 
 func (s *State) view(f func(*bbolt.Tx) error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.open.view(f)
+	s.k.mu.Lock()
+	defer s.k.mu.Unlock()
+	return s.k.open.view(f)
 }
 
 func TestStateLoadIsCalledOnce(t *testing.T) {
@@ -985,7 +985,7 @@ func TestStateCutShortWhileItIsLoaded(t *testing.T) {
 	if len(got) == 0 || len(got) == len(want) {
 		t.Errorf("%d of %d entries were loaded, want some", len(got), len(want))
 	}
-	if o.loads != 1 || log.count("was set aside") != 1 {
+	if o.loads != 1 || log.count("quarantined") != 1 {
 		t.Errorf("%d loads; log: %s", o.loads, log)
 	}
 	wantState(t, readState(t, dir, liveState(s)), got)
@@ -1007,7 +1007,7 @@ func TestStateReplacedWhileOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	flushState(t, s)
-	if o.loads != 1 || o.rewrites != 2 || log.count("was removed or replaced") != 1 {
+	if o.loads != 1 || o.rewrites != 2 || log.count("state.db removed or replaced") != 1 {
 		t.Errorf("%d loads, %d rewrites (of them one for the new file); log: %s", o.loads, o.rewrites, log)
 	}
 	want := o.all()
@@ -1029,10 +1029,10 @@ func TestStateEntriesThatCannotBe(t *testing.T) {
 	o.set("peers/", "again")
 	flushState(t, s)
 	wantState(t, readState(t, dir, liveState(s)), map[string]string{"peers/a": "1"})
-	if st := s.Status(); st.LeftOut != 3 || st.Written != 3 {
+	if st := s.Status(); st.Dropped != 3 || st.Written != 3 {
 		t.Errorf("status %+v; want 3 left out, 3 written", st)
 	}
-	if log.count("left out") != 1 || setAsides(t, dir) != nil {
+	if log.count("invalid, dropped") != 1 || quarantined(t, dir) != nil {
 		t.Errorf("log: %s", log)
 	}
 }
@@ -1047,7 +1047,7 @@ func TestStateFull(t *testing.T) {
 			t.Fatalf("flush: %v, want %v", err, bolterrors.ErrMaxSizeReached)
 		}
 	}
-	if log.count("cannot be read or written") != 1 || log.count("remove the file while the filter runs") != 1 {
+	if log.count("unavailable, keeping state in memory") != 1 || log.count("remove the file while the filter runs") != 1 {
 		t.Errorf("log: %s", log)
 	}
 	if st := s.Status(); !st.Open || st.Bytes > 1<<20 {
@@ -1064,7 +1064,7 @@ func TestStateFull(t *testing.T) {
 	}
 	flushState(t, s)
 	wantState(t, readState(t, dir, liveState(s)), o.all())
-	if log.count("is written again") != 1 {
+	if log.count("available again") != 1 {
 		t.Errorf("log: %s", log)
 	}
 }
@@ -1117,12 +1117,12 @@ func TestDamagedStatesAreNotGathered(t *testing.T) {
 		o.set("peers/a", "1")
 		flushState(t, s)
 	}
-	if n := log.count("was set aside"); n != 6 {
+	if n := log.count("quarantined"); n != 6 {
 		t.Errorf("%d lines, want 6: %s", n, log)
 	}
 	want := "[state.db.damaged-20261101T120004000Z state.db.damaged-20261101T120005000Z state.db.damaged-20261101T120006000Z]"
 	var names []string
-	for _, name := range setAsides(t, dir) {
+	for _, name := range quarantined(t, dir) {
 		names = append(names, filepath.Base(name))
 	}
 	if got := fmt.Sprint(names); got != want {
@@ -1348,8 +1348,8 @@ func TestStateCompacts(t *testing.T) {
 		flushState(t, s)
 	}
 	flushState(t, s)
-	if n := strings.Count(log.String(), "was made smaller"); n == 0 {
-		t.Error("the file was never made smaller")
+	if n := strings.Count(log.String(), "state.db compacted"); n == 0 {
+		t.Error("the file was never compacted")
 	}
 	if strings.Contains(log.String(), "level=ERROR") {
 		t.Errorf("logged %s", log)

@@ -14,9 +14,10 @@ import (
 	"reflect"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	"scanwatch/internal/smtp"
 
 	"go.etcd.io/bbolt"
 )
@@ -28,13 +29,13 @@ func sampleRecord(end time.Time, id uint64) (*Record, []byte) {
 	r := &Record{
 		ID: id, Start: end.Add(-1500 * time.Millisecond), End: end,
 		Src: netip.MustParseAddrPort("192.0.2.7:4711"), Dst: netip.MustParseAddrPort("198.51.100.25:25"),
-		RDNS: []byte("scan.example.org"), FCrDNS: FCrDNSPass, Ending: EndingQuit,
+		RDNS: []byte("scan.example.org"), FCrDNS: smtp.FCrDNSPass, Ending: smtp.EndingQuit,
 		Counts: Counts{Commands: 4, Failed: 1, RcptPermfail: 1},
 	}
 	var steps []byte
-	steps = AppendStep(steps, &Step{Kind: KindHelo, Text: []byte("ylmf-pc"), Arg: []byte("EHLO"), Result: ResultOK, Code: 250}, 10*time.Millisecond)
-	steps = AppendStep(steps, &Step{Kind: KindMail, Text: []byte("a@example.net"), Result: ResultOK, MsgID: 7}, time.Millisecond)
-	steps = AppendStep(steps, &Step{Kind: KindRcpt, Text: []byte("nobody@example.org"), Result: ResultPermfail, Code: 550, Reply: []byte("Invalid recipient")}, time.Millisecond)
+	steps = AppendStep(steps, &Step{Kind: KindHelo, Text: []byte("ylmf-pc"), Arg: []byte("EHLO"), Result: smtp.ResultOK, Code: 250}, 10*time.Millisecond)
+	steps = AppendStep(steps, &Step{Kind: KindMail, Text: []byte("a@example.net"), Result: smtp.ResultOK, MsgID: 7}, time.Millisecond)
+	steps = AppendStep(steps, &Step{Kind: KindRcpt, Text: []byte("nobody@example.org"), Result: smtp.ResultPermfail, Code: 550, Reply: []byte("Invalid recipient")}, time.Millisecond)
 	return r, AppendRecord(nil, r, steps)
 }
 
@@ -90,7 +91,7 @@ func openTest(t *testing.T, dir string, o Options) (*Writer, *lines) {
 func ids(t *testing.T, r *Reader, since, until time.Time) (got []uint64, problems []string) {
 	t.Helper()
 	r.Problem = func(segment string, err error) { problems = append(problems, segment+": "+err.Error()) }
-	if err := r.Each(since, until, func(rec *Record) error { got = append(got, rec.ID); return nil }); err != nil {
+	if err := r.Each(since, until, AllKinds, func(rec *Record) error { got = append(got, rec.ID); return nil }); err != nil {
 		t.Fatalf("each: %v", err)
 	}
 	return got, problems
@@ -156,7 +157,7 @@ func TestRoundTrip(t *testing.T) {
 			c.before()
 			c.reader.Problem = func(s string, err error) { t.Errorf("problem: %s: %v", s, err) }
 			n := 0
-			err := c.reader.Each(time.Time{}, time.Time{}, func(got *Record) error {
+			err := c.reader.Each(time.Time{}, time.Time{}, AllKinds, func(got *Record) error {
 				n++
 				var kinds []Kind
 				if err := got.Steps(func(s *Step) bool { kinds = append(kinds, s.Kind); return true }); err != nil {
@@ -289,7 +290,7 @@ func TestReaderThatEndsEarlyLetsGoOfFiles(t *testing.T) {
 	w.Close()
 	enough := errors.New("enough")
 	r := &Reader{Dir: dir, Problem: func(s string, err error) { t.Error(s, err) }}
-	if err := r.Each(time.Time{}, time.Time{}, func(*Record) error { return enough }); err != enough {
+	if err := r.Each(time.Time{}, time.Time{}, AllKinds, func(*Record) error { return enough }); err != enough {
 		t.Fatal(err)
 	}
 	for _, name := range segmentNames(t, dir) {
@@ -388,7 +389,7 @@ func TestDamagedSegmentIsSetAside(t *testing.T) {
 			w, log := openTest(t, dir, Options{})
 			add(w, noon.Add(time.Hour), 9999)
 			flush(t, w)
-			if n := log.count("a damaged segment was set aside"); n != 1 {
+			if n := log.count("corrupt file quarantined"); n != 1 {
 				t.Errorf("%d lines about it, want 1: %s", n, log)
 			}
 			if got, problems := ids(t, liveReader(dir, w), time.Time{}, time.Time{}); fmt.Sprint(got) != "[9999]" || len(problems) != 1 {
@@ -397,8 +398,8 @@ func TestDamagedSegmentIsSetAside(t *testing.T) {
 			if got := segmentNames(t, dir); len(got) != 2 || !strings.HasPrefix(got[0], "2026-11-01.db.damaged-") || got[1] != "2026-11-01.2.db" {
 				t.Errorf("segments %v", got)
 			}
-			if s := w.Status(); s.Damaged != 1 {
-				t.Errorf("status says %d damaged segments, want 1", s.Damaged)
+			if s := w.Status(); s.Quarantined != 1 {
+				t.Errorf("status says %d damaged segments, want 1", s.Quarantined)
 			}
 		})
 	}
@@ -430,7 +431,7 @@ func TestSegmentCutShortWhileOpen(t *testing.T) {
 			c.first(t, w)
 			add(w, noon.Add(time.Hour), 9999)
 			flush(t, w)
-			if log.count("set aside") != 1 {
+			if log.count("quarantined") != 1 {
 				t.Errorf("log: %s", log)
 			}
 			if got, _ := ids(t, liveReader(dir, w), time.Time{}, time.Time{}); fmt.Sprint(got) != "[9999]" {
@@ -464,7 +465,7 @@ func TestNewerSchemaIsLeftAlone(t *testing.T) {
 	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the newer segment was changed, or is gone: %v", err)
 	}
-	if log.count("newer version") != 1 {
+	if log.count("segment of another version") != 1 {
 		t.Errorf("log: %s", log)
 	}
 	got, problems := ids(t, liveReader(dir, w), time.Time{}, time.Time{})
@@ -559,7 +560,7 @@ func TestSecondWriterWaitsForTheFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	flush(t, second)
-	if log.count("written again") != 1 {
+	if log.count("available again") != 1 {
 		t.Errorf("log: %s", log)
 	}
 	if got, problems := ids(t, liveReader(dir, second), time.Time{}, time.Time{}); fmt.Sprint(got) != "[1 2]" || problems != nil {
@@ -573,7 +574,7 @@ func TestReaderDoesNotHoldUpANewWriter(t *testing.T) {
 	add(w, noon, 1)
 	flush(t, w)
 	w.Close()
-	err := (&Reader{Dir: dir}).Each(time.Time{}, time.Time{}, func(*Record) error {
+	err := (&Reader{Dir: dir}).Each(time.Time{}, time.Time{}, AllKinds, func(*Record) error {
 		w, _ := openTest(t, dir, Options{})
 		defer w.Close()
 		add(w, noon.Add(time.Second), 2)
@@ -604,7 +605,7 @@ func TestRemovedDirectoryIsMadeAgain(t *testing.T) {
 			t.Errorf("without %s: got %v, problems %v; want [%d]", remove, got, problems, id)
 		}
 	}
-	if log.count("was removed or replaced") != 3 {
+	if log.count("removed or replaced") != 3 {
 		t.Errorf("log: %s", log)
 	}
 }
@@ -619,7 +620,7 @@ func TestDirectoryThatCannotBeMade(t *testing.T) {
 			t.Fatalf("flush: %v", err)
 		}
 	}
-	if n := log.count("cannot be written"); n != 1 {
+	if n := log.count("unavailable, keeping records in memory"); n != 1 {
 		t.Errorf("%d lines, want 1: %s", n, log)
 	}
 	if err := os.Mkdir(parent, 0o755); err != nil {
@@ -758,7 +759,7 @@ func TestReadOnlyDirectory(t *testing.T) {
 			t.Fatal("flush into a read-only directory succeeded")
 		}
 	}
-	if n := log.count("cannot be written"); n != 1 {
+	if n := log.count("unavailable, keeping records in memory"); n != 1 {
 		t.Errorf("%d lines, want 1: %s", n, log)
 	}
 	if os.Getuid() == 0 {
@@ -790,7 +791,7 @@ func TestDiskFull(t *testing.T) {
 	if failed == nil {
 		t.Fatal("the disk of 1 MB took 4 MB")
 	}
-	if c := log.count("cannot be written"); c != 1 {
+	if c := log.count("unavailable, keeping records in memory"); c != 1 {
 		t.Errorf("%d lines, want 1: %s", c, log)
 	}
 	resize(t, dir, "64m")
@@ -799,7 +800,7 @@ func TestDiskFull(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(seq(n)) || problems != nil {
 		t.Errorf("%d records, problems %v; want %d", len(got), problems, n)
 	}
-	if log.count("written again") != 1 {
+	if log.count("available again") != 1 {
 		t.Errorf("log: %s", log)
 	}
 }
@@ -836,8 +837,8 @@ func TestSnapshotDoesNotHoldUpTheWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range all { // also the one that the snapshot keeps from reusing space
-		if s.Size > w.segmentLimit() {
-			t.Errorf("%s has %d bytes, more than the %d of a segment", s.Name, s.Size, w.segmentLimit())
+		if s.Size > w.days.limit() {
+			t.Errorf("%s has %d bytes, more than the %d of a segment", s.Name, s.Size, w.days.limit())
 		}
 	}
 	var b bytes.Buffer
@@ -917,12 +918,12 @@ func TestParseSegment(t *testing.T) {
 		s, ok := parseSegment(c.name)
 		got := ""
 		if ok {
-			got = fmt.Sprintf("%s %d %t", s.Day.Format(dayLayout), s.Part, s.Damaged)
+			got = fmt.Sprintf("%s %d %t", s.Day.Format(dayLayout), s.Part, s.Quarantined)
 		}
 		if got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
-		if ok && !s.Damaged && segmentFile(s.Day, s.Part) != c.name {
+		if ok && !s.Quarantined && segmentFile(s.Day, s.Part) != c.name {
 			t.Errorf("%s is written as %s", c.name, segmentFile(s.Day, s.Part))
 		}
 	}
@@ -962,56 +963,42 @@ func TestBudgetWithState(t *testing.T) {
 	}
 }
 
-// TestClockJumps: a clock that is years ahead for a while removes nothing; one that
-// stays there does, after an hour.
-func TestClockJumps(t *testing.T) {
-	dir := t.TempDir()
-	var clock atomic.Int64
-	o := Options{Keep: 48 * time.Hour, Now: func() time.Time { return time.UnixMicro(clock.Load()).UTC() }}
-	clock.Store(noon.UnixMicro())
-	w, _ := openTest(t, dir, o)
-	write := func(at time.Time) string {
-		t.Helper()
-		clock.Store(at.UnixMicro())
-		add(w, at, uint64(at.Unix()))
-		flush(t, w)
-		return strings.Join(segmentNames(t, dir), " ")
-	}
-	const kept = "2026-10-31.db 2026-11-01.db"
-	write(noon.AddDate(0, 0, -1))
-	write(noon)
-	if got, want := write(noon.AddDate(30, 0, 0)), kept+" 2056-11-01.db"; got != want {
-		t.Errorf("thirty years ahead: %s, want %s", got, want)
-	}
-	if got, want := write(noon.Add(time.Hour)), kept+" 2056-11-01.db"; got != want {
-		t.Errorf("back again: %s, want %s", got, want)
-	}
-	if got, want := write(noon.AddDate(0, 0, 4)), kept+" 2026-11-05.db 2056-11-01.db"; got != want {
-		t.Errorf("four days without mail: %s, want %s", got, want)
-	}
-	w.doubted = time.Now().Add(-clockDoubt)
-	if got, want := write(noon.AddDate(0, 0, 5)), "2026-11-05.db 2026-11-06.db 2056-11-01.db"; got != want {
-		t.Errorf("an hour later: %s, want %s", got, want)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for at, want := range map[time.Time]time.Time{
-		noon.AddDate(0, 0, 5):  noon.AddDate(0, 0, 5), // the newest day before it
-		noon.AddDate(0, 0, 7):  noon.AddDate(0, 0, 7),
-		noon.AddDate(0, 0, 12): noon.AddDate(0, 0, 5).Add(12 * time.Hour),
-		noon.AddDate(10, 0, 0): noon.AddDate(0, 0, 5).Add(12 * time.Hour),
-		noon.AddDate(-1, 0, 0): noon.AddDate(-1, 0, 0),
+// TestPruneOrder checks that the files that a crash has left and salvaged files go
+// before the oldest day.
+func TestPruneOrder(t *testing.T) {
+	const mega = 1 << 20
+	for _, c := range []struct {
+		name  string
+		files map[string]int
+		want  string
+	}{
+		{"all fit", map[string]int{"2026-10-01.db": 3 * mega, "2026-10-30.db.damaged-x.salvaged": mega},
+			"2026-10-01.db 2026-10-30.db.damaged-x.salvaged 2026-11-01.db"},
+		{"temporary files", map[string]int{"2026-10-01.db": 10 * mega, "2026-10-30.2.db.new": 5 * mega, "clock.new": mega},
+			"2026-10-01.db 2026-11-01.db"},
+		{"salvaged files", map[string]int{"2026-10-01.db": 10 * mega, "2026-10-30.db.damaged-x.salvaged": 3 * mega, "2026-10-31.db.damaged-x.salvaged": 2 * mega},
+			"2026-10-01.db 2026-10-31.db.damaged-x.salvaged 2026-11-01.db"},
+		{"files that are not salvaged", map[string]int{"2026-10-01.db": 10 * mega, "2026-10-30.db.damaged-x": 5 * mega},
+			"2026-10-30.db.damaged-x 2026-11-01.db"},
+		{"the oldest day", map[string]int{"2026-10-01.db": 5 * mega, "2026-10-02.db": 5 * mega, "2026-10-30.db": 5 * mega},
+			"2026-10-02.db 2026-10-30.db 2026-11-01.db"},
 	} {
-		if got := Lately(dir, at); !got.Equal(want) {
-			t.Errorf("lately, at %s, is %s, want %s", at, got, want)
-		}
-	}
-	// A filter that starts with such a clock.
-	now := noon.AddDate(10, 0, 0)
-	clock.Store(now.UnixMicro())
-	w, _ = openTest(t, dir, o)
-	if got, want := write(now), "2026-11-05.db 2026-11-06.db 2036-11-01.db 2056-11-01.db"; got != want {
-		t.Errorf("started ten years ahead: %s, want %s", got, want)
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.Mkdir(filepath.Join(dir, sessionsDir), 0o750); err != nil {
+				t.Fatal(err)
+			}
+			for name, size := range c.files {
+				if err := os.WriteFile(filepath.Join(dir, sessionsDir, name), make([]byte, size), 0o640); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w, _ := openTest(t, dir, Options{Budget: MinBudget})
+			add(w, noon, 1)
+			flush(t, w)
+			if got := strings.Join(segmentNames(t, dir), " "); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+		})
 	}
 }

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Unpacks the programs that the tests of tests/export run but that cannot, or
-# need not, be installed: two mail servers that exclude each other, and daemons
-# that nobody wants to start. They come from Debian's archive and stay in
-# $SCANWATCH_ROOTS/consumers (/var/cache/scanwatch-tests unless set).
+# Unpack the programs that the tests in tests/export run but that cannot be
+# installed together, such as two mail servers, or that would start a daemon. They
+# come from the archive of Debian and go to $SCANWATCH_ROOTS/consumers. The default
+# of SCANWATCH_ROOTS is /var/cache/scanwatch-tests.
 set -eu
 dir=${SCANWATCH_ROOTS:-/var/cache/scanwatch-tests}/consumers
 [ -d "$dir" ] && exit 0
@@ -16,7 +16,7 @@ apt-get -q download $packages >/dev/null || { apt-get -q update && apt-get -q do
 for deb in *.deb; do
 	dpkg -x "$deb" "$dir.tmp"
 done
-# A program with s-bits would not take libraries from here.
+# The loader ignores LD_LIBRARY_PATH for programs with setuid or setgid bits.
 chmod -R a-s "$dir.tmp/usr"
 rm -rf "$dir.tmp/debs"
 mv "$dir.tmp" "$dir"

@@ -1,14 +1,14 @@
 #!/bin/sh
-# The demo: a real OpenSMTPD with the filter, sessions of all sorts, the report.
-# Where that cannot be had (no root, no debootstrap), recorded streams instead.
-# Run from the project's folder after `make all`.
+# The demo: a real OpenSMTPD with the filter, various sessions and the report.
+# Without root or debootstrap it plays recorded streams. Run it in the top
+# directory after `make all`.
 set -eu
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/scanwatch-demo.XXXXXX")
 chmod 755 "$dir"
 state=$dir/state
 
-# Shows what has been recorded, in the shell of the demo's server or here.
+# These commands show the records. The demo may run them in its namespace.
 show='
 session=$(./scanwatch -s "$state" dump --evidence botnet-helo | sed -n "1s/.*\"session\":\"\([0-9a-f]*\)\".*/\1/p")
 echo
@@ -24,14 +24,14 @@ if [ "$(id -u)" = 0 ] && sh tests/roots.sh trixie; then
 	go build -o "$dir/demo" ./tests/demo
 	"$dir/demo" -filter "$PWD/filter-scanwatch" -dir "$dir" -then "
 		echo
-		echo 'The filter has put these lines into the mail log:'
+		echo 'The filter logged:'
 		echo
 		sed -n 's/^scanwatch: /  /p' '$dir/smtpd.log' | fold -s -w 78
 		$show"
 	rm -f "$dir/demo"
 else
-	echo "A real OpenSMTPD needs root and a network to make a private Debian system;"
-	echo "playing recorded streams of OpenSMTPD 7.9 instead:"
+	echo "A real OpenSMTPD needs root, and a network for a private Debian system."
+	echo "Playing recorded streams of OpenSMTPD 7.9 instead:"
 	mkdir "$state"
 	for stream in ehlo-delivery bad-helo harvest-50-unknown relay-probe ssh-banner http-get \
 		tls-clienthello-on-plain pipelined auth-on-port-25 auth-submission rdns-variants ipv6; do
@@ -42,6 +42,6 @@ else
 fi
 
 echo
-echo "Everything has stopped. The state is in $state; try"
+echo "The demo has ended. The state is in $state. Try"
 echo "  ./scanwatch -s $state dump | head -3"
 echo "  ./scanwatch -s $state report --json"

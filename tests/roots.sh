@@ -1,24 +1,24 @@
 #!/bin/sh
-# Bootstraps the private Debian roots the tests run real OpenSMTPD servers in.
+# Create the private Debian roots in which the tests run real OpenSMTPD servers.
 #
 #	tests/roots.sh [ROOT ...]
 #
-# Without arguments, all of them:
+# The default is all of them:
 #
 #	bookworm   OpenSMTPD 6.8, whose TLS and AUTH do not work (OpenSSL 3)
 #	bullseye   OpenSMTPD 6.8 with working TLS and AUTH
 #	trixie     OpenSMTPD 7.6
-#	sid        OpenSMTPD 7.9 or newer: whatever the suite has at the time
+#	sid        OpenSMTPD 7.9 or newer, as in the archive
 #
-# They live in $SCANWATCH_ROOTS, /var/cache/scanwatch-tests unless set, and are
-# kept between runs: one that is there is left alone, whatever its age. Remove
-# a folder to have it made anew. Needs root and, for a missing root, a network;
-# the mirrors are those that apt and debootstrap use by themselves.
+# The roots are in $SCANWATCH_ROOTS; the default is /var/cache/scanwatch-tests.
+# Existing roots are kept: remove a directory to create it again. The script needs
+# root, and a network for a missing root. It uses the default mirrors of apt and
+# debootstrap.
 set -eu
 
 roots=${SCANWATCH_ROOTS:-/var/cache/scanwatch-tests}
-packages='opensmtpd ca-certificates' # smtpd 7 does not start without the latter
-user=mailuser                        # gets the mail delivered by the tests
+packages='opensmtpd ca-certificates' # smtpd 7 requires the latter
+user=mailuser                        # the tests deliver mail to this user
 
 say() { echo "roots: $*"; }
 die() {
@@ -27,15 +27,14 @@ die() {
 }
 now() { date +%s; }
 
-# in_root ROOT COMMAND ...: runs it in ROOT, asking nobody anything.
+# in_root ROOT COMMAND ...: run a command in ROOT without questions.
 in_root() {
 	in=$1
 	shift
 	DEBIAN_FRONTEND=noninteractive LC_ALL=C chroot "$in" "$@"
 }
 
-# The clock of a test machine may be past the date until which a Release file
-# is valid.
+# By the clock of a test machine, a Release file may have expired.
 apt_in() {
 	in=$1
 	shift
@@ -48,7 +47,7 @@ tools() {
 	command -v ip >/dev/null || missing="$missing iproute2"
 	[ -n "$missing" ] || return 0
 	command -v apt-get >/dev/null ||
-		die "missing:$missing, and there is no apt-get to install them with"
+		die "missing:$missing; install them or apt-get"
 	say "installing$missing"
 	# shellcheck disable=SC2086 # a list of words
 	{ apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y install \
@@ -56,9 +55,8 @@ tools() {
 		die "cannot install$missing (network? see $roots/tools.log)"
 }
 
-# complete ROOT: is it usable? Only renaming gives a root its final name, so a
-# folder of that name was finished once; the user may be missing in one made
-# by hand.
+# complete ROOT: succeed if a root is usable. A root gets its name when it is
+# complete; one from another source may lack the user.
 complete() {
 	[ -x "$1/usr/sbin/smtpd" ] && [ -s "$1/etc/ssl/certs/ca-certificates.crt" ] &&
 		grep -q "^$user:" "$1/etc/passwd"
@@ -68,19 +66,19 @@ build() {
 	suite=$1 final=$roots/$1 tmp=$roots/$1.tmp log=$roots/$1.log
 	begin=$(now)
 	if [ -d "$final" ]; then
-		# Mend in place: nothing in it is unique, and it may be in use.
+		# Repair it in place, because it may be in use.
 		tmp=$final
-		say "$suite: $final is incomplete, mending it"
+		say "$suite: $final is incomplete, repairing it"
 	else
 		say "$suite: bootstrapping into $final, about half a minute"
-		# An interrupted debootstrap leaves these mounted.
+		# An interrupted debootstrap does not unmount these.
 		umount "$tmp/proc" "$tmp/sys" 2>/dev/null || :
 		rm -rf "$tmp"
 		debootstrap --variant=minbase "$suite" "$tmp" >"$log" 2>&1 ||
 			die "$suite: debootstrap failed after $(($(now) - begin)) s (network? see $log)"
 	fi
 	if ! [ -x "$tmp/usr/sbin/smtpd" ] || ! [ -s "$tmp/etc/ssl/certs/ca-certificates.crt" ]; then
-		# The packages' scripts must not start a server.
+		# Scripts of packages must not start a server.
 		printf '#!/bin/sh\nexit 101\n' >"$tmp/usr/sbin/policy-rc.d"
 		chmod 755 "$tmp/usr/sbin/policy-rc.d"
 		# shellcheck disable=SC2086
@@ -99,8 +97,8 @@ build() {
 root() {
 	suite=$1
 	if ! complete "$roots/$suite"; then
-		# Two at once: the second one waits and finds the work done. A server
-		# of the tests holds the same lock while it uses the root.
+		# If two processes need a root, the second one waits for the first. A
+		# server of the tests holds the same lock.
 		exec 9>"$roots/$suite.lock"
 		flock -n 9 || {
 			say "$suite: another process builds or uses it, waiting"

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,48 +12,50 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/owner"
 	"scanwatch/cmd/internal/sandbox"
-	"scanwatch/internal/contain"
+	"scanwatch/internal/safego"
 	"scanwatch/rules"
 )
 
-// What happens before smtpd has its handshake touches the disk, and smtpd serves
-// nobody meanwhile: so each of it has its bound, after which it is done without.
+// smtpd accepts no connection before the handshake. Each earlier disk access
+// therefore has a timeout, after which the filter starts without its result.
 const (
-	configPatience = 5 * time.Second // the configuration and all files that it names
-	diskPatience   = time.Second     // the directories that the sandbox is to leave open, the key, and what was refused
+	configTimeout = 5 * time.Second // the configuration and all files that it includes
+	diskTimeout   = time.Second     // sandbox directories, the key, and the file of rejected lists
 )
 
-// inTime returns what f does, or false when that takes longer than patience.
-func inTime[T any](log *slog.Logger, what string, patience time.Duration, f func() T) (v T, ok bool) {
+// withTimeout returns the result of f, or false if f exceeds the timeout.
+func withTimeout[T any](log *slog.Logger, what string, timeout time.Duration, f func() T) (v T, ok bool) {
 	done := make(chan T, 1)
-	contain.Go(log, what, func() { done <- f() })
+	safego.Go(log, what, func() { done <- f() })
 	select {
 	case v = <-done:
 		return v, true
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		return v, false
 	}
 }
 
-// enterSandbox takes from the process what it does not need with these settings
-// and this configuration, and tells what it is. Nothing else may use the disk yet.
+// enterSandbox restricts the process to the needs of the settings and the
+// configuration, and logs the restrictions. No other goroutine may use the disk
+// during the call.
 func (p *policies) enterSandbox(set rules.Settings) {
-	// To wait would hang the mail server, and to do it later the process, as
-	// long as one thread waits for the disk: see Enter.
+	// Waiting would block the mail server. Entering the sandbox later would block
+	// the process while a thread waits for the disk: see Enter.
 	without := func() {
-		p.log.Warn("no sandbox: the disk of the state directory or of the configuration does not answer; restart smtpd when it does")
+		p.log.Warn("no sandbox: disk timeout; restart smtpd when the disk answers")
 	}
 	if p.unread {
 		without()
 		return
 	}
-	paths := sandbox.Paths{State: set.Store, Events: set.Events, Look: config.DefaultFiles()}
+	paths := sandbox.Paths{State: set.Store, Look: config.DefaultFiles()}
 	if p.config != nil {
 		paths.Read = p.config.Files()
 	}
-	plan, ok := inTime(p.log, "preparing the sandbox", diskPatience, func() *sandbox.Plan {
-		_, _ = time.Now().Zone() // reads the file of the time zone, now or never
+	plan, ok := withTimeout(p.log, "preparing the sandbox", diskTimeout, func() *sandbox.Plan {
+		_, _ = time.Now().Zone() // load the time zone, whose file the sandbox excludes
 		return sandbox.Prepare(paths)
 	})
 	if !ok {
@@ -60,27 +64,55 @@ func (p *policies) enterSandbox(set rules.Settings) {
 	}
 	p.closed = plan.Enter()
 	for _, err := range p.closed.Problems {
-		p.log.Warn("the sandbox is not whole", "error", err)
+		p.log.Warn("sandbox incomplete", "err", err)
 	}
-	tell := p.log.Info
-	if !p.closed.Files || !p.closed.Exec || !p.closed.TCP { // less than any system of these years can
-		tell = p.log.Warn
+	level := slog.LevelInfo
+	if !p.closed.Files || !p.closed.Exec || !p.closed.TCP { // current systems support more
+		level = slog.LevelWarn
 	}
-	tell("sandbox", p.closed.Attrs()...)
+	p.log.Log(context.Background(), level, "sandbox", p.closed.Attrs()...)
 }
 
-// checkState tells, in one line, what of the state directory others could use
-// to lead the filter, or scanwatch(8), astray. It is only told: the filter has
-// always worked there, and an operator may know why it is so.
+// giveUpRoot makes a filter that runs as root continue as the owner of the state
+// directory: that user could make root write elsewhere.
+func giveUpRoot(dir string, log *slog.Logger) {
+	if os.Geteuid() != 0 {
+		return
+	}
+	type result struct {
+		*owner.User
+		err error
+	}
+	r, ok := withTimeout(log, "looking for the owner of the state directory", diskTimeout, func() result {
+		u, err := owner.Of(dir)
+		return result{u, err}
+	})
+	if ok && r.err == nil && r.User != nil {
+		log.Warn("running as the owner of the state directory, not as root", "uid", r.ID, "hint", "name this user in smtpd.conf(5)")
+		r.err = r.Become()
+	}
+	if !ok {
+		r.err = errDiskTimeout
+	}
+	if r.err != nil {
+		log.Error("running as root in the directory of another user", "err", r.err)
+	}
+}
+
+var errDiskTimeout = errors.New("disk timeout")
+
+// checkState logs owners and modes of the state directory that let other users
+// manipulate the filter or scanwatch(8). It only warns, because the operator may
+// have set them on purpose.
 func checkState(dir string, log *slog.Logger) {
 	var wrong []string
 	for _, path := range []string{dir, filepath.Join(dir, "sessions"), filepath.Join(dir, "state.db")} {
 		info, err := os.Stat(path)
 		if err != nil {
-			continue // it is made, or the store tells
+			continue // the directory is created later, or the store logs the error
 		}
 		if info.Mode()&0o002 != 0 {
-			wrong = append(wrong, fmt.Sprintf("%s can be written by everybody: chmod o-w", path))
+			wrong = append(wrong, fmt.Sprintf("%s is world-writable; run chmod o-w", path))
 		}
 		owner, ok := info.Sys().(*syscall.Stat_t)
 		if me := os.Geteuid(); ok && owner.Uid != 0 && int(owner.Uid) != me {
@@ -88,17 +120,17 @@ func checkState(dir string, log *slog.Logger) {
 		}
 	}
 	if len(wrong) > 0 {
-		log.Warn("the state directory is not safe from others", "because", strings.Join(wrong, "; "))
+		log.Warn("state directory unsafe", "because", strings.Join(wrong, "; "))
 	}
 }
 
-// sandbox tells status what is in force.
+// sandbox returns the restrictions in force.
 func (p *policies) sandbox(open bool) string {
 	if open {
 		return "none, because of -S"
 	}
 	if p.closed == nil {
-		return "none: the disk did not answer at the start"
+		return "none: disk timeout at the start"
 	}
 	var words []string
 	for _, a := range p.closed.Attrs() {

@@ -18,12 +18,14 @@ import (
 // passedOn are what log calls log that is no text of their own: errors and notes
 // that others have made, each explained in the manual in general.
 var passedOn = []string{
-	"err.Error()", // of a file that cannot be read
-	"line",        // what filter.Serve logs: its texts are looked at there
-	"n",           // a note of package config: the same
-	"r",           // whom a new configuration turns away
-	"w.Error()",   // a warning about a configuration
-	"word",        // banned, unbanned
+	"err.Error()",                 // of a file that cannot be read
+	`k.name + " available again"`, // segments and state.db; the manual has both
+	`k.name + " unavailable, keeping " + k.data + " in memory"`,
+	"line",      // what filter.Serve logs: its texts are looked at there
+	"n",         // a note of package config: the same
+	"e.Error()", // an error in a configuration
+	"w.Error()", // a warning about one
+	"word",      // banned, unbanned
 	`strings.TrimSuffix(line, "\n")`,
 }
 

@@ -9,16 +9,16 @@ import (
 	"scanwatch/filter/privacy"
 )
 
-// keyRetry is how often it is tried to save a key that could not be saved.
+// keyRetry is the interval between attempts to save a key.
 const keyRetry = 30 * time.Second
 
-// useKey gives the key of the state directory to use. If there is none that can be
-// read, or the disk does not answer in time, use gets a new one, because smtpd waits;
-// the function that is returned saves it then. A state directory that comes back later
-// with another key has that one used from then on.
+// useKey calls use with the key of the state directory. If that is missing or the
+// disk times out, it uses a new key, because smtpd is waiting. The returned function
+// then saves the new key. If the state directory has a key by then, it calls use
+// with that one.
 func useKey(dir string, use func(key []byte), log *slog.Logger) func(context.Context) {
-	key, ok := inTime(log, "reading the key", diskPatience, func() []byte {
-		key, _ := privacy.ReadKey(dir) // what went wrong, saving will tell
+	key, ok := withTimeout(log, "reading the key", diskTimeout, func() []byte {
+		key, _ := privacy.ReadKey(dir) // SaveKey returns the error
 		return key
 	})
 	switch {
@@ -26,13 +26,13 @@ func useKey(dir string, use func(key []byte), log *slog.Logger) func(context.Con
 		use(key)
 		return func(context.Context) {}
 	case !ok:
-		log.Warn("the disk of the state directory does not answer: until it does, addresses are hashed with a key of the moment")
+		log.Warn("state directory: disk timeout; hashing with a temporary key")
 	}
 	fresh := privacy.NewKey()
 	use(fresh)
 	return func(ctx context.Context) {
-		_ = os.Mkdir(dir, 0o750) // or the store makes it, a moment too late for the key
-		for told := false; ; {
+		_ = os.Mkdir(dir, 0o750) // the store also creates it, but later
+		for logged := false; ; {
 			key, err := privacy.SaveKey(dir, fresh)
 			if err == nil {
 				if string(key) != string(fresh) {
@@ -40,9 +40,9 @@ func useKey(dir string, use func(key []byte), log *slog.Logger) func(context.Con
 				}
 				return
 			}
-			if !told {
-				log.Error("addresses are hashed with a key that is not saved: what is recorded now cannot be found by them later", "error", err)
-				told = true
+			if !logged {
+				log.Error("hash key not saved; hashed addresses cannot be found later", "err", err)
+				logged = true
 			}
 			select {
 			case <-ctx.Done():

@@ -1,5 +1,5 @@
-// Filter-scanwatch is an OpenSMTPD filter that records what remote hosts do.
-// See filter-scanwatch(8).
+// Filter-scanwatch is an OpenSMTPD filter that records the sessions of clients. See
+// filter-scanwatch(8).
 package main
 
 import (
@@ -38,7 +38,7 @@ See filter-scanwatch(8); "scanwatch report" shows what came in.
 }
 
 func main() {
-	// Lines and files that this process makes are for its own group.
+	// Other users must not have access to files and sockets of this process.
 	syscall.Umask(0o027)
 	os.Exit(command(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
@@ -71,16 +71,16 @@ func command(args []string, stdin, stdout, stderr *os.File) int {
 	if *check {
 		return checkConfig(s.file, stderr)
 	}
-	// Go ends a process that writes to a closed stdout or stderr; the last
-	// records would be lost.
+	// By default, Go exits when a write to stdout or stderr returns EPIPE, and the
+	// last records would be lost.
 	signal.Ignore(syscall.SIGPIPE)
 	return run(s, stdin, stdout, stderr)
 }
 
-// checkConfig tells everything that is wrong with the configuration.
+// checkConfig prints all errors of the configuration and returns the exit status.
 func checkConfig(file string, stderr io.Writer) int {
 	if file = config.Find(file); file == "" {
-		fmt.Fprintln(stderr, "no configuration file: the filter would observe")
+		fmt.Fprintln(stderr, "no configuration file: the filter observes only")
 		return 0
 	}
 	lists, err := lookup.Builtin()

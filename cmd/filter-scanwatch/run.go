@@ -6,12 +6,11 @@ import (
 	"io"
 	"iter"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
-	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,228 +23,290 @@ import (
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/privacy"
-	"scanwatch/filter/session"
-	"scanwatch/internal/contain"
+	"scanwatch/filter/smtpd"
+	"scanwatch/internal/prefix"
+	"scanwatch/internal/safego"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
 
-// settings are what flags and the configuration file say.
+// settings are the flags.
 type settings struct {
-	file    string // empty: there is none
+	file    string // configuration; empty for the default file
 	dir     string
-	open    bool // without a sandbox
+	open    bool // no sandbox
 	verbose bool
 }
 
-// stopTime bounds how long the last records and log lines may take when smtpd
-// has stopped: nobody waits for this process then, but a new one may want the
-// state directory.
+// stopTime limits the time for saving the last records after smtpd has stopped: a
+// new filter may need the state directory.
 const stopTime = 10 * time.Second
 
-// tellTime is how long the last log lines may take after that: what was lost must be told.
-const tellTime = time.Second
+// logTime limits the time for writing the last log lines after stopTime.
+const logTime = time.Second
 
-// socketCheck is how often the control socket is looked after: made if it
-// could not be made, and made again if somebody removed it.
+// socketCheck is the interval of checking for a missing control socket.
 const socketCheck = 5 * time.Second
 
-// gcPercent makes less of memory than Go does by itself, for a little more CPU:
-// most of what lives are tables without pointers, which cost the collector
-// nothing. It begins when the lists are read: until then nearly all is garbage,
-// and smtpd waits.
+// gcPercent is below Go's default. It saves memory for little CPU time, because most
+// live memory is tables without pointers. It takes effect after the lists are read.
+// Until then nearly all memory is garbage, and smtpd is waiting.
 const gcPercent = 50
 
-// run filters until stdin ends. Nothing before filter.Serve waits for more
-// than files on the local disk: smtpd serves nobody until its filters have
-// registered. The state directory is opened in the background.
-func run(s settings, stdin, stdout, stderr *os.File) int {
-	logs := newQueue(stderr)
-	level := new(slog.LevelVar)
-	level.Set(slog.LevelWarn)
-	if s.verbose {
-		level.Set(slog.LevelInfo)
-	}
-	log := newLogger(logs, level)
-	lists := sync.OnceValue(func() *lookup.Lists {
-		var l *lookup.Lists
-		err := contain.Run(func() (err error) { l, err = lookup.Builtin(); return err })
-		if err != nil {
-			log.Error("bug: the shipped lists cannot be read, nothing is matched against them", "error", err, contain.Stack(err))
-			return new(lookup.Lists)
-		}
-		return l
-	})
-	contain.Go(log, "reading the shipped lists", func() { lists() })
+// A program is the running filter.
+type program struct {
+	settings
+	log     *slog.Logger
+	level   *slog.LevelVar
+	logs    *queue
+	started time.Time
 
-	// The store's clock is the one of the events, so that a recorded stream
-	// is kept as it would have been when it was recorded.
-	var clock atomic.Int64
-	var writer *store.Writer
-	now := func() time.Time {
-		if t := clock.Load(); t != 0 {
-			return time.UnixMicro(t)
-		}
-		return time.Now()
-	}
-	remembered := memory.New()
-	var stream *events.Stream // set before the first event
-	var watched events.Fan
-	send := func(e *events.Event) {
-		if stream != nil {
-			stream.Send(e)
-		}
-		watched.Send(e)
-	}
-	var hasher atomic.Pointer[privacy.Hasher] // set before the first event
-	table := session.NewTable(session.Options{
-		Hasher: hasher.Load,
-		Record: func(end time.Time, id uint64, value []byte) {
-			clock.Store(end.UnixMicro())
-			writer.Add(end, id, value)
-		},
-		Memory:   remembered,
-		Event:    send,
-		Log:      logs.Line,
-		Lists:    lists,
-		OwnAddrs: ownAddrs(),
+	lists    func() *lookup.Lists
+	memory   *memory.Memory
+	hasher   atomic.Pointer[privacy.Hasher] // set before the first event
+	watchers events.Fan
+	clock    atomic.Int64 // end of the newest session in microseconds since 1970
+	delayed  atomic.Int64 // delayed replies
+
+	policies policies
+	set      rules.Settings
+	pipeline *filter.Pipeline
+	front    *smtpd.FrontEnd
+	writer   *store.Writer
+	state    *store.State
+
+	stopLive func()        // stops the background work
+	socket   chan struct{} // closed when the control socket is closed
+}
+
+// run handles stdin until it ends and returns the exit status.
+func run(s settings, stdin, stdout, stderr *os.File) int {
+	p := build(s, stderr)
+	p.start(stdin)
+	err := smtpd.Serve(stdin, stdout, p.front, smtpd.Options{
+		Reports: smtpd.Reports,
+		Phases:  p.policies.asked,
+		Held:    &p.delayed,
+		Log:     func(line string) { p.log.Warn(line) },
 	})
-	use := func(s *session.Settings) {
-		if writer != nil {
-			writer.Rules(session.RuleTexts(s.Policy)) // before any verdict of theirs
-		}
-		table.Use(s)
+	return p.stop(err)
+}
+
+// build creates the program. It only waits for files on the local disk, because
+// smtpd accepts no connection until its filters are registered. The state directory
+// is opened in the background.
+func build(s settings, stderr *os.File) *program {
+	p := &program{settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC()}
+	p.level.Set(slog.LevelWarn)
+	if s.verbose {
+		p.level.Set(slog.LevelInfo)
 	}
-	policies := policies{file: config.Find(s.file), dir: s.dir, lists: lists, use: use, log: log, find: config.Find,
-		peers: func(yield func(memory.Peer) bool) {
-			remembered.Peers(now().UnixMicro(), func(p memory.Peer) { _ = yield(p) })
-		}}
-	set := policies.start()
+	p.log = newLogger(p.logs, p.level)
+	local := prefix.Local() // not available in the sandbox
+	p.lists = shippedLists(p.log)
+	safego.Go(p.log, "reading the shipped lists", func() { p.lists() })
+	p.policies = policies{
+		file: config.Find(s.file), dir: s.dir, lists: p.lists, use: p.use, log: p.log, find: config.Find,
+	}
+	p.set = p.policies.start()
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	if s.dir != "" {
-		set.Store = s.dir
+		p.set.Store = s.dir
 	}
-	policies.dir = set.Store
+	p.set.Budget = max(p.set.Budget, store.MinBudget)
+	p.policies.dir = p.set.Store
+	giveUpRoot(p.set.Store, p.log)
 	if !s.open {
-		policies.enterSandbox(set)
+		p.policies.enterSandbox(p.set)
 	}
-	if set.Events != "" {
-		stream = events.Open(set.Events, events.Options{Log: log})
+	p.openStore()
+	p.pipeline = filter.New(filter.Options{
+		Record: p.writer.Add, Clock: &p.clock,
+		Log: p.logs.Line, Watch: p.watchers.Send, Lists: p.lists, Memory: p.memory, Hasher: p.hasher.Load, Hashed: p.policies.file != "", OwnAddrs: local, Budget: p.set.Budget,
+	})
+	p.front = smtpd.NewFrontEnd(p.pipeline)
+	if c := p.policies.config; c != nil && c.Policy != nil {
+		p.use(c)
 	}
-	set.Budget = max(set.Budget, store.MinBudget)
-	stateMax := min(set.Budget/2, memory.AllBytes) // it counts for the budget
-	remembered.Limit(stateMax)
-	table.Sample(set.Budget)
-	reports := session.Reports
-	if set.Detail == rules.DetailLean {
-		table.Lean()
-		reports = session.LeanReports
+	return p
+}
+
+// openStore opens the state directory in the background.
+func (p *program) openStore() {
+	stateMax := min(p.set.Budget/2, memory.AllBytes) // part of the budget
+	p.memory.Limit(stateMax)
+	exists, ok := withTimeout(p.log, "looking for the state", diskTimeout, func() bool {
+		_, err := os.Stat(filepath.Join(p.set.Store, "state.db"))
+		return err == nil
+	})
+	if exists || !ok {
+		p.memory.Expect() // a new directory has no rows to load
 	}
-	writer = store.Open(set.Store, store.Options{Budget: set.Budget, Keep: set.Keep, Program: version, Log: log, Now: now})
-	if c := policies.config; c != nil && c.Policy != nil {
-		writer.Rules(session.RuleTexts(c.Policy))
-	}
-	state := store.OpenState(set.Store, store.StateOptions{
+	p.writer = store.Open(p.set.Store, store.Options{Budget: p.set.Budget, Keep: p.set.Keep, Program: version, Log: p.log, Now: p.now, Seal: true})
+	p.state = store.OpenState(p.set.Store, store.StateOptions{
 		Buckets: memory.Buckets(),
 		MaxSize: stateMax,
-		Room:    writer.Reserve,
+		Room:    p.writer.Reserve,
 		Program: version,
-		Log:     log,
+		Log:     p.log,
 		Load: func(all iter.Seq[store.Entry]) {
-			remembered.Load(all, store.Lately(set.Store, now()).UnixMicro())
-			contain.Go(log, "looking whom the lists reach", func() { policies.reached() })
+			p.memory.Load(all, store.ReferenceTime(p.set.Store, p.now()).UnixMicro())
 		},
-		Changes: remembered.Changes,
-		Rewrite: remembered.Rewrite,
+		Changes: p.memory.Changes,
+		Rewrite: p.memory.Rewrite,
 	})
+}
 
-	var held atomic.Int64
-	live, stopLive := context.WithCancel(context.Background())
-	saveKey := useKey(set.Store, func(key []byte) { hasher.Store(privacy.New(key)) }, log)
-	contain.Loop(log, "saving the key", func() { saveKey(live) }, nil)
+// now returns the end of the newest session, so that a replayed stream is stored
+// with its own times.
+func (p *program) now() time.Time {
+	if t := p.clock.Load(); t != 0 {
+		return time.UnixMicro(t)
+	}
+	return time.Now()
+}
+
+// use applies a configuration to the pipeline, if that exists.
+func (p *program) use(c *config.Config) {
+	if p.pipeline == nil {
+		return
+	}
+	p.writer.Rules(filter.RuleTexts(c.Policy)) // before the first verdict of the policy
+	p.pipeline.Use(&filter.Settings{Policy: c.Policy, ASN: c.ASN, Country: c.Country})
+}
+
+// start starts the background work.
+func (p *program) start(stdin *os.File) {
+	var live context.Context
+	live, p.stopLive = context.WithCancel(context.Background())
+	saveKey := useKey(p.set.Store, func(key []byte) { p.hasher.Store(privacy.New(key)) }, p.log)
+	safego.Loop(p.log, "saving the key", func() { saveKey(live) }, nil)
 	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP) // not to reload is no reason to end
-	contain.Loop(log, "watching the configuration", func() { policies.watch(live, hangup) }, nil)
-	socket := make(chan struct{})
-	started := time.Now().UTC()
-	contain.Loop(log, "the control socket", func() {
-		_ = os.Mkdir(set.Store, 0o750) // or the store makes it, a moment too late for the socket
-		checkState(set.Store, log)
-		verbs := append(control.StoreVerbs(writer, state.Flush), policies.verb(), control.StatusVerb(func() control.Status {
-			return control.Status{
-				Program: version, PID: os.Getpid(), Started: started, Log: control.LevelWord(level.Level()),
-				Live: control.Live{Sessions: table.Open(), Held: held.Load()}, Config: policies.status(),
-				Store: writer.Status(), State: state.Status(), Memory: remembered.Status(), Events: eventsStatus(stream),
-				Sandbox: policies.sandbox(s.open),
-			}
-		}))
-		verbs = append(verbs, control.MemoryVerbs(remembered, state, func() int64 { return now().UnixMicro() }, policies.enforced,
-			func(word string, b memory.Ban) {
-				log.Warn(word, "prefix", b.Prefix.String(), "until", b.Until.Format(time.RFC3339), "rule", b.Rule)
-				send(&events.Event{Event: strings.TrimSuffix(word, "ned"), By: "operator", Time: now(), Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
-			})...)
-		verbs = append(verbs, control.WatchVerb(&watched), control.LogVerb(level, log))
-		server := control.Server{Verbs: verbs, Log: log}
-		server.Run(live, set.Store, socketCheck)
-	}, func() { close(socket) })
+	signal.Notify(hangup, syscall.SIGHUP) // a failed reload must not end the process
+	safego.Loop(p.log, "watching the configuration", func() { p.policies.watch(live, hangup) }, nil)
+	p.socket = make(chan struct{})
+	safego.Loop(p.log, "the control socket", func() { p.serveControl(live) }, func() { close(p.socket) })
+	p.stopOnSignal(stdin)
+	p.log.Info("started", "version", version, "statedir", p.set.Store)
+}
 
-	save := func() error {
-		return contain.Run(func() error { return errors.Join(state.Close(), writer.Close()) })
+// serveControl serves the control socket.
+func (p *program) serveControl(live context.Context) {
+	_ = os.Mkdir(p.set.Store, 0o750) // the store also creates it, but later
+	checkState(p.set.Store, p.log)
+	commands := slices.Concat(
+		control.StoreCommands(p.writer, p.flushSums, p.state.Flush),
+		[]control.Command{p.policies.verb(), control.StatusCommand(p.status), control.WatchCommand(&p.watchers), control.LogCommand(p.level, p.log)},
+		control.MemoryCommands(p.memory, p.state, func() int64 { return p.now().UnixMicro() }, p.policies.enforced, p.banned),
+	)
+	server := control.Server{Commands: commands, Log: p.log}
+	server.Run(live, p.set.Store, socketCheck)
+}
+
+// flushSums passes the sums of sessions to the writer.
+func (p *program) flushSums(context.Context) error {
+	return safego.Run(func() error { p.pipeline.Sums.Flush(); return nil })
+}
+
+func (p *program) status() control.Status {
+	return control.Status{
+		Program: version, PID: os.Getpid(), Started: p.started, Log: control.LevelWord(p.level.Level()),
+		Live: control.Live{Sessions: p.pipeline.Open(), Delayed: p.delayed.Load(), Summed: p.pipeline.Sums.Unwritten()}, Config: p.policies.status(),
+		Store: p.writer.Status(), State: p.state.Status(), Memory: p.memory.Status(), Standing: p.memory.Peers.Summary(p.now().UnixMicro()),
+		Sandbox: p.policies.sandbox(p.open),
 	}
-	stopOnSignal(log, stdin, save)
-	log.Info("started", "version", version, "statedir", set.Store)
-	err := filter.Serve(stdin, stdout, table, filter.Options{
-		Reports: reports,
-		Phases:  policies.asked,
-		Held:    &held,
-		Log:     func(line string) { log.Warn(line) },
-	})
-	if err := contain.Run(func() error { table.Stop(); return nil }); err != nil {
-		log.Error("what went on was not recorded", "error", err, contain.Stack(err))
+}
+
+// banned reports a manual ban or its revocation.
+func (p *program) banned(b memory.Ban) {
+	event, attrs := "ban", []any{"prefix", b.Prefix.String(), "until", b.Until.Format(time.RFC3339), "rule", b.Rule}
+	if b.Revoked {
+		event = "unban"
+		p.log.Warn("unbanned", attrs...)
+	} else {
+		p.log.Warn("banned", attrs...)
 	}
-	stopLive()
+	p.watchers.Send(&events.Event{Event: event, By: "operator", Time: p.now(), Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
+}
+
+// save writes all data in memory to the disk.
+func (p *program) save() error {
+	return safego.Run(func() error { return errors.Join(p.state.Close(), p.writer.Close()) })
+}
+
+// stop records the open sessions, saves all data, and returns the exit status. Cause
+// is the error that ended the input, or nil if smtpd has stopped.
+func (p *program) stop(cause error) int {
+	if err := safego.Run(func() error { p.front.Stop(); p.pipeline.Stop(); return nil }); err != nil {
+		p.log.Error("open sessions not recorded", "err", err, safego.Stack(err))
+	}
+	p.stopLive()
 	late := make(chan struct{})
-	time.AfterFunc(stopTime, func() { close(late) }) // contained: nothing can panic
+	time.AfterFunc(stopTime, func() { close(late) }) // safe: cannot panic
 	select {
-	case <-socket:
-	case <-late: // a command waits for a disk
+	case <-p.socket:
+	case <-late: // a command is waiting for a disk
 	}
 	stored := make(chan error, 1)
-	contain.Go(log, "recording what came last", func() { stored <- save() })
-	status := 0
+	safego.Go(p.log, "saving the last records", func() { stored <- p.save() })
 	select {
 	case err := <-stored:
 		if err != nil {
-			log.Error("what came last was not recorded", "error", err)
+			p.log.Error("last records not saved", "err", err)
 		}
 	case <-late:
-		log.Error("what came last was not recorded: the disk did not answer in time", "waited", stopTime)
+		p.log.Error("last records not saved: disk timeout", "waited", stopTime)
 	}
-	if err != nil {
-		log.Error("smtpd is gone", "error", err)
+	status := 0
+	if cause != nil {
+		p.log.Error("connection to smtpd lost", "err", cause)
 		status = 1
 	}
-	if stream != nil {
-		stream.Close(late)
-	}
-	log.Info("stopped")
-	told, cancel := context.WithTimeout(context.Background(), tellTime)
+	p.log.Info("stopped")
+	logged, cancel := context.WithTimeout(context.Background(), logTime)
 	defer cancel()
-	logs.Close(told.Done())
+	p.logs.Close(logged.Done())
 	return status
 }
 
-func eventsStatus(s *events.Stream) *events.Status {
-	if s == nil {
-		return nil
-	}
-	status := s.Status()
-	return &status
+// stopOnSignal ends the input on SIGTERM and SIGINT, so that all data is saved in
+// the same way as when smtpd stops.
+func (p *program) stopOnSignal(stdin *os.File) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
+	safego.Go(p.log, "stopping", func() {
+		<-c
+		if syscall.Shutdown(int(stdin.Fd()), syscall.SHUT_RD) == nil {
+			return
+		}
+		// If stdin is not a socket, a read cannot be interrupted. A disk that does
+		// not answer must not delay the exit.
+		saved := make(chan error, 1)
+		safego.Go(p.log, "saving the last records", func() { saved <- p.save() })
+		select {
+		case <-saved:
+		case <-time.After(stopTime):
+		}
+		os.Exit(1)
+	})
 }
 
-// newLogger logs without time: smtpd and syslog stamp each line.
+// shippedLists returns a function that reads the shipped lists in its first call.
+func shippedLists(log *slog.Logger) func() *lookup.Lists {
+	return sync.OnceValue(func() *lookup.Lists {
+		var l *lookup.Lists
+		err := safego.Run(func() (err error) { l, err = lookup.Builtin(); return err })
+		if err != nil {
+			log.Error("bug: shipped lists unreadable, matching nothing against them", "err", err, safego.Stack(err))
+			return new(lookup.Lists)
+		}
+		return l
+	})
+}
+
+// newLogger returns a logger without timestamps, which smtpd and syslog add.
 func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{
 		Level: level,
@@ -256,37 +317,4 @@ func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
 			return a
 		},
 	}))
-}
-
-// ownAddrs returns the addresses of this host, as far as it tells them.
-func ownAddrs() []netip.Addr {
-	var own []netip.Addr
-	addrs, _ := net.InterfaceAddrs() // none is what we know then
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			own = append(own, p.Addr())
-		}
-	}
-	return own
-}
-
-// stopOnSignal ends the input on SIGTERM and SIGINT, so that everything is
-// recorded as it is when smtpd stops.
-func stopOnSignal(log *slog.Logger, stdin *os.File, save func() error) {
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
-	contain.Go(log, "stopping", func() {
-		<-c
-		if syscall.Shutdown(int(stdin.Fd()), syscall.SHUT_RD) != nil {
-			// Not smtpd's socket, and a read that waits cannot be interrupted. Nor
-			// can a disk that does not answer be waited for.
-			saved := make(chan error, 1)
-			contain.Go(log, "recording what came last", func() { saved <- save() })
-			select {
-			case <-saved:
-			case <-time.After(stopTime):
-			}
-			os.Exit(1)
-		}
-	})
 }

@@ -6,12 +6,12 @@ import (
 	"io"
 	"sync"
 
-	"scanwatch/internal/contain"
+	"scanwatch/internal/safego"
 )
 
-// A queue is a writer of log lines that never waits: smtpd, or whoever reads
-// the lines, may be slow or gone, and an answer must not hang on that. Lines
-// that find no room are counted, and the count is logged when there is room.
+// A queue writes log lines without blocking: a response must not depend on the
+// reader of the log. Lines over the limit are counted, and the count is logged when
+// there is room.
 type queue struct {
 	mu      sync.Mutex
 	lines   []byte
@@ -23,16 +23,16 @@ type queue struct {
 
 const (
 	maxQueue   = 256 << 10
-	maxLogLine = 4 << 10 // smtpd is safe with lines below 8 KiB
+	maxLogLine = 4 << 10 // smtpd handles lines below 8 KiB safely
 )
 
 func newQueue(to io.Writer) *queue {
 	q := &queue{wake: make(chan struct{}, 1), done: make(chan struct{})}
-	contain.Loop(nil, "", func() { q.run(to) }, func() { close(q.done) }) // it is the log
+	safego.Loop(nil, "", func() { q.run(to) }, func() { close(q.done) }) // nil: the log cannot log its own panic
 	return q
 }
 
-// Write queues p, which must be a single line with or without LF.
+// Write queues p, a single line with or without LF.
 func (q *queue) Write(p []byte) (int, error) {
 	line := bytes.TrimSuffix(p, []byte{'\n'})
 	q.add(line[:min(len(line), maxLogLine)])
@@ -53,7 +53,6 @@ func (q *queue) add(line []byte) {
 	q.lines = append(append(q.lines, line...), '\n')
 }
 
-// Line queues a line that is complete.
 func (q *queue) Line(line []byte) { _, _ = q.Write(line) }
 
 func (q *queue) run(to io.Writer) {
@@ -65,17 +64,16 @@ func (q *queue) run(to io.Writer) {
 		q.dropped = 0
 		q.mu.Unlock()
 		if dropped > 0 {
-			lines = fmt.Appendf(lines, "warning: %d log lines were lost, nobody read them\n", dropped)
+			lines = fmt.Appendf(lines, "warning: %d log lines lost: not read in time\n", dropped)
 		}
-		_, _ = to.Write(lines) // a closed stderr is no reason to stop
+		_, _ = to.Write(lines) // a closed stderr must not end the process
 		if closed {
 			return
 		}
 	}
 }
 
-// Close writes what is queued, and returns when that is done or when stop
-// is closed.
+// Close writes the queued lines. It returns when that is done or stop is closed.
 func (q *queue) Close(stop <-chan struct{}) {
 	q.mu.Lock()
 	q.closed = true

@@ -14,11 +14,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"scanwatch/filter"
 	"scanwatch/filter/lookup"
-	"scanwatch/filter/session"
+	"scanwatch/filter/smtpd"
 	"scanwatch/rules"
 	"scanwatch/store"
-	"scanwatch/tests/sim"
+	"scanwatch/tests/simulate"
 )
 
 // mkHistory fills a state directory with a simulated day: honest clients, some of
@@ -58,21 +59,21 @@ func recordDay(dir string, enforce bool) error {
 		value []byte
 	}
 	var all []ended
-	table := session.NewTable(session.Options{
+	table := simulate.NewFilter(filter.Options{
 		Lists:  func() *lookup.Lists { return lists },
 		Log:    func([]byte) {},
 		Record: func(end time.Time, id uint64, value []byte) { all = append(all, ended{end, id, slices.Clone(value)}) },
 	})
-	table.Use(&session.Settings{Policy: policy})
-	sessions := sim.Merge(sim.Day(1, 2000), sim.Merge(
-		sim.Harvest(sim.Attack{Seed: 1, Start: sim.Midnight.Add(3 * time.Hour), Every: 4 * time.Minute, Sessions: 120, Each: 9}),
-		sim.Guess(sim.Attack{Seed: 2, Start: sim.Midnight.Add(9 * time.Hour), Every: 20 * time.Second, Sessions: 600, Each: 12})))
-	if _, err := sim.Play(table, session.Phases(policy), sessions); err != nil {
+	table.Use(&filter.Settings{Policy: policy})
+	sessions := simulate.Merge(simulate.Day(1, 2000), simulate.Merge(
+		simulate.Harvest(simulate.Attack{Seed: 1, Start: simulate.Midnight.Add(3 * time.Hour), Every: 4 * time.Minute, Sessions: 120, Each: 9}),
+		simulate.Guess(simulate.Attack{Seed: 2, Start: simulate.Midnight.Add(9 * time.Hour), Every: 20 * time.Second, Sessions: 600, Each: 12})))
+	if _, err := simulate.Play(table, smtpd.Requests(filter.Phases(policy)), sessions); err != nil {
 		return err
 	}
 	table.Stop()
 	slices.SortStableFunc(all, func(a, b ended) int { return cmp.Or(a.end.Compare(b.end)) })
-	w := store.Open(dir, store.Options{Now: func() time.Time { return sim.Midnight.Add(24 * time.Hour) }, Program: "test"})
+	w := store.Open(dir, store.Options{Now: func() time.Time { return simulate.Midnight.Add(24 * time.Hour) }, Program: "test"})
 	for _, s := range all {
 		w.Add(s.end, s.id, s.value)
 	}

@@ -109,3 +109,8 @@ func TestManualScripts(t *testing.T) {
 		}
 	}
 }
+
+// unroff makes an example of a manual what one reads and pastes.
+func unroff(text string) string {
+	return strings.NewReplacer(`\e`, `\`, `\&`, "", `\-`, "-", `\(dq`, `"`).Replace(text)
+}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"scanwatch/internal/smtp"
+
 	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
@@ -53,9 +55,11 @@ func exports(t *testing.T, dir string, args ...string) (out, stderr string) {
 // are none.
 func TestExportSpares(t *testing.T) {
 	at := func(d time.Duration) int64 { return now.Add(d).UnixMicro() }
-	who := func(a string) *memory.Who { return &memory.Who{Addr: netip.MustParseAddr(a), User: []byte("alice")} }
+	who := func(a string) *memory.Client {
+		return &memory.Client{Addr: netip.MustParseAddr(a), User: []byte("alice")}
+	}
 	ban := func(m *memory.Memory, a string, lasts time.Duration, observe bool) {
-		m.Ban(netip.MustParseAddr(a), memory.Sentence{For: lasts, Rule: "guess", Observe: observe}, at(-time.Hour))
+		m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr(a)}, memory.BanRequest{Ladder: []time.Duration{lasts}, Rule: "guess", Observe: observe}, at(-time.Hour))
 	}
 	dir := mkState(t, func(m *memory.Memory) {
 		ban(m, "192.0.2.66", 24*time.Hour, false)
@@ -64,19 +68,19 @@ func TestExportSpares(t *testing.T) {
 		for _, a := range []string{"203.0.113.50", "203.0.113.51", "2001:db8:5::1", "198.51.100.7"} {
 			ban(m, a, 24*time.Hour, false)
 		}
-		m.Delivered(who("203.0.113.50"), 1, at(-80*24*time.Hour))
-		m.Misbehaved(who("203.0.113.50"), at(-2*time.Hour)) // and yet
-		m.Delivered(who("203.0.113.51"), 1, at(-200*24*time.Hour))
-		m.LoggedIn(who("2001:db8:5::2"), at(-20*24*time.Hour)) // the same /64
-		m.LoggedIn(who("198.51.100.7"), at(-60*24*time.Hour))
-		m.BanPrefix(netip.MustParsePrefix("203.0.112.0/22"), 24*time.Hour, "by the postmaster", at(0))
-		m.BanPrefix(netip.MustParsePrefix("198.51.100.0/24"), 24*time.Hour, "by the postmaster", at(0))
+		m.Peers.Delivered(who("203.0.113.50"), memory.Delivery{Messages: 1}, at(-80*24*time.Hour))
+		m.Peers.Misbehaved(who("203.0.113.50"), at(-2*time.Hour)) // and yet
+		m.Peers.Delivered(who("203.0.113.51"), memory.Delivery{Messages: 1}, at(-200*24*time.Hour))
+		m.Logins.Succeeded(who("2001:db8:5::2"), at(-20*24*time.Hour)) // the same /64
+		m.Logins.Succeeded(who("198.51.100.7"), at(-60*24*time.Hour))
+		m.Bans.AddPrefix(netip.MustParsePrefix("203.0.112.0/22"), 24*time.Hour, "by the postmaster", at(0))
+		m.Bans.AddPrefix(netip.MustParsePrefix("198.51.100.0/24"), 24*time.Hour, "by the postmaster", at(0))
 	})
 	out, stderr := exports(t, dir, "plain", "-v")
 	if want := "192.0.2.66\n198.51.100.0/24\n198.51.100.7\n203.0.113.51\n"; out != want {
 		t.Errorf("exported\n%swant\n%s", out, want)
 	}
-	for _, want := range []string{"4 exported", "left out 1: bans that are only observed", "left out 2: hosts whose mail was accepted lately", "left out 1: hosts from which somebody logged in"} {
+	for _, want := range []string{"4 exported", "omitted 1: bans in mode observe", "omitted 2: hosts whose mail was accepted recently", "omitted 1: hosts with a recent login"} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("no %q in\n%s", want, stderr)
 		}
@@ -136,7 +140,7 @@ func addVisits(t *testing.T, dir string, visits ...visitOf) {
 			steps = store.AppendStep(nil, &store.Step{Kind: store.KindFinding, Text: []byte(v.evidence), By: []byte("rcpt"), Confidence: []byte("high")}, 0)
 		}
 		r := &store.Record{Start: now.Add(-v.ago), End: now.Add(-v.ago), Src: netip.MustParseAddrPort(v.src + ":25"), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
-			RDNS: []byte(v.rdns), FCrDNS: store.FCrDNSPass, Counts: store.Counts{Mails: v.mails}}
+			RDNS: []byte(v.rdns), FCrDNS: smtp.FCrDNSPass, Counts: store.Counts{Mails: v.mails}}
 		w.Add(r.End, uint64(i+1), store.AppendRecord(nil, r, steps))
 	}
 	if err := errors.Join(w.Flush(t.Context()), w.Close()); err != nil {
@@ -149,8 +153,8 @@ func addVisits(t *testing.T, dir string, visits ...visitOf) {
 func TestExportYoungMemory(t *testing.T) {
 	ended := func(ago time.Duration) func(*memory.Memory) {
 		return func(m *memory.Memory) {
-			m.Ended(&memory.Ended{Counts: &store.Counts{}}, now.Add(-ago).UnixMicro())
-			m.Delivered(&memory.Who{Addr: netip.MustParseAddr("203.0.113.200")}, 1, now.Add(-time.Hour).UnixMicro())
+			m.Days.Add(&memory.Ended{}, now.Add(-ago).UnixMicro())
+			m.Peers.Delivered(&memory.Client{Addr: netip.MustParseAddr("203.0.113.200")}, memory.Delivery{Messages: 1}, now.Add(-time.Hour).UnixMicro())
 		}
 	}
 	const day = 24 * time.Hour
@@ -180,11 +184,11 @@ func TestExportSparesLater(t *testing.T) {
 	const day = 24 * time.Hour
 	dir := mkState(t, func(m *memory.Memory) {
 		for _, a := range []string{"203.0.113.9", "203.0.113.10", "192.0.2.99"} {
-			m.Ban(netip.MustParseAddr(a), memory.Sentence{For: 60 * day, Rule: "guess"}, now.Add(-20*day).UnixMicro())
+			m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr(a)}, memory.BanRequest{Ladder: []time.Duration{60 * day}, Rule: "guess"}, now.Add(-20*day).UnixMicro())
 		}
-		m.BanPrefix(netip.MustParsePrefix("198.51.100.0/24"), 30*day, "by the postmaster", now.Add(-10*day).UnixMicro())
-		m.BanPrefix(netip.MustParsePrefix("198.51.101.0/24"), 30*day, "by the postmaster", now.Add(-10*day).UnixMicro())
-		m.Delivered(&memory.Who{Addr: netip.MustParseAddr("203.0.113.210"), RDNS: []byte("mx.partner.example.com")}, 1, now.Add(-time.Hour).UnixMicro())
+		m.Bans.AddPrefix(netip.MustParsePrefix("198.51.100.0/24"), 30*day, "by the postmaster", now.Add(-10*day).UnixMicro())
+		m.Bans.AddPrefix(netip.MustParsePrefix("198.51.101.0/24"), 30*day, "by the postmaster", now.Add(-10*day).UnixMicro())
+		m.Peers.Delivered(&memory.Client{Addr: netip.MustParseAddr("203.0.113.210"), Domain: "example.com", Helo: []byte("mx.partner.example.com")}, memory.Delivery{Messages: 1}, now.Add(-2*day).UnixMicro())
 	})
 	addVisits(t, dir,
 		visitOf{src: "203.0.113.9", rdns: "mail.example.org", ago: 20 * day, evidence: "harvest"},         // the session of the ban

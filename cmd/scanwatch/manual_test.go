@@ -1,32 +1,33 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
-	"flag"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 	"unicode/utf8"
+
+	"github.com/spf13/pflag"
 
 	"scanwatch/store/export"
 )
 
-// TestManual: each verb is in the manual, and each flag that it really has is
-// in the part about it, and in its help; and there are no others there.
+// TestManual checks that the manual has each command with each of its flags, and
+// no others. The manual describes the selectors once.
 func TestManual(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
 		t.Fatal(err)
 	}
-	parts := make(map[string]string) // by verb
-	_, list, _ := strings.Cut(string(page), "Verbs may be shortened")
-	list, _, _ = strings.Cut(list, "\n.Sh ")
+	_, list, _ := strings.Cut(string(page), "\n.Ss Commands\n")
+	list, selectors, _ := strings.Cut(list, "\n.Ss Selectors\n")
+	selectors, _, _ = strings.Cut(selectors, "\n.S")
+	parts := make(map[string]string) // by command
 	heading := regexp.MustCompile(`(?m)^\.(?:It|It Xo\n\.)\s*Ic ([a-z]+)`)
 	at := heading.FindAllStringSubmatchIndex(list, -1)
 	for i, m := range at {
@@ -36,42 +37,33 @@ func TestManual(t *testing.T) {
 		}
 		parts[list[m[2]:m[3]]] += list[m[0]:end]
 	}
-	for _, v := range verbs() {
-		var help strings.Builder
-		e := &env{err: io.Discard, now: time.Now, zone: time.UTC, find: func(string) string { return "" },
-			out: bufio.NewWriter(&help), verb: &v, flags: flag.NewFlagSet(v.name, flag.ContinueOnError)}
-		e.flags.SetOutput(io.Discard)
-		if err := v.run(e, []string{"-h"}); err != flag.ErrHelp {
-			t.Errorf("%s -h: %v", v.name, err)
-		}
-		e.out.Flush()
-		part, ok := parts[v.name]
+	has := func(text, flag string) bool {
+		return regexp.MustCompile(`Fl ` + regexp.QuoteMeta(flag) + `\b`).MatchString(text)
+	}
+	for _, c := range program(io.Discard).root().Commands() {
+		part, ok := parts[c.Name()]
 		if !ok {
-			t.Errorf("the manual has nothing of %s", v.name)
+			t.Errorf("the manual does not have %s", c.Name())
 		}
-		delete(parts, v.name)
-		flags := make(map[string]bool)
-		e.flags.VisitAll(func(f *flag.Flag) {
-			name := f.Name
-			if len(name) > 1 {
-				name = "-" + name
-			}
-			flags[name] = true
-			if !regexp.MustCompile(`Fl ` + name + `\b`).MatchString(part) {
-				t.Errorf("the manual has nothing of -%s of %s", name, v.name)
-			}
-			if !strings.Contains(help.String(), "-"+name) {
-				t.Errorf("the help has nothing of -%s of %s", name, v.name)
-			}
-		})
+		delete(parts, c.Name())
+		flags := map[string]bool{"f": true}
+		for _, cmd := range append(leaves(c), c) {
+			cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+				long := "-" + f.Name
+				flags[long], flags[f.Shorthand] = true, true
+				if !has(part, long) && !(f.Shorthand != "" && has(part, f.Shorthand)) && !(strings.Contains(part, "Ar selector") && has(selectors, long)) {
+					t.Errorf("the manual does not have -%s of %s", long, cmd.CommandPath())
+				}
+			})
+		}
 		for _, m := range regexp.MustCompile(`Fl (-?[a-z-]+)`).FindAllStringSubmatch(part, -1) {
-			if !flags[m[1]] && m[1] != "f" {
-				t.Errorf("the manual tells of -%s, which %s does not have", m[1], v.name)
+			if !flags[m[1]] {
+				t.Errorf("the manual has -%s, which %s does not have", m[1], c.Name())
 			}
 		}
 	}
 	for name := range parts {
-		t.Errorf("the manual tells of %s, which is no verb", name)
+		t.Errorf("the manual has %s, which is not a command", name)
 	}
 }
 
@@ -143,17 +135,57 @@ func TestManualFormats(t *testing.T) {
 	}
 }
 
-// TestHelpFits: what a verb prints with -h is readable in 80 columns.
-func TestHelpFits(t *testing.T) {
-	for _, v := range verbs() {
-		var out, stderr bytes.Buffer
-		if status := program(&stderr).main([]string{v.name, "-h"}, &out); status != exitOK {
-			t.Errorf("%s -h: status %d", v.name, status)
+// TestExportRecipes checks that no recipe pipes an export to its consumer: an export
+// that fails would empty the list of the consumer.
+func TestExportRecipes(t *testing.T) {
+	found := 0
+	for _, dir := range []string{"../../man", "../../docs", "../../contrib", "../../packaging", "../../ports", "../../README.md", ".", "../../store/export"} {
+		err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || strings.HasSuffix(name, ".png") {
+				return err
+			}
+			text, err := os.ReadFile(name)
+			for _, line := range regexp.MustCompile("scanwatch export [a-z][^`]*").FindAllString(string(text), -1) {
+				found++
+				if command, _, _ := strings.Cut(line, "&&"); regexp.MustCompile(`[^|]\|[^|]`).MatchString(command) {
+					t.Errorf("%s: %s", name, line)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		for line := range strings.Lines(out.String() + stderr.String()) {
-			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
-				t.Errorf("%s -h: %d columns: %s", v.name, n, line)
+	}
+	if found < 20 {
+		t.Errorf("only %d lines found", found)
+	}
+}
+
+// TestHelp checks that the help of each command fits into 80 columns and has a
+// sentence, two examples and the flags with descriptions.
+func TestHelp(t *testing.T) {
+	for _, c := range append(leaves(program(io.Discard).root()), program(io.Discard).root()) {
+		args := strings.Fields(c.CommandPath())[1:]
+		var out, help, stderr bytes.Buffer
+		status := program(&stderr).main(append(args, "--help"), &out)
+		status |= program(&stderr).main(append([]string{"help"}, args...), &help)
+		if status != exitOK || out.String() != help.String() || stderr.Len() > 0 {
+			t.Errorf("%s: status %d, help differs from --help: %v, %s", c.CommandPath(), status, out.String() != help.String(), stderr.String())
+		}
+		for line := range strings.Lines(out.String()) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 && !strings.HasPrefix(line, "  scanwatch completion") {
+				t.Errorf("%s: %d columns: %s", c.CommandPath(), n, line)
 			}
 		}
+		if !regexp.MustCompile(`^[A-Z][^.]+\.$`).MatchString(c.Short) || strings.Count(c.Example, "  scanwatch ") != 2 || strings.Count(c.Example, "\n") != 1 {
+			t.Errorf("%s: help without a sentence or two examples: %q, %q", c.CommandPath(), c.Short, c.Example)
+		}
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			name, usage := pflag.UnquoteUsage(f)
+			if usage == "" || f.NoOptDefVal == "" && name != strings.ToUpper(name) {
+				t.Errorf("%s: --%s without a description or a name for its value: %q, %q", c.CommandPath(), f.Name, name, usage)
+			}
+		})
 	}
 }

@@ -15,21 +15,23 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/events"
 	"scanwatch/filter/memory"
+	"scanwatch/internal/text"
 	"scanwatch/store"
-	store_report "scanwatch/store/report"
-	"scanwatch/tests/nasty"
+	"scanwatch/tests/hostiletext"
 )
 
 // A format is what an output has to be.
 type format func([]byte) error
 
 var (
-	forPeople   format = nasty.Terminal
-	jsonValues  format = func(out []byte) error { return nasty.JSON(out, nil) }
-	spreadsheet format = nasty.CSV
+	forPeople   format = hostiletext.Terminal
+	jsonValues  format = func(out []byte) error { return hostiletext.JSON(out, nil) }
+	spreadsheet format = hostiletext.CSV
 )
 
 // nastyOutputs are all that the program can print of what strangers have sent:
@@ -41,15 +43,17 @@ var nastyOutputs = []struct {
 	silent bool // may have nothing to say
 }{
 	{"report", forPeople, false},
-	{"report --top 1000", forPeople, false},
-	{"report --top 1000 --json", jsonValues, false},
-	{"report --top 1000 --mail", forPeople, false},
-	{"report --top 1000 --html $DIR/page.html", forPeople, true},
+	{"report --limit 1000", forPeople, false},
+	{"report --limit 1000 --json", jsonValues, false},
+	{"report --limit 1000 --mail", forPeople, false},
+	{"report --limit 1000 --html $DIR/page.html", forPeople, true},
 	{"report scanners", forPeople, true},
 	{"report scanners --optout", forPeople, true},
+	{"report scanners --json", jsonValues, false},
 	{"report returns", forPeople, false},
 	{"report returns --json", jsonValues, false},
 	{"dump", jsonValues, false},
+	{"dump --json --limit 3", jsonValues, false},
 	{"dump --csv", spreadsheet, false},
 	{"show $ID", forPeople, false},
 	{"show $ID --json", jsonValues, false},
@@ -88,7 +92,12 @@ var nastyOutputs = []struct {
 	{"export abuseipdb --evidence any --min-confidence low --bans", spreadsheet, true},
 	{"export rbldnsd --evidence any --min-confidence low --bans", forPeople, true},
 	{"export bind --evidence any --min-confidence low --bans", forPeople, true},
-	{"completion bash", forPeople, false},
+	{"completion zsh", forPeople, false},
+	{"completion fish", forPeople, false},
+	{"version", forPeople, false},
+	{"help", forPeople, false},
+	{"help export", forPeople, false},
+	{"help $N", forPeople, true},
 	{"fsck", forPeople, false},
 	{"fsck --json", jsonValues, false},
 	{"backtest --policy tight", forPeople, false},
@@ -102,10 +111,16 @@ var nastyOutputs = []struct {
 	{"policy $DIR/listed.conf", forPeople, true},
 	{"policy --print $DIR/listed.conf", forPeople, true},
 	{"completion bash", forPeople, false},
+	{"lists", forPeople, false},
+	{"lists botnet-helo --format json", jsonValues, false},
 	{"import --check $DIR/list", forPeople, true},
 	{"import --check $DIR/list.csv", forPeople, true},
 	{"import --check $DIR/list.json", forPeople, true},
-	{"import mylog $DIR/mylog", forPeople, true},
+	{"import smtpd $DIR/stream", forPeople, false},
+	{"import smtpd $DIR/list", forPeople, true},
+	{"import smtpd-log --dry-run $DIR/maillog", forPeople, true},
+	{"import smtpd-log --dry-run --json $DIR/maillog", jsonValues, true},
+	{"import smtpd-log --dry-run $DIR/list", forPeople, true},
 	// Mistakes are quoted back.
 	{"export $N", forPeople, true},
 	{"export plain --evidence $N", forPeople, true},
@@ -114,6 +129,13 @@ var nastyOutputs = []struct {
 	{"report --since $N", forPeople, true},
 	{"dump --src $N", forPeople, true},
 	{"dump --evidence $N", forPeople, true},
+	{"dump --rule $N", jsonValues, true},
+	{"dump --user $N", jsonValues, true},
+	{"dump --helo $N", jsonValues, true},
+	{"dump --listener $N", forPeople, true},
+	{"dump --limit $N", forPeople, true},
+	{"__complete unban $N", forPeople, true},
+	{"__complete dump --rule $N", forPeople, true},
 	{"show $N", forPeople, true},
 	{"ban $N", forPeople, true},
 	{"unban $N", forPeople, true},
@@ -129,12 +151,12 @@ var toldLive = []string{"status", "flush", "reload", "watch", "top", "ban", "unb
 // what it has to be, and so are its complaints.
 func TestNastyOutput(t *testing.T) {
 	dir, files := t.TempDir(), t.TempDir()
-	if err := errors.Join(nasty.Store(dir, now), nastyFiles(files)); err != nil {
+	if err := errors.Join(hostiletext.Store(dir, now), nastyFiles(files)); err != nil {
 		t.Fatal(err)
 	}
 	for _, o := range nastyOutputs {
 		t.Run(o.args, func(t *testing.T) {
-			texts := nasty.Texts()
+			texts := hostiletext.Texts()
 			if !strings.Contains(o.args, "$N") && !strings.Contains(o.args, "$ID") {
 				texts = texts[:1]
 			}
@@ -143,7 +165,7 @@ func TestNastyOutput(t *testing.T) {
 				arg := strings.ReplaceAll(text.Text, "\x00", "")
 				args := []string{"-s", dir}
 				for _, a := range strings.Fields(o.args) {
-					args = append(args, strings.NewReplacer("$N", arg, "$ID", nasty.SessionID(i), "$DIR", files).Replace(a))
+					args = append(args, strings.NewReplacer("$N", arg, "$ID", hostiletext.SessionID(i), "$DIR", files).Replace(a))
 				}
 				var stdout, stderr bytes.Buffer
 				e := program(&stderr)
@@ -158,12 +180,12 @@ func TestNastyOutput(t *testing.T) {
 					if err != nil {
 						continue
 					}
-					if err := nasty.Terminal(data); err != nil || bytes.Contains(data, []byte("<script>alert")) || bytes.Contains(data, []byte("<img src=x")) {
+					if err := hostiletext.Terminal(data); err != nil || bytes.Contains(data, []byte("<script>alert")) || bytes.Contains(data, []byte("<img src=x")) {
 						t.Errorf("%s: %v, or markup of a stranger", name, err)
 					}
 					_ = os.Remove(filepath.Join(files, name))
 				}
-				if err := nasty.Terminal(stderr.Bytes()); err != nil {
+				if err := hostiletext.Terminal(stderr.Bytes()); err != nil {
 					t.Errorf("%s: stderr: %v", text.Name, err)
 				}
 				if !o.silent && (status != exitOK || len(out) == 0) {
@@ -177,54 +199,56 @@ func TestNastyOutput(t *testing.T) {
 // TestNastyOutputIsComplete: a verb that is added is in the table as well, in
 // all its formats.
 func TestNastyOutputIsComplete(t *testing.T) {
-	for _, v := range verbs() {
+	for _, c := range leaves(program(io.Discard).root()) {
+		name := strings.TrimPrefix(c.CommandPath(), "scanwatch ")
 		var rows []string
 		for _, o := range nastyOutputs {
-			if word, _, _ := strings.Cut(o.args, " "); word == v.name {
+			if o.args == name || strings.HasPrefix(o.args, name+" ") {
 				rows = append(rows, o.args)
 			}
 		}
-		if len(rows) == 0 && !slices.Contains(toldLive, v.name) {
-			t.Errorf("%s has no row in nastyOutputs", v.name)
+		if slices.Contains(toldLive, name) {
+			continue
 		}
-		for _, form := range []string{"--json", "--csv", "--html", "--mail", "--prometheus"} {
-			if strings.Contains(v.args, form) && !slices.Contains(toldLive, v.name) &&
-				!slices.ContainsFunc(rows, func(args string) bool { return strings.Contains(args, form) }) {
-				t.Errorf("%s %s has no row in nastyOutputs", v.name, form)
+		if len(rows) == 0 {
+			t.Errorf("%s has no row in nastyOutputs", name)
+		}
+		for _, form := range []string{"json", "csv", "html", "mail", "prometheus"} {
+			if c.Flags().Lookup(form) != nil && !slices.ContainsFunc(rows, func(args string) bool { return strings.Contains(args, "--"+form) }) {
+				t.Errorf("%s --%s has no row in nastyOutputs", name, form)
 			}
 		}
 	}
 }
 
+// leaves returns all commands that can be run, without the root.
+func leaves(cmd *cobra.Command) (all []*cobra.Command) {
+	for _, c := range cmd.Commands() {
+		all = append(append(all, c), leaves(c)...)
+	}
+	return all
+}
+
 // nastyFiles makes files that an operator may have got from strangers.
 func nastyFiles(dir string) error {
-	var list, csv, jsons, conf strings.Builder
+	var list, csv, jsons, conf, maillog strings.Builder
 	csv.WriteString("ip,name\n")
-	for _, text := range nasty.Texts() {
+	for _, text := range hostiletext.Texts() {
 		fmt.Fprintf(&list, "192.0.2.1 # %s\n%s\n", text.Text, text.Text)
 		fmt.Fprintf(&csv, "192.0.2.1,%s\n%s,x\n", text.Text, text.Text)
+		fmt.Fprintf(&maillog, "2026-11-01T10:00:00Z mx smtpd[1]: 0123456789abcdef smtp %s\n", text.Text)
 		fmt.Fprintf(&jsons, "{\"cidr\":%q}\n{\"cidr\":\"192.0.2.0/24\",\"sblid\":%q}\n{%s\n", text.Text, text.Text, text.Text)
 		fmt.Fprintf(&conf, "%s\nrule %s phase helo match helo %q reject \"550 %s\"\n", text.Text, text.Text, text.Text, text.Text)
 	}
 	listed := "table <a> file \"list\"\ntable <b> file \"list.csv\" format firehol\ntable <c> file \"list.json\" format spamhaus-drop\ntable <d> names file \"list\"\n" +
 		"rule a phase connect match src <a> disconnect\nrule b phase connect match src <c> disconnect\n"
 	files := map[string]string{
-		"list": list.String(), "list.csv": csv.String(), "list.json": jsons.String(),
-		"nasty.conf": conf.String(), "listed.conf": listed, "stream": string(nasty.Stream()),
+		"maillog": maillog.String(), "list": list.String(), "list.csv": csv.String(), "list.json": jsons.String(),
+		"nasty.conf": conf.String(), "listed.conf": listed, "stream": string(hostiletext.Stream()),
 	}
 	var err error
 	for name, data := range files {
 		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), []byte(data), 0o640))
-	}
-	log := filepath.Join(dir, "mylog")
-	err = errors.Join(err, os.Mkdir(log, 0o750))
-	for i, text := range nasty.Texts() {
-		dumped := fmt.Sprintf("$VAR1 = {\n  'rdns' => '%s',\n  'identity' => '%s',\n  'src' => '192.0.2.1:4711',\n  'timestamp' => '1767225600.472372',\n  'session' => '%016x',\n  'event' => 'protocol-client',\n  'command' => 'EHLO %s'\n};\n",
-			text.Text, text.Text, i, text.Text)
-		err = errors.Join(err, os.WriteFile(filepath.Join(log, fmt.Sprintf("h.%016x", i)), []byte(dumped), 0o640))
-		if !strings.ContainsAny(text.Text, "/\x00") {
-			err = errors.Join(err, os.WriteFile(filepath.Join(log, "h."+text.Text[:min(len(text.Text), 200)]), []byte(dumped), 0o640))
-		}
 	}
 	return err
 }
@@ -232,18 +256,18 @@ func nastyFiles(dir string) error {
 // TestNastyDumpKeepsAll: the text of a stranger is not lost by making it safe.
 func TestNastyDumpKeepsAll(t *testing.T) {
 	dir := t.TempDir()
-	if err := nasty.Store(dir, now); err != nil {
+	if err := hostiletext.Store(dir, now); err != nil {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
 	if status := program(&stderr).main([]string{"-s", dir, "dump"}, &stdout); status != exitOK {
 		t.Fatal(stderr.String())
 	}
-	texts := nasty.Texts()
+	texts := hostiletext.Texts()
 	i := 0
-	err := nasty.JSON(stdout.Bytes(), func(v any) {
+	err := hostiletext.JSON(stdout.Bytes(), func(v any) {
 		said := v.(map[string]any)["helo"].([]any)[0].(map[string]any)["name"].(string)
-		got, err := store_report.Unprintable(said)
+		got, err := text.Unescape(said)
 		if want := texts[i].Text[:min(len(texts[i].Text), 1000)]; err != nil || string(got) != want {
 			t.Errorf("%s: %q came back as %q, %v", texts[i].Name, want, got, err)
 		}
@@ -261,7 +285,7 @@ func TestNastyLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	if err := nasty.Store(dir, now); err != nil {
+	if err := hostiletext.Store(dir, now); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -273,16 +297,16 @@ func TestNastyLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	var watched events.Fan
-	nastyText := nasty.Texts()[0].Text
-	verbs := append(control.StoreVerbs(w, state.Flush), control.StatusVerb(func() control.Status {
+	nastyText := hostiletext.Texts()[0].Text
+	verbs := append(control.StoreCommands(w, state.Flush), control.StatusCommand(func() control.Status {
 		return control.Status{Program: "test", Started: now, Store: w.Status(), State: state.Status(), Memory: m.Status(),
 			Config: control.Config{File: nastyText, Mode: "observe", Problem: nastyText}}
-	}), control.WatchVerb(&watched))
-	verbs = append(verbs, control.MemoryVerbs(m, state, now.UnixMicro, func() bool { return true }, func(string, memory.Ban) {})...)
+	}), control.WatchCommand(&watched))
+	verbs = append(verbs, control.MemoryCommands(m, state, now.UnixMicro, func() bool { return true }, func(memory.Ban) {})...)
 	done := make(chan bool)
 	go func() {
 		defer close(done)
-		(&control.Server{Verbs: verbs}).Run(ctx, dir, time.Second)
+		(&control.Server{Commands: verbs}).Run(ctx, dir, time.Second)
 	}()
 	defer func() { stop(); <-done; _ = errors.Join(w.Close(), state.Close()) }()
 	for { // until it listens; go test's own limit ends this
@@ -291,16 +315,16 @@ func TestNastyLive(t *testing.T) {
 			break
 		}
 	}
-	for _, args := range []string{"status", "top --once --interval 100ms", "bans", "report --top 1000", "why 203.0.113.5", "show " + nasty.SessionID(0),
+	for _, args := range []string{"status", "top --once --interval 100ms", "bans", "report --limit 1000", "why 203.0.113.5", "show " + hostiletext.SessionID(0),
 		"ban --force 192.0.2.77 --reason $N", "ban 203.0.113.5", "bans", "unban 192.0.2.77", "unban 198.18.0.0/16"} {
-		for _, text := range nasty.Texts() {
+		for _, text := range hostiletext.Texts() {
 			var list []string
 			for _, a := range strings.Fields("-s " + dir + " " + args) {
 				list = append(list, strings.ReplaceAll(a, "$N", text.Text[:min(len(text.Text), 200)]))
 			}
 			var stdout, stderr bytes.Buffer
 			program(&stderr).main(list, &stdout)
-			if err := errors.Join(nasty.Terminal(stdout.Bytes()), nasty.Terminal(stderr.Bytes())); err != nil {
+			if err := errors.Join(hostiletext.Terminal(stdout.Bytes()), hostiletext.Terminal(stderr.Bytes())); err != nil {
 				t.Errorf("%s: %v", args, err)
 			}
 			if !strings.Contains(args, "$N") {
@@ -310,7 +334,7 @@ func TestNastyLive(t *testing.T) {
 	}
 	for _, asJSON := range []bool{false, true} {
 		args := []string{"-s", dir, "watch"}
-		check := nasty.Terminal
+		check := hostiletext.Terminal
 		if asJSON {
 			args, check = append(args, "--json"), jsonValues
 		}
@@ -324,7 +348,7 @@ func TestNastyLive(t *testing.T) {
 		<-begun
 		var all bytes.Buffer
 		lines := bufio.NewReader(r)
-		for _, event := range nastyEvents() {
+		for _, event := range hostiletext.Events(now) {
 			watched.Send(&event)
 			line, err := lines.ReadBytes('\n')
 			if err != nil {
@@ -348,16 +372,4 @@ func (n notify) Write(b []byte) (int, error) {
 	default:
 	}
 	return len(b), nil
-}
-
-// nastyEvents have a text in every field.
-func nastyEvents() (all []events.Event) {
-	for i, text := range nasty.Texts() {
-		s := text.Text
-		for _, word := range []string{"finding", "verdict", "ban", "tag", s} {
-			all = append(all, events.Event{Event: word, Time: now, Session: 7, Src: nasty.Addr(i), Evidence: s, Confidence: s, Org: s, By: s, Match: s, Proof: s,
-				RDNS: []byte(s), FCrDNS: s, Helo: []byte(s), Rule: s, Phase: s, Decision: s, Would: s, Tag: s, Prefix: s, Reason: s, Until: now})
-		}
-	}
-	return all
 }

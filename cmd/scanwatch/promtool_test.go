@@ -2,18 +2,13 @@ package main
 
 import (
 	"bytes"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"scanwatch/cmd/internal/control"
-	"scanwatch/filter/memory"
-	"scanwatch/rules"
-	store_report "scanwatch/store/report"
 )
 
 // TestPromtool: Prometheus's own tool takes the numbers, with and without a
@@ -74,28 +69,5 @@ func TestPromtool(t *testing.T) {
 	}
 	if err := filter.Wait(); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// TestTodayMetrics: the counters are those of this day, and of no other.
-func TestTodayMetrics(t *testing.T) {
-	day := func(at time.Time, sessions uint64) memory.Day {
-		return memory.Day{Day: at.Truncate(24 * time.Hour), Figures: map[string]uint64{
-			memory.DaySessions.String(): sessions, memory.DayLocal.String(): 1, memory.DayAuthenticated.String(): 2, memory.DayWhole.String(): sessions - 3,
-			memory.DayMails.String(): 4, memory.DayRcptPermfail.String(): 5, memory.DayEvidence(rules.Harvest).String(): 6}}
-	}
-	var out bytes.Buffer
-	all := program(io.Discard).todayMetrics([]memory.Day{day(now.AddDate(0, 0, -1), 99), day(now, 10)})
-	if err := store_report.Metrics(&out, all); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{
-		`scanwatch_sessions_total{class="remote"} 7`, `scanwatch_sessions_total{class="authenticated"} 2`, `scanwatch_messages_total 4`,
-		`scanwatch_recipients_total{result="refused"} 5`, `scanwatch_recipients_total{result="accepted"} 0`,
-		`scanwatch_evidence_sessions_total{evidence="harvest"} 6`, `scanwatch_evidence_sessions_total{evidence="flood"} 0`, `scanwatch_unrecorded_sessions_total 3`,
-	} {
-		if !strings.Contains(out.String(), want+"\n") {
-			t.Errorf("%s is missing in\n%s", want, &out)
-		}
 	}
 }

@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"scanwatch/internal/smtp"
+
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"scanwatch/cmd/internal/control"
@@ -72,11 +74,6 @@ func TestScript(t *testing.T) {
 				return err
 			}
 			e.Setenv("STREAMS", streams)
-			history, err := filepath.Abs("../../store/mylog/testdata/history")
-			if err != nil {
-				return err
-			}
-			e.Setenv("HISTORY", history)
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -122,7 +119,7 @@ func TestScript(t *testing.T) {
 }
 
 // pipeToNobody runs the program with an output that nobody reads any more.
-func pipeToNobody(ts *testscript.TestScript, _ bool, args []string) {
+func pipeToNobody(ts *testscript.TestScript, neg bool, args []string) {
 	r, w, err := os.Pipe()
 	ts.Check(err)
 	r.Close()
@@ -131,7 +128,7 @@ func pipeToNobody(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	defer e.Close()
 	signal.Ignore(syscall.SIGPIPE)
-	if status := program(e).main(args, w); status != exitOK {
+	if status := program(e).main(args, w); (status != exitOK) != neg {
 		ts.Fatalf("exit status %d", status)
 	}
 }
@@ -154,7 +151,7 @@ func mkScans(dir string) int {
 	end := now.Add(-time.Hour)
 	for i, v := range []struct{ src, org string }{{"192.0.2.1:4711", "Censys"}, {"[2001:db8::53]:4711", "Shodan"}} {
 		b := store.AppendStep(nil, &store.Step{Kind: store.KindFinding, Text: []byte("scanner"), Org: []byte(v.org), By: []byte("cidr"), Confidence: []byte("high")}, 0)
-		r := &store.Record{Start: end.Add(-time.Second), End: end, Src: netip.MustParseAddrPort(v.src), Ending: store.EndingDropped}
+		r := &store.Record{Start: end.Add(-time.Second), End: end, Src: netip.MustParseAddrPort(v.src), Ending: smtp.EndingDropped}
 		w.Add(end, uint64(0x40+i), store.AppendRecord(nil, r, b))
 	}
 	if err := w.Close(); err != nil {
@@ -173,16 +170,16 @@ func fill(w *store.Writer, at time.Time, first uint64) {
 		}
 		end := at.Add(time.Duration(id) * time.Second)
 		r := &store.Record{Start: end.Add(-time.Second), End: end, Src: netip.MustParseAddrPort(src),
-			Dst: netip.MustParseAddrPort("198.51.100.25:25"), RDNS: []byte(rdns), Ending: store.EndingQuit, Counts: c}
+			Dst: netip.MustParseAddrPort("198.51.100.25:25"), RDNS: []byte(rdns), Ending: smtp.EndingQuit, Counts: c}
 		w.Add(end, first+id, store.AppendRecord(nil, r, b))
 	}
 	add(0, "203.0.113.5:2525", "mail.example.com", store.Counts{Commands: 4, Mails: 1, RcptOK: 1},
-		store.Step{Kind: store.KindHelo, Arg: []byte("EHLO"), Text: []byte("mail.example.com"), Result: store.ResultOK},
-		store.Step{Kind: store.KindMail, Text: []byte("alice@example.com"), Result: store.ResultOK, MsgID: 1},
-		store.Step{Kind: store.KindRcpt, Text: []byte("bob@example.org"), Result: store.ResultOK},
+		store.Step{Kind: store.KindHelo, Arg: []byte("EHLO"), Text: []byte("mail.example.com"), Result: smtp.ResultOK},
+		store.Step{Kind: store.KindMail, Text: []byte("alice@example.com"), Result: smtp.ResultOK, MsgID: 1},
+		store.Step{Kind: store.KindRcpt, Text: []byte("bob@example.org"), Result: smtp.ResultOK},
 		store.Step{Kind: store.KindCommit, Size: 1234})
 	add(1, "[2001:db8::7]:4711", "scan.example.net", store.Counts{Commands: 1},
-		store.Step{Kind: store.KindHelo, Arg: []byte("EHLO"), Text: []byte("ylmf-pc\x1b[31m"), Result: store.ResultOK},
+		store.Step{Kind: store.KindHelo, Arg: []byte("EHLO"), Text: []byte("ylmf-pc\x1b[31m"), Result: smtp.ResultOK},
 		store.Step{Kind: store.KindFinding, Text: []byte("botnet-helo"), Arg: []byte("ylmf-pc"), By: []byte("helo"), Match: []byte("ylmf-pc"), Confidence: []byte("high")})
 }
 
@@ -199,19 +196,21 @@ func runFilter(dir string) int {
 	level.Set(slog.LevelWarn)
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
 		Load: func(all iter.Seq[store.Entry]) { m.Load(all, now.UnixMicro()) }})
-	m.Ban(netip.MustParseAddr("2001:db8::7"), memory.Sentence{For: 24 * time.Hour, Rule: "botnet", Session: 0x31}, now.Add(-time.Hour).UnixMicro())
-	verbs := append(control.StoreVerbs(w, state.Flush), control.Verb{Name: "reload", Args: 1, Run: reloadOnce()}, control.StatusVerb(func() control.Status {
+	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("2001:db8::7")}, memory.BanRequest{Ladder: []time.Duration{24 * time.Hour}, Rule: "botnet", Session: 0x31}, now.Add(-time.Hour).UnixMicro())
+	verbs := append(control.StoreCommands(w, state.Flush), control.Command{Name: "reload", Args: 1, Run: reloadOnce()}, control.StatusCommand(func() control.Status {
 		return control.Status{Program: "test", PID: os.Getpid(), Started: now, Log: control.LevelWord(level.Level()), Store: w.Status(), State: state.Status(), Memory: m.Status(),
 			Config: control.Config{File: "/etc/scanwatch.conf", Mode: "observe", Rules: 3}}
 	}))
-	verbs = append(verbs, control.MemoryVerbs(m, state, now.UnixMicro, func() bool { return true }, func(word string, b memory.Ban) {
-		if strings.HasPrefix(word, "un") {
+	verbs = append(verbs, control.MemoryCommands(m, state, now.UnixMicro, func() bool { return true }, func(b memory.Ban) {
+		event := "ban"
+		if b.Revoked {
+			event = "unban"
 			hostile(&watched)
 		}
-		watched.Send(&events.Event{Event: strings.TrimSuffix(word, "ned"), By: "operator", Time: now, Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
+		watched.Send(&events.Event{Event: event, By: "operator", Time: now, Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
 	})...)
-	verbs = append(verbs, control.WatchVerb(&watched), control.LogVerb(level, slog.New(slog.DiscardHandler)))
-	s := &control.Server{Verbs: verbs}
+	verbs = append(verbs, control.WatchCommand(&watched), control.LogCommand(level, slog.New(slog.DiscardHandler)))
+	s := &control.Server{Commands: verbs}
 	// The directory and state.db are made in the background.
 	if err := errors.Join(w.Flush(ctx), state.Flush(ctx)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -242,7 +241,7 @@ func reloadOnce() func(context.Context, *control.Answer, []string) error {
 	var done atomic.Bool
 	return func(_ context.Context, a *control.Answer, _ []string) error {
 		if done.Swap(true) {
-			return errors.New("scanwatch.conf was not taken, the mail log says why")
+			return errors.New("scanwatch.conf rejected; see the mail log")
 		}
 		return a.JSON(struct{}{})
 	}

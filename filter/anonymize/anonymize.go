@@ -1,95 +1,60 @@
-// Package anonymize makes copies of records that can be shown to others: addresses,
-// names and mailboxes are replaced, the same one always by the same, so that what
-// can be counted, found and decided stays as it was. It knows the steps of records
-// and the shipped lists; it reads and writes no files.
+// Package anonymize writes copies of records for publication. It replaces mailboxes,
+// host names and the host part of addresses by keyed hashes. Equal names have equal
+// hashes.
 //
-// What the lists know stays in clear, because it is the fact that a record tells:
-// the names of scanning organisations and clouds, what bots greet with. So do times,
-// session ids, the names of rules, tables, tags and listeners.
+// A copy yields the same evidence as the original. The following therefore remain
+// unchanged: public suffixes, /24 and /48 networks, names and addresses in the
+// shipped lists, reply codes, times and session ids. Names of rules, tables, tags
+// and listeners are unchanged too.
 package anonymize
 
 import (
 	"bytes"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hmac"
-	"crypto/sha256"
-	"hash"
+	"encoding/binary"
 	"net/netip"
 	"regexp"
 	"strings"
 	"time"
 
-	"golang.org/x/net/publicsuffix"
-
-	"scanwatch/filter/lookup"
-	"scanwatch/filter/privacy"
-	"scanwatch/filter/session"
+	"scanwatch/internal/sketch"
+	"scanwatch/internal/smtp"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
 
-// KeySize is the length of a key in bytes.
-const KeySize = 32
-
-// An Anonymizer replaces what it is given. It belongs to one goroutine.
-type Anonymizer struct {
-	lists   *lookup.Lists
-	mixed   map[netip.Prefix]bool
-	aes     cipher.Block // of addresses
-	wordAES cipher.Block
-	hash    hash.Hash
-	sum     []byte   // scratch
-	block   [16]byte // scratch
-	form    []byte   // scratch
-	steps   []byte   // scratch
-	host    netip.Addr
-	names   map[string]string
-
-	patterns map[*lookup.Row]*regexp.Regexp
-}
-
-// maxNames is how many names are remembered, for speed.
-const maxNames = 50_000
-
-// New returns an Anonymizer with a key of KeySize bytes. Two with the same key
-// replace alike.
-func New(key []byte, lists *lookup.Lists) *Anonymizer {
-	a := &Anonymizer{lists: lists, mixed: mixedNetworks(lists), hash: hmac.New(sha256.New, key), names: make(map[string]string), patterns: make(map[*lookup.Row]*regexp.Regexp)}
-	// Keys of 16 bytes are right, so that nothing can fail.
-	a.aes, _ = aes.NewCipher(a.mac("addresses", "", "")[:16])
-	a.wordAES, _ = aes.NewCipher(a.mac("words", "", "")[:16])
-	return a
-}
-
-// mac is a keyed hash of three texts, valid until the next one.
-func (a *Anonymizer) mac(texts ...string) []byte {
-	a.hash.Reset()
-	for _, t := range texts {
-		a.hash.Write([]byte{byte(len(t) >> 8), byte(len(t))})
-		a.hash.Write([]byte(t))
-	}
-	a.sum = a.hash.Sum(a.sum[:0])
-	return a.sum
-}
-
-// Record appends the encoding of what replaces r. Refs gives the reference of the
-// text that replaces that of a rule.
+// Record appends the encoding of the copy of r. Refs returns the reference of the
+// anonymized text of a rule. If a step of r is corrupt, Record returns an error, and
+// the copy ends before that step.
 func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint32) ([]byte, error) {
 	c := *r
-	a.host = r.Src.Addr()
 	c.Src, c.Dst = a.addrPort(r.Src), a.addrPort(r.Dst)
-	c.RDNS = a.Name(r.RDNS)
+	c.RDNS, c.Server, c.Origin = a.Name(r.RDNS), a.Name(r.Server), a.Name(r.Origin)
+	c.Sketch = a.sketch(r.Sketch)
 	a.steps = a.steps[:0]
 	last := time.Duration(0)
 	err := r.Steps(func(s *store.Step) bool {
-		at := s.At
-		a.step(s, refs)
-		a.steps = store.AppendStep(a.steps, s, at-last)
-		last = at
+		if further := r.Sessions > 0 && s.Kind == store.KindRcpt && string(s.Text) == "*"; !further {
+			a.step(s, refs)
+		}
+		a.steps = store.AppendStep(a.steps, s, s.At-last)
+		last = s.At
 		return true
 	})
 	return store.AppendRecord(dst, &c, a.steps), err
+}
+
+// sketch returns a copy with the same estimate, in which no address can be looked up:
+// the order of the registers depends on the key.
+func (a *Anonymizer) sketch(registers []byte) []byte {
+	if len(registers) != sketch.Size {
+		return nil
+	}
+	mac := a.mac("sketch", nil)
+	key, copied := int(binary.BigEndian.Uint16(mac[:])), make([]byte, sketch.Size)
+	for i, r := range registers {
+		copied[(i^key)%sketch.Size] = r
+	}
+	return copied
 }
 
 func (a *Anonymizer) addrPort(p netip.AddrPort) netip.AddrPort {
@@ -99,7 +64,7 @@ func (a *Anonymizer) addrPort(p netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr(p.Addr()), p.Port())
 }
 
-// step replaces what is in a step.
+// step replaces the texts of a step.
 func (a *Anonymizer) step(s *store.Step, refs func(uint32) uint32) {
 	switch s.Kind {
 	case store.KindHelo:
@@ -113,56 +78,24 @@ func (a *Anonymizer) step(s *store.Step, refs func(uint32) uint32) {
 	case store.KindData, store.KindInput:
 		s.Reply = reply(s.Reply)
 	case store.KindFinding:
-		s.Arg, s.Match = a.proof(s), a.match(s)
+		s.Arg = a.proof(s)
+		if string(s.Text) == rules.HeloChanged.String() {
+			s.Match = a.Name(s.Match)
+		}
 	case store.KindVerdict:
 		s.Rule = refs(s.Rule)
-		if string(s.By) == "ban" && len(s.Match) == 0 {
-			s.Text = a.words(nil, s.Text, "reason", nil) // the operator's words
+		if s.Banned && s.Session == 0 {
+			s.Text = a.hashWords(s.Text) // the operator's reason for a manual ban
 		}
 	case store.KindBan:
 		s.Rule = refs(s.Rule)
-		if p, err := netip.ParsePrefix(string(s.Arg)); err == nil {
-			s.Arg = []byte(a.Prefix(p).String())
-		}
+		s.Prefix = a.Prefix(s.Prefix)
 	case store.KindFilter:
-		s.Reply = a.param(s)
+		s.Reply = a.parameter(s)
 	}
 }
 
-// replyCodes are the code and the enhanced code that a reply begins with. What
-// follows is free text, of which nothing is kept but what a finding goes by.
-var replyCodes = regexp.MustCompile(`^([245][0-9][0-9][ -]?)?([245]\.[0-9]{1,3}\.[0-9]{1,3} ?)?`)
-
-// phrases are what findings go by.
-var phrases = []string{"Pipelining not supported"}
-
-func reply(text []byte) []byte {
-	if len(text) == 0 {
-		return nil
-	}
-	rest := "..."
-	for _, p := range phrases {
-		if bytes.Contains(text, []byte(p)) {
-			rest = p
-		}
-	}
-	return append(bytes.Clone(replyCodes.Find(text)), rest...)
-}
-
-// param replaces what a filter gave with its decision.
-func (a *Anonymizer) param(s *store.Step) []byte {
-	switch phase := string(s.Arg); {
-	case string(s.Text) != "rewrite":
-		return reply(s.Reply)
-	case phase == "mail-from", phase == "rcpt-to":
-		return a.Mailbox(s.Reply)
-	case phase == "helo", phase == "ehlo":
-		return a.Name(s.Reply)
-	}
-	return a.Line(s.Reply)
-}
-
-// proof replaces the proof of a finding.
+// proof returns the copy of the proof of a finding.
 func (a *Anonymizer) proof(s *store.Step) []byte {
 	token := rules.TokenByName(string(s.Text))
 	switch by := string(s.By); {
@@ -182,304 +115,121 @@ func (a *Anonymizer) proof(s *store.Step) []byte {
 		}
 		return a.Name(s.Arg)
 	}
-	return a.words(nil, s.Arg, "proof", nil)
+	return a.hashWords(s.Arg)
 }
 
-// match replaces what a finding matched: mostly a word of ours, or a row of the
-// lists.
-func (a *Anonymizer) match(s *store.Step) []byte {
-	if string(s.Text) == rules.HeloChanged.String() {
-		return a.Name(s.Match)
+// parameter returns the copy of the parameter of a filter decision.
+func (a *Anonymizer) parameter(s *store.Step) []byte {
+	switch phase := string(s.Arg); {
+	case string(s.Text) != "rewrite":
+		return reply(s.Reply)
+	case phase == "mail-from", phase == "rcpt-to":
+		return a.Mailbox(s.Reply)
+	case phase == "helo", phase == "ehlo":
+		return a.Name(s.Reply)
 	}
-	return s.Match
+	return a.Line(s.Reply)
 }
 
-// user replaces the name of a user, which may be his address.
-func (a *Anonymizer) user(name []byte) []byte {
-	if bytes.IndexByte(name, '@') >= 0 || privacy.IsHash(name) {
-		return a.Mailbox(name)
+// replyCodes are the reply code and the enhanced status code of a reply.
+var replyCodes = regexp.MustCompile(`^([245][0-9][0-9][ -]?)?([245]\.[0-9]{1,3}\.[0-9]{1,3} ?)?`)
+
+// pipelining is the only reply text that is evidence.
+const pipelining = "Pipelining not supported"
+
+// reply returns the codes of a reply. The text is dropped: it may contain names.
+func reply(text []byte) []byte {
+	if len(text) == 0 {
+		return nil
 	}
-	return a.words(nil, name, "user", nil)
+	rest := "..."
+	if bytes.Contains(text, []byte(pipelining)) {
+		rest = pipelining
+	}
+	return append(bytes.Clone(replyCodes.Find(text)), rest...)
 }
 
-// Mailbox replaces a mail address. Its form stays, and the names of roles.
-func (a *Anonymizer) Mailbox(addr []byte) []byte {
-	local, domain := addr, []byte(nil)
-	if i := bytes.LastIndexByte(addr, '@'); i >= 0 {
-		local, domain = addr[:i], addr[i+1:]
+// Rule returns the copy of the text of a rule, with replaced values of conditions
+// and without the text of its reply. It returns "" if text is not a complete rule.
+func (a *Anonymizer) Rule(text string) string {
+	if strings.ContainsAny(text, "\r\n") {
+		return ""
 	}
-	var out []byte
-	if privacy.IsRole(local) {
-		out = append(out, local...)
-	} else {
-		out = a.local(nil, local, "@"+lower(domain))
-	}
-	if len(local) < len(addr) {
-		out = append(append(out, '@'), a.host1(domain)...)
-	}
-	return out
-}
-
-// host1 replaces a domain, which may be a hash.
-func (a *Anonymizer) host1(domain []byte) []byte {
-	if rest, ok := bytes.CutPrefix(domain, []byte(privacy.Prefix)); ok {
-		return a.words([]byte(privacy.Prefix), rest, "hash", nil)
-	}
-	return a.Name(domain)
-}
-
-// local replaces a local part. Hosts that stand in it are replaced as hosts.
-func (a *Anonymizer) local(dst, local []byte, context string) []byte {
-	before := byte(0)
-	for {
-		n := bytes.IndexAny(local, "%!@,")
-		piece, after := local, byte(0)
-		if n >= 0 {
-			piece, after = local[:n], local[n]
-		}
-		relay, user, routed := bytes.Cut(piece, []byte{':'})
-		switch {
-		case bytes.HasPrefix(piece, []byte(privacy.Prefix)):
-			dst = a.words(append(dst, privacy.Prefix...), piece[len(privacy.Prefix):], "hash", nil)
-		case (before == '@' || before == '%') && routed:
-			dst = append(append(dst, a.host1(relay)...), ':')
-			if bytes.HasPrefix(user, []byte(privacy.Prefix)) {
-				dst = a.words(append(dst, privacy.Prefix...), user[len(privacy.Prefix):], "hash", nil)
-			} else {
-				dst = a.words(dst, user, context, nil)
-			}
-		case (before == '@' || before == '%' || after == '!') && bytes.IndexByte(piece, '.') > 0:
-			dst = append(dst, a.host1(piece)...)
-		default:
-			dst = a.words(dst, piece, context, nil)
-		}
-		if n < 0 {
-			return dst
-		}
-		dst, before, local = append(dst, after), after, local[n+1:]
-	}
-}
-
-// facts is what the lists know of a name, and whether it is too long to be whole:
-// the same of the name that replaces it.
-type facts struct {
-	rows [6]*lookup.Row
-	cut  bool
-}
-
-func (a *Anonymizer) facts(name []byte) (f facts) {
-	f.rows[0], f.rows[1], f.rows[2] = a.lists.RDNS(name)
-	f.rows[3], f.rows[4], f.rows[5] = a.lists.Helo(name)
-	f.cut = len(name) >= 64
-	return f
-}
-
-// Name replaces the name of a host, a domain, a greeting or an address literal. Its
-// labels and its public suffix stay, and as much of it as the lists need to know it.
-func (a *Anonymizer) Name(name []byte) []byte {
-	if len(name) == 0 {
-		return name
-	}
-	cached := string(name)
-	if a.host.Is4() { // see appendQuad
-		cached = a.host.String() + " " + cached
-	}
-	if have, ok := a.names[cached]; ok {
-		return []byte(have)
-	}
-	out := a.name(name)
-	if len(a.names) == maxNames {
-		clear(a.names)
-	}
-	a.names[cached] = string(out)
-	return out
-}
-
-func (a *Anonymizer) name(name []byte) []byte {
-	if lit, ok := a.literal(name); ok {
-		return lit
-	}
-	was := a.facts(name)
-	suffix, domain := suffixes(name)
-	// A domain is replaced as if it stood alone, and what is below depends on it.
-	below, context := name[:suffix], lower(name[suffix:])
-	replaced := name[suffix:]
-	if domain > 0 {
-		below, context = name[:domain], lower(name[domain:])
-		replaced = a.Name(name[domain:])
-	}
-	replace := func(keepTo int, rest []byte, keep func([]byte) bool) []byte {
-		out := append([]byte(nil), below[:keepTo]...)
-		return append(a.hosts(out, below[keepTo:], context, keep), rest...)
-	}
-	first := 0
-	for first < len(below) && alnum(below[first]) {
-		first++
-	}
-	letters := func(w []byte) bool { return !bytes.ContainsFunc(w, func(r rune) bool { return isDigit(byte(r)) }) }
-	// The end that the longest of the rows is about: a cloud's suffix may be longer than
-	// a registered domain.
-	end := len(name)
-	for _, row := range was.rows {
-		if row != nil && strings.HasPrefix(row.Value, ".") && strings.HasSuffix(lower(name), row.Value) {
-			end = min(end, len(name)-len(row.Value))
-		}
-	}
-	made := 0 // ec2 of ec2-192-0-2-1
-	if first+1 < end {
-		if _, _, n := quad(name[first+1:]); n > 0 {
-			made = first
-		}
-	}
-	for _, try := range []func() []byte{
-		func() []byte { return replace(0, replaced, nil) },
-		func() []byte { return replace(first, replaced, nil) },
-		func() []byte { return replace(0, name[len(below):], nil) },
-		func() []byte { return replace(first, name[len(below):], nil) },
-		func() []byte {
-			return append(a.hosts(bytes.Clone(name[:made]), name[made:end], lower(name[end:]), nil), name[end:]...)
-		},
-		func() []byte { return replace(0, name[len(below):], letters) },
-	} {
-		if out := try(); a.facts(out) == was {
-			return out
-		}
-	}
-	return bytes.Clone(name) // the lists know this very name
-}
-
-// suffixes returns where the public suffix of a name begins, and where its
-// registered domain: 0 if it has no more.
-func suffixes(name []byte) (suffix, domain int) {
-	whole := strings.TrimSuffix(lower(name), ".")
-	if !strings.Contains(whole, ".") {
-		return len(name), 0
-	}
-	ps, _ := publicsuffix.PublicSuffix(whole)
-	suffix = len(whole) - len(ps)
-	if suffix == 0 {
-		suffix = strings.LastIndexByte(whole, '.') + 1 // the name of a suffix itself
-	}
-	if i := strings.LastIndexByte(whole[:suffix-1], '.'); i >= 0 {
-		domain = i + 1
-	}
-	return suffix, domain
-}
-
-// hosts replaces a part of a name, with addresses in it as addresses.
-func (a *Anonymizer) hosts(dst, text []byte, context string, keep func([]byte) bool) []byte {
-	from := 0
-	for i := 0; i < len(text); i++ {
-		if !isDigit(text[i]) || i > 0 && isDigit(text[i-1]) {
-			continue
-		}
-		addr, sep, n := quad(text[i:])
-		if n == 0 {
-			continue
-		}
-		dst = a.words(dst, text[from:i], context, keep)
-		dst = a.appendQuad(dst, text[i:i+n], addr, sep)
-		i += n - 1
-		from = i + 1
-	}
-	return a.words(dst, text[from:], context, keep)
-}
-
-// literal replaces an address, bare or as a literal (RFC 5321 section 4.1.3).
-func (a *Anonymizer) literal(name []byte) ([]byte, bool) {
-	s := string(name)
-	open, end := "", ""
-	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
-		s, open, end = s[1:len(s)-1], "[", "]"
-	}
-	if len(s) >= 5 && strings.EqualFold(s[:5], "IPv6:") {
-		open, s = open+s[:5], s[5:]
-	}
-	addr, err := netip.ParseAddr(s)
+	c, err := rules.Parse("rule", func(string) ([]byte, error) { return []byte(text + "\n"), nil })
 	if err != nil {
-		return nil, false
+		return ""
 	}
-	mapped := addr.Is4In6()
-	addr = a.Addr(addr.Unmap().WithZone(""))
-	if mapped {
-		addr = netip.AddrFrom16(addr.As16())
+	for _, s := range c.All() {
+		r, ok := s.(*rules.Rule)
+		if !ok {
+			break
+		}
+		if r.Text != "" {
+			r.Text = string(reply([]byte(r.Text)))
+		}
+		for _, cond := range r.Conds {
+			for i := range cond.Values {
+				a.value(cond.Word, &cond.Values[i])
+			}
+		}
+		return r.String() // always a single line
 	}
-	return []byte(open + addr.String() + end), true
+	return ""
 }
 
-// kept are words in commands that are no names: what makes a line one of SMTP, HTTP
-// or SSH.
-var kept = map[string]bool{"HTTP": true, "RTSP": true, "SSH": true, "FROM": true, "TO": true, "SIZE": true, "BODY": true, "8BITMIME": true, "7BIT": true,
-	"SMTPUTF8": true, "RET": true, "HDRS": true, "FULL": true, "NOTIFY": true, "NEVER": true, "ORCPT": true, "RFC822": true, "PLAIN": true, "LOGIN": true}
+func (a *Anonymizer) value(word string, v *rules.Value) {
+	switch {
+	case v.Kind == rules.RegexValue:
+		v.Text = "anonymized" // the text may contain names
+	case v.Kind == rules.PrefixValue:
+		v.Prefix = a.Prefix(v.Prefix)
+	case v.Kind != rules.TextValue || word == "country" || v.Text == "<>":
+	case strings.Contains(v.Text, "@"):
+		v.Text = string(a.Mailbox([]byte(v.Text)))
+	default:
+		v.Text = string(a.Name([]byte(v.Text)))
+	}
+}
 
-func keptWord(w []byte) bool { return kept[strings.ToUpper(string(w))] }
-
-// maxVerb is how long the first word of a line may be to stay as it is.
-const maxVerb = 16
-
-// Line replaces a command: its first word stays, if it can be a verb, and of MAIL and
-// RCPT the address is replaced as one. What the lists, and the filter, see in the line
-// they see in what replaces it.
+// Line returns the copy of a command or other input. It keeps the first word and
+// keywords of protocols, and replaces the address of MAIL and RCPT as Mailbox does.
+// The lists and the filter find the same evidence in the copy.
 func (a *Anonymizer) Line(line []byte) []byte {
-	was, language := a.lists.Line(line), session.Language(line)
-	out := a.line(line, "line")
-	for _, salt := range []string{"line 2", "line 3", "line 4"} {
-		if a.lists.Line(out) == was && session.Language(out) == language {
-			return out
-		}
-		out = a.line(line, salt)
-	}
-	if was == nil {
-		return out
-	}
-	// What a tool calls itself stays; whom it talks to does not.
-	if at := a.pattern(was).FindIndex(line); at != nil {
-		out = append(a.hosts(nil, line[:at[0]], "line", keptWord), line[at[0]:at[1]]...)
-		out = a.hosts(out, line[at[1]:], "line", keptWord)
-		if a.lists.Line(out) == was && session.Language(out) == language {
-			return out
+	row, language := a.lists.Line(line), smtp.Sniff(line)
+	same := func(copied []byte) bool { return a.lists.Line(copied) == row && smtp.Sniff(copied) == language }
+	verb := verbs.Find(line)
+	if addr := address.FindSubmatchIndex(line); addr != nil {
+		copied := append(line[:4:4], a.shape(line[4:addr[2]], line)...)
+		copied = append(copied, a.Mailbox(line[addr[2]:addr[3]])...)
+		if copied = append(copied, a.shape(line[addr[3]:], line)...); same(copied) {
+			return copied
 		}
 	}
-	out = a.hosts(nil, line, "line", func(w []byte) bool { return true })
-	if a.lists.Line(out) == was {
-		return out
+	if copied := append(bytes.Clone(verb), a.shape(line[len(verb):], line)...); same(copied) {
+		return copied
 	}
-	return bytes.Clone(line)
+	if row != nil { // the name of a tool, for example
+		if at := a.pattern(row.Value).FindIndex(line); at != nil {
+			copied := append(a.hashWords(line[:at[0]]), line[at[0]:at[1]]...)
+			if copied = append(copied, a.hashWords(line[at[1]:])...); same(copied) {
+				return copied
+			}
+		}
+	}
+	return append(bytes.Clone(verb), a.hashWords(line[len(verb):])...)
 }
 
-// pattern is what a row looks for in lines.
-func (a *Anonymizer) pattern(row *lookup.Row) *regexp.Regexp {
-	re := a.patterns[row]
+var (
+	verbs   = regexp.MustCompile(`^[A-Za-z-]{1,16}(?:[ \t:\r/]|$)`)
+	address = regexp.MustCompile(`^(?i:MAIL|RCPT)[^:]*:[ <]*([^ >]*)`)
+)
+
+// pattern returns the compiled pattern of a row for lines.
+func (a *Anonymizer) pattern(value string) *regexp.Regexp {
+	re := a.patterns[value]
 	if re == nil {
-		re = regexp.MustCompile(strings.TrimSuffix(strings.TrimPrefix(row.Value, "/"), "/")) // the lists have been read
-		a.patterns[row] = re
+		re = regexp.MustCompile(strings.TrimSuffix(strings.TrimPrefix(value, "/"), "/")) // valid: see lookup
+		a.patterns[value] = re
 	}
 	return re
-}
-
-func (a *Anonymizer) line(line []byte, context string) []byte {
-	n := 0
-	for n < len(line) && (alnum(line[n]) && !isDigit(line[n]) || line[n] == '-') {
-		n++
-	}
-	if n > maxVerb || n < len(line) && line[n] != ' ' && line[n] != '\t' && line[n] != ':' && line[n] != '\r' && line[n] != '/' {
-		n = 0
-	}
-	out := append([]byte(nil), line[:n]...)
-	rest := line[n:]
-	if verb := strings.ToUpper(string(line[:n])); verb == "MAIL" || verb == "RCPT" {
-		if i := bytes.IndexByte(rest, ':') + 1; i > 0 {
-			for i < len(rest) && (rest[i] == ' ' || rest[i] == '<') {
-				i++
-			}
-			end := bytes.IndexAny(rest[i:], " >")
-			if end < 0 {
-				end = len(rest) - i
-			}
-			out = a.hosts(out, rest[:i], context, keptWord)
-			out = append(out, a.Mailbox(rest[i:i+end])...)
-			rest = rest[i+end:]
-		}
-	}
-	return a.hosts(out, rest, context, keptWord)
 }

@@ -10,51 +10,52 @@ import (
 	"time"
 )
 
-// The limits of a Fan: they bound what it costs who sends.
+// The limits of a Fan. They bound the cost of Send.
 const (
-	MaxWatchers = 4
-	watchQueue  = 64 << 10 // bytes of lines that wait for one watcher
-	watchSeen   = 64       // sessions that a watcher of evidence follows
+	MaxWatchers     = 4
+	maxQueue        = 64 << 10 // bytes of lines in the queue of a watcher
+	trackedSessions = 64       // sessions that a watcher of evidence follows
 )
 
-// ErrWatchers tells that MaxWatchers watch already.
-var ErrWatchers = errors.New("four watchers are served already; end one of them")
+// ErrWatchers is returned by Watch if there are MaxWatchers watchers.
+var ErrWatchers = errors.New("too many watchers, the maximum is 4; end one of them")
 
-// A Fan passes events on to those who watch just now. Who sends never waits: a
-// watcher that is too slow misses events, and is told how many. The zero value
-// is ready.
+// A Fan passes events to watchers. Send never blocks: a slow watcher misses
+// events and receives their number. The zero value is ready. A Fan is safe for
+// concurrent use.
 type Fan struct {
-	watching atomic.Int32 // so that nothing is done if nobody watches
+	watching atomic.Int32 // number of watchers; Send does nothing if it is 0
 
 	mu       sync.Mutex // held for microseconds
 	watchers []*Watcher
 	line     []byte // scratch
 }
 
-// A Choice is what a watcher wants to see; the zero value is everything.
+// A Choice selects events. The zero value selects all.
 type Choice struct {
-	// Evidence chooses findings of that token, and what else is said of the
-	// sessions, the latest 64, in which they were.
+	// Evidence selects the findings with this token, and all events of the
+	// latest 64 sessions with such a finding.
 	Evidence string
-	// Src chooses what is about a client in it, or about a network that
-	// overlaps it.
+	// Src selects the events about a client within this prefix, or about a
+	// network that overlaps it.
 	Src netip.Prefix
 }
 
-// A Watcher gets the events that were sent since it began.
+// A Watcher receives the events that are sent after Watch. It belongs to one
+// goroutine.
 type Watcher struct {
 	fan    *Fan
 	choice Choice
 	wake   chan struct{}
 
-	// The fan's mutex is held for these.
-	queue  []byte
-	missed uint64
-	seen   [watchSeen]uint64 // sessions with the evidence; a ring
-	next   int
+	// Fan.mu guards the following fields.
+	queue    []byte
+	missed   uint64
+	sessions [trackedSessions]uint64 // sessions with the evidence; a ring
+	next     int
 }
 
-// Send passes e on.
+// Send passes e to all watchers that select it. It copies e.
 func (f *Fan) Send(e *Event) {
 	if f.watching.Load() == 0 {
 		return
@@ -63,7 +64,7 @@ func (f *Fan) Send(e *Event) {
 	defer f.mu.Unlock()
 	f.line = f.line[:0]
 	for _, w := range f.watchers {
-		if !w.wants(e) {
+		if !w.selects(e) {
 			continue
 		}
 		if len(f.line) == 0 {
@@ -73,8 +74,8 @@ func (f *Fan) Send(e *Event) {
 			}
 			f.line = appendEvent(f.line, &stamped)
 		}
-		// After a gap nothing comes before the line that tells of it.
-		if w.missed > 0 || len(w.queue)+len(f.line) > watchQueue {
+		// The line that reports a gap precedes all later events.
+		if w.missed > 0 || len(w.queue)+len(f.line) > maxQueue {
 			w.missed++
 			continue
 		}
@@ -86,7 +87,7 @@ func (f *Fan) Send(e *Event) {
 	}
 }
 
-// Watch begins to watch. The caller must Close.
+// Watch adds a watcher, or returns ErrWatchers. The caller must call Close.
 func (f *Fan) Watch(c Choice) (*Watcher, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -99,7 +100,7 @@ func (f *Fan) Watch(c Choice) (*Watcher, error) {
 	return w, nil
 }
 
-// Close ends the watching.
+// Close removes the watcher.
 func (w *Watcher) Close() {
 	w.fan.mu.Lock()
 	defer w.fan.mu.Unlock()
@@ -109,9 +110,9 @@ func (w *Watcher) Close() {
 	}
 }
 
-// Next waits for events and returns their lines, whole, in place of those of the
-// call before. What the watcher missed is told by a line left-out, as in a
-// Stream. The error is that of ctx.
+// Next waits for events and returns their lines, each complete. It reuses the
+// memory of lines. If the watcher missed events, the last line reports their
+// number. The error is the error of ctx.
 func (w *Watcher) Next(ctx context.Context, lines []byte) ([]byte, error) {
 	lines = lines[:0]
 	for {
@@ -121,7 +122,7 @@ func (w *Watcher) Next(ctx context.Context, lines []byte) ([]byte, error) {
 		w.missed = 0
 		w.fan.mu.Unlock()
 		if missed > 0 {
-			lines = appendLeftOut(lines, time.Now(), LeftOut{Full: missed})
+			lines = appendDropped(lines, time.Now(), missed)
 		}
 		if len(lines) > 0 {
 			return lines, nil
@@ -134,8 +135,8 @@ func (w *Watcher) Next(ctx context.Context, lines []byte) ([]byte, error) {
 	}
 }
 
-// wants tells whether e is of the watcher's choice.
-func (w *Watcher) wants(e *Event) bool {
+// selects reports whether the watcher's choice includes e.
+func (w *Watcher) selects(e *Event) bool {
 	if p := w.choice.Src; p.IsValid() && !p.Contains(e.Src.Unmap().WithZone("")) {
 		about, err := netip.ParsePrefix(e.Prefix)
 		if e.Prefix == "" || err != nil || !p.Overlaps(about) {
@@ -146,11 +147,11 @@ func (w *Watcher) wants(e *Event) bool {
 	case w.choice.Evidence == "":
 		return true
 	case e.Evidence == w.choice.Evidence:
-		if e.Session != 0 && !slices.Contains(w.seen[:], e.Session) {
-			w.seen[w.next] = e.Session
-			w.next = (w.next + 1) % watchSeen
+		if e.Session != 0 && !slices.Contains(w.sessions[:], e.Session) {
+			w.sessions[w.next] = e.Session
+			w.next = (w.next + 1) % trackedSessions
 		}
 		return true
 	}
-	return e.Evidence == "" && e.Session != 0 && slices.Contains(w.seen[:], e.Session)
+	return e.Evidence == "" && e.Session != 0 && slices.Contains(w.sessions[:], e.Session)
 }

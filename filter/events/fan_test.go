@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// sees returns what a watcher gets without waiting, one word for each event.
+// sees returns the queued events of a watcher, one word for each.
 func sees(t *testing.T, w *Watcher) (words []string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -36,6 +36,7 @@ func sees(t *testing.T, w *Watcher) (words []string) {
 	}
 }
 
+// TestFanChoice checks the selection of events.
 func TestFanChoice(t *testing.T) {
 	scan := netip.MustParseAddr("192.0.2.1")
 	six := netip.MustParseAddr("2001:db8::7")
@@ -53,7 +54,7 @@ func TestFanChoice(t *testing.T) {
 		name, evidence, src, want string
 	}{
 		{"all", "", "", "a b c d e f g h"},
-		{"what becomes of scanners", "scanner", "", "b c"},
+		{"scanners and their verdicts", "scanner", "", "b c"},
 		{"a network", "", "192.0.2.0/24", "a b c e h"},
 		{"an address", "", "192.0.2.1/32", "a b c e h"},
 		{"another network", "", "2001:db8::/32", "d"},
@@ -81,8 +82,8 @@ func TestFanChoice(t *testing.T) {
 	}
 }
 
-// TestFanSlowWatcher: what a slow watcher misses is counted, in its place, and
-// the queue stays small; others miss nothing.
+// TestFanSlowWatcher checks that the queue of a slow watcher is bounded, that its
+// missing events are counted in place, and that other watchers miss nothing.
 func TestFanSlowWatcher(t *testing.T) {
 	var f Fan
 	slow, _ := f.Watch(Choice{})
@@ -97,15 +98,15 @@ func TestFanSlowWatcher(t *testing.T) {
 		got += len(sees(t, fast))
 	}
 	if got != n {
-		t.Errorf("the fast one got %d of %d", got, n)
+		t.Errorf("the fast watcher received %d of %d", got, n)
 	}
-	if len(slow.queue) > watchQueue {
-		t.Errorf("%d bytes wait", len(slow.queue))
+	if len(slow.queue) > maxQueue {
+		t.Errorf("%d bytes in the queue", len(slow.queue))
 	}
 	words := sees(t, slow)
 	kept := len(words) - 1
-	if kept < 10 || words[kept] != fmt.Sprint("left-out", n-kept) {
-		t.Errorf("the slow one got %d events, then %v", kept, words[kept])
+	if kept < 10 || words[kept] != fmt.Sprint(dropped, n-kept) {
+		t.Errorf("the slow watcher received %d events, then %v", kept, words[kept])
 	}
 	f.Send(&Event{Event: "next"})
 	if words := sees(t, slow); !reflect.DeepEqual(words, []string{"next"}) {
@@ -113,6 +114,7 @@ func TestFanSlowWatcher(t *testing.T) {
 	}
 }
 
+// TestFanWatchers checks the limit of watchers.
 func TestFanWatchers(t *testing.T) {
 	var f Fan
 	var all []*Watcher
@@ -137,11 +139,11 @@ func TestFanWatchers(t *testing.T) {
 		w.Close()
 	}
 	if f.watching.Load() != 0 {
-		t.Errorf("%d watch still", f.watching.Load())
+		t.Errorf("%d watchers remain", f.watching.Load())
 	}
 }
 
-// TestDecode: what is written is read back.
+// TestDecode checks that Decode reverses the encoding.
 func TestDecode(t *testing.T) {
 	filled := Event{}
 	v := reflect.ValueOf(&filled).Elem()
@@ -154,7 +156,7 @@ func TestDecode(t *testing.T) {
 		}
 	}
 	filled.Session, filled.Src = 0xfedcba9876543210, netip.MustParseAddr("2001:db8::1")
-	at := sample().Time.Truncate(time.Microsecond) // as exact as a line is
+	at := sample().Time.Truncate(time.Microsecond) // the precision of a line
 	filled.Time, filled.Until = at, at
 	local := Event{Event: "x", Session: 1, Time: at, RDNS: []byte{}, Helo: []byte{}}
 	for _, e := range []Event{filled, local} {
@@ -163,12 +165,12 @@ func TestDecode(t *testing.T) {
 			t.Errorf("got %+v, %d, %v\nwant %+v", got, n, err, e)
 		}
 	}
-	if e, n, err := Decode(appendLeftOut(nil, at, LeftOut{Full: 7})); err != nil || n != 7 || e.Event != "left-out" {
+	if e, n, err := Decode(appendDropped(nil, at, 7)); err != nil || n != 7 || e.Event != dropped {
 		t.Errorf("%+v, %d, %v", e, n, err)
 	}
 	for _, bad := range []string{"", "{", `{"session":"x"}`, `{"src":"x"}`, `{"time":"x"}`} {
 		if _, _, err := Decode([]byte(bad)); err == nil {
-			t.Errorf("%q is an event", bad)
+			t.Errorf("%q decodes without error", bad)
 		}
 	}
 }
@@ -188,7 +190,7 @@ func BenchmarkFanSend(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				f.Send(e)
-				if i%100 == 0 { // as if they kept up
+				if i%100 == 0 { // the watchers keep up
 					for _, w := range f.watchers {
 						w.queue = w.queue[:0]
 					}
@@ -198,10 +200,10 @@ func BenchmarkFanSend(b *testing.B) {
 	}
 }
 
-// FuzzDecode: what is an event stays one.
+// FuzzDecode checks that a decoded event can be encoded and decoded again.
 func FuzzDecode(f *testing.F) {
 	f.Add(appendEvent(nil, sample()))
-	f.Add(appendLeftOut(nil, sample().Time, LeftOut{Full: 7}))
+	f.Add(appendDropped(nil, sample().Time, 7))
 	f.Add([]byte(`{"src":"fe80::1%x","session":"1","until":"2026-01-01T00:00:00+01:00"}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		e, _, err := Decode(line)

@@ -19,63 +19,61 @@ import (
 	"github.com/oschwald/maxminddb-golang/v2"
 )
 
-// maxDatabaseBytes is the largest database that is read. It is held in memory
-// whole; the usual ones take 5 to 20 MB, the largest on the market stay below.
+// maxDatabaseBytes is the maximum size of a database, which is held in memory. Usual
+// databases have 5 to 20 MB, and all known ones are smaller than the limit.
 const maxDatabaseBytes = 512 << 20
 
-// An Origin is what a database knows of the network of an address. Fields are
-// empty where it does not know.
+// An Origin is the database record for the network of an address. Unknown fields are
+// empty.
 type Origin struct {
 	ASN     uint32       // AS number
 	Org     string       // the organisation of that number
 	Country string       // two letters, ISO 3166-1
-	Prefix  netip.Prefix // the network all this holds for
+	Prefix  netip.Prefix // the network
 }
 
-// Origins answers from which network, and which country, an address is. It
-// reads a file in MaxMind's DB format that the operator supplies, with the
-// fields of MaxMind and DB-IP (ASN, ISP, Country, City) or those of IPinfo.
+// Origins looks up the AS number and country of addresses in the operator's
+// database. The format is MaxMind DB, with the fields of MaxMind and DB-IP (ASN,
+// ISP, Country, City) or of IPinfo.
 //
-// The file is read into memory and not mapped: a mapped file that somebody
-// truncates kills the process that looks at it with SIGBUS, and this process
-// takes the mail server with it. The price is the size of the file, twice for
-// the moment it is exchanged. It also makes the exchange safe without locks: who
-// still looks up in the old one keeps it alive.
+// Origins reads the file instead of mapping it: truncation of a mapped file causes a
+// SIGBUS, which ends the process and thus smtpd. The memory is the size of the file,
+// and twice that during a refresh. Lookups do not lock, because each keeps its file
+// in memory.
 //
-// Lookups may go on during Refresh, from any number of goroutines.
+// Lookup may be called concurrently, also during Refresh.
 type Origins struct {
 	path     string
 	current  atomic.Pointer[originFile]
 	failures atomic.Uint64
 
-	mu   sync.Mutex  // held by Refresh
-	seen fs.FileInfo // of the file read last, or tried; nil if there was none
-	last string      // text of the last error about it
+	mu   sync.Mutex  // locked by Refresh
+	seen fs.FileInfo // the last file or attempt; may be nil
+	last string      // text of the last error
 }
 
-// An OriginState tells what Origins answers from.
+// An OriginState is the state of an Origins.
 type OriginState struct {
 	Path     string
-	Loaded   bool      // false: nothing is evaluated
-	Type     string    // the name the database gives itself
-	Built    time.Time // when its maker built it
+	Loaded   bool      // false: lookups fail, because there is no database
+	Type     string    // the type in the metadata
+	Built    time.Time // the build time in the metadata
 	Bytes    int       // of memory
-	ASN      bool      // it holds AS numbers
-	Country  bool      // it holds countries
-	Failures uint64    // lookups that failed on broken parts of the file
+	ASN      bool      // has AS numbers
+	Country  bool      // has countries
+	Failures uint64    // lookups that failed in corrupt parts of the file
 }
 
-// NewOrigins returns Origins for the file at path, which Refresh is to read
-// first. Until then nothing is evaluated.
+// NewOrigins returns an Origins for the file at path. Lookups fail until the first
+// Refresh.
 func NewOrigins(path string) *Origins { return &Origins{path: path} }
 
-// Path is the file that o reads.
+// Path returns the path of the file.
 func (o *Origins) Path() string { return o.path }
 
-// Refresh reads the file if it is another one than before, by size, time and
-// inode, and tells whether it is in use now. On an error what was in use stays
-// in use; without any, nothing is evaluated. The same error about the same file
-// is returned once.
+// Refresh reads the file if its size, time or inode has changed, and reports whether
+// it has. After an error the previous database remains in use. The same error for
+// the same file is returned once.
 func (o *Origins) Refresh() (changed bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -95,7 +93,7 @@ func (o *Origins) Refresh() (changed bool, err error) {
 	}
 	file, info, err := readOrigins(o.path)
 	if errors.Is(err, errChanging) {
-		o.seen = nil // try again, whatever it looks like then
+		o.seen = nil // always retry
 		return false, o.once(fmt.Errorf("database %s: %w%s", o.path, err, o.consequence()))
 	}
 	o.seen, o.last = info, ""
@@ -106,9 +104,9 @@ func (o *Origins) Refresh() (changed bool, err error) {
 	return true, nil
 }
 
-// Next returns Origins for what the file is by now, for those who want to look
-// before they use it; o stays as it is. Without a new file, or with one that cannot
-// be used, they answer as o does.
+// Next returns a refreshed copy of o, so that the caller can check the new file
+// before using it. The copy has the database of o if the file is unchanged or
+// invalid.
 func (o *Origins) Next() (*Origins, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -120,9 +118,9 @@ func (o *Origins) Next() (*Origins, error) {
 
 func (o *Origins) consequence() string {
 	if o.current.Load() != nil {
-		return "; the one read before stays in use"
+		return "; the previous database remains in use"
 	}
-	return "; networks and countries are not evaluated"
+	return "; conditions on networks and countries are unknown"
 }
 
 func (o *Origins) once(err error) error {
@@ -133,10 +131,9 @@ func (o *Origins) once(err error) error {
 	return nil
 }
 
-// Lookup finds the network of addr. It returns false if that could not be
-// evaluated: no database, a broken part of it, or an IPv6 address in one for
-// IPv4 only. An Origin without an ASN and true is an answer: the network is not
-// announced, or not known.
+// Lookup returns the network of addr. It returns false without a database, in a
+// corrupt part, and for an IPv6 address in an IPv4 database. An Origin without an AS
+// number means that the network is unannounced or unknown.
 func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	file := o.current.Load()
 	if file == nil || !addr.IsValid() {
@@ -146,7 +143,7 @@ func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	if addr.Is6() && file.reader.Metadata.IPVersion == 4 {
 		return Origin{}, false
 	}
-	// The reader checks what it reads, and still: no file may end the process.
+	// The reader validates the file, but a panic would end the filter.
 	defer func() {
 		if recover() != nil {
 			o.failures.Add(1)
@@ -161,7 +158,7 @@ func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	return origin, true
 }
 
-// State tells what lookups are answered from.
+// State returns the state of o.
 func (o *Origins) State() OriginState {
 	state := OriginState{Path: o.path, Failures: o.failures.Load()}
 	if file := o.current.Load(); file != nil {
@@ -174,35 +171,23 @@ func (o *Origins) State() OriginState {
 	return state
 }
 
-// An originFile is one database in memory. Its reader is never closed: memory
-// is all it holds.
+// An originFile is a database in memory. Its reader therefore needs no Close.
 type originFile struct {
 	reader *maxminddb.Reader
 	bytes  int
 	schema originSchema
 	has    originFields
-	// decoded are records that were asked for lately, wherever their place in the
-	// file says: to decode one takes longer than to find it.
-	decoded [1024]atomic.Pointer[decodedOrigin]
 }
 
-// A decodedOrigin is what stands at one place of a file. Many networks share it.
-type decodedOrigin struct {
-	at     uintptr
-	origin Origin // without the network
-}
-
-// originFields tells which fields of an Origin there are.
+// originFields are the fields that a database has.
 type originFields struct{ asn, country bool }
 
-// An originSchema reads a record in the words of one maker. Only fields that
-// are there are read.
+// An originSchema decodes the fields in a record of one vendor.
 type originSchema func(maxminddb.Result, originFields, *Origin) error
 
-// originSchemas are tried in this order on a new file. What a database holds is
-// found out by looking, since the names of their types are many: geoip2's own
-// reader knows a fixed list of them, without IPinfo and without the site's own,
-// which is why its records are decoded by the reader below it.
+// originSchemas are tried in this order. Type names are not sufficient: the reader
+// of geoip2 has a fixed list of types, without IPinfo and local databases. Origins
+// therefore uses the reader of maxminddb.
 var originSchemas = []originSchema{maxMindSchema, ipinfoSchema}
 
 func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {
@@ -217,7 +202,7 @@ func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {
 		origin.ASN, origin.Org = uint32(as.AutonomousSystemNumber), as.AutonomousSystemOrganization
 	}
 	if has.country {
-		var place struct { // geoip2.Country decodes its name in eight languages
+		var place struct { // geoip2.Country would decode names in eight languages
 			Country struct {
 				ISOCode string `maxminddb:"iso_code"`
 			} `maxminddb:"country"`
@@ -234,8 +219,8 @@ func ipinfoSchema(r maxminddb.Result, has originFields, origin *Origin) error {
 	var record struct {
 		ASN         string `maxminddb:"asn"`     // AS64496
 		Name        string `maxminddb:"name"`    // ASN database
-		ASName      string `maxminddb:"as_name"` // the others
-		Country     string `maxminddb:"country"` // code, or the name where there is a code besides
+		ASName      string `maxminddb:"as_name"` // other databases
+		Country     string `maxminddb:"country"` // code, or name if CountryCode is set
 		CountryCode string `maxminddb:"country_code"`
 	}
 	if err := r.Decode(&record); err != nil {
@@ -265,26 +250,18 @@ func (f *originFile) lookup(addr netip.Addr) (Origin, error) {
 	if err := r.Err(); err != nil || !r.Found() {
 		return Origin{}, err
 	}
-	at := r.Offset()
-	known := &f.decoded[uint64(at)*0x9e3779b97f4a7c15>>54] // 10 bits; 2^64 divided by the golden ratio spreads well
-	d := known.Load()
-	if d == nil || d.at != at {
-		d = &decodedOrigin{at: at}
-		if err := f.schema(r, f.has, &d.origin); err != nil {
-			return Origin{}, err
-		}
-		known.Store(d)
+	origin := Origin{Prefix: r.Prefix()}
+	if err := f.schema(r, f.has, &origin); err != nil {
+		return Origin{}, err
 	}
-	origin := d.origin
-	origin.Prefix = r.Prefix()
 	return origin, nil
 }
 
-var errChanging = errors.New("it changed while it was read, it will be tried again")
+var errChanging = errors.New("changed during reading; scanwatch retries")
 
-// readOrigins reads the file at path and tells what file it was.
+// readOrigins reads the file at path and returns its FileInfo.
 func readOrigins(path string) (*originFile, fs.FileInfo, error) {
-	in, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not make us wait
+	in, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not wait for a FIFO
 	if err != nil {
 		return nil, nil, err
 	}
@@ -313,16 +290,16 @@ func readOrigins(path string) (*originFile, fs.FileInfo, error) {
 	return file, info, err
 }
 
-// openOrigins takes a database in memory into use.
+// openOrigins opens a database in memory.
 func openOrigins(content []byte) (file *originFile, err error) {
 	defer func() { // as in Lookup
 		if v := recover(); v != nil {
-			file, err = nil, fmt.Errorf("broken: %v", v)
+			file, err = nil, fmt.Errorf("corrupt: %v", v)
 		}
 	}()
 	reader, err := maxminddb.OpenBytes(content)
 	if err != nil {
-		return nil, fmt.Errorf("not a database in MaxMind's format, or only part of one: %w", err)
+		return nil, fmt.Errorf("not a complete database in MaxMind's format: %w", err)
 	}
 	var tried []error
 	for _, schema := range originSchemas {
@@ -332,12 +309,12 @@ func openOrigins(content []byte) (file *originFile, err error) {
 		}
 		tried = append(tried, err)
 	}
-	const why = "type %q: holds neither AS numbers nor countries in fields known here"
+	const why = "type %q: no AS numbers or countries in known fields"
 	err = fmt.Errorf(why, reader.Metadata.DatabaseType)
 	return nil, errors.Join(append([]error{err}, tried...)...)
 }
 
-// probe looks at the first records to see which fields they have.
+// probe finds the available fields in the first records.
 func probe(reader *maxminddb.Reader, schema originSchema) (has originFields, err error) {
 	const enough = 1000
 	for _, want := range []originFields{{asn: true}, {country: true}} {

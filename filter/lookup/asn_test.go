@@ -166,7 +166,7 @@ func TestOriginsWithoutFile(t *testing.T) {
 		t.Error("evaluated before a file was read")
 	}
 	changed, err := o.Refresh()
-	if changed || err == nil || !strings.Contains(err.Error(), "does not exist; networks and countries are not evaluated") {
+	if changed || err == nil || !strings.Contains(err.Error(), "does not exist; conditions on networks and countries are unknown") {
 		t.Errorf("Refresh: %v, %v", changed, err)
 	}
 	if changed, err := o.Refresh(); changed || err != nil {
@@ -203,27 +203,27 @@ func TestOriginsRefresh(t *testing.T) {
 	}{
 		{"nothing new", func() {}, false, "", "First"},
 		{"replaced", func() { writeFile(t, o.path, asnDatabase(t, "Second")) }, true, "", "Second"},
-		{"an error page", func() { writeFile(t, o.path, []byte("<html>")) }, false, "the one read before stays in use", "Second"},
+		{"an error page", func() { writeFile(t, o.path, []byte("<html>")) }, false, "the previous database remains in use", "Second"},
 		{"the same error page", func() {}, false, "", "Second"},
 		{"truncated in place", func() {
 			if err := os.Truncate(o.path, 3); err != nil {
 				t.Fatal(err)
 			}
-		}, false, "not a database", "Second"},
-		{"empty", func() { writeFile(t, o.path, nil) }, false, "not a database", "Second"},
-		{"half a database", func() { writeFile(t, o.path, good[:len(good)/2]) }, false, "not a database", "Second"},
+		}, false, "not a complete database", "Second"},
+		{"empty", func() { writeFile(t, o.path, nil) }, false, "not a complete database", "Second"},
+		{"half a database", func() { writeFile(t, o.path, good[:len(good)/2]) }, false, "not a complete database", "Second"},
 		{"another kind of database", func() {
 			writeFile(t, o.path, database(t, mmdbwriter.Options{DatabaseType: "GeoIP2-Domain"},
 				map[string]mmdbtype.Map{"192.0.2.0/24": {"domain": mmdbtype.String("example.org")}}))
-		}, false, `type "GeoIP2-Domain": holds neither`, "Second"},
+		}, false, `type "GeoIP2-Domain": no AS numbers`, "Second"},
 		{"a database of nothing", func() {
 			writeFile(t, o.path, database(t, mmdbwriter.Options{DatabaseType: "GeoLite2-ASN"}, nil))
-		}, false, "holds neither", "Second"},
+		}, false, "no AS numbers", "Second"},
 		{"gone", func() {
 			if err := os.Remove(o.path); err != nil {
 				t.Fatal(err)
 			}
-		}, false, "does not exist; the one read before", "Second"},
+		}, false, "does not exist; the previous database", "Second"},
 		{"a directory", func() {
 			if err := os.Mkdir(o.path, 0o700); err != nil {
 				t.Fatal(err)
@@ -239,7 +239,7 @@ func TestOriginsRefresh(t *testing.T) {
 			if err := os.Truncate(o.path, 0); err != nil {
 				t.Fatal(err)
 			}
-		}, false, "not a database", "Third"},
+		}, false, "not a complete database", "Third"},
 	}
 	for _, step := range steps {
 		step.change()

@@ -1,9 +1,8 @@
-// Package lookup answers what the world says about an address or a name:
-// which of many prefixes, names or patterns cover it, what the shipped lists of
-// scanners, clouds, bots and honest senders know of it, and which network
-// announces it.
+// Package lookup finds addresses and names in memory. It returns the covering
+// prefix, name or pattern, the matching rows of the shipped lists, or the network
+// that announces an address.
 //
-// It knows nothing of sessions and rules, keeps no state between questions and
-// asks nobody: every answer comes from memory. Tables are filled by one
-// goroutine and from then on only read, by as many as like.
+// The package does not depend on sessions or rules and sends no DNS queries. One
+// goroutine fills a table. After that the table is read-only and safe for concurrent
+// use.
 package lookup

@@ -10,9 +10,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"scanwatch/internal/hostname"
+	"scanwatch/internal/prefix"
 )
 
-// The shipped lists: facts gathered from public sources, which every row names.
+// The shipped lists contain facts from public sources. Each row has its source.
 var (
 	//go:embed intel/scanners.tsv
 	scannersTSV string
@@ -20,62 +24,96 @@ var (
 	cloudsTSV string
 	//go:embed intel/botnet-helo.tsv
 	botnetHeloTSV string
-	//go:embed intel/allow-examples.tsv
-	allowTSV string
+	//go:embed intel/known-senders.tsv
+	knownSendersTSV string
 )
 
-// The names of the shipped lists, as in Row.List.
+// Names of the shipped lists, as in Row.List.
 const (
-	Scanners   = "scanners"    // who scans the internet
-	Clouds     = "clouds"      // who rents out hosts
-	BotnetHelo = "botnet-helo" // what bots, tools and broken clients say
-	Allow      = "allow"       // who sends honest mail from places that look bad
+	Scanners     = "scanners"      // organisations that scan the internet
+	Clouds       = "clouds"        // hosting providers
+	BotnetHelo   = "botnet-helo"   // greetings of bots, tools and misconfigured clients
+	KnownSenders = "known-senders" // known senders, including ones with a suspicious name or network
 )
 
-// A Row is one fact of a shipped list.
-type Row struct {
-	List       string // Scanners, Clouds, BotnetHelo or Allow
-	Line       int    // in the list, from 1, the header line included
-	Org        string // the organisation, tool or kind of client
-	Category   string // commercial, academic, cloud, botnet, tester, legit-sender ...
-	Kind       string // cidr, asn, rdns, helo or useragent-or-command
-	Value      string // what is matched
-	Confidence string // high, medium or low
-	Source     string // who says so
-	Note       string // what to mind; may be empty
+// Evidence with special treatment in Lists. Other evidence is only text in the
+// lists, so that new classes of rows need no code.
+const (
+	scanner    = "scanner"
+	cloud      = "cloud"
+	botnetHelo = "botnet-helo"
+	heloForged = "helo-forged"
+	relayProbe = "relay-probe"
+	heloWord   = "helo-word"
+)
 
-	// Evidence is the token of the evidence that a match is. It is empty where a
-	// match proves nothing by itself: honest hosts match as well, or whether it
-	// means anything depends on more than the text.
-	Evidence string
+// A Row is a fact in a shipped list.
+type Row struct {
+	List     string // Scanners, Clouds, BotnetHelo or KnownSenders
+	Line     int    // line in the list, from 1; line 1 is the header
+	Org      string // the organisation, tool or class of clients
+	Category string // commercial, academic, cloud, botnet, tester, legit-sender ...
+	// Class is the class of the clients that match: scanner, scanner-mail for a mail
+	// host of a scanning organisation, verifier, tester, tool, word, example, forged,
+	// hoster, access, massmailer, provider, sender, private, default or client.
+	Class string
+	Kind  string // cidr, asn, rdns, helo or useragent-or-command
+	Value string // the text to match
+	// Evidence is the evidence token of a match. It is empty if a match alone proves
+	// nothing: legitimate hosts match too, or the meaning depends on more than the
+	// text.
+	Evidence   string
+	Confidence string // high, medium or low on Date; see ConfidenceAt
+	Date       string // of the newest source with the fact: 2006-01-02
+	Source     string // the source of the fact
+	Note       string // a caveat; may be empty
+
+	expires time.Time // end of validity; zero if unlimited
 }
 
-// Lists are the shipped lists, ready to be asked. They do not change; any
-// number of goroutines may ask. Rows are shared: do not write to them.
+// rentedDays is the validity of a row for a single rented address. Clouds reassign
+// addresses within days.
+const rentedDays = 90
+
+// Rented reports whether the row is for a single address, or an aggregated pair, in
+// a network of a hosting provider. Networks that a scanning organisation publishes
+// belong to it, wherever they are routed.
+func (r *Row) Rented() bool { return !r.expires.IsZero() }
+
+// ConfidenceAt returns the confidence of the row at time t. It is low for a rented
+// address after 90 days.
+func (r *Row) ConfidenceAt(t time.Time) string {
+	if r.Rented() && t.After(r.expires) {
+		return "low"
+	}
+	return r.Confidence
+}
+
+// Lists are the shipped lists. Lists and rows are read-only.
 //
-// Where rows overlap, the most telling one answers: evidence before none, the
-// longest match, the better confidence, the named organisation before the
-// general rule.
+// If several rows match, the strongest is returned. A row with evidence precedes a
+// row without, then a longer match, a higher confidence, and an organisation instead
+// of a general rule.
 type Lists struct {
 	rows     []*Row // in the order of the files
 	prefixes Prefixes[*Row]
 
 	scannerASN, cloudASN           map[uint32]*Row
-	scannerName, cloudName, allows Names[*Row]
+	scannerName, cloudName, allows greetings
 	scannerHelo, botHelo           greetings
-	allowHelo                      greetings
+	allowHelo, words               greetings
 	lines                          *Patterns[*Row]
 }
 
-// Builtin reads the shipped lists. It takes a few milliseconds; an error means
-// that the program was built from broken lists.
+// Builtin parses the shipped lists, which takes a few milliseconds. An error means
+// that the embedded lists are invalid.
 func Builtin() (*Lists, error) {
 	var rows []*Row
 	for _, list := range []struct{ name, file, text string }{
 		{Scanners, "scanners.tsv", scannersTSV},
 		{Clouds, "clouds.tsv", cloudsTSV},
 		{BotnetHelo, "botnet-helo.tsv", botnetHeloTSV},
-		{Allow, "allow-examples.tsv", allowTSV},
+		{KnownSenders, "known-senders.tsv", knownSendersTSV},
 	} {
 		more, err := parseRows(list.name, list.text)
 		if err != nil {
@@ -86,58 +124,78 @@ func Builtin() (*Lists, error) {
 	return newLists(rows)
 }
 
-// Rows returns every row, in the order of the files.
+// Rows returns all rows in the order of the files.
 func (l *Lists) Rows() []*Row { return l.rows }
 
-// Addr finds the scanner whose prefix covers addr, or nil.
+// Addr returns the scanner row whose prefix covers addr, or nil.
 func (l *Lists) Addr(addr netip.Addr) *Row {
 	row, _ := l.prefixes.Lookup(addr)
 	return row
 }
 
-// ASN finds whose an autonomous system is: a scanner's, a cloud's, or neither.
+// ASN returns the scanner row and the cloud row of an AS number. Each may be nil.
 func (l *Lists) ASN(number uint32) (scanner, cloud *Row) {
 	return l.scannerASN[number], l.cloudASN[number]
 }
 
-// RDNS finds whose a host is by its name. The three answers are independent and
-// each is nil when nothing is known. The name proves nothing until it is
-// confirmed by a forward lookup: anybody can give his address any name.
+// RDNS returns the rows that match a reverse DNS name. Each is independent and may
+// be nil. Without FCrDNS a match proves nothing: the owner of an address can set any
+// name.
 func (l *Lists) RDNS(name []byte) (scanner, cloud, allow *Row) {
-	scanner, _ = l.scannerName.LookupBytes(name)
-	cloud, _ = l.cloudName.LookupBytes(name)
-	allow, _ = l.allows.LookupBytes(name)
+	name = bytes.TrimSuffix(name, []byte("."))
+	scanner, cloud, allow = l.scannerName.find(name), l.cloudName.find(name), l.allows.find(name)
+	if l.ScannerMail(name) {
+		scanner = nil
+	}
 	return scanner, cloud, allow
 }
 
-// Helo finds what a greeting betrays. bot is the row of a bot, of a broken
-// client or of a forged name; scanner that of an organisation or tool that
-// tests others; allow that of an honest sender behind a cloud's name. The
-// answers are independent, each is nil when nothing is known, and anybody can
-// greet with any name: allow excuses a cloud, and nothing else. A forged name is
-// never allowed.
+// ScannerMail reports whether name belongs to a mail host of a scanning
+// organisation, which delivers its own mail, such as reports on scans.
+func (l *Lists) ScannerMail(name []byte) bool {
+	row := l.scannerName.find(bytes.TrimSuffix(name, []byte(".")))
+	return row != nil && (row.Class == "scanner-mail" || row.Class == "scanner" && hostname.ForMail(name))
+}
+
+// Word returns the row of a greeting that many computers use, or nil. Such a
+// greeting is a popular name for computers, the default name of a system, or a name
+// reserved for examples. It means that no name is configured. Legitimate clients use
+// it too.
+func (l *Lists) Word(name []byte) *Row {
+	return l.words.find(bytes.TrimSuffix(name, []byte(".")))
+}
+
+// Helo returns the rows that match a greeting. Bot is for a bot, a misconfigured
+// client or a forged name. Scanner is for an organisation or tool that tests
+// servers. Allow is for a known sender. Each is independent and may be nil. A client
+// can use any greeting, so that allow only exempts it from evidence about clouds.
+// Allow is nil for a forged name.
 //
-// An empty name is a greeting without one; do not ask when there was none.
+// An empty name is a greeting without a name. Helo must not be called for a client
+// without a greeting.
 func (l *Lists) Helo(name []byte) (bot, scanner, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))
 	bot = l.botHelo.find(name)
-	scanner = l.scannerHelo.find(name)
+	if scanner = l.scannerHelo.find(name); scanner != nil && l.ScannerMail(name) {
+		scanner = nil
+	}
 	allow = l.allowHelo.find(name)
 	if bot != nil && bot.Evidence == heloForged {
-		// .google.com is an honest greeting, google.com alone is not.
+		// .google.com is a legitimate greeting, but google.com alone is not.
 		allow = nil
 	}
 	return bot, scanner, allow
 }
 
-// Line finds what one line sent by a client betrays, or nil. A row without
-// evidence (Row.Evidence) is no more than a remark.
+// Line returns the row that matches a line of a client, or nil. A row without
+// evidence is only a remark.
 func (l *Lists) Line(line []byte) *Row {
 	row, _ := l.lines.Match(bytes.TrimLeft(line, " \t"))
 	return row
 }
 
-// greetings are the rows of kind helo that answer one question.
+// greetings contains the rows of kind helo or rdns for one result of Lists.Helo,
+// Lists.RDNS or Lists.Word.
 type greetings struct {
 	names    Names[*Row]
 	patterns *Patterns[*Row]
@@ -165,7 +223,7 @@ func newLists(rows []*Row) (*Lists, error) {
 	slices.SortStableFunc(ordered, compareRows)
 
 	var lines []Pattern[*Row]
-	heloPatterns := make(map[*greetings][]Pattern[*Row])
+	namePatterns := make(map[*greetings][]Pattern[*Row])
 	for _, row := range ordered {
 		var err error
 		switch row.Kind {
@@ -173,19 +231,20 @@ func newLists(rows []*Row) (*Lists, error) {
 			err = l.addPrefix(row)
 		case "asn":
 			err = l.addASN(row)
-		case "rdns":
-			err = l.addName(row)
-		case "helo":
-			to := l.greetingsFor(row)
+		case "rdns", "helo":
+			var to *greetings
+			if to, err = l.namesFor(row); err != nil {
+				break
+			}
 			if expr, ok := rowPattern(row); ok {
-				heloPatterns[to] = append(heloPatterns[to], Pattern[*Row]{Expr: "(?i)" + expr, Value: row})
+				namePatterns[to] = append(namePatterns[to], Pattern[*Row]{Expr: "(?i)" + expr, Value: row})
 			} else {
 				err = to.names.Add(row.Value, row)
 			}
 		case "useragent-or-command":
 			expr, ok := rowPattern(row)
 			if !ok {
-				err = errors.New("a useragent-or-command is to be a pattern between slashes")
+				err = errors.New("a useragent-or-command must be a pattern between slashes")
 			}
 			lines = append(lines, Pattern[*Row]{Expr: expr, Value: row})
 		default:
@@ -197,10 +256,13 @@ func newLists(rows []*Row) (*Lists, error) {
 	}
 
 	var err error
-	for to, list := range heloPatterns {
+	for to, list := range namePatterns {
 		if to.patterns, err = NewPatterns(list); err != nil {
-			return nil, fmt.Errorf("greetings of the lists: %w", err)
+			return nil, fmt.Errorf("names of the lists: %w", err)
 		}
+	}
+	for _, row := range rows {
+		l.age(row)
 	}
 	if l.lines, err = NewPatterns(lines); err != nil {
 		return nil, fmt.Errorf("lines of the lists: %w", err)
@@ -208,7 +270,7 @@ func newLists(rows []*Row) (*Lists, error) {
 	return l, nil
 }
 
-// rowPattern returns the expression of a value in slashes.
+// rowPattern returns the pattern between the slashes of a value.
 func rowPattern(row *Row) (expr string, ok bool) {
 	expr, ok = strings.CutPrefix(row.Value, "/")
 	if !ok {
@@ -218,14 +280,14 @@ func rowPattern(row *Row) (expr string, ok bool) {
 }
 
 func (l *Lists) addPrefix(row *Row) error {
-	prefix, err := netip.ParsePrefix(row.Value)
+	p, _, err := prefix.Parse(row.Value)
 	if err != nil {
 		return err
 	}
 	if row.List != Scanners {
 		return fmt.Errorf("prefixes are for the list %s", Scanners)
 	}
-	l.prefixes.Add(prefix, row)
+	l.prefixes.Add(p, row)
 	return nil
 }
 
@@ -246,34 +308,49 @@ func (l *Lists) addASN(row *Row) error {
 	return nil
 }
 
-func (l *Lists) addName(row *Row) error {
-	tables := map[string]*Names[*Row]{Scanners: &l.scannerName, Clouds: &l.cloudName, Allow: &l.allows}
-	table, ok := tables[row.List]
-	if !ok {
-		return fmt.Errorf("names are for the lists %s, %s and %s", Scanners, Clouds, Allow)
+// age sets the validity of a row for a rented address.
+func (l *Lists) age(row *Row) {
+	if row.Kind != "cidr" {
+		return
 	}
-	return table.Add(row.Value, row)
+	p, _, err := prefix.Parse(row.Value)
+	if err != nil || p.Bits() < p.Addr().BitLen()-1 {
+		return
+	}
+	if number, ok := ShippedASN(p.Addr()); ok && l.cloudASN[number] != nil {
+		date, _ := time.Parse(time.DateOnly, row.Date) // parseRows has validated the date
+		row.expires = date.AddDate(0, 0, rentedDays)
+	}
 }
 
-func (l *Lists) greetingsFor(row *Row) *greetings {
+// namesFor returns the table for a row of kind rdns or helo.
+func (l *Lists) namesFor(row *Row) (*greetings, error) {
+	if row.Kind == "rdns" {
+		tables := map[string]*greetings{Scanners: &l.scannerName, Clouds: &l.cloudName, KnownSenders: &l.allows}
+		if table, ok := tables[row.List]; ok {
+			return table, nil
+		}
+		return nil, fmt.Errorf("names are for the lists %s, %s and %s", Scanners, Clouds, KnownSenders)
+	}
 	switch {
-	case row.List == Allow:
-		return &l.allowHelo
+	case row.List == KnownSenders:
+		return &l.allowHelo, nil
 	case row.Evidence == scanner:
-		return &l.scannerHelo
+		return &l.scannerHelo, nil
+	case row.Evidence == heloWord:
+		return &l.words, nil
 	}
-	return &l.botHelo
+	return &l.botHelo, nil
 }
 
-// compareRows puts the more telling row first: the one that is to answer where
-// two match alike.
+// compareRows orders rows by preference.
 func compareRows(a, b *Row) int {
 	return cmp.Or(
 		cmp.Compare(strength(a), strength(b)),
 		cmp.Compare(generality(a), generality(b)),
 		cmp.Compare(confidences[b.Confidence], confidences[a.Confidence]),
-		// Of equal rows the list made for the subject has the better name for it.
-		cmp.Compare(abroad(a), abroad(b)),
+		// Of equal rows, the row in the list for its evidence has the better name.
+		cmp.Compare(foreign(a), foreign(b)),
 	)
 }
 
@@ -281,18 +358,19 @@ var confidences = map[string]int{"low": 1, "medium": 2, "high": 3}
 
 const strongest = 0
 
-// strength orders what a match proves: who it is, what he does, nothing.
+// strength ranks rows by evidence: the identity of a client, the form of its
+// commands, none.
 func strength(row *Row) int {
-	switch row.Evidence {
-	case "":
+	switch {
+	case row.Evidence == "":
 		return strongest + 2
-	case scanner, cloud, botnetHelo:
-		return strongest
+	case row.Evidence == relayProbe, strings.HasPrefix(row.Evidence, "helo-"), strings.HasPrefix(row.Evidence, "talks-"):
+		return strongest + 1
 	}
-	return strongest + 1
+	return strongest
 }
 
-// generality orders who is meant: an organisation before a tool that many use.
+// generality ranks organisations before tools with many users.
 func generality(row *Row) int {
 	switch row.Category {
 	case "unknown", "scanner-tool":
@@ -301,17 +379,21 @@ func generality(row *Row) int {
 	return 0
 }
 
-func abroad(row *Row) int {
-	if row.Evidence != listEvidence[row.List] {
+// subjects contains the main evidence of each list.
+var subjects = map[string]string{Scanners: scanner, Clouds: cloud, BotnetHelo: botnetHelo}
+
+// foreign ranks rows with the main evidence of their list before other rows.
+func foreign(row *Row) int {
+	if row.Evidence != subjects[row.List] {
 		return 1
 	}
 	return 0
 }
 
-// parseRows reads a list: a header line, then seven columns divided by tabs,
-// without quoting.
+// parseRows parses a list: a header line, then lines of ten columns, separated by
+// tabs and not quoted.
 func parseRows(list, text string) ([]*Row, error) {
-	const header = "org\tcategory\tkind\tvalue\tconfidence\tsource\tnote"
+	const header = "org\tcategory\tclass\tkind\tvalue\tevidence\tconfidence\tdate\tsource\tnote"
 	first, text, _ := strings.Cut(text, "\n")
 	if first != header {
 		return nil, fmt.Errorf("1: the header is not %q", header)
@@ -323,7 +405,7 @@ func parseRows(list, text string) ([]*Row, error) {
 		line, text, _ = strings.Cut(text, "\n")
 		row := Row{List: list, Line: number}
 		columns := []*string{
-			&row.Org, &row.Category, &row.Kind, &row.Value, &row.Confidence, &row.Source, &row.Note,
+			&row.Org, &row.Category, &row.Class, &row.Kind, &row.Value, &row.Evidence, &row.Confidence, &row.Date, &row.Source, &row.Note,
 		}
 		if n := strings.Count(line, "\t") + 1; n != len(columns) {
 			return nil, fmt.Errorf("%d: %d columns instead of %d", number, n, len(columns))
@@ -332,9 +414,11 @@ func parseRows(list, text string) ([]*Row, error) {
 			*column, line, _ = strings.Cut(line, "\t")
 		}
 		if confidences[row.Confidence] == 0 {
-			return nil, fmt.Errorf("%d: confidence %q is none of high, medium and low", number, row.Confidence)
+			return nil, fmt.Errorf("%d: confidence %q is not high, medium or low", number, row.Confidence)
 		}
-		row.Evidence = evidenceOf(&row)
+		if _, err := time.Parse(time.DateOnly, row.Date); err != nil {
+			return nil, fmt.Errorf("%d: %w", number, err)
+		}
 		rows = append(rows, row)
 		pointers = append(pointers, &rows[len(rows)-1])
 	}

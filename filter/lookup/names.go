@@ -7,44 +7,38 @@ import (
 	"strings"
 )
 
-// maxNameBytes is the longest name there can be, without its trailing dot:
-// RFC 1035 section 2.3.4 gives 255 bytes on the wire, RFC 5321 section 4.5.3.1.2
-// the same as text. Whatever is longer is no name and matches nothing.
+// maxNameBytes is the maximum length of a name without its trailing dot. RFC 1035
+// section 2.3.4 allows 255 bytes on the wire, and RFC 5321 section 4.5.3.1.2 as
+// text. A longer name matches nothing.
 const maxNameBytes = 255
 
-// Names maps host names and their suffixes to values and finds the longest one
-// that covers a name. The zero value is empty and ready to use. Filling is for
-// one goroutine; afterwards any number may look up.
+// Names maps host names and suffixes to values and finds the longest entry that
+// covers a name. The zero value is empty and ready to use.
 //
-// Three forms can be entered:
+// An entry has one of three forms:
 //
-//	mail.example.org   that name only
+//	mail.example.org   only that name
 //	.example.org       example.org and every name below it
 //	*.example.org      every name below example.org
 //
-// Suffixes end at label borders: .example.org does not cover badexample.org.
-// ASCII letters are compared without regard to case, and one trailing dot is
-// ignored. A name may hold any bytes but blanks and control characters, since
-// greetings do.
+// Suffixes match whole labels: .example.org does not cover badexample.org. ASCII
+// case and one trailing dot are ignored. As in greetings, a name may contain all
+// bytes except spaces and control characters.
 type Names[V any] struct {
-	nodes  map[string]nameNode // by the name without the dot or star in front
+	nodes  map[string]nameNode // by the name without the leading dot or star
 	values []V
-	// labels is the largest number of labels of any entry. It bounds the work
-	// on a name made of a hundred labels, which a stranger may send.
+	// labels is the maximum number of labels of an entry. It limits the cost of a
+	// hostile name with a hundred labels.
 	labels int
-	// may has two bits for the hash of each entry (a Bloom filter), so that most
-	// names, which none of them covers, need no look at the map. Its length is a
-	// power of two.
-	may []uint64
 }
 
-// A nameNode tells the values of one name, as index+1 into values, 0 for none.
+// A nameNode contains the values of the three forms of a name as index+1 into
+// values, or 0.
 type nameNode struct {
 	exact, self, below int32
 }
 
-// Add enters a name or suffix. Of equal entries the first stays; that is no
-// error.
+// Add adds a name or suffix. It keeps the value of an equal entry.
 func (n *Names[V]) Add(name string, v V) error {
 	text, exact, self, below := name, true, false, false
 	switch {
@@ -73,105 +67,23 @@ func (n *Names[V]) Add(name string, v V) error {
 	if used {
 		n.values = append(n.values, v)
 		n.nodes[text] = node
-		n.note(text)
 		n.labels = max(n.labels, strings.Count(text, ".")+1)
 	}
 	return nil
 }
 
-// Len counts the entries.
+// Len returns the number of entries.
 func (n *Names[V]) Len() int { return len(n.values) }
 
-// Lookup finds the value of the longest entry that covers name; an exact entry
-// goes before a suffix of the same text.
-func (n *Names[V]) Lookup(name string) (v V, ok bool) {
-	if !covered(name, n.may, n.labels) {
-		return v, false
-	}
-	var buf [maxNameBytes]byte
-	return n.find(foldName(&buf, name))
-}
-
-// LookupBytes is Lookup on bytes, which it does not keep.
+// LookupBytes returns the value of the longest entry that covers name. An exact
+// entry precedes a suffix with the same text. LookupBytes does not retain name.
 func (n *Names[V]) LookupBytes(name []byte) (v V, ok bool) {
-	if !covered(name, n.may, n.labels) {
-		return v, false
-	}
 	var buf [maxNameBytes]byte
-	return n.find(foldName(&buf, name))
-}
-
-// note sets the bits of an entry, and those of all if there are too few bits: one
-// in eight is set at most.
-func (n *Names[V]) note(text string) {
-	if len(n.nodes)*16 > len(n.may)*64 {
-		n.may = make([]uint64, max(2*len(n.may), 1))
-		for text := range n.nodes {
-			set(n.may, hashBack(text))
-		}
-		return
-	}
-	set(n.may, hashBack(text))
-}
-
-// The hash of a name is made from its end (FNV-1a), so that one pass over a name
-// makes those of all its suffixes.
-const (
-	hashBegin = 2166136261
-	hashPrime = 16777619
-)
-
-func hashBack(text string) uint32 {
-	h := uint32(hashBegin)
-	for i := len(text) - 1; i >= 0; i-- {
-		h = (h ^ uint32(text[i])) * hashPrime
-	}
-	return h
-}
-
-func set(bits []uint64, h uint32) {
-	h ^= h >> 15
-	bits[int(h>>12)&(len(bits)-1)] |= 1<<(h&63) | 1<<(h>>6&63)
-}
-
-// has looks at one word only, which is where both bits are.
-func has(bits []uint64, h uint32) bool {
-	h ^= h >> 15
-	word := bits[int(h>>12)&(len(bits)-1)]
-	return word>>(h&63)&(word>>(h>>6&63))&1 != 0
-}
-
-// covered tells whether an entry of up to so many labels may cover name. That none
-// does is certain.
-func covered[T string | []byte](name T, bits []uint64, labels int) bool {
-	if len(bits) == 0 || len(name) == 0 || len(name) > maxNameBytes+1 {
-		return false
-	}
-	end := len(name) - 1
-	if name[end] == '.' {
-		end--
-	}
-	h := uint32(hashBegin)
-	for i := end; i >= 0; i-- {
-		c := lowerByte(name[i])
-		if c == '.' {
-			if has(bits, h) {
-				return true
-			}
-			if labels--; labels == 0 {
-				return false
-			}
-		}
-		h = (h ^ uint32(c)) * hashPrime
-	}
-	return has(bits, h)
-}
-
-func (n *Names[V]) find(name []byte) (v V, ok bool) {
+	name = foldName(&buf, name)
 	if len(name) == 0 || len(n.nodes) == 0 {
 		return v, false
 	}
-	// From the right, find where the longest entry could begin.
+	// Find the start of the longest possible entry from the right.
 	start := len(name)
 	for range n.labels {
 		dot := bytes.LastIndexByte(name[:start], '.')
@@ -206,19 +118,16 @@ func (n *Names[V]) find(name []byte) (v V, ok bool) {
 }
 
 // foldName copies name into buf in lower case and without its trailing dot. It
-// returns nothing for what is too long to be a name.
-func foldName[T string | []byte](buf *[maxNameBytes]byte, name T) []byte {
-	length := len(name)
-	if length > 0 && name[length-1] == '.' {
-		length--
-	}
-	if length > len(buf) {
+// returns nil if the name is too long.
+func foldName(buf *[maxNameBytes]byte, name []byte) []byte {
+	name = bytes.TrimSuffix(name, []byte{'.'})
+	if len(name) > len(buf) {
 		return nil
 	}
-	for i := range length {
-		buf[i] = lowerByte(name[i])
+	for i, c := range name {
+		buf[i] = lowerByte(c)
 	}
-	return buf[:length]
+	return buf[:len(name)]
 }
 
 func lowerByte(c byte) byte {
@@ -228,7 +137,7 @@ func lowerByte(c byte) byte {
 	return c
 }
 
-// lowerASCII is strings.ToLower for names: bytes above ASCII stay as they are.
+// lowerASCII is strings.ToLower for ASCII; other bytes are unchanged.
 func lowerASCII(s string) string {
 	b := []byte(s)
 	for i := range b {
@@ -248,7 +157,7 @@ func checkName(name string) error {
 	}
 	for i := range len(name) {
 		if name[i] <= ' ' || name[i] == 0x7f {
-			return errors.New("blank or control character in a name")
+			return errors.New("space or control character in a name")
 		}
 	}
 	return nil

@@ -10,26 +10,25 @@ import (
 //go:embed intel/optout.tsv
 var optOutTSV string
 
-// The kinds of an OptOut.
+// The values of OptOut.Kind.
 const (
-	OptOutMail = "mail" // Contact is an address that takes requests
-	OptOutWeb  = "web"  // Contact is a page that tells how to ask, or takes requests
-	OptOutPage = "page" // Contact is the owner's page about the scans; whether it helps is not known
+	OptOutMail = "mail" // Contact is an address for requests
+	OptOutWeb  = "web"  // Contact is a page that describes or accepts requests
+	OptOutPage = "page" // Contact is the owner's page on the scans, possibly without an opt-out
 )
 
-// An OptOut tells how to ask an organisation of the list of scanners not to be
-// scanned.
+// An OptOut is a way to ask a scanning organisation to stop its scans.
 type OptOut struct {
 	Org     string // as in Row.Org
 	Kind    string // OptOutMail, OptOutWeb or OptOutPage
 	Contact string // an address or a URL
-	Source  string // the URL of who says so
-	Date    string // when it was looked up: 2006-01-02
-	Note    string // what to mind; may be empty
+	Source  string // the URL of the source
+	Date    string // day on which the source was read: 2006-01-02
+	Note    string // a caveat; may be empty
 }
 
-// OptOuts reads the shipped list of ways to ask, by organisation. An error means
-// that the program was built from a broken list.
+// OptOuts returns the shipped opt-outs by organisation. An error means that the
+// embedded list is invalid.
 func OptOuts() (map[string]OptOut, error) {
 	const header = "org\tkind\tcontact\tsource\tdate\tnote"
 	first, text, _ := strings.Cut(optOutTSV, "\n")
@@ -46,13 +45,13 @@ func OptOuts() (map[string]OptOut, error) {
 		}
 		o := OptOut{f[0], f[1], f[2], f[3], f[4], f[5]}
 		if o.Kind != OptOutMail && o.Kind != OptOutWeb && o.Kind != OptOutPage {
-			return nil, fmt.Errorf("optout.tsv:%d: kind %q is none of mail, web and page", number, o.Kind)
+			return nil, fmt.Errorf("optout.tsv:%d: kind %q is not mail, web or page", number, o.Kind)
 		}
 		if _, err := time.Parse(time.DateOnly, o.Date); err != nil {
 			return nil, fmt.Errorf("optout.tsv:%d: %w", number, err)
 		}
 		if _, twice := all[o.Org]; twice {
-			return nil, fmt.Errorf("optout.tsv:%d: %s is there twice", number, o.Org)
+			return nil, fmt.Errorf("optout.tsv:%d: %s is a duplicate", number, o.Org)
 		}
 		all[o.Org] = o
 	}

@@ -17,43 +17,44 @@ import (
 
 var (
 	fitsBytes  = flag.Int64("fits", 8<<20, "bytes of the file in TestFits")
-	fitsRounds = flag.Int("fits.rounds", 3, "how often TestFits fills all tables anew")
+	fitsRounds = flag.Int("fits.rounds", 3, "rounds of TestFits, each of which replaces all rows")
 )
 
-// TestFits: what is remembered fits into the file that it is limited to, though
-// rows come and go in all tables for long.
+// TestFits checks that the tables fit into the size of the file while all rows are
+// replaced several times.
 func TestFits(t *testing.T) {
 	m := New()
 	m.Limit(*fitsBytes)
-	m.Watch([]rules.Window{{Evidence: rules.Harvest, Window: 24 * time.Hour, By: rules.BySrc}, {Evidence: rules.UnknownRecipient, Window: time.Hour, By: rules.ByPrefix}}, nil)
+	m.Counters.Watch([]rules.Window{{Evidence: rules.Harvest, Window: 24 * time.Hour, By: rules.BySrc}, {Evidence: rules.UnknownRecipient, Window: time.Hour, By: rules.ByPrefix}})
 	dir := t.TempDir()
 	s := store.OpenState(dir, store.StateOptions{Buckets: Buckets(), MaxSize: *fitsBytes, Every: time.Hour, Changes: m.Changes, Rewrite: m.Rewrite})
 	rule := strings.Repeat("r", 60)
 	rng := rand.New(rand.NewPCG(1, 2))
-	rows := m.bans.most
+	rows := m.Bans.hosts.limit
 	for round := range *fitsRounds {
 		for range rows {
 			n := rng.Uint64()
 			var b [16]byte
 			binary.BigEndian.PutUint64(b[:], 0x20010db8<<32|n>>32)
-			w := Who{Addr: netip.AddrFrom16(b), User: fmt.Appendf(nil, "u%d", n), Helo: fmt.Appendf(nil, "h%d", n)}
+			w := Client{Addr: netip.AddrFrom16(b), User: fmt.Appendf(nil, "u%d", n), Helo: fmt.Appendf(nil, "h%d", n)}
 			now := at(time.Duration(round) * time.Hour)
-			m.Delivered(&w, 1, now)
-			m.Note(&w, rules.Harvest, now)
-			m.Note(&w, rules.UnknownRecipient, now)
-			m.Refused(&w, fmt.Appendf(nil, "u%d@example.org", n), now)
-			m.Behaved(&w, m.Shape(w.Helo), false, now)
-			m.LoginFailed(&w, now)
-			m.Learn(fmt.Appendf(nil, "d%d.example.org", n), now)
-			m.Ban(w.Addr, Sentence{For: 24 * time.Hour, Rule: rule}, now)
+			m.Peers.Delivered(&w, Delivery{Messages: 1}, now)
+			m.Counters.Add(&w, rules.Harvest, now)
+			m.Counters.Add(&w, rules.UnknownRecipient, now)
+			m.Recipients.Refused(&w, fmt.Appendf(nil, "u%d@example.org", n), now)
+			m.Recipients.Asked(&w, fmt.Appendf(nil, "u%d@example.org", n), now)
+			m.Logins.Failed(&w, now)
+			m.Logins.Wrote(&w, now)
+			m.Domains.Learn(fmt.Appendf(nil, "d%d.example.org", n), now)
+			m.Bans.Add(&w, BanRequest{Ladder: []time.Duration{day}, Rule: rule}, now)
 		}
 		if err := s.Flush(context.Background()); err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
 	}
 	for _, st := range m.Status() {
-		if st.Rows < st.Most/2 && st.Table != "network bans" && st.Table != "days" {
-			t.Errorf("%s: only %d rows of %d", st.Table, st.Rows, st.Most)
+		if st.Rows < st.Limit/2 && st.Table != "network bans" && st.Table != "days" {
+			t.Errorf("%s: only %d rows of %d", st.Table, st.Rows, st.Limit)
 		}
 	}
 	t.Logf("%d bytes of %d", s.Status().Bytes, *fitsBytes)

@@ -1,240 +1,267 @@
-// Package memory remembers hosts across sessions: what they did, who is banned,
-// whose mail was accepted, who was asked for. It knows no protocol and no disk.
+// Package memory keeps what the filter learns about clients across sessions:
+// bans, counters, clients with accepted mail, recipients, logins, local domains
+// and counters by day. It knows no protocol and no file: it exchanges rows with
+// the program that stores them.
 //
-// Everything in it is a table with a fixed number of rows, because strangers
-// fill them. When a table is full, the least useful of a few rows picked by
-// chance is forgotten, and counted. Names and mail addresses are kept as keyed
-// hashes only.
+// Each table has a fixed number of rows, because unknown clients fill them. A
+// full table evicts the least useful of a few rows chosen at random, and counts
+// the eviction. Names and mail addresses are stored as keyed hashes only.
+//
+// The tables share one lock, held for a few microseconds, so all methods are
+// safe for concurrent use. Times are microseconds since 1970 by the clock of
+// smtpd's events.
 package memory
+
+// The rows by bucket. Numbers are big-endian. Hashes depend on the key in the
+// bucket secret.
+//
+//	secret     "hash"                           16 bytes
+//	bans       length of the prefix (1 byte),   since, until, last (4 each), attempts (2), session (8),
+//	           address (4 or 16)                times (1), flags (1), then the rule
+//	peers      kind (1), host (16) or hash      days of the first and last mail, last login, offence
+//	           (8 zeros, 8)                     and mail of our users, messages, days, senders (5
+//	                                            times 2), greetings (3 times 2; 2 each)
+//	           0xff                             latest day of a dropped row, whether an earlier table
+//	                                            was lost (2 each)
+//	counters   subject (8), window in seconds   number of the newest slot (4), six slots (2 each)
+//	           (4), rules.Key, space, evidence
+//	recipients hash (8)                         day (2), accepted (1), networks (4 times 2)
+//	asks       hash (8)                         since (4), number (2)
+//	accounts   hash (8)                         since (4), number (2)
+//	logins     hash of host and user (8)        failures (2), hour (4), sessions, session (2 each)
+//	sprays     kind (1), source or hash (8)     since (4), users or networks (8 times 2)
+//	domains    the domain                       day (2)
+//	days       day (2)                          counters: length of the name (1), name, number (varint)
 
 import (
 	"bytes"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/binary"
-	"hash/maphash"
+	"fmt"
+	"iter"
 	"net/netip"
-	"sync"
 
-	"scanwatch/rules"
+	"scanwatch/internal/kv"
 )
 
-// The number of rows of each table, unless Limit makes it less. A row costs 25 to 60 bytes of memory when
-// its table is in use; see Status.
+// The number of rows of each table before Limit. A row takes 25 to 75 bytes of
+// memory. Maps double when they are seven eighths full: 500,000 bans would take
+// twice the memory of 400,000.
 const (
-	maxCounters  = 200_000
-	maxBans      = 500_000
-	maxWide      = 10_000 // bans of networks, which only the operator makes
-	maxPeers     = 200_000
-	maxProbed    = 100_000
-	maxCampaigns = 20_000
-	maxPairs     = 100_000 // of source and user
-	maxDistinct  = 50_000
-	maxDomains   = 10_000
+	maxBans        = 400_000
+	maxNetworkBans = 10_000
+	maxCounters    = 200_000
+	maxPeers       = 200_000
+	maxRecipients  = 100_000
+	maxAsks        = 100_000
+	maxLogins      = 100_000 // pairs of source and user
+	maxSprays      = 50_000
+	maxDomains     = 10_000
+	maxDays        = dayKeep + 20 // a wrong clock adds some
 )
 
-// A Memory may be used by many goroutines; each call holds its lock for no
-// longer than a few microseconds. Times are microseconds since 1970, by the
-// clock of smtpd's events.
+// AllBytes is an upper bound for the size on disk of all tables when full.
+const AllBytes = 256 << 20
+
+// A Memory is the set of all tables.
 type Memory struct {
-	mu        sync.Mutex
-	key       [16]byte // of the hashes
-	keyDirty  bool
-	watched   []rules.Window
-	escalate  []int
-	counters  table[counterKey, counter]
-	bans      table[uint64, ban]
-	wide      wideBans
-	peers     table[peerKey, peer]
-	probed    table[uint64, probed]
-	campaigns table[uint64, campaign]
-	pairs     table[uint64, pair]
-	distinct  table[distinctKey, distinct]
-	domains   table[string, uint16]
-	days      table[uint16, *counted]
-	names     names  // of rules
-	dump      []byte // scratch
-	seed      maphash.Seed
-	known     [64]knownDomain // wherever its hash by seed says
-	hashes    [64]knownHash   // the same
+	Bans       *Bans
+	Counters   *Counters
+	Peers      *Peers
+	Recipients *Recipients
+	Logins     *Logins
+	Domains    *Domains
+	Days       *Days
+
+	*shared
+	buckets []bucket // in the order of restoring
 }
 
-// New returns an empty Memory with a key of its own.
+// A bucket exchanges the rows of one table. All methods need the lock.
+type bucket interface {
+	// bucketName returns the name on disk, which two tables may share.
+	bucketName() string
+	// changes passes up to n changed rows to put, with a nil value for a deleted
+	// row, and returns n less the number of rows passed.
+	changes(n int, put func(key, value []byte)) (left int)
+	// restore adds a stored row, unless it has expired. It reports whether the
+	// row is valid for this table.
+	restore(key, value []byte, now uint32) bool
+	// rewrite makes changes pass all rows again.
+	rewrite()
+	status() Status
+}
+
+// New returns empty tables with a new key.
 func New() *Memory {
-	m := &Memory{keyDirty: true, escalate: rules.DefaultEscalate(), seed: maphash.MakeSeed()}
-	m.names.number("a rule of long ago") // for more names than there are numbers
-	_, _ = rand.Read(m.key[:])           // never fails
-	m.counters = newTable(maxCounters, counterWorth)
-	m.bans = newTable(maxBans, banWorth)
-	m.wide.rows = make(map[netip.Prefix]ban)
-	m.peers = newTable(maxPeers, peerWorth)
-	m.probed = newTable(maxProbed, probedWorth)
-	m.campaigns = newTable(maxCampaigns, campaignWorth)
-	m.pairs = newTable(maxPairs, pairWorth)
-	m.distinct = newTable(maxDistinct, distinctWorth)
-	m.days = newTable(maxDays, func(k uint16, _ *counted, now uint32) int64 { return ageWorth(k, now, dayKeep) })
-	m.domains = newTable(maxDomains, func(_ string, day uint16, now uint32) int64 { return ageWorth(day, now, domainDays) })
+	s := newShared()
+	peers, counters := newPeers(s), newCounters(s)
+	m := &Memory{
+		Bans: newBans(s), Counters: counters, Peers: peers, Recipients: newRecipients(s),
+		Logins: newLogins(s, peers, counters), Domains: newDomains(s), Days: newDays(s), shared: s,
+	}
+	// The secret is first: hashes made with another key are worthless. What the peers
+	// have forgotten must be on disk before the deletion of their rows.
+	m.buckets = []bucket{secret{m}, &m.Bans.hosts, &m.Bans.networks, forgottenRow{m.Peers}, &m.Peers.rows, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
+		&m.Logins.pairs, &m.Logins.sprays, &m.Logins.accounts, &m.Domains.rows, &m.Days.rows}
 	return m
 }
 
-// AllBytes is what all tables take of the disk when they are full, or more.
-const AllBytes = 256 << 20
-
-// Limit gives each table so much less rows than it could have as bytes is less
-// than AllBytes: what is remembered has to fit there on the disk. It is called
-// before anything is remembered.
+// Limit reduces the number of rows in proportion to bytes, the size allowed on
+// disk, of AllBytes. It must be called while the tables are empty.
 func (m *Memory) Limit(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, most := range []*int{&m.counters.most, &m.bans.most, &m.peers.most, &m.probed.most, &m.campaigns.most, &m.pairs.most, &m.distinct.most, &m.domains.most} {
-		*most = int(min(int64(*most), max(int64(*most)*bytes/AllBytes, 100)))
+	for _, limit := range []*int{&m.Bans.hosts.limit, &m.Peers.rows.limit, &m.Counters.rows.limit, &m.Recipients.rows.limit,
+		&m.Recipients.asks.limit, &m.Logins.pairs.limit, &m.Logins.sprays.limit, &m.Domains.rows.limit} {
+		*limit = int(min(int64(*limit), max(int64(*limit)*bytes/AllBytes, 100)))
 	}
 }
 
-// Watch says which counts over several sessions a policy asks for, and how many
-// times longer returning hosts are banned. What was not watched before counts from now on.
-func (m *Memory) Watch(windows []rules.Window, escalate []int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.watched = m.watched[:0]
-	for _, w := range windows {
-		known := false
-		for _, have := range m.watched {
-			known = known || have == w
-		}
-		if !known {
-			m.watched = append(m.watched, w)
-		}
-	}
-	m.escalate = escalate
-}
-
-// Who is the client that something is noted or asked about.
-type Who struct {
-	Addr   netip.Addr
-	RDNS   []byte // only if the name is proven
-	ASN    uint32
-	Placed bool   // ASN is known
-	Helo   []byte // empty before the greeting
-	User   []byte // whom it tried to log in as last; empty before
-}
-
-// Source returns what one host is known by: an IPv4 address, or the /64 of an
-// IPv6 address, in which a single host may have any address.
-func Source(a netip.Addr) netip.Prefix {
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits) // the zero Prefix for no address
-	return p
-}
-
-// Number is what Source is as a number: an IPv4 address, or the upper half of an
-// IPv6 address. The two do not meet: no IPv6 host has an address in 0000::/32.
-func Number(a netip.Addr) uint64 {
-	if a.Is4() {
-		b := a.As4()
-		return uint64(binary.BigEndian.Uint32(b[:]))
-	}
-	b := a.As16()
-	return binary.BigEndian.Uint64(b[:8])
-}
-
-// network is the number of the /24 of an IPv4 address, or of the /48 of an IPv6
-// address.
-func network(a netip.Addr) uint64 {
-	if a.Is4() {
-		return Number(a) &^ 0xff
-	}
-	return Number(a) &^ 0xffff
-}
-
-// prefixOf is the prefix that a Number stands for.
-func prefixOf(n uint64) netip.Prefix {
-	if n>>32 == 0 {
-		var b [4]byte
-		binary.BigEndian.PutUint32(b[:], uint32(n))
-		return netip.PrefixFrom(netip.AddrFrom4(b), 32)
-	}
-	var b [16]byte
-	binary.BigEndian.PutUint64(b[:8], n)
-	return netip.PrefixFrom(netip.AddrFrom16(b), 64)
-}
-
-// hash returns a keyed hash of text, blind to ASCII case, that differs for each
-// purpose. Long text is cut: what is longer than a mail address is no name.
-func (m *Memory) hash(purpose byte, text []byte) uint64 {
-	text = text[:min(len(text), 256)]
-	known := &m.hashes[(maphash.Bytes(m.seed, text)+uint64(purpose))%uint64(len(m.hashes))]
-	if known.purpose == purpose && bytes.Equal(known.text, text) {
-		return known.sum
-	}
-	var b [16 + 1 + 256]byte
-	n := copy(b[:], m.key[:])
-	b[n] = purpose
-	n++
-	for _, c := range text {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		b[n] = c
-		n++
-	}
-	sum := sha256.Sum256(b[:n])
-	known.purpose, known.text, known.sum = purpose, append(known.text[:0], text...), binary.BigEndian.Uint64(sum[:])
-	return known.sum
-}
-
-// A knownHash is one that was made lately. The same recipient is asked about
-// several times.
-type knownHash struct {
-	purpose byte // 0: none
-	text    []byte
-	sum     uint64
-}
-
-// short makes 16 bits of a number, to tell a few of them apart.
-func short(n uint64) uint16 {
-	n *= 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio spreads well
-	return max(uint16(n>>48), 1)
-}
-
-func seconds(micros int64) uint32 { return uint32(max(micros, 0) / 1e6) }
-
-const daySeconds = 24 * 3600
-
-// dayOf is the number of the day since 1970.
-func dayOf(now uint32) uint16 { return uint16(now / daySeconds) }
-
-// ageWorth is the worth of a row that was last useful on day: what is older than
-// keep days is dead.
-func ageWorth(day uint16, now uint32, keep int) int64 {
-	return int64(day) + int64(keep) - int64(dayOf(now))
-}
-
-// Status tells how full each table is.
+// Status describes how full a table is.
 type Status struct {
-	Table  string `json:"table"`
-	Rows   int    `json:"rows"`
-	Most   int    `json:"most"`   // rows it can have
-	Forgot uint64 `json:"forgot"` // rows given up because it was full
+	Table   string `json:"table"`
+	Rows    int    `json:"rows"`
+	Limit   int    `json:"limit"`
+	Evicted uint64 `json:"evicted"` // rows dropped from the full table
 }
 
-// Status returns one line for each table.
-func (m *Memory) Status() []Status {
+// Status returns the status of each table.
+func (m *Memory) Status() (list []Status) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return []Status{
-		m.bans.status("bans"),
-		{"network bans", len(m.wide.rows), maxWide, 0},
-		m.peers.status("good peers"),
-		m.counters.status("counters"),
-		m.probed.status("recipients"),
-		m.campaigns.status("campaigns"),
-		m.pairs.status("logins"),
-		m.distinct.status("login sprays"),
-		m.domains.status("domains"),
-		m.days.status("days"),
+	for _, b := range m.buckets {
+		if s := b.status(); s.Table != "" {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// Buckets returns the names of the buckets in the order of restoring.
+func Buckets() (names []string) {
+	for _, b := range New().buckets {
+		if len(names) == 0 || names[len(names)-1] != b.bucketName() {
+			names = append(names, b.bucketName())
+		}
+	}
+	return names
+}
+
+// chunk is the number of rows processed while the lock is held.
+const chunk = 500
+
+// Changes returns up to n rows changed since the previous call.
+func (m *Memory) Changes(n int) (list []kv.Entry) {
+	for _, b := range m.buckets {
+		for left := n - len(list); left > 0; {
+			some := min(left, chunk)
+			rest := m.changed(b, some, &list)
+			left -= some - rest
+			if rest > 0 {
+				break
+			}
+		}
+	}
+	return list
+}
+
+// changed appends up to n changed rows of b and returns n less their number. A
+// panic must not leave the lock held, so the function unlocks with defer.
+func (m *Memory) changed(b bucket, n int, list *[]kv.Entry) (left int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return b.changes(n, func(key, value []byte) {
+		*list = append(*list, kv.Entry{Bucket: b.bucketName(), Key: key, Value: value})
+	})
+}
+
+// Rewrite makes Changes return all rows again, after the loss of the file.
+func (m *Memory) Rewrite() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range m.buckets {
+		b.rewrite()
+	}
+}
+
+// Load adds stored rows to those gathered since the start. Expired rows become
+// deletions; invalid rows are ignored.
+func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
+	some := make([]kv.Entry, 0, chunk)
+	take := func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for i := range some {
+			if _, valid := m.restore(&some[i], seconds(now)); !valid && some[i].Bucket == peersBucket {
+				m.Peers.forgotten.missing(dayOf(seconds(now)))
+			}
+		}
+		some = some[:0]
+	}
+	for e := range entries { // reads from disk, and must not hold the lock
+		some = append(some, kv.Entry{Bucket: e.Bucket, Key: bytes.Clone(e.Key), Value: bytes.Clone(e.Value)})
+		if len(some) == chunk {
+			take()
+		}
+	}
+	take()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f := &m.Peers.forgotten; m.unread && !f.read {
+		f.missing(dayOf(seconds(now)))
+	}
+	m.unread = false
+}
+
+// Expect announces that Load will be called with the rows of an existing file: until
+// then, what is not known here may be stored. Without the last row of the peers, that
+// file was corrupt, see Peers.Forgotten.
+func (m *Memory) Expect() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.unread = true
+}
+
+// Forget deletes what counts against the hosts in p, when the operator frees them.
+// An IPv6 address stands for its /64.
+func (m *Memory) Forget(p netip.Prefix) {
+	own := HostOf(p.Addr(), true).number()
+	p = widen(p)
+	named := m.Bans.addresses(p)
+	named[own] = true
+	freed := func(n uint64) bool { return named[n] || inPrefix(n, p) }
+	m.Counters.forget(freed, network(p.Addr()))
+	m.Logins.forget(freed, network(p.Addr()))
+}
+
+// restore adds a row to the table that it belongs to, and reports whether the
+// bucket exists and the row is valid.
+func (m *Memory) restore(e *kv.Entry, now uint32) (known, valid bool) {
+	for _, b := range m.buckets {
+		if b.bucketName() == e.Bucket {
+			known = true
+			if b.restore(e.Key, e.Value, now) {
+				return true, true
+			}
+		}
+	}
+	return known, false
+}
+
+// Checker returns a function that returns an error for an invalid row. Rows must be
+// passed in the order of the file.
+func Checker() func(kv.Entry) error {
+	m := New()
+	lost := false // peers
+	return func(e kv.Entry) error {
+		switch known, valid := m.restore(&e, 0); {
+		case !known:
+			return fmt.Errorf("table %q does not exist", e.Bucket)
+		case !valid:
+			lost = lost || e.Bucket == peersBucket
+			return fmt.Errorf("table %s: invalid row with a key of %d and a value of %d bytes", e.Bucket, len(e.Key), len(e.Value))
+		case lost && e.Bucket == peersBucket && string(e.Key) == forgottenKey:
+			return fmt.Errorf("table %s: not complete", e.Bucket)
+		}
+		return nil
 	}
 }

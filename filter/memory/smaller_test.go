@@ -9,20 +9,21 @@ import (
 	"testing"
 	"time"
 
+	"scanwatch/internal/kv"
 	"scanwatch/store"
 )
 
-// fillBans bans n strangers.
+// fillBans bans n hosts.
 func fillBans(m *Memory, n int) {
 	for i := range n {
 		var b [16]byte
 		binary.BigEndian.PutUint64(b[:], 0x20010db8<<32|uint64(i))
-		m.Ban(netip.AddrFrom16(b), Sentence{For: 24 * time.Hour, Rule: "a-rule-with-a-name"}, at(0))
+		m.Bans.Add(&Client{Addr: netip.AddrFrom16(b)}, BanRequest{Ladder: []time.Duration{day}, Rule: "a-rule-with-a-name"}, at(0))
 	}
 }
 
-// TestFewerRows: when the tables have become smaller, the disk hears of every row that
-// is gone.
+// TestFewerRows checks that smaller tables record the deletion of every row that
+// does not fit.
 func TestFewerRows(t *testing.T) {
 	large := New()
 	fillBans(large, 5000)
@@ -43,13 +44,13 @@ func TestFewerRows(t *testing.T) {
 			}
 		}
 	}
-	if want := len(small.bans.rows) + 1; len(disk) != want { // and the key of the hashes
+	if want := len(small.Bans.hosts.rows) + 2; len(disk) != want { // and the key of the hashes, and the end of the peers
 		t.Errorf("%d rows on disk, %d in memory", len(disk), want)
 	}
 }
 
-// TestSmallerBudget: an operator gives a store less room than what is remembered takes.
-// It is made to fit, nothing of the history is lost for that, and all goes on.
+// TestSmallerBudget checks that state.db shrinks to a smaller budget without loss of
+// session records.
 func TestSmallerBudget(t *testing.T) {
 	const budget = store.MinBudget
 	dir := t.TempDir()
@@ -58,7 +59,7 @@ func TestSmallerBudget(t *testing.T) {
 		m.Limit(budget / 2)
 		w := store.Open(dir, store.Options{Budget: budget, Now: func() time.Time { return time.UnixMicro(at(0)) }})
 		return w, store.OpenState(dir, store.StateOptions{Buckets: Buckets(), MaxSize: budget / 2, Every: time.Hour, Room: w.Reserve,
-			Load: func(all iter.Seq[store.Entry]) { m.Load(all, at(0)) }, Changes: m.Changes, Rewrite: m.Rewrite})
+			Load: func(all iter.Seq[kv.Entry]) { m.Load(all, at(0)) }, Changes: m.Changes, Rewrite: m.Rewrite})
 	}
 	add := func(w *store.Writer, id uint64) {
 		t.Helper()
@@ -90,12 +91,12 @@ func TestSmallerBudget(t *testing.T) {
 	add(w, 2)
 	for range 3 {
 		if err := s.Flush(ctx); err != nil {
-			t.Errorf("what is remembered: %v", err)
+			t.Errorf("flush: %v", err)
 		}
 	}
 	add(w, 3)
 	if n := s.Status().Bytes; n > budget/2 {
-		t.Errorf("%d bytes are remembered, of a budget of %d", n, budget)
+		t.Errorf("state.db has %d bytes, budget %d", n, budget)
 	}
 	if st := w.Status(); st.Bytes > budget || st.Committed != 2 {
 		t.Errorf("status %+v", st)
@@ -108,10 +109,10 @@ func TestSmallerBudget(t *testing.T) {
 	}
 	sessions := 0
 	r := store.Reader{Dir: dir}
-	if err := r.Each(time.Time{}, time.Time{}, func(*store.Record) error { sessions++; return nil }); err != nil || sessions != 3 {
-		t.Errorf("%d sessions are there, want 3: %v", sessions, err)
+	if err := r.Each(time.Time{}, time.Time{}, store.AllKinds, func(*store.Record) error { sessions++; return nil }); err != nil || sessions != 3 {
+		t.Errorf("%d sessions, want 3: %v", sessions, err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*.new")); left != nil {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("files left: %v", left)
 	}
 }

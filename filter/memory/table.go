@@ -1,40 +1,73 @@
 package memory
 
 import (
+	"encoding/binary"
 	"iter"
 	"maps"
+	"sync"
 )
 
-// A table is a map with a limit. What changes in it is noted, for the disk.
-type table[K comparable, V any] struct {
-	rows  map[K]V
-	most  int
-	worth func(k K, v V, now uint32) int64 // the least is forgotten first; below 0: dead
-	// dirty are the rows that have changed since they were told to the disk,
-	// with whether it has a row of that key. What comes and goes before it was
-	// ever told is not among them: so there are never more than twice as many
-	// as rows, even if nobody asks.
-	dirty  map[K]bool
-	forgot uint64
-	peak   int // rows since the map was made
+// A schema describes a table.
+type schema[K comparable, V any] struct {
+	name   string // in Status
+	bucket string // on disk
+	limit  int    // rows
 
-	// While all rows have to be written anew: where that is.
+	// evictionScore returns the usefulness of a row, below 0 if it has expired. A
+	// full table evicts low scores first.
+	evictionScore func(k K, v V, now uint32) int64
+
+	key    func(K) []byte
+	value  func(V) []byte
+	decode func(key, value []byte) (K, V, bool)
+	// merge combines a row gathered since the start with the stored row. Nil
+	// ignores the stored row.
+	merge func(live *V, stored V)
+	// dropped is called with each row that is evicted or has expired. It may be nil.
+	dropped func(k K, v V)
+}
+
+// A table is a map with a limit that records changes for the disk.
+type table[K comparable, V any] struct {
+	schema[K, V]
+	rows map[K]V
+	// dirty has the rows changed since the disk received them, with whether the
+	// disk has a row of that key. Rows deleted before the disk received them are
+	// not included, so dirty never has more than twice as many rows as the table.
+	dirty   map[K]bool
+	evicted uint64
+	peak    int // rows since the map was allocated
+
+	// The position while all rows are being written again, or nil.
 	next func() (K, bool)
 	stop func()
 }
 
-func newTable[K comparable, V any](most int, worth func(K, V, uint32) int64) table[K, V] {
-	return table[K, V]{rows: make(map[K]V), most: most, worth: worth, dirty: make(map[K]bool)}
+func newTable[K comparable, V any](s schema[K, V]) table[K, V] {
+	return table[K, V]{schema: s, rows: make(map[K]V), dirty: make(map[K]bool)}
 }
+
+func (t *table[K, V]) bucketName() string { return t.bucket }
+
+func (t *table[K, V]) status() Status { return Status{t.name, len(t.rows), t.limit, t.evicted} }
 
 func (t *table[K, V]) get(k K) (V, bool) {
 	v, ok := t.rows[k]
 	return v, ok
 }
 
-// put sets a row. A new one makes room for itself: some rows are looked at, the
-// dead among them are dropped, and if the table is full the one worth least.
-// So nothing ever has to go through the whole table.
+// live returns the row of k, or the zero V if it does not exist or has expired.
+func (t *table[K, V]) live(k K, now uint32) (v V, ok bool) {
+	if v, ok = t.rows[k]; ok && t.evictionScore(k, v, now) < 0 {
+		var none V
+		return none, false
+	}
+	return v, ok
+}
+
+// put sets a row. A new row samples some others: it deletes the expired ones,
+// and in a full table the one with the lowest score. So no operation scans the
+// whole table.
 func (t *table[K, V]) put(k K, v V, now uint32) {
 	_, had := t.rows[k]
 	if !had {
@@ -47,34 +80,42 @@ func (t *table[K, V]) put(k K, v V, now uint32) {
 	}
 }
 
-// samples is how many rows are looked at when a row is added: more than one, so
-// that the dead go faster than rows come.
+// samples is the number of rows that a new row samples. With more than one,
+// expired rows disappear faster than new ones arrive.
 const samples = 5
 
 func (t *table[K, V]) makeRoom(now uint32) {
 	if t.peak > 10_000 && len(t.rows) < t.peak/16 {
-		// Going through a map that is nearly empty passes all its empty places.
+		// Iterating over a nearly empty map visits all its empty slots.
 		rows := make(map[K]V, 2*len(t.rows))
 		maps.Copy(rows, t.rows)
 		t.rows, t.peak = rows, len(rows)
 	}
 	var least K
-	var worth int64
+	var lowest int64
 	n := 0
-	for k, v := range t.rows { // begins anywhere
-		switch w := t.worth(k, v, now); {
-		case w < 0:
-			t.del(k)
-		case n == 0 || w < worth:
-			least, worth = k, w
+	for k, v := range t.rows { // in random order
+		switch score := t.evictionScore(k, v, now); {
+		case score < 0:
+			t.drop(k, v)
+		case n == 0 || score < lowest:
+			least, lowest = k, score
 		}
 		if n++; n == samples {
 			break
 		}
 	}
-	if len(t.rows) >= t.most {
-		t.del(least)
-		t.forgot++
+	if v, ok := t.rows[least]; ok && len(t.rows) >= t.limit {
+		t.drop(least, v)
+		t.evicted++
+	}
+}
+
+// drop deletes a row that is evicted or has expired.
+func (t *table[K, V]) drop(k K, v V) {
+	t.del(k)
+	if t.dropped != nil {
+		t.dropped(k, v)
 	}
 }
 
@@ -87,17 +128,20 @@ func (t *table[K, V]) del(k K) {
 	}
 }
 
-// clear forgets everything, without telling the disk.
+func (t *table[K, V]) deleteFunc(del func(K) bool) {
+	for k := range t.rows {
+		if del(k) {
+			t.del(k)
+		}
+	}
+}
+
+// clear drops all rows and pending changes.
 func (t *table[K, V]) clear() {
 	clear(t.rows)
 	clear(t.dirty)
 }
 
-func (t *table[K, V]) status(name string) Status {
-	return Status{name, len(t.rows), t.most, t.forgot}
-}
-
-// rewrite makes changes return every row again.
 func (t *table[K, V]) rewrite() {
 	if t.stop != nil {
 		t.stop()
@@ -105,15 +149,14 @@ func (t *table[K, V]) rewrite() {
 	t.next, t.stop = iter.Pull(maps.Keys(t.rows))
 }
 
-// changes calls visit for at most n rows that have changed; the row is nil if
-// it is gone.
-func (t *table[K, V]) changes(n int, visit func(K, *V)) (left int) {
-	tell := func(k K) {
+func (t *table[K, V]) changes(n int, put func(key, value []byte)) (left int) {
+	pass := func(k K) {
+		var value []byte
 		if v, ok := t.rows[k]; ok {
-			visit(k, &v)
-		} else {
-			visit(k, nil)
+			value = t.value(v)
 		}
+		delete(t.dirty, k)
+		put(t.key(k), value)
 		n--
 	}
 	for n > 0 && t.next != nil {
@@ -123,20 +166,124 @@ func (t *table[K, V]) changes(n int, visit func(K, *V)) (left int) {
 			t.next, t.stop = nil, nil
 			break
 		}
-		delete(t.dirty, k)
-		tell(k)
+		pass(k)
 	}
-	told := 0
+	before := len(t.dirty)
 	for k := range t.dirty {
 		if n <= 0 {
 			break
 		}
-		delete(t.dirty, k)
-		tell(k)
-		told++
+		pass(k)
 	}
-	if len(t.dirty) == 0 && told > 0 {
-		t.dirty = make(map[K]bool) // an empty map keeps the room of a full one
+	if len(t.dirty) == 0 && before > 0 {
+		t.dirty = make(map[K]bool) // an emptied map keeps its memory
 	}
 	return n
+}
+
+func (t *table[K, V]) restore(key, value []byte, now uint32) bool {
+	k, v, ok := t.decode(key, value)
+	if !ok {
+		return false
+	}
+	t.restoreRow(k, v, now)
+	return true
+}
+
+// restoreRow adds a row read from disk, unless it has expired.
+func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
+	if t.evictionScore(k, v, now) < 0 {
+		t.dirty[k] = true
+		if t.dropped != nil {
+			t.dropped(k, v)
+		}
+		return
+	}
+	if live, ok := t.rows[k]; ok {
+		if t.merge != nil {
+			t.merge(&live, v)
+		}
+		t.rows[k] = live
+		t.dirty[k] = true
+		return
+	}
+	if len(t.rows) < t.limit {
+		t.rows[k] = v
+		return
+	}
+	// The table was larger when it was written. The disk has this row, so a later
+	// deletion must be recorded.
+	t.put(k, v, now)
+	delete(t.dirty, k)
+}
+
+// each calls visit with the value that export returns for a row, if export
+// returns true. Export needs the lock and may change the row; visit is called
+// without it. Rows added meanwhile may be omitted.
+func each[K comparable, V, E any](mu *sync.Mutex, t *table[K, V], export func(K, V) (E, bool), visit func(E)) {
+	var next func() (K, V, bool)
+	var stop func()
+	defer func() {
+		if stop != nil {
+			stop()
+		}
+	}()
+	list := make([]E, 0, chunk)
+	some := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if next == nil {
+			next, stop = iter.Pull2(maps.All(t.rows))
+		}
+		for range chunk {
+			k, v, more := next()
+			if !more {
+				return false
+			}
+			if e, ok := export(k, v); ok {
+				list = append(list, e)
+			}
+		}
+		return true
+	}
+	for more := true; more; {
+		list = list[:0]
+		more = some()
+		for _, e := range list {
+			visit(e)
+		}
+	}
+}
+
+var be = binary.BigEndian
+
+// number returns a key or value of 8 bytes.
+func number(n uint64) []byte { return be.AppendUint64(nil, n) }
+
+func readNumber(b []byte) (uint64, bool) {
+	if len(b) != 8 {
+		return 0, false
+	}
+	return be.Uint64(b), true
+}
+
+// words returns numbers of 2 bytes each.
+func words(list ...uint16) (b []byte) {
+	for _, w := range list {
+		b = be.AppendUint16(b, w)
+	}
+	return b
+}
+
+// read reads numbers of 2 bytes each from b, which has at least as many.
+func read(b []byte, to ...*uint16) {
+	for i, p := range to {
+		*p = be.Uint16(b[2*i:])
+	}
+}
+
+func readWords(b []byte, to []uint16) {
+	for i := range to {
+		to[i] = be.Uint16(b[2*i:])
+	}
 }

@@ -1,22 +1,24 @@
 package privacy
 
-import "bytes"
+import (
+	"bytes"
+	"strings"
+)
 
-// The longest plain name, and the parts that one has, in bytes.
+// Limits of a plain user name in bytes.
 const (
 	maxPlain  = 32
 	maxPart   = 16
 	maxParts  = 4
-	maxDigits = 3 // user01, not summer2024
-	maxHard   = 5 // letters without a vowel
+	maxDigits = 2 // allows user01, but not monkey123 or summer2024
+	maxHard   = 5 // consecutive letters without a vowel
 )
 
-// LikePassword tells whether what somebody gave as his user name may as well be a
-// password, typed into the wrong field. It goes by what is surely a name: a mail
-// address, or one to four short words of letters in one case, each with at most
-// three digits at its end but not with small letters, capitals and digits, with a domain and a backslash in front perhaps.
-// Everything else may be a password. So may a word like sunshine: that cannot be
-// told from a name.
+// LikePassword reports whether a user name may be a password in the wrong field.
+// These are not: a mail address, and one to four short words, optionally after a
+// domain and a backslash. A word has letters of one case and ends with at most two
+// digits. A name with lower case, upper case and digits may be a password, and so
+// may a common password and any other text.
 func LikePassword(name []byte) bool {
 	if len(name) == 0 {
 		return false
@@ -49,7 +51,23 @@ func plainName(name []byte) bool {
 	}
 }
 
-// plainPart tells whether p is word, Word or WORD, and digits.
+// common are words that are frequent in published lists of passwords, but unusual as
+// user names.
+var common = func() map[string]bool {
+	words := make(map[string]bool)
+	for word := range strings.FieldsSeq(`password passwd passwort pass pwd letmein qwerty qwertz azerty qwertyuiop asdf asdfgh asdfghjkl
+		zxcvbn zxcvbnm abc abcd abcdef iloveyou loveme lovely love monkey dragon sunshine princess football baseball basketball soccer
+		hockey superman batman spiderman starwars pokemon welcome shadow trustno ninja mustang harley ranger hunter killer
+		cheese cookie chocolate banana flower butterfly rainbow summer winter spring autumn sommer hallo hello secret geheim
+		changeme default freedom whatever computer internet samsung google passw pussy fuckyou jordan liverpool arsenal
+		chelsea barcelona schatz ficken daniela qazwsx starwars bailey tigger purple orange yellow silver diamond lucky`) {
+		words[word] = true
+	}
+	return words
+}()
+
+// plainPart reports whether p is word, Word or WORD, optionally with digits at the
+// end.
 func plainPart(p []byte) bool {
 	if len(p) == 0 || len(p) > maxPart {
 		return false
@@ -59,7 +77,7 @@ func plainPart(p []byte) bool {
 		digits--
 	}
 	word := p[:digits]
-	if len(word) == 0 || len(p)-digits > maxDigits {
+	if len(word) == 0 || len(p)-digits > maxDigits || common[string(bytes.ToLower(word))] {
 		return false
 	}
 	lower, upper, hard := 0, 0, 0
@@ -84,8 +102,8 @@ func plainPart(p []byte) bool {
 	return upper == 0 || lower == 0 || upper == 1 && first
 }
 
-// hostName tells whether a name can be a domain on the internet: two labels or
-// more, the last of letters.
+// hostName reports whether name may be an internet domain: at least two labels, the
+// last one of letters.
 func hostName(name []byte) bool {
 	last := bytes.LastIndexByte(name, '.')
 	if last < 1 || len(name)-last < 3 || len(name) > 253 {

@@ -1,9 +1,7 @@
-// Package privacy replaces mail addresses and user names by keyed hashes: equal
-// ones stay equal within a site, and who has the key can look for one that he
-// knows, but nobody can read them back. It knows no sessions and no policy.
-//
-// A hash stands where the text stood, as `hash:` and 16 hexadecimal digits. The
-// colon can be in no address that smtpd takes (RFC 5321 section 4.1.2).
+// Package privacy replaces user names and the local parts of mailboxes by keyed
+// hashes. Equal mailboxes of a site have equal hashes. With the key, an operator can
+// search for a known mailbox. A mailbox cannot be recovered from its hash. The
+// package does not depend on sessions or policies.
 package privacy
 
 import (
@@ -12,19 +10,15 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"hash"
+
+	"scanwatch/internal/mailbox"
 )
 
-// Prefix is what every hash begins with.
-const Prefix = "hash:"
+// maxInput is the number of bytes that a hash includes. Addresses are shorter.
+const maxInput = 512
 
-const (
-	sumBytes = 8 // of the MAC: enough to tell apart what a site will ever see
-	hashLen  = len(Prefix) + 2*sumBytes
-	maxInput = 512 // bytes that are hashed; addresses are shorter
-)
-
-// A Hasher makes hashes with one key. It belongs to one goroutine. The texts that
-// its methods append to must not overlap those that they read.
+// A Hasher computes hashes with one key. It must not be used concurrently. The text
+// argument of a method must not overlap dst.
 type Hasher struct {
 	mac hash.Hash
 	in  [maxInput]byte
@@ -34,25 +28,16 @@ type Hasher struct {
 // New returns a Hasher with the given key.
 func New(key []byte) *Hasher { return &Hasher{mac: hmac.New(sha256.New, key)} }
 
-// Word appends the hash of a word, blind to ASCII case.
-func (h *Hasher) Word(dst, word []byte) []byte { return h.append(dst, word, nil) }
-
-// append appends the hash of a and, if there is one, the domain it stands in: info
-// is another one in each domain.
-func (h *Hasher) append(dst, a, domain []byte) []byte {
-	n := fold(h.in[:], a)
-	if n < len(h.in) && domain != nil {
-		h.in[n] = '@'
-		n++
-		n += fold(h.in[n:], domain)
-	}
+// Word appends the hash of a word. Hashes ignore ASCII case.
+func (h *Hasher) Word(dst, word []byte) []byte {
+	n := fold(h.in[:], word)
 	h.mac.Reset()
-	h.mac.Write(h.in[:n]) // a hash cannot fail
+	h.mac.Write(h.in[:n]) // cannot fail
 	sum := h.mac.Sum(h.sum[:0])
-	return hex.AppendEncode(append(dst, Prefix...), sum[:sumBytes])
+	return hex.AppendEncode(append(dst, mailbox.HashPrefix...), sum[:mailbox.HashBytes])
 }
 
-// fold copies text in small letters.
+// fold copies text in lower case and returns its length.
 func fold(dst, text []byte) int {
 	n := min(len(dst), len(text))
 	for i, c := range text[:n] {
@@ -64,106 +49,70 @@ func fold(dst, text []byte) int {
 	return n
 }
 
-// roles are local parts that are nobody's name: RFC 5321 section 4.5.1 and RFC 2142
-// sections 4 and 5. Policies name them, to let such mail pass.
-var roles = []string{"postmaster", "abuse", "noc", "security", "hostmaster", "webmaster", "mailer-daemon"}
-
-// IsRole tells whether a local part is one that is never hashed.
-func IsRole[T string | []byte](local T) bool {
-	for _, r := range roles {
-		if len(local) == len(r) && bytes.EqualFold([]byte(local), []byte(r)) {
-			return true
-		}
-	}
-	return false
-}
-
-// Mailbox appends an address with its local part hashed, and its domain, too, if
-// that is asked for. The null sender stays what it is. Of an address that asks to be
-// sent on (a source route, or the percent or bang form, RFC 5321 appendix C) the
-// form stays, and the hosts that it names unless they stand in quotes.
-func (h *Hasher) Mailbox(dst, addr []byte, domainToo bool) []byte {
-	local, domain := addr, []byte(nil)
+// Mailbox appends a mailbox with a hashed local part and an unchanged domain. The
+// hash also depends on the domain. The null sender, role accounts, hashes and an
+// empty local part are unchanged. A source route (RFC 5321 appendix C) is part of
+// the local part.
+func (h *Hasher) Mailbox(dst, addr []byte) []byte {
+	local := addr
 	if i := bytes.LastIndexByte(addr, '@'); i >= 0 {
-		local, domain = addr[:i], addr[i+1:]
+		local = addr[:i]
 	}
-	if IsRole(local) {
-		dst = append(dst, local...)
-	} else {
-		dst = h.local(dst, local, domain)
+	if len(local) == 0 || mailbox.IsRole(local) || mailbox.IsHash(local) {
+		return append(dst, addr...)
 	}
-	if len(local) == len(addr) {
-		return dst
-	}
-	dst = append(dst, '@')
-	if domainToo && len(domain) > 0 {
-		return h.Word(dst, domain)
-	}
-	return append(dst, domain...)
+	return append(h.Word(dst, addr), addr[len(local):]...)
 }
 
-// separators are found in addresses that ask to be sent on.
-const separators = "%!@,:"
-
-func (h *Hasher) local(dst, local, domain []byte) []byte {
-	before, quoted := byte(0), len(local) > 0 && local[0] == '"'
-	for {
-		n := bytes.IndexAny(local, separators)
-		after := byte(0)
-		piece := local
-		if n >= 0 {
-			piece, after = local[:n], local[n]
-		}
-		switch host := before == '@' || before == '%' || after == '!'; {
-		case len(piece) == 0:
-		case host && !quoted && bytes.IndexByte(piece, '.') > 0:
-			dst = append(dst, piece...)
-		default:
-			dst = h.append(dst, piece, domain)
-		}
-		if n < 0 {
-			return dst
-		}
-		dst = append(dst, after)
-		local, before = local[n+1:], after
+// Text appends text with all its mailboxes in the form of Mailbox. A mailbox is the
+// text around an @, a word in angle brackets, or an argument of a command with a
+// mailbox. In doubt, Text hashes more than the mailbox.
+func (h *Hasher) Text(dst, text []byte) []byte {
+	if args := arguments(text); args > 0 {
+		return h.arguments(append(dst, text[:args]...), text[args:])
 	}
+	return h.mailboxes(dst, text)
 }
 
-// Text appends text with every mail address in it as Mailbox makes it.
-func (h *Hasher) Text(dst, text []byte, domainToo bool) []byte {
+// mailboxes is Text for text that is not a command.
+func (h *Hasher) mailboxes(dst, text []byte) []byte {
 	for {
 		at := bytes.IndexByte(text, '@')
 		if at < 0 {
-			return append(dst, text...)
+			return h.brackets(dst, text)
 		}
-		from := at
-		if at > 0 && text[at-1] == '"' { // "a b"@example.org
-			from = quote(text[:at-1])
-		} else {
-			if at > 0 && text[at-1] == ')' { // a comment (RFC 5322 section 3.2.2)
-				from = max(bytes.LastIndexByte(text[:at], '('), 0)
-			}
-			for from > 0 && !ends(text[from-1]) && text[from-1] != ':' {
-				from--
-			}
-			if word := text[from:at]; len(word) > 5 && bytes.EqualFold(word[:5], []byte("AUTH=")) {
-				from += 5 // a parameter of MAIL (RFC 4954)
-			}
-		}
+		from := localPart(text, at)
 		to := at + 1
 		for to < len(text) && !ends(text[to]) {
 			to++
 		}
 		for to > at+1 && (text[to-1] == ':' || text[to-1] == '.') {
-			to-- // of the sentence
+			to-- // punctuation after the mailbox
 		}
-		dst = append(dst, text[:from]...)
-		dst = h.Mailbox(dst, text[from:to], domainToo)
+		dst = h.Mailbox(h.brackets(dst, text[:from]), text[from:to])
 		text = text[to:]
 	}
 }
 
-// quote is where the quoted string begins that has no end in text.
+// localPart returns the index of the local part before the @ at index at.
+func localPart(text []byte, at int) int {
+	from := at
+	switch {
+	case at > 0 && text[at-1] == '"': // "a b"@example.org
+		return quote(text[:at-1])
+	case at > 0 && text[at-1] == ')': // a comment (RFC 5322 section 3.2.2)
+		from = max(bytes.LastIndexByte(text[:at], '('), 0)
+	}
+	for from > 0 && !ends(text[from-1]) && text[from-1] != ':' {
+		from--
+	}
+	if word := text[from:at]; len(word) > 5 && bytes.EqualFold(word[:5], []byte("AUTH=")) {
+		from += 5 // a parameter of MAIL (RFC 4954)
+	}
+	return from
+}
+
+// quote returns the index of the last opening quote without a closing quote, or 0.
 func quote(text []byte) int {
 	for i := len(text) - 1; i > 0; i-- {
 		if text[i] == '"' && (i-len(bytes.TrimRight(text[:i], `\\`)))%2 == 0 {
@@ -173,68 +122,101 @@ func quote(text []byte) int {
 	return 0
 }
 
-// ends tells whether no address goes on over c. The local part of a bounce
-// address has = in it, and some have an apostrophe (RFC 5321, section 4.1.2).
+// ends reports whether c ends a mailbox. Local parts may contain = (bounces) and
+// apostrophes (RFC 5321 section 4.1.2).
 func ends(c byte) bool {
 	return c <= ' ' || c == 0x7f || bytes.IndexByte([]byte(`<>()",;`), c) >= 0
 }
 
-// Command appends a line with a command that names somebody, such as MAIL, RCPT and
-// VRFY, with all addresses in it as Mailbox makes them. It need not be right: what
-// may be a name or a part of one is none in what is appended.
-func (h *Hasher) Command(dst, line []byte, domainToo bool) []byte {
-	i := word(line, 0)
-	if n := word(line, i); bytes.EqualFold(bytes.TrimSpace(line[i:n]), []byte("FROM")) || bytes.EqualFold(bytes.TrimSpace(line[i:n]), []byte("TO")) {
-		i = n
-	}
-	for i < len(line) && (line[i] == ' ' || line[i] == '\t' || line[i] == ':') {
-		i++
-	}
-	dst, line = append(dst, line[:i]...), line[i:]
-	if len(line) > 0 && line[0] == '<' {
-		n := bytes.IndexByte(line, '>')
-		if n < 0 {
-			n = len(line)
+// brackets appends text without an @. Servers enclose recipients without a domain in
+// angle brackets.
+func (h *Hasher) brackets(dst, text []byte) []byte {
+	for {
+		from := bytes.IndexByte(text, '<') + 1
+		n := bytes.IndexByte(text[from:], '>')
+		if from == 0 || n < 0 {
+			return append(dst, text...)
 		}
-		if dst = append(dst, '<'); n > 1 {
-			dst = h.Mailbox(dst, line[1:n], domainToo)
+		dst = append(dst, text[:from]...)
+		if word := text[from : from+n]; bytes.IndexFunc(word, func(r rune) bool { return r <= ' ' || r == '<' || r == '/' }) < 0 {
+			dst = h.Mailbox(dst, word)
+		} else {
+			dst = append(dst, word...)
 		}
-		return h.Text(dst, line[n:], domainToo)
+		text = text[from+n:]
 	}
-	for first := true; len(line) > 0; first = false {
-		n := bytes.IndexAny(line, " \t")
-		if n < 0 {
-			n = len(line)
-		}
-		switch w := line[:n]; {
-		case n == 0:
-			n = 1
-			dst = append(dst, line[0])
-		case bytes.IndexByte(w, '@') > 0 && !first, bytes.IndexByte(w, '=') > 0 && !first: // SIZE=1
-			dst = h.Text(dst, w, domainToo)
-		default:
-			dst = h.Mailbox(dst, w, domainToo)
-		}
-		line = line[n:]
-	}
-	return dst
 }
 
-// word returns where the word of letters ends that begins behind blanks at i.
-func word(line []byte, i int) int {
-	for i < len(line) && (line[i] == ' ' || line[i] == '\t') {
-		i++
+// commands are the commands with a mailbox as argument. Some require a second word,
+// because a reply may also start with Mail or Send.
+var commands = []struct {
+	verb, word string
+	needed     bool
+}{
+	{"MAIL", "FROM", true}, {"SEND", "FROM", true}, {"SOML", "FROM", true}, {"SAML", "FROM", true},
+	{"RCPT", "TO", false}, {"VRFY", "", false}, {"EXPN", "", false},
+}
+
+// arguments returns the index of the arguments of a command with a mailbox, or 0 for
+// other text.
+func arguments(line []byte) int {
+	blanks := len(line) - len(bytes.TrimLeft(line, " \t"))
+	verb := letters(line, blanks)
+	for _, c := range commands {
+		if !bytes.EqualFold(line[blanks:verb], []byte(c.verb)) || verb < len(line) && bytes.IndexByte([]byte(" \t:<"), line[verb]) < 0 {
+			continue
+		}
+		i := verb
+		for i < len(line) && (line[i] == ' ' || line[i] == '\t') {
+			i++
+		}
+		if word := letters(line, i); c.word != "" && bytes.EqualFold(line[i:word], []byte(c.word)) {
+			i = word
+		} else if c.needed {
+			return 0
+		}
+		for i < len(line) && (line[i] == ' ' || line[i] == '\t' || line[i] == ':') {
+			i++
+		}
+		return i
 	}
+	return 0
+}
+
+// letters returns the index after the letters that start at index i.
+func letters(line []byte, i int) int {
 	for i < len(line) && ('a' <= line[i]|0x20 && line[i]|0x20 <= 'z') {
 		i++
 	}
 	return i
 }
 
-// IsHash tells whether text is a hash and nothing else.
-func IsHash(text []byte) bool {
-	return len(text) == hashLen && string(text[:len(Prefix)]) == Prefix
+// arguments appends the arguments of a command with a mailbox. The first argument is
+// a mailbox in any form. Later words are mailboxes too, except parameters such as
+// SIZE=1.
+func (h *Hasher) arguments(dst, args []byte) []byte {
+	if len(args) > 0 && args[0] == '<' {
+		n := bytes.IndexByte(args, '>')
+		if n < 0 {
+			n = len(args)
+		}
+		return h.mailboxes(h.Mailbox(append(dst, '<'), args[1:n]), args[n:])
+	}
+	for first := true; len(args) > 0; first = false {
+		n := bytes.IndexAny(args, " \t")
+		if n < 0 {
+			n = len(args)
+		}
+		switch w := args[:n]; {
+		case n == 0:
+			n = 1
+			dst = append(dst, args[0])
+		case !first && bytes.IndexAny(w, "@=") > 0:
+			dst = h.mailboxes(dst, w)
+		default:
+			dst = h.Mailbox(dst, w)
+		}
+		args = args[n:]
+	}
+	return dst
 }
-
-// HasHash tells whether there is a hash in an address.
-func HasHash(addr []byte) bool { return bytes.Contains(addr, []byte(Prefix)) }

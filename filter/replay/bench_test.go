@@ -3,14 +3,14 @@ package replay_test
 import (
 	"testing"
 
+	"scanwatch/filter"
 	"scanwatch/filter/replay"
-	"scanwatch/filter/session"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
 
-// BenchmarkDay plays the records of a busy day to a policy; a session has some
-// 18 commands.
+// BenchmarkDay plays the records of a busy day to a policy. A session has about 18
+// commands.
 func BenchmarkDay(b *testing.B) {
 	lists := builtin(b)
 	p := policy(b, "tight", "table <local-domains> { \"example.org\" }\n", rules.Enforce)
@@ -21,7 +21,7 @@ func BenchmarkDay(b *testing.B) {
 	b.ReportAllocs()
 	n := 0
 	for b.Loop() {
-		player := replay.New(replay.Options{Settings: &session.Settings{Policy: p}, Table: o, Done: func(*replay.Outcome) { n++ }})
+		player := replay.New(replay.Options{Settings: &filter.Settings{Policy: p}, Filter: o, Done: func(*replay.Outcome) { n++ }})
 		for _, r := range records {
 			player.Add(r)
 		}

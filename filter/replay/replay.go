@@ -1,146 +1,134 @@
 // Package replay plays recorded sessions to a policy: it turns each record back
-// into the events and requests that smtpd would have sent, puts them to a
-// session.Table in the order of their times, and obeys the answers as smtpd does.
-// Counts, bans and good peers come about on the way, as they would have.
+// into events and requests, feeds them to a filter.Pipeline in the order of
+// their times, and obeys the answers as a mail server does. Counters, bans and
+// standing develop as they would have.
 //
-// A record is less than what happened, so that some things cannot come back:
+// A record contains less than the events it was made of. The player has to
+// assume:
 //
-//   - What the server says of itself when it greets. Its name is taken from
-//     sessions that were found to greet with it.
-//   - When commands were sent that left no step (RSET, NOOP, STARTTLS), and
-//     failed ones from the 21st on. They come as often as they were counted, but
-//     without their text, and at the end, or behind the 20th failed one.
-//   - The time between a command and its reply. A command is played at the first
-//     thing that is known to have happened because of it.
-//   - Requests that nothing came of, because the client left meanwhile.
+//   - The server's name, which comes from sessions that greeted with it.
+//   - The time and text of commands without a step (RSET, NOOP, STARTTLS, and
+//     failed commands after the 20th). The player adds as many as were counted, at
+//     the end of the session or after the 20th failed command.
+//   - The time between a command and its reply. The player plays a command at the
+//     time of its first known effect.
+//   - Requests without an effect, because the client had disconnected.
 //   - The lines of an AUTH exchange, and its mechanism.
 //   - Steps that were omitted from a record for its size.
-//   - How the client would have gone on after a refusal that it did not get, and
-//     after one that it got and would not have got.
+//   - The continuation of a session after a rejection that the recorded client
+//     did not receive, and without one that it received.
 package replay
 
 import (
 	"container/heap"
-	"net/netip"
-	"strings"
 	"time"
 
 	"scanwatch/filter"
 	"scanwatch/filter/events"
-	"scanwatch/filter/session"
+	"scanwatch/internal/smtp"
 	"scanwatch/store"
 )
 
-// Options say what sessions are played to.
+// Options are the policy and the outputs of a Player.
 type Options struct {
-	// Settings is the policy; in mode observe nobody is refused.
-	Settings *session.Settings
-	// Table is for the table of sessions. Log and Event are taken over.
-	Table session.Options
-	// Done is told what became of each session, when it has ended. What it is
-	// given is valid until it returns.
+	// Settings is the policy. In mode observe it rejects nothing.
+	Settings *filter.Settings
+	// Filter configures the pipeline. The Player sets Log, Watch and Recorded.
+	Filter filter.Options
+	// Done is called for each session that has ended. The Outcome is valid only
+	// during the call.
 	Done func(*Outcome)
+	// Answered, if not nil, is called for each answer of the policy.
+	Answered func(session uint64, phase smtp.Phase, a smtp.Answer)
+	// Skipped, if not nil, is called for each step that the policy prevents.
+	Skipped func(*store.Step)
+	// AskRefused also asks the policy about commands that a filter rejected when
+	// they were recorded, although another filter may have rejected them first.
+	AskRefused bool
 }
 
-// An Outcome is what became of a session.
+// An Outcome is the result of one session.
 type Outcome struct {
-	Seq    uint64 // the number of the record, in the order of Add, from 0
+	Seq    uint64 // number of the record in the order of Add, from 0
 	Record *store.Record
-	// Refusal is the first one, if there was any that ended the session, a
-	// transaction or a recipient.
+	// Refusal is the first rejection of the session, a transaction or a
+	// recipient, if there was one.
 	Refusal Refusal
-	Lost    []Message // accepted when the session was recorded, and refused now
-	Junked  int       // messages marked as junk that were not
-	Login   bool      // it was refused, and somebody logged in in it when it was recorded
-	// Ended tells that a rule refused the client when the session was
-	// recorded. Spared, that the policy would not have done so: nobody knows
-	// how it would have gone on.
-	Ended, Spared bool
+	Lost    []Message // accepted when the session was recorded, rejected now
+	Junked  int       // messages marked as junk only now
+	Login   bool      // rejected, and a user had logged in when it was recorded
+	// Ended reports that a rule rejected the client when the session was recorded,
+	// and Resumed that the policy would not: the continuation is unknown.
+	Ended, Resumed bool
 }
 
-// A Refusal is what a policy did to a session.
+// A Refusal is a rejection by the policy. The zero Refusal is none.
 type Refusal struct {
-	Rule     string // empty: none
+	Rule     string
 	Phase    string
-	Decision filter.Decision
+	Decision smtp.Decision
 	Ban      bool // the host was banned
-	Known    bool // mail was accepted from it before
 }
 
-// A Message is one that was accepted.
+// A Message is a message that was accepted when it was recorded.
 type Message struct {
 	Sender  []byte // empty for the null sender
-	Rcpts   int    // recipients that lost it
-	Some    bool   // it was not lost, but for these recipients
-	Unknown bool   // the record does not tell whose it was
+	Rcpts   int    // recipients that do not receive it now
+	Some    bool   // other recipients receive it
+	Unknown bool   // the record does not contain its sender
 	Refusal
 }
 
-// The limits of what waits for sessions that began earlier.
 const (
-	// window is how far the ends of the records that are read are ahead of the
-	// beginnings of those that are played.
-	window     = 10 * time.Minute
-	maxWaiting = 64 << 20 // bytes
+	// window is the time by which the ends of added records are ahead of the
+	// beginnings of played ones.
+	window = 10 * time.Minute
+	// maxWaiting is the number of bytes of records that wait to be played.
+	maxWaiting = 64 << 20
 )
 
-// A Player plays records.
+// A Player plays records. It belongs to one goroutine.
 type Player struct {
 	o       Options
-	table   *session.Table
-	asked   [64]bool // phases
+	filter  *filter.Pipeline
+	asked   smtp.PhaseSet
 	waiting byStart
-	bytes   int
+	bytes   int // of waiting
 	open    byTime
-	free    []*visit
 	seq     uint64
 	late    int
-	now     int64
-	name    []byte // what the server calls itself
-	ev      filter.Event
-	line    []byte // scratch
-	cur     *visit // whose request is being answered
-	dst     netip.AddrPort
-	dstText []byte
-	srcText []byte
-}
-
-// verdict is what the table decided last about a session; it tells of a rule
-// once in a row.
-type verdict struct {
-	rule string
-	ban  bool
+	now     int64      // microseconds since 1970
+	name    []byte     // of the server
+	cur     *playback  // whose request is being answered
+	ev      smtp.Event // reused
 }
 
 // New returns a Player.
 func New(o Options) *Player {
-	p := &Player{o: o}
-	o.Table.Log = func([]byte) {}
-	o.Table.Event = p.event
-	o.Table.Recorded = true
-	if o.Table.Record == nil {
-		o.Table.Record = func(time.Time, uint64, []byte) {}
+	p := &Player{o: o, asked: filter.Phases(o.Settings.Policy)}
+	o.Filter.Log = func([]byte) {}
+	o.Filter.Watch = p.watch
+	o.Filter.Recorded = true
+	if o.Filter.Record == nil {
+		o.Filter.Record = func(time.Time, uint64, []byte) {}
 	}
-	p.table = session.NewTable(o.Table)
-	p.table.Use(o.Settings)
-	for _, id := range session.Phases(o.Settings.Policy) {
-		p.asked[id] = true
-	}
+	p.filter = filter.New(o.Filter)
+	p.filter.Use(o.Settings)
 	return p
 }
 
-// event takes note of what rules decide.
-func (p *Player) event(e *events.Event) {
+// watch notes the rule of a decision. A rule that decides again is not reported
+// again.
+func (p *Player) watch(e *events.Event) {
 	if e.Event == "verdict" && e.Decision != "" && p.cur != nil {
-		p.cur.ruling = verdict{rule: e.Rule, ban: !e.Until.IsZero()}
+		p.cur.rule, p.cur.banned = e.Rule, !e.Until.IsZero()
 	}
 }
 
-// Add takes the next record; they come in the order in which sessions ended. A
-// session is played when the records are ten minutes ahead of its beginning, so
-// that of two sessions the one that began first comes first. One that lasted
-// longer comes in late: other sessions have begun before it that began after it.
-// So do some when more than 64 MiB of records wait.
+// Add adds the next record, in the order in which sessions ended. A session is
+// played when the added records are ten minutes ahead of its beginning, so that
+// sessions begin in the order of their times. A session that lasted longer, or
+// that follows 64 MiB of waiting records, is late: later sessions are played before it.
 func (p *Player) Add(r *store.Record) {
 	w := &waiting{seq: p.seq}
 	w.Record, w.bytes = r.Clone(), r.Size()
@@ -155,7 +143,7 @@ func (p *Player) Add(r *store.Record) {
 	}
 }
 
-// Close plays what is left.
+// Close plays the remaining sessions.
 func (p *Player) Close() {
 	for len(p.waiting) > 0 {
 		p.begin()
@@ -163,16 +151,16 @@ func (p *Player) Close() {
 	p.playUntil(1<<63 - 1)
 }
 
-// Late is how many sessions came in late.
+// Late returns the number of late sessions.
 func (p *Player) Late() int { return p.late }
 
-// begin begins the oldest session that waits, after what happened before.
+// begin begins the oldest waiting session, after all earlier events.
 func (p *Player) begin() {
 	w := heap.Pop(&p.waiting).(*waiting)
 	p.bytes -= w.bytes
 	p.playUntil(w.Start.UnixMicro())
-	v := p.visit()
-	v.rec, v.out.Seq = w.Record, w.seq
+	v := &playback{rec: w.Record}
+	v.out.Seq = w.seq
 	if p.connect(v); v.gone {
 		p.end(v)
 		return
@@ -180,11 +168,11 @@ func (p *Player) begin() {
 	heap.Push(&p.open, v)
 }
 
-// playUntil lets open sessions go on up to a time.
+// playUntil plays the open sessions until the given time.
 func (p *Player) playUntil(at int64) {
 	for len(p.open) > 0 && p.open[0].at <= at {
 		v := p.open[0]
-		p.do(v)
+		play(p, v)
 		if v.gone || v.over {
 			heap.Pop(&p.open)
 			p.end(v)
@@ -195,97 +183,16 @@ func (p *Player) playUntil(at int64) {
 	}
 }
 
-func (p *Player) visit() *visit {
-	if n := len(p.free); n > 0 {
-		v := p.free[n-1]
-		p.free = p.free[:n-1]
-		return v
-	}
-	return new(visit)
-}
-
-// end tells of v and forgets it.
-func (p *Player) end(v *visit) {
+// end reports the outcome of v.
+func (p *Player) end(v *playback) {
 	if v.gone {
 		if v.tx.open {
-			p.report(v, filter.TxRollback, v.msgid())
+			p.rolledBack(v)
 		}
-		p.report(v, filter.LinkDisconnect)
-		v.lose()
+		p.disconnect(v, smtp.EndingRejected)
+		lose(p, v)
 	}
 	v.out.Record = &v.rec
 	v.out.Login = v.out.Refusal.Rule != "" && v.rec.Counts.AuthPass > 0
 	p.o.Done(&v.out)
-	lost := v.out.Lost[:0]
-	if cap(lost) > 100 {
-		lost = nil
-	}
-	*v = visit{}
-	v.out.Lost = lost
-	if len(p.free) < 1000 {
-		p.free = append(p.free, v)
-	}
-}
-
-// waiting is a record whose session has not begun.
-type waiting struct {
-	store.Record
-	seq   uint64
-	bytes int
-}
-
-// byStart is a heap; of sessions that began together, the one added first is
-// first.
-type byStart []*waiting
-
-func (h byStart) Len() int { return len(h) }
-func (h byStart) Less(i, j int) bool {
-	if c := h[i].Start.Compare(h[j].Start); c != 0 {
-		return c < 0
-	}
-	return h[i].seq < h[j].seq
-}
-func (h byStart) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *byStart) Push(x any)   { *h = append(*h, x.(*waiting)) }
-func (h *byStart) Pop() any     { return pop((*[]*waiting)(h)) }
-
-// byTime is a heap of the sessions that are open, by the time of what comes next.
-type byTime []*visit
-
-func (h byTime) Len() int { return len(h) }
-func (h byTime) Less(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].out.Seq < h[j].out.Seq
-}
-func (h byTime) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *byTime) Push(x any)   { *h = append(*h, x.(*visit)) }
-func (h *byTime) Pop() any     { return pop((*[]*visit)(h)) }
-
-func pop[T any](h *[]*T) *T {
-	last := len(*h) - 1
-	x := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	return x
-}
-
-// isPhase tells whether a filter-response is about a phase of a policy.
-func isPhase(word []byte, phase string) bool {
-	return phaseWord(string(word)) == phase
-}
-
-// phaseWord is what a policy calls a phase of filter-response.
-func phaseWord(word string) string {
-	switch word {
-	case "connected":
-		return "connect"
-	case "ehlo":
-		return "helo"
-	}
-	return word
-}
-
-// hangsUp tells whether smtpd closes the connection after an answer: also after
-// a reject whose code says so.
-func hangsUp(d filter.Decision, text string) bool {
-	return d == filter.Disconnect || d == filter.Reject && strings.HasPrefix(text, "421")
 }

@@ -12,14 +12,16 @@ import (
 	"testing"
 	"time"
 
+	"scanwatch/internal/smtp"
+
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/replay"
-	"scanwatch/filter/session"
+	"scanwatch/filter/smtpd"
 	"scanwatch/rules"
 	"scanwatch/store"
-	"scanwatch/tests/sim"
+	"scanwatch/tests/simulate"
 )
 
 func builtin(t testing.TB) *lookup.Lists {
@@ -31,7 +33,7 @@ func builtin(t testing.TB) *lookup.Lists {
 	return lists
 }
 
-// policy returns a ready policy, with lines put in front.
+// policy returns a preset policy with additional lines before it.
 func policy(t testing.TB, name, lines string, mode rules.Mode) *rules.Policy {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)
@@ -42,27 +44,27 @@ func policy(t testing.TB, name, lines string, mode rules.Mode) *rules.Policy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, _, err := rules.Compile(tree, rules.Options{Load: func(rules.Source) (rules.Table, error) { return nobody{}, nil }})
+	p, _, err := rules.Compile(tree, rules.Options{Load: func(rules.Source) (rules.Table, error) { return emptyTable{}, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p.InMode(mode)
 }
 
-// nobody is an empty table.
-type nobody struct{}
+// emptyTable is a table without rows.
+type emptyTable struct{}
 
-func (nobody) MatchAddr(netip.Addr) bool { return false }
-func (nobody) MatchName([]byte) bool     { return false }
-func (nobody) MatchASN(uint32) bool      { return false }
+func (emptyTable) MatchAddr(netip.Addr) bool { return false }
+func (emptyTable) MatchName([]byte) bool     { return false }
+func (emptyTable) MatchASN(uint32) bool      { return false }
 
-// options are those of a table whose records are appended to to.
-func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) session.Options {
-	// Two things of which memory keeps the same short hash are one to it; with the
-	// same key they are the same ones.
+// options returns options of a pipeline that appends its records to to.
+func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Options {
+	// The memory confuses names with the same short hash. The same key leads to the
+	// same confusions.
 	m := memory.New()
-	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), sim.Midnight.UnixMicro())
-	return session.Options{
+	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), simulate.Midnight.UnixMicro())
+	return filter.Options{
 		Memory: m,
 		Lists:  func() *lookup.Lists { return lists },
 		Log:    func([]byte) {},
@@ -76,11 +78,11 @@ func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) session.Opt
 	}
 }
 
-// again plays records to a policy, and returns what is recorded of that.
+// again plays records to a policy and returns the new records.
 func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.Record) (back []*store.Record, outcomes []replay.Outcome) {
 	player := replay.New(replay.Options{
-		Settings: &session.Settings{Policy: p},
-		Table:    options(t, lists, &back),
+		Settings: &filter.Settings{Policy: p},
+		Filter:   options(t, lists, &back),
 		Done: func(o *replay.Outcome) {
 			c := *o
 			c.Lost = slices.Clone(o.Lost)
@@ -95,7 +97,7 @@ func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.
 	return back, outcomes
 }
 
-// known is what a record must have in common with the one it was played from.
+// known returns the parts of a record that a replay must reproduce.
 func known(t testing.TB, r *store.Record) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "src=%v rdns=%q local=%v ending=%v counts=%+v\n", r.Src, r.RDNS, r.Local, r.Ending, r.Counts)
@@ -121,7 +123,8 @@ func byStart(records []*store.Record) map[string]*store.Record {
 	return m
 }
 
-// same compares records and those that were made from them again.
+// same compares records with those of their replay, and returns the number of
+// sessions that differ.
 func same(t *testing.T, records, back []*store.Record, tell int) (differ int) {
 	t.Helper()
 	if len(back) != len(records) {
@@ -131,30 +134,31 @@ func same(t *testing.T, records, back []*store.Record, tell int) (differ int) {
 	for id, b := range byStart(back) {
 		r := recorded[id]
 		if r == nil {
-			t.Errorf("session %s came from nowhere", id)
+			t.Errorf("session %s was not recorded", id)
 			continue
 		}
 		if got, want := known(t, b), known(t, r); got != want {
 			differ++
 			if differ <= tell {
-				t.Logf("session %s: played again:\n%srecorded:\n%s", id, got, want)
+				t.Logf("session %s: replayed:\n%srecorded:\n%s", id, got, want)
 			}
 		}
 	}
 	return differ
 }
 
-// lossy are streams that do not come back whole, and why.
+// lossy lists the streams whose replay differs, with the reason.
 var lossy = map[string]string{
-	"auth-submission":         "the lines of an AUTH exchange have no steps, so that another reply is the first of its kind",
-	"reject-451-each-phase":   "whether another filter, which refused, was asked before us",
+	"concurrent-200":          "records have the time of the result of RCPT, and all requests came before the first result: counts over sessions differ",
+	"auth-submission":         "the lines of an AUTH exchange have no steps, and another reply is the first of its kind",
+	"reject-451-each-phase":   "the order of our request and that of another filter, which rejects, is unknown",
 	"reject-550-each-phase":   "the same",
-	"rewrite":                 "a NOOP that another filter had changed has no step of its own",
-	"ehlo-inside-transaction": "whether EHLO or the end of the transaction came first",
+	"rewrite":                 "a NOOP that another filter changed has no step",
+	"ehlo-inside-transaction": "the order of EHLO and the end of the transaction is unknown",
 }
 
-// TestStreams: a record of each stream, played again, becomes the same record:
-// with what was found, counted and decided.
+// TestStreams checks that the replay of a recorded stream produces the same
+// records, with the same findings, counts and decisions.
 func TestStreams(t *testing.T) {
 	lists := builtin(t)
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
@@ -171,10 +175,10 @@ func TestStreams(t *testing.T) {
 			t.Run(strings.TrimPrefix(name, "../../tests/streams/")+"/"+ready, func(t *testing.T) {
 				p := policy(t, ready, "table <local-domains> { \"example.org\" }\n", rules.Observe)
 				var records []*store.Record
-				table := session.NewTable(options(t, lists, &records))
-				table.Use(&session.Settings{Policy: p})
-				h := registered{table, session.Phases(p)}
-				if err := filter.Serve(bytes.NewReader(in), new(bytes.Buffer), h, filter.Options{}); err != nil {
+				table := simulate.NewFilter(options(t, lists, &records))
+				table.Use(&filter.Settings{Policy: p})
+				h := registered{table, smtpd.Requests(filter.Phases(p))}
+				if err := smtpd.Serve(bytes.NewReader(in), new(bytes.Buffer), h, smtpd.Options{}); err != nil {
 					t.Fatal(err)
 				}
 				table.Stop()
@@ -192,45 +196,45 @@ func TestStreams(t *testing.T) {
 	}
 	for stream := range lossy {
 		if !seen[stream] {
-			t.Errorf("%s comes back whole: it need not be excused", stream)
+			t.Errorf("%s is reproduced; remove it from lossy", stream)
 		}
 	}
 }
 
-// registered is a table that is asked only in the phases it wants.
+// registered is a filter that receives only the requests of its policy.
 type registered struct {
-	*session.Table
-	phases []filter.ID
+	*simulate.Filter
+	phases []smtpd.ID
 }
 
-func (r registered) Decide(ev *filter.Event) filter.Reply {
+func (r registered) Decide(ev *smtpd.Event) smtp.Answer {
 	if !slices.Contains(r.phases, ev.ID) {
-		return filter.Reply{}
+		return smtp.Answer{}
 	}
-	return r.Table.Decide(ev)
+	return r.Filter.Decide(ev)
 }
 
-// day is a day of honest clients and of some others.
-func day(n int) iter.Seq[sim.Session] {
-	return sim.Merge(sim.Day(1, n), sim.Merge(
-		sim.Harvest(sim.Attack{Start: sim.Midnight.Add(time.Hour), Every: 3 * time.Minute, Sessions: 200, Each: 9}),
-		sim.Guess(sim.Attack{Start: sim.Midnight.Add(2 * time.Hour), Every: time.Minute, Sessions: 200, Each: 12}),
+// day returns a day of legitimate clients, a directory harvest and brute force.
+func day(n int) iter.Seq[simulate.Session] {
+	return simulate.Merge(simulate.Day(1, n), simulate.Merge(
+		simulate.Harvest(simulate.Attack{Start: simulate.Midnight.Add(time.Hour), Every: 3 * time.Minute, Sessions: 200, Each: 9}),
+		simulate.Guess(simulate.Attack{Start: simulate.Midnight.Add(2 * time.Hour), Every: time.Minute, Sessions: 200, Each: 12}),
 	))
 }
 
-// live lets the sessions of a day come to a policy, and returns the records in
+// live plays sessions of a simulated day to a policy and returns the records in
 // the order of the store.
-func live(t testing.TB, lists *lookup.Lists, p *rules.Policy, sessions iter.Seq[sim.Session]) (records []*store.Record) {
+func live(t testing.TB, lists *lookup.Lists, p *rules.Policy, sessions iter.Seq[simulate.Session]) (records []*store.Record) {
 	t.Helper()
 	return liveWith(t, options(t, lists, &records), p, sessions, &records)
 }
 
-// liveWith is live with other options, which append to all.
-func liveWith(t testing.TB, o session.Options, p *rules.Policy, sessions iter.Seq[sim.Session], all *[]*store.Record) []*store.Record {
+// liveWith is live with other options. Their Record appends to all.
+func liveWith(t testing.TB, o filter.Options, p *rules.Policy, sessions iter.Seq[simulate.Session], all *[]*store.Record) []*store.Record {
 	t.Helper()
-	table := session.NewTable(o)
-	table.Use(&session.Settings{Policy: p})
-	if _, err := sim.Play(table, session.Phases(p), sessions); err != nil {
+	table := simulate.NewFilter(o)
+	table.Use(&filter.Settings{Policy: p})
+	if _, err := simulate.Play(table, smtpd.Requests(filter.Phases(p)), sessions); err != nil {
 		t.Fatal(err)
 	}
 	table.Stop()
@@ -238,8 +242,8 @@ func liveWith(t testing.TB, o session.Options, p *rules.Policy, sessions iter.Se
 	return *all
 }
 
-// TestSame: the policy that was running decides again as it did, in every
-// session of a busy day; so no mail is lost and nobody is spared.
+// TestSame checks that a replay to the recorded policy repeats all decisions of a
+// busy day, so that no mail is lost and no session resumed.
 func TestSame(t *testing.T) {
 	lists := builtin(t)
 	for _, ready := range []string{"standard", "tight"} {
@@ -256,28 +260,28 @@ func TestSame(t *testing.T) {
 					if o.Ended {
 						refused++
 					}
-					if len(o.Lost) > 0 || o.Spared || o.Ended != (o.Refusal.Rule != "") {
+					if len(o.Lost) > 0 || o.Resumed || o.Ended != (o.Refusal.Rule != "") {
 						t.Errorf("session %d: %+v", o.Seq, o)
 					}
 				}
 				if mode == rules.Enforce && refused == 0 {
-					t.Error("nobody was refused: the day tests nothing")
+					t.Error("no session was rejected: the day tests nothing")
 				}
 			})
 		}
 	}
 }
 
-// TestLost: what a policy loses of a day that was recorded without it is what it
-// loses of the day itself, where the clients go on as they like.
+// TestLost checks that a policy loses the same mail in a replay as in the
+// simulated day itself, in which clients react to rejections.
 func TestLost(t *testing.T) {
 	lists := builtin(t)
 	tight := policy(t, "tight", "table <local-domains> { \"example.org\" }\n", rules.Enforce)
-	play := func(p *rules.Policy) ([]*store.Record, []sim.Outcome) {
+	play := func(p *rules.Policy) ([]*store.Record, []simulate.Outcome) {
 		var records []*store.Record
-		table := session.NewTable(options(t, lists, &records))
-		table.Use(&session.Settings{Policy: p})
-		outcomes, err := sim.Play(table, session.Phases(p), day(3000))
+		table := simulate.NewFilter(options(t, lists, &records))
+		table.Use(&filter.Settings{Policy: p})
+		outcomes, err := simulate.Play(table, smtpd.Requests(filter.Phases(p)), day(3000))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -309,19 +313,19 @@ func TestLost(t *testing.T) {
 		}
 	}
 	t.Logf("%d messages lost; %d of %d sessions differ", total, differ, len(free))
-	// Delays change what comes first, and clients leave early when they are
-	// refused: a few may differ.
+	// Delays change the order of sessions, and rejected clients leave early: a few
+	// sessions may differ.
 	if total == 0 || differ*200 > len(free) {
-		t.Errorf("%d of %d sessions came out otherwise than they would", differ, len(free))
+		t.Errorf("%d of %d sessions have another result", differ, len(free))
 	}
 }
 
-// TestJunk: messages that would have been marked are counted, whether the
-// session was marked or they.
+// TestJunk checks that marked messages are counted, whether the policy marks the
+// session or the message.
 func TestJunk(t *testing.T) {
 	lists := builtin(t)
 	free := policy(t, "open", "", rules.Enforce)
-	records := live(t, lists, free, sim.Day(1, 2000))
+	records := live(t, lists, free, simulate.Day(1, 2000))
 	mails := 0
 	for _, r := range records {
 		if r.Dst.Port() == 25 {
@@ -338,28 +342,28 @@ func TestJunk(t *testing.T) {
 				t.Fatalf("%s: lost %+v", phase, o)
 			}
 		}
-		// The friends of a policy and mail for the postmaster are not marked.
+		// Pass statements exempt friends and mail for the postmaster.
 		if junked > mails || junked < mails*95/100 {
 			t.Errorf("%s: %d messages of %d would be marked", phase, junked, mails)
 		}
 	}
 }
 
-// TestLate: a session that lasted longer than the window comes in late, and is
-// played all the same.
+// TestLate checks that a session that lasted longer than the window is played,
+// and counted as late.
 func TestLate(t *testing.T) {
 	lists := builtin(t)
 	p := policy(t, "open", "", rules.Enforce)
-	start := sim.Midnight
+	start := simulate.Midnight
 	record := func(id uint64, start time.Time, length time.Duration) *store.Record {
-		return &store.Record{ID: id, Start: start, End: start.Add(length), Src: netip.MustParseAddrPort("192.0.2.1:1"), Ending: store.EndingDropped}
+		return &store.Record{ID: id, Start: start, End: start.Add(length), Src: netip.MustParseAddrPort("192.0.2.1:1"), Ending: smtp.EndingDropped}
 	}
 	var order []uint64
-	player := replay.New(replay.Options{Settings: &session.Settings{Policy: p}, Table: options(t, lists, new([]*store.Record)),
+	player := replay.New(replay.Options{Settings: &filter.Settings{Policy: p}, Filter: options(t, lists, new([]*store.Record)),
 		Done: func(o *replay.Outcome) { order = append(order, o.Record.ID) }})
 	player.Add(record(1, start.Add(time.Minute), time.Second))
 	player.Add(record(2, start.Add(2*time.Minute), time.Second))
-	player.Add(record(3, start, 9*time.Minute)) // began first
+	player.Add(record(3, start, 9*time.Minute)) // begins first
 	player.Add(record(4, start.Add(20*time.Minute), time.Second))
 	if player.Late() != 0 || len(order) != 1 {
 		t.Errorf("late %d, played %v", player.Late(), order)
@@ -371,18 +375,17 @@ func TestLate(t *testing.T) {
 	}
 }
 
-// FuzzPlay: whatever stands in a record, it is played to its end once, and
-// refuses nobody by itself.
+// FuzzPlay checks that every record is played to its end once.
 func FuzzPlay(f *testing.F) {
 	lists := builtin(f)
 	tight := policy(f, "tight", "", rules.Enforce)
 	for _, kind := range []store.Kind{store.KindGreeting, store.KindHelo, store.KindMail, store.KindRcpt, store.KindData, store.KindCommit,
 		store.KindInput, store.KindFilter, store.KindVerdict, store.KindCommand, store.KindQuit} {
-		step := store.Step{Kind: kind, Text: []byte("reject"), Arg: []byte("rcpt-to"), Result: store.ResultOK, Code: 421}
-		r := &store.Record{Start: sim.Midnight, End: sim.Midnight.Add(time.Second), Src: netip.MustParseAddrPort("192.0.2.1:1"), Ending: store.EndingDropped}
+		step := store.Step{Kind: kind, Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Enforced: true, Text: []byte("reject"), Result: smtp.ResultOK, Code: 421}
+		r := &store.Record{Start: simulate.Midnight, End: simulate.Midnight.Add(time.Second), Src: netip.MustParseAddrPort("192.0.2.1:1"), Ending: smtp.EndingDropped}
 		f.Add(store.AppendRecord(nil, r, store.AppendStep(store.AppendStep(nil, &step, 0), &step, time.Millisecond)))
 	}
-	for _, r := range live(f, lists, tight, sim.Harvest(sim.Attack{Start: sim.Midnight, Every: time.Minute, Sessions: 3, Each: 9})) {
+	for _, r := range live(f, lists, tight, simulate.Harvest(simulate.Attack{Start: simulate.Midnight, Every: time.Minute, Sessions: 3, Each: 9})) {
 		var steps []byte
 		var last time.Duration
 		if err := r.Steps(func(s *store.Step) bool {
@@ -395,7 +398,7 @@ func FuzzPlay(f *testing.F) {
 		f.Add(store.AppendRecord(nil, r, steps))
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {
-		r, err := store.Decode(store.AppendKey(nil, sim.Midnight, 1), value)
+		r, err := store.Decode(store.AppendKey(nil, simulate.Midnight, 1), value)
 		if err != nil {
 			return
 		}
@@ -406,105 +409,25 @@ func FuzzPlay(f *testing.F) {
 	})
 }
 
-// leanLossy are streams that come back with other findings, and why.
-var leanLossy = map[string]string{
-	"auth-submission":         "users are cut in records, so that they differ in another place",
-	"ehlo-inside-transaction": "that a client changes its name is not looked for with lean detail",
-	"multi-message":           "the same",
-	"odd-addresses":           "whether smtpd refused an address without asking us",
-	"relay-probe":             "the same",
-}
-
-// TestLeanStreams: what was recorded with lean detail gives the same findings and
-// decisions when it is played again.
-func TestLeanStreams(t *testing.T) {
-	lists := builtin(t)
-	names, err := filepath.Glob("../../tests/streams/7.9/*.in")
-	if err != nil || len(names) < 40 {
-		t.Fatalf("%d streams, %v", len(names), err)
-	}
-	told := make(map[string]bool)
-	for _, id := range session.LeanReports {
-		told[id.String()] = true
-	}
-	found := 0
-	for _, name := range names {
-		in, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var lean []byte
-		for line := range bytes.Lines(in) {
-			if f := bytes.SplitN(line, []byte{'|'}, 6); len(f) < 6 || string(f[0]) != "report" || told[string(f[4])] {
-				lean = append(lean, line...)
-			}
-		}
-		p := policy(t, "tight", "table <local-domains> { \"example.org\" }\n", rules.Observe)
-		var records []*store.Record
-		table := session.NewTable(options(t, lists, &records))
-		table.Lean()
-		table.Use(&session.Settings{Policy: p})
-		if err := filter.Serve(bytes.NewReader(lean), new(bytes.Buffer), registered{table, session.Phases(p)}, filter.Options{}); err != nil {
-			t.Fatal(err)
-		}
-		table.Stop()
-		back, _ := again(t, lists, p, records)
-		played := byStart(back)
-		for id, r := range byStart(records) {
-			b := played[id]
-			if b == nil {
-				t.Errorf("%s: session %s was not played", name, id)
-				continue
-			}
-			got, want := judged(t, b), judged(t, r)
-			found += len(want)
-			switch why := leanLossy[strings.TrimSuffix(filepath.Base(name), ".in")]; {
-			case slices.Equal(got, want):
-			case why != "":
-				t.Logf("%s differs: %s", name, why)
-			default:
-				t.Errorf("%s, session %s: played again:\n%s\nrecorded:\n%s", name, id, strings.Join(got, "\n"), strings.Join(want, "\n"))
-			}
-		}
-	}
-	if found < 100 {
-		t.Errorf("only %d findings and decisions", found)
-	}
-}
-
-// judged are the findings and decisions of a record.
-func judged(t *testing.T, r *store.Record) (list []string) {
-	err := r.Steps(func(s *store.Step) bool {
-		if s.Kind == store.KindFinding || s.Kind == store.KindVerdict {
-			list = append(list, fmt.Sprintf("%d %q %q %v %q %q", s.Kind, s.Text, s.Arg, s.Result, s.Reply, s.Confidence))
-		}
-		return true
-	})
-	if err != nil {
-		t.Error(err)
-	}
-	return list
-}
-
-// TestLostOmitted: messages whose steps were not kept are lost like the others of their
-// session.
+// TestLostOmitted checks that messages with omitted steps are lost with the other
+// messages of their session.
 func TestLostOmitted(t *testing.T) {
 	const mails, kept = 10, 3
 	var steps []byte
 	step := func(s store.Step) { steps = store.AppendStep(steps, &s, time.Millisecond) }
 	text := func(s string) []byte { return []byte(s) }
 	step(store.Step{Kind: store.KindGreeting})
-	step(store.Step{Kind: store.KindHelo, Text: text("mail.example.net"), Arg: text("EHLO"), Result: store.ResultOK})
+	step(store.Step{Kind: store.KindHelo, Text: text("mail.example.net"), Arg: text("EHLO"), Result: smtp.ResultOK})
 	for i := range kept {
-		step(store.Step{Kind: store.KindMail, Text: text("joe@example.net"), Result: store.ResultOK, MsgID: uint32(i + 1)})
-		step(store.Step{Kind: store.KindRcpt, Text: text(fmt.Sprintf("user%d@example.org", i)), Result: store.ResultOK})
-		step(store.Step{Kind: store.KindRcpt, Text: text("second@example.org"), Result: store.ResultOK})
-		step(store.Step{Kind: store.KindData, Result: store.ResultOK})
+		step(store.Step{Kind: store.KindMail, Text: text("joe@example.net"), Result: smtp.ResultOK, MsgID: uint32(i + 1)})
+		step(store.Step{Kind: store.KindRcpt, Text: text(fmt.Sprintf("user%d@example.org", i)), Result: smtp.ResultOK})
+		step(store.Step{Kind: store.KindRcpt, Text: text("second@example.org"), Result: smtp.ResultOK})
+		step(store.Step{Kind: store.KindData, Result: smtp.ResultOK})
 		step(store.Step{Kind: store.KindCommit, Size: 1000})
 	}
-	value := store.AppendRecord(nil, &store.Record{Start: sim.Midnight, End: sim.Midnight.Add(time.Minute), Src: netip.MustParseAddrPort("203.0.113.9:25"),
-		Dst: netip.MustParseAddrPort("192.0.2.25:25"), Ending: store.EndingQuit, Counts: store.Counts{Commands: 42, Mails: mails, RcptOK: 20}, Omitted: 28}, steps)
-	r, err := store.Decode(store.AppendKey(nil, sim.Midnight.Add(time.Minute), 1), value)
+	value := store.AppendRecord(nil, &store.Record{Start: simulate.Midnight, End: simulate.Midnight.Add(time.Minute), Src: netip.MustParseAddrPort("203.0.113.9:25"),
+		Dst: netip.MustParseAddrPort("192.0.2.25:25"), Ending: smtp.EndingQuit, Counts: store.Counts{Commands: 42, Mails: mails, RcptOK: 20}, Omitted: 28}, steps)
+	r, err := store.Decode(store.AppendKey(nil, simulate.Midnight.Add(time.Minute), 1), value)
 	if err != nil {
 		t.Fatal(err)
 	}

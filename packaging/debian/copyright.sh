@@ -1,6 +1,6 @@
 #!/bin/sh
-# Writes the copyright file: our licence, and those of all that is linked into
-# the programs, from where Go keeps it. Run from the project's folder.
+# Print the copyright file: the licence of the project and the licences of all
+# linked modules, from the module cache. Run it in the top directory.
 set -eu
 : "${GO:=go}"
 
@@ -12,6 +12,10 @@ It is distributed under the ISC licence:
 
 END
 sed 's/^\(.\)/    \1/' LICENSE
+echo
+echo "The table of AS numbers is made from data of Route Views (https://www.routeviews.org),"
+echo "IP Geolocation by DB-IP (https://db-ip.com) and the NRO (https://www.nro.net),"
+echo "each under CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/)."
 echo
 echo "The programs contain code of these projects, under these licences."
 go=$($GO env GOROOT)
@@ -29,12 +33,12 @@ go=$($GO env GOROOT)
 		exit 1
 	}
 	printf '\n%s\n\n' "$name"
-	if grep -q '^ *Version 2.0, January 2004' "$file"; then # Debian has it elsewhere
+	if grep -q '^ *Version 2.0, January 2004' "$file"; then # in /usr/share/common-licenses
 		echo "    Copyright by its authors. It is distributed under the Apache License,"
 		echo "    version 2.0, whose text is in /usr/share/common-licenses/Apache-2.0."
 		continue
 	fi
-	# One gives a choice, and the text of the GPL, which Debian has elsewhere: we
-	# take the other licence.
+	# One project offers a choice and includes the GPL: this package uses the
+	# other licence.
 	sed '/^Full text of gpl/ { s,.*,    Its text is in /usr/share/common-licenses/GPL-2.,; q; }; s/^\(.\)/    \1/' "$file"
 done

@@ -8,34 +8,36 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"scanwatch/internal/text"
 )
 
-// The bulk report of AbuseIPDB. Its comments go to the public: they are put
-// together from the sentences below and a number, and hold nothing that came
-// over the network. So there are no recipients, and neither names nor addresses
-// of ours in them.
+// The bulk report of AbuseIPDB. Its comments are public. They contain only the
+// sentences below and a number: no text from the network, no recipients, and no
+// local names or addresses.
 
-// reportAgain is how long AbuseIPDB wants no second report of an address.
+// reportAgain is the minimum interval between two reports of an address that
+// AbuseIPDB accepts.
 const reportAgain = 15 * time.Minute
 
-// mostReports is how many hosts one report may be about: it has 10,000 lines, with
-// the heading, or is refused whole.
-const mostReports = 9_999
+// maxReports is the maximum number of hosts in a report. AbuseIPDB rejects reports
+// of more than 10,000 lines, including the heading.
+const maxReports = 9_999
 
-// reportUntil is how old what is reported may be.
+// reportUntil is the maximum age of a reported offence.
 const reportUntil = 60 * 24 * time.Hour
 
-// An offence is a kind of evidence as AbuseIPDB has it.
+// An offence maps evidence to categories of AbuseIPDB.
 type offence struct {
 	evidence   string
 	categories []int  // 11 spam, 14 port scan, 15 hacking, 17 spoofing, 18 brute force, 20 exploited host
-	words      string // nothing: it is no offence alone
-	banned     bool   // it is one only of who is banned
+	words      string // empty if the evidence alone is not an offence
+	banned     bool   // an offence only of banned hosts
 }
 
-// offences holds every token of rules.Tokens. A host without a name, or with a
-// bad one, is no abuser, and neither is one who was refused, or left. Nor is the
-// telephone with an old password, unless a rule or the operator has had enough.
+// offences contains every token of rules.Tokens. A missing or bad name, a rejected
+// message or an abandoned session is not an offence. A failed login is one only if
+// the host is banned: a phone with an old password also fails.
 var offences = []offence{
 	{"scanner", []int{14}, "scans mail servers", false},
 	{"cloud", nil, "", false},
@@ -47,6 +49,7 @@ var offences = []offence{
 	{"helo-own-address", []int{17}, "greets with the address of the server it talks to", false},
 	{"helo-forged", []int{17}, "greets with a name that is not its own", false},
 	{"helo-localhost", nil, "", false},
+	{"helo-word", nil, "", false},
 	{"helo-invalid", nil, "", false},
 	{"helo-changed", nil, "", false},
 	{"rdns-missing", nil, "", false},
@@ -69,10 +72,12 @@ var offences = []offence{
 	{"no-mail", nil, "", false},
 	{"abandoned", nil, "", false},
 	{"flood", []int{15}, "holds many connections at once", false},
-	{"campaign", nil, "", false},
+	{"backscatter", nil, "", false},
+	{"recipient-flood", nil, "", false},
+	{"account-abuse", nil, "", false}, // an account, not an address, is abused
 }
 
-// offencesOf lists what e is reported for.
+// offencesOf returns the categories and descriptions of the offences of e.
 func offencesOf(e *Entry) (categories []int, words []string) {
 	for i := range offences {
 		o := &offences[i]
@@ -89,8 +94,7 @@ func offencesOf(e *Entry) (categories []int, words []string) {
 	return categories, words
 }
 
-// reportable tells whether e is a host of the internet that was seen to do something AbuseIPDB
-// has a category for.
+// reportable reports whether e is a public host with an offence.
 func reportable(e *Entry) bool {
 	_, words := offencesOf(e)
 	source := netip.PrefixFrom(e.Prefix.Addr(), 32)
@@ -105,7 +109,7 @@ func writeAbuse(w *bufio.Writer, l *List) { abuse(w, l.Entries, l.Made) }
 
 func changeAbuse(w *bufio.Writer, c *Changes) { abuse(w, c.Add, c.Made) }
 
-// abuse writes one line a host.
+// abuse writes a line for each host.
 func abuse(w *bufio.Writer, entries []Entry, made time.Time) {
 	c := csv.NewWriter(w)
 	_ = c.Write([]string{"IP", "Categories", "ReportDate", "Comment"})
@@ -119,11 +123,7 @@ func abuse(w *bufio.Writer, entries []Entry, made time.Time) {
 		for j, n := range categories {
 			numbers[j] = strconv.Itoa(n)
 		}
-		sessions := " SMTP sessions: "
-		if e.Sessions == 1 {
-			sessions = " SMTP session: "
-		}
-		_ = c.Write([]string{e.Host.String(), strings.Join(numbers, ","), utc(e.Last), strconv.Itoa(e.Sessions) + sessions + strings.Join(words, ", ")})
+		_ = c.Write([]string{e.Host.String(), strings.Join(numbers, ","), utc(e.Last), text.Plural(e.Sessions, "SMTP session") + ": " + strings.Join(words, ", ")})
 	}
 	c.Flush()
 }

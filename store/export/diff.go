@@ -11,19 +11,21 @@ import (
 	"time"
 )
 
-// A State is what a consumer was told the last time, so that it can be told
-// what has changed since.
+// A State is the set of entries that a consumer has received. The next changes are
+// relative to it.
 type State struct {
 	Format  string
-	Entries []Told
+	Entries []ExportedEntry
 }
 
-// Told is an entry as a consumer knows it.
-type Told struct {
+// An ExportedEntry is an entry that a consumer has received.
+type ExportedEntry struct {
 	Prefix  netip.Prefix `json:"prefix"`
 	Expires time.Time    `json:"expires"`
-	Last    time.Time    `json:"last,omitzero"` // for formats that tell again
-	Told    time.Time    `json:"told,omitzero"` // the same: when that was
+	// For formats that export active entries repeatedly: the end of the last session
+	// and the time of that export.
+	Last     time.Time `json:"last,omitzero"`
+	Reported time.Time `json:"told,omitzero"`
 }
 
 // stateHead is the first line of a state file.
@@ -36,29 +38,29 @@ type stateHead struct {
 const (
 	stateIs      = "scanwatch export"
 	stateVersion = 1
-	maxState     = 2_000_000 // entries; more than can be exported
+	maxState     = 2_000_000 // maximum number of entries; no export has more
 )
 
-// ReadState reads what WriteState has written.
+// ReadState reads the output of WriteState.
 func ReadState(r io.Reader) (*State, error) {
 	d := json.NewDecoder(bufio.NewReader(r))
 	var head stateHead
 	if err := d.Decode(&head); err != nil || head.Is != stateIs {
-		return nil, errors.New("it is no state of an export")
+		return nil, errors.New("not a state file of an export")
 	}
 	if head.Version != stateVersion {
-		return nil, fmt.Errorf("version %d is not known, only %d is", head.Version, stateVersion)
+		return nil, fmt.Errorf("version %d is unknown; this program reads version %d", head.Version, stateVersion)
 	}
 	s := &State{Format: head.Format}
 	for {
-		var t Told
+		var t ExportedEntry
 		switch err := d.Decode(&t); {
 		case err == io.EOF:
 			return s, nil
 		case err != nil:
 			return nil, fmt.Errorf("entry %d: %w", len(s.Entries)+1, err)
 		case !t.Prefix.IsValid() || t.Prefix != t.Prefix.Masked():
-			return nil, fmt.Errorf("entry %d is no prefix", len(s.Entries)+1)
+			return nil, fmt.Errorf("entry %d is not a prefix", len(s.Entries)+1)
 		case len(s.Entries) == maxState:
 			return nil, fmt.Errorf("more than %d entries", maxState)
 		}
@@ -66,7 +68,7 @@ func ReadState(r io.Reader) (*State, error) {
 	}
 }
 
-// WriteState writes s, one JSON object a line.
+// WriteState writes s as lines of JSON objects.
 func WriteState(w io.Writer, s *State) error {
 	b := bufio.NewWriter(w)
 	e := json.NewEncoder(b)
@@ -77,24 +79,24 @@ func WriteState(w io.Writer, s *State) error {
 	return errors.Join(err, b.Flush())
 }
 
-// Changes are what a consumer has to be told. An entry whose end has moved is
-// in both lists if its format asks for that.
+// Changes are the difference between two exports. If the format has Renew, an entry
+// whose end has changed is in both lists.
 type Changes struct {
 	Made   time.Time
 	Add    []Entry
 	Remove []Entry // only Prefix and Expires are set
 }
 
-// Changes tells whether the format can tell what has changed.
+// Changes reports whether the format supports changes.
 func (f *Format) Changes() bool { return f.change != nil }
 
-// WriteChanges writes what has changed since before, and returns what the
-// consumer knows then. A nil before stands for a consumer that knows nothing.
-func (f *Format) WriteChanges(w io.Writer, l *List, before *State) (after *State, leftOut int, err error) {
+// WriteChanges writes the changes since before. It returns the new state of the
+// consumer and the number of dropped entries. A nil before means a new consumer.
+func (f *Format) WriteChanges(w io.Writer, l *List, before *State) (after *State, dropped int, err error) {
 	if f.change == nil {
-		return nil, 0, fmt.Errorf("%s has no changes: %s", f.Name, f.Ends)
+		return nil, 0, fmt.Errorf("format %s has no changes: entries end %s", f.Name, f.Ends)
 	}
-	some, leftOut := f.fit(l)
+	some, dropped := f.fit(l)
 	b := bufio.NewWriter(w)
 	c, after := f.changes(some, before)
 	if before == nil && f.Whole {
@@ -102,13 +104,13 @@ func (f *Format) WriteChanges(w io.Writer, l *List, before *State) (after *State
 	} else {
 		f.change(b, c)
 	}
-	return after, leftOut, b.Flush()
+	return after, dropped, b.Flush()
 }
 
-// end is when e ends at the consumer.
+// end returns the time at which e ends at the consumer.
 func (f *Format) end(e *Entry, made time.Time) time.Time {
-	if most := made.Add(f.longest); f.longest > 0 && e.Expires.After(most) {
-		return most.UTC()
+	if last := made.Add(f.longest); f.longest > 0 && e.Expires.After(last) {
+		return last.UTC()
 	}
 	return e.Expires.UTC()
 }
@@ -116,37 +118,37 @@ func (f *Format) end(e *Entry, made time.Time) time.Time {
 func (f *Format) changes(l *List, before *State) (*Changes, *State) {
 	c := &Changes{Made: l.Made}
 	after := &State{Format: f.Name}
-	known := map[netip.Prefix]Told{}
+	known := map[netip.Prefix]ExportedEntry{}
 	if before != nil {
 		for _, t := range before.Entries {
 			known[t.Prefix] = t
 		}
 	}
-	remove := func(t Told) {
-		if !f.EndsItself || t.Expires.After(l.Made) { // else it is gone there
+	remove := func(t ExportedEntry) {
+		if !f.EndsItself || t.Expires.After(l.Made) { // otherwise the consumer has already removed the entry
 			c.Remove = append(c.Remove, Entry{Prefix: t.Prefix, Expires: t.Expires})
 		}
 	}
 	for _, e := range l.Entries {
-		now := Told{Prefix: e.Prefix, Expires: f.end(&e, l.Made)}
+		now := ExportedEntry{Prefix: e.Prefix, Expires: f.end(&e, l.Made)}
 		if f.again > 0 {
-			now.Last, now.Told = e.Last.UTC(), l.Made.UTC()
+			now.Last, now.Reported = e.Last.UTC(), l.Made.UTC()
 		}
 		old, ok := known[e.Prefix]
 		delete(known, e.Prefix)
 		half := l.Made.Add(f.longest / 2)
-		full := f.most > 0 && len(c.Add) >= f.most
+		full := f.limit > 0 && len(c.Add) >= f.limit
 		switch {
 		case !ok && full:
-			continue // next time
+			continue // exported with the next changes
 		case !ok:
 			c.Add = append(c.Add, e)
-		case !full && f.again > 0 && e.Last.Sub(old.Last) >= f.again && l.Made.Sub(old.Told) >= f.again:
+		case !full && f.again > 0 && e.Last.Sub(old.Last) >= f.again && l.Made.Sub(old.Reported) >= f.again:
 			c.Add = append(c.Add, e)
 		case f.again > 0:
-			now.Last, now.Told = old.Last, old.Told
+			now.Last, now.Reported = old.Last, old.Reported
 		case now.Expires.Before(e.Expires) && old.Expires.After(half) && !old.Expires.After(e.Expires):
-			now.Expires = old.Expires // it gets more when half of that is over
+			now.Expires = old.Expires // it is renewed after half of the maximum
 		case f.Renew && !old.Expires.Equal(now.Expires):
 			remove(old)
 			c.Add = append(c.Add, e)

@@ -1,8 +1,9 @@
-// Package export writes lists of addresses for firewalls, mail servers and
-// services: one row of Formats each.
+// Package export renders lists of addresses for firewalls, mail servers and
+// services. Each output format is a row of Formats. The package neither selects
+// addresses nor reads records.
 //
-// What an Entry holds may come from the network. Formats show it only through
-// plain, which leaves nothing that any of them could take for syntax.
+// The texts of an Entry can come from the network. Formats must write them through
+// plain, which replaces all characters with a meaning in any format.
 package export
 
 import (
@@ -16,43 +17,43 @@ import (
 	"time"
 )
 
-// An Entry is one host or network that is to be kept away.
+// An Entry is a host or network to block.
 type Entry struct {
 	Prefix       netip.Prefix `json:"prefix"`
 	Kind         Kind         `json:"kind"`
-	Host         netip.Addr   `json:"host,omitzero"`  // within Prefix, that came last; invalid if none is recorded
-	First        time.Time    `json:"first,omitzero"` // when it was seen first and last
-	Last         time.Time    `json:"last,omitzero"`
+	Host         netip.Addr   `json:"host,omitzero"`  // the latest client in Prefix; invalid if unknown
+	First        time.Time    `json:"first,omitzero"` // start of the first session
+	Last         time.Time    `json:"last,omitzero"`  // end of the last session
 	Sessions     int          `json:"sessions"`
 	Evidence     []string     `json:"evidence,omitempty"` // tokens, sorted
 	Organisation string       `json:"organisation,omitempty"`
 	Confidence   string       `json:"confidence"`       // high, medium or low
-	Reason       string       `json:"reason,omitempty"` // the rule that banned it, or the operator's words
+	Reason       string       `json:"reason,omitempty"` // the rule of the ban, or the operator's reason for a manual ban
 	Expires      time.Time    `json:"expires"`
 }
 
-// Kind says why an entry is in the list.
+// Kind is the reason for listing an entry.
 type Kind string
 
-// The kinds.
+// The values of Kind.
 const (
-	Ban   Kind = "ban"   // it is banned
-	Found Kind = "found" // there is evidence against it
+	Ban   Kind = "ban"   // an active ban
+	Found Kind = "found" // evidence in sessions
 )
 
-// A List is what is exported.
+// A List is a list of entries to export.
 type List struct {
-	Entries []Entry   // as Sort leaves them
-	Made    time.Time // entries that have ended by then are not in the list
+	Entries []Entry   // in the order of Sort
+	Made    time.Time // the time of the export
 }
 
-// compare orders prefixes: IPv4 first, then by address, the wider one first.
+// compare orders prefixes: IPv4 before IPv6, then by address, wider prefixes first.
 func compare(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
-// Sort puts entries in order, drops what has ended by l.Made, and makes one of
-// entries of the same prefix: the one that ends last.
+// Sort sorts the entries and drops expired entries. For duplicate prefixes it keeps
+// the entry with the latest end.
 func (l *List) Sort() {
 	l.Entries = slices.DeleteFunc(l.Entries, func(e Entry) bool { return !e.Expires.After(l.Made) })
 	slices.SortStableFunc(l.Entries, func(a, b Entry) int {
@@ -61,8 +62,8 @@ func (l *List) Sort() {
 	l.Entries = slices.CompactFunc(l.Entries, func(a, b Entry) bool { return a.Prefix == b.Prefix })
 }
 
-// Disjoint drops entries that lie within others. One that would last longer
-// than what covers it comes back in the first list after the end of that.
+// Disjoint drops entries within other entries. If the dropped entry ends later, it
+// is in the first list after the end of the covering entry.
 func (l *List) Disjoint() {
 	out := l.Entries[:0]
 	for _, e := range l.Entries {
@@ -74,9 +75,9 @@ func (l *List) Disjoint() {
 	l.Entries = out
 }
 
-// Aggregate drops entries that lie within others and makes one of two that are
-// the halves of a network, again and again. It never covers an address that is
-// not listed, nor for longer: a network made of two ends with the first of them.
+// Aggregate drops entries within other entries and repeatedly merges both halves of
+// a network. It never adds an address or extends an entry: a merged network ends
+// with the first of its halves.
 func (l *List) Aggregate() {
 	var out []Entry
 	for _, e := range l.Entries {
@@ -97,7 +98,7 @@ func (l *List) Aggregate() {
 	l.Entries = out
 }
 
-// halves returns the network that a and b are the halves of.
+// halves returns the network with the halves a and b.
 func halves(a, b netip.Prefix) (netip.Prefix, bool) {
 	if a.Bits() != b.Bits() || a.Bits() < 2 || a.Addr().Is4() != b.Addr().Is4() {
 		return netip.Prefix{}, false
@@ -106,14 +107,13 @@ func halves(a, b netip.Prefix) (netip.Prefix, bool) {
 	return parent, err == nil && a != b && parent.Contains(b.Addr())
 }
 
-// confidences are the degrees of confidence, the least first.
+// confidences are the levels of confidence in ascending order.
 var confidences = []string{"low", "medium", "high"}
 
-// Confidence returns the rank of a degree of confidence, 0 for none of that
-// name.
+// Confidence returns the rank of a level of confidence, or 0 for an unknown one.
 func Confidence(name string) int { return slices.Index(confidences, name) + 1 }
 
-// join makes e the entry of parent, which is e and b.
+// join turns e into the entry of parent, the network with the halves e and b.
 func (e *Entry) join(b *Entry, parent netip.Prefix) {
 	e.Prefix = parent
 	if e.First.IsZero() || !b.First.IsZero() && b.First.Before(e.First) {
@@ -143,21 +143,13 @@ func (e *Entry) join(b *Entry, parent netip.Prefix) {
 	e.Evidence = slices.Compact(all)
 }
 
-// host writes a prefix as an address, if it is one.
-func host(p netip.Prefix) string {
-	if p.IsSingleIP() {
-		return p.Addr().String()
-	}
-	return p.String()
-}
-
-// utc writes a time as all formats do that let us choose.
+// utc formats t for all formats that do not prescribe a layout.
 func utc(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 
-// left is how many whole seconds e lasts from at on, at least one.
+// left returns the time until e ends in seconds, at least 1.
 func (e *Entry) left(at time.Time) int64 { return max(int64(e.Expires.Sub(at)/time.Second), 1) }
 
-// why says in a few plain words what is held against e.
+// why returns the reasons for e as plain text.
 func (e *Entry) why() string {
 	var parts []string
 	if e.Organisation != "" {
@@ -169,10 +161,11 @@ func (e *Entry) why() string {
 	if len(e.Evidence) > 0 {
 		parts = append(parts, plain(strings.Join(e.Evidence, ",")))
 	}
-	return cut(strings.Join(parts, ", "), maxWhy)
+	why := strings.Join(parts, ", ")
+	return why[:min(len(why), maxWhy)]
 }
 
-// note is the comment on e where a format takes one.
+// note returns the comment on e.
 func (e *Entry) note() string {
 	text := "until " + utc(e.Expires)
 	if why := e.why(); why != "" {
@@ -181,20 +174,18 @@ func (e *Entry) note() string {
 	return text
 }
 
-// maxWhy is how long what is held against an entry may get, in bytes.
+// maxWhy is the maximum length of the reasons in bytes.
 const maxWhy = 160
 
-func cut(s string, n int) string { return s[:min(len(s), n)] }
-
-// plain leaves of a text only what is no syntax in any format, in a comment or
-// between quotes: ASCII letters and digits, the blank, and . , _ - and @ between
-// them. Everything else becomes an underscore.
+// plain replaces characters that have a meaning in any format, in a comment or
+// between quotes. ASCII letters, digits, spaces and . , _ - are safe; others become
+// underscores.
 func plain(s string) string {
-	b := []byte(cut(s, maxWhy))
+	b := []byte(s[:min(len(s), maxWhy)])
 	for i, c := range b {
 		switch {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte(" .,_", c) >= 0:
-		case c == '-' && i > 0 && b[i-1] != '-': // "--" begins a comment in Lua
+		case c == '-' && i > 0 && b[i-1] != '-': // "--" starts a comment in Lua
 		default:
 			b[i] = '_'
 		}
@@ -202,21 +193,22 @@ func plain(s string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// Write writes l in the format f. Entries that f cannot express, or that are too
-// many for it, are left out, and counted.
-func (f *Format) Write(w io.Writer, l *List) (leftOut int, err error) {
-	some, leftOut := f.fit(l)
-	if over := len(some.Entries) - f.most; f.most > 0 && over > 0 { // the oldest go
+// Write writes l in format f. It returns the number of dropped entries, which f
+// cannot express or which exceed its limit.
+func (f *Format) Write(w io.Writer, l *List) (dropped int, err error) {
+	some, dropped := f.fit(l)
+	if over := len(some.Entries) - f.limit; f.limit > 0 && over > 0 { // drop the oldest
 		slices.SortStableFunc(some.Entries, func(a, b Entry) int { return b.Last.Compare(a.Last) })
-		some.Entries = some.Entries[:f.most]
-		leftOut += over
+		some.Entries = some.Entries[:f.limit]
+		dropped += over
 	}
 	b := bufio.NewWriter(w)
 	f.write(b, some)
-	return leftOut, b.Flush()
+	return dropped, b.Flush()
 }
 
-// fit returns what of l the format can express.
+// fit returns the entries that the format can express and the number of other
+// entries.
 func (f *Format) fit(l *List) (*List, int) {
 	some := &List{Made: l.Made, Entries: make([]Entry, 0, len(l.Entries))}
 	for i := range l.Entries {
@@ -224,11 +216,11 @@ func (f *Format) fit(l *List) (*List, int) {
 			some.Entries = append(some.Entries, *e)
 		}
 	}
-	leftOut := len(l.Entries) - len(some.Entries)
+	dropped := len(l.Entries) - len(some.Entries)
 	if f.Disjoint {
 		some.Disjoint()
 	}
-	return some, leftOut
+	return some, dropped
 }
 
 func (f *Format) takes(e *Entry) bool {
@@ -241,18 +233,7 @@ func (f *Format) takes(e *Entry) bool {
 	return true
 }
 
-// FormatByName finds a format; it returns nil if there is none of that name.
-func FormatByName(name string) *Format {
-	all := Formats()
-	for i := range all {
-		if all[i].Name == name {
-			return &all[i]
-		}
-	}
-	return nil
-}
-
-// heading writes the lines that say what a file is.
+// heading writes comment lines with the origin and use of a file.
 func heading(w *bufio.Writer, mark string, f string, l *List, more ...string) {
 	fmt.Fprintf(w, "%s scanwatch export %s, made %s, %d entries\n", mark, f, utc(l.Made), len(l.Entries))
 	for _, line := range more {

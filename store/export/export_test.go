@@ -58,13 +58,13 @@ func TestFormats(t *testing.T) {
 		f := &all[i]
 		t.Run(f.Name, func(t *testing.T) {
 			var b bytes.Buffer
-			leftOut, err := f.Write(&b, sample())
+			dropped, err := f.Write(&b, sample())
 			if err != nil {
 				t.Fatal(err)
 			}
-			fmt.Fprintf(&b, "-- left out: %d\n", leftOut)
-			if f.Changes() != (f.Ends != replaced) && f.Name != "plain" && f.Name != "json" {
-				t.Errorf("changes %v, but an entry ends because %s", f.Changes(), f.Ends)
+			fmt.Fprintf(&b, "-- dropped: %d\n", dropped)
+			if f.Changes() != (f.Ends != nextFile) && f.Name != "plain" && f.Name != "json" {
+				t.Errorf("changes %v, but entries end %s", f.Changes(), f.Ends)
 			}
 			if f.Changes() {
 				next := sample()
@@ -74,7 +74,7 @@ func TestFormats(t *testing.T) {
 				next.Sort()
 				_, state := f.changes(first(f.fit(sample())), nil)
 				for i := range state.Entries { // 20 minutes ago
-					if told := &state.Entries[i].Told; !told.IsZero() {
+					if told := &state.Entries[i].Reported; !told.IsZero() {
 						*told = told.Add(-20 * time.Minute)
 					}
 				}
@@ -247,7 +247,7 @@ func TestAbuseIPDB(t *testing.T) {
 	l.Entries = append(l.Entries, entryOf("192.0.2.98/32", time.Hour, "rdns-missing"), old)
 	l.Sort()
 	var b bytes.Buffer
-	state, leftOut, err := f.WriteChanges(&b, l, nil)
+	state, dropped, err := f.WriteChanges(&b, l, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,8 +259,8 @@ func TestAbuseIPDB(t *testing.T) {
 		{"192.0.2.8", "18", "2026-11-02T11:00:00Z", "2 SMTP sessions: fails to log in"},
 		{"198.51.101.10", "11,15", "2026-11-02T11:00:00Z", "2 SMTP sessions: guesses recipients"},
 		{"2001:db8:0:7::1", "14", "2026-11-02T11:00:00Z", "2 SMTP sessions: speaks HTTP to a mail server"}}
-	if !reflect.DeepEqual(rows, want) || leftOut != 3 {
-		t.Errorf("got %q, %d left out; want %q", rows, leftOut, want)
+	if !reflect.DeepEqual(rows, want) || dropped != 3 {
+		t.Errorf("got %q, %d dropped; want %q", rows, dropped, want)
 	}
 	at := slices.IndexFunc(l.Entries, func(e Entry) bool { return e.Prefix.Addr() == netip.MustParseAddr("192.0.2.7") })
 	for _, c := range []struct {
@@ -390,8 +390,8 @@ func TestMostReports(t *testing.T) {
 		t.Errorf("%d of %d are told", len(told), n)
 	}
 	b.Reset()
-	leftOut, err := f.Write(&b, l)
-	if lines := strings.Count(b.String(), "\n"); err != nil || lines != 10_000 || leftOut != n-9_999 || !strings.Contains(b.String(), "\n11.0.97.168,") || strings.Contains(b.String(), "\n11.0.0.1,") {
-		t.Errorf("%d lines, %d left out, %v", lines, leftOut, err)
+	dropped, err := f.Write(&b, l)
+	if lines := strings.Count(b.String(), "\n"); err != nil || lines != 10_000 || dropped != n-9_999 || !strings.Contains(b.String(), "\n11.0.97.168,") || strings.Contains(b.String(), "\n11.0.0.1,") {
+		t.Errorf("%d lines, %d dropped, %v", lines, dropped, err)
 	}
 }

@@ -6,31 +6,33 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"scanwatch/internal/text"
 )
 
-// mailColumns is how wide a letter is (RFC 3676 section 4.2 asks for 78 or less).
+// mailColumns is the line width of a message. RFC 3676 section 4.2 allows 78.
 const mailColumns = 72
 
-// Nothing tells whether there is nothing to tell: no problem, no refusal that may
-// have hit good mail, no finding, and nothing that a rule did.
-func (s *Summary) Nothing() bool {
-	return len(s.Problems) == 0 && s.Summed == 0 && s.NotKept.Sessions == 0 && len(s.Doubts) == 0 && len(s.Rules) == 0 && s.Remote.Found == 0
+// Empty reports whether the summary has no problem, possible false positive, finding
+// or decision of a rule.
+func (s *Summary) Empty() bool {
+	return len(s.Problems) == 0 && s.Aggregated == 0 && s.NotKept.Sessions == 0 && len(s.Suspects) == 0 && len(s.Rules) == 0 && s.Remote.Found == 0
 }
 
-// Mail writes the summary as a letter for people, 72 columns wide, with times in
-// zone: problems first, then refusals that may have hit good mail, then findings.
+// Mail writes the summary as a message of 72 columns: problems, possible false
+// positives, findings. Times are in zone.
 func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
 	var b strings.Builder
 	const layout = "2006-01-02 15:04"
-	problems := append(slices.Clone(s.Problems), s.sampled()...)
+	problems := append(slices.Clone(s.Problems), s.notes()...)
 	head := "No problems"
 	if n := len(problems); n > 0 {
-		head = plural(n, "problem", "problems")
+		head = text.Plural(n, "problem")
 	}
-	if n := len(s.Doubts) + s.More["doubts"]; n > 0 {
-		head += "; " + plural(n, "host", "hosts") + " turned away that may have had good mail"
+	if hosts := s.SuspectHosts.String(); hosts != "" {
+		head += "; possible false positives: " + hosts
 	}
-	wrapTo(&b, fmt.Sprintf("%s; findings in %d of %s.", head, s.Remote.Found, plural(s.Remote.Sessions, "session", "sessions")), 0, mailColumns)
+	wrapTo(&b, fmt.Sprintf("%s; findings in %d of %s.", head, s.Remote.Found, text.Plural(s.Remote.Sessions, "session")), 0, mailColumns)
 	fmt.Fprintf(&b, "From %s to %s.\n", s.Since.In(zone).Format(layout), s.Until.In(zone).Format(layout+" -0700"))
 
 	if len(problems) > 0 {
@@ -39,29 +41,23 @@ func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
 			wrapTo(&b, "  ! "+p, 4, mailColumns)
 		}
 	}
-	s.doubts(&b, zone, mailColumns)
+	s.writeSuspects(&b, zone, mailColumns)
 
 	section(&b, "Mail", s.Remote.Sessions+s.Authenticated.Sessions+s.Local.Sessions)
-	line := func(who string, t *Totals) {
+	line := func(name string, t *Totals) {
 		if t.Sessions > 0 {
-			wrapTo(&b, fmt.Sprintf("  %-12s %s, %s; recipients: %d accepted, %d refused, %d put off", who, plural(t.Sessions, "session", "sessions"),
-				plural(t.Mails, "message", "messages"), t.RcptOK, t.RcptPermfail, t.RcptTempfail), 15, mailColumns)
+			wrapTo(&b, fmt.Sprintf("  %-14s %s, %s; recipients: %d accepted, %d rejected, %d deferred", name, text.Plural(t.Sessions, "session"),
+				text.Plural(t.Mails, "message"), t.RcptOK, t.RcptPermfail, t.RcptTempfail), 17, mailColumns)
 		}
 	}
 	line("other hosts", &s.Remote)
-	line("logged in", &s.Authenticated)
+	line("authenticated", &s.Authenticated)
 	line("local", &s.Local)
 	if n := s.Remote.AuthFail + s.Remote.AuthRefused; n > 0 {
-		wrapTo(&b, fmt.Sprintf("  %-12s %s to log in that failed", "other hosts", plural(n, "attempt", "attempts")), 15, mailColumns)
+		wrapTo(&b, fmt.Sprintf("  %-14s %s", "other hosts", text.Plural(n, "failed login")), 17, mailColumns)
 	}
 
-	if section(&b, "Rules", len(s.Rules)) {
-		rowTo(&b, "      done observed     bans   spared  rule", mailColumns)
-		for _, x := range s.Rules {
-			rowTo(&b, fmt.Sprintf("  %8d %8d %8d %8d  %s", x.Done, x.Observed, x.Bans, x.Spared, x.Rule), mailColumns)
-		}
-		s.rest(&b, "rules")
-	}
+	s.textRules(&b, mailColumns)
 	count := func(list, title string, all []Name) {
 		if section(&b, title, len(all)) {
 			for _, n := range all {
@@ -70,7 +66,7 @@ func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
 			s.rest(&b, list)
 		}
 	}
-	count("evidence", "Sessions by what was found", s.Evidence)
+	count("evidence", "Sessions by evidence", s.Evidence)
 	count("organisations", "Sessions by organisation", s.Organisations)
 	if s.Remote.Found > 0 && section(&b, "Networks with most sessions", len(s.Networks)) {
 		rowTo(&b, "  sessions findings  network", mailColumns)
@@ -83,36 +79,36 @@ func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
 	return err
 }
 
-// doubts lists the refusals that may have hit good mail.
-func (s *Summary) doubts(b *strings.Builder, zone *time.Location, columns int) {
-	if !section(b, "Turned away, and may have had good mail", len(s.Doubts)) {
+// writeSuspects lists the possible false positives.
+func (s *Summary) writeSuspects(b *strings.Builder, zone *time.Location, columns int) {
+	if !section(b, "Possible false positives", len(s.Suspects)) {
 		return
 	}
-	for i := range s.Doubts {
-		d := &s.Doubts[i]
+	for i := range s.Suspects {
+		d := &s.Suspects[i]
 		rowTo(b, "  "+d.Address+" "+d.RDNS, columns)
-		text := "    rule " + d.Rule + " " + d.refusals()
-		text += ", the last on " + d.Last.In(zone).Format("2006-01-02 15:04")
+		line := "    rule " + d.Rule + " " + d.refusals()
+		line += ", the last on " + d.Last.In(zone).Format("2006-01-02 15:04")
 		if d.Sender != "" {
-			text += ", from <" + d.Sender + ">"
+			line += ", from <" + d.Sender + ">"
 		}
-		text += "; " + d.Why
+		line += "; " + d.Why
 		if d.Mails > 0 {
-			text += fmt.Sprintf(" (%s)", plural(d.Mails, "message", "messages"))
+			line += fmt.Sprintf(" (%s)", text.Plural(d.Mails, "message"))
 		}
-		wrapTo(b, text, 4, columns)
+		wrapTo(b, line, 4, columns)
 		rowTo(b, "    scanwatch why "+d.Session, columns)
 	}
-	s.rest(b, "doubts")
+	s.rest(b, "possible_false_positives")
 }
 
-// refusals says how many sessions the rule refused.
-func (d *Doubt) refusals() string {
+// refusals describes the number of sessions that the rule rejected.
+func (d *SuspectRefusal) refusals() string {
 	switch {
 	case d.Observed == 0:
-		return "refused " + plural(d.Refused, "session", "sessions")
+		return "rejected " + text.Plural(d.Refused, "session")
 	case d.Refused == 0:
-		return "would have refused " + plural(d.Observed, "session", "sessions")
+		return "would have rejected " + text.Plural(d.Observed, "session")
 	}
-	return fmt.Sprintf("refused %s, and would have %d", plural(d.Refused, "session", "sessions"), d.Observed)
+	return fmt.Sprintf("rejected %s and would have rejected %d", text.Plural(d.Refused, "session"), d.Observed)
 }

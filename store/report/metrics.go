@@ -7,24 +7,22 @@ import (
 	"strings"
 )
 
-// A Metric is one family of numbers for Prometheus.
+// A Metric is a Prometheus metric family.
 type Metric struct {
-	Name    string // a counter's ends in _total
+	Name    string // ends in _total for a counter
 	Help    string
-	Counter bool // it only grows, as long as the filter runs; else a gauge
+	Counter bool // a counter since the start of the filter, not a gauge
 	Samples []Sample
 }
 
-// A Sample is one number. Labels are pairs of a name and a value; values are
-// text as it is shown to people.
+// A Sample is one value. Labels alternates names and printable values.
 type Sample struct {
 	Labels []string
 	Value  float64
 }
 
-// Metrics writes metrics in the text format of Prometheus, version 0.0.4, which
-// the textfile collector of its node exporter reads. A metric without samples is
-// left out.
+// Metrics writes metrics in the text format of Prometheus, version 0.0.4, for the
+// textfile collector of the node exporter. Metrics without samples are omitted.
 func Metrics(w io.Writer, all []Metric) error {
 	var b strings.Builder
 	help := strings.NewReplacer(`\`, `\\`, "\n", `\n`)
@@ -60,25 +58,26 @@ func Metrics(w io.Writer, all []Metric) error {
 	return err
 }
 
-// Metrics returns what only a report can tell of the last day. All of it are
-// gauges: the day moves. Labels have the rules that the summary lists, and nothing
-// that a stranger can choose.
+// Metrics returns the metrics of a report about the last day. All are gauges,
+// because the period moves. The only text in labels is names of rules, never text of
+// a client.
 func (s *Summary) Metrics() []Metric {
 	const day = "scanwatch_last_day_"
 	one := func(n int) []Sample { return []Sample{{nil, float64(n)}} }
-	decided := Metric{Name: day + "rule_sessions", Help: "Sessions of the last 24 hours in which a rule did something, of the busiest rules."}
+	decided := Metric{Name: day + "rule_sessions", Help: "Sessions of the last 24 hours in which a rule had an effect, of the most frequent rules."}
 	for _, r := range s.Rules {
 		for _, d := range []struct {
 			action string
 			n      int
-		}{{"done", r.Done}, {"observed", r.Observed}, {"banned", r.Bans}, {"spared", r.Spared}} {
+		}{{"enforced", r.Enforced}, {"observed", r.Observed}, {"banned", r.Bans}, {"exempt", r.Exempt}} {
 			decided.Samples = append(decided.Samples, Sample{[]string{"rule", r.Rule, "action", d.action}, float64(d.n)})
 		}
 	}
 	return []Metric{
-		{Name: "scanwatch_problems", Help: "Problems that a report about the last 24 hours would begin with.", Samples: one(len(s.Problems))},
-		{Name: day + "addresses", Help: "Addresses of remote hosts that came in the last 24 hours.", Samples: one(s.Addresses)},
-		{Name: day + "doubtful_refusals", Help: "Hosts that were turned away in the last 24 hours, or would have been, whose mail may be good.", Samples: one(len(s.Doubts) + s.More["doubts"])},
+		{Name: "scanwatch_problems", Help: "Problems in a report about the last 24 hours.", Samples: one(len(s.Problems))},
+		{Name: day + "addresses", Help: "Addresses of other hosts in the last 24 hours.", Samples: one(s.Addresses)},
+		{Name: day + "possible_false_positives", Help: "Hosts of the last 24 hours that may be false positives, by whether a rejection was enforced.", Samples: []Sample{
+			{[]string{"action", "enforced"}, float64(s.SuspectHosts.Refused)}, {[]string{"action", "observed"}, float64(s.SuspectHosts.Observed)}}},
 		decided,
 	}
 }

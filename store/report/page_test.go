@@ -8,9 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"scanwatch/internal/smtp"
+
 	"golang.org/x/net/html"
 
 	"scanwatch/filter/memory"
+	"scanwatch/internal/text"
 	"scanwatch/store"
 )
 
@@ -43,7 +46,7 @@ func TestPage(t *testing.T) {
 		r    *ReturnSummary
 	}{
 		{"page", refusing(t, 10, "12 sessions were dropped <b>and</b> are not in this report (full=12)"), returned(t)},
-		{"page-empty", NewCollector().Summary(noon.Add(-24*time.Hour), noon, 10, nil), nil},
+		{"page-empty", NewCollector(memory.Number).Summary(noon.Add(-24*time.Hour), noon, 10, nil), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			page := pageOf(t, c.s, c.r)
@@ -203,30 +206,30 @@ func fill(v reflect.Value, text string) {
 func refusing(t *testing.T, top int, problems ...string) *Summary {
 	t.Helper()
 	all := sample(t)
-	c := NewCollector()
+	c := NewCollector(memory.Number)
 	for _, name := range order {
 		if err := c.Add(all[name]); err != nil {
 			t.Fatal(err)
 		}
 	}
-	verdict := func(rule string, done store.Result, reply string) store.Step {
-		return store.Step{Kind: store.KindVerdict, Text: []byte(rule), Arg: []byte("rcpt-to"), Reply: []byte(reply), Result: done}
+	verdict := func(rule string, enforced bool, d smtp.Decision) store.Step {
+		return store.Step{Kind: store.KindVerdict, Text: []byte(rule), Phase: smtp.PhaseRcptTo, Decision: d, Enforced: enforced}
 	}
 	good, scanner := all["good"].Src, all["scanner"].Src
 	for _, r := range []*store.Record{
-		record(t, store.Record{ID: 0x2001, Src: good, RDNS: []byte("mail.example.com"), FCrDNS: store.FCrDNSPass, End: noon.Add(-time.Hour)},
-			mail("alice@example.com"), verdict("clouds", store.ResultOK, "reject 550 5.7.1 no")),
-		record(t, store.Record{ID: 0x2002, Src: good, RDNS: []byte("mail.example.com"), FCrDNS: store.FCrDNSPass, End: noon.Add(-2 * time.Hour)},
-			verdict("clouds", store.ResultNone, "disconnect 550 5.7.1 no"), verdict("clouds", store.ResultNone, "disconnect 550 5.7.1 no")),
-		record(t, store.Record{ID: 0x2003, Src: all["stray"].Src, FCrDNS: store.FCrDNSFail}, verdict("clouds", store.ResultOK, "junk")),
-		record(t, store.Record{ID: 0x2004, Src: scanner, FCrDNS: store.FCrDNSPass},
-			store.Step{Kind: store.KindFinding, Text: []byte("scanner"), Confidence: []byte("high")}, verdict("scanner", store.ResultOK, "disconnect")),
+		record(t, store.Record{ID: 0x2001, Src: good, RDNS: []byte("mail.example.com"), FCrDNS: smtp.FCrDNSPass, End: noon.Add(-time.Hour)},
+			mail("alice@example.com"), verdict("clouds", true, smtp.Reject)),
+		record(t, store.Record{ID: 0x2002, Src: good, RDNS: []byte("mail.example.com"), FCrDNS: smtp.FCrDNSPass, End: noon.Add(-2 * time.Hour)},
+			verdict("clouds", false, smtp.Disconnect), verdict("clouds", false, smtp.Disconnect)),
+		record(t, store.Record{ID: 0x2003, Src: all["stray"].Src, FCrDNS: smtp.FCrDNSFail}, verdict("clouds", true, smtp.Junk)),
+		record(t, store.Record{ID: 0x2004, Src: scanner, FCrDNS: smtp.FCrDNSPass},
+			store.Step{Kind: store.KindFinding, Text: []byte("scanner"), Confidence: []byte("high")}, verdict("scanner", true, smtp.Disconnect)),
 		record(t, store.Record{ID: 0x2005, Src: all["login"].Src, End: noon.Add(-3 * time.Hour)},
-			store.Step{Kind: store.KindAuth, Text: []byte("bob"), Result: store.ResultPass}, verdict("guess", store.ResultOK, "disconnect")),
-		record(t, store.Record{ID: 0x2006, Src: all["relay"].Src, RDNS: []byte(hostile), FCrDNS: store.FCrDNSPass},
-			mail(hostile+"@example.net"), verdict("tight", store.ResultNone, "reject 550 5.7.1 no")),
-		record(t, store.Record{ID: 0x2007, Src: all["harvest"].Src, FCrDNS: store.FCrDNSPass},
-			store.Step{Kind: store.KindFinding, Text: []byte("no-mail"), Confidence: []byte("high")}, verdict("tight", store.ResultOK, "reject 550 5.7.1 no")),
+			store.Step{Kind: store.KindAuth, Text: []byte("bob"), Result: smtp.ResultPass}, verdict("guess", true, smtp.Disconnect)),
+		record(t, store.Record{ID: 0x2006, Src: all["relay"].Src, RDNS: []byte(hostile), FCrDNS: smtp.FCrDNSPass},
+			mail(hostile+"@example.net"), verdict("tight", false, smtp.Reject)),
+		record(t, store.Record{ID: 0x2007, Src: all["harvest"].Src, FCrDNS: smtp.FCrDNSPass},
+			store.Step{Kind: store.KindFinding, Text: []byte("no-mail"), Confidence: []byte("high")}, verdict("tight", true, smtp.Reject)),
 	} {
 		if err := c.Add(r); err != nil {
 			t.Fatal(err)
@@ -242,7 +245,7 @@ func TestMail(t *testing.T) {
 	}{
 		{"mail", refusing(t, 10, "filter-scanwatch is not running (nobody listens on /var/lib/scanwatch/control.sock)")},
 		{"mail-top-1", refusing(t, 1)},
-		{"mail-empty", NewCollector().Summary(noon.Add(-24*time.Hour), noon, 10, nil)},
+		{"mail-empty", NewCollector(memory.Number).Summary(noon.Add(-24*time.Hour), noon, 10, nil)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var b bytes.Buffer
@@ -252,7 +255,7 @@ func TestMail(t *testing.T) {
 			golden(t, c.name, b.Bytes())
 			checkText(t, b.String())
 			for l := range strings.Lines(b.String()) {
-				if width(strings.TrimSuffix(l, "\n")) > mailColumns {
+				if text.Width(strings.TrimSuffix(l, "\n")) > mailColumns {
 					t.Errorf("wide: %s", l)
 				}
 			}
@@ -262,30 +265,34 @@ func TestMail(t *testing.T) {
 
 // TestNothing: a letter is left out only if it would be empty.
 func TestNothing(t *testing.T) {
-	if s := NewCollector().Summary(noon, noon, 1, nil); !s.Nothing() {
+	if s := NewCollector(memory.Number).Summary(noon, noon, 1, nil); !s.Empty() {
 		t.Error("there is something in an empty summary")
 	}
-	if s := NewCollector().Summary(noon, noon, 1, []string{"a problem"}); s.Nothing() {
+	if s := NewCollector(memory.Number).Summary(noon, noon, 1, []string{"a problem"}); s.Empty() {
 		t.Error("a problem is nothing")
 	}
-	c := NewCollector()
+	c := NewCollector(memory.Number)
 	all := sample(t)
 	if err := c.Add(all["good"]); err != nil {
 		t.Fatal(err)
 	}
-	if s := c.Summary(noon, noon, 1, nil); !s.Nothing() {
+	if s := c.Summary(noon, noon, 1, nil); !s.Empty() {
 		t.Error("good mail is something")
 	}
 	if err := c.Add(all["scanner"]); err != nil {
 		t.Fatal(err)
 	}
-	if s := c.Summary(noon, noon, 1, nil); s.Nothing() {
+	if s := c.Summary(noon, noon, 1, nil); s.Empty() {
 		t.Error("a finding is nothing")
 	}
 }
 
 func TestTimeline(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	santiago, err := time.LoadLocation("America/Santiago")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,13 +314,18 @@ func TestTimeline(t *testing.T) {
 		{"a day of 25 hours", time.Date(2026, 10, 24, 0, 0, 0, 0, berlin), time.Date(2026, 10, 29, 23, 0, 0, 0, berlin), []time.Time{
 			time.Date(2026, 10, 25, 22, 59, 0, 0, time.UTC), time.Date(2026, 10, 25, 23, 1, 0, 0, time.UTC)},
 			"00:00:0 00:00:1 00:00:1 00:00:0 00:00:0 00:00:0"},
+		{"a day without midnight", time.Date(2026, 9, 4, 9, 0, 0, 0, santiago), time.Date(2026, 9, 8, 12, 0, 0, 0, santiago), []time.Time{
+			time.Date(2026, 9, 6, 3, 59, 0, 0, time.UTC), time.Date(2026, 9, 6, 4, 0, 0, 0, time.UTC), time.Date(2026, 9, 7, 2, 59, 0, 0, time.UTC), time.Date(2026, 9, 7, 3, 0, 0, 0, time.UTC)},
+			"00:00:0 00:00:1 01:00:2 00:00:1 00:00:0"},
+		{"hours of a zone with half an hour", noon.Add(-7 * time.Hour).In(kolkata), noon, []time.Time{noon.Add(-time.Hour)},
+			"10:00:0 11:00:0 12:00:0 13:00:0 14:00:0 15:00:0 16:00:1 17:00:0"},
 		{"years", time.Time{}, noon, []time.Time{noon.Add(-200 * 24 * time.Hour), noon}, ""},
 		{"nobody", noon.Add(-time.Hour), noon, nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			collector := NewCollector()
+			collector := NewCollector(memory.Number)
 			for _, end := range c.ends {
-				collector.span(end, Span{Sessions: 1, Found: 1})
+				*collector.quarters.at(end) = Span{Sessions: 1, Found: 1}
 			}
 			var got []string
 			sum := 0
@@ -331,18 +343,38 @@ func TestTimeline(t *testing.T) {
 	}
 }
 
-func TestCeiling(t *testing.T) {
-	for n, want := range map[int]int{0: 2, 1: 2, 2: 2, 3: 4, 9: 10, 11: 20, 324: 400, 1000: 1000, 999_999: 1_000_000} {
-		if got := ceiling(n); got != want {
-			t.Errorf("ceiling of %d: got %d, want %d", n, got, want)
+// TestTimeLabels checks the labels of hours on days with a change of the clock.
+func TestTimeLabels(t *testing.T) {
+	for _, c := range []struct{ zone, since, want string }{
+		{"America/Santiago", "2026-09-05T21:00:00Z", "18:00 20:00 22:00 6 Sep 02:00 04:00"}, // 5 September 17:00 to 6 September 5:00
+		{"America/Havana", "2026-11-01T01:00:00Z", "22:00 1 Nov 02:00 04:00 06:00"},
+	} {
+		zone, err := time.LoadLocation(c.zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start, err := time.Parse(time.RFC3339, c.since)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var spans []Span
+		for i := range 12 {
+			spans = append(spans, Span{Start: Time{start.Add(time.Duration(i) * time.Hour)}})
+		}
+		var got []string
+		for _, l := range timeLabels(spans, time.Hour, zone) {
+			got = append(got, l.Text)
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: %q, want %s", c.zone, got, c.want)
 		}
 	}
 }
 
-func TestNumber3(t *testing.T) {
-	for n, want := range map[int]string{0: "0", 999: "999", 1000: "1,000", -1234567: "-1,234,567"} {
-		if got := number3(n); got != want {
-			t.Errorf("got %s, want %s", got, want)
+func TestCeiling(t *testing.T) {
+	for n, want := range map[int]int{0: 2, 1: 2, 2: 2, 3: 4, 9: 10, 11: 20, 324: 400, 1000: 1000, 999_999: 1_000_000} {
+		if got := ceiling(n); got != want {
+			t.Errorf("ceiling of %d: got %d, want %d", n, got, want)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package report
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -11,11 +10,13 @@ import (
 	"strings"
 	"time"
 
+	"scanwatch/internal/text"
 	"scanwatch/store"
+	"scanwatch/store/history"
 )
 
-// returnSteps are the times after which it is counted who has come back. They
-// are the lengths of bans that are worth a choice.
+// returnSteps are the periods for counting returning hosts: the usual lengths of
+// bans.
 var returnSteps = [...]struct {
 	name string
 	time time.Duration
@@ -27,55 +28,60 @@ var returnSteps = [...]struct {
 }
 
 const (
-	// maxReturns is how many hosts are followed for each thing that was found of
-	// them, all added up. One takes 24 bytes, and a host 20 more.
+	// maxReturns is the maximum number of pairs of a host and a class. A pair uses
+	// 24 bytes and a host another 20.
 	maxReturns = 1_000_000
-	// maxClasses is the number of rows: more than there are kinds of evidence.
+	// maxClasses is the maximum number of rows. It exceeds the number of evidence
+	// tokens.
 	maxClasses = 200
 
-	// leastHosts is how many hosts must have been watched for a ban to be
-	// suggested, and fewMore the share of them that is small enough to be let be.
-	leastHosts = 20
-	fewMore    = 0.05
+	// minHosts is the minimum number of hosts for suggesting a ban. fewMore is the
+	// share of hosts that does not justify a longer ban.
+	minHosts = 20
+	fewMore  = 0.05
 )
 
-// The rows that are not about one kind of evidence.
+// Classes that are not evidence.
 const (
 	classBanned = iota
 	classObserved
 	classFound
 )
 
-// Returns counts which hosts come back after they were first banned or found, in
-// bounded memory. Records must come in the order in which sessions ended.
+// Returns counts the hosts that return after their first ban or finding, in bounded
+// memory. Records must be added in the order of their ends.
 type Returns struct {
 	source  func(netip.Addr) uint64
-	most    int
+	limit   int
 	classes []string
-	hosts   map[uint64]int32 // the newest of its entries
+	hosts   map[uint64]int32 // the newest entry of each host
 	entries []returnEntry
 	first   time.Time // end of the first session
-	missed  int
+	dropped int
 }
 
-// returnEntry is a host of which something was found. The entries of one host
-// are a list.
+// A returnEntry is a host in a class. The entries of a host form a linked list.
 type returnEntry struct {
 	class uint8
-	next  int32         // -1 at the end
-	at    int64         // end of the session in which it was found first, microseconds
-	after time.Duration // from there to the start of the next session; never if there was none
+	next  int32         // index of the next entry; -1 at the end
+	at    int64         // end of the first session in the class, in microseconds since 1970
+	after time.Duration // time until the next session started; never if there was none
 }
 
 const never = time.Duration(math.MaxInt64)
 
-// NewReturns returns an empty Returns. Source is a number for what one host is
-// known by.
+// NewReturns returns an empty Returns. Source returns the identity of a host.
 func NewReturns(source func(netip.Addr) uint64) *Returns {
-	return &Returns{source: source, most: maxReturns, classes: []string{"banned", "banned, observed only", "any finding"}, hosts: map[uint64]int32{}}
+	return &Returns{source: source, limit: maxReturns, classes: []string{"banned", "banned, observed only", "any finding"}, hosts: map[uint64]int32{}}
 }
 
-// Add counts a session. Nothing refers to r afterwards.
+// Visitor returns the visitor that adds all records to c. Its error means a record
+// with corrupt steps.
+func (c *Returns) Visitor() history.Visitor {
+	return history.Visitor{Kinds: store.KindsOf(store.KindBan, store.KindFinding), Session: c.Add, Sum: c.Add}
+}
+
+// Add counts a session. It does not retain r.
 func (c *Returns) Add(r *store.Record) error {
 	if c.first.IsZero() {
 		c.first = r.End
@@ -90,14 +96,14 @@ func (c *Returns) Add(r *store.Record) error {
 	}
 	for i := head; i >= 0; i = c.entries[i].next {
 		e := &c.entries[i]
-		// A session that was open at the same time is no return.
+		// A concurrent session is not a return.
 		if after := r.Start.Sub(time.UnixMicro(e.at)); after > 0 {
 			e.after = min(e.after, after)
 		}
 	}
 	found := func(class int) {
 		if class < 0 {
-			c.missed++
+			c.dropped++
 			return
 		}
 		for i := head; i >= 0; i = c.entries[i].next {
@@ -105,8 +111,8 @@ func (c *Returns) Add(r *store.Record) error {
 				return
 			}
 		}
-		if len(c.entries) >= c.most {
-			c.missed++
+		if len(c.entries) >= c.limit {
+			c.dropped++
 			return
 		}
 		c.entries = append(c.entries, returnEntry{uint8(class), head, r.End.UnixMicro(), never})
@@ -115,9 +121,9 @@ func (c *Returns) Add(r *store.Record) error {
 	}
 	return r.Steps(func(s *store.Step) bool {
 		switch {
-		case s.Kind == store.KindBan && s.Result == store.ResultOK:
+		case s.Kind == store.KindBan && s.Enforced:
 			found(classBanned)
-		case s.Kind == store.KindBan && len(s.Match) == 0: // nothing spared it
+		case s.Kind == store.KindBan && s.Exempt == "":
 			found(classObserved)
 		case s.Kind == store.KindFinding && string(s.Confidence) != "low":
 			found(classFound)
@@ -127,7 +133,7 @@ func (c *Returns) Add(r *store.Record) error {
 	})
 }
 
-// class is the row of a kind of evidence, or -1 if there are too many.
+// class returns the class of evidence, or -1 at the limit.
 func (c *Returns) class(evidence []byte) int {
 	for i := classFound + 1; i < len(c.classes); i++ {
 		if c.classes[i] == string(evidence) {
@@ -141,47 +147,47 @@ func (c *Returns) class(evidence []byte) int {
 	return len(c.classes) - 1
 }
 
-// A ReturnSummary tells which hosts came back.
+// A ReturnSummary is the report on returning hosts.
 type ReturnSummary struct {
 	Since       Time        `json:"since"`
 	Until       Time        `json:"until"`
 	Problems    []string    `json:"problems"`
 	Rows        []ReturnRow `json:"rows"`
-	NotFollowed int         `json:"not_followed"` // times that something was found when memory was full
+	NotFollowed int         `json:"not_followed"` // findings over the memory limit
 }
 
-// A ReturnRow is about the hosts of which one thing was found.
+// A ReturnRow counts the hosts of a class.
 type ReturnRow struct {
 	Of     string         `json:"of"` // banned, "banned, observed only", "any finding", or a token
 	Hosts  int            `json:"hosts"`
 	Within []ReturnWithin `json:"within"`
 
-	// Ban is the shortest of the steps after which fewer than 5 % of the hosts came
-	// back that had not done so before, "" if too few hosts were watched. Over is
-	// how long the hosts were watched that say so. If AtLeast is set, more than that
-	// still came back in the last step: a longer ban may be worth it.
+	// Ban is the suggested ban: the shortest step after which fewer than 5 % of the
+	// hosts return for the first time. It is empty if there were too few hosts. Over
+	// is the observation period. AtLeast means that hosts still returned in the last
+	// step: a longer ban may be worthwhile.
 	Ban     string `json:"ban,omitempty"`
 	Over    string `json:"watched_for,omitempty"`
 	AtLeast bool   `json:"at_least,omitempty"`
 }
 
-// ReturnWithin is how many hosts came back within a time, of those that were
-// found so long ago that it is known.
+// A ReturnWithin counts the hosts that were observed for a period at least, and the
+// ones that returned within it.
 type ReturnWithin struct {
 	Within   string `json:"within"`
 	Watched  int    `json:"watched"`
 	Returned int    `json:"returned"`
 }
 
-// Summary makes the report of what was added; until is when the last session
-// could have come. A zero since stands for the first session.
+// Summary returns the report. Until is the end of the period. A zero since means the
+// end of the first session.
 func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSummary {
-	s := &ReturnSummary{Since: Time{since}, Until: Time{until}, Problems: append([]string{}, problems...), Rows: []ReturnRow{}, NotFollowed: c.missed}
+	s := &ReturnSummary{Since: Time{since}, Until: Time{until}, Problems: append([]string{}, problems...), Rows: []ReturnRow{}, NotFollowed: c.dropped}
 	if since.IsZero() {
 		s.Since.Time = cmp.Or(c.first, until)
 	}
-	// Of each row and each time that hosts were watched for, how many of them
-	// came back within each time.
+	// For each class and step: the number of hosts that were observed for that step
+	// at least, and how many of these returned within each step.
 	type counts [len(returnSteps)]struct {
 		watched  int
 		returned [len(returnSteps)]int
@@ -205,7 +211,7 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 			}
 		}
 	}
-	first := 0 // row about one kind of evidence
+	first := 0 // the first row of a kind of evidence
 	for class, name := range c.classes {
 		if class == classFound+1 {
 			first = len(s.Rows)
@@ -213,13 +219,13 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 		if hosts[class] == 0 {
 			continue
 		}
-		row := ReturnRow{Of: Printable([]byte(name)), Hosts: hosts[class]}
+		row := ReturnRow{Of: text.Escape(name), Hosts: hosts[class]}
 		for w, step := range returnSteps {
 			n := &rows[class][w]
 			row.Within = append(row.Within, ReturnWithin{step.name, n.watched, n.returned[w]})
-			// The hosts that were watched longest decide, if they are enough; from
-			// the first step alone nobody knows what comes after it.
-			if w > 0 && n.watched >= leastHosts {
+			// The longest observed step with enough hosts decides. The first step
+			// alone is not sufficient.
+			if w > 0 && n.watched >= minHosts {
 				row.suggest(w, n.watched, n.returned)
 			}
 		}
@@ -231,7 +237,7 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 	return s
 }
 
-// suggest finds the ban for hosts that were watched for as long as the given step.
+// suggest sets the ban from the hosts that were observed for the given step.
 func (r *ReturnRow) suggest(longest, watched int, returned [len(returnSteps)]int) {
 	for n := 0; n <= longest; n++ {
 		more := returned[longest] - returned[n]
@@ -242,28 +248,25 @@ func (r *ReturnRow) suggest(longest, watched int, returned [len(returnSteps)]int
 	}
 }
 
-// JSON writes the summary as one object.
+// JSON writes the summary as a JSON object.
 func (s *ReturnSummary) JSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(s)
+	return text.JSON(w, s, "  ")
 }
 
-// Text writes the summary for people, 80 columns wide, with times in zone.
+// Text writes the summary as text of 80 columns, with times in zone.
 func (s *ReturnSummary) Text(w io.Writer, zone *time.Location) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Hosts that came back, from %s to %s\n", s.Since.In(zone).Format("2006-01-02 15:04"), s.Until.In(zone).Format("2006-01-02 15:04 -0700"))
+	fmt.Fprintf(&b, "Returning hosts, from %s to %s\n", s.Since.In(zone).Format("2006-01-02 15:04"), s.Until.In(zone).Format("2006-01-02 15:04 -0700"))
 	for _, p := range s.Problems {
 		wrap(&b, "  ! "+p, 4)
 	}
 	if len(s.Rows) == 0 {
-		b.WriteString("\nNobody was banned or found.\n")
+		b.WriteString("\nno bans or findings\n")
 		_, err := io.WriteString(w, b.String())
 		return err
 	}
-	b.WriteString("\n                                       came back within          suggested\n")
-	fmt.Fprintf(&b, "  %-24s %8s", "of hosts that were", "hosts")
+	b.WriteString("\n                                       returned within           suggested\n")
+	fmt.Fprintf(&b, "  %-24s %8s", "class", "hosts")
 	for _, step := range returnSteps {
 		fmt.Fprintf(&b, "%8s", step.name)
 	}
@@ -271,7 +274,7 @@ func (s *ReturnSummary) Text(w io.Writer, zone *time.Location) error {
 	short, open := false, false
 	for i := range s.Rows {
 		r := &s.Rows[i]
-		line := fmt.Sprintf("  %s %8d", pad(r.Of, 24), r.Hosts)
+		line := fmt.Sprintf("  %s %8d", text.Pad(r.Of, 24), r.Hosts)
 		for _, n := range r.Within {
 			share := "-"
 			if n.Watched > 0 {
@@ -289,15 +292,15 @@ func (s *ReturnSummary) Text(w io.Writer, zone *time.Location) error {
 		row(&b, line+"   "+ban)
 	}
 	b.WriteByte('\n')
-	wrap(&b, fmt.Sprintf("The shares are of the hosts that were first found long enough ago to know. The suggested ban is the shortest after which fewer than %d%% more came back; it takes %d hosts to tell.", int(fewMore*100), leastHosts), 0)
+	wrap(&b, fmt.Sprintf("The shares are those of hosts that were watched for at least the given time. The suggested ban is the shortest after which fewer than %d%% more returned. A suggestion requires %d hosts.", int(fewMore*100), minHosts), 0)
 	if open {
-		wrap(&b, "With >= they were still coming back at the end: a longer ban may be worth it.", 0)
+		wrap(&b, ">= means that hosts still returned in the last step: a longer ban may be worth it.", 0)
 	}
 	if short {
-		wrap(&b, "* The history is too short to tell for 30d.", 0)
+		wrap(&b, "* The history is shorter than 30d.", 0)
 	}
 	if s.NotFollowed > 0 {
-		wrap(&b, fmt.Sprintf("Memory was full: %d times what was found of a host could not be noted. The numbers are of those that were found first.", s.NotFollowed), 0)
+		wrap(&b, fmt.Sprintf("%d findings exceeded the memory limit and are not included.", s.NotFollowed), 0)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

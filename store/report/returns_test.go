@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"scanwatch/internal/text"
 	"scanwatch/store"
 )
 
@@ -29,9 +30,9 @@ func finding(token, confidence string) store.Step {
 }
 
 var (
-	banStep      = store.Step{Kind: store.KindBan, Text: []byte("r"), Result: store.ResultOK}
-	observedStep = store.Step{Kind: store.KindBan, Text: []byte("r"), By: []byte("observe")}
-	sparedStep   = store.Step{Kind: store.KindBan, Text: []byte("r"), Match: []byte("mail")}
+	banStep      = store.Step{Kind: store.KindBan, Text: []byte("r"), Enforced: true}
+	observedStep = store.Step{Kind: store.KindBan, Text: []byte("r")}
+	sparedStep   = store.Step{Kind: store.KindBan, Text: []byte("r"), Exempt: "mail"}
 )
 
 // returning are sessions of a hundred days: 100 hosts that are banned, of which
@@ -88,17 +89,17 @@ func TestReturns(t *testing.T) {
 		"returns":       c.Summary(time.Time{}, until, []string{"a problem"}),
 		"returns-empty": NewReturns(ipv4).Summary(noon.Add(-day), noon, nil),
 	} {
-		var text, json bytes.Buffer
-		if err := s.Text(&text, zone); err != nil {
+		var plain, json bytes.Buffer
+		if err := s.Text(&plain, zone); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.JSON(&json); err != nil {
 			t.Fatal(err)
 		}
-		golden(t, name, text.Bytes())
+		golden(t, name, plain.Bytes())
 		golden(t, name+"-json", json.Bytes())
-		for line := range bytes.Lines(text.Bytes()) {
-			if n := width(string(bytes.TrimRight(line, "\n"))); n > 80 {
+		for line := range bytes.Lines(plain.Bytes()) {
+			if n := text.Width(string(bytes.TrimRight(line, "\n"))); n > 80 {
 				t.Errorf("%d columns: %s", n, line)
 			}
 		}
@@ -126,7 +127,7 @@ func TestReturnsAtTheSameTime(t *testing.T) {
 
 func TestReturnsAreBounded(t *testing.T) {
 	c := NewReturns(ipv4)
-	c.most = 10
+	c.limit = 10
 	for i := range 100 {
 		_ = c.Add(record(t, store.Record{Src: host(i)}, finding("scanner", "high")))
 	}
@@ -138,8 +139,8 @@ func TestReturnsAreBounded(t *testing.T) {
 	for i := range 1000 {
 		_ = c.Add(record(t, store.Record{Src: host(i)}, finding(fmt.Sprint(i), "high")))
 	}
-	if len(c.classes) != maxClasses || c.missed != 1000-(maxClasses-classFound-1) {
-		t.Errorf("%d rows, %d missed", len(c.classes), c.missed)
+	if len(c.classes) != maxClasses || c.dropped != 1000-(maxClasses-classFound-1) {
+		t.Errorf("%d rows, %d missed", len(c.classes), c.dropped)
 	}
 }
 

@@ -2,7 +2,6 @@ package report
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
@@ -10,43 +9,51 @@ import (
 	"strings"
 	"time"
 
+	"scanwatch/internal/text"
 	"scanwatch/store"
+	"scanwatch/store/history"
 )
 
 const (
-	maxScanners       = 2_000 // organisations; the shipped list has some 200
-	maxScannerSources = 1_000 // addresses that are counted one by one, of one of them
-	scannerExamples   = 5     // addresses that are named
+	maxScanners       = 2_000 // organisations; the shipped list has about 200
+	maxScannerSources = 1_000 // distinct addresses of one organisation
+	scannerExamples   = 5     // listed addresses
 )
 
-// An OptOut tells how to ask an organisation not to be scanned.
+// An OptOut is a way to ask an organisation to stop scanning.
 type OptOut struct {
 	Org     string `json:"-"`
-	Kind    string `json:"kind"` // mail, web, or page: one that may help
+	Kind    string `json:"kind"` // mail, web, or page: a page that may help
 	Contact string `json:"contact"`
-	Source  string `json:"source"` // the URL of who says so
-	Date    string `json:"date"`   // when that was looked up
+	Source  string `json:"source"` // URL of the source
+	Date    string `json:"date"`   // day on which the source was checked
 	Note    string `json:"note,omitempty"`
 }
 
-// Scanners counts the visits of known scanning organisations, in bounded memory.
+// Scanners counts the sessions of known scanning organisations in bounded memory.
 type Scanners struct {
-	orgs   map[string]*scanner
-	missed int
+	orgs    map[string]*scanner
+	dropped int
 }
 
 type scanner struct {
 	Scanner
-	seen map[netip.Addr]time.Time // the end of the last session
+	seen map[netip.Addr]time.Time // end of the last session
 }
 
 // NewScanners returns an empty Scanners.
 func NewScanners() *Scanners { return &Scanners{orgs: map[string]*scanner{}} }
 
-// Add counts a session. Nothing refers to r afterwards. What only hints at an
-// organisation is not counted: anybody can call himself after one.
+// Visitor returns the visitor that adds all records to c. Its error means a record
+// with corrupt steps.
+func (c *Scanners) Visitor() history.Visitor {
+	return history.Visitor{Kinds: store.KindsOf(store.KindFinding), Session: c.Add, Sum: c.Add}
+}
+
+// Add counts a session. It does not retain r. It ignores findings of low confidence,
+// because any client can use the name of an organisation.
 func (c *Scanners) Add(r *store.Record) error {
-	var last string // that was counted for this session
+	var last string // the last counted organisation of this session
 	return r.Steps(func(s *store.Step) bool {
 		if s.Kind != store.KindFinding || string(s.Text) != "scanner" || len(s.Org) == 0 || string(s.Confidence) == "low" || string(s.Org) == last {
 			return true
@@ -55,7 +62,7 @@ func (c *Scanners) Add(r *store.Record) error {
 		o := c.orgs[last]
 		if o == nil {
 			if len(c.orgs) >= maxScanners {
-				c.missed++
+				c.dropped++
 				return true
 			}
 			o = &scanner{Scanner{Organisation: last, First: Time{r.End}, Last: Time{r.End}}, map[netip.Addr]time.Time{}}
@@ -78,26 +85,26 @@ func (c *Scanners) Add(r *store.Record) error {
 	})
 }
 
-// A ScannerSummary lists the scanning organisations that came, the busiest first.
-// All texts are printable.
+// A ScannerSummary is the report on scanning organisations, in descending order of
+// sessions. All texts are printable.
 type ScannerSummary struct {
-	Since    Time      `json:"since"`
-	Until    Time      `json:"until"`
-	Problems []string  `json:"problems"`
-	Scanners []Scanner `json:"scanners"`
-	Missed   int       `json:"not_listed,omitempty"` // sessions of organisations for which there was no memory
+	Since     Time      `json:"since"`
+	Until     Time      `json:"until"`
+	Problems  []string  `json:"problems"`
+	Scanners  []Scanner `json:"scanners"`
+	NotListed int       `json:"not_listed,omitempty"` // sessions of organisations over the memory limit
 
-	OptOut bool `json:"-"` // tell how to ask not to be scanned
+	OptOut bool `json:"-"` // include the opt-outs
 }
 
-// A Scanner is an organisation that came.
+// A Scanner counts the sessions of an organisation.
 type Scanner struct {
 	Organisation string          `json:"organisation"`
 	Sessions     int             `json:"sessions"`
 	Addresses    int             `json:"addresses"` // at most 1,000 are counted
 	First        Time            `json:"first"`     // end of the first session
 	Last         Time            `json:"last"`
-	Sources      []ScannerSource `json:"sources"` // the latest few
+	Sources      []ScannerSource `json:"sources"` // the latest ones
 	OptOut       *OptOut         `json:"opt_out,omitempty"`
 }
 
@@ -107,13 +114,12 @@ type ScannerSource struct {
 	Last    Time   `json:"last"`
 }
 
-// Summary makes the report of what was added. Contacts are ways to ask not to be
-// scanned, by organisation; nil if nobody wants to know.
+// Summary returns the report. Contacts are opt-outs by organisation; nil omits them.
 func (c *Scanners) Summary(since, until time.Time, problems []string, contacts map[string]OptOut) *ScannerSummary {
-	s := &ScannerSummary{Since: Time{since}, Until: Time{until}, Problems: append([]string{}, problems...), Scanners: []Scanner{}, Missed: c.missed, OptOut: contacts != nil}
+	s := &ScannerSummary{Since: Time{since}, Until: Time{until}, Problems: append([]string{}, problems...), Scanners: []Scanner{}, NotListed: c.dropped, OptOut: contacts != nil}
 	for org, o := range c.orgs {
 		one := o.Scanner
-		one.Organisation = Printable([]byte(org))
+		one.Organisation = text.Escape(org)
 		one.Addresses = len(o.seen)
 		if contact, ok := contacts[org]; ok {
 			one.OptOut = &contact
@@ -133,15 +139,12 @@ func (c *Scanners) Summary(since, until time.Time, problems []string, contacts m
 	return s
 }
 
-// JSON writes the summary as one object.
+// JSON writes the summary as a JSON object.
 func (s *ScannerSummary) JSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(s)
+	return text.JSON(w, s, "  ")
 }
 
-// letter is what may be sent to those of whom no better way is known.
+// letter is a template for organisations without a known opt-out.
 const letter = `Subject: Please do not scan our networks
 
 To whom it may concern,
@@ -161,7 +164,7 @@ networks are ours. We answer on the address that whois has for them.
 [YOUR NAME, YOUR SITE]
 `
 
-// Text writes the summary for people, 80 columns wide, with times in zone.
+// Text writes the summary as text of 80 columns, with times in zone.
 func (s *ScannerSummary) Text(w io.Writer, zone *time.Location) error {
 	var b strings.Builder
 	const layout = "2006-01-02 15:04"
@@ -179,8 +182,8 @@ func (s *ScannerSummary) Text(w io.Writer, zone *time.Location) error {
 		o := &s.Scanners[i]
 		row(&b, fmt.Sprintf("  %8d %9d  %s %s", o.Sessions, o.Addresses, o.Last.In(zone).Format(layout), o.Organisation))
 	}
-	if s.Missed > 0 {
-		wrap(&b, fmt.Sprintf("Memory was full: %s of other organisations are not listed.", plural(s.Missed, "session", "sessions")), 0)
+	if s.NotListed > 0 {
+		wrap(&b, fmt.Sprintf("Memory was full: %s of other organisations are not listed.", text.Plural(s.NotListed, "session")), 0)
 	}
 	if s.OptOut {
 		s.optOut(&b, zone)
@@ -196,7 +199,7 @@ func (s *ScannerSummary) optOut(b *strings.Builder, zone *time.Location) {
 			fmt.Fprintf(b, "      from %s, last on %s\n", src.Address, src.Last.In(zone).Format("2006-01-02 15:04 -0700"))
 		}
 		if n := o.Addresses - len(o.Sources); n > 0 {
-			fmt.Fprintf(b, "      and from %s\n", plural(n, "other address", "other addresses"))
+			fmt.Fprintf(b, "      and from %s\n", text.Plural(n, "other address", "other addresses"))
 		}
 	}
 	unknown := 0
@@ -208,19 +211,19 @@ func (s *ScannerSummary) optOut(b *strings.Builder, zone *time.Location) {
 			continue
 		}
 		if first {
-			b.WriteString("\nHow to ask not to be scanned\n")
+			b.WriteString("\nOpt-out contacts\n")
 			first = false
 		}
 		about(o)
 		how := map[string]string{"mail": "write to ", "web": "see ", "page": "perhaps "}[o.OptOut.Kind]
-		fmt.Fprintf(b, "      %s%s\n", how, o.OptOut.Contact) // in one piece, to be copied
+		fmt.Fprintf(b, "      %s%s\n", how, o.OptOut.Contact) // one line for copying
 		if o.OptOut.Note != "" {
 			wrap(b, "      "+o.OptOut.Note, 6)
 		}
 		fmt.Fprintf(b, "      says %s (%s)\n", o.OptOut.Source, o.OptOut.Date)
 	}
 	if unknown > 0 {
-		b.WriteString("\nNo way to ask is known of these; try the abuse contact of the address\n")
+		b.WriteString("\nNo opt-out is known; use the abuse contact of the address\n")
 		for i := range s.Scanners {
 			if o := &s.Scanners[i]; o.OptOut == nil {
 				about(o)
@@ -228,6 +231,6 @@ func (s *ScannerSummary) optOut(b *strings.Builder, zone *time.Location) {
 			}
 		}
 	}
-	b.WriteString("\nNobody has to honour such a request, and it tells them who you are. A letter,\nto be filled in:\n\n")
+	b.WriteString("\nSuch a request is not binding and reveals your identity. A template:\n\n")
 	b.WriteString(letter)
 }

@@ -98,7 +98,7 @@ func TestScannersAreBounded(t *testing.T) {
 		visit(0, fmt.Sprint("org ", i))
 	}
 	s := c.Summary(noon, noon, nil, nil)
-	if len(s.Scanners) != maxScanners || s.Missed != 11 || s.Scanners[0].Addresses != maxScannerSources || s.Scanners[0].Sessions != maxScannerSources+10 || len(s.Scanners[0].Sources) != scannerExamples {
-		t.Errorf("%d organisations, %d missed, the first %+v", len(s.Scanners), s.Missed, s.Scanners[0])
+	if len(s.Scanners) != maxScanners || s.NotListed != 11 || s.Scanners[0].Addresses != maxScannerSources || s.Scanners[0].Sessions != maxScannerSources+10 || len(s.Scanners[0].Sources) != scannerExamples {
+		t.Errorf("%d organisations, %d missed, the first %+v", len(s.Scanners), s.NotListed, s.Scanners[0])
 	}
 }

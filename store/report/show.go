@@ -6,18 +6,23 @@ import (
 	"strings"
 	"time"
 
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
 	"scanwatch/store"
 )
 
-// Show writes one session as a story, with times in zone.
+// Show writes a session as a transcript, with times in zone.
 func Show(w io.Writer, v *View, zone *time.Location) error {
 	var b strings.Builder
 	head := func(name, format string, args ...any) {
 		wrap(&b, fmt.Sprintf("%-10s", name)+fmt.Sprintf(format, args...), 10)
 	}
 	head("Session", "%s", v.Session)
-	if v.Sum > 0 {
-		head("Sum", "of %s of this address, which came too often to be recorded one by one; what follows is of all of them, and what changed of the last", plural(int(v.Sum), "session", "sessions"))
+	switch {
+	case v.Sources > 0:
+		head("Sum", "%s of about %s; counts are totals", text.Plural(v.Sum, "session"), text.Plural(v.Sources, "host"))
+	case v.Sum > 0:
+		head("Sum", "%s of this host; counts are totals, other values those of the last session", text.Plural(v.Sum, "session"))
 	}
 	head("From", "%s", v.from())
 	if v.Dst != "" {
@@ -26,10 +31,10 @@ func Show(w io.Writer, v *View, zone *time.Location) error {
 	head("Start", "%s", v.Start.In(zone).Format("2006-01-02 15:04:05.000 -0700"))
 	head("End", "after %s: %s", duration(Seconds(v.End.Sub(v.Start.Time))), endings(v.Ending))
 	c := &v.Counts
-	head("Commands", "%d, of these %d failed and %d unknown", c.Commands, c.Failed, c.Unknown)
-	head("Mail", "%s accepted; recipients: %d accepted, %d refused, %d put off", plural(int(c.Mails), "message", "messages"), c.RcptOK, c.RcptPermfail, c.RcptTempfail)
+	head("Commands", "%d, of which %d failed and %d were unknown", c.Commands, c.Failed, c.Unknown)
+	head("Mail", "%s accepted; recipients: %d accepted, %d rejected, %d deferred", text.Plural(c.Mails, "message"), c.RcptOK, c.RcptPermfail, c.RcptTempfail)
 	if c.AuthPass+c.AuthFail+c.AuthRefused > 0 {
-		head("AUTH", "%d succeeded, %d failed, %d not taken up", c.AuthPass, c.AuthFail, c.AuthRefused)
+		head("AUTH", "%d succeeded, %d failed, %d rejected", c.AuthPass, c.AuthFail, c.AuthRefused)
 	}
 	for i := range v.Finding {
 		head("Finding", "%s", v.Finding[i].line())
@@ -38,26 +43,76 @@ func Show(w io.Writer, v *View, zone *time.Location) error {
 
 	for i := range v.steps {
 		s := &v.steps[i]
-		k := kinds[store.KindNone]
-		if int(s.kind) < len(kinds) {
-			k = kinds[s.kind]
-		}
-		for n, line := range k(s) {
+		for n, line := range v.lines(s) {
 			stamp := ""
-			if n == 0 {
+			if n == 0 && v.Sum == 0 {
 				stamp = fmt.Sprintf("+%d.%03ds", time.Duration(s.at)/time.Second, time.Duration(s.at)%time.Second/time.Millisecond)
 			}
 			wrap(&b, fmt.Sprintf("%10s  %s", stamp, line), 15)
 		}
 	}
+	if n := len(v.References); n > 0 {
+		wrap(&b, fmt.Sprintf("%10s  -- rejected: %s", "", strings.Join(v.References[:min(n, maxReferences)], " ")), 15)
+		if n > maxReferences {
+			wrap(&b, fmt.Sprintf("%10s  and %d more; --json lists all", "", n-maxReferences), 15)
+		}
+	}
 	if v.Omitted > 0 {
-		wrap(&b, fmt.Sprintf("%10s  and %d more steps, which were counted but not kept", "", v.Omitted), 15)
+		wrap(&b, fmt.Sprintf("%10s  and %d more steps, which were only counted", "", v.Omitted), 15)
 	}
 	if v.Damage != "" {
-		wrap(&b, fmt.Sprintf("%10s  the rest of the record is damaged: %s", "", v.Damage), 15)
+		wrap(&b, fmt.Sprintf("%10s  the rest of the record is corrupt: %s", "", v.Damage), 15)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// maxReferences is the number of references of a sum that Show prints.
+const maxReferences = 20
+
+// lines renders a step.
+func (v *View) lines(s *viewStep) []string {
+	if v.Sum > 0 && int(s.kind) < len(tallies) && tallies[s.kind] != nil {
+		return []string{tallies[s.kind](s)}
+	}
+	if int(s.kind) < len(kinds) && kinds[s.kind] != nil {
+		return kinds[s.kind](s)
+	}
+	if s.kind == store.KindReference {
+		return nil
+	}
+	return kinds[store.KindNone](s)
+}
+
+// tallies renders the tallies of a sum that differ from steps.
+var tallies = [...]func(*viewStep) string{
+	store.KindHelo: func(s *viewStep) string {
+		if s.text == "" {
+			return "-- further greetings" + inSessions(s.times)
+		}
+		return "-- greeting " + quoted(s.text) + inSessions(s.times)
+	},
+	store.KindAuth: func(s *viewStep) string {
+		user := "as " + quoted(s.text)
+		if s.text == "" {
+			user = "of further users"
+		}
+		return fmt.Sprintf("-- AUTH %s: %s %s%s", user, s.result, text.Plural(s.count, "time"), inSessions(s.times))
+	},
+	store.KindRcpt: func(s *viewStep) string {
+		domain := "without a domain"
+		switch {
+		case s.text == "*":
+			domain = "in further domains"
+		case s.text != "":
+			domain = "in " + strings.TrimPrefix(s.text, "@")
+		}
+		result := "rejected"
+		if s.result == smtp.ResultOK.String() {
+			result = "accepted"
+		}
+		return fmt.Sprintf("-- %s %s %s%s, at most %d in one", text.Plural(s.count, "recipient"), domain, result, inSessions(s.times), s.most)
+	},
 }
 
 func (v *View) from() string {
@@ -65,28 +120,35 @@ func (v *View) from() string {
 		return "this machine"
 	}
 	switch {
+	case v.Sources > 0:
+		return "several addresses"
 	case v.Src == "":
 		return "an unknown address"
-	case v.RDNS == "":
-		return fmt.Sprintf("%s port %d, without a name", v.Src, v.SrcPort)
 	}
-	return fmt.Sprintf("%s port %d, %s (fcrdns %s)", v.Src, v.SrcPort, v.RDNS, v.FCrDNS)
+	host := v.Src
+	if v.SrcPort > 0 {
+		host += fmt.Sprintf(" port %d", v.SrcPort)
+	}
+	if v.RDNS == "" {
+		return host + ", no reverse DNS name"
+	}
+	return fmt.Sprintf("%s, %s (fcrdns %s)", host, v.RDNS, v.FCrDNS)
 }
 
 func endings(ending string) string {
 	switch ending {
 	case "quit":
-		return "the client said QUIT"
+		return "the client sent QUIT"
 	case "dropped":
 		return "the client closed the connection"
 	case "timeout":
-		return "smtpd gave up waiting"
+		return "smtpd timed out"
 	case "rejected":
 		return "smtpd or a filter closed the connection"
 	case "stopped":
 		return "smtpd stopped"
 	case "closed":
-		return "smtpd was not asked to tell how"
+		return "the ending was not reported"
 	}
 	return ending
 }
@@ -95,64 +157,72 @@ func duration(s Seconds) string {
 	return fmt.Sprintf("%.3f s", time.Duration(s).Seconds())
 }
 
-// kinds tells each step in lines. C: is what the client said, S: the server.
-var kinds = [...]func(*stepOfAll) []string{
-	store.KindNone:     func(s *stepOfAll) []string { return []string{"-- a step of a kind that this version does not know"} },
-	store.KindGreeting: func(s *stepOfAll) []string { return []string{"S: " + space("220", s.text)} },
-	store.KindHelo:     func(s *stepOfAll) []string { return s.said(space(s.arg, s.text)) },
-	store.KindTLS:      func(s *stepOfAll) []string { return []string{"-- encrypted from here on: " + s.text} },
-	store.KindAuth: func(s *stepOfAll) []string {
+// kinds renders each kind of step as lines. C: marks a line of the client, S: of the
+// server.
+var kinds = [...]func(*viewStep) []string{
+	store.KindNone:     func(s *viewStep) []string { return []string{"-- a step of an unknown kind"} },
+	store.KindGreeting: func(s *viewStep) []string { return []string{"S: " + space("220", s.text)} },
+	store.KindHelo:     func(s *viewStep) []string { return s.exchange(space(s.arg, s.text)) },
+	store.KindTLS:      func(s *viewStep) []string { return []string{"-- TLS: " + s.text} },
+	store.KindAuth: func(s *viewStep) []string {
 		return []string{"-- AUTH as " + quoted(s.text) + ": " + s.result}
 	},
-	store.KindMail:     func(s *stepOfAll) []string { return s.said("MAIL FROM:<" + s.text + ">") },
-	store.KindRcpt:     func(s *stepOfAll) []string { return s.said("RCPT TO:<" + s.text + ">") },
-	store.KindData:     func(s *stepOfAll) []string { return s.said("DATA") },
-	store.KindCommit:   func(s *stepOfAll) []string { return []string{fmt.Sprintf("-- message of %d bytes accepted", s.size)} },
-	store.KindRollback: func(*stepOfAll) []string { return []string{"-- transaction given up"} },
-	store.KindCommand:  func(s *stepOfAll) []string { return s.said(s.text) },
-	store.KindInput:    func(s *stepOfAll) []string { return s.said("(input that is no command)") },
-	store.KindTimeout:  func(*stepOfAll) []string { return []string{"-- nothing more came; smtpd gave up waiting"} },
-	store.KindQuit:     func(s *stepOfAll) []string { return s.said("QUIT") },
-	store.KindFinding: func(s *stepOfAll) []string {
+	store.KindMail:     func(s *viewStep) []string { return s.exchange("MAIL FROM:<" + s.text + ">") },
+	store.KindRcpt:     func(s *viewStep) []string { return s.exchange("RCPT TO:<" + s.text + ">") },
+	store.KindData:     func(s *viewStep) []string { return s.exchange("DATA") },
+	store.KindCommit:   func(s *viewStep) []string { return []string{fmt.Sprintf("-- message of %d bytes accepted", s.size)} },
+	store.KindRollback: func(*viewStep) []string { return []string{"-- transaction without a message"} },
+	store.KindCommand:  func(s *viewStep) []string { return s.exchange(s.text) },
+	store.KindInput:    func(s *viewStep) []string { return s.exchange("(invalid input)") },
+	store.KindTimeout:  func(*viewStep) []string { return []string{"-- smtpd timed out"} },
+	store.KindQuit:     func(s *viewStep) []string { return s.exchange("QUIT") },
+	store.KindFinding: func(s *viewStep) []string {
 		f := Finding{s.at, s.text, s.org, s.by, s.match, s.confidence, s.arg, s.times}
 		return []string{"!! " + f.line() + inSessions(s.times)}
 	},
-	store.KindVerdict: func(s *stepOfAll) []string {
-		done := "observed only"
-		if s.result == store.ResultOK.String() {
-			done = "carried out"
-		}
-		why := ""
-		if s.by == "ban" {
-			why = space(", which banned it in session", s.match)
-		}
-		return []string{fmt.Sprintf("=> rule %s%s at %s: %s (%s)", s.text, why, s.arg, s.reply, done) + inSessions(s.times)}
-	},
-	store.KindBan: func(s *stepOfAll) []string {
+	store.KindVerdict: func(s *viewStep) []string {
+		effect := "observed only"
 		switch {
-		case s.match != "":
-			return []string{fmt.Sprintf("=> rule %s would ban %s, which is spared: %s", s.text, s.arg, s.match)}
-		case s.result != store.ResultOK.String():
-			return []string{fmt.Sprintf("=> rule %s bans %s until %s (observed only)", s.text, s.arg, s.reply)}
+		case s.enforced:
+			effect = "enforced"
+		case s.exempt != "":
+			effect = "withheld: " + s.exempt
 		}
-		return []string{fmt.Sprintf("=> rule %s bans %s until %s", s.text, s.arg, s.reply)}
+		ban := ""
+		if s.banned {
+			ban = ", manual ban"
+			if s.session != "" {
+				ban = ", ban of session " + s.session
+			}
+		}
+		return []string{fmt.Sprintf("=> rule %s%s at %s: %s (%s)", s.text, ban, s.phase, s.decision, effect) + inSessions(s.times)}
 	},
-	store.KindTag: func(s *stepOfAll) []string { return []string{"-- tagged " + s.text + " at " + s.arg} },
-	store.KindFilter: func(s *stepOfAll) []string {
-		return []string{"=> " + space("filter at "+s.arg+":", space(s.text, s.reply))}
+	store.KindBan: func(s *viewStep) []string {
+		line := fmt.Sprintf("=> rule %s bans %s until %s", s.text, s.prefix, s.until)
+		switch {
+		case s.exempt != "":
+			line = fmt.Sprintf("=> rule %s would ban %s, which is exempt: %s", s.text, s.prefix, s.exempt)
+		case !s.enforced:
+			line += " (observed only)"
+		}
+		return []string{line + inSessions(s.times)}
+	},
+	store.KindTag: func(s *viewStep) []string { return []string{"-- tagged " + s.text + " at " + s.phase} },
+	store.KindFilter: func(s *viewStep) []string {
+		return []string{"=> " + space("filter at "+s.phase+":", space(s.decision, s.reply))}
 	},
 }
 
-// inSessions tells, in a sum, of how many sessions a step speaks.
+// inSessions describes the number of sessions with a step in a sum.
 func inSessions(times uint32) string {
 	if times == 0 {
 		return ""
 	}
-	return ", in " + plural(int(times), "session", "sessions")
+	return ", in " + text.Plural(times, "session")
 }
 
-// said tells a command and what the server answered.
-func (s *stepOfAll) said(command string) []string {
+// exchange returns a command and its reply.
+func (s *viewStep) exchange(command string) []string {
 	lines := []string{"C: " + command}
 	switch {
 	case s.code != 0:
@@ -189,7 +259,7 @@ func (f *Finding) line() string {
 	return b
 }
 
-// quoted marks where a client's text begins and ends. It is printable already.
+// quoted encloses printable text of a client in quotes.
 func quoted(s string) string { return `"` + s + `"` }
 
 func space(a, b string) string {

@@ -3,83 +3,102 @@ package report
 import (
 	"cmp"
 	"encoding/csv"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
+	"scanwatch/internal/sketch"
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
 	"scanwatch/store"
 )
 
-// A View is a session as it is shown: the shape of its JSON. All texts are
-// printable.
+// A View is a session in JSON. All texts are printable.
 type View struct {
-	Session string      `json:"session"` // 16 hexadecimal digits
-	Start   Time        `json:"start"`
-	End     Time        `json:"end"`
-	Src     string      `json:"src,omitempty"` // address
-	SrcPort uint16      `json:"src_port,omitempty"`
-	Dst     string      `json:"dst,omitempty"` // address:port of the listener
-	Local   bool        `json:"local,omitempty"`
-	RDNS    string      `json:"rdns,omitempty"`
-	FCrDNS  string      `json:"fcrdns"`
-	Ending  string      `json:"ending"`
-	Counts  Counts      `json:"counts"`
-	Helo    []Helo      `json:"helo,omitempty"`
-	TLS     []Line      `json:"tls,omitempty"`
-	Auth    []Auth      `json:"auth,omitempty"`
-	Tx      []Tx        `json:"transactions,omitempty"`
-	Command []Line      `json:"commands,omitempty"` // unknown or failed ones, and refused input
-	Finding []Finding   `json:"findings,omitempty"`
-	Verdict []Decision  `json:"verdicts,omitempty"`
-	Filter  []Decision  `json:"filters,omitempty"` // what filters, ours and others, have decided
-	Tags    []Tag       `json:"tags,omitempty"`
-	Bans    []Ban       `json:"bans,omitempty"`
-	Omitted uint32      `json:"omitted,omitempty"`  // steps that were counted but not kept
-	Sum     uint32      `json:"sessions,omitempty"` // this is the sum of so many sessions of one source
-	Damage  string      `json:"damage,omitempty"`   // why the steps end early, if the record is damaged
-	steps   []stepOfAll // all of them in order, for show
+	Session string     `json:"session"` // 16 hexadecimal digits
+	Start   Time       `json:"start"`
+	End     Time       `json:"end"`
+	Src     string     `json:"src,omitempty"` // address
+	SrcPort uint16     `json:"src_port,omitempty"`
+	Dst     string     `json:"dst,omitempty"` // address:port of the listener
+	Local   bool       `json:"local,omitempty"`
+	RDNS    string     `json:"rdns,omitempty"`
+	FCrDNS  string     `json:"fcrdns"`
+	Ending  string     `json:"ending"`
+	Counts  Counts     `json:"counts"`
+	Helo    []Helo     `json:"helo,omitempty"`
+	TLS     []Line     `json:"tls,omitempty"`
+	Auth    []Auth     `json:"auth,omitempty"`
+	Tx      []Tx       `json:"transactions,omitempty"`
+	Command []Line     `json:"commands,omitempty"` // unknown and failed commands, and rejected input
+	Finding []Finding  `json:"findings,omitempty"`
+	Verdict []Decision `json:"verdicts,omitempty"`
+	Filter  []Decision `json:"filters,omitempty"` // decisions of all filters
+	Tags    []Tag      `json:"tags,omitempty"`
+	Bans    []Ban      `json:"bans,omitempty"`
+	Omitted uint32     `json:"omitted,omitempty"`  // counted steps without a record
+	Sum     uint32     `json:"sessions,omitempty"` // number of sessions of a sum
+	Sources int        `json:"sources,omitempty"`  // estimated number of hosts of a sum of many
+	// Recipients and References are only in sums, whose lists have the
+	// number of sessions of each element.
+	Recipients []RecipientTally `json:"recipients,omitempty"`
+	References []string         `json:"references,omitempty"` // ids of rejected sessions
+	Damage     string           `json:"damage,omitempty"`     // the reason why the steps of a corrupt record end early
+	steps      []viewStep       // all steps in order, for Show
 }
 
-// Tag is a word that a rule has noted.
+// A RecipientTally counts the recipients in a domain.
+type RecipientTally struct {
+	Domain   string `json:"domain"` // "" for no domain, * for further domains
+	Result   string `json:"result"`
+	Count    uint32 `json:"recipients"`
+	Sessions uint32 `json:"sessions"`
+	Most     uint32 `json:"most"` // in one session
+}
+
+// A Tag is a tag that a rule has set.
 type Tag struct {
 	At    Seconds `json:"at"`
 	Tag   string  `json:"tag"`
 	Phase string  `json:"phase"`
 }
 
-// A Ban is what a rule did, or would have done, to keep the host away.
+// A Ban is a ban that a rule has imposed or would have imposed.
 type Ban struct {
-	At         Seconds `json:"at"`
-	Rule       string  `json:"rule"`
-	Prefix     string  `json:"prefix"`
-	Until      string  `json:"until,omitempty"`
-	Spared     string  `json:"spared,omitempty"` // why the host was not banned
-	CarriedOut bool    `json:"carried_out,omitempty"`
+	At       Seconds `json:"at"`
+	Rule     string  `json:"rule"`
+	Prefix   string  `json:"prefix"`
+	Until    string  `json:"until,omitempty"`
+	Exempt   string  `json:"exempt,omitempty"` // the reason for withholding the ban
+	Enforced bool    `json:"enforced,omitempty"`
+	Times    uint32  `json:"sessions,omitempty"` // in a sum: number of sessions with the ban
 }
 
-// stepOfAll is a step with its texts made printable.
-type stepOfAll struct {
+// A viewStep is a step with printable texts.
+type viewStep struct {
 	kind                       store.Kind
 	at                         Seconds
 	text, arg, reply           string
 	org, by, match, confidence string
+	phase, decision            string
+	enforced, banned           bool
+	session                    string // empty for a manual ban
+	prefix, until, exempt      string
 	result                     string
 	code                       uint32
 	size                       uint64
 	msgid                      string
-	times                      uint32
+	times, count, most         uint32
 }
 
-// Counts are the numbers of a session.
+// Counts are the counters of a session.
 type Counts struct {
 	Commands     uint32 `json:"commands"`
 	Unknown      uint32 `json:"unknown"`
 	Failed       uint32 `json:"failed"`
-	Mails        uint32 `json:"mails"`
+	Mails        uint32 `json:"messages"`
 	RcptOK       uint32 `json:"rcpt_ok"`
 	RcptPermfail uint32 `json:"rcpt_permfail"`
 	RcptTempfail uint32 `json:"rcpt_tempfail"`
@@ -92,36 +111,39 @@ type Counts struct {
 type Helo struct {
 	At   Seconds `json:"at"`
 	Verb string  `json:"verb,omitempty"`
-	Name string  `json:"name"`
+	Name string  `json:"name"` // empty for further names of a sum
 	Answer
+	Times uint32 `json:"sessions,omitempty"` // in a sum: number of sessions with the name
 }
 
-// An Answer is what the server said to a command.
+// An Answer is the reply of the server to a command.
 type Answer struct {
 	Result string `json:"result,omitempty"`
 	Code   uint32 `json:"code,omitempty"`
-	Reply  string `json:"reply,omitempty"` // kept for first examples only
+	Reply  string `json:"reply,omitempty"` // only the first examples have it
 }
 
-// A Line is something a client sent, or what is known of its connection.
+// A Line is a line of the client or a property of its connection.
 type Line struct {
 	At   Seconds `json:"at"`
-	Line string  `json:"line"` // empty for input that was refused before it was a command
+	Line string  `json:"line"` // empty for input that is not a command
 	Answer
 }
 
-// An Auth is an attempt to log in that came to a result.
+// An Auth is the result of a login attempt.
 type Auth struct {
 	At     Seconds `json:"at"`
-	User   string  `json:"user"`
+	User   string  `json:"user"` // empty for further users of a sum
 	Result string  `json:"result"`
+	Count  uint32  `json:"attempts,omitempty"` // in a sum
+	Times  uint32  `json:"sessions,omitempty"` // in a sum: number of sessions with the attempts
 }
 
-// A Tx is a transaction, or an attempt at one.
+// A Tx is a complete or incomplete transaction.
 type Tx struct {
 	At     Seconds `json:"at"`
 	MsgID  string  `json:"msgid,omitempty"` // smtpd's message id
-	Sender *string `json:"sender"`          // null if there was no MAIL FROM; empty for the null sender
+	Sender *string `json:"sender"`          // null without MAIL FROM; empty for the null sender
 	Answer
 	Recipients []Recipient `json:"recipients,omitempty"`
 	Data       *Answer     `json:"data,omitempty"`
@@ -129,61 +151,68 @@ type Tx struct {
 	Size       uint64      `json:"size,omitempty"`
 }
 
-// A Recipient is a RCPT TO and its result.
+// A Recipient is a RCPT command with its result.
 type Recipient struct {
 	At      Seconds `json:"at"`
 	Address string  `json:"address"`
 	Answer
 }
 
-// A Finding is evidence, with the line that proves it.
+// A Finding is evidence with its proof.
 type Finding struct {
 	At           Seconds `json:"at"`
 	Evidence     string  `json:"evidence"`
 	Organisation string  `json:"organisation,omitempty"`
 	By           string  `json:"by,omitempty"`
-	Match        string  `json:"match,omitempty"` // the row of a list that matched
+	Match        string  `json:"match,omitempty"` // the matching row of a list
 	Confidence   string  `json:"confidence,omitempty"`
 	Proof        string  `json:"proof,omitempty"`
-	Times        uint32  `json:"sessions,omitempty"` // in a sum: in how many of the sessions
+	Times        uint32  `json:"sessions,omitempty"` // in a sum: number of sessions with the finding
 }
 
-// A Decision is what a rule or a filter decided.
+// A Decision is a decision of a rule or a filter.
 type Decision struct {
-	At         Seconds `json:"at"`
-	Rule       string  `json:"rule,omitempty"`
-	Phase      string  `json:"phase,omitempty"`
-	Decision   string  `json:"decision"`
-	Text       string  `json:"text,omitempty"`
-	CarriedOut bool    `json:"carried_out,omitempty"` // of a rule: not only observed
-	BannedIn   string  `json:"banned_in,omitempty"`   // the session that the host was banned in, if it came while it was
-	Times      uint32  `json:"sessions,omitempty"`    // in a sum: in how many of the sessions
+	At       Seconds `json:"at"`
+	Rule     string  `json:"rule,omitempty"`
+	Phase    string  `json:"phase,omitempty"`
+	Decision string  `json:"decision"`
+	Text     string  `json:"text,omitempty"`
+	Enforced bool    `json:"enforced,omitempty"`  // for a rule: the decision took effect
+	Withheld string  `json:"withheld,omitempty"`  // the standing that withheld the decision
+	BannedIn string  `json:"banned_in,omitempty"` // the session that caused the ban
+	Times    uint32  `json:"sessions,omitempty"`  // in a sum: number of sessions with the decision
 }
 
-// Seconds is a time since the start of the session.
+// Seconds is the time since the start of the session.
 type Seconds time.Duration
 
-// MarshalJSON writes seconds with six decimals.
+// MarshalJSON writes seconds with six decimal places.
 func (s Seconds) MarshalJSON() ([]byte, error) {
 	return fmt.Appendf(nil, "%d.%06d", time.Duration(s)/time.Second, time.Duration(s)%time.Second/time.Microsecond), nil
 }
 
-// Time is a moment, in JSON in UTC with microseconds.
+// A Time is written in UTC with microseconds.
 type Time struct{ time.Time }
 
 const jsonTime = "2006-01-02T15:04:05.000000Z"
 
-// MarshalJSON writes RFC 3339, always with six decimals, so that times sort as text.
+// MarshalJSON writes RFC 3339, always with six decimal places, so that the text
+// order is the time order.
 func (t Time) MarshalJSON() ([]byte, error) {
 	return t.UTC().AppendFormat(nil, `"`+jsonTime+`"`), nil
 }
 
-// NewView makes the View of a record. Nothing in it refers to the record.
+// NewView returns the View of a record. It does not retain the record.
 func NewView(r *store.Record) *View {
 	v := &View{
 		Session: fmt.Sprintf("%016x", r.ID), Start: Time{r.Start}, End: Time{r.End},
-		Local: r.Local, RDNS: Printable(r.RDNS), FCrDNS: r.FCrDNS.String(), Ending: r.Ending.String(),
+		Local: r.Local, RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Ending: r.Ending.String(),
 		Counts: Counts(r.Counts), Omitted: r.Omitted, Sum: r.Sessions,
+	}
+	if len(r.Sketch) > 0 {
+		var s sketch.Sketch
+		s.Merge(r.Sketch)
+		v.Sources = min(s.Count(), int(r.Sessions))
 	}
 	if r.Src.IsValid() {
 		v.Src, v.SrcPort = r.Src.Addr().String(), r.Src.Port()
@@ -192,10 +221,23 @@ func NewView(r *store.Record) *View {
 		v.Dst = r.Dst.String()
 	}
 	err := r.Steps(func(s *store.Step) bool {
-		p := stepOfAll{
-			kind: s.Kind, at: Seconds(s.At), text: Printable(s.Text), arg: Printable(s.Arg), reply: Printable(s.Reply),
-			org: Printable(s.Org), by: Printable(s.By), match: Printable(s.Match), confidence: Printable(s.Confidence),
-			result: s.Result.String(), code: s.Code, size: s.Size, times: s.Times,
+		p := viewStep{
+			kind: s.Kind, at: Seconds(s.At), text: text.Escape(s.Text), arg: text.Escape(s.Arg), reply: text.Escape(s.Reply),
+			org: text.Escape(s.Org), by: text.Escape(s.By), match: text.Escape(s.Match), confidence: text.Escape(s.Confidence),
+			result: s.Result.String(), code: s.Code, size: s.Size, times: s.Times, count: s.Count, most: s.Most,
+		}
+		if s.Kind >= store.KindVerdict {
+			p.phase, p.decision = text.Escape(s.PhaseName()), text.Escape(s.DecisionName())
+			p.enforced, p.banned, p.exempt = s.Enforced, s.Banned, text.Escape(s.Exempt)
+		}
+		if s.Session != 0 {
+			p.session = fmt.Sprintf("%016x", s.Session)
+		}
+		if s.Prefix.IsValid() {
+			p.prefix = s.Prefix.String()
+		}
+		if !s.Until.IsZero() {
+			p.until = s.Until.Format(time.RFC3339)
 		}
 		if s.MsgID != 0 {
 			p.msgid = fmt.Sprintf("%08x", s.MsgID)
@@ -204,27 +246,31 @@ func NewView(r *store.Record) *View {
 		return true
 	})
 	if err != nil {
-		v.Damage = Printable([]byte(err.Error()))
+		v.Damage = text.Escape(err.Error())
 	}
 	for i := range v.steps {
-		v.place(&v.steps[i])
+		v.addStep(&v.steps[i])
 	}
 	return v
 }
 
-// place puts a step where it belongs.
-func (v *View) place(s *stepOfAll) {
+// addStep adds a step to the lists of the View.
+func (v *View) addStep(s *viewStep) {
 	answer := Answer{s.result, s.code, s.reply}
 	switch s.kind {
 	case store.KindHelo:
-		v.Helo = append(v.Helo, Helo{s.at, s.arg, s.text, answer})
+		v.Helo = append(v.Helo, Helo{s.at, s.arg, s.text, answer, s.times})
 	case store.KindTLS:
 		v.TLS = append(v.TLS, Line{At: s.at, Line: s.text})
 	case store.KindAuth:
-		v.Auth = append(v.Auth, Auth{s.at, s.text, s.result})
+		v.Auth = append(v.Auth, Auth{s.at, s.text, s.result, s.count, s.times})
 	case store.KindMail:
 		v.Tx = append(v.Tx, Tx{At: s.at, MsgID: s.msgid, Sender: &s.text, Answer: answer})
 	case store.KindRcpt:
+		if v.Sum > 0 {
+			v.Recipients = append(v.Recipients, RecipientTally{strings.TrimPrefix(s.text, "@"), s.result, s.count, s.times, s.most})
+			return
+		}
 		tx := v.tx(s)
 		tx.Recipients = append(tx.Recipients, Recipient{s.at, s.text, answer})
 	case store.KindData:
@@ -239,25 +285,26 @@ func (v *View) place(s *stepOfAll) {
 	case store.KindFinding:
 		v.Finding = append(v.Finding, Finding{s.at, s.text, s.org, s.by, s.match, s.confidence, s.arg, s.times})
 	case store.KindVerdict:
-		v.Verdict = append(v.Verdict, Decision{At: s.at, Rule: s.text, Phase: s.arg, Decision: s.reply, CarriedOut: s.result == store.ResultOK.String(), BannedIn: s.match, Times: s.times})
+		v.Verdict = append(v.Verdict, Decision{At: s.at, Rule: s.text, Phase: s.phase, Decision: s.decision, Enforced: s.enforced, Withheld: s.exempt, BannedIn: s.session, Times: s.times})
 	case store.KindBan:
-		v.Bans = append(v.Bans, Ban{At: s.at, Rule: s.text, Prefix: s.arg, Until: s.reply, Spared: s.match, CarriedOut: s.result == store.ResultOK.String()})
+		v.Bans = append(v.Bans, Ban{At: s.at, Rule: s.text, Prefix: s.prefix, Until: s.until, Exempt: s.exempt, Enforced: s.enforced, Times: s.times})
+	case store.KindReference:
+		v.References = append(v.References, s.session)
 	case store.KindTag:
-		v.Tags = append(v.Tags, Tag{s.at, s.text, s.arg})
+		v.Tags = append(v.Tags, Tag{s.at, s.text, s.phase})
 	case store.KindFilter:
-		v.Filter = append(v.Filter, Decision{At: s.at, Phase: s.arg, Decision: s.text, Text: s.reply})
+		v.Filter = append(v.Filter, Decision{At: s.at, Phase: s.phase, Decision: s.decision, Text: s.reply})
 	}
 }
 
-// tx is the transaction that a step belongs to: the last one that was begun and
-// has not ended. A step without one gets its own.
-func (v *View) tx(s *stepOfAll) *Tx {
+// tx returns the transaction of a step: the last open one, or a new one.
+func (v *View) tx(s *viewStep) *Tx {
 	for i := len(v.Tx) - 1; i >= 0; i-- {
 		t := &v.Tx[i]
 		if t.End != "" {
 			break
 		}
-		refused := t.Sender != nil && t.Result != "" && t.Result != store.ResultOK.String()
+		refused := t.Sender != nil && t.Result != "" && t.Result != smtp.ResultOK.String()
 		if !refused {
 			return t
 		}
@@ -266,21 +313,9 @@ func (v *View) tx(s *stepOfAll) *Tx {
 	return &v.Tx[len(v.Tx)-1]
 }
 
-// HasEvidence tells whether there is a finding with the given token.
-func (v *View) HasEvidence(token string) bool {
-	for i := range v.Finding {
-		if v.Finding[i].Evidence == token {
-			return true
-		}
-	}
-	return false
-}
-
-// Lines writes sessions as JSON, one object a line.
+// Lines returns a function that writes a session as a line of JSON.
 func Lines(w io.Writer) func(*View) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false) // < and > are everywhere in SMTP
-	return func(v *View) error { return e.Encode(v) }
+	return func(v *View) error { return text.JSON(w, v, "") }
 }
 
 // columns are the columns of CSV.
@@ -311,7 +346,7 @@ var columns = []struct {
 			return "<" + *t.Sender + ">"
 		})
 	}},
-	{"mails", func(v *View) string { return number(v.Counts.Mails) }},
+	{"messages", func(v *View) string { return number(v.Counts.Mails) }},
 	{"rcpt_ok", func(v *View) string { return number(v.Counts.RcptOK) }},
 	{"rcpt_permfail", func(v *View) string { return number(v.Counts.RcptPermfail) }},
 	{"rcpt_tempfail", func(v *View) string { return number(v.Counts.RcptTempfail) }},
@@ -321,11 +356,12 @@ var columns = []struct {
 	{"evidence", func(v *View) string { return join(v.Finding, func(f *Finding) string { return f.Evidence }) }},
 	{"organisations", func(v *View) string { return join(v.Finding, func(f *Finding) string { return f.Organisation }) }},
 	{"ending", func(v *View) string { return v.Ending }},
+	{"sessions", func(v *View) string { return number(max(v.Sum, 1)) }},
 }
 
 func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 
-// join lists texts once each, in the order in which they come first.
+// join returns the distinct texts in the order of their first occurrence.
 func join[T any](all []T, text func(*T) string) string {
 	var texts []string
 	seen := map[string]bool{"": true}
@@ -338,8 +374,8 @@ func join[T any](all []T, text func(*T) string) string {
 	return strings.Join(texts, " ")
 }
 
-// CSV writes sessions as comma-separated values (RFC 4180), one row each, after
-// a row with the names of the columns. The second function ends it.
+// CSV returns a function that writes a session as a row of comma-separated values
+// (RFC 4180), after a header row. The second function flushes the output.
 func CSV(w io.Writer) (row func(*View) error, end func() error) {
 	c := csv.NewWriter(w)
 	cells := make([]string, len(columns))
@@ -349,18 +385,9 @@ func CSV(w io.Writer) (row func(*View) error, end func() error) {
 	headErr := c.Write(cells)
 	row = func(v *View) error {
 		for i := range columns {
-			cells[i] = Cell(columns[i].value(v))
+			cells[i] = text.Cell(columns[i].value(v))
 		}
 		return cmp.Or(headErr, c.Write(cells))
 	}
 	return row, func() error { c.Flush(); return cmp.Or(headErr, c.Error()) }
-}
-
-// Cell keeps spreadsheet programs from taking a text for a formula. Some skip
-// blanks, and take the signs of full width for the usual ones.
-func Cell(s string) string {
-	if first, _ := utf8.DecodeRuneInString(strings.TrimLeft(s, " ")); strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
-		return "'" + s
-	}
-	return s
 }

@@ -4,48 +4,15 @@ package main
 
 import (
 	"bytes"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"scanwatch/tests/internal/require"
 )
 
-// TestHarness sees that everything is measured. What the numbers are is not its
-// business.
-func TestHarness(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIP: -short")
-	}
-	var out, log bytes.Buffer
-	b := &bench{mixes: allMixes, out: &out, log: &log, missing: map[string]bool{}}
-	b.hurry()
-	if err := b.all("speed,rates,space,dropping,costs"); err != nil {
-		t.Fatalf("%v\n%s%s", err, out.Bytes(), log.Bytes())
-	}
-	for line := range strings.Lines(log.String()) {
-		if strings.HasPrefix(line, "SKIP") {
-			t.Log(line)
-		}
-	}
-	for _, c := range contestants {
-		if b.has(c.name) && !strings.Contains(out.String(), c.name+" ") {
-			t.Errorf("%s is missing", c.name)
-		}
-	}
-	for _, g := range b.goals {
-		// What takes microseconds may come out as nothing, or less, here.
-		if g.got == 0 && !strings.Contains(g.what, "add") {
-			t.Errorf("nothing was measured for %q", g.what)
-		}
-	}
-	if !strings.Contains(out.String(), "\ngoal ") {
-		t.Errorf("no table of goals:\n%s", out.Bytes())
-	}
-}
-
-// all are the events that the streams have.
+// everything returns all events of the streams.
 func everything() map[string]bool {
 	m := map[string]bool{}
 	for _, report := range []string{"link-connect", "link-identify", "link-disconnect", "tx-mail", "tx-rcpt", "protocol-client", "protocol-server"} {
@@ -105,21 +72,16 @@ func TestStreamObeysRegistrations(t *testing.T) {
 	}
 }
 
-// A child that does not answer, or leaves, must end the measurement.
+// TestDriverNoticesAChildThatLeaves checks that a measurement ends with an
+// error if the filter ends.
 func TestDriverNoticesAChildThatLeaves(t *testing.T) {
-	perl, err := exec.LookPath("perl")
-	if err != nil {
-		if os.Getenv("SCANWATCH_NO_SKIP") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip("SKIP: perl is not installed")
-	}
+	perl := require.Program(t, "perl")
 	c, err := start("leaves", perl, "-e", `$| = 1; while (<STDIN>) { last if /ready/ } print "register|report|smtp-in|link-connect\nregister|filter|smtp-in|connect\nregister|ready\n"; <STDIN>; <STDIN>; exit 0`)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := recipe{mix: "scan", registered: everything(), open: 2, sessions: 10, begin: time.Now(), apart: time.Millisecond}.make()
 	if _, err := c.offered(s, 1000); err == nil {
-		t.Error("nobody noticed")
+		t.Error("no error after the filter ended")
 	}
 }

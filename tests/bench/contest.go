@@ -2,7 +2,7 @@
 
 package main
 
-// Who takes part.
+// The filters.
 
 import (
 	"errors"
@@ -14,17 +14,17 @@ import (
 	"time"
 )
 
-// A contestant is a filter and how it is started.
+// A contestant is a filter with the command that starts it.
 type contestant struct {
 	name  string
 	build []string // command; DIR is where the programs go, ROOT the repository
 	args  []string // its command; DIR is where the programs are, STATE a fresh directory
-	told  bool     // what to register stands in its arguments
+	told  bool     // its arguments are registrations
 	slow  bool     // takes milliseconds for a session
 	fast  bool     // takes part in the tests at a fixed rate
 }
 
-// The names of those that goals are about.
+// These are the filters in goals.
 const (
 	observe   = "scanwatch, no rules"
 	on        = "scanwatch on"
@@ -35,7 +35,7 @@ const (
 	perl      = "Perl, file per event"
 )
 
-// command is what the reports are made with.
+// command is the program that prints reports.
 var command = goBuild("scanwatch", "scanwatch/cmd/scanwatch")
 
 var contestants = []contestant{
@@ -57,8 +57,8 @@ func goBuild(program, path string) []string {
 	return []string{"go", "build", "-trimpath", "-ldflags", "-s -w", "-o", "DIR/" + program, path}
 }
 
-// build makes the programs. A contestant whose tools are missing is left out,
-// loudly; with SCANWATCH_NO_SKIP=1 that is an error.
+// build builds the programs. It skips a contestant whose tools are missing and
+// logs that; with SCANWATCH_NO_SKIP=1 it returns an error.
 func (b *bench) build() error {
 	for _, c := range append([]contestant{{name: "scanwatch", build: command}}, contestants...) {
 		if len(c.build) == 0 {
@@ -79,7 +79,7 @@ func (b *bench) build() error {
 	return nil
 }
 
-// place puts directories into a command.
+// place inserts directories into a command.
 func (b *bench) place(args []string, state string) []string {
 	args = slices.Clone(args)
 	for i := range args {
@@ -99,14 +99,15 @@ func named(name string) contestant {
 	panic("no contestant " + name)
 }
 
-// A run is a contestant at work, with a state directory of its own.
+// A run is a running contestant with its own state directory.
 type run struct {
 	*child
 	state string
 	b     *bench
 }
 
-// run starts a contestant that registers the given events, if it is told.
+// run starts a contestant. If it takes registrations as arguments, it registers
+// the given events.
 func (b *bench) run(c contestant, registered map[string]bool) (*run, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {
@@ -143,13 +144,13 @@ func sortedKeys(m map[string]bool) []string {
 	return keys
 }
 
-// know lets every host deliver a message, so that none is a stranger: strangers
-// wait two seconds for the greeting, as the policy wants it, and nothing could
-// be measured. The filter is not asked about these.
+// know delivers a message from every host on an earlier day. Otherwise the policy
+// delays the greeting for two seconds, and nothing can be measured. These sessions have
+// no requests.
 func (r *run) know() error {
 	sessions := hosts
 	if r.b.quick {
-		sessions = 100 // there are no more
+		sessions = 100 // the maximum
 	}
 	reports := map[string]bool{}
 	for event := range r.registered {
@@ -158,20 +159,20 @@ func (r *run) know() error {
 		}
 	}
 	s := recipe{mix: "delivery", registered: reports, open: 20, sessions: sessions,
-		begin: time.Now().Add(-time.Minute), apart: time.Microsecond}.make()
+		begin: time.Now().AddDate(0, 0, -2), apart: time.Microsecond}.make()
 	if _, _, err := r.full(s, 0); err != nil {
 		return err
 	}
 	return r.settled()
 }
 
-// settled waits until the filter does nothing any more: what it has put off, such
-// as writing to the disk, belongs to what it costs.
+// settled waits until the filter is idle: deferred work, such as writing to the
+// disk, is part of its cost.
 func (r *run) settled() error {
 	const still = 300 * time.Millisecond
 	wait := r.b.settle
 	if !strings.HasPrefix(r.name, "scanwatch") {
-		wait = 5 * time.Millisecond // nothing is put off
+		wait = 5 * time.Millisecond // no deferred work
 	}
 	for last := time.Duration(-1); ; {
 		now := r.cpu()

@@ -2,7 +2,7 @@
 
 package main
 
-// What it costs apart from time at work: to start, to remember, to keep.
+// Cost of the start, of memory and of the disk.
 
 import (
 	"bufio"
@@ -20,13 +20,15 @@ import (
 	"strconv"
 	"time"
 
+	"scanwatch/internal/smtp"
+
 	"golang.org/x/sys/unix"
 
 	"scanwatch/store"
 )
 
-// history writes records of finished sessions until they take a size on disk,
-// so many a day, the last one of them at end.
+// history writes records of finished sessions until they have a size on disk.
+// Each day has the same number of records; the last one is at end.
 func history(dir string, bytes int64, days int, end time.Time) (records int, err error) {
 	const perRecord = 220 // about
 	n := int(bytes / perRecord)
@@ -40,12 +42,12 @@ func history(dir string, bytes int64, days int, end time.Time) (records int, err
 		addr := netip.AddrFrom4([4]byte{198, 18, byte(id >> 8), byte(id)})
 		r := &store.Record{
 			ID: id, Start: now.Add(-1500 * time.Millisecond), End: now, Src: netip.AddrPortFrom(addr, uint16(id>>16)),
-			Dst: netip.MustParseAddrPort("192.0.2.25:25"), RDNS: fmt.Appendf(nil, "mail%d.example.net", id&0xffff), FCrDNS: store.FCrDNSPass,
-			Ending: store.EndingQuit, Counts: store.Counts{Commands: 5, Mails: 1, RcptOK: 1},
+			Dst: netip.MustParseAddrPort("192.0.2.25:25"), RDNS: fmt.Appendf(nil, "mail%d.example.net", id&0xffff), FCrDNS: smtp.FCrDNSPass,
+			Ending: smtp.EndingQuit, Counts: store.Counts{Commands: 5, Mails: 1, RcptOK: 1},
 		}
-		steps = store.AppendStep(steps[:0], &store.Step{Kind: store.KindHelo, Text: r.RDNS, Arg: []byte("EHLO"), Result: store.ResultOK, Code: 250}, 10*time.Millisecond)
-		steps = store.AppendStep(steps, &store.Step{Kind: store.KindMail, Text: []byte("bounces@example.net"), Result: store.ResultOK, MsgID: uint32(id)}, time.Millisecond)
-		steps = store.AppendStep(steps, &store.Step{Kind: store.KindRcpt, Text: []byte("user@example.org"), Result: store.ResultOK, Code: 250}, time.Millisecond)
+		steps = store.AppendStep(steps[:0], &store.Step{Kind: store.KindHelo, Text: r.RDNS, Arg: []byte("EHLO"), Result: smtp.ResultOK, Code: 250}, 10*time.Millisecond)
+		steps = store.AppendStep(steps, &store.Step{Kind: store.KindMail, Text: []byte("bounces@example.net"), Result: smtp.ResultOK, MsgID: uint32(id)}, time.Millisecond)
+		steps = store.AppendStep(steps, &store.Step{Kind: store.KindRcpt, Text: []byte("user@example.org"), Result: smtp.ResultOK, Code: 250}, time.Millisecond)
 		value = store.AppendRecord(value[:0], r, steps)
 		w.Add(now, id, value)
 		if i%5000 == 4999 {
@@ -63,8 +65,8 @@ func history(dir string, bytes int64, days int, end time.Time) (records int, err
 	return n, nil
 }
 
-// cold drops what the system has in memory of the files in a directory, and no
-// others. It needs no rights.
+// cold removes the files of a directory from the page cache. It needs no
+// rights.
 func cold(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -79,7 +81,7 @@ func cold(dir string) error {
 	})
 }
 
-// costs measures the start with a long history, and reading that history.
+// costs measures the start with a long history, and reading it.
 func (b *bench) costs() error {
 	bytes := int64(2 << 30)
 	if b.quick {
@@ -115,7 +117,7 @@ func (b *bench) costs() error {
 	return b.reading(dir, records)
 }
 
-// timed runs a command and returns how long it took; what it says goes to out.
+// timed runs a command and returns its duration. Output goes to out.
 func timed(out io.Writer, args ...string) (time.Duration, error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	var stderr bytes.Buffer
@@ -175,8 +177,8 @@ func (b *bench) reading(dir string, records int) error {
 		fmt.Fprintln(b.log, "SKIP: jq is not installed")
 		return nil
 	}
-	// jq reads a part of the same records as JSON lines, and does the least with
-	// them.
+	// jq reads a part of the same records as JSON lines with a minimal
+	// filter.
 	name := filepath.Join(b.dir, "part.json")
 	f, err := os.Create(name)
 	if err != nil {
@@ -199,7 +201,7 @@ func (b *bench) reading(dir string, records int) error {
 	return os.Remove(name)
 }
 
-// head passes on so many lines.
+// head copies a number of lines.
 type head struct {
 	w     io.Writer
 	lines int
@@ -239,7 +241,7 @@ func countLines(name string) (n int, err error) {
 	return n, lines.Err()
 }
 
-// space measures what sessions take on disk and in memory.
+// space measures the disk and memory of sessions.
 func (b *bench) space() error {
 	registered, err := b.registrations()
 	if err != nil {
@@ -303,7 +305,7 @@ func (b *bench) space() error {
 	if b.quick {
 		return nil
 	}
-	// The heap of an open session is measured in the process.
+	// Measure the heap of an open session inside the process.
 	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "OpenSessions", "-benchtime", "3x", "./filter/session")
 	cmd.Dir = b.root
 	out, err := cmd.CombinedOutput()
@@ -328,8 +330,8 @@ func without(m map[string]bool, key string) map[string]bool {
 	return c
 }
 
-// dropping removes a day of 200,000 sessions, which is too old, while answers
-// are awaited.
+// dropping measures answers while the filter removes an expired day of 200,000
+// sessions.
 func (b *bench) dropping() error {
 	n, span := int64(200_000), max(b.span, time.Second)
 	if b.quick {
@@ -365,7 +367,7 @@ func (b *bench) droppingRun(old bool, n int64, span time.Duration) (slowest floa
 			return 0, err
 		}
 	}
-	// A clock that is months ahead of all records would be doubted.
+	// The filter doubts a clock that is months ahead of all records.
 	if _, err := history(dir, 220*100, 1, time.Now().Add(-time.Hour)); err != nil {
 		return 0, err
 	}
@@ -375,7 +377,7 @@ func (b *bench) droppingRun(old bool, n int64, span time.Duration) (slowest floa
 		return 0, err
 	}
 	const rate = 2000
-	// Without connect requests: strangers would be held there.
+	// No connect requests: the policy delays unknown clients there.
 	s := recipe{mix: "mix", registered: without(c.registered, "filter|smtp-in|connect"), open: 50, sessions: 1 << 20,
 		requests: max(int(span.Seconds()*rate), 100), begin: time.Now(), apart: time.Second / rate}.make()
 	took, err := c.offered(s, rate)

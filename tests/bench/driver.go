@@ -2,7 +2,7 @@
 
 package main
 
-// The driver: a filter as a child process on a socket, as smtpd runs it.
+// The driver runs a filter as a child process on a socket, as smtpd does.
 
 import (
 	"bufio"
@@ -24,7 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A child is a filter that has registered.
+// A child is a filter after the handshake.
 type child struct {
 	name       string
 	cmd        *exec.Cmd
@@ -35,7 +35,7 @@ type child struct {
 	stderr     bytes.Buffer
 }
 
-// start runs a filter and shakes hands with it.
+// start starts a filter and performs the handshake.
 func start(name string, args ...string) (*child, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -77,17 +77,17 @@ func (c *child) failed(err error) error {
 	return fmt.Errorf("%s: %w; %v; it said:\n%s", c.name, err, c.cmd.Wait(), c.stderr.String())
 }
 
-// stop ends the filter as smtpd does, by closing its input.
+// stop closes the input of the filter and waits for its end, as smtpd does.
 func (c *child) stop() error {
 	c.conn.Close()
-	// A framework that takes the end of its input for an error is excused.
+	// A framework may treat the end of its input as an error.
 	if err := c.cmd.Wait(); err != nil && strings.HasPrefix(c.name, "scanwatch") {
 		return fmt.Errorf("%s: %w; it said:\n%s", c.name, err, c.stderr.String())
 	}
 	return nil
 }
 
-// cpu is the time that all threads of the process have run, dead ones included.
+// cpu returns the CPU time of all threads of the process, including ended ones.
 func (c *child) cpu() time.Duration { return cpuOf(c.cmd.Process.Pid) }
 
 func cpuOf(pid int) time.Duration {
@@ -99,7 +99,7 @@ func cpuOf(pid int) time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// memory reads a value of /proc/PID/status, such as VmHWM, in bytes.
+// memory returns a value of /proc/PID/status, such as VmHWM, in bytes.
 func (c *child) memory(key string) int64 {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
 	if err != nil {
@@ -114,8 +114,8 @@ func (c *child) memory(key string) int64 {
 	return 0
 }
 
-// full plays the stream as fast as the filter takes it, again and again until
-// the time is up, and reads the answers meanwhile. It returns how often.
+// full plays the stream at full speed until the time is up and reads the
+// answers at the same time. It returns the number of repetitions.
 func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Duration, err error) {
 	var want atomic.Int64 // answers; set before the last round, so that there are some to come
 	want.Store(math.MaxInt64)
@@ -130,7 +130,7 @@ func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Du
 		read <- nil
 	}()
 	began := time.Now()
-	var apart time.Duration // what is no time of the filter's
+	var apart time.Duration // time that does not belong to the filter
 	for last := false; !last; {
 		rounds++
 		now := time.Now()
@@ -150,7 +150,7 @@ func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Du
 	return rounds, time.Since(began) - apart, nil
 }
 
-// drained waits until the filter has read everything.
+// drained waits until the filter has read all input.
 func (c *child) drained() {
 	for {
 		n, err := unix.IoctlGetInt(int(c.conn.Fd()), unix.TIOCOUTQ)
@@ -161,12 +161,12 @@ func (c *child) drained() {
 	}
 }
 
-// offered plays the stream at a fixed number of requests a second, whatever the
-// filter does, and returns how long each answer took since the time its request
-// was due. Each request is one write, with the reports before it.
+// offered plays the stream at a fixed number of requests per second and returns
+// the response times. A response time starts when the request is due. Each
+// request is one write, with the reports before it.
 func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
-	// One thread does it all: a hand-off between goroutines costs as much as
-	// what is measured. Its sleeps are exact to a few microseconds.
+	// One thread does everything: switching goroutines costs as much as the
+	// measured work. Its sleeps are exact to a few microseconds.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
@@ -247,7 +247,7 @@ func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
 			in = in[i+1:]
 		}
 	}
-	if rest := s.data[done:]; len(rest) > 0 { // reports behind the last request
+	if rest := s.data[done:]; len(rest) > 0 { // reports after the last request
 		_ = unix.SetNonblock(fd, false)
 		if _, err := c.conn.Write(rest); err != nil {
 			return nil, c.failed(err)
@@ -257,7 +257,7 @@ func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
 	return took, nil
 }
 
-// quantile of sorted times.
+// quantile returns a quantile of sorted times.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0
@@ -265,7 +265,7 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
 }
 
-// size is what the files in a directory take.
+// size returns the size of the files in a directory.
 func size(dir string) (n int64) {
 	_ = filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {

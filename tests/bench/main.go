@@ -1,7 +1,7 @@
 //go:build linux
 
-// Bench measures what the filter costs, next to others that get the same lines,
-// and prints the table of README.md of this directory. See there.
+// Bench measures the cost of the filter and of other filters with the same input.
+// It prints the tables that README.md in this directory explains.
 package main
 
 import (
@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A bench is one run of the program.
+// A bench is a run of the program.
 type bench struct {
 	root    string // of the repository
 	dir     string // programs, configurations, state
@@ -42,7 +42,7 @@ func main() {
 	pairs := flag.Int("pairs", 5, "how often each is measured, in turn; medians are printed")
 	span := flag.Duration("span", 2*time.Second, "how long one measurement takes")
 	parts := flag.String("parts", "", "only these: "+strings.Join(partNames(), ","))
-	mixes := flag.String("mixes", strings.Join(allMixes, ","), "those that are played at full speed")
+	mixes := flag.String("mixes", strings.Join(allMixes, ","), "mixes at full speed")
 	only := flag.String("only", "", "only these contestants, by the names in the tables, with ; between them")
 	inside := flag.String("inside", "", "used by the program itself")
 	flag.Parse()
@@ -67,7 +67,7 @@ func main() {
 	}
 }
 
-// hurry makes everything as short as it can be.
+// hurry sets the shortest possible durations.
 func (b *bench) hurry() {
 	b.quick, b.pairs, b.span, b.settle = true, 1, 0, time.Millisecond
 }
@@ -124,7 +124,7 @@ func (b *bench) all(only string) error {
 	return nil
 }
 
-// root is the directory of go.mod.
+// root returns the directory of go.mod.
 func root() (string, error) {
 	dir, err := os.Getwd()
 	for err == nil && dir != "/" {
@@ -136,7 +136,7 @@ func root() (string, error) {
 	return "", fmt.Errorf("run this in the repository: %w", err)
 }
 
-// conditions are what numbers depend on.
+// conditions prints the environment of the measurements.
 func (b *bench) conditions() {
 	var u unix.Utsname
 	_ = unix.Uname(&u)
@@ -144,8 +144,8 @@ func (b *bench) conditions() {
 	fmt.Fprintf(b.out, "%s, Linux %s, %d cores, %s, load %s; medians of %d\n", time.Now().UTC().Format("2006-01-02 15:04 MST"),
 		unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version(), strings.Join(strings.Fields(string(load))[:3], " "), b.pairs)
 	if os.Geteuid() == 0 {
-		// Others on the machine make less noise then. It holds for all alike.
-		// New threads and processes inherit it.
+		// High priority reduces the influence of other processes. New
+		// threads and processes inherit it.
 		threads, _ := os.ReadDir("/proc/self/task")
 		for _, t := range threads {
 			if tid, err := strconv.Atoi(t.Name()); err == nil {
@@ -155,7 +155,7 @@ func (b *bench) conditions() {
 	}
 }
 
-// A goal is something that was promised.
+// A goal is a limit for a measurement.
 type goal struct {
 	what  string
 	limit float64
@@ -187,7 +187,7 @@ func (b *bench) printGoals() {
 	w.Flush()
 }
 
-// median of what several runs gave.
+// median returns the median of several runs.
 func median[T int64 | float64 | time.Duration](v []T) T {
 	if len(v) == 0 {
 		return 0

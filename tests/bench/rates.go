@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// rates offers a fixed number of requests a second.
+// rates measures a fixed number of requests per second.
 func (b *bench) rates() error {
 	registered, err := b.registrations()
 	if err != nil {
@@ -119,7 +119,7 @@ func names() (all []string) {
 	return all
 }
 
-// readers lets reports run until it is stopped.
+// readers runs reports until stop is called.
 func (b *bench) readers(state string, stop <-chan struct{}) error {
 	for {
 		select {

@@ -2,7 +2,7 @@
 
 package main
 
-// What "on" means: the policy tight in enforce mode, with large lists.
+// The configuration "on": the policy tight in mode enforce, with large lists.
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/maxmind/mmdbwriter"
@@ -25,9 +26,12 @@ const (
 	asNumbers = 20_000
 )
 
+// delay matches the rules that delay.
+var delay = regexp.MustCompile(`(?m)^rule .* delay \d+s.*\n`)
+
 // configure writes the configurations into a directory, which filters see under
-// another name: on.conf, the same with lean detail as lean.conf and without its
-// lists as bare.conf, and none.conf.
+// another name: on.conf, the same without its lists as bare.conf and without the delay
+// for unknown clients as prompt.conf, and none.conf.
 func configure(dir, seen string) error {
 	policy, err := rules.ReadyPolicy("tight")
 	if err != nil {
@@ -45,9 +49,14 @@ rule suffix phase connect match rdns <suffixes> disconnect
 rule prefix phase connect match src <prefixes> disconnect
 rule as phase connect match asn { 64496, 64497 } disconnect
 `, seen+"/asn.mmdb", seen+"/suffixes", seen+"/prefixes")
-	at := strings.Index(enforced, "# Known scanning organisations") // behind the words that let pass
+	at := strings.Index(enforced, "# Known scanning organisations") // after the pass rules
 	if at < 0 {
 		return fmt.Errorf("tight has no rule for scanners")
+	}
+	full := enforced[:at] + lists + enforced[at:]
+	prompt := delay.ReplaceAllString(full, "")
+	if prompt == full {
+		return fmt.Errorf("tight has no rule that delays")
 	}
 	var names, nets bytes.Buffer
 	for n := range suffixes {
@@ -61,8 +70,8 @@ rule as phase connect match asn { 64496, 64497 } disconnect
 		return err
 	}
 	for name, data := range map[string][]byte{
-		"none.conf": []byte("mode observe\n"), "lean.conf": []byte("detail lean\n" + enforced[:at] + lists + enforced[at:]),
-		"bare.conf": []byte(enforced), "on.conf": []byte(enforced[:at] + lists + enforced[at:]),
+		"none.conf": []byte("mode observe\n"),
+		"bare.conf": []byte(enforced), "on.conf": []byte(full), "prompt.conf": []byte(prompt),
 		"suffixes": names.Bytes(), "prefixes": nets.Bytes(), "asn.mmdb": asn, "regexes": regexes(),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
@@ -72,7 +81,7 @@ rule as phase connect match asn { 64496, 64497 } disconnect
 	return nil
 }
 
-// asnFile makes a database of AS numbers in which the hosts of the streams are.
+// asnFile creates a database of AS numbers with the hosts of the streams.
 func asnFile() ([]byte, error) {
 	tree, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "GeoLite2-ASN", IncludeReservedNetworks: true})
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// numbers of one contestant with one mix, of all its runs.
+// numbers are the results of a contestant with a mix, for all runs.
 type numbers struct {
 	lines   float64   // of a session
 	session []float64 // us of CPU
@@ -19,7 +19,7 @@ type numbers struct {
 // allMixes are played at full speed.
 var allMixes = []string{"mix", "delivery", "scan", "harvest-50", "harvest-500"}
 
-// speed lets everybody read as fast as they can.
+// speed measures all contestants at full speed.
 func (b *bench) speed() error {
 	found := map[string]map[string]*numbers{} // by mix and contestant
 	registered, err := b.registrations()
@@ -49,8 +49,8 @@ func (b *bench) speed() error {
 		}
 		w.Flush()
 	}
-	// ratio is the median of those of the pairs, which ran one after the other.
-	// Goals whose mix or peer is left out are left out.
+	// ratio is the median of the ratios of consecutive runs. Goals with an
+	// omitted mix or peer are omitted.
 	ratio := func(goal func(string, float64, float64), what, mix, a, c string, limit float64) {
 		x, y := found[mix][a], found[mix][c]
 		if x == nil || y == nil {
@@ -77,8 +77,8 @@ func (b *bench) speed() error {
 	return nil
 }
 
-// registrations are what the filter registers when it is on; all others get the
-// same.
+// registrations returns the registrations of scanwatch with "on". All other
+// filters use the same.
 func (b *bench) registrations() (map[string]bool, error) {
 	r, err := b.run(named(on), nil)
 	if err != nil {

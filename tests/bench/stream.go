@@ -2,8 +2,8 @@
 
 package main
 
-// The streams: what smtpd would tell a filter of many sessions at a time. The
-// same arguments give the same lines, apart from the clock.
+// The streams: lines of smtpd for many sessions at a time. The same arguments give
+// the same lines, except for the time.
 
 import (
 	"fmt"
@@ -11,24 +11,24 @@ import (
 	"time"
 )
 
-// A step is one line of a session, or the request that stands before one.
+// A step is a line of a session, or a request.
 type step struct {
 	request bool
 	name    string // of the report or phase
-	rest    string // the fields behind the session (and token)
+	rest    string // the fields after the session (and token)
 }
 
-// A script makes the lines of one session from its number. That the filter is
-// asked everywhere and told everything is left to the registrations.
+// A script generates the lines of a session from its number, with all events
+// and requests. Registrations select a part of them.
 type script func(n int) []step
 
-// A kind is a kind of session, and how many of a hundred are of it.
+// A kind is a kind of session with its share in percent.
 type kind struct {
 	script script
 	share  int
 }
 
-// mixes are what is played. In "mix", 87 of 100 requests belong to mail.
+// mixes are the streams. In "mix", 87 of 100 requests belong to mail.
 var mixes = map[string][]kind{
 	"scan":        {{scan, 100}},
 	"delivery":    {{delivery, 100}},
@@ -38,17 +38,17 @@ var mixes = map[string][]kind{
 	"mix":         {{delivery, 70}, {scan, 29}, {harvest(10), 1}},
 }
 
-// hosts is how many hosts the sessions come from.
+// hosts is the number of hosts.
 const hosts = 5000
 
-// host is the address of a host, from the range for benchmarks (RFC 2544).
+// host returns the address of a host, from the range for benchmarks (RFC 2544).
 func host(n int) string { return fmt.Sprintf("198.18.%d.%d", n%hosts/250, 1+n%hosts%250) }
 
 func name(n int) string { return fmt.Sprintf("mail%d.example.net", n%hosts) }
 
 func say(s []step, name, rest string) []step { return append(s, step{name: name, rest: rest}) }
 
-// ask adds the request in a phase, and what smtpd tells of the answer.
+// ask appends the request in a phase and the event of its answer.
 func ask(s []step, phase, told, rest string) []step {
 	return append(s, step{request: true, name: phase, rest: rest}, step{name: "filter-response", rest: told + "|proceed"})
 }
@@ -116,7 +116,7 @@ func delivery(n int) []step {
 	return quit(s)
 }
 
-// harvest asks for so many recipients that do not exist.
+// harvest asks for a number of recipients that do not exist.
 func harvest(recipients int) script {
 	return func(n int) []step {
 		msgid := fmt.Sprintf("%08x", n+1)
@@ -133,8 +133,8 @@ func harvest(recipients int) script {
 	}
 }
 
-// A stream is the lines of whole sessions. The token of the request that stands
-// at the end of the first cut is 0, that of the next 1, and so on.
+// A stream is the lines of whole sessions. Requests have the tokens 0, 1 and so
+// on, one at the end of each cut.
 type stream struct {
 	data     []byte
 	cuts     []int // ends of the requests in data
@@ -145,8 +145,8 @@ type stream struct {
 	lines    int
 }
 
-// again makes the stream ready to be played once more: with sessions of other
-// names, and later than before.
+// again changes the session ids and advances the time, so that the stream can
+// be played again.
 func (s *stream) again(round int) {
 	var b [4]byte
 	for i := range b {
@@ -167,8 +167,8 @@ func (s *stream) again(round int) {
 	}
 }
 
-// A recipe says which stream is to be made. It ends when it has as many
-// sessions or requests as wanted, whatever comes first, and all are over.
+// A recipe describes a stream. It ends after a number of sessions or requests,
+// when all sessions have ended.
 type recipe struct {
 	mix        string
 	registered map[string]bool // as report|smtp-in|link-connect
@@ -178,7 +178,7 @@ type recipe struct {
 	begin      time.Time
 	apart      time.Duration // between two requests
 
-	// For visits: the number of the first one, and of how many hosts they are.
+	// For visits: the number of the first one, and the number of hosts.
 	first, sources int
 }
 
@@ -219,7 +219,7 @@ func (r recipe) make() *stream {
 		pick := int(mixed(uint64(n)) % uint64(total))
 		for _, k := range kinds {
 			if pick -= k.share; pick < 0 {
-				// smtpd's ids: random, and never the same twice in a while.
+				// smtpd uses random ids that do not repeat soon.
 				return &session{id: mixed(uint64(s.sessions) ^ uint64(r.begin.UnixNano())), steps: k.script(n)}
 			}
 		}
@@ -276,7 +276,7 @@ func (r recipe) make() *stream {
 	return &s
 }
 
-// mixed is a hash of n (the finaliser of splitmix64).
+// mixed returns a hash of n (the finaliser of splitmix64).
 func mixed(n uint64) uint64 {
 	n += 0x9e3779b97f4a7c15
 	n = (n ^ n>>30) * 0xbf58476d1ce4e5b9

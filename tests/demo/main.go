@@ -1,7 +1,7 @@
 //go:build linux
 
-// Demo starts a real OpenSMTPD with filter-scanwatch, plays sessions of all
-// sorts at it, and leaves the state directory behind. See tests/demo.sh.
+// Demo starts a real OpenSMTPD with filter-scanwatch, plays various sessions, and
+// keeps the state directory. See tests/demo.sh.
 package main
 
 import (
@@ -10,10 +10,10 @@ import (
 	"os"
 	"os/exec"
 
-	"scanwatch/tests/smtpd"
+	"scanwatch/tests/internal/smtpd"
 )
 
-// plays are the scenarios that are shown, in this order.
+// plays are the scenarios of the demo, in this order.
 var plays = []string{
 	"good-mail", "good-mail-ipv6", "null-sender", "ylmf-pc", "ylmf-pc-submission", "harvest", "relay-probe", "ssh",
 	"http-lines", "http-one-write", "tls-hello", "pipelined", "own-address", "localhost-helo",
@@ -23,7 +23,7 @@ var plays = []string{
 func main() {
 	filter := flag.String("filter", "", "the filter's program")
 	then := flag.String("then", "", "shell command to run before the server stops")
-	dir := flag.String("dir", "", "folder for the server and the state")
+	dir := flag.String("dir", "", "directory for the server and the state")
 	version := flag.String("version", "7.6", "of OpenSMTPD")
 	flag.Parse()
 	if err := smtpd.Enter(); err != nil {
@@ -45,7 +45,7 @@ func run(filter, dir, name, then string) error {
 			return demo(filter, dir, then, v)
 		}
 	}
-	return fmt.Errorf("there is no version %s", name)
+	return fmt.Errorf("no version %s", name)
 }
 
 func demo(filter, dir, then string, v smtpd.Version) (err error) {
@@ -64,7 +64,7 @@ func demo(filter, dir, then string, v smtpd.Version) (err error) {
 			err = e
 		}
 	}()
-	fmt.Printf("OpenSMTPD %s runs on %s port %d, in a network of its own. It is visited by:\n\n", v.Name, smtpd.Addr4, smtpd.PortMX)
+	fmt.Printf("OpenSMTPD %s runs on %s port %d, in a separate network. Clients:\n\n", v.Name, smtpd.Addr4, smtpd.PortMX)
 	for _, sc := range smtpd.Scenarios {
 		for _, play := range plays {
 			if sc.Name != play || sc.NeedsTLS && !v.TLS {

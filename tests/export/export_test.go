@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package export runs the programs that `scanwatch export` and contrib are for,
-// on what they are given. The firewalls are those of network namespaces of their
-// own; daemons listen on loopback only.
+// Package export runs the programs that read the output of `scanwatch export`
+// and the files of contrib. Firewalls run in network namespaces; daemons listen
+// on loopback only.
 package export
 
 import (
@@ -20,10 +20,10 @@ import (
 	"time"
 
 	"scanwatch/store/export"
+	"scanwatch/tests/internal/require"
 )
 
-// TestMain has no world to prepare; programs that are unpacked and not installed
-// come last in the path.
+// TestMain appends the directories of unpacked programs to the path.
 func TestMain(m *testing.M) {
 	root := os.Getenv("SCANWATCH_ROOTS")
 	if root == "" {
@@ -39,8 +39,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// need skips, loudly, a test whose programs are missing, or fails it where nothing
-// may be skipped.
+// need requires root and programs.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
 	missing := slices.DeleteFunc(programs, func(p string) bool {
@@ -51,14 +50,10 @@ func need(t *testing.T, programs ...string) {
 		t.Parallel()
 		return
 	}
-	why := fmt.Sprintf("needs root, and these programs: %v; see tests/consumers.sh", missing)
-	if os.Getenv("SCANWATCH_NO_SKIP") != "" {
-		t.Fatal(why)
-	}
-	t.Skip("SKIP: " + why)
+	require.Missing(t, "the test needs root and the programs %v; see tests/consumers.sh", missing)
 }
 
-// openDir makes a directory that the users of daemons may enter.
+// openDir returns a directory that the users of daemons can enter.
 func openDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -70,8 +65,7 @@ func openDir(t *testing.T) string {
 	return dir
 }
 
-// run runs a shell script with the texts of files in its directory, and returns
-// what it wrote.
+// run runs a shell script in a directory with files and returns its output.
 func run(t *testing.T, script string, files map[string]string) string {
 	t.Helper()
 	dir := openDir(t)
@@ -95,25 +89,25 @@ func run(t *testing.T, script string, files map[string]string) string {
 	return string(out)
 }
 
-// inNet is run in a network namespace of its own.
+// inNet is the start of a script in a network namespace.
 func inNet(t *testing.T, script string, files map[string]string) string {
 	t.Helper()
 	return run(t, "exec unshare -n sh -eu <<'SCRIPT'\nip link set lo up\n"+script+"\nSCRIPT\n", files)
 }
 
-// unpacked sets the libraries of programs that are not installed.
+// unpacked sets the library path of unpacked programs.
 const unpacked = `export LD_LIBRARY_PATH=$CONSUMERS/usr/lib/postfix:$CONSUMERS/usr/lib/x86_64-linux-gnu:$CONSUMERS/lib/x86_64-linux-gnu
 `
 
 var now = time.Now().UTC().Truncate(time.Second)
 
-// nasty is in every text that an entry has.
-const nasty = "x\r\n\x1b[31m\u202e'\"`$(touch pwned);#}{\\%s<>&|*=cmd() -- */ 192.0.2.250 ]] \x00é"
+// hostile is in every text of an entry.
+const hostile = "x\r\n\x1b[31m\u202e'\"`$(touch pwned);#}{\\%s<>&|*=cmd() -- */ 192.0.2.250 ]] \x00é"
 
 func entry(prefix string, lasts time.Duration) export.Entry {
 	p := netip.MustParsePrefix(prefix)
 	return export.Entry{Prefix: p, Kind: export.Ban, Host: p.Addr().Next(), First: now.Add(-48 * time.Hour), Last: now.Add(-time.Hour), Sessions: 3,
-		Evidence: []string{"auth-spray", nasty}, Organisation: nasty, Confidence: "high", Reason: nasty, Expires: now.Add(lasts)}
+		Evidence: []string{"auth-spray", hostile}, Organisation: hostile, Confidence: "high", Reason: hostile, Expires: now.Add(lasts)}
 }
 
 // lists are the first export and the next one.
@@ -126,7 +120,7 @@ func lists() (first, next *export.List) {
 	return first, next
 }
 
-// Addresses that the lists hold, and others.
+// Addresses in the lists, and others.
 var (
 	inFirst = []string{"192.0.2.1", "192.0.2.2", "198.51.97.9", "198.51.99.255", "2001:db8::77", "2001:db8:3:ffff::1"}
 	inNext  = []string{"192.0.2.1", "192.0.2.3", "198.51.97.9", "198.51.99.255", "2001:db8::77"}
@@ -142,7 +136,7 @@ func name(t *testing.T, f string) *export.Format {
 	return format
 }
 
-// text is a list in a format.
+// text returns a list in a format.
 func text(t *testing.T, f string, l *export.List) string {
 	t.Helper()
 	var b strings.Builder
@@ -155,7 +149,7 @@ func text(t *testing.T, f string, l *export.List) string {
 	return b.String()
 }
 
-// files are the first list, and what changes from it to the next.
+// files returns the first list and its difference to the next one.
 func files(t *testing.T, f string) map[string]string {
 	t.Helper()
 	first, next := lists()
@@ -170,7 +164,7 @@ func files(t *testing.T, f string) map[string]string {
 	return map[string]string{"whole": text(t, f, first), "start": start.String(), "diff": diff.String()}
 }
 
-// check calls listed for every address of note.
+// check calls listed for each address.
 func check(t *testing.T, in []string, listed func(addr string) bool) {
 	t.Helper()
 	for _, a := range slices.Concat(inFirst, inNext, inNone) {
@@ -204,7 +198,7 @@ echo 'add element inet scanwatch ban4 { 192.0.2.3 timeout 1h }' | nft -f -
 	}
 }
 
-// nftSet reads what nft -j list set has printed, one object a line.
+// nftSet parses the output of nft -j list set.
 func nftSet(t *testing.T, text string) func(string) bool {
 	t.Helper()
 	var prefixes []netip.Prefix
@@ -247,7 +241,7 @@ func within(prefixes []netip.Prefix) func(string) bool {
 	}
 }
 
-// asks makes a script that prints "yes ADDRESS" for each address for which a
+// asks returns a script that prints "yes ADDRESS" for each address for which a
 // command succeeds.
 func asks(command4, command6 string) string {
 	var b strings.Builder
@@ -261,7 +255,7 @@ func asks(command4, command6 string) string {
 	return b.String() + "echo end\n"
 }
 
-// answers reads one round of asks after another.
+// answers parses the output of each run of such a script.
 func answers(out string) []func(string) bool {
 	var list []func(string) bool
 	for round := range strings.SplitSeq(out, "end\n") {
@@ -321,7 +315,7 @@ func TestPostfix(t *testing.T) {
 	ask := asks("postmap -c . -q %s cidr:table >>replies", "postmap -c . -q %s cidr:table >>replies")
 	out := run(t, unpacked+ask+"sort -u replies", map[string]string{"table": text(t, "postfix", first), "main.cf": "mail_owner = daemon\nsetgid_group = mail\n"})
 	check(t, inFirst, answers(out)[0])
-	if !strings.Contains(out, "\n421 4.7.1 Turned away until "+now.Add(time.Hour).Format("2006-01-02 15:04")+" UTC\n") || !strings.Contains(out, "\n554 5.7.1 Turned") {
+	if !strings.Contains(out, "\n421 4.7.1 Banned until "+now.Add(time.Hour).Format("2006-01-02 15:04")+" UTC\n") || !strings.Contains(out, "\n554 5.7.1 Banned") {
 		t.Errorf("replies:\n%s", out)
 	}
 }
@@ -353,7 +347,7 @@ unshare -n --uts sh -c 'hostname mx.example.org; exec $CONSUMERS/usr/libexec/sen
 		t.Fatalf("%d answers to %d questions:\n%s", len(lines), len(ask), out)
 	}
 	check(t, inFirst, func(a string) bool { return strings.Contains(lines[slices.Index(ask, a)], `error $@ `) })
-	if !strings.Contains(out, `$# error $@ 4 . 7 . 1 $: "421 Turned away until `) {
+	if !strings.Contains(out, `$# error $@ 4 . 7 . 1 $: "421 Banned until `) {
 		t.Errorf("no temporary answer in\n%s", out)
 	}
 }
@@ -406,7 +400,7 @@ func TestBIND(t *testing.T) {
 	}
 }
 
-// reversed is an address as DNS lists look it up.
+// reversed returns the name of an address in a DNS list.
 func reversed(a string) string {
 	addr := netip.MustParseAddr(a)
 	var labels []string
@@ -421,8 +415,8 @@ func reversed(a string) string {
 	return strings.Join(labels, ".")
 }
 
-// wildcard looks a name up as RFC 4592 says: only a wildcard right below the
-// closest encloser counts.
+// wildcard looks up a name by RFC 4592: only a wildcard directly below the
+// closest encloser matches.
 func wildcard(names map[string]bool, name string) bool {
 	if names[name] {
 		return true
@@ -441,7 +435,7 @@ func wildcard(names map[string]bool, name string) bool {
 	}
 }
 
-// resolver asks a name server on loopback.
+// resolver returns a resolver that queries a name server on loopback.
 func resolver(addr string) *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "udp", addr)
@@ -456,7 +450,7 @@ func TestRBLDNSD(t *testing.T) {
 	if err := os.WriteFile(zone, []byte(text(t, "rbldnsd", first)), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// A port that was free a moment ago.
+	// The port was free before.
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -482,12 +476,12 @@ func TestRBLDNSD(t *testing.T) {
 	}
 	check(t, inFirst, listed)
 	texts, err := r.LookupTXT(t.Context(), reversed("192.0.2.1")+".bl.example.org.")
-	if want := "Turned away until " + now.Add(time.Hour).Format(time.RFC3339); err != nil || len(texts) != 1 || !strings.HasPrefix(texts[0], want) {
+	if want := "Banned until " + now.Add(time.Hour).Format(time.RFC3339); err != nil || len(texts) != 1 || !strings.HasPrefix(texts[0], want) {
 		t.Errorf("TXT %q, %v; want %q", texts, err, want)
 	}
 }
 
-// fail2banConf is what fail2ban needs to know, apart from a jail.
+// fail2banConf is the configuration of fail2ban without a jail.
 func fail2banConf(t *testing.T, jail string) map[string]string {
 	t.Helper()
 	files := map[string]string{
@@ -506,8 +500,8 @@ func fail2banConf(t *testing.T, jail string) map[string]string {
 	return files
 }
 
-// TestFail2banServer: a running server bans what the file says, and what the
-// changes say.
+// TestFail2banServer checks that a running server bans the hosts in the file
+// and in the differences.
 func TestFail2banServer(t *testing.T) {
 	need(t, "fail2ban-server", "fail2ban-client", "fail2ban-regex")
 	first, _ := lists()
@@ -543,8 +537,8 @@ cat log >&2 || :`, all)
 	}
 }
 
-// TestFail2banModes: what the filter takes of the logs of real servers, for each
-// of its modes.
+// TestFail2banModes checks the hosts that each mode of the filter finds in logs
+// of real servers.
 func TestFail2banModes(t *testing.T) {
 	need(t, "fail2ban-regex")
 	logs, err := filepath.Glob("testdata/maillog-*.txt")
@@ -571,7 +565,7 @@ func TestFail2banModes(t *testing.T) {
 	}
 }
 
-// TestFail2banJail: fail2ban takes the jails as they are shipped.
+// TestFail2banJail checks that fail2ban accepts the jails of contrib.
 func TestFail2banJail(t *testing.T) {
 	need(t, "fail2ban-client")
 	all := fail2banConf(t, "")
@@ -609,7 +603,7 @@ sh %s sshg-parser | sshg-blocker -a 30 -p 120 -s 1800 -n 32 -N 64 | grep ^block 
 	}
 }
 
-// crowdsecConf is what crowdsec needs to run without a network.
+// crowdsecConf is the configuration of crowdsec without a network.
 func crowdsecConf(t *testing.T) map[string]string {
 	t.Helper()
 	files := map[string]string{
@@ -638,7 +632,7 @@ prometheus: {enabled: false}
 	return files
 }
 
-// crowdsecStart starts its API in a network of its own; cs is cscli.
+// crowdsecStart starts the API of crowdsec in a network namespace. cs is cscli.
 const crowdsecStart = `sed -i "s,DIR,$PWD,g" config.yaml
 cp -r $CONSUMERS/etc/crowdsec/patterns .; mkdir parsers/s00-raw parsers/s02-enrich postoverflows
 cp $CONSUMERS/usr/share/crowdsec/hub/parsers/s00-raw/crowdsecurity/syslog-logs.yaml parsers/s00-raw/
@@ -649,7 +643,7 @@ trap 'kill $api' EXIT
 until cs decisions list >/dev/null 2>&1; do :; done
 `
 
-// decisions reads what cscli decisions list -o raw has printed.
+// decisions parses the output of cscli decisions list -o raw.
 func decisions(out string) func(string) bool {
 	var prefixes []netip.Prefix
 	for line := range strings.Lines(out) {
@@ -690,7 +684,8 @@ cs decisions list -a -o raw; echo end; cat diff.log import.log; test ! -e pwned`
 	}
 }
 
-// TestCrowdSecReadsTheLog: crowdsec bans the hosts that the filter has banned.
+// TestCrowdSecReadsTheLog checks that crowdsec bans the hosts that the filter
+// banned.
 func TestCrowdSecReadsTheLog(t *testing.T) {
 	need(t, "crowdsec", "cscli", "unshare")
 	all := crowdsecConf(t)
@@ -727,7 +722,7 @@ rspamd -f -u daemon -g daemon -c rspamd.conf --var=LUALIBDIR=$share/lualib --var
 trap 'kill $p' EXIT
 until printf 'Subject: x\n\nhello\n' | rspamc -h 127.0.0.1:11333 symbols 2>&1 | grep -q ^Action; do kill -0 $p || { cat log; exit 1; }; done
 `+ask.String(), map[string]string{"table": text(t, "rspamd", first), "tld": "org\n",
-		// Without rspamd's own rules, which nothing here is about.
+		// The rules of rspamd itself are disabled.
 		"only.lua": "rspamd_parse_redis_server = require(\"lua_redis\").rspamd_parse_redis_server\n",
 		"rspamd.conf": `lua = "HERE/only.lua"
 options { pidfile = "HERE/pid"; filters = ""; dns { nameserver = ["127.0.0.1"]; } tempdir = "HERE"; url_tld = "HERE/tld"; control_socket = "HERE/control mode=0600"; hs_cache_dir = "HERE"; }

@@ -16,41 +16,43 @@ import (
 	"syscall"
 	"testing"
 
-	"scanwatch/filter"
+	"scanwatch/internal/smtp"
+
+	"scanwatch/filter/smtpd"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden file")
 
-// peerEvents are what main registers.
-var peerEvents = []filter.ID{
-	filter.LinkConnect, filter.LinkGreeting, filter.LinkIdentify, filter.LinkTLS, filter.LinkAuth, filter.LinkDisconnect,
-	filter.TxReset, filter.TxBegin, filter.TxMail, filter.TxRcpt, filter.TxEnvelope, filter.TxData, filter.TxCommit, filter.TxRollback,
-	filter.ProtocolClient, filter.ProtocolServer, filter.FilterResponse, filter.Timeout,
-	filter.PhaseConnect, filter.PhaseHelo, filter.PhaseEhlo, filter.PhaseMailFrom, filter.PhaseRcptTo,
+// peerEvents are the registrations of main.
+var peerEvents = []smtpd.ID{
+	smtpd.LinkConnect, smtpd.LinkGreeting, smtpd.LinkIdentify, smtpd.LinkTLS, smtpd.LinkAuth, smtpd.LinkDisconnect,
+	smtpd.TxReset, smtpd.TxBegin, smtpd.TxMail, smtpd.TxRcpt, smtpd.TxEnvelope, smtpd.TxData, smtpd.TxCommit, smtpd.TxRollback,
+	smtpd.ProtocolClient, smtpd.ProtocolServer, smtpd.FilterResponse, smtpd.Timeout,
+	smtpd.PhaseConnect, smtpd.PhaseHelo, smtpd.PhaseEhlo, smtpd.PhaseMailFrom, smtpd.PhaseRcptTo,
 }
 
-// decoder notes events as main does.
+// decoder records events in the format of main.
 type decoder struct{ lines []string }
 
-func (d *decoder) Ready(filter.Config) {}
+func (d *decoder) Ready(smtpd.Config) {}
 
-func (d *decoder) Report(ev *filter.Event) {
-	if ev.ID != filter.PhaseConnect {
+func (d *decoder) Report(ev *smtpd.Event) {
+	if ev.ID != smtpd.PhaseConnect {
 		d.lines = append(d.lines, ev.String())
 	}
 }
 
-func (d *decoder) Decide(ev *filter.Event) filter.Reply {
+func (d *decoder) Decide(ev *smtpd.Event) smtp.Answer {
 	d.Report(ev)
-	return filter.Reply{}
+	return smtp.Answer{}
 }
 
-// registered keeps of a recorded stream what smtpd would have sent to main.
+// registered returns the part of a recorded stream for which main registers.
 func registered(in []byte) []byte {
 	var kept []byte
 	for line := range bytes.Lines(in) {
 		f := bytes.SplitN(line, []byte{'|'}, 6)
-		if len(f) < 6 || slices.ContainsFunc(peerEvents, func(id filter.ID) bool {
+		if len(f) < 6 || slices.ContainsFunc(peerEvents, func(id smtpd.ID) bool {
 			word := "report"
 			if id.IsPhase() {
 				word = "filter"
@@ -63,10 +65,10 @@ func registered(in []byte) []byte {
 	return kept
 }
 
-// TestPeer feeds all recorded streams to the framework and to our reader. As
-// long as the framework lives, both must decode the same fields. Where it ends
-// or decodes something else, the golden file says so: those are the reasons
-// why this project reads the protocol itself.
+// TestPeer checks that the framework and our reader decode the same fields of
+// all recorded streams. The golden file lists where the framework ends or
+// decodes something else: the reasons why this project reads the protocol
+// itself.
 func TestPeer(t *testing.T) {
 	peer := filepath.Join(t.TempDir(), "framework")
 	if out, err := exec.Command("go", "build", "-o", peer, ".").CombinedOutput(); err != nil {
@@ -76,7 +78,7 @@ func TestPeer(t *testing.T) {
 	if err != nil || len(names) < 160 {
 		t.Fatalf("%d streams, %v", len(names), err)
 	}
-	found := make(map[string][]string) // what the framework does otherwise, and in which streams
+	found := make(map[string][]string) // differences of the framework, with the streams
 	for _, name := range names {
 		raw, err := os.ReadFile(name)
 		if err != nil {
@@ -84,12 +86,13 @@ func TestPeer(t *testing.T) {
 		}
 		in := registered(raw)
 		var ours decoder
-		if err := filter.Serve(bytes.NewReader(in), io.Discard, &ours, filter.Options{}); err != nil {
+		if err := smtpd.Serve(bytes.NewReader(in), io.Discard, &ours, smtpd.Options{}); err != nil {
 			t.Fatal(err)
 		}
 		cmd := exec.Command(peer)
 		cmd.Stdin = bytes.NewReader(in)
-		// It asks the DNS for the word "local"; without a network that stays here.
+		// The framework looks up the word "local". Without a network
+		// the lookup fails here.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET}
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
@@ -138,11 +141,11 @@ func TestPeer(t *testing.T) {
 	}
 }
 
-// split divides what main wrote into events and its last words.
+// split separates events from the last messages in the output of main.
 func split(stderr string) (events []string, death string) {
 	for _, line := range strings.Split(strings.TrimSuffix(stderr, "\n"), "\n") {
 		word, _, _ := strings.Cut(line, " ")
-		if slices.ContainsFunc(peerEvents, func(id filter.ID) bool { return id.String() == word }) {
+		if slices.ContainsFunc(peerEvents, func(id smtpd.ID) bool { return id.String() == word }) {
 			events = append(events, line)
 		} else if death == "" {
 			death = stable(line)
@@ -151,7 +154,7 @@ func split(stderr string) (events []string, death string) {
 	return events, death
 }
 
-// stable drops the time that package log stamps on the last words.
+// stable removes the time that package log prints.
 func stable(s string) string {
 	if len(s) > 20 && s[4] == '/' && s[7] == '/' {
 		return s[20:]

@@ -1,6 +1,6 @@
 // Framework is a filter on github.com/poolpOrg/OpenSMTPD-framework, the test
-// peer of package filter: it writes every event that it decodes to stderr, in
-// the form of filter.Event.String, and lets everything proceed.
+// peer of package filter. It writes every decoded event to stderr in the format
+// of filter.Event.String, and answers proceed.
 package main
 
 import (
@@ -14,7 +14,7 @@ import (
 	framework "github.com/poolpOrg/OpenSMTPD-framework/filter"
 )
 
-// event writes one line: the name, the session, and pairs of name and value.
+// event writes one line: the event, the session, and pairs of name and value.
 func event(name string, id framework.Session, pairs ...string) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s", name, id)

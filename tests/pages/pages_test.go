@@ -1,4 +1,4 @@
-// Package pages looks at the HTML report with a real browser.
+// Package pages checks the HTML report in a browser.
 package pages
 
 import (
@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -18,12 +17,15 @@ import (
 	"testing"
 	"time"
 
+	"scanwatch/internal/smtp"
+
 	"scanwatch/filter/memory"
 	"scanwatch/store"
 	"scanwatch/store/report"
+	"scanwatch/tests/internal/require"
 )
 
-// hostile are texts that would do something if they were not text.
+// hostile are texts that have an effect if they are not escaped.
 var hostile = []string{
 	`</title><script>parent.harmed=1</script>`,
 	`"><img src=/fetched onerror=parent.harmed=2>`,
@@ -34,11 +36,11 @@ var hostile = []string{
 	"\x1b[31m\u202eright to left",
 }
 
-// page is a report about clients who say such things.
+// page returns a report about clients that send such texts.
 func page(t *testing.T) []byte {
 	t.Helper()
 	noon := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
-	c, r := report.NewCollector(), report.NewReturns(memory.Number)
+	c, r := report.NewCollector(memory.Number), report.NewReturns(memory.Number)
 	for i := range 200 {
 		text := []byte(hostile[i%len(hostile)])
 		var b []byte
@@ -46,10 +48,10 @@ func page(t *testing.T) []byte {
 			{Kind: store.KindHelo, Text: text},
 			{Kind: store.KindFinding, Text: []byte("scanner"), Org: text, Confidence: []byte("medium"), By: []byte("rdns")},
 			{Kind: store.KindFinding, Text: text, Confidence: []byte("medium")},
-			{Kind: store.KindMail, Text: text, Result: store.ResultOK},
-			{Kind: store.KindRcpt, Text: append([]byte("a@"), text...), Result: store.ResultPermfail},
-			{Kind: store.KindVerdict, Text: text, Arg: []byte("rcpt-to"), Reply: []byte("reject"), Result: store.ResultOK},
-			{Kind: store.KindBan, Text: text, Result: store.ResultOK},
+			{Kind: store.KindMail, Text: text, Result: smtp.ResultOK},
+			{Kind: store.KindRcpt, Text: append([]byte("a@"), text...), Result: smtp.ResultPermfail},
+			{Kind: store.KindVerdict, Text: text, Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Enforced: true},
+			{Kind: store.KindBan, Text: text, Enforced: true},
 		} {
 			b = store.AppendStep(b, &s, time.Millisecond)
 		}
@@ -58,7 +60,7 @@ func page(t *testing.T) []byte {
 			src = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, byte(i), 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb})
 		}
 		end := noon.Add(-time.Duration(i) * 7 * time.Minute)
-		rec := &store.Record{ID: uint64(i), Start: end.Add(-time.Second), End: end, Src: netip.AddrPortFrom(src, 25), RDNS: text, FCrDNS: store.FCrDNSPass,
+		rec := &store.Record{ID: uint64(i), Start: end.Add(-time.Second), End: end, Src: netip.AddrPortFrom(src, 25), RDNS: text, FCrDNS: smtp.FCrDNSPass,
 			Counts: store.Counts{RcptPermfail: 1, AuthFail: uint32(i % 2)}}
 		d, err := store.Decode(store.AppendKey(nil, end, rec.ID), store.AppendRecord(nil, rec, b))
 		if err != nil {
@@ -79,9 +81,9 @@ func page(t *testing.T) []byte {
 	return b.Bytes()
 }
 
-// frame shows the page in a frame of the given width, opens all that can be
-// opened, and writes what came of it into itself. The script belongs to the
-// test; the page has none.
+// frame shows the page in a frame of the given width, opens all details, and
+// writes the result into its title. The script belongs to the test: the page
+// has none.
 const frame = `<!DOCTYPE html><link rel="icon" href="data:,"><style>iframe{border:0;width:%dpx;height:4000px}</style><iframe src="/page"></iframe>
 <script>onload = () => {
 	const d = frames[0].document, w = frames[0];
@@ -104,19 +106,11 @@ type seen struct {
 	Paper, Ink                               string
 }
 
-// TestBrowser: in Chromium the page fetches and runs nothing, needs no
-// scrolling to the side, and is light or dark as the reader likes.
+// TestBrowser checks in Chromium that the page loads and runs nothing, fits the
+// width of the window, and follows the colour scheme of the reader.
 func TestBrowser(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIP: -short leaves the browser out")
-	}
-	chromium, err := exec.LookPath("chromium")
-	if err != nil {
-		if os.Getenv("SCANWATCH_NO_SKIP") == "1" {
-			t.Fatal(err)
-		}
-		t.Skipf("SKIP: the page is not looked at: %v; install chromium", err)
-	}
+	require.Full(t)
+	chromium := require.Program(t, "chromium")
 	text := page(t)
 	for _, c := range []struct {
 		width int
@@ -152,7 +146,7 @@ func TestBrowser(t *testing.T) {
 			}
 			m := regexp.MustCompile(`<title>(.*?)</title>`).FindSubmatch(dom)
 			if m == nil {
-				t.Fatalf("the page was not looked at:\n%s\n%s", dom, stderr.String())
+				t.Fatalf("the frame has no result:\n%s\n%s", dom, stderr.String())
 			}
 			var got seen
 			if err := json.Unmarshal([]byte(html.UnescapeString(string(m[1]))), &got); err != nil {
@@ -162,10 +156,10 @@ func TestBrowser(t *testing.T) {
 				t.Errorf("%d pixels are needed of %d; too wide: %q", got.Scroll, got.Width, got.Wide)
 			}
 			if got.Harmed != 0 || got.Resources != 0 {
-				t.Errorf("script %d ran, %d resources", got.Harmed, got.Resources)
+				t.Errorf("script %d ran, %d resources loaded", got.Harmed, got.Resources)
 			}
 			if got.Charts < 5 {
-				t.Errorf("%d charts are to be seen", got.Charts)
+				t.Errorf("%d charts are visible", got.Charts)
 			}
 			if paperIsDark, inkIsDark := dark(t, got.Paper), dark(t, got.Ink); paperIsDark != c.dark || inkIsDark == c.dark {
 				t.Errorf("dark %v: %s on %s", c.dark, got.Ink, got.Paper)

@@ -1,5 +1,5 @@
-// Package config loads scanwatch.conf(5) with everything it names: included
-// files, tables, and databases of AS numbers and countries.
+// Package config loads scanwatch.conf(5) with all included files, tables, and
+// databases of AS numbers and countries.
 package config
 
 import (
@@ -17,16 +17,16 @@ import (
 
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/lookup/feed"
-	"scanwatch/internal/contain"
+	"scanwatch/internal/safego"
 	"scanwatch/rules"
 )
 
-// sysconfdir is set when the program is built; see the Makefile.
+// sysconfdir is set by the Makefile.
 var sysconfdir = "/etc"
 
-// DefaultFiles are where the configuration is looked for if the operator names
-// none; the first that exists is read. On Linux the sandbox can only leave whole
-// directories open to the filter: in one of its own the rest of /etc is not.
+// DefaultFiles returns the default paths of the configuration. The first existing
+// file is used. On Linux the sandbox can only allow whole directories: with a
+// separate directory, the rest of /etc stays inaccessible.
 func DefaultFiles() []string {
 	if runtime.GOOS == "linux" {
 		return []string{sysconfdir + "/scanwatch/scanwatch.conf", sysconfdir + "/scanwatch.conf"}
@@ -34,27 +34,31 @@ func DefaultFiles() []string {
 	return []string{sysconfdir + "/mail/scanwatch.conf"}
 }
 
-// DefaultFile is the one to make if there is none.
+// DefaultFile returns the path for a new configuration.
 func DefaultFile() string { return DefaultFiles()[0] }
 
-// A Config is a configuration that has been loaded.
+// A Config is a loaded configuration.
 type Config struct {
 	File     string
 	Policy   *rules.Policy
-	ASN      *lookup.Origins // nil if the configuration names none
+	ASN      *lookup.Origins // nil if not configured
 	Country  *lookup.Origins
 	Warnings rules.Errors
-	// Notes tell what was odd in the files of tables, one line each.
+	// Notes are the problems of tables and databases, one per line.
 	Notes []string
+	// Kept are the tables with a file that cannot be used. They have the content of
+	// the previous configuration.
+	Kept []string
 
 	tables map[rules.Source]*table
-	files  map[string]stamp  // everything that was read, to see a change
-	text   map[string]string // of the configuration's own files, to show lines
+	files  map[string]stamp  // all files, for detecting changes
+	text   map[string]string // the configuration files, for showing lines
 
-	refused []string // files that are not read; see LoadWithout
+	forced bool // an empty file empties its table; see Reload
+	strict bool
 }
 
-// stamp tells one version of a file from another. A missing file has none.
+// stamp identifies a version of a file. It is zero for a missing file.
 type stamp struct {
 	size int64
 	time time.Time
@@ -73,8 +77,7 @@ func (s stamp) same(o stamp) bool {
 	return s.size == o.size && s.time.Equal(o.time) && (s.info == nil) == (o.info == nil) && (s.info == nil || os.SameFile(s.info, o.info))
 }
 
-// Find returns the configuration file to use: file if it is not empty, the
-// first default one that exists, or none.
+// Find returns file, or the first existing file of DefaultFiles, or "".
 func Find(file string) string {
 	if file != "" {
 		return file
@@ -87,26 +90,28 @@ func Find(file string) string {
 	return ""
 }
 
-// Load reads the configuration file. A table whose file cannot be used is an
-// error when strict; otherwise what before has of it stays in use, or the
-// rules that ask for it cannot tell, and a note says so: a broken download must
-// not undo a policy. before may be nil. With an error the Config has no policy:
-// it only tells when one of its files changes.
+// Load reads the configuration file. If strict is set, an unusable table or database
+// is an error. Otherwise it causes a note, because a broken download must not
+// disable a policy. The table of before, which may be nil, then remains in use.
+// Without one, its conditions are unknown. With an error, the Config has no policy
+// and only detects changes of its files.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
-	return load(file, nil, lists, before, strict)
+	return newConfig(file).loadAll(lists, before, strict)
 }
 
-// LoadWithout is Load, not strict, for the first time, but without the files of tables
-// and databases that were refused before. They count as changed.
-func LoadWithout(refused []string, file string, lists *lookup.Lists) (*Config, error) {
-	return load(file, refused, lists, nil, false)
+// Reload loads the file of before again and is not strict. If forced is set, an
+// empty file empties its table.
+func Reload(before *Config, lists *lookup.Lists, forced bool) (*Config, error) {
+	c := newConfig(before.File)
+	c.forced = forced
+	return c.loadAll(lists, before, false)
 }
 
-func load(file string, refused []string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
-	c := &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string), refused: refused}
-	// What is in these files comes from many hands.
-	err := contain.Run(func() error {
-		tree, err := rules.Parse(file, c.read)
+func (c *Config) loadAll(lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
+	c.strict = strict
+	// Content from many sources must not cause a panic.
+	err := safego.Run(func() error {
+		tree, err := rules.Parse(c.File, c.read)
 		if err != nil {
 			return err
 		}
@@ -118,19 +123,23 @@ func load(file string, refused []string, lists *lookup.Lists, before *Config, st
 	return c, err
 }
 
-// Unread is what stands for a configuration that could not be read in time: it has
-// no policy, and has changed as soon as there is a file.
-func Unread(file string) *Config {
+func newConfig(file string) *Config {
+	return &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
+}
+
+// Placeholder returns a Config for a file that could not be read in time. It has no
+// policy. Changed returns true when the file exists.
+func Placeholder(file string) *Config {
 	return &Config{File: file, files: map[string]stamp{file: {}}}
 }
 
-// Ready loads the ready policy of that name.
+// Ready loads the named preset.
 func Ready(name string, lists *lookup.Lists) (*Config, error) {
 	text, err := rules.ReadyPolicy(name)
 	if err != nil {
 		return nil, err
 	}
-	c := &Config{File: name + ".conf", tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
+	c := newConfig(name + ".conf")
 	tree, err := rules.Parse(c.File, func(string) ([]byte, error) { return text, nil })
 	if err != nil {
 		return nil, err
@@ -142,7 +151,7 @@ func Ready(name string, lists *lookup.Lists) (*Config, error) {
 }
 
 func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config, strict bool) (err error) {
-	var wrong rules.Errors // tables, which a strict check names all at once
+	var wrong rules.Errors // errors of all tables, if strict
 	c.Policy, c.Warnings, err = rules.Compile(tree, rules.Options{
 		Load: func(s rules.Source) (rules.Table, error) {
 			t, err := c.load(s, lists, before)
@@ -155,20 +164,18 @@ func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config
 			}
 			if kept := before.table(s); kept != nil {
 				c.tables[key(s)] = kept
-				c.note("table <%s>: %v; the one read before stays in use", s.Table, err)
+				c.Kept = append(c.Kept, s.Table)
+				c.note("table <%s>: %v; keeping the previous table", s.Table, err)
 				return kept, nil
 			}
-			c.note("table <%s>: %v; rules that ask for it cannot tell", s.Table, err)
+			c.note("table <%s>: %v; conditions on it are unknown", s.Table, err)
 			return nil, nil
 		},
 	})
 	if err != nil {
 		return err
 	}
-	if missed := c.Policy.Needs().Evidence & rules.LeanMisses; c.Policy.Detail == rules.DetailLean && missed != 0 {
-		c.note("with detail lean there is no evidence of: %s", missed)
-	}
-	c.Policy.Store, c.Policy.Events = Beside(c.File, c.Policy.Store), Beside(c.File, c.Policy.Events)
+	c.Policy.Store = ResolvePath(c.File, c.Policy.Store)
 	var errs []error
 	if len(wrong) > 0 {
 		errs = append(errs, wrong)
@@ -180,10 +187,37 @@ func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config
 	c.ASN, err = c.origins(c.Policy.ASN, known, strict)
 	errs = append(errs, err)
 	c.Country, err = c.origins(c.Policy.Country, known, strict)
+	c.checkFields(tree)
 	return errors.Join(append(errs, err)...)
 }
 
-// line is the line of the configuration at pos.
+// checkFields warns if a database lacks the field for its statement.
+func (c *Config) checkFields(tree *rules.Config) {
+	for _, s := range tree.All() {
+		set, ok := s.(*rules.Setting)
+		if !ok {
+			continue
+		}
+		var state lookup.OriginState
+		var missing string
+		switch {
+		case set.Word == "asn" && c.ASN != nil:
+			if state = c.ASN.State(); !state.ASN {
+				missing = "AS numbers"
+			}
+		case set.Word == "country" && c.Country != nil:
+			if state = c.Country.State(); !state.Country {
+				missing = "countries"
+			}
+		}
+		if state.Loaded && missing != "" {
+			c.Warnings = append(c.Warnings, &rules.Error{Pos: set.Pos, Source: c.line(set.Pos), Warning: true, Hint: "name a database that has them",
+				Msg: fmt.Sprintf("database %s has no %s (type %s): conditions on %s never match", state.Path, missing, state.Type, set.Word)})
+		}
+	}
+}
+
+// line returns the configuration line at pos.
 func (c *Config) line(pos rules.Pos) string {
 	n := 0
 	for line := range strings.Lines(c.text[pos.File]) {
@@ -194,7 +228,7 @@ func (c *Config) line(pos rules.Pos) string {
 	return ""
 }
 
-// read is rules' way to files; it remembers which they were.
+// read reads a configuration file for package rules and records its stamp.
 func (c *Config) read(name string) ([]byte, error) {
 	c.files[name] = stampOf(name)
 	f, err := feed.Open(name)
@@ -207,15 +241,14 @@ func (c *Config) read(name string) ([]byte, error) {
 	return b, err
 }
 
-// maxConfig is more than the language takes of one file.
+// maxConfig is the read limit in bytes. Package rules has a lower limit for a file.
 const maxConfig = 2 << 20
 
 func (c *Config) note(format string, args ...any) {
 	c.Notes = append(c.Notes, fmt.Sprintf(format, args...))
 }
 
-// Tables lists the tables that were read from files or are shipped, with the
-// number of their entries.
+// Tables returns the number of entries of each table from a file or shipped list.
 func (c *Config) Tables() map[string]int {
 	sizes := make(map[string]int)
 	for source, t := range c.tables {
@@ -224,34 +257,28 @@ func (c *Config) Tables() map[string]int {
 	return sizes
 }
 
-// Beside returns where the file or directory is that a configuration names:
-// beside the file that names it, if the name is not absolute.
-func Beside(file, name string) string {
+// ResolvePath returns the path of name, relative to the directory of file.
+func ResolvePath(file, name string) string {
 	if name == "" || filepath.IsAbs(name) {
 		return name
 	}
 	return filepath.Join(filepath.Dir(file), name)
 }
 
-// origins opens a database, or takes what before has of it as it is by now. It never
-// changes the one of before, which is in use until it is known whom the new one hits.
+// origins opens a database, or returns a refreshed copy of one in before. The
+// database in before remains in use until the new one has been checked.
 func (c *Config) origins(name string, before []*lookup.Origins, strict bool) (*lookup.Origins, error) {
 	if name == "" {
 		return nil, nil
 	}
-	name = Beside(c.File, name)
+	name = ResolvePath(c.File, name)
 	if c.ASN != nil && c.ASN.Path() == name {
-		return c.ASN, nil // one file may know both
+		return c.ASN, nil // a file can contain both
 	}
 	c.files[name] = stampOf(name)
 	o := lookup.NewOrigins(name)
 	if i := slices.IndexFunc(before, func(o *lookup.Origins) bool { return o != nil && o.Path() == name }); i >= 0 {
 		o = before[i]
-	}
-	if slices.Contains(c.refused, name) {
-		c.files[name] = stamp{}
-		c.note("%v", fmt.Errorf("database %s: %w; networks and countries are not evaluated", name, errRefused))
-		return o, nil
 	}
 	o, err := o.Next()
 	if err != nil {
@@ -263,7 +290,7 @@ func (c *Config) origins(name string, before []*lookup.Origins, strict bool) (*l
 	return o, nil
 }
 
-// Changed tells whether a file that c was made from has changed.
+// Changed reports whether a file of c has changed.
 func (c *Config) Changed() bool {
 	for name, was := range c.files {
 		if !was.same(stampOf(name)) {
@@ -273,33 +300,21 @@ func (c *Config) Changed() bool {
 	return false
 }
 
-var errRefused = errors.New("it was refused before the restart, and is looked at again soon")
-
-// News lists the files of tables and databases that are not as before has them.
-func (c *Config) News(before *Config) (files []string) {
-	for _, name := range c.Files() {
-		if _, own := c.text[name]; !own && !c.files[name].same(before.files[name]) {
-			files = append(files, name)
-		}
-	}
-	return files
-}
-
-// Seen takes the files of broken, which is the next version of c and could not be
-// loaded, for known, so that Changed waits until one of them is mended.
-func (c *Config) Seen(broken *Config) {
+// MarkSeen records the current versions of all files. Broken is a version of c that
+// failed to load. Changed then returns true after the next change.
+func (c *Config) MarkSeen(broken *Config) {
 	for name := range c.files {
 		c.files[name] = stampOf(name)
 	}
 	maps.Copy(c.files, broken.files)
 }
 
-// Files lists all files that c was made from, or tried to: its own, those of its
-// tables, and the databases.
+// Files returns all configuration files, tables and databases of c, including
+// missing ones.
 func (c *Config) Files() []string { return slices.Sorted(maps.Keys(c.files)) }
 
-// Detail shows errors of the policy language with their lines, a caret and a
-// hint, and any other error as it is; it ends with a newline.
+// Detail returns the text of err with a final newline. Errors of the policy language
+// include the line, a caret and a hint.
 func Detail(err error) string {
 	switch e := err.(type) {
 	case rules.Errors:

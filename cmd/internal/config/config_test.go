@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"scanwatch/internal/smtp"
+
 	"scanwatch/filter/lookup"
 	"scanwatch/rules"
 )
@@ -38,8 +40,8 @@ func prefixes(n int) string {
 	return b.String()
 }
 
-// TestReloadKeepsTables: whatever becomes of a table's file, the list that was
-// read before stays in use, until there is a good one again.
+// TestReloadKeepsTables checks that the previous table remains in use while its file
+// is missing or invalid.
 func TestReloadKeepsTables(t *testing.T) {
 	lists := builtinLists(t)
 	for _, c := range []struct {
@@ -48,8 +50,8 @@ func TestReloadKeepsTables(t *testing.T) {
 		note string
 	}{
 		{"removed", func(t *testing.T, name string) { os.Remove(name) }, "no such file"},
-		{"empty", func(t *testing.T, name string) { write(t, name, "") }, "empty"},
-		{"shrunk by more than half", func(t *testing.T, name string) { write(t, name, prefixes(9)) }, "half"},
+		{"empty", func(t *testing.T, name string) { write(t, name, "") }, "no entries, previously 20"},
+		{"comments only", func(t *testing.T, name string) { write(t, name, "# nothing\n\n") }, "no entries, previously 20"},
 		{"an error page", func(t *testing.T, name string) { write(t, name, "<!DOCTYPE html>\n<p>no</p>\n") }, "web page"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -62,11 +64,11 @@ func TestReloadKeepsTables(t *testing.T) {
 				t.Fatal(err)
 			}
 			if first.Changed() {
-				t.Error("nothing has changed")
+				t.Error("changed without a change")
 			}
 			c.file(t, drop)
 			if !first.Changed() {
-				t.Error("the change was not seen")
+				t.Error("the change was not detected")
 			}
 			second, err := Load(conf, lists, first, false)
 			if err != nil {
@@ -74,28 +76,96 @@ func TestReloadKeepsTables(t *testing.T) {
 			}
 			inside := netip.MustParseAddr("2001:db8:13::1")
 			if !second.Policy.Table("drop").MatchAddr(inside) {
-				t.Error("the old list is not in use")
+				t.Error("the previous table is not in use")
 			}
-			if len(second.Notes) != 1 || !strings.Contains(second.Notes[0], c.note) || !strings.Contains(second.Notes[0], "stays in use") {
+			if len(second.Notes) != 1 || !strings.Contains(second.Notes[0], c.note) || !strings.Contains(second.Notes[0], "keeping the previous table") {
 				t.Errorf("notes %q, want one about %q", second.Notes, c.note)
 			}
 			if _, err := Load(conf, lists, first, true); err == nil {
-				t.Error("a strict check takes it")
+				t.Error("no error with strict")
 			}
-			write(t, drop, prefixes(19))
+			write(t, drop, prefixes(3)) // an edit of the operator, however short
 			third, err := Load(conf, lists, second, false)
 			if err != nil || len(third.Notes) > 0 {
 				t.Fatalf("%v, notes %q", err, third.Notes)
 			}
 			if third.Policy.Table("drop").MatchAddr(inside) {
-				t.Error("the new list is not in use")
+				t.Error("the new table is not in use")
 			}
 		})
 	}
 }
 
-// TestRelativeNames: files are beside the file that names them, wherever the
-// program was started.
+// TestEmptyTable checks that a file may be empty on the first day, and that force
+// empties a table.
+func TestEmptyTable(t *testing.T) {
+	dir := t.TempDir()
+	conf, drop := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop.txt")
+	write(t, conf, withTable)
+	write(t, drop, "# friends\n")
+	first, err := Load(conf, builtinLists(t), nil, true)
+	if err != nil || len(first.Notes) > 0 {
+		t.Fatalf("%v, notes %q", err, first.Notes)
+	}
+	write(t, drop, prefixes(20))
+	for _, c := range []struct {
+		text   string
+		forced bool
+		want   bool // the table has entries
+	}{
+		{prefixes(20), false, true},
+		{"", false, true},
+		{"<html>", true, true}, // cannot be loaded
+		{"", true, false},
+		{"", false, false},
+	} {
+		write(t, drop, c.text)
+		if first, err = Reload(first, builtinLists(t), c.forced); err != nil {
+			t.Fatal(err)
+		}
+		if got := first.Policy.Table("drop").MatchAddr(netip.MustParseAddr("2001:db8:1::1")); got != c.want {
+			t.Errorf("%.10q, forced %v: matches %v", c.text, c.forced, got)
+		}
+	}
+}
+
+// TestTableFiles checks what a strict load says about the entries of table files.
+func TestTableFiles(t *testing.T) {
+	const pass, drop = "table <t> file \"list\"\npass from <t>\n", "table <t> file \"list\"\nrule r phase connect match src <t> disconnect\n"
+	for _, c := range []struct {
+		name, conf, list string
+		want             string // in the notes or warnings; empty for none
+	}{
+		{"addresses", pass, "192.0.2.7\n198.51.100.0/24\n", ""},
+		{"local networks of friends", pass, "192.168.0.0/16\nfd00::/8\n", ""},
+		{"local networks of friends and in a rule", pass + "rule r phase connect match src <t> disconnect\n", "192.0.2.7\n192.168.0.0/16\n", "line 2: 192.168.0.0/16: private"},
+		{"a local network in a rule", drop, "192.0.2.7\n192.168.0.0/16\n", "line 2: 192.168.0.0/16: private"},
+		{"names of friends", pass, "192.0.2.7\nmail.partner.example\n", "scanwatch.conf:1:11: warning: table <t>: name \"mail.partner.example\" of its file is never compared"},
+		{"only names", pass, "mail.partner.example\n", "scanwatch.conf:2:6: warning: this never matches: src asks for an address, and table <t> has none"},
+		{"host bits", drop, "192.0.2.7\n198.51.100.9/24\n", "line 2: 198.51.100.9/24: bits after the prefix length are ignored: 198.51.100.0/24"},
+		{"an address in a remark", drop, "192.0.2.7 was 192.0.2.9\n", "line 1: 192.0.2.9: ignored as a part of a remark"},
+		{"a wide network", drop, "192.0.2.7\n8.8.8.0/7\n", "line 2: 8.8.8.0/7: wider than /8"},
+		{"AS numbers as countries", "country \"nosuch\"\n" + strings.Replace(drop, "src", "country", 1), "AS64496\n", "country asks for a country code, and table <t> has none"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			conf := filepath.Join(dir, "scanwatch.conf")
+			write(t, conf, c.conf)
+			write(t, filepath.Join(dir, "list"), c.list)
+			loaded, err := Load(conf, builtinLists(t), nil, true)
+			got := strings.Join(loaded.Notes, "\n") + loaded.Warnings.Error()
+			if err != nil && !strings.Contains(c.conf, "nosuch") {
+				t.Fatal(err)
+			}
+			if !strings.Contains(got, c.want) || c.want == "" && got != "" {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestRelativeNames checks that names are relative to the file that has them, not to
+// the working directory.
 func TestRelativeNames(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")
@@ -113,24 +183,24 @@ func TestRelativeNames(t *testing.T) {
 	}
 	for table, addr := range map[string]string{"near": "192.0.2.1", "far": "198.51.100.1"} {
 		if !c.Policy.Table(table).MatchAddr(netip.MustParseAddr(addr)) {
-			t.Errorf("<%s> does not hold %s", table, addr)
+			t.Errorf("<%s> does not match %s", table, addr)
 		}
 	}
 	if got, want := c.Policy.Store, filepath.Join(dir, "state"); got != want {
 		t.Errorf("store %q, want %q", got, want)
 	}
 	if c.Changed() {
-		t.Error("nothing has changed")
+		t.Error("changed without a change")
 	}
 	write(t, filepath.Join(dir, "more", "tables.conf"), "table <far> file \"far.txt\" # again\n")
 	if !c.Changed() {
-		t.Error("a change of an included file was not seen")
+		t.Error("a change of an included file was not detected")
 	}
 }
 
-// TestSeen: a broken configuration is complained of once, and loaded as soon as
-// it is mended.
-func TestSeen(t *testing.T) {
+// TestMarkSeen checks that an invalid configuration is reported once, and loaded
+// after its repair.
+func TestMarkSeen(t *testing.T) {
 	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
 	for _, c := range []struct {
 		name  string
@@ -149,10 +219,10 @@ func TestSeen(t *testing.T) {
 			write(t, conf, "mode obverse\n")
 			c, err := Load(conf, builtinLists(t), nil, false)
 			if err == nil || c.Policy != nil {
-				t.Fatal("it was taken")
+				t.Fatal("no error")
 			}
 			if c.Changed() {
-				t.Error("nothing has changed")
+				t.Error("changed without a change")
 			}
 			write(t, conf, "mode obverse\n# still\n")
 			return c
@@ -161,10 +231,10 @@ func TestSeen(t *testing.T) {
 			os.Remove(conf)
 			c, err := Load(conf, builtinLists(t), nil, false)
 			if err == nil || c.Policy != nil {
-				t.Fatal("it was taken")
+				t.Fatal("no error")
 			}
 			if c.Changed() {
-				t.Error("nothing has changed")
+				t.Error("changed without a change")
 			}
 			write(t, conf, "mode obverse\n")
 			return c
@@ -173,19 +243,19 @@ func TestSeen(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			config := c.first(t)
 			if !config.Changed() {
-				t.Fatal("the change was not seen")
+				t.Fatal("the change was not detected")
 			}
 			broken, err := Load(conf, builtinLists(t), config, false)
 			if err == nil {
-				t.Fatal("it was taken")
+				t.Fatal("no error")
 			}
-			config.Seen(broken)
+			config.MarkSeen(broken)
 			if config.Changed() {
-				t.Error("the same change is seen again")
+				t.Error("the same change is detected again")
 			}
-			write(t, conf, "mode enforce # mended\n")
+			write(t, conf, "mode enforce # fixed\n")
 			if !config.Changed() {
-				t.Error("the next change was not seen")
+				t.Error("the next change was not detected")
 			}
 			if _, err := Load(conf, builtinLists(t), config, false); err != nil {
 				t.Error(err)
@@ -194,9 +264,9 @@ func TestSeen(t *testing.T) {
 	}
 }
 
-// TestAllAtOnce: a strict check names every file that cannot be used, with the
-// line that names it.
-func TestAllAtOnce(t *testing.T) {
+// TestAllErrors checks that a strict load returns an error with a position for every
+// unusable file.
+func TestAllErrors(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")
 	write(t, conf, "table <a> file \"a.txt\"\n\ttable <b> file \"b.txt\"\nasn \"c.mmdb\"\ncountry \"d.mmdb\"\n"+
@@ -220,8 +290,8 @@ func TestAllAtOnce(t *testing.T) {
 	}
 }
 
-// TestMissingAtFirst: a table that was never there cannot tell, and the rest
-// of the policy works.
+// TestMissingAtFirst checks that conditions on a missing table are unknown, and that
+// other rules work.
 func TestMissingAtFirst(t *testing.T) {
 	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
 	write(t, conf, withTable+"rule odd phase connect match !src <drop> disconnect\nasn \"nosuch.mmdb\"\n")
@@ -232,7 +302,7 @@ func TestMissingAtFirst(t *testing.T) {
 	if len(c.Notes) != 2 {
 		t.Errorf("notes %q, want one of the table and one of the database", c.Notes)
 	}
-	v := c.Policy.Eval(&rules.Facts{Phase: rules.Connect, Src: netip.MustParseAddr("192.0.2.1")})
+	v := c.Policy.Eval(&rules.Facts{Phase: smtp.PhaseConnect, Src: netip.MustParseAddr("192.0.2.1")})
 	if v.Act.Rule != nil {
 		t.Errorf("rule %s decided without its table", v.Act.Rule.Name)
 	}
@@ -241,10 +311,10 @@ func TestMissingAtFirst(t *testing.T) {
 func TestBuiltinTables(t *testing.T) {
 	lists := builtinLists(t)
 	for name, want := range map[string]struct{ in, out string }{
-		"scanners":    {"census1.shodan.io", "mail.example.net"},
-		"clouds":      {"ec2-192-0-2-1.compute.amazonaws.com", "a.smtp-out.amazonses.com"},
-		"botnet-helo": {"YLMF-PC", "localhost"},
-		"allow":       {"a1.smtp-out.amazonses.com", "mail.example.net"},
+		"scanners":      {"census1.shodan.io", "mail.example.net"},
+		"clouds":        {"ec2-192-0-2-1.compute.amazonaws.com", "a.smtp-out.amazonses.com"},
+		"botnet-helo":   {"YLMF-PC", "localhost"},
+		"known-senders": {"a1.smtp-out.amazonses.com", "mail.example.net"},
 	} {
 		table, err := builtin(name, lists)
 		if err != nil {
@@ -255,7 +325,7 @@ func TestBuiltinTables(t *testing.T) {
 		}
 	}
 	if _, err := builtin("nosuch", lists); err == nil {
-		t.Error("a list that is not shipped was found")
+		t.Error("no error for a list that is not shipped")
 	}
 }
 
@@ -271,7 +341,7 @@ func TestReadyPolicies(t *testing.T) {
 	}
 }
 
-// BenchmarkLoad: what a start with 100,000 prefixes and 200 rules costs.
+// BenchmarkLoad loads 100,000 prefixes and 200 rules.
 func BenchmarkLoad(b *testing.B) {
 	dir := b.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")

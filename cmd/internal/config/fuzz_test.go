@@ -9,8 +9,8 @@ import (
 	"scanwatch/rules"
 )
 
-// FuzzLoad: whatever stands in the configuration and in the file of a table, there
-// is a policy or an error that names a place, and what was loaded can be loaded again.
+// FuzzLoad checks that any configuration and table give a policy or an error with a
+// position, and that a loaded one can be loaded again.
 func FuzzLoad(f *testing.F) {
 	lists := builtinLists(f)
 	list := []byte("192.0.2.0/24\n2001:db8::/32\nscan.example.net\n")
@@ -30,7 +30,7 @@ func FuzzLoad(f *testing.F) {
 		f.Add(text, list)
 	}
 	f.Fuzz(func(t *testing.T, text, list []byte) {
-		t.Chdir(t.TempDir()) // so that names in the text lead nowhere else
+		t.Chdir(t.TempDir()) // for relative names
 		for name, data := range map[string][]byte{"scanwatch.conf": text, "list": list} {
 			if err := os.WriteFile(name, data, 0o600); err != nil {
 				t.Fatal(err)
@@ -52,10 +52,10 @@ func FuzzLoad(f *testing.F) {
 			}
 			var places rules.Errors
 			if errors.As(err, &places) && (len(places) == 0 || places[0].Pos.Line < 1) {
-				t.Errorf("error without a place: %v", err)
+				t.Errorf("error without a position: %v", err)
 			}
 			if Detail(err) == "" {
-				t.Error("an error without a text")
+				t.Error("empty error text")
 			}
 		}
 	})

@@ -1,39 +1,41 @@
 package config
 
 import (
+	"errors"
 	"fmt"
-	"iter"
 	"net/netip"
-	"slices"
 	"strings"
+	"time"
 
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/lookup/feed"
+	"scanwatch/internal/prefix"
 	"scanwatch/rules"
 )
 
-// table is a rules.Table that was read from a file or is shipped.
+// table is a rules.Table from a file or a shipped list.
 type table struct {
 	prefixes lookup.Prefixes[struct{}]
 	names    lookup.Names[struct{}]
 	patterns *lookup.Patterns[struct{}]
 	asns     map[uint32]bool
 	size     int
+	contents rules.Contents
 }
+
+// Contents returns the classes of the entries.
+func (t *table) Contents() rules.Contents { return t.contents }
 
 func (t *table) MatchAddr(a netip.Addr) bool {
 	_, ok := t.prefixes.Lookup(a)
 	return ok
 }
 
-// Overlaps tells whether t has a network that has an address in common with p.
+// Overlaps reports whether a network in t overlaps p.
 func (t *table) Overlaps(p netip.Prefix) bool {
 	_, ok := t.prefixes.Overlapping(p)
 	return ok
 }
-
-// Narrower goes through the networks of t within p.
-func (t *table) Narrower(p netip.Prefix) iter.Seq[netip.Prefix] { return t.prefixes.Narrower(p) }
 
 func (t *table) MatchName(name []byte) bool {
 	if _, ok := t.names.LookupBytes(name); ok {
@@ -48,9 +50,9 @@ func (t *table) MatchName(name []byte) bool {
 
 func (t *table) MatchASN(n uint32) bool { return t.asns[n] }
 
-// key is s without its place in the file, which changes when lines move.
+// key returns s without its position and use, which change with the line.
 func key(s rules.Source) rules.Source {
-	s.Pos = rules.Pos{}
+	s.Pos, s.Exempts = rules.Pos{}, false
 	return s
 }
 
@@ -70,34 +72,45 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 		c.tables[key(s)] = t
 		return t, nil
 	}
-	file := Beside(s.Pos.File, s.File)
-	if slices.Contains(c.refused, file) {
-		c.files[file] = stamp{}
-		return nil, fmt.Errorf("%s: %w", file, errRefused)
-	}
+	file := ResolvePath(s.Pos.File, s.File)
 	c.files[file] = stampOf(file)
 	f, err := feed.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	r, err := feed.Parse(f, strings.TrimSpace(s.Format+" "+s.Param))
+	parse := feed.Parse
+	if s.Exempts {
+		parse = feed.ParseExempt
+	}
+	r, err := parse(f, strings.TrimSpace(s.Format+" "+s.Param))
+	if errors.Is(err, feed.ErrEmpty) {
+		r, err = &feed.Result{}, nil // an empty file is valid for a new table
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	if old := before.table(s); old != nil {
-		if err := feed.Shrunk(old.size, r.Len()); err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
+	if old := before.table(s); old != nil && old.size > 0 && r.Len() == 0 && !c.forced {
+		return nil, fmt.Errorf("%s: %w, previously %d; to empty the table: scanwatch reload --force", file, feed.ErrEmpty, old.size)
 	}
 	if n := r.Refused.Total; n > 0 {
-		c.note("table <%s>: %s: %d of %d entries were not taken, the first: %v; see scanwatch import --check", s.Table, file, n, n+r.Len(), r.Refused.First[0])
+		c.note("table <%s>: %s: %d of %d entries rejected, the first: %v; see scanwatch import --check", s.Table, file, n, n+r.Len(), r.Refused.First[0])
+	}
+	if n := r.Doubts.Total; n > 0 && c.strict {
+		c.note("table <%s>: %s: probable mistake: %v", s.Table, file, r.Doubts.First[0])
 	}
 	t := &table{size: r.Len(), asns: make(map[uint32]bool)}
 	for _, p := range r.Prefixes {
 		t.prefixes.Add(p, struct{}{})
 	}
+	if len(r.Prefixes) > 0 {
+		t.contents.Add(rules.Addresses, len(r.Prefixes), prefix.String(r.Prefixes[0]))
+	}
+	if len(r.ASNs) > 0 {
+		t.contents.Add(rules.Numbers, len(r.ASNs), fmt.Sprintf("AS%d", r.ASNs[0]))
+	}
 	for _, n := range r.Names {
+		t.contents.AddName(n)
 		if err := t.names.Add(n, struct{}{}); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
@@ -109,43 +122,46 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	return t, nil
 }
 
-// shipped are the tables that can be builtin, with the evidence that their
-// rows support; the lists hold rows that support other evidence as well.
+// shipped contains the tables for builtin, with the evidence of their rows. The
+// lists also have rows with other evidence.
 var shipped = map[string]string{
-	lookup.Scanners:   "scanner",
-	lookup.Clouds:     "cloud",
-	lookup.BotnetHelo: "botnet-helo",
-	lookup.Allow:      "",
+	lookup.Scanners:     "scanner",
+	lookup.Clouds:       "cloud",
+	lookup.BotnetHelo:   "botnet-helo",
+	lookup.KnownSenders: "",
 }
 
-// builtin makes a table of a shipped list, without the rows of low confidence:
-// those are good for a score, and not for a match.
+// builtin returns the table of a shipped list without rows of low confidence, such
+// as rented addresses after 90 days.
 func builtin(name string, lists *lookup.Lists) (*table, error) {
 	evidence, ok := shipped[name]
 	if !ok {
-		return nil, fmt.Errorf("no list of that name is shipped; there are <scanners>, <clouds>, <botnet-helo> and <allow>")
+		return nil, errors.New("not a shipped list; use <scanners>, <clouds>, <botnet-helo> or <known-senders>")
 	}
 	t := &table{asns: make(map[uint32]bool)}
 	var patterns []lookup.Pattern[struct{}]
 	for _, row := range lists.Rows() {
-		if row.List != name || row.Evidence != evidence || row.Confidence == "low" {
+		if row.List != name || row.Evidence != evidence || row.ConfidenceAt(time.Now()) == "low" {
 			continue
 		}
 		t.size++
 		switch row.Kind {
 		case "cidr":
-			p, err := netip.ParsePrefix(row.Value)
+			p, _, err := prefix.Parse(row.Value)
 			if err != nil {
 				return nil, err
 			}
 			t.prefixes.Add(p, struct{}{})
+			t.contents.Add(rules.Addresses, 1, row.Value)
 		case "asn":
 			var n uint32
 			if _, err := fmt.Sscanf(row.Value, "AS%d", &n); err != nil {
 				return nil, fmt.Errorf("AS number %q: %w", row.Value, err)
 			}
 			t.asns[n] = true
+			t.contents.Add(rules.Numbers, 1, row.Value)
 		case "rdns", "helo":
+			t.contents.Add(rules.Names, 1, row.Value)
 			if expr, ok := strings.CutPrefix(row.Value, "/"); ok {
 				patterns = append(patterns, lookup.Pattern[struct{}]{Expr: strings.TrimSuffix(expr, "/")})
 			} else if err := t.names.Add(row.Value, struct{}{}); err != nil {

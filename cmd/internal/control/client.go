@@ -15,14 +15,15 @@ import (
 	"syscall"
 	"time"
 
+	"scanwatch/cmd/internal/owner"
 	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
 
-// ErrNotRunning tells that nobody listens: no filter uses the state directory.
+// ErrNotRunning means that no process listens on the control socket.
 var ErrNotRunning = errors.New("filter-scanwatch is not running; is smtpd up, and does smtpd.conf name the filter?")
 
-// A Client asks a running filter. It is not for concurrent use.
+// A Client sends commands to a running filter. It must not be used concurrently.
 type Client struct {
 	conn net.Conn
 	in   *bufio.Reader
@@ -31,71 +32,77 @@ type Client struct {
 // Dial connects to the filter that uses the state directory dir.
 func Dial(dir string) (*Client, error) {
 	path := SocketPath(dir)
-	conn, err := net.DialTimeout("unix", path, 5*time.Second)
+	var conn net.Conn
+	// The owner of the directory could make the socket a link to another one.
+	err := owner.Do(dir, func() (err error) {
+		conn, err = net.DialTimeout("unix", path, 5*time.Second)
+		return err
+	})
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("%w (nobody listens on %s)", ErrNotRunning, path)
+		return nil, fmt.Errorf("%w (no process listens on %s)", ErrNotRunning, path)
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("ask the running filter (run this as root, or join the group of the directory): %w", err)
+		return nil, fmt.Errorf("connect to the filter: %w; run this as root, or join the group of the directory", err)
 	case err != nil:
-		return nil, fmt.Errorf("ask the running filter: %w", err)
+		return nil, fmt.Errorf("connect to the filter: %w", err)
 	}
 	c := &Client{conn: conn, in: bufio.NewReader(conn)}
 	line, err := c.line()
 	if err == nil && line != greeting {
-		err = fmt.Errorf("it greets with %.80q where this program expects %q: update the older of the two", line, greeting)
+		err = fmt.Errorf("greeting %.80q instead of %q; update the older of the two programs", line, greeting)
 	}
 	if errors.Is(err, io.EOF) {
-		err = fmt.Errorf("it has no place for another client; try again")
+		err = errors.New("too many clients; try again")
 	}
 	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("ask the running filter on %s: %w", path, err)
+		return nil, fmt.Errorf("connect to the filter on %s: %w", path, err)
 	}
 	return c, nil
 }
 
-// Close ends the conversation.
+// Close closes the connection.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Status asks how the filter is doing.
+// Status returns the status of the filter.
 func (c *Client) Status() (s Status, err error) {
 	err = c.ask(&s, "status")
 	return s, err
 }
 
-// Flush returns when all that the filter recorded before is on disk.
+// Flush writes all earlier records of the filter to the disk.
 func (c *Client) Flush() error { return c.ask(nil, "flush") }
 
-// Reload makes the filter load its configuration again. Only if it is forced, one
-// is taken that newly turns away hosts that did good lately.
-func (c *Client) Reload(forced bool) error {
+// Reload reloads the configuration of the filter. If forced is set, an empty file
+// empties its table. The notes are about tables and databases.
+func (c *Client) Reload(forced bool) (a Config, err error) {
 	how := Careful
 	if forced {
 		how = Forced
 	}
-	return c.ask(nil, "reload", how)
+	err = c.ask(&a, "reload", how)
+	return a, err
 }
 
-// Log changes how much the filter logs: a Word of Levels.
+// Log sets the log level to a Word of Levels.
 func (c *Client) Log(word string) error { return c.ask(nil, "log", word) }
 
-// Days returns what was counted by the day, the oldest day first.
+// Days returns the counters by day, oldest first.
 func (c *Client) Days() ([]memory.Day, error) {
 	var a daysAnswer
 	err := c.ask(&a, "days")
 	return a.Days, err
 }
 
-// Segments lists the files of recorded sessions.
+// Segments returns the segments of session records.
 func (c *Client) Segments() ([]store.Segment, error) {
 	var a segmentsAnswer
 	err := c.ask(&a, "segments")
 	return a.Segments, err
 }
 
-// Snapshot writes a consistent copy of a segment to w. If the filter does not
-// write to it any more, the error is store.ErrFinished.
+// Snapshot writes a consistent copy of a segment to w. The error is
+// store.ErrFinished if the segment is not being written.
 func (c *Client) Snapshot(w io.Writer, name string) error { return c.copy(w, "snapshot", name) }
 
 // State writes a consistent copy of state.db to w.
@@ -107,24 +114,24 @@ func (c *Client) copy(w io.Writer, words ...string) error {
 		return err
 	}
 	if _, err := io.CopyN(&deadlineWriter{c.conn, w}, c.in, a.Size); err != nil {
-		return fmt.Errorf("copy %s from the running filter: %w", a.Segment, noEOF(err))
+		return fmt.Errorf("copy %s from the filter: %w", a.Segment, noEOF(err))
 	}
 	return nil
 }
 
-// Ban bans a host or a network.
+// Ban bans a host or network.
 func (c *Client) Ban(p netip.Prefix, d time.Duration, reason string) (b Banned, err error) {
 	err = c.ask(&b, "ban", p.String(), strconv.FormatInt(int64(d/time.Second), 10), url.QueryEscape(reason))
 	return b, err
 }
 
-// Unban ends every ban within p.
+// Unban revokes all bans within p.
 func (c *Client) Unban(p netip.Prefix) (b Banned, err error) {
 	err = c.ask(&b, "unban", p.String())
 	return b, err
 }
 
-// deadlineWriter gives the server new time after each piece.
+// deadlineWriter extends the read deadline with each write.
 type deadlineWriter struct {
 	conn net.Conn
 	w    io.Writer
@@ -137,7 +144,7 @@ func (d *deadlineWriter) Write(p []byte) (int, error) {
 	return d.w.Write(p)
 }
 
-// ask sends a command and decodes the answer into a, unless it is nil.
+// ask sends a command and decodes the answer into a, which may be nil.
 func (c *Client) ask(a any, words ...string) error {
 	err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err == nil {
@@ -148,35 +155,36 @@ func (c *Client) ask(a any, words ...string) error {
 		line, err = c.line()
 	}
 	if err != nil {
-		return fmt.Errorf("ask the running filter for %s: %w", words[0], noEOF(err))
+		return fmt.Errorf("ask the filter for %s: %w", words[0], noEOF(err))
 	}
 	var failed errorAnswer
 	if err := json.Unmarshal([]byte(line), &failed); err != nil {
-		return fmt.Errorf("ask the running filter for %s: its answer is no JSON: %w", words[0], err)
+		return fmt.Errorf("ask the filter for %s: decode the answer: %w", words[0], err)
 	}
 	switch {
 	case failed.Finished:
 		return store.ErrFinished
 	case failed.Error != "":
-		return fmt.Errorf("the running filter says: %s", failed.Error)
+		return fmt.Errorf("ask the filter for %s: %s", words[0], failed.Error)
 	case a != nil:
 		return json.Unmarshal([]byte(line), a)
 	}
 	return nil
 }
 
-// maxAnswer is the longest line of an answer: some thousand segments.
+// maxAnswer is the maximum length of an answer line in bytes, enough for thousands
+// of segments.
 const maxAnswer = 4 << 20
 
 func (c *Client) line() (string, error) {
-	// Flush may take as long as the server allows.
+	// The command flush may take as much time as the server allows.
 	if err := c.conn.SetReadDeadline(time.Now().Add(copyTimeout + writeTimeout)); err != nil {
 		return "", err
 	}
 	return c.read()
 }
 
-// read reads a line, for as long as the deadline that is set allows.
+// read reads a line before the current deadline.
 func (c *Client) read() (string, error) {
 	var b strings.Builder
 	for {

@@ -24,18 +24,18 @@ import (
 
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// verbs are all there are, about w and a memory of their own.
-func verbs(t testing.TB, dir string, w *store.Writer) []Verb {
+// commands returns all commands, with w and a new memory.
+func commands(t testing.TB, dir string, w *store.Writer) []Command {
 	m := memory.New()
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Changes: m.Changes, Rewrite: m.Rewrite})
 	t.Cleanup(func() { state.Close() })
-	list := append(StoreVerbs(w), StatusVerb(func() Status {
+	list := append(StoreCommands(w), StatusCommand(func() Status {
 		return Status{Program: "test", PID: os.Getpid(), Started: noon, Store: w.Status(), State: state.Status(), Memory: m.Status()}
 	}))
-	return append(list, MemoryVerbs(m, state, noon.UnixMicro, func() bool { return false }, func(string, memory.Ban) {})...)
+	return append(list, MemoryCommands(m, state, noon.UnixMicro, func() bool { return false }, func(memory.Ban) {})...)
 }
 
-// TestBan bans and lifts through the socket, and reads a copy of the state.
+// TestBan checks ban, unban and the copy of the state over the socket.
 func TestBan(t *testing.T) {
 	dir, _ := serve(t)
 	c, err := Dial(dir)
@@ -50,14 +50,14 @@ func TestBan(t *testing.T) {
 			t.Errorf("ban %s: %+v, %v", p, b, err)
 		}
 	}
-	if err := c.State(io.Discard); err != nil { // so that the file is there
+	if err := c.State(io.Discard); err != nil { // waits for the file
 		t.Fatal(err)
 	}
 	read := func() (n int) {
 		err := store.ReadState(dir, []string{"bans"}, c.State, func(e store.Entry) error {
 			if b, ok := memory.ReadBan(e.Key, e.Value); !ok {
 				t.Errorf("entry %x %x", e.Key, e.Value)
-			} else if !b.Over(noon) {
+			} else if !b.Expired(noon) {
 				n++
 			}
 			return nil
@@ -68,7 +68,7 @@ func TestBan(t *testing.T) {
 		return n
 	}
 	if n := read(); n != 2 {
-		t.Errorf("%d bans hold in the copy, want 2", n)
+		t.Errorf("%d active bans in the copy, want 2", n)
 	}
 	if b, err := c.Unban(netip.MustParsePrefix("0.0.0.0/0")); err != nil || len(b.Bans) != 1 || b.Bans[0].Prefix != host {
 		t.Errorf("unban: %+v, %v", b, err)
@@ -77,20 +77,89 @@ func TestBan(t *testing.T) {
 		t.Errorf("unban within a ban: %+v, %v", b, err)
 	}
 	if n := read(); n != 1 {
-		t.Errorf("%d bans hold, want 1", n)
+		t.Errorf("%d active bans, want 1", n)
 	}
 	if _, err := c.Ban(host, time.Hour, strings.Repeat("x", 300)); err == nil || !strings.Contains(err.Error(), "200 bytes") {
 		t.Errorf("a long reason: %v", err)
 	}
 	if _, err := c.Ban(host, 0, "x"); err == nil {
-		t.Error("banned for no time")
+		t.Error("ban of 0 seconds accepted")
 	}
 }
 
-// serve starts a writer and its server; both end with the test.
+// TestLearn checks that facts arrive in batches, and that a wrong one changes
+// nothing.
+func TestLearn(t *testing.T) {
+	dir, _ := serve(t)
+	c, err := Dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	at := noon.Add(-48 * time.Hour)
+	facts := []Fact{{At: at.UnixMicro(), Domain: strings.Repeat("d", maxName)}}
+	for i := range 300 {
+		a := netip.AddrFrom4([4]byte{198, 51, 100, byte(i)})
+		if i >= 256 {
+			a = netip.MustParseAddr(fmt.Sprintf("2001:db8:0:%x::1", i))
+		}
+		facts = append(facts, Fact{At: at.UnixMicro(), Addr: a, Messages: 2, Sender: "a b;,%\n" + strings.Repeat("é", 100)})
+	}
+	if err := errors.Join(c.Learn(nil), c.Learn(facts)); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"", "x;example.org", "0;example.org", "1;example.org", "9999999999999999;example.org", "9223372036854775807;example.org", "-9223372036854775808;x",
+		"1793448000000000", "1793448000000000;", "1793448000000000;a;b", "1793448000000000;192.0.2.1;0;x", "1793448000000000;192.0.2.1;1;x,", "1793448000000000;fe80::1%25a;1;x", "1793448000000000;%zz"} {
+		if err := c.ask(nil, "learn", "1793448000000000;203.0.113.1;1;x,"+bad); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+	if err := c.State(io.Discard); err != nil { // waits for the file
+		t.Fatal(err)
+	}
+	n := 0
+	err = store.ReadState(dir, []string{"peers"}, c.State, func(e store.Entry) error {
+		p, ok := memory.ReadPeer(e.Key, e.Value, noon.UnixMicro())
+		if ok {
+			n++
+		}
+		if ok && (p.Messages != 2 || !p.LastMail.Equal(at.Truncate(24*time.Hour)) || p.Prefix.Addr() == netip.MustParseAddr("203.0.113.1")) {
+			t.Errorf("%+v", p)
+		}
+		return nil
+	})
+	if err != nil || n != 300 {
+		t.Errorf("%d hosts, %v", n, err)
+	}
+}
+
+// TestApply checks the standing that facts give: the host by its address, and the
+// domains to which users wrote through their proven hosts.
+func TestApply(t *testing.T) {
+	m := memory.New()
+	m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro())
+	at, host := noon.Add(-48*time.Hour).UnixMicro(), netip.MustParseAddr("198.51.100.1")
+	Apply(m, &Fact{At: at, Addr: host, Messages: 3, Sender: "mail.example.net"})
+	Apply(m, &Fact{At: at, Domain: "lists.example.com"})
+	for _, c := range []struct {
+		client memory.Client
+		by     string
+	}{
+		{memory.Client{Addr: host}, "host"},
+		{memory.Client{Addr: netip.MustParseAddr("198.51.100.2")}, ""},
+		{memory.Client{Addr: netip.MustParseAddr("198.51.100.2"), Domain: "example.net"}, ""}, // the name is not proven
+		{memory.Client{Addr: netip.MustParseAddr("198.51.100.2"), Domain: "example.com"}, "correspondent"},
+	} {
+		if st := m.Peers.Standing(&c.client, noon.UnixMicro()); st.By != c.by {
+			t.Errorf("%+v: %+v, want %q", c.client, st, c.by)
+		}
+	}
+}
+
+// serve starts a writer and its server, and stops both after the test.
 func serve(t *testing.T) (dir string, w *store.Writer) {
 	t.Helper()
-	// Not t.TempDir, whose name may be too long for a socket.
+	// The name of t.TempDir may be too long for a socket.
 	dir, err := os.MkdirTemp("", "control")
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +170,7 @@ func serve(t *testing.T) (dir string, w *store.Writer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Verbs: verbs(t, dir, w)}
+	s := &Server{Commands: commands(t, dir, w)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); s.Serve(ctx, l) }()
@@ -150,7 +219,7 @@ func TestConversation(t *testing.T) {
 	}
 	n := 0
 	r := &store.Reader{Dir: dir, Snapshot: c.Snapshot, Problem: func(s string, err error) { t.Error(s, err) }}
-	if err := r.Each(time.Time{}, time.Time{}, func(*store.Record) error { n++; return nil }); err != nil || n != 100 {
+	if err := r.Each(time.Time{}, time.Time{}, store.AllKinds, func(*store.Record) error { n++; return nil }); err != nil || n != 100 {
 		t.Errorf("%d records through the snapshot, %v; want 100", n, err)
 	}
 	if err := c.Snapshot(io.Discard, "2026-10-31.db"); !errors.Is(err, store.ErrFinished) {
@@ -161,7 +230,7 @@ func TestConversation(t *testing.T) {
 	}
 }
 
-// What is on the wire, as the manual has it.
+// TestProtocol checks that the protocol is as the manual documents it.
 func TestProtocol(t *testing.T) {
 	dir, w := serve(t)
 	add(w, 1)
@@ -223,7 +292,7 @@ func TestTooManyClients(t *testing.T) {
 	}
 	if c, err := Dial(dir); err == nil {
 		c.Close()
-		t.Fatalf("client %d is let in", maxClients+1)
+		t.Fatalf("client %d is accepted", maxClients+1)
 	}
 }
 
@@ -232,10 +301,10 @@ func TestDialErrors(t *testing.T) {
 		name, greet, want string
 		running           bool
 	}{
-		{name: "nobody", want: "filter-scanwatch is not running"},
+		{name: "no server", want: "filter-scanwatch is not running"},
 		{name: "another version", running: true, greet: "scanwatch-control 2\n", want: "update the older of the two"},
 		{name: "something else", running: true, greet: "220 mx.example.org ESMTP\x1b\n", want: `"220 mx.example.org ESMTP\x1b"`},
-		{name: "closed at once", running: true, want: "no place for another client"},
+		{name: "closed immediately", running: true, want: "too many clients"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir, err := os.MkdirTemp("", "control")
@@ -265,7 +334,7 @@ func TestDialErrors(t *testing.T) {
 				t.Errorf("%v; want %q in it", err, c.want)
 			}
 			if errors.Is(err, ErrNotRunning) == c.running {
-				t.Errorf("%v: is it running?", err)
+				t.Errorf("%v: ErrNotRunning is wrong", err)
 			}
 		})
 	}
@@ -274,21 +343,21 @@ func TestDialErrors(t *testing.T) {
 func TestListen(t *testing.T) {
 	dir := t.TempDir()
 	path := SocketPath(dir)
-	t.Run("a file is left alone", func(t *testing.T) {
+	t.Run("a file remains", func(t *testing.T) {
 		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Listen(dir); err == nil || !strings.Contains(err.Error(), "is no socket") {
+		if _, err := Listen(dir); err == nil || !strings.Contains(err.Error(), "is not a socket") {
 			t.Errorf("%v", err)
 		}
 		os.Remove(path)
 	})
-	t.Run("a symbolic link is left alone", func(t *testing.T) {
+	t.Run("a symbolic link remains", func(t *testing.T) {
 		target := filepath.Join(dir, "target")
 		if err := os.Symlink(target, path); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Listen(dir); err == nil || !strings.Contains(err.Error(), "is no socket") {
+		if _, err := Listen(dir); err == nil || !strings.Contains(err.Error(), "is not a socket") {
 			t.Errorf("%v", err)
 		}
 		os.Remove(path)
@@ -314,8 +383,8 @@ func TestListen(t *testing.T) {
 	})
 }
 
-// A client that does not read must not be waited for: its connection is ended by
-// the deadline, which the test moves into the past.
+// TestSlowClientIsCut checks that a write to a client that does not read fails at
+// the deadline, which the test sets to the past.
 func TestSlowClientIsCut(t *testing.T) {
 	server, client := net.Pipe()
 	defer client.Close()
@@ -325,10 +394,11 @@ func TestSlowClientIsCut(t *testing.T) {
 	}
 }
 
-// A bug in a verb is an error to who asked, and logged with its stack.
-func TestPanicInAVerb(t *testing.T) {
+// TestPanicInACommand checks that the client receives an error for a panic in a
+// command, and that the log has its stack.
+func TestPanicInACommand(t *testing.T) {
 	var log bytes.Buffer
-	s := &Server{Verbs: []Verb{{Name: "boom", Run: func(context.Context, *Answer, []string) error { panic("boom") }}}, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	s := &Server{Commands: []Command{{Name: "boom", Run: func(context.Context, *Answer, []string) error { panic("boom") }}}, Log: slog.New(slog.NewTextHandler(&log, nil))}
 	server, client := net.Pipe()
 	defer client.Close()
 	done := make(chan struct{})
@@ -350,17 +420,17 @@ func TestPanicInAVerb(t *testing.T) {
 	}
 }
 
-// Run makes the socket again when somebody has removed it, and takes it away at
-// the end.
+// TestRun checks that Run creates the socket again after its removal, and removes
+// it at the end.
 func TestRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	s := &Server{Verbs: []Verb{{Name: "ping", Run: func(_ context.Context, a *Answer, _ []string) error { return a.JSON("pong") }}}}
+	s := &Server{Commands: []Command{{Name: "ping", Run: func(_ context.Context, a *Answer, _ []string) error { return a.JSON("pong") }}}}
 	go func() { defer close(done); s.Run(ctx, dir, time.Millisecond) }()
 	reach := func() {
 		t.Helper()
-		// The test's own time limit ends this if it never works.
+		// The time limit of go test ends the loop on failure.
 		for {
 			if c, err := Dial(dir); err == nil {
 				c.Close()
@@ -379,12 +449,12 @@ func TestRun(t *testing.T) {
 	cancel()
 	<-done
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
-		t.Errorf("left behind: %v, %v", left, err)
+		t.Errorf("files left: %v, %v", left, err)
 	}
 }
 
-// TestWatch: more watchers than there is room for are refused, one that leaves
-// makes room, and everything that was sent after the answer comes.
+// TestWatch checks that excess watchers are rejected, that a disconnect makes room,
+// and that all events after the answer arrive.
 func TestWatch(t *testing.T) {
 	dir := t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, "s"))
@@ -392,7 +462,7 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	var fan events.Fan
-	server := &Server{Verbs: []Verb{WatchVerb(&fan)}}
+	server := &Server{Commands: []Command{WatchCommand(&fan)}}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan struct{})
 	go func() { defer close(served); server.Serve(ctx, l) }()
@@ -424,13 +494,13 @@ func TestWatch(t *testing.T) {
 		t.Errorf("one too many: %v", err)
 	}
 	all[0].Close()
-	for watch(fifth) != nil { // until its leaving is noticed; go test's limit ends this
+	for watch(fifth) != nil { // until the server notices; the time limit of go test ends the loop
 	}
 	if _, err := io.WriteString(all[1].conn, "x"); err != nil {
 		t.Fatal(err)
 	}
 	if line, err := all[1].read(); !errors.Is(err, io.EOF) {
-		t.Errorf("a watcher that said something gets %q, %v; want the end", line, err)
+		t.Errorf("a watcher that sent a byte receives %q, %v; want EOF", line, err)
 	}
 	for _, src := range []string{"192.0.2.1", "198.51.100.1", "192.0.2.3"} {
 		fan.Send(&events.Event{Event: "finding", Session: 1, Src: netip.MustParseAddr(src), Evidence: "scanner"})
@@ -443,12 +513,12 @@ func TestWatch(t *testing.T) {
 			}
 		}
 	}
-	if err := open().ask(nil, "watch", "-", "nonsense"); err == nil {
-		t.Error("watches nonsense")
+	if err := open().ask(nil, "watch", "-", "invalid"); err == nil {
+		t.Error("invalid prefix accepted")
 	}
 }
 
-// A watcher has no time limit while it only listens.
+// TestWatcherHasNoReadDeadline checks that a watcher may be silent.
 func TestWatcherHasNoReadDeadline(t *testing.T) {
 	server, client := net.Pipe()
 	defer client.Close()
@@ -460,13 +530,13 @@ func TestWatcherHasNoReadDeadline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A pipe hands over a byte only to who reads, and fails if that has ended.
+	// Write returns an error if the reader has ended.
 	if _, err := client.Write([]byte("x")); err != nil {
-		t.Errorf("nobody listens for its leaving: %v", err)
+		t.Errorf("the server does not read: %v", err)
 	}
 	stop()
 	if !left.Load() {
-		t.Error("its leaving is not noticed")
+		t.Error("the disconnect is not noticed")
 	}
 }
 
@@ -474,14 +544,14 @@ func TestLog(t *testing.T) {
 	var out bytes.Buffer
 	level := new(slog.LevelVar)
 	level.Set(slog.LevelWarn)
-	v := LogVerb(level, slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level})))
+	v := LogCommand(level, slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level})))
 	for _, c := range []struct {
 		word string
 		ok   bool
 		want slog.Level
 	}{
 		{"verbose", true, slog.LevelInfo},
-		{"nonsense", false, slog.LevelInfo},
+		{"invalid", false, slog.LevelInfo},
 		{"brief", true, slog.LevelWarn},
 	} {
 		server, client := net.Pipe()
@@ -493,7 +563,7 @@ func TestLog(t *testing.T) {
 			t.Errorf("%s: %v, level %s, log %q", c.word, err, level.Level(), out.String())
 		}
 		if c.ok && LevelWord(level.Level()) != c.word {
-			t.Errorf("%s is called %s", c.word, LevelWord(level.Level()))
+			t.Errorf("level %s has the word %s", c.word, LevelWord(level.Level()))
 		}
 	}
 }
@@ -505,7 +575,7 @@ func FuzzCommand(f *testing.F) {
 	dir := f.TempDir()
 	w := store.Open(dir, store.Options{})
 	f.Cleanup(func() { w.Close() })
-	s := &Server{Verbs: verbs(f, dir, w)}
+	s := &Server{Commands: commands(f, dir, w)}
 	f.Fuzz(func(t *testing.T, command string) {
 		server, client := net.Pipe()
 		var out bytes.Buffer
@@ -517,7 +587,7 @@ func FuzzCommand(f *testing.F) {
 		<-done
 		client.Close()
 		if err == nil && strings.TrimSpace(command) == "state" {
-			return // a copy of the file follows
+			return // the copy of the file follows
 		}
 		if (err == nil) != strings.HasSuffix(out.String(), "\n") {
 			t.Fatalf("%q: %v, %q", command, err, out.String())

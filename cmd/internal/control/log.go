@@ -6,22 +6,22 @@ import (
 	"log/slog"
 )
 
-// A Level is how much the filter logs.
+// A Level is a log level of the filter.
 type Level struct {
 	Word  string
 	Means string
 	slog.Level
 }
 
-// Levels are all there are.
+// Levels returns all levels.
 func Levels() []Level {
 	return []Level{
-		{"brief", "findings and problems only", slog.LevelWarn},
-		{"verbose", "also how it goes", slog.LevelInfo},
+		{"brief", "findings and problems", slog.LevelWarn},
+		{"verbose", "findings, problems and progress", slog.LevelInfo},
 	}
 }
 
-// LevelWord is the word for the level l.
+// LevelWord returns the word for a log level.
 func LevelWord(l slog.Level) string {
 	word := ""
 	for _, v := range Levels() {
@@ -32,17 +32,17 @@ func LevelWord(l slog.Level) string {
 	return word
 }
 
-// LogVerb changes how much is logged until the filter ends, and says so in log
-// itself, whatever the level.
-func LogVerb(level *slog.LevelVar, log *slog.Logger) Verb {
-	return Verb{"log", 1, func(_ context.Context, a *Answer, args []string) error {
+// LogCommand returns the command that sets the log level until the filter stops. It
+// logs the change at any level.
+func LogCommand(level *slog.LevelVar, log *slog.Logger) Command {
+	return Command{"log", 1, func(_ context.Context, a *Answer, args []string) error {
 		for _, v := range Levels() {
 			if v.Word == args[0] {
 				level.Set(v.Level)
-				log.Warn("the operator has changed what is logged, until the filter ends", "log", v.Word)
+				log.Warn("log level changed until the filter stops", "log", v.Word)
 				return a.JSON(struct{}{})
 			}
 		}
-		return fmt.Errorf("there is no level %q", args[0])
+		return fmt.Errorf("unknown log level %q; use brief or verbose", args[0])
 	}}
 }

@@ -2,90 +2,94 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"time"
 
 	"scanwatch/filter/memory"
+	"scanwatch/internal/prefix"
 	"scanwatch/store"
 )
 
-// State is what the server needs of a store.State.
+// State is the part of store.State that commands use.
 type State interface {
 	Flush(context.Context) error
 	Snapshot() (*store.Snapshot, error)
 }
 
-// maxReason is the longest reason for a ban, in bytes.
+// maxReason is the maximum length of the reason for a ban in bytes.
 const maxReason = 200
 
-// maxTold is how many bans an answer lists.
-const maxTold = 1000
+// maxListed is the maximum number of bans in an answer.
+const maxListed = 1000
 
-// MemoryVerbs are the commands about what is remembered across sessions. Now is
-// the time by the clock of events, in microseconds; enforced tells whether the
-// policy acts; told is called with each ban that was made or ended.
-func MemoryVerbs(m *memory.Memory, s State, now func() int64, enforced func() bool, told func(word string, b memory.Ban)) []Verb {
+// MemoryCommands returns the commands for the state across sessions. Now returns the
+// event time in microseconds since 1970. Enforced reports whether the policy is
+// enforced. Changed is called for each new ban, and for each revoked ban with its
+// field Revoked set.
+func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func() bool, changed func(memory.Ban)) []Command {
 	note := func() string {
 		if enforced() {
 			return ""
 		}
-		return "the policy is in observe mode: nobody is turned away"
+		return "the policy is in observe mode; bans are not enforced"
 	}
-	return []Verb{
+	return []Command{
+		learnCommand(m, now),
 		{"ban", 3, func(_ context.Context, a *Answer, args []string) error {
-			p, err := plainPrefix(args[0])
+			p, _, err := prefix.Parse(args[0])
 			if err != nil {
 				return err
 			}
 			seconds, err := strconv.ParseUint(args[1], 10, 31)
 			if err != nil || seconds == 0 {
-				return fmt.Errorf("%q is no number of seconds", args[1])
+				return fmt.Errorf("parse seconds %q: not a positive number", args[1])
 			}
 			reason, err := url.QueryUnescape(args[2])
 			if err != nil || len(reason) > maxReason {
-				return fmt.Errorf("the reason is longer than %d bytes, or not escaped", maxReason)
+				return fmt.Errorf("parse reason: longer than %d bytes or not escaped", maxReason)
 			}
-			b, ok := m.BanPrefix(p.Masked(), time.Duration(seconds)*time.Second, reason, now())
+			b, ok := m.Bans.AddPrefix(p.Masked(), time.Duration(seconds)*time.Second, reason, now())
 			if !ok {
-				return fmt.Errorf("there are too many bans of networks already; use a table in the configuration for long lists")
+				return errors.New("too many bans of networks; use a table in the configuration for long lists")
 			}
-			told("banned", b)
+			changed(b)
 			return a.JSON(Banned{[]memory.Ban{b}, note()})
 		}},
 		{"unban", 1, func(ctx context.Context, a *Answer, args []string) error {
-			p, err := plainPrefix(args[0])
+			p, _, err := prefix.Parse(args[0])
 			if err != nil {
 				return err
 			}
-			// What the disk still has to tell must not bring a ban back.
+			// A row that is loaded later would restore a revoked ban.
 			ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 			defer cancel()
 			_ = s.Flush(ctx)
-			ended := m.Unban(p.Masked(), now())
+			ended := m.Bans.Revoke(p.Masked(), now())
+			m.Forget(p.Masked())
 			answer := Banned{Bans: ended}
-			if len(ended) > maxTold {
-				answer.Bans = ended[:maxTold]
-				answer.Note = fmt.Sprintf("and %d more", len(ended)-maxTold)
+			if len(ended) > maxListed {
+				answer.Bans = ended[:maxListed]
+				answer.Note = fmt.Sprintf("and %d more", len(ended)-maxListed)
 			}
-			for i, b := range m.Around(p.Addr(), now()) {
+			for i, b := range m.Bans.Covering(p.Addr(), now()) {
 				if i == 0 {
-					answer.Note += "it is still within the ban of " + b.Prefix.String()
+					answer.Note += "still within the ban of " + b.Prefix.String()
 				}
 			}
 			for _, b := range ended {
-				told("unbanned", b)
+				changed(b)
 			}
 			return a.JSON(answer)
 		}},
 		{"days", 0, func(ctx context.Context, a *Answer, _ []string) error {
 			ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 			defer cancel()
-			_ = s.Flush(ctx) // so that what is on disk has been read
-			return a.JSON(daysAnswer{m.Days()})
+			_ = s.Flush(ctx) // wait until the rows on disk are loaded
+			return a.JSON(daysAnswer{m.Days.List()})
 		}},
 		{"state", 0, func(ctx context.Context, a *Answer, _ []string) error {
 			ctx, cancel := context.WithTimeout(ctx, copyTimeout)
@@ -101,15 +105,6 @@ func MemoryVerbs(m *memory.Memory, s State, now func() int64, enforced func() bo
 			return sendSnapshot(a, snap)
 		}},
 	}
-}
-
-// plainPrefix reads a prefix; an IPv4 one within IPv6 would be nobody's.
-func plainPrefix(s string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(s)
-	if err == nil && p.Addr().Is4In6() {
-		err = fmt.Errorf("%s: write it as an IPv4 prefix", s)
-	}
-	return p, err
 }
 
 func sendSnapshot(a *Answer, snap *store.Snapshot) error {

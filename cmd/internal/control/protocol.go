@@ -1,65 +1,66 @@
-// Package control is the conversation between the running filter and the
-// operator's command, over a Unix socket in the state directory. Who may talk
-// is decided by the permissions of the file. It renders nothing.
+// Package control implements the protocol between the running filter and
+// scanwatch(8). It uses a Unix socket in the state directory, whose permissions
+// control access. The package does not format output.
 package control
 
-// The protocol. The server greets with a line
+// Protocol. The server greets with the line
 //
 //	scanwatch-control 1
 //
-// and then answers commands, one a line of at most 1024 bytes: a verb and its
-// arguments, divided by blanks. Each answer is one line with a JSON object. One
-// with the member "error" tells that the command failed, and why. The verb
-// snapshot answers {"segment":NAME,"size":N}, and then N bytes: the file.
-// Either side may close the connection after an answer; the server does so
-// when it cannot finish one, or when the client is slow.
+// and then answers commands. A command is a line of at most 1024 bytes: a word and
+// arguments, separated by spaces. The answer is a line with a JSON object. For a
+// failed command, its member "error" is the reason. The command snapshot answers
+// {"segment":NAME,"size":N}, followed by the N bytes of the file. Either side may
+// close the connection after an answer. The server also closes it after an
+// incomplete answer, or if the client is too slow.
 //
-//	status            how the filter's store is doing
-//	flush             returns when all that was recorded before is on disk
-//	segments          the files of recorded sessions, oldest first
-//	snapshot SEGMENT  a consistent copy of the one that is being written
-//	days              what was counted by the day
-//	reload HOW        loads the configuration again: HOW is careful or forced
-//	state             a copy of state.db, with all that is remembered
+//	status            the status of the filter
+//	flush             writes all earlier records to the disk
+//	segments          the segments of session records, oldest first
+//	snapshot SEGMENT  a consistent copy of the segment that is being written
+//	days              the counters by day
+//	reload HOW        reloads the configuration; HOW is careful or forced
+//	state             a consistent copy of state.db
 //	ban PREFIX SECONDS REASON
 //	                  bans a host or network; REASON is escaped as in a URL
-//	unban PREFIX      ends every ban within it, and tells which
-//	log WORD          changes how much the filter logs: brief or verbose
+//	unban PREFIX      revokes and returns all bans within PREFIX
+//	learn FACTS       adds facts from the mail log to the state, separated by commas:
+//	                  TIME;ADDRESS;MESSAGES;SENDER or TIME;DOMAIN, see Fact
+//	log WORD          sets the log level: brief or verbose
 //	watch EVIDENCE PREFIX
-//	                  answers {}, and then a line for each event of that token of
-//	                  evidence and from that network, as package events has them,
-//	                  until the client closes its side or sends anything; - chooses
-//	                  all. At most four clients may watch; one that is slow is told
-//	                  what it missed, or cut off.
+//	                  answers {}, and then with a line for each event with this
+//	                  evidence token from this network, in the format of package
+//	                  events; - selects all. It ends when the client sends anything
+//	                  or closes its side. At most four clients may watch. A slow
+//	                  client receives the number of missed events or is disconnected.
 //
-// A greeting with another number is another protocol.
+// The number in the greeting is the version of the protocol.
 
 import (
 	"path/filepath"
 	"time"
 
-	"scanwatch/filter/events"
 	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
 
 const (
 	greeting = "scanwatch-control 1"
-	maxLine  = 1024 // of a command
+	maxLine  = 1024 // length of a command in bytes
 
 	maxClients   = 8
-	idleTimeout  = 30 * time.Second // for the next command
+	idleTimeout  = 30 * time.Second // between commands
 	writeTimeout = 10 * time.Second // for one write
-	copyTimeout  = 2 * time.Minute  // for a whole answer
+	copyTimeout  = 2 * time.Minute  // for a complete answer
 )
 
-// How reload is asked for.
+// The arguments of reload.
 const (
 	Careful = "careful"
 	Forced  = "forced"
 )
 
-// SocketPath is the name of the socket in the state directory dir.
+// SocketPath returns the path of the socket in the state directory dir.
 func SocketPath(dir string) string { return filepath.Join(dir, "control.sock") }
 
 // Status is the answer to "status".
@@ -67,46 +68,48 @@ type Status struct {
 	Program string       `json:"program"` // version
 	PID     int          `json:"pid"`
 	Started time.Time    `json:"started"`
-	Log     string       `json:"log"` // how much is logged: brief or verbose
+	Log     string       `json:"log"` // level: brief or verbose
 	Live    Live         `json:"live"`
 	Config  Config       `json:"config"`
 	Store   store.Status `json:"store"`
-	// State tells of the file of what is remembered across sessions, and
-	// Memory how full its tables are.
+	// State is the status of state.db. Memory is the status of each table in it.
 	State  store.StateStatus `json:"state"`
 	Memory []memory.Status   `json:"memory"`
-	Events *events.Status    `json:"events,omitempty"` // of the file that the configuration names
-	// Sandbox tells what is taken from the filter, in the words of its log.
+	// Standing is the number of known and trusted hosts.
+	Standing memory.Summary `json:"standing"`
+	// Sandbox describes the restrictions as in the log.
 	Sandbox string `json:"sandbox,omitempty"`
 }
 
-// Live tells what the filter has in hand.
+// Live is the current load of the filter.
 type Live struct {
-	Sessions int64 `json:"sessions"` // that are open
-	Held     int64 `json:"held"`     // answers that wait for their time
+	Sessions int64 `json:"sessions"` // open sessions
+	Delayed  int64 `json:"delayed"`  // delayed replies
+	Summed   int64 `json:"summed"`   // ended sessions in sums that are not yet written
 }
 
 // Banned is the answer to "ban" and "unban".
 type Banned struct {
-	Bans []memory.Ban `json:"bans"` // as they are now
+	Bans []memory.Ban `json:"bans"` // current state
 	Note string       `json:"note,omitempty"`
 }
 
-// Config tells which configuration is in use.
+// Config is the status of the active configuration.
 type Config struct {
-	File  string `json:"file"` // empty: there is none
+	File  string `json:"file"` // empty without a file
 	Mode  string `json:"mode"`
 	Rules int    `json:"rules"`
-	// Problem tells why the file is not, or not wholly, in use.
+	// Problem is the reason why the file is not completely in use.
 	Problem string `json:"problem,omitempty"`
-	// Notes tell what of its tables and databases could not be read, or not
-	// wholly; the first few.
+	// Notes are the first few problems of its tables and databases.
 	Notes []string `json:"notes,omitempty"`
+	// Kept are the tables whose files cannot be used. They have their previous content.
+	Kept []string `json:"kept,omitempty"`
 }
 
 type errorAnswer struct {
 	Error    string `json:"error"`
-	Finished bool   `json:"finished,omitempty"` // snapshot: read the file instead
+	Finished bool   `json:"finished,omitempty"` // for snapshot: the file can be read
 }
 
 type snapshotAnswer struct {

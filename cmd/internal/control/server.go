@@ -15,11 +15,11 @@ import (
 	"syscall"
 	"time"
 
-	"scanwatch/internal/contain"
+	"scanwatch/internal/safego"
 	"scanwatch/store"
 )
 
-// Store is what the server needs of a store.Writer.
+// Store is the part of store.Writer that commands use.
 type Store interface {
 	Status() store.Status
 	Flush(context.Context) error
@@ -27,32 +27,33 @@ type Store interface {
 	Snapshot(name string) (*store.Snapshot, error)
 }
 
-// A Verb is a command that the server knows.
-type Verb struct {
+// A Command is a command of a Server.
+type Command struct {
 	Name string
-	Args int // how many it takes
-	// Run answers. An error is sent to the client, unless something of the
-	// answer was sent already: then the connection is closed.
+	Args int // number of arguments
+	// Run writes the answer. An error is sent to the client, or closes the
+	// connection after the answer has started.
 	Run func(ctx context.Context, a *Answer, args []string) error
 }
 
-// A Server answers clients. The zero value knows no verbs.
+// A Server answers clients. The zero value has no commands.
 type Server struct {
-	Verbs []Verb
-	Log   *slog.Logger // nil: be silent
+	Commands []Command
+	Log      *slog.Logger // nil disables logging
 
 	mu      sync.Mutex
 	clients map[net.Conn]struct{}
 }
 
-// StatusVerb answers with what status returns.
-func StatusVerb(status func() Status) Verb {
-	return Verb{"status", 0, func(_ context.Context, a *Answer, _ []string) error { return a.JSON(status()) }}
+// StatusCommand returns the command status.
+func StatusCommand(status func() Status) Command {
+	return Command{"status", 0, func(_ context.Context, a *Answer, _ []string) error { return a.JSON(status()) }}
 }
 
-// StoreVerbs are the commands about s. Flush flushes what else is to be flushed.
-func StoreVerbs(s Store, flush ...func(context.Context) error) []Verb {
-	return []Verb{
+// StoreCommands returns the commands for s. The command flush calls all functions in
+// flush and then flushes s.
+func StoreCommands(s Store, flush ...func(context.Context) error) []Command {
+	return []Command{
 		{"flush", 0, func(ctx context.Context, a *Answer, _ []string) error {
 			ctx, cancel := context.WithTimeout(ctx, copyTimeout)
 			defer cancel()
@@ -81,14 +82,15 @@ func StoreVerbs(s Store, flush ...func(context.Context) error) []Verb {
 	}
 }
 
-// An Answer is written to a client, which is cut off if it does not read.
+// An Answer writes to a client. A client that does not read is disconnected at a
+// deadline.
 type Answer struct {
 	conn  net.Conn
 	until time.Time
 	begun bool
 }
 
-// Write sends bytes that follow the answer's line.
+// Write sends bytes after the answer line.
 func (a *Answer) Write(p []byte) (int, error) {
 	a.begun = true
 	limit := time.Now().Add(writeTimeout)
@@ -101,7 +103,7 @@ func (a *Answer) Write(p []byte) (int, error) {
 	return a.conn.Write(p)
 }
 
-// JSON sends the answer's line.
+// JSON sends the answer line.
 func (a *Answer) JSON(v any) error {
 	line, err := json.Marshal(v)
 	if err != nil {
@@ -111,8 +113,8 @@ func (a *Answer) JSON(v any) error {
 	return err
 }
 
-// Listen makes the socket in the state directory. One that another process
-// listens on is ErrRunning; one that nobody listens on any more is replaced.
+// Listen creates the socket in the state directory. It replaces a stale socket. If
+// another process is listening, the error is ErrRunning.
 func Listen(dir string) (net.Listener, error) {
 	path := SocketPath(dir)
 	info, err := os.Lstat(path)
@@ -121,7 +123,7 @@ func Listen(dir string) (net.Listener, error) {
 	case err != nil:
 		return nil, err
 	case info.Mode().Type() != fs.ModeSocket:
-		return nil, fmt.Errorf("listen on %s: is no socket; move it out of the way", path)
+		return nil, fmt.Errorf("listen on %s: exists and is not a socket; remove it", path)
 	default:
 		conn, err := net.DialTimeout("unix", path, time.Second)
 		if err == nil {
@@ -139,7 +141,7 @@ func Listen(dir string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Until here the directory's mode and the caller's umask keep others out.
+	// Until here, the mode of the directory and the umask restrict access.
 	if err := os.Chmod(path, 0o660); err != nil {
 		l.Close()
 		return nil, err
@@ -147,33 +149,34 @@ func Listen(dir string) (net.Listener, error) {
 	return l, nil
 }
 
-// ErrRunning tells that another filter serves the same state directory.
-var ErrRunning = errors.New("another filter-scanwatch listens there")
+// ErrRunning means that another filter is using the state directory.
+var ErrRunning = errors.New("another filter-scanwatch is listening")
 
-// Run serves clients in the state directory dir until ctx ends. If the socket
-// cannot be made, or somebody removes it, it says so once and tries again.
-func (s *Server) Run(ctx context.Context, dir string, every time.Duration) {
-	tick := time.NewTicker(every)
+// Run serves clients in the state directory dir until ctx ends. If the socket cannot
+// be created or has been removed, it retries at the given interval and logs the
+// error once.
+func (s *Server) Run(ctx context.Context, dir string, interval time.Duration) {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	var said string
+	var logged string
 	for ctx.Err() == nil {
 		l, err := Listen(dir)
 		if err != nil {
-			if err.Error() != said {
-				s.log().Warn("no control socket; scanwatch cannot see what is being recorded", "err", err)
+			if err.Error() != logged {
+				s.log().Warn("no control socket, scanwatch cannot reach the filter", "err", err)
 			}
-			said = err.Error()
+			logged = err.Error()
 			select {
 			case <-ctx.Done():
 			case <-tick.C:
 			}
 			continue
 		}
-		said = ""
+		logged = ""
 		mine, err := os.Lstat(SocketPath(dir))
 		l.(*net.UnixListener).SetUnlinkOnClose(false)
 		ended := make(chan struct{})
-		contain.Go(s.log(), "serving commands", func() {
+		safego.Go(s.log(), "serving commands", func() {
 			defer close(ended)
 			s.Serve(ctx, l)
 		})
@@ -203,12 +206,12 @@ func (s *Server) log() *slog.Logger {
 	return s.Log
 }
 
-// Serve answers the clients of l until ctx ends or l is closed. It returns when
-// the last of them is gone.
+// Serve serves the clients of l until ctx ends or l is closed, and then disconnects
+// them.
 func (s *Server) Serve(ctx context.Context, l net.Listener) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { // contained: only closes
+	stop := context.AfterFunc(ctx, func() { // safe: only closes connections
 		l.Close()
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -219,7 +222,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) {
 	defer stop()
 	var all sync.WaitGroup
 	defer all.Wait()
-	defer cancel() // before waiting
+	defer cancel() // must precede Wait
 	pause := 10 * time.Millisecond
 	for {
 		conn, err := l.Accept()
@@ -229,7 +232,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) {
 			}
 			return
 		}
-		if err != nil { // out of file descriptors, perhaps: smtpd needs them more
+		if err != nil { // too many open files, for instance, which smtpd needs more
 			select {
 			case <-ctx.Done():
 			case <-time.After(pause):
@@ -243,7 +246,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) {
 			continue
 		}
 		all.Add(1)
-		contain.Go(s.log(), "control: a command", func() {
+		safego.Go(s.log(), "control: a command", func() {
 			defer all.Done()
 			defer s.dismiss(conn)
 			s.client(ctx, conn)
@@ -283,7 +286,7 @@ func (s *Server) client(ctx context.Context, conn net.Conn) {
 		}
 		line, err := in.ReadSlice('\n')
 		if err != nil {
-			return // the end, too slow, or too long
+			return // end of input, timeout or line too long
 		}
 		a := answer()
 		if err := s.run(ctx, a, strings.Fields(string(line))); err != nil {
@@ -301,17 +304,17 @@ func (s *Server) run(ctx context.Context, a *Answer, words []string) error {
 	if len(words) == 0 {
 		return errors.New("no command")
 	}
-	for _, v := range s.Verbs {
+	for _, v := range s.Commands {
 		if v.Name != words[0] {
 			continue
 		}
 		if len(words)-1 != v.Args {
 			return fmt.Errorf("%s takes %d arguments, not %d", v.Name, v.Args, len(words)-1)
 		}
-		// A bug in a verb must not end the mail server.
-		err := contain.Run(func() error { return v.Run(ctx, a, words[1:]) })
-		if stack := contain.Stack(err); stack.Key != "" {
-			s.log().Error("control: a command failed badly", "command", v.Name, "err", err, stack)
+		// A panic in a command must not stop the mail server.
+		err := safego.Run(func() error { return v.Run(ctx, a, words[1:]) })
+		if stack := safego.Stack(err); stack.Key != "" {
+			s.log().Error("panic in a control command", "command", v.Name, "err", err, stack)
 		}
 		return err
 	}

@@ -5,31 +5,31 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"time"
 
 	"scanwatch/filter/events"
+	"scanwatch/internal/prefix"
 )
 
-// anything stands for an argument of watch that chooses nothing.
+// anything is the argument of watch for all events.
 const anything = "-"
 
-var errWatched = errors.New("the watcher has left")
+var errWatched = errors.New("client disconnected")
 
-// WatchVerb streams events, as f gets them, until the client leaves. It
-// answers at once, so that the client knows from when on it sees everything.
-func WatchVerb(f *events.Fan) Verb {
-	return Verb{"watch", 2, func(ctx context.Context, a *Answer, args []string) error {
+// WatchCommand returns the command that sends the events of f until the client
+// disconnects. The answer line comes first.
+func WatchCommand(f *events.Fan) Command {
+	return Command{"watch", 2, func(ctx context.Context, a *Answer, args []string) error {
 		var c events.Choice
 		if args[0] != anything {
 			c.Evidence = args[0]
 		}
 		if args[1] != anything {
-			p, err := netip.ParsePrefix(args[1])
+			p, _, err := prefix.Parse(args[1])
 			if err != nil {
 				return err
 			}
-			c.Src = p.Masked()
+			c.Src = p
 		}
 		w, err := f.Watch(c)
 		if err != nil {
@@ -58,14 +58,14 @@ func WatchVerb(f *events.Fan) Verb {
 	}}
 }
 
-// whenGone calls leave when the client closes its side, or says something. A
-// client that only listens has no time limit. The caller must call stop.
+// whenGone calls leave when the client closes its side or sends anything. It removes
+// the read deadline, because a watching client is silent. The caller must call stop.
 func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	if err := a.conn.SetReadDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
 	done := make(chan struct{})
-	go func() { // contained: only waits
+	go func() { // safe: only waits
 		defer close(done)
 		defer leave()
 		var b [1]byte
@@ -77,31 +77,31 @@ func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	}, nil
 }
 
-// Watch calls visit with the line of each event of the choice, newline included,
-// until the filter ends, visit fails, or the client is closed. It calls begun
-// when everything that happens from then on will be seen.
-func (c *Client) Watch(what events.Choice, begun func(), visit func(line []byte) error) error {
+// Watch calls visit with the line of each selected event, including LF. It returns
+// when the filter stops, visit fails, or the client is closed. It calls begun before
+// the first event.
+func (c *Client) Watch(choice events.Choice, begun func(), visit func(line []byte) error) error {
 	evidence, src := anything, anything
-	if what.Evidence != "" {
-		evidence = what.Evidence
+	if choice.Evidence != "" {
+		evidence = choice.Evidence
 	}
-	if what.Src.IsValid() {
-		src = what.Src.String()
+	if choice.Src.IsValid() {
+		src = choice.Src.String()
 	}
 	if err := c.ask(nil, "watch", evidence, src); err != nil {
 		return err
 	}
-	if err := c.conn.SetReadDeadline(time.Time{}); err != nil { // it may be quiet for days
+	if err := c.conn.SetReadDeadline(time.Time{}); err != nil { // events may be days apart
 		return err
 	}
 	begun()
 	for {
 		line, err := c.read()
 		if errors.Is(err, io.EOF) {
-			return errors.New("the filter has ended, or this was too slow for it")
+			return errors.New("watch the filter: disconnected; the filter stopped, or this client was too slow")
 		}
 		if err != nil {
-			return fmt.Errorf("watch the running filter: %w", err)
+			return fmt.Errorf("watch the filter: %w", err)
 		}
 		if err := visit([]byte(line + "\n")); err != nil {
 			return err

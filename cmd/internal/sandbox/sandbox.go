@@ -1,7 +1,7 @@
-// Package sandbox takes from the process what the filter never needs, so that
-// an error in it is worth little to a stranger: it cannot run programs, speak
-// to the network, or touch other files than its own. What the operating system
-// cannot take is left: a filter without a sandbox is better than no mail server.
+// Package sandbox drops privileges that the filter does not need, to limit the
+// effect of a vulnerability. The process cannot run programs, use the network, or
+// access files of other programs. Restrictions without support in the operating
+// system are omitted: a filter without a sandbox is better than no mail server.
 package sandbox
 
 import (
@@ -12,65 +12,62 @@ import (
 	"strings"
 )
 
-// Paths are what the process goes on to use.
+// Paths are the files that the process can access in the sandbox.
 type Paths struct {
-	// State is a directory of which everything is its own.
+	// State is the state directory.
 	State string
-	// Events is a file, FIFO or socket, or empty. The file is renamed when it
-	// is full, and each may be made anew by somebody else.
-	Events string
-	// Read are files that are read, also when somebody has replaced them.
+	// Read contains files to read, including their replacements.
 	Read []string
-	// Look are files that may appear, which is seen but not read.
+	// Look contains files whose creation the filter must detect. It does not read
+	// them.
 	Look []string
 }
 
-// A Report tells what was taken.
+// A Report describes the restrictions in force.
 type Report struct {
-	By    []string // what of the operating system was used, nothing if nothing was
-	Files bool     // other files cannot be opened
+	By    []string // mechanisms of the operating system; empty for none
+	Files bool     // other files are inaccessible
 	Exec  bool     // programs cannot be run
-	Net   bool     // only Unix sockets can be made
-	TCP   bool     // TCP cannot be used, which is a part of Net
-	IPC   bool     // processes outside cannot be signalled, nor abstract sockets of theirs be reached
-	// Problems tell what should have worked, and did not.
+	Net   bool     // only Unix sockets can be created
+	TCP   bool     // TCP is unavailable, which is a part of Net
+	IPC   bool     // other processes cannot be signalled, or reached by abstract sockets
+	// Problems contains the errors of supported mechanisms.
 	Problems []error
 
-	granted []string // files, and directories with all that is below
+	granted []string // files, and directories with their contents
 }
 
-// A Plan is what Enter leaves to the process.
+// A Plan contains the files that are accessible after Enter.
 type Plan struct{ grants []grant }
 
-// grant is a file, or a directory with all that is below it.
+// A grant is an accessible file, or a directory with its contents.
 type grant struct {
 	use  use
 	path string
 }
 
-// use is what is done with something that is granted.
+// use is the purpose of a grant.
 type use uint8
 
 const (
-	useRead   use = iota // a file
-	useEvents            // the events' file, FIFO or socket
-	useState             // the state directory
+	useRead  use = iota // a file
+	useState            // the state directory
 )
 
-// Prepare looks at the directories, and makes that of the state if it can: what
-// does not exist cannot be granted. It waits for the disk.
+// Prepare resolves the paths. It creates the state directory if possible, because a
+// grant needs an existing directory. It may block on the disk.
 func Prepare(p Paths) *Plan { return &Plan{p.grants()} }
 
-// Enter takes everything but the plan from all threads of the process, as far as
-// the operating system can. No thread may be waiting for a disk: there are systems
-// where each thread has to do it itself, and the others stand still meanwhile.
+// Enter restricts all threads of the process to the plan, as supported by the
+// operating system. No thread may be blocked on a disk: on some systems all threads
+// must enter together.
 func (p *Plan) Enter() *Report {
 	r := new(Report)
 	r.enter(p.grants)
 	return r
 }
 
-// Attrs are r for a line of the log.
+// Attrs returns the attributes for a log line.
 func (r *Report) Attrs() []any {
 	word := func(b bool) string {
 		if b {
@@ -88,8 +85,8 @@ func (r *Report) Attrs() []any {
 	}
 }
 
-// Covers tells whether file, wherever it leads, can be read. One that cannot
-// was named after the sandbox was closed.
+// Covers reports whether file can be read, after symbolic links are resolved. It
+// returns false for a file that was configured after Enter.
 func (r *Report) Covers(file string) bool {
 	if r == nil || !r.Files {
 		return true
@@ -100,7 +97,7 @@ func (r *Report) Covers(file string) bool {
 
 func (r *Report) problem(err error) { r.Problems = append(r.Problems, err) }
 
-// within tells whether file is dir or below it.
+// within reports whether file is dir or below it.
 func within(dir, file string) bool {
 	rel, err := filepath.Rel(absolute(dir), absolute(file))
 	return err == nil && filepath.IsLocal(rel)
@@ -113,7 +110,7 @@ func absolute(file string) string {
 	return file
 }
 
-// resolve is where file leads; what does not exist yet leads to itself.
+// resolve returns the target of file, or file if it does not exist.
 func resolve(file string) string {
 	if real, err := filepath.EvalSymlinks(file); err == nil {
 		return real
@@ -121,11 +118,11 @@ func resolve(file string) string {
 	return file
 }
 
-// state returns the directory to grant for the state: itself, or as long as it
-// neither exists nor can be made, the one in which it is to appear. That is not
-// done for the root directory: there would be nothing left to take.
+// state returns the directory to grant for the state: State, or its parent if State
+// does not exist and cannot be created. It never returns the root directory, which
+// contains all files.
 func (p Paths) state() string {
-	_ = os.Mkdir(p.State, 0o750) // the store tells what is wrong with it
+	_ = os.Mkdir(p.State, 0o750) // the store logs the error
 	if parent := filepath.Dir(absolute(p.State)); !isDir(p.State) && parent != "/" {
 		return parent
 	}

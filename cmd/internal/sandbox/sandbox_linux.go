@@ -11,34 +11,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What may be done below a directory; to run a program is nowhere among it. A
-// right that the kernel does not know yet is left out. Nothing is moved from one
-// directory to another: that right cannot be had from the first kernels with
-// Landlock at all.
+// Rights below a directory. They do not include running programs. The kernel may not
+// support all of them. Moving files between directories is not included, because the
+// first kernels with Landlock cannot grant it.
 const (
 	readFiles landlock.AccessFSSet = ll.AccessFSReadFile
-	// A full file is renamed over the one before. A socket is asked for its
-	// connection.
-	ownFile = readFiles | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSMakeReg | ll.AccessFSRemoveFile | ll.AccessFSResolveUnix
-	// The control socket is made here, and the directory of sessions.
-	ownDir = ownFile | ll.AccessFSReadDir | ll.AccessFSMakeDir | ll.AccessFSMakeSock
+	// The filter creates the control socket and the directory of sessions here.
+	ownDir = readFiles | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSMakeReg | ll.AccessFSRemoveFile | ll.AccessFSResolveUnix |
+		ll.AccessFSReadDir | ll.AccessFSMakeDir | ll.AccessFSMakeSock
 )
 
-var rights = map[use]landlock.AccessFSSet{useRead: readFiles, useEvents: ownFile, useState: ownDir}
+var rights = map[use]landlock.AccessFSSet{useRead: readFiles, useState: ownDir}
 
-// grants are directories and not files, because a rule holds for what it was made
-// for: it would not know the file that an editor puts in the place of another.
+// grants returns directories. A rule applies to an inode, and would not apply to a
+// file that an editor has replaced.
 func (p Paths) grants() []grant {
 	var all []grant
 	add := func(use use, dir string) {
-		if isDir(dir) { // what is not there, or a file, cannot have these rights
+		if isDir(dir) { // other paths cannot have these rights
 			all = append(all, grant{use, dir})
 		}
 	}
 	add(useState, p.state())
-	if p.Events != "" {
-		add(useEvents, filepath.Dir(p.Events))
-	}
 	for _, file := range p.Read {
 		add(useRead, filepath.Dir(file))
 		if real := resolve(file); filepath.Dir(real) != filepath.Dir(file) {
@@ -56,7 +50,7 @@ func (r *Report) enter(grants []grant) {
 func (r *Report) landlock(grants []grant) {
 	abi, err := ll.LandlockGetABIVersion()
 	if err != nil || abi < 1 {
-		return // the kernel has none
+		return // not supported by the kernel
 	}
 	var rules []landlock.Rule
 	for _, g := range grants {
@@ -70,19 +64,19 @@ func (r *Report) landlock(grants []grant) {
 	r.By = append(r.By, fmt.Sprintf("landlock-%d", abi))
 	r.Files, r.Exec, r.TCP = true, true, abi >= 4
 	errata, _ := ll.LandlockGetErrata()
-	r.IPC = abi >= 6 && errata&2 != 0 // where it would stop a thread's signals to another, it is not used
+	r.IPC = abi >= 6 && errata&2 != 0 // not used where it would block signals between threads
 }
 
-// seccomp takes what is no matter of files. Landlock knows TCP only since Linux
-// 6.7, and neither Multipath TCP, which needs but another number to socket(2), nor
-// most of the other protocols.
+// seccomp restricts system calls other than file access. Landlock restricts TCP
+// since Linux 6.7, but not Multipath TCP, which only needs another argument of
+// socket(2), or most other protocols.
 func (r *Report) seccomp() {
 	arch, ok := auditArch[runtime.GOARCH]
 	if !ok {
 		return
 	}
 	program := denials(arch)
-	// Threads are set by the flag TSYNC, this one included.
+	// The flag TSYNC applies the filter to all threads.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -90,52 +84,52 @@ func (r *Report) seccomp() {
 		return
 	}
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	// Without SPEC_ALLOW kernels before 5.16 slow the whole process down.
+	// Without SPEC_ALLOW, kernels before 5.16 slow down the whole process.
 	thread, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
 		unix.SECCOMP_FILTER_FLAG_TSYNC|unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(&prog)))
 	switch {
-	case errno == unix.ENOSYS, errno == unix.EINVAL: // the kernel has none
+	case errno == unix.ENOSYS, errno == unix.EINVAL: // not supported by the kernel
 	case errno != 0:
 		r.problem(fmt.Errorf("set a seccomp filter: %w", errno))
 	case thread != 0:
-		r.problem(fmt.Errorf("set a seccomp filter: thread %d has another one", thread))
+		r.problem(fmt.Errorf("set a seccomp filter: thread %d has a different filter", thread))
 	default:
 		r.By = append(r.By, "seccomp")
 		r.Exec, r.TCP, r.Net = true, true, true
 	}
 }
 
-// auditArch has the architectures whose system calls are known to be as below:
-// 64 bits, the low half of an argument first, and socket(2) a call of its own.
+// auditArch contains the architectures for denials. They have 64 bits, the low half
+// of an argument first, and socket(2) as a separate system call.
 var auditArch = map[string]uint32{
 	"amd64":   unix.AUDIT_ARCH_X86_64,
 	"arm64":   unix.AUDIT_ARCH_AARCH64,
 	"riscv64": unix.AUDIT_ARCH_RISCV64,
 }
 
-// denials is the program that seccomp(2) runs before each system call. It fails
-// what it knows and lets everything else pass: what Go's runtime calls changes
-// with its version, and nothing of it may fail.
+// denials returns the program that seccomp(2) runs before each system call. It
+// denies the listed calls and allows others: the calls of the Go runtime change
+// between versions, and must not fail.
 func denials(arch uint32) []unix.SockFilter {
 	const (
-		number, audit, firstArg = 0, 4, 16 // in struct seccomp_data
+		number, audit, firstArg = 0, 4, 16 // offsets in struct seccomp_data
 
 		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 		equal = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
 		least = unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K
 		end   = unix.BPF_RET | unix.BPF_K
 
-		x32 = 0x40000000 // other numbers for the same calls, on amd64
+		x32 = 0x40000000 // other numbers for the same calls on amd64
 	)
-	// Jumps count the instructions between; deny is the last one.
+	// Jumps are relative to the next instruction. The last instruction denies.
 	return []unix.SockFilter{
 		{Code: load, K: audit},
-		{Code: equal, K: arch, Jf: 9}, // a call by the rules of another architecture: deny
+		{Code: equal, K: arch, Jf: 9}, // a call of another architecture: deny
 		{Code: load, K: number},
 		{Code: least, K: x32, Jt: 7},
 		{Code: equal, K: unix.SYS_EXECVE, Jt: 6},
 		{Code: equal, K: unix.SYS_EXECVEAT, Jt: 5},
-		{Code: equal, K: unix.SYS_IO_URING_SETUP, Jt: 4}, // makes sockets unseen
+		{Code: equal, K: unix.SYS_IO_URING_SETUP, Jt: 4}, // can create sockets without socket(2)
 		{Code: equal, K: unix.SYS_SOCKET, Jf: 2},         // anything else: allow
 		{Code: load, K: firstArg},
 		{Code: equal, K: unix.AF_UNIX, Jf: 1}, // another family: deny

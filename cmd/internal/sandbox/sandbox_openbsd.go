@@ -8,21 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// promises are those of pledge(2); filter-scanwatch(8) has the reasons. With
-// "error" a call that nobody thought of fails: without, it would end the process
-// and with it the mail server.
+// promises is the argument of pledge(2). filter-scanwatch(8) gives the reasons. With
+// "error", an unexpected call fails. Otherwise it would kill the process, and smtpd
+// would exit.
 const promises = "error stdio rpath wpath cpath fattr flock unix"
 
-// permissions are those of unveil(2).
-var permissions = map[use]string{useRead: "r", useEvents: "rwc", useState: "rwc"}
+// permissions are the arguments of unveil(2).
+var permissions = map[use]string{useRead: "r", useState: "rwc"}
 
-// grants are single files: unveil(2) remembers a file by its name in its
-// directory, so that it may be replaced, or appear.
+// grants returns single files: unveil(2) identifies a file by its name in a
+// directory, and therefore allows its creation and replacement.
 func (p Paths) grants() []grant {
 	all := []grant{{useState, p.state()}}
-	if p.Events != "" {
-		all = append(all, grant{useEvents, p.Events}, grant{useEvents, p.Events + ".1"})
-	}
 	for _, file := range slices.Concat(p.Read, p.Look) {
 		all = append(all, grant{useRead, file})
 		if real := resolve(file); real != file {
@@ -37,7 +34,7 @@ func (r *Report) enter(grants []grant) {
 		switch err := unix.Unveil(g.path, permissions[g.use]); {
 		case err == nil:
 			r.granted = append(r.granted, g.path)
-		case !errors.Is(err, unix.ENOENT): // its directory is missing
+		case !errors.Is(err, unix.ENOENT): // the directory does not exist
 			r.problem(fmt.Errorf("unveil %s: %w", g.path, err))
 		}
 	}

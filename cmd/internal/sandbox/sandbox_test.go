@@ -26,8 +26,8 @@ func TestWithin(t *testing.T) {
 	}
 }
 
-// TestState: the directory is made, or the one where it is to appear is granted,
-// but never everything.
+// TestState checks that the state directory is created or its parent granted, never
+// the root directory.
 func TestState(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -37,18 +37,18 @@ func TestState(t *testing.T) {
 	for state, want := range map[string]string{
 		filepath.Join(dir, "new"):         filepath.Join(dir, "new"),
 		file:                              dir,
-		filepath.Join(dir, "a/scanwatch"): filepath.Join(dir, "a"), // which is not there: nothing is granted
+		filepath.Join(dir, "a/scanwatch"): filepath.Join(dir, "a"), // missing, so not granted
 	} {
 		if got := (Paths{State: state}).state(); got != want {
 			t.Errorf("%s: %s, want %s", state, got, want)
 		}
 	}
 	if !isDir(filepath.Join(dir, "new")) {
-		t.Error("the state directory was not made")
+		t.Error("the state directory was not created")
 	}
 }
 
-// TestNoReport: without a sandbox everything can be read.
+// TestNoReport checks that all files are covered without a sandbox.
 func TestNoReport(t *testing.T) {
 	var none *Report
 	if !none.Covers("/etc/passwd") || !new(Report).Covers("/etc/passwd") {

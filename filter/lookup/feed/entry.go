@@ -8,44 +8,48 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"scanwatch/internal/prefix"
+	escape "scanwatch/internal/text"
 )
 
-// A collector takes the entries of a file, good and bad.
+// A collector collects the entries of a file.
 type collector struct {
 	result *Result
-	value  string // of the option of the format
+	value  string // value of the format's option
 
-	lines      int  // of the file, at most MaxEntries
-	malformed  int  // refused entries that are nothing a list could hold
-	overflow   bool // there were more than MaxEntries
+	lines      int  // lines of the file, at most MaxEntries
+	malformed  int  // rejected entries that are invalid in any list
+	overflow   bool // the file has more than MaxEntries entries
 	mayBeEmpty bool
-	others     map[string]bool // values of the option that were found in the file
+	private    bool            // addresses of local networks are valid
+	others     map[string]bool // values of the option in the file
 }
 
-// judge tells whether what was collected can be a list.
+// judge returns an error if the file is not a list.
 func (c *collector) judge(f *Format) error {
 	r := c.result
 	switch {
 	case c.overflow:
 		return fmt.Errorf("more than %d entries", MaxEntries)
 	case r.Len() == 0 && r.LeftOut > 0:
-		return fmt.Errorf("no entry of %s %q among %d; there are: %s", f.Option, c.value, r.LeftOut, c.otherValues())
+		return fmt.Errorf("no entry of %s %q among %d; the file has: %s", f.Option, c.value, r.LeftOut, c.otherValues())
 	case r.Len() == 0 && c.mayBeEmpty:
 		r.Warnings.add(Problem{Why: "the list is empty"})
 		return nil
 	case r.Len() == 0 && r.Refused.Total > 0:
-		return fmt.Errorf("none of %d entries can be used, the first: %s", r.Refused.Total, r.Refused.First[0])
+		return fmt.Errorf("none of %d entries is valid, the first: %s", r.Refused.Total, r.Refused.First[0])
 	case r.Len() == 0:
 		return errors.New("no entries: an error page, or a file cut short")
 	case c.malformed > r.Len():
-		return fmt.Errorf("no list of this format: %d entries cannot be read, %d can; the first: %s",
+		return fmt.Errorf("not a list of this format: %d entries are invalid, %d are valid; the first: %s",
 			c.malformed, r.Len(), r.Refused.First[0])
 	}
 	return nil
 }
 
-// wants tells whether the option asks for entries of the given value, and counts
-// those it does not ask for.
+// wants reports whether the option selects an entry with the given values. It counts
+// other entries.
 func (c *collector) wants(values ...string) bool {
 	if c.value == All || slices.Contains(values, c.value) {
 		return true
@@ -66,7 +70,7 @@ func (c *collector) otherValues() string {
 	return strings.Join(slices.Sorted(maps.Keys(c.others)), ", ")
 }
 
-// room tells whether another entry fits.
+// room reports whether the result has room for another entry.
 func (c *collector) room() bool {
 	c.overflow = c.overflow || c.result.Len() >= MaxEntries
 	return !c.overflow
@@ -76,47 +80,70 @@ func (c *collector) refuse(line int, text, why string) {
 	c.result.Refused.add(Problem{Line: line, Text: text, Why: why})
 }
 
-// malform refuses what is no entry at all.
+// doubt warns of an entry that the operator may not intend.
+func (c *collector) doubt(line int, text, why string) {
+	c.result.Warnings.add(Problem{Line: line, Text: text, Why: why})
+	c.result.Doubts.add(Problem{Line: line, Text: text, Why: why})
+}
+
+// Widest returns the length of the widest prefix that a list may contain. Registries
+// allocate at most a /8 of IPv4 and a /19 of IPv6.
+func Widest(a netip.Addr) int {
+	if a.Is4() {
+		return 8
+	}
+	return 19
+}
+
+// malform rejects a text that is not an entry.
 func (c *collector) malform(line int, text, why string) {
 	c.malformed++
 	c.refuse(line, text, why)
 }
 
-// address takes an address or a prefix.
+// address adds an address, a prefix or a range.
 func (c *collector) address(line int, text string) {
-	p, err := parsePrefix(text)
-	if err != nil {
-		c.malform(line, text, err.Error())
+	if list, n := leadingRange(text); n > 0 && n == len(text) {
+		for _, p := range list {
+			c.prefix(line, text, p, false)
+		}
 		return
 	}
-	c.prefix(line, text, p)
+	p, dropped, err := prefix.Parse(text)
+	if err != nil {
+		c.malform(line, text, notPrefix)
+		return
+	}
+	c.prefix(line, text, p, dropped)
 }
 
-func (c *collector) prefix(line int, text string, p netip.Prefix) {
-	masked := p.Masked()
-	if why := Forbidden(masked); why != "" {
+// notPrefix is the reason for rejecting a text that prefix.Parse rejects.
+const notPrefix = "not an address or prefix"
+
+func (c *collector) prefix(line int, text string, p netip.Prefix, dropped bool) {
+	if why := Forbidden(p); why != "" && !(c.private && isLocal(p)) {
 		c.refuse(line, text, why)
 		return
 	}
-	warn := func(why string) { c.result.Warnings.add(Problem{Line: line, Text: text, Why: why}) }
-	if masked != p {
-		warn("bits beyond the prefix length are ignored: " + masked.String())
-	}
-	if p.Addr().Is4() && p.Bits() < 8 || p.Addr().Is6() && p.Bits() < 19 {
-		warn("a very wide prefix")
+	switch widest := Widest(p.Addr()); {
+	case p.Bits() < widest && !isLocal(p):
+		c.refuse(line, text, fmt.Sprintf("wider than /%d; write smaller networks", widest))
+		return
+	case dropped:
+		c.doubt(line, text, "bits after the prefix length are ignored: "+p.String())
 	}
 	if c.room() {
 		if c.result.Prefixes == nil {
-			c.result.Prefixes = make([]netip.Prefix, 0, c.lines) // most lists have one on each line
+			c.result.Prefixes = make([]netip.Prefix, 0, c.lines) // most lists have one entry per line
 		}
-		c.result.Prefixes = append(c.result.Prefixes, masked)
+		c.result.Prefixes = append(c.result.Prefixes, p)
 	}
 }
 
-// asn takes an AS number that is known to be one.
+// asn adds an AS number.
 func (c *collector) asn(line int, number uint32) {
-	// RFC 7607, RFC 7300: never in use. Numbers for documentation and private use
-	// do no harm.
+	// RFC 7607 and RFC 7300 reserve these numbers. Numbers for documentation and
+	// private use are harmless.
 	if number == 0 || number == 1<<16-1 || number == 1<<32-1 {
 		c.refuse(line, "AS"+strconv.FormatUint(uint64(number), 10), "a reserved AS number")
 		return
@@ -126,11 +153,11 @@ func (c *collector) asn(line int, number uint32) {
 	}
 }
 
-// name takes a host name or a suffix.
+// name adds a host name or a suffix.
 func (c *collector) name(line int, text string) {
 	name := strings.TrimSuffix(text, ".")
 	if !validName(name) {
-		c.malform(line, text, "neither an address, nor an AS number, nor a name")
+		c.malform(line, text, "not an address, AS number or name")
 		return
 	}
 	if !strings.Contains(name, ".") {
@@ -141,8 +168,8 @@ func (c *collector) name(line int, text string) {
 	}
 }
 
-// validName accepts names as hosts bear them, underscores included, after
-// nothing, "." or "*.".
+// validName reports whether name is a host name, possibly with underscores, or a
+// suffix with "." or "*." in front.
 func validName(name string) bool {
 	if below, ok := strings.CutPrefix(name, "*."); ok {
 		name = below
@@ -173,27 +200,7 @@ func validName(name string) bool {
 	return label > 0
 }
 
-// parsePrefix reads an address or a prefix, mapped IPv6 as the IPv4 it means.
-func parsePrefix(text string) (netip.Prefix, error) {
-	if !strings.Contains(text, "/") {
-		addr, err := netip.ParseAddr(text)
-		if err != nil || addr.Zone() != "" {
-			return netip.Prefix{}, errors.New("not an address")
-		}
-		addr = addr.Unmap()
-		return netip.PrefixFrom(addr, addr.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(text)
-	if err != nil {
-		return netip.Prefix{}, errors.New("not an address or prefix")
-	}
-	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p, nil
-}
-
-// parseASN reads AS64496, and 64496 unless the letters are needed.
+// parseASN parses AS64496, and 64496 unless letters is set.
 func parseASN(text string, letters bool) (uint32, bool) {
 	digits := strings.Trim(text, `"`)
 	if len(digits) > 2 && strings.EqualFold(digits[:2], "AS") {
@@ -205,13 +212,15 @@ func parseASN(text string, letters bool) (uint32, bool) {
 	return uint32(number), err == nil
 }
 
-// special is address space that no list from the internet may name, by the
-// registries of RFC 6890. Documentation ranges, where no host can be, are let
-// through: examples and tests live there.
-var special = []struct {
+type specialRow struct {
 	prefix netip.Prefix
 	what   string
-}{
+}
+
+// special is the address space in the RFC 6890 registries that a list must not
+// contain. Documentation prefixes are allowed: no host has such an address, and
+// examples and tests use them.
+var special = []specialRow{
 	{netip.MustParsePrefix("0.0.0.0/8"), "reserved"},
 	{netip.MustParsePrefix("10.0.0.0/8"), "private"},
 	{netip.MustParsePrefix("100.64.0.0/10"), "private (carrier NAT)"},
@@ -229,13 +238,21 @@ var special = []struct {
 	{netip.MustParsePrefix("ff00::/8"), "multicast"},
 }
 
-// global is all of IPv6 that is in use on the internet (RFC 4291 section 2.4).
+// isLocal reports whether p is within the address space of local networks.
+func isLocal(p netip.Prefix) bool {
+	return slices.ContainsFunc(special, func(s specialRow) bool {
+		local := strings.HasPrefix(s.what, "private") || s.what == "loopback" || s.what == "link-local"
+		return local && s.prefix.Bits() <= p.Bits() && s.prefix.Contains(p.Addr())
+	})
+}
+
+// global is the part of IPv6 in use on the internet (RFC 4291 section 2.4).
 var global = netip.MustParsePrefix("2000::/3")
 
-// Forbidden says why a list must not hold p, or nothing.
+// Forbidden returns the reason why a list must not contain p, or an empty string.
 func Forbidden(p netip.Prefix) string {
 	if p.Bits() == 0 {
-		return "the default route: it covers everybody"
+		return "the default route: it covers every address"
 	}
 	for _, s := range special {
 		if !s.prefix.Contains(p.Addr()) && !p.Contains(s.prefix.Addr()) { // Overlaps takes four times as long
@@ -252,12 +269,11 @@ func Forbidden(p netip.Prefix) string {
 	return ""
 }
 
-// printable makes text from a file fit for a terminal and a log.
+// printable returns the start of text, escaped for terminals and logs.
 func printable(text string) string {
 	const limit = 80
 	if len(text) > limit {
-		text = text[:limit] + "..."
+		return escape.Escape(text[:limit]) + "..."
 	}
-	quoted := strconv.QuoteToASCII(text)
-	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+	return escape.Escape(text)
 }

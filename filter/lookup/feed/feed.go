@@ -1,10 +1,9 @@
-// Package feed reads lists of addresses, networks and names in the forms in
-// which others publish them: block lists, cloud ranges, scanners' own lists.
+// Package feed parses published lists of addresses, prefixes and names: block lists,
+// cloud ranges, lists of scanners.
 //
-// It opens nothing and downloads nothing. A file is judged as a whole, because
-// it takes the place of the one before: an error page, an empty file, and one
-// that is no list are errors. What a list must not hold, since it would hit
-// everybody or the site itself, is refused entry by entry.
+// It does not download files. A new file replaces the previous one completely.
+// Therefore an error page, an empty file or a file that is not a list is an error.
+// Entries that cover every address or the local network are rejected individually.
 package feed
 
 import (
@@ -17,43 +16,43 @@ import (
 	"time"
 )
 
-// The limits of a file. What goes beyond them is an error, or for a line a
-// refused entry.
+// Limits of a file. A larger file is an error; a longer line is a rejected entry.
 const (
 	MaxBytes   = 64 << 20
 	MaxLine    = 4096    // bytes of one line in the line formats
 	MaxEntries = 1 << 20 // prefixes, AS numbers and names together
 )
 
-// A Result is what a file holds. Entries are in the order of the file; twice
-// the same is kept twice.
+// A Result is the content of a file. Entries are in the order of the file, with
+// duplicates.
 type Result struct {
-	Format   string         // its name in the table of formats
-	Prefixes []netip.Prefix // masked, IPv4 never as mapped IPv6
+	Format   string         // the name of the format
+	Prefixes []netip.Prefix // masked and unmapped
 	ASNs     []uint32
 	Names    []string // lower case: example.org, .example.org, *.example.org
 
-	Refused  Problems // entries that were not taken
-	Warnings Problems // entries that were taken, and oddities of the whole
-	LeftOut  int      // entries that the option of the format does not ask for
+	Refused  Problems // rejected entries
+	Warnings Problems // about valid entries and the file
+	Doubts   Problems // the warnings about entries that the operator may not intend
+	LeftOut  int      // entries not selected by the format's option
 
-	Date   time.Time // when the file was made, if it says so
-	Notice string    // its first comment or copyright, which some terms want kept
+	Date   time.Time // of the file; zero if unknown
+	Notice string    // first comment or copyright, which some licences require
 }
 
-// Len counts the entries.
+// Len returns the number of entries.
 func (r *Result) Len() int { return len(r.Prefixes) + len(r.ASNs) + len(r.Names) }
 
-// Problems are the first of several and the number of all.
+// Problems contains the first problems and the number of all problems.
 type Problems struct {
 	First []Problem
 	Total int
 }
 
-// A Problem is about one entry of a file.
+// A Problem is a problem with an entry or the file.
 type Problem struct {
-	Line int    // from 1; 0 if it is about the file, or a JSON document without lines
-	Text string // of the entry, made printable and cut
+	Line int    // from 1; 0 for the whole file or a JSON document
+	Text string // the entry, escaped and truncated
 	Why  string
 }
 
@@ -79,13 +78,18 @@ func (p *Problems) add(problem Problem) {
 	}
 }
 
-// Parse reads a file. The format is a name of the table, by itself or with its
-// option and a value ("aws service EC2", "aws service all"); an empty format is
-// found out by looking.
+// Parse parses a file. The format is a name in Formats, optionally with its option
+// and a value ("aws service EC2", "aws service all"). If the format is empty, Parse
+// detects it.
 //
-// With an error the Result, unless it is nil, tells how far reading came. It is
-// not to be used as a list then.
-func Parse(r io.Reader, format string) (*Result, error) {
+// With an error, the Result is nil, or a part of the list for diagnostics.
+func Parse(r io.Reader, format string) (*Result, error) { return parse(r, format, false) }
+
+// ParseExempt is like Parse for a list of exempt hosts, which may contain local
+// addresses.
+func ParseExempt(r io.Reader, format string) (*Result, error) { return parse(r, format, true) }
+
+func parse(r io.Reader, format string, private bool) (*Result, error) {
 	content, err := io.ReadAll(io.LimitReader(r, MaxBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("read feed: %w", err)
@@ -101,9 +105,12 @@ func Parse(r io.Reader, format string) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &collector{result: &Result{Format: f.Name}, value: value, lines: min(bytes.Count(content, []byte("\n"))+1, MaxEntries)}
+	c := &collector{private: private, result: &Result{Format: f.Name}, value: value, lines: min(bytes.Count(content, []byte("\n"))+1, MaxEntries)}
 	if err := f.parse(c, content); err != nil {
 		return c.result, fmt.Errorf("as %s: %w", f.Name, err)
+	}
+	if c.result.Len() == 0 && !c.mayBeEmpty && !hasLines(content) {
+		return c.result, ErrEmpty
 	}
 	if err := c.judge(f); err != nil {
 		return c.result, fmt.Errorf("as %s: %w", f.Name, err)
@@ -111,27 +118,40 @@ func Parse(r io.Reader, format string) (*Result, error) {
 	return c.result, nil
 }
 
-// notText says what a file is that is no list of any format.
+// ErrEmpty is the error of Parse for a file without lines, or with only comments.
+var ErrEmpty = errors.New("the file has no entries")
+
+// hasLines reports whether content has a line that is neither empty nor a comment.
+func hasLines(content []byte) bool {
+	for _, line := range lines(content) {
+		if line = strings.TrimSpace(line); line != "" && !isComment(line) {
+			return true
+		}
+	}
+	return false
+}
+
+// notText returns an error for content that is not text.
 func notText(content []byte) error {
 	head := content[:min(len(content), 512)]
 	start := bytes.TrimLeft(head, " \t\r\n")
 	switch {
 	case len(bytes.TrimLeft(content, " \t\r\n")) == 0:
-		return errors.New("the file is empty")
+		return ErrEmpty
 	case len(start) > 0 && start[0] == '<':
-		return errors.New("this is a web page, not a list: probably an error or login page was saved in its place")
+		return errors.New("the file is a web page, not a list; it may be an error or login page")
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}), bytes.HasPrefix(head, []byte("PK\x03\x04")),
 		bytes.HasPrefix(head, []byte("BZh")), bytes.HasPrefix(head, []byte("\xfd7zXZ")):
-		return errors.New("the file is compressed: unpack it first")
+		return errors.New("the file is compressed; uncompress it first")
 	case bytes.HasPrefix(head, []byte{0xff, 0xfe}), bytes.HasPrefix(head, []byte{0xfe, 0xff}):
-		return errors.New("the file is UTF-16: save it as UTF-8")
+		return errors.New("the file is UTF-16; convert it to UTF-8")
 	case bytes.IndexByte(head, 0) >= 0:
 		return errors.New("the file is binary, not a list")
 	}
 	return nil
 }
 
-// chooseFormat finds the format of the given name, or the first that claims the
+// chooseFormat returns the named format, or the first format that matches the
 // content, and the value of its option.
 func chooseFormat(text string, content []byte) (*Format, string, error) {
 	words := strings.Fields(text)
@@ -141,52 +161,34 @@ func chooseFormat(text string, content []byte) (*Format, string, error) {
 				return f, f.Default, nil
 			}
 		}
-		return nil, "", errors.New("unknown kind of file: name its format")
+		return nil, "", errors.New("unknown format; name the format of the file")
 	}
+	var names []string
 	for i := range formats {
 		f := &formats[i]
+		names = append(names, f.Name)
 		if f.Name != words[0] {
 			continue
 		}
-		if len(words) == 1 {
-			return f, f.Default, nil
-		}
 		switch {
+		case len(words) == 1:
+			return f, f.Default, nil
 		case f.Option == "":
 			return nil, "", fmt.Errorf("format %s takes no option, found %q", f.Name, words[1])
 		case words[1] != f.Option || len(words) == 2:
-			return nil, "", fmt.Errorf("format %s is to be followed by nothing or by %q and a value, found %q",
+			return nil, "", fmt.Errorf("format %s may only be followed by %q and a value, found %q",
 				f.Name, f.Option, strings.Join(words[1:], " "))
 		}
 		return f, strings.Join(words[2:], " "), nil
 	}
-	var names []string
-	for _, f := range formats {
-		names = append(names, f.Name)
-	}
-	return nil, "", fmt.Errorf("unknown format %q, known are: %s", words[0], strings.Join(names, " "))
+	return nil, "", fmt.Errorf("unknown format %q; the formats are: %s", words[0], strings.Join(names, " "))
 }
 
-// Check tells whether format is one that Parse accepts, without a file.
+// Check returns an error if Parse does not accept the format.
 func Check(format string) error {
 	if strings.TrimSpace(format) == "" {
 		return nil
 	}
 	_, _, err := chooseFormat(format, nil)
 	return err
-}
-
-// Shrunk judges a new version of a list by the number of its entries: one that
-// lost more than half, or all, is taken for a broken download. An old list of
-// none sets no measure.
-func Shrunk(before, now int) error {
-	switch {
-	case before == 0:
-		return nil
-	case now == 0:
-		return fmt.Errorf("the list had %d entries and has none now", before)
-	case now < before-before/2:
-		return fmt.Errorf("the list shrank by more than half, from %d entries to %d", before, now)
-	}
-	return nil
 }

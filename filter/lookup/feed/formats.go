@@ -4,30 +4,31 @@ import (
 	"bytes"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// All is the value of an option that leaves nothing out.
+// All is the option value for all entries.
 const All = "all"
 
-// A Format is one form in which lists are published.
+// A Format is a published format of lists.
 type Format struct {
 	Name    string
 	Help    string // one line
-	Option  string // the word before a value that chooses among the entries; "" for none
-	Default string // the value when none is given
+	Option  string // word before the value of an option; "" for none
+	Default string // default value
 
-	// sniff tells whether a file is of this format; formats without it look like
-	// others and must be named.
+	// sniff reports whether a file has this format. If it is nil, the format is
+	// ambiguous and must be named.
 	sniff func(content []byte) bool
 	parse func(*collector, []byte) error
 }
 
-// Formats lists what Parse knows.
+// Formats returns the formats of Parse.
 func Formats() []Format { return slices.Clone(formats) }
 
-// formats are sniffed in this order: the peculiar before the general. Add a
-// format here.
+// formats are all formats, in sniffing order: specific formats precede general
+// formats. To add a format, add a row.
 var formats = []Format{
 	{Name: "spamhaus-drop", Help: "Spamhaus DROP, JSON lines or the older text",
 		sniff: sniffDrop, parse: parseDrop},
@@ -55,25 +56,24 @@ var formats = []Format{
 		sniff: hasAny("hash:net ipset", "hash:ip ipset", "# Maintainer"), parse: parseAddresses},
 	{Name: "geofeed", Help: "RFC 8805 geofeed: prefix,country,region,city,postal (Linode, Vultr)",
 		sniff: sniffGeofeed, parse: parseGeofeed},
-	{Name: "csv", Help: "columns divided by commas; that of addresses is called ip, prefix or the like, or is the first",
+	{Name: "csv", Help: "columns between commas; the column of addresses has a title such as ip or prefix, or is the first",
 		sniff: sniffCSV, parse: parseCSV},
 	{Name: "asn-list", Help: "AS numbers, one a line, with or without AS, text or CSV",
 		sniff: sniffASNList, parse: parseASNList},
 
-	// These look like plain lists; under their own name nothing but addresses
-	// passes.
+	// These resemble plain lists. If they are named, only addresses are valid.
 	{Name: "digitalocean", Help: "DigitalOcean's google.csv, a geofeed", parse: parseGeofeed},
 	{Name: "blocklist-de", Help: "blocklist.de: addresses", parse: parseAddresses},
 	{Name: "mxroute", Help: "MXroute's botnet.list: addresses", parse: parseAddresses},
 	{Name: "cins", Help: "CINS Army: addresses", parse: parseAddresses},
 	{Name: "emerging-threats", Help: "Emerging Threats block list: addresses and prefixes", parse: parseAddresses},
-	{Name: "addresses", Help: "addresses and prefixes, one a line, whatever follows them", parse: parseAddresses},
+	{Name: "addresses", Help: "addresses, prefixes and ranges, followed by any text", parse: parseAddresses},
 
 	{Name: "plain", Help: "addresses, prefixes, AS numbers and names, one a line",
 		sniff: func([]byte) bool { return true }, parse: parsePlain},
 }
 
-// sniffBytes is how much of a file is looked at to find out its format.
+// sniffBytes is the number of bytes that a sniff function reads.
 const sniffBytes = 64 << 10
 
 func isJSON(content []byte) bool {
@@ -81,7 +81,7 @@ func isJSON(content []byte) bool {
 	return len(content) > 0 && (content[0] == '{' || content[0] == '[')
 }
 
-// has claims files that begin with all of the given texts.
+// has matches files with all of the given texts in the first sniffBytes.
 func has(texts ...string) func([]byte) bool {
 	return func(content []byte) bool {
 		head := content[:min(len(content), sniffBytes)]
@@ -105,8 +105,8 @@ func hasAny(texts ...string) func([]byte) bool {
 	}
 }
 
-// hasLine claims files in which a line begins so, before any that is neither
-// empty nor a comment.
+// hasLine matches files whose first line, ignoring empty lines and comments, starts
+// with the text.
 func hasLine(start string) func([]byte) bool {
 	return func(content []byte) bool { return strings.HasPrefix(firstLine(content), start) }
 }
@@ -114,7 +114,7 @@ func hasLine(start string) func([]byte) bool {
 // firstLine returns the first line that is neither empty nor a comment.
 func firstLine(content []byte) string {
 	for _, line := range lines(content[:min(len(content), sniffBytes)]) {
-		if line = trim(line); line != "" && !isComment(line) {
+		if line = strings.TrimSpace(line); line != "" && !isComment(line) {
 			return line
 		}
 	}
@@ -136,7 +136,8 @@ func sniffDShield(content []byte) bool {
 		if len(fields) >= 3 && !isComment(fields[0]) {
 			_, err1 := netip.ParseAddr(fields[0])
 			_, err2 := netip.ParseAddr(fields[1])
-			if err1 == nil && err2 == nil {
+			_, err3 := strconv.ParseUint(fields[2], 10, 8)
+			if err1 == nil && err2 == nil && err3 == nil {
 				return true
 			}
 		}
@@ -145,19 +146,19 @@ func sniffDShield(content []byte) bool {
 }
 
 func sniffGeofeed(content []byte) bool {
-	prefix, rest, found := strings.Cut(firstLine(content), ",")
-	_, err := netip.ParsePrefix(trim(prefix))
-	return found && err == nil && strings.Count(rest, ",") >= 2
+	network, rest, found := strings.Cut(firstLine(content), ",")
+	_, err := netip.ParsePrefix(strings.TrimSpace(network))
+	return found && err == nil && strings.Count(rest, ",") >= 2 && addressesBeside(strings.Split(rest, ","), -1) == 0
 }
 
 func sniffCSV(content []byte) bool {
-	first, _, found := strings.Cut(firstLine(content), ",")
-	if !found {
-		return false
+	line := firstLine(content)
+	first, _, found := strings.Cut(line, ",")
+	if !found || addressesBeside(strings.Split(line, ","), -1) > strings.Count(line, ",") {
+		return false // a plain list has lines with only addresses
 	}
-	first = strings.Trim(trim(first), `"`)
-	_, err := parsePrefix(first)
-	return err == nil || slices.Contains(addressColumns, strings.ToLower(first))
+	first = strings.Trim(strings.TrimSpace(first), `"`)
+	return isPrefix(first) || slices.Contains(addressColumns, strings.ToLower(first))
 }
 
 func sniffASNList(content []byte) bool {
@@ -167,5 +168,5 @@ func sniffASNList(content []byte) bool {
 		_, ok := parseASN(word, false)
 		return ok || strings.EqualFold(strings.Trim(word, `"`), "asn") && rest != ""
 	}
-	return false // AS64496 alone on a line is plain
+	return false // a line with only AS64496 is plain
 }

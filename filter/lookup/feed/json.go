@@ -1,6 +1,6 @@
 package feed
 
-// Formats of JSON documents and of JSON lines.
+// Formats of JSON documents and JSON lines.
 
 import (
 	"bytes"
@@ -10,9 +10,11 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"scanwatch/internal/prefix"
 )
 
-// decode reads a whole document and names the line where it is broken.
+// decode decodes a document. Its error contains the line of invalid JSON.
 func decode(content []byte, into any) error {
 	err := json.Unmarshal(content, into)
 	var syntax *json.SyntaxError
@@ -33,7 +35,7 @@ func lineAt(content []byte, offset int64) int {
 	return bytes.Count(content[:offset], []byte("\n")) + 1
 }
 
-// date keeps when a file was made, if it is told in one of the layouts.
+// date sets the date of the file if the text has one of the layouts.
 func (c *collector) date(text string, layouts ...string) {
 	for _, layout := range layouts {
 		if t, err := time.Parse(layout, text); err == nil {
@@ -43,9 +45,9 @@ func (c *collector) date(text string, layouts ...string) {
 	}
 }
 
-const secondsUTC = "2006-01-02T15:04:05" // fractions are accepted
+const secondsUTC = "2006-01-02T15:04:05" // fractions are also valid
 
-// A dropLine is a line of any Spamhaus DROP list. More keys occur.
+// A dropLine is a line in any Spamhaus DROP list. Other keys exist.
 type dropLine struct {
 	CIDR      string `json:"cidr"`
 	ASN       *int64 `json:"asn"`
@@ -58,7 +60,7 @@ type dropLine struct {
 func parseDrop(c *collector, content []byte) error {
 	if !isJSON(content) {
 		err := parseAddresses(c, content)
-		// EDROP was merged into DROP in 2024 and is published empty since.
+		// EDROP was merged into DROP in 2024 and has been empty since then.
 		c.mayBeEmpty = strings.Contains(c.result.Notice, "EDROP")
 		return err
 	}
@@ -87,12 +89,12 @@ func parseASNDrop(c *collector, content []byte) error {
 	})
 }
 
-// parseDropLines reads one object a line and the metadata after them. take
-// tells whether a line was an entry. Objects of other kinds are passed over.
+// parseDropLines parses lines with one object each, followed by metadata. Take
+// reports whether a line was an entry. Other objects are skipped.
 func parseDropLines(c *collector, content []byte, take func(int, dropLine) bool) error {
 	count, complete := 0, false
 	for number, text := range lines(content) {
-		text = trim(text)
+		text = strings.TrimSpace(text)
 		if text == "" {
 			continue
 		}
@@ -115,7 +117,7 @@ func parseDropLines(c *collector, content []byte, take func(int, dropLine) bool)
 		c.notice(line.Copyright)
 		if line.Records != nil && *line.Records != count {
 			c.result.Warnings.add(Problem{Line: number,
-				Why: fmt.Sprintf("the list says it has %d entries, there are %d", *line.Records, count)})
+				Why: fmt.Sprintf("the metadata count %d entries, the list has %d", *line.Records, count)})
 		}
 	}
 	if !complete {
@@ -124,30 +126,25 @@ func parseDropLines(c *collector, content []byte, take func(int, dropLine) bool)
 	return nil
 }
 
+type awsPrefix struct {
+	IPv4    string `json:"ip_prefix"`
+	IPv6    string `json:"ipv6_prefix"`
+	Service string `json:"service"`
+}
+
 func parseAWS(c *collector, content []byte) error {
 	var doc struct {
-		CreateDate string `json:"createDate"`
-		Prefixes   []struct {
-			Prefix  string `json:"ip_prefix"`
-			Service string `json:"service"`
-		} `json:"prefixes"`
-		IPv6Prefixes []struct {
-			Prefix  string `json:"ipv6_prefix"`
-			Service string `json:"service"`
-		} `json:"ipv6_prefixes"`
+		CreateDate   string      `json:"createDate"`
+		Prefixes     []awsPrefix `json:"prefixes"`
+		IPv6Prefixes []awsPrefix `json:"ipv6_prefixes"`
 	}
 	if err := decode(content, &doc); err != nil {
 		return err
 	}
 	c.date(doc.CreateDate, "2006-01-02-15-04-05")
-	for _, p := range doc.Prefixes {
+	for _, p := range append(doc.Prefixes, doc.IPv6Prefixes...) {
 		if c.wants(p.Service) {
-			c.address(0, p.Prefix)
-		}
-	}
-	for _, p := range doc.IPv6Prefixes {
-		if c.wants(p.Service) {
-			c.address(0, p.Prefix)
+			c.address(0, p.IPv4+p.IPv6) // one is empty
 		}
 	}
 	return nil
@@ -159,7 +156,7 @@ func parseGoogle(c *collector, content []byte) error {
 		Prefixes     []struct {
 			IPv4    string `json:"ipv4Prefix"`
 			IPv6    string `json:"ipv6Prefix"`
-			Service string `json:"service"` // in cloud.json only
+			Service string `json:"service"` // only in cloud.json
 		} `json:"prefixes"`
 	}
 	if err := decode(content, &doc); err != nil {
@@ -168,7 +165,7 @@ func parseGoogle(c *collector, content []byte) error {
 	c.date(doc.CreationTime, secondsUTC)
 	for _, p := range doc.Prefixes {
 		if c.wants(p.Service) {
-			c.address(0, p.IPv4+p.IPv6) // one of the two is there
+			c.address(0, p.IPv4+p.IPv6) // one is empty
 		}
 	}
 	return nil
@@ -239,13 +236,13 @@ func parseAbuseIPDBJSON(c *collector, content []byte) error {
 	return nil
 }
 
-// parseJSON takes every text in a document that is an address or a prefix, at
-// any depth, or those under one key. Other texts are no mistakes: such files
-// hold names and descriptions.
+// parseJSON adds each address or prefix in a document, at any depth, optionally only
+// below one key. It ignores other texts: such files contain names and descriptions.
 func parseJSON(c *collector, content []byte) error {
 	d := json.NewDecoder(bytes.NewReader(content))
-	// Of every object and array around: whether the next text is a key, the last
-	// key, and whether that, or one further out, is the one that is asked for.
+	// level is the state of an enclosing object or array. In an object, key reports
+	// whether the next text is a key, and name is the last key. Wanted reports
+	// whether that key or an outer key is the selected one.
 	type level struct {
 		object, key, wanted bool
 		name                string
@@ -281,11 +278,11 @@ func parseJSON(c *collector, content []byte) error {
 		case json.Delim:
 			stack = append(stack, level{object: token == '{', key: token == '{', wanted: wanted, name: name})
 		case string:
-			p, err := parsePrefix(token)
+			p, dropped, err := prefix.Parse(token)
 			switch {
 			case err != nil:
 			case wanted || c.wants(name):
-				c.prefix(line, token, p)
+				c.prefix(line, token, p, dropped)
 			}
 		}
 	}

@@ -6,8 +6,8 @@ import (
 	"syscall"
 )
 
-// Open opens a file for reading. It must be a regular one: reading from a FIFO
-// or a device may wait for ever, or never end.
+// Open opens a regular file for reading. Any other file is an error: reading a FIFO
+// or a device may block or never end.
 func Open(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -15,7 +15,7 @@ func Open(path string) (*os.File, error) {
 	}
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		f.Close()
-		return nil, fmt.Errorf("open %s: is no regular file", path)
+		return nil, fmt.Errorf("open %s: is not a regular file", path)
 	}
 	return f, nil
 }

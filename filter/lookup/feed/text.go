@@ -13,9 +13,11 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"scanwatch/internal/prefix"
 )
 
-// lines yields the lines of a file with their numbers, without the line end.
+// lines iterates over the lines of a file with their numbers, without line ends.
 func lines(content []byte) iter.Seq2[int, string] {
 	return func(yield func(int, string) bool) {
 		for number := 1; len(content) > 0; number++ {
@@ -28,26 +30,22 @@ func lines(content []byte) iter.Seq2[int, string] {
 	}
 }
 
-// trim must know the blanks that strings.Fields knows: what is left of a line
-// has a first word.
-func trim(s string) string { return strings.TrimSpace(s) }
-
 func isComment(line string) bool {
 	return strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") || strings.HasPrefix(line, "//")
 }
 
-// entries yields the lines that hold an entry, without comments and blanks
-// around. The first comment becomes the notice.
+// entries iterates over the lines with an entry, without comments and surrounding
+// spaces. The first comment becomes the notice.
 func (c *collector) entries(content []byte) iter.Seq2[int, string] {
 	return func(yield func(int, string) bool) {
 		for number, line := range lines(content) {
-			line = trim(line)
+			line = strings.TrimSpace(line)
 			if isComment(line) {
 				c.notice(strings.TrimLeft(line, "#;/ \t"))
 				continue
 			}
 			if i := strings.IndexAny(line, "#;"); i >= 0 {
-				line = trim(line[:i])
+				line = strings.TrimSpace(line[:i])
 			}
 			if line == "" {
 				continue
@@ -69,38 +67,118 @@ func (c *collector) notice(text string) {
 	}
 }
 
-// firstWord returns what strings.Fields returns first, of a line without blanks
-// around, and whether there is more.
+// firstWord returns the first field of a trimmed line, and whether there are more.
 func firstWord(line string) (word string, more bool) {
-	if i := strings.IndexFunc(line, unicode.IsSpace); i >= 0 {
+	if i := strings.IndexFunc(line, isGap); i >= 0 {
 		return line[:i], true
 	}
 	return line, false
 }
 
-// parseAddresses takes the first word of every line. What follows are remarks
-// and counts.
+func isGap(r rune) bool { return r == ',' || unicode.IsSpace(r) }
+
+// leading adds the entries at the start of each comma-separated part of a line:
+// addresses, ranges and AS numbers. Remarks and counts may follow. It returns false
+// if the line does not start with an entry.
+func (c *collector) leading(number int, line string) bool {
+	if strings.IndexFunc(line, isGap) < 0 { // true for most lines
+		if p, dropped, err := prefix.Parse(line); err == nil {
+			c.prefix(number, line, p, dropped)
+			return true
+		}
+	}
+	first := true
+	for part := range strings.SplitSeq(line, ",") {
+		rest := c.leadingWords(number, part)
+		switch word, _ := firstWord(rest); {
+		case first && len(rest) == len(strings.TrimSpace(part)):
+			return false
+		case looksAddress(word):
+			c.malform(number, word, notPrefix)
+		default:
+			c.doubtRemark(number, rest)
+		}
+		first = false
+	}
+	return true
+}
+
+// leadingWords adds the entries at the start of a part and returns the rest.
+func (c *collector) leadingWords(number int, part string) (rest string) {
+	rest = strings.TrimSpace(part)
+	for rest != "" {
+		word, _ := firstWord(rest)
+		if list, n := leadingRange(rest); n > 0 {
+			for _, p := range list {
+				c.prefix(number, rest[:n], p, false)
+			}
+			word = rest[:n]
+		} else if p, dropped, err := prefix.Parse(word); err == nil {
+			c.prefix(number, word, p, dropped)
+		} else if asn, ok := parseASN(word, true); ok {
+			c.asn(number, asn)
+		} else {
+			break
+		}
+		rest = strings.TrimSpace(rest[len(word):])
+	}
+	return rest
+}
+
+// leadingRange returns the prefixes of a range at the start of text, such as
+// 192.0.2.1-192.0.2.9, and the length of its text.
+func leadingRange(text string) (list []netip.Prefix, length int) {
+	i := strings.IndexByte(text, '-')
+	if i < 0 {
+		return nil, 0
+	}
+	after := strings.TrimLeft(text[i+1:], " \t")
+	word, _ := firstWord(after)
+	first, err1 := netip.ParseAddr(strings.TrimSpace(text[:i]))
+	last, err2 := netip.ParseAddr(word)
+	if err1 != nil || err2 != nil {
+		return nil, 0
+	}
+	if list = prefix.Range(first, last); list == nil {
+		return nil, 0
+	}
+	return list, len(text) - len(after) + len(word)
+}
+
+// doubtRemark warns of a remark with an address, which may be an intended entry.
+func (c *collector) doubtRemark(number int, remark string) {
+	for word := range strings.FieldsFuncSeq(remark, isGap) {
+		if _, _, err := prefix.Parse(word); err == nil {
+			c.doubt(number, word, "ignored as a part of a remark; write it on a line of its own")
+			return
+		}
+	}
+}
+
+// parseAddresses adds the addresses at the start of each line.
 func parseAddresses(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		word, _ := firstWord(line)
-		c.address(number, word)
+		if _, ok := parseASN(word, true); ok || !c.leading(number, line) {
+			c.address(number, word)
+		}
 	}
 	return nil
 }
 
-// parsePlain takes what a line is by its looks. Words after an address are
-// remarks; a name stands alone, or every sentence would be a list of names.
+// parsePlain adds the addresses and AS numbers at the start of a line, or its name.
+// A name must be the only word, because otherwise any prose would be a list of
+// names.
 func parsePlain(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		word, more := firstWord(line)
-		if p, err := parsePrefix(word); err == nil {
-			c.prefix(number, word, p)
-		} else if asn, ok := parseASN(word, true); ok {
-			c.asn(number, asn)
-		} else if looksNumeric(word) {
-			c.malform(number, word, err.Error())
+		if c.leading(number, line) {
+			continue
+		}
+		if looksNumeric(word) {
+			c.malform(number, word, notPrefix)
 		} else if more {
-			c.malform(number, line, "neither an address nor an AS number, and more than one word")
+			c.malform(number, line, "not an address or AS number, and more than one word")
 		} else {
 			c.name(number, word)
 		}
@@ -108,8 +186,9 @@ func parsePlain(c *collector, content []byte) error {
 	return nil
 }
 
-// looksNumeric tells a mistyped address from a name: no top-level domain is a
-// number (RFC 3696 section 2), and no name has a colon or a slash.
+// looksNumeric reports whether word is a mistyped address instead of a name. No
+// top-level domain is a number (RFC 3696 section 2), and no name contains a colon or
+// slash.
 func looksNumeric(word string) bool {
 	last := word[strings.LastIndexByte(word, '.')+1:]
 	_, err := strconv.ParseUint(last, 10, 64)
@@ -135,8 +214,8 @@ func parseASNList(c *collector, content []byte) error {
 	return nil
 }
 
-// parseDShield takes start address and mask length. Lines that do not begin
-// with an address are titles.
+// parseDShield parses a start address and a prefix length. Lines without an address
+// at the start are titles.
 func parseDShield(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		words := strings.Fields(line)
@@ -152,35 +231,33 @@ func parseDShield(c *collector, content []byte) error {
 	return nil
 }
 
-// parseNFT takes every word between braces, commas and blanks that is an
-// address.
+// parseNFT adds each address between braces, commas and spaces.
 func parseNFT(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		for word := range strings.FieldsFuncSeq(line, func(r rune) bool { return strings.ContainsRune(" \t,{}=", r) }) {
-			if p, err := parsePrefix(word); err == nil {
-				c.prefix(number, word, p)
+			if p, dropped, err := prefix.Parse(word); err == nil {
+				c.prefix(number, word, p, dropped)
 			} else if word[0] >= '0' && word[0] <= '9' {
-				c.malform(number, word, err.Error())
+				c.malform(number, word, notPrefix)
 			}
 		}
 	}
 	return nil
 }
 
-// addressColumns are the titles, in lower case, under which tables keep
-// addresses.
+// addressColumns are the titles of address columns, in lower case.
 var addressColumns = []string{"ip", "ipaddress", "ip_address", "ip address", "address", "prefix", "cidr", "network", "ip_prefix", "subnet"}
 
 func parseGeofeed(c *collector, content []byte) error {
 	return parseColumns(c, content, func([]string) (int, bool) { return 0, false })
 }
 
-// parseCSV takes the column with a title that promises addresses, or the first
-// one of a table without titles.
+// parseCSV parses the column with a title in addressColumns, or the first column of
+// a table without titles.
 func parseCSV(c *collector, content []byte) error {
 	return parseColumns(c, content, func(first []string) (int, bool) {
 		for i, title := range first {
-			if slices.Contains(addressColumns, strings.ToLower(trim(title))) {
+			if slices.Contains(addressColumns, strings.ToLower(strings.TrimSpace(title))) {
 				return i, true
 			}
 		}
@@ -188,15 +265,15 @@ func parseCSV(c *collector, content []byte) error {
 	})
 }
 
-// parseColumns takes one column of a table. choose is asked with the first row
-// which one, and whether that row is titles.
+// parseColumns parses one column of a table. Choose returns the column, and whether
+// the first row contains titles.
 func parseColumns(c *collector, content []byte, choose func([]string) (column int, titles bool)) error {
 	r := csv.NewReader(bytes.NewReader(content))
 	r.FieldsPerRecord = -1
 	r.Comment = '#'
 	r.LazyQuotes = true
 	r.ReuseRecord = true
-	column, first := 0, true
+	column, first, titled := 0, true, false
 	for {
 		row, err := r.Read()
 		if errors.Is(err, io.EOF) {
@@ -207,8 +284,7 @@ func parseColumns(c *collector, content []byte, choose func([]string) (column in
 		}
 		if first {
 			first = false
-			var titles bool
-			if column, titles = choose(row); titles {
+			if column, titled = choose(row); titled {
 				continue
 			}
 		}
@@ -218,10 +294,40 @@ func parseColumns(c *collector, content []byte, choose func([]string) (column in
 			continue
 		}
 		line, _ := r.FieldPos(column)
-		if text := trim(row[column]); text != "" {
+		text, others := strings.TrimSpace(row[column]), addressesBeside(row, column)
+		switch {
+		case text == "":
+		case titled || others == 0:
 			c.address(line, text)
+		case others == len(row)-1:
+			for _, cell := range row {
+				c.address(line, strings.TrimSpace(cell))
+			}
+		default:
+			c.malform(line, strings.Join(row, ","), "more than one address; write a range as 192.0.2.1-192.0.2.9")
 		}
 	}
+}
+
+// addressesBeside returns the number of addresses in the other columns.
+func addressesBeside(row []string, column int) (n int) {
+	for i, cell := range row {
+		if i != column && looksAddress(strings.TrimSpace(cell)) {
+			n++
+		}
+	}
+	return n
+}
+
+// looksAddress reports whether word is a possibly mistyped address, not a count,
+// time or version.
+func looksAddress(word string) bool {
+	return strings.Count(word, ".") == 3 && looksNumeric(word) || strings.Count(word, ":") > 2 || isPrefix(word)
+}
+
+func isPrefix(word string) bool {
+	_, _, err := prefix.Parse(word)
+	return err == nil
 }
 
 func parseAbuseIPDB(c *collector, content []byte) error {

@@ -1,6 +1,6 @@
 /*
- * An empty filter on libopensmtpd: it lets everything proceed. What it is to
- * register stands in its arguments, in the form of report|smtp-in|link-connect.
+ * An empty filter on libopensmtpd. It answers proceed. Its arguments are
+ * registrations such as report|smtp-in|link-connect.
  */
 #include <sys/types.h>
 #include <sys/socket.h>

@@ -1,7 +1,6 @@
 /*
- * The least a filter can do, in C: read, let everything proceed, know nothing.
- * What it is to register stands in its arguments, in the form of
- * report|smtp-in|link-connect.
+ * A minimal filter in C: it reads lines and answers proceed. Its arguments are
+ * registrations such as report|smtp-in|link-connect.
  */
 #include <string.h>
 #include <unistd.h>

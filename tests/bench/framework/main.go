@@ -1,6 +1,6 @@
-// Framework is an empty filter on github.com/poolpOrg/OpenSMTPD-framework: it
-// lets everything proceed. What it is to register stands in its arguments, in
-// the form of report|smtp-in|link-connect.
+// Framework is an empty filter on github.com/poolpOrg/OpenSMTPD-framework. It
+// answers proceed. Its arguments are registrations such as
+// report|smtp-in|link-connect.
 package main
 
 import (

@@ -1,6 +1,5 @@
-// Null is the least a filter can do: it reads, lets everything proceed and
-// knows nothing. What it is to register stands in its arguments, in the form of
-// report|smtp-in|link-connect. Other filters are measured against it.
+// Null is a minimal filter for comparison: it reads lines and answers proceed. Its
+// arguments are registrations such as report|smtp-in|link-connect.
 package main
 
 import (
@@ -47,7 +46,8 @@ func main() {
 	}
 }
 
-// answer appends the answer to filter|VERSION|TIME|smtp-in|PHASE|SESSION|TOKEN|...
+// answer appends the answer to
+// filter|VERSION|TIME|smtp-in|PHASE|SESSION|TOKEN|...
 func answer(out, line []byte) []byte {
 	for range 5 {
 		line = line[bytes.IndexByte(line, '|')+1:]

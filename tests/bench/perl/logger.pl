@@ -1,9 +1,8 @@
 #!/usr/bin/perl
-# One file for each session that greeted, and one for each recipient, written
-# when it happens: the session's state and the list of all its events so far, as
-# Data::Dumper has them. So does a well-known Perl filter; this is its way of
-# working, written anew for the comparison. The first argument is the directory,
-# the others what it is to register, in the form of report|smtp-in|link-connect.
+# A logger with the design of a well-known Perl filter. It writes a file for each
+# HELO and one for each recipient, with the state of the session and all its events
+# in the format of Data::Dumper. The first argument is the directory, the others are
+# registrations such as report|smtp-in|link-connect.
 use strict;
 use warnings;
 use Data::Dumper;

@@ -1,0 +1,237 @@
+// Package dirstats describes the content of a state directory and how long its
+// budget will suffice.
+package dirstats
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/statedir"
+	"scanwatch/filter/memory"
+	"scanwatch/store"
+)
+
+// rateDays is the number of days before the last session that determine the growth.
+const rateDays = 7
+
+// listedDays is the number of days in the text.
+const listedDays = 14
+
+// Stats describes a state directory.
+type Stats struct {
+	Segments    []store.File    `json:"segments"`
+	State       *store.File     `json:"state"`             // nil without state.db
+	Quarantined int             `json:"quarantined"`       // number of corrupt files
+	Unread      int             `json:"unread"`            // number of corrupt or unreadable files
+	Sessions    int             `json:"sessions"`          // in all segments
+	Bytes       int64           `json:"bytes"`             // of all files
+	Budget      int64           `json:"budget"`            // bytes
+	Keep        float64         `json:"keep_days"`         // retention
+	Average     int64           `json:"bytes_per_session"` // in segments; 0 without sessions
+	PerDay      int64           `json:"bytes_per_day"`     // in the last days; 0 if unknown
+	Days        float64         `json:"days"`              // for which the budget suffices
+	Dropped     store.Dropped   `json:"dropped"`           // while the segments were written
+	Recent      *store.Dropped  `json:"dropped_since"`     // since the start of the filter; nil if it is not running
+	Memory      []memory.Status `json:"memory,omitempty"`  // of the running filter
+	Counted     []memory.Day    `json:"counted"`           // all sessions by day, recorded or not
+}
+
+// Collect reads all files of dir. Warn is called if a running filter does not
+// answer.
+func Collect(dir *statedir.Dir, warn func(string)) (*Stats, error) {
+	i, err := dir.Inspector()
+	if err != nil {
+		return nil, err
+	}
+	limits := dir.Limits()
+	s := &Stats{Segments: []store.File{}, Budget: limits.Budget, Keep: limits.Keep.Hours() / 24}
+	switch client, err := control.Dial(dir.Path); {
+	case err == nil:
+		err = client.Flush() // include buffered sessions
+		status, failed := client.Status()
+		client.Close()
+		if err := errors.Join(err, failed); err != nil {
+			return nil, err
+		}
+		s.Budget, s.Recent, s.Memory = status.Store.Budget, &status.Store.Dropped, status.Memory
+	case !errors.Is(err, control.ErrNotRunning):
+		warn(err.Error())
+	}
+	if err := i.Each(s.add); err != nil {
+		return nil, err
+	}
+	s.derive()
+	s.Counted, err = dir.Days()
+	return s, err
+}
+
+func (s *Stats) add(f *store.File) error {
+	s.Bytes += f.Size
+	if f.Health.Bad() {
+		s.Unread++
+	}
+	switch {
+	case f.Health == store.HealthAside:
+		s.Quarantined++
+	case f.Segment != nil:
+		s.Segments = append(s.Segments, *f)
+		s.Sessions += f.Records
+		for r, n := range f.Dropped {
+			s.Dropped[r] += n
+		}
+	case f.Tables != nil:
+		s.State = f
+	}
+	return nil
+}
+
+// derive calculates the averages and the forecast.
+func (s *Stats) derive() {
+	if s.Sessions == 0 {
+		return
+	}
+	var all int64
+	var oldest, newest time.Time
+	for i := range s.Segments {
+		f := &s.Segments[i]
+		if f.Records == 0 {
+			continue
+		}
+		all += f.Size
+		if oldest.IsZero() || f.Oldest.Before(oldest) {
+			oldest = f.Oldest
+		}
+		if f.Newest.After(newest) {
+			newest = f.Newest
+		}
+	}
+	s.Average = all / int64(s.Sessions)
+	from := newest.Truncate(24*time.Hour).AddDate(0, 0, -rateDays)
+	var recent int64
+	for i := range s.Segments {
+		if f := &s.Segments[i]; f.Records > 0 && !f.Segment.Day.Before(from) {
+			recent += f.Size
+		}
+	}
+	if oldest.After(from) {
+		from = oldest
+	}
+	days := newest.Sub(from).Hours() / 24
+	if days < 1.0/24 {
+		return
+	}
+	s.PerDay = int64(float64(recent) / days)
+	// An eighth is reserved for the current segment and for sealing.
+	room := s.Budget / 8 * 7
+	if s.State != nil {
+		room -= s.State.Size
+	}
+	s.Days = float64(max(room, 0)) / float64(max(s.PerDay, 1))
+}
+
+// Text writes s as text. Times are in zone.
+func (s *Stats) Text(w io.Writer, zone *time.Location) {
+	if s.Unread > 0 {
+		line(w, "PROBLEM", "unreadable or corrupt files, missing from these numbers: %d; see scanwatch fsck", s.Unread)
+	}
+	s.segments(w, zone)
+	s.tables(w)
+	s.days(w)
+	s.totals(w)
+}
+
+func line(w io.Writer, name, format string, args ...any) {
+	fmt.Fprintf(w, "%-12s%s\n", name, fmt.Sprintf(format, args...))
+}
+
+func (s *Stats) segments(w io.Writer, zone *time.Location) {
+	const layout = "2006-01-02 15:04"
+	const row = "%-20s %8v %11v %-16s %-16s %s\n"
+	fmt.Fprintf(w, row, "SEGMENT", "SESSIONS", "BYTES", "OLDEST", "NEWEST", "DROPPED")
+	for i := range s.Segments {
+		f := &s.Segments[i]
+		oldest, newest := "-", "-"
+		if f.Records > 0 {
+			oldest, newest = f.Oldest.In(zone).Format(layout), f.Newest.In(zone).Format(layout)
+		}
+		dropped := cmp.Or(f.Dropped.String(), "-")
+		if f.Health.Bad() {
+			dropped = string(f.Health)
+		}
+		fmt.Fprintf(w, row, f.Segment.Name, f.Records, f.Size, oldest, newest, dropped)
+	}
+	fmt.Fprintln(w)
+}
+
+func (s *Stats) tables(w io.Writer) {
+	f := s.State
+	if f == nil {
+		return
+	}
+	fmt.Fprintf(w, "%-16s %10s %12s\n", "TABLE", "ROWS", "BYTES")
+	fmt.Fprintf(w, "%-16s %10d %12d\n", f.Name, f.Records, f.Size)
+	for _, name := range memory.Buckets() {
+		if n := f.Tables[name]; n > 0 {
+			fmt.Fprintf(w, "  %-14s %10d\n", name, n)
+		}
+	}
+	fmt.Fprintln(w)
+}
+
+func (s *Stats) days(w io.Writer) {
+	n := len(s.Counted)
+	if n == 0 {
+		return
+	}
+	const row = "%-16s %10v %8v %8v %8v %8v %10v\n"
+	fmt.Fprintf(w, row, "DAY (UTC)", "SESSIONS", "MESSAGES", "LOGINS", "FINDINGS", "REJECTED", "IN SUMS")
+	for i := max(0, n-listedDays); i < n; i++ {
+		d := &s.Counted[i]
+		fmt.Fprintf(w, row, d.Day.Format(time.DateOnly), d.Of(memory.DaySessions), d.Of(memory.DayMails), d.Of(memory.DayAuthenticated),
+			d.Of(memory.DayFound), d.Of(memory.DayRefused), d.Of(memory.DaySummed))
+	}
+	if n > listedDays {
+		fmt.Fprintf(w, "and %d earlier days; --json lists all\n", n-listedDays)
+	}
+	fmt.Fprintln(w)
+}
+
+func (s *Stats) totals(w io.Writer) {
+	line(w, "disk", "%d bytes of %d, %.1f %%", s.Bytes, s.Budget, 100*float64(s.Bytes)/float64(s.Budget))
+	switch {
+	case s.Sessions == 0:
+		line(w, "sessions", "none")
+	case s.Sessions < 1000*len(s.Segments): // a new segment is already this large
+		line(w, "sessions", "%d, too few for an average size", s.Sessions)
+	default:
+		line(w, "sessions", "%d, %d bytes on average", s.Sessions, s.Average)
+	}
+	if s.Quarantined > 0 {
+		line(w, "quarantined", "corrupt files: %d; see scanwatch fsck", s.Quarantined)
+	}
+	if s.Days > 0 {
+		line(w, "budget", "sufficient for %.0f days at %d bytes per day; retention is %.0f days", s.Days, s.PerDay, s.Keep)
+	} else {
+		line(w, "budget", "no forecast before an hour of records; retention is %.0f days", s.Keep)
+	}
+	line(w, "dropped", "%s", dropped(s.Dropped))
+	if s.Recent != nil {
+		line(w, "", "%s since the start of the filter", dropped(*s.Recent))
+	}
+	for _, m := range s.Memory {
+		if m.Evicted > 0 {
+			line(w, "evicted", "%d rows of %s since the start of the filter; the limit is %d", m.Evicted, m.Table, m.Limit)
+		}
+	}
+}
+
+func dropped(d store.Dropped) string {
+	if d.Total() == 0 {
+		return "no sessions"
+	}
+	return fmt.Sprintf("%d sessions: %s", d.Total(), d)
+}

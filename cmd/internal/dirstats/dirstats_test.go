@@ -1,0 +1,46 @@
+package dirstats
+
+import (
+	"bytes"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/cmd/internal/statedir"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+// TestCollect checks the numbers of a directory with two days of sessions, and
+// the forecast from them.
+func TestCollect(t *testing.T) {
+	now := time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
+	d := &statedir.Dir{Path: t.TempDir(), Now: func() time.Time { return now }, Settings: rules.Settings{Budget: 64 << 20}}
+	w := store.Open(d.Path, store.Options{Now: d.Now, Program: "test"})
+	for i := range 100 {
+		end := now.Add(-time.Duration(99-i) * 15 * time.Minute) // the oldest first
+		w.Add(end, uint64(i), store.AppendRecord(nil, &store.Record{Start: end, End: end, Src: netip.MustParseAddrPort("192.0.2.1:25")}, nil))
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Collect(d, func(problem string) { t.Error(problem) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Segments) != 2 || s.Sessions != 100 || s.Unread != 0 || s.Budget != 64<<20 || s.Keep != rules.DefaultKeep.Hours()/24 {
+		t.Errorf("%+v", s)
+	}
+	size := s.Segments[0].Size + s.Segments[1].Size
+	if s.Average != size/100 || s.PerDay < size*9/10 || s.PerDay > size || s.Days < 1 {
+		t.Errorf("%d bytes per session, %d per day, %.1f days", s.Average, s.PerDay, s.Days)
+	}
+	var b bytes.Buffer
+	s.Text(&b, time.UTC)
+	for _, want := range []string{"SEGMENT ", "2026-11-01.db ", "2026-11-02.db ", "sessions    100, too few for an average size\n", "budget      sufficient for ", "dropped     no sessions\n"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+}

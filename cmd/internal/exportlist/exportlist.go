@@ -1,0 +1,437 @@
+// Package exportlist selects bans and findings for an export. It omits hosts that
+// must not be blocked.
+package exportlist
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/output"
+	"scanwatch/cmd/internal/selector"
+	"scanwatch/cmd/internal/statedir"
+	"scanwatch/filter/detect"
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/lookup/feed"
+	"scanwatch/filter/memory"
+	"scanwatch/internal/prefix"
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+	"scanwatch/store"
+	"scanwatch/store/export"
+	"scanwatch/store/history"
+)
+
+// maxHosts is the maximum number of hosts with findings.
+const maxHosts = 1_000_000
+
+// The reasons for omitting an entry, as shown to users.
+const (
+	reasonFriend   = "exempt by a pass statement"
+	reasonOwn      = "addresses of this host"
+	reasonMail     = "hosts whose mail was accepted recently"
+	reasonLogin    = "hosts with a recent login"
+	reasonObserved = "bans in mode observe"
+	reasonFurther  = "sessions of further hosts"
+	reasonMany     = "addresses that stand for many hosts"
+)
+
+// exemptReasons are the texts of the values of Peers.Excuse.
+var exemptReasons = map[string]string{"login": reasonLogin, "known": reasonMail, "trusted": reasonMail, "many": reasonMany}
+
+// Options select the entries.
+type Options struct {
+	Dir      *statedir.Dir
+	Policy   *config.Config // nil without a configuration
+	Selector *selector.Selector
+	Bans     bool // bans
+	Found    bool // hosts with evidence that Selector selects
+	// Private includes private, loopback and link-local addresses.
+	Private    bool
+	Confidence int           // minimum rank, as from export.Confidence
+	TTL        time.Duration // lifetime of a finding
+	Progress   *output.Progress
+	Warn       func(string) // called for problems of reading
+}
+
+// LoadPolicy loads the configuration, which determines the exempt hosts. An
+// unavailable table or database of a pass statement is an error.
+func LoadPolicy(file string) (*config.Config, error) {
+	lists, err := lookup.Builtin()
+	if err != nil {
+		return nil, err
+	}
+	c, err := config.Load(file, lists, nil, false)
+	if err != nil {
+		return nil, err
+	}
+	if !c.Policy.PassesKnown() || missing(c.Policy, "asn", c.Policy.ASN, c.ASN) || missing(c.Policy, "country", c.Policy.Country, c.Country) {
+		return nil, fmt.Errorf("a table of exempt hosts is not available: %s", strings.Join(c.Notes, "; "))
+	}
+	return c, nil
+}
+
+// missing reports whether a pass statement depends on a database that is not loaded.
+func missing(p *rules.Policy, word, file string, o *lookup.Origins) bool {
+	return file != "" && p.PassesUse(word) && (o == nil || !o.State().Loaded)
+}
+
+// A builder collects the entries of an export.
+type builder struct {
+	Options
+	now     time.Time
+	memory  *memory.Memory
+	known   known
+	exempt  lookup.Prefixes[string] // reasons by network
+	banned  map[netip.Prefix]*memory.Ban
+	around  lookup.Prefixes[bool] // prefixes in banned
+	hosts   map[netip.Prefix]*host
+	omitted map[string]int
+}
+
+// A host is a source with findings or a ban.
+type host struct {
+	addr        netip.Addr
+	first, last time.Time
+	found       time.Time // end of the last session with selected evidence
+	sessions    int
+	evidence    [4]rules.Evidence // by rank of confidence
+	org         string
+}
+
+// Build returns the entries, and the number of omitted entries by reason.
+func Build(o Options) (*export.List, map[string]int, error) {
+	b := &builder{Options: o, now: o.Dir.Now(), memory: memory.New(), banned: map[netip.Prefix]*memory.Ban{},
+		hosts: map[netip.Prefix]*host{}, omitted: map[string]int{}}
+	for _, a := range prefix.Local() {
+		b.exempt.Add(netip.PrefixFrom(a, a.BitLen()), reasonOwn)
+	}
+	if o.Policy != nil {
+		for _, p := range o.Policy.Policy.OwnAddresses {
+			b.exempt.Add(p, reasonOwn)
+		}
+	}
+	if err := b.readState(); err != nil {
+		return nil, nil, err
+	}
+	since := o.Selector.Since
+	from, recent := since, b.now.AddDate(0, 0, -statedir.RecentDays)
+	if recent.Before(from) && b.known.needsRecords(recent) {
+		from = recent // the hosts with accepted mail are known only from the records
+	}
+	// A host that was banned before this period may be exempt now.
+	for _, ban := range b.banned {
+		if ban.Since.Before(from) && recent.Before(from) {
+			from = slices.MaxFunc([]time.Time{ban.Since, recent}, time.Time.Compare)
+		}
+	}
+	if err := b.readRecords(from); err != nil {
+		return nil, nil, err
+	}
+	if err := b.checkComplete(recent); err != nil {
+		return nil, nil, err
+	}
+	return b.list(), b.omitted, nil
+}
+
+// list returns the entries.
+func (b *builder) list() *export.List {
+	l := &export.List{Made: b.now}
+	for p, ban := range b.banned {
+		entry := export.Entry{Prefix: p, Kind: export.Ban, First: ban.Since, Last: ban.Last, Confidence: "high", Reason: ban.Rule, Expires: ban.Until}
+		if h := b.hosts[p]; h != nil {
+			h.fill(&entry, b.Confidence)
+		}
+		b.add(l, entry)
+	}
+	for p, h := range b.hosts {
+		if h.found.IsZero() || b.banned[p] != nil && b.banned[p].Until.After(h.found.Add(b.TTL)) {
+			continue
+		}
+		entry := export.Entry{Prefix: p, Kind: export.Found, Expires: h.found.Add(b.TTL)}
+		h.fill(&entry, b.Confidence)
+		b.add(l, entry)
+	}
+	l.Sort()
+	return l
+}
+
+// fill completes an entry with the records of h and its evidence of at least the
+// given confidence.
+func (h *host) fill(entry *export.Entry, least int) {
+	if entry.First.IsZero() || h.first.Before(entry.First) {
+		entry.First = h.first
+	}
+	if h.last.After(entry.Last) {
+		entry.Last = h.last
+	}
+	entry.First, entry.Last, entry.Expires = entry.First.UTC(), entry.Last.UTC(), entry.Expires.UTC()
+	entry.Host, entry.Sessions, entry.Organisation = h.addr, h.sessions, h.org
+	most := 0
+	for rank, all := range h.evidence {
+		if rank < least || all == 0 {
+			continue
+		}
+		most = rank
+		for e := all; e != 0; e &= e - 1 {
+			entry.Evidence = append(entry.Evidence, (e & -e).String())
+		}
+	}
+	slices.Sort(entry.Evidence)
+	entry.Evidence = slices.Compact(entry.Evidence)
+	if entry.Confidence == "" {
+		for _, word := range []string{"low", "medium", "high"} {
+			if export.Confidence(word) == most {
+				entry.Confidence = word
+			}
+		}
+	}
+}
+
+// add adds an entry unless its hosts must not be blocked.
+func (b *builder) add(l *export.List, entry export.Entry) {
+	if reason := b.exemptReason(entry.Prefix); reason != "" {
+		b.omitted[reason]++
+		return
+	}
+	l.Entries = append(l.Entries, entry)
+}
+
+// exemptReason returns the reason for not exporting p, or "".
+func (b *builder) exemptReason(p netip.Prefix) string {
+	if reason, ok := b.exempt.Overlapping(p); ok {
+		return reason
+	}
+	if b.Policy != nil && b.Policy.Policy.Friends(p) != rules.No {
+		return reasonFriend
+	}
+	if reason := feed.Forbidden(p); reason != "" && (!b.Private || p.Bits() == 0) {
+		return reason
+	}
+	return ""
+}
+
+// readState reads the active bans and the hosts with accepted mail or logins.
+func (b *builder) readState() error {
+	var rows []store.Entry
+	var corrupt error
+	err := b.Dir.State([]string{"secret", "peers", "bans", "days"}, func(en store.Entry) error {
+		b.known.rows++
+		switch en.Bucket {
+		case "bans":
+			ban, ok := memory.ReadBan(en.Key, en.Value)
+			if !ok {
+				corrupt = errors.New("state.db has invalid bans; see scanwatch fsck")
+			}
+			b.addBan(&ban)
+		case "days":
+			if d, ok := memory.ReadDay(en.Key, en.Value); ok {
+				b.known.days = append(b.known.days, d)
+			}
+		default:
+			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})
+		}
+		return nil
+	})
+	if err = errors.Join(err, corrupt); err != nil {
+		return err
+	}
+	if b.known.rows > 0 {
+		b.memory.Expect()
+	}
+	b.memory.Load(slices.Values(rows), b.now.UnixMicro())
+	b.known.forgotten, b.known.lost = b.memory.Peers.Forgotten()
+	b.memory.Peers.Each(b.now.UnixMicro(), func(p memory.Peer) {
+		reason := reasonMail
+		if p.LastMail.IsZero() {
+			reason = reasonLogin
+		}
+		b.exempt.Add(p.Prefix, reason)
+	})
+	return nil
+}
+
+// addBan adds an active ban if the options select it.
+func (b *builder) addBan(ban *memory.Ban) {
+	switch {
+	case !b.Bans, ban.Expired(b.now), !b.Selector.HasPrefix(ban.Prefix), !b.Selector.HasRule([]byte(ban.Rule)):
+	case ban.Observe:
+		b.omitted[reasonObserved]++
+	default:
+		b.banned[ban.Prefix] = ban
+		b.around.Add(ban.Prefix, true)
+	}
+}
+
+// readRecords reads the sessions that ended at or after from. Sessions outside the
+// selected period only determine exempt hosts.
+func (b *builder) readRecords(from time.Time) error {
+	r, err := b.Dir.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if r.Client != nil {
+		if err := b.checkFilter(r.Client); err != nil {
+			return err
+		}
+	}
+	r.Warn(b.Warn)
+	incomplete := len(r.Problems()) > 0
+	problem := r.Problem
+	r.Problem = func(segment string, err error) {
+		problem(segment, err)
+		// The records of a salvaged file are in another one.
+		incomplete = incomplete || !strings.HasSuffix(segment, ".salvaged")
+	}
+	s := b.Selector
+	visit := func(rec *store.Record) error {
+		b.Progress.Add(rec.Many(), rec.End)
+		inPeriod := !rec.End.Before(s.Since) && (s.Until.IsZero() || rec.End.Before(s.Until))
+		if inPeriod {
+			b.known.records++
+		}
+		switch {
+		case rec.Local:
+		case !rec.Src.IsValid():
+			b.known.addNameless(rec)
+		default:
+			b.addSession(rec, inPeriod)
+		}
+		return nil
+	}
+	err = history.Walk(r, from, time.Time{}, history.Visitor{
+		Kinds: store.KindsOf(store.KindFinding, store.KindVerdict) | s.Kinds(), Session: visit, Sum: visit})
+	b.Progress.Clear()
+	switch {
+	case err != nil:
+		return err
+	case incomplete && b.Found:
+		return errors.New("the records are not complete; see scanwatch fsck")
+	}
+	return r.Incomplete()
+}
+
+// addSession adds the findings of a session in the period, or exempts its host.
+func (b *builder) addSession(rec *store.Record, inPeriod bool) {
+	if dst := rec.Dst.Addr().Unmap(); dst.IsValid() && !dst.IsUnspecified() {
+		b.exempt.Add(netip.PrefixFrom(dst, dst.BitLen()), reasonOwn)
+	}
+	p := memory.Source(rec.Src.Addr().Unmap())
+	if rec.Counts.AuthPass > 0 {
+		b.exempt.Add(p, reasonLogin)
+		return
+	}
+	findings, bad, err := findingsOf(rec)
+	if rec.Sessions > rec.Found {
+		bad = false // the mail may be that of a session without a finding
+	}
+	if !bad && rec.Counts.Mails > 0 {
+		b.exempt.Add(p, reasonMail)
+	}
+	_, banned := b.around.Overlapping(p)
+	if banned || len(findings) > 0 && inPeriod {
+		b.addExempt(rec, p)
+	}
+	if len(findings) == 0 && b.banned[p] == nil || !inPeriod || err != nil {
+		return // corrupt steps prove nothing
+	}
+	h := b.hosts[p]
+	if h == nil {
+		if len(b.hosts) >= maxHosts {
+			b.omitted[reasonFurther]++
+			return
+		}
+		h = &host{first: rec.Start}
+		b.hosts[p] = h
+	}
+	h.add(rec, findings, b.Found && b.Selector.Match(rec), b.Selector, b.Confidence)
+}
+
+// findingsOf returns the findings of a session, and whether it misbehaved by the
+// rules of package memory.
+func findingsOf(rec *store.Record) (findings []store.Step, bad bool, err error) {
+	err = rec.Steps(func(s *store.Step) bool {
+		switch {
+		case s.Kind == store.KindFinding:
+			findings = append(findings, store.Step{Text: s.Text, Org: s.Org, Confidence: s.Confidence, At: s.At})
+			token := rules.TokenByName(string(s.Text))
+			bad = bad || token == nil || token.Evidence&detect.Abuse != 0 && string(s.Confidence) != "low" || string(s.Match) == "first"
+		case s.Kind == store.KindVerdict && s.Decision == smtp.Junk && s.Enforced:
+			bad = true
+		}
+		return true
+	})
+	return findings, bad, err
+}
+
+// add counts a session. If the session is selected, its findings make h an entry.
+func (h *host) add(rec *store.Record, findings []store.Step, selected bool, s *selector.Selector, least int) {
+	h.sessions += rec.Many()
+	if rec.Start.Before(h.first) {
+		h.first = rec.Start
+	}
+	if rec.End.After(h.last) {
+		h.last, h.addr = rec.End, rec.Src.Addr().Unmap()
+	}
+	for i := range findings {
+		f := &findings[i]
+		token := rules.TokenByName(string(f.Text))
+		if token == nil {
+			continue
+		}
+		rank := export.Confidence(string(f.Confidence))
+		h.evidence[rank] |= token.Evidence
+		if h.org == "" && rank > 1 {
+			h.org = string(f.Org)
+		}
+		if selected && rank >= least && s.HasEvidence(f.Text) && rec.End.After(h.found) {
+			h.found = rec.End
+		}
+	}
+}
+
+// addExempt exempts a host that matches a pass statement at connect, or whose
+// verified name belongs to a domain with accepted mail.
+func (b *builder) addExempt(rec *store.Record, p netip.Prefix) {
+	addr := rec.Src.Addr().Unmap()
+	if rec.FCrDNS == smtp.FCrDNSPass {
+		if reason := b.memory.Peers.Excuse(&memory.Client{Addr: addr, Domain: memory.RegisteredDomain(rec.RDNS)}, b.now.UnixMicro()); reason != "" {
+			b.exempt.Add(p, exemptReasons[reason])
+		}
+	}
+	if Passes(b.Policy, rec) != nil {
+		b.exempt.Add(p, reasonFriend)
+	}
+}
+
+// Passes returns the pass statement of c that matches the client of a session at
+// connect, or nil.
+func Passes(c *config.Config, rec *store.Record) *rules.Pass {
+	if c == nil || !rec.Src.IsValid() {
+		return nil
+	}
+	addr := rec.Src.Addr().Unmap()
+	f := rules.Facts{Phase: smtp.PhaseConnect, Now: rec.Start, Session: rec.ID, Src: addr, Dst: rec.Dst,
+		RDNS: rec.RDNS, FCrDNS: rec.FCrDNS, RDNSCut: smtp.MayBeCut(rec.RDNS, rec.FCrDNS)}
+	if c.ASN != nil {
+		if origin, ok := c.ASN.Lookup(addr); ok {
+			f.ASN, f.ASNKnown, f.Country = origin.ASN, true, origin.Country
+		}
+	}
+	if f.ASN == 0 {
+		if n, ok := lookup.ShippedASN(addr); ok {
+			f.ASN, f.ASNKnown = n, true
+		}
+	}
+	if c.Country != nil {
+		if origin, ok := c.Country.Lookup(addr); ok {
+			f.Country = origin.Country
+		}
+	}
+	return c.Policy.Eval(&f).Pass
+}

@@ -1,0 +1,63 @@
+// Package live displays the activity of the running filter: events as lines of text,
+// problems, and the view of scanwatch top.
+package live
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"scanwatch/filter/events"
+	"scanwatch/internal/text"
+)
+
+// EventLine returns an event as printable text of 80 columns, or more for long
+// names. If missing is not 0, the event reports that number of dropped events.
+func EventLine(e *events.Event, missing uint64, zone *time.Location) string {
+	at := e.Time.In(zone).Format(time.TimeOnly)
+	if missing > 0 {
+		return fmt.Sprintf("%s %-8s %d events: too many to show", at, "dropped", missing)
+	}
+	var words []string
+	add := func(format string, what string) {
+		if what != "" {
+			words = append(words, fmt.Sprintf(format, text.Escape(what)))
+		}
+	}
+	src := cmp.Or(e.Prefix, "local")
+	if e.Src.IsValid() {
+		src = e.Src.String()
+	}
+	if e.Event == "finding" {
+		add("%s", e.Evidence)
+		add("of %s", short(e.Org, 32))
+		add("(%s)", e.Confidence)
+		add("%s", short(e.Proof, 48))
+	} else {
+		add("%s", e.Decision)
+		add("would %s", e.Would)
+		add("%s", e.Tag)
+		add("at %s", e.Phase)
+		if !e.Until.IsZero() && e.Event == "ban" {
+			add("until %s", e.Until.In(zone).Format("2006-01-02 15:04"))
+		}
+		add("by %s", cmp.Or(e.Rule, e.By))
+		add("(%s)", e.Reason)
+	}
+	if e.Session != 0 {
+		add("%s", fmt.Sprintf("%016x", e.Session))
+	}
+	return fmt.Sprintf("%s %-8s %-15s %s", at, text.Escape(e.Event), text.Escape(src), strings.Join(words, " "))
+}
+
+// short truncates text to most bytes.
+func short(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return s[:most-3] + "..."
+}
+
+// shown truncates text from the network and escapes it.
+func shown(s string, most int) string { return text.Escape(short(s, most)) }

@@ -1,0 +1,93 @@
+package live
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/internal/prefix"
+	"scanwatch/internal/text"
+)
+
+// Problems returns the problems in the status of a filter as printable text.
+func Problems(s *control.Status, zone *time.Location) (all []string) {
+	add := func(format string, args ...any) {
+		all = append(all, text.Escape(fmt.Appendf(nil, format, args...)))
+	}
+	since := func(t time.Time) string { return t.In(zone).Format(time.DateTime) }
+	st := &s.Store
+	if st.Error != "" {
+		add("since %s: %s", since(st.Since), st.Error)
+	}
+	if n := st.Dropped.Total(); n > 0 {
+		add("%d sessions were dropped: %s", n, st.Dropped)
+	}
+	if st.Quarantined > 0 {
+		add("%s quarantined as corrupt", text.Plural(st.Quarantined, "segment"))
+	}
+	if st.SealError != "" {
+		add("finished days cannot be sealed: %s", st.SealError)
+	}
+	if s.State.Error != "" {
+		add("since %s: %s", since(s.State.Since), s.State.Error)
+	}
+	if s.Config.Problem != "" {
+		add("configuration: %s", s.Config.Problem)
+	}
+	for _, n := range s.Config.Notes {
+		add("configuration: %s", n)
+	}
+	return all
+}
+
+// PrintStatus writes the status of a filter, problems first.
+func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%-10s%s\n", name, fmt.Sprintf(format, args...))
+	}
+	for _, problem := range Problems(s, zone) {
+		fmt.Fprintln(w, text.Wrap("PROBLEM   "+problem, 79, 10))
+	}
+	line("filter", "version %s, pid %d, since %s", s.Program, s.PID, s.Started.In(zone).Format("2006-01-02 15:04:05 -0700"))
+	if s.Config.File != "" {
+		line("policy", "%s, mode %s, %s", s.Config.File, s.Config.Mode, text.Plural(s.Config.Rules, "rule"))
+	} else {
+		line("policy", "none, mode observe")
+	}
+	if s.Log != "" {
+		line("log", "%s", s.Log)
+	}
+	if s.Sandbox != "" {
+		line("sandbox", "%s", s.Sandbox)
+	}
+	st := &s.Store
+	line("sessions", "%d recorded since then, %d of them on disk", st.Added, st.Committed)
+	line("open", "%s, %s", text.Plural(s.Live.Sessions, "session"), delayed(s))
+	line("memory", "%d of %d bytes wait to be written", st.Buffered, st.Buffer)
+	line("disk", "%d of %d bytes, %s (%d sealed) in %s", st.Bytes, st.Budget, text.Plural(st.Segments, "segment"), st.Sealed, st.Dir)
+	if st.Segment != "" {
+		line("writing", "%s", st.Segment)
+	}
+	if st.Sealing != "" {
+		line("sealing", "%s", st.Sealing)
+	}
+	line("standing", "%s known, %d trusted", text.Plural(s.Standing.Known, "host"), s.Standing.Trusted)
+	for _, p := range s.Standing.Gateways {
+		line("gateway?", "%s stands for many hosts: list it as gateway", prefix.String(p))
+	}
+	for _, m := range s.Memory {
+		if m.Rows > 0 {
+			text := fmt.Sprintf("%d of %d %s", m.Rows, m.Limit, m.Table)
+			if m.Evicted > 0 {
+				text += fmt.Sprintf(", %d evicted because the table was full", m.Evicted)
+			}
+			line("state", "%s", text)
+		}
+	}
+}
+
+// delayed describes the number of delayed replies.
+func delayed(s *control.Status) string {
+	return text.Plural(s.Live.Delayed, "delayed reply", "delayed replies")
+}

@@ -1,0 +1,152 @@
+package mailimport
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"scanwatch/cmd/internal/output"
+)
+
+// The file DIR/imported contains the imported periods in lines like
+//
+//	2026-10-01T00:00:01Z 2026-11-21T10:31:02Z mx
+//
+// These are the times of the first and last line of a log, and the server name in
+// it, escaped as in a URL.
+
+// PeriodsFile is the name of the file in the state directory.
+const PeriodsFile = "imported"
+
+// periodsMode is the mode of a new file.
+const periodsMode = 0o640
+
+// maxPeriods is the maximum number of periods in the file. Overlapping imports
+// extend a period.
+const maxPeriods = 10_000
+
+// A period is the time range of a log in microseconds since 1970.
+type period struct{ from, to int64 }
+
+// periods contains the ordered, disjoint periods of each server.
+type periods map[string][]period
+
+// covers reports whether mail of a server at this time has been imported.
+func (p periods) covers(server string, at int64) bool {
+	for _, one := range p[server] {
+		if one.from <= at && at <= one.to {
+			return true
+		}
+	}
+	return false
+}
+
+// add adds a period and merges overlapping ones.
+func (p periods) add(server string, from, to int64) {
+	list := append(p[server], period{from, to})
+	slices.SortFunc(list, func(a, b period) int { return cmp.Compare(a.from, b.from) })
+	merged := list[:1]
+	for _, one := range list[1:] {
+		if last := &merged[len(merged)-1]; one.from <= last.to {
+			last.to = max(last.to, one.to)
+		} else {
+			merged = append(merged, one)
+		}
+	}
+	p[server] = merged
+}
+
+// readPeriods reads the file. It returns no periods if the file does not exist.
+func readPeriods(dir string) (periods, error) {
+	p := periods{}
+	name := filepath.Join(dir, PeriodsFile)
+	f, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	in := bufio.NewScanner(f)
+	for n := 1; in.Scan(); n++ {
+		first, rest, _ := strings.Cut(in.Text(), " ")
+		last, server, ok := strings.Cut(rest, " ")
+		from, err1 := time.Parse(time.RFC3339Nano, first)
+		to, err2 := time.Parse(time.RFC3339Nano, last)
+		server, err3 := url.QueryUnescape(server)
+		if !ok || err1 != nil || err2 != nil || err3 != nil || n > maxPeriods {
+			return nil, fmt.Errorf("read %s: line %d is not a period; use --again to ignore the file", name, n)
+		}
+		p.add(server, from.UnixMicro(), to.UnixMicro())
+	}
+	if err := in.Err(); err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return p, nil
+}
+
+// save adds the periods of the logs and writes the file.
+func (p periods) save(dir string, read fileHosts) error {
+	if p == nil { // the file was not read
+		var err error
+		if p, err = readPeriods(dir); err != nil {
+			p = periods{}
+		}
+	}
+	for k, one := range read {
+		p.add(k.server, one.from, one.to)
+	}
+	var lines []string
+	for server, list := range p {
+		for _, one := range list {
+			lines = append(lines, fmt.Sprintf("%s %s %s\n", instant(one.from), instant(one.to), url.QueryEscape(server)))
+		}
+	}
+	slices.Sort(lines)
+	lines = lines[max(0, len(lines)-maxPeriods):]
+	return output.Replace(filepath.Join(dir, PeriodsFile), periodsMode, func(w io.Writer) error {
+		_, err := io.WriteString(w, strings.Join(lines, ""))
+		return err
+	})
+}
+
+func instant(micros int64) string { return time.UnixMicro(micros).UTC().Format(time.RFC3339Nano) }
+
+// fileHosts contains the period of each server in each file.
+type fileHosts map[fileHost]period
+
+type fileHost struct {
+	file   int
+	server string
+}
+
+// maxServers is the maximum number of servers in all logs, counted separately for
+// each log.
+const maxServers = 100_000
+
+// add extends the period of a server in a file.
+func (h *fileHosts) add(file int, host []byte, at int64) {
+	if *h == nil {
+		*h = fileHosts{}
+	}
+	k := fileHost{file, string(host)}
+	p, ok := (*h)[k]
+	if !ok {
+		if len(*h) >= maxServers {
+			return
+		}
+		p = period{at, at}
+	}
+	p.from, p.to = min(p.from, at), max(p.to, at)
+	(*h)[k] = p
+}

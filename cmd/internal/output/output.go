@@ -1,0 +1,64 @@
+// Package output contains shared output functions of commands: atomic replacement of
+// files, and progress on a terminal.
+package output
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"scanwatch/internal/text"
+)
+
+// IsTerminal reports whether w is a character device.
+func IsTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// A Progress displays on a terminal how far records have been read.
+type Progress struct {
+	w     io.Writer
+	zone  *time.Location
+	shown bool
+	n     int
+}
+
+// NewProgress returns a Progress that writes to w if w is a terminal.
+func NewProgress(w io.Writer, zone *time.Location) *Progress {
+	return &Progress{w: w, zone: zone, shown: IsTerminal(w)}
+}
+
+// progressStep is the number of records between two updates.
+const progressStep = 10_000
+
+// Add counts n records, the last of which ended at the given time.
+func (p *Progress) Add(n int, at time.Time) {
+	if p.n += n; p.shown && p.n%progressStep < n {
+		fmt.Fprintf(p.w, "\r%d sessions, %s", p.n, at.In(p.zone).Format("2006-01-02 15:04"))
+	}
+}
+
+// Bytes displays the number of bytes read, with the total if that is not 0.
+func (p *Progress) Bytes(read, total int64) {
+	p.n = progressStep // the line must be cleared
+	switch {
+	case !p.shown:
+	case total > 0:
+		fmt.Fprintf(p.w, "\r%s of %s ", text.Size(read), text.Size(total))
+	default:
+		fmt.Fprintf(p.w, "\r%s ", text.Size(read))
+	}
+}
+
+// Clear removes the line from the terminal.
+func (p *Progress) Clear() {
+	if p.shown && p.n >= progressStep {
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}

@@ -1,0 +1,101 @@
+package output
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"syscall"
+
+	"scanwatch/cmd/internal/owner"
+)
+
+// Replace atomically replaces the file name, or leaves it unchanged. The new file has
+// the owner, group and mode of the old one; mode is that of a file that did not
+// exist. A link remains, and its target is replaced.
+func Replace(name string, mode os.FileMode, write func(io.Writer) error) error {
+	p, err := owner.Resolve(name)
+	if err == nil {
+		err = replace(p, mode, write)
+		p.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}
+
+func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err error) {
+	old, err := p.Regular()
+	switch {
+	case err == nil:
+		mode = old.Mode().Perm()
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	// A rename requires the same directory. Collectors of *.prom ignore names that
+	// start with a dot.
+	temp := fmt.Sprintf(".%s.%016x", p.Name, rand.Uint64())
+	f, err := p.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if path := new(fs.PathError); errors.As(err, &path) {
+		return fmt.Errorf("create a file in %s: %w", p.Root.Name(), path.Err) // without the random name
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			_ = p.Remove(temp)
+		}
+	}()
+	w := bufio.NewWriter(f)
+	for _, do := range []func() error{
+		func() error { return write(w) }, w.Flush, func() error { return keepOwner(f, old) },
+		func() error { return f.Chmod(mode) }, f.Sync, f.Close,
+		func() error { return p.Rename(temp, p.Name) },
+	} {
+		if err := do(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepOwner gives the new file to the owner and group of the old one, which is nil if
+// there was none. Another group could read what it must not.
+func keepOwner(f *os.File, old fs.FileInfo) error {
+	if old == nil {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	was, now := old.Sys().(*syscall.Stat_t), info.Sys().(*syscall.Stat_t)
+	if was.Uid == now.Uid && was.Gid == now.Gid {
+		return nil
+	}
+	if err := f.Chown(int(was.Uid), int(was.Gid)); err != nil {
+		return fmt.Errorf("keep the owner %d and group %d: %w; remove the file, or run this as root", was.Uid, was.Gid, errors.Unwrap(err))
+	}
+	return nil
+}
+
+// Stdout is the name of the standard output in options that name a file.
+const Stdout = "-"
+
+// To replaces the file name, or writes to stdout if name is empty or "-". In both
+// cases nothing is written if write fails.
+func To(stdout io.Writer, name string, mode os.FileMode, write func(io.Writer) error) error {
+	if name != "" && name != Stdout {
+		return Replace(name, mode, write)
+	}
+	var b bytes.Buffer
+	if err := write(&b); err != nil {
+		return err
+	}
+	_, err := b.WriteTo(stdout)
+	return err
+}

@@ -1,0 +1,137 @@
+// Package owner lets root work in directories of other users.
+//
+// Such a user can replace files, directories and links there at any time, so root must
+// do nothing by path in them. There are two ways. Do and Become act as that user: the
+// system then refuses what the user may not do, whatever the path leads to. Resolve
+// opens the directory of a file once and never follows a link of another user.
+// Nothing changes for a process that is not root.
+package owner
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"strconv"
+	"syscall"
+)
+
+// A User is a user who can replace files in a directory.
+type User struct {
+	ID, Group int
+	Dir       string // the first directory of the path that the user can change
+}
+
+func (u *User) String() string { return fmt.Sprintf("uid %d, the owner of %s", u.ID, u.Dir) }
+
+// userOf returns the user other than root who can replace files in the directory, or
+// nil. A directory that several users can change is an error, unless its entries are
+// protected by the sticky bit.
+func userOf(name string, info fs.FileInfo) (*User, error) {
+	uid, gid := ids(info)
+	mode := info.Mode()
+	switch {
+	case uid != 0:
+		return &User{ID: uid, Group: groupOf(uid, gid), Dir: name}, nil
+	case mode&fs.ModeSticky != 0:
+		return nil, nil
+	case mode&0o002 != 0:
+		return nil, fmt.Errorf("%s is world-writable; run chmod o-w", name)
+	case mode&0o020 != 0 && gid != 0:
+		return nil, fmt.Errorf("%s is writable for its group; run chmod g-w, or give it to a user", name)
+	}
+	return nil, nil
+}
+
+// onlyRoot reports whether no other user can reach what is in the directory.
+func onlyRoot(info fs.FileInfo) bool {
+	uid, gid := ids(info)
+	return uid == 0 && info.Mode()&0o001 == 0 && (info.Mode()&0o010 == 0 || gid == 0)
+}
+
+func ids(info fs.FileInfo) (uid, gid int) {
+	s := info.Sys().(*syscall.Stat_t) // of every system that the program is built for
+	return int(s.Uid), int(s.Gid)
+}
+
+// groupOf returns the group of a user. Other is the result for a user without an
+// account, as in a container.
+func groupOf(uid, other int) int {
+	account, err := user.LookupId(strconv.Itoa(uid))
+	if err != nil {
+		return other
+	}
+	gid, err := strconv.Atoi(account.Gid)
+	if err != nil {
+		return other
+	}
+	return gid
+}
+
+// Of returns the user other than root who can replace files in dir or dir itself, or
+// nil. Files below a directory that only root can reach are safe.
+func Of(dir string) (*User, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	w, err := walk(dir, true)
+	if err != nil {
+		return nil, err
+	}
+	w.close()
+	return w.user, nil
+}
+
+// Do calls f with the rights of the user who can replace files in dir. The whole
+// process has these rights meanwhile: f must not leave goroutines behind that use
+// files. A user who cannot change dir is as good as root.
+func Do(dir string, f func() error) error {
+	u, err := Of(dir)
+	switch {
+	case err != nil:
+		return err
+	case u == nil:
+		return f()
+	}
+	return u.do(f)
+}
+
+func (u *User) do(f func() error) (err error) {
+	groups, err := syscall.Getgroups()
+	if err != nil {
+		return err
+	}
+	group := syscall.Getegid()
+	defer func() {
+		// Without these rights, later steps fail, which is reported.
+		if back := errors.Join(syscall.Seteuid(0), syscall.Setegid(group), syscall.Setgroups(groups)); back != nil {
+			err = errors.Join(err, fmt.Errorf("become root again: %w", back))
+		}
+	}()
+	for _, set := range []func() error{
+		func() error { return syscall.Setgroups([]int{u.Group}) },
+		func() error { return syscall.Setegid(u.Group) },
+		func() error { return syscall.Seteuid(u.ID) },
+	} {
+		if err := set(); err != nil {
+			return fmt.Errorf("act as %v: %w", u, err)
+		}
+	}
+	// Root's own directory may be closed to the user.
+	os.Unsetenv("TMPDIR")
+	if err = f(); errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w (as %v)", err, u)
+	}
+	return err
+}
+
+// Become gives up the rights of root for those of u, for good.
+func (u *User) Become() error {
+	for _, err := range []error{syscall.Setgroups([]int{u.Group}), syscall.Setgid(u.Group), syscall.Setuid(u.ID)} {
+		if err != nil {
+			return fmt.Errorf("become %v: %w", u, err)
+		}
+	}
+	return nil
+}

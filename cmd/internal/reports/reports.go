@@ -1,0 +1,202 @@
+// Package reports collects the data for reports on recorded sessions and for
+// Prometheus metrics.
+package reports
+
+import (
+	"fmt"
+	"time"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/selector"
+	"scanwatch/cmd/internal/statedir"
+	"scanwatch/filter/memory"
+	"scanwatch/internal/text"
+	"scanwatch/store"
+	"scanwatch/store/history"
+	"scanwatch/store/report"
+)
+
+// A Source contains the input of a report.
+type Source struct {
+	Dir      *statedir.Dir
+	Selector *selector.Selector
+	Zone     *time.Location
+}
+
+// collect calls v for each selected record. It returns the end of the period, at
+// most now. If the clock was wrong, a session may end later: then collect returns
+// its end. An error of v means a record with corrupt steps.
+func (s *Source) collect(r *statedir.Records, v history.Visitor) (until time.Time, sessions, damaged int, err error) {
+	until, now := s.Selector.Until, s.Dir.Now()
+	if until.IsZero() || until.After(now) {
+		until = now
+	}
+	selected := func(visit func(*store.Record) error) func(*store.Record) error {
+		return func(rec *store.Record) error {
+			if !s.Selector.Match(rec) {
+				return nil
+			}
+			if rec.End.After(until) {
+				until = rec.End
+			}
+			sessions += rec.Many()
+			if visit(rec) != nil {
+				damaged += rec.Many()
+			}
+			return nil
+		}
+	}
+	err = history.Walk(r, s.Selector.Since, s.Selector.Until,
+		history.Visitor{Kinds: v.Kinds | s.Selector.Kinds(), Session: selected(v.Session), Sum: selected(v.Sum)})
+	return until, sessions, damaged, err
+}
+
+// Summary returns the report on the selected sessions. Incomplete is not nil if
+// files are missing in it. Lists have at most limit entries. Unless quiet is set, a
+// selection without sessions is a problem.
+func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomplete, err error) {
+	// Read the counters before the filter writes its records, so that the records have
+	// all counted sessions.
+	days, dayProblem := s.Dir.Days()
+	counted := s.Dir.Now()
+	r, err := s.Dir.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer r.Close()
+	var problems []string
+	if r.Down != nil && len(r.Problems()) == 0 { // otherwise the problems contain the reason
+		problems = append(problems, r.Down.Error())
+	}
+	unwritten := 0
+	if r.Client != nil {
+		if status, err := r.Client.Status(); err == nil { // else a problem
+			unwritten = int(status.Live.Summed)
+		}
+	}
+	c := report.NewCollector(memory.Number)
+	c.CountDays(counted)
+	until, sessions, damaged, err := s.collect(r, c.Visitor())
+	if err != nil {
+		return nil, nil, err
+	}
+	problems = append(problems, r.Problems()...)
+	problems = append(problems, s.problems(r.Client)...)
+	if dayProblem != nil {
+		problems = append(problems, "daily counters unavailable: "+dayProblem.Error())
+	}
+	problems = append(problems, gaps(r, damaged)...)
+	if r.Unread == 0 && sessions == 0 && !quiet { // unreadable files may contain some
+		problems = append(problems, "no sessions were recorded in this period")
+	}
+	for i := range problems {
+		problems[i] = text.Escape(problems[i])
+	}
+	summary = c.Summary(s.Selector.Since.In(s.Zone), until, limit, problems)
+	if !s.Selector.Narrow() { // the counters include all sessions of a day
+		var all []report.DayCount
+		for i := range days {
+			if end := s.Selector.Until; end.IsZero() || !days[i].Day.AddDate(0, 0, 1).After(end) {
+				all = append(all, report.DayCount{Day: days[i].Day, Sessions: int(days[i].Of(memory.DaySessions)), Mails: int(days[i].Of(memory.DayMails))})
+			}
+		}
+		summary.NotKept, summary.Unwritten = c.Compare(all, s.Selector.Since, unwritten), unwritten
+	}
+	return summary, r.Incomplete(), nil
+}
+
+// gaps describes the missing records.
+func gaps(r *statedir.Records, damaged int) (problems []string) {
+	if damaged > 0 {
+		problems = append(problems, fmt.Sprintf("%d sessions have damaged steps and are only counted", damaged))
+	}
+	if n := r.Dropped.Total(); n > 0 {
+		problems = append(problems, fmt.Sprintf("%d sessions were dropped and are not in this report (%s)", n, r.Dropped))
+	}
+	return problems
+}
+
+// problems returns the problems that the running filter reports, and a problem if
+// the disk budget is too small.
+func (s *Source) problems(client *control.Client) (problems []string) {
+	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	limits := s.Dir.Limits()
+	budget := limits.Budget
+	if client != nil {
+		status, err := client.Status()
+		if err != nil {
+			add("the filter does not report its status: %v", err)
+		} else {
+			budget = status.Store.Budget
+			problems = append(problems, statusProblems(&status, s.Zone)...)
+		}
+	}
+	all, err := store.Segments(s.Dir.Path)
+	if err != nil || len(all) == 0 {
+		return problems // reading the records reports the error
+	}
+	var size int64
+	for _, segment := range all {
+		size += segment.Size
+	}
+	kept := s.Dir.Now().Sub(all[0].Day)
+	if size > budget/100*budgetFull && kept < limits.Keep-24*time.Hour {
+		add("%d %% of the disk budget hold only %d days; the retention of %d days cannot be kept; see scanwatch stats",
+			size*100/budget, int(kept.Hours()/24), int(limits.Keep.Hours()/24))
+	}
+	return problems
+}
+
+// budgetFull is the percentage of the disk budget from which a short history is a
+// problem. An eighth is always free.
+const budgetFull = 80
+
+// statusProblems returns the problems in the status of a filter.
+func statusProblems(s *control.Status, zone *time.Location) (problems []string) {
+	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	since := func(t time.Time) string { return t.In(zone).Format(time.DateTime) }
+	if s.Store.Error != "" {
+		add("sessions cannot be written since %s: %s", since(s.Store.Since), s.Store.Error)
+	}
+	if s.State.Error != "" {
+		add("state.db cannot be written since %s: %s", since(s.State.Since), s.State.Error)
+	}
+	if s.Config.Problem != "" {
+		add("%s: %s", s.Config.File, s.Config.Problem)
+	}
+	return append(problems, s.Config.Notes...)
+}
+
+// read calls v for each selected record. It returns the end and the problems of
+// the period. Incomplete is not nil if files are missing.
+func (s *Source) read(v history.Visitor) (until time.Time, problems []string, incomplete, err error) {
+	r, err := s.Dir.Open()
+	if err != nil {
+		return until, nil, nil, err
+	}
+	defer r.Close()
+	until, _, damaged, err := s.collect(r, v)
+	return until, append(r.Problems(), gaps(r, damaged)...), r.Incomplete(), err
+}
+
+// Returns returns the report on hosts that reconnected after a ban or finding.
+// Incomplete is not nil if files are missing in it.
+func (s *Source) Returns() (summary *report.ReturnSummary, incomplete, err error) {
+	c := report.NewReturns(memory.Number)
+	until, problems, incomplete, err := s.read(c.Visitor())
+	if err != nil {
+		return nil, nil, err
+	}
+	return c.Summary(s.Selector.Since, until, problems), incomplete, nil
+}
+
+// Scanners returns the report on scanning organisations. Incomplete is not nil if
+// files are missing in it. Contacts may be nil.
+func (s *Source) Scanners(contacts map[string]report.OptOut) (summary *report.ScannerSummary, incomplete, err error) {
+	c := report.NewScanners()
+	until, problems, incomplete, err := s.read(c.Visitor())
+	if err != nil {
+		return nil, nil, err
+	}
+	return c.Summary(s.Selector.Since, until, problems, contacts), incomplete, nil
+}

@@ -1,0 +1,198 @@
+// Package statedir opens a state directory for commands, with or without a running
+// filter. It reads files that the filter is writing through the control socket.
+package statedir
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/memory"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+// A Dir is a state directory.
+type Dir struct {
+	Path string
+	// Settings are the settings of the configuration. A zero value means the
+	// default.
+	Settings rules.Settings
+	Now      func() time.Time
+}
+
+// Limits returns the settings with the default budget and retention.
+func (d *Dir) Limits() rules.Settings {
+	s := d.Settings
+	s.Budget, s.Keep = cmp.Or(s.Budget, rules.DefaultBudget), cmp.Or(s.Keep, rules.DefaultKeep)
+	return s
+}
+
+// check returns an error with a remedy if the directory is unreadable.
+func (d *Dir) check() error {
+	_, err := os.ReadDir(d.Path)
+	return Explain(err)
+}
+
+// Explain adds a remedy to an error from reading a state directory.
+func Explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("read state directory: %w; become root or join the group of the directory", err)
+	}
+	return fmt.Errorf("read state directory: %w; name another with -s", err)
+}
+
+// Records are the recorded sessions of a state directory.
+type Records struct {
+	store.Reader
+	// Client is the connection to the running filter, or nil.
+	Client *control.Client
+	// Down is the reason why Client is nil.
+	Down error
+
+	warn     func(string)
+	problems []string
+}
+
+// Open opens the records. A running filter first writes its buffered sessions to the
+// disk. The caller must call Close.
+func (d *Dir) Open() (*Records, error) {
+	lowerPriority()
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	r := &Records{Reader: store.Reader{Dir: d.Path}}
+	r.Problem = func(segment string, err error) { r.problem(fmt.Sprintf("%s: %v", segment, err)) }
+	if r.Client, r.Down = control.Dial(d.Path); r.Down != nil {
+		if !errors.Is(r.Down, control.ErrNotRunning) {
+			r.problem(r.Down.Error())
+		}
+		return r, nil
+	}
+	r.Snapshot = func(w io.Writer, name string) error {
+		// Use a new connection, because the filter closes idle ones.
+		c, err := control.Dial(d.Path)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return c.Snapshot(w, name)
+	}
+	if err := r.Client.Flush(); err != nil {
+		r.problem("the latest sessions are missing: " + err.Error())
+	}
+	return r, nil
+}
+
+// Close closes the connection to the filter.
+func (r *Records) Close() {
+	if r.Client != nil {
+		r.Client.Close()
+	}
+}
+
+// Warn calls f for each problem of reading, including earlier ones.
+func (r *Records) Warn(f func(string)) {
+	r.warn = f
+	for _, p := range r.problems {
+		f(p)
+	}
+}
+
+// Problems returns the problems of reading so far.
+func (r *Records) Problems() []string { return r.problems }
+
+func (r *Records) problem(text string) {
+	r.problems = append(r.problems, text)
+	if r.warn != nil {
+		r.warn(text)
+	}
+}
+
+// Incomplete returns an error if sessions are missing because files were unreadable.
+func (r *Records) Incomplete() error {
+	if r.Unread == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d session files could not be read; their sessions are missing from the output", r.Unread)
+}
+
+// State calls visit for each row in the given buckets of state.db. A missing
+// state.db is not an error.
+func (d *Dir) State(buckets []string, visit func(store.Entry) error) error {
+	if err := d.check(); err != nil {
+		return err
+	}
+	live := func(w io.Writer) error {
+		client, err := control.Dial(d.Path)
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		return client.State(w)
+	}
+	err := store.ReadState(d.Path, buckets, live, visit)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Bans returns the bans for which want returns true.
+func (d *Dir) Bans(want func(*memory.Ban) bool) (list []memory.Ban, err error) {
+	err = d.State([]string{"bans"}, func(en store.Entry) error {
+		if b, ok := memory.ReadBan(en.Key, en.Value); ok && want(&b) {
+			list = append(list, b)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// Days returns the counters of each day, oldest first.
+func (d *Dir) Days() (list []memory.Day, err error) {
+	if client, err := control.Dial(d.Path); err == nil {
+		defer client.Close()
+		return client.Days()
+	}
+	err = d.State([]string{"days"}, func(en store.Entry) error {
+		if day, ok := memory.ReadDay(en.Key, en.Value); ok {
+			list = append(list, day)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// Inspector returns an Inspector of the files. For files that a running filter has
+// open, it uses copies.
+func (d *Dir) Inspector() (*store.Inspector, error) {
+	lowerPriority()
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	ask := func(f func(*control.Client) error) error {
+		// Use a new connection for each file, because the filter closes idle ones.
+		client, err := control.Dial(d.Path)
+		if err != nil {
+			return fmt.Errorf("%w: %w", store.ErrInUse, err)
+		}
+		defer client.Close()
+		return f(client)
+	}
+	return &store.Inspector{
+		Dir:    d.Path,
+		Tables: memory.Buckets(),
+		Snapshot: func(w io.Writer, name string) error {
+			return ask(func(c *control.Client) error { return c.Snapshot(w, name) })
+		},
+		State: func(w io.Writer) error { return ask(func(c *control.Client) error { return c.State(w) }) },
+	}, nil
+}

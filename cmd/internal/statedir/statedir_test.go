@@ -1,0 +1,126 @@
+package statedir
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/memory"
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+// now is the time of these tests.
+var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
+
+func clock() time.Time { return now }
+
+// record adds a session of the address with a message and a login if they are
+// given.
+func record(w *store.Writer, ago time.Duration, src, sender, user string) {
+	var steps []byte
+	r := &store.Record{Start: now.Add(-ago), End: now.Add(-ago), Src: netip.MustParseAddrPort(src + ":25")}
+	if sender != "" {
+		steps = store.AppendStep(steps, &store.Step{Kind: store.KindMail, Text: []byte(sender), Result: smtp.ResultOK}, 0)
+		r.Counts.Mails = 1
+	}
+	if user != "" {
+		steps = store.AppendStep(steps, &store.Step{Kind: store.KindAuth, Text: []byte(user), Result: smtp.ResultPass}, 0)
+		r.Counts.AuthPass = 1
+	}
+	w.Add(r.End, uint64(ago), store.AppendRecord(nil, r, steps))
+}
+
+// TestOpen checks that records are read without a filter, and that problems are
+// reported.
+func TestOpen(t *testing.T) {
+	d := &Dir{Path: t.TempDir(), Now: clock}
+	w := store.Open(d.Path, store.Options{Now: clock, Program: "test"})
+	record(w, time.Hour, "192.0.2.1", "", "")
+	if err := errors.Join(w.Flush(t.Context()), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(d.Path, "sessions", "2026-11-01.db"), []byte("corrupt"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := d.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if r.Client != nil || !errors.Is(r.Down, control.ErrNotRunning) || len(r.Problems()) != 0 {
+		t.Errorf("client %v, down %v, problems %v", r.Client, r.Down, r.Problems())
+	}
+	n := 0
+	if err := r.Each(time.Time{}, time.Time{}, store.AllKinds, func(*store.Record) error { n++; return nil }); err != nil || n != 1 {
+		t.Errorf("%d records, %v", n, err)
+	}
+	var warned []string
+	r.Warn(func(p string) { warned = append(warned, p) })
+	if len(warned) != 1 || !strings.HasPrefix(warned[0], "2026-11-01.db: ") || r.Incomplete() != nil {
+		t.Errorf("warnings %q, incomplete: %v", warned, r.Incomplete())
+	}
+}
+
+// TestMissing checks that a missing directory is an error with a remedy, and that
+// an empty one is not an error.
+func TestMissing(t *testing.T) {
+	d := &Dir{Path: filepath.Join(t.TempDir(), "missing"), Now: clock}
+	_, err := d.Open()
+	if !errors.Is(err, fs.ErrNotExist) || !strings.HasSuffix(err.Error(), "; name another with -s") {
+		t.Errorf("%v", err)
+	}
+	if err := Explain(fs.ErrPermission); !strings.Contains(err.Error(), "become root") {
+		t.Errorf("%v", err)
+	}
+	if err := os.Mkdir(d.Path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if bans, err := d.Bans(func(*memory.Ban) bool { return true }); err != nil || len(bans) != 0 {
+		t.Errorf("bans %v, %v", bans, err)
+	}
+	if days, err := d.Days(); err != nil || len(days) != 0 {
+		t.Errorf("days %v, %v", days, err)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	if l := (&Dir{}).Limits(); l.Budget != rules.DefaultBudget || l.Keep != rules.DefaultKeep {
+		t.Errorf("%v", l)
+	}
+	if l := (&Dir{Settings: rules.Settings{Budget: 1, Keep: 2}}).Limits(); l.Budget != 1 || l.Keep != 2 {
+		t.Errorf("%v", l)
+	}
+}
+
+// TestLegitimate checks that mail and logins of the last 90 days are found in a
+// network.
+func TestLegitimate(t *testing.T) {
+	d := &Dir{Path: t.TempDir(), Now: clock}
+	w := store.Open(d.Path, store.Options{Now: clock, Keep: 1000 * 24 * time.Hour, Program: "test"})
+	record(w, 100*24*time.Hour, "192.0.2.1", "old@example.org", "")
+	record(w, 3*time.Hour, "198.51.100.1", "", "")
+	record(w, 2*time.Hour, "203.0.113.1", "a@example.org", "")
+	record(w, time.Hour, "203.0.113.2", "b@EXAMPLE.org", "alice")
+	if err := errors.Join(w.Flush(t.Context()), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for p, want := range map[string]string{
+		"192.0.2.0/24":    "",
+		"198.51.100.0/24": "",
+		"203.0.113.1/32":  "it delivered 1 messages from 1 domains in 90 days",
+		"203.0.113.0/24":  "it delivered 2 messages from 1 domains in 90 days, and 1 users logged in from it",
+	} {
+		got, err := d.Legitimate(netip.MustParsePrefix(p), func(problem string) { t.Error(problem) })
+		if err != nil || got != want {
+			t.Errorf("%s: %q, %v, want %q", p, got, err, want)
+		}
+	}
+}

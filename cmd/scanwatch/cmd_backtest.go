@@ -1,0 +1,126 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/selector"
+	"scanwatch/filter"
+	"scanwatch/filter/lookup"
+	"scanwatch/internal/backtest"
+	"scanwatch/internal/prefix"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+// exitLost is the exit status of a backtest with lost mail.
+const exitLost = 3
+
+type backtestFlags struct {
+	selector.Selector
+	preset, rule string
+}
+
+func newBacktest(e *env) *cobra.Command {
+	var f backtestFlags
+	cmd := &cobra.Command{
+		Use:   "backtest [--rule NAME] [--json] [SELECTOR ...] [--policy NAME|FILE]",
+		Short: "Test a policy with the recorded sessions.",
+		Long: "Play the recorded sessions to a policy as in mode enforce: that of FILE, a\n" +
+			"preset, or the configuration. Bans, counters and known clients start empty.\n" +
+			"Report lost mail first; the exit status is 3 then. All sessions are played; the\n" +
+			"selectors select those that are reported.",
+		Example:           "  scanwatch backtest --policy standard\n  scanwatch backtest --since 30d --rule greeting new.conf",
+		Args:              argsBetween(0, 1),
+		ValidArgsFunction: completeFile,
+		RunE:              func(_ *cobra.Command, args []string) error { return runBacktest(e, &f, args) },
+	}
+	f.Register(cmd.Flags(), selector.Sessions&^selector.Rule|selector.JSON, e.clock())
+	cmd.Flags().StringVar(&f.preset, "policy", "", "test the preset `NAME`: open, standard or tight")
+	cmd.Flags().StringVar(&f.rule, "rule", "", "test only the rules called `NAME`")
+	_ = cmd.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(rules.PolicyNames(), cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+func runBacktest(e *env, f *backtestFlags, args []string) error {
+	if f.preset != "" && len(args) > 0 {
+		return usage("backtest: FILE and --policy exclude each other")
+	}
+	if err := f.Check(); err != nil {
+		return usageError{err}
+	}
+	dir, err := e.stateDir()
+	if err != nil {
+		return err
+	}
+	o := backtest.Options{Rule: f.rule, OwnAddrs: prefix.Local(), Since: f.Since}
+	if f.Narrow() || !f.Until.IsZero() {
+		o.Match = func(r *store.Record) bool { return (f.Until.IsZero() || r.End.Before(f.Until)) && f.Match(r) }
+	}
+	if err := backtestPolicies(e, &o, f, args); err != nil {
+		return err
+	}
+	r, err := dir.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	r.Warn(e.warn)
+	progress := e.progress()
+	o.Reader, o.Progress = &r.Reader, func(n int, at time.Time) { progress.Add(n, at) }
+	result, err := backtest.Run(o)
+	progress.Clear()
+	if err != nil {
+		return err
+	}
+	if f.JSON {
+		err = result.JSON(e.out)
+	} else {
+		result.Text(e.out, e.zone)
+	}
+	if err == nil {
+		err = r.Incomplete()
+	}
+	if err == nil && result.Messages > 0 {
+		err = statusError{exitLost, fmt.Errorf("%d accepted messages would be lost", result.Messages)}
+	}
+	return err
+}
+
+// backtestPolicies loads the policy to test, and the active policy if it differs.
+func backtestPolicies(e *env, o *backtest.Options, f *backtestFlags, args []string) (err error) {
+	if o.Lists, err = lookup.Builtin(); err != nil {
+		return err
+	}
+	var c *config.Config
+	if len(args) > 0 {
+		c, err = config.Load(args[0], o.Lists, nil, false)
+	} else {
+		c, err = e.configuration(f.preset, o.Lists)
+	}
+	if err != nil {
+		return err
+	}
+	o.Name, o.Notes = c.File, c.Notes
+	if f.preset != "" {
+		o.Name = f.preset
+	}
+	policy := c.Policy.InMode(rules.Enforce)
+	if o.Rule != "" {
+		if policy = policy.Only(o.Rule); policy == nil {
+			return usage("backtest: --rule %s: %s has no such rule", o.Rule, c.File)
+		}
+	}
+	o.Test = &filter.Settings{Policy: policy, ASN: c.ASN, Country: c.Country}
+	if name := e.find(e.file); name != "" && (name != c.File || o.Rule != "") {
+		running, err := config.Load(name, o.Lists, nil, false)
+		if err != nil {
+			return fmt.Errorf("load the policy to compare with: %w", err)
+		}
+		o.Running, o.File = &filter.Settings{Policy: running.Policy, ASN: running.ASN, Country: running.Country}, name
+	}
+	return nil
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/selector"
+)
+
+type banFlags struct {
+	length, reason string
+	force          bool
+}
+
+func newBan(e *env) *cobra.Command {
+	var f banFlags
+	cmd := &cobra.Command{
+		Use:   "ban [--for DURATION] [--reason TEXT] [--force] PREFIX",
+		Short: "Ban a host or a network.",
+		Long: "Ban a host or a network immediately. An IPv6 address stands for its /64. Without\n" +
+			"--force, hosts with accepted mail or logins in the last 90 days are not banned,\n" +
+			"nor networks larger than a /8 (IPv6: a /16).",
+		Example: "  scanwatch ban 192.0.2.1\n  scanwatch ban --for 7d --reason \"brute force\" 2001:db8::/48",
+		Args:    argsBetween(1, 1),
+		RunE:    func(_ *cobra.Command, args []string) error { return runBan(e, &f, args[0]) },
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.length, "for", "1d", "ban for `DURATION`: 30m, 12h, 7d, 2w, 1y")
+	fs.StringVar(&f.reason, "reason", "by the postmaster", "show `TEXT` to the client and in lists")
+	fs.BoolVar(&f.force, "force", false, "ban known hosts and large networks, too")
+	return cmd
+}
+
+func runBan(e *env, f *banFlags, arg string) error {
+	p, err := clientPrefix(arg)
+	if err != nil {
+		return err
+	}
+	d, err := duration("for", f.length)
+	if err != nil {
+		return err
+	}
+	if !f.force && large(p) {
+		return fmt.Errorf("%s was not banned: it is larger than a /%d; use --force to ban it", p, largest(p))
+	}
+	return e.ask(func(c *control.Client) error {
+		if !f.force {
+			if err := refuseKnownGood(e, p); err != nil {
+				return err
+			}
+		}
+		b, err := c.Ban(p, d, f.reason)
+		if err != nil {
+			return err
+		}
+		for _, one := range b.Bans {
+			fmt.Fprintf(e.out, "%s is banned until %s\n", one.Prefix, one.Until.In(e.zone).Format("2006-01-02 15:04 -0700"))
+		}
+		e.note(b.Note)
+		return nil
+	})
+}
+
+// largest returns the minimum prefix length for a ban without --force.
+func largest(p netip.Prefix) int {
+	if p.Addr().Is6() {
+		return 16
+	}
+	return 8
+}
+
+func large(p netip.Prefix) bool { return p.Bits() < largest(p) }
+
+// refuseKnownGood returns an error if p recently had accepted mail or logins.
+func refuseKnownGood(e *env, p netip.Prefix) error {
+	dir, err := e.stateDir()
+	if err != nil {
+		return err
+	}
+	switch why, err := dir.Legitimate(p, e.warn); {
+	case err != nil:
+		return fmt.Errorf("check %s for accepted mail: %w; use --force to skip this", p, err)
+	case why != "":
+		return fmt.Errorf("%s was not banned: %s; use --force to ban it", p, why)
+	}
+	return nil
+}
+
+// note prints a note of the filter after the output.
+func (e *env) note(s string) {
+	if s != "" {
+		_ = e.out.Flush()
+		e.warn(s)
+	}
+}
+
+// duration parses the duration of a flag, from one minute to one year.
+func duration(flag, text string) (time.Duration, error) {
+	d, err := selector.ParseSpan(text)
+	if err != nil {
+		return 0, usage("--%s %q: %w", flag, text, err)
+	}
+	if d < time.Minute || d > 366*24*time.Hour {
+		return 0, usage("--%s %q: must be from 1m to 366d", flag, text)
+	}
+	return d, nil
+}

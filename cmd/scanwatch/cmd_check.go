@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"scanwatch/cmd/internal/config"
+	"scanwatch/filter"
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
+	"scanwatch/filter/smtpd"
+	"scanwatch/internal/prefix"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+func newCheck(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check [FILE]",
+		Short: "Check a configuration for errors.",
+		Long: "Print all errors of a configuration, or what it amounts to. The default is the\n" +
+			"configuration of the filter. A missing table file is an error here; the filter\n" +
+			"starts without it.",
+		Example:           "  scanwatch check\n  scanwatch check new.conf",
+		Args:              argsBetween(0, 1),
+		ValidArgsFunction: completeFile,
+		RunE:              func(_ *cobra.Command, args []string) error { return runCheck(e, args) },
+	}
+}
+
+func runCheck(e *env, args []string) error {
+	name, err := e.chosen(args)
+	if err != nil {
+		return err
+	}
+	lists, err := lookup.Builtin()
+	if err != nil {
+		return err
+	}
+	c, err := config.Load(name, lists, nil, true)
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(e.err, c.Warnings.Detail())
+	for _, n := range c.Notes {
+		fmt.Fprintln(e.err, "warning:", n)
+	}
+	p := c.Policy
+	var phases []string
+	for _, id := range smtpd.Requests(filter.Phases(p)) {
+		phases = append(phases, id.String())
+	}
+	if len(phases) == 0 {
+		phases = []string{"none"}
+	}
+	fmt.Fprintf(e.out, "%s: no errors\n", name)
+	fmt.Fprintf(e.out, "mode %v, %d rules\nphases: %s\n", p.Mode, len(p.Rules()), strings.Join(phases, " "))
+	for _, name := range slices.Sorted(maps.Keys(c.Tables())) {
+		fmt.Fprintf(e.out, "table <%s>: %d entries\n", name, c.Tables()[name])
+	}
+	for _, o := range []*lookup.Origins{c.ASN, c.Country} {
+		if o != nil {
+			s := o.State()
+			fmt.Fprintf(e.out, "database %s: %s, built %s\n", s.Path, s.Type, s.Built.UTC().Format(time.DateOnly))
+		}
+	}
+	e.proposeGateways(p)
+	return nil
+}
+
+// proposeGateways prints addresses that many hosts share, according to the state.
+func (e *env) proposeGateways(policy *rules.Policy) {
+	dir, err := e.stateDir()
+	if err != nil {
+		return
+	}
+	_ = dir.State([]string{"peers"}, func(en store.Entry) error { // the state may not exist yet
+		p, ok := memory.ReadPeer(en.Key, en.Value, e.now().UnixMicro())
+		if ok && p.Many && !slices.ContainsFunc(policy.Gateways, func(g netip.Prefix) bool { return g.Overlaps(p.Prefix) }) {
+			fmt.Fprintf(e.out, "%s stands for many hosts: list it as gateway\n", prefix.String(p.Prefix))
+		}
+		return nil
+	})
+}

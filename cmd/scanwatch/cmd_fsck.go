@@ -1,0 +1,97 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"scanwatch/filter/memory"
+	"scanwatch/internal/text"
+	"scanwatch/store"
+)
+
+func newFsck(e *env) *cobra.Command {
+	var repair, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "fsck [--repair] [--json]",
+		Short: "Check data files for corruption and repair them.",
+		Long: "Check every file, record and row. Files that the filter is writing are checked\n" +
+			"in a copy. --repair quarantines corrupt files, salvages their records, removes\n" +
+			"invalid rows of state.db after a copy, and removes temporary files. It requires\n" +
+			"that the filter is stopped.",
+		Example: "  scanwatch fsck\n  scanwatch fsck --repair",
+		RunE:    func(*cobra.Command, []string) error { return runFsck(e, repair, asJSON) },
+	}
+	cmd.Flags().BoolVar(&repair, "repair", false, "repair what is corrupt")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object for each file")
+	return cmd
+}
+
+func runFsck(e *env, repair, asJSON bool) error {
+	dir, err := e.stateDir()
+	if err != nil {
+		return err
+	}
+	i, err := dir.Inspector()
+	if err != nil {
+		return err
+	}
+	i.Decode, i.Row = true, memory.Checker()
+	all, bad := 0, 0
+	visit := func(f *store.File) error {
+		if f.Health.Bad() {
+			bad++
+		}
+		all++
+		if asJSON {
+			if err := json.NewEncoder(e.out).Encode(f); err != nil {
+				return err
+			}
+			return e.out.Flush()
+		}
+		if all == 1 {
+			fmt.Fprintf(e.out, "%-30s %10s %12s  %s\n", "FILE", "RECORDS", "BYTES", "STATE")
+		}
+		fmt.Fprintf(e.out, "%-30s %10d %12d  %s\n", text.Escape(f.Name), f.Records, f.Size, fileState(f))
+		return e.out.Flush() // the check of the next file may take long
+	}
+	if repair {
+		err = i.Repair(version, e.now(), visit)
+		if errors.Is(err, store.ErrInUse) {
+			return fmt.Errorf("nothing was repaired: %w; stop smtpd first, or repair a copy of the directory with -s", err)
+		}
+	} else {
+		err = i.Each(visit)
+	}
+	switch {
+	case err != nil:
+		return err
+	case all == 0 && !asJSON:
+		fmt.Fprintln(e.out, "no files")
+	case bad > 0 && repair:
+		return fmt.Errorf("%d of %d files are corrupt or unreadable", bad, all)
+	case bad > 0:
+		return fmt.Errorf("%d of %d files are corrupt or unreadable; --repair repairs corrupt files", bad, all)
+	}
+	return nil
+}
+
+// fileState describes the state of a file.
+func fileState(f *store.File) string {
+	state := string(f.Health)
+	if f.Live {
+		state += " (a copy; in use by the filter)"
+	}
+	if f.Problem != "" {
+		state += ": " + f.Problem
+	}
+	if f.Bad > 1 {
+		state += fmt.Sprintf("; %d records are corrupt", f.Bad)
+	}
+	if f.Done != "" {
+		state += "; " + f.Done
+	}
+	return text.Escape(state)
+}

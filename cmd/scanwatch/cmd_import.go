@@ -1,0 +1,232 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"scanwatch/cmd/internal/mailimport"
+	"scanwatch/cmd/internal/owner"
+	"scanwatch/cmd/internal/statedir"
+	"scanwatch/filter/lookup/feed"
+	"scanwatch/filter/stream"
+	"scanwatch/internal/prefix"
+	"scanwatch/internal/text"
+	"scanwatch/store"
+)
+
+type importFlags struct {
+	check, format string
+	formats       bool
+}
+
+func newImport(e *env) *cobra.Command {
+	var f importFlags
+	cmd := &cobra.Command{
+		Use:   "import --check FILE [--format FORMAT] | --formats",
+		Short: "Import records or a mail log, or check a downloaded list.",
+		Long: "With --check, report what the filter can use of a list. The commands import\n" +
+			"sessions and mail from the time before the filter.",
+		Example: "  scanwatch import smtpd-log /var/log/maillog*\n  scanwatch import --check drop.json --format spamhaus-drop",
+		RunE: func(*cobra.Command, []string) error {
+			switch {
+			case f.formats:
+				listFormats(e.out)
+				return nil
+			case f.check == "":
+				return usage("import: no file given; see scanwatch import --help")
+			}
+			return checkList(e, f.check, f.format)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.check, "check", "", "check the list in `FILE`")
+	fs.StringVar(&f.format, "format", "", "read the list as `FORMAT`, with an option as in \"aws service EC2\"")
+	fs.BoolVar(&f.formats, "formats", false, "list the formats")
+	_ = cmd.RegisterFlagCompletionFunc("format", func(*cobra.Command, []string, string) (names []string, _ cobra.ShellCompDirective) {
+		for _, f := range feed.Formats() {
+			names = append(names, f.Name)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	})
+	cmd.AddCommand(newImportSmtpd(e), newImportLog(e))
+	return cmd
+}
+
+// completeFiles completes names of files.
+func completeFiles(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveDefault
+}
+
+func newImportSmtpd(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use:   "smtpd FILE|-",
+		Short: "Record the sessions of a filter stream.",
+		Long: "Record the sessions of a stream: the lines that smtpd sends to a filter, saved\n" +
+			"with tee(1) or made by a converter in contrib. - is the standard input. The\n" +
+			"filter must be stopped. A second import of a stream adds nothing.",
+		Example: "  scanwatch import smtpd sessions.in\n" +
+			"  scanwatch import smtpd - < sessions.in",
+		Args:              argsBetween(1, 1),
+		ValidArgsFunction: completeFiles,
+		RunE:              func(_ *cobra.Command, args []string) error { return importSmtpd(e, args[0]) },
+	}
+}
+
+func newImportLog(e *env) *cobra.Command {
+	var dryRun, again, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "smtpd-log [--dry-run] [--again] [--json] FILE ...|-",
+		Short: "Learn the correspondents in smtpd's mail log.",
+		Long: "Read the mail log that smtpd writes to syslog, and make the hosts that delivered\n" +
+			"mail and the domains to which users wrote known to the filter. The filter may be\n" +
+			"running. Files may be in any order, overlap, and be compressed with gzip or\n" +
+			"bzip2; - is the standard input. A second import of the same lines adds nothing.",
+		Example: "  scanwatch import smtpd-log --dry-run /var/log/maillog*\n" +
+			"  scanwatch import smtpd-log - < maillog",
+		Args:              argsBetween(1, 10_000),
+		ValidArgsFunction: completeFiles,
+		RunE: func(_ *cobra.Command, args []string) error {
+			return importLog(e, mailimport.Options{Files: args, DryRun: dryRun, Again: again}, asJSON)
+		},
+	}
+	fs := cmd.Flags()
+	fs.BoolVar(&dryRun, "dry-run", false, "print the summary and import nothing")
+	fs.BoolVar(&again, "again", false, "import also mail that was imported or recorded before")
+	fs.BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// importLog imports mail logs and prints a summary.
+func importLog(e *env, o mailimport.Options, asJSON bool) error {
+	dir, err := e.stateDir()
+	if err != nil {
+		return err
+	}
+	progress := e.progress()
+	o.Dir, o.Program, o.Zone, o.Warn, o.Progress = dir, version, e.zone, e.warn, progress.Bytes
+	o.Stdin, o.Own = os.Stdin, prefix.Local()
+	r, err := mailimport.Import(o)
+	progress.Clear()
+	if err != nil {
+		return fmt.Errorf("import mail log: %w", err)
+	}
+	if asJSON {
+		return json.NewEncoder(e.out).Encode(&r)
+	}
+	r.Text(e.out, e.zone)
+	for _, line := range r.Samples {
+		fmt.Fprintf(e.err, "scanwatch: not understood: %s\n", line)
+	}
+	return nil
+}
+
+// importSmtpd records the sessions of a recorded stream. The name - means the
+// standard input.
+func importSmtpd(e *env, name string) error {
+	in := io.Reader(os.Stdin)
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return fmt.Errorf("import: %w", err)
+		}
+		defer f.Close()
+		if info, err := f.Stat(); err != nil || info.IsDir() {
+			return errors.Join(err, fmt.Errorf("import %s: is a directory", name))
+		}
+		in = f
+	}
+	dir, err := e.stateDir()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(dir.Path); err != nil {
+		return statedir.Explain(err)
+	}
+	set, progress := dir.Limits(), e.progress()
+	var r stream.Result
+	err = owner.Do(dir.Path, func() (err error) {
+		r, err = stream.Import(in, stream.Options{
+			Dir: dir.Path, Budget: set.Budget, Privacy: set.Privacy, Program: version, Now: e.now,
+			Done: func(end time.Time) { progress.Add(1, end) },
+		})
+		return err
+	})
+	progress.Clear()
+	switch {
+	case errors.Is(err, store.ErrInUse):
+		return fmt.Errorf("import into %s: filter-scanwatch is running; stop smtpd first, or import into a new directory (-s)", dir.Path)
+	case err != nil:
+		return fmt.Errorf("import %s into %s: %w", name, dir.Path, err)
+	}
+	fmt.Fprintf(e.out, "lines     %d, %d skipped\nsessions  %d\n", r.Lines, r.Skipped, r.Sessions)
+	fmt.Fprintf(e.out, "from      %s\nto        %s\n", r.Oldest.In(e.zone).Format(time.DateTime), r.Newest.In(e.zone).Format(time.DateTime))
+	if r.Skipped > 0 {
+		fmt.Fprintf(e.err, "scanwatch: skipped %d lines, the first is %v\n", r.Skipped, r.First)
+	}
+	if keep := e.now().Add(-set.Keep); r.Oldest.Before(keep) {
+		fmt.Fprintf(e.err, "scanwatch: the filter removes sessions older than %s at its next start; to keep them, raise `store ... keep` first\n",
+			keep.In(e.zone).Format(time.DateOnly))
+	}
+	return nil
+}
+
+// listFormats prints the formats of lists.
+func listFormats(w *bufio.Writer) {
+	for _, f := range feed.Formats() {
+		fmt.Fprintln(w, text.Wrap(fmt.Sprintf("%-18s%s", f.Name, f.Help), 80, 18))
+		if f.Option != "" {
+			fmt.Fprintf(w, "%-18soption %s, default %s\n", "", f.Option, f.Default)
+		}
+	}
+}
+
+// checkList prints the usable entries of a list.
+func checkList(e *env, file, format string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, err := feed.Parse(f, format)
+	if r != nil {
+		fmt.Fprintf(e.out, "format    %s\n", r.Format)
+		fmt.Fprintf(e.out, "entries   %d prefixes, %d AS numbers, %d names\n", len(r.Prefixes), len(r.ASNs), len(r.Names))
+		if !r.Date.IsZero() {
+			fmt.Fprintf(e.out, "date      %s\n", r.Date.UTC().Format(time.RFC3339))
+		}
+		if r.Notice != "" {
+			fmt.Fprintf(e.out, "notice    %s\n", r.Notice)
+		}
+		if r.LeftOut > 0 {
+			fmt.Fprintf(e.out, "omitted   %d entries that the option excludes\n", r.LeftOut)
+		}
+		printProblems(e, "rejected", r.Refused)
+		printProblems(e, "warnings", r.Warnings)
+	}
+	if err != nil {
+		return fmt.Errorf("%s cannot be used: %w", file, err)
+	}
+	fmt.Fprintf(e.out, "%s can be used.\n", filepath.Base(file))
+	return nil
+}
+
+func printProblems(e *env, heading string, p feed.Problems) {
+	if p.Total == 0 {
+		return
+	}
+	fmt.Fprintf(e.out, "%-9s %d\n", heading, p.Total)
+	for _, problem := range p.First {
+		fmt.Fprintf(e.out, "          %v\n", problem)
+	}
+	if n := p.Total - len(p.First); n > 0 {
+		fmt.Fprintf(e.out, "          and %d more\n", n)
+	}
+}

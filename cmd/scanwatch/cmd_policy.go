@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"scanwatch/rules"
+)
+
+func newPolicy(e *env) *cobra.Command {
+	var text bool
+	cmd := &cobra.Command{
+		Use:   "policy [--print] [FILE|PRESET]",
+		Short: "Describe a policy in plain English.",
+		Long: "Describe what a configuration rejects and exempts, as a text for users. PRESET\n" +
+			"is open, standard or tight. The default is the configuration of the filter.",
+		Example:           "  scanwatch policy\n  scanwatch policy --print standard > /etc/scanwatch/scanwatch.conf",
+		Args:              argsBetween(0, 1),
+		ValidArgsFunction: completePolicies,
+		RunE:              func(_ *cobra.Command, args []string) error { return runPolicy(e, args, text) },
+	}
+	cmd.Flags().BoolVar(&text, "print", false, "print the configuration itself")
+	return cmd
+}
+
+func runPolicy(e *env, args []string, asText bool) error {
+	if len(args) == 1 && slices.Contains(rules.PolicyNames(), args[0]) {
+		text, err := rules.ReadyPolicy(args[0])
+		if err != nil {
+			return err
+		}
+		if asText {
+			_, err = e.out.Write(text)
+			return err
+		}
+		tree, err := rules.Parse(args[0]+".conf", func(string) ([]byte, error) { return text, nil })
+		if err != nil {
+			return err
+		}
+		return describePolicy(e, tree)
+	}
+	name, err := e.chosen(args)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(name); len(args) == 1 && errors.Is(err, os.ErrNotExist) {
+		return usage("policy %q: no such file; the presets are %s", name, strings.Join(rules.PolicyNames(), ", "))
+	}
+	tree, err := rules.Parse(name, os.ReadFile)
+	if err != nil {
+		return err
+	}
+	if asText {
+		_, err := e.out.WriteString(tree.String())
+		return err
+	}
+	return describePolicy(e, tree)
+}
+
+// describePolicy prints a description of a policy.
+func describePolicy(e *env, tree *rules.Config) error {
+	p, _, err := rules.Compile(tree, rules.Options{})
+	if err != nil {
+		return err
+	}
+	return p.Describe(e.out)
+}

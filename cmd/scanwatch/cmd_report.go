@@ -1,0 +1,193 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"scanwatch/cmd/internal/output"
+	"scanwatch/cmd/internal/reports"
+	"scanwatch/cmd/internal/selector"
+	"scanwatch/filter/lookup"
+	"scanwatch/store/report"
+)
+
+// pageMode is the mode of a new HTML page, which contains addresses of users.
+const pageMode = 0o640
+
+type reportFlags struct {
+	selector.Selector
+	mail, quiet bool
+	html        string
+}
+
+func newReport(e *env) *cobra.Command {
+	var f reportFlags
+	cmd := &cobra.Command{
+		Use:   "report [--since WHEN] [--json|--mail] [--html FILE] [SELECTOR ...]",
+		Short: "Report recent activity, problems first.",
+		Long: "Report sessions, messages, rejections that may be false positives, and lists of\n" +
+			"rules, findings, sources and attempts. The default period is the last 24 hours.",
+		Example: "  scanwatch report --since yesterday\n  scanwatch report --mail --quiet",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runReport(e, cmd.Flags(), &f) },
+	}
+	fs := cmd.Flags()
+	f.Register(fs, selector.Sessions|selector.Limit|selector.JSON, e.clock())
+	fs.BoolVar(&f.mail, "mail", false, "print a mail of 72 columns, for cron(8)")
+	fs.BoolVar(&f.quiet, "quiet", false, "print nothing if there are no problems and no findings")
+	fs.StringVar(&f.html, "html", "", "write a page with charts to `FILE`; - is the standard output")
+	cmd.MarkFlagsMutuallyExclusive("json", "mail")
+	cmd.AddCommand(newReportReturns(e), newReportScanners(e))
+	return cmd
+}
+
+// source returns the input of a report. The default period is the day before
+// --until.
+func (e *env) source(fs *pflag.FlagSet, s *selector.Selector) (*reports.Source, error) {
+	if !fs.Changed("since") {
+		s.Since = s.Until
+		if s.Since.IsZero() {
+			s.Since = e.now()
+		}
+		s.Since = s.Since.Add(-24 * time.Hour)
+	}
+	if err := s.Check(); err != nil {
+		return nil, usageError{err}
+	}
+	if s.Since.After(e.now()) {
+		return nil, usage("--since is in the future")
+	}
+	dir, err := e.stateDir()
+	return &reports.Source{Dir: dir, Selector: s, Zone: e.zone}, err
+}
+
+func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
+	if f.html == output.Stdout && (f.JSON || f.mail) {
+		return usage("--html -: the page and the report cannot both go to the standard output; name a file")
+	}
+	s, err := e.source(fs, &f.Selector)
+	if err != nil {
+		return err
+	}
+	limit := 10
+	if f.Limit > 0 {
+		limit = f.Limit
+	}
+	summary, incomplete, err := s.Summary(limit, f.quiet)
+	if err != nil {
+		return err
+	}
+	if f.html != "" {
+		if err := writePage(e, f.html, s, summary); err != nil {
+			return err
+		}
+	}
+	switch {
+	case f.quiet && summary.Empty():
+	case f.JSON:
+		err = summary.JSON(e.out)
+	case f.mail:
+		err = summary.Mail(e.out, e.zone)
+	case f.html == "":
+		err = summary.Text(e.out, e.zone)
+	}
+	return errors.Join(err, incomplete)
+}
+
+// writePage writes the HTML page of a summary. The section on returning hosts covers
+// all records until the end of the period.
+func writePage(e *env, name string, s *reports.Source, summary *report.Summary) error {
+	all := reports.Source{Dir: s.Dir, Selector: &selector.Selector{Until: s.Selector.Until}, Zone: s.Zone}
+	returned, _, err := all.Returns()
+	if err != nil {
+		return err
+	}
+	return output.To(e.out, name, pageMode, func(w io.Writer) error { return summary.HTML(w, returned, e.zone) })
+}
+
+func newReportReturns(e *env) *cobra.Command {
+	var s selector.Selector
+	cmd := &cobra.Command{
+		Use:   "returns [--since WHEN] [--json] [SELECTOR ...]",
+		Short: "Report how many hosts reconnected after a ban or a finding.",
+		Long: "Report for each kind of evidence how many hosts reconnected within an hour, a\n" +
+			"day, a week and 30 days, and suggest a duration for bans. The default period is\n" +
+			"all that is recorded.",
+		Example: "  scanwatch report returns\n  scanwatch report returns --since 90d --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			since := s.Since
+			src, err := e.source(cmd.Flags(), &s)
+			if err != nil {
+				return err
+			}
+			s.Since = since // zero selects all sessions
+			summary, incomplete, err := src.Returns()
+			if err != nil {
+				return err
+			}
+			return errors.Join(e.print(summary, s.JSON), incomplete)
+		},
+	}
+	s.Register(cmd.Flags(), selector.Sessions|selector.JSON, e.clock())
+	return cmd
+}
+
+func newReportScanners(e *env) *cobra.Command {
+	var s selector.Selector
+	var optOut bool
+	cmd := &cobra.Command{
+		Use:   "scanners [--optout] [--since WHEN] [--json] [SELECTOR ...]",
+		Short: "Report known scanning organisations.",
+		Long: "Report the known scanning organisations of the period, and with --optout how to\n" +
+			"ask them to stop. The default period is the last 24 hours.",
+		Example: "  scanwatch report scanners --since 30d\n  scanwatch report scanners --optout",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			src, err := e.source(cmd.Flags(), &s)
+			if err != nil {
+				return err
+			}
+			var contacts map[string]report.OptOut
+			if optOut {
+				if contacts, err = optOuts(); err != nil {
+					return err
+				}
+			}
+			summary, incomplete, err := src.Scanners(contacts)
+			if err != nil {
+				return err
+			}
+			return errors.Join(e.print(summary, s.JSON), incomplete)
+		},
+	}
+	s.Register(cmd.Flags(), selector.Sessions|selector.JSON, e.clock())
+	cmd.Flags().BoolVar(&optOut, "optout", false, "print how to ask each organisation to stop")
+	return cmd
+}
+
+// optOuts returns the contacts of scanning organisations.
+func optOuts() (map[string]report.OptOut, error) {
+	all, err := lookup.OptOuts()
+	if err != nil {
+		return nil, fmt.Errorf("read contacts: %w", err)
+	}
+	contacts := make(map[string]report.OptOut)
+	for org, o := range all {
+		contacts[org] = report.OptOut(o)
+	}
+	return contacts, nil
+}
+
+// print prints a report as text or JSON.
+func (e *env) print(r interface {
+	JSON(io.Writer) error
+	Text(io.Writer, *time.Location) error
+}, asJSON bool) error {
+	if asJSON {
+		return r.JSON(e.out)
+	}
+	return r.Text(e.out, e.zone)
+}

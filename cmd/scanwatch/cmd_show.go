@@ -1,0 +1,73 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"scanwatch/store/report"
+)
+
+func newShow(e *env) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "show [--json] SESSION-ID",
+		Short:   "Show a session as a transcript.",
+		Long:    "Show commands, replies, findings and decisions of a session. SESSION-ID is the\nnumber of 16 hexadecimal digits that smtpd logs.",
+		Example: "  scanwatch show 5a1f9c2e00c0ffee\n  scanwatch show --json 5a1f9c2e00c0ffee",
+		Args:    argsBetween(1, 1),
+		RunE:    func(_ *cobra.Command, args []string) error { return runShow(e, args[0], asJSON) },
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func runShow(e *env, text string, asJSON bool) error {
+	id, err := strconv.ParseUint(text, 16, 64)
+	if err != nil || len(text) != 16 {
+		return usage("show %q: not a session id of 16 hexadecimal digits", text)
+	}
+	dir, r, err := e.records()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	r.Warn(e.warn)
+	found, err := r.Find(id)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if len(found) == 0 {
+		if err := r.Incomplete(); err != nil {
+			return err
+		}
+		return fmt.Errorf("session %016x is not recorded in %s; it may be active, or expired by age or budget", id, dir.Path)
+	}
+	write := report.Lines(e.out)
+	for i := range found {
+		v := report.NewView(&found[i])
+		if asJSON {
+			err = write(v)
+		} else {
+			if i > 0 {
+				fmt.Fprintln(e.out)
+			}
+			err = report.Show(e.out, v, e.zone)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hexID returns a session id in the form of smtpd's log, or "" for 0.
+func hexID(id uint64) string {
+	if id == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%016x", id)
+}

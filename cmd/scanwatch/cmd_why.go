@@ -1,0 +1,103 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/exportlist"
+	"scanwatch/cmd/internal/selector"
+	"scanwatch/cmd/internal/statedir"
+	"scanwatch/filter/lookup"
+	"scanwatch/internal/why"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+type whyFlags struct {
+	selector.Selector
+	kind string
+	all  bool
+}
+
+func newWhy(e *env) *cobra.Command {
+	var f whyFlags
+	cmd := &cobra.Command{
+		Use:   "why [--as KIND] [--since WHEN] [--all] [--json] [SELECTOR ...] ARG",
+		Short: "Explain decisions about a client and how to undo them.",
+		Long: "Explain what was decided, on what evidence, and what exempts the client. ARG is\n" +
+			"a session id, an address or prefix, the mailbox of a sender or recipient, a host\n" +
+			"name, or a greeting. @DOMAIN stands for any mailbox in the domain. The newest 20\n" +
+			"sessions are printed.",
+		Example: "  scanwatch why 5a1f9c2e00c0ffee\n  scanwatch why --since 7d alice@example.com",
+		Args:    argsBetween(1, 1),
+		RunE:    func(_ *cobra.Command, args []string) error { return runWhy(e, &f, args[0]) },
+	}
+	f.Register(cmd.Flags(), selector.Sessions|selector.Limit|selector.JSON, e.clock())
+	cmd.Flags().StringVar(&f.kind, "as", "", "search ARG as `KIND`: "+strings.Join(why.Kinds(), ", "))
+	cmd.Flags().BoolVar(&f.all, "all", false, "print all sessions")
+	cmd.MarkFlagsMutuallyExclusive("all", "limit")
+	_ = cmd.RegisterFlagCompletionFunc("as", cobra.FixedCompletions(why.Kinds(), cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+func runWhy(e *env, f *whyFlags, arg string) error {
+	if err := f.Check(); err != nil {
+		return usageError{err}
+	}
+	q, err := why.Parse(arg, f.kind)
+	if err != nil {
+		return usageError{err}
+	}
+	dir, r, err := e.records()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	o, err := whyOptions(e, f, dir, r)
+	if err != nil {
+		return err
+	}
+	a, err := why.Find(q, o)
+	if err != nil {
+		return err
+	}
+	if f.JSON {
+		err = a.JSON(e.out)
+	} else if !a.Empty() {
+		a.Text(e.out, e.zone)
+	}
+	if err == nil {
+		err = r.Incomplete()
+	}
+	if err == nil && a.Empty() {
+		err = a.NotFound(&o)
+	}
+	return err
+}
+
+// whyOptions returns the options for the active configuration.
+func whyOptions(e *env, f *whyFlags, dir *statedir.Dir, r *statedir.Records) (why.Options, error) {
+	o := why.Options{Dir: dir.Path, Reader: &r.Reader, Rows: dir.State, Days: dir.Days, Now: e.now(), Zone: e.zone, File: config.DefaultFile(),
+		Since: f.Since, Until: f.Until, All: f.all, Limit: f.Limit, Notes: r.Problems()}
+	if f.Narrow() {
+		o.Match = f.Match
+	}
+	var err error
+	if o.Lists, err = lookup.Builtin(); err != nil {
+		return o, err
+	}
+	name := e.find(e.file)
+	if name == "" {
+		return o, nil
+	}
+	c, err := config.Load(name, o.Lists, nil, false)
+	if err != nil {
+		o.Notes = append(o.Notes, name+" has errors, exemptions are incomplete; run scanwatch check")
+		return o, nil
+	}
+	o.Policy, o.File = c.Policy, c.File
+	o.Pass = func(r *store.Record) *rules.Pass { return exportlist.Passes(c, r) }
+	return o, nil
+}

@@ -1,0 +1,307 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/store"
+)
+
+const aDay = 24 * time.Hour
+
+// exportOf runs an export and returns its status and output.
+func exportOf(t *testing.T, dir string, args ...string) (status int, out, stderr string) {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "out")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var e bytes.Buffer
+	status = program(&e).main(append([]string{"-s", dir, "export"}, args...), f)
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return status, string(text), e.String()
+}
+
+// hostNumber returns distinct hosts.
+func hostNumber(i int) netip.Addr {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], 11<<24|uint32(i))
+	return netip.AddrFrom4(b)
+}
+
+// A site is a state directory of a busy server with a small budget.
+type site struct {
+	t      *testing.T
+	dir    string
+	memory *memory.Memory
+	id     uint64
+}
+
+const smallBudget = 64 << 20
+
+func newSite(t *testing.T) *site {
+	s := &site{t: t, dir: filepath.Join(t.TempDir(), "state"), memory: memory.New()}
+	s.memory.Limit(smallBudget / 2) // 25,000 peers
+	s.memory.Days.Add(&memory.Ended{}, now.Add(-120*aDay).UnixMicro())
+	return s
+}
+
+// mails adds an accepted message of each of n hosts to the state and to the records.
+func (s *site) mails(n int, ago time.Duration) {
+	for i := range n {
+		c := &memory.Client{Addr: hostNumber(i), Domain: fmt.Sprintf("d%d.example", i), Helo: fmt.Appendf(nil, "mx.d%d.example", i)}
+		s.memory.Peers.Delivered(c, memory.Delivery{Messages: 1, Senders: []string{c.Domain}}, now.Add(-ago).UnixMicro())
+	}
+	s.records(n, ago, "", 1)
+}
+
+// records records a session of each of n hosts.
+func (s *site) records(n int, ago time.Duration, evidence string, mails uint32) {
+	s.t.Helper()
+	w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})
+	for i := range n {
+		var steps []byte
+		if evidence != "" {
+			steps = store.AppendStep(nil, &store.Step{Kind: store.KindFinding, Text: []byte(evidence), By: []byte("rcpt"), Confidence: []byte("high")}, 0)
+		}
+		s.id++
+		r := &store.Record{Start: now.Add(-ago), End: now.Add(-ago), Src: netip.AddrPortFrom(hostNumber(i), 25), Counts: store.Counts{Mails: mails}}
+		w.Add(r.End, s.id, store.AppendRecord(nil, r, steps))
+		if i%2000 == 1999 {
+			if err := w.Flush(s.t.Context()); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+	}
+	if err := errors.Join(w.Flush(s.t.Context()), w.Close()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// save writes state.db.
+func (s *site) save() {
+	s.t.Helper()
+	f := store.OpenState(s.dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: s.memory.Changes, Rewrite: s.memory.Rewrite,
+		Load: func(all iter.Seq[store.Entry]) { s.memory.Load(all, now.UnixMicro()) }})
+	if err := errors.Join(f.Flush(s.t.Context()), f.Close()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// prune removes the records of the days before a time, as the budget does.
+func (s *site) prune(before time.Time) {
+	s.t.Helper()
+	all, err := filepath.Glob(filepath.Join(s.dir, "sessions", "*"))
+	if err != nil || len(all) == 0 {
+		s.t.Fatal(all, err)
+	}
+	for _, name := range all {
+		if filepath.Base(name) < before.Format(time.DateOnly) {
+			if err := os.Remove(name); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestExportForgotten checks that no host with accepted mail is exported because the
+// table of known hosts had no room for it: 20,000 hosts sent a message a month ago, and
+// each has a finding of yesterday. If the records of that time are gone, too, findings
+// prove nothing, and the export fails. Bans of the filter are exported.
+func TestExportForgotten(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIP: 40,000 sessions are omitted with -short")
+	}
+	const hosts = 20_000
+	s := newSite(t)
+	s.mails(hosts, 30*aDay)
+	s.memory.Bans.Add(&memory.Client{Addr: hostNumber(1 << 20)}, memory.BanRequest{Ladder: []time.Duration{7 * aDay}, Rule: "guess"}, now.Add(-time.Hour).UnixMicro())
+	s.save()
+	s.records(1, 90*aDay, "", 0)
+	s.records(hosts+1, aDay, "harvest", 0) // one host never sent mail
+	forgotten := 0
+	for _, table := range s.memory.Status() {
+		if table.Table == "known clients" {
+			forgotten = int(table.Evicted)
+		}
+	}
+	if forgotten < 1000 {
+		t.Fatalf("only %d known hosts are forgotten", forgotten)
+	}
+	never := hostNumber(hosts).String() + "\n"
+	banned := hostNumber(1<<20).String() + "\n"
+	if status, out, stderr := exportOf(t, s.dir, "plain", "--evidence", "any"); status != exitOK || out != never {
+		t.Errorf("status %d, %d of %d good hosts exported\n%s", status, strings.Count(out, "\n"), hosts, stderr)
+	}
+	if status, out, stderr := exportOf(t, s.dir, "plain"); status != exitOK || out != banned {
+		t.Errorf("bans: status %d, %q\n%s", status, out, stderr)
+	}
+
+	s.prune(now.Add(-10 * aDay))
+	file := filepath.Join(t.TempDir(), "list")
+	if err := os.WriteFile(file, []byte("old\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"plain", "--evidence", "any"}, {"plain", "--evidence", "any", "-o", file}, {"nft", "--bans", "--min-confidence", "high"}} {
+		status, out, stderr := exportOf(t, s.dir, args...)
+		if status != exitFailure || out != "" || !strings.Contains(stderr, "nothing was exported: the hosts with mail since 2026-08-04 are not all known: their table was full") {
+			t.Errorf("%v after pruning: status %d, %d hosts\n%s", args, status, strings.Count(out, "\n"), stderr)
+		}
+	}
+	if text, err := os.ReadFile(file); err != nil || string(text) != "old\n" {
+		t.Errorf("the list has become %q, %v", text, err)
+	}
+	if status, out, stderr := exportOf(t, s.dir, "plain"); status != exitOK || out != banned {
+		t.Errorf("bans after pruning: status %d, %q\n%s", status, out, stderr)
+	}
+}
+
+// TestExportKnown checks when the table of known hosts and the records suffice for an
+// export of findings.
+func TestExportKnown(t *testing.T) {
+	evict := func(s *site) { // drops hosts with mail of the day before
+		for i := range 30_000 {
+			s.memory.Peers.Delivered(&memory.Client{Addr: hostNumber(1<<21 | i)}, memory.Delivery{Messages: 1}, now.Add(-aDay).UnixMicro())
+		}
+	}
+	spare := func(s *site) string { // the session with mail of a forgotten host
+		s.records(1, 30*aDay, "", 1)
+		s.records(2, time.Hour, "harvest", 0)
+		return hostNumber(1).String() + "\n"
+	}
+	const unknown = "are not all known"
+	for _, c := range []struct {
+		name  string
+		state func(*site) (want string)
+	}{
+		{"nothing is forgotten, and records are gone", func(s *site) string {
+			s.memory.Peers.Delivered(&memory.Client{Addr: hostNumber(0)}, memory.Delivery{Messages: 1}, now.Add(-30*aDay).UnixMicro())
+			defer s.prune(now.Add(-10 * aDay))
+			return spare(s)
+		}},
+		{"mail is forgotten, and the records know it", func(s *site) string {
+			evict(s)
+			s.records(1, 90*aDay, "", 0)
+			return spare(s)
+		}},
+		{"mail is forgotten, and the filter is younger than 90 days", func(s *site) string {
+			*s = *newSite(s.t)
+			s.memory = memory.New()
+			s.memory.Limit(smallBudget / 2)
+			s.memory.Days.Add(&memory.Ended{}, now.Add(-40*aDay).UnixMicro())
+			evict(s)
+			s.records(1, 40*aDay, "", 0)
+			return spare(s)
+		}},
+		{"mail is forgotten, and the records begin later", func(s *site) string {
+			evict(s)
+			spare(s)
+			return unknown
+		}},
+		{"mail is forgotten, and a part of the first day is gone", func(s *site) string {
+			evict(s)
+			s.records(1, 90*aDay, "", 0)
+			spare(s)
+			dir := filepath.Join(s.dir, "sessions")
+			if err := os.Rename(filepath.Join(dir, "2026-08-04.db"), filepath.Join(dir, "2026-08-04.2.db")); err != nil {
+				s.t.Fatal(err)
+			}
+			return unknown
+		}},
+		{"mail is forgotten, and a day is quarantined", func(s *site) string {
+			evict(s)
+			s.records(1, 90*aDay, "", 0)
+			s.records(1, 50*aDay, "", 0)
+			spare(s)
+			name := filepath.Join(s.dir, "sessions", now.Add(-50*aDay).Format(time.DateOnly)+".db")
+			if err := os.Rename(name, name+".damaged-20261101T000000000Z.salvaged"); err != nil {
+				s.t.Fatal(err)
+			}
+			return unknown
+		}},
+		{"mail is forgotten, and a sum has mail of unknown hosts", func(s *site) string {
+			evict(s)
+			s.records(1, 90*aDay, "", 0)
+			s.nameless(20*aDay, 3)
+			spare(s)
+			return unknown
+		}},
+		{"state.db is lost, and records are gone", func(s *site) string {
+			s.memory = memory.New()
+			s.memory.Expect()
+			spare(s)
+			return unknown
+		}},
+		{"state.db is lost, and the records have 90 days", func(s *site) string {
+			s.memory = memory.New()
+			s.memory.Expect()
+			s.records(1, 90*aDay, "", 0)
+			return spare(s)
+		}},
+		{"no state.db, as after an import of sessions", func(s *site) string {
+			s.memory = nil
+			return spare(s)
+		}},
+		{"a corrupt day of the period", func(s *site) string {
+			spare(s)
+			if err := os.WriteFile(filepath.Join(s.dir, "sessions", now.Add(-2*aDay).Format(time.DateOnly)+".db"), []byte("corrupt"), 0o600); err != nil {
+				s.t.Fatal(err)
+			}
+			return "the records are not complete; see scanwatch fsck"
+		}},
+		{"the sessions of the period are gone", func(s *site) string {
+			spare(s)
+			s.memory.Days.Add(&memory.Ended{Whole: true}, now.Add(-2*aDay).UnixMicro())
+			if err := os.RemoveAll(filepath.Join(s.dir, "sessions")); err != nil {
+				s.t.Fatal(err)
+			}
+			return "1 sessions of this period were recorded and are gone"
+		}},
+		{"a quiet period", func(s *site) string {
+			s.records(1, 90*aDay, "", 0)
+			return ""
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			want := c.state(s)
+			if s.memory != nil {
+				s.save()
+			}
+			status, out, stderr := exportOf(t, s.dir, "plain", "--evidence", "any")
+			switch fails := strings.Contains(want, " "); {
+			case fails && (status != exitFailure || out != "" || !strings.Contains(stderr, want)):
+				t.Errorf("status %d, %q, want %q\n%s", status, out, want, stderr)
+			case !fails && (status != exitOK || out != want):
+				t.Errorf("status %d, %q, want %q\n%s", status, out, want, stderr)
+			}
+		})
+	}
+}
+
+// nameless records a sum of sessions of many hosts.
+func (s *site) nameless(ago time.Duration, mails uint32) {
+	s.t.Helper()
+	w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})
+	s.id++
+	r := &store.Record{Start: now.Add(-ago), End: now.Add(-ago), Sessions: 9, Counts: store.Counts{Mails: mails}}
+	w.Add(r.End, s.id, store.AppendRecord(nil, r, nil))
+	if err := errors.Join(w.Flush(s.t.Context()), w.Close()); err != nil {
+		s.t.Fatal(err)
+	}
+}

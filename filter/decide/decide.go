@@ -1,0 +1,345 @@
+// Package decide evaluates the policy about a session: it answers requests,
+// carries out bans, and states each decision as an Outcome. It knows no front
+// end, disk, log or clock.
+package decide
+
+import (
+	"time"
+
+	"scanwatch/filter/detect"
+	"scanwatch/filter/memory"
+	"scanwatch/filter/track"
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+)
+
+// State is the result of the decisions about one session so far.
+type State struct {
+	Score    int            // the sum of what rules have added
+	Ban      *memory.Ban    // the ban that applies to the client, or would; nil for nearly all
+	Barred   bool           // disconnected because of Ban
+	Refused  bool           // something was rejected
+	Junked   bool           // a message was marked as junk
+	Banned   *rules.Rule    // the rule that banned the client last
+	Offence  bool           // a rule with a ban matched, or one that counts
+	Held     bool           // a rule rejected the recipient of the latest request for the number of missing ones
+	standing rules.Standing // of the client, as of the first request
+	passing  passState      // pass statements that matched
+	last     decisions      // the decisions of the policy in use
+	reply    *composition   // nil for nearly all
+}
+
+type passState struct {
+	rcpt  bool // a pass statement matched for the recipient of the current RCPT
+	tx    bool // and for an accepted recipient of the transaction
+	other bool // the transaction has an accepted recipient without one
+}
+
+// decisions are the decisions of one policy; they end with it.
+type decisions struct {
+	policy   *rules.Policy
+	sticky   rules.Outcome // holds until the end of the session
+	since    smtp.Phase    // phase of the sticky decision: it holds from there
+	told     *rules.Rule   // the rule of the last verdict
+	wouldBan *rules.Rule   // the rule that would have banned the client last
+	withheld *rules.Rule   // the rule from which the client was shielded last
+	tags     rules.TagSet
+	// Rules that count recipients and ban, or would ban, at the end of the session.
+	late, wouldLate *rules.Rule
+	shielded        bool // the shield withheld a ban
+}
+
+// A composition is the text of a rule and the reply made from it.
+type composition struct{ text, reply string }
+
+// A Decider evaluates one policy. It belongs to one goroutine.
+type Decider struct {
+	Policy   *rules.Policy // nil: observe only, without rules
+	Refs     map[*rules.Rule]uint32
+	Memory   *memory.Memory
+	Recorded bool // events come from records, which may contain hashes
+	// Trace, if not nil, is called for each request with the facts that the policy
+	// was evaluated on. The facts are valid only during the call.
+	Trace func(*rules.Policy, *rules.Facts, smtp.Answer)
+
+	needs rules.Needs
+	end   bool // Policy has rules for the end of a session
+	facts rules.Facts
+	asked *memory.Client // whose counts the policy asks for
+	out   []smtp.Outcome
+}
+
+// Use sets the policy. refs are the references of the texts of its rules.
+func (d *Decider) Use(policy *rules.Policy, refs map[*rules.Rule]uint32) {
+	d.Policy, d.Refs, d.needs, d.end = policy, refs, rules.Needs{}, false
+	if policy != nil {
+		d.needs, d.end = policy.Needs(), policy.Phases().Has(smtp.PhaseEnd)
+		d.Memory.Counters.Watch(d.needs.Windows)
+	}
+}
+
+// A Subject is the session that a decision is about.
+type Subject struct {
+	*track.Session
+	Case   *detect.State
+	State  *State
+	Client *memory.Client
+	Live   uint32 // open sessions of the same source
+}
+
+// Remember looks up the ban of a client that has just connected.
+func (d *Decider) Remember(s Subject) {
+	if s.Exempt() {
+		return
+	}
+	if b, ok := d.Memory.Bans.Banned(s.Client, s.Start); ok {
+		ban := b // b itself would be allocated for every client
+		s.State.Ban = &ban
+	}
+}
+
+// Track brings the state of s up to date with an event other than a request.
+func (d *Decider) Track(s Subject, ev *smtp.Event) {
+	p := &s.State.passing
+	switch ev.Kind {
+	case smtp.EventLine:
+		p.rcpt = false
+	case smtp.EventRcpt:
+		if ev.Result == smtp.ResultOK {
+			p.tx, p.other = p.tx || p.rcpt, p.other || !p.rcpt
+		}
+	case smtp.EventMail:
+		if ev.Result == smtp.ResultOK {
+			p.tx, p.other = false, false
+		}
+	case smtp.EventCommit, smtp.EventRollback:
+		p.tx, p.other = false, false
+	}
+}
+
+// Passed reports whether a pass statement matched for the recipient of the
+// current RCPT.
+func (st *State) Passed() bool { return st.passing.rcpt }
+
+// Ask answers a request and returns the decisions. The outcomes are valid
+// until the next call.
+func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
+	d.out = d.out[:0]
+	phase := ev.Phase
+	st := s.State
+	if pass := st.passing; d.Policy == nil || (phase == smtp.PhaseData || phase == smtp.PhaseCommit) && pass.tx && !pass.other {
+		return smtp.Answer{}, nil // all recipients pass
+	}
+	st.Held = false
+	st.under(d.Policy)
+	f := d.fill(s, phase, ev.Time)
+	if phase == smtp.PhaseRcptTo {
+		f.RcptTo, f.RcptKnown = ev.Addr, d.Memory.Recipients.Known(ev.Addr, ev.Time)
+	}
+	v := d.eval(s, f)
+	st.passing.rcpt = v.Pass != nil && phase == smtp.PhaseRcptTo
+	d.tag(st, ev.Time, phase, v.Tags)
+	if st.Ban != nil && phase == smtp.PhaseConnect && v.Pass == nil && !s.Exempt() && d.returned(s, ev.Time) {
+		st.Barred, st.Refused, s.TurnedAway = true, true, true
+		reply := banReply(st.Ban, s.ID)
+		if v.Unsure {
+			reply = rules.Temporary(reply, smtp.Disconnect)
+		}
+		return smtp.Answer{Decision: smtp.Disconnect, Text: reply}, d.out
+	}
+	act := st.stick(s.Session, &v)
+	d.withheld(s, ev.Time, phase, &v)
+	if phase == smtp.PhaseCommit && act.Decision == smtp.Junk {
+		act = rules.Outcome{} // decided before; smtpd exits if a filter junks at commit
+	}
+	if v.Would.Rule != nil {
+		d.verdict(s, ev.Time, phase, &v.Would, false, &v)
+	}
+	a := smtp.Answer{Hold: v.Act.Delay}
+	if act.Rule != nil {
+		d.verdict(s, ev.Time, phase, &act, true, &v)
+		st.Held = phase == smtp.PhaseRcptTo && act.Decision >= smtp.Reject && act.Rule.Counts()
+		a.Decision, a.Text = act.Decision, st.compose(act.Text, s.ID)
+		st.Junked = st.Junked || act.Decision == smtp.Junk
+		st.Refused = st.Refused || act.Decision >= smtp.Reject
+		s.TurnedAway = s.TurnedAway || st.Refused
+	}
+	d.bans(s, ev.Time, &v)
+	d.trace(s, f, a)
+	return a, d.out
+}
+
+// End evaluates the rules for the end of a session: no answer is possible, but
+// the client can be banned. What was counted in earlier sessions counts only if this
+// session adds to it, so that a ban ends, and a colleague of a guesser is not
+// banned: see Count.
+func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
+	d.out = d.out[:0]
+	if s.State.Barred {
+		return nil
+	}
+	s.State.under(d.Policy)
+	d.late(s, at)
+	if !d.end {
+		return d.out
+	}
+	f := d.fill(s, smtp.PhaseEnd, at)
+	v := d.eval(s, f)
+	d.tag(s.State, at, smtp.PhaseEnd, v.Tags)
+	d.withheld(s, at, smtp.PhaseEnd, &v)
+	d.bans(s, at, &v)
+	d.trace(s, f, smtp.Answer{})
+	return d.out
+}
+
+// under sets the policy of st. Decisions of another policy end.
+func (st *State) under(policy *rules.Policy) {
+	if st.last.policy != policy {
+		st.last, st.Banned = decisions{policy: policy}, nil
+	}
+}
+
+// stick returns the more severe of the current decision and the decision for the
+// rest of the session, which holds from the phase in which it was made: a client
+// that was rejected as the sender to one recipient can still write to the
+// postmaster. A client that passes or has logged in is free of earlier decisions.
+func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
+	act := v.Act
+	switch sticky := &st.last.sticky; {
+	case v.Pass != nil || s.Exempt() || v.Phase < st.last.since:
+	case act.Rule == nil || act.Decision < sticky.Decision:
+		if sticky.Rule != nil {
+			return *sticky
+		}
+	case act.Sticky && act.Decision > smtp.Proceed:
+		*sticky, st.last.since = act, v.Phase
+	}
+	return act
+}
+
+// compose returns the reply for the text of a rule. A client that is rejected
+// again receives the same reply.
+func (st *State) compose(text string, id uint64) string {
+	if st.reply == nil || text != st.reply.text {
+		st.reply = &composition{text, rules.Reply(text, id)}
+	}
+	return st.reply.reply
+}
+
+// Standing returns the standing of the client, as of the first call in its session.
+func (d *Decider) Standing(s Subject, at int64) rules.Standing {
+	st := s.State
+	if st.standing == rules.StandingUnknown && s.Src.IsValid() {
+		st.standing = d.Memory.Peers.Standing(s.Client, at).Level
+	}
+	return st.standing
+}
+
+// eval evaluates the policy on f.
+func (d *Decider) eval(s Subject, f *rules.Facts) rules.Verdict {
+	d.asked = s.Client
+	v := d.Policy.Eval(f)
+	d.asked = nil
+	if r := v.Act.Rule; f.Standing == rules.StandingUnknown && s.Src.IsValid() && (r == nil || r.Shielded()) {
+		v.Act.Temper() // the client may be trusted: the state has not been read
+	}
+	s.State.Score += v.Score
+	return v
+}
+
+func (d *Decider) trace(s Subject, f *rules.Facts, a smtp.Answer) {
+	if d.Trace != nil {
+		d.asked = s.Client
+		d.Trace(d.Policy, f, a)
+		d.asked = nil
+	}
+}
+
+// Count implements rules.Counter.
+func (d *Decider) Count(f *rules.Facts, e rules.Evidence, window time.Duration, by rules.Key) (int, bool) {
+	if d.asked == nil {
+		return 0, false
+	}
+	if f.Phase == smtp.PhaseEnd && f.Counts[e.Index()] == 0 {
+		return 0, true // this session adds nothing
+	}
+	return d.Memory.Counters.Count(d.asked, rules.Window{Evidence: e, Window: window, By: by}, f.Now.UnixMicro())
+}
+
+// fill returns the facts for an evaluation. They are valid until the next call.
+func (d *Decider) fill(s Subject, phase smtp.Phase, at int64) *rules.Facts {
+	f := &d.facts
+	*f = rules.Facts{}
+	f.Phase, f.Now, f.Session = phase, time.UnixMicro(at), s.ID
+	f.Local, f.Auth = s.Local, s.Authed
+	f.Src, f.Dst, f.RDNS, f.FCrDNS, f.RDNSCut = s.Src.Addr(), s.Dst, s.RDNS, s.FCrDNS, s.RDNSCut
+	f.Helo, f.MailFrom, f.TLS = s.Helo, s.Transaction.Sender, s.TLS
+	f.ASN, f.ASNKnown, f.Country = s.ASN, s.ASNKnown, s.Country
+	f.Evidence, f.Weak, f.Score = s.Case.Evidence, s.Case.Weak, s.State.Score
+	f.Window, f.Recorded = d, d.Recorded
+	f.Standing, f.Failed = d.Standing(s, at), s.Failed
+	if s.Authed {
+		f.User = s.Login
+	}
+	for e := f.Evidence | f.Weak; e != 0; e &= e - 1 {
+		f.Counts[e.Index()] = 1
+	}
+	for _, c := range [...]struct {
+		evidence rules.Evidence
+		n        uint32
+	}{
+		{rules.UnknownRecipient, s.Case.Unknown.N},
+		{rules.Backscatter, s.Case.Bounced.N},
+		{rules.RecipientFlood, s.Case.Held.N},
+		{rules.RelayProbe, s.Case.Relay},
+		{rules.UnknownCommand, s.Counts.Unknown},
+		{rules.AuthFailure, s.Counts.AuthFail},
+		{rules.AuthUnsupported, s.Case.Unsupported},
+		{rules.Flood, s.Live},
+	} {
+		if c.n > 0 {
+			i := c.evidence.Index()
+			f.Counts[i] = max(f.Counts[i], c.n)
+		}
+	}
+	return f
+}
+
+// tag states the tags of rules, each once in a session.
+func (d *Decider) tag(st *State, at int64, phase smtp.Phase, tags rules.TagSet) {
+	tags &^= st.last.tags
+	if tags == 0 {
+		return
+	}
+	st.last.tags |= tags
+	for _, name := range d.Policy.TagNames(tags) {
+		d.out = append(d.out, smtp.Outcome{Kind: smtp.OutcomeTag, Time: at, Tag: name, Phase: phase})
+	}
+}
+
+// withheld states the decision from which the client was shielded, once for each
+// rule in a row.
+func (d *Decider) withheld(s Subject, at int64, phase smtp.Phase, v *rules.Verdict) {
+	o := &v.Withheld
+	rule := o.Rule
+	if rule == nil {
+		rule = o.BanRule
+	}
+	if rule == nil || s.State.last.withheld == rule {
+		return
+	}
+	s.State.last.withheld = rule
+	d.out = append(d.out, smtp.Outcome{
+		Kind: smtp.OutcomeVerdict, Time: at, Rule: rule.Name, RuleRef: d.Refs[rule], Phase: phase, Decision: o.Decision,
+		Score: v.Total, Exempt: rules.StandingTrusted.String(),
+	})
+}
+
+// verdict states the decision of a rule.
+func (d *Decider) verdict(s Subject, at int64, phase smtp.Phase, o *rules.Outcome, enforced bool, v *rules.Verdict) {
+	d.out = append(d.out, smtp.Outcome{
+		Kind: smtp.OutcomeVerdict, Time: at, Rule: o.Rule.Name, RuleRef: d.Refs[o.Rule], Phase: phase, Decision: o.Decision, Enforced: enforced,
+		Score: v.Total, Repeat: s.State.last.told == o.Rule,
+	})
+	s.State.last.told = o.Rule
+}

@@ -1,0 +1,410 @@
+package decide
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/filter/detect"
+	"scanwatch/filter/memory"
+	"scanwatch/filter/track"
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+)
+
+const day = 24 * time.Hour
+
+// now is the time of the sessions.
+const now = int64(1_795_000_000) * 1e6
+
+// A bench is one session of a client and a Decider.
+type bench struct {
+	*testing.T
+	d        Decider
+	track    track.Session
+	case_    detect.State
+	state    State
+	client   memory.Client
+	outcomes []smtp.Outcome
+}
+
+// newBench returns a session of 192.0.2.1 under a policy. Files of tables are missing.
+func newBench(t *testing.T, policy string) *bench {
+	t.Helper()
+	c, err := rules.Parse("test.conf", func(string) ([]byte, error) { return []byte(policy), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _, err := rules.Compile(c, rules.Options{Load: func(rules.Source) (rules.Table, error) { return nil, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{T: t, d: Decider{Memory: memory.New()}, client: memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}}
+	b.d.Use(p, nil)
+	b.track.ID, b.track.Start, b.track.Src = 7, now, netip.AddrPortFrom(b.client.Addr, 4000)
+	return b
+}
+
+func (b *bench) subject() Subject {
+	return Subject{Session: &b.track, Case: &b.case_, State: &b.state, Client: &b.client, Live: 1}
+}
+
+// ask returns the answer to a request, such as "reject 550 5.7.1 no".
+func (b *bench) ask(phase smtp.Phase, addr string) string {
+	ev := smtp.Event{Kind: smtp.EventRequest, Time: now, Phase: phase, Addr: []byte(addr), Name: []byte("mail.example.net")}
+	b.event(smtp.Event{Kind: smtp.EventLine})
+	b.track.Apply(&ev)
+	a, outcomes := b.d.Ask(b.subject(), &ev)
+	b.outcomes = append(b.outcomes, outcomes...)
+	return strings.TrimSuffix(strings.TrimSpace(a.Decision.String()+" "+a.Text), " [0000000000000007]")
+}
+
+// event applies an event other than a request.
+func (b *bench) event(ev smtp.Event) {
+	b.track.Apply(&ev)
+	b.d.Track(b.subject(), &ev)
+}
+
+// mail asks for a sender, who is accepted.
+func (b *bench) mail(addr string) string {
+	a := b.ask(smtp.PhaseMailFrom, addr)
+	b.event(smtp.Event{Kind: smtp.EventMail, Addr: []byte(addr), Result: smtp.ResultOK})
+	return a
+}
+
+// rcpt asks for a recipient, who is accepted unless a rule rejects it.
+func (b *bench) rcpt(addr string) string {
+	a := b.ask(smtp.PhaseRcptTo, addr)
+	if a == "proceed" {
+		b.event(smtp.Event{Kind: smtp.EventRcpt, Addr: []byte(addr), Result: smtp.ResultOK, Code: 250})
+	}
+	return a
+}
+
+// trust gives the client a standing.
+func (b *bench) trust(level rules.Standing) {
+	days := map[rules.Standing]int{rules.StandingKnown: 1, rules.StandingTrusted: 10}[level]
+	for i := range days {
+		b.d.Memory.Peers.Delivered(&b.client, memory.Delivery{Messages: 2, Senders: []string{"example.net"}}, now-(12*day).Microseconds()+(time.Duration(i)*day*10/9).Microseconds())
+	}
+	if got := b.d.Memory.Peers.Standing(&b.client, now).Level; got != level {
+		b.Fatalf("standing %v, want %v", got, level)
+	}
+}
+
+// verdict describes an outcome: kind, rule, decision, enforcement and exemption.
+func (b *bench) told() (list []string) {
+	kinds := map[smtp.OutcomeKind]string{smtp.OutcomeVerdict: "verdict", smtp.OutcomeBan: "ban", smtp.OutcomeReturn: "return", smtp.OutcomeTag: "tag"}
+	for _, o := range b.outcomes {
+		s := kinds[o.Kind] + " " + o.Rule + o.Tag
+		if o.Kind == smtp.OutcomeVerdict {
+			s += " " + o.Decision.String()
+		}
+		if o.Enforced {
+			s += " enforced"
+		}
+		if o.Exempt != "" {
+			s += " exempt=" + o.Exempt
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// TestShield checks what a rule does to clients of each standing.
+func TestShield(t *testing.T) {
+	const none, known, trusted = rules.StandingNone, rules.StandingKnown, rules.StandingTrusted
+	const list = `rule r phase rcpt-to match src 192.0.2.0/24 reject "550 5.7.1 no" ban 1d`
+	const conduct = `rule r phase rcpt-to match evidence harvest reject "550 5.7.1 no" ban 1d`
+	const even = `rule r phase rcpt-to match src 192.0.2.0/24 even trusted reject "550 5.7.1 no" ban 1d`
+	const envelope = `rule r phase rcpt-to match mail-from "joe@example.net" reject "550 5.7.1 no" ban 1d`
+	for _, tt := range []struct {
+		name     string
+		rule     string
+		evidence rules.Evidence
+		standing rules.Standing
+		answer   string
+		told     []string
+	}{
+		{"list, no standing", list, 0, none, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced"}},
+		{"list, known", list, 0, known, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced exempt=known"}},
+		{"list, trusted", list, 0, trusted, "proceed", []string{"verdict r reject exempt=trusted"}},
+		{"conduct, no standing", conduct, rules.Harvest, none, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced"}},
+		{"conduct, known", conduct, rules.Harvest, known, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced exempt=known"}},
+		{"conduct, trusted", conduct, rules.Harvest, trusted, "reject 450 4.7.1 no", []string{"verdict r reject enforced"}},
+		{"even trusted, known", even, 0, known, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced"}},
+		{"even trusted, trusted", even, 0, trusted, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced"}},
+		{"envelope, trusted", envelope, 0, trusted, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced exempt=trusted"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t, "mode enforce\n"+tt.rule+"\n")
+			b.case_.Evidence = tt.evidence
+			if tt.standing > none {
+				b.trust(tt.standing)
+			}
+			b.mail("joe@example.net")
+			answer := b.rcpt("bob@example.org")
+			if answer != tt.answer || !slices.Equal(b.told(), tt.told) {
+				t.Errorf("answer %q, want %q; outcomes %q, want %q", answer, tt.answer, b.told(), tt.told)
+			}
+			if again := b.rcpt("carol@example.org"); again != tt.answer {
+				t.Errorf("answer to another recipient: %q", again)
+			}
+			if want := tt.name != "list, trusted"; b.state.Offence != want {
+				t.Errorf("offence %v", b.state.Offence)
+			}
+			_, banned := b.d.Memory.Bans.Banned(&b.client, now)
+			if want := slices.Contains(tt.told, "ban r enforced"); banned != want {
+				t.Errorf("banned %v", banned)
+			}
+		})
+	}
+}
+
+// TestWithheldOnce checks that the shield is stated once for each rule in a row, and
+// that a later rule decides.
+func TestWithheldOnce(t *testing.T) {
+	b := newBench(t, "mode enforce\nrule a phase rcpt-to match src 192.0.2.0/24 disconnect\nrule b phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 trap\"\n")
+	b.trust(rules.StandingTrusted)
+	b.mail("joe@example.net")
+	var answers []string
+	for _, r := range []string{"bob@example.org", "trap@example.org", "bob@example.org"} {
+		answers = append(answers, b.rcpt(r))
+	}
+	if !slices.Equal(answers, []string{"proceed", "reject 550 5.7.1 trap", "proceed"}) || !slices.Equal(b.told(), []string{"verdict a disconnect exempt=trusted", "verdict b reject enforced"}) {
+		t.Errorf("answers %q, outcomes %q", answers, b.told())
+	}
+}
+
+// TestSticky checks that a decision about the client holds from its phase to the end
+// of the session, and for no earlier phase.
+func TestSticky(t *testing.T) {
+	const no = "reject 550 5.7.1 no"
+	b := newBench(t, "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match evidence helo-own-name reject \"550 5.7.1 no\"\n")
+	b.case_.Evidence = rules.HeloOwnName
+	got := []string{b.ask(smtp.PhaseHelo, ""), b.mail("joe@example.net"), b.rcpt("bob@example.org")}
+	b.case_.Evidence = 0
+	got = append(got, b.rcpt("carol@example.org"), b.ask(smtp.PhaseData, ""))
+	b.event(smtp.Event{Kind: smtp.EventRollback})
+	got = append(got, b.mail("joe@example.net"), b.rcpt("postmaster@example.org"), b.ask(smtp.PhaseData, ""))
+	if want := []string{"proceed", "proceed", no, no, no, "proceed", "proceed", "proceed"}; !slices.Equal(got, want) {
+		t.Errorf("answers %q, want %q", got, want)
+	}
+	b.track.Authed = true
+	if a := b.rcpt("bob@example.org"); a != "proceed" {
+		t.Errorf("after a login: %q", a)
+	}
+	b = newBench(t, "mode enforce\nrule r phase rcpt-to match count unknown-recipient > 2 reject \"450 4.7.1 no\"\n")
+	b.case_.Unknown.N = 3
+	b.mail("joe@example.net")
+	b.d.Memory.Recipients.Accepted([]byte("alice@example.org"), now)
+	if a, c := b.rcpt("bob@example.org"), b.rcpt("Alice+x@example.org"); a != "reject 450 4.7.1 no" || c != "proceed" || !b.state.Refused {
+		t.Errorf("a count rejects a recipient: %q, one that is known: %q", a, c)
+	}
+}
+
+// TestPass checks that a pass statement frees its recipient only, and the message if
+// all its recipients pass.
+func TestPass(t *testing.T) {
+	const policy = "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 no\"\nrule d phase { data, commit } match mail-from \"joe@example.net\" reject \"550 5.7.1 content\"\n"
+	const no = "reject 550 5.7.1 content"
+	for _, tt := range []struct {
+		name  string
+		rcpts []string
+		data  string
+	}{
+		{"postmaster only", []string{"postmaster@example.org"}, "proceed"},
+		{"another one only", []string{"bob@example.org"}, no},
+		{"both", []string{"postmaster@example.org", "bob@example.org"}, no},
+		{"both, in another order", []string{"bob@example.org", "postmaster@example.org"}, no},
+		{"the other one was rejected", []string{"postmaster@example.org", "trap@example.org"}, "proceed"},
+	} {
+		b := newBench(t, policy)
+		b.mail("joe@example.net")
+		for _, r := range tt.rcpts {
+			want := "proceed"
+			if r == "trap@example.org" {
+				want = "reject 550 5.7.1 no"
+			}
+			if a := b.rcpt(r); a != want {
+				t.Errorf("%s: %s: %q", tt.name, r, a)
+			}
+			if passed := strings.HasPrefix(r, "postmaster"); b.state.Passed() != passed {
+				t.Errorf("%s: %s: passed %v", tt.name, r, !passed)
+			}
+		}
+		if d, c := b.ask(smtp.PhaseData, ""), b.ask(smtp.PhaseCommit, ""); d != tt.data || c != tt.data {
+			t.Errorf("%s: data %q, commit %q, want %q", tt.name, d, c, tt.data)
+		}
+		b.event(smtp.Event{Kind: smtp.EventRollback})
+		b.mail("joe@example.net")
+		b.rcpt("bob@example.org")
+		if d := b.ask(smtp.PhaseData, ""); d != no {
+			t.Errorf("%s: the next message: %q", tt.name, d)
+		}
+	}
+}
+
+// TestUnsurePass checks that decisions are temporary, and no client is banned, while
+// a pass statement may match and its table is not loaded.
+func TestUnsurePass(t *testing.T) {
+	const policy = "mode enforce\ntable <friends> file \"/nonexistent\"\n%\nrule r phase rcpt-to match src 192.0.2.0/24 disconnect \"554 5.7.1 no\" ban 1d\nrule j phase data match mail-from \"joe@example.net\" junk\n"
+	for _, tt := range []struct {
+		name, pass   string
+		answer, data string
+		told         []string
+	}{
+		{"it may match", "pass from <friends>", "disconnect 421 4.7.1 no", "proceed", []string{"verdict r disconnect enforced"}},
+		{"it cannot match", "pass match src <friends> mail-from \"jane@example.net\"", "disconnect 554 5.7.1 no", "junk", []string{"verdict r disconnect enforced", "ban r enforced"}},
+	} {
+		b := newBench(t, strings.Replace(policy, "%", tt.pass, 1))
+		b.mail("joe@example.net")
+		if a := b.rcpt("bob@example.org"); a != tt.answer || !slices.Equal(b.told(), tt.told) {
+			t.Errorf("%s: %q, want %q; outcomes %q", tt.name, a, tt.answer, b.told())
+		}
+		b.state = State{}
+		if a := b.ask(smtp.PhaseData, ""); a != tt.data {
+			t.Errorf("%s: data: %q, want %q", tt.name, a, tt.data)
+		}
+	}
+	for _, manual := range []bool{false, true} {
+		b := newBench(t, strings.Replace(policy, "%", "pass from <friends>", 1))
+		if manual {
+			b.d.Memory.Bans.AddPrefix(netip.PrefixFrom(b.client.Addr, 32), 30*day, "enough", now)
+		} else {
+			b.d.Memory.Bans.Add(&b.client, memory.BanRequest{Ladder: []time.Duration{30 * day}, Rule: "r"}, now)
+		}
+		b.d.Remember(b.subject())
+		if a := b.ask(smtp.PhaseConnect, ""); !strings.HasPrefix(a, "disconnect 421 4.7.1 Banned until") {
+			t.Errorf("a ban, manual %v: %q", manual, a)
+		}
+	}
+}
+
+// TestEnd checks that the end of a session bans for an earlier count only if the
+// session adds to it.
+func TestEnd(t *testing.T) {
+	const policy = "mode enforce\nrule guess phase end match count auth-failure > 5 in 1h by src ban 1h\n"
+	for _, tt := range []struct {
+		name   string
+		fails  uint32
+		before int
+		told   []string
+	}{
+		{"a colleague who only greets", 0, 20, nil},
+		{"one more failure", 1, 20, []string{"ban guess enforced"}},
+		{"a first failure", 1, 1, nil},
+	} {
+		b := newBench(t, policy)
+		for range tt.before {
+			b.d.Memory.Counters.Add(&b.client, rules.AuthFailure, now)
+		}
+		b.track.Counts.AuthFail = tt.fails
+		b.outcomes = b.d.End(b.subject(), now)
+		if !slices.Equal(b.told(), tt.told) || b.state.Offence != (tt.told != nil) {
+			t.Errorf("%s: outcomes %q, want %q", tt.name, b.told(), tt.told)
+		}
+	}
+}
+
+// TestReturn checks which banned clients are disconnected.
+func TestReturn(t *testing.T) {
+	rule := func(b *bench) {
+		b.d.Memory.Bans.Add(&b.client, memory.BanRequest{Ladder: []time.Duration{day}, Rule: "r", Session: 9}, now)
+	}
+	manual := func(b *bench) { b.d.Memory.Bans.AddPrefix(netip.PrefixFrom(b.client.Addr, 32), day, "r", now) }
+	for _, tt := range []struct {
+		name   string
+		mode   string
+		ban    func(b *bench)
+		change func(b *bench)
+		answer bool
+		told   string
+	}{
+		{"ban", "enforce", rule, func(*bench) {}, true, "return r enforced"},
+		{"observe mode", "observe", rule, func(*bench) {}, false, "return r"},
+		{"known since", "enforce", rule, func(b *bench) { b.trust(rules.StandingKnown) }, false, "return r"},
+		{"known since, a rule even for trusted clients", "enforce\nrule r even trusted phase connect match src 203.0.113.9 disconnect ban 1d", rule, func(b *bench) { b.trust(rules.StandingKnown) }, true, "return r enforced"},
+		{"a login since", "enforce", rule, func(b *bench) {
+			c := b.client
+			c.User = []byte("carol")
+			b.d.Memory.Logins.Succeeded(&c, now)
+		}, false, "return r"},
+		{"a gateway since", "enforce", rule, func(b *bench) { b.track.Gateway = true }, false, "return r"},
+		{"manual ban of a gateway", "enforce", manual, func(b *bench) { b.track.Gateway = true }, true, "return r enforced"},
+	} {
+		b := newBench(t, "mode "+tt.mode+"\n")
+		tt.ban(b)
+		tt.change(b)
+		b.d.Remember(b.subject())
+		if a := b.ask(smtp.PhaseConnect, ""); strings.HasPrefix(a, "disconnect 421 4.7.1 Banned until") != tt.answer || !slices.Equal(b.told(), []string{tt.told}) {
+			t.Errorf("%s: %q, %q", tt.name, a, b.told())
+		}
+	}
+}
+
+// TestObservedOffence checks that a rule with observe, as observe mode, records a ban
+// without enforcing it.
+func TestObservedOffence(t *testing.T) {
+	for _, policy := range []string{"mode observe\nrule r phase rcpt-to match src 192.0.2.0/24 reject ban 1d\n", "mode enforce\nrule r observe phase rcpt-to match src 192.0.2.0/24 reject ban 1d\n"} {
+		b := newBench(t, policy)
+		b.mail("joe@example.net")
+		if a := b.rcpt("bob@example.org"); a != "proceed" || !slices.Equal(b.told(), []string{"verdict r reject", "ban r"}) {
+			t.Errorf("%s: %q, %q", policy, a, b.told())
+		}
+		if ban, ok := b.d.Memory.Bans.Banned(&b.client, now); !ok || !ban.Observe {
+			t.Errorf("%s: %+v", policy, ban)
+		}
+	}
+}
+
+// TestLateBan checks that a rule that counts recipients bans at the end of the
+// session, and only if fewer of its recipients exist than are missing.
+func TestLateBan(t *testing.T) {
+	const policy = "rule unknown phase rcpt-to match count unknown-recipient > 4 in 1h by src reject \"450 4.7.1 no\" ban { 0s, 1h }\n"
+	for _, tt := range []struct {
+		name              string
+		mode              string
+		missing, accepted uint32
+		earlier           int // sessions with the same rule
+		standing          rules.Standing
+		told              []string
+		offence           bool
+	}{
+		{"nothing but missing ones", "enforce", 5, 0, 0, 0, nil, true},
+		{"for the second time", "enforce", 5, 0, 1, 0, []string{"ban unknown enforced"}, true},
+		{"as many that exist", "enforce", 5, 5, 1, 0, nil, true},
+		{"as many that exist, of a trusted client", "enforce", 5, 5, 1, rules.StandingTrusted, nil, true},
+		{"a mailing list", "enforce", 5, 6, 1, 0, nil, false},
+		{"observe mode", "observe", 5, 0, 1, 0, []string{"ban unknown"}, true},
+		{"a trusted client", "enforce", 5, 0, 0, rules.StandingTrusted, nil, true},
+		{"a mailing list of a trusted client", "enforce", 5, 6, 0, rules.StandingTrusted, nil, false},
+		{"a trusted client in observe mode", "observe", 5, 0, 0, rules.StandingTrusted, nil, true},
+		{"a mailing list in observe mode", "observe", 5, 6, 1, 0, nil, false},
+	} {
+		b := newBench(t, "mode "+tt.mode+"\n"+policy)
+		if tt.standing > 0 {
+			b.trust(tt.standing)
+		}
+		for range 50 {
+			b.d.Memory.Counters.Add(&b.client, rules.UnknownRecipient, now)
+		}
+		for range tt.earlier {
+			b.d.Memory.Bans.Add(&b.client, memory.BanRequest{Ladder: []time.Duration{0, time.Hour}, Rule: "unknown", Observe: tt.mode == "observe"}, now)
+		}
+		b.mail("joe@example.net")
+		if a, want := b.rcpt("bob@example.org"), map[string]string{"enforce": "reject 450 4.7.1 no", "observe": "proceed"}[tt.mode]; a != want {
+			t.Errorf("%s: %q", tt.name, a)
+		}
+		if _, banned := b.d.Memory.Bans.Banned(&b.client, now); banned || b.state.Offence {
+			t.Errorf("%s: banned before the end", tt.name)
+		}
+		b.case_.Unknown.N, b.case_.Accepted.N = tt.missing, tt.accepted
+		b.outcomes = b.d.End(b.subject(), now)
+		if !slices.Equal(b.told(), tt.told) || b.state.Offence != tt.offence {
+			t.Errorf("%s: outcomes %q, want %q; offence %v", tt.name, b.told(), tt.told, b.state.Offence)
+		}
+	}
+}

@@ -1,0 +1,52 @@
+package detect
+
+// Detectors of accounts: what a logged-in session does speaks against the account,
+// never against the address.
+
+import (
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+)
+
+// What a thief does with an account within an hour, or in one session. People move
+// between a few networks. They have several sender addresses, but in local domains.
+const (
+	accountNetworks   = 8
+	accountSenders    = 8   // in domains that are not local
+	accountMissing    = 10  // recipients that do not exist, in one session
+	accountRecipients = 500 // within an hour
+)
+
+// account reports an account that is used as a thief would use it. An account that was
+// found is found again for a day.
+func account(c *Case) {
+	st, ev := c.State, c.Event
+	f := Finding{Evidence: rules.AccountAbuse, By: "auth", Proof: c.User, Confidence: Medium}
+	if !c.Authed || st.Evidence.Has(f.Evidence) {
+		return
+	}
+	logins := c.Memory.Logins
+	switch {
+	case ev.Kind == smtp.EventAuth:
+		if ev.Result == smtp.ResultPass && logins.LoggedIn(c.Client, ev.Time) >= accountNetworks {
+			f.Match = "networks"
+		} else if logins.Abused(c.Client, ev.Time) {
+			f.Match = "found within a day"
+		}
+	case ev.Kind == smtp.EventMail && ev.Result == smtp.ResultOK:
+		domain, _ := Domain(ev.Addr)
+		if local, _ := c.Site.LocalDomain(domain); !local && logins.Sent(c.Client, ev.Addr, ev.Time) >= accountSenders {
+			f.Match = "senders"
+		}
+	case ev.Kind == smtp.EventRcpt && st.Unknown.N >= accountMissing:
+		f.Match = "recipients that do not exist" // in this session: it may be an old list
+		c.find(f)
+		return
+	case ev.Kind == smtp.EventRcpt && st.Rcpt == RcptAccepted && logins.Wrote(c.Client, ev.Time) > accountRecipients:
+		f.Match = "recipients"
+	}
+	if f.Match != "" {
+		logins.Abuse(c.Client, ev.Time)
+		c.find(f)
+	}
+}

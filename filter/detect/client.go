@@ -1,0 +1,319 @@
+package detect
+
+// Detectors of the identity of a client: its address and its names.
+
+import (
+	"bytes"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"scanwatch/filter/lookup"
+	"scanwatch/internal/hostname"
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+)
+
+// reverseDNS reports a missing name and one that fails FCrDNS. A truncated name
+// fails always, and proves nothing.
+func reverseDNS(c *Case) {
+	switch {
+	case len(c.RDNS) == 0:
+		c.find(Finding{Evidence: rules.RDNSMissing, Confidence: High, Implied: true})
+	case c.FCrDNS == smtp.FCrDNSFail && !c.RDNSCut:
+		c.find(Finding{Evidence: rules.FCrDNSFail, Confidence: High, Implied: true})
+	}
+}
+
+// listedAddress reports an address of the shipped lists. A proven name knows
+// better: if it is that of a scanner, listedName reports that organisation, and if
+// it has another owner, a row for a rented address has low confidence.
+func listedAddress(c *Case) {
+	row := c.Lists.Addr(c.Src.Addr())
+	if row == nil {
+		return
+	}
+	confidence := row.ConfidenceAt(time.UnixMicro(c.Event.Time))
+	if proven := c.ProvenName(); len(proven) > 0 {
+		scanner, _, exempt := c.names()
+		switch {
+		case exempt || scanner != nil && scanner.Confidence != Low:
+			return
+		case scanner == nil && row.Rented() && !hostname.Generic(proven):
+			confidence = Low
+		}
+	}
+	c.findRow(row, "cidr", nil, confidence)
+}
+
+// listedName reports a reverse DNS name of the shipped lists. Anyone can give
+// an address any name, so only a name that passes FCrDNS has more than low
+// confidence. A truncated name proves nothing: the end of it may be the middle
+// of the real one. The name of a provider of rented hosts says that the host is
+// rented, and nothing about its customer.
+func listedName(c *Case) {
+	scanner, cloud, exempt := c.names()
+	if exempt {
+		return
+	}
+	confidence := ""
+	if c.FCrDNS != smtp.FCrDNSPass {
+		confidence = Low
+	}
+	c.findRow(scanner, "rdns", nil, confidence)
+	c.findRow(cloud, "rdns", nil, Low)
+}
+
+// names returns the rows for the reverse DNS name. exempt reports that the name
+// is proven and on the list of legitimate senders, or that of a mail host of a
+// scanning organisation.
+func (c *Case) names() (scanner, cloud *lookup.Row, exempt bool) {
+	if len(c.RDNS) == 0 || c.RDNSCut {
+		return nil, nil, false
+	}
+	scanner, cloud, allow := c.Lists.RDNS(c.RDNS)
+	return scanner, cloud, c.FCrDNS == smtp.FCrDNSPass && (allow != nil || c.Lists.ScannerMail(c.RDNS))
+}
+
+// listedAS reports an AS number of the shipped lists. Large providers of mail
+// rent out hosts too: a client whose name may be truncated can be one of theirs.
+func listedAS(c *Case) {
+	if !c.ASNKnown || c.RDNSCut {
+		return
+	}
+	scanner, cloud := c.Lists.ASN(c.ASN)
+	if scanner == nil && cloud == nil {
+		return
+	}
+	if _, _, exempt := c.names(); exempt {
+		return
+	}
+	proof := strconv.AppendUint([]byte("AS"), uint64(c.ASN), 10)
+	c.findRow(scanner, "asn", proof, "")
+	c.findRow(cloud, "asn", proof, "")
+}
+
+// findRow reports a match of a list. A confidence that is not empty replaces
+// the row's confidence.
+func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence string) {
+	if row == nil {
+		return
+	}
+	token := rules.TokenByName(row.Evidence)
+	if token == nil {
+		return // the row alone proves nothing
+	}
+	f := Finding{Evidence: token.Evidence, By: by, Proof: proof, Match: row.Value, Confidence: row.Confidence}
+	if confidence != "" {
+		f.Confidence = confidence
+	}
+	if c.Submission && (by == "cidr" || by == "asn") {
+		f.Confidence = Low // users log in from listed networks too
+	}
+	if f.Evidence&(rules.Scanner|rules.Cloud|rules.BotnetHelo) != 0 {
+		f.Org = row.Org // in other lists the column describes the row
+	}
+	c.find(f)
+}
+
+// FloodAt is the number of open sessions of one source above which it floods:
+// more than twice the number that a Postfix opens for one destination.
+const FloodAt = 50
+
+// flood reports too many open sessions of one source.
+func flood(c *Case) {
+	if c.Live > FloodAt {
+		c.find(Finding{Evidence: rules.Flood, By: "memory", Confidence: Medium})
+	}
+}
+
+// changedGreeting reports a client that greets with another name in the same
+// session.
+func changedGreeting(c *Case) {
+	if c.greets() && c.NewHelo && len(c.PrevHelo) > 0 {
+		c.find(Finding{Evidence: rules.HeloChanged, By: "helo", Proof: c.Helo, Match: string(c.PrevHelo), Confidence: Medium})
+	}
+}
+
+// greets reports whether the event brings a greeting that smtpd has not refused.
+func (c *Case) greets() bool {
+	if c.Event.Kind == smtp.EventRequest {
+		return c.Event.Phase == smtp.PhaseHelo
+	}
+	return c.Event.Result == smtp.ResultOK
+}
+
+// anyName reports whether the client may greet with any name: mail clients of
+// local users greet with the name of their computer.
+func (c *Case) anyName() bool { return c.Internal || c.Submission }
+
+// provenHelo reports whether FCrDNS proves that the client may greet with its
+// greeting: the greeting is its name, a domain above it, or has the same
+// registered domain, as other hosts of the same owner.
+func (c *Case) provenHelo() bool {
+	name := bytes.TrimRight(c.ProvenName(), ".")
+	return len(name) > 0 && (bytes.EqualFold(name, bytes.TrimRight(c.Helo, ".")) || sameOwner(name, c.Helo))
+}
+
+// sameOwner reports whether two names have the same registered domain.
+func sameOwner(a, b []byte) bool {
+	domain := hostname.Registered(a)
+	return domain != "" && domain == hostname.Registered(b)
+}
+
+// provenWord reports whether the greeting is the first label of the client's
+// proven name.
+func (c *Case) provenWord() bool {
+	label, _, dot := bytes.Cut(c.ProvenName(), []byte{'.'})
+	return dot && len(label) > 0 && bytes.EqualFold(label, c.Helo)
+}
+
+// forged returns the confidence that a greeting which is not proven is forged,
+// given the confidence that the name belongs to another owner. It returns "" if
+// the client's own name is truncated: that name proves and disproves nothing.
+// Without a proven name the failure may be one of DNS, so the confidence is not
+// high; it is low if the reverse DNS name agrees with the greeting.
+func (c *Case) forged(confidence string) string {
+	switch {
+	case c.RDNSCut:
+		return ""
+	case len(c.ProvenName()) > 0 || confidence == Low:
+		return confidence
+	case sameOwner(c.RDNS, c.Helo):
+		return Low
+	}
+	return Medium
+}
+
+// listedGreeting reports a greeting of the shipped lists.
+func listedGreeting(c *Case) {
+	if !c.greets() || !c.NewHelo {
+		return
+	}
+	bot, scanner, _ := c.Lists.Helo(c.Helo)
+	word := c.Lists.Word(c.Helo)
+	if bot == nil && scanner == nil && word == nil || c.provenWord() {
+		return
+	}
+	tool := bot != nil && bot.Evidence == "botnet-helo" || scanner != nil
+	if word != nil && !tool && !c.anyName() && !c.provenHelo() && !c.Site.OwnName(c.Helo) {
+		c.findRow(word, "helo", c.Helo, Low)
+	}
+	for _, row := range [...]*lookup.Row{bot, scanner} {
+		switch {
+		case row == nil:
+		case row.Evidence == "helo-forged":
+			if confidence := c.forged(row.Confidence); confidence != "" && !c.anyName() && !c.provenHelo() {
+				c.findRow(row, "helo", c.Helo, confidence)
+			}
+		case !c.anyName() || row.Evidence == "botnet-helo" || row.Evidence == "scanner":
+			confidence := ""
+			if row.Evidence == "cloud" {
+				confidence = Low // as in listedName
+			}
+			c.findRow(row, "helo", c.Helo, confidence)
+		}
+	}
+}
+
+// forgedGreeting reports a greeting with a local domain, a local host name or a
+// local address.
+func forgedGreeting(c *Case) {
+	if !c.greets() || !c.NewHelo || c.Internal {
+		return
+	}
+	switch {
+	case c.Site.OwnName(c.Helo):
+		confidence := High
+		if c.RDNSCut || c.FCrDNS == smtp.FCrDNSError {
+			confidence = Medium
+		}
+		if !c.provenHelo() {
+			c.find(Finding{Evidence: rules.HeloOwnName, By: "helo", Proof: c.Helo, Confidence: confidence})
+		}
+	case !c.anyName():
+		if match, confidence := c.foreignName(); confidence != "" && !c.provenHelo() {
+			c.find(Finding{Evidence: rules.HeloForged, By: "helo", Proof: c.Helo, Match: match, Confidence: confidence})
+		}
+	}
+	if a, ok := literal(c.Helo); ok && routable(a) && (c.Site.OwnAddr(a) || a == c.Dst.Addr()) {
+		c.find(Finding{Evidence: rules.HeloOwnAddress, By: "helo", Proof: c.Helo, Confidence: High})
+	}
+}
+
+// foreignName returns the reason and the confidence for the claim that the
+// greeting is the name of another owner: a local domain, or, for a client without
+// a reverse DNS name, a host in a local domain or in the domain of a known sender.
+// Hosts with a name are different: users rent servers and greet with their domain.
+func (c *Case) foreignName() (match, confidence string) {
+	if local, _ := c.Site.LocalDomain(c.Helo); local {
+		return "local domain", c.forged(Medium)
+	}
+	if len(c.RDNS) > 0 || bytes.IndexByte(c.Helo, '.') < 0 {
+		return "", ""
+	}
+	const parents = 6 // a hostile greeting has up to 127
+	for rest, i := c.Helo, 0; i < parents; i++ {
+		_, parent, ok := bytes.Cut(rest, []byte{'.'})
+		if !ok || len(parent) == 0 {
+			break
+		}
+		if local, _ := c.Site.LocalDomain(parent); local {
+			return "host in a local domain", Low
+		}
+		rest = parent
+	}
+	if _, _, sender := c.Lists.RDNS(c.Helo); sender != nil && sender.Confidence != Low {
+		return sender.Value, Low
+	}
+	return "", ""
+}
+
+// special are networks whose addresses many hosts have, or none, in addition to
+// those that package netip knows. The networks for documentation are not among
+// them: tests use them as routable.
+var special = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT (RFC 6598)
+	netip.MustParsePrefix("192.0.0.0/24"),
+	netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("fec0::/10"),
+}
+
+// routable reports whether one host only can have an address: every host has a
+// loopback address, and most have a private one.
+func routable(a netip.Addr) bool {
+	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// refusedGreeting reports a greeting that is not a name: smtpd accepts only what
+// can be a host name or an address literal.
+func refusedGreeting(c *Case) {
+	if c.Event.Cause != smtp.CauseSyntax || c.anyName() {
+		return
+	}
+	name := c.Event.Name
+	evidence := rules.HeloInvalid
+	if len(name) == 0 {
+		evidence = rules.HeloMissing
+	} else if _, ok := literal(name); ok && name[0] != '[' {
+		evidence = rules.HeloBareAddress // IPv6; smtpd accepts a bare IPv4 address
+	}
+	c.find(Finding{Evidence: evidence, By: "helo", Proof: c.Event.Text, Confidence: Medium})
+}
+
+// literal parses an address, bare or as a literal (RFC 5321 section 4.1.3).
+func literal(b []byte) (netip.Addr, bool) {
+	if n := len(b); n > 1 && b[0] == '[' && b[n-1] == ']' {
+		b = b[1 : n-1]
+	}
+	if len(b) >= 5 && bytes.EqualFold(b[:5], []byte("IPv6:")) {
+		b = b[5:]
+	}
+	if len(b) == 0 || len(b) > 45 || b[0] != ':' && (b[0] < '0' || b[0] > '9') && bytes.IndexByte(b, ':') < 0 {
+		return netip.Addr{}, false
+	}
+	a, err := netip.ParseAddr(string(b))
+	return a.Unmap().WithZone(""), err == nil
+}

@@ -1,0 +1,205 @@
+// Package detect gathers evidence about a client. Each detector is a function
+// of the facts of a session and one event, and reports findings;
+// the table Detectors lists all of them. The package decides nothing and
+// writes nothing.
+package detect
+
+import (
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
+	"scanwatch/filter/track"
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+)
+
+// A Finding is one piece of evidence with its proof.
+type Finding struct {
+	Evidence   rules.Evidence
+	By         string // the source: rdns, cidr, asn, helo, command, reply, rcpt, auth, memory, pace, ending
+	Proof      []byte // the client's own words; valid only during the call
+	Org        string // the organisation, if known
+	Match      string // the row or word that matched
+	Confidence string // high, medium or low
+	// Implied marks evidence that the facts of the session alone prove.
+	// It is neither recorded nor logged as a finding of its own.
+	Implied bool
+}
+
+// Confidence levels. Evidence with low confidence alone proves nothing.
+const (
+	High   = "high"
+	Medium = "medium"
+	Low    = "low"
+)
+
+// State is the knowledge of the detectors about one session.
+type State struct {
+	Evidence rules.Evidence // with high or medium confidence
+	Weak     rules.Evidence // with low confidence only
+	Abused   bool           // the client did what no mail server does
+
+	Relay       uint32 // recipients rejected because they are not local, or are source routes
+	Unsupported uint32 // AUTH commands where AUTH is not offered
+
+	Rcpt     RcptClass // of the latest EventRcpt
+	Repeated bool      // its client asked for the missing recipient before
+	Accepted mailboxes // accepted recipients
+	Unknown  mailboxes // missing recipients of mail with a sender
+	Bounced  mailboxes // missing recipients of bounces
+	Held     mailboxes // recipients that a rule rejected for the number of missing ones
+
+	tx        mailboxes // missing recipients of this transaction
+	sender    uint64    // of the latest missing recipient
+	senders   bool      // missing recipients had different senders
+	undecided bool      // a missing recipient may belong to a domain that is not local
+	free      uint64    // probed mailbox that the client may ask for
+}
+
+// Mixed reports whether the client asked for more mailboxes that exist than for
+// missing ones, as a newsletter or a mailing list does with former members. The
+// count of missing ones is no offence then, but rejects recipients all the same.
+func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
+
+// Hold counts a recipient that a rule rejected for the number of missing ones. It
+// reports whether that adds to a flood: not in the session of a newsletter, of which
+// more recipients exist.
+func (st *State) Hold(mailbox uint64) (flood bool) {
+	st.Held.add(mailbox)
+	return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N
+}
+
+// Token returns the token of a single piece of evidence.
+func (f *Finding) Token() string { return tokens[f.Evidence.Index()] }
+
+// tokens holds the names of evidence by Evidence.Index.
+var tokens = func() (names [64]string) {
+	for _, t := range rules.Tokens {
+		names[t.Evidence.Index()] = t.Name
+	}
+	return names
+}()
+
+// Has reports whether the evidence of st contains a finding, that is, more than
+// the record's header proves.
+func (st *State) Has() bool {
+	return (st.Evidence|st.Weak)&^(rules.RDNSMissing|rules.FCrDNSFail) != 0
+}
+
+// Abuse is evidence of what no mail server does. It ruins a good reputation
+// unless its confidence is low.
+const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray
+
+// CountedPerEvent is evidence that counters over sessions count at each event;
+// they count any other evidence once in a session. Evidence with low confidence
+// is never counted.
+const CountedPerEvent = rules.UnknownRecipient | rules.Backscatter | rules.RecipientFlood | rules.RelayProbe | rules.AuthFailure | rules.AuthUnsupported | rules.UnknownCommand
+
+// Add adds the evidence of f to st. It reports false if st has that evidence
+// already, with the same confidence or a higher one.
+func (st *State) Add(f *Finding) bool {
+	low := f.Confidence == Low
+	if st.Evidence.Has(f.Evidence) || low && st.Weak.Has(f.Evidence) {
+		return false
+	}
+	if low {
+		st.Weak |= f.Evidence
+		return true
+	}
+	st.Evidence |= f.Evidence
+	st.Weak &^= f.Evidence
+	st.Abused = st.Abused || f.Evidence&Abuse != 0
+	return true
+}
+
+// A Case is the input of a detector. Its fields are read-only for detectors,
+// except their own part of State.
+type Case struct {
+	*track.Session
+	State  *State
+	Event  *smtp.Event
+	Client *memory.Client
+	Site   *Site
+	Lists  *lookup.Lists
+	Memory *memory.Memory
+	Live   uint32 // open sessions of the same source, this one included
+	Spray  Spray  // of an EventAuth
+	// Standing is that of the client.
+	Standing rules.Standing
+
+	Findings []Finding // so far
+}
+
+// Spray is the knowledge about the source and the user of a failed login.
+type Spray struct {
+	Match string // users or networks; empty if there is no spray
+	Sure  bool
+}
+
+func (c *Case) find(f Finding) { c.Findings = append(c.Findings, f) }
+
+// kinds is a set of event kinds.
+type kinds uint32
+
+func on(list ...smtp.Kind) (k kinds) {
+	for _, kind := range list {
+		k |= 1 << kind
+	}
+	return k
+}
+
+// A detector is one row of the table.
+type detector struct {
+	name string
+	on   kinds // the kinds of events
+	run  func(*Case)
+	who  who
+}
+
+// who is the kind of sessions that a detector runs for.
+type who uint8
+
+const (
+	strangers who = iota
+	accounts
+	everyone
+)
+
+// detectors lists every detector, in the order in which they run.
+var detectors = []detector{
+	{"reverse DNS", on(smtp.EventConnect), reverseDNS, strangers},
+	{"listed address", on(smtp.EventConnect), listedAddress, strangers},
+	{"listed name", on(smtp.EventConnect), listedName, strangers},
+	{"flood", on(smtp.EventConnect), flood, strangers},
+	{"failed login", on(smtp.EventAuth), failedLogin, strangers},
+	{"password spray", on(smtp.EventAuth), spray, strangers},
+	{"listed AS", on(smtp.EventConnect), listedAS, strangers},
+	{"early talker", on(smtp.EventLine), earlyTalker, strangers},
+	{"changed greeting", on(smtp.EventHelo, smtp.EventRequest), changedGreeting, strangers},
+	{"listed greeting", on(smtp.EventHelo, smtp.EventRequest), listedGreeting, strangers},
+	{"forged greeting", on(smtp.EventHelo, smtp.EventRequest), forgedGreeting, strangers},
+	{"refused greeting", on(smtp.EventHelo), refusedGreeting, strangers},
+	{"refused command", on(smtp.EventCommand), refusedCommand, strangers},
+	{"other protocol", on(smtp.EventCommand), otherProtocol, strangers},
+	{"pipelining", on(smtp.EventInput), pipelining, strangers},
+	{"recipient", on(smtp.EventRcpt), recipient, everyone},
+	{"probed recipient", on(smtp.EventRcpt, smtp.EventRequest), probedRecipient, strangers},
+	{"harvest", on(smtp.EventRcpt, smtp.EventRequest), harvest, everyone},
+	{"recipient flood", on(smtp.EventRequest), recipientFlood, strangers},
+	{"account", on(smtp.EventAuth, smtp.EventMail, smtp.EventRcpt), account, accounts},
+	{"ending", on(smtp.EventDisconnect), ending, strangers},
+}
+
+func (w who) includes(authed bool) bool { return w == everyone || (w == accounts) == authed }
+
+// Run runs all detectors on c and appends their findings to c.Findings. No
+// evidence is gathered against sessions of our own.
+func Run(c *Case) {
+	if c.State.observe(c); c.Local || c.Friend || !c.Src.IsValid() {
+		return
+	}
+	for i := range detectors {
+		if d := &detectors[i]; d.on&(1<<c.Event.Kind) != 0 && d.who.includes(c.Authed) {
+			d.run(c)
+		}
+	}
+}

@@ -1,0 +1,262 @@
+package detect
+
+// Detectors of recipients.
+
+import (
+	"bytes"
+	"slices"
+
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+)
+
+// RcptClass is the meaning of the outcome of a RCPT.
+type RcptClass uint8
+
+// The classes.
+const (
+	RcptNone      RcptClass = iota // a filter decided, or the session is one of our own
+	RcptAccepted                   // accepted, with a plain address
+	RcptRouted                     // accepted, with a source route
+	RcptSyntax                     // malformed
+	RcptUnclear                    // failed temporarily or out of order, or it was accepted before: the recipient may exist
+	RcptRoute                      // a source route, rejected
+	RcptRelay                      // certainly not a local domain
+	RcptForeign                    // probably not a local domain; it may be new
+	RcptUnknown                    // no such local recipient
+	RcptUndecided                  // unknown recipient or relay probe: no local domain is known
+)
+
+// observe brings the state that detectors share up to date.
+func (st *State) observe(c *Case) {
+	switch ev := c.Event; ev.Kind {
+	case smtp.EventMail:
+		if ev.Result == smtp.ResultOK {
+			st.tx = mailboxes{}
+		}
+	case smtp.EventCommit, smtp.EventRollback:
+		st.tx = mailboxes{}
+	case smtp.EventCommand:
+		if ev.Verb == smtp.VerbAuth && ev.Cause == smtp.CauseUnsupported && !c.Exempt() {
+			st.Unsupported++
+		}
+	case smtp.EventRcpt:
+		if st.Rcpt = RcptNone; !c.Local && !c.Friend && c.Src.IsValid() {
+			st.Rcpt = st.classify(c)
+		}
+	}
+}
+
+// classify returns the class of an EventRcpt and counts it.
+func (st *State) classify(c *Case) RcptClass {
+	ev := c.Event
+	domain, routed := Domain(ev.Addr)
+	local, sure := c.Site.LocalDomain(domain)
+	switch {
+	case ev.Cause == smtp.CauseFilter:
+		return RcptNone
+	case ev.Result == smtp.ResultOK:
+		st.Accepted.add(c.mailbox())
+		if routed && !c.Authed {
+			return RcptRouted
+		}
+		return RcptAccepted
+	case ev.Cause == smtp.CauseSyntax:
+		return RcptSyntax
+	case ev.Result != smtp.ResultPermfail || ev.Cause == smtp.CauseOrder, c.Memory.Recipients.Known(ev.Addr, ev.Time):
+		return RcptUnclear
+	case c.Authed:
+		st.missing(c)
+		return RcptUnknown
+	case routed:
+		st.Relay++
+		return RcptRoute
+	case len(domain) > 0 && !local && sure:
+		st.Relay++
+		return RcptRelay
+	case len(domain) > 0 && !local && c.Memory.Domains.Known():
+		st.Relay++
+		return RcptForeign
+	}
+	st.missing(c)
+	if local {
+		return RcptUnknown
+	}
+	st.undecided = true
+	return RcptUndecided
+}
+
+// missing counts a recipient that does not exist. A bounce goes to the sender of
+// the original message, and anyone can forge senders: bounces count apart.
+//
+// A recipient that the client asked for within 30 days counts once: a list with former
+// members asks for them each time, and learns nothing.
+func (st *State) missing(c *Case) {
+	if st.Repeated = c.Memory.Recipients.Asked(c.Client, c.Event.Addr, c.Event.Time); st.Repeated {
+		return
+	}
+	box := c.mailbox()
+	st.tx.add(box)
+	if c.Transaction.Null() {
+		st.Bounced.add(box)
+		return
+	}
+	st.Unknown.add(box)
+	sender := c.Memory.Recipients.Mailbox(c.Transaction.Sender)
+	st.senders = st.senders || st.sender != 0 && st.sender != sender
+	st.sender = sender
+}
+
+func (c *Case) mailbox() uint64 { return c.Memory.Recipients.Mailbox(c.Event.Addr) }
+
+// Missing reports whether r is the permanent rejection of a recipient that does
+// not exist here, according to the mail server.
+func (r RcptClass) Missing() bool { return r == RcptUnknown || r == RcptUndecided }
+
+// Domain returns the domain of a recipient. routed reports that the address
+// asks to be sent on: a source route, or the percent or bang form (RFC 5321
+// sections 3.6.1 and 4.1.1.3, appendix C).
+func Domain(addr []byte) (domain []byte, routed bool) {
+	i := bytes.LastIndexByte(addr, '@')
+	if i < 0 {
+		return nil, bytes.IndexByte(addr, '!') > 0
+	}
+	local := addr[:i]
+	routed = bytes.HasPrefix(addr, []byte{'@'}) || bytes.ContainsAny(local, "%!@")
+	return addr[i+1:], routed
+}
+
+// mailboxes counts distinct mailboxes. Repeated mail to an existing mailbox must
+// not hide a dictionary attack, and repeated mail to a missing one is none.
+type mailboxes struct {
+	N    uint32
+	seen []uint64
+	next int
+}
+
+// maxSeen bounds the mailboxes that are distinguished; one named earlier counts
+// again.
+const maxSeen = 256
+
+func (m *mailboxes) add(box uint64) {
+	switch {
+	case slices.Contains(m.seen, box):
+		return
+	case len(m.seen) < maxSeen:
+		m.seen = append(m.seen, box)
+	default:
+		m.seen[m.next] = box
+		m.next = (m.next + 1) % maxSeen
+	}
+	m.N++
+}
+
+// recipient reports the rejection of a single recipient. The recipient of a
+// relay probe is a victim, never a culprit.
+func recipient(c *Case) {
+	f := Finding{By: "rcpt", Proof: c.Event.Addr, Confidence: High}
+	switch c.State.Rcpt {
+	case RcptSyntax:
+		f.Evidence, f.Confidence = rules.SyntaxError, Low
+	case RcptRoute:
+		f.Evidence, f.Match = rules.RelayProbe, "route"
+	case RcptRelay:
+		f.Evidence, f.Match = rules.RelayProbe, "domain"
+	case RcptForeign:
+		f.Evidence, f.Match, f.Confidence = rules.RelayProbe, "domain", Medium
+	case RcptUnknown:
+		f.Evidence, f.Match, f.Confidence = rules.UnknownRecipient, "domain", c.confidence()
+		if c.Transaction.Null() {
+			f.Evidence = rules.Backscatter
+		}
+	case RcptUndecided:
+		f.Evidence, f.Match, f.Confidence = rules.UnknownRecipient, "undecided", Low
+		if bytes.EqualFold(c.Transaction.Sender, c.Event.Addr) {
+			// A tester writes to itself, to see whether the message arrives.
+			f.Evidence, f.Match, f.Confidence = rules.RelayProbe, "self", Medium
+		}
+	default:
+		return
+	}
+	c.find(f)
+}
+
+// confidence returns the confidence that a rejected recipient does not exist.
+// Without the server's reply, a filter may have rejected it for another reason.
+func (c *Case) confidence() string {
+	if c.Event.Code == 0 {
+		return Medium
+	}
+	return High
+}
+
+// The numbers of distinct missing recipients from which a session is a harvest.
+const (
+	harvestAll   = 5  // with one sender, and no other recipient
+	harvestMixed = 10 // and three quarters of all
+	harvestNull  = 3  // in one transaction of the null sender: a bounce has one recipient
+)
+
+// harvest reports a directory harvest. A known client needs twice as many: it has
+// old lists. Recipients that a rule rejected as too many count in the proportion.
+func harvest(c *Case) {
+	st := c.State
+	if c.Event.Kind == smtp.EventRequest && c.Event.Phase != smtp.PhaseRcptTo || st.Evidence.Has(rules.Harvest) {
+		return
+	}
+	factor := uint32(1)
+	if c.Standing >= rules.StandingKnown {
+		factor = 2
+	}
+	missing, all := st.Unknown.N, st.Unknown.N+st.Held.N
+	f := Finding{Evidence: rules.Harvest, By: "rcpt", Proof: c.Event.Addr, Confidence: High}
+	switch {
+	case st.undecided && missing >= harvestAll*factor && st.Accepted.N == 0:
+		// No recipient was accepted here yet, so these may be relay probes. Mail
+		// servers do neither.
+		f.Match, f.Confidence = "undecided", Medium
+	case missing >= harvestAll*factor && st.Accepted.N == 0 && !st.senders:
+		f.Match = "all"
+	case missing >= harvestAll && all >= harvestMixed*factor && 4*all >= 3*(all+st.Accepted.N):
+		f.Match = "share"
+	case c.Transaction.Null() && st.tx.N >= harvestNull:
+		f.Match = "null-sender"
+	default:
+		return
+	}
+	c.find(f)
+}
+
+// floodOfRecipients is the number of recipients that a rule rejected, as too many were
+// missing, from which a session floods. The difference between a rejection and an
+// acceptance shows which mailboxes exist, so the questions must end.
+const floodOfRecipients = 10
+
+// recipientFlood reports a client that goes on asking for recipients.
+func recipientFlood(c *Case) {
+	if c.Event.Phase == smtp.PhaseRcptTo && c.State.Held.N >= floodOfRecipients {
+		c.find(Finding{Evidence: rules.RecipientFlood, By: "rcpt", Proof: c.Event.Addr, Confidence: Medium})
+	}
+}
+
+// probedRecipient reports a recipient that hosts of other networks asked for,
+// and that never existed. The mailbox may be new since: a client with a proven name
+// of its own may ask once, if it asks for no other missing recipient.
+func probedRecipient(c *Case) {
+	ev, st := c.Event, c.State
+	request := ev.Kind == smtp.EventRequest
+	if request && ev.Phase != smtp.PhaseRcptTo || !request && !st.Rcpt.Missing() || (st.Evidence | st.Weak).Has(rules.ProbedRecipient) || !c.Memory.Recipients.Probed(c.Client, ev.Addr, ev.Time) {
+		return
+	}
+	box := c.mailbox()
+	others := st.Unknown.N
+	if !request && others > 0 {
+		others-- // this one is counted already
+	}
+	if st.free == 0 && others == 0 && c.Memory.Recipients.Excused(c.Client, c.Transaction.Sender, ev.Addr, ev.Time) {
+		st.free = box
+	}
+	if st.free != box {
+		c.find(Finding{Evidence: rules.ProbedRecipient, By: "memory", Proof: ev.Addr, Confidence: Medium})
+	}
+}

@@ -1,0 +1,71 @@
+package detect
+
+import (
+	"bytes"
+	"net/netip"
+
+	"scanwatch/filter/memory"
+	"scanwatch/rules"
+)
+
+// Site is the local site: its addresses, names and domains.
+type Site struct {
+	Addrs  map[netip.Addr]bool // addresses of this host
+	Name   []byte              // the name in the server's greeting
+	Admin  []byte              // the name of the site in smtpd.conf(5)
+	Policy *rules.Policy       // names the operator's own addresses, names and domains; may be nil
+	Memory *memory.Memory      // learns local domains
+}
+
+// Internal reports whether a belongs to this host or to a network that the
+// internet does not reach (RFC 1918, RFC 4193, link-local). How such clients
+// call themselves is a matter of their owner.
+func (s *Site) Internal(a netip.Addr) bool {
+	return s.OwnAddr(a) || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast()
+}
+
+// OwnAddr reports whether a is an address of this host or one that the policy
+// lists as own-address.
+func (s *Site) OwnAddr(a netip.Addr) bool {
+	if s.Addrs[a] {
+		return true
+	}
+	if s.Policy != nil {
+		for _, p := range s.Policy.OwnAddresses {
+			if p.Contains(a) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// OwnName reports whether name is the name in the server's greeting, the name
+// of the site, or one that the policy lists as own-name.
+func (s *Site) OwnName(name []byte) bool {
+	if len(name) == 0 {
+		return false
+	}
+	if bytes.EqualFold(name, s.Name) || bytes.EqualFold(name, s.Admin) {
+		return true
+	}
+	if s.Policy != nil {
+		for _, own := range s.Policy.OwnNames {
+			if len(own) == len(name) && bytes.EqualFold(name, []byte(own)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// LocalDomain reports whether mail for domain is accepted here. sure reports
+// that the operator lists all local domains, so that a negative answer is certain.
+func (s *Site) LocalDomain(domain []byte) (local, sure bool) {
+	if s.Policy != nil {
+		if table := s.Policy.Table("local-domains"); table != nil {
+			return table.MatchName(domain), true
+		}
+	}
+	return s.Memory.Domains.Local(domain), false
+}

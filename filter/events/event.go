@@ -1,0 +1,200 @@
+// Package events streams findings and decisions to the clients of the control
+// socket that watch them. One event is one line of JSON. The package does not
+// know the meaning of an event.
+//
+// A line is printable ASCII, regardless of the bytes that a client has sent, so
+// that it can be printed to a terminal.
+package events
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// maxValue is the maximum length of a text in bytes, before escaping.
+const maxValue = 256
+
+// dropped is the word of the line that reports missing events.
+const dropped = "dropped"
+
+// An Event is a finding, a decision or a change of the bans. Empty fields are
+// omitted from the line, and texts are truncated to 256 bytes. Keys appear in
+// the order of the fields.
+type Event struct {
+	Event   string     // finding, verdict, tag, ban, unban
+	Time    time.Time  // zero: the time of Send
+	Session uint64     // 0: not about a session, for example a ban by the operator
+	Src     netip.Addr // invalid: "local" if Session is set, else omitted
+
+	Evidence   string
+	Confidence string
+	Org        string
+	By         string // source of the finding: a list, a pattern, a behaviour
+	Match      string // the row of a list that matched
+	Proof      string
+
+	RDNS   []byte // from the network, like FCrDNS and Helo
+	FCrDNS string // pass, fail, error
+	Helo   []byte
+
+	Rule     string
+	Phase    string
+	Decision string
+	Would    string // the decision that is observed but not enforced
+	Tag      string
+	Until    time.Time // end of the ban
+	Prefix   string
+	Reason   string
+}
+
+// object is the JSON form of an Event and of the line that reports dropped
+// events.
+type object struct {
+	Event      string `json:"event"`
+	Time       stamp  `json:"time"`
+	Count      uint64 `json:"count,omitempty"`
+	Session    string `json:"session,omitempty"`
+	Src        string `json:"src,omitempty"`
+	Evidence   string `json:"evidence,omitempty"`
+	Confidence string `json:"confidence,omitempty"`
+	Org        string `json:"org,omitempty"`
+	By         string `json:"by,omitempty"`
+	Match      string `json:"match,omitempty"`
+	Proof      string `json:"proof,omitempty"`
+	RDNS       string `json:"rdns,omitempty"`
+	FCrDNS     string `json:"fcrdns,omitempty"`
+	Helo       string `json:"helo,omitempty"`
+	Rule       string `json:"rule,omitempty"`
+	Phase      string `json:"phase,omitempty"`
+	Decision   string `json:"decision,omitempty"`
+	Would      string `json:"would,omitempty"`
+	Tag        string `json:"tag,omitempty"`
+	Until      stamp  `json:"until,omitzero"`
+	Prefix     string `json:"prefix,omitempty"`
+	Reason     string `json:"reason,omitempty"`
+}
+
+// appendEvent appends the line of e, including the newline.
+func appendEvent(dst []byte, e *Event) []byte {
+	o := object{
+		Event: e.Event, Time: stamp(e.Time), Evidence: e.Evidence, Confidence: e.Confidence, Org: e.Org, By: e.By, Match: e.Match, Proof: e.Proof,
+		RDNS: string(e.RDNS), FCrDNS: e.FCrDNS, Helo: string(e.Helo), Rule: e.Rule, Phase: e.Phase, Decision: e.Decision, Would: e.Would,
+		Tag: e.Tag, Until: stamp(e.Until), Prefix: e.Prefix, Reason: e.Reason,
+	}
+	if e.Session != 0 {
+		o.Session = fmt.Sprintf("%016x", e.Session)
+	}
+	switch {
+	case e.Src.IsValid():
+		o.Src = e.Src.Unmap().String()
+	case e.Session != 0:
+		o.Src = "local"
+	}
+	return appendObject(dst, &o)
+}
+
+// appendDropped appends the line that reports n dropped events.
+func appendDropped(dst []byte, at time.Time, n uint64) []byte {
+	return appendObject(dst, &object{Event: dropped, Time: stamp(at), Count: n})
+}
+
+// stamp is a time with six digits after the second, so that lines sort by time.
+type stamp time.Time
+
+// The range of times that RFC 3339 can express.
+var (
+	firstTime = time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)
+	lastTime  = time.Date(9999, 12, 31, 23, 59, 59, 999999000, time.UTC)
+)
+
+func (s stamp) IsZero() bool { return time.Time(s).IsZero() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (s stamp) MarshalText() ([]byte, error) {
+	t := time.Time(s).UTC()
+	if t.Before(firstTime) {
+		t = firstTime
+	} else if t.After(lastTime) {
+		t = lastTime
+	}
+	return t.AppendFormat(nil, "2006-01-02T15:04:05.000000Z"), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *stamp) UnmarshalText(text []byte) error { return (*time.Time)(s).UnmarshalText(text) }
+
+func appendObject(dst []byte, o *object) []byte {
+	for _, s := range []*string{&o.Event, &o.Evidence, &o.Confidence, &o.Org, &o.By, &o.Match, &o.Proof, &o.RDNS, &o.FCrDNS, &o.Helo, &o.Src,
+		&o.Rule, &o.Phase, &o.Decision, &o.Would, &o.Tag, &o.Prefix, &o.Reason} {
+		*s = truncate(*s)
+	}
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(o) // cannot fail: strings, numbers and stamps
+	return appendASCII(dst, b.Bytes())
+}
+
+// appendASCII escapes all but printable ASCII. JSON itself permits DEL, C1
+// controls and bidirectional marks in a string.
+func appendASCII(dst, text []byte) []byte {
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
+		switch {
+		case r < 0x7f:
+			dst = append(dst, text[0])
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			dst = fmt.Appendf(dst, `\u%04x\u%04x`, high, low)
+		default:
+			dst = fmt.Appendf(dst, `\u%04x`, r)
+		}
+		text = text[n:]
+	}
+	return dst
+}
+
+// truncate returns at most maxValue bytes of s, without splitting a character.
+func truncate(s string) string {
+	if len(s) <= maxValue {
+		return s
+	}
+	n := maxValue
+	for i := 1; i < utf8.UTFMax; i++ {
+		if _, size := utf8.DecodeRuneInString(s[n-i:]); size > i {
+			return s[:n-i]
+		}
+	}
+	return s[:n]
+}
+
+// Decode reads the line of an event. For a line that reports dropped events, n
+// is their number. Bytes that were not UTF-8 are U+FFFD after the round trip.
+func Decode(line []byte) (e Event, n uint64, err error) {
+	var o object
+	if err := json.Unmarshal(line, &o); err != nil {
+		return e, 0, fmt.Errorf("read event: %w", err)
+	}
+	e = Event{
+		Event: o.Event, Time: time.Time(o.Time), Evidence: o.Evidence, Confidence: o.Confidence, Org: o.Org, By: o.By, Match: o.Match, Proof: o.Proof,
+		RDNS: []byte(o.RDNS), FCrDNS: o.FCrDNS, Helo: []byte(o.Helo), Rule: o.Rule, Phase: o.Phase, Decision: o.Decision, Would: o.Would,
+		Tag: o.Tag, Until: time.Time(o.Until), Prefix: o.Prefix, Reason: o.Reason,
+	}
+	if o.Session != "" {
+		if e.Session, err = strconv.ParseUint(o.Session, 16, 64); err != nil {
+			return Event{}, 0, fmt.Errorf("read event: session: %w", err)
+		}
+	}
+	if o.Src != "" && o.Src != "local" {
+		if e.Src, err = netip.ParseAddr(o.Src); err != nil {
+			return Event{}, 0, fmt.Errorf("read event: src: %w", err)
+		}
+	}
+	return e, o.Count, nil
+}

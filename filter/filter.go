@@ -1,0 +1,406 @@
+// Package filter is the pipeline that every event of an SMTP session runs
+// through: the tracker updates the facts of the session (package track),
+// detectors gather evidence (detect), the policy decides (decide), and the
+// journal writes down what happened and what was concluded (journal). A front
+// end, such as filter/smtpd, feeds it.
+//
+// Data flows in one direction: no stage calls an earlier one, and only this
+// package knows all of them.
+package filter
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"scanwatch/filter/decide"
+	"scanwatch/filter/detect"
+	"scanwatch/filter/events"
+	"scanwatch/filter/journal"
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
+	"scanwatch/filter/privacy"
+	"scanwatch/filter/track"
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+// Options are the connections of a Pipeline. No function may wait or keep its arguments.
+type Options struct {
+	// Record takes the encoded record of a session that has ended, or of a sum of
+	// sessions, which may have ended an hour ago. Sums.Flush calls it in its goroutine.
+	Record func(end time.Time, id uint64, value []byte)
+	// Clock, if not nil, receives the end of each session in microseconds since 1970.
+	Clock *atomic.Int64
+	// Log takes one line, without LF, for the operator.
+	Log func(line []byte)
+	// Watch, if not nil, takes each finding, verdict, tag and ban.
+	Watch func(*events.Event)
+	// Lists returns the shipped lists. The first call may wait.
+	Lists func() *lookup.Lists
+	// Memory is the state across sessions; nil for a new one.
+	Memory *memory.Memory
+	// Hasher returns the hasher of mailboxes and possible passwords. If it is nil
+	// or returns nil, they are kept unhashed.
+	Hasher func() *privacy.Hasher
+	// Hashed is the level of privacy while there are no settings.
+	Hashed bool
+	// OwnAddrs are the addresses of this host.
+	OwnAddrs []netip.Addr
+	// Budget is the number of bytes of records that are kept: the journal adds the
+	// sessions of floods to sums. 0 records every session.
+	Budget int64
+	// Recorded states that events come from records, which may contain hashes.
+	Recorded bool
+	// Trace, if not nil, is called for each evaluation of the policy. The facts are
+	// valid only during the call.
+	Trace func(*rules.Policy, *rules.Facts, smtp.Answer)
+}
+
+// Settings are the parts of the configuration that can change at run time.
+type Settings struct {
+	Policy  *rules.Policy
+	ASN     *lookup.Origins // nil: only the shipped AS numbers are known
+	Country *lookup.Origins // nil: countries are unknown, unless ASN has them
+}
+
+// A Pipeline holds the open sessions. Its methods belong to one goroutine,
+// except Use and Open.
+type Pipeline struct {
+	Sums *journal.Sums // for any goroutine
+
+	o        Options
+	next     atomic.Pointer[Settings]
+	settings *Settings // of the current event; nil: observe only
+	site     detect.Site
+	memory   *memory.Memory
+	decider  decide.Decider
+	journal  *journal.Journal
+
+	table table
+	clock int64 // time of the newest event
+
+	found  detect.Case   // reused
+	client memory.Client // reused
+	out    smtp.Outcome  // reused
+}
+
+// New returns a Pipeline without sessions that only observes.
+func New(o Options) *Pipeline {
+	p := &Pipeline{o: o, memory: o.Memory, table: newTable()}
+	if p.memory == nil {
+		p.memory = memory.New()
+	}
+	p.journal = journal.New(journal.Options{Record: o.Record, Log: o.Log, Watch: o.Watch})
+	p.journal.Limit(o.Budget)
+	p.Sums = p.journal.Sums()
+	p.site = detect.Site{Addrs: make(map[netip.Addr]bool), Memory: p.memory}
+	for _, a := range o.OwnAddrs {
+		p.site.Addrs[a.Unmap()] = true
+	}
+	p.decider = decide.Decider{Memory: p.memory, Recorded: o.Recorded, Trace: o.Trace}
+	return p
+}
+
+// Use sets the settings, starting with the next event. Any goroutine may call it.
+func (p *Pipeline) Use(settings *Settings) { p.next.Store(settings) }
+
+// Open returns the number of open sessions. Any goroutine may call it.
+func (p *Pipeline) Open() int64 { return p.table.count.Load() }
+
+// Site sets the name that smtpd.conf(5) gives the site.
+func (p *Pipeline) Site(name string) { p.site.Admin = []byte(name) }
+
+// Event processes any event except a request.
+func (p *Pipeline) Event(ev *smtp.Event) {
+	p.begin(ev.Time)
+	var s *session
+	if ev.Kind == smtp.EventConnect {
+		if s = p.open(ev); s == nil {
+			return
+		}
+	} else if s = p.table.session(ev.Session); s == nil {
+		return // it began before the filter did, or there are too many
+	}
+	p.take(s, ev)
+	if ev.Kind == smtp.EventDisconnect {
+		p.close(s, ev.Ending, ev.Time)
+	}
+}
+
+// Ask answers a request.
+func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
+	p.begin(ev.Time)
+	s := p.table.session(ev.Session)
+	if s == nil || p.settings == nil {
+		return smtp.Answer{}
+	}
+	s.track.Apply(ev)
+	p.detect(s, ev)
+	a, outcomes := p.decider.Ask(p.subject(s), ev)
+	if c := p.whois(s); s.decide.Held && !p.memory.Recipients.Held(c, ev.Addr, ev.Time) {
+		if s.detect.Hold(p.memory.Recipients.Mailbox(ev.Addr)) {
+			p.memory.Counters.Add(c, rules.RecipientFlood, ev.Time)
+		}
+	}
+	p.write(s, outcomes)
+	return a
+}
+
+// take runs an event through the stages.
+func (p *Pipeline) take(s *session, ev *smtp.Event) {
+	if ev.Kind == smtp.EventAuth {
+		if ev.Result == smtp.ResultPass {
+			s.track.Login = append(s.track.Login[:0], ev.Name...)
+		}
+		ev.Name = p.journal.User(ev.Name) // from here on a possible password is a hash
+	}
+	s.track.Apply(ev)
+	if ev.Kind == smtp.EventConnect {
+		p.settings.locate(&s.track, &p.site)
+		s.domain = memory.RegisteredDomain(s.track.ProvenName())
+	}
+	if ev.Kind == smtp.EventGreeting && ev.Code == 220 {
+		p.site.Name = append(p.site.Name[:0], ev.Name...)
+	}
+	p.journal.Event(&s.track, &s.journal, ev)
+	p.decider.Track(p.subject(s), ev)
+	if ev.Kind == smtp.EventDisconnect {
+		p.ended(s, ev)
+		return
+	}
+	p.detect(s, ev)
+	p.learn(s, ev)
+}
+
+// locate adds the facts that the site and the operator's files know about the
+// address of a new session.
+func (o *Settings) locate(s *track.Session, site *detect.Site) {
+	if !s.Src.IsValid() {
+		return
+	}
+	a := s.Src.Addr()
+	s.Internal = site.Internal(a)
+	s.Submission = site.Policy.Submission(s.Dst)
+	if o == nil {
+		o = new(Settings)
+	}
+	if o.Policy != nil {
+		s.Gateway = slices.ContainsFunc(o.Policy.Gateways, func(g netip.Prefix) bool { return g.Contains(a) })
+		if friends := o.Policy.Table("friends"); friends != nil {
+			s.Friend = friends.MatchAddr(a)
+		}
+	}
+	if o.ASN != nil {
+		var origin lookup.Origin
+		origin, s.ASNKnown = o.ASN.Lookup(a)
+		s.ASN, s.Country = origin.ASN, origin.Country
+	}
+	if s.ASN == 0 { // the operator's database takes precedence
+		if n, ok := lookup.ShippedASN(a); ok {
+			s.ASN, s.ASNKnown = n, true
+		}
+	}
+	if o.Country != nil {
+		if origin, ok := o.Country.Lookup(a); ok {
+			s.Country = origin.Country
+		}
+	}
+}
+
+// detect runs the detectors and writes what is new.
+func (p *Pipeline) detect(s *session, ev *smtp.Event) {
+	c := &p.found
+	*c = detect.Case{
+		Session: &s.track, State: &s.detect, Event: ev, Client: p.whois(s),
+		Site: &p.site, Lists: p.o.Lists(), Memory: p.memory, Live: s.together(), Findings: c.Findings[:0],
+		Standing: p.decider.Standing(p.subject(s), ev.Time),
+	}
+	if ev.Kind == smtp.EventAuth {
+		c.Spray = p.login(s, ev)
+	}
+	detect.Run(c)
+	for i := range c.Findings {
+		p.admit(s, ev, &c.Findings[i])
+	}
+}
+
+// admit adds a finding to the evidence against s, unless it is there already.
+func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
+	if f.Implied {
+		s.detect.Evidence |= f.Evidence
+		return
+	}
+	if !s.detect.Add(f) {
+		return
+	}
+	if f.Confidence != detect.Low && f.Evidence&detect.CountedPerEvent == 0 {
+		p.memory.Counters.Add(p.whois(s), f.Evidence, ev.Time)
+	}
+	p.out = smtp.Outcome{
+		Kind: smtp.OutcomeFinding, Time: ev.Time, Evidence: f.Token(), Confidence: f.Confidence,
+		By: f.By, Proof: f.Proof, Org: f.Org, Match: f.Match,
+	}
+	p.journal.Outcome(&s.track, &s.journal, &p.out)
+}
+
+// write writes outcomes of the policy.
+func (p *Pipeline) write(s *session, outcomes []smtp.Outcome) {
+	for i := range outcomes {
+		o := &outcomes[i]
+		if o.Kind == smtp.OutcomeVerdict && !o.Repeat {
+			o.Tokens = (s.detect.Evidence | s.detect.Weak).String()
+		}
+		p.journal.Outcome(&s.track, &s.journal, o)
+	}
+}
+
+// ended evaluates a session that has ended, unless the ending says nothing about
+// the client.
+func (p *Pipeline) ended(s *session, ev *smtp.Event) {
+	if ev.Ending == smtp.EndingStopped || ev.Ending == smtp.EndingUnknown || s.track.Exempt() || s.track.Internal || s.decide.Barred {
+		return
+	}
+	p.detect(s, ev)
+	p.write(s, p.decider.End(p.subject(s), ev.Time))
+	p.judge(s, ev.Time)
+}
+
+// subject returns the input of the decider.
+func (p *Pipeline) subject(s *session) decide.Subject {
+	return decide.Subject{Session: &s.track, Case: &s.detect, State: &s.decide, Client: p.whois(s), Live: s.together()}
+}
+
+// whois returns the client of s for the memory. The result is valid until the
+// next call.
+func (p *Pipeline) whois(s *session) *memory.Client {
+	t := &s.track
+	p.client = memory.Client{
+		Addr: t.Src.Addr(), Domain: s.domain, ASN: t.ASN, ASNKnown: t.ASNKnown, Helo: t.Helo, User: t.User,
+		Session: t.ID, Cut: t.RDNSCut, Account: t.Authed, Shared: t.Internal || t.Gateway,
+	}
+	return &p.client
+}
+
+// begin brings clock and settings up to date and writes what is due.
+func (p *Pipeline) begin(at int64) {
+	p.clock = at
+	p.journal.Tick(at)
+	settings := p.next.Load()
+	if settings == p.settings {
+		return
+	}
+	p.settings = settings
+	var policy *rules.Policy
+	refs := make(map[*rules.Rule]uint32)
+	if settings != nil {
+		policy = settings.Policy
+		for _, r := range policy.Rules() {
+			refs[r] = store.RuleRef(r.String())
+		}
+	}
+	p.site.Policy = policy
+	if policy != nil {
+		p.memory.Recipients.Delimiter(policy.Delimiter)
+	}
+	p.decider.Use(policy, refs)
+	p.hide()
+}
+
+// hide sets the level of privacy of the journal.
+func (p *Pipeline) hide() {
+	if p.o.Hasher == nil {
+		return
+	}
+	hashed := p.o.Hashed
+	if p.settings != nil {
+		hashed = p.settings.Policy.Privacy != rules.PrivacyFull
+	}
+	p.journal.Hide(p.o.Hasher(), hashed)
+}
+
+// open opens a session, or returns nil if there are too many.
+func (p *Pipeline) open(ev *smtp.Event) *session {
+	if old := p.table.session(ev.Session); old != nil {
+		p.close(old, smtp.EndingUnknown, ev.Time)
+	}
+	s := p.table.open(ev.Session, ev.Src)
+	if s == nil {
+		return nil
+	}
+	p.journal.Begin(&s.journal, ev.Time)
+	p.hide() // the key may arrive after the first session
+	return s
+}
+
+// close records s and drops it.
+func (p *Pipeline) close(s *session, how smtp.Ending, at int64) {
+	t := &s.track
+	at = max(at, t.Start)
+	if p.o.Clock != nil {
+		p.o.Clock.Store(at)
+	}
+	whole := p.journal.End(t, &s.journal, journal.Close{At: at, Ending: how, Found: s.detect.Has(), Refused: s.decide.Refused, Banned: s.decide.Banned != nil})
+	n := &t.Counts
+	p.memory.Days.Add(&memory.Ended{
+		Local: t.Local, Authenticated: n.AuthPass > 0, Refused: s.decide.Refused, Whole: whole,
+		Found: s.detect.Has(), Evidence: s.detect.Evidence | s.detect.Weak,
+		Mails: n.Mails, RcptOK: n.RcptOK, RcptPermfail: n.RcptPermfail, RcptTempfail: n.RcptTempfail, AuthFail: n.AuthFail,
+	}, at)
+	p.journal.Release(&s.journal)
+	p.table.close(s)
+}
+
+// Stop records the sessions that are still open, when the mail server stops.
+func (p *Pipeline) Stop() {
+	for _, s := range p.table.live {
+		p.close(s, smtp.EndingStopped, p.clock)
+	}
+	p.journal.Flush(p.clock, true)
+	if p.table.missed > 0 {
+		p.o.Log(fmt.Appendf(nil, "warning: %d sessions were not followed: more than %d were open", p.table.missed, maxSessions))
+	}
+}
+
+// Leave records the sessions that are still open without judging how they
+// ended, for streams that end before them.
+func (p *Pipeline) Leave() {
+	for _, s := range p.table.live {
+		p.close(s, smtp.EndingUnknown, s.journal.Last())
+	}
+	p.journal.Flush(p.clock, false)
+}
+
+// Cut records one session whose ending says nothing about the client.
+func (p *Pipeline) Cut(id uint64, how smtp.Ending, at int64) {
+	if s := p.table.session(id); s != nil {
+		p.close(s, how, at)
+	}
+}
+
+// Known reports whether the client of an open session is known, as of at.
+func (p *Pipeline) Known(id uint64, at int64) bool {
+	s := p.table.session(id)
+	return s != nil && s.track.Src.IsValid() && p.memory.Peers.Standing(p.whois(s), at).Level >= rules.StandingKnown
+}
+
+// Phases returns the phases in which the mail server must ask so that policy can
+// decide. Bans are enforced at connect, also those of the operator.
+func Phases(policy *rules.Policy) smtp.PhaseSet {
+	set := policy.Phases() & smtp.Answerable
+	if len(policy.Rules()) > 0 || policy.Mode == rules.Enforce {
+		set |= smtp.Phases(smtp.PhaseConnect)
+	}
+	return set
+}
+
+// RuleTexts returns the texts of the rules that verdicts and bans of policy refer to.
+func RuleTexts(policy *rules.Policy) (texts []string) {
+	for _, r := range policy.Rules() {
+		texts = append(texts, r.String())
+	}
+	return texts
+}

@@ -1,0 +1,198 @@
+package journal
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/filter/track"
+	"scanwatch/internal/smtp"
+)
+
+// A logger prevents clients from filling the log. The first of equal lines about a
+// source is logged. Repetitions are counted, and the count is logged at the end of
+// the window. All lines together have a rate limit.
+type logger struct {
+	line  []byte // scratch
+	lines map[uint64]repeats
+	seed  maphash.Seed
+	order []window // in the order in which they end
+	first int      // in order
+	found limiter  // limits findings and tags
+	acted limiter  // limits verdicts and bans, which findings must not displace
+}
+
+// Limits of the log.
+const (
+	logWindow    = 10 * time.Minute
+	maxLogged    = 20_000 // lines with a window
+	maxLogBurst  = 200    // lines in a burst; then the limit is maxLogPerSec
+	maxLogPerSec = 20
+	maxValue     = 100 // length of a value in bytes
+)
+
+// logKey identifies a line. The source is its only part from the network.
+type logKey struct {
+	src    uint64
+	writer *writer
+	what   string // evidence, rule or tag
+}
+
+func (k *logKey) hash(seed maphash.Seed) uint64 {
+	return maphash.String(seed, k.what) ^ maphash.String(seed, k.writer.plural) ^ k.src*0x9e3779b97f4a7c15
+}
+
+// A window is the period in which repetitions of a line are only counted.
+type window struct {
+	key   logKey
+	until int64
+}
+
+type repeats struct {
+	more uint32
+	addr netip.Addr
+}
+
+// allow reports whether the line of an outcome must be logged now.
+func (l *logger) allow(log func([]byte), s *track.Session, w *writer, o *smtp.Outcome) bool {
+	k := logKey{writer: w, what: w.what(o)}
+	if s.Src.IsValid() {
+		k.src = memory.Number(s.Src.Addr())
+	}
+	if l.lines == nil {
+		l.lines, l.seed = make(map[uint64]repeats), maphash.MakeSeed()
+	}
+	h := k.hash(l.seed)
+	if c, ok := l.lines[h]; ok {
+		c.more++
+		l.lines[h] = c
+		return false
+	}
+	if len(l.lines) < maxLogged {
+		l.lines[h] = repeats{addr: s.Src.Addr()}
+		l.order = append(l.order, window{k, o.Time + logWindow.Microseconds()})
+	}
+	limit := &l.found
+	if w.act {
+		limit = &l.acted
+	}
+	if !limit.allow(o.Time) {
+		return false
+	}
+	l.unlogged(log)
+	return true
+}
+
+// due logs the repetitions of windows that have ended, or of all windows.
+func (l *logger) due(log func([]byte), now int64, all bool) {
+	for l.first < len(l.order) {
+		w := &l.order[l.first]
+		if !all && w.until > now && w.until <= now+2*logWindow.Microseconds() { // a larger distance means that the clock was set back
+			break
+		}
+		h := w.key.hash(l.seed)
+		c := l.lines[h]
+		l.first++
+		delete(l.lines, h)
+		if c.more > 0 {
+			l.repeated(log, &w.key, c)
+		}
+	}
+	if l.first == len(l.order) || l.first > maxLogged {
+		l.order = append(l.order[:0], l.order[l.first:]...)
+		l.first = 0
+	}
+}
+
+func (l *logger) repeated(log func([]byte), k *logKey, c repeats) {
+	src := []byte("local")
+	if c.addr.IsValid() {
+		src = addrText(c.addr)
+	}
+	b := append(l.line[:0], k.writer.plural...)
+	b = appendPair(b, k.writer.key, []byte(k.what))
+	b = appendPair(b, "src", src)
+	b = appendPair(b, "more", strconv.AppendUint(nil, uint64(c.more), 10))
+	l.line = appendPair(b, "within", []byte("10m"))
+	log(l.line)
+}
+
+// unlogged logs the number of lines over the rate limit.
+func (l *logger) unlogged(log func([]byte)) {
+	for _, of := range [...]struct {
+		word  string
+		limit *limiter
+	}{{"findings", &l.found}, {"verdicts", &l.acted}} {
+		if of.limit.dropped > 0 {
+			l.line = appendPair(append(l.line[:0], of.word...), "unlogged", strconv.AppendUint(nil, of.limit.dropped, 10))
+			of.limit.dropped = 0
+			log(l.line)
+		}
+	}
+}
+
+// A limiter allows a burst and then a steady rate, by the time of events.
+type limiter struct {
+	tokens  float64
+	last    int64
+	dropped uint64
+}
+
+func (l *limiter) allow(now int64) bool {
+	if l.last == 0 {
+		l.tokens = maxLogBurst
+	} else if now > l.last {
+		l.tokens = min(maxLogBurst, l.tokens+float64(now-l.last)/1e6*maxLogPerSec)
+	}
+	l.last = now // even if the clock was set back
+	if l.tokens < 1 {
+		l.dropped++
+		return false
+	}
+	l.tokens--
+	return true
+}
+
+// appendFilled appends ` key=value` if the value is not empty.
+func appendFilled(dst []byte, key string, value []byte) []byte {
+	if len(value) == 0 {
+		return dst
+	}
+	return appendPair(dst, key, value)
+}
+
+// appendPair appends ` key=value`. A value of safe characters is unchanged. Others
+// are quoted as a Go string in ASCII. A client must not be able to start a line,
+// forge a key or send an escape sequence to a terminal.
+func appendPair(dst []byte, key string, value []byte) []byte {
+	dst = append(append(append(dst, ' '), key...), '=')
+	value = clip(value, maxValue)
+	if plain(value) {
+		return append(dst, value...)
+	}
+	return strconv.AppendQuoteToASCII(dst, string(value))
+}
+
+// plain reports whether value needs no quotes: it is not empty, and its characters
+// have no meaning in shells, logs and terminals.
+func plain(value []byte) bool {
+	for _, c := range value {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case c == '.', c == ':', c == '-', c == '_', c == '/', c == '@', c == '+', c == ',':
+		default:
+			return false
+		}
+	}
+	return len(value) > 0
+}
+
+func appendHex(dst []byte, id uint64) []byte {
+	const digits = "0123456789abcdef"
+	for i := 60; i >= 0; i -= 4 {
+		dst = append(dst, digits[id>>i&15])
+	}
+	return dst
+}

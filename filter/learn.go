@@ -1,0 +1,144 @@
+package filter
+
+// Updates of the memory by events: counters, mailboxes, domains, standing.
+
+import (
+	"bytes"
+	"slices"
+
+	"scanwatch/filter/detect"
+	"scanwatch/filter/memory"
+	"scanwatch/internal/mailbox"
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+)
+
+// login records a login in the memory and returns its knowledge about a failed one.
+func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
+	switch t := &s.track; {
+	case t.Local || !t.Src.IsValid():
+	case ev.Result == smtp.ResultPass:
+		p.memory.Logins.Succeeded(p.whois(s), ev.Time)
+	case ev.Result == smtp.ResultFail && !t.Authed:
+		spray.Match, spray.Sure = p.memory.Logins.Failed(p.whois(s), ev.Time)
+	}
+	return spray
+}
+
+// learn records the conduct of a client in the memory.
+func (p *Pipeline) learn(s *session, ev *smtp.Event) {
+	switch {
+	case s.track.Local || s.track.Friend || !s.track.Src.IsValid():
+		return
+	case s.track.Authed:
+		p.learnAccount(s, ev)
+		return
+	}
+	switch ev.Kind {
+	case smtp.EventConnect:
+		p.decider.Remember(p.subject(s))
+	case smtp.EventCommand:
+		switch {
+		case ev.Cause == smtp.CauseFilter:
+		case ev.Verb == smtp.VerbAuth && ev.Cause == smtp.CauseUnsupported:
+			p.memory.Counters.Add(p.whois(s), rules.AuthUnsupported, ev.Time)
+		case ev.Verb == smtp.VerbUnknown && string(ev.Text) != smtp.Masked:
+			p.memory.Counters.Add(p.whois(s), rules.UnknownCommand, ev.Time)
+		}
+	case smtp.EventMail:
+		if ev.Result == smtp.ResultOK {
+			s.ordinary = ""
+		}
+	case smtp.EventRcpt:
+		p.learnRcpt(s, ev)
+	case smtp.EventCommit:
+		if s.ordinary != "" {
+			s.delivery.Messages++
+			if len(s.delivery.Senders) < maxSenders && !slices.Contains(s.delivery.Senders, s.ordinary) {
+				s.delivery.Senders = append(s.delivery.Senders, s.ordinary)
+			}
+			s.ordinary = ""
+		}
+	case smtp.EventRollback:
+		s.ordinary = ""
+	}
+}
+
+// maxSenders bounds the sender domains of a session that count for its standing.
+const maxSenders = 16
+
+// learnRcpt records a recipient in the memory.
+func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
+	sender := s.track.Transaction.Sender
+	client := p.whois(s)
+	switch s.detect.Rcpt {
+	case detect.RcptAccepted:
+		domain, _ := detect.Domain(ev.Addr)
+		if s.decide.Passed() || s.track.Internal && p.memory.Domains.Known() && !p.memory.Domains.Local(domain) {
+			return
+		}
+		// Internal clients may send anywhere, so they do not show which domains are local.
+		if !s.track.Internal {
+			p.memory.Domains.Learn(domain, ev.Time)
+		}
+		p.memory.Recipients.Accepted(ev.Addr, ev.Time)
+		if local := ev.Addr[:len(ev.Addr)-len(domain)]; s.ordinary == "" && len(sender) > 0 && len(local) > 1 && !mailbox.IsRole(local[:len(local)-1]) {
+			s.ordinary = s.senderDomain(sender)
+		}
+	case detect.RcptRoute, detect.RcptRelay, detect.RcptForeign:
+		p.memory.Counters.Add(client, rules.RelayProbe, ev.Time)
+	case detect.RcptUnknown, detect.RcptUndecided:
+		evidence := rules.UnknownRecipient
+		if s.track.Transaction.Null() {
+			evidence = rules.Backscatter
+		}
+		if !s.detect.Repeated {
+			p.memory.Counters.Add(client, evidence, ev.Time)
+		}
+		// A client that knows other mailboxes here, or is known, has an old list, and
+		// backscatter goes to forged senders: neither is a dictionary attack.
+		if s.track.Counts.RcptOK == 0 && len(sender) > 0 && p.decider.Standing(p.subject(s), ev.Time) == rules.StandingNone {
+			p.memory.Recipients.Refused(client, ev.Addr, ev.Time)
+		}
+	}
+}
+
+// learnAccount records the conduct of a logged-in session: for the account, and for
+// the domains that the user writes to.
+func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
+	if ev.Kind != smtp.EventRcpt {
+		return
+	}
+	switch domain, _ := detect.Domain(ev.Addr); {
+	case s.detect.Rcpt == detect.RcptUnknown:
+		if !s.detect.Repeated {
+			p.memory.Counters.Add(p.whois(s), rules.UnknownRecipient, ev.Time)
+		}
+	case s.detect.Rcpt == detect.RcptAccepted && len(s.track.Transaction.Sender) > 0 && !p.memory.Domains.Local(domain):
+		p.memory.Peers.WroteTo(memory.RegisteredDomain(domain), ev.Time)
+	}
+}
+
+// senderDomain returns the registered domain of a sender, or its domain. Most
+// transactions of a session have the same.
+func (s *session) senderDomain(sender []byte) string {
+	domain, _ := detect.Domain(sender)
+	if s.registered != "" && bytes.Equal(s.sender, domain) {
+		return s.registered
+	}
+	s.sender = append(s.sender[:0], domain...)
+	if s.registered = memory.RegisteredDomain(domain); s.registered == "" {
+		s.registered = string(domain)
+	}
+	return s.registered
+}
+
+// judge records in the memory whether a session that has ended was legitimate.
+func (p *Pipeline) judge(s *session, at int64) {
+	switch {
+	case s.detect.Abused || s.decide.Offence:
+		p.memory.Peers.Misbehaved(p.whois(s), at)
+	case !s.decide.Junked && s.detect.Evidence&(rules.HeloOwnName|rules.HeloOwnAddress) == 0:
+		p.memory.Peers.Delivered(p.whois(s), s.delivery, at)
+	}
+}

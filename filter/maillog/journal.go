@@ -1,0 +1,93 @@
+package maillog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"strconv"
+)
+
+// exportStart is the start of an entry in the output of "journalctl -o export".
+const exportStart = "__REALTIME_TIMESTAMP="
+
+// An export collects the fields of a journal entry.
+type export struct {
+	time                string
+	host, program, text []byte
+	fields              int
+}
+
+// next returns the next entry. A field is "NAME=VALUE". A binary field is NAME, a
+// line end, its length in 8 bytes, the value and a line end. An empty line ends an
+// entry.
+func (x *export) next(l *Log) (line line, err error) {
+	*x = export{host: x.host[:0], program: x.program[:0], text: x.text[:0]}
+	for {
+		err := l.readLine()
+		end := errors.Is(err, io.EOF) && x.fields > 0
+		switch {
+		case errors.Is(err, errTooLong):
+			continue
+		case err != nil && !end:
+			return line, err
+		}
+		if end || len(l.raw) == 0 {
+			if x.fields == 0 {
+				continue
+			}
+			l.raw = x.text
+			line.at, err = strconv.ParseInt(x.time, 10, 64)
+			line.ok = err == nil && line.at > 0 && len(x.program) > 0
+			line.host, line.program, line.text = x.host, x.program, x.text
+			return line, nil
+		}
+		x.fields++
+		name, value, text := bytes.Cut(l.raw, []byte("="))
+		if !text {
+			key := string(name)
+			if value, err = l.binary(); err != nil {
+				return line, err
+			}
+			name = []byte(key)
+		}
+		x.set(string(name), value)
+	}
+}
+
+// set stores a field that is used.
+func (x *export) set(name string, value []byte) {
+	switch name {
+	case "__REALTIME_TIMESTAMP":
+		x.time = string(value)
+	case "_HOSTNAME":
+		x.host = append(x.host[:0], value...)
+	case "SYSLOG_IDENTIFIER":
+		x.program = append(x.program[:0], value...)
+	case "MESSAGE":
+		x.text = append(x.text[:0], value...)
+	}
+}
+
+// binary reads the value of a binary field. It skips a long value.
+func (l *Log) binary() ([]byte, error) {
+	var length [8]byte
+	if _, err := io.ReadFull(l.in, length[:]); err != nil {
+		return nil, io.ErrUnexpectedEOF
+	}
+	n := binary.LittleEndian.Uint64(length[:])
+	var value []byte
+	if n <= lineLimit {
+		value = make([]byte, n)
+		if _, err := io.ReadFull(l.in, value); err != nil {
+			return nil, io.ErrUnexpectedEOF
+		}
+	} else if _, err := io.CopyN(io.Discard, l.in, int64(min(n, 1<<62))); err != nil {
+		return nil, io.ErrUnexpectedEOF
+	}
+	if c, err := l.in.ReadByte(); err != nil || c != '\n' {
+		return nil, errors.New("corrupt export of the journal: a field has no end")
+	}
+	l.lineBytes += len(value) + 9
+	return value, nil
+}

@@ -1,0 +1,304 @@
+package maillog
+
+import (
+	"bytes"
+	"errors"
+	"time"
+)
+
+// A line is a line of a log. Its slices alias the buffer of the log.
+type line struct {
+	at      int64 // microseconds since 1970
+	host    []byte
+	program []byte
+	text    []byte
+	ok      bool // the line has a time and a program
+}
+
+// smtpd reports whether OpenSMTPD wrote the line.
+func (l *line) smtpd() bool {
+	return string(l.program) == "smtpd" || string(l.program) == "opensmtpd"
+}
+
+// A clock converts the times in one log.
+type clock struct {
+	zone *time.Location // of times without a zone
+	year int            // of the latest RFC 3164 time; 0 before the first
+	// newest is the maximum time of a line in microseconds since 1970.
+	newest int64
+
+	month, day int // of the latest RFC 3164 time
+	// hour is the latest RFC 3164 time up to the hour, and base is that time.
+	hour [9]byte
+	base int64
+}
+
+const (
+	second = int64(time.Second / time.Microsecond)
+	minute = 60 * second
+	oneDay = 24 * 60 * minute
+)
+
+// errYear means that the year of RFC 3164 times cannot be inferred.
+var errYear = errors.New("the lines cover more than a year and have no year; read a file instead of a pipe")
+
+// parseLine parses a line of syslog: RFC 5424, or a host and a program after a time
+// of RFC 3164 or RFC 3339. A priority may precede it.
+func parseLine(s []byte, c *clock) (l line, err error) {
+	s, version := cutPriority(s)
+	if version {
+		return parse5424(s), nil
+	}
+	if len(s) > 0 && '0' <= s[0] && s[0] <= '9' {
+		l.at, s, l.ok = cutISO(s, c.zone)
+	} else {
+		l.at, s, l.ok, err = c.cut3164(s)
+	}
+	if !l.ok || err != nil {
+		return l, err
+	}
+	l.ok = l.header(s)
+	return l, nil
+}
+
+// header parses "HOST PROGRAM[PID]: TEXT". The host may be missing. busybox adds the
+// facility after the host.
+func (l *line) header(s []byte) bool {
+	for range 3 {
+		word, rest, ok := bytes.Cut(bytes.TrimLeft(s, " "), []byte(" "))
+		if !ok {
+			return false
+		}
+		if program, found := bytes.CutSuffix(word, []byte(":")); found {
+			l.program, _, _ = bytes.Cut(program, []byte("["))
+			l.text = rest
+			return len(l.program) > 0
+		}
+		if l.host == nil {
+			l.host = word
+		} else if bytes.IndexByte(word, '.') < 0 {
+			return false
+		}
+		s = rest
+	}
+	return false
+}
+
+// cutPriority splits off "<22>" and the version of RFC 5424, "1 ".
+func cutPriority(s []byte) (rest []byte, version bool) {
+	if len(s) < 3 || s[0] != '<' {
+		return s, false
+	}
+	i := bytes.IndexByte(s[:min(len(s), 6)], '>')
+	if i < 2 {
+		return s, false
+	}
+	s = s[i+1:]
+	return bytes.CutPrefix(s, []byte("1 "))
+}
+
+// parse5424 parses a line of RFC 5424 after its version.
+func parse5424(s []byte) (l line) {
+	var ok bool
+	if l.at, s, ok = cutISO(s, time.UTC); !ok {
+		return l
+	}
+	var words [4][]byte // host, program, process, kind
+	for i := range words {
+		if words[i], s, ok = bytes.Cut(s, []byte(" ")); !ok {
+			return l
+		}
+	}
+	l.host, l.program = words[0], words[1]
+	if s, ok = cutStructured(s); !ok {
+		return l
+	}
+	l.text = bytes.TrimPrefix(s, []byte("\ufeff"))
+	l.ok = true
+	return l
+}
+
+// cutStructured splits off the structured data of RFC 5424 and the space after it.
+func cutStructured(s []byte) (rest []byte, ok bool) {
+	if rest, ok = bytes.CutPrefix(s, []byte("- ")); ok {
+		return rest, true
+	}
+	for quoted, i := false, 0; i < len(s); i++ {
+		switch {
+		case quoted && s[i] == '\\':
+			i++
+		case s[i] == '"':
+			quoted = !quoted
+		case !quoted && s[i] == ']' && i+1 < len(s) && s[i+1] == ' ':
+			return s[i+2:], s[0] == '['
+		}
+	}
+	return nil, false
+}
+
+var months = [...]string{"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"}
+
+// monthDay parses the first six bytes of an RFC 3164 time, as in "Nov  1".
+func monthDay(s []byte) (month, day int, ok bool) {
+	if len(s) < 6 || s[3] != ' ' {
+		return 0, 0, false
+	}
+	for i, m := range months {
+		if string(s[:3]) == m {
+			month = i + 1
+		}
+	}
+	tens := s[4]
+	if tens == ' ' {
+		tens = '0'
+	}
+	day, ok = twoDigits(tens, s[5])
+	return month, day, ok && month > 0 && day > 0 && day < 32
+}
+
+func twoDigits(a, b byte) (n int, ok bool) {
+	a, b = a-'0', b-'0'
+	return int(a)*10 + int(b), a < 10 && b < 10
+}
+
+// clockTime parses "10:31:02" and returns microseconds.
+func clockTime(s []byte) (hour int, rest int64, ok bool) {
+	if len(s) < 8 || s[2] != ':' || s[5] != ':' {
+		return 0, 0, false
+	}
+	hour, ok1 := twoDigits(s[0], s[1])
+	m, ok2 := twoDigits(s[3], s[4])
+	sec, ok3 := twoDigits(s[6], s[7])
+	return hour, int64(m)*minute + int64(sec)*second, ok1 && ok2 && ok3 && hour < 24 && m < 60 && sec < 61
+}
+
+// rollover returns the change of year between two days: 1 if the second day is in
+// the next year, and -1 for a late line of the previous year.
+func rollover(month, day, nextMonth, nextDay int) int {
+	switch {
+	case month == 0:
+	case nextMonth-month < -6:
+		return 1
+	case month == 1 && day == 1 && nextMonth == 12 && nextDay == 31:
+		return -1
+	}
+	return 0
+}
+
+// cut3164 splits off an RFC 3164 time, optionally with a fraction, and a space:
+// "Nov  1 10:31:02".
+func (c *clock) cut3164(s []byte) (at int64, rest []byte, ok bool, err error) {
+	if len(s) < 16 || s[6] != ' ' {
+		return 0, nil, false, nil
+	}
+	month, day, ok := monthDay(s)
+	if !ok {
+		return 0, nil, false, nil
+	}
+	hour, within, ok := clockTime(s[7:])
+	if !ok {
+		return 0, nil, false, nil
+	}
+	if c.year == 0 {
+		c.year = yearBefore(month, day, hour, within, c.newest, c.zone)
+	}
+	c.year += rollover(c.month, c.day, month, day)
+	c.month, c.day = month, day
+	if [9]byte(s) != c.hour {
+		c.hour = [9]byte(s)
+		c.base = time.Date(c.year, time.Month(month), day, hour, 0, 0, 0, c.zone).UnixMicro()
+	}
+	at = c.base + within
+	if at > c.newest+366*oneDay/2 {
+		return 0, nil, false, errYear
+	}
+	micros, rest, ok := cutFraction(s[15:])
+	if !ok || len(rest) == 0 || rest[0] != ' ' {
+		return 0, nil, false, nil
+	}
+	return at + micros, rest[1:], true, nil
+}
+
+// yearBefore returns the latest year in which the day is at most one day after
+// newest.
+func yearBefore(month, day, hour int, within, newest int64, zone *time.Location) int {
+	year := time.UnixMicro(newest + oneDay).In(zone).Year()
+	for range 8 { // February 29 can be eight years apart
+		t := time.Date(year, time.Month(month), day, hour, 0, 0, 0, zone)
+		if t.Day() == day && t.UnixMicro()+within <= newest+oneDay {
+			break
+		}
+		year--
+	}
+	return year
+}
+
+// cutFraction splits off ".123456" and returns microseconds.
+func cutFraction(s []byte) (micros int64, rest []byte, ok bool) {
+	if len(s) == 0 || s[0] != '.' && s[0] != ',' {
+		return 0, s, true
+	}
+	unit := second
+	for i, c := range s[1:] {
+		if c < '0' || c > '9' {
+			return micros, s[1+i:], i > 0
+		}
+		unit /= 10
+		micros += int64(c-'0') * unit
+	}
+	return 0, nil, false
+}
+
+// cutISO splits off a time of RFC 3339 and a space. An offset may be "+0100". A time
+// without an offset is in zone.
+func cutISO(s []byte, zone *time.Location) (at int64, rest []byte, ok bool) {
+	if len(s) < 20 || s[4] != '-' || s[7] != '-' || s[10] != 'T' && s[10] != ' ' {
+		return 0, nil, false
+	}
+	century, ok1 := twoDigits(s[0], s[1])
+	year, ok2 := twoDigits(s[2], s[3])
+	month, ok3 := twoDigits(s[5], s[6])
+	day, ok4 := twoDigits(s[8], s[9])
+	hour, within, ok5 := clockTime(s[11:])
+	if !(ok1 && ok2 && ok3 && ok4 && ok5) || month < 1 || month > 12 || day < 1 || day > 31 || century < 19 {
+		return 0, nil, false
+	}
+	micros, s, ok := cutFraction(s[19:])
+	if !ok {
+		return 0, nil, false
+	}
+	word, rest, ok := bytes.Cut(s, []byte(" "))
+	if !ok {
+		return 0, nil, false
+	}
+	offset := int64(0)
+	switch {
+	case len(word) == 0: // no zone
+	case string(word) == "Z":
+		zone = time.UTC
+	default:
+		if offset, ok = zoneOffset(word); !ok {
+			return 0, nil, false
+		}
+		zone = time.UTC
+	}
+	at = time.Date(century*100+year, time.Month(month), day, hour, 0, 0, 0, zone).UnixMicro()
+	return at + within + micros - offset, rest, true
+}
+
+// zoneOffset parses "+01:00" or "+0100" and returns microseconds.
+func zoneOffset(s []byte) (offset int64, ok bool) {
+	if len(s) == 6 && s[3] == ':' {
+		s = []byte{s[0], s[1], s[2], s[4], s[5]}
+	}
+	if len(s) != 5 || s[0] != '+' && s[0] != '-' {
+		return 0, false
+	}
+	h, ok1 := twoDigits(s[1], s[2])
+	m, ok2 := twoDigits(s[3], s[4])
+	offset = int64(h*60+m) * minute
+	if s[0] == '-' {
+		offset = -offset
+	}
+	return offset, ok1 && ok2 && h < 24 && m < 60
+}

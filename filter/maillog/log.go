@@ -1,0 +1,247 @@
+package maillog
+
+import (
+	"bufio"
+	"bytes"
+	"compress/bzip2"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// A Log is a mail log: a file or the standard input.
+type Log struct {
+	Name string
+
+	index int // index in the arguments
+	size  int64
+	read  atomic.Int64 // compressed bytes
+
+	file   io.ReadCloser
+	in     *bufio.Reader // nil before the first line
+	export *export       // nil unless the file is an export of the journal
+	clock  clock
+	first  int64 // time of the first line
+	at     int64 // time of the latest line; at the start, of the first line
+
+	raw       []byte // the latest line
+	lineBytes int
+}
+
+// lineLimit is the maximum length of a line, in bytes.
+const lineLimit = 64 << 10
+
+var errTooLong = errors.New("line too long")
+
+// Open opens the named files and detects their formats and times. The name - means
+// the standard input. Times without a year are taken as the latest ones before the
+// modification of the file, or before now. The caller must call Read or CloseAll.
+func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (logs []*Log, err error) {
+	for i, name := range names {
+		l := &Log{Name: name, index: i, file: io.NopCloser(stdin), clock: clock{zone: zone, newest: now.UnixMicro()}}
+		if name != "-" {
+			err = l.openFile(now)
+		}
+		logs = append(logs, l)
+		if err != nil {
+			return nil, errors.Join(err, CloseAll(logs))
+		}
+	}
+	return logs, nil
+}
+
+func (l *Log) openFile(now time.Time) error {
+	file, err := os.OpenFile(l.Name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not wait for a FIFO
+	if err != nil {
+		return err
+	}
+	l.file = file
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("read %s: not a regular file; use - for a pipe", l.Name)
+	}
+	l.size = info.Size()
+	if info.ModTime().Before(now) {
+		l.clock.newest = info.ModTime().UnixMicro()
+	}
+	if err = l.survey(); err == nil {
+		_, err = file.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", l.Name, err)
+	}
+	return nil
+}
+
+// Close closes the file.
+func (l *Log) Close() error {
+	if l.file == nil {
+		return nil
+	}
+	err := l.file.Close()
+	l.file, l.in = nil, nil
+	return err
+}
+
+// CloseAll closes logs that are not read.
+func CloseAll(logs []*Log) (err error) {
+	for _, l := range logs {
+		err = errors.Join(err, l.Close())
+	}
+	return err
+}
+
+// Magic numbers of compressed files.
+var (
+	magicGzip  = []byte{0x1f, 0x8b}
+	magicBzip2 = []byte("BZh")
+	magicXZ    = []byte("\xfd7zXZ\x00")
+	magicZstd  = []byte{0x28, 0xb5, 0x2f, 0xfd}
+)
+
+// begin detects the format.
+func (l *Log) begin() error {
+	plain := bufio.NewReaderSize(&counter{l.file, &l.read}, lineLimit)
+	head, _ := plain.Peek(6) // a shorter file has no magic number
+	switch {
+	case bytes.HasPrefix(head, magicGzip):
+		z, err := gzip.NewReader(plain)
+		if err != nil {
+			return err
+		}
+		if t := z.ModTime; !t.IsZero() {
+			l.clock.newest = min(l.clock.newest, t.UnixMicro())
+		}
+		l.in = bufio.NewReaderSize(z, lineLimit)
+	case bytes.HasPrefix(head, magicBzip2):
+		l.in = bufio.NewReaderSize(bzip2.NewReader(plain), lineLimit)
+	case bytes.HasPrefix(head, magicXZ):
+		return unsupported(l.Name, "xz")
+	case bytes.HasPrefix(head, magicZstd):
+		return unsupported(l.Name, "zstd")
+	default:
+		l.in = plain
+	}
+	if head, _ = l.in.Peek(len(exportStart)); bytes.HasPrefix(head, []byte(exportStart)) || bytes.HasPrefix(head, []byte("__CURSOR=")) {
+		l.export = new(export)
+	}
+	return nil
+}
+
+func unsupported(name, program string) error {
+	return fmt.Errorf("compressed with %s; use %s -dc %s | scanwatch import smtpd-log -", program, program, name)
+}
+
+// A counter counts the bytes that are read.
+type counter struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// survey finds the time of the first line. It reads all of a log of RFC 3164. Its
+// last line is the newest, and each change from December to January is a new year.
+func (l *Log) survey() error {
+	err := l.scan()
+	l.read.Store(0)
+	l.first, l.in, l.export, l.clock.month, l.clock.day, l.clock.hour = l.at, nil, nil, 0, 0, [9]byte{}
+	return err
+}
+
+func (l *Log) scan() error {
+	if err := l.begin(); err != nil {
+		return err
+	}
+	var last []byte // the first 15 bytes of the latest line with a time
+	years, first := 0, []byte(nil)
+	month, day := 0, 0
+	for {
+		line, err := l.next()
+		switch {
+		case errors.Is(err, io.EOF):
+			if first != nil {
+				hour, within, _ := clockTime(last[7:])
+				l.clock.year = yearBefore(month, day, hour, within, l.clock.newest, l.clock.zone) - years
+				c := l.clock
+				c.month = 0
+				l.at, _, _, _ = c.cut3164(append(first, ' '))
+			}
+			return nil
+		case errors.Is(err, errTooLong):
+			continue
+		case errors.Is(err, errYear):
+			l.clock.year = 0 // found below
+		case err != nil:
+			return err
+		}
+		raw, _ := cutPriority(l.raw)
+		if m, d, ok := monthDay(raw); ok && len(raw) > 15 && l.export == nil {
+			if _, _, ok := clockTime(raw[7:]); !ok {
+				continue
+			}
+			if first == nil {
+				first = bytes.Clone(raw[:15])
+			}
+			last = append(last[:0], raw[:15]...)
+			years += rollover(month, day, m, d)
+			month, day = m, d
+		} else if line.ok && first == nil {
+			return nil // a line with a year; l.at is its time
+		}
+	}
+}
+
+// next returns the next line. The error is io.EOF at the end.
+func (l *Log) next() (line line, err error) {
+	if l.in == nil {
+		if err := l.begin(); err != nil {
+			return line, err
+		}
+	}
+	l.lineBytes = 0
+	if l.export != nil {
+		line, err = l.export.next(l)
+	} else {
+		if err = l.readLine(); err != nil {
+			return line, err
+		}
+		line, err = parseLine(l.raw, &l.clock)
+	}
+	if err == nil && line.ok {
+		l.at = line.at
+	}
+	return line, err
+}
+
+// readLine reads a line into raw. It skips a line over the limit.
+func (l *Log) readLine() error {
+	s, err := l.in.ReadSlice('\n')
+	l.lineBytes += len(s)
+	long := false
+	for errors.Is(err, bufio.ErrBufferFull) {
+		long = true
+		s, err = l.in.ReadSlice('\n')
+		l.lineBytes += len(s)
+	}
+	if err != nil && (!errors.Is(err, io.EOF) || l.lineBytes == 0) {
+		return err
+	}
+	if long {
+		return errTooLong
+	}
+	l.raw = bytes.TrimSuffix(bytes.TrimSuffix(s, []byte("\n")), []byte("\r"))
+	return nil
+}

@@ -1,0 +1,226 @@
+// Package maillog reads the log of smtpd from syslogd(8) or the journal. It reports
+// the messages that remote hosts delivered and the messages that local users sent.
+//
+// OpenSMTPD 6.8 to 7.9 write the same lines. SID is a session and EVPID an envelope,
+// both of 16 hexadecimal digits. The first 8 digits of EVPID identify the message:
+//
+//	SID smtp connected address=192.0.2.1 host=mail.example.net
+//	SID smtp authentication user=alice result=ok
+//	SID smtp failed-command command="RCPT TO:<x@example.org>" result="550 Invalid recipient: <x@example.org>"
+//	SID smtp message msgid=MSGID size=175 nrcpt=2 proto=ESMTP
+//	SID smtp envelope evpid=EVPID from=<joe@example.net> to=<alice@example.org>
+//	SID smtp disconnected reason=quit
+//	SID mta delivery evpid=EVPID from=<> to=<> rcpt=<> source="" relay="" delay=1s result="Ok" stat=""
+//
+// An IPv6 address is in brackets. A program on the server has the address "local".
+// The host is the reverse DNS name. It proves nothing, because smtpd logs it without
+// the result of the forward lookup and truncates it to 63 bytes. The recipient of
+// "smtp envelope" is the argument of RCPT, before alias expansion.
+//
+// smtpd does not quote commands and replies. Text of a client still cannot imitate
+// a line or a field: each line starts with words of smtpd, and addresses contain no
+// ">".
+package maillog
+
+import (
+	"container/heap"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+)
+
+// A Delivery is an envelope that was accepted from a remote host without
+// authentication.
+type Delivery struct {
+	Time      int64 // microseconds since 1970
+	Server    string
+	Addr      netip.Addr
+	Host      string // reverse DNS name, unverified and truncated; empty if unknown
+	Sender    string // empty for the null sender
+	Recipient string
+	MsgID     uint32
+	Rejected  int // recipients permanently rejected in the session so far
+}
+
+// A Sent is an envelope of a local user that a remote server accepted.
+type Sent struct {
+	Time   int64 // when it was delivered, microseconds since 1970
+	Server string
+	User   string // empty for a local program
+	Domain string // of the recipient, in lower case
+}
+
+// Counts are the numbers of a log.
+type Counts struct {
+	Files      int    `json:"files"`
+	Bytes      int64  `json:"bytes"` // uncompressed
+	Lines      uint64 `json:"lines"`
+	Smtpd      uint64 `json:"smtpd_lines"`
+	Sessions   uint64 `json:"sessions"`
+	Messages   uint64 `json:"messages"`   // accepted in all sessions
+	Envelopes  uint64 `json:"envelopes"`  // accepted in all sessions
+	Duplicates uint64 `json:"duplicates"` // envelopes logged twice
+	Orphans    uint64 `json:"orphans"`    // envelopes ignored because the start of their session is missing
+	Unstamped  uint64 `json:"unstamped"`  // lines without a time, host and program
+	Unknown    uint64 `json:"unknown"`    // unknown lines of smtpd
+	TooLong    uint64 `json:"too_long"`   // lines of more than 64 KiB
+	// First and Last are the times of the first and last line of smtpd in
+	// microseconds since 1970, or 0.
+	First int64 `json:"-"`
+	Last  int64 `json:"-"`
+	// Samples are the first unknown lines.
+	Samples []string `json:"samples,omitempty"`
+}
+
+// maxSamples and maxSample limit Counts.Samples.
+const (
+	maxSamples = 3
+	maxSample  = 200 // bytes
+)
+
+// Options are the callbacks of Read. All may be nil.
+type Options struct {
+	Delivered func(*Delivery)
+	Sent      func(*Sent)
+	// Line is called for each line of smtpd. Host is only valid during the call.
+	Line func(file int, host []byte, at int64)
+	// Progress is called repeatedly with the number of bytes read and the total,
+	// both compressed. The total is 0 if unknown.
+	Progress func(read, total int64)
+}
+
+// progressLines is the number of lines between two calls of Options.Progress.
+const progressLines = 50_000
+
+// Read reads logs in the order of time and closes them. Only logs that overlap in
+// time have buffers at the same time.
+func Read(logs []*Log, o Options) (c Counts, err error) {
+	r := reader{o: o, logs: logs, counts: Counts{Files: len(logs)}, sessions: newSessions()}
+	defer func() { err = errors.Join(err, CloseAll(logs)) }()
+	q := make(queue, 0, len(logs))
+	for _, l := range logs {
+		r.total += l.size
+		q = append(q, l)
+	}
+	heap.Init(&q)
+	for len(q) > 0 {
+		l := q[0]
+		limit := int64(1<<63 - 1)
+		for i := 1; i < min(len(q), 3); i++ { // the next log is a child of the root
+			limit = min(limit, q[i].at)
+		}
+		more, err := r.take(l, limit)
+		if err != nil {
+			return r.counts, fmt.Errorf("read %s: %w", l.Name, err)
+		}
+		if more {
+			heap.Fix(&q, 0)
+			continue
+		}
+		heap.Pop(&q)
+		if err := l.Close(); err != nil {
+			return r.counts, err
+		}
+	}
+	if r.counts.Lines > 0 && r.counts.Smtpd == 0 {
+		return r.counts, errors.New("no line of smtpd; a line begins with a time, a host and smtpd[PID]")
+	}
+	return r.counts, nil
+}
+
+// A queue is a heap of logs by the time of their next line.
+type queue []*Log
+
+func (q queue) Len() int      { return len(q) }
+func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *queue) Push(x any)   { *q = append(*q, x.(*Log)) }
+func (q queue) Less(i, j int) bool {
+	if q[i].at == q[j].at { // rotated files: the earlier one comes first
+		return q[i].first < q[j].first
+	}
+	return q[i].at < q[j].at
+}
+func (q *queue) Pop() any {
+	old := *q
+	l := old[len(old)-1]
+	*q = old[:len(old)-1]
+	return l
+}
+
+// A reader collects the result of Read.
+type reader struct {
+	o        Options
+	logs     []*Log
+	total    int64
+	counts   Counts
+	sessions sessions
+}
+
+// take reads the lines of a log up to a time. It reports whether more lines follow.
+func (r *reader) take(l *Log, limit int64) (more bool, err error) {
+	for {
+		line, err := l.next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return false, nil
+		case errors.Is(err, errTooLong):
+			r.counts.TooLong++
+			continue
+		case err != nil:
+			return false, err
+		}
+		r.counts.Bytes += int64(l.lineBytes)
+		if r.counts.Lines++; r.counts.Lines%progressLines == 0 && r.o.Progress != nil {
+			r.o.Progress(r.read(), r.total)
+		}
+		if line.ok {
+			r.line(l, &line)
+		} else {
+			r.counts.Unstamped++
+			r.sample(l.raw)
+		}
+		if l.at > limit {
+			return true, nil
+		}
+	}
+}
+
+// read returns the number of bytes read from all logs.
+func (r *reader) read() (n int64) {
+	for _, l := range r.logs {
+		n += l.read.Load()
+	}
+	return n
+}
+
+// line handles a line of any program.
+func (r *reader) line(l *Log, line *line) {
+	if !line.smtpd() {
+		return
+	}
+	c := &r.counts
+	c.Smtpd++
+	if c.First == 0 || line.at < c.First {
+		c.First = line.at
+	}
+	c.Last = max(c.Last, line.at)
+	if r.o.Line != nil {
+		r.o.Line(l.index, line.host, line.at)
+	}
+	e, known := parseEvent(line.text)
+	if !known {
+		c.Unknown++
+		r.sample(line.text)
+		return
+	}
+	r.apply(line, &e)
+}
+
+// sample stores one of the first unknown lines.
+func (r *reader) sample(text []byte) {
+	if len(r.counts.Samples) < maxSamples {
+		r.counts.Samples = append(r.counts.Samples, strings.ToValidUTF8(string(text[:min(len(text), maxSample)]), "\ufffd"))
+	}
+}

@@ -1,0 +1,388 @@
+package memory
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Bans is the table of bans of hosts and networks. An expired ban is kept for
+// keepBan, because a later one of the same host is longer.
+type Bans struct {
+	*shared
+	hosts    table[Host, ban]
+	networks networkBans
+	rules    ruleNames
+}
+
+// ban is a row. Times are seconds since 1970.
+type ban struct {
+	since, until uint32 // of the newest ban
+	last         uint32 // latest connection, during a ban or not; 0 if none
+	attempts     uint16 // connections during the newest ban
+	rule         uint16 // index into ruleNames
+	session      uint64
+	times        uint8 // offences in a row, this one included
+	flags        banFlags
+}
+
+type banFlags uint8
+
+const (
+	banObserved banFlags = 1 << iota // not enforced: in observe mode, or by a rule with observe
+	banManual                        // by the operator
+	banRevoked                       // ended by the operator
+)
+
+// keepBan is the time, in seconds, that a ban is kept after its end.
+const keepBan = 90 * daySeconds
+
+// inRow is the number of seconds after its end in which a ban makes the next
+// one longer, unless the ban was longer than a quarter of that.
+const inRow = daySeconds
+
+func banScore[K any](_ K, b ban, now uint32) int64 { return int64(b.until) + keepBan - int64(now) }
+
+func newBans(s *shared) *Bans {
+	b := &Bans{shared: s}
+	b.rules.number("a former rule") // for more names than numbers
+	b.hosts = newTable(schema[Host, ban]{
+		name: "bans", bucket: "bans", limit: maxBans, evictionScore: banScore[Host],
+		key:   func(k Host) []byte { return prefixKey(k.Prefix()) },
+		value: b.rules.value,
+		decode: func(key, value []byte) (Host, ban, bool) {
+			p, row, ok := b.rules.read(key, value)
+			if !ok || !isSource(p) {
+				return Host{}, ban{}, false
+			}
+			return hostIn(p), row, true
+		},
+		merge: mergeBans,
+	})
+	b.networks = networkBans{rows: make(map[netip.Prefix]ban), rules: &b.rules}
+	return b
+}
+
+// A Ban is an active or expired ban of a host or network.
+type Ban struct {
+	Prefix   netip.Prefix `json:"prefix"`
+	Since    time.Time    `json:"since"`
+	Until    time.Time    `json:"until"`
+	Rule     string       `json:"rule"`              // or the operator's reason
+	Session  uint64       `json:"-"`                 // in which the ban was decided; 0 for a manual ban
+	Times    int          `json:"times"`             // offences in a row including this one
+	Attempts int          `json:"attempts"`          // connections during this ban
+	Last     time.Time    `json:"last,omitzero"`     // latest connection
+	Observe  bool         `json:"observe,omitempty"` // not enforced
+	Manual   bool         `json:"manual,omitempty"`  // by the operator
+	Revoked  bool         `json:"revoked,omitempty"` // ended by the operator
+}
+
+// Expired reports whether the ban has ended at the given time.
+func (b *Ban) Expired(now time.Time) bool { return !now.Before(b.Until) }
+
+// A BanRequest asks for a ban.
+type BanRequest struct {
+	// Ladder holds the bans for the first, second ... offence in a row; the last one
+	// repeats. A ban of 0 only counts the offence.
+	Ladder  []time.Duration
+	Rule    string
+	Session uint64
+	Observe bool
+}
+
+func (b *Bans) export(p netip.Prefix, row ban) Ban { return b.rules.export(p, row) }
+
+// Add bans the host of c and returns the resulting ban. Each offence in a row takes
+// the next step of the ladder: an earlier ban counts for a day after its end, or
+// for four times its length. During an active ban, the later end counts. An
+// observed ban never replaces an enforced one.
+func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k, at := c.Host(), seconds(now)
+	old, known := b.hosts.live(k, at)
+	row := ban{since: at, last: old.last, rule: b.rules.number(r.Rule), session: r.Session, times: 1}
+	if r.Observe {
+		row.flags = banObserved
+	}
+	sameMode := old.flags&banObserved == row.flags&banObserved
+	active := known && old.until > at
+	switch {
+	case active && sameMode: // another offence during the ban
+		row.since, row.times, row.attempts = old.since, old.times, old.attempts
+	case active && r.Observe:
+		return b.export(k.Prefix(), old)
+	case known && sameMode && old.flags&banRevoked == 0 && at-old.until <= max(inRow, 4*(old.until-old.since)):
+		row.times = min(old.times, 254) + 1
+	}
+	row.until = at + uint32(r.Ladder[min(int(row.times), len(r.Ladder))-1]/time.Second)
+	if active && sameMode && old.until >= row.until {
+		return b.export(k.Prefix(), old)
+	}
+	b.hosts.put(k, row, at)
+	return b.export(k.Prefix(), row)
+}
+
+// Banned returns the active ban of c, enforced or observed, and records a
+// connection. A ban of the /64 of a host with a proven name of its own does not
+// apply to it, unless the operator made it.
+func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	at := seconds(now)
+	k := c.Host()
+	row, ok := b.hosts.get(k)
+	if wide := k.wide(); wide != k && (!ok || row.until <= at) {
+		if w, found := b.hosts.get(wide); found && w.flags&banManual != 0 && w.until > at {
+			k, row, ok = wide, w, true
+		}
+	}
+	if ok {
+		ok = row.until > at
+		row.connected(at, ok)
+		b.hosts.put(k, row, at)
+	}
+	// The operator's ban of the network wins over a shorter ban of the host.
+	if p, wide, found := b.networks.lookup(c.Addr, at); found && (!ok || row.flags&banObserved != 0 || row.until < wide.until) {
+		wide.connected(at, true)
+		b.networks.put(p, wide)
+		return b.export(p, wide), true
+	}
+	if !ok {
+		return Ban{}, false
+	}
+	return b.export(k.Prefix(), row), true
+}
+
+// banned reports whether the row is more than an offence without a ban.
+func (b *ban) banned() bool { return b.until > b.since || b.flags&banRevoked != 0 }
+
+func (b *ban) connected(at uint32, active bool) {
+	b.last = at
+	if active {
+		b.attempts = uint16(min(int(b.attempts)+1, 1<<16-1))
+	}
+}
+
+// AddPrefix bans a host or network for the operator. An IPv6 address stands for its
+// /64. It returns false if the table of network bans is full.
+func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int64) (Ban, bool) {
+	p = widen(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	at := seconds(now)
+	row := ban{since: at, until: at + uint32(d/time.Second), rule: b.rules.number(reason), times: 1, flags: banManual}
+	if isSource(p) {
+		k := hostIn(p)
+		if old, ok := b.hosts.get(k); ok {
+			row.last = old.last
+			if old.flags&banObserved == 0 && old.until <= at {
+				row.times = min(old.times, 254) + 1
+			} else if old.flags&banObserved == 0 {
+				row.times = old.times // a correction of the active ban
+			}
+		}
+		b.hosts.put(k, row, at)
+		return b.export(k.Prefix(), row), true
+	}
+	if !b.networks.makeRoom(p, at) {
+		return Ban{}, false
+	}
+	b.networks.put(p, row)
+	return b.export(p, row), true
+}
+
+// Revoke ends all active bans of hosts and networks within p and returns them. An
+// IPv6 address stands for its /64. Bans of networks that contain p remain.
+func (b *Bans) Revoke(p netip.Prefix, now int64) (ended []Ban) {
+	p = widen(p)
+	at := seconds(now)
+	add := func(e Ban) { ended = append(ended, e) }
+	b.revokeNetworks(p, at, add)
+	if p.IsSingleIP() {
+		b.revokeHost(hostIn(p), at, add)
+		return ended
+	}
+	each(&b.mu, &b.hosts, func(k Host, row ban) (e Ban, ok bool) {
+		q := k.Prefix()
+		if !p.Contains(q.Addr()) {
+			return e, false
+		}
+		if e, ok = b.revoked(q, &row, at); ok {
+			b.hosts.put(k, row, at)
+		}
+		return e, ok
+	}, add)
+	return ended
+}
+
+// revoked ends the ban of p, if it is active.
+func (b *Bans) revoked(p netip.Prefix, row *ban, at uint32) (e Ban, ok bool) {
+	if row.until <= at {
+		return e, false
+	}
+	row.until, row.flags = at, row.flags|banRevoked
+	return b.export(p, *row), true
+}
+
+func (b *Bans) revokeNetworks(p netip.Prefix, at uint32, add func(Ban)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for q, row := range b.networks.rows {
+		if q.Bits() < p.Bits() || !p.Contains(q.Addr()) {
+			continue
+		}
+		if e, ok := b.revoked(q, &row, at); ok {
+			b.networks.put(q, row)
+			add(e)
+		}
+	}
+}
+
+func (b *Bans) revokeHost(k Host, at uint32, add func(Ban)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	row, _ := b.hosts.get(k)
+	if e, ok := b.revoked(k.Prefix(), &row, at); ok {
+		b.hosts.put(k, row, at)
+		add(e)
+	}
+}
+
+// addresses returns the hosts in p that are a single IPv6 address and had a ban or an
+// offence, by number.
+func (b *Bans) addresses(p netip.Prefix) map[uint64]bool {
+	set := make(map[uint64]bool)
+	if p.Addr().Is4() {
+		return set
+	}
+	each(&b.mu, &b.hosts, func(k Host, _ ban) (uint64, bool) { return k.number(), k != k.wide() && p.Contains(k.Prefix().Addr()) }, func(n uint64) { set[n] = true })
+	return set
+}
+
+// Covering returns the active bans of networks that contain a.
+func (b *Bans) Covering(a netip.Addr, now int64) (list []Ban) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for p, row := range b.networks.rows {
+		if p.Contains(a) && row.until > seconds(now) {
+			list = append(list, b.export(p, row))
+		}
+	}
+	return list
+}
+
+// Each calls visit for every ban, expired ones included, in no order. Offences
+// without a ban are omitted.
+func (b *Bans) Each(visit func(Ban)) {
+	for _, e := range b.networkList() {
+		visit(e)
+	}
+	each(&b.mu, &b.hosts, func(k Host, row ban) (Ban, bool) { return b.export(k.Prefix(), row), row.banned() }, visit)
+}
+
+func (b *Bans) networkList() (list []Ban) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for p, row := range b.networks.rows {
+		list = append(list, b.export(p, row))
+	}
+	return list
+}
+
+// ReadBan decodes a row of the bucket bans for readers of the file.
+func ReadBan(key, value []byte) (Ban, bool) {
+	var names ruleNames
+	p, row, ok := names.read(key, value)
+	if !ok {
+		return Ban{}, false
+	}
+	return names.export(p, row), row.banned()
+}
+
+// mergeBans keeps the ban that ends later, an enforced one before an observed.
+func mergeBans(live *ban, stored ban) {
+	times := max(live.times, stored.times)
+	if observed := live.flags & banObserved; observed == stored.flags&banObserved {
+		if stored.until > live.until {
+			*live = stored
+		}
+		live.times = times
+	} else if observed != 0 {
+		*live = stored
+	}
+}
+
+// ruleNames numbers the names of rules, so that a row needs two bytes for one.
+type ruleNames struct {
+	list  []string
+	index map[string]uint16
+}
+
+func (n *ruleNames) number(s string) uint16 {
+	if i, ok := n.index[s]; ok {
+		return i
+	}
+	if len(n.list) == 1<<16 {
+		return 0 // more names than the policies of a process have
+	}
+	if n.index == nil {
+		n.index = make(map[string]uint16)
+	}
+	n.index[s] = uint16(len(n.list))
+	n.list = append(n.list, s)
+	return n.index[s]
+}
+
+func (n *ruleNames) export(p netip.Prefix, b ban) Ban {
+	out := Ban{
+		Prefix: p, Since: fromSeconds(b.since), Until: fromSeconds(b.until), Rule: n.list[b.rule],
+		Session: b.session, Times: int(b.times), Attempts: int(b.attempts),
+		Observe: b.flags&banObserved != 0, Manual: b.flags&banManual != 0, Revoked: b.flags&banRevoked != 0,
+	}
+	if b.last != 0 {
+		out.Last = fromSeconds(b.last)
+	}
+	return out
+}
+
+func fromSeconds(s uint32) time.Time { return time.Unix(int64(s), 0).UTC() }
+
+const banSize = 4 + 4 + 4 + 2 + 8 + 1 + 1
+
+func (n *ruleNames) value(b ban) (value []byte) {
+	value = be.AppendUint32(make([]byte, 0, banSize+len(n.list[b.rule])), b.since)
+	value = be.AppendUint32(value, b.until)
+	value = be.AppendUint32(value, b.last)
+	value = be.AppendUint16(value, b.attempts)
+	value = be.AppendUint64(value, b.session)
+	value = append(value, b.times, byte(b.flags))
+	return append(value, n.list[b.rule]...)
+}
+
+func (n *ruleNames) read(key, v []byte) (p netip.Prefix, b ban, ok bool) {
+	p, ok = readPrefix(key)
+	if !ok || len(v) < banSize {
+		return p, b, false
+	}
+	return p, ban{
+		since: be.Uint32(v), until: be.Uint32(v[4:]), last: be.Uint32(v[8:]), attempts: be.Uint16(v[12:]),
+		session: be.Uint64(v[14:]), times: v[22], flags: banFlags(v[23]), rule: n.number(string(v[banSize:])),
+	}, true
+}
+
+func prefixKey(p netip.Prefix) []byte {
+	return append([]byte{byte(p.Bits())}, p.Addr().AsSlice()...)
+}
+
+func readPrefix(b []byte) (netip.Prefix, bool) {
+	if len(b) == 0 {
+		return netip.Prefix{}, false
+	}
+	a, ok := netip.AddrFromSlice(b[1:])
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	p, err := a.Prefix(int(b[0]))
+	return p, err == nil
+}

@@ -1,0 +1,194 @@
+package memory
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// A Client identifies the client of a session to the tables.
+type Client struct {
+	Addr     netip.Addr
+	Domain   string // RegisteredDomain of the proven name; empty if none
+	ASN      uint32
+	ASNKnown bool
+	Helo     []byte // empty before the greeting
+	User     []byte // of the latest login attempt; empty before
+	Session  uint64
+	Cut      bool // the name may be truncated, so that it may be its own
+	// Account marks a session that has logged in: its conduct counts for the user
+	// only, never for the address.
+	Account bool
+	// Shared marks an address that stands for many hosts: a gateway, or a private
+	// address. It earns no standing.
+	Shared bool
+}
+
+// Host returns the identity of the client.
+func (c *Client) Host() Host { return HostOf(c.Addr, c.Domain != "" || c.Cut) }
+
+// A Host is the identity of a host: an IPv4 address, or the /64 of an IPv6
+// address, in which a host may choose any address. An IPv6 host with a proven name
+// of its own is its address: hosters give the addresses of one /64 to many
+// customers.
+type Host struct{ hi, lo uint64 }
+
+// HostOf returns the host with the address a. own reports that it has a proven
+// name of its own.
+func HostOf(a netip.Addr, own bool) Host {
+	if a.Is4() {
+		b := a.As4()
+		return Host{lo: uint64(binary.BigEndian.Uint32(b[:]))}
+	}
+	b := a.As16()
+	h := Host{hi: binary.BigEndian.Uint64(b[:8])}
+	if own {
+		h.lo = binary.BigEndian.Uint64(b[8:])
+	}
+	return h
+}
+
+// hostIn returns the host of a prefix that isSource.
+func hostIn(p netip.Prefix) Host { return HostOf(p.Addr(), p.Bits() == 128) }
+
+// wide returns the host that shares its addresses with h: the /64 of an IPv6 host.
+func (h Host) wide() Host {
+	if h.hi == 0 {
+		return h
+	}
+	return Host{hi: h.hi}
+}
+
+// Prefix returns the addresses of h.
+func (h Host) Prefix() netip.Prefix {
+	if h.hi == 0 {
+		var b [4]byte
+		binary.BigEndian.PutUint32(b[:], uint32(h.lo))
+		return netip.PrefixFrom(netip.AddrFrom4(b), 32)
+	}
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], h.hi)
+	binary.BigEndian.PutUint64(b[8:], h.lo)
+	bits := 64
+	if h.lo != 0 {
+		bits = 128
+	}
+	return netip.PrefixFrom(netip.AddrFrom16(b), bits)
+}
+
+// number returns h as a number. The numbers of IPv4 hosts and of /64s are their
+// addresses; 0000::/32 holds no IPv6 host.
+func (h Host) number() uint64 {
+	switch {
+	case h.hi == 0:
+		return h.lo
+	case h.lo == 0:
+		return h.hi
+	}
+	return max(mix(h.hi, h.lo), 1<<32)
+}
+
+// mix returns a hash of two numbers.
+func mix(a, b uint64) uint64 { return (a*0x9e3779b97f4a7c15 ^ b) * 0xd6e8feb86659fd93 }
+
+func (h Host) append(b []byte) []byte { return be.AppendUint64(be.AppendUint64(b, h.hi), h.lo) }
+
+func readHost(b []byte) (h Host, ok bool) {
+	if len(b) != 16 {
+		return h, false
+	}
+	return Host{be.Uint64(b), be.Uint64(b[8:])}, true
+}
+
+// Source returns the prefix that identifies a host without a proven name of its
+// own: an IPv4 address, or the /64 of an IPv6 address.
+func Source(a netip.Addr) netip.Prefix {
+	if !a.IsValid() {
+		return netip.Prefix{}
+	}
+	return HostOf(a, false).Prefix()
+}
+
+// Number returns Source as a number: an IPv4 address, or the upper half of an
+// IPv6 address.
+func Number(a netip.Addr) uint64 { return HostOf(a, false).number() }
+
+// network returns the number of the /24 of an IPv4 address, or of the /48 of an
+// IPv6 address.
+func network(a netip.Addr) uint64 {
+	if a.Is4() {
+		return Number(a) &^ 0xff
+	}
+	return Number(a) &^ 0xffff
+}
+
+// isSource reports whether p identifies one host, or a part of its addresses.
+func isSource(p netip.Prefix) bool {
+	return p.Addr().Is4() && p.Bits() == 32 || p.Addr().Is6() && p.Bits() >= 64
+}
+
+// widen returns the prefix that the operator means with p: an IPv6 address stands for
+// its /64.
+func widen(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is6() && p.Bits() > 64 {
+		p = netip.PrefixFrom(p.Addr(), 64)
+	}
+	return p.Masked()
+}
+
+// short returns a hash of 16 bits, never 0, to distinguish a few numbers.
+func short(n uint64) uint16 {
+	n *= 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio spreads well
+	return max(uint16(n>>48), 1)
+}
+
+// addShort adds a hash to a list of distinct ones with a fixed length.
+func addShort(list []uint16, hash uint16) {
+	for i, s := range list {
+		if s == 0 {
+			list[i] = hash
+		}
+		if s == 0 || s == hash {
+			return
+		}
+	}
+}
+
+func countShort(list []uint16) (n int) {
+	for _, s := range list {
+		if s != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// distinctNetworks holds the hashes of a few networks: the number at which a
+// finding is made, and the client's own.
+type distinctNetworks [distinctAt + 1]uint16
+
+// distinctAt is the number of other networks that makes a recipient probed.
+const distinctAt = 3
+
+// others returns the number of networks without that of a.
+func (n *distinctNetworks) others(a netip.Addr) (count int) {
+	network := short(network(a))
+	for _, s := range n {
+		if s != 0 && s != network {
+			count++
+		}
+	}
+	return count
+}
+
+func seconds(micros int64) uint32 { return uint32(max(micros, 0) / 1e6) }
+
+const daySeconds = 24 * 3600
+
+// dayOf returns the number of the day since 1970.
+func dayOf(now uint32) uint16 { return uint16(now / daySeconds) }
+
+// ageScore returns the eviction score of a row that was last useful on day and
+// expires after keep days.
+func ageScore(day uint16, now uint32, keep int) int64 {
+	return int64(day) + int64(keep) - int64(dayOf(now))
+}

@@ -1,0 +1,275 @@
+package memory
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"scanwatch/rules"
+)
+
+// Counters is the table of counters within sliding windows, for the conditions
+// of the policy.
+type Counters struct {
+	*shared
+	rows    table[counterKey, counter]
+	watched []rules.Window
+}
+
+// A counter has six slots of a sixth of its window each. Events older than the
+// window never count; events within it expire by a sixth of it too early at most.
+type counter struct {
+	head  uint32 // number of the newest slot since 1970
+	slots [slotsPerWindow]uint16
+}
+
+const slotsPerWindow = 6
+
+type counterKey struct {
+	subject  uint64 // 0 if unknown
+	window   uint32 // seconds
+	evidence uint8  // Evidence.Index
+	by       rules.Key
+}
+
+func newCounters(s *shared) *Counters {
+	return &Counters{shared: s, rows: newTable(schema[counterKey, counter]{
+		name: "counters", bucket: "counters", limit: maxCounters, evictionScore: counterScore,
+		key: func(k counterKey) []byte {
+			key := be.AppendUint32(number(k.subject), k.window)
+			return append(append(append(key, k.by.String()...), ' '), rules.Evidence(1<<k.evidence).String()...)
+		},
+		value:  func(n counter) []byte { return append(be.AppendUint32(nil, n.head), words(n.slots[:]...)...) },
+		decode: readCounter,
+		merge:  (*counter).merge,
+	})}
+}
+
+func readCounter(key, v []byte) (k counterKey, n counter, ok bool) {
+	if len(key) < 12 || len(v) != 4+2*slotsPerWindow {
+		return k, n, false
+	}
+	by, evidence, _ := strings.Cut(string(key[12:]), " ")
+	token := rules.TokenByName(evidence)
+	which, ok := rules.ParseKey(by)
+	if token == nil || !ok {
+		return k, n, false
+	}
+	n.head = be.Uint32(v)
+	readWords(v[4:], n.slots[:])
+	return counterKey{be.Uint64(key), be.Uint32(key[8:]), uint8(token.Evidence.Index()), which}, n, true
+}
+
+// slot returns the number of the slot of a time. The shortest window is a minute.
+func (k counterKey) slot(now uint32) uint32 { return now / max(k.window/slotsPerWindow, 1) }
+
+// counterScore prefers high counts, then recent ones.
+func counterScore(k counterKey, n counter, now uint32) int64 {
+	slot := k.slot(now)
+	if slot >= n.head+slotsPerWindow {
+		return -1
+	}
+	return int64(n.sum())*slotsPerWindow + int64(n.head) - int64(slot)
+}
+
+// advance makes slot the newest.
+func (n *counter) advance(slot uint32) {
+	if slot <= n.head { // the clock was set back; if far, it was wrong before
+		if n.head-slot > slotsPerWindow {
+			*n = counter{head: slot}
+		}
+		return
+	}
+	if slot-n.head >= slotsPerWindow {
+		n.slots = [slotsPerWindow]uint16{}
+		n.head = slot
+		return
+	}
+	for n.head < slot {
+		n.head++
+		n.slots[n.head%slotsPerWindow] = 0
+	}
+}
+
+func (n *counter) add(count int) {
+	s := &n.slots[n.head%slotsPerWindow]
+	*s = uint16(min(int(*s)+count, 1<<16-1))
+}
+
+// subtract removes the newest events.
+func (n *counter) subtract(count int) {
+	for i := range uint32(slotsPerWindow) {
+		s := &n.slots[(n.head-i)%slotsPerWindow]
+		part := min(count, int(*s))
+		*s -= uint16(part)
+		count -= part
+	}
+}
+
+func (n *counter) sum() (sum int) {
+	for _, v := range n.slots {
+		sum += int(v)
+	}
+	return sum
+}
+
+// merge adds an older counter with the same key.
+func (n *counter) merge(old counter) {
+	old.advance(n.head)
+	n.advance(old.head)
+	for i, v := range old.slots {
+		n.slots[i] = uint16(min(int(n.slots[i])+int(v), 1<<16-1))
+	}
+}
+
+// Watch sets the windows that are counted. The count of a new window starts at 0.
+func (t *Counters) Watch(windows []rules.Window) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.watched = t.watched[:0]
+	for _, w := range windows {
+		if !t.watches(&w) {
+			t.watched = append(t.watched, w)
+		}
+	}
+}
+
+func (t *Counters) watches(w *rules.Window) bool {
+	for i := range t.watched {
+		if t.watched[i] == *w {
+			return true
+		}
+	}
+	return false
+}
+
+// Add counts one occurrence of e in all windows that count e.
+func (t *Counters) Add(c *Client, e rules.Evidence, now int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.add(c, e, 1, seconds(now))
+}
+
+// add counts n occurrences of e, or removes the newest -n. It needs the lock.
+func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
+	for i := range t.watched {
+		w := &t.watched[i]
+		if w.Evidence != e {
+			continue
+		}
+		k := t.counterKey(c, w)
+		if k.subject == 0 {
+			continue
+		}
+		row, ok := t.rows.get(k)
+		if !ok && n < 0 {
+			continue
+		}
+		row.advance(k.slot(at))
+		if n < 0 {
+			row.subtract(-n)
+		} else {
+			row.add(n)
+		}
+		t.rows.put(k, row, at)
+	}
+}
+
+// Count returns the number of occurrences within a window. It returns false for
+// a window that is not watched, and if the subject is unknown, such as a user
+// before the login. A subject that cannot exist has the count 0: see subject.
+func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.watches(&w) {
+		return 0, false
+	}
+	k := t.counterKey(c, &w)
+	if k.subject == 0 {
+		return 0, w.By == rules.ByPrefix || w.By == rules.ByDomain || c.Account || c.Shared
+	}
+	n, _ := t.rows.get(k)
+	n.advance(k.slot(seconds(now)))
+	return n.sum(), true
+}
+
+// Halve halves the counts of e for the host of c.
+func (t *Counters) Halve(c *Client, e rules.Evidence, now int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.watched {
+		w := &t.watched[i]
+		if w.Evidence != e || w.By != rules.BySrc {
+			continue
+		}
+		k := t.counterKey(c, w)
+		if row, ok := t.rows.get(k); ok && k.subject != 0 {
+			row.advance(k.slot(seconds(now)))
+			row.subtract((row.sum() + 1) / 2)
+			t.rows.put(k, row, seconds(now))
+		}
+	}
+}
+
+// forget deletes the counts of the hosts that are freed, and of a network.
+func (t *Counters) forget(freed func(host uint64) bool, network uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rows.deleteFunc(func(k counterKey) bool {
+		return k.by == rules.BySrc && freed(k.subject) || k.by == rules.ByPrefix && k.subject == network
+	})
+}
+
+// inPrefix reports whether n is the number of an IPv4 host or a /64 in p.
+func inPrefix(n uint64, p netip.Prefix) bool {
+	h := Host{hi: n}
+	if n>>32 == 0 {
+		h = Host{lo: n}
+	}
+	return p.Contains(h.Prefix().Addr())
+}
+
+func (t *Counters) counterKey(c *Client, w *rules.Window) counterKey {
+	return counterKey{t.subject(c, w.Evidence, w.By), uint32(w.Window / time.Second), uint8(w.Evidence.Index()), w.By}
+}
+
+// subject returns the number of the subject that a key counts by, 0 if there is
+// none. What an account does counts for its user only. Hosts with a proven name of
+// their own count by themselves and by their domain, others by their network.
+func (t *Counters) subject(c *Client, e rules.Evidence, by rules.Key) uint64 {
+	if by == rules.ByUser {
+		if len(c.User) > 0 && (c.Account || e&(rules.AuthFailure|rules.AuthSpray) != 0) {
+			return t.hash('u', c.User)
+		}
+		return 0
+	}
+	if c.Account {
+		return 0
+	}
+	switch by {
+	case rules.BySrc:
+		if c.Shared {
+			return 0 // it stands for many hosts
+		}
+		return c.Host().number()
+	case rules.ByPrefix:
+		if c.Domain == "" {
+			return network(c.Addr)
+		}
+	case rules.ByDomain:
+		if c.Domain != "" {
+			return t.hash('d', []byte(c.Domain))
+		}
+	case rules.BySite:
+		return 1
+	case rules.ByASN:
+		if c.ASNKnown {
+			return uint64(c.ASN)
+		}
+	case rules.ByHelo:
+		if len(c.Helo) > 0 {
+			return t.hash('h', c.Helo)
+		}
+	}
+	return 0
+}

@@ -1,0 +1,137 @@
+package memory
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"scanwatch/internal/kv"
+)
+
+// manyHosts returns distinct hosts.
+func manyHosts(i int) *Client {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], 11<<24|uint32(i))
+	return &Client{Addr: netip.AddrFrom4(b)}
+}
+
+// TestForgotten checks that the table of peers knows the latest day of a host that it
+// has dropped, also after a restart, and that it does not trust a file without its
+// last row.
+func TestForgotten(t *testing.T) {
+	forgets := func(m *Memory, want int, wantLost bool) {
+		t.Helper()
+		day, lost := m.Peers.Forgotten()
+		if got := int(day.Unix() / daySeconds); day.IsZero() != (want == 0) || want != 0 && got != want || lost != wantLost {
+			t.Errorf("forgotten %v, lost %v; want day %d, lost %v", day, lost, want, wantLost)
+		}
+	}
+	today := int(dayOf(seconds(at(0))))
+	m := New()
+	m.Limit(AllBytes / 1000) // 199 peers
+	for i := range 199 {
+		m.Peers.Delivered(manyHosts(i), Delivery{Messages: 1}, at(-100*day))
+	}
+	forgets(m, 0, false)
+	for i := range 20 { // each evicts a host of that day
+		m.Peers.Delivered(manyHosts(1000+i), Delivery{Messages: 1}, at(-30*day))
+	}
+	forgets(m, today-100, false)
+	for i := range 2000 {
+		m.Peers.Delivered(manyHosts(2000+i), Delivery{Messages: 1}, at(-20*day))
+	}
+	forgets(m, today-20, false)
+	_, rows := all(m)
+
+	again := New()
+	again.Limit(AllBytes / 1000)
+	again.Expect()
+	again.Load(seq(rows), at(0))
+	forgets(again, today-20, false)
+	smaller := New()
+	smaller.Limit(AllBytes / 10000) // 100 peers
+	smaller.Expect()
+	smaller.Load(seq(rows), at(0))
+	forgets(smaller, today-20, false)
+
+	var cut, bad []kv.Entry
+	for _, e := range rows {
+		if e.Bucket == peersBucket && string(e.Key) == forgottenKey {
+			continue
+		}
+		cut = append(cut, e)
+	}
+	for _, e := range rows {
+		if e.Bucket == peersBucket && string(e.Key) != forgottenKey {
+			e.Value = e.Value[:5]
+		}
+		bad = append(bad, e)
+	}
+	for name, rows := range map[string][]kv.Entry{"cut": cut, "bad": bad, "empty": nil} {
+		m := New()
+		m.Expect()
+		m.Load(seq(rows), at(0))
+		forgets(m, today, true)
+		_, rows = all(m)
+		next := New()
+		next.Expect()
+		next.Load(seq(rows), at(5*day))
+		forgets(next, today, true)
+		if t.Failed() {
+			t.Fatalf("after a %s file", name)
+		}
+	}
+	fresh := New()
+	fresh.Load(seq(nil), at(0))
+	forgets(fresh, 0, false)
+
+	// A clock that is years ahead for a moment makes rows expire.
+	_, rows = all(m)
+	ahead := New()
+	ahead.Expect()
+	ahead.Load(seq(rows), at(800*day))
+	forgets(ahead, today-20, false)
+}
+
+// TestForgottenLogin checks that the days of logins count, and offences do not.
+func TestForgottenLogin(t *testing.T) {
+	m := New()
+	m.Limit(AllBytes / 10000) // 100 peers
+	for i := range 300 {
+		m.Peers.Misbehaved(manyHosts(i), at(0))
+	}
+	if day, _ := m.Peers.Forgotten(); !day.IsZero() {
+		t.Errorf("offences are forgotten mail: %v", day)
+	}
+	for i := range 300 {
+		w := manyHosts(i)
+		w.User = []byte("alice")
+		m.Logins.Succeeded(w, at(0))
+	}
+	if day, _ := m.Peers.Forgotten(); day.IsZero() {
+		t.Error("forgotten logins are not known")
+	}
+}
+
+// TestCheckerIncomplete checks that a check that finds an invalid peer also rejects
+// the row that says that the peers are complete.
+func TestCheckerIncomplete(t *testing.T) {
+	m := New()
+	m.Peers.Delivered(manyHosts(1), Delivery{Messages: 1}, at(0))
+	_, rows := all(m)
+	var end kv.Entry
+	for _, e := range rows {
+		if string(e.Key) == forgottenKey {
+			end = e
+		}
+	}
+	for _, broken := range []bool{false, true} {
+		check := Checker()
+		if broken {
+			_ = check(kv.Entry{Bucket: peersBucket, Key: []byte("x")})
+		}
+		if err := check(end); (err != nil) != broken {
+			t.Errorf("after an invalid row %v: %v", broken, err)
+		}
+	}
+}

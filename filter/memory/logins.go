@@ -1,0 +1,276 @@
+package memory
+
+import (
+	"scanwatch/rules"
+)
+
+// Logins holds the tables of failed logins: by source and user, and the distinct
+// users or networks that make a password spray.
+type Logins struct {
+	*shared
+	pairs    table[uint64, pair]
+	sprays   table[sprayKey, spray]
+	accounts table[uint64, ask] // recipients within an hour, and abused accounts
+	peers    *Peers
+	counters *Counters
+}
+
+// pair is a row for the logins of a host as one user.
+type pair struct {
+	failed   uint16 // counted failures since the latest success
+	hour     uint32 // of the latest counted failure
+	sessions uint16 // with failures since the latest success
+	session  uint16 // hash of the latest of them
+}
+
+const pairHours = 24
+
+// spray is a row for the distinct users of a host or network, or the distinct
+// networks or senders of a user, within the window of its kind.
+type spray struct {
+	since uint32
+	seen  [sprayMax]uint16
+}
+
+type sprayKey struct {
+	subject uint64
+	kind    sprayKind
+}
+
+type sprayKind uint8
+
+const (
+	usersOfSource sprayKind = iota + 1
+	usersOfNet
+	netsOfUser       // with failures
+	netsOfAccount    // with logins
+	sendersOfAccount // mail addresses
+)
+
+// The number of distinct users or networks that makes a spray. A source with
+// logins, such as an office, needs sprayMax.
+const (
+	sprayAt  = 5
+	sprayMax = 8
+)
+
+// sprayWindow is the window by kind, in seconds.
+var sprayWindow = [...]uint32{usersOfSource: daySeconds, usersOfNet: 3600, netsOfUser: daySeconds, netsOfAccount: 3600, sendersOfAccount: 3600}
+
+func newLogins(s *shared, peers *Peers, counters *Counters) *Logins {
+	return &Logins{
+		shared: s, peers: peers, counters: counters,
+		pairs: newTable(schema[uint64, pair]{
+			name: "logins", bucket: "logins", limit: maxLogins,
+			evictionScore: func(_ uint64, p pair, now uint32) int64 { return int64(p.hour) + pairHours - int64(now/3600) },
+			key:           number,
+			value: func(p pair) []byte {
+				return append(be.AppendUint32(words(p.failed), p.hour), words(p.sessions, p.session)...)
+			},
+			decode: readPair,
+		}),
+		accounts: newTable(schema[uint64, ask]{
+			name: "accounts", bucket: "accounts", limit: maxDomains,
+			evictionScore: func(_ uint64, a ask, now uint32) int64 { return int64(a.since) + daySeconds - int64(now) },
+			key:           number,
+			value:         func(a ask) []byte { return be.AppendUint16(be.AppendUint32(nil, a.since), a.n) },
+			decode:        readAsk,
+		}),
+		sprays: newTable(schema[sprayKey, spray]{
+			name: "login sprays", bucket: "sprays", limit: maxSprays,
+			evictionScore: func(k sprayKey, r spray, now uint32) int64 {
+				return int64(r.since) + int64(sprayWindow[k.kind]) - int64(now)
+			},
+			key:    func(k sprayKey) []byte { return be.AppendUint64([]byte{byte(k.kind)}, k.subject) },
+			value:  func(r spray) []byte { return append(be.AppendUint32(nil, r.since), words(r.seen[:]...)...) },
+			decode: readSpray,
+		}),
+	}
+}
+
+func readPair(key, v []byte) (k uint64, p pair, ok bool) {
+	k, ok = readNumber(key)
+	if !ok || len(v) != 10 {
+		return 0, p, false
+	}
+	return k, pair{be.Uint16(v), be.Uint32(v[2:]), be.Uint16(v[6:]), be.Uint16(v[8:])}, true
+}
+
+func readSpray(key, v []byte) (k sprayKey, r spray, ok bool) {
+	if len(key) != 9 || len(v) != 4+2*len(r.seen) || int(key[0]) >= len(sprayWindow) {
+		return k, r, false
+	}
+	r.since = be.Uint32(v)
+	readWords(v[4:], r.seen[:])
+	return sprayKey{be.Uint64(key[1:]), sprayKind(key[0])}, r, true
+}
+
+func (r *spray) count() int { return countShort(r.seen[:]) }
+
+// Failed records a failed login of c as c.User. It returns the kind of password
+// spray that the failures show: "users" for many users from one host or network,
+// "networks" for one user from many networks, "" for none. It reports sure if c
+// itself is the source: it tried many users, or it came back to a user who is
+// under attack.
+//
+// If a user has logged in from the host recently, the failures of one user
+// count once an hour: a phone that retries an old password must not lock out its
+// office.
+func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := seconds(now)
+	user := t.hash('u', c.User)
+	known := t.peers.hasLogin(c, at)
+	k := pairKey(c, user)
+	p, _ := t.pairs.live(k, at)
+	if !known || p.hour != at/3600 {
+		t.counters.add(c, rules.AuthFailure, 1, at)
+		p.failed = sum16(p.failed, 1)
+	}
+	if p.sessions == 0 || p.session != short(c.Session) {
+		p.sessions, p.session = sum16(p.sessions, 1), short(c.Session)
+	}
+	p.hour = at / 3600
+	t.pairs.put(k, p, at)
+
+	users := t.add(sprayKey{c.Host().number(), usersOfSource}, short(user), at)
+	wide := t.add(sprayKey{network(c.Addr), usersOfNet}, short(user), at)
+	nets := t.add(sprayKey{user, netsOfUser}, short(network(c.Addr)), at)
+	switch {
+	case !known && users >= sprayAt, users >= sprayMax:
+		return "users", true
+	case !known && nets >= sprayAt:
+		return "networks", p.sessions > 1
+	case !known && wide >= sprayMax:
+		return "users", false
+	}
+	return "", false
+}
+
+// LoggedIn records a login of c as c.User from its network, and returns the number
+// of networks from which the user logged in within an hour, at most sprayMax.
+func (t *Logins) LoggedIn(c *Client, now int64) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.add(sprayKey{t.hash('u', c.User), netsOfAccount}, short(network(c.Addr)), seconds(now))
+}
+
+// Sent records a sender address of the user c.User, and returns the number of
+// addresses within an hour, at most sprayMax.
+func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.add(sprayKey{t.hash('u', c.User), sendersOfAccount}, short(t.hash('s', sender)), seconds(now))
+}
+
+// Sprays reports whether so many users failed to log in from the host of c that the
+// logins of others do not excuse it.
+func (t *Logins) Sprays(c *Client, now int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, ok := t.sprays.live(sprayKey{c.Host().number(), usersOfSource}, seconds(now))
+	return ok && r.count() >= sprayMax
+}
+
+// Wrote records a recipient of the user c.User, and returns the number within an hour.
+func (t *Logins) Wrote(c *Client, now int64) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := seconds(now)
+	k := mix(t.hash('u', c.User), 1)
+	n, _ := t.accounts.get(k)
+	if at > n.since+3600 {
+		n = ask{since: at}
+	}
+	n.n = sum16(n.n, 1)
+	t.accounts.put(k, n, at)
+	return int(n.n)
+}
+
+// Abuse records that the account of c.User is used by a thief, and Abused reports that
+// it was within a day.
+func (t *Logins) Abuse(c *Client, now int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := mix(t.hash('u', c.User), 2)
+	if _, ok := t.accounts.live(k, seconds(now)); !ok {
+		t.accounts.put(k, ask{since: seconds(now)}, seconds(now))
+	}
+}
+
+// Abused: see Abuse.
+func (t *Logins) Abused(c *Client, now int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.accounts.live(mix(t.hash('u', c.User), 2), seconds(now))
+	return ok
+}
+
+// forget deletes the sprays of the hosts that are freed, and of a network.
+func (t *Logins) forget(freed func(host uint64) bool, network uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sprays.deleteFunc(func(k sprayKey) bool {
+		return k.kind == usersOfSource && freed(k.subject) || k.kind == usersOfNet && k.subject == network
+	})
+}
+
+func pairKey(c *Client, user uint64) uint64 { return mix(c.Host().number(), user) }
+
+// add adds a user or network to a spray and returns the number of distinct ones.
+func (t *Logins) add(k sprayKey, hash uint16, at uint32) int {
+	r, ok := t.sprays.live(k, at)
+	if !ok || r.since > at+sprayWindow[k.kind] { // the clock was wrong
+		r = spray{since: at}
+	}
+	for i, s := range r.seen {
+		if s == hash {
+			return r.count()
+		}
+		if s == 0 {
+			r.seen[i] = hash
+			break
+		}
+	}
+	t.sprays.put(k, r, at)
+	return r.count()
+}
+
+func (t *Logins) remove(k sprayKey, hash uint16, at uint32) {
+	r, ok := t.sprays.get(k)
+	if !ok {
+		return
+	}
+	n := 0
+	left := spray{since: r.since}
+	for _, s := range r.seen {
+		if s != 0 && s != hash {
+			left.seen[n] = s
+			n++
+		}
+	}
+	t.sprays.put(k, left, at)
+}
+
+// Succeeded records a login of c as c.User, and removes its earlier failures
+// from the counters.
+func (t *Logins) Succeeded(c *Client, now int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := seconds(now)
+	user := t.hash('u', c.User)
+	t.peers.login(c, at)
+	k := pairKey(c, user)
+	if p, ok := t.pairs.live(k, at); ok {
+		before := *c
+		before.Account = false // the failures counted for the address
+		t.counters.add(&before, rules.AuthFailure, -int(p.failed), at)
+	}
+	if _, ok := t.pairs.get(k); ok {
+		t.pairs.del(k)
+	}
+	t.remove(sprayKey{c.Host().number(), usersOfSource}, short(user), at)
+	t.remove(sprayKey{network(c.Addr), usersOfNet}, short(user), at)
+	t.remove(sprayKey{user, netsOfUser}, short(network(c.Addr)), at)
+}

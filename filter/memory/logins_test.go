@@ -1,0 +1,207 @@
+package memory
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"scanwatch/rules"
+)
+
+func as(addr, user string) *Client { w := who(addr); w.User = []byte(user); return w }
+
+func TestLogin(t *testing.T) {
+	src := rules.Window{Evidence: rules.AuthFailure, Window: time.Hour, By: rules.BySrc}
+	count := func(m *Memory, w *Client, d time.Duration) int {
+		n, _ := m.Counters.Count(w, src, at(d))
+		return n
+	}
+	fresh := func() *Memory {
+		m := New()
+		m.Counters.Watch([]rules.Window{src})
+		return m
+	}
+	t.Run("login after two failures", func(t *testing.T) {
+		m := fresh()
+		w := as("192.0.2.1", "alice")
+		for range 2 {
+			if spray, _ := m.Logins.Failed(w, at(0)); spray != "" {
+				t.Errorf("sprays %s", spray)
+			}
+		}
+		if n := count(m, w, time.Second); n != 2 {
+			t.Errorf("%d failures", n)
+		}
+		m.Logins.Succeeded(w, at(time.Second))
+		if n := count(m, w, 2*time.Second); n != 0 {
+			t.Errorf("%d failures remain", n)
+		}
+	})
+	t.Run("failures remain after the login", func(t *testing.T) {
+		m := fresh()
+		w := as("192.0.2.1", "alice")
+		m.Logins.Failed(w, at(0))
+		authed := as("192.0.2.1", "alice")
+		authed.Account = true // as a session after its login
+		m.Logins.Succeeded(authed, at(time.Second))
+		if n := count(m, w, 2*time.Second); n != 0 {
+			t.Errorf("%d failures remain", n)
+		}
+	})
+	t.Run("phone with an old password in an office", func(t *testing.T) {
+		m := fresh()
+		m.Logins.Succeeded(as("192.0.2.1", "alice"), at(0))
+		for i := range 12 * 6 { // every five minutes for six hours
+			if spray, _ := m.Logins.Failed(as("192.0.2.1", "bob"), at(time.Duration(i)*5*time.Minute)); spray != "" {
+				t.Errorf("sprays %s", spray)
+			}
+		}
+		if n := count(m, as("192.0.2.1", ""), 6*time.Hour); n > 2 {
+			t.Errorf("%d failures in an hour", n)
+		}
+		for i := range 5 {
+			if spray, _ := m.Logins.Failed(as("192.0.2.1", fmt.Sprint("user", i)), at(7*time.Hour)); spray != "" {
+				t.Errorf("five users with failures are a spray of %s", spray)
+			}
+		}
+	})
+	t.Run("brute force of one user", func(t *testing.T) {
+		m := fresh()
+		w := as("192.0.2.1", "admin")
+		for i := range 100 {
+			m.Logins.Failed(w, at(time.Duration(i)*time.Second))
+		}
+		if n := count(m, w, 100*time.Second); n != 100 {
+			t.Errorf("%d failures", n)
+		}
+	})
+}
+
+// TestSpray checks the kinds of password spray, and whether the client itself is
+// the source.
+func TestSpray(t *testing.T) {
+	type attempt struct {
+		addr, user string
+		session    uint64
+		after      time.Duration
+	}
+	many := func(n int, of func(i int) attempt) (list []attempt) {
+		for i := range n {
+			list = append(list, of(i))
+		}
+		return list
+	}
+	nets := func(n int) []attempt {
+		return many(n, func(i int) attempt { return attempt{fmt.Sprintf("198.18.%d.1", i), "root", uint64(i), 0} })
+	}
+	for _, tt := range []struct {
+		name   string
+		before []attempt
+		last   attempt
+		kind   string
+		sure   bool
+	}{
+		{"four users of one host", many(3, func(i int) attempt { return attempt{"192.0.2.1", fmt.Sprint(i), 1, 0} }), attempt{"192.0.2.1", "x", 1, 0}, "", false},
+		{"five users of one host", many(4, func(i int) attempt { return attempt{"192.0.2.1", fmt.Sprint(i), 1, 0} }), attempt{"192.0.2.1", "x", 1, time.Hour}, "users", true},
+		{"five users in more than a day", many(4, func(i int) attempt { return attempt{"192.0.2.1", fmt.Sprint(i), 1, 0} }), attempt{"192.0.2.1", "x", 1, 25 * time.Hour}, "", false},
+		{"seven users of a network", many(7, func(i int) attempt { return attempt{fmt.Sprintf("192.0.2.%d", i), fmt.Sprint(i), uint64(i), 0} }), attempt{"192.0.2.99", "0", 99, 0}, "", false},
+		{"eight users of a network", many(7, func(i int) attempt { return attempt{fmt.Sprintf("192.0.2.%d", i), fmt.Sprint(i), uint64(i), 0} }), attempt{"192.0.2.99", "x", 99, 0}, "users", false},
+		{"one user from four networks", nets(3), attempt{"203.0.113.1", "root", 99, 0}, "", false},
+		{"one user from five networks", nets(4), attempt{"203.0.113.1", "root", 99, 0}, "networks", false},
+		{"a host that returns in the same session", append(nets(4), attempt{"203.0.113.1", "root", 99, 0}), attempt{"203.0.113.1", "root", 99, time.Minute}, "networks", false},
+		{"a host that returns", append(nets(4), attempt{"203.0.113.1", "root", 99, 0}), attempt{"203.0.113.1", "root", 100, time.Minute}, "networks", true},
+		{"a host that returns for another user", append(nets(4), attempt{"203.0.113.1", "other", 99, 0}), attempt{"203.0.113.1", "root", 100, time.Minute}, "networks", false},
+	} {
+		m := keyed()
+		fail := func(a attempt) (string, bool) {
+			c := as(a.addr, a.user)
+			c.Session = a.session
+			return m.Logins.Failed(c, at(a.after))
+		}
+		for _, a := range tt.before {
+			fail(a)
+		}
+		if kind, sure := fail(tt.last); kind != tt.kind || sure != tt.sure {
+			t.Errorf("%s: %q %v, want %q %v", tt.name, kind, sure, tt.kind, tt.sure)
+		}
+	}
+	m := keyed()
+	m.Logins.Succeeded(as("203.0.113.1", "root"), at(0))
+	for _, a := range nets(6) {
+		m.Logins.Failed(as(a.addr, a.user), at(0))
+	}
+	if spray, _ := m.Logins.Failed(as("203.0.113.1", "root"), at(0)); spray != "" {
+		t.Errorf("the failure of the user is a spray of %s", spray)
+	}
+}
+
+// TestAccounts checks the distinct networks and senders of an account in an hour.
+func TestAccounts(t *testing.T) {
+	m := New()
+	var nets, senders []int
+	for i := range 4 {
+		c := as(fmt.Sprintf("198.18.%d.1", i/2), "carol")
+		nets = append(nets, m.Logins.LoggedIn(c, at(time.Duration(i)*time.Minute)))
+		senders = append(senders, m.Logins.Sent(c, fmt.Appendf(nil, "Carol%d@example.org", i/2), at(time.Duration(i)*time.Minute)))
+	}
+	if want := []int{1, 1, 2, 2}; !slices.Equal(nets, want) || !slices.Equal(senders, want) {
+		t.Errorf("networks %v, senders %v", nets, senders)
+	}
+	if n := m.Logins.LoggedIn(as("198.18.9.1", "dave"), at(0)); n != 1 {
+		t.Errorf("%d networks of another user", n)
+	}
+	if n := m.Logins.LoggedIn(as("198.18.9.1", "carol"), at(2*time.Hour)); n != 1 {
+		t.Errorf("%d networks two hours later", n)
+	}
+}
+
+// TestSubjects checks by what the keys count: an account counts for its user
+// only, and a host with a proven name for itself and its domain, not its network.
+func TestSubjects(t *testing.T) {
+	keys := []rules.Key{rules.BySrc, rules.ByPrefix, rules.ByDomain, rules.BySite, rules.ByUser}
+	var windows []rules.Window
+	for _, k := range keys {
+		windows = append(windows, rules.Window{Evidence: rules.UnknownRecipient, Window: time.Hour, By: k})
+	}
+	account := as("192.0.2.1", "carol")
+	account.Account = true
+	for _, tt := range []struct {
+		name  string
+		adds  *Client
+		asked *Client
+		want  [5]int // by keys; -1 if the subject is unknown
+	}{
+		{"a host without a name", who("192.0.2.1"), who("192.0.2.1"), [5]int{1, 1, 0, 1, -1}},
+		{"its neighbour", who("192.0.2.1"), who("192.0.2.2"), [5]int{0, 1, 0, 1, -1}},
+		{"its neighbour with a name", who("192.0.2.1"), named("192.0.2.2", "mx.example.org"), [5]int{0, 0, 0, 1, -1}},
+		{"another network", who("192.0.2.1"), who("198.51.100.1"), [5]int{0, 0, 0, 1, -1}},
+		{"a host with a name", named("192.0.2.1", "mx1.example.org"), named("192.0.2.1", "mx1.example.org"), [5]int{1, 0, 1, 1, -1}},
+		{"another host of the domain", named("192.0.2.1", "mx1.example.org"), named("198.51.100.1", "mx2.example.org"), [5]int{0, 0, 1, 1, -1}},
+		{"a neighbour of a host with a name", named("192.0.2.1", "mx1.example.org"), who("192.0.2.2"), [5]int{0, 0, 0, 1, -1}},
+		{"an account", account, account, [5]int{0, 0, 0, 0, 1}},
+		{"the host of an account", account, who("192.0.2.1"), [5]int{0, 0, 0, 0, -1}},
+		{"a session that has not logged in as the user", account, as("192.0.2.1", "carol"), [5]int{0, 0, 0, 0, -1}},
+	} {
+		m := New()
+		m.Counters.Watch(windows)
+		m.Counters.Add(tt.adds, rules.UnknownRecipient, at(0))
+		for i, w := range windows {
+			n, ok := m.Counters.Count(tt.asked, w, at(time.Minute))
+			if !ok {
+				n = -1
+			}
+			if n != tt.want[i] {
+				t.Errorf("%s, by %v: %d, want %d", tt.name, keys[i], n, tt.want[i])
+			}
+		}
+	}
+}
+
+// keyed returns empty tables with a fixed key: hashes of 16 bits of a few users may be
+// equal under a random one.
+func keyed() *Memory {
+	m := New()
+	m.key = [16]byte{1}
+	return m
+}

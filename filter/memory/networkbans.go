@@ -1,0 +1,109 @@
+package memory
+
+import "net/netip"
+
+// networkBans are the operator's bans of networks. They are few: a lookup for
+// each prefix length in use finds the narrowest.
+type networkBans struct {
+	rows  map[netip.Prefix]ban
+	bits  [2][129]int // rows by family and prefix length
+	dirty map[netip.Prefix]struct{}
+	rules *ruleNames
+}
+
+func family(a netip.Addr) int {
+	if a.Is4() {
+		return 0
+	}
+	return 1
+}
+
+func (n *networkBans) bucketName() string { return "bans" }
+
+func (n *networkBans) status() Status { return Status{"network bans", len(n.rows), maxNetworkBans, 0} }
+
+func (n *networkBans) has(p netip.Prefix) bool { _, ok := n.rows[p]; return ok }
+
+func (n *networkBans) put(p netip.Prefix, b ban) {
+	if !n.has(p) {
+		n.bits[family(p.Addr())][p.Bits()]++
+	}
+	n.rows[p] = b
+	n.changed(p)
+}
+
+func (n *networkBans) changed(p netip.Prefix) {
+	if n.dirty == nil {
+		n.dirty = make(map[netip.Prefix]struct{})
+	}
+	n.dirty[p] = struct{}{}
+}
+
+func (n *networkBans) lookup(a netip.Addr, now uint32) (netip.Prefix, ban, bool) {
+	if len(n.rows) == 0 {
+		return netip.Prefix{}, ban{}, false
+	}
+	for bits := a.BitLen(); bits >= 0; bits-- {
+		if n.bits[family(a)][bits] == 0 {
+			continue
+		}
+		p, err := a.Prefix(bits)
+		if err != nil {
+			break
+		}
+		if b, ok := n.rows[p]; ok && b.until > now {
+			return p, b, true
+		}
+	}
+	return netip.Prefix{}, ban{}, false
+}
+
+// makeRoom reports whether there is room for a ban of p, after it has dropped
+// expired bans from a full table.
+func (n *networkBans) makeRoom(p netip.Prefix, now uint32) bool {
+	if n.has(p) || len(n.rows) < maxNetworkBans {
+		return true
+	}
+	for p, b := range n.rows {
+		if b.until+keepBan < now || b.until <= now && len(n.rows) >= maxNetworkBans {
+			delete(n.rows, p)
+			n.bits[family(p.Addr())][p.Bits()]--
+			n.changed(p)
+		}
+	}
+	return len(n.rows) < maxNetworkBans
+}
+
+func (n *networkBans) rewrite() {
+	for p := range n.rows {
+		n.changed(p)
+	}
+}
+
+func (n *networkBans) changes(count int, put func(key, value []byte)) (left int) {
+	for p := range n.dirty {
+		if count <= 0 {
+			break
+		}
+		count--
+		delete(n.dirty, p)
+		var value []byte
+		if b, ok := n.rows[p]; ok {
+			value = n.rules.value(b)
+		}
+		put(prefixKey(p), value)
+	}
+	return count
+}
+
+func (n *networkBans) restore(key, value []byte, now uint32) bool {
+	p, b, ok := n.rules.read(key, value)
+	if !ok || isSource(p) {
+		return false
+	}
+	if banScore(p, b, now) >= 0 && !n.has(p) && len(n.rows) < maxNetworkBans {
+		n.put(p, b)
+		delete(n.dirty, p)
+	}
+	return true
+}

@@ -1,0 +1,413 @@
+package memory
+
+import (
+	"net/netip"
+	"time"
+
+	"scanwatch/internal/hostname"
+	"scanwatch/rules"
+)
+
+// Peers is the table of clients with accepted mail, logins or offences, by host
+// and by registered domain of the proven name.
+type Peers struct {
+	*shared
+	rows      table[peerKey, peer]
+	forgotten forgotten
+}
+
+type peerKey struct {
+	host Host // of a domain: its hash
+	kind peerKind
+}
+
+type peerKind uint8
+
+const (
+	peerHost peerKind = iota + 1 // by address: another host of an IPv6 /64 has none of it
+	peerDomain
+	peerLogin // logins, by Client.Host: a user changes the address within a /64
+)
+
+// peer is a row. Days are numbers since 1970.
+type peer struct {
+	first, good uint16 // of the first and the latest accepted mail
+	login       uint16 // of the latest login
+	bad         uint16 // of the latest offence
+	wrote       uint16 // of the latest mail of our users to the domain
+	messages    uint16
+	days        uint16                // with accepted mail
+	senders     [manySenders]uint16   // hashes of sender domains; of a domain: of other domains
+	helos       [manyGreetings]uint16 // hashes of greetings
+}
+
+const (
+	// peerDays is the time that a client is known after its latest mail, so that a
+	// sender with one message a year remains known.
+	peerDays = 400
+	// loginDays is the time that a login counts. The address of a mobile phone
+	// belongs to other users after that.
+	loginDays = 30
+	// badDays is the time that an offence suspends the shield of a trusted client.
+	badDays = 30
+	// recentDays is the age up to which accepted mail makes a client trusted.
+	recentDays = 90
+)
+
+// What makes a client trusted: messages on different days, over some time.
+const (
+	trustedMessages = 10
+	trustedDays     = 7
+	trustedSpread   = 10 // days from the first to the latest message
+)
+
+// What shows that an address stands for many hosts, such as a gateway, and a
+// domain for many owners, such as a provider's.
+const (
+	manySenders   = 5 // sender domains
+	manyGreetings = 3
+	manyDays      = 3
+	manyForeign   = 4 // sender domains other than the domain itself
+)
+
+const peersBucket = "peers"
+
+func newPeers(s *shared) *Peers {
+	t := &Peers{shared: s, forgotten: forgotten{dirty: true}}
+	t.rows = newTable(schema[peerKey, peer]{
+		name: "known clients", bucket: peersBucket, limit: maxPeers, evictionScore: peerScore,
+		key: func(k peerKey) []byte { return k.host.append([]byte{byte(k.kind)}) },
+		value: func(p peer) []byte {
+			return append(append(words(p.first, p.good, p.login, p.bad, p.wrote, p.messages, p.days), words(p.senders[:]...)...), words(p.helos[:]...)...)
+		},
+		decode:  readPeer,
+		merge:   mergePeers,
+		dropped: t.forgotten.drop,
+	})
+	return t
+}
+
+func readPeer(key, v []byte) (k peerKey, p peer, ok bool) {
+	const fixed = 7
+	if len(key) != 17 || len(v) != 2*(fixed+len(p.senders)+len(p.helos)) {
+		return k, p, false
+	}
+	k.kind = peerKind(key[0])
+	k.host, ok = readHost(key[1:])
+	read(v, &p.first, &p.good, &p.login, &p.bad, &p.wrote, &p.messages, &p.days)
+	readWords(v[2*fixed:], p.senders[:])
+	readWords(v[2*(fixed+len(p.senders)):], p.helos[:])
+	return k, p, ok
+}
+
+// mergePeers adds what was stored before the start to what was learned since.
+func mergePeers(live *peer, stored peer) {
+	if stored.first != 0 && (live.first == 0 || stored.first < live.first) {
+		live.first = stored.first
+	}
+	if live.good == stored.good && live.good != 0 && stored.days > 0 {
+		stored.days-- // the same day
+	}
+	live.good, live.login = max(live.good, stored.good), max(live.login, stored.login)
+	live.bad, live.wrote = max(live.bad, stored.bad), max(live.wrote, stored.wrote)
+	live.messages, live.days = sum16(live.messages, int(stored.messages)), sum16(live.days, int(stored.days))
+	for _, s := range stored.senders {
+		addShort(live.senders[:], s)
+	}
+	for _, h := range stored.helos {
+		addShort(live.helos[:], h)
+	}
+}
+
+func sum16(a uint16, b int) uint16 { return uint16(min(int(a)+b, 1<<16-1)) }
+
+func peerScore(_ peerKey, p peer, now uint32) int64 {
+	if p.good == 0 && p.wrote == 0 { // an offence must not evict a sender with one message a year
+		return max(ageScore(p.login, now, loginDays), ageScore(p.bad, now, badDays))
+	}
+	return ageScore(max(p.good, p.login, p.bad, p.wrote), now, peerDays)
+}
+
+func within(day uint16, at uint32, days int) bool { return day != 0 && ageScore(day, at, days) >= 0 }
+
+// many reports whether a host stands for many.
+func (p *peer) many() bool {
+	return countShort(p.senders[:]) == manySenders && countShort(p.helos[:]) == manyGreetings && p.days >= manyDays
+}
+
+// A Delivery is ordinary mail accepted in one session: with a sender and a
+// recipient other than a role account, who was let in by no pass statement.
+type Delivery struct {
+	Messages int
+	Senders  []string // registered domains of the senders
+}
+
+// Delivered records mail accepted from c in a session without an offence.
+func (t *Peers) Delivered(c *Client, d Delivery, now int64) {
+	if c.Shared || d.Messages == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := seconds(now)
+	t.deliver(hostKey(c), c, d, at)
+	// A domain has the standing of its hosts if the mail is its own.
+	own := c.Domain != "" && RegisteredDomain(c.Helo) == c.Domain
+	for _, s := range d.Senders {
+		own = own || c.Domain != "" && s == c.Domain
+	}
+	if own {
+		t.deliver(t.domainKey(c.Domain), c, d, at)
+	}
+}
+
+func (t *Peers) deliver(k peerKey, c *Client, d Delivery, at uint32) {
+	p, _ := t.rows.get(k)
+	today := dayOf(at)
+	if p.first == 0 || p.first > today { // the clock may have been wrong
+		p.first = today
+	}
+	if p.good < today {
+		p.days = sum16(p.days, 1)
+	}
+	p.good = max(p.good, today)
+	p.messages = sum16(p.messages, d.Messages)
+	for _, s := range d.Senders {
+		if k.kind == peerHost || s != c.Domain {
+			addShort(p.senders[:], short(t.hash('d', []byte(s))))
+		}
+	}
+	if len(c.Helo) > 0 {
+		addShort(p.helos[:], short(t.hash('h', c.Helo)))
+	}
+	t.rows.put(k, p, at)
+}
+
+// WroteTo records that an authenticated user wrote to a registered domain.
+func (t *Peers) WroteTo(domain string, now int64) {
+	if domain == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := seconds(now)
+	k := t.domainKey(domain)
+	if p, _ := t.rows.get(k); p.wrote < dayOf(at) {
+		p.wrote = dayOf(at)
+		t.rows.put(k, p, at)
+	}
+}
+
+// Misbehaved records an offence of c: it halves what c and its domain have earned,
+// and suspends their shield for badDays.
+func (t *Peers) Misbehaved(c *Client, now int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := seconds(now)
+	for _, k := range t.keys(c) {
+		if k.kind == 0 {
+			continue
+		}
+		p, _ := t.rows.get(k)
+		if p.bad == dayOf(at) {
+			continue // once a day: each retry of a newsletter would be another offence
+		}
+		p.bad, p.messages, p.days = dayOf(at), (p.messages+1)/2, (p.days+1)/2
+		t.rows.put(k, p, at)
+	}
+}
+
+// login records a login from the host of c. It needs the lock.
+func (t *Peers) login(c *Client, at uint32) {
+	k := peerKey{c.Host(), peerLogin}
+	p, _ := t.rows.get(k)
+	p.login = dayOf(at)
+	t.rows.put(k, p, at)
+}
+
+// hasLogin reports whether a user has logged in from the host of c in the last
+// loginDays. It needs the lock.
+func (t *Peers) hasLogin(c *Client, at uint32) bool {
+	p, ok := t.rows.get(peerKey{c.Host(), peerLogin})
+	return ok && within(p.login, at, loginDays)
+}
+
+func (t *Peers) domainKey(domain string) peerKey {
+	return peerKey{Host{lo: t.hash('d', []byte(domain))}, peerDomain}
+}
+
+// hostKey returns the key of the address of c.
+func hostKey(c *Client) peerKey { return peerKey{HostOf(c.Addr, true), peerHost} }
+
+// keys returns the keys of c by host and domain; the zero key if it has none.
+func (t *Peers) keys(c *Client) (keys [2]peerKey) {
+	keys[0] = hostKey(c)
+	if c.Domain != "" {
+		keys[1] = t.domainKey(c.Domain)
+	}
+	return keys
+}
+
+// RegisteredDomain returns the registered domain of a host name, or "" for a name
+// that a provider has derived from an address or gives to the hosts of its
+// customers: the customer does not own its domain. It takes about a microsecond and
+// allocates, so callers compute it once for a session.
+func RegisteredDomain(name []byte) string {
+	if hostname.Generic(name) {
+		return ""
+	}
+	return hostname.Registered(name)
+}
+
+// A Standing is the reputation of a client with its reasons.
+type Standing struct {
+	Level    rules.Standing
+	By       string // host, domain or correspondent; empty if Level is none
+	Messages int
+	Days     int       // with messages
+	First    time.Time // day of the first message, in UTC
+	Last     time.Time // of the latest
+	Offence  time.Time // of the latest offence; zero if none in the last 30 days
+	Login    time.Time // of the latest login; zero if none in the last 30 days
+	Many     bool      // the address stands for many hosts
+}
+
+// Standing returns the standing of c. The level is unknown until the stored rows
+// have been read.
+func (t *Peers) Standing(c *Client, now int64) (s Standing) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := seconds(now)
+	keys := t.keys(c)
+	own, _ := t.rows.get(keys[0])
+	s = own.standing(at)
+	s.By = "host"
+	if within(own.bad, at, badDays) {
+		s.Offence = dayTime(own.bad)
+	}
+	if login, _ := t.rows.get(peerKey{c.Host(), peerLogin}); within(login.login, at, loginDays) {
+		s.Login = dayTime(login.login)
+	}
+	if s.Many = c.Shared || own.many(); s.Many {
+		s.Level = rules.StandingNone
+	} else if p, ok := t.rows.get(keys[1]); ok && keys[1].kind != 0 && countShort(p.senders[:]) < manyForeign {
+		if d := p.standing(at); d.Level > s.Level {
+			s.Level, s.By, s.Messages, s.Days, s.First, s.Last = d.Level, "domain", d.Messages, d.Days, d.First, d.Last
+		}
+		if s.Level == rules.StandingNone && within(p.wrote, at, peerDays) {
+			s.Level, s.By, s.Last = rules.StandingKnown, "correspondent", dayTime(p.wrote)
+		}
+	}
+	if s.Level == rules.StandingTrusted && !s.Offence.IsZero() {
+		s.Level = rules.StandingKnown
+	}
+	if s.Level == rules.StandingNone {
+		s.By = ""
+		if t.unread {
+			s.Level = rules.StandingUnknown
+		}
+	}
+	return s
+}
+
+// standing returns the standing by the mail of one row.
+func (p *peer) standing(at uint32) (s Standing) {
+	s = Standing{Level: rules.StandingNone, Messages: int(p.messages), Days: int(p.days)}
+	if p.good == 0 {
+		return s
+	}
+	s.First, s.Last = dayTime(p.first), dayTime(p.good)
+	switch {
+	case p.messages == 0 || !within(p.good, at, peerDays) || p.first >= dayOf(at):
+	case p.messages >= trustedMessages && p.days >= trustedDays && p.good-p.first >= trustedSpread &&
+		within(p.good, at, recentDays) && !within(p.bad, at, badDays):
+		s.Level = rules.StandingTrusted
+	default:
+		s.Level = rules.StandingKnown
+	}
+	return s
+}
+
+// Excuse returns the reason why no rule bans c: "login" for a recent login from
+// its address, which many users may share, "many" for an address that stands for
+// many hosts, its standing, or "".
+func (t *Peers) Excuse(c *Client, now int64) string {
+	switch s := t.Standing(c, now); {
+	case s.Many:
+		return "many"
+	case !s.Login.IsZero():
+		return "login"
+	case s.Level >= rules.StandingKnown:
+		return s.Level.String()
+	}
+	return ""
+}
+
+// A Summary counts the hosts by standing.
+type Summary struct {
+	Known    int            `json:"known"`
+	Trusted  int            `json:"trusted"`
+	Gateways []netip.Prefix `json:"gateways"` // addresses that stand for many hosts, at most a few
+}
+
+// maxGateways bounds Summary.Gateways.
+const maxGateways = 20
+
+// Summary returns the numbers of hosts by standing.
+func (t *Peers) Summary(now int64) (s Summary) {
+	at := seconds(now)
+	each(&t.mu, &t.rows, func(k peerKey, p peer) (peer, bool) { return p, k.kind == peerHost }, func(p peer) {
+		switch p.standing(at).Level {
+		case rules.StandingKnown:
+			s.Known++
+		case rules.StandingTrusted:
+			s.Trusted++
+		}
+	})
+	t.Each(now, func(p Peer) {
+		if p.Many && len(s.Gateways) < maxGateways {
+			s.Gateways = append(s.Gateways, p.Prefix)
+		}
+	})
+	return s
+}
+
+// A Peer is a host with recent mail or a recent login.
+type Peer struct {
+	Prefix    netip.Prefix // an IPv4 address, an IPv6 host or its /64
+	Messages  int          // accepted
+	LastMail  time.Time    // a day, in UTC; zero if none in the last recentDays
+	LastLogin time.Time    // a day, in UTC; zero if none in the last loginDays
+	Many      bool         // it stands for many hosts: to be listed as gateway
+}
+
+// Each calls visit for each host with accepted mail in the last 90 days or a
+// login in the last 30.
+func (t *Peers) Each(now int64, visit func(Peer)) {
+	at := seconds(now)
+	each(&t.mu, &t.rows, func(k peerKey, p peer) (Peer, bool) { return p.export(k, at) }, visit)
+}
+
+// ReadPeer decodes a row of the bucket peers for readers of the file. It returns
+// false for a row without a host, recent mail or a recent login.
+func ReadPeer(key, value []byte, now int64) (Peer, bool) {
+	k, p, ok := readPeer(key, value)
+	if !ok {
+		return Peer{}, false
+	}
+	return p.export(k, seconds(now))
+}
+
+func (p *peer) export(k peerKey, at uint32) (e Peer, ok bool) {
+	if k.kind == peerDomain {
+		return e, false
+	}
+	e = Peer{Prefix: k.host.Prefix(), Messages: int(p.messages), Many: p.many()}
+	if within(p.good, at, recentDays) {
+		e.LastMail = dayTime(p.good)
+	}
+	if within(p.login, at, loginDays) {
+		e.LastLogin = dayTime(p.login)
+	}
+	return e, !e.LastMail.IsZero() || !e.LastLogin.IsZero()
+}

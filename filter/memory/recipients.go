@@ -1,0 +1,219 @@
+package memory
+
+import (
+	"scanwatch/internal/mailbox"
+)
+
+// Recipients is the table of requested mailboxes: whether they exist, and the
+// networks that requested a missing one. Subaddresses (RFC 5233) count as their
+// mailbox.
+type Recipients struct {
+	*shared
+	rows table[uint64, recipient]
+	// asks holds who asked for which missing mailbox: by host and mailbox, by
+	// sender and mailbox, and the number of free asks by domain.
+	asks      table[uint64, ask]
+	delimiter byte
+	base      []byte // scratch
+}
+
+type recipient struct {
+	day      uint16 // last requested or, for an existing one, last accepted
+	accepted bool
+	networks distinctNetworks
+}
+
+// An accepted recipient is kept longer, because it must never count as missing.
+const (
+	probedDays   = 30
+	acceptedDays = 400
+)
+
+// ask is a row of the asks since a time.
+type ask struct {
+	since uint32
+	n     uint16
+}
+
+const (
+	// askWindow is the time in which the same question of a host counts once: a list
+	// with former members asks for them each time, and learns nothing.
+	askWindow = 30 * daySeconds
+	// freeAsks is the number of asks for probed mailboxes that a domain may make
+	// in a day.
+	freeAsks = 5
+)
+
+func newRecipients(s *shared) *Recipients {
+	return &Recipients{
+		shared: s, delimiter: '+',
+		rows: newTable(schema[uint64, recipient]{
+			name: "recipients", bucket: "recipients", limit: maxRecipients, evictionScore: recipientScore,
+			key: number,
+			value: func(r recipient) []byte {
+				accepted := byte(0)
+				if r.accepted {
+					accepted = 1
+				}
+				return append(append(words(r.day), accepted), words(r.networks[:]...)...)
+			},
+			decode: readRecipient,
+		}),
+		asks: newTable(schema[uint64, ask]{
+			name: "asks", bucket: "asks", limit: maxAsks,
+			evictionScore: func(_ uint64, a ask, now uint32) int64 { return int64(a.since) + askWindow - int64(now) },
+			key:           number,
+			value:         func(a ask) []byte { return be.AppendUint16(be.AppendUint32(nil, a.since), a.n) },
+			decode:        readAsk,
+		}),
+	}
+}
+
+func readRecipient(key, v []byte) (k uint64, r recipient, ok bool) {
+	k, ok = readNumber(key)
+	if !ok || len(v) != 3+2*len(r.networks) {
+		return 0, r, false
+	}
+	r.day, r.accepted = be.Uint16(v), v[2] != 0
+	readWords(v[3:], r.networks[:])
+	return k, r, true
+}
+
+func readAsk(key, v []byte) (k uint64, a ask, ok bool) {
+	k, ok = readNumber(key)
+	if !ok || len(v) != 6 {
+		return 0, a, false
+	}
+	return k, ask{be.Uint32(v), be.Uint16(v[4:])}, true
+}
+
+func recipientScore(_ uint64, r recipient, now uint32) int64 {
+	if r.accepted {
+		return ageScore(r.day, now, acceptedDays)
+	}
+	return ageScore(r.day, now, probedDays)
+}
+
+// Delimiter sets the character that separates a mailbox from its detail.
+func (t *Recipients) Delimiter(c byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.delimiter = c
+}
+
+// mailbox returns the hash of the mailbox of rcpt. It needs the lock.
+func (t *Recipients) mailbox(rcpt []byte) uint64 {
+	t.base = mailbox.AppendBase(t.base[:0], rcpt, t.delimiter)
+	return t.hash('r', t.base)
+}
+
+// Mailbox returns a number for the mailbox of rcpt.
+func (t *Recipients) Mailbox(rcpt []byte) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.mailbox(rcpt)
+}
+
+// Accepted records mail accepted for rcpt.
+func (t *Recipients) Accepted(rcpt []byte, now int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := seconds(now)
+	k := t.mailbox(rcpt)
+	r, _ := t.rows.get(k)
+	if day := dayOf(at); !r.accepted || r.day != day {
+		t.rows.put(k, recipient{day: day, accepted: true}, at)
+	}
+}
+
+// Known reports whether mail was accepted for rcpt. A mailbox that is not known
+// may exist.
+func (t *Recipients) Known(rcpt []byte, now int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, ok := t.rows.live(t.mailbox(rcpt), seconds(now))
+	return ok && r.accepted
+}
+
+// Refused records that the mail server rejected rcpt, which never was accepted,
+// for a stranger.
+func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := seconds(now)
+	k := t.mailbox(rcpt)
+	r, _ := t.rows.live(k, at)
+	if r.accepted {
+		return
+	}
+	r.day = dayOf(at)
+	addShort(r.networks[:], short(network(c.Addr)))
+	t.rows.put(k, r, at)
+}
+
+// Asked records that c asked for the missing rcpt, and reports whether it had
+// already done so within askWindow.
+func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := seconds(now)
+	k := mix(c.Host().number(), t.mailbox(rcpt))
+	if c.Account {
+		k = mix(t.hash('u', c.User), t.mailbox(rcpt))
+	}
+	return t.again(k, at)
+}
+
+// Held records that a rule rejected rcpt for c, and reports whether it had already done
+// so within askWindow: a mail server retries.
+func (t *Recipients) Held(c *Client, rcpt []byte, now int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.again(mix(t.mailbox(rcpt), c.Host().number()), seconds(now))
+}
+
+// again records an ask and reports whether it is repeated. It needs the lock.
+func (t *Recipients) again(k uint64, at uint32) bool {
+	_, again := t.asks.live(k, at)
+	if !again {
+		t.asks.put(k, ask{since: at}, at)
+	}
+	return again
+}
+
+// Probed reports whether at least distinctAt networks, without that of c,
+// requested rcpt, which has never existed.
+func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, ok := t.rows.live(t.mailbox(rcpt), seconds(now))
+	return ok && !r.accepted && r.networks.others(c.Addr) >= distinctAt
+}
+
+// Excused reports whether c may ask for a probed mailbox all the same, and records
+// the ask: the mailbox may be new. A client with a proven name of its own may do so
+// once for a sender and recipient, and its domain a few times a day.
+func (t *Recipients) Excused(c *Client, sender, rcpt []byte, now int64) bool {
+	if c.Domain == "" {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := seconds(now)
+	pair := mix(t.hash('s', sender), t.mailbox(rcpt))
+	domain := t.hash('a', []byte(c.Domain))
+	n, _ := t.asks.get(domain)
+	if at > n.since+daySeconds {
+		n = ask{}
+	}
+	if _, again := t.asks.live(pair, at); again || n.n >= freeAsks {
+		return false
+	}
+	if n.n == 0 {
+		n.since = at
+	}
+	n.n++
+	t.asks.put(pair, ask{since: at}, at)
+	t.asks.put(domain, n, at)
+	return true
+}

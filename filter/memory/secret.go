@@ -1,0 +1,84 @@
+package memory
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"sync"
+
+	"scanwatch/rules"
+)
+
+// shared is the state that all tables share.
+type shared struct {
+	mu       sync.Mutex
+	key      [16]byte // of the hashes
+	keyDirty bool
+	unread   bool // the stored rows have not been read yet
+}
+
+func newShared() *shared {
+	s := &shared{keyDirty: true}
+	_, _ = rand.Read(s.key[:]) // never fails
+	return s
+}
+
+// hash returns a keyed hash of text in lower case. Equal texts have different
+// hashes for different purposes. Only the first 256 bytes count: a mail address
+// is not longer.
+func (s *shared) hash(purpose byte, text []byte) uint64 {
+	var b [16 + 1 + 256]byte
+	n := copy(b[:], s.key[:])
+	b[n] = purpose
+	sum := sha256.Sum256(appendLower(b[:n+1], text[:min(len(text), 256)]))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+func appendLower(dst, b []byte) []byte {
+	for _, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
+
+// secret is the bucket of the key.
+type secret struct{ *Memory }
+
+func (secret) bucketName() string { return "secret" }
+
+func (secret) status() Status { return Status{} }
+
+func (s secret) rewrite() { s.keyDirty = true }
+
+func (s secret) changes(n int, put func(key, value []byte)) (left int) {
+	if n > 0 && s.keyDirty {
+		s.keyDirty = false
+		put([]byte("hash"), append([]byte(nil), s.key[:]...))
+		n--
+	}
+	return n
+}
+
+// restore sets the key and drops all rows that hold hashes of the previous one.
+func (s secret) restore(_, value []byte, _ uint32) bool {
+	if len(value) != len(s.key) {
+		return false
+	}
+	copy(s.key[:], value)
+	s.keyDirty = false
+	s.Recipients.rows.clear()
+	s.Recipients.asks.clear()
+	s.Logins.pairs.clear()
+	s.Logins.sprays.clear()
+	s.Logins.accounts.clear()
+	s.Peers.rows.deleteFunc(func(k peerKey) bool { return k.kind == peerDomain })
+	for k, p := range s.Peers.rows.rows {
+		p.senders, p.helos = [manySenders]uint16{}, [manyGreetings]uint16{}
+		s.Peers.rows.rows[k] = p
+	}
+	s.Counters.rows.deleteFunc(func(k counterKey) bool { return k.by == rules.ByHelo || k.by == rules.ByUser || k.by == rules.ByDomain })
+	return true
+}

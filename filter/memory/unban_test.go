@@ -1,0 +1,84 @@
+package memory
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"scanwatch/rules"
+)
+
+// TestManualBanOfAddress checks that an IPv6 address of the operator's ban and
+// unban stands for its /64, and for all hosts in it.
+func TestManualBanOfAddress(t *testing.T) {
+	one := netip.MustParsePrefix("2001:db8::25/128")
+	own, nameless := named("2001:db8::25", "mail.example.org"), who("2001:db8::77")
+	m := New()
+	if b, ok := m.Bans.AddPrefix(one, time.Hour, "enough", at(0)); !ok || b.Prefix.String() != "2001:db8::/64" || !holds(m, own, time.Minute) || !holds(m, nameless, time.Minute) {
+		t.Errorf("ban of an address: %+v", b)
+	}
+	if ended := m.Bans.Revoke(one, at(2*time.Minute)); len(ended) != 1 || holds(m, own, 3*time.Minute) || holds(m, nameless, 3*time.Minute) {
+		t.Errorf("unban of an address: %+v", ended)
+	}
+	m.Bans.Add(own, BanRequest{Ladder: hours, Rule: "harvest"}, at(time.Hour))
+	m.Bans.Add(nameless, BanRequest{Ladder: hours, Rule: "harvest"}, at(time.Hour))
+	if ended := m.Bans.Revoke(netip.MustParsePrefix("2001:db8::99/128"), at(time.Hour+time.Minute)); len(ended) != 2 {
+		t.Errorf("unban of another address in the /64: %+v", ended)
+	}
+}
+
+// TestForget checks that an unban also clears the counts that would ban the host
+// again.
+func TestForget(t *testing.T) {
+	win := rules.Window{Evidence: rules.UnknownRecipient, Window: day, By: rules.BySrc}
+	net := rules.Window{Evidence: rules.UnknownRecipient, Window: day, By: rules.ByPrefix}
+	for _, tt := range []struct {
+		name   string
+		c      *Client
+		freed  string
+		counts int
+	}{
+		{"the host", who("192.0.2.1"), "192.0.2.1/32", 0},
+		{"its network", who("192.0.2.1"), "192.0.2.0/24", 0},
+		{"another host", who("192.0.2.1"), "192.0.2.2/32", 9},
+		{"another network", who("192.0.2.1"), "198.51.100.0/24", 9},
+		{"the /64 of an IPv6 host", who("2001:db8::7"), "2001:db8::/64", 0},
+		{"an address of an IPv6 host", who("2001:db8::7"), "2001:db8::7/128", 0},
+		{"an IPv6 host with a name", named("2001:db8::7", "mail.example.org"), "2001:db8::7/128", 0},
+		{"the /64 of a banned host with a name", named("2001:db8::7", "mail.example.org"), "2001:db8::/64", 0},
+		{"the /32 of a banned host with a name", named("2001:db8::7", "mail.example.org"), "2001:db8::/32", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := New()
+			m.Counters.Watch([]rules.Window{win, net})
+			tt.c.User = nil
+			for range 9 {
+				m.Counters.Add(tt.c, rules.UnknownRecipient, at(0))
+			}
+			m.Bans.Add(tt.c, BanRequest{Ladder: hours, Rule: "unknown"}, at(0))
+			for i := range sprayMax - 1 {
+				c := *tt.c
+				c.User = []byte{'a' + byte(i)}
+				m.Logins.Failed(&c, at(0))
+			}
+			p := netip.MustParsePrefix(tt.freed)
+			m.Bans.Revoke(p, at(time.Minute))
+			m.Forget(p)
+			if n, _ := m.Counters.Count(tt.c, win, at(time.Minute)); n != tt.counts {
+				t.Errorf("by source: %d, want %d", n, tt.counts)
+			}
+			c := *tt.c
+			c.User = []byte("z")
+			if kind, _ := m.Logins.Failed(&c, at(time.Minute)); (kind == "users") != (tt.counts > 0) {
+				t.Errorf("the next failed login is a spray of %q", kind)
+			}
+		})
+	}
+	m := New()
+	m.Counters.Watch([]rules.Window{net})
+	m.Counters.Add(who("192.0.2.1"), rules.UnknownRecipient, at(0))
+	m.Forget(netip.MustParsePrefix("192.0.2.9/32"))
+	if n, _ := m.Counters.Count(who("192.0.2.1"), net, at(0)); n != 0 {
+		t.Errorf("%d remain of the network of a freed host", n)
+	}
+}

@@ -1,0 +1,226 @@
+package replay
+
+import (
+	"bytes"
+
+	"scanwatch/internal/smtp"
+	"scanwatch/store"
+)
+
+// A playback is a session that is being played.
+type playback struct {
+	rec    store.Record
+	out    Outcome
+	cursor store.Cursor
+	at     int64 // time of the next step, microseconds since 1970
+	newest int64 // time of the newest event
+	over   bool  // the session has ended as recorded
+	gone   bool  // the policy disconnected the client
+
+	next     next
+	ruled    bool // our rule decided in phase ruledAt, and its KindFilter follows
+	ruledAt  smtp.Phase
+	rule     string // the rule that decided last
+	banned   bool   // because of a ban
+	junk     bool   // the policy marks the session as junk
+	wasJunk  bool   // a filter marked something as junk when it was recorded
+	unhelo   bool   // the policy rejected the last greeting
+	lostAll  int    // messages lost for all recipients
+	tx       transaction
+	done     store.Counts // of the commands so far
+	examples int          // failed commands with a step
+	padded   bool         // commands without a step were played
+	cmd      command
+	sawAuth  bool // the record masks later unknown commands
+	replies  [8]reply
+	nreplies int
+}
+
+// next is the next step, with the decisions about it when it was recorded.
+type next struct {
+	step     store.Step
+	held     store.Step // follows step
+	last     bool       // there is no step, only the end of the session
+	filter   store.Step // the decision of a filter
+	filtered bool       // filter is set
+	ours     bool       // our rule made the decision
+	ruled    bool       // our rule decided, or would have
+}
+
+// transaction is the current transaction of the record, and its state now.
+type transaction struct {
+	open   bool // now
+	sender []byte
+	msgid  uint32
+	was    int  // recipients accepted when it was recorded
+	now    int  // recipients accepted now
+	data   bool // DATA was accepted when it was recorded
+	junk   bool
+	why    Refusal // the latest one
+}
+
+// reply is a reply text, which only the first step of its kind contains.
+type reply struct {
+	code uint32
+	verb [4]byte
+	text []byte
+}
+
+// advance finds the next step.
+func (v *playback) advance() {
+	n := &v.next
+	n.filtered, n.ours, n.ruled = false, false, false
+	if n.held.Kind != store.KindNone {
+		n.step, n.held = n.held, store.Step{}
+		v.at = v.newest
+		return
+	}
+	first := int64(0) // time of the first effect of the command
+	start := v.rec.Start.UnixMicro()
+	for v.cursor.Next(&n.step) {
+		s := &n.step
+		if at := start + s.At.Microseconds(); first == 0 && at > v.newest {
+			first = at
+		}
+		switch s.Kind {
+		case store.KindVerdict:
+			n.ruled = true
+			if s.Enforced {
+				v.ruled, v.ruledAt = true, s.Phase
+			}
+		case store.KindFilter:
+			v.filterNext(s)
+		case store.KindFinding, store.KindTag, store.KindBan:
+		default:
+			v.swap()
+			v.at = max(first, v.newest)
+			return
+		}
+	}
+	n.last = true
+	v.at = max(v.rec.End.UnixMicro(), v.newest)
+}
+
+// filterNext notes the decision of a filter about the next step.
+func (v *playback) filterNext(s *store.Step) {
+	n := &v.next
+	n.filter, n.filtered = *s, true
+	v.wasJunk = v.wasJunk || s.Decision == smtp.Junk
+	n.ours = v.ruled && s.Phase == v.ruledAt
+	v.ruled = false
+	v.out.Ended = v.out.Ended || n.ours && n.refused()
+}
+
+// refused reports whether a filter rejected the step when it was recorded.
+func (n *next) refused() bool { return n.filtered && n.filter.Decision >= smtp.Reject }
+
+// resumed reports whether our rule rejected the step when it was recorded. If
+// the policy does not, the effect of the command is unknown.
+func (n *next) resumed() bool { return n.ours && n.refused() }
+
+// decided reports whether a filter decided about the step in the given phase.
+func (n *next) decided(phase smtp.Phase) bool {
+	return n.filtered && n.filter.Phase == phase
+}
+
+// swap reorders a failed command and refused input: the input was recorded
+// immediately, and the command before it when the session continued.
+func (v *playback) swap() {
+	n := &v.next
+	if n.step.Kind != store.KindInput {
+		return
+	}
+	c := v.cursor
+	var s store.Step
+	for c.Next(&s) {
+		switch s.Kind {
+		case store.KindFinding, store.KindVerdict, store.KindTag, store.KindBan:
+			continue
+		case store.KindCommand, store.KindHelo:
+			if s.Code >= 400 {
+				n.held, n.step, v.cursor = n.step, s, c
+			}
+		}
+		return
+	}
+}
+
+// text returns the reply text of a step. Only the first step with this reply
+// contains it.
+func (v *playback) text(s *store.Step) []byte {
+	var verb [4]byte
+	copy(verb[:], bytes.ToUpper(s.Text[:min(len(s.Text), 4)]))
+	if s.Kind != store.KindCommand {
+		verb = [4]byte{byte(s.Kind)}
+	}
+	n := min(v.nreplies, len(v.replies))
+	if len(s.Reply) > 0 {
+		v.replies[v.nreplies%len(v.replies)] = reply{s.Code, verb, s.Reply}
+		v.nreplies++
+		return s.Reply
+	}
+	for _, r := range v.replies[:n] {
+		if r.code == s.Code && r.verb == verb {
+			return r.text
+		}
+	}
+	if s.Code == 500 {
+		return unknownCommand
+	}
+	return nil
+}
+
+// lost adds a message that was accepted when it was recorded, and is not now for
+// all, or for some, of its recipients.
+func (v *playback) lost(t *transaction, some bool) {
+	m := Message{Sender: t.sender, Rcpts: t.was, Some: some, Refusal: t.why}
+	if some {
+		m.Rcpts -= t.now
+	} else {
+		v.lostAll++
+	}
+	if m.Rule == "" {
+		m.Refusal = v.out.Refusal
+	}
+	v.out.Lost = append(v.out.Lost, m)
+}
+
+// skip passes over a step that the policy prevents.
+func skip(p *Player, v *playback, s *store.Step) {
+	if p.o.Skipped != nil {
+		p.o.Skipped(s)
+	}
+	t := &v.tx
+	switch s.Kind {
+	case store.KindMail:
+		if s.Result == smtp.ResultOK {
+			why := t.why
+			*t = transaction{sender: s.Text, why: why}
+		}
+	case store.KindRcpt:
+		if s.Result == smtp.ResultOK {
+			t.was++
+		}
+	case store.KindCommit:
+		v.lost(t, false)
+		t.was = 0
+	}
+}
+
+// lose skips the rest of a session that the policy ended.
+func lose(p *Player, v *playback) {
+	if v.tx.why.Rule == "" {
+		v.tx.why = v.out.Refusal
+	}
+	for v.cursor.Next(&v.next.step) {
+		skip(p, v, &v.next.step)
+	}
+	v.loseOmitted()
+}
+
+// loseOmitted adds the messages whose steps were omitted from the record.
+func (v *playback) loseOmitted() {
+	for range min(max(int(v.rec.Counts.Mails)-int(v.done.Mails)-v.lostAll, 0), maxPadded) {
+		v.out.Lost = append(v.out.Lost, Message{Unknown: true, Refusal: v.out.Refusal})
+	}
+}

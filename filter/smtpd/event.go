@@ -1,0 +1,354 @@
+package smtpd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+)
+
+// Version is a version of the protocol, as in each line.
+type Version struct{ Major, Minor int }
+
+// Newest is the newest supported version of the protocol. Later minor versions are
+// parsed in the same way.
+var Newest = Version{0, 7}
+
+func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
+
+// Before reports whether v is older than major.minor.
+func (v Version) Before(major, minor int) bool {
+	return v.Major < major || v.Major == major && v.Minor < minor
+}
+
+// ID identifies the type of an Event: a report, or a request in a phase, which
+// requires a response.
+type ID uint8
+
+// The reports of smtpd-filters(7), then the phases of its requests.
+const (
+	Unknown ID = iota
+	LinkConnect
+	LinkGreeting
+	LinkIdentify
+	LinkTLS
+	LinkAuth
+	LinkDisconnect
+	TxReset
+	TxBegin
+	TxMail
+	TxRcpt
+	TxEnvelope
+	TxData
+	TxCommit
+	TxRollback
+	ProtocolClient
+	ProtocolServer
+	FilterReport
+	FilterResponse
+	Timeout
+
+	PhaseConnect
+	PhaseHelo
+	PhaseEhlo
+	PhaseStartTLS
+	PhaseAuth
+	PhaseMailFrom
+	PhaseRcptTo
+	PhaseData
+	PhaseDataLine
+	PhaseRset
+	PhaseQuit
+	PhaseNoop
+	PhaseCommit
+
+	numIDs
+)
+
+// A spec describes one type of event for registration, parsing and tests.
+type spec struct {
+	name    string
+	fields  []string // in the order of Newest; the last one can contain |
+	quirk   func(Version, *Event)
+	request bool
+
+	// The decisions that are valid in this phase in addition to proceed.
+	junk, refuse bool
+}
+
+// addressFirst moves the result of tx-mail and tx-rcpt: it was last before version
+// 0.6.
+func addressFirst(v Version, ev *Event) {
+	if v.Before(0, 6) {
+		ev.swapLast(1)
+	}
+}
+
+// userFirst moves the result of link-auth: before version 0.7 it was last, after a
+// user name that can contain |.
+func userFirst(v Version, ev *Event) {
+	if v.Before(0, 7) {
+		ev.swapLast(0)
+	}
+}
+
+var specs = [numIDs]spec{
+	LinkConnect:    {name: "link-connect", fields: []string{"rdns", "fcrdns", "src", "dest"}},
+	LinkGreeting:   {name: "link-greeting", fields: []string{"hostname"}},
+	LinkIdentify:   {name: "link-identify", fields: []string{"method", "identity"}},
+	LinkTLS:        {name: "link-tls", fields: []string{"tls"}},
+	LinkAuth:       {name: "link-auth", fields: []string{"result", "user"}, quirk: userFirst},
+	LinkDisconnect: {name: "link-disconnect"},
+	TxReset:        {name: "tx-reset", fields: []string{"msgid"}},
+	TxBegin:        {name: "tx-begin", fields: []string{"msgid"}},
+	TxMail:         {name: "tx-mail", fields: []string{"msgid", "result", "address"}, quirk: addressFirst},
+	TxRcpt:         {name: "tx-rcpt", fields: []string{"msgid", "result", "address"}, quirk: addressFirst},
+	TxEnvelope:     {name: "tx-envelope", fields: []string{"msgid", "evpid"}},
+	TxData:         {name: "tx-data", fields: []string{"msgid", "result"}},
+	TxCommit:       {name: "tx-commit", fields: []string{"msgid", "size"}},
+	TxRollback:     {name: "tx-rollback", fields: []string{"msgid"}},
+	ProtocolClient: {name: "protocol-client", fields: []string{"line"}},
+	ProtocolServer: {name: "protocol-server", fields: []string{"line"}},
+	FilterReport:   {name: "filter-report", fields: []string{"kind", "name", "text"}},
+	FilterResponse: {name: "filter-response", fields: []string{"phase", "decision", "param"}},
+	Timeout:        {name: "timeout"},
+
+	PhaseConnect:  {name: "connect", fields: []string{"rdns", "src"}, request: true, junk: true, refuse: true},
+	PhaseHelo:     {name: "helo", fields: []string{"identity"}, request: true, junk: true, refuse: true},
+	PhaseEhlo:     {name: "ehlo", fields: []string{"identity"}, request: true, junk: true, refuse: true},
+	PhaseStartTLS: {name: "starttls", fields: []string{""}, request: true, refuse: true},
+	PhaseAuth:     {name: "auth", fields: []string{"args"}, request: true, refuse: true},
+	PhaseMailFrom: {name: "mail-from", fields: []string{"args"}, request: true, junk: true, refuse: true},
+	PhaseRcptTo:   {name: "rcpt-to", fields: []string{"args"}, request: true, junk: true, refuse: true},
+	PhaseData:     {name: "data", fields: []string{""}, request: true, junk: true, refuse: true},
+	PhaseDataLine: {name: "data-line", fields: []string{"line"}, request: true},
+	PhaseRset:     {name: "rset", fields: []string{""}, request: true, refuse: true},
+	PhaseQuit:     {name: "quit", fields: []string{""}, request: true, refuse: true},
+	PhaseNoop:     {name: "noop", fields: []string{""}, request: true, refuse: true},
+	PhaseCommit:   {name: "commit", fields: []string{""}, request: true, refuse: true},
+}
+
+// reportIDs and requestIDs contain the IDs by name.
+var reportIDs, requestIDs = idsByName(false), idsByName(true)
+
+func idsByName(request bool) map[string]ID {
+	m := make(map[string]ID)
+	for id, s := range specs {
+		if s.name != "" && s.request == request {
+			m[s.name] = ID(id)
+		}
+	}
+	return m
+}
+
+func (id ID) String() string {
+	if id < numIDs && specs[id].name != "" {
+		return specs[id].name
+	}
+	return "unknown"
+}
+
+// IsPhase reports whether id is a phase, which requires a response.
+func (id ID) IsPhase() bool { return id < numIDs && specs[id].request }
+
+// maxFields is the maximum number of fields after the session and token.
+const maxFields = 4
+
+// An Event is one line from smtpd: a report or a request. Its fields alias the input
+// buffer and are valid only until the Handler returns.
+type Event struct {
+	ID      ID
+	Out     bool // from smtpd's client side (smtp-out)
+	Version Version
+	Time    int64 // microseconds since 1970, set by smtpd
+	Session uint64
+	Token   uint64 // requests only
+
+	request bool
+	fields  [maxFields][]byte
+	n       int
+	name    []byte // name in the line
+}
+
+// Field returns field i in the order of the newest protocol version, or nil if the
+// line does not have it.
+func (ev *Event) Field(i int) []byte {
+	if i < ev.n {
+		return ev.fields[i]
+	}
+	return nil
+}
+
+// Make sets ev to an event of the newest protocol version, for callers without
+// lines. Fields are in the order of Field; excess fields are ignored. Time is in
+// microseconds since 1970.
+func (ev *Event) Make(id ID, time int64, session uint64, fields ...[]byte) {
+	*ev = Event{ID: id, Version: Newest, Time: time, Session: session, request: id.IsPhase()}
+	ev.n = copy(ev.fields[:], fields)
+}
+
+// swapLast swaps field i with the next one. It splits at the last |, because only
+// the first of the two values can contain |.
+func (ev *Event) swapLast(i int) {
+	if ev.n != i+2 {
+		return
+	}
+	// The split at the first | may have divided the first value.
+	first, last := ev.fields[i], ev.fields[i+1]
+	if j := bytes.LastIndexByte(last, '|'); j >= 0 {
+		whole := first[:len(first)+1+len(last)] // both are parts of one line
+		first, last = whole[:len(first)+1+j], last[j+1:]
+	}
+	ev.fields[i], ev.fields[i+1] = last, first
+}
+
+// parse decodes a report or filter line into ev. It never panics. An unknown event
+// has the ID Unknown; an unknown request also has a session and token for its
+// response.
+func (ev *Event) parse(line []byte) error {
+	*ev = Event{}
+	word, rest, _ := cut(line)
+	ids := reportIDs
+	if string(word) == "filter" {
+		ids, ev.request = requestIDs, true
+	} else if string(word) != "report" {
+		return errWord
+	}
+	ev.Version, rest = takeVersion(rest)
+	ev.Time, rest = takeStamp(rest)
+	direction, rest, _ := cut(rest)
+	ev.Out = string(direction) == "smtp-out"
+	name, rest, ok := cut(rest)
+	if !ok {
+		return errShort
+	}
+	more := false
+	if ev.Session, rest, more, ok = takeHex(rest); !ok {
+		return errSession
+	}
+	if ev.request {
+		if ev.Token, rest, more, ok = takeHex(rest); !ok {
+			return errToken
+		}
+	}
+	ev.ID, ev.name = ids[string(name)], name
+	s := &specs[ev.ID]
+	for more && ev.n < len(s.fields) {
+		if ev.n == len(s.fields)-1 {
+			ev.fields[ev.n], more = rest, false
+		} else {
+			ev.fields[ev.n], rest, more = cut(rest)
+		}
+		ev.n++
+	}
+	if s.quirk != nil {
+		s.quirk(ev.Version, ev)
+	}
+	return nil
+}
+
+// cut splits b at the first |.
+func cut(b []byte) (before, after []byte, found bool) {
+	if i := bytes.IndexByte(b, '|'); i >= 0 {
+		return b[:i], b[i+1:], true
+	}
+	return b, nil, false
+}
+
+var (
+	errWord    = errors.New("neither report nor filter")
+	errShort   = errors.New("too few fields")
+	errSession = errors.New("session id is not hexadecimal")
+	errToken   = errors.New("token is not hexadecimal")
+)
+
+// takeHex splits off the first field, which has up to 16 hexadecimal digits. More
+// reports whether another field follows.
+func takeHex(b []byte) (v uint64, rest []byte, more, ok bool) {
+	field, rest, more := cut(b)
+	v, ok = parseHex(field, 16)
+	return v, rest, more, ok
+}
+
+// parseHex reads from 1 to most lower-case hexadecimal digits.
+func parseHex(b []byte, most int) (v uint64, ok bool) {
+	for _, c := range b {
+		d := hexDigits[c]
+		if d == 0 {
+			return 0, false
+		}
+		v = v<<4 | uint64(d-1)
+	}
+	return v, 0 < len(b) && len(b) <= most
+}
+
+// hexDigits contains the value of each lower-case hexadecimal digit plus one, and 0
+// for other bytes.
+var hexDigits = func() (t [256]uint8) {
+	for i, c := range []byte("0123456789abcdef") {
+		t[c] = uint8(i) + 1
+	}
+	return t
+}()
+
+// takeStamp splits off the first field, a time. An invalid time is returned as 0.
+func takeStamp(b []byte) (int64, []byte) {
+	field, rest, _ := cut(b)
+	v, _ := parseStamp(field)
+	return v, rest
+}
+
+// parseStamp parses SECONDS.MICROSECONDS into microseconds. The fraction always has
+// six digits.
+func parseStamp(b []byte) (int64, bool) {
+	before, after, _ := bytes.Cut(b, []byte{'.'})
+	s, ok1 := parseDigits(before, 12)
+	u, ok2 := parseDigits(after, 6)
+	return s*1e6 + u, ok1 && ok2
+}
+
+// parseDigits reads from 1 to most digits.
+func parseDigits(b []byte, most int) (v int64, ok bool) {
+	if len(b) == 0 || len(b) > most {
+		return 0, false
+	}
+	for _, c := range b {
+		if !isDigit(c) {
+			return 0, false
+		}
+		v = v*10 + int64(c-'0')
+	}
+	return v, true
+}
+
+// takeVersion splits off the first field, a version. An invalid version is returned
+// as Newest.
+func takeVersion(b []byte) (Version, []byte) {
+	if len(b) > 3 && b[3] == '|' && isDigit(b[0]) && b[1] == '.' && isDigit(b[2]) { // every version so far
+		return Version{int(b[0] - '0'), int(b[2] - '0')}, b[4:]
+	}
+	field, rest, _ := cut(b)
+	v, ok := parseVersion(field)
+	if !ok {
+		v = Newest
+	}
+	return v, rest
+}
+
+// parseVersion parses MAJOR.MINOR as two numbers: 0.10 is newer than 0.7.
+func parseVersion(b []byte) (Version, bool) {
+	before, after, _ := bytes.Cut(b, []byte{'.'})
+	x, ok1 := parseDigits(before, 4)
+	y, ok2 := parseDigits(after, 4)
+	return Version{int(x), int(y)}, ok1 && ok2
+}
+
+// String returns a quoted form for logs and tests.
+func (ev *Event) String() string {
+	b := fmt.Appendf(nil, "%v %016x", ev.ID, ev.Session)
+	for i := range ev.n {
+		b = append(append(b, ' '), specs[ev.ID].fields[i]...)
+		b = strconv.AppendQuoteToASCII(append(b, '='), string(ev.fields[i]))
+	}
+	return string(b)
+}

@@ -1,0 +1,113 @@
+package smtpd
+
+import (
+	"container/heap"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Limits of delayed responses. smtpd does not notice that a delayed client has
+// disconnected, and each one uses a connection of the server.
+const (
+	MaxHeld = 500              // any further response is sent immediately
+	MaxHold = 60 * time.Second // also at most half of smtpd's session timeout
+)
+
+// held writes to smtpd, immediately or after a delay. One timer serves all delayed
+// responses.
+type held struct {
+	mu      sync.Mutex
+	out     io.Writer
+	answers answers
+	count   *atomic.Int64 // number of answers; may be nil
+	timer   *time.Timer
+	stopped bool
+}
+
+type answer struct {
+	due  time.Time
+	line []byte
+}
+
+func (h *held) write(b []byte) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, err := h.out.Write(b)
+	return err
+}
+
+// add delays line. It returns false if the maximum is reached.
+func (h *held) add(line []byte, hold time.Duration) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.answers) >= MaxHeld {
+		return false
+	}
+	heap.Push(&h.answers, answer{time.Now().Add(hold), line})
+	h.tell()
+	h.arm()
+	return true
+}
+
+// tell updates the count. The caller holds h.mu.
+func (h *held) tell() {
+	if h.count != nil {
+		h.count.Store(int64(len(h.answers)))
+	}
+}
+
+// arm sets the timer to the first answer. The caller holds h.mu.
+func (h *held) arm() {
+	if len(h.answers) == 0 || h.stopped {
+		return
+	}
+	wait := time.Until(h.answers[0].due)
+	if h.timer == nil {
+		h.timer = time.AfterFunc(wait, h.send) // safe: writes complete lines and calls no other code
+	} else {
+		h.timer.Reset(wait)
+	}
+}
+
+// send writes the lines that are due. The next write of the reader returns the same
+// error.
+func (h *held) send() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for now := time.Now(); len(h.answers) > 0 && !h.answers[0].due.After(now); {
+		_, _ = h.out.Write(heap.Pop(&h.answers).(answer).line)
+	}
+	h.tell()
+	h.arm()
+}
+
+// stop sends all delayed responses, because smtpd may still wait for them.
+func (h *held) stop() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stopped = true
+	if h.timer != nil {
+		h.timer.Stop()
+	}
+	for len(h.answers) > 0 {
+		_, _ = h.out.Write(heap.Pop(&h.answers).(answer).line)
+	}
+	h.tell()
+}
+
+// answers is a heap with the first due answer on top.
+type answers []answer
+
+func (a answers) Len() int           { return len(a) }
+func (a answers) Less(i, j int) bool { return a[i].due.Before(a[j].due) }
+func (a answers) Swap(i, j int)      { a[i], a[j] = a[j], a[i] }
+func (a *answers) Push(x any)        { *a = append(*a, x.(answer)) }
+func (a *answers) Pop() any {
+	old := *a
+	last := old[len(old)-1]
+	old[len(old)-1] = answer{}
+	*a = old[:len(old)-1]
+	return last
+}

@@ -1,0 +1,319 @@
+package smtpd
+
+import (
+	"bytes"
+	"encoding/base64"
+	"slices"
+
+	"scanwatch/internal/smtp"
+)
+
+// verbs are the commands of RFC 5321 and its extensions. A command ends at a space;
+// MAIL FROM: and RCPT TO: are identified by their first word.
+var verbs = map[string]smtp.Verb{
+	"HELO": smtp.VerbHelo, "EHLO": smtp.VerbEhlo, "MAIL": smtp.VerbMail, "RCPT": smtp.VerbRcpt, "DATA": smtp.VerbData, "RSET": smtp.VerbRset,
+	"NOOP": smtp.VerbNoop, "QUIT": smtp.VerbQuit, "STARTTLS": smtp.VerbStartTLS, "AUTH": smtp.VerbAuth,
+	"VRFY": smtp.VerbNames, "EXPN": smtp.VerbNames, "HELP": smtp.VerbOther, "BDAT": smtp.VerbOther, "ETRN": smtp.VerbOther, "LHLO": smtp.VerbOther,
+	"TURN": smtp.VerbOther, "SEND": smtp.VerbNames, "SOML": smtp.VerbNames, "SAML": smtp.VerbNames,
+}
+
+// bare contains the verbs without a useful argument. After an AUTH command of the
+// session, text in that place may be a password.
+var bare = map[smtp.Verb]bool{smtp.VerbData: true, smtp.VerbRset: true, smtp.VerbNoop: true, smtp.VerbQuit: true, smtp.VerbStartTLS: true, smtp.VerbOther: true, smtp.VerbNames: true}
+
+// mechanisms are not masked in an AUTH line. Any other word may be a misplaced
+// password.
+var mechanisms = []string{"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "NTLM", "GSSAPI", "XOAUTH2", "OAUTHBEARER",
+	"SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "EXTERNAL", "ANONYMOUS", "KERBEROS_V4"}
+
+// secretWords occur in lines of other protocols that contain credentials, or in
+// lines before them: POP3, FTP, IMAP and HTTP clients on the wrong port.
+var secretWords = []string{"USER", "LOGIN", "APOP", "POST", "PUT", "PATCH", "DELETE"}
+
+// secretParts identify a line of another protocol at any position: names in JSON,
+// forms and headers. Punctuation within a word is ignored.
+var secretParts = [][]byte{[]byte("PASS"), []byte("PWD"), []byte("SECRET"), []byte("TOKEN"), []byte("CREDENTIAL"), []byte("COOKIE"), []byte("APIKEY"),
+	[]byte("AUTH"), []byte("KENNWORT"), []byte("WACHTWOORD"), []byte("CONTRASE"), []byte("SENHA"), []byte("PAROL")}
+
+// A lineState is the part of the session state on which redact depends.
+type lineState struct {
+	sawAuth    bool // a previous line was part of a login
+	inExchange bool // smtpd waits for a line of an AUTH exchange
+	noData     bool // DATA was rejected, and message text may follow
+}
+
+// redact appends the line of a client to dst, without secrets. It returns the verb
+// of the line and whether the line is part of a login. Only redact has access to the
+// original line.
+//
+// smtpd masks only `AUTH PLAIN x` with one space and the lines of an accepted
+// exchange. It also accepts two spaces or a tab. Bots send the user name and
+// password after a rejected AUTH LOGIN.
+func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret bool) {
+	if st.inExchange {
+		return append(dst, smtp.Masked...), smtp.VerbExchange, true
+	}
+	if len(line) == 1 && line[0] == '.' {
+		return append(dst, '.'), smtp.VerbDot, false
+	}
+	word, rest := cutWord(bytes.TrimLeft(line, " \t"))
+	v = lookupVerb(word)
+	switch {
+	case v == smtp.VerbAuth:
+		dst = append(dst, "AUTH"...)
+		mech, initial := cutWord(rest)
+		if name := mechanism(mech); name != "" {
+			dst, rest = append(append(dst, ' '), name...), initial
+		}
+		if len(rest) > 0 {
+			dst = append(append(dst, ' '), smtp.Masked...)
+		}
+		return dst, smtp.VerbAuth, true
+	case v == smtp.VerbUnknown && st.noData && !st.sawAuth:
+		return append(dst, messageText...), v, hasSecret(line)
+	case hasPrefixFold(word, "AUTHORIZATION"):
+		return append(dst, smtp.Masked...), smtp.VerbUnknown, true // HTTP
+	case hasPrefixFold(bytes.TrimLeftFunc(line, notLetter), "AUTH"):
+		return append(dst, "AUTH "+smtp.Masked...), smtp.VerbAuth, true
+	case v == smtp.VerbUnknown && !st.sawAuth && bytes.Contains(line, []byte(" HTTP/")):
+		return httpRequest(dst, line, word), v, hasSecret(line) // the target may contain form data
+	case v == smtp.VerbUnknown && (st.sawAuth || hasSecret(line)):
+		return append(dst, smtp.Masked...), smtp.VerbUnknown, true
+	case v == smtp.VerbUnknown:
+		return append(dst, clip(line, maxExample)...), v, false
+	}
+	keep, secret := argument(line, rest, v, st)
+	if dst = append(dst, clip(line[:keep], maxExample)...); keep < len(line) && secret {
+		dst = append(dst, smtp.Masked...)
+	}
+	if v == smtp.VerbMail {
+		dst = maskAuth(dst)
+	}
+	return dst, v, secret
+}
+
+// argument returns the number of bytes of a command that may be recorded, and
+// whether the rest is a login. Rest is the argument within line.
+func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bool) {
+	start := len(line) - len(rest)
+	end := start
+	for end > 0 && line[end-1] <= ' ' {
+		end-- // spaces before the argument
+	}
+	switch i := secretAfterControl(line); {
+	case i > 0:
+		return i, true
+	case bare[v] && (st.sawAuth || st.noData):
+		return end, false
+	case bare[v] && hasSecret(rest):
+		return start, true
+	case v != smtp.VerbHelo && v != smtp.VerbEhlo:
+		if st.noData && bytes.IndexByte(rest, ':') < 0 {
+			return end, false // message text that starts with "Mail"
+		}
+		return len(line), false
+	}
+	if _, more := cutWord(rest); len(more) > 0 && (hasSecret(more) || st.noData) {
+		return len(line) - len(more), true
+	}
+	return len(line), false
+}
+
+// secretAfterControl returns the index after a control character that precedes a
+// login, or 0. Some clients end lines with CR alone.
+func secretAfterControl(line []byte) int {
+	i := bytes.IndexFunc(line, func(r rune) bool { return r < ' ' && r != '\t' }) + 1
+	if i > 0 && hasSecret(line[i:]) {
+		return i
+	}
+	return 0
+}
+
+// argumentName returns a greeting or an address without a login after a control
+// character or in a parameter.
+func argumentName(name []byte, most int) []byte {
+	if i := secretAfterControl(name); i > 0 {
+		name = name[:i-1]
+	}
+	if i := indexAuthParameter(name); i >= 0 {
+		name = name[:i]
+	}
+	return clip(name, most)
+}
+
+// indexAuthParameter returns the index of the space before a parameter AUTH=value of
+// MAIL (RFC 4954 section 5), or -1.
+func indexAuthParameter(line []byte) int {
+	for i := 0; i+6 <= len(line); i++ {
+		if (line[i] == ' ' || line[i] == '\t') && hasPrefixFold(line[i+1:], "AUTH=") {
+			return i
+		}
+	}
+	return -1
+}
+
+// maskAuth masks AUTH=value and all text after it.
+func maskAuth(line []byte) []byte {
+	if i := indexAuthParameter(line); i >= 0 && string(line[i+6:]) != "<>" {
+		return append(line[:i+6], smtp.Masked...)
+	}
+	return line
+}
+
+// httpRequest appends the request line of HTTP (RFC 9112 section 3). It masks a
+// target that may contain form fields.
+func httpRequest(dst, line, method []byte) []byte {
+	if !bytes.ContainsAny(line, "?=&@") && !hasParts(line) {
+		return append(dst, clip(line, maxExample)...)
+	}
+	return append(append(dst, clip(method, maxExample)...), " "+smtp.Masked+" HTTP/"...)
+}
+
+// cutWord splits the line after the first word, which ends at a space or a colon.
+func cutWord(line []byte) (word, rest []byte) {
+	if i := bytes.IndexAny(line, " \t:\r"); i >= 0 {
+		return line[:i], bytes.TrimLeft(line[i:], " \t")
+	}
+	return line, nil
+}
+
+func lookupVerb(word []byte) smtp.Verb {
+	var up [8]byte
+	if len(word) > len(up) {
+		return smtp.VerbUnknown
+	}
+	for i, c := range word {
+		if 'a' <= c && c <= 'z' {
+			c -= 'a' - 'A'
+		}
+		up[i] = c
+	}
+	return verbs[string(up[:len(word)])]
+}
+
+func mechanism(word []byte) string {
+	for _, m := range mechanisms {
+		if isFold(word, m) {
+			return m
+		}
+	}
+	return ""
+}
+
+// hasSecret reports whether line contains credentials. It checks several words,
+// because IMAP puts a tag before the command and users mistype.
+func hasSecret(line []byte) bool {
+	if hasParts(line) || plainResponse(line) {
+		return true
+	}
+	for rest := bytes.TrimLeftFunc(line, notLetter); len(rest) > 0; {
+		var word []byte
+		word, rest = cutWord(rest)
+		rest = bytes.TrimLeftFunc(rest, notLetter)
+		var b [16]byte
+		typed := letters(b[:0], word)
+		if bytes.Contains(typed, []byte("AUTH")) || likeAuth(typed) || mechanism(typed) != "" {
+			return true
+		}
+		for _, w := range secretWords {
+			if string(typed) == w {
+				return true
+			}
+		}
+		if len(line)-len(rest) > maxExample {
+			break
+		}
+	}
+	return false
+}
+
+// maxParts is the number of bytes that hasParts searches.
+const maxParts = 4096
+
+// hasParts reports whether line contains one of secretParts, in the raw line or
+// after backspaces are applied.
+func hasParts(line []byte) bool {
+	var a, b [maxParts]byte
+	raw, typed := a[:0], b[:0]
+	for _, c := range clip(line, maxParts) {
+		switch {
+		case c == '\b' || c == 0x7f:
+			typed = typed[:max(len(typed)-1, 0)]
+			continue
+		case c < ' ' && c != '\t' || c == '-' || c == '_':
+			continue
+		case 'a' <= c && c <= 'z':
+			c -= 'a' - 'A'
+		}
+		raw, typed = append(raw, c), append(typed, c)
+	}
+	return slices.ContainsFunc(secretParts, func(p []byte) bool { return bytes.Contains(raw, p) || bytes.Contains(typed, p) })
+}
+
+// plainResponse reports whether line is a response of PLAIN (RFC 4616): base64 with
+// a user name and a password after NUL bytes.
+func plainResponse(line []byte) bool {
+	line = bytes.TrimSpace(line)
+	if len(line) < 8 || len(line) > maxParts {
+		return false
+	}
+	var b [maxParts]byte
+	n, _ := base64.StdEncoding.Decode(b[:], line)
+	return bytes.Count(b[:n], []byte{0}) == 2
+}
+
+// letters appends the letters of a word in upper case, after backspaces are applied.
+// It stops at the capacity of dst.
+func letters(dst, word []byte) []byte {
+	for _, c := range word {
+		switch {
+		case c == '\b' || c == 0x7f:
+			dst = dst[:max(len(dst)-1, 0)]
+		case len(dst) == cap(dst):
+		case 'a' <= c && c <= 'z':
+			dst = append(dst, c-('a'-'A'))
+		case 'A' <= c && c <= 'Z', c == '-', '0' <= c && c <= '9':
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}
+
+// likeAuth reports whether word is a permutation of AUTH.
+func likeAuth(word []byte) bool {
+	if len(word) != 4 {
+		return false
+	}
+	for _, c := range []byte("AUTH") {
+		if bytes.IndexByte(word, c) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// isFold reports whether b equals w, ignoring case.
+func isFold(b []byte, w string) bool { return len(b) == len(w) && hasPrefixFold(b, w) }
+
+func notLetter(r rune) bool { return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') }
+
+// hasPrefixFold reports whether b starts with p, ignoring case.
+func hasPrefixFold(b []byte, p string) bool {
+	return len(b) >= len(p) && bytes.EqualFold(b[:len(p)], []byte(p))
+}
+
+// redactReply appends the reply to cmd to dst, without secrets. smtpd repeats
+// arguments in quotes, in angle brackets or after a control character. A filter
+// knows the line and can repeat any part of it.
+func redactReply(dst, text []byte, cmd *command) []byte {
+	switch {
+	case !cmd.secret:
+	case cmd.filtered:
+		return dst
+	default:
+		if i := bytes.IndexFunc(text, func(r rune) bool { return r < ' ' || r == '"' || r == '<' }); i >= 0 {
+			text = text[:i]
+		}
+	}
+	return append(dst, clip(text, maxExample)...)
+}

@@ -1,0 +1,82 @@
+package smtpd
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+
+	"scanwatch/internal/smtp"
+)
+
+// Allowed returns d if it is valid in the phase, and otherwise the closest valid
+// decision: smtpd exits on others.
+func Allowed(d smtp.Decision, phase ID) smtp.Decision {
+	s := &specs[phase]
+	if d == smtp.Junk && !s.junk || d >= smtp.Reject && !s.refuse || d > smtp.Disconnect {
+		return smtp.Proceed
+	}
+	if d == smtp.Reject && phase == PhaseConnect {
+		// With reject the client would remain connected without a banner.
+		return smtp.Disconnect
+	}
+	return d
+}
+
+// maxText is the maximum length of a reply text in bytes. smtpd 6.8 truncates a line
+// at 2,047 bytes, and 7.x exits at 16,300. RFC 5321 section 4.5.3.1.5 allows 512.
+const maxText = 500
+
+// maxAnswer is the maximum length of a line in smtpd's input buffer of 64 KiB. A
+// longer line makes smtpd's lookup process loop forever.
+const maxAnswer = 65535
+
+// appendReply appends the response to the request ev. All responses are created
+// here, so that each is valid.
+func appendReply(dst []byte, ev *Event, r smtp.Answer) []byte {
+	first, second := ev.Session, ev.Token
+	if ev.Version.Before(0, 5) {
+		first, second = second, first
+	}
+	if ev.ID == PhaseDataLine {
+		at := len(dst)
+		dst = appendID(appendID(append(dst, "filter-dataline"...), first), second)
+		dst = append(append(dst, '|'), ev.Field(0)...)
+		dst = dst[:min(len(dst), at+maxAnswer)]
+		return append(dst, '\n')
+	}
+	d := Allowed(r.Decision, ev.ID)
+	dst = appendID(appendID(append(dst, "filter-result"...), first), second)
+	dst = append(append(dst, '|'), d.String()...)
+	if d >= smtp.Reject {
+		dst = appendText(append(dst, '|'), r.Text)
+	}
+	return append(dst, '\n')
+}
+
+func appendID(dst []byte, id uint64) []byte {
+	return hex.AppendEncode(append(dst, '|'), binary.BigEndian.AppendUint64(make([]byte, 0, 8), id))
+}
+
+// appendText appends text in the only format that smtpd accepts: `[45]dd text` in
+// one line. Other texts are replaced by "421 Internal server error" in smtpd.
+func appendText(dst []byte, text string) []byte {
+	if !validCode(text) {
+		dst = append(dst, "550 "...)
+	}
+	if text == "" {
+		text = "Refused by local policy"
+	}
+	for i := range min(len(text), maxText) {
+		c := text[i]
+		if c < ' ' || c > '~' {
+			c = '?'
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
+
+func validCode(s string) bool {
+	return len(s) > 4 && (s[0] == '4' || s[0] == '5') && isDigit(s[1]) && isDigit(s[2]) && s[3] == ' '
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }

@@ -1,0 +1,240 @@
+package smtpd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"scanwatch/internal/smtp"
+
+	"scanwatch/internal/safego"
+)
+
+// A Handler handles the events of smtpd. One goroutine calls all methods, in the
+// order of smtpd's lines. They must not block.
+type Handler interface {
+	// Ready is called once, when the configuration of smtpd is complete.
+	Ready(Config)
+	// Report handles a report.
+	Report(*Event)
+	// Decide returns the response to a request.
+	Decide(*Event) smtp.Answer
+}
+
+// Config is the information that smtpd sends before the first event.
+type Config struct {
+	SMTPDVersion   string
+	Protocol       Version // zero before OpenSMTPD 7.6, which does not send it
+	SessionTimeout time.Duration
+	ADMD           string // the site's name, usually the host's
+}
+
+// Options are the settings of Serve.
+type Options struct {
+	Reports []ID // reports to register
+	Phases  []ID // phases to register
+	// Held, if not nil, is set to the number of delayed responses.
+	Held *atomic.Int64
+	// Log logs one line without LF about smtpd or a bug in the Handler, not about
+	// clients. It must not block. Each type of line is logged once.
+	Log func(string)
+}
+
+// Serve reads smtpd's lines from in and writes registrations and responses to out.
+// It returns nil at the end of in, which is smtpd's only notice of a shutdown.
+// Otherwise it returns the error of in or out, which means that smtpd has exited.
+//
+// Serve sends exactly one response to each valid request before it handles the next
+// line. If Decide panics, the response is proceed.
+func Serve(in io.Reader, out io.Writer, h Handler, o Options) error {
+	s := server{lines: newLines(in), held: held{out: out, count: o.Held}, handler: h, options: o, said: make(map[string]bool)}
+	defer s.held.stop()
+	for {
+		for s.batch() {
+		}
+		// Send all responses to the lines of one read in one write.
+		if len(s.out) > 0 {
+			if err := s.held.write(s.out); err != nil {
+				return fmt.Errorf("write to smtpd: %w", err)
+			}
+			s.out = s.out[:0]
+		}
+		if err := s.lines.fill(); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read from smtpd: %w", err)
+		}
+	}
+}
+
+type server struct {
+	held    held
+	lines   *lines
+	handler Handler
+	options Options
+	config  Config
+	ready   bool
+	out     []byte
+	ev      Event
+	asked   bool // ev is a request without a response
+	said    map[string]bool
+}
+
+// batch handles the lines in the buffer. It returns true after a panic of the
+// Handler, when lines may remain.
+func (s *server) batch() (again bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			again = true
+			stack := debug.Stack()
+			if s.asked {
+				s.answer(smtp.Answer{})
+			}
+			s.once("panic", "bug: handling %v: %v; the session continues without the filter\n%s", s.ev.ID, r, stack)
+		}
+	}()
+	for {
+		line, cut, ok := s.lines.next()
+		if !ok {
+			return false
+		}
+		if cut {
+			s.once("long", "line from smtpd truncated: longer than %d bytes", maxLine)
+		}
+		s.line(line)
+	}
+}
+
+// lineHead returns the fields of a line before its session. Later fields may contain
+// a password, for instance the part of a user name after a line feed.
+func lineHead(line []byte) []byte {
+	if !bytes.HasPrefix(line, []byte("report|")) && !bytes.HasPrefix(line, []byte("filter|")) {
+		return nil
+	}
+	for i, n := 0, 0; i < len(line); i++ {
+		if line[i] == '|' {
+			if n++; n == 5 {
+				return line[:i]
+			}
+		}
+	}
+	return line
+}
+
+func (s *server) line(line []byte) {
+	if rest, ok := bytes.CutPrefix(line, []byte("config|")); ok {
+		s.configLine(rest)
+		return
+	}
+	if err := s.ev.parse(line); err != nil {
+		s.once("line", "invalid line from smtpd ignored: %v: %+.80q", err, lineHead(line))
+		return
+	}
+	ev := &s.ev
+	if Newest.Before(ev.Version.Major, ev.Version.Minor) {
+		s.once("version", "smtpd protocol %v is newer than %v; continuing", ev.Version, Newest)
+	}
+	if !ev.request {
+		if ev.ID == Unknown {
+			s.once("report "+string(ev.name[:min(len(ev.name), 40)]), "unknown report ignored: %+.40q", ev.name)
+		} else {
+			s.handler.Report(ev)
+		}
+		return
+	}
+	s.asked = true
+	var r smtp.Answer
+	if ev.ID == Unknown {
+		s.once("phase "+string(ev.name[:min(len(ev.name), 40)]), "unknown phase, proceeding: %+.40q", ev.name)
+	} else {
+		r = s.handler.Decide(ev)
+	}
+	s.answer(r)
+}
+
+// answer creates the response and then marks the request as answered.
+func (s *server) answer(r smtp.Answer) {
+	if r.Hold <= 0 || !s.held.add(appendReply(nil, &s.ev, r), s.limit(r.Hold)) {
+		s.out = appendReply(s.out, &s.ev, r)
+	}
+	s.asked = false
+}
+
+// limit limits a delay. smtpd and the client must not time out: RFC 5321 section
+// 4.5.3.2 recommends a client timeout of five minutes.
+func (s *server) limit(hold time.Duration) time.Duration {
+	if t := s.config.SessionTimeout / 2; t > 0 {
+		return min(hold, t, MaxHold)
+	}
+	return min(hold, MaxHold)
+}
+
+// configLine handles a config line without its first word. Unknown keys are ignored.
+func (s *server) configLine(rest []byte) {
+	key, value, _ := cut(rest)
+	switch string(key) {
+	case "smtpd-version":
+		s.config.SMTPDVersion = string(value)
+	case "protocol":
+		s.config.Protocol, _ = parseVersion(value)
+	case "smtp-session-timeout":
+		n, _ := strconv.Atoi(string(value))
+		s.config.SessionTimeout = time.Duration(n) * time.Second
+	case "admd":
+		s.config.ADMD = string(value)
+	case "ready":
+		if s.ready {
+			return // smtpd exits on a second registration
+		}
+		s.ready = true
+		s.out = s.appendRegistration(s.out)
+		s.handler.Ready(s.config)
+	}
+}
+
+func (s *server) appendRegistration(dst []byte) []byte {
+	for _, id := range s.options.Reports {
+		dst = fmt.Appendf(dst, "register|report|smtp-in|%v\n", id)
+	}
+	for _, id := range s.options.Phases {
+		dst = fmt.Appendf(dst, "register|filter|smtp-in|%v\n", id)
+	}
+	return append(dst, "register|ready\n"...)
+}
+
+// once logs one line of each type, and at most 100 lines, so that a broken smtpd
+// cannot fill the log.
+func (s *server) once(kind, format string, args ...any) {
+	if s.options.Log == nil || s.said[kind] || len(s.said) >= 100 {
+		return
+	}
+	s.said[kind] = true
+	_ = safego.Run(func() error { // a response may be pending
+		s.options.Log(fmt.Sprintf(format, args...))
+		return nil
+	})
+}
+
+// ErrNever is returned by Check for an event that must never be registered.
+var ErrNever = errors.New("carries passwords or message text, or ends smtpd")
+
+// Check returns an error unless all events of o are safe to register. Phases auth
+// (passwords) and data-line (message text) are not.
+func (o Options) Check() error {
+	for _, id := range o.Phases {
+		if !id.IsPhase() || id == PhaseAuth || id == PhaseDataLine {
+			return fmt.Errorf("phase %v: %w", id, ErrNever)
+		}
+	}
+	for _, id := range o.Reports {
+		if id == Unknown || id.IsPhase() {
+			return fmt.Errorf("report %v: %w", id, ErrNever)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,138 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"scanwatch/filter"
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/privacy"
+	"scanwatch/filter/smtpd"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+// keepAll is the retention during an import. The filter applies the configured
+// retention at its next start.
+const keepAll = 100 * 365 * 24 * time.Hour
+
+// batch is the number of records in a commit.
+const batch = 1000
+
+// Options are the options of Import.
+type Options struct {
+	Dir     string        // the state directory; it must exist
+	Budget  int64         // of the state directory, in bytes
+	Privacy rules.Privacy // form of addresses in the records
+	Program string        // the version, for new files
+	Now     func() time.Time
+	Done    func(end time.Time) // called after each record; may be nil
+}
+
+// A Result describes an import.
+type Result struct {
+	Counts
+	Sessions       int       // records
+	Oldest, Newest time.Time // ends of the sessions; zero if there are none
+}
+
+// Import records the sessions of a stream in a state directory. Sessions that are
+// open at the end of a run of smtpd have an unknown ending. Importing a stream again
+// has no effect.
+//
+// If a filter has the state directory open, the error is store.ErrInUse, and the
+// directory is unchanged. A stream without a session is an error.
+func Import(in io.Reader, o Options) (r Result, err error) {
+	if _, err := os.Stat(o.Dir); err != nil {
+		return r, err
+	}
+	w := store.Open(o.Dir, store.Options{Budget: o.Budget, Keep: keepAll, Program: o.Program, Now: o.Now})
+	if err := w.Flush(context.Background()); err != nil {
+		return r, errors.Join(err, w.Close())
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	pipeline, err := newPipeline(o, func(end time.Time, id uint64, value []byte) {
+		if r.Sessions++; r.Sessions%batch == 0 {
+			_ = w.Flush(context.Background()) // the final Flush reports the error
+		}
+		w.Add(end, id, value)
+		if r.Oldest.IsZero() || end.Before(r.Oldest) {
+			r.Oldest = end
+		}
+		if end.After(r.Newest) {
+			r.Newest = end
+		}
+		if o.Done != nil {
+			o.Done(end)
+		}
+	})
+	if err != nil {
+		return r, err
+	}
+	r.Counts, err = Split(in, func(run io.Reader) error { return play(run, pipeline) })
+	if err != nil {
+		return r, err
+	}
+	if err := w.Flush(context.Background()); err != nil {
+		return r, err
+	}
+	if n := w.Status().Dropped.Total(); n > 0 {
+		return r, fmt.Errorf("write records: %d sessions dropped: %s", n, w.Status().Dropped)
+	}
+	if r.Sessions == 0 {
+		return r, errors.New("read stream: no session; a session begins with a report link-connect")
+	}
+	return r, nil
+}
+
+// play passes one run of smtpd through the filter.
+func play(run io.Reader, pipeline *filter.Pipeline) error {
+	front := smtpd.NewFrontEnd(pipeline)
+	if err := smtpd.Serve(run, io.Discard, front, smtpd.Options{}); err != nil {
+		return err
+	}
+	front.Stop()
+	pipeline.Leave()
+	return nil
+}
+
+// newPipeline returns the part of the filter that records events, without rules and
+// memory.
+func newPipeline(o Options, record func(end time.Time, id uint64, value []byte)) (*filter.Pipeline, error) {
+	lists, err := lookup.Builtin()
+	if err != nil {
+		return nil, err
+	}
+	policy, err := emptyPolicy(o.Privacy)
+	if err != nil {
+		return nil, err
+	}
+	key, err := privacy.SaveKey(o.Dir, privacy.NewKey())
+	if err != nil {
+		return nil, err
+	}
+	hasher := privacy.New(key)
+	pipeline := filter.New(filter.Options{
+		Record: record,
+		Log:    func([]byte) {},
+		Lists:  func() *lookup.Lists { return lists },
+		Hasher: func() *privacy.Hasher { return hasher },
+	})
+	pipeline.Use(&filter.Settings{Policy: policy})
+	return pipeline, nil
+}
+
+// emptyPolicy returns a policy without rules. With it, the filter only collects
+// evidence.
+func emptyPolicy(how rules.Privacy) (*rules.Policy, error) {
+	c, err := rules.Parse("empty", func(string) ([]byte, error) { return []byte("privacy " + how.String() + "\n"), nil })
+	if err != nil {
+		return nil, err
+	}
+	p, _, err := rules.Compile(c, rules.Options{})
+	return p, err
+}

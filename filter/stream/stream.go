@@ -1,0 +1,171 @@
+// Package stream imports recorded streams: the lines from smtpd to a filter
+// (smtpd-filters(7)), for example as copied by tee(1). The code of the running
+// filter handles the sessions, with the times of the stream, and writes records to a
+// state directory.
+//
+// The package makes no decisions: it evaluates no rules and bans no clients.
+package stream
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+)
+
+const (
+	// maxLine is the maximum length of a line in bytes. smtpd sends at most
+	// 65,616.
+	maxLine = 128 << 10
+	// maxLead is the maximum number of lines before the first line of smtpd. More of
+	// them are an error.
+	maxLead = 100
+)
+
+// Counts describe the content of a stream.
+type Counts struct {
+	Lines   int   // includes skipped lines
+	Runs    int   // runs of smtpd; each begins with a handshake
+	Skipped int   // lines that smtpd does not send to a filter
+	First   error // the first skipped line and its number; nil without one
+}
+
+// Split calls run for each run of smtpd in the stream. Run reads the lines of the
+// handshake and all events until the next handshake. Lines that smtpd does not send
+// are skipped and counted. Requests of phases auth and data-line are skipped but not
+// counted: they contain passwords and message text.
+//
+// The error is the error of in or run, or means that in is not a stream.
+func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
+	s := splitter{in: bufio.NewReaderSize(in, maxLine)}
+	for s.next() {
+		s.counts.Runs++
+		s.rest, s.events, s.ended = s.line, !isHandshake(s.line), false
+		if err := run(&s); err != nil {
+			return s.counts, err
+		}
+		// Discard the lines that run has not read.
+		if _, err := io.Copy(io.Discard, &s); err != nil {
+			return s.counts, err
+		}
+	}
+	switch {
+	case s.err != nil && s.err != io.EOF:
+		return s.counts, fmt.Errorf("read stream: line %d: %w", s.counts.Lines+1, s.err)
+	case s.counts.Lines == 0:
+		return s.counts, errors.New("read stream: no lines")
+	case s.counts.Runs == 0:
+		return s.counts, fmt.Errorf("read stream: %w; expected the lines that smtpd sends to a filter", s.counts.First)
+	}
+	return s.counts, nil
+}
+
+// A splitter reads the lines of each run in turn.
+type splitter struct {
+	in     *bufio.Reader
+	err    error  // of in
+	counts Counts // of the lines read so far
+
+	line   []byte // the latest line of smtpd, valid until next
+	rest   []byte // the part of line that Read has not returned
+	events bool   // the run has lines after its handshake
+	ended  bool   // line belongs to the next run
+}
+
+// Read implements io.Reader for the current run.
+func (s *splitter) Read(p []byte) (int, error) {
+	if len(s.rest) == 0 {
+		if s.ended {
+			return 0, io.EOF
+		}
+		if !s.advance() {
+			s.ended = true
+			if s.err != nil && s.err != io.EOF {
+				return 0, s.err
+			}
+			return 0, io.EOF
+		}
+	}
+	n := copy(p, s.rest)
+	s.rest = s.rest[n:]
+	return n, nil
+}
+
+// advance reads the next line of the current run. It returns false at the end of the
+// run.
+func (s *splitter) advance() bool {
+	if !s.read() {
+		s.line = nil
+		return false
+	}
+	handshake := isHandshake(s.line)
+	if handshake && s.events {
+		return false
+	}
+	s.events = s.events || !handshake
+	s.rest = s.line
+	return true
+}
+
+// next reports whether there is another run. Its first line is in s.line.
+func (s *splitter) next() bool { return len(s.line) > 0 && s.ended || s.read() }
+
+// read reads the next line of smtpd, including the newline.
+func (s *splitter) read() bool {
+	for s.err == nil {
+		s.line, s.err = s.in.ReadSlice('\n')
+		if len(s.line) == 0 {
+			return false
+		}
+		s.counts.Lines++
+		problem := ""
+		switch {
+		case errors.Is(s.err, bufio.ErrBufferFull):
+			problem = fmt.Sprintf("longer than %d bytes", maxLine)
+			for s.err == bufio.ErrBufferFull {
+				_, s.err = s.in.ReadSlice('\n')
+			}
+		case s.err != nil:
+			problem = "incomplete" // smtpd was stopped while it wrote the line
+		case !isEvent(s.line):
+			problem = "not a line of smtpd"
+		case isSecret(s.line):
+			continue
+		default:
+			return true
+		}
+		s.counts.Skipped++
+		if s.counts.First == nil {
+			line := bytes.TrimRight(s.line[:min(len(s.line), 60)], "\n")
+			s.counts.First = fmt.Errorf("line %d: %s: %+q", s.counts.Lines, problem, line)
+		}
+		if s.counts.Runs == 0 && s.counts.Skipped >= maxLead {
+			return false
+		}
+	}
+	return false
+}
+
+// isHandshake reports whether a line belongs to the handshake of a run.
+func isHandshake(line []byte) bool { return bytes.HasPrefix(line, []byte("config|")) }
+
+// isEvent reports whether a line has the form of the lines that smtpd sends.
+func isEvent(line []byte) bool {
+	word, rest, _ := bytes.Cut(line, []byte{'|'})
+	switch string(word) {
+	case "config":
+		return true
+	case "report", "filter":
+		fields := bytes.SplitN(rest, []byte{'|'}, 5) // version, time, subsystem, event, session ...
+		return len(fields) == 5 && bytes.IndexByte(fields[1], '.') > 0 && bytes.HasPrefix(fields[2], []byte("smtp-"))
+	}
+	return false
+}
+
+// isSecret reports whether a line of smtpd is a request with a password or message
+// text.
+func isSecret(line []byte) bool {
+	fields := bytes.SplitN(line, []byte{'|'}, 6)
+	return string(fields[0]) == "filter" && (string(fields[4]) == "auth" || string(fields[4]) == "data-line")
+}

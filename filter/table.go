@@ -1,0 +1,110 @@
+package filter
+
+import (
+	"net/netip"
+	"sync/atomic"
+
+	"scanwatch/filter/decide"
+	"scanwatch/filter/detect"
+	"scanwatch/filter/journal"
+	"scanwatch/filter/memory"
+	"scanwatch/filter/track"
+)
+
+// A session is one open session: its facts, and what each stage keeps for it.
+type session struct {
+	track   track.Session
+	detect  detect.State
+	decide  decide.State
+	journal journal.State
+	source  *source
+	domain  string // registered domain of the proven name; empty if there is none
+
+	sender     []byte          // domain of the latest ordinary sender
+	registered string          // its registered domain
+	ordinary   string          // registered domain of the sender, if the transaction has a recipient that counts for the standing
+	delivery   memory.Delivery // ordinary mail so far
+}
+
+// A source is the origin of open sessions.
+type source struct{ live uint32 }
+
+// maxSessions bounds the open sessions. Mail servers stop accepting connections
+// when their descriptors run out, far below.
+const maxSessions = 50_000
+
+// maxFree bounds the unused sessions that are kept.
+const maxFree = 1000
+
+// together returns the number of open sessions of the source of s. Sessions of
+// internal clients are not counted.
+func (s *session) together() uint32 {
+	if s.track.Internal || s.source == nil {
+		return 0
+	}
+	return s.source.live
+}
+
+// A table holds the open sessions and counts them by source.
+type table struct {
+	live    map[uint64]*session
+	last    *session // of the previous event
+	free    []*session
+	sources map[uint64]*source
+	count   atomic.Int64 // of live
+	missed  uint64       // sessions that were not followed because there were too many
+}
+
+func newTable() table {
+	return table{live: make(map[uint64]*session), sources: make(map[uint64]*source)}
+}
+
+// session returns an open session, or nil. Events come in runs of one session.
+func (t *table) session(id uint64) *session {
+	if t.last == nil || t.last.track.ID != id {
+		t.last = t.live[id]
+	}
+	return t.last
+}
+
+// open adds a session, or returns nil if there are too many.
+func (t *table) open(id uint64, src netip.AddrPort) *session {
+	if len(t.live) >= maxSessions {
+		t.missed++
+		return nil
+	}
+	s := new(session)
+	if n := len(t.free); n > 0 {
+		s, t.free = t.free[n-1], t.free[:n-1]
+	}
+	s.track.ID = id
+	t.live[id], t.last = s, s
+	t.count.Store(int64(len(t.live)))
+	if src.IsValid() {
+		k := memory.Number(src.Addr())
+		if s.source = t.sources[k]; s.source == nil {
+			s.source = new(source)
+			t.sources[k] = s.source
+		}
+		s.source.live++
+	}
+	return s
+}
+
+// close removes a session.
+func (t *table) close(s *session) {
+	if s.source != nil {
+		if s.source.live--; s.source.live == 0 {
+			delete(t.sources, memory.Number(s.track.Src.Addr()))
+		}
+	}
+	delete(t.live, s.track.ID)
+	t.last = nil
+	t.count.Store(int64(len(t.live)))
+	if len(t.free) < maxFree {
+		s.track.Reset()
+		s.detect, s.decide, s.source, s.domain = detect.State{}, decide.State{}, nil, ""
+		s.sender, s.registered, s.ordinary, s.delivery = s.sender[:0], "", "", memory.Delivery{Senders: s.delivery.Senders[:0]}
+		t.free = append(t.free, s)
+	}
+}

@@ -1,0 +1,315 @@
+// Package track holds the facts about an SMTP session, its transaction and its
+// commands. It draws no conclusions.
+package track
+
+import (
+	"bytes"
+	"net/netip"
+	"slices"
+
+	"scanwatch/internal/smtp"
+)
+
+// A Session is one SMTP connection. The zero Session is ready for Apply. It
+// belongs to one goroutine.
+type Session struct {
+	ID      uint64
+	Src     netip.AddrPort // not valid for a local session
+	Dst     netip.AddrPort // the listener, possibly a wildcard address
+	RDNS    []byte
+	RDNSCut bool
+	FCrDNS  smtp.FCrDNS
+	Local   bool // over the server's local socket: sendmail(8), and the server's bounces
+
+	// Facts that files of the operator add; the pipeline sets them.
+	Internal bool // from this host or a private network
+	Gateway  bool // the address stands for many hosts
+	Friend   bool // the operator exempts the address from everything
+	// Submission reports whether the session came to a listener for mail clients of
+	// users, which greet with any name.
+	Submission bool
+	ASNKnown   bool   // ASN is known, and 0 if no AS announces Src
+	ASN        uint32 // AS number that announces Src
+	Country    string // two capitals; empty if unknown
+
+	Helo        []byte // the last greeting
+	PrevHelo    []byte // the greeting before it, if it differed and the client changed it
+	NewHelo     bool   // Helo is not the greeting of the event before
+	Greeted     bool   // the client tried to greet, or was rejected before it could
+	TLS         bool
+	User        []byte   // the last user that tried to log in, as it may be kept
+	Login       []byte   // the user that is logged in
+	Failed      [][]byte // distinct users that failed to log in, at most maxFailed
+	Authed      bool
+	TriedMail   bool // sent MAIL
+	TurnedAway  bool // a filter rejected the client or one of its commands
+	Counts      Counts
+	Start       int64 // microseconds since 1970
+	Transaction Transaction
+	// Cut reports whether the server has rolled back the transaction without a
+	// command that ends one: the client left. It is reported before the disconnect.
+	Cut  bool
+	Pace Pace
+
+	verb smtp.Verb // of the last line
+}
+
+// Counts are the numbers of a session.
+type Counts struct {
+	Commands     uint32 // lines the client sent outside of message text
+	Unknown      uint32 // commands the server did not recognise
+	Failed       uint32 // commands answered with 4xx or 5xx, unknown ones included
+	Mails        uint32 // messages accepted
+	RcptOK       uint32 // recipients accepted
+	RcptPermfail uint32 // recipients rejected permanently
+	RcptTempfail uint32 // recipients rejected temporarily
+	AuthPass     uint32
+	AuthFail     uint32
+	AuthRefused  uint32 // AUTH commands that the server did not take up
+}
+
+// A Transaction is one mail transaction, from MAIL to the end of its data, or to RSET.
+type Transaction struct {
+	Open   bool
+	MsgID  uint32
+	Sender []byte // empty for the null sender
+}
+
+// A Pace is the time that a client takes between a reply and its next line, in
+// microseconds.
+type Pace struct {
+	Replied int64 // time of the last reply; 0 before the server's greeting
+	Last    int64 // the newest gap; -1 if there is none
+	First   int64 // between the server's greeting and the first line
+	Least   int64 // the shortest of the gaps after that
+	Gaps    uint8 // number of gaps, at most MaxGaps
+}
+
+// MaxGaps is the number of gaps that a Pace measures.
+const MaxGaps = 8
+
+// Apply brings s up to date with an event.
+func (s *Session) Apply(ev *smtp.Event) {
+	s.NewHelo = false
+	if apply := appliers[ev.Kind]; apply != nil {
+		apply(s, ev)
+	}
+}
+
+// appliers holds what each kind of event changes.
+var appliers = [smtp.NumKinds]func(*Session, *smtp.Event){
+	smtp.EventConnect:  (*Session).connect,
+	smtp.EventGreeting: (*Session).greeting,
+	smtp.EventLine:     (*Session).line,
+	smtp.EventReply:    (*Session).reply,
+	smtp.EventHelo:     (*Session).helo,
+	smtp.EventTLS:      func(s *Session, _ *smtp.Event) { s.TLS = true },
+	smtp.EventAuth:     (*Session).auth,
+	smtp.EventMail:     (*Session).mail,
+	smtp.EventRcpt:     (*Session).rcpt,
+	smtp.EventData:     func(s *Session, ev *smtp.Event) { s.failed(ev) },
+	smtp.EventCommit:   (*Session).commit,
+	smtp.EventRollback: (*Session).rollback,
+	smtp.EventCommand:  (*Session).command,
+	smtp.EventInput:    func(s *Session, _ *smtp.Event) { s.Counts.Failed++ },
+	smtp.EventFilter:   (*Session).filter,
+	smtp.EventRequest:  (*Session).request,
+}
+
+// Limits in bytes of the texts that are kept.
+const (
+	maxName = 255 // RFC 5321 section 4.5.3.1.2
+	maxPath = 256 // section 4.5.3.1.3
+)
+
+// set copies b into dst and truncates it.
+func set(dst, b []byte, most int) []byte { return append(dst[:0], b[:min(len(b), most)]...) }
+
+func (s *Session) connect(ev *smtp.Event) {
+	s.ID, s.Start = ev.Session, ev.Time
+	s.Src, s.Dst, s.Local = ev.Src, ev.Dst, ev.Local
+	s.RDNS, s.RDNSCut, s.FCrDNS = set(s.RDNS, ev.RDNS, maxName), ev.RDNSCut, ev.FCrDNS
+}
+
+func (s *Session) greeting(ev *smtp.Event) {
+	if ev.Code == 220 {
+		s.Pace.Replied = ev.Time
+	} else {
+		s.Greeted = true
+	}
+}
+
+func (s *Session) line(ev *smtp.Event) {
+	s.Pace.line(ev.Time)
+	s.verb, s.Cut = ev.Verb, false
+	switch ev.Verb {
+	case smtp.VerbHelo, smtp.VerbEhlo:
+		s.Greeted = true
+	case smtp.VerbMail:
+		s.TriedMail = true
+	case smtp.VerbDot, smtp.VerbExchange:
+		return // not a command
+	}
+	s.Counts.Commands++
+}
+
+// line adds the gap before a line of the client.
+func (p *Pace) line(at int64) {
+	p.Last = -1
+	if p.Replied == 0 || p.Gaps >= MaxGaps {
+		return
+	}
+	p.Last = max(at-p.Replied, 0)
+	p.Gaps++
+	switch p.Gaps {
+	case 1:
+		p.First = p.Last
+	case 2:
+		p.Least = p.Last
+	default:
+		p.Least = min(p.Least, p.Last)
+	}
+}
+
+func (s *Session) reply(ev *smtp.Event) {
+	if s.Pace.Replied != 0 {
+		s.Pace.Replied = ev.Time
+	}
+	if ev.Code >= 400 {
+		s.Counts.Failed++
+	}
+	if ev.Cause == smtp.CauseUnknown {
+		s.Counts.Unknown++
+	}
+}
+
+func (s *Session) helo(ev *smtp.Event) {
+	if ev.Result == smtp.ResultOK {
+		s.greet(ev.Name, !ev.Rewritten)
+	}
+}
+
+// greet applies a greeting. A client that greets again, for instance after
+// STARTTLS, remains the same client.
+func (s *Session) greet(name []byte, own bool) {
+	s.NewHelo = len(s.Helo) == 0 || !bytes.Equal(s.Helo, name)
+	if own && len(s.Helo) > 0 && !bytes.EqualFold(s.Helo, name) {
+		s.PrevHelo = set(s.PrevHelo, s.Helo, maxName)
+	} else {
+		s.PrevHelo = s.PrevHelo[:0]
+	}
+	s.Helo = set(s.Helo, name, maxName)
+}
+
+func (s *Session) auth(ev *smtp.Event) {
+	s.User = append(s.User[:0], ev.Name...)
+	if ev.Result == smtp.ResultPass {
+		s.Authed = true
+		s.Counts.AuthPass++
+	} else {
+		s.Counts.AuthFail++
+		if len(s.Failed) < maxFailed && !slices.ContainsFunc(s.Failed, func(u []byte) bool { return bytes.EqualFold(u, ev.Name) }) {
+			s.Failed = append(s.Failed, bytes.Clone(ev.Name))
+		}
+	}
+}
+
+// maxFailed bounds the users that failed to log in.
+const maxFailed = 8
+
+// failed counts a failure that no EventReply has reported.
+func (s *Session) failed(ev *smtp.Event) {
+	if ev.Result != smtp.ResultOK && ev.Code == 0 {
+		s.Counts.Failed++
+	}
+}
+
+func (s *Session) mail(ev *smtp.Event) {
+	s.failed(ev)
+	s.TriedMail = true
+	if ev.Result == smtp.ResultOK {
+		s.Transaction.reset()
+		s.Transaction.Open, s.Transaction.MsgID = true, ev.MsgID
+		s.Transaction.Sender = set(s.Transaction.Sender, ev.Addr, maxPath)
+	}
+}
+
+func (s *Session) rcpt(ev *smtp.Event) {
+	switch ev.Result {
+	case smtp.ResultNone: // the session ended before a reply
+		return
+	case smtp.ResultOK:
+		s.Counts.RcptOK++
+	case smtp.ResultTempfail:
+		s.Counts.RcptTempfail++
+	default:
+		s.Counts.RcptPermfail++
+	}
+	s.failed(ev)
+}
+
+func (s *Session) commit(*smtp.Event) {
+	s.Counts.Mails++
+	s.Transaction.reset()
+}
+
+func (s *Session) rollback(*smtp.Event) {
+	switch s.verb {
+	case smtp.VerbMail, smtp.VerbRcpt, smtp.VerbData:
+		s.Cut = s.Transaction.Open
+	}
+	s.Transaction.reset()
+}
+
+func (s *Session) command(ev *smtp.Event) {
+	if (ev.Verb == smtp.VerbAuth || ev.Verb == smtp.VerbExchange) && ev.Cause != smtp.CauseFilter {
+		s.Counts.AuthRefused++
+	}
+}
+
+func (s *Session) filter(ev *smtp.Event) {
+	s.TurnedAway = s.TurnedAway || ev.Cause == smtp.CauseFilter
+}
+
+func (s *Session) request(ev *smtp.Event) {
+	switch ev.Phase {
+	case smtp.PhaseHelo:
+		s.greet(ev.Name, true) // smtpd reports the greeting only if no filter refuses it
+	case smtp.PhaseMailFrom:
+		s.Transaction.Sender = set(s.Transaction.Sender, ev.Addr, maxPath)
+	}
+}
+
+// Null reports whether the transaction has the null sender. Outside of a transaction,
+// the sender is unknown: smtpd reports no transaction for a sender that is too long.
+func (t *Transaction) Null() bool { return t.Open && len(t.Sender) == 0 }
+
+func (t *Transaction) reset() { *t = Transaction{Sender: t.Sender[:0]} }
+
+// Exempt reports whether the session is one of our own: over the local socket,
+// logged in, a friend's, or without an address. No evidence is gathered against its
+// address.
+func (s *Session) Exempt() bool { return s.Local || s.Authed || s.Friend || !s.Src.IsValid() }
+
+// ProvenName returns the reverse DNS name if FCrDNS passes and the name is
+// complete, and nil otherwise.
+func (s *Session) ProvenName() []byte {
+	if s.FCrDNS == smtp.FCrDNSPass && !s.RDNSCut {
+		return s.RDNS
+	}
+	return nil
+}
+
+// Reset prepares s for another session. It keeps buffers of ordinary size.
+func (s *Session) Reset() {
+	keep := func(b []byte) []byte {
+		if cap(b) > 1024 {
+			return nil
+		}
+		return b[:0]
+	}
+	*s = Session{
+		RDNS: keep(s.RDNS), Helo: keep(s.Helo), PrevHelo: keep(s.PrevHelo), User: keep(s.User), Login: keep(s.Login),
+		Transaction: Transaction{Sender: keep(s.Transaction.Sender)},
+	}
+}

@@ -1,0 +1,239 @@
+// Package backtest plays recorded sessions to a policy and collects which mail
+// and logins the policy would have rejected, which sessions it would have
+// stopped, and how it differs from the running policy.
+package backtest
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"scanwatch/filter"
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/replay"
+	"scanwatch/internal/mailbox"
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
+	"scanwatch/rules"
+	"scanwatch/store"
+	"scanwatch/store/history"
+)
+
+// Options are the inputs of Run.
+type Options struct {
+	Name  string           // of the tested policy
+	Rule  string           // the only rule of the tested policy; empty: all
+	Test  *filter.Settings // the tested policy
+	Notes []string         // further conditions that cannot be evaluated
+	// Running is the policy to compare with, or nil, and File its name.
+	Running  *filter.Settings
+	File     string
+	Lists    *lookup.Lists
+	OwnAddrs []netip.Addr // addresses of the recorded host
+	Reader   *store.Reader
+	Since    time.Time // reports only sessions that ended then or later
+	// Match selects the sessions to report; nil selects all.
+	Match func(*store.Record) bool
+	// Progress is called after each batch of sessions with its size and the end
+	// of its last session.
+	Progress func(sessions int, at time.Time)
+}
+
+// sampleOf is the number of sessions for each session that is asked for unknown
+// conditions.
+const sampleOf = 16
+
+// batchSize is the number of records that are played before the results are
+// compared.
+const batchSize = 500
+
+// A run plays the records to one policy.
+type run struct {
+	player  *replay.Player
+	options replay.Options
+	ended   []ending // in this batch
+}
+
+// An ending is the result of one session in one run.
+type ending struct {
+	seq  uint64
+	rule string // the first rule that rejected the session
+	// reported is whether the session is selected.
+	reported bool
+}
+
+func newRun(s *filter.Settings, o *Options) *run {
+	return &run{options: replay.Options{
+		Settings: s,
+		Filter:   filter.Options{Lists: func() *lookup.Lists { return o.Lists }, OwnAddrs: o.OwnAddrs},
+	}}
+}
+
+// Run plays all records of o.Reader. Afterwards o.Reader.Unread is the number of
+// files that could not be read.
+func Run(o Options) (*Result, error) {
+	c := newCollector(&o)
+	test := newRun(o.Test, &o)
+	test.options.Filter.Trace = c.trace
+	runs := []*run{test}
+	if o.Running != nil {
+		c.result.Against = &Difference{File: o.File, Mode: o.Running.Policy.Mode.String(), Only: map[string]int{}, Gone: map[string]int{}}
+		runs = append(runs, newRun(o.Running, &o))
+	}
+	for i, r := range runs {
+		r.options.Done = func(out *replay.Outcome) {
+			r.ended = append(r.ended, ending{out.Seq, out.Refusal.Rule, c.reports(out.Record)})
+			if i == 0 {
+				c.add(out)
+			}
+		}
+		r.player = replay.New(r.options)
+	}
+	if err := c.play(runs); err != nil {
+		return nil, err
+	}
+	c.result.Dropped = o.Reader.Dropped.Total()
+	c.result.Late = test.player.Late()
+	return c.finish(), nil
+}
+
+// play plays the records in batches.
+func (c *collector) play(runs []*run) error {
+	var batch []store.Record
+	sum := func(r *store.Record) error {
+		c.learn(r)
+		c.result.Sums.add(r)
+		return nil
+	}
+	session := func(r *store.Record) error {
+		c.learn(r)
+		if batch = append(batch, r.Clone()); len(batch) == batchSize {
+			c.playBatch(runs, batch, false)
+			batch = batch[:0]
+			c.o.Progress(batchSize, r.End)
+		}
+		return nil
+	}
+	if err := history.Walk(c.o.Reader, time.Time{}, time.Time{}, history.Visitor{Kinds: store.AllKinds, Session: session, Sum: sum}); err != nil {
+		return err
+	}
+	c.playBatch(runs, batch, true)
+	return nil
+}
+
+// playBatch plays a batch to all policies at the same time.
+func (c *collector) playBatch(runs []*run, batch []store.Record, last bool) {
+	var wg sync.WaitGroup
+	for _, r := range runs {
+		wg.Go(func() {
+			for i := range batch {
+				r.player.Add(&batch[i])
+			}
+			if last {
+				r.player.Close()
+			}
+		})
+	}
+	wg.Wait()
+	c.compare(runs)
+}
+
+// compare joins the results of both runs. A session can end in one run up to the
+// player's window before it ends in the other.
+func (c *collector) compare(runs []*run) {
+	d := c.result.Against
+	if d == nil {
+		runs[0].ended = runs[0].ended[:0]
+		return
+	}
+	for i, r := range runs {
+		for _, x := range r.ended {
+			y, ok := c.waiting[x.seq]
+			if !ok {
+				c.waiting[x.seq] = x
+				continue
+			}
+			delete(c.waiting, x.seq)
+			tested, running := x, y
+			if i != 0 {
+				tested, running = y, x
+			}
+			if x.reported {
+				d.add(tested.rule, running.rule)
+			}
+		}
+		r.ended = r.ended[:0]
+	}
+}
+
+// reports reports whether a session is selected.
+func (c *collector) reports(r *store.Record) bool {
+	return !r.End.Before(c.o.Since) && (c.o.Match == nil || c.o.Match(r))
+}
+
+// trace counts conditions whose answer is unknown: in a sample of all sessions,
+// and in sessions with hashed mailboxes.
+func (c *collector) trace(policy *rules.Policy, f *rules.Facts, _ smtp.Answer) {
+	sampled := f.Session*0x9e3779b97f4a7c15>>60 == 0 // session ids are not evenly distributed, their products are
+	hashed := c.names && (mailbox.Hashed(f.MailFrom) || mailbox.Hashed(f.RcptTo) || mailbox.Hashed(f.User))
+	if !sampled && !hashed {
+		return
+	}
+	_, traces := policy.Explain(f)
+	for i := range traces {
+		c.addUnknown(&traces[i], sampled)
+	}
+}
+
+// addUnknown counts the conditions without an answer that kept a statement from
+// matching. Evidence of low confidence is an answer.
+func (c *collector) addUnknown(t *rules.Trace, sampled bool) {
+	name := "pass"
+	r, isRule := t.Statement.(*rules.Rule)
+	if isRule {
+		name = r.Name
+	}
+	if t.Skipped != "" || slices.ContainsFunc(t.Conds, func(c rules.CondTrace) bool { return c.Answer == rules.No }) {
+		return
+	}
+	for _, cond := range t.Conds {
+		switch u := (Unknown{Rule: name, Condition: cond.Cond.String()}); {
+		case cond.Answer != rules.Unknown:
+		case cond.Hashed:
+			c.hashed[u]++
+		case sampled && isRule && cond.Cond.Word != "evidence":
+			c.unknown[u]++
+		}
+	}
+}
+
+// notEvaluated lists the conditions of a policy that records cannot answer.
+func notEvaluated(s *filter.Settings, notes []string) []string {
+	list := []string{}
+	n := s.Policy.Needs()
+	if n.ASN && s.ASN == nil {
+		list = append(list, "asn: the configuration has no database of AS numbers")
+	}
+	if n.Country && s.Country == nil && s.ASN == nil {
+		list = append(list, "country: the configuration has no database of countries")
+	}
+	for _, note := range notes {
+		list = append(list, text.Escape(note))
+	}
+	if n.Standing {
+		list = append(list, "known: no client is known at the start of the history")
+	}
+	var longest time.Duration
+	for _, w := range n.Windows {
+		longest = max(longest, w.Window)
+	}
+	if longest > 0 {
+		list = append(list, fmt.Sprintf("count: counters are zero at the start of the history; the longest window is %s", text.Duration(longest)))
+	}
+	if slices.ContainsFunc(s.Policy.Rules(), func(r *rules.Rule) bool { return r.Delay > 0 }) {
+		list = append(list, "delay: records do not show which clients would not wait")
+	}
+	return list
+}

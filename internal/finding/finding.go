@@ -1,0 +1,78 @@
+// Package finding describes the evidence of recorded sessions with its proof,
+// for output as text and JSON.
+package finding
+
+import (
+	"fmt"
+	"io"
+
+	"scanwatch/filter/lookup"
+	"scanwatch/internal/text"
+	"scanwatch/store"
+)
+
+// Columns is the width of a terminal.
+const Columns = 80
+
+// A Finding is a piece of evidence with its proof. All texts are printable.
+type Finding struct {
+	Evidence     string `json:"evidence"`
+	Organisation string `json:"organisation,omitempty"`
+	By           string `json:"by"`
+	Match        string `json:"match,omitempty"`
+	Proof        string `json:"proof,omitempty"`
+	Confidence   string `json:"confidence,omitempty"`
+	List         string `json:"list,omitempty"`   // the shipped list that matched
+	Line         int    `json:"line,omitempty"`   // of the list
+	Source       string `json:"source,omitempty"` // origin of the row
+}
+
+// New returns the finding that step records in session r. It names the row of
+// lists that matched.
+func New(lists *lookup.Lists, r *store.Record, step *store.Step) Finding {
+	p := text.Escape[[]byte]
+	f := Finding{
+		Evidence: p(step.Text), Organisation: p(step.Org), By: p(step.By),
+		Match: p(step.Match), Proof: p(step.Arg), Confidence: p(step.Confidence),
+	}
+	if f.Proof == "" { // the proof is in the head of the record
+		switch f.By {
+		case "rdns":
+			f.Proof = p(r.RDNS)
+		case "cidr":
+			f.Proof = r.Src.Addr().String()
+		}
+	}
+	for _, row := range lists.Rows() {
+		if row.Value == string(step.Match) && row.Evidence == string(step.Text) && (len(step.Org) == 0 || row.Org == string(step.Org)) {
+			f.Match, f.List, f.Line, f.Source = row.Value, row.List, row.Line, row.Source
+			break
+		}
+	}
+	return f
+}
+
+// Text writes f as a paragraph.
+func (f *Finding) Text(w io.Writer) {
+	head := fmt.Sprintf("  ! %s by %s", f.Evidence, f.By)
+	if f.Confidence != "" {
+		head += ", confidence " + f.Confidence
+	}
+	if f.Organisation != "" {
+		head += ", " + f.Organisation
+	}
+	fmt.Fprintln(w, text.Wrap(head, Columns, 4))
+	line := func(name, value string) {
+		fmt.Fprintln(w, text.Wrap(fmt.Sprintf("    %-8s%s", name, value), Columns, 12))
+	}
+	if f.Proof != "" {
+		line("proof", f.Proof)
+	}
+	switch {
+	case f.List != "":
+		line("row", fmt.Sprintf("%s, line %d of list %s", f.Match, f.Line, f.List))
+		line("source", f.Source)
+	case f.Match != "" && f.Match != f.Proof:
+		line("match", f.Match)
+	}
+}

@@ -1,0 +1,99 @@
+package hostname
+
+// anyNumber in the table means that the first label contains a digit.
+const anyNumber = "0"
+
+// defaults maps the suffixes of names that hosting and access providers give to
+// the hosts of their customers, if the customer chooses none. The value is the
+// word before the number in the first label, or anyNumber, for suffixes that the
+// provider also uses for hosts of its own. It is empty for suffixes that only
+// customers have: they are like public suffixes.
+//
+// The rows of kind rdns in filter/lookup/intel/clouds.tsv are covered as well; a
+// test of package lookup compares both. A name that a customer may choose below
+// the suffix, as of a free dynamic DNS service, is not a default name.
+var defaults = map[string]string{
+	// Clouds and hosting providers.
+	"aeza.network":                         anyNumber,
+	"awsglobalaccelerator.com":             "",
+	"compute-1.amazonaws.com":              "",
+	"compute.amazonaws.com":                "",
+	"compute.amazonaws.com.cn":             "",
+	"serverdedicati.aruba.it":              "",
+	"static.arubacloud.com":                "",
+	"static.arubacloud.de":                 "",
+	"static.arubacloud.fr":                 "",
+	"static.arubacloud.pl":                 "",
+	"static.cloudzy.com":                   "",
+	"colocrossing.com":                     anyNumber,
+	"contaboserver.net":                    "",
+	"static.contabo.net":                   "",
+	"cdn77.com":                            anyNumber,
+	"host.secureserver.net":                "",
+	"ip.secureserver.net":                  "",
+	"googleusercontent.com":                "",
+	"clients.your-server.de":               "",
+	"your-server.de":                       "dedi",
+	"hinet-ip.hinet.net":                   "",
+	"dedicated.hosteurope.de":              "",
+	"vs.hosteurope.de":                     "",
+	"hstgr.cloud":                          "",
+	"hostwindsdns.com":                     "",
+	"static.sl-reverse.com":                "",
+	"stratoserver.net":                     "",
+	"onlinehome-server.info":               "",
+	"onlinehome-server.com":                "",
+	"onlinehome-server.de":                 "",
+	"ip.linodeusercontent.com":             "",
+	"members.linode.com":                   "",
+	"multacom.com":                         anyNumber,
+	"ultrasrv.de":                          "v",
+	"bestsrv.de":                           "v",
+	"goodsrv.de":                           "v",
+	"happysrv.de":                          "v",
+	"hotsrv.de":                            "v",
+	"luckysrv.de":                          "v",
+	"megasrv.de":                           "v",
+	"nicesrv.de":                           "v",
+	"powersrv.de":                          "v",
+	"quicksrv.de":                          "v",
+	"supersrv.de":                          "v",
+	"yourvserver.net":                      "v",
+	"kimsufi.com":                          anyNumber,
+	"ovh.net":                              "ns",
+	"vps.ovh.ca":                           "",
+	"vps.ovh.net":                          "",
+	"vps.ovh.us":                           "",
+	"pbiaas.com":                           anyNumber,
+	"pfcloud.io":                           anyNumber,
+	"static.quadranet.com":                 "",
+	"vs.sakura.ne.jp":                      "",
+	"instances.scw.cloud":                  "",
+	"rev.poneytelecom.eu":                  "",
+	"startdedicated.com":                   "",
+	"startdedicated.de":                    "",
+	"startdedicated.net":                   "",
+	"serveroffer.net":                      anyNumber,
+	"4vendeta.com":                         anyNumber,
+	"upcloud.host":                         "",
+	"hosted-by-vdsina.ru":                  "",
+	"choopa.net":                           anyNumber,
+	"vultr.com":                            anyNumber,
+	"vultrusercontent.com":                 "",
+	"inaddr.ip-pool.com":                   "",
+	"cloudapp.net":                         "",
+	"deploy.static.akamaitechnologies.com": "",
+
+	// Access lines whose names contain no address.
+	"uudial.net": anyNumber,
+}
+
+// chosen maps suffixes below which customers choose names, and which the public
+// suffix list lacks, to the number of labels between the suffix and the registered
+// domain: each region of a cloud has its own suffix.
+var chosen = map[string]int{
+	"cloudapp.azure.com": 1,
+	"mooo.com":           0,
+	"chickenkiller.com":  0,
+	"strangled.net":      0,
+}

@@ -1,0 +1,214 @@
+// Package hostname answers questions about the form of host names: which part of
+// a name is registered, and whether a provider has derived the name from an
+// address or a number. It sends no DNS queries.
+package hostname
+
+import (
+	"bytes"
+
+	"golang.org/x/net/publicsuffix"
+)
+
+// Registered returns the part of a host name that is registered, by the public
+// suffix list and the providers of this package, in lower case: example.org for
+// mx1.mail.example.org. Customers of a listed provider have separate domains.
+// Registered returns "" for a public suffix, for a name without a dot and for no
+// name. It takes about a microsecond and allocates, so callers compute it once for
+// a session.
+func Registered(name []byte) string {
+	if bytes.IndexByte(name, '.') < 0 || len(name) > maxName {
+		return ""
+	}
+	var b [maxName]byte
+	name = fold(&b, name)
+	d, err := publicsuffix.EffectiveTLDPlusOne(string(name))
+	if err != nil {
+		return ""
+	}
+	if n := customer(name); n > len(d) {
+		return string(name[len(name)-n:])
+	}
+	return d
+}
+
+// customer returns the length of the domain of a customer below a suffix of the
+// tables, or 0 if name is not below one.
+func customer(name []byte) int {
+	labels := []int{0} // the starts of the labels so far
+	for at, c := range name {
+		if c != '.' {
+			continue
+		}
+		suffix, back := name[at+1:], 1
+		if n, ok := chosen[string(suffix)]; ok {
+			back += n
+		} else if word, ok := defaults[string(suffix)]; !ok || word != "" {
+			labels = append(labels, at+1)
+			continue
+		}
+		return len(name) - labels[max(len(labels)-back, 0)]
+	}
+	return 0
+}
+
+// Generic reports whether a provider has named a host after its address or
+// number, as in static.1-2-3-4.clients.example.net or vmi123456.example.net. The
+// customer has not chosen such a name, and does not own its domain.
+func Generic(name []byte) bool {
+	if len(name) == 0 || len(name) > maxName {
+		return false
+	}
+	var b [maxName]byte
+	name = fold(&b, name)
+	return hasAddress(name) || isDefault(name) || isNumbered(name) || isLine(name)
+}
+
+// maxName is the length of the longest name (RFC 5321 section 4.5.3.1.2).
+const maxName = 255
+
+// fold copies name into b in lower case, without trailing dots.
+func fold(b *[maxName]byte, name []byte) []byte {
+	name = bytes.TrimRight(name, ".")
+	for i, c := range name {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		b[i] = c
+	}
+	return b[:len(name)]
+}
+
+// hasAddress reports whether a name contains three or more numbers between
+// separators, as in 1-2-3-4.dsl.example.net.
+func hasAddress(name []byte) bool {
+	groups, digits := 0, 0
+	for _, c := range name {
+		switch {
+		case isDigit(c):
+			if digits++; digits == 1 {
+				groups++
+			}
+		case (c == '-' || c == '.' || c == '_' || c == 'x') && digits > 0:
+			digits = 0
+			if groups >= 3 {
+				return true
+			}
+		default:
+			groups, digits = 0, 0
+		}
+	}
+	return groups >= 3
+}
+
+// isDefault reports whether a name is below a suffix of the table.
+func isDefault(name []byte) bool {
+	for rest := name; ; {
+		dot := bytes.IndexByte(rest, '.')
+		if dot < 0 {
+			return false
+		}
+		rest = rest[dot+1:]
+		if word, ok := defaults[string(rest)]; ok && isWordAndNumber(name, word) {
+			return true
+		}
+	}
+}
+
+// isWordAndNumber reports whether the first label of name is word and a number of
+// two or more digits. An empty word means any label, and anyNumber a label with a
+// digit.
+func isWordAndNumber(name []byte, word string) bool {
+	if word == "" {
+		return true
+	}
+	label, _, _ := bytes.Cut(name, []byte{'.'})
+	if word == anyNumber {
+		return countDigits(label) > 0
+	}
+	number, ok := bytes.CutPrefix(label, []byte(word))
+	if !ok || len(number) < 2 {
+		return false
+	}
+	return countDigits(number) == len(number)
+}
+
+// isNumbered reports whether the first label of name is a short word and a number
+// of six or more digits, as in vmi123456.example.net. Large senders number their
+// mail servers too, with fewer digits or with a word for mail.
+func isNumbered(name []byte) bool {
+	label, rest, _ := bytes.Cut(name, []byte{'.'})
+	if bytes.IndexByte(rest, '.') < 0 {
+		return false
+	}
+	word := bytes.TrimRight(label, "0123456789")
+	if len(word) == 0 || len(word) > 6 || len(label)-len(word) < 6 {
+		return false
+	}
+	for _, c := range word {
+		if (c < 'a' || 'z' < c) && c != '-' {
+			return false
+		}
+	}
+	return !mailWords[string(bytes.TrimRight(word, "-"))]
+}
+
+// ForMail reports whether a label of a name below its registered domain is a word for
+// a mail server, with or without a number, as in mx1.example.org or o1.email.example.org.
+func ForMail(name []byte) bool {
+	var b [maxName]byte
+	if len(name) > maxName {
+		return false
+	}
+	labels := bytes.Split(fold(&b, name), []byte{'.'})
+	for _, label := range labels[:max(len(labels)-2, 0)] {
+		if mailWords[string(bytes.TrimRight(bytes.TrimRight(label, "0123456789"), "-"))] {
+			return true
+		}
+	}
+	return false
+}
+
+// mailWords begin the names of mail servers.
+var mailWords = map[string]bool{
+	"mail": true, "mx": true, "mta": true, "smtp": true, "out": true, "relay": true, "mout": true, "email": true, "mailer": true,
+	"mailout": true, "outbound": true, "lists": true, "bounce": true, "bounces": true, "mailgw": true, "postfix": true, "exchange": true,
+	"zimbra": true, "sendgrid": true, "mailgun": true, "newsletter": true, "alerts": true,
+}
+
+// isLine reports whether a name contains a word for access lines, and its first
+// label a number: a number of the line, or an address in hexadecimal digits.
+func isLine(name []byte) bool {
+	label, _, _ := bytes.Cut(name, []byte{'.'})
+	if countDigits(label) == 0 {
+		return false
+	}
+	for rest := name; ; {
+		end := bytes.IndexAny(rest, ".-")
+		if end < 0 {
+			return false // the top-level domain
+		}
+		if lineWords[string(bytes.TrimRight(rest[:end], "0123456789"))] {
+			return true
+		}
+		rest = rest[end+1:]
+	}
+}
+
+// lineWords are labels, or parts of labels between hyphens, in the names of
+// access lines.
+var lineWords = map[string]bool{
+	"dyn": true, "dynamic": true, "dynamicip": true, "dip": true, "dhcp": true, "dsl": true, "adsl": true, "vdsl": true, "xdsl": true,
+	"sdsl": true, "cable": true, "catv": true, "pppoe": true, "ppp": true, "dialup": true, "dialin": true, "broadband": true,
+	"ftth": true, "fttx": true, "wimax": true, "gprs": true, "cdma": true, "umts": true, "lte": true,
+}
+
+func countDigits(b []byte) (n int) {
+	for _, c := range b {
+		if isDigit(c) {
+			n++
+		}
+	}
+	return n
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }

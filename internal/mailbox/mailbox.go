@@ -1,0 +1,63 @@
+// Package mailbox describes the local parts of mail addresses that other
+// packages treat specially: hashes and role accounts.
+package mailbox
+
+import "bytes"
+
+// HashPrefix begins every hash. A hash replaces a local part or a user name and
+// is HashPrefix and 16 hexadecimal digits. smtpd accepts no address with a colon
+// in an unquoted local part (RFC 5321 section 4.1.2), so a hash is unambiguous.
+const HashPrefix = "hash:"
+
+// HashBytes is the number of bytes of the keyed hash in a hash: enough to
+// distinguish all addresses that a site ever sees.
+const HashBytes = 8
+
+const hashLen = len(HashPrefix) + 2*HashBytes
+
+// IsHash reports whether text is a hash.
+func IsHash(text []byte) bool {
+	return len(text) == hashLen && string(text[:len(HashPrefix)]) == HashPrefix
+}
+
+// Hashed reports whether the local part of addr, or a user name, is a hash.
+func Hashed(addr []byte) bool {
+	return IsHash(addr) || len(addr) > hashLen && addr[hashLen] == '@' && IsHash(addr[:hashLen])
+}
+
+// roles are the role accounts of RFC 5321 section 4.5.1 and RFC 2142 sections 4
+// and 5. They are not personal data, and policies name them.
+var roles = []string{"postmaster", "abuse", "noc", "security", "hostmaster", "webmaster", "mailer-daemon"}
+
+// IsRole reports whether local is the local part of a role account, which is
+// never hashed.
+func IsRole[T string | []byte](local T) bool {
+	for _, r := range roles {
+		if len(local) == len(r) && bytes.EqualFold([]byte(local), []byte(r)) {
+			return true
+		}
+	}
+	return false
+}
+
+// AppendBase appends the mailbox of addr in lower case: without what follows
+// delimiter in its local part (RFC 5233). The mail server may ignore the case of
+// local parts, and nearly all do.
+func AppendBase(dst, addr []byte, delimiter byte) []byte {
+	local, domain := addr, []byte(nil)
+	if i := bytes.LastIndexByte(addr, '@'); i >= 0 {
+		local, domain = addr[:i], addr[i:]
+	}
+	if i := bytes.IndexByte(local, delimiter); i > 0 {
+		local = local[:i]
+	}
+	for _, part := range [...][]byte{local, domain} {
+		for _, c := range part {
+			if 'A' <= c && c <= 'Z' {
+				c += 'a' - 'A'
+			}
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}

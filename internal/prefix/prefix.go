@@ -1,0 +1,136 @@
+// Package prefix parses the IP addresses and prefixes that operators write in
+// policies, lists and commands. It is the only such parser: every place accepts
+// the same forms.
+package prefix
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// Parse parses an address or a prefix: 192.0.2.1, 192.0.2.0/24, 2001:db8::1,
+// [2001:db8::1] or 2001:db8::/32. An address becomes the prefix of this one
+// address, and an IPv4-mapped IPv6 address becomes IPv4. Parse clears the bits
+// after the prefix length; dropped reports whether one of them was set. Zones,
+// ranges and ports are errors.
+func Parse(s string) (p netip.Prefix, dropped bool, err error) {
+	host, length, hasLength := strings.Cut(s, "/")
+	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
+		if inner = strings.TrimSuffix(inner, "]"); strings.Contains(inner, ":") {
+			host = inner
+		}
+	}
+	addr, err := netip.ParseAddr(host)
+	switch {
+	case err != nil:
+		return p, false, refuse(s)
+	case addr.Zone() != "":
+		return p, false, fmt.Errorf("%q has a zone; write %s", s, addr.WithZone(""))
+	case !hasLength:
+		addr = addr.Unmap()
+		return netip.PrefixFrom(addr, addr.BitLen()), false, nil
+	}
+	bits, err := strconv.ParseUint(length, 10, 8)
+	if err != nil || int(bits) > addr.BitLen() || len(length) > 1 && length[0] == '0' {
+		return p, false, fmt.Errorf("%q has no valid prefix length; it is a number from 0 to %d", s, addr.BitLen())
+	}
+	given := netip.PrefixFrom(addr, int(bits))
+	if addr.Is4In6() && given.Bits() < mappedBits {
+		return p, false, fmt.Errorf("%q covers more than IPv4; write an IPv4 prefix", s)
+	}
+	p = Unmap(given)
+	return p, given.Masked() != given, nil
+}
+
+// refuse returns the error for s, which is neither an address nor a prefix.
+func refuse(s string) error {
+	if first, last, ok := strings.Cut(s, "-"); ok {
+		_, err1 := netip.ParseAddr(strings.TrimSpace(first))
+		_, err2 := netip.ParseAddr(strings.TrimSpace(last))
+		if err1 == nil && err2 == nil {
+			return fmt.Errorf("%q is a range; write it as prefixes, such as 192.0.2.0/24", s)
+		}
+	}
+	if a, err := netip.ParseAddrPort(s); err == nil {
+		return fmt.Errorf("%q has a port; write %s", s, a.Addr().Unmap().WithZone(""))
+	}
+	return fmt.Errorf("%q is not an address or prefix; write 192.0.2.1, 192.0.2.0/24, 2001:db8::1 or 2001:db8::/32", s)
+}
+
+// Range returns the prefixes that cover the addresses from first to last and no
+// others. It returns nil if last is before first or of the other family.
+func Range(first, last netip.Addr) (list []netip.Prefix) {
+	first, last = first.Unmap().WithZone(""), last.Unmap().WithZone("")
+	if !first.IsValid() || first.BitLen() != last.BitLen() {
+		return nil
+	}
+	for first.IsValid() && first.Compare(last) <= 0 {
+		p := netip.PrefixFrom(first, first.BitLen())
+		for p.Bits() > 0 {
+			wider := netip.PrefixFrom(first, p.Bits()-1)
+			if wider.Masked().Addr() != first || end(wider).Compare(last) > 0 {
+				break
+			}
+			p = wider
+		}
+		list = append(list, p)
+		first = end(p).Next() // invalid after the last address of the family
+	}
+	return list
+}
+
+// end returns the last address of p.
+func end(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// ParseLogged is Parse for text that an operator copies from a log: it also
+// accepts an address with a port, and ignores the port.
+func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
+	if a, err := netip.ParseAddrPort(s); err == nil {
+		s = a.Addr().String()
+	}
+	return Parse(s)
+}
+
+// mappedBits is the length of ::ffff:0:0/96 (RFC 4291 section 2.5.5.2).
+const mappedBits = 96
+
+// Unmap returns p without the bits after its length, and an IPv4-mapped prefix
+// as IPv4. It returns the zero prefix if p is invalid.
+func Unmap(p netip.Prefix) netip.Prefix {
+	p = p.Masked()
+	if p.Addr().Is4In6() && p.Bits() >= mappedBits {
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-mappedBits)
+	}
+	return p
+}
+
+// String returns p as an operator writes it: an address if p is a single one.
+func String(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
+// Local returns the addresses of this host's interfaces. It returns none if the
+// system does not list them.
+func Local() []netip.Addr {
+	var local []netip.Addr
+	addrs, _ := net.InterfaceAddrs() // without them the caller compares with fewer addresses
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			local = append(local, p.Addr())
+		}
+	}
+	return local
+}

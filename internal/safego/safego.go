@@ -1,0 +1,84 @@
+// Package safego recovers panics. Go ends the whole process when one goroutine
+// panics, and smtpd shuts down when a filter exits. The filter therefore starts
+// its goroutines through this package.
+//
+// The package imports no other package of the program.
+package safego
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+)
+
+// A PanicError is an error made from a recovered panic.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("bug: %v", e.Value) }
+
+// Stack returns a log attribute with the stack if err is a PanicError, and an
+// empty attribute, which handlers omit, if it is not.
+func Stack(err error) slog.Attr {
+	var p *PanicError
+	if errors.As(err, &p) {
+		return slog.String("stack", string(p.Stack))
+	}
+	return slog.Attr{}
+}
+
+// Run calls f. If f panics, Run returns a *PanicError.
+func Run(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &PanicError{p, debug.Stack()}
+		}
+	}()
+	return f()
+}
+
+// Go calls f in a new goroutine. A panic of f is logged and ends the goroutine.
+// The name is a noun phrase for the log.
+func Go(log *slog.Logger, name string, f func()) {
+	go func() { _ = once(log, name, "not restarted", f) }()
+}
+
+// The pause after a panic, which doubles each time.
+const (
+	pauseFirst = time.Second
+	pauseLast  = 30 * time.Second
+)
+
+// Loop calls f in a new goroutine until f returns without a panic, and then
+// done. The first panic is logged. Done may be nil.
+func Loop(log *slog.Logger, name string, f, done func()) { loop(log, name, f, done, pauseFirst) }
+
+func loop(log *slog.Logger, name string, f, done func(), pause time.Duration) {
+	go func() {
+		if done != nil {
+			defer done()
+		}
+		for once(log, name, "restarting", f) != nil {
+			log = nil
+			time.Sleep(pause)
+			pause = min(2*pause, pauseLast)
+		}
+	}()
+}
+
+// once calls f and logs its panic, unless log is nil.
+func once(log *slog.Logger, name, consequence string, f func()) error {
+	err := Run(func() error { f(); return nil })
+	if p, ok := err.(*PanicError); ok && log != nil {
+		// The log handler may panic as well.
+		_ = Run(func() error {
+			log.Error("panic in "+name+", "+consequence, "err", p, "stack", string(p.Stack))
+			return nil
+		})
+	}
+	return err
+}

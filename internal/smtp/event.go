@@ -1,0 +1,128 @@
+package smtp
+
+import "net/netip"
+
+// Kind is the kind of an Event.
+type Kind uint8
+
+// The kinds. The comment names the fields that are set besides Kind, Time and
+// Session.
+const (
+	// EventConnect opens a session: Src, Dst, Local, RDNS, RDNSCut, FCrDNS.
+	EventConnect Kind = iota
+	// EventGreeting is the first reply of the server: Code, and with code 220 Name,
+	// the name of the server.
+	EventGreeting
+	// EventLine is one line that the client sent: Verb, Text (redacted). It comes
+	// before the event that reports the outcome of the command.
+	EventLine
+	// EventReply is the complete reply to a line: Verb, Code, Cause.
+	EventReply
+	// EventHelo is a greeting of the client: Verb, Word, Name, Result, Rewritten; if it
+	// failed, also Text (the redacted line), Code, Reply, Cause.
+	EventHelo
+	// EventTLS is a TLS handshake: Text is version:cipher:bits.
+	EventTLS
+	// EventAuth is a login: Name is the user, Result is pass, fail or error.
+	EventAuth
+	// EventMail is the outcome of MAIL: Addr, Result, Code, Reply, Cause, MsgID.
+	EventMail
+	// EventRcpt is the outcome of RCPT: Addr, Result, Code, Reply, Cause.
+	EventRcpt
+	// EventData is the outcome of DATA or of the end of the message: Result, Code, Reply, Cause.
+	EventData
+	// EventCommit is an accepted message: Size.
+	EventCommit
+	// EventRollback is a transaction that ended without a message.
+	EventRollback
+	// EventCommand is a failed command that no other event reports: Verb, Text
+	// (redacted), Code, Reply, Cause.
+	EventCommand
+	// EventInput is input that the server refused without a command: Code, Reply, Cause.
+	EventInput
+	// EventFilter is the decision of a filter, ours or another: Name (the phase),
+	// Word (the decision), Text (its parameter), Cause (CauseFilter if it rejects).
+	EventFilter
+	// EventTimeout is the server's timeout.
+	EventTimeout
+	// EventQuit is an accepted QUIT.
+	EventQuit
+	// EventDisconnect closes a session: Ending.
+	EventDisconnect
+	// EventRequest asks for an Answer: Phase, and Name (PhaseHelo) or Addr
+	// (PhaseMailFrom, PhaseRcptTo).
+	EventRequest
+
+	NumKinds = iota
+)
+
+// Verb is the command of an EventLine.
+type Verb uint8
+
+// The verbs. VerbUnknown is a line without a known command.
+const (
+	VerbUnknown Verb = iota
+	VerbHelo
+	VerbEhlo
+	VerbMail
+	VerbRcpt
+	VerbData
+	VerbRset
+	VerbNoop
+	VerbQuit
+	VerbStartTLS
+	VerbAuth
+	VerbNames    // names a mailbox: VRFY, EXPN, SEND, SOML, SAML
+	VerbOther    // any other SMTP command
+	VerbDot      // the end of message text; not a command
+	VerbExchange // a line of an AUTH exchange; not a command
+)
+
+// Cause is the reason for which a command failed, as far as the front end can
+// tell it from the server's reply.
+type Cause uint8
+
+// The causes.
+const (
+	CauseNone        Cause = iota // the command succeeded, or the front end knows no more than Result
+	CauseFilter                   // a filter decided, not the server
+	CauseSyntax                   // malformed argument
+	CauseOrder                    // command out of order
+	CauseUnsupported              // not offered here, such as AUTH on a listener without it
+	CauseUnknown                  // not a command of SMTP
+	CausePipelining               // the client did not wait for a reply
+	CauseRecipient                // the server does not accept mail for this recipient
+)
+
+// An Event is one thing that happened in a session, or a request. Which fields
+// are set depends on Kind. Texts come from the network: they are hostile, valid
+// only during the call, and never contain a password. An Event belongs to one
+// goroutine.
+type Event struct {
+	Kind    Kind
+	Time    int64 // microseconds since 1970
+	Session uint64
+
+	Src, Dst netip.AddrPort // Dst is the listener, possibly a wildcard address
+	Local    bool           // over the server's local socket
+	RDNS     []byte         // name of Src (PTR); empty if there is none
+	RDNSCut  bool           // the server has truncated RDNS
+	FCrDNS   FCrDNS
+
+	Phase  Phase
+	Verb   Verb
+	Cause  Cause
+	Result Result
+	Ending Ending
+
+	Name  []byte // a host name or user name
+	Addr  []byte // a mailbox without brackets; empty for the null sender
+	Text  []byte // a redacted line
+	Word  []byte // EventHelo: the verb as sent; EventFilter: the decision in the server's word
+	Code  uint32 // SMTP reply code; 0 if unknown
+	Reply []byte // text of the reply without the code
+	MsgID uint32 // the server's message id
+
+	Rewritten bool   // EventHelo: a filter replaced Name
+	Size      uint64 // bytes of an accepted message
+}

@@ -1,0 +1,204 @@
+// Package smtp is the vocabulary of the program: the words for what happens in
+// an SMTP session, for the questions that a mail server asks about it, and for
+// the answers. Front ends translate their server's dialect into these types;
+// every other package uses them and no dialect.
+//
+// The package imports no other package of the program.
+package smtp
+
+import (
+	"fmt"
+	"math/bits"
+	"strings"
+	"time"
+)
+
+// Phase is a point of a session at which a policy is evaluated: a request of
+// the mail server, or the end of the session.
+type Phase uint8
+
+// The phases in the order of a session. PhaseHelo stands for HELO and EHLO.
+const (
+	PhaseConnect Phase = iota
+	PhaseHelo
+	PhaseMailFrom
+	PhaseRcptTo
+	PhaseData
+	PhaseCommit
+	// PhaseEnd is not a request: the session has ended, no answer is possible,
+	// and a rule can only have effects.
+	PhaseEnd
+	NumPhases
+)
+
+var phaseNames = [...]string{"connect", "helo", "mail-from", "rcpt-to", "data", "commit", "end"}
+
+func (p Phase) String() string { return name(phaseNames[:], int(p)) }
+
+// ParsePhase returns the phase with the given name.
+func ParsePhase(s string) (Phase, bool) {
+	i := index(phaseNames[:], s)
+	return Phase(max(i, 0)), i >= 0
+}
+
+// PhaseSet is a set of phases.
+type PhaseSet uint8
+
+const (
+	// AllPhases contains every phase.
+	AllPhases = PhaseSet(1<<NumPhases - 1)
+	// Answerable contains the phases in which the mail server waits for an answer.
+	Answerable = PhaseSet(1<<PhaseEnd - 1)
+)
+
+// Phases returns the set of the given phases.
+func Phases(phases ...Phase) (s PhaseSet) {
+	for _, p := range phases {
+		s |= 1 << p
+	}
+	return s
+}
+
+// PhasesFrom returns the answerable phases from p to the last.
+func PhasesFrom(p Phase) PhaseSet { return Answerable &^ (1<<p - 1) }
+
+// Has reports whether p is in s.
+func (s PhaseSet) Has(p Phase) bool { return s&(1<<p) != 0 }
+
+// List returns the phases of s in the order of a session.
+func (s PhaseSet) List() (list []Phase) {
+	for p := PhaseConnect; p < NumPhases; p++ {
+		if s.Has(p) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// Last returns the latest phase of a set that is not empty.
+func (s PhaseSet) Last() Phase { return Phase(bits.Len8(uint8(s)) - 1) }
+
+// String writes s as the policy language does: one word, or a list in braces.
+func (s PhaseSet) String() string {
+	var names []string
+	for _, p := range s.List() {
+		names = append(names, p.String())
+	}
+	if len(names) == 1 {
+		return names[0]
+	}
+	return "{ " + strings.Join(names, ", ") + " }"
+}
+
+// Decision answers a request of the mail server. The words are those of
+// smtpd-filters(7).
+type Decision uint8
+
+// The decisions, in the order of their severity.
+const (
+	Proceed Decision = iota
+	Junk
+	Reject
+	Disconnect
+)
+
+var decisionNames = [...]string{"proceed", "junk", "reject", "disconnect"}
+
+func (d Decision) String() string { return name(decisionNames[:], int(d)) }
+
+// ParseDecision returns the decision with the given name.
+func ParseDecision(s string) (Decision, bool) {
+	i := index(decisionNames[:], s)
+	return Decision(max(i, 0)), i >= 0
+}
+
+// An Answer answers a request. The zero Answer lets the session proceed.
+type Answer struct {
+	Decision Decision
+	// Text is sent to the client with Reject and Disconnect: a reply code that
+	// begins with 4 or 5, a space, and one line of printable ASCII.
+	Text string
+	// Hold delays the answer. The front end bounds it.
+	Hold time.Duration
+}
+
+// Result is the outcome of a command.
+type Result uint8
+
+// The numbers are on disk: never reuse or reorder them.
+const (
+	ResultNone     Result = 0
+	ResultOK       Result = 1
+	ResultPermfail Result = 2
+	ResultTempfail Result = 3
+	ResultPass     Result = 4 // of a login
+	ResultFail     Result = 5
+	ResultError    Result = 6
+)
+
+var resultNames = [...]string{"", "ok", "permfail", "tempfail", "pass", "fail", "error"}
+
+func (r Result) String() string { return name(resultNames[:], int(r)) }
+
+// ParseResult returns the Result with the given name, or ResultNone.
+func ParseResult(b []byte) Result { return Result(max(index(resultNames[:], string(b)), 0)) }
+
+// FCrDNS is the result of forward-confirmed reverse DNS: whether the name of
+// an address (PTR) resolves to the address. A failure also covers a missing
+// name and an unavailable DNS server, so it proves little.
+type FCrDNS uint8
+
+// The numbers are on disk.
+const (
+	FCrDNSUnknown FCrDNS = 0
+	FCrDNSPass    FCrDNS = 1
+	FCrDNSFail    FCrDNS = 2
+	FCrDNSError   FCrDNS = 3
+)
+
+var fcrdnsNames = [...]string{"unknown", "pass", "fail", "error"}
+
+func (f FCrDNS) String() string { return name(fcrdnsNames[:], int(f)) }
+
+// ParseFCrDNS returns the FCrDNS with the given name, or FCrDNSUnknown.
+func ParseFCrDNS(b []byte) FCrDNS { return FCrDNS(max(index(fcrdnsNames[:], string(b)), 0)) }
+
+// MayBeCut reports whether a reverse DNS name may be incomplete: smtpd truncates
+// names at 64 bytes on Linux, and the truncated name fails FCrDNS. Such a name
+// proves and disproves nothing.
+func MayBeCut(name []byte, f FCrDNS) bool { return len(name) == 64 && f != FCrDNSPass }
+
+// Ending is the way in which a session ended.
+type Ending uint8
+
+// The numbers are on disk.
+const (
+	EndingUnknown  Ending = 0
+	EndingQuit     Ending = 1 // the client sent QUIT
+	EndingDropped  Ending = 2 // the client closed the connection
+	EndingTimeout  Ending = 3 // the server timed out
+	EndingRejected Ending = 4 // the server or a filter closed the connection
+	EndingStopped  Ending = 5 // the server stopped while the session was open
+	EndingClosed   Ending = 6 // the front end cannot see who closed the connection
+)
+
+var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped", "closed"}
+
+func (e Ending) String() string { return name(endingNames[:], int(e)) }
+
+func name(names []string, i int) string {
+	if i < len(names) {
+		return names[i]
+	}
+	return fmt.Sprintf("unknown(%d)", i)
+}
+
+// index returns the position of word in names, or -1. The empty word is never found.
+func index(names []string, word string) int {
+	for i, n := range names {
+		if n == word && word != "" {
+			return i
+		}
+	}
+	return -1
+}

@@ -1,0 +1,150 @@
+// Package text formats text for operators: it escapes hostile text, measures,
+// cuts and wraps lines, and writes numbers with their units. It imports no other
+// package of this module.
+package text
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Escape returns text from the network in a form that is safe in a terminal, a
+// log line and JSON. Control characters, invisible characters, characters that
+// change the writing direction, spaces other than U+0020, invalid UTF-8 and the
+// backslash become \r \n \t \\ \xNN \uNNNN or \UNNNNNNNN. Unescape is the
+// reverse. Escape does not protect spreadsheet cells; see Cell.
+func Escape[T ~string | ~[]byte](hostile T) string {
+	b := []byte(hostile)
+	if plain(b) {
+		return string(hostile)
+	}
+	var out strings.Builder
+	for len(b) > 0 {
+		r, n := utf8.DecodeRune(b)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&out, `\x%02x`, b[0])
+		case r == '\\':
+			out.WriteString(`\\`)
+		case r == '\r':
+			out.WriteString(`\r`)
+		case r == '\n':
+			out.WriteString(`\n`)
+		case r == '\t':
+			out.WriteString(`\t`)
+		case Visible(r):
+			out.WriteRune(r)
+		case r < 0x80:
+			fmt.Fprintf(&out, `\x%02x`, r)
+		case r < 0x10000:
+			fmt.Fprintf(&out, `\u%04x`, r)
+		default:
+			fmt.Fprintf(&out, `\U%08x`, r)
+		}
+		b = b[n:]
+	}
+	return out.String()
+}
+
+// plain reports whether Escape leaves b unchanged without decoding it.
+func plain(b []byte) bool {
+	for _, c := range b {
+		if c < ' ' || c > '~' || c == '\\' {
+			return false
+		}
+	}
+	return true
+}
+
+// Unescape returns the bytes of which Escape made s.
+func Unescape(s string) ([]byte, error) {
+	var out bytes.Buffer
+	for len(s) > 0 {
+		if s[0] != '\\' {
+			out.WriteByte(s[0])
+			s = s[1:]
+			continue
+		}
+		r, multibyte, rest, err := strconv.UnquoteChar(s, 0)
+		if err != nil {
+			return nil, fmt.Errorf("unescape %q: %w", s, err)
+		}
+		if multibyte {
+			out.WriteRune(r)
+		} else {
+			out.WriteByte(byte(r))
+		}
+		s = rest
+	}
+	return out.Bytes(), nil
+}
+
+// Quote returns hostile text escaped and in double quotes. Double quotes inside
+// the text become \".
+func Quote[T ~string | ~[]byte](hostile T) string {
+	return `"` + strings.ReplaceAll(Escape(hostile), `"`, `\"`) + `"`
+}
+
+// Visible reports whether a terminal shows r as a character of its own. Spaces
+// other than U+0020, variation selectors, fillers and format characters are not
+// visible.
+func Visible(r rune) bool {
+	return unicode.IsPrint(r) && !unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
+}
+
+// ASCII returns at most n bytes of hostile text. Every byte that is not
+// printable ASCII becomes a question mark, so that SMTP replies may contain the
+// result (RFC 5321 section 4.2).
+func ASCII[T ~string | ~[]byte](hostile T, n int) string {
+	b := []byte(hostile[:min(len(hostile), n)])
+	for i, c := range b {
+		if c < ' ' || c > '~' {
+			b[i] = '?'
+		}
+	}
+	return string(b)
+}
+
+// Cell returns s in a form that spreadsheet programs do not read as a formula: a
+// cell that begins like a formula gets an apostrophe in front. Some programs skip
+// leading spaces and accept full-width signs.
+func Cell(s string) string {
+	if first, _ := utf8.DecodeRuneInString(strings.TrimLeft(s, " ")); strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
+		return "'" + s
+	}
+	return s
+}
+
+// Plural returns n and the noun one, in the plural unless n is 1: "1 session",
+// "2 sessions". A plural that does not end in s follows as the third argument.
+func Plural[N ~int | ~int64 | ~uint32 | ~uint64](n N, one string, many ...string) string {
+	switch {
+	case n == 1:
+		return "1 " + one
+	case len(many) > 0:
+		return fmt.Sprintf("%d %s", n, many[0])
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
+// Percent returns the share of part in whole with the given number of decimals.
+// Without a whole the share is 0%.
+func Percent[N ~int | ~int64 | ~uint32 | ~uint64](part, whole N, decimals int) string {
+	if whole <= 0 {
+		return "0%"
+	}
+	return strconv.FormatFloat(100*float64(part)/float64(whole), 'f', decimals, 64) + "%"
+}
+
+// Thousands returns n with a comma between groups of three digits.
+func Thousands(n int) string {
+	s := strconv.Itoa(n)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}

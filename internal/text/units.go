@@ -1,0 +1,83 @@
+package text
+
+import (
+	"strconv"
+	"time"
+)
+
+// A unit is a unit of time or size that a letter abbreviates.
+type unit struct {
+	letter byte
+	n      int64
+	word   string
+}
+
+// The units in descending order.
+var (
+	timeUnits = []unit{
+		{'w', int64(7 * 24 * time.Hour), "week"},
+		{'d', int64(24 * time.Hour), "day"},
+		{'h', int64(time.Hour), "hour"},
+		{'m', int64(time.Minute), "minute"},
+		{'s', int64(time.Second), "second"},
+	}
+	sizeUnits = []unit{{'T', 1 << 40, ""}, {'G', 1 << 30, ""}, {'M', 1 << 20, ""}, {'K', 1 << 10, ""}}
+)
+
+// ParseDuration parses a number with one of the letters s, m, h, d and w: 30s, 7d.
+func ParseDuration(s string) (time.Duration, bool) {
+	n, ok := parseUnits(s, timeUnits)
+	return time.Duration(n), ok
+}
+
+// ParseSize parses a number of bytes with one of the letters K, M, G and T.
+func ParseSize(s string) (int64, bool) { return parseUnits(s, sizeUnits) }
+
+func parseUnits(s string, units []unit) (int64, bool) {
+	if len(s) < 2 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s[:len(s)-1], 10, 32)
+	if err != nil {
+		return 0, false
+	}
+	for _, u := range units {
+		if s[len(s)-1] == u.letter && int64(n) <= (1<<63-1)/u.n {
+			return int64(n) * u.n, true
+		}
+	}
+	return 0, false
+}
+
+// Duration returns d, a whole number of seconds, as ParseDuration reads it, in
+// the largest unit without a remainder. It uses days instead of weeks.
+func Duration(d time.Duration) string {
+	if d == 0 {
+		return "0s"
+	}
+	n, u := inUnits(int64(d), timeUnits[1:])
+	return strconv.FormatInt(n, 10) + string(u.letter)
+}
+
+// DurationWords is Duration in words: "7 days".
+func DurationWords(d time.Duration) string {
+	n, u := inUnits(int64(d), timeUnits[1:])
+	return Plural(n, u.word)
+}
+
+// Size returns n bytes, a whole number of KiB, as ParseSize reads it, in the
+// largest unit without a remainder.
+func Size(n int64) string {
+	n, u := inUnits(n, sizeUnits)
+	return strconv.FormatInt(n, 10) + string(u.letter)
+}
+
+func inUnits(n int64, units []unit) (int64, unit) {
+	for _, u := range units {
+		if n%u.n == 0 {
+			return n / u.n, u
+		}
+	}
+	last := units[len(units)-1]
+	return n / last.n, last
+}

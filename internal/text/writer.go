@@ -1,0 +1,87 @@
+package text
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"unicode/utf8"
+)
+
+// A Writer is the last protection of a terminal. It passes on visible
+// characters, line feeds and tabs, and writes all other characters as \uNNNN and
+// invalid UTF-8 as \xNN. In a JSON string \uNNNN is the same character. Callers
+// escape hostile text with Escape before; the Writer protects where a caller
+// forgot it, and file names.
+type Writer struct {
+	to   io.Writer
+	rest []byte // the beginning of an incomplete character
+	buf  []byte
+}
+
+// NewWriter returns a Writer to w.
+func NewWriter(w io.Writer) *Writer { return &Writer{to: w} }
+
+// Write writes p. It may keep up to three bytes of an incomplete character for
+// the next Write or for Close.
+func (w *Writer) Write(p []byte) (int, error) {
+	from, n := p, len(p)
+	if len(w.rest) > 0 {
+		from = append(w.rest, p...)
+		w.rest = nil
+	}
+	done := 0 // buf holds from[:done] unless all of it is harmless
+	w.buf = w.buf[:0]
+	for i := 0; i < len(from); {
+		if c := from[i]; c >= ' ' && c <= '~' || c == '\n' || c == '\t' {
+			i++
+			continue
+		}
+		r, size := utf8.DecodeRune(from[i:])
+		switch {
+		case r == utf8.RuneError && size == 1 && !utf8.FullRune(from[i:]):
+			w.rest = append(w.rest, from[i:]...)
+			from = from[:i]
+			continue
+		case r == utf8.RuneError && size == 1:
+			w.buf = fmt.Appendf(append(w.buf, from[done:i]...), `\x%02x`, from[i])
+		case Visible(r):
+			i += size
+			continue
+		case r > 0xffff: // a surrogate pair, as in JSON
+			w.buf = fmt.Appendf(append(w.buf, from[done:i]...), `\u%04x\u%04x`, 0xd800|(r-0x10000)>>10, 0xdc00|(r-0x10000)&0x3ff)
+		default:
+			w.buf = fmt.Appendf(append(w.buf, from[done:i]...), `\u%04x`, r)
+		}
+		i += size
+		done = i
+	}
+	if done > 0 {
+		from = append(w.buf, from[done:]...)
+		w.buf = from[:0]
+	}
+	if _, err := w.to.Write(from); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// Close writes the bytes that Write kept. It does not close the underlying
+// writer.
+func (w *Writer) Close() error {
+	var end []byte
+	for _, c := range w.rest {
+		end = fmt.Appendf(end, `\x%02x`, c)
+	}
+	w.rest = nil
+	_, err := w.to.Write(end)
+	return err
+}
+
+// JSON writes v as a JSON value and a line feed. It does not escape < and >, which
+// are everywhere in SMTP. The value is on one line if indent is empty.
+func JSON(w io.Writer, v any, indent string) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", indent)
+	return e.Encode(v)
+}

@@ -1,0 +1,205 @@
+package trial
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
+	"scanwatch/store"
+)
+
+// A Step is an action of the client of a Script. Kind is one of StepKinds.
+type Step struct{ Kind, Text string }
+
+// stepKinds are the kinds of steps and what they record. Text is the argument.
+// The last kind with the same store.Kind also stands for all other results.
+var stepKinds = []struct {
+	name string
+	step store.Step
+}{
+	{"helo", store.Step{Kind: store.KindHelo, Arg: []byte("EHLO"), Result: smtp.ResultOK}},
+	{"line", store.Step{Kind: store.KindCommand, Code: 500, Reply: []byte("5.5.1 Invalid command: Command unrecognized")}},
+	{"auth", store.Step{Kind: store.KindAuth, Result: smtp.ResultPass}},
+	{"guess", store.Step{Kind: store.KindAuth, Result: smtp.ResultFail}},
+	{"mail-from", store.Step{Kind: store.KindMail, Result: smtp.ResultOK}},
+	{"rcpt", store.Step{Kind: store.KindRcpt, Result: smtp.ResultOK}},
+	{"refuse", store.Step{Kind: store.KindRcpt, Result: smtp.ResultPermfail, Code: 550}},
+}
+
+// StepKinds returns the kinds of steps: helo, line (an unknown command), auth
+// and guess (a login that succeeds or fails), mail-from, rcpt and refuse (a
+// recipient that the server accepts or rejects).
+func StepKinds() (names []string) {
+	for _, k := range stepKinds {
+		names = append(names, k.name)
+	}
+	return names
+}
+
+// A Script describes a session between a client and a server that accepts
+// everything but unknown commands, failed logins and refused recipients.
+type Script struct {
+	src, dst netip.AddrPort
+	rdns     string
+	fcrdns   smtp.FCrDNS
+	steps    []Step
+}
+
+// NewScript checks the description of a session. The port of src is optional.
+// Without fcrdns, a client with a reverse DNS name passes.
+func NewScript(src, dst, rdns, fcrdns string, steps []Step) (*Script, error) {
+	s := &Script{rdns: rdns, steps: steps}
+	var err error
+	if s.src, err = netip.ParseAddrPort(src); err != nil {
+		a, err := netip.ParseAddr(src)
+		if err != nil {
+			return nil, fmt.Errorf("--src %q is not an address", src)
+		}
+		s.src = netip.AddrPortFrom(a, 40000)
+	}
+	if s.dst, err = netip.ParseAddrPort(dst); err != nil {
+		return nil, fmt.Errorf("--dst %q is not ADDRESS:PORT", dst)
+	}
+	switch known := true; {
+	case fcrdns == "" && rdns != "":
+		s.fcrdns = smtp.FCrDNSPass
+	case fcrdns == "":
+		s.fcrdns = smtp.FCrDNSFail
+	default:
+		s.fcrdns = smtp.ParseFCrDNS([]byte(fcrdns))
+		if known = slices.Contains([]string{"pass", "fail", "error"}, fcrdns); !known {
+			return nil, fmt.Errorf("--fcrdns %q is not pass, fail or error", fcrdns)
+		}
+	}
+	return s, checkOrder(steps)
+}
+
+// checkOrder checks that a server allows the steps in their order.
+func checkOrder(steps []Step) error {
+	greeted, sender := false, false
+	for _, s := range steps {
+		switch s.Kind {
+		case "helo":
+			greeted = true
+		case "mail-from":
+			if sender = true; !greeted {
+				return fmt.Errorf("--mail-from needs --helo before it")
+			}
+		case "rcpt", "refuse":
+			if !sender {
+				return fmt.Errorf("--%s needs --mail-from before it", s.Kind)
+			}
+		}
+	}
+	return nil
+}
+
+// scriptID is the id of the session.
+const scriptID = 1
+
+// scriptStart is the time of the session.
+var scriptStart = time.Unix(1_000_000_000, 0).UTC()
+
+// scriptPace is the time between two steps. It has no influence on evidence.
+const scriptPace = 10 * time.Millisecond
+
+// A scriptRecorder records a script.
+type scriptRecorder struct {
+	steps    []byte
+	n        int
+	msgid    uint32
+	open     bool
+	accepted int // recipients of the open transaction
+}
+
+func (w *scriptRecorder) add(s store.Step) {
+	w.n++
+	w.steps = store.AppendStep(w.steps, &s, scriptPace)
+}
+
+// record returns the record of the session without a policy. Each transaction
+// with an accepted recipient ends with a message.
+func (s *Script) record() (*store.Record, error) {
+	w := &scriptRecorder{}
+	w.add(store.Step{Kind: store.KindGreeting})
+	for _, step := range s.steps {
+		w.step(step.Kind, line(step.Text))
+	}
+	w.finish()
+	w.add(store.Step{Kind: store.KindQuit})
+	end := scriptStart.Add(time.Duration(w.n+1) * scriptPace)
+	r := &store.Record{ID: scriptID, Start: scriptStart, End: end, Src: netip.AddrPortFrom(s.src.Addr().Unmap().WithZone(""), s.src.Port()), Dst: s.dst,
+		RDNS: line(s.rdns), FCrDNS: s.fcrdns, Ending: smtp.EndingQuit}
+	back, err := store.Decode(store.AppendKey(nil, end, scriptID), store.AppendRecord(nil, r, w.steps))
+	return &back, err
+}
+
+// line replaces the bytes that cannot be part of a command.
+func line(s string) []byte {
+	return []byte(strings.NewReplacer("\n", "?", "\x00", "?").Replace(s))
+}
+
+// path returns a mail address without the brackets of a command.
+func path(arg []byte) []byte {
+	if n := len(arg); n > 1 && arg[0] == '<' && arg[n-1] == '>' {
+		return arg[1 : n-1]
+	}
+	return arg
+}
+
+func (w *scriptRecorder) step(kind string, arg []byte) {
+	for _, k := range stepKinds {
+		if k.name != kind {
+			continue
+		}
+		step := k.step
+		step.Text = arg
+		switch kind {
+		case "mail-from":
+			step.Text = path(arg)
+			w.finish()
+			w.msgid++
+			w.open, w.accepted, step.MsgID = true, 0, w.msgid
+		case "rcpt":
+			step.Text = path(arg)
+			w.accepted++
+		case "refuse":
+			step.Text = path(arg)
+			step.Reply = fmt.Appendf(nil, "Invalid recipient: <%s>", arg)
+		}
+		w.add(step)
+	}
+}
+
+// finish ends the open transaction.
+func (w *scriptRecorder) finish() {
+	switch {
+	case w.open && w.accepted > 0:
+		w.add(store.Step{Kind: store.KindData, Result: smtp.ResultOK})
+		w.add(store.Step{Kind: store.KindCommit, Size: 100})
+	case w.open:
+		w.add(store.Step{Kind: store.KindRollback})
+	}
+	w.open = false
+}
+
+// flag returns the flag that describes a step, or "" if there is none.
+func (s *Script) flag(step *store.Step) string {
+	kind := ""
+	for _, k := range stepKinds {
+		if k.step.Kind == step.Kind {
+			kind = k.name
+			if k.step.Result == step.Result {
+				break
+			}
+		}
+	}
+	if kind == "" {
+		return ""
+	}
+	return "--" + kind + " " + text.Escape(step.Text)
+}

@@ -1,0 +1,345 @@
+package why
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/internal/prefix"
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+const (
+	// loginAge is the time for which a login prevents bans.
+	loginAge = 30 * 24 * time.Hour
+)
+
+// A Host summarizes all records of a host or network.
+type Host struct {
+	Standing    *Standing    `json:"standing,omitempty"`
+	Prefix      netip.Prefix `json:"prefix"`
+	Sessions    int          `json:"sessions"`
+	Messages    int          `json:"messages"`
+	LastMessage *time.Time   `json:"last_message,omitempty"`
+	Logins      int          `json:"logins"`
+	LastLogin   *time.Time   `json:"last_login,omitempty"`
+	WhileBanned int          `json:"rejected_by_ban"` // sessions
+	Bans        []Ban        `json:"bans"`            // in state.db, latest end first
+	History     []BanEvent   `json:"history"`         // bans that rules asked for, newest first
+	Exemptions  []Exemption  `json:"exemptions"`
+	Remedies    []Remedy     `json:"undo"`
+
+	accused bool // a rule matched or a ban exists
+	known   bool // mail was accepted, in sessions without a record
+	newest  *Session
+}
+
+// A Ban is a ban in state.db.
+type Ban struct {
+	memory.Ban
+	Session string `json:"session,omitempty"`
+	Expired bool   `json:"expired"`
+}
+
+// A BanEvent is a ban that a rule asked for.
+type BanEvent struct {
+	At       time.Time `json:"at"`
+	Session  string    `json:"session"`
+	Rule     string    `json:"rule"`
+	Until    string    `json:"until,omitempty"`
+	Exempt   string    `json:"exempt,omitempty"`
+	Enforced bool      `json:"enforced"`
+}
+
+// An Exemption is a reason for which a host is not rejected or not banned.
+type Exemption struct {
+	By    string `json:"by"`
+	Holds bool   `json:"holds"`
+	Text  string `json:"text"`
+}
+
+// A Remedy undoes a decision.
+type Remedy struct {
+	Do   string `json:"do"` // a command, or a line of the configuration
+	Text string `json:"text"`
+}
+
+// A hostIndex finds the hosts of an answer.
+type hostIndex struct {
+	a     *Answer
+	hosts map[netip.Prefix]*Host // nil: over the limit
+}
+
+// add adds a host, unless the answer has maxHosts.
+func (x *hostIndex) add(p netip.Prefix) *Host {
+	h := x.hosts[p]
+	if h == nil && len(x.a.Hosts) < maxHosts {
+		h = &Host{Prefix: p, Bans: []Ban{}, History: []BanEvent{}, Exemptions: []Exemption{}, Remedies: []Remedy{}}
+		x.a.Hosts = append(x.a.Hosts, h)
+	} else if h == nil {
+		x.a.More++
+	}
+	x.hosts[p] = h
+	return h
+}
+
+// findHosts adds the hosts of the sessions, and the hosts and networks whose
+// bans match the question, and loads the reputation of all hosts.
+func (w *query) findHosts() error {
+	x := &hostIndex{&w.answer, map[netip.Prefix]*Host{}}
+	for _, s := range w.answer.Sessions {
+		if _, seen := x.hosts[s.source]; !seen && s.source.IsValid() {
+			if h := x.add(s.source); h != nil {
+				h.newest = s
+			}
+		}
+		if h := x.hosts[s.source]; h != nil {
+			h.accused = h.accused || len(s.Rules) > 0
+		}
+	}
+	var rows []store.Entry
+	err := w.Rows([]string{"secret", "peers", "bans"}, func(en store.Entry) error {
+		if en.Bucket != "bans" {
+			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})
+		} else if b, ok := memory.ReadBan(en.Key, en.Value); ok {
+			w.addBan(x, b)
+		}
+		return nil
+	})
+	w.memory.Load(slices.Values(rows), w.Now.UnixMicro())
+	w.addKnown(x)
+	return err
+}
+
+// addKnown adds the host in question if only its accepted mail is known, as after
+// an import of the mail log.
+func (w *query) addKnown(x *hostIndex) {
+	p := w.q.prefix
+	if len(w.answer.Hosts) > 0 || !p.IsValid() || p != memory.Source(p.Addr()) {
+		return
+	}
+	w.memory.Peers.Each(w.Now.UnixMicro(), func(peer memory.Peer) {
+		if p.Contains(peer.Prefix.Addr()) && !peer.LastMail.IsZero() && len(w.answer.Hosts) < maxHosts {
+			x.add(peer.Prefix).known = true
+		}
+	})
+}
+
+// addBan adds a ban to the hosts that it covers, or as a host of its own if it
+// is in question.
+func (w *query) addBan(x *hostIndex, b memory.Ban) {
+	ban := Ban{Ban: b, Expired: b.Expired(w.Now)}
+	if b.Session != 0 {
+		ban.Session = sessionID(b.Session)
+	}
+	asked := w.q.prefix.IsValid() && w.q.prefix.Overlaps(b.Prefix)
+	for _, h := range w.answer.Hosts {
+		if h.Prefix.Overlaps(b.Prefix) {
+			h.accused, asked = true, false
+			if h.Bans = append(h.Bans, ban); len(h.Bans) > 2*maxBans {
+				h.trim()
+			}
+		}
+	}
+	asked = asked || w.q.session != 0 && b.Session == w.q.session
+	if _, seen := x.hosts[b.Prefix]; asked && !seen {
+		if h := x.add(b.Prefix); h != nil {
+			h.accused, h.Bans = true, append(h.Bans, ban)
+		}
+	}
+}
+
+// trim sorts the bans, latest end first, and keeps the first maxBans.
+func (h *Host) trim() {
+	slices.SortFunc(h.Bans, func(a, b Ban) int {
+		return cmp.Or(b.Until.Compare(a.Until), cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()), a.Prefix.Addr().Compare(b.Prefix.Addr()))
+	})
+	h.Bans = h.Bans[:min(len(h.Bans), maxBans)]
+}
+
+// add counts a session of h.
+func (h *Host) add(r *store.Record) {
+	h.Sessions += r.Many()
+	end := r.End.UTC()
+	if r.Counts.Mails > 0 {
+		h.Messages += int(r.Counts.Mails)
+		h.LastMessage = &end
+	}
+	if r.Counts.AuthPass > 0 {
+		h.Logins += int(r.Counts.AuthPass)
+		h.LastLogin = &end
+	}
+	banned := 0
+	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
+		switch {
+		case s.Kind == store.KindVerdict && s.Banned && s.Enforced && r.Sessions > 0:
+			banned += int(s.Times)
+		case s.Kind == store.KindVerdict && s.Banned && s.Enforced:
+			banned = 1
+		case s.Kind == store.KindBan:
+			h.History = append(h.History, BanEvent{At: r.Start.Add(s.At).UTC(), Session: sessionID(r.ID), Rule: text.Escape(s.Text),
+				Until: until(s), Exempt: text.Escape(s.Exempt), Enforced: s.Enforced})
+			if len(h.History) > maxBans {
+				h.History = h.History[1:]
+			}
+		}
+		return true
+	})
+	h.WhileBanned += min(banned, r.Many())
+}
+
+// onlyManual reports whether the operator banned h, and no rule did.
+func (h *Host) onlyManual() bool {
+	return len(h.History) == 0 && len(h.Bans) > 0 && !slices.ContainsFunc(h.Bans, func(b Ban) bool { return !b.Manual })
+}
+
+func (h *Host) exempt(by string, holds bool, format string, args ...any) {
+	h.Exemptions = append(h.Exemptions, Exemption{by, holds, fmt.Sprintf(format, args...)})
+}
+
+// A client is the identity of a host in its newest session.
+type client struct {
+	addr   netip.Addr
+	name   string // printable
+	raw    []byte // name
+	proven bool   // FCrDNS passes
+	peer   memory.Client
+}
+
+func (h *Host) client() (c client) {
+	c.addr = h.Prefix.Addr()
+	if h.newest != nil {
+		c.addr = netip.MustParseAddr(h.newest.Src) // matters in an IPv6 /64
+		c.name, c.proven = h.newest.RDNS, h.newest.FCrDNS == smtp.FCrDNSPass.String()
+	}
+	c.peer = memory.Client{Addr: c.addr}
+	c.raw, _ = text.Unescape(c.name)
+	if c.proven {
+		c.peer.Domain = memory.RegisteredDomain(c.raw)
+	}
+	return c
+}
+
+// assess adds the exemptions and remedies of a host about which something was
+// decided.
+func (w *query) assess(h *Host) {
+	h.trim()
+	slices.Reverse(h.History)
+	c := h.client()
+	switch {
+	case h.known:
+		w.exemptByMail(h, &c)
+		return
+	case !h.accused && len(h.History) == 0:
+		if w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro()).Level >= rules.StandingKnown {
+			w.exemptByMail(h, &c)
+		}
+		return
+	}
+	friends := w.table("friends")
+	friend := friends != nil && friends.MatchAddr(c.addr)
+	h.exempt("friends", friend, "the address is in <friends>")
+	if !friend && h.newest != nil && h.newest.pass != "" {
+		h.exempt("pass", true, "a pass statement matches: %s", text.Escape(h.newest.pass))
+	}
+	w.exemptByName(h, &c)
+	if !h.onlyManual() {
+		w.exemptByMail(h, &c)
+		w.exemptByLogin(h, &c)
+	}
+	w.addRemedies(h, friend)
+}
+
+// exemptByName adds the exemption of known names.
+func (w *query) exemptByName(h *Host, c *client) {
+	switch {
+	case w.Policy != nil && !strings.Contains(w.Policy.String(), " rdns <known-senders>"):
+		// no statement uses the table
+	case h.newest == nil:
+		h.exempt("known-senders", false, "the reverse DNS name is in <known-senders> and FCrDNS passes (no session recorded)")
+	case c.name == "":
+		h.exempt("known-senders", false, "the reverse DNS name is in <known-senders> and FCrDNS passes (no name)")
+	case !c.proven:
+		h.exempt("known-senders", false, "the reverse DNS name %s is in <known-senders> and FCrDNS passes (FCrDNS did not pass)", c.name)
+	default:
+		known := w.table("known-senders")
+		h.exempt("known-senders", known != nil && known.MatchName(c.raw), "the reverse DNS name %s is in <known-senders> (FCrDNS passes)", c.name)
+	}
+}
+
+// A Standing is the reputation of a host and what it is made of.
+type Standing struct {
+	Level    string `json:"level"`          // none, known or trusted
+	By       string `json:"by,omitempty"`   // host, domain or correspondent
+	Messages int    `json:"messages"`       // accepted
+	Days     int    `json:"days"`           // with messages
+	Many     bool   `json:"many,omitempty"` // the address stands for many hosts
+}
+
+// exemptByMail adds the standing of the host and what it is made of.
+func (w *query) exemptByMail(h *Host, c *client) {
+	st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro())
+	h.Standing = &Standing{Level: st.Level.String(), By: st.By, Messages: st.Messages, Days: st.Days, Many: st.Many}
+	day := func(t time.Time) string { return t.Format("2006-01-02") }
+	made := fmt.Sprintf("%s on %s from the %s, %s to %s", text.Plural(st.Messages, "accepted message"), text.Plural(st.Days, "day"), st.By, day(st.First), day(st.Last))
+	if st.By == "correspondent" {
+		made = "users of this server write to its domain, last on " + day(st.Last)
+	}
+	if !st.Offence.IsZero() {
+		made += "; offence on " + day(st.Offence)
+	}
+	switch {
+	case st.Many:
+		h.exempt("standing", true, "the address stands for many hosts: no bans, and no standing")
+	case st.Level == rules.StandingTrusted:
+		h.exempt("standing", true, "trusted (%s): no bans, and no rule about lists, names, places or scores", made)
+	case st.Level == rules.StandingKnown:
+		h.exempt("standing", true, "known (%s): no bans, and twice the counts", made)
+	default:
+		h.exempt("standing", false, "known or trusted, for mail accepted on earlier days (%s)", text.Plural(st.Messages, "accepted message"))
+	}
+}
+
+// exemptByLogin adds the exemption of hosts with authenticated users.
+func (w *query) exemptByLogin(h *Host, c *client) {
+	switch st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro()); {
+	case h.Logins > 0:
+		h.exempt("login", w.Now.Sub(*h.LastLogin) < loginAge, "a user logged in from the host in the last 30 days (last on %s): no bans", h.LastLogin.In(w.Zone).Format("2006-01-02"))
+	case !st.Login.IsZero():
+		h.exempt("login", true, "a user logged in from the host in the last 30 days, in a session whose record has expired: no bans")
+	default:
+		h.exempt("login", false, "a user logged in from the host in the last 30 days: no bans (none known)")
+	}
+}
+
+// addRemedies adds the commands and configuration lines that undo decisions
+// about h.
+func (w *query) addRemedies(h *Host, friend bool) {
+	for _, b := range h.Bans {
+		if !b.Expired {
+			h.Remedies = append(h.Remedies, Remedy{"scanwatch unban " + prefix.String(b.Prefix), "ends the ban immediately"})
+		}
+	}
+	if friend {
+		return
+	}
+	h.Remedies = append(h.Remedies, Remedy{"table <friends> { " + prefix.String(h.Prefix) + " }", "in " + w.File + ": add the address permanently"})
+	if w.Policy != nil && !strings.Contains(w.Policy.String(), "pass from <friends>") {
+		h.Remedies = append(h.Remedies, Remedy{"pass from <friends>", "in " + w.File + ": add this statement, it is missing"})
+	}
+}
+
+// table returns a table of the current policy, or nil.
+func (w *query) table(name string) rules.Table {
+	if w.Policy == nil {
+		return nil
+	}
+	return w.Policy.Table(name)
+}

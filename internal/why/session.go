@@ -1,0 +1,293 @@
+package why
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/internal/finding"
+	"scanwatch/internal/sketch"
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+// A Session describes one session.
+type Session struct {
+	Session  string            `json:"session"`
+	Start    time.Time         `json:"start"`
+	End      time.Time         `json:"end"`
+	Kinds    []string          `json:"as,omitempty"` // kinds by which it matches the question
+	Src      string            `json:"src,omitempty"`
+	Local    bool              `json:"local,omitempty"`
+	RDNS     string            `json:"rdns,omitempty"`
+	FCrDNS   string            `json:"fcrdns"`
+	Helo     []string          `json:"helo,omitempty"`
+	Summary  []string          `json:"summary"`
+	Rules    []Rule            `json:"rules,omitempty"`
+	Evidence []finding.Finding `json:"evidence,omitempty"`
+	Omitted  uint32            `json:"omitted,omitempty"`  // steps that were not recorded
+	Sessions uint32            `json:"sessions,omitempty"` // number of sessions of a sum
+	Sources  int               `json:"sources,omitempty"`  // estimated number of hosts of a sum of several hosts
+	Damage   string            `json:"damage,omitempty"`
+
+	source netip.Prefix
+	pass   string // the pass statement that matches the client now
+}
+
+// A Rule is a decision of a rule in a session.
+type Rule struct {
+	Rule      string `json:"rule"`
+	Phases    string `json:"phases,omitempty"`
+	Decision  string `json:"decision"`        // of smtp.Decision, or ban
+	Enforced  bool   `json:"enforced"`        // false: observed or exempt
+	Reply     string `json:"reply,omitempty"` // as sent to the client
+	Until     string `json:"until,omitempty"` // end of the ban
+	Exempt    string `json:"exempt,omitempty"`
+	Times     int    `json:"times"`
+	Text      string `json:"text,omitempty"`       // of the rule at that time
+	Now       string `json:"now,omitempty"`        // same, changed or gone
+	CountedBy string `json:"counted_by,omitempty"` // key of a count over several sessions
+
+	// BannedIn is the session in which the ban was decided that rejected this
+	// session, or "manual". Kept reports whether that session is still recorded.
+	BannedIn string `json:"banned_in,omitempty"`
+	Kept     bool   `json:"kept,omitempty"`
+
+	ref uint32 // of the text of the rule
+	ban uint64 // id of BannedIn
+}
+
+// manual replaces the session in which a ban of the operator was decided.
+const manual = "manual"
+
+// A sessionReader describes the steps of a session.
+type sessionReader struct {
+	*query
+	*Session
+	r        *store.Record
+	asked    []string       // outcomes of the commands in question
+	refused  string         // the first recipient that smtpd rejected
+	enforced map[string]int // 1 + index in Rules of the last enforced rule, by phase
+	byFilter bool           // a filter rejected the next recipient
+}
+
+// session describes the session of r.
+func (w *query) session(r *store.Record) *Session {
+	s := &Session{Session: sessionID(r.ID), Start: r.Start.UTC(), End: r.End.UTC(), Local: r.Local,
+		RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Summary: []string{}, Omitted: r.Omitted, Sessions: r.Sessions}
+	if len(r.Sketch) > 0 {
+		var all sketch.Sketch
+		all.Merge(r.Sketch)
+		s.Sources = min(all.Count(), int(r.Sessions))
+	}
+	if r.Src.IsValid() {
+		s.Src, s.source = r.Src.Addr().String(), memory.Source(r.Src.Addr())
+		if w.Policy != nil {
+			if pass := w.Pass(r); pass != nil {
+				s.pass = pass.String()
+			}
+		}
+		if r.Counts.AuthPass == 0 && len(r.RDNS) == 0 {
+			s.Evidence = append(s.Evidence, finding.Finding{Evidence: rules.RDNSMissing.String(), By: "dns"})
+		} else if r.Counts.AuthPass == 0 && r.FCrDNS == smtp.FCrDNSFail && !smtp.MayBeCut(r.RDNS, r.FCrDNS) {
+			s.Evidence = append(s.Evidence, finding.Finding{Evidence: rules.FCrDNSFail.String(), By: "dns", Proof: s.RDNS})
+		}
+	}
+	sr := &sessionReader{query: w, Session: s, r: r, enforced: map[string]int{}}
+	if err := r.Steps(sr.step); err != nil {
+		s.Damage = text.Escape(err.Error())
+	}
+	sr.summarize()
+	return s
+}
+
+func (s *sessionReader) step(st *store.Step) bool {
+	switch st.Kind {
+	case store.KindHelo:
+		if h := text.Escape(st.Text); !slices.Contains(s.Helo, h) && (h != "" || st.Times == 0) {
+			s.Helo = append(s.Helo, h)
+		}
+	case store.KindReference:
+		if s.q.matchStep(st) {
+			s.add("session %s was rejected; its details are not recorded", sessionID(st.Session))
+		}
+	case store.KindMail:
+		s.command(st, "MAIL FROM")
+	case store.KindRcpt:
+		if s.r.Sessions > 0 {
+			s.recipients(st)
+			return true
+		}
+		s.command(st, "RCPT TO")
+		if !s.byFilter && s.refused == "" && st.Result != smtp.ResultOK {
+			s.refused = fmt.Sprintf("<%s>: %s", text.Escape(st.Text), outcome(st))
+		}
+		s.byFilter = false
+	case store.KindFinding:
+		s.Evidence = append(s.Evidence, finding.New(s.Lists, s.r, st))
+	case store.KindVerdict:
+		s.verdict(st)
+	case store.KindBan:
+		s.rule(Rule{Rule: text.Escape(st.Text), Decision: "ban", Enforced: st.Enforced, Until: until(st), Exempt: text.Escape(st.Exempt), ref: st.Rule}, max(int(st.Times), 1))
+	case store.KindFilter:
+		s.filter(st)
+	}
+	return true
+}
+
+// command adds the outcome of a command in question.
+func (s *sessionReader) command(st *store.Step, word string) {
+	if len(s.asked) < 3 && s.q.matchStep(st) {
+		s.asked = append(s.asked, fmt.Sprintf("%s:<%s>: %s", word, text.Escape(st.Text), outcome(st)))
+	}
+}
+
+// recipients adds the number of recipients in a domain in question.
+func (s *sessionReader) recipients(st *store.Step) {
+	if s.q.matchStep(st) {
+		s.asked = append(s.asked, fmt.Sprintf("RCPT TO:<%s>: %s for %s", text.Escape(st.Text), st.Result, text.Plural(st.Count, "recipient")))
+	}
+}
+
+func (s *sessionReader) verdict(st *store.Step) {
+	rule := Rule{Rule: text.Escape(st.Text), Phases: st.Phase.String(), Decision: st.Decision.String(), Enforced: st.Enforced, Exempt: text.Escape(st.Exempt), ref: st.Rule}
+	if st.Banned {
+		rule.ban, rule.BannedIn = st.Session, manual
+		if st.Session != 0 {
+			rule.BannedIn = sessionID(st.Session)
+		}
+	}
+	i := s.rule(rule, max(int(st.Times), 1))
+	if rule.Enforced {
+		s.enforced[rule.Phases] = i + 1
+	}
+}
+
+// filter adds the reply of a rule, or the decision of another filter.
+func (s *sessionReader) filter(st *store.Step) {
+	s.byFilter = st.Phase == smtp.PhaseRcptTo && st.Decision >= smtp.Reject
+	phase, decision := text.Escape(st.PhaseName()), text.Escape(st.DecisionName())
+	switch i := s.enforced[phase]; {
+	case decision == smtp.Proceed.String():
+	case i > 0:
+		s.Rules[i-1].Reply = cmp.Or(s.Rules[i-1].Reply, text.Escape(st.Reply))
+	default:
+		s.add("another filter decided at %s: %s", phase, strings.TrimSpace(decision+" "+text.Escape(st.Reply)))
+	}
+}
+
+// until returns the end of a ban, or "" if the ban was withheld.
+func until(s *store.Step) string {
+	if s.Until.IsZero() {
+		return ""
+	}
+	return s.Until.Format(time.RFC3339)
+}
+
+// summarize writes the summary.
+func (s *sessionReader) summarize() {
+	c := &s.r.Counts
+	for _, line := range s.asked {
+		s.add("%s", line)
+	}
+	if n := c.RcptPermfail + c.RcptTempfail; n > 0 {
+		first := ""
+		if s.refused != "" {
+			first = "; first by smtpd: " + s.refused
+		}
+		s.add("%d of %d recipients rejected or deferred%s", n, n+c.RcptOK, first)
+	}
+	if n := c.AuthFail + c.AuthRefused; n > 0 {
+		s.add("%s failed or rejected", text.Plural(n, "login"))
+	}
+	if c.AuthPass > 0 {
+		s.add("authenticated: only rules with auth apply")
+	}
+	if c.Mails > 0 {
+		s.add("%s accepted for %s", text.Plural(c.Mails, "message"), text.Plural(c.RcptOK, "recipient"))
+	}
+	if len(s.Rules) == 0 {
+		s.add("no rule matched")
+	}
+	if s.r.Sessions == 0 {
+		s.add("%s", endings[s.r.Ending])
+	}
+}
+
+var endings = map[smtp.Ending]string{
+	smtp.EndingUnknown:  "the end of the session is unknown",
+	smtp.EndingQuit:     "the client sent QUIT",
+	smtp.EndingDropped:  "the client closed the connection",
+	smtp.EndingTimeout:  "smtpd timed out",
+	smtp.EndingRejected: "smtpd or a filter closed the connection",
+	smtp.EndingStopped:  "smtpd stopped",
+	smtp.EndingClosed:   "the connection was closed, by which side is unknown",
+}
+
+// add adds a line to the summary, once.
+func (s *Session) add(format string, args ...any) {
+	if line := fmt.Sprintf(format, args...); line != "" && !slices.Contains(s.Summary, line) {
+		s.Summary = append(s.Summary, line)
+	}
+}
+
+// outcome returns the result and the reply of a command.
+func outcome(s *store.Step) string {
+	result := s.Result.String()
+	if s.Code != 0 {
+		result += fmt.Sprintf(" %d %s", s.Code, text.Escape(s.Reply))
+	}
+	return strings.TrimSpace(result)
+}
+
+// rule adds a decision that was made the given number of times, merges it with
+// an equal one, and returns its index.
+func (s *Session) rule(rule Rule, times int) int {
+	for i := range s.Rules {
+		have := s.Rules[i]
+		have.Times, have.Reply, have.Phases = 0, "", rule.Phases
+		if have == rule {
+			if phases := &s.Rules[i].Phases; !slices.Contains(strings.Split(*phases, ", "), rule.Phases) {
+				*phases += ", " + rule.Phases
+			}
+			s.Rules[i].Times += times
+			return i
+		}
+	}
+	rule.Times = times
+	s.Rules = append(s.Rules, rule)
+	return len(s.Rules) - 1
+}
+
+// counted matches the condition of a rule that counts over several sessions.
+var counted = regexp.MustCompile(` count [^ ]+ > [0-9]+ in [0-9]+[a-z] by ([a-z]+)`)
+
+// addText adds the text of a rule at the time of its decision, and compares it
+// with the current policy.
+func (w *query) addText(rule *Rule) {
+	then := w.texts[rule.ref]
+	if !strings.HasPrefix(then, "rule "+rule.Rule+" ") {
+		return // not recorded, or another text with the same reference
+	}
+	rule.Text = text.Escape(then)
+	if m := counted.FindStringSubmatch(then); m != nil {
+		rule.CountedBy = m[1]
+	}
+	now, exists := w.now[rule.Rule]
+	switch {
+	case w.Policy == nil:
+	case !exists:
+		rule.Now = "gone"
+	case store.RuleRef(now) == rule.ref:
+		rule.Now = "same"
+	default:
+		rule.Now = "changed"
+	}
+}

@@ -1,0 +1,303 @@
+// Package why answers questions about recorded decisions: which rules decided
+// about a client, on which evidence, what would exempt the client, and how the
+// operator can undo the decision.
+package why
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
+	"scanwatch/filter/privacy"
+	"scanwatch/internal/text"
+	"scanwatch/rules"
+	"scanwatch/store"
+	"scanwatch/store/history"
+)
+
+// The limits of an answer.
+const (
+	maxSessions = 20      // without Options.All or Options.Limit
+	maxBytes    = 8 << 20 // of records, with Options.All
+	maxHosts    = 10
+	maxBans     = 10 // of one host
+)
+
+// Options are the inputs of Find.
+type Options struct {
+	Dir    string // the state directory
+	Reader *store.Reader
+	// Rows calls visit for each row of the given tables of state.db.
+	Rows func(tables []string, visit func(store.Entry) error) error
+	// Days returns the counters of each day, oldest first.
+	Days  func() ([]memory.Day, error)
+	Lists *lookup.Lists
+	// Policy is the current policy, or nil, and File its name.
+	Policy *rules.Policy
+	File   string
+	// Pass returns the pass statement of Policy that matches r when its client
+	// connects, or nil.
+	Pass  func(r *store.Record) *rules.Pass
+	Notes []string // further reasons for which the answer may be incomplete
+	Now   time.Time
+	Zone  *time.Location
+	Since time.Time // selects the sessions that ended then or later
+	Until time.Time // selects the sessions that ended before; zero: all
+	// Match selects sessions by other properties; nil selects all.
+	Match func(*store.Record) bool
+	All   bool // more than the newest 20 sessions
+	Limit int  // the number of newest sessions; 0: 20
+}
+
+// An Answer is the result of Find. All texts are printable.
+type Answer struct {
+	Question string     `json:"question"`
+	Kinds    []string   `json:"as"`      // meanings of the question
+	Matched  int        `json:"matched"` // number of sessions, of which Sessions has the newest
+	Sessions []*Session `json:"sessions"`
+	Deciding []*Session `json:"deciding"` // other sessions, in which bans of Sessions were decided
+	Hosts    []*Host    `json:"hosts"`
+	More     int        `json:"more_hosts,omitempty"`
+	Searched int        `json:"sessions_searched"`
+	Oldest   *time.Time `json:"oldest,omitempty"`
+	Notes    []string   `json:"notes"` // reasons for which the answer may be incomplete
+}
+
+// Empty reports whether nothing was found.
+func (a *Answer) Empty() bool { return a.Matched == 0 && len(a.Hosts) == 0 }
+
+// JSON writes a as one object.
+func (a *Answer) JSON(w io.Writer) error {
+	return text.JSON(w, a, "  ")
+}
+
+// NotFound returns the error for an empty answer.
+func (a *Answer) NotFound(o *Options) error {
+	message := fmt.Sprintf("no session or ban matches %s %q", strings.Join(a.Kinds, " or "), a.Question)
+	if a.Oldest == nil {
+		message += "; " + o.Dir + " contains no sessions"
+	} else {
+		message += fmt.Sprintf(" in %d sessions since %s; the session may be open, or its record may have expired",
+			a.Searched, a.Oldest.In(o.Zone).Format("2006-01-02 15:04"))
+	}
+	for _, n := range a.Notes {
+		message += "; " + n
+	}
+	if len(a.Kinds) > 1 || a.Kinds[0] == "helo" {
+		message += "; try another kind with --as"
+	}
+	return errors.New(message)
+}
+
+// A query gathers an Answer.
+type query struct {
+	Options
+	q      *Question
+	answer Answer
+	texts  map[uint32]string // rules as they were, by reference
+	now    map[string]string // rules of the current policy, by name
+	memory *memory.Memory    // the reputation of hosts whose sessions have expired
+
+	kept    []store.Record // the newest matching records
+	matches [][]string     // the kinds by which each of kept matches
+}
+
+// Find answers a question from all records and from state.db. Afterwards
+// Reader.Unread is the number of files that could not be read.
+func Find(q *Question, o Options) (*Answer, error) {
+	w := &query{Options: o, q: q, texts: map[uint32]string{}, now: map[string]string{}, memory: memory.New()}
+	w.answer = Answer{Question: q.String(), Kinds: q.kinds, Sessions: []*Session{}, Deciding: []*Session{}, Hosts: []*Host{}, Notes: []string{}}
+	w.answer.Notes = append(w.answer.Notes, o.Notes...)
+	if q.is("sender") || q.is("recipient") {
+		q.hash(o.Dir)
+	}
+	if o.Policy != nil {
+		for _, r := range o.Policy.Rules() {
+			w.now[r.Name] = r.String()
+		}
+	}
+	if err := w.findSessions(); err != nil {
+		return nil, err
+	}
+	bans := w.addSessions()
+	if err := w.findHosts(); err != nil {
+		return nil, err
+	}
+	if err := w.searchAll(bans); err != nil {
+		return nil, err
+	}
+	if err := w.noteGaps(); err != nil {
+		return nil, err
+	}
+	for _, s := range w.answer.Sessions {
+		for i := range s.Rules {
+			w.findBan(s, &s.Rules[i], bans)
+		}
+	}
+	for _, list := range [][]*Session{w.answer.Sessions, w.answer.Deciding} {
+		for _, s := range list {
+			for i := range s.Rules {
+				w.addText(&s.Rules[i])
+			}
+		}
+	}
+	for _, h := range w.answer.Hosts {
+		w.assess(h)
+	}
+	return &w.answer, nil
+}
+
+func (w *query) note(format string, args ...any) {
+	w.answer.Notes = append(w.answer.Notes, fmt.Sprintf(format, args...))
+}
+
+// findSessions keeps the newest records that match.
+func (w *query) findSessions() error {
+	size, summed := 0, 0
+	limit := cmp.Or(w.Limit, maxSessions)
+	visit := func(r *store.Record) error {
+		if w.Match != nil && !w.Match(r) {
+			return nil
+		}
+		matched := w.q.match(r)
+		if matched == nil {
+			summed += int(r.Sessions)
+			return nil
+		}
+		w.answer.Matched++
+		w.kept, w.matches = append(w.kept, r.Clone()), append(w.matches, matched)
+		size += r.Size()
+		for len(w.kept) > 1 && (size > maxBytes || !w.All && len(w.kept) > limit) {
+			size -= w.kept[0].Size()
+			w.kept, w.matches = w.kept[1:], w.matches[1:]
+		}
+		return nil
+	}
+	if err := history.Walk(w.Reader, w.Since, w.Until, history.Visitor{Kinds: store.AllKinds, Session: visit, Sum: visit}); err != nil {
+		return err
+	}
+	if w.q.missed {
+		w.note("records contain hashed addresses, and their key %s cannot be read; run scanwatch as the owner of the key or as root", filepath.Join(w.Dir, privacy.KeyFile))
+	}
+	if summed > 0 && (w.q.is("sender") || w.q.is("recipient")) && !bytes.HasPrefix(w.q.text, []byte("@")) {
+		w.note("%s in sums, which have no senders and only the domains of recipients; ask for @DOMAIN, or for the address of the client", text.Plural(summed, "session is", "sessions are"))
+	}
+	if n := w.answer.Matched; w.All && len(w.kept) < n {
+		w.note("%d of %d sessions omitted, they exceed %d MiB; select newer sessions with --since", n-len(w.kept), n, maxBytes>>20)
+	}
+	return nil
+}
+
+// addSessions describes the sessions that were kept, newest first, and returns
+// an empty list for the id of each session in which a ban of one of them was
+// decided.
+func (w *query) addSessions() (bans map[uint64][]store.Record) {
+	bans = map[uint64][]store.Record{}
+	for i := len(w.kept) - 1; i >= 0; i-- {
+		s := w.session(&w.kept[i])
+		s.Kinds = w.matches[i]
+		w.answer.Sessions = append(w.answer.Sessions, s)
+		for _, rule := range s.Rules {
+			if rule.ban != 0 && len(bans) < maxSessions {
+				bans[rule.ban] = nil
+			}
+		}
+	}
+	return bans
+}
+
+// searchAll reads all records for the texts of rules, the sessions in which
+// bans were decided, and the history of the hosts.
+func (w *query) searchAll(bans map[uint64][]store.Record) error {
+	a := &w.answer
+	w.Reader.Rules = w.texts
+	w.Reader.Problem = func(segment string, err error) { w.note("%s: %v", segment, err) }
+	keep := func(r *store.Record, id uint64) {
+		if list, wanted := bans[id]; wanted && len(list) < maxSessions {
+			bans[id] = append(list, r.Clone())
+		}
+	}
+	visit := func(r *store.Record) error {
+		if a.Searched += r.Many(); a.Oldest == nil {
+			end := r.End
+			a.Oldest = &end
+		}
+		keep(r, r.ID)
+		for _, h := range a.Hosts {
+			if r.Src.IsValid() && h.Prefix.Contains(r.Src.Addr()) {
+				h.add(r)
+			}
+		}
+		return nil
+	}
+	sum := func(r *store.Record) error {
+		_ = r.Steps(func(s *store.Step) bool {
+			if s.Kind == store.KindReference && s.Session != r.ID {
+				keep(r, s.Session)
+			}
+			return true
+		})
+		return visit(r)
+	}
+	return history.Walk(w.Reader, time.Time{}, time.Time{}, history.Visitor{Kinds: store.AllKinds, Session: visit, Sum: sum})
+}
+
+// noteGaps notes how many sessions have no record.
+func (w *query) noteGaps() error {
+	days, err := w.Days()
+	if err != nil {
+		return err
+	}
+	var before uint64
+	for i := range days {
+		if w.answer.Oldest == nil || days[i].Day.AddDate(0, 0, 1).Before(*w.answer.Oldest) {
+			before += days[i].Of(memory.DaySessions)
+		}
+	}
+	if before > 0 {
+		w.note("the records of %d earlier sessions have expired; only their daily counts remain", before)
+	}
+	if n := w.Reader.Dropped.Total(); n > 0 {
+		w.note("%d sessions were dropped instead of recorded: %s", n, w.Reader.Dropped)
+	}
+	return nil
+}
+
+// findBan finds the session in which a ban was decided, and adds it to the
+// answer unless it is there. A session id recurs after a restart of smtpd: the
+// newest session of the same client before s is the right one.
+func (w *query) findBan(s *Session, rule *Rule, bans map[uint64][]store.Record) {
+	list := bans[rule.ban]
+	for i := len(list) - 1; i >= 0; i-- {
+		r := &list[i]
+		if !r.Src.IsValid() || memory.Source(r.Src.Addr()) != s.source || r.Start.After(s.End) {
+			continue
+		}
+		rule.Kept = true
+		if !w.answer.has(sessionID(r.ID), r.Start) {
+			w.answer.Deciding = append(w.answer.Deciding, w.session(r))
+		}
+		return
+	}
+}
+
+// has reports whether a contains the session with the given id and start.
+func (a *Answer) has(id string, start time.Time) bool {
+	for _, list := range [][]*Session{a.Sessions, a.Deciding} {
+		for _, s := range list {
+			if s.Session == id && s.Start.Equal(start) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func sessionID(id uint64) string { return fmt.Sprintf("%016x", id) }

@@ -1,0 +1,454 @@
+package why
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"iter"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// now is the time of all tests.
+var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
+
+const (
+	botnetRule = `rule botnet phase helo match evidence botnet-helo disconnect "554 5.7.1 This greeting is that of a spam bot" ban 1d`
+	probeRule  = `rule probe observe phase rcpt-to match evidence relay-probe reject`
+	goneRule   = `rule gone phase helo match helo "odd" reject`
+	slowRule   = `rule slow phase rcpt-to match count unknown-recipient > 20 in 1d by prefix disconnect "421 4.7.0 Too many"`
+	whyConf    = "mode enforce\ntable <friends> { 198.51.100.0/24 }\ntable <known-senders> builtin\npass from <friends>\npass match rdns <known-senders> fcrdns\n" +
+		botnetRule + " score 10\n" + probeRule + "\n"
+	// hostileText is a hostile greeting.
+	hostileText = "evil\x1b]0;owned\x07\r\n\xff\u202egnp.exe\u200b\\|"
+)
+
+// whyAdd adds a session that ended the given time ago.
+func whyAdd(w *store.Writer, ago time.Duration, id uint64, src string, r store.Record, steps ...store.Step) {
+	var b []byte
+	for i := range steps {
+		b = store.AppendStep(b, &steps[i], 10*time.Millisecond)
+	}
+	r.End = now.Add(-ago)
+	r.Start, r.Src = r.End.Add(-time.Second), netip.AddrPortFrom(netip.MustParseAddr(src), 4711)
+	w.Add(r.End, id, store.AppendRecord(nil, &r, b))
+}
+
+func raw(s string) []byte { return []byte(s) }
+
+// whyStore returns a state directory with an example of each answer.
+func whyStore(t *testing.T) (dir string) {
+	dir = t.TempDir()
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	w.Rules([]string{botnetRule, probeRule, goneRule, slowRule})
+	botnet, probe, gone := store.RuleRef(botnetRule), store.RuleRef(probeRule), store.RuleRef(goneRule)
+	hello := func(name string) store.Step {
+		return store.Step{Kind: store.KindHelo, Arg: raw("EHLO"), Text: raw(name), Result: smtp.ResultOK}
+	}
+	filtered := func(phase smtp.Phase, d smtp.Decision, reply string) store.Step {
+		return store.Step{Kind: store.KindFilter, Phase: phase, Decision: d, Reply: raw(reply)}
+	}
+	bot := store.Step{Kind: store.KindFinding, Text: raw("botnet-helo"), Org: raw("PushDo / Cutwail"), By: raw("helo"), Arg: raw("ylmf-pc"), Match: raw("ylmf-pc"), Confidence: raw("high")}
+	refuse := store.Step{Kind: store.KindVerdict, Text: raw("botnet"), Phase: smtp.PhaseHelo, Decision: smtp.Disconnect, Enforced: true, Rule: botnet}
+	until := now.Add(23 * time.Hour)
+	ban := store.Step{Kind: store.KindBan, Text: raw("botnet"), Prefix: netip.MustParsePrefix("203.0.113.77/32"), Until: until, Enforced: true, Rule: botnet}
+	banned := func(session uint64) store.Step {
+		return store.Step{Kind: store.KindVerdict, Text: raw("botnet"), Phase: smtp.PhaseConnect, Decision: smtp.Disconnect, Banned: true, Session: session, Enforced: true}
+	}
+	away := filtered(smtp.PhaseConnect, smtp.Disconnect, "421 4.7.1 Banned [00000000000000b1]")
+
+	// Written by an older version: without the text of the rule.
+	old := refuse
+	old.Rule = 0
+	whyAdd(w, 50*24*time.Hour, 0xa0, "203.0.113.77", store.Record{Ending: smtp.EndingRejected}, hello("ylmf-pc"), bot, old)
+	// Another run of smtpd had the same number.
+	whyAdd(w, 40*24*time.Hour, 0xb1, "203.0.113.99", store.Record{Ending: smtp.EndingQuit}, hello("other.example.net"))
+	whyAdd(w, 2*time.Hour, 0xa1, "203.0.113.5", store.Record{RDNS: raw("mail.example.com"), FCrDNS: smtp.FCrDNSPass, Ending: smtp.EndingQuit, Counts: store.Counts{Commands: 5, Mails: 1, RcptOK: 1}},
+		hello("mail.example.com"), store.Step{Kind: store.KindMail, Text: raw("alice@example.com"), Result: smtp.ResultOK, Code: 250, Reply: raw("2.0.0 Ok")},
+		store.Step{Kind: store.KindRcpt, Text: raw("bob@example.org"), Result: smtp.ResultOK, Code: 250}, store.Step{Kind: store.KindCommit, Size: 1234})
+	whyAdd(w, time.Hour, 0xb1, "203.0.113.77", store.Record{Ending: smtp.EndingRejected, Counts: store.Counts{Commands: 1}},
+		hello("ylmf-pc"), bot, refuse, filtered(smtp.PhaseHelo, smtp.Disconnect, "554 5.7.1 This greeting is that of a spam bot [00000000000000b1]"), ban)
+	whyAdd(w, 50*time.Minute, 0xb2, "203.0.113.77", store.Record{Ending: smtp.EndingRejected}, banned(0xb1), away)
+	whyAdd(w, 40*time.Minute, 0xb3, "203.0.113.77", store.Record{Ending: smtp.EndingRejected}, banned(0xff), away)
+	whyAdd(w, 30*time.Minute, 0xb4, "2001:db8:1::4", store.Record{Ending: smtp.EndingRejected}, banned(0))
+	whyAdd(w, 20*time.Minute, 0xc1, "203.0.113.88", store.Record{RDNS: raw("x" + hostileText + ".example.net"), FCrDNS: smtp.FCrDNSFail, Ending: smtp.EndingDropped, Omitted: 7, Counts: store.Counts{Commands: 9, RcptPermfail: 3, AuthFail: 2}},
+		hello(hostileText), store.Step{Kind: store.KindMail, Text: raw(hostileText + "@example.net"), Result: smtp.ResultOK},
+		store.Step{Kind: store.KindRcpt, Text: raw("victim@example.net"), Result: smtp.ResultPermfail, Code: 550, Reply: raw("Invalid recipient")},
+		store.Step{Kind: store.KindFinding, Text: raw("relay-probe"), By: raw("rcpt"), Arg: raw("victim@example.net"), Confidence: raw("high")},
+		store.Step{Kind: store.KindVerdict, Text: raw("probe"), Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Rule: probe},
+		filtered(smtp.PhaseRcptTo, smtp.Reject, "550 5.7.1 says another"), store.Step{Kind: store.KindRcpt, Text: raw("other@example.net"), Result: smtp.ResultPermfail, Code: 550},
+		store.Step{Kind: store.KindVerdict, Text: raw("probe"), Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Rule: probe},
+		store.Step{Kind: store.KindVerdict, Text: raw("gone"), Phase: smtp.PhaseData, Decision: smtp.Reject, Enforced: true, Rule: gone},
+		store.Step{Kind: store.KindBan, Text: raw("probe"), Prefix: netip.MustParsePrefix("203.0.113.88/32"), Exempt: "mail", Rule: probe})
+	whyAdd(w, 15*time.Minute, 0xd1, "203.0.113.200", store.Record{RDNS: raw("slow.example.net"), FCrDNS: smtp.FCrDNSPass, Ending: smtp.EndingRejected, Counts: store.Counts{AuthPass: 1}},
+		hello("slow.example.net"), store.Step{Kind: store.KindVerdict, Text: raw("slow"), Phase: smtp.PhaseRcptTo, Decision: smtp.Disconnect, Enforced: true, Rule: store.RuleRef(slowRule)},
+		filtered(smtp.PhaseRcptTo, smtp.Disconnect, "421 4.7.0 Too many [00000000000000d1]"))
+	for i := range 30 {
+		whyAdd(w, 10*time.Minute-time.Duration(i)*time.Second, uint64(0x100+i), "192.0.2.9", store.Record{Ending: smtp.EndingQuit}, hello("many.example.com"))
+	}
+	err := w.Close()
+	m := memory.New()
+	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
+		Load: func(all iter.Seq[store.Entry]) { m.Load(all, now.UnixMicro()) }})
+	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("203.0.113.77")}, memory.BanRequest{Ladder: []time.Duration{24 * time.Hour}, Rule: "botnet", Session: 0xb1}, now.Add(-time.Hour).UnixMicro())
+	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("203.0.113.44")}, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "botnet", Session: 0xdd, Observe: true}, now.Add(-2*time.Hour).UnixMicro())
+	m.Bans.AddPrefix(netip.MustParsePrefix("2001:db8:1::/48"), time.Hour, "sent \x1b[31m", now.UnixMicro())
+	if err := errors.Join(err, state.Flush(context.Background()), state.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// options are the inputs of Find for a state directory and a configuration; conf
+// may be empty.
+func options(t testing.TB, dir, conf string) Options {
+	t.Helper()
+	lists, err := lookup.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Dir: dir, Reader: &store.Reader{Dir: dir}, Lists: lists, File: "scanwatch.conf", Now: now, Zone: time.UTC}
+	o.Rows = func(tables []string, visit func(store.Entry) error) error {
+		err := store.ReadState(dir, tables, nil, visit)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	o.Days = func() (days []memory.Day, err error) {
+		err = o.Rows([]string{"days"}, func(en store.Entry) error {
+			if d, ok := memory.ReadDay(en.Key, en.Value); ok {
+				days = append(days, d)
+			}
+			return nil
+		})
+		return days, err
+	}
+	if conf != "" {
+		tree, err := rules.Parse("scanwatch.conf", func(string) ([]byte, error) { return []byte(conf), nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Policy, _, err = rules.Compile(tree, rules.Options{Load: func(rules.Source) (rules.Table, error) { return emptyTable{}, nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Pass = func(r *store.Record) *rules.Pass {
+			return o.Policy.Eval(&rules.Facts{Phase: smtp.PhaseConnect, Now: r.Start, Src: r.Src.Addr(), RDNS: r.RDNS, FCrDNS: r.FCrDNS}).Pass
+		}
+	}
+	return o
+}
+
+// ask returns the answer as text.
+func ask(t testing.TB, arg, kind string, o Options) (*Answer, string) {
+	t.Helper()
+	q, err := Parse(arg, kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := Find(q, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	a.Text(&out, time.UTC)
+	return a, out.String()
+}
+
+func TestFind(t *testing.T) {
+	dir := whyStore(t)
+	for _, c := range []struct {
+		name, conf, kind, arg string
+		since                 time.Duration
+	}{
+		{"session", whyConf, "", "[00000000000000B2]", 0},
+		{"session-twice", whyConf, "", "00000000000000b1", 0},
+		{"address", whyConf, "", "203.0.113.77:4711", 0},
+		{"json", whyConf, "", "203.0.113.77", 0},
+		{"manual", whyConf, "", "2001:db8:1::99/64", 0},
+		{"banned-unseen", whyConf, "", "2001:db8:1:7::1", 0},
+		{"recipient", whyConf, "", "<BOB@example.org>", 0},
+		{"domain", whyConf, "recipient", "@example.net", 0},
+		{"hostile-helo", whyConf, "helo", hostileText, 0},
+		{"hostile-copied", whyConf, "", `x` + text.Escape(hostileText) + `.example.net`, 0},
+		{"name", "", "", "example.com", 3 * time.Hour},
+		{"session-gone", whyConf, "", "00000000000000dd", 0},
+		{"counted", whyConf, "", "slow.example.net", 0},
+		{"many", whyConf, "", "192.0.2.0/24", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := options(t, dir, c.conf)
+			if c.since > 0 {
+				o.Since = now.Add(-c.since)
+			}
+			a, out := ask(t, c.arg, c.kind, o)
+			if a.Empty() || o.Reader.Unread > 0 {
+				t.Errorf("empty %v, %d files unread", a.Empty(), o.Reader.Unread)
+			}
+			if c.name == "json" {
+				var b strings.Builder
+				if err := a.JSON(&b); err != nil {
+					t.Fatal(err)
+				}
+				out = b.String()
+			}
+			path := filepath.Join("testdata", c.name+".golden")
+			if *update {
+				if err := os.WriteFile(path, []byte(out), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out != string(want) {
+				t.Errorf("differs from %s:\n%s", path, out)
+			}
+			for line := range strings.Lines(out) {
+				line = strings.TrimSuffix(line, "\n")
+				if n := utf8.RuneCountInString(line); c.name != "json" && n > 80 && strings.Contains(strings.TrimSpace(line), " ") {
+					t.Errorf("%d columns: %s", n, line)
+				}
+				if text.Escape(line) != strings.ReplaceAll(line, `\`, `\\`) {
+					t.Errorf("not printable: %q", line)
+				}
+			}
+		})
+	}
+	o := options(t, dir, whyConf)
+	o.All = true
+	if a, _ := ask(t, "192.0.2.9", "", o); len(a.Sessions) != 30 {
+		t.Errorf("all: %d sessions, want 30", len(a.Sessions))
+	}
+}
+
+func TestNotFound(t *testing.T) {
+	dir := whyStore(t)
+	for _, c := range []struct {
+		arg, kind string
+		since     time.Duration
+		want      string
+	}{
+		{"00000000000000ee", "", 0, `no session or ban matches session "00000000000000ee" in 39 sessions since 2026-09-13 12:00; the session may be open`},
+		{"nobody", "", 0, `no session or ban matches helo "nobody" in 39 sessions since 2026-09-13 12:00; the session may be open, or its record may have expired; try another kind with --as`},
+		{"bob@example.org", "", time.Hour, "no session or ban matches sender or recipient"},
+	} {
+		o := options(t, dir, whyConf)
+		if c.since > 0 {
+			o.Since = now.Add(-c.since)
+		}
+		a, _ := ask(t, c.arg, c.kind, o)
+		if !a.Empty() || !strings.Contains(a.NotFound(&o).Error(), c.want) {
+			t.Errorf("%s: empty %v, %v", c.arg, a.Empty(), a.NotFound(&o))
+		}
+	}
+	o := options(t, t.TempDir(), "")
+	if a, _ := ask(t, "x", "", o); !a.Empty() || !strings.Contains(a.NotFound(&o).Error(), "contains no sessions") {
+		t.Errorf("empty directory: %v", a.NotFound(&o))
+	}
+}
+
+func TestParse(t *testing.T) {
+	for _, c := range []struct {
+		arg  string
+		want []string
+	}{
+		{"5a1f9c2e00c0ffee", []string{"session"}},
+		{"[5A1F9C2E00C0FFEE]", []string{"session"}},
+		{"192.0.2.1", []string{"address"}},
+		{"::ffff:192.0.2.1", []string{"address"}},
+		{"192.0.2.77/24", []string{"address"}},
+		{"[2001:db8::1]:25", []string{"address"}},
+		{"[2001:db8::1]", []string{"address"}},
+		{"[IPv6:2001:db8::1]", []string{"helo"}},
+		{"[192.0.2.1]", []string{"helo"}},
+		{"mail.example.org", []string{"rdns", "helo"}},
+		{"ylmf-pc", []string{"helo"}},
+		{"<a@example.org>", []string{"sender", "recipient"}},
+		{"@example.org", []string{"sender", "recipient"}},
+		{"<>", []string{"sender"}},
+	} {
+		if q, err := Parse(c.arg, ""); err != nil || !slices.Equal(q.kinds, c.want) {
+			t.Errorf("%s: %+v %v, want %v", c.arg, q, err, c.want)
+		}
+	}
+	for _, c := range []struct{ arg, kind, want string }{
+		{"mail.example.com", "address", `why --as address: invalid address "mail.example.com"`},
+		{"x", "thing", "must be one of session, address, sender, recipient, rdns, helo"},
+	} {
+		if _, err := Parse(c.arg, c.kind); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s as %s: %v, want %s", c.arg, c.kind, err, c.want)
+		}
+	}
+}
+
+// TestHost checks that a name matches itself and the names below it.
+func TestHost(t *testing.T) {
+	q, _ := Parse("example.org", "")
+	for name, want := range map[string]bool{"example.org": true, "a.EXAMPLE.org": true, "anexample.org": false, "org": false, "": false} {
+		if q.host([]byte(name)) != want {
+			t.Errorf("%s: %v", name, !want)
+		}
+	}
+}
+
+// FuzzParse checks that every argument has a kind, and that it can be compared
+// with every record.
+func FuzzParse(f *testing.F) {
+	for _, arg := range []string{"", "<>", "[", "@", "a@b", `\x`, "192.0.2.1", "5a1f9c2e00c0ffee", hostileText, "::%eth0", "1.2.3.4:5"} {
+		f.Add(arg, "a@b")
+	}
+	f.Fuzz(func(t *testing.T, arg, other string) {
+		q, err := Parse(arg, "")
+		if err != nil || len(q.kinds) == 0 {
+			t.Fatalf("%q: %+v %v", arg, q, err)
+		}
+		var b []byte
+		for _, kind := range []store.Kind{store.KindHelo, store.KindMail, store.KindRcpt} {
+			b = store.AppendStep(b, &store.Step{Kind: kind, Text: []byte(other)}, 0)
+		}
+		r := store.Record{RDNS: []byte(other)}
+		d, err := store.Decode(store.AppendKey(nil, now, 1), store.AppendRecord(nil, &r, b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = q.match(&d)
+	})
+}
+
+func BenchmarkFind(b *testing.B) {
+	dir := b.TempDir()
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }})
+	const sessions = 20_000
+	for i := range sessions {
+		whyAdd(w, time.Hour-time.Duration(i)*time.Microsecond, uint64(i+1), fmt.Sprintf("192.0.%d.%d", i>>8&255, i&255), store.Record{Counts: store.Counts{RcptPermfail: 1}},
+			store.Step{Kind: store.KindHelo, Text: raw("x.example.net")}, store.Step{Kind: store.KindMail, Text: raw("a@example.net")},
+			store.Step{Kind: store.KindRcpt, Text: fmt.Appendf(nil, "user%d@example.org", i), Result: smtp.ResultPermfail})
+	}
+	if err := w.Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if a, out := ask(b, "user77@example.org", "", options(b, dir, "")); a.Empty() {
+			b.Fatal(out)
+		}
+	}
+	b.ReportMetric(float64(b.N*sessions)/b.Elapsed().Seconds(), "records/s")
+}
+
+// TestReputation checks that the reputation in state.db exempts a host whose
+// sessions have expired.
+func TestReputation(t *testing.T) {
+	const day = 24 * time.Hour
+	dir := t.TempDir()
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	finding := store.Step{Kind: store.KindFinding, Text: raw("harvest"), By: raw("rcpt"), Confidence: raw("high")}
+	addresses := []string{"203.0.113.9", "198.51.100.10", "198.51.100.66", "192.0.2.99"}
+	for i, a := range addresses {
+		r := store.Record{FCrDNS: smtp.FCrDNSPass}
+		if i == 1 {
+			r.RDNS = raw("out.partner.example.com")
+		}
+		whyAdd(w, 2*day, uint64(i+1), a, r, finding)
+	}
+	err := w.Close()
+	m := memory.New()
+	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
+		Load: func(all iter.Seq[store.Entry]) { m.Load(all, now.UnixMicro()) }})
+	who := func(a, rdns string) *memory.Client {
+		return &memory.Client{Addr: netip.MustParseAddr(a), Domain: memory.RegisteredDomain(raw(rdns)), Helo: raw(rdns)}
+	}
+	m.Peers.Delivered(who("203.0.113.9", ""), memory.Delivery{Messages: 1}, now.Add(-200*day).UnixMicro())
+	m.Peers.Delivered(who("198.51.100.250", "mx.partner.example.com"), memory.Delivery{Messages: 1}, now.Add(-20*day).UnixMicro())
+	m.Logins.Succeeded(&memory.Client{Addr: netip.MustParseAddr("198.51.100.66"), User: raw("alice")}, now.Add(-10*day).UnixMicro())
+	for _, a := range addresses {
+		m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr(a)}, memory.BanRequest{Ladder: []time.Duration{60 * day}, Rule: "guess"}, now.Add(-2*day).UnixMicro())
+	}
+	if err := errors.Join(err, state.Flush(t.Context()), state.Close()); err != nil {
+		t.Fatal(err)
+	}
+	const pass = "pass from 192.0.2.96/28\n"
+	for _, c := range []struct{ address, conf, want string }{
+		{"203.0.113.9", "", "[x] known (1 accepted message on 1 day from the host, 2026-04-16 to 2026-04-16): no bans, and twice the counts"},
+		{"198.51.100.10", "", "known (1 accepted message on 1 day from the domain,"},
+		{"198.51.100.66", "", "a user logged in from the host in the last 30 days, in a session whose record has expired: no bans"},
+		{"192.0.2.99", "", "(none known)"},
+		{"192.0.2.99", pass, "[x] a pass statement matches: pass from 192.0.2.96/28"},
+	} {
+		_, out := ask(t, c.address, "", options(t, dir, c.conf))
+		if !strings.Contains(strings.Join(strings.Fields(out), " "), c.want) {
+			t.Errorf("%s: no %q in\n%s", c.address, c.want, out)
+		}
+	}
+}
+
+// TestSum checks that the sessions of a sum are found by their ids, greetings and
+// recipients, and that their messages and decisions count.
+func TestSum(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	banned := func(session uint64, times uint32) store.Step {
+		return store.Step{Kind: store.KindVerdict, Text: raw("ylmf"), Phase: smtp.PhaseConnect, Decision: smtp.Disconnect, Enforced: true, Banned: true, Session: session, Times: times}
+	}
+	reference := func(id uint64) store.Step { return store.Step{Kind: store.KindReference, Session: id} }
+	whyAdd(w, time.Hour, 0x5, "203.0.113.9", store.Record{Sessions: 400, Found: 400, Counts: store.Counts{Mails: 11_280, RcptOK: 11_280}},
+		store.Step{Kind: store.KindHelo, Text: raw("bulk.example.net"), Times: 300}, store.Step{Kind: store.KindHelo, Times: 100},
+		store.Step{Kind: store.KindRcpt, Text: raw("@example.org"), Result: smtp.ResultOK, Times: 390, Count: 11_280, Most: 50},
+		store.Step{Kind: store.KindVerdict, Text: raw("ylmf"), Phase: smtp.PhaseHelo, Decision: smtp.Disconnect, Enforced: true, Times: 399},
+		banned(0x3, 10), banned(0x4, 20), reference(0x3), reference(0x77))
+	whyAdd(w, 30*time.Minute, 0x6, "203.0.113.9", store.Record{}, banned(0x77, 0))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		arg  string
+		want []string
+	}{
+		{"203.0.113.9", []string{"11280 messages accepted for 11280 recipients", "399 times", "the sum of 400 sessions until", "recorded 401 sessions, 11280 messages accepted", "31 sessions rejected by a ban"}},
+		{"[0000000000000077]", []string{"session 0000000000000077 was rejected; its details are not recorded"}},
+		{"0000000000000006", []string{"banned in session 0000000000000077, see below", "Session 0000000000000005"}},
+		{"bulk.example.net", []string{"the sum of 400 sessions"}},
+		{"@example.org", []string{"RCPT TO:<@example.org>: ok for 11280 recipients"}},
+		{"bob@example.org", nil},
+	} {
+		a, out := ask(t, c.arg, "", options(t, dir, ""))
+		out = strings.Join(strings.Fields(out), " ")
+		for _, want := range c.want {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: no %q in\n%s", c.arg, want, out)
+			}
+		}
+		if c.want == nil && (!a.Empty() || !slices.ContainsFunc(a.Notes, func(n string) bool { return strings.HasPrefix(n, "400 sessions are in sums, ") })) {
+			t.Errorf("%s: %+v", c.arg, a)
+		}
+		if strings.Contains(out, "without mail") {
+			t.Errorf("%s: mail is denied in\n%s", c.arg, out)
+		}
+	}
+}
+
+// emptyTable is a table without rows.
+type emptyTable struct{}
+
+func (emptyTable) MatchAddr(netip.Addr) bool { return false }
+func (emptyTable) MatchName([]byte) bool     { return false }
+func (emptyTable) MatchASN(uint32) bool      { return false }

@@ -1,0 +1,344 @@
+package store
+
+import (
+	"fmt"
+
+	"scanwatch/store/column"
+)
+
+// A block contains decoded records. It aliases the value from which it was decoded,
+// until the next open.
+type block struct {
+	r     column.Reader
+	head  table[Record]
+	steps [numKinds]table[Step]
+	at    [numKinds]column.Numbers // codes of the gaps before the steps of each kind
+	exact column.Numbers           // the number of exact gaps of each record
+	rest  column.Numbers           // the remainders of exact gaps
+	rests int                      // the number of remainders
+	kinds column.Texts
+
+	wanted Kinds
+	place  place
+	turn   int // increases with each new cursor
+}
+
+// A place is a step of a record, and its position in the columns.
+type place struct {
+	row, step int
+	next      [numKinds]uint32 // in the columns of each kind
+	rest      int              // the remainders of earlier records
+}
+
+// openBlock decodes the columns of records, and those of the steps of these kinds.
+func openBlock(value []byte, kinds Kinds) (*block, error) {
+	b := new(block)
+	if err := b.open(value, kinds); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// open is openBlock with the buffers of b, which may contain another block.
+func (b *block) open(value []byte, kinds Kinds) error {
+	b.kinds.Reset()
+	b.exact.Reset()
+	b.rest.Reset()
+	b.wanted, b.rests, b.place, b.turn = kinds, 0, place{}, b.turn+1
+	b.head.reset(recordFields)
+	for k := range b.steps {
+		b.at[k].Reset()
+		b.steps[k].reset(stepFields)
+	}
+	if err := b.r.Open(value); err != nil {
+		return err
+	}
+	b.head.n = b.r.Rows()
+	if kinds != 0 {
+		if err := b.readKinds(); err != nil {
+			return err
+		}
+	}
+	for i := range b.r.Len() {
+		id, ok := columnIDs[string(b.r.Name(i))]
+		if !ok {
+			continue // of a newer version
+		}
+		var err error
+		switch {
+		case id.kind == headColumn:
+			err = b.head.decode(&b.r, i, id)
+		case kinds == 0 || id.role == roleKinds:
+		case id.role == roleRest:
+			b.rests = b.r.Values(i)
+			err = b.r.Numbers(i, &b.rest)
+		case id.role == roleExact:
+			if err = b.r.Numbers(i, &b.exact); err == nil {
+				err = checkValues(&b.r, i, b.r.Rows())
+			}
+		case id.role == roleAt:
+			if err = b.r.Numbers(i, &b.at[id.kind]); err == nil {
+				err = checkValues(&b.r, i, b.steps[id.kind].n)
+			}
+		case kinds.Has(Kind(id.kind)):
+			err = b.steps[id.kind].decode(&b.r, i, id)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if b.exact.Max(b.r.Rows()) > exactGaps {
+		return fmt.Errorf("%w: too many exact gaps", column.ErrCorrupt)
+	}
+	if err := b.head.finish(); err != nil {
+		return err
+	}
+	for k := range b.steps {
+		if err := b.steps[k].finish(); err != nil {
+			return err
+		}
+		for c := range b.steps[k].bases {
+			b.steps[k].bases[c].Kind = Kind(k)
+		}
+	}
+	return nil
+}
+
+// checkValues returns an error if column i has not n values.
+func checkValues(r *column.Reader, i, n int) error {
+	if r.Values(i) != n {
+		return fmt.Errorf("%w: column %q has %d values; want %d", column.ErrCorrupt, r.Name(i), r.Values(i), n)
+	}
+	return nil
+}
+
+// readKinds decodes the kinds of all steps, and counts them.
+func (b *block) readKinds() error {
+	for i := range b.r.Len() {
+		if string(b.r.Name(i)) != columnKinds {
+			continue
+		}
+		if err := checkValues(&b.r, i, b.r.Rows()); err != nil {
+			return err
+		}
+		if err := b.r.Texts(i, &b.kinds); err != nil {
+			return err
+		}
+	}
+	total, bad := uint64(0), false
+	b.kinds.Count(func(list []byte, times int) {
+		total += uint64(len(list)) * uint64(times)
+		for _, k := range list {
+			bad = bad || k >= numKinds
+			b.steps[k%numKinds].n += times
+		}
+	})
+	if bad || total > column.MaxValues {
+		return fmt.Errorf("%w: unknown kind of step or too many steps", column.ErrCorrupt)
+	}
+	return nil
+}
+
+// rows returns the number of records.
+func (b *block) rows() int { return b.r.Rows() }
+
+// key returns the end of record i in microseconds since 1970, and its id.
+func (b *block) key(i int) (end, id uint64) {
+	return b.head.value(fieldEnd, i), b.head.value(fieldID, i)
+}
+
+// record sets r to record i. It is valid until the next open.
+func (b *block) record(i int, r *Record) {
+	step := r.step
+	b.head.get(i, r)
+	r.block, r.row, r.skip, r.step = b, i, ^b.wanted, step
+}
+
+// seek moves the place to a step of a record. That is fast if steps are read in
+// order.
+func (b *block) seek(row, step int) {
+	p := &b.place
+	if p.row > row || p.row == row && p.step > step {
+		*p = place{}
+	}
+	for p.row < row || p.step < step {
+		kinds := b.kinds.At(p.row)
+		if p.step < len(kinds) {
+			p.next[kinds[p.step]%numKinds]++
+			p.step++
+			continue
+		}
+		p.rest += int(b.exact.At(p.row))
+		p.row, p.step = p.row+1, 0
+	}
+}
+
+// wants reports whether a step of one of these kinds is wanted.
+func (b *block) wants(kinds []byte) bool {
+	for _, k := range kinds {
+		if b.wanted.Has(Kind(k)) {
+			return true
+		}
+	}
+	return false
+}
+
+// A blockCursor iterates over the steps of a record in a block.
+type blockCursor struct {
+	b     *block
+	kinds []byte // of the steps
+	row   int
+	step  int // the next one
+	turn  int // of b while its place is that of the cursor
+	clock stepClock
+}
+
+func (b *block) cursor(row int) blockCursor {
+	return blockCursor{b: b, kinds: b.kinds.At(row), row: row}
+}
+
+// next sets s to the next step. It returns false at the end.
+func (c *blockCursor) next(s *Step) bool {
+	b := c.b
+	if !b.wants(c.kinds[c.step:]) {
+		return false
+	}
+	if c.turn != b.turn || c.turn == 0 {
+		b.turn++
+		c.turn = b.turn
+		b.seek(c.row, c.step)
+	}
+	for c.step < len(c.kinds) {
+		k := c.kinds[c.step] % numKinds
+		n := int(b.place.next[k])
+		b.place.next[k]++
+		c.step++
+		b.place.step = c.step
+		code, rest := b.at[k].At(n), uint64(0)
+		if i := b.place.rest + c.clock.gaps; c.clock.exact(code) && i < b.rests {
+			rest = b.rest.At(i)
+		}
+		at := c.clock.decode(code, rest)
+		if b.wanted.Has(Kind(k)) {
+			b.steps[k].get(n, s)
+			s.At = at
+			return true
+		}
+	}
+	return false
+}
+
+// A table contains the decoded columns of the records, or of the steps of a kind.
+type table[T any] struct {
+	fields []field[T]
+	n      int            // number of rows
+	index  column.Numbers // the class of each row
+	bases  []T            // by class: the values of the fields that it determines
+	own    []own[T]       // the fields with a value for each row
+
+	each, class []decoded // by field
+	classes     int       // number of values of the columns of classes; 0 without such columns
+}
+
+// decoded is a decoded column. Only one of its parts is in use.
+type decoded struct {
+	exists  bool
+	numbers column.Numbers
+	texts   column.Texts
+}
+
+// own is a field with a value for each row.
+type own[T any] struct {
+	setNum  func(*T, uint64)
+	setText func(*T, []byte)
+	numbers *column.Numbers
+	texts   *column.Texts
+}
+
+func newOwn[T any](f *field[T], d *decoded) own[T] {
+	return own[T]{f.setNum, f.setText, &d.numbers, &d.texts}
+}
+
+// set sets the field of to to the value of row i.
+func (o *own[T]) set(i int, to *T) {
+	if o.setText != nil {
+		o.setText(to, o.texts.At(i))
+	} else {
+		o.setNum(to, o.numbers.At(i))
+	}
+}
+
+// reset removes all columns.
+func (t *table[T]) reset(fields []field[T]) {
+	if t.fields == nil {
+		t.fields, t.each, t.class = fields, make([]decoded, len(fields)), make([]decoded, len(fields))
+	}
+	for i := range fields {
+		t.each[i].exists, t.class[i].exists = false, false
+	}
+	t.index.Reset()
+	t.n, t.classes, t.own, t.bases = 0, 0, t.own[:0], append(t.bases[:0], *new(T))
+}
+
+// decode decodes column i of r.
+func (t *table[T]) decode(r *column.Reader, i int, id columnID) error {
+	d, want := &t.each[id.field], t.n
+	switch id.role {
+	case roleIndex:
+		if err := r.Numbers(i, &t.index); err != nil {
+			return err
+		}
+		return checkValues(r, i, want)
+	case roleClass:
+		if d = &t.class[id.field]; t.classes == 0 {
+			t.classes = min(r.Values(i), maxClasses)
+		}
+		want = t.classes
+	}
+	d.exists = true
+	if err := checkValues(r, i, want); err != nil {
+		return err
+	}
+	if t.fields[id.field].num == nil {
+		return r.Texts(i, &d.texts)
+	}
+	return r.Numbers(i, &d.numbers)
+}
+
+// finish prepares the table for get.
+func (t *table[T]) finish() error {
+	for range t.classes - 1 {
+		t.bases = append(t.bases, t.bases[0])
+	}
+	if t.index.Max(t.n) >= uint64(len(t.bases)) {
+		return fmt.Errorf("%w: no such class", column.ErrCorrupt)
+	}
+	for i := range t.fields {
+		if t.class[i].exists {
+			o := newOwn(&t.fields[i], &t.class[i])
+			for c := range t.bases {
+				o.set(c, &t.bases[c])
+			}
+		}
+		if t.each[i].exists {
+			t.own = append(t.own, newOwn(&t.fields[i], &t.each[i]))
+		}
+	}
+	return nil
+}
+
+// value returns the number in row i of a field that is never part of a class.
+func (t *table[T]) value(field, i int) uint64 {
+	if !t.each[field].exists {
+		return 0
+	}
+	return t.each[field].numbers.At(i)
+}
+
+// get sets to to row i.
+func (t *table[T]) get(i int, to *T) {
+	*to = t.bases[t.index.At(i)]
+	for j := range t.own {
+		t.own[j].set(i, to)
+	}
+}

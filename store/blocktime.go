@@ -1,0 +1,76 @@
+package store
+
+import (
+	"math/bits"
+	"time"
+)
+
+// exactGaps is the number of gaps of a session that are exact.
+const exactGaps = 5
+
+// stepClock encodes or decodes the times of the steps of a session.
+//
+// The code of a gap between two steps has 16 values for each power of two, and 0 is
+// no gap. The first exactGaps gaps have a remainder. Later ones are rounded down to
+// at most 1/16, and so that the sum never exceeds the true time.
+type stepClock struct {
+	gaps  int
+	at    uint64 // decoded time of the last step
+	truly uint64 // the same before encoding
+}
+
+// exact reports whether the gap with this code has a remainder.
+func (t *stepClock) exact(code uint64) bool { return code != 0 && t.gaps < exactGaps }
+
+// decode returns the time of the next step.
+func (t *stepClock) decode(code, rest uint64) time.Duration {
+	if code != 0 {
+		t.gaps++
+		t.at = min(t.at+gapOf(code)+rest, maxMicros)
+	}
+	return time.Duration(t.at) * time.Microsecond
+}
+
+// encode returns the code of the next step, and the remainder if it is exact.
+func (t *stepClock) encode(at time.Duration) (code, rest uint64, exact bool) {
+	truly := min(uint64(max(at, 0).Microseconds()), maxMicros)
+	if truly <= t.truly {
+		return 0, 0, false
+	}
+	gap, behind := truly-t.truly, t.truly-t.at
+	code = gapCode(gap + behind)
+	if exact = t.exact(code); exact {
+		rest = gap - gapOf(code)
+	} else if gap <= behind { // keep it short
+		if code = gapCode(gap); gapOf(code) < gap {
+			code++
+		}
+	}
+	t.truly = truly
+	t.decode(code, rest)
+	return code, rest, exact
+}
+
+// maxMicros is the maximum time of a step in microseconds.
+const maxMicros = 1 << 40
+
+// gapCode returns the code of a gap: its highest five bits and their position.
+func gapCode(gap uint64) uint64 {
+	if gap < 16 {
+		return gap
+	}
+	shift := uint64(bits.Len64(gap) - 5)
+	return shift<<4 + gap>>shift
+}
+
+// gapOf returns the shortest gap with a code.
+func gapOf(code uint64) uint64 {
+	if code < 32 {
+		return code
+	}
+	shift := code>>4 - 1
+	if shift > 40 {
+		return maxMicros
+	}
+	return (16 + code&15) << shift
+}

@@ -1,0 +1,152 @@
+package store
+
+import (
+	"encoding/binary"
+	"os"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+const (
+	clockJump  = 48 * time.Hour // a larger step, forward or back, is not trusted
+	clockDoubt = 24 * time.Hour // until this time has passed
+	clockEvery = time.Hour      // between two writes of the file
+	clockFile  = "clock"        // in the directory of sessions: the last trusted time
+)
+
+// A clock decides which time is trusted. The clock of the system can be wrong for a
+// while: a machine without a battery boots in 1970 or in another year, until it has
+// asked a time server. Such a clock must not expire or seal anything. A step of more
+// than clockJump is therefore trusted only after clockDoubt of the monotonic clock.
+//
+// The last trusted time is in a file. The newest segment does not prove it: sessions
+// that end while the clock is wrong are in a segment of that time.
+type clock struct {
+	now func() time.Time
+
+	believed time.Time // the last trusted time; zero before the first call of read
+	doubted  time.Time // when a step was seen; zero if the clock is trusted
+	written  time.Time // the time in the file
+}
+
+// read returns a time that has certainly been reached: the current time if it is
+// trusted, otherwise at most the last trusted time. All are the segments in d.
+func (c *clock) read(d *directory, all []Segment) time.Time {
+	now := c.now()
+	if c.believed.IsZero() {
+		c.believed = lastTrusted(d, all, now)
+	}
+	jumped := now.Sub(c.believed).Abs() > clockJump
+	switch {
+	case !jumped, !c.doubted.IsZero() && time.Since(c.doubted) >= clockDoubt:
+		c.believed, c.doubted = now, time.Time{}
+	case c.doubted.IsZero():
+		c.doubted = time.Now()
+	}
+	if c.doubted.IsZero() && now.Sub(c.written).Abs() >= clockEvery && c.write(d, now) == nil {
+		c.written = now
+	}
+	if now.Before(c.believed) {
+		return now
+	}
+	return c.believed
+}
+
+// write replaces the file.
+func (c *clock) write(d *directory, now time.Time) error {
+	f, err := d.create(clockFile + newSuffix)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(now.UTC().Format(time.RFC3339) + "\n")
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		_ = d.remove(clockFile + newSuffix)
+		return err
+	}
+	return d.rename(clockFile+newSuffix, clockFile) // an old or empty file does no harm
+}
+
+// lastTrusted returns the time in the file, or without it the end of the newest day
+// before now.
+func lastTrusted(d *directory, all []Segment, now time.Time) time.Time {
+	if f, err := d.open(clockFile, os.O_RDONLY); err == nil {
+		defer f.Close()
+		b := make([]byte, 64)
+		n, _ := f.Read(b)
+		if at, err := time.Parse(time.RFC3339, strings.TrimSpace(string(b[:n]))); err == nil {
+			return at
+		}
+	}
+	at := now
+	for _, s := range all { // oldest first
+		if now.After(s.Day) {
+			at = s.Day.Add(24 * time.Hour)
+		}
+	}
+	if at.After(now) {
+		return now
+	}
+	return at
+}
+
+// doubt returns the last trusted time if the clock is not trusted, or a zero time.
+func (c *clock) doubt() time.Time {
+	if c.doubted.IsZero() {
+		return time.Time{}
+	}
+	return c.believed
+}
+
+// markDoubt stores the last trusted time in a new segment.
+func (s *segment) markDoubt(at time.Time) error {
+	return s.update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketMeta).Put(keyDoubt, binary.BigEndian.AppendUint64(nil, uint64(at.UnixMicro())))
+	})
+}
+
+// createdInDoubt returns the trusted time that markDoubt has stored, or a zero time.
+func createdInDoubt(d *directory, s *Segment) (at time.Time, err error) {
+	f, err := d.open(s.Name, os.O_RDONLY)
+	if err != nil {
+		return at, err
+	}
+	db, err := openReadOnly(f)
+	if err != nil {
+		return at, err
+	}
+	seg := segment{db: db, file: f}
+	err = seg.view(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(bucketMeta); b != nil {
+			if v := b.Get(keyDoubt); len(v) == 8 {
+				at = time.UnixMicro(int64(binary.BigEndian.Uint64(v)))
+			}
+		}
+		return nil
+	})
+	seg.release(err)
+	return at, err
+}
+
+// ReferenceTime returns the time for the expiry of state when the filter starts. It
+// is now, unless that differs by more than two days from the last trusted time: the
+// clock may be wrong, and ReferenceTime returns that time.
+func ReferenceTime(dir string, now time.Time) time.Time {
+	d, err := openSessions(dir)
+	if err != nil {
+		return now
+	}
+	defer d.root.Close()
+	all, err := d.segments()
+	if err != nil {
+		return now
+	}
+	if at := lastTrusted(d, all, now); now.Sub(at).Abs() > clockJump {
+		return at
+	}
+	return now
+}

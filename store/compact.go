@@ -1,0 +1,120 @@
+package store
+
+import (
+	"fmt"
+
+	"go.etcd.io/bbolt"
+)
+
+const (
+	compactEvery = 20 // commits between two measurements of the free space, which read the whole file
+	compactBatch = 4 << 20
+)
+
+// oversized reports whether the file exceeds its maximum size because it was written
+// with a larger one. It reserves no room until it is compacted.
+func (s *State) oversized() bool { return s.k.size() > s.o.MaxSize }
+
+// maxSize returns the maximum size of the state files after the batch is committed.
+// bbolt writes changed pages to a new place, and each entry may change a separate
+// page.
+func (s *State) maxSize() int64 {
+	const page = 8 << 10 // includes its share of the parent pages
+	grow := int64(allocSize)
+	for i := range s.batch {
+		grow += page + int64(len(s.batch[i].Key)+len(s.batch[i].Value))
+	}
+	all, file := stateSize(s.k.state), s.k.size()
+	return all - file + max(file, min(file+grow, s.o.MaxSize))
+}
+
+// compact copies the rows to a new file without free pages if that saves enough, and
+// then uses the new file. Rows are added and deleted in random order, so that up to
+// three quarters of a file become free. bbolt never returns free pages to the
+// system. Both files together stay below the maximum of one, unless the old file
+// alone exceeds it.
+func (s *State) compact() error {
+	size := s.k.size()
+	if size < s.o.MaxSize/8*5 {
+		return nil
+	}
+	if s.wait--; s.wait > 0 {
+		return nil
+	}
+	s.wait = compactEvery
+	used, err := usedBytes(s.k.open)
+	if err != nil {
+		return unlessDamaged(err)
+	}
+	room := used/8*10 + 1<<20 // bbolt fills pages to nine tenths
+	over := size > s.o.MaxSize
+	if room > s.o.MaxSize || !over && size+room > s.o.MaxSize {
+		return nil
+	}
+	if s.o.Room != nil && !over {
+		if err := s.o.Room(stateSize(s.k.state) + room); err != nil {
+			return err
+		}
+	}
+	seg, err := s.copyFile()
+	if err != nil {
+		return unlessDamaged(err)
+	}
+	s.k.release(nil)
+	s.k.use(seg)
+	s.was, err = seg.file.Stat()
+	if err != nil {
+		return fmt.Errorf("check the compacted file: %w", err)
+	}
+	s.wait = 0
+	s.k.log.Info("state.db compacted", "file", s.path, "from", size, "to", s.was.Size())
+	return s.k.folder.sync()
+}
+
+// usedBytes returns the number of used bytes in the pages of s.
+func usedBytes(s *segment) (used int64, err error) {
+	err = s.view(func(tx *bbolt.Tx) error {
+		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+			st := b.Stats()
+			used += int64(st.LeafInuse + st.BranchInuse)
+			return nil
+		})
+	})
+	return used, err
+}
+
+// copyFile copies the rows to a new file and renames it to the name of the open
+// file.
+func (s *State) copyFile() (*segment, error) {
+	f, err := s.k.folder.create(stateFile + newSuffix)
+	if err != nil {
+		return nil, err
+	}
+	seg, err := newSegment(Segment{Name: stateFile}, f, s.o.MaxSize)
+	if err != nil {
+		_ = s.k.folder.remove(stateFile + newSuffix)
+		return nil, err
+	}
+	err = guard(func() error { return bbolt.Compact(seg.db, s.k.open.db, compactBatch) })
+	if isDamaged(err) {
+		s.k.open.abandon()
+	}
+	if err == nil {
+		err = s.k.folder.rename(stateFile+newSuffix, stateFile)
+	}
+	if err != nil {
+		seg.release(err)
+		_ = s.k.folder.remove(stateFile + newSuffix)
+		return nil, err
+	}
+	return seg, nil
+}
+
+// unlessDamaged returns err, or nil if err is corruption: the next commit reports
+// that.
+func unlessDamaged(err error) error {
+	if isDamaged(err) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,74 @@
+// Package history reads the recorded sessions. All readers of records use Walk, so
+// that each of them handles sums, which stand for many sessions.
+package history
+
+import (
+	"errors"
+	"io/fs"
+	"time"
+
+	"scanwatch/store"
+)
+
+// Records are recorded sessions in the order of their end, such as a store.Reader.
+type Records interface {
+	Each(since, until time.Time, kinds store.Kinds, f func(*store.Record) error) error
+}
+
+// A Visitor reads records. Both functions are required. The record and its texts are
+// valid until the function returns.
+type Visitor struct {
+	// Kinds are the kinds of steps that the functions need. They may get other kinds,
+	// for other visitors.
+	Kinds store.Kinds
+	// Session is called for each record of one session.
+	Session func(*store.Record) error
+	// Sum is called for each sum, which has the totals and tallies of many sessions.
+	// A sum without a valid Src covers many sources.
+	Sum func(*store.Record) error
+}
+
+// ErrStop ends a walk without an error.
+var ErrStop = errors.New("stop")
+
+// Walk calls all visitors for each record of a session that ended at or after since
+// and before until, in one pass. A zero time means no limit. Walk returns the first
+// error of a visitor. A directory without records is not an error.
+func Walk(r Records, since, until time.Time, all ...Visitor) error {
+	for i := range all {
+		if all[i].Session == nil || all[i].Sum == nil {
+			panic("history: a visitor without Session or Sum")
+		}
+	}
+	epoch := time.Unix(0, 0)
+	if since.Before(epoch) {
+		since = time.Time{} // the keys of records start in 1970
+	}
+	if !until.IsZero() && until.Before(epoch) {
+		return nil
+	}
+	var kinds store.Kinds
+	for i := range all {
+		kinds |= all[i].Kinds
+	}
+	var failed error
+	err := r.Each(since, until, kinds, func(rec *store.Record) error {
+		for i := range all {
+			visit := all[i].Session
+			if rec.Sessions > 0 {
+				visit = all[i].Sum
+			}
+			if failed = visit(rec); failed != nil {
+				return failed
+			}
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(failed, ErrStop):
+		return nil
+	case failed == nil && errors.Is(err, fs.ErrNotExist):
+		return nil
+	}
+	return err
+}

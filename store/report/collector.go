@@ -1,0 +1,449 @@
+package report
+
+import (
+	"bytes"
+	"net/netip"
+	"time"
+
+	"scanwatch/internal/smtp"
+	"scanwatch/store"
+	"scanwatch/store/history"
+)
+
+// Memory limits of a Collector. Items over a limit are in the totals and in
+// Summary.NotListed. All lists at their limits use some 45 MB.
+const (
+	maxSources  = 200_000 // in lists; more are only counted
+	maxNames    = 100_000 // HELO names
+	maxDomains  = 50_000  // of recipients
+	maxOrgs     = 5_000
+	maxTried    = 100_000 // pairs of a source and a domain
+	maxTokens   = 1_000
+	maxRules    = 4_000
+	maxSuspects = 50_000  // pairs of a host and a rule
+	maxRDNS     = 6 << 20 // bytes of reverse DNS names
+	maxDays     = 4_000
+	maxQuarters = 60_000 // 625 days
+)
+
+// A Collector counts sessions in bounded memory.
+type Collector struct {
+	record     uint32 // number of the current record, from 1
+	now        current
+	steps      steps
+	visit      func(*store.Step) bool // of steps
+	aggregated int                    // sessions in sums
+	days       spans[DayCount]        // by start
+	daysUntil  time.Time              // ignores later sessions; zero: none
+	quarters   spans[Span]            // quarters of an hour
+	dropped    map[string]int         // sessions over a limit, by limit
+
+	remote, authenticated, local Totals
+
+	evidence, orgs names
+	lists          *lists // nil if only totals are counted
+}
+
+// lists are the parts of a Collector that grow with the number of clients.
+type lists struct {
+	sources  sources
+	helo     names
+	attempts attempts
+	rules    ruleList
+	suspects entries[suspectKey, suspect]
+}
+
+// current is the record that is being counted.
+type current struct {
+	*store.Record
+	sum       bool
+	source    *source // nil if it has none, or over the limit
+	number    uint32  // of source
+	found     bool
+	certain   bool // evidence of high confidence about behaviour
+	abuse     bool // evidence of what no mail server does
+	byFilter  bool // a filter has rejected the next recipient
+	refusals  [maxRefusals]refusal
+	rules     int    // in refusals
+	rejected  int    // references to rejected sessions of a sum
+	reference uint64 // the last one
+	sender    []byte
+	domain    recipientDomain
+}
+
+// steps are the functions that count each kind of steps.
+type steps [32]func(*Collector, *store.Step)
+
+// kinds returns the kinds of steps that are counted.
+func (s *steps) kinds() (kinds store.Kinds) {
+	for k, f := range s {
+		if f != nil {
+			kinds |= store.KindsOf(store.Kind(k))
+		}
+	}
+	return kinds
+}
+
+var totalSteps = steps{
+	store.KindFinding:   (*Collector).finding,
+	store.KindVerdict:   (*Collector).refusal,
+	store.KindReference: (*Collector).reference,
+}
+
+var allSteps = steps{
+	store.KindFinding:   (*Collector).finding,
+	store.KindVerdict:   (*Collector).verdict,
+	store.KindReference: (*Collector).reference,
+	store.KindBan:       (*Collector).ban,
+	store.KindHelo:      (*Collector).greeting,
+	store.KindMail:      (*Collector).mail,
+	store.KindFilter:    (*Collector).filter,
+	store.KindRcpt:      (*Collector).rcpt,
+}
+
+// NewTotals returns a Collector of the totals, the timeline, evidence and organisations.
+func NewTotals() *Collector {
+	c := &Collector{steps: totalSteps, dropped: map[string]int{}, evidence: newNames(maxTokens), orgs: newNames(maxOrgs)}
+	c.days = newSpans[DayCount](24*time.Hour, maxDays)
+	c.quarters = newSpans[Span](quarter, maxQuarters)
+	c.visit = c.step
+	return c
+}
+
+// NewCollector returns an empty Collector. Number returns the number of the source of an
+// address, as in the sketches of sums.
+func NewCollector(number func(netip.Addr) uint64) *Collector {
+	c := NewTotals()
+	c.steps = allSteps
+	c.lists = &lists{
+		sources:  sources{number: number, all: entries[address, source]{limit: maxSources, hash: address.hash}, rdns: arena{limit: maxRDNS}},
+		helo:     newNames(maxNames),
+		attempts: attempts{domains: newNames(maxDomains), tried: entries[uint64, tried]{limit: maxTried, hash: func(k uint64) uint64 { return mix(k, 0) }}},
+		rules:    ruleList{numbers: map[string]uint32{}},
+		suspects: entries[suspectKey, suspect]{limit: maxSuspects, hash: suspectKey.hash},
+	}
+	return c
+}
+
+// Visitor returns the visitor that adds all records to c. Its error means a record
+// with corrupt steps.
+func (c *Collector) Visitor() history.Visitor {
+	return history.Visitor{Kinds: c.steps.kinds(), Session: c.Add, Sum: c.Add}
+}
+
+// CountDays sets the time of the counters for Compare. Later sessions are in none.
+func (c *Collector) CountDays(at time.Time) { c.daysUntil = at }
+
+// Add counts a record. It does not retain r.
+func (c *Collector) Add(r *store.Record) error {
+	c.record++
+	c.now = current{Record: r, sum: r.Sessions > 0}
+	if c.now.sum {
+		c.aggregated += r.Many()
+	}
+	// Most sessions of a sum ended before its end.
+	if day := c.days.at(r.End); day != nil && (c.daysUntil.IsZero() || c.now.sum || !r.End.After(c.daysUntil)) {
+		day.Sessions += r.Many()
+		day.Mails += int(r.Counts.Mails)
+	}
+	switch {
+	case r.Local:
+		c.local.add(r)
+		return nil
+	case r.Counts.AuthPass > 0:
+		c.authenticated.add(r)
+		return c.addAuthenticated()
+	}
+	c.remote.add(r)
+	return c.addRemote()
+}
+
+// addAuthenticated counts the rejections of a session with a login. It is in no other
+// list.
+func (c *Collector) addAuthenticated() error {
+	if c.lists == nil {
+		return nil
+	}
+	err := c.now.Steps(func(s *store.Step) bool {
+		switch s.Kind {
+		case store.KindVerdict:
+			c.refusal(s)
+		case store.KindMail:
+			c.mail(s)
+		}
+		return true
+	})
+	c.addSuspects()
+	return err
+}
+
+// addRemote counts a record of unauthenticated clients.
+func (c *Collector) addRemote() error {
+	n := &c.now
+	if c.lists != nil && !c.lists.sources.add(n) {
+		c.dropped["addresses"] += n.Many()
+	}
+	err := n.Steps(c.visit)
+	span := Span{Sessions: n.Many(), Refused: n.refused()}
+	switch {
+	case n.sum:
+		span.Found = int(n.Found)
+	case n.found:
+		span.Found = 1
+	}
+	c.remote.Found += span.Found
+	c.remote.Refused += span.Refused
+	if q := c.quarters.at(n.End); q != nil {
+		q.Sessions, q.Found, q.Refused = q.Sessions+span.Sessions, q.Found+span.Found, q.Refused+span.Refused
+	} else {
+		c.dropped["times"]++
+	}
+	if c.lists == nil {
+		return err
+	}
+	if n.source != nil {
+		n.source.found += uint32(span.Found)
+		n.source.certain = n.source.certain || n.certain
+		n.source.abuse = n.source.abuse || n.abuse
+	}
+	c.addSuspects()
+	return err
+}
+
+// step counts a step of the current record.
+func (c *Collector) step(s *store.Step) bool {
+	if int(s.Kind) < len(c.steps) {
+		if count := c.steps[s.Kind]; count != nil {
+			count(c, s)
+		}
+	}
+	return true
+}
+
+// times returns the number of sessions with a step.
+func times(s *store.Step) int { return max(int(s.Times), 1) }
+
+// count adds the sessions with a step to a counter, whose last increment was at the
+// given record. Steps of the same session count once; the tallies of a sum are of
+// different sessions.
+func (c *Collector) count(counter *uint32, last *uint32, s *store.Step) {
+	if *last != c.record || c.now.sum {
+		*last = c.record
+		*counter += uint32(times(s))
+	}
+}
+
+// countName counts a name and returns its entry, which is valid until the next call, or
+// nil at the limit.
+func (c *Collector) countName(n *names, what string, text []byte, s *store.Step) *name {
+	i := n.find(text)
+	if i < 0 {
+		c.dropped[what] += times(s)
+		return nil
+	}
+	e := &n.list[i]
+	c.count(&e.sessions, &e.last, s)
+	return e
+}
+
+// Evidence that has a special meaning for possible false positives.
+const (
+	// A rejected client delivers no mail, and many legitimate servers have bad
+	// greetings.
+	evidenceWeak = 1 << iota
+	// A mailing list has members whose mailboxes no longer exist.
+	evidenceRecipients
+	evidenceScanner
+)
+
+func evidenceFlags(token string) uint32 {
+	switch token {
+	case "no-mail", "abandoned":
+		return evidenceWeak
+	case "unknown-recipient", "harvest", "probed-recipient", "recipient-flood", "backscatter":
+		return evidenceRecipients
+	case "scanner":
+		return evidenceScanner
+	}
+	if len(token) > 5 && token[:5] == "helo-" {
+		return evidenceWeak
+	}
+	return 0
+}
+
+func (c *Collector) finding(s *store.Step) {
+	n := &c.now
+	n.found = true
+	e := c.countName(&c.evidence, "kinds of evidence", s.Text, s)
+	if e == nil {
+		return
+	}
+	if e.extra == 0 {
+		e.extra = evidenceFlags(e.name) | 1<<31
+	}
+	high := string(s.Confidence) == "high" || e.extra&evidenceScanner != 0 && string(s.Confidence) == "medium"
+	n.certain = n.certain || high && e.extra&evidenceWeak == 0
+	n.abuse = n.abuse || high && e.extra&(evidenceWeak|evidenceRecipients) == 0
+	if len(s.Org) == 0 {
+		return
+	}
+	if o := c.countName(&c.orgs, "organisations", s.Org, s); o != nil && o.extra == 0 {
+		o.extra = 1 + c.evidence.all[e.name]
+	}
+}
+
+func (c *Collector) reference(s *store.Step) {
+	c.now.rejected++
+	c.now.reference = s.Session
+}
+
+func (c *Collector) verdict(s *store.Step) {
+	effect := ruleObserved
+	switch {
+	case s.Enforced:
+		effect = ruleEnforced
+	case s.Exempt != "":
+		effect = ruleExempt
+	}
+	c.countRule(s, effect)
+	c.refusal(s)
+}
+
+func (c *Collector) ban(s *store.Step) {
+	if s.Enforced {
+		c.countRule(s, ruleBans)
+	} else {
+		c.countRule(s, ruleExempt)
+	}
+}
+
+func (c *Collector) greeting(s *store.Step) {
+	if c.now.sum && len(s.Text) == 0 { // further names
+		c.dropped["HELO names"] += times(s)
+		return
+	}
+	c.countName(&c.lists.helo, "HELO names", s.Text, s)
+}
+
+func (c *Collector) mail(s *store.Step) { c.now.sender = s.Text }
+
+func (c *Collector) filter(s *store.Step) {
+	c.now.byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
+}
+
+// names counts the sessions of each name.
+type names struct {
+	limit int
+	all   map[string]uint32 // indices of list
+	list  []name
+}
+
+type name struct {
+	name     string
+	sessions uint32
+	last     uint32 // the record that was last counted
+	// Of evidence: flags. Of an organisation: 1 + index of its first evidence. Of a
+	// domain: recipients accepted from unauthenticated clients.
+	extra uint32
+}
+
+func newNames(limit int) names { return names{limit: limit, all: map[string]uint32{}} }
+
+// find returns the index of a name, or -1 at the limit. The name need not be
+// printable; long names are truncated.
+func (n *names) find(text []byte) int {
+	text = text[:min(len(text), 255)]
+	if i, ok := n.all[string(text)]; ok {
+		return int(i)
+	}
+	i := len(n.list)
+	if i >= n.limit {
+		return -1
+	}
+	n.list = append(n.list, name{name: string(text)})
+	n.all[n.list[i].name] = uint32(i)
+	return i
+}
+
+// spans counts in spans of time of equal length. The last one is found without a
+// search.
+type spans[T any] struct {
+	length, limit int64
+	all           map[int64]*T // by the number of the span since 1970
+	last          *T
+	number        int64
+}
+
+func newSpans[T any](length time.Duration, limit int64) spans[T] {
+	return spans[T]{length: int64(length / time.Second), limit: limit, all: map[int64]*T{}}
+}
+
+// get returns the counters of a time.
+func (s *spans[T]) get(t time.Time) (v T) {
+	if found := s.all[t.Unix()/s.length]; found != nil {
+		v = *found
+	}
+	return v
+}
+
+// at returns the counters of a time, or nil at the limit.
+func (s *spans[T]) at(t time.Time) *T {
+	number := t.Unix() / s.length
+	if s.last != nil && number == s.number {
+		return s.last
+	}
+	v := s.all[number]
+	if v == nil {
+		if int64(len(s.all)) >= s.limit {
+			return nil
+		}
+		v = new(T)
+		s.all[number] = v
+	}
+	s.last, s.number = v, number
+	return v
+}
+
+// arena stores texts of at most 255 bytes. The number of a text is 0 for none.
+type arena struct {
+	limit  int
+	chunks [][]byte
+}
+
+const chunkBytes = 1 << 16
+
+// add returns the number of a text, or 0 at the limit.
+func (a *arena) add(text []byte) uint32 {
+	text = text[:min(len(text), 255)]
+	last := len(a.chunks) - 1
+	if last < 0 || len(a.chunks[last])+1+len(text) > chunkBytes {
+		if (last+2)*chunkBytes > a.limit {
+			return 0
+		}
+		a.chunks = append(a.chunks, append(make([]byte, 0, chunkBytes), 0)) // 0 is not the number of a text
+		last++
+	}
+	at := len(a.chunks[last])
+	a.chunks[last] = append(append(a.chunks[last], byte(len(text))), text...)
+	return uint32(last*chunkBytes + at)
+}
+
+// get returns the text with a number.
+func (a *arena) get(number uint32) []byte {
+	if number == 0 {
+		return nil
+	}
+	b := a.chunks[number/chunkBytes][number%chunkBytes:]
+	return b[1 : 1+b[0]]
+}
+
+// recipientDomain is the domain of the previous recipient, which the next one often
+// has.
+type recipientDomain struct {
+	text   []byte // as written
+	number uint32
+	valid  bool
+	tried  *tried // by the source; nil if unknown
+}
+
+func (d *recipientDomain) is(text []byte) bool { return d.valid && bytes.Equal(d.text, text) }

@@ -1,0 +1,213 @@
+package report
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/internal/sketch"
+	"scanwatch/internal/smtp"
+	"scanwatch/store"
+)
+
+// tally returns a step of a sum.
+func tally(s store.Step, times, count, most uint32) store.Step {
+	s.Times, s.Count, s.Most = times, count, most
+	return s
+}
+
+// sum returns a sum.
+func sum(t *testing.T, src string, r store.Record, tallies ...store.Step) *store.Record {
+	t.Helper()
+	if src != "" {
+		r.Src = netip.AddrPortFrom(netip.MustParseAddr(src), 0)
+	}
+	var steps []byte
+	for i := range tallies {
+		steps = store.AppendStep(steps, &tallies[i], 0)
+	}
+	r.End = noon
+	r.Start = noon.Add(-time.Hour)
+	d, err := store.Decode(store.AppendKey(nil, r.End, 1), store.AppendRecord(nil, &r, steps))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &d
+}
+
+func reference(id uint64) store.Step {
+	return store.Step{Kind: store.KindReference, Session: id}
+}
+
+// TestSums checks that the lists contain the sessions of sums.
+func TestSums(t *testing.T) {
+	banned := rejected("harvest", true)
+	banned.Banned = true
+	org := func(name string) store.Step {
+		s := foundStep("scanner", "high")
+		s.Org = []byte(name)
+		return s
+	}
+	c := NewCollector(memory.Number)
+	visitor := c.Visitor()
+	for _, r := range []*store.Record{
+		// 1,000 sessions of a harvester, of which 300 were rejected by the rule and 700 by the ban.
+		sum(t, "192.0.2.1", store.Record{Sessions: 1000, Found: 300, Counts: store.Counts{RcptPermfail: 11_415, RcptOK: 3}},
+			tally(helo("a.example.net"), 600, 0, 0), tally(helo("b.example.net"), 390, 0, 0), tally(helo(""), 10, 0, 0),
+			tally(rcpt("@example.org", smtp.ResultPermfail, 0, ""), 300, 11_400, 50),
+			tally(rcpt("@example.org", smtp.ResultOK, 0, ""), 3, 3, 1),
+			tally(rcpt("@elsewhere.example", smtp.ResultPermfail, 0, ""), 10, 10, 1),
+			tally(rcpt("*", smtp.ResultPermfail, 0, ""), 5, 5, 1),
+			tally(foundStep("harvest", "high"), 300, 0, 0),
+			tally(rejected("harvest", true), 300, 0, 0), tally(banned, 700, 0, 0)),
+		// The same two rules rejected 40 of 50 sessions, and the references count them.
+		sum(t, "192.0.2.2", store.Record{Sessions: 50, Found: 45},
+			append([]store.Step{tally(org("One"), 25, 0, 0), tally(org("Two"), 20, 0, 0), tally(rejected("harvest", true), 35, 0, 0), tally(rejected("probe", true), 20, 0, 0)},
+				slices.Repeat([]store.Step{reference(7)}, 40)...)...),
+		record(t, store.Record{Src: netip.MustParseAddrPort("192.0.2.3:1")}, helo("a.example.net"), rcpt("x@example.org", smtp.ResultPermfail, 550, "")),
+	} {
+		visit := visitor.Session
+		if r.Sessions > 0 {
+			visit = visitor.Sum
+		}
+		if err := visit(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := c.Summary(noon.Add(-time.Hour), noon, 10, nil)
+	if s.Remote.Sessions != 1051 || s.Remote.Found != 345 || s.Remote.Refused != 1040 || s.Aggregated != 1050 {
+		t.Errorf("totals: %+v, %d aggregated", s.Remote, s.Aggregated)
+	}
+	if want := []Name{{"a.example.net", 601, ""}, {"b.example.net", 390, ""}}; !slices.Equal(s.Helo, want) || s.NotListed["HELO names"] != 10 {
+		t.Errorf("HELO: %+v, %v", s.Helo, s.NotListed)
+	}
+	if len(s.Harvest) != 1 || s.Harvest[0].Refused != 11_400 || s.Harvest[0].Sessions != 300 || s.Harvest[0].Domains[0] != "example.org" {
+		t.Errorf("harvest: %+v", s.Harvest)
+	}
+	if len(s.Relay) != 1 || s.Relay[0].Refused != 10 || s.Relay[0].Domains[0] != "elsewhere.example" || s.NotListed["domains of recipients"] != 5 {
+		t.Errorf("relay: %+v, %v", s.Relay, s.NotListed)
+	}
+	if want := []Name{{"harvest", 300, ""}, {"scanner", 45, ""}}; !slices.Equal(s.Evidence, want) {
+		t.Errorf("evidence: %+v", s.Evidence)
+	}
+	if want := []Name{{"One", 25, "scanner"}, {"Two", 20, "scanner"}}; !slices.Equal(s.Organisations, want) {
+		t.Errorf("organisations: %+v", s.Organisations)
+	}
+	if want := []Rule{{"harvest", 1035, 0, 0, 0}, {"probe", 20, 0, 0, 0}}; !slices.Equal(s.Rules, want) {
+		t.Errorf("rules: %+v", s.Rules)
+	}
+}
+
+// TestCommonSum checks that a sum of many sources counts for the totals and for the
+// number of sources.
+func TestCommonSum(t *testing.T) {
+	c := NewCollector(memory.Number)
+	var many sketch.Sketch
+	add := func(i int) netip.Addr {
+		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		many.Add(memory.Number(a))
+		return a
+	}
+	for i := range 10_000 {
+		a := add(i)
+		if i < 1000 {
+			_ = c.Add(&store.Record{End: noon, Src: netip.AddrPortFrom(a, 1)})
+		}
+	}
+	_ = c.Add(sum(t, "", store.Record{Sessions: 20_000, Found: 5, Sketch: many[:]}, tally(foundStep("cloud", "low"), 5, 0, 0),
+		tally(rcpt("@example.org", smtp.ResultOK, 0, ""), 3, 3, 1), tally(rcpt("@example.org", smtp.ResultPermfail, 0, ""), 9, 9, 9)))
+	s := c.Summary(noon, noon, 10, nil)
+	if s.Remote.Sessions != 21_000 || s.Remote.Found != 5 || len(s.Evidence) != 1 || s.NotListed["attempts"] != 9 || len(s.Sources) != 10 || s.More["sources"] != 990 {
+		t.Errorf("%+v, %+v, %v", s.Remote, s.Evidence, s.NotListed)
+	}
+	if s.AddressesError != 4 || s.Addresses < 9_600 || s.Addresses > 10_400 {
+		t.Errorf("%d addresses, within %d %%", s.Addresses, s.AddressesError)
+	}
+	out := inText(t, s)
+	if !strings.Contains(out, "Other hosts: about ") || !strings.Contains(out, " addresses (within 4 %); 5 sessions with findings.") {
+		t.Error(out)
+	}
+}
+
+// TestAddresses checks that the number of addresses is exact up to 500,000, and stated
+// with its error above.
+func TestAddresses(t *testing.T) {
+	if testing.Short() {
+		t.Skip("counts two million sessions")
+	}
+	c := NewCollector(memory.Number)
+	exact := 0
+	for i := range 2_000_000 {
+		var b [16]byte
+		b[0], b[13], b[14], b[15] = 0x20, byte(i>>16), byte(i>>8), byte(i)
+		a := netip.AddrFrom16(b)
+		if i%2 == 0 {
+			a = netip.AddrFrom4([4]byte(b[12:]))
+		}
+		for range 1 + i%2 {
+			_ = c.Add(&store.Record{End: noon, Src: netip.AddrPortFrom(a, 1)})
+		}
+		if i > maxExact && i%100_000 != 0 {
+			continue
+		}
+		n, percent := c.lists.sources.count()
+		if percent == 0 {
+			exact = n
+		}
+		if max(n-i-1, i+1-n)*100 > percent*(i+1) {
+			t.Fatalf("%d addresses: %d, within %d %%", i+1, n, percent)
+		}
+	}
+	if exact != maxExact {
+		t.Errorf("exact up to %d", exact)
+	}
+}
+
+// sampleSums are a sum of one host and one of many hosts.
+func sampleSums(t *testing.T) map[string]*store.Record {
+	auth := func(user string) store.Step {
+		return store.Step{Kind: store.KindAuth, Text: []byte(user), Result: smtp.ResultFail}
+	}
+	ban := store.Step{Kind: store.KindBan, Text: []byte("harvest"), Prefix: netip.MustParsePrefix("192.0.2.1/32"), Until: noon.Add(time.Hour), Enforced: true}
+	tallies := []store.Step{
+		tally(helo("a.example.net"), 600, 0, 0), tally(helo(hostile), 390, 0, 0), tally(helo(""), 10, 0, 0),
+		tally(rcpt("@example.org", smtp.ResultPermfail, 0, ""), 300, 11_400, 50), tally(rcpt("@example.org", smtp.ResultOK, 0, ""), 3, 3, 1),
+		tally(rcpt("", smtp.ResultPermfail, 0, ""), 10, 10, 1), tally(rcpt("*", smtp.ResultPermfail, 0, ""), 5, 5, 1),
+		tally(auth("admin"), 10, 30, 3), tally(auth(""), 1, 1, 1),
+		tally(foundStep("harvest", "high"), 300, 0, 0), tally(rejected("harvest", true), 300, 0, 0), tally(ban, 1, 0, 0),
+	}
+	for i := range 25 {
+		tallies = append(tallies, reference(0xf00+uint64(i)))
+	}
+	var many sketch.Sketch
+	for i := range 100 {
+		many.Add(uint64(i))
+	}
+	return map[string]*store.Record{
+		"sum": sum(t, "192.0.2.1", store.Record{Sessions: 1000, Found: 300, RDNS: []byte("a.example.net"), FCrDNS: smtp.FCrDNSPass, Ending: smtp.EndingRejected,
+			Dst: netip.MustParseAddrPort("198.51.100.25:25"), Counts: store.Counts{Commands: 5000, RcptPermfail: 11_415, RcptOK: 3, AuthFail: 31, Mails: 3}}, tallies...),
+		"sum-common": sum(t, "", store.Record{Sessions: 500, Found: 5, Sketch: many[:]}, tally(helo("a.example.net"), 600, 0, 0), reference(0xf00)),
+	}
+}
+
+// TestSumViews checks the views of sums.
+func TestSumViews(t *testing.T) {
+	for name, r := range sampleSums(t) {
+		v := NewView(r)
+		var show, lines, table bytes.Buffer
+		write, end := CSV(&table)
+		if err := errors.Join(Show(&show, v, zone), Lines(&lines)(v), write(v), end()); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, "show-"+name, show.Bytes())
+		checkText(t, show.String())
+		golden(t, "dump-json-"+name, lines.Bytes())
+		checkNoRaw(t, lines.Bytes())
+		golden(t, "dump-csv-"+name, table.Bytes())
+	}
+}

@@ -1,0 +1,295 @@
+package report
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"scanwatch/internal/hostname"
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
+	"scanwatch/store"
+)
+
+// maxRefusals is the number of rules with a rejection in one session.
+const maxRefusals = 8
+
+// The reasons for a SuspectRefusal, the strongest first.
+const (
+	SuspectLogin    = "the client had authenticated"
+	SuspectMessages = "other messages from it were accepted"
+	SuspectClean    = "it passes FCrDNS, without evidence of high confidence"
+	SuspectReturn   = "it passes FCrDNS and returned, as a mailing list does"
+)
+
+var suspectReasons = []string{SuspectLogin, SuspectMessages, SuspectClean, SuspectReturn}
+
+// A SuspectRefusal is a possible false positive. A rule or ban has rejected a host,
+// or would have rejected it. The host may have sent legitimate mail.
+type SuspectRefusal struct {
+	Address  string `json:"address"`
+	RDNS     string `json:"rdns,omitempty"`
+	Rule     string `json:"rule"`
+	Refused  int    `json:"refused"`  // rejected sessions
+	Observed int    `json:"observed"` // sessions that would have been rejected
+	Mails    int    `json:"messages"` // accepted from the host in the period
+	Sender   string `json:"sender,omitempty"`
+	Why      string `json:"why"`     // one of the reasons above
+	Session  string `json:"session"` // id of the last session, for scanwatch show and why
+	Last     Time   `json:"last"`    // end of that session
+}
+
+// SuspectHosts counts the hosts in the complete list of possible false positives.
+type SuspectHosts struct {
+	Refused  int `json:"rejected"`
+	Observed int `json:"observed"` // only observed
+}
+
+// String describes the hosts for a line of text. It returns "" for no hosts.
+func (h SuspectHosts) String() string {
+	switch {
+	case h.Observed == 0 && h.Refused == 0:
+		return ""
+	case h.Observed == 0:
+		return text.Plural(h.Refused, "host") + " rejected"
+	case h.Refused == 0:
+		return text.Plural(h.Observed, "host") + " observed, none rejected"
+	}
+	return fmt.Sprintf("%s rejected, %d only observed", text.Plural(h.Refused, "host"), h.Observed)
+}
+
+type suspectKey struct {
+	src  address
+	rule uint32 // in lists.rules
+}
+
+func (k suspectKey) hash() uint64 { return mix(k.src.hash(), uint64(k.rule)) }
+
+type suspect struct {
+	refused, observed int
+	login             bool
+	unclean           bool // a session without a verified name, with evidence of high confidence or failed logins
+	proven            bool // a session with a verified name, without such evidence
+	sender            string
+	session           uint64
+	last              int64 // microseconds since 1970
+}
+
+// refusal counts the sessions of a record that a rule has rejected, or would have
+// rejected.
+type refusal struct {
+	rule               []byte
+	enforced, observed int
+}
+
+// refusal counts a rejection in the current record.
+func (c *Collector) refusal(s *store.Step) {
+	if s.Decision < smtp.Reject || s.Exempt != "" {
+		return
+	}
+	n := &c.now
+	i := slices.IndexFunc(n.refusals[:n.rules], func(r refusal) bool { return bytes.Equal(r.rule, s.Text) })
+	if i < 0 {
+		if n.rules == len(n.refusals) {
+			return
+		}
+		i = n.rules
+		n.refusals[i] = refusal{rule: s.Text}
+		n.rules++
+	}
+	to := &n.refusals[i].observed
+	if s.Enforced {
+		to = &n.refusals[i].enforced
+	}
+	if n.sum { // other tallies of the rule are of other sessions
+		*to += times(s)
+	} else {
+		*to = 1
+	}
+}
+
+// refused returns the number of rejected sessions in the record. Rules of a sum may have
+// rejected the same session, so that its references are better, unless it has not all.
+func (n *current) refused() int {
+	all, most := 0, 0
+	for i := range n.refusals[:n.rules] {
+		all += n.refusals[i].enforced
+		most = max(most, n.refusals[i].enforced)
+	}
+	if n.rejected >= most && n.rejected > 0 {
+		all = n.rejected
+	}
+	return min(all, n.Many())
+}
+
+// addSuspects adds the rejections of the current record.
+func (c *Collector) addSuspects() {
+	n := &c.now
+	if !n.Src.IsValid() {
+		return
+	}
+	verified := n.FCrDNS == smtp.FCrDNSPass && !n.certain && n.Counts.AuthFail+n.Counts.AuthRefused == 0
+	for _, one := range n.refusals[:n.rules] {
+		rule, ok := c.lists.rules.find(one.rule)
+		if !ok {
+			continue
+		}
+		i, ok := c.lists.suspects.find(suspectKey{addressOf(n.Src.Addr()), rule})
+		if !ok {
+			c.dropped["refusals"]++
+			continue
+		}
+		d := &c.lists.suspects.at(i).V
+		d.refused += one.enforced
+		if one.enforced == 0 || n.sum {
+			d.observed += one.observed
+		}
+		d.login = d.login || n.Counts.AuthPass > 0
+		d.unclean, d.proven = d.unclean || !verified, d.proven || verified
+		if end := n.End.UnixMicro(); end >= d.last {
+			d.last, d.session = end, n.ID
+			if n.reference != 0 {
+				d.session = n.reference
+			}
+			if len(n.sender) > 0 && d.sender != string(n.sender) {
+				d.sender = string(n.sender[:min(len(n.sender), 255)])
+			}
+		}
+	}
+}
+
+// reason returns the reason for which the host of d may be legitimate, or "". A scanner
+// is not, even if no session has evidence of high confidence. A host that a mail
+// administrator has named is listed in a long period as well as in a short one, although
+// the period includes the evidence for which it was banned.
+func (d *suspect) reason(src *source, rdns []byte) string {
+	switch {
+	case d.login:
+		return SuspectLogin
+	case src != nil && src.mails > 0:
+		return SuspectMessages
+	case src != nil && src.abuse:
+		return ""
+	case !d.unclean && (src == nil || !src.certain):
+		return SuspectClean
+	case d.proven && d.refused+d.observed > 1 && !hostname.Generic(rdns):
+		return SuspectReturn
+	}
+	return ""
+}
+
+// listSuspects returns the first top possible false positives, the number of further
+// ones, and the number of hosts.
+func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts SuspectHosts) {
+	type listed struct {
+		suspect uint32
+		source  uint32
+		known   bool // source is valid
+		reason  string
+	}
+	t, sources := &l.suspects, &l.sources.all
+	var all []listed
+	refused := map[address]bool{} // whether a rejection of the host was enforced
+	for i := range t.n {
+		e := t.at(i)
+		one := listed{suspect: i}
+		var src *source
+		var rdns []byte
+		if n, ok := sources.lookup(e.key.src); ok {
+			one.source, one.known, src = n, true, &sources.at(n).V
+			rdns = l.sources.rdns.get(src.rdns)
+		}
+		if one.reason = e.V.reason(src, rdns); one.reason != "" {
+			all = append(all, one)
+			refused[e.key.src] = refused[e.key.src] || e.V.refused > 0
+		}
+	}
+	for _, yes := range refused {
+		if yes {
+			hosts.Refused++
+		} else {
+			hosts.Observed++
+		}
+	}
+	rank := func(x listed) int { return slices.Index(suspectReasons, x.reason) }
+	all, more = first(all, top, func(x, y listed) int {
+		a, b := t.at(x.suspect), t.at(y.suspect)
+		return cmp.Or(cmp.Compare(min(b.V.refused, 1), min(a.V.refused, 1)), cmp.Compare(rank(x), rank(y)), cmp.Compare(b.V.refused, a.V.refused),
+			cmp.Compare(b.V.observed, a.V.observed), bytes.Compare(a.key.src[:], b.key.src[:]), strings.Compare(l.rules.all[a.key.rule].Rule.Rule, l.rules.all[b.key.rule].Rule.Rule))
+	})
+	list = []SuspectRefusal{}
+	for _, x := range all {
+		e := t.at(x.suspect)
+		d := &e.V
+		one := SuspectRefusal{Address: e.key.src.addr().String(), Rule: l.rules.all[e.key.rule].Rule.Rule, Refused: d.refused, Observed: d.observed, Why: x.reason,
+			Sender: text.Escape(d.sender), Session: fmt.Sprintf("%016x", d.session), Last: Time{time.UnixMicro(d.last)}}
+		if x.known {
+			src := l.sources.view(x.source)
+			one.RDNS, one.Mails = src.RDNS, src.Mails
+		}
+		list = append(list, one)
+	}
+	return list, more, hosts
+}
+
+// rule counts the effects of a rule.
+type rule struct {
+	Rule
+	numbers [ruleEffects]uint32
+	last    [ruleEffects]uint32 // the record that last increased each number
+}
+
+// The effects of a rule.
+const (
+	ruleEnforced = iota
+	ruleObserved
+	ruleBans
+	ruleExempt
+	ruleEffects
+)
+
+type ruleList struct {
+	numbers map[string]uint32
+	all     []rule
+}
+
+// find returns the number of a rule, or false at the limit.
+func (l *ruleList) find(name []byte) (uint32, bool) {
+	i, ok := l.numbers[string(name)]
+	if !ok && len(l.all) < maxRules {
+		i, ok = uint32(len(l.all)), true
+		l.numbers[string(name)] = i
+		l.all = append(l.all, rule{Rule: Rule{Rule: text.Escape(name)}})
+	}
+	return i, ok
+}
+
+// countRule counts an effect of a rule.
+func (c *Collector) countRule(s *store.Step, effect int) {
+	i, ok := c.lists.rules.find(s.Text)
+	if !ok {
+		c.dropped["rules"] += times(s)
+		return
+	}
+	r := &c.lists.rules.all[i]
+	c.count(&r.numbers[effect], &r.last[effect], s)
+}
+
+// list returns the first top rules, and the number of further ones.
+func (l *ruleList) list(top int) (list []Rule, more int) {
+	list = []Rule{}
+	for i := range l.all {
+		r := l.all[i]
+		n := &r.numbers
+		r.Enforced, r.Observed, r.Bans, r.Exempt = int(n[ruleEnforced]), int(n[ruleObserved]), int(n[ruleBans]), int(n[ruleExempt])
+		if r.Enforced+r.Observed+r.Bans+r.Exempt > 0 {
+			list = append(list, r.Rule)
+		}
+	}
+	return first(list, top, func(a, b Rule) int {
+		return cmp.Or(cmp.Compare(b.Enforced, a.Enforced), cmp.Compare(b.Observed, a.Observed), cmp.Compare(a.Rule, b.Rule))
+	})
+}

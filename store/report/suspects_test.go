@@ -1,0 +1,105 @@
+package report
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/internal/smtp"
+	"scanwatch/store"
+)
+
+// foundStep returns evidence.
+func foundStep(evidence, confidence string) store.Step {
+	return store.Step{Kind: store.KindFinding, Text: []byte(evidence), Confidence: []byte(confidence)}
+}
+
+// rejected returns the verdict of a rule.
+func rejected(rule string, enforced bool) store.Step {
+	return store.Step{Kind: store.KindVerdict, Text: []byte(rule), Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Enforced: enforced}
+}
+
+// A visit is a session of a host with a verified name.
+type visit struct {
+	src, rdns string
+	ago       time.Duration
+	steps     []store.Step
+}
+
+// suspects returns the summary of the visits in a period before noon.
+func suspects(t *testing.T, period time.Duration, all []visit) *Summary {
+	t.Helper()
+	c := NewCollector(memory.Number)
+	for i, v := range all {
+		if v.ago > period {
+			continue
+		}
+		r := record(t, store.Record{ID: uint64(i + 1), Src: netip.MustParseAddrPort(v.src + ":25"), RDNS: []byte(v.rdns), FCrDNS: smtp.FCrDNSPass, End: noon.Add(-v.ago)}, v.steps...)
+		if err := c.Add(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c.Summary(noon.Add(-period), noon, 10, nil)
+}
+
+// TestSuspects checks that a rejected mailing list is listed for every period, and a
+// scanner for none.
+func TestSuspects(t *testing.T) {
+	const day = 24 * time.Hour
+	all := []visit{
+		{"192.0.2.1", "census1.shodan.io", 50 * day, []store.Step{foundStep("scanner", "medium"), rejected("scanner", true)}},
+		{"192.0.2.1", "census1.shodan.io", 2 * time.Hour, []store.Step{foundStep("scanner", "medium"), rejected("scanner", true)}},
+		// The list server of a club has members that left, and was banned for them.
+		{"192.0.2.2", "lists.club.example", 50 * day, []store.Step{foundStep("unknown-recipient", "high"), foundStep("harvest", "high"), rejected("harvest", true)}},
+		{"192.0.2.2", "lists.club.example", 40 * day, []store.Step{rejected("harvest", true)}},
+		{"192.0.2.2", "lists.club.example", 2 * time.Hour, []store.Step{rejected("harvest", true)}},
+		// A provider's customer did the same, and a client that no mail server resembles.
+		{"192.0.2.3", "192-0-2-3.dyn.example.net", 50 * day, []store.Step{foundStep("harvest", "high"), rejected("harvest", true)}},
+		{"192.0.2.3", "192-0-2-3.dyn.example.net", 40 * day, []store.Step{rejected("harvest", true)}},
+		{"192.0.2.4", "mail.example.net", 50 * day, []store.Step{foundStep("relay-probe", "high"), rejected("relay", true)}},
+		{"192.0.2.4", "mail.example.net", 40 * day, []store.Step{rejected("relay", true)}},
+	}
+	for _, c := range []struct {
+		period time.Duration
+		why    string
+	}{{day, SuspectClean}, {60 * day, SuspectReturn}} {
+		s := suspects(t, c.period, all)
+		if len(s.Suspects) != 1 || s.Suspects[0].Address != "192.0.2.2" || s.Suspects[0].Why != c.why {
+			t.Errorf("in %v: %+v", c.period, s.Suspects)
+		}
+	}
+}
+
+// TestSuspectHosts checks that hosts are counted, not their rules, and that observed
+// rejections are no rejections.
+func TestSuspectHosts(t *testing.T) {
+	observed := func(src string) visit {
+		return visit{src, "a.example.net", time.Hour, []store.Step{rejected("one", false), rejected("two", false)}}
+	}
+	all := []visit{observed("192.0.2.1"), observed("192.0.2.2"), observed("192.0.2.3")}
+	letter := func(s *Summary) string {
+		var b strings.Builder
+		if err := s.Mail(&b, time.UTC); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(strings.Fields(b.String()), " ")
+	}
+	s := suspects(t, time.Hour, all)
+	if want := "possible false positives: 3 hosts observed, none rejected;"; len(s.Suspects) != 6 || !strings.Contains(letter(s), want) {
+		t.Errorf("%d lines, %q is not in\n%s", len(s.Suspects), want, letter(s))
+	}
+	s = suspects(t, time.Hour, append(all, visit{"192.0.2.1", "a.example.net", time.Hour, []store.Step{rejected("two", true)}}))
+	if want := "possible false positives: 1 host rejected, 2 only observed;"; !strings.Contains(letter(s), want) {
+		t.Errorf("%q is not in\n%s", want, letter(s))
+	}
+	want := map[string]float64{"enforced": 1, "observed": 2}
+	for _, m := range s.Metrics() {
+		for _, x := range m.Samples {
+			if m.Name == "scanwatch_last_day_possible_false_positives" && x.Value != want[x.Labels[1]] {
+				t.Errorf("metric %v", x)
+			}
+		}
+	}
+}

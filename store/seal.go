@@ -1,0 +1,360 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"runtime"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// sealBatch is the number of bytes of blocks in a commit. bbolt copies the last
+// blocks of a commit with the next one and leaves their old pages unused, so that
+// large commits give smaller files.
+const sealBatch = 8 << 20
+
+// A sealWriter writes a sealed segment under a temporary name.
+type sealWriter struct {
+	d       *directory
+	out     *segment
+	encoder *blockEncoder
+	info    blockInfo // of the records in encoder
+	hashes  []uint64  // of these records
+	blocks  []sealedBlock
+	size    int // bytes of blocks
+	records int // in all blocks
+	last    recordKey
+}
+
+// A sealedBlock is an entry of the index with its block.
+type sealedBlock struct {
+	blockInfo
+	value []byte
+}
+
+// createSealed creates the temporary file of the sealed segment of a part. It is not
+// larger than limit.
+func createSealed(d *directory, part Segment, limit int64, program string, now time.Time) (*sealWriter, error) {
+	info := Segment{Name: sealedName(part), Day: part.Day, Part: part.Part, Sealed: true}
+	out, err := createFile(d, info, limit, schema, program, now, bucketBlocks, bucketIndex)
+	if err != nil {
+		return nil, err
+	}
+	return &sealWriter{d: d, out: out, encoder: newBlockEncoder()}, nil
+}
+
+// add adds a record. The keys of records must increase. It reports whether a block
+// is complete.
+func (w *sealWriter) add(r *Record) (complete bool, err error) {
+	w.encoder.add(r)
+	w.info.count(r)
+	w.last = w.info.last
+	w.hashes = appendHashes(w.hashes, r)
+	if w.encoder.rows() < blockRows && w.encoder.bytes() < blockBytes {
+		return false, nil
+	}
+	return true, w.flush()
+}
+
+// flush completes a block with the records so far.
+func (w *sealWriter) flush() error {
+	if w.encoder.rows() == 0 {
+		return nil
+	}
+	b := sealedBlock{w.info, w.encoder.finish(nil)}
+	b.filter = appendFilter(nil, w.hashes)
+	b.crc = crc32.Checksum(b.value, castagnoli)
+	w.info, w.hashes = blockInfo{}, w.hashes[:0]
+	return w.put(b)
+}
+
+// put adds a block, after the block of the records so far.
+func (w *sealWriter) put(b sealedBlock) error {
+	if err := w.flush(); err != nil {
+		return err
+	}
+	w.blocks = append(w.blocks, b)
+	w.last = b.last
+	w.size += len(b.value)
+	w.records += int(b.records)
+	if w.size < sealBatch {
+		return nil
+	}
+	return w.commit()
+}
+
+func (w *sealWriter) commit() error {
+	err := w.out.update(func(tx *bbolt.Tx) error {
+		for i := range w.blocks {
+			b := &w.blocks[i]
+			key := b.first.append(nil)
+			for name, value := range map[string][]byte{string(bucketBlocks): b.value, string(bucketIndex): b.append(nil)} {
+				bucket := tx.Bucket([]byte(name))
+				bucket.FillPercent = fillPercent
+				if err := bucket.Put(key, value); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	w.blocks, w.size = w.blocks[:0], 0
+	return err
+}
+
+// finish writes the metadata of the original, renames the file and returns its size.
+func (w *sealWriter) finish(meta metadata) (size int64, err error) {
+	err = w.flush()
+	if err == nil {
+		err = w.commit()
+	}
+	if err == nil {
+		err = w.out.update(func(tx *bbolt.Tx) error {
+			for k, v := range meta {
+				if k == string(keySchema) || k == string(keyProgram) {
+					continue
+				}
+				if err := tx.Bucket(bucketMeta).Put([]byte(k), v); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err == nil {
+		err = w.out.file.Sync()
+	}
+	if err == nil {
+		var info os.FileInfo
+		if info, err = w.out.file.Stat(); err == nil {
+			size = info.Size()
+		}
+	}
+	if err != nil {
+		w.abort(err)
+		return 0, err
+	}
+	w.out.release(nil)
+	return size, commitFile(w.d, w.out.Name)
+}
+
+// abort removes the temporary file. Err is the reason.
+func (w *sealWriter) abort(err error) {
+	w.out.release(err)
+	_ = w.d.remove(w.out.Name + newSuffix)
+}
+
+// sealing are the settings for sealing a segment.
+type sealing struct {
+	limit   int64 // maximum size of the sealed segment
+	program string
+	now     time.Time
+	pause   func(took time.Duration) error // called after each block; an error ends the sealing
+}
+
+// A sealResult is the result of sealing a segment.
+type sealResult struct {
+	Segment
+	records int
+	cut     int   // records that were corrupt: they were omitted, or have only their first steps
+	size    int64 // of the sealed segment
+	err     error // set by the caller of seal
+}
+
+// errNoRoom is the error for a sealed segment that would exceed its limit.
+var errNoRoom = errors.New("the sealed segment has no room in the budget")
+
+// seal replaces the rows of a finished segment by a sealed one. If it is interrupted,
+// the rows remain, or both: then the sealed one counts. Rows with corrupt records are
+// quarantined.
+func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
+	res.Segment = s
+	if sealedWhole(d, s) {
+		return res, d.remove(s.Name) // a crash has prevented it
+	}
+	f, err := d.open(s.Name, os.O_RDONLY)
+	if err != nil {
+		return res, err
+	}
+	in, err := openRows(f, s, newQuery(time.Time{}, time.Time{}, AllKinds))
+	if err != nil {
+		return res, err
+	}
+	defer in.close() // keeps the lock: no Writer opens the rows meanwhile
+	out, err := createSealed(d, s, o.limit, o.program, o.now)
+	if err != nil {
+		return res, err
+	}
+	res.cut, err = copyRows(out, in.src.(*rows), o.pause)
+	if err != nil {
+		out.abort(err)
+		return res, sealError(err)
+	}
+	res.records = out.records
+	if res.size, err = out.finish(in.src.metadata()); err != nil {
+		return res, sealError(err)
+	}
+	if res.cut > 0 {
+		return res, d.rename(s.Name, quarantineName(s.Name, o.now)+salvagedMark)
+	}
+	return res, d.remove(s.Name)
+}
+
+// sealedWhole reports whether the sealed segment of rows exists and is intact.
+func sealedWhole(d *directory, rows Segment) bool {
+	if !exists(d, sealedName(rows)) {
+		return false
+	}
+	f, err := openSealed(d, Segment{Name: sealedName(rows), Day: rows.Day, Part: rows.Part, Sealed: true})
+	if err != nil {
+		return false
+	}
+	defer f.close()
+	return f.broken == nil && f.each(func(int, *decodedBlock) error { return nil }) == nil
+}
+
+func sealError(err error) error {
+	if errors.Is(err, bolterrors.ErrMaxSizeReached) {
+		return errNoRoom
+	}
+	return err
+}
+
+// copyRows copies records, as far as they can be read. It returns the number of
+// corrupt ones.
+func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut int, err error) {
+	from := time.Now()
+	var rec Record
+	for n := 0; ; n++ {
+		_, ok, err := in.next()
+		if err != nil || !ok {
+			return cut, err
+		}
+		if n%64 == 0 {
+			runtime.Gosched() // a request may wait for a processor
+		}
+		value, whole, err := readable(in.key, in.value)
+		if !whole || err != nil {
+			cut++
+		}
+		if err != nil {
+			continue
+		}
+		if rec, err = Decode(in.key, value); err != nil {
+			return cut, err
+		}
+		complete, err := out.add(&rec)
+		if err == nil && complete && pause != nil {
+			err = pause(time.Since(from))
+			from = time.Now()
+		}
+		if err != nil {
+			return cut, err
+		}
+	}
+}
+
+// rewrite removes the records for which keep returns false from a sealed segment. It
+// returns their number. Their bytes are in no file afterwards. Blocks without such
+// records are copied. A corrupt block is an error: it could contain such records.
+func rewrite(d *directory, s Segment, o sealing, keep func(*Record) bool) (removed int, err error) {
+	in, err := openSealed(d, s)
+	if err != nil {
+		return 0, err
+	}
+	defer in.close()
+	if in.broken != nil {
+		return 0, in.broken
+	}
+	touched := make([]bool, len(in.blocks))
+	total := 0
+	err = in.each(func(i int, b *decodedBlock) error {
+		total += b.rows()
+		return b.each(func(r *Record) error {
+			if !keep(r) {
+				touched[i] = true
+				removed++
+			}
+			return nil
+		})
+	})
+	switch {
+	case err != nil || removed == 0:
+		return 0, err
+	case removed == total:
+		return removed, errors.Join(d.remove(s.Name), d.sync())
+	}
+	out, err := createSealed(d, s, o.limit, o.program, o.now)
+	if err != nil {
+		return 0, err
+	}
+	err = in.each(func(i int, b *decodedBlock) error {
+		if !touched[i] {
+			return out.put(sealedBlock{in.blocks[i], bytes.Clone(b.buf)})
+		}
+		return b.each(func(r *Record) (err error) {
+			if keep(r) {
+				_, err = out.add(r)
+			}
+			return err
+		})
+	})
+	if err != nil {
+		out.abort(err)
+		return 0, sealError(err)
+	}
+	_, err = out.finish(in.meta)
+	return removed, sealError(err)
+}
+
+// SealDays seals the finished segments of a state directory that no filter is using: all
+// days that have ended at now, and the full parts of later days. It returns the number
+// of segments.
+func SealDays(dir, program string, now time.Time) (n int, err error) {
+	d, err := openSessions(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer d.root.Close()
+	lock, err := d.lock()
+	if err != nil {
+		return 0, err
+	}
+	defer lock.Close()
+	all, err := d.segments()
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range finished(all, now) {
+		if _, err := seal(d, s, sealing{limit: 2*s.Size + 16<<20, program: program, now: now}); err != nil {
+			return n, fmt.Errorf("seal %s: %w", d.name(s.Name), err)
+		}
+		n++
+	}
+	return n, nil
+}
+
+// finished returns the segments of rows to which no Writer adds records any more,
+// oldest first. Reached is a time that has certainly passed.
+func finished(all []Segment, reached time.Time) (list []Segment) {
+	last := make(map[time.Time]int) // part by day
+	for _, s := range all {
+		last[s.Day] = max(last[s.Day], s.Part)
+	}
+	over := reached.Add(-sealAfter)
+	for _, s := range all {
+		if !s.Sealed && !s.Quarantined && (s.Part < last[s.Day] || !s.Day.Add(24*time.Hour).After(over)) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// sealAfter is the time after the end of a day until its last segment is finished. A
+// Writer adds late sessions to it if it has not opened the next one.
+const sealAfter = 2 * time.Hour

@@ -1,0 +1,128 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// entries iterates over buckets. It stores an error in failed and stops.
+//
+// It copies blocks of entries from bbolt. A fault of the mapping must not unwind
+// through the caller, whose locks would remain held. A panic of the caller must not
+// be mistaken for corruption.
+func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
+	return func(yield func(Entry) bool) {
+		var buf, last []byte
+		var some []Entry
+		for _, name := range buckets {
+			last = last[:0]
+			for more := true; more; {
+				buf, some = buf[:0], some[:0]
+				*failed = s.view(func(tx *bbolt.Tx) error {
+					b := tx.Bucket([]byte(name))
+					if b == nil {
+						more = false
+						return nil
+					}
+					c := b.Cursor()
+					k, v := c.Seek(last)
+					if len(last) > 0 && bytes.Equal(k, last) {
+						k, v = c.Next()
+					}
+					for ; k != nil && len(buf) < rowsBytes; k, v = c.Next() {
+						if v == nil {
+							return damaged("bucket %s holds another bucket", name)
+						}
+						from := len(buf)
+						to := from + len(k)
+						buf = append(append(buf, k...), v...)
+						some = append(some, Entry{Bucket: name, Key: buf[from:to:to], Value: buf[to:len(buf):len(buf)]})
+					}
+					more = k != nil
+					return nil
+				})
+				if *failed != nil {
+					return
+				}
+				for _, e := range some {
+					last = append(last[:0], e.Key...)
+					if !yield(e) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+// ReadState calls visit for each entry of the given buckets of state.db in the state
+// directory dir. It only reads the file. If a filter has the file open, live writes
+// a copy; if live is nil, the error is ErrInUse. The entry is valid until visit
+// returns. ReadState returns the first error of visit.
+func ReadState(dir string, buckets []string, live func(io.Writer) error, visit func(Entry) error) error {
+	path := filepath.Join(dir, stateFile)
+	db, file, err := openState(dir, live)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	s := segment{db: db, file: file}
+	err = s.view(func(tx *bbolt.Tx) error {
+		_, err := schemaOf(tx, len(migrations)+1)
+		return err
+	})
+	var stopped error
+	if err == nil {
+		for e := range s.entries(buckets, &err) {
+			if stopped = visit(e); stopped != nil {
+				break
+			}
+		}
+	}
+	s.release(err)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return stopped
+}
+
+// openState opens the file, or the copy that live writes.
+func openState(dir string, live func(io.Writer) error) (*bbolt.DB, *os.File, error) {
+	d, err := openDirectory(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer d.root.Close()
+	for tries := 0; ; tries++ {
+		f, err := d.open(stateFile, os.O_RDONLY)
+		if err != nil {
+			return nil, nil, err
+		}
+		db, err := openReadOnly(f)
+		if !errors.Is(err, ErrInUse) || live == nil {
+			return db, f, err
+		}
+		copied, err := tempFile()
+		if err != nil {
+			return nil, nil, err
+		}
+		err = live(copied)
+		if err == nil {
+			db, err := openReadOnly(copied)
+			return db, copied, err
+		}
+		copied.Close()
+		if !errors.Is(err, ErrFinished) || tries == 5 {
+			return nil, nil, fmt.Errorf("%w, and no copy is available: %w", ErrInUse, err)
+		}
+		// The filter has just released the file, which will soon be readable.
+		time.Sleep(time.Duration(tries) * 50 * time.Millisecond)
+	}
+}

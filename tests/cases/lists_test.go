@@ -1,0 +1,172 @@
+package cases
+
+// Mailing lists, newsletters, forums and notices with recipients who have left.
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"scanwatch/tests/simulate"
+)
+
+var (
+	lists   = named("198.51.100.21", "lists.club.example")
+	lists6  = named("2001:db8:21::3", "lists.choir.example")
+	shop    = named("198.51.100.22", "mail.shop.example")
+	forum   = named("198.51.100.23", "forum.club.example")
+	members = []string{"alice", "bob", "carol", "dave"}
+)
+
+// delivered states that the members receive the message and the host is not banned.
+func delivered(s *Server, c *simulate.Client) {
+	s.Delivered(c)
+	s.NotBanned(c)
+}
+
+// TestLists checks that lists with former members still reach the others.
+func TestLists(t *testing.T) {
+	var list []Case
+	for _, h := range []simulate.Host{lists, lists6} {
+		for _, n := range []int{5, 6, 7} {
+			for _, last := range []int{0, 1, 2} { // members after the former ones
+				to := slices.Concat(members[:4-last], former(n), members[4-last:])
+				list = append(list, Case{Name: fmt.Sprintf("%s is unknown, %d have left, %d members are last", h.RDNS, n, last), Play: func(s *Server) {
+					s.Earlier()
+					delivered(s, s.Deliver(h, "list-bounces@"+h.RDNS, to...))
+				}})
+			}
+		}
+		list = append(list, Case{Name: h.RDNS + " is known, six have left", Play: func(s *Server) {
+			s.History(h, 5, day)
+			c := s.Deliver(h, "list-bounces@"+h.RDNS, slices.Concat(members, former(6))...)
+			s.Fair(c)
+			s.Delivered(c)
+		}}, Case{Name: h.RDNS + " is trusted, eight have left", Play: func(s *Server) {
+			s.History(h, 14, day)
+			c := s.Deliver(h, "list-bounces@"+h.RDNS, slices.Concat(former(4), members, former(8)[4:])...)
+			s.Fair(c)
+			s.Delivered(c)
+		}})
+	}
+	list = append(list, Case{Name: "a trusted sender starts a newsletter, eight of twenty have left", Play: func(s *Server) {
+		s.Mailboxes = append(s.Mailboxes, "kim", "leo")
+		s.History(shop, 12, day)
+		c := s.Deliver(shop, "news@shop.example", slices.Concat(former(3), mailboxes[1:7], former(8)[3:], mailboxes[7:])...)
+		s.Fair(c)
+		s.Delivered(c)
+	}}, Case{Name: "a known sender starts a newsletter, the first six have left", Play: func(s *Server) {
+		s.Mailboxes = append(s.Mailboxes, "kim", "leo", "mia")
+		s.History(shop, 4, 7*day)
+		delivered(s, s.Deliver(shop, "news@shop.example", slices.Concat(former(6), s.Mailboxes[2:])...))
+	}})
+	Run(t, list)
+}
+
+func confirmations(n int) (from []string) {
+	for i := range n {
+		from = append(from, fmt.Sprintf("confirm-%d@club.example", i))
+	}
+	return from
+}
+
+// TestForums checks forums whose visitors enter invented addresses.
+func TestForums(t *testing.T) {
+	var list []Case
+	for _, n := range []int{5, 6} {
+		list = append(list, Case{Name: fmt.Sprintf("a known forum, %d invented addresses", n), Play: func(s *Server) {
+			s.History(forum, 12, day)
+			s.Fair(s.Separate(forum, confirmations(n), invented(n)...))
+		}}, Case{Name: fmt.Sprintf("an unknown forum, %d invented addresses in an hour", n), Play: func(s *Server) {
+			s.Earlier()
+			var cs []*simulate.Client
+			for i, l := range invented(n) {
+				cs = append(cs, s.Deliver(forum, confirmations(n)[i], l))
+				s.Wait(10 * minute)
+			}
+			s.Wait(20 * hour)
+			last := s.Message(forum)
+			s.Fair(append(cs, last)...)
+			s.Delivered(last)
+		}}, Case{Name: fmt.Sprintf("an unknown forum, %d invented addresses in one connection", n), Play: func(s *Server) {
+			s.Earlier()
+			c := s.Separate(forum, confirmations(n), invented(n)...)
+			s.Wait(hour)
+			last := s.Message(forum)
+			s.Temporary(c)
+			s.Accepted(last)
+			s.Delivered(last)
+			s.NotBanned(c)
+		}})
+	}
+	Run(t, list)
+}
+
+// TestBrokenTables checks that the server's own table of recipients accuses no sender.
+func TestBrokenTables(t *testing.T) {
+	h := named("198.51.100.24", "lists.uni.example")
+	marked := func(names []string, mark string) (list []string) {
+		for _, n := range names {
+			list = append(list, n+mark)
+		}
+		return list
+	}
+	Run(t, []Case{{Name: "mailboxes of yesterday are unknown", Play: func(s *Server) {
+		for _, m := range mailboxes[1:7] {
+			s.Deliver(named("203.0.113.9", "mx.earlier.example"), "joe@earlier.example", m)
+			s.Wait(5 * minute)
+		}
+		s.Wait(20 * hour)
+		c := s.Deliver(h, "list@uni.example", marked(mailboxes[1:7], "=")...)
+		s.Wait(hour)
+		d := s.Deliver(h, "list@uni.example", mailboxes[1:7]...)
+		s.Fair(c, d)
+		s.Delivered(d)
+	}}, {Name: "the directory does not answer", Play: func(s *Server) {
+		s.Earlier()
+		c := s.Deliver(h, "list@uni.example", marked(mailboxes[1:9], "~")...)
+		s.Wait(30 * minute)
+		d := s.Deliver(h, "list@uni.example", mailboxes[1:9]...)
+		s.Fair(c, d)
+		s.Delivered(d)
+	}}, {Name: "the directory does not answer a new list server for an hour", Play: func(s *Server) {
+		s.Earlier()
+		for range 5 {
+			s.Fair(s.Deliver(h, "list@uni.example", marked(slices.Concat(mailboxes[1:9], former(4)), "~")...))
+			s.Wait(15 * minute)
+		}
+		c := s.Deliver(h, "list@uni.example", mailboxes[1:9]...)
+		s.Fair(c)
+		s.Delivered(c)
+	}}})
+}
+
+// TestNotices checks programs that write to mailboxes that do not exist.
+func TestNotices(t *testing.T) {
+	jobs, supplier := named("198.51.100.25", "jobs.partner.example"), named("198.51.100.26", "mail.supplier.example")
+	var list []Case
+	for _, n := range []int{10, 25} {
+		list = append(list, Case{Name: fmt.Sprintf("%d notices to one former user", n), Presets: []string{"standard"}, Play: func(s *Server) {
+			s.Earlier()
+			from := make([]string, n)
+			for i := range from {
+				from[i] = fmt.Sprintf("cron-%d@partner.example", i)
+			}
+			s.Fair(s.Separate(jobs, from, slices.Repeat([]string{"karl"}, n)...))
+		}})
+	}
+	for _, wrong := range [][]string{{"billing", "invoices"}, {"billing"}, {"billing", "invoices", "accounts"}} {
+		list = append(list, Case{Name: fmt.Sprintf("a wrong address a day for a month, %d in turn", len(wrong)), Presets: []string{"standard"}, Play: func(s *Server) {
+			s.Earlier()
+			var cs []*simulate.Client
+			for i := range 30 {
+				cs = append(cs, s.Deliver(supplier, "robot@supplier.example", wrong[i%len(wrong)]))
+				s.Wait(day)
+			}
+			last := s.Deliver(supplier, "robot@supplier.example", "alice")
+			s.Fair(append(cs, last)...)
+			s.Delivered(last)
+		}})
+	}
+	Run(t, list)
+}

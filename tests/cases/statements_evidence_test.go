@@ -1,0 +1,429 @@
+package cases
+
+// The detection thresholds of the manual.
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"scanwatch/rules"
+	"scanwatch/tests/simulate"
+)
+
+// seen is a check with a policy that rejects nothing.
+func seen(f func(s *Server)) []Case { return lines("", f) }
+
+func thresholdRows() []statement {
+	return []statement{
+		{"thresholds", "Detection thresholds", seen(func(s *Server) { s.Accepted(s.Message(unnamed1)) })},
+		{"thresholds", "A rejected recipient is unknown if its domain is local, otherwise it is an attempt to relay", seen(func(s *Server) {
+			s.Earlier()
+			c := s.Ask(unnamed1, manner{}, simulate.Words("w", 0, 1)...)
+			s.Evidence(c, "unknown-recipient", "high")
+			s.None(c, "relay-probe")
+			c = s.Ask(unnamed1, manner{}, simulate.Foreign(0, 1)...)
+			s.Evidence(c, "relay-probe", "")
+			s.None(c, "unknown-recipient")
+		})},
+		{"thresholds", "Until a local domain is known, the finding is unknown-recipient with low confidence and the word undecided", seen(func(s *Server) {
+			for _, to := range []string{"nobody@example.org", "joe@foreign.example"} {
+				c := s.Ask(unnamed1, manner{}, to)
+				s.Evidence(c, "unknown-recipient", "low")
+				s.Check(s.findings(c)[0].match == "undecided", "%v", s.findings(c))
+			}
+		})},
+		{"thresholds", "A recipient rejected by a filter is neither", lines("rule x phase rcpt-to match src 203.0.113.0/24 reject", func(s *Server) {
+			c := s.Ask(unnamed1, manner{}, append(simulate.Words("w", 0, 20), simulate.Foreign(0, 20)...)...)
+			for _, token := range []string{"unknown-recipient", "relay-probe", "harvest"} {
+				s.None(c, token)
+			}
+		})},
+		{"thresholds", "An unknown recipient of the null sender", seen(func(s *Server) {
+			s.Earlier()
+			c, d := s.Ask(unnamed1, manner{Null: true}, simulate.Words("w", 0, 1)...), s.Ask(unnamed1, manner{}, simulate.Words("w", 0, 1)...)
+			s.Evidence(c, "backscatter", "high")
+			s.None(c, "unknown-recipient")
+			s.None(d, "backscatter")
+		})},
+		{"thresholds", "Anyone can forge a sender, so bounces count apart", play(func(s *Server) {
+			s.Earlier()
+			s.Accepted(s.each(10, minute, manner{Null: true}, same(unnamed1))...)
+			s.Answers(5, s.repeat(6, minute, func(i int) *simulate.Client { return s.Ask(unnamed1, manner{}, simulate.Words("v", i, 1)...) })...)
+		})},
+		{"thresholds", "Hosts of at least three other networks asked for this recipient, each within 30 days of the previous one, in sessions without an accepted recipient, and it was never accepted", seen(probedNetworks)},
+		{"thresholds", "Bounces do not count", seen(func(s *Server) {
+			s.Earlier()
+			s.probe("jobs", 5, 0, manner{Null: true})
+			s.None(s.Ask(unnamed1, manner{}, ours("jobs")...), "probed-recipient")
+		})},
+		{"thresholds", "The mailbox may be new since: a client with a proven name of its own may ask once in 30 days for each sender and recipient, five times a day for its domain, if it asks for no other unknown recipient", seen(freeAsks)},
+		{"thresholds", "The first command arrived within 1 ms after the greeting, and all later commands took at least 15 ms: the first one was sent before the greeting", seen(func(s *Server) {
+			for i, tt := range []struct {
+				pace  []float64
+				found bool
+			}{
+				{[]float64{.95, 15.1, 20, 30}, true}, {[]float64{1.1, 15.1, 20, 30}, false}, {[]float64{.95, 14.9, 20, 30}, false}, {[]float64{.95, 20, 30, 14.9}, false},
+			} {
+				c := s.paced(at("203.0.113.%d", i+1), 3, tt.pace...)
+				got := slices.ContainsFunc(s.findings(c), func(f finding) bool { return f.token == "early-talker" && f.confidence == "medium" })
+				s.Check(got == tt.found, "%v: %v", tt.pace, s.findings(c))
+			}
+		})},
+		{"thresholds", "The confidence is low with one or two later commands, and medium with three", seen(func(s *Server) {
+			s.None(s.paced("203.0.113.1", 0, .1, 60), "early-talker")
+			for n, confidence := range []string{"low", "low", "medium"} {
+				c := s.paced(at("203.0.113.%d", n+2), n+1, .1, 60)
+				for _, f := range s.findings(c) {
+					s.Check(f.token != "early-talker" || f.confidence == confidence || f.confidence == "low", "%d later commands: %v", n+1, f)
+				}
+				s.Evidence(c, "early-talker", confidence)
+			}
+		})},
+		{"thresholds", "A polite client nearby may look the same: the evidence gives points, and decides only together with other evidence", []Case{{Presets: []string{"standard", "tight"}, Play: func(s *Server) {
+			s.Earlier()
+			for range 5 {
+				c := s.paced("203.0.113.1", 9, .1, 60)
+				s.Evidence(c, "early-talker", "medium")
+				s.Accepted(c)
+				s.NotBanned(c)
+			}
+		}}}},
+		{"thresholds", "Clients closer than 15 ms and local addresses are never found", seen(func(s *Server) {
+			s.None(s.paced("203.0.113.1", 8, .1, 14.9), "early-talker")
+			s.None(s.paced("10.0.0.5", 8, .1, 60), "early-talker")
+			s.None(s.paced("192.0.2.25", 8, .1, 60), "early-talker")
+		})},
+		{"thresholds", "An account logged in from eight networks, used eight sender addresses of other domains or wrote to more than 500 recipients within an hour of the first one, or named ten unknown recipients in one session", seen(accountLimits)},
+		{"thresholds", "An account is found again for a day, except after unknown recipients", seen(func(s *Server) {
+			s.moved("alice", 8)
+			s.Wait(day - hour)
+			s.Evidence(s.moved("alice", 1), "account-abuse", "medium")
+			s.Wait(2 * hour)
+			s.None(s.moved("alice", 1), "account-abuse")
+			s.nowhere("carol", 10)
+			s.None(s.moved("carol", 1), "account-abuse")
+		})},
+		{"thresholds", "It speaks against the account, never against the address, and only rules with auth act on it", append(under("rule abuse phase { mail-from, rcpt-to } match evidence account-abuse reject ban 1h", func(s *Server) {
+			s.Earlier()
+			c := s.nowhere("carol", 12)
+			s.Accepted(c)
+			s.Evidence(c, "account-abuse", "")
+			s.NotBanned(c)
+			s.Check(s.standing(c.Host).Offence.IsZero(), "the address has an offence")
+		}), under("rule abuse phase { mail-from, rcpt-to } match auth evidence account-abuse reject ban 1h", func(s *Server) {
+			c := s.nowhere("carol", 12)
+			s.Rejected("rcpt-to", c)
+			s.NotBanned(c)
+		})...)},
+		{"thresholds", "More than 50 sessions of one address or /64 are open", seen(func(s *Server) {
+			for _, net := range []string{"203.0.113.50", "2001:db8:7:7::%x"} {
+				var last *simulate.Client
+				for i := range 51 {
+					s.Check(last == nil || len(s.Tokens(last)) == 0, "session %d has evidence", i)
+					addr := net
+					if strings.Contains(net, "%") {
+						addr = fmt.Sprintf(net, i+1)
+					}
+					last = s.Connect(bare(addr, "mail.x.example"))
+				}
+				last.Leave()
+				s.Evidence(last, "flood", "")
+			}
+		})},
+		{"thresholds", "The client disconnected or timed out within a transaction, and no message of the session was accepted", seen(abandoned)},
+		{"thresholds", "The client never sent MAIL, and no filter rejected a command", append(seen(func(s *Server) {
+			s.Evidence(s.hello(unnamed1), "no-mail", "high")
+			s.Evidence(s.command(unnamed1, "XYZZY"), "no-mail", "high")
+			s.None(s.Message(unnamed1), "no-mail")
+			s.None(s.Deliver(unnamed1, "joe@x.example", "nobody"), "no-mail")
+		}), lines("rule x phase helo match src 203.0.113.0/24 reject", func(s *Server) { s.None(s.hello(unnamed1), "no-mail") })...)},
+	}
+}
+
+// paced plays a client that greets, sends n more commands and leaves. The times before
+// the commands are in milliseconds.
+func (s *Server) paced(addr string, n int, ms ...float64) *simulate.Client {
+	h := named(addr, "mail.sender.example")
+	for _, x := range ms {
+		h.Pace = append(h.Pace, time.Duration(x*float64(time.Millisecond)))
+	}
+	c := s.Connect(h)
+	c.Ehlo()
+	for range n {
+		c.Rset()
+	}
+	c.Leave()
+	return c
+}
+
+func abandoned(s *Server) {
+	leave := func(steps ...func(c *simulate.Client)) *simulate.Client {
+		c := s.Connect(unnamed1)
+		c.Ehlo()
+		for _, step := range steps {
+			step(c)
+		}
+		c.Leave()
+		return c
+	}
+	mail := func(c *simulate.Client) { c.Mail("joe@x.example") }
+	rcpt := func(c *simulate.Client) { c.Rcpt("alice@example.org") }
+	data := func(c *simulate.Client) { c.Data() }
+	s.Evidence(leave(mail), "abandoned", "high")
+	s.Evidence(leave(mail, rcpt), "abandoned", "high")
+	s.None(leave(), "abandoned")
+	s.None(leave(mail, rcpt, data), "abandoned")
+	s.None(leave(mail, func(c *simulate.Client) { c.Quit() }), "abandoned")
+	s.None(leave(mail, func(c *simulate.Client) { c.Rset() }), "abandoned")
+	s.None(leave(mail, rcpt, data, mail), "abandoned")
+}
+
+func accountLimits(s *Server) {
+	s.Earlier()
+	for n, found := range map[int]bool{7: false, 8: true} {
+		s.Finds(found, s.moved(at("user%d", n), n), "account-abuse", "medium")
+		s.Finds(found, s.senders(at("member%d", n), n, 8*minute), "account-abuse", "medium")
+		s.None(s.senders(at("slow%d", n), n, 9*minute), "account-abuse")
+	}
+	for n, found := range map[int]bool{9: false, 10: true} {
+		s.Finds(found, s.nowhere(at("user%d", n), n), "account-abuse", "medium")
+	}
+	for n, found := range map[int]bool{500: false, 501: true} {
+		c := s.member(laptop("198.51.100.72"), at("user%d", n), 1, own("bob"), func(int) []string { return simulate.Foreign(0, n) })
+		s.Finds(found, c, "account-abuse", "medium")
+	}
+}
+
+// harvestRows are the rows about harvests.
+func harvestRows() []statement {
+	ask := func(s *Server, h simulate.Host, n int, before ...string) *simulate.Client {
+		return s.Ask(h, manner{}, append(ours(before...), simulate.Words(at("w%d-", s.Sessions()), 0, n)...)...)
+	}
+	return []statement{
+		{"thresholds", "A directory harvest is one of: five different unknown recipients with one sender, and no accepted recipient (all)", seen(func(s *Server) {
+			s.Earlier()
+			s.None(ask(s, unnamed1, 4), "harvest")
+			s.Evidence(ask(s, unnamed1, 5), "harvest", "high")
+			s.None(ask(s, unnamed1, 6, "alice"), "harvest")
+			s.None(s.Ask(unnamed1, manner{}, ours("x", "x", "y", "y", "z", "z")...), "harvest")
+			s.None(s.Separate(unnamed1, []string{"a@x.example", "b@x.example"}, invented(5)...), "harvest")
+		})},
+		{"thresholds", "ten unknown or rejected recipients that are three quarters of all (share)", append(seen(func(s *Server) {
+			s.Earlier()
+			s.None(ask(s, unnamed1, 9, "alice"), "harvest")
+			s.Evidence(ask(s, unnamed1, 10, "alice", "bob", "carol"), "harvest", "high")
+			s.None(ask(s, unnamed1, 10, "alice", "bob", "carol", "dave"), "harvest")
+			s.None(ask(s, unnamed1, 11, "alice", "bob", "carol", "dave"), "harvest")
+			s.Evidence(ask(s, unnamed1, 12, "alice", "bob", "carol", "dave"), "harvest", "high")
+		}), play(func(s *Server) { // rejected by the rules
+			s.Earlier()
+			s.None(ask(s, unnamed1, 9, "alice"), "harvest")
+			s.Wait(2 * day)
+			s.Evidence(ask(s, unnamed1, 10, "alice"), "harvest", "high")
+		})...)},
+		{"thresholds", "three within one transaction of the null sender, because bounces have one recipient (null-sender)", seen(func(s *Server) {
+			s.Earlier()
+			s.None(s.Ask(unnamed1, manner{Null: true}, simulate.Words("a", 0, 2)...), "harvest")
+			s.Evidence(s.Ask(unnamed1, manner{Null: true}, simulate.Words("b", 0, 3)...), "harvest", "high")
+			s.None(s.Ask(unnamed1, manner{Null: true, Per: 1}, simulate.Words("c", 0, 30)...), "harvest")
+		})},
+		{"thresholds", "five before any recipient was accepted on this server (undecided)", seen(func(s *Server) {
+			s.None(ask(s, unnamed1, 4), "harvest")
+			s.Evidence(ask(s, unnamed1, 5), "harvest", "medium")
+			s.Evidence(s.Separate(unnamed1, []string{"a@x.example", "b@x.example"}, invented(5)...), "harvest", "medium")
+		})},
+		{"thresholds", "The first two numbers are twice as high for known clients", seen(func(s *Server) {
+			s.History(partner, 2, day)
+			s.None(ask(s, partner, 9), "harvest")
+			s.None(ask(s, partner, 19, "alice"), "harvest")
+			s.Evidence(ask(s, partner, 20, "alice"), "harvest", "high")
+			s.History(named1, 2, day)
+			s.Evidence(ask(s, named1, 10), "harvest", "high")
+		})},
+		{"thresholds", "Speed is not evidence: all mail servers are fast", seen(func(s *Server) {
+			s.Earlier()
+			h := partner
+			h.Pace = []time.Duration{100 * time.Microsecond}
+			c := s.Separate(h, []string{"joe@partner.example"}, mailboxes[1:]...)
+			s.Delivered(c)
+			s.Check(len(s.Tokens(c)) == 0, "evidence %v", s.Tokens(c))
+		})},
+	}
+}
+
+// probe asks for a mailbox from n networks.
+func (s *Server) probe(box string, n int, every time.Duration, m manner, before ...string) {
+	for i := range n {
+		s.Ask(bare(at("198.18.%d.9", i), "mail.x.example"), m, ours(append(before, box)...)...)
+		s.Wait(every)
+	}
+}
+
+func probedNetworks(s *Server) {
+	s.Earlier()
+	asks := func(box string, found bool) {
+		s.Finds(found, s.Ask(unnamed1, manner{}, ours(box)...), "probed-recipient", "medium")
+	}
+	s.probe("two", 2, 0, manner{})
+	asks("two", false)
+	s.probe("three", 3, 0, manner{})
+	asks("three", true)
+	for range 5 {
+		s.Ask(bare("198.18.1.9", "mail.x.example"), manner{}, ours("one")...)
+		s.Ask(bare("198.18.1.10", "mail.x.example"), manner{}, ours("one")...)
+	}
+	asks("one", false)
+	s.probe("covered", 3, 0, manner{}, "alice")
+	asks("covered", false)
+	s.probe("bob", 3, 0, manner{})
+	s.Deliver(unnamed1, "joe@x.example", "bob")
+	s.None(s.Deliver(unnamed1, "joe@x.example", "bob="), "probed-recipient")
+	s.probe("late", 3, 0, manner{})
+	s.probe("later", 3, 0, manner{})
+	s.Wait(30 * day)
+	asks("late", true)
+	s.Wait(day)
+	asks("later", false)
+	s.probe("slow", 3, 30*day, manner{})
+	asks("slow", true)
+	s.probe("slower", 3, 31*day, manner{})
+	asks("slower", false)
+}
+
+func freeAsks(s *Server) {
+	s.Earlier()
+	for i := range 9 {
+		s.probe(at("box%d", i), 3, 0, manner{})
+	}
+	asks := func(found bool, from string, local ...string) {
+		s.Finds(found, s.Ask(partner, manner{Sender: from}, ours(local...)...), "probed-recipient", "medium")
+	}
+	asks(false, "a@x.example", "box0")
+	asks(true, "a@x.example", "box0")  // again
+	asks(false, "b@x.example", "box0") // another sender
+	asks(true, "a@x.example", "other", "box1")
+	for i := range 3 {
+		asks(false, "a@x.example", at("box%d", 2+i))
+	}
+	asks(true, "a@x.example", "box5") // the sixth of the domain
+	s.Finds(true, s.Ask(named("203.0.113.70", "mx2.partner.example"), manner{}, ours("box6")...), "probed-recipient", "")
+	s.Finds(false, s.Ask(named1, manner{}, ours("box6")...), "probed-recipient", "")
+	s.Finds(true, s.Ask(bare("203.0.113.71", "mail.x.example"), manner{}, ours("box7")...), "probed-recipient", "")
+	s.Wait(day + minute)
+	asks(false, "a@x.example", "box8")
+	asks(true, "a@x.example", "box0")
+	s.Wait(29 * day) // 30 days after the first time
+	for i := range 3 {
+		s.Ask(bare(at("198.18.%d.10", i), "mail.x.example"), manner{}, ours("box0")...)
+	}
+	asks(false, "a@x.example", "box0")
+}
+
+// loginRows are the rows about logins.
+func loginRows() []statement {
+	failures := "rule none phase end match count auth-failure > 1000 in 7d by src ban 1m"
+	return []statement{
+		{"thresholds", "Failed logins of a user are subtracted when the same user logs in from the same address within a day", lines(failures, func(s *Server) {
+			for i, tt := range []struct {
+				user, addr string
+				after      time.Duration
+				left       int
+			}{{"office", "", minute, 0}, {"office", "", 23 * hour, 0}, {"office", "", 26 * hour, 15}, {"alice", "", minute, 15}, {"office", "203.0.113.200", minute, 15}} {
+				h := laptop(at("203.0.113.%d", 10+i))
+				s.guess(h, 15)
+				s.Check(s.failures(h) == 15, "%d failures", s.failures(h))
+				s.Wait(tt.after)
+				from := h
+				if tt.addr != "" {
+					from = laptop(tt.addr)
+				}
+				s.Login(from, tt.user, 0, true)
+				s.Check(s.failures(h) == tt.left, "%v: %d failures are left, want %d", tt, s.failures(h), tt.left)
+			}
+		})},
+		{"thresholds", "Where a user has logged in within 30 days, failures of one user count once per hour", lines(failures, func(s *Server) {
+			h := laptop("203.0.113.10")
+			s.Login(h, "alice", 0, true)
+			s.Wait(30 * day)
+			s.guess(h, 15)
+			s.Check(s.failures(h) == 1, "%d failures in an hour", s.failures(h))
+			s.Guess(h, "bob", "bob")
+			s.Check(s.failures(h) == 2, "%d failures of two users", s.failures(h))
+			s.Wait(hour)
+			s.guess(h, 15)
+			s.Check(s.failures(h) == 3, "%d failures in two hours", s.failures(h))
+			s.Wait(day)
+			s.guess(h, 15)
+			s.Check(s.failures(h) == 18, "%d failures after 31 days", s.failures(h))
+		})},
+		{"thresholds", "Five users failed to log in within a day from one address", seen(func(s *Server) {
+			spray := func(addr string, n int, every time.Duration) (c *simulate.Client) {
+				for i := range n {
+					c = s.Guess(laptop(addr), at("user%d", i))
+					s.Wait(every)
+				}
+				return c
+			}
+			s.None(spray("203.0.113.10", 4, 0), "auth-spray")
+			s.Evidence(spray("198.51.100.11", 5, 5*hour), "auth-spray", "high")
+			s.None(spray("192.0.2.12", 5, 6*hour+minute), "auth-spray")
+		})},
+		{"thresholds", "the threshold is eight if a user has logged in from there recently", seen(func(s *Server) {
+			h := laptop("203.0.113.10")
+			s.Login(h, "alice", 0, true)
+			s.Wait(30 * day)
+			for i := range 7 {
+				s.None(s.Guess(h, at("user%d", i)), "auth-spray")
+			}
+			s.Evidence(s.Guess(h, "user7"), "auth-spray", "high")
+		})},
+		{"thresholds", "One user from five networks within a day, or eight users from one network within an hour, give low confidence: these may be mistyped passwords", seen(func(s *Server) {
+			for i := range 4 {
+				s.None(s.Guess(bare(at("198.18.%d.9", i), "x.example"), "office"), "auth-spray")
+				s.Wait(5 * hour)
+			}
+			s.lowSpray(s.Guess(bare("198.18.4.9", "x.example"), "office"))
+			for i := range 7 {
+				s.None(s.Guess(bare(at("203.0.113.%d", i+1), "x.example"), at("user%d", i)), "auth-spray")
+				s.Wait(8 * minute)
+			}
+			s.lowSpray(s.Guess(bare("203.0.113.8", "x.example"), "user7"))
+			for i := range 8 {
+				s.None(s.Guess(bare(at("198.51.100.%d", i+1), "x.example"), at("member%d", i)), "auth-spray")
+				s.Wait(9 * minute)
+			}
+		})},
+		{"thresholds", "The day and the hour begin with the first failure", seen(func(s *Server) {
+			for i := range 8 { // users 1 to 5 within nine hours, but on two days
+				s.None(s.Guess(laptop("203.0.113.10"), at("user%d", i)), "auth-spray")
+				s.Wait([]time.Duration{19 * hour, hour, hour, 4 * hour, hour, hour, hour, hour}[i])
+			}
+			s.Evidence(s.Guess(laptop("203.0.113.10"), "user8"), "auth-spray", "high")
+		})},
+		{"thresholds", "A host that comes back to a user under attack gives high confidence", seen(func(s *Server) {
+			for i := range 5 {
+				s.Guess(bare(at("198.18.%d.9", i), "x.example"), "office")
+			}
+			s.Evidence(s.Guess(bare("198.18.0.9", "x.example"), "office"), "auth-spray", "high")
+			s.lowSpray(s.Guess(bare("198.18.5.9", "x.example"), "office", "office"))
+			s.Evidence(s.Guess(bare("198.18.5.9", "x.example"), "office"), "auth-spray", "high")
+		})},
+	}
+}
+
+// lowSpray states that the record has the evidence auth-spray with low confidence only.
+func (s *Server) lowSpray(c *simulate.Client) {
+	s.Evidence(c, "auth-spray", "low")
+	for _, f := range s.findings(c) {
+		s.Check(f.token != "auth-spray" || f.confidence == "low", "%v", f)
+	}
+}
+
+// failures returns the failed logins of an address in 7 days.
+func (s *Server) failures(h simulate.Host) int {
+	s.Flush()
+	n, _ := s.memory.Counters.Count(peer(h), rules.Window{Evidence: rules.AuthFailure, Window: 7 * day, By: rules.BySrc}, s.Now().UnixMicro())
+	return n
+}

@@ -1,0 +1,487 @@
+package cases
+
+// The limits and the points of the presets.
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"scanwatch/tests/simulate"
+)
+
+// limitRows are the rows about bans, harvests, relaying, brute force and accounts.
+func limitRows() []statement {
+	return []statement{
+		{presets, "A ban with several durations begins with the first", under(trial("{ 10m, 1h, 1d }"), func(s *Server) {
+			s.offend(unnamed1)
+			s.Bans(unnamed1, 10*minute)
+		})},
+		{presets, "each offence within a day of its end takes the next", under(trial("{ 10m, 1h, 1d }"), func(s *Server) {
+			s.ladder([]time.Duration{0, day, day, day + time.Second}, []time.Duration{10 * minute, hour, day, day})
+			s.ladder([]time.Duration{0, day + time.Second, day}, []time.Duration{10 * minute, 10 * minute, hour})
+		})},
+		{presets, "0s counts the offence and bans from the next one on", under(trial("{ 0s, 1h, 1d }"), func(s *Server) {
+			s.ladder([]time.Duration{0, day, day}, []time.Duration{0, hour, day})
+			s.offend(named1)
+			s.Wait(day + minute)
+			s.offend(named1)
+			s.Bans(named1, 0)
+		})},
+		{presets, "Clients that sent mail on an earlier day are banned for failed logins only", under(trial("1h"), knownNotBanned)},
+		{presets, "Clients that sent mail on many days are rejected for their behaviour only, with a temporary code", play(trustedConduct)},
+		{presets, "Directory harvest: five unknown recipients and no other, or ten that are three quarters of all", play(harvestLimits)},
+		{presets, "The reply is temporary", play(func(s *Server) {
+			s.Earlier()
+			c := s.Ask(named1, manner{}, simulate.Words("w", 0, 6)...)
+			s.Check(strings.HasPrefix(answers(c), "rcpt-to: 421"), "the reply is %s", answers(c))
+			s.Bans(named1, day)
+		})},
+		{presets, "Slow harvest", play(slowHarvest)},
+		{presets, "The rules reject recipients that are not known to exist: mail to existing mailboxes passes", play(existingPass)},
+		{presets, "The numbers are twice as high for known clients", play(func(s *Server) {
+			s.History(unnamed1, 1, 26*hour)
+			s.History(named1, 1, 26*hour)
+			s.Answers(9, s.each(10, minute, manner{}, same(unnamed1))...)
+			s.Answers(11, s.each(12, minute, manner{}, same(named1))...)
+		})},
+		{presets, "The difference between these rejections and an acceptance shows which mailboxes exist, so a host that asks for many more recipients is banned, and the hosts of a domain or network are disconnected when they do", play(persistent)},
+		{presets, "Bounces to unknown recipients: senders are easy to forge, so many are normal", play(func(s *Server) {
+			s.Earlier()
+			s.Answers(16, s.each(17, 30*minute, manner{Null: true}, same(unnamed1))...)
+			s.Answers(41, s.each(42, 20*minute, manner{Null: true}, same(named1))...)
+		})},
+		{presets, "Distributed harvest: when all clients together have asked for more than twenty unknown recipients in an hour, a session of an unknown client without a proven name may ask for three", play(siege)},
+		{presets, "Relay probes: recipients in domains of others", play(relayLimit)},
+		{presets, "The server rejects relaying", play(func(s *Server) {
+			s.Earlier()
+			c := s.Ask(unnamed1, manner{}, simulate.Foreign(0, 1)...)
+			s.Accepted(c)
+			s.Check(answered(c) == 1, "the server accepted relaying")
+			s.Evidence(c, "relay-probe", "")
+		})},
+		{presets, "the domains come from accepted mail, or from <local-domains>", append(play(func(s *Server) {
+			s.None(s.Ask(unnamed1, manner{}, simulate.Foreign(0, 1)...), "relay-probe")
+			s.Earlier()
+			s.Evidence(s.Ask(unnamed1, manner{}, simulate.Foreign(1, 1)...), "relay-probe", "medium")
+		}), under(`table <local-domains> { "example.org" }`, func(s *Server) {
+			s.Evidence(s.Ask(unnamed1, manner{}, simulate.Foreign(0, 1)...), "relay-probe", "high")
+		})...)},
+		{"tight", "More than thirty unknown commands in a day", play(noise)},
+		{presets, "Brute force", play(guessLimits)},
+		{presets, "The filter cannot reply to AUTH, so the ban takes effect at the next connection", play(func(s *Server) {
+			c := s.guess(bare("203.0.113.82", "x.example"), 40)
+			s.Check(c.Tries == 40, "%d passwords were answered", c.Tries)
+			s.Shut(s.guess(bare("203.0.113.82", "x.example"), 1))
+		})},
+		{presets, "Addresses with a recent successful login are banned for a spray only", play(func(s *Server) {
+			h := laptop("203.0.113.82")
+			s.Login(h, "alice", 0, true)
+			s.Wait(30 * day)
+			for i := range 6 {
+				s.Guess(h, at("user%d", i))
+			}
+			s.Blind(h, 20, "LOGIN")
+			s.NotBanned(s.guess(h, 50))
+			s.Guess(h, "user6")
+			s.Bans(h, 10*minute)
+			s.Wait(2 * day)
+			s.guess(h, 50)
+			s.Check(s.ban(h).Rule == "guess", "the login counts after 30 days")
+		})},
+		{presets, "at other addresses, a telephone with an old password may retry this often", play(func(s *Server) {
+			h := laptop("203.0.113.82")
+			s.guess(h, s.of(19, 10))
+			s.Bans(h, 0)
+			s.guess(h, 1)
+			s.Bans(h, 10*minute)
+		})},
+		{"standard", "More than fifty concurrent connections of one host", play(func(s *Server) { s.concurrent(50) })},
+		{"tight", "More than thirty concurrent connections of one host", play(func(s *Server) { s.concurrent(30) })},
+		{presets, "A stolen account: logins from many networks, many sender addresses, many unknown recipients", edited("\n#rule stolen", "\nrule stolen", func(s *Server) {
+			s.Earlier()
+			for _, c := range []*simulate.Client{s.moved("alice", 8), s.senders("bob", 8, minute), s.nowhere("carol", 10)} {
+				s.Check(strings.Contains(answers(c), ": 450"), "%s was not rejected: %s", c.Host.Src, answers(c))
+			}
+		})},
+		{presets, "Remove the # to stop it until the password is changed", append(edited("\n#rule stolen", "\nrule stolen", func(s *Server) {
+			s.Rejected("", s.senders("bob", 9, minute))
+		}), play(func(s *Server) { s.Accepted(s.senders("bob", 9, minute)) })...)},
+	}
+}
+
+// ladder offends some time after the end of each ban, and states the new bans.
+func (s *Server) ladder(after, want []time.Duration) {
+	h := bare(at("203.0.113.%d", 100+s.Sessions()%100), "x.example")
+	end := s.Now().Add(minute)
+	greet := time.Duration(s.of(0, 2)) * time.Second // a delay
+	for i, d := range after {
+		s.WaitUntil(end.Add(d - greet))
+		at := s.Now().Add(greet).Truncate(time.Second)
+		s.offend(h)
+		end = at
+		b := s.ban(h)
+		got := time.Duration(0)
+		if !b.Since.Before(at) {
+			got, end = b.Until.Sub(b.Since), b.Until
+		}
+		s.Check(got == want[i], "offence %d after %v: a ban for %v, want %v", i+1, d, got, want[i])
+	}
+}
+
+func knownNotBanned(s *Server) {
+	s.Message(named1)
+	s.offend(named1)
+	s.Bans(named1, hour) // mail of the same day
+	s.History(partner, 8, hour)
+	s.Wait(day)
+	for range 3 {
+		c := s.offend(partner)
+		s.Rejected("ehlo", c)
+		s.NotBanned(c)
+		s.Wait(day)
+	}
+	s.guess(partner, 20)
+	s.Bans(partner, 10*minute)
+}
+
+func trustedConduct(s *Server) {
+	s.History(partner, 28, 12*hour)
+	s.Stands(partner, "trusted")
+	h := partner
+	h.Helo = "mx.example.org"
+	s.Accepted(s.Message(h)) // a name
+	c := s.Ask(partner, manner{}, simulate.Words("w", 0, 60)...)
+	s.Rejected("rcpt-to", c)
+	s.Temporary(c)
+	s.NotBanned(c)
+	s.Wait(31 * day)
+	h.Helo = "ylmf-pc"
+	s.History(partner, 28, 12*hour)
+	s.Stands(partner, "trusted")
+	c = s.hello(h)
+	s.Rejected("ehlo", c)
+	s.Temporary(c)
+	s.NotBanned(c)
+}
+
+func harvestLimits(s *Server) {
+	s.Earlier()
+	host := func() simulate.Host {
+		n := s.Sessions()
+		return named(at("203.0.113.%d", n), fmt.Sprintf("mail.sender%d.example", n))
+	}
+	a, b := s.Ask(host(), manner{}, simulate.Words("a", 0, 4)...), s.Ask(host(), manner{}, simulate.Words("a", 0, 6)...)
+	s.Accepted(a)
+	s.Answers(5, b)
+	s.Evidence(b, "harvest", "high")
+	s.Banned(b)
+	s.None(s.Ask(host(), manner{}, append(ours("alice"), simulate.Words("b", 0, 6)...)...), "harvest")
+	s.Wait(2 * hour)
+	mixed := func(known, unknown int, found bool) {
+		s.Finds(found, s.Ask(host(), manner{}, append(ours(mailboxes[:known]...), simulate.Words("c", 0, unknown)...)...), "harvest", "high")
+	}
+	mixed(3, 9, false)
+	mixed(3, 10, true)
+	mixed(4, 10, false)
+}
+
+func slowHarvest(s *Server) {
+	s.Earlier()
+	s.Answers(5, s.each(6, minute, manner{}, same(unnamed1))...)
+	s.Bans(unnamed1, 0)
+	s.Answers(6, s.each(7, minute, manner{}, same(named1))...)
+	s.Wait(2 * day)
+	for _, h := range []simulate.Host{bare("203.0.113.51", "mail.x.example"), partner} {
+		s.Answers(s.of(21, 11), s.each(s.of(22, 12), 45*minute, manner{}, same(h))...)
+		s.Wait(2 * day)
+	}
+	s.Answers(s.of(21, 11), s.each(s.of(22, 12), 45*minute, manner{}, func(i int) simulate.Host { return bare(at("203.0.113.%d", 100+i), "mail.x.example") })...)
+	s.Wait(2 * day)
+	s.Answers(s.of(41, 21), s.each(s.of(42, 22), 25*minute, manner{}, func(i int) simulate.Host { return named(far(i), fmt.Sprintf("mx%d.broken.example", i)) })...)
+}
+
+func existingPass(s *Server) {
+	s.Earlier()
+	s.each(6, minute, manner{}, same(unnamed1))
+	c := s.Deliver(unnamed1, "joe@x.example", "nobody7", "alice")
+	s.Rejected("rcpt-to", c)
+	s.Temporary(c)
+	s.Delivered(c)
+	s.Rejected("rcpt-to", s.Deliver(unnamed1, "joe@x.example", "ivan")) // exists, but has received nothing
+}
+
+func siege(s *Server) {
+	s.Earlier()
+	others := func(n int) {
+		for range n {
+			i := s.Sessions()
+			s.each(1, 30*time.Second, manner{}, same(named(far(i), fmt.Sprintf("mx.other%d.example", i))))
+		}
+	}
+	all := append(ours("alice"), simulate.Words("w", 0, 8)...)
+	ask := func(addr string, n int) { s.Answers(n, s.Ask(bare(addr, "mail.x.example"), manner{}, all...)) }
+	others(17)
+	ask("203.0.113.51", 4) // at the fourth, the others and this session have asked for twenty
+	s.Wait(2 * hour)
+	others(18)
+	ask("198.51.100.51", 3)
+	s.Answers(6, s.Ask(named1, manner{}, all...))
+	others(20)
+	ask("192.0.2.52", 3)
+	s.Wait(2 * hour)
+	ask("192.0.2.51", 5) // no siege
+}
+
+// persistent asks on after too many recipients were missing: an existing mailbox
+// shows the difference.
+func persistent(s *Server) {
+	s.Earlier()
+	word := 0
+	play := func(free, most int, every time.Duration, host func(int) simulate.Host) simulate.Host {
+		s.Bursts(free, 1, every, manner{Sender: at("s%d@x.example", most)}, host)
+		for i := range most + 1 {
+			h := host(free + i)
+			c := s.Ask(h, manner{}, fmt.Sprintf("more%d@example.org", word), "alice@example.org")
+			word++
+			s.Check(strings.Contains(answers(c), "rcpt-to: 421") == (i == most), "%v, recipient %d: %s", h.Src, i+1, answers(c))
+			if i < most {
+				s.Bans(h, 0)
+			}
+			s.Wait(30 * time.Second)
+		}
+		return host(free + most)
+	}
+	s.Bans(play(5, s.of(60, 30), minute, same(unnamed1)), hour)
+	s.Wait(2 * day)
+	play(s.of(21, 11), s.of(120, 60), 5*minute, func(i int) simulate.Host { return bare(at("198.51.100.%d", 100+i), "mail.x.example") })
+	s.Wait(2 * day)
+	play(s.of(41, 21), s.of(120, 60), 5*minute, func(i int) simulate.Host { return named(far(i), fmt.Sprintf("mx%d.broken.example", i)) })
+}
+
+func relayLimit(s *Server) {
+	s.Earlier()
+	h := unnamed1
+	cs := s.repeat(s.of(10, 4)+1, minute, func(i int) *simulate.Client { return s.Ask(h, manner{}, simulate.Foreign(i, 1)...) })
+	s.Answers(s.of(10, 4), cs...)
+	s.Temporary(cs...)
+	s.Bans(h, 0)
+	s.Rejected("rcpt-to", s.Ask(h, manner{}, simulate.Foreign(50, 1)...))
+	s.Bans(h, hour)
+}
+
+func noise(s *Server) {
+	play := func(h simulate.Host, n int, mail bool) {
+		c := s.Connect(h)
+		c.Ehlo()
+		for range n {
+			c.Command("XYZZY", simulate.UnknownCommand)
+		}
+		if mail {
+			c.Mail("joe@x.example")
+			c.Rcpt("alice@example.org")
+			c.Data()
+		}
+		c.Quit()
+	}
+	play(unnamed1, 30, false)
+	s.Bans(unnamed1, 0)
+	play(unnamed1, 1, false)
+	s.Bans(unnamed1, 10*minute)
+	play(named1, 31, true) // with a message
+	s.Bans(named1, 10*minute)
+}
+
+// guess tries wrong passwords for one user in one session.
+func (s *Server) guess(h simulate.Host, n int) *simulate.Client {
+	users := make([]string, n)
+	for i := range users {
+		users[i] = "office"
+	}
+	return s.Guess(h, users...)
+}
+
+func guessLimits(s *Server) {
+	host := func(i int) simulate.Host { return bare(at("203.0.113.%d", 80+i), "x.example") }
+	banned := func(h simulate.Host, n int, play func()) {
+		for range n {
+			s.Bans(h, 0)
+			play()
+		}
+		s.Bans(h, 10*minute)
+	}
+	h := host(0)
+	banned(h, s.of(20, 11), func() { s.guess(h, 1) })
+	slow := host(1)
+	banned(slow, s.of(41, 31), func() { s.Wait(28 * minute); s.guess(slow, 1) })
+	n, spray := 0, host(2)
+	banned(spray, 5, func() { n++; s.Guess(spray, at("user%d", n)) })
+	blind := host(3)
+	banned(blind, s.of(11, 4), func() { s.Blind(blind, 1, "PLAIN") })
+	early := host(4)
+	early.Pace = []time.Duration{50 * time.Microsecond, 120 * time.Millisecond}
+	banned(early, 1, func() { s.Blind(early, 2, "LOGIN") })
+}
+
+// concurrent opens connections of one host, of which the filter admits most.
+func (s *Server) concurrent(most int) {
+	s.History(partner, 2, day)
+	for i := range most + 1 {
+		c := s.Connect(unnamed1)
+		s.Check(c.Barred == (i == most), "connection %d: rejected %v", i+1, c.Barred)
+		s.Check(!s.Connect(partner).Barred, "connection %d of a known client is rejected", i+1)
+	}
+}
+
+// moved logs in from n networks and returns the last session.
+func (s *Server) moved(user string, n int) (c *simulate.Client) {
+	for i := range n {
+		c = s.member(bare(at("198.18.%d.9", 10+i), "laptop"), user, 1, own(user), func(int) []string { return []string{"joe@partner.example"} })
+		s.Wait(minute)
+	}
+	return c
+}
+
+// senders sends from n addresses of one network and returns the last session.
+func (s *Server) senders(user string, n int, every time.Duration) (c *simulate.Client) {
+	for i := range n {
+		c = s.member(laptop("198.51.100.70"), user, 1, func(int) string { return at("winner%d@lottery.example", i) }, func(int) []string { return []string{"joe@partner.example"} })
+		s.Wait(every)
+	}
+	return c
+}
+
+// nowhere writes to n recipients that do not exist, and then to one that does.
+func (s *Server) nowhere(user string, n int) *simulate.Client {
+	return s.member(laptop("198.51.100.71"), user, 1, own(user), func(int) []string { return append(simulate.Words("w", 0, n), ours("alice")...) })
+}
+
+// scoreRows are the rows about points.
+func scoreRows() (rows []statement) {
+	for _, tt := range []struct {
+		where, token, points, text string
+		low                        bool // the confidence of play is low
+		play                       func(s *Server) simulate.Host
+	}{
+		{"standard", "rdns-missing", "20", "has no reverse DNS name", false, func(s *Server) simulate.Host { return s.sends(unnamed1) }},
+		{"tight", "rdns-missing", "30", "has no reverse DNS name", false, func(s *Server) simulate.Host { return s.sends(unnamed1) }},
+		{"standard", "fcrdns-fail", "10", "has a reverse DNS name that fails FCrDNS", false, unproven},
+		{"tight", "fcrdns-fail", "20", "has a reverse DNS name that fails FCrDNS", false, unproven},
+		{"standard", "cloud", "10", "is a rented host of a cloud provider", true, rented},
+		{"tight", "cloud", "20", "is a rented host of a cloud provider", true, rented},
+		{presets, "helo-unqualified", "20", "greets with a name without a dot", false, greeting("exchange")},
+		{presets, "helo-word", "20", "greets with a name that many computers have", true, greeting("mail.example.com")},
+		{"standard", "helo-bare-address", "30", "greets with an address without brackets", false, greeting("203.0.113.9")},
+		{"standard", "helo-localhost", "30", "greets as localhost", false, greeting("localhost")},
+		{"standard", "helo-invalid", "30", "greets with an invalid name", false, func(s *Server) simulate.Host {
+			return s.says(unnamed1, "EHLO foo..bar", "501 5.5.4 Invalid command arguments: Invalid domain name")
+		}},
+		{"standard", "helo-forged", "40", "greets with a forged name", false, greeting("163.com")},
+		{"tight", "helo-changed", "10", "greets with different names in one session", false, func(s *Server) simulate.Host {
+			c := s.Connect(unnamed1)
+			c.Ehlo()
+			c.Greet("EHLO", "mail.y.example")
+			c.Quit()
+			return unnamed1
+		}},
+		{presets, "pipelining", "20", "sends commands without waiting for replies", false, func(s *Server) simulate.Host {
+			c := s.Connect(unnamed1)
+			c.Ehlo()
+			c.Pipelined()
+			return unnamed1
+		}},
+		{presets, "early-talker", "40", "speaks before the greeting of the server", false, func(s *Server) simulate.Host {
+			h := unnamed1
+			h.Pace = []time.Duration{50 * time.Microsecond, 120 * time.Millisecond}
+			return s.sends(h)
+		}},
+		{"standard", "probed-recipient", "30", "writes to a recipient that other hosts have probed", false, probing},
+		{"tight", "probed-recipient", "40", "writes to a recipient that other hosts have probed", false, probing},
+		{"tight", "syntax-error", "10", "sends commands with invalid arguments", true, func(s *Server) simulate.Host {
+			c := s.Connect(unnamed1)
+			c.Ehlo()
+			c.Command("MAIL FROM:joe@x.example", "501 5.5.2 Syntax error: Syntax error")
+			c.Quit()
+			return unnamed1
+		}},
+		{presets, "scanner", "60", "belongs to a known scanning organisation", false, func(s *Server) simulate.Host { return s.sends(named("203.0.113.30", "census1.shodan.io")) }},
+		{presets, "botnet-helo", "60", "uses the greeting of a known botnet or attack tool", false, greeting("ylmf-pc")},
+	} {
+		line := "score evidence " + tt.token + " " + tt.points
+		rows = append(rows, statement{tt.where, line + ": " + tt.text, points(line, tt.low, tt.play)})
+	}
+	return append(rows, statement{presets, "Points for unusual properties that legitimate servers also have", play(func(s *Server) {
+		s.Earlier()
+		c := s.Message(bare("198.51.100.99", "server1.exchange"))
+		s.Accepted(c)
+		s.Delivered(c)
+	})}, statement{presets, "A scanner that is likely but not proven adds half of this", points("score evidence scanner 60", true, func(s *Server) simulate.Host {
+		h := named("203.0.113.30", "census1.shodan.io")
+		h.FCrDNS = "fail"
+		return s.sends(h)
+	})}, statement{"standard", "Points are recorded and reject nothing: with `observe`, the rule only records the messages that it would mark", play(unusual)},
+		statement{"tight", "Many points: the message is delivered and marked as junk", play(func(s *Server) {
+			s.Earlier()
+			h := bare("203.0.113.54", "mail.x.example") // 30 points
+			c := s.Message(h)
+			s.Delivered(c)
+			s.Check(!c.Junked() && !s.sixty().Junked(), "a message with at most 60 points is marked")
+			h.Pace = []time.Duration{50 * time.Microsecond, 120 * time.Millisecond} // 40 points
+			c = s.Message(h)
+			s.Delivered(c)
+			s.Check(c.Junked(), "a message with 70 points is not marked")
+		})})
+}
+
+// points checks that a session has exactly the points of a line, or half of them.
+func points(line string, low bool, play func(s *Server) simulate.Host) (list []Case) {
+	var n int
+	if _, err := fmt.Sscanf(line[strings.LastIndexByte(line, ' ')+1:], "%d", &n); err != nil {
+		panic(err)
+	}
+	if low {
+		n /= 2
+	}
+	for _, most := range []int{n - 1, n} {
+		list = append(list, lines(fmt.Sprintf("%s\nrule points phase end match score > %d ban 1h", line, most), func(s *Server) {
+			s.Earlier()
+			h := play(s)
+			s.Check((s.ban(h).Rule == "points") == (most < n), "more than %d points is %v", most, most >= n)
+		})...)
+	}
+	return list
+}
+
+func (s *Server) sends(h simulate.Host) simulate.Host {
+	s.Deliver(h, "joe@x.example", "alice")
+	return h
+}
+
+func (s *Server) says(h simulate.Host, line, reply string) simulate.Host {
+	c := s.Connect(h)
+	c.Command(line, reply)
+	c.Quit()
+	return h
+}
+
+func greeting(helo string) func(s *Server) simulate.Host {
+	return func(s *Server) simulate.Host { return s.sends(bare("203.0.113.50", helo)) }
+}
+
+func unproven(s *Server) simulate.Host {
+	h := named("203.0.113.50", "mail.x.example")
+	h.FCrDNS = "fail"
+	return s.sends(h)
+}
+
+func rented(s *Server) simulate.Host {
+	return s.sends(greets("203.0.113.91", "ec2-3-131-215-38.us-east-2.compute.amazonaws.com", "mail.x.example"))
+}
+
+func probing(s *Server) simulate.Host {
+	for i := range 3 {
+		s.Ask(bare(at("198.18.%d.9", i), "mail.x.example"), manner{}, "jobs@example.org")
+	}
+	s.Ask(unnamed1, manner{}, "jobs@example.org")
+	return unnamed1
+}

@@ -1,0 +1,8 @@
+//go:build linux && long
+
+package fault
+
+import "testing"
+
+// TestKillNineOften checks the same as TestKillNine with many kills.
+func TestKillNineOften(t *testing.T) { killNine(t, 100) }

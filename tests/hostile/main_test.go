@@ -1,0 +1,15 @@
+//go:build linux
+
+// Package hostile runs attacks of clients on real OpenSMTPD servers. smtpd and
+// the filter must survive, and every request must get exactly one answer.
+package hostile
+
+import (
+	"testing"
+
+	"scanwatch/tests/internal/smtpd"
+)
+
+func TestMain(m *testing.M) {
+	smtpd.Main(m, "scanwatch/cmd/filter-scanwatch", "scanwatch/cmd/scanwatch", "scanwatch/tests/teefilter")
+}

@@ -1,0 +1,182 @@
+//go:build linux
+
+// Package attacker plays a user in whose directory root works: it replaces files and
+// directories with links to files of root, again and again, while a program runs.
+package attacker
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"scanwatch/tests/internal/require"
+)
+
+// UID is the user. It has no account.
+const UID = 54321
+
+// A Stage is a directory of the user and one of root.
+type Stage struct {
+	T      *testing.T
+	Dir    string // belongs to the user
+	Victim string // belongs to root
+	before string
+}
+
+// New makes a stage. The victim has a file of each name.
+func New(t *testing.T, names ...string) *Stage {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		require.Missing(t, "root is needed to attack root")
+	}
+	base, err := os.MkdirTemp("", "attack")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(base) })
+	s := &Stage{T: t, Dir: filepath.Join(base, "theirs"), Victim: filepath.Join(base, "victim")}
+	// The user may look into the victim, but not change it.
+	s.Check(os.Chmod(base, 0o755), os.Mkdir(s.Dir, 0o750), os.Chown(s.Dir, UID, UID), os.Mkdir(s.Victim, 0o755))
+	for _, name := range names {
+		s.Check(os.WriteFile(filepath.Join(s.Victim, name), []byte("precious "+name), 0o600))
+	}
+	s.before = s.look()
+	return s
+}
+
+// Check fails the test if there is an error.
+func (s *Stage) Check(errs ...error) {
+	s.T.Helper()
+	for _, err := range errs {
+		if err != nil {
+			s.T.Fatal(err)
+		}
+	}
+}
+
+// Give gives everything in the directory to the user.
+func (s *Stage) Give() {
+	s.T.Helper()
+	s.Check(filepath.WalkDir(s.Dir, func(name string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(name, UID, UID)
+	}))
+}
+
+// look describes everything that belongs to root.
+func (s *Stage) look() string {
+	s.T.Helper()
+	var b strings.Builder
+	s.Check(filepath.WalkDir(s.Victim, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		owner := info.Sys().(*syscall.Stat_t)
+		fmt.Fprintf(&b, "%s %v %d:%d inode %d links %d", name, info.Mode(), owner.Uid, owner.Gid, owner.Ino, owner.Nlink)
+		if info.Mode().IsRegular() {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&b, " %.60q", text)
+		}
+		b.WriteByte('\n')
+		return nil
+	}))
+	return b.String()
+}
+
+// During calls f while the user swaps each name in the directory with a link to the
+// target of the same index, and f again until the names have been swapped during
+// rounds calls. Then nothing of root may have changed.
+func (s *Stage) During(rounds int, names, targets []string, f func()) {
+	s.T.Helper()
+	var stop atomic.Bool
+	var swaps atomic.Int64
+	done := make(chan error)
+	go func() {
+		// Only this thread has the rights of the user. It ends with the goroutine.
+		runtime.LockOSThread()
+		for _, call := range [][4]uintptr{
+			{unix.SYS_SETGROUPS, 0, 0, 0},
+			{unix.SYS_SETRESGID, UID, UID, UID},
+			{unix.SYS_SETRESUID, UID, UID, UID},
+		} {
+			if _, _, errno := syscall.RawSyscall(call[0], call[1], call[2], call[3]); errno != 0 {
+				done <- errno
+				return
+			}
+		}
+		for !stop.Load() {
+			for i, name := range names {
+				path := filepath.Join(s.Dir, name)
+				decoy := filepath.Join(filepath.Dir(path), ".decoy-"+filepath.Base(name))
+				// Both steps may fail: the program also renames and removes files.
+				_ = os.Symlink(targets[i], decoy)
+				if unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, decoy, unix.RENAME_EXCHANGE) != nil &&
+					os.Symlink(targets[i], path) != nil {
+					continue
+				}
+				swaps.Add(1)
+				if i == len(names)-1 {
+					runtime.Gosched()
+				}
+			}
+		}
+		done <- nil
+	}()
+	for n := 0; n < rounds; {
+		before := swaps.Load()
+		f()
+		if swaps.Load() > before {
+			n++
+		}
+		select {
+		case err := <-done:
+			s.T.Fatalf("the attacker gave up: %v", err)
+		default:
+		}
+	}
+	stop.Store(true)
+	s.Check(<-done)
+	s.Unchanged()
+}
+
+// Unchanged fails the test if something of root has changed.
+func (s *Stage) Unchanged() {
+	s.T.Helper()
+	if after := s.look(); after != s.before {
+		s.T.Errorf("before:\n%s\nafter:\n%s", s.before, after)
+	}
+}
+
+// Left returns a file of the user that belongs to root, or "". Temporary names are
+// ignored.
+func (s *Stage) Left() (name string) {
+	s.T.Helper()
+	s.Check(filepath.WalkDir(s.Dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Sys().(*syscall.Stat_t).Uid == 0 {
+			name = path
+		}
+		return err
+	}))
+	return name
+}

@@ -1,0 +1,35 @@
+// Package require ends tests whose environment is incomplete.
+package require
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// Missing skips a test, or fails it if SCANWATCH_NO_SKIP is 1, as in CI.
+func Missing(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("SCANWATCH_NO_SKIP") == "1" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf("SKIP, NOT TESTED: "+format, args...)
+}
+
+// Program returns the path of a program that the test runs.
+func Program(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		Missing(t, "%s is not installed", name)
+	}
+	return path
+}
+
+// Full skips a test that takes long with -short.
+func Full(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIP, NOT TESTED: -short")
+	}
+}

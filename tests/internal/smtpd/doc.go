@@ -1,0 +1,65 @@
+// Package smtpd runs real OpenSMTPD servers for tests and for the demo. Its
+// clients send and receive raw bytes.
+//
+// Each version is in a private Debian root from tests/roots.sh. The servers and
+// their clients share a network namespace in which every address is local: a
+// client can have any address, IPv4 or IPv6. A small name server knows the hosts
+// of the test. No packet reaches a network, and nothing remains when the program
+// ends.
+//
+// Example of a test:
+//
+//	func TestMain(m *testing.M) {
+//		smtpd.Main(m, "scanwatch/cmd/filter-scanwatch")
+//	}
+//
+//	func TestGoodMail(t *testing.T) {
+//		for _, v := range smtpd.Versions {
+//			t.Run(v.Name, func(t *testing.T) {
+//				smtpd.Require(t, v)
+//				s, err := smtpd.Start(smtpd.Options{
+//					Version: v,
+//					Dir:     t.TempDir(),
+//					Filters: []smtpd.Filter{{
+//						Path: smtpd.Bin("filter-scanwatch"),
+//						Args: []string{"-s", smtpd.StateDir},
+//					}},
+//					Hosts: []smtpd.Host{{Addr: "198.51.100.10", Name: "mail.example.net", Confirmed: true}},
+//				})
+//				if err != nil {
+//					t.Fatal(err)
+//				}
+//				defer s.Stop()
+//				c, err := s.Dial("198.51.100.10", smtpd.PortMX)
+//				if err != nil {
+//					t.Fatal(err)
+//				}
+//				defer c.Close()
+//				c.ReadReply() // 220
+//				reply, err := c.Cmd("EHLO mail.example.net")
+//				// ...
+//				if err := s.Stop(); err != nil {
+//					t.Error(err)
+//				}
+//				// s.State() is the state directory of the filter.
+//			})
+//		}
+//	}
+//
+// Scenarios is a table of complete sessions:
+//
+//	for _, sc := range smtpd.Scenarios {
+//		dialogues, err := s.Play(sc)
+//		// ...
+//	}
+//
+// A program that is not a test calls [Enter] instead of [Main], before anything
+// else. [Check] reports whether the root of a version exists.
+//
+// # Environment
+//
+//   - SCANWATCH_ROOTS is the directory of the roots. The default is
+//     /var/cache/scanwatch-tests.
+//   - SCANWATCH_NO_SKIP=1 makes tests fail that would be skipped because a root or
+//     a program is missing.
+package smtpd

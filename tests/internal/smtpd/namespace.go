@@ -1,0 +1,157 @@
+//go:build linux
+
+package smtpd
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"scanwatch/tests/internal/require"
+)
+
+// Enter passes these to the program that it starts in the namespace.
+const (
+	envOutside  = "SCANWATCH_OUTSIDE"  // network namespace it came from
+	envPrograms = "SCANWATCH_PROGRAMS" // directory of the programs that Main built
+)
+
+// These are the names and addresses of the server in the namespace.
+const (
+	HostName = "mx.example.org"
+	Domain   = "example.org"  // mail for it is accepted
+	Addr4    = "192.0.2.25"   // what remote clients connect to
+	Addr6    = "2001:db8::25" // the same for IPv6
+)
+
+func networkNamespace() string {
+	ns, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return ""
+	}
+	return ns
+}
+
+// inside reports whether the program runs in the namespace. It compares the
+// network namespace with the variable: a variable that was exported by accident
+// must not let the tests change the network of the machine.
+func inside() bool {
+	outside := os.Getenv(envOutside)
+	return outside != "" && outside != networkNamespace()
+}
+
+// Enter moves the running program into new mount, network and UTS namespaces.
+// It starts the program again under the same process id: call it first. When it
+// returns nil, the network is up and all IPv4 and IPv6 addresses are local.
+// Enter needs root.
+func Enter() error {
+	if inside() {
+		return setUp()
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("making namespaces and running smtpd needs root")
+	}
+	if _, err := exec.LookPath("ip"); err != nil {
+		return errors.New("the ip command is missing: install iproute2")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	if err := os.Setenv(envOutside, networkNamespace()); err != nil {
+		return err
+	}
+	defer os.Unsetenv(envOutside) // only on failure
+	// unshare(2) moves only the calling thread. execve(2) ends the other
+	// threads and keeps the namespaces of the calling one.
+	runtime.LockOSThread()
+	if err := syscall.Unshare(syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("make namespaces: %w", err)
+	}
+	// The thread is useless for the old program from here on: it remains
+	// locked, and a failure is final.
+	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	return fmt.Errorf("start %s again: %w", self, syscall.Exec(self, os.Args, os.Environ()))
+}
+
+func setUp() error {
+	if err := syscall.Sethostname([]byte(HostName)); err != nil {
+		return fmt.Errorf("set host name: %w", err)
+	}
+	for _, args := range []string{
+		"link set lo up",
+		"addr replace " + Addr4 + "/32 dev lo",
+		"-6 addr replace " + Addr6 + "/128 dev lo nodad",
+		"route replace local default dev lo",
+		"-6 route replace local default dev lo",
+	} {
+		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+			return fmt.Errorf("ip %s: %w: %s", args, err, out)
+		}
+	}
+	return nil
+}
+
+// Main is the body of a TestMain. It builds the named packages into static
+// programs, which [Bin] finds, enters the namespace and runs the tests. If
+// Enter fails, Main logs it and runs the tests that need no server. [Require]
+// decides about the others.
+func Main(m *testing.M, packages ...string) {
+	// Build first: the namespace has no network to fetch modules from.
+	if !inside() {
+		if err := build(packages); err != nil {
+			fmt.Fprintln(os.Stderr, "smtpd:", err)
+			os.Exit(1)
+		}
+	}
+	if err := Enter(); err != nil {
+		fmt.Fprintf(os.Stderr, "smtpd: no real servers in this run: %v\n", err)
+	}
+	code := m.Run()
+	if err := os.RemoveAll(os.Getenv(envPrograms)); err != nil {
+		fmt.Fprintln(os.Stderr, "smtpd:", err)
+	}
+	os.Exit(code)
+}
+
+func build(packages []string) error {
+	dir, err := os.MkdirTemp("", "programs-")
+	if err != nil {
+		return err
+	}
+	if err := os.Setenv(envPrograms, dir); err != nil {
+		return err
+	}
+	if len(packages) == 0 {
+		return nil
+	}
+	cmd := exec.Command("go", append([]string{"build", "-o", dir + "/"}, packages...)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		os.RemoveAll(dir)
+		return fmt.Errorf("build %s: %w\n%s", strings.Join(packages, " "), err, out)
+	}
+	return nil
+}
+
+// Bin returns the path of a program that [Main] built.
+func Bin(name string) string { return filepath.Join(os.Getenv(envPrograms), name) }
+
+// Require skips the test if v cannot run here, or fails it if SCANWATCH_NO_SKIP
+// is 1. It also skips with -short.
+func Require(t testing.TB, v Version) {
+	t.Helper()
+	require.Full(t)
+	if err := Check(v); err != nil {
+		require.Missing(t, "%v", err)
+	}
+}

@@ -1,0 +1,84 @@
+//go:build linux
+
+package smtpd
+
+import (
+	"net"
+	"time"
+)
+
+// Far adds a delay of rtt/2 in each direction. The kernel of a test machine may
+// not have netem. The connection itself opens without delay.
+func (c *Client) Far(rtt time.Duration) {
+	if rtt == 0 {
+		return
+	}
+	p := &way{Conn: c.conn, half: rtt / 2, sent: make(chan parcel, 1000), come: make(chan parcel, 1000)}
+	go p.send()
+	go p.receive()
+	c.conn = p
+	c.r.Reset(p)
+}
+
+// A way delays the data of a connection and keeps its order.
+type way struct {
+	net.Conn
+	half       time.Duration
+	sent, come chan parcel
+	rest       parcel
+}
+
+// A parcel is delayed data.
+type parcel struct {
+	due  time.Time
+	data []byte
+	err  error
+}
+
+// send writes the parcels. It ends when the connection is closed or nothing was
+// written for the time limit of a client.
+func (p *way) send() {
+	idle := time.NewTimer(patience)
+	defer idle.Stop()
+	for {
+		select {
+		case one := <-p.sent:
+			time.Sleep(time.Until(one.due)) // the simulated delay
+			if _, err := p.Conn.Write(one.data); err != nil {
+				return
+			}
+			idle.Reset(patience)
+		case <-idle.C:
+			return
+		}
+	}
+}
+
+func (p *way) receive() {
+	for {
+		b := make([]byte, 4096)
+		n, err := p.Conn.Read(b)
+		p.come <- parcel{time.Now().Add(p.half), b[:n], err}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (p *way) Write(b []byte) (int, error) {
+	p.sent <- parcel{due: time.Now().Add(p.half), data: append([]byte(nil), b...)}
+	return len(b), nil
+}
+
+func (p *way) Read(b []byte) (int, error) {
+	for len(p.rest.data) == 0 && p.rest.err == nil {
+		p.rest = <-p.come
+		time.Sleep(time.Until(p.rest.due))
+	}
+	if len(p.rest.data) == 0 {
+		return 0, p.rest.err
+	}
+	n := copy(b, p.rest.data)
+	p.rest.data = p.rest.data[n:]
+	return n, nil
+}

@@ -1,0 +1,98 @@
+//go:build linux
+
+package manual
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"scanwatch/filter/lookup/feed"
+	"scanwatch/rules"
+	"scanwatch/tests/internal/live"
+	"scanwatch/tests/internal/smtpd"
+)
+
+// manual returns the text of a manual page.
+func manual(t *testing.T, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("../../man", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// TestManualHasFlags checks that the manual describes the flags of the filter.
+func TestManualHasFlags(t *testing.T) {
+	usage, _ := exec.Command(smtpd.Bin("filter-scanwatch"), "-h").CombinedOutput()
+	page := manual(t, "filter-scanwatch.8")
+	for _, flag := range regexp.MustCompile(`(?m)^  -(\w)`).FindAllStringSubmatch(string(usage), -1) {
+		if !strings.Contains(page, ".It Fl "+flag[1]) {
+			t.Errorf("filter-scanwatch.8 does not describe -%s", flag[1])
+		}
+	}
+}
+
+// TestManualHasEvidence checks that scanwatch.conf(5) describes each evidence
+// token, and filter-scanwatch(8) the ones that the scenarios cause.
+func TestManualHasEvidence(t *testing.T) {
+	page := manual(t, "scanwatch.conf.5")
+	for _, token := range rules.Tokens {
+		if !strings.Contains(page, token.Name) {
+			t.Errorf("scanwatch.conf.5 does not describe %s", token.Name)
+		}
+	}
+	page = manual(t, "filter-scanwatch.8")
+	for name := range live.Expected {
+		for _, token := range live.Expected[name].Evidence {
+			if !strings.Contains(page, token) {
+				t.Errorf("filter-scanwatch.8 does not describe %s", token)
+			}
+		}
+	}
+}
+
+// TestManualHasFormats checks that scanwatch.conf(5) describes each format of
+// table files.
+func TestManualHasFormats(t *testing.T) {
+	page := manual(t, "scanwatch.conf.5")
+	for _, f := range feed.Formats() {
+		if !strings.Contains(page, f.Name) {
+			t.Errorf("scanwatch.conf.5 does not describe the format %s", f.Name)
+		}
+	}
+}
+
+// TestManualExamples checks that the commands in filter-scanwatch(8) work on a
+// recorded stream. The tests in tests/packaging check the examples of
+// smtpd.conf(5).
+func TestManualExamples(t *testing.T) {
+	_, section, _ := strings.Cut(manual(t, "filter-scanwatch.8"), "\n.Sh EXAMPLES\n")
+	section, _, _ = strings.Cut(section, "\n.Sh ")
+	dir := t.TempDir()
+	stream, err := os.ReadFile("../streams/7.9/bad-helo.in")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "stream.in"), stream, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var out []byte
+	ran := 0
+	for _, m := range regexp.MustCompile(`(?m)^\$ (.*)$`).FindAllStringSubmatch(section, -1) {
+		cmd := exec.Command("sh", "-ec", strings.ReplaceAll(m[1], "/tmp/state", "state"))
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(smtpd.Bin("scanwatch"))+":"+os.Getenv("PATH"))
+		if out, err = cmd.Output(); err != nil {
+			t.Errorf("%s: %v", m[1], err)
+		}
+		ran++
+	}
+	if ran < 2 || !strings.Contains(string(out), "Findings by evidence") {
+		t.Errorf("%d commands, the last printed:\n%s", ran, out)
+	}
+}

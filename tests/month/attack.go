@@ -1,0 +1,178 @@
+package month
+
+// Attackers and their results.
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"scanwatch/tests/simulate"
+)
+
+// An Attack is one attacker of the month, with its results.
+type Attack struct {
+	Name string
+	Area string // harvest, passwords, relay, visitor, account
+	days int    // the longest duration; 1 if unset
+	play func(x *attacker)
+
+	Sessions, Turned int
+	LoggedIn         int
+	Learned          tally // distinct mailboxes with an answer of the server
+	Passwords        tally // attempts that the server answered
+	Relayed          tally // foreign recipients that the server answered
+	Sent             tally // messages that the server accepted
+	told             map[string]bool
+}
+
+// A tally counts events, and the most of them in an hour and a day after the first.
+type tally struct {
+	Total, Hour, Day int
+	hours, days      map[int64]int
+}
+
+func (t *tally) add(n int, at time.Time) {
+	if n == 0 {
+		return
+	}
+	if t.hours == nil {
+		t.hours, t.days = make(map[int64]int), make(map[int64]int)
+	}
+	h, d := at.Unix()/3600, at.Unix()/86400
+	t.hours[h] += n
+	t.days[d] += n
+	t.Total += n
+	t.Hour, t.Day = max(t.Hour, t.hours[h]), max(t.Day, t.days[d])
+}
+
+// String formats the total and the most in an hour and a day.
+func (t *tally) String() string {
+	if t.Total == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d (%d, %d)", t.Total, t.Hour, t.Day)
+}
+
+// An attacker is a playing Attack.
+type attacker struct {
+	*Actor
+	*Attack
+	index int
+	first int // the day on which it starts
+	// free are mailboxes that the attacker knew before.
+	free []string
+}
+
+// plan starts attack i. Attacks of one day start on different days.
+func (w *World) plan(i int, row Attack) {
+	row.told = make(map[string]bool)
+	w.Attacks = append(w.Attacks, &row)
+	days := max(row.days, 1)
+	first := 2 + (i*11+int(w.seed)*5)%(Days-2-days)
+	w.Go("attack "+row.Name, day(first, time.Duration(i%5)*4*time.Hour), func(a *Actor) {
+		row.play(&attacker{Actor: a, Attack: &row, index: i, first: first})
+	})
+}
+
+// src returns an address of the network of the attacker.
+func (x *attacker) src(host int) netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 19, byte(x.index * 3), byte(host)})
+}
+
+// far returns an address in the i-th of 250 networks.
+func (x *attacker) far(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 19, byte(i), byte(10 + (i+x.index)%200)})
+}
+
+// six returns an address in a /64 of the attacker.
+func (x *attacker) six(i int) netip.Addr {
+	return netip.MustParseAddr(fmt.Sprintf("2001:db8:66:%x::%x", x.index, i+1))
+}
+
+// done counts a session that has ended.
+func (x *attacker) done(c *simulate.Client) *simulate.Client {
+	x.Sessions++
+	if len(c.Refusals()) > 0 {
+		x.Turned++
+	}
+	if c.LoggedIn() {
+		x.LoggedIn++
+	}
+	now := x.Now()
+	x.Passwords.add(c.Tries, now)
+	x.Sent.add(c.Mails(), now)
+	x.Relayed.add(c.Relayed(), now)
+	c.Told(func(local string) {
+		if !x.told[local] && !slices.Contains(x.free, local+"@"+simulate.Domain) {
+			x.told[local] = true
+			x.Learned.add(1, now)
+		}
+	})
+	return c
+}
+
+// rival is the host of an attacker that only has an address.
+func rival(src netip.Addr) simulate.Host { return simulate.Host{Src: src, Helo: "mail.x.example"} }
+
+type manner = simulate.Manner
+
+var words, foreign = simulate.Words, simulate.Foreign
+
+// ask asks for recipients in one session.
+func (x *attacker) ask(h simulate.Host, m manner, rcpts ...string) *simulate.Client {
+	return x.done(x.Ask(h, m, rcpts...))
+}
+
+// bursts asks for each new words in each of n sessions.
+func (x *attacker) bursts(n, each int, every time.Duration, m manner, at func(i int) simulate.Host) {
+	for i := range n {
+		x.ask(at(i), m, words("w", i*each, each)...)
+		x.Wait(every)
+	}
+}
+
+// one returns a host for all sessions.
+func one(h simulate.Host) func(int) simulate.Host {
+	return func(int) simulate.Host { return h }
+}
+
+// guess tries one password for each of the users on a submission port.
+func (x *attacker) guess(h simulate.Host, users ...string) { x.done(x.Guess(h, users...)) }
+
+// blind tries n passwords on port 25, where smtpd rejects the command.
+func (x *attacker) blind(h simulate.Host, n int, mechanism string) { x.done(x.Blind(h, n, mechanism)) }
+
+const unknown = simulate.UnknownCommand
+
+// spam sends a message to a mailbox.
+func (x *attacker) spam(h simulate.Host, to string) *simulate.Client {
+	return x.ask(h, manner{Sender: "joe@x.example", Send: true}, to)
+}
+
+// good sends n messages to a mailbox, as a mail server does, to gain standing.
+func (x *attacker) good(h simulate.Host, n int, every time.Duration, to string) {
+	for range n {
+		x.ask(h, manner{Sender: "news@" + domain(h.Helo), Send: true}, to)
+		x.Wait(every)
+	}
+}
+
+// member logs in with a stolen password and sends messages.
+func (x *attacker) member(h simulate.Host, user string, n int, sender func(i int) string, rcpts func(i int) []string) {
+	h.Port = 587
+	c := x.Connect(h)
+	c.Ehlo()
+	c.StartTLS()
+	c.Auth(user, true)
+	for i := range n {
+		c.Mail(sender(i))
+		for _, r := range rcpts(i) {
+			c.Rcpt(r)
+		}
+		c.Data()
+	}
+	c.Quit()
+	x.done(c)
+}

@@ -1,0 +1,329 @@
+package month
+
+// Mail servers and users, and the counts of their messages and logins.
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+	"time"
+
+	"scanwatch/tests/simulate"
+)
+
+// A Kind is a kind of legitimate clients, with its results.
+type Kind struct {
+	Name string
+	// Later is the reason for which a message of this kind may be delayed under
+	// standard; empty if no message may.
+	Later string
+	// Ban is the reason for which hosts of this kind may be banned for some minutes, while
+	// none of their logins and messages is rejected.
+	Ban string
+	// Tight is the reason for which tight may reject messages of this kind.
+	Tight string
+	// Shared states that attackers live in the /64 of the hosts.
+	Shared bool
+	plan   func(w *World, k *Kind)
+
+	Sessions, Turned            int // sessions; sessions with a negative answer of the filter
+	Sent, AtOnce, Delayed, Lost int // messages with an existing recipient
+	Excused                     int // lost messages of senders of a kind with a reason in Tight
+	Junked, Nowhere             int // marked as junk; messages without an existing recipient
+	Logins, Refused             int // with the right password
+	Bans                        int // of its hosts
+	Accepted, LoggedIn          int // messages and logins by the answers in the sessions
+	Longest                     time.Duration
+	Why                         map[string]int // texts of negative answers
+}
+
+// varying matches the parts of replies that differ from session to session.
+var varying = regexp.MustCompile(` \[[0-9a-f]{16}\]| until \d{4}-\d\d-\d\d \d\d:\d\d UTC`)
+
+// note counts a session that has ended.
+func (k *Kind) note(c *simulate.Client) {
+	k.Sessions++
+	k.Accepted += c.Mails()
+	if c.LoggedIn() {
+		k.LoggedIn++
+	}
+	if len(c.Refusals()) == 0 {
+		return
+	}
+	k.Turned++
+	if k.Why == nil {
+		k.Why = make(map[string]int)
+	}
+	for _, r := range c.Refusals() {
+		text := varying.ReplaceAllString(r.Text, "")
+		k.Why[r.Phase.String()+": "+text]++
+	}
+}
+
+// A message is in the queue of a mail server.
+type message struct {
+	kind  *Kind // counts the message
+	tight bool  // the kind of the sender has a reason in Tight
+	from  string
+	left  []string // recipients without a final answer
+	ask   bool     // only asks for the recipient
+	first time.Time
+	good  bool // a recipient existed at the first attempt
+	lost  bool
+	done  bool
+}
+
+// retries are the times of the attempts after the first one, as the queues of common
+// mail servers have them. After the last one the message is returned.
+var retries = []time.Duration{0, 15 * time.Minute, time.Hour, 4 * time.Hour, 12 * time.Hour, 24 * time.Hour, 48 * time.Hour, 72 * time.Hour, 96 * time.Hour}
+
+// Send queues a message at a host.
+func (a *Actor) Send(k *Kind, h simulate.Host, from string, to ...string) {
+	a.Batch(k, h, []*message{{from: from, left: to}})
+}
+
+// Batch queues messages that the host sends in one connection.
+func (a *Actor) Batch(k *Kind, h simulate.Host, list []*message) {
+	a.owners[h.Src] = k
+	counted := k
+	if o := a.outage(); o != nil {
+		counted = o
+	} else if a.inWindow() && k.Tight == "" {
+		counted = a.kind("DNS down")
+	}
+	for _, m := range list {
+		m.kind, m.tight = counted, k.Tight != ""
+		m.first = a.Now()
+		for _, r := range m.left {
+			m.good = m.good || a.exists(r)
+		}
+		if m.good {
+			m.kind.Sent++
+		} else {
+			m.kind.Nowhere++
+		}
+	}
+	a.Go(fmt.Sprint(k.Name, h.Src, a.order), a.Now(), func(a *Actor) {
+		for _, wait := range retries {
+			a.Until(list[0].first.Add(wait))
+			if a.attempt(k, h, list) {
+				break
+			}
+		}
+		for _, m := range list {
+			m.count()
+		}
+	})
+}
+
+func (a *Actor) exists(address string) bool {
+	local, domain, _ := strings.Cut(address, "@")
+	return domain == simulate.Domain && a.mailboxes[local]
+}
+
+// count counts a message that was returned to its sender.
+func (m *message) count() {
+	if m.good && (m.lost || !m.done) {
+		m.kind.Lost++
+		if m.tight {
+			m.kind.Excused++
+		}
+	}
+}
+
+// finish counts a message whose last recipient has an answer.
+func (m *message) finish(now time.Time, junked bool) {
+	if m.done || len(m.left) > 0 {
+		return
+	}
+	m.done = true
+	if !m.good || m.lost {
+		return
+	}
+	k := m.kind
+	if junked {
+		k.Junked++
+	}
+	if d := now.Sub(m.first); d < 10*time.Minute {
+		k.AtOnce++
+	} else {
+		k.Delayed++
+		k.Longest = max(k.Longest, d)
+	}
+}
+
+// attempt plays one connection of a queue. It reports whether nothing is left.
+func (a *Actor) attempt(k *Kind, h simulate.Host, list []*message) (empty bool) {
+	c := a.Connect(a.trouble(h))
+	c.Ehlo()
+	for _, m := range list {
+		if len(m.left) > 0 && !c.Closed {
+			a.offer(c, m)
+		}
+	}
+	c.Quit()
+	k.note(c)
+	empty = true
+	permanent := false
+	for _, r := range c.Refusals() {
+		permanent = permanent || r.Phase.String() != "rcpt-to" && r.Text[0] == '5'
+	}
+	for _, m := range list {
+		if permanent && len(m.left) > 0 { // the whole session was rejected
+			m.left, m.lost = nil, true
+		}
+		m.finish(a.Now(), c.Junked())
+		empty = empty && m.done
+	}
+	return empty
+}
+
+// offer plays the transaction of a message.
+func (a *Actor) offer(c *simulate.Client, m *message) {
+	if c.Mail(m.from) != simulate.Accepted {
+		return
+	}
+	var later, accepted []string
+	for i, r := range m.left {
+		switch result := a.rcpt(c, r); result {
+		case simulate.Accepted:
+			accepted = append(accepted, r)
+		case simulate.NoSuch:
+		case simulate.Refused:
+			if last := c.Refusals()[len(c.Refusals())-1]; last.Text[0] == '5' {
+				m.lost = m.lost || a.exists(r)
+				break
+			}
+			later = append(later, r)
+		default:
+			later = append(later, r)
+		}
+		if c.Closed {
+			m.left = append(append(later, accepted...), m.left[i+1:]...)
+			return
+		}
+	}
+	m.left = later
+	switch {
+	case len(accepted) == 0 || m.ask:
+		c.Rset()
+	case c.Data() != simulate.Accepted:
+		m.left = append(later, accepted...)
+	}
+}
+
+// rcpt asks for a recipient of a server whose tables may be broken.
+func (a *Actor) rcpt(c *simulate.Client, to string) simulate.Result {
+	switch k := a.outage(); {
+	case k == nil:
+		return c.Rcpt(to)
+	case k.Name == "directory down":
+		return c.RcptFate(to, simulate.Later)
+	}
+	return c.RcptFate(to, simulate.Unknown)
+}
+
+// Outages of the server's own table of recipients, each for an hour.
+var outages = map[string]time.Time{"directory down": day(11, 10*time.Hour), "table broken": day(19, 15*time.Hour)}
+
+// outage returns the kind of the current outage, or nil.
+func (w *World) outage() *Kind {
+	for name, at := range outages {
+		if now := w.Now(); !now.Before(at) && now.Before(at.Add(time.Hour)) {
+			return w.kind(name)
+		}
+	}
+	return nil
+}
+
+func (w *World) kind(name string) *Kind {
+	for _, k := range w.Kinds {
+		if k.Name == name {
+			return k
+		}
+	}
+	panic("month: no kind " + name)
+}
+
+// Windows in which the resolver of the server does not work.
+var windows = []struct {
+	at     time.Time
+	long   time.Duration
+	fcrdns string
+	name   bool // the PTR record is still found
+}{
+	{day(7, 9*time.Hour), 4 * time.Hour, "fail", false},
+	{day(15, 10*time.Hour), 2 * time.Hour, "error", false},
+	{day(23, 14*time.Hour), 3 * time.Hour, "fail", true},
+}
+
+// inWindow reports whether DNS does not work.
+func (w *World) inWindow() bool {
+	h := w.trouble(simulate.Host{RDNS: "x", FCrDNS: "pass"})
+	return h.FCrDNS != "pass"
+}
+
+// trouble returns h as smtpd sees it now.
+func (w *World) trouble(h simulate.Host) simulate.Host {
+	for _, t := range windows {
+		if now := w.Now(); !now.Before(t.at) && now.Before(t.at.Add(t.long)) {
+			if h.Helo == "" {
+				h.Helo = h.RDNS
+			}
+			h.FCrDNS = t.fcrdns
+			if !t.name {
+				h.RDNS = ""
+			}
+		}
+	}
+	return h
+}
+
+// Login plays a user who mistypes the password a few times and then, if right,
+// sends a message.
+func (a *Actor) Login(k *Kind, h simulate.Host, user string, wrong int, right bool) {
+	if h.Port == 0 {
+		h.Port = 587
+	}
+	if h.Helo == "" {
+		h.Helo = "laptop"
+	}
+	a.owners[h.Src] = k
+	c := a.Connect(h)
+	c.Ehlo()
+	if h.Port == 587 {
+		c.StartTLS()
+	}
+	for range wrong {
+		c.Auth(user, false)
+	}
+	if right {
+		k.Logins++
+		ok := c.Auth(user, true) == simulate.Accepted
+		if ok {
+			c.Mail(user + "@" + simulate.Domain)
+			c.Rcpt("friend@partner.example")
+			ok = c.Data() == simulate.Accepted
+		}
+		if !ok {
+			k.Refused++
+		}
+	}
+	c.Quit()
+	k.note(c)
+}
+
+// host returns a host with a proven name.
+func host(addr netip.Addr, name string) simulate.Host {
+	return simulate.Host{Src: addr, RDNS: name, Helo: name}
+}
+
+// domain returns the domain above a host name.
+func domain(name string) string {
+	_, above, ok := strings.Cut(name, ".")
+	if !ok || !strings.Contains(above, ".") {
+		return name
+	}
+	return above
+}

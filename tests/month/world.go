@@ -1,0 +1,215 @@
+// Package month plays a month of a mail server through the pipeline of the filter:
+// legitimate senders and users of many kinds, and attackers of many kinds, all at
+// once and on a simulated clock. It counts messages and logins that the filter
+// delayed or rejected, and the results of each attacker.
+//
+// The actors decide after each reply: mail servers retry as the standards ask, and
+// attackers continue. The same seed gives the same plan under every policy.
+package month
+
+import (
+	"bytes"
+	"cmp"
+	"container/heap"
+	"hash/fnv"
+	"iter"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"scanwatch/filter"
+	"scanwatch/filter/memory"
+	"scanwatch/filter/smtpd"
+	"scanwatch/rules"
+	"scanwatch/store"
+	"scanwatch/tests/simulate"
+)
+
+// Days is the length of the month.
+const Days = 30
+
+// Start is the first midnight.
+var Start = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+
+// day returns the time of day d.
+func day(d int, of time.Duration) time.Time { return Start.AddDate(0, 0, d).Add(of) }
+
+// end is the end of the month. Only retries follow.
+var end = day(Days, 0)
+
+// A World is a month that is played.
+type World struct {
+	*simulate.Live
+	seed      uint64
+	filter    *simulate.Filter
+	memory    *memory.Memory
+	agenda    agenda
+	order     uint64 // of actors with the same time
+	mailboxes map[string]bool
+	list      []string // of mailboxes, for random choices
+	nets      int      // /24s that were given out
+	owners    map[netip.Addr]*Kind
+
+	Kinds   []*Kind
+	Attacks []*Attack
+	Records Records
+}
+
+// Records are the totals of the filter's own records, which are independent of the
+// counts of the actors.
+type Records struct{ Sessions, Mails, RcptOK, AuthFail, AuthPass int }
+
+// New returns a month under a preset, in mode enforce.
+func New(preset string, seed uint64) (*World, error) {
+	text, err := simulate.PresetText(preset)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := simulate.Compile(text)
+	if err != nil {
+		return nil, err
+	}
+	if preset != "open" {
+		policy = policy.InMode(rules.Enforce)
+	}
+	w := &World{seed: seed, memory: memory.New(), mailboxes: make(map[string]bool), owners: make(map[netip.Addr]*Kind)}
+	w.filter = simulate.NewFilter(filter.Options{
+		Record:   w.record,
+		Log:      func([]byte) {},
+		Lists:    simulate.Lists,
+		Memory:   w.memory,
+		OwnAddrs: []netip.Addr{netip.MustParseAddr("192.0.2.25")},
+	})
+	w.filter.Use(&filter.Settings{Policy: policy})
+	w.Live = simulate.NewLive(w.filter, smtpd.Requests(filter.Phases(policy)), Start)
+	w.Exists = func(local string) bool { return w.mailboxes[local] }
+	for i := range 60 {
+		w.mailbox(simulate.Mailbox(i))
+	}
+	for _, k := range kinds {
+		k := k
+		w.Kinds = append(w.Kinds, &k)
+		k.plan(w, w.Kinds[len(w.Kinds)-1])
+	}
+	for i, a := range attacks {
+		w.plan(i, a)
+	}
+	return w, nil
+}
+
+func (w *World) record(at time.Time, id uint64, value []byte) {
+	r, err := store.Decode(store.AppendKey(nil, at, id), bytes.Clone(value))
+	if err != nil {
+		panic(err)
+	}
+	w.Records.Sessions += max(1, int(r.Sessions))
+	w.Records.Mails += int(r.Counts.Mails)
+	w.Records.RcptOK += int(r.Counts.RcptOK)
+	w.Records.AuthFail += int(r.Counts.AuthFail)
+	w.Records.AuthPass += int(r.Counts.AuthPass)
+}
+
+// mailbox creates a mailbox of the domain.
+func (w *World) mailbox(address string) {
+	local := address[:len(address)-len(simulate.Domain)-1]
+	w.mailboxes[local] = true
+	w.list = append(w.list, address)
+}
+
+// Play plays the month, and then the retries that are left.
+func (w *World) Play() error {
+	for len(w.agenda) > 0 {
+		a := heap.Pop(&w.agenda).(*Actor)
+		w.WaitUntil(a.at)
+		if at, more := a.next(); more {
+			a.at = at
+			w.push(a)
+		}
+	}
+	w.filter.Stop()
+	w.countBans()
+	return w.Close()
+}
+
+// net returns the addresses of an unused /24, from the lower half of the networks
+// for benchmarks. The attackers have the upper half.
+func (w *World) net() func(host int) netip.Addr {
+	n := w.nets
+	if w.nets++; n > 255 {
+		panic("month: no networks left")
+	}
+	return func(host int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(n), byte(host)}) }
+}
+
+// An Actor is a goroutine of the simulated world. Only one runs at a time.
+type Actor struct {
+	*World
+	*rand.Rand
+	at    time.Time
+	order uint64
+	next  func() (time.Time, bool)
+	yield func(time.Time) bool
+}
+
+// Go starts an actor at the given time. The name seeds its random numbers.
+func (w *World) Go(name string, at time.Time, f func(a *Actor)) {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	a := &Actor{World: w, Rand: rand.New(rand.NewPCG(w.seed, h.Sum64())), at: at}
+	a.next, _ = iter.Pull(func(yield func(time.Time) bool) {
+		a.yield = yield
+		f(a)
+	})
+	w.push(a)
+}
+
+func (w *World) push(a *Actor) {
+	w.order++
+	a.order = w.order
+	heap.Push(&w.agenda, a)
+}
+
+// Until waits for a time.
+func (a *Actor) Until(at time.Time) {
+	if at.After(a.Now()) {
+		a.yield(at)
+	}
+}
+
+// Wait waits.
+func (a *Actor) Wait(d time.Duration) { a.Until(a.Now().Add(d)) }
+
+// each calls f on every n-th day from the first to the last one, at a random time
+// of the working day.
+func (a *Actor) each(first, n int, f func(d int)) {
+	for d := first; d < Days; d += n {
+		a.Until(day(d, 7*time.Hour+time.Duration(a.Int64N(int64(11*time.Hour)))))
+		f(d)
+	}
+}
+
+// someone returns a random mailbox.
+func (a *Actor) someone() string { return a.list[a.IntN(60)] }
+
+// some returns n different mailboxes.
+func (a *Actor) some(n int) (to []string) {
+	for _, i := range a.Perm(60)[:n] {
+		to = append(to, a.list[i])
+	}
+	return to
+}
+
+type agenda []*Actor
+
+func (h agenda) Len() int { return len(h) }
+func (h agenda) Less(i, j int) bool {
+	return cmp.Or(h[i].at.Compare(h[j].at), cmp.Compare(h[i].order, h[j].order)) < 0
+}
+func (h agenda) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *agenda) Push(x any)   { *h = append(*h, x.(*Actor)) }
+func (h *agenda) Pop() any {
+	old := *h
+	last := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return last
+}

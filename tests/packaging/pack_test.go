@@ -1,0 +1,369 @@
+//go:build linux
+
+// Package packaging checks make install, the port and the Debian package.
+package packaging
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"scanwatch/tests/internal/require"
+	"scanwatch/tests/internal/smtpd"
+)
+
+const (
+	project = "../.."
+	port    = project + "/ports/mail/opensmtpd-filter-scanwatch"
+	version = "0.1.0" // of the Makefile; TestVersions
+)
+
+func needs(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		require.Program(t, p)
+	}
+}
+
+func run(t *testing.T, dir string, env []string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), env...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s%s", args, err, out, stderr.String())
+	}
+	return string(out)
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// sources copies the sources of programs and packages to a new directory.
+func sources(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"Makefile", "go.mod", "go.sum", "LICENSE", "README.md", "CHANGES.md", "DECISIONS.md", "cmd", "contrib", "filter", "internal", "man", "packaging", "rules", "store"} {
+		run(t, project, nil, "cp", "-R", name, dir)
+	}
+	return dir
+}
+
+// pretended returns a directory in which make install works without a build.
+func pretended(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"Makefile", "contrib", "man", "packaging", "rules"} {
+		run(t, project, nil, "cp", "-R", name, dir)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "completions"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"filter-scanwatch", "scanwatch", "completions/bash", "completions/zsh", "completions/fish"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\necho "+name+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// installed returns the files under dir.
+func installed(t *testing.T, dir string) (files []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			files = append(files, strings.TrimPrefix(name, dir))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(files)
+	return files
+}
+
+// TestVersions checks that four files contain the same version.
+func TestVersions(t *testing.T) {
+	for name, want := range map[string]string{
+		project + "/Makefile":                   "\nVERSION = " + version + "\n",
+		project + "/packaging/debian/changelog": "(" + version + "-",
+		project + "/CHANGES.md":                 "## " + version,
+		port + "/Makefile":                      "\nV =\t\t" + version + "\n",
+	} {
+		if !strings.Contains(read(t, name), want) {
+			t.Errorf("%s does not have %q", name, want)
+		}
+	}
+}
+
+// TestInstall checks that each directory can be set, that nothing is installed
+// elsewhere, and that uninstall removes all files.
+func TestInstall(t *testing.T) {
+	for _, program := range []string{"make", "bmake"} {
+		t.Run(program, func(t *testing.T) {
+			needs(t, program)
+			from := pretended(t)
+			dest := t.TempDir()
+			vars := []string{"DESTDIR=" + dest, "PREFIX=/p", "LIBEXECDIR=/l", "MANDIR=/m", "SYSCONFDIR=/s"}
+			run(t, from, nil, append([]string{program, "-s", "install"}, vars...)...)
+			files := installed(t, dest)
+			for _, want := range []string{"/p/bin/scanwatch", "/l/filter-scanwatch", "/m/man5/scanwatch.conf.5", "/m/man8/filter-scanwatch.8",
+				"/m/man8/scanwatch.8", "/p/share/examples/scanwatch/standard.conf",
+				"/p/share/examples/scanwatch/fail2ban/jail.d/scanwatch.conf", "/p/share/examples/scanwatch/sshguard/scanwatch-parser", "/p/share/zsh/site-functions/_scanwatch"} {
+				if !slices.Contains(files, want) {
+					t.Errorf("%s is not installed", want)
+				}
+			}
+			run(t, from, nil, append([]string{program, "-s", "uninstall"}, vars...)...)
+			if left := installed(t, dest); len(left) > 0 {
+				t.Errorf("after uninstall there are %v", left)
+			}
+			// The smtpd of Debian searches this directory.
+			run(t, from, nil, program, "-s", "install", "DESTDIR="+dest)
+			if _, err := os.Stat(dest + "/usr/libexec/opensmtpd/filter-scanwatch"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestPortList checks that the packing list of the port contains the files that
+// do-install installs. It ignores what the ports tree adds, except directories.
+func TestPortList(t *testing.T) {
+	needs(t, "bmake")
+	dest, from := t.TempDir(), pretended(t)
+	work := t.TempDir()
+	if err := os.Mkdir(filepath.Join(work, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"filter-scanwatch", "scanwatch"} {
+		if err := os.Rename(filepath.Join(from, name), filepath.Join(work, "bin", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(from, "completions")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(work, "bsd.port.mk"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run(t, port, nil, "bmake", "-r", "-s", "-m", work, "do-install", "WRKSRC="+from, "MODGO_WORKSPACE="+work, "PREFIX="+dest, "MAKE_PROGRAM=bmake -s")
+	files := installed(t, dest)
+	listed := make(map[string]bool)
+	before := ""
+	for line := range strings.Lines(read(t, port+"/pkg/PLIST")) {
+		line = strings.TrimSuffix(line, "\n")
+		word, rest, _ := strings.Cut(line, " ")
+		switch word {
+		case "@newgroup", "@newuser", "@mode", "@owner", "@group":
+			continue
+		case "@sample":
+			if before == "" && !strings.HasSuffix(rest, "/") {
+				t.Errorf("%s is a sample of no file", line)
+			}
+			continue
+		case "@bin", "@man":
+			line = rest
+		default:
+			if strings.HasPrefix(word, "@") {
+				t.Errorf("%s: what is that?", line)
+			}
+		}
+		before = ""
+		switch info, err := os.Stat(filepath.Join(dest, line)); {
+		case strings.HasPrefix(line, "share/doc/pkg-readmes/"): // pkg/README
+		case err != nil:
+			t.Error(err)
+		case info.IsDir() != strings.HasSuffix(line, "/"):
+			t.Errorf("%s: only directories end in a slash", line)
+		case !info.IsDir():
+			listed["/"+line] = true
+			before = line
+		}
+	}
+	for _, f := range files {
+		if !listed[f] {
+			t.Errorf("%s is installed and not in the list", f)
+		}
+	}
+}
+
+// TestPortModules checks that the modules of the port match go.mod, and that Go
+// finds all packages of the programs in a proxy with these modules only.
+func TestPortModules(t *testing.T) {
+	list := read(t, port+"/modules.inc")
+	if got := run(t, project, nil, "sh", "packaging/port.sh"); got != list {
+		t.Errorf("modules.inc is out of date: run sh packaging/port.sh\n%s", got)
+	}
+	run(t, project, nil, "go", "mod", "graph") // reads the go.mod files that a build does not need
+	cache := filepath.Join(strings.TrimSpace(run(t, project, nil, "go", "env", "GOMODCACHE")), "cache", "download")
+	proxy := t.TempDir()
+	zips, _, _ := strings.Cut(list, "MODGO_MODFILES")
+	for _, m := range regexp.MustCompile(`(?m)^\t(\S+) (\S+?)(?: \\)?$`).FindAllStringSubmatch(list, -1) {
+		ends := []string{".mod"}
+		if strings.Contains(zips, m[1]+" "+m[2]) {
+			ends = []string{".mod", ".zip", ".info"}
+		}
+		for _, end := range ends {
+			name := filepath.Join(m[1], "@v", m[2]+end)
+			data, err := os.ReadFile(filepath.Join(cache, name))
+			if err != nil && end == ".info" {
+				data, err = fmt.Appendf(nil, `{"Version":%q}`, m[2]), nil
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(proxy, name)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(proxy, name), data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	run(t, project, []string{"GOOS=openbsd", "GOARCH=arm64", "CGO_ENABLED=0", "GOPROXY=file://" + proxy, "GOMODCACHE=" + t.TempDir(),
+		"GONOSUMDB=*", "GOFLAGS=-modcacherw -mod=readonly"}, "go", "list", "-deps", "./cmd/filter-scanwatch", "./cmd/scanwatch")
+}
+
+// TestDebian checks that two directories give the same programs and package,
+// that lintian has no complaint, and that the package can be installed, used,
+// upgraded, removed and purged on every Debian with a suitable smtpd.
+func TestDebian(t *testing.T) {
+	require.Full(t)
+	needs(t, "dpkg-deb", "make")
+	packages := make([]string, 2)
+	bytesOf := make(map[string][]byte)
+	for i := range packages {
+		dir := sources(t)
+		run(t, dir, nil, "make", "-s", "deb")
+		found, _ := filepath.Glob(filepath.Join(dir, "*.deb"))
+		if len(found) != 1 {
+			t.Fatalf("packages: %v", found)
+		}
+		packages[i] = found[0]
+		for _, name := range []string{"scanwatch", "filter-scanwatch", filepath.Base(found[0])} {
+			data := []byte(read(t, filepath.Join(dir, name)))
+			if before, ok := bytesOf[name]; ok && !bytes.Equal(before, data) {
+				t.Errorf("%s is not the same in another folder", name)
+			}
+			bytesOf[name] = data
+		}
+	}
+	t.Run("lintian", func(t *testing.T) {
+		needs(t, "lintian")
+		run(t, project, nil, "lintian", "--allow-root", "--fail-on", "error,warning", packages[0])
+	})
+	// Make the next version as a maintainer does, but without compression,
+	// which takes very long.
+	next := sources(t)
+	const newer = "0.1.99"
+	edit := func(name string, f func(string) string) {
+		name = filepath.Join(next, "packaging", name)
+		if err := os.WriteFile(name, []byte(f(read(t, name))), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit("debian/changelog", func(s string) string { return strings.ReplaceAll(s, version, newer) })
+	edit("deb.sh", func(s string) string { return strings.ReplaceAll(s, "-Zxz", "-Znone") })
+	run(t, next, nil, "make", "-s", "deb", "VERSION="+newer)
+	upgrade, _ := filepath.Glob(filepath.Join(next, "*.deb"))
+	if len(upgrade) != 1 {
+		t.Fatalf("packages: %v", upgrade)
+	}
+	for _, v := range smtpd.Matrix() {
+		suite := v.Root
+		t.Run(suite, func(t *testing.T) {
+			root := filepath.Join(rootsDir(), suite)
+			if _, err := os.Stat(filepath.Join(root, "usr/sbin/smtpd")); err != nil || os.Getuid() != 0 {
+				require.Missing(t, "no root for %s: run tests/roots.sh as root", suite)
+			}
+			script, err := filepath.Abs("deb.sh")
+			if err != nil {
+				t.Fatal(err)
+			}
+			args := append([]string{"unshare", "-mnpf", "--kill-child", "bash", script, root, packages[0], upgrade[0], t.TempDir()}, smtpdExamples(t)...)
+			if out := run(t, project, nil, args...); !strings.Contains(out, "removed and purged") {
+				t.Error(out)
+			}
+		})
+	}
+}
+
+// TestDebianArchitecture checks that the package has the architecture of the programs,
+// which may be built for another system.
+func TestDebianArchitecture(t *testing.T) {
+	needs(t, "dpkg-deb", "make")
+	dir := pretended(t)
+	for _, name := range []string{"README.md", "CHANGES.md", "DECISIONS.md", "LICENSE"} {
+		run(t, project, nil, "cp", name, dir)
+	}
+	intel := filepath.Join(dir, "filter/lookup/intel")
+	program := filepath.Join(dir, "hello.go")
+	if err := errors.Join(os.MkdirAll(intel, 0o755), os.WriteFile(filepath.Join(intel, "SOURCES.md"), nil, 0o644),
+		os.WriteFile(program, []byte("package main\n\nfunc main() {}\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for goarch, want := range map[string]string{"amd64": "amd64", "arm64": "arm64", "386": "i386"} {
+		for _, name := range []string{"scanwatch", "filter-scanwatch"} {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+			run(t, dir, []string{"GOARCH=" + goarch, "CGO_ENABLED=0"}, "go", "build", "-o", name, program)
+		}
+		run(t, dir, nil, "sh", "packaging/deb.sh", version)
+		if got := strings.TrimSpace(run(t, dir, nil, "dpkg-deb", "-f", "opensmtpd-filter-scanwatch_"+version+"-1_"+want+".deb", "Architecture")); got != want {
+			t.Errorf("%s: the package is for %q", goarch, got)
+		}
+	}
+}
+
+// rootsDir returns the directory of the systems from tests/roots.sh.
+func rootsDir() string {
+	if dir := os.Getenv("SCANWATCH_ROOTS"); dir != "" {
+		return dir
+	}
+	return "/var/cache/scanwatch-tests"
+}
+
+// smtpdExamples returns files with the examples of smtpd.conf(5) in the
+// manuals.
+func smtpdExamples(t *testing.T) (files []string) {
+	t.Helper()
+	dir := t.TempDir()
+	pages, _ := filepath.Glob(project + "/man/*.[58]")
+	for _, page := range pages {
+		text := read(t, page)
+		for _, m := range regexp.MustCompile(`(?s)\.Bd -literal -offset indent\n(.*?)\.Ed`).FindAllStringSubmatch(text, -1) {
+			if !strings.Contains(m[1], "\nlisten on") {
+				continue
+			}
+			name := filepath.Join(dir, fmt.Sprintf("%d.conf", len(files)))
+			if err := os.WriteFile(name, []byte(m[1]), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			files = append(files, name)
+		}
+	}
+	if len(files) < 3 {
+		t.Errorf("only %d examples of smtpd.conf in the manuals", len(files))
+	}
+	return files
+}

@@ -1,0 +1,15 @@
+//go:build linux
+
+// Package replaystreams runs the filter on recorded streams of all versions of
+// smtpd.
+package replaystreams
+
+import (
+	"testing"
+
+	"scanwatch/tests/internal/smtpd"
+)
+
+func TestMain(m *testing.M) {
+	smtpd.Main(m, "scanwatch/cmd/filter-scanwatch", "scanwatch/cmd/scanwatch")
+}

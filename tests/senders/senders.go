@@ -1,0 +1,70 @@
+// Package senders holds forms of legitimate senders, for tests that sweep over
+// them: names, greetings and addresses that large providers, mailing services,
+// rented servers, companies, universities and home lines really use. Names of small
+// sites are replaced by example names.
+package senders
+
+import (
+	_ "embed"
+	"fmt"
+	"iter"
+	"net/netip"
+	"strings"
+)
+
+//go:embed senders.tsv
+var table string
+
+// A Sender is one form of a legitimate sender.
+type Sender struct {
+	Line   int        // in senders.tsv
+	RDNS   string     // reverse DNS name; empty for none
+	FCrDNS string     // pass, fail or error
+	Helo   string     // greeting
+	Note   string     // what it is; after "tight:" the reason why that policy may reject it
+	Addr   netip.Addr // a real address if it matters, otherwise one of 198.18.0.0/15
+}
+
+func (s *Sender) String() string {
+	return fmt.Sprintf("line %d: %s (%s, fcrdns %s) greets %s (%s)", s.Line, s.Addr, s.RDNS, s.FCrDNS, s.Helo, s.Note)
+}
+
+// All returns the forms. Each without an address has one in a network of its own.
+func All() (list []Sender) {
+	for i, line := range strings.Split(strings.TrimSuffix(table, "\n"), "\n") {
+		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, "rdns\t") {
+			continue
+		}
+		f := append(strings.Split(line, "\t"), "", "", "", "")
+		s := Sender{Line: i + 1, RDNS: f[0], FCrDNS: f[1], Helo: f[2], Note: f[3], Addr: netip.AddrFrom4([4]byte{198, byte(18 + i/256), byte(i), 25})}
+		if s.RDNS == "-" {
+			s.RDNS = ""
+		}
+		if s.Helo == "=" {
+			s.Helo = s.RDNS
+		}
+		if f[4] != "" {
+			s.Addr = netip.MustParseAddr(f[4])
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// Variants yields s, and s in the forms that it has when clients and DNS are not at
+// their best: other letters, a trailing dot, and names that DNS does not return or
+// confirm.
+func (s Sender) Variants() iter.Seq[Sender] {
+	return func(yield func(Sender) bool) {
+		upper, dot, unconfirmed, nameless := s, s, s, s
+		upper.RDNS, upper.Helo = strings.ToUpper(s.RDNS), strings.ToUpper(s.Helo)
+		dot.Helo += "."
+		unconfirmed.FCrDNS = "error"
+		nameless.RDNS, nameless.FCrDNS = "", "error"
+		for _, v := range []Sender{s, upper, dot, unconfirmed, nameless} {
+			if !yield(v) {
+				return
+			}
+		}
+	}
+}

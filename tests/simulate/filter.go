@@ -1,0 +1,24 @@
+package simulate
+
+import (
+	"scanwatch/filter"
+	"scanwatch/filter/smtpd"
+)
+
+// A Filter is a pipeline behind the front end for smtpd.
+type Filter struct {
+	*filter.Pipeline
+	*smtpd.FrontEnd
+}
+
+// NewFilter returns a Filter. The program puts one together in the same way.
+func NewFilter(o filter.Options) *Filter {
+	p := filter.New(o)
+	return &Filter{p, smtpd.NewFrontEnd(p)}
+}
+
+// Stop closes both, as the program does when smtpd stops.
+func (f *Filter) Stop() {
+	f.FrontEnd.Stop()
+	f.Pipeline.Stop()
+}

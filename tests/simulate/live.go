@@ -1,0 +1,388 @@
+package simulate
+
+// Clients that decide after each reply, instead of following a script.
+
+import (
+	"errors"
+	"io"
+	"iter"
+	"net/netip"
+	"strings"
+	"time"
+
+	"scanwatch/filter/smtpd"
+)
+
+// A Live is a simulated server whose clients are Go code. It runs on the calling
+// goroutine: smtpd.Serve is a coroutine that continues while a client waits for an
+// answer. The clock advances with the commands of clients and with WaitUntil.
+type Live struct {
+	// Exists reports whether a local part of Domain, in lower case and without a
+	// tag, is a mailbox. All other recipients are unknown, unless the client
+	// is authenticated and the domain is foreign.
+	Exists func(local string) bool
+
+	p        *player
+	now      int64 // microseconds since 1970
+	sessions uint64
+	send     func() // lets the filter read all lines, and answer if the last one is a request
+	ended    bool
+	wrong    string
+	err      error
+}
+
+// NewLive returns a server that starts at the given time, with h behind it.
+func NewLive(h smtpd.Handler, phases []smtpd.ID, start time.Time) *Live {
+	l := &Live{now: start.UnixMicro(), p: &player{}, Exists: func(string) bool { return false }}
+	for _, id := range phases {
+		l.p.phases[id] = true
+	}
+	l.p.out = append(l.p.out, handshake...)
+	o := smtpd.Options{Phases: phases, Log: func(s string) {
+		if l.wrong == "" {
+			l.wrong = s
+		}
+	}}
+	resume, _ := iter.Pull(func(yield func(struct{}) bool) {
+		l.err = smtpd.Serve(lines{l, yield}, l.p, hurried{h, &l.p.hold}, o)
+	})
+	l.send = func() { resume() }
+	l.send()
+	return l
+}
+
+// NewLiveOver returns a server with a filter that is a process, after the
+// handshake. The filter really delays answers that it delays.
+func NewLiveOver(filter io.Writer, answer func() string, phases []smtpd.ID, start time.Time) *Live {
+	l := &Live{now: start.UnixMicro(), p: &player{}, Exists: func(string) bool { return false }}
+	for _, id := range phases {
+		l.p.phases[id] = true
+	}
+	l.send = func() {
+		if _, err := filter.Write(l.p.out); err != nil {
+			l.err = errors.Join(l.err, err)
+		}
+		l.p.out = l.p.out[:0]
+		if l.p.asked != nil {
+			l.p.answer = append(l.p.answer, strings.TrimSuffix(answer(), "\n")...)
+		}
+	}
+	return l
+}
+
+// Number sets the number of the next session, for a stream that continues another
+// one.
+func (l *Live) Number(n int) { l.sessions = uint64(n) }
+
+// Close ends the stream and returns the first error of the filter: a panic, an
+// answer that smtpd does not accept, or a missing answer.
+func (l *Live) Close() error {
+	l.ended = true
+	l.send()
+	if l.err == nil && l.wrong != "" {
+		l.err = errors.New(l.wrong)
+	}
+	return l.err
+}
+
+// Now returns the time of the server.
+func (l *Live) Now() time.Time { return time.UnixMicro(l.now).UTC() }
+
+// WaitUntil advances the clock to at, unless it is later already.
+func (l *Live) WaitUntil(at time.Time) { l.now = max(l.now, at.UnixMicro()) }
+
+// Sessions returns the number of sessions so far.
+func (l *Live) Sessions() int { return int(l.sessions) }
+
+// exchange lets the filter read all lines and answer the last one.
+func (l *Live) exchange(v *visit) {
+	l.p.asked = v
+	l.send()
+	l.p.asked = nil
+	err := l.p.written
+	switch {
+	case err != nil:
+	case len(l.p.answer) == 0:
+		err = errors.New("a request was not answered")
+	default:
+		err = v.hear(l.p.answer)
+	}
+	l.p.answer = l.p.answer[:0]
+	if err != nil {
+		v.gone = true
+		l.err = errors.Join(l.err, err)
+	}
+}
+
+// lines is the input of smtpd.Serve. Read returns to the clients if there is
+// nothing to read.
+type lines struct {
+	*Live
+	yield func(struct{}) bool
+}
+
+func (r lines) Read(b []byte) (int, error) {
+	p := r.p
+	for p.read == len(p.out) {
+		p.out, p.read = p.out[:0], 0
+		if r.ended || !r.yield(struct{}{}) {
+			return 0, io.EOF
+		}
+	}
+	n := copy(b, p.out[p.read:])
+	p.read += n
+	return n, nil
+}
+
+// A Host is the network side of a client.
+type Host struct {
+	Src    netip.Addr
+	RDNS   string // empty for none
+	FCrDNS string // pass, fail or error; the default is pass with a name
+	Port   uint16 // of the server; 25 by default. 465 starts with TLS.
+	Helo   string
+	// RTT is the time of a command. Pace, if not empty, has the times of the
+	// first commands; the last one applies to all others.
+	RTT  time.Duration
+	Pace []time.Duration
+}
+
+// Result is the result of a command.
+type Result string
+
+// Failed is a wrong password or a command that is not allowed. Unknown and
+// Deferred are answers of the server, Refused is one of the filter. Gone is a
+// connection that has ended before.
+const (
+	Accepted Result = "ok"
+	NoSuch   Result = "unknown"
+	Deferred Result = "deferred"
+	Refused  Result = "refused"
+	Failed   Result = "failed"
+	Gone     Result = "closed"
+)
+
+// A Client is an open session.
+type Client struct {
+	Host
+	v      *visit
+	l      *Live
+	Closed bool
+	Barred bool // the filter rejected the connection
+	Asked  []Asked
+	Tries  int // passwords that the server checked
+}
+
+// Asked is a recipient and its result.
+type Asked struct {
+	Rcpt   string
+	Result Result
+}
+
+// Connect opens a session.
+func (l *Live) Connect(h Host) *Client {
+	if h.FCrDNS == "" {
+		h.FCrDNS = "fail"
+		if h.RDNS != "" {
+			h.FCrDNS = "pass"
+		}
+	}
+	if h.Port == 0 {
+		h.Port = 25
+	}
+	if h.RTT == 0 {
+		h.RTT = 60 * time.Millisecond
+	}
+	if h.Helo == "" {
+		h.Helo = h.RDNS
+	}
+	l.sessions++
+	src := netip.AddrPortFrom(h.Src, uint16(20_000+mix(l.sessions)%40_000))
+	v := newVisit(l.p, &Session{Start: l.Now(), Src: src, Dst: serverAddr(h.Src, h.Port), RDNS: h.RDNS, FCrDNS: h.FCrDNS}, l.sessions)
+	v.stop() // no script
+	c := &Client{Host: h, v: v, l: l}
+	v.yield = func(w wait) bool {
+		if w == forAnswer {
+			l.exchange(v)
+		}
+		return true
+	}
+	v.smtps, v.live = h.Port == 465, true
+	c.step(func() { v.connect() })
+	c.Barred = len(v.outcome.Refused) > 0
+	return c
+}
+
+// step runs one step of the client on the clock of the server. It reports whether
+// the session was still open.
+func (c *Client) step(f func()) bool {
+	if c.Closed {
+		return false
+	}
+	c.v.now = max(c.l.now, c.v.now)
+	f()
+	if c.v.gone {
+		c.end()
+	}
+	c.l.now = max(c.l.now, c.v.now)
+	if len(c.l.p.out) > batch {
+		c.l.send()
+	}
+	return true
+}
+
+func (c *Client) end() {
+	if c.v.tx.open {
+		c.v.rollback()
+	}
+	c.v.report(smtpd.LinkDisconnect)
+	c.Closed = true
+}
+
+// gap waits for the time that a command takes.
+func (c *Client) gap() {
+	d := c.RTT + time.Duration(mix(c.v.id+uint64(c.v.now))%uint64(c.RTT/4+1))
+	if len(c.Pace) > 0 {
+		if d = c.Pace[0]; len(c.Pace) > 1 {
+			c.Pace = c.Pace[1:]
+		}
+	}
+	c.v.now += d.Microseconds()
+}
+
+// say plays a command and returns the answer of the filter, or Accepted.
+func (c *Client) say(f func()) Result {
+	n := len(c.v.outcome.Refused)
+	if !c.step(func() { c.gap(); f() }) {
+		return Gone
+	}
+	c.v.leaving = false // the caller decides
+	if len(c.v.outcome.Refused) > n {
+		return Refused
+	}
+	return Accepted
+}
+
+// ID returns the session id of smtpd.
+func (c *Client) ID() uint64 { return c.v.id }
+
+// Refusals returns the negative answers of the filter.
+func (c *Client) Refusals() []Refusal { return c.v.outcome.Refused }
+
+// Mails returns the number of accepted messages, and Junked reports whether one
+// of them was marked as junk.
+func (c *Client) Mails() int   { return c.v.outcome.Mails }
+func (c *Client) Junked() bool { return c.v.outcome.Junked }
+
+// LoggedIn reports whether a login succeeded.
+func (c *Client) LoggedIn() bool { return c.v.authed }
+
+// InTransaction reports whether a transaction is open.
+func (c *Client) InTransaction() bool { return c.v.tx.open }
+
+// Ehlo greets with the name of the host.
+func (c *Client) Ehlo() Result { return c.Greet("EHLO", c.Helo) }
+
+// Greet greets with any name.
+func (c *Client) Greet(verb, name string) Result {
+	c.Helo = name
+	return c.say(func() {
+		if c.Barred {
+			c.v.client(verb + " " + name)
+			c.v.server(outOfOrder)
+			return
+		}
+		c.v.greet(verb, name)
+	})
+}
+
+// StartTLS starts TLS and greets again.
+func (c *Client) StartTLS() Result { return c.say(func() { c.v.startTLS(c.RTT) }) }
+
+// Auth tries to log in.
+func (c *Client) Auth(user string, right bool) Result {
+	s := &Step{Text: user}
+	if !right {
+		s.Fate = Unknown
+	}
+	open := c.v.submission() && c.v.tls && !c.v.authed
+	if r := c.say(func() { c.v.auth(s) }); r != Accepted {
+		return r
+	}
+	if open {
+		c.Tries++
+	}
+	if !c.v.authed {
+		return Failed
+	}
+	return Accepted
+}
+
+// Mail starts a transaction.
+func (c *Client) Mail(sender string) Result {
+	r := c.say(func() { c.v.mail(sender) })
+	if r == Accepted && !c.v.tx.open {
+		return Failed
+	}
+	return r
+}
+
+// Rcpt asks for a recipient.
+func (c *Client) Rcpt(to string) Result { return c.RcptFate(to, c.fate(to)) }
+
+func (c *Client) fate(to string) Fate {
+	at := strings.LastIndexByte(to, '@')
+	local, _, _ := strings.Cut(strings.ToLower(to[:max(at, 0)]), "+")
+	switch ours := strings.EqualFold(to[at+1:], Domain); {
+	case ours && c.l.Exists(local), !ours && c.v.authed:
+		return OK
+	}
+	return Unknown
+}
+
+// RcptFate asks for a recipient that the server itself treats in the given way.
+func (c *Client) RcptFate(to string, fate Fate) Result {
+	open := c.v.tx.open
+	r := c.say(func() { c.v.rcpt(&Step{Text: to, Fate: fate}) })
+	switch {
+	case r != Accepted:
+	case !open:
+		r = Failed
+	case fate == Unknown:
+		r = NoSuch
+	case fate == Later:
+		r = Deferred
+	}
+	if r != Gone && open {
+		c.Asked = append(c.Asked, Asked{to, r})
+	}
+	return r
+}
+
+// Data sends a message to the accepted recipients.
+func (c *Client) Data() Result {
+	if !c.Closed && c.v.tx.accepted == 0 {
+		return c.say(func() { c.v.client("DATA"); c.v.server("503 5.5.4 Invalid command arguments: No recipient specified") })
+	}
+	return c.say(func() { c.v.data(1200) })
+}
+
+// Rset ends the transaction.
+func (c *Client) Rset() Result { return c.say(func() { c.v.rset() }) }
+
+// Command sends a line that smtpd does not ask filters about.
+func (c *Client) Command(line, reply string) Result {
+	return c.say(func() { c.v.client(line); c.v.server(reply) })
+}
+
+// Pipelined sends several lines in one write.
+func (c *Client) Pipelined() Result { return c.say(func() { c.v.pipelined() }) }
+
+// Quit ends the session.
+func (c *Client) Quit() { c.say(func() { c.v.quit() }) }
+
+// Leave closes the connection.
+func (c *Client) Leave() { c.step(func() { c.v.gone = true }) }
+
+// Flush lets the filter read all lines so far.
+func (l *Live) Flush() { l.send() }

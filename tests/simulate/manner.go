@@ -1,0 +1,136 @@
+package simulate
+
+// Behaviour that several attackers have in common.
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A Manner is how a client asks for recipients.
+type Manner struct {
+	Sender string             // a@x.example by default
+	Null   bool               // the null sender
+	Per    int                // recipients in a transaction; 0 for all
+	Before func(i int) string // a recipient to ask for first
+	Send   bool               // finish each transaction with a message
+	Drop   bool               // close the connection without QUIT
+}
+
+// Ask asks for recipients in one session, until the filter ends it.
+func (l *Live) Ask(h Host, m Manner, rcpts ...string) *Client {
+	if m.Sender == "" && !m.Null {
+		m.Sender = "a@x.example"
+	}
+	c := l.Connect(h)
+	c.Ehlo()
+	for i, r := range rcpts {
+		if c.Closed {
+			break
+		}
+		if i == 0 || m.Per > 0 && i%m.Per == 0 {
+			if c.InTransaction() && (!m.Send || c.Data() != Accepted) {
+				c.Rset()
+			}
+			c.Mail(m.Sender)
+		}
+		if m.Before != nil {
+			c.Rcpt(m.Before(i))
+		}
+		c.Rcpt(r)
+	}
+	if m.Send && c.InTransaction() {
+		c.Data()
+	}
+	if m.Drop {
+		c.Leave()
+	}
+	c.Quit()
+	return c
+}
+
+// Guess tries one wrong password for each of the users on a submission port.
+func (l *Live) Guess(h Host, users ...string) *Client {
+	if h.Port == 0 {
+		h.Port = 587
+	}
+	c := l.Connect(h)
+	c.Ehlo()
+	if h.Port != 465 {
+		c.StartTLS()
+	}
+	for _, u := range users {
+		c.Auth(u, false)
+	}
+	c.Quit()
+	return c
+}
+
+// UnknownCommand is the reply to a command that smtpd does not know.
+const UnknownCommand = "500 5.5.1 Invalid command: Command unrecognized"
+
+// Blind tries n passwords on port 25, where smtpd rejects the command, and sends
+// user and password nevertheless.
+func (l *Live) Blind(h Host, n int, mechanism string) *Client {
+	c := l.Connect(h)
+	c.Ehlo()
+	for i := range n {
+		if c.Closed {
+			break
+		}
+		c.Tries++
+		c.Command("AUTH "+mechanism, "503 5.5.1 Invalid command: Command not supported")
+		if mechanism == "LOGIN" {
+			c.Command(fmt.Sprintf("b2ZmaWNl%d", i), UnknownCommand)
+			c.Command(fmt.Sprintf("c2VjcmV0%d", i), UnknownCommand)
+		}
+	}
+	c.Quit()
+	return c
+}
+
+// Words returns n recipients that do not exist, starting with number start.
+func Words(prefix string, start, n int) (to []string) {
+	for i := range n {
+		to = append(to, fmt.Sprintf("%s%03d@%s", prefix, start+i, Domain))
+	}
+	return to
+}
+
+// Foreign returns n recipients in n domains that are served elsewhere.
+func Foreign(start, n int) (to []string) {
+	for i := range n {
+		to = append(to, fmt.Sprintf("victim%d@domain%d.example", start+i, start+i))
+	}
+	return to
+}
+
+// Told visits each mailbox of Domain of which the client learned whether it exists,
+// without tags and in lower case, except postmaster and abuse, which exist everywhere.
+// A mailbox that is asked for twice is visited twice.
+func (c *Client) Told(visit func(local string)) {
+	for _, r := range c.Asked {
+		at := strings.LastIndexByte(r.Rcpt, '@')
+		if r.Result != Accepted && r.Result != NoSuch || !strings.EqualFold(r.Rcpt[at+1:], Domain) || through(r.Rcpt[:at]) {
+			continue
+		}
+		if local, _, _ := strings.Cut(strings.ToLower(r.Rcpt[:at]), "+"); !slices.Contains([]string{"postmaster", "abuse"}, local) {
+			visit(local)
+		}
+	}
+}
+
+// Relayed returns the number of recipients of other domains that the server answered.
+func (c *Client) Relayed() (n int) {
+	for _, r := range c.Asked {
+		at := strings.LastIndexByte(r.Rcpt, '@')
+		if (r.Result == Accepted || r.Result == NoSuch) && (!strings.EqualFold(r.Rcpt[at+1:], Domain) || through(r.Rcpt[:at])) {
+			n++
+		}
+	}
+	return n
+}
+
+// through reports whether a local part names another server.
+func through(local string) bool { return strings.ContainsAny(local, "%!@:") }

@@ -1,0 +1,96 @@
+// Package simulate plays scripted SMTP sessions against a smtpd.Handler like
+// OpenSMTPD 7.9. It sends the same lines in the same order, obeys the answers, and
+// its clients react like mail servers. Time is the time of the sessions: a day
+// takes seconds, and the same sessions always give the same lines.
+//
+// It also generates sessions: the busy day of a legitimate server (Day) and attacks
+// (Harvest, Guess).
+//
+// It does not simulate smtps, sessions of sendmail(8), timeouts of smtpd, limits on
+// the number of recipients, and message text.
+package simulate
+
+import (
+	"net/netip"
+	"time"
+
+	"scanwatch/filter/smtpd"
+)
+
+// These name the simulated server.
+const (
+	ServerName = "mx.example.org"
+	Domain     = "example.org"
+)
+
+// A Session is the behaviour of a client.
+type Session struct {
+	Label  string    // the kind of client it is in truth
+	Start  time.Time // time of link-connect, after the reverse lookup
+	Src    netip.AddrPort
+	Dst    netip.AddrPort // port 587 asks for a login, after STARTTLS
+	RDNS   string         // empty for none
+	FCrDNS string         // pass, fail or error
+	Steps  []Step
+}
+
+// A Step is an action of a client.
+type Step struct {
+	Kind Kind
+	Gap  time.Duration // between the server's last reply and this
+	Text string        // name, user, sender, recipient, or the whole line of a Command
+	Fate Fate          // the answer without a filter
+	Size int           // of a message, in bytes
+}
+
+// Kind is the kind of a Step.
+type Kind uint8
+
+// A script that ends without Quit ends like one with Drop.
+const (
+	Ehlo Kind = iota + 1
+	Helo
+	StartTLS // with the handshake and another EHLO
+	Auth     // AUTH PLAIN; Text is the user
+	Mail     // Text is the sender, empty for the null sender
+	Rcpt     // Text is the recipient
+	Data     // DATA, a message of Size bytes, and the final dot
+	Rset
+	Noop
+	Quit
+	Command   // a line that smtpd does not know
+	Pipelined // several lines in one write; smtpd disconnects
+	Drop      // the client closes the connection
+)
+
+// Fate is the answer of a server without a filter.
+type Fate uint8
+
+// Unknown is a recipient that does not exist or is not relayed, or a wrong
+// password. Later is a temporary error.
+const (
+	OK Fate = iota
+	Unknown
+	Later
+)
+
+// An Outcome is the result of a Session.
+type Outcome struct {
+	Label        string
+	Session      uint64 // smtpd's id
+	Src          netip.AddrPort
+	Refused      []Refusal // by the filter, in order
+	Disconnected bool      // by the filter
+	Mails        int       // messages the server accepted
+	Junked       bool      // one of them at least was marked as junk
+	RcptOK       int       // recipients accepted
+	RcptUnknown  int       // recipients rejected or deferred by the server itself
+	RcptRefused  int       // recipients refused by the filter
+	Held         time.Duration
+}
+
+// A Refusal is a negative answer of the filter.
+type Refusal struct {
+	Phase smtpd.ID
+	Text  string
+}

@@ -1,0 +1,33 @@
+package structure
+
+import (
+	"go/ast"
+	"go/token"
+	"strings"
+	"testing"
+)
+
+// readers are the packages outside store that may use Reader.Each, with the reason.
+var readers = map[string]string{
+	"store/history": "Walk calls visitors that handle sums",
+}
+
+// TestReaders checks that records are read with history.Walk, so that no reader omits
+// sums. Other methods called Each have one or two arguments.
+func TestReaders(t *testing.T) {
+	sources(t, func(dir string, f *ast.File, fset *token.FileSet) {
+		if dir == "store" || readers[dir] != "" {
+			return
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) < 3 {
+				return true
+			}
+			if fn, ok := call.Fun.(*ast.SelectorExpr); ok && fn.Sel.Name == "Each" {
+				t.Errorf("%s reads records with Each; use history.Walk", strings.TrimPrefix(fset.Position(call.Pos()).String(), root+"/"))
+			}
+			return true
+		})
+	})
+}
