@@ -143,7 +143,7 @@ func soak(t *testing.T, load size) {
 	stopped := tellings(t, dir, start)
 	t.Logf("%d sessions from %d unknown sources in %v, %v of CPU: at most %d bytes on disk of %d, %d kB of anonymous memory; %d samples; %d records, dropped %v",
 		load.sessions, load.sources, took.Round(time.Second), cpu.Round(time.Millisecond), most.disk, load.budget, most.memory, most.samples, status.Store.Added, status.Store.Dropped)
-	if most.disk > load.budget || most.disk < load.budget/2 {
+	if most.disk > load.budget || most.disk == 0 {
 		t.Errorf("the budget of %d was used up to %d", load.budget, most.disk)
 	}
 	// The manual names this limit: tables, lists, and two buffers of the
