@@ -34,7 +34,7 @@ type policies struct {
 	file   string // empty without a configuration
 	dir    string // the state directory; initially the value of the flag
 	lists  func() *lookup.Lists
-	use    func(*config.Config)
+	use    func(*rules.Policy, *config.Config)
 	asked  []smtpd.ID // the registered phases
 	log    *slog.Logger
 	find   func(string) string // config.Find
@@ -45,6 +45,8 @@ type policies struct {
 
 	stateMu sync.Mutex
 	state   control.Config
+	active  *config.Config // nil before the first valid one
+	halt    halt
 }
 
 // maxNotes is the maximum number of notes about tables in status. The log has all
@@ -71,10 +73,13 @@ func (p *policies) status() control.Config {
 	if s.Mode == "" {
 		s.Mode = rules.Observe.String()
 	}
+	if p.halt.active(time.Now()) {
+		s.Halted, s.Mode = &control.Halted{Mode: s.Mode, Until: p.halt.until}, rules.Observe.String()
+	}
 	return s
 }
 
-// enforced reports whether the active policy is in mode enforce.
+// enforced reports whether mode enforce is in effect.
 func (p *policies) enforced() bool { return p.status().Mode == rules.Enforce.String() }
 
 // start loads the configuration and returns its settings. An invalid configuration
@@ -125,7 +130,10 @@ func (p *policies) take(c *config.Config) {
 	}
 	p.config = c
 	p.note(c, "")
-	p.use(c)
+	p.stateMu.Lock()
+	defer p.stateMu.Unlock()
+	p.active = c
+	p.apply()
 }
 
 func (p *policies) complain(err error) {
@@ -199,6 +207,7 @@ func (p *policies) watch(ctx context.Context, hangup <-chan os.Signal) {
 			return
 		case <-hangup:
 		case <-tick.C:
+			p.endHalt(time.Now())
 			p.appeared()
 			if !p.changed() {
 				continue

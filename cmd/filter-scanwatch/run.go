@@ -127,9 +127,7 @@ func build(s settings, stderr *os.File) *program {
 		Log: p.logs.Line, Watch: p.watchers.Send, Lists: p.lists, Memory: p.memory, Hasher: p.hasher.Load, Hashed: p.policies.file != "", OwnAddrs: local, Budget: p.set.Budget,
 	})
 	p.front = smtpd.NewFrontEnd(p.pipeline)
-	if c := p.policies.config; c != nil && c.Policy != nil {
-		p.use(c)
-	}
+	p.policies.startHalt()
 	return p
 }
 
@@ -168,13 +166,14 @@ func (p *program) now() time.Time {
 	return time.Now()
 }
 
-// use applies a configuration to the pipeline, if that exists.
-func (p *program) use(c *config.Config) {
+// use applies a policy and the databases of its configuration to the pipeline, if
+// that exists.
+func (p *program) use(policy *rules.Policy, c *config.Config) {
 	if p.pipeline == nil {
 		return
 	}
-	p.writer.Rules(filter.RuleTexts(c.Policy)) // before the first verdict of the policy
-	p.pipeline.Use(&filter.Settings{Policy: c.Policy, ASN: c.ASN, Country: c.Country})
+	p.writer.Rules(filter.RuleTexts(policy)) // before the first verdict of the policy
+	p.pipeline.Use(&filter.Settings{Policy: policy, ASN: c.ASN, Country: c.Country})
 }
 
 // start starts the background work.
@@ -198,7 +197,7 @@ func (p *program) serveControl(live context.Context) {
 	checkState(p.set.Store, p.log)
 	commands := slices.Concat(
 		control.StoreCommands(p.writer, p.flushSums, p.state.Flush),
-		[]control.Command{p.policies.verb(), control.StatusCommand(p.status), control.WatchCommand(&p.watchers), control.LogCommand(p.level, p.log)},
+		[]control.Command{p.policies.verb(), p.policies.modeCommand(), control.StatusCommand(p.status), control.WatchCommand(&p.watchers), control.LogCommand(p.level, p.log)},
 		control.MemoryCommands(p.memory, p.state, func() int64 { return p.now().UnixMicro() }, p.policies.enforced, p.banned),
 	)
 	server := control.Server{Commands: commands, Log: p.log}

@@ -145,7 +145,7 @@ var nastyOutputs = []struct {
 
 // toldLive are verbs that say nothing without a running filter: see
 // TestNastyLive.
-var toldLive = []string{"status", "flush", "reload", "watch", "top", "ban", "unban", "log"}
+var toldLive = []string{"status", "flush", "reload", "mode", "watch", "top", "ban", "unban", "log"}
 
 // TestNastyOutput: whatever strangers have sent, each output of the program is
 // what it has to be, and so are its complaints.

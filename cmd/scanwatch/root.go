@@ -53,6 +53,7 @@ var commands = []struct {
 	{groupPolicy, newBacktest},
 	{groupPolicy, newLists},
 	{groupMaintain, newReload},
+	{groupMaintain, newMode},
 	{groupMaintain, newLog},
 	{groupMaintain, newFlush},
 	{groupMaintain, newStats},

@@ -17,6 +17,7 @@ import (
 
 	"scanwatch/cmd/internal/owner"
 	"scanwatch/filter/memory"
+	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -86,6 +87,18 @@ func (c *Client) Reload(forced bool) (a Config, err error) {
 
 // Log sets the log level to a Word of Levels.
 func (c *Client) Log(word string) error { return c.ask(nil, "log", word) }
+
+// Observe stops enforcement for a time, or until Enforce if d is 0.
+func (c *Client) Observe(d time.Duration) (a Config, err error) {
+	err = c.ask(&a, "mode", rules.Observe.String(), strconv.FormatInt(int64(d/time.Second), 10))
+	return a, err
+}
+
+// Enforce returns to the mode of the configuration.
+func (c *Client) Enforce() (a Config, err error) {
+	err = c.ask(&a, "mode", PolicyMode, "0")
+	return a, err
+}
 
 // Days returns the counters by day, oldest first.
 func (c *Client) Days() ([]memory.Day, error) {

@@ -27,6 +27,8 @@ package control
 //	learn FACTS       adds facts from the mail log to the state, separated by commas:
 //	                  TIME;ADDRESS;MESSAGES;SENDER or TIME;DOMAIN, see Fact
 //	log WORD          sets the log level: brief or verbose
+//	mode WORD SECONDS observes only for this time, or until revoked if it is 0, if
+//	                  WORD is observe; WORD policy is the mode of the configuration
 //	watch EVIDENCE PREFIX
 //	                  answers {}, and then with a line for each event with this
 //	                  evidence token from this network, in the format of package
@@ -59,6 +61,9 @@ const (
 	Careful = "careful"
 	Forced  = "forced"
 )
+
+// PolicyMode is the argument of mode for the mode of the configuration.
+const PolicyMode = "policy"
 
 // SocketPath returns the path of the socket in the state directory dir.
 func SocketPath(dir string) string { return filepath.Join(dir, "control.sock") }
@@ -96,15 +101,23 @@ type Banned struct {
 
 // Config is the status of the active configuration.
 type Config struct {
-	File  string `json:"file"` // empty without a file
-	Mode  string `json:"mode"`
-	Rules int    `json:"rules"`
+	File string `json:"file"` // empty without a file
+	Mode string `json:"mode"`
+	// Halted is set if the operator has stopped enforcement.
+	Halted *Halted `json:"halted,omitempty"`
+	Rules  int     `json:"rules"`
 	// Problem is the reason why the file is not completely in use.
 	Problem string `json:"problem,omitempty"`
 	// Notes are the first few problems of its tables and databases.
 	Notes []string `json:"notes,omitempty"`
 	// Kept are the tables whose files cannot be used. They have their previous content.
 	Kept []string `json:"kept,omitempty"`
+}
+
+// Halted describes the mode observe of the operator.
+type Halted struct {
+	Mode  string    `json:"mode"`           // of the configuration
+	Until time.Time `json:"until,omitzero"` // zero: until revoked
 }
 
 type errorAnswer struct {

@@ -55,6 +55,13 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	} else {
 		line("policy", "none, mode observe")
 	}
+	if h := s.Config.Halted; h != nil {
+		until := "until scanwatch mode policy"
+		if !h.Until.IsZero() {
+			until = "until " + h.Until.In(zone).Format("2006-01-02 15:04:05 -0700")
+		}
+		line("halted", "observing only %s; the mode of the policy is %s", until, h.Mode)
+	}
 	if s.Log != "" {
 		line("log", "%s", s.Log)
 	}

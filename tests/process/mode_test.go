@@ -1,0 +1,96 @@
+//go:build linux
+
+package process
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/tests/internal/filterproc"
+	"scanwatch/tests/internal/smtpd"
+)
+
+// TestMode checks that mode observe stops all enforcement at once, also for a client
+// that was rejected before and for bans; that it survives a restart and a reload; and
+// that it ends by command, at its time, and with a file that is no mode only by
+// command.
+func TestMode(t *testing.T) {
+	const host, banned = "203.0.113.7", "198.51.100.9"
+	dir, conf := t.TempDir(), filepath.Join(t.TempDir(), "scanwatch.conf")
+	text := fmt.Sprintf("mode enforce\nstore %q\nrule drop phase connect match src 203.0.113.0/24 disconnect\n", dir)
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var p *filterproc.Program
+	session := 0
+	scanwatch := func(want string, args ...string) {
+		t.Helper()
+		out, err := exec.Command(smtpd.Bin("scanwatch"), append([]string{"-s", dir, "-f", conf}, args...)...).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %v, %s, want %s", args, err, out, want)
+		}
+	}
+	rejects := func(when string, want bool) {
+		t.Helper()
+		for _, src := range []string{host, banned} {
+			if got := p.Come(&session, src, false); strings.HasPrefix(got, "disconnect|") != want {
+				t.Errorf("%s: %s: %s", when, src, got)
+			}
+		}
+	}
+	restart := func(wants ...string) {
+		t.Helper()
+		if p != nil {
+			log := p.End(0)
+			for _, want := range wants {
+				if !strings.Contains(log, want) {
+					t.Errorf("the log lacks %q: %s", want, log)
+				}
+			}
+		}
+		p = filterproc.Start(t, "-f", conf)
+		scanwatch("", "flush") // the state has been read
+	}
+	restart()
+	scanwatch("is banned", "ban", banned)
+	scanwatch("mode enforce\n", "mode")
+	rejects("at first", true)
+	scanwatch("mode observe, by the operator; scanwatch mode policy returns to mode enforce\n", "mode", "observe")
+	rejects("halted", false)
+	scanwatch("loaded", "reload")
+	rejects("halted and reloaded", false)
+	scanwatch("the mode of the policy is enforce", "status")
+	restart("observing only, by the operator")
+	rejects("halted and restarted", false)
+	scanwatch("mode enforce\n", "mode", "policy")
+	rejects("no more", true)
+	restart("mode of the configuration, by the operator")
+	rejects("no more, and restarted", true)
+
+	scanwatch("mode observe, by the operator until ", "mode", "observe", "--for", "2h")
+	rejects("for two hours", false)
+	write := func(line string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "mode"), []byte(line), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("observe " + time.Now().Add(-time.Second).UTC().Format(time.RFC3339) + "\n")
+	restart("until=")
+	rejects("the time is over", true)
+	write("observ")
+	restart()
+	rejects("not a mode", false)
+	scanwatch("mode enforce\n", "mode", "policy")
+	rejects("mended", true)
+	restart("mode unreadable, observing only; use scanwatch mode")
+	p.End(0)
+	if _, err := os.Stat(filepath.Join(dir, "mode")); !os.IsNotExist(err) {
+		t.Errorf("the file remains: %v", err)
+	}
+}
