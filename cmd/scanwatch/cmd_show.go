@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"scanwatch/internal/why"
 	"scanwatch/store/report"
 )
 
@@ -16,19 +17,19 @@ func newShow(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "show [--json] SESSION-ID",
 		Short:   "Show a session as a transcript.",
-		Long:    "Show commands, replies, findings and decisions of a session. SESSION-ID is the\nnumber of 16 hexadecimal digits that smtpd logs.",
+		Long:    "Show commands, replies, findings and decisions of a session. SESSION-ID is the\nnumber of 16 hexadecimal digits that smtpd logs, or a line with it.",
 		Example: "  scanwatch show 5a1f9c2e00c0ffee\n  scanwatch show --json 5a1f9c2e00c0ffee",
-		Args:    argsBetween(1, 1),
-		RunE:    func(_ *cobra.Command, args []string) error { return runShow(e, args[0], asJSON) },
+		Args:    argsBetween(1, 100),
+		RunE:    func(_ *cobra.Command, args []string) error { return runShow(e, strings.Join(args, " "), asJSON) },
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
 func runShow(e *env, text string, asJSON bool) error {
-	id, err := strconv.ParseUint(text, 16, 64)
-	if err != nil || len(text) != 16 {
-		return usage("show %q: not a session id of 16 hexadecimal digits", text)
+	id, ok := why.ParseSession(text)
+	if !ok {
+		return usage("show %q: no session id of 16 hexadecimal digits; scanwatch why finds the beginning of one", text)
 	}
 	dir, r, err := e.records()
 	if err != nil {

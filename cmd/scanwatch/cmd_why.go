@@ -27,12 +27,13 @@ func newWhy(e *env) *cobra.Command {
 		Use:   "why [--as KIND] [--since WHEN] [--all] [--json] [SELECTOR ...] ARG",
 		Short: "Explain decisions about a client and how to undo them.",
 		Long: "Explain what was decided, on what evidence, and what exempts the client. ARG is\n" +
-			"a session id, an address or prefix, the mailbox of a sender or recipient, a host\n" +
-			"name, or a greeting. @DOMAIN stands for any mailbox in the domain. The newest 20\n" +
-			"sessions are printed.",
-		Example: "  scanwatch why 5a1f9c2e00c0ffee\n  scanwatch why --since 7d alice@example.com",
-		Args:    argsBetween(1, 1),
-		RunE:    func(_ *cobra.Command, args []string) error { return runWhy(e, &f, args[0]) },
+			"a session id or its beginning, a line of a bounce with the id, an address or\n" +
+			"prefix, the mailbox of a sender or recipient, a user, a host name or a greeting.\n" +
+			"@DOMAIN stands for any mailbox in the domain. 20 sessions are printed, rejected\n" +
+			"ones first.",
+		Example: "  scanwatch why 5a1f9c2e00c0ffee\n  scanwatch why --as user --since 7d erin",
+		Args:    argsBetween(1, 100),
+		RunE:    func(_ *cobra.Command, args []string) error { return runWhy(e, &f, strings.Join(args, " ")) },
 	}
 	f.Register(cmd.Flags(), selector.Sessions|selector.Limit|selector.JSON, e.clock())
 	cmd.Flags().StringVar(&f.kind, "as", "", "search ARG as `KIND`: "+strings.Join(why.Kinds(), ", "))

@@ -22,6 +22,7 @@ type Question struct {
 	kinds   []string // possible meanings of text
 	text    []byte
 	session uint64
+	short   int // digits that a partial session id lacks
 	prefix  netip.Prefix
 	hashes  [][]byte // possible hashes of a mailbox; nil without the key
 	missed  bool     // the records contain hashes that cannot be compared
@@ -31,7 +32,7 @@ type Question struct {
 // record.
 type kind struct {
 	name string
-	like string // an earlier kind with the same form
+	like []string // earlier kinds with the same form
 	// fits reports whether the text of a question has the form of the kind, and
 	// stores its value. The first kind that fits excludes later ones, except
 	// similar ones.
@@ -44,10 +45,10 @@ type kind struct {
 
 var kinds = []kind{
 	{name: "session", strict: true,
-		fits:  func(q *Question) (ok bool) { q.session, ok = ParseSession(q.text); return ok },
-		head:  func(q *Question, r *store.Record) bool { return r.ID == q.session },
+		fits:  func(q *Question) (ok bool) { q.session, q.short, ok = parseSession(q.text); return ok },
+		head:  func(q *Question, r *store.Record) bool { return q.id(r.ID) },
 		kinds: store.KindsOf(store.KindReference),
-		step:  func(q *Question, s *store.Step) bool { return s.Session == q.session }},
+		step:  func(q *Question, s *store.Step) bool { return q.id(s.Session) }},
 	{name: "address", strict: true,
 		fits: func(q *Question) (ok bool) { q.prefix, ok = parseHosts(string(q.text)); return ok },
 		head: func(q *Question, r *store.Record) bool { return r.Src.IsValid() && q.prefix.Contains(r.Src.Addr()) }},
@@ -55,17 +56,21 @@ var kinds = []kind{
 		fits:  func(q *Question) bool { return len(q.text) == 0 || bytes.IndexByte(q.text, '@') >= 0 },
 		kinds: store.KindsOf(store.KindMail),
 		step:  func(q *Question, s *store.Step) bool { return q.mailbox(s.Text) }},
-	{name: "recipient", like: "sender",
+	{name: "recipient", like: []string{"sender"},
 		fits:  func(q *Question) bool { return bytes.IndexByte(q.text, '@') >= 0 },
 		kinds: store.KindsOf(store.KindRcpt),
 		step:  func(q *Question, s *store.Step) bool { return q.mailbox(s.Text) }},
 	{name: "rdns",
 		fits: func(q *Question) bool { return bytes.IndexByte(q.text, '.') > 0 && q.text[0] != '[' },
 		head: func(q *Question, r *store.Record) bool { return q.host(r.RDNS) }},
-	{name: "helo", like: "rdns",
+	{name: "helo", like: []string{"rdns"},
 		fits:  func(*Question) bool { return true },
 		kinds: store.KindsOf(store.KindHelo),
 		step:  func(q *Question, s *store.Step) bool { return bytes.EqualFold(s.Text, q.text) }},
+	{name: "user", like: []string{"sender", "helo"},
+		fits:  func(q *Question) bool { return len(q.text) > 0 && q.text[0] != '@' },
+		kinds: store.KindsOf(store.KindAuth),
+		step:  func(q *Question, s *store.Step) bool { return q.user(s.Text) }},
 }
 
 // Kinds returns the names of all kinds.
@@ -88,8 +93,10 @@ func Parse(arg, kind string) (*Question, error) {
 	}
 	for _, k := range kinds {
 		switch {
-		case kind != "" && kind != k.name, kind == "" && len(q.kinds) > 0 && !slices.Contains(q.kinds, k.like):
+		case kind != "" && kind != k.name:
 			continue
+		case kind == "" && len(q.kinds) > 0 && q.short == 0 && !slices.ContainsFunc(k.like, q.is):
+			continue // a partial session id can be a name
 		case k.fits(q), kind != "" && !k.strict:
 			q.kinds = append(q.kinds, k.name)
 		case kind != "":
@@ -105,7 +112,7 @@ func Parse(arg, kind string) (*Question, error) {
 // String returns the question as it appears in output.
 func (q *Question) String() string {
 	switch {
-	case q.session != 0:
+	case q.session != 0 && q.short == 0:
 		return sessionID(q.session)
 	case q.prefix.IsValid():
 		return prefix.String(q.prefix)
@@ -113,18 +120,35 @@ func (q *Question) String() string {
 	return text.Escape(q.text)
 }
 
-var sessionForm = regexp.MustCompile(`^[0-9a-f]{16}$`)
+var (
+	// sessionForm matches a session id or its beginning, with or without the
+	// brackets that it has at the end of a reply.
+	sessionForm = regexp.MustCompile(`^\[?([0-9A-Fa-f]{6,16})\]?$`)
+	// sessionInLine matches a session id in a line of a bounce or log.
+	sessionInLine = regexp.MustCompile(`(?:^|[^0-9A-Za-z])([0-9A-Fa-f]{16})(?:[^0-9A-Za-z]|$)`)
+)
 
-// ParseSession reads a session id, with or without the brackets that it has at
-// the end of a reply.
-func ParseSession(id []byte) (uint64, bool) {
-	s := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(string(id), "["), "]"))
-	if !sessionForm.MatchString(s) {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(s, 16, 64)
-	return n, err == nil
+// ParseSession reads a session id, also in a line of text, as in a pasted bounce.
+func ParseSession(text string) (uint64, bool) {
+	id, short, ok := parseSession([]byte(text))
+	return id, ok && short == 0
 }
+
+// parseSession also reads the beginning of an id, which lacks some digits.
+func parseSession(text []byte) (id uint64, short int, ok bool) {
+	m := sessionForm.FindSubmatch(text)
+	if m == nil && bytes.ContainsAny(text, " [") { // a name can have such a label
+		m = sessionInLine.FindSubmatch(text)
+	}
+	if m == nil {
+		return 0, 0, false
+	}
+	id, err := strconv.ParseUint(string(m[1]), 16, 64)
+	return id, 16 - len(m[1]), err == nil
+}
+
+// id reports whether id is the session id of q, or begins with it.
+func (q *Question) id(id uint64) bool { return id>>(4*q.short) == q.session }
 
 // parseHosts reads an address, a prefix, or an address with a port. An IPv6 address may
 // be in brackets. An IPv4 address in brackets is a greeting.
@@ -159,8 +183,8 @@ func (q *Question) mailbox(address []byte) bool {
 	return equal(q.text) || slices.ContainsFunc(q.hashes, equal)
 }
 
-// hash computes the hashes of a mailbox with the key of the state directory. A
-// question can also be a hash.
+// hash computes the hashes of a mailbox or user with the key of the state directory.
+// A question can also be a hash.
 func (q *Question) hash(dir string) {
 	if mailbox.Hashed(q.text) {
 		q.hashes = [][]byte{q.text}
@@ -168,8 +192,13 @@ func (q *Question) hash(dir string) {
 	}
 	if key, err := privacy.ReadKey(dir); err == nil {
 		h := privacy.New(key)
-		q.hashes = [][]byte{h.Mailbox(nil, q.text)}
+		q.hashes = [][]byte{h.Mailbox(nil, q.text), h.Word(nil, q.text)}
 	}
+}
+
+// user reports whether name is the user of q.
+func (q *Question) user(name []byte) bool {
+	return bytes.EqualFold(name, q.text) || slices.ContainsFunc(q.hashes, func(hash []byte) bool { return bytes.EqualFold(name, hash) })
 }
 
 // host reports whether name is the name of q or below it.

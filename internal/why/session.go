@@ -118,6 +118,8 @@ func (s *sessionReader) step(st *store.Step) bool {
 		if s.q.matchStep(st) {
 			s.add("session %s was rejected; its details are not recorded", sessionID(st.Session))
 		}
+	case store.KindAuth:
+		s.login(st)
 	case store.KindMail:
 		s.command(st, "MAIL FROM")
 	case store.KindRcpt:
@@ -147,6 +149,18 @@ func (s *sessionReader) command(st *store.Step, word string) {
 	if len(s.asked) < 3 && s.q.matchStep(st) {
 		s.asked = append(s.asked, fmt.Sprintf("%s:<%s>: %s", word, text.Escape(st.Text), outcome(st)))
 	}
+}
+
+// login adds the outcome of a login in question.
+func (s *sessionReader) login(st *store.Step) {
+	if len(s.asked) >= 3 || !s.q.matchStep(st) {
+		return
+	}
+	line := fmt.Sprintf("login %s: %s", text.Escape(st.Text), st.Result)
+	if n := max(st.Count, uint32(st.Times)); n > 1 {
+		line += fmt.Sprintf(", %d times", n)
+	}
+	s.asked = append(s.asked, line)
 }
 
 // recipients adds the number of recipients in a domain in question.
@@ -191,6 +205,9 @@ func until(s *store.Step) string {
 	return s.Until.Format(time.RFC3339)
 }
 
+// byServer precedes the first recipient that smtpd rejected.
+const byServer = "; first by smtpd: "
+
 // summarize writes the summary.
 func (s *sessionReader) summarize() {
 	c := &s.r.Counts
@@ -200,7 +217,7 @@ func (s *sessionReader) summarize() {
 	if n := c.RcptPermfail + c.RcptTempfail; n > 0 {
 		first := ""
 		if s.refused != "" {
-			first = "; first by smtpd: " + s.refused
+			first = byServer + s.refused
 		}
 		s.add("%d of %d recipients rejected or deferred%s", n, n+c.RcptOK, first)
 	}

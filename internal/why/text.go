@@ -17,20 +17,22 @@ const maxFindings = 8
 // Text writes a for a terminal, with times in zone.
 func (a *Answer) Text(w io.Writer, zone *time.Location) {
 	p := printer{w, zone}
+	p.head(a)
 	title := strings.Join(a.Kinds, " or ") + " " + a.Question
 	switch n := len(a.Sessions); {
 	case n == 0:
 		p.wrap(2, "%s: no sessions recorded", title)
 	case n < a.Matched:
-		p.wrap(2, "%s: newest %d of %d sessions", title, n, a.Matched)
+		p.wrap(2, "%s: newest %d of %d sessions, rejected ones first", title, n, a.Matched)
 	case n == 1:
 		p.wrap(2, "%s: 1 session", title)
 	default:
-		p.wrap(2, "%s: %d sessions, newest first", title, n)
+		p.wrap(2, "%s: %d sessions, rejected ones first", title, n)
 	}
-	for _, s := range a.Sessions {
+	for _, g := range similar(a.Sessions) {
 		fmt.Fprintln(w)
-		p.session(s, len(a.Kinds) > 1)
+		p.session(g.Session, len(a.Kinds) > 1)
+		p.similar(g)
 	}
 	for _, s := range a.Deciding {
 		fmt.Fprintln(w)

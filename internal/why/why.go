@@ -10,12 +10,14 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/privacy"
+	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
 	"scanwatch/rules"
 	"scanwatch/store"
@@ -59,9 +61,14 @@ type Options struct {
 // An Answer is the result of Find. All texts are printable.
 type Answer struct {
 	Question string     `json:"question"`
-	Kinds    []string   `json:"as"`      // meanings of the question
-	Matched  int        `json:"matched"` // number of sessions, of which Sessions has the newest
-	Sessions []*Session `json:"sessions"`
+	Kinds    []string   `json:"as"`       // meanings of the question
+	State    string     `json:"state"`    // whether the client is banned or was rejected
+	Cause    string     `json:"cause"`    // of the newest rejection
+	Undo     string     `json:"undo"`     // the command that undoes it
+	Matched  int        `json:"matched"`  // number of sessions; sums count as one
+	Rejected int        `json:"rejected"` // number of them in which a rule rejected something
+	Observed int        `json:"observed"` // number of them in which a rule only would have
+	Sessions []*Session `json:"sessions"` // rejected ones first, newest first
 	Deciding []*Session `json:"deciding"` // other sessions, in which bans of Sessions were decided
 	Hosts    []*Host    `json:"hosts"`
 	More     int        `json:"more_hosts,omitempty"`
@@ -105,8 +112,14 @@ type query struct {
 	now    map[string]string // rules of the current policy, by name
 	memory *memory.Memory    // the reputation of hosts whose sessions have expired
 
-	kept    []store.Record // the newest matching records
-	matches [][]string     // the kinds by which each of kept matches
+	kept []match
+}
+
+// A match is a record that matches the question.
+type match struct {
+	store.Record
+	kinds    []string // by which it matches
+	rejected bool     // a rule rejected something, or would have
 }
 
 // Find answers a question from all records and from state.db. Afterwards
@@ -115,7 +128,7 @@ func Find(q *Question, o Options) (*Answer, error) {
 	w := &query{Options: o, q: q, texts: map[uint32]string{}, now: map[string]string{}, memory: memory.New()}
 	w.answer = Answer{Question: q.String(), Kinds: q.kinds, Sessions: []*Session{}, Deciding: []*Session{}, Hosts: []*Host{}, Notes: []string{}}
 	w.answer.Notes = append(w.answer.Notes, o.Notes...)
-	if q.is("sender") || q.is("recipient") {
+	if q.is("sender") || q.is("recipient") || q.is("user") {
 		q.hash(o.Dir)
 	}
 	if o.Policy != nil {
@@ -151,14 +164,28 @@ func Find(q *Question, o Options) (*Answer, error) {
 	for _, h := range w.answer.Hosts {
 		w.assess(h)
 	}
+	w.answer.summarize(o.Zone)
 	return &w.answer, nil
+}
+
+// rejections reports whether rules rejected something in a session or a sum, or would
+// have.
+func rejections(r *store.Record) (would, enforced bool) {
+	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
+		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" {
+			would, enforced = would || !s.Enforced, enforced || s.Enforced
+		}
+		return !enforced
+	})
+	return would, enforced
 }
 
 func (w *query) note(format string, args ...any) {
 	w.answer.Notes = append(w.answer.Notes, fmt.Sprintf(format, args...))
 }
 
-// findSessions keeps the newest records that match.
+// findSessions keeps the records that match: the newest rejected sessions, and then
+// the newest others.
 func (w *query) findSessions() error {
 	size, summed := 0, 0
 	limit := cmp.Or(w.Limit, maxSessions)
@@ -172,11 +199,19 @@ func (w *query) findSessions() error {
 			return nil
 		}
 		w.answer.Matched++
-		w.kept, w.matches = append(w.kept, r.Clone()), append(w.matches, matched)
+		would, enforced := rejections(r)
+		switch {
+		case enforced:
+			w.answer.Rejected++
+		case would:
+			w.answer.Observed++
+		}
+		w.kept = append(w.kept, match{r.Clone(), matched, would || enforced})
 		size += r.Size()
 		for len(w.kept) > 1 && (size > maxBytes || !w.All && len(w.kept) > limit) {
-			size -= w.kept[0].Size()
-			w.kept, w.matches = w.kept[1:], w.matches[1:]
+			i := max(slices.IndexFunc(w.kept, func(m match) bool { return !m.rejected }), 0)
+			size -= w.kept[i].Size()
+			w.kept = slices.Delete(w.kept, i, i+1)
 		}
 		return nil
 	}
@@ -195,14 +230,24 @@ func (w *query) findSessions() error {
 	return nil
 }
 
-// addSessions describes the sessions that were kept, newest first, and returns
+// addSessions describes the sessions that were kept, rejected ones first, and returns
 // an empty list for the id of each session in which a ban of one of them was
 // decided.
 func (w *query) addSessions() (bans map[uint64][]store.Record) {
 	bans = map[uint64][]store.Record{}
-	for i := len(w.kept) - 1; i >= 0; i-- {
-		s := w.session(&w.kept[i])
-		s.Kinds = w.matches[i]
+	slices.Reverse(w.kept)
+	slices.SortStableFunc(w.kept, func(a, b match) int {
+		switch {
+		case a.rejected == b.rejected:
+			return 0
+		case a.rejected:
+			return -1
+		}
+		return 1
+	})
+	for i := range w.kept {
+		s := w.session(&w.kept[i].Record)
+		s.Kinds = w.kept[i].kinds
 		w.answer.Sessions = append(w.answer.Sessions, s)
 		for _, rule := range s.Rules {
 			if rule.ban != 0 && len(bans) < maxSessions {

@@ -17,6 +17,7 @@ import (
 
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
+	"scanwatch/filter/privacy"
 	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
 	"scanwatch/rules"
@@ -240,6 +241,53 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestRejectedFirst checks that many accepted sessions do not hide a rejected one, and
+// that sessions which are alike are printed once.
+func TestRejectedFirst(t *testing.T) {
+	dir := t.TempDir()
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	w.Rules([]string{botnetRule})
+	refuse := store.Step{Kind: store.KindVerdict, Text: raw("botnet"), Phase: smtp.PhaseHelo, Decision: smtp.Disconnect, Enforced: true, Rule: store.RuleRef(botnetRule)}
+	whyAdd(w, time.Hour, 1, "192.0.2.9", store.Record{Ending: smtp.EndingRejected}, refuse)
+	for i := range 40 {
+		whyAdd(w, time.Minute, uint64(2+i), "192.0.2.9", store.Record{Ending: smtp.EndingQuit, Counts: store.Counts{Mails: 1, RcptOK: 1}})
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a, out := ask(t, "192.0.2.9", "", options(t, dir, whyConf))
+	if a.Matched != 41 || a.Rejected != 1 || len(a.Sessions) != maxSessions || a.Sessions[0].Session != sessionID(1) {
+		t.Errorf("%d sessions, %d of them rejected, first %s of %d", a.Matched, a.Rejected, a.Sessions[0].Session, len(a.Sessions))
+	}
+	if n := strings.Count(out, "\nSession "); n != 2 || !strings.Contains(out, "similar  18 sessions since ") || !strings.HasPrefix(out, "State: not banned; 1 of 41 sessions rejected\n") {
+		t.Errorf("%d sessions are printed:\n%s", n, out)
+	}
+}
+
+// TestUser checks that the sessions of a user are found, also if the name is hashed
+// because it may be a password.
+func TestUser(t *testing.T) {
+	dir := t.TempDir()
+	key, err := privacy.SaveKey(dir, privacy.NewKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	for i, name := range []string{"erin", string(privacy.New(key).Word(nil, []byte("monkey123"))), "erin@example.org", "other"} {
+		whyAdd(w, time.Hour, uint64(1+i), "192.0.2.9", store.Record{Ending: smtp.EndingQuit, Counts: store.Counts{AuthFail: 1}},
+			store.Step{Kind: store.KindAuth, Text: raw(name), Result: smtp.ResultFail})
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for arg, id := range map[string]uint64{"Erin": 1, "monkey123": 2, "erin@example.org": 3} {
+		a, out := ask(t, arg, "user", options(t, dir, whyConf))
+		if len(a.Sessions) != 1 || a.Sessions[0].Session != sessionID(id) || !strings.Contains(out, ": fail\n") {
+			t.Errorf("%s: %s", arg, out)
+		}
+	}
+}
+
 func TestNotFound(t *testing.T) {
 	dir := whyStore(t)
 	for _, c := range []struct {
@@ -248,7 +296,7 @@ func TestNotFound(t *testing.T) {
 		want      string
 	}{
 		{"00000000000000ee", "", 0, `no session or ban matches session "00000000000000ee" in 39 sessions since 2026-09-13 12:00; the session may be open`},
-		{"nobody", "", 0, `no session or ban matches helo "nobody" in 39 sessions since 2026-09-13 12:00; the session may be open, or its record may have expired; try another kind with --as`},
+		{"nobody", "", 0, `no session or ban matches helo or user "nobody" in 39 sessions since 2026-09-13 12:00; the session may be open, or its record may have expired; try another kind with --as`},
 		{"bob@example.org", "", time.Hour, "no session or ban matches sender or recipient"},
 	} {
 		o := options(t, dir, whyConf)
@@ -278,11 +326,15 @@ func TestParse(t *testing.T) {
 		{"192.0.2.77/24", []string{"address"}},
 		{"[2001:db8::1]:25", []string{"address"}},
 		{"[2001:db8::1]", []string{"address"}},
-		{"[IPv6:2001:db8::1]", []string{"helo"}},
-		{"[192.0.2.1]", []string{"helo"}},
-		{"mail.example.org", []string{"rdns", "helo"}},
-		{"ylmf-pc", []string{"helo"}},
-		{"<a@example.org>", []string{"sender", "recipient"}},
+		{"554 5.7.1 Turned away [5a1f9c2e00c0ffee]", []string{"session"}},
+		{"Nov 30 10:00:00 mx smtpd[17]: 5a1f9c2e00c0ffee smtp connected", []string{"session"}},
+		{"5a1f9c", []string{"session", "helo", "user"}},
+		{"5a1f9c2e00c0ffee.example.org", []string{"rdns", "helo", "user"}},
+		{"[IPv6:2001:db8::1]", []string{"helo", "user"}},
+		{"[192.0.2.1]", []string{"helo", "user"}},
+		{"mail.example.org", []string{"rdns", "helo", "user"}},
+		{"ylmf-pc", []string{"helo", "user"}},
+		{"<a@example.org>", []string{"sender", "recipient", "user"}},
 		{"@example.org", []string{"sender", "recipient"}},
 		{"<>", []string{"sender"}},
 	} {
@@ -292,7 +344,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, c := range []struct{ arg, kind, want string }{
 		{"mail.example.com", "address", `why --as address: invalid address "mail.example.com"`},
-		{"x", "thing", "must be one of session, address, sender, recipient, rdns, helo"},
+		{"x", "thing", "must be one of session, address, sender, recipient, rdns, helo, user"},
 	} {
 		if _, err := Parse(c.arg, c.kind); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s as %s: %v, want %s", c.arg, c.kind, err, c.want)

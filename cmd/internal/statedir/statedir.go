@@ -139,10 +139,24 @@ func (d *Dir) State(buckets []string, visit func(store.Entry) error) error {
 		return client.State(w)
 	}
 	err := store.ReadState(d.Path, buckets, live, visit)
+	if errors.Is(err, os.ErrNotExist) && d.flush() == nil {
+		err = store.ReadState(d.Path, buckets, live, visit)
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	return err
+}
+
+// flush makes a running filter write its state. A filter that has just started knows
+// bans before it creates the file.
+func (d *Dir) flush() error {
+	client, err := control.Dial(d.Path)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return client.Flush()
 }
 
 // Bans returns the bans for which want returns true.

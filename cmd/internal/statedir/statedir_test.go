@@ -1,8 +1,10 @@
 package statedir
 
 import (
+	"context"
 	"errors"
 	"io/fs"
+	"iter"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -123,4 +125,31 @@ func TestLegitimate(t *testing.T) {
 			t.Errorf("%s: %q, %v, want %q", p, got, err, want)
 		}
 	}
+}
+
+// TestStartingFilter checks that the bans of a filter are found which has not created
+// state.db yet.
+func TestStartingFilter(t *testing.T) {
+	d := &Dir{Path: t.TempDir(), Now: clock}
+	l, err := control.Listen(d.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flush := control.Command{Name: "flush", Run: func(ctx context.Context, a *control.Answer, _ []string) error {
+		m := memory.New()
+		m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.0/24"), time.Hour, "manual", now.UnixMicro())
+		state := store.OpenState(d.Path, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
+			Load: func(all iter.Seq[store.Entry]) { m.Load(all, now.UnixMicro()) }})
+		return errors.Join(state.Flush(ctx), state.Close(), a.JSON(struct{}{}))
+	}}
+	s := &control.Server{Commands: []control.Command{flush}}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); s.Serve(ctx, l) }()
+	all, err := d.Bans(func(*memory.Ban) bool { return true })
+	if err != nil || len(all) != 1 {
+		t.Errorf("%d bans, %v", len(all), err)
+	}
+	stop()
+	<-ended
 }

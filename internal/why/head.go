@@ -1,0 +1,256 @@
+package why
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"scanwatch/internal/prefix"
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
+)
+
+// summarize answers the question in three lines.
+func (a *Answer) summarize(zone *time.Location) {
+	day := func(t time.Time) string { return t.In(zone).Format("2006-01-02 15:04 -0700") }
+	bans := a.banned()
+	s, r := a.decision()
+	a.Undo = "nothing to undo"
+	if s != nil {
+		s, r := a.origin(s, r)
+		a.Cause = s.cause(r) + ", " + day(s.Start)
+		if h := a.host(s); h != nil && len(h.Remedies) > 0 {
+			a.Undo = h.Remedies[0].Do + ", " + h.Remedies[0].Text
+		}
+	} else {
+		a.Cause = a.bySmtpd()
+	}
+	switch {
+	case len(bans) > 0:
+		b := bans[0]
+		a.State = fmt.Sprintf("%s is banned until %s", prefix.String(b.Prefix), day(b.Until))
+		if n := len(bans) - 1; n > 0 {
+			a.State += ", and " + text.Plural(n, "other host")
+		}
+		if s == nil {
+			a.Cause = b.cause()
+		}
+		a.Undo = "scanwatch unban " + prefix.String(b.Prefix)
+	case len(a.Hosts) > 0:
+		a.State = "not banned"
+		if b := a.Hosts[0].Bans; s == nil && len(b) > 0 {
+			a.State += "; the last ban ended on " + day(b[0].Until)
+			a.Cause = b[0].cause()
+		}
+	}
+	if a.Matched > 0 {
+		a.State = join(a.State, a.counts())
+	}
+}
+
+// cause describes who banned the host.
+func (b *Ban) cause() string {
+	line := "rule " + text.Escape(b.Rule)
+	if b.Manual {
+		line = "the operator: " + text.Escape(b.Rule)
+	}
+	if b.Observe {
+		line += " (observed only)"
+	}
+	return line
+}
+
+func join(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "; " + b
+}
+
+// counts describes the number of rejected sessions.
+func (a *Answer) counts() string {
+	line := fmt.Sprintf("%d of %s rejected", a.Rejected, text.Plural(a.Matched, "session"))
+	if a.Rejected == 0 {
+		line = fmt.Sprintf("no rule rejected any of %s", text.Plural(a.Matched, "session"))
+	}
+	if a.Matched == 1 {
+		line = "no rule rejected the session"
+		if a.Rejected == 1 {
+			line = "the session was rejected"
+		}
+	}
+	if a.Observed > 0 {
+		line += fmt.Sprintf(", %d would have been in mode enforce", a.Observed)
+	}
+	return line
+}
+
+// banned returns the active, enforced bans, one for each host.
+func (a *Answer) banned() (bans []*Ban) {
+	for _, h := range a.Hosts {
+		if i := slices.IndexFunc(h.Bans, func(b Ban) bool { return !b.Expired && !b.Observe && !b.Revoked }); i >= 0 {
+			bans = append(bans, &h.Bans[i])
+		}
+	}
+	return bans
+}
+
+// host returns the host of a session, or nil.
+func (a *Answer) host(s *Session) *Host {
+	for _, h := range a.Hosts {
+		if h.Prefix == s.source {
+			return h
+		}
+	}
+	return nil
+}
+
+// decision returns the newest session that a rule rejected, and the decision, or
+// else the newest that a rule would have rejected.
+func (a *Answer) decision() (newest *Session, decision *Rule) {
+	for _, s := range a.Sessions {
+		for i := range s.Rules {
+			switch r := &s.Rules[i]; {
+			case !r.rejects() || r.Exempt != "":
+			case r.Enforced:
+				return s, r
+			case newest == nil:
+				newest, decision = s, r
+			}
+		}
+	}
+	return newest, decision
+}
+
+// origin returns the session and decision from which a ban comes that rejected s, or s
+// and r.
+func (a *Answer) origin(s *Session, r *Rule) (*Session, *Rule) {
+	for _, other := range slices.Concat(a.Sessions, a.Deciding) {
+		if other.Session != r.BannedIn || other.source != s.source || other.Start.After(s.Start) {
+			continue
+		}
+		for i := range other.Rules {
+			if o := &other.Rules[i]; o.Rule == r.Rule && o.Decision == "ban" {
+				return other, o
+			}
+		}
+	}
+	return s, r
+}
+
+// rejects reports whether the decision is a rejection.
+func (r *Rule) rejects() bool {
+	return r.Decision == smtp.Reject.String() || r.Decision == smtp.Disconnect.String()
+}
+
+// cause describes a decision and its evidence.
+func (s *Session) cause(r *Rule) string {
+	line := "rule " + r.Rule
+	switch {
+	case r.BannedIn == manual:
+		line = "the operator's ban (" + r.Rule + ")"
+	case r.BannedIn != "":
+		line = "the ban by rule " + r.Rule + " in session " + r.BannedIn
+	}
+	if !r.Enforced {
+		line += " (observed only)"
+	}
+	if r.Phases != "" {
+		line += " at " + r.Phases
+	}
+	if r.BannedIn == "" {
+		line += s.because(r)
+	}
+	return line
+}
+
+// because returns the evidence that the rule names.
+func (s *Session) because(r *Rule) string {
+	for i := range s.Evidence {
+		e := &s.Evidence[i]
+		if !strings.Contains(r.Text, e.Evidence) {
+			continue
+		}
+		return strings.TrimRight(" for "+e.Evidence+" "+e.Proof, " ")
+	}
+	return ""
+}
+
+// bySmtpd describes the newest rejection by smtpd itself.
+func (a *Answer) bySmtpd() string {
+	for _, s := range a.Sessions {
+		for _, line := range s.Summary {
+			if strings.Contains(line, byServer) {
+				return "smtpd, not a rule: " + line
+			}
+		}
+	}
+	return "no rule matched"
+}
+
+// head writes the answer in three lines.
+func (p *printer) head(a *Answer) {
+	for _, line := range []struct{ name, text string }{{"State:", a.State}, {"Cause:", a.Cause}, {"Undo:", a.Undo}} {
+		p.wrap(7, "%-7s%s", line.name, line.text)
+	}
+	fmt.Fprintln(p.w)
+}
+
+// similar groups sessions that differ in time and numbers only: each group has its
+// first session, and the ids of the others.
+func similar(list []*Session) (groups []*group) {
+	seen := map[string]*group{}
+	for _, s := range list {
+		key := s.shape()
+		if g := seen[key]; g != nil {
+			g.others = append(g.others, s)
+			continue
+		}
+		g := &group{Session: s}
+		seen[key], groups = g, append(groups, g)
+	}
+	return groups
+}
+
+type group struct {
+	*Session
+	others []*Session
+}
+
+// shape returns what similar sessions have in common.
+func (s *Session) shape() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s %s %q %v %v", s.Src, s.RDNS, s.FCrDNS, s.Helo, s.Sessions > 0, s.Damage != "")
+	for i := range s.Rules {
+		r := &s.Rules[i]
+		fmt.Fprintf(&b, "|%s %s %s %v %s %s", r.Rule, r.Phases, r.Decision, r.Enforced, r.BannedIn, r.Text)
+	}
+	for i := range s.Evidence {
+		fmt.Fprintf(&b, "|%s", s.Evidence[i].Evidence)
+	}
+	if len(s.Rules) == 0 {
+		fmt.Fprintf(&b, "|%q", s.Summary)
+	}
+	return b.String()
+}
+
+// maxIDs is the number of ids of similar sessions that are printed.
+const maxIDs = 3
+
+// similar writes the ids of the sessions that are like the first of g.
+func (p *printer) similar(g *group) {
+	n := len(g.others)
+	if n == 0 {
+		return
+	}
+	var ids []string
+	for _, s := range g.others[:min(n, maxIDs)] {
+		ids = append(ids, s.Session)
+	}
+	more := ""
+	if n > maxIDs {
+		more = " and others"
+	}
+	p.line("similar", "%s since %s: %s%s", text.Plural(n, "session"), p.time(g.others[n-1].Start), strings.Join(ids, " "), more)
+}
