@@ -7,8 +7,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/exportlist"
 	"scanwatch/cmd/internal/selector"
+	"scanwatch/filter/lookup"
+	"scanwatch/internal/prefix"
+	"scanwatch/internal/text"
+	"scanwatch/store"
 )
 
 type banFlags struct {
@@ -22,8 +28,9 @@ func newBan(e *env) *cobra.Command {
 		Use:   "ban [--for DURATION] [--reason TEXT] [--force] PREFIX",
 		Short: "Ban a host or a network.",
 		Long: "Ban a host or a network immediately. An IPv6 address stands for its /64. Without\n" +
-			"--force, hosts with accepted mail or logins in the last 90 days are not banned,\n" +
-			"nor networks larger than a /8 (IPv6: a /16).",
+			"--force, these are not banned: hosts with accepted mail or logins in the last 90\n" +
+			"days, hosts exempt by a pass statement, private addresses, addresses of this\n" +
+			"machine, and networks larger than a /8 (IPv6: a /16).",
 		Example: "  scanwatch ban 192.0.2.1\n  scanwatch ban --for 7d --reason \"brute force\" 2001:db8::/48",
 		Args:    argsBetween(1, 1),
 		RunE:    func(_ *cobra.Command, args []string) error { return runBan(e, &f, args[0]) },
@@ -31,7 +38,7 @@ func newBan(e *env) *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringVar(&f.length, "for", "1d", "ban for `DURATION`: 30m, 12h, 7d, 2w, 1y")
 	fs.StringVar(&f.reason, "reason", "by the postmaster", "show `TEXT` to the client and in lists")
-	fs.BoolVar(&f.force, "force", false, "ban known hosts and large networks, too")
+	fs.BoolVar(&f.force, "force", false, "ban legitimate hosts and large networks, too")
 	return cmd
 }
 
@@ -58,7 +65,7 @@ func runBan(e *env, f *banFlags, arg string) error {
 			return err
 		}
 		for _, one := range b.Bans {
-			fmt.Fprintf(e.out, "%s is banned until %s\n", one.Prefix, one.Until.In(e.zone).Format("2006-01-02 15:04 -0700"))
+			fmt.Fprintf(e.out, "%s is banned until %s\n", prefix.String(one.Prefix), one.Until.In(e.zone).Format("2006-01-02 15:04 -0700"))
 		}
 		e.note(b.Note)
 		return nil
@@ -75,19 +82,36 @@ func largest(p netip.Prefix) int {
 
 func large(p netip.Prefix) bool { return p.Bits() < largest(p) }
 
-// refuseKnownGood returns an error if p recently had accepted mail or logins.
+// refuseKnownGood returns an error if p is legitimate.
 func refuseKnownGood(e *env, p netip.Prefix) error {
 	dir, err := e.stateDir()
 	if err != nil {
 		return err
 	}
-	switch why, err := dir.Legitimate(p, e.warn); {
+	switch why, err := dir.Legitimate(p, e.exempt(), e.warn); {
 	case err != nil:
-		return fmt.Errorf("check %s for accepted mail: %w; use --force to skip this", p, err)
+		return fmt.Errorf("check %s for accepted mail: %w; use --force to skip this", prefix.String(p), err)
 	case why != "":
-		return fmt.Errorf("%s was not banned: %s; use --force to ban it", p, why)
+		return fmt.Errorf("%s was not banned: %s; use --force to ban it", prefix.String(p), why)
 	}
 	return nil
+}
+
+// exempt returns a function that states which pass statement of the configuration
+// exempts the client of a record, or "".
+func (e *env) exempt() func(*store.Record) string {
+	var c *config.Config
+	if lists, err := lookup.Builtin(); err == nil {
+		if c, err = e.configuration("", lists); err != nil {
+			c = nil // the filter has the same problem, and bans no friend
+		}
+	}
+	return func(r *store.Record) string {
+		if pass := exportlist.Passes(c, r); pass != nil {
+			return fmt.Sprintf("%s is exempt: %s", r.Src.Addr(), text.Escape(pass.String()))
+		}
+		return ""
+	}
 }
 
 // note prints a note of the filter after the output.

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,6 +18,8 @@ import (
 	"scanwatch/filter/memory"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/text"
+	"scanwatch/store"
+	"scanwatch/store/history"
 )
 
 func newBans(e *env) *cobra.Command {
@@ -24,8 +28,9 @@ func newBans(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bans [--all] [--rule NAME,...] [--limit N] [--json] [PREFIX]",
 		Short: "List active bans.",
-		Long: "List active bans, those that end last first. With PREFIX, list bans of networks\n" +
-			"that overlap it. Expired bans are kept for 90 days.",
+		Long: "List active bans, newest first: the time left, the number of offences in a row,\n" +
+			"the length of the next ban, connections since, and the rule. With PREFIX, list\n" +
+			"bans of networks that overlap it. Expired bans are kept for 90 days.",
 		Example:           "  scanwatch bans\n  scanwatch bans --all --json 192.0.2.0/24",
 		Args:              argsBetween(0, 1),
 		ValidArgsFunction: e.completeBanned,
@@ -55,7 +60,7 @@ func runBans(e *env, s *selector.Selector, all bool, args []string) error {
 		return err
 	}
 	slices.SortFunc(list, func(a, b memory.Ban) int {
-		return cmp.Or(b.Until.Compare(a.Until), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
+		return cmp.Or(b.Since.Compare(a.Since), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
 	})
 	if s.Limit > 0 {
 		list = list[:min(len(list), s.Limit)]
@@ -69,7 +74,11 @@ func runBans(e *env, s *selector.Selector, all bool, args []string) error {
 		}
 		return nil
 	}
-	printBans(e, list, within)
+	names, err := e.names(list)
+	if err != nil {
+		return err
+	}
+	printBans(e, list, names, within)
 	return nil
 }
 
@@ -80,7 +89,11 @@ type jsonBan struct {
 	Expired bool   `json:"expired"`
 }
 
-func printBans(e *env, list []memory.Ban, within netip.Prefix) {
+// maxName is the width of the column with names.
+const maxName = 32
+
+// printBans prints a table and the number of bans of each rule.
+func printBans(e *env, list []memory.Ban, names map[netip.Prefix]string, within netip.Prefix) {
 	if len(list) == 0 {
 		where := ""
 		if within.IsValid() {
@@ -90,26 +103,88 @@ func printBans(e *env, list []memory.Ban, within netip.Prefix) {
 		return
 	}
 	next := e.ladders()
-	fmt.Fprintf(e.out, "%-19s %-16s %5s %4s %5s %8s  %s\n", "PREFIX", "UNTIL", "LASTS", "NEXT", "COUNT", "ATTEMPTS", "RULE AND SESSION")
+	rows := [][]string{{"HOST", "LEFT", "OFFENCE", "NEXT", "VISITS", "NAME", "RULE"}}
+	byRule := map[string]int{}
 	for i := range list {
 		b := &list[i]
-		why := text.Escape(b.Rule)
-		if b.Session != 0 {
-			why += " " + hexID(b.Session)
+		rule := text.Escape(b.Rule)
+		byRule[rule]++
+		if b.Manual {
+			rule = "operator: " + rule
 		}
-		switch {
-		case b.Revoked:
-			why += " (revoked)"
-		case b.Expired(e.now()):
-			why += " (expired)"
-		case b.Observe:
-			why += " (observed only)"
-		case b.Manual:
-			why += " (manual)"
-		}
-		fmt.Fprintf(e.out, "%-19s %-16s %5s %4s %5d %8d  %s\n", prefix.String(b.Prefix), b.Until.In(e.zone).Format("2006-01-02 15:04"),
-			text.Duration(b.Until.Sub(b.Since).Round(time.Minute)), next(b), b.Times, b.Attempts, why)
+		rows = append(rows, []string{prefix.String(b.Prefix), left(b, e.now()), text.Ordinal(b.Times), next(b),
+			strconv.Itoa(b.Attempts), cmp.Or(text.Cut(names[b.Prefix], maxName), "-"), rule})
 	}
+	text.Table(e.out, rows)
+	if len(list) < 2 {
+		return
+	}
+	rules := slices.SortedFunc(maps.Keys(byRule), func(a, b string) int { return cmp.Or(byRule[b]-byRule[a], cmp.Compare(a, b)) })
+	for i, r := range rules {
+		rules[i] = fmt.Sprintf("%s %d", r, byRule[r])
+	}
+	fmt.Fprintln(e.out, "\n"+text.Wrap(text.Plural(len(list), "ban")+": "+strings.Join(rules, ", "), 79, 2))
+}
+
+// left returns the time until the end of a ban, or why it is over.
+func left(b *memory.Ban, now time.Time) string {
+	switch {
+	case b.Revoked:
+		return "revoked"
+	case b.Expired(now):
+		return "expired"
+	case b.Observe:
+		return text.Duration(b.Until.Sub(now).Round(time.Minute)) + " (observed)"
+	}
+	return text.Duration(b.Until.Sub(now).Round(time.Minute))
+}
+
+// names returns the latest reverse DNS name and organisation of banned hosts, from
+// their sessions.
+func (e *env) names(list []memory.Ban) (map[netip.Prefix]string, error) {
+	names := map[netip.Prefix]string{}
+	since := e.now()
+	for i := range list {
+		names[list[i].Prefix] = ""
+		if list[i].Since.Before(since) {
+			since = list[i].Since
+		}
+	}
+	if len(list) == 0 {
+		return names, nil
+	}
+	_, r, err := e.records()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	visit := func(rec *store.Record) error {
+		if !rec.Src.IsValid() {
+			return nil
+		}
+		addr := rec.Src.Addr().Unmap()
+		host := netip.PrefixFrom(addr, addr.BitLen()) // an IPv6 host with a name of its own
+		if _, banned := names[host]; !banned {
+			host = memory.Source(addr)
+		}
+		if _, banned := names[host]; !banned {
+			return nil
+		}
+		name := text.Escape(rec.RDNS)
+		err := rec.Steps(func(s *store.Step) bool {
+			if s.Kind == store.KindFinding && len(s.Org) > 0 {
+				name = strings.TrimSpace(name + " (" + text.Escape(s.Org) + ")")
+				return false
+			}
+			return true
+		})
+		if name != "" {
+			names[host] = name
+		}
+		return err
+	}
+	err = history.Walk(r, since.Add(-time.Hour), time.Time{}, history.Visitor{Kinds: store.KindsOf(store.KindFinding), Session: visit, Sum: visit})
+	return names, err
 }
 
 // ladders returns a function for the length of a host's next ban. It depends on the

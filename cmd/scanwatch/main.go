@@ -17,6 +17,7 @@ import (
 	"scanwatch/cmd/internal/output"
 	"scanwatch/cmd/internal/selector"
 	"scanwatch/cmd/internal/statedir"
+	"scanwatch/internal/prefix"
 	"scanwatch/internal/text"
 	"scanwatch/rules"
 	"scanwatch/store"
@@ -138,7 +139,7 @@ func (e *env) stateDir() (*statedir.Dir, error) {
 		first, _, _ := strings.Cut(err.Error(), "\n")
 		fmt.Fprintf(e.err, "warning: %s; using the default state directory, see scanwatch check\n", first)
 	}
-	return &statedir.Dir{Path: cmp.Or(e.dir, config.ResolvePath(name, s.Store), store.DefaultDir()), Settings: s, Now: e.now}, nil
+	return &statedir.Dir{Path: cmp.Or(e.dir, config.ResolvePath(name, s.Store), store.DefaultDir()), Settings: s, Now: e.now, Own: prefix.Local()}, nil
 }
 
 // records opens the records of the state directory.

@@ -192,15 +192,19 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	return b.export(p, row), true
 }
 
-// Revoke ends all active bans of hosts and networks within p and returns them. An
-// IPv6 address stands for its /64. Bans of networks that contain p remain.
-func (b *Bans) Revoke(p netip.Prefix, now int64) (ended []Ban) {
+// Revoke ends the active ban of a host or network and returns it, or with within all
+// active bans in p. An IPv6 address is treated as its /64 and the hosts in it. Bans of
+// networks that contain p remain.
+func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	p = widen(p)
 	at := seconds(now)
 	add := func(e Ban) { ended = append(ended, e) }
-	b.revokeNetworks(p, at, add)
-	if p.IsSingleIP() {
+	b.revokeNetworks(p, within, at, add)
+	switch {
+	case p.IsSingleIP():
 		b.revokeHost(hostIn(p), at, add)
+		return ended
+	case !within && !isSource(p):
 		return ended
 	}
 	each(&b.mu, &b.hosts, func(k Host, row ban) (e Ban, ok bool) {
@@ -225,11 +229,11 @@ func (b *Bans) revoked(p netip.Prefix, row *ban, at uint32) (e Ban, ok bool) {
 	return b.export(p, *row), true
 }
 
-func (b *Bans) revokeNetworks(p netip.Prefix, at uint32, add func(Ban)) {
+func (b *Bans) revokeNetworks(p netip.Prefix, within bool, at uint32, add func(Ban)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for q, row := range b.networks.rows {
-		if q.Bits() < p.Bits() || !p.Contains(q.Addr()) {
+		if q != p && (!within || q.Bits() < p.Bits() || !p.Contains(q.Addr())) {
 			continue
 		}
 		if e, ok := b.revoked(q, &row, at); ok {

@@ -120,7 +120,7 @@ func TestBan(t *testing.T) {
 		if around := m.Bans.Covering(a.Addr, at(time.Minute)); len(around) != 1 {
 			t.Errorf("around: %+v", around)
 		}
-		if ended := m.Bans.Revoke(netip.MustParsePrefix("192.0.0.0/16"), at(time.Hour-time.Second)); len(ended) != 2 {
+		if ended := m.Bans.Revoke(netip.MustParsePrefix("192.0.0.0/16"), true, at(time.Hour-time.Second)); len(ended) != 2 {
 			t.Errorf("ended: %+v", ended)
 		}
 		if holds(m, a, time.Hour-time.Second) {
@@ -130,13 +130,29 @@ func TestBan(t *testing.T) {
 			t.Errorf("a revoked ban counts: %+v", b)
 		}
 	})
+	t.Run("unban of a network only", func(t *testing.T) {
+		m := New()
+		p := netip.MustParsePrefix("192.0.2.0/24")
+		m.Bans.Add(a, request, at(0))
+		m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.0/28"), time.Hour, "part", at(0))
+		if ended := m.Bans.Revoke(p, false, at(1)); len(ended) != 0 {
+			t.Errorf("without a ban of its own: %+v", ended)
+		}
+		m.Bans.AddPrefix(p, time.Hour, "all", at(1))
+		if ended := m.Bans.Revoke(p, false, at(2)); len(ended) != 1 || ended[0].Prefix != p || !holds(m, a, time.Minute) {
+			t.Errorf("ended: %+v", ended)
+		}
+		if around := m.Bans.Covering(a.Addr, at(3)); len(around) != 1 {
+			t.Errorf("the part: %+v", around)
+		}
+	})
 	t.Run("unban of one", func(t *testing.T) {
 		m := New()
 		m.Bans.Add(a, request, at(0))
-		if ended := m.Bans.Revoke(netip.MustParsePrefix("192.0.2.1/32"), at(1)); len(ended) != 1 || !ended[0].Revoked || holds(m, a, time.Minute) {
+		if ended := m.Bans.Revoke(netip.MustParsePrefix("192.0.2.1/32"), true, at(1)); len(ended) != 1 || !ended[0].Revoked || holds(m, a, time.Minute) {
 			t.Errorf("%+v", ended)
 		}
-		if ended := m.Bans.Revoke(netip.MustParsePrefix("192.0.2.1/32"), at(2)); len(ended) != 0 {
+		if ended := m.Bans.Revoke(netip.MustParsePrefix("192.0.2.1/32"), true, at(2)); len(ended) != 0 {
 			t.Errorf("a second time: %+v", ended)
 		}
 	})

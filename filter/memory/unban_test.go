@@ -17,12 +17,12 @@ func TestManualBanOfAddress(t *testing.T) {
 	if b, ok := m.Bans.AddPrefix(one, time.Hour, "enough", at(0)); !ok || b.Prefix.String() != "2001:db8::/64" || !holds(m, own, time.Minute) || !holds(m, nameless, time.Minute) {
 		t.Errorf("ban of an address: %+v", b)
 	}
-	if ended := m.Bans.Revoke(one, at(2*time.Minute)); len(ended) != 1 || holds(m, own, 3*time.Minute) || holds(m, nameless, 3*time.Minute) {
+	if ended := m.Bans.Revoke(one, true, at(2*time.Minute)); len(ended) != 1 || holds(m, own, 3*time.Minute) || holds(m, nameless, 3*time.Minute) {
 		t.Errorf("unban of an address: %+v", ended)
 	}
 	m.Bans.Add(own, BanRequest{Ladder: hours, Rule: "harvest"}, at(time.Hour))
 	m.Bans.Add(nameless, BanRequest{Ladder: hours, Rule: "harvest"}, at(time.Hour))
-	if ended := m.Bans.Revoke(netip.MustParsePrefix("2001:db8::99/128"), at(time.Hour+time.Minute)); len(ended) != 2 {
+	if ended := m.Bans.Revoke(netip.MustParsePrefix("2001:db8::99/128"), true, at(time.Hour+time.Minute)); len(ended) != 2 {
 		t.Errorf("unban of another address in the /64: %+v", ended)
 	}
 }
@@ -62,7 +62,7 @@ func TestForget(t *testing.T) {
 				m.Logins.Failed(&c, at(0))
 			}
 			p := netip.MustParsePrefix(tt.freed)
-			m.Bans.Revoke(p, at(time.Minute))
+			m.Bans.Revoke(p, true, at(time.Minute))
 			m.Forget(p)
 			if n, _ := m.Counters.Count(tt.c, win, at(time.Minute)); n != tt.counts {
 				t.Errorf("by source: %d, want %d", n, tt.counts)

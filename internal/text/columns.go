@@ -1,6 +1,8 @@
 package text
 
 import (
+	"fmt"
+	"io"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -56,6 +58,25 @@ func Cut(s string, columns int) string {
 func Pad(s string, columns int) string {
 	s = Cut(s, columns)
 	return s + strings.Repeat(" ", columns-Width(s))
+}
+
+// Table writes rows with aligned columns. The last column is not padded.
+func Table(w io.Writer, rows [][]string) {
+	var widths []int
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], Width(cell))
+		}
+	}
+	for _, row := range rows {
+		for i, cell := range row[:len(row)-1] {
+			fmt.Fprint(w, Pad(cell, widths[i]), "  ")
+		}
+		fmt.Fprintln(w, row[len(row)-1])
+	}
 }
 
 // Wrap breaks the lines of s at spaces into lines of at most the given number of

@@ -131,6 +131,22 @@ func Plural[N ~int | ~int64 | ~uint32 | ~uint64](n N, one string, many ...string
 	return fmt.Sprintf("%d %ss", n, one)
 }
 
+// Ordinal returns 1st, 2nd, 3rd, 4th and so on.
+func Ordinal(n int) string {
+	end := "th"
+	if n/10%10 != 1 {
+		switch n % 10 {
+		case 1:
+			end = "st"
+		case 2:
+			end = "nd"
+		case 3:
+			end = "rd"
+		}
+	}
+	return strconv.Itoa(n) + end
+}
+
 // Percent returns the share of part in whole with the given number of decimals.
 // Without a whole the share is 0%.
 func Percent[N ~int | ~int64 | ~uint32 | ~uint64](part, whole N, decimals int) string {

@@ -159,3 +159,21 @@ func FuzzEscape(f *testing.F) {
 		}
 	})
 }
+
+// TestOrdinal checks the endings of ordinal numbers.
+func TestOrdinal(t *testing.T) {
+	for n, want := range map[int]string{0: "0th", 1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 11: "11th", 12: "12th", 13: "13th", 21: "21st", 111: "111th", 122: "122nd"} {
+		if got := text.Ordinal(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
+
+// TestTable checks the alignment of columns with wide letters.
+func TestTable(t *testing.T) {
+	var b strings.Builder
+	text.Table(&b, [][]string{{"A", "B", "C"}, {"日本", "x", "last"}, {"", "long", ""}})
+	if want := "A     B     C\n日本  x     last\n      long  \n"; b.String() != want {
+		t.Errorf("%q, want %q", b.String(), want)
+	}
+}

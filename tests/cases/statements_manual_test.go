@@ -275,7 +275,7 @@ func banRows() []statement {
 				s.guess(h, 20)
 				s.Flush()
 				p := netip.MustParsePrefix("203.0.113.82/32")
-				s.memory.Bans.Revoke(p, s.Now().UnixMicro())
+				s.memory.Bans.Revoke(p, true, s.Now().UnixMicro())
 				if free {
 					s.memory.Forget(p)
 				}
@@ -379,7 +379,7 @@ func banRows() []statement {
 			p := netip.MustParsePrefix("203.0.113.50/32")
 			s.memory.Bans.AddPrefix(p, hour, "spam", s.Now().UnixMicro())
 			s.Check(s.hello(unnamed1).Barred, "the host is not banned")
-			s.memory.Bans.Revoke(p, s.Now().UnixMicro())
+			s.memory.Bans.Revoke(p, true, s.Now().UnixMicro())
 			s.Check(!s.hello(unnamed1).Barred, "the host is banned")
 		})},
 	}

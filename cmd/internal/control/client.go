@@ -138,9 +138,13 @@ func (c *Client) Ban(p netip.Prefix, d time.Duration, reason string) (b Banned, 
 	return b, err
 }
 
-// Unban revokes all bans within p.
-func (c *Client) Unban(p netip.Prefix) (b Banned, err error) {
-	err = c.ask(&b, "unban", p.String())
+// Unban revokes the ban of p, or all bans within p.
+func (c *Client) Unban(p netip.Prefix, within bool) (b Banned, err error) {
+	how := Exact
+	if within {
+		how = Within
+	}
+	err = c.ask(&b, "unban", p.String(), how)
 	return b, err
 }
 

@@ -70,10 +70,10 @@ func TestBan(t *testing.T) {
 	if n := read(); n != 2 {
 		t.Errorf("%d active bans in the copy, want 2", n)
 	}
-	if b, err := c.Unban(netip.MustParsePrefix("0.0.0.0/0")); err != nil || len(b.Bans) != 1 || b.Bans[0].Prefix != host {
+	if b, err := c.Unban(netip.MustParsePrefix("0.0.0.0/0"), true); err != nil || len(b.Bans) != 1 || b.Bans[0].Prefix != host {
 		t.Errorf("unban: %+v, %v", b, err)
 	}
-	if b, err := c.Unban(netip.MustParsePrefix("2001:db8::/64")); err != nil || len(b.Bans) != 0 || !strings.Contains(b.Note, "2001:db8::/32") {
+	if b, err := c.Unban(netip.MustParsePrefix("2001:db8::/64"), false); err != nil || len(b.Bans) != 0 || !strings.Contains(b.Note, "2001:db8::/32") {
 		t.Errorf("unban within a ban: %+v, %v", b, err)
 	}
 	if n := read(); n != 1 {

@@ -65,7 +65,7 @@ func FuzzClient(f *testing.F) {
 		func(c *Client) { _, _ = c.Segments() },
 		func(c *Client) { _ = c.Snapshot(io.Discard, "x") },
 		func(c *Client) { _ = c.State(io.Discard) },
-		func(c *Client) { _, _ = c.Unban(netip.MustParsePrefix("192.0.2.0/24")) },
+		func(c *Client) { _, _ = c.Unban(netip.MustParsePrefix("192.0.2.0/24"), true) },
 		func(c *Client) { _ = c.Log("brief") },
 		func(c *Client) {
 			_ = c.Watch(events.Choice{}, func() {}, func([]byte) error { return nil })

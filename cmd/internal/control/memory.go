@@ -59,17 +59,23 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 			changed(b)
 			return a.JSON(Banned{[]memory.Ban{b}, note()})
 		}},
-		{"unban", 1, func(ctx context.Context, a *Answer, args []string) error {
+		{"unban", 2, func(ctx context.Context, a *Answer, args []string) error {
 			p, _, err := prefix.Parse(args[0])
 			if err != nil {
 				return err
+			}
+			within := args[1] == Within
+			if !within && args[1] != Exact {
+				return fmt.Errorf("unban %s: not %s or %s", args[1], Exact, Within)
 			}
 			// A row that is loaded later would restore a revoked ban.
 			ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 			defer cancel()
 			_ = s.Flush(ctx)
-			ended := m.Bans.Revoke(p.Masked(), now())
-			m.Forget(p.Masked())
+			ended := m.Bans.Revoke(p.Masked(), within, now())
+			if within || len(ended) > 0 || p.Masked() == memory.Source(p.Addr()) {
+				m.Forget(p.Masked())
+			}
 			answer := Banned{Bans: ended}
 			if len(ended) > maxListed {
 				answer.Bans = ended[:maxListed]

@@ -23,7 +23,8 @@ package control
 //	state             a consistent copy of state.db
 //	ban PREFIX SECONDS REASON
 //	                  bans a host or network; REASON is escaped as in a URL
-//	unban PREFIX      revokes and returns all bans within PREFIX
+//	unban PREFIX HOW  revokes and returns the ban of PREFIX, or all bans within it;
+//	                  HOW is exact or within
 //	learn FACTS       adds facts from the mail log to the state, separated by commas:
 //	                  TIME;ADDRESS;MESSAGES;SENDER or TIME;DOMAIN, see Fact
 //	log WORD          sets the log level: brief or verbose
@@ -54,6 +55,12 @@ const (
 	idleTimeout  = 30 * time.Second // between commands
 	writeTimeout = 10 * time.Second // for one write
 	copyTimeout  = 2 * time.Minute  // for a complete answer
+)
+
+// The arguments of unban.
+const (
+	Exact  = "exact"
+	Within = "within"
 )
 
 // The arguments of reload.

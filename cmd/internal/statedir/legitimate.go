@@ -6,7 +6,10 @@ import (
 	"strings"
 	"time"
 
+	"scanwatch/filter/memory"
+	"scanwatch/internal/prefix"
 	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
 	"scanwatch/store"
 	"scanwatch/store/history"
 )
@@ -18,19 +21,81 @@ const RecentDays = 90
 // maxNames is the maximum number of names that Legitimate stores for a network.
 const maxNames = 10_000
 
-// Legitimate describes the mail and logins of a network in the last RecentDays days,
-// or returns "". Warn is called for problems of reading.
-func (d *Dir) Legitimate(p netip.Prefix, warn func(string)) (string, error) {
+// Legitimate states why clients in a network should not be banned: its addresses are
+// special, it is exempt, or it had mail or logins in the last RecentDays days. It
+// returns "" if nothing is known. Exempt states why the client of a record is exempt.
+// Warn is called for problems of reading.
+func (d *Dir) Legitimate(p netip.Prefix, exempt func(*store.Record) string, warn func(string)) (string, error) {
+	if why := d.special(p); why != "" {
+		return why, nil
+	}
+	single := store.Record{Start: d.Now(), Src: netip.AddrPortFrom(p.Addr(), 0)}
+	if why := exempt(&single); why != "" && p == memory.Source(p.Addr()) {
+		return why, nil
+	}
+	why, err := d.recorded(p, exempt, warn)
+	if why == "" && err == nil {
+		why, err = d.remembered(p)
+	}
+	return why, err
+}
+
+// special states why the addresses of a network are not those of strangers.
+func (d *Dir) special(p netip.Prefix) string {
+	for _, own := range d.Own {
+		if p.Contains(own) {
+			return own.String() + " is an address of this machine"
+		}
+	}
+	switch a := p.Addr(); {
+	case a.IsLoopback(), a.IsUnspecified() && p.Bits() > 0:
+		return "it is this machine"
+	case a.IsPrivate(), a.IsLinkLocalUnicast():
+		return "its addresses are private"
+	case a.IsMulticast():
+		return "its addresses are multicast"
+	}
+	return ""
+}
+
+// remembered states the mail and logins of a network that the filter remembers.
+func (d *Dir) remembered(p netip.Prefix) (why string, err error) {
+	err = d.State([]string{"peers"}, func(en store.Entry) error {
+		peer, ok := memory.ReadPeer(en.Key, en.Value, d.Now().UnixMicro())
+		switch {
+		case !ok || why != "" || !p.Overlaps(peer.Prefix):
+		case !peer.LastMail.IsZero():
+			why = fmt.Sprintf("%s delivered mail, last on %s", prefix.String(peer.Prefix), peer.LastMail.Format(time.DateOnly))
+		case !peer.LastLogin.IsZero():
+			why = fmt.Sprintf("a user logged in from %s, last on %s", prefix.String(peer.Prefix), peer.LastLogin.Format(time.DateOnly))
+		}
+		return nil
+	})
+	return why, err
+}
+
+// recorded states the mail and logins of a network in the records.
+func (d *Dir) recorded(p netip.Prefix, exempt func(*store.Record) string, warn func(string)) (string, error) {
 	r, err := d.Open()
 	if err != nil {
 		return "", err
 	}
 	defer r.Close()
 	r.Warn(warn)
-	mails, logins := 0, 0
+	mails, logins, why := 0, 0, ""
 	domains, users := map[string]bool{}, map[string]bool{}
 	visit := func(rec *store.Record) error {
-		if !rec.Src.IsValid() || !p.Contains(rec.Src.Addr()) || rec.Counts.Mails == 0 && rec.Counts.AuthPass == 0 {
+		if dst := rec.Dst.Addr(); dst.IsValid() && p.Contains(dst.Unmap()) {
+			why = dst.Unmap().String() + " is an address of this server"
+			return history.ErrStop
+		}
+		if !rec.Src.IsValid() || !p.Contains(rec.Src.Addr()) {
+			return nil
+		}
+		if why = exempt(rec); why != "" {
+			return history.ErrStop
+		}
+		if rec.Counts.Mails == 0 && rec.Counts.AuthPass == 0 {
 			return nil
 		}
 		mails += int(rec.Counts.Mails)
@@ -48,15 +113,15 @@ func (d *Dir) Legitimate(p netip.Prefix, warn func(string)) (string, error) {
 	}
 	err = history.Walk(r, d.Now().AddDate(0, 0, -RecentDays), time.Time{},
 		history.Visitor{Kinds: store.KindsOf(store.KindMail, store.KindAuth), Session: visit, Sum: visit})
-	if err != nil || mails == 0 && logins == 0 {
-		return "", err
+	if err != nil || why != "" || mails == 0 && logins == 0 {
+		return why, err
 	}
 	var parts []string
 	if mails > 0 {
-		parts = append(parts, fmt.Sprintf("it delivered %d messages from %d domains in %d days", mails, len(domains), RecentDays))
+		parts = append(parts, fmt.Sprintf("it delivered %s from %s in %d days", text.Plural(mails, "message"), text.Plural(len(domains), "domain"), RecentDays))
 	}
 	if logins > 0 {
-		parts = append(parts, fmt.Sprintf("%d users logged in from it", len(users)))
+		parts = append(parts, text.Plural(len(users), "user")+" logged in from it")
 	}
 	return strings.Join(parts, ", and "), nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"time"
 
@@ -23,6 +24,7 @@ type Dir struct {
 	// default.
 	Settings rules.Settings
 	Now      func() time.Time
+	Own      []netip.Addr // addresses of this machine
 }
 
 // Limits returns the settings with the default budget and retention.

@@ -102,25 +102,41 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestLegitimate checks that mail and logins of the last 90 days are found in a
-// network.
+// TestLegitimate checks that special addresses, exempt hosts, and mail and logins of
+// the last 90 days are found in a network.
 func TestLegitimate(t *testing.T) {
-	d := &Dir{Path: t.TempDir(), Now: clock}
+	d := &Dir{Path: t.TempDir(), Now: clock, Own: []netip.Addr{netip.MustParseAddr("192.0.2.9")}}
 	w := store.Open(d.Path, store.Options{Now: clock, Keep: 1000 * 24 * time.Hour, Program: "test"})
 	record(w, 100*24*time.Hour, "192.0.2.1", "old@example.org", "")
 	record(w, 3*time.Hour, "198.51.100.1", "", "")
 	record(w, 2*time.Hour, "203.0.113.1", "a@example.org", "")
 	record(w, time.Hour, "203.0.113.2", "b@EXAMPLE.org", "alice")
+	record(w, 4*time.Hour, "198.51.100.130", "", "")
 	if err := errors.Join(w.Flush(t.Context()), w.Close()); err != nil {
 		t.Fatal(err)
 	}
+	friends := netip.MustParsePrefix("198.51.100.128/25")
+	exempt := func(r *store.Record) string {
+		if friends.Contains(r.Src.Addr()) {
+			return r.Src.Addr().String() + " is a friend"
+		}
+		return ""
+	}
 	for p, want := range map[string]string{
-		"192.0.2.0/24":    "",
-		"198.51.100.0/24": "",
-		"203.0.113.1/32":  "it delivered 1 messages from 1 domains in 90 days",
-		"203.0.113.0/24":  "it delivered 2 messages from 1 domains in 90 days, and 1 users logged in from it",
+		"192.0.2.0/29":      "",
+		"198.51.100.0/25":   "",
+		"198.51.100.0/24":   "198.51.100.130 is a friend", // one of its hosts
+		"198.51.100.140/32": "198.51.100.140 is a friend", // never seen
+		"192.0.2.9/32":      "192.0.2.9 is an address of this machine",
+		"127.0.0.0/8":       "it is this machine",
+		"10.1.0.0/16":       "its addresses are private",
+		"fd00:1:2:3::/64":   "its addresses are private",
+		"fe80::/64":         "its addresses are private",
+		"224.0.0.0/4":       "its addresses are multicast",
+		"203.0.113.1/32":    "it delivered 1 message from 1 domain in 90 days",
+		"203.0.113.0/24":    "it delivered 2 messages from 1 domain in 90 days, and 1 user logged in from it",
 	} {
-		got, err := d.Legitimate(netip.MustParsePrefix(p), func(problem string) { t.Error(problem) })
+		got, err := d.Legitimate(netip.MustParsePrefix(p), exempt, func(problem string) { t.Error(problem) })
 		if err != nil || got != want {
 			t.Errorf("%s: %q, %v, want %q", p, got, err, want)
 		}
