@@ -59,38 +59,7 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 			changed(b)
 			return a.JSON(Banned{[]memory.Ban{b}, note()})
 		}},
-		{"unban", 2, func(ctx context.Context, a *Answer, args []string) error {
-			p, _, err := prefix.Parse(args[0])
-			if err != nil {
-				return err
-			}
-			within := args[1] == Within
-			if !within && args[1] != Exact {
-				return fmt.Errorf("unban %s: not %s or %s", args[1], Exact, Within)
-			}
-			// A row that is loaded later would restore a revoked ban.
-			ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-			defer cancel()
-			_ = s.Flush(ctx)
-			ended := m.Bans.Revoke(p.Masked(), within, now())
-			if within || len(ended) > 0 || p.Masked() == memory.Source(p.Addr()) {
-				m.Forget(p.Masked())
-			}
-			answer := Banned{Bans: ended}
-			if len(ended) > maxListed {
-				answer.Bans = ended[:maxListed]
-				answer.Note = fmt.Sprintf("and %d more", len(ended)-maxListed)
-			}
-			for i, b := range m.Bans.Covering(p.Addr(), now()) {
-				if i == 0 {
-					answer.Note += "still within the ban of " + b.Prefix.String()
-				}
-			}
-			for _, b := range ended {
-				changed(b)
-			}
-			return a.JSON(answer)
-		}},
+		unbanCommand(m, s, now, changed),
 		{"days", 0, func(ctx context.Context, a *Answer, _ []string) error {
 			ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 			defer cancel()
@@ -111,6 +80,43 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 			return sendSnapshot(a, snap)
 		}},
 	}
+}
+
+// unbanCommand returns the command that revokes bans and clears the counters of those
+// that were banned.
+func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memory.Ban)) Command {
+	return Command{"unban", 2, func(ctx context.Context, a *Answer, args []string) error {
+		p, _, err := prefix.Parse(args[0])
+		if err != nil {
+			return err
+		}
+		within := args[1] == Within
+		if !within && args[1] != Exact {
+			return fmt.Errorf("unban %s: not %s or %s", args[1], Exact, Within)
+		}
+		// A row that is loaded later would restore a revoked ban.
+		ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+		defer cancel()
+		_ = s.Flush(ctx)
+		ended := m.Bans.Revoke(p.Masked(), within, now())
+		if within || len(ended) > 0 || p.Masked() == memory.Source(p.Addr()) {
+			m.Forget(p.Masked())
+		}
+		answer := Banned{Bans: ended}
+		if len(ended) > maxListed {
+			answer.Bans = ended[:maxListed]
+			answer.Note = fmt.Sprintf("and %d more", len(ended)-maxListed)
+		}
+		for i, b := range m.Bans.Covering(p.Addr(), now()) {
+			if i == 0 {
+				answer.Note += "still within the ban of " + b.Prefix.String()
+			}
+		}
+		for _, b := range ended {
+			changed(b)
+		}
+		return a.JSON(answer)
+	}}
 }
 
 func sendSnapshot(a *Answer, snap *store.Snapshot) error {
