@@ -134,9 +134,9 @@ func left(b *memory.Ban, now time.Time) string {
 	case b.Expired(now):
 		return "expired"
 	case b.Observe:
-		return text.Duration(b.Until.Sub(now).Round(time.Minute)) + " (observed)"
+		return text.ShortDuration(b.Until.Sub(now)) + " (observed)"
 	}
-	return text.Duration(b.Until.Sub(now).Round(time.Minute))
+	return text.ShortDuration(b.Until.Sub(now))
 }
 
 // names returns the latest reverse DNS name and organisation of banned hosts, from

@@ -177,3 +177,19 @@ func TestTable(t *testing.T) {
 		t.Errorf("%q, want %q", b.String(), want)
 	}
 }
+
+// TestShort checks rounded durations and sizes.
+func TestShort(t *testing.T) {
+	const m, h, d = time.Minute, time.Hour, 24 * time.Hour
+	for in, want := range map[time.Duration]string{0: "0s", 40 * time.Second: "40s", m: "1m", 59*m + 59*time.Second: "59m59s", h + 5*m: "1h5m", h + 30*time.Second: "1h",
+		24*h - time.Second: "23h59m", 7*d - time.Second: "6d23h", 30 * d: "30d"} {
+		if got := text.ShortDuration(in); got != want {
+			t.Errorf("%v: %s, want %s", in, got, want)
+		}
+	}
+	for in, want := range map[int64]string{0: "0", 1023: "1023", 1024: "1.0K", 2560: "2.5K", 10240: "10K", 290816: "284K", 512 << 20: "512M", 3 << 40: "3.0T"} {
+		if got := text.ShortSize(in); got != want {
+			t.Errorf("%d: %s, want %s", in, got, want)
+		}
+	}
+}

@@ -65,6 +65,39 @@ func DurationWords(d time.Duration) string {
 	return Plural(n, u.word)
 }
 
+// ShortDuration returns d rounded down to its two largest units: 6d23h, 1h5m, 40s.
+func ShortDuration(d time.Duration) string {
+	units := timeUnits[1:]
+	for i, u := range units {
+		n := int64(d) / u.n
+		if n == 0 {
+			continue
+		}
+		s := strconv.FormatInt(n, 10) + string(u.letter)
+		if i+1 == len(units) {
+			return s
+		}
+		if rest := int64(d) % u.n / units[i+1].n; rest > 0 {
+			s += strconv.FormatInt(rest, 10) + string(units[i+1].letter)
+		}
+		return s
+	}
+	return "0s"
+}
+
+// ShortSize returns about n bytes in the largest unit: 700, 2.5K, 12M.
+func ShortSize(n int64) string {
+	for _, u := range sizeUnits {
+		switch {
+		case n >= 10*u.n:
+			return strconv.FormatInt((n+u.n/2)/u.n, 10) + string(u.letter)
+		case n >= u.n:
+			return strconv.FormatFloat(float64(n)/float64(u.n), 'f', 1, 64) + string(u.letter)
+		}
+	}
+	return strconv.FormatInt(n, 10)
+}
+
 // Size returns n bytes, a whole number of KiB, as ParseSize reads it, in the
 // largest unit without a remainder.
 func Size(n int64) string {

@@ -12,6 +12,7 @@ import (
 	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/memory"
+	"scanwatch/internal/text"
 	"scanwatch/store"
 )
 
@@ -24,20 +25,20 @@ const listedDays = 14
 // Stats describes a state directory.
 type Stats struct {
 	Segments    []store.File    `json:"segments"`
-	State       *store.File     `json:"state"`             // nil without state.db
-	Quarantined int             `json:"quarantined"`       // number of corrupt files
-	Unread      int             `json:"unread"`            // number of corrupt or unreadable files
-	Sessions    int             `json:"sessions"`          // in all segments
-	Bytes       int64           `json:"bytes"`             // of all files
-	Budget      int64           `json:"budget"`            // bytes
-	Keep        float64         `json:"keep_days"`         // retention
-	Average     int64           `json:"bytes_per_session"` // in segments; 0 without sessions
-	PerDay      int64           `json:"bytes_per_day"`     // in the last days; 0 if unknown
-	Days        float64         `json:"days"`              // for which the budget suffices
-	Dropped     store.Dropped   `json:"dropped"`           // while the segments were written
-	Recent      *store.Dropped  `json:"dropped_since"`     // since the start of the filter; nil if it is not running
-	Memory      []memory.Status `json:"memory,omitempty"`  // of the running filter
-	Counted     []memory.Day    `json:"counted"`           // all sessions by day, recorded or not
+	State       *store.File     `json:"state"`            // nil without state.db
+	Quarantined int             `json:"quarantined"`      // number of corrupt files
+	Unread      int             `json:"unread"`           // number of corrupt or unreadable files
+	Records     int             `json:"records"`          // sessions and sums in all segments
+	Bytes       int64           `json:"bytes"`            // of all files
+	Budget      int64           `json:"budget"`           // bytes
+	Keep        float64         `json:"keep_days"`        // retention
+	Average     int64           `json:"bytes_per_record"` // in segments; 0 without records
+	PerDay      int64           `json:"bytes_per_day"`    // in the last days; 0 if unknown
+	Days        float64         `json:"days"`             // for which the budget suffices
+	Dropped     store.Dropped   `json:"dropped"`          // while the segments were written
+	Recent      *store.Dropped  `json:"dropped_since"`    // since the start of the filter; nil if it is not running
+	Memory      []memory.Status `json:"memory,omitempty"` // of the running filter
+	Counted     []memory.Day    `json:"counted"`          // all sessions by day, recorded or not
 }
 
 // Collect reads all files of dir. Warn is called if a running filter does not
@@ -79,7 +80,7 @@ func (s *Stats) add(f *store.File) error {
 		s.Quarantined++
 	case f.Segment != nil:
 		s.Segments = append(s.Segments, *f)
-		s.Sessions += f.Records
+		s.Records += f.Records
 		for r, n := range f.Dropped {
 			s.Dropped[r] += n
 		}
@@ -91,7 +92,7 @@ func (s *Stats) add(f *store.File) error {
 
 // derive calculates the averages and the forecast.
 func (s *Stats) derive() {
-	if s.Sessions == 0 {
+	if s.Records == 0 {
 		return
 	}
 	var all int64
@@ -109,7 +110,7 @@ func (s *Stats) derive() {
 			newest = f.Newest
 		}
 	}
-	s.Average = all / int64(s.Sessions)
+	s.Average = all / int64(s.Records)
 	from := newest.Truncate(24*time.Hour).AddDate(0, 0, -rateDays)
 	var recent int64
 	for i := range s.Segments {
@@ -150,8 +151,8 @@ func line(w io.Writer, name, format string, args ...any) {
 
 func (s *Stats) segments(w io.Writer, zone *time.Location) {
 	const layout = "2006-01-02 15:04"
-	const row = "%-20s %8v %11v %-16s %-16s %s\n"
-	fmt.Fprintf(w, row, "SEGMENT", "SESSIONS", "BYTES", "OLDEST", "NEWEST", "DROPPED")
+	const row = "%-20s %8v %6v  %-16s %-16s %s\n"
+	fmt.Fprintf(w, row, "SEGMENT", "RECORDS", "SIZE", "OLDEST", "NEWEST", "DROPPED")
 	for i := range s.Segments {
 		f := &s.Segments[i]
 		oldest, newest := "-", "-"
@@ -162,7 +163,7 @@ func (s *Stats) segments(w io.Writer, zone *time.Location) {
 		if f.Health.Bad() {
 			dropped = string(f.Health)
 		}
-		fmt.Fprintf(w, row, f.Segment.Name, f.Records, f.Size, oldest, newest, dropped)
+		fmt.Fprintf(w, row, f.Segment.Name, f.Records, text.ShortSize(f.Size), oldest, newest, dropped)
 	}
 	fmt.Fprintln(w)
 }
@@ -172,8 +173,8 @@ func (s *Stats) tables(w io.Writer) {
 	if f == nil {
 		return
 	}
-	fmt.Fprintf(w, "%-16s %10s %12s\n", "TABLE", "ROWS", "BYTES")
-	fmt.Fprintf(w, "%-16s %10d %12d\n", f.Name, f.Records, f.Size)
+	fmt.Fprintf(w, "%-16s %10s %6s\n", "TABLE", "ROWS", "SIZE")
+	fmt.Fprintf(w, "%-16s %10d %6s\n", f.Name, f.Records, text.ShortSize(f.Size))
 	for _, name := range memory.Buckets() {
 		if n := f.Tables[name]; n > 0 {
 			fmt.Fprintf(w, "  %-14s %10d\n", name, n)
@@ -201,20 +202,20 @@ func (s *Stats) days(w io.Writer) {
 }
 
 func (s *Stats) totals(w io.Writer) {
-	line(w, "disk", "%d bytes of %d, %.1f %%", s.Bytes, s.Budget, 100*float64(s.Bytes)/float64(s.Budget))
+	line(w, "disk", "%s of %s, %.1f %%", text.ShortSize(s.Bytes), text.ShortSize(s.Budget), 100*float64(s.Bytes)/float64(s.Budget))
 	switch {
-	case s.Sessions == 0:
-		line(w, "sessions", "none")
-	case s.Sessions < 1000*len(s.Segments): // a new segment is already this large
-		line(w, "sessions", "%d, too few for an average size", s.Sessions)
+	case s.Records == 0:
+		line(w, "records", "none")
+	case s.Records < 1000*len(s.Segments): // a new segment is already this large
+		line(w, "records", "%d, too few for an average size", s.Records)
 	default:
-		line(w, "sessions", "%d, %d bytes on average", s.Sessions, s.Average)
+		line(w, "records", "%d, %d bytes on average", s.Records, s.Average)
 	}
 	if s.Quarantined > 0 {
 		line(w, "quarantined", "corrupt files: %d; see scanwatch fsck", s.Quarantined)
 	}
 	if s.Days > 0 {
-		line(w, "budget", "sufficient for %.0f days at %d bytes per day; retention is %.0f days", s.Days, s.PerDay, s.Keep)
+		line(w, "budget", "sufficient for %.0f days at %s per day; retention is %.0f days", s.Days, text.ShortSize(s.PerDay), s.Keep)
 	} else {
 		line(w, "budget", "no forecast before an hour of records; retention is %.0f days", s.Keep)
 	}

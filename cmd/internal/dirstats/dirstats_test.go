@@ -29,16 +29,16 @@ func TestCollect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Segments) != 2 || s.Sessions != 100 || s.Unread != 0 || s.Budget != 64<<20 || s.Keep != rules.DefaultKeep.Hours()/24 {
+	if len(s.Segments) != 2 || s.Records != 100 || s.Unread != 0 || s.Budget != 64<<20 || s.Keep != rules.DefaultKeep.Hours()/24 {
 		t.Errorf("%+v", s)
 	}
 	size := s.Segments[0].Size + s.Segments[1].Size
 	if s.Average != size/100 || s.PerDay < size*9/10 || s.PerDay > size || s.Days < 1 {
-		t.Errorf("%d bytes per session, %d per day, %.1f days", s.Average, s.PerDay, s.Days)
+		t.Errorf("%d bytes per record, %d per day, %.1f days", s.Average, s.PerDay, s.Days)
 	}
 	var b bytes.Buffer
 	s.Text(&b, time.UTC)
-	for _, want := range []string{"SEGMENT ", "2026-11-01.db ", "2026-11-02.db ", "sessions    100, too few for an average size\n", "budget      sufficient for ", "dropped     no sessions\n"} {
+	for _, want := range []string{"SEGMENT ", "2026-11-01.db ", "2026-11-02.db ", "records     100, too few for an average size\n", "budget      sufficient for ", "dropped     no sessions\n"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}

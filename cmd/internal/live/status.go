@@ -71,8 +71,8 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	st := &s.Store
 	line("sessions", "%d recorded since then, %d of them on disk", st.Added, st.Committed)
 	line("open", "%s, %s", text.Plural(s.Live.Sessions, "session"), delayed(s))
-	line("memory", "%d of %d bytes wait to be written", st.Buffered, st.Buffer)
-	line("disk", "%d of %d bytes, %s (%d sealed) in %s", st.Bytes, st.Budget, text.Plural(st.Segments, "segment"), st.Sealed, st.Dir)
+	line("memory", "%s of %s wait to be written", text.ShortSize(int64(st.Buffered)), text.ShortSize(int64(st.Buffer)))
+	line("disk", "%s of %s, %s (%d sealed) in %s", text.ShortSize(st.Bytes), text.ShortSize(st.Budget), text.Plural(st.Segments, "segment"), st.Sealed, st.Dir)
 	if st.Segment != "" {
 		line("writing", "%s", st.Segment)
 	}
@@ -84,13 +84,14 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 		line("gateway?", "%s stands for many hosts: list it as gateway", prefix.String(p))
 	}
 	for _, m := range s.Memory {
-		if m.Rows > 0 {
-			text := fmt.Sprintf("%d of %d %s", m.Rows, m.Limit, m.Table)
-			if m.Evicted > 0 {
-				text += fmt.Sprintf(", %d evicted because the table was full", m.Evicted)
-			}
-			line("state", "%s", text)
+		if m.Rows == 0 {
+			continue
 		}
+		row := fmt.Sprintf("%d of %d %s", m.Rows, m.Limit, m.Table)
+		if m.Evicted > 0 {
+			row += fmt.Sprintf(", %d evicted because the table was full", m.Evicted)
+		}
+		line("state", "%s", row)
 	}
 }
 
