@@ -39,12 +39,14 @@ func runFsck(e *env, repair, asJSON bool) error {
 		return err
 	}
 	i.Decode, i.Row = true, memory.Checker()
-	all, bad := 0, 0
+	all, bad, records, size := 0, 0, 0, int64(0)
 	visit := func(f *store.File) error {
 		if f.Health.Bad() {
 			bad++
 		}
 		all++
+		records += f.Records
+		size += f.Size
 		if asJSON {
 			if err := json.NewEncoder(e.out).Encode(f); err != nil {
 				return err
@@ -52,9 +54,9 @@ func runFsck(e *env, repair, asJSON bool) error {
 			return e.out.Flush()
 		}
 		if all == 1 {
-			fmt.Fprintf(e.out, "%-30s %10s %12s  %s\n", "FILE", "RECORDS", "BYTES", "STATE")
+			fmt.Fprintf(e.out, "%-30s %10s %6s  %s\n", "FILE", "RECORDS", "SIZE", "STATE")
 		}
-		fmt.Fprintf(e.out, "%-30s %10d %12d  %s\n", text.Escape(f.Name), f.Records, f.Size, fileState(f))
+		fmt.Fprintf(e.out, "%-30s %10d %6s  %s\n", text.Escape(f.Name), f.Records, text.ShortSize(f.Size), fileState(f))
 		return e.out.Flush() // the check of the next file may take long
 	}
 	if repair {
@@ -65,11 +67,13 @@ func runFsck(e *env, repair, asJSON bool) error {
 	} else {
 		err = i.Each(visit)
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case all == 0 && !asJSON:
-		fmt.Fprintln(e.out, "no files")
+	}
+	if !asJSON {
+		fmt.Fprintf(e.out, "%s, %s, %s, %d corrupt or unreadable\n", text.Plural(all, "file"), text.Plural(records, "record"), text.ShortSize(size), bad)
+	}
+	switch {
 	case bad > 0 && repair:
 		return fmt.Errorf("%d of %d files are corrupt or unreadable", bad, all)
 	case bad > 0:
