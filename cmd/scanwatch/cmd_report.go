@@ -41,7 +41,7 @@ func newReport(e *env) *cobra.Command {
 	fs.BoolVar(&f.quiet, "quiet", false, "print nothing if there are no problems and no findings")
 	fs.StringVar(&f.html, "html", "", "write a page with charts to `FILE`; - is the standard output")
 	cmd.MarkFlagsMutuallyExclusive("json", "mail")
-	cmd.AddCommand(newReportReturns(e), newReportScanners(e))
+	cmd.AddCommand(newReportReturns(e), newReportScanners(e), newReportUsers(e))
 	return cmd
 }
 
@@ -73,11 +73,7 @@ func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
 	if err != nil {
 		return err
 	}
-	limit := 10
-	if f.Limit > 0 {
-		limit = f.Limit
-	}
-	summary, incomplete, err := s.Summary(limit, f.quiet)
+	summary, incomplete, err := s.Summary(lines(f.Limit), f.quiet)
 	if err != nil {
 		return err
 	}
@@ -165,6 +161,39 @@ func newReportScanners(e *env) *cobra.Command {
 	}
 	s.Register(cmd.Flags(), selector.Sessions|selector.JSON, e.clock())
 	cmd.Flags().BoolVar(&optOut, "optout", false, "print how to ask each organisation to stop")
+	return cmd
+}
+
+// lines returns the number of lines of a list for the flag --limit.
+func lines(limit int) int {
+	if limit > 0 {
+		return limit
+	}
+	return 10
+}
+
+func newReportUsers(e *env) *cobra.Command {
+	var s selector.Selector
+	cmd := &cobra.Command{
+		Use:   "users [--since WHEN] [--limit N] [--json] [SELECTOR ...]",
+		Short: "Report accounts under attack, and who logged in.",
+		Long: "Report the users whose passwords were tried, from how many networks, and whether\n" +
+			"they logged in themselves; and who logged in, from where, and sent how much. The\n" +
+			"default period is the last 24 hours.",
+		Example: "  scanwatch report users --since 7d\n  scanwatch report users --user erin --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			src, err := e.source(cmd.Flags(), &s)
+			if err != nil {
+				return err
+			}
+			summary, incomplete, err := src.Users(lines(s.Limit))
+			if err != nil {
+				return err
+			}
+			return errors.Join(e.print(summary, s.JSON), incomplete)
+		},
+	}
+	s.Register(cmd.Flags(), selector.Sessions|selector.Limit|selector.JSON, e.clock())
 	return cmd
 }
 

@@ -50,6 +50,8 @@ var nastyOutputs = []struct {
 	{"report scanners", forPeople, true},
 	{"report scanners --optout", forPeople, true},
 	{"report scanners --json", jsonValues, false},
+	{"report users", forPeople, false},
+	{"report users --json", jsonValues, false},
 	{"report returns", forPeople, false},
 	{"report returns --json", jsonValues, false},
 	{"dump", jsonValues, false},

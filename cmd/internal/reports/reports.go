@@ -190,6 +190,17 @@ func (s *Source) Returns() (summary *report.ReturnSummary, incomplete, err error
 	return c.Summary(s.Selector.Since, until, problems), incomplete, nil
 }
 
+// Users returns the report on logins. Lists have at most limit entries. Incomplete is
+// not nil if files are missing in it.
+func (s *Source) Users(limit int) (summary *report.UserSummary, incomplete, err error) {
+	c := report.NewUsers()
+	until, problems, incomplete, err := s.read(c.Visitor())
+	if err != nil {
+		return nil, nil, err
+	}
+	return c.Summary(s.Selector.Since, until, limit, problems), incomplete, nil
+}
+
 // Scanners returns the report on scanning organisations. Incomplete is not nil if
 // files are missing in it. Contacts may be nil.
 func (s *Source) Scanners(contacts map[string]report.OptOut) (summary *report.ScannerSummary, incomplete, err error) {

@@ -1,0 +1,289 @@
+package report
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
+	"scanwatch/store"
+	"scanwatch/store/history"
+)
+
+const (
+	maxUsers        = 50_000
+	maxUserNetworks = 1_000   // of one user
+	maxAllNetworks  = 300_000 // of all users
+	listedNetworks  = 3
+)
+
+// Users counts the logins of each user in bounded memory.
+type Users struct {
+	users    map[string]*user
+	networks int // of all users
+	dropped  map[string]int
+}
+
+type user struct {
+	networks   map[netip.Prefix]userNetwork
+	more       bool // logins failed from further networks
+	failed     int
+	logins     int
+	messages   int
+	recipients int
+	lastFailed time.Time
+	lastLogin  time.Time
+}
+
+// A userNetwork counts the logins of a user from a network.
+type userNetwork struct {
+	failed, logins uint32
+	last           time.Time
+}
+
+// NewUsers returns an empty Users.
+func NewUsers() *Users { return &Users{users: map[string]*user{}, dropped: map[string]int{}} }
+
+// Visitor returns the visitor that adds all records to c. Its error means a record
+// with corrupt steps.
+func (c *Users) Visitor() history.Visitor {
+	return history.Visitor{Kinds: store.KindsOf(store.KindAuth), Session: c.Add, Sum: c.Add}
+}
+
+// Add counts the logins of a record. It does not retain r.
+func (c *Users) Add(r *store.Record) error {
+	if r.Counts.AuthPass == 0 && r.Counts.AuthFail == 0 {
+		return nil
+	}
+	var sender *user // who sent the messages of the session
+	err := r.Steps(func(s *store.Step) bool {
+		if s.Kind != store.KindAuth {
+			return true
+		}
+		n := max(int(s.Count), 1)
+		if len(s.Text) == 0 { // further users of a sum
+			c.dropped["logins of further users"] += n
+			return true
+		}
+		u := c.user(s.Text)
+		if u == nil {
+			c.dropped["logins"] += n
+			return true
+		}
+		passed := s.Result == smtp.ResultPass
+		if passed {
+			sender = u
+		}
+		c.count(u, r, n, passed)
+		return true
+	})
+	if sender != nil {
+		sender.messages += int(r.Counts.Mails)
+		sender.recipients += int(r.Counts.RcptOK)
+	}
+	return err
+}
+
+// user returns the counts of a user, or nil at the limit. Guessers vary the case.
+func (c *Users) user(name []byte) *user {
+	key := string(bytes.ToLower(name))
+	u := c.users[key]
+	if u == nil && len(c.users) < maxUsers {
+		u = &user{networks: map[netip.Prefix]userNetwork{}}
+		c.users[key] = u
+	}
+	return u
+}
+
+func (c *Users) count(u *user, r *store.Record, n int, passed bool) {
+	if passed {
+		u.logins += n
+		u.lastLogin = later(u.lastLogin, r.End)
+	} else {
+		u.failed += n
+		u.lastFailed = later(u.lastFailed, r.End)
+	}
+	p := networkOf(r.Src.Addr())
+	if !p.IsValid() { // a sum of many sources
+		u.more = true
+		return
+	}
+	of, known := u.networks[p]
+	if !known {
+		if len(u.networks) >= maxUserNetworks || c.networks >= maxAllNetworks {
+			u.more = true
+			return
+		}
+		c.networks++
+	}
+	if passed {
+		of.logins += uint32(n)
+	} else {
+		of.failed += uint32(n)
+	}
+	of.last = later(of.last, r.End)
+	u.networks[p] = of
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// A UserSummary is the report on users. All texts are printable.
+type UserSummary struct {
+	Since    Time     `json:"since"`
+	Until    Time     `json:"until"`
+	Problems []string `json:"problems"`
+	// Attacked are the users with failed logins from networks without a login of theirs,
+	// those with most networks first.
+	Attacked  []AttackedUser `json:"attacked"`
+	Active    []ActiveUser   `json:"active"` // who logged in, most messages first
+	More      map[string]int `json:"more"`
+	NotListed map[string]int `json:"not_listed"` // over the memory limits
+}
+
+// An AttackedUser counts the failed logins of a user from networks without a login of
+// that user.
+type AttackedUser struct {
+	User     string `json:"user"`
+	Failed   int    `json:"failed"`
+	Networks int    `json:"networks"`
+	AtLeast  bool   `json:"at_least,omitempty"` // there are further networks
+	Logins   int    `json:"logins"`             // of the user, from any network
+	Last     Time   `json:"last"`               // end of the last session with a failure
+}
+
+// An ActiveUser counts what a user did who logged in.
+type ActiveUser struct {
+	User       string   `json:"user"`
+	Logins     int      `json:"logins"`
+	Failed     int      `json:"failed"` // from networks with a login of the user
+	Networks   int      `json:"networks"`
+	From       []string `json:"from"` // the latest few networks
+	Messages   int      `json:"messages"`
+	Recipients int      `json:"recipients"`
+	Last       Time     `json:"last"` // end of the last session with a login
+}
+
+// Summary returns the report. Lists have at most top lines.
+func (c *Users) Summary(since, until time.Time, top int, problems []string) *UserSummary {
+	s := &UserSummary{Since: Time{since}, Until: Time{until}, Problems: append([]string{}, problems...),
+		Attacked: []AttackedUser{}, Active: []ActiveUser{}, More: map[string]int{}, NotListed: c.dropped}
+	for name, u := range c.users {
+		attacked, active := u.view(text.Escape(name))
+		if attacked.Failed > 0 {
+			s.Attacked = append(s.Attacked, attacked)
+		}
+		if active.Logins > 0 {
+			s.Active = append(s.Active, active)
+		}
+	}
+	var more [2]int
+	s.Attacked, more[0] = first(s.Attacked, top, func(a, b AttackedUser) int {
+		return cmp.Or(b.Networks-a.Networks, b.Failed-a.Failed, cmp.Compare(a.User, b.User))
+	})
+	s.Active, more[1] = first(s.Active, top, func(a, b ActiveUser) int {
+		return cmp.Or(b.Messages-a.Messages, b.Logins-a.Logins, cmp.Compare(a.User, b.User))
+	})
+	for i, list := range []string{"attacked", "active"} {
+		if more[i] > 0 {
+			s.More[list] = more[i]
+		}
+	}
+	return s
+}
+
+// view separates the failures in networks of the user from those of strangers.
+func (u *user) view(name string) (attacked AttackedUser, active ActiveUser) {
+	attacked = AttackedUser{User: name, AtLeast: u.more, Logins: u.logins, Last: Time{u.lastFailed}}
+	active = ActiveUser{User: name, Logins: u.logins, Messages: u.messages, Recipients: u.recipients, Last: Time{u.lastLogin}}
+	var own []netip.Prefix
+	for p, n := range u.networks {
+		if n.logins > 0 {
+			active.Failed += int(n.failed)
+			own = append(own, p)
+		} else {
+			attacked.Networks++
+		}
+	}
+	attacked.Failed = u.failed - active.Failed
+	active.Networks = len(own)
+	slices.SortFunc(own, func(a, b netip.Prefix) int {
+		return cmp.Or(u.networks[b].last.Compare(u.networks[a].last), a.Addr().Compare(b.Addr()))
+	})
+	for _, p := range own[:min(len(own), listedNetworks)] {
+		active.From = append(active.From, p.String())
+	}
+	return attacked, active
+}
+
+// JSON writes the summary as a JSON object.
+func (s *UserSummary) JSON(w io.Writer) error { return text.JSON(w, s, "  ") }
+
+// Text writes the summary, with times in zone.
+func (s *UserSummary) Text(w io.Writer, zone *time.Location) error {
+	var b strings.Builder
+	const layout = "2006-01-02 15:04"
+	fmt.Fprintf(&b, "Logins, from %s to %s\n", s.Since.In(zone).Format(layout), s.Until.In(zone).Format(layout+" -0700"))
+	for _, p := range s.Problems {
+		wrap(&b, "  ! "+p, 4)
+	}
+	if len(s.Attacked) == 0 && len(s.Active) == 0 {
+		b.WriteString("\nno logins\n")
+	}
+	writeAttacked(&b, s.Attacked, s.More["attacked"], zone, 80)
+	if section(&b, "Logins", len(s.Active)) {
+		rows := [][]string{{"  logins", "failed", "messages", "recipients", "last", "user", "from"}}
+		for i := range s.Active {
+			u := &s.Active[i]
+			from := strings.Join(u.From, " ")
+			if n := u.Networks - len(u.From); n > 0 {
+				from += fmt.Sprintf(" +%d", n)
+			}
+			rows = append(rows, []string{fmt.Sprintf("  %6d", u.Logins), fmt.Sprintf("%6d", u.Failed), fmt.Sprintf("%8d", u.Messages), fmt.Sprintf("%10d", u.Recipients),
+				u.Last.In(zone).Format("01-02 15:04"), text.Cut(u.User, maxUserColumn), from})
+		}
+		text.Table(&b, rows)
+		if n := s.More["active"]; n > 0 {
+			fmt.Fprintf(&b, "  and %d more\n", n)
+		}
+	}
+	(&Summary{NotListed: s.NotListed}).textNotListed(&b)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// maxUserColumn is the width of the column with users.
+const maxUserColumn = 32
+
+// attackedText explains a list.
+const attackedText = "Failed logins from networks (/24, IPv6 /48) without a login of the user."
+
+// writeAttacked lists accounts under attack.
+func writeAttacked(b *strings.Builder, all []AttackedUser, more int, zone *time.Location, columns int) {
+	if !section(b, "Accounts under attack", len(all)) {
+		return
+	}
+	wrapTo(b, attackedText, 0, columns)
+	rowTo(b, "    failed networks   logins  last         user", columns)
+	for i := range all {
+		u := &all[i]
+		mark := " "
+		if u.AtLeast {
+			mark = "+"
+		}
+		rowTo(b, fmt.Sprintf("  %8d %7d%s %8d  %s  %s", u.Failed, u.Networks, mark, u.Logins, u.Last.In(zone).Format("01-02 15:04"), u.User), columns)
+	}
+	if more > 0 {
+		fmt.Fprintf(b, "  and %d more\n", more)
+	}
+}
