@@ -17,14 +17,14 @@ import (
 
 type whyFlags struct {
 	selector.Selector
-	kind string
-	all  bool
+	kind        string
+	all, letter bool
 }
 
 func newWhy(e *env) *cobra.Command {
 	var f whyFlags
 	cmd := &cobra.Command{
-		Use:   "why [--as KIND] [--since WHEN] [--all] [--json] [SELECTOR ...] ARG",
+		Use:   "why [--as KIND] [--all] [--json | --letter] [SELECTOR ...] ARG",
 		Short: "Explain decisions about a client and how to undo them.",
 		Long: "Explain what was decided, on what evidence, and what exempts the client. ARG is\n" +
 			"a session id or its beginning, a line of a bounce with the id, an address or\n" +
@@ -38,7 +38,9 @@ func newWhy(e *env) *cobra.Command {
 	f.Register(cmd.Flags(), selector.Sessions|selector.Limit|selector.JSON, e.clock())
 	cmd.Flags().StringVar(&f.kind, "as", "", "search ARG as `KIND`: "+strings.Join(why.Kinds(), ", "))
 	cmd.Flags().BoolVar(&f.all, "all", false, "print all sessions")
+	cmd.Flags().BoolVar(&f.letter, "letter", false, "print an answer to a complaint about the newest rejection")
 	cmd.MarkFlagsMutuallyExclusive("all", "limit")
+	cmd.MarkFlagsMutuallyExclusive("json", "letter")
 	_ = cmd.RegisterFlagCompletionFunc("as", cobra.FixedCompletions(why.Kinds(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
@@ -64,9 +66,13 @@ func runWhy(e *env, f *whyFlags, arg string) error {
 	if err != nil {
 		return err
 	}
-	if f.JSON {
+	switch {
+	case f.JSON:
 		err = a.JSON(e.out)
-	} else if !a.Empty() {
+	case a.Empty():
+	case f.letter:
+		err = a.Letter(e.out, e.zone)
+	default:
 		a.Text(e.out, e.zone)
 	}
 	if err == nil {

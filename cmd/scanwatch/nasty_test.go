@@ -62,6 +62,7 @@ var nastyOutputs = []struct {
 	{"why $ID", forPeople, false},
 	{"why $ID --json", jsonValues, false},
 	{"why --all 203.0.113.0/24", forPeople, false},
+	{"why --letter --all 203.0.113.0/24", forPeople, true},
 	{"why --as helo -- $N", forPeople, true},
 	{"why --as helo --json -- $N", jsonValues, true},
 	{"why --as sender $N@example.net", forPeople, true},

@@ -264,6 +264,49 @@ func TestRejectedFirst(t *testing.T) {
 	}
 }
 
+// TestLetter checks answers to complaints: they name no rule and no other client.
+func TestLetter(t *testing.T) {
+	dir := whyStore(t)
+	for _, c := range []struct {
+		name, arg string
+		want      []string
+	}{
+		{"ban", "00000000000000b2", []string{"the host 203.0.113.77 connected", "    421 4.7.1 Banned [00000000000000b1]\n",
+			"this host uses the greeting of a known botnet", "is banned until 2026-11-03 11:00 +0000", "The reference is 00000000000000b2."}},
+		{"greeting", "00000000000000b1", []string{"which greeted as \"ylmf-pc\", connected", "    554 5.7.1 This greeting"}},
+		{"manual", "2001:db8:1::4", []string{"The postmaster has banned the address."}},
+		{"hostile", "00000000000000c1", []string{"The server rejected it.", "not banned now"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a, _ := ask(t, c.arg, "", options(t, dir, whyConf))
+			var b strings.Builder
+			if err := a.Letter(&b, time.UTC); err != nil {
+				t.Fatal(err)
+			}
+			out := strings.ReplaceAll(b.String(), "\n", " ")
+			for _, want := range c.want {
+				if !strings.Contains(b.String(), want) && !strings.Contains(out, want) {
+					t.Errorf("no %q in\n%s", want, &b)
+				}
+			}
+			for _, never := range []string{"rule botnet", "rule gone", "victim@", "other@", "\x1b"} {
+				if strings.Contains(b.String(), never) {
+					t.Errorf("%q in\n%s", never, &b)
+				}
+			}
+			for line := range strings.Lines(b.String()) {
+				if n := utf8.RuneCountInString(line); n > letterColumns+1 && !strings.HasPrefix(line, "    ") {
+					t.Errorf("%d columns: %s", n, line)
+				}
+			}
+		})
+	}
+	a, _ := ask(t, "192.0.2.9", "", options(t, dir, whyConf))
+	if err := a.Letter(new(strings.Builder), time.UTC); err == nil || !strings.Contains(err.Error(), "no rule rejected") {
+		t.Errorf("no rejection: %v", err)
+	}
+}
+
 // TestUser checks that the sessions of a user are found, also if the name is hashed
 // because it may be a password.
 func TestUser(t *testing.T) {

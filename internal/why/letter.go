@@ -1,0 +1,113 @@
+package why
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"scanwatch/internal/prefix"
+	"scanwatch/internal/text"
+	"scanwatch/rules"
+)
+
+// letterColumns is the line width of a letter. RFC 3676 section 4.2 allows 78.
+const letterColumns = 72
+
+// advice is what a postmaster can do about evidence. The first row with a token that is
+// named, or begins so, applies.
+var advice = []struct{ evidence, text string }{
+	{"helo-", "Please configure your server to greet with its own full host name, such as mail.example.org, and publish that name in DNS."},
+	{"botnet-helo", "Please check the host for malware, or configure your server to greet with its own full host name."},
+	{"rdns-missing", "Please publish a reverse DNS name (PTR) for the address, and an address record for that name."},
+	{"fcrdns-fail", "Please publish an address record for the reverse DNS name of the address, so that both agree."},
+	{"unknown-recipient", "Please remove the addresses that do not exist from your list."},
+	{"harvest", "Please remove the addresses that do not exist from your list."},
+	{"recipient-flood", "Please remove the addresses that do not exist from your list."},
+	{"probed-recipient", "Please check that the address of the recipient is right."},
+	{"backscatter", "Your server bounces messages with forged senders. Please reject such messages in the SMTP session."},
+	{"auth-", "A device or program uses a wrong password. Please correct it, or remove the account from the device."},
+	{"account-abuse", "The password of the account is probably known to others. Please change it."},
+	{"relay-probe", "The recipients are not in our domains, and this server forwards no mail for strangers."},
+	{"cloud", "Please send mail through the relay of your provider, or publish a name of your own for the address."},
+	{"scanner", "If this is a scan for research, please leave our networks out of it."},
+}
+
+// otherAdvice applies without a row.
+const otherAdvice = "Please check the mail program or server on this host for a fault or malware."
+
+// Letter writes an answer to somebody who complains about the newest rejection in a: in
+// plain words, with what the complainant knows already, and nothing about other
+// clients, users or rules.
+func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
+	s, r := a.decision()
+	if s == nil {
+		return errors.New("no rule rejected these sessions; there is nothing to answer for")
+	}
+	if s.Src == "" {
+		return fmt.Errorf("session %s is in a sum, and its client is not recorded", s.Session)
+	}
+	var b strings.Builder
+	para := func(format string, args ...any) {
+		b.WriteString(text.Fold(fmt.Sprintf(format, args...), letterColumns, 0) + "\n\n")
+	}
+	at := s.Start.In(zone)
+	fmt.Fprintf(&b, "Subject: Your connection to our mail server on %s\n\n", at.Format(time.DateOnly))
+	para("Hello,")
+	name := s.Src
+	if s.RDNS != "" {
+		name += " (" + s.RDNS + ")"
+	}
+	greeting := ""
+	if len(s.Helo) > 0 && s.Helo[0] != "" {
+		greeting = fmt.Sprintf(", which greeted as %q,", s.Helo[0])
+	}
+	para("on %s the host %s%s connected to our mail server.", at.Format("2006-01-02 at 15:04 -0700"), name, greeting)
+	switch {
+	case !r.Enforced:
+		para("It was not rejected: the rule in question is only observed. If a message is missing, the reason is another one.")
+	case r.Reply != "":
+		para("The server answered:")
+		b.WriteString("    " + r.Reply + "\n\n")
+	default:
+		para("The server rejected it.")
+	}
+	origin, of := a.origin(s, r)
+	para("%s", origin.reason(of))
+	para("%s", a.banState(s, zone))
+	para("If you think that this is a mistake, please answer this message. The reference is %s.", s.Session)
+	_, err := io.WriteString(w, strings.TrimSuffix(b.String(), "\n"))
+	return err
+}
+
+// reason states the evidence for a decision and what helps.
+func (s *Session) reason(r *Rule) string {
+	if r.BannedIn == manual {
+		return "The postmaster has banned the address."
+	}
+	for i := range s.Evidence {
+		e := &s.Evidence[i]
+		token := rules.TokenByName(e.Evidence)
+		if token == nil || !strings.Contains(r.Text, e.Evidence) {
+			continue
+		}
+		for _, row := range advice {
+			if row.evidence == e.Evidence || strings.HasSuffix(row.evidence, "-") && strings.HasPrefix(e.Evidence, row.evidence) {
+				return "The reason: this host " + token.Means + ". " + row.text
+			}
+		}
+		return "The reason: this host " + token.Means + ". " + otherAdvice
+	}
+	return "The reason is a rule of this site about such clients. " + otherAdvice
+}
+
+// banState states how long the host of s is banned.
+func (a *Answer) banState(s *Session, zone *time.Location) string {
+	if h := a.host(s); h != nil {
+		for _, b := range (&Answer{Hosts: []*Host{h}}).banned() {
+			return fmt.Sprintf("The address %s is banned until %s.", prefix.String(b.Prefix), b.Until.In(zone).Format("2006-01-02 15:04 -0700"))
+		}
+	}
+	return "The address is not banned now: a new attempt is possible."
+}
