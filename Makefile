@@ -89,7 +89,7 @@ mutants:
 bench: bench-code bench-filters
 
 bench-code:
-	${GO} test -run '^$$' -bench . -benchmem -count 10 ./filter/... ./rules/... ./store/... | tee bench.txt
+	${GO} test -run '^$$' -bench . -benchmem -count 10 ./filter/... ./rules/... ./store/... ./internal/backtest | tee bench.txt
 	${GO} run ${BENCHSTAT} bench.txt
 
 # Measure the cost of the filter, of other filters and of a real server with it,

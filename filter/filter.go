@@ -84,7 +84,7 @@ type Pipeline struct {
 	clock int64 // time of the newest event
 
 	found  detect.Case   // reused
-	client memory.Client // reused
+	client memory.Client // of the event
 	out    smtp.Outcome  // reused
 }
 
@@ -139,11 +139,12 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 		return smtp.Answer{}
 	}
 	s.track.Apply(ev)
+	p.identify(s)
 	p.detect(s, ev)
 	a, outcomes := p.decider.Ask(p.subject(s), ev)
-	if c := p.whois(s); s.decide.Held && !p.memory.Recipients.Held(c, ev.Addr, ev.Time) {
+	if s.decide.Held && !p.memory.Recipients.Held(&p.client, ev.Addr, ev.Time) {
 		if s.detect.Hold(p.memory.Recipients.Mailbox(ev.Addr)) {
-			p.memory.Counters.Add(c, rules.RecipientFlood, ev.Time)
+			p.memory.Counters.Add(&p.client, rules.RecipientFlood, ev.Time)
 		}
 	}
 	p.write(s, outcomes)
@@ -163,6 +164,7 @@ func (p *Pipeline) take(s *session, ev *smtp.Event) {
 		p.settings.locate(&s.track, &p.site)
 		s.domain = memory.RegisteredDomain(s.track.ProvenName())
 	}
+	p.identify(s)
 	if ev.Kind == smtp.EventGreeting && ev.Code == 220 {
 		p.site.Name = append(p.site.Name[:0], ev.Name...)
 	}
@@ -213,9 +215,12 @@ func (o *Settings) locate(s *track.Session, site *detect.Site) {
 
 // detect runs the detectors and writes what is new.
 func (p *Pipeline) detect(s *session, ev *smtp.Event) {
+	if !detect.Wants(ev.Kind) {
+		return
+	}
 	c := &p.found
 	*c = detect.Case{
-		Session: &s.track, State: &s.detect, Event: ev, Client: p.whois(s),
+		Session: &s.track, State: &s.detect, Event: ev, Client: &p.client,
 		Site: &p.site, Lists: p.o.Lists(), Memory: p.memory, Live: s.together(), Findings: c.Findings[:0],
 		Standing: p.decider.Standing(p.subject(s), ev.Time),
 	}
@@ -238,7 +243,7 @@ func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
 		return
 	}
 	if f.Confidence != detect.Low && f.Evidence&detect.CountedPerEvent == 0 {
-		p.memory.Counters.Add(p.whois(s), f.Evidence, ev.Time)
+		p.memory.Counters.Add(&p.client, f.Evidence, ev.Time)
 	}
 	p.out = smtp.Outcome{
 		Kind: smtp.OutcomeFinding, Time: ev.Time, Evidence: f.Token(), Confidence: f.Confidence,
@@ -271,18 +276,16 @@ func (p *Pipeline) ended(s *session, ev *smtp.Event) {
 
 // subject returns the input of the decider.
 func (p *Pipeline) subject(s *session) decide.Subject {
-	return decide.Subject{Session: &s.track, Case: &s.detect, State: &s.decide, Client: p.whois(s), Live: s.together()}
+	return decide.Subject{Session: &s.track, Case: &s.detect, State: &s.decide, Client: &p.client, Live: s.together()}
 }
 
-// whois returns the client of s for the memory. The result is valid until the
-// next call.
-func (p *Pipeline) whois(s *session) *memory.Client {
+// identify sets the client of the event for the memory.
+func (p *Pipeline) identify(s *session) {
 	t := &s.track
 	p.client = memory.Client{
 		Addr: t.Src.Addr(), Domain: s.domain, ASN: t.ASN, ASNKnown: t.ASNKnown, Helo: t.Helo, User: t.User,
 		Session: t.ID, Cut: t.RDNSCut, Account: t.Authed, Shared: t.Internal || t.Gateway,
 	}
-	return &p.client
 }
 
 // begin brings clock and settings up to date and writes what is due.
@@ -384,7 +387,11 @@ func (p *Pipeline) Cut(id uint64, how smtp.Ending, at int64) {
 // Known reports whether the client of an open session is known, as of at.
 func (p *Pipeline) Known(id uint64, at int64) bool {
 	s := p.table.session(id)
-	return s != nil && s.track.Src.IsValid() && p.memory.Peers.Standing(p.whois(s), at).Level >= rules.StandingKnown
+	if s == nil || !s.track.Src.IsValid() {
+		return false
+	}
+	p.identify(s)
+	return p.memory.Peers.Standing(&p.client, at).Level >= rules.StandingKnown
 }
 
 // Phases returns the phases in which the mail server must ask so that policy can

@@ -18,9 +18,9 @@ func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
 	switch t := &s.track; {
 	case t.Local || !t.Src.IsValid():
 	case ev.Result == smtp.ResultPass:
-		p.memory.Logins.Succeeded(p.whois(s), ev.Time)
+		p.memory.Logins.Succeeded(&p.client, ev.Time)
 	case ev.Result == smtp.ResultFail && !t.Authed:
-		spray.Match, spray.Sure = p.memory.Logins.Failed(p.whois(s), ev.Time)
+		spray.Match, spray.Sure = p.memory.Logins.Failed(&p.client, ev.Time)
 	}
 	return spray
 }
@@ -41,9 +41,9 @@ func (p *Pipeline) learn(s *session, ev *smtp.Event) {
 		switch {
 		case ev.Cause == smtp.CauseFilter:
 		case ev.Verb == smtp.VerbAuth && ev.Cause == smtp.CauseUnsupported:
-			p.memory.Counters.Add(p.whois(s), rules.AuthUnsupported, ev.Time)
+			p.memory.Counters.Add(&p.client, rules.AuthUnsupported, ev.Time)
 		case ev.Verb == smtp.VerbUnknown && string(ev.Text) != smtp.Masked:
-			p.memory.Counters.Add(p.whois(s), rules.UnknownCommand, ev.Time)
+			p.memory.Counters.Add(&p.client, rules.UnknownCommand, ev.Time)
 		}
 	case smtp.EventMail:
 		if ev.Result == smtp.ResultOK {
@@ -70,7 +70,6 @@ const maxSenders = 16
 // learnRcpt records a recipient in the memory.
 func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 	sender := s.track.Transaction.Sender
-	client := p.whois(s)
 	switch s.detect.Rcpt {
 	case detect.RcptAccepted:
 		domain, _ := detect.Domain(ev.Addr)
@@ -86,19 +85,19 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 			s.ordinary = s.senderDomain(sender)
 		}
 	case detect.RcptRoute, detect.RcptRelay, detect.RcptForeign:
-		p.memory.Counters.Add(client, rules.RelayProbe, ev.Time)
+		p.memory.Counters.Add(&p.client, rules.RelayProbe, ev.Time)
 	case detect.RcptUnknown, detect.RcptUndecided:
 		evidence := rules.UnknownRecipient
 		if s.track.Transaction.Null() {
 			evidence = rules.Backscatter
 		}
 		if !s.detect.Repeated {
-			p.memory.Counters.Add(client, evidence, ev.Time)
+			p.memory.Counters.Add(&p.client, evidence, ev.Time)
 		}
 		// A client that knows other mailboxes here, or is known, has an old list, and
 		// backscatter goes to forged senders: neither is a dictionary attack.
 		if s.track.Counts.RcptOK == 0 && len(sender) > 0 && p.decider.Standing(p.subject(s), ev.Time) == rules.StandingNone {
-			p.memory.Recipients.Refused(client, ev.Addr, ev.Time)
+			p.memory.Recipients.Refused(&p.client, ev.Addr, ev.Time)
 		}
 	}
 }
@@ -112,7 +111,7 @@ func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	switch domain, _ := detect.Domain(ev.Addr); {
 	case s.detect.Rcpt == detect.RcptUnknown:
 		if !s.detect.Repeated {
-			p.memory.Counters.Add(p.whois(s), rules.UnknownRecipient, ev.Time)
+			p.memory.Counters.Add(&p.client, rules.UnknownRecipient, ev.Time)
 		}
 	case s.detect.Rcpt == detect.RcptAccepted && len(s.track.Transaction.Sender) > 0 && !p.memory.Domains.Local(domain):
 		p.memory.Peers.WroteTo(memory.RegisteredDomain(domain), ev.Time)
@@ -137,8 +136,8 @@ func (s *session) senderDomain(sender []byte) string {
 func (p *Pipeline) judge(s *session, at int64) {
 	switch {
 	case s.detect.Abused || s.decide.Offence:
-		p.memory.Peers.Misbehaved(p.whois(s), at)
+		p.memory.Peers.Misbehaved(&p.client, at)
 	case !s.decide.Junked && s.detect.Evidence&(rules.HeloOwnName|rules.HeloOwnAddress) == 0:
-		p.memory.Peers.Delivered(p.whois(s), s.delivery, at)
+		p.memory.Peers.Delivered(&p.client, s.delivery, at)
 	}
 }

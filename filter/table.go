@@ -73,9 +73,11 @@ func (t *table) open(id uint64, src netip.AddrPort) *session {
 		t.missed++
 		return nil
 	}
-	s := new(session)
+	var s *session
 	if n := len(t.free); n > 0 {
 		s, t.free = t.free[n-1], t.free[:n-1]
+	} else {
+		s = new(session)
 	}
 	s.track.ID = id
 	t.live[id], t.last = s, s

@@ -313,23 +313,31 @@ type CondTrace struct {
 }
 
 // Explain is Eval with a trace of every pass statement and rule of the phase.
-func (p *Policy) Explain(f *Facts) (Verdict, []Trace) {
+func (p *Policy) Explain(f *Facts) (Verdict, []Trace) { return p.explain(f, true) }
+
+// Answers is Explain without the facts.
+func (p *Policy) Answers(f *Facts) []Trace {
+	_, traces := p.explain(f, false)
+	return traces
+}
+
+func (p *Policy) explain(f *Facts, facts bool) (Verdict, []Trace) {
 	v := p.Eval(f)
 	if f.Phase >= smtp.NumPhases {
 		return v, nil
 	}
 	p.prepare(f)
-	var traces []Trace
+	traces := make([]Trace, 0, len(p.passes)+len(p.phases[f.Phase]))
 	for i := range p.passes {
 		s := &p.passes[i]
-		t := trace(s.tree, s.conds, s.listeners, f)
+		t := trace(s.tree, s.conds, s.listeners, f, facts)
 		t.Decided = s.tree == v.Pass
 		traces = append(traces, t)
 	}
 	decided := v.Pass != nil
 	for _, i := range p.phases[f.Phase] {
 		r := &p.rules[i]
-		t := trace(r.tree, r.conds, r.listeners, f)
+		t := trace(r.tree, r.conds, r.listeners, f, facts)
 		switch {
 		case v.Pass != nil:
 			t.Skipped = "the session passes"
@@ -352,8 +360,8 @@ func (p *Policy) Explain(f *Facts) (Verdict, []Trace) {
 	return v, traces
 }
 
-func trace(s Statement, conds []cond, listeners uint64, f *Facts) Trace {
-	t := Trace{Statement: s, Matched: true}
+func trace(s Statement, conds []cond, listeners uint64, f *Facts, facts bool) Trace {
+	t := Trace{Statement: s, Matched: true, Conds: make([]CondTrace, 0, len(conds))}
 	if !on(listeners, f) {
 		t.Skipped, t.Matched = "another listener", false
 	}
@@ -362,7 +370,11 @@ func trace(s Statement, conds []cond, listeners uint64, f *Facts) Trace {
 		f.hashed = false
 		answer := c.eval(f)
 		t.Matched = t.Matched && answer == Yes
-		t.Conds = append(t.Conds, CondTrace{c.tree, conditionByWord(c.tree.Word).fact(c.tree, f), answer, f.hashed})
+		fact := ""
+		if facts {
+			fact = conditionByWord(c.tree.Word).fact(c.tree, f)
+		}
+		t.Conds = append(t.Conds, CondTrace{c.tree, fact, answer, f.hashed})
 	}
 	return t
 }

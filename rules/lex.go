@@ -47,9 +47,9 @@ func (t token) String() string {
 	return t.text
 }
 
-func quote(s string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
-}
+var quotes = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
+func quote(s string) string { return `"` + quotes.Replace(s) + `"` }
 
 // slash returns a regular expression between slashes and escapes the slashes in
 // it. A pair of `\` and another character stays unchanged.

@@ -38,10 +38,14 @@ type Reader struct {
 	// are only hostile if the file is.
 	Rules map[uint32]string
 
-	// Src, if valid, selects the sessions of sources in it. Records without a source,
-	// such as sums of many sources, are not selected. Blocks without such a source are
-	// not read.
-	Src netip.Prefix
+	// Only, if not nil, selects records. Blocks without such records are not read.
+	Only *Selection
+
+	// Searched is the number of sessions that the last call read, or skipped because
+	// of Only, and Oldest the end of the first. They include blocks that are partly
+	// outside the period of the call.
+	Searched int
+	Oldest   time.Time
 
 	// Unread is the number of unreadable segments in the last call. Problem is
 	// called for each. Corrupt and quarantined segments do not count.
@@ -54,10 +58,7 @@ type Reader struct {
 // its texts are valid until f returns. Each returns the first error of f.
 func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error) error {
 	q := newQuery(since, until, kinds)
-	if r.Src.IsValid() {
-		q.block = func(b *blockInfo) bool { return b.maySource(r.Src) }
-		q.record = func(rec *Record) bool { return r.Src.Contains(rec.Src.Addr().Unmap()) }
-	}
+	q.only = r.Only
 	return r.each(q, f)
 }
 
@@ -65,10 +66,8 @@ func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error
 // with it, oldest first. Several runs of smtpd may have used the same id.
 func (r *Reader) Find(id uint64) ([]Record, error) {
 	var found []Record
-	hash := hashID(id)
 	q := newQuery(time.Time{}, time.Time{}, AllKinds)
-	q.block = func(b *blockInfo) bool { return b.may(hash) }
-	q.record = func(rec *Record) bool { return rec.ID == id || rec.Sessions > 0 && rec.refersTo(id) }
+	q.only = &Selection{IDs: []uint64{id}}
 	err := r.each(q, func(rec *Record) error {
 		found = append(found, rec.Clone())
 		return nil
@@ -76,21 +75,40 @@ func (r *Reader) Find(id uint64) ([]Record, error) {
 	return found, err
 }
 
-// refersTo reports whether a sum has a reference to a session.
-func (r *Record) refersTo(id uint64) (found bool) {
-	_ = r.Steps(func(s *Step) bool {
-		found = s.Kind == KindReference && s.Session == id
+// A Selection selects records. The zero Selection selects none.
+type Selection struct {
+	Sources []netip.Prefix // records of these sources; sums of many sources have none
+	IDs     []uint64       // records with these ids, and sums that refer to one
+}
+
+// has reports whether a record is selected.
+func (s *Selection) has(r *Record) (found bool) {
+	src := r.Src.Addr().Unmap()
+	if slices.Contains(s.IDs, r.ID) || slices.ContainsFunc(s.Sources, func(p netip.Prefix) bool { return p.Contains(src) }) {
+		return true
+	}
+	if r.Sessions == 0 || len(s.IDs) == 0 {
+		return false
+	}
+	_ = r.Steps(func(st *Step) bool {
+		found = st.Kind == KindReference && slices.Contains(s.IDs, st.Session)
 		return !found
 	})
 	return found
+}
+
+// mayHave reports whether a block may contain selected records. An entry of the index
+// without a block has the error to report.
+func (s *Selection) mayHave(b *blockInfo) bool {
+	return b.lost != nil || slices.ContainsFunc(s.Sources, b.maySource) ||
+		slices.ContainsFunc(s.IDs, func(id uint64) bool { return b.may(hashID(id)) })
 }
 
 // A query selects records.
 type query struct {
 	from, to recordKey // to is exclusive, and zero without a limit
 	kinds    Kinds
-	block    func(*blockInfo) bool // reports whether a block may contain such records; may be nil
-	record   func(*Record) bool    // reports whether a record is selected; may be nil
+	only     *Selection // nil for all
 }
 
 func newQuery(since, until time.Time, kinds Kinds) query {
@@ -146,7 +164,7 @@ func (b *badRecords) report(problem func(string, error)) {
 // records make segments overlap. Usually two are open: one for its records, and the
 // next for its first key.
 func (r *Reader) each(q query, f func(*Record) error) error {
-	r.Dropped, r.Unread = Dropped{}, 0
+	r.Dropped, r.Unread, r.Searched, r.Oldest = Dropped{}, 0, 0, time.Time{}
 	var bad badRecords
 	defer func() { bad.report(r.problem) }()
 	d, all, err := r.segments(q.from)
@@ -189,12 +207,18 @@ func (r *Reader) each(q query, f func(*Record) error) error {
 			}
 		}
 		if !called || first.key != last {
+			if !called {
+				r.older(first.key)
+			}
 			last, called = first.key, true
 			if err := first.src.record(&rec); err != nil {
 				bad.add(first.info.Name, err)
-			} else if q.record == nil || q.record(&rec) {
-				if err := f(&rec); err != nil {
-					return err
+			} else {
+				r.Searched += rec.Many()
+				if q.only == nil || q.only.has(&rec) {
+					if err := f(&rec); err != nil {
+						return err
+					}
 				}
 			}
 		}
@@ -208,6 +232,13 @@ func (r *Reader) each(q query, f func(*Record) error) error {
 		}
 	}
 	return nil
+}
+
+// older sets the end of the oldest session to that of a key, if it is older.
+func (r *Reader) older(k recordKey) {
+	if t := k.time(); r.Oldest.IsZero() || t.Before(r.Oldest) {
+		r.Oldest = t
+	}
 }
 
 // segments opens the directory of sessions and lists the segments that can have
@@ -244,6 +275,9 @@ type cursor struct {
 	last recordKey // the last key of the segment
 	ok   bool      // there is a current record
 	src  source
+
+	skipped uint64    // sessions of blocks that are not read
+	oldest  recordKey // the first of them
 }
 
 // A source returns the selected records of a segment in order.
@@ -333,6 +367,10 @@ func (r *Reader) opened(info Segment, c *cursor, err error) (*cursor, error) {
 	}
 	if r.Rules != nil {
 		meta.rules(r.Rules)
+	}
+	if c.skipped > 0 {
+		r.Searched += int(c.skipped)
+		r.older(c.oldest)
 	}
 	if !c.ok {
 		c.close()

@@ -430,10 +430,9 @@ func (b *decodedBlock) decode(value []byte, info *blockInfo, kinds Kinds) error 
 
 // appendKeys appends the keys of the records.
 func (b *block) appendKeys(dst []recordKey) []recordKey {
-	var r Record
 	for row := range b.rows() {
-		b.record(row, &r)
-		dst = append(dst, r.key())
+		end, id := b.key(row)
+		dst = append(dst, recordKey{end, id})
 	}
 	return dst
 }

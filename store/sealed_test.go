@@ -121,7 +121,7 @@ func TestSealed(t *testing.T) {
 	}
 	for _, src := range []string{"198.18.7.7/32", "198.18.7.8/32", "198.18.7.0/24", "198.18.0.0/16", "2001:db8:b00::/64", "2001:db8:b00::1/128", "2001:db8::/32", "::ffff:198.18.7.7/128", "192.0.2.1/32"} {
 		reads[src] = func() []string {
-			return described(t, &Reader{Dir: dir, Src: netip.MustParsePrefix(src)}, time.Time{}, time.Time{}, AllKinds)
+			return described(t, &Reader{Dir: dir, Only: &Selection{Sources: []netip.Prefix{netip.MustParsePrefix(src)}}}, time.Time{}, time.Time{}, AllKinds)
 		}
 	}
 	rows := make(map[string][]string)

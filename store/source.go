@@ -164,14 +164,21 @@ func openBlocks(d *directory, info Segment, q query) (*cursor, error) {
 	if f.broken != nil {
 		b.errs = append(b.errs, f.broken)
 	}
+	c := &cursor{info: info, last: f.lastKey(), src: b}
 	for i := range f.blocks {
-		info := &f.blocks[i]
-		if info.last.compare(q.from) >= 0 && !q.ends(info.first) && (q.block == nil || q.block(info)) {
+		switch info := &f.blocks[i]; {
+		case info.last.compare(q.from) < 0 || q.ends(info.first):
+		case q.only == nil || q.only.mayHave(info):
 			b.todo = append(b.todo, info)
+		default:
+			if c.skipped == 0 {
+				c.oldest = info.first
+			}
+			c.skipped += info.sessions
 		}
 	}
 	b.fetch(new(decodedBlock))
-	return &cursor{info: info, last: f.lastKey(), src: b}, nil
+	return c, nil
 }
 
 // fetch starts to read the next block.

@@ -214,7 +214,7 @@ func play(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.R
 		},
 	})
 	for _, r := range records {
-		player.Add(r)
+		player.Add(*r)
 	}
 	player.Close()
 	var all []string

@@ -189,6 +189,21 @@ var detectors = []detector{
 	{"ending", on(smtp.EventDisconnect), ending, strangers},
 }
 
+// byKind are the detectors for each kind of events.
+var byKind = func() (all [smtp.NumKinds][]*detector) {
+	for i := range detectors {
+		for kind := range all {
+			if d := &detectors[i]; d.on&(1<<kind) != 0 {
+				all[kind] = append(all[kind], d)
+			}
+		}
+	}
+	return all
+}()
+
+// Wants reports whether Run does anything with events of a kind.
+func Wants(kind smtp.Kind) bool { return observed&(1<<kind) != 0 || len(byKind[kind]) > 0 }
+
 func (w who) includes(authed bool) bool { return w == everyone || (w == accounts) == authed }
 
 // Run runs all detectors on c and appends their findings to c.Findings. No
@@ -197,8 +212,8 @@ func Run(c *Case) {
 	if c.State.observe(c); c.Local || c.Friend || !c.Src.IsValid() {
 		return
 	}
-	for i := range detectors {
-		if d := &detectors[i]; d.on&(1<<c.Event.Kind) != 0 && d.who.includes(c.Authed) {
+	for _, d := range byKind[c.Event.Kind] {
+		if d.who.includes(c.Authed) {
 			d.run(c)
 		}
 	}

@@ -27,6 +27,9 @@ const (
 	RcptUndecided                  // unknown recipient or relay probe: no local domain is known
 )
 
+// observed are the kinds of events that observe uses.
+const observed = kinds(1<<smtp.EventMail | 1<<smtp.EventCommit | 1<<smtp.EventRollback | 1<<smtp.EventCommand | 1<<smtp.EventRcpt)
+
 // observe brings the state that detectors share up to date.
 func (st *State) observe(c *Case) {
 	switch ev := c.Event; ev.Kind {

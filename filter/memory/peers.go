@@ -2,6 +2,7 @@ package memory
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"scanwatch/internal/hostname"
@@ -152,11 +153,7 @@ func (t *Peers) Delivered(c *Client, d Delivery, now int64) {
 	at := seconds(now)
 	t.deliver(hostKey(c), c, d, at)
 	// A domain has the standing of its hosts if the mail is its own.
-	own := c.Domain != "" && RegisteredDomain(c.Helo) == c.Domain
-	for _, s := range d.Senders {
-		own = own || c.Domain != "" && s == c.Domain
-	}
-	if own {
+	if c.Domain != "" && (slices.Contains(d.Senders, c.Domain) || RegisteredDomain(c.Helo) == c.Domain) {
 		t.deliver(t.domainKey(c.Domain), c, d, at)
 	}
 }

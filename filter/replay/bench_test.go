@@ -23,7 +23,7 @@ func BenchmarkDay(b *testing.B) {
 	for b.Loop() {
 		player := replay.New(replay.Options{Settings: &filter.Settings{Policy: p}, Filter: o, Done: func(*replay.Outcome) { n++ }})
 		for _, r := range records {
-			player.Add(r)
+			player.Add(*r)
 		}
 		player.Close()
 	}

@@ -95,12 +95,14 @@ type Player struct {
 	waiting byStart
 	bytes   int // of waiting
 	open    byTime
+	free    []*playback // for further sessions
 	seq     uint64
 	late    int
 	now     int64      // microseconds since 1970
 	name    []byte     // of the server
 	cur     *playback  // whose request is being answered
 	ev      smtp.Event // reused
+	step    store.Step // reused
 }
 
 // New returns a Player.
@@ -129,9 +131,9 @@ func (p *Player) watch(e *events.Event) {
 // played when the added records are ten minutes ahead of its beginning, so that
 // sessions begin in the order of their times. A session that lasted longer, or
 // that follows 64 MiB of waiting records, is late: later sessions are played before it.
-func (p *Player) Add(r *store.Record) {
-	w := &waiting{seq: p.seq}
-	w.Record, w.bytes = r.Clone(), r.Size()
+// The texts and steps of r must not change afterwards: see Clone.
+func (p *Player) Add(r store.Record) {
+	w := &waiting{Record: r, seq: p.seq, bytes: r.Size()}
 	p.seq++
 	p.bytes += w.bytes
 	if p.now > w.Start.UnixMicro() {
@@ -159,8 +161,13 @@ func (p *Player) begin() {
 	w := heap.Pop(&p.waiting).(*waiting)
 	p.bytes -= w.bytes
 	p.playUntil(w.Start.UnixMicro())
-	v := &playback{rec: w.Record}
-	v.out.Seq = w.seq
+	var v *playback
+	if n := len(p.free); n > 0 {
+		v, p.free = p.free[n-1], p.free[:n-1]
+	} else {
+		v = new(playback)
+	}
+	v.rec, v.out.Seq = w.Record, w.seq
 	if p.connect(v); v.gone {
 		p.end(v)
 		return
@@ -195,4 +202,6 @@ func (p *Player) end(v *playback) {
 	v.out.Record = &v.rec
 	v.out.Login = v.out.Refusal.Rule != "" && v.rec.Counts.AuthPass > 0
 	p.o.Done(&v.out)
+	*v = playback{out: Outcome{Lost: v.out.Lost[:0]}}
+	p.free = append(p.free, v)
 }

@@ -91,7 +91,7 @@ func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.
 		},
 	})
 	for _, r := range records {
-		player.Add(r)
+		player.Add(*r)
 	}
 	player.Close()
 	return back, outcomes
@@ -355,8 +355,8 @@ func TestLate(t *testing.T) {
 	lists := builtin(t)
 	p := policy(t, "open", "", rules.Enforce)
 	start := simulate.Midnight
-	record := func(id uint64, start time.Time, length time.Duration) *store.Record {
-		return &store.Record{ID: id, Start: start, End: start.Add(length), Src: netip.MustParseAddrPort("192.0.2.1:1"), Ending: smtp.EndingDropped}
+	record := func(id uint64, start time.Time, length time.Duration) store.Record {
+		return store.Record{ID: id, Start: start, End: start.Add(length), Src: netip.MustParseAddrPort("192.0.2.1:1"), Ending: smtp.EndingDropped}
 	}
 	var order []uint64
 	player := replay.New(replay.Options{Settings: &filter.Settings{Policy: p}, Filter: options(t, lists, new([]*store.Record)),

@@ -70,8 +70,8 @@ func (p *Player) connect(v *playback) {
 // learnName takes the server's name from a session that greeted with it.
 func (p *Player) learnName(v *playback) {
 	c := v.cursor
-	var s store.Step
-	for c.Next(&s) {
+	s := &p.step
+	for c.Next(s) {
 		if s.Kind == store.KindFinding && string(s.Text) == "helo-own-name" {
 			p.name = slices.Clone(s.Arg)
 			return

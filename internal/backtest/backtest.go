@@ -99,9 +99,17 @@ func Run(o Options) (*Result, error) {
 	return c.finish(), nil
 }
 
-// play plays the records in batches.
+// play plays the records in batches, and reads the next batch meanwhile.
 func (c *collector) play(runs []*run) error {
-	var batch []store.Record
+	batches, done := make(chan []store.Record), make(chan struct{})
+	go func() {
+		defer close(done)
+		for batch := range batches {
+			c.playBatch(runs, batch, false)
+		}
+		c.playBatch(runs, nil, true)
+	}()
+	var batch, played []store.Record
 	sum := func(r *store.Record) error {
 		c.learn(r)
 		c.result.Sums.add(r)
@@ -110,17 +118,17 @@ func (c *collector) play(runs []*run) error {
 	session := func(r *store.Record) error {
 		c.learn(r)
 		if batch = append(batch, r.Clone()); len(batch) == batchSize {
-			c.playBatch(runs, batch, false)
-			batch = batch[:0]
+			batches <- batch
+			batch, played = played[:0], batch
 			c.o.Progress(batchSize, r.End)
 		}
 		return nil
 	}
-	if err := history.Walk(c.o.Reader, time.Time{}, time.Time{}, history.Visitor{Kinds: store.AllKinds, Session: session, Sum: sum}); err != nil {
-		return err
-	}
-	c.playBatch(runs, batch, true)
-	return nil
+	err := history.Walk(c.o.Reader, time.Time{}, time.Time{}, history.Visitor{Kinds: store.AllKinds, Session: session, Sum: sum})
+	batches <- batch
+	close(batches)
+	<-done
+	return err
 }
 
 // playBatch plays a batch to all policies at the same time.
@@ -129,7 +137,7 @@ func (c *collector) playBatch(runs []*run, batch []store.Record, last bool) {
 	for _, r := range runs {
 		wg.Go(func() {
 			for i := range batch {
-				r.player.Add(&batch[i])
+				r.player.Add(batch[i])
 			}
 			if last {
 				r.player.Close()
@@ -181,7 +189,7 @@ func (c *collector) trace(policy *rules.Policy, f *rules.Facts, _ smtp.Answer) {
 	if !sampled && !hashed {
 		return
 	}
-	_, traces := policy.Explain(f)
+	traces := policy.Answers(f)
 	for i := range traces {
 		c.addUnknown(&traces[i], sampled)
 	}
@@ -199,7 +207,7 @@ func (c *collector) addUnknown(t *rules.Trace, sampled bool) {
 		return
 	}
 	for _, cond := range t.Conds {
-		switch u := (Unknown{Rule: name, Condition: cond.Cond.String()}); {
+		switch u := (unknownKey{name, cond.Cond}); {
 		case cond.Answer != rules.Unknown:
 		case cond.Hashed:
 			c.hashed[u]++

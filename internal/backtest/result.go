@@ -12,6 +12,7 @@ import (
 	"scanwatch/filter/replay"
 	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
+	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -148,6 +149,12 @@ type Unknown struct {
 	Times     int    `json:"times"`
 }
 
+// unknownKey is a condition of a rule.
+type unknownKey struct {
+	rule string
+	cond *rules.Cond
+}
+
 // The limits of a result.
 const (
 	maxGroups   = 10_000  // of lost mail, and of logins
@@ -171,8 +178,8 @@ type collector struct {
 	hosts   map[uint64]Accepted // by memory.Number
 	logins  map[loginKey]*RejectedLogin
 	stopped map[string]*Stopped
-	unknown map[Unknown]int
-	hashed  map[Unknown]int
+	unknown map[unknownKey]int
+	hashed  map[unknownKey]int
 	waiting map[uint64]ending // sessions that have ended in one run only
 }
 
@@ -185,8 +192,8 @@ func newCollector(o *Options) *collector {
 		hosts:   map[uint64]Accepted{},
 		logins:  map[loginKey]*RejectedLogin{},
 		stopped: map[string]*Stopped{},
-		unknown: map[Unknown]int{},
-		hashed:  map[Unknown]int{},
+		unknown: map[unknownKey]int{},
+		hashed:  map[unknownKey]int{},
 		waiting: map[uint64]ending{},
 	}
 }
@@ -418,9 +425,13 @@ func knownFirst(x, y *LostMail) int {
 }
 
 // sortUnknown lists conditions, the most frequent first.
-func sortUnknown(times map[Unknown]int) []Unknown {
+func sortUnknown(times map[unknownKey]int) []Unknown {
+	all := map[Unknown]int{} // a rule can have equal conditions
+	for k, n := range times {
+		all[Unknown{Rule: k.rule, Condition: k.cond.String()}] += n
+	}
 	list := []Unknown{}
-	for u, n := range times {
+	for u, n := range all {
 		u.Times = n
 		list = append(list, u)
 	}

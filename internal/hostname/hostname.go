@@ -34,7 +34,7 @@ func Registered(name []byte) string {
 // customer returns the length of the domain of a customer below a suffix of the
 // tables, or 0 if name is not below one.
 func customer(name []byte) int {
-	labels := []int{0} // the starts of the labels so far
+	labels := make([]int, 1, maxName+1) // the starts of the labels so far
 	for at, c := range name {
 		if c != '.' {
 			continue

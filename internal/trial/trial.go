@@ -150,7 +150,7 @@ func Play(s *Script, o Options) error {
 	if err != nil {
 		return err
 	}
-	t.player.Add(r)
+	t.player.Add(*r)
 	t.player.Close()
 	return t.err
 }
@@ -168,7 +168,7 @@ func PlayStream(in io.Reader, o Options) error {
 				t.fail(id, err)
 				return
 			}
-			t.player.Add(&r)
+			t.player.Add(r.Clone())
 		},
 	})
 	front := smtpd.NewFrontEnd(recorder)

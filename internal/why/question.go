@@ -209,6 +209,22 @@ func (q *Question) host(name []byte) bool {
 	return false
 }
 
+// selection returns the records that q can match; nil for all.
+func (q *Question) selection() *store.Selection {
+	var only store.Selection
+	for _, k := range q.kinds {
+		switch k {
+		case "session":
+			only.IDs = append(only.IDs, q.session)
+		case "address":
+			only.Sources = append(only.Sources, q.prefix)
+		default:
+			return nil
+		}
+	}
+	return &only
+}
+
 // match returns the kinds by which q selects r.
 func (q *Question) match(r *store.Record) (matched []string) {
 	steps := store.Kinds(0)

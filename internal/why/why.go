@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -215,6 +216,7 @@ func (w *query) findSessions() error {
 		}
 		return nil
 	}
+	w.Reader.Only = w.q.selection()
 	if err := history.Walk(w.Reader, w.Since, w.Until, history.Visitor{Kinds: store.AllKinds, Session: visit, Sum: visit}); err != nil {
 		return err
 	}
@@ -258,8 +260,8 @@ func (w *query) addSessions() (bans map[uint64][]store.Record) {
 	return bans
 }
 
-// searchAll reads all records for the texts of rules, the sessions in which
-// bans were decided, and the history of the hosts.
+// searchAll reads the texts of rules, the sessions in which bans were decided, and
+// the history of the hosts.
 func (w *query) searchAll(bans map[uint64][]store.Record) error {
 	a := &w.answer
 	w.Reader.Rules = w.texts
@@ -270,10 +272,6 @@ func (w *query) searchAll(bans map[uint64][]store.Record) error {
 		}
 	}
 	visit := func(r *store.Record) error {
-		if a.Searched += r.Many(); a.Oldest == nil {
-			end := r.End
-			a.Oldest = &end
-		}
 		keep(r, r.ID)
 		for _, h := range a.Hosts {
 			if r.Src.IsValid() && h.Prefix.Contains(r.Src.Addr()) {
@@ -291,7 +289,16 @@ func (w *query) searchAll(bans map[uint64][]store.Record) error {
 		})
 		return visit(r)
 	}
-	return history.Walk(w.Reader, time.Time{}, time.Time{}, history.Visitor{Kinds: store.AllKinds, Session: visit, Sum: sum})
+	only := &store.Selection{IDs: slices.Collect(maps.Keys(bans))}
+	for _, h := range a.Hosts {
+		only.Sources = append(only.Sources, h.Prefix)
+	}
+	w.Reader.Only = only
+	err := history.Walk(w.Reader, time.Time{}, time.Time{}, history.Visitor{Kinds: store.AllKinds, Session: visit, Sum: sum})
+	if a.Searched = w.Reader.Searched; a.Searched > 0 {
+		a.Oldest = &w.Reader.Oldest
+	}
+	return err
 }
 
 // noteGaps notes how many sessions have no record.

@@ -173,8 +173,13 @@ func ask(t testing.TB, arg, kind string, o Options) (*Answer, string) {
 	return a, out.String()
 }
 
+// TestFind checks the answers. They are the same from sealed days, of which only some
+// blocks are read.
 func TestFind(t *testing.T) {
-	dir := whyStore(t)
+	dir, sealed := whyStore(t), whyStore(t)
+	if n, err := store.SealDays(sealed, "test", now.AddDate(0, 0, 2)); n == 0 || err != nil {
+		t.Fatal(n, err)
+	}
 	for _, c := range []struct {
 		name, conf, kind, arg string
 		since                 time.Duration
@@ -209,6 +214,12 @@ func TestFind(t *testing.T) {
 					t.Fatal(err)
 				}
 				out = b.String()
+			}
+			if c.name != "json" {
+				o.Dir, o.Reader = sealed, &store.Reader{Dir: sealed}
+				if _, again := ask(t, c.arg, c.kind, o); again != out {
+					t.Errorf("from sealed days:\n%s\nwant:\n%s", again, out)
+				}
 			}
 			path := filepath.Join("testdata", c.name+".golden")
 			if *update {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -68,6 +69,26 @@ func TestStreamObeysRegistrations(t *testing.T) {
 		old, f := strings.Split(before[i], "|"), strings.Split(line, "|")
 		if old[5] == f[5] || f[2] <= last || f[2][10:] != old[2][10:] {
 			t.Fatalf("%s\nwas before\n%s\nand is to be another session after %s", line, before[i], last)
+		}
+	}
+}
+
+// TestHistory checks that each command reads all sessions of a short history. It does
+// not check the numbers.
+func TestHistory(t *testing.T) {
+	var out bytes.Buffer
+	b := &bench{out: &out, log: t.Output(), dir: t.TempDir()}
+	b.hurry()
+	args := b.place(command, "")
+	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := b.history(); err != nil {
+		t.Fatalf("%v\n%s", err, out.Bytes())
+	}
+	for _, g := range b.goals {
+		if g.got == 0 {
+			t.Errorf("no measurement for %q", g.what)
 		}
 	}
 }
