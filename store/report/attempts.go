@@ -86,8 +86,8 @@ func (a *attempts) find(n *current, recipient []byte) bool {
 	if d.is(domain) {
 		return true
 	}
-	var lower [255]byte
-	i := a.domains.find(appendLower(lower[:0], domain))
+	var lower [maxName]byte
+	i := a.domains.find(appendLower(lower[:0], domain[:min(len(domain), maxName-len("@"))]))
 	if i < 0 {
 		return false
 	}
@@ -96,7 +96,7 @@ func (a *attempts) find(n *current, recipient []byte) bool {
 }
 
 func appendLower(dst, text []byte) []byte {
-	for _, b := range text[:min(len(text), 255)] {
+	for _, b := range text {
 		if 'A' <= b && b <= 'Z' {
 			b += 'a' - 'A'
 		}

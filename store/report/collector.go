@@ -318,8 +318,10 @@ func (c *Collector) ban(s *store.Step) {
 }
 
 func (c *Collector) greeting(s *store.Step) {
-	if c.now.sum && len(s.Text) == 0 { // further names
-		c.dropped["HELO names"] += times(s)
+	if len(s.Text) == 0 {
+		if c.now.sum { // further names
+			c.dropped["HELO names"] += times(s)
+		}
 		return
 	}
 	c.countName(&c.lists.helo, "HELO names", s.Text, s)
@@ -349,10 +351,13 @@ type name struct {
 
 func newNames(limit int) names { return names{limit: limit, all: map[string]uint32{}} }
 
+// maxName is the length of a name in bytes. Longer ones are truncated, as in sums.
+const maxName = 128
+
 // find returns the index of a name, or -1 at the limit. The name need not be
-// printable; long names are truncated.
+// printable.
 func (n *names) find(text []byte) int {
-	text = text[:min(len(text), 255)]
+	text = text[:min(len(text), maxName)]
 	if i, ok := n.all[string(text)]; ok {
 		return int(i)
 	}

@@ -212,3 +212,25 @@ func TestSumViews(t *testing.T) {
 		golden(t, "dump-csv-"+name, table.Bytes())
 	}
 }
+
+// TestNamesOfSums checks that a session has the same names in the report whether it has a
+// record or is part of a sum, which truncates names. A greeting without a name has none.
+func TestNamesOfSums(t *testing.T) {
+	long := strings.Repeat("a", 300)
+	in := store.Record{Src: netip.MustParseAddrPort("192.0.2.1:1"), Counts: store.Counts{RcptPermfail: 1}}
+	whole := record(t, in, helo(long), helo(""), rcpt("a@"+long, smtp.ResultPermfail, 550, ""))
+	c := NewCollector(memory.Number)
+	for _, r := range []*store.Record{whole, sum(t, "192.0.2.1", store.Record{Sessions: 2, Counts: in.Counts},
+		tally(helo(long[:128]), 2, 0, 0), tally(rcpt("@"+long[:127], smtp.ResultPermfail, 0, ""), 2, 2, 1))} {
+		if err := c.Add(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := c.Summary(noon, noon, 10, nil)
+	if len(s.Helo) != 1 || s.Helo[0].Sessions != 3 || len(s.NotListed) > 0 {
+		t.Errorf("HELO names %v, not listed %v", s.Helo, s.NotListed)
+	}
+	if len(s.Relay) != 1 || s.Relay[0].Refused != 3 || len(s.Relay[0].Domains) != 1 {
+		t.Errorf("relay %+v", s.Relay)
+	}
+}
