@@ -1,0 +1,95 @@
+//go:build linux
+
+package count
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TestCount checks that reports, records, counters and bans agree with an independent
+// count of the same stream: with floods, sums, restarts, sealed and open days, for every
+// period tried.
+func TestCount(t *testing.T) { count(t, 20_000) }
+
+// The filter stops on the second day and is killed on the third.
+var (
+	stopped = begin.Add(36*time.Hour + 30*time.Minute)
+	killed  = begin.Add(2*24*time.Hour + 15*time.Hour + 45*time.Minute)
+	ends    = begin.Add(3*24*time.Hour + 90*time.Minute) // the third day is not sealed before 02:00
+)
+
+func count(t *testing.T, sessions int) {
+	w := newWorld(uint64(sessions), sessions, ends, []time.Time{stopped, killed})
+	r := newRun(t, w, 512)
+	r.play(stopped)
+	r.stop()
+	r.start()
+	r.play(killed)
+	r.kill()
+	r.start()
+	r.play(ends.Add(time.Minute))
+	r.flush()
+	r.sealed(2)
+	if files, err := filepath.Glob(filepath.Join(r.dir, "sessions", "*.sealed.db")); err != nil || len(files) != 2 {
+		t.Fatalf("sealed: %v, %v", files, err)
+	}
+	sums := 0
+	for _, one := range r.ledger.records {
+		if one.sum {
+			sums++
+		}
+	}
+	t.Logf("%d sessions, %d records, %d of them sums", len(r.all), len(r.ledger.records), sums)
+	for _, p := range r.periods() {
+		r.check(p)
+	}
+	r.stop()
+}
+
+// A period is a window of a report. A zero time is no limit.
+type period struct {
+	name         string
+	since, until time.Time
+}
+
+// args returns the flags for the period.
+func (p *period) args() (list []string) {
+	if !p.since.IsZero() {
+		list = append(list, "--since", p.since.Format(time.RFC3339Nano))
+	}
+	if !p.until.IsZero() {
+		list = append(list, "--until", p.until.Format(time.RFC3339Nano))
+	}
+	return list
+}
+
+// has reports whether a record ended in the period.
+func (p *period) has(r *record) bool {
+	end := time.UnixMicro(r.end)
+	return !end.Before(p.since) && (p.until.IsZero() || end.Before(p.until))
+}
+
+// periods returns the periods to compare.
+func (r *run) periods() (list []period) {
+	day := func(n int) time.Time { return begin.AddDate(0, 0, n) }
+	list = append(list, period{"all", begin.AddDate(-1, 0, 0), time.Time{}})
+	for n := range 4 {
+		list = append(list, period{fmt.Sprintf("day %d", n), day(n), day(n + 1)})
+	}
+	return list
+}
+
+// check compares the output for a period with the records of the ledger.
+func (r *run) check(p period) {
+	r.t.Helper()
+	var records []*record
+	for _, one := range r.ledger.records {
+		if p.has(one) {
+			records = append(records, one)
+		}
+	}
+	compare(r.t, p.name, *report(r.t, r.dir, p.args()), *expect(records))
+}
