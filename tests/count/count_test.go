@@ -46,6 +46,8 @@ func count(t *testing.T, sessions int) {
 	for _, p := range r.periods() {
 		r.check(p)
 	}
+	r.compareStats()
+	r.compareBans()
 	r.stop()
 }
 
@@ -72,12 +74,41 @@ func (p *period) has(r *record) bool {
 	return !end.Before(p.since) && (p.until.IsZero() || end.Before(p.until))
 }
 
-// periods returns the periods to compare.
+// periods returns the periods to compare: everything, each day, parts of sealed and open
+// days, and periods that begin or end within a sum, at its end or one microsecond after.
 func (r *run) periods() (list []period) {
 	day := func(n int) time.Time { return begin.AddDate(0, 0, n) }
-	list = append(list, period{"all", begin.AddDate(-1, 0, 0), time.Time{}})
+	list = append(list, period{"everything", begin.AddDate(-1, 0, 0), time.Time{}})
 	for n := range 4 {
 		list = append(list, period{fmt.Sprintf("day %d", n), day(n), day(n + 1)})
+	}
+	list = append(list,
+		period{"two sealed days", day(0), day(2)},
+		period{"within a sealed day", day(0).Add(4*time.Hour + 17*time.Minute + 123457*time.Microsecond), day(0).Add(19*time.Hour + 3*time.Second)},
+		period{"over midnight between sealed days", day(0).Add(20 * time.Hour), day(1).Add(3*time.Hour + 30*time.Minute)},
+		period{"from a sealed to an open day", day(1).Add(11 * time.Hour), day(2).Add(13 * time.Hour)},
+		period{"both restarts", stopped.Add(-30 * time.Minute), killed.Add(30 * time.Minute)},
+		period{"a minute", day(1).Add(10 * time.Hour), day(1).Add(10*time.Hour + time.Minute)},
+		period{"nothing", day(-3), day(-2)})
+	rng := r.world.rng
+	var sums []*record
+	for _, one := range r.ledger.records {
+		if one.sum && len(one.sessions) > 2 {
+			sums = append(sums, one)
+		}
+	}
+	for n := range 6 {
+		sum := sums[rng.IntN(len(sums))]
+		inside, end := time.UnixMicro(sum.sessions[len(sum.sessions)/2].end), time.UnixMicro(sum.end)
+		span := time.Duration(rng.Int64N(int64(20 * time.Hour)))
+		list = append(list, []period{
+			{"from within a sum", inside, inside.Add(span)},
+			{"until within a sum", inside.Add(-span), inside},
+			{"until the end of a sum", end.Add(-span), end},
+			{"until after the end of a sum", end.Add(-span), end.Add(time.Microsecond)},
+			{"from the end of a sum", end, end.Add(span)},
+			{"from after the end of a sum", end.Add(time.Microsecond), end.Add(span)},
+		}[n])
 	}
 	return list
 }
@@ -92,4 +123,5 @@ func (r *run) check(p period) {
 		}
 	}
 	compare(r.t, p.name, *report(r.t, r.dir, p.args()), *expect(records))
+	r.compareDump(p, records)
 }

@@ -114,7 +114,7 @@ func guess(users int) func(*script, *host) {
 	return func(s *script, h *host) {
 		s.ehlo(helo(h))
 		for i := range users {
-			s.login(fmt.Sprintf("%s-%d-%d", kinds[h.kind].name, h.number, (i+h.visits)%max(users, 3)), false)
+			s.login(fmt.Sprintf("user%d@%s", (i+h.visits)%max(users, 3), helo(h)), false)
 		}
 		s.found("auth-failure")
 		if users >= 5 {
@@ -146,13 +146,13 @@ func http(s *script, _ *host) {
 // userMail logs in, sometimes at the second attempt, and sends a message.
 func userMail(s *script, h *host) {
 	s.ehlo("laptop.sender.example")
-	user := fmt.Sprintf("user%d", h.number)
+	user := "user@" + helo(h)
 	if h.visits%4 == 2 {
 		s.login(user, false)
 		s.found("auth-failure")
 	}
 	s.login(user, true)
-	s.mail(user + "@example.org")
+	s.mail(user)
 	s.rcpt("friend@elsewhere.example", "ok")
 	s.data()
 	s.quit()
