@@ -124,4 +124,5 @@ func (r *run) check(p period) {
 	}
 	compare(r.t, p.name, *report(r.t, r.dir, p.args()), *expect(records))
 	r.compareDump(p, records)
+	r.compareReturns(p, records)
 }
