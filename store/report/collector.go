@@ -254,6 +254,8 @@ const (
 	// A mailing list has members whose mailboxes no longer exist.
 	evidenceRecipients
 	evidenceScanner
+	// The finding names an organisation.
+	evidenceNamed
 )
 
 func evidenceFlags(token string) uint32 {
@@ -263,7 +265,9 @@ func evidenceFlags(token string) uint32 {
 	case "unknown-recipient", "harvest", "probed-recipient", "recipient-flood", "backscatter":
 		return evidenceRecipients
 	case "scanner":
-		return evidenceScanner
+		return evidenceScanner | evidenceNamed
+	case "cloud", "botnet-helo":
+		return evidenceNamed
 	}
 	if len(token) > 5 && token[:5] == "helo-" {
 		return evidenceWeak
@@ -285,6 +289,9 @@ func (c *Collector) finding(s *store.Step) {
 	n.certain = n.certain || high && e.extra&evidenceWeak == 0
 	n.abuse = n.abuse || high && e.extra&(evidenceWeak|evidenceRecipients) == 0
 	if len(s.Org) == 0 {
+		if n.sum && e.extra&evidenceNamed != 0 { // a full sum omits it
+			c.dropped["organisations"] += times(s)
+		}
 		return
 	}
 	if o := c.countName(&c.orgs, "organisations", s.Org, s); o != nil && o.extra == 0 {

@@ -213,6 +213,20 @@ func TestSumViews(t *testing.T) {
 	}
 }
 
+// TestOrganisationsOfSums checks that organisations which a full sum omits are counted.
+func TestOrganisationsOfSums(t *testing.T) {
+	named := foundStep("scanner", "high")
+	named.Org = []byte("Example Scans")
+	c := NewCollector(memory.Number)
+	if err := c.Add(sum(t, "", store.Record{Sessions: 9}, tally(named, 2, 0, 0), tally(foundStep("scanner", "high"), 3, 0, 0), tally(foundStep("no-mail", "high"), 4, 0, 0))); err != nil {
+		t.Fatal(err)
+	}
+	s := c.Summary(noon, noon, 10, nil)
+	if len(s.Organisations) != 1 || s.Organisations[0].Sessions != 2 || s.NotListed["organisations"] != 3 {
+		t.Errorf("organisations %v, not listed %v", s.Organisations, s.NotListed)
+	}
+}
+
 // TestNamesOfSums checks that a session has the same names in the report whether it has a
 // record or is part of a sum, which truncates names. A greeting without a name has none.
 func TestNamesOfSums(t *testing.T) {
