@@ -22,7 +22,7 @@ var (
 )
 
 func count(t *testing.T, sessions int) {
-	w := newWorld(uint64(sessions), sessions, ends, []time.Time{stopped, killed})
+	w := newWorld(size{sessions: sessions, until: ends, quiet: []time.Time{stopped, killed}})
 	r := newRun(t, w, 512)
 	r.play(stopped)
 	r.stop()

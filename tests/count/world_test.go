@@ -35,14 +35,25 @@ type visit struct {
 	host *host
 }
 
-// newWorld plans sessions from begin until the given times, in microseconds. None
-// starts in the two minutes before one of the quiet times.
-func newWorld(seed uint64, sessions int, until time.Time, quiet []time.Time) *world {
-	w := &world{rng: rand.New(rand.NewPCG(seed, 1)), live: map[netip.Prefix]int{}, bans: bans{}, facts: map[uint64]facts{}, ids: 0x1000}
+// A size is the size of a world.
+type size struct {
+	sessions int
+	until    time.Time
+	quiet    []time.Time // no session starts in the two minutes before
+	kinds    []string    // empty: all
+	hosts    int         // factor of their number; 0: 1
+}
+
+// newWorld plans sessions from begin on.
+func newWorld(o size) *world {
+	w := &world{rng: rand.New(rand.NewPCG(uint64(o.sessions), 1)), live: map[netip.Prefix]int{}, bans: bans{}, facts: map[uint64]facts{}, ids: 0x1000}
 	var single, bursts []int
 	next := 0 // of the IPv4 networks
 	for k := range kinds {
-		w.hosts = append(w.hosts, w.population(k, sessions, &next))
+		w.hosts = append(w.hosts, w.population(k, o.sessions*max(o.hosts, 1), &next))
+		if len(o.kinds) > 0 && !slices.Contains(o.kinds, kinds[k].name) {
+			continue
+		}
 		for range kinds[k].weight {
 			single = append(single, k)
 		}
@@ -50,12 +61,12 @@ func newWorld(seed uint64, sessions int, until time.Time, quiet []time.Time) *wo
 			bursts = append(bursts, k)
 		}
 	}
-	length := until.Sub(begin).Microseconds()
+	length := o.until.Sub(begin).Microseconds()
 	pick := func(list []int) *host {
 		all := w.hosts[list[w.rng.IntN(len(list))]]
 		return all[w.rng.IntN(len(all))]
 	}
-	for n := 0; n < sessions; n++ {
+	for n := 0; n < o.sessions; n++ {
 		if w.rng.IntN(70) > 0 { // half of the sessions are in floods
 			w.visits = append(w.visits, visit{begin.UnixMicro() + w.rng.Int64N(length), pick(single)})
 			continue
@@ -71,13 +82,13 @@ func newWorld(seed uint64, sessions int, until time.Time, quiet []time.Time) *wo
 		}
 	}
 	for i := range w.visits {
-		for _, q := range quiet {
+		for _, q := range o.quiet {
 			if at := w.visits[i].at; at >= q.Add(-2*time.Minute).UnixMicro() && at < q.UnixMicro() {
 				w.visits[i].at += (2 * time.Minute).Microseconds()
 			}
 		}
 	}
-	for _, q := range quiet { // sessions that are open then
+	for _, q := range o.quiet { // sessions that are open then
 		for _, h := range w.hosts[len(kinds)-1] {
 			w.visits = append(w.visits, visit{q.Add(-time.Minute).UnixMicro(), h})
 		}
