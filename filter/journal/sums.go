@@ -351,6 +351,9 @@ func (p *Sums) tally(m *sum, steps []byte, room bool) {
 		case store.KindFilter:
 			byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 		case store.KindHelo:
+			if len(s.Text) == 0 {
+				continue // in a tally, no name means further ones
+			}
 			s.Result = smtp.ResultNone // a name has one tally
 		case store.KindRcpt:
 			rejected := byFilter

@@ -240,6 +240,21 @@ func TestOncePerSession(t *testing.T) {
 	}
 }
 
+// TestNameless checks that a greeting without a name is not one of the further names of a
+// sum.
+func TestNameless(t *testing.T) {
+	p := play(t, 512<<20)
+	for range firstSessions + 3 {
+		p.end("192.0.2.1:1", noon, track.Counts{}, Close{}, store.Step{Kind: store.KindHelo, Result: smtp.ResultPermfail})
+	}
+	p.Flush(noon.UnixMicro(), false)
+	for _, r := range p.written() {
+		if steps := stepsOf(t, r); r.Sessions != 3 || len(steps) > 0 {
+			t.Errorf("%d sessions, tallies %+v", r.Sessions, steps)
+		}
+	}
+}
+
 // TestFullTallies checks that a sum has a limited number of names, that the rest is
 // counted together, and that evidence and rules are exact.
 func TestFullTallies(t *testing.T) {

@@ -86,8 +86,8 @@ func (a *attempts) find(n *current, recipient []byte) bool {
 	if d.is(domain) {
 		return true
 	}
-	var lower [255]byte
-	i := a.domains.find(appendLower(lower[:0], domain))
+	var lower [maxName]byte
+	i := a.domains.find(appendLower(lower[:0], domain[:min(len(domain), maxName-len("@"))]))
 	if i < 0 {
 		return false
 	}
@@ -96,7 +96,7 @@ func (a *attempts) find(n *current, recipient []byte) bool {
 }
 
 func appendLower(dst, text []byte) []byte {
-	for _, b := range text[:min(len(text), 255)] {
+	for _, b := range text {
 		if 'A' <= b && b <= 'Z' {
 			b += 'a' - 'A'
 		}
@@ -105,72 +105,92 @@ func appendLower(dst, text []byte) []byte {
 	return dst
 }
 
-// attempt is the sum of several tried of a source.
-type attempt struct{ source, refused, sessions uint32 }
+// clientTried counts the rejected recipients of a source, with all its addresses, in a
+// domain.
+type clientTried struct{ client, domain, refused, sessions, most uint32 }
+
+// byClient returns the counts by source and domain, in this order.
+func (a *attempts) byClient(from *clients) []clientTried {
+	all := make([]clientTried, a.tried.n)
+	for i := range a.tried.n {
+		e := a.tried.at(i)
+		all[i] = clientTried{from.of[e.key>>32], uint32(e.key), e.V.refused, e.V.sessions, e.V.most}
+	}
+	slices.SortFunc(all, func(x, y clientTried) int {
+		return cmp.Or(cmp.Compare(x.client, y.client), cmp.Compare(x.domain, y.domain))
+	})
+	merged := all[:0]
+	for _, x := range all {
+		if n := len(merged) - 1; n >= 0 && merged[n].client == x.client && merged[n].domain == x.domain {
+			m := &merged[n]
+			m.refused, m.sessions, m.most = m.refused+x.refused, m.sessions+x.sessions, max(m.most, x.most)
+			continue
+		}
+		merged = append(merged, x)
+	}
+	return merged
+}
+
+// attempt is the sum of several clientTried of a source, which begin at an index.
+type attempt struct {
+	client, refused, sessions uint32
+	at                        int
+}
 
 // list separates rejected recipients in local domains from others. A domain is
 // local if one of its recipients was accepted from an unauthenticated client. It returns
 // the first top sources of each list, and the number of further ones.
-func (a *attempts) list(top int, from *sources) (harvest, relay []Attempt, more [2]int) {
-	t := &a.tried
-	order := make([]uint32, t.n)
-	for i := range order {
-		order[i] = uint32(i)
-	}
-	slices.SortFunc(order, func(x, y uint32) int { return cmp.Compare(t.at(x).key, t.at(y).key) })
+func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more [2]int) {
+	tried := a.byClient(from)
 	var all [2][]attempt
-	for _, i := range order {
-		list, ok := a.listOf(i)
+	for i, x := range tried {
+		list, ok := a.listOf(&x)
 		if !ok {
 			continue
 		}
-		src, v := uint32(t.at(i).key>>32), &t.at(i).V
 		to := &all[list]
-		if n := len(*to); n == 0 || (*to)[n-1].source != src {
-			*to = append(*to, attempt{source: src})
+		if n := len(*to); n == 0 || (*to)[n-1].client != x.client {
+			*to = append(*to, attempt{client: x.client, at: i})
 		}
 		last := &(*to)[len(*to)-1]
-		last.refused, last.sessions = last.refused+v.refused, last.sessions+v.sessions
+		last.refused, last.sessions = last.refused+x.refused, last.sessions+x.sessions
 	}
 	var lists [2][]Attempt
 	for list := range all {
 		var best []attempt
 		best, more[list] = first(all[list], top, func(x, y attempt) int {
-			return cmp.Or(cmp.Compare(y.refused, x.refused), bytes.Compare(from.all.at(x.source).key[:], from.all.at(y.source).key[:]))
+			return cmp.Or(cmp.Compare(y.refused, x.refused), cmp.Compare(x.client, y.client))
 		})
 		lists[list] = []Attempt{}
 		for _, x := range best {
-			lists[list] = append(lists[list], a.view(x, list, order, from))
+			lists[list] = append(lists[list], a.view(x, list, tried[x.at:], from))
 		}
 	}
 	return lists[0], lists[1], more
 }
 
-// listOf returns the list of an entry of tried: 0 for a harvest and 1 for a relay probe.
-// It returns false for few recipients in a local domain.
-func (a *attempts) listOf(i uint32) (list int, ok bool) {
-	e := a.tried.at(i)
-	domain := &a.domains.list[uint32(e.key)]
+// listOf returns the list of a source and domain: 0 for a harvest and 1 for a relay
+// probe. It returns false for few recipients in a local domain.
+func (a *attempts) listOf(x *clientTried) (list int, ok bool) {
+	domain := &a.domains.list[x.domain]
 	if domain.extra > 0 || domain.name == "" {
-		return 0, e.V.most >= harvestFrom
+		return 0, x.most >= harvestFrom
 	}
 	return 1, true
 }
 
-// view returns an attempt as it is printed. Order contains all entries of tried by their
-// keys.
-func (a *attempts) view(x attempt, list int, order []uint32, from *sources) Attempt {
-	t := &a.tried
-	src := from.view(x.source)
+// view returns an attempt as it is printed. The elements of its source in a list are
+// among the first of tried.
+func (a *attempts) view(x attempt, list int, tried []clientTried, from *clients) Attempt {
+	src := from.view(x.client)
 	v := Attempt{Address: src.Address, RDNS: src.RDNS, Refused: int(x.refused), Sessions: min(int(x.sessions), src.Sessions)}
-	at, _ := slices.BinarySearchFunc(order, uint64(x.source)<<32, func(i uint32, k uint64) int { return cmp.Compare(t.at(i).key, k) })
-	for _, i := range order[at:] {
-		if uint32(t.at(i).key>>32) != x.source {
+	for i := range tried {
+		if tried[i].client != x.client {
 			break
 		}
-		if of, ok := a.listOf(i); ok && of == list {
+		if of, ok := a.listOf(&tried[i]); ok && of == list {
 			v.domains++
-			v.Domains = append(v.Domains, text.Escape(a.domains.list[uint32(t.at(i).key)].name))
+			v.Domains = append(v.Domains, text.Escape(a.domains.list[tried[i].domain].name))
 		}
 	}
 	slices.Sort(v.Domains)

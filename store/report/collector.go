@@ -11,7 +11,7 @@ import (
 )
 
 // Memory limits of a Collector. Items over a limit are in the totals and in
-// Summary.NotListed. All lists at their limits use some 45 MB.
+// Summary.NotListed. All lists at their limits use some 45 MB, and Summary another 15.
 const (
 	maxSources  = 200_000 // in lists; more are only counted
 	maxNames    = 100_000 // HELO names
@@ -254,6 +254,8 @@ const (
 	// A mailing list has members whose mailboxes no longer exist.
 	evidenceRecipients
 	evidenceScanner
+	// The finding names an organisation.
+	evidenceNamed
 )
 
 func evidenceFlags(token string) uint32 {
@@ -263,7 +265,9 @@ func evidenceFlags(token string) uint32 {
 	case "unknown-recipient", "harvest", "probed-recipient", "recipient-flood", "backscatter":
 		return evidenceRecipients
 	case "scanner":
-		return evidenceScanner
+		return evidenceScanner | evidenceNamed
+	case "cloud", "botnet-helo":
+		return evidenceNamed
 	}
 	if len(token) > 5 && token[:5] == "helo-" {
 		return evidenceWeak
@@ -285,6 +289,9 @@ func (c *Collector) finding(s *store.Step) {
 	n.certain = n.certain || high && e.extra&evidenceWeak == 0
 	n.abuse = n.abuse || high && e.extra&(evidenceWeak|evidenceRecipients) == 0
 	if len(s.Org) == 0 {
+		if n.sum && e.extra&evidenceNamed != 0 { // a full sum omits it
+			c.dropped["organisations"] += times(s)
+		}
 		return
 	}
 	if o := c.countName(&c.orgs, "organisations", s.Org, s); o != nil && o.extra == 0 {
@@ -318,8 +325,10 @@ func (c *Collector) ban(s *store.Step) {
 }
 
 func (c *Collector) greeting(s *store.Step) {
-	if c.now.sum && len(s.Text) == 0 { // further names
-		c.dropped["HELO names"] += times(s)
+	if len(s.Text) == 0 {
+		if c.now.sum { // further names
+			c.dropped["HELO names"] += times(s)
+		}
 		return
 	}
 	c.countName(&c.lists.helo, "HELO names", s.Text, s)
@@ -349,10 +358,13 @@ type name struct {
 
 func newNames(limit int) names { return names{limit: limit, all: map[string]uint32{}} }
 
+// maxName is the length of a name in bytes. Longer ones are truncated, as in sums.
+const maxName = 128
+
 // find returns the index of a name, or -1 at the limit. The name need not be
-// printable; long names are truncated.
+// printable.
 func (n *names) find(text []byte) int {
-	text = text[:min(len(text), 255)]
+	text = text[:min(len(text), maxName)]
 	if i, ok := n.all[string(text)]; ok {
 		return int(i)
 	}

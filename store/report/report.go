@@ -49,8 +49,8 @@ type Summary struct {
 	Since     Time     `json:"since"`
 	Until     Time     `json:"until"`
 	Problems  []string `json:"problems"`
-	Remote    Totals   `json:"remote"` // unauthenticated clients, the only ones in the lists
-	Addresses int      `json:"addresses"`
+	Remote    Totals   `json:"remote"`    // unauthenticated clients, the only ones in the lists
+	Addresses int      `json:"addresses"` // of IPv6, the number of /64s
 	// AddressesError is the maximum error of Addresses in percent, with a probability
 	// of 98 %; 0 for an exact number.
 	AddressesError int              `json:"addresses_error,omitempty"`
@@ -127,16 +127,16 @@ type Name struct {
 	Evidence string `json:"evidence,omitempty"` // for an organisation: the first evidence that identified it
 }
 
-// A Source counts the sessions of an address.
+// A Source counts the sessions of a source.
 type Source struct {
-	Address string `json:"address"`
+	Address string `json:"address"` // or the /64 of several IPv6 addresses
 	RDNS    string `json:"rdns,omitempty"`
 	Totals
 }
 
 // An Attempt counts the rejected recipients of a source.
 type Attempt struct {
-	Address  string   `json:"address"`
+	Address  string   `json:"address"` // as in Source
 	RDNS     string   `json:"rdns,omitempty"`
 	Sessions int      `json:"sessions"` // an upper bound: a session may count for several domains
 	Refused  int      `json:"refused"`
@@ -158,17 +158,18 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 	if l == nil {
 		return s
 	}
-	s.Addresses, s.AddressesError = l.sources.count()
+	clients := l.sources.clients()
+	s.Addresses, s.AddressesError = clients.count()
 	s.Addresses = min(s.Addresses, c.remote.Sessions)
 	more := map[string]int{}
 	s.Suspects, more["possible_false_positives"], s.SuspectHosts = l.listSuspects(top)
-	s.Networks, more["networks"] = l.sources.networks(top)
+	s.Networks, more["networks"] = clients.networks(top)
 	s.Helo = s.sessionsOf("helo", &l.helo, top, nil)
 	s.Rules, more["rules"] = l.rules.list(top)
-	s.Sources, more["sources"] = l.sources.list(top, func(s *source) (int, int) { return int(s.sessions), int(s.found) })
-	s.Auth, more["auth"] = l.sources.list(top, func(s *source) (int, int) { return int(s.authFail) + int(s.authRefused), 0 })
+	s.Sources, more["sources"] = clients.list(top, func(s *source) (int, int) { return int(s.sessions), int(s.found) })
+	s.Auth, more["auth"] = clients.list(top, func(s *source) (int, int) { return int(s.authFail) + int(s.authRefused), 0 })
 	var further [2]int
-	s.Harvest, s.Relay, further = l.attempts.list(top, &l.sources)
+	s.Harvest, s.Relay, further = l.attempts.list(top, clients)
 	more["harvest"], more["relay"] = further[0], further[1]
 	for list, n := range more {
 		s.more(list, n)

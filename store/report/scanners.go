@@ -65,7 +65,7 @@ func (c *Scanners) Add(r *store.Record) error {
 				c.dropped++
 				return true
 			}
-			o = &scanner{Scanner{Organisation: last, First: Time{r.End}, Last: Time{r.End}}, map[netip.Addr]time.Time{}}
+			o = &scanner{Scanner{Organisation: last, First: Time{r.End}, Last: Time{r.End}, Sources: []ScannerSource{}}, map[netip.Addr]time.Time{}}
 			c.orgs[last] = o
 		}
 		o.Sessions += max(int(s.Times), 1)
@@ -74,6 +74,9 @@ func (c *Scanners) Add(r *store.Record) error {
 		}
 		if r.End.After(o.Last.Time) {
 			o.Last.Time = r.End
+		}
+		if !r.Src.IsValid() {
+			return true // a sum of many sources
 		}
 		if seen, known := o.seen[r.Src.Addr()]; known || len(o.seen) < maxScannerSources {
 			if r.End.After(seen) {
@@ -227,7 +230,9 @@ func (s *ScannerSummary) optOut(b *strings.Builder, zone *time.Location) {
 		for i := range s.Scanners {
 			if o := &s.Scanners[i]; o.OptOut == nil {
 				about(o)
-				fmt.Fprintf(b, "      whois %s | grep -i abuse\n", o.Sources[0].Address)
+				if len(o.Sources) > 0 { // not only in sums of many sources
+					fmt.Fprintf(b, "      whois %s | grep -i abuse\n", o.Sources[0].Address)
+				}
 			}
 		}
 	}

@@ -102,3 +102,21 @@ func TestScannersAreBounded(t *testing.T) {
 		t.Errorf("%d organisations, %d missed, the first %+v", len(s.Scanners), s.NotListed, s.Scanners[0])
 	}
 }
+
+// TestScannersOfSums checks that a sum of many sources adds sessions and no address.
+func TestScannersOfSums(t *testing.T) {
+	c := NewScanners()
+	finding := foundStep("scanner", "high")
+	finding.Org = []byte("Example Scans")
+	if err := c.Add(sum(t, "", store.Record{Sessions: 7}, tally(finding, 5, 0, 0))); err != nil {
+		t.Fatal(err)
+	}
+	s := c.Summary(noon, noon, nil, map[string]OptOut{})
+	if len(s.Scanners) != 1 || s.Scanners[0].Sessions != 5 || s.Scanners[0].Addresses != 0 || len(s.Scanners[0].Sources) != 0 {
+		t.Fatalf("%+v", s.Scanners)
+	}
+	var b strings.Builder
+	if err := s.Text(&b, time.UTC); err != nil || !strings.Contains(b.String(), "Example Scans") || strings.Contains(b.String(), "    whois") {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+}

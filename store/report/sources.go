@@ -21,7 +21,15 @@ type source struct {
 	abuse   bool   // a record has evidence of what no mail server does
 }
 
-// sources counts the sessions of each source, and all sources.
+// add adds the sessions of another address.
+func (s *source) add(n *source) {
+	s.sessions, s.found, s.mails = s.sessions+n.sessions, s.found+n.found, s.mails+n.mails
+	s.rcptOK, s.rcptPermfail, s.rcptTempfail = s.rcptOK+n.rcptOK, s.rcptPermfail+n.rcptPermfail, s.rcptTempfail+n.rcptTempfail
+	s.authFail, s.authRefused = s.authFail+n.authFail, s.authRefused+n.authRefused
+	s.rdns = cmp.Or(s.rdns, n.rdns)
+}
+
+// sources counts the sessions of each address, and all sources.
 type sources struct {
 	number func(netip.Addr) uint64
 	all    entries[address, source]
@@ -49,10 +57,10 @@ func (l *sources) add(n *current) bool {
 	if !ok {
 		if l.more.empty() {
 			for i := range l.all.n {
-				l.more.add(l.all.at(i).key.hash())
+				l.more.add(mix(l.number(l.all.at(i).key.addr()), 0))
 			}
 		}
-		l.more.add(key.hash())
+		l.more.add(mix(l.number(n.Src.Addr()), 0))
 		l.own.Add(l.number(n.Src.Addr()))
 		return false
 	}
@@ -75,10 +83,49 @@ func (l *sources) add(n *current) bool {
 	return true
 }
 
+// A client is a source as it is listed: an IPv4 address, or all addresses of a /64 of
+// IPv6.
+type client struct {
+	source
+	key     address // the lowest address
+	several bool    // the source has several addresses
+}
+
+// clients are all sources, in the order of their addresses.
+type clients struct {
+	*sources
+	all []client
+	of  []uint32 // index in all of each entry of sources
+}
+
+// clients groups the addresses by source.
+func (l *sources) clients() *clients {
+	t := &l.all
+	order := make([]uint32, t.n)
+	for i := range order {
+		order[i] = uint32(i)
+	}
+	slices.SortFunc(order, func(x, y uint32) int { return bytes.Compare(t.at(x).key[:], t.at(y).key[:]) })
+	h := &clients{sources: l, all: make([]client, 0, t.n), of: make([]uint32, t.n)}
+	var last uint64
+	for n, i := range order {
+		e := t.at(i)
+		if number := l.number(e.key.addr()); n == 0 || number != last {
+			last = number
+			h.all = append(h.all, client{key: e.key})
+		} else {
+			h.all[len(h.all)-1].several = true
+		}
+		h.of[i] = uint32(len(h.all) - 1)
+		h.all[h.of[i]].add(&e.V)
+	}
+	return h
+}
+
 // count returns the number of sources, and its maximum error in percent with a
 // probability of 98 %: 0 for an exact number.
-func (l *sources) count() (n, percent int) {
-	n = int(l.all.n)
+func (l *clients) count() (n, percent int) {
+	n = len(l.all)
 	if !l.more.empty() {
 		n, percent = l.more.count()
 	}
@@ -91,11 +138,21 @@ func (l *sources) count() (n, percent int) {
 	return n, percent
 }
 
-// view returns the source with a number as it is printed.
-func (l *sources) view(i uint32) Source {
-	e := l.all.at(i)
-	s := &e.V
-	return Source{Address: e.key.addr().String(), RDNS: text.Escape(l.rdns.get(s.rdns)), Totals: Totals{
+// address returns the address of a source, or the prefix of one with several addresses. A
+// sum of several addresses has the lowest address of the prefix.
+func (c *client) address() string {
+	a := c.key.addr()
+	if a.Is6() && (c.several || [8]byte(c.key[8:]) == [8]byte{}) {
+		p, _ := a.Prefix(64)
+		return p.String()
+	}
+	return a.String()
+}
+
+// view returns the source with an index as it is printed.
+func (l *clients) view(i uint32) Source {
+	s := &l.all[i]
+	return Source{Address: s.address(), RDNS: text.Escape(l.rdns.get(s.rdns)), Totals: Totals{
 		Sessions: int(s.sessions), Found: int(s.found), Mails: int(s.mails), RcptOK: int(s.rcptOK), RcptPermfail: int(s.rcptPermfail),
 		RcptTempfail: int(s.rcptTempfail), AuthFail: int(s.authFail), AuthRefused: int(s.authRefused)}}
 }
@@ -103,18 +160,17 @@ func (l *sources) view(i uint32) Source {
 // list returns the first top sources in descending order of two numbers, and of
 // the address, and the number of further sources. It omits sources whose first number
 // is 0.
-func (l *sources) list(top int, by func(*source) (int, int)) (list []Source, more int) {
-	t := &l.all
+func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, more int) {
 	var all []uint32
-	for i := range t.n {
-		if n, _ := by(&t.at(i).V); n > 0 {
-			all = append(all, i)
+	for i := range l.all {
+		if n, _ := by(&l.all[i].source); n > 0 {
+			all = append(all, uint32(i))
 		}
 	}
 	all, more = first(all, top, func(x, y uint32) int {
-		a, b := t.at(x), t.at(y)
-		a1, a2 := by(&a.V)
-		b1, b2 := by(&b.V)
+		a, b := &l.all[x], &l.all[y]
+		a1, a2 := by(&a.source)
+		b1, b2 := by(&b.source)
 		return cmp.Or(cmp.Compare(b1, a1), cmp.Compare(b2, a2), bytes.Compare(a.key[:], b.key[:]))
 	})
 	list = []Source{}
@@ -133,27 +189,21 @@ func first[T any](all []T, top int, compare func(a, b T) int) (list []T, more in
 }
 
 // networks returns the first top networks, and the number of further ones.
-func (l *sources) networks(top int) (list []Network, more int) {
-	t := &l.all
-	order := make([]uint32, t.n)
-	for i := range order {
-		order[i] = uint32(i)
-	}
-	slices.SortFunc(order, func(x, y uint32) int { return bytes.Compare(t.at(x).key[:], t.at(y).key[:]) })
-	type network struct{ source, addresses, sessions, found uint32 }
+func (l *clients) networks(top int) (list []Network, more int) {
+	type network struct{ client, addresses, sessions, found uint32 }
 	var all []network
 	var last netip.Prefix
-	for _, i := range order {
-		e := t.at(i)
+	for i := range l.all {
+		e := &l.all[i]
 		if last.IsValid() && last.Contains(e.key.addr()) {
 			n := &all[len(all)-1]
-			n.addresses, n.sessions, n.found = n.addresses+1, n.sessions+e.V.sessions, n.found+e.V.found
+			n.addresses, n.sessions, n.found = n.addresses+1, n.sessions+e.sessions, n.found+e.found
 			continue
 		}
 		last = networkOf(e.key.addr())
-		all = append(all, network{i, 1, e.V.sessions, e.V.found})
+		all = append(all, network{uint32(i), 1, e.sessions, e.found})
 	}
-	prefix := func(n network) netip.Prefix { return networkOf(t.at(n.source).key.addr()) }
+	prefix := func(n network) netip.Prefix { return networkOf(l.all[n.client].key.addr()) }
 	all, more = first(all, top, func(a, b network) int {
 		return cmp.Or(cmp.Compare(b.sessions, a.sessions), cmp.Compare(b.found, a.found), prefix(a).Addr().Compare(prefix(b).Addr()))
 	})

@@ -227,8 +227,8 @@ func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts Su
 		one := SuspectRefusal{Address: e.key.src.addr().String(), Rule: l.rules.all[e.key.rule].Rule.Rule, Refused: d.refused, Observed: d.observed, Why: x.reason,
 			Sender: text.Escape(d.sender), Session: fmt.Sprintf("%016x", d.session), Last: Time{time.UnixMicro(d.last)}}
 		if x.known {
-			src := l.sources.view(x.source)
-			one.RDNS, one.Mails = src.RDNS, src.Mails
+			src := &sources.at(x.source).V
+			one.RDNS, one.Mails = text.Escape(l.sources.rdns.get(src.rdns)), int(src.mails)
 		}
 		list = append(list, one)
 	}

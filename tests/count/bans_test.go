@@ -1,0 +1,63 @@
+//go:build linux
+
+package count
+
+import "net/netip"
+
+// A ban is the ban of a source. Times are seconds since 1970.
+type ban struct {
+	rule         string
+	since, until int64
+	last         int64 // latest connection
+	times        int
+	attempts     int
+	session      uint64
+}
+
+// ladders are the bans of the rules of the configuration in seconds.
+var ladders = map[string][]int64{
+	"tool": {3600, 6 * 3600},
+	"http": {1800},
+}
+
+// bans are the bans of all sources, by their prefix.
+type bans map[netip.Prefix]*ban
+
+// connects counts a connection and returns the rule of the active ban, or "".
+func (b bans) connects(src netip.Prefix, at int64) (rule string) {
+	old := b[src]
+	if old == nil {
+		return ""
+	}
+	old.last = at / 1e6
+	if old.until <= at/1e6 {
+		return ""
+	}
+	old.attempts++
+	return old.rule
+}
+
+// offends bans a source. An offence within a day after a ban, or four times its
+// length, takes the next step of the ladder. During a ban the later end counts.
+func (b bans) offends(src netip.Prefix, rule string, session uint64, at int64) *ban {
+	now, ladder := at/1e6, ladders[rule]
+	one := ban{rule: rule, since: now, session: session, times: 1}
+	old := b[src]
+	if old == nil {
+		old = new(ban)
+		b[src] = old
+	}
+	active := old.until > now
+	switch {
+	case active:
+		one.since, one.times, one.attempts = old.since, old.times, old.attempts
+	case old.until > 0 && now-old.until <= max(24*3600, 4*(old.until-old.since)):
+		one.times = old.times + 1
+	}
+	one.last = old.last
+	one.until = now + ladder[min(one.times, len(ladder))-1]
+	if !active || one.until > old.until {
+		*old = one
+	}
+	return old
+}

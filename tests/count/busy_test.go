@@ -1,0 +1,121 @@
+//go:build linux
+
+package count
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"scanwatch/tests/internal/cli"
+)
+
+// TestCountCommon checks that a report accounts for every session when the budget does not
+// suffice for a sum of each source: totals, evidence and rules are exact in every hour, the
+// lists and the number of items that they lack are complete, and the number of sources is
+// marked with its error.
+func TestCountCommon(t *testing.T) { countCommon(t, 40_000, 150*time.Minute) }
+
+func countCommon(t *testing.T, sessions int, length time.Duration) {
+	w := newWorld(size{
+		sessions: sessions, until: begin.Add(length), hosts: 90,
+		kinds: []string{"mail", "user", "local", "scan", "liar", "harvest", "relay", "guess", "noauth", "tool", "http", "listed", "silent"},
+	})
+	r := newRun(t, w, 16)
+	r.play(begin.Add(length + time.Hour))
+	r.stop() // sums have used so much of the budget that a flush leaves those of this hour
+	common := 0
+	for _, p := range []period{
+		{"everything", begin, time.Time{}},
+		{"the last hours", begin.Add(time.Hour), begin.Add(3 * time.Hour)},
+		{"the last hour", begin.Add(2 * time.Hour), time.Time{}},
+		{"until an hour", begin, begin.Add(2 * time.Hour)},
+	} {
+		common += r.checkCommon(p)
+	}
+	if common == 0 {
+		t.Error("every source has a sum")
+	}
+}
+
+// checkCommon compares what does not depend on the sources that have records of their own.
+func (r *run) checkCommon(p period) (common int) {
+	r.t.Helper()
+	var records []*record
+	for _, s := range r.all { // sums do not extend over hours
+		if one := (&record{end: s.end, src: s.src, sessions: []*session{s}}); p.has(one) {
+			records = append(records, one)
+		}
+	}
+	got, want := report(r.t, r.dir, p.args()), expect(records)
+	type exact struct {
+		Remote, Authenticated, Local    totals
+		Unwritten, NotKept              int
+		TimelineSum, TimelineFind       int
+		Evidence                        map[string]int
+		Rules                           map[string]rule
+		Named, Names, Sources, AuthFail int // with the items that are not listed
+	}
+	of := func(s *summary) exact {
+		e := exact{s.Remote, s.Authenticated, s.Local, s.Unwritten, s.NotKept, s.TimelineSum, s.TimelineFind, s.Evidence, s.Rules,
+			s.NotListed["organisations"], s.NotListed["HELO names"], 0, 0}
+		for _, n := range s.Organisations {
+			e.Named += n
+		}
+		for _, n := range s.Helo {
+			e.Names += n
+		}
+		for _, one := range s.Sources {
+			e.Sources, e.AuthFail = e.Sources+one.Sessions, e.AuthFail+one.AuthFail
+		}
+		return e
+	}
+	g, n := of(got), of(want)
+	summed := 0
+	for _, one := range cli.Dump(r.t, r.dir, p.args()...) {
+		summed += one.Sum
+		if one.Sum > 0 && one.Src == "" {
+			common += one.Sum
+			g.Sources += one.Sum
+			g.AuthFail += one.Counts["auth_fail"]
+		}
+	}
+	compare(r.t, p.name, g, n)
+	if got.Aggregated != summed {
+		r.t.Errorf("%s: %d sessions in sums; the report says %d", p.name, summed, got.Aggregated)
+	}
+	percent := 0
+	if common > 0 {
+		percent = 4
+	}
+	if diff := max(got.Addresses-want.Addresses, want.Addresses-got.Addresses); got.AddressesError != percent || diff*100 > percent*want.Addresses {
+		r.t.Errorf("%s: %d sources within %d %%, want %d within %d", p.name, got.Addresses, got.AddressesError, want.Addresses, percent)
+	}
+	r.t.Logf("%s: %d sessions, %d in sums, %d in common ones; %d sources, counted as %d", p.name, len(records), summed, common, want.Addresses, got.Addresses)
+	atMost(r.t, p.name, got.Harvest, want.Harvest)
+	atMost(r.t, p.name, got.Relay, want.Relay)
+	return common
+}
+
+// atMost fails if a list has a source that it should not have, or more of it. A common sum
+// has the rejected recipients of no source.
+func atMost(t *testing.T, name string, got, want map[string]attempt) {
+	t.Helper()
+	of := map[netip.Prefix]int{}
+	for _, one := range want {
+		of[sourceOf(one.Address)] = one.Refused
+	}
+	for _, one := range got {
+		if most := of[sourceOf(one.Address)]; one.Refused > most {
+			t.Errorf("%s: %+v, want at most %d", name, one, most)
+		}
+	}
+}
+
+// sourceOf returns the source of an address or of a prefix.
+func sourceOf(text string) netip.Prefix {
+	if p, err := netip.ParsePrefix(text); err == nil {
+		return p
+	}
+	return source(netip.MustParseAddr(text))
+}

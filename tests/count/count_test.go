@@ -1,0 +1,128 @@
+//go:build linux
+
+package count
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TestCount checks that reports, records, counters and bans agree with an independent
+// count of the same stream: with floods, sums, restarts, sealed and open days, for every
+// period tried.
+func TestCount(t *testing.T) { count(t, 20_000) }
+
+// The filter stops on the second day and is killed on the third.
+var (
+	stopped = begin.Add(36*time.Hour + 30*time.Minute)
+	killed  = begin.Add(2*24*time.Hour + 15*time.Hour + 45*time.Minute)
+	ends    = begin.Add(3*24*time.Hour + 90*time.Minute) // the third day is not sealed before 02:00
+)
+
+func count(t *testing.T, sessions int) {
+	w := newWorld(size{sessions: sessions, until: ends, quiet: []time.Time{stopped, killed}})
+	r := newRun(t, w, 512)
+	r.play(stopped)
+	r.stop()
+	r.start()
+	r.play(killed)
+	r.kill()
+	r.start()
+	r.play(ends.Add(time.Minute))
+	r.flush()
+	r.sealed(2)
+	if files, err := filepath.Glob(filepath.Join(r.dir, "sessions", "*.sealed.db")); err != nil || len(files) != 2 {
+		t.Fatalf("sealed: %v, %v", files, err)
+	}
+	sums := 0
+	for _, one := range r.ledger.records {
+		if one.sum {
+			sums++
+		}
+	}
+	t.Logf("%d sessions, %d records, %d of them sums", len(r.all), len(r.ledger.records), sums)
+	for _, p := range r.periods() {
+		r.check(p)
+	}
+	r.compareStats()
+	r.compareBans()
+	r.stop()
+}
+
+// A period is a window of a report. A zero time is no limit.
+type period struct {
+	name         string
+	since, until time.Time
+}
+
+// args returns the flags for the period.
+func (p *period) args() (list []string) {
+	if !p.since.IsZero() {
+		list = append(list, "--since", p.since.Format(time.RFC3339Nano))
+	}
+	if !p.until.IsZero() {
+		list = append(list, "--until", p.until.Format(time.RFC3339Nano))
+	}
+	return list
+}
+
+// has reports whether a record ended in the period.
+func (p *period) has(r *record) bool {
+	end := time.UnixMicro(r.end)
+	return !end.Before(p.since) && (p.until.IsZero() || end.Before(p.until))
+}
+
+// periods returns the periods to compare: everything, each day, parts of sealed and open
+// days, and periods that begin or end within a sum, at its end or one microsecond after.
+func (r *run) periods() (list []period) {
+	day := func(n int) time.Time { return begin.AddDate(0, 0, n) }
+	list = append(list, period{"everything", begin.AddDate(-1, 0, 0), time.Time{}})
+	for n := range 4 {
+		list = append(list, period{fmt.Sprintf("day %d", n), day(n), day(n + 1)})
+	}
+	list = append(list,
+		period{"two sealed days", day(0), day(2)},
+		period{"within a sealed day", day(0).Add(4*time.Hour + 17*time.Minute + 123457*time.Microsecond), day(0).Add(19*time.Hour + 3*time.Second)},
+		period{"over midnight between sealed days", day(0).Add(20 * time.Hour), day(1).Add(3*time.Hour + 30*time.Minute)},
+		period{"from a sealed to an open day", day(1).Add(11 * time.Hour), day(2).Add(13 * time.Hour)},
+		period{"both restarts", stopped.Add(-30 * time.Minute), killed.Add(30 * time.Minute)},
+		period{"a minute", day(1).Add(10 * time.Hour), day(1).Add(10*time.Hour + time.Minute)},
+		period{"nothing", day(-3), day(-2)})
+	rng := r.world.rng
+	var sums []*record
+	for _, one := range r.ledger.records {
+		if one.sum && len(one.sessions) > 2 {
+			sums = append(sums, one)
+		}
+	}
+	for n := range 6 {
+		sum := sums[rng.IntN(len(sums))]
+		inside, end := time.UnixMicro(sum.sessions[len(sum.sessions)/2].end), time.UnixMicro(sum.end)
+		span := time.Duration(rng.Int64N(int64(20 * time.Hour)))
+		list = append(list, []period{
+			{"from within a sum", inside, inside.Add(span)},
+			{"until within a sum", inside.Add(-span), inside},
+			{"until the end of a sum", end.Add(-span), end},
+			{"until after the end of a sum", end.Add(-span), end.Add(time.Microsecond)},
+			{"from the end of a sum", end, end.Add(span)},
+			{"from after the end of a sum", end.Add(time.Microsecond), end.Add(span)},
+		}[n])
+	}
+	return list
+}
+
+// check compares the output for a period with the records of the ledger.
+func (r *run) check(p period) {
+	r.t.Helper()
+	var records []*record
+	for _, one := range r.ledger.records {
+		if p.has(one) {
+			records = append(records, one)
+		}
+	}
+	compare(r.t, p.name, *report(r.t, r.dir, p.args()), *expect(records))
+	r.compareDump(p, records)
+	r.compareReturns(p, records)
+}

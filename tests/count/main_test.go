@@ -1,0 +1,16 @@
+//go:build linux
+
+// Package count counts a generated stream of smtpd independently and compares the
+// numbers with those of scanwatch(8). It imports no code of the filter, the store or
+// the reports.
+package count
+
+import (
+	"testing"
+
+	"scanwatch/tests/internal/smtpd"
+)
+
+func TestMain(m *testing.M) {
+	smtpd.Main(m, "scanwatch/cmd/filter-scanwatch", "scanwatch/cmd/scanwatch")
+}

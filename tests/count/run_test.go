@@ -1,0 +1,231 @@
+//go:build linux
+
+package count
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"scanwatch/tests/internal/cli"
+	"scanwatch/tests/internal/filterproc"
+)
+
+// config has rules that ban, so that returning clients are rejected, and an observed
+// rule. The local domains are known.
+const config = `mode enforce
+store %q keep 400d budget %dM
+table <local-domains> { example.org }
+listener users port 587
+rule tool phase helo match evidence botnet-helo disconnect "554 5.7.1 No" ban { 1h, 6h }
+rule http phase end match evidence talks-http ban { 30m, 30m }
+rule watched observe phase rcpt-to match evidence relay-probe reject "550 5.7.1 No"
+`
+
+// flushEvery is the number of sessions between two flushes. The buffer of the filter
+// holds more.
+const flushEvery = 10_000
+
+// A run is a filter that reads the lines of a world.
+type run struct {
+	t       *testing.T
+	dir     string
+	conf    string
+	world   *world
+	tracker *tracker
+	ledger  *ledger
+	all     []*session // that have ended
+	program *filterproc.Program
+	w       *bufio.Writer
+	synced  chan struct{} // receives a value for the answer of each mark
+	gone    chan struct{} // closed when the filter has closed its output
+	errors  int
+}
+
+func newRun(t *testing.T, w *world, budget int) *run {
+	t.Helper()
+	r := &run{t: t, dir: t.TempDir(), world: w, tracker: newTracker(), ledger: newLedger()}
+	r.conf = filepath.Join(t.TempDir(), "scanwatch.conf")
+	if err := os.WriteFile(r.conf, fmt.Appendf(nil, config, r.dir, budget), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	return r
+}
+
+// start starts the filter and waits until it has read its state.
+func (r *run) start() {
+	r.t.Helper()
+	r.program = filterproc.Start(r.t, "-f", r.conf)
+	r.world.asked = r.program.Asked
+	for _, phase := range []string{"connect", "ehlo", "rcpt-to"} {
+		if !r.world.asked[phase] {
+			r.t.Fatalf("the filter does not ask at %s: %v", phase, r.world.asked)
+		}
+	}
+	r.w = bufio.NewWriterSize(r.program.Server, 64<<10)
+	r.synced, r.gone = make(chan struct{}, 1), make(chan struct{})
+	go answers(r.t, r.program.Lines, r.synced, r.gone)
+	filterproc.Eventually(r.t, "reading the state", cli.Flushes(r.dir))
+}
+
+// mark is the session of the requests that mark a place in the stream.
+const mark = "00000000ffffffff"
+
+// answers checks that the filter disconnects the sessions of which the last bit of the
+// token is 1, and no other.
+func answers(t *testing.T, lines *bufio.Reader, synced, gone chan struct{}) {
+	defer close(gone)
+	wrong := 0
+	for {
+		l, err := lines.ReadSlice('\n')
+		if err != nil {
+			return
+		}
+		f := bytes.SplitN(bytes.TrimSuffix(l, []byte("\n")), []byte("|"), 4)
+		if len(f) == 4 && string(f[1]) == mark {
+			synced <- struct{}{}
+			continue
+		}
+		odd := len(f) == 4 && strings.IndexByte("13579bdf", f[2][len(f[2])-1]) >= 0
+		if len(f) != 4 || string(f[0]) != "filter-result" || odd != bytes.HasPrefix(f[3], []byte("disconnect|")) || !odd && string(f[3]) != "proceed" {
+			if wrong++; wrong < 5 {
+				t.Errorf("answer %q, want disconnect: %v", l, odd)
+			}
+		}
+	}
+}
+
+// write writes a line with its head.
+func (r *run) write(l *line) {
+	stream := "report"
+	if l.ask {
+		stream = "filter"
+	}
+	fmt.Fprintf(r.w, "%s|0.7|%d.%06d|smtp-in|%s\n", stream, l.at/1e6, l.at%1e6, l.text)
+}
+
+// play plays the sessions that start before a time, and the rest of those that have
+// started.
+func (r *run) play(until time.Time) {
+	r.t.Helper()
+	for {
+		if len(r.world.open) == 0 && (len(r.world.visits) == 0 || r.world.visits[0].at >= until.UnixMicro()) {
+			return
+		}
+		l, ok := r.world.next()
+		if !ok {
+			return
+		}
+		r.write(&l)
+		r.ledger.clock(l.at)
+		if s := r.tracker.line(&l); s != nil {
+			r.ended(s)
+			if len(r.all)%flushEvery == 0 {
+				r.flush()
+			}
+		}
+	}
+}
+
+func (r *run) ended(s *session) {
+	s.facts = r.world.facts[s.id]
+	delete(r.world.facts, s.id)
+	r.all = append(r.all, s)
+	r.ledger.add(s)
+}
+
+// sync waits until the filter has read all lines.
+func (r *run) sync() {
+	r.t.Helper()
+	fmt.Fprintf(r.w, "filter|0.7|%d.%06d|smtp-in|ehlo|%s|00000000000000ff|x\n", r.tracker.now/1e6, r.tracker.now%1e6, mark)
+	if err := r.w.Flush(); err != nil {
+		r.t.Fatal(err)
+	}
+	select {
+	case <-r.synced:
+	case <-r.gone:
+		r.t.Fatalf("the filter has ended\n%s", r.program.Stderr.String())
+	}
+}
+
+// flush writes all records, including the sums of this hour.
+func (r *run) flush() {
+	r.t.Helper()
+	r.sync()
+	cli.Run(r.t, r.dir, "flush")
+	r.ledger.flush()
+}
+
+// stop ends the filter as smtpd does, with the sessions that are still open.
+func (r *run) stop() {
+	r.t.Helper()
+	r.sync()
+	// A pending read delays the close of the socket.
+	if err := syscall.Shutdown(int(r.program.Server.Fd()), syscall.SHUT_WR); err != nil {
+		r.t.Fatal(err)
+	}
+	<-r.gone
+	r.clean(r.program.End(0))
+	for _, s := range r.tracker.stop() {
+		r.ended(s)
+	}
+	r.ledger.restart()
+}
+
+// kill kills the filter after a flush. It loses the sessions that are still open.
+func (r *run) kill() {
+	r.t.Helper()
+	r.flush()
+	if err := r.program.Cmd.Process.Kill(); err != nil {
+		r.t.Fatal(err)
+	}
+	<-r.gone
+	_ = r.program.Cmd.Wait()
+	r.tracker.kill()
+	r.ledger.restart()
+}
+
+// clean fails if the filter has logged an error.
+func (r *run) clean(log string) {
+	r.t.Helper()
+	for text := range strings.Lines(log) {
+		if strings.Contains(text, "level=ERROR") || strings.Contains(text, "panic") {
+			r.t.Errorf("logged %s", text)
+		}
+	}
+}
+
+// sealed waits until a number of segments are sealed and none is being sealed.
+func (r *run) sealed(n int) {
+	r.t.Helper()
+	filterproc.Eventually(r.t, fmt.Sprintf("%d sealed days", n), func() bool {
+		var s struct {
+			Store struct {
+				Sealed    int
+				Sealing   string
+				SealError string `json:"seal_error"`
+				Dropped   map[string]int
+			}
+		}
+		if json.Unmarshal([]byte(cli.Run(r.t, r.dir, "status", "--json")), &s) != nil {
+			return false
+		}
+		for reason, n := range s.Store.Dropped {
+			if n > 0 {
+				r.t.Fatalf("%d records were dropped: %s", n, reason)
+			}
+		}
+		if s.Store.SealError != "" {
+			r.t.Fatal(s.Store.SealError)
+		}
+		return s.Store.Sealed == n && s.Store.Sealing == ""
+	})
+}
