@@ -8,6 +8,10 @@ import (
 	"scanwatch/rules"
 )
 
+var accountDetectors = []detector{
+	{"account", on(smtp.EventAuth, smtp.EventMail, smtp.EventRcpt), account, authenticated},
+}
+
 // What a thief does with an account within an hour, or in one session. People move
 // between a few networks. They have several sender addresses, but in local domains.
 const (
