@@ -16,6 +16,7 @@ import (
 	"scanwatch/filter/memory"
 	"scanwatch/filter/smtpd"
 	"scanwatch/internal/prefix"
+	"scanwatch/internal/text"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -60,9 +61,9 @@ func runCheck(e *env, args []string) error {
 		phases = []string{"none"}
 	}
 	fmt.Fprintf(e.out, "%s: no errors\n", name)
-	fmt.Fprintf(e.out, "mode %v, %d rules\nphases: %s\n", p.Mode, len(p.Rules()), strings.Join(phases, " "))
+	fmt.Fprintf(e.out, "mode %v, %s\nphases: %s\n", p.Mode, text.Plural(len(p.Rules()), "rule"), strings.Join(phases, " "))
 	for _, name := range slices.Sorted(maps.Keys(c.Tables())) {
-		fmt.Fprintf(e.out, "table <%s>: %d entries\n", name, c.Tables()[name])
+		fmt.Fprintf(e.out, "table <%s>: %s\n", name, text.Plural(c.Tables()[name], "entry", "entries"))
 	}
 	for _, o := range []*lookup.Origins{c.ASN, c.Country} {
 		if o != nil {

@@ -49,23 +49,23 @@ var recipeCases = map[string][]struct{ session, want string }{
 		{"--src 203.0.113.9 --helo a.example.net --guess bob", "login: ban 7d"},
 		{"--src 203.0.113.9 --helo a.example.net --mail-from a@example.net --refuse x@example.edu --refuse y@example.edu --refuse z@example.edu", "relay: ban 7d"},
 	},
-	"A bulk sender that only takes bounces": {
+	"A bulk sender that only accepts bounces": {
 		{"--src 192.0.2.20 --helo app --mail-from bounces+7@news.example.org --rcpt reader@example.net", "pass: proceed"},
 		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from <> --rcpt bounces+7@news.example.org", "proceed"},
 		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt postmaster@news.example.org", "pass: proceed"},
 		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt info@news.example.org", "bounces: reject"},
 	},
-	"Under harvest now": {
+	"During a directory harvest": {
 		{"--src 203.0.113.9 --helo a.example.net --mail-from a@example.net --refuse a@example.org --refuse b@example.org --refuse c@example.org --refuse d@example.org", "few: reject"},
 		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from <> --refuse a@example.org --rcpt b@example.org", "proceed"},
 		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt b@example.org", "proceed"},
 	},
-	"Under ylmf-pc now": {
+	"During an attack by ylmf-pc": {
 		{"--src 203.0.113.9 --helo ylmf-pc --guess info", "ylmf: disconnect, ban 7d"},
 		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt b@example.org", "proceed"},
 		{"--src 203.0.113.9 --helo my-laptop --auth bob --mail-from bob@example.org --rcpt x@example.net", "proceed"},
 	},
-	"Ban whoever tries the user admin": {
+	"Ban for attempts to log in as admin": {
 		{"--src 203.0.113.9 --dst 192.0.2.25:587 --helo x.example.net --guess admin", "names: ban { 1h, 1d, 7d }"},
 		{"--src 203.0.113.9 --dst 192.0.2.25:587 --helo my-laptop --guess bob", "proceed"},
 		{"--src 203.0.113.9 --dst 192.0.2.25:587 --helo my-laptop --guess admin --auth bob", "proceed"},

@@ -1,15 +1,20 @@
 package detect
 
-// Detectors of accounts: what a logged-in session does speaks against the account,
-// never against the address.
+// Detectors of accounts. The behaviour of an authenticated session is evidence against
+// the account, never against the address.
 
 import (
 	"scanwatch/internal/smtp"
 	"scanwatch/rules"
 )
 
-// What a thief does with an account within an hour, or in one session. People move
-// between a few networks. They have several sender addresses, but in local domains.
+var accountDetectors = []detector{
+	{"account", on(smtp.EventAuth, smtp.EventMail, smtp.EventRcpt), account, authenticated},
+}
+
+// Thresholds for a stolen account within an hour, or in one session. Legitimate users
+// move between a few networks. They have several sender addresses, but in local
+// domains.
 const (
 	accountNetworks   = 8
 	accountSenders    = 8   // in domains that are not local
@@ -17,8 +22,8 @@ const (
 	accountRecipients = 500 // within an hour
 )
 
-// account reports an account that is used as a thief would use it. An account that was
-// found is found again for a day.
+// account reports an account that is used as if it were stolen. For a day, each later
+// login to the account gives the evidence again.
 func account(c *Case) {
 	st, ev := c.State, c.Event
 	f := Finding{Evidence: rules.AccountAbuse, By: "auth", Proof: c.User, Confidence: Medium}

@@ -15,6 +15,18 @@ import (
 	"scanwatch/rules"
 )
 
+var clientDetectors = []detector{
+	{"reverse DNS", on(smtp.EventConnect), reverseDNS, unauthenticated},
+	{"listed address", on(smtp.EventConnect), listedAddress, unauthenticated},
+	{"listed name", on(smtp.EventConnect), listedName, unauthenticated},
+	{"flood", on(smtp.EventConnect), flood, unauthenticated},
+	{"listed AS", on(smtp.EventConnect), listedAS, unauthenticated},
+	{"changed greeting", on(smtp.EventHelo, smtp.EventRequest), changedGreeting, unauthenticated},
+	{"listed greeting", on(smtp.EventHelo, smtp.EventRequest), listedGreeting, unauthenticated},
+	{"forged greeting", on(smtp.EventHelo, smtp.EventRequest), forgedGreeting, unauthenticated},
+	{"rejected greeting", on(smtp.EventHelo), rejectedGreeting, unauthenticated},
+}
+
 // reverseDNS reports a missing name and one that fails FCrDNS. A truncated name
 // fails always, and proves nothing.
 func reverseDNS(c *Case) {
@@ -287,9 +299,9 @@ func routable(a netip.Addr) bool {
 	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// refusedGreeting reports a greeting that is not a name: smtpd accepts only what
+// rejectedGreeting reports a greeting that is not a name: smtpd accepts only what
 // can be a host name or an address literal.
-func refusedGreeting(c *Case) {
+func rejectedGreeting(c *Case) {
 	if c.Event.Cause != smtp.CauseSyntax || c.anyName() {
 		return
 	}

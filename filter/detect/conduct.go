@@ -9,6 +9,16 @@ import (
 	"scanwatch/rules"
 )
 
+var conductDetectors = []detector{
+	{"failed login", on(smtp.EventAuth), failedLogin, unauthenticated},
+	{"password spray", on(smtp.EventAuth), spray, unauthenticated},
+	{"early talker", on(smtp.EventLine), earlyTalker, unauthenticated},
+	{"rejected command", on(smtp.EventCommand), rejectedCommand, unauthenticated},
+	{"other protocol", on(smtp.EventCommand), otherProtocol, unauthenticated},
+	{"pipelining", on(smtp.EventInput), pipelining, unauthenticated},
+	{"ending", on(smtp.EventDisconnect), ending, unauthenticated},
+}
+
 // protocols maps protocols other than SMTP to their evidence.
 var protocols = [...]rules.Evidence{
 	smtp.ProtocolNone:   rules.UnknownCommand,
@@ -38,9 +48,9 @@ func otherProtocol(c *Case) {
 	c.find(Finding{Evidence: evidence, By: "command", Proof: ev.Text, Confidence: High})
 }
 
-// refusedCommand reports a command out of order, with a malformed argument, or
+// rejectedCommand reports a command out of order, with a malformed argument, or
 // one that is not offered.
-func refusedCommand(c *Case) {
+func rejectedCommand(c *Case) {
 	ev := c.Event
 	f := Finding{By: "command", Proof: ev.Text}
 	switch ev.Verb {

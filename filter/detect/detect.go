@@ -1,10 +1,11 @@
-// Package detect gathers evidence about a client. Each detector is a function
-// of the facts of a session and one event, and reports findings;
-// the table Detectors lists all of them. The package decides nothing and
-// writes nothing.
+// Package detect gathers evidence about a client. Each detector is a function of the
+// facts of a session and one event, and reports findings. The variable detectors
+// contains all of them. The package neither makes decisions nor writes output.
 package detect
 
 import (
+	"slices"
+
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/track"
@@ -147,47 +148,27 @@ func on(list ...smtp.Kind) (k kinds) {
 	return k
 }
 
-// A detector is one row of the table.
+// A detector is a row of the tables clientDetectors, conductDetectors,
+// recipientDetectors and accountDetectors, each in the file of its functions.
 type detector struct {
-	name string
-	on   kinds // the kinds of events
-	run  func(*Case)
-	who  who
+	name     string
+	on       kinds // the kinds of events
+	run      func(*Case)
+	sessions sessions
 }
 
-// who is the kind of sessions that a detector runs for.
-type who uint8
+// sessions is the kind of sessions for which a detector runs.
+type sessions uint8
 
 const (
-	strangers who = iota
-	accounts
-	everyone
+	unauthenticated sessions = iota
+	authenticated
+	anySession
 )
 
-// detectors lists every detector, in the order in which they run.
-var detectors = []detector{
-	{"reverse DNS", on(smtp.EventConnect), reverseDNS, strangers},
-	{"listed address", on(smtp.EventConnect), listedAddress, strangers},
-	{"listed name", on(smtp.EventConnect), listedName, strangers},
-	{"flood", on(smtp.EventConnect), flood, strangers},
-	{"failed login", on(smtp.EventAuth), failedLogin, strangers},
-	{"password spray", on(smtp.EventAuth), spray, strangers},
-	{"listed AS", on(smtp.EventConnect), listedAS, strangers},
-	{"early talker", on(smtp.EventLine), earlyTalker, strangers},
-	{"changed greeting", on(smtp.EventHelo, smtp.EventRequest), changedGreeting, strangers},
-	{"listed greeting", on(smtp.EventHelo, smtp.EventRequest), listedGreeting, strangers},
-	{"forged greeting", on(smtp.EventHelo, smtp.EventRequest), forgedGreeting, strangers},
-	{"refused greeting", on(smtp.EventHelo), refusedGreeting, strangers},
-	{"refused command", on(smtp.EventCommand), refusedCommand, strangers},
-	{"other protocol", on(smtp.EventCommand), otherProtocol, strangers},
-	{"pipelining", on(smtp.EventInput), pipelining, strangers},
-	{"recipient", on(smtp.EventRcpt), recipient, everyone},
-	{"probed recipient", on(smtp.EventRcpt, smtp.EventRequest), probedRecipient, strangers},
-	{"harvest", on(smtp.EventRcpt, smtp.EventRequest), harvest, everyone},
-	{"recipient flood", on(smtp.EventRequest), recipientFlood, strangers},
-	{"account", on(smtp.EventAuth, smtp.EventMail, smtp.EventRcpt), account, accounts},
-	{"ending", on(smtp.EventDisconnect), ending, strangers},
-}
+// detectors contains all detectors in the order in which they run for an event. The
+// order determines only the order of the findings.
+var detectors = slices.Concat(clientDetectors, conductDetectors, recipientDetectors, accountDetectors)
 
 // byKind are the detectors for each kind of events.
 var byKind = func() (all [smtp.NumKinds][]*detector) {
@@ -204,7 +185,7 @@ var byKind = func() (all [smtp.NumKinds][]*detector) {
 // Wants reports whether Run does anything with events of a kind.
 func Wants(kind smtp.Kind) bool { return observed&(1<<kind) != 0 || len(byKind[kind]) > 0 }
 
-func (w who) includes(authed bool) bool { return w == everyone || (w == accounts) == authed }
+func (s sessions) include(authed bool) bool { return s == anySession || (s == authenticated) == authed }
 
 // Run runs all detectors on c and appends their findings to c.Findings. No
 // evidence is gathered against sessions of our own.
@@ -213,7 +194,7 @@ func Run(c *Case) {
 		return
 	}
 	for _, d := range byKind[c.Event.Kind] {
-		if d.who.includes(c.Authed) {
+		if d.sessions.include(c.Authed) {
 			d.run(c)
 		}
 	}

@@ -10,6 +10,13 @@ import (
 	"scanwatch/rules"
 )
 
+var recipientDetectors = []detector{
+	{"recipient", on(smtp.EventRcpt), recipient, anySession},
+	{"probed recipient", on(smtp.EventRcpt, smtp.EventRequest), probedRecipient, unauthenticated},
+	{"harvest", on(smtp.EventRcpt, smtp.EventRequest), harvest, anySession},
+	{"recipient flood", on(smtp.EventRequest), recipientFlood, unauthenticated},
+}
+
 // RcptClass is the meaning of the outcome of a RCPT.
 type RcptClass uint8
 

@@ -30,58 +30,38 @@ const reportUntil = 60 * 24 * time.Hour
 // An offence maps evidence to categories of AbuseIPDB.
 type offence struct {
 	evidence   string
-	categories []int  // 11 spam, 14 port scan, 15 hacking, 17 spoofing, 18 brute force, 20 exploited host
-	words      string // empty if the evidence alone is not an offence
-	banned     bool   // an offence only of banned hosts
+	categories []int // 11 spam, 14 port scan, 15 hacking, 17 spoofing, 18 brute force, 20 exploited host
+	words      string
+	banned     bool // an offence only of banned hosts
 }
 
-// offences contains every token of rules.Tokens. A missing or bad name, a rejected
-// message or an abandoned session is not an offence. A failed login is one only if
-// the host is banned: a phone with an old password also fails.
+// offences contains the tokens of rules.Tokens that are offences. A missing or bad
+// name, a rejected message or an abandoned session is not an offence, and abuse of an
+// account is not one of the address. A failed login is an offence only if the host is
+// banned: a phone with an old password also fails.
 var offences = []offence{
 	{"scanner", []int{14}, "scans mail servers", false},
-	{"cloud", nil, "", false},
 	{"botnet-helo", []int{20, 18}, "greets as a known attack tool does", false},
-	{"helo-missing", nil, "", false},
-	{"helo-unqualified", nil, "", false},
-	{"helo-bare-address", nil, "", false},
 	{"helo-own-name", []int{17}, "greets with the name of the server it talks to", false},
 	{"helo-own-address", []int{17}, "greets with the address of the server it talks to", false},
 	{"helo-forged", []int{17}, "greets with a name that is not its own", false},
-	{"helo-localhost", nil, "", false},
-	{"helo-word", nil, "", false},
-	{"helo-invalid", nil, "", false},
-	{"helo-changed", nil, "", false},
-	{"rdns-missing", nil, "", false},
-	{"fcrdns-fail", nil, "", false},
 	{"talks-http", []int{14}, "speaks HTTP to a mail server", false},
 	{"talks-ssh", []int{14}, "speaks SSH to a mail server", false},
 	{"talks-tls", []int{14}, "speaks TLS where it was not offered", false},
 	{"talks-binary", []int{14}, "sends binary data to a mail server", false},
-	{"unknown-command", nil, "", false},
-	{"syntax-error", nil, "", false},
-	{"pipelining", nil, "", false},
-	{"early-talker", nil, "", false},
 	{"relay-probe", []int{15}, "tries to relay mail", false},
-	{"unknown-recipient", nil, "", false},
 	{"harvest", []int{11, 15}, "guesses recipients", false},
-	{"probed-recipient", nil, "", false},
 	{"auth-failure", []int{18}, "fails to log in", true},
 	{"auth-unsupported", []int{18}, "tries to log in where that is not offered", false},
 	{"auth-spray", []int{18}, "tries passwords for many users", false},
-	{"no-mail", nil, "", false},
-	{"abandoned", nil, "", false},
 	{"flood", []int{15}, "holds many connections at once", false},
-	{"backscatter", nil, "", false},
-	{"recipient-flood", nil, "", false},
-	{"account-abuse", nil, "", false}, // an account, not an address, is abused
 }
 
 // offencesOf returns the categories and descriptions of the offences of e.
 func offencesOf(e *Entry) (categories []int, words []string) {
 	for i := range offences {
 		o := &offences[i]
-		if o.words == "" || o.banned && e.Kind != Ban || !slices.Contains(e.Evidence, o.evidence) {
+		if o.banned && e.Kind != Ban || !slices.Contains(e.Evidence, o.evidence) {
 			continue
 		}
 		words = append(words, o.words)

@@ -18,7 +18,7 @@ func seen(f func(s *Server)) []Case { return lines("", f) }
 func thresholdRows() []statement {
 	return []statement{
 		{"thresholds", "Detection thresholds", seen(func(s *Server) { s.Accepted(s.Message(unnamed1)) })},
-		{"thresholds", "A rejected recipient is unknown if its domain is local, otherwise it is an attempt to relay", seen(func(s *Server) {
+		{"thresholds", "A rejected recipient is unknown if its domain is local, and otherwise an attempt to relay", seen(func(s *Server) {
 			s.Earlier()
 			c := s.Ask(unnamed1, manner{}, simulate.Words("w", 0, 1)...)
 			s.Evidence(c, "unknown-recipient", "high")
@@ -34,31 +34,32 @@ func thresholdRows() []statement {
 				s.Check(s.findings(c)[0].match == "undecided", "%v", s.findings(c))
 			}
 		})},
-		{"thresholds", "A recipient rejected by a filter is neither", lines("rule x phase rcpt-to match src 203.0.113.0/24 reject", func(s *Server) {
+		{"thresholds", "Recipients rejected by a filter are neither", lines("rule x phase rcpt-to match src 203.0.113.0/24 reject", func(s *Server) {
 			c := s.Ask(unnamed1, manner{}, append(simulate.Words("w", 0, 20), simulate.Foreign(0, 20)...)...)
 			for _, token := range []string{"unknown-recipient", "relay-probe", "harvest"} {
 				s.None(c, token)
 			}
 		})},
-		{"thresholds", "An unknown recipient of the null sender", seen(func(s *Server) {
+		{"thresholds", "A message with the null sender has an unknown recipient", seen(func(s *Server) {
 			s.Earlier()
 			c, d := s.Ask(unnamed1, manner{Null: true}, simulate.Words("w", 0, 1)...), s.Ask(unnamed1, manner{}, simulate.Words("w", 0, 1)...)
 			s.Evidence(c, "backscatter", "high")
 			s.None(c, "unknown-recipient")
 			s.None(d, "backscatter")
 		})},
-		{"thresholds", "Anyone can forge a sender, so bounces count apart", play(func(s *Server) {
+		{"thresholds", "Bounces are counted separately, because anyone can forge a sender", play(func(s *Server) {
 			s.Earlier()
 			s.Accepted(s.each(10, minute, manner{Null: true}, same(unnamed1))...)
 			s.Answers(5, s.repeat(6, minute, func(i int) *simulate.Client { return s.Ask(unnamed1, manner{}, simulate.Words("v", i, 1)...) })...)
 		})},
-		{"thresholds", "Hosts of at least three other networks asked for this recipient, each within 30 days of the previous one, in sessions without an accepted recipient, and it was never accepted", seen(probedNetworks)},
+		{"thresholds", "Hosts in at least three other networks asked for this recipient, each within 30 days of the previous host, in sessions without an accepted recipient", seen(probedNetworks)},
+		{"thresholds", "The recipient was never accepted", seen(probedNetworks)},
 		{"thresholds", "Bounces do not count", seen(func(s *Server) {
 			s.Earlier()
 			s.probe("jobs", 5, 0, manner{Null: true})
 			s.None(s.Ask(unnamed1, manner{}, ours("jobs")...), "probed-recipient")
 		})},
-		{"thresholds", "The mailbox may be new since: a client with a proven name of its own may ask once in 30 days for each sender and recipient, five times a day for its domain, if it asks for no other unknown recipient", seen(freeAsks)},
+		{"thresholds", "The mailbox may be new: a client with its own proven name may ask once in 30 days for each pair of sender and recipient, at most five times a day for its domain, if it asks for no other unknown recipient", seen(freeAsks)},
 		{"thresholds", "The first command arrived within 1 ms after the greeting, and all later commands took at least 15 ms: the first one was sent before the greeting", seen(func(s *Server) {
 			for i, tt := range []struct {
 				pace  []float64
@@ -81,7 +82,7 @@ func thresholdRows() []statement {
 				s.Evidence(c, "early-talker", confidence)
 			}
 		})},
-		{"thresholds", "A polite client nearby may look the same: the evidence gives points, and decides only together with other evidence", []Case{{Presets: []string{"standard", "tight"}, Play: func(s *Server) {
+		{"thresholds", "A well-behaved client nearby may look the same: use the evidence in scores, or together with other evidence", []Case{{Presets: []string{"standard", "tight"}, Play: func(s *Server) {
 			s.Earlier()
 			for range 5 {
 				c := s.paced("203.0.113.1", 9, .1, 60)
@@ -90,13 +91,14 @@ func thresholdRows() []statement {
 				s.NotBanned(c)
 			}
 		}}}},
-		{"thresholds", "Clients closer than 15 ms and local addresses are never found", seen(func(s *Server) {
+		{"thresholds", "Local addresses and clients with a round-trip time below 15 ms never give this evidence", seen(func(s *Server) {
 			s.None(s.paced("203.0.113.1", 8, .1, 14.9), "early-talker")
 			s.None(s.paced("10.0.0.5", 8, .1, 60), "early-talker")
 			s.None(s.paced("192.0.2.25", 8, .1, 60), "early-talker")
 		})},
-		{"thresholds", "An account logged in from eight networks, used eight sender addresses of other domains or wrote to more than 500 recipients within an hour of the first one, or named ten unknown recipients in one session", seen(accountLimits)},
-		{"thresholds", "An account is found again for a day, except after unknown recipients", seen(func(s *Server) {
+		{"thresholds", "Within an hour, an account logged in from eight networks, used eight sender addresses in other domains, or wrote to more than 500 recipients", seen(accountLimits)},
+		{"thresholds", "Ten unknown recipients in one session have the same effect", seen(accountLimits)},
+		{"thresholds", "For a day, each later login gives the evidence again, unless the cause was unknown recipients", seen(func(s *Server) {
 			s.moved("alice", 8)
 			s.Wait(day - hour)
 			s.Evidence(s.moved("alice", 1), "account-abuse", "medium")
@@ -105,7 +107,7 @@ func thresholdRows() []statement {
 			s.nowhere("carol", 10)
 			s.None(s.moved("carol", 1), "account-abuse")
 		})},
-		{"thresholds", "It speaks against the account, never against the address, and only rules with auth act on it", append(under("rule abuse phase { mail-from, rcpt-to } match evidence account-abuse reject ban 1h", func(s *Server) {
+		{"thresholds", "The evidence concerns the account, never the address, and only rules with auth act on it", append(under("rule abuse phase { mail-from, rcpt-to } match evidence account-abuse reject ban 1h", func(s *Server) {
 			s.Earlier()
 			c := s.nowhere("carol", 12)
 			s.Accepted(c)
@@ -132,7 +134,7 @@ func thresholdRows() []statement {
 				s.Evidence(last, "flood", "")
 			}
 		})},
-		{"thresholds", "The client disconnected or timed out within a transaction, and no message of the session was accepted", seen(abandoned)},
+		{"thresholds", "The client disconnected or timed out within a transaction, and the session had no accepted message", seen(abandoned)},
 		{"thresholds", "The client never sent MAIL, and no filter rejected a command", append(seen(func(s *Server) {
 			s.Evidence(s.hello(unnamed1), "no-mail", "high")
 			s.Evidence(s.command(unnamed1, "XYZZY"), "no-mail", "high")
@@ -202,7 +204,11 @@ func harvestRows() []statement {
 		return s.Ask(h, manner{}, append(ours(before...), simulate.Words(at("w%d-", s.Sessions()), 0, n)...)...)
 	}
 	return []statement{
-		{"thresholds", "A directory harvest is one of: five different unknown recipients with one sender, and no accepted recipient (all)", seen(func(s *Server) {
+		{"thresholds", "A directory harvest is one of the following", seen(func(s *Server) {
+			s.Earlier()
+			s.Evidence(ask(s, unnamed1, 5), "harvest", "high")
+		})},
+		{"thresholds", "five different unknown recipients with one sender, and no accepted recipient", seen(func(s *Server) {
 			s.Earlier()
 			s.None(ask(s, unnamed1, 4), "harvest")
 			s.Evidence(ask(s, unnamed1, 5), "harvest", "high")
@@ -210,7 +216,7 @@ func harvestRows() []statement {
 			s.None(s.Ask(unnamed1, manner{}, ours("x", "x", "y", "y", "z", "z")...), "harvest")
 			s.None(s.Separate(unnamed1, []string{"a@x.example", "b@x.example"}, invented(5)...), "harvest")
 		})},
-		{"thresholds", "ten unknown or rejected recipients that are three quarters of all (share)", append(seen(func(s *Server) {
+		{"thresholds", "ten unknown or rejected recipients that are three quarters of all recipients", append(seen(func(s *Server) {
 			s.Earlier()
 			s.None(ask(s, unnamed1, 9, "alice"), "harvest")
 			s.Evidence(ask(s, unnamed1, 10, "alice", "bob", "carol"), "harvest", "high")
@@ -223,13 +229,13 @@ func harvestRows() []statement {
 			s.Wait(2 * day)
 			s.Evidence(ask(s, unnamed1, 10, "alice"), "harvest", "high")
 		})...)},
-		{"thresholds", "three within one transaction of the null sender, because bounces have one recipient (null-sender)", seen(func(s *Server) {
+		{"thresholds", "three unknown recipients in one transaction of the null sender, because a bounce has one recipient", seen(func(s *Server) {
 			s.Earlier()
 			s.None(s.Ask(unnamed1, manner{Null: true}, simulate.Words("a", 0, 2)...), "harvest")
 			s.Evidence(s.Ask(unnamed1, manner{Null: true}, simulate.Words("b", 0, 3)...), "harvest", "high")
 			s.None(s.Ask(unnamed1, manner{Null: true, Per: 1}, simulate.Words("c", 0, 30)...), "harvest")
 		})},
-		{"thresholds", "five before any recipient was accepted on this server (undecided)", seen(func(s *Server) {
+		{"thresholds", "five unknown recipients before any recipient was accepted on this server", seen(func(s *Server) {
 			s.None(ask(s, unnamed1, 4), "harvest")
 			s.Evidence(ask(s, unnamed1, 5), "harvest", "medium")
 			s.Evidence(s.Separate(unnamed1, []string{"a@x.example", "b@x.example"}, invented(5)...), "harvest", "medium")
@@ -242,7 +248,7 @@ func harvestRows() []statement {
 			s.History(named1, 2, day)
 			s.Evidence(ask(s, named1, 10), "harvest", "high")
 		})},
-		{"thresholds", "Speed is not evidence: all mail servers are fast", seen(func(s *Server) {
+		{"thresholds", "Speed is not evidence, because all mail servers are fast", seen(func(s *Server) {
 			s.Earlier()
 			h := partner
 			h.Pace = []time.Duration{100 * time.Microsecond}
@@ -325,7 +331,7 @@ func freeAsks(s *Server) {
 func loginRows() []statement {
 	failures := "rule none phase end match count auth-failure > 1000 in 7d by src ban 1m"
 	return []statement{
-		{"thresholds", "Failed logins of a user are subtracted when the same user logs in from the same address within a day", lines(failures, func(s *Server) {
+		{"thresholds", "Failed logins of a user are subtracted when the user logs in from the same address within a day", lines(failures, func(s *Server) {
 			for i, tt := range []struct {
 				user, addr string
 				after      time.Duration
@@ -343,7 +349,7 @@ func loginRows() []statement {
 				s.Check(s.failures(h) == tt.left, "%v: %d failures are left, want %d", tt, s.failures(h), tt.left)
 			}
 		})},
-		{"thresholds", "Where a user has logged in within 30 days, failures of one user count once per hour", lines(failures, func(s *Server) {
+		{"thresholds", "If any user has logged in from the address within 30 days, failures of one user count once per hour", lines(failures, func(s *Server) {
 			h := laptop("203.0.113.10")
 			s.Login(h, "alice", 0, true)
 			s.Wait(30 * day)
@@ -379,7 +385,7 @@ func loginRows() []statement {
 			}
 			s.Evidence(s.Guess(h, "user7"), "auth-spray", "high")
 		})},
-		{"thresholds", "One user from five networks within a day, or eight users from one network within an hour, give low confidence: these may be mistyped passwords", seen(func(s *Server) {
+		{"thresholds", "Failures of one user from five networks within a day, or of eight users from one network within an hour, give low confidence, because passwords may be mistyped", seen(func(s *Server) {
 			for i := range 4 {
 				s.None(s.Guess(bare(at("198.18.%d.9", i), "x.example"), "office"), "auth-spray")
 				s.Wait(5 * hour)
@@ -402,7 +408,7 @@ func loginRows() []statement {
 			}
 			s.Evidence(s.Guess(laptop("203.0.113.10"), "user8"), "auth-spray", "high")
 		})},
-		{"thresholds", "A host that comes back to a user under attack gives high confidence", seen(func(s *Server) {
+		{"thresholds", "A host that returns to an attacked user gives high confidence", seen(func(s *Server) {
 			for i := range 5 {
 				s.Guess(bare(at("198.18.%d.9", i), "x.example"), "office")
 			}

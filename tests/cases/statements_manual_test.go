@@ -62,8 +62,8 @@ func ruleRows() []statement {
 		{"Presets", "Three policies with comments are included", play(threePresets)},
 		{"Presets", "All start in mode observe", play(threePresets)},
 		{"Presets", "Record only", only("open", play(recordOnly))},
-		{"Presets", "Reject only what is proven to be no mail", play(unusual)},
-		{"Presets", "Bans directory harvests and scanners for a day, attack tools for a week, and brute-force password attacks for ten minutes, then longer", play(firstBans)},
+		{"Presets", "Reject only clients that are proven not to deliver mail", play(unusual)},
+		{"Presets", "Ban directory harvests and scanners for a day, attack tools for a week, and brute-force password attacks for ten minutes, then longer", play(firstBans)},
 		{"Presets", "Also reject servers without a proper greeting, and rented hosts without a proven name", only("tight", play(tightRejects))},
 		{"Presets", "The thresholds are lower, and the greeting is delayed by two seconds for unknown clients", append(only("tight", append(play(wait), play(guessLimits)...)), only("standard", play(guessLimits))...)},
 
@@ -108,19 +108,20 @@ func ruleRows() []statement {
 			s.replies(s.Message(without(partner, "fail")), "550 5.7.1 A")
 			s.replies(s.Message(partner), "550 5.7.1 B")
 		})},
-		{"Rules", "Decisions other than proceed remain active from their phase on, even if the client greets again or starts another message", lines("rule a phase mail-from match helo \"bad.example\""+rejects+"A\"\nrule b phase mail-from match helo \"well.example\" proceed\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", remains)},
+		{"Rules", "Decisions other than proceed remain active in later phases, even if the client greets again or starts another message", lines("rule a phase mail-from match helo \"bad.example\""+rejects+"A\"\nrule b phase mail-from match helo \"well.example\" proceed\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", remains)},
 		{"Rules", "They end when the client logs in or when a pass matches", lines("pass match rcpt-to \"postmaster@\"\nrule a phase helo match helo \"bad.example\""+rejects+"A\"\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", ends)},
-		{"Rules", "A rule with no condition, or with a condition on mail-from, rcpt-to, auth or tls, or a count of recipients, decides only for its phase: rejecting one recipient does not reject the others", append(play(func(s *Server) {
+		{"Rules", "Some rules decide only for the current command: rules without a condition, rules with a condition on mail-from, rcpt-to, auth or tls, and rules that count recipients", play(func(s *Server) {
 			for _, condition := range []string{"any", "mail-from \"joe@\"", "rcpt-to \"alice@\"", "auth", "tls", "count unknown-recipient > 3", "evidence rdns-missing rcpt-to \"alice@\""} {
 				s.Sticks(false, smtp.PhaseRcptTo, condition)
 			}
 			for _, condition := range []string{"evidence rdns-missing", "helo \"x\"", "src 203.0.113.0/24", "score > 4"} {
 				s.Sticks(true, smtp.PhaseRcptTo, condition)
 			}
-		}), lines("rule a phase rcpt-to match rcpt-to \"bob@\""+rejects+"A\"", func(s *Server) {
+		})},
+		{"Rules", "Rejecting one recipient therefore does not reject the others", lines("rule a phase rcpt-to match rcpt-to \"bob@\""+rejects+"A\"", func(s *Server) {
 			c := s.Deliver(unnamed1, "joe@x.example", "alice", "bob", "carol")
 			s.Check(len(c.Refusals()) == 1 && c.Mails() == 1, "%d rejections", len(c.Refusals()))
-		})...)},
+		})},
 	}
 }
 
@@ -245,10 +246,10 @@ func banRows() []statement {
 				s.Check(strings.Contains(text, part), "the reply %q has no %s", text, part)
 			}
 		})},
-		{"Bans", "Reply codes: bans of up to two days are answered with 421, so that a legitimate server queues its mail and retries", banned("2d", "421")},
-		{"Bans", "Longer bans are answered with 554, so that its sender receives a bounce", append(banned("49h", "554"), banned("366d", "554")...)},
+		{"Bans", "Reply codes: during bans of up to two days the reply is 421, so that a legitimate server queues its mail and retries", banned("2d", "421")},
+		{"Bans", "During longer bans the reply is 554, so that the sender receives a bounce", append(banned("49h", "554"), banned("366d", "554")...)},
 		{"Bans", "Expiry: every ban expires", append(under(trial("1h"), expires), under(trial("366d"), expires)...)},
-		{"Bans", "Offences are in a row if the next one follows within a day after the end of the ban, or within four times its length", under(trial("{ 10m, 2d, 3d }"), func(s *Server) {
+		{"Bans", "Offences are in a row if each follows within a day of the end of the previous ban, or within four times its length", under(trial("{ 10m, 2d, 3d }"), func(s *Server) {
 			s.ladder([]time.Duration{0, day, 8 * day, 12 * day}, []time.Duration{10 * minute, 2 * day, 3 * day, 3 * day})
 			s.ladder([]time.Duration{0, day + time.Second}, []time.Duration{10 * minute, 10 * minute})
 			s.ladder([]time.Duration{0, day, 8*day + time.Second}, []time.Duration{10 * minute, 2 * day, 10 * minute})
@@ -261,7 +262,7 @@ func banRows() []statement {
 				s.Check(s.hello(bare(addr, "x.example")).Barred == want, "%s is banned: %v", addr, !want)
 			}
 		})},
-		{"Bans", "An IPv6 host with a proven name of its own is its address: hosters give the addresses of one /64 to many customers", under(trial("1h"), func(s *Server) {
+		{"Bans", "For an IPv6 host with its own proven name, the source is the address, because hosting providers assign the addresses of one /64 to many customers", under(trial("1h"), func(s *Server) {
 			h := named("2001:db8:7:7::1", "mail.evil.example")
 			s.offend(h)
 			s.Check(s.hello(h).Barred, "the host is not banned")
@@ -269,7 +270,7 @@ func banRows() []statement {
 			s.offend(bare("2001:db8:7:7::4", "x.example"))
 			s.Check(!s.hello(named("2001:db8:7:7::2", "mail.family.example")).Barred && s.hello(bare("2001:db8:7:7::3", "x.example")).Barred, "a ban of the /64 bans a host with a name, or not the others")
 		})},
-		{"Bans", "scanwatch unban also clears the counters of what it frees", play(func(s *Server) {
+		{"Bans", "scanwatch unban also clears the counters of the source", play(func(s *Server) {
 			h := bare("203.0.113.82", "x.example")
 			for _, free := range []bool{false, true} {
 				s.guess(h, 20)
@@ -284,10 +285,13 @@ func banRows() []statement {
 				s.Wait(2 * day)
 			}
 		})},
-		{"Bans", "Rules that count recipients ban at the end of the session, unless it had an accepted recipient: a mailing list has members who left", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
+		{"Bans", "A session with an accepted recipient is not banned, because old mailing lists also have recipients that do not exist", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
 			s.Earlier()
 			s.Deliver(named1, "joe@x.example", append(former(9), "alice")...)
 			s.Bans(named1, 0)
+		})},
+		{"Bans", "Bans by rules that count recipients take effect at the end of the session", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
+			s.Earlier()
 			c := s.Connect(unnamed1)
 			c.Ehlo()
 			c.Mail("joe@x.example")
@@ -298,14 +302,14 @@ func banRows() []statement {
 			c.Quit()
 			s.Bans(unnamed1, hour)
 		})},
-		{"Bans", "Such a session commits no offence if more of its recipients exist than are missing", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
+		{"Bans", "It commits no offence if most of its recipients exist", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
 			s.History(partner, 4, day)
 			s.Deliver(partner, "joe@partner.example", slices.Concat(mailboxes[:10], former(9))...)
 			s.Check(s.standing(partner).Offence.IsZero(), "a list is an offence")
 			s.Deliver(partner, "joe@partner.example", slices.Concat(mailboxes[:3], former(19)[9:])...)
 			s.Check(!s.standing(partner).Offence.IsZero(), "no offence")
 		})},
-		{"Bans", "Exempt from bans by rules are", under(trial("1h"), func(s *Server) {
+		{"Bans", "Rules never ban", under(trial("1h"), func(s *Server) {
 			s.offend(unnamed1)
 			s.Bans(unnamed1, hour)
 		})},
@@ -346,7 +350,7 @@ func banRows() []statement {
 			}
 			s.Bans(other, 10*minute)
 		})},
-		{"Bans", "known and trusted clients, unless the rule says even trusted or is about logins", append(under("", func(s *Server) {
+		{"Bans", "known and trusted clients, except by rules marked even trusted or about logins", append(under("", func(s *Server) {
 			s.History(partner, 28, 12*hour)
 			s.Blind(partner, 11, "LOGIN")
 			s.Bans(partner, 10*minute)
@@ -359,17 +363,17 @@ func banRows() []statement {
 			s.offend(partner)
 			s.Bans(partner, hour)
 		})...)...)},
-		{"Bans", "addresses that stand for many hosts", append(under("gateway 203.0.113.50\n"+trial("1h"), func(s *Server) {
+		{"Bans", "addresses that many hosts share", append(under("gateway 203.0.113.50\n"+trial("1h"), func(s *Server) {
 			s.exempt(unnamed1, "gateway")
 		}), append(under(trial("1h"), func(s *Server) { s.shared(5, 3, 3, true) }), append(under(trial("1h"), func(s *Server) { s.shared(4, 3, 3, false) }),
 			append(under(trial("1h"), func(s *Server) { s.shared(5, 2, 3, false) }), under(trial("1h"), func(s *Server) { s.shared(5, 3, 2, false) })...)...)...)...)},
-		{"Bans", "An exempt host is recorded and logged with the reason", under(trial("1h"), func(s *Server) {
+		{"Bans", "The exemption is recorded and logged with the reason", under(trial("1h"), func(s *Server) {
 			s.History(partner, 2, day)
 			c := s.offend(partner)
 			s.Check(len(s.Logged(`^exempt src=198.51.100.124 rule=trial reason=known`)) == 1, "the reason is not logged")
 			s.Check(s.acted(c, func(a act) bool { return a.kind == store.KindBan && a.exempt == "known" }), "the reason is not recorded")
 		})},
-		{"Bans", "Observed bans, in mode observe or by a rule marked observe, are logged and stored but never reject a client, not even after the mode has changed", append(
+		{"Bans", "Observed bans, in mode observe or by a rule marked observe, are logged and stored but never reject a client, not even after a change of the mode", append(
 			[]Case{{Lines: "mode observe\n" + trial("1h"), Play: observed}}, lines(strings.Replace(trial("1h"), "trial", "trial observe", 1), observed)...)},
 		{"Bans", "scanwatch(8) lists, adds and removes bans", play(func(s *Server) {
 			manual, err := os.ReadFile("../../man/scanwatch.8")

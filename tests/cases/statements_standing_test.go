@@ -15,7 +15,7 @@ import (
 
 func standingRows() []statement {
 	return []statement{
-		{"Standing", "The standing of a client is what its accepted mail has earned", play(func(s *Server) {
+		{"Standing", "The standing of a client is based on its accepted mail", play(func(s *Server) {
 			s.Stands(partner, "none")
 			s.Deliver(partner, "joe@partner.example", "nobody")
 			s.hello(partner)
@@ -26,8 +26,8 @@ func standingRows() []statement {
 			s.Stands(partner, "known")
 			s.Stands(bare("198.51.100.125", "x.example"), "none")
 		})},
-		{"Standing", "It depends on the host, and on the registered domain of its name if FCrDNS passes and the greeting or the sender has the same domain", play(byDomain)},
-		{"Standing", "A domain whose hosts send for many others is a provider's and has no standing", play(func(s *Server) {
+		{"Standing", "It belongs to the host, and also to the registered domain of its name if FCrDNS passes and the greeting or the sender has the same domain", play(byDomain)},
+		{"Standing", "A domain whose hosts send mail for many other domains belongs to a provider and has no standing", play(func(s *Server) {
 			for i := range 4 {
 				s.Deliver(named(at("198.51.100.%d", 40+i), at("out%d.hoster.example", i)), at("joe@customer%d.example", i), "alice")
 				s.Wait(day)
@@ -39,7 +39,7 @@ func standingRows() []statement {
 			}
 			s.Stands(named("198.51.100.43", "out3.hoster.example"), "known") // the host itself
 		})},
-		{"Standing", "Ordinary mail counts: with a sender, for a recipient other than a role account such as postmaster, and not let in by a pass", lines("pass match rcpt-to \"bob@\"\nrule x phase rcpt-to match rcpt-to \"none@\" reject", func(s *Server) {
+		{"Standing", "Only ordinary mail counts: it has a sender and a recipient other than a role account such as postmaster, and no pass statement exempted it", lines("pass match rcpt-to \"bob@\"\nrule x phase rcpt-to match rcpt-to \"none@\" reject", func(s *Server) {
 			for i, tt := range []struct{ from, to, want string }{
 				{"joe@x.example", "alice", "known"}, {"", "alice", "none"}, {"joe@x.example", "postmaster", "none"}, {"joe@x.example", "abuse", "none"},
 				{"joe@x.example", "hostmaster", "none"}, {"joe@x.example", "bob", "none"},
@@ -52,13 +52,14 @@ func standingRows() []statement {
 			}
 		})},
 		{"Standing", "Ordinary mail was accepted on an earlier day within 400 days, or authenticated users of this server write to the domain", play(knownSince)},
-		{"Standing", "Rules do not ban the client, except for logins, and counts of recipients are twice as high", append(under(trial("1h"), knownNotBanned), play(func(s *Server) {
+		{"Standing", "Rules do not ban the client, except for logins, and thresholds for recipients are twice as high", append(under(trial("1h"), knownNotBanned), play(func(s *Server) {
 			s.History(named1, 1, 26*hour)
 			s.Answers(11, s.each(12, minute, manner{}, same(named1))...)
 		})...)},
-		{"Standing", "Ten messages were accepted on seven different days, the last at least ten days after the first, and within 90 days", play(trustedSince)},
-		{"Standing", "Rules about lists, names, places and scores do not apply, unless they say even trusted", play(aboutClients)},
-		{"Standing", "What the client does, and counts of it, are answered with a temporary code, except failed logins", append(play(aboutConduct), play(func(s *Server) {
+		{"Standing", "Ten messages were accepted on seven different days", play(trustedSince)},
+		{"Standing", "The last was at least ten days after the first, and within the last 90 days", play(trustedSince)},
+		{"Standing", "Rules about lists, names, places and scores do not apply, unless they are marked even trusted", play(aboutClients)},
+		{"Standing", "Rules about the client's behaviour, including counts of it, defer instead of rejecting, except rules about logins", append(play(aboutConduct), play(func(s *Server) {
 			s.History(partner, 14, day)
 			s.Wait(hour)
 			s.Accepted(s.each(11, minute, manner{}, same(partner))...)
@@ -66,7 +67,7 @@ func standingRows() []statement {
 			s.replies(c, "450")
 			s.NotBanned(c)
 		})...)},
-		{"Standing", "An offence is a rule with ban that matched, or evidence of abuse", append(under(trial("1h"), func(s *Server) {
+		{"Standing", "A matching rule with ban and evidence of abuse are offences", append(under(trial("1h"), func(s *Server) {
 			s.offends(func(h simulate.Host) { s.offend(h) })
 		}), play(func(s *Server) {
 			s.offends(func(h simulate.Host) { s.Ask(h, manner{}, simulate.Foreign(0, 1)...) })
@@ -75,8 +76,8 @@ func standingRows() []statement {
 			s.Ask(partner, manner{}, simulate.Words("w", 0, 4)...) // no abuse
 			s.Check(s.standing(partner).Offence.IsZero(), "four unknown recipients are an offence")
 		})...)},
-		{"Standing", "It halves the messages and days, once a day, and suspends trusted for 30 days", under(trial("1h"), halves)},
-		{"Standing", "Until the state has been read after a start, the standing is unknown", under(trial("1h"), func(s *Server) {
+		{"Standing", "An offence halves the counted messages and days, at most once a day, and suspends trusted for 30 days", under(trial("1h"), halves)},
+		{"Standing", "After a start the standing is unknown until the state has been read", under(trial("1h"), func(s *Server) {
 			s.Stands(partner, "none")
 			s.memory.Expect()
 			s.Stands(partner, "unknown")
@@ -84,14 +85,14 @@ func standingRows() []statement {
 			s.Temporary(c)
 			s.NotBanned(c)
 		})},
-		{"Standing", "A decision that the standing withheld is logged and recorded", under(trial("1h"), func(s *Server) {
+		{"Standing", "If the standing withholds a decision, this is logged and recorded", under(trial("1h"), func(s *Server) {
 			s.History(partner, 14, day)
 			c := s.offend(partner)
 			s.Accepted(c)
 			s.Check(len(s.Logged(`^verdict would=disconnect src=198.51.100.124 rule=trial .*withheld=trusted`)) == 1, "it is not logged")
 			s.Check(s.acted(c, func(a act) bool { return a.kind == store.KindVerdict && a.exempt == "trusted" && !a.enforced }), "it is not recorded")
 		})},
-		{"Standing", "scanwatch why shows the standing and what it is made of", play(func(s *Server) {
+		{"Standing", "scanwatch why shows the standing and its basis", play(func(s *Server) {
 			s.History(partner, 14, day)
 			got := s.standing(partner)
 			s.Check(got.Level == rules.StandingTrusted && got.By == "host" && got.Messages == 14 && got.Days == 14 && got.Last.Sub(got.First) == 13*day, "%+v", got)
