@@ -51,6 +51,7 @@ type lists struct {
 	attempts attempts
 	rules    ruleList
 	suspects entries[suspectKey, suspect]
+	users    *Users
 }
 
 // current is the record that is being counted.
@@ -121,6 +122,7 @@ func NewCollector(number func(netip.Addr) uint64) *Collector {
 		attempts: attempts{domains: newNames(maxDomains), tried: entries[uint64, tried]{limit: maxTried, hash: func(k uint64) uint64 { return mix(k, 0) }}},
 		rules:    ruleList{numbers: map[string]uint32{}},
 		suspects: entries[suspectKey, suspect]{limit: maxSuspects, hash: suspectKey.hash},
+		users:    NewUsers(),
 	}
 	return c
 }
@@ -128,7 +130,11 @@ func NewCollector(number func(netip.Addr) uint64) *Collector {
 // Visitor returns the visitor that adds all records to c. Its error means a record
 // with corrupt steps.
 func (c *Collector) Visitor() history.Visitor {
-	return history.Visitor{Kinds: c.steps.kinds(), Session: c.Add, Sum: c.Add}
+	kinds := c.steps.kinds()
+	if c.lists != nil {
+		kinds |= store.KindsOf(store.KindAuth)
+	}
+	return history.Visitor{Kinds: kinds, Session: c.Add, Sum: c.Add}
 }
 
 // CountDays sets the time of the counters for Compare. Later sessions are in none.
@@ -145,6 +151,11 @@ func (c *Collector) Add(r *store.Record) error {
 	if day := c.days.at(r.End); day != nil && (c.daysUntil.IsZero() || c.now.sum || !r.End.After(c.daysUntil)) {
 		day.Sessions += r.Many()
 		day.Mails += int(r.Counts.Mails)
+	}
+	if c.lists != nil {
+		if err := c.lists.users.Add(r); err != nil {
+			return err
+		}
 	}
 	switch {
 	case r.Local:

@@ -57,6 +57,7 @@ func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
 		wrapTo(&b, fmt.Sprintf("  %-14s %s", "other hosts", text.Plural(n, "failed login")), 17, mailColumns)
 	}
 
+	writeAttacked(&b, s.Attacked, s.More["attacked_accounts"], zone, mailColumns)
 	s.textRules(&b, mailColumns)
 	count := func(list, title string, all []Name) {
 		if section(&b, title, len(all)) {

@@ -447,5 +447,12 @@ func (s *Summary) lists() (lists []list) {
 	sources("AUTH brute force", "", "auth", s.Auth, []string{"#sessions", "#failed", "#rejected"}, func(x *Source) []string {
 		return []string{text.Thousands(x.Sessions), text.Thousands(x.AuthFail), text.Thousands(x.AuthRefused)}
 	})
+	accounts := list{Title: "Accounts under attack", Open: true, Note: attackedText,
+		Table: table{Heads: []string{"user", "#failed", "#networks", "#logins"}, More: s.More["attacked_accounts"]}}
+	for i := range s.Attacked {
+		u := &s.Attacked[i]
+		accounts.Table.Rows = append(accounts.Table.Rows, []string{u.User, text.Thousands(u.Failed), u.networks(), text.Thousands(u.Logins)})
+	}
+	add(accounts)
 	return lists
 }

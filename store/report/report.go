@@ -71,6 +71,7 @@ type Summary struct {
 	Harvest        []Attempt        `json:"harvest"`
 	Relay          []Attempt        `json:"relay"`
 	Auth           []Source         `json:"auth"`
+	Attacked       []AttackedUser   `json:"attacked_accounts"`
 	More           map[string]int   `json:"more"`       // number of omitted lines by list
 	NotListed      map[string]int   `json:"not_listed"` // items over the memory limits, which are only in the totals
 }
@@ -171,6 +172,8 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 	var further [2]int
 	s.Harvest, s.Relay, further = l.attempts.list(top, clients)
 	more["harvest"], more["relay"] = further[0], further[1]
+	users := l.users.Summary(since, until, top, nil)
+	s.Attacked, more["attacked_accounts"] = users.Attacked, users.More["attacked"]
 	for list, n := range more {
 		s.more(list, n)
 	}
@@ -226,6 +229,7 @@ func (s *Summary) Text(w io.Writer, zone *time.Location) error {
 	s.names(&b, "helo", "HELO names", s.Helo)
 	s.textAttempts(&b)
 	s.textAuth(&b)
+	writeAttacked(&b, s.Attacked, s.More["attacked_accounts"], zone, 80)
 	s.textNotListed(&b)
 	_, err := io.WriteString(w, b.String())
 	return err

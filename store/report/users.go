@@ -23,6 +23,13 @@ const (
 	listedNetworks  = 3
 )
 
+// The minimum of failed logins or of networks that indicates an attack. Fewer are a
+// user with an old password in a hotel.
+const (
+	attackFailures = 10
+	attackNetworks = 3
+)
+
 // Users counts the logins of each user in bounded memory.
 type Users struct {
 	users    map[string]*user
@@ -180,7 +187,7 @@ func (c *Users) Summary(since, until time.Time, top int, problems []string) *Use
 		Attacked: []AttackedUser{}, Active: []ActiveUser{}, More: map[string]int{}, NotListed: c.dropped}
 	for name, u := range c.users {
 		attacked, active := u.view(text.Escape(name))
-		if attacked.Failed > 0 {
+		if attacked.Failed >= attackFailures || attacked.Networks >= attackNetworks {
 			s.Attacked = append(s.Attacked, attacked)
 		}
 		if active.Logins > 0 {
@@ -226,6 +233,15 @@ func (u *user) view(name string) (attacked AttackedUser, active ActiveUser) {
 	return attacked, active
 }
 
+// networks returns the number of networks, marked if there are more.
+func (u *AttackedUser) networks() string {
+	n := text.Thousands(u.Networks)
+	if u.AtLeast {
+		n += "+"
+	}
+	return n
+}
+
 // JSON writes the summary as a JSON object.
 func (s *UserSummary) JSON(w io.Writer) error { return text.JSON(w, s, "  ") }
 
@@ -266,7 +282,7 @@ func (s *UserSummary) Text(w io.Writer, zone *time.Location) error {
 const maxUserColumn = 32
 
 // attackedText explains a list.
-const attackedText = "Failed logins from networks (/24, IPv6 /48) without a login of the user."
+const attackedText = "Users with 10 failed logins, or failed logins from 3 networks (/24, IPv6 /48), in networks without a login of the user."
 
 // writeAttacked lists accounts under attack.
 func writeAttacked(b *strings.Builder, all []AttackedUser, more int, zone *time.Location, columns int) {
@@ -277,11 +293,7 @@ func writeAttacked(b *strings.Builder, all []AttackedUser, more int, zone *time.
 	rowTo(b, "    failed networks   logins  last         user", columns)
 	for i := range all {
 		u := &all[i]
-		mark := " "
-		if u.AtLeast {
-			mark = "+"
-		}
-		rowTo(b, fmt.Sprintf("  %8d %7d%s %8d  %s  %s", u.Failed, u.Networks, mark, u.Logins, u.Last.In(zone).Format("01-02 15:04"), u.User), columns)
+		rowTo(b, fmt.Sprintf("  %8d %8s %8d  %s  %s", u.Failed, u.networks(), u.Logins, u.Last.In(zone).Format("01-02 15:04"), u.User), columns)
 	}
 	if more > 0 {
 		fmt.Fprintf(b, "  and %d more\n", more)
