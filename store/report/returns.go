@@ -87,7 +87,7 @@ func (c *Returns) Add(r *store.Record) error {
 		c.first = r.End
 	}
 	if !r.Src.IsValid() {
-		return nil // local
+		return c.skip(r)
 	}
 	host := c.source(r.Src.Addr())
 	head, known := c.hosts[host]
@@ -133,6 +133,17 @@ func (c *Returns) Add(r *store.Record) error {
 		case s.Kind == store.KindFinding && string(s.Confidence) != "low":
 			found(classFound)
 			found(c.class(s.Text))
+		}
+		return true
+	})
+}
+
+// skip counts the findings of a sum of many sources, which have no host. Local sessions
+// have none.
+func (c *Returns) skip(r *store.Record) error {
+	return r.Steps(func(s *store.Step) bool {
+		if s.Kind == store.KindFinding && string(s.Confidence) != "low" || s.Kind == store.KindBan && s.Exempt == "" {
+			c.dropped += times(s)
 		}
 		return true
 	})
@@ -185,7 +196,7 @@ type ReturnSummary struct {
 	Until       Time        `json:"until"`
 	Problems    []string    `json:"problems"`
 	Rows        []ReturnRow `json:"rows"`
-	NotFollowed int         `json:"not_followed"` // findings over the memory limit
+	NotFollowed int         `json:"not_followed"` // findings over the memory limit, or in a sum of many sources
 }
 
 // A ReturnRow counts the hosts of a class.
@@ -332,7 +343,7 @@ func (s *ReturnSummary) Text(w io.Writer, zone *time.Location) error {
 		wrap(&b, "* The history is shorter than 30d.", 0)
 	}
 	if s.NotFollowed > 0 {
-		wrap(&b, fmt.Sprintf("%d findings exceeded the memory limit and are not included.", s.NotFollowed), 0)
+		wrap(&b, fmt.Sprintf("%d findings exceeded a limit and are not included.", s.NotFollowed), 0)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

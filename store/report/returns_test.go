@@ -243,6 +243,18 @@ func TestReturnsOfSums(t *testing.T) {
 	}
 }
 
+// TestReturnsWithoutHost checks that the findings in a sum of many sources are counted as
+// not followed.
+func TestReturnsWithoutHost(t *testing.T) {
+	c := NewReturns(ipv4)
+	if err := c.Add(sum(t, "", store.Record{Sessions: 9}, tally(finding("harvest", "high"), 4, 0, 0), tally(finding("cloud", "low"), 3, 0, 0), tally(banStep, 2, 0, 0))); err != nil {
+		t.Fatal(err)
+	}
+	if s := c.Summary(time.Time{}, noon, nil); s.NotFollowed != 6 || len(s.Rows) > 0 {
+		t.Errorf("%d findings are not followed, rows %+v", s.NotFollowed, s.Rows)
+	}
+}
+
 func BenchmarkReturns(b *testing.B) {
 	all, _ := returning(b)
 	b.ReportAllocs()
