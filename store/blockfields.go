@@ -89,6 +89,8 @@ var recordFields = []field[Record]{
 	number("omitted", func(r *Record) *uint32 { return &r.Omitted }),
 	number("sessions", func(r *Record) *uint32 { return &r.Sessions }),
 	number("found", func(r *Record) *uint32 { return &r.Found }),
+	number("rejected", func(r *Record) *uint32 { return &r.Rejected }),
+	number("last_start", func(r *Record) *uint64 { return &r.LastStart }),
 	octets("sketch", func(r *Record) []byte { return r.Sketch }, func(r *Record, b []byte) { r.Sketch = b }),
 	octets("server", func(r *Record) []byte { return r.Server }, func(r *Record, b []byte) { r.Server = b }),
 	octets("front_end", func(r *Record) []byte { return r.FrontEnd }, func(r *Record, b []byte) { r.FrontEnd = b }),
@@ -126,6 +128,7 @@ var stepFields = []field[Step]{
 	number("times", func(s *Step) *uint32 { return &s.Times }),
 	number("count", func(s *Step) *uint32 { return &s.Count }),
 	number("most", func(s *Step) *uint32 { return &s.Most }),
+	number("first", func(s *Step) *uint64 { return &s.First }),
 }
 
 func appendIP(dst []byte, a netip.AddrPort) []byte {

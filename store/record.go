@@ -38,6 +38,10 @@ type Record struct {
 	// port. The steps of a sum are tallies without a time: see Step.Times.
 	Sessions uint32
 	Found    uint32 // number of Sessions with a finding
+	Rejected uint32 // number of Sessions that a rule or ban rejected
+	// LastStart is the time from Start to the start of the session of a sum that started
+	// last, in microseconds.
+	LastStart uint64
 	// Sketch estimates the number of sources of a sum over several sources: see
 	// internal/sketch. Such a sum has no Src. Other sums have no Sketch.
 	Sketch []byte
@@ -209,6 +213,10 @@ type Step struct {
 	Times uint32 // number of sessions with this step
 	Count uint32 // KindRcpt, KindAuth: number of such steps
 	Most  uint32 // KindRcpt, KindAuth: maximum of Count in one session
+	// First is the time from the start of the sum to the end of its first session with
+	// this step, in microseconds. KindFinding: with more than low confidence, if there is
+	// one. KindBan.
+	First uint64
 }
 
 // PhaseName returns the name of the phase. For a phase outside the vocabulary, it is
@@ -266,22 +274,24 @@ const (
 // it for other languages and for protoc --decode. The end of the session and the
 // session id are in the key.
 const (
-	recDuration = 1
-	recSrc      = 2
-	recDst      = 3
-	recRDNS     = 4
-	recFCrDNS   = 5
-	recEnding   = 6
-	recLocal    = 7
-	recCounts   = 8
-	recOmitted  = 9
-	recSessions = 10
-	recFound    = 11
-	recSketch   = 12
-	recServer   = 13
-	recFrontEnd = 14
-	recOrigin   = 16
-	recSteps    = 15
+	recDuration  = 1
+	recSrc       = 2
+	recDst       = 3
+	recRDNS      = 4
+	recFCrDNS    = 5
+	recEnding    = 6
+	recLocal     = 7
+	recCounts    = 8
+	recOmitted   = 9
+	recSessions  = 10
+	recFound     = 11
+	recSketch    = 12
+	recServer    = 13
+	recFrontEnd  = 14
+	recOrigin    = 16
+	recRejected  = 17
+	recLastStart = 18
+	recSteps     = 15
 
 	stepKind       = 1
 	stepAt         = 2 // microseconds since the previous step
@@ -308,6 +318,7 @@ const (
 	stepExempt     = 23
 	stepCount      = 24
 	stepMost       = 25
+	stepFirst      = 26
 )
 
 // KeySize is the length of a key in bytes: the end of the session in microseconds
@@ -344,6 +355,8 @@ func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
 	dst = appendUint(dst, recOmitted, uint64(r.Omitted))
 	dst = appendUint(dst, recSessions, uint64(r.Sessions))
 	dst = appendUint(dst, recFound, uint64(r.Found))
+	dst = appendUint(dst, recRejected, uint64(r.Rejected))
+	dst = appendUint(dst, recLastStart, r.LastStart)
 	dst = appendBytes(dst, recSketch, r.Sketch, MaxSketch)
 	dst = appendText(dst, recServer, r.Server)
 	dst = appendText(dst, recFrontEnd, r.FrontEnd)
@@ -382,6 +395,7 @@ func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 	dst = appendText(dst, stepExempt, []byte(s.Exempt[:min(len(s.Exempt), maxExempt)]))
 	dst = appendUint(dst, stepCount, uint64(s.Count))
 	dst = appendUint(dst, stepMost, uint64(s.Most))
+	dst = appendUint(dst, stepFirst, s.First)
 	n := len(dst) - at
 	if n < 1<<7 { // usually one byte
 		dst[at-2] = byte(n)
@@ -511,6 +525,10 @@ func (r *Record) decode(key, value []byte) error {
 			r.Sessions = uint32(num)
 		case recFound:
 			r.Found = uint32(num)
+		case recRejected:
+			r.Rejected = uint32(num)
+		case recLastStart:
+			r.LastStart = num
 		case recSketch:
 			r.Sketch = text
 		case recServer:
@@ -610,6 +628,8 @@ func (s *Step) decode(b []byte) error {
 			s.Count = uint32(num)
 		case stepMost:
 			s.Most = uint32(num)
+		case stepFirst:
+			s.First = num
 		}
 		if err != nil {
 			return err

@@ -184,11 +184,12 @@ func TestProtoFile(t *testing.T) {
 	}{
 		{"Session", session, map[string]int{"duration": recDuration, "src": recSrc, "dst": recDst, "rdns": recRDNS, "fcrdns": recFCrDNS,
 			"ending": recEnding, "local": recLocal, "counts": recCounts, "omitted": recOmitted, "sessions": recSessions, "found": recFound,
+			"rejected": recRejected, "last_start": recLastStart,
 			"sketch": recSketch, "server": recServer, "front_end": recFrontEnd, "origin": recOrigin, "steps": recSteps}},
 		{"Step", step, map[string]int{"kind": stepKind, "at": stepAt, "text": stepText, "arg": stepArg, "result": stepResult, "code": stepCode,
 			"reply": stepReply, "size": stepSize, "msgid": stepMsgID, "org": stepOrg, "by": stepBy, "match": stepMatch, "confidence": stepConfidence, "rule": stepRule, "times": stepTimes,
 			"phase": stepPhase, "decision": stepDecision, "enforced": stepEnforced, "banned": stepBanned, "session": stepSession, "prefix": stepPrefix,
-			"until": stepUntil, "exempt": stepExempt, "count": stepCount, "most": stepMost}},
+			"until": stepUntil, "exempt": stepExempt, "count": stepCount, "most": stepMost, "first": stepFirst}},
 	} {
 		got := map[string]int{}
 		for _, m := range field.FindAllStringSubmatch(c.text, -1) {

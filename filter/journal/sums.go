@@ -44,7 +44,7 @@ const (
 
 	// Upper bounds in bytes, apart from texts and tallies.
 	sumMemory = 512
-	sumDisk   = 200
+	sumDisk   = 210
 	idCost    = 16 // of memory and disk
 )
 
@@ -86,6 +86,7 @@ type sum struct {
 	tallies []tally
 	ids     []uint64
 	sources *sketch.Sketch // nil except in the common sum
+	last    time.Time      // start of the session that started last
 	cost    cost
 }
 
@@ -102,6 +103,7 @@ type tally struct {
 	step               []byte // an example, encoded
 	times, count, most uint32
 	last, now          uint32 // the last session, and its number of steps
+	first              int64  // end of the first session, in microseconds since 1970
 	kind               store.Kind
 	rank               uint8 // of the confidence of the example
 }
@@ -245,8 +247,11 @@ func (p *Sums) write(m *sum) {
 		}
 		if c := store.NewCursor(t.step); c.Next(&p.step) {
 			p.step.Times = t.times
-			if t.kind == store.KindRcpt || t.kind == store.KindAuth {
+			switch t.kind {
+			case store.KindRcpt, store.KindAuth:
 				p.step.Count, p.step.Most = t.count, t.most
+			case store.KindFinding, store.KindBan:
+				p.step.First = uint64(t.first - m.record.Start.UnixMicro())
 			}
 			p.steps = store.AppendStep(p.steps, &p.step, 0)
 		}
@@ -255,6 +260,7 @@ func (p *Sums) write(m *sum) {
 		p.steps = store.AppendStep(p.steps, &store.Step{Kind: store.KindReference, Session: id}, 0)
 	}
 	r := &m.record
+	r.LastStart = uint64(m.last.Sub(r.Start).Microseconds())
 	if m.sources != nil {
 		r.Sketch = m.sources[:]
 	}
@@ -286,8 +292,8 @@ func (p *Sums) add(r *store.Record, steps []byte, c *Close) {
 		m.sources.Add(k)
 	}
 	before := m.cost
-	m.count(r, c.Found)
-	p.tally(m, steps, room)
+	m.count(r, c)
+	p.tally(m, steps, r.End.UnixMicro(), room)
 	if (c.Refused || c.Banned) && within(idShare) {
 		m.ids = append(m.ids, r.ID)
 		m.cost.add(idCost, idCost)
@@ -307,7 +313,7 @@ func (p *Sums) add(r *store.Record, steps []byte, c *Close) {
 }
 
 // count adds the numbers of a session.
-func (m *sum) count(r *store.Record, found bool) {
+func (m *sum) count(r *store.Record, c *Close) {
 	to := &m.record
 	switch src := netip.AddrPortFrom(r.Src.Addr(), 0); {
 	case to.Sessions == 0:
@@ -336,14 +342,20 @@ func (m *sum) count(r *store.Record, found bool) {
 	}
 	to.Sessions++
 	to.Omitted += r.Omitted
-	if found {
+	if c.Found {
 		to.Found++
+	}
+	if c.Refused {
+		to.Rejected++
+	}
+	if r.Start.After(m.last) {
+		m.last = r.Start
 	}
 	to.Counts.Add(&r.Counts)
 }
 
-// tally adds the steps of a session.
-func (p *Sums) tally(m *sum, steps []byte, room bool) {
+// tally adds the steps of a session with an end in microseconds since 1970.
+func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
 	byFilter := false // a filter has rejected the next recipient
 	s := &p.step
 	for c := store.NewCursor(steps); c.Next(s); {
@@ -364,7 +376,7 @@ func (p *Sums) tally(m *sum, steps []byte, room bool) {
 		}
 		if int(s.Kind) < len(tallied) && tallied[s.Kind].is {
 			s.Text, s.Org = clip(s.Text, maxSumText), clip(s.Org, maxSumText)
-			p.tallyStep(m, s, room)
+			p.tallyStep(m, s, end, room)
 		}
 	}
 }
@@ -384,8 +396,8 @@ func (p *Sums) domainOf(addr []byte) []byte {
 	return p.domain[:n]
 }
 
-// tallyStep counts a step.
-func (p *Sums) tallyStep(m *sum, s *store.Step, room bool) {
+// tallyStep counts a step of a session with an end.
+func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	group, id := p.identify(s)
 	t, other, n := m.find(s.Kind, group, id)
 	if kind := &tallied[s.Kind]; t == nil && kind.rest != nil && (n >= kind.most || !room) {
@@ -407,6 +419,9 @@ func (p *Sums) tallyStep(m *sum, s *store.Step, room bool) {
 		m.tallies = append(m.tallies, tally{id: id, group: group, kind: s.Kind})
 		m.cost.add((cap(m.tallies)-room)*int(unsafe.Sizeof(tally{})), 24) // the numbers of a tally are at most 24 bytes
 		t = &m.tallies[len(m.tallies)-1]
+	}
+	if t.step == nil || t.rank == lowRank && rank > lowRank {
+		t.first = end
 	}
 	if t.step == nil || rank > t.rank {
 		m.cost.add(-cap(t.step), -len(t.step))
@@ -473,6 +488,8 @@ func (p *Sums) example(s *store.Step) []byte {
 	return bytes.Clone(p.value)
 }
 
+const lowRank = 1
+
 // rankOf returns the rank of a confidence.
 func rankOf(confidence []byte) uint8 {
 	switch string(confidence) {
@@ -481,7 +498,7 @@ func rankOf(confidence []byte) uint8 {
 	case "medium":
 		return 2
 	case "low":
-		return 1
+		return lowRank
 	}
 	return 0
 }

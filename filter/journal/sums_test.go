@@ -190,17 +190,21 @@ func TestSum(t *testing.T) {
 	r := p.records[0]
 	var got []string
 	for _, s := range stepsOf(t, &r) {
-		got = append(got, fmt.Sprintf("%d %s/%s/%s/%s enforced=%v exempt=%s session=%d times=%d count=%d most=%d",
-			s.Kind, s.Text, s.Result, s.By, s.Org, s.Enforced, s.Exempt, s.Session, s.Times, s.Count, s.Most))
+		text := fmt.Sprintf("%d %s/%s/%s/%s enforced=%v exempt=%s session=%d times=%d count=%d most=%d",
+			s.Kind, s.Text, s.Result, s.By, s.Org, s.Enforced, s.Exempt, s.Session, s.Times, s.Count, s.Most)
+		if s.First > 0 {
+			text += fmt.Sprint(" first=", s.First)
+		}
+		got = append(got, text)
 	}
 	slices.Sort(got)
 	want := []string{
-		"14 harvest//by high/ enforced=false exempt= session=0 times=2 count=0 most=0",
-		"14 scanner//by medium/Org enforced=false exempt= session=0 times=1 count=0 most=0",
+		"14 harvest//by high/ enforced=false exempt= session=0 times=2 count=0 most=0 first=2000000", // the other has low confidence
+		"14 scanner//by medium/Org enforced=false exempt= session=0 times=1 count=0 most=0 first=1000000",
 		"15 r/// enforced=false exempt= session=0 times=1 count=0 most=0",
 		"15 r/// enforced=false exempt=trusted session=0 times=1 count=0 most=0",
 		"15 r/// enforced=true exempt= session=0 times=1 count=0 most=0",
-		"18 r/// enforced=false exempt=login session=0 times=1 count=0 most=0",
+		"18 r/// enforced=false exempt=login session=0 times=1 count=0 most=0 first=2000000",
 		"19 /// enforced=false exempt= session=21 times=0 count=0 most=0",
 		"2 one/// enforced=false exempt= session=0 times=2 count=0 most=0",
 		"2 two/// enforced=false exempt= session=0 times=1 count=0 most=0",
@@ -215,7 +219,7 @@ func TestSum(t *testing.T) {
 	}
 	wantCounts := store.Counts{Commands: 10, RcptOK: 1, RcptPermfail: 5, AuthFail: 3}
 	if r.ID != 22 || !r.End.Equal(last) || !r.Start.Equal(first.Add(-time.Second)) || r.Src != netip.MustParseAddrPort("198.51.100.1:0") || r.Ending != smtp.EndingQuit ||
-		string(r.RDNS) != "host.example.net" || r.FCrDNS != smtp.FCrDNSPass || r.Sessions != 2 || r.Found != 1 || r.Counts != wantCounts || r.Sketch != nil {
+		string(r.RDNS) != "host.example.net" || r.FCrDNS != smtp.FCrDNSPass || r.Sessions != 2 || r.Found != 1 || r.Rejected != 1 || r.LastStart != 1e6 || r.Counts != wantCounts || r.Sketch != nil {
 		t.Errorf("%+v", r)
 	}
 }

@@ -66,8 +66,7 @@ type current struct {
 	byFilter  bool // a filter has rejected the next recipient
 	refusals  [maxRefusals]refusal
 	rules     int    // in refusals
-	rejected  int    // references to rejected sessions of a sum
-	reference uint64 // the last one
+	reference uint64 // the last reference to a rejected session of a sum
 	sender    []byte
 	domain    recipientDomain
 }
@@ -86,9 +85,8 @@ func (s *steps) kinds() (kinds store.Kinds) {
 }
 
 var totalSteps = steps{
-	store.KindFinding:   (*Collector).finding,
-	store.KindVerdict:   (*Collector).refusal,
-	store.KindReference: (*Collector).reference,
+	store.KindFinding: (*Collector).finding,
+	store.KindVerdict: (*Collector).refusal,
 }
 
 var allSteps = steps{
@@ -310,10 +308,7 @@ func (c *Collector) finding(s *store.Step) {
 	}
 }
 
-func (c *Collector) reference(s *store.Step) {
-	c.now.rejected++
-	c.now.reference = s.Session
-}
+func (c *Collector) reference(s *store.Step) { c.now.reference = s.Session }
 
 func (c *Collector) verdict(s *store.Step) {
 	effect := ruleObserved

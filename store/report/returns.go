@@ -87,7 +87,7 @@ func (c *Returns) Add(r *store.Record) error {
 		c.first = r.End
 	}
 	if !r.Src.IsValid() {
-		return nil // local
+		return c.skip(r)
 	}
 	host := c.source(r.Src.Addr())
 	head, known := c.hosts[host]
@@ -95,19 +95,17 @@ func (c *Returns) Add(r *store.Record) error {
 		head = -1
 	}
 	for i := head; i >= 0; i = c.entries[i].next {
-		e := &c.entries[i]
-		// A concurrent session is not a return.
-		if after := r.Start.Sub(time.UnixMicro(e.at)); after > 0 {
-			e.after = min(e.after, after)
-		}
+		c.entries[i].connects(r)
 	}
+	at := r.End.UnixMicro() // of the first session with a step
 	found := func(class int) {
 		if class < 0 {
 			c.dropped++
 			return
 		}
 		for i := head; i >= 0; i = c.entries[i].next {
-			if c.entries[i].class == uint8(class) {
+			if e := &c.entries[i]; e.class == uint8(class) {
+				e.precede(at, r)
 				return
 			}
 		}
@@ -115,11 +113,18 @@ func (c *Returns) Add(r *store.Record) error {
 			c.dropped++
 			return
 		}
-		c.entries = append(c.entries, returnEntry{uint8(class), head, r.End.UnixMicro(), never})
+		e := returnEntry{uint8(class), head, at, never}
+		if r.Sessions > 0 {
+			e.connects(r) // in a later session of the sum
+		}
+		c.entries = append(c.entries, e)
 		head = int32(len(c.entries) - 1)
 		c.hosts[host] = head
 	}
 	return r.Steps(func(s *store.Step) bool {
+		if r.Sessions > 0 {
+			at = r.Start.UnixMicro() + int64(s.First)
+		}
 		switch {
 		case s.Kind == store.KindBan && s.Enforced:
 			found(classBanned)
@@ -131,6 +136,44 @@ func (c *Returns) Add(r *store.Record) error {
 		}
 		return true
 	})
+}
+
+// skip counts the findings of a sum of many sources, which have no host. Local sessions
+// have none.
+func (c *Returns) skip(r *store.Record) error {
+	return r.Steps(func(s *store.Step) bool {
+		if s.Kind == store.KindFinding && string(s.Confidence) != "low" || s.Kind == store.KindBan && s.Exempt == "" {
+			c.dropped += times(s)
+		}
+		return true
+	})
+}
+
+// connects sets the time of the return if r started after the host was found. A
+// concurrent session is not a return. Of a sum, the first and the last start are known.
+// Both are in the shortest of returnSteps if the host was found during the sum, which
+// covers an hour.
+func (e *returnEntry) connects(r *store.Record) {
+	after := r.Start.Sub(time.UnixMicro(e.at))
+	if after <= 0 && r.Sessions > 0 {
+		after += time.Duration(r.LastStart) * time.Microsecond
+	}
+	if after > 0 {
+		e.after = min(e.after, after)
+	}
+}
+
+// precede corrects the time at which the host was found, if a session of the sum r ended
+// before the session of the entry.
+func (e *returnEntry) precede(at int64, r *store.Record) {
+	if at >= e.at {
+		return
+	}
+	if e.after != never {
+		e.after += time.Duration(e.at-at) * time.Microsecond
+	}
+	e.at = at
+	e.connects(r)
 }
 
 // class returns the class of evidence, or -1 at the limit.
@@ -153,7 +196,7 @@ type ReturnSummary struct {
 	Until       Time        `json:"until"`
 	Problems    []string    `json:"problems"`
 	Rows        []ReturnRow `json:"rows"`
-	NotFollowed int         `json:"not_followed"` // findings over the memory limit
+	NotFollowed int         `json:"not_followed"` // findings over the memory limit, or in a sum of many sources
 }
 
 // A ReturnRow counts the hosts of a class.
@@ -300,7 +343,7 @@ func (s *ReturnSummary) Text(w io.Writer, zone *time.Location) error {
 		wrap(&b, "* The history is shorter than 30d.", 0)
 	}
 	if s.NotFollowed > 0 {
-		wrap(&b, fmt.Sprintf("%d findings exceeded the memory limit and are not included.", s.NotFollowed), 0)
+		wrap(&b, fmt.Sprintf("%d findings exceeded a limit and are not included.", s.NotFollowed), 0)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -193,6 +193,68 @@ func TestReturnsAgreeWithPairs(t *testing.T) {
 	}
 }
 
+// TestReturnsOfSums checks that a host returns within a sum, if a session of the sum
+// started after the first one with the finding, and that the first one determines how
+// long the host was watched.
+func TestReturnsOfSums(t *testing.T) {
+	at := func(minutes int) time.Time { return noon.Add(time.Duration(minutes) * time.Minute) }
+	micros := func(minutes int) uint64 { return uint64(minutes) * 60e6 }
+	// A sum of sessions from minute 10 to 50, with a finding at the end of one of them.
+	sum := func(lastStart, first int, confidence string) *store.Record {
+		s := finding("harvest", confidence)
+		s.Times, s.First = 1, micros(first-10)
+		return record(t, store.Record{Src: host(1), Start: at(10), End: at(50), Sessions: 30, LastStart: micros(lastStart - 10)}, s)
+	}
+	whole := func(start, end int, steps ...store.Step) *store.Record {
+		return record(t, store.Record{Src: host(1), Start: at(start), End: at(end)}, steps...)
+	}
+	found := finding("harvest", "high")
+	for name, c := range map[string]struct {
+		records           []*store.Record
+		until             int
+		watched, returned int
+	}{
+		"a later session of the sum":     {[]*store.Record{sum(45, 20, "high")}, 85, 1, 1},
+		"only concurrent sessions":       {[]*store.Record{sum(19, 20, "high")}, 85, 1, 0},
+		"watched since the first":        {[]*store.Record{sum(45, 30, "high")}, 85, 0, 0},
+		"found before the sum":           {[]*store.Record{whole(0, 5, found), sum(45, 20, "high")}, 85, 1, 1},
+		"found during the sum":           {[]*store.Record{whole(12, 15, found), sum(45, 20, "high")}, 85, 1, 1},
+		"concurrent with the sum":        {[]*store.Record{whole(12, 46, found), sum(45, 48, "low")}, 120, 1, 0},
+		"a record after the first":       {[]*store.Record{whole(30, 35, found), sum(12, 20, "high")}, 80, 1, 0},
+		"a sum of low confidence":        {[]*store.Record{sum(45, 20, "low")}, 85, 0, 0},
+		"returned an hour after the sum": {[]*store.Record{sum(19, 20, "high"), whole(75, 76)}, 85, 1, 1},
+		"not within an hour of it":       {[]*store.Record{sum(19, 20, "high"), whole(81, 82)}, 85, 1, 0},
+	} {
+		all := NewReturns(ipv4)
+		for _, r := range c.records {
+			if err := all.Add(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := ReturnWithin{"1h", 0, 0}
+		for _, row := range all.Summary(time.Time{}, at(c.until), nil).Rows {
+			if row.Of == "harvest" {
+				got = row.Within[0]
+			}
+		}
+		if want := (ReturnWithin{"1h", c.watched, c.returned}); got != want {
+			t.Errorf("%s: %+v, want %+v", name, got, want)
+		}
+	}
+}
+
+// TestReturnsWithoutHost checks that the findings in a sum of many sources are counted as
+// not followed.
+func TestReturnsWithoutHost(t *testing.T) {
+	c := NewReturns(ipv4)
+	if err := c.Add(sum(t, "", store.Record{Sessions: 9}, tally(finding("harvest", "high"), 4, 0, 0), tally(finding("cloud", "low"), 3, 0, 0), tally(banStep, 2, 0, 0))); err != nil {
+		t.Fatal(err)
+	}
+	if s := c.Summary(time.Time{}, noon, nil); s.NotFollowed != 6 || len(s.Rows) > 0 {
+		t.Errorf("%d findings are not followed, rows %+v", s.NotFollowed, s.Rows)
+	}
+}
+
 func BenchmarkReturns(b *testing.B) {
 	all, _ := returning(b)
 	b.ReportAllocs()

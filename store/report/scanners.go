@@ -59,18 +59,22 @@ func (c *Scanners) Add(r *store.Record) error {
 			return true
 		}
 		last = string(s.Org)
+		first := r.End
+		if r.Sessions > 0 {
+			first = r.Start.Add(time.Duration(s.First) * time.Microsecond)
+		}
 		o := c.orgs[last]
 		if o == nil {
 			if len(c.orgs) >= maxScanners {
 				c.dropped++
 				return true
 			}
-			o = &scanner{Scanner{Organisation: last, First: Time{r.End}, Last: Time{r.End}, Sources: []ScannerSource{}}, map[netip.Addr]time.Time{}}
+			o = &scanner{Scanner{Organisation: last, First: Time{first}, Last: Time{r.End}, Sources: []ScannerSource{}}, map[netip.Addr]time.Time{}}
 			c.orgs[last] = o
 		}
 		o.Sessions += max(int(s.Times), 1)
-		if r.End.Before(o.First.Time) {
-			o.First.Time = r.End
+		if first.Before(o.First.Time) {
+			o.First.Time = first
 		}
 		if r.End.After(o.Last.Time) {
 			o.Last.Time = r.End

@@ -107,13 +107,16 @@ func TestScannersAreBounded(t *testing.T) {
 func TestScannersOfSums(t *testing.T) {
 	c := NewScanners()
 	finding := foundStep("scanner", "high")
-	finding.Org = []byte("Example Scans")
+	finding.Org, finding.First = []byte("Example Scans"), 60e6
 	if err := c.Add(sum(t, "", store.Record{Sessions: 7}, tally(finding, 5, 0, 0))); err != nil {
 		t.Fatal(err)
 	}
 	s := c.Summary(noon, noon, nil, map[string]OptOut{})
 	if len(s.Scanners) != 1 || s.Scanners[0].Sessions != 5 || s.Scanners[0].Addresses != 0 || len(s.Scanners[0].Sources) != 0 {
 		t.Fatalf("%+v", s.Scanners)
+	}
+	if got, want := s.Scanners[0].First, noon.Add(-59*time.Minute); !got.Equal(want) {
+		t.Errorf("first at %v, want %v", got, want)
 	}
 	var b strings.Builder
 	if err := s.Text(&b, time.UTC); err != nil || !strings.Contains(b.String(), "Example Scans") || strings.Contains(b.String(), "    whois") {

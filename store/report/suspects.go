@@ -111,18 +111,17 @@ func (c *Collector) refusal(s *store.Step) {
 	}
 }
 
-// refused returns the number of rejected sessions in the record. Rules of a sum may have
-// rejected the same session, so that its references are better, unless it has not all.
+// refused returns the number of rejected sessions in the record.
 func (n *current) refused() int {
-	all, most := 0, 0
+	if n.sum {
+		return int(n.Rejected)
+	}
 	for i := range n.refusals[:n.rules] {
-		all += n.refusals[i].enforced
-		most = max(most, n.refusals[i].enforced)
+		if n.refusals[i].enforced > 0 {
+			return 1
+		}
 	}
-	if n.rejected >= most && n.rejected > 0 {
-		all = n.rejected
-	}
-	return min(all, n.Many())
+	return 0
 }
 
 // addSuspects adds the rejections of the current record.

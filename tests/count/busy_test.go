@@ -92,6 +92,13 @@ func (r *run) checkCommon(p period) (common int) {
 		r.t.Errorf("%s: %d sources within %d %%, want %d within %d", p.name, got.Addresses, got.AddressesError, want.Addresses, percent)
 	}
 	r.t.Logf("%s: %d sessions, %d in sums, %d in common ones; %d sources, counted as %d", p.name, len(records), summed, common, want.Addresses, got.Addresses)
+	var returns struct {
+		NotFollowed int `json:"not_followed"`
+	}
+	cli.Decode(r.t, cli.Run(r.t, r.dir, append([]string{"report", "returns", "--json"}, p.args()...)...), &returns)
+	if (returns.NotFollowed > 0) != (common > 0) {
+		r.t.Errorf("%s: the findings of %d sessions in common sums cannot be followed; the report says %d", p.name, common, returns.NotFollowed)
+	}
 	atMost(r.t, p.name, got.Harvest, want.Harvest)
 	atMost(r.t, p.name, got.Relay, want.Relay)
 	return common

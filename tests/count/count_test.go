@@ -49,6 +49,11 @@ func count(t *testing.T, sessions int) {
 	r.compareStats()
 	r.compareBans()
 	r.stop()
+	for _, p := range r.periods()[:4] { // the same without a filter
+		r.check(p)
+	}
+	r.compareStats()
+	r.compareBans()
 }
 
 // A period is a window of a report. A zero time is no limit.
@@ -125,4 +130,5 @@ func (r *run) check(p period) {
 	compare(r.t, p.name, *report(r.t, r.dir, p.args()), *expect(records))
 	r.compareDump(p, records)
 	r.compareReturns(p, records)
+	r.compareScanners(p, records)
 }

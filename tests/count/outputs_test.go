@@ -287,6 +287,48 @@ func (s *session) countDay(day map[string]int, sum bool) {
 	}
 }
 
+// compareScanners compares the report on known scanning organisations.
+func (r *run) compareScanners(p period, records []*record) {
+	r.t.Helper()
+	type org struct {
+		Sessions, Addresses int
+		First, Last         int64
+	}
+	var printed struct {
+		Scanners []struct {
+			Organisation        string
+			Sessions, Addresses int
+			First, Last         time.Time
+		}
+	}
+	cli.Decode(r.t, cli.Run(r.t, r.dir, append([]string{"report", "scanners", "--json"}, p.args()...)...), &printed)
+	type table struct{ Scanners map[string]org }
+	got, want := table{map[string]org{}}, table{map[string]org{}}
+	for _, o := range printed.Scanners {
+		got.Scanners[o.Organisation] = org{o.Sessions, o.Addresses, o.First.UnixMicro(), o.Last.UnixMicro()}
+	}
+	seen := map[netip.Addr]bool{}
+	for _, one := range records {
+		for _, s := range one.sessions {
+			if !slices.Contains(s.evidence, "scanner") {
+				continue
+			}
+			name := organisations["scanner"]
+			o, ok := want.Scanners[name]
+			if !ok {
+				o.First, o.Last = s.end, s.end
+			}
+			if !seen[s.src] {
+				seen[s.src] = true
+				o.Addresses++
+			}
+			o.Sessions, o.First, o.Last = o.Sessions+1, min(o.First, s.end), max(o.Last, s.end)
+			want.Scanners[name] = o
+		}
+	}
+	compare(r.t, p.name, got, want)
+}
+
 // compareBans compares the table of bans.
 func (r *run) compareBans() {
 	r.t.Helper()
