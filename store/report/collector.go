@@ -323,10 +323,13 @@ func (c *Collector) verdict(s *store.Step) {
 }
 
 func (c *Collector) ban(s *store.Step) {
-	if s.Enforced {
+	switch {
+	case s.Enforced:
 		c.countRule(s, ruleBans)
-	} else {
+	case s.Exempt != "":
 		c.countRule(s, ruleExempt)
+	default:
+		c.countRule(s, ruleObserved)
 	}
 }
 

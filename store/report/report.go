@@ -95,7 +95,7 @@ type DayCount struct {
 // last day, the filter will write the unwritten ones.
 func (c *Collector) Compare(days []DayCount, since time.Time, unwritten int) (n NotKept) {
 	for i, d := range days {
-		if d.Day.Before(since) {
+		if d.Day.Before(since) || !c.daysUntil.IsZero() && d.Day.After(c.daysUntil) { // a wrong clock
 			continue
 		}
 		kept := c.days.get(d.Day)
@@ -116,9 +116,9 @@ func (c *Collector) Compare(days []DayCount, since time.Time, unwritten int) (n 
 type Rule struct {
 	Rule     string `json:"rule"`
 	Enforced int    `json:"enforced"` // decisions in mode enforce
-	Observed int    `json:"observed"` // decisions in mode observe
+	Observed int    `json:"observed"` // decisions and bans in mode observe
 	Bans     int    `json:"bans"`
-	Exempt   int    `json:"exempt"` // bans that were withheld or only observed, and decisions withheld for standing
+	Exempt   int    `json:"exempt"` // bans and decisions that were withheld from exempt hosts
 }
 
 // A Name counts the sessions with a name.

@@ -416,9 +416,11 @@ func TestRules(t *testing.T) {
 	filtered := store.Step{Kind: store.KindFilter, Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Reply: raw("550 no")}
 	add(verdict("a", true), filtered, refused, verdict("a", true), filtered, refused, ban("a", true))
 	add(verdict("a", false), ban("a", false), verdict("b", false))
-	add(refused)
+	withheld := ban("c", false)
+	withheld.Exempt = "login"
+	add(refused, ban("b", false), withheld) // banned at the end, in mode observe
 	s := c.Summary(time.Time{}, time.Time{}, 10, nil)
-	if want := []Rule{{"a", 1, 1, 1, 1}, {"b", 0, 1, 0, 0}}; !slices.Equal(s.Rules, want) {
+	if want := []Rule{{"a", 1, 1, 1, 0}, {"b", 0, 2, 0, 0}, {"c", 0, 0, 0, 1}}; !slices.Equal(s.Rules, want) {
 		t.Errorf("got %+v, want %+v", s.Rules, want)
 	}
 	if len(s.Relay) != 1 || s.Relay[0].Refused != 1 {

@@ -35,7 +35,7 @@ type SuspectRefusal struct {
 	Rule     string `json:"rule"`
 	Refused  int    `json:"refused"`  // rejected sessions
 	Observed int    `json:"observed"` // sessions that would have been rejected
-	Mails    int    `json:"messages"` // accepted from the host in the period
+	Mails    int    `json:"messages"` // accepted from the host in other sessions of the period
 	Sender   string `json:"sender,omitempty"`
 	Why      string `json:"why"`     // one of the reasons above
 	Session  string `json:"session"` // id of the last session, for scanwatch show and why
@@ -70,6 +70,7 @@ func (k suspectKey) hash() uint64 { return mix(k.src.hash(), uint64(k.rule)) }
 
 type suspect struct {
 	refused, observed int
+	mails             int // accepted in the observed sessions
 	login             bool
 	unclean           bool // a session without a verified name, with evidence of high confidence or failed logins
 	proven            bool // a session with a verified name, without such evidence
@@ -146,6 +147,9 @@ func (c *Collector) addSuspects() {
 		if one.enforced == 0 || n.sum {
 			d.observed += one.observed
 		}
+		if one.enforced == 0 { // in mode enforce there would be no such message
+			d.mails += int(n.Counts.Mails)
+		}
 		d.login = d.login || n.Counts.AuthPass > 0
 		d.unclean, d.proven = d.unclean || !verified, d.proven || verified
 		if end := n.End.UnixMicro(); end >= d.last {
@@ -168,7 +172,7 @@ func (d *suspect) reason(src *source, rdns []byte) string {
 	switch {
 	case d.login:
 		return SuspectLogin
-	case src != nil && src.mails > 0:
+	case src != nil && int(src.mails) > d.mails:
 		return SuspectMessages
 	case src != nil && src.abuse:
 		return ""
@@ -227,7 +231,7 @@ func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts Su
 			Sender: text.Escape(d.sender), Session: fmt.Sprintf("%016x", d.session), Last: Time{time.UnixMicro(d.last)}}
 		if x.known {
 			src := &sources.at(x.source).V
-			one.RDNS, one.Mails = text.Escape(l.sources.rdns.get(src.rdns)), int(src.mails)
+			one.RDNS, one.Mails = text.Escape(l.sources.rdns.get(src.rdns)), int(src.mails)-d.mails
 		}
 		list = append(list, one)
 	}

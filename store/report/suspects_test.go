@@ -103,3 +103,26 @@ func TestSuspectHosts(t *testing.T) {
 		}
 	}
 }
+
+// TestObservedMail checks that the message of the very session that a rule would have
+// rejected is no sign of a false positive, but one of another session is.
+func TestObservedMail(t *testing.T) {
+	for _, other := range []bool{false, true} {
+		c := NewCollector(memory.Number)
+		add := func(id uint64, steps ...store.Step) {
+			t.Helper()
+			r := record(t, store.Record{ID: id, Src: netip.MustParseAddrPort("192.0.2.9:25"), End: noon, Counts: store.Counts{Mails: 1, RcptOK: 1}}, steps...)
+			if err := c.Add(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		add(1, foundStep("botnet-helo", "high"), rejected("botnet", false))
+		if other {
+			add(2)
+		}
+		s := c.Summary(noon.Add(-time.Hour), noon, 10, nil)
+		if got := len(s.Suspects) == 1 && s.Suspects[0].Mails == 1; got != other || len(s.Suspects) > 1 {
+			t.Errorf("with another session %v: %+v", other, s.Suspects)
+		}
+	}
+}

@@ -93,7 +93,9 @@ func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomp
 		problems[i] = text.Escape(problems[i])
 	}
 	summary = c.Summary(s.Selector.Since.In(s.Zone), until, limit, problems)
-	if !s.Selector.Narrow() { // the counters include all sessions of a day
+	// The counters include all sessions of a day, also those of a file that cannot be
+	// read now.
+	if !s.Selector.Narrow() && r.Unread == 0 {
 		var all []report.DayCount
 		for i := range days {
 			if end := s.Selector.Until; end.IsZero() || !days[i].Day.AddDate(0, 0, 1).After(end) {
