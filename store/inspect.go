@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"scanwatch/internal/text"
 )
 
 // Health is the state of a file.
@@ -42,8 +44,8 @@ type File struct {
 	Live    bool           `json:"live,omitempty"`    // a filter is writing the file, and a copy was checked
 	Records int            `json:"records"`           // sessions, or rows of state.db
 	Bad     int            `json:"bad,omitempty"`     // invalid ones among Records
-	Oldest  time.Time      `json:"oldest,omitzero"`   // end of the first session
-	Newest  time.Time      `json:"newest,omitzero"`   // end of the last session
+	Oldest  text.Time      `json:"oldest,omitzero"`   // end of the first session
+	Newest  text.Time      `json:"newest,omitzero"`   // end of the last session
 	Dropped *Dropped       `json:"dropped,omitempty"` // for a segment: dropped while it was written
 	Tables  map[string]int `json:"tables,omitempty"`  // for state.db: number of rows
 	Done    string         `json:"done,omitempty"`    // actions of Repair
@@ -253,10 +255,10 @@ func (i *Inspector) records(f *File, c *cursor) error {
 // count counts records with keys from first to last.
 func (f *File) count(n int, first, last recordKey) {
 	if f.Records == 0 {
-		f.Oldest = first.time().UTC()
+		f.Oldest = text.At(first.time().UTC())
 	}
 	f.Records += n
-	f.Newest = last.time().UTC()
+	f.Newest = text.At(last.time().UTC())
 }
 
 // blocks checks a sealed segment. Without Decode, it only checks the index.

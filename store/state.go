@@ -33,6 +33,7 @@ import (
 
 	"scanwatch/internal/kv"
 	"scanwatch/internal/safego"
+	"scanwatch/internal/text"
 )
 
 const (
@@ -103,7 +104,7 @@ type StateStatus struct {
 	Path    string    `json:"path"`
 	Open    bool      `json:"open"`
 	Error   string    `json:"error,omitempty"` // the cause if the file cannot be read or written
-	Since   time.Time `json:"since,omitzero"`  // when the error started
+	Since   text.Time `json:"since,omitzero"`  // when the error started
 	Schema  int       `json:"schema"`          // of this program
 	Bytes   int64     `json:"bytes"`
 	Loaded  uint64    `json:"loaded"`           // entries read
@@ -155,7 +156,7 @@ func (s *State) Status() StateStatus {
 	s.k.mu.Lock()
 	defer s.k.mu.Unlock()
 	st := s.status
-	st.Open, st.Bytes, st.Error, st.Since = s.k.open != nil, size, s.k.problem, s.k.since
+	st.Open, st.Bytes, st.Error, st.Since = s.k.open != nil, size, s.k.problem, text.At(s.k.since)
 	return st
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"scanwatch/internal/safego"
+	"scanwatch/internal/text"
 )
 
 // Limits of a Writer.
@@ -86,7 +87,7 @@ type Status struct {
 	Dir         string    `json:"dir"`               // DIR/sessions
 	Segment     string    `json:"segment,omitempty"` // name of the open segment
 	Error       string    `json:"error,omitempty"`   // the cause if records cannot be written
-	Since       time.Time `json:"since,omitzero"`    // when the error started
+	Since       text.Time `json:"since,omitzero"`    // when the error started
 	Added       uint64    `json:"added"`             // records accepted
 	Committed   uint64    `json:"committed"`         // records on disk
 	Dropped     Dropped   `json:"dropped"`
@@ -204,7 +205,7 @@ func (w *Writer) diskStatus() Status {
 	w.k.mu.Lock()
 	defer w.k.mu.Unlock()
 	s := w.status
-	s.Error, s.Since = w.k.problem, w.k.since
+	s.Error, s.Since = w.k.problem, text.At(w.k.since)
 	s.Segments, s.Sealed, s.Quarantined, s.Bytes = w.days.usage.segments, w.days.usage.sealed, w.days.usage.quarantined, w.days.usage.bytes
 	if w.k.open != nil {
 		s.Segment = w.k.open.Name

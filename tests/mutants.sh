@@ -43,7 +43,7 @@ mutant held.go 'the last due comes first' 's/a\[i\]\.due\.Before\(a\[j\]\.due\)/
 mutant held.go 'who finds no room is forgotten' 's/return false/return true/'
 mutant line.go 'over-long lines vanish' 's/return line, true, true/return nil, true, false/'
 mutant line.go 'the tail of an over-long line is a line' 's/l\.skip = true/l.skip = false/'
-mutant event.go 'the token is cut' 's/^	ev\.ID = ids\.find\(name\)/	ev.Token >>= 4; ev.ID = ids.find(name)/'
+mutant event.go 'the token is cut' 's/^	ev\.ID, ev\.name = /	ev.Token >>= 4; ev.ID, ev.name = /'
 
 test "$survived" = 0 || {
 	echo "$survived changes survived"

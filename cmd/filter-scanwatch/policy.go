@@ -20,6 +20,7 @@ import (
 	"scanwatch/filter/smtpd"
 	"scanwatch/internal/safego"
 	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -74,7 +75,7 @@ func (p *policies) status() control.Config {
 		s.Mode = rules.Observe.String()
 	}
 	if p.halt.active(time.Now()) {
-		s.Halted, s.Mode = &control.Halted{Mode: s.Mode, Until: p.halt.until}, rules.Observe.String()
+		s.Halted, s.Mode = &control.Halted{Mode: s.Mode, Until: text.At(p.halt.until)}, rules.Observe.String()
 	}
 	return s
 }

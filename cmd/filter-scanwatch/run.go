@@ -26,6 +26,7 @@ import (
 	"scanwatch/filter/smtpd"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/safego"
+	"scanwatch/internal/text"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -211,7 +212,7 @@ func (p *program) flushSums(context.Context) error {
 
 func (p *program) status() control.Status {
 	return control.Status{
-		Program: version, PID: os.Getpid(), Started: p.started, Log: control.LevelWord(p.level.Level()),
+		Program: version, PID: os.Getpid(), Started: text.At(p.started), Log: control.LevelWord(p.level.Level()),
 		Live: control.Live{Sessions: p.pipeline.Open(), Delayed: p.delayed.Load(), Summed: p.pipeline.Sums.Unwritten()}, Config: p.policies.status(),
 		Store: p.writer.Status(), State: p.state.Status(), Memory: p.memory.Status(), Standing: p.memory.Peers.Summary(p.now().UnixMicro()),
 		Sandbox: p.policies.sandbox(p.open),

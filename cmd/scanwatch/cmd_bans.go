@@ -18,6 +18,7 @@ import (
 	"scanwatch/filter/memory"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/text"
+	"scanwatch/internal/why"
 	"scanwatch/store"
 	"scanwatch/store/history"
 )
@@ -68,7 +69,7 @@ func runBans(e *env, s *selector.Selector, all bool, args []string) error {
 	if s.JSON {
 		out := json.NewEncoder(e.out)
 		for i := range list {
-			if err := out.Encode(jsonBan{list[i], hexID(list[i].Session), list[i].Expired(e.now())}); err != nil {
+			if err := out.Encode(why.NewBan(&list[i], e.now())); err != nil {
 				return err
 			}
 		}
@@ -80,13 +81,6 @@ func runBans(e *env, s *selector.Selector, all bool, args []string) error {
 	}
 	printBans(e, list, names, within)
 	return nil
-}
-
-// A jsonBan is a ban in the output of bans --json.
-type jsonBan struct {
-	memory.Ban
-	Session string `json:"session,omitempty"`
-	Expired bool   `json:"expired"`
 }
 
 // maxName is the width of the column with names.

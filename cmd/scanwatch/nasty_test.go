@@ -302,7 +302,7 @@ func TestNastyLive(t *testing.T) {
 	var watched events.Fan
 	nastyText := hostiletext.Texts()[0].Text
 	verbs := append(control.StoreCommands(w, state.Flush), control.StatusCommand(func() control.Status {
-		return control.Status{Program: "test", Started: now, Store: w.Status(), State: state.Status(), Memory: m.Status(),
+		return control.Status{Program: "test", Started: text.At(now), Store: w.Status(), State: state.Status(), Memory: m.Status(),
 			Config: control.Config{File: nastyText, Mode: "observe", Problem: nastyText}}
 	}), control.WatchCommand(&watched))
 	verbs = append(verbs, control.MemoryCommands(m, state, now.UnixMicro, func() bool { return true }, func(memory.Ban) {})...)

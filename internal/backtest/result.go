@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"scanwatch/filter/memory"
 	"scanwatch/filter/replay"
@@ -20,9 +19,9 @@ import (
 type Result struct {
 	Policy       string           `json:"policy"`
 	Rule         string           `json:"rule,omitempty"` // the only rule
-	From         time.Time        `json:"from"`
-	To           time.Time        `json:"to"`
-	Since        *time.Time       `json:"since,omitempty"`
+	From         text.Time        `json:"from"`
+	To           text.Time        `json:"to"`
+	Since        *text.Time       `json:"since,omitempty"`
 	Played       int              `json:"sessions"`
 	Selected     bool             `json:"selected,omitempty"` // by other properties
 	Sessions     int              `json:"sessions_reported"`  // that ended at Since or later and are selected
@@ -202,11 +201,11 @@ func newCollector(o *Options) *collector {
 func (c *collector) add(o *replay.Outcome) {
 	b, r := &c.result, o.Record
 	b.Played++
-	if b.From.IsZero() || r.Start.Before(b.From) {
-		b.From = r.Start
+	if b.From.IsZero() || r.Start.Before(b.From.Time) {
+		b.From = text.At(r.Start)
 	}
-	if r.End.After(b.To) {
-		b.To = r.End
+	if r.End.After(b.To.Time) {
+		b.To = text.At(r.End)
 	}
 	if !c.reports(r) {
 		return
@@ -380,7 +379,7 @@ func (d *Difference) add(tested, running string) {
 func (c *collector) finish() *Result {
 	b := &c.result
 	if !c.o.Since.IsZero() {
-		b.Since = &c.o.Since
+		b.Since = new(text.At(c.o.Since))
 	}
 	b.Selected = c.o.Match != nil
 	for src, l := range c.lost {

@@ -61,14 +61,14 @@ func (p *printer) head(r *Result) {
 		p.say(0, "No sessions recorded.")
 		return
 	}
-	p.say(0, "History: %s to %s, %s", p.time(r.From), p.time(r.To), text.Plural(r.Played, "session"))
+	p.say(0, "History: %s to %s, %s", p.time(r.From.Time), p.time(r.To.Time), text.Plural(r.Played, "session"))
 	if r.Since != nil || r.Selected {
 		reported := "Reported: " + text.Plural(r.Sessions, "session")
 		if r.Selected {
 			reported = "Reported: " + text.Plural(r.Sessions, "selected session")
 		}
 		if r.Since != nil {
-			reported += " since " + p.time(*r.Since)
+			reported += " since " + p.time(r.Since.Time)
 		}
 		p.say(0, "%s", reported)
 	}

@@ -19,7 +19,7 @@ func (a *Answer) summarize(zone *time.Location) {
 	a.Undo = "nothing to undo"
 	if s != nil {
 		s, r := a.origin(s, r)
-		a.Cause = s.cause(r) + ", " + day(s.Start)
+		a.Cause = s.cause(r) + ", " + day(s.Start.Time)
 		if h := a.host(s); h != nil && len(h.Remedies) > 0 {
 			a.Undo = h.Remedies[0].Do + ", " + h.Remedies[0].Text
 		}
@@ -127,7 +127,7 @@ func (a *Answer) decision() (newest *Session, decision *Rule) {
 // and r.
 func (a *Answer) origin(s *Session, r *Rule) (*Session, *Rule) {
 	for _, other := range slices.Concat(a.Sessions, a.Deciding) {
-		if other.Session != r.BannedIn || other.source != s.source || other.Start.After(s.Start) {
+		if other.Session != r.BannedIn || other.source != s.source || other.Start.After(s.Start.Time) {
 			continue
 		}
 		for i := range other.Rules {
@@ -252,5 +252,5 @@ func (p *printer) similar(g *group) {
 	if n > maxIDs {
 		more = " and others"
 	}
-	p.line("similar", "%s since %s: %s%s", text.Plural(n, "session"), p.time(g.others[n-1].Start), strings.Join(ids, " "), more)
+	p.line("similar", "%s since %s: %s%s", text.Plural(n, "session"), p.time(g.others[n-1].Start.Time), strings.Join(ids, " "), more)
 }

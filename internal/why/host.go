@@ -27,9 +27,9 @@ type Host struct {
 	Prefix      netip.Prefix `json:"prefix"`
 	Sessions    int          `json:"sessions"`
 	Messages    int          `json:"messages"`
-	LastMessage *time.Time   `json:"last_message,omitempty"`
+	LastMessage *text.Time   `json:"last_message,omitempty"`
 	Logins      int          `json:"logins"`
-	LastLogin   *time.Time   `json:"last_login,omitempty"`
+	LastLogin   *text.Time   `json:"last_login,omitempty"`
 	WhileBanned int          `json:"rejected_by_ban"` // sessions
 	Bans        []Ban        `json:"bans"`            // in state.db, latest end first
 	History     []BanEvent   `json:"history"`         // bans that rules asked for, newest first
@@ -46,11 +46,25 @@ type Ban struct {
 	memory.Ban
 	Session string `json:"session,omitempty"`
 	Expired bool   `json:"expired"`
+
+	// For JSON, these replace the times of memory.Ban.
+	From text.Time `json:"since"`
+	To   text.Time `json:"until"`
+	Seen text.Time `json:"last,omitzero"`
+}
+
+// NewBan returns b as of now.
+func NewBan(b *memory.Ban, now time.Time) Ban {
+	ban := Ban{Ban: *b, Expired: b.Expired(now), From: text.At(b.Since), To: text.At(b.Until), Seen: text.At(b.Last)}
+	if b.Session != 0 {
+		ban.Session = sessionID(b.Session)
+	}
+	return ban
 }
 
 // A BanEvent is a ban that a rule asked for.
 type BanEvent struct {
-	At       time.Time `json:"at"`
+	At       text.Time `json:"at"`
 	Session  string    `json:"session"`
 	Rule     string    `json:"rule"`
 	Until    string    `json:"until,omitempty"`
@@ -135,10 +149,7 @@ func (w *query) addKnown(x *hostIndex) {
 // addBan adds a ban to the hosts that it covers, or as a host of its own if it
 // is in question.
 func (w *query) addBan(x *hostIndex, b memory.Ban) {
-	ban := Ban{Ban: b, Expired: b.Expired(w.Now)}
-	if b.Session != 0 {
-		ban.Session = sessionID(b.Session)
-	}
+	ban := NewBan(&b, w.Now)
 	asked := w.q.prefix.IsValid() && w.q.prefix.Overlaps(b.Prefix)
 	for _, h := range w.answer.Hosts {
 		if h.Prefix.Overlaps(b.Prefix) {
@@ -170,11 +181,11 @@ func (h *Host) add(r *store.Record) {
 	end := r.End.UTC()
 	if r.Counts.Mails > 0 {
 		h.Messages += int(r.Counts.Mails)
-		h.LastMessage = &end
+		h.LastMessage = new(text.At(end))
 	}
 	if r.Counts.AuthPass > 0 {
 		h.Logins += int(r.Counts.AuthPass)
-		h.LastLogin = &end
+		h.LastLogin = new(text.At(end))
 	}
 	banned := 0
 	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
@@ -184,7 +195,7 @@ func (h *Host) add(r *store.Record) {
 		case s.Kind == store.KindVerdict && s.Banned && s.Enforced:
 			banned = 1
 		case s.Kind == store.KindBan:
-			h.History = append(h.History, BanEvent{At: r.Start.Add(s.At).UTC(), Session: sessionID(r.ID), Rule: text.Escape(s.Text),
+			h.History = append(h.History, BanEvent{At: text.At(r.Start.Add(s.At).UTC()), Session: sessionID(r.ID), Rule: text.Escape(s.Text),
 				Until: until(s), Exempt: text.Escape(s.Exempt), Enforced: s.Enforced})
 			if len(h.History) > maxBans {
 				h.History = h.History[1:]
@@ -311,7 +322,7 @@ func (w *query) exemptByMail(h *Host, c *client) {
 func (w *query) exemptByLogin(h *Host, c *client) {
 	switch st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro()); {
 	case h.Logins > 0:
-		h.exempt("login", w.Now.Sub(*h.LastLogin) < loginAge, "a user logged in from the host in the last 30 days (last on %s): no bans", h.LastLogin.In(w.Zone).Format("2006-01-02"))
+		h.exempt("login", w.Now.Sub(h.LastLogin.Time) < loginAge, "a user logged in from the host in the last 30 days (last on %s): no bans", h.LastLogin.In(w.Zone).Format("2006-01-02"))
 	case !st.Login.IsZero():
 		h.exempt("login", true, "a user logged in from the host in the last 30 days, in a session whose record has expired: no bans")
 	default:

@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"scanwatch/filter/memory"
 	"scanwatch/internal/finding"
@@ -21,8 +20,8 @@ import (
 // A Session describes one session.
 type Session struct {
 	Session  string            `json:"session"`
-	Start    time.Time         `json:"start"`
-	End      time.Time         `json:"end"`
+	Start    text.Time         `json:"start"`
+	End      text.Time         `json:"end"`
 	Kinds    []string          `json:"as,omitempty"` // kinds by which it matches the question
 	Src      string            `json:"src,omitempty"`
 	Local    bool              `json:"local,omitempty"`
@@ -80,7 +79,7 @@ type sessionReader struct {
 
 // session describes the session of r.
 func (w *query) session(r *store.Record) *Session {
-	s := &Session{Session: sessionID(r.ID), Start: r.Start.UTC(), End: r.End.UTC(), Local: r.Local,
+	s := &Session{Session: sessionID(r.ID), Start: text.At(r.Start), End: text.At(r.End), Local: r.Local,
 		RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Summary: []string{}, Omitted: r.Omitted, Sessions: r.Sessions}
 	if len(r.Sketch) > 0 {
 		var all sketch.Sketch
@@ -202,7 +201,7 @@ func until(s *store.Step) string {
 	if s.Until.IsZero() {
 		return ""
 	}
-	return s.Until.Format(time.RFC3339)
+	return s.Until.UTC().Format(text.TimeLayout)
 }
 
 // byServer precedes the first recipient that smtpd rejected.

@@ -49,7 +49,7 @@ func (a *Answer) Text(w io.Writer, zone *time.Location) {
 	if a.Oldest == nil {
 		p.wrap(0, "No sessions recorded.")
 	} else {
-		p.wrap(0, "Searched: %s since %s.", text.Plural(a.Searched, "session"), p.time(*a.Oldest))
+		p.wrap(0, "Searched: %s since %s.", text.Plural(a.Searched, "session"), p.time(a.Oldest.Time))
 	}
 	for _, n := range a.Notes {
 		p.wrap(2, "! %s", n)
@@ -107,7 +107,7 @@ func (p *printer) session(s *Session, kinds bool) {
 		s.Evidence[i].Text(p.w)
 	}
 	if s.Sessions > 0 {
-		p.line("!", "the sum of %s until %s: numbers are totals, and the name and the id are those of the last session", text.Plural(s.Sessions, "session"), p.time(s.End))
+		p.line("!", "the sum of %s until %s: numbers are totals, and the name and the id are those of the last session", text.Plural(s.Sessions, "session"), p.time(s.End.Time))
 	}
 	if s.Omitted > 0 {
 		p.line("!", "%s counted but not recorded: this description may be incomplete", text.Plural(s.Omitted, "step"))
@@ -252,7 +252,7 @@ func (p *printer) ban(b *Ban, h *Host) string {
 }
 
 func (p *printer) event(b *BanEvent) string {
-	line := fmt.Sprintf("%s: rule %s in session %s", p.time(b.At), b.Rule, b.Session)
+	line := fmt.Sprintf("%s: rule %s in session %s", p.time(b.At.Time), b.Rule, b.Session)
 	switch {
 	case b.Exempt != "":
 		return line + ", exempt: " + b.Exempt

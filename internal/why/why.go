@@ -74,7 +74,7 @@ type Answer struct {
 	Hosts    []*Host    `json:"hosts"`
 	More     int        `json:"more_hosts,omitempty"`
 	Searched int        `json:"sessions_searched"`
-	Oldest   *time.Time `json:"oldest,omitempty"`
+	Oldest   *text.Time `json:"oldest,omitempty"`
 	Notes    []string   `json:"notes"` // reasons for which the answer may be incomplete
 }
 
@@ -296,7 +296,7 @@ func (w *query) searchAll(bans map[uint64][]store.Record) error {
 	w.Reader.Only = only
 	err := history.Walk(w.Reader, time.Time{}, time.Time{}, history.Visitor{Kinds: store.AllKinds, Session: visit, Sum: sum})
 	if a.Searched = w.Reader.Searched; a.Searched > 0 {
-		a.Oldest = &w.Reader.Oldest
+		a.Oldest = new(text.At(w.Reader.Oldest))
 	}
 	return err
 }
@@ -309,7 +309,7 @@ func (w *query) noteGaps() error {
 	}
 	var before uint64
 	for i := range days {
-		if w.answer.Oldest == nil || days[i].Day.AddDate(0, 0, 1).Before(*w.answer.Oldest) {
+		if w.answer.Oldest == nil || days[i].Day.AddDate(0, 0, 1).Before(w.answer.Oldest.Time) {
 			before += days[i].Of(memory.DaySessions)
 		}
 	}
@@ -329,7 +329,7 @@ func (w *query) findBan(s *Session, rule *Rule, bans map[uint64][]store.Record) 
 	list := bans[rule.ban]
 	for i := len(list) - 1; i >= 0; i-- {
 		r := &list[i]
-		if !r.Src.IsValid() || memory.Source(r.Src.Addr()) != s.source || r.Start.After(s.End) {
+		if !r.Src.IsValid() || memory.Source(r.Src.Addr()) != s.source || r.Start.After(s.End.Time) {
 			continue
 		}
 		rule.Kept = true

@@ -42,10 +42,23 @@ func (e *Entry) printable() Entry {
 	return c
 }
 
+// A jsonEntry is an entry with the times of JSON output.
+type jsonEntry struct {
+	Entry
+	First   text.Time `json:"first,omitzero"`
+	Last    text.Time `json:"last,omitzero"`
+	Expires text.Time `json:"expires"`
+}
+
+func (e *Entry) json() jsonEntry {
+	c := e.printable()
+	return jsonEntry{c, text.At(c.First), text.At(c.Last), text.At(c.Expires)}
+}
+
 func writeJSON(w *bufio.Writer, l *List) {
 	out := json.NewEncoder(w)
 	for i := range l.Entries {
-		_ = out.Encode(l.Entries[i].printable()) // w keeps the error
+		_ = out.Encode(l.Entries[i].json()) // w keeps the error
 	}
 }
 
@@ -55,14 +68,14 @@ func changeJSON(w *bufio.Writer, c *Changes) {
 		_ = out.Encode(struct {
 			Change  string       `json:"change"`
 			Prefix  netip.Prefix `json:"prefix"`
-			Expires time.Time    `json:"expires"`
-		}{"remove", c.Remove[i].Prefix, c.Remove[i].Expires})
+			Expires text.Time    `json:"expires"`
+		}{"remove", c.Remove[i].Prefix, text.At(c.Remove[i].Expires)})
 	}
 	for i := range c.Add {
 		_ = out.Encode(struct {
 			Change string `json:"change"`
-			Entry
-		}{"add", c.Add[i].printable()})
+			jsonEntry
+		}{"add", c.Add[i].json()})
 	}
 }
 

@@ -177,7 +177,7 @@ func filled(text string) fullPage {
 func fill(v reflect.Value, text string) {
 	switch {
 	case v.Type() == reflect.TypeFor[Time]():
-		v.Set(reflect.ValueOf(Time{noon}))
+		v.Set(reflect.ValueOf(Time{Time: noon}))
 	case v.Kind() == reflect.String:
 		v.SetString(text)
 	case v.Kind() == reflect.Int && v.CanSet():
@@ -359,7 +359,7 @@ func TestTimeLabels(t *testing.T) {
 		}
 		var spans []Span
 		for i := range 12 {
-			spans = append(spans, Span{Start: Time{start.Add(time.Duration(i) * time.Hour)}})
+			spans = append(spans, Span{Start: Time{Time: start.Add(time.Duration(i) * time.Hour)}})
 		}
 		var got []string
 		for _, l := range timeLabels(spans, time.Hour, zone) {

@@ -149,7 +149,7 @@ type Attempt struct {
 // evidence, which is complete.
 func (c *Collector) Summary(since, until time.Time, top int, problems []string) *Summary {
 	s := &Summary{
-		Since: Time{since}, Until: Time{until}, Problems: append([]string{}, problems...),
+		Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...),
 		Remote: c.remote, Authenticated: c.authenticated, Local: c.local, Aggregated: c.aggregated,
 		More: map[string]int{}, NotListed: c.dropped, Timeline: c.timeline(since, until),
 	}

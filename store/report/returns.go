@@ -225,7 +225,7 @@ type ReturnWithin struct {
 // Summary returns the report. Until is the end of the period. A zero since means the
 // end of the first session.
 func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSummary {
-	s := &ReturnSummary{Since: Time{since}, Until: Time{until}, Problems: append([]string{}, problems...), Rows: []ReturnRow{}, NotFollowed: c.dropped}
+	s := &ReturnSummary{Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Rows: []ReturnRow{}, NotFollowed: c.dropped}
 	if since.IsZero() {
 		s.Since.Time = cmp.Or(c.first, until)
 	}

@@ -69,7 +69,7 @@ func (c *Scanners) Add(r *store.Record) error {
 				c.dropped++
 				return true
 			}
-			o = &scanner{Scanner{Organisation: last, First: Time{first}, Last: Time{r.End}, Sources: []ScannerSource{}}, map[netip.Addr]time.Time{}}
+			o = &scanner{Scanner{Organisation: last, First: text.At(first), Last: text.At(r.End), Sources: []ScannerSource{}}, map[netip.Addr]time.Time{}}
 			c.orgs[last] = o
 		}
 		o.Sessions += max(int(s.Times), 1)
@@ -123,7 +123,7 @@ type ScannerSource struct {
 
 // Summary returns the report. Contacts are opt-outs by organisation; nil omits them.
 func (c *Scanners) Summary(since, until time.Time, problems []string, contacts map[string]OptOut) *ScannerSummary {
-	s := &ScannerSummary{Since: Time{since}, Until: Time{until}, Problems: append([]string{}, problems...), Scanners: []Scanner{}, NotListed: c.dropped, OptOut: contacts != nil}
+	s := &ScannerSummary{Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Scanners: []Scanner{}, NotListed: c.dropped, OptOut: contacts != nil}
 	for org, o := range c.orgs {
 		one := o.Scanner
 		one.Organisation = text.Escape(org)
@@ -132,7 +132,7 @@ func (c *Scanners) Summary(since, until time.Time, problems []string, contacts m
 			one.OptOut = &contact
 		}
 		for a, last := range o.seen {
-			one.Sources = append(one.Sources, ScannerSource{a.String(), Time{last}})
+			one.Sources = append(one.Sources, ScannerSource{a.String(), text.At(last)})
 		}
 		slices.SortFunc(one.Sources, func(a, b ScannerSource) int {
 			return cmp.Or(b.Last.Compare(a.Last.Time), strings.Compare(a.Address, b.Address))

@@ -228,7 +228,7 @@ func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts Su
 		e := t.at(x.suspect)
 		d := &e.V
 		one := SuspectRefusal{Address: e.key.src.addr().String(), Rule: l.rules.all[e.key.rule].Rule.Rule, Refused: d.refused, Observed: d.observed, Why: x.reason,
-			Sender: text.Escape(d.sender), Session: fmt.Sprintf("%016x", d.session), Last: Time{time.UnixMicro(d.last)}}
+			Sender: text.Escape(d.sender), Session: fmt.Sprintf("%016x", d.session), Last: text.At(time.UnixMicro(d.last))}
 		if x.known {
 			src := &sources.at(x.source).V
 			one.RDNS, one.Mails = text.Escape(l.sources.rdns.get(src.rdns)), int(src.mails)-d.mails

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"scanwatch/internal/localday"
+	"scanwatch/internal/text"
 )
 
 // quarter is the resolution of the timeline. It divides the days of every time zone.
@@ -72,7 +73,7 @@ func (c *Collector) timeline(since, until time.Time) []Span {
 	}
 	for start.Before(until) || len(times) > 0 {
 		next := after(start)
-		s := Span{Start: Time{start}}
+		s := Span{Start: text.At(start)}
 		for len(times) > 0 && times[0]*int64(quarter/time.Second) < next.Unix() {
 			q := c.quarters.all[times[0]]
 			s.Sessions, s.Found, s.Refused = s.Sessions+q.Sessions, s.Found+q.Found, s.Refused+q.Refused

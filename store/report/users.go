@@ -183,7 +183,7 @@ type ActiveUser struct {
 
 // Summary returns the report. Lists have at most top lines.
 func (c *Users) Summary(since, until time.Time, top int, problems []string) *UserSummary {
-	s := &UserSummary{Since: Time{since}, Until: Time{until}, Problems: append([]string{}, problems...),
+	s := &UserSummary{Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...),
 		Attacked: []AttackedUser{}, Active: []ActiveUser{}, More: map[string]int{}, NotListed: c.dropped}
 	for name, u := range c.users {
 		attacked, active := u.view(text.Escape(name))
@@ -211,8 +211,8 @@ func (c *Users) Summary(since, until time.Time, top int, problems []string) *Use
 
 // view separates the failures in networks of the user from those of strangers.
 func (u *user) view(name string) (attacked AttackedUser, active ActiveUser) {
-	attacked = AttackedUser{User: name, AtLeast: u.more, Logins: u.logins, Last: Time{u.lastFailed}}
-	active = ActiveUser{User: name, Logins: u.logins, Messages: u.messages, Recipients: u.recipients, Last: Time{u.lastLogin}}
+	attacked = AttackedUser{User: name, AtLeast: u.more, Logins: u.logins, Last: text.At(u.lastFailed)}
+	active = ActiveUser{User: name, Logins: u.logins, Messages: u.messages, Recipients: u.recipients, Last: text.At(u.lastLogin)}
 	var own []netip.Prefix
 	for p, n := range u.networks {
 		if n.logins > 0 {

@@ -57,7 +57,7 @@ func TestUsers(t *testing.T) {
 	further.Count = 7
 	add("203.0.113.1", 0, 20, guesses, further)
 	add("198.51.0.1", 0, 0, auth("bob", smtp.ResultFail)) // an old password
-	add("192.0.2.7", 0, 0)                       // no login
+	add("192.0.2.7", 0, 0)                                // no login
 	s := c.Summary(start, start.Add(time.Hour), 10, nil)
 	want := `{"attacked":[{"user":"erin","failed":45,"networks":6,"logins":2,"last":"2026-11-01T12:08:00.000000Z"},` +
 		`{"user":"x\\x1b[31m","failed":5,"networks":5,"logins":0,"last":"2026-11-01T12:07:00.000000Z"}],` +

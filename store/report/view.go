@@ -192,20 +192,12 @@ func (s Seconds) MarshalJSON() ([]byte, error) {
 }
 
 // A Time is written in UTC with microseconds.
-type Time struct{ time.Time }
-
-const jsonTime = "2006-01-02T15:04:05.000000Z"
-
-// MarshalJSON writes RFC 3339, always with six decimal places, so that the text
-// order is the time order.
-func (t Time) MarshalJSON() ([]byte, error) {
-	return t.UTC().AppendFormat(nil, `"`+jsonTime+`"`), nil
-}
+type Time = text.Time
 
 // NewView returns the View of a record. It does not retain the record.
 func NewView(r *store.Record) *View {
 	v := &View{
-		Session: fmt.Sprintf("%016x", r.ID), Start: Time{r.Start}, End: Time{r.End},
+		Session: fmt.Sprintf("%016x", r.ID), Start: text.At(r.Start), End: text.At(r.End),
 		Local: r.Local, RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Ending: r.Ending.String(),
 		Counts: Counts(r.Counts), Omitted: r.Omitted, Sum: r.Sessions,
 	}
@@ -237,7 +229,7 @@ func NewView(r *store.Record) *View {
 			p.prefix = s.Prefix.String()
 		}
 		if !s.Until.IsZero() {
-			p.until = s.Until.Format(time.RFC3339)
+			p.until = s.Until.UTC().Format(text.TimeLayout)
 		}
 		if s.MsgID != 0 {
 			p.msgid = fmt.Sprintf("%08x", s.MsgID)
@@ -324,8 +316,8 @@ var columns = []struct {
 	value func(*View) string
 }{
 	{"session", func(v *View) string { return v.Session }},
-	{"start", func(v *View) string { return v.Start.UTC().Format(jsonTime) }},
-	{"end", func(v *View) string { return v.End.UTC().Format(jsonTime) }},
+	{"start", func(v *View) string { return v.Start.UTC().Format(text.TimeLayout) }},
+	{"end", func(v *View) string { return v.End.UTC().Format(text.TimeLayout) }},
 	{"src", func(v *View) string { return v.Src }},
 	{"src_port", func(v *View) string { return number(uint32(v.SrcPort)) }},
 	{"dst", func(v *View) string { return v.Dst }},

@@ -19,6 +19,7 @@ import (
 
 	"scanwatch/filter/events"
 	"scanwatch/filter/memory"
+	"scanwatch/internal/text"
 	"scanwatch/store"
 )
 
@@ -30,7 +31,7 @@ func commands(t testing.TB, dir string, w *store.Writer) []Command {
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Changes: m.Changes, Rewrite: m.Rewrite})
 	t.Cleanup(func() { state.Close() })
 	list := append(StoreCommands(w), StatusCommand(func() Status {
-		return Status{Program: "test", PID: os.Getpid(), Started: noon, Store: w.Status(), State: state.Status(), Memory: m.Status()}
+		return Status{Program: "test", PID: os.Getpid(), Started: text.At(noon), Store: w.Status(), State: state.Status(), Memory: m.Status()}
 	}))
 	return append(list, MemoryCommands(m, state, noon.UnixMicro, func() bool { return false }, func(memory.Ban) {})...)
 }

@@ -44,6 +44,7 @@ import (
 	"time"
 
 	"scanwatch/filter/memory"
+	"scanwatch/internal/text"
 	"scanwatch/store"
 )
 
@@ -79,7 +80,7 @@ func SocketPath(dir string) string { return filepath.Join(dir, "control.sock") }
 type Status struct {
 	Program string       `json:"program"` // version
 	PID     int          `json:"pid"`
-	Started time.Time    `json:"started"`
+	Started text.Time    `json:"started"`
 	Log     string       `json:"log"` // level: brief or verbose
 	Live    Live         `json:"live"`
 	Config  Config       `json:"config"`
@@ -124,7 +125,7 @@ type Config struct {
 // Halted describes the mode observe of the operator.
 type Halted struct {
 	Mode  string    `json:"mode"`           // of the configuration
-	Until time.Time `json:"until,omitzero"` // zero: until revoked
+	Until text.Time `json:"until,omitzero"` // zero: until revoked
 }
 
 type errorAnswer struct {

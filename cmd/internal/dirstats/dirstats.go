@@ -104,10 +104,10 @@ func (s *Stats) derive() {
 		}
 		all += f.Size
 		if oldest.IsZero() || f.Oldest.Before(oldest) {
-			oldest = f.Oldest
+			oldest = f.Oldest.Time
 		}
 		if f.Newest.After(newest) {
-			newest = f.Newest
+			newest = f.Newest.Time
 		}
 	}
 	s.Average = all / int64(s.Records)

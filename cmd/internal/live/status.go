@@ -18,7 +18,7 @@ func Problems(s *control.Status, zone *time.Location) (all []string) {
 	since := func(t time.Time) string { return t.In(zone).Format(time.DateTime) }
 	st := &s.Store
 	if st.Error != "" {
-		add("since %s: %s", since(st.Since), st.Error)
+		add("since %s: %s", since(st.Since.Time), st.Error)
 	}
 	if n := st.Dropped.Total(); n > 0 {
 		add("%d sessions were dropped: %s", n, st.Dropped)
@@ -30,7 +30,7 @@ func Problems(s *control.Status, zone *time.Location) (all []string) {
 		add("finished days cannot be sealed: %s", st.SealError)
 	}
 	if s.State.Error != "" {
-		add("since %s: %s", since(s.State.Since), s.State.Error)
+		add("since %s: %s", since(s.State.Since.Time), s.State.Error)
 	}
 	if s.Config.Problem != "" {
 		add("configuration: %s", s.Config.Problem)

@@ -56,8 +56,8 @@ type Options struct {
 // A Result is the result of an import.
 type Result struct {
 	maillog.Counts
-	From time.Time `json:"from,omitzero"` // time of the first line of smtpd
-	To   time.Time `json:"to,omitzero"`
+	From text.Time `json:"from,omitzero"` // time of the first line of smtpd
+	To   text.Time `json:"to,omitzero"`
 
 	Hosts     int    `json:"hosts"`     // hosts with imported messages
 	Delivered uint64 `json:"delivered"` // number of these messages
@@ -67,7 +67,7 @@ type Result struct {
 
 	Ignored []Ignored `json:"ignored"`
 	// Recorded is the start of the first session in the records of the filter.
-	Recorded time.Time `json:"recorded_since,omitzero"`
+	Recorded text.Time `json:"recorded_since,omitzero"`
 	DryRun   bool      `json:"dry_run"`
 	Running  bool      `json:"filter_running"`
 }
@@ -154,7 +154,7 @@ func (m *importer) run(logs []*maillog.Log) (err error) {
 		return err
 	}
 	if !m.o.Again {
-		m.r.Recorded = first
+		m.r.Recorded = text.At(first)
 	}
 	finish, err := m.connect()
 	if err != nil {
@@ -182,7 +182,7 @@ func (m *importer) result() {
 	r := &m.r
 	r.DryRun, r.Hosts, r.Domains, r.Users = m.o.DryRun, len(m.hosts), len(m.domains), len(m.users)
 	if r.First != 0 {
-		r.From, r.To = time.UnixMicro(r.First).UTC(), time.UnixMicro(r.Last).UTC()
+		r.From, r.To = text.At(time.UnixMicro(r.First).UTC()), text.At(time.UnixMicro(r.Last).UTC())
 	}
 	r.Ignored = []Ignored{}
 	for reason, n := range m.ignored {

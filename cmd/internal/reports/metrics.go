@@ -109,7 +109,7 @@ func filterMetrics(dir *statedir.Dir) (all []report.Metric, budget int64) {
 	all = []report.Metric{
 		gauge("up", upHelp, one(1)),
 		gauge("info", "Version of the running filter and mode of its policy.", report.Sample{Labels: []string{"version", status.Program, "mode", status.Config.Mode}, Value: 1}),
-		gauge("start_time_seconds", "Start of the filter in seconds since 1970.", one(seconds(status.Started))),
+		gauge("start_time_seconds", "Start of the filter in seconds since 1970.", one(seconds(status.Started.Time))),
 		counter("sessions_recorded", "Sessions that were recorded since the start of the filter.", one(float64(st.Added))),
 		counter("sessions_written", "Sessions that were written to disk since the start of the filter.", one(float64(st.Committed))),
 		dropped,

@@ -158,10 +158,10 @@ func statusProblems(s *control.Status, zone *time.Location) (problems []string) 
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	since := func(t time.Time) string { return t.In(zone).Format(time.DateTime) }
 	if s.Store.Error != "" {
-		add("sessions cannot be written since %s: %s", since(s.Store.Since), s.Store.Error)
+		add("sessions cannot be written since %s: %s", since(s.Store.Since.Time), s.Store.Error)
 	}
 	if s.State.Error != "" {
-		add("state.db cannot be written since %s: %s", since(s.State.Since), s.State.Error)
+		add("state.db cannot be written since %s: %s", since(s.State.Since.Time), s.State.Error)
 	}
 	if s.Config.Problem != "" {
 		add("%s: %s", s.Config.File, s.Config.Problem)

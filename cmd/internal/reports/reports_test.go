@@ -12,6 +12,7 @@ import (
 	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/selector"
 	"scanwatch/cmd/internal/statedir"
+	"scanwatch/internal/text"
 	"scanwatch/store"
 )
 
@@ -40,8 +41,8 @@ func TestProblems(t *testing.T) {
 	}{
 		{"all is well", control.Status{Store: store.Status{Budget: 1 << 20}}, nil},
 		{"everything is wrong", control.Status{
-			Store:  store.Status{Budget: 10_000, Error: "no space left", Since: now},
-			State:  store.StateStatus{Error: "read-only file system", Since: now},
+			Store:  store.Status{Budget: 10_000, Error: "no space left", Since: text.At(now)},
+			State:  store.StateStatus{Error: "read-only file system", Since: text.At(now)},
 			Config: control.Config{File: "/etc/scanwatch.conf", Problem: "it is broken", Notes: []string{"table <drop>: open /etc/drop: no such file"}},
 		}, []string{
 			"sessions cannot be written since 2026-11-02 12:00:00: no space left",
