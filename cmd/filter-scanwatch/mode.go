@@ -112,12 +112,16 @@ func (p *policies) apply() {
 	p.use(policy, p.active)
 }
 
+// haltOver reports whether the time of a halt is over.
+func (p *policies) haltOver(now time.Time) bool {
+	p.stateMu.Lock()
+	defer p.stateMu.Unlock()
+	return p.halt.on && !p.halt.active(now)
+}
+
 // endHalt ends a halt whose time is over.
 func (p *policies) endHalt(now time.Time) {
-	p.stateMu.Lock()
-	over := p.halt.on && !p.halt.active(now)
-	p.stateMu.Unlock()
-	if !over {
+	if !p.haltOver(now) {
 		return
 	}
 	p.setHalt(halt{})
