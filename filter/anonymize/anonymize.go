@@ -43,8 +43,8 @@ func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint3
 	return store.AppendRecord(dst, &c, a.steps), err
 }
 
-// sketch returns a copy with the same estimate, in which no address can be looked up:
-// the order of the registers depends on the key.
+// sketch returns a copy with the same estimate. No address can be looked up in the
+// copy, because the order of the registers depends on the key.
 func (a *Anonymizer) sketch(registers []byte) []byte {
 	if len(registers) != sketch.Size {
 		return nil

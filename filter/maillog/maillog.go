@@ -17,9 +17,9 @@
 // the result of the forward lookup and truncates it to 63 bytes. The recipient of
 // "smtp envelope" is the argument of RCPT, before alias expansion.
 //
-// smtpd does not quote commands and replies. Text of a client still cannot imitate
-// a line or a field: each line starts with words of smtpd, and addresses contain no
-// ">".
+// smtpd does not quote commands and replies. Text of a client still cannot imitate a
+// line or a field, because each line starts with words of smtpd, and addresses contain
+// no ">".
 package maillog
 
 import (
@@ -94,7 +94,7 @@ type Options struct {
 // progressLines is the number of lines between two calls of Options.Progress.
 const progressLines = 50_000
 
-// Read reads logs in the order of time and closes them. Only logs that overlap in
+// Read reads logs in chronological order and closes them. Only logs that overlap in
 // time have buffers at the same time.
 func Read(logs []*Log, o Options) (c Counts, err error) {
 	r := reader{o: o, logs: logs, counts: Counts{Files: len(logs)}, sessions: newSessions()}

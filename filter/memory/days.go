@@ -8,17 +8,17 @@ import (
 	"scanwatch/rules"
 )
 
-// Days is the table of counters by day, in UTC. The retention of the session
-// records does not change them.
+// Days is the table of counters by day, in UTC. They do not depend on the retention of
+// the session records.
 type Days struct {
 	*shared
 	rows table[uint16, *dayCounters]
 }
 
-// dayKeep is longer than the retention of the session records.
+// dayKeep exceeds the retention of the session records.
 const dayKeep = 400
 
-// A DayCounter is a counter kept for each day.
+// A DayCounter is a counter that exists for each day.
 type DayCounter uint8
 
 // The counters of a day; see also DayEvidence.
