@@ -49,8 +49,8 @@ func recorded(sessions iter.Seq[simulate.Session]) (all []store.Record) {
 	return all
 }
 
-// attacked is a day of a legitimate server with a harvest and a guessing of
-// passwords: 15 steps a session.
+// attacked returns a day of a legitimate server with a harvest and a brute-force
+// attack: 15 steps per session.
 var attacked = sync.OnceValue(func() []store.Record {
 	attack := simulate.Attack{Seed: 1, Start: simulate.Midnight, Every: 24 * time.Hour / 20_000, Sessions: 20_000, Each: 10}
 	harvest := simulate.Harvest(attack)
@@ -58,8 +58,8 @@ var attacked = sync.OnceValue(func() []store.Record {
 	return recorded(simulate.Merge(simulate.Day(1, 20_000), simulate.Merge(harvest, simulate.Guess(attack))))
 })
 
-// mixed are sessions as in the mix of tests/bench: 70 deliveries, 29 sessions
-// without mail, and one harvest of 10 recipients in 100.
+// mixed returns sessions in the proportions of tests/bench: of 100 sessions, 70
+// deliveries, 29 without mail, and one harvest of 10 recipients.
 var mixed = sync.OnceValue(func() []store.Record {
 	all := recorded(func(yield func(simulate.Session) bool) {
 		for n := range 100_000 {
@@ -102,7 +102,7 @@ func random(n uint64) uint64 {
 	return n ^ n>>31
 }
 
-// loads are the sessions of the benchmarks.
+// loads contains the sessions of the benchmarks.
 var loads = []struct {
 	name string
 	all  func() []store.Record

@@ -75,9 +75,9 @@ func (l *List) Disjoint() {
 	l.Entries = out
 }
 
-// Aggregate drops entries within other entries and repeatedly merges both halves of
-// a network. It never adds an address or extends an entry: a merged network ends
-// with the first of its halves.
+// Aggregate drops entries within other entries and repeatedly merges both halves of a
+// network. It never adds an address or extends an entry: a merged network expires when
+// the first of its halves expires.
 func (l *List) Aggregate() {
 	var out []Entry
 	for _, e := range l.Entries {

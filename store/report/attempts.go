@@ -105,12 +105,12 @@ func appendLower(dst, text []byte) []byte {
 	return dst
 }
 
-// attempt is the sum of several tried of a source.
+// attempt aggregates the rejected recipients of a source in several domains.
 type attempt struct{ source, refused, sessions uint32 }
 
-// list separates rejected recipients in local domains from others. A domain is
-// local if one of its recipients was accepted from an unauthenticated client. It returns
-// the first top sources of each list, and the number of further ones.
+// list separates rejected recipients in local domains from others. A domain is local if
+// one of its recipients was accepted from an unauthenticated client. It returns the
+// first top sources of each list, and the number of further sources.
 func (a *attempts) list(top int, from *sources) (harvest, relay []Attempt, more [2]int) {
 	t := &a.tried
 	order := make([]uint32, t.n)

@@ -132,7 +132,7 @@ func first[T any](all []T, top int, compare func(a, b T) int) (list []T, more in
 	return all[:n], len(all) - n
 }
 
-// networks returns the first top networks, and the number of further ones.
+// networks returns the first top networks, and the number of further networks.
 func (l *sources) networks(top int) (list []Network, more int) {
 	t := &l.all
 	order := make([]uint32, t.n)
