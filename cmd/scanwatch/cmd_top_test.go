@@ -73,7 +73,7 @@ func TestTopInTmux(t *testing.T) {
 		}}).Run(ctx, dir, time.Second)
 	}()
 	defer func() { stop(); <-served }()
-	for { // until it listens; go test's own limit ends this
+	for { // until it listens; the time limit of go test ends the loop
 		if c, err := control.Dial(dir); err == nil {
 			c.Close()
 			break

@@ -9,7 +9,7 @@ import "bytes"
 // in an unquoted local part (RFC 5321 section 4.1.2), so a hash is unambiguous.
 const HashPrefix = "hash:"
 
-// HashBytes is the number of bytes of the keyed hash in a hash: enough to
+// HashBytes is the number of bytes of the keyed hash in a hash. It is sufficient to
 // distinguish all addresses that a site ever sees.
 const HashBytes = 8
 
@@ -40,9 +40,9 @@ func IsRole[T string | []byte](local T) bool {
 	return false
 }
 
-// AppendBase appends the mailbox of addr in lower case: without what follows
-// delimiter in its local part (RFC 5233). The mail server may ignore the case of
-// local parts, and nearly all do.
+// AppendBase appends the mailbox of addr in lower case, without the delimiter and the
+// detail in its local part (RFC 5233). Almost all mail servers ignore the case of local
+// parts.
 func AppendBase(dst, addr []byte, delimiter byte) []byte {
 	local, domain := addr, []byte(nil)
 	if i := bytes.LastIndexByte(addr, '@'); i >= 0 {

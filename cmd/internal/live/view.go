@@ -13,7 +13,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Limits of the data that clients can cause.
+// Limits on client-controlled data.
 const (
 	maxSources = 1024 // the source that was inactive longest is evicted
 	maxKinds   = 64   // kinds of evidence: the bits of source.kinds
@@ -301,7 +301,7 @@ func (v *View) screen(width, height int, now time.Time, interactive bool) []row 
 	}
 	title := "scanwatch top  " + now.In(v.zone).Format(time.TimeOnly)
 	if s := v.status; s != nil {
-		title += fmt.Sprintf("  mode %s, %d rules", cmp.Or(shown(s.Config.Mode, 16), "observe"), s.Config.Rules)
+		title += fmt.Sprintf("  mode %s, %s", cmp.Or(shown(s.Config.Mode, 16), "observe"), text.Plural(s.Config.Rules, "rule"))
 	}
 	if v.paused {
 		title += fmt.Sprintf("  PAUSED, %d events waiting", len(v.pending))

@@ -18,8 +18,8 @@ type Paths struct {
 	State string
 	// Read contains files to read, including their replacements.
 	Read []string
-	// Look contains files whose creation the filter must detect. It does not read
-	// them.
+	// Look contains files whose creation the filter must detect. The filter does not
+	// read them.
 	Look []string
 }
 
