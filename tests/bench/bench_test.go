@@ -72,8 +72,8 @@ func TestStreamObeysRegistrations(t *testing.T) {
 	}
 }
 
-// TestDriverNoticesAChildThatLeaves checks that a measurement ends with an
-// error if the filter ends.
+// TestDriverNoticesAChildThatLeaves checks that a measurement ends with an error if the
+// filter exits.
 func TestDriverNoticesAChildThatLeaves(t *testing.T) {
 	perl := require.Program(t, "perl")
 	c, err := start("leaves", perl, "-e", `$| = 1; while (<STDIN>) { last if /ready/ } print "register|report|smtp-in|link-connect\nregister|filter|smtp-in|connect\nregister|ready\n"; <STDIN>; <STDIN>; exit 0`)

@@ -27,8 +27,8 @@ import (
 	"scanwatch/store"
 )
 
-// history writes records of finished sessions until they have a size on disk.
-// Each day has the same number of records; the last one is at end.
+// history writes records of finished sessions up to a size on disk. Each day has the
+// same number of records; the last day is at end.
 func history(dir string, bytes int64, days int, end time.Time) (records int, err error) {
 	const perRecord = 220 // about
 	n := int(bytes / perRecord)
@@ -65,8 +65,7 @@ func history(dir string, bytes int64, days int, end time.Time) (records int, err
 	return n, nil
 }
 
-// cold removes the files of a directory from the page cache. It needs no
-// rights.
+// cold removes the files of a directory from the page cache. It needs no privileges.
 func cold(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -367,7 +366,7 @@ func (b *bench) droppingRun(old bool, n int64, span time.Duration) (slowest floa
 			return 0, err
 		}
 	}
-	// The filter doubts a clock that is months ahead of all records.
+	// The filter does not trust a clock that is months ahead of all records.
 	if _, err := history(dir, 220*100, 1, time.Now().Add(-time.Hour)); err != nil {
 		return 0, err
 	}

@@ -111,7 +111,8 @@ func limitRows() []statement {
 	}
 }
 
-// ladder offends some time after the end of each ban, and states the new bans.
+// ladder commits an offence some time after the end of each ban, and states the new
+// bans.
 func (s *Server) ladder(after, want []time.Duration) {
 	h := bare(at("203.0.113.%d", 100+s.Sessions()%100), "x.example")
 	end := s.Now().Add(minute)
@@ -234,8 +235,8 @@ func siege(s *Server) {
 	ask("192.0.2.51", 5) // no siege
 }
 
-// persistent asks on after too many recipients were missing: an existing mailbox
-// shows the difference.
+// persistent requests further recipients after too many were missing: the reply for an
+// existing mailbox differs.
 func persistent(s *Server) {
 	s.Earlier()
 	word := 0

@@ -54,7 +54,7 @@ var visitors = []struct {
 	name, addr, rdns string
 	unproven         bool // the name fails FCrDNS
 	helo             string
-	at               string // the first command that is refused; "" for none, "connect" for the banner
+	at               string // the first rejected command; "" for none, "connect" for the banner
 	reply            string // the start of the reply
 	evidence, org    string
 }{

@@ -18,15 +18,15 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// A tool row is an attack, or a legitimate client. best is the largest permitted result:
-// that of the best of the usual tools, unless a comment gives the reason. -1 means that
-// the result must be ok.
+// A toolRow is an attack or a legitimate client. best is the largest permitted result:
+// the result of the best of the usual tools, unless a comment gives another reason. -1
+// means that the result must be ok.
 type toolRow struct {
 	name   string
 	best   int
 	tight  string // the start of the result with tight, if its comments announce it
 	slow   bool   // with the delay of the greeting
-	logged bool   // a measurement of speed, which is not judged
+	logged bool   // a measurement of speed, which is only logged
 	apart  string // passes for the filter before each session, by its time stamps
 	play   func(t *testing.T, s *smtpd.Server) string
 }
@@ -345,7 +345,7 @@ func toolServer(t *testing.T, preset string, row toolRow) (got string) {
 		o.Filters, o.Dir = []smtpd.Filter{f}, dir
 	}
 	s := live.Start(t, o)
-	// A living server has received mail.
+	// A real server has received mail.
 	x := call(t, s, "198.51.100.214", smtpd.PortMX)
 	x.say("EHLO mx.earlier.example")
 	if _, accepted := x.message("joe@earlier.example", "alice", "bob"); !accepted {

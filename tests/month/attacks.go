@@ -59,7 +59,7 @@ var harvests = []Attack{
 	{Name: "40 in a transaction of the null sender", play: func(x *attacker) { x.ask(rival(x.src(59)), manner{Null: true}, words("null", 0, 40)...) }},
 }
 
-// tricks are cheap ways to look like a mail server.
+// tricks are simple ways to look like a mail server.
 var tricks = []Attack{
 	{Name: "postmaster+N before each", play: func(x *attacker) {
 		x.ask(rival(x.src(60)), manner{Before: func(i int) string { return fmt.Sprintf("postmaster+%d@example.org", i) }}, words("plus", 0, 200)...)
