@@ -27,7 +27,8 @@ import (
 	"scanwatch/store"
 )
 
-// Options are the connections of a Pipeline. No function may wait or keep its arguments.
+// Options are the connections of a Pipeline. No function may wait or keep its
+// arguments.
 type Options struct {
 	// Record receives the encoded record of an ended session, or of a sum of sessions
 	// that ended up to an hour ago. Sums.Flush calls it in its goroutine.
@@ -47,7 +48,7 @@ type Options struct {
 	Hasher func() *privacy.Hasher
 	// Hashed enables the privacy level hashed while there are no settings.
 	Hashed bool
-	// OwnAddrs are the addresses of this host.
+	// OwnAddrs contains the addresses of this host.
 	OwnAddrs []netip.Addr
 	// Budget is the disk budget in bytes. To stay within it, the journal adds the
 	// sessions of floods to sums. With 0 every session has its own record.

@@ -10,7 +10,8 @@ import (
 	"scanwatch/filter/privacy"
 )
 
-// leaks are the passwords of TestPasswordsNowhere, in the forms in which they may occur.
+// leaks contains the passwords of TestPasswordsNowhere, in the forms in which they may
+// occur.
 var leaks = []string{"hunter2", "monkey123", "Geheim", base64.StdEncoding.EncodeToString([]byte("\x00bob\x00hunter2")), base64.StdEncoding.EncodeToString([]byte("hunter2"))}
 
 // TestPasswordsNowhere checks that no record, log line or event of the watch stream

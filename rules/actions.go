@@ -29,7 +29,7 @@ type action struct {
 // session.
 const overAlready = "the session has ended: only ban and tag are possible"
 
-// actions are all actions.
+// actions contains all actions.
 var actions = []action{
 	{word: "proceed", alias: "pass", decision: true, phases: smtp.Answerable, why: overAlready,
 		parse: decide(smtp.Proceed, false), has: decides(smtp.Proceed), print: printDecision},

@@ -30,7 +30,7 @@ type condition struct {
 	say      func(*Cond) string         // a verb phrase with the host as its subject
 }
 
-// conditions are all conditions.
+// conditions contains all conditions.
 var conditions = []condition{
 	{word: "src", args: "address", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("an address", addressValue),
 		match: matchSrc, fact: factSrc, say: saySrc},
@@ -103,7 +103,7 @@ func needs(what string, value valueFunc) func(*line, *Cond) *Error {
 	}
 }
 
-// fcrdnsStates are the arguments of fcrdns.
+// fcrdnsStates contains the arguments of fcrdns.
 var fcrdnsStates = []string{smtp.FCrDNSPass.String(), smtp.FCrDNSFail.String(), smtp.FCrDNSError.String()}
 
 func parseFCrDNS(l *line, c *Cond) (err *Error) {

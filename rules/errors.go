@@ -175,8 +175,8 @@ type removedWord struct {
 	hint      string
 }
 
-// removedWords are the words that a configuration of an earlier version may contain.
-// A word that is valid again is not looked up.
+// removedWords contains the words that a configuration of an earlier version may
+// contain. A word that is valid again is not looked up.
 var removedWords = []removedWord{
 	{"privacy", "default", "privacy default is now: privacy full"},
 	{"privacy", "strict", "privacy strict is now: privacy hashed"},

@@ -30,7 +30,7 @@ func (t *inline) MatchName(b []byte) bool { return matchAny(t.c.names, trimDot(b
 
 func (t *inline) MatchASN(n uint32) bool { return slices.Contains(t.c.as, n) }
 
-// sources are the parts of one table. A nil part is not loaded.
+// sources contains the parts of one table. A nil part is not loaded.
 type sources []Table
 
 func (s sources) any(match func(Table) bool) bool {

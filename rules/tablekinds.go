@@ -21,7 +21,7 @@ const (
 
 var classNames = [numClasses]string{"address", "AS number", "name", "country code"}
 
-// Contents are the entries of a table: for each class their number and an example.
+// Contents contains the entries of a table: for each class their number and an example.
 type Contents [numClasses]struct {
 	Total   int
 	Example string

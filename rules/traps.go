@@ -120,7 +120,7 @@ func widePrefix(k *checker, v Value) {
 	}
 }
 
-// retired are codes that are not in ISO 3166, with their replacements.
+// retired contains codes that are not in ISO 3166, with their replacements.
 var retired = map[string]string{"UK": "GB", "EL": "GR", "AN": "CW", "YU": "RS"}
 
 func noCountry(k *checker, c *Cond) {
@@ -305,8 +305,8 @@ func unprovenPass(k *checker, p *Pass) {
 	}
 }
 
-// beforeLogin are the phases at which users have not logged in yet. A ban at the end
-// of a session applies to the next connection.
+// beforeLogin contains the phases at which users have not logged in yet. A ban at the
+// end of a session applies to the next connection.
 var beforeLogin = smtp.Phases(smtp.PhaseConnect, smtp.PhaseHelo)
 
 // homely contains examples of the names of home connections.

@@ -7,7 +7,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// phaseWords are the names of all phases.
+// phaseWords contains the names of all phases.
 var phaseWords = func() (names []string) {
 	for _, p := range smtp.AllPhases.List() {
 		names = append(names, p.String())

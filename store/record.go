@@ -53,7 +53,7 @@ type Record struct {
 	step  *Step  // reused by Steps; may be nil
 }
 
-// Counts are the numbers of a session, including omitted steps.
+// Counts contains the numbers of a session, including omitted steps.
 type Counts struct {
 	Commands     uint32 // lines of the client, except message text
 	Unknown      uint32 // unknown commands

@@ -27,7 +27,7 @@ func RuleRef(text string) uint32 {
 	return max(binary.BigEndian.Uint32(sum[:]), 1)
 }
 
-// ruleTexts are texts by RuleRef. They are immutable.
+// ruleTexts contains texts by RuleRef. They are immutable.
 type ruleTexts struct {
 	text  map[uint32]string
 	bytes int

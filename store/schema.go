@@ -166,7 +166,7 @@ const (
 	numReasons
 )
 
-// Reasons are the names of the values of Reason.
+// Reasons contains the names of the values of Reason.
 var Reasons = [numReasons]string{"full", "large", "closed"}
 
 // Dropped counts dropped records by Reason.

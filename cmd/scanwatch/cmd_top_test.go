@@ -18,7 +18,7 @@ import (
 // topGoldens holds the screens and the recorded stream of package live.
 const topGoldens = "../internal/live/testdata"
 
-// topScreens are keys that are pressed one after the other, with the golden file
+// topScreens contains keys that are pressed one after the other, with the golden file
 // of the resulting screen.
 var topScreens = []struct {
 	golden        string

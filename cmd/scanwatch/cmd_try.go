@@ -90,7 +90,7 @@ func newTest(e *env) *cobra.Command {
 	return cmd
 }
 
-// standings are the values of --standing.
+// standings contains the values of --standing.
 var standings = []string{rules.StandingKnown.String(), rules.StandingTrusted.String()}
 
 // check returns an error if the flags contradict each other.

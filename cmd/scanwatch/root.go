@@ -30,8 +30,8 @@ var groups = []*cobra.Group{
 	{ID: groupMaintain, Title: "Maintain the filter and its files:"},
 }
 
-// commands are the commands in help order. To add a command, add a file cmd_NAME.go
-// and a row.
+// commands contains the commands in help order. To add a command, add a file
+// cmd_NAME.go and a row.
 var commands = []struct {
 	group string
 	make  func(*env) *cobra.Command

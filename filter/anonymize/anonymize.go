@@ -131,7 +131,7 @@ func (a *Anonymizer) parameter(s *store.Step) []byte {
 	return a.Line(s.Reply)
 }
 
-// replyCodes are the reply code and the enhanced status code of a reply.
+// replyCodes contains the reply code and the enhanced status code of a reply.
 var replyCodes = regexp.MustCompile(`^([245][0-9][0-9][ -]?)?([245]\.[0-9]{1,3}\.[0-9]{1,3} ?)?`)
 
 // pipelining is the only reply text that is evidence.

@@ -35,7 +35,7 @@ type passState struct {
 	other bool // the transaction has an accepted recipient without a matching pass statement
 }
 
-// decisions are the decisions of one policy. They end when the policy is replaced.
+// decisions contains the decisions of one policy. They end when the policy is replaced.
 type decisions struct {
 	policy   *rules.Policy
 	sticky   rules.Outcome // in effect until the end of the session

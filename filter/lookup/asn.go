@@ -179,7 +179,7 @@ type originFile struct {
 	has    originFields
 }
 
-// originFields are the fields that a database has.
+// originFields contains the fields that a database has.
 type originFields struct{ asn, country bool }
 
 // An originSchema decodes the fields in a record of one vendor.

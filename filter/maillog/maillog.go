@@ -52,7 +52,7 @@ type Sent struct {
 	Domain string // of the recipient, in lower case
 }
 
-// Counts are the numbers of a log.
+// Counts contains the counters of a log.
 type Counts struct {
 	Files      int    `json:"files"`
 	Bytes      int64  `json:"bytes"` // uncompressed
@@ -70,7 +70,7 @@ type Counts struct {
 	// microseconds since 1970, or 0.
 	First int64 `json:"-"`
 	Last  int64 `json:"-"`
-	// Samples are the first unknown lines.
+	// Samples contains the first unknown lines.
 	Samples []string `json:"samples,omitempty"`
 }
 

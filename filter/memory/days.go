@@ -42,7 +42,7 @@ const (
 // DayEvidence returns the counter of the sessions with evidence e.
 func DayEvidence(e rules.Evidence) DayCounter { return dayEvidence + DayCounter(e.Index()) }
 
-// dayNames are the names of the counters, also on disk.
+// dayNames contains the names of the counters, also on disk.
 var dayNames = func() (names [numDayCounters]string) {
 	copy(names[:], []string{"sessions", "local", "authenticated", "found", "refused", "whole", "summed",
 		"mails", "rcpt-ok", "rcpt-permfail", "rcpt-tempfail", "auth-fail"})

@@ -51,8 +51,8 @@ func plainName(name []byte) bool {
 	}
 }
 
-// common are words that are frequent in published lists of passwords, but unusual as
-// user names.
+// common contains words that are frequent in published lists of passwords, but unusual
+// as user names.
 var common = func() map[string]bool {
 	words := make(map[string]bool)
 	for word := range strings.FieldsSeq(`password passwd passwort pass pwd letmein qwerty qwertz azerty qwertyuiop asdf asdfgh asdfghjkl

@@ -54,7 +54,7 @@ type Session struct {
 	verb smtp.Verb // of the last line
 }
 
-// Counts are the numbers of a session.
+// Counts contains the numbers of a session.
 type Counts struct {
 	Commands     uint32 // lines the client sent outside of message text
 	Unknown      uint32 // commands the server did not recognise

@@ -25,7 +25,7 @@ func Hashed(addr []byte) bool {
 	return IsHash(addr) || len(addr) > hashLen && addr[hashLen] == '@' && IsHash(addr[:hashLen])
 }
 
-// roles are the role accounts of RFC 5321 section 4.5.1 and RFC 2142 sections 4
+// roles contains the role accounts of RFC 5321 section 4.5.1 and RFC 2142 sections 4
 // and 5. They are not personal data, and policies name them.
 var roles = []string{"postmaster", "abuse", "noc", "security", "hostmaster", "webmaster", "mailer-daemon"}
 

@@ -15,8 +15,8 @@ import (
 // A Step is an action of the client of a Script. Kind is one of StepKinds.
 type Step struct{ Kind, Text string }
 
-// stepKinds are the kinds of steps and what they record. Text is the argument. The last
-// kind with the same store.Kind also represents all other results.
+// stepKinds contains the kinds of steps and their records. Text is the argument. The
+// last kind with the same store.Kind also represents all other results.
 var stepKinds = []struct {
 	name string
 	step store.Step

@@ -28,7 +28,7 @@ type kind struct {
 	share  int
 }
 
-// mixes are the streams. In "mix", 87 of 100 requests belong to mail.
+// mixes contains the streams. In "mix", 87 of 100 requests belong to mail.
 var mixes = map[string][]kind{
 	"scan":        {{scan, 100}},
 	"delivery":    {{delivery, 100}},

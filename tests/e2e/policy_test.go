@@ -49,7 +49,7 @@ func asnFile(t *testing.T, prefix string, number uint32) []byte {
 	return data
 }
 
-// visitors are clients of a server with the policy standard in mode enforce.
+// visitors contains clients of a server with the policy standard in mode enforce.
 var visitors = []struct {
 	name, addr, rdns string
 	unproven         bool // the name fails FCrDNS

@@ -55,7 +55,7 @@ type World struct {
 	Records Records
 }
 
-// Records are the totals of the filter's own records, which are independent of the
+// Records contains the totals of the filter's own records, which are independent of the
 // counts of the actors.
 type Records struct{ Sessions, Mails, RcptOK, AuthFail, AuthPass int }
 

@@ -30,7 +30,7 @@ import (
 	"time"
 )
 
-// phases are the default phases. They omit auth, which carries passwords, and
+// phases contains the default phases. They omit auth, which carries passwords, and
 // data-line, which carries messages. smtpd never sends wiz and help.
 const phases = "connect,helo,ehlo,starttls,mail-from,rcpt-to,data,commit,rset,noop,quit"
 

@@ -44,10 +44,10 @@ type Config struct {
 	ASN      *lookup.Origins // nil if not configured
 	Country  *lookup.Origins
 	Warnings rules.Errors
-	// Notes are the problems of tables and databases, one per line.
+	// Notes contains the problems of tables and databases, one per line.
 	Notes []string
-	// Kept are the tables with a file that cannot be used. They have the content of
-	// the previous configuration.
+	// Kept contains the tables with a file that cannot be used. They have the content
+	// of the previous configuration.
 	Kept []string
 
 	tables map[rules.Source]*table

@@ -40,7 +40,7 @@ const (
 	reasonMany     = "addresses that many hosts share"
 )
 
-// exemptReasons are the texts of the values of Peers.Excuse.
+// exemptReasons contains the texts of the values of Peers.Excuse.
 var exemptReasons = map[string]string{"login": reasonLogin, "known": reasonMail, "trusted": reasonMail, "many": reasonMany}
 
 // Options select the entries.

@@ -81,7 +81,7 @@ type source struct {
 	banned   time.Time
 }
 
-// orders are the sort orders of sources. Equal sources are ordered by name.
+// orders contains the sort orders of sources. Equal sources are ordered by name.
 var orders = []struct {
 	name  string
 	order func(a, b *source) int
@@ -283,7 +283,7 @@ func (v *View) nextEvidence() {
 	}
 }
 
-// keys are the keys and their descriptions.
+// keys contains the keys and their descriptions.
 var keys = []struct{ key, short, long string }{
 	{"q", "quit", "quit; so does Ctrl-C"},
 	{"p", "pause", "pause, and resume with the events of the pause"},

@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// Paths are the files that the process can access in the sandbox.
+// Paths contains the files that the process can access in the sandbox.
 type Paths struct {
 	// State is the state directory.
 	State string

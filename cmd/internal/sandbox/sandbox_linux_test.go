@@ -45,7 +45,7 @@ type attempt struct {
 	do   func() error
 }
 
-// effects are the possible restrictions. The helper prints those in force.
+// effects contains the possible restrictions. The helper prints those in force.
 var effects = []struct {
 	name string
 	in   func(*Report) bool
