@@ -21,9 +21,9 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// allocations measures, through the real reader, parser, fold and answers under the
-// policy tight in mode enforce, how often memory is allocated for in. What is set up
-// once, and what grows until all is known, does not count.
+// allocations returns the number of allocations for the lines of in, with the real
+// reader, parser, pipeline and answers under the preset tight in mode enforce. Setup
+// and growing tables do not count.
 func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)) float64 {
 	t.Helper()
 	text, err := rules.ReadyPolicy("tight")
@@ -38,7 +38,7 @@ func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)
 
 	table.Use(&filter.Settings{Policy: p})
 	phases := smtpd.Requests(filter.Phases(p))
-	var mine []byte // what smtpd would send to who has registered
+	var mine []byte // the lines for which the filter has registered
 	for line := range bytes.Lines(in) {
 		fields := strings.SplitN(string(line), "|", 6)
 		for _, id := range slices.Concat(smtpd.Reports, phases) {
@@ -58,15 +58,15 @@ func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)
 		})
 	}
 	const some, more = 1, 3
-	serve(more) // all is known by now
+	serve(more) // warm up: fill tables and buffers
 	few := serve(some)
 	return (serve(more) - few) / (more - some)
 }
 
-// TestEventsAllocateNothing: on the way from smtpd's line to its answer no memory is
-// allocated but for a new session, however much comes in it, and little for that.
+// TestEventsAllocateNothing checks that memory is allocated only for a new session, and
+// only a little. Further lines of a session and their answers need no allocation.
 func TestEventsAllocateNothing(t *testing.T) {
-	const perSession = 20 // among them the domains of the client and its sender, for the standing
+	const perSession = 20 // including the domains of the client and its sender, for the standing
 	// Lines of one event: a report, or a request if it begins with "?"; # is a number.
 	for _, c := range []struct {
 		name   string
@@ -115,9 +115,9 @@ func TestEventsAllocateNothing(t *testing.T) {
 				return b.Bytes()
 			}
 			none := func(time.Time, uint64, []byte) {}
-			// What is recorded of a session grows, up to its limit: the long ones have
-			// reached that.
-			// Tables over sessions grow at random times, so the least of three counts.
+			// The record of a session grows up to its limit, which the long sessions
+			// have reached. Tables over sessions grow at random times, so the least of
+			// three measurements counts.
 			short := allocations(t, session(4), none)
 			for range 2 {
 				short = min(short, allocations(t, session(4), none))
@@ -126,7 +126,7 @@ func TestEventsAllocateNothing(t *testing.T) {
 				t.Errorf("a short session allocates %.1f times", short)
 			}
 			long, longer := allocations(t, session(4000), none), allocations(t, session(5000), none)
-			if longer > long+50 { // tables of what is remembered may change: 1,000 more would be 1,000 allocations
+			if longer > long+50 { // tables may grow; one allocation per line would be 1,000 more
 				t.Errorf("with 4,000 of them a session allocates %.1f times, with 5,000 %.1f", long, longer)
 			}
 			t.Logf("%.1f and %.1f", long, longer)

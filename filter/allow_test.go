@@ -10,7 +10,7 @@ import (
 	"scanwatch/rules"
 )
 
-// allowTable is the shipped list as a table of names.
+// allowTable returns the shipped list of known senders as a table of names.
 type allowTable struct{ names lookup.Names[struct{}] }
 
 func (a *allowTable) MatchAddr(netip.Addr) bool { return false }
@@ -20,9 +20,9 @@ func (a *allowTable) MatchName(b []byte) bool {
 	return ok
 }
 
-// TestAllowedSendersPass: no honest sender of the shipped list is refused by a
-// ready policy that acts, in any phase, whether he is known by his name in DNS
-// or greets with it from behind a cloud's generic name.
+// TestAllowedSendersPass checks that no preset in mode enforce rejects a known sender
+// of the shipped list in any phase. The sender has its name in DNS, or greets with it
+// from a host with a cloud's generic name.
 func TestAllowedSendersPass(t *testing.T) {
 	allow := new(allowTable)
 	for _, row := range lists.Rows() {

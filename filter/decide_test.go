@@ -29,7 +29,7 @@ func policy(t testing.TB, text string) *rules.Policy {
 		if s.Builtin {
 			return nothing{}, nil
 		}
-		return nil, nil // as a file that is not there
+		return nil, nil // as if the file were missing
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -44,14 +44,14 @@ func (nothing) MatchAddr(netip.Addr) bool { return false }
 func (nothing) MatchName([]byte) bool     { return false }
 func (nothing) MatchASN(uint32) bool      { return false }
 
-// script plays a session in short form, one event or request a line:
+// script plays a session in a short form, with one event or request per line:
 //
 //	connect NAME FCRDNS     report and request
 //	ehlo NAME, mail ADDRESS, rcpt ADDRESS, data     request
 //	refused ADDRESS         protocol lines and report of a refused recipient
 //	auth RESULT USER        report
 //
-// and returns the answers, one a request, with the id of the session cut off.
+// It returns the answer to each request without the session id.
 func script(t testing.TB, p *rules.Policy, lines ...string) (answers []string, records []*store.Record, log []string) {
 	t.Helper()
 	const id = "00000000000000aa"
@@ -231,8 +231,8 @@ rule notdrop phase connect match !src <drop> disconnect "554 5.7.1 no"`,
 	}
 }
 
-// TestOwnRefusalsAreNotCounted: what a rule refuses must not feed the counter
-// that made it refuse.
+// TestOwnRefusalsAreNotCounted checks that the rejections of a rule do not add to the
+// counter of its condition.
 func TestOwnRefusalsAreNotCounted(t *testing.T) {
 	in := strings.Join([]string{
 		event(1, "link-connect|00000000000000aa|x.example.net|pass|192.0.2.1:1|192.0.2.25:25"),
@@ -249,7 +249,7 @@ func TestOwnRefusalsAreNotCounted(t *testing.T) {
 	}
 }
 
-// TestTags: a tag is recorded and logged once, whatever the mode.
+// TestTags checks that a tag is recorded and logged once in either mode.
 func TestTags(t *testing.T) {
 	p := policy(t, "mode observe\nrule odd phase helo match helo \"ylmf-pc\" tag odd-one\n")
 	answers, records, log := script(t, p, "connect x.example.net pass", "ehlo ylmf-pc", "ehlo ylmf-pc")
@@ -264,8 +264,8 @@ func TestTags(t *testing.T) {
 	}
 }
 
-// TestRewrittenAuth: what another filter puts in the place of AUTH's argument
-// is a password as well.
+// TestRewrittenAuth checks that an argument of AUTH rewritten by another filter is also
+// treated as a password.
 func TestRewrittenAuth(t *testing.T) {
 	records, log := play(t, []byte(strings.Join([]string{
 		event(1, "link-connect|00000000000000aa|x.example.net|pass|192.0.2.1:1|192.0.2.25:25"),
@@ -277,7 +277,7 @@ func TestRewrittenAuth(t *testing.T) {
 	}
 }
 
-// TestVerdictIsRecordedAndLogged, as done and as what would have been done.
+// TestVerdictIsRecordedAndLogged checks enforced and observed verdicts.
 func TestVerdictIsRecordedAndLogged(t *testing.T) {
 	for _, c := range []struct{ mode, word string }{{"observe", "would=disconnect"}, {"enforce", "decision=disconnect"}} {
 		p := policy(t, "mode "+c.mode+"\nrule bots phase helo match evidence botnet-helo disconnect \"554 5.7.1 no\"\n")
@@ -326,7 +326,7 @@ type discard struct{}
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
 
-// distinct returns rejected recipients that differ.
+// distinct returns n rejections of different recipients.
 func distinct(n int) (lines []string) {
 	for i := range n {
 		lines = append(lines, fmt.Sprintf("refused gone%d@example.org", i))

@@ -38,7 +38,7 @@ func (s *site) report(t *testing.T, out []simulate.Outcome) {
 	}
 }
 
-// neighbours are refused and banned for what others in the /24 or /48 did.
+// Neighbours are rejected and banned for other hosts in the /24 or /48.
 func TestNeighbours(t *testing.T) {
 	for _, c := range [][2]string{{"203.0.113.66", "203.0.113.7"}, {"2001:db8:1:aaaa::1", "2001:db8:1:1::1"}} {
 		s := readySite(t, "standard")
@@ -60,7 +60,7 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
-// somebody who may send through a shared server gets it banned.
+// A customer of a shared server causes a ban of the server.
 func TestSharedServer(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		t.Run(name, func(t *testing.T) {
@@ -68,12 +68,12 @@ func TestSharedServer(t *testing.T) {
 			s.learn()
 			var list []simulate.Session
 			at := monday.Add(-60 * day)
-			for i := range 500 { // two months of good mail
+			for i := range 500 { // two months of legitimate mail
 				list = append(list, delivery(at.Add(time.Duration(i)*2*time.Hour), "203.0.113.5", "out1.hoster.example"))
 			}
 			list = append(list, asks(monday, "203.0.113.5", "out1.hoster.example", 11, 0))                  // one bad customer
 			list = append(list, asks(monday.Add(time.Hour), "203.0.113.5", "out1.hoster.example", 6, 1))    // once more
-			list = append(list, delivery(monday.Add(2*time.Hour), "203.0.113.5", "out1.hoster.example"))    // everybody else
+			list = append(list, delivery(monday.Add(2*time.Hour), "203.0.113.5", "out1.hoster.example"))    // all other customers
 			list = append(list, asks(monday.Add(26*time.Hour), "203.0.113.5", "out1.hoster.example", 6, 2)) // next day
 			list = append(list, delivery(monday.Add(27*time.Hour), "203.0.113.5", "out1.hoster.example"))
 			list = append(list, asks(monday.Add(9*day), "203.0.113.5", "out1.hoster.example", 6, 3))
@@ -88,7 +88,7 @@ func TestSharedServer(t *testing.T) {
 	}
 }
 
-// relay-probe of a foreign domain whose MX points here.
+// Mail to a foreign domain whose MX record points here is a relay probe.
 func TestSharedServerRelays(t *testing.T) {
 	text, _ := rules.ReadyPolicy("tight")
 	s := newSite(t, string(text)+"\ntable <local-domains> { \"example.org\" }\n")
@@ -111,7 +111,7 @@ func TestSharedServerRelays(t *testing.T) {
 	}
 }
 
-// hosts of our own network that relay make all domains local.
+// Relaying hosts of the local network make all domains local.
 func TestNothingLearnedFromLAN(t *testing.T) {
 	s := readySite(t, "tight")
 	s.learn()
@@ -123,7 +123,7 @@ func TestNothingLearnedFromLAN(t *testing.T) {
 	}
 }
 
-// the same from a public host that may relay (pass from <friends>).
+// The same applies to a public host that may relay (pass from <friends>).
 func TestNothingLearnedFromFriends(t *testing.T) {
 	text, _ := rules.ReadyPolicy("tight")
 	s := newSite(t, strings.Replace(string(text), "table <friends> { }", "table <friends> { 198.51.100.0/24 }", 1))
@@ -135,7 +135,7 @@ func TestNothingLearnedFromFriends(t *testing.T) {
 	}
 }
 
-// one typo of a user whose name is sprayed from elsewhere.
+// A user whose name is sprayed from other networks mistypes a password once.
 func TestUserUnderAttack(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -145,7 +145,7 @@ func TestUserUnderAttack(t *testing.T) {
 	for i, a := range []string{"203.0.113.1", "198.51.100.1", "192.0.2.200", "100.20.30.40"} {
 		list = append(list, login(monday.Add(time.Duration(i)*time.Hour), a, wrong(simulate.Auth, "alice"), say(simulate.Quit, "")))
 	}
-	// Alice, in a hotel: one typo, the program asks her and connects again.
+	// A user in a hotel mistypes a password once, and the mail client connects again.
 	list = append(list, login(monday.Add(20*time.Hour), "100.64.7.7", wrong(simulate.Auth, "alice"), say(simulate.Quit, "")))
 	list = append(list, login(monday.Add(20*time.Hour+time.Minute), "100.64.7.7", say(simulate.Auth, "alice"), say(simulate.Mail, "alice@example.org"), say(simulate.Rcpt, "x@example.com"), say(simulate.Data, ""), say(simulate.Quit, "")))
 	out := s.play(sessions(list...))
@@ -155,7 +155,8 @@ func TestUserUnderAttack(t *testing.T) {
 	}
 }
 
-// one typo in a /24 in which eight others failed within an hour.
+// A user mistypes a password once in a /24 in which eight other users failed within an
+// hour.
 func TestNeighbourOfGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -173,7 +174,7 @@ func TestNeighbourOfGuesser(t *testing.T) {
 	}
 }
 
-// one mail to the postmaster buys a harvest without end.
+// One message to the postmaster permits an endless harvest.
 func TestBoughtName(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		s := readySite(t, name)
@@ -196,7 +197,7 @@ func TestBoughtName(t *testing.T) {
 	}
 }
 
-// an existing recipient before each guess.
+// An existing recipient precedes each unknown recipient.
 func TestGuessesAmongRepeats(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		s := readySite(t, name)
@@ -212,7 +213,7 @@ func TestGuessesAmongRepeats(t *testing.T) {
 	}
 }
 
-// a ban is prolonged by the tries to come while it holds.
+// Connections during a ban extend it.
 func TestBanEnds(t *testing.T) {
 	s := newSite(t, "mode enforce\nrule guess phase end match count auth-failure > 5 in 7d by src ban 1h\n")
 	login := func(at time.Time, steps ...simulate.Step) simulate.Session {
@@ -222,7 +223,7 @@ func TestBanEnds(t *testing.T) {
 	for i := range 6 {
 		list = append(list, login(monday.Add(time.Duration(i)*time.Minute), wrong(simulate.Auth, "alice"), say(simulate.Quit, "")))
 	}
-	for i := range 100 { // a telephone that comes every half hour, and once it may, has the right password
+	for i := range 100 { // a phone that connects every half hour, with the correct password after the ban
 		list = append(list, login(monday.Add(time.Duration(i+1)*30*time.Minute), say(simulate.Auth, "alice"), say(simulate.Quit, "")))
 	}
 	out := s.play(sessions(list...))
@@ -238,7 +239,7 @@ func TestBanEnds(t *testing.T) {
 	}
 }
 
-// count flood in tight hits our own network.
+// The rule flood in tight matches the local network.
 func TestFloodOfOurHouse(t *testing.T) {
 	s := readySite(t, "tight")
 	s.learn()
@@ -260,20 +261,20 @@ func TestFloodOfOurHouse(t *testing.T) {
 	}
 }
 
-// a policy without rules in enforce mode carries out no ban.
+// A policy without rules in mode enforce carries out no ban.
 func TestBansWithoutRules(t *testing.T) {
 	if p := smtpd.Requests(filter.Phases(policy(t, "mode enforce\n"))); len(p) == 0 {
 		t.Error("smtpd asks nothing: scanwatch ban says that a host is turned away, and it is not")
 	}
 }
 
-// the bare-domain owner of one provider's host.
+// The owner of a domain greets with it from a provider's host.
 func TestCustomersOfOneHoster(t *testing.T) {
 	for _, d := range []string{"your-server.de", "contaboserver.net", "ovh.net", "hwclouds-dns.com", "secureserver.net", "vultrusercontent.com", "linodeusercontent.com", "amazonaws.com", "googleusercontent.com", "hostinger.com", "colocrossing.com", "t-ipconnect.de"} {
 		s := readySite(t, "standard")
 		s.learn()
 		a, b := "static.1-2-3-4.clients."+d, "static.9-8-7-6.clients."+d
-		list := []simulate.Session{delivery(monday, "203.0.113.5", a)} // an honest customer
+		list := []simulate.Session{delivery(monday, "203.0.113.5", a)} // a legitimate customer
 		list = append(list, asks(monday.Add(day), "100.20.30.40", b, 50, 1))
 		list = append(list, asks(monday.Add(day+time.Hour), "100.20.30.40", b, 50, 2))
 		out := s.play(sessions(list...))

@@ -1,11 +1,10 @@
-// Package filter is the pipeline that every event of an SMTP session runs
-// through: the tracker updates the facts of the session (package track),
-// detectors gather evidence (detect), the policy decides (decide), and the
-// journal writes down what happened and what was concluded (journal). A front
-// end, such as filter/smtpd, feeds it.
+// Package filter is the pipeline for the events of SMTP sessions. For each event, the
+// tracker updates the facts of the session (package track), detectors gather evidence
+// (detect), the policy makes decisions (decide), and the journal records the event and
+// its outcomes (journal). A front end, such as filter/smtpd, supplies the events.
 //
-// Data flows in one direction: no stage calls an earlier one, and only this
-// package knows all of them.
+// Data flows in one direction: no stage calls an earlier stage, and only this package
+// imports all of them.
 package filter
 
 import (
@@ -28,16 +27,17 @@ import (
 	"scanwatch/store"
 )
 
-// Options are the connections of a Pipeline. No function may wait or keep its arguments.
+// Options are the connections of a Pipeline. No function may wait or keep its
+// arguments.
 type Options struct {
-	// Record takes the encoded record of a session that has ended, or of a sum of
-	// sessions, which may have ended an hour ago. Sums.Flush calls it in its goroutine.
+	// Record receives the encoded record of an ended session, or of a sum of sessions
+	// that ended up to an hour ago. Sums.Flush calls it in its goroutine.
 	Record func(end time.Time, id uint64, value []byte)
 	// Clock, if not nil, receives the end of each session in microseconds since 1970.
 	Clock *atomic.Int64
-	// Log takes one line, without LF, for the operator.
+	// Log receives one log line without LF.
 	Log func(line []byte)
-	// Watch, if not nil, takes each finding, verdict, tag and ban.
+	// Watch, if not nil, is called for each finding, verdict, tag and ban.
 	Watch func(*events.Event)
 	// Lists returns the shipped lists. The first call may wait.
 	Lists func() *lookup.Lists
@@ -46,14 +46,14 @@ type Options struct {
 	// Hasher returns the hasher of mailboxes and possible passwords. If it is nil
 	// or returns nil, they are kept unhashed.
 	Hasher func() *privacy.Hasher
-	// Hashed is the level of privacy while there are no settings.
+	// Hashed enables the privacy level hashed while there are no settings.
 	Hashed bool
-	// OwnAddrs are the addresses of this host.
+	// OwnAddrs contains the addresses of this host.
 	OwnAddrs []netip.Addr
-	// Budget is the number of bytes of records that are kept: the journal adds the
-	// sessions of floods to sums. 0 records every session.
+	// Budget is the disk budget in bytes. To stay within it, the journal adds the
+	// sessions of floods to sums. With 0 every session has its own record.
 	Budget int64
-	// Recorded states that events come from records, which may contain hashes.
+	// Recorded means that events come from records, which may contain hashes.
 	Recorded bool
 	// Trace, if not nil, is called for each evaluation of the policy. The facts are
 	// valid only during the call.
@@ -123,7 +123,7 @@ func (p *Pipeline) Event(ev *smtp.Event) {
 			return
 		}
 	} else if s = p.table.session(ev.Session); s == nil {
-		return // it began before the filter did, or there are too many
+		return // the session began before the filter, or there are too many sessions
 	}
 	p.take(s, ev)
 	if ev.Kind == smtp.EventDisconnect {
@@ -157,7 +157,7 @@ func (p *Pipeline) take(s *session, ev *smtp.Event) {
 		if ev.Result == smtp.ResultPass {
 			s.track.Login = append(s.track.Login[:0], ev.Name...)
 		}
-		ev.Name = p.journal.User(ev.Name) // from here on a possible password is a hash
+		ev.Name = p.journal.User(ev.Name) // later code receives a possible password only as a hash
 	}
 	s.track.Apply(ev)
 	if ev.Kind == smtp.EventConnect {
@@ -178,8 +178,8 @@ func (p *Pipeline) take(s *session, ev *smtp.Event) {
 	p.learn(s, ev)
 }
 
-// locate adds the facts that the site and the operator's files know about the
-// address of a new session.
+// locate adds the facts about the address of a new session from the site and the
+// operator's files.
 func (o *Settings) locate(s *track.Session, site *detect.Site) {
 	if !s.Src.IsValid() {
 		return
@@ -213,7 +213,7 @@ func (o *Settings) locate(s *track.Session, site *detect.Site) {
 	}
 }
 
-// detect runs the detectors and writes what is new.
+// detect runs the detectors and writes new findings.
 func (p *Pipeline) detect(s *session, ev *smtp.Event) {
 	if !detect.Wants(ev.Kind) {
 		return
@@ -233,7 +233,7 @@ func (p *Pipeline) detect(s *session, ev *smtp.Event) {
 	}
 }
 
-// admit adds a finding to the evidence against s, unless it is there already.
+// admit adds a finding to the evidence of s, unless s already has it.
 func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
 	if f.Implied {
 		s.detect.Evidence |= f.Evidence
@@ -263,8 +263,7 @@ func (p *Pipeline) write(s *session, outcomes []smtp.Outcome) {
 	}
 }
 
-// ended evaluates a session that has ended, unless the ending says nothing about
-// the client.
+// ended evaluates an ended session, unless its ending is not the client's.
 func (p *Pipeline) ended(s *session, ev *smtp.Event) {
 	if ev.Ending == smtp.EndingStopped || ev.Ending == smtp.EndingUnknown || s.track.Exempt() || s.track.Internal || s.decide.Barred {
 		return
@@ -288,7 +287,7 @@ func (p *Pipeline) identify(s *session) {
 	}
 }
 
-// begin brings clock and settings up to date and writes what is due.
+// begin updates the clock and the settings and writes overdue lines and sums.
 func (p *Pipeline) begin(at int64) {
 	p.clock = at
 	p.journal.Tick(at)
@@ -368,8 +367,8 @@ func (p *Pipeline) Stop() {
 	}
 }
 
-// Leave records the sessions that are still open without judging how they
-// ended, for streams that end before them.
+// Leave records the sessions that are still open without judging their ending, for
+// streams that end before the sessions.
 func (p *Pipeline) Leave() {
 	for _, s := range p.table.live {
 		p.close(s, smtp.EndingUnknown, s.journal.Last())
@@ -377,14 +376,14 @@ func (p *Pipeline) Leave() {
 	p.journal.Flush(p.clock, false)
 }
 
-// Cut records one session whose ending says nothing about the client.
+// Cut records one session without judging its ending.
 func (p *Pipeline) Cut(id uint64, how smtp.Ending, at int64) {
 	if s := p.table.session(id); s != nil {
 		p.close(s, how, at)
 	}
 }
 
-// Known reports whether the client of an open session is known, as of at.
+// Known reports whether the client of an open session is known at the time at.
 func (p *Pipeline) Known(id uint64, at int64) bool {
 	s := p.table.session(id)
 	if s == nil || !s.track.Src.IsValid() {
@@ -394,8 +393,8 @@ func (p *Pipeline) Known(id uint64, at int64) bool {
 	return p.memory.Peers.Standing(&p.client, at).Level >= rules.StandingKnown
 }
 
-// Phases returns the phases in which the mail server must ask so that policy can
-// decide. Bans are enforced at connect, also those of the operator.
+// Phases returns the phases in which the mail server must send requests for policy. All
+// bans, including manual ones, are enforced at connect.
 func Phases(policy *rules.Policy) smtp.PhaseSet {
 	set := policy.Phases() & smtp.Answerable
 	if len(policy.Rules()) > 0 || policy.Mode == rules.Enforce {
@@ -404,7 +403,7 @@ func Phases(policy *rules.Policy) smtp.PhaseSet {
 	return set
 }
 
-// RuleTexts returns the texts of the rules that verdicts and bans of policy refer to.
+// RuleTexts returns the texts of the rules to which verdicts and bans of policy refer.
 func RuleTexts(policy *rules.Policy) (texts []string) {
 	for _, r := range policy.Rules() {
 		texts = append(texts, r.String())

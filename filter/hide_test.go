@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// unhidden is all that is kept and told of a session with the given lines, as raw has
-// them, behind a greeting. The session comes twice: in its own record and in a sum.
+// unhidden returns all output about a session with the given lines, in the form of raw,
+// after a greeting. The session is played twice: for its own record and for a sum.
 func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) string {
 	t.Helper()
 	var kept bytes.Buffer
@@ -54,8 +54,8 @@ func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) 
 	return kept.String()
 }
 
-// TestNobodyInClear: whatever a client, smtpd or another filter writes, and however
-// odd: nobody who may be somebody is recorded, logged or told in clear.
+// TestNobodyInClear checks that no mailbox is recorded, logged or sent to watchers
+// unhashed, regardless of the text of a client, smtpd or another filter.
 func TestNobodyInClear(t *testing.T) {
 	hasher := privacy.New(bytes.Repeat([]byte{7}, 32))
 	p := policy(t, "privacy hashed\nmode observe\ntable <local-domains> { \"example.org\" }\nrule all phase rcpt-to match helo \"mail.example.net\" reject ban 1d\nrule badhelo phase helo match !helo \"mail.example.net\" reject\n")
@@ -64,7 +64,7 @@ func TestNobodyInClear(t *testing.T) {
 		// Greetings.
 		{"R protocol-client|EHLO john.smith@example.net", "R protocol-server|501 5.5.1 Invalid command: EHLO requires domain name"},
 		{"R protocol-client|HELO <john.smith@example.net>", "R protocol-server|501 5.5.1 no"},
-		// Commands that smtpd refuses.
+		// Commands that smtpd rejects.
 		{"R protocol-client|RCPT TO:<john.smith@example.org>", "R protocol-server|503 5.5.1 Invalid command: <john.smith@example.org>"},
 		{"R protocol-client|RCPT TO <john.smith@example.org> X:y", "R protocol-server|501 5.5.1 no"},
 		{"R protocol-client|RCPT TO <@relay.example:john.smith@example.org>", "R protocol-server|501 5.5.1 no"},
@@ -85,12 +85,12 @@ func TestNobodyInClear(t *testing.T) {
 		{"R protocol-client|EXPN\tjohn smith", "R protocol-server|502 5.5.1 no"},
 		{"R protocol-client|SEND FROM:<john.smith>", "R protocol-server|502 5.5.1 no"},
 		{"R protocol-client|To: j@example.org, \"a\\\"john\"@example.org (x) john.smith(y)@example.org", "R protocol-server|500 5.5.1 Invalid command: john.smith@example.org"},
-		// Replies to what went another way, and other filters.
+		// Replies to rewritten commands, and other filters.
 		{"R protocol-client|DATA", "R filter-response|data|reject|550 not for john.smith@example.org", "R protocol-server|550 not for john.smith@example.org", "R tx-data|31f211ba|permfail"},
 		{"R protocol-client|DATA", "R protocol-server|554 not for <john.smith@example.org>", "R tx-data|31f211ba|permfail"},
 		{"R protocol-server|500 5.5.1 what, john.smith@example.org"},
 		{"R protocol-client|RCPT TO:<x@example.org>", "R filter-response|rcpt-to|rewrite|john.smith@example.org", "R protocol-server|250 Ok", "R tx-rcpt|31f211ba|ok|john.smith@example.org"},
-		// Message text behind a DATA that was refused.
+		// Message text after a rejected DATA.
 		{"R protocol-client|DATA", "R protocol-server|503 5.5.1 no", "R protocol-client|Subject: John Smith", "R protocol-server|500 5.5.1 Invalid command: Command unrecognized",
 			"R protocol-client|john, this is for you", "R protocol-server|500 5.5.1 no", "R protocol-client|HELP John", "R protocol-server|214 no", "R protocol-client|Yours, Smith", "R protocol-server|500 5.5.1 no"},
 		{"R protocol-client|BDAT 1000 LAST", "R protocol-server|502 5.5.1 no", "R protocol-client|From: John Smith", "R protocol-server|500 5.5.1 no"},
@@ -108,7 +108,7 @@ func TestNobodyInClear(t *testing.T) {
 			t.Errorf("%q\nis kept as\n%s", lines, got)
 		}
 	}
-	// A short name is somebody's, too: that of a victim, who does not exist here.
+	// A short name may also be a mailbox: that of a victim, which does not exist here.
 	lines := []string{"R protocol-client|MAIL FROM:<>", "R protocol-server|250 Ok", "R tx-mail|31f211ba|ok|",
 		"R protocol-client|RCPT TO:<bo>", "R protocol-server|451 <bo>: try again, about a robot", "R tx-rcpt|31f211ba|tempfail|bo"}
 	if got := unhidden(t, hasher, lines, p); strings.Contains(got, "<bo>") || !strings.Contains(got, "about a robot") {

@@ -1,6 +1,6 @@
 package filter
 
-// Updates of the memory by events: counters, mailboxes, domains, standing.
+// Events update the memory: counters, mailboxes, domains and standing.
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 	"scanwatch/rules"
 )
 
-// login records a login in the memory and returns its knowledge about a failed one.
+// login records a login in the memory. For a failed login it returns the spray.
 func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
 	switch t := &s.track; {
 	case t.Local || !t.Src.IsValid():
@@ -76,7 +76,8 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 		if s.decide.Passed() || s.track.Internal && p.memory.Domains.Known() && !p.memory.Domains.Local(domain) {
 			return
 		}
-		// Internal clients may send anywhere, so they do not show which domains are local.
+		// Internal clients may send to any domain, so their recipients do not prove
+		// local domains.
 		if !s.track.Internal {
 			p.memory.Domains.Learn(domain, ev.Time)
 		}
@@ -94,16 +95,16 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 		if !s.detect.Repeated {
 			p.memory.Counters.Add(&p.client, evidence, ev.Time)
 		}
-		// A client that knows other mailboxes here, or is known, has an old list, and
-		// backscatter goes to forged senders: neither is a dictionary attack.
+		// A known client, or a client with other existing recipients, has an old list,
+		// and backscatter goes to forged senders: neither is a dictionary attack.
 		if s.track.Counts.RcptOK == 0 && len(sender) > 0 && p.decider.Standing(p.subject(s), ev.Time) == rules.StandingNone {
 			p.memory.Recipients.Refused(&p.client, ev.Addr, ev.Time)
 		}
 	}
 }
 
-// learnAccount records the conduct of a logged-in session: for the account, and for
-// the domains that the user writes to.
+// learnAccount records the conduct of an authenticated session for the account and for
+// the domains to which the user writes.
 func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	if ev.Kind != smtp.EventRcpt {
 		return
@@ -119,7 +120,7 @@ func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 }
 
 // senderDomain returns the registered domain of a sender, or its domain. Most
-// transactions of a session have the same.
+// transactions of a session have the same sender domain.
 func (s *session) senderDomain(sender []byte) string {
 	domain, _ := detect.Domain(sender)
 	if s.registered != "" && bytes.Equal(s.sender, domain) {
@@ -132,7 +133,7 @@ func (s *session) senderDomain(sender []byte) string {
 	return s.registered
 }
 
-// judge records in the memory whether a session that has ended was legitimate.
+// judge records in the memory whether an ended session was legitimate.
 func (p *Pipeline) judge(s *session, at int64) {
 	switch {
 	case s.detect.Abused || s.decide.Offence:

@@ -24,8 +24,8 @@ func event(at int, rest string) string {
 	return fmt.Sprintf("report|0.7|1795219327.%06d|smtp-in|%s\n", at, rest)
 }
 
-// TestLongSession: one client that goes on and on is counted to the end, but
-// fills no more than its share of memory and disk.
+// TestLongSession checks that an endless session is counted to its end, and uses no
+// more than its share of memory and disk.
 func TestLongSession(t *testing.T) {
 	const n = 20_000
 	var in strings.Builder
@@ -72,8 +72,8 @@ func TestLongSession(t *testing.T) {
 	}
 }
 
-// TestFloodOfFindings: a scan from everywhere does not fill the mail log, and
-// what was not logged is counted.
+// TestFloodOfFindings checks that a scan from many hosts does not fill the mail log,
+// and that unlogged findings are counted.
 func TestFloodOfFindings(t *testing.T) {
 	var in strings.Builder
 	for i := range 3000 {
@@ -98,13 +98,13 @@ func TestFloodOfFindings(t *testing.T) {
 		}
 		told += n
 	}
-	if want := 2*3000 + 1; told != want { // scanner and no-mail; the last is still there when smtpd stops
+	if want := 2*3000 + 1; told != want { // scanner and no-mail; the last session is open when smtpd stops
 		t.Errorf("%d lines tell of %d findings, want %d", len(log), told, want)
 	}
 }
 
-// TestOneSourceAgain: what one source does again and again is logged once in
-// ten minutes, and counted.
+// TestOneSourceAgain checks that repeated findings of a source are logged once in ten
+// minutes, and counted.
 func TestOneSourceAgain(t *testing.T) {
 	var in strings.Builder
 	for i := range 3000 {
@@ -133,9 +133,9 @@ func TestOneSourceAgain(t *testing.T) {
 	}
 }
 
-// FuzzFold: events in any order, of any content, with a policy that acts,
-// neither panic nor leave anything behind; each request is answered once, and
-// each session gives one record that can be read.
+// FuzzFold checks that events in any order and with any content, under a policy in mode
+// enforce, cause no panic and leave no session open. Each request is answered once, and
+// each session has one readable record.
 func FuzzFold(f *testing.F) {
 	for seed := range uint64(4) {
 		f.Add(seed, uint16(200))
@@ -205,7 +205,7 @@ func newBench(record func(time.Time, uint64, []byte)) *simulate.Filter {
 	return simulate.NewFilter(filter.Options{Record: record, Log: func([]byte) {}, Lists: func() *lookup.Lists { return lists }})
 }
 
-// BenchmarkFold measures reading, folding and encoding a session.
+// BenchmarkFold measures reading, processing and encoding a session.
 func BenchmarkFold(b *testing.B) {
 	for _, name := range []string{"ehlo-delivery", "harvest-50-unknown", "concurrent-200"} {
 		b.Run(name, func(b *testing.B) {
@@ -213,7 +213,7 @@ func BenchmarkFold(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			// Only what the program registers.
+			// Only the registered reports.
 			var in []byte
 			for line := range bytes.Lines(raw) {
 				for _, id := range smtpd.Reports {
@@ -235,7 +235,7 @@ func BenchmarkFold(b *testing.B) {
 	}
 }
 
-// endless repeats in n times.
+// endless repeats in n times without a copy.
 type endless struct {
 	in    []byte
 	at, n int

@@ -11,8 +11,7 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// BenchmarkOpenSessions tells what an open session in the middle of a
-// transaction costs in memory.
+// BenchmarkOpenSessions measures the memory of an open session within a transaction.
 func BenchmarkOpenSessions(b *testing.B) {
 	const n = 20_000
 	var in strings.Builder

@@ -17,8 +17,8 @@ import (
 	"scanwatch/store"
 )
 
-// raw plays smtpd's lines in short form: "R event|..." is a report, "F phase|..." a
-// request, "USE n" makes the nth policy the one in use.
+// raw plays smtpd's lines in a short form: "R event|..." is a report, "F phase|..." is
+// a request, and "USE n" switches to the nth policy.
 func raw(t testing.TB, ps []*rules.Policy, lines ...string) (answers []string, recs []*store.Record, log []string, bytesOf []byte) {
 	const id = "00000000000000aa"
 	table := simulate.NewFilter(filter.Options{
@@ -70,7 +70,7 @@ var conn = []string{"R link-connect|mx.client.example|pass|192.0.2.1:4000|192.0.
 
 func with(more ...string) []string { return append(append([]string{}, conn...), more...) }
 
-// TestMistypedAuth: what looks like AUTH is taken for it.
+// TestMistypedAuth checks that a mistyped AUTH is treated as AUTH.
 func TestMistypedAuth(t *testing.T) {
 	for _, l := range []string{"ATUH PLAIN AHVzZXIAcGFzcw==", "AUHT LOGIN dXNlcg==", "PLAIN AHVzZXIAcGFzcw==", "AUTG\bH PLAIN AHVzZXIAcGFzcw==", "XAUTH PLAIN AHVzZXIAcGFzcw=="} {
 		_, _, log, kept := raw(t, nil, with("R protocol-client|EHLO mx.client.example", "R link-identify|EHLO|mx.client.example", "R protocol-server|250 hi", "R protocol-client|"+l, "R protocol-server|500 5.5.1 Invalid command: Command unrecognized", "R link-disconnect")...)
@@ -80,7 +80,7 @@ func TestMistypedAuth(t *testing.T) {
 	}
 }
 
-// TestPasswordAfterMistypedAuth: nor is what follows it kept.
+// TestPasswordAfterMistypedAuth checks that lines after a mistyped AUTH are masked.
 func TestPasswordAfterMistypedAuth(t *testing.T) {
 	for _, l := range []string{"AUHT LOGIN", "a1 AUTHENTICATE PLAIN", "USER bob", "a1 LOGIN {3}", "XAUTH LOGIN"} {
 		_, _, log, kept := raw(t, nil, with("R protocol-client|"+l, "R protocol-server|500 5.5.1 Invalid command: Command unrecognized", "R protocol-client|AHVzZXIAcGFzcw==", "R protocol-server|500 5.5.1 Invalid command: Command unrecognized", "R link-disconnect")...)
@@ -90,7 +90,8 @@ func TestPasswordAfterMistypedAuth(t *testing.T) {
 	}
 }
 
-// TestFilterThatEchoesAuth: another filter of the chain knows the password.
+// TestFilterThatEchoesAuth checks that a password in the reply of another filter is
+// masked.
 func TestFilterThatEchoesAuth(t *testing.T) {
 	_, _, _, kept := raw(t, nil, with("R protocol-client|AUTH PLAIN ********", "R filter-response|auth|reject|550 no login with PLAIN AHVzZXIAcGFzcw== here", "R protocol-server|550 no login with PLAIN AHVzZXIAcGFzcw== here", "R link-disconnect")...)
 	if bytes.Contains(kept, []byte("AHVzZXIAcGFzcw")) {
@@ -98,7 +99,7 @@ func TestFilterThatEchoesAuth(t *testing.T) {
 	}
 }
 
-// TestRefusedPostmaster: a recipient who was refused lets no message pass.
+// TestRefusedPostmaster checks that a rejected recipient does not exempt the message.
 func TestRefusedPostmaster(t *testing.T) {
 	p := policy(t, "mode enforce\npass match rcpt-to \"postmaster@\"\nrule x phase data match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, with(
@@ -111,7 +112,8 @@ func TestRefusedPostmaster(t *testing.T) {
 	}
 }
 
-// TestReloadEndsDecisions: what a policy decided for a session ends with it.
+// TestReloadEndsDecisions checks that the decisions of a policy end when it is
+// replaced.
 func TestReloadEndsDecisions(t *testing.T) {
 	p0 := policy(t, "mode enforce\nrule x phase helo match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
 	p1 := policy(t, "mode observe\nrule x phase helo match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
@@ -128,7 +130,7 @@ func TestReloadEndsDecisions(t *testing.T) {
 	}
 }
 
-// TestReloadEndsTags: so do its tags.
+// TestReloadEndsTags checks that the tags of a policy end when it is replaced.
 func TestReloadEndsTags(t *testing.T) {
 	p0 := policy(t, "mode enforce\nrule x phase helo match src 192.0.2.1 tag first\n")
 	p1 := policy(t, "mode enforce\nrule y phase mail-from match src 192.0.2.1 tag second\n")
@@ -138,7 +140,7 @@ func TestReloadEndsTags(t *testing.T) {
 	}
 }
 
-// TestRewrittenGreeting: a filter that rewrites a greeting does not change the client's.
+// TestRewrittenGreeting checks that a greeting rewritten by a filter is not evidence.
 func TestRewrittenGreeting(t *testing.T) {
 	p := policy(t, "mode enforce\nrule x phase helo match evidence scanner reject \"550 5.7.1 no\"\n")
 	_, _, log, _ := raw(t, []*rules.Policy{p}, with("R protocol-client|EHLO mx.client.example", "F ehlo|mx.client.example", "R filter-response|ehlo|rewrite|other.example", "R link-identify|EHLO|other.example", "R protocol-server|250 ok", "R link-disconnect")...)
@@ -147,7 +149,7 @@ func TestRewrittenGreeting(t *testing.T) {
 	}
 }
 
-// TestRefusalsOfFilters: what filters refuse says nothing of the client.
+// TestRefusalsOfFilters checks that rejections by filters are not evidence.
 func TestRefusalsOfFilters(t *testing.T) {
 	_, _, log, _ := raw(t, nil, with("R protocol-client|EHLO mx.client.example", "R filter-response|ehlo|reject|501 5.7.1 Fix your DNS", "R protocol-server|501 5.7.1 Fix your DNS",
 		"R protocol-client|MAIL FROM:<a@b.example>", "R filter-response|mail-from|reject|553 5.7.1 not you", "R protocol-server|553 5.7.1 not you",
@@ -161,7 +163,8 @@ func TestRefusalsOfFilters(t *testing.T) {
 	}
 }
 
-// TestEvidenceAfterManyFailures: commands that are only counted are looked at.
+// TestEvidenceAfterManyFailures checks that commands without a step in the record still
+// give evidence.
 func TestEvidenceAfterManyFailures(t *testing.T) {
 	l := with()
 	for range 21 {
@@ -191,7 +194,7 @@ func TestForeignDomain(t *testing.T) {
 	}
 }
 
-// TestProvenGreeting: a greeting that DNS proves is not forged.
+// TestProvenGreeting checks that a proven greeting is not forged.
 func TestProvenGreeting(t *testing.T) {
 	p := policy(t, "mode enforce\nrule f phase rcpt-to match evidence helo-forged reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, "R link-connect|mail.customer.example|pass|198.51.100.9:4000|192.0.2.25:25", "R protocol-server|220 mx.example.org ESMTP",
@@ -207,7 +210,8 @@ func TestProvenGreeting(t *testing.T) {
 	}
 }
 
-// TestOwnNameProven: nor is our own name, of a host of ours behind address translation.
+// TestOwnNameProven checks that the name of this server is not forged if a local host
+// behind address translation uses it.
 func TestOwnNameProven(t *testing.T) {
 	p := policy(t, "mode enforce\nrule f phase rcpt-to match evidence { helo-own-name, helo-own-address } reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, "R link-connect|mx.example.org|pass|198.51.100.9:4000|10.0.0.5:25", "R protocol-server|220 mx.example.org ESMTP",
@@ -219,7 +223,8 @@ func TestOwnNameProven(t *testing.T) {
 	}
 }
 
-// TestCancelledAuth: a client that thinks better of it did not try what is not offered.
+// TestCancelledAuth checks that a cancelled AUTH is not evidence of an unsupported
+// login.
 func TestCancelledAuth(t *testing.T) {
 	p := policy(t, "mode enforce\nrule f phase mail-from match count auth-unsupported > 1 reject \"550 5.7.1 no\"\n")
 	l := with()
@@ -233,7 +238,7 @@ func TestCancelledAuth(t *testing.T) {
 	}
 }
 
-// TestAuthUser: rules can look at who has logged in.
+// TestAuthUser checks rules with the name of an authenticated user.
 func TestAuthUser(t *testing.T) {
 	p := policy(t, "mode enforce\nrule u phase mail-from match auth \"bob\" reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, with("R protocol-client|AUTH PLAIN ********", "R link-auth|pass|bob", "R protocol-server|235 ok", "R protocol-client|MAIL FROM:<a@b>", "F mail-from|a@b.example")...)
@@ -242,7 +247,8 @@ func TestAuthUser(t *testing.T) {
 	}
 }
 
-// TestHTTPForm: a form that is sent to the wrong port may hold a password.
+// TestHTTPForm checks that an HTML form sent to the wrong port is masked, because it
+// may contain a password.
 func TestHTTPForm(t *testing.T) {
 	_, _, log, kept := raw(t, nil, with("R protocol-client|POST /login HTTP/1.1", "R protocol-server|500 5.5.1 x", "R protocol-client|username=admin&password=hunter2", "R protocol-server|500 5.5.1 x", "R protocol-client|PASSWORD hunter2", "R protocol-server|500 5.5.1 x", "R link-disconnect")...)
 	if bytes.Contains(kept, []byte("hunter2")) || strings.Contains(strings.Join(log, ""), "hunter2") {
@@ -250,7 +256,8 @@ func TestHTTPForm(t *testing.T) {
 	}
 }
 
-// TestAuthAnywhere: AUTH in a transaction, after STARTTLS, in odd spellings, with echoes.
+// TestAuthAnywhere checks AUTH in a transaction, after STARTTLS, in unusual spellings,
+// and repeated in replies.
 func TestAuthAnywhere(t *testing.T) {
 	// AUTH in an open transaction, then RCPT, then second AUTH, STARTTLS, LOGIN with initial response
 	_, _, log, kept := raw(t, nil, with("R protocol-client|MAIL FROM:<a@b.example>", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",
@@ -263,7 +270,8 @@ func TestAuthAnywhere(t *testing.T) {
 	}
 }
 
-// TestDisconnectedByFilter: a session that a filter ended was rejected.
+// TestDisconnectedByFilter checks that a session that a filter disconnected has the
+// ending rejected.
 func TestDisconnectedByFilter(t *testing.T) {
 	_, recs, _, _ := raw(t, nil, with("R protocol-client|MAIL FROM:<a@b.example>", "R filter-response|mail-from|disconnect|550 5.7.1 bye", "R protocol-server|550 5.7.1 bye", "R link-disconnect")...)
 	if recs[0].Ending != smtp.EndingRejected {

@@ -21,7 +21,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A site is a filter that many sessions come to, one after another.
+// A site is a filter with many consecutive sessions.
 type site struct {
 	t       testing.TB
 	policy  *rules.Policy
@@ -35,7 +35,7 @@ func newSite(t testing.TB, policyText string) *site {
 	return &site{t: t, policy: policy(t, policyText), memory: memory.New()}
 }
 
-// ready returns a site with a ready policy in enforce mode.
+// ready returns a site with a preset in mode enforce.
 func readySite(t testing.TB, name string) *site {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)
@@ -47,7 +47,7 @@ func readySite(t testing.TB, name string) *site {
 	return s
 }
 
-// play lets sessions come; records and log are those of this time only.
+// play plays sessions. It returns only their records and log lines.
 func (s *site) play(sessions iter.Seq[simulate.Session]) []simulate.Outcome {
 	s.t.Helper()
 	s.records, s.log, s.events = nil, nil, nil
@@ -75,7 +75,7 @@ func (s *site) play(sessions iter.Seq[simulate.Session]) []simulate.Outcome {
 	return outcomes
 }
 
-// restart keeps only what the disk would.
+// restart keeps only the state on disk.
 func (s *site) restart(at time.Time) {
 	var disk []store.Entry
 	for _, e := range s.memory.Changes(1 << 20) {
@@ -95,8 +95,8 @@ func (s *site) restart(at time.Time) {
 	}, at.UnixMicro())
 }
 
-// findings lists what was found in a session, in order; "rcpt" stands for the
-// first recipient.
+// findings returns the findings of a session in order; "rcpt" represents the first
+// recipient.
 func findings(t testing.TB, r *store.Record) (list []string) {
 	err := r.Steps(func(s *store.Step) bool {
 		switch s.Kind {
@@ -117,7 +117,7 @@ func findings(t testing.TB, r *store.Record) (list []string) {
 
 var monday = time.Date(2026, 11, 16, 9, 0, 0, 0, time.UTC)
 
-// visitor is a session on port 25, or 587 if it has AUTH in it.
+// visitor returns a session on port 25, or on port 587 if it contains AUTH.
 func visitor(at time.Time, addr, rdns string, steps ...simulate.Step) simulate.Session {
 	s := simulate.Session{Start: at, Src: netip.AddrPortFrom(netip.MustParseAddr(addr), 4000), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
 		RDNS: rdns, FCrDNS: "pass", Steps: steps}
@@ -146,20 +146,21 @@ func unknown(n int) (steps []simulate.Step) {
 	return steps
 }
 
-// delivery is an honest session.
+// delivery returns a legitimate session.
 func delivery(at time.Time, addr, rdns string) simulate.Session {
 	return visitor(at, addr, rdns, say(simulate.Ehlo, rdns), say(simulate.Mail, "joe@example.net"), say(simulate.Rcpt, simulate.Mailbox(3)), say(simulate.Data, ""), say(simulate.Quit, ""))
 }
 
 func sessions(list ...simulate.Session) iter.Seq[simulate.Session] { return slices.Values(list) }
 
-// learn makes the site know that example.org is its own.
+// learn makes example.org a local domain.
 func (s *site) learn() {
 	s.play(sessions(delivery(monday.Add(-time.Hour), "198.51.100.200", "mx.example.net")))
 }
 
-// TestHarvestCut: of fifty unknown recipients the sixth is cut, and the next
-// connection is refused; a list of 51 with three typos is not touched.
+// TestHarvestCut checks that the sixth of fifty unknown recipients ends the session and
+// the next connection is rejected. A list of 51 recipients with three typos is not
+// affected.
 func TestHarvestCut(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		t.Run(name, func(t *testing.T) {
@@ -191,10 +192,10 @@ func TestHarvestCut(t *testing.T) {
 	}
 }
 
-// TestDistributedHarvest: thirty networks, eight recipients each. The golden
-// file tells from which session on a stranger is recognised at his first
-// recipient, and by what: when all go through the same list, when each takes
-// the next part of it, and when they ask for others every time.
+// TestDistributedHarvest plays a harvest from thirty networks with eight recipients
+// each. The golden file shows from which session an unknown client is recognised at its
+// first recipient, and by which evidence. The networks use the same list, consecutive
+// parts of a list, or different recipients each time.
 func TestDistributedHarvest(t *testing.T) {
 	attack := simulate.Attack{Seed: 1, Start: monday, Every: 5 * time.Minute, Sessions: 30, Each: 8}
 	recipients := func(change func(session, step int, s *simulate.Step)) iter.Seq[simulate.Session] {
@@ -279,8 +280,9 @@ func TestDistributedHarvest(t *testing.T) {
 }
 
 // TestGuesser checks that a brute force on the port of users is banned after some
-// failures, for ten minutes and again after half as many, while a user of the same network
-// continues, an office with an old telephone is not affected, and typos are forgiven.
+// failures, for ten minutes and again after half as many, while a user of the same
+// network continues, an office with an old phone is not affected, and typos have no
+// effect.
 func TestGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -291,12 +293,12 @@ func TestGuesser(t *testing.T) {
 	}
 	var list []simulate.Session
 	at := monday
-	for range 60 { // each session one password, all for the same user
+	for range 60 { // one password per session, all for the same user
 		list = append(list, login(at, "198.51.100.7", wrong(simulate.Auth, "admin")))
 		list = append(list, user(at.Add(time.Second), "198.51.100.8"))
 		at = at.Add(time.Minute)
 	}
-	var served []int // minutes in which the guesser was served
+	var served []int // minutes in which the attacker was not rejected
 	for i, o := range s.play(sessions(list...)) {
 		switch {
 		case o.Src.Addr() == netip.MustParseAddr("198.51.100.8"):
@@ -347,8 +349,8 @@ func TestGuesser(t *testing.T) {
 	})
 }
 
-// TestBanAtTheEnd checks that a client that sends no command that can be answered is
-// banned from the next connection on; in observe mode the ban is only recorded.
+// TestBanAtTheEnd checks that a client is banned from the next connection on if its
+// commands have no phase. In mode observe the ban is only recorded.
 func TestBanAtTheEnd(t *testing.T) {
 	const text = "rule lost phase end match evidence talks-http ban 3d\n"
 	browser := func(at time.Time) simulate.Session {
@@ -370,7 +372,7 @@ func TestBanAtTheEnd(t *testing.T) {
 			t.Errorf("events\n%q\ndo not have\n%q", s.events, want)
 		}
 	}
-	// The refused session's record leads back to the one it was banned in.
+	// The record of the rejected session refers to the session that caused the ban.
 	found := false
 	for _, r := range s.records {
 		if r.ID == out[1].Session {
@@ -402,8 +404,8 @@ func TestBanAtTheEnd(t *testing.T) {
 	}
 }
 
-// TestExempt checks that a client with a standing is not banned, and that the log
-// states it.
+// TestExempt checks that a client with a standing is not banned, and that the exemption
+// is logged.
 func TestExempt(t *testing.T) {
 	const text = "mode enforce\ntable <friends> { 203.0.113.77 }\nrule odd phase helo match helo \"odd\" ban 1d\n"
 	odd := func(at time.Time, addr, rdns string) simulate.Session {
@@ -510,7 +512,7 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// Verdicts and bans name the text of their rule.
+// Verdicts and bans refer to the text of their rule.
 func TestVerdictsNameTheTextOfTheirRule(t *testing.T) {
 	s := newSite(t, "mode enforce\nrule botnet phase helo match evidence botnet-helo disconnect \"554 5.7.1 No\" ban 1d\n")
 	texts := filter.RuleTexts(s.policy)

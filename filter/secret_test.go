@@ -10,7 +10,8 @@ import (
 	"scanwatch/filter/privacy"
 )
 
-// leaks are the passwords of TestPasswordsNowhere, in the forms in which they may occur.
+// leaks contains the passwords of TestPasswordsNowhere, in the forms in which they may
+// occur.
 var leaks = []string{"hunter2", "monkey123", "Geheim", base64.StdEncoding.EncodeToString([]byte("\x00bob\x00hunter2")), base64.StdEncoding.EncodeToString([]byte("hunter2"))}
 
 // TestPasswordsNowhere checks that no record, log line or event of the watch stream
@@ -50,7 +51,7 @@ func TestPasswordsNowhere(t *testing.T) {
 		client("USER bob", "PASS hunter2"), client("a1 LOGIN bob hunter2"), client("a1 LOGIN bob {7}", "hunter2"), client("APOP bob hunter2"), client("CONFIG SET requirepass hunter2"), client("PA\bASS hunter2"),
 		// User names that may be passwords.
 		{"R link-auth|fail|monkey123"}, {"R link-auth|fail|hunter2!"}, {"R link-auth|fail|bob monkey123"}, {"R link-auth|pass|monkey123"},
-		// Message text behind a DATA that was refused.
+		// Message text after a rejected DATA.
 		append(refused, client("Gr\xfc\xdfe von Geheim", "\x00\x01Geheim", "Geheim GET / HTTP/1.1", "SSH-2.0-Geheim", "Help Geheim", "Mail to Geheim", "Helo dear Geheim", "Data Geheim", "Send Geheim", "\xff\xfeG\x00", "Geheim")...),
 		append(refused, client("=?iso-8859-1?q?Geheim?=", "\x1b$BGeheim", "<html>Geheim", "Auth Geheim", "Author: Geheim", "Noop Geheim", "Rcpt Geheim")...),
 	} {

@@ -62,14 +62,14 @@ func play(t testing.TB, in []byte) (records []*store.Record, log []string) {
 	return records, log
 }
 
-// render writes records as text without what differs from run to run: ids,
-// times, ports of clients, ciphers, and sizes that hold them.
+// render formats records as text without fields that differ between runs: ids, times,
+// ports of clients, ciphers, and sizes that include them.
 func render(t testing.TB, records []*store.Record) string {
 	var b strings.Builder
 	for i, r := range records {
 		fcrdns := r.FCrDNS.String()
 		if string(r.RDNS) == "localhost" {
-			fcrdns = "-" // a matter of the host the stream was recorded on
+			fcrdns = "-" // depends on the host on which the stream was recorded
 		}
 		fmt.Fprintf(&b, "%d: src=%v dst=%v rdns=%q fcrdns=%s local=%v ending=%v counts=%s", i+1, r.Src.Addr(), r.Dst, r.RDNS, fcrdns, r.Local, r.Ending, zero.ReplaceAllString(fmt.Sprintf("%+v", r.Counts), ""))
 		if r.Omitted > 0 {
@@ -130,9 +130,9 @@ var kinds = []string{"none", "greeting", "helo", "tls", "auth", "mail", "rcpt", 
 
 var loopback = regexp.MustCompile(`(?m)^(report\|[^|]*\|[^|]*\|smtp-in\|link-connect\|[^|]*\|[^|]*\|[^|]*\|)127\.0\.0\.1:`)
 
-// TestStreams folds every recorded stream and compares the records with golden
-// files: one for the newest version, and another one for an older version only
-// where it tells other facts.
+// TestStreams processes every recorded stream and compares the records with golden
+// files. An older version has a separate golden file only if its facts differ from
+// those of the newest version.
 func TestStreams(t *testing.T) {
 	names, err := filepath.Glob(streams + "/7.9/*.in")
 	if err != nil || len(names) < 50 {
@@ -141,7 +141,7 @@ func TestStreams(t *testing.T) {
 	older, _ := filepath.Glob(streams + "/[67].[68]/*.in")
 	for _, name := range older {
 		if _, err := os.Stat(filepath.Join(streams, "7.9", filepath.Base(name))); err != nil {
-			names = append(names, name) // a case that only this version has
+			names = append(names, name) // a case that exists only for this version
 		}
 	}
 	for _, name := range names {
@@ -156,8 +156,8 @@ func TestStreams(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				// The clients were on the server's own host, where a greeting
-				// means less; let them be strangers.
+				// The recorded clients were on the host of the server, where greetings
+				// give less evidence: treat them as unknown clients.
 				records, _ := play(t, loopback.ReplaceAll(in, []byte("${1}203.0.113.9:")))
 				got := render(t, records)
 				golden := filepath.Join("testdata", scenario+".golden")
@@ -181,7 +181,7 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// TestReplayIsDeterministic: the same stream gives the same bytes twice.
+// TestReplayIsDeterministic checks that the same stream yields the same bytes twice.
 func TestReplayIsDeterministic(t *testing.T) {
 	in, err := os.ReadFile(streams + "/7.9/concurrent-200.in")
 	if err != nil {
@@ -197,11 +197,11 @@ func TestReplayIsDeterministic(t *testing.T) {
 	}
 }
 
-// Passwords that the AUTH streams carry, as the clients sent them.
+// Passwords in the AUTH streams, as sent by the clients.
 var secrets = []string{"cleartext-guess", "s3cret", "secret", "hunter2", "wrong", "passw"}
 
-// TestNoPasswords: nothing that follows AUTH is in a record or a log line, be
-// it clear or base64. The user names that smtpd reports are.
+// TestNoPasswords checks that no record or log line contains text after AUTH, plain or
+// in base64. They contain the user names that smtpd reports.
 func TestNoPasswords(t *testing.T) {
 	word := regexp.MustCompile(`[A-Za-z0-9+/]{12,}={0,2}`)
 	for _, version := range []string{"6.8", "7.6", "7.9"} {

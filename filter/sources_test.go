@@ -18,8 +18,8 @@ import (
 
 var sources = flag.Int("sources", 400_000, "different sources for TestManySources")
 
-// strangers yields a stream of short sessions, each from another source, that
-// ask for somebody who does not exist.
+// strangers returns a stream of short sessions, each from a different source, with a
+// recipient that does not exist.
 type strangers struct {
 	n, most int
 	rest    []byte
@@ -59,8 +59,8 @@ func (e *strangers) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// TestManySources: what is remembered of ever new sources has an end. With
-// -sources 5000000 it is the figure in the manual.
+// TestManySources checks that the state for always new sources is bounded. With
+// -sources 5000000 it measures the number in the manual.
 func TestManySources(t *testing.T) {
 	text, err := rules.ReadyPolicy("tight")
 	if err != nil {
@@ -88,7 +88,7 @@ func TestManySources(t *testing.T) {
 		if err := smtpd.Serve(&strangers{n: from, most: to}, io.Discard, table, o); err != nil {
 			t.Fatal(err)
 		}
-		for len(mem.Changes(100_000)) > 0 { // as the disk would take them
+		for len(mem.Changes(100_000)) > 0 { // as the writer of state.db does
 		}
 		return time.Since(begin) / time.Duration(to-from)
 	}

@@ -56,7 +56,7 @@ func budgetedDay(t *testing.T, budget int64, sessions iter.Seq[simulate.Session]
 	return records, mem, outcomes
 }
 
-// hammer is a bot that comes every few seconds.
+// hammer is a bot that connects every few seconds.
 func hammer(src string, begin time.Time, n int, every time.Duration) iter.Seq[simulate.Session] {
 	return func(yield func(simulate.Session) bool) {
 		for i := range n {
@@ -71,7 +71,7 @@ func hammer(src string, begin time.Time, n int, every time.Duration) iter.Seq[si
 	}
 }
 
-// few makes the sessions come from n sources.
+// few assigns the sessions to n sources.
 func few(n int, sessions iter.Seq[simulate.Session]) iter.Seq[simulate.Session] {
 	return func(yield func(simulate.Session) bool) {
 		i := 0
@@ -90,8 +90,8 @@ func few(n int, sessions iter.Seq[simulate.Session]) iter.Seq[simulate.Session] 
 }
 
 // TestFloodsAgree counts a day with floods twice: in whole records of all sessions, and
-// in the records and sums that a budget leaves. Both agree in each number of each source
-// and hour, and each rejected session has its id in a record or a sum.
+// in the records and sums under a budget. Both must agree in all numbers of each source
+// and hour, and each rejected session must have its id in a record or a sum.
 func TestFloodsAgree(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 	floods := func() iter.Seq[simulate.Session] {
@@ -133,7 +133,8 @@ func TestFloodsAgree(t *testing.T) {
 	}
 	wrong := 0
 	for k := range maps.Keys(want) {
-		// A sum has the first greetings and users only: the others are counted together.
+		// A sum has only the first greetings and users; all others are counted
+		// together.
 		if got[k] != want[k] && !strings.Contains(k, " helo ") && !strings.Contains(k, " auth ") {
 			if wrong++; wrong < 10 {
 				t.Errorf("%s: %d, want %d", k, got[k], want[k])
@@ -146,7 +147,7 @@ func TestFloodsAgree(t *testing.T) {
 		}
 	}
 
-	// The counters of the day, and the outcomes that the generator has seen.
+	// The counters of the day, and the outcomes seen by the generator.
 	day := map[memory.DayCounter]int{}
 	for _, d := range mem.Days.List() {
 		for f := memory.DaySessions; f <= memory.DayAuthFail; f++ {
@@ -203,7 +204,7 @@ func TestFloodInSums(t *testing.T) {
 		t.Errorf("%d sums and %d whole of %d", sums, kept, len(all))
 	}
 
-	// The report does not tell the difference.
+	// The report is the same.
 	a, b := report.NewCollector(memory.Number), report.NewCollector(memory.Number)
 	for i := range all {
 		_ = a.Add(&all[i])
@@ -231,8 +232,8 @@ func TestFloodInSums(t *testing.T) {
 	}
 }
 
-// TestFloodFromEverywhere: ever new sources take only their part of the budget on a day,
-// and no session and no message goes uncounted.
+// TestFloodFromEverywhere checks that always new sources use only their share of the
+// budget on a day, and that every session and message is counted.
 func TestFloodFromEverywhere(t *testing.T) {
 	const n, budget = 60_000, 4 << 20
 	begin := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
@@ -289,8 +290,8 @@ func TestFloodFromEverywhere(t *testing.T) {
 	}
 }
 
-// TestFloodOfMail: who knows one mailbox of ours cannot push the history from the disk
-// with sessions that bring a message and much else; and no message goes uncounted.
+// TestFloodOfMail checks that a client with one valid mailbox cannot displace the
+// history with long sessions that deliver a message, and that every message is counted.
 func TestFloodOfMail(t *testing.T) {
 	const n, budget = 2000, 4 << 20
 	begin := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
@@ -373,8 +374,8 @@ func TestCrashOfSums(t *testing.T) {
 	}
 }
 
-// TestSumsOfADay: a sum is about one day, so that what is kept of a day can be
-// compared with what was counted on it.
+// TestSumsOfADay checks that a sum contains sessions of one day only, so that the
+// records of a day can be compared with its counters.
 func TestSumsOfADay(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 23, 30, 0, 0, time.UTC)
 	records, mem, _ := budgetedDay(t, 1<<30, hammer("198.51.100.7:1", begin, 600, 5*time.Second))

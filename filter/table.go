@@ -11,7 +11,7 @@ import (
 	"scanwatch/filter/track"
 )
 
-// A session is one open session: its facts, and what each stage keeps for it.
+// A session is an open session: its facts, and the state of each stage.
 type session struct {
 	track   track.Session
 	detect  detect.State
@@ -29,11 +29,11 @@ type session struct {
 // A source is the origin of open sessions.
 type source struct{ live uint32 }
 
-// maxSessions bounds the open sessions. Mail servers stop accepting connections
-// when their descriptors run out, far below.
+// maxSessions limits the number of open sessions. Mail servers run out of descriptors
+// and stop accepting connections far below this number.
 const maxSessions = 50_000
 
-// maxFree bounds the unused sessions that are kept.
+// maxFree limits the number of unused sessions kept for reuse.
 const maxFree = 1000
 
 // together returns the number of open sessions of the source of s. Sessions of
@@ -45,21 +45,22 @@ func (s *session) together() uint32 {
 	return s.source.live
 }
 
-// A table holds the open sessions and counts them by source.
+// A table contains the open sessions and counts them by source.
 type table struct {
 	live    map[uint64]*session
 	last    *session // of the previous event
 	free    []*session
 	sources map[uint64]*source
 	count   atomic.Int64 // of live
-	missed  uint64       // sessions that were not followed because there were too many
+	missed  uint64       // sessions not followed because too many were open
 }
 
 func newTable() table {
 	return table{live: make(map[uint64]*session), sources: make(map[uint64]*source)}
 }
 
-// session returns an open session, or nil. Events come in runs of one session.
+// session returns an open session, or nil. Consecutive events often belong to one
+// session.
 func (t *table) session(id uint64) *session {
 	if t.last == nil || t.last.track.ID != id {
 		t.last = t.live[id]

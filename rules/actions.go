@@ -11,7 +11,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// An action is a row in the table of actions. Decisions come first: they are
+// An action is a row in the table of actions. Decisions are first, because they are
 // written first.
 type action struct {
 	word, alias string
@@ -29,7 +29,7 @@ type action struct {
 // session.
 const overAlready = "the session has ended: only ban and tag are possible"
 
-// actions are all actions.
+// actions contains all actions.
 var actions = []action{
 	{word: "proceed", alias: "pass", decision: true, phases: smtp.Answerable, why: overAlready,
 		parse: decide(smtp.Proceed, false), has: decides(smtp.Proceed), print: printDecision},
@@ -56,8 +56,8 @@ var actions = []action{
 		print: func(r *Rule) string { return "ban " + braces(durations(r.Ban, text.Duration)) }},
 }
 
-// parseBan parses the bans of the first, second ... offence. Only the first may be
-// 0s: the offence counts, and the next one bans.
+// parseBan parses the durations of bans for offences in a row. Only the first may be
+// 0s: the first offence is then only counted.
 func parseBan(l *line, r *Rule) *Error {
 	return l.each(func() *Error {
 		t := l.peek()
@@ -86,8 +86,8 @@ func durations(list []time.Duration, say func(time.Duration) string) (items []st
 	return items
 }
 
-// Ladder returns the bans for the first, second ... offence of a host. The last one
-// repeats. A single ban grows: 7 times as long, then 30 times.
+// Ladder returns the durations of bans for offences of a host in a row. The last one
+// repeats. A single duration grows: 7 times as long, then 30 times.
 func (r *Rule) Ladder() []time.Duration {
 	if len(r.Ban) != 1 {
 		return r.Ban
@@ -213,8 +213,8 @@ func Keywords() (list []Keyword) {
 	return list
 }
 
-// The texts of rules without a text. RFC 5321 section 3.1 reserves 554 for the
-// greeting; like a 554 greeting, a disconnect ends the session.
+// The default reply texts. RFC 5321 section 3.1 reserves 554 for the greeting; like a
+// 554 greeting, a disconnect ends the session.
 const (
 	rejectText     = "550 5.7.1 Refused by local policy"
 	disconnectText = "554 5.7.1 Refused by local policy"
@@ -233,11 +233,11 @@ func (r *Rule) answer() string {
 	return ""
 }
 
-// sticky reports whether the decision of r is for the rest of the session. It is
-// if no fact in its conditions can change: another HELO or another transaction
-// must not cancel it. A decision about one sender or recipient, or about a client
-// before it logs in, ends with its phase. So does proceed, because other phases
-// have separate rules.
+// sticky reports whether the decision of r is for the rest of the session. This is the
+// case if no fact in its conditions can change, because another HELO or another
+// transaction must not cancel it. A decision about one sender or recipient, or about a
+// client before its login, ends with its phase. Proceed also ends with its phase,
+// because other phases have separate rules.
 func (r *Rule) sticky() bool {
 	if !r.Decides || r.Decision == smtp.Proceed || len(r.Conds) == 0 {
 		return false

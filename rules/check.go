@@ -9,13 +9,13 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// wellKnown are tables that the program uses even if no rule does, with a word that
-// asks for the same entries.
+// wellKnown contains the tables that the program uses itself, with a condition that
+// uses the same class of entries.
 var wellKnown = map[string]string{"friends": "src", "local-domains": "local-domains"}
 
 // Limits of a checked configuration.
 const (
-	maxRules     = 2000 // each is compared with all before it
+	maxRules     = 2000 // each is compared with all previous rules
 	maxListeners = 64   // bits of a listener set
 )
 
@@ -36,7 +36,7 @@ func (c *Config) check() *checker {
 		tags:      map[string]bool{},
 		files:     map[string]*Config{},
 	}
-	// Statements may use names before their declaration.
+	// Statements may use a name before its declaration.
 	for file, s := range c.All() {
 		if k.files[file.File] == nil {
 			k.files[file.File] = file
@@ -448,7 +448,7 @@ func (c *Cond) same(w *Cond) bool {
 // maxCompare is the number of pairs of values that Check compares for a warning.
 const maxCompare = 10000
 
-// implies reports whether w matches if c does. It may miss some cases.
+// implies reports whether w matches whenever c matches. It does not detect all cases.
 func (c *Cond) implies(w *Cond) bool {
 	if c.Not == w.Not && c.same(w) {
 		return true

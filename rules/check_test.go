@@ -2,7 +2,7 @@ package rules
 
 import "testing"
 
-// TestCheckClean holds configurations that look doubtful and are not.
+// TestCheckClean checks that correct but unusual configurations cause no warning.
 func TestCheckClean(t *testing.T) {
 	tests := []struct{ name, src string }{
 		{"a rule for those whom the first does not touch",

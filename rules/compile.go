@@ -16,11 +16,11 @@ type Settings struct {
 	Budget       int64         // bytes; 512M if not set
 	ASN          string        // file; empty if not set
 	Country      string        // file; empty if not set
-	Contact      string        // of the postmaster; empty if not set
+	Contact      string        // contact for senders; empty if not set
 	Privacy      Privacy       // PrivacyFull if not set
 	OwnNames     []string
 	OwnAddresses []netip.Prefix
-	Gateways     []netip.Prefix // addresses that stand for many hosts
+	Gateways     []netip.Prefix // addresses that many hosts share
 	Delimiter    byte           // between a mailbox and its detail; + if not set
 }
 
@@ -248,8 +248,8 @@ func (p *Policy) conds(trees []*Cond) []cond {
 			}
 		}
 	}
-	// The name alone proves that an address is rented, with low confidence. That is
-	// sufficient for a rule about rented addresses whose name does not lead back.
+	// The name alone proves with low confidence that an address is rented. That is
+	// sufficient for a rule about rented addresses whose name fails FCrDNS.
 	if slices.ContainsFunc(list, func(c cond) bool { return c.tree.Word == "fcrdns" && c.lacksName() }) {
 		for i := range list {
 			c := &list[i]
@@ -314,7 +314,8 @@ func (p *Policy) Rules() []*Rule {
 }
 
 // Submission reports whether dst is for mail clients of users, which greet with any
-// name: port 465 or 587 (RFC 8314, RFC 6409), or a listener named submission.
+// name. Such a listener has port 465 or 587 (RFC 8314, RFC 6409) or the name
+// submission.
 func (p *Policy) Submission(dst netip.AddrPort) bool {
 	if dst.Port() == 465 || dst.Port() == 587 {
 		return true

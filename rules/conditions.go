@@ -15,7 +15,7 @@ import (
 // that the manual contains it.
 type condition struct {
 	word  string
-	alias string // another spelling, read but never written
+	alias string // alternative spelling, read but never written
 	args  string // the arguments, for the manual and for errors
 	// From and to are the first and the last phase in which the fact is known.
 	from, to smtp.Phase
@@ -30,7 +30,7 @@ type condition struct {
 	say      func(*Cond) string         // a verb phrase with the host as its subject
 }
 
-// conditions are all conditions.
+// conditions contains all conditions.
 var conditions = []condition{
 	{word: "src", args: "address", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("an address", addressValue),
 		match: matchSrc, fact: factSrc, say: saySrc},
@@ -89,7 +89,7 @@ const (
 	maxScore  = 1000
 	maxOver   = 1_000_000
 	maxWindow = 90 * day
-	// maxOverTime bounds counts over several sessions, which take few bytes.
+	// maxOverTime limits counts over several sessions, which are stored in few bytes.
 	maxOverTime = 50_000
 )
 
@@ -103,11 +103,11 @@ func needs(what string, value valueFunc) func(*line, *Cond) *Error {
 	}
 }
 
-// fcrdnsStates are the arguments of fcrdns.
+// fcrdnsStates contains the arguments of fcrdns.
 var fcrdnsStates = []string{smtp.FCrDNSPass.String(), smtp.FCrDNSFail.String(), smtp.FCrDNSError.String()}
 
 func parseFCrDNS(l *line, c *Cond) (err *Error) {
-	// `pass` is an action also; after fcrdns it is the state.
+	// `pass` is also an action; after fcrdns it is the state.
 	if t := l.peek(); slices.Index(fcrdnsStates, t.text) < 0 && !t.is("{") {
 		c.Values = []Value{{Pos: c.Pos, Kind: WordValue, Text: "pass"}}
 		return nil
@@ -165,8 +165,8 @@ func parseCount(l *line, c *Cond) *Error {
 }
 
 // span returns the first and the last phase in which c has an answer. A list of
-// evidence has one as soon as one kind is possible, its negation as soon as all
-// kinds are possible.
+// evidence has an answer from the first phase of any of its kinds, and its negation
+// from the first phase of all kinds.
 func (c *Cond) span() (first, last smtp.Phase) {
 	row := conditionByWord(c.Word)
 	first, last = row.from, row.to

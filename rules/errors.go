@@ -130,8 +130,7 @@ func didYouMean(wrong string, words []string) string {
 	return "valid are: " + strings.Join(words, ", ")
 }
 
-// Nearest returns the word that a mistyped one most probably stands for, "" if
-// none is similar.
+// Nearest returns the most similar word to a mistyped one, or "" if none is similar.
 func Nearest(wrong string, words []string) string {
 	best, least := "", 3
 	for _, w := range words {
@@ -176,8 +175,8 @@ type removedWord struct {
 	hint      string
 }
 
-// removedWords are the words that a configuration of an earlier version may contain.
-// A word that is valid again is not looked up.
+// removedWords contains the words that a configuration of an earlier version may
+// contain. A word that is valid again is not looked up.
 var removedWords = []removedWord{
 	{"privacy", "default", "privacy default is now: privacy full"},
 	{"privacy", "strict", "privacy strict is now: privacy hashed"},

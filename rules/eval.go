@@ -15,13 +15,13 @@ type Outcome struct {
 	Rule     *Rule // the rule that decided; nil if none did
 	Decision smtp.Decision
 	Text     string // reply for Reject and Disconnect, without the reference: see Reply
-	// Sticky reports whether the decision is for the rest of the session. The
-	// caller repeats it at every later phase that allows it, unless a pass
-	// statement matches there, Eval makes a more severe decision, or the client
-	// has logged in. Decisions about one sender or recipient are not sticky.
+	// Sticky reports whether the decision is for the rest of the session. The caller
+	// repeats it at every later phase that permits it. Exceptions are a matching pass
+	// statement, a more severe decision of Eval, and a login. Decisions about one
+	// sender or recipient are not sticky.
 	Sticky bool
 	Delay  time.Duration // before the answer
-	// Ban holds the bans for the first, second ... offence of the source.
+	// Ban contains the durations of bans for offences of the source in a row.
 	Ban     []time.Duration
 	BanRule *Rule // the rule with the ban
 }
@@ -37,14 +37,14 @@ type Verdict struct {
 	Pass *Pass
 	// Act is the outcome to enforce. It is empty in observe mode.
 	Act Outcome
-	// Would is the outcome without observe: of all rules in observe mode, of
-	// rules marked with observe in enforce mode.
+	// Would is the observed outcome: of all rules in mode observe, and of rules marked
+	// observe in mode enforce.
 	Would Outcome
-	// Withheld is the first decision from which the standing of the client shields
-	// it, as it would have been. It is empty for most clients.
+	// Withheld is the first decision that the standing of the client withheld. It is
+	// empty for most clients.
 	Withheld Outcome
-	// Unsure reports that a pass statement may match, but a table is not loaded.
-	// Decisions are then temporary, and nobody is banned.
+	// Unsure reports whether a pass statement may match but a table is not loaded.
+	// Decisions are then temporary, and no client is banned.
 	Unsure bool
 	// Score is the sum of the rules' scores at this phase. The caller adds it to
 	// Facts.Score. Total also includes Facts.Score and the weight of the evidence.
@@ -69,12 +69,12 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 }
 
 // Eval evaluates the policy on f at f.Phase. If a pass statement matches, no rule
-// applies. Otherwise Eval tries the rules in order until one decides. The effects
-// of the rules that matched before it count also. Rules marked with observe make
-// no decision and hide no other rule, and their scores and tags do not count, so
-// that observe mode reports exactly what enforce mode does. While a pass
-// statement may match and one of its tables is not loaded, decisions are temporary.
-// The shield of a trusted client is described at shield.
+// applies. Otherwise Eval tries the rules in order until one decides. The effects of
+// earlier matching rules also count. Rules marked observe make no decision and hide no
+// other rule, and their scores and tags do not count, so that mode observe reports
+// exactly the decisions of mode enforce. While a pass statement may match and one of
+// its tables is not loaded, decisions are temporary. The type shield describes the
+// exemptions of trusted clients.
 func (p *Policy) Eval(f *Facts) (v Verdict) {
 	v.Phase = f.Phase
 	p.prepare(f)
@@ -151,7 +151,7 @@ func longer(a, b []time.Duration) bool {
 	return len(a) > 0 && (len(b) == 0 || a[0] > b[0])
 }
 
-// apply adds what r does to o.
+// apply adds the effects of r to o.
 func (o *Outcome) apply(r *rule, temporary bool) {
 	o.Delay = max(o.Delay, r.tree.Delay)
 	if longer(r.ladder, o.Ban) {
@@ -176,24 +176,24 @@ func (o *Outcome) Temper() {
 	}
 }
 
-// A shield is the effect of a rule on a trusted client. Lists, names, places,
-// scores and older counts hit good senders by mistake, so a trusted client is
-// exempt from rules about these, unless the rule says `even trusted`.
+// A shield is the exemption of a trusted client from a rule. Lists, names, places,
+// scores and older counts may match legitimate senders, so trusted clients are exempt
+// from rules about these, unless the rule is marked `even trusted`.
 type shield uint8
 
 const (
-	shieldNone      shield = iota // about the envelope: as for all clients
-	shieldTemporary               // about conduct: temporary, and no ban
-	shieldFull                    // about the client: nothing
+	shieldNone      shield = iota // about the envelope: no exemption
+	shieldTemporary               // about conduct: temporary decision, no ban
+	shieldFull                    // about the client: no decision
 )
 
-// conduct is evidence of what a client does. Other evidence is about its names,
-// address or place.
+// conduct is evidence about the behaviour of a client. Other evidence is about its
+// names, address or place.
 const conduct = BotnetHelo | TalksHTTP | TalksSSH | TalksTLS | TalksBinary | UnknownCommand | SyntaxError | Pipelining | EarlyTalker |
 	RelayProbe | UnknownRecipient | Harvest | ProbedRecipient | AuthFailure | AuthUnsupported | AuthSpray | NoMail | Abandoned |
 	Flood | Backscatter | AccountAbuse | HeloChanged | RecipientFlood
 
-// Shielded reports whether r applies to trusted clients differently.
+// Shielded reports whether trusted clients are wholly or partly exempt from r.
 func (r *Rule) Shielded() bool { return r.shield() != shieldNone }
 
 // Counts reports whether a condition of r counts missing recipients.
@@ -203,7 +203,7 @@ func (r *Rule) Counts() bool {
 	})
 }
 
-// Has reports whether a condition of r asks for any of e, or counts it.
+// Has reports whether a condition of r checks or counts any of e.
 func (r *Rule) Has(e Evidence) bool {
 	return slices.ContainsFunc(r.Conds, func(c *Cond) bool {
 		return (c.Word == "count" || c.Word == "evidence") && !c.Not &&
@@ -211,8 +211,8 @@ func (r *Rule) Has(e Evidence) bool {
 	})
 }
 
-// countsRecipients reports whether the answer of c depends on the recipient: no
-// count applies to one that is known to exist.
+// countsRecipients reports whether the answer of c depends on the recipient, because no
+// count applies to a recipient known to exist.
 func (c *Cond) countsRecipients() bool {
 	return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&ofRecipients != 0
 }
@@ -220,7 +220,7 @@ func (c *Cond) countsRecipients() bool {
 // shield returns the shield of a trusted client from r.
 func (r *Rule) shield() shield {
 	if r.EvenTrusted || r.Has(AuthFailure|AuthSpray|AuthUnsupported) {
-		return shieldNone // mail is no reason to guess passwords
+		return shieldNone // accepted mail does not excuse brute force
 	}
 	s := shieldNone
 	for _, c := range r.Conds {
@@ -297,7 +297,7 @@ type Trace struct {
 	Skipped   string    // the reason if it was not tried
 	Conds     []CondTrace
 	Matched   bool // all answers are yes
-	Withheld  bool // it matched, and the standing of the client shields it
+	Withheld  bool // it matched, and the standing of the client withheld its decision
 	Decided   bool // the statement made the decision, or does without observe
 }
 

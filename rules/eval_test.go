@@ -61,7 +61,7 @@ func compile(t testing.TB, src string) *Policy {
 	return p
 }
 
-// TestConditions asks each condition alone, as it is written and negated.
+// TestConditions checks each condition alone, plain and negated.
 func TestConditions(t *testing.T) {
 	base := Facts{
 		Phase: smtp.PhaseRcptTo, Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
@@ -231,8 +231,8 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// TestConditionsBeforeTheirPhase checks that what is not known yet is unknown,
-// which only pass statements can ask.
+// TestConditionsBeforeTheirPhase checks that facts of later phases are unknown; only
+// pass statements can use them early.
 func TestConditionsBeforeTheirPhase(t *testing.T) {
 	for _, cond := range []string{"helo x", "mail-from x", "rcpt-to x", "auth", "tls", "evidence helo-own-name", "count harvest > 0"} {
 		for _, not := range []string{"", "!"} {
@@ -333,7 +333,7 @@ func TestEval(t *testing.T) {
 			if v.Act.Rule == nil && v.Act.Decision != smtp.Proceed {
 				t.Errorf("decision %s without a rule", v.Act.Decision)
 			}
-			// Evaluating again gives the same, and so does Explain.
+			// A second evaluation and Explain give the same result.
 			if again := p.Eval(&f); !reflect.DeepEqual(v, again) {
 				t.Errorf("again: %+v, was %+v", again, v)
 			}
@@ -372,7 +372,7 @@ rule e phase helo match helo x ban 30d`
 	}
 }
 
-// TestSticky says which decisions hold for the rest of the session.
+// TestSticky checks which decisions are for the rest of the session.
 func TestSticky(t *testing.T) {
 	tests := []struct {
 		rule string
@@ -542,7 +542,7 @@ rule after phase helo match helo x reject`)
 	}
 }
 
-// TestFactsAreSafe shows hostile text in every fact.
+// TestFactsAreSafe checks that hostile text is escaped in every fact.
 func TestFactsAreSafe(t *testing.T) {
 	bad := []byte("a\x1b]0;x\a\r\n\xff\u202e<b>|")
 	f := Facts{Phase: smtp.PhaseRcptTo, RDNS: bad, Helo: bad, MailFrom: bad, RcptTo: bad, User: bad, Auth: true, Failed: [][]byte{bad}, Country: string(bad)}
@@ -561,7 +561,7 @@ func TestFactsAreSafe(t *testing.T) {
 	}
 }
 
-// policy200 is a policy of 200 rules that all have to be looked at.
+// policy200 returns a policy of 200 rules, all of which must be evaluated.
 func policy200(t testing.TB) *Policy {
 	var b strings.Builder
 	b.WriteString("mode enforce\nasn \"x\"\nscore evidence helo-unqualified 20\npass from <inline>\n")

@@ -1,10 +1,10 @@
 // Package rules implements the evidence tokens and the policy language of
 // scanwatch.conf(5).
 //
-// Parse parses a file into a tree, Check finds errors and doubtful statements in
-// it, and Compile compiles it into a Policy, which returns a Verdict on Facts at
-// each phase. The package does not know the protocol, the clock or the disk:
-// callers pass functions that read files, and Facts contain counts and lookups.
+// Parse parses a file into a tree. Check finds errors and probable mistakes in it.
+// Compile compiles it into a Policy, which returns a Verdict on Facts at each phase.
+// The package does not depend on the protocol, the clock or the disk: callers pass
+// functions that read files, and Facts contain counts and lookups.
 package rules
 
 import (
@@ -17,8 +17,8 @@ import (
 // Evidence is a set of evidence tokens, one bit each.
 type Evidence uint64
 
-// The tokens. Logs, rules, records and exports use their names, which are stable.
-// Their numbers are not stable and stay within the process.
+// The tokens. Logs, rules, records and exports use their names, which are stable. Their
+// numbers are not stable and are used only within the process.
 const (
 	Scanner Evidence = 1 << iota
 	Cloud

@@ -7,9 +7,9 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Facts holds everything that a rule may check. The caller may keep it for a
-// whole session. Text is as the client sent it, and Eval does not change it.
-// Facts belongs to one goroutine, because Eval keeps notes in it.
+// Facts contains all facts that a rule may check. The caller may keep it for a whole
+// session. Texts are in the client's original form, and Eval does not change them.
+// Facts belongs to one goroutine, because Eval stores results in it.
 type Facts struct {
 	Phase   smtp.Phase
 	Now     time.Time
@@ -25,13 +25,12 @@ type Facts struct {
 	Dst    netip.AddrPort // the listener's address, possibly unspecified
 	RDNS   []byte         // reverse DNS name (PTR); empty without a name or an answer
 	FCrDNS smtp.FCrDNS
-	// RDNSCut reports whether smtpd may have cut RDNS: it is as long as the
-	// longest host name of the system (64 bytes on Linux) and proves nothing.
+	// RDNSCut reports whether smtpd may have truncated RDNS: its length is the maximum
+	// of the system (64 bytes on Linux), and it proves nothing.
 	RDNSCut bool
 	Helo    []byte // HELO or EHLO identity
-	// MailFrom and RcptTo are without brackets and parameters. MailFrom is valid
-	// from phase mail-from and is empty for the null sender. RcptTo is valid in
-	// phase rcpt-to.
+	// MailFrom and RcptTo have no brackets and parameters. MailFrom is valid from phase
+	// mail-from and is empty for the null sender. RcptTo is valid in phase rcpt-to.
 	MailFrom []byte
 	RcptTo   []byte
 	TLS      bool
@@ -40,8 +39,8 @@ type Facts struct {
 	ASNKnown bool   // ASN was looked up; it is 0 if no AS announces the address
 	Country  string // two capital letters; empty if unknown
 
-	// Evidence has high or medium confidence. Weak has low confidence only, or
-	// is undecided: it makes a condition unknown and counts half in a score.
+	// Evidence has high or medium confidence. Weak has only low confidence, or is
+	// undecided: conditions on it are unknown, and it counts half in a score.
 	Evidence Evidence
 	Weak     Evidence
 	// Counts is the number of times of each evidence in this session, by
@@ -50,9 +49,10 @@ type Facts struct {
 	// Score is the sum of Verdict.Score of the earlier phases.
 	Score    int
 	Standing Standing
-	// Failed holds the users that failed to log in, at most a few.
+	// Failed contains some of the users that failed to log in.
 	Failed [][]byte
-	// RcptKnown reports whether RcptTo is known to exist: no count applies to it.
+	// RcptKnown reports whether RcptTo is known to exist, so that no count applies to
+	// it.
 	RcptKnown bool
 	// Window counts over sessions. It may be nil.
 	Window Counter

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestFriends: a network is a friend's if any address in it is named, in a
-// statement or a table; a table that is not there might name it.
+// TestFriends checks that a network contains a friend if a statement or table contains
+// an address in it, and that the answer is unknown if a table is not loaded.
 func TestFriends(t *testing.T) {
 	const conf = `table <friends> { 192.0.2.0/24, 2001:db8:1::5 }
 table <partners> { 198.51.100.7 }

@@ -29,7 +29,7 @@ func golden(t *testing.T, file, got string) {
 	}
 }
 
-// detail is what a command prints about a configuration.
+// detail returns the output of a command about a configuration.
 func detail(warnings Errors, err error) string {
 	var es Errors
 	if errors.As(err, &es) {

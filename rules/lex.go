@@ -27,7 +27,7 @@ type token struct {
 	pos  Pos
 }
 
-// is reports whether t is the sign or the unquoted word text.
+// is reports whether t is a sign or an unquoted word with this text.
 func (t token) is(text string) bool {
 	return (t.kind == signToken || t.kind == wordToken) && t.text == text
 }

@@ -46,7 +46,7 @@ func (c *cond) eval(f *Facts) Truth {
 	return t
 }
 
-// part is the part of a mail address that a pattern is compared with.
+// part is the part of a mail address with which a pattern is compared.
 type part uint8
 
 const (
@@ -71,7 +71,7 @@ func newPattern(v Value, envelope bool) pattern {
 	if v.Kind == RegexValue {
 		re, err := compileRegex(v.Text)
 		if err != nil {
-			re = regexp.MustCompile(`\z.`) // the parser refuses it: match nothing
+			re = regexp.MustCompile(`\z.`) // the parser rejects it: match nothing
 		}
 		return pattern{re: re}
 	}
@@ -238,7 +238,7 @@ func matchSrc(c *cond, f *Facts) Truth {
 func matchListener(c *cond, f *Facts) Truth { return truth(f.listeners&c.listeners != 0) }
 
 func matchRDNS(c *cond, f *Facts) Truth {
-	// An empty name may mean that DNS did not answer, and a cut name lacks the
+	// If the name is empty, DNS may not have answered. A truncated name lacks the
 	// domain.
 	if len(f.RDNS) == 0 || f.RDNSCut {
 		return Unknown
@@ -293,11 +293,11 @@ func matchStanding(least Standing) func(*cond, *Facts) Truth {
 	return func(_ *cond, f *Facts) Truth { return f.Standing.AtLeast(least) }
 }
 
-// ofRecipients is the evidence that counts recipients.
+// ofRecipients is evidence whose counts are of recipients.
 const ofRecipients = UnknownRecipient | Backscatter | RelayProbe | ProbedRecipient | Harvest
 
-// spares reports whether no count of e applies: mail to existing mailboxes must
-// not suffer from a count.
+// spares reports whether no count of e applies to the recipient, because counts must
+// not affect mail to existing mailboxes.
 func (f *Facts) spares(e Evidence) bool {
 	return f.Phase == smtp.PhaseRcptTo && f.RcptKnown && e&ofRecipients != 0
 }
@@ -306,7 +306,7 @@ func matchCount(c *cond, f *Facts) Truth {
 	if f.spares(c.evidence) {
 		return No
 	}
-	// A known client may make twice as many mistakes.
+	// The threshold is twice as high for a known client.
 	over := c.over
 	if f.Standing >= StandingKnown && c.evidence&(ofRecipients|RecipientFlood) != 0 {
 		over *= 2
@@ -349,9 +349,9 @@ func (c *cond) recorded(f *Facts, b []byte) Truth {
 	return Unknown
 }
 
-// hidden reports whether p, which does not match a hashed address in domain, may
-// match the address before it was hashed. A role account with a detail, which is
-// hashed, is too rare to make every condition on role accounts unknown.
+// hidden reports whether p, which does not match a hashed address in domain, may match
+// the original address. Role accounts with a detail are hashed, but too rare to make
+// every condition on role accounts unknown.
 func (p pattern) hidden(domain []byte) bool {
 	switch {
 	case p.part == domainPart:

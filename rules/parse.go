@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Limits of a configuration. They exceed all reasonable configurations, and bound
-// the work on a file that is not a configuration.
+// Limits of a configuration. They exceed the needs of all reasonable configurations,
+// and bound the work on a file that is not a configuration.
 const (
 	maxFile   = 1 << 20 // bytes of one file
 	maxFiles  = 64      // include files
@@ -44,7 +44,7 @@ type statement struct {
 	parse  func(*line) (Statement, *Error)
 }
 
-// statements are all statements except macros.
+// statements contains all statements except macros.
 var statements = []statement{
 	{"mode", "mode observe | enforce", parseMode},
 	{"store", `store "directory" [keep duration] [budget size]`, parseStore},
@@ -100,7 +100,7 @@ func (p *parser) report(e *Error) {
 	}
 }
 
-// file parses a file. Where is its include statement, or nil.
+// file parses a file. where is its include statement, or nil.
 func (p *parser) file(name string, where *line) *Config {
 	fail := func(hint, format string, args ...any) *Config {
 		e := &Error{Pos: Pos{name, 1, 1}, Msg: fmt.Sprintf(format, args...), Hint: hint}
@@ -354,7 +354,7 @@ func (l *line) name(what string) (string, *Error) {
 	switch {
 	case !isName(t.text):
 		return "", l.errorf(t.pos, nameHint, "`%s` is not a valid %s name", t, what)
-	case l.reserved[t.text] && conditionByWord(t.text) == nil: // a name may be forgotten
+	case l.reserved[t.text] && conditionByWord(t.text) == nil: // the name may be missing
 		return "", l.errorf(t.pos, "choose another name", "`%s` is a keyword and cannot be a %s name", t, what)
 	}
 	return t.text, nil

@@ -35,7 +35,7 @@ func mustParse(t testing.TB, src string) *Config {
 
 func TestParse(t *testing.T) {
 	tests := []struct {
-		name, src, want string // want is empty where the source is canonical
+		name, src, want string // want is empty if the source is canonical
 	}{
 		{"mode", "mode enforce", ""},
 		{"store", `store "/var/db/scanwatch" keep 90d budget 512M`, ""},
@@ -111,7 +111,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseTree looks at the fields of the tree, which printing could hide.
+// TestParseTree checks the fields of the tree, because printing could hide errors in
+// them.
 func TestParseTree(t *testing.T) {
 	c := mustParse(t, `rule r observe on mx phase { helo, data } match !count harvest > 5 in 1h by asn evidence cloud reject "450 4.7.1 x" ban 1d`)
 	r := c.Statements[0].(*Rule)
@@ -252,8 +253,8 @@ func listeners() string {
 	return s
 }
 
-// strip takes away what a canonical file does not keep: places, and what only
-// the checker needs.
+// strip removes the fields that a canonical file does not retain: positions, and fields
+// for the checker.
 func strip(c *Config) {
 	c.lexer = nil
 	for _, s := range c.Statements {
@@ -309,8 +310,8 @@ func roundTrip(t *testing.T, c *Config) {
 	}
 }
 
-// FuzzRoundTrip checks that every file either has errors that can be shown, or
-// is printed in a form that parses to the same tree, with the same findings.
+// FuzzRoundTrip checks that every file either has printable errors, or is printed in a
+// form that parses to the same tree with the same warnings.
 func FuzzRoundTrip(f *testing.F) {
 	for _, dir := range []string{"policies/*.conf", "testdata/broken/*.conf"} {
 		files, err := filepath.Glob(dir)

@@ -9,7 +9,7 @@ import (
 //go:embed policies/*.conf
 var policyFiles embed.FS
 
-// PolicyNames returns the names of the presets, the mildest first.
+// PolicyNames returns the names of the presets, from the most lenient to the strictest.
 func PolicyNames() []string { return []string{"open", "standard", "tight"} }
 
 // ReadyPolicy returns the text of a preset.

@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// readyPolicy compiles a ready policy in enforce mode, with `.sender.example`
-// as the shipped list of known senders.
+// readyPolicy compiles a preset in mode enforce, with `.sender.example` as the shipped
+// list of known senders.
 func readyPolicy(t testing.TB, name string) *Policy {
 	t.Helper()
 	c, err := Parse(name, func(name string) ([]byte, error) { return ReadyPolicy(name) })
@@ -52,7 +52,8 @@ func TestReadyPolicies(t *testing.T) {
 	if _, err := ReadyPolicy("lax"); err == nil {
 		t.Error("there is a policy lax")
 	}
-	// asks returns the facts when a stranger asks for a recipient, after n others.
+	// asks returns the facts when an unknown client requests a recipient after n
+	// others.
 	asks := func(dns smtp.FCrDNS, e Evidence, by Key, n int) Facts {
 		f := Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("mx.example.com"), FCrDNS: dns, Standing: StandingNone, Window: window{e, by, n}}
 		f.Counts[e.Index()] = uint32(n)
@@ -170,7 +171,7 @@ func TestDescribe(t *testing.T) {
 	show(t, "observe", readyPolicy(t, "tight").InMode(Observe))
 }
 
-// TestTokens checks that every token has what the language and people need.
+// TestTokens checks that every token has a unique name, a meaning and its index.
 func TestTokens(t *testing.T) {
 	seen := map[string]bool{}
 	for i, tok := range Tokens {

@@ -30,8 +30,8 @@ func TestRemovedWords(t *testing.T) {
 	}
 }
 
-// TestReplacementsAreValid checks that no row is about a statement or an argument that
-// the language has.
+// TestReplacementsAreValid checks that no row contains a statement or an argument of
+// the current language.
 func TestReplacementsAreValid(t *testing.T) {
 	for _, line := range []string{"privacy full", "privacy hashed"} {
 		if _, err := parse(line + "\n"); err != nil {

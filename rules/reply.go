@@ -27,9 +27,8 @@ func Temporary(text string, d smtp.Decision) string {
 	return code + text
 }
 
-// Reply returns text with the reference that a rejected sender can quote: the
-// session id replaces `$session`, or follows in brackets. An empty text stays
-// empty.
+// Reply returns text with the reference that a rejected sender can quote: the session
+// id replaces `$session`, or follows in brackets. An empty text remains empty.
 func Reply(text string, session uint64) string {
 	id := fmt.Sprintf("%016x", session)
 	switch {

@@ -128,7 +128,7 @@ func parseTable(l *line) (Statement, *Error) {
 	case !open.is("{"):
 		return nil, l.errorf(open.pos, "", "expected `builtin`, `file` or a list%s", insteadOf(open))
 	case l.at+1 < len(l.toks) && l.toks[l.at+1].is("}"):
-		// An empty list is allowed: operators fill it later.
+		// An empty list is valid, so that operators can fill it later.
 		l.at += 2
 		t.Inline = true
 		return t, nil

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// inline is a table in the configuration. It compares values in turn; long lists
-// belong in files.
+// inline is a table in the configuration. It compares values sequentially; long lists
+// should be in files.
 type inline struct {
 	c        cond
 	contents Contents
@@ -19,7 +19,7 @@ func (t *inline) MatchAddr(a netip.Addr) bool {
 	return slices.ContainsFunc(t.c.prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// Overlaps reports whether t has a prefix that has an address in common with p.
+// Overlaps reports whether a prefix in t has an address in common with p.
 func (t *inline) Overlaps(p netip.Prefix) bool { return overlaps(t.c.prefixes, p) }
 
 func overlaps(list []netip.Prefix, p netip.Prefix) bool {
@@ -30,7 +30,7 @@ func (t *inline) MatchName(b []byte) bool { return matchAny(t.c.names, trimDot(b
 
 func (t *inline) MatchASN(n uint32) bool { return slices.Contains(t.c.as, n) }
 
-// sources are the parts of one table. A nil part is not loaded.
+// sources contains the parts of one table. A nil part is not loaded.
 type sources []Table
 
 func (s sources) any(match func(Table) bool) bool {

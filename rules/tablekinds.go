@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// A ValueClass is a class of table entries. A condition asks for one or two classes
-// and ignores the others.
+// A ValueClass is a class of table entries. A condition uses one or two classes and
+// ignores the others.
 type ValueClass uint8
 
 // The classes.
@@ -21,7 +21,7 @@ const (
 
 var classNames = [numClasses]string{"address", "AS number", "name", "country code"}
 
-// Contents are the entries of a table: for each class their number and an example.
+// Contents contains the entries of a table: for each class their number and an example.
 type Contents [numClasses]struct {
 	Total   int
 	Example string
@@ -44,7 +44,7 @@ func (c *Contents) AddName(name string) {
 	c.Add(class, 1, name)
 }
 
-// asks are the classes that words ask for; any other word asks for names.
+// asks contains the classes that conditions use; all other conditions use names.
 var asks = map[string][]ValueClass{"src": {Addresses}, "asn": {Numbers}, "country": {Codes}}
 
 func asked(word string) []ValueClass {
@@ -71,21 +71,22 @@ func contents(values []Value) (c Contents) {
 	return c
 }
 
-// A use is a condition that asks a table.
+// A use is a condition that uses a table.
 type use struct {
 	word string
 	pos  Pos  // zero for the program
 	rule bool // of a rule
 }
 
-// exempts reports whether no rule uses the table <friends> or of a pass statement.
+// exempts reports whether a table is <friends> or in a pass statement, and no rule uses
+// it.
 func exempts(k *checker, name string) bool {
 	t := k.tables[name]
 	return len(t.uses) > 0 && name != "local-domains" && !slices.ContainsFunc(t.uses, func(u use) bool { return u.rule })
 }
 
-// tableTraps warns of tables that have entries of other classes than the conditions
-// on them ask for. loaded has the tables with their files.
+// tableTraps warns of tables with entries of classes that the conditions on them do not
+// use. loaded contains the tables with their files.
 func tableTraps(k *checker, loaded map[string]sources) {
 	for _, d := range k.decls {
 		t := k.tables[d.Name]
@@ -113,7 +114,7 @@ func tableTraps(k *checker, loaded map[string]sources) {
 	}
 }
 
-// emptyUses warns of conditions that ask for a class of which the table has nothing.
+// emptyUses warns of conditions that use a class without entries in the table.
 func emptyUses(k *checker, d *TableDecl, uses []use, has *Contents, total int, complete bool) (some bool) {
 	for _, u := range uses {
 		classes := asked(u.word)
@@ -135,7 +136,7 @@ func article(what string) string {
 	return "a " + what
 }
 
-// unasked warns of entries that no condition asks for.
+// unasked warns of entries that no condition uses.
 func unasked(k *checker, d *TableDecl, uses []use, has *Contents) {
 	var words []string
 	var wanted []ValueClass
@@ -161,7 +162,7 @@ func unasked(k *checker, d *TableDecl, uses []use, has *Contents) {
 	}
 }
 
-// tableShapes warns of inline names that no use can match.
+// tableShapes warns of inline names that no condition on the table can match.
 func tableShapes(k *checker, d *TableDecl, uses []use) {
 	for _, v := range d.Values {
 		if v.Kind == PrefixValue {

@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Traps are statements that are valid, but never match, or match more clients than
-// they say. Each is a function in one of the lists below and causes a warning.
+// Traps are valid statements that never match, or match more clients than intended.
+// Each is a function in one of the lists below and causes a warning.
 
 // condTraps check one condition.
 var condTraps = []func(*checker, *Cond){countedOnce, lowOnly, noUser, misshapenValues, noCountry, tooWide}
@@ -19,15 +19,15 @@ var condTraps = []func(*checker, *Cond){countedOnce, lowOnly, noUser, misshapenV
 // pairTraps check two conditions of one statement, in both orders.
 var pairTraps = []func(*checker, *Cond, *Cond){failedAndLoggedIn, namelessAndNamed, excluded}
 
-// perEvent is the evidence that is counted at each event in a session. A session has
-// any other evidence once.
+// perEvent is the evidence that is counted at each event in a session. All other
+// evidence counts once per session.
 var perEvent = []string{"unknown-recipient", "backscatter", "recipient-flood", "relay-probe", "unknown-command", "auth-failure", "auth-unsupported", "flood"}
 
-// alwaysLow is the evidence that never has more than low confidence: no condition
-// matches on it, and no counter counts it.
+// alwaysLow is the evidence that always has low confidence: no condition matches it,
+// and no counter counts it.
 var alwaysLow = []string{"syntax-error"}
 
-// notOfUsers is the evidence of clients that no user name is known of.
+// notOfUsers is the evidence of clients without a known user name.
 var notOfUsers = []string{"scanner", "cloud", "botnet-helo", "rdns-missing", "fcrdns-fail", "flood", "pipelining", "early-talker"}
 
 func countedOnce(k *checker, c *Cond) {
@@ -74,8 +74,8 @@ var ofFailures = []string{"auth-failure", "auth-spray"}
 // ofAccounts is the evidence of sessions whose user has logged in.
 var ofAccounts = []string{"account-abuse"}
 
-// needsAuth warns of a rule on users that applies to no session with a user: without
-// the condition auth, authenticated sessions are exempt.
+// needsAuth warns of a rule on users without the condition auth. It does not apply to
+// sessions with a user, because authenticated sessions are exempt.
 func needsAuth(k *checker, r *Rule) {
 	if slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" }) {
 		return
@@ -91,8 +91,8 @@ func needsAuth(k *checker, r *Rule) {
 	}
 }
 
-// tooWide warns of a name that matches all names, and of a prefix that no site and no
-// provider has.
+// tooWide warns of a name that matches all names, and of a prefix that is too wide for
+// any site or provider.
 func tooWide(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		switch {
@@ -120,7 +120,7 @@ func widePrefix(k *checker, v Value) {
 	}
 }
 
-// retired are codes that are not in ISO 3166, with their replacements.
+// retired contains codes that are not in ISO 3166, with their replacements.
 var retired = map[string]string{"UK": "GB", "EL": "GR", "AN": "CW", "YU": "RS"}
 
 func noCountry(k *checker, c *Cond) {
@@ -131,7 +131,8 @@ func noCountry(k *checker, c *Cond) {
 	}
 }
 
-// misshapenValues warns of names that cannot be what the condition compares them with.
+// misshapenValues warns of names with a form that the facts of the condition never
+// have.
 func misshapenValues(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		if why, hint := misshapen(c.Word, v); why != "" {
@@ -226,7 +227,8 @@ func failedAndLoggedIn(k *checker, failed, auth *Cond) {
 	k.warnf(auth.Pos, hint, "`%s` does not match failed logins", auth)
 }
 
-// namelessAndNamed warns of a client without a proven name that has one.
+// namelessAndNamed warns of conditions that require both a proven name and no proven
+// name.
 func namelessAndNamed(k *checker, nameless, named *Cond) {
 	if nameless.Word != "evidence" || nameless.Not || len(nameless.Values) > 1 || named.Not {
 		return
@@ -238,7 +240,7 @@ func namelessAndNamed(k *checker, nameless, named *Cond) {
 	}
 }
 
-// excluded warns of a condition within another one that is negated.
+// excluded warns of a condition that a negated condition excludes.
 func excluded(k *checker, a, not *Cond) {
 	if a.Not || !not.Not || a.same(not) {
 		return
@@ -281,7 +283,7 @@ func (v Value) single(word string) bool {
 	return false
 }
 
-// chosen are the conditions on facts that any client can choose.
+// chosen contains the conditions on facts that any client can choose.
 var chosen = []string{"mail-from", "helo", "fcrdns", "tls"}
 
 // unprovenPass warns of a pass for a sender or greeting that any client can use.
@@ -303,15 +305,15 @@ func unprovenPass(k *checker, p *Pass) {
 	}
 }
 
-// beforeLogin are the phases at which users have not logged in yet. A ban at the end
-// of a session applies to the next connection.
+// beforeLogin contains the phases at which users have not logged in yet. A ban at the
+// end of a session applies to the next connection.
 var beforeLogin = smtp.Phases(smtp.PhaseConnect, smtp.PhaseHelo)
 
-// homely are examples of the names of home connections.
+// homely contains examples of the names of home connections.
 var homely = []string{"p5dd0a1b2.dip0.t-ipconnect.de", "dsl-192-0-2-7.pool.isp.invalid", "dynamic-192-0-2-7.dyn.isp.invalid", "192-0-2-7.cable.dhcp.isp.invalid"}
 
-// usersHave reports for the words of conditions whether the clients of users usually
-// match because their network has no name of its own.
+// usersHave reports for conditions whether the clients of users usually match because
+// their network has no name of its own.
 var usersHave = map[string]func(*checker, *Cond) bool{
 	"evidence": func(_ *checker, c *Cond) bool {
 		return slices.ContainsFunc(c.Values, func(v Value) bool { return v.Text == "rdns-missing" || v.Text == "fcrdns-fail" })
@@ -363,7 +365,7 @@ func hitsUsers(k *checker, r *Rule) {
 // bans reports whether r bans clients.
 func (r *Rule) bans() bool { return actionByWord(token{text: "ban"}).has(r) }
 
-// elsewhere warns of a condition on another listener than that of the statement.
+// elsewhere warns of a condition on a listener other than that of the statement.
 func elsewhere(k *checker, on string, cs []*Cond) {
 	mine := k.listens[on]
 	for _, c := range cs {

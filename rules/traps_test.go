@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestTraps checks that Check warns of each bad line, at that line, and of no good
-// line. The lines of one row use the same first lines.
+// TestTraps checks that Check warns of each bad line at its position, and of no good
+// line. The lines of a row use the same first lines.
 func TestTraps(t *testing.T) {
 	const tables = "listener mx port 25\nlistener out port { 465, 587 }\n"
 	for _, c := range []struct {

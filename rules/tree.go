@@ -121,7 +121,8 @@ type Rule struct {
 	Pos
 	Name    string
 	Observe bool
-	// EvenTrusted makes the rule apply to trusted clients as to all others.
+	// EvenTrusted makes the rule apply to trusted clients in the same way as to all
+	// others.
 	EvenTrusted bool
 	On          string // listener; empty for all
 	Phases      smtp.PhaseSet
@@ -132,7 +133,7 @@ type Rule struct {
 	Text     string // reply to the client; empty for the default
 	Score    int
 	Delay    time.Duration
-	Ban      []time.Duration // of the first, second ... offence; see Ladder
+	Ban      []time.Duration // durations for offences in a row; see Ladder
 	Tags     []string
 
 	actions []token // for the positions in errors

@@ -7,7 +7,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// phaseWords are the names of all phases.
+// phaseWords contains the names of all phases.
 var phaseWords = func() (names []string) {
 	for _, p := range smtp.AllPhases.List() {
 		names = append(names, p.String())
@@ -34,15 +34,15 @@ type Privacy uint8
 // The levels. At both, user names that may be passwords are hashed.
 const (
 	PrivacyFull   Privacy = iota // unhashed
-	PrivacyHashed                // with a hash as local part
+	PrivacyHashed                // with a hash as the local part
 )
 
 var privacyNames = [...]string{"full", "hashed"}
 
 func (p Privacy) String() string { return name(privacyNames[:], int(p)) }
 
-// Standing is the reputation of a client, earned by accepted mail. The zero
-// Standing is unknown: the state has not been read since the start.
+// Standing is the reputation of a client, earned by accepted mail. The zero Standing is
+// unknown, because the state has not been read since the start.
 type Standing uint8
 
 // The standings.
@@ -65,8 +65,8 @@ func (s Standing) AtLeast(least Standing) Truth {
 	return truth(s >= least)
 }
 
-// Truth is the answer of a condition. The zero Truth is Unknown: a condition
-// that cannot be evaluated does not match, negated or not.
+// Truth is the answer of a condition. The zero Truth is Unknown. A condition that
+// cannot be evaluated does not match, negated or not.
 type Truth uint8
 
 // The truths.
@@ -106,7 +106,7 @@ type Key uint8
 const (
 	BySession Key = iota // without a window: the events of this session
 	BySrc                // one host: see memory.Host
-	ByPrefix             // a /24 or a /48, without the hosts with a proven name of their own
+	ByPrefix             // a /24 or a /48, without hosts with their own proven name
 	ByDomain             // the registered domain of the proven name
 	ByASN
 	ByHelo

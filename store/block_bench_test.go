@@ -19,8 +19,8 @@ func recorded(sessions iter.Seq[simulate.Session]) []store.Record {
 	return all
 }
 
-// attacked is a day of a legitimate server with a harvest and a guessing of
-// passwords: 15 steps a session.
+// attacked returns a day of a legitimate server with a harvest and a brute-force
+// attack: 15 steps per session.
 var attacked = sync.OnceValue(func() []store.Record {
 	attack := simulate.Attack{Seed: 1, Start: simulate.Midnight, Every: 24 * time.Hour / 20_000, Sessions: 20_000, Each: 10}
 	harvest := simulate.Harvest(attack)

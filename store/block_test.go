@@ -193,7 +193,7 @@ func mixedRecords(t testing.TB, n int) (all []Record) {
 	return all
 }
 
-// same checks that got is the record want, with the same steps of kinds.
+// same checks that got equals want, with the same steps of the given kinds.
 func same(t *testing.T, got, want *Record, kinds Kinds) {
 	t.Helper()
 	row := *want
@@ -279,8 +279,8 @@ func TestUnknownColumns(t *testing.T) {
 	}
 }
 
-// TestDamagedColumn checks that a changed byte never goes unnoticed, and that the
-// records can still be read without the kind whose column is damaged.
+// TestDamagedColumn checks that every changed byte is detected, and that the records
+// can still be read without the kind whose column is damaged.
 func TestDamagedColumn(t *testing.T) {
 	all := mixedRecords(t, 40)
 	value := sealed(t, all...)

@@ -21,17 +21,17 @@ type budget struct {
 	created map[string]time.Time // results of expiry
 }
 
-// usage is the disk usage after pruning.
+// usage describes the disk usage after pruning.
 type usage struct {
 	segments, sealed, quarantined int
-	bytes                         int64 // excludes the open segment and the one that is being sealed
+	bytes                         int64 // excludes the open segment and the segment that is being sealed
 }
 
 var errBudget = errors.New("budget exceeded")
 
-// prune removes expired segments. While less than room bytes of the budget are free,
-// it also removes salvaged files, whose records are in another segment, and then the
-// oldest segments. Room includes the segment named open and the files of apart, which
+// prune removes expired segments. While less than room bytes of the budget are free, it
+// also removes salvaged files, whose records are in another segment, and then the
+// oldest segments. room includes the segment named open and the files in apart, which
 // are not counted.
 func (b *budget) prune(d *directory, open string, apart []string, room int64) (u usage, err error) {
 	all, total, err := b.files(d, slices.Concat(apart, []string{open}))
@@ -119,7 +119,7 @@ func stateSize(dir string) (size int64) {
 		if !strings.HasPrefix(e.Name(), stateFile) || !e.Type().IsRegular() {
 			continue
 		}
-		if info, err := e.Info(); err == nil { // the file has just been removed otherwise
+		if info, err := e.Info(); err == nil { // otherwise the file has just been removed
 			size += info.Size()
 		}
 	}

@@ -10,11 +10,11 @@ import (
 	"os"
 )
 
-// bbolt trusts its file. A flipped bit can make it follow a page to itself forever,
-// read outside its mapping, or panic in a transaction with locks held. Therefore
-// checkFile checks all pages, within bounds, before bbolt maps the file. It reads
-// the file nearly in order instead of a mapping, so that a file that is not cached
-// is read at disk speed.
+// bbolt trusts its file. A flipped bit can cause an endless loop over a page, a read
+// outside its mapping, or a panic in a transaction with locks held. Therefore checkFile
+// checks all pages, within bounds, before bbolt maps the file. It reads the file nearly
+// in order instead of a mapping, so that a file that is not cached is read at disk
+// speed.
 //
 // It does not detect changed bytes in values: bbolt has no checksums for data.
 // Decode handles these.
@@ -61,8 +61,8 @@ type checker struct {
 	window   []byte // the block that was read last
 	at       int64
 
-	// With visit, values are not read, only passed to visit with their place in the
-	// file, and damage is passed to bad instead of ending the check.
+	// If visit is set, values are not read: visit receives their location, and bad
+	// receives corruption errors instead of ending the check.
 	visit  func(bucket, key []byte, at, size int64)
 	bad    func(error)
 	bucket []byte // the name of the current bucket
@@ -185,7 +185,7 @@ type page struct {
 func (p *page) flags() uint16 { return order.Uint16(p.data[8:]) }
 func (p *page) count() uint64 { return uint64(order.Uint16(p.data[10:])) }
 
-// page returns page id. To visit places, its first page suffices.
+// page returns page id. To visit locations, the first page is sufficient.
 func (c *checker) page(id uint64) (page, error) {
 	head, err := c.read(id, 1)
 	if err != nil {

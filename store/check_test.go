@@ -10,8 +10,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// segmentBytes returns a segment with n sessions, which the writer has made in
-// several commits and at two times, so that it has all kinds of pages.
+// segmentBytes returns a segment with n sessions from several commits and two runs of a
+// writer, so that it has all kinds of pages.
 func segmentBytes(t testing.TB, n int) []byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -31,7 +31,8 @@ func segmentBytes(t testing.TB, n int) []byte {
 	return b
 }
 
-// readAll checks the segment b, and if it passes reads and writes it with bbolt.
+// readAll checks the segment b. If the check succeeds, it reads and writes the segment
+// with bbolt.
 func readAll(t testing.TB, path string, b []byte) (records int, err error) {
 	t.Helper()
 	if err := os.WriteFile(path, b, 0o640); err != nil {
@@ -65,8 +66,8 @@ func readAll(t testing.TB, path string, b []byte) (records int, err error) {
 	return records, err
 }
 
-// Every bit of the bytes that bbolt trusts is flipped in turn: the file must be
-// refused, or be read without harm.
+// Each bit of the bytes that bbolt trusts is flipped in turn: the file must be
+// rejected, or reading it must do no harm.
 func TestFlippedBits(t *testing.T) {
 	b := segmentBytes(t, 1000)
 	path := filepath.Join(t.TempDir(), "segment.db")
@@ -112,7 +113,7 @@ func TestCheckAcceptsTheOtherMetaPage(t *testing.T) {
 	}
 }
 
-// A file that passes the check does bbolt no harm that guard cannot stop.
+// A file that passes the check causes no failure of bbolt that guard cannot contain.
 func FuzzCheck(f *testing.F) {
 	whole := segmentBytes(f, 200)
 	f.Add(uint32(0), []byte{})

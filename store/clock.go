@@ -16,13 +16,13 @@ const (
 	clockFile  = "clock"        // in the directory of sessions: the last trusted time
 )
 
-// A clock decides which time is trusted. The clock of the system can be wrong for a
-// while: a machine without a battery boots in 1970 or in another year, until it has
-// asked a time server. Such a clock must not expire or seal anything. A step of more
-// than clockJump is therefore trusted only after clockDoubt of the monotonic clock.
+// A clock determines the trusted time. The system clock can be temporarily wrong: a
+// machine without a battery starts in 1970 or another year until it contacts a time
+// server. Such a clock must not cause expiry or sealing. A step of more than clockJump
+// is therefore trusted only after clockDoubt of the monotonic clock.
 //
-// The last trusted time is in a file. The newest segment does not prove it: sessions
-// that end while the clock is wrong are in a segment of that time.
+// The last trusted time is in a file. The newest segment does not prove it, because
+// sessions that end while the clock is wrong are in a segment of that time.
 type clock struct {
 	now func() time.Time
 
@@ -32,7 +32,7 @@ type clock struct {
 }
 
 // read returns a time that has certainly been reached: the current time if it is
-// trusted, otherwise at most the last trusted time. All are the segments in d.
+// trusted, otherwise at most the last trusted time. all contains the segments in d.
 func (c *clock) read(d *directory, all []Segment) time.Time {
 	now := c.now()
 	if c.believed.IsZero() {
@@ -71,8 +71,8 @@ func (c *clock) write(d *directory, now time.Time) error {
 	return d.rename(clockFile+newSuffix, clockFile) // an old or empty file does no harm
 }
 
-// lastTrusted returns the time in the file, or without it the end of the newest day
-// before now.
+// lastTrusted returns the time in the file or, without a file, the end of the newest
+// day before now.
 func lastTrusted(d *directory, all []Segment, now time.Time) time.Time {
 	if f, err := d.open(clockFile, os.O_RDONLY); err == nil {
 		defer f.Close()
@@ -133,8 +133,8 @@ func createdInDoubt(d *directory, s *Segment) (at time.Time, err error) {
 }
 
 // ReferenceTime returns the time for the expiry of state when the filter starts. It
-// is now, unless that differs by more than two days from the last trusted time: the
-// clock may be wrong, and ReferenceTime returns that time.
+// returns now, unless now differs from the last trusted time by more than two days. The
+// clock may then be wrong, and ReferenceTime returns the last trusted time.
 func ReferenceTime(dir string, now time.Time) time.Time {
 	d, err := openSessions(dir)
 	if err != nil {

@@ -11,13 +11,12 @@ import (
 // A clockMove is a session that ends at a time.
 type clockMove struct {
 	at      time.Time
-	restart bool // the filter starts again before
-	wait    bool // so much time passes before that a step of the clock is trusted
+	restart bool // restart the filter first
+	wait    bool // first wait until a step of the clock is trusted
 }
 
-// TestClock checks that a wrong clock expires no day too early, and that days that
-// were recorded while the clock was wrong expire with the others. The retention is two
-// days.
+// TestClock checks that a wrong clock expires no day too early, and that days recorded
+// with a wrong clock expire with the others. The retention is two days.
 func TestClock(t *testing.T) {
 	y1970, ahead := time.Unix(60, 0).UTC(), noon.AddDate(10, 0, 0)
 	move := func(days ...int) (all []clockMove) {
@@ -103,7 +102,7 @@ func TestReferenceTime(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
-	// Without the file, the newest day counts.
+	// Without the file, the newest day applies.
 	if err := w.k.folder.remove(clockFile); err != nil {
 		t.Fatal(err)
 	}

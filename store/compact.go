@@ -12,11 +12,11 @@ const (
 )
 
 // oversized reports whether the file exceeds its maximum size because it was written
-// with a larger one. It reserves no room until it is compacted.
+// with a larger one. No room is reserved for it until it is compacted.
 func (s *State) oversized() bool { return s.k.size() > s.o.MaxSize }
 
-// maxSize returns the maximum size of the state files after the batch is committed.
-// bbolt writes changed pages to a new place, and each entry may change a separate
+// maxSize returns the maximum size of the state files after the commit of the batch.
+// bbolt writes changed pages to new locations, and each entry may change a separate
 // page.
 func (s *State) maxSize() int64 {
 	const page = 8 << 10 // includes its share of the parent pages

@@ -11,16 +11,16 @@ import (
 	"syscall"
 )
 
-// A directory is an open directory. The store opens, renames and removes files
-// relative to its descriptor: root also works in the directory, and its owner could
-// otherwise redirect root by replacing a part of the path with a link.
+// A directory is an open directory. The store opens, renames and removes files relative
+// to its descriptor. Otherwise the owner of the directory could redirect root by
+// replacing a part of the path with a link.
 type directory struct {
 	root *os.Root
 	path string // for messages
 }
 
-// openDirectory opens a directory. The last part of the path may be a symbolic link:
-// it belongs to the operator.
+// openDirectory opens a directory. The last part of the path may be a symbolic link,
+// which belongs to the operator.
 func openDirectory(path string) (*directory, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// days are the segments of a Writer. Only the background goroutine accesses them.
+// days manages the segments of a Writer. Only the background goroutine uses it.
 type days struct {
 	k       *keeper // keeps the open segment
 	budget  budget
@@ -18,12 +18,12 @@ type days struct {
 	usage   usage // guarded by k.mu
 
 	seal    bool     // there is room for a sealed segment
-	sealing Segment  // the segment that is being sealed; without a name if none is
-	apart   []string // files of sealing in that room
+	sealing Segment  // the segment that is being sealed; without a name if there is none
+	apart   []string // files of sealing in the reserved room
 }
 
-// limit returns the maximum size of a segment. A full segment is followed by the
-// next part of the day. A sealed copy, which is not larger, takes the same room.
+// limit returns the maximum size of a segment. The next part of the day follows a full
+// segment. A sealed copy, which is not larger, needs the same room.
 func (d *days) limit() int64 { return max(d.budget.bytes/16, MinBudget/8) }
 
 // prepare creates and locks the directory. After it has locked the directory, it

@@ -52,7 +52,7 @@ type File struct {
 
 	Segment *Segment `json:"-"` // nil for other files
 
-	broken bool // the file itself is corrupt, not only some records
+	broken bool // the file itself is corrupt, not only some of its records
 }
 
 // An Inspector checks the files in a state directory. Only Repair changes them.
@@ -76,7 +76,7 @@ func (i *Inspector) Each(visit func(*File) error) error {
 	return i.each(p, visit)
 }
 
-// places are the directories of an Inspector.
+// places contains the directories of an Inspector.
 type places struct{ state, sessions *directory } // sessions is nil if it does not exist
 
 func openPlaces(dir string) (p places, err error) {

@@ -20,7 +20,7 @@ const (
 	retryFirst = time.Second
 	retryLast  = 30 * time.Second
 	retryInUse = 100 * time.Millisecond // the previous filter may still be stopping
-	inUseFor   = 30 * time.Second       // the maximum time that takes
+	inUseFor   = 30 * time.Second       // the maximum duration of that
 	closeWait  = 200 * time.Millisecond
 )
 
@@ -183,8 +183,8 @@ func (k *keeper) pause(err error, idle time.Duration) time.Duration {
 // path returns the path of the directory.
 func (k *keeper) path() string { return filepath.Join(k.state, k.below) }
 
-// lockDirectory creates and locks the directory. It reports whether the lock is new.
-// It is not if the same directory was locked before.
+// lockDirectory creates and locks the directory. It reports whether the lock is new. It
+// is not new if the same directory was already locked.
 func (k *keeper) lockDirectory() (fresh bool, err error) {
 	if k.lock != nil {
 		if k.sameDirectory() {
@@ -208,7 +208,7 @@ func (k *keeper) lockDirectory() (fresh bool, err error) {
 	return true, nil
 }
 
-// openDirectory opens the directory. It creates missing ones.
+// openDirectory opens the directory. It creates missing directories.
 func (k *keeper) openDirectory() (*directory, error) {
 	if err := os.Mkdir(k.state, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
@@ -263,7 +263,8 @@ func (k *keeper) size() int64 {
 	return 0
 }
 
-// replaced reports whether the name of the open file no longer names it.
+// replaced reports whether the name of the open file now refers to another file or to
+// none.
 func (k *keeper) replaced() bool {
 	have, err := k.open.file.Stat()
 	if err != nil {

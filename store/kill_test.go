@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// endlessWriter adds records, flushes, and says up to which number it has,
-// until it is killed.
+// endlessWriter adds records, flushes, and prints the last flushed number, until it is
+// killed.
 func endlessWriter(dir string) {
 	first, _ := strconv.Atoi(os.Getenv("SCANWATCH_TEST_FIRST"))
 	w := Open(dir, Options{Budget: 128 << 20, Now: func() time.Time { return noon }})
@@ -43,8 +43,8 @@ func endlessWriter(dir string) {
 	}
 }
 
-// A writer is killed at many moments. What it said to be flushed is there, and
-// nothing was damaged.
+// TestKill kills a writer at many moments. It checks that all records reported as
+// flushed exist, and that no file is damaged.
 func TestKill(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -69,8 +69,8 @@ func TestKill(t *testing.T) {
 		}
 		lines := bufio.NewScanner(out)
 		lines.Scan()
-		// The kill comes at a random moment after some flushes, so that the
-		// test does not depend on the speed of the machine.
+		// The kill occurs at a random moment after some flushes, so that the test does
+		// not depend on the speed of the machine.
 		least := rand.N(50)
 		for round := 0; lines.Scan(); round++ {
 			if round == least {

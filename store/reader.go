@@ -21,8 +21,8 @@ import (
 type Reader struct {
 	Dir string // the state directory
 
-	// Snapshot writes a consistent copy of a segment that a filter is writing. If
-	// the segment is finished by now, the error is ErrFinished. If Snapshot is nil,
+	// Snapshot writes a consistent copy of a segment that a filter is writing. If the
+	// segment has since been finished, the error is ErrFinished. If Snapshot is nil,
 	// such segments cannot be read. It is not called by the goroutine of Each.
 	Snapshot func(w io.Writer, name string) error
 
@@ -34,8 +34,8 @@ type Reader struct {
 	// last call were written.
 	Dropped Dropped
 
-	// Rules, if not nil, receives the rule texts of the segments by RuleRef. They
-	// are only hostile if the file is.
+	// Rules, if not nil, receives the rule texts of the segments by RuleRef. They are
+	// hostile only if the file is.
 	Rules map[uint32]string
 
 	// Only, if not nil, selects records. Blocks without such records are not read.
@@ -312,8 +312,8 @@ func (c *cursor) after(others []*cursor) bool {
 
 func (c *cursor) close() { c.src.close() }
 
-// openAhead opens the first of these segments in the background, because the check
-// of rows reads the whole file. Without segments, the result is nil.
+// openAhead opens the first of these segments in the background, because checking rows
+// reads the whole file. Without segments, the result is nil.
 func (r *Reader) openAhead(d *directory, all []Segment, q query) <-chan result[*cursor] {
 	return background(func() (*cursor, error) {
 		if len(all) == 0 {

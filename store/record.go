@@ -14,8 +14,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// A Record is a recorded SMTP session: a header with the numbers for reports, and
-// the steps in order. Text fields contain bytes of the client, up to a limit. They
+// A Record is a recorded SMTP session. It has a header with the numbers for reports,
+// and the steps in order. Text fields contain bytes of the client, up to a limit. They
 // are hostile and must be escaped for output. In a decoded Record they alias the
 // buffer.
 type Record struct {
@@ -34,8 +34,8 @@ type Record struct {
 	Omitted uint32
 	// Sessions is the number of sessions in a sum, and 0 in other records. A sum
 	// combines sessions of one source and hour. Start is the start of the first
-	// session, End and ID belong to the last, Counts are exact totals, and Src has no
-	// port. The steps of a sum are tallies without a time: see Step.Times.
+	// session, End and ID are those of the last session, Counts are exact totals, and
+	// Src has no port. The steps of a sum are tallies without a time: see Step.Times.
 	Sessions uint32
 	Found    uint32 // number of Sessions with a finding
 	Rejected uint32 // number of Sessions that a rule or ban rejected
@@ -57,7 +57,7 @@ type Record struct {
 	step  *Step  // reused by Steps; may be nil
 }
 
-// Counts are the numbers of a session, including omitted steps.
+// Counts contains the numbers of a session, including omitted steps.
 type Counts struct {
 	Commands     uint32 // lines of the client, except message text
 	Unknown      uint32 // unknown commands
@@ -253,7 +253,7 @@ const (
 	KindCommit   Kind = 8  // Size
 	KindRollback Kind = 9  // the transaction ended without a message
 	KindCommand  Kind = 10 // an unknown or failed command. Text: the line, Code, Reply
-	KindInput    Kind = 11 // smtpd refused input that is not a command. Code, Reply
+	KindInput    Kind = 11 // smtpd rejected input that is not a command. Code, Reply
 	KindTimeout  Kind = 12 // smtpd timed out
 	KindQuit     Kind = 13 // the client sent QUIT
 	KindFinding  Kind = 14 // Text: evidence, Arg: proof, Org, By, Match, Confidence
@@ -321,9 +321,9 @@ const (
 	stepFirst      = 26
 )
 
-// KeySize is the length of a key in bytes: the end of the session in microseconds
-// since 1970, and the session id, both big-endian. Keys are ordered by the end of
-// the session, so that records are appended, which is cheap.
+// KeySize is the length of a key in bytes: the end of the session in microseconds since
+// 1970, and the session id, both big-endian. Keys are ordered by the end of the
+// session, because appending records is cheap.
 const KeySize = 16
 
 // AppendKey appends the key of a session with this end and id.
@@ -368,7 +368,7 @@ func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
 // the start of the session. It replaces s.At.
 func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 	dst = protowire.AppendTag(dst, recSteps, protowire.BytesType)
-	dst = append(dst, 0, 0) // the length of a step takes at most two bytes
+	dst = append(dst, 0, 0) // the length of a step has at most two bytes
 	at := len(dst)
 	dst = appendUint(dst, stepKind, uint64(s.Kind))
 	dst = appendUint(dst, stepAt, uint64(max(since, 0).Microseconds()))
@@ -685,8 +685,8 @@ func fieldError(b []byte) error {
 	return protowire.ParseError(n)
 }
 
-// micros returns n microseconds. It limits n, because the total of a record's steps
-// must not overflow.
+// micros returns n microseconds. It limits n so that the total of a record's steps does
+// not overflow.
 func micros(n uint64) time.Duration {
 	return time.Duration(min(n, maxMicros)) * time.Microsecond
 }

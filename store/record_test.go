@@ -15,12 +15,12 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// The bytes of a record must never change: old files are read for years.
+// The bytes of a record must never change, because old files are read for years.
 func TestRecordOnDisk(t *testing.T) {
 	_, got := sampleRecord(noon, 42)
 	const want = "08e0c65b" + "1206c00002071267" + "1a06c63364190019" + // 1.5 s, 192.0.2.7:4711, 198.51.100.25:25
 		"22107363616e2e6578616d706c652e6f7267" + "2801" + "3001" + // scan.example.org, pass, quit
-		"420a04000100000100000000" + // 4 commands, 1 failed, 1 refused for good
+		"420a04000100000100000000" + // 4 commands, 1 failed, 1 rejected permanently
 		"7a190802" + "10904e" + "1a07796c6d662d7063" + "220445484c4f" + "2801" + "30fa01" + // EHLO ylmf-pc
 		"7a180805" + "10e807" + "1a0d61406578616d706c652e6e6574" + "2801" + "4807" + // MAIL a@example.net
 		"7a310806" + "10e807" + "1a126e6f626f6479406578616d706c652e6f7267" + "2802" + "30a604" + "3a11496e76616c696420726563697069656e74"
@@ -168,7 +168,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// record.proto is for others; it must say what the code does.
+// record.proto, the documentation for other readers, must agree with the code.
 func TestProtoFile(t *testing.T) {
 	text, err := os.ReadFile("record.proto")
 	if err != nil {
@@ -249,8 +249,8 @@ func TestProtoFile(t *testing.T) {
 	}
 }
 
-// Whatever Decode accepts can be gone through, and what it understood of it is
-// written and read back the same.
+// Any record that Decode accepts can be iterated over, and its decoded content is the
+// same after encoding and decoding.
 func FuzzDecode(f *testing.F) {
 	_, v := sampleRecord(noon, 42)
 	f.Add(AppendKey(nil, noon, 42), v)

@@ -81,7 +81,7 @@ func (i *Inspector) repair(p places, f *File, program string, now time.Time) (do
 		if err == nil {
 			return "quarantined as " + aside + ", " + done, nil
 		}
-		// Quarantine it nevertheless: a later version may salvage more.
+		// Quarantine it nevertheless, because a later version may salvage more.
 	case !f.broken:
 		if err := i.replaceState(d, aside); err != nil {
 			return "", err
@@ -97,7 +97,7 @@ func (i *Inspector) repair(p places, f *File, program string, now time.Time) (do
 
 // salvage copies the readable records of the corrupt segment s to a new part of its
 // day. It then renames s to aside and marks it as salvaged. If it is interrupted
-// before that, records may be in two parts, which readers expect.
+// earlier, records may be in two parts, which readers handle.
 func salvage(d *directory, s Segment, aside, program string, now time.Time) (done string, err error) {
 	part, err := nextPart(d, s.Day)
 	if err != nil {
@@ -146,8 +146,8 @@ func salvageRows(d *directory, s, part Segment, limit int64, program string, now
 	return kept, errors.Join(err, d.remove(part.Name+newSuffix))
 }
 
-// salvageBlocks copies the readable blocks of a sealed segment to the sealed segment
-// of part, and the readable columns of the others.
+// salvageBlocks copies the readable blocks of a sealed segment, and the readable
+// columns of other blocks, to the sealed segment of part.
 func salvageBlocks(d *directory, s, part Segment, o sealing) (kept int, err error) {
 	in, err := openSealed(d, s)
 	if isDamaged(err) {
@@ -274,9 +274,9 @@ func copyReadable(out *segment, in *os.File, size int64, day time.Time) (kept in
 	})
 }
 
-// readable returns the readable part of a record: without the first invalid step and
-// later ones. Complete reports whether that is the whole record. The error is that of
-// the head.
+// readable returns the readable part of a record, without the first invalid step and
+// later steps. complete reports whether that is the whole record. The error is for an
+// unreadable head.
 func readable(key, value []byte) (part []byte, complete bool, err error) {
 	r, err := Decode(key, value)
 	if err != nil {
@@ -414,8 +414,8 @@ func elements(p []byte, outer bool, visit func(key, value []byte) error) error {
 	return nil
 }
 
-// replaceState replaces state.db with a copy without the invalid rows. The original
-// gets the name aside.
+// replaceState replaces state.db with a copy without the invalid rows. The original is
+// renamed to aside.
 func (i *Inspector) replaceState(d *directory, aside string) error {
 	in, err := d.open(stateFile, os.O_RDONLY)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// found inspects dir, or repairs it, and returns what there is, by name.
+// found inspects or repairs dir, and returns the results by file name.
 func found(t *testing.T, dir string, repair bool) map[string]File {
 	t.Helper()
 	i := Inspector{Dir: dir, Decode: true, Tables: []string{"bans", "peers"}, Row: func(e Entry) error {
@@ -37,7 +37,7 @@ func found(t *testing.T, dir string, repair bool) map[string]File {
 	return all
 }
 
-// filled makes a state directory with n sessions of a day.
+// filled creates a state directory with n sessions of a day.
 func filled(t *testing.T, n int) (dir, path string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -83,8 +83,8 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// TestRepair: after each kind of damage, what can be read is there again, once,
-// and the file is kept.
+// TestRepair checks that after each kind of damage all readable records exist once, and
+// that the corrupt file is kept.
 func TestRepair(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damages are made for pages of 4096 bytes")
@@ -142,8 +142,8 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// What the filter has quarantined is salvaged as well; small segments, whose
-// buckets lie in their parent's page; and records that are broken are left out.
+// Files quarantined by the filter are also salvaged, and so are small segments with
+// inline buckets. Invalid records are omitted.
 func TestRepairSetAsideSmallAndBroken(t *testing.T) {
 	dir, path := filled(t, 3)
 	db, err := bbolt.Open(path, 0o640, nil)
@@ -238,7 +238,7 @@ func TestRepairState(t *testing.T) {
 	})
 }
 
-// FuzzScan: whatever a file holds, what is salvaged of it decodes.
+// FuzzScan checks that all records salvaged from any file can be decoded.
 func FuzzScan(f *testing.F) {
 	dir := f.TempDir()
 	w := Open(dir, Options{Now: func() time.Time { return noon }})

@@ -9,9 +9,8 @@ import (
 	"time"
 )
 
-// TestReserveOfAnother: while the filter before this one still has the sessions, it
-// does not know what this one's state takes of the budget: that waits, and loses
-// nothing.
+// TestReserveOfAnother checks that a State waits without losses while the previous
+// filter has locked the sessions and does not know the reservation.
 func TestReserveOfAnother(t *testing.T) {
 	dir := t.TempDir()
 	first, _ := openTest(t, dir, Options{})
@@ -38,8 +37,8 @@ func TestReserveOfAnother(t *testing.T) {
 	}
 }
 
-// TestReserveWithoutDirectory: a directory of sessions that cannot be used takes
-// nothing of the budget, and holds up nobody.
+// TestReserveWithoutDirectory checks that an unusable directory of sessions uses no
+// part of the budget and does not block a reservation.
 func TestReserveWithoutDirectory(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, sessionsDir), nil, 0o600); err != nil {
@@ -56,7 +55,8 @@ func TestReserveWithoutDirectory(t *testing.T) {
 	}
 }
 
-// TestReserveWhenClosed: the two may stop in any order; neither waits for the other.
+// TestReserveWhenClosed checks that Writer and State may stop in any order without
+// waiting for each other.
 func TestReserveWhenClosed(t *testing.T) {
 	for _, writerFirst := range []bool{true, false} {
 		dir := t.TempDir()

@@ -27,15 +27,15 @@ func RuleRef(text string) uint32 {
 	return max(binary.BigEndian.Uint32(sum[:]), 1)
 }
 
-// ruleTexts are texts by RuleRef. They are immutable.
+// ruleTexts contains texts by RuleRef. They are immutable.
 type ruleTexts struct {
 	text  map[uint32]string
 	bytes int
 }
 
-// with returns the texts of r and of a new policy. The previous texts are dropped if
-// all together exceed the limit; otherwise open sessions can still refer to them. If
-// the new texts alone exceed the limit, only the first ones are kept.
+// with returns the texts of r and of a new policy. Previous texts are kept because open
+// sessions may refer to them, unless all texts together exceed the limit. If the new
+// texts alone exceed the limit, only the first texts are kept.
 func (r *ruleTexts) with(texts []string) *ruleTexts {
 	next := &ruleTexts{text: make(map[uint32]string)}
 	for _, t := range texts {

@@ -39,8 +39,8 @@ package store
 //	                 then uint64, big-endian: smtpd's session id. 16 bytes.
 //	          value  the message Session of record.proto
 //
-// A segment contains sessions that ended on its day, and earlier ones that were
-// written late, but no later ones. A reader of sessions since T can therefore skip
+// A segment contains sessions that ended on its day, and earlier sessions that were
+// written late, but no later sessions. A reader of sessions since T can therefore skip
 // segments by name. Keys are ordered by the end of the session. A repeated commit can
 // write a session to two parts of a day, with the same key and value.
 //
@@ -166,7 +166,7 @@ const (
 	numReasons
 )
 
-// Reasons are the names of the values of Reason.
+// Reasons contains the names of the values of Reason.
 var Reasons = [numReasons]string{"full", "large", "closed"}
 
 // Dropped counts dropped records by Reason.

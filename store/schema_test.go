@@ -16,9 +16,9 @@ import (
 	"time"
 )
 
-// TestSchemas opens a state directory of every schema that this program reads, as the
-// program wrote it then, and continues in it. A new schema adds a directory to
-// testdata, and never changes one.
+// TestSchemas opens a state directory of every schema that this program reads, as
+// written by the program of that time, and continues in it. A new schema adds a
+// directory to testdata and never changes an existing one.
 func TestSchemas(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("SKIPPED, NOT TESTED: bbolt's files are in the byte order of the machine, and these are in another")
@@ -55,7 +55,7 @@ func TestSchemas(t *testing.T) {
 				t.Errorf("%d sessions, %d steps, %d findings; want %d, %d, %d", sessions, steps, findings, c.sessions, c.steps, c.findings)
 			}
 
-			// And the program of today goes on in the same files.
+			// This program continues in the same files.
 			day := time.Date(2026, 11, 21, 23, 0, 0, 0, time.UTC)
 			now := func() time.Time { return day }
 			w := Open(dir, Options{Now: now})

@@ -149,7 +149,7 @@ func (w *sealWriter) abort(err error) {
 	_ = w.d.remove(w.out.Name + newSuffix)
 }
 
-// sealing are the settings for sealing a segment.
+// sealing contains the settings for sealing a segment.
 type sealing struct {
 	limit   int64 // maximum size of the sealed segment
 	program string
@@ -169,9 +169,9 @@ type sealResult struct {
 // errNoRoom is the error for a sealed segment that would exceed its limit.
 var errNoRoom = errors.New("the sealed segment has no room in the budget")
 
-// seal replaces the rows of a finished segment by a sealed one. If it is interrupted,
-// the rows remain, or both: then the sealed one counts. Rows with corrupt records are
-// quarantined.
+// seal replaces the rows of a finished segment by a sealed segment. If it is
+// interrupted, the rows remain, or both segments: readers then use the sealed segment.
+// Rows with corrupt records are quarantined.
 func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 	res.Segment = s
 	if sealedWhole(d, s) {
@@ -225,8 +225,8 @@ func sealError(err error) error {
 	return err
 }
 
-// copyRows copies records, as far as they can be read. It returns the number of
-// corrupt ones.
+// copyRows copies records as far as they can be read. It returns the number of corrupt
+// records.
 func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut int, err error) {
 	from := time.Now()
 	var rec Record
@@ -340,7 +340,7 @@ func SealDays(dir, program string, now time.Time) (n int, err error) {
 }
 
 // finished returns the segments of rows to which no Writer adds records any more,
-// oldest first. Reached is a time that has certainly passed.
+// oldest first. reached is a time that has certainly passed.
 func finished(all []Segment, reached time.Time) (list []Segment) {
 	last := make(map[time.Time]int) // part by day
 	for _, s := range all {
@@ -355,6 +355,6 @@ func finished(all []Segment, reached time.Time) (list []Segment) {
 	return list
 }
 
-// sealAfter is the time after the end of a day until its last segment is finished. A
-// Writer adds late sessions to it if it has not opened the next one.
+// sealAfter is the time between the end of a day and the sealing of its last segment. A
+// Writer adds late sessions to that segment if it has not opened the next one.
 const sealAfter = 2 * time.Hour

@@ -78,7 +78,7 @@ func sealDays(t testing.TB, dir string) {
 	}
 }
 
-// describe returns all that a record contains.
+// describe returns the whole content of a record.
 func describe(r *Record) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%x %d %d %s %s %q %v %v %d %d %d:", r.ID, r.Start.UnixMicro(), r.End.UnixMicro(), r.Src, r.Dst, r.RDNS, r.FCrDNS, r.Counts, r.Omitted, r.Sessions, r.Found)
@@ -206,9 +206,9 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// TestSealedDamage flips bytes at random places of a sealed segment. What is read is a
-// part of what was written, damage is reported, and a repair leaves no damage and as
-// many records at least.
+// TestSealedDamage flips bytes at random positions of a sealed segment. It checks that
+// all records read were written, that damage is reported, and that after a repair no
+// damage remains and at least as many records are readable.
 func TestSealedDamage(t *testing.T) {
 	const n = 9000
 	dir := recorded(t, noon, n)

@@ -9,14 +9,15 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// sealPause is the pause after each block, as a multiple of the time it took: sealing
-// takes a fifth of a processor, and requests do not wait for it.
+// sealPause is the pause after each block as a multiple of its duration. Sealing thus
+// uses a fifth of a processor, and requests do not wait for it.
 const sealPause = 4
 
-// errStopped is the error of a sealing that ends because the Writer is closed.
+// errStopped is the error if sealing ends because the Writer is closed.
 var errStopped = errors.New("the writer was closed")
 
-// sealNext starts to seal the oldest finished segment, unless one is being sealed.
+// sealNext starts to seal the oldest finished segment, unless a segment is being
+// sealed.
 func (w *Writer) sealNext() {
 	if w.days.sealing.Name == "" {
 		w.startSeal()
@@ -71,7 +72,7 @@ func pauseSealing(w *Writer, took time.Duration) error {
 }
 
 // sealDone handles the result of sealing a segment and starts with the next one. A
-// segment that cannot be sealed remains as it is until the next attempt in an hour.
+// segment that cannot be sealed remains unchanged until the next attempt in an hour.
 func (w *Writer) sealDone(r *sealResult) {
 	w.days.sealing, w.days.apart = Segment{}, nil
 	err := r.err
@@ -104,7 +105,7 @@ func (w *Writer) setSealError(err error) {
 	}
 }
 
-// sealStop waits briefly for the end of a sealing. The Writer is being closed.
+// sealStop waits briefly until sealing has ended, because the Writer is being closed.
 func (w *Writer) sealStop() {
 	if w.days.sealing.Name == "" {
 		return

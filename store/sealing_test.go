@@ -16,8 +16,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// TestWriterSeals checks that a Writer seals the days that have ended, not before, and
-// not while the clock is in doubt.
+// TestWriterSeals checks that a Writer seals days after their end, and not while the
+// clock is not trusted.
 func TestWriterSeals(t *testing.T) {
 	midnight := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
 	for _, c := range []struct {
@@ -71,7 +71,7 @@ func TestWriterSeals(t *testing.T) {
 	}
 }
 
-// settle waits until the writer seals nothing.
+// settle waits until the writer has sealed all finished segments.
 func settle(t *testing.T, w *Writer) {
 	t.Helper()
 	for {
@@ -83,7 +83,7 @@ func settle(t *testing.T, w *Writer) {
 }
 
 // TestSealingReplacesRowsDuringAWalk checks that a reader gets each record once, in
-// order, whatever is sealed while it reads.
+// order, regardless of segments sealed while it reads.
 func TestSealingReplacesRowsDuringAWalk(t *testing.T) {
 	const days, each = 6, 500
 	for round := range days {
@@ -215,7 +215,7 @@ func TestBudgetWhileSealing(t *testing.T) {
 }
 
 // TestSealWithoutRoom checks that a segment that would not become smaller remains, and
-// costs no other.
+// displaces no other segment.
 func TestSealWithoutRoom(t *testing.T) {
 	dir := t.TempDir()
 	now := noon
@@ -231,7 +231,7 @@ func TestSealWithoutRoom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// As if the rows had taken less space.
+	// Simulate rows that use less space.
 	d := w.k.folder
 	if _, err := seal(d, Segment{Name: "2026-11-01.db", Day: utcDay(noon), Part: 1}, sealing{limit: info.Size() / 2}); !errors.Is(err, ErrInUse) {
 		t.Errorf("sealing the open segment: %v, want %v", err, ErrInUse)
@@ -248,9 +248,9 @@ func TestSealWithoutRoom(t *testing.T) {
 	}
 }
 
-// TestSealDamagedRows checks that rows with a corrupt page are quarantined, that those
-// with corrupt records are sealed as far as they can be read and kept, and that rows of
-// another schema are not touched.
+// TestSealDamagedRows checks that rows with a corrupt page are quarantined, that rows
+// with corrupt records are sealed as far as possible and kept, and that rows of another
+// schema remain unchanged.
 func TestSealDamagedRows(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -385,7 +385,7 @@ func TestRewrite(t *testing.T) {
 			t.Errorf("%s: %+v", name, f)
 		}
 	}
-	// A corrupt block could contain what is to be forgotten.
+	// A corrupt block could contain the records to be removed.
 	at := bytes.Index(b, old[2]) + len(old[2])/2
 	b[at] ^= 1
 	if err := os.WriteFile(filepath.Join(dir, sessionsDir, name), b, 0o640); err != nil {
@@ -404,7 +404,7 @@ func TestRewrite(t *testing.T) {
 	}
 }
 
-// TestRowsAndSealed checks what becomes of a day of which a crash has left both files.
+// TestRowsAndSealed checks the handling of a day with both files after a crash.
 func TestRowsAndSealed(t *testing.T) {
 	for _, c := range []struct {
 		name    string

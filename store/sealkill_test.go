@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// sealingWriter adds a session an hour, flushes after some, and prints their number,
-// until it is killed. Days are sealed all the time.
+// sealingWriter adds a session per hour, flushes after some, and prints their number,
+// until it is killed. Days are sealed continuously.
 func sealingWriter(dir string) {
 	first, _ := strconv.Atoi(os.Getenv("SCANWATCH_TEST_FIRST"))
 	var now atomic.Int64
@@ -80,9 +80,8 @@ func killed(t *testing.T, lines, last int, env ...string) int {
 	return last
 }
 
-// TestSealKill checks that a Writer that is killed while it seals loses nothing that
-// was flushed, returns each session once, and that the next start removes what was
-// left.
+// TestSealKill checks that a Writer killed during sealing loses no flushed session,
+// that readers get each session once, and that the next start removes temporary files.
 func TestSealKill(t *testing.T) {
 	dir := t.TempDir()
 	rounds := sealKillRounds
@@ -105,7 +104,7 @@ func TestSealKill(t *testing.T) {
 			t.Errorf("%s: %+v", name, f)
 		}
 	}
-	// The next writer seals the rest, and removes what is left.
+	// The next writer seals the rest and removes temporary files.
 	now := noon.Add(time.Duration(flushed+2) * time.Hour)
 	w, log := openTest(t, dir, Options{Budget: 256 << 20, Keep: 100_000 * time.Hour, Seal: true, Now: func() time.Time { return now }})
 	settle(t, w)
@@ -146,8 +145,8 @@ func badRow(e Entry) error {
 	return nil
 }
 
-// TestRepairKill checks that a repair that is killed loses no record that can be read,
-// and that the next one completes it.
+// TestRepairKill checks that a killed repair loses no readable record, and that the
+// next repair completes it.
 func TestRepairKill(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")

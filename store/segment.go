@@ -260,8 +260,7 @@ func isDamaged(err error) bool {
 	return errors.As(err, &d)
 }
 
-// commit writes records in the layout of a buffer, new texts of rules, and the
-// increments of the counters of dropped records.
+// commit writes buffered records, new rule texts and dropped-record counts.
 func (s *segment) commit(records []byte, drops Dropped, rules *ruleTexts) error {
 	err := s.update(func(tx *bbolt.Tx) error {
 		if rules != s.rules {

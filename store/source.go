@@ -10,7 +10,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// metadata are the values of the bucket meta.
+// metadata contains the values of the bucket meta.
 type metadata map[string][]byte
 
 func (m metadata) read(b *bbolt.Bucket) error {
@@ -32,8 +32,9 @@ func (m metadata) rules(all map[uint32]string) {
 	}
 }
 
-// rows are the records of a segment of rows. It copies batches of records from bbolt,
-// so that guarding against corruption is cheap and no other code accesses the mapping.
+// rows contains the records of a segment of rows. It copies batches of records from
+// bbolt, so that guarding against corruption is cheap and no other code accesses the
+// mapping.
 type rows struct {
 	segment
 	tx    *bbolt.Tx
@@ -141,8 +142,8 @@ func (r *rows) close() {
 	r.release(r.broken)
 }
 
-// blocks are the records of a sealed segment. The next block is read and decoded in
-// the background.
+// blocks contains the records of a sealed segment. The next block is read and decoded
+// in the background.
 type blocks struct {
 	file  *sealedFile
 	query query

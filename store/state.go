@@ -67,9 +67,8 @@ type StateOptions struct {
 	// then return all entries again. Other entries of the file remain.
 	Rewrite func()
 
-	// Room, if not nil, is called in the background before the file grows. Bytes is
-	// the new maximum size of all state files. Room returns when the budget has that
-	// room.
+	// Room, if not nil, is called in the background before the file grows. bytes is the
+	// new maximum size of all state files. Room returns when the budget has that room.
 	Room func(bytes int64) error
 
 	now        func() time.Time
@@ -81,9 +80,9 @@ type StateOptions struct {
 // every released schema.
 var migrations []func(*bbolt.Tx) error
 
-// A State stores rows in one file, across sessions. A background goroutine accesses
-// the file, so that no disk error blocks a caller. The State holds one batch of
-// unwritten changes. The owner keeps the others.
+// A State stores rows in one file, across sessions. A background goroutine accesses the
+// file, so that no disk error blocks a caller. The State holds one batch of unwritten
+// changes. The owner holds all others.
 type State struct {
 	path string
 	o    StateOptions
@@ -219,8 +218,8 @@ func (s *State) write() error {
 			return err
 		}
 		if len(s.batch) == 0 && s.o.Changes != nil {
-			// Each entry of a commit takes up to one page, and a small file must
-			// have room for them.
+			// Each entry of a commit uses up to one page, and a small file must have
+			// room for these pages.
 			s.batch = s.o.Changes(int(min(stateBatch, max(s.o.MaxSize/(64<<10), 1))))
 		}
 		if len(s.batch) == 0 {
@@ -427,7 +426,7 @@ func (s *State) quarantine(reason error) error {
 	return nil
 }
 
-// extraRoom is the number of bytes by which a file above its limit may grow:
+// extraRoom is the number of bytes by which a file above its limit may grow, because
 // deleting rows also needs room.
 const extraRoom = 32 << 20
 

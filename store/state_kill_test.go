@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// endlessState changes entries, flushes, and says how often it has, until it is
-// killed. In each round it adds some entries, changes one, and deletes the one
-// that it added for that purpose in the round before.
+// endlessState changes entries, flushes, and prints the number of rounds, until it is
+// killed. In each round it adds some entries, changes one entry, and deletes an entry
+// of the previous round.
 func endlessState(dir string) {
 	rounds := -1
 	var batch []Entry
@@ -56,8 +56,8 @@ func endlessState(dir string) {
 	}
 }
 
-// A filter is killed at many moments. What Flush has said to be on disk is
-// there, and nothing was damaged.
+// TestStateKill kills a filter at many moments. All flushed entries must be on disk,
+// and no file may be damaged.
 func TestStateKill(t *testing.T) {
 	if dir := os.Getenv("SCANWATCH_TEST_STATE"); dir != "" {
 		endlessState(dir)
@@ -87,8 +87,8 @@ func TestStateKill(t *testing.T) {
 		if _, err := lines.ReadString('\n'); err != nil {
 			t.Errorf("the filter did not begin: %v", err)
 		}
-		// The kill comes at a random moment after some flushes, so that the
-		// test does not depend on the speed of the machine.
+		// The kill occurs at a random moment after some flushes, so that the test does
+		// not depend on the speed of the machine.
 		least := rand.N(50)
 		for round := 0; ; round++ {
 			if round == least {
@@ -96,7 +96,7 @@ func TestStateKill(t *testing.T) {
 			}
 			line, err := lines.ReadString('\n')
 			if err == io.EOF {
-				break // half a line is a round that was not told
+				break // half a line is a round that was not reported
 			}
 			if err != nil {
 				t.Fatal(err)

@@ -23,15 +23,15 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// owner remembers like the tables of the filter: what changed is dirty until
-// Changes has handed it out, and its lock is held while entries are loaded.
+// owner stores rows like the tables of the filter. Changed rows are dirty until Changes
+// has returned them, and the lock is held while entries are loaded.
 type owner struct {
 	mu       sync.Mutex
 	rows     map[string]string // by "bucket/key"
 	dirty    map[string]bool
 	loads    int
 	rewrites int
-	largest  int    // what Changes gave at most
+	largest  int    // maximum number of entries returned by Changes
 	onEntry  func() // during Load, with the lock held
 }
 
@@ -62,7 +62,7 @@ func (o *owner) load(all iter.Seq[Entry]) {
 			o.rows[name] = string(e.Value)
 		}
 	}
-	o.mu.Unlock() // whoever lets a panic pass through here never sees the owner again
+	o.mu.Unlock() // a panic that unwinds through this function would leave the lock held
 }
 
 func (o *owner) changes(n int) (list []Entry) {
@@ -194,7 +194,7 @@ func TestStateRoundTrip(t *testing.T) {
 	}
 	first.set("peers/last", "written by Close")
 	want["peers/last"] = "written by Close"
-	for range 2 { // the second time does nothing
+	for range 2 { // the second call has no effect
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -225,7 +225,7 @@ func TestStateRoundTrip(t *testing.T) {
 	}
 }
 
-// Buckets that a program does not know, from one that came later, stay.
+// Unknown buckets, written by a later program, remain.
 func TestStateLeavesOtherBucketsAlone(t *testing.T) {
 	dir := t.TempDir()
 	o := newOwner()
@@ -282,8 +282,8 @@ func TestStateFlushEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Changes is not asked for more before a batch is on disk; what it gave is
-// written later, before what is newer.
+// Changes is not called again before a batch is on disk; a failed batch is written
+// later, before newer changes.
 func TestStateKeepsOneBatch(t *testing.T) {
 	parent := filepath.Join(t.TempDir(), "missing")
 	dir := filepath.Join(parent, "state")
@@ -306,7 +306,7 @@ func TestStateKeepsOneBatch(t *testing.T) {
 		t.Errorf("%d loads", o.loads)
 	}
 
-	// A directory in place of the file: the batch has been asked for when it fails.
+	// A directory replaces the file: the write fails after the batch was requested.
 	o.set("peers/a", "newer")
 	flushState(t, s)
 	if err := os.Remove(s.path); err != nil {
@@ -343,7 +343,7 @@ func TestStateCloseTellsWhatIsNotWritten(t *testing.T) {
 	}
 }
 
-// damagedState makes a state of 3000 entries, damages it and returns it.
+// damagedState creates a state of 3000 entries, damages it and returns it.
 func damagedState(t *testing.T, break_ func([]byte) []byte) (dir string, want map[string]string) {
 	t.Helper()
 	if os.Getpagesize() != 4096 {
@@ -407,7 +407,7 @@ func TestDamagedStateIsSetAside(t *testing.T) {
 	}
 }
 
-// With one of two meta pages broken, bbolt goes on with the other one.
+// If one of the two meta pages is corrupt, bbolt uses the other one.
 func TestStateWithOneMetaPage(t *testing.T) {
 	for page := range 2 {
 		t.Run(fmt.Sprint(page), func(t *testing.T) {
@@ -421,7 +421,7 @@ func TestStateWithOneMetaPage(t *testing.T) {
 			if log.String() != "" || quarantined(t, dir) != nil {
 				t.Errorf("log: %s", log)
 			}
-			// The page may have told of the last commit.
+			// The page may have described the last commit.
 			got := o.all()
 			if len(got) < 2000 {
 				t.Errorf("%d entries", len(got))
@@ -438,7 +438,7 @@ func TestStateWithOneMetaPage(t *testing.T) {
 func TestStateCutShortWhileOpen(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		first func(*testing.T, *State) // who meets the fault
+		first func(*testing.T, *State) // the first access that causes the fault
 	}{
 		{"a commit meets it", func(*testing.T, *State) {}},
 		{"a snapshot meets it", func(t *testing.T, s *State) {
@@ -607,7 +607,7 @@ func TestStateRemovedWhileOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i == 1 {
-			o.set("peers/a", "1") // otherwise nothing has changed
+			o.set("peers/a", "1") // otherwise there are no changes
 		}
 		flushState(t, s)
 		wantState(t, readState(t, dir, liveState(s)), o.all())
@@ -671,8 +671,7 @@ func TestStateDiskFull(t *testing.T) {
 	}
 }
 
-// The times of attempts, by a clock that jumps to the next timer when nothing
-// is left to do: time.Sleep costs nothing here.
+// The times of attempts, in a synctest bubble: time.Sleep needs no real time here.
 func TestStateTimes(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, stateFile)
@@ -841,8 +840,8 @@ func TestStateSnapshotDoesNotHoldUpCommits(t *testing.T) {
 	wantState(t, readState(t, dir, liveState(s)), o.all())
 }
 
-// copyState1 copies testdata/state-1.db, which the first version of schema 1
-// wrote. Every later version must open it.
+// copyState1 copies testdata/state-1.db, which was written by the first version of
+// schema 1. Every later version must open it.
 func copyState1(t *testing.T) (dir string) {
 	t.Helper()
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
@@ -883,7 +882,7 @@ func TestStateOfSchema1(t *testing.T) {
 }
 
 func TestStateMigrations(t *testing.T) {
-	// From 1 to 2 a bucket gets another name, from 2 to 3 its values a mark.
+	// Schema 2 renames a bucket, and schema 3 adds a mark to its values.
 	rename := func(tx *bbolt.Tx) error {
 		to, err := tx.CreateBucket([]byte("partners"))
 		if err != nil {
@@ -924,7 +923,7 @@ func TestStateMigrations(t *testing.T) {
 		t.Errorf("a migration that failed changed the file: %v", err)
 	}
 
-	for round := range 2 { // in the second one nothing is left to do
+	for round := range 2 { // the second round has nothing to migrate
 		o = newOwner()
 		s, _ = openTestState(t, dir, o, with(rename, mark))
 		flushState(t, s)
@@ -969,7 +968,7 @@ func TestStateLoadIsCalledOnce(t *testing.T) {
 	}
 }
 
-// A fault of the mapping must not pass through an owner that holds its lock.
+// A fault of the mapping must not unwind through an owner that holds its lock.
 func TestStateCutShortWhileItIsLoaded(t *testing.T) {
 	dir, want := damagedState(t, func(b []byte) []byte { return b })
 	o := newOwner()
@@ -1015,7 +1014,7 @@ func TestStateReplacedWhileOpen(t *testing.T) {
 	wantState(t, readState(t, dir, liveState(s)), want)
 }
 
-// What bbolt refuses to hold must not hold up the rest.
+// Entries outside bbolt's limits must not block other entries.
 func TestStateEntriesThatCannotBe(t *testing.T) {
 	dir := t.TempDir()
 	o := newOwner()
@@ -1053,7 +1052,7 @@ func TestStateFull(t *testing.T) {
 	if st := s.Status(); !st.Open || st.Bytes > 1<<20 {
 		t.Errorf("status %+v", st)
 	}
-	// What the log says helps, as the owner has fewer entries by then.
+	// The remedy in the log works, because the owner has fewer entries then.
 	for name := range o.all() {
 		if name > "peers/1" {
 			o.remove(name)
@@ -1188,14 +1187,14 @@ func TestReadStateOfAnOpenFile(t *testing.T) {
 	if err := ReadState(dir, testBuckets, nil, func(Entry) error { return nil }); !errors.Is(err, ErrInUse) {
 		t.Errorf("without live: %v, want %v", err, ErrInUse)
 	}
-	// The filter ends between the two ways to read.
+	// The filter ends between the two attempts to read.
 	wantState(t, readState(t, dir, func(w io.Writer) error {
 		s.Close()
 		return liveState(s)(w)
 	}), o.all())
 }
 
-// A disturbed owner and readers, for the race detector.
+// Concurrent owner and readers, for the race detector.
 func TestStateConcurrently(t *testing.T) {
 	dir := t.TempDir()
 	o := newOwner()
@@ -1231,10 +1230,11 @@ func TestStateConcurrently(t *testing.T) {
 	}
 }
 
-// benchEntries is how many entries of 40 bytes a large state has.
+// benchEntries is the number of entries of 40 bytes in a large state.
 const benchEntries = 500_000
 
-// largeState makes a large state. Its keys are as good as random: most are hashes.
+// largeState creates a large state. Its keys are effectively random, because most are
+// hashes.
 func largeState(b *testing.B, dir string) (bytes int64) {
 	b.Helper()
 	next := 0
@@ -1318,9 +1318,9 @@ func BenchmarkStateCommit2000(b *testing.B) {
 	b.ReportMetric(float64(s.Status().Bytes)/(1<<20), "MiB")
 }
 
-// TestStateCompacts: rows that come and go make the file no larger than its
-// limit, though what is empty in it would; nothing is lost on the way, and both files
-// together stay below the limit.
+// TestStateCompacts checks that adding and deleting rows does not grow the file above
+// its limit because of free pages. No row is lost, and both files together remain below
+// the limit.
 func TestStateCompacts(t *testing.T) {
 	const limit = 8 << 20
 	dir := t.TempDir()

@@ -16,8 +16,8 @@ import (
 // entries iterates over buckets. It stores an error in failed and stops.
 //
 // It copies blocks of entries from bbolt. A fault of the mapping must not unwind
-// through the caller, whose locks would remain held. A panic of the caller must not
-// be mistaken for corruption.
+// through the caller, whose locks would remain held. A panic of the caller must not be
+// treated as corruption.
 func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		var buf, last []byte

@@ -22,7 +22,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// noon is the middle of the day on which most tests happen.
+// noon is the time of most tests.
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
 func sampleRecord(end time.Time, id uint64) (*Record, []byte) {
@@ -51,7 +51,7 @@ func flush(t *testing.T, w *Writer) {
 	}
 }
 
-// lines is a log that tests can look at.
+// lines is a log that tests can inspect.
 type lines struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -87,7 +87,7 @@ func openTest(t *testing.T, dir string, o Options) (*Writer, *lines) {
 	return w, l
 }
 
-// ids reads the ids of all sessions, in order; problems are collected.
+// ids returns the ids of all sessions, in order, and the problems.
 func ids(t *testing.T, r *Reader, since, until time.Time) (got []uint64, problems []string) {
 	t.Helper()
 	r.Problem = func(segment string, err error) { problems = append(problems, segment+": "+err.Error()) }
@@ -223,7 +223,7 @@ func TestSegmentsRollAtTheDay(t *testing.T) {
 	}
 }
 
-// A clock that was far ahead does not take all later sessions with it.
+// A clock that was far ahead does not affect later sessions.
 func TestClockIsSetBack(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{})
@@ -279,7 +279,7 @@ func TestReadersLeaveNothingBehind(t *testing.T) {
 	}
 }
 
-// A reader opens files ahead of the records that it is at.
+// A reader opens the next file before it needs its records.
 func TestReaderThatEndsEarlyLetsGoOfFiles(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{})
@@ -333,7 +333,7 @@ func TestModesOfFiles(t *testing.T) {
 	}
 }
 
-// damage are the ways to break a segment; each returns what it becomes.
+// damage contains functions that return a damaged copy of a segment.
 var damage = map[string]func(b []byte) []byte{
 	"zero length": func([]byte) []byte { return nil },
 	"garbage":     func(b []byte) []byte { return bytes.Repeat([]byte("garbage!"), len(b)/8) },
@@ -405,7 +405,7 @@ func TestDamagedSegmentIsSetAside(t *testing.T) {
 	}
 }
 
-// A segment that is cut short while it is mapped faults where a page is read.
+// Reading a page of a segment that was truncated while mapped causes a fault.
 func TestSegmentCutShortWhileOpen(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -500,8 +500,8 @@ func TestSymbolicLinkIsRefused(t *testing.T) {
 	}
 }
 
-// TestSessionsElsewhereAreRefused: a link in the place of the directory of
-// sessions leads nobody to change what is elsewhere.
+// TestSessionsElsewhereAreRefused checks that a link instead of the directory of
+// sessions does not cause changes elsewhere.
 func TestSessionsElsewhereAreRefused(t *testing.T) {
 	dir, elsewhere := t.TempDir(), t.TempDir()
 	old := filepath.Join(elsewhere, "2001-01-01.db")
@@ -523,12 +523,12 @@ func TestSessionsElsewhereAreRefused(t *testing.T) {
 	if log.count("name the directory itself") != 1 {
 		t.Errorf("log: %s", log)
 	}
-	// Nothing is lost when it has been put right.
+	// No record is lost after the link has been replaced by a directory.
 	if err := os.Remove(filepath.Join(dir, sessionsDir)); err != nil {
 		t.Fatal(err)
 	}
 	flush(t, w)
-	// Nor is it when a link takes the place of a directory in use.
+	// No record is lost if a link replaces a directory in use.
 	if err := errors.Join(os.Rename(filepath.Join(dir, sessionsDir), filepath.Join(dir, "moved")), os.Symlink("moved", filepath.Join(dir, sessionsDir))); err != nil {
 		t.Fatal(err)
 	}
@@ -823,7 +823,8 @@ func TestSnapshotDoesNotHoldUpTheWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	// More than a segment holds: it grows, is finished, and is followed by others.
+	// More records than a segment can hold: it grows and is finished, and other
+	// segments follow.
 	value := bytes.Repeat([]byte{0x7a, 2, 8, 1}, 1000)
 	for i := range 1500 {
 		w.Add(noon.Add(time.Duration(i+1)*time.Millisecond), uint64(i+2), value)
@@ -929,8 +930,8 @@ func TestParseSegment(t *testing.T) {
 	}
 }
 
-// TestBudgetWithState: state.db counts for the budget, and what it grows by is
-// taken from the oldest sessions.
+// TestBudgetWithState checks that state.db counts towards the budget, and that its
+// growth displaces the oldest sessions.
 func TestBudgetWithState(t *testing.T) {
 	dir := t.TempDir()
 	const budget = 32 << 20
@@ -940,8 +941,8 @@ func TestBudgetWithState(t *testing.T) {
 	state := filepath.Join(dir, stateFile)
 	for day := range 40 {
 		now = noon.AddDate(0, 0, day)
-		// First, as the State reserves room before it grows: a commit may follow any
-		// record.
+		// Reserve first, because the State reserves room before it grows: a commit may
+		// follow any record.
 		if err := os.WriteFile(state, make([]byte, day*400<<10), 0o640); err != nil {
 			t.Fatal(err)
 		}
@@ -965,7 +966,7 @@ func TestBudgetWithState(t *testing.T) {
 	}
 }
 
-// TestPruneOrder checks that the files that a crash has left and salvaged files go
+// TestPruneOrder checks that temporary files of a crash and salvaged files are removed
 // before the oldest day.
 func TestPruneOrder(t *testing.T) {
 	const mega = 1 << 20

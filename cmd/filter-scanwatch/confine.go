@@ -55,7 +55,7 @@ func (p *policies) enterSandbox(set rules.Settings) {
 		paths.Read = p.config.Files()
 	}
 	plan, ok := withTimeout(p.log, "preparing the sandbox", diskTimeout, func() *sandbox.Plan {
-		_, _ = time.Now().Zone() // load the time zone, whose file the sandbox excludes
+		_, _ = time.Now().Zone() // load the time zone, whose file is inaccessible in the sandbox
 		return sandbox.Prepare(paths)
 	})
 	if !ok {
@@ -74,7 +74,7 @@ func (p *policies) enterSandbox(set rules.Settings) {
 }
 
 // giveUpRoot makes a filter that runs as root continue as the owner of the state
-// directory: that user could make root write elsewhere.
+// directory, because that user could make root write to other files.
 func giveUpRoot(dir string, log *slog.Logger) {
 	if os.Geteuid() != 0 {
 		return
@@ -101,9 +101,9 @@ func giveUpRoot(dir string, log *slog.Logger) {
 
 var errDiskTimeout = errors.New("disk timeout")
 
-// checkState logs owners and modes of the state directory that let other users
-// manipulate the filter or scanwatch(8). It only warns, because the operator may
-// have set them on purpose.
+// checkState logs owners and modes of the state directory that allow other users to
+// manipulate the filter or scanwatch(8). It only warns, because the operator may have
+// set them intentionally.
 func checkState(dir string, log *slog.Logger) {
 	var wrong []string
 	for _, path := range []string{dir, filepath.Join(dir, "sessions"), filepath.Join(dir, "state.db")} {

@@ -15,22 +15,22 @@ import (
 	"testing"
 )
 
-// passedOn are what log calls log that is no text of their own: errors and notes
-// that others have made, each explained in the manual in general.
+// passedOn contains the arguments of log calls that are errors or notes of other
+// packages, which the manual explains in general.
 var passedOn = []string{
-	"err.Error()",                 // of a file that cannot be read
-	`k.name + " available again"`, // segments and state.db; the manual has both
+	"err.Error()",                 // an error about an unreadable file
+	`k.name + " available again"`, // segments and state.db; the manual contains both
 	`k.name + " unavailable, keeping " + k.data + " in memory"`,
-	"line",      // what filter.Serve logs: its texts are looked at there
-	"n",         // a note of package config: the same
+	"line",      // lines of Serve: its own calls are checked
+	"n",         // a note of package config: its own calls are checked
 	"e.Error()", // an error in a configuration
-	"w.Error()", // a warning about one
+	"w.Error()", // a warning about a configuration
 	"word",      // banned, unbanned
 	`strings.TrimSuffix(line, "\n")`,
 }
 
-// TestDiagnostics: every line that the filter can log is in DIAGNOSTICS of its
-// manual. The lines are found in the source, at the calls that log them.
+// TestDiagnostics checks that every line that the filter can log is in DIAGNOSTICS of
+// its manual. It finds the lines in the source, at the calls that log them.
 func TestDiagnostics(t *testing.T) {
 	page, err := os.ReadFile("../../man/filter-scanwatch.8")
 	if err != nil {
@@ -38,7 +38,7 @@ func TestDiagnostics(t *testing.T) {
 	}
 	_, manual, _ := strings.Cut(string(page), "\n.Sh DIAGNOSTICS\n")
 	manual, _, _ = strings.Cut(manual, "\n.Sh ")
-	var items strings.Builder // what is explained, not what is said of it
+	var items strings.Builder // the items without their explanations
 	for line := range strings.Lines(manual) {
 		if item, ok := strings.CutPrefix(line, ".It "); ok {
 			items.WriteString(strings.NewReplacer(`\(dq`, `"`, `\e`, `\`, `\&`, "").Replace(item))
@@ -48,7 +48,7 @@ func TestDiagnostics(t *testing.T) {
 	for _, dir := range []string{".", "../internal", "../../filter", "../../store"} {
 		err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 			switch {
-			case err != nil || d.IsDir() && (d.Name() == "testdata" || d.Name() == "replay"): // replay makes sessions of records
+			case err != nil || d.IsDir() && (d.Name() == "testdata" || d.Name() == "replay"): // package replay does not log
 				return cmpErr(err, filepath.SkipDir)
 			case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
 				return nil
@@ -97,8 +97,8 @@ func cmpErr(err, other error) error {
 	return other
 }
 
-// logged returns the argument of call that is the text of a log line, or nil if
-// it logs nothing.
+// logged returns the argument of call that is the text of a log line, or nil if call
+// does not log.
 func logged(call *ast.CallExpr) ast.Expr {
 	at := func(i int) ast.Expr {
 		if i < len(call.Args) {
@@ -117,7 +117,7 @@ func logged(call *ast.CallExpr) ast.Expr {
 	case slices.Contains([]string{"Info", "Warn", "Error"}, name) && on == "log":
 		return at(0)
 	case name == "once" && on == "s", name == "Appendf" && at(1) != nil:
-		// filter.Serve's, and lines that are made without a logger.
+		// Calls of Serve, and lines created without a logger.
 		if text, ok := literal(at(1)); name == "once" || ok && strings.HasPrefix(text, "warning: ") {
 			return at(1)
 		}
@@ -126,7 +126,7 @@ func logged(call *ast.CallExpr) ast.Expr {
 			return at(0)
 		}
 	case name == "append" && at(1) != nil:
-		// The words with which the lines about sessions begin.
+		// The first words of the lines about sessions.
 		if x, ok := at(0).(*ast.SliceExpr); ok && last(x.X) == "line" {
 			if _, ok := literal(at(1)); ok {
 				return at(1)
@@ -136,7 +136,7 @@ func logged(call *ast.CallExpr) ast.Expr {
 	return nil
 }
 
-// last is the last name of a, a.b or a.b().
+// last returns the last name of a, a.b or a.b().
 func last(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.Ident:
@@ -164,8 +164,8 @@ func source(files *token.FileSet, e ast.Expr) string {
 	return b.String()
 }
 
-// inManual is a text as the manual has it: the first line, with N or ... for
-// what is put into it.
+// inManual returns a text in the form of the manual: the first line, with N or ... for
+// its values.
 func inManual(text string) string {
 	text, _, _ = strings.Cut(text, "\n")
 	text = regexp.MustCompile(`%d`).ReplaceAllString(text, "N")

@@ -12,10 +12,9 @@ import (
 // keyRetry is the interval between attempts to save a key.
 const keyRetry = 30 * time.Second
 
-// useKey calls use with the key of the state directory. If that is missing or the
-// disk times out, it uses a new key, because smtpd is waiting. The returned function
-// then saves the new key. If the state directory has a key by then, it calls use
-// with that one.
+// useKey calls use with the key of the state directory. If that is missing or the disk
+// times out, it uses a new key, because smtpd is waiting. The returned function then
+// saves the new key. If the state directory then has a key, it calls use with that key.
 func useKey(dir string, use func(key []byte), log *slog.Logger) func(context.Context) {
 	key, ok := withTimeout(log, "reading the key", diskTimeout, func() []byte {
 		key, _ := privacy.ReadKey(dir) // SaveKey returns the error

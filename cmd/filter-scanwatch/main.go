@@ -21,19 +21,19 @@ var version = "development"
 func usage(w io.Writer) {
 	fmt.Fprint(w, `usage: filter-scanwatch [-nSvV] [-f file] [-s statedir]
 
-Records what remote hosts do, and names scanners. It is started by smtpd:
+Record SMTP sessions and detect scanners. smtpd starts the filter:
 
     filter scanwatch proc-exec "filter-scanwatch"
     listen on egress filter scanwatch
 
   -f file      configuration file (default `+config.DefaultFile()+`, if it exists)
   -n           check the configuration and exit
-  -s statedir  where sessions are recorded (default `+store.DefaultDir()+`)
-  -S           do without the sandbox
-  -v           log how it goes, not only findings and problems
+  -s statedir  state directory (default `+store.DefaultDir()+`)
+  -S           disable the sandbox
+  -v           also log start, stop and loaded configurations
   -V           print the version and exit
 
-See filter-scanwatch(8); "scanwatch report" shows what came in.
+See filter-scanwatch(8); "scanwatch report" prints a report.
 `)
 }
 

@@ -16,11 +16,11 @@ import (
 )
 
 // modeFile is the file in the state directory with a halt: the word observe, and the
-// time of its end if it has one.
+// end of the halt if there is one.
 const modeFile = "mode"
 
-// A halt is the operator's command to only observe, whatever the configuration says.
-// It survives restarts.
+// A halt is the operator's command to observe only, regardless of the configuration. It
+// survives restarts.
 type halt struct {
 	on    bool
 	until time.Time // zero: until the operator ends it
@@ -28,8 +28,8 @@ type halt struct {
 
 func (h halt) active(now time.Time) bool { return h.on && (h.until.IsZero() || now.Before(h.until)) }
 
-// readHalt returns the halt in a state directory. A file that cannot be understood
-// is a halt without an end: somebody wanted one.
+// readHalt returns the halt in a state directory. An invalid file is a halt without an
+// end, because the operator requested one.
 func readHalt(dir string) (halt, error) {
 	data, err := os.ReadFile(filepath.Join(dir, modeFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -76,7 +76,7 @@ func (h halt) save(dir string) error {
 }
 
 // startHalt reads the halt of an earlier run. If the disk times out, the mode of the
-// configuration holds.
+// configuration applies.
 func (p *policies) startHalt() {
 	h, _ := withTimeout(p.log, "reading the mode", diskTimeout, func() halt {
 		h, err := readHalt(p.dir)
@@ -91,7 +91,7 @@ func (p *policies) startHalt() {
 	p.setHalt(h)
 }
 
-// setHalt puts a halt into effect. It waits for no disk.
+// setHalt activates a halt. It does not wait for the disk.
 func (p *policies) setHalt(h halt) {
 	p.stateMu.Lock()
 	defer p.stateMu.Unlock()
@@ -112,21 +112,21 @@ func (p *policies) apply() {
 	p.use(policy, p.active)
 }
 
-// haltOver reports whether the time of a halt is over.
-func (p *policies) haltOver(now time.Time) bool {
+// haltExpired reports whether there is a halt that has expired.
+func (p *policies) haltExpired(now time.Time) bool {
 	p.stateMu.Lock()
 	defer p.stateMu.Unlock()
 	return p.halt.on && !p.halt.active(now)
 }
 
-// endHalt ends a halt whose time is over.
+// endHalt ends an expired halt.
 func (p *policies) endHalt(now time.Time) {
-	if !p.haltOver(now) {
+	if !p.haltExpired(now) {
 		return
 	}
 	p.setHalt(halt{})
 	p.log.Warn("observing only has ended", "mode", p.status().Mode)
-	if err := (halt{}).save(p.dir); err != nil { // it has expired for the next start, too
+	if err := (halt{}).save(p.dir); err != nil { // so that it is not active at the next start
 		p.log.Warn("mode not saved", "err", err)
 	}
 }
@@ -154,7 +154,7 @@ func (p *policies) modeCommand() control.Command {
 		case h.on && seconds > 0:
 			h.until = time.Now().Add(time.Duration(seconds) * time.Second).Truncate(time.Second)
 		}
-		p.setHalt(h) // before the disk, which may not answer
+		p.setHalt(h) // before writing to the disk, which may not answer
 		if h.on {
 			p.log.Warn("observing only, by the operator", p.halted(h)...)
 		} else {

@@ -11,8 +11,8 @@ import (
 	"scanwatch/rules"
 )
 
-// TestEndHalt checks that a halt ends at its time, once, and not for the next start
-// either.
+// TestEndHalt checks that a halt ends once at its time, and is not active at the next
+// start.
 func TestEndHalt(t *testing.T) {
 	var log bytes.Buffer
 	var mode rules.Mode

@@ -29,8 +29,8 @@ import (
 // changes.
 const watchFiles = 10 * time.Second
 
-// policies keeps the policy of the pipeline up to date. The previous policy remains
-// active if a new configuration has an error.
+// policies updates the policy of the pipeline. The previous policy remains active if a
+// new configuration has an error.
 type policies struct {
 	file   string // empty without a configuration
 	dir    string // the state directory; initially the value of the flag
@@ -54,8 +54,8 @@ type policies struct {
 // notes.
 const maxNotes = 10
 
-// note sets the configuration part of status. A problem with the next policy does
-// not deactivate the current one.
+// note sets the configuration part of status. A problem with a new policy does not
+// deactivate the current policy.
 func (p *policies) note(c *config.Config, problem string) {
 	p.stateMu.Lock()
 	defer p.stateMu.Unlock()
@@ -83,8 +83,8 @@ func (p *policies) status() control.Config {
 // enforced reports whether mode enforce is in effect.
 func (p *policies) enforced() bool { return p.status().Mode == rules.Enforce.String() }
 
-// start loads the configuration and returns its settings. An invalid configuration
-// must not stop smtpd: the filter only observes until a valid one is loaded.
+// start loads the configuration and returns its settings. An invalid configuration must
+// not stop smtpd, so the filter only observes until a valid configuration is loaded.
 func (p *policies) start() rules.Settings {
 	defaults := new(rules.Config).Settings()
 	defaults.Store = store.DefaultDir()
@@ -220,8 +220,8 @@ func (p *policies) watch(ctx context.Context, hangup <-chan os.Signal) {
 	}
 }
 
-// appeared logs once that the default file has been created. Phases are only
-// registered at startup, so that the file requires a restart.
+// appeared logs once that the default file has been created. Phases are registered only
+// at startup, so the file requires a restart.
 func (p *policies) appeared() {
 	if p.file != "" || p.status().Problem != "" {
 		return

@@ -39,8 +39,8 @@ type settings struct {
 	verbose bool
 }
 
-// stopTime limits the time for saving the last records after smtpd has stopped: a
-// new filter may need the state directory.
+// stopTime limits the time for saving the last records after smtpd has stopped, because
+// a new filter may need the state directory.
 const stopTime = 10 * time.Second
 
 // logTime limits the time for writing the last log lines after stopTime.
@@ -50,8 +50,8 @@ const logTime = time.Second
 const socketCheck = 5 * time.Second
 
 // gcPercent is below Go's default. It saves memory for little CPU time, because most
-// live memory is tables without pointers. It takes effect after the lists are read.
-// Until then nearly all memory is garbage, and smtpd is waiting.
+// live memory is tables without pointers. It takes effect after the lists have been
+// read: until then almost all memory is garbage, and smtpd is waiting.
 const gcPercent = 50
 
 // A program is the running filter.

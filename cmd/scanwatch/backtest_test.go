@@ -22,9 +22,9 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// mkHistory fills a state directory with a simulated day: honest clients, some of
-// them odd, a harvest and guessed passwords. The policy
-// observes, or not.
+// mkHistory fills a state directory with a simulated day: legitimate clients, some of
+// them unusual, a directory harvest and a brute-force attack. The policy is in either
+// mode.
 func mkHistory(dir string, enforce bool) int {
 	if err := recordDay(dir, enforce); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -80,7 +80,7 @@ func recordDay(dir string, enforce bool) error {
 	return w.Close()
 }
 
-// exitStatus runs a program that must end with the given status.
+// exitStatus runs a program that must exit with the given status.
 func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
 	got := 0
 	if err := ts.Exec(args[1], args[2:]...); err != nil {
@@ -95,8 +95,8 @@ func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// TestBacktestExample: the example in the manual is what the script's history
-// gives.
+// TestBacktestExample checks that the example in the manual is the output for the
+// history of the script.
 func TestBacktestExample(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {

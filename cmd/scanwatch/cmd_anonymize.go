@@ -24,7 +24,7 @@ func newAnonymize(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "anonymize [--key FILE] OUTDIR",
 		Short: "Copy the records without addresses and names.",
-		Long: "Write a copy of the records to OUTDIR, which must be empty or not exist. Equal\n" +
+		Long: "Write a copy of the records to OUTDIR, which must be empty or missing. Equal\n" +
 			"names get equal hashes. The copy keeps public suffixes, /24 and /48 networks,\n" +
 			"the names and addresses of the shipped lists, and the codes of replies. Check\n" +
 			"the copy before you publish it. state.db is not copied.",
@@ -76,7 +76,7 @@ func runAnonymize(e *env, out, keyFile string) error {
 }
 
 // safeOutput returns an error if root would write to a directory that another user can
-// replace meanwhile. It creates the directory out: until then, any user may do so.
+// replace. It creates the directory out, because until then any user may create it.
 func safeOutput(out string) error {
 	for _, dir := range []string{filepath.Dir(out), out} {
 		u, err := owner.Of(dir)

@@ -29,10 +29,10 @@ func newBacktest(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backtest [--rule NAME] [--json] [SELECTOR ...] [--policy NAME|FILE]",
 		Short: "Test a policy with the recorded sessions.",
-		Long: "Play the recorded sessions to a policy as in mode enforce: that of FILE, a\n" +
+		Long: "Apply a policy to the recorded sessions as in mode enforce: that of FILE, a\n" +
 			"preset, or the configuration. Bans, counters and known clients start empty.\n" +
-			"Report lost mail first; the exit status is 3 then. All sessions are played; the\n" +
-			"selectors select those that are reported.",
+			"Report lost mail first, with exit status 3. All sessions are replayed; the\n" +
+			"selectors limit the report.",
 		Example:           "  scanwatch backtest --policy standard\n  scanwatch backtest --since 30d --rule greeting new.conf",
 		Args:              argsBetween(0, 1),
 		ValidArgsFunction: completeFile,
@@ -40,7 +40,7 @@ func newBacktest(e *env) *cobra.Command {
 	}
 	f.Register(cmd.Flags(), selector.Sessions&^selector.Rule|selector.JSON, e.clock())
 	cmd.Flags().StringVar(&f.preset, "policy", "", "test the preset `NAME`: open, standard or tight")
-	cmd.Flags().StringVar(&f.rule, "rule", "", "test only the rules called `NAME`")
+	cmd.Flags().StringVar(&f.rule, "rule", "", "test only the rule `NAME`")
 	_ = cmd.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(rules.PolicyNames(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }

@@ -27,7 +27,7 @@ func newBan(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ban [--for DURATION] [--reason TEXT] [--force] PREFIX",
 		Short: "Ban a host or a network.",
-		Long: "Ban a host or a network immediately. An IPv6 address stands for its /64. Without\n" +
+		Long: "Ban a host or a network immediately; for an IPv6 address, its /64. Without\n" +
 			"--force, these are not banned: hosts with accepted mail or logins in the last 90\n" +
 			"days, hosts exempt by a pass statement, private addresses, addresses of this\n" +
 			"machine, and networks larger than a /8 (IPv6: a /16).",
@@ -38,7 +38,7 @@ func newBan(e *env) *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringVar(&f.length, "for", "1d", "ban for `DURATION`: 30m, 12h, 7d, 2w, 1y")
 	fs.StringVar(&f.reason, "reason", "by the postmaster", "show `TEXT` to the client and in lists")
-	fs.BoolVar(&f.force, "force", false, "ban legitimate hosts and large networks, too")
+	fs.BoolVar(&f.force, "force", false, "also ban legitimate hosts and large networks")
 	return cmd
 }
 
@@ -97,13 +97,13 @@ func refuseKnownGood(e *env, p netip.Prefix) error {
 	return nil
 }
 
-// exempt returns a function that states which pass statement of the configuration
-// exempts the client of a record, or "".
+// exempt returns a function that returns the pass statement that exempts the client of
+// a record, or "".
 func (e *env) exempt() func(*store.Record) string {
 	var c *config.Config
 	if lists, err := lookup.Builtin(); err == nil {
 		if c, err = e.configuration("", lists); err != nil {
-			c = nil // the filter has the same problem, and bans no friend
+			c = nil // the filter has the same problem and bans no friend
 		}
 	}
 	return func(r *store.Record) string {

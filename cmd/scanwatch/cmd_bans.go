@@ -38,7 +38,7 @@ func newBans(e *env) *cobra.Command {
 		RunE:              func(_ *cobra.Command, args []string) error { return runBans(e, &s, all, args) },
 	}
 	s.Register(cmd.Flags(), selector.Rule|selector.Limit|selector.JSON, e.clock())
-	cmd.Flags().BoolVar(&all, "all", false, "list expired and revoked bans, too")
+	cmd.Flags().BoolVar(&all, "all", false, "also list expired and revoked bans")
 	return cmd
 }
 
@@ -120,7 +120,7 @@ func printBans(e *env, list []memory.Ban, names map[netip.Prefix]string, within 
 	fmt.Fprintln(e.out, "\n"+text.Wrap(text.Plural(len(list), "ban")+": "+strings.Join(rules, ", "), 79, 2))
 }
 
-// left returns the time until the end of a ban, or why it is over.
+// left returns the time until the end of a ban, or the reason for its end.
 func left(b *memory.Ban, now time.Time) string {
 	switch {
 	case b.Revoked:
@@ -157,7 +157,7 @@ func (e *env) names(list []memory.Ban) (map[netip.Prefix]string, error) {
 			return nil
 		}
 		addr := rec.Src.Addr().Unmap()
-		host := netip.PrefixFrom(addr, addr.BitLen()) // an IPv6 host with a name of its own
+		host := netip.PrefixFrom(addr, addr.BitLen()) // an IPv6 host with its own name
 		if _, banned := names[host]; !banned {
 			host = memory.Source(addr)
 		}
@@ -181,8 +181,8 @@ func (e *env) names(list []memory.Ban) (map[netip.Prefix]string, error) {
 	return names, err
 }
 
-// ladders returns a function for the length of a host's next ban. It depends on the
-// rules of the configuration.
+// ladders returns a function that returns the length of a host's next ban by the rules
+// of the configuration.
 func (e *env) ladders() func(*memory.Ban) string {
 	rungs := make(map[string][]time.Duration)
 	lists, err := lookup.Builtin()

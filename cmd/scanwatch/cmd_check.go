@@ -25,7 +25,7 @@ func newCheck(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Check a configuration for errors.",
-		Long: "Print all errors of a configuration, or what it amounts to. The default is the\n" +
+		Long: "Print all errors of a configuration, or a summary of it. The default is the\n" +
 			"configuration of the filter. A missing table file is an error here; the filter\n" +
 			"starts without it.",
 		Example:           "  scanwatch check\n  scanwatch check new.conf",
@@ -84,7 +84,7 @@ func (e *env) proposeGateways(policy *rules.Policy) {
 	_ = dir.State([]string{"peers"}, func(en store.Entry) error { // the state may not exist yet
 		p, ok := memory.ReadPeer(en.Key, en.Value, e.now().UnixMicro())
 		if ok && p.Many && !slices.ContainsFunc(policy.Gateways, func(g netip.Prefix) bool { return g.Overlaps(p.Prefix) }) {
-			fmt.Fprintf(e.out, "%s stands for many hosts: list it as gateway\n", prefix.String(p.Prefix))
+			fmt.Fprintf(e.out, "many hosts share %s: list it as gateway\n", prefix.String(p.Prefix))
 		}
 		return nil
 	})

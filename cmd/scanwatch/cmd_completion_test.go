@@ -14,7 +14,7 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// completions are the offers at the end of a command line.
+// completions contains the expected completions of command lines.
 var completions = []struct{ line, want string }{
 	{"rep", "report"},
 	{"sta", "stats status"},
@@ -57,7 +57,7 @@ var completions = []struct{ line, want string }{
 	{"-s nosuch unban ", ""},
 }
 
-// completionDir returns a directory with what completions name.
+// completionDir returns a directory with the names in completions.
 func completionDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -81,8 +81,8 @@ func completionDir(t *testing.T) string {
 	return dir
 }
 
-// TestCompletion checks the offers for command lines, as the scripts of all shells
-// ask for them.
+// TestCompletion checks the completions of command lines in the form used by the
+// scripts of all shells.
 func TestCompletion(t *testing.T) {
 	t.Chdir(completionDir(t))
 	for _, c := range completions {
@@ -96,7 +96,7 @@ func TestCompletion(t *testing.T) {
 			if begun == "" {
 				begun = words[len(words)-1]
 			}
-			// The shells filter by what has been typed.
+			// The shells filter by the typed prefix.
 			if offer != "" && offer[0] != ':' && strings.HasPrefix(offer, begun) {
 				got = append(got, offer)
 			}
@@ -109,7 +109,7 @@ func TestCompletion(t *testing.T) {
 }
 
 // TestCompletionScripts checks that the shells accept their scripts, and that the
-// script for bash offers what the program offers.
+// script for bash has the same completions as the program.
 func TestCompletionScripts(t *testing.T) {
 	for _, shell := range shells {
 		var out, stderr bytes.Buffer

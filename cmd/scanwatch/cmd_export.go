@@ -51,7 +51,7 @@ func newExport(e *env) *cobra.Command {
 	f.Register(flags, selector.Sessions, e.clock())
 	flags.StringVar(&f.confidence, "min-confidence", "", "export evidence of at least `WORD`: high, medium (default) or low")
 	flags.StringVar(&f.ttl, "ttl", "7d", "list a host for `DURATION` after its last session")
-	flags.BoolVar(&f.bans, "bans", false, "export bans as well as findings")
+	flags.BoolVar(&f.bans, "bans", false, "export bans in addition to findings")
 	flags.BoolVar(&f.aggregate, "aggregate", false, "merge adjacent networks; adds no addresses")
 	flags.BoolVar(&f.private, "private", false, "include private, loopback and link-local addresses")
 	flags.StringVar(&f.diff, "diff", "", "print changes since the state in `FILE`; write the new state to FILE.new, to be renamed when the changes are loaded")
@@ -141,8 +141,8 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 	if err != nil {
 		return err
 	}
-	// Only the consumer knows whether it has loaded the changes, and must replace
-	// the state file. A new state must not outlive its export.
+	// Only the consumer knows whether it has loaded the changes, so it must replace the
+	// state file. The new state of a failed export must not remain.
 	if f.diff != "" {
 		if err := remove(f.diff + ".new"); err != nil {
 			return err

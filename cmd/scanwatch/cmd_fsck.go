@@ -20,7 +20,7 @@ func newFsck(e *env) *cobra.Command {
 		Long: "Check every file, record and row. Files that the filter is writing are checked\n" +
 			"in a copy. --repair quarantines corrupt files, salvages their records, removes\n" +
 			"invalid rows of state.db after a copy, and removes temporary files. It requires\n" +
-			"that the filter is stopped.",
+			"a stopped filter.",
 		Example: "  scanwatch fsck\n  scanwatch fsck --repair",
 		RunE:    func(*cobra.Command, []string) error { return runFsck(e, repair, asJSON) },
 	}

@@ -32,7 +32,7 @@ func newImport(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import --check FILE [--format FORMAT] | --formats",
 		Short: "Import records or a mail log, or check a downloaded list.",
-		Long: "With --check, report what the filter can use of a list. The commands import\n" +
+		Long: "With --check, report the usable entries of a list. The commands import\n" +
 			"sessions and mail from the time before the filter.",
 		Example: "  scanwatch import smtpd-log /var/log/maillog*\n  scanwatch import --check drop.json --format spamhaus-drop",
 		RunE: func(*cobra.Command, []string) error {
@@ -99,7 +99,7 @@ func newImportLog(e *env) *cobra.Command {
 	}
 	fs := cmd.Flags()
 	fs.BoolVar(&dryRun, "dry-run", false, "print the summary and import nothing")
-	fs.BoolVar(&again, "again", false, "import also mail that was imported or recorded before")
+	fs.BoolVar(&again, "again", false, "also import mail that was already imported or recorded")
 	fs.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -45,7 +45,7 @@ func newLists(e *env) *cobra.Command {
 	return cmd
 }
 
-// listNames are the included lists in output order.
+// listNames contains the included lists in output order.
 var listNames = []string{lookup.Scanners, lookup.Clouds, lookup.BotnetHelo, lookup.KnownSenders}
 
 var rowKinds = []string{"cidr", "asn", "rdns", "helo", "useragent-or-command"}

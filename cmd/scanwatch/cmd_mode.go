@@ -13,10 +13,10 @@ func newMode(e *env) *cobra.Command {
 	var length string
 	cmd := &cobra.Command{
 		Use:   "mode [observe [--for DURATION] | policy]",
-		Short: "Stop all enforcement at once, or end that.",
+		Short: "Stop or resume all enforcement.",
 		Long: "Print the mode of the running filter, or change it without editing a file. In\n" +
 			"mode observe nothing is rejected, delayed or disconnected; sessions are still\n" +
-			"recorded. It survives restarts. Mode policy is the mode of the configuration.",
+			"recorded. This survives restarts. Mode policy is the mode of the configuration.",
 		Example:   "  scanwatch mode observe --for 2h\n  scanwatch mode policy",
 		Args:      argsBetween(0, 1),
 		ValidArgs: []string{"observe", control.PolicyMode},
@@ -36,7 +36,7 @@ func runMode(e *env, length string, args []string) error {
 	case args[0] == control.PolicyMode:
 		ask = (*control.Client).Enforce
 	default:
-		return usage("mode %q: must be observe or policy; mode enforce belongs into the configuration", args[0])
+		return usage("mode %q: must be observe or policy; set mode enforce in the configuration", args[0])
 	}
 	if length != "" {
 		if len(args) == 0 || args[0] != "observe" {

@@ -109,10 +109,10 @@ func newReportReturns(e *env) *cobra.Command {
 	var s selector.Selector
 	cmd := &cobra.Command{
 		Use:   "returns [--since WHEN] [--json] [SELECTOR ...]",
-		Short: "Report how many hosts reconnected after a ban or a finding.",
-		Long: "Report for each kind of evidence how many hosts reconnected within an hour, a\n" +
+		Short: "Report hosts that reconnected after a ban or a finding.",
+		Long: "Report the hosts that reconnected, by kind of evidence, within an hour, a\n" +
 			"day, a week and 30 days, and suggest a duration for bans. The default period is\n" +
-			"all that is recorded.",
+			"the whole history.",
 		Example: "  scanwatch report returns\n  scanwatch report returns --since 90d --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			since := s.Since

@@ -29,7 +29,7 @@ func newShow(e *env) *cobra.Command {
 func runShow(e *env, text string, asJSON bool) error {
 	id, ok := why.ParseSession(text)
 	if !ok {
-		return usage("show %q: no session id of 16 hexadecimal digits; scanwatch why finds the beginning of one", text)
+		return usage("show %q: no session id of 16 hexadecimal digits; scanwatch why accepts the beginning of one", text)
 	}
 	dir, r, err := e.records()
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 // topGoldens holds the screens and the recorded stream of package live.
 const topGoldens = "../internal/live/testdata"
 
-// topScreens are keys that are pressed one after the other, with the golden file
+// topScreens contains keys that are pressed one after the other, with the golden file
 // of the resulting screen.
 var topScreens = []struct {
 	golden        string
@@ -73,7 +73,7 @@ func TestTopInTmux(t *testing.T) {
 		}}).Run(ctx, dir, time.Second)
 	}()
 	defer func() { stop(); <-served }()
-	for { // until it listens; go test's own limit ends this
+	for { // until it listens; the time limit of go test ends the loop
 		if c, err := control.Dial(dir); err == nil {
 			c.Close()
 			break

@@ -60,7 +60,7 @@ func newTest(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "test [--enforce] {--src ADDRESS ... | --stream FILE}",
 		Short: "Test a policy with one session.",
-		Long: "Play a session to a policy and print findings, rules and replies. The session\n" +
+		Long: "Apply a policy to a session and print findings, rules and replies. The session\n" +
 			"has the commands of the options, in their order, and ends with a message if a\n" +
 			"recipient is accepted. The default policy is that of the configuration.",
 		Example: "  scanwatch test --policy standard --enforce --src 192.0.2.1 --helo ylmf-pc\n" +
@@ -82,7 +82,7 @@ func newTest(e *env) *cobra.Command {
 	}
 	fs.StringVar(&f.stream, "stream", "", "play the recorded stream `FILE`")
 	fs.StringVar(&f.session, "session", "", "play only the session `ID` of the stream")
-	fs.BoolVarP(&f.verbose, "verbose", "v", false, "print rules that do not match, too")
+	fs.BoolVarP(&f.verbose, "verbose", "v", false, "also print rules that do not match")
 	fs.BoolVar(&f.json, "json", false, "print one JSON object for each session")
 	_ = cmd.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(rules.PolicyNames(), cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("standing", cobra.FixedCompletions(standings, cobra.ShellCompDirectiveNoFileComp))
@@ -90,7 +90,7 @@ func newTest(e *env) *cobra.Command {
 	return cmd
 }
 
-// standings are the values of --standing.
+// standings contains the values of --standing.
 var standings = []string{rules.StandingKnown.String(), rules.StandingTrusted.String()}
 
 // check returns an error if the flags contradict each other.

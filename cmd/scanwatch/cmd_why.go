@@ -26,10 +26,10 @@ func newWhy(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "why [--as KIND] [--all] [--json | --letter] [SELECTOR ...] ARG",
 		Short: "Explain decisions about a client and how to undo them.",
-		Long: "Explain what was decided, on what evidence, and what exempts the client. ARG is\n" +
+		Long: "Explain decisions, their evidence and the exemptions of a client. ARG is\n" +
 			"a session id or its beginning, a line of a bounce with the id, an address or\n" +
 			"prefix, the mailbox of a sender or recipient, a user, a host name or a greeting.\n" +
-			"@DOMAIN stands for any mailbox in the domain. 20 sessions are printed, rejected\n" +
+			"@DOMAIN is any mailbox in the domain. 20 sessions are printed, rejected\n" +
 			"ones first.",
 		Example: "  scanwatch why 5a1f9c2e00c0ffee\n  scanwatch why --as user --since 7d erin",
 		Args:    argsBetween(1, 100),

@@ -15,15 +15,15 @@ import (
 	"scanwatch/store"
 )
 
-// exampleScripts have the examples of the manual that need more than a history,
-// and check what they print.
+// exampleScripts contains the scripts for examples of the manual that need more than a
+// history. They check the output.
 var exampleScripts = map[string]string{
 	"scanwatch backtest ": "backtest.txtar",
 	"scanwatch watch ":    "watch.txtar",
 }
 
-// TestManualExamples runs each command of EXAMPLES in the manual as it stands
-// there. The session and the sender that they name have been recorded.
+// TestManualExamples runs each command of EXAMPLES in the manual verbatim. The records
+// contain the session and the sender in the examples.
 func TestManualExamples(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
@@ -71,7 +71,8 @@ func TestManualExamples(t *testing.T) {
 	if commands < 10 {
 		t.Fatalf("only %d commands in the examples", commands)
 	}
-	// What they say is seen in the scripts of their verbs; here, that it is right.
+	// Other scripts check the output of the commands; this test checks that the
+	// commands work.
 	file := filepath.Join(t.TempDir(), "examples.txtar")
 	if err := os.WriteFile(file, []byte(script.String()), 0o644); err != nil {
 		t.Fatal(err)
@@ -91,7 +92,7 @@ func TestManualExamples(t *testing.T) {
 	}})
 }
 
-// TestManualScripts: the shell script of the manual is one.
+// TestManualScripts checks that the shell accepts the script in the manual.
 func TestManualScripts(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
@@ -110,7 +111,7 @@ func TestManualScripts(t *testing.T) {
 	}
 }
 
-// unroff makes an example of a manual what one reads and pastes.
+// unroff converts an example of a manual to plain text.
 func unroff(text string) string {
 	return strings.NewReplacer(`\e`, `\`, `\&`, "", `\-`, "-", `\(dq`, `"`).Replace(text)
 }

@@ -61,7 +61,7 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// mails adds an accepted message of each of n hosts to the state and to the records.
+// mails adds an accepted message of each of n hosts to the state and the records.
 func (s *site) mails(n int, ago time.Duration) {
 	for i := range n {
 		c := &memory.Client{Addr: hostNumber(i), Domain: fmt.Sprintf("d%d.example", i), Helo: fmt.Appendf(nil, "mx.d%d.example", i)}
@@ -120,9 +120,9 @@ func (s *site) prune(before time.Time) {
 }
 
 // TestExportForgotten checks that no host with accepted mail is exported because the
-// table of known hosts had no room for it: 20,000 hosts sent a message a month ago, and
-// each has a finding of yesterday. If the records of that time are gone, too, findings
-// prove nothing, and the export fails. Bans of the filter are exported.
+// table of known hosts was full. 20,000 hosts sent a message a month ago, and each has
+// a finding of yesterday. If the records of that time are also missing, findings prove
+// nothing and the export fails. Bans of the filter are exported.
 func TestExportForgotten(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: 40,000 sessions are omitted with -short")
@@ -171,15 +171,15 @@ func TestExportForgotten(t *testing.T) {
 	}
 }
 
-// TestExportKnown checks when the table of known hosts and the records suffice for an
-// export of findings.
+// TestExportKnown checks the conditions under which the table of known hosts and the
+// records are sufficient for an export of findings.
 func TestExportKnown(t *testing.T) {
-	evict := func(s *site) { // drops hosts with mail of the day before
+	evict := func(s *site) { // evicts hosts with mail of the previous day
 		for i := range 30_000 {
 			s.memory.Peers.Delivered(&memory.Client{Addr: hostNumber(1<<21 | i)}, memory.Delivery{Messages: 1}, now.Add(-aDay).UnixMicro())
 		}
 	}
-	spare := func(s *site) string { // the session with mail of a forgotten host
+	spare := func(s *site) string { // the session with mail of an evicted host
 		s.records(1, 30*aDay, "", 1)
 		s.records(2, time.Hour, "harvest", 0)
 		return hostNumber(1).String() + "\n"

@@ -17,7 +17,7 @@ import (
 	"scanwatch/store"
 )
 
-// mkState makes a state directory in which memory has what fill puts there.
+// mkState creates a state directory with the state set by fill.
 func mkState(t *testing.T, fill func(*memory.Memory)) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "state")
@@ -32,7 +32,7 @@ func mkState(t *testing.T, fill func(*memory.Memory)) string {
 	return dir
 }
 
-// exports runs the verb and returns what it wrote.
+// exports runs the command and returns its output.
 func exports(t *testing.T, dir string, args ...string) (out, stderr string) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "out")
@@ -50,9 +50,9 @@ func exports(t *testing.T, dir string, args ...string) (out, stderr string) {
 	return string(text), e.String()
 }
 
-// TestExportSpares: who is remembered for good mail or a login is in no list,
-// not even for a ban by hand of his network; bans that are over or only observed
-// are none.
+// TestExportSpares checks that hosts with legitimate mail or a login are in no list,
+// not even for a manual ban of their network. Expired and observed bans are not
+// exported.
 func TestExportSpares(t *testing.T) {
 	at := func(d time.Duration) int64 { return now.Add(d).UnixMicro() }
 	who := func(a string) *memory.Client {
@@ -69,7 +69,7 @@ func TestExportSpares(t *testing.T) {
 			ban(m, a, 24*time.Hour, false)
 		}
 		m.Peers.Delivered(who("203.0.113.50"), memory.Delivery{Messages: 1}, at(-80*24*time.Hour))
-		m.Peers.Misbehaved(who("203.0.113.50"), at(-2*time.Hour)) // and yet
+		m.Peers.Misbehaved(who("203.0.113.50"), at(-2*time.Hour)) // an offence, but still exempt
 		m.Peers.Delivered(who("203.0.113.51"), memory.Delivery{Messages: 1}, at(-200*24*time.Hour))
 		m.Logins.Succeeded(who("2001:db8:5::2"), at(-20*24*time.Hour)) // the same /64
 		m.Logins.Succeeded(who("198.51.100.7"), at(-60*24*time.Hour))
@@ -90,7 +90,8 @@ func TestExportSpares(t *testing.T) {
 	}
 }
 
-// BenchmarkExport: 100,000 sessions of 20,000 hosts with a finding.
+// BenchmarkExport measures an export of 100,000 sessions of 20,000 hosts with a
+// finding.
 func BenchmarkExport(b *testing.B) {
 	dir := filepath.Join(b.TempDir(), "state")
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -123,14 +124,15 @@ func BenchmarkExport(b *testing.B) {
 	}
 }
 
-// visitOf is a session for a state directory, with a finding if evidence is not empty.
+// visitOf describes a session for a state directory, with a finding if evidence is not
+// empty.
 type visitOf struct {
 	src, rdns, evidence string
 	ago                 time.Duration
 	mails               uint32
 }
 
-// addVisits records sessions of strangers, whose names DNS proves.
+// addVisits records sessions of unknown clients with proven names.
 func addVisits(t *testing.T, dir string, visits ...visitOf) {
 	t.Helper()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -148,8 +150,9 @@ func addVisits(t *testing.T, dir string, visits ...visitOf) {
 	}
 }
 
-// TestExportYoungMemory: where what is remembered is younger than accepted mail
-// counts, as behind a state.db that had to be made anew, the sessions tell who is good.
+// TestExportYoungMemory checks that the records determine hosts with legitimate mail if
+// the state is younger than the period for which accepted mail counts, as after the
+// loss of state.db.
 func TestExportYoungMemory(t *testing.T) {
 	ended := func(ago time.Duration) func(*memory.Memory) {
 		return func(m *memory.Memory) {
@@ -161,15 +164,15 @@ func TestExportYoungMemory(t *testing.T) {
 	for _, c := range []struct {
 		age  time.Duration
 		want string
-	}{{2 * day, ""}, {120 * day, "203.0.113.9\n"}} { // after 120 days, memory would know
+	}{{2 * day, ""}, {120 * day, "203.0.113.9\n"}} { // after 120 days, the state is old enough
 		dir := mkState(t, ended(c.age))
 		addVisits(t, dir, visitOf{src: "203.0.113.9", ago: 40 * day, mails: 3}, visitOf{src: "203.0.113.9", ago: day, evidence: "harvest"})
 		if out, _ := exports(t, dir, "plain", "--evidence", "any"); out != c.want {
 			t.Errorf("memory of %v: exported %q, want %q", c.age, out, c.want)
 		}
 	}
-	// Who greets badly and has old members on his lists is good, and who harvests is not,
-	// although his mail was accepted.
+	// A host with a bad greeting and old members on its lists is legitimate; a
+	// harvester is not, although its mail was accepted.
 	dir := mkState(t, func(*memory.Memory) {})
 	addVisits(t, dir, visitOf{src: "203.0.113.9", ago: day, evidence: "helo-localhost", mails: 1}, visitOf{src: "203.0.113.9", ago: day, evidence: "unknown-recipient"},
 		visitOf{src: "203.0.113.10", ago: day, evidence: "harvest", mails: 1})
@@ -178,8 +181,8 @@ func TestExportYoungMemory(t *testing.T) {
 	}
 }
 
-// TestExportSparesLater: a ban outlasts --since, and who may pass now is in no list for
-// it, nor is the network around him, although he was silent since.
+// TestExportSparesLater checks that a ban older than --since is not exported if its
+// host has become exempt without a later session, and that its network is not exported.
 func TestExportSparesLater(t *testing.T) {
 	const day = 24 * time.Hour
 	dir := mkState(t, func(m *memory.Memory) {
@@ -192,8 +195,8 @@ func TestExportSparesLater(t *testing.T) {
 	})
 	addVisits(t, dir,
 		visitOf{src: "203.0.113.9", rdns: "mail.example.org", ago: 20 * day, evidence: "harvest"},         // the session of the ban
-		visitOf{src: "203.0.113.10", rdns: "out.partner.example.com", ago: 20 * day, evidence: "harvest"}, // of a domain whose mail is accepted
-		visitOf{src: "192.0.2.99", rdns: "bad.example.net", ago: 20 * day, evidence: "harvest"},           // of nobody
+		visitOf{src: "203.0.113.10", rdns: "out.partner.example.com", ago: 20 * day, evidence: "harvest"}, // its domain has accepted mail
+		visitOf{src: "192.0.2.99", rdns: "bad.example.net", ago: 20 * day, evidence: "harvest"},           // without accepted mail
 		visitOf{src: "198.51.100.7", rdns: "smtp.example.org", ago: 9 * day},                              // within the network
 		visitOf{src: "198.51.101.7", rdns: "host.example.net", ago: 9 * day})
 	conf := filepath.Join(t.TempDir(), "scanwatch.conf")

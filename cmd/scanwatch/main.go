@@ -115,7 +115,7 @@ func (e *env) clock() selector.Clock { return selector.Clock{Now: e.now, Zone: e
 // progress returns the progress display for reading records.
 func (e *env) progress() *output.Progress { return output.NewProgress(e.terminal, e.zone) }
 
-// tree parses the configuration. It returns nil without one.
+// tree parses the configuration. It returns nil if there is none.
 func (e *env) tree() (*rules.Config, string, error) {
 	name := e.find(e.file)
 	if name == "" {
@@ -125,8 +125,8 @@ func (e *env) tree() (*rules.Config, string, error) {
 	return tree, name, err
 }
 
-// stateDir returns the state directory of -s, of the configuration, or the default,
-// in this order. An invalid configuration is only an error with -f.
+// stateDir returns the state directory of -s, of the configuration, or the default, in
+// this order. An invalid configuration is an error only with -f.
 func (e *env) stateDir() (*statedir.Dir, error) {
 	var s rules.Settings
 	tree, name, err := e.tree()

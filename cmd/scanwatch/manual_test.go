@@ -17,8 +17,8 @@ import (
 	"scanwatch/store/export"
 )
 
-// TestManual checks that the manual has each command with each of its flags, and
-// no others. The manual describes the selectors once.
+// TestManual checks that the manual describes each command with each of its flags, and
+// no others. It describes the selectors once.
 func TestManual(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
@@ -67,8 +67,8 @@ func TestManual(t *testing.T) {
 	}
 }
 
-// TestManualDiagnostics: each warning that the program can print is explained in
-// the manual.
+// TestManualDiagnostics checks that the manual explains each warning that the program
+// can print.
 func TestManualDiagnostics(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
@@ -92,7 +92,7 @@ func TestManualDiagnostics(t *testing.T) {
 		for _, m := range regexp.MustCompile(`"((?:warning|scanwatch): [^"]*)"`).FindAllStringSubmatch(string(source), -1) {
 			text := regexp.MustCompile(`%[a-z]`).ReplaceAllString(strings.ReplaceAll(m[1], `\n`, ""), "...")
 			switch text {
-			case "scanwatch: ...", "scanwatch: ...: ...", "warning: ...": // what others say
+			case "scanwatch: ...", "scanwatch: ...: ...", "warning: ...": // errors of other packages
 			case "scanwatch: and ... more":
 			default:
 				found++
@@ -107,8 +107,8 @@ func TestManualDiagnostics(t *testing.T) {
 	}
 }
 
-// TestManualFormats: the manual has every format of export, with a line for
-// cron, and no other.
+// TestManualFormats checks that the manual describes every format of export, with a
+// line for cron, and no other.
 func TestManualFormats(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
@@ -135,8 +135,8 @@ func TestManualFormats(t *testing.T) {
 	}
 }
 
-// TestExportRecipes checks that no recipe pipes an export to its consumer: an export
-// that fails would empty the list of the consumer.
+// TestExportRecipes checks that no recipe pipes an export to its consumer, because a
+// failed export would empty the list of the consumer.
 func TestExportRecipes(t *testing.T) {
 	found := 0
 	for _, dir := range []string{"../../man", "../../docs", "../../contrib", "../../packaging", "../../ports", "../../README.md", ".", "../../store/export"} {

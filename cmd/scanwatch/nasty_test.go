@@ -25,7 +25,7 @@ import (
 	"scanwatch/tests/hostiletext"
 )
 
-// A format is what an output has to be.
+// A format is the required format of an output.
 type format func([]byte) error
 
 var (
@@ -34,13 +34,13 @@ var (
 	spreadsheet format = hostiletext.CSV
 )
 
-// nastyOutputs are all that the program can print of what strangers have sent:
-// each verb in each format. $N in an argument stands for each of the texts, and
-// $ID for the session of it; $DIR is a folder with files made of them.
+// nastyOutputs contains all outputs with text of clients: each command in each format.
+// In arguments, $N is replaced by each of the texts, $ID by its session, and $DIR by a
+// directory with files that contain the texts.
 var nastyOutputs = []struct {
 	args   string
 	format format
-	silent bool // may have nothing to say
+	silent bool // may have no output
 }{
 	{"report", forPeople, false},
 	{"report --limit 1000", forPeople, false},
@@ -124,7 +124,7 @@ var nastyOutputs = []struct {
 	{"import smtpd-log --dry-run $DIR/maillog", forPeople, true},
 	{"import smtpd-log --dry-run --json $DIR/maillog", jsonValues, true},
 	{"import smtpd-log --dry-run $DIR/list", forPeople, true},
-	// Mistakes are quoted back.
+	// Errors quote invalid arguments.
 	{"export $N", forPeople, true},
 	{"export plain --evidence $N", forPeople, true},
 	{"$N", forPeople, true},
@@ -146,12 +146,11 @@ var nastyOutputs = []struct {
 	{"watch --src $N", forPeople, true},
 }
 
-// toldLive are verbs that say nothing without a running filter: see
-// TestNastyLive.
+// toldLive contains the commands that need a running filter: see TestNastyLive.
 var toldLive = []string{"status", "flush", "reload", "mode", "watch", "top", "ban", "unban", "log"}
 
-// TestNastyOutput: whatever strangers have sent, each output of the program is
-// what it has to be, and so are its complaints.
+// TestNastyOutput checks that each output and error of the program has its format for
+// any text of clients.
 func TestNastyOutput(t *testing.T) {
 	dir, files := t.TempDir(), t.TempDir()
 	if err := errors.Join(hostiletext.Store(dir, now), nastyFiles(files)); err != nil {
@@ -199,8 +198,8 @@ func TestNastyOutput(t *testing.T) {
 	}
 }
 
-// TestNastyOutputIsComplete: a verb that is added is in the table as well, in
-// all its formats.
+// TestNastyOutputIsComplete checks that the table contains each command in all its
+// formats.
 func TestNastyOutputIsComplete(t *testing.T) {
 	for _, c := range leaves(program(io.Discard).root()) {
 		name := strings.TrimPrefix(c.CommandPath(), "scanwatch ")
@@ -232,7 +231,7 @@ func leaves(cmd *cobra.Command) (all []*cobra.Command) {
 	return all
 }
 
-// nastyFiles makes files that an operator may have got from strangers.
+// nastyFiles creates files with the texts, in formats that an operator may receive.
 func nastyFiles(dir string) error {
 	var list, csv, jsons, conf, maillog strings.Builder
 	csv.WriteString("ip,name\n")
@@ -256,7 +255,7 @@ func nastyFiles(dir string) error {
 	return err
 }
 
-// TestNastyDumpKeepsAll: the text of a stranger is not lost by making it safe.
+// TestNastyDumpKeepsAll checks that escaping loses no text of a client.
 func TestNastyDumpKeepsAll(t *testing.T) {
 	dir := t.TempDir()
 	if err := hostiletext.Store(dir, now); err != nil {
@@ -281,7 +280,7 @@ func TestNastyDumpKeepsAll(t *testing.T) {
 	}
 }
 
-// TestNastyLive: what a running filter tells of strangers is safe as well.
+// TestNastyLive checks the output of commands that use a running filter.
 func TestNastyLive(t *testing.T) {
 	dir, err := os.MkdirTemp("", "sw") // a short name for the socket
 	if err != nil {
@@ -312,7 +311,7 @@ func TestNastyLive(t *testing.T) {
 		(&control.Server{Commands: verbs}).Run(ctx, dir, time.Second)
 	}()
 	defer func() { stop(); <-done; _ = errors.Join(w.Close(), state.Close()) }()
-	for { // until it listens; go test's own limit ends this
+	for { // until it listens; the time limit of go test ends the loop
 		if c, err := control.Dial(dir); err == nil {
 			c.Close()
 			break
@@ -341,7 +340,7 @@ func TestNastyLive(t *testing.T) {
 		if asJSON {
 			args, check = append(args, "--json"), jsonValues
 		}
-		// Each event is sent when the one before it has been printed.
+		// Each event is sent after the previous one has been printed.
 		r, out := io.Pipe()
 		begun := make(chan bool, 1)
 		go func() {
@@ -366,7 +365,7 @@ func TestNastyLive(t *testing.T) {
 	}
 }
 
-// notify tells once that something was written.
+// notify reports the first write.
 type notify struct{ c chan bool }
 
 func (n notify) Write(b []byte) (int, error) {

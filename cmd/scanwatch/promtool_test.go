@@ -11,8 +11,8 @@ import (
 	"scanwatch/cmd/internal/control"
 )
 
-// TestPromtool: Prometheus's own tool takes the numbers, with and without a
-// running filter, and has nothing to say about their names.
+// TestPromtool checks that promtool accepts the metrics and their names, with and
+// without a running filter.
 func TestPromtool(t *testing.T) {
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
@@ -57,7 +57,7 @@ func TestPromtool(t *testing.T) {
 	if err := filter.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for { // go test's own limit ends this
+	for { // the time limit of go test ends the loop
 		if c, err := control.Dial(dir); err == nil {
 			c.Close()
 			break

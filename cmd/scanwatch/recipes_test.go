@@ -1,6 +1,6 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The writer of test databases does not compile where an int has 32 bits.
+// The writer of test databases does not compile if an int has 32 bits.
 
 package main
 
@@ -18,9 +18,9 @@ import (
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 )
 
-// recipeCases are what each recipe of scanwatch.conf(5) is for: a session in
-// the words of scanwatch test, and what becomes of it in mode enforce: the first
-// rule that decides or bans, and what it does.
+// recipeCases contains the purpose of each recipe of scanwatch.conf(5): a session in
+// the flags of scanwatch test, and its result in mode enforce, which is the first rule
+// that decides or bans, and its effect.
 var recipeCases = map[string][]struct{ session, want string }{
 	"A small family server": {
 		{"--src 71.6.135.131 --rdns census1.shodan.io --helo x", "scanner: disconnect"},
@@ -103,8 +103,8 @@ func countries(t *testing.T, file string) {
 	}
 }
 
-// TestRecipes: each recipe of the manual is a configuration without a fault,
-// and does what it is for.
+// TestRecipes checks that each recipe of the manual is a valid configuration and serves
+// its purpose.
 func TestRecipes(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.conf.5")
 	if err != nil {
@@ -156,7 +156,7 @@ func TestRecipes(t *testing.T) {
 	}
 }
 
-// fate is what became of a session in the output of test --json.
+// fate returns the result of a session from the output of test --json.
 func fate(t *testing.T, out string) string {
 	t.Helper()
 	var s struct {

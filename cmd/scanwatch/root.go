@@ -24,14 +24,14 @@ const (
 )
 
 var groups = []*cobra.Group{
-	{ID: groupLook, Title: "Look at the records and the running filter:"},
-	{ID: groupDecide, Title: "Decide about clients:"},
+	{ID: groupLook, Title: "Read the records and the running filter:"},
+	{ID: groupDecide, Title: "Ban and explain clients:"},
 	{ID: groupPolicy, Title: "Write and test a policy:"},
 	{ID: groupMaintain, Title: "Maintain the filter and its files:"},
 }
 
-// commands are the commands in help order. To add a command, add a file cmd_NAME.go
-// and a row.
+// commands contains the commands in help order. To add a command, add a file
+// cmd_NAME.go and a row.
 var commands = []struct {
 	group string
 	make  func(*env) *cobra.Command
@@ -74,7 +74,7 @@ func init() {
 func (e *env) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:     "scanwatch",
-		Short:   "Show what remote hosts did to the mail server.",
+		Short:   "Show the SMTP sessions of remote hosts.",
 		Long:    "Read the records of filter-scanwatch, control the running filter, and test\npolicies. Commands may be shortened while they are unambiguous.",
 		Example: "  scanwatch report --since yesterday\n  scanwatch why alice@example.com",
 		RunE: func(*cobra.Command, []string) error {

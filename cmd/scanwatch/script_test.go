@@ -34,10 +34,10 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// now is when the scripts happen.
+// now is the time of the scripts.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// program is the program at that time; $CONF stands for the default place of the
+// program runs the program at that time; $CONF is the default path of the
 // configuration.
 func program(stderr io.Writer) *env {
 	return &env{err: stderr, now: func() time.Time { return now }, zone: time.UTC,
@@ -79,7 +79,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"wait-for-filter": func(ts *testscript.TestScript, _ bool, args []string) {
-				// Asked until it answers; go test's own limit ends this.
+				// Repeat until it answers; the time limit of go test ends the loop.
 				for {
 					c, err := control.Dial(args[0])
 					if err == nil {
@@ -88,7 +88,7 @@ func TestScript(t *testing.T) {
 					}
 				}
 			},
-			// Until a file that a program writes in the background has a text.
+			// Wait until a file that a background program writes contains a text.
 			"wait-for-text": func(ts *testscript.TestScript, _ bool, args []string) {
 				for {
 					if b, err := os.ReadFile(ts.MkAbs(args[0])); err == nil && strings.Contains(string(b), args[1]) {
@@ -107,8 +107,7 @@ func TestScript(t *testing.T) {
 			},
 			"head":   pipeToNobody,
 			"status": exitStatus,
-			// A file that another process has locked, so that reading fails for
-			// root, too.
+			// Lock the file in another process, so that reading also fails for root.
 			"unreadable": func(ts *testscript.TestScript, _ bool, args []string) {
 				f, err := os.Open(args[0])
 				ts.Check(err)
@@ -119,7 +118,7 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// pipeToNobody runs the program with an output that nobody reads any more.
+// pipeToNobody runs the program with a closed pipe as its output.
 func pipeToNobody(ts *testscript.TestScript, neg bool, args []string) {
 	r, w, err := os.Pipe()
 	ts.Check(err)
@@ -146,7 +145,7 @@ func mkstore(dir string) int {
 	return 0
 }
 
-// mkScans fills a state directory with a visit of each of two organisations.
+// mkScans fills a state directory with a session of each of two organisations.
 func mkScans(dir string) int {
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	end := now.Add(-time.Hour)
@@ -184,8 +183,8 @@ func fill(w *store.Writer, at time.Time, first uint64) {
 		store.Step{Kind: store.KindFinding, Text: []byte("botnet-helo"), Arg: []byte("ylmf-pc"), By: []byte("helo"), Match: []byte("ylmf-pc"), Confidence: []byte("high")})
 }
 
-// runFilter is a filter without smtpd: it records a few sessions and serves the
-// socket until it is told to end.
+// runFilter is a filter without smtpd: it records a few sessions and serves the socket
+// until it is stopped.
 func runFilter(dir string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -212,7 +211,7 @@ func runFilter(dir string) int {
 	})...)
 	verbs = append(verbs, control.WatchCommand(&watched), control.LogCommand(level, slog.New(slog.DiscardHandler)))
 	s := &control.Server{Commands: verbs}
-	// The directory and state.db are made in the background.
+	// The directory and state.db are created in the background.
 	if err := errors.Join(w.Flush(ctx), state.Flush(ctx)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -225,7 +224,7 @@ func runFilter(dir string) int {
 	return 0
 }
 
-// hostile sends what a scanner may leave behind.
+// hostile adds a session with hostile text.
 func hostile(to *events.Fan) {
 	of := events.Event{Time: now, Session: 0x77, Src: netip.MustParseAddr("203.0.113.77"), RDNS: []byte("x\x1b[31m.example.net")}
 	finding, verdict, other := of, of, of
@@ -237,7 +236,7 @@ func hostile(to *events.Fan) {
 	}
 }
 
-// reloadOnce is a reload that works once.
+// reloadOnce is a reload that succeeds once.
 func reloadOnce() func(context.Context, *control.Answer, []string) error {
 	var done atomic.Bool
 	return func(_ context.Context, a *control.Answer, _ []string) error {

@@ -43,8 +43,8 @@ func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint3
 	return store.AppendRecord(dst, &c, a.steps), err
 }
 
-// sketch returns a copy with the same estimate, in which no address can be looked up:
-// the order of the registers depends on the key.
+// sketch returns a copy with the same estimate. No address can be looked up in the
+// copy, because the order of the registers depends on the key.
 func (a *Anonymizer) sketch(registers []byte) []byte {
 	if len(registers) != sketch.Size {
 		return nil
@@ -131,7 +131,7 @@ func (a *Anonymizer) parameter(s *store.Step) []byte {
 	return a.Line(s.Reply)
 }
 
-// replyCodes are the reply code and the enhanced status code of a reply.
+// replyCodes contains the reply code and the enhanced status code of a reply.
 var replyCodes = regexp.MustCompile(`^([245][0-9][0-9][ -]?)?([245]\.[0-9]{1,3}\.[0-9]{1,3} ?)?`)
 
 // pipelining is the only reply text that is evidence.

@@ -31,9 +31,9 @@ type Copied struct {
 	Corrupt  int // records without their last steps in the copy
 }
 
-// Copy writes a copy of the records of r to the directory out, which must be empty
-// or not exist. Only the owner of out can access it. The copy includes the rule
-// texts of its verdicts. Copy sets r.Rules.
+// Copy writes a copy of the records of r to the directory out, which must be empty or
+// must not exist. Only the owner of out can access it. The copy includes the rule texts
+// of its verdicts. Copy sets r.Rules.
 func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	budget := int64(1 << 30)
 	if segments, err := store.Segments(r.Dir); err == nil { // fails without segments, and thus without records

@@ -119,7 +119,7 @@ func (a *Anonymizer) literal(name []byte) []byte {
 
 var literals = regexp.MustCompile(`^(\[?(?i:IPv6:)?)([0-9A-Fa-f:.]+)(?:%[^\]]*)?(\]?)$`)
 
-// facts are the properties of a name that are evidence, or that prevent evidence.
+// facts contains the properties of a name that are evidence, or that prevent evidence.
 type facts struct {
 	rows    [7]*lookup.Row
 	generic bool // derived from an address
@@ -291,7 +291,7 @@ func (a *Anonymizer) user(name []byte) []byte {
 	return a.word("user", name)
 }
 
-// pieces are hashes of package privacy, separators of routes and details, and the
+// pieces contains hashes of package privacy, separators of routes and details, and the
 // rest.
 var pieces = regexp.MustCompile(`hash:[0-9a-f]{16}|[%!@,:+]|[^%!@,:+]+`)
 

@@ -8,10 +8,9 @@ import (
 	"scanwatch/rules"
 )
 
-// bans carries out the bans that rules ask for, and states those that they
-// would carry out. Those of rules that count recipients wait for the end of the session.
-// The conduct of a trusted client is an offence too, although the shield withholds the
-// ban.
+// bans carries out the bans of rules and reports observed bans. Bans by rules that
+// count recipients take effect at the end of the session. The conduct of a trusted
+// client is also an offence, although the shield withholds the ban.
 func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	last := &s.State.last
 	if o := decided(v); o.Rule != nil && len(o.Rule.Ban) > 0 && o.BanRule == nil && !v.Unsure {
@@ -39,12 +38,12 @@ func decided(v *rules.Verdict) *rules.Outcome {
 }
 
 // late carries out the bans of rules that count recipients. A session with an accepted
-// recipient is not banned: a mailing list had the recipients rejected that are not known
-// to exist. It commits no offence either if more of its recipients exist than are missing.
+// recipient is not banned, because old mailing lists also have recipients that do not
+// exist. It commits no offence if most of its recipients exist.
 func (d *Decider) late(s Subject, at int64) {
 	last := &s.State.last
 	if s.Case.Mixed() || s.Case.Unknown.N+s.Case.Bounced.N+s.Case.Held.N == 0 {
-		return // or a mail server retries what was deferred: it asked for nobody new
+		return // or a mail server retries deferred mail: it requested no new recipient
 	}
 	s.State.Offence = s.State.Offence || last.shielded || last.late != nil || last.wouldLate != nil
 	if s.Case.Accepted.N > 0 {
@@ -58,8 +57,8 @@ func (d *Decider) late(s Subject, at int64) {
 	}
 }
 
-// ban bans the host of s, once for each rule in a row. The outcome also
-// states which client was exempt: a rule that would ban such hosts deserves a look.
+// ban bans the host of s, once for each rule in a row. The outcome also names exempt
+// clients, so that the operator can check a rule that matches them.
 func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, enforced bool) {
 	if o.BanRule == nil || *last == o.BanRule || !s.Src.IsValid() {
 		return
@@ -72,8 +71,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced}, at)
 		if o.BanRule.Has(rules.AuthFailure) {
-			// A ban pays for half of the failures so far. Otherwise a telephone with an
-			// old password would shut its office out at the first try after each ban.
+			// A ban halves the count of failures. Otherwise the first retry of a phone
+			// with an old password after each ban would ban its office again.
 			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
 		}
 		if !b.Until.After(b.Since) {
@@ -85,7 +84,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	d.out = append(d.out, out)
 }
 
-// exempt returns why rule must not ban s, or "". rule is nil for an earlier ban.
+// exempt returns the reason for which rule must not ban s, or "". rule is nil for an
+// earlier ban.
 func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	switch {
 	case s.Authed:
@@ -101,16 +101,16 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	switch {
 	case rule == nil || excuse == "":
 	case excuse == "login" && rule.Has(rules.AuthSpray) && d.Memory.Logins.Sprays(s.Client, at):
-		return "" // many users failed to log in beside the one who did
+		return "" // many users failed to log in, in addition to the user with a login
 	case excuse != "login" && excuse != "many" && (rule.EvenTrusted || rule.Has(rules.AuthFailure|rules.AuthSpray|rules.AuthUnsupported)):
-		return "" // mail is no reason to guess passwords
+		return "" // accepted mail does not excuse brute force
 	}
 	return excuse
 }
 
-// returned states that a banned client connected, and reports whether it must
-// be disconnected: not in observe mode, not if the ban was only observed, and not
-// if s has become exempt.
+// returned reports the connection of a banned client, and whether the client must be
+// disconnected: not in mode observe, not if the ban was only observed, and not if s has
+// become exempt.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
 	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (b.Manual || d.exempt(s, d.rule(b.Rule), at) == "")
@@ -131,13 +131,14 @@ func (d *Decider) rule(name string) *rules.Rule {
 	return nil
 }
 
-// shortBan is the longest ban that is answered with a temporary code: a
-// legitimate server retries until its end, for RFC 5321 section 4.5.4.1 asks for
-// four to five days. The sender had better learn of a longer one immediately.
+// shortBan is the longest ban that is answered with a temporary code. A legitimate
+// server retries until the ban ends, because RFC 5321 section 4.5.4.1 requires retries
+// for four to five days. For a longer ban the sender should receive a bounce
+// immediately.
 const shortBan = 48 * time.Hour
 
-// banReply returns the reply for a banned client. Its reference is the session
-// that led to the ban.
+// banReply returns the reply for a banned client. Its reference is the session that
+// caused the ban.
 func banReply(b *memory.Ban, id uint64) string {
 	code := "554 5.7.1"
 	if b.Until.Sub(b.Since) <= shortBan {

@@ -1,6 +1,6 @@
-// Package decide evaluates the policy about a session: it answers requests,
-// carries out bans, and states each decision as an Outcome. It knows no front
-// end, disk, log or clock.
+// Package decide evaluates the policy for a session. It answers requests, carries out
+// bans, and reports each decision as an Outcome. It does not depend on front ends,
+// disks, logs or clocks.
 package decide
 
 import (
@@ -15,38 +15,38 @@ import (
 
 // State is the result of the decisions about one session so far.
 type State struct {
-	Score    int            // the sum of what rules have added
-	Ban      *memory.Ban    // the ban that applies to the client, or would; nil for nearly all
+	Score    int            // sum of the points added by rules
+	Ban      *memory.Ban    // the enforced or observed ban of the client; nil for almost all clients
 	Barred   bool           // disconnected because of Ban
 	Refused  bool           // something was rejected
 	Junked   bool           // a message was marked as junk
 	Banned   *rules.Rule    // the rule that banned the client last
 	Offence  bool           // a rule with a ban matched, or one that counts
-	Held     bool           // a rule rejected the recipient of the latest request for the number of missing ones
+	Held     bool           // a rule rejected the latest requested recipient because too many do not exist
 	standing rules.Standing // of the client, as of the first request
 	passing  passState      // pass statements that matched
 	last     decisions      // the decisions of the policy in use
-	reply    *composition   // nil for nearly all
+	reply    *composition   // nil for almost all sessions
 }
 
 type passState struct {
 	rcpt  bool // a pass statement matched for the recipient of the current RCPT
-	tx    bool // and for an accepted recipient of the transaction
-	other bool // the transaction has an accepted recipient without one
+	tx    bool // a pass statement matched for an accepted recipient of the transaction
+	other bool // the transaction has an accepted recipient without a matching pass statement
 }
 
-// decisions are the decisions of one policy; they end with it.
+// decisions contains the decisions of one policy. They end when the policy is replaced.
 type decisions struct {
 	policy   *rules.Policy
-	sticky   rules.Outcome // holds until the end of the session
-	since    smtp.Phase    // phase of the sticky decision: it holds from there
+	sticky   rules.Outcome // in effect until the end of the session
+	since    smtp.Phase    // phase from which the sticky decision is in effect
 	told     *rules.Rule   // the rule of the last verdict
 	wouldBan *rules.Rule   // the rule that would have banned the client last
-	withheld *rules.Rule   // the rule from which the client was shielded last
+	withheld *rules.Rule   // the rule whose decision was withheld last
 	tags     rules.TagSet
 	// Rules that count recipients and ban, or would ban, at the end of the session.
 	late, wouldLate *rules.Rule
-	shielded        bool // the shield withheld a ban
+	shielded        bool // the standing withheld a ban
 }
 
 // A composition is the text of a rule and the reply made from it.
@@ -58,14 +58,14 @@ type Decider struct {
 	Refs     map[*rules.Rule]uint32
 	Memory   *memory.Memory
 	Recorded bool // events come from records, which may contain hashes
-	// Trace, if not nil, is called for each request with the facts that the policy
-	// was evaluated on. The facts are valid only during the call.
+	// Trace, if not nil, is called for each request with the facts for the evaluation
+	// of the policy. The facts are valid only during the call.
 	Trace func(*rules.Policy, *rules.Facts, smtp.Answer)
 
 	needs rules.Needs
 	end   bool // Policy has rules for the end of a session
 	facts rules.Facts
-	asked *memory.Client // whose counts the policy asks for
+	asked *memory.Client // client whose counts the policy requests
 	out   []smtp.Outcome
 }
 
@@ -78,7 +78,7 @@ func (d *Decider) Use(policy *rules.Policy, refs map[*rules.Rule]uint32) {
 	}
 }
 
-// A Subject is the session that a decision is about.
+// A Subject is the session that is the subject of a decision.
 type Subject struct {
 	*track.Session
 	Case   *detect.State
@@ -98,7 +98,7 @@ func (d *Decider) Remember(s Subject) {
 	}
 }
 
-// Track brings the state of s up to date with an event other than a request.
+// Track updates the state of s with an event other than a request.
 func (d *Decider) Track(s Subject, ev *smtp.Event) {
 	p := &s.State.passing
 	switch ev.Kind {
@@ -150,7 +150,7 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	act := st.stick(s.Session, &v)
 	d.withheld(s, ev.Time, phase, &v)
 	if phase == smtp.PhaseCommit && act.Decision == smtp.Junk {
-		act = rules.Outcome{} // decided before; smtpd exits if a filter junks at commit
+		act = rules.Outcome{} // decided earlier; smtpd exits if a filter marks as junk at commit
 	}
 	if v.Would.Rule != nil {
 		d.verdict(s, ev.Time, phase, &v.Would, false, &v)
@@ -169,10 +169,10 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	return a, d.out
 }
 
-// End evaluates the rules for the end of a session: no answer is possible, but
-// the client can be banned. What was counted in earlier sessions counts only if this
-// session adds to it, so that a ban ends, and a colleague of a guesser is not
-// banned: see Count.
+// End evaluates the rules for the end of a session. No answer is possible, but the
+// client can be banned. Counts of earlier sessions apply only if this session adds to
+// them, so that bans end and other users at the address of an attacker are not banned:
+// see Count.
 func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	d.out = d.out[:0]
 	if s.State.Barred {
@@ -199,10 +199,10 @@ func (st *State) under(policy *rules.Policy) {
 	}
 }
 
-// stick returns the more severe of the current decision and the decision for the
-// rest of the session, which holds from the phase in which it was made: a client
-// that was rejected as the sender to one recipient can still write to the
-// postmaster. A client that passes or has logged in is free of earlier decisions.
+// stick returns the more severe of the current decision and the decision for the rest
+// of the session. The latter is in effect from its phase: a client that was rejected as
+// the sender to one recipient can still write to the postmaster. Earlier decisions do
+// not apply to a client that matches a pass statement or has logged in.
 func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	act := v.Act
 	switch sticky := &st.last.sticky; {
@@ -241,7 +241,7 @@ func (d *Decider) eval(s Subject, f *rules.Facts) rules.Verdict {
 	v := d.Policy.Eval(f)
 	d.asked = nil
 	if r := v.Act.Rule; f.Standing == rules.StandingUnknown && s.Src.IsValid() && (r == nil || r.Shielded()) {
-		v.Act.Temper() // the client may be trusted: the state has not been read
+		v.Act.Temper() // the state has not been read, so the client may be trusted
 	}
 	s.State.Score += v.Score
 	return v
@@ -261,7 +261,7 @@ func (d *Decider) Count(f *rules.Facts, e rules.Evidence, window time.Duration, 
 		return 0, false
 	}
 	if f.Phase == smtp.PhaseEnd && f.Counts[e.Index()] == 0 {
-		return 0, true // this session adds nothing
+		return 0, true // this session adds nothing to the count
 	}
 	return d.Memory.Counters.Count(d.asked, rules.Window{Evidence: e, Window: window, By: by}, f.Now.UnixMicro())
 }
@@ -305,7 +305,7 @@ func (d *Decider) fill(s Subject, phase smtp.Phase, at int64) *rules.Facts {
 	return f
 }
 
-// tag states the tags of rules, each once in a session.
+// tag reports the tags of rules, each once in a session.
 func (d *Decider) tag(st *State, at int64, phase smtp.Phase, tags rules.TagSet) {
 	tags &^= st.last.tags
 	if tags == 0 {
@@ -317,8 +317,8 @@ func (d *Decider) tag(st *State, at int64, phase smtp.Phase, tags rules.TagSet) 
 	}
 }
 
-// withheld states the decision from which the client was shielded, once for each
-// rule in a row.
+// withheld reports the decision that the standing withheld, once for each rule in a
+// row.
 func (d *Decider) withheld(s Subject, at int64, phase smtp.Phase, v *rules.Verdict) {
 	o := &v.Withheld
 	rule := o.Rule
@@ -335,7 +335,7 @@ func (d *Decider) withheld(s Subject, at int64, phase smtp.Phase, v *rules.Verdi
 	})
 }
 
-// verdict states the decision of a rule.
+// verdict reports the decision of a rule.
 func (d *Decider) verdict(s Subject, at int64, phase smtp.Phase, o *rules.Outcome, enforced bool, v *rules.Verdict) {
 	d.out = append(d.out, smtp.Outcome{
 		Kind: smtp.OutcomeVerdict, Time: at, Rule: o.Rule.Name, RuleRef: d.Refs[o.Rule], Phase: phase, Decision: o.Decision, Enforced: enforced,

@@ -67,14 +67,14 @@ func (b *bench) event(ev smtp.Event) {
 	b.d.Track(b.subject(), &ev)
 }
 
-// mail asks for a sender, who is accepted.
+// mail sends MAIL for a sender that is accepted.
 func (b *bench) mail(addr string) string {
 	a := b.ask(smtp.PhaseMailFrom, addr)
 	b.event(smtp.Event{Kind: smtp.EventMail, Addr: []byte(addr), Result: smtp.ResultOK})
 	return a
 }
 
-// rcpt asks for a recipient, who is accepted unless a rule rejects it.
+// rcpt sends RCPT for a recipient that is accepted unless a rule rejects it.
 func (b *bench) rcpt(addr string) string {
 	a := b.ask(smtp.PhaseRcptTo, addr)
 	if a == "proceed" {
@@ -113,7 +113,7 @@ func (b *bench) told() (list []string) {
 	return list
 }
 
-// TestShield checks what a rule does to clients of each standing.
+// TestShield checks the effect of a rule on clients of each standing.
 func TestShield(t *testing.T) {
 	const none, known, trusted = rules.StandingNone, rules.StandingKnown, rules.StandingTrusted
 	const list = `rule r phase rcpt-to match src 192.0.2.0/24 reject "550 5.7.1 no" ban 1d`
@@ -163,8 +163,8 @@ func TestShield(t *testing.T) {
 	}
 }
 
-// TestWithheldOnce checks that the shield is stated once for each rule in a row, and
-// that a later rule decides.
+// TestWithheldOnce checks that a withheld decision is reported once for each rule in a
+// row, and that a later rule decides.
 func TestWithheldOnce(t *testing.T) {
 	b := newBench(t, "mode enforce\nrule a phase rcpt-to match src 192.0.2.0/24 disconnect\nrule b phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 trap\"\n")
 	b.trust(rules.StandingTrusted)
@@ -178,8 +178,8 @@ func TestWithheldOnce(t *testing.T) {
 	}
 }
 
-// TestSticky checks that a decision about the client holds from its phase to the end
-// of the session, and for no earlier phase.
+// TestSticky checks that a decision about the client is in effect from its phase to the
+// end of the session, and not in earlier phases.
 func TestSticky(t *testing.T) {
 	const no = "reject 550 5.7.1 no"
 	b := newBench(t, "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match evidence helo-own-name reject \"550 5.7.1 no\"\n")
@@ -205,7 +205,7 @@ func TestSticky(t *testing.T) {
 	}
 }
 
-// TestPass checks that a pass statement frees its recipient only, and the message if
+// TestPass checks that a pass statement exempts only its recipient, and the message if
 // all its recipients pass.
 func TestPass(t *testing.T) {
 	const policy = "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 no\"\nrule d phase { data, commit } match mail-from \"joe@example.net\" reject \"550 5.7.1 content\"\n"

@@ -27,8 +27,8 @@ var clientDetectors = []detector{
 	{"rejected greeting", on(smtp.EventHelo), rejectedGreeting, unauthenticated},
 }
 
-// reverseDNS reports a missing name and one that fails FCrDNS. A truncated name
-// fails always, and proves nothing.
+// reverseDNS reports a missing name or a name that fails FCrDNS. A truncated name
+// always fails and proves nothing.
 func reverseDNS(c *Case) {
 	switch {
 	case len(c.RDNS) == 0:
@@ -38,8 +38,8 @@ func reverseDNS(c *Case) {
 	}
 }
 
-// listedAddress reports an address of the shipped lists. A proven name knows
-// better: if it is that of a scanner, listedName reports that organisation, and if
+// listedAddress reports an address of the shipped lists. A proven name takes
+// precedence: if it belongs to a scanner, listedName reports that organisation, and if
 // it has another owner, a row for a rented address has low confidence.
 func listedAddress(c *Case) {
 	row := c.Lists.Addr(c.Src.Addr())
@@ -59,11 +59,11 @@ func listedAddress(c *Case) {
 	c.findRow(row, "cidr", nil, confidence)
 }
 
-// listedName reports a reverse DNS name of the shipped lists. Anyone can give
-// an address any name, so only a name that passes FCrDNS has more than low
-// confidence. A truncated name proves nothing: the end of it may be the middle
-// of the real one. The name of a provider of rented hosts says that the host is
-// rented, and nothing about its customer.
+// listedName reports a reverse DNS name of the shipped lists. Anyone can give an
+// address any name, so only a name that passes FCrDNS has more than low confidence. A
+// truncated name proves nothing: its end may be the middle of the real name. The name
+// of a hosting provider means that the host is rented, and proves nothing about the
+// customer.
 func listedName(c *Case) {
 	scanner, cloud, exempt := c.names()
 	if exempt {
@@ -77,9 +77,9 @@ func listedName(c *Case) {
 	c.findRow(cloud, "rdns", nil, Low)
 }
 
-// names returns the rows for the reverse DNS name. exempt reports that the name
-// is proven and on the list of legitimate senders, or that of a mail host of a
-// scanning organisation.
+// names returns the rows for the reverse DNS name. exempt reports whether the name is
+// proven and belongs to a listed legitimate sender or to a mail host of a scanning
+// organisation.
 func (c *Case) names() (scanner, cloud *lookup.Row, exempt bool) {
 	if len(c.RDNS) == 0 || c.RDNSCut {
 		return nil, nil, false
@@ -88,8 +88,8 @@ func (c *Case) names() (scanner, cloud *lookup.Row, exempt bool) {
 	return scanner, cloud, c.FCrDNS == smtp.FCrDNSPass && (allow != nil || c.Lists.ScannerMail(c.RDNS))
 }
 
-// listedAS reports an AS number of the shipped lists. Large providers of mail
-// rent out hosts too: a client whose name may be truncated can be one of theirs.
+// listedAS reports an AS number of the shipped lists. Large mail providers also rent
+// out hosts, so a client whose name may be truncated can be their mail server.
 func listedAS(c *Case) {
 	if !c.ASNKnown || c.RDNSCut {
 		return
@@ -121,7 +121,7 @@ func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence stri
 		f.Confidence = confidence
 	}
 	if c.Submission && (by == "cidr" || by == "asn") {
-		f.Confidence = Low // users log in from listed networks too
+		f.Confidence = Low // users also log in from listed networks
 	}
 	if f.Evidence&(rules.Scanner|rules.Cloud|rules.BotnetHelo) != 0 {
 		f.Org = row.Org // in other lists the column describes the row
@@ -129,8 +129,8 @@ func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence stri
 	c.find(f)
 }
 
-// FloodAt is the number of open sessions of one source above which it floods:
-// more than twice the number that a Postfix opens for one destination.
+// FloodAt is the number of open sessions above which a source floods. It is more than
+// twice the number that Postfix opens for one destination.
 const FloodAt = 50
 
 // flood reports too many open sessions of one source.
@@ -140,15 +140,14 @@ func flood(c *Case) {
 	}
 }
 
-// changedGreeting reports a client that greets with another name in the same
-// session.
+// changedGreeting reports a client that greets again with another name.
 func changedGreeting(c *Case) {
 	if c.greets() && c.NewHelo && len(c.PrevHelo) > 0 {
 		c.find(Finding{Evidence: rules.HeloChanged, By: "helo", Proof: c.Helo, Match: string(c.PrevHelo), Confidence: Medium})
 	}
 }
 
-// greets reports whether the event brings a greeting that smtpd has not refused.
+// greets reports whether the event contains a greeting that smtpd has not rejected.
 func (c *Case) greets() bool {
 	if c.Event.Kind == smtp.EventRequest {
 		return c.Event.Phase == smtp.PhaseHelo
@@ -160,9 +159,9 @@ func (c *Case) greets() bool {
 // local users greet with the name of their computer.
 func (c *Case) anyName() bool { return c.Internal || c.Submission }
 
-// provenHelo reports whether FCrDNS proves that the client may greet with its
-// greeting: the greeting is its name, a domain above it, or has the same
-// registered domain, as other hosts of the same owner.
+// provenHelo reports whether FCrDNS proves that the client may use its greeting. The
+// greeting is the proven name, a domain above it, or a name with the same registered
+// domain, as of other hosts of the same owner.
 func (c *Case) provenHelo() bool {
 	name := bytes.TrimRight(c.ProvenName(), ".")
 	return len(name) > 0 && (bytes.EqualFold(name, bytes.TrimRight(c.Helo, ".")) || sameOwner(name, c.Helo))
@@ -181,11 +180,11 @@ func (c *Case) provenWord() bool {
 	return dot && len(label) > 0 && bytes.EqualFold(label, c.Helo)
 }
 
-// forged returns the confidence that a greeting which is not proven is forged,
-// given the confidence that the name belongs to another owner. It returns "" if
-// the client's own name is truncated: that name proves and disproves nothing.
-// Without a proven name the failure may be one of DNS, so the confidence is not
-// high; it is low if the reverse DNS name agrees with the greeting.
+// forged returns the confidence that an unproven greeting is forged, given the
+// confidence that the name belongs to another owner. It returns "" if the client's own
+// name is truncated, because that name proves and disproves nothing. Without a proven
+// name the cause may be a DNS failure, so the confidence is not high. It is low if the
+// reverse DNS name agrees with the greeting.
 func (c *Case) forged(confidence string) string {
 	switch {
 	case c.RDNSCut:
@@ -254,10 +253,10 @@ func forgedGreeting(c *Case) {
 	}
 }
 
-// foreignName returns the reason and the confidence for the claim that the
-// greeting is the name of another owner: a local domain, or, for a client without
-// a reverse DNS name, a host in a local domain or in the domain of a known sender.
-// Hosts with a name are different: users rent servers and greet with their domain.
+// foreignName returns the reason and the confidence for the claim that the greeting is
+// the name of another owner: a local domain, or, for a client without a reverse DNS
+// name, a host in a local domain or in the domain of a known sender. It excludes hosts
+// with a name, because users rent servers and greet with their own domain.
 func (c *Case) foreignName() (match, confidence string) {
 	if local, _ := c.Site.LocalDomain(c.Helo); local {
 		return "local domain", c.forged(Medium)
@@ -282,9 +281,9 @@ func (c *Case) foreignName() (match, confidence string) {
 	return "", ""
 }
 
-// special are networks whose addresses many hosts have, or none, in addition to
-// those that package netip knows. The networks for documentation are not among
-// them: tests use them as routable.
+// special contains networks whose addresses belong to many hosts or to none, in
+// addition to the networks known to package netip. Networks for documentation are not
+// included, because tests use them as routable.
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT (RFC 6598)
@@ -293,14 +292,14 @@ var special = []netip.Prefix{
 	netip.MustParsePrefix("fec0::/10"),
 }
 
-// routable reports whether one host only can have an address: every host has a
-// loopback address, and most have a private one.
+// routable reports whether only one host can have an address. Every host has a loopback
+// address, and most have a private address.
 func routable(a netip.Addr) bool {
 	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// rejectedGreeting reports a greeting that is not a name: smtpd accepts only what
-// can be a host name or an address literal.
+// rejectedGreeting reports a greeting that smtpd rejected, because it is neither a host
+// name nor an address literal.
 func rejectedGreeting(c *Case) {
 	if c.Event.Cause != smtp.CauseSyntax || c.anyName() {
 		return

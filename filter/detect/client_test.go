@@ -12,8 +12,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// TestRoutable checks that addresses that many hosts have are not compared with
-// the addresses of this host.
+// TestRoutable checks that addresses of many hosts are not compared with the addresses
+// of this host.
 func TestRoutable(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"127.0.0.1": false, "10.0.0.1": false, "172.17.0.1": false, "192.168.1.1": false, "169.254.1.1": false, "100.64.0.1": false,
@@ -78,9 +78,9 @@ const (
 	whole = "mail-northcentralusazlp170100001.outbound.protection.outlook.com"
 )
 
-// TestProofOfGreetings checks that a proven name excuses a greeting of the same
-// owner, that a name that may be truncated proves and disproves nothing, and that a
-// failure of DNS never gives high confidence.
+// TestProofOfGreetings checks that a proven name exempts a greeting of the same owner.
+// A possibly truncated name proves and disproves nothing, and a DNS failure never gives
+// high confidence.
 func TestProofOfGreetings(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {
@@ -128,8 +128,8 @@ func TestProofOfGreetings(t *testing.T) {
 }
 
 // TestClassesOfGreetings checks that tools are found on every listener, and that a
-// word that users name computers with has low confidence, and none on a listener
-// for submission or if it is the first label of the proven name.
+// common computer name has low confidence. Such a name is not evidence on a listener
+// for submission, or if it is the first label of the proven name.
 func TestClassesOfGreetings(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {

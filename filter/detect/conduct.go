@@ -1,6 +1,6 @@
 package detect
 
-// Detectors of how a client behaves: commands, pace, logins, ending.
+// Detectors of the behaviour of a client: commands, pace, logins, ending.
 
 import (
 	"fmt"
@@ -31,8 +31,7 @@ var protocols = [...]rules.Evidence{
 // foreign is evidence of a protocol other than SMTP.
 const foreign = rules.TalksSSH | rules.TalksHTTP | rules.TalksTLS | rules.TalksBinary
 
-// otherProtocol reports a line that is not a command of SMTP, by the protocol
-// that it belongs to.
+// otherProtocol reports a line that is not an SMTP command, by its protocol.
 func otherProtocol(c *Case) {
 	ev := c.Event
 	if ev.Verb != smtp.VerbUnknown || ev.Cause == smtp.CauseFilter || string(ev.Text) == smtp.Masked {
@@ -48,8 +47,7 @@ func otherProtocol(c *Case) {
 	c.find(Finding{Evidence: evidence, By: "command", Proof: ev.Text, Confidence: High})
 }
 
-// rejectedCommand reports a command out of order, with a malformed argument, or
-// one that is not offered.
+// rejectedCommand reports a command that is out of order, malformed or not offered.
 func rejectedCommand(c *Case) {
 	ev := c.Event
 	f := Finding{By: "command", Proof: ev.Text}
@@ -74,8 +72,8 @@ func rejectedCommand(c *Case) {
 	c.find(f)
 }
 
-// pipelining reports input that came before smtpd's reply. Input before the
-// first command is HTTP, TLS or SSH in one piece, or a whole script.
+// pipelining reports input that arrived before smtpd's reply. Such input before the
+// first command is HTTP, TLS or SSH in one packet, or a whole script.
 func pipelining(c *Case) {
 	if c.Event.Cause != smtp.CausePipelining {
 		return
@@ -83,7 +81,7 @@ func pipelining(c *Case) {
 	f := Finding{Evidence: rules.Pipelining, By: "reply", Proof: c.Event.Reply, Confidence: High}
 	switch {
 	case c.Submission:
-		f.Confidence = Low // a mail client that begins with TLS where it needs STARTTLS
+		f.Confidence = Low // a mail client that starts TLS instead of sending STARTTLS
 	case c.Counts.Commands == 0:
 		f.Match = "first"
 		c.State.Abused = true
@@ -91,15 +89,14 @@ func pipelining(c *Case) {
 	c.find(f)
 }
 
-// A client that speaks before the greeting of the server: smtpd finds its first
-// command within earlyGap after the greeting, while the round trip to the client takes
-// much longer, as later gaps show. The first gap of a polite client is at least
-// the round-trip time, so never shorter than the later ones by that much. A very
-// short round trip shows nothing.
+// Limits for a client that speaks before the greeting of the server. smtpd finds its
+// first command within earlyGap of the greeting, although later gaps show that the
+// round-trip time is much longer. The first gap of a well-behaved client is at least
+// the round-trip time. A very short round trip proves nothing.
 const (
 	earlyGap   = 1_000  // microseconds
 	earlyLater = 15_000 // the shortest later gap that shows the round-trip time
-	earlySure  = 4      // gaps that it takes: a host nearby may be slow once or twice
+	earlySure  = 4      // number of gaps required, because a host nearby may be slow once or twice
 )
 
 // earlyTalker reports a client that speaks before the greeting of the server.
@@ -108,7 +105,7 @@ func earlyTalker(c *Case) {
 	if p.Last < 0 || p.Gaps < 2 || p.First > earlyGap || p.Least < earlyLater || c.Internal {
 		return
 	}
-	confidence := Medium // a polite client nearby may look the same
+	confidence := Medium // a well-behaved client nearby may look the same
 	if p.Gaps < earlySure {
 		confidence = Low
 	}
@@ -132,8 +129,8 @@ func failedLogin(c *Case) {
 }
 
 // spray reports a source that tries many users, or one user from many networks.
-// A user under attack from many networks, or whose neighbour attacks, mistypes
-// like any other.
+// Confidence is low if the source itself is not proven to attack, because an attacked
+// user, or a neighbour of an attacker, may only mistype a password.
 func spray(c *Case) {
 	if c.Event.Result != smtp.ResultFail || c.Spray.Match == "" {
 		return
@@ -145,9 +142,8 @@ func spray(c *Case) {
 	c.find(Finding{Evidence: rules.AuthSpray, By: "memory", Proof: c.User, Match: c.Spray.Match, Confidence: confidence})
 }
 
-// ending reports a client that left in the middle of a transaction, or that
-// never sent mail. A client that was rejected, or that delivered, had no reason
-// to continue.
+// ending reports a client that disconnected within a transaction, or that never sent
+// mail. A client that was rejected, or that delivered mail, had no reason to continue.
 func ending(c *Case) {
 	end := c.Event.Ending
 	switch {

@@ -21,8 +21,8 @@ type Finding struct {
 	Org        string // the organisation, if known
 	Match      string // the row or word that matched
 	Confidence string // high, medium or low
-	// Implied marks evidence that the facts of the session alone prove.
-	// It is neither recorded nor logged as a finding of its own.
+	// Implied marks evidence that the facts of the session alone prove. It is neither
+	// recorded nor logged as a finding.
 	Implied bool
 }
 
@@ -37,33 +37,33 @@ const (
 type State struct {
 	Evidence rules.Evidence // with high or medium confidence
 	Weak     rules.Evidence // with low confidence only
-	Abused   bool           // the client did what no mail server does
+	Abused   bool           // the client behaved as no mail server does
 
 	Relay       uint32 // recipients rejected because they are not local, or are source routes
 	Unsupported uint32 // AUTH commands where AUTH is not offered
 
 	Rcpt     RcptClass // of the latest EventRcpt
-	Repeated bool      // its client asked for the missing recipient before
+	Repeated bool      // the client has already requested the missing recipient
 	Accepted mailboxes // accepted recipients
 	Unknown  mailboxes // missing recipients of mail with a sender
 	Bounced  mailboxes // missing recipients of bounces
-	Held     mailboxes // recipients that a rule rejected for the number of missing ones
+	Held     mailboxes // recipients that a rule rejected because too many do not exist
 
 	tx        mailboxes // missing recipients of this transaction
 	sender    uint64    // of the latest missing recipient
 	senders   bool      // missing recipients had different senders
 	undecided bool      // a missing recipient may belong to a domain that is not local
-	free      uint64    // probed mailbox that the client may ask for
+	free      uint64    // probed mailbox that the client may request
 }
 
-// Mixed reports whether the client asked for more mailboxes that exist than for
-// missing ones, as a newsletter or a mailing list does with former members. The
-// count of missing ones is no offence then, but rejects recipients all the same.
+// Mixed reports whether the client requested more existing mailboxes than missing ones,
+// as newsletters and mailing lists with former members do. The count of missing
+// mailboxes is then not an offence, but recipients are still rejected.
 func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
 
-// Hold counts a recipient that a rule rejected for the number of missing ones. It
-// reports whether that adds to a flood: not in the session of a newsletter, of which
-// more recipients exist.
+// Hold counts a recipient that a rule rejected because too many do not exist. It
+// reports whether the recipient adds to a flood: not in a session in which most
+// recipients exist, such as that of a newsletter.
 func (st *State) Hold(mailbox uint64) (flood bool) {
 	st.Held.add(mailbox)
 	return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N
@@ -80,19 +80,18 @@ var tokens = func() (names [64]string) {
 	return names
 }()
 
-// Has reports whether the evidence of st contains a finding, that is, more than
-// the record's header proves.
+// Has reports whether st has evidence beyond the facts in the header of the record.
 func (st *State) Has() bool {
 	return (st.Evidence|st.Weak)&^(rules.RDNSMissing|rules.FCrDNSFail) != 0
 }
 
-// Abuse is evidence of what no mail server does. It ruins a good reputation
-// unless its confidence is low.
+// Abuse is evidence of behaviour that no mail server shows. It is an offence unless its
+// confidence is low.
 const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray
 
-// CountedPerEvent is evidence that counters over sessions count at each event;
-// they count any other evidence once in a session. Evidence with low confidence
-// is never counted.
+// CountedPerEvent is evidence that counters over sessions count at each event. All
+// other evidence counts once per session. Evidence with low confidence is never
+// counted.
 const CountedPerEvent = rules.UnknownRecipient | rules.Backscatter | rules.RecipientFlood | rules.RelayProbe | rules.AuthFailure | rules.AuthUnsupported | rules.UnknownCommand
 
 // Add adds the evidence of f to st. It reports false if st has that evidence
@@ -124,7 +123,7 @@ type Case struct {
 	Memory *memory.Memory
 	Live   uint32 // open sessions of the same source, this one included
 	Spray  Spray  // of an EventAuth
-	// Standing is that of the client.
+	// Standing is the standing of the client.
 	Standing rules.Standing
 
 	Findings []Finding // so far
@@ -187,8 +186,8 @@ func Wants(kind smtp.Kind) bool { return observed&(1<<kind) != 0 || len(byKind[k
 
 func (s sessions) include(authed bool) bool { return s == anySession || (s == authenticated) == authed }
 
-// Run runs all detectors on c and appends their findings to c.Findings. No
-// evidence is gathered against sessions of our own.
+// Run runs all detectors on c and appends their findings to c.Findings. Local sessions
+// and friends give no evidence.
 func Run(c *Case) {
 	if c.State.observe(c); c.Local || c.Friend || !c.Src.IsValid() {
 		return

@@ -17,16 +17,16 @@ var recipientDetectors = []detector{
 	{"recipient flood", on(smtp.EventRequest), recipientFlood, unauthenticated},
 }
 
-// RcptClass is the meaning of the outcome of a RCPT.
+// RcptClass is the interpretation of the outcome of a RCPT.
 type RcptClass uint8
 
 // The classes.
 const (
-	RcptNone      RcptClass = iota // a filter decided, or the session is one of our own
+	RcptNone      RcptClass = iota // a filter decided, or the session is exempt
 	RcptAccepted                   // accepted, with a plain address
 	RcptRouted                     // accepted, with a source route
 	RcptSyntax                     // malformed
-	RcptUnclear                    // failed temporarily or out of order, or it was accepted before: the recipient may exist
+	RcptUnclear                    // failed temporarily, out of order, or previously accepted: the recipient may exist
 	RcptRoute                      // a source route, rejected
 	RcptRelay                      // certainly not a local domain
 	RcptForeign                    // probably not a local domain; it may be new
@@ -96,11 +96,11 @@ func (st *State) classify(c *Case) RcptClass {
 	return RcptUndecided
 }
 
-// missing counts a recipient that does not exist. A bounce goes to the sender of
-// the original message, and anyone can forge senders: bounces count apart.
+// missing counts a recipient that does not exist. Bounces are counted separately: a
+// bounce goes to the sender of the original message, and anyone can forge a sender.
 //
-// A recipient that the client asked for within 30 days counts once: a list with former
-// members asks for them each time, and learns nothing.
+// A recipient that the client requests repeatedly within 30 days counts once: a mailing
+// list requests its former members each time and learns nothing.
 func (st *State) missing(c *Case) {
 	if st.Repeated = c.Memory.Recipients.Asked(c.Client, c.Event.Addr, c.Event.Time); st.Repeated {
 		return
@@ -123,9 +123,9 @@ func (c *Case) mailbox() uint64 { return c.Memory.Recipients.Mailbox(c.Event.Add
 // not exist here, according to the mail server.
 func (r RcptClass) Missing() bool { return r == RcptUnknown || r == RcptUndecided }
 
-// Domain returns the domain of a recipient. routed reports that the address
-// asks to be sent on: a source route, or the percent or bang form (RFC 5321
-// sections 3.6.1 and 4.1.1.3, appendix C).
+// Domain returns the domain of a recipient. routed reports whether the address requests
+// relaying by a source route, or by the percent or bang form (RFC 5321 sections 3.6.1
+// and 4.1.1.3, appendix C).
 func Domain(addr []byte) (domain []byte, routed bool) {
 	i := bytes.LastIndexByte(addr, '@')
 	if i < 0 {
@@ -136,16 +136,16 @@ func Domain(addr []byte) (domain []byte, routed bool) {
 	return addr[i+1:], routed
 }
 
-// mailboxes counts distinct mailboxes. Repeated mail to an existing mailbox must
-// not hide a dictionary attack, and repeated mail to a missing one is none.
+// mailboxes counts distinct mailboxes. Repeated mail to an existing mailbox must not
+// hide a dictionary attack, and repeated mail to a missing mailbox is not an attack.
 type mailboxes struct {
 	N    uint32
 	seen []uint64
 	next int
 }
 
-// maxSeen bounds the mailboxes that are distinguished; one named earlier counts
-// again.
+// maxSeen is the number of latest mailboxes that are distinguished. Earlier mailboxes
+// count again.
 const maxSeen = 256
 
 func (m *mailboxes) add(box uint64) {
@@ -161,8 +161,7 @@ func (m *mailboxes) add(box uint64) {
 	m.N++
 }
 
-// recipient reports the rejection of a single recipient. The recipient of a
-// relay probe is a victim, never a culprit.
+// recipient reports the rejection of a single recipient.
 func recipient(c *Case) {
 	f := Finding{By: "rcpt", Proof: c.Event.Addr, Confidence: High}
 	switch c.State.Rcpt {
@@ -182,7 +181,7 @@ func recipient(c *Case) {
 	case RcptUndecided:
 		f.Evidence, f.Match, f.Confidence = rules.UnknownRecipient, "undecided", Low
 		if bytes.EqualFold(c.Transaction.Sender, c.Event.Addr) {
-			// A tester writes to itself, to see whether the message arrives.
+			// A relay tester sends a message to itself to check whether it arrives.
 			f.Evidence, f.Match, f.Confidence = rules.RelayProbe, "self", Medium
 		}
 	default:
@@ -200,15 +199,16 @@ func (c *Case) confidence() string {
 	return High
 }
 
-// The numbers of distinct missing recipients from which a session is a harvest.
+// The numbers of distinct missing recipients that make a session a harvest.
 const (
 	harvestAll   = 5  // with one sender, and no other recipient
 	harvestMixed = 10 // and three quarters of all
 	harvestNull  = 3  // in one transaction of the null sender: a bounce has one recipient
 )
 
-// harvest reports a directory harvest. A known client needs twice as many: it has
-// old lists. Recipients that a rule rejected as too many count in the proportion.
+// harvest reports a directory harvest. The thresholds are twice as high for known
+// clients, which may have old lists. The proportion includes recipients that a rule
+// rejected because too many were unknown.
 func harvest(c *Case) {
 	st := c.State
 	if c.Event.Kind == smtp.EventRequest && c.Event.Phase != smtp.PhaseRcptTo || st.Evidence.Has(rules.Harvest) {
@@ -237,21 +237,21 @@ func harvest(c *Case) {
 	c.find(f)
 }
 
-// floodOfRecipients is the number of recipients that a rule rejected, as too many were
-// missing, from which a session floods. The difference between a rejection and an
-// acceptance shows which mailboxes exist, so the questions must end.
+// floodOfRecipients is the number of rejected recipients that makes a session a flood.
+// A rule rejected them because too many do not exist. The difference between rejection
+// and acceptance shows which mailboxes exist, so the session must end.
 const floodOfRecipients = 10
 
-// recipientFlood reports a client that goes on asking for recipients.
+// recipientFlood reports a client that continues to request recipients.
 func recipientFlood(c *Case) {
 	if c.Event.Phase == smtp.PhaseRcptTo && c.State.Held.N >= floodOfRecipients {
 		c.find(Finding{Evidence: rules.RecipientFlood, By: "rcpt", Proof: c.Event.Addr, Confidence: Medium})
 	}
 }
 
-// probedRecipient reports a recipient that hosts of other networks asked for,
-// and that never existed. The mailbox may be new since: a client with a proven name
-// of its own may ask once, if it asks for no other missing recipient.
+// probedRecipient reports a recipient that never existed and that hosts in other
+// networks have requested. The mailbox may be new: a client with its own proven name
+// may request it once, if it requests no other missing recipient.
 func probedRecipient(c *Case) {
 	ev, st := c.Event, c.State
 	request := ev.Kind == smtp.EventRequest
@@ -261,7 +261,7 @@ func probedRecipient(c *Case) {
 	box := c.mailbox()
 	others := st.Unknown.N
 	if !request && others > 0 {
-		others-- // this one is counted already
+		others-- // this recipient is already counted
 	}
 	if st.free == 0 && others == 0 && c.Memory.Recipients.Excused(c.Client, c.Transaction.Sender, ev.Addr, ev.Time) {
 		st.free = box

@@ -23,7 +23,7 @@ type bench struct {
 	client memory.Client
 	site   Site
 	memory *memory.Memory
-	// standing is that of the client.
+	// standing is the standing of the client.
 	standing rules.Standing
 	at       int64
 	found    []string // evidence, match and confidence of each new finding
@@ -69,7 +69,7 @@ func (b *bench) mail(sender string) {
 	b.run(smtp.Event{Kind: smtp.EventMail, Addr: []byte(sender), Result: smtp.ResultOK})
 }
 
-// ask runs the request of a recipient only.
+// ask runs only the request for a recipient.
 func (b *bench) ask(rcpt string) {
 	b.run(smtp.Event{Kind: smtp.EventRequest, Phase: smtp.PhaseRcptTo, Addr: []byte(rcpt)})
 }
@@ -88,7 +88,7 @@ func many(n int, do func(rcpt string)) {
 	}
 }
 
-// TestClasses checks the meaning of the outcome of a RCPT, and the evidence.
+// TestClasses checks the interpretation of the outcome of a RCPT, and the evidence.
 func TestClasses(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -198,7 +198,7 @@ func accept(b *bench, n int) {
 	}
 }
 
-// TestAccountAbuse checks what shows that a thief uses an account.
+// TestAccountAbuse checks the evidence of stolen accounts.
 func TestAccountAbuse(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -259,8 +259,8 @@ func addresses(b *bench, n int, domain string) {
 	}
 }
 
-// TestProbedRecipient checks who may ask for a mailbox that hosts of other networks
-// asked for in vain.
+// TestProbedRecipient checks which clients may request a missing mailbox that hosts in
+// other networks have requested.
 func TestProbedRecipient(t *testing.T) {
 	const probed = "probed-recipient  medium"
 	for _, tt := range []struct {

@@ -17,13 +17,13 @@ import (
 	"scanwatch/tests/senders"
 )
 
-// accuses is the evidence of the identity of a client that says that it does wrong.
+// accuses is the evidence that a client misbehaves because of its identity.
 const accuses = rules.Scanner | rules.BotnetHelo | rules.HeloOwnName | rules.HeloOwnAddress | rules.HeloForged
 
-// TestLegitimateSenders sweeps legitimate senders, in five variants, over all
-// shipped lists and the detectors of names: none is accused with high confidence,
-// and none that DNS confirms with more than low confidence. testdata/senders.golden
-// shows which rows match.
+// TestLegitimateSenders checks five variants of legitimate senders against all shipped
+// lists and the detectors of names. They give no evidence of high confidence, and
+// senders with a proven name only evidence of low confidence. testdata/senders.golden
+// contains the matching rows.
 func TestLegitimateSenders(t *testing.T) {
 	lists := builtin(t)
 	var report strings.Builder

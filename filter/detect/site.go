@@ -17,9 +17,8 @@ type Site struct {
 	Memory *memory.Memory      // learns local domains
 }
 
-// Internal reports whether a belongs to this host or to a network that the
-// internet does not reach (RFC 1918, RFC 4193, link-local). How such clients
-// call themselves is a matter of their owner.
+// Internal reports whether a belongs to this host or to a network that is not reachable
+// from the internet (RFC 1918, RFC 4193, link-local). Such clients may use any name.
 func (s *Site) Internal(a netip.Addr) bool {
 	return s.OwnAddr(a) || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast()
 }
@@ -59,8 +58,8 @@ func (s *Site) OwnName(name []byte) bool {
 	return false
 }
 
-// LocalDomain reports whether mail for domain is accepted here. sure reports
-// that the operator lists all local domains, so that a negative answer is certain.
+// LocalDomain reports whether this server accepts mail for domain. sure reports whether
+// the operator lists all local domains, so that a negative answer is certain.
 func (s *Site) LocalDomain(domain []byte) (local, sure bool) {
 	if s.Policy != nil {
 		if table := s.Policy.Table("local-domains"); table != nil {

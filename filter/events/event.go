@@ -30,7 +30,7 @@ type Event struct {
 	Event   string     // finding, verdict, tag, ban, unban
 	Time    time.Time  // zero: the time of Send
 	Session uint64     // 0: not about a session, for example a ban by the operator
-	Src     netip.Addr // invalid: "local" if Session is set, else omitted
+	Src     netip.Addr // invalid: "local" if Session is set, otherwise omitted
 
 	Evidence   string
 	Confidence string

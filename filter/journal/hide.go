@@ -25,13 +25,13 @@ func (h *hider) mailbox(addr []byte) []byte {
 	return h.buf[0]
 }
 
-// text returns the recorded form of a name: some clients greet with a mailbox.
+// text returns the recorded form of a name, because some clients greet with a mailbox.
 func (h *hider) text(b []byte) []byte { return h.mailboxesIn(1, b) }
 
 // line returns the recorded form of a redacted line of the client.
 func (h *hider) line(b []byte) []byte { return h.mailboxesIn(2, b) }
 
-// reply returns the recorded form of a reply text: servers repeat mailboxes.
+// reply returns the recorded form of a reply text, because servers repeat mailboxes.
 func (h *hider) reply(b []byte) []byte { return h.mailboxesIn(3, b) }
 
 func (h *hider) mailboxesIn(buf int, b []byte) []byte {

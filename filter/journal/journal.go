@@ -48,7 +48,7 @@ type State struct {
 	replies  uint64 // hashes of verb and code for the replies in the record
 }
 
-// Limits of the data that clients can cause.
+// Limits on client-controlled data.
 const (
 	maxSteps    = 64 << 10 // bytes of steps of a session ...
 	minSteps    = 2 << 10  // ... or this limit while all sessions together have

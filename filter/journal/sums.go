@@ -15,34 +15,34 @@ import (
 	"scanwatch/store"
 )
 
-// Shares of the budget for one day (UTC), as divisors. The order of the first three is
-// the rule of the manual: see Sums.payer.
+// Shares of the budget for one day (UTC), as divisors. Sums.payer applies the first
+// three in this order, as described in the manual.
 const (
 	mailShare  = 2  // whole sessions with accepted mail or a ban
 	firstShare = 8  // the first whole sessions of each source and hour
 	sumShare   = 16 // sums
-	idShare    = 32 // sums, after which further ones have no ids: one source must not use the share of all
-	earlyShare = 64 // sums, after which Flush leaves the sums of this hour open
+	idShare    = 32 // sums; further sums have no ids, so that one source does not use the share of all
+	earlyShare = 64 // sums; after that, Flush does not write the sums of this hour
 )
 
 const (
 	firstSessions = 20       // whole sessions of a source in an hour
-	maxSources    = 50_000   // sources for which these are counted; all sessions of others are first ones
+	maxSources    = 50_000   // sources with this count; all sessions of other sources are first sessions
 	maxSums       = 5_000    // sources with a sum
-	fullHeld      = 8 << 20  // bytes of memory of all sums, after which no source gets a sum ...
-	maxHeld       = 12 << 20 // ... and after which the oldest is written early, because ids have no other limit
+	fullHeld      = 8 << 20  // bytes of memory of all sums; above this, no source gets a new sum ...
+	maxHeld       = 12 << 20 // ... and above this, the oldest sum is written early, because ids have no other limit
 	maxIDs        = 500      // ids in the sum of a source ...
-	maxCommonIDs  = 4_096    // ... and in the common sum, of which the sketch is a larger part
+	maxCommonIDs  = 4_096    // ... and in the common sum, where the sketch needs more memory than the ids
 	maxTallies    = 256      // tallies in a sum
 	maxSumText    = 128      // length of each of their texts in bytes
-	writesPerTick = 16       // ended sums that an event writes, because no answer may wait for 5,000
+	writesPerTick = 16       // ended sums that an event writes; an answer must not wait for 5,000
 
 	hourTime = int64(time.Hour / time.Microsecond)
 
 	// recordCost is the size of a record on disk in bytes, excluding its value.
 	recordCost = store.KeySize + 24
 
-	// Upper bounds in bytes, apart from texts and tallies.
+	// Upper bounds in bytes, excluding texts and tallies.
 	sumMemory = 512
 	sumDisk   = 210
 	idCost    = 16 // of memory and disk
@@ -95,10 +95,10 @@ type cost struct{ memory, disk int64 }
 
 func (c *cost) add(memory, disk int) { c.memory, c.disk = c.memory+int64(memory), c.disk+int64(disk) }
 
-// A tally counts the equal steps of a sum.
+// A tally counts equal steps in a sum.
 type tally struct {
-	// Hashes of the fields that identify the tally, and of the part that counts once
-	// in a session: evidence without the organisation, a rule without its text.
+	// Hashes of the fields that identify the tally, and of the fields that count once
+	// per session: evidence without the organisation, and a rule without its text.
 	id, group          uint64
 	step               []byte // an example, encoded
 	times, count, most uint32
@@ -108,9 +108,9 @@ type tally struct {
 	rank               uint8 // of the confidence of the example
 }
 
-// tallied contains the limits of each kind of tallies in a sum. At the limit, rest
-// changes a step so that further ones have one tally. Kinds without rest have no
-// limit: their texts are those of the policy.
+// tallied contains the limit of each kind of tally in a sum. At the limit, rest changes
+// a step so that all further steps have one tally. Kinds without rest have no limit,
+// because their texts are from the policy.
 var tallied = [store.KindReference]struct {
 	is   bool
 	most int
@@ -154,7 +154,7 @@ func (p *Sums) payer(r *store.Record, c *Close) *int64 {
 	return &p.firsts
 }
 
-// roll ends the hour or the day if at is in another one, after or before it.
+// roll ends the hour or the day if at is in an earlier or a later one.
 func (p *Sums) roll(at int64) {
 	hour := at / hourTime
 	if hour == p.hour {
@@ -205,7 +205,7 @@ func (p *Sums) flush(all bool) {
 	}
 }
 
-// end ends the sums of this hour early, if all is set or if it may.
+// end ends the sums of this hour early, if all is set or the share permits it.
 func (p *Sums) end(all bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -225,7 +225,7 @@ func (p *Sums) writeFirst() {
 	m := p.queue[0]
 	p.queue[0] = nil
 	if p.queue = p.queue[1:]; len(p.queue) == 0 {
-		p.queue = nil // it would otherwise grow again
+		p.queue = nil // otherwise the queue would keep its memory
 	}
 	p.ended = max(p.ended-1, 0)
 	if p.open[m.source] == m {

@@ -23,7 +23,7 @@ import (
 
 var noon = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// A player plays ended sessions to a Journal and holds the records.
+// A player passes ended sessions to a Journal and stores the records.
 type player struct {
 	*Journal
 	mu      sync.Mutex
@@ -100,10 +100,10 @@ func helo(name string) store.Step {
 
 var rejected = store.Step{Kind: store.KindVerdict, Text: []byte("r"), Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Enforced: true}
 
-// TestRule checks the rule of the manual: which sessions have their own record.
+// TestRule checks which sessions have their own record, as described in the manual.
 func TestRule(t *testing.T) {
 	const budget = 1 << 20
-	// fill plays whole sessions of ever new sources until they have used their share.
+	// fill plays whole sessions of new sources until they have used their share.
 	fill := func(p *player, share int64, counts track.Counts, c Close) {
 		t.Helper()
 		before := p.bytes
@@ -224,8 +224,8 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestOncePerSession: a session counts once for a token, even if a finding with another
-// organisation and a higher confidence follows.
+// TestOncePerSession checks that a session counts once for a token, even if a finding
+// with another organisation and a higher confidence follows.
 func TestOncePerSession(t *testing.T) {
 	p := play(t, 1<<30)
 	const src = "198.51.100.1:25"
@@ -407,8 +407,8 @@ func (p *player) onlySums(day time.Time) {
 	p.Sums().firsts = math.MaxInt64
 }
 
-// TestShareOfSums: a flood from ever new sources, with ever new texts, may use a
-// sixteenth of the budget for sums, and one common sum an hour.
+// TestShareOfSums checks that a flood from always new sources with always new texts
+// uses at most a sixteenth of the budget for sums, and one common sum per hour.
 func TestShareOfSums(t *testing.T) {
 	for _, budget := range []int64{16 << 20, 256 << 20} {
 		const hours, perHour = 6, 10_000
@@ -501,7 +501,7 @@ func TestEndOfHour(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	// A clock that was set back ends the hour, too.
+	// A clock that was set back also ends the hour.
 	p.onlySums(time.UnixMicro(next))
 	p.end("11.0.0.1:1", time.UnixMicro(next), track.Counts{}, Close{})
 	p.Tick(at.UnixMicro())
@@ -567,8 +567,8 @@ func TestFlush(t *testing.T) {
 	}
 }
 
-// TestSumOfNetwork: a sum of several addresses of an IPv6 /64 has the address of the
-// /64.
+// TestSumOfNetwork checks that a sum of several addresses of an IPv6 /64 has the
+// address of the /64.
 func TestSumOfNetwork(t *testing.T) {
 	for _, c := range []struct {
 		srcs []string

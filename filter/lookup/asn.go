@@ -52,7 +52,7 @@ type Origins struct {
 	last string      // text of the last error
 }
 
-// An OriginState is the state of an Origins.
+// OriginState describes the state of an AS or country database.
 type OriginState struct {
 	Path     string
 	Loaded   bool      // false: lookups fail, because there is no database
@@ -179,7 +179,7 @@ type originFile struct {
 	has    originFields
 }
 
-// originFields are the fields that a database has.
+// originFields contains the fields that a database has.
 type originFields struct{ asn, country bool }
 
 // An originSchema decodes the fields in a record of one vendor.

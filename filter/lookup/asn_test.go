@@ -1,6 +1,6 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The writer of test databases does not compile where an int has 32 bits.
+// The writer of test databases does not compile if an int has 32 bits.
 
 package lookup
 
@@ -62,7 +62,7 @@ func asnDatabase(tb testing.TB, org string) []byte {
 
 func writeFile(tb testing.TB, path string, content []byte) {
 	tb.Helper()
-	// Renamed into place, as update programs do, so that it is another inode.
+	// The file is renamed into place, as update programs do, so that the inode changes.
 	if err := os.WriteFile(path+".new", content, 0o600); err != nil {
 		tb.Fatal(err)
 	}
@@ -253,7 +253,7 @@ func TestOriginsRefresh(t *testing.T) {
 	}
 }
 
-// Readers must not notice that the file is exchanged: run with -race.
+// Replacing the file must not affect readers: run with -race.
 func TestOriginsRefreshWhileLookingUp(t *testing.T) {
 	o := openedOrigins(t, asnDatabase(t, "Example 0"))
 	content := [][]byte{asnDatabase(t, "Example 1"), asnDatabase(t, "Example 2")}
@@ -285,7 +285,7 @@ func TestOriginsRefreshWhileLookingUp(t *testing.T) {
 	readers.Wait()
 }
 
-// A file whose parts do not fit gives wrong or no answers, never a crash.
+// An inconsistent file gives wrong or no answers, but never a crash.
 func FuzzOrigins(f *testing.F) {
 	good := asnDatabase(f, "Example")
 	f.Add(good, []byte{192, 0, 2, 1})

@@ -7,7 +7,7 @@ import (
 	"scanwatch/rules"
 )
 
-// The lists speak the tokens of package rules, without importing it.
+// The lists contain the tokens of package rules; lookup does not import that package.
 func TestEvidenceIsKnownToRules(t *testing.T) {
 	l, err := lookup.Builtin()
 	if err != nil {

@@ -89,7 +89,7 @@ func (r *Row) ConfidenceAt(t time.Time) string {
 	return r.Confidence
 }
 
-// Lists are the shipped lists. Lists and rows are read-only.
+// Lists contains the shipped lists. Lists and rows are read-only.
 //
 // If several rows match, the strongest is returned. A row with evidence precedes a
 // row without, then a longer match, a higher confidence, and an organisation instead

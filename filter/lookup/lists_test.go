@@ -25,7 +25,7 @@ func builtin(tb testing.TB) *Lists {
 	return l
 }
 
-// patternExamples gives each pattern of the lists a text that it is meant for.
+// patternExamples contains a matching text for each pattern of the lists.
 var patternExamples = map[string]string{
 	`/^[0-9]{1,3}(\.[0-9]{1,3}){3}$/`: "192.0.2.1",
 	`/^[^A-Za-z]/`:                    "\x16\x03\x01\x02\x00\x01",
@@ -80,8 +80,9 @@ var patternExamples = map[string]string{
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// Every row answers to its own value, or stands in testdata/shadowed.golden
-// with the row that goes first: some tools and greetings stand in two lists.
+// TestEveryRowAnswers checks that each row matches its own value, or is in
+// testdata/shadowed.golden with the row that precedes it. Some tools and greetings are
+// in two lists.
 func TestEveryRowAnswers(t *testing.T) {
 	l := builtin(t)
 	if got, want := len(l.Rows()), 3639+225+134+116; got != want {
@@ -109,8 +110,8 @@ func TestEveryRowAnswers(t *testing.T) {
 	}
 }
 
-// askFor looks a row's own value up: itself, a name or an address below it, or
-// the example of a pattern.
+// askFor looks up the value of a row: the value itself, a name or an address below it,
+// or the example of a pattern.
 func askFor(t *testing.T, l *Lists, row *Row) []*Row {
 	t.Helper()
 	text := row.Value
@@ -122,7 +123,8 @@ func askFor(t *testing.T, l *Lists, row *Row) []*Row {
 	}
 	switch row.Kind {
 	case "cidr":
-		// A more specific row may begin where this one does: ask for the far end too.
+		// A more specific row may have the same first address: look up the last address
+		// also.
 		p := netip.MustParsePrefix(text)
 		return []*Row{l.Addr(p.Addr()), l.Addr(lastAddr(p))}
 	case "asn":
@@ -170,7 +172,7 @@ func lastAddr(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// The pattern example table is only worth something if the patterns match it.
+// Each example must match its pattern.
 func TestPatternExamples(t *testing.T) {
 	for value, text := range patternExamples {
 		expr := value[1 : len(value)-1]
@@ -180,7 +182,7 @@ func TestPatternExamples(t *testing.T) {
 	}
 }
 
-// What the lists are to say about the hosts an operator meets.
+// Matches of the lists for typical hosts.
 func TestListsAnswer(t *testing.T) {
 	l := builtin(t)
 	describe := func(rows ...*Row) string {
@@ -277,8 +279,8 @@ func TestListsAnswer(t *testing.T) {
 	}
 }
 
-// Which evidence each list and category supports, so that a change of the
-// table is seen.
+// TestEvidenceOfRows compares the number of rows by list, category and evidence with a
+// golden file, so that changes of the lists are visible.
 func TestEvidenceOfRows(t *testing.T) {
 	counts := make(map[string]int)
 	for _, row := range builtin(t).Rows() {
@@ -307,8 +309,8 @@ func TestEvidenceOfRows(t *testing.T) {
 	}
 }
 
-// No greeting or name of the lists of honest senders may look like a bot or a
-// scanner to the other lists.
+// TestAllowedNamesAreInnocent checks that no greeting or name of a known sender matches
+// a bot or a scanner in the other lists.
 func TestAllowedNamesAreInnocent(t *testing.T) {
 	l := builtin(t)
 	for _, row := range l.Rows() {
@@ -368,7 +370,7 @@ func TestListsDoNotAllocate(t *testing.T) {
 	helo := []byte("WIN-0123456789A")
 	line := []byte("User-Agent: Mozilla/5.0 zgrab/0.x")
 	addr := netip.MustParseAddr("71.6.135.131")
-	// The first match lets the expressions set up what they keep for later.
+	// The first match lets the expressions allocate their caches.
 	l.Helo(helo)
 	l.Line(line)
 	if n := testing.AllocsPerRun(100, func() {
@@ -476,8 +478,8 @@ func TestRentedRowsAge(t *testing.T) {
 	}
 }
 
-// TestNoRowForPublicSuffixes checks that no row condemns all customers of a registry
-// or of a provider of free names.
+// TestNoRowForPublicSuffixes checks that no row matches all customers of a registry or
+// of a provider of free names.
 func TestNoRowForPublicSuffixes(t *testing.T) {
 	for _, row := range builtin(t).Rows() {
 		name, suffix := strings.CutPrefix(row.Value, ".")

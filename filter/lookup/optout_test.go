@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestOptOuts: every organisation is one of the list of scanners, every contact
-// is of its kind, and every row names its source.
+// TestOptOuts checks that every organisation is in the list of scanners, every contact
+// has the form of its kind, and every row has a source.
 func TestOptOuts(t *testing.T) {
 	all, err := OptOuts()
 	if err != nil {

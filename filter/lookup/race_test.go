@@ -2,6 +2,6 @@
 
 package lookup
 
-// The race detector makes sync.Pool forget at random, so that package regexp
+// With the race detector, sync.Pool drops items at random, so that package regexp
 // allocates.
 const raceDetector = true

@@ -31,7 +31,7 @@ type event struct {
 	authentication bool // successful
 }
 
-// others are the words of irrelevant lines after "SID smtp", "SID mta" and "SID
+// others contains the words of irrelevant lines after "SID smtp", "SID mta" and "SID
 // mda".
 var others = map[string][]string{
 	"smtp": {"tls", "bad-input", "cert-check", "client-cert-check", "event=proxy", "event=connected"},

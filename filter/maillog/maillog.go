@@ -17,9 +17,9 @@
 // the result of the forward lookup and truncates it to 63 bytes. The recipient of
 // "smtp envelope" is the argument of RCPT, before alias expansion.
 //
-// smtpd does not quote commands and replies. Text of a client still cannot imitate
-// a line or a field: each line starts with words of smtpd, and addresses contain no
-// ">".
+// smtpd does not quote commands and replies. Text of a client still cannot imitate a
+// line or a field, because each line starts with words of smtpd, and addresses contain
+// no ">".
 package maillog
 
 import (
@@ -52,7 +52,7 @@ type Sent struct {
 	Domain string // of the recipient, in lower case
 }
 
-// Counts are the numbers of a log.
+// Counts contains the counters of a log.
 type Counts struct {
 	Files      int    `json:"files"`
 	Bytes      int64  `json:"bytes"` // uncompressed
@@ -70,7 +70,7 @@ type Counts struct {
 	// microseconds since 1970, or 0.
 	First int64 `json:"-"`
 	Last  int64 `json:"-"`
-	// Samples are the first unknown lines.
+	// Samples contains the first unknown lines.
 	Samples []string `json:"samples,omitempty"`
 }
 
@@ -94,7 +94,7 @@ type Options struct {
 // progressLines is the number of lines between two calls of Options.Progress.
 const progressLines = 50_000
 
-// Read reads logs in the order of time and closes them. Only logs that overlap in
+// Read reads logs in chronological order and closes them. Only logs that overlap in
 // time have buffers at the same time.
 func Read(logs []*Log, o Options) (c Counts, err error) {
 	r := reader{o: o, logs: logs, counts: Counts{Files: len(logs)}, sessions: newSessions()}

@@ -125,7 +125,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// TestOtherPrograms checks that text of other programs is not taken for smtpd's.
+// TestOtherPrograms checks that lines of other programs are not attributed to smtpd.
 func TestOtherPrograms(t *testing.T) {
 	for _, header := range []string{
 		"Nov 21 10:31:02 mx sshd[1]: ", "Nov 21 10:31:02 mx postfix/smtpd[1]: ", "Nov 21 10:31:02 mx sshd[1]: smtpd[1]: ",

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Bans is the table of bans of hosts and networks. An expired ban is kept for
-// keepBan, because a later one of the same host is longer.
+// Bans is the table of bans of hosts and networks. An expired ban is kept for keepBan,
+// because a later ban of the same host is longer.
 type Bans struct {
 	*shared
 	hosts    table[Host, ban]
@@ -16,12 +16,12 @@ type Bans struct {
 
 // ban is a row. Times are seconds since 1970.
 type ban struct {
-	since, until uint32 // of the newest ban
+	since, until uint32 // of the latest ban
 	last         uint32 // latest connection, during a ban or not; 0 if none
 	attempts     uint16 // connections during the newest ban
 	rule         uint16 // index into ruleNames
 	session      uint64
-	times        uint8 // offences in a row, this one included
+	times        uint8 // offences in a row, including this one
 	flags        banFlags
 }
 
@@ -33,18 +33,18 @@ const (
 	banRevoked                       // ended by the operator
 )
 
-// keepBan is the time, in seconds, that a ban is kept after its end.
+// keepBan is the number of seconds for which a ban is kept after its end.
 const keepBan = 90 * daySeconds
 
-// inRow is the number of seconds after its end in which a ban makes the next
-// one longer, unless the ban was longer than a quarter of that.
+// inRow is the number of seconds after the end of a ban in which the next offence is in
+// a row. A longer time applies to bans longer than a quarter of it.
 const inRow = daySeconds
 
 func banScore[K any](_ K, b ban, now uint32) int64 { return int64(b.until) + keepBan - int64(now) }
 
 func newBans(s *shared) *Bans {
 	b := &Bans{shared: s}
-	b.rules.number("a former rule") // for more names than numbers
+	b.rules.number("a former rule") // if there are more names than numbers
 	b.hosts = newTable(schema[Host, ban]{
 		name: "bans", bucket: "bans", limit: maxBans, evictionScore: banScore[Host],
 		key:   func(k Host) []byte { return prefixKey(k.Prefix()) },
@@ -82,8 +82,8 @@ func (b *Ban) Expired(now time.Time) bool { return !now.Before(b.Until) }
 
 // A BanRequest asks for a ban.
 type BanRequest struct {
-	// Ladder holds the bans for the first, second ... offence in a row; the last one
-	// repeats. A ban of 0 only counts the offence.
+	// Ladder contains the durations of the bans for offences in a row; the last
+	// duration repeats. A duration of 0 only counts the offence.
 	Ladder  []time.Duration
 	Rule    string
 	Session uint64
@@ -92,10 +92,10 @@ type BanRequest struct {
 
 func (b *Bans) export(p netip.Prefix, row ban) Ban { return b.rules.export(p, row) }
 
-// Add bans the host of c and returns the resulting ban. Each offence in a row takes
-// the next step of the ladder: an earlier ban counts for a day after its end, or
-// for four times its length. During an active ban, the later end counts. An
-// observed ban never replaces an enforced one.
+// Add bans the host of c and returns the resulting ban. Each offence in a row gets the
+// next duration of the ladder. An earlier ban counts for a day after its end, or for
+// four times its length. During an active ban, the later end applies. An observed ban
+// never replaces an enforced ban.
 func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -123,9 +123,9 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	return b.export(k.Prefix(), row)
 }
 
-// Banned returns the active ban of c, enforced or observed, and records a
-// connection. A ban of the /64 of a host with a proven name of its own does not
-// apply to it, unless the operator made it.
+// Banned returns the active ban of c, enforced or observed, and records a connection. A
+// ban of a /64 does not apply to a host in it with its own proven name, unless the ban
+// is manual.
 func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -142,7 +142,7 @@ func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 		row.connected(at, ok)
 		b.hosts.put(k, row, at)
 	}
-	// The operator's ban of the network wins over a shorter ban of the host.
+	// A manual ban of the network takes precedence over a shorter ban of the host.
 	if p, wide, found := b.networks.lookup(c.Addr, at); found && (!ok || row.flags&banObserved != 0 || row.until < wide.until) {
 		wide.connected(at, true)
 		b.networks.put(p, wide)
@@ -164,7 +164,7 @@ func (b *ban) connected(at uint32, active bool) {
 	}
 }
 
-// AddPrefix bans a host or network for the operator. An IPv6 address stands for its
+// AddPrefix adds a manual ban of a host or network. For an IPv6 address it bans the
 // /64. It returns false if the table of network bans is full.
 func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int64) (Ban, bool) {
 	p = widen(p)
@@ -192,9 +192,9 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	return b.export(p, row), true
 }
 
-// Revoke ends the active ban of a host or network and returns it, or with within all
-// active bans in p. An IPv6 address is treated as its /64 and the hosts in it. Bans of
-// networks that contain p remain.
+// Revoke ends the active ban of a host or network and returns it. If within is set, it
+// ends all active bans in p. For an IPv6 address it includes the /64 and the hosts in
+// it. Bans of networks that contain p remain.
 func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	p = widen(p)
 	at := seconds(now)
@@ -276,8 +276,8 @@ func (b *Bans) Covering(a netip.Addr, now int64) (list []Ban) {
 	return list
 }
 
-// Each calls visit for every ban, expired ones included, in no order. Offences
-// without a ban are omitted.
+// Each calls visit for every ban, including expired bans, in no particular order. It
+// omits offences without a ban.
 func (b *Bans) Each(visit func(Ban)) {
 	for _, e := range b.networkList() {
 		visit(e)
@@ -304,7 +304,8 @@ func ReadBan(key, value []byte) (Ban, bool) {
 	return names.export(p, row), row.banned()
 }
 
-// mergeBans keeps the ban that ends later, an enforced one before an observed.
+// mergeBans keeps the ban that ends later. An enforced ban has precedence over an
+// observed ban.
 func mergeBans(live *ban, stored ban) {
 	times := max(live.times, stored.times)
 	if observed := live.flags & banObserved; observed == stored.flags&banObserved {
@@ -317,7 +318,7 @@ func mergeBans(live *ban, stored ban) {
 	}
 }
 
-// ruleNames numbers the names of rules, so that a row needs two bytes for one.
+// ruleNames numbers the names of rules, so that a row needs only two bytes for a name.
 type ruleNames struct {
 	list  []string
 	index map[string]uint16

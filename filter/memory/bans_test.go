@@ -14,7 +14,7 @@ func holds(m *Memory, c *Client, d time.Duration) bool {
 	return ok && !b.Observe
 }
 
-// TestLadder checks the length of each ban, and the time that an offence counts: a
+// TestLadder checks the length of each ban, and the time for which an offence counts: a
 // day, or four times the length of its ban.
 func TestLadder(t *testing.T) {
 	for _, tt := range []struct {
@@ -54,7 +54,7 @@ func TestLadder(t *testing.T) {
 	}
 }
 
-// TestOffenceWithoutBan checks that an offence that only counts is not listed as a
+// TestOffenceWithoutBan checks that an offence that is only counted is not listed as a
 // ban.
 func TestOffenceWithoutBan(t *testing.T) {
 	m := New()
@@ -158,8 +158,8 @@ func TestBan(t *testing.T) {
 	})
 }
 
-// TestIdentity checks that an IPv6 host with a proven name of its own is its
-// address, and shares no ban and no standing with its /64.
+// TestIdentity checks that an IPv6 host with its own proven name is identified by its
+// address, and shares neither bans nor standing with its /64.
 func TestIdentity(t *testing.T) {
 	own, neighbour, nameless, sister := named("2001:db8::25", "mail.example.org"), named("2001:db8::66", "host.example.net"), who("2001:db8::77"), named("2001:db8:0:1::25", "mx2.example.org")
 	request := BanRequest{Ladder: []time.Duration{day}, Rule: "harvest"}

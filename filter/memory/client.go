@@ -12,28 +12,28 @@ type Client struct {
 	ASN      uint32
 	ASNKnown bool
 	Helo     []byte // empty before the greeting
-	User     []byte // of the latest login attempt; empty before
+	User     []byte // user of the latest login attempt; empty if none
 	Session  uint64
-	Cut      bool // the name may be truncated, so that it may be its own
-	// Account marks a session that has logged in: its conduct counts for the user
-	// only, never for the address.
+	Cut      bool // the name may be truncated, so that the host may have its own name
+	// Account marks an authenticated session, whose conduct counts only for the user
+	// and never for the address.
 	Account bool
-	// Shared marks an address that stands for many hosts: a gateway, or a private
-	// address. It earns no standing.
+	// Shared marks an address that many hosts share: a gateway, or a private address.
+	// It earns no standing.
 	Shared bool
 }
 
 // Host returns the identity of the client.
 func (c *Client) Host() Host { return HostOf(c.Addr, c.Domain != "" || c.Cut) }
 
-// A Host is the identity of a host: an IPv4 address, or the /64 of an IPv6
-// address, in which a host may choose any address. An IPv6 host with a proven name
-// of its own is its address: hosters give the addresses of one /64 to many
-// customers.
+// A Host is the identity of a host: an IPv4 address, or the /64 of an IPv6 address, in
+// which a host may choose any address. An IPv6 host with its own proven name is
+// identified by its address, because hosting providers assign the addresses of one /64
+// to many customers.
 type Host struct{ hi, lo uint64 }
 
-// HostOf returns the host with the address a. own reports that it has a proven
-// name of its own.
+// HostOf returns the host with the address a. own means that the host has its own
+// proven name.
 func HostOf(a netip.Addr, own bool) Host {
 	if a.Is4() {
 		b := a.As4()
@@ -47,7 +47,7 @@ func HostOf(a netip.Addr, own bool) Host {
 	return h
 }
 
-// hostIn returns the host of a prefix that isSource.
+// hostIn returns the host of a prefix for which isSource is true.
 func hostIn(p netip.Prefix) Host { return HostOf(p.Addr(), p.Bits() == 128) }
 
 // wide returns the host that shares its addresses with h: the /64 of an IPv6 host.
@@ -99,8 +99,8 @@ func readHost(b []byte) (h Host, ok bool) {
 	return Host{be.Uint64(b), be.Uint64(b[8:])}, true
 }
 
-// Source returns the prefix that identifies a host without a proven name of its
-// own: an IPv4 address, or the /64 of an IPv6 address.
+// Source returns the prefix that identifies a host without its own proven name: an IPv4
+// address, or the /64 of an IPv6 address.
 func Source(a netip.Addr) netip.Prefix {
 	if !a.IsValid() {
 		return netip.Prefix{}
@@ -121,13 +121,12 @@ func network(a netip.Addr) uint64 {
 	return Number(a) &^ 0xffff
 }
 
-// isSource reports whether p identifies one host, or a part of its addresses.
+// isSource reports whether p contains one host, or a part of its addresses.
 func isSource(p netip.Prefix) bool {
 	return p.Addr().Is4() && p.Bits() == 32 || p.Addr().Is6() && p.Bits() >= 64
 }
 
-// widen returns the prefix that the operator means with p: an IPv6 address stands for
-// its /64.
+// widen returns the prefix that a manual ban of p covers: for an IPv6 address, its /64.
 func widen(p netip.Prefix) netip.Prefix {
 	if p.Addr().Is6() && p.Bits() > 64 {
 		p = netip.PrefixFrom(p.Addr(), 64)
@@ -141,7 +140,7 @@ func short(n uint64) uint16 {
 	return max(uint16(n>>48), 1)
 }
 
-// addShort adds a hash to a list of distinct ones with a fixed length.
+// addShort adds a hash to a list of distinct hashes with a fixed length.
 func addShort(list []uint16, hash uint16) {
 	for i, s := range list {
 		if s == 0 {
@@ -162,14 +161,14 @@ func countShort(list []uint16) (n int) {
 	return n
 }
 
-// distinctNetworks holds the hashes of a few networks: the number at which a
-// finding is made, and the client's own.
+// distinctNetworks contains hashes of a few networks: as many as a finding needs, and
+// the client's own.
 type distinctNetworks [distinctAt + 1]uint16
 
 // distinctAt is the number of other networks that makes a recipient probed.
 const distinctAt = 3
 
-// others returns the number of networks without that of a.
+// others returns the number of networks other than that of a.
 func (n *distinctNetworks) others(a netip.Addr) (count int) {
 	network := short(network(a))
 	for _, s := range n {

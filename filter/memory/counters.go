@@ -16,8 +16,8 @@ type Counters struct {
 	watched []rules.Window
 }
 
-// A counter has six slots of a sixth of its window each. Events older than the
-// window never count; events within it expire by a sixth of it too early at most.
+// A counter has six slots, each for a sixth of its window. Events older than the window
+// never count. Events within the window expire at most a sixth of it too early.
 type counter struct {
 	head  uint32 // number of the newest slot since 1970
 	slots [slotsPerWindow]uint16
@@ -63,7 +63,7 @@ func readCounter(key, v []byte) (k counterKey, n counter, ok bool) {
 // slot returns the number of the slot of a time. The shortest window is a minute.
 func (k counterKey) slot(now uint32) uint32 { return now / max(k.window/slotsPerWindow, 1) }
 
-// counterScore prefers high counts, then recent ones.
+// counterScore prefers high counts, then recent counts.
 func counterScore(k counterKey, n counter, now uint32) int64 {
 	slot := k.slot(now)
 	if slot >= n.head+slotsPerWindow {
@@ -74,7 +74,7 @@ func counterScore(k counterKey, n counter, now uint32) int64 {
 
 // advance makes slot the newest.
 func (n *counter) advance(slot uint32) {
-	if slot <= n.head { // the clock was set back; if far, it was wrong before
+	if slot <= n.head { // the clock was set back; if by much, it was wrong earlier
 		if n.head-slot > slotsPerWindow {
 			*n = counter{head: slot}
 		}
@@ -122,7 +122,8 @@ func (n *counter) merge(old counter) {
 	}
 }
 
-// Watch sets the windows that are counted. The count of a new window starts at 0.
+// Watch sets the windows in which events are counted. The count of a new window starts
+// at 0.
 func (t *Counters) Watch(windows []rules.Window) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -175,9 +176,9 @@ func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 	}
 }
 
-// Count returns the number of occurrences within a window. It returns false for
-// a window that is not watched, and if the subject is unknown, such as a user
-// before the login. A subject that cannot exist has the count 0: see subject.
+// Count returns the number of occurrences within a window. It returns false if the
+// window is not watched or the subject is unknown, such as a user before the login. A
+// subject that cannot exist has the count 0: see subject.
 func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -211,7 +212,7 @@ func (t *Counters) Halve(c *Client, e rules.Evidence, now int64) {
 	}
 }
 
-// forget deletes the counts of the hosts that are freed, and of a network.
+// forget deletes the counts of unbanned hosts and of a network.
 func (t *Counters) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -233,9 +234,9 @@ func (t *Counters) counterKey(c *Client, w *rules.Window) counterKey {
 	return counterKey{t.subject(c, w.Evidence, w.By), uint32(w.Window / time.Second), uint8(w.Evidence.Index()), w.By}
 }
 
-// subject returns the number of the subject that a key counts by, 0 if there is
-// none. What an account does counts for its user only. Hosts with a proven name of
-// their own count by themselves and by their domain, others by their network.
+// subject returns the number of the subject of a key, or 0 if there is none. Events of
+// an authenticated session count only for its user. Hosts with their own proven name
+// count for themselves and for their domain, and other hosts for their network.
 func (t *Counters) subject(c *Client, e rules.Evidence, by rules.Key) uint64 {
 	if by == rules.ByUser {
 		if len(c.User) > 0 && (c.Account || e&(rules.AuthFailure|rules.AuthSpray) != 0) {
@@ -249,7 +250,7 @@ func (t *Counters) subject(c *Client, e rules.Evidence, by rules.Key) uint64 {
 	switch by {
 	case rules.BySrc:
 		if c.Shared {
-			return 0 // it stands for many hosts
+			return 0 // many hosts share it
 		}
 		return c.Host().number()
 	case rules.ByPrefix:

@@ -8,17 +8,17 @@ import (
 	"scanwatch/rules"
 )
 
-// Days is the table of counters by day, in UTC. The retention of the session
-// records does not change them.
+// Days is the table of counters by day, in UTC. They do not depend on the retention of
+// the session records.
 type Days struct {
 	*shared
 	rows table[uint16, *dayCounters]
 }
 
-// dayKeep is longer than the retention of the session records.
+// dayKeep exceeds the retention of the session records.
 const dayKeep = 400
 
-// A DayCounter is a counter kept for each day.
+// A DayCounter is a counter that exists for each day.
 type DayCounter uint8
 
 // The counters of a day; see also DayEvidence.
@@ -42,7 +42,7 @@ const (
 // DayEvidence returns the counter of the sessions with evidence e.
 func DayEvidence(e rules.Evidence) DayCounter { return dayEvidence + DayCounter(e.Index()) }
 
-// dayNames are the names of the counters, also on disk.
+// dayNames contains the names of the counters, also on disk.
 var dayNames = func() (names [numDayCounters]string) {
 	copy(names[:], []string{"sessions", "local", "authenticated", "found", "refused", "whole", "summed",
 		"mails", "rcpt-ok", "rcpt-permfail", "rcpt-tempfail", "auth-fail"})

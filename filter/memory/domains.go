@@ -1,14 +1,15 @@
 package memory
 
-// Domains is the table of local domains: those for which mail from unknown
-// clients was accepted.
+// Domains is the table of local domains, for which mail from unknown clients was
+// accepted.
 type Domains struct {
 	*shared
 	rows table[string, uint16]
 	name []byte // scratch
 }
 
-// domainDays is the time that a domain is local after its latest mail.
+// domainDays is the number of days for which a domain remains local after its latest
+// mail.
 const domainDays = 400
 
 func newDomains(s *shared) *Domains {
@@ -57,7 +58,7 @@ func (t *Domains) Learn(domain []byte, now int64) {
 	}
 }
 
-// List returns the local domains in no order.
+// List returns the local domains in no particular order.
 func (t *Domains) List() (list []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -83,7 +83,7 @@ func TestTimesOfOperator(t *testing.T) {
 	}
 }
 
-// TestCountAfterWrongClock checks that windows slide after the clock has been wrong.
+// TestCountAfterWrongClock checks that windows advance after the clock was wrong.
 func TestCountAfterWrongClock(t *testing.T) {
 	win := rules.Window{Evidence: rules.UnknownRecipient, Window: day, By: rules.ByPrefix}
 	m := New()
@@ -110,8 +110,8 @@ func TestSprayAfterWrongClock(t *testing.T) {
 	}
 }
 
-// TestKnownAfterWrongClock checks that mail with the clock at 1970 takes no
-// standing away.
+// TestKnownAfterWrongClock checks that mail with the clock at 1970 does not reduce the
+// standing.
 func TestKnownAfterWrongClock(t *testing.T) {
 	m := New()
 	w := who("203.0.113.5")

@@ -2,16 +2,16 @@ package memory
 
 import "time"
 
-// forgotten describes the hosts that are missing in the table of peers. Without it, the
-// absence of a host would not prove that it has sent no mail: the table is bounded.
-// Its row is the last one of the bucket, so a reader that finds it has read all peers.
+// forgotten describes the hosts that are missing from the table of peers. The table is
+// bounded, so the absence of a host alone does not prove that it has sent no mail. This
+// row is the last one of the bucket, so a reader that finds it has read all peers.
 type forgotten struct {
 	// day is the day of the latest mail or login of a dropped host; 0 if there is none.
 	day uint16
 	// lost means that the peers of an earlier file could not be read.
 	lost bool
 
-	read, dirty bool // the row has been read; it must be written
+	read, dirty bool // read: the row has been read; dirty: it must be written
 }
 
 // forgottenKey is greater than the first byte of the key of a peer.
@@ -31,8 +31,8 @@ func (f *forgotten) missing(today uint16) {
 }
 
 // Forgotten returns the day of the latest mail or login of a host that is missing in
-// the table, or zero. Lost reports that all hosts before that day may be missing, even
-// those before the counters of days begin.
+// the table, or zero. Lost reports whether all hosts before that day may be missing,
+// even before the first counters of days.
 func (t *Peers) Forgotten() (day time.Time, lost bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -15,9 +15,8 @@ func manyHosts(i int) *Client {
 	return &Client{Addr: netip.AddrFrom4(b)}
 }
 
-// TestForgotten checks that the table of peers knows the latest day of a host that it
-// has dropped, also after a restart, and that it does not trust a file without its
-// last row.
+// TestForgotten checks that the table of peers stores the latest day of a dropped host,
+// also after a restart, and that it rejects a file without its last row.
 func TestForgotten(t *testing.T) {
 	forgets := func(m *Memory, want int, wantLost bool) {
 		t.Helper()
@@ -85,7 +84,7 @@ func TestForgotten(t *testing.T) {
 	fresh.Load(seq(nil), at(0))
 	forgets(fresh, 0, false)
 
-	// A clock that is years ahead for a moment makes rows expire.
+	// If the clock is briefly years ahead, rows expire.
 	_, rows = all(m)
 	ahead := New()
 	ahead.Expect()
@@ -113,8 +112,8 @@ func TestForgottenLogin(t *testing.T) {
 	}
 }
 
-// TestCheckerIncomplete checks that a check that finds an invalid peer also rejects
-// the row that says that the peers are complete.
+// TestCheckerIncomplete checks that a check that finds an invalid peer also rejects the
+// row that marks the peers as complete.
 func TestCheckerIncomplete(t *testing.T) {
 	m := New()
 	m.Peers.Delivered(manyHosts(1), Delivery{Messages: 1}, at(0))

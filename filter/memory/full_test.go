@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestFullTables checks and logs the memory that full tables of different hosts
-// take, as the manual has it.
+// TestFullTables checks and logs the memory of full tables with different hosts, as
+// stated in the manual.
 func TestFullTables(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: filling all tables is omitted with -short")

@@ -45,7 +45,8 @@ func FuzzLoad(f *testing.F) {
 		first := New()
 		first.Load(seq([]kv.Entry{e, e}), int64(at)*1e6) // twice, so that rows merge
 		rows, entries := all(first)
-		// Only the key of the hashes and the end of the peers remain after an invalid row.
+		// After an invalid row, only the key of the hashes and the last row of the
+		// peers remain.
 		if check != nil && len(rows) != 2 {
 			t.Errorf("%v, but the rows are %q", check, rows)
 		}

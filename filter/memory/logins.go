@@ -47,8 +47,8 @@ const (
 	sendersOfAccount // mail addresses
 )
 
-// The number of distinct users or networks that makes a spray. A source with
-// logins, such as an office, needs sprayMax.
+// The numbers of distinct users or networks that are a spray. The threshold for a
+// source with logins, such as an office, is sprayMax.
 const (
 	sprayAt  = 5
 	sprayMax = 8
@@ -107,11 +107,10 @@ func readSpray(key, v []byte) (k sprayKey, r spray, ok bool) {
 
 func (r *spray) count() int { return countShort(r.seen[:]) }
 
-// Failed records a failed login of c as c.User. It returns the kind of password
-// spray that the failures show: "users" for many users from one host or network,
-// "networks" for one user from many networks, "" for none. It reports sure if c
-// itself is the source: it tried many users, or it came back to a user who is
-// under attack.
+// Failed records a failed login of c as c.User. It returns the kind of password spray:
+// "users" for many users from one host or network, "networks" for one user from many
+// networks, or "" for none. sure reports whether c itself is the source: it tried many
+// users, or it returned to an attacked user.
 //
 // If a user has logged in from the host recently, the failures of one user
 // count once an hour: a phone that retries an old password must not lock out its
@@ -164,8 +163,8 @@ func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 	return t.add(sprayKey{t.hash('u', c.User), sendersOfAccount}, short(t.hash('s', sender)), seconds(now))
 }
 
-// Sprays reports whether so many users failed to log in from the host of c that the
-// logins of others do not excuse it.
+// Sprays reports whether so many users failed to log in from the host of c that logins
+// of other users do not exempt it.
 func (t *Logins) Sprays(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -188,8 +187,8 @@ func (t *Logins) Wrote(c *Client, now int64) int {
 	return int(n.n)
 }
 
-// Abuse records that the account of c.User is used by a thief, and Abused reports that
-// it was within a day.
+// Abuse records abuse of the account of c.User. Abused reports whether the account was
+// abused within a day.
 func (t *Logins) Abuse(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -207,7 +206,7 @@ func (t *Logins) Abused(c *Client, now int64) bool {
 	return ok
 }
 
-// forget deletes the sprays of the hosts that are freed, and of a network.
+// forget deletes the sprays of unbanned hosts and of a network.
 func (t *Logins) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -218,7 +217,8 @@ func (t *Logins) forget(freed func(host uint64) bool, network uint64) {
 
 func pairKey(c *Client, user uint64) uint64 { return mix(c.Host().number(), user) }
 
-// add adds a user or network to a spray and returns the number of distinct ones.
+// add adds a user or network to a spray and returns the number of distinct users or
+// networks.
 func (t *Logins) add(k sprayKey, hash uint16, at uint32) int {
 	r, ok := t.sprays.live(k, at)
 	if !ok || r.since > at+sprayWindow[k.kind] { // the clock was wrong
@@ -253,8 +253,8 @@ func (t *Logins) remove(k sprayKey, hash uint16, at uint32) {
 	t.sprays.put(k, left, at)
 }
 
-// Succeeded records a login of c as c.User, and removes its earlier failures
-// from the counters.
+// Succeeded records a login of c as c.User and subtracts its earlier failures from the
+// counters.
 func (t *Logins) Succeeded(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

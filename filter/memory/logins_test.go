@@ -156,8 +156,8 @@ func TestAccounts(t *testing.T) {
 	}
 }
 
-// TestSubjects checks by what the keys count: an account counts for its user
-// only, and a host with a proven name for itself and its domain, not its network.
+// TestSubjects checks the subjects of keys: an account counts only for its user, and a
+// host with a proven name for itself and its domain, not for its network.
 func TestSubjects(t *testing.T) {
 	keys := []rules.Key{rules.BySrc, rules.ByPrefix, rules.ByDomain, rules.BySite, rules.ByUser}
 	var windows []rules.Window

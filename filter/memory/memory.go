@@ -1,15 +1,14 @@
-// Package memory keeps what the filter learns about clients across sessions:
-// bans, counters, clients with accepted mail, recipients, logins, local domains
-// and counters by day. It knows no protocol and no file: it exchanges rows with
-// the program that stores them.
+// Package memory contains the state of clients across sessions: bans, counters, clients
+// with accepted mail, recipients, logins, local domains and counters by day. It does
+// not depend on protocols or files: it exchanges rows with the program that stores
+// them.
 //
-// Each table has a fixed number of rows, because unknown clients fill them. A
-// full table evicts the least useful of a few rows chosen at random, and counts
-// the eviction. Names and mail addresses are stored as keyed hashes only.
+// Each table has a fixed number of rows, because unknown clients fill the tables. A
+// full table evicts the least useful of a few random rows and counts the eviction.
+// Names and mail addresses are stored as keyed hashes only.
 //
-// The tables share one lock, held for a few microseconds, so all methods are
-// safe for concurrent use. Times are microseconds since 1970 by the clock of
-// smtpd's events.
+// The tables share one lock, which is held for a few microseconds. All methods are safe
+// for concurrent use. Times are microseconds since 1970 by the clock of smtpd's events.
 package memory
 
 // The rows by bucket. Numbers are big-endian. Hashes depend on the key in the
@@ -42,9 +41,9 @@ import (
 	"scanwatch/internal/kv"
 )
 
-// The number of rows of each table before Limit. A row takes 25 to 75 bytes of
-// memory. Maps double when they are seven eighths full: 500,000 bans would take
-// twice the memory of 400,000.
+// The number of rows of each table before Limit. A row uses 25 to 75 bytes of memory.
+// Maps double when they are seven eighths full, so 500,000 bans would use twice the
+// memory of 400,000.
 const (
 	maxBans        = 400_000
 	maxNetworkBans = 10_000
@@ -79,8 +78,8 @@ type Memory struct {
 type bucket interface {
 	// bucketName returns the name on disk, which two tables may share.
 	bucketName() string
-	// changes passes up to n changed rows to put, with a nil value for a deleted
-	// row, and returns n less the number of rows passed.
+	// changes passes up to n changed rows to put, with a nil value for a deleted row.
+	// It returns n less the number of these rows.
 	changes(n int, put func(key, value []byte)) (left int)
 	// restore adds a stored row, unless it has expired. It reports whether the
 	// row is valid for this table.
@@ -98,8 +97,8 @@ func New() *Memory {
 		Bans: newBans(s), Counters: counters, Peers: peers, Recipients: newRecipients(s),
 		Logins: newLogins(s, peers, counters), Domains: newDomains(s), Days: newDays(s), shared: s,
 	}
-	// The secret is first: hashes made with another key are worthless. What the peers
-	// have forgotten must be on disk before the deletion of their rows.
+	// The secret is first, because hashes with another key are useless. The state of
+	// missing peers must be on disk before their rows are deleted.
 	m.buckets = []bucket{secret{m}, &m.Bans.hosts, &m.Bans.networks, forgottenRow{m.Peers}, &m.Peers.rows, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
 		&m.Logins.pairs, &m.Logins.sprays, &m.Logins.accounts, &m.Domains.rows, &m.Days.rows}
 	return m
@@ -116,7 +115,7 @@ func (m *Memory) Limit(bytes int64) {
 	}
 }
 
-// Status describes how full a table is.
+// Status describes the usage of a table.
 type Status struct {
 	Table   string `json:"table"`
 	Rows    int    `json:"rows"`
@@ -183,7 +182,7 @@ func (m *Memory) Rewrite() {
 	}
 }
 
-// Load adds stored rows to those gathered since the start. Expired rows become
+// Load adds stored rows to the rows gathered since the start. Expired rows become
 // deletions; invalid rows are ignored.
 func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	some := make([]kv.Entry, 0, chunk)
@@ -212,17 +211,17 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	m.unread = false
 }
 
-// Expect announces that Load will be called with the rows of an existing file: until
-// then, what is not known here may be stored. Without the last row of the peers, that
-// file was corrupt, see Peers.Forgotten.
+// Expect announces that Load will be called with the rows of an existing file. Until
+// then, missing state may be in the file. If the last row of the peers is missing, the
+// file was corrupt; see Peers.Forgotten.
 func (m *Memory) Expect() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.unread = true
 }
 
-// Forget deletes what counts against the hosts in p, when the operator frees them.
-// An IPv6 address stands for its /64.
+// Forget deletes the counts and sprays of the hosts in p when the operator unbans them.
+// For an IPv6 address it includes the /64.
 func (m *Memory) Forget(p netip.Prefix) {
 	own := HostOf(p.Addr(), true).number()
 	p = widen(p)
@@ -233,8 +232,8 @@ func (m *Memory) Forget(p netip.Prefix) {
 	m.Logins.forget(freed, network(p.Addr()))
 }
 
-// restore adds a row to the table that it belongs to, and reports whether the
-// bucket exists and the row is valid.
+// restore adds a row to its table, and reports whether the bucket exists and the row is
+// valid.
 func (m *Memory) restore(e *kv.Entry, now uint32) (known, valid bool) {
 	for _, b := range m.buckets {
 		if b.bucketName() == e.Bucket {

@@ -71,8 +71,8 @@ func TestCount(t *testing.T) {
 	}
 }
 
-// TestWindow checks that a counter never counts events older than its window, and
-// always those younger than five sixths of it.
+// TestWindow checks that a counter never includes events older than its window, and
+// always includes events younger than five sixths of it.
 func TestWindow(t *testing.T) {
 	win := rules.Window{Evidence: rules.Harvest, Window: time.Hour, By: rules.BySrc}
 	m := New()

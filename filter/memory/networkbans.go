@@ -2,8 +2,8 @@ package memory
 
 import "net/netip"
 
-// networkBans are the operator's bans of networks. They are few: a lookup for
-// each prefix length in use finds the narrowest.
+// networkBans contains the manual bans of networks. There are few: a lookup for each
+// prefix length in use finds the narrowest ban.
 type networkBans struct {
 	rows  map[netip.Prefix]ban
 	bits  [2][129]int // rows by family and prefix length
@@ -58,8 +58,8 @@ func (n *networkBans) lookup(a netip.Addr, now uint32) (netip.Prefix, ban, bool)
 	return netip.Prefix{}, ban{}, false
 }
 
-// makeRoom reports whether there is room for a ban of p, after it has dropped
-// expired bans from a full table.
+// makeRoom drops expired bans from a full table and reports whether there is room for a
+// ban of p.
 func (n *networkBans) makeRoom(p netip.Prefix, now uint32) bool {
 	if n.has(p) || len(n.rows) < maxNetworkBans {
 		return true

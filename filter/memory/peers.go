@@ -25,9 +25,9 @@ type peerKey struct {
 type peerKind uint8
 
 const (
-	peerHost peerKind = iota + 1 // by address: another host of an IPv6 /64 has none of it
+	peerHost peerKind = iota + 1 // by address: other hosts of an IPv6 /64 do not share it
 	peerDomain
-	peerLogin // logins, by Client.Host: a user changes the address within a /64
+	peerLogin // logins, by Client.Host, because users change addresses within a /64
 )
 
 // peer is a row. Days are numbers since 1970.
@@ -35,7 +35,7 @@ type peer struct {
 	first, good uint16 // of the first and the latest accepted mail
 	login       uint16 // of the latest login
 	bad         uint16 // of the latest offence
-	wrote       uint16 // of the latest mail of our users to the domain
+	wrote       uint16 // of the latest mail of local users to the domain
 	messages    uint16
 	days        uint16                // with accepted mail
 	senders     [manySenders]uint16   // hashes of sender domains; of a domain: of other domains
@@ -43,27 +43,27 @@ type peer struct {
 }
 
 const (
-	// peerDays is the time that a client is known after its latest mail, so that a
-	// sender with one message a year remains known.
+	// peerDays is the number of days for which a client remains known after its latest
+	// mail. A sender with one message a year thus remains known.
 	peerDays = 400
-	// loginDays is the time that a login counts. The address of a mobile phone
-	// belongs to other users after that.
+	// loginDays is the number of days for which a login counts. Later the address of a
+	// mobile phone may belong to another user.
 	loginDays = 30
-	// badDays is the time that an offence suspends the shield of a trusted client.
+	// badDays is the number of days for which an offence suspends the standing trusted.
 	badDays = 30
-	// recentDays is the age up to which accepted mail makes a client trusted.
+	// recentDays is the maximum age in days of the latest mail of a trusted client.
 	recentDays = 90
 )
 
-// What makes a client trusted: messages on different days, over some time.
+// Requirements for the standing trusted: messages on different days over a period.
 const (
 	trustedMessages = 10
 	trustedDays     = 7
 	trustedSpread   = 10 // days from the first to the latest message
 )
 
-// What shows that an address stands for many hosts, such as a gateway, and a
-// domain for many owners, such as a provider's.
+// Thresholds for an address that many hosts share, such as a gateway, and for a domain
+// with many owners, such as a provider's.
 const (
 	manySenders   = 5 // sender domains
 	manyGreetings = 3
@@ -101,7 +101,7 @@ func readPeer(key, v []byte) (k peerKey, p peer, ok bool) {
 	return k, p, ok
 }
 
-// mergePeers adds what was stored before the start to what was learned since.
+// mergePeers adds a stored row to the row gathered since the start.
 func mergePeers(live *peer, stored peer) {
 	if stored.first != 0 && (live.first == 0 || stored.first < live.first) {
 		live.first = stored.first
@@ -131,13 +131,13 @@ func peerScore(_ peerKey, p peer, now uint32) int64 {
 
 func within(day uint16, at uint32, days int) bool { return day != 0 && ageScore(day, at, days) >= 0 }
 
-// many reports whether a host stands for many.
+// many reports whether many hosts share the address.
 func (p *peer) many() bool {
 	return countShort(p.senders[:]) == manySenders && countShort(p.helos[:]) == manyGreetings && p.days >= manyDays
 }
 
-// A Delivery is ordinary mail accepted in one session: with a sender and a
-// recipient other than a role account, who was let in by no pass statement.
+// A Delivery is ordinary mail accepted in one session. It has a sender and a recipient
+// other than a role account, and no pass statement exempted it.
 type Delivery struct {
 	Messages int
 	Senders  []string // registered domains of the senders
@@ -180,7 +180,7 @@ func (t *Peers) deliver(k peerKey, c *Client, d Delivery, at uint32) {
 	t.rows.put(k, p, at)
 }
 
-// WroteTo records that an authenticated user wrote to a registered domain.
+// WroteTo records mail of an authenticated user to a registered domain.
 func (t *Peers) WroteTo(domain string, now int64) {
 	if domain == "" {
 		return
@@ -195,8 +195,8 @@ func (t *Peers) WroteTo(domain string, now int64) {
 	}
 }
 
-// Misbehaved records an offence of c: it halves what c and its domain have earned,
-// and suspends their shield for badDays.
+// Misbehaved records an offence of c. It halves the messages and days of c and its
+// domain, and suspends the standing trusted for badDays.
 func (t *Peers) Misbehaved(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -207,7 +207,7 @@ func (t *Peers) Misbehaved(c *Client, now int64) {
 		}
 		p, _ := t.rows.get(k)
 		if p.bad == dayOf(at) {
-			continue // once a day: each retry of a newsletter would be another offence
+			continue // at most once a day, because each retry of a newsletter would be another offence
 		}
 		p.bad, p.messages, p.days = dayOf(at), (p.messages+1)/2, (p.days+1)/2
 		t.rows.put(k, p, at)
@@ -236,7 +236,7 @@ func (t *Peers) domainKey(domain string) peerKey {
 // hostKey returns the key of the address of c.
 func hostKey(c *Client) peerKey { return peerKey{HostOf(c.Addr, true), peerHost} }
 
-// keys returns the keys of c by host and domain; the zero key if it has none.
+// keys returns the keys of c by host and domain. A missing key is zero.
 func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 	keys[0] = hostKey(c)
 	if c.Domain != "" {
@@ -245,10 +245,10 @@ func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 	return keys
 }
 
-// RegisteredDomain returns the registered domain of a host name, or "" for a name
-// that a provider has derived from an address or gives to the hosts of its
-// customers: the customer does not own its domain. It takes about a microsecond and
-// allocates, so callers compute it once for a session.
+// RegisteredDomain returns the registered domain of a host name. It returns "" for a
+// name that a provider has derived from an address or assigned to a customer's host,
+// because the customer does not own the domain. It takes about a microsecond and
+// allocates, so callers compute it once per session.
 func RegisteredDomain(name []byte) string {
 	if hostname.Generic(name) {
 		return ""
@@ -266,7 +266,7 @@ type Standing struct {
 	Last     time.Time // of the latest
 	Offence  time.Time // of the latest offence; zero if none in the last 30 days
 	Login    time.Time // of the latest login; zero if none in the last 30 days
-	Many     bool      // the address stands for many hosts
+	Many     bool      // many hosts share the address
 }
 
 // Standing returns the standing of c. The level is unknown until the stored rows
@@ -325,9 +325,9 @@ func (p *peer) standing(at uint32) (s Standing) {
 	return s
 }
 
-// Excuse returns the reason why no rule bans c: "login" for a recent login from
-// its address, which many users may share, "many" for an address that stands for
-// many hosts, its standing, or "".
+// Excuse returns the reason for which rules must not ban c: "login" for a recent login
+// from its address, which many users may share; "many" for an address that many hosts
+// share; its standing; or "".
 func (t *Peers) Excuse(c *Client, now int64) string {
 	switch s := t.Standing(c, now); {
 	case s.Many:
@@ -344,7 +344,7 @@ func (t *Peers) Excuse(c *Client, now int64) string {
 type Summary struct {
 	Known    int            `json:"known"`
 	Trusted  int            `json:"trusted"`
-	Gateways []netip.Prefix `json:"gateways"` // addresses that stand for many hosts, at most a few
+	Gateways []netip.Prefix `json:"gateways"` // addresses that many hosts share, at most maxGateways
 }
 
 // maxGateways bounds Summary.Gateways.
@@ -375,11 +375,11 @@ type Peer struct {
 	Messages  int          // accepted
 	LastMail  time.Time    // a day, in UTC; zero if none in the last recentDays
 	LastLogin time.Time    // a day, in UTC; zero if none in the last loginDays
-	Many      bool         // it stands for many hosts: to be listed as gateway
+	Many      bool         // many hosts share it; it should be listed as a gateway
 }
 
-// Each calls visit for each host with accepted mail in the last 90 days or a
-// login in the last 30.
+// Each calls visit for each host with accepted mail in the last 90 days or a login in
+// the last 30 days.
 func (t *Peers) Each(now int64, visit func(Peer)) {
 	at := seconds(now)
 	each(&t.mu, &t.rows, func(k peerKey, p peer) (Peer, bool) { return p.export(k, at) }, visit)

@@ -4,21 +4,21 @@ import (
 	"scanwatch/internal/mailbox"
 )
 
-// Recipients is the table of requested mailboxes: whether they exist, and the
-// networks that requested a missing one. Subaddresses (RFC 5233) count as their
+// Recipients is the table of requested mailboxes. It stores whether they exist, and the
+// networks that requested a missing mailbox. Subaddresses (RFC 5233) count as their
 // mailbox.
 type Recipients struct {
 	*shared
 	rows table[uint64, recipient]
-	// asks holds who asked for which missing mailbox: by host and mailbox, by
-	// sender and mailbox, and the number of free asks by domain.
+	// asks contains the requests for missing mailboxes by host and mailbox, and by
+	// sender and mailbox. It also contains the number of free requests by domain.
 	asks      table[uint64, ask]
 	delimiter byte
 	base      []byte // scratch
 }
 
 type recipient struct {
-	day      uint16 // last requested or, for an existing one, last accepted
+	day      uint16 // last requested or, for an existing mailbox, last accepted
 	accepted bool
 	networks distinctNetworks
 }
@@ -29,18 +29,18 @@ const (
 	acceptedDays = 400
 )
 
-// ask is a row of the asks since a time.
+// ask is a row that counts requests since a time.
 type ask struct {
 	since uint32
 	n     uint16
 }
 
 const (
-	// askWindow is the time in which the same question of a host counts once: a list
-	// with former members asks for them each time, and learns nothing.
+	// askWindow is the time in which repeated requests of a host for a mailbox count
+	// once: a mailing list requests its former members each time and learns nothing.
 	askWindow = 30 * daySeconds
-	// freeAsks is the number of asks for probed mailboxes that a domain may make
-	// in a day.
+	// freeAsks is the number of requests for probed mailboxes that a domain may make in
+	// a day.
 	freeAsks = 5
 )
 
@@ -126,8 +126,7 @@ func (t *Recipients) Accepted(rcpt []byte, now int64) {
 	}
 }
 
-// Known reports whether mail was accepted for rcpt. A mailbox that is not known
-// may exist.
+// Known reports whether mail was accepted for rcpt. An unknown mailbox may still exist.
 func (t *Recipients) Known(rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -135,8 +134,8 @@ func (t *Recipients) Known(rcpt []byte, now int64) bool {
 	return ok && r.accepted
 }
 
-// Refused records that the mail server rejected rcpt, which never was accepted,
-// for a stranger.
+// Refused records that the mail server rejected rcpt for an unknown client. The
+// recipient was never accepted.
 func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -151,8 +150,8 @@ func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 	t.rows.put(k, r, at)
 }
 
-// Asked records that c asked for the missing rcpt, and reports whether it had
-// already done so within askWindow.
+// Asked records that c requested the missing rcpt, and reports whether c had already
+// requested it within askWindow.
 func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -164,15 +163,15 @@ func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 	return t.again(k, at)
 }
 
-// Held records that a rule rejected rcpt for c, and reports whether it had already done
-// so within askWindow: a mail server retries.
+// Held records that a rule rejected rcpt for c, and reports whether a rule had already
+// done so within askWindow, because mail servers retry.
 func (t *Recipients) Held(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.again(mix(t.mailbox(rcpt), c.Host().number()), seconds(now))
 }
 
-// again records an ask and reports whether it is repeated. It needs the lock.
+// again records a request and reports whether it is repeated. It needs the lock.
 func (t *Recipients) again(k uint64, at uint32) bool {
 	_, again := t.asks.live(k, at)
 	if !again {
@@ -181,8 +180,8 @@ func (t *Recipients) again(k uint64, at uint32) bool {
 	return again
 }
 
-// Probed reports whether at least distinctAt networks, without that of c,
-// requested rcpt, which has never existed.
+// Probed reports whether at least distinctAt networks other than that of c requested
+// rcpt, which never existed.
 func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -190,9 +189,9 @@ func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	return ok && !r.accepted && r.networks.others(c.Addr) >= distinctAt
 }
 
-// Excused reports whether c may ask for a probed mailbox all the same, and records
-// the ask: the mailbox may be new. A client with a proven name of its own may do so
-// once for a sender and recipient, and its domain a few times a day.
+// Excused reports whether c may still request a probed mailbox, which may be new, and
+// records the request. A client with its own proven name may do so once for each pair
+// of sender and recipient, and its domain a few times a day.
 func (t *Recipients) Excused(c *Client, sender, rcpt []byte, now int64) bool {
 	if c.Domain == "" {
 		return false

@@ -56,7 +56,7 @@ func TestKnownRecipient(t *testing.T) {
 	}
 }
 
-// TestAsked checks that a host asks for a mailbox once a day.
+// TestAsked checks that repeated requests of a host for a mailbox count once.
 func TestAsked(t *testing.T) {
 	m := New()
 	account := who("192.0.2.1")
@@ -87,8 +87,8 @@ func TestAsked(t *testing.T) {
 	}
 }
 
-// TestExcused checks the free asks for a probed mailbox: with a proven name, once
-// for a sender and recipient, and five a day for a domain.
+// TestExcused checks the free requests for a probed mailbox: with a proven name, once
+// for each pair of sender and recipient, and five times a day for a domain.
 func TestExcused(t *testing.T) {
 	m := New()
 	ask := func(c *Client, sender, rcpt string, d time.Duration) bool {

@@ -9,7 +9,7 @@ import (
 	"scanwatch/rules"
 )
 
-// shared is the state that all tables share.
+// shared is the common state of all tables.
 type shared struct {
 	mu       sync.Mutex
 	key      [16]byte // of the hashes
@@ -23,9 +23,9 @@ func newShared() *shared {
 	return s
 }
 
-// hash returns a keyed hash of text in lower case. Equal texts have different
-// hashes for different purposes. Only the first 256 bytes count: a mail address
-// is not longer.
+// hash returns a keyed hash of text in lower case. Equal texts have different hashes
+// for different purposes. It includes only the first 256 bytes, because mail addresses
+// are not longer.
 func (s *shared) hash(purpose byte, text []byte) uint64 {
 	var b [16 + 1 + 256]byte
 	n := copy(b[:], s.key[:])
@@ -62,7 +62,7 @@ func (s secret) changes(n int, put func(key, value []byte)) (left int) {
 	return n
 }
 
-// restore sets the key and drops all rows that hold hashes of the previous one.
+// restore sets the key and drops all rows with hashes of the previous key.
 func (s secret) restore(_, value []byte, _ uint32) bool {
 	if len(value) != len(s.key) {
 		return false

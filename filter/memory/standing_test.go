@@ -8,7 +8,7 @@ import (
 	"scanwatch/rules"
 )
 
-// mails is mail of a client on some days.
+// mails describes the mail of a client on some days.
 type mails struct {
 	c       *Client
 	days    []int
@@ -26,7 +26,7 @@ func (l mails) play(m *Memory) {
 	}
 }
 
-// every returns n days, the first one 0, the last one spread.
+// every returns n days; the first is 0 and the last is spread.
 func every(n, spread int) (days []int) {
 	for i := range n {
 		days = append(days, i*spread/max(n-1, 1))
@@ -78,8 +78,8 @@ func TestStanding(t *testing.T) {
 	}
 }
 
-// TestGreetingOfDomain checks that mail with the greeting of the proven domain
-// counts for the domain, whatever its senders.
+// TestGreetingOfDomain checks that mail with the greeting of the proven domain counts
+// for the domain, regardless of its senders.
 func TestGreetingOfDomain(t *testing.T) {
 	m := New()
 	c := named("192.0.2.1", "out1.example.org")
@@ -110,8 +110,8 @@ func TestProviderDomain(t *testing.T) {
 	}
 }
 
-// TestMany checks that an address with mail of five sender domains, under three
-// greetings and on three days, stands for many hosts and has no standing.
+// TestMany checks that an address with mail of five sender domains, three greetings and
+// three days is shared by many hosts and has no standing.
 func TestMany(t *testing.T) {
 	for _, tt := range []struct {
 		senders, helos, days int
@@ -138,8 +138,8 @@ func TestMany(t *testing.T) {
 	}
 }
 
-// TestCorrespondent checks that a domain that a user of the site wrote to is known
-// through hosts with a proven name, for any time of the day.
+// TestCorrespondent checks that hosts with a proven name are known if a user of the
+// site wrote to their domain, at any time of the day.
 func TestCorrespondent(t *testing.T) {
 	m := New()
 	m.Peers.WroteTo("example.net", at(0))
@@ -161,8 +161,8 @@ func TestCorrespondent(t *testing.T) {
 	}
 }
 
-// TestUnreadState checks that an unknown client may be known until the stored rows
-// have been read, and that a client that is known already is.
+// TestUnreadState checks that the standing of an unknown client is unknown until the
+// stored rows have been read, and that a known client is known earlier.
 func TestUnreadState(t *testing.T) {
 	before := New()
 	mails{who("192.0.2.1"), every(8, 10), 2, "example.org", 0}.play(before)

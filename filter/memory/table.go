@@ -38,7 +38,7 @@ type table[K comparable, V any] struct {
 	evicted uint64
 	peak    int // rows since the map was allocated
 
-	// The position while all rows are being written again, or nil.
+	// The position during the rewriting of all rows, or nil.
 	next func() (K, bool)
 	stop func()
 }
@@ -65,9 +65,9 @@ func (t *table[K, V]) live(k K, now uint32) (v V, ok bool) {
 	return v, ok
 }
 
-// put sets a row. A new row samples some others: it deletes the expired ones,
-// and in a full table the one with the lowest score. So no operation scans the
-// whole table.
+// put sets a row. For a new row it samples some other rows. It deletes the expired rows
+// of the sample and, in a full table, the row with the lowest score. No operation scans
+// the whole table.
 func (t *table[K, V]) put(k K, v V, now uint32) {
 	_, had := t.rows[k]
 	if !had {
@@ -80,8 +80,8 @@ func (t *table[K, V]) put(k K, v V, now uint32) {
 	}
 }
 
-// samples is the number of rows that a new row samples. With more than one,
-// expired rows disappear faster than new ones arrive.
+// samples is the number of rows that put samples for a new row. With more than one,
+// expired rows are deleted faster than new rows are added.
 const samples = 5
 
 func (t *table[K, V]) makeRoom(now uint32) {
@@ -217,9 +217,9 @@ func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
 	delete(t.dirty, k)
 }
 
-// each calls visit with the value that export returns for a row, if export
-// returns true. Export needs the lock and may change the row; visit is called
-// without it. Rows added meanwhile may be omitted.
+// each calls visit with the value that export returns for a row, if export returns
+// true. export is called with the lock and may change the row; visit is called without
+// the lock. Rows that are added during the call may be omitted.
 func each[K comparable, V, E any](mu *sync.Mutex, t *table[K, V], export func(K, V) (E, bool), visit func(E)) {
 	var next func() (K, V, bool)
 	var stop func()

@@ -8,8 +8,8 @@ import (
 	"scanwatch/rules"
 )
 
-// TestManualBanOfAddress checks that an IPv6 address of the operator's ban and
-// unban stands for its /64, and for all hosts in it.
+// TestManualBanOfAddress checks that a manual ban or unban of an IPv6 address includes
+// its /64 and all hosts in it.
 func TestManualBanOfAddress(t *testing.T) {
 	one := netip.MustParsePrefix("2001:db8::25/128")
 	own, nameless := named("2001:db8::25", "mail.example.org"), who("2001:db8::77")

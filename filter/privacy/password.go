@@ -14,11 +14,11 @@ const (
 	maxHard   = 5 // consecutive letters without a vowel
 )
 
-// LikePassword reports whether a user name may be a password in the wrong field.
-// These are not: a mail address, and one to four short words, optionally after a
-// domain and a backslash. A word has letters of one case and ends with at most two
-// digits. A name with lower case, upper case and digits may be a password, and so
-// may a common password and any other text.
+// LikePassword reports whether a user name may be a password in the wrong field. Mail
+// addresses are not treated as passwords, and neither are one to four short words,
+// optionally after a domain and a backslash. A word has letters of one case and ends
+// with at most two digits. Names with lower case, upper case and digits, common
+// passwords, and all other texts may be passwords.
 func LikePassword(name []byte) bool {
 	if len(name) == 0 {
 		return false
@@ -51,8 +51,8 @@ func plainName(name []byte) bool {
 	}
 }
 
-// common are words that are frequent in published lists of passwords, but unusual as
-// user names.
+// common contains words that are frequent in published lists of passwords, but unusual
+// as user names.
 var common = func() map[string]bool {
 	words := make(map[string]bool)
 	for word := range strings.FieldsSeq(`password passwd passwort pass pwd letmein qwerty qwertz azerty qwertyuiop asdf asdfgh asdfghjkl

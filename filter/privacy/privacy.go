@@ -147,8 +147,8 @@ func (h *Hasher) brackets(dst, text []byte) []byte {
 	}
 }
 
-// commands are the commands with a mailbox as argument. Some require a second word,
-// because a reply may also start with Mail or Send.
+// commands contains the commands with a mailbox as argument. Some require a second
+// word, because a reply may also start with Mail or Send.
 var commands = []struct {
 	verb, word string
 	needed     bool

@@ -118,7 +118,7 @@ func (n *next) refused() bool { return n.filtered && n.filter.Decision >= smtp.R
 // the policy does not, the effect of the command is unknown.
 func (n *next) resumed() bool { return n.ours && n.refused() }
 
-// decided reports whether a filter decided about the step in the given phase.
+// decided reports whether a filter made the decision on the step in the given phase.
 func (n *next) decided(phase smtp.Phase) bool {
 	return n.filtered && n.filter.Phase == phase
 }

@@ -16,8 +16,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestHashed: what was decided when hashes of people were recorded comes back from
-// these, in every stream and on a busy day.
+// TestHashed checks that a replay of records with hashed mailboxes repeats the
+// decisions, for every stream and a busy day.
 func TestHashed(t *testing.T) {
 	lists := builtin(t)
 	hasher := privacy.New(bytes.Repeat([]byte{7}, 32))

@@ -1,7 +1,7 @@
-// Package replay plays recorded sessions to a policy: it turns each record back
-// into events and requests, feeds them to a filter.Pipeline in the order of
-// their times, and obeys the answers as a mail server does. Counters, bans and
-// standing develop as they would have.
+// Package replay plays recorded sessions to a policy: it turns each record back into
+// events and requests, feeds them to a filter.Pipeline in the order of their times, and
+// obeys the answers as a mail server does. Counters, bans and standing develop as in
+// live operation.
 //
 // A record contains less than the events it was made of. The player has to
 // assume:

@@ -60,8 +60,7 @@ func (emptyTable) MatchASN(uint32) bool      { return false }
 
 // options returns options of a pipeline that appends its records to to.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Options {
-	// The memory confuses names with the same short hash. The same key leads to the
-	// same confusions.
+	// Names may have the same short hash. The same key causes the same collisions.
 	m := memory.New()
 	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), simulate.Midnight.UnixMicro())
 	return filter.Options{

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestDigits puts every byte in every place of an id and of a time, and compares the
+// TestDigits puts every byte in every position of an id and of a time, and compares the
 // results with package strconv.
 func TestDigits(t *testing.T) {
 	for place := range 16 {
@@ -37,7 +37,7 @@ func TestDigits(t *testing.T) {
 			field, want, _ := bytes.Cut(b, []byte{'|'})
 			stamp, ok := parseStamp(field)
 			if ok && len(field) != 17 {
-				continue // smtpd always writes six digits behind the point
+				continue // smtpd always writes six digits after the point
 			}
 			if v, rest := takeStamp(b); v != stamp && ok || !bytes.Equal(rest, want) {
 				t.Errorf("%q is %d, rest %q; want %d, %q", b, v, rest, stamp, want)

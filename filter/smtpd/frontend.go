@@ -36,7 +36,7 @@ func NewFrontEnd(sink Sink) *FrontEnd {
 	return &FrontEnd{sink: sink, conns: make(map[uint64]*conn)}
 }
 
-// Reports are the reports that a FrontEnd needs. smtpd writes a line for each.
+// Reports contains the reports that a FrontEnd needs. smtpd writes a line for each.
 var Reports = []ID{
 	LinkConnect, LinkIdentify, LinkTLS, LinkAuth, LinkDisconnect,
 	TxMail, TxRcpt, TxData, TxCommit, TxRollback,

@@ -15,18 +15,18 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// owed names what an answer is owed to.
+// owed identifies a request that needs an answer.
 type owed struct{ session, token uint64 }
 
-// chaos is a Handler that answers at once, holds, or panics, as chance wants it.
+// chaos is a Handler that randomly answers immediately, delays the answer, or panics.
 type chaos struct {
 	rnd  *rand.Rand
 	peer *smtpd
-	most time.Duration // that Serve lets anybody wait
-	hold bool          // everybody, so that there are too many
+	most time.Duration // maximum delay by Serve
+	hold bool          // delay all answers, so that there are too many
 }
 
-// unprintable panics where it is logged, too.
+// unprintable also panics when it is logged.
 type unprintable struct{ chaos }
 
 func (*unprintable) Error() string { panic("in Error") }
@@ -63,14 +63,14 @@ func (c *chaos) Decide(ev *Event) smtp.Answer {
 	return r
 }
 
-// smtpd notes the answers that it gets, and when.
+// smtpd records the answers and their times.
 type smtpd struct {
 	mu      sync.Mutex
 	rest    []byte
 	answers map[owed]int
 	late    []owed
 	odd     []string
-	due     map[owed]time.Time // when each must have been answered
+	due     map[owed]time.Time // deadline of each answer
 }
 
 func (s *smtpd) expect(who owed, within time.Duration) {
@@ -109,15 +109,15 @@ func (s *smtpd) Write(b []byte) (int, error) {
 	}
 }
 
-// playOnce lets a chaotic Handler serve a conversation made from seed: requests,
-// reports, clients that leave while they are held, noise, pauses, and an end of
-// input at any point. Each request whose line was complete is answered exactly
-// once, and no later than it may be. Time is that of the bubble.
+// playOnce serves a random conversation with a chaotic Handler: requests, reports,
+// clients that disconnect during a delay, noise, pauses, and an end of input at any
+// point. Each request with a complete line must be answered exactly once, and in time.
+// Time is that of the synctest bubble.
 func playOnce(t *testing.T, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	var script strings.Builder
 	script.WriteString("config|smtpd-version|7.9.0\nconfig|smtp-session-timeout|60\nconfig|ready\n")
-	sessions := 1 + rnd.IntN(600) // sometimes more than may be held
+	sessions := 1 + rnd.IntN(600) // sometimes more than the maximum of delayed answers
 	for i := range rnd.IntN(1500) {
 		session := uint64(rnd.IntN(sessions))
 		head := fmt.Sprintf("|0.7|1795219327.%06d|smtp-in|", i)
@@ -152,7 +152,7 @@ func playOnce(t *testing.T, seed uint64) {
 		}
 	}
 
-	// The session timeout is 60 s; before it is known, only MaxHold counts.
+	// The session timeout is 60 s; before smtpd has sent it, only MaxHold applies.
 	out := &smtpd{answers: map[owed]int{}, due: map[owed]time.Time{}}
 	h := &chaos{rnd: rand.New(rand.NewPCG(seed, 3)), peer: out, most: 30 * time.Second, hold: seed%7 == 3}
 	r, w := io.Pipe()
@@ -197,7 +197,7 @@ func playOnce(t *testing.T, seed uint64) {
 	}
 }
 
-// TestAnsweredOnce is what a missing answer, or a second one, fails.
+// TestAnsweredOnce checks that each request has exactly one answer.
 func TestAnsweredOnce(t *testing.T) {
 	seeds := uint64(400)
 	if testing.Short() {

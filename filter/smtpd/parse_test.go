@@ -10,14 +10,14 @@ import (
 	"testing/iotest"
 )
 
-// FuzzLines: the reader gives the lines that lie between LFs, however the bytes come
-// in and however long they are; of those that are too long, the head.
+// FuzzLines checks that the reader returns the lines between LFs for any reads and any
+// length, and only the head of a line that is too long.
 func FuzzLines(f *testing.F) {
 	f.Add([]byte("one\ntwo\r\n\n\nlast"), uint16(1), uint32(0))
 	f.Add([]byte("|\n\x00\xff\n"), uint16(3), uint32(maxLine-2))
 	f.Add([]byte("a\nb\nc"), uint16(maxLine/256), uint32(2*maxLine))
 	f.Fuzz(func(t *testing.T, in []byte, step uint16, long uint32) {
-		// The length of one line is made, so that the limits come up.
+		// One line has a chosen length, so that the limits are reached.
 		pad := bytes.Repeat([]byte("x"), int(long%(3*maxLine)))
 		at := len(in) / 2
 		in = append(append(append([]byte(nil), in[:at]...), pad...), in[at:]...)
@@ -26,7 +26,7 @@ func FuzzLines(f *testing.F) {
 			line, after, ok := bytes.Cut(rest, []byte{'\n'})
 			if !ok {
 				if len(line) >= maxLine {
-					want = append(want, line[:maxLine]) // all that an answer needs is there
+					want = append(want, line[:maxLine]) // the head contains all fields that an answer needs
 				}
 				break
 			}
@@ -58,7 +58,7 @@ func FuzzLines(f *testing.F) {
 	})
 }
 
-// stepReader reads at most so many bytes at once.
+// stepReader returns at most the given number of bytes per read.
 type stepReader struct {
 	r io.Reader
 	n int
@@ -66,7 +66,7 @@ type stepReader struct {
 
 func (s stepReader) Read(b []byte) (int, error) { return s.r.Read(b[:min(len(b), s.n)]) }
 
-// line writes ev as the newest version would.
+// line returns ev in the form of the newest version.
 func (ev *Event) line() []byte {
 	word, at := "report", ""
 	if ev.request {
@@ -83,8 +83,8 @@ func (ev *Event) line() []byte {
 	return b
 }
 
-// FuzzParse: what an event says can be said again in a line of the newest version,
-// and is then the same event.
+// FuzzParse checks that a parsed event, written as a line of the newest version, is
+// parsed as the same event.
 func FuzzParse(f *testing.F) {
 	seen := map[string]bool{}
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
@@ -96,7 +96,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		for line := range bytes.Lines(in) { // one of each sort and version
+		for line := range bytes.Lines(in) { // one of each kind and version
 			if p := bytes.SplitN(line, []byte("|"), 6); len(p) == 6 && !seen[string(p[0])+string(p[1])+string(p[4])] {
 				seen[string(p[0])+string(p[1])+string(p[4])] = true
 				f.Add(bytes.TrimSuffix(line, []byte("\n")))
@@ -119,7 +119,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestReadErrors: an error after some bytes does not lose the lines before it.
+// TestReadErrors checks that an error after some bytes does not lose the preceding
+// lines.
 func TestReadErrors(t *testing.T) {
 	l := newLines(iotest.DataErrReader(bytes.NewReader([]byte("one\ntwo\n"))))
 	if err := l.fill(); err != nil {

@@ -8,8 +8,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// verbs are the commands of RFC 5321 and its extensions. A command ends at a space;
-// MAIL FROM: and RCPT TO: are identified by their first word.
+// verbs contains the commands of RFC 5321 and its extensions. A command ends at a
+// space; MAIL FROM: and RCPT TO: are identified by their first word.
 var verbs = map[string]smtp.Verb{
 	"HELO": smtp.VerbHelo, "EHLO": smtp.VerbEhlo, "MAIL": smtp.VerbMail, "RCPT": smtp.VerbRcpt, "DATA": smtp.VerbData, "RSET": smtp.VerbRset,
 	"NOOP": smtp.VerbNoop, "QUIT": smtp.VerbQuit, "STARTTLS": smtp.VerbStartTLS, "AUTH": smtp.VerbAuth,

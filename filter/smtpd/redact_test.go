@@ -80,7 +80,7 @@ func TestRedact(t *testing.T) {
 	}
 }
 
-// FuzzRedact: whatever stands behind AUTH, a word of it never comes out.
+// FuzzRedact checks that no word after AUTH remains in the output.
 func FuzzRedact(f *testing.F) {
 	f.Add([]byte(" PLAIN "), []byte("x"), false)
 	f.Add([]byte("\t login"), []byte("RSET "), true)

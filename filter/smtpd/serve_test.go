@@ -17,7 +17,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// recorder is a Handler that notes what it is told and answers as it is told.
+// recorder is a Handler that records its calls and returns given answers.
 type recorder struct {
 	config Config
 	events []string
@@ -169,7 +169,7 @@ func TestOddLines(t *testing.T) {
 		{"over-long request", longAsk + "\n", "filter-result|0000000000000002|0000000000000003|proceed\n", 1, "truncated"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			// What follows is understood whatever came before.
+			// Later lines are parsed regardless of the previous lines.
 			const after = "filter|0.7|1.0|smtp-in|quit|00000000000000ff|00000000000000fe|\n"
 			in, answer, extra := c.in, "", 0
 			if strings.HasSuffix(in, "\n") {
@@ -215,8 +215,8 @@ func TestCheckRefusesSecrets(t *testing.T) {
 
 var request = regexp.MustCompile(`(?m)^filter\|[^|]*\|[^|]*\|smtp-in\|([^|]*)\|([0-9a-f]{16})\|([0-9a-f]{16})\|(.*)$`)
 
-// TestStreams feeds every recorded stream: each request is answered exactly
-// once, in order, with its session and token, and nothing is complained of.
+// TestStreams checks for every recorded stream that each request is answered exactly
+// once, in order, with its session and token, and that nothing is logged.
 func TestStreams(t *testing.T) {
 	streams, err := filepath.Glob("../../tests/streams/*/*.in")
 	if err != nil || len(streams) < 160 {
@@ -253,8 +253,8 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// FuzzServe: whatever comes in, requests are answered once each, by lines that
-// smtpd takes, and Serve returns.
+// FuzzServe checks for any input that each request is answered once with a line that
+// smtpd accepts, and that Serve returns.
 func FuzzServe(f *testing.F) {
 	for _, name := range []string{"odd-addresses", "bad-helo", "junk", "data-lines", "auth-submission"} {
 		for _, v := range []string{"6.8", "7.9"} {
@@ -323,7 +323,7 @@ func BenchmarkServe(b *testing.B) {
 	}
 }
 
-// endless repeats in n times.
+// endless repeats in n times without a copy.
 type endless struct {
 	in []byte
 	at int
@@ -348,8 +348,8 @@ func (nobody) Ready(Config)              {}
 func (nobody) Report(*Event)             {}
 func (nobody) Decide(*Event) smtp.Answer { return smtp.Answer{} }
 
-// TestHeldAnswers: a held answer comes when it is due, others do not wait for
-// it, and at the end of input nobody is left waiting.
+// TestHeldAnswers checks that a delayed answer is sent when it is due, that other
+// answers do not wait for it, and that all answers are sent at the end of input.
 func TestHeldAnswers(t *testing.T) {
 	ask := func(session int) string {
 		return fmt.Sprintf("filter|0.7|1.0|smtp-in|ehlo|%016x|00000000000000ff|x\n", session)
@@ -379,7 +379,8 @@ func TestHeldAnswers(t *testing.T) {
 	}
 }
 
-// TestHoldLimit: when too many wait, one more is answered at once.
+// TestHoldLimit checks that a further answer is sent immediately if too many are
+// delayed.
 func TestHoldLimit(t *testing.T) {
 	var in strings.Builder
 	for i := range MaxHeld + 10 {
@@ -398,7 +399,7 @@ func TestHoldLimit(t *testing.T) {
 	}
 }
 
-// TestMake: an event that is made is the one that its line gives.
+// TestMake checks that Make returns the same event as parsing its line.
 func TestMake(t *testing.T) {
 	var made, parsed Event
 	if err := parsed.parse([]byte("report|0.7|1795219327.000001|smtp-in|tx-rcpt|00000000000000ff|0a0b0c0d|ok|a|b@example.org")); err != nil {

@@ -1,4 +1,4 @@
-// Package track holds the facts about an SMTP session, its transaction and its
+// Package track maintains the facts about an SMTP session, its transaction and its
 // commands. It draws no conclusions.
 package track
 
@@ -21,23 +21,23 @@ type Session struct {
 	FCrDNS  smtp.FCrDNS
 	Local   bool // over the server's local socket: sendmail(8), and the server's bounces
 
-	// Facts that files of the operator add; the pipeline sets them.
+	// The pipeline sets these facts from files of the operator.
 	Internal bool // from this host or a private network
-	Gateway  bool // the address stands for many hosts
+	Gateway  bool // many hosts share the address
 	Friend   bool // the operator exempts the address from everything
-	// Submission reports whether the session came to a listener for mail clients of
-	// users, which greet with any name.
+	// Submission reports whether the session uses a listener for mail clients of users,
+	// which greet with any name.
 	Submission bool
 	ASNKnown   bool   // ASN is known, and 0 if no AS announces Src
 	ASN        uint32 // AS number that announces Src
 	Country    string // two capitals; empty if unknown
 
 	Helo        []byte // the last greeting
-	PrevHelo    []byte // the greeting before it, if it differed and the client changed it
-	NewHelo     bool   // Helo is not the greeting of the event before
-	Greeted     bool   // the client tried to greet, or was rejected before it could
+	PrevHelo    []byte // the previous greeting; empty unless the client changed it
+	NewHelo     bool   // Helo differs from the greeting at the previous event
+	Greeted     bool   // the client tried to greet, or was rejected before its greeting
 	TLS         bool
-	User        []byte   // the last user that tried to log in, as it may be kept
+	User        []byte   // the last user that tried to log in, in its recorded form
 	Login       []byte   // the user that is logged in
 	Failed      [][]byte // distinct users that failed to log in, at most maxFailed
 	Authed      bool
@@ -46,26 +46,26 @@ type Session struct {
 	Counts      Counts
 	Start       int64 // microseconds since 1970
 	Transaction Transaction
-	// Cut reports whether the server has rolled back the transaction without a
-	// command that ends one: the client left. It is reported before the disconnect.
+	// Cut reports whether the server has rolled back the transaction because the client
+	// disconnected. smtpd reports the rollback before the disconnect.
 	Cut  bool
 	Pace Pace
 
 	verb smtp.Verb // of the last line
 }
 
-// Counts are the numbers of a session.
+// Counts contains the numbers of a session.
 type Counts struct {
 	Commands     uint32 // lines the client sent outside of message text
 	Unknown      uint32 // commands the server did not recognise
-	Failed       uint32 // commands answered with 4xx or 5xx, unknown ones included
+	Failed       uint32 // commands answered with 4xx or 5xx, including unknown commands
 	Mails        uint32 // messages accepted
 	RcptOK       uint32 // recipients accepted
 	RcptPermfail uint32 // recipients rejected permanently
 	RcptTempfail uint32 // recipients rejected temporarily
 	AuthPass     uint32
 	AuthFail     uint32
-	AuthRefused  uint32 // AUTH commands that the server did not take up
+	AuthRefused  uint32 // AUTH commands that the server rejected
 }
 
 // A Transaction is one mail transaction, from MAIL to the end of its data, or to RSET.
@@ -88,7 +88,7 @@ type Pace struct {
 // MaxGaps is the number of gaps that a Pace measures.
 const MaxGaps = 8
 
-// Apply brings s up to date with an event.
+// Apply updates s with an event.
 func (s *Session) Apply(ev *smtp.Event) {
 	s.NewHelo = false
 	if apply := appliers[ev.Kind]; apply != nil {
@@ -96,7 +96,7 @@ func (s *Session) Apply(ev *smtp.Event) {
 	}
 }
 
-// appliers holds what each kind of event changes.
+// appliers contains the function that applies each kind of event.
 var appliers = [smtp.NumKinds]func(*Session, *smtp.Event){
 	smtp.EventConnect:  (*Session).connect,
 	smtp.EventGreeting: (*Session).greeting,
@@ -214,7 +214,7 @@ func (s *Session) auth(ev *smtp.Event) {
 	}
 }
 
-// maxFailed bounds the users that failed to log in.
+// maxFailed limits the number of users that failed to log in.
 const maxFailed = 8
 
 // failed counts a failure that no EventReply has reported.
@@ -274,21 +274,21 @@ func (s *Session) filter(ev *smtp.Event) {
 func (s *Session) request(ev *smtp.Event) {
 	switch ev.Phase {
 	case smtp.PhaseHelo:
-		s.greet(ev.Name, true) // smtpd reports the greeting only if no filter refuses it
+		s.greet(ev.Name, true) // smtpd reports the greeting unless a filter rejects it
 	case smtp.PhaseMailFrom:
 		s.Transaction.Sender = set(s.Transaction.Sender, ev.Addr, maxPath)
 	}
 }
 
-// Null reports whether the transaction has the null sender. Outside of a transaction,
-// the sender is unknown: smtpd reports no transaction for a sender that is too long.
+// Null reports whether the transaction has the null sender. Outside a transaction, the
+// sender is unknown, because smtpd reports no transaction for a sender that is too
+// long.
 func (t *Transaction) Null() bool { return t.Open && len(t.Sender) == 0 }
 
 func (t *Transaction) reset() { *t = Transaction{Sender: t.Sender[:0]} }
 
-// Exempt reports whether the session is one of our own: over the local socket,
-// logged in, a friend's, or without an address. No evidence is gathered against its
-// address.
+// Exempt reports whether the session uses the local socket, is authenticated, belongs
+// to a friend, or has no address. Such a session gives no evidence against its address.
 func (s *Session) Exempt() bool { return s.Local || s.Authed || s.Friend || !s.Src.IsValid() }
 
 // ProvenName returns the reverse DNS name if FCrDNS passes and the name is

@@ -60,7 +60,7 @@ type run struct {
 type ending struct {
 	seq  uint64
 	rule string // the first rule that rejected the session
-	// reported is whether the session is selected.
+	// reported reports whether the session is selected.
 	reported bool
 }
 

@@ -3,15 +3,15 @@ package hostname
 // anyNumber in the table means that the first label contains a digit.
 const anyNumber = "0"
 
-// defaults maps the suffixes of names that hosting and access providers give to
-// the hosts of their customers, if the customer chooses none. The value is the
-// word before the number in the first label, or anyNumber, for suffixes that the
-// provider also uses for hosts of its own. It is empty for suffixes that only
-// customers have: they are like public suffixes.
+// defaults maps the suffixes of names that hosting and access providers give to the
+// hosts of their customers, if the customer chooses none. The value is the word before
+// the number in the first label, or anyNumber, for suffixes that the provider also uses
+// for its own hosts. It is empty for suffixes that only customers have, which are like
+// public suffixes.
 //
-// The rows of kind rdns in filter/lookup/intel/clouds.tsv are covered as well; a
-// test of package lookup compares both. A name that a customer may choose below
-// the suffix, as of a free dynamic DNS service, is not a default name.
+// The table includes the rows of kind rdns in filter/lookup/intel/clouds.tsv; a test of
+// package lookup compares both. A name that a customer may choose below the suffix, as
+// with a free dynamic DNS service, is not a default name.
 var defaults = map[string]string{
 	// Clouds and hosting providers.
 	"aeza.network":                         anyNumber,

@@ -1,6 +1,6 @@
-// Package hostname answers questions about the form of host names: which part of
-// a name is registered, and whether a provider has derived the name from an
-// address or a number. It sends no DNS queries.
+// Package hostname analyses the form of host names. It finds the registered part of a
+// name, and detects names that a provider has derived from an address or a number. It
+// sends no DNS queries.
 package hostname
 
 import (
@@ -132,9 +132,9 @@ func isWordAndNumber(name []byte, word string) bool {
 	return countDigits(number) == len(number)
 }
 
-// isNumbered reports whether the first label of name is a short word and a number
-// of six or more digits, as in vmi123456.example.net. Large senders number their
-// mail servers too, with fewer digits or with a word for mail.
+// isNumbered reports whether the first label of name is a short word and a number of
+// six or more digits, as in vmi123456.example.net. Large senders also number their mail
+// servers, but with fewer digits or with a word for mail.
 func isNumbered(name []byte) bool {
 	label, rest, _ := bytes.Cut(name, []byte{'.'})
 	if bytes.IndexByte(rest, '.') < 0 {
@@ -168,7 +168,7 @@ func ForMail(name []byte) bool {
 	return false
 }
 
-// mailWords begin the names of mail servers.
+// mailWords contains the first words in names of mail servers.
 var mailWords = map[string]bool{
 	"mail": true, "mx": true, "mta": true, "smtp": true, "out": true, "relay": true, "mout": true, "email": true, "mailer": true,
 	"mailout": true, "outbound": true, "lists": true, "bounce": true, "bounces": true, "mailgw": true, "postfix": true, "exchange": true,
@@ -194,8 +194,8 @@ func isLine(name []byte) bool {
 	}
 }
 
-// lineWords are labels, or parts of labels between hyphens, in the names of
-// access lines.
+// lineWords contains labels, or parts of labels between hyphens, in names of access
+// lines.
 var lineWords = map[string]bool{
 	"dyn": true, "dynamic": true, "dynamicip": true, "dip": true, "dhcp": true, "dsl": true, "adsl": true, "vdsl": true, "xdsl": true,
 	"sdsl": true, "cable": true, "catv": true, "pppoe": true, "ppp": true, "dialup": true, "dialin": true, "broadband": true,

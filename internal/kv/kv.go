@@ -1,5 +1,5 @@
-// Package kv defines the row in which state is exchanged between the tables that
-// hold it and the file that keeps it.
+// Package kv defines the row of state that the tables in memory and the file on disk
+// exchange.
 package kv
 
 // An Entry is one row of a bucket. A nil Value deletes the row.

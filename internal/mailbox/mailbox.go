@@ -9,7 +9,7 @@ import "bytes"
 // in an unquoted local part (RFC 5321 section 4.1.2), so a hash is unambiguous.
 const HashPrefix = "hash:"
 
-// HashBytes is the number of bytes of the keyed hash in a hash: enough to
+// HashBytes is the number of bytes of the keyed hash in a hash. It is sufficient to
 // distinguish all addresses that a site ever sees.
 const HashBytes = 8
 
@@ -25,7 +25,7 @@ func Hashed(addr []byte) bool {
 	return IsHash(addr) || len(addr) > hashLen && addr[hashLen] == '@' && IsHash(addr[:hashLen])
 }
 
-// roles are the role accounts of RFC 5321 section 4.5.1 and RFC 2142 sections 4
+// roles contains the role accounts of RFC 5321 section 4.5.1 and RFC 2142 sections 4
 // and 5. They are not personal data, and policies name them.
 var roles = []string{"postmaster", "abuse", "noc", "security", "hostmaster", "webmaster", "mailer-daemon"}
 
@@ -40,9 +40,9 @@ func IsRole[T string | []byte](local T) bool {
 	return false
 }
 
-// AppendBase appends the mailbox of addr in lower case: without what follows
-// delimiter in its local part (RFC 5233). The mail server may ignore the case of
-// local parts, and nearly all do.
+// AppendBase appends the mailbox of addr in lower case, without the delimiter and the
+// detail in its local part (RFC 5233). Almost all mail servers ignore the case of local
+// parts.
 func AppendBase(dst, addr []byte, delimiter byte) []byte {
 	local, domain := addr, []byte(nil)
 	if i := bytes.LastIndexByte(addr, '@'); i >= 0 {

@@ -1,6 +1,6 @@
-// Package prefix parses the IP addresses and prefixes that operators write in
-// policies, lists and commands. It is the only such parser: every place accepts
-// the same forms.
+// Package prefix parses the IP addresses and prefixes that operators write in policies,
+// lists and commands. It is the only such parser, so that the same forms are accepted
+// everywhere.
 package prefix
 
 import (
@@ -114,7 +114,7 @@ func Unmap(p netip.Prefix) netip.Prefix {
 	return p
 }
 
-// String returns p as an operator writes it: an address if p is a single one.
+// String returns p as an operator writes it: as an address if p is a single address.
 func String(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()

@@ -94,9 +94,9 @@ func TestGoroutines(t *testing.T) {
 	}
 }
 
-// TestLocks checks that each lock is released by defer, or that no function is
-// called while it is held. A recovered panic must not leave a lock behind for which
-// the answering goroutine waits.
+// TestLocks checks that each lock is released by defer, or that no function is called
+// while it is held. A recovered panic must not leave a lock locked for which the
+// answering goroutine waits.
 func TestLocks(t *testing.T) {
 	locks := 0
 	for _, s := range sources(t) {

@@ -5,7 +5,7 @@ import "net/netip"
 // Kind is the kind of an Event.
 type Kind uint8
 
-// The kinds. The comment names the fields that are set besides Kind, Time and
+// The kinds. The comments name the fields that are set in addition to Kind, Time and
 // Session.
 const (
 	// EventConnect opens a session: Src, Dst, Local, RDNS, RDNSCut, FCrDNS.
@@ -38,10 +38,11 @@ const (
 	// EventCommand is a failed command that no other event reports: Verb, Text
 	// (redacted), Code, Reply, Cause.
 	EventCommand
-	// EventInput is input that the server refused without a command: Code, Reply, Cause.
+	// EventInput is input that the server rejected although it is not a command: Code,
+	// Reply, Cause.
 	EventInput
-	// EventFilter is the decision of a filter, ours or another: Name (the phase),
-	// Word (the decision), Text (its parameter), Cause (CauseFilter if it rejects).
+	// EventFilter is the decision of this or another filter: Name (the phase), Word
+	// (the decision), Text (its parameter), Cause (CauseFilter if it rejects).
 	EventFilter
 	// EventTimeout is the server's timeout.
 	EventTimeout
@@ -78,13 +79,13 @@ const (
 	VerbExchange // a line of an AUTH exchange; not a command
 )
 
-// Cause is the reason for which a command failed, as far as the front end can
-// tell it from the server's reply.
+// Cause is the reason for which a command failed, as far as the server's reply shows
+// it.
 type Cause uint8
 
 // The causes.
 const (
-	CauseNone        Cause = iota // the command succeeded, or the front end knows no more than Result
+	CauseNone        Cause = iota // no failure, or cause unknown
 	CauseFilter                   // a filter decided, not the server
 	CauseSyntax                   // malformed argument
 	CauseOrder                    // command out of order
@@ -94,10 +95,9 @@ const (
 	CauseRecipient                // the server does not accept mail for this recipient
 )
 
-// An Event is one thing that happened in a session, or a request. Which fields
-// are set depends on Kind. Texts come from the network: they are hostile, valid
-// only during the call, and never contain a password. An Event belongs to one
-// goroutine.
+// An Event is an event of a session, or a request. Kind determines the fields that are
+// set. Texts come from the network: they are hostile, valid only during the call, and
+// never contain a password. An Event belongs to one goroutine.
 type Event struct {
 	Kind    Kind
 	Time    int64 // microseconds since 1970

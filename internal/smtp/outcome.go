@@ -8,15 +8,15 @@ import (
 // OutcomeKind is the kind of an Outcome.
 type OutcomeKind uint8
 
-// The kinds. The comment names the fields that are set besides Kind and Time.
+// The kinds. The comments name the fields that are set in addition to Kind and Time.
 const (
 	// OutcomeFinding is a piece of evidence: Evidence, Confidence, By, Proof, Org, Match.
 	OutcomeFinding OutcomeKind = iota
 	// OutcomeVerdict is the decision of a rule: Rule, RuleRef, Phase, Decision,
 	// Enforced, Tokens, Score, Repeat, Exempt.
 	OutcomeVerdict
-	// OutcomeReturn is the visit of a banned client: Rule, Phase, Decision, Enforced,
-	// Until, BanSession.
+	// OutcomeReturn is a connection of a banned client: Rule, Phase, Decision,
+	// Enforced, Until, BanSession.
 	OutcomeReturn
 	// OutcomeTag is a tag of a rule: Tag, Phase.
 	OutcomeTag
@@ -25,8 +25,8 @@ const (
 	OutcomeBan
 )
 
-// An Outcome is what detectors or the policy concluded about a session. The
-// journal writes it to the record, to the log and to watchers.
+// An Outcome is a conclusion of detectors or the policy about a session. The journal
+// writes it to the record, to the log and to watchers.
 type Outcome struct {
 	Kind OutcomeKind
 	Time int64 // microseconds since 1970
@@ -42,15 +42,15 @@ type Outcome struct {
 	RuleRef  uint32 // reference of the rule's text; 0 if unknown
 	Phase    Phase
 	Decision Decision
-	Enforced bool   // carried out; false in observe mode
+	Enforced bool   // carried out; false in mode observe
 	Tokens   string // all evidence of the session, separated by commas
 	Score    int
-	Repeat   bool // the same rule decided before in this session: record only
+	Repeat   bool // the same rule has already decided in this session: record only
 	Tag      string
 
 	Prefix     netip.Prefix
 	Until      time.Time
 	Times      int    // number of bans of this prefix so far
-	BanSession uint64 // the session that led to the ban; 0 if banned manually
-	Exempt     string // why the client was not banned or rejected; empty if it was
+	BanSession uint64 // the session that caused the ban; 0 for a manual ban
+	Exempt     string // reason for withholding the ban or rejection; empty if it was not withheld
 }

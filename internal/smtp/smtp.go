@@ -1,7 +1,6 @@
-// Package smtp is the vocabulary of the program: the words for what happens in
-// an SMTP session, for the questions that a mail server asks about it, and for
-// the answers. Front ends translate their server's dialect into these types;
-// every other package uses them and no dialect.
+// Package smtp is the vocabulary of the program: the events of an SMTP session, the
+// requests of a mail server about it, and the answers. Front ends translate their
+// server's dialect into these types. All other packages use only these types.
 //
 // The package imports no other package of the program.
 package smtp
@@ -17,7 +16,7 @@ import (
 // the mail server, or the end of the session.
 type Phase uint8
 
-// The phases in the order of a session. PhaseHelo stands for HELO and EHLO.
+// The phases in the order of a session. PhaseHelo includes HELO and EHLO.
 const (
 	PhaseConnect Phase = iota
 	PhaseHelo
@@ -25,8 +24,8 @@ const (
 	PhaseRcptTo
 	PhaseData
 	PhaseCommit
-	// PhaseEnd is not a request: the session has ended, no answer is possible,
-	// and a rule can only have effects.
+	// PhaseEnd is not a request. The session has ended, so no answer is possible, and a
+	// rule can only have effects.
 	PhaseEnd
 	NumPhases
 )
@@ -118,7 +117,7 @@ type Answer struct {
 	// Text is sent to the client with Reject and Disconnect: a reply code that
 	// begins with 4 or 5, a space, and one line of printable ASCII.
 	Text string
-	// Hold delays the answer. The front end bounds it.
+	// Hold delays the answer. The front end limits it.
 	Hold time.Duration
 }
 
@@ -143,9 +142,9 @@ func (r Result) String() string { return name(resultNames[:], int(r)) }
 // ParseResult returns the Result with the given name, or ResultNone.
 func ParseResult(b []byte) Result { return Result(max(index(resultNames[:], string(b)), 0)) }
 
-// FCrDNS is the result of forward-confirmed reverse DNS: whether the name of
-// an address (PTR) resolves to the address. A failure also covers a missing
-// name and an unavailable DNS server, so it proves little.
+// FCrDNS is the result of forward-confirmed reverse DNS, which checks whether the name
+// of an address (PTR) resolves to the address. A failure includes a missing name and an
+// unavailable DNS server, so it proves little.
 type FCrDNS uint8
 
 // The numbers are on disk.
@@ -179,7 +178,7 @@ const (
 	EndingTimeout  Ending = 3 // the server timed out
 	EndingRejected Ending = 4 // the server or a filter closed the connection
 	EndingStopped  Ending = 5 // the server stopped while the session was open
-	EndingClosed   Ending = 6 // the front end cannot see who closed the connection
+	EndingClosed   Ending = 6 // the front end does not know which side closed the connection
 )
 
 var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped", "closed"}

@@ -17,7 +17,7 @@ const (
 	ProtocolBinary // bytes that are not text
 )
 
-// Sniff returns the protocol that a line belongs to, or ProtocolNone.
+// Sniff returns the protocol of a line, or ProtocolNone.
 func Sniff(line []byte) Protocol {
 	switch {
 	case bytes.HasPrefix(line, []byte("SSH-")): // RFC 4253 section 4.2

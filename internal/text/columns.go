@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// Width returns the number of columns that s takes on a terminal.
+// Width returns the number of columns that s occupies on a terminal.
 func Width(s string) int {
 	n := 0
 	for _, r := range s {
@@ -80,11 +80,11 @@ func Table(w io.Writer, rows [][]string) {
 }
 
 // Wrap breaks the lines of s at spaces into lines of at most the given number of
-// columns. Continuation lines begin with indent spaces. A word that is longer
-// than a line stays whole, so that an operator can copy it.
+// columns. Continuation lines begin with indent spaces. A word that is longer than a
+// line is not broken, so that an operator can copy it.
 func Wrap(s string, columns, indent int) string { return wrap(s, columns, indent, false) }
 
-// Fold is Wrap for hostile text: it breaks long words also.
+// Fold is Wrap for hostile text: it also breaks long words.
 func Fold(s string, columns, indent int) string { return wrap(s, columns, indent, true) }
 
 func wrap(s string, columns, indent int, fold bool) string {

@@ -60,7 +60,7 @@ func plain(b []byte) bool {
 	return true
 }
 
-// Unescape returns the bytes of which Escape made s.
+// Unescape returns the bytes from which Escape made s.
 func Unescape(s string) ([]byte, error) {
 	var out bytes.Buffer
 	for len(s) > 0 {
@@ -89,9 +89,8 @@ func Quote[T ~string | ~[]byte](hostile T) string {
 	return `"` + strings.ReplaceAll(Escape(hostile), `"`, `\"`) + `"`
 }
 
-// Visible reports whether a terminal shows r as a character of its own. Spaces
-// other than U+0020, variation selectors, fillers and format characters are not
-// visible.
+// Visible reports whether a terminal shows r as a separate character. Spaces other than
+// U+0020, variation selectors, fillers and format characters are not visible.
 func Visible(r rune) bool {
 	return unicode.IsPrint(r) && !unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }
@@ -109,9 +108,9 @@ func ASCII[T ~string | ~[]byte](hostile T, n int) string {
 	return string(b)
 }
 
-// Cell returns s in a form that spreadsheet programs do not read as a formula: a
-// cell that begins like a formula gets an apostrophe in front. Some programs skip
-// leading spaces and accept full-width signs.
+// Cell returns s in a form that spreadsheet programs do not evaluate: it adds an
+// apostrophe before text that begins like a formula. Some programs skip leading spaces
+// and accept full-width signs.
 func Cell(s string) string {
 	if first, _ := utf8.DecodeRuneInString(strings.TrimLeft(s, " ")); strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
 		return "'" + s

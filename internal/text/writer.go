@@ -7,11 +7,10 @@ import (
 	"unicode/utf8"
 )
 
-// A Writer is the last protection of a terminal. It passes on visible
-// characters, line feeds and tabs, and writes all other characters as \uNNNN and
-// invalid UTF-8 as \xNN. In a JSON string \uNNNN is the same character. Callers
-// escape hostile text with Escape before; the Writer protects where a caller
-// forgot it, and file names.
+// A Writer is the last protection of a terminal. It passes visible characters, line
+// feeds and tabs unchanged. It writes all other characters as \uNNNN and invalid UTF-8
+// as \xNN. In a JSON string \uNNNN is the same character. Callers escape hostile text
+// with Escape; the Writer protects against missing calls and hostile file names.
 type Writer struct {
 	to   io.Writer
 	rest []byte // the beginning of an incomplete character
@@ -29,7 +28,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		from = append(w.rest, p...)
 		w.rest = nil
 	}
-	done := 0 // buf holds from[:done] unless all of it is harmless
+	done := 0 // buf contains from[:done] unless all of it is harmless
 	w.buf = w.buf[:0]
 	for i := 0; i < len(from); {
 		if c := from[i]; c >= ' ' && c <= '~' || c == '\n' || c == '\t' {

@@ -15,8 +15,8 @@ import (
 // A Step is an action of the client of a Script. Kind is one of StepKinds.
 type Step struct{ Kind, Text string }
 
-// stepKinds are the kinds of steps and what they record. Text is the argument.
-// The last kind with the same store.Kind also stands for all other results.
+// stepKinds contains the kinds of steps and their records. Text is the argument. The
+// last kind with the same store.Kind also represents all other results.
 var stepKinds = []struct {
 	name string
 	step store.Step
@@ -40,8 +40,8 @@ func StepKinds() (names []string) {
 	return names
 }
 
-// A Script describes a session between a client and a server that accepts
-// everything but unknown commands, failed logins and refused recipients.
+// A Script describes a session between a client and a server that accepts everything
+// except unknown commands, failed logins and rejected recipients.
 type Script struct {
 	src, dst netip.AddrPort
 	rdns     string
@@ -138,7 +138,7 @@ func (s *Script) record() (*store.Record, error) {
 	return &back, err
 }
 
-// line replaces the bytes that cannot be part of a command.
+// line replaces bytes that cannot be part of a command.
 func line(s string) []byte {
 	return []byte(strings.NewReplacer("\n", "?", "\x00", "?").Replace(s))
 }

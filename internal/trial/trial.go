@@ -1,5 +1,5 @@
-// Package trial explains how a policy decides about single sessions, which
-// are scripted or come from a recorded stream. Package replay plays them.
+// Package trial explains the decisions of a policy about single sessions, which are
+// scripted or from a recorded stream. Package replay plays them.
 package trial
 
 import (
@@ -112,7 +112,7 @@ func newTrial(o Options) *trial {
 	return t
 }
 
-// memory returns what earlier sessions of the client of a script have left.
+// memory returns the state after earlier sessions of the client of a script.
 func (o *Options) memory() *memory.Memory {
 	m := memory.New()
 	if o.Standing < rules.StandingKnown {
@@ -251,7 +251,7 @@ func (t *trial) answered(id uint64, phase smtp.Phase, a smtp.Answer) {
 	}
 }
 
-// about returns the argument of the command that f is about.
+// about returns the argument of the command to which f belongs.
 func about(f *rules.Facts) string {
 	switch f.Phase {
 	case smtp.PhaseHelo:
@@ -314,8 +314,8 @@ func (t *trial) rule(tr *rules.Trace, phase smtp.Phase) (rule Rule, show bool) {
 		rule.Outcome = effects("matches", r)
 	case unknown && !no:
 		rule.Outcome = "unknown"
-		// Pass statements apply in all phases, also before their facts are
-		// known. All facts are known at rcpt-to.
+		// Pass statements apply in all phases, even before their facts are known. All
+		// facts are known at rcpt-to.
 		return rule, t.Verbose || isRule || phase == smtp.PhaseRcptTo
 	default:
 		rule.Outcome = "does not match"
@@ -350,8 +350,8 @@ func (t *trial) recorded(end time.Time, id uint64, value []byte) {
 	}
 }
 
-// place adds a finding to the first request whose evidence contains it. A reply
-// has the same time as its request, and its findings belong to the next one.
+// place adds a finding to the first request whose evidence contains it. A reply has the
+// same time as its request, but its findings belong to the next request.
 func (s *Session) place(f finding.Finding, at time.Time) {
 	for _, r := range s.Phases {
 		if !r.at.Before(at) && (slices.Contains(r.Evidence, f.Evidence) || slices.Contains(r.Weak, f.Evidence)) {

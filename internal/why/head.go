@@ -218,7 +218,7 @@ type group struct {
 	others []*Session
 }
 
-// shape returns what similar sessions have in common.
+// shape returns the common properties of similar sessions.
 func (s *Session) shape() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s %s %q %v %v", s.Src, s.RDNS, s.FCrDNS, s.Helo, s.Sessions > 0, s.Damage != "")

@@ -238,8 +238,7 @@ func (h *Host) client() (c client) {
 	return c
 }
 
-// assess adds the exemptions and remedies of a host about which something was
-// decided.
+// assess adds the exemptions and remedies of a host with a decision about it.
 func (w *query) assess(h *Host) {
 	h.trim()
 	slices.Reverse(h.History)
@@ -285,16 +284,16 @@ func (w *query) exemptByName(h *Host, c *client) {
 	}
 }
 
-// A Standing is the reputation of a host and what it is made of.
+// A Standing is the reputation of a host and its basis.
 type Standing struct {
 	Level    string `json:"level"`          // none, known or trusted
 	By       string `json:"by,omitempty"`   // host, domain or correspondent
 	Messages int    `json:"messages"`       // accepted
 	Days     int    `json:"days"`           // with messages
-	Many     bool   `json:"many,omitempty"` // the address stands for many hosts
+	Many     bool   `json:"many,omitempty"` // many hosts share the address
 }
 
-// exemptByMail adds the standing of the host and what it is made of.
+// exemptByMail adds the standing of the host and its basis.
 func (w *query) exemptByMail(h *Host, c *client) {
 	st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro())
 	h.Standing = &Standing{Level: st.Level.String(), By: st.By, Messages: st.Messages, Days: st.Days, Many: st.Many}
@@ -308,7 +307,7 @@ func (w *query) exemptByMail(h *Host, c *client) {
 	}
 	switch {
 	case st.Many:
-		h.exempt("standing", true, "the address stands for many hosts: no bans, and no standing")
+		h.exempt("standing", true, "many hosts share the address: no bans, and no standing")
 	case st.Level == rules.StandingTrusted:
 		h.exempt("standing", true, "trusted (%s): no bans, and no rule about lists, names, places or scores", made)
 	case st.Level == rules.StandingKnown:

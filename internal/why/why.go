@@ -1,6 +1,5 @@
-// Package why answers questions about recorded decisions: which rules decided
-// about a client, on which evidence, what would exempt the client, and how the
-// operator can undo the decision.
+// Package why explains recorded decisions: the rules that decided about a client, their
+// evidence, the exemptions of the client, and the operator's remedies.
 package why
 
 import (
@@ -301,7 +300,7 @@ func (w *query) searchAll(bans map[uint64][]store.Record) error {
 	return err
 }
 
-// noteGaps notes how many sessions have no record.
+// noteGaps adds notes with the number of sessions without a record.
 func (w *query) noteGaps() error {
 	days, err := w.Days()
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package column encodes tables of named columns as blocks of bytes. A column
-// contains numbers or texts. Each is compressed alone and has its own checksum, so
-// that a reader decodes only the columns it needs, and skips those it does not know.
+// Package column encodes tables of named columns as blocks of bytes. A column contains
+// numbers or texts. Each column is compressed separately and has its own checksum. A
+// reader decodes only the columns that it needs, and skips unknown columns.
 //
 // docs/sealed-days.md describes the encoding.
 package column
@@ -135,7 +135,7 @@ func (t *Texts) Count(visit func(text []byte, times int)) {
 // Numbers is a decoded column of numbers. The zero value contains zeros.
 type Numbers struct {
 	low   uint64   // the lowest value
-	width int      // the bytes of a value in memory: that many of the following are used
+	width int      // bytes of a value in memory: determines the field in use
 	one   []uint8  // values, less the lowest
 	four  []uint32 // the same
 	eight []uint64 // the same
@@ -197,7 +197,7 @@ func NewWriter() *Writer {
 	return &Writer{zstd: z}
 }
 
-// Numbers adds a column of numbers. A column of zeros takes no space.
+// Numbers adds a column of numbers. A column of zeros uses no space.
 func (w *Writer) Numbers(name string, v []uint64) {
 	zero := true
 	for _, n := range v {
@@ -211,7 +211,7 @@ func (w *Writer) Numbers(name string, v []uint64) {
 	w.entry(name, typeNumbers, len(v), from)
 }
 
-// Texts adds a column of texts. A column of empty texts takes no space.
+// Texts adds a column of texts. A column of empty texts uses no space.
 func (w *Writer) Texts(name string, t *Buffer) {
 	if len(t.data) == 0 {
 		return
@@ -349,5 +349,5 @@ func signedSpan(v []uint64) (low uint64, width int) {
 }
 
 // ErrCorrupt is the error for a block or column that was not written by a Writer, or
-// that was changed after that.
+// that was changed later.
 var ErrCorrupt = errors.New("corrupt block")

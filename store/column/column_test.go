@@ -139,8 +139,8 @@ func decode(block []byte) (columns, corrupt int, err error) {
 	return r.Len(), corrupt, nil
 }
 
-// TestDamage changes each byte of a block. An error in the data of a column costs
-// that column, and no other.
+// TestDamage changes each byte of a block. An error in the data of a column affects
+// only that column.
 func TestDamage(t *testing.T) {
 	block := sample()
 	if n, bad, err := decode(block); n != 3 || bad != 0 || err != nil {
@@ -169,7 +169,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestMemory checks that a block cannot ask for more than its share of memory.
+// TestMemory checks that a block cannot allocate more than its share of memory.
 func TestMemory(t *testing.T) {
 	w := NewWriter()
 	v := many(MaxValues, func(i int) uint64 { return uint64(i&1) << 56 })

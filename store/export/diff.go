@@ -79,8 +79,8 @@ func WriteState(w io.Writer, s *State) error {
 	return errors.Join(err, b.Flush())
 }
 
-// Changes are the difference between two exports. If the format has Renew, an entry
-// whose end has changed is in both lists.
+// Changes is the difference between two exports. If the format has Renew, an entry with
+// a changed end is in both lists.
 type Changes struct {
 	Made   time.Time
 	Add    []Entry

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// DNS lists (RFC 5782). Section 5 requires a test entry.
+// Formats of DNS lists (RFC 5782). Section 5 requires a test entry.
 
 const (
 	listedValue = "127.0.0.2"

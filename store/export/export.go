@@ -75,9 +75,9 @@ func (l *List) Disjoint() {
 	l.Entries = out
 }
 
-// Aggregate drops entries within other entries and repeatedly merges both halves of
-// a network. It never adds an address or extends an entry: a merged network ends
-// with the first of its halves.
+// Aggregate drops entries within other entries and repeatedly merges both halves of a
+// network. It never adds an address or extends an entry: a merged network expires when
+// the first of its halves expires.
 func (l *List) Aggregate() {
 	var out []Entry
 	for _, e := range l.Entries {
@@ -107,7 +107,7 @@ func halves(a, b netip.Prefix) (netip.Prefix, bool) {
 	return parent, err == nil && a != b && parent.Contains(b.Addr())
 }
 
-// confidences are the levels of confidence in ascending order.
+// confidences contains the levels of confidence in ascending order.
 var confidences = []string{"low", "medium", "high"}
 
 // Confidence returns the rank of a level of confidence, or 0 for an unknown one.

@@ -30,7 +30,7 @@ func entryOf(prefix string, lasts time.Duration, evidence ...string) Entry {
 		Evidence: evidence, Confidence: "high", Expires: made.Add(lasts)}
 }
 
-// nasty is in every text of the golden files.
+// nasty is the text in all fields of the golden files.
 const nasty = "=cmd()|\"'`$(id);#}{\\%s\r\n\x1b[31m\u202e <x>-- */ \x00 é"
 
 func sample() *List {
@@ -52,7 +52,7 @@ func sample() *List {
 	return l
 }
 
-// TestFormats: what each format looks like, whole and changed.
+// TestFormats compares the list and the changes in each format with golden files.
 func TestFormats(t *testing.T) {
 	all := Formats()
 	for i := range all {
@@ -84,7 +84,7 @@ func TestFormats(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				// And then nothing.
+				// A second export has no changes.
 				var again bytes.Buffer
 				if _, _, err := f.WriteChanges(&again, next, after); err != nil {
 					t.Fatal(err)
@@ -113,8 +113,8 @@ func TestFormats(t *testing.T) {
 
 func first[T, U any](t T, _ U) T { return t }
 
-// TestAggregate: of random lists, what was listed is covered and nothing else,
-// nothing lasts longer, and no two halves are left.
+// TestAggregate checks for random lists that the result covers the listed addresses and
+// no others, that no entry lasts longer, and that no two halves remain.
 func TestAggregate(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 300 {
@@ -245,8 +245,8 @@ func TestOffences(t *testing.T) {
 	}
 }
 
-// TestAbuseIPDB: one line an address, nothing from the network in it, and no
-// second one within 15 minutes.
+// TestAbuseIPDB checks that a report has one line per address without text from the
+// network, and no second line within 15 minutes.
 func TestAbuseIPDB(t *testing.T) {
 	f := FormatByName("abuseipdb")
 	l := sample()
@@ -306,8 +306,8 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// TestLongTimeout: what lasts longer than a consumer takes gets more before it ends
-// there, but not with every export.
+// TestLongTimeout checks that an entry above the maximum timeout of a consumer is
+// renewed before it expires there, but not with every export.
 func TestLongTimeout(t *testing.T) {
 	const day = 24 * time.Hour
 	f := FormatByName("ipset")
@@ -331,8 +331,9 @@ func TestLongTimeout(t *testing.T) {
 	}
 }
 
-// TestReportAgain: AbuseIPDB takes a report of a host every 15 minutes, counted from
-// the last report and not from what it was about; and none of hosts that it cannot know.
+// TestReportAgain checks that a host is reported at most every 15 minutes since the
+// last report, not since the reported session, and that hosts without an offence are
+// not reported.
 func TestReportAgain(t *testing.T) {
 	f := FormatByName("abuseipdb")
 	var state *State
@@ -351,7 +352,7 @@ func TestReportAgain(t *testing.T) {
 			t.Errorf("%d: %d reports, want %d", i, n, c.want)
 		}
 	}
-	// Who only fails to log in is reported if he is banned.
+	// A host that only fails to log in is reported if it is banned.
 	e := entryOf("192.0.2.9/32", time.Hour, "auth-failure", "helo-unqualified")
 	if f.takes(&e) {
 		t.Error("a failed login is reported")
@@ -366,8 +367,8 @@ func TestReportAgain(t *testing.T) {
 	}
 }
 
-// TestMostReports: AbuseIPDB refuses a report of more than 10,000 lines whole, so that
-// the rest comes the next time.
+// TestMostReports checks that the next report contains the hosts beyond the limit:
+// AbuseIPDB rejects reports of more than 10,000 lines completely.
 func TestMostReports(t *testing.T) {
 	const n = 25_000
 	f := FormatByName("abuseipdb")

@@ -33,8 +33,8 @@ type Format struct {
 
 const nextFile = "with the next file, which replaces this one"
 
-// Formats returns all formats. To add a format, add a row and a function that writes
-// a List. A second function supports changes.
+// Formats returns all formats. To add a format, add a row and a function that writes a
+// List. The optional function change writes Changes.
 func Formats() []Format {
 	return []Format{
 		{Name: "plain", Short: "one address or network a line", Load: "cat FILE", Ends: nextFile, write: writePlain, change: changePlain},

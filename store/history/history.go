@@ -1,5 +1,5 @@
-// Package history reads the recorded sessions. All readers of records use Walk, so
-// that each of them handles sums, which stand for many sessions.
+// Package history reads the recorded sessions. All readers of records use Walk, so that
+// each handles sums, which represent many sessions.
 package history
 
 import (
@@ -10,7 +10,7 @@ import (
 	"scanwatch/store"
 )
 
-// Records are recorded sessions in the order of their end, such as a store.Reader.
+// Records contains recorded sessions in the order of their end, such as a store.Reader.
 type Records interface {
 	Each(since, until time.Time, kinds store.Kinds, f func(*store.Record) error) error
 }
@@ -18,8 +18,8 @@ type Records interface {
 // A Visitor reads records. Both functions are required. The record and its texts are
 // valid until the function returns.
 type Visitor struct {
-	// Kinds are the kinds of steps that the functions need. They may get other kinds,
-	// for other visitors.
+	// Kinds contains the kinds of steps that the functions need. The functions may also
+	// receive other kinds, for other visitors.
 	Kinds store.Kinds
 	// Session is called for each record of one session.
 	Session func(*store.Record) error

@@ -62,7 +62,7 @@ type current struct {
 	number    uint32  // of source
 	found     bool
 	certain   bool // evidence of high confidence about behaviour
-	abuse     bool // evidence of what no mail server does
+	abuse     bool // evidence of behaviour that no mail server shows
 	byFilter  bool // a filter has rejected the next recipient
 	refusals  [maxRefusals]refusal
 	rules     int    // in refusals
@@ -71,7 +71,7 @@ type current struct {
 	domain    recipientDomain
 }
 
-// steps are the functions that count each kind of steps.
+// steps contains the function that counts each kind of step.
 type steps [32]func(*Collector, *store.Step)
 
 // kinds returns the kinds of steps that are counted.
@@ -135,7 +135,8 @@ func (c *Collector) Visitor() history.Visitor {
 	return history.Visitor{Kinds: kinds, Session: c.Add, Sum: c.Add}
 }
 
-// CountDays sets the time of the counters for Compare. Later sessions are in none.
+// CountDays sets the time of the counters for Compare. The counters do not include
+// later sessions.
 func (c *Collector) CountDays(at time.Time) { c.daysUntil = at }
 
 // Add counts a record. It does not retain r.
@@ -167,8 +168,8 @@ func (c *Collector) Add(r *store.Record) error {
 	return c.addRemote()
 }
 
-// addAuthenticated counts the rejections of a session with a login. It is in no other
-// list.
+// addAuthenticated counts the rejections of a session with a login. No other list
+// includes it.
 func (c *Collector) addAuthenticated() error {
 	if c.lists == nil {
 		return nil
@@ -458,8 +459,8 @@ func (a *arena) get(number uint32) []byte {
 	return b[1 : 1+b[0]]
 }
 
-// recipientDomain is the domain of the previous recipient, which the next one often
-// has.
+// recipientDomain is the domain of the previous recipient. The next recipient often has
+// the same domain.
 type recipientDomain struct {
 	text   []byte // as written
 	number uint32

@@ -17,7 +17,7 @@ import (
 	"scanwatch/store"
 )
 
-// returned is who came back in the sample.
+// returned contains the returning hosts of the sample.
 func returned(t *testing.T) *ReturnSummary {
 	t.Helper()
 	all := sample(t)
@@ -57,7 +57,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// checkPage refuses what could load or run anything.
+// checkPage fails the test if the page could load or run anything.
 func checkPage(t *testing.T, page []byte) (elements []string, text string) {
 	t.Helper()
 	const policy = "default-src 'none'; style-src 'unsafe-inline'"
@@ -136,8 +136,8 @@ func attrs(n *html.Node) string {
 	return b.String()
 }
 
-// TestPageHostile: whatever stands where a text may stand is text, and the page
-// has the same elements as with harmless texts.
+// TestPageHostile checks that hostile texts remain texts, and that the page has the
+// same elements as with harmless texts.
 func TestPageHostile(t *testing.T) {
 	harmless, _ := checkPage(t, pageOf(t, filled("x").s, filled("x").r))
 	for _, text := range []string{
@@ -165,7 +165,7 @@ type fullPage struct {
 	r *ReturnSummary
 }
 
-// filled is a page with text in every place that takes one.
+// filled returns a page with the text in every field.
 func filled(text string) fullPage {
 	f := fullPage{&Summary{}, &ReturnSummary{}}
 	fill(reflect.ValueOf(f.s).Elem(), text)
@@ -201,8 +201,8 @@ func fill(v reflect.Value, text string) {
 	}
 }
 
-// refusing is the sample, with refusals that may have hit good mail: of a host
-// whose mail was accepted, of one that nothing is known of, and of a user.
+// refusing returns the sample with possible false positives: rejections of a host with
+// accepted mail, of an unknown host, and of a user.
 func refusing(t *testing.T, top int, problems ...string) *Summary {
 	t.Helper()
 	all := sample(t)
@@ -263,7 +263,7 @@ func TestMail(t *testing.T) {
 	}
 }
 
-// TestNothing: a letter is left out only if it would be empty.
+// TestNothing checks that a mail summary is omitted only if it would be empty.
 func TestNothing(t *testing.T) {
 	if s := NewCollector(memory.Number).Summary(noon, noon, 1, nil); !s.Empty() {
 		t.Error("there is something in an empty summary")

@@ -43,7 +43,7 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
-// record makes a record as the filter does, and reads it as a reader does.
+// record encodes a record like the filter and decodes it like a reader.
 func record(t testing.TB, r store.Record, steps ...store.Step) *store.Record {
 	t.Helper()
 	var b []byte
@@ -113,7 +113,7 @@ func rcpt(to string, result smtp.Result, code uint32, reply string) store.Step {
 // The bytes that hostile clients send.
 const hostile = "evil\x1b]0;owned\x07\r\n\xff\u202egnp.exe\u200b\\|\u00a0☃" // escape sequence, line end, bad UTF-8, direction, invisible
 
-// sample are sessions of all sorts.
+// sample returns sessions of all kinds.
 func sample(t testing.TB) map[string]*store.Record {
 	scanner := netip.MustParseAddrPort("192.0.2.7:4711")
 	many := []store.Step{helo("harvester.example.net"), mail("")}
@@ -176,8 +176,8 @@ func TestShow(t *testing.T) {
 	}
 }
 
-// checkText refuses lines that are too wide, and characters that must not reach
-// a terminal.
+// checkText fails the test for lines that are too wide, and for characters that must
+// not reach a terminal.
 func checkText(t *testing.T, output string) {
 	t.Helper()
 	for _, l := range strings.Split(output, "\n") {
@@ -386,8 +386,8 @@ type discard struct{}
 
 func (*discard) Write(p []byte) (int, error) { return len(p), nil }
 
-// TestRules counts what rules did, each once in a session, and leaves out
-// recipients that a filter refused.
+// TestRules checks that effects of rules count once per session, and that recipients
+// rejected by a filter are omitted.
 func TestRules(t *testing.T) {
 	c := NewCollector(memory.Number)
 	add := func(steps ...store.Step) {

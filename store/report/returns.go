@@ -36,7 +36,7 @@ const (
 	maxClasses = 200
 
 	// minHosts is the minimum number of hosts for suggesting a ban. fewMore is the
-	// share of hosts that does not justify a longer ban.
+	// maximum share of later returning hosts that does not justify a longer ban.
 	minHosts = 20
 	fewMore  = 0.05
 )
@@ -229,8 +229,8 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 	if since.IsZero() {
 		s.Since.Time = cmp.Or(c.first, until)
 	}
-	// For each class and step: the number of hosts that were observed for that step
-	// at least, and how many of these returned within each step.
+	// For each class and step: the number of hosts observed for at least that step, and
+	// the number of these that returned within each step.
 	type counts [len(returnSteps)]struct {
 		watched  int
 		returned [len(returnSteps)]int
@@ -266,8 +266,8 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 		for w, step := range returnSteps {
 			n := &rows[class][w]
 			row.Within = append(row.Within, ReturnWithin{step.name, n.watched, n.returned[w]})
-			// The longest observed step with enough hosts decides. The first step
-			// alone is not sufficient.
+			// The longest observed step with enough hosts is used. The first step alone
+			// is not sufficient.
 			if w > 0 && n.watched >= minHosts {
 				row.suggest(w, n.watched, n.returned)
 			}

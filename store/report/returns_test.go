@@ -15,7 +15,7 @@ import (
 
 const day = 24 * time.Hour
 
-// ipv4 numbers hosts by their address.
+// ipv4 returns the number of a host from its address.
 func ipv4(a netip.Addr) uint64 {
 	b := a.As4()
 	return uint64(b[0])<<24 | uint64(b[1])<<16 | uint64(b[2])<<8 | uint64(b[3])
@@ -35,10 +35,10 @@ var (
 	sparedStep   = store.Step{Kind: store.KindBan, Text: []byte("r"), Exempt: "mail"}
 )
 
-// returning are sessions of a hundred days: 100 hosts that are banned, of which
-// 40 come back after half an hour, 20 after six hours, and 4 after ten days; 100
-// that are harvesting and come back every three days for ever; 50 of yesterday;
-// and a few of which too little is known.
+// returning returns sessions of a hundred days. Of 100 banned hosts, 40 return after
+// half an hour, 20 after six hours, and 4 after ten days. 100 harvesting hosts return
+// every three days. 50 hosts are from yesterday, and a few hosts have too short a
+// history.
 func returning(t testing.TB) (all []*store.Record, until time.Time) {
 	from := noon.Add(-100 * day)
 	add := func(i int, at time.Time, steps ...store.Step) {
@@ -72,7 +72,7 @@ func returning(t testing.TB) (all []*store.Record, until time.Time) {
 	for i := 250; i < 255; i++ {
 		add(i, noon.Add(-5*day), finding("x\x1b[31m\u202e"+fmt.Sprint(i%2), "high"), sparedStep)
 	}
-	add(300, noon.Add(-5*day), sparedStep, finding("cloud", "low")) // is not found
+	add(300, noon.Add(-5*day), sparedStep, finding("cloud", "low")) // is not counted
 	slices.SortStableFunc(all, func(a, b *store.Record) int { return a.End.Compare(b.End) })
 	return all, noon
 }
@@ -106,8 +106,8 @@ func TestReturns(t *testing.T) {
 	}
 }
 
-// A session that was open when the host was found is no return, and a host is
-// known by its source.
+// A session that was open at the time of the finding is not a return, and a host is
+// identified by its source.
 func TestReturnsAtTheSameTime(t *testing.T) {
 	c := NewReturns(func(netip.Addr) uint64 { return 1 })
 	add := func(start, end time.Duration, steps ...store.Step) {
@@ -144,7 +144,7 @@ func TestReturnsAreBounded(t *testing.T) {
 	}
 }
 
-// The numbers are those of somebody who keeps all sessions and looks at each pair.
+// The numbers must equal those of a direct comparison of all pairs of sessions.
 func TestReturnsAgreeWithPairs(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	var all []*store.Record

@@ -151,7 +151,7 @@ func (s *ScannerSummary) JSON(w io.Writer) error {
 	return text.JSON(w, s, "  ")
 }
 
-// letter is a template for organisations without a known opt-out.
+// letter is the template of a message to organisations without a known opt-out.
 const letter = `Subject: Please do not scan our networks
 
 To whom it may concern,

@@ -12,7 +12,8 @@ import (
 	"scanwatch/store"
 )
 
-// visits are sessions of known organisations, and of some that only say so.
+// visits returns sessions of known organisations, and of clients that only claim to be
+// one.
 func visits(t *testing.T) *Scanners {
 	t.Helper()
 	c := NewScanners()

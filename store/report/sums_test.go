@@ -134,8 +134,8 @@ func TestCommonSum(t *testing.T) {
 	}
 }
 
-// TestAddresses checks that the number of addresses is exact up to 500,000, and stated
-// with its error above.
+// TestAddresses checks that the number of addresses is exact up to 500,000, and has an
+// error above that.
 func TestAddresses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("counts two million sessions")
@@ -169,7 +169,7 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
-// sampleSums are a sum of one host and one of many hosts.
+// sampleSums returns a sum of one host and a sum of many hosts.
 func sampleSums(t *testing.T) map[string]*store.Record {
 	auth := func(user string) store.Step {
 		return store.Step{Kind: store.KindAuth, Text: []byte(user), Result: smtp.ResultFail}

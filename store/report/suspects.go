@@ -164,10 +164,10 @@ func (c *Collector) addSuspects() {
 	}
 }
 
-// reason returns the reason for which the host of d may be legitimate, or "". A scanner
-// is not, even if no session has evidence of high confidence. A host that a mail
-// administrator has named is listed in a long period as well as in a short one, although
-// the period includes the evidence for which it was banned.
+// reason returns the reason for which the host of d may be legitimate, or "". Scanners
+// are not legitimate, even without evidence of high confidence. A returning mailing
+// list is listed for long and short periods, although a long period includes the
+// evidence for which it was banned.
 func (d *suspect) reason(src *source, rdns []byte) string {
 	switch {
 	case d.login:

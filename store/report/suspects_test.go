@@ -51,11 +51,12 @@ func TestSuspects(t *testing.T) {
 	all := []visit{
 		{"192.0.2.1", "census1.shodan.io", 50 * day, []store.Step{foundStep("scanner", "medium"), rejected("scanner", true)}},
 		{"192.0.2.1", "census1.shodan.io", 2 * time.Hour, []store.Step{foundStep("scanner", "medium"), rejected("scanner", true)}},
-		// The list server of a club has members that left, and was banned for them.
+		// The list server of a club was banned for former members.
 		{"192.0.2.2", "lists.club.example", 50 * day, []store.Step{foundStep("unknown-recipient", "high"), foundStep("harvest", "high"), rejected("harvest", true)}},
 		{"192.0.2.2", "lists.club.example", 40 * day, []store.Step{rejected("harvest", true)}},
 		{"192.0.2.2", "lists.club.example", 2 * time.Hour, []store.Step{rejected("harvest", true)}},
-		// A provider's customer did the same, and a client that no mail server resembles.
+		// A provider's customer, and a client that does not behave like a mail server,
+		// did the same.
 		{"192.0.2.3", "192-0-2-3.dyn.example.net", 50 * day, []store.Step{foundStep("harvest", "high"), rejected("harvest", true)}},
 		{"192.0.2.3", "192-0-2-3.dyn.example.net", 40 * day, []store.Step{rejected("harvest", true)}},
 		{"192.0.2.4", "mail.example.net", 50 * day, []store.Step{foundStep("relay-probe", "high"), rejected("relay", true)}},
@@ -72,8 +73,8 @@ func TestSuspects(t *testing.T) {
 	}
 }
 
-// TestSuspectHosts checks that hosts are counted, not their rules, and that observed
-// rejections are no rejections.
+// TestSuspectHosts checks that hosts are counted instead of rules, and that observed
+// rejections are counted separately.
 func TestSuspectHosts(t *testing.T) {
 	observed := func(src string) visit {
 		return visit{src, "a.example.net", time.Hour, []store.Step{rejected("one", false), rejected("two", false)}}

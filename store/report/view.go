@@ -289,7 +289,7 @@ func (v *View) addStep(s *viewStep) {
 	}
 }
 
-// tx returns the transaction of a step: the last open one, or a new one.
+// tx returns the transaction of a step: the last open transaction, or a new one.
 func (v *View) tx(s *viewStep) *Tx {
 	for i := len(v.Tx) - 1; i >= 0; i-- {
 		t := &v.Tx[i]

@@ -17,11 +17,11 @@ import (
 // A contestant is a filter with the command that starts it.
 type contestant struct {
 	name  string
-	build []string // command; DIR is where the programs go, ROOT the repository
-	args  []string // its command; DIR is where the programs are, STATE a fresh directory
+	build []string // command; DIR is the directory for the programs, ROOT the repository
+	args  []string // its command; DIR is the directory of the programs, STATE a new directory
 	told  bool     // its arguments are registrations
-	slow  bool     // takes milliseconds for a session
-	fast  bool     // takes part in the tests at a fixed rate
+	slow  bool     // needs milliseconds per session
+	fast  bool     // included in the tests at a fixed rate
 }
 
 // These are the filters in goals.
@@ -106,8 +106,8 @@ type run struct {
 	b     *bench
 }
 
-// run starts a contestant. If it takes registrations as arguments, it registers
-// the given events.
+// run starts a contestant. If its arguments are registrations, it registers the given
+// events.
 func (b *bench) run(c contestant, registered map[string]bool) (*run, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {
@@ -121,7 +121,7 @@ func (b *bench) run(c contestant, registered map[string]bool) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.told && c.name != library { // which knows no link-auth, and needs none here
+	if c.told && c.name != library { // which does not support link-auth and does not need it here
 		for event := range registered {
 			if !one.registered[event] {
 				return nil, errors.Join(fmt.Errorf("%s does not register %s", c.name, event), one.stop())
@@ -144,9 +144,9 @@ func sortedKeys(m map[string]bool) []string {
 	return keys
 }
 
-// know delivers a message from every host on an earlier day. Otherwise the policy
-// delays the greeting for two seconds, and nothing can be measured. These sessions have
-// no requests.
+// know delivers a message from every host on an earlier day. Otherwise the policy would
+// delay the greeting by two seconds, which would dominate the measurement. These
+// sessions have no requests.
 func (r *run) know() error {
 	sessions := hosts
 	if r.b.quick {

@@ -67,8 +67,7 @@ func writeRows(dir string, bytes int64, days int, end time.Time) (records int, e
 	return n, nil
 }
 
-// cold removes the files of a directory from the page cache. It needs no
-// rights.
+// cold removes the files of a directory from the page cache. It needs no privileges.
 func cold(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {

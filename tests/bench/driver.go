@@ -48,7 +48,7 @@ func start(name string, args ...string) (*child, error) {
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirs, theirs, &c.stderr
 	began := time.Now()
 	err = c.cmd.Start()
-	theirs.Close() // or the end of the filter would not be seen
+	theirs.Close() // otherwise the end of the filter would not be detected
 	if err != nil {
 		c.conn.Close()
 		return nil, err
@@ -117,7 +117,7 @@ func (c *child) memory(key string) int64 {
 // full plays the stream at full speed until the time is up and reads the
 // answers at the same time. It returns the number of repetitions.
 func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Duration, err error) {
-	var want atomic.Int64 // answers; set before the last round, so that there are some to come
+	var want atomic.Int64 // answers; set before the last round, so that answers are outstanding
 	want.Store(math.MaxInt64)
 	read := make(chan error, 1)
 	go func() {
@@ -130,7 +130,7 @@ func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Du
 		read <- nil
 	}()
 	began := time.Now()
-	var apart time.Duration // time that does not belong to the filter
+	var apart time.Duration // time not spent by the filter
 	for last := false; !last; {
 		rounds++
 		now := time.Now()

@@ -38,9 +38,9 @@ type bench struct {
 }
 
 func main() {
-	quick := flag.Bool("quick", false, "see in seconds that everything works; the numbers mean nothing")
-	pairs := flag.Int("pairs", 5, "how often each is measured, in turn; medians are printed")
-	span := flag.Duration("span", 2*time.Second, "how long one measurement takes")
+	quick := flag.Bool("quick", false, "check in seconds that everything works; the numbers are meaningless")
+	pairs := flag.Int("pairs", 5, "number of alternating measurements; medians are printed")
+	span := flag.Duration("span", 2*time.Second, "duration of one measurement")
 	parts := flag.String("parts", "", "only these: "+strings.Join(partNames(), ","))
 	mixes := flag.String("mixes", strings.Join(allMixes, ","), "mixes at full speed")
 	only := flag.String("only", "", "only these contestants, by the names in the tables, with ; between them")
@@ -161,7 +161,7 @@ func (b *bench) conditions() {
 type goal struct {
 	what  string
 	limit float64
-	least bool // limit is the least, not the most
+	least bool // limit is a minimum, not a maximum
 	got   float64
 }
 

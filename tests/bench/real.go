@@ -35,8 +35,8 @@ const (
 	ownList   = "smtpd's own regex list of 5,000"
 )
 
-// smallest is the smallest useful set of registrations: the source, the
-// recipients, the result, and the one request at which a ban can take effect.
+// smallest is the smallest useful set of registrations: the source, the recipients, the
+// result, and the request at which a ban can take effect.
 var smallest = []string{
 	"report|smtp-in|link-connect", "report|smtp-in|link-identify", "report|smtp-in|link-auth", "report|smtp-in|link-disconnect",
 	"report|smtp-in|tx-rcpt", "filter|smtp-in|connect",
@@ -125,7 +125,8 @@ func (b *bench) serve(v smtpd.Version, set setting) (n served, err error) {
 		wait.Wait()
 		return errors.Join(errs...)
 	}
-	// All clients have sent mail. They are not known, because that takes an earlier day.
+	// All clients have sent mail. They are not known, because the mail is not from an
+	// earlier day.
 	if err := all(func(i int) error {
 		return visits(s, i, "MAIL FROM:<a@example.net>", "RCPT TO:<"+smtpd.Recipients[0]+"@"+smtpd.Domain+">", "DATA", "Subject: x\r\n\r\nHello.\r\n.")
 	}); err != nil {

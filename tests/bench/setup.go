@@ -29,9 +29,9 @@ const (
 // delay matches the rules that delay.
 var delay = regexp.MustCompile(`(?m)^rule .* delay \d+s.*\n`)
 
-// configure writes the configurations into a directory, which filters see under
-// another name: on.conf, the same without its lists as bare.conf and without the delay
-// for unknown clients as prompt.conf, and none.conf.
+// configure writes the configurations into a directory, which filters see under another
+// name. bare.conf is on.conf without its lists, prompt.conf is on.conf without the
+// delay for unknown clients, and none.conf has no rules.
 func configure(dir, seen string) error {
 	policy, err := rules.ReadyPolicy("tight")
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// numbers are the results of a contestant with a mix, for all runs.
+// numbers contains the results of a contestant with a mix, for all runs.
 type numbers struct {
 	lines   float64   // of a session
 	session []float64 // us of CPU

@@ -28,7 +28,7 @@ type kind struct {
 	share  int
 }
 
-// mixes are the streams. In "mix", 87 of 100 requests belong to mail.
+// mixes contains the streams. In "mix", 87 of 100 requests belong to mail.
 var mixes = map[string][]kind{
 	"scan":        {{scan, 100}},
 	"delivery":    {{delivery, 100}},
@@ -140,7 +140,7 @@ type stream struct {
 	cuts     []int // ends of the requests in data
 	ids      []int // where sessions are named in data
 	seconds  []int // where the seconds of the lines' times are
-	lasts    int64 // seconds that it takes by its own clock, rounded up
+	lasts    int64 // its duration in seconds by its own clock, rounded up
 	sessions int
 	lines    int
 }
@@ -161,7 +161,7 @@ func (s *stream) again(round int) {
 	for _, at := range s.seconds {
 		old, err := strconv.ParseInt(string(s.data[at:at+10]), 10, 64)
 		if err != nil {
-			panic(err) // it was made here
+			panic(err) // it was created here
 		}
 		strconv.AppendInt(s.data[at:at], old+s.lasts, 10)
 	}

@@ -1,7 +1,7 @@
 package cases
 
-// Stolen accounts. The presets do not reject authenticated clients; the evidence must
-// exist, and rules for it must work or be errors.
+// Stolen accounts. The presets do not reject authenticated clients. The evidence must
+// exist, and rules about it must work or be errors.
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// member is a session of an authenticated client that sends n messages.
+// member plays a session of an authenticated client that sends n messages.
 func (s *Server) member(h simulate.Host, user string, n int, from func(i int) string, to func(i int) []string) *simulate.Client {
 	h.Port = 587
 	c := s.Connect(h)
@@ -34,7 +34,7 @@ func own(user string) func(int) string {
 	return func(int) string { return user + "@" + simulate.Domain }
 }
 
-// ordinary is the mail of a user in four days.
+// ordinary plays the mail of a user on four days.
 func (s *Server) ordinary(user string) (cs []*simulate.Client) {
 	for range 4 {
 		cs = append(cs, s.member(laptop("198.51.100.70"), user, 2, own(user), func(i int) []string { return []string{fmt.Sprintf("friend%d@partner.example", i)} }))
@@ -43,8 +43,8 @@ func (s *Server) ordinary(user string) (cs []*simulate.Client) {
 	return cs
 }
 
-// stolen is the use of an account from several networks within a minute, with forged
-// senders; half of the recipients do not exist.
+// stolen plays the use of an account from several networks within a minute with forged
+// senders. Half of the recipients do not exist.
 func (s *Server) stolen(user string, networks int) (cs []*simulate.Client) {
 	for k := range networks {
 		cs = append(cs, s.member(bare(at("198.18.%d.9", 10+k), "laptop"), user, 5, func(i int) string { return fmt.Sprintf("winner%d@lottery.example", i) }, func(i int) []string {
@@ -55,7 +55,7 @@ func (s *Server) stolen(user string, networks int) (cs []*simulate.Client) {
 	return cs
 }
 
-// acts returns the evidence of cs that is not about names, greetings and addresses.
+// acts returns the evidence of cs that is not about names, greetings or addresses.
 func (s *Server) acts(cs ...*simulate.Client) (list []string) {
 	for _, token := range s.Tokens(cs...) {
 		if !strings.HasPrefix(token, "rdns") && !strings.HasPrefix(token, "fcrdns") && !strings.HasPrefix(token, "helo-") && !strings.HasPrefix(token, "cloud") {

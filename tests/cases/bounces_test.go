@@ -1,7 +1,7 @@
 package cases
 
 // Messages of the null sender (RFC 5321 section 4.5.5): bounces of forged mail, and
-// questions whether a sender exists.
+// sender verification.
 
 import (
 	"fmt"
@@ -18,7 +18,7 @@ var victims = []simulate.Host{
 	bare("198.51.100.22", "mail.unnamed.example"),
 }
 
-// TestBounces checks that backscatter and sender verification are no harvest.
+// TestBounces checks that backscatter and sender verification are not a harvest.
 func TestBounces(t *testing.T) {
 	var list []Case
 	for i, h := range victims {
@@ -39,7 +39,7 @@ func TestBounces(t *testing.T) {
 			s.Earlier()
 			n := 40
 			if h.RDNS == "" {
-				n = 15 // a host without a name has less credit
+				n = 15 // the limit is lower for a host without a name
 			}
 			s.Bounces(h, invented(n)...)
 			s.Wait(10 * minute)

@@ -1,6 +1,6 @@
 package cases
 
-// Clients that several cases have in common.
+// Clients of several cases.
 
 import (
 	"fmt"
@@ -95,8 +95,8 @@ func (s *Server) History(h simulate.Host, n int, every time.Duration) {
 	}
 }
 
-// Earlier delivers a message of another server, so that the filter has seen the
-// domain and the mailbox.
+// Earlier delivers a message of another server, so that the domain is local and the
+// mailbox is known.
 func (s *Server) Earlier() { s.Message(named("203.0.113.9", "mx.earlier.example")) }
 
 // Learn delivers ordinary mail of some days.
@@ -173,7 +173,7 @@ func (s *Server) Login(h simulate.Host, user string, wrong int, right bool) *sim
 // laptop returns the host of a user.
 func laptop(addr string) simulate.Host { return greets(addr, "dsl-5.isp.example", "laptop") }
 
-// Harvests asks for n unknown mailboxes, some in each session.
+// Harvests requests n unknown mailboxes, some in each session.
 func (s *Server) Harvests(h simulate.Host, n, per int) (cs []*simulate.Client) {
 	for i := 0; i < n; i += per {
 		cs = append(cs, s.Ask(h, simulate.Manner{Sender: "s@evil.example"}, simulate.Words("name", i, min(per, n-i))...))
@@ -189,7 +189,7 @@ func (s *Server) Bot(addr string) {
 	c.Quit()
 }
 
-// Bursts asks for each new mailboxes in each of n sessions.
+// Bursts requests "each" new mailboxes in each of n sessions.
 func (s *Server) Bursts(n, each int, every time.Duration, m simulate.Manner, host func(i int) simulate.Host) (cs []*simulate.Client) {
 	for i := range n {
 		cs = append(cs, s.Ask(host(i), m, simulate.Words("w", i*each, each)...))

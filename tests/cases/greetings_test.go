@@ -1,6 +1,6 @@
 package cases
 
-// Legitimate servers and programs with an unusual greeting. The client may greet with a
+// Legitimate servers and programs with an unusual greeting. A client may greet with a
 // name other than its own (RFC 5321 section 4.1.4).
 
 import (

@@ -14,7 +14,7 @@ import (
 
 type manner = simulate.Manner
 
-// harvesters are hosts that harvest in one session.
+// harvesters contains hosts that harvest in one session.
 var harvesters = []simulate.Host{
 	bare("203.0.113.50", "mail.x.example"),
 	greets("203.0.113.51", "host-51.isp.example", "host-51.isp.example"),
@@ -120,7 +120,7 @@ func TestNetworkHarvest(t *testing.T) {
 			s.Learn()
 			cs := s.Bursts(250, each, 5*minute, manner{}, func(i int) simulate.Host { return bare(at("203.0.113.%d", i+1), "mail.x.example") })
 			s.AtMost(150, cs)
-			s.Accepted(s.Message(named("203.0.113.251", "mail.neighbour.example"))) // asks for no unknown recipient
+			s.Accepted(s.Message(named("203.0.113.251", "mail.neighbour.example"))) // requests no unknown recipient
 		}})
 	}
 	for _, each := range []int{4, 1} {
@@ -140,8 +140,8 @@ func TestNetworkHarvest(t *testing.T) {
 	Run(t, list)
 }
 
-// limits states that the first sessions learn about at most some mailboxes each, and
-// the others about fewer.
+// limits states that each of the first sessions learns about at most some mailboxes,
+// and each later session about fewer.
 func (s *Server) limits(cs []*simulate.Client, first, then int) {
 	for i, c := range cs {
 		most := first

@@ -77,7 +77,7 @@ func TestNewMailbox(t *testing.T) {
 	Run(t, list)
 }
 
-// TestSiege checks that legitimate mail arrives while others harvest.
+// TestSiege checks that legitimate mail arrives during a distributed harvest.
 func TestSiege(t *testing.T) {
 	Run(t, []Case{{Name: "a partner, a list and a newcomer", Play: func(s *Server) {
 		partner := named("198.51.100.161", "mail.partner.example")
@@ -164,7 +164,7 @@ func TestFriends(t *testing.T) {
 			return strings.Replace(text, "table <friends> { }", "table <friends> { "+addr+" }", 1)
 		}
 	}
-	// odd is an old program with former users.
+	// odd is an old program that writes to former users.
 	odd := func(s *Server, addr string) *simulate.Client {
 		return s.Deliver(bare(addr, "User"), "scanner@printer.example", append(former(6), "alice")...)
 	}
@@ -200,7 +200,7 @@ func TestFriends(t *testing.T) {
 	Run(t, list)
 }
 
-// TestPace checks clients that need little or much time for a command.
+// TestPace checks very fast and very slow clients.
 func TestPace(t *testing.T) {
 	var list []Case
 	for name, ms := range map[string][]float64{

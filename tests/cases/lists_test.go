@@ -1,6 +1,6 @@
 package cases
 
-// Mailing lists, newsletters, forums and notices with recipients who have left.
+// Mailing lists, newsletters, forums and notices with former recipients.
 
 import (
 	"fmt"
@@ -24,12 +24,12 @@ func delivered(s *Server, c *simulate.Client) {
 	s.NotBanned(c)
 }
 
-// TestLists checks that lists with former members still reach the others.
+// TestLists checks that lists with former members still reach all other members.
 func TestLists(t *testing.T) {
 	var list []Case
 	for _, h := range []simulate.Host{lists, lists6} {
 		for _, n := range []int{5, 6, 7} {
-			for _, last := range []int{0, 1, 2} { // members after the former ones
+			for _, last := range []int{0, 1, 2} { // number of members after the former members
 				to := slices.Concat(members[:4-last], former(n), members[4-last:])
 				list = append(list, Case{Name: fmt.Sprintf("%s is unknown, %d have left, %d members are last", h.RDNS, n, last), Play: func(s *Server) {
 					s.Earlier()
@@ -102,7 +102,8 @@ func TestForums(t *testing.T) {
 	Run(t, list)
 }
 
-// TestBrokenTables checks that the server's own table of recipients accuses no sender.
+// TestBrokenTables checks that an outage of the server's own table of recipients gives
+// no evidence against senders.
 func TestBrokenTables(t *testing.T) {
 	h := named("198.51.100.24", "lists.uni.example")
 	marked := func(names []string, mark string) (list []string) {

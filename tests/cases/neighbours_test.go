@@ -9,7 +9,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestNeighbours checks that a host is not punished for offences of its neighbours.
+// TestNeighbours checks that offences of neighbours do not affect a host.
 func TestNeighbours(t *testing.T) {
 	var list []Case
 	for i, net := range []string{"2001:db8:3c02:0", "2001:db8:400:d0"} {
@@ -40,7 +40,7 @@ func TestNeighbours(t *testing.T) {
 	Run(t, list)
 }
 
-// TestCompany checks hosts that have a name, or bad mail, in common with others.
+// TestCompany checks hosts that share a name, or spam, with other hosts.
 func TestCompany(t *testing.T) {
 	list := []Case{{Name: "customers of a hoster, one of whom harvests", Play: func(s *Server) {
 		rented := func(i int) simulate.Host {
@@ -103,7 +103,7 @@ func TestCompany(t *testing.T) {
 	Run(t, list)
 }
 
-// gatewayCases are addresses that many clients share.
+// gatewayCases contains addresses that many clients share.
 func gatewayCases() (list []Case) {
 	for _, addr := range []string{"172.18.0.1", "10.0.5.1", "192.168.4.1", "fd00:18::1"} {
 		list = append(list, Case{Name: "a gateway with the address " + addr, Play: func(s *Server) {

@@ -3,7 +3,7 @@
 package cases
 
 // Names that smtpd cuts, with a file of AS numbers. The writer of test databases does
-// not compile where an int has 32 bits.
+// not compile if an int has 32 bits.
 
 import (
 	"net"

@@ -1,6 +1,7 @@
 package cases
 
-// One message from each form of legitimate senders, none of which wrote before.
+// One message from each form of legitimate senders, none of which has sent mail
+// earlier.
 
 import (
 	"os"

@@ -1,6 +1,6 @@
-// Package cases states how the presets treat legitimate and hostile clients, as small
-// programs against the pipeline of the filter. Each case plays clients on a simulated
-// clock and then states what must be true.
+// Package cases tests the treatment of legitimate and hostile clients by the presets,
+// with small programs against the pipeline of the filter. Each case plays clients on a
+// simulated clock and then states conditions that must be true.
 //
 // The domain of the server is example.org. The documentation networks represent
 // routable ones.
@@ -24,7 +24,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A Case is a situation and what must be true in it.
+// A Case is a situation and the conditions that must be true in it.
 type Case struct {
 	Name    string
 	Presets []string // standard and tight by default
@@ -41,7 +41,7 @@ type Server struct {
 	*simulate.Live
 	Preset    string
 	Mailboxes []string
-	// Fails are the statements that are not true.
+	// Fails contains the statements that are not true.
 	Fails []string
 
 	c       *Case
@@ -123,8 +123,7 @@ func (s *Server) settings(policy *rules.Policy) *filter.Settings {
 	return &filter.Settings{Policy: policy, ASN: s.c.ASN}
 }
 
-// Replace changes the policy, as a reload does. The phases with rules must not
-// change.
+// Replace changes the policy like a reload. The phases with rules must not change.
 func (s *Server) Replace(old, with string) {
 	if !strings.Contains(s.text, old) {
 		s.Fail("the policy has no text %q", old)
@@ -159,7 +158,7 @@ func (s *Server) stop() {
 	s.filter.Stop()
 }
 
-// Close ends the case. An error is one of the filter, and not a failure of the case.
+// Close ends the case. Its error is an error of the filter, not a failure of the case.
 func (s *Server) Close() error {
 	s.stop()
 	return s.err
@@ -190,7 +189,7 @@ func (s *Server) record(at time.Time, id uint64, value []byte) {
 	}
 }
 
-// Wait lets time pass. Once a day a local monitor connects, as on a living server.
+// Wait advances the clock. Once a day a local monitor connects, as on a real server.
 func (s *Server) Wait(d time.Duration) {
 	until := s.Now().Add(d)
 	for until.Sub(s.Now()) > 24*time.Hour {
@@ -288,18 +287,19 @@ func (s *Server) Banned(cs ...*simulate.Client) {
 	}
 }
 
-// blame lists the evidence that accuses a host. Other evidence describes oddities.
+// blame lists the evidence of misbehaviour. Other evidence describes unusual
+// properties.
 var blame = strings.Fields("scanner botnet-helo helo-own-name helo-own-address helo-forged harvest relay-probe auth-spray early-talker campaign flood talks-http talks-ssh talks-tls talks-binary")
 
-// Fair states that nothing happened to legitimate clients: no negative answer, no
-// ban, no accusation with high confidence.
+// Fair states that legitimate clients received no negative answer and no ban, and gave
+// no evidence of misbehaviour with high confidence.
 func (s *Server) Fair(cs ...*simulate.Client) {
 	s.Accepted(cs...)
 	s.NotBanned(cs...)
 	s.NotBlamed(cs...)
 }
 
-// NotBlamed states that the records accuse no client with high confidence.
+// NotBlamed states that no record has evidence of misbehaviour with high confidence.
 func (s *Server) NotBlamed(cs ...*simulate.Client) {
 	for _, c := range cs {
 		for _, f := range s.findings(c) {
@@ -355,8 +355,8 @@ func (s *Server) Logged(expr string) (lines []string) {
 	return lines
 }
 
-// told returns the number of distinct mailboxes that cs learned about, without those
-// in known.
+// told returns the number of distinct mailboxes about which cs learned, without the
+// mailboxes in known.
 func told(cs []*simulate.Client, known ...string) int {
 	seen := make(map[string]bool)
 	for _, c := range cs {

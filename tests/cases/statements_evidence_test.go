@@ -144,8 +144,8 @@ func thresholdRows() []statement {
 	}
 }
 
-// paced plays a client that greets, sends n more commands and leaves. The times before
-// the commands are in milliseconds.
+// paced plays a client that greets, sends n more commands and disconnects. The times
+// before the commands are in milliseconds.
 func (s *Server) paced(addr string, n int, ms ...float64) *simulate.Client {
 	h := named(addr, "mail.sender.example")
 	for _, x := range ms {
@@ -259,7 +259,7 @@ func harvestRows() []statement {
 	}
 }
 
-// probe asks for a mailbox from n networks.
+// probe requests a mailbox from n networks.
 func (s *Server) probe(box string, n int, every time.Duration, m manner, before ...string) {
 	for i := range n {
 		s.Ask(bare(at("198.18.%d.9", i), "mail.x.example"), m, ours(append(before, box)...)...)

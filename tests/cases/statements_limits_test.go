@@ -13,15 +13,15 @@ import (
 // limitRows are the rows about bans, harvests, relaying, brute force and accounts.
 func limitRows() []statement {
 	return []statement{
-		{presets, "A ban with several durations begins with the first", under(trial("{ 10m, 1h, 1d }"), func(s *Server) {
+		{presets, "The first ban has the first duration of a list", under(trial("{ 10m, 1h, 1d }"), func(s *Server) {
 			s.offend(unnamed1)
 			s.Bans(unnamed1, 10*minute)
 		})},
-		{presets, "each offence within a day of its end takes the next", under(trial("{ 10m, 1h, 1d }"), func(s *Server) {
+		{presets, "each offence within a day of its end gets the next duration", under(trial("{ 10m, 1h, 1d }"), func(s *Server) {
 			s.ladder([]time.Duration{0, day, day, day + time.Second}, []time.Duration{10 * minute, hour, day, day})
 			s.ladder([]time.Duration{0, day + time.Second, day}, []time.Duration{10 * minute, 10 * minute, hour})
 		})},
-		{presets, "0s counts the offence and bans from the next one on", under(trial("{ 0s, 1h, 1d }"), func(s *Server) {
+		{presets, "With 0s the first offence is only counted", under(trial("{ 0s, 1h, 1d }"), func(s *Server) {
 			s.ladder([]time.Duration{0, day, day}, []time.Duration{0, hour, day})
 			s.offend(named1)
 			s.Wait(day + minute)
@@ -45,14 +45,15 @@ func limitRows() []statement {
 			s.Answers(9, s.each(10, minute, manner{}, same(unnamed1))...)
 			s.Answers(11, s.each(12, minute, manner{}, same(named1))...)
 		})},
-		{presets, "The difference between these rejections and an acceptance shows which mailboxes exist, so a host that asks for many more recipients is banned, and the hosts of a domain or network are disconnected when they do", play(persistent)},
-		{presets, "Bounces to unknown recipients: senders are easy to forge, so many are normal", play(func(s *Server) {
+		{presets, "The difference between these rejections and an acceptance shows which mailboxes exist", play(persistent)},
+		{presets, "A host that asks for many more recipients is therefore banned, and the hosts of such a domain or network are disconnected", play(persistent)},
+		{presets, "Bounces to unknown recipients: many are normal, because senders are easy to forge", play(func(s *Server) {
 			s.Earlier()
 			s.Answers(16, s.each(17, 30*minute, manner{Null: true}, same(unnamed1))...)
 			s.Answers(41, s.each(42, 20*minute, manner{Null: true}, same(named1))...)
 		})},
-		{presets, "Distributed harvest: when all clients together have asked for more than twenty unknown recipients in an hour, a session of an unknown client without a proven name may ask for three", play(siege)},
-		{presets, "Relay probes: recipients in domains of others", play(relayLimit)},
+		{presets, "Distributed harvest: if all clients together have asked for more than twenty unknown recipients in an hour, a session of an unknown client without a proven name may ask for three", play(siege)},
+		{presets, "Relay probes: recipients in foreign domains", play(relayLimit)},
 		{presets, "The server rejects relaying", play(func(s *Server) {
 			s.Earlier()
 			c := s.Ask(unnamed1, manner{}, simulate.Foreign(0, 1)...)
@@ -60,7 +61,7 @@ func limitRows() []statement {
 			s.Check(answered(c) == 1, "the server accepted relaying")
 			s.Evidence(c, "relay-probe", "")
 		})},
-		{presets, "the domains come from accepted mail, or from <local-domains>", append(play(func(s *Server) {
+		{presets, "the local domains come from accepted mail or from <local-domains>", append(play(func(s *Server) {
 			s.None(s.Ask(unnamed1, manner{}, simulate.Foreign(0, 1)...), "relay-probe")
 			s.Earlier()
 			s.Evidence(s.Ask(unnamed1, manner{}, simulate.Foreign(1, 1)...), "relay-probe", "medium")
@@ -89,7 +90,7 @@ func limitRows() []statement {
 			s.guess(h, 50)
 			s.Check(s.ban(h).Rule == "guess", "the login counts after 30 days")
 		})},
-		{presets, "at other addresses, a telephone with an old password may retry this often", play(func(s *Server) {
+		{presets, "At other addresses, the limits allow retries of a phone with an old password", play(func(s *Server) {
 			h := laptop("203.0.113.82")
 			s.guess(h, s.of(19, 10))
 			s.Bans(h, 0)
@@ -110,7 +111,8 @@ func limitRows() []statement {
 	}
 }
 
-// ladder offends some time after the end of each ban, and states the new bans.
+// ladder commits an offence some time after the end of each ban, and states the new
+// bans.
 func (s *Server) ladder(after, want []time.Duration) {
 	h := bare(at("203.0.113.%d", 100+s.Sessions()%100), "x.example")
 	end := s.Now().Add(minute)
@@ -233,8 +235,8 @@ func siege(s *Server) {
 	ask("192.0.2.51", 5) // no siege
 }
 
-// persistent asks on after too many recipients were missing: an existing mailbox
-// shows the difference.
+// persistent requests further recipients after too many were missing: the reply for an
+// existing mailbox differs.
 func persistent(s *Server) {
 	s.Earlier()
 	word := 0
@@ -415,7 +417,7 @@ func scoreRows() (rows []statement) {
 		c := s.Message(bare("198.51.100.99", "server1.exchange"))
 		s.Accepted(c)
 		s.Delivered(c)
-	})}, statement{presets, "A scanner that is likely but not proven adds half of this", points("score evidence scanner 60", true, func(s *Server) simulate.Host {
+	})}, statement{presets, "A probable scanner adds half of this", points("score evidence scanner 60", true, func(s *Server) simulate.Host {
 		h := named("203.0.113.30", "census1.shodan.io")
 		h.FCrDNS = "fail"
 		return s.sends(h)

@@ -198,7 +198,7 @@ func (s *Server) command(h simulate.Host, line string) *simulate.Client {
 // presetRows are the rows about exemptions, scanners, greetings and protocols.
 func presetRows() []statement {
 	return []statement{
-		{"standard", "standard: reject only what is proven to be no mail", play(unusual)},
+		{"standard", "standard: reject only clients that are proven not to deliver mail", play(unusual)},
 		{"standard", "Unusual behaviour adds points, which are only recorded", play(unusual)},
 		{"tight", "tight: standard, and also reject servers that do not greet as RFC 5321 requires, and rented hosts without a proven name", play(tightRejects)},
 		{"tight", "It rejects some legitimate servers with a bad configuration", play(func(s *Server) {
@@ -220,7 +220,7 @@ func presetRows() []statement {
 			s.Accepted(s.hello(bare("203.0.113.15", "ylmf-pc")), s.hello(bare("203.0.113.80", "ylmf-pc")))
 			s.Rejected("", s.hello(bare("203.0.113.16", "ylmf-pc")))
 		})},
-		{presets, `List addresses and prefixes here, or use a file beside this one: file "friends"`, play(friendsFile)},
+		{presets, `List addresses and prefixes here, or read them from a file: file "friends"`, play(friendsFile)},
 		{presets, "Names of servers that send legitimate mail", play(knownSenders)},
 		{presets, "the list is part of the program", play(knownSenders)},
 		{presets, "Friends are exempt from all rules", edited("table <friends> { }", "table <friends> { 203.0.113.50 }\nrule own phase rcpt-to match src 203.0.113.0/24 reject", func(s *Server) {
@@ -241,12 +241,12 @@ func presetRows() []statement {
 			h.FCrDNS = "pass"
 			s.Rejected("connect", s.hello(h))
 		})},
-		{presets, "Greetings that only attack tools use, also where users log in", play(tools)},
-		{presets, "Web browsers, SSH clients and other programs that do not speak SMTP, and clients that three times in an hour send commands without waiting for replies", play(otherProtocols)},
+		{presets, "Greetings that only attack tools use, also on ports where users log in", play(tools)},
+		{presets, "Web browsers, SSH clients and other programs that do not speak SMTP, and clients that send commands without waiting for replies three times in an hour", play(otherProtocols)},
 		{presets, "No other host has the name or the address of this server", play(ourName)},
 		{presets, "The rule decides at the recipient, so that the record contains the recipient and authenticated users are not affected", play(atRecipient)},
-		{"tight", "The domain of a provider or of this server, greeted by a host with another name in DNS", play(forgedDomain)},
-		{"tight", "Without a name, DNS may not have answered", play(func(s *Server) {
+		{"tight", "A greeting with the domain of a provider or of this server, from a host with another DNS name", play(forgedDomain)},
+		{"tight", "If the name is missing, the cause may be a DNS failure", play(func(s *Server) {
 			s.Earlier()
 			for _, h := range outages("198.51.100.90", "mail.partner.example", "163.com") {
 				c := s.Deliver(h, "joe@partner.example", "alice")

@@ -12,7 +12,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// sections are the parts of the manual of which each sentence has a row: the first
+// sections contains the parts of the manual of which each sentence has a row: the first
 // line, and the line after the last.
 var sections = map[string][2]string{
 	"Rules":      {"Evaluation: at each phase", ".Ss Phases"},

@@ -1,7 +1,7 @@
 package cases
 
-// Cheap ways to look like a mail server during a harvest, and standing that an attacker
-// acquires.
+// Simple ways to look like a mail server during a harvest, and attempts to acquire
+// standing.
 
 import (
 	"fmt"
@@ -61,7 +61,8 @@ func TestNullSender(t *testing.T) {
 	Run(t, list)
 }
 
-// TestBoughtStanding checks that messages that cost nothing give no standing.
+// TestBoughtStanding checks that messages without a cost to the attacker earn no
+// standing.
 func TestBoughtStanding(t *testing.T) {
 	h := named("203.0.113.66", "vps.x.example")
 	list := []Case{{Name: "ten messages to a user on one day", Play: func(s *Server) {
@@ -130,7 +131,7 @@ score evidence rdns-missing 70
 rule odd phase data match score > 60 junk
 `
 
-// TestJunk checks that the postmaster among the recipients frees no message.
+// TestJunk checks that the postmaster among the recipients does not exempt a message.
 func TestJunk(t *testing.T) {
 	var list []Case
 	for _, to := range [][]string{{"postmaster", "alice"}, {"alice", "postmaster"}, {"abuse", "alice", "bob"}, {"alice", "abuse", "postmaster"}} {

@@ -16,7 +16,8 @@ func (s *Server) spam(h simulate.Host) *simulate.Client {
 	return s.Deliver(h, "joe@x.example", "alice")
 }
 
-// TestScanners checks that scanners are named, and that their messages are rejected.
+// TestScanners checks that scanners are identified, and that their messages are
+// rejected.
 func TestScanners(t *testing.T) {
 	var list []Case
 	for name, org := range map[string]string{

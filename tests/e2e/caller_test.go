@@ -2,7 +2,7 @@
 
 package e2e
 
-// Clients that send mail, guess recipients or try passwords, whatever the answers.
+// Clients that send mail, try recipients or try passwords, regardless of the answers.
 
 import (
 	"encoding/base64"
@@ -23,7 +23,7 @@ type caller struct {
 	texts []string // negative answers of the filter
 }
 
-// until is the part of an answer that differs from run to run.
+// until matches the part of an answer that differs between runs.
 var until = regexp.MustCompile(` until \S+ \S+ UTC`)
 
 // reference ends the answers of the filter.
@@ -49,7 +49,7 @@ func call(t *testing.T, s *smtpd.Server, from string, port int) *caller {
 	return x
 }
 
-// heard notes a reply. It returns 0 if the connection has ended or the filter
+// heard records a reply. It returns 0 if the connection has ended or the filter
 // answered.
 func (x *caller) heard(r smtpd.Reply, err error) int {
 	switch {
@@ -123,8 +123,7 @@ func submission(t *testing.T, s *smtpd.Server, from, helo string) *caller {
 	return x
 }
 
-// asks is a session that asks for recipients and returns the number of answers of
-// smtpd.
+// asks plays a session with recipients and returns the number of answers of smtpd.
 func asks(t *testing.T, s *smtpd.Server, from, sender string, to ...string) int {
 	x := call(t, s, from, smtpd.PortMX)
 	defer x.quit()

@@ -68,9 +68,9 @@ func TestObserveChangesNoByte(t *testing.T) {
 	}
 }
 
-// TestCoreScenario checks that on every version of smtpd each kind of client
-// gets the same evidence, the right records and the right log lines. It is the
-// one test on real servers that always runs on all versions.
+// TestCoreScenario checks that on every version of smtpd each kind of client gets the
+// same evidence, the right records and the right log lines. It is the only test on real
+// servers that always runs on all versions.
 func TestCoreScenario(t *testing.T) {
 	for _, v := range smtpd.Versions {
 		t.Run(v.Name, func(t *testing.T) {
@@ -189,7 +189,7 @@ func TestNoPasswordAnywhere(t *testing.T) {
 				t.Errorf("%d logins recorded: the scenarios did not log in", passed)
 			}
 			look := map[string][]byte{
-				"log":  []byte(s.FilterLog("scanwatch")), // smtpd itself logs commands that it refuses
+				"log":  []byte(s.FilterLog("scanwatch")), // smtpd itself logs rejected commands
 				"dump": []byte(cli.Run(t, s.State(), "dump")), "report": []byte(cli.Run(t, s.State(), "report")),
 			}
 			for _, r := range records {
@@ -365,8 +365,8 @@ func TestReportsAgree(t *testing.T) {
 	}
 }
 
-// TestChain checks that a second filter receives all events unchanged, and that
-// the first one records its decisions.
+// TestChain checks that a second filter receives all events unchanged, and that the
+// first filter records its decisions.
 func TestChain(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {

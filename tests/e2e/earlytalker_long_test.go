@@ -17,10 +17,10 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestEarlyTalker measures how often the filter grades clients right that talk
-// before the greeting or wait for it, over paths of different length, on an
-// idle and on a busy machine. The rates depend on the machine: the test logs
-// them, and fails only if the evidence means nothing.
+// TestEarlyTalker measures the rate at which the filter correctly classifies clients
+// that speak before the greeting or wait for it. The paths have different lengths, and
+// the machine is idle or busy. The rates depend on the machine: the test logs them, and
+// fails only if the evidence is useless.
 func TestEarlyTalker(t *testing.T) {
 	const runs = 100
 	kinds := []struct {
@@ -80,8 +80,8 @@ func TestEarlyTalker(t *testing.T) {
 					}
 				}
 				t.Logf("%-28s correct in %d of %d", kind.name, right, runs)
-				// Missing an early talker does no harm. Half of the polite
-				// clients, or no early talker, is far from every measured rate.
+				// A missed early talker is harmless. Half of the well-behaved clients,
+				// or no early talker, is far from every measured rate.
 				least := runs / 2
 				if kind.found {
 					least = 1

@@ -49,12 +49,12 @@ func asnFile(t *testing.T, prefix string, number uint32) []byte {
 	return data
 }
 
-// visitors are clients of a server with the policy standard in mode enforce.
+// visitors contains clients of a server with the policy standard in mode enforce.
 var visitors = []struct {
 	name, addr, rdns string
 	unproven         bool // the name fails FCrDNS
 	helo             string
-	at               string // the first command that is refused; "" for none, "connect" for the banner
+	at               string // the first rejected command; "" for none, "connect" for the banner
 	reply            string // the start of the reply
 	evidence, org    string
 }{

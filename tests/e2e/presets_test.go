@@ -2,8 +2,8 @@
 
 package e2e
 
-// The presets in mode enforce on real servers: legitimate clients that look odd are
-// served, and attackers who look like them are found.
+// The presets in mode enforce on real servers: unusual legitimate clients are served,
+// and similar attackers are found.
 
 import (
 	"fmt"
@@ -24,7 +24,7 @@ const (
 	longAddr = "52.101.186.113"
 )
 
-// oddHosts are the hosts with reverse DNS.
+// oddHosts contains the hosts with reverse DNS.
 var oddHosts = []smtpd.Host{
 	{Addr: "198.51.100.112", Name: "app.customer.example", Confirmed: true},
 	{Addr: "198.51.100.113", Name: "mail.partner.example", Confirmed: true},
@@ -156,8 +156,8 @@ func presetServer(t *testing.T, version smtpd.Version, preset string, edit func(
 // promptly removes the delay of the greeting.
 func promptly(text string) string { return slowRule.ReplaceAllString(text, "") }
 
-// TestOddClients checks that the presets serve legitimate clients that look odd, ban
-// none of them, and neither judge nor log a friend.
+// TestOddClients checks that the presets serve unusual legitimate clients and ban none
+// of them, and neither evaluate nor log a friend.
 func TestOddClients(t *testing.T) {
 	for _, version := range smtpd.Matrix() {
 		for _, preset := range []string{"standard", "tight"} {
@@ -187,7 +187,7 @@ func TestOddClients(t *testing.T) {
 	}
 }
 
-// TestPoliteClientNearby checks that a client is no early talker because it sends each
+// TestPoliteClientNearby checks that a client is not an early talker if it sends each
 // command in two segments, the second of which waits for the delayed acknowledgement of
 // the first.
 func TestPoliteClientNearby(t *testing.T) {
@@ -256,9 +256,9 @@ func TestPlusAddresses(t *testing.T) {
 	}
 }
 
-// TestStolenAccountOnTheWire checks that a thief with a password is found, and that the
-// rule of the presets stops the account, but no address: another user continues at the
-// address of the thief.
+// TestStolenAccountOnTheWire checks that the use of a stolen account is found, and that
+// the rule of the presets stops the account but no address: another user continues at
+// the address of the attacker.
 func TestStolenAccountOnTheWire(t *testing.T) {
 	const home, rule = "198.51.100.70", "\n#rule stolen "
 	for _, version := range smtpd.Matrix() {
@@ -299,7 +299,7 @@ func TestStolenAccountOnTheWire(t *testing.T) {
 					n, last = member(thief, bob, "winner@lottery.example", "alice", "carol", "mailuser")
 					sent += n
 				}
-				// The home is the first of the eight networks that are one too many.
+				// The user's home is the first of the eight networks.
 				if sent == 0 || sent > 7*3 || len(last.texts) == 0 || !strings.HasPrefix(last.texts[0], "450 4.7.1 This account sends unusual mail") {
 					t.Errorf("the thief sent %d of 36 messages, then %q", sent, last.texts)
 				}

@@ -18,22 +18,22 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// A tool row is an attack, or a legitimate client. best is the largest permitted result:
-// that of the best of the usual tools, unless a comment gives the reason. -1 means that
-// the result must be ok.
+// A toolRow is an attack or a legitimate client. best is the largest permitted result:
+// the result of the best of the usual tools, unless a comment gives another reason. -1
+// means that the result must be ok.
 type toolRow struct {
 	name   string
 	best   int
 	tight  string // the start of the result with tight, if its comments announce it
 	slow   bool   // with the delay of the greeting
-	logged bool   // a measurement of speed, which is not judged
+	logged bool   // a measurement of speed, which is only logged
 	apart  string // passes for the filter before each session, by its time stamps
 	play   func(t *testing.T, s *smtpd.Server) string
 }
 
 func number(n int) string { return fmt.Sprint(n) }
 
-// harvestRows are attacks on recipients.
+// harvestRows contains attacks on recipients.
 var harvestRows = []toolRow{
 	{name: "50 unknown recipients in one session", best: 11, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(asks(t, s, "203.0.113.50", "a@x.example", strangers(0, 50)...))
@@ -104,7 +104,7 @@ func asksOnce(t *testing.T, s *smtpd.Server, from string, n int) (told int) {
 	return told
 }
 
-// loginRows are brute force, early talkers and scanners.
+// loginRows contains brute force, early talkers and scanners.
 var loginRows = []toolRow{
 	{name: "ylmf-pc on 25, 30 rejections answered", best: 6, play: func(t *testing.T, s *smtpd.Server) string {
 		n := 0
@@ -190,21 +190,21 @@ func early(t *testing.T, s *smtpd.Server, from string) bool {
 	return accepted
 }
 
-// scanners are hosts of scanning organisations.
+// scanners contains hosts of scanning organisations.
 var scanners = []smtpd.Host{
 	{Addr: "198.51.100.201", Name: "scan-15k.shadowserver.org", Confirmed: true}, {Addr: "198.51.100.202", Name: "census1.shodan.io", Confirmed: true},
 	{Addr: "198.51.100.203", Name: "security.criminalip.com", Confirmed: true}, {Addr: "198.51.100.204", Name: "planned.internet-measurement.com", Confirmed: true},
 	{Addr: "198.51.100.205", Name: "probe1.securing-email.com", Confirmed: true}, {Addr: "198.51.100.206", Name: "azpdcs2.scan.cyberresilience.io", Confirmed: true},
 }
 
-// toolHosts are the legitimate hosts of the rows.
+// toolHosts contains the legitimate hosts of the rows.
 var toolHosts = append([]smtpd.Host{
 	{Addr: "198.51.100.210", Name: "mail.partner.example", Confirmed: true}, {Addr: "198.51.100.211", Name: "lists.club.example", Confirmed: true},
 	{Addr: "198.51.100.212", Name: "app.customer.example", Confirmed: true}, {Addr: "198.51.100.213", Name: "office.firm.example", Confirmed: true},
 	{Addr: "198.51.100.214", Name: "mx.earlier.example", Confirmed: true}, {Addr: "2001:db8:77:1::2", Name: "mail.family.example", Confirmed: true},
 }, scanners...)
 
-// fairRows are legitimate clients.
+// fairRows contains legitimate clients.
 var fairRows = []toolRow{
 	{name: "8 bounces in one connection, then a message", best: -1, play: func(t *testing.T, s *smtpd.Server) string {
 		x := call(t, s, "198.51.100.210", smtpd.PortMX)
@@ -345,7 +345,7 @@ func toolServer(t *testing.T, preset string, row toolRow) (got string) {
 		o.Filters, o.Dir = []smtpd.Filter{f}, dir
 	}
 	s := live.Start(t, o)
-	// A living server has received mail.
+	// A real server has received mail.
 	x := call(t, s, "198.51.100.214", smtpd.PortMX)
 	x.say("EHLO mx.earlier.example")
 	if _, accepted := x.message("joe@earlier.example", "alice", "bob"); !accepted {

@@ -163,8 +163,7 @@ func TestGuesserOnTheWire(t *testing.T) {
 			if code, text := login(neighbour, "laptop", "alice", smtpd.AlicePassword); code != 235 {
 				t.Errorf("user after the ban: %s", text)
 			}
-			// A user mistypes the password twice; a telephone has
-			// an old password.
+			// A user mistypes the password twice; a phone has an old password.
 			for _, try := range []struct {
 				user, password string
 				code           int

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// need requires root and programs.
+// need skips the test without root or a program.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
 	missing := slices.DeleteFunc(programs, func(p string) bool {
@@ -101,7 +101,7 @@ const unpacked = `export LD_LIBRARY_PATH=$CONSUMERS/usr/lib/postfix:$CONSUMERS/u
 
 var now = time.Now().UTC().Truncate(time.Second)
 
-// hostile is in every text of an entry.
+// hostile is the text in every field of an entry.
 const hostile = "x\r\n\x1b[31m\u202e'\"`$(touch pwned);#}{\\%s<>&|*=cmd() -- */ 192.0.2.250 ]] \x00é"
 
 func entry(prefix string, lasts time.Duration) export.Entry {
@@ -110,7 +110,7 @@ func entry(prefix string, lasts time.Duration) export.Entry {
 		Evidence: []string{"auth-spray", hostile}, Organisation: hostile, Confidence: "high", Reason: hostile, Expires: now.Add(lasts)}
 }
 
-// lists are the first export and the next one.
+// lists returns the first and the next export.
 func lists() (first, next *export.List) {
 	first = &export.List{Made: now, Entries: []export.Entry{entry("192.0.2.1/32", time.Hour), entry("192.0.2.2/32", 300*24*time.Hour),
 		entry("198.51.96.0/22", 24*time.Hour), entry("198.51.97.9/32", 48*time.Hour), entry("2001:db8::/64", time.Hour), entry("2001:db8:2::/47", 72*time.Hour)}}
@@ -648,7 +648,7 @@ func decisions(out string) func(string) bool {
 	var prefixes []netip.Prefix
 	for line := range strings.Lines(out) {
 		if strings.Contains(line, ",-") {
-			continue // it ended a moment ago
+			continue // it has just ended
 		}
 		for cell := range strings.SplitSeq(line, ",") {
 			_, value, ok := strings.Cut(strings.TrimSpace(cell), ":")

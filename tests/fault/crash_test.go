@@ -39,7 +39,7 @@ func killNine(t *testing.T, kills int) {
 	var acknowledged [][2]int // first and last session of each run
 	for range kills {
 		p := filterproc.Start(t, "-f", conf)
-		// The filter folds a session before it answers the next one.
+		// The filter processes a session before it answers the next one.
 		var done atomic.Int64
 		asked := make(chan int)
 		// The filter drops records if too many wait for the disk: limit the

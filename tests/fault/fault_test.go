@@ -197,8 +197,8 @@ func TestStopWithHangingDisk(t *testing.T) {
 	}
 }
 
-// TestFewDescriptors checks that without a free file descriptor a reload, a
-// command and a new segment fail, and that the filter tries them again.
+// TestFewDescriptors checks that a reload, a command and a new segment fail without a
+// free file descriptor, and that the filter retries them.
 func TestFewDescriptors(t *testing.T) {
 	dir := t.TempDir()
 	conf, list := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop")
@@ -246,7 +246,7 @@ func TestFewDescriptors(t *testing.T) {
 	if got := p.Ask(1, "ylmf-pc"); !strings.HasPrefix(got, "disconnect|554 first") {
 		t.Errorf("without a policy: answer %q", got)
 	}
-	// Only the log shows it.
+	// Only the log shows the failure.
 	for _, what := range []string{"too many open files", "sessions directory unavailable", "keeping the previous one"} {
 		filterproc.Eventually(t, "the log contains "+what, func() bool { return strings.Contains(log(), what) })
 	}
@@ -337,9 +337,9 @@ func TestMemoryLimit(t *testing.T) {
 	p.End(0)
 }
 
-// TestUnreadAnswers checks that the filter stops reading when smtpd does not
-// read its answers, that its memory does not grow meanwhile, and that it then
-// answers every request in order.
+// TestUnreadAnswers checks that the filter stops reading when smtpd does not read its
+// answers, that its memory does not grow during this time, and that it then answers
+// every request in order.
 func TestUnreadAnswers(t *testing.T) {
 	p := filterproc.Start(t, "-s", t.TempDir())
 	const most = 200_000
@@ -483,8 +483,8 @@ func TestClock(t *testing.T) {
 		for round := range 5 {
 			for _, jump := range jumps {
 				at := time.Unix(filterproc.FirstVisit+int64(round)+jump, 0)
-				// A session that remains open over the jumps and
-				// ends before it began.
+				// A session that remains open during the jumps and ends before its
+				// start.
 				stayed++
 				p.Send(fmt.Sprintf("report|0.7|%d.000000|smtp-in|link-connect|%016x|<unknown>|fail|203.0.113.%d:1|192.0.2.25:25\n", at.Unix(), stayed, stayed%250))
 				lines, want := v.Next(at)

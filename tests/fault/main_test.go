@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package fault breaks the environment of the filter: disks, file descriptors,
-// memory, clock, log and process. The filter must answer every request, and
-// must record again after the repair.
+// Package fault breaks the environment of the filter: disks, file descriptors, memory,
+// clock, log and process. The filter must answer every request, and must continue to
+// record after the repair.
 package fault
 
 import (

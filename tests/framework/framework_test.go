@@ -23,7 +23,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden file")
 
-// peerEvents are the registrations of main.
+// peerEvents contains the registrations of main.
 var peerEvents = []smtpd.ID{
 	smtpd.LinkConnect, smtpd.LinkGreeting, smtpd.LinkIdentify, smtpd.LinkTLS, smtpd.LinkAuth, smtpd.LinkDisconnect,
 	smtpd.TxReset, smtpd.TxBegin, smtpd.TxMail, smtpd.TxRcpt, smtpd.TxEnvelope, smtpd.TxData, smtpd.TxCommit, smtpd.TxRollback,
@@ -65,10 +65,9 @@ func registered(in []byte) []byte {
 	return kept
 }
 
-// TestPeer checks that the framework and our reader decode the same fields of
-// all recorded streams. The golden file lists where the framework ends or
-// decodes something else: the reasons why this project reads the protocol
-// itself.
+// TestPeer checks that the framework and our reader decode the same fields of all
+// recorded streams. The golden file lists the streams on which the framework exits or
+// decodes other fields: the reasons for the project's own reader.
 func TestPeer(t *testing.T) {
 	peer := filepath.Join(t.TempDir(), "framework")
 	if out, err := exec.Command("go", "build", "-o", peer, ".").CombinedOutput(); err != nil {

@@ -463,7 +463,7 @@ func suffers(o smtpd.Options, list []attack, first int, well func(*smtpd.Server)
 	}
 }
 
-// blame returns the attacks that cause damage. It runs each on a new server.
+// blame returns the attacks that cause damage. It runs each attack on a new server.
 func blame(o func() smtpd.Options, round []attack, first int, well func(*smtpd.Server) error) (guilty []string) {
 	for i := range round {
 		if what := suffers(o(), round[i:i+1], first+i, well); what != "" {

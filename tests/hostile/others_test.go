@@ -14,7 +14,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// others are filters of other authors, and functions to build them.
+// others contains filters of other authors, and functions to build them.
 var others = []struct {
 	name string
 	make func(t *testing.T, dir string) (smtpd.Filter, error)
@@ -27,8 +27,8 @@ var others = []struct {
 	}},
 	{name: "libopensmtpd, empty", make: func(t *testing.T, dir string) (smtpd.Filter, error) {
 		f := smtpd.Filter{Name: "libopensmtpd", Path: filepath.Join(dir, "empty")}
-		// Copy the libraries of this machine, with libc and its loader,
-		// into the root: the ones of old roots are too old.
+		// Copy the libraries of this machine, with libc and its loader, into the root:
+		// the libraries of old roots are too old.
 		loader, _ := filepath.Glob("/lib*/ld-linux-*.so.*")
 		if len(loader) == 0 {
 			return f, errors.New("no dynamic loader")

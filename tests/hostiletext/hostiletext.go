@@ -1,7 +1,7 @@
-// Package hostiletext holds texts with which clients attack readers of logs and
-// reports: they control a terminal, forge a log line, run as a formula of a
-// spreadsheet, break out of a format or hide themselves. The package fills a state
-// directory with them and checks the output of programs.
+// Package hostiletext contains texts with which clients attack readers of logs and
+// reports. They control a terminal, forge a log line, run as a spreadsheet formula,
+// break out of a format, or hide. The package fills a state directory with them and
+// checks the output of programs.
 //
 // A new output format needs a row in the table of a test that calls [Store], and
 // one of [Terminal], [JSON] and [CSV] on the output.

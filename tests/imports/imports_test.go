@@ -56,8 +56,8 @@ const strict = false
 var (
 	filterProgram  = "cmd/filter-scanwatch"
 	notInTheFilter = []string{"net/http", "os/exec"}
-	// The list of public suffixes implements an interface of net/http/cookiejar
-	// and uses nothing of it.
+	// The list of public suffixes implements an interface of net/http/cookiejar without
+	// using the package.
 	exempt = []string{"golang.org/x/net/publicsuffix"}
 )
 
@@ -114,8 +114,8 @@ func matches(pattern, path string) bool {
 	return name == below || strings.HasPrefix(name, below+"/")
 }
 
-// path returns the shortest chain of imports from a package to one that found
-// accepts, or nil. Through reports whether the chain may continue at a package.
+// path returns the shortest chain of imports from a package to a package accepted by
+// found, or nil. through reports whether the chain may continue at a package.
 func path(all map[string]*pkg, from string, found, through func(string) bool) []string {
 	before := map[string]string{from: ""}
 	for queue := []string{from}; len(queue) > 0; queue = queue[1:] {

@@ -27,7 +27,7 @@ type Attack struct {
 	told             map[string]bool
 }
 
-// A tally counts events, and the most of them in an hour and a day after the first.
+// A tally counts events, and the maximum in an hour and in a day after the first.
 type tally struct {
 	Total, Hour, Day int
 	hours, days      map[int64]int
@@ -61,7 +61,7 @@ type attacker struct {
 	*Attack
 	index int
 	first int // the day on which it starts
-	// free are mailboxes that the attacker knew before.
+	// free contains the mailboxes that the attacker already knows.
 	free []string
 }
 
@@ -120,12 +120,12 @@ type manner = simulate.Manner
 
 var words, foreign = simulate.Words, simulate.Foreign
 
-// ask asks for recipients in one session.
+// ask requests recipients in one session.
 func (x *attacker) ask(h simulate.Host, m manner, rcpts ...string) *simulate.Client {
 	return x.done(x.Ask(h, m, rcpts...))
 }
 
-// bursts asks for each new words in each of n sessions.
+// bursts requests "each" new words in each of n sessions.
 func (x *attacker) bursts(n, each int, every time.Duration, m manner, at func(i int) simulate.Host) {
 	for i := range n {
 		x.ask(at(i), m, words("w", i*each, each)...)

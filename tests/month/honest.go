@@ -107,8 +107,8 @@ func (w *World) forms(k *Kind, tight bool) {
 	}
 }
 
-// partners are companies, four in each network. They write on some days, now and
-// then to an address with a typing error.
+// partners are companies, four in each network. They write on some days, occasionally
+// to a mistyped address.
 func (w *World) partners(k *Kind) {
 	var at func(int) netip.Addr
 	for i := range 24 {
@@ -155,7 +155,7 @@ func left(start, n int) (to []string) {
 	return to
 }
 
-// mixed returns the members of a list, with former ones between them.
+// mixed returns the members of a list, mixed with former members.
 func (a *Actor) mixed(members, former []string) []string {
 	to := append(append([]string(nil), members...), former...)
 	a.Shuffle(len(to), func(i, j int) { to[i], to[j] = to[j], to[i] })
@@ -191,8 +191,8 @@ func (w *World) newLists(k *Kind) {
 	}
 }
 
-// newsletters start after a few messages, to twenty addresses each of which a third
-// is out of date.
+// newsletters start after a few messages. Each has twenty addresses, a third of which
+// is outdated.
 func (w *World) newsletters(k *Kind) {
 	for i := range 3 {
 		name := fmt.Sprintf("mail.shop%d.example", i)
@@ -224,7 +224,7 @@ func nulls(to []string) (list []*message) {
 	return list
 }
 
-// bounces are returned messages of our users.
+// bounces are returned messages of local users.
 func (w *World) bounces(k *Kind) {
 	at := w.net()
 	for i := range 5 {
@@ -243,9 +243,9 @@ func (a *Actor) forged(n int) (to []string) {
 	return to
 }
 
-// backscatter is the result of spam with forged senders: three bounces a connection
-// from the hosts of a provider, many in one connection from other servers, which also
-// send mail. A bounce that a user needs comes last.
+// backscatter is the result of spam with forged senders. Hosts of a provider send three
+// bounces per connection, and other servers, which also send mail, many in one
+// connection. The last one is a bounce for a user.
 func (w *World) backscatter(k *Kind) {
 	at, pool := w.net(), w.net()
 	for wave, d := range []int{4, 17, 26} {
@@ -280,7 +280,7 @@ func (w *World) backscatter(k *Kind) {
 	}
 }
 
-// verification asks whether senders exist. Half of them are forged.
+// verification checks whether senders exist. Half of them are forged.
 func (w *World) verification(k *Kind) {
 	at := w.net()
 	for i := range 3 {
@@ -302,7 +302,7 @@ func (w *World) verification(k *Kind) {
 	}
 }
 
-// confirmations are questions to invented addresses.
+// confirmations are requests for confirmation to invented addresses.
 func (a *Actor) confirmations(club string, n int) (list []*message) {
 	for i, to := range a.forged(n) {
 		list = append(list, &message{from: fmt.Sprintf("confirm-%d@%s", i, club), left: []string{to}})
@@ -348,7 +348,7 @@ func (w *World) newForum(k *Kind) {
 	}
 }
 
-// forwarders pass on mail of all kinds of senders.
+// forwarders forward mail of all kinds of senders.
 func (w *World) forwarders(k *Kind) {
 	at := w.net()
 	for i := range 3 {
@@ -365,7 +365,7 @@ func (w *World) forwarders(k *Kind) {
 	}
 }
 
-// notices are programs that write to users who have left.
+// notices are programs that write to former users.
 func (w *World) notices(k *Kind) {
 	at := w.net()
 	jobs, supplier := host(at(90), "jobs.partner.example"), host(at(91), "mail.supplier.example")

@@ -23,7 +23,7 @@ type Kind struct {
 	Ban string
 	// Tight is the reason for which tight may reject messages of this kind.
 	Tight string
-	// Shared states that attackers live in the /64 of the hosts.
+	// Shared means that attackers are in the /64 of the hosts.
 	Shared bool
 	plan   func(w *World, k *Kind)
 
@@ -74,8 +74,8 @@ type message struct {
 	done  bool
 }
 
-// retries are the times of the attempts after the first one, as the queues of common
-// mail servers have them. After the last one the message is returned.
+// retries contains the times of the retries in the queues of common mail servers. After
+// the last retry the message is returned.
 var retries = []time.Duration{0, 15 * time.Minute, time.Hour, 4 * time.Hour, 12 * time.Hour, 24 * time.Hour, 48 * time.Hour, 72 * time.Hour, 96 * time.Hour}
 
 // Send queues a message at a host.
@@ -153,7 +153,7 @@ func (m *message) finish(now time.Time, junked bool) {
 	}
 }
 
-// attempt plays one connection of a queue. It reports whether nothing is left.
+// attempt plays one connection of a queue. It reports whether the queue is empty.
 func (a *Actor) attempt(k *Kind, h simulate.Host, list []*message) (empty bool) {
 	c := a.Connect(a.trouble(h))
 	c.Ehlo()
@@ -213,7 +213,7 @@ func (a *Actor) offer(c *simulate.Client, m *message) {
 	}
 }
 
-// rcpt asks for a recipient of a server whose tables may be broken.
+// rcpt requests a recipient of a server whose tables may be unavailable.
 func (a *Actor) rcpt(c *simulate.Client, to string) simulate.Result {
 	switch k := a.outage(); {
 	case k == nil:
@@ -246,7 +246,7 @@ func (w *World) kind(name string) *Kind {
 	panic("month: no kind " + name)
 }
 
-// Windows in which the resolver of the server does not work.
+// Windows in which the resolver of the server is unavailable.
 var windows = []struct {
 	at     time.Time
 	long   time.Duration
@@ -258,13 +258,13 @@ var windows = []struct {
 	{day(23, 14*time.Hour), 3 * time.Hour, "fail", true},
 }
 
-// inWindow reports whether DNS does not work.
+// inWindow reports whether DNS is unavailable.
 func (w *World) inWindow() bool {
 	h := w.trouble(simulate.Host{RDNS: "x", FCrDNS: "pass"})
 	return h.FCrDNS != "pass"
 }
 
-// trouble returns h as smtpd sees it now.
+// trouble returns h as smtpd reports it at this time.
 func (w *World) trouble(h simulate.Host) simulate.Host {
 	for _, t := range windows {
 		if now := w.Now(); !now.Before(t.at) && now.Before(t.at.Add(t.long)) {

@@ -1,6 +1,6 @@
 package month
 
-// Legitimate senders that are suspicious for their greeting, address or pace.
+// Legitimate senders with a suspicious greeting, address or pace.
 
 import (
 	"fmt"
@@ -35,8 +35,7 @@ func (w *World) container(k *Kind) {
 	})
 }
 
-// movedDomain is a server with old data: it brings mail for a domain that is served
-// elsewhere.
+// movedDomain is a server with old data, which sends mail for a domain that has moved.
 func (w *World) movedDomain(k *Kind) {
 	h := host(w.net()(54), "mail.oldpartner.example")
 	w.Go("moved", Start, func(a *Actor) {
@@ -54,8 +53,8 @@ func (w *World) movedDomain(k *Kind) {
 	})
 }
 
-// yearly writes on two days, also to a former user. A neighbour harvested on
-// the day before.
+// yearly writes on two days, also to a former user. A neighbour harvested on the
+// previous day.
 func (w *World) yearly(k *Kind) {
 	h := host(netip.MustParseAddr("198.51.100.121"), "mail.taxoffice.example")
 	w.Go(h.RDNS, day(2, 9*time.Hour), func(a *Actor) {
@@ -65,7 +64,7 @@ func (w *World) yearly(k *Kind) {
 	})
 }
 
-// paces are clients that need little or much time for a command.
+// paces are very fast and very slow clients.
 func (w *World) paces(k *Kind) {
 	at := w.net()
 	ms := func(times ...float64) (list []time.Duration) {
@@ -120,7 +119,7 @@ func (w *World) burst(k *Kind) {
 	})
 }
 
-// newMailbox is jobs@, which applicants and harvesters ask for before it exists.
+// newMailbox is jobs@, which applicants and harvesters request before it exists.
 func (w *World) newMailbox(k *Kind) {
 	const jobs = "jobs@example.org"
 	at := w.net()
@@ -139,7 +138,7 @@ func (w *World) newMailbox(k *Kind) {
 	}
 }
 
-// shared64 is a server in a /64 in which bots and harvesters live.
+// shared64 is a server in a /64 with bots and harvesters.
 func (w *World) shared64(k *Kind) {
 	h := host(netip.MustParseAddr("2001:db8:3c02::f03c:92ff:fe92:3fc7"), "mail.cousins.example")
 	w.Go("64", Start, func(a *Actor) {
@@ -175,7 +174,7 @@ func (a *Actor) bot(src netip.Addr) {
 	c.Quit()
 }
 
-// harvester asks for n unknown recipients in the neighbourhood.
+// harvester requests n unknown recipients from the neighbourhood.
 func (a *Actor) harvester(src netip.Addr, n int) {
 	c := a.Connect(simulate.Host{Src: src, Helo: "mail.x.example"})
 	c.Ehlo()
@@ -204,7 +203,7 @@ func (w *World) customers(k *Kind) {
 	})
 }
 
-// rented are servers on addresses that scanners had before.
+// rented are servers on addresses that scanners used earlier.
 func (w *World) rented(k *Kind) {
 	for i, addr := range []string{"68.183.46.233", "3.17.207.148", "172.105.212.74", "159.223.98.198"} {
 		h := host(netip.MustParseAddr(addr), fmt.Sprintf("mail.tenant%d.example", i))
@@ -214,7 +213,7 @@ func (w *World) rented(k *Kind) {
 	}
 }
 
-// gateway is a private address behind which ten servers, a bot and a harvester are.
+// gateway is a private address shared by ten servers, a bot and a harvester.
 func (w *World) gateway(k *Kind) {
 	addr := netip.MustParseAddr("172.18.0.1")
 	for i := range 10 {

@@ -16,8 +16,8 @@ func login(i int) string {
 	return local
 }
 
-// office is twelve users behind one address, with typing errors now and then, and a
-// telephone with an old password that never stops.
+// office is twelve users behind one address who occasionally mistype, and a phone that
+// retries an old password forever.
 func (w *World) office(k *Kind) {
 	h := simulate.Host{Src: w.net()(44), RDNS: "office.firm.example", Helo: "laptop"}
 	for i := range 12 {
@@ -61,8 +61,8 @@ func (w *World) movedOffice(k *Kind) {
 	}
 }
 
-// telephone is a user at home whose telephone has an old password for a day. The
-// computer of another user at the same address works.
+// telephone is a user at home whose phone has an old password for a day. The computer
+// of another user at the same address has the correct one.
 func (w *World) telephone(k *Kind) {
 	for i := range 3 {
 		h := simulate.Host{Src: w.net()(35), RDNS: fmt.Sprintf("dsl-%d.isp.example", i)}
@@ -109,7 +109,7 @@ func (w *World) traveller(k *Kind) {
 	}
 }
 
-// computers have names that bots use as well.
+// computers have names that bots also use.
 func (w *World) computers(k *Kind) {
 	at := w.net()
 	for i, name := range []string{"User", "ADMIN", "X", "hydra", "localhost", "[192.168.1.5]", "127.0.0.1", "[127.0.0.1]", "DESKTOP-8F3K2L1", "home"} {

@@ -1,9 +1,9 @@
 // Package month plays a month of a mail server through the pipeline of the filter:
-// legitimate senders and users of many kinds, and attackers of many kinds, all at
-// once and on a simulated clock. It counts messages and logins that the filter
-// delayed or rejected, and the results of each attacker.
+// legitimate senders and users of many kinds, and attackers of many kinds, all together
+// on a simulated clock. It counts messages and logins that the filter delayed or
+// rejected, and the results of each attacker.
 //
-// The actors decide after each reply: mail servers retry as the standards ask, and
+// The actors decide after each reply: mail servers retry as the standards require, and
 // attackers continue. The same seed gives the same plan under every policy.
 package month
 
@@ -37,7 +37,7 @@ func day(d int, of time.Duration) time.Time { return Start.AddDate(0, 0, d).Add(
 // end is the end of the month. Only retries follow.
 var end = day(Days, 0)
 
-// A World is a month that is played.
+// A World is the simulation of a month.
 type World struct {
 	*simulate.Live
 	seed      uint64
@@ -47,7 +47,7 @@ type World struct {
 	order     uint64 // of actors with the same time
 	mailboxes map[string]bool
 	list      []string // of mailboxes, for random choices
-	nets      int      // /24s that were given out
+	nets      int      // number of assigned /24s
 	owners    map[netip.Addr]*Kind
 
 	Kinds   []*Kind
@@ -55,7 +55,7 @@ type World struct {
 	Records Records
 }
 
-// Records are the totals of the filter's own records, which are independent of the
+// Records contains the totals of the filter's own records, which are independent of the
 // counts of the actors.
 type Records struct{ Sessions, Mails, RcptOK, AuthFail, AuthPass int }
 
@@ -116,7 +116,7 @@ func (w *World) mailbox(address string) {
 	w.list = append(w.list, address)
 }
 
-// Play plays the month, and then the retries that are left.
+// Play plays the month, and then the remaining retries.
 func (w *World) Play() error {
 	for len(w.agenda) > 0 {
 		a := heap.Pop(&w.agenda).(*Actor)

@@ -146,7 +146,7 @@ func TestInstall(t *testing.T) {
 }
 
 // TestPortList checks that the packing list of the port contains the files that
-// do-install installs. It ignores what the ports tree adds, except directories.
+// do-install installs. It ignores additions of the ports tree, except directories.
 func TestPortList(t *testing.T) {
 	needs(t, "bmake")
 	dest, from := t.TempDir(), pretended(t)
@@ -248,9 +248,9 @@ func TestPortModules(t *testing.T) {
 		"GONOSUMDB=*", "GOFLAGS=-modcacherw -mod=readonly"}, "go", "list", "-deps", "./cmd/filter-scanwatch", "./cmd/scanwatch")
 }
 
-// TestDebian checks that two directories give the same programs and package,
-// that lintian has no complaint, and that the package can be installed, used,
-// upgraded, removed and purged on every Debian with a suitable smtpd.
+// TestDebian checks that builds in two directories give the same programs and package,
+// that lintian reports nothing, and that the package can be installed, used, upgraded,
+// removed and purged on every Debian with a suitable smtpd.
 func TestDebian(t *testing.T) {
 	require.Full(t)
 	needs(t, "dpkg-deb", "make")
@@ -276,8 +276,8 @@ func TestDebian(t *testing.T) {
 		needs(t, "lintian")
 		run(t, project, nil, "lintian", "--allow-root", "--fail-on", "error,warning", packages[0])
 	})
-	// Make the next version as a maintainer does, but without compression,
-	// which takes very long.
+	// Build the next version like a maintainer, but without compression, which is very
+	// slow.
 	next := sources(t)
 	const newer = "0.1.99"
 	edit := func(name string, f func(string) string) {

@@ -25,7 +25,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// hostile are texts that have an effect if they are not escaped.
+// hostile contains texts that have an effect unless they are escaped.
 var hostile = []string{
 	`</title><script>parent.harmed=1</script>`,
 	`"><img src=/fetched onerror=parent.harmed=2>`,
@@ -36,7 +36,7 @@ var hostile = []string{
 	"\x1b[31m\u202eright to left",
 }
 
-// page returns a report about clients that send such texts.
+// page returns a report on clients that send such texts.
 func page(t *testing.T) []byte {
 	t.Helper()
 	noon := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)

@@ -58,8 +58,9 @@ func finding(t *testing.T, dir string) {
 	}
 }
 
-// TestAttackImport checks that an import by root changes no file outside of the state
-// directory, whatever its owner does meanwhile, and that its files belong to that user.
+// TestAttackImport checks that an import by root changes no file outside the state
+// directory, regardless of actions of its owner, and that its files belong to that
+// user.
 func TestAttackImport(t *testing.T) {
 	stream, err := os.ReadFile("../streams/7.9/bad-helo.in")
 	if err != nil {
@@ -90,8 +91,8 @@ func TestAttackImport(t *testing.T) {
 	}
 }
 
-// TestAttackExport checks that root replaces no file outside of the directory of
-// another user, and removes none.
+// TestAttackExport checks that root neither replaces nor removes a file outside the
+// directory of another user.
 func TestAttackExport(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state")
 	finding(t, state)

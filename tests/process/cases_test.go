@@ -90,7 +90,7 @@ func (s *play) scanwatch(args ...string) string {
 	return string(out)
 }
 
-// complaint returns the output of check if it rejects the configuration or warns.
+// complaint returns the output of check if it has errors or warnings.
 func (s *play) complaint() string {
 	out, err := exec.Command(servers.Bin("scanwatch"), "check", s.conf).CombinedOutput()
 	if err != nil || strings.Contains(strings.ToLower(string(out)), "warn") {
@@ -119,13 +119,13 @@ func former(n int) (local []string) {
 	return local
 }
 
-// odd is an old program whose users have left: unknown clients are rejected for it.
+// odd is an old program that writes to former users, for which unknown clients are
+// rejected.
 func (s *play) odd(addr string) *simulate.Client {
 	return s.Deliver(host(addr, "", "User"), "scanner@printer.example", append(former(6), "alice")...)
 }
 
-// TestExportedHosts checks that lists for others name the attacker and no legitimate
-// host.
+// TestExportedHosts checks that exports contain the attacker and no legitimate host.
 func TestExportedHosts(t *testing.T) {
 	for _, preset := range []string{"open", "standard"} {
 		s := begin(t, preset, nil, time.Now().Add(-12*time.Hour))
@@ -203,7 +203,7 @@ func TestFriendsFile(t *testing.T) {
 	}
 }
 
-// TestUnban checks that the counters of a telephone with an old password do not ban its
+// TestUnban checks that the counters of a phone with an old password do not ban its
 // office again after unban.
 func TestUnban(t *testing.T) {
 	for _, preset := range []string{"standard", "tight"} {
@@ -215,7 +215,7 @@ func TestUnban(t *testing.T) {
 			s.Login(office, "alice", 1, false)
 			s.Wait(time.Minute)
 		}
-		s.Connect(host("192.0.2.200", "", "-")).Leave() // its answer follows all events before
+		s.Connect(host("192.0.2.200", "", "-")).Leave() // its answer follows all earlier events
 		s.scanwatch("unban", "198.51.100.33")
 		s.Wait(time.Minute)
 		look := s.Login(office, "", 0, false)

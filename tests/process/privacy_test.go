@@ -17,7 +17,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// people are the names in privateSession, and whether the state directory and the
+// people contains the names in privateSession, and whether the state directory and the
 // log contain them at each level.
 var people = []struct {
 	name         string

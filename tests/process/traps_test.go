@@ -2,8 +2,8 @@
 
 package process
 
-// Configurations that look correct and are not. The writer of test databases does not
-// compile where an int has 32 bits.
+// Configurations that look correct but are not. The writer of test databases does not
+// compile if an int has 32 bits.
 
 import (
 	"bytes"
@@ -26,11 +26,11 @@ import (
 type trap struct {
 	name, bad, good string
 	files           map[string]string
-	// works, if not nil, reports whether a filter with the faulty configuration obeys
-	// it. Then check need not find anything.
+	// works, if not nil, reports whether a filter obeys the faulty configuration. If
+	// so, check need not report a problem.
 	works func(s *cases.Server) bool
-	// A filter with the faulty configuration rejects the clients in and accepts the
-	// clients out, if in is not nil. Then check need not find anything.
+	// If in is not nil, and a filter with the faulty configuration rejects the clients
+	// in and accepts the clients out, check need not report a problem.
 	in, out []string
 }
 
@@ -87,7 +87,7 @@ var traps = []trap{
 	{name: "a country file without countries", bad: "country \"as.mmdb\"\nrule a phase mail-from match country DE reject", good: "country \"geo.mmdb\"\nrule a phase mail-from match country DE reject", files: databases},
 }
 
-// databases are files of AS numbers and of countries.
+// databases contains files of AS numbers and of countries.
 var databases = map[string]string{
 	"geo.mmdb": database("GeoLite2-Country", mmdbtype.Map{"country": mmdbtype.Map{"iso_code": mmdbtype.String("DE")}}),
 	"as.mmdb": database("GeoLite2-ASN", mmdbtype.Map{
@@ -110,7 +110,7 @@ func database(kind string, row mmdbtype.Map) string {
 	return b.String()
 }
 
-// checked returns what check says about a configuration, or "" if it is content.
+// checked returns the errors and warnings of check about a configuration.
 func checked(t *testing.T, lines string, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -164,8 +164,8 @@ func (tt *trap) obeyed(t *testing.T) bool {
 	return true
 }
 
-// TestTraps checks that check finds configurations that cannot work, and nothing in
-// similar correct ones.
+// TestTraps checks that check reports configurations that cannot work, and does not
+// report similar correct configurations.
 func TestTraps(t *testing.T) {
 	for i := range traps {
 		tt := &traps[i]

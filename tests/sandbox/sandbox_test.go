@@ -54,7 +54,7 @@ func TestSandbox(t *testing.T) {
 	if !bad("one.example.net") || bad("two.example.net") {
 		t.Error("the table of the start does not work")
 	}
-	cli.Run(t, state, "flush") // the control socket is there, and sessions are on disk
+	cli.Run(t, state, "flush") // the control socket exists, and sessions are on disk
 	var status struct{ Sandbox string }
 	if err := json.Unmarshal([]byte(cli.Run(t, state, "status", "--json")), &status); err != nil || !strings.Contains(status.Sandbox, "files=") {
 		t.Errorf("status has sandbox %q, %v", status.Sandbox, err)
@@ -71,7 +71,7 @@ func TestSandbox(t *testing.T) {
 	if bans := cli.Run(t, state, "bans", "--all"); !strings.Contains(bans, "198.51.100.7") {
 		t.Errorf("bans: %s", bans)
 	}
-	// A table elsewhere.
+	// A table outside the sandbox.
 	replace("etc/scanwatch.conf", fmt.Sprintf(conf, in("late/names")))
 	files := filterproc.HasLandlock(t)
 	if err := scanwatch("reload"); (err != nil) != files {

@@ -1,7 +1,6 @@
-// Package senders holds forms of legitimate senders, for tests that sweep over
-// them: names, greetings and addresses that large providers, mailing services,
-// rented servers, companies, universities and home lines really use. Names of small
-// sites are replaced by example names.
+// Package senders contains forms of legitimate senders for tests: real names, greetings
+// and addresses of large providers, mailing services, rented servers, companies,
+// universities and home lines. Names of small sites are replaced by example names.
 package senders
 
 import (
@@ -21,7 +20,7 @@ type Sender struct {
 	RDNS   string     // reverse DNS name; empty for none
 	FCrDNS string     // pass, fail or error
 	Helo   string     // greeting
-	Note   string     // what it is; after "tight:" the reason why that policy may reject it
+	Note   string     // description; after "tight:" the reason for which that policy may reject it
 	Addr   netip.Addr // a real address if it matters, otherwise one of 198.18.0.0/15
 }
 
@@ -29,7 +28,7 @@ func (s *Sender) String() string {
 	return fmt.Sprintf("line %d: %s (%s, fcrdns %s) greets %s (%s)", s.Line, s.Addr, s.RDNS, s.FCrDNS, s.Helo, s.Note)
 }
 
-// All returns the forms. Each without an address has one in a network of its own.
+// All returns the forms. A form without an address gets one in its own network.
 func All() (list []Sender) {
 	for i, line := range strings.Split(strings.TrimSuffix(table, "\n"), "\n") {
 		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, "rdns\t") {
@@ -51,9 +50,8 @@ func All() (list []Sender) {
 	return list
 }
 
-// Variants yields s, and s in the forms that it has when clients and DNS are not at
-// their best: other letters, a trailing dot, and names that DNS does not return or
-// confirm.
+// Variants yields s and its variants with other letter case, a trailing dot, and names
+// that DNS does not return or confirm.
 func (s Sender) Variants() iter.Seq[Sender] {
 	return func(yield func(Sender) bool) {
 		upper, dot, unconfirmed, nameless := s, s, s, s

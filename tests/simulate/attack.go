@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// An Attack is distributed: each session comes from another network, up to 256
-// of them. After that, other hosts in the same networks continue.
+// An Attack is distributed: each session is from a different network, up to 256
+// networks. After that, other hosts in these networks continue.
 type Attack struct {
 	Seed     uint64
 	Start    time.Time

@@ -26,22 +26,22 @@ var cast = []struct {
 }{
 	{"delivery", 372, (*day).delivery},            // ordinary mail servers
 	{"pool", 200, (*day).pool},                    // a big provider with many hosts
-	{"submission", 90, (*day).users},              // our users, who mistype now and then
+	{"submission", 90, (*day).users},              // local users, who sometimes mistype
 	{"nat-office", 0, (*day).office},              // 25 users with one address and one old password
 	{"retry", 50, (*day).retry},                   // deferred, then from another address
-	{"forward", 40, (*day).forward},               // hosts that pass on what their users get
-	{"bad-helo", 40, (*day).badHelo},              // honest, and badly configured
+	{"forward", 40, (*day).forward},               // hosts that forward mail of their users
+	{"bad-helo", 40, (*day).badHelo},              // legitimate, but badly configured
 	{"bounce", 35, (*day).bounce},                 // mail of the null sender
-	{"backscatter", 20, (*day).backscatter},       // bounces of mail with our addresses forged
-	{"no-rdns", 25, (*day).noRDNS},                // honest, without a name in DNS
-	{"printer", 25, (*day).printers},              // devices of our own network
+	{"backscatter", 20, (*day).backscatter},       // bounces of mail with forged local senders
+	{"no-rdns", 25, (*day).noRDNS},                // legitimate, without a name in DNS
+	{"printer", 25, (*day).printers},              // devices of the local network
 	{"callout", 20, (*day).callout},               // verify a local sender
-	{"early-quit", 15, (*day).earlyQuit},          // lost interest
+	{"early-quit", 15, (*day).earlyQuit},          // disconnects early
 	{"newsletter", 8, (*day).newsletter},          // to many mailboxes, some of which no longer exist
 	{"list", 8, (*day).list},                      // a mailing list with typing errors
 	{"payment", 4, (*day).payment},                // writes once a month, from a rented host
 	{"former-employee", 0, (*day).formerEmployee}, // forty newsletters to a former mailbox
-	{"monitor", 0, (*day).monitor},                // looks every five minutes whether we are there
+	{"monitor", 0, (*day).monitor},                // checks the server every five minutes
 	{"big-burst", 0, (*day).burst},                // thirty connections at a time
 }
 
@@ -98,7 +98,7 @@ type day struct {
 	nets     int // /24s that were given out
 	nets6    int
 	firms    int
-	servers  []host // of delivery, who do other things as well
+	servers  []host // of delivery, which also play other kinds
 }
 
 // A host is a source of sessions.
@@ -505,7 +505,7 @@ func (d *day) badHelo(n int) {
 		case 3:
 			h.helo = h.addr.String()
 		case 4:
-			h.fcrdns = "fail" // the name is that of its old address
+			h.fcrdns = "fail" // the name belongs to its old address
 		case 5:
 			h.helo, h.words = "exchange.local", Helo
 		}
@@ -668,8 +668,8 @@ func (d *day) users(n int) {
 	}
 }
 
-// office is 25 users with one address who log in all day, and a telephone with
-// an old password that connects first, at night.
+// office is 25 users with one address who log in all day, and a phone with an old
+// password that connects first, at night.
 func (d *day) office(int) {
 	addr := d.net()(44)
 	for i := range 25 {

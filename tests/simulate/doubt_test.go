@@ -15,8 +15,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestDoubts checks that of the rejected hosts the report lists every
-// legitimate one and no attacker, after a day of observation.
+// TestDoubts checks that the report lists every rejected legitimate host and no
+// attacker as a possible false positive, after a day of observation.
 func TestDoubts(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		policy := enforced(t, name)

@@ -11,13 +11,13 @@ type Filter struct {
 	*smtpd.FrontEnd
 }
 
-// NewFilter returns a Filter. The program puts one together in the same way.
+// NewFilter returns a Filter with the same structure as in the program.
 func NewFilter(o filter.Options) *Filter {
 	p := filter.New(o)
 	return &Filter{p, smtpd.NewFrontEnd(p)}
 }
 
-// Stop closes both, as the program does when smtpd stops.
+// Stop closes both, like the program when smtpd stops.
 func (f *Filter) Stop() {
 	f.FrontEnd.Stop()
 	f.Pipeline.Stop()

@@ -51,8 +51,8 @@ func NewLive(h smtpd.Handler, phases []smtpd.ID, start time.Time) *Live {
 	return l
 }
 
-// NewLiveOver returns a server with a filter that is a process, after the
-// handshake. The filter really delays answers that it delays.
+// NewLiveOver returns a server with a filter process, after the handshake. The filter
+// delays answers in real time.
 func NewLiveOver(filter io.Writer, answer func() string, phases []smtpd.ID, start time.Time) *Live {
 	l := &Live{now: start.UnixMicro(), p: &player{}, Exists: func(string) bool { return false }}
 	for _, id := range phases {
@@ -327,7 +327,7 @@ func (c *Client) Mail(sender string) Result {
 	return r
 }
 
-// Rcpt asks for a recipient.
+// Rcpt requests a recipient.
 func (c *Client) Rcpt(to string) Result { return c.RcptFate(to, c.fate(to)) }
 
 func (c *Client) fate(to string) Fate {
@@ -340,7 +340,7 @@ func (c *Client) fate(to string) Fate {
 	return Unknown
 }
 
-// RcptFate asks for a recipient that the server itself treats in the given way.
+// RcptFate requests a recipient with the given answer of the server itself.
 func (c *Client) RcptFate(to string, fate Fate) Result {
 	open := c.v.tx.open
 	r := c.say(func() { c.v.rcpt(&Step{Text: to, Fate: fate}) })
@@ -370,7 +370,7 @@ func (c *Client) Data() Result {
 // Rset ends the transaction.
 func (c *Client) Rset() Result { return c.say(func() { c.v.rset() }) }
 
-// Command sends a line that smtpd does not ask filters about.
+// Command sends a line for which smtpd sends filters no request.
 func (c *Client) Command(line, reply string) Result {
 	return c.say(func() { c.v.client(line); c.v.server(reply) })
 }

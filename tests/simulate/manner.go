@@ -1,6 +1,6 @@
 package simulate
 
-// Behaviour that several attackers have in common.
+// Common behaviour of several attackers.
 
 import (
 	"fmt"
@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// A Manner is how a client asks for recipients.
+// A Manner is the way in which a client requests recipients.
 type Manner struct {
 	Sender string             // a@x.example by default
 	Null   bool               // the null sender
 	Per    int                // recipients in a transaction; 0 for all
-	Before func(i int) string // a recipient to ask for first
+	Before func(i int) string // a recipient to request first
 	Send   bool               // finish each transaction with a message
 	Drop   bool               // close the connection without QUIT
 }
 
-// Ask asks for recipients in one session, until the filter ends it.
+// Ask requests recipients in one session, until the filter ends it.
 func (l *Live) Ask(h Host, m Manner, rcpts ...string) *Client {
 	if m.Sender == "" && !m.Null {
 		m.Sender = "a@x.example"
@@ -106,9 +106,9 @@ func Foreign(start, n int) (to []string) {
 	return to
 }
 
-// Told visits each mailbox of Domain of which the client learned whether it exists,
-// without tags and in lower case, except postmaster and abuse, which exist everywhere.
-// A mailbox that is asked for twice is visited twice.
+// Told visits each mailbox of Domain about whose existence the client learned, without
+// tags and in lower case. It omits postmaster and abuse, which exist everywhere. A
+// mailbox that is requested twice is visited twice.
 func (c *Client) Told(visit func(local string)) {
 	for _, r := range c.Asked {
 		at := strings.LastIndexByte(r.Rcpt, '@')

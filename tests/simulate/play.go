@@ -73,7 +73,7 @@ func (h hurried) Decide(ev *smtpd.Event) smtp.Answer {
 
 // A player is both ends of the socket of smtpd.
 type player struct {
-	phases   [256]bool // that h is asked in
+	phases   [256]bool // phases in which h receives requests
 	next     func() (Session, bool)
 	ahead    *Session // the next one to begin
 	started  uint64
@@ -82,11 +82,11 @@ type player struct {
 
 	out     []byte // lines that were not read yet
 	read    int    // how much of out was
-	asked   *visit // whose request is the last line of out
-	answer  []byte // what h said to it
+	asked   *visit // the visit whose request is the last line of out
+	answer  []byte // the answer of h
 	ready   bool   // register|ready was seen
 	hold    time.Duration
-	held    int // sessions that wait for a held answer
+	held    int // sessions that wait for a delayed answer
 	written error
 }
 

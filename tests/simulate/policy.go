@@ -1,6 +1,6 @@
 package simulate
 
-// Policies, as the program loads them.
+// Policies in the form that the program loads.
 
 import (
 	"fmt"

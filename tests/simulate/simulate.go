@@ -25,7 +25,7 @@ const (
 
 // A Session is the behaviour of a client.
 type Session struct {
-	Label  string    // the kind of client it is in truth
+	Label  string    // the true kind of client
 	Start  time.Time // time of link-connect, after the reverse lookup
 	Src    netip.AddrPort
 	Dst    netip.AddrPort // port 587 asks for a login, after STARTTLS
@@ -82,10 +82,10 @@ type Outcome struct {
 	Refused      []Refusal // by the filter, in order
 	Disconnected bool      // by the filter
 	Mails        int       // messages the server accepted
-	Junked       bool      // one of them at least was marked as junk
+	Junked       bool      // at least one of them was marked as junk
 	RcptOK       int       // recipients accepted
 	RcptUnknown  int       // recipients rejected or deferred by the server itself
-	RcptRefused  int       // recipients refused by the filter
+	RcptRefused  int       // recipients rejected by the filter
 	Held         time.Duration
 }
 

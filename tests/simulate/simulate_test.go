@@ -66,7 +66,7 @@ var differs = []struct{ from, to string }{
 	{`(src|dest)="127\.0\.0\.1:\d+"`, "$1=LOOPBACK"},
 }
 
-// normal returns an event without parts that differ from run to run.
+// normal returns an event without parts that differ between runs.
 var normal = func() func(string) string {
 	var res []*regexp.Regexp
 	for _, d := range differs {
@@ -80,8 +80,8 @@ var normal = func() func(string) string {
 	}
 }()
 
-// asked are the phases in recorded streams, without auth and data-line, for
-// which no filter should register.
+// asked contains the phases in recorded streams, without auth and data-line, for which
+// no filter should register.
 var asked = []smtpd.ID{
 	smtpd.PhaseConnect, smtpd.PhaseHelo, smtpd.PhaseEhlo, smtpd.PhaseStartTLS, smtpd.PhaseMailFrom, smtpd.PhaseRcptTo,
 	smtpd.PhaseData, smtpd.PhaseRset, smtpd.PhaseQuit, smtpd.PhaseNoop, smtpd.PhaseCommit,
@@ -321,7 +321,7 @@ func TestJunk(t *testing.T) {
 		{smtpd.PhaseMailFrom, true},
 		{smtpd.PhaseRcptTo, true},
 		{smtpd.PhaseData, true},
-		{smtpd.PhaseCommit, false}, // Serve does not say it there, smtpd would end
+		{smtpd.PhaseCommit, false}, // Serve does not send it there, because smtpd would exit
 	} {
 		h := &recorder{decide: goAway(tt.phase, smtp.Answer{Decision: smtp.Junk})}
 		if out := play(t, h, client(slices.Clone(script)...))[0]; out.Junked != tt.want || out.Mails != 1 {
@@ -450,9 +450,8 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// TestAttacks checks that each session of an attack comes from another network,
-// that sessions ask for the same recipients, and that nearly none of them
-// exists.
+// TestAttacks checks that each session of an attack is from a different network, that
+// sessions request the same recipients, and that almost none of these exist.
 func TestAttacks(t *testing.T) {
 	attack := simulate.Attack{Seed: 7, Start: simulate.Midnight, Every: time.Minute, Sessions: 200, Each: 12}
 	nets, asks := make(map[netip.Prefix]int), make(map[string]int)

@@ -14,8 +14,7 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A visit is a running Session. It is a coroutine: resume continues it until it
-// waits.
+// A visit is a running Session. It is a coroutine that resume continues until it waits.
 type visit struct {
 	*Session
 	p       *player
@@ -37,9 +36,9 @@ type visit struct {
 	authed           bool
 	junk             bool // the session's messages are
 	tx               tx
-	last             smtpd.ID // the event smtpd books an input error on
+	last             smtpd.ID // the event to which smtpd assigns an input error
 	lastRcpt, sender string
-	leaving          bool // the client has had enough, and quits
+	leaving          bool // the client quits
 	gone             bool // the connection is closed
 }
 
@@ -120,7 +119,7 @@ func (v *visit) connect() {
 		address = "[" + address + "]"
 	}
 	if !v.ask(smtpd.PhaseConnect, rdns, address) {
-		v.leaving = true // no banner: nothing can be done here
+		v.leaving = true // no banner: no command is possible
 		return
 	}
 	if v.smtps {
@@ -133,7 +132,7 @@ func (v *visit) connect() {
 
 func (v *visit) do(s *Step) {
 	if s.Kind == Mail && v.tx.open {
-		v.pause(reaction) // the last transaction came to nothing
+		v.pause(reaction) // the last transaction ended without a message
 		v.rset()
 		if v.gone {
 			return
@@ -239,7 +238,7 @@ func (v *visit) startTLS(gap time.Duration) {
 		return
 	}
 	if !v.ask(smtpd.PhaseStartTLS) {
-		return // it goes on in the clear
+		return // it continues without TLS
 	}
 	v.server("220 2.0.0 Ready to start TLS")
 	v.pause(2 * gap)

@@ -34,7 +34,7 @@ var (
 // most that many records in memory.
 const soakFlush = 10_000
 
-// figures are the counts of the test itself.
+// figures contains the counts of the test itself.
 type figures struct{ sessions, mails, refused, logins int }
 
 func (f *figures) add(n figures) {
@@ -99,7 +99,7 @@ func soak(t *testing.T, load size) {
 		g := filterproc.GuestOf(i, load.sources)
 		end, asked := g.Stream(w, start.UnixMicro()+int64(i)*step, p.Asked)
 		requests += asked
-		if i%soakFlush == 0 { // no machine is that fast for days
+		if i%soakFlush == 0 { // so that the buffer does not overflow
 			if err := w.Flush(); err != nil {
 				t.Fatal(err)
 			}
@@ -187,7 +187,7 @@ func soak(t *testing.T, load size) {
 	checkKept(t, dir, load, days, status.Store.Dropped)
 }
 
-// telling is the output of stats and report.
+// telling contains the output of stats and report.
 type telling struct {
 	stats struct {
 		Counted []struct {
@@ -282,7 +282,7 @@ func checkKept(t *testing.T, dir string, load size, days map[string]*figures, dr
 
 func exists(name string) bool { _, err := os.Stat(name); return err == nil }
 
-// same reports whether a whole record is that of its session.
+// same reports whether a whole record agrees with its session.
 func same(r *cli.Record, sources int) (filterproc.Guest, bool) {
 	id, _ := strconv.ParseInt(r.Session, 16, 64)
 	g := filterproc.GuestOf(int(id)-1, sources)

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// readers are the packages outside store that may use Reader.Each, with the reason.
+// readers contains the packages outside store that may use Reader.Each, with the
+// reason.
 var readers = map[string]string{
 	"store/history": "Walk calls visitors that handle sums",
 }

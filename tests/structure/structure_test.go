@@ -19,8 +19,8 @@ const (
 	maxLines   = 80
 )
 
-// long are the functions that may have more than maxLines lines, each with the
-// reason. Only a table, or a switch over a table, is a reason.
+// long contains the functions that may have more than maxLines lines, each with a
+// reason. The only valid reason is a table, or a switch over a table.
 var long = map[string]string{}
 
 // sources calls visit for each file that is neither a test nor in tests.

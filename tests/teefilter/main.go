@@ -30,15 +30,15 @@ import (
 	"time"
 )
 
-// phases are the default phases. They omit auth, which carries passwords, and
+// phases contains the default phases. They omit auth, which carries passwords, and
 // data-line, which carries messages. smtpd never sends wiz and help.
 const phases = "connect,helo,ehlo,starttls,mail-from,rcpt-to,data,commit,rset,noop,quit"
 
 func main() {
 	list := flag.String("phases", phases, "`phases` to register, separated by commas")
-	tee := flag.String("tee", "", "`folder` to keep both streams in")
-	times := flag.String("times", "", "`file` for how long each answer took")
-	apart := flag.Duration("apart", 0, "`time` that passes before each connection")
+	tee := flag.String("tee", "", "`directory` for both streams")
+	times := flag.String("times", "", "`file` for the response time of each answer")
+	apart := flag.Duration("apart", 0, "`time` to add before each connection")
 	flag.Parse()
 	if flag.NArg() == 0 {
 		fmt.Fprintln(os.Stderr, "teefilter: no filter given")

@@ -44,10 +44,10 @@ type Config struct {
 	ASN      *lookup.Origins // nil if not configured
 	Country  *lookup.Origins
 	Warnings rules.Errors
-	// Notes are the problems of tables and databases, one per line.
+	// Notes contains the problems of tables and databases, one per line.
 	Notes []string
-	// Kept are the tables with a file that cannot be used. They have the content of
-	// the previous configuration.
+	// Kept contains the tables with a file that cannot be used. They have the content
+	// of the previous configuration.
 	Kept []string
 
 	tables map[rules.Source]*table
@@ -109,7 +109,7 @@ func Reload(before *Config, lists *lookup.Lists, forced bool) (*Config, error) {
 
 func (c *Config) loadAll(lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	c.strict = strict
-	// Content from many sources must not cause a panic.
+	// Content from external sources must not cause a panic.
 	err := safego.Run(func() error {
 		tree, err := rules.Parse(c.File, c.read)
 		if err != nil {
@@ -309,8 +309,8 @@ func (c *Config) MarkSeen(broken *Config) {
 	maps.Copy(c.files, broken.files)
 }
 
-// Files returns all configuration files, tables and databases of c, including
-// missing ones.
+// Files returns all configuration files, tables and databases of c, including missing
+// files.
 func (c *Config) Files() []string { return slices.Sorted(maps.Keys(c.files)) }
 
 // Detail returns the text of err with a final newline. Errors of the policy language

@@ -129,7 +129,8 @@ func TestEmptyTable(t *testing.T) {
 	}
 }
 
-// TestTableFiles checks what a strict load says about the entries of table files.
+// TestTableFiles checks the errors and warnings of a strict load about entries of table
+// files.
 func TestTableFiles(t *testing.T) {
 	const pass, drop = "table <t> file \"list\"\npass from <t>\n", "table <t> file \"list\"\nrule r phase connect match src <t> disconnect\n"
 	for _, c := range []struct {
@@ -164,8 +165,8 @@ func TestTableFiles(t *testing.T) {
 	}
 }
 
-// TestRelativeNames checks that names are relative to the file that has them, not to
-// the working directory.
+// TestRelativeNames checks that names are relative to the file that contains them, not
+// to the working directory.
 func TestRelativeNames(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")

@@ -1,6 +1,6 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The writer of test databases does not compile where an int has 32 bits.
+// The writer of test databases does not compile if an int has 32 bits.
 
 package config
 
@@ -69,7 +69,7 @@ func TestWrongDatabase(t *testing.T) {
 }
 
 // TestReplacedDatabase checks that a replaced database is in use after a reload, and
-// an invalid one never.
+// that an invalid database is never used.
 func TestReplacedDatabase(t *testing.T) {
 	dir := t.TempDir()
 	conf, file := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "asn.mmdb")

@@ -194,7 +194,7 @@ func (c *Client) ask(a any, words ...string) error {
 const maxAnswer = 4 << 20
 
 func (c *Client) line() (string, error) {
-	// The command flush may take as much time as the server allows.
+	// The command flush may last as long as the server permits.
 	if err := c.conn.SetReadDeadline(time.Now().Add(copyTimeout + writeTimeout)); err != nil {
 		return "", err
 	}

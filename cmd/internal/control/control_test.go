@@ -88,7 +88,7 @@ func TestBan(t *testing.T) {
 	}
 }
 
-// TestLearn checks that facts arrive in batches, and that a wrong one changes
+// TestLearn checks that facts arrive in batches, and that an invalid fact changes
 // nothing.
 func TestLearn(t *testing.T) {
 	dir, _ := serve(t)
@@ -134,8 +134,8 @@ func TestLearn(t *testing.T) {
 	}
 }
 
-// TestApply checks the standing that facts give: the host by its address, and the
-// domains to which users wrote through their proven hosts.
+// TestApply checks the standing from facts: of a host by its address, and of domains to
+// which users wrote by their proven hosts.
 func TestApply(t *testing.T) {
 	m := memory.New()
 	m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro())
@@ -231,7 +231,7 @@ func TestConversation(t *testing.T) {
 	}
 }
 
-// TestProtocol checks that the protocol is as the manual documents it.
+// TestProtocol checks that the protocol agrees with the manual.
 func TestProtocol(t *testing.T) {
 	dir, w := serve(t)
 	add(w, 1)

@@ -82,8 +82,8 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 	}
 }
 
-// unbanCommand returns the command that revokes bans and clears the counters of those
-// that were banned.
+// unbanCommand returns the command that revokes bans and clears the counters of the
+// banned hosts.
 func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memory.Ban)) Command {
 	return Command{"unban", 2, func(ctx context.Context, a *Answer, args []string) error {
 		p, _, err := prefix.Parse(args[0])

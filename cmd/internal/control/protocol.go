@@ -116,9 +116,10 @@ type Config struct {
 	Rules  int     `json:"rules"`
 	// Problem is the reason why the file is not completely in use.
 	Problem string `json:"problem,omitempty"`
-	// Notes are the first few problems of its tables and databases.
+	// Notes contains the first few problems of its tables and databases.
 	Notes []string `json:"notes,omitempty"`
-	// Kept are the tables whose files cannot be used. They have their previous content.
+	// Kept contains the tables whose files cannot be used. They have their previous
+	// content.
 	Kept []string `json:"kept,omitempty"`
 }
 

@@ -59,7 +59,8 @@ func WatchCommand(f *events.Fan) Command {
 }
 
 // whenGone calls leave when the client closes its side or sends anything. It removes
-// the read deadline, because a watching client is silent. The caller must call stop.
+// the read deadline, because a watching client sends nothing. The caller must call
+// stop.
 func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	if err := a.conn.SetReadDeadline(time.Time{}); err != nil {
 		return nil, err

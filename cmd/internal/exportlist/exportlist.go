@@ -37,10 +37,10 @@ const (
 	reasonLogin    = "hosts with a recent login"
 	reasonObserved = "bans in mode observe"
 	reasonFurther  = "sessions of further hosts"
-	reasonMany     = "addresses that stand for many hosts"
+	reasonMany     = "addresses that many hosts share"
 )
 
-// exemptReasons are the texts of the values of Peers.Excuse.
+// exemptReasons contains the texts of the values of Peers.Excuse.
 var exemptReasons = map[string]string{"login": reasonLogin, "known": reasonMail, "trusted": reasonMail, "many": reasonMany}
 
 // Options select the entries.
@@ -123,7 +123,7 @@ func Build(o Options) (*export.List, map[string]int, error) {
 	if recent.Before(from) && b.known.needsRecords(recent) {
 		from = recent // the hosts with accepted mail are known only from the records
 	}
-	// A host that was banned before this period may be exempt now.
+	// A host that was banned before this period may since have become exempt.
 	for _, ban := range b.banned {
 		if ban.Since.Before(from) && recent.Before(from) {
 			from = slices.MaxFunc([]time.Time{ban.Since, recent}, time.Time.Compare)
@@ -285,7 +285,7 @@ func (b *builder) readRecords(from time.Time) error {
 	problem := r.Problem
 	r.Problem = func(segment string, err error) {
 		problem(segment, err)
-		// The records of a salvaged file are in another one.
+		// The records of a salvaged file are in another file.
 		incomplete = incomplete || !strings.HasSuffix(segment, ".salvaged")
 	}
 	s := b.Selector
@@ -352,8 +352,8 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 	h.add(rec, findings, b.Found && b.Selector.Match(rec), b.Selector, b.Confidence)
 }
 
-// findingsOf returns the findings of a session, and whether it misbehaved by the
-// rules of package memory.
+// findingsOf returns the findings of a session, and whether the session is an offence
+// for package memory.
 func findingsOf(rec *store.Record) (findings []store.Step, bad bool, err error) {
 	err = rec.Steps(func(s *store.Step) bool {
 		switch {

@@ -13,15 +13,15 @@ import (
 
 const day = 24 * time.Hour
 
-// known describes what the state directory knows of hosts with accepted mail. The table
-// of known hosts is bounded, and so are the records: only if one of them is complete,
-// a host that is in neither has sent no mail.
+// known describes the knowledge about hosts with accepted mail. The table of known
+// hosts and the records are bounded: a host in neither has sent no mail only if one of
+// them is complete.
 type known struct {
 	rows    int // in state.db
 	records int // of the selected period
 	days    []memory.Day
-	// forgotten is the day of the latest mail of a host that is missing in the table;
-	// zero if there is none. Lost means that hosts of all earlier days are missing.
+	// forgotten is the day of the latest mail of a host that is missing from the table;
+	// zero if there is none. lost means that hosts of all earlier days are missing.
 	forgotten time.Time
 	lost      bool
 	nameless  time.Time // end of the latest record of accepted mail without a source
@@ -54,16 +54,16 @@ func (k *known) addNameless(rec *store.Record) {
 	}
 }
 
-// checkComplete returns an error if the list could lack entries or have hosts that must
-// not be blocked. Consumers would take an empty list for the end of all bans.
+// checkComplete returns an error if the list could lack entries or contain hosts that
+// must not be blocked. An empty list would end all bans at the consumers.
 func (b *builder) checkComplete(recent time.Time) error {
 	k := &b.known
 	switch {
 	case b.Bans && k.rows == 0:
 		return fmt.Errorf("%s has no bans: state.db is missing or empty; name another directory with -s, or start the filter once", b.Dir.Path)
 	case !b.Found:
-		// The filter rejects these hosts itself, whether it has forgotten their mail
-		// or not.
+		// The filter itself rejects these hosts, whether or not it still knows their
+		// mail.
 		return nil
 	case k.records == 0 && k.rows == 0:
 		return fmt.Errorf("%s has no sessions; name another directory with -s", b.Dir.Path)
@@ -75,7 +75,7 @@ func (b *builder) checkComplete(recent time.Time) error {
 }
 
 // checkFilter returns an error if the running filter exempts hosts that are unknown
-// here, because its configuration is another file, or has tables from before.
+// here, because it uses another configuration file or previous content of a table.
 func (b *builder) checkFilter(c *control.Client) error {
 	s, err := c.Status()
 	if err != nil {
@@ -107,8 +107,8 @@ func (b *builder) recorded() (n uint64) {
 }
 
 // checkForgotten returns an error if a host with accepted mail since recent may be
-// neither in the table nor in the records. Evidence without a ban accuses a host that
-// the filter accepts: it needs the proof that the host has sent no mail.
+// neither in the table nor in the records. The filter accepts hosts with evidence but
+// without a ban, so exporting them requires proof that they have sent no mail.
 func (b *builder) checkForgotten(recent time.Time) error {
 	k := &b.known
 	if !k.hasForgotten(recent) {
@@ -116,7 +116,7 @@ func (b *builder) checkForgotten(recent time.Time) error {
 	}
 	from := recent
 	if begin := k.begin(); !k.lost && begin.After(recent) {
-		from = begin // there was no filter before
+		from = begin // the filter did not run earlier
 	}
 	all, err := store.Segments(b.Dir.Path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -127,7 +127,7 @@ func (b *builder) checkForgotten(recent time.Time) error {
 		s := &all[i]
 		first := s.Day
 		if s.Part > 1 {
-			first = first.Add(day) // earlier parts of the day may be gone
+			first = first.Add(day) // earlier parts of the day may have been removed
 		}
 		switch {
 		case !s.Quarantined:

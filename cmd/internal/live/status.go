@@ -81,7 +81,7 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	}
 	line("standing", "%s known, %d trusted", text.Plural(s.Standing.Known, "host"), s.Standing.Trusted)
 	for _, p := range s.Standing.Gateways {
-		line("gateway?", "%s stands for many hosts: list it as gateway", prefix.String(p))
+		line("gateway?", "many hosts share %s: list it as gateway", prefix.String(p))
 	}
 	for _, m := range s.Memory {
 		if m.Rows == 0 {

@@ -13,7 +13,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Limits of the data that clients can cause.
+// Limits on client-controlled data.
 const (
 	maxSources = 1024 // the source that was inactive longest is evicted
 	maxKinds   = 64   // kinds of evidence: the bits of source.kinds
@@ -81,7 +81,7 @@ type source struct {
 	banned   time.Time
 }
 
-// orders are the sort orders of sources. Equal sources are ordered by name.
+// orders contains the sort orders of sources. Equal sources are ordered by name.
 var orders = []struct {
 	name  string
 	order func(a, b *source) int
@@ -283,7 +283,7 @@ func (v *View) nextEvidence() {
 	}
 }
 
-// keys are the keys and their descriptions.
+// keys contains the keys and their descriptions.
 var keys = []struct{ key, short, long string }{
 	{"q", "quit", "quit; so does Ctrl-C"},
 	{"p", "pause", "pause, and resume with the events of the pause"},
@@ -301,7 +301,7 @@ func (v *View) screen(width, height int, now time.Time, interactive bool) []row 
 	}
 	title := "scanwatch top  " + now.In(v.zone).Format(time.TimeOnly)
 	if s := v.status; s != nil {
-		title += fmt.Sprintf("  mode %s, %d rules", cmp.Or(shown(s.Config.Mode, 16), "observe"), s.Config.Rules)
+		title += fmt.Sprintf("  mode %s, %s", cmp.Or(shown(s.Config.Mode, 16), "observe"), text.Plural(s.Config.Rules, "rule"))
 	}
 	if v.paused {
 		title += fmt.Sprintf("  PAUSED, %d events waiting", len(v.pending))

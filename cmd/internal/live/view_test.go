@@ -66,7 +66,7 @@ func drawn(v *View, width, height int) string {
 	return b.String()
 }
 
-// topScreens are keys that are pressed one after the other, with the golden file
+// topScreens contains keys that are pressed one after the other, with the golden file
 // of the resulting screen.
 var topScreens = []struct {
 	golden        string

@@ -113,7 +113,7 @@ func TestImport(t *testing.T) {
 			t.Errorf("%d rejected recipients: %+v", n, r)
 		}
 	}
-	// New lines count, those of another server too.
+	// New lines count, also those of another server.
 	more := log + mail("2026-11-22", "mx", "198.51.100.1", 10, "joe@example.net", "alice@example.org") +
 		mail("2026-11-20", "mx2", "198.51.100.3", 11, "joe@example.net", "alice@example.org")
 	if r := run(t, options(d, more)); r.Delivered != 2 {
@@ -135,7 +135,7 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// TestRecorded checks that mail is ignored that the filter has seen.
+// TestRecorded checks that mail already counted by the filter is ignored.
 func TestRecorded(t *testing.T) {
 	d := directory(t)
 	w := store.Open(d.Path, store.Options{Now: d.Now, Program: "test"})
@@ -150,7 +150,7 @@ func TestRecorded(t *testing.T) {
 	}
 }
 
-// TestInUse checks that a state that another process writes is not changed.
+// TestInUse checks that a state file in use by another process is not changed.
 func TestInUse(t *testing.T) {
 	d := directory(t)
 	file := store.OpenState(d.Path, store.StateOptions{})
@@ -167,8 +167,8 @@ func TestInUse(t *testing.T) {
 	}
 }
 
-// TestFacts checks the facts of a large log: merged by day, host and sender, and
-// passed on in the order of time.
+// TestFacts checks the facts of a large log: merged by day, host and sender, and passed
+// on in chronological order.
 func TestFacts(t *testing.T) {
 	var log strings.Builder
 	for i := range 1000 {

@@ -14,7 +14,7 @@ import (
 	"scanwatch/cmd/internal/owner"
 )
 
-// TestReplace checks that a file is replaced whole or not at all, and that no
+// TestReplace checks that a file is replaced completely or not at all, and that no
 // temporary file remains.
 func TestReplace(t *testing.T) {
 	dir := t.TempDir()
@@ -59,8 +59,8 @@ func TestReplace(t *testing.T) {
 	}
 }
 
-// TestReplaceKeeps checks that a file that is replaced keeps its owner, group and
-// mode, and a link its target, and that root follows no link of another user.
+// TestReplaceKeeps checks that a replaced file keeps its owner, group and mode, that a
+// link keeps its target, and that root follows no link of another user.
 func TestReplaceKeeps(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: root is needed to give files to another user")
@@ -104,8 +104,8 @@ func TestReplaceKeeps(t *testing.T) {
 			t.Errorf("%s is no link any more: %v", link, err)
 		}
 	}
-	// The owner of the directory could have made the link, and root could write
-	// everywhere.
+	// The owner of the directory could have created the link, and root can write to any
+	// file.
 	check(os.WriteFile(page, []byte("old"), 0o640))
 	err = Replace(filepath.Join(theirs, "link"), 0o644, text)
 	if err == nil || !strings.Contains(err.Error(), "root does not follow") {
@@ -125,7 +125,7 @@ func TestReplaceKeeps(t *testing.T) {
 	}
 }
 
-// TestTo checks that the standard output gets all or nothing.
+// TestTo checks that the standard output receives everything or nothing.
 func TestTo(t *testing.T) {
 	for _, name := range []string{"", "-"} {
 		for _, failure := range []error{nil, errors.New("broken")} {

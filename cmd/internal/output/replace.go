@@ -15,8 +15,8 @@ import (
 )
 
 // Replace atomically replaces the file name, or leaves it unchanged. The new file has
-// the owner, group and mode of the old one; mode is that of a file that did not
-// exist. A link remains, and its target is replaced.
+// the owner, group and mode of the old file, or mode if there was no file. A link
+// remains, and its target is replaced.
 func Replace(name string, mode os.FileMode, write func(io.Writer) error) error {
 	p, err := owner.Resolve(name)
 	if err == nil {
@@ -63,8 +63,8 @@ func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err
 	return nil
 }
 
-// keepOwner gives the new file to the owner and group of the old one, which is nil if
-// there was none. Another group could read what it must not.
+// keepOwner sets the owner and group of the new file to those of the old file, which is
+// nil if there was none. With another group, other users could read the content.
 func keepOwner(f *os.File, old fs.FileInfo) error {
 	if old == nil {
 		return nil

@@ -1,10 +1,10 @@
-// Package owner lets root work in directories of other users.
+// Package owner allows root to work in directories of other users.
 //
 // Such a user can replace files, directories and links there at any time, so root must
-// do nothing by path in them. There are two ways. Do and Become act as that user: the
-// system then refuses what the user may not do, whatever the path leads to. Resolve
-// opens the directory of a file once and never follows a link of another user.
-// Nothing changes for a process that is not root.
+// not use paths in these directories. There are two solutions. Do and Become act as
+// that user, so that the system denies operations beyond the user's rights. Resolve
+// opens the directory of a file once and never follows a link of another user. For
+// other processes than root, the functions have no effect.
 package owner
 
 import (
@@ -44,14 +44,14 @@ func userOf(name string, info fs.FileInfo) (*User, error) {
 	return nil, nil
 }
 
-// onlyRoot reports whether no other user can reach what is in the directory.
+// onlyRoot reports whether only root can reach the content of the directory.
 func onlyRoot(info fs.FileInfo) bool {
 	uid, gid := ids(info)
 	return uid == 0 && info.Mode()&0o001 == 0 && (info.Mode()&0o010 == 0 || gid == 0)
 }
 
 func ids(info fs.FileInfo) (uid, gid int) {
-	s := info.Sys().(*syscall.Stat_t) // of every system that the program is built for
+	s := info.Sys().(*syscall.Stat_t) // on all supported systems
 	return int(s.Uid), int(s.Gid)
 }
 
@@ -84,8 +84,8 @@ func Of(dir string) (*User, error) {
 }
 
 // Do calls f with the rights of the user who can replace files in dir. The whole
-// process has these rights meanwhile: f must not leave goroutines behind that use
-// files. A user who cannot change dir is as good as root.
+// process has these rights during the call, so f must not start goroutines that use
+// files after it returns. Without such a user, f runs as root.
 func Do(dir string, f func() error) error {
 	u, err := Of(dir)
 	switch {
@@ -104,7 +104,7 @@ func (u *User) do(f func() error) (err error) {
 	}
 	group := syscall.Getegid()
 	defer func() {
-		// Without these rights, later steps fail, which is reported.
+		// Without these rights, later steps fail and report the error.
 		if back := errors.Join(syscall.Seteuid(0), syscall.Setegid(group), syscall.Setgroups(groups)); back != nil {
 			err = errors.Join(err, fmt.Errorf("become root again: %w", back))
 		}
@@ -118,7 +118,7 @@ func (u *User) do(f func() error) (err error) {
 			return fmt.Errorf("act as %v: %w", u, err)
 		}
 	}
-	// Root's own directory may be closed to the user.
+	// The user may have no access to root's current directory.
 	os.Unsetenv("TMPDIR")
 	if err = f(); errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w (as %v)", err, u)
@@ -126,7 +126,7 @@ func (u *User) do(f func() error) (err error) {
 	return err
 }
 
-// Become gives up the rights of root for those of u, for good.
+// Become permanently replaces the rights of root by those of u.
 func (u *User) Become() error {
 	for _, err := range []error{syscall.Setgroups([]int{u.Group}), syscall.Setgid(u.Group), syscall.Setuid(u.ID)} {
 		if err != nil {

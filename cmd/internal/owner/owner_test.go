@@ -44,7 +44,7 @@ func mkdir(t *testing.T, name string, mode os.FileMode, uid, gid int) string {
 	return name
 }
 
-// TestOf checks who can replace files in a directory.
+// TestOf checks which user can replace files in a directory.
 func TestOf(t *testing.T) {
 	dir := open(t)
 	theirs := mkdir(t, filepath.Join(dir, "theirs"), 0o750, lesser, lesser)
@@ -63,12 +63,12 @@ func TestOf(t *testing.T) {
 		{ours + "/missing", ""},
 		{theirs, theirs},
 		{theirs + "/missing", theirs},
-		{theirs + "/../ours", theirs}, // they can replace the directory on the way
+		{theirs + "/../ours", theirs}, // the user can replace the directory in the path
 		{inside, theirs},
 		{dir + "/link", theirs},
 		{dir + "/again", theirs},
 		{dir + "/again/inside", theirs},
-		{copied, ""}, // nobody else can reach it
+		{copied, ""}, // no other user can reach it
 		{closed + "/out", theirs},
 		{closed + "/away", theirs},
 		{closed + "/../theirs", theirs},
@@ -101,8 +101,8 @@ func TestOf(t *testing.T) {
 	}
 }
 
-// TestDo checks that the process has the rights of the owner meanwhile, and then those
-// of root again.
+// TestDo checks that the process has the rights of the owner during the call, and the
+// rights of root after it.
 func TestDo(t *testing.T) {
 	dir := open(t)
 	theirs := mkdir(t, filepath.Join(dir, "theirs"), 0o750, lesser, lesser)
@@ -138,7 +138,7 @@ func TestDo(t *testing.T) {
 	}
 }
 
-// TestOpen checks that root follows links of root only, and reads regular files only.
+// TestOpen checks that root follows only links of root, and reads only regular files.
 func TestOpen(t *testing.T) {
 	dir := open(t)
 	theirs := mkdir(t, filepath.Join(dir, "theirs"), 0o755, lesser, lesser)

@@ -21,7 +21,7 @@ type Place struct {
 
 // Resolve opens the directory of a file, which need not exist. A link to the file is
 // followed, so that Name is that of its target. Root does not follow a link that
-// another user has made or can replace.
+// another user has created or can replace.
 func Resolve(path string) (*Place, error) {
 	if os.Geteuid() != 0 {
 		return resolve(path)
@@ -40,7 +40,7 @@ func Resolve(path string) (*Place, error) {
 	return &Place{dir, w.name}, nil
 }
 
-// resolve is Resolve without root: the system knows what the user may do.
+// resolve is Resolve for other users: the system enforces their rights.
 func resolve(path string) (*Place, error) {
 	for range maxLinks {
 		target, err := os.Readlink(path)
@@ -66,7 +66,7 @@ type walker struct {
 	rest   []string   // elements to follow
 	links  int
 	user   *User // who can change a directory of the path
-	closed int   // number of dirs of which only root can reach the last; 0 if none
+	closed int   // number of dirs up to the last directory that only root can reach; 0 if none
 }
 
 // walk follows a path. If enter is set, the last element is entered if it is a
@@ -174,7 +174,7 @@ func (w *walker) step(enter bool) error {
 	return w.look()
 }
 
-// follow follows a link that only root can have made and can replace.
+// follow follows a link that only root can have created and can replace.
 func (w *walker) follow(name string, info fs.FileInfo) error {
 	dir := w.top()
 	path := filepath.Join(dir.Name(), name)
@@ -208,7 +208,7 @@ func replaced(dir *os.Root, name string) error {
 }
 
 // Regular returns information about the file. The error is fs.ErrNotExist if there is
-// none. Any file but a regular one is an error.
+// none. Any other than a regular file is an error.
 func (p *Place) Regular() (fs.FileInfo, error) {
 	info, err := p.Lstat(p.Name)
 	if err == nil && !info.Mode().IsRegular() {
@@ -217,7 +217,7 @@ func (p *Place) Regular() (fs.FileInfo, error) {
 	return info, err
 }
 
-// Open opens a regular file for reading as Resolve finds it.
+// Open resolves path with Resolve and opens the regular file for reading.
 func Open(path string) (*os.File, error) {
 	p, err := Resolve(path)
 	if err != nil {

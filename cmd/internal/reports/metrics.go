@@ -18,7 +18,7 @@ import (
 const metricRules = 50
 
 // Metrics returns the metrics of the filter, the state directory and the last day.
-// Incomplete is not nil if files are missing in them.
+// incomplete is not nil if the metrics lack files.
 func Metrics(dir *statedir.Dir, zone *time.Location) (all []report.Metric, incomplete, err error) {
 	s := Source{Dir: dir, Selector: &selector.Selector{Since: dir.Now().Add(-24 * time.Hour)}, Zone: zone}
 	summary, incomplete, err := s.Summary(metricRules, true)

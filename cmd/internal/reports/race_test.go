@@ -17,7 +17,7 @@ import (
 	"scanwatch/store/report"
 )
 
-// busy is a filter to which sessions come between the commands of a report.
+// busy is a filter that ends sessions between the commands of a report.
 type busy struct {
 	w  *store.Writer
 	m  *memory.Memory
@@ -74,7 +74,7 @@ func (b *busy) serve(t *testing.T, dir string) {
 		b.w.Close()
 		state.Close()
 	})
-	for { // go test's own limit ends this
+	for { // the time limit of go test ends the loop
 		if client, err := control.Dial(dir); err == nil {
 			client.Close()
 			return
@@ -103,14 +103,14 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// TestNotLost checks that sessions that end while a report is made are not lost.
+// TestNotLost checks that sessions that end during a report are not counted as lost.
 func TestNotLost(t *testing.T) {
 	dir, b := shortDir(t), new(busy)
 	b.serve(t, dir)
 	if n := notKept(t, b, dir); n.Sessions != 0 {
 		t.Errorf("lost: %+v", n)
 	}
-	// A sum that ends after the counters were read has sessions from before.
+	// A sum that ends after the counters were read has earlier sessions.
 	end := b.now().Add(500 * time.Millisecond)
 	sum := store.Record{ID: 1, Start: now.Add(-time.Minute), End: end, Src: netip.MustParseAddrPort("192.0.2.1:0"), Sessions: 1000}
 	b.w.Add(end, 1, store.AppendRecord(nil, &sum, nil))
@@ -127,7 +127,7 @@ func TestNotLost(t *testing.T) {
 	if n := notKept(t, b, dir); n.Sessions != 0 {
 		t.Errorf("lost: %+v", n)
 	}
-	for range 30 { // these have no record
+	for range 30 { // these sessions have no record
 		b.m.Days.Add(&memory.Ended{Mails: 2}, b.now().UnixMicro())
 	}
 	if n := notKept(t, b, dir); n.Sessions != 30 || n.Mails != 60 || n.Days != 1 {

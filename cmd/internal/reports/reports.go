@@ -23,9 +23,9 @@ type Source struct {
 	Zone     *time.Location
 }
 
-// collect calls v for each selected record. It returns the end of the period, at
-// most now. If the clock was wrong, a session may end later: then collect returns
-// its end. An error of v means a record with corrupt steps.
+// collect calls v for each selected record. It returns the end of the period, at most
+// now. If the clock was wrong, a session may end later, and collect returns its end. An
+// error of v means a record with corrupt steps.
 func (s *Source) collect(r *statedir.Records, v history.Visitor) (until time.Time, sessions, damaged int, err error) {
 	until, now := s.Selector.Until, s.Dir.Now()
 	if until.IsZero() || until.After(now) {
@@ -55,8 +55,8 @@ func (s *Source) collect(r *statedir.Records, v history.Visitor) (until time.Tim
 // files are missing in it. Lists have at most limit entries. Unless quiet is set, a
 // selection without sessions is a problem.
 func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomplete, err error) {
-	// Read the counters before the filter writes its records, so that the records have
-	// all counted sessions.
+	// Read the counters before the filter writes its records, so that the records
+	// include every counted session.
 	days, dayProblem := s.Dir.Days()
 	counted := s.Dir.Now()
 	r, err := s.Dir.Open()

@@ -58,7 +58,7 @@ func TestProblems(t *testing.T) {
 			go func() { server.Run(ctx, dir, time.Second); close(ended) }()
 			defer func() { stop(); <-ended }()
 			var client *control.Client
-			for { // go test's own limit ends this
+			for { // the time limit of go test ends the loop
 				if client, err = control.Dial(dir); err == nil {
 					break
 				}

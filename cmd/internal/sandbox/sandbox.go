@@ -12,14 +12,14 @@ import (
 	"strings"
 )
 
-// Paths are the files that the process can access in the sandbox.
+// Paths contains the files that the process can access in the sandbox.
 type Paths struct {
 	// State is the state directory.
 	State string
 	// Read contains files to read, including their replacements.
 	Read []string
-	// Look contains files whose creation the filter must detect. It does not read
-	// them.
+	// Look contains files whose creation the filter must detect. The filter does not
+	// read them.
 	Look []string
 }
 

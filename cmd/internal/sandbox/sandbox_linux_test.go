@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test starts its own program as a confined process and as an unconfined one,
-// to show that the sandbox causes the errors.
+// The test starts its own program as a confined and as an unconfined process, to show
+// that the sandbox causes the errors.
 const (
 	envHelper   = "SANDBOX_TEST_HELPER" // confined or free
 	envDir      = "SANDBOX_TEST_DIR"
@@ -45,7 +45,7 @@ type attempt struct {
 	do   func() error
 }
 
-// effects are the possible restrictions. The helper prints those in force.
+// effects contains the possible restrictions. The helper prints those in force.
 var effects = []struct {
 	name string
 	in   func(*Report) bool
@@ -330,13 +330,14 @@ func run(t *testing.T, how string) map[[2]string]string {
 	return told
 }
 
-// TestConfined checks that every thread of a confined process can do the operations
-// of the filter and none of an attacker, and that both succeed without the sandbox.
+// TestConfined checks that every thread of a confined process can perform the
+// operations of the filter but none of an attacker, and that both succeed without the
+// sandbox.
 func TestConfined(t *testing.T) {
 	_, known := auditArch[runtime.GOARCH]
 	expect := map[string]bool{"files": landlockVersion() >= 1, "exec": known || landlockVersion() >= 1, "net": known}
 	if landlockVersion() < 1 {
-		// Not a failure, also where no test may be skipped.
+		// This is not a failure, even if no test may be skipped.
 		t.Log("SKIP: THIS KERNEL HAS NO LANDLOCK: THAT FILES ARE OUT OF REACH IS NOT TESTED")
 	}
 	confined, free := run(t, "confined"), run(t, "free")

@@ -13,7 +13,7 @@ import (
 // would exit.
 const promises = "error stdio rpath wpath cpath fattr flock unix"
 
-// permissions are the arguments of unveil(2).
+// permissions contains the arguments of unveil(2).
 var permissions = map[use]string{useRead: "r", useState: "rwc"}
 
 // grants returns single files: unveil(2) identifies a file by its name in a

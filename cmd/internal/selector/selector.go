@@ -233,8 +233,8 @@ func (s *Selector) Kinds() (kinds store.Kinds) {
 	return kinds
 }
 
-// Match reports whether s selects r by a property other than time. A sum is selected
-// if one of its sessions is.
+// Match reports whether s selects r by a property other than time. A sum is selected if
+// one of its sessions matches.
 func (s *Selector) Match(r *store.Record) bool {
 	if len(s.Src) > 0 && !s.HasSrc(r.Src.Addr()) {
 		return false

@@ -77,7 +77,7 @@ type span struct {
 
 var errNoSpan = errors.New("not a span of time")
 
-// units are the units of a span, largest first.
+// units contains the units of a span, largest first.
 var units = []struct {
 	name   string
 	add    func(s *span, n int)

@@ -21,10 +21,10 @@ const RecentDays = 90
 // maxNames is the maximum number of names that Legitimate stores for a network.
 const maxNames = 10_000
 
-// Legitimate states why clients in a network should not be banned: its addresses are
+// Legitimate returns the reason for not banning clients in a network: its addresses are
 // special, it is exempt, or it had mail or logins in the last RecentDays days. It
-// returns "" if nothing is known. Exempt states why the client of a record is exempt.
-// Warn is called for problems of reading.
+// returns "" without a reason. exempt returns the reason for which the client of a
+// record is exempt. warn is called for read errors.
 func (d *Dir) Legitimate(p netip.Prefix, exempt func(*store.Record) string, warn func(string)) (string, error) {
 	if why := d.special(p); why != "" {
 		return why, nil
@@ -40,7 +40,8 @@ func (d *Dir) Legitimate(p netip.Prefix, exempt func(*store.Record) string, warn
 	return why, err
 }
 
-// special states why the addresses of a network are not those of strangers.
+// special returns the reason for which addresses of a network are not those of unknown
+// clients.
 func (d *Dir) special(p netip.Prefix) string {
 	for _, own := range d.Own {
 		if p.Contains(own) {
@@ -58,7 +59,7 @@ func (d *Dir) special(p netip.Prefix) string {
 	return ""
 }
 
-// remembered states the mail and logins of a network that the filter remembers.
+// remembered describes the mail and logins of a network in the state.
 func (d *Dir) remembered(p netip.Prefix) (why string, err error) {
 	err = d.State([]string{"peers"}, func(en store.Entry) error {
 		peer, ok := memory.ReadPeer(en.Key, en.Value, d.Now().UnixMicro())
@@ -74,7 +75,7 @@ func (d *Dir) remembered(p netip.Prefix) (why string, err error) {
 	return why, err
 }
 
-// recorded states the mail and logins of a network in the records.
+// recorded describes the mail and logins of a network in the records.
 func (d *Dir) recorded(p netip.Prefix, exempt func(*store.Record) string, warn func(string)) (string, error) {
 	r, err := d.Open()
 	if err != nil {

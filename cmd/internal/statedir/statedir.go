@@ -51,7 +51,7 @@ func Explain(err error) error {
 	return fmt.Errorf("read state directory: %w; name another with -s", err)
 }
 
-// Records are the recorded sessions of a state directory.
+// Records contains the recorded sessions of a state directory.
 type Records struct {
 	store.Reader
 	// Client is the connection to the running filter, or nil.

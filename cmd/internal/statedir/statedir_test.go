@@ -71,8 +71,8 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// TestMissing checks that a missing directory is an error with a remedy, and that
-// an empty one is not an error.
+// TestMissing checks that a missing directory is an error with a remedy, and that an
+// empty directory is not an error.
 func TestMissing(t *testing.T) {
 	d := &Dir{Path: filepath.Join(t.TempDir(), "missing"), Now: clock}
 	_, err := d.Open()
@@ -143,8 +143,8 @@ func TestLegitimate(t *testing.T) {
 	}
 }
 
-// TestStartingFilter checks that the bans of a filter are found which has not created
-// state.db yet.
+// TestStartingFilter checks that the bans of a filter are found before it has created
+// state.db.
 func TestStartingFilter(t *testing.T) {
 	d := &Dir{Path: t.TempDir(), Now: clock}
 	l, err := control.Listen(d.Path)

@@ -27,7 +27,7 @@ type Format struct {
 // Formats returns the formats of Parse.
 func Formats() []Format { return slices.Clone(formats) }
 
-// formats are all formats, in sniffing order: specific formats precede general
+// formats contains all formats, in sniffing order: specific formats precede general
 // formats. To add a format, add a row.
 var formats = []Format{
 	{Name: "spamhaus-drop", Help: "Spamhaus DROP, JSON lines or the older text",

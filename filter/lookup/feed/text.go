@@ -245,7 +245,7 @@ func parseNFT(c *collector, content []byte) error {
 	return nil
 }
 
-// addressColumns are the titles of address columns, in lower case.
+// addressColumns contains the titles of address columns, in lower case.
 var addressColumns = []string{"ip", "ipaddress", "ip_address", "ip address", "address", "prefix", "cidr", "network", "ip_prefix", "subnet"}
 
 func parseGeofeed(c *collector, content []byte) error {

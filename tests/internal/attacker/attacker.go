@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package attacker plays a user in whose directory root works: it replaces files and
-// directories with links to files of root, again and again, while a program runs.
+// Package attacker plays a user in whose directory root works. It repeatedly replaces
+// files and directories with links to files of root while a program runs.
 package attacker
 
 import (
@@ -23,7 +23,7 @@ import (
 // UID is the user. It has no account.
 const UID = 54321
 
-// A Stage is a directory of the user and one of root.
+// A Stage is a directory of the user and a directory of root.
 type Stage struct {
 	T      *testing.T
 	Dir    string // belongs to the user
@@ -43,7 +43,7 @@ func New(t *testing.T, names ...string) *Stage {
 	}
 	t.Cleanup(func() { os.RemoveAll(base) })
 	s := &Stage{T: t, Dir: filepath.Join(base, "theirs"), Victim: filepath.Join(base, "victim")}
-	// The user may look into the victim, but not change it.
+	// The user may read the victim, but not change it.
 	s.Check(os.Chmod(base, 0o755), os.Mkdir(s.Dir, 0o750), os.Chown(s.Dir, UID, UID), os.Mkdir(s.Victim, 0o755))
 	for _, name := range names {
 		s.Check(os.WriteFile(filepath.Join(s.Victim, name), []byte("precious "+name), 0o600))
@@ -62,7 +62,7 @@ func (s *Stage) Check(errs ...error) {
 	}
 }
 
-// Give gives everything in the directory to the user.
+// Give makes the user the owner of the directory's content.
 func (s *Stage) Give() {
 	s.T.Helper()
 	s.Check(filepath.WalkDir(s.Dir, func(name string, _ fs.DirEntry, err error) error {
@@ -73,7 +73,7 @@ func (s *Stage) Give() {
 	}))
 }
 
-// look describes everything that belongs to root.
+// look describes all files of root.
 func (s *Stage) look() string {
 	s.T.Helper()
 	var b strings.Builder
@@ -101,8 +101,8 @@ func (s *Stage) look() string {
 }
 
 // During calls f while the user swaps each name in the directory with a link to the
-// target of the same index, and f again until the names have been swapped during
-// rounds calls. Then nothing of root may have changed.
+// target of the same index. It repeats this until the names were swapped during rounds
+// calls. After that, no file of root may have changed.
 func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.T.Helper()
 	var stop atomic.Bool
@@ -156,7 +156,7 @@ func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.Unchanged()
 }
 
-// Unchanged fails the test if something of root has changed.
+// Unchanged fails the test if a file of root has changed.
 func (s *Stage) Unchanged() {
 	s.T.Helper()
 	if after := s.look(); after != s.before {

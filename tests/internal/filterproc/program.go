@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package filterproc runs the filter as a process and takes the place of smtpd
-// at the other end of its standard input and output.
+// Package filterproc runs the filter as a process and plays smtpd at the other end of
+// its standard input and output.
 package filterproc
 
 import (
@@ -123,7 +123,7 @@ type Program struct {
 	Server *os.File // our end
 	Lines  *bufio.Reader
 	Stderr tail
-	Asked  map[string]bool // phases that it has registered for
+	Asked  map[string]bool // phases that it has registered
 }
 
 // Start starts the filter and performs the handshake.

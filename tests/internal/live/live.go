@@ -23,7 +23,7 @@ func Filter(args ...string) smtpd.Filter {
 	}
 }
 
-// AllPhases are the phases for which a filter may register.
+// AllPhases contains the phases for which a filter may register.
 var AllPhases = []string{"connect", "helo", "ehlo", "starttls", "mail-from", "rcpt-to", "data", "commit", "rset", "noop", "quit"}
 
 // FilterAskedInAllPhases returns the filter with requests in all phases.

@@ -9,8 +9,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// Transaction sends recipients in one transaction and returns the numbers of
-// accepted and rejected ones. The error is the reply that ended the session.
+// Transaction sends recipients in one transaction and returns the numbers of accepted
+// and rejected recipients. The error is the reply that ended the session.
 func Transaction(s *smtpd.Server, from, sender string, to []string, data bool) (ok, refused int, err error) {
 	c, err := s.Dial(from, smtpd.PortMX)
 	if err != nil {

@@ -26,7 +26,7 @@ func Program(t testing.TB, name string) string {
 	return path
 }
 
-// Full skips a test that takes long with -short.
+// Full skips a long test with -short.
 func Full(t testing.TB) {
 	t.Helper()
 	if testing.Short() {

@@ -89,8 +89,8 @@ func (c *Client) ReadReply() (Reply, error) {
 	}
 }
 
-// Nagle lets the kernel hold back a short segment until the server has acknowledged the
-// one before it (RFC 1122 section 4.2.3.4). Go turns this off.
+// Nagle allows the kernel to delay a short segment until the server has acknowledged
+// the previous one (RFC 1122 section 4.2.3.4). Go disables this by default.
 func (c *Client) Nagle() error { return c.tcp.SetNoDelay(false) }
 
 // CmdInTwo sends the line and its CR LF in two writes, and reads the reply.

@@ -37,8 +37,8 @@ type Filter struct {
 	Path string   // static program on this machine; the server runs a copy
 	Args []string // without quotes, backslashes and line ends
 
-	// Also are further programs that the filter starts. [Program] returns
-	// their paths.
+	// Also contains further programs that the filter starts. [Program] returns their
+	// paths.
 	Also []string
 
 	// Builtin is the definition of a filter of smtpd itself (`phase connect

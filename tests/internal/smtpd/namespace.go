@@ -16,7 +16,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// Enter passes these to the program that it starts in the namespace.
+// Enter passes these variables to the program that it starts in the namespace.
 const (
 	envOutside  = "SCANWATCH_OUTSIDE"  // network namespace it came from
 	envPrograms = "SCANWATCH_PROGRAMS" // directory of the programs that Main built
@@ -26,7 +26,7 @@ const (
 const (
 	HostName = "mx.example.org"
 	Domain   = "example.org"  // mail for it is accepted
-	Addr4    = "192.0.2.25"   // what remote clients connect to
+	Addr4    = "192.0.2.25"   // the address to which remote clients connect
 	Addr6    = "2001:db8::25" // the same for IPv6
 )
 
@@ -75,8 +75,8 @@ func Enter() error {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("make namespaces: %w", err)
 	}
-	// The thread is useless for the old program from here on: it remains
-	// locked, and a failure is final.
+	// The old program cannot use the thread after this: it remains locked, and a
+	// failure is final.
 	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}

@@ -12,13 +12,13 @@ import (
 	"syscall"
 )
 
-// Recipients are the local parts that exist.
+// Recipients contains the local parts that exist.
 var Recipients = []string{"alice", "bob", "carol", "mailuser", "postmaster"}
 
 // An Account can authenticate on the submission ports.
 type Account struct{ User, Password string }
 
-// Accounts are all accounts.
+// Accounts contains all accounts.
 var Accounts = []Account{
 	{"alice", AlicePassword},
 	{"bob", BobPassword},
@@ -267,14 +267,14 @@ func submission(steps ...step) []Session {
 	}, steps...)...)}}
 }
 
-// clientHello is the start of a TLS connection as scanners send it to any port:
-// record and handshake headers, version, random, no session, one cipher suite.
-// It contains no LF, because smtpd reads lines.
+// clientHello is the start of a TLS connection that scanners send to any port: record
+// and handshake headers, version, random, no session, one cipher suite. It contains no
+// LF, because smtpd reads lines.
 const clientHello = "\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03" +
 	"\x9b\x1c\x7e\x52\x88\x31\xd4\xaf\x60\x05\xf3\x2e\xc1\x77\x19\xb0\x44\xe8\x5d\x93\x26\xfa\x68\x0c\xa7\x3b\xde\x81\x15\x4f\xc2\x99" +
 	"\x00\x00\x02\xc0\x2f\x01\x00\x00\x00"
 
-// Scenarios are real sessions. Addresses and names are invented unless the
+// Scenarios contains real sessions. Addresses and names are invented unless the
 // scenario is about a real one.
 var Scenarios = []Scenario{
 	{

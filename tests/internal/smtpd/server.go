@@ -47,7 +47,7 @@ type Options struct {
 	Members  []string // local parts that exist in addition to Recipients
 	Prelude  string   // lines of smtpd.conf before the filters
 	Preload  string   // a library of this machine that smtpd loads before all others
-	Relay    string   // where mail for RelayDomain goes, such as smtp://127.0.0.1:2600
+	Relay    string   // destination of mail for RelayDomain, such as smtp://127.0.0.1:2600
 	Syslog   bool     // smtpd logs with syslog(3); the log has lines of a syslog daemon
 
 	// Without Ready, Start connects once and waits for the greeting. The
@@ -62,7 +62,7 @@ type Server struct {
 	Dir     string // on this machine: state, mail, smtpd.conf, smtpd.log
 
 	root      string
-	main      string // the program KillFilter is about
+	main      string // the program that KillFilter kills
 	preload   string // in the root
 	cmd       *exec.Cmd
 	ended     chan struct{} // closed when cmd has been waited for
@@ -72,7 +72,7 @@ type Server struct {
 	lock      *os.File
 	dns       net.PacketConn
 	dnsErr    chan error
-	mounts    []string // to be undone
+	mounts    []string // mounts to undo
 	temporary bool
 	released  bool
 	tls       *tls.Config
@@ -329,7 +329,7 @@ func (s *Server) credentials() error {
 		}
 		fmt.Fprintf(&b, "%s %s\n", a.User, bytes.TrimSpace(out))
 	}
-	// smtpd reads it as root, before it drops its rights.
+	// smtpd reads it as root, before it drops its privileges.
 	return os.WriteFile(filepath.Join(s.Dir, "credentials"), []byte(b.String()), 0o640)
 }
 
@@ -445,7 +445,7 @@ func listening(ports []int) bool {
 func (s *Server) Eventually(what string, cond func() bool) error {
 	deadline := time.Now().Add(patience)
 	for {
-		alive := s.Alive() // before cond: its last act may have fulfilled it
+		alive := s.Alive() // before cond, which smtpd may fulfil just before it ends
 		switch {
 		case cond():
 			return nil

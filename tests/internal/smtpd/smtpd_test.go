@@ -325,7 +325,7 @@ func TestKillFilter(t *testing.T) {
 		if !s.Alive() {
 			t.Fatal("not alive after Start")
 		}
-		waitDisconnects(t, s, "events", 1) // Start's own: what is killed before it is read is lost
+		waitDisconnects(t, s, "events", 1) // Start's own session: unread lines are lost in a kill
 		if err := s.KillFilter(); err != nil {
 			t.Fatalf("%v\n%s", err, s.Log())
 		}

@@ -17,7 +17,7 @@ type Version struct {
 	TLS  bool   // can serve TLS, and with it AUTH
 }
 
-// Versions are all versions. OpenSMTPD 6.8 fails every TLS handshake with the
+// Versions contains all versions. OpenSMTPD 6.8 fails every TLS handshake with the
 // OpenSSL 3 of Debian 12. The build of Debian 11 works.
 var Versions = []Version{
 	{Name: "6.8", Root: "bookworm"},

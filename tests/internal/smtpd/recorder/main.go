@@ -36,8 +36,8 @@ func record(stdin io.Reader, stdout, out io.Writer, events, phases []string) err
 	in := bufio.NewReader(stdin)
 	for {
 		line, err := in.ReadBytes('\n')
-		// Write the line before the answer: a test that sees the effect
-		// finds the line.
+		// Write the line before the answer, so that a test that sees the effect finds
+		// the line.
 		if _, err := out.Write(line); err != nil {
 			return err
 		}
