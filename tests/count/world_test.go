@@ -104,15 +104,18 @@ func (w *world) population(k, sessions int, next *int) (all []*host) {
 		h := &host{kind: k, number: n, rdns: "<unknown>", fcrdns: "fail"}
 		switch {
 		case one.local:
-		case one.six && n%2 == 1: // a network of IPv6
-			h.addr = netip.MustParseAddr(fmt.Sprintf("2001:db8:%x:%x::", 0x800*(k+1)+n/256, n%256*0x100))
+		case one.six && n%2 == 1, one.spread && n >= 200: // IPv4 has too few networks
+			h.addr = netip.MustParseAddr(fmt.Sprintf("3fff:%x:%x:%x::", k<<4, n>>8, n&255<<8)) // RFC 9637
 			if one.spread {
-				h.addr = netip.MustParseAddr(fmt.Sprintf("2001:db8:%x:1::", 0x800*(k+1)+n))
+				h.addr = netip.MustParseAddr(fmt.Sprintf("3fff:%x:%x:1::", k<<4|n>>16, n&0xffff))
 			}
 		default:
 			*next++
 			if one.spread {
 				*next = (*next + 255) &^ 255
+			}
+			if *next >= 1<<22 {
+				panic("more hosts than RFC 6598 has addresses")
 			}
 			h.addr = netip.AddrFrom4([4]byte{100, byte(64 + *next>>16), byte(*next >> 8), byte(*next)})
 		}
