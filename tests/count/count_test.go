@@ -39,13 +39,19 @@ func count(t *testing.T, sessions int) {
 	if rows, _ := r.segments(3); rows == 0 {
 		t.Fatal("no day is open")
 	}
-	sums := 0
+	sums, full, summed := 0, 0, 0
 	for _, one := range r.ledger.records {
 		if one.sum {
-			sums++
+			sums, summed = sums+1, summed+len(one.sessions)
+		}
+		if one.ids == sumIDs {
+			full++
 		}
 	}
-	t.Logf("%d sessions, %d records, %d of them sums", len(r.all), len(r.ledger.records), sums)
+	t.Logf("%d sessions, %d records; %d in %d sums, %d of these full", len(r.all), len(r.ledger.records), summed, sums, full)
+	if full == 0 || summed < sessions/4 {
+		t.Error("there are too few sums")
+	}
 	for _, p := range r.periods() {
 		r.check(p)
 	}

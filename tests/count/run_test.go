@@ -22,7 +22,6 @@ import (
 const config = `mode enforce
 store %q keep 400d budget %dM
 table <local-domains> { example.org }
-listener users port 587
 rule tool phase helo match evidence botnet-helo disconnect "554 5.7.1 No" ban { 1h, 6h }
 rule http phase end match evidence talks-http ban { 30m, 30m }
 rule watched observe phase rcpt-to match evidence relay-probe reject "550 5.7.1 No"

@@ -42,6 +42,7 @@ type size struct {
 	quiet    []time.Time // no session starts in the two minutes before
 	kinds    []string    // empty: all
 	hosts    int         // factor of their number; 0: 1
+	floods   int         // number of single sessions for each flood; 0: as many sessions as in floods
 }
 
 // newWorld plans sessions from begin on.
@@ -67,7 +68,7 @@ func newWorld(o size) *world {
 		return all[w.rng.IntN(len(all))]
 	}
 	for n := 0; n < o.sessions; n++ {
-		if w.rng.IntN(70) > 0 { // half of the sessions are in floods
+		if n > 0 && w.rng.IntN(cmp.Or(o.floods, 90)) > 0 { // half of the sessions are in floods
 			w.visits = append(w.visits, visit{begin.UnixMicro() + w.rng.Int64N(length), pick(single)})
 			continue
 		}
@@ -76,7 +77,13 @@ func newWorld(o size) *world {
 		if kinds[h.kind].name == "crowd" {
 			within = 5e6
 		}
-		for range 25 + w.rng.IntN(90) {
+		flood := 25 + w.rng.IntN(90)
+		if n == 0 { // the first flood is that of a banned client, and fills a sum
+			h, flood = w.hosts[slices.IndexFunc(kinds, func(k kind) bool { return k.name == "tool" })][0], 1200
+		} else if w.rng.IntN(12) == 0 {
+			flood *= 8
+		}
+		for range flood {
 			w.visits = append(w.visits, visit{begin.UnixMicro() + hour + w.rng.Int64N(within), h})
 			n++
 		}
