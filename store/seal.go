@@ -195,8 +195,9 @@ func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 		out.abort(err)
 		return res, sealError(err)
 	}
-	res.records = out.records
-	if res.size, err = out.finish(in.src.metadata()); err != nil {
+	res.size, err = out.finish(in.src.metadata())
+	res.records = out.records // with those of the last block
+	if err != nil {
 		return res, sealError(err)
 	}
 	if res.cut > 0 {

@@ -246,6 +246,10 @@ func TestSealWithoutRoom(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(dir, sessionsDir, "*"+newSuffix)); left != nil {
 		t.Errorf("left: %v; %s", left, log)
 	}
+	res, err := seal(d, Segment{Name: "2026-11-01.db", Day: utcDay(noon), Part: 1}, sealing{limit: MinBudget})
+	if err != nil || res.records != 3000 { // the number is logged
+		t.Errorf("sealed %d records: %v", res.records, err)
+	}
 }
 
 // TestSealDamagedRows checks that rows with a corrupt page are quarantined, that rows

@@ -18,7 +18,7 @@ func TestCountCommon(t *testing.T) { countCommon(t, 40_000, 150*time.Minute) }
 
 func countCommon(t *testing.T, sessions int, length time.Duration) {
 	w := newWorld(size{
-		sessions: sessions, until: begin.Add(length), hosts: 90,
+		sessions: sessions, until: begin.Add(length), hosts: 1_200_000 / sessions, floods: 800,
 		kinds: []string{"mail", "user", "local", "scan", "liar", "harvest", "relay", "guess", "noauth", "tool", "http", "listed", "silent"},
 	})
 	r := newRun(t, w, 16)

@@ -124,8 +124,7 @@ func guess(users int) func(*script, *host) {
 	}
 }
 
-// tool greets as an attack tool, and the rule tool bans it. It reads what the filter
-// knows about its source through ban, which play sets.
+// tool greets as an attack tool. The rule tool disconnects and bans it.
 func tool(s *script, _ *host) {
 	s.client("EHLO ylmf-pc")
 	s.ask("ehlo", "ylmf-pc", true)

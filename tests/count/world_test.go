@@ -42,6 +42,7 @@ type size struct {
 	quiet    []time.Time // no session starts in the two minutes before
 	kinds    []string    // empty: all
 	hosts    int         // factor of their number; 0: 1
+	floods   int         // number of single sessions for each flood; 0: as many sessions as in floods
 }
 
 // newWorld plans sessions from begin on.
@@ -67,7 +68,7 @@ func newWorld(o size) *world {
 		return all[w.rng.IntN(len(all))]
 	}
 	for n := 0; n < o.sessions; n++ {
-		if w.rng.IntN(70) > 0 { // half of the sessions are in floods
+		if n > 0 && w.rng.IntN(cmp.Or(o.floods, 90)) > 0 { // half of the sessions are in floods
 			w.visits = append(w.visits, visit{begin.UnixMicro() + w.rng.Int64N(length), pick(single)})
 			continue
 		}
@@ -76,7 +77,13 @@ func newWorld(o size) *world {
 		if kinds[h.kind].name == "crowd" {
 			within = 5e6
 		}
-		for range 25 + w.rng.IntN(90) {
+		flood := 25 + w.rng.IntN(90)
+		if n == 0 { // the first flood is that of a banned client, and fills a sum
+			h, flood = w.hosts[slices.IndexFunc(kinds, func(k kind) bool { return k.name == "tool" })][0], 1200
+		} else if w.rng.IntN(12) == 0 {
+			flood *= 8
+		}
+		for range flood {
 			w.visits = append(w.visits, visit{begin.UnixMicro() + hour + w.rng.Int64N(within), h})
 			n++
 		}
@@ -104,15 +111,18 @@ func (w *world) population(k, sessions int, next *int) (all []*host) {
 		h := &host{kind: k, number: n, rdns: "<unknown>", fcrdns: "fail"}
 		switch {
 		case one.local:
-		case one.six && n%2 == 1: // a network of IPv6
-			h.addr = netip.MustParseAddr(fmt.Sprintf("2001:db8:%x:%x::", 0x800*(k+1)+n/256, n%256*0x100))
+		case one.six && n%2 == 1, one.spread && n >= 200: // IPv4 has too few networks
+			h.addr = netip.MustParseAddr(fmt.Sprintf("3fff:%x:%x:%x::", k<<4, n>>8, n&255<<8)) // RFC 9637
 			if one.spread {
-				h.addr = netip.MustParseAddr(fmt.Sprintf("2001:db8:%x:1::", 0x800*(k+1)+n))
+				h.addr = netip.MustParseAddr(fmt.Sprintf("3fff:%x:%x:1::", k<<4|n>>16, n&0xffff))
 			}
 		default:
 			*next++
 			if one.spread {
 				*next = (*next + 255) &^ 255
+			}
+			if *next >= 1<<22 {
+				panic("more hosts than RFC 6598 has addresses")
 			}
 			h.addr = netip.AddrFrom4([4]byte{100, byte(64 + *next>>16), byte(*next >> 8), byte(*next)})
 		}
