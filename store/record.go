@@ -103,6 +103,9 @@ func (r *Record) Size() int {
 // Steps calls visit for each step in order, until visit returns false. The Step is
 // reused.
 func (r *Record) Steps(visit func(*Step) bool) error {
+	if b := r.block; b != nil && !b.wants(b.kinds.At(r.row)) {
+		return nil
+	}
 	s := r.step
 	if s == nil {
 		s = new(Step)

@@ -150,8 +150,8 @@ func (a *attempts) list(top int, from *sources) (harvest, relay []Attempt, more 
 // It returns false for few recipients in a local domain.
 func (a *attempts) listOf(i uint32) (list int, ok bool) {
 	e := a.tried.at(i)
-	domain := &a.domains.list[uint32(e.key)]
-	if domain.extra > 0 || domain.name == "" {
+	domain := int(uint32(e.key))
+	if a.domains.list[domain].extra > 0 || len(a.domains.text(domain)) == 0 {
 		return 0, e.V.most >= harvestFrom
 	}
 	return 1, true
@@ -170,7 +170,7 @@ func (a *attempts) view(x attempt, list int, order []uint32, from *sources) Atte
 		}
 		if of, ok := a.listOf(i); ok && of == list {
 			v.domains++
-			v.Domains = append(v.Domains, text.Escape(a.domains.list[uint32(t.at(i).key)].name))
+			v.Domains = append(v.Domains, text.Escape(a.domains.text(int(uint32(t.at(i).key)))))
 		}
 	}
 	slices.Sort(v.Domains)

@@ -26,7 +26,7 @@ type sources struct {
 	number func(netip.Addr) uint64
 	all    entries[address, source]
 	rdns   arena
-	more   distinct       // if there are more than in all
+	more   distinct       // that are not in all
 	own    sketch.Sketch  // of records with an address
 	common *sketch.Sketch // of sums without an address; nil without such sums
 }
@@ -47,12 +47,11 @@ func (l *sources) add(n *current) bool {
 	key := addressOf(n.Src.Addr())
 	i, ok := l.all.find(key)
 	if !ok {
-		if l.more.empty() {
+		if l.more.add(key.hash()) {
 			for i := range l.all.n {
-				l.more.add(l.all.at(i).key.hash())
+				l.more.mark(l.all.at(i).key.hash())
 			}
 		}
-		l.more.add(key.hash())
 		l.own.Add(l.number(n.Src.Addr()))
 		return false
 	}
@@ -78,9 +77,8 @@ func (l *sources) add(n *current) bool {
 // count returns the number of sources, and its maximum error in percent with a
 // probability of 98 %: 0 for an exact number.
 func (l *sources) count() (n, percent int) {
-	n = int(l.all.n)
-	if !l.more.empty() {
-		n, percent = l.more.count()
+	if n, percent = l.more.count(); percent == 0 {
+		n += int(l.all.n)
 	}
 	if l.common != nil {
 		// The errors of both estimates are similar.
@@ -125,11 +123,22 @@ func (l *sources) list(top int, by func(*source) (int, int)) (list []Source, mor
 }
 
 // first returns the first top elements of all in the order of compare, and the number
-// of the others.
+// of the others. It does not sort those.
 func first[T any](all []T, top int, compare func(a, b T) int) (list []T, more int) {
-	slices.SortFunc(all, compare)
-	n := min(top, len(all))
-	return all[:n], len(all) - n
+	list = []T{}
+	sorted := false // list has the first top elements so far, and later candidates
+	for _, x := range all {
+		if sorted && compare(x, list[top-1]) >= 0 {
+			continue
+		}
+		if list = append(list, x); len(list) == 2*top {
+			slices.SortFunc(list, compare)
+			list, sorted = list[:top], top > 0
+		}
+	}
+	slices.SortFunc(list, compare)
+	list = list[:min(top, len(list))]
+	return list, len(all) - len(list)
 }
 
 // networks returns the first top networks, and the number of further ones.
@@ -141,7 +150,7 @@ func (l *sources) networks(top int) (list []Network, more int) {
 	}
 	slices.SortFunc(order, func(x, y uint32) int { return bytes.Compare(t.at(x).key[:], t.at(y).key[:]) })
 	type network struct{ source, addresses, sessions, found uint32 }
-	var all []network
+	all := make([]network, 0, t.n)
 	var last netip.Prefix
 	for _, i := range order {
 		e := t.at(i)
@@ -180,8 +189,8 @@ func networkOf(a netip.Addr) netip.Prefix {
 // maxExact is the number of sources up to which their number is exact.
 const maxExact = 500_000
 
-// distinct counts different hashes: exactly up to maxExact, and then by the share of
-// marked bits (linear counting).
+// distinct counts different hashes: exactly up to maxExact, less maxSources, and then by
+// the share of marked bits (linear counting).
 type distinct struct {
 	n     int
 	set   []uint64 // by hash; 0: free
@@ -189,17 +198,15 @@ type distinct struct {
 }
 
 const (
-	setBits  = 20 // at most half full
+	setBits  = 19 // at most 57 % full
 	markBits = 23 // 40 million hashes have an error of 0.2 %
 )
 
-func (d *distinct) empty() bool { return d.set == nil && d.marks == nil }
-
-// add adds a hash.
-func (d *distinct) add(h uint64) {
+// add adds a hash. It reports whether it has begun to mark hashes.
+func (d *distinct) add(h uint64) (marks bool) {
 	if d.marks != nil {
 		d.mark(h)
-		return
+		return false
 	}
 	if d.set == nil {
 		d.set = make([]uint64, 1<<setBits)
@@ -208,13 +215,13 @@ func (d *distinct) add(h uint64) {
 	i := h >> (64 - setBits)
 	for d.set[i] != 0 {
 		if d.set[i] == h {
-			return
+			return false
 		}
 		i = (i + 1) % (1 << setBits)
 	}
 	d.set[i] = h
-	if d.n++; d.n <= maxExact {
-		return
+	if d.n++; d.n <= maxExact-maxSources {
+		return false
 	}
 	d.marks = make([]uint64, 1<<markBits/64)
 	for _, h := range d.set {
@@ -223,6 +230,7 @@ func (d *distinct) add(h uint64) {
 		}
 	}
 	d.set = nil
+	return true
 }
 
 func (d *distinct) mark(h uint64) {
