@@ -82,7 +82,7 @@ func (r *Record) encodedSteps() []byte {
 	if r.block == nil {
 		return bytes.Clone(r.steps)
 	}
-	var steps []byte
+	steps := make([]byte, 0, 32*len(r.block.kinds.At(r.row)))
 	var last time.Duration
 	var s Step
 	for c := r.Cursor(); c.Next(&s); last = s.At {
