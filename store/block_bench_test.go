@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"iter"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -84,6 +85,45 @@ func BenchmarkReadBlocks(b *testing.B) {
 					}
 				}
 				b.ReportMetric(float64(steps)/float64(b.N*len(all)), "steps/session")
+				b.ReportMetric(float64(b.N*len(all))/b.Elapsed().Seconds(), "sessions/s")
+			})
+		}
+	}
+}
+
+// BenchmarkContainer compares the bbolt file of a sealed day with a plain file of the
+// same blocks and index.
+func BenchmarkContainer(b *testing.B) {
+	for _, l := range loads {
+		all := l.all()
+		dir := b.TempDir()
+		plain := store.PlainFile{Name: filepath.Join(dir, "plain")}
+		for _, c := range []struct {
+			name  string
+			write func() (int64, error)
+			read  func(func(*store.Record) error) error
+		}{
+			{"bbolt", func() (int64, error) { return store.SealFile(dir, all) },
+				func(f func(*store.Record) error) error { return store.ReadFile(dir, 0, f) }},
+			{"plain", func() (int64, error) { return plain.Write(all) }, func(f func(*store.Record) error) error { return plain.Read(0, f) }},
+		} {
+			b.Run(l.name+"/write/"+c.name, func(b *testing.B) {
+				var size int64
+				for b.Loop() {
+					var err error
+					if size, err = c.write(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(float64(size)/float64(len(all)), "bytes/session")
+			})
+			b.Run(l.name+"/read/"+c.name, func(b *testing.B) {
+				for b.Loop() {
+					n := 0
+					if err := c.read(func(*store.Record) error { n++; return nil }); err != nil || n != len(all) {
+						b.Fatal(n, err)
+					}
+				}
 				b.ReportMetric(float64(b.N*len(all))/b.Elapsed().Seconds(), "sessions/s")
 			})
 		}

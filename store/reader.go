@@ -109,10 +109,11 @@ type query struct {
 	from, to recordKey // to is exclusive, and zero without a limit
 	kinds    Kinds
 	only     *Selection // nil for all
+	spare    spareBlocks
 }
 
 func newQuery(since, until time.Time, kinds Kinds) query {
-	q := query{kinds: kinds}
+	q := query{kinds: kinds, spare: make(spareBlocks, 4)}
 	// Keys are in microseconds since 1970: round up.
 	micros := func(t time.Time) uint64 {
 		return uint64(max(t.Add(time.Microsecond-time.Nanosecond).UnixMicro(), 0))

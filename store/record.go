@@ -86,7 +86,7 @@ func (r *Record) encodedSteps() []byte {
 	if r.block == nil {
 		return bytes.Clone(r.steps)
 	}
-	var steps []byte
+	steps := make([]byte, 0, 32*len(r.block.kinds.At(r.row)))
 	var last time.Duration
 	var s Step
 	for c := r.Cursor(); c.Next(&s); last = s.At {
@@ -107,6 +107,9 @@ func (r *Record) Size() int {
 // Steps calls visit for each step in order, until visit returns false. The Step is
 // reused.
 func (r *Record) Steps(visit func(*Step) bool) error {
+	if b := r.block; b != nil && !b.wants(b.kinds.At(r.row)) {
+		return nil
+	}
 	s := r.step
 	if s == nil {
 		s = new(Step)

@@ -155,13 +155,32 @@ type blocks struct {
 	errs  []error                      // not reported yet
 }
 
+// spareBlocks are blocks whose buffers are free. Each open segment needs two.
+type spareBlocks chan *decodedBlock
+
+func (s spareBlocks) get() *decodedBlock {
+	select {
+	case b := <-s:
+		return b
+	default:
+		return new(decodedBlock)
+	}
+}
+
+func (s spareBlocks) put(b *decodedBlock) {
+	select {
+	case s <- b:
+	default: // enough
+	}
+}
+
 // openBlocks opens a sealed segment.
 func openBlocks(d *directory, info Segment, q query) (*cursor, error) {
 	f, err := openSealed(d, info)
 	if err != nil {
 		return nil, err
 	}
-	b := &blocks{file: f, query: q, now: new(decodedBlock)}
+	b := &blocks{file: f, query: q, now: q.spare.get()}
 	if f.broken != nil {
 		b.errs = append(b.errs, f.broken)
 	}
@@ -178,13 +197,14 @@ func openBlocks(d *directory, info Segment, q query) (*cursor, error) {
 			c.skipped += info.sessions
 		}
 	}
-	b.fetch(new(decodedBlock))
+	b.fetch(q.spare.get())
 	return c, nil
 }
 
 // fetch starts to read the next block.
 func (b *blocks) fetch(to *decodedBlock) {
 	if b.ahead = nil; len(b.todo) == 0 {
+		b.query.spare.put(to)
 		return
 	}
 	info := b.todo[0]
@@ -243,7 +263,10 @@ func (b *blocks) metadata() metadata { return b.file.meta }
 
 func (b *blocks) close() {
 	if b.ahead != nil {
-		<-b.ahead
+		if loaded := <-b.ahead; loaded.value != nil {
+			b.query.spare.put(loaded.value)
+		}
 	}
+	b.query.spare.put(b.now)
 	b.file.close()
 }

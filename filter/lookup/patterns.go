@@ -1,8 +1,12 @@
 package lookup
 
 import (
+	"bytes"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strings"
 )
 
 // A Pattern is an RE2 expression (package regexp/syntax) with a value. The
@@ -18,6 +22,9 @@ type Pattern[V any] struct {
 type Patterns[V any] struct {
 	exprs  []*regexp.Regexp
 	values []V
+	// needed holds for each expression the texts of which a match contains one, in lower
+	// case; nil if there are none. Most names are refused without the expression.
+	needed [][][]byte
 }
 
 // NewPatterns compiles list. An error names the position of the first invalid
@@ -29,7 +36,11 @@ func NewPatterns[V any](list []Pattern[V]) (*Patterns[V], error) {
 		if err != nil {
 			return nil, fmt.Errorf("pattern %d: %w", i+1, err)
 		}
-		p.exprs, p.values = append(p.exprs, expr), append(p.values, pattern.Value)
+		var needed [][]byte
+		if tree, err := syntax.Parse(pattern.Expr, syntax.Perl); err == nil {
+			needed = literals(tree)
+		}
+		p.exprs, p.values, p.needed = append(p.exprs, expr), append(p.values, pattern.Value), append(p.needed, needed)
 	}
 	return p, nil
 }
@@ -47,10 +58,69 @@ func (p *Patterns[V]) Match(text []byte) (v V, ok bool) {
 	if p == nil {
 		return v, false
 	}
+	var buf [maxNameBytes]byte
+	lower, ascii := appendLower(buf[:0], text)
 	for i, expr := range p.exprs {
+		// Letters outside of ASCII can be equal to ASCII letters.
+		if ascii && p.needed[i] != nil && !slices.ContainsFunc(p.needed[i], func(t []byte) bool { return bytes.Contains(lower, t) }) {
+			continue
+		}
 		if expr.Match(text) {
 			return p.values[i], true
 		}
 	}
 	return v, false
+}
+
+// appendLower appends text in lower case. It returns false for a text that is not ASCII
+// or longer than dst.
+func appendLower(dst, text []byte) (lower []byte, ascii bool) {
+	if len(text) > cap(dst) {
+		return nil, false
+	}
+	for _, c := range text {
+		if c >= 0x80 {
+			return nil, false
+		}
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		dst = append(dst, c)
+	}
+	return dst, true
+}
+
+// literals returns texts in lower case of which a match of an expression contains one,
+// or nil if there are none.
+func literals(re *syntax.Regexp) (list [][]byte) {
+	switch re.Op {
+	case syntax.OpLiteral:
+		return [][]byte{[]byte(strings.ToLower(string(re.Rune)))}
+	case syntax.OpCapture, syntax.OpPlus:
+		return literals(re.Sub[0])
+	case syntax.OpConcat: // the part with the longest texts
+		least := func(list [][]byte) int {
+			n := 0
+			for i, t := range list {
+				if i == 0 || len(t) < n {
+					n = len(t)
+				}
+			}
+			return n
+		}
+		for _, sub := range re.Sub {
+			if all := literals(sub); least(all) > least(list) {
+				list = all
+			}
+		}
+	case syntax.OpAlternate:
+		for _, sub := range re.Sub {
+			all := literals(sub)
+			if all == nil {
+				return nil
+			}
+			list = append(list, all...)
+		}
+	}
+	return list
 }

@@ -175,6 +175,9 @@ func (h *Host) trim() {
 	h.Bans = h.Bans[:min(len(h.Bans), maxBans)]
 }
 
+// hostKinds are the kinds of steps that add uses.
+var hostKinds = store.KindsOf(store.KindVerdict, store.KindBan)
+
 // add counts a session of h.
 func (h *Host) add(r *store.Record) {
 	h.Sessions += r.Many()

@@ -293,7 +293,11 @@ func (w *query) searchAll(bans map[uint64][]store.Record) error {
 		only.Sources = append(only.Sources, h.Prefix)
 	}
 	w.Reader.Only = only
-	err := history.Walk(w.Reader, time.Time{}, time.Time{}, history.Visitor{Kinds: store.AllKinds, Session: visit, Sum: sum})
+	kinds := hostKinds
+	if len(bans) > 0 {
+		kinds = store.AllKinds
+	}
+	err := history.Walk(w.Reader, time.Time{}, time.Time{}, history.Visitor{Kinds: kinds, Session: visit, Sum: sum})
 	if a.Searched = w.Reader.Searched; a.Searched > 0 {
 		a.Oldest = new(text.At(w.Reader.Oldest))
 	}

@@ -244,10 +244,7 @@ func sum(v []uint64, low uint64) {
 
 // run decodes size bytes into dst.
 func (r *Reader) run(p *parser, size int, dst []byte) []byte {
-	if cap(dst) < size {
-		dst = make([]byte, 0, size)
-	}
-	dst = dst[:0]
+	dst = slices.Grow(dst[:0], size)
 	switch p.byte() {
 	case modeConst:
 		c := p.byte()
@@ -260,7 +257,7 @@ func (r *Reader) run(p *parser, size int, dst []byte) []byte {
 	case modeZstd:
 		out, err := decoder.DecodeAll(p.bytes(p.uvarint(math.MaxInt32)), dst[:0:size])
 		p.bad = p.bad || err != nil
-		dst = out
+		dst = dst[:len(out)] // with its capacity
 	default:
 		p.bad = true
 	}

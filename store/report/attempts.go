@@ -172,8 +172,8 @@ func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more 
 // listOf returns the list of a source and domain: 0 for a harvest and 1 for a relay
 // probe. It returns false for few recipients in a local domain.
 func (a *attempts) listOf(x *clientTried) (list int, ok bool) {
-	domain := &a.domains.list[x.domain]
-	if domain.extra > 0 || domain.name == "" {
+	domain := int(x.domain)
+	if a.domains.list[domain].extra > 0 || len(a.domains.text(domain)) == 0 {
 		return 0, x.most >= harvestFrom
 	}
 	return 1, true
@@ -190,7 +190,7 @@ func (a *attempts) view(x attempt, list int, tried []clientTried, from *clients)
 		}
 		if of, ok := a.listOf(&tried[i]); ok && of == list {
 			v.domains++
-			v.Domains = append(v.Domains, text.Escape(a.domains.list[tried[i].domain].name))
+			v.Domains = append(v.Domains, text.Escape(a.domains.text(int(tried[i].domain))))
 		}
 	}
 	slices.Sort(v.Domains)

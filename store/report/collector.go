@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"hash/maphash"
 	"net/netip"
 	"time"
 
@@ -243,17 +244,16 @@ func (c *Collector) count(counter *uint32, last *uint32, s *store.Step) {
 	}
 }
 
-// countName counts a name and returns its entry, which is valid until the next call, or
-// nil at the limit.
-func (c *Collector) countName(n *names, what string, text []byte, s *store.Step) *name {
+// countName counts a name and returns its index, or -1 at the limit.
+func (c *Collector) countName(n *names, what string, text []byte, s *store.Step) int {
 	i := n.find(text)
 	if i < 0 {
 		c.dropped[what] += times(s)
-		return nil
+		return i
 	}
 	e := &n.list[i]
 	c.count(&e.sessions, &e.last, s)
-	return e
+	return i
 }
 
 // Evidence that has a special meaning for possible false positives.
@@ -288,12 +288,13 @@ func evidenceFlags(token string) uint32 {
 func (c *Collector) finding(s *store.Step) {
 	n := &c.now
 	n.found = true
-	e := c.countName(&c.evidence, "kinds of evidence", s.Text, s)
-	if e == nil {
+	i := c.countName(&c.evidence, "kinds of evidence", s.Text, s)
+	if i < 0 {
 		return
 	}
+	e := &c.evidence.list[i]
 	if e.extra == 0 {
-		e.extra = evidenceFlags(e.name) | 1<<31
+		e.extra = evidenceFlags(string(s.Text)) | 1<<31
 	}
 	high := string(s.Confidence) == "high" || e.extra&evidenceScanner != 0 && string(s.Confidence) == "medium"
 	n.certain = n.certain || high && e.extra&evidenceWeak == 0
@@ -304,8 +305,8 @@ func (c *Collector) finding(s *store.Step) {
 		}
 		return
 	}
-	if o := c.countName(&c.orgs, "organisations", s.Org, s); o != nil && o.extra == 0 {
-		o.extra = 1 + c.evidence.all[e.name]
+	if o := c.countName(&c.orgs, "organisations", s.Org, s); o >= 0 && c.orgs.list[o].extra == 0 {
+		c.orgs.list[o].extra = 1 + uint32(i)
 	}
 }
 
@@ -350,15 +351,16 @@ func (c *Collector) filter(s *store.Step) {
 	c.now.byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 }
 
-// names counts the sessions of each name.
+// names counts the sessions of each name. It contains no pointers.
 type names struct {
 	limit int
-	all   map[string]uint32 // indices of list
+	slots []slot
 	list  []name
+	texts arena
 }
 
 type name struct {
-	name     string
+	text     uint32 // in texts
 	sessions uint32
 	last     uint32 // the record that was last counted
 	// Of evidence: flags. Of an organisation: 1 + index of its first evidence. Of a
@@ -366,7 +368,13 @@ type name struct {
 	extra uint32
 }
 
-func newNames(limit int) names { return names{limit: limit, all: map[string]uint32{}} }
+// newNames returns an empty names with room for the texts of all.
+func newNames(limit int) names {
+	return names{limit: limit, texts: arena{limit: limit*258 + 2*chunkBytes}}
+}
+
+// text returns the text of name i.
+func (n *names) text(i int) []byte { return n.texts.get(n.list[i].text) }
 
 // maxName is the length of a name in bytes. Longer ones are truncated, as in sums.
 const maxName = 128
@@ -375,17 +383,41 @@ const maxName = 128
 // printable.
 func (n *names) find(text []byte) int {
 	text = text[:min(len(text), maxName)]
-	if i, ok := n.all[string(text)]; ok {
-		return int(i)
+	if len(n.list)*4 >= len(n.slots)*3 {
+		n.slots = make([]slot, max(2*len(n.slots), 64))
+		for i := range n.list {
+			hash := maphash.Bytes(textSeed, n.text(i))
+			n.slots[n.slot(n.text(i), hash)] = newSlot(uint32(i), hash)
+		}
+	}
+	hash := maphash.Bytes(textSeed, text)
+	at := n.slot(text, hash)
+	if s := n.slots[at]; s > 0 {
+		return int(s.number())
 	}
 	i := len(n.list)
 	if i >= n.limit {
 		return -1
 	}
-	n.list = append(n.list, name{name: string(text)})
-	n.all[n.list[i].name] = uint32(i)
+	n.list = append(n.list, name{text: n.texts.add(text)})
+	n.slots[at] = newSlot(uint32(i), hash)
 	return i
 }
+
+// slot returns the position of the slot of a name, or of the free slot for it.
+func (n *names) slot(text []byte, hash uint64) uint64 {
+	last := uint64(len(n.slots) - 1)
+	i := hash & last
+	for ; n.slots[i] > 0; i = (i + 1) & last {
+		if s := n.slots[i]; s.like(hash) && bytes.Equal(n.text(int(s.number())), text) {
+			break
+		}
+	}
+	return i
+}
+
+// textSeed keeps clients from choosing names with equal hashes.
+var textSeed = maphash.MakeSeed()
 
 // spans counts in spans of time of equal length. The last one is found without a
 // search.

@@ -12,7 +12,7 @@ import (
 type entries[K comparable, V any] struct {
 	limit int
 	hash  func(K) uint64
-	slots []uint32 // 1 + number of an entry, or 0
+	slots []slot
 	pages [][]entry[K, V]
 	n     uint32
 }
@@ -23,6 +23,22 @@ type entry[K comparable, V any] struct {
 }
 
 const pageEntries = 1 << 10
+
+// A slot of a hash table has 1 + the number of an entry in its lower bits, and a part
+// of its hash in the others, so that most other entries are not compared. 0 is free.
+type slot uint32
+
+const slotBits = 18 // more than all limits
+
+func newSlot(number uint32, hash uint64) slot {
+	return slot(number+1) | slot(hash>>(64-32+slotBits))<<slotBits
+}
+
+// number returns the number of the entry.
+func (s slot) number() uint32 { return uint32(s)&(1<<slotBits-1) - 1 }
+
+// like reports whether the entry can have a hash.
+func (s slot) like(hash uint64) bool { return uint32(s)>>slotBits == uint32(hash>>(64-32+slotBits)) }
 
 // at returns the entry with a number.
 func (t *entries[K, V]) at(i uint32) *entry[K, V] {
@@ -35,9 +51,10 @@ func (t *entries[K, V]) find(k K) (i uint32, ok bool) {
 	if int(t.n)*4 >= len(t.slots)*3 {
 		t.grow()
 	}
-	slot := t.slot(k)
-	if i := t.slots[slot]; i > 0 {
-		return i - 1, true
+	hash := t.hash(k)
+	at := t.slot(k, hash)
+	if s := t.slots[at]; s > 0 {
+		return s.number(), true
 	}
 	if int(t.n) >= t.limit {
 		return 0, false
@@ -48,7 +65,7 @@ func (t *entries[K, V]) find(k K) (i uint32, ok bool) {
 	i = t.n
 	t.at(i).key = k
 	t.n++
-	t.slots[slot] = t.n
+	t.slots[at] = newSlot(i, hash)
 	return i, true
 }
 
@@ -57,24 +74,28 @@ func (t *entries[K, V]) lookup(k K) (i uint32, ok bool) {
 	if t.n == 0 {
 		return 0, false
 	}
-	i = t.slots[t.slot(k)]
-	return i - 1, i > 0
+	s := t.slots[t.slot(k, t.hash(k))]
+	return s.number(), s > 0
 }
 
-// slot returns the slot of a key, or the free slot for it.
-func (t *entries[K, V]) slot(k K) uint64 {
+// slot returns the position of the slot of a key, or of the free slot for it.
+func (t *entries[K, V]) slot(k K, hash uint64) uint64 {
 	last := uint64(len(t.slots) - 1)
-	slot := t.hash(k) & last
-	for t.slots[slot] > 0 && t.at(t.slots[slot]-1).key != k {
-		slot = (slot + 1) & last
+	i := hash & last
+	for ; t.slots[i] > 0; i = (i + 1) & last {
+		if s := t.slots[i]; s.like(hash) && t.at(s.number()).key == k {
+			break
+		}
 	}
-	return slot
+	return i
 }
 
 func (t *entries[K, V]) grow() {
-	t.slots = make([]uint32, max(2*len(t.slots), 1<<10))
+	t.slots = make([]slot, max(2*len(t.slots), 1<<10))
 	for i := range t.n {
-		t.slots[t.slot(t.at(i).key)] = i + 1
+		key := t.at(i).key
+		hash := t.hash(key)
+		t.slots[t.slot(key, hash)] = newSlot(i, hash)
 	}
 }
 

@@ -7,6 +7,7 @@
 package report
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -189,15 +190,15 @@ func (s *Summary) sessionsOf(list string, n *names, top int, evidence *names) []
 	}
 	order, more := first(order, top, func(x, y uint32) int {
 		a, b := &n.list[x], &n.list[y]
-		return cmp.Or(cmp.Compare(b.sessions, a.sessions), cmp.Compare(a.name, b.name))
+		return cmp.Or(cmp.Compare(b.sessions, a.sessions), bytes.Compare(n.text(int(x)), n.text(int(y))))
 	})
 	s.more(list, more)
 	all := []Name{}
 	for _, i := range order {
 		e := &n.list[i]
-		one := Name{Name: text.Escape(e.name), Sessions: int(e.sessions)}
+		one := Name{Name: text.Escape(n.text(int(i))), Sessions: int(e.sessions)}
 		if evidence != nil && e.extra > 0 {
-			one.Evidence = text.Escape(evidence.list[e.extra-1].name)
+			one.Evidence = text.Escape(evidence.text(int(e.extra - 1)))
 		}
 		all = append(all, one)
 	}

@@ -4,6 +4,7 @@ package reports
 
 import (
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"scanwatch/cmd/internal/control"
@@ -51,10 +52,15 @@ func (s *Source) collect(r *statedir.Records, v history.Visitor) (until time.Tim
 	return until, sessions, damaged, err
 }
 
+// gcPercent is the memory that a report may waste, in percent. A report keeps most of
+// the little that it allocates, so that the garbage collector rarely runs.
+const gcPercent = 10
+
 // Summary returns the report on the selected sessions. Incomplete is not nil if
 // files are missing in it. Lists have at most limit entries. Unless quiet is set, a
 // selection without sessions is a problem.
 func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomplete, err error) {
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	// Read the counters before the filter writes its records, so that the records
 	// include every counted session.
 	days, dayProblem := s.Dir.Days()
