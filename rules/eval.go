@@ -146,7 +146,7 @@ func (o Outcome) or(other Outcome) Outcome {
 	return o
 }
 
-// longer reports whether the first ban of a is longer than that of b.
+// longer reports whether the first ban of a is longer than the first ban of b.
 func longer(a, b []time.Duration) bool {
 	return len(a) > 0 && (len(b) == 0 || a[0] > b[0])
 }

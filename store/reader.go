@@ -119,8 +119,8 @@ func (r *Reader) problem(segment string, err error) {
 	}
 }
 
-// badRecords counts the invalid records of each segment, so that a segment has one
-// problem.
+// badRecords counts the invalid records of each segment, so that each segment causes
+// only one problem.
 type badRecords struct {
 	segments []string
 	count    []int
@@ -249,7 +249,7 @@ type cursor struct {
 // A source returns the selected records of a segment in order.
 type source interface {
 	// next moves to the next record and returns its key. It returns false at the end.
-	// An error that ends the segment comes with false.
+	// An error that ends the segment is returned with false.
 	next() (recordKey, bool, error)
 	// record decodes the current record.
 	record(*Record) error

@@ -260,7 +260,7 @@ func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut i
 }
 
 // rewrite removes the records for which keep returns false from a sealed segment. It
-// returns their number. Their bytes are in no file afterwards. Blocks without such
+// returns their number. Afterwards no file contains their bytes. Blocks without such
 // records are copied. A corrupt block is an error: it could contain such records.
 func rewrite(d *directory, s Segment, o sealing, keep func(*Record) bool) (removed int, err error) {
 	in, err := openSealed(d, s)

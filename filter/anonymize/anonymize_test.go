@@ -406,8 +406,7 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestKnownByPart checks that of a listed name or line only the matching part
-// remains.
+// TestKnownByPart checks that only the matching part of a listed name or line remains.
 func TestKnownByPart(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)

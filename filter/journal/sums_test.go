@@ -152,7 +152,7 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// flood plays so many sessions that all later ones of a source are in a sum.
+// flood plays so many sessions that all later sessions of a source are in a sum.
 func (p *player) flood(src string) {
 	for range firstSessions {
 		p.end(src, noon, track.Counts{}, Close{})

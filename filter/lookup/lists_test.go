@@ -479,7 +479,7 @@ func TestRentedRowsAge(t *testing.T) {
 }
 
 // TestNoRowForPublicSuffixes checks that no row matches all customers of a registry or
-// of a provider of free names.
+// of a free DNS provider.
 func TestNoRowForPublicSuffixes(t *testing.T) {
 	for _, row := range builtin(t).Rows() {
 		name, suffix := strings.CutPrefix(row.Value, ".")

@@ -132,8 +132,8 @@ func (w *query) addKnown(x *hostIndex) {
 	})
 }
 
-// addBan adds a ban to the hosts that it covers, or as a host of its own if it
-// is in question.
+// addBan adds a ban to the hosts that it covers, or as a separate host if the question
+// is about it.
 func (w *query) addBan(x *hostIndex, b memory.Ban) {
 	ban := Ban{Ban: b, Expired: b.Expired(w.Now)}
 	if b.Session != 0 {

@@ -133,8 +133,8 @@ func harvest(recipients int) script {
 	}
 }
 
-// A stream is the lines of whole sessions. Requests have the tokens 0, 1 and so
-// on, one at the end of each cut.
+// A stream contains the lines of whole sessions. Each cut ends with a request. The
+// tokens of requests are 0, 1 and so on.
 type stream struct {
 	data     []byte
 	cuts     []int // ends of the requests in data
