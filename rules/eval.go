@@ -305,7 +305,7 @@ type Trace struct {
 type CondTrace struct {
 	Cond *Cond
 	Fact string // the fact, quoted
-	// Answer is the answer of the condition with its `!`.
+	// Answer is the answer of the condition, including its negation.
 	Answer Truth
 	// Hashed reports whether the answer is unknown because the record contains a
 	// hash instead of the name.

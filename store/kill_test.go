@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// TestMain runs the writer that TestKill kills, if the environment says so.
+// TestMain runs the writer for TestKill if the environment requests it.
 func TestMain(m *testing.M) {
 	for name, run := range map[string]func(string){"WRITER": endlessWriter, "SEALER": sealingWriter, "REPAIR": repairer} {
 		if dir := os.Getenv("SCANWATCH_TEST_" + name); dir != "" {

@@ -412,8 +412,8 @@ func tempFile() (*os.File, error) {
 
 // openReadOnly locks and checks a file and maps it. It closes the file on error.
 func openReadOnly(f *os.File) (*bbolt.DB, error) {
-	// The lock comes first: a file that is being written would not pass the check.
-	// bbolt takes the lock again.
+	// Lock first, because a file that is being written would not pass the check. bbolt
+	// locks the file again.
 	if err := lockShared(f); err != nil {
 		f.Close()
 		return nil, err

@@ -116,7 +116,7 @@ func delivery(n int) []step {
 	return quit(s)
 }
 
-// harvest asks for a number of recipients that do not exist.
+// harvest requests a number of recipients that do not exist.
 func harvest(recipients int) script {
 	return func(n int) []step {
 		msgid := fmt.Sprintf("%08x", n+1)
