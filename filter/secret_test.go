@@ -70,7 +70,8 @@ func TestPasswordsNowhere(t *testing.T) {
 	}
 }
 
-// FuzzPasswordsNowhere checks the same for a password after AUTH in any place of a line.
+// FuzzPasswordsNowhere checks the same for a password after AUTH in any place of a
+// line.
 func FuzzPasswordsNowhere(f *testing.F) {
 	for _, s := range []string{"", "EHLO x\r", "NOOP ", "MAIL FROM:<a@b>\r", "x ", "DATA\r", "\x00", "HELO a\n"} {
 		f.Add([]byte(s), []byte(" PLAIN "))

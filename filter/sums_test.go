@@ -198,8 +198,8 @@ func TestFloodInSums(t *testing.T) {
 			t.Errorf("session %016x was not recorded as it is without a budget", r.ID)
 		}
 	}
-	// The generator plays a session to its end before the next one starts. A session
-	// may therefore end in the hour before, which starts a new sum.
+	// The generator plays a session to its end before the next one starts. The clock
+	// may therefore go back to the previous hour, which starts a new sum.
 	if sums < 5 || sums > 15 || kept < len(all)-n+5*20 || kept > len(all)-n+5*20+20 {
 		t.Errorf("%d sums and %d whole of %d", sums, kept, len(all))
 	}
@@ -332,8 +332,8 @@ func TestFloodOfMail(t *testing.T) {
 	}
 }
 
-// TestCrashOfSums checks that a crash loses the sums of the open hour only, and that the
-// counters of the day show the gap.
+// TestCrashOfSums checks that a crash loses the sums of the open hour only, and that
+// the counters of the day show the gap.
 func TestCrashOfSums(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 	text, err := rules.ReadyPolicy("standard")

@@ -312,9 +312,9 @@ func rewrite(d *directory, s Segment, o sealing, keep func(*Record) bool) (remov
 	return removed, sealError(err)
 }
 
-// SealDays seals the finished segments of a state directory that no filter is using: all
-// days that have ended at now, and the full parts of later days. It returns the number
-// of segments.
+// SealDays seals the finished segments of a state directory that no filter is using:
+// all days that have ended at now, and the full parts of later days. It returns the
+// number of segments.
 func SealDays(dir, program string, now time.Time) (n int, err error) {
 	d, err := openSessions(dir)
 	if err != nil {

@@ -823,8 +823,8 @@ func TestSnapshotDoesNotHoldUpTheWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	// More records than a segment can hold: it grows and is finished, and other
-	// segments follow.
+	// Write more records than fit in a segment, so that it grows and is finished, and
+	// other segments follow.
 	value := bytes.Repeat([]byte{0x7a, 2, 8, 1}, 1000)
 	for i := range 1500 {
 		w.Add(noon.Add(time.Duration(i+1)*time.Millisecond), uint64(i+2), value)

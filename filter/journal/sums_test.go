@@ -456,8 +456,8 @@ func TestMemoryOfSums(t *testing.T) {
 	runtime.KeepAlive(j)
 }
 
-// TestEndOfHour checks that the sums of an hour are written by the next events, a few at
-// each, and that a sum has sessions of one hour and day only.
+// TestEndOfHour checks that the sums of an hour are written by the next events, a few
+// at each, and that a sum has sessions of one hour and day only.
 func TestEndOfHour(t *testing.T) {
 	p := play(t, 1<<40)
 	const sources = 100
