@@ -80,7 +80,7 @@ func TestManualWords(t *testing.T) {
 	used := strings.Fields(strings.NewReplacer("!", " ", "{", " ", "}", " ", ",", " ", "=", " ").Replace(strings.Join(blocks, "\n")))
 	for _, k := range Keywords() {
 		if k.Kind == "key" {
-			if !strings.Contains(text, "\n.Cm "+k.Word+" ") {
+			if !strings.Contains(text, "\n.It Cm "+k.Word+"\n") {
 				t.Errorf("the manual has nothing about counting by %s", k.Word)
 			}
 			continue
