@@ -219,7 +219,7 @@ func TestOwnNameProven(t *testing.T) {
 		"R protocol-client|MAIL FROM:<a@b.example>", "F mail-from|a@b.example", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",
 		"R protocol-client|RCPT TO:<u@example.org>", "F rcpt-to|u@example.org")
 	if a[len(a)-1] != "proceed" {
-		t.Error("own host behind NAT (rdns = own name, fcrdns pass) condemned")
+		t.Error("local host behind NAT (rdns = own name, fcrdns pass) is evidence")
 	}
 }
 

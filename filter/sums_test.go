@@ -195,7 +195,7 @@ func TestFloodInSums(t *testing.T) {
 		kept++
 		was, ok := whole[r.ID]
 		if !ok || was.Counts != r.Counts {
-			t.Errorf("session %016x was not recorded as it is without a budget", r.ID)
+			t.Errorf("session %016x differs from its record without a budget", r.ID)
 		}
 	}
 	// The generator plays a session to its end before the next one starts. The clock
@@ -280,7 +280,7 @@ func TestFloodFromEverywhere(t *testing.T) {
 	}
 	// The rule about their greeting bans them, so that they also use the share of bans.
 	if size > budget/2+budget/8+budget/16+24*10_000 {
-		t.Errorf("what came without mail or login takes %d bytes of a budget of %d", size, budget)
+		t.Errorf("sessions without mail or login use %d bytes of a budget of %d", size, budget)
 	}
 	if recorded != len(outcomes) || counted[memory.DaySessions] != uint64(recorded) || counted[memory.DaySummed] != uint64(summed) {
 		t.Errorf("%d recorded, %d in sums, of %d; counted %v", recorded, summed, len(outcomes), counted)
@@ -321,7 +321,7 @@ func TestFloodOfMail(t *testing.T) {
 		came += o.Mails
 	}
 	if size > budget*3/4 {
-		t.Errorf("it takes %d bytes of a budget of %d", size, budget)
+		t.Errorf("records use %d bytes of a budget of %d", size, budget)
 	}
 	counted := uint64(0)
 	for _, d := range mem.Days.List() {

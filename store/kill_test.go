@@ -81,7 +81,7 @@ func TestKill(t *testing.T) {
 			}
 		}
 		if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
-			t.Fatalf("the writer ended by itself: %v", err)
+			t.Fatalf("the writer ended unexpectedly: %v", err)
 		}
 	}
 	got, problems := ids(t, &Reader{Dir: dir}, time.Time{}, time.Time{})
