@@ -187,12 +187,6 @@ const (
 	shieldFull                    // about the client: no decision
 )
 
-// conduct is evidence about the behaviour of a client. Other evidence is about its
-// names, address or place.
-const conduct = BotnetHelo | TalksHTTP | TalksSSH | TalksTLS | TalksBinary | UnknownCommand | SyntaxError | Pipelining | EarlyTalker |
-	RelayProbe | UnknownRecipient | Harvest | ProbedRecipient | AuthFailure | AuthUnsupported | AuthSpray | NoMail | Abandoned |
-	Flood | Backscatter | AccountAbuse | HeloChanged | RecipientFlood
-
 // Shielded reports whether trusted clients are wholly or partly exempt from r.
 func (r *Rule) Shielded() bool { return r.shield() != shieldNone }
 
