@@ -1,6 +1,6 @@
 //go:build !race
 
-// The race detector allocates memory of its own.
+// The race detector itself allocates memory.
 
 package filter_test
 

@@ -23,8 +23,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestShippedASN checks that rented hosts have AS numbers without a database, and
-// that the database of the operator takes precedence where it has an answer.
+// TestShippedASN checks that rented hosts have AS numbers without a database, and that
+// the operator's database has precedence if it contains the address.
 func TestShippedASN(t *testing.T) {
 	const rented, moved = "3.131.215.38", "3.131.216.1" // of Amazon
 	w, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "GeoLite2-ASN"})

@@ -51,7 +51,7 @@ func TestNeighbours(t *testing.T) {
 		list = append(list, honest)
 		out := s.play(sessions(list...))
 		if o := out[6]; o.Mails != 1 {
-			t.Errorf("honest neighbour %s, who asked for one existing recipient: %+v", c[1], o)
+			t.Errorf("legitimate neighbour %s, which requested one existing recipient: %+v", c[1], o)
 			s.report(t, out[6:])
 		}
 		if b, ok := s.memory.Bans.Banned(&memory.Client{Addr: honest.Src.Addr()}, monday.Add(21*time.Hour).UnixMicro()); ok {
@@ -119,7 +119,7 @@ func TestNothingLearnedFromLAN(t *testing.T) {
 	partner := visitor(monday.Add(time.Hour), "203.0.113.5", "mail.partner.example", say(simulate.Ehlo, "partner.example"), say(simulate.Mail, "bob@partner.example"), say(simulate.Rcpt, simulate.Mailbox(3)), say(simulate.Data, ""), say(simulate.Quit, ""))
 	out := s.play(sessions(lan, partner))
 	if out[1].Mails != 1 {
-		t.Errorf("the partner's answer: %+v; domains of ours: %v", out[1].Refused, s.memory.Domains.List())
+		t.Errorf("the partner's answer: %+v; local domains: %v", out[1].Refused, s.memory.Domains.List())
 	}
 }
 
@@ -131,7 +131,7 @@ func TestNothingLearnedFromFriends(t *testing.T) {
 	friend := visitor(monday, "198.51.100.9", "app.example.org", say(simulate.Ehlo, "app.example.org"), say(simulate.Mail, "app@example.org"), say(simulate.Rcpt, "bob@partner.example"), say(simulate.Data, ""), say(simulate.Quit, ""))
 	s.play(sessions(friend))
 	if d := s.memory.Domains.List(); len(d) > 0 {
-		t.Errorf("domains of ours: %v", d)
+		t.Errorf("local domains: %v", d)
 	}
 }
 
@@ -264,7 +264,7 @@ func TestFloodOfOurHouse(t *testing.T) {
 // A policy without rules in mode enforce carries out no ban.
 func TestBansWithoutRules(t *testing.T) {
 	if p := smtpd.Requests(filter.Phases(policy(t, "mode enforce\n"))); len(p) == 0 {
-		t.Error("smtpd asks nothing: scanwatch ban says that a host is turned away, and it is not")
+		t.Error("smtpd sends no requests: scanwatch ban reports a ban that is not enforced")
 	}
 }
 
@@ -279,7 +279,7 @@ func TestCustomersOfOneHoster(t *testing.T) {
 		list = append(list, asks(monday.Add(day+time.Hour), "100.20.30.40", b, 50, 2))
 		out := s.play(sessions(list...))
 		if o := out[1]; o.RcptUnknown > 5 {
-			t.Errorf("%s: another customer may ask for %d before the cut, and: %v", d, o.RcptUnknown, grep(s.log, "spared"))
+			t.Errorf("%s: another customer could request %d recipients before the disconnect; log: %v", d, o.RcptUnknown, grep(s.log, "spared"))
 		}
 	}
 }

@@ -151,7 +151,7 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 	return a
 }
 
-// take runs an event through the stages.
+// take passes an event through the stages.
 func (p *Pipeline) take(s *session, ev *smtp.Event) {
 	if ev.Kind == smtp.EventAuth {
 		if ev.Result == smtp.ResultPass {

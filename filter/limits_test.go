@@ -65,7 +65,7 @@ func TestLongSession(t *testing.T) {
 		t.Errorf("%d examples of unknown commands kept", examples)
 	}
 	if r.Omitted == 0 {
-		t.Error("nothing is said to be omitted")
+		t.Error("the record has no omitted steps")
 	}
 	if len(log) > 5 {
 		t.Errorf("one session logged %d lines: %q", len(log), log[:5])
@@ -99,7 +99,7 @@ func TestFloodOfFindings(t *testing.T) {
 		told += n
 	}
 	if want := 2*3000 + 1; told != want { // scanner and no-mail; the last session is open when smtpd stops
-		t.Errorf("%d lines tell of %d findings, want %d", len(log), told, want)
+		t.Errorf("%d lines report %d findings, want %d", len(log), told, want)
 	}
 }
 
@@ -195,7 +195,7 @@ func FuzzFold(f *testing.F) {
 			t.Errorf("%d answers to %d requests", n, requests)
 		}
 		if sessions := table.Open(); len(records) != begun || sessions != 0 {
-			t.Errorf("%d records of %d sessions, %d are left", len(records), begun, sessions)
+			t.Errorf("%d records of %d sessions, %d are still open", len(records), begun, sessions)
 		}
 		render(t, records)
 	})

@@ -219,7 +219,7 @@ func TestOwnNameProven(t *testing.T) {
 		"R protocol-client|MAIL FROM:<a@b.example>", "F mail-from|a@b.example", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",
 		"R protocol-client|RCPT TO:<u@example.org>", "F rcpt-to|u@example.org")
 	if a[len(a)-1] != "proceed" {
-		t.Error("own host behind NAT (rdns = own name, fcrdns pass) condemned")
+		t.Error("local host behind NAT (rdns = own name, fcrdns pass) is evidence")
 	}
 }
 
@@ -259,7 +259,8 @@ func TestHTTPForm(t *testing.T) {
 // TestAuthAnywhere checks AUTH in a transaction, after STARTTLS, in unusual spellings,
 // and repeated in replies.
 func TestAuthAnywhere(t *testing.T) {
-	// AUTH in an open transaction, then RCPT, then second AUTH, STARTTLS, LOGIN with initial response
+	// AUTH in an open transaction, then RCPT, then second AUTH, STARTTLS, LOGIN with
+	// initial response
 	_, _, log, kept := raw(t, nil, with("R protocol-client|MAIL FROM:<a@b.example>", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",
 		"R protocol-client|AUTH LOGIN c2VjcmV0", "R protocol-server|503 5.5.1 Invalid command: Already in \"AUTH LOGIN c2VjcmV0\"", "R protocol-client|c2VjcmV0", "R protocol-server|500 5.5.1 Invalid command: Command unrecognized",
 		"R protocol-client|RCPT TO:<x@y.example>", "R protocol-server|250 ok", "R tx-rcpt|31f211ba|ok|x@y.example",

@@ -386,7 +386,7 @@ func TestBanAtTheEnd(t *testing.T) {
 		}
 	}
 	if !found {
-		t.Error("the record does not tell of the ban")
+		t.Error("the record does not contain the ban")
 	}
 
 	s = newSite(t, text)
@@ -397,7 +397,7 @@ func TestBanAtTheEnd(t *testing.T) {
 	}
 	s.policy = s.policy.InMode(rules.Enforce)
 	if o := s.play(sessions(browser(monday.Add(time.Hour)))); o[0].Disconnected {
-		t.Error("what was only observed turns away later")
+		t.Error("an observed ban rejects a later session")
 	}
 	if o := s.play(sessions(browser(monday.Add(2 * time.Hour)))); !o[0].Disconnected {
 		t.Error("the first ban that counts does not")

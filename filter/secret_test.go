@@ -15,7 +15,7 @@ import (
 var leaks = []string{"hunter2", "monkey123", "Geheim", base64.StdEncoding.EncodeToString([]byte("\x00bob\x00hunter2")), base64.StdEncoding.EncodeToString([]byte("hunter2"))}
 
 // TestPasswordsNowhere checks that no record, log line or event of the watch stream
-// contains a password, in whatever line a client sends it.
+// contains a password, regardless of the line in which a client sends it.
 func TestPasswordsNowhere(t *testing.T) {
 	plain, word := leaks[3], leaks[4]
 	const unknown = "R protocol-server|500 5.5.1 Invalid command: Command unrecognized"
@@ -70,7 +70,8 @@ func TestPasswordsNowhere(t *testing.T) {
 	}
 }
 
-// FuzzPasswordsNowhere checks the same for a password after AUTH in any place of a line.
+// FuzzPasswordsNowhere checks the same for a password after AUTH in any place of a
+// line.
 func FuzzPasswordsNowhere(f *testing.F) {
 	for _, s := range []string{"", "EHLO x\r", "NOOP ", "MAIL FROM:<a@b>\r", "x ", "DATA\r", "\x00", "HELO a\n"} {
 		f.Add([]byte(s), []byte(" PLAIN "))

@@ -99,7 +99,7 @@ func TestManySources(t *testing.T) {
 	second := play(half, *sources)
 	after := heap()
 	runtime.KeepAlive(table)
-	t.Logf("%d sources: %d KiB more than 1000 take; a session took %v in the first half, %v in the second", *sources, (int64(after)-int64(before))>>10, first, second)
+	t.Logf("%d sources: %d KiB more than for 1000; a session took %v in the first half, %v in the second", *sources, (int64(after)-int64(before))>>10, first, second)
 	if after > before+48<<20 {
 		t.Errorf("%d KiB more than 1000 sources take", (after-before)>>10)
 	}

@@ -195,11 +195,11 @@ func TestFloodInSums(t *testing.T) {
 		kept++
 		was, ok := whole[r.ID]
 		if !ok || was.Counts != r.Counts {
-			t.Errorf("session %016x was not recorded as it is without a budget", r.ID)
+			t.Errorf("session %016x differs from its record without a budget", r.ID)
 		}
 	}
-	// The generator plays a session to its end before the next one starts. A session
-	// may therefore end in the hour before, which starts a new sum.
+	// The generator plays a session to its end before the next one starts. The clock
+	// may therefore go back to the previous hour, which starts a new sum.
 	if sums < 5 || sums > 15 || kept < len(all)-n+5*20 || kept > len(all)-n+5*20+20 {
 		t.Errorf("%d sums and %d whole of %d", sums, kept, len(all))
 	}
@@ -280,7 +280,7 @@ func TestFloodFromEverywhere(t *testing.T) {
 	}
 	// The rule about their greeting bans them, so that they also use the share of bans.
 	if size > budget/2+budget/8+budget/16+24*10_000 {
-		t.Errorf("what came without mail or login takes %d bytes of a budget of %d", size, budget)
+		t.Errorf("sessions without mail or login use %d bytes of a budget of %d", size, budget)
 	}
 	if recorded != len(outcomes) || counted[memory.DaySessions] != uint64(recorded) || counted[memory.DaySummed] != uint64(summed) {
 		t.Errorf("%d recorded, %d in sums, of %d; counted %v", recorded, summed, len(outcomes), counted)
@@ -321,7 +321,7 @@ func TestFloodOfMail(t *testing.T) {
 		came += o.Mails
 	}
 	if size > budget*3/4 {
-		t.Errorf("it takes %d bytes of a budget of %d", size, budget)
+		t.Errorf("records use %d bytes of a budget of %d", size, budget)
 	}
 	counted := uint64(0)
 	for _, d := range mem.Days.List() {
@@ -332,8 +332,8 @@ func TestFloodOfMail(t *testing.T) {
 	}
 }
 
-// TestCrashOfSums checks that a crash loses the sums of the open hour only, and that the
-// counters of the day show the gap.
+// TestCrashOfSums checks that a crash loses the sums of the open hour only, and that
+// the counters of the day show the gap.
 func TestCrashOfSums(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 	text, err := rules.ReadyPolicy("standard")

@@ -9,8 +9,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// wellKnown contains the tables that the program uses itself, with a condition that
-// uses the same class of entries.
+// wellKnown contains the tables that the program itself uses. The value is a condition
+// that uses the same class of entries.
 var wellKnown = map[string]string{"friends": "src", "local-domains": "local-domains"}
 
 // Limits of a checked configuration.

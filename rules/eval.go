@@ -146,7 +146,7 @@ func (o Outcome) or(other Outcome) Outcome {
 	return o
 }
 
-// longer reports whether the first ban of a is longer than that of b.
+// longer reports whether the first ban of a is longer than the first ban of b.
 func longer(a, b []time.Duration) bool {
 	return len(a) > 0 && (len(b) == 0 || a[0] > b[0])
 }
@@ -186,12 +186,6 @@ const (
 	shieldTemporary               // about conduct: temporary decision, no ban
 	shieldFull                    // about the client: no decision
 )
-
-// conduct is evidence about the behaviour of a client. Other evidence is about its
-// names, address or place.
-const conduct = BotnetHelo | TalksHTTP | TalksSSH | TalksTLS | TalksBinary | UnknownCommand | SyntaxError | Pipelining | EarlyTalker |
-	RelayProbe | UnknownRecipient | Harvest | ProbedRecipient | AuthFailure | AuthUnsupported | AuthSpray | NoMail | Abandoned |
-	Flood | Backscatter | AccountAbuse | HeloChanged | RecipientFlood
 
 // Shielded reports whether trusted clients are wholly or partly exempt from r.
 func (r *Rule) Shielded() bool { return r.shield() != shieldNone }
@@ -305,7 +299,7 @@ type Trace struct {
 type CondTrace struct {
 	Cond *Cond
 	Fact string // the fact, quoted
-	// Answer is the answer of the condition with its `!`.
+	// Answer is the answer of the condition, including its negation.
 	Answer Truth
 	// Hashed reports whether the answer is unknown because the record contains a
 	// hash instead of the name.

@@ -405,7 +405,7 @@ func TestSticky(t *testing.T) {
 	}
 	p := compile(t, "mode enforce\nrule r phase helo match helo x reject")
 	if v := p.Eval(&Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}); !v.Act.Sticky {
-		t.Error("the outcome does not say that it is sticky")
+		t.Error("the outcome is not sticky")
 	}
 }
 

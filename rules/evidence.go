@@ -110,6 +110,12 @@ var Tokens = []Token{
 	{AccountAbuse, "account-abuse", "uses an account as if it were stolen", smtp.PhaseMailFrom},
 }
 
+// conduct is evidence about the behaviour of a client. Other evidence is about its
+// names, address or place.
+const conduct = BotnetHelo | TalksHTTP | TalksSSH | TalksTLS | TalksBinary | UnknownCommand | SyntaxError | Pipelining | EarlyTalker |
+	RelayProbe | UnknownRecipient | Harvest | ProbedRecipient | AuthFailure | AuthUnsupported | AuthSpray | NoMail | Abandoned |
+	Flood | Backscatter | AccountAbuse | HeloChanged | RecipientFlood
+
 // TokenByName returns the named token, or nil.
 func TokenByName(name string) *Token {
 	for i := range Tokens {

@@ -22,7 +22,7 @@ func golden(t *testing.T, file, got string) {
 	}
 	want, err := os.ReadFile(file)
 	if err != nil {
-		t.Fatalf("%v; run the test with -update and look at what it wrote", err)
+		t.Fatalf("%v; run the test with -update and review the file", err)
 	}
 	if got != string(want) {
 		t.Errorf("%s:\n--- got\n%s--- want\n%s", file, got, want)

@@ -80,8 +80,8 @@ func TestManualWords(t *testing.T) {
 	used := strings.Fields(strings.NewReplacer("!", " ", "{", " ", "}", " ", ",", " ", "=", " ").Replace(strings.Join(blocks, "\n")))
 	for _, k := range Keywords() {
 		if k.Kind == "key" {
-			if !strings.Contains(text, "\n.Cm "+k.Word+" ") {
-				t.Errorf("the manual has nothing about counting by %s", k.Word)
+			if !strings.Contains(text, "\n.It Cm "+k.Word+"\n") {
+				t.Errorf("the manual does not describe counting by %s", k.Word)
 			}
 			continue
 		}
@@ -109,7 +109,7 @@ func TestManualWords(t *testing.T) {
 		}
 		entry, _, _ = strings.Cut(entry, ".It Ic")
 		if !strings.Contains(entry, ".Pq Cm "+c.from.String()+"\n") {
-			t.Errorf("the manual does not say that %s is known from %s on", c.word, c.from)
+			t.Errorf("the manual does not give %[2]s as the first phase of %[1]s", c.word, c.from)
 		}
 	}
 	for _, p := range PolicyNames() {

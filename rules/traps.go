@@ -268,8 +268,8 @@ func disjoint(a, b *Cond) bool {
 	return true
 }
 
-// single reports whether two such values of word are different facts unless one is
-// within the other.
+// single reports whether a fact can have only one of two values of word, unless one
+// value includes the other.
 func (v Value) single(word string) bool {
 	switch word {
 	case "src", "asn", "country", "fcrdns":
@@ -312,8 +312,8 @@ var beforeLogin = smtp.Phases(smtp.PhaseConnect, smtp.PhaseHelo)
 // homely contains examples of the names of home connections.
 var homely = []string{"p5dd0a1b2.dip0.t-ipconnect.de", "dsl-192-0-2-7.pool.isp.invalid", "dynamic-192-0-2-7.dyn.isp.invalid", "192-0-2-7.cable.dhcp.isp.invalid"}
 
-// usersHave reports for conditions whether the clients of users usually match because
-// their network has no name of its own.
+// usersHave reports for each condition whether clients of users usually match it
+// because their network has no name.
 var usersHave = map[string]func(*checker, *Cond) bool{
 	"evidence": func(_ *checker, c *Cond) bool {
 		return slices.ContainsFunc(c.Values, func(v Value) bool { return v.Text == "rdns-missing" || v.Text == "fcrdns-fail" })

@@ -34,8 +34,8 @@ func everyRecord(n int) Record {
 	return r
 }
 
-// fill sets the exported fields of a struct that are numbers, bools or texts, and
-// those of structs in it.
+// fill sets the exported fields of a struct and of its inner structs that are numbers,
+// bools or texts.
 func fill(v reflect.Value, n int) {
 	for i := range v.NumField() {
 		f := v.Field(i)

@@ -97,7 +97,7 @@ func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	return day
 }
 
-// files returns the segments in d, and the size of all files except those of apart.
+// files returns the segments in d, and the size of all files except the files in apart.
 func (b *budget) files(d *directory, apart []string) (all []Segment, total int64, err error) {
 	files, err := d.files()
 	if err != nil {

@@ -84,9 +84,9 @@ func checkFile(f *os.File) error {
 	return c.tree(root, maxDepth, nil)
 }
 
-// walkFile calls visit for each value in a bbolt file, with the name of its bucket,
-// its key and its place, without reading it. It calls bad for corrupt pages and
-// elements. The error is that of a failed read.
+// walkFile calls visit for each value in a bbolt file, with the name of its bucket, its
+// key and its place, without reading it. It calls bad for corrupt pages and elements.
+// The error is from a failed read.
 func walkFile(f *os.File, visit func(bucket, key []byte, at, size int64), bad func(error)) error {
 	c := checker{f: f, visit: visit, bad: bad}
 	root, _, err := c.open()

@@ -47,7 +47,7 @@ func (d *days) pruneAfter(err error) error {
 	return d.prune(d.limit())
 }
 
-// prune removes segments until room bytes are free for the open one.
+// prune removes segments until room bytes are free for the open segment.
 func (d *days) prune(room int64) error {
 	if d.k.folder == nil {
 		return nil // there is no directory
@@ -171,7 +171,7 @@ func (w *Writer) commitTo(s *segment) (size int, err error) {
 
 func (d *days) path(name string) string { return filepath.Join(d.k.path(), name) }
 
-// belongs reports whether a record goes to the segment of the day open: a record of
+// belongs reports whether a record belongs to the segment of the day open: a record of
 // the same day, or a late record of the previous day. Any other day means that the
 // clock was changed or old streams are replayed.
 func belongs(record, open time.Time) bool {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// TestMain runs the writer that TestKill kills, if the environment says so.
+// TestMain runs the writer for TestKill if the environment requests it.
 func TestMain(m *testing.M) {
 	for name, run := range map[string]func(string){"WRITER": endlessWriter, "SEALER": sealingWriter, "REPAIR": repairer} {
 		if dir := os.Getenv("SCANWATCH_TEST_" + name); dir != "" {
@@ -81,7 +81,7 @@ func TestKill(t *testing.T) {
 			}
 		}
 		if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
-			t.Fatalf("the writer ended by itself: %v", err)
+			t.Fatalf("the writer ended unexpectedly: %v", err)
 		}
 	}
 	got, problems := ids(t, &Reader{Dir: dir}, time.Time{}, time.Time{})

@@ -138,8 +138,8 @@ func (r *Reader) problem(segment string, err error) {
 	}
 }
 
-// badRecords counts the invalid records of each segment, so that a segment has one
-// problem.
+// badRecords counts the invalid records of each segment, so that each segment causes
+// only one problem.
 type badRecords struct {
 	segments []string
 	count    []int
@@ -284,7 +284,7 @@ type cursor struct {
 // A source returns the selected records of a segment in order.
 type source interface {
 	// next moves to the next record and returns its key. It returns false at the end.
-	// An error that ends the segment comes with false.
+	// An error that ends the segment is returned with false.
 	next() (recordKey, bool, error)
 	// record decodes the current record.
 	record(*Record) error
@@ -451,8 +451,8 @@ func tempFile() (*os.File, error) {
 
 // openReadOnly locks and checks a file and maps it. It closes the file on error.
 func openReadOnly(f *os.File) (*bbolt.DB, error) {
-	// The lock comes first: a file that is being written would not pass the check.
-	// bbolt takes the lock again.
+	// Lock first, because a file that is being written would not pass the check. bbolt
+	// locks the file again.
 	if err := lockShared(f); err != nil {
 		f.Close()
 		return nil, err

@@ -268,8 +268,9 @@ const (
 	KindFilter Kind = 16
 	KindTag    Kind = 17 // a rule tagged the session. Text: tag, Phase
 	KindBan    Kind = 18 // a rule banned the host. Text: rule, Prefix, Until, Enforced, Exempt, Rule
-	// KindReference is only in sums: a session of the sum that a rule or ban rejected, or
-	// in which a rule banned the host. Session: its id, which is the reference in replies.
+	// KindReference is only in sums: a session of the sum that a rule or ban rejected,
+	// or in which a rule banned the host. Session: its id, which is the reference in
+	// replies.
 	KindReference Kind = 19
 )
 

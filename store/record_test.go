@@ -282,7 +282,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		again, err := Decode(key, AppendRecord(nil, &r, steps))
 		if err != nil {
-			t.Fatalf("what was decoded cannot be decoded again: %v", err)
+			t.Fatalf("the encoding of a decoded record cannot be decoded: %v", err)
 		}
 		i := 0
 		if err := again.Steps(func(s *Step) bool {

@@ -261,7 +261,7 @@ func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut i
 }
 
 // rewrite removes the records for which keep returns false from a sealed segment. It
-// returns their number. Their bytes are in no file afterwards. Blocks without such
+// returns their number. Afterwards no file contains their bytes. Blocks without such
 // records are copied. A corrupt block is an error: it could contain such records.
 func rewrite(d *directory, s Segment, o sealing, keep func(*Record) bool) (removed int, err error) {
 	in, err := openSealed(d, s)
@@ -313,9 +313,9 @@ func rewrite(d *directory, s Segment, o sealing, keep func(*Record) bool) (remov
 	return removed, sealError(err)
 }
 
-// SealDays seals the finished segments of a state directory that no filter is using: all
-// days that have ended at now, and the full parts of later days. It returns the number
-// of segments.
+// SealDays seals the finished segments of a state directory that no filter is using:
+// all days that have ended at now, and the full parts of later days. It returns the
+// number of segments.
 func SealDays(dir, program string, now time.Time) (n int, err error) {
 	d, err := openSessions(dir)
 	if err != nil {

@@ -338,8 +338,8 @@ func (s *sealedFile) carve() error {
 	return nil
 }
 
-// match completes the blocks with their entries of the index. A block without one is
-// read, so that its keys are known.
+// match completes the blocks with their entries of the index. A block without an entry
+// is read, so that its keys are known.
 func (s *sealedFile) match(entries map[recordKey][]byte) error {
 	var b decodedBlock
 	for i := range s.blocks {

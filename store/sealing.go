@@ -27,7 +27,7 @@ func (w *Writer) sealNext() {
 	w.status.Sealing = w.days.sealing.Name
 }
 
-// startSeal seals a segment in a goroutine of its own, so that neither commits nor
+// startSeal seals a segment in a separate goroutine, so that neither commits nor
 // callers wait. The budget has room for the sealed segment.
 func (w *Writer) startSeal() {
 	if !w.o.Seal || w.sealFailed || w.k.folder == nil {

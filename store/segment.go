@@ -85,8 +85,8 @@ func openFile(d *directory, info Segment, limit int64, check func(*bbolt.Tx) err
 	if err != nil {
 		return nil, err
 	}
-	// The lock comes first: a file that is being written would not pass the check.
-	// bbolt takes the lock again, on the same descriptor.
+	// Lock first, because a file that is being written would not pass the check. bbolt
+	// locks the file again, on the same descriptor.
 	if err := lockExclusive(f); err != nil {
 		f.Close()
 		return nil, err

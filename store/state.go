@@ -269,8 +269,8 @@ func (s *State) failed(err error) bool {
 	return isDamaged(err) && (!ours || s.quarantine(err) == nil)
 }
 
-// commit writes the batch. It drops entries outside bbolt's limits, because they
-// would block all later ones.
+// commit writes the batch. It drops entries outside bbolt's limits, because they would
+// block all later entries.
 func (s *State) commit() (dropped int, err error) {
 	if s.o.Room != nil && !s.oversized() {
 		if err := s.o.Room(s.maxSize()); err != nil {
@@ -408,8 +408,7 @@ func (s *State) load() (err error) {
 	return err
 }
 
-// quarantine quarantines the corrupt file and removes the oldest quarantined
-// ones.
+// quarantine quarantines the corrupt file and removes the oldest quarantined files.
 func (s *State) quarantine(reason error) error {
 	s.lost = true
 	if err := s.k.quarantine(stateFile, reason); err != nil {

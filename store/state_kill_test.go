@@ -108,7 +108,7 @@ func TestStateKill(t *testing.T) {
 			flushed = n
 		}
 		if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
-			t.Fatalf("the filter ended by itself: %v", err)
+			t.Fatalf("the filter ended unexpectedly: %v", err)
 		}
 	}
 	if flushed < kills/2 {

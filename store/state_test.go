@@ -221,7 +221,7 @@ func TestStateRoundTrip(t *testing.T) {
 		}
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*.new")); left != nil {
-		t.Errorf("left behind: %q", left)
+		t.Errorf("files remain: %q", left)
 	}
 }
 
@@ -790,7 +790,7 @@ func TestReadState(t *testing.T) {
 		})
 	}
 	if left := listing(t, tmp); left != "" {
-		t.Errorf("left behind: %s", left)
+		t.Errorf("files remain: %s", left)
 	}
 	s.Close()
 	before := listing(t, dir)
@@ -1029,7 +1029,7 @@ func TestStateEntriesThatCannotBe(t *testing.T) {
 	flushState(t, s)
 	wantState(t, readState(t, dir, liveState(s)), map[string]string{"peers/a": "1"})
 	if st := s.Status(); st.Dropped != 3 || st.Written != 3 {
-		t.Errorf("status %+v; want 3 left out, 3 written", st)
+		t.Errorf("status %+v; want 3 dropped, 3 written", st)
 	}
 	if log.count("invalid, dropped") != 1 || quarantined(t, dir) != nil {
 		t.Errorf("log: %s", log)
@@ -1366,6 +1366,6 @@ func TestStateCompacts(t *testing.T) {
 	}
 	wantState(t, readState(t, dir, nil), o.all())
 	if left, _ := filepath.Glob(filepath.Join(dir, "*.new")); left != nil {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("files remain: %v", left)
 	}
 }

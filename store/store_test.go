@@ -181,7 +181,7 @@ func TestRoundTrip(t *testing.T) {
 				t.Errorf("find: %v, %v", found, err)
 			}
 			if found, err := c.reader.Find(43); err != nil || len(found) != 0 {
-				t.Errorf("find of what is not there: %v, %v", found, err)
+				t.Errorf("Find of a missing session: %v, %v", found, err)
 			}
 		})
 	}
@@ -275,7 +275,7 @@ func TestReadersLeaveNothingBehind(t *testing.T) {
 		t.Errorf("before %s\nafter  %s", before, after)
 	}
 	if left := listing(t, tmp); left != "" {
-		t.Errorf("left behind: %s", left)
+		t.Errorf("files remain: %s", left)
 	}
 }
 
@@ -399,7 +399,7 @@ func TestDamagedSegmentIsSetAside(t *testing.T) {
 				t.Errorf("segments %v", got)
 			}
 			if s := w.Status(); s.Quarantined != 1 {
-				t.Errorf("status says %d damaged segments, want 1", s.Quarantined)
+				t.Errorf("status has %d quarantined segments, want 1", s.Quarantined)
 			}
 		})
 	}
@@ -463,7 +463,7 @@ func TestNewerSchemaIsLeftAlone(t *testing.T) {
 	add(w, noon.Add(time.Second), 2)
 	flush(t, w)
 	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
-		t.Errorf("the newer segment was changed, or is gone: %v", err)
+		t.Errorf("the newer segment was changed or removed: %v", err)
 	}
 	if log.count("segment of another version") != 1 {
 		t.Errorf("log: %s", log)
@@ -708,7 +708,7 @@ func TestBudgetIsKept(t *testing.T) {
 				t.Fatalf("%d bytes on disk after %d records, budget %d", sum, i+1, MinBudget)
 			}
 			if s := w.Status(); s.Bytes != sum {
-				t.Fatalf("status says %d bytes, the disk %d", s.Bytes, sum)
+				t.Fatalf("status has %d bytes, the disk %d", s.Bytes, sum)
 			}
 		}
 	}
@@ -789,7 +789,7 @@ func TestDiskFull(t *testing.T) {
 		}
 	}
 	if failed == nil {
-		t.Fatal("the disk of 1 MB took 4 MB")
+		t.Fatal("the disk of 1 MB accepted 4 MB")
 	}
 	if c := log.count("unavailable, keeping records in memory"); c != 1 {
 		t.Errorf("%d lines, want 1: %s", c, log)
@@ -823,8 +823,8 @@ func TestSnapshotDoesNotHoldUpTheWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	// More records than a segment can hold: it grows and is finished, and other
-	// segments follow.
+	// Write more records than fit in a segment, so that it grows and is finished, and
+	// other segments follow.
 	value := bytes.Repeat([]byte{0x7a, 2, 8, 1}, 1000)
 	for i := range 1500 {
 		w.Add(noon.Add(time.Duration(i+1)*time.Millisecond), uint64(i+2), value)

@@ -173,8 +173,8 @@ func (w *Writer) take(end time.Time, id uint64, value []byte) (wake bool) {
 // Flush writes all records that were added and returns the error of the attempt.
 func (w *Writer) Flush(ctx context.Context) error { return w.k.flush(ctx) }
 
-// Close writes all records that were added and stops the Writer. It drops records
-// that cannot be written, and later ones. The error has the cause and the number of
+// Close writes all records that were added and stops the Writer. It drops records that
+// cannot be written, and later records. The error has the cause and the number of
 // drops. Only the first call returns it.
 func (w *Writer) Close() error {
 	w.mu.Lock()

@@ -140,7 +140,7 @@ func TestRecipes(t *testing.T) {
 			}
 			run("policy")
 			if len(recipeCases[title]) == 0 {
-				t.Error("nothing says what this recipe is for")
+				t.Error("no row gives the purpose of this recipe")
 			}
 			for _, c := range recipeCases[title] {
 				if got := fate(t, run(append([]string{"test", "--json", "--enforce"}, strings.Fields(c.session)...)...)); got != c.want {

@@ -3,9 +3,9 @@
 // hashes.
 //
 // A copy yields the same evidence as the original. The following therefore remain
-// unchanged: public suffixes, /24 and /48 networks, names and addresses in the
-// shipped lists, reply codes, times and session ids. Names of rules, tables, tags
-// and listeners are unchanged too.
+// unchanged: public suffixes, /24 and /48 networks, names and addresses in the shipped
+// lists, reply codes, times and session ids. Names of rules, tables, tags and listeners
+// are also unchanged.
 package anonymize
 
 import (

@@ -357,8 +357,8 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
-// TestSum checks the copy of a sum, and that neither the network of a ban nor the reason of
-// a manual ban remains.
+// TestSum checks the copy of a sum, and that neither the network of a ban nor the
+// reason of a manual ban remains.
 func TestSum(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
 	var sources sketch.Sketch
@@ -406,8 +406,7 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestKnownByPart checks that of a listed name or line only the matching part
-// remains.
+// TestKnownByPart checks that only the matching part of a listed name or line remains.
 func TestKnownByPart(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)

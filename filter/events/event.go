@@ -1,6 +1,6 @@
-// Package events streams findings and decisions to the clients of the control
-// socket that watch them. One event is one line of JSON. The package does not
-// know the meaning of an event.
+// Package events streams findings and decisions to the clients of the control socket
+// that watch them. One event is one line of JSON. The package does not interpret
+// events.
 //
 // A line is printable ASCII, regardless of the bytes that a client has sent, so
 // that it can be printed to a terminal.

@@ -181,8 +181,8 @@ func (p *Sums) tick(now int64) {
 	}
 }
 
-// writeSome writes a part of the sums of ended hours and returns the number of
-// remaining ones.
+// writeSome writes some of the sums of ended hours and returns the number of remaining
+// sums.
 func (p *Sums) writeSome() (rest int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

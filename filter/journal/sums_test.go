@@ -152,7 +152,7 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// flood plays so many sessions that all later ones of a source are in a sum.
+// flood plays so many sessions that all later sessions of a source are in a sum.
 func (p *player) flood(src string) {
 	for range firstSessions {
 		p.end(src, noon, track.Counts{}, Close{})
@@ -475,8 +475,8 @@ func TestMemoryOfSums(t *testing.T) {
 	runtime.KeepAlive(j)
 }
 
-// TestEndOfHour checks that the sums of an hour are written by the next events, a few at
-// each, and that a sum has sessions of one hour and day only.
+// TestEndOfHour checks that the sums of an hour are written by the next events, a few
+// at each, and that a sum has sessions of one hour and day only.
 func TestEndOfHour(t *testing.T) {
 	p := play(t, 1<<40)
 	const sources = 100

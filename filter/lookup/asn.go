@@ -20,7 +20,7 @@ import (
 )
 
 // maxDatabaseBytes is the maximum size of a database, which is held in memory. Usual
-// databases have 5 to 20 MB, and all known ones are smaller than the limit.
+// databases have 5 to 20 MB, and all known databases are smaller than the limit.
 const maxDatabaseBytes = 512 << 20
 
 // An Origin is the database record for the network of an address. Unknown fields are

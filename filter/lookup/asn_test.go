@@ -141,7 +141,7 @@ func TestOriginsLookup(t *testing.T) {
 				}
 			}
 			if got, ok := o.Lookup(netip.MustParseAddr("198.51.100.1")); got != (Origin{}) || !ok {
-				t.Errorf("address of nobody: %+v, %v, want nothing, evaluated", got, ok)
+				t.Errorf("unannounced address: %+v, %v, want nothing, evaluated", got, ok)
 			}
 			if _, ok := o.Lookup(netip.MustParseAddr("2001:db8::1")); ok != (tt.ipVersion == 6) {
 				t.Errorf("IPv6 address: evaluated %v", ok)
@@ -170,7 +170,7 @@ func TestOriginsWithoutFile(t *testing.T) {
 		t.Errorf("Refresh: %v, %v", changed, err)
 	}
 	if changed, err := o.Refresh(); changed || err != nil {
-		t.Errorf("the same is said twice: %v, %v", changed, err)
+		t.Errorf("the same error is returned twice: %v, %v", changed, err)
 	}
 	if _, ok := o.Lookup(addr); ok || o.State().Loaded {
 		t.Error("evaluated without a file")
@@ -248,7 +248,7 @@ func TestOriginsRefresh(t *testing.T) {
 			t.Errorf("%s: changed %v, error %v, want %v, %q", step.name, changed, err, step.changed, step.err)
 		}
 		if got := org(); got != step.org {
-			t.Errorf("%s: lookups say %q, want %q", step.name, got, step.org)
+			t.Errorf("%s: lookups return %q, want %q", step.name, got, step.org)
 		}
 	}
 }

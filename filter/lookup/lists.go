@@ -60,7 +60,7 @@ type Row struct {
 	Kind  string // cidr, asn, rdns, helo or useragent-or-command
 	Value string // the text to match
 	// Evidence is the evidence token of a match. It is empty if a match alone proves
-	// nothing: legitimate hosts match too, or the meaning depends on more than the
+	// nothing: legitimate hosts also match, or the meaning depends on more than the
 	// text.
 	Evidence   string
 	Confidence string // high, medium or low on Date; see ConfidenceAt

@@ -457,7 +457,7 @@ func TestRentedRowsAge(t *testing.T) {
 		late := row.ConfidenceAt(date.AddDate(0, 0, 91))
 		switch {
 		case !row.Rented() && late != row.Confidence:
-			t.Errorf("%s %s: the confidence changes, but nobody rents it out", row.Org, row.Value)
+			t.Errorf("%s %s: the confidence changes, but no cloud rents out the address", row.Org, row.Value)
 		case row.Rented() && late != "low":
 			t.Errorf("%s %s: confidence %s after 91 days", row.Org, row.Value, late)
 		case row.Rented():
@@ -479,7 +479,7 @@ func TestRentedRowsAge(t *testing.T) {
 }
 
 // TestNoRowForPublicSuffixes checks that no row matches all customers of a registry or
-// of a provider of free names.
+// of a free DNS provider.
 func TestNoRowForPublicSuffixes(t *testing.T) {
 	for _, row := range builtin(t).Rows() {
 		name, suffix := strings.CutPrefix(row.Value, ".")

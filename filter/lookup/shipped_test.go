@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// TestShippedASN checks the embedded table against its source: at both ends of
-// each prefix, at the addresses beside it, and at random addresses.
+// TestShippedASN checks the embedded table against its source: at both ends of each
+// prefix, at the adjacent addresses, and at random addresses.
 func TestShippedASN(t *testing.T) {
 	f, err := os.Open("intel/asn-prefixes.tsv.gz")
 	if err != nil {

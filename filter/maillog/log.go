@@ -38,9 +38,10 @@ const lineLimit = 64 << 10
 
 var errTooLong = errors.New("line too long")
 
-// Open opens the named files and detects their formats and times. The name - means
-// the standard input. Times without a year are taken as the latest ones before the
-// modification of the file, or before now. The caller must call Read or CloseAll.
+// Open opens the named files and detects their formats and times. The name - means the
+// standard input. Times without a year are interpreted as the latest possible times
+// before the modification of the file, or before now. The caller must call Read or
+// CloseAll.
 func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (logs []*Log, err error) {
 	for i, name := range names {
 		l := &Log{Name: name, index: i, file: io.NopCloser(stdin), clock: clock{zone: zone, newest: now.UnixMicro()}}

@@ -139,7 +139,7 @@ func TestOtherPrograms(t *testing.T) {
 	}
 }
 
-// TestTruncated checks that no prefix of a line is a different fact.
+// TestTruncated checks that no truncated line is parsed as a different fact.
 func TestTruncated(t *testing.T) {
 	lines := oneMessage + `0123456789abcdee smtp connected address=local host=mx.example.org
 0123456789abcdee smtp authentication user=alice result=ok

@@ -80,7 +80,7 @@ type Ban struct {
 // Expired reports whether the ban has ended at the given time.
 func (b *Ban) Expired(now time.Time) bool { return !now.Before(b.Until) }
 
-// A BanRequest asks for a ban.
+// A BanRequest is a request for a ban.
 type BanRequest struct {
 	// Ladder contains the durations of the bans for offences in a row; the last
 	// duration repeats. A duration of 0 only counts the offence.

@@ -11,8 +11,8 @@ import (
 
 const day = 24 * time.Hour
 
-// TestAbusersEvictNoSender checks that offences do not evict a sender with one
-// message a year.
+// TestAbusersEvictNoSender checks that offences do not evict a sender with one message
+// per year.
 func TestAbusersEvictNoSender(t *testing.T) {
 	m := New()
 	yearly := who("192.0.2.1")

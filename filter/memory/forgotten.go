@@ -30,7 +30,7 @@ func (f *forgotten) missing(today uint16) {
 	f.day, f.lost, f.dirty = max(f.day, today), true, true
 }
 
-// Forgotten returns the day of the latest mail or login of a host that is missing in
+// Forgotten returns the day of the latest mail or login of a host that is missing from
 // the table, or zero. Lost reports whether all hosts before that day may be missing,
 // even before the first counters of days.
 func (t *Peers) Forgotten() (day time.Time, lost bool) {

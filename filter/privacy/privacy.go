@@ -191,8 +191,8 @@ func letters(line []byte, i int) int {
 	return i
 }
 
-// arguments appends the arguments of a command with a mailbox. The first argument is
-// a mailbox in any form. Later words are mailboxes too, except parameters such as
+// arguments appends the arguments of a command with a mailbox. The first argument is a
+// mailbox in any form. Later words are also mailboxes, except parameters such as
 // SIZE=1.
 func (h *Hasher) arguments(dst, args []byte) []byte {
 	if len(args) > 0 && args[0] == '<' {

@@ -114,8 +114,8 @@ func (v *playback) filterNext(s *store.Step) {
 // refused reports whether a filter rejected the step when it was recorded.
 func (n *next) refused() bool { return n.filtered && n.filter.Decision >= smtp.Reject }
 
-// resumed reports whether our rule rejected the step when it was recorded. If
-// the policy does not, the effect of the command is unknown.
+// resumed reports whether a rule of this filter rejected the step when it was recorded.
+// If the policy does not, the effect of the command is unknown.
 func (n *next) resumed() bool { return n.ours && n.refused() }
 
 // decided reports whether a filter made the decision on the step in the given phase.

@@ -80,8 +80,8 @@ type Message struct {
 }
 
 const (
-	// window is the time by which the ends of added records are ahead of the
-	// beginnings of played ones.
+	// window is the time by which the ends of added records are ahead of the starts of
+	// played records.
 	window = 10 * time.Minute
 	// maxWaiting is the number of bytes of records that wait to be played.
 	maxWaiting = 64 << 20

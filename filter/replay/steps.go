@@ -339,7 +339,7 @@ func padBefore(p *Player, v *playback) {
 	v.done.Commands--
 }
 
-// finish ends a session as it was recorded.
+// finish ends a session with its recorded ending.
 func finish(p *Player, v *playback) {
 	v.over = true
 	if v.lostAll > 0 && v.done.Mails == 0 {

@@ -4,7 +4,7 @@
 //
 // smtpd exits when a filter exits or writes an unexpected line. A missing response
 // hangs a session forever. Therefore only Serve writes to the output. Serve sends
-// exactly one response for each request, whatever the Handler does. It replaces a
+// exactly one response for each request, regardless of the Handler. It replaces a
 // response that smtpd cannot handle with the closest valid one.
 //
 // # Guarantees

@@ -347,7 +347,7 @@ func (f *FrontEnd) filtered(c *conn, ev *Event) {
 	f.send()
 }
 
-// phaseWord converts a phase name of filter-response to that of requests.
+// phaseWord converts a phase name of filter-response to the name in requests.
 func phaseWord(b []byte) []byte {
 	switch string(b) {
 	case "connected":

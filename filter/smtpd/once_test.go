@@ -112,7 +112,7 @@ func (s *smtpd) Write(b []byte) (int, error) {
 // playOnce serves a random conversation with a chaotic Handler: requests, reports,
 // clients that disconnect during a delay, noise, pauses, and an end of input at any
 // point. Each request with a complete line must be answered exactly once, and in time.
-// Time is that of the synctest bubble.
+// Time is the time of the synctest bubble.
 func playOnce(t *testing.T, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	var script strings.Builder

@@ -302,9 +302,9 @@ func hasPrefixFold(b []byte, p string) bool {
 	return len(b) >= len(p) && bytes.EqualFold(b[:len(p)], []byte(p))
 }
 
-// redactReply appends the reply to cmd to dst, without secrets. smtpd repeats
-// arguments in quotes, in angle brackets or after a control character. A filter
-// knows the line and can repeat any part of it.
+// redactReply appends the reply to cmd to dst, without secrets. smtpd repeats arguments
+// in quotes, in angle brackets or after a control character. A filter receives the line
+// and can repeat any part of it.
 func redactReply(dst, text []byte, cmd *command) []byte {
 	switch {
 	case !cmd.secret:

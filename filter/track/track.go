@@ -75,7 +75,7 @@ type Transaction struct {
 	Sender []byte // empty for the null sender
 }
 
-// A Pace is the time that a client takes between a reply and its next line, in
+// A Pace describes the time between a reply and the client's next line, in
 // microseconds.
 type Pace struct {
 	Replied int64 // time of the last reply; 0 before the server's greeting

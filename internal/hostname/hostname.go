@@ -152,8 +152,8 @@ func isNumbered(name []byte) bool {
 	return !mailWords[string(bytes.TrimRight(word, "-"))]
 }
 
-// ForMail reports whether a label of a name below its registered domain is a word for
-// a mail server, with or without a number, as in mx1.example.org or o1.email.example.org.
+// ForMail reports whether a label of a name below its registered domain is a word for a
+// mail server, with or without a number, as in mx1.example.org or o1.email.example.org.
 func ForMail(name []byte) bool {
 	var b [maxName]byte
 	if len(name) > maxName {

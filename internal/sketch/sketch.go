@@ -82,8 +82,8 @@ func tau(x float64) float64 {
 }
 
 // hash is the finalizer of SplitMix64. It has no key, because sketches of different
-// filters and days are merged. A client with very many addresses can therefore
-// raise the estimate: a reader knows the number of sessions as an upper bound.
+// filters and days are merged. A client with very many addresses can therefore raise
+// the estimate. Its upper bound is the number of sessions, which readers know.
 func hash(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9

@@ -29,7 +29,8 @@ const (
 	EventMail
 	// EventRcpt is the outcome of RCPT: Addr, Result, Code, Reply, Cause.
 	EventRcpt
-	// EventData is the outcome of DATA or of the end of the message: Result, Code, Reply, Cause.
+	// EventData is the outcome of DATA or of the end of the message: Result, Code,
+	// Reply, Cause.
 	EventData
 	// EventCommit is an accepted message: Size.
 	EventCommit

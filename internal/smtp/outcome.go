@@ -10,7 +10,8 @@ type OutcomeKind uint8
 
 // The kinds. The comments name the fields that are set in addition to Kind and Time.
 const (
-	// OutcomeFinding is a piece of evidence: Evidence, Confidence, By, Proof, Org, Match.
+	// OutcomeFinding is a piece of evidence: Evidence, Confidence, By, Proof, Org,
+	// Match.
 	OutcomeFinding OutcomeKind = iota
 	// OutcomeVerdict is the decision of a rule: Rule, RuleRef, Phase, Decision,
 	// Enforced, Tokens, Score, Repeat, Exempt.

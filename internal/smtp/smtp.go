@@ -89,8 +89,7 @@ func (s PhaseSet) String() string {
 	return "{ " + strings.Join(names, ", ") + " }"
 }
 
-// Decision answers a request of the mail server. The words are those of
-// smtpd-filters(7).
+// Decision answers a request of the mail server. The words are from smtpd-filters(7).
 type Decision uint8
 
 // The decisions, in the order of their severity.

@@ -324,7 +324,7 @@ func (t *trial) rule(tr *rules.Trace, phase smtp.Phase) (rule Rule, show bool) {
 	return rule, true
 }
 
-// recorded takes the new record of a session that has ended.
+// recorded handles the new record of an ended session.
 func (t *trial) recorded(end time.Time, id uint64, value []byte) {
 	s := t.session(id)
 	r, err := store.Decode(store.AppendKey(nil, end, id), value)

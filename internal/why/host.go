@@ -146,8 +146,8 @@ func (w *query) addKnown(x *hostIndex) {
 	})
 }
 
-// addBan adds a ban to the hosts that it covers, or as a host of its own if it
-// is in question.
+// addBan adds a ban to the hosts that it covers, or as a separate host if the question
+// is about it.
 func (w *query) addBan(x *hostIndex, b memory.Ban) {
 	ban := NewBan(&b, w.Now)
 	asked := w.q.prefix.IsValid() && w.q.prefix.Overlaps(b.Prefix)

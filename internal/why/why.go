@@ -231,9 +231,8 @@ func (w *query) findSessions() error {
 	return nil
 }
 
-// addSessions describes the sessions that were kept, rejected ones first, and returns
-// an empty list for the id of each session in which a ban of one of them was
-// decided.
+// addSessions describes the kept sessions, rejected sessions first. It returns an empty
+// list for the id of each session in which a ban of a kept session was decided.
 func (w *query) addSessions() (bans map[uint64][]store.Record) {
 	bans = map[uint64][]store.Record{}
 	slices.Reverse(w.kept)

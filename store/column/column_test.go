@@ -122,8 +122,7 @@ func sample() []byte {
 	return w.Finish(nil, 100)
 }
 
-// decode decodes all columns of a block, and returns the number of those that are
-// corrupt.
+// decode decodes all columns of a block, and returns the number of corrupt columns.
 func decode(block []byte) (columns, corrupt int, err error) {
 	var r Reader
 	if err := r.Open(block); err != nil {
@@ -189,7 +188,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// TestReuse checks that nothing of a block remains in the next one.
+// TestReuse checks that no data of a block remains in the next block.
 func TestReuse(t *testing.T) {
 	w := NewWriter()
 	var r Reader

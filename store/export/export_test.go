@@ -327,7 +327,7 @@ func TestLongTimeout(t *testing.T) {
 		}
 	}
 	if told < 3 || told > 6 || !ends.Equal(made.Add(60*day)) {
-		t.Errorf("told %d times, the end is %v", told, ends)
+		t.Errorf("exported %d times, the end is %v", told, ends)
 	}
 }
 
@@ -396,7 +396,7 @@ func TestMostReports(t *testing.T) {
 		}
 	}
 	if len(told) != n {
-		t.Errorf("%d of %d are told", len(told), n)
+		t.Errorf("%d of %d are exported", len(told), n)
 	}
 	b.Reset()
 	dropped, err := f.Write(&b, l)

@@ -30,7 +30,7 @@ func TestMetrics(t *testing.T) {
 			}
 			types[name] = true
 			if strings.HasSuffix(name, "counter\n") != strings.Contains(name, "_total ") {
-				t.Errorf("the name does not tell the type: %s", l)
+				t.Errorf("the name does not match the type: %s", l)
 			}
 		}
 	}

@@ -93,7 +93,7 @@ type DayCount struct {
 }
 
 // Compare counts the sessions without a record on the given days since a time. On the
-// last day, the filter will write the unwritten ones.
+// last day, the filter will still write the unwritten sessions.
 func (c *Collector) Compare(days []DayCount, since time.Time, unwritten int) (n NotKept) {
 	for i, d := range days {
 		if d.Day.Before(since) || !c.daysUntil.IsZero() && d.Day.After(c.daysUntil) { // a wrong clock

@@ -35,8 +35,9 @@ const (
 	// tokens.
 	maxClasses = 200
 
-	// minHosts is the minimum number of hosts for suggesting a ban. fewMore is the
-	// maximum share of later returning hosts that does not justify a longer ban.
+	// minHosts is the minimum number of hosts for suggesting a ban. fewMore is a share
+	// of hosts: if fewer hosts return after a ban of some length, a longer ban is not
+	// worthwhile.
 	minHosts = 20
 	fewMore  = 0.05
 )
@@ -214,8 +215,8 @@ type ReturnRow struct {
 	AtLeast bool   `json:"at_least,omitempty"`
 }
 
-// A ReturnWithin counts the hosts that were observed for a period at least, and the
-// ones that returned within it.
+// A ReturnWithin counts the hosts that were observed for at least a period, and the
+// hosts that returned within it.
 type ReturnWithin struct {
 	Within   string `json:"within"`
 	Watched  int    `json:"watched"`

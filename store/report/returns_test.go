@@ -116,12 +116,12 @@ func TestReturnsAtTheSameTime(t *testing.T) {
 	add(0, time.Minute, finding("scanner", "high"))
 	add(0, 2*time.Hour)
 	if n := c.Summary(time.Time{}, noon.Add(day), nil).Rows[0].Within[1].Returned; n != 0 {
-		t.Errorf("%d came back", n)
+		t.Errorf("%d returned", n)
 	}
 	add(50*time.Minute, 3*time.Hour)
 	add(30*time.Minute, 4*time.Hour)
 	if got := c.entries[0].after; got != 29*time.Minute {
-		t.Errorf("came back after %v", got)
+		t.Errorf("returned after %v", got)
 	}
 }
 

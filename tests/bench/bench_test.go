@@ -56,7 +56,7 @@ func TestStreamObeysRegistrations(t *testing.T) {
 		}
 	}
 	if lines != s.lines || asked != len(s.cuts) || len(open) != 0 || s.sessions != 200 {
-		t.Errorf("%d lines, %d requests, %d left open; the stream says %d, %d of %d sessions", lines, asked, len(open), s.lines, len(s.cuts), s.sessions)
+		t.Errorf("%d lines, %d requests, %d still open; the stream has %d, %d of %d sessions", lines, asked, len(open), s.lines, len(s.cuts), s.sessions)
 	}
 	if !slices.IsSorted(s.cuts) {
 		t.Error("cuts are not in order")

@@ -57,8 +57,8 @@ func goBuild(program, path string) []string {
 	return []string{"go", "build", "-trimpath", "-ldflags", "-s -w", "-o", "DIR/" + program, path}
 }
 
-// build builds the programs. It skips a contestant whose tools are missing and
-// logs that; with SCANWATCH_NO_SKIP=1 it returns an error.
+// build builds the programs. If the tools of a contestant are missing, it skips the
+// contestant and logs this; with SCANWATCH_NO_SKIP=1 it returns an error.
 func (b *bench) build() error {
 	for _, c := range append([]contestant{{name: "scanwatch", build: command}}, contestants...) {
 		if len(c.build) == 0 {

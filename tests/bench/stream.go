@@ -116,7 +116,7 @@ func delivery(n int) []step {
 	return quit(s)
 }
 
-// harvest asks for a number of recipients that do not exist.
+// harvest requests a number of recipients that do not exist.
 func harvest(recipients int) script {
 	return func(n int) []step {
 		msgid := fmt.Sprintf("%08x", n+1)
@@ -133,8 +133,8 @@ func harvest(recipients int) script {
 	}
 }
 
-// A stream is the lines of whole sessions. Requests have the tokens 0, 1 and so
-// on, one at the end of each cut.
+// A stream contains the lines of whole sessions. Each cut ends with a request. The
+// tokens of requests are 0, 1 and so on.
 type stream struct {
 	data     []byte
 	cuts     []int // ends of the requests in data

@@ -1,7 +1,7 @@
 package cases
 
-// Stolen accounts. The presets do not reject authenticated clients. The evidence must
-// exist, and rules about it must work or be errors.
+// Stolen accounts. The presets do not reject authenticated clients. The tests check the
+// evidence, and that rules about it work or are reported as errors.
 
 import (
 	"fmt"

@@ -108,8 +108,8 @@ func (s *Server) Learn() {
 	}
 }
 
-// Separate sends one message per transaction, all in one session. The senders are those
-// of from, or the only one.
+// Separate sends one message per transaction, all in one session. The senders are the
+// elements of from, or its only element.
 func (s *Server) Separate(h simulate.Host, from []string, local ...string) *simulate.Client {
 	c := s.Connect(h)
 	c.Ehlo()

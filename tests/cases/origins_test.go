@@ -49,8 +49,8 @@ func origins(t *testing.T, network string, asn uint32, owner string) *lookup.Ori
 	return o
 }
 
-// TestCutNamesWithOrigins checks that the AS number of a host with a cut name does not
-// make it a rented host without a name.
+// TestCutNamesWithOrigins checks that a host with a truncated name is not treated as a
+// rented host without a name because of its AS number.
 func TestCutNamesWithOrigins(t *testing.T) {
 	cut := func(addr, rdns, helo string) simulate.Host {
 		h := greets(addr, rdns[:min(64, len(rdns))], helo)

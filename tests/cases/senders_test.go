@@ -57,7 +57,7 @@ func TestSenders(t *testing.T) {
 			s.Check(!c.Junked(), "%s is marked as junk", who(c))
 		}})
 	}
-	list = append(list, Case{Name: "all, one after the other", Play: func(s *Server) {
+	list = append(list, Case{Name: "all, in turn", Play: func(s *Server) {
 		s.Earlier()
 		for i, h := range hosts {
 			c := s.Deliver(h, "someone@sender.example", "alice")

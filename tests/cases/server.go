@@ -3,7 +3,7 @@
 // simulated clock and then states conditions that must be true.
 //
 // The domain of the server is example.org. The documentation networks represent
-// routable ones.
+// routable networks.
 package cases
 
 import (

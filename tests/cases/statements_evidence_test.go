@@ -60,7 +60,7 @@ func thresholdRows() []statement {
 			s.None(s.Ask(unnamed1, manner{}, ours("jobs")...), "probed-recipient")
 		})},
 		{"thresholds", "The mailbox may be new: a client with its own proven name may ask once in 30 days for each pair of sender and recipient, at most five times a day for its domain, if it asks for no other unknown recipient", seen(freeAsks)},
-		{"thresholds", "The first command arrived within 1 ms after the greeting, and all later commands took at least 15 ms: the first one was sent before the greeting", seen(func(s *Server) {
+		{"thresholds", "The first command arrived within 1 ms after the greeting, and all later commands arrived at least 15 ms after the previous reply: the first one was sent before the greeting", seen(func(s *Server) {
 			for i, tt := range []struct {
 				pace  []float64
 				found bool

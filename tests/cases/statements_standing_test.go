@@ -67,7 +67,7 @@ func standingRows() []statement {
 			s.replies(c, "450")
 			s.NotBanned(c)
 		})...)},
-		{"Standing", "A matching rule with ban and evidence of abuse are offences", append(under(trial("1h"), func(s *Server) {
+		{"Standing", "An offence is a match of a rule with ban, or evidence of abuse", append(under(trial("1h"), func(s *Server) {
 			s.offends(func(h simulate.Host) { s.offend(h) })
 		}), play(func(s *Server) {
 			s.offends(func(h simulate.Host) { s.Ask(h, manner{}, simulate.Foreign(0, 1)...) })

@@ -321,8 +321,8 @@ func TestReportsAgree(t *testing.T) {
 		}
 		return sessions, mails
 	}
-	// Under load, the numbers of a report lie between those of the dumps
-	// before and after it.
+	// Under load, the numbers of a report are between the numbers of the dumps before
+	// and after it.
 	agree := func() int {
 		t.Helper()
 		type numbers struct{ Sessions, Messages int }

@@ -36,9 +36,9 @@ var oddHosts = []smtpd.Host{
 // friend is the address of a friend.
 const friend = "192.0.2.77"
 
-// An oddClient is a client that a careless policy rejects. loose marks a client that the
-// preset tight rejects, as its comments state. play returns the senders of messages that
-// must arrive.
+// An oddClient is a client that a careless policy rejects. loose marks a client that
+// the preset tight rejects, as its comments state. play returns the senders of messages
+// that must arrive.
 type oddClient struct {
 	name  string
 	tls   bool

@@ -2,8 +2,8 @@
 
 package e2e
 
-// Results of attackers and legitimate clients with OpenSMTPD alone and with the presets.
-// The usual tools were measured with the same attacks.
+// Results of attackers and legitimate clients with OpenSMTPD alone and with the
+// presets. The usual tools were measured with the same attacks.
 
 import (
 	"fmt"
@@ -95,8 +95,8 @@ var harvestRows = []toolRow{
 	}},
 }
 
-// asksOnce is n sessions with an unknown recipient each. It returns the number of answers
-// of smtpd.
+// asksOnce is n sessions with an unknown recipient each. It returns the number of
+// answers of smtpd.
 func asksOnce(t *testing.T, s *smtpd.Server, from string, n int) (told int) {
 	for i := range n {
 		told += asks(t, s, from, "a@x.example", strangers(i, 1)...)
@@ -121,16 +121,16 @@ var loginRows = []toolRow{
 	{name: "ylmf-pc on 587, 30 passwords", best: 3, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 30, func(int) string { return "203.0.113.61" }, "ylmf-pc"))
 	}},
-	// fail2ban permits 3 passwords, and then 4 of 5 users of the office below cannot log
-	// in. Postfix, which does not lock them out, permits 20.
+	// fail2ban permits 3 passwords, and then 4 of 5 users of the office below cannot
+	// log in. Postfix, which does not lock them out, permits 20.
 	{name: "ordinary greeting on 587, one user, 30 passwords", best: 20, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 30, func(int) string { return "203.0.113.62" }, "laptop.x.example"))
 	}},
 	{name: "30 hosts, two passwords each", best: 60, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 60, func(i int) string { return fmt.Sprintf("198.18.%d.9", i%30) }, "laptop.x.example"))
 	}},
-	// Postfix permits no message. smtpd does not report bytes before its greeting: by the
-	// pace of its commands, such a client may be a polite one nearby.
+	// Postfix permits no message. smtpd does not report bytes before its greeting: by
+	// the pace of its commands, such a client may be a polite one nearby.
 	{name: "early talker, 10 messages", best: 10, slow: true, play: func(t *testing.T, s *smtpd.Server) string {
 		n := 0
 		for range 10 {

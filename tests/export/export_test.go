@@ -294,7 +294,7 @@ func TestIPTables(t *testing.T) {
 				check(t, ours, within(prefixes))
 			}
 			if !strings.Contains(rounds[2], "-A INPUT -j ACCEPT") {
-				t.Errorf("other rules are gone: %s", rounds[2])
+				t.Errorf("other rules were removed: %s", rounds[2])
 			}
 		})
 	}
@@ -598,7 +598,7 @@ func TestSSHGuard(t *testing.T) {
 		out := run(t, fmt.Sprintf(`{ cat %s; echo 'Nov 21 10:31:02 mx sshd[4711]: Invalid user smtpd[1]: scanwatch: banned src=192.0.2.3 rule=x from 192.0.2.2 port 22'; } |
 sh %s sshg-parser | sshg-blocker -a 30 -p 120 -s 1800 -n 32 -N 64 | grep ^block | sort`, abs, script), nil)
 		if want := "block 2001:db8::/64 6 64\nblock 203.0.113.8 4 32\n"; strings.ReplaceAll(out, "2001:db8::8 6 64", "2001:db8::/64 6 64") != want {
-			t.Errorf("%s: sshguard says %q, want %q", log, out, want)
+			t.Errorf("%s: sshguard prints %q, want %q", log, out, want)
 		}
 	}
 }

@@ -67,7 +67,7 @@ func TestDiskFull(t *testing.T) {
 		_, err = ballast.Write(block)
 	}
 	ballast.Close()
-	// Long sessions use up the free pages of the segment.
+	// Long sessions fill the free pages of the segment.
 	full := func() bool { return cli.StatusOf(t, s.State()).Store.Error != "" }
 	for i := 0; i < 200 && !full(); i++ {
 		send(1)

@@ -65,9 +65,9 @@ func registered(in []byte) []byte {
 	return kept
 }
 
-// TestPeer checks that the framework and our reader decode the same fields of all
-// recorded streams. The golden file lists the streams on which the framework exits or
-// decodes other fields: the reasons for the project's own reader.
+// TestPeer checks that the framework and this project's reader decode the same fields
+// of all recorded streams. The golden file lists the streams on which the framework
+// exits or decodes other fields: the reasons for the project's own reader.
 func TestPeer(t *testing.T) {
 	peer := filepath.Join(t.TempDir(), "framework")
 	if out, err := exec.Command("go", "build", "-o", peer, ".").CombinedOutput(); err != nil {

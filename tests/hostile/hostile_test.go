@@ -504,7 +504,7 @@ func TestHostileClients(t *testing.T) {
 					t.Fatalf("after %s: %v\n%s", after, err, s.Log())
 				}
 				if out := cli.Run(t, s.State(), "status"); !strings.Contains(out, "open      0 sessions, 0 delayed replies") {
-					t.Errorf("after %s: status says\n%s", after, out)
+					t.Errorf("after %s: status prints\n%s", after, out)
 				}
 			}
 			well("the start")

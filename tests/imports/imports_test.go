@@ -177,9 +177,9 @@ func TestImports(t *testing.T) {
 	for _, name := range pending {
 		switch {
 		case !broken[name] && strict:
-			t.Errorf("remove %q from the pending dependencies: it is gone", name)
+			t.Errorf("remove %q from the pending dependencies: it no longer exists", name)
 		case !broken[name]:
-			t.Logf("remove %q from the pending dependencies: it is gone", name)
+			t.Logf("remove %q from the pending dependencies: it no longer exists", name)
 		case strict:
 			t.Errorf("pending: %s", name)
 		}

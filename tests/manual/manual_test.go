@@ -37,8 +37,8 @@ func TestManualHasFlags(t *testing.T) {
 	}
 }
 
-// TestManualHasEvidence checks that scanwatch.conf(5) describes each evidence
-// token, and filter-scanwatch(8) the ones that the scenarios cause.
+// TestManualHasEvidence checks that scanwatch.conf(5) describes each evidence token,
+// and filter-scanwatch(8) the tokens that the scenarios cause.
 func TestManualHasEvidence(t *testing.T) {
 	page := manual(t, "scanwatch.conf.5")
 	for _, token := range rules.Tokens {

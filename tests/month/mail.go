@@ -18,8 +18,8 @@ type Kind struct {
 	// Later is the reason for which a message of this kind may be delayed under
 	// standard; empty if no message may.
 	Later string
-	// Ban is the reason for which hosts of this kind may be banned for some minutes, while
-	// none of their logins and messages is rejected.
+	// Ban is the reason for which hosts of this kind may be banned for some minutes,
+	// while none of their logins and messages is rejected.
 	Ban string
 	// Tight is the reason for which tight may reject messages of this kind.
 	Tight string

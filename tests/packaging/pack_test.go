@@ -184,7 +184,7 @@ func TestPortList(t *testing.T) {
 			line = rest
 		default:
 			if strings.HasPrefix(word, "@") {
-				t.Errorf("%s: what is that?", line)
+				t.Errorf("%s: unknown line", line)
 			}
 		}
 		before = ""

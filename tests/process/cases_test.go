@@ -228,8 +228,8 @@ func TestUnban(t *testing.T) {
 	}
 }
 
-// TestUnreadState checks that a known sender is not rejected permanently as unknown while
-// the state has not been read.
+// TestUnreadState checks that a known sender is not rejected permanently as unknown
+// while the state has not been read.
 func TestUnreadState(t *testing.T) {
 	rule := `rule strangers phase rcpt-to match src 198.51.100.0/24 !seen-good reject "550 5.7.1 Strangers of this network are rejected"` + "\n"
 	partner := host("198.51.100.125", "mail.partner.example", "mail.partner.example")

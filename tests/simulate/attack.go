@@ -31,8 +31,8 @@ var dictionary = []string{
 }
 
 // Harvest returns the sessions of a distributed directory harvest. Each session
-// asks for the next words of the dictionary. The harvest repeats the
-// dictionary, so that several hosts ask for the same mailbox.
+// requests the next words of the dictionary. The harvest repeats the dictionary, so
+// that several hosts request the same mailbox.
 func Harvest(a Attack) iter.Seq[Session] {
 	return a.sessions("harvest", 25, func(s *Session, r *rand.Rand, i int) {
 		add := func(kind Kind, text string, fate Fate) {

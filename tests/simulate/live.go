@@ -150,9 +150,9 @@ type Host struct {
 // Result is the result of a command.
 type Result string
 
-// Failed is a wrong password or a command that is not allowed. Unknown and
-// Deferred are answers of the server, Refused is one of the filter. Gone is a
-// connection that has ended before.
+// Failed is a wrong password or a command that is not allowed. Unknown and Deferred are
+// answers of the server, Refused is one of the filter. Gone is a connection that has
+// already ended.
 const (
 	Accepted Result = "ok"
 	NoSuch   Result = "unknown"

@@ -25,8 +25,8 @@ const handshake = "config|smtpd-version|7.9.0-portable\nconfig|protocol|0.7\ncon
 // sessions are ordered by Start and may overlap. smtpd sends h all events of
 // smtp-in, and requests in phases.
 //
-// Play runs on the calling goroutine. A delayed answer takes no real time: the
-// client waits by the clock of the sessions, and others continue. The limits
+// Play runs on the calling goroutine. A delayed answer needs no real time: the client
+// waits by the clock of the sessions, and other clients continue. The limits
 // smtpd.MaxHold and smtpd.MaxHeld apply.
 //
 // An error means that h or smtpd.Serve panicked or did something that ends a real

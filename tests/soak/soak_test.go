@@ -161,7 +161,7 @@ func soak(t *testing.T, load size) {
 		for _, d := range told.stats.Counted {
 			want := days[d.Day.Format(time.DateOnly)]
 			if want == nil {
-				t.Errorf("%s: nothing came on %v", name, d.Day)
+				t.Errorf("%s: no sessions on %v", name, d.Day)
 				continue
 			}
 			seen++

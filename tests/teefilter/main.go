@@ -4,13 +4,12 @@
 //
 //	teefilter [-phases PHASE,...] [-tee DIR] [-times FILE] [-apart DURATION] FILTER [ARGUMENT ...]
 //
-// It ends when the filter ends, with the same exit status, or with 128 plus the
-// number of the signal. With -tee, it appends the input of the filter to
-// DIR/stream.in and the output, with the added registrations, to DIR/stream.out,
-// before it forwards them. With -times, it appends a line with the phase and the
-// response time in microseconds to FILE for each answer. With -apart, the time stamps of
-// each connection are later by DURATION than those of the connection before: hours pass
-// for the filter, which has no other clock.
+// It ends when the filter ends, with the same exit status, or with 128 plus the number
+// of the signal. With -tee, it appends the input of the filter to DIR/stream.in and the
+// output, with the added registrations, to DIR/stream.out, before it forwards them.
+// With -times, it appends a line with the phase and the response time in microseconds
+// to FILE for each answer. With -apart, the time stamps of each connection are later by
+// a further DURATION, so that hours pass for the filter, which has no other clock.
 package main
 
 import (

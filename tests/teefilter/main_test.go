@@ -111,7 +111,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRunEndsWithFilter checks that teefilter ends with the filter while smtpd is silent.
+// TestRunEndsWithFilter checks that teefilter ends with the filter while smtpd is
+// silent.
 func TestRunEndsWithFilter(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -34,7 +34,7 @@ type Client struct {
 func Dial(dir string) (*Client, error) {
 	path := SocketPath(dir)
 	var conn net.Conn
-	// The owner of the directory could make the socket a link to another one.
+	// The owner of the directory could replace the socket by a link to another socket.
 	err := owner.Do(dir, func() (err error) {
 		conn, err = net.DialTimeout("unix", path, 5*time.Second)
 		return err

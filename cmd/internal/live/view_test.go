@@ -163,8 +163,8 @@ func TestSourceName(t *testing.T) {
 	}
 }
 
-// TestTopIsBounded checks that the number of clients does not make a view grow
-// without limit, and that a view counts what it evicts.
+// TestTopIsBounded checks that a view is bounded for any number of clients, and that it
+// counts evictions.
 func TestTopIsBounded(t *testing.T) {
 	v := NewView(time.UTC, "")
 	send := func(i int) {

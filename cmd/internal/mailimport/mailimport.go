@@ -219,8 +219,8 @@ func (m *importer) connect() (finish func() error, err error) {
 	client, err := control.Dial(m.o.Dir.Path)
 	switch {
 	case err == nil:
-		// The filter closes connections that are idle for longer than it takes to
-		// read a log.
+		// The filter closes idle connections, and reading a log may last longer than
+		// its idle timeout.
 		client.Close()
 		m.r.Running = true
 		m.sink = func(facts []control.Fact) error { return toFilter(m.o.Dir.Path, facts) }

@@ -50,7 +50,7 @@ func (p periods) covers(server string, at int64) bool {
 	return false
 }
 
-// add adds a period and merges overlapping ones.
+// add adds a period and merges overlapping periods.
 func (p periods) add(server string, from, to int64) {
 	list := append(p[server], period{from, to})
 	slices.SortFunc(list, func(a, b period) int { return cmp.Compare(a.from, b.from) })

@@ -126,7 +126,7 @@ func (u *User) do(f func() error) (err error) {
 	return err
 }
 
-// Become permanently replaces the rights of root by those of u.
+// Become permanently replaces the rights of root by the rights of u.
 func (u *User) Become() error {
 	for _, err := range []error{syscall.Setgroups([]int{u.Group}), syscall.Setgid(u.Group), syscall.Setuid(u.ID)} {
 		if err != nil {

@@ -20,7 +20,7 @@ type Place struct {
 }
 
 // Resolve opens the directory of a file, which need not exist. A link to the file is
-// followed, so that Name is that of its target. Root does not follow a link that
+// followed, so that Name is the name of its target. Root does not follow a link that
 // another user has created or can replace.
 func Resolve(path string) (*Place, error) {
 	if os.Geteuid() != 0 {

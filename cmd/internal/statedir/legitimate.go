@@ -40,7 +40,7 @@ func (d *Dir) Legitimate(p netip.Prefix, exempt func(*store.Record) string, warn
 	return why, err
 }
 
-// special returns the reason for which addresses of a network are not those of unknown
+// special returns the reason for which addresses of a network do not belong to unknown
 // clients.
 func (d *Dir) special(p netip.Prefix) string {
 	for _, own := range d.Own {

@@ -9,8 +9,8 @@ import (
 // niceness is the priority of commands that read the records.
 const niceness = 10
 
-// lowerPriority lowers the priority below that of the mail server. On Linux each
-// thread has a priority, which new threads inherit. Errors are ignored.
+// lowerPriority lowers the priority below the priority of the mail server. On Linux
+// each thread has a priority, which new threads inherit. Errors are ignored.
 func lowerPriority() {
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil {

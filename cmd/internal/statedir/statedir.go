@@ -150,7 +150,7 @@ func (d *Dir) State(buckets []string, visit func(store.Entry) error) error {
 	return err
 }
 
-// flush makes a running filter write its state. A filter that has just started knows
+// flush makes a running filter write its state. A filter that has just started may have
 // bans before it creates the file.
 func (d *Dir) flush() error {
 	client, err := control.Dial(d.Path)

@@ -224,8 +224,8 @@ func delivers(sender, subject string, recipients ...string) step {
 	}
 }
 
-// unknown returns a step that offers n recipients that do not exist, numbered
-// from first.
+// unknown returns a step that sends n recipients that do not exist, numbered from
+// first.
 func unknown(first, n int) step {
 	return func(c *Client) error {
 		for i := range n {

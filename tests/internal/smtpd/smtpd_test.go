@@ -340,7 +340,7 @@ func TestKillFilter(t *testing.T) {
 		}
 		again := mustStart(t, o)
 		if !strings.Contains(readState(t, again, "events"), "link-disconnect") {
-			t.Error("the state of the first server is gone")
+			t.Error("the state of the first server was lost")
 		}
 	})
 }
