@@ -14,6 +14,9 @@ const (
 	// harvestFrom is the minimum number of unknown recipients in one local domain
 	// and one session that indicates a directory harvest.
 	harvestFrom = 5
+	// harvestSlow is the minimum number in the period from a host without accepted mail:
+	// a patient harvester asks for one recipient in each session.
+	harvestSlow = 20
 	maxAttempts = 3 // domains of an Attempt
 )
 
@@ -144,7 +147,7 @@ func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more 
 	tried := a.byClient(from)
 	var all [2][]attempt
 	for i, x := range tried {
-		list, ok := a.listOf(&x)
+		list, ok := a.listOf(&x, from)
 		if !ok {
 			continue
 		}
@@ -171,10 +174,10 @@ func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more 
 
 // listOf returns the list of a source and domain: 0 for a harvest and 1 for a relay
 // probe. It returns false for few recipients in a local domain.
-func (a *attempts) listOf(x *clientTried) (list int, ok bool) {
+func (a *attempts) listOf(x *clientTried, from *clients) (list int, ok bool) {
 	domain := int(x.domain)
 	if a.domains.list[domain].extra > 0 || len(a.domains.text(domain)) == 0 {
-		return 0, x.most >= harvestFrom
+		return 0, x.most >= harvestFrom || x.refused >= harvestSlow && from.all[x.client].mails == 0
 	}
 	return 1, true
 }
@@ -188,7 +191,7 @@ func (a *attempts) view(x attempt, list int, tried []clientTried, from *clients)
 		if tried[i].client != x.client {
 			break
 		}
-		if of, ok := a.listOf(&tried[i]); ok && of == list {
+		if of, ok := a.listOf(&tried[i], from); ok && of == list {
 			v.domains++
 			v.Domains = append(v.Domains, text.Escape(a.domains.text(int(tried[i].domain))))
 		}

@@ -442,7 +442,7 @@ func (s *Summary) lists() (lists []list) {
 		}
 		add(l)
 	}
-	attempts("Directory harvests", fmt.Sprintf(harvestText, harvestFrom), "harvest", s.Harvest)
+	attempts("Directory harvests", fmt.Sprintf(harvestText, harvestFrom, harvestSlow), "harvest", s.Harvest)
 	attempts("Relay probes", relayText, "relay", s.Relay)
 	sources("AUTH brute force", "", "auth", s.Auth, []string{"#sessions", "#failed", "#rejected"}, func(x *Source) []string {
 		return []string{text.Thousands(x.Sessions), text.Thousands(x.AuthFail), text.Thousands(x.AuthRefused)}

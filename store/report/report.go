@@ -303,13 +303,13 @@ func (s *Summary) textSources(b *strings.Builder) {
 
 // Explanations of two lists.
 const (
-	harvestText = "Hosts with %d or more unknown recipients in one session, in domains with recipients accepted from other hosts."
+	harvestText = "Hosts with %d or more unknown recipients in one session, or %d without accepted mail, in domains with recipients accepted from other hosts."
 	relayText   = "Rejected recipients in domains without a recipient accepted from other hosts. The owners of these addresses are victims, not culprits."
 )
 
 func (s *Summary) textAttempts(b *strings.Builder) {
 	if section(b, "Directory harvests", len(s.Harvest)) {
-		wrap(b, fmt.Sprintf(harvestText, harvestFrom), 0)
+		wrap(b, fmt.Sprintf(harvestText, harvestFrom, harvestSlow), 0)
 		s.attempts(b, "harvest", s.Harvest)
 	}
 	if section(b, "Relay probes", len(s.Relay)) {

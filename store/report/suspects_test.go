@@ -127,3 +127,27 @@ func TestObservedMail(t *testing.T) {
 		}
 	}
 }
+
+// TestPatientHarvest checks that a host is listed which asks for one recipient in each
+// session, unless it has accepted mail: a mailing list has members that left.
+func TestPatientHarvest(t *testing.T) {
+	for _, mails := range []uint32{0, 1} {
+		c := NewCollector(memory.Number)
+		add := func(src string, counts store.Counts, result smtp.Result) {
+			t.Helper()
+			r := record(t, store.Record{Src: netip.MustParseAddrPort(src + ":25"), End: noon, Counts: counts},
+				store.Step{Kind: store.KindRcpt, Text: []byte("joe@example.org"), Result: result})
+			if err := c.Add(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		add("192.0.2.1", store.Counts{Mails: 1, RcptOK: 1}, smtp.ResultOK)
+		for i := range harvestSlow {
+			add("192.0.2.9", store.Counts{Mails: mails * uint32(i%2), RcptPermfail: 1}, smtp.ResultPermfail)
+		}
+		s := c.Summary(noon.Add(-time.Hour), noon, 10, nil)
+		if got := len(s.Harvest); got != 1-int(mails) {
+			t.Errorf("with %d messages: %+v", mails, s.Harvest)
+		}
+	}
+}

@@ -206,7 +206,7 @@ func (e *expectation) list() {
 			switch {
 			case !e.local[domain]:
 				relay.add(domain, d)
-			case d.most >= 5:
+			case d.most >= 5, d.refused >= 20 && t.Messages == 0:
 				harvest.add(domain, d)
 			}
 		}

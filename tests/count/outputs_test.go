@@ -189,7 +189,7 @@ func (r *record) dumped() *dumped {
 			}
 		}
 		if s.ban != nil {
-			until := time.Unix(s.until, 0).UTC().Format("2006-01-02T15:04:05Z")
+			until := time.Unix(s.until, 0).UTC().Format("2006-01-02T15:04:05.000000Z")
 			d.Ban = fmt.Sprint(s.ban.rule, " ", source(s.src), " ", until, " true")
 		}
 	}
