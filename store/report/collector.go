@@ -361,7 +361,7 @@ func (n *names) text(i int) []byte { return n.texts.get(n.list[i].text) }
 // printable; long names are truncated.
 func (n *names) find(text []byte) int {
 	text = text[:min(len(text), 255)]
-	if len(n.list)*4 >= len(n.slots)*3 {
+	if len(n.list)*8 >= len(n.slots)*7 {
 		n.slots = make([]slot, max(2*len(n.slots), 64))
 		for i := range n.list {
 			hash := maphash.Bytes(textSeed, n.text(i))
