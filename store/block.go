@@ -48,7 +48,11 @@ func (b *block) open(value []byte, kinds Kinds) error {
 	b.head.reset(recordFields)
 	for k := range b.steps {
 		b.at[k].Reset()
-		b.steps[k].reset(stepFields)
+		if kinds.Has(Kind(k)) {
+			b.steps[k].reset(stepFields)
+		} else {
+			b.steps[k].reset(nil) // a table takes 12 kB
+		}
 	}
 	if err := b.r.Open(value); err != nil {
 		return err
@@ -273,7 +277,7 @@ func (t *table[T]) reset(fields []field[T]) {
 	if t.fields == nil {
 		t.fields, t.each, t.class = fields, make([]decoded, len(fields)), make([]decoded, len(fields))
 	}
-	for i := range fields {
+	for i := range t.fields {
 		t.each[i].exists, t.class[i].exists = false, false
 	}
 	t.index.Reset()

@@ -383,7 +383,7 @@ const maxName = 128
 // printable.
 func (n *names) find(text []byte) int {
 	text = text[:min(len(text), maxName)]
-	if len(n.list)*4 >= len(n.slots)*3 {
+	if len(n.list)*8 >= len(n.slots)*7 {
 		n.slots = make([]slot, max(2*len(n.slots), 64))
 		for i := range n.list {
 			hash := maphash.Bytes(textSeed, n.text(i))

@@ -53,8 +53,8 @@ func (s *Source) collect(r *statedir.Records, v history.Visitor) (until time.Tim
 }
 
 // gcPercent is the memory that a report may waste, in percent. A report keeps most of
-// the little that it allocates, so that the garbage collector rarely runs.
-const gcPercent = 10
+// what it allocates, so that frequent collection takes little time.
+const gcPercent = 5
 
 // Summary returns the report on the selected sessions. Incomplete is not nil if
 // files are missing in it. Lists have at most limit entries. Unless quiet is set, a
