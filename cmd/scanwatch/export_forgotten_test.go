@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/bbolt"
+
 	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
@@ -253,9 +255,24 @@ func TestExportKnown(t *testing.T) {
 			s.records(1, 90*aDay, "", 0)
 			return spare(s)
 		}},
-		{"no state.db, as after an import of sessions", func(s *site) string {
+		{"no state.db, and the records begin later", func(s *site) string {
 			s.memory = nil
+			spare(s)
+			return unknown
+		}},
+		{"no state.db, and the records have 90 days", func(s *site) string {
+			s.memory = nil
+			s.records(1, 90*aDay, "", 0)
 			return spare(s)
+		}},
+		{"a peer removed by a repair, and the records begin later", func(s *site) string {
+			s.memory.Peers.Delivered(&memory.Client{Addr: hostNumber(0)}, memory.Delivery{Messages: 1}, now.Add(-40*aDay).UnixMicro())
+			s.save()
+			s.damage()
+			spare(s)
+			s.repair()
+			s.memory = nil
+			return unknown
 		}},
 		{"a corrupt day of the period", func(s *site) string {
 			spare(s)
@@ -291,6 +308,32 @@ func TestExportKnown(t *testing.T) {
 				t.Errorf("status %d, %q, want %q\n%s", status, out, want, stderr)
 			}
 		})
+	}
+}
+
+// damage makes a row of the peers invalid.
+func (s *site) damage() {
+	s.t.Helper()
+	db, err := bbolt.Open(filepath.Join(s.dir, "state.db"), 0, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte("peers"))
+		key, _ := b.Cursor().First()
+		return b.Put(key, []byte("short"))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// repair repairs the files.
+func (s *site) repair() {
+	s.t.Helper()
+	var e bytes.Buffer
+	if status := program(&e).main([]string{"-s", s.dir, "fsck", "--repair"}, os.Stderr); status == exitUsage || e.Len() > 0 {
+		s.t.Fatal(status, e.String())
 	}
 }
 

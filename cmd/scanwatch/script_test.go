@@ -104,8 +104,9 @@ func TestScript(t *testing.T) {
 				data[size+40] ^= 1
 				ts.Check(os.WriteFile(args[0], data, 0o640))
 			},
-			"head":   pipeToNobody,
-			"status": exitStatus,
+			"mkstate": func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(mkstate(args[0])) },
+			"head":    pipeToNobody,
+			"status":  exitStatus,
 			// A file that another process has locked, so that reading fails for
 			// root, too.
 			"unreadable": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -245,4 +246,11 @@ func reloadOnce() func(context.Context, *control.Answer, []string) error {
 		}
 		return a.JSON(struct{}{})
 	}
+}
+
+// mkstate creates an empty state.db, as a new filter does.
+func mkstate(dir string) error {
+	m := memory.New()
+	f := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite})
+	return errors.Join(f.Flush(context.Background()), f.Close())
 }

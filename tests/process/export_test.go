@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"scanwatch/tests/internal/cli"
 	"scanwatch/tests/internal/filterproc"
@@ -62,4 +63,64 @@ func TestExportExempts(t *testing.T) {
 	}
 	has("192.0.2.7\n203.0.113.9\n")
 	p.End(0)
+}
+
+// TestExportLostState checks that after the loss of state.db nothing is exported that
+// relies on it, before and after the next start of the filter: no findings, as hosts
+// with mail may be missing in it, and no bans, until the operator accepts the loss.
+func TestExportLostState(t *testing.T) {
+	zero := func(t *testing.T, name string) {
+		if err := os.WriteFile(name, make([]byte, 65536), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, lose := range map[string]func(t *testing.T, state, name string){
+		"removed": func(t *testing.T, _, name string) { os.Remove(name) },
+		"corrupt": func(t *testing.T, _, name string) { zero(t, name) },
+		"repaired": func(t *testing.T, state, name string) {
+			zero(t, name)
+			_, _, _ = scanwatch(t, "", "-s", state, "fsck", "--repair")
+		},
+		"kept": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			state, conf := filepath.Join(dir, "state"), filepath.Join(dir, "scanwatch.conf")
+			if err := os.WriteFile(conf, []byte("mode observe\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			export := func(want string, args ...string) {
+				t.Helper()
+				status, out, stderr := scanwatch(t, "", append([]string{"-s", state, "-f", conf, "export", "plain"}, args...)...)
+				if failed := strings.Contains(want, " "); failed && (status != 1 || out != "" || !strings.Contains(stderr, want)) || !failed && (status != 0 || out != want) {
+					t.Errorf("%v: status %d, %q, %s; want %q", args, status, out, stderr, want)
+				}
+			}
+			p := filterproc.Start(t, "-f", conf, "-s", state)
+			cli.Run(t, state, "ban", "--force", "192.0.2.7")
+			p.End(0)
+			finding(t, state)
+			if lose != nil {
+				lose(t, state, filepath.Join(state, "state.db"))
+				if name != "corrupt" {
+					export("state.db was lost", "--evidence", "any")
+					export("state.db is missing or empty")
+				}
+			}
+			for range 2 { // the mark remains
+				filterproc.Start(t, "-f", conf, "-s", state).End(0)
+			}
+			if lose == nil {
+				export("203.0.113.9\n", "--evidence", "any")
+				export("192.0.2.7\n")
+				return
+			}
+			today := time.Now().UTC().Format(time.DateOnly)
+			export("are not all known: state.db was lost", "--evidence", "any")
+			export("are not all known: state.db was lost", "--evidence", "any", "--accept-loss", today)
+			export("state.db was lost or is incomplete; to export the others, add --accept-loss " + today)
+			export("add --accept-loss "+today, "--accept-loss", "2001-01-01")
+			export("", "--accept-loss", today)
+		})
+	}
 }

@@ -54,6 +54,7 @@ type Options struct {
 	Private    bool
 	Confidence int           // minimum rank, as from export.Confidence
 	TTL        time.Duration // lifetime of a finding
+	AcceptLoss time.Time     // bans from before this day may be missing
 	Progress   *output.Progress
 	Warn       func(string) // called for problems of reading
 }
@@ -240,9 +241,7 @@ func (b *builder) readState() error {
 	if err = errors.Join(err, corrupt); err != nil {
 		return err
 	}
-	if b.known.rows > 0 {
-		b.memory.Expect()
-	}
+	b.memory.Expect() // without the last row of the peers, they are lost
 	b.memory.Load(slices.Values(rows), b.now.UnixMicro())
 	b.known.forgotten, b.known.lost = b.memory.Peers.Forgotten()
 	b.memory.Peers.Each(b.now.UnixMicro(), func(p memory.Peer) {

@@ -8,6 +8,7 @@ import (
 
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/memory"
+	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -21,10 +22,9 @@ type known struct {
 	records int // of the selected period
 	days    []memory.Day
 	// forgotten is the day of the latest mail of a host that is missing in the table;
-	// zero if there is none. Lost means that hosts of all earlier days are missing.
-	forgotten time.Time
-	lost      bool
-	nameless  time.Time // end of the latest record of accepted mail without a source
+	// zero if there is none. Lost is the day before which bans and all hosts are missing.
+	forgotten, lost time.Time
+	nameless        time.Time // end of the latest record of accepted mail without a source
 }
 
 // begin returns the first day that the filter has counted, or zero.
@@ -47,6 +47,11 @@ func (k *known) hasForgotten(since time.Time) bool {
 	return !k.forgotten.IsZero() && k.forgotten.Add(day).After(since)
 }
 
+// lostBans reports whether active bans may be missing.
+func (k *known) lostBans(now time.Time) bool {
+	return !k.lost.IsZero() && now.Before(k.lost.Add(day+rules.MaxBan))
+}
+
 // addNameless adds a record of many sources.
 func (k *known) addNameless(rec *store.Record) {
 	if rec.Counts.Mails > 0 && rec.End.After(k.nameless) {
@@ -61,6 +66,9 @@ func (b *builder) checkComplete(recent time.Time) error {
 	switch {
 	case b.Bans && k.rows == 0:
 		return fmt.Errorf("%s has no bans: state.db is missing or empty; name another directory with -s, or start the filter once", b.Dir.Path)
+	case b.Bans && k.lostBans(b.now) && k.lost.After(b.AcceptLoss):
+		day := k.lost.Format(time.DateOnly)
+		return fmt.Errorf("bans from before %s are missing: state.db was lost or is incomplete; to export the others, add --accept-loss %s", day, day)
 	case !b.Found:
 		// The filter rejects these hosts itself, whether it has forgotten their mail
 		// or not.
@@ -115,7 +123,7 @@ func (b *builder) checkForgotten(recent time.Time) error {
 		return nil
 	}
 	from := recent
-	if begin := k.begin(); !k.lost && begin.After(recent) {
+	if begin := k.begin(); k.lost.IsZero() && begin.After(recent) {
 		from = begin // there was no filter before
 	}
 	all, err := store.Segments(b.Dir.Path)
@@ -139,6 +147,10 @@ func (b *builder) checkForgotten(recent time.Time) error {
 	if !hole && !complete.After(from) {
 		return nil
 	}
-	return fmt.Errorf("the hosts with mail since %s are not all known: their table was full, and the records have gaps or begin later; "+
-		"raise the budget or keep of store, or export bans only", from.Format(time.DateOnly))
+	why := "their table was full"
+	if !k.lost.IsZero() {
+		why = "state.db was lost or is incomplete"
+	}
+	return fmt.Errorf("the hosts with mail since %s are not all known: %s, and the records have gaps or begin later; "+
+		"raise the budget or keep of store, or export bans only", from.Format(time.DateOnly), why)
 }
