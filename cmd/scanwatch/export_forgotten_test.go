@@ -15,6 +15,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
@@ -308,6 +309,32 @@ func TestExportKnown(t *testing.T) {
 				t.Errorf("status %d, %q, want %q\n%s", status, out, want, stderr)
 			}
 		})
+	}
+}
+
+// TestExportSum checks that accepted mail in a sum exempts its host: it may be that of a
+// session without an offence, even if each session has a finding.
+func TestExportSum(t *testing.T) {
+	s := newSite(t)
+	s.save()
+	w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})
+	steps := store.AppendStep(nil, &store.Step{Kind: store.KindFinding, Text: []byte("harvest"), By: []byte("rcpt"), Confidence: []byte("high"), Times: 1}, 0)
+	for i, c := range []struct{ sessions, mails uint32 }{{2, 1}, {1, 1}, {2, 0}, {0, 1}} {
+		s.id++
+		r := &store.Record{Start: now.Add(-time.Hour), End: now.Add(-time.Hour), Src: netip.AddrPortFrom(hostNumber(i), 0),
+			Sessions: c.sessions, Found: c.sessions, Counts: store.Counts{Mails: c.mails}}
+		w.Add(r.End, s.id, store.AppendRecord(nil, r, steps))
+	}
+	if err := errors.Join(w.Flush(t.Context()), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, stderr := exportOf(t, s.dir, "plain", "--evidence", "any"); status != exitOK || out != "11.0.0.1\n11.0.0.2\n11.0.0.3\n" {
+		t.Errorf("status %d, %q\n%s", status, out, stderr)
+	}
+	d := statedir.Dir{Path: s.dir, Now: func() time.Time { return now }}
+	why, err := d.Legitimate(netip.PrefixFrom(hostNumber(0), 32), func(*store.Record) string { return "" }, func(p string) { t.Error(p) })
+	if err != nil || why != "it delivered 1 message in 90 days" {
+		t.Errorf("%q, %v", why, err)
 	}
 }
 

@@ -326,8 +326,8 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 		return
 	}
 	findings, bad, err := findingsOf(rec)
-	if rec.Sessions > rec.Found {
-		bad = false // the mail may be that of a session without a finding
+	if rec.Many() > 1 {
+		bad = false // the mail may be that of another session
 	}
 	if !bad && rec.Counts.Mails > 0 {
 		b.exempt.Add(p, reasonMail)
