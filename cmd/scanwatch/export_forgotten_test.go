@@ -338,6 +338,35 @@ func TestExportSum(t *testing.T) {
 	}
 }
 
+// TestExportRules checks that an export without a configuration and without a running
+// filter fails if the records have decisions of rules, and that manual bans are none.
+func TestExportRules(t *testing.T) {
+	for _, c := range []struct {
+		step   store.Step
+		status int
+	}{
+		{store.Step{Kind: store.KindVerdict, Text: []byte("bot")}, exitFailure},
+		{store.Step{Kind: store.KindVerdict, Text: []byte("bot"), Banned: true, Session: 1}, exitFailure},
+		{store.Step{Kind: store.KindVerdict, Text: []byte("noisy"), Banned: true}, exitOK},
+	} {
+		s := newSite(t)
+		s.save()
+		s.records(1, time.Hour, "harvest", 0)
+		w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})
+		r := &store.Record{Start: now.Add(-aDay), End: now.Add(-aDay), Src: netip.AddrPortFrom(hostNumber(7), 25)}
+		w.Add(r.End, 99, store.AppendRecord(nil, r, store.AppendStep(nil, &c.step, 0)))
+		if err := errors.Join(w.Flush(t.Context()), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"plain"}, {"plain", "--evidence", "any"}} {
+			status, _, stderr := exportOf(t, s.dir, args...)
+			if want := map[int]string{exitOK: "no configuration: ", exitFailure: "rules of a configuration are in the records"}[c.status]; status != c.status || !strings.Contains(stderr, want) {
+				t.Errorf("%+v, %v: status %d, %s", c.step, args, status, stderr)
+			}
+		}
+	}
+}
+
 // damage makes a row of the peers invalid.
 func (s *site) damage() {
 	s.t.Helper()

@@ -200,7 +200,7 @@ func runFilter(dir string) int {
 	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("2001:db8::7")}, memory.BanRequest{Ladder: []time.Duration{24 * time.Hour}, Rule: "botnet", Session: 0x31}, now.Add(-time.Hour).UnixMicro())
 	verbs := append(control.StoreCommands(w, state.Flush), control.Command{Name: "reload", Args: 1, Run: reloadOnce()}, control.StatusCommand(func() control.Status {
 		return control.Status{Program: "test", PID: os.Getpid(), Started: now, Log: control.LevelWord(level.Level()), Store: w.Status(), State: state.Status(), Memory: m.Status(),
-			Config: control.Config{File: "/etc/scanwatch.conf", Mode: "observe", Rules: 3}}
+			Config: control.Config{File: cmp.Or(os.Getenv("FILTERCONF"), "/etc/scanwatch.conf"), Mode: "observe", Rules: 3}}
 	}))
 	verbs = append(verbs, control.MemoryCommands(m, state, now.UnixMicro, func() bool { return true }, func(b memory.Ban) {
 		event := "ban"

@@ -14,8 +14,8 @@ import (
 )
 
 // TestExportExempts checks that an export with a running filter exempts the same hosts
-// as the filter, or fails: without its configuration, and while the filter keeps the
-// previous content of a table of exempt hosts whose file became empty.
+// as the filter, or fails: without its configuration, with another one, and after a file
+// of exempt hosts became empty.
 func TestExportExempts(t *testing.T) {
 	dir := t.TempDir()
 	state, conf, friends, list := filepath.Join(dir, "state"), filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "friends"), filepath.Join(dir, "list")
@@ -51,7 +51,7 @@ func TestExportExempts(t *testing.T) {
 		t.Errorf("without the configuration: status %d: %s", status, stderr)
 	}
 	has("old\n")
-	write(friends, "")
+	write(friends, "# none\n")
 	cli.Run(t, state, "reload")
 	if status, stderr := export("-f", conf); status != 1 || !strings.Contains(stderr, "the filter keeps the previous content of the table <partners>") {
 		t.Errorf("with an empty table: status %d: %s", status, stderr)
@@ -62,7 +62,26 @@ func TestExportExempts(t *testing.T) {
 		t.Errorf("after reload --force: status %d: %s", status, stderr)
 	}
 	has("192.0.2.7\n203.0.113.9\n")
+	other := filepath.Join(dir, "other.conf")
+	write(other, "mode observe\n")
+	if status, stderr := export("-f", other); status != 1 || !strings.Contains(stderr, "the filter uses the configuration "+conf) {
+		t.Errorf("with another configuration: status %d: %s", status, stderr)
+	}
 	p.End(0)
+
+	// After a restart the filter does not know the previous content.
+	const empty = "the file of the table <partners> is empty; if that is meant, write a comment into it"
+	write(friends, "")
+	p = filterproc.Start(t, "-f", conf, "-s", state)
+	if status, stderr := export("-f", conf); status != 1 || !strings.Contains(stderr, empty) {
+		t.Errorf("after a restart: status %d: %s", status, stderr)
+	}
+	if log := p.End(0); !strings.Contains(log, "table <partners>: "+friends+" is empty") {
+		t.Errorf("log: %s", log)
+	}
+	if status, stderr := export(); status != 0 || !strings.Contains(stderr, "no configuration: no host is exempt by a pass statement") {
+		t.Errorf("without the filter and its configuration: status %d: %s", status, stderr)
+	}
 }
 
 // TestExportLostState checks that after the loss of state.db nothing is exported that

@@ -60,7 +60,8 @@ type Options struct {
 }
 
 // LoadPolicy loads the configuration, which determines the exempt hosts. An
-// unavailable table or database of a pass statement is an error.
+// unavailable table or database of a pass statement is an error, and so is an empty
+// file of such a table: its previous content may be lost.
 func LoadPolicy(file string) (*config.Config, error) {
 	lists, err := lookup.Builtin()
 	if err != nil {
@@ -72,6 +73,11 @@ func LoadPolicy(file string) (*config.Config, error) {
 	}
 	if !c.Policy.PassesKnown() || missing(c.Policy, "asn", c.Policy.ASN, c.ASN) || missing(c.Policy, "country", c.Policy.Country, c.Country) {
 		return nil, fmt.Errorf("a table of exempt hosts is not available: %s", strings.Join(c.Notes, "; "))
+	}
+	for _, name := range c.Blank {
+		if c.Policy.PassesUseTable(name) {
+			return nil, fmt.Errorf("the exempt hosts are unknown: the file of the table <%s> is empty; if that is meant, write a comment into it", name)
+		}
 	}
 	return c, nil
 }
@@ -280,6 +286,7 @@ func (b *builder) readRecords(from time.Time) error {
 		}
 	}
 	r.Warn(b.Warn)
+	ruled := false
 	incomplete := len(r.Problems()) > 0
 	problem := r.Problem
 	r.Problem = func(segment string, err error) {
@@ -294,6 +301,7 @@ func (b *builder) readRecords(from time.Time) error {
 		if inPeriod {
 			b.known.records++
 		}
+		ruled = ruled || b.Policy == nil && r.Client == nil && byRule(rec)
 		switch {
 		case rec.Local:
 		case !rec.Src.IsValid():
@@ -309,6 +317,12 @@ func (b *builder) readRecords(from time.Time) error {
 	switch {
 	case err != nil:
 		return err
+	case ruled:
+		return errors.New("the exempt hosts are unknown: rules of a configuration are in the records, and there is no configuration here; name it with -f")
+	case b.Policy == nil && r.Client == nil:
+		b.Warn("no configuration: no host is exempt by a pass statement; if the filter has one, name it with -f")
+	}
+	switch {
 	case incomplete && b.Found:
 		return errors.New("the records are not complete; see scanwatch fsck")
 	}
@@ -349,6 +363,15 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 		b.hosts[p] = h
 	}
 	h.add(rec, findings, b.Found && b.Selector.Match(rec), b.Selector, b.Confidence)
+}
+
+// byRule reports whether a rule of a configuration has decided in a session.
+func byRule(rec *store.Record) (found bool) {
+	_ = rec.Steps(func(s *store.Step) bool {
+		found = s.Kind == store.KindVerdict && (!s.Banned || s.Session != 0) // manual bans have no session
+		return !found
+	})
+	return found
 }
 
 // findingsOf returns the findings of a session, and whether it misbehaved by the

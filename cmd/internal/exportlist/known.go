@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"time"
 
 	"scanwatch/cmd/internal/control"
@@ -89,11 +90,11 @@ func (b *builder) checkFilter(c *control.Client) error {
 	if err != nil {
 		return err
 	}
-	if b.Policy == nil {
-		if s.Config.File != "" {
-			return fmt.Errorf("the exempt hosts are unknown: the filter uses the configuration %s; name it with -f", s.Config.File)
-		}
-		return nil
+	switch {
+	case s.Config.File == "":
+		return nil // exempts no host
+	case b.Policy == nil || !sameFile(s.Config.File, b.Policy.File):
+		return fmt.Errorf("the exempt hosts are unknown: the filter uses the configuration %s; name it with -f", s.Config.File)
 	}
 	for _, name := range s.Config.Kept {
 		if b.Policy.Policy.PassesUseTable(name) {
@@ -101,6 +102,15 @@ func (b *builder) checkFilter(c *control.Client) error {
 		}
 	}
 	return nil
+}
+
+func sameFile(a, b string) bool {
+	if a == b {
+		return true
+	}
+	first, errA := os.Stat(a)
+	second, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(first, second)
 }
 
 // recorded returns the number of recorded sessions on the whole days of the period.
