@@ -290,6 +290,57 @@ func TestExportKnown(t *testing.T) {
 			}
 			return "1 sessions of this period were recorded and are gone"
 		}},
+		{"a day of the period is gone", func(s *site) string {
+			spare(s)
+			s.counted(4, 3*aDay)
+			return "sessions of 2026-10-30 were recorded and are gone; see scanwatch fsck, or export later ones with --since 2026-10-31"
+		}},
+		{"the first day of the period is gone", func(s *site) string {
+			spare(s)
+			s.counted(4, 7*aDay)
+			return "sessions of 2026-10-26 were recorded and are gone"
+		}},
+		{"a day has expired", func(s *site) string {
+			s.records(2, time.Hour, "harvest", 0)
+			s.records(3, 2*aDay, "", 0)
+			s.counted(4, 3*aDay)
+			return hostNumber(0).String() + "\n" + hostNumber(1).String() + "\n"
+		}},
+		{"a crash has lost sessions", func(s *site) string {
+			s.records(3, 3*aDay, "", 0)
+			s.records(1, time.Hour, "harvest", 0)
+			s.counted(4, 3*aDay)
+			return hostNumber(0).String() + "\n"
+		}},
+		{"a repair has lost sessions", func(s *site) string {
+			s.records(3, 3*aDay, "", 0)
+			s.counted(4, 3*aDay)
+			spare(s)
+			s.salvaged(3 * aDay)
+			return "sessions of 2026-10-30 were recorded and are gone"
+		}},
+		{"a repair has lost no session", func(s *site) string {
+			s.records(4, 3*aDay, "", 0)
+			s.records(1, time.Hour, "harvest", 0)
+			s.counted(4, 3*aDay)
+			s.salvaged(3 * aDay)
+			return hostNumber(0).String() + "\n"
+		}},
+		{"a repair after the loss of state.db", func(s *site) string {
+			s.memory = nil
+			s.records(1, 90*aDay, "", 0)
+			s.records(4, 3*aDay, "", 0)
+			spare(s)
+			s.salvaged(3 * aDay)
+			return "sessions of 2026-10-30 were recorded and are gone"
+		}},
+		{"mail is forgotten, and a day is gone", func(s *site) string {
+			evict(s)
+			s.records(1, 90*aDay, "", 0)
+			spare(s)
+			s.counted(4, 50*aDay)
+			return unknown
+		}},
 		{"a quiet period", func(s *site) string {
 			s.records(1, 90*aDay, "", 0)
 			return ""
@@ -364,6 +415,22 @@ func TestExportRules(t *testing.T) {
 				t.Errorf("%+v, %v: status %d, %s", c.step, args, status, stderr)
 			}
 		}
+	}
+}
+
+// counted counts sessions of a day.
+func (s *site) counted(n int, ago time.Duration) {
+	for range n {
+		s.memory.Days.Add(&memory.Ended{Whole: true}, now.Add(-ago).UnixMicro())
+	}
+}
+
+// salvaged leaves the file of a repair.
+func (s *site) salvaged(ago time.Duration) {
+	s.t.Helper()
+	name := filepath.Join(s.dir, "sessions", now.Add(-ago).Format(time.DateOnly)+".db.damaged-20261101T000000000Z.salvaged")
+	if err := os.WriteFile(name, []byte("corrupt"), 0o600); err != nil {
+		s.t.Fatal(err)
 	}
 }
 

@@ -136,6 +136,8 @@ func Build(o Options) (*export.List, map[string]int, error) {
 			from = slices.MaxFunc([]time.Time{ban.Since, recent}, time.Time.Compare)
 		}
 	}
+	from = from.Truncate(day) // whole days can be compared with the counters
+	b.known.from, b.known.sessions = from, map[int64]uint64{}
 	if err := b.readRecords(from); err != nil {
 		return nil, nil, err
 	}
@@ -301,6 +303,7 @@ func (b *builder) readRecords(from time.Time) error {
 		if inPeriod {
 			b.known.records++
 		}
+		b.known.sessions[rec.End.Unix()/int64(day/time.Second)] += uint64(rec.Many())
 		ruled = ruled || b.Policy == nil && r.Client == nil && byRule(rec)
 		switch {
 		case rec.Local:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"scanwatch/cmd/internal/control"
@@ -19,9 +20,11 @@ const day = 24 * time.Hour
 // of known hosts is bounded, and so are the records: only if one of them is complete,
 // a host that is in neither has sent no mail.
 type known struct {
-	rows    int // in state.db
-	records int // of the selected period
-	days    []memory.Day
+	rows     int // in state.db
+	records  int // of the selected period
+	days     []memory.Day
+	from     time.Time        // begin of the records that were read
+	sessions map[int64]uint64 // sessions of these records, by day since 1970
 	// forgotten is the day of the latest mail of a host that is missing in the table;
 	// zero if there is none. Lost is the day before which bans and all hosts are missing.
 	forgotten, lost time.Time
@@ -80,7 +83,55 @@ func (b *builder) checkComplete(recent time.Time) error {
 	if n := b.recorded(); k.records == 0 && n > 0 {
 		return fmt.Errorf("%d sessions of this period were recorded and are gone", n)
 	}
-	return b.checkForgotten(recent)
+	all, err := store.Segments(b.Dir.Path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	gaps := k.gaps(all, b.now)
+	for _, g := range gaps {
+		if s := b.Selector; g.Add(day).After(s.Since) && (s.Until.IsZero() || g.Before(s.Until)) {
+			return fmt.Errorf("sessions of %s were recorded and are gone; see scanwatch fsck, or export later ones with --since %s",
+				g.Format(time.DateOnly), g.Add(day).Format(time.DateOnly))
+		}
+	}
+	return b.checkForgotten(recent, all, gaps)
+}
+
+// gaps returns the finished days whose records are not complete, oldest first. A day
+// without records has a gap if sessions were counted. A crash loses the last sessions
+// and the sums of an hour, so that less than half of the sessions is a gap, or any
+// missing session if a file of the day was corrupt. Days before the oldest file have
+// expired.
+func (k *known) gaps(all []store.Segment, now time.Time) (list []time.Time) {
+	corrupt := map[time.Time]bool{}
+	for i := range all {
+		corrupt[all[i].Day] = corrupt[all[i].Day] || all[i].Quarantined
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	first := all[0].Day
+	if all[0].Part > 1 {
+		first = first.Add(day) // earlier parts of the day may have expired
+	}
+	if k.from.After(first) {
+		first = k.from
+	}
+	counted := map[time.Time]uint64{}
+	for i := range k.days {
+		d := &k.days[i]
+		counted[d.Day] = d.Of(memory.DayWhole) + d.Of(memory.DaySummed)
+	}
+	for at := first.Truncate(day); at.Before(now.Add(-day)); at = at.Add(day) {
+		n, known := counted[at]
+		found := k.sessions[at.Unix()/int64(day/time.Second)]
+		switch {
+		case at.Before(first):
+		case 2*found < n, corrupt[at] && (!known || found < n):
+			list = append(list, at)
+		}
+	}
+	return list
 }
 
 // checkFilter returns an error if the running filter exempts hosts that are unknown
@@ -127,7 +178,7 @@ func (b *builder) recorded() (n uint64) {
 // checkForgotten returns an error if a host with accepted mail since recent may be
 // neither in the table nor in the records. Evidence without a ban accuses a host that
 // the filter accepts: it needs the proof that the host has sent no mail.
-func (b *builder) checkForgotten(recent time.Time) error {
+func (b *builder) checkForgotten(recent time.Time, all []store.Segment, gaps []time.Time) error {
 	k := &b.known
 	if !k.hasForgotten(recent) {
 		return nil
@@ -136,11 +187,8 @@ func (b *builder) checkForgotten(recent time.Time) error {
 	if begin := k.begin(); k.lost.IsZero() && begin.After(recent) {
 		from = begin // there was no filter before
 	}
-	all, err := store.Segments(b.Dir.Path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	complete, hole := b.now, k.nameless.After(from) && k.nameless.Before(k.forgotten.Add(day))
+	hole = hole || slices.ContainsFunc(gaps, func(g time.Time) bool { return g.Add(day).After(from) && !g.After(k.forgotten) })
 	for i := len(all) - 1; i >= 0; i-- { // the newest first
 		s := &all[i]
 		first := s.Day
