@@ -130,6 +130,9 @@ func exportOptions(e *env, cmd *cobra.Command, f *exportFlags, args []string) (*
 		if o.AcceptLoss, err = time.Parse(time.DateOnly, f.loss); err != nil {
 			return nil, o, usage("--accept-loss %q: must be a date such as 2026-11-30", f.loss)
 		}
+		if o.AcceptLoss.After(e.now()) {
+			return nil, o, usage("--accept-loss %q: is in the future", f.loss)
+		}
 	}
 	switch {
 	case f.diff == output.Stdout:

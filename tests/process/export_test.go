@@ -137,7 +137,7 @@ func TestExportLostState(t *testing.T) {
 			today := time.Now().UTC().Format(time.DateOnly)
 			export("are not all known: state.db was lost", "--evidence", "any")
 			export("are not all known: state.db was lost", "--evidence", "any", "--accept-loss", today)
-			export("state.db was lost or is incomplete; to export the others, add --accept-loss " + today)
+			export("state.db was lost or is incomplete since " + today + ", and earlier bans are missing; to export the others, add --accept-loss " + today)
 			export("add --accept-loss "+today, "--accept-loss", "2001-01-01")
 			export("", "--accept-loss", today)
 		})

@@ -72,7 +72,7 @@ func (b *builder) checkComplete(recent time.Time) error {
 		return fmt.Errorf("%s has no bans: state.db is missing or empty; name another directory with -s, or start the filter once", b.Dir.Path)
 	case b.Bans && k.lostBans(b.now) && k.lost.After(b.AcceptLoss):
 		day := k.lost.Format(time.DateOnly)
-		return fmt.Errorf("bans from before %s are missing: state.db was lost or is incomplete; to export the others, add --accept-loss %s", day, day)
+		return fmt.Errorf("state.db was lost or is incomplete since %s, and earlier bans are missing; to export the others, add --accept-loss %s", day, day)
 	case !b.Found:
 		// The filter rejects these hosts itself, whether it has forgotten their mail
 		// or not.
