@@ -211,6 +211,18 @@ func TestExportKnown(t *testing.T) {
 			s.records(1, 40*aDay, "", 0)
 			return spare(s)
 		}},
+		{"mail of an imported log is forgotten", func(s *site) string {
+			*s = *newSite(s.t)
+			s.memory = memory.New()
+			s.memory.Limit(smallBudget / 2)
+			for i := range 30_000 {
+				s.memory.Peers.Delivered(&memory.Client{Addr: hostNumber(1<<21 | i)}, memory.Delivery{Messages: 1}, now.Add(-30*aDay).UnixMicro())
+			}
+			s.memory.Days.Add(&memory.Ended{}, now.Add(-10*aDay).UnixMicro())
+			s.records(1, 10*aDay, "", 0)
+			s.records(2, time.Hour, "harvest", 0)
+			return unknown
+		}},
 		{"mail is forgotten, and the records begin later", func(s *site) string {
 			evict(s)
 			spare(s)

@@ -100,6 +100,12 @@ func TestExportLostState(t *testing.T) {
 			zero(t, name)
 			_, _, _ = scanwatch(t, "", "-s", state, "fsck", "--repair")
 		},
+		"imported": func(t *testing.T, state, name string) {
+			os.Remove(name)
+			if status, _, stderr := scanwatch(t, mailLog, "-s", state, "import", "smtpd-log", "-"); status != 0 {
+				t.Error(status, stderr)
+			}
+		},
 		"kept": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -121,7 +127,7 @@ func TestExportLostState(t *testing.T) {
 			finding(t, state)
 			if lose != nil {
 				lose(t, state, filepath.Join(state, "state.db"))
-				if name != "corrupt" {
+				if name == "removed" || name == "repaired" {
 					export("state.db was lost", "--evidence", "any")
 					export("state.db is missing or empty")
 				}

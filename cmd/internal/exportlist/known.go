@@ -184,8 +184,8 @@ func (b *builder) checkForgotten(recent time.Time, all []store.Segment, gaps []t
 		return nil
 	}
 	from := recent
-	if begin := k.begin(); k.lost.IsZero() && begin.After(recent) {
-		from = begin // there was no filter before
+	if begin := k.begin(); k.lost.IsZero() && begin.After(recent) && !begin.After(k.forgotten) {
+		from = begin // there was no filter before, and no imported mail is forgotten
 	}
 	complete, hole := b.now, k.nameless.After(from) && k.nameless.Before(k.forgotten.Add(day))
 	hole = hole || slices.ContainsFunc(gaps, func(g time.Time) bool { return g.Add(day).After(from) && !g.After(k.forgotten) })
