@@ -122,6 +122,7 @@ func TestExportLostState(t *testing.T) {
 				}
 			}
 			p := filterproc.Start(t, "-f", conf, "-s", state)
+			filterproc.Eventually(t, "the control socket", cli.Listens(state))
 			cli.Run(t, state, "ban", "--force", "192.0.2.7")
 			p.End(0)
 			finding(t, state)
