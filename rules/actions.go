@@ -65,7 +65,7 @@ func parseBan(l *line, r *Rule) *Error {
 		if len(r.Ban) == 0 && t.text == "0s" {
 			least = 0
 		}
-		d, err := l.duration("a ban", least, maxBan)
+		d, err := l.duration("a ban", least, MaxBan)
 		switch {
 		case err != nil:
 			return err
@@ -93,7 +93,7 @@ func (r *Rule) Ladder() []time.Duration {
 		return r.Ban
 	}
 	d := r.Ban[0]
-	return []time.Duration{d, min(7*d, maxBan), min(30*d, maxBan)}
+	return []time.Duration{d, min(7*d, MaxBan), min(30*d, MaxBan)}
 }
 
 func actionByWord(t token) *action {

@@ -32,10 +32,12 @@ func (l *line) word(what string, words []string) (int, *Error) {
 	return i, nil
 }
 
+// MaxBan is the longest ban.
+const MaxBan = 366 * day
+
 const (
 	day       = 24 * time.Hour
 	maxKeep   = 3660 * day
-	maxBan    = 366 * day
 	maxLadder = 8
 	minSize   = 16 << 20
 	maxSize   = 1 << 50

@@ -8,6 +8,8 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -91,6 +93,25 @@ func ReadState(dir string, buckets []string, live func(io.Writer) error, visit f
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	return stopped
+}
+
+// Used reports whether a filter has used the state directory dir: it has a state.db,
+// also a quarantined one, or sessions. An unreadable directory counts as used.
+func Used(dir string) bool {
+	d, err := openDirectory(dir)
+	if err != nil {
+		return !errors.Is(err, os.ErrNotExist)
+	}
+	defer d.root.Close()
+	files, err := d.files()
+	has := func(f os.FileInfo) bool {
+		return f.Name() == stateFile || strings.HasPrefix(f.Name(), stateFile+damagedMark)
+	}
+	if err != nil || slices.ContainsFunc(files, has) {
+		return true
+	}
+	all, err := Segments(dir)
+	return len(all) > 0 || err != nil && !errors.Is(err, os.ErrNotExist)
 }
 
 // openState opens the file, or the copy that live writes.

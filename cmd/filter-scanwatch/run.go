@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -136,12 +135,9 @@ func build(s settings, stderr *os.File) *program {
 func (p *program) openStore() {
 	stateMax := min(p.set.Budget/2, memory.AllBytes) // part of the budget
 	p.memory.Limit(stateMax)
-	exists, ok := withTimeout(p.log, "looking for the state", diskTimeout, func() bool {
-		_, err := os.Stat(filepath.Join(p.set.Store, "state.db"))
-		return err == nil
-	})
-	if exists || !ok {
-		p.memory.Expect() // a new directory has no rows to load
+	used, ok := withTimeout(p.log, "looking for the state", diskTimeout, func() bool { return store.Used(p.set.Store) })
+	if used || !ok {
+		p.memory.Expect() // rows to load, or the mark that they are lost
 	}
 	p.writer = store.Open(p.set.Store, store.Options{Budget: p.set.Budget, Keep: p.set.Keep, Program: version, Log: p.log, Now: p.now, Seal: true})
 	p.state = store.OpenState(p.set.Store, store.StateOptions{

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +29,7 @@ const exportMode = 0o644
 
 type exportFlags struct {
 	selector.Selector
-	confidence, ttl          string
+	confidence, ttl, loss    string
 	bans, aggregate, private bool
 	diff, output             string
 	verbose                  bool
@@ -51,6 +52,7 @@ func newExport(e *env) *cobra.Command {
 	f.Register(flags, selector.Sessions, e.clock())
 	flags.StringVar(&f.confidence, "min-confidence", "", "export evidence of at least `WORD`: high, medium (default) or low")
 	flags.StringVar(&f.ttl, "ttl", "7d", "list a host for `DURATION` after its last session")
+	flags.StringVar(&f.loss, "accept-loss", "", "export bans although those from before `DATE` were lost with state.db")
 	flags.BoolVar(&f.bans, "bans", false, "export bans in addition to findings")
 	flags.BoolVar(&f.aggregate, "aggregate", false, "merge adjacent networks; adds no addresses")
 	flags.BoolVar(&f.private, "private", false, "include private, loopback and link-local addresses")
@@ -58,7 +60,9 @@ func newExport(e *env) *cobra.Command {
 	flags.StringVarP(&f.output, "output", "o", "", "replace `FILE` in one step; - is the standard output")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "print the number of omitted entries by reason")
 	_ = cmd.RegisterFlagCompletionFunc("min-confidence", cobra.FixedCompletions([]string{"high", "medium", "low"}, cobra.ShellCompDirectiveNoFileComp))
-	_ = cmd.RegisterFlagCompletionFunc("ttl", cobra.NoFileCompletions)
+	for _, name := range []string{"ttl", "accept-loss"} {
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
+	}
 	return cmd
 }
 
@@ -121,6 +125,14 @@ func exportOptions(e *env, cmd *cobra.Command, f *exportFlags, args []string) (*
 	}
 	if o.TTL, err = duration("ttl", f.ttl); err != nil {
 		return nil, o, err
+	}
+	if f.loss != "" {
+		if o.AcceptLoss, err = time.Parse(time.DateOnly, f.loss); err != nil {
+			return nil, o, usage("--accept-loss %q: must be a date such as 2026-11-30", f.loss)
+		}
+		if o.AcceptLoss.After(e.now()) {
+			return nil, o, usage("--accept-loss %q: is in the future", f.loss)
+		}
 	}
 	switch {
 	case f.diff == output.Stdout:

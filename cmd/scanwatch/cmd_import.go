@@ -153,6 +153,9 @@ func importSmtpd(e *env, name string) error {
 	set, progress := dir.Limits(), e.progress()
 	var r stream.Result
 	err = owner.Do(dir.Path, func() (err error) {
+		if err := dir.Begin(version); err != nil {
+			return err
+		}
 		r, err = stream.Import(in, stream.Options{
 			Dir: dir.Path, Budget: set.Budget, Privacy: set.Privacy, Program: version, Now: e.now,
 			Done: func(end time.Time) { progress.Add(1, end) },

@@ -13,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/bbolt"
+
+	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
@@ -208,6 +211,18 @@ func TestExportKnown(t *testing.T) {
 			s.records(1, 40*aDay, "", 0)
 			return spare(s)
 		}},
+		{"mail of an imported log is forgotten", func(s *site) string {
+			*s = *newSite(s.t)
+			s.memory = memory.New()
+			s.memory.Limit(smallBudget / 2)
+			for i := range 30_000 {
+				s.memory.Peers.Delivered(&memory.Client{Addr: hostNumber(1<<21 | i)}, memory.Delivery{Messages: 1}, now.Add(-30*aDay).UnixMicro())
+			}
+			s.memory.Days.Add(&memory.Ended{}, now.Add(-10*aDay).UnixMicro())
+			s.records(1, 10*aDay, "", 0)
+			s.records(2, time.Hour, "harvest", 0)
+			return unknown
+		}},
 		{"mail is forgotten, and the records begin later", func(s *site) string {
 			evict(s)
 			spare(s)
@@ -253,9 +268,24 @@ func TestExportKnown(t *testing.T) {
 			s.records(1, 90*aDay, "", 0)
 			return spare(s)
 		}},
-		{"no state.db, as after an import of sessions", func(s *site) string {
+		{"no state.db, and the records begin later", func(s *site) string {
 			s.memory = nil
+			spare(s)
+			return unknown
+		}},
+		{"no state.db, and the records have 90 days", func(s *site) string {
+			s.memory = nil
+			s.records(1, 90*aDay, "", 0)
 			return spare(s)
+		}},
+		{"a peer removed by a repair, and the records begin later", func(s *site) string {
+			s.memory.Peers.Delivered(&memory.Client{Addr: hostNumber(0)}, memory.Delivery{Messages: 1}, now.Add(-40*aDay).UnixMicro())
+			s.save()
+			s.damage()
+			spare(s)
+			s.repair()
+			s.memory = nil
+			return unknown
 		}},
 		{"a corrupt day of the period", func(s *site) string {
 			spare(s)
@@ -271,6 +301,57 @@ func TestExportKnown(t *testing.T) {
 				s.t.Fatal(err)
 			}
 			return "1 sessions of this period were recorded and are gone"
+		}},
+		{"a day of the period is gone", func(s *site) string {
+			spare(s)
+			s.counted(4, 3*aDay)
+			return "sessions of 2026-10-30 were recorded and are gone; see scanwatch fsck, or export later ones with --since 2026-10-31"
+		}},
+		{"the first day of the period is gone", func(s *site) string {
+			spare(s)
+			s.counted(4, 7*aDay)
+			return "sessions of 2026-10-26 were recorded and are gone"
+		}},
+		{"a day has expired", func(s *site) string {
+			s.records(2, time.Hour, "harvest", 0)
+			s.records(3, 2*aDay, "", 0)
+			s.counted(4, 3*aDay)
+			return hostNumber(0).String() + "\n" + hostNumber(1).String() + "\n"
+		}},
+		{"a crash has lost sessions", func(s *site) string {
+			s.records(3, 3*aDay, "", 0)
+			s.records(1, time.Hour, "harvest", 0)
+			s.counted(4, 3*aDay)
+			return hostNumber(0).String() + "\n"
+		}},
+		{"a repair has lost sessions", func(s *site) string {
+			s.records(3, 3*aDay, "", 0)
+			s.counted(4, 3*aDay)
+			spare(s)
+			s.salvaged(3 * aDay)
+			return "sessions of 2026-10-30 were recorded and are gone"
+		}},
+		{"a repair has lost no session", func(s *site) string {
+			s.records(4, 3*aDay, "", 0)
+			s.records(1, time.Hour, "harvest", 0)
+			s.counted(4, 3*aDay)
+			s.salvaged(3 * aDay)
+			return hostNumber(0).String() + "\n"
+		}},
+		{"a repair after the loss of state.db", func(s *site) string {
+			s.memory = nil
+			s.records(1, 90*aDay, "", 0)
+			s.records(4, 3*aDay, "", 0)
+			spare(s)
+			s.salvaged(3 * aDay)
+			return "sessions of 2026-10-30 were recorded and are gone"
+		}},
+		{"mail is forgotten, and a day is gone", func(s *site) string {
+			evict(s)
+			s.records(1, 90*aDay, "", 0)
+			spare(s)
+			s.counted(4, 50*aDay)
+			return unknown
 		}},
 		{"a quiet period", func(s *site) string {
 			s.records(1, 90*aDay, "", 0)
@@ -291,6 +372,103 @@ func TestExportKnown(t *testing.T) {
 				t.Errorf("status %d, %q, want %q\n%s", status, out, want, stderr)
 			}
 		})
+	}
+}
+
+// TestExportSum checks that accepted mail in a sum exempts its host: it may be that of a
+// session without an offence, even if each session has a finding.
+func TestExportSum(t *testing.T) {
+	s := newSite(t)
+	s.save()
+	w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})
+	steps := store.AppendStep(nil, &store.Step{Kind: store.KindFinding, Text: []byte("harvest"), By: []byte("rcpt"), Confidence: []byte("high"), Times: 1}, 0)
+	for i, c := range []struct{ sessions, mails uint32 }{{2, 1}, {1, 1}, {2, 0}, {0, 1}} {
+		s.id++
+		r := &store.Record{Start: now.Add(-time.Hour), End: now.Add(-time.Hour), Src: netip.AddrPortFrom(hostNumber(i), 0),
+			Sessions: c.sessions, Found: c.sessions, Counts: store.Counts{Mails: c.mails}}
+		w.Add(r.End, s.id, store.AppendRecord(nil, r, steps))
+	}
+	if err := errors.Join(w.Flush(t.Context()), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, stderr := exportOf(t, s.dir, "plain", "--evidence", "any"); status != exitOK || out != "11.0.0.1\n11.0.0.2\n11.0.0.3\n" {
+		t.Errorf("status %d, %q\n%s", status, out, stderr)
+	}
+	d := statedir.Dir{Path: s.dir, Now: func() time.Time { return now }}
+	why, err := d.Legitimate(netip.PrefixFrom(hostNumber(0), 32), func(*store.Record) string { return "" }, func(p string) { t.Error(p) })
+	if err != nil || why != "it delivered 1 message in 90 days" {
+		t.Errorf("%q, %v", why, err)
+	}
+}
+
+// TestExportRules checks that an export without a configuration and without a running
+// filter fails if the records have decisions of rules, and that manual bans are none.
+func TestExportRules(t *testing.T) {
+	for _, c := range []struct {
+		step   store.Step
+		status int
+	}{
+		{store.Step{Kind: store.KindVerdict, Text: []byte("bot")}, exitFailure},
+		{store.Step{Kind: store.KindVerdict, Text: []byte("bot"), Banned: true, Session: 1}, exitFailure},
+		{store.Step{Kind: store.KindVerdict, Text: []byte("noisy"), Banned: true}, exitOK},
+	} {
+		s := newSite(t)
+		s.save()
+		s.records(1, time.Hour, "harvest", 0)
+		w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})
+		r := &store.Record{Start: now.Add(-aDay), End: now.Add(-aDay), Src: netip.AddrPortFrom(hostNumber(7), 25)}
+		w.Add(r.End, 99, store.AppendRecord(nil, r, store.AppendStep(nil, &c.step, 0)))
+		if err := errors.Join(w.Flush(t.Context()), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"plain"}, {"plain", "--evidence", "any"}} {
+			status, _, stderr := exportOf(t, s.dir, args...)
+			if want := map[int]string{exitOK: "no configuration: ", exitFailure: "rules of a configuration are in the records"}[c.status]; status != c.status || !strings.Contains(stderr, want) {
+				t.Errorf("%+v, %v: status %d, %s", c.step, args, status, stderr)
+			}
+		}
+	}
+}
+
+// counted counts sessions of a day.
+func (s *site) counted(n int, ago time.Duration) {
+	for range n {
+		s.memory.Days.Add(&memory.Ended{Whole: true}, now.Add(-ago).UnixMicro())
+	}
+}
+
+// salvaged leaves the file of a repair.
+func (s *site) salvaged(ago time.Duration) {
+	s.t.Helper()
+	name := filepath.Join(s.dir, "sessions", now.Add(-ago).Format(time.DateOnly)+".db.damaged-20261101T000000000Z.salvaged")
+	if err := os.WriteFile(name, []byte("corrupt"), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// damage makes a row of the peers invalid.
+func (s *site) damage() {
+	s.t.Helper()
+	db, err := bbolt.Open(filepath.Join(s.dir, "state.db"), 0, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte("peers"))
+		key, _ := b.Cursor().First()
+		return b.Put(key, []byte("short"))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// repair repairs the files.
+func (s *site) repair() {
+	s.t.Helper()
+	var e bytes.Buffer
+	if status := program(&e).main([]string{"-s", s.dir, "fsck", "--repair"}, os.Stderr); status == exitUsage || e.Len() > 0 {
+		s.t.Fatal(status, e.String())
 	}
 }
 

@@ -166,7 +166,7 @@ func TestExportYoungMemory(t *testing.T) {
 		want string
 	}{{2 * day, ""}, {120 * day, "203.0.113.9\n"}} { // after 120 days, the state is old enough
 		dir := mkState(t, ended(c.age))
-		addVisits(t, dir, visitOf{src: "203.0.113.9", ago: 40 * day, mails: 3}, visitOf{src: "203.0.113.9", ago: day, evidence: "harvest"})
+		addVisits(t, dir, visitOf{src: "198.51.100.77", ago: c.age}, visitOf{src: "203.0.113.9", ago: 40 * day, mails: 3}, visitOf{src: "203.0.113.9", ago: day, evidence: "harvest"})
 		if out, _ := exports(t, dir, "plain", "--evidence", "any"); out != c.want {
 			t.Errorf("memory of %v: exported %q, want %q", c.age, out, c.want)
 		}

@@ -105,9 +105,11 @@ func TestScript(t *testing.T) {
 				data[size+40] ^= 1
 				ts.Check(os.WriteFile(args[0], data, 0o640))
 			},
-			"head":   pipeToNobody,
-			"status": exitStatus,
-			// Lock the file in another process, so that reading also fails for root.
+			"mkstate": func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(mkstate(args[0])) },
+			"head":    pipeToNobody,
+			"status":  exitStatus,
+			// A file that another process has locked, so that reading fails for
+			// root, too.
 			"unreadable": func(ts *testscript.TestScript, _ bool, args []string) {
 				f, err := os.Open(args[0])
 				ts.Check(err)
@@ -199,7 +201,7 @@ func runFilter(dir string) int {
 	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("2001:db8::7")}, memory.BanRequest{Ladder: []time.Duration{24 * time.Hour}, Rule: "botnet", Session: 0x31}, now.Add(-time.Hour).UnixMicro())
 	verbs := append(control.StoreCommands(w, state.Flush), control.Command{Name: "reload", Args: 1, Run: reloadOnce()}, control.StatusCommand(func() control.Status {
 		return control.Status{Program: "test", PID: os.Getpid(), Started: text.At(now), Log: control.LevelWord(level.Level()), Store: w.Status(), State: state.Status(), Memory: m.Status(),
-			Config: control.Config{File: "/etc/scanwatch.conf", Mode: "observe", Rules: 3}}
+			Config: control.Config{File: cmp.Or(os.Getenv("FILTERCONF"), "/etc/scanwatch.conf"), Mode: "observe", Rules: 3}}
 	}))
 	verbs = append(verbs, control.MemoryCommands(m, state, now.UnixMicro, func() bool { return true }, func(b memory.Ban) {
 		event := "ban"
@@ -245,4 +247,11 @@ func reloadOnce() func(context.Context, *control.Answer, []string) error {
 		}
 		return a.JSON(struct{}{})
 	}
+}
+
+// mkstate creates an empty state.db, as a new filter does.
+func mkstate(dir string) error {
+	m := memory.New()
+	f := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite})
+	return errors.Join(f.Flush(context.Background()), f.Close())
 }

@@ -40,13 +40,16 @@ const keepBan = 90 * daySeconds
 // a row. A longer time applies to bans longer than a quarter of it.
 const inRow = daySeconds
 
+// bansBucket is the bucket of bans of hosts and of networks.
+const bansBucket = "bans"
+
 func banScore[K any](_ K, b ban, now uint32) int64 { return int64(b.until) + keepBan - int64(now) }
 
 func newBans(s *shared) *Bans {
 	b := &Bans{shared: s}
 	b.rules.number("a former rule") // if there are more names than numbers
 	b.hosts = newTable(schema[Host, ban]{
-		name: "bans", bucket: "bans", limit: maxBans, evictionScore: banScore[Host],
+		name: "bans", bucket: bansBucket, limit: maxBans, evictionScore: banScore[Host],
 		key:   func(k Host) []byte { return prefixKey(k.Prefix()) },
 		value: b.rules.value,
 		decode: func(key, value []byte) (Host, ban, bool) {

@@ -8,8 +8,9 @@ import "time"
 type forgotten struct {
 	// day is the day of the latest mail or login of a dropped host; 0 if there is none.
 	day uint16
-	// lost means that the peers of an earlier file could not be read.
-	lost bool
+	// lost is the latest day on which rows of bans or peers were missing in the file, or
+	// there was no file although the filter had run before; 0 if there is none.
+	lost uint16
 
 	read, dirty bool // read: the row has been read; dirty: it must be written
 }
@@ -25,21 +26,24 @@ func (f *forgotten) drop(k peerKey, p peer) {
 	}
 }
 
-// missing records that the peers before today could not be read.
+// missing records that bans and peers from before today could not be read.
 func (f *forgotten) missing(today uint16) {
-	f.day, f.lost, f.dirty = max(f.day, today), true, true
+	f.day, f.lost, f.dirty = max(f.day, today), max(f.lost, today), true
 }
 
-// Forgotten returns the day of the latest mail or login of a host that is missing from
-// the table, or zero. Lost reports whether all hosts before that day may be missing,
-// even before the first counters of days.
-func (t *Peers) Forgotten() (day time.Time, lost bool) {
+// Forgotten returns the day of the latest mail or login of a host that is missing in
+// the table, or zero. Lost is the day before which bans and hosts may be missing, even
+// hosts from before the counters of days begin; zero if nothing was lost.
+func (t *Peers) Forgotten() (day, lost time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.forgotten.day == 0 {
-		return day, false
+	if f := &t.forgotten; f.day != 0 {
+		day = dayTime(f.day)
 	}
-	return dayTime(t.forgotten.day), t.forgotten.lost
+	if f := &t.forgotten; f.lost != 0 {
+		lost = dayTime(f.lost)
+	}
+	return day, lost
 }
 
 // forgottenRow is the bucket of the row.
@@ -57,22 +61,18 @@ func (r forgottenRow) changes(n int, put func(key, value []byte)) (left int) {
 		return n
 	}
 	f.dirty = false
-	value := words(f.day, 0)
-	if f.lost {
-		value[3] = 1
-	}
-	put([]byte(forgottenKey), value)
+	put([]byte(forgottenKey), words(f.day, f.lost))
 	return n - 1
 }
 
 func (r forgottenRow) restore(key, value []byte, _ uint32) bool {
-	if string(key) != forgottenKey || len(value) != 4 || value[2] != 0 || value[3] > 1 {
+	if string(key) != forgottenKey || len(value) != 4 {
 		return false
 	}
-	var stored uint16
-	read(value, &stored)
+	var day, lost uint16
+	read(value, &day, &lost)
 	f := &r.forgotten
-	f.dirty = f.day > stored || f.lost
-	f.read, f.lost, f.day = true, f.lost || value[3] == 1, max(f.day, stored)
+	f.dirty = f.day > day || f.lost > lost
+	f.read, f.day, f.lost = true, max(f.day, day), max(f.lost, lost)
 	return true
 }

@@ -20,8 +20,8 @@ package memory
 //	peers      kind (1), host (16) or hash      days of the first and last mail, last login, offence
 //	           (8 zeros, 8)                     and mail of our users, messages, days, senders (5
 //	                                            times 2), greetings (3 times 2; 2 each)
-//	           0xff                             latest day of a dropped row, whether an earlier table
-//	                                            was lost (2 each)
+//	           0xff                             latest day of a dropped row, day of the latest loss
+//	                                            of bans or peers (2 each)
 //	counters   subject (8), window in seconds   number of the newest slot (4), six slots (2 each)
 //	           (4), rules.Key, space, evidence
 //	recipients hash (8)                         day (2), accepted (1), networks (4 times 2)
@@ -190,7 +190,7 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for i := range some {
-			if _, valid := m.restore(&some[i], seconds(now)); !valid && some[i].Bucket == peersBucket {
+			if _, valid := m.restore(&some[i], seconds(now)); !valid && provesAbsence(some[i].Bucket) {
 				m.Peers.forgotten.missing(dayOf(seconds(now)))
 			}
 		}
@@ -211,9 +211,12 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	m.unread = false
 }
 
-// Expect announces that Load will be called with the rows of an existing file. Until
-// then, missing state may be in the file. If the last row of the peers is missing, the
-// file was corrupt; see Peers.Forgotten.
+// provesAbsence reports whether exports rely on the absence of a row in a bucket.
+func provesAbsence(bucket string) bool { return bucket == peersBucket || bucket == bansBucket }
+
+// Expect announces that Load will be called with the rows of an earlier filter: until
+// then, what is not known here may be stored. Without the last row of the peers, rows
+// are missing, see Peers.Forgotten.
 func (m *Memory) Expect() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -250,13 +253,13 @@ func (m *Memory) restore(e *kv.Entry, now uint32) (known, valid bool) {
 // passed in the order of the file.
 func Checker() func(kv.Entry) error {
 	m := New()
-	lost := false // peers
+	lost := false
 	return func(e kv.Entry) error {
 		switch known, valid := m.restore(&e, 0); {
 		case !known:
 			return fmt.Errorf("table %q does not exist", e.Bucket)
 		case !valid:
-			lost = lost || e.Bucket == peersBucket
+			lost = lost || provesAbsence(e.Bucket)
 			return fmt.Errorf("table %s: invalid row with a key of %d and a value of %d bytes", e.Bucket, len(e.Key), len(e.Value))
 		case lost && e.Bucket == peersBucket && string(e.Key) == forgottenKey:
 			return fmt.Errorf("table %s: not complete", e.Bucket)

@@ -18,7 +18,7 @@ func family(a netip.Addr) int {
 	return 1
 }
 
-func (n *networkBans) bucketName() string { return "bans" }
+func (n *networkBans) bucketName() string { return bansBucket }
 
 func (n *networkBans) status() Status { return Status{"network bans", len(n.rows), maxNetworkBans, 0} }
 

@@ -95,6 +95,7 @@ func TestAttackImport(t *testing.T) {
 // directory of another user.
 func TestAttackExport(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state")
+	filterproc.Start(t, "-s", state).End(0)
 	finding(t, state)
 	for _, c := range []struct {
 		name string

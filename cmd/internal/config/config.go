@@ -49,6 +49,8 @@ type Config struct {
 	// Kept contains the tables with a file that cannot be used. They have the content
 	// of the previous configuration.
 	Kept []string
+	// Blank are the tables with a file of white space only, which may have been lost.
+	Blank []string
 
 	tables map[rules.Source]*table
 	files  map[string]stamp  // all files, for detecting changes

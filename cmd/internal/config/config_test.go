@@ -129,6 +129,21 @@ func TestEmptyTable(t *testing.T) {
 	}
 }
 
+// TestBlankTable checks that a table file of white space only is noted, as its content
+// may be lost, and one with a comment is not.
+func TestBlankTable(t *testing.T) {
+	dir := t.TempDir()
+	conf, drop := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop.txt")
+	write(t, conf, withTable)
+	for text, blank := range map[string]bool{"": true, " \n\n": true, "# none\n": false, "192.0.2.7\n": false} {
+		write(t, drop, text)
+		c, err := Load(conf, builtinLists(t), nil, true)
+		if err != nil || (len(c.Blank) == 1) != blank || (len(c.Notes) == 1) != blank {
+			t.Errorf("%q: %v, blank %q, notes %q", text, err, c.Blank, c.Notes)
+		}
+	}
+}
+
 // TestTableFiles checks the errors and warnings of a strict load about entries of table
 // files.
 func TestTableFiles(t *testing.T) {

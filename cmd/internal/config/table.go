@@ -1,9 +1,12 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -93,6 +96,10 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	if old := before.table(s); old != nil && old.size > 0 && r.Len() == 0 && !c.forced {
 		return nil, fmt.Errorf("%s: %w, previously %d; to empty the table: scanwatch reload --force", file, feed.ErrEmpty, old.size)
 	}
+	if r.Len() == 0 && blank(f) {
+		c.Blank = append(c.Blank, s.Table)
+		c.note("table <%s>: %s is empty; if that is meant, write a comment into it", s.Table, file)
+	}
 	if n := r.Refused.Total; n > 0 {
 		c.note("table <%s>: %s: %d of %d entries rejected, the first: %v; see scanwatch import --check", s.Table, file, n, n+r.Len(), r.Refused.First[0])
 	}
@@ -120,6 +127,13 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	}
 	c.tables[key(s)] = t
 	return t, nil
+}
+
+// blank reports whether a small file has only white space. An operator who means it to
+// have no entries can write a comment; a failed download or a full disk cannot.
+func blank(f *os.File) bool {
+	text, err := io.ReadAll(io.NewSectionReader(f, 0, 4096))
+	return err == nil && len(bytes.TrimSpace(text)) == 0
 }
 
 // shipped contains the tables for builtin, with the evidence of their rows. The

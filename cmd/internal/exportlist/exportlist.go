@@ -54,12 +54,14 @@ type Options struct {
 	Private    bool
 	Confidence int           // minimum rank, as from export.Confidence
 	TTL        time.Duration // lifetime of a finding
+	AcceptLoss time.Time     // bans from before this day may be missing
 	Progress   *output.Progress
 	Warn       func(string) // called for problems of reading
 }
 
 // LoadPolicy loads the configuration, which determines the exempt hosts. An
-// unavailable table or database of a pass statement is an error.
+// unavailable table or database of a pass statement is an error, and so is an empty
+// file of such a table: its previous content may be lost.
 func LoadPolicy(file string) (*config.Config, error) {
 	lists, err := lookup.Builtin()
 	if err != nil {
@@ -71,6 +73,11 @@ func LoadPolicy(file string) (*config.Config, error) {
 	}
 	if !c.Policy.PassesKnown() || missing(c.Policy, "asn", c.Policy.ASN, c.ASN) || missing(c.Policy, "country", c.Policy.Country, c.Country) {
 		return nil, fmt.Errorf("a table of exempt hosts is not available: %s", strings.Join(c.Notes, "; "))
+	}
+	for _, name := range c.Blank {
+		if c.Policy.PassesUseTable(name) {
+			return nil, fmt.Errorf("the exempt hosts are unknown: the file of the table <%s> is empty; if that is meant, write a comment into it", name)
+		}
 	}
 	return c, nil
 }
@@ -129,6 +136,8 @@ func Build(o Options) (*export.List, map[string]int, error) {
 			from = slices.MaxFunc([]time.Time{ban.Since, recent}, time.Time.Compare)
 		}
 	}
+	from = from.Truncate(day) // whole days can be compared with the counters
+	b.known.from, b.known.sessions = from, map[int64]uint64{}
 	if err := b.readRecords(from); err != nil {
 		return nil, nil, err
 	}
@@ -240,9 +249,7 @@ func (b *builder) readState() error {
 	if err = errors.Join(err, corrupt); err != nil {
 		return err
 	}
-	if b.known.rows > 0 {
-		b.memory.Expect()
-	}
+	b.memory.Expect() // without the last row of the peers, they are lost
 	b.memory.Load(slices.Values(rows), b.now.UnixMicro())
 	b.known.forgotten, b.known.lost = b.memory.Peers.Forgotten()
 	b.memory.Peers.Each(b.now.UnixMicro(), func(p memory.Peer) {
@@ -281,6 +288,7 @@ func (b *builder) readRecords(from time.Time) error {
 		}
 	}
 	r.Warn(b.Warn)
+	ruled := false
 	incomplete := len(r.Problems()) > 0
 	problem := r.Problem
 	r.Problem = func(segment string, err error) {
@@ -295,6 +303,8 @@ func (b *builder) readRecords(from time.Time) error {
 		if inPeriod {
 			b.known.records++
 		}
+		b.known.sessions[rec.End.Unix()/int64(day/time.Second)] += uint64(rec.Many())
+		ruled = ruled || b.Policy == nil && r.Client == nil && byRule(rec)
 		switch {
 		case rec.Local:
 		case !rec.Src.IsValid():
@@ -310,6 +320,12 @@ func (b *builder) readRecords(from time.Time) error {
 	switch {
 	case err != nil:
 		return err
+	case ruled:
+		return errors.New("the exempt hosts are unknown: rules of a configuration are in the records, and there is no configuration here; name it with -f")
+	case b.Policy == nil && r.Client == nil:
+		b.Warn("no configuration: no host is exempt by a pass statement; if the filter has one, name it with -f")
+	}
+	switch {
 	case incomplete && b.Found:
 		return errors.New("the records are not complete; see scanwatch fsck")
 	}
@@ -327,8 +343,8 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 		return
 	}
 	findings, bad, err := findingsOf(rec)
-	if rec.Sessions > rec.Found {
-		bad = false // the mail may be that of a session without a finding
+	if rec.Many() > 1 {
+		bad = false // the mail may be that of another session
 	}
 	if !bad && rec.Counts.Mails > 0 {
 		b.exempt.Add(p, reasonMail)
@@ -350,6 +366,15 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 		b.hosts[p] = h
 	}
 	h.add(rec, findings, b.Found && b.Selector.Match(rec), b.Selector, b.Confidence)
+}
+
+// byRule reports whether a rule of a configuration has decided in a session.
+func byRule(rec *store.Record) (found bool) {
+	_ = rec.Steps(func(s *store.Step) bool {
+		found = s.Kind == store.KindVerdict && (!s.Banned || s.Session != 0) // manual bans have no session
+		return !found
+	})
+	return found
 }
 
 // findingsOf returns the findings of a session, and whether the session is an offence

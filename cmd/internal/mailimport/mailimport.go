@@ -10,8 +10,6 @@ import (
 	"io"
 	"iter"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -250,7 +248,7 @@ func (m *importer) openState() (finish func() error, err error) {
 	path, state := m.o.Dir.Path, memory.New()
 	limit := min(m.o.Dir.Limits().Budget/2, memory.AllBytes) // as in the filter
 	state.Limit(limit)
-	if _, err := os.Stat(filepath.Join(path, "state.db")); err == nil {
+	if store.Used(path) {
 		state.Expect()
 	}
 	file := store.OpenState(path, store.StateOptions{

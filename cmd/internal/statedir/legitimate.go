@@ -83,7 +83,7 @@ func (d *Dir) recorded(p netip.Prefix, exempt func(*store.Record) string, warn f
 	}
 	defer r.Close()
 	r.Warn(warn)
-	mails, logins, why := 0, 0, ""
+	mails, logins, unnamed, why := 0, 0, false, ""
 	domains, users := map[string]bool{}, map[string]bool{}
 	visit := func(rec *store.Record) error {
 		if dst := rec.Dst.Addr(); dst.IsValid() && p.Contains(dst.Unmap()) {
@@ -101,6 +101,7 @@ func (d *Dir) recorded(p netip.Prefix, exempt func(*store.Record) string, warn f
 		}
 		mails += int(rec.Counts.Mails)
 		logins += int(rec.Counts.AuthPass)
+		unnamed = unnamed || rec.Sessions > 0 && rec.Counts.Mails > 0 // sums have no senders
 		return rec.Steps(func(s *store.Step) bool {
 			switch {
 			case s.Kind == store.KindMail && s.Result == smtp.ResultOK && len(domains) < maxNames:
@@ -119,7 +120,14 @@ func (d *Dir) recorded(p netip.Prefix, exempt func(*store.Record) string, warn f
 	}
 	var parts []string
 	if mails > 0 {
-		parts = append(parts, fmt.Sprintf("it delivered %s from %s in %d days", text.Plural(mails, "message"), text.Plural(len(domains), "domain"), RecentDays))
+		from := " from " + text.Plural(len(domains), "domain")
+		switch {
+		case len(domains) == 0:
+			from = ""
+		case unnamed:
+			from = " from at least " + text.Plural(len(domains), "domain")
+		}
+		parts = append(parts, fmt.Sprintf("it delivered %s%s in %d days", text.Plural(mails, "message"), from, RecentDays))
 	}
 	if logins > 0 {
 		parts = append(parts, text.Plural(len(users), "user")+" logged in from it")

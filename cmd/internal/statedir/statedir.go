@@ -4,6 +4,7 @@ package statedir
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -150,7 +151,18 @@ func (d *Dir) State(buckets []string, visit func(store.Entry) error) error {
 	return err
 }
 
-// flush makes a running filter write its state. A filter that has just started may have
+// Begin creates state.db in a directory that no filter has used, so that records
+// imported into it are not taken for those of a lost state.db.
+func (d *Dir) Begin(program string) error {
+	if store.Used(d.Path) {
+		return nil
+	}
+	m := memory.New()
+	f := store.OpenState(d.Path, store.StateOptions{Buckets: memory.Buckets(), Program: program, Changes: m.Changes, Rewrite: m.Rewrite})
+	return errors.Join(f.Flush(context.Background()), f.Close())
+}
+
+// flush makes a running filter write its state. A filter that has just started knows
 // bans before it creates the file.
 func (d *Dir) flush() error {
 	client, err := control.Dial(d.Path)
