@@ -157,7 +157,7 @@ func salvageBlocks(d *directory, s, part Segment, o sealing) (kept int, err erro
 		return 0, err
 	}
 	defer in.close()
-	out, err := createSealed(d, part, o.limit, o.program, o.now)
+	out, err := createSealed(d, part, in.meta, o)
 	if err != nil {
 		return 0, err
 	}
@@ -171,7 +171,7 @@ func salvageBlocks(d *directory, s, part Segment, o sealing) (kept int, err erro
 		out.abort(nil)
 		return 0, nil
 	}
-	_, err = out.finish(in.meta)
+	_, err = out.finish()
 	return out.records, err
 }
 
@@ -182,7 +182,7 @@ func (s *sealedFile) salvage(info *blockInfo, out *sealWriter) error {
 	var b decodedBlock
 	err := s.check(info, &b)
 	if err == nil && !info.bare && info.first.compare(out.last) > 0 {
-		return out.put(sealedBlock{*info, bytes.Clone(b.buf)})
+		return out.put(sealedBlock{*info, bytes.Clone(b.value())})
 	}
 	kinds := AllKinds
 	if isDamaged(err) {
@@ -323,12 +323,9 @@ type scanned struct {
 // records never change. Scan returns the readable metadata.
 func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) error) (meta scanned, err error) {
 	meta.rules.text = make(map[uint32]string)
-	c := checker{f: f}
-	if _, _, err := c.meta(size); err != nil && !isDamaged(err) {
+	pageSize, err := pageSizeOf(f, size)
+	if err != nil {
 		return meta, err
-	}
-	if c.pageSize < 1024 || c.pageSize > 1<<16 || c.pageSize&(c.pageSize-1) != 0 {
-		c.pageSize = salvagePage
 	}
 	element := func(key, value []byte) error {
 		switch {
@@ -357,11 +354,11 @@ func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) e
 		}
 		return visit(key, value)
 	}
-	page := make([]byte, 0, c.pageSize)
-	for id, n := int64(2), int64(1); (id+1)*c.pageSize <= size; id += n {
+	page := make([]byte, 0, pageSize)
+	for id, n := int64(2), int64(1); (id+1)*pageSize <= size; id += n {
 		n = 1
-		page = page[:c.pageSize]
-		if _, err := f.ReadAt(page, id*c.pageSize); err != nil {
+		page = page[:pageSize]
+		if _, err := f.ReadAt(page, id*pageSize); err != nil {
 			if errors.Is(err, io.EOF) {
 				return meta, nil
 			}
@@ -370,13 +367,13 @@ func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) e
 		if order.Uint64(page) != uint64(id) || order.Uint16(page[8:]) != flagLeaf {
 			continue
 		}
-		if more := int64(order.Uint32(page[12:])); more > 0 && (id+1+more)*c.pageSize <= size && more*c.pageSize <= salvageMost {
+		if more := int64(order.Uint32(page[12:])); more > 0 && (id+1+more)*pageSize <= size && more*pageSize <= salvageMost {
 			n += more
-			if int64(cap(page)) < n*c.pageSize {
-				page = make([]byte, 0, n*c.pageSize)
+			if int64(cap(page)) < n*pageSize {
+				page = make([]byte, 0, n*pageSize)
 			}
-			page = page[:n*c.pageSize]
-			if _, err := f.ReadAt(page, id*c.pageSize); err != nil {
+			page = page[:n*pageSize]
+			if _, err := f.ReadAt(page, id*pageSize); err != nil {
 				return meta, err
 			}
 		}
@@ -385,6 +382,18 @@ func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) e
 		}
 	}
 	return meta, nil
+}
+
+// pageSizeOf returns the page size of a corrupt file.
+func pageSizeOf(f *os.File, size int64) (int64, error) {
+	c := checker{f: f}
+	if _, _, err := c.meta(size); err != nil && !isDamaged(err) {
+		return 0, err
+	}
+	if c.pageSize < 1024 || c.pageSize > 1<<16 || c.pageSize&(c.pageSize-1) != 0 {
+		return salvagePage, nil
+	}
+	return c.pageSize, nil
 }
 
 // elements calls visit for each element of a leaf page, including elements of inline
