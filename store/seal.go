@@ -185,8 +185,8 @@ type sealResult struct {
 	err     error // set by the caller of seal
 }
 
-// errNoRoom is the error for a sealed segment that would exceed its limit.
-var errNoRoom = errors.New("the sealed segment has no room in the budget")
+// errNoRoom is the error for a copy that would exceed its limit.
+var errNoRoom = errors.New("the budget has no room")
 
 // seal replaces the rows of a finished segment by a sealed one. If it is interrupted,
 // the rows remain, or both: then the sealed one counts. Rows with corrupt records are
@@ -213,6 +213,13 @@ func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 	if err != nil {
 		out.abort(err)
 		return res, sealError(err)
+	}
+	if res.cut > 0 && exists(d, sealedName(s)) {
+		// It is corrupt, and may have the records that the rows have lost.
+		if err := d.rename(sealedName(s), quarantineName(sealedName(s), o.now)); err != nil {
+			out.abort(err)
+			return res, err
+		}
 	}
 	if res.size, err = out.finish(); err != nil {
 		return res, sealError(err)
