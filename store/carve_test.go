@@ -122,3 +122,33 @@ func TestForgedBlocks(t *testing.T) {
 		}
 	}
 }
+
+// TestCarvedBlockOfAnotherDay checks that a block that is found by its mark is ignored
+// if its records are of another day.
+func TestCarvedBlockOfAnotherDay(t *testing.T) {
+	dir := recorded(t, noon, 100)
+	sealDays(t, dir)
+	sessions := filepath.Join(dir, sessionsDir)
+	b, err := os.ReadFile(filepath.Join(sessions, "2026-11-01.sealed.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(b[:8192])
+	for name, want := range map[string]int{"2026-11-01": 100, "2026-10-31": 0, "2026-11-03": 0, "0001-01-01": 0} {
+		if err := os.RemoveAll(sessions); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(sessions, 0o750); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(sessions, name+sealedSuffix), b, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if got, _ := ids(t, &Reader{Dir: dir}, time.Time{}, time.Time{}); len(got) != want {
+				t.Errorf("%s: %d records, want %d", name, len(got), want)
+			}
+			found(t, dir, true)
+		}
+	}
+}

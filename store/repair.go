@@ -270,12 +270,20 @@ func (r *repairing) room(need int64) (free int64, err error) {
 	if r.Budget == 0 {
 		return math.MaxInt64, nil
 	}
-	free = r.Budget - stateSize(r.Dir)
+	free = r.Budget
+	files, err := r.p.state.files()
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range files {
+		if strings.HasPrefix(f.Name(), stateFile) {
+			free -= f.Size()
+		}
+	}
 	if r.p.sessions == nil {
 		return free, nil
 	}
-	files, err := r.p.sessions.files()
-	if err != nil {
+	if files, err = r.p.sessions.files(); err != nil {
 		return 0, err
 	}
 	for _, f := range files {
