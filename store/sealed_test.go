@@ -350,4 +350,8 @@ func TestSealedMetaPages(t *testing.T) {
 		return tx.Bucket(bucketMeta).Put([]byte(keyBlocks), []byte{0, 0, 0, 9})
 	})
 	check("the number of blocks is another", HealthDamaged)
+	change(t, path, func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Put(keySchema, []byte{0, 2}) })
+	if f := found(t, dir, true)[name]; f.Health != HealthOlder || f.Done != "" {
+		t.Errorf("schema 2, without marks: %+v", f)
+	}
 }
