@@ -26,7 +26,7 @@ func SealFile(dir string, all []Record) (int64, error) {
 		return 0, err
 	}
 	defer d.root.Close()
-	w, err := createSealed(d, Segment{Name: "2026-11-01.db", Day: all[0].End, Part: 1}, 4<<30, "", all[0].End)
+	w, err := createSealed(d, Segment{Name: "2026-11-01.db", Day: all[0].End, Part: 1}, nil, sealing{limit: 4 << 30, now: all[0].End})
 	if err != nil {
 		return 0, err
 	}
@@ -35,7 +35,7 @@ func SealFile(dir string, all []Record) (int64, error) {
 			return 0, err
 		}
 	}
-	return w.finish(nil)
+	return w.finish()
 }
 
 // ReadFile calls f for each record of the only sealed segment of a directory.

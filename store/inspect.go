@@ -63,6 +63,7 @@ type Inspector struct {
 	Tables   []string                             // the buckets of state.db
 	Row      func(Entry) error                    // checks a row; nil disables the check
 	Decode   bool                                 // check each record
+	Budget   int64                                // maximum bytes of all files for Repair; 0 for no limit
 }
 
 // Each calls visit for each file: segments first, oldest first. It returns the first
@@ -118,6 +119,9 @@ func (i *Inspector) each(p places, visit func(*File) error) error {
 		}
 		live := current(all)
 		for _, s := range all {
+			if s.Quarantined && !exists(p.sessions, s.Name) {
+				continue // Repair has removed it to make room
+			}
 			f := &File{Name: filepath.Join(sessionsDir, s.Name), Size: s.Size, Health: HealthLeft, Problem: "also sealed"}
 			if slices.Contains(live, s) {
 				f = i.segment(p.sessions, s)

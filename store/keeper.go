@@ -170,7 +170,7 @@ func (k *keeper) pause(err error, idle time.Duration) time.Duration {
 	case err == nil:
 		k.retry = retryFirst
 		return idle
-	case errors.Is(err, ErrNewer): // only the operator can fix this
+	case errors.Is(err, ErrNewer), errors.Is(err, ErrOlder): // only the operator can fix this
 		return retryLast
 	case errors.Is(err, ErrInUse) && time.Since(k.started) < inUseFor:
 		return retryInUse // another process could lock the directory first

@@ -254,19 +254,28 @@ func (r *Reader) segments(from recordKey) (*directory, []Segment, error) {
 		d.root.Close()
 		return nil, nil, fmt.Errorf("list recorded sessions: %w", err)
 	}
-	all = slices.DeleteFunc(current(all), func(s Segment) bool {
+	now := current(all)
+	all = slices.DeleteFunc(slices.Clone(now), func(s Segment) bool {
 		if from != (recordKey{}) && s.Day.Before(utcDay(from.time())) {
 			return true
 		}
 		switch {
-		case strings.HasSuffix(s.Name, salvagedMark):
-			r.problem(s.Name, errors.New("quarantined; its readable records are in a later part of the day"))
+		case strings.HasSuffix(s.Name, emptyMark):
+			r.problem(s.Name, errors.New("quarantined as corrupt; no record could be salvaged"))
+		case strings.HasSuffix(s.Name, salvagedMark) && slices.ContainsFunc(now, s.precedes):
+			r.problem(s.Name, errors.New("quarantined as corrupt; its readable records are in another file of the day"))
 		case s.Quarantined:
 			r.problem(s.Name, errors.New("quarantined as corrupt"))
 		}
 		return s.Quarantined
 	})
 	return d, all, nil
+}
+
+// precedes reports whether o can have the records that were salvaged from s: it is a
+// file of the same part of the day, or of a later one.
+func (s Segment) precedes(o Segment) bool {
+	return !o.Quarantined && o.Day.Equal(s.Day) && o.Part >= s.Part
 }
 
 // A cursor is at a record of an open segment.

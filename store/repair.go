@@ -6,22 +6,28 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
 )
 
 const (
-	salvagedMark = ".salvaged" // suffix of a quarantined file whose records are in another part
-	salvageBatch = 5000        // records per commit
-	salvagePage  = 4096        // page size without a readable meta page
-	salvageMost  = 8 << 20     // maximum bytes of a page with its overflow pages
+	salvagedMark = ".salvaged"             // suffix of a quarantined file whose readable records are in another file
+	emptyMark    = ".empty" + salvagedMark // the same for a file without readable records
+	salvageBatch = 5000                    // records per commit
+	salvagePage  = 4096                    // page size without a readable meta page
+	salvageMost  = 8 << 20                 // maximum bytes of a page with its overflow pages
+	leastRoom    = 64 << 10                // of the budget for a copy
 )
 
 // Repair checks the files like Each, repairs them, and calls visit with each result.
@@ -29,7 +35,8 @@ const (
 // the program version for new files.
 //
 // A corrupt state.db is quarantined. If only rows are invalid, it is replaced by a
-// copy without them and quarantined.
+// copy without them and quarantined. A file that cannot be copied, because the disk
+// or the budget has no room, remains in place.
 func (i *Inspector) Repair(program string, now time.Time, visit func(*File) error) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil {
@@ -43,8 +50,9 @@ func (i *Inspector) Repair(program string, now time.Time, visit func(*File) erro
 		}
 		defer lock.Close()
 	}
+	r := repairing{i, p, program, now}
 	return i.each(p, func(f *File) error {
-		done, err := i.repair(p, f, program, now)
+		done, err := r.file(f)
 		f.Done = done
 		if err != nil {
 			f.Done = strings.TrimPrefix(f.Done+"; ", "; ") + "not repaired: " + err.Error()
@@ -57,9 +65,18 @@ func (i *Inspector) Repair(program string, now time.Time, visit func(*File) erro
 	})
 }
 
-func (i *Inspector) repair(p places, f *File, program string, now time.Time) (done string, err error) {
-	d, name := p.of(f)
-	aside := quarantineName(name, now)
+// repairing is a repair of a directory.
+type repairing struct {
+	*Inspector
+	p       places
+	program string
+	now     time.Time
+}
+
+// file repairs a file. It returns the actions.
+func (r *repairing) file(f *File) (done string, err error) {
+	d, name := r.p.of(f)
+	aside := quarantineName(name, r.now)
 	switch {
 	case f.Health == HealthLeft:
 		if s, ok := parseSegment(name); ok && !sealedWhole(d, s) {
@@ -70,57 +87,217 @@ func (i *Inspector) repair(p places, f *File, program string, now time.Time) (do
 		}
 		return "removed", nil
 	case f.Segment != nil && f.Health == HealthAside && !strings.HasSuffix(name, salvagedMark):
-		return salvage(d, *f.Segment, name, program, now)
+		done, err := r.salvage(d, *f.Segment, name, nil)
+		return done.String(), err
 	case f.Health != HealthDamaged:
 		return "", nil
 	case f.Segment != nil && f.Segment.Sealed && exists(d, segmentFile(f.Segment.Day, f.Segment.Part)):
-		// Its rows have all records.
-		return "quarantined as " + aside, errors.Join(d.rename(name, aside+salvagedMark), d.sync())
+		return r.both(d, *f.Segment, aside)
 	case f.Segment != nil:
-		done, err = salvage(d, *f.Segment, aside, program, now)
-		if err == nil {
-			return "quarantined as " + aside + ", " + done, nil
-		}
-		// Quarantine it nevertheless, because a later version may salvage more.
-	case !f.broken:
-		if err := i.replaceState(d, aside); err != nil {
+		done, err := r.salvage(d, *f.Segment, aside, nil)
+		if err != nil {
 			return "", err
+		}
+		return "quarantined as " + aside + ", " + done.String(), nil
+	case !f.broken:
+		if free, err := r.room(f.Size); err != nil || free < f.Size {
+			return "", errors.Join(err, leftInPlace(errNoRoom))
+		}
+		if err := r.replaceState(d, aside); err != nil {
+			return "", leftInPlace(err)
 		}
 		f.Health = HealthOK
 		return fmt.Sprintf("%d rows removed; a copy with them is %s", f.Bad, aside), nil
 	}
-	if e := d.rename(name, aside); e != nil {
-		return "", errors.Join(e, err)
+	if err := d.rename(name, aside); err != nil {
+		return "", err
 	}
-	return "quarantined as " + aside, errors.Join(err, d.sync())
+	return "quarantined as " + aside, d.sync()
 }
 
-// salvage copies the readable records of the corrupt segment s to a new part of its
-// day. It then renames s to aside and marks it as salvaged. If it is interrupted
-// earlier, records may be in two parts, which readers handle.
-func salvage(d *directory, s Segment, aside, program string, now time.Time) (done string, err error) {
-	part, err := nextPart(d, s.Day)
+// both repairs a corrupt sealed segment whose rows are still there. If the rows are
+// whole, they remain, and only records that they lack are copied. Otherwise the
+// readable records of both are copied.
+func (r *repairing) both(d *directory, sealed Segment, aside string) (done string, err error) {
+	rows := Segment{Name: segmentFile(sealed.Day, sealed.Part), Day: sealed.Day, Part: sealed.Part}
+	info, err := d.root.Lstat(rows.Name)
 	if err != nil {
 		return "", err
 	}
-	limit := 2*s.Size + 16<<20 // new pages may contain fewer records
-	var kept int
-	if s.Sealed {
-		kept, err = salvageBlocks(d, s, part, sealing{limit: limit, program: program, now: now})
-		part.Name = sealedName(part)
-	} else {
-		kept, err = salvageRows(d, s, part, limit, program, now)
+	rows.Size = info.Size()
+	keys, err := wholeKeys(d, rows)
+	note := "its rows are intact"
+	if isDamaged(err) {
+		to, err := r.salvage(d, rows, quarantineName(rows.Name, r.now), nil)
+		if err != nil {
+			return "", err
+		}
+		if note = "its rows are also corrupt: " + to.String(); to.kept == 0 {
+			keys = nil
+		} else if keys, err = wholeKeys(d, to.part); err != nil && !isDamaged(err) {
+			return note, err
+		}
+	} else if err != nil {
+		return "", fmt.Errorf("read %s: %w", rows.Name, err)
+	}
+	more, err := r.salvage(d, sealed, aside, keys)
+	if err != nil {
+		return note, err
+	}
+	if more.kept > 0 || len(keys) == 0 {
+		note += "; " + more.String()
+	}
+	return "quarantined as " + aside + ", " + note, nil
+}
+
+// wholeKeys returns the keys of the whole records of rows. If others are corrupt, the
+// error is the damage.
+func wholeKeys(d *directory, s Segment) (keys []recordKey, err error) {
+	f, err := d.open(s.Name, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	c, err := openRows(f, s, newQuery(time.Time{}, time.Time{}, AllKinds))
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	in := c.src.(*rows)
+	var bad error
+	for {
+		key, ok, err := in.next()
+		if !ok || err != nil {
+			return keys, cmp.Or(err, bad)
+		}
+		switch _, whole, err := readable(in.key, in.value); {
+		case err != nil:
+			bad = err
+		case !whole:
+			bad = damaged("a step of a record")
+		default:
+			keys = append(keys, key)
+		}
+	}
+}
+
+// salvaged is the result of a salvage.
+type salvaged struct {
+	part Segment // of the copied records
+	kept int     // their number
+}
+
+func (s salvaged) String() string {
+	switch {
+	case s.part.Name == "":
+		return ""
+	case s.kept == 0:
+		return "no record could be salvaged"
+	}
+	return fmt.Sprintf("%d records salvaged into %s", s.kept, s.part.Name)
+}
+
+// salvage copies the readable records of the corrupt segment s, except those with
+// keys of have, to a new part of its day. It then renames s to aside and marks it as
+// salvaged. If it is interrupted before that, records may be in two parts, which
+// readers expect. After an error, s remains.
+func (r *repairing) salvage(d *directory, s Segment, aside string, have []recordKey) (to salvaged, err error) {
+	part, err := nextPart(d, s.Day)
+	if err != nil {
+		return to, err
+	}
+	err = r.within(s.Size, func(limit int64) (err error) {
+		if !s.Sealed {
+			to.kept, err = salvageRows(d, s, part, limit, r.program, r.now)
+			return err
+		}
+		to.kept, err = salvageBlocks(d, s, part, have, sealing{limit: limit, program: r.program, now: r.now})
+		return err
+	})
+	mark := salvagedMark
+	if to.kept == 0 && len(have) == 0 {
+		mark = emptyMark
 	}
 	if err == nil {
-		err = d.rename(s.Name, aside+salvagedMark)
+		err = d.rename(s.Name, aside+mark)
 	}
+	if err == nil {
+		err = d.sync()
+	}
+	if err != nil {
+		return salvaged{}, fmt.Errorf("salvage %s: %w", s.Name, leftInPlace(err))
+	}
+	if to.part = part; s.Sealed {
+		to.part.Name, to.part.Sealed = sealedName(part), true
+	}
+	return to, nil
+}
+
+// leftInPlace adds the remedy to the error of a file that is left in place.
+func leftInPlace(err error) error {
 	switch {
-	case err != nil:
-		return "", fmt.Errorf("salvage %s: %w", s.Name, err)
-	case kept == 0:
-		return "no record could be salvaged", d.sync()
+	case errors.Is(err, errNoRoom):
+		return fmt.Errorf("%w for a copy, and no salvaged file is left to remove; left in place: set a larger budget, or move a file away, and repair again", err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("%w; left in place: free some space and repair again", err)
 	}
-	return fmt.Sprintf("%d records salvaged into %s", kept, part.Name), d.sync()
+	return err
+}
+
+// within calls write with the maximum size of the copy of a file: the free part of
+// the budget.
+func (r *repairing) within(size int64, write func(limit int64) error) error {
+	most := 2*size + 16<<20 // new pages may contain fewer records
+	tried := int64(leastRoom)
+	for _, need := range []int64{size + allocSize, most} {
+		free, err := r.room(need)
+		if err != nil {
+			return err
+		}
+		if free = min(free, most); free <= tried {
+			continue
+		}
+		tried = free
+		if err := write(free); !errors.Is(sealError(err), errNoRoom) {
+			return err
+		}
+	}
+	return errNoRoom
+}
+
+// room returns the free bytes of the budget. While they are less than need, it removes
+// salvaged files, oldest first, and never others.
+func (r *repairing) room(need int64) (free int64, err error) {
+	if r.Budget == 0 {
+		return math.MaxInt64, nil
+	}
+	free = r.Budget
+	files, err := r.p.state.files()
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range files {
+		if strings.HasPrefix(f.Name(), stateFile) {
+			free -= f.Size()
+		}
+	}
+	if r.p.sessions == nil {
+		return free, nil
+	}
+	if files, err = r.p.sessions.files(); err != nil {
+		return 0, err
+	}
+	for _, f := range files {
+		free -= f.Size()
+	}
+	for _, s := range segmentsOf(files) {
+		if free < need && strings.HasSuffix(s.Name, salvagedMark) {
+			if err := r.p.sessions.remove(s.Name); err != nil {
+				return 0, err
+			}
+			free += s.Size
+		}
+	}
+	return free, nil
 }
 
 // salvageRows copies the readable records of rows to the segment part.
@@ -146,9 +323,9 @@ func salvageRows(d *directory, s, part Segment, limit int64, program string, now
 	return kept, errors.Join(err, d.remove(part.Name+newSuffix))
 }
 
-// salvageBlocks copies the readable blocks of a sealed segment, and the readable
-// columns of other blocks, to the sealed segment of part.
-func salvageBlocks(d *directory, s, part Segment, o sealing) (kept int, err error) {
+// salvageBlocks copies the readable blocks of a sealed segment to the sealed segment
+// of part, and the readable columns of the others, without records with keys of have.
+func salvageBlocks(d *directory, s, part Segment, have []recordKey, o sealing) (kept int, err error) {
 	in, err := openSealed(d, s)
 	if isDamaged(err) {
 		return 0, nil // no block can be found
@@ -157,12 +334,12 @@ func salvageBlocks(d *directory, s, part Segment, o sealing) (kept int, err erro
 		return 0, err
 	}
 	defer in.close()
-	out, err := createSealed(d, part, o.limit, o.program, o.now)
+	out, err := createSealed(d, part, in.meta, o)
 	if err != nil {
 		return 0, err
 	}
 	for i := range in.blocks {
-		if err = in.salvage(&in.blocks[i], out); err != nil {
+		if err = in.salvage(&in.blocks[i], out, have); err != nil {
 			out.abort(err)
 			return 0, err
 		}
@@ -171,18 +348,18 @@ func salvageBlocks(d *directory, s, part Segment, o sealing) (kept int, err erro
 		out.abort(nil)
 		return 0, nil
 	}
-	_, err = out.finish(in.meta)
+	_, err = out.finish()
 	return out.records, err
 }
 
 // salvage copies a block to out. If columns of steps are corrupt, the records are
 // copied without steps of these kinds. If columns of records are corrupt, the block is
-// lost.
-func (s *sealedFile) salvage(info *blockInfo, out *sealWriter) error {
+// lost. Records with keys of have, which are sorted, are omitted.
+func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, have []recordKey) error {
 	var b decodedBlock
 	err := s.check(info, &b)
-	if err == nil && !info.bare && info.first.compare(out.last) > 0 {
-		return out.put(sealedBlock{*info, bytes.Clone(b.buf)})
+	if err == nil && !info.bare && len(have) == 0 && info.first.compare(out.last) > 0 {
+		return out.put(sealedBlock{*info, bytes.Clone(b.value())})
 	}
 	kinds := AllKinds
 	if isDamaged(err) {
@@ -203,6 +380,9 @@ func (s *sealedFile) salvage(info *blockInfo, out *sealWriter) error {
 	return b.each(func(r *Record) error {
 		if r.key().compare(out.last) <= 0 {
 			return nil // carve has found two blocks with it
+		}
+		if _, ok := slices.BinarySearchFunc(have, r.key(), recordKey.compare); ok {
+			return nil
 		}
 		if kinds != AllKinds {
 			r.Omitted++ // the number of lost steps is unknown
@@ -323,12 +503,9 @@ type scanned struct {
 // records never change. Scan returns the readable metadata.
 func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) error) (meta scanned, err error) {
 	meta.rules.text = make(map[uint32]string)
-	c := checker{f: f}
-	if _, _, err := c.meta(size); err != nil && !isDamaged(err) {
+	pageSize, err := pageSizeOf(f, size)
+	if err != nil {
 		return meta, err
-	}
-	if c.pageSize < 1024 || c.pageSize > 1<<16 || c.pageSize&(c.pageSize-1) != 0 {
-		c.pageSize = salvagePage
 	}
 	element := func(key, value []byte) error {
 		switch {
@@ -357,11 +534,11 @@ func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) e
 		}
 		return visit(key, value)
 	}
-	page := make([]byte, 0, c.pageSize)
-	for id, n := int64(2), int64(1); (id+1)*c.pageSize <= size; id += n {
+	page := make([]byte, 0, pageSize)
+	for id, n := int64(2), int64(1); (id+1)*pageSize <= size; id += n {
 		n = 1
-		page = page[:c.pageSize]
-		if _, err := f.ReadAt(page, id*c.pageSize); err != nil {
+		page = page[:pageSize]
+		if _, err := f.ReadAt(page, id*pageSize); err != nil {
 			if errors.Is(err, io.EOF) {
 				return meta, nil
 			}
@@ -370,13 +547,13 @@ func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) e
 		if order.Uint64(page) != uint64(id) || order.Uint16(page[8:]) != flagLeaf {
 			continue
 		}
-		if more := int64(order.Uint32(page[12:])); more > 0 && (id+1+more)*c.pageSize <= size && more*c.pageSize <= salvageMost {
+		if more := int64(order.Uint32(page[12:])); more > 0 && (id+1+more)*pageSize <= size && more*pageSize <= salvageMost {
 			n += more
-			if int64(cap(page)) < n*c.pageSize {
-				page = make([]byte, 0, n*c.pageSize)
+			if int64(cap(page)) < n*pageSize {
+				page = make([]byte, 0, n*pageSize)
 			}
-			page = page[:n*c.pageSize]
-			if _, err := f.ReadAt(page, id*c.pageSize); err != nil {
+			page = page[:n*pageSize]
+			if _, err := f.ReadAt(page, id*pageSize); err != nil {
 				return meta, err
 			}
 		}
@@ -385,6 +562,18 @@ func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) e
 		}
 	}
 	return meta, nil
+}
+
+// pageSizeOf returns the page size of a corrupt file.
+func pageSizeOf(f *os.File, size int64) (int64, error) {
+	c := checker{f: f}
+	if _, _, err := c.meta(size); err != nil && !isDamaged(err) {
+		return 0, err
+	}
+	if c.pageSize < 1024 || c.pageSize > 1<<16 || c.pageSize&(c.pageSize-1) != 0 {
+		return salvagePage, nil
+	}
+	return c.pageSize, nil
 }
 
 // elements calls visit for each element of a leaf page, including elements of inline

@@ -116,6 +116,9 @@ func TestRepair(t *testing.T) {
 				t.Errorf("repaired: %+v", f)
 			}
 			kept, err := os.ReadFile(path + ".damaged-20261101T120000000Z.salvaged")
+			if errors.Is(err, os.ErrNotExist) && least[name] == 0 {
+				kept, err = os.ReadFile(path + ".damaged-20261101T120000000Z" + emptyMark)
+			}
 			if err != nil || string(kept) != string(damaged) {
 				t.Errorf("the damaged file is not kept: %v", err)
 			}
@@ -268,8 +271,15 @@ func FuzzScan(f *testing.F) {
 		if _, err := file.Write(data); err != nil {
 			t.Fatal(err)
 		}
-		_, err = scan(file, int64(len(data)), utcDay(noon), func(key, value []byte) error { _, _, err := readable(key, value); return err })
-		if err != nil && !errors.Is(err, ErrNewer) {
+		_, err = scan(file, int64(len(data)), utcDay(noon), func(key, value []byte) error {
+			part, _, err := readable(key, value)
+			if err != nil {
+				return nil // its head is corrupt: it is not salvaged
+			}
+			r, err := Decode(key, part)
+			return errors.Join(err, r.Steps(func(*Step) bool { return true }))
+		})
+		if err != nil && !errors.Is(err, ErrNewer) && !errors.Is(err, ErrOlder) {
 			t.Fatal(err)
 		}
 	})

@@ -19,7 +19,8 @@ package store
 //	    2026-10-31.sealed.db           mode 0640; the sessions of that day in blocks
 //	    2026-11-02.db
 //	    2026-11-02.3.db.damaged-20261102T101500Z   quarantined, not read
-//	    2026-11-02.db.damaged-20261102T101500Z.salvaged   its readable records are in a later part
+//	    2026-11-02.db.damaged-20261102T101500Z.salvaged   its readable records are in another part
+//	    2026-11-02.5.db.damaged-20261102T101500Z.empty.salvaged   it has no readable records
 //	    2026-11-02.4.db.new            temporary; only a crash leaves one
 //	    clock                          the last trusted time (RFC 3339): see clock
 //
@@ -60,6 +61,7 @@ import (
 
 const (
 	schema       = 2 // schema 1 had other step numbers; this program does not read it
+	sealedSchema = 3 // of sealed segments; schema 2 had no marks
 	sessionsDir  = "sessions"
 	dayLayout    = "2006-01-02"
 	newSuffix    = ".new"

@@ -2,11 +2,13 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -22,12 +24,14 @@ const sealBatch = 8 << 20
 type sealWriter struct {
 	d       *directory
 	out     *segment
+	mark    []byte // see newMark
 	encoder *blockEncoder
 	info    blockInfo // of the records in encoder
 	hashes  []uint64  // of these records
 	blocks  []sealedBlock
 	size    int // bytes of blocks
 	records int // in all blocks
+	count   int // of all blocks
 	last    recordKey
 }
 
@@ -37,15 +41,33 @@ type sealedBlock struct {
 	value []byte
 }
 
-// createSealed creates the temporary file of the sealed segment of a part. It is not
-// larger than limit.
-func createSealed(d *directory, part Segment, limit int64, program string, now time.Time) (*sealWriter, error) {
+// createSealed creates the temporary file of the sealed segment of a part, with the
+// metadata of the original.
+func createSealed(d *directory, part Segment, meta metadata, o sealing) (*sealWriter, error) {
 	info := Segment{Name: sealedName(part), Day: part.Day, Part: part.Part, Sealed: true}
-	out, err := createFile(d, info, limit, schema, program, now, bucketBlocks, bucketIndex)
+	out, err := createFile(d, info, o.limit, sealedSchema, o.program, o.now, bucketBlocks, bucketIndex)
 	if err != nil {
-		return nil, err
+		return nil, sealError(err)
 	}
-	return &sealWriter{d: d, out: out, encoder: newBlockEncoder()}, nil
+	w := &sealWriter{d: d, out: out, mark: newMark(), encoder: newBlockEncoder()}
+	err = out.update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketMeta)
+		for k, v := range meta {
+			switch k {
+			case string(keySchema), string(keyProgram), keyMark, keyBlocks: // of the original file
+				continue
+			}
+			if err := b.Put([]byte(k), v); err != nil {
+				return err
+			}
+		}
+		return b.Put([]byte(keyMark), appendMark(nil, w.mark))
+	})
+	if err != nil {
+		w.abort(err)
+		return nil, sealError(err)
+	}
+	return w, nil
 }
 
 // add adds a record. The keys of records must increase. It reports whether a block
@@ -82,6 +104,7 @@ func (w *sealWriter) put(b sealedBlock) error {
 	w.last = b.last
 	w.size += len(b.value)
 	w.records += int(b.records)
+	w.count++
 	if w.size < sealBatch {
 		return nil
 	}
@@ -93,7 +116,7 @@ func (w *sealWriter) commit() error {
 		for i := range w.blocks {
 			b := &w.blocks[i]
 			key := b.first.append(nil)
-			for name, value := range map[string][]byte{string(bucketBlocks): b.value, string(bucketIndex): b.append(nil)} {
+			for name, value := range map[string][]byte{string(bucketBlocks): slices.Concat(w.mark, b.value), string(bucketIndex): b.append(nil)} {
 				bucket := tx.Bucket([]byte(name))
 				bucket.FillPercent = fillPercent
 				if err := bucket.Put(key, value); err != nil {
@@ -107,24 +130,20 @@ func (w *sealWriter) commit() error {
 	return err
 }
 
-// finish writes the metadata of the original, renames the file and returns its size.
-func (w *sealWriter) finish(meta metadata) (size int64, err error) {
+// finish writes the last blocks and their number, renames the file and returns its
+// size. The last commit is repeated, so that each of the two meta pages of bbolt leads
+// to all blocks.
+func (w *sealWriter) finish() (size int64, err error) {
 	err = w.flush()
 	if err == nil {
 		err = w.commit()
 	}
-	if err == nil {
-		err = w.out.update(func(tx *bbolt.Tx) error {
-			for k, v := range meta {
-				if k == string(keySchema) || k == string(keyProgram) {
-					continue
-				}
-				if err := tx.Bucket(bucketMeta).Put([]byte(k), v); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+	for range 2 {
+		if err == nil {
+			err = w.out.update(func(tx *bbolt.Tx) error {
+				return tx.Bucket(bucketMeta).Put([]byte(keyBlocks), binary.BigEndian.AppendUint32(nil, uint32(w.count)))
+			})
+		}
 	}
 	if err == nil {
 		err = w.out.file.Sync()
@@ -166,8 +185,8 @@ type sealResult struct {
 	err     error // set by the caller of seal
 }
 
-// errNoRoom is the error for a sealed segment that would exceed its limit.
-var errNoRoom = errors.New("the sealed segment has no room in the budget")
+// errNoRoom is the error for a copy that would exceed its limit.
+var errNoRoom = errors.New("the budget has no room")
 
 // seal replaces the rows of a finished segment by a sealed segment. If it is
 // interrupted, the rows remain, or both segments: readers then use the sealed segment.
@@ -186,7 +205,7 @@ func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 		return res, err
 	}
 	defer in.close() // keeps the lock: no Writer opens the rows meanwhile
-	out, err := createSealed(d, s, o.limit, o.program, o.now)
+	out, err := createSealed(d, s, in.src.metadata(), o)
 	if err != nil {
 		return res, err
 	}
@@ -195,11 +214,17 @@ func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 		out.abort(err)
 		return res, sealError(err)
 	}
-	res.size, err = out.finish(in.src.metadata())
-	res.records = out.records // with those of the last block
-	if err != nil {
+	if res.cut > 0 && exists(d, sealedName(s)) {
+		// It is corrupt, and may have the records that the rows have lost.
+		if err := d.rename(sealedName(s), quarantineName(sealedName(s), o.now)); err != nil {
+			out.abort(err)
+			return res, err
+		}
+	}
+	if res.size, err = out.finish(); err != nil {
 		return res, sealError(err)
 	}
+	res.records = out.records
 	if res.cut > 0 {
 		return res, d.rename(s.Name, quarantineName(s.Name, o.now)+salvagedMark)
 	}
@@ -290,13 +315,13 @@ func rewrite(d *directory, s Segment, o sealing, keep func(*Record) bool) (remov
 	case removed == total:
 		return removed, errors.Join(d.remove(s.Name), d.sync())
 	}
-	out, err := createSealed(d, s, o.limit, o.program, o.now)
+	out, err := createSealed(d, s, in.meta, o)
 	if err != nil {
 		return 0, err
 	}
 	err = in.each(func(i int, b *decodedBlock) error {
 		if !touched[i] {
-			return out.put(sealedBlock{in.blocks[i], bytes.Clone(b.buf)})
+			return out.put(sealedBlock{in.blocks[i], bytes.Clone(b.value())})
 		}
 		return b.each(func(r *Record) (err error) {
 			if keep(r) {
@@ -309,7 +334,7 @@ func rewrite(d *directory, s Segment, o sealing, keep func(*Record) bool) (remov
 		out.abort(err)
 		return 0, sealError(err)
 	}
-	_, err = out.finish(in.meta)
+	_, err = out.finish()
 	return removed, sealError(err)
 }
 

@@ -13,8 +13,6 @@ import (
 	"os"
 	"slices"
 	"time"
-
-	"scanwatch/store/column"
 )
 
 // A sealed segment has the same sessions as its rows, in the same order, in blocks of
@@ -25,7 +23,8 @@ const (
 	blockBytes = 2 << 20 // of these records before compression, for the encoder
 	maxBlock   = 8 << 20 // maximum bytes of a block
 	maxRead    = 16 << 20
-	blockMagic = "SWB\x01" // the first bytes of a block
+	blockMagic = "SWB\x01" // the first bytes of a block, after the mark
+	markSize   = 16        // bytes of the mark of a file
 	indexHead  = 4 + KeySize + 4 + 8 + 8 + 4
 
 	filterBits   = 8 // for each value
@@ -35,6 +34,8 @@ const (
 var (
 	bucketBlocks = []byte("blocks")
 	bucketIndex  = []byte("index")
+	keyMark      = "mark"   // the mark of the file and its CRC-32C
+	keyBlocks    = "blocks" // the number of blocks
 	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
 )
 
@@ -68,7 +69,7 @@ type blockInfo struct {
 
 	// Not in the file.
 	bare     bool  // the entry is lost: filter and crc are unknown
-	at, size int64 // place of the block
+	at, size int64 // place of the block with the mark before it
 	lost     error // the block cannot be read
 }
 
@@ -221,6 +222,7 @@ type sealedFile struct {
 	Segment
 	file   *os.File
 	meta   metadata
+	mark   []byte      // precedes each block
 	blocks []blockInfo // oldest first
 	broken error       // the first error in the structure of the file, or nil
 }
@@ -266,11 +268,17 @@ func (s *sealedFile) open() error {
 		return err
 	}
 	if v := s.meta[string(keySchema)]; len(v) == 2 {
-		if err := knownSchema(int(binary.BigEndian.Uint16(v))); err != nil {
+		if err := knownSchema(int(binary.BigEndian.Uint16(v)), sealedSchema); err != nil {
 			return err
 		}
 	} else {
 		s.damage(damaged("no schema version"))
+	}
+	if s.mark = openMark(s.meta[keyMark]); s.mark == nil {
+		s.damage(damaged("the mark of the file is lost"))
+	}
+	if v := s.meta[keyBlocks]; len(v) != 4 || int(binary.BigEndian.Uint32(v)) != len(s.blocks) {
+		s.damage(damaged("the list of blocks is incomplete"))
 	}
 	if s.broken != nil {
 		if err := s.carve(); err != nil {
@@ -307,39 +315,8 @@ func (s *sealedFile) read(at, size int64, buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
-// carve searches the whole file for blocks, because pages are corrupt. Unused pages
-// can contain a second copy of a block.
-func (s *sealedFile) carve() error {
-	info, err := s.file.Stat()
-	if err != nil {
-		return err
-	}
-	s.blocks = nil
-	const window = 4 << 20
-	var r column.Reader
-	var buf []byte
-	for at := int64(0); at < info.Size(); at += window {
-		buf, err = s.read(at, min(window+maxBlock, info.Size()-at), buf)
-		if err != nil {
-			return err
-		}
-		for from := 0; from < window; {
-			i := bytes.Index(buf[from:], []byte(blockMagic))
-			if i < 0 || from+i >= window {
-				break
-			}
-			from += i
-			if r.Open(buf[from:]) == nil { // the size is unknown; bytes after the block do no harm
-				s.blocks = append(s.blocks, blockInfo{at: at + int64(from), size: int64(min(len(buf)-from, maxBlock)), bare: true})
-			}
-			from++
-		}
-	}
-	return nil
-}
-
-// match completes the blocks with their entries of the index. A block without an entry
-// is read, so that its keys are known.
+// match completes the blocks with their entries of the index. A block without one is
+// read, so that its keys are known.
 func (s *sealedFile) match(entries map[recordKey][]byte) error {
 	var b decodedBlock
 	for i := range s.blocks {
@@ -362,6 +339,9 @@ func (s *sealedFile) match(entries map[recordKey][]byte) error {
 		}
 		*info = blockInfo{at: info.at, size: info.size, bare: true}
 		_ = b.each(func(r *Record) error { info.count(r); return nil })
+		if !belongs(utcDay(info.first.time()), s.Day) || !belongs(utcDay(info.last.time()), s.Day) {
+			*info = blockInfo{lost: damaged("block of another day")}
+		}
 	}
 	// The index has the keys of the blocks that carve has not found.
 	s.blocks = slices.DeleteFunc(s.blocks, func(b blockInfo) bool { return b.lost != nil && b.first == recordKey{} })
@@ -393,8 +373,10 @@ func (s *sealedFile) has(key recordKey) bool {
 type decodedBlock struct {
 	block
 	keys []recordKey // of the records
-	buf  []byte
+	buf  []byte      // the mark and the block
 }
+
+func (b *decodedBlock) value() []byte { return b.buf[markSize:] }
 
 // search returns the number of the first record that is not before a key.
 func (b *decodedBlock) search(key recordKey) int {
@@ -410,7 +392,10 @@ func (s *sealedFile) load(info *blockInfo, b *decodedBlock, kinds Kinds) (err er
 	if b.buf, err = s.read(info.at, info.size, b.buf); err != nil {
 		return err
 	}
-	return b.decode(b.buf, info, kinds)
+	if len(s.mark) != markSize || !bytes.HasPrefix(b.buf, s.mark) {
+		return damaged("block %s: not of this file", info.name())
+	}
+	return b.decode(b.value(), info, kinds)
 }
 
 // decode decodes a block and compares it with its entry of the index.
@@ -457,7 +442,7 @@ func (s *sealedFile) check(info *blockInfo, b *decodedBlock) error {
 	if err := s.load(info, b, AllKinds); err != nil || info.bare {
 		return err
 	}
-	if crc32.Checksum(b.buf, castagnoli) != info.crc {
+	if crc32.Checksum(b.value(), castagnoli) != info.crc {
 		return damaged("block %s: checksum", info.name())
 	}
 	var sum blockInfo
@@ -496,13 +481,14 @@ func (s *sealedFile) lastKey() (last recordKey) {
 	return last
 }
 
-// knownSchema returns an error if this program cannot read segments with a schema.
-func knownSchema(n int) error {
+// knownSchema returns an error if the schema n of a file is not the one that this
+// program reads.
+func knownSchema(n, known int) error {
 	switch {
-	case n > schema:
-		return fmt.Errorf("schema %d, this program knows up to %d: %w", n, schema, ErrNewer)
-	case n < schema:
-		return fmt.Errorf("schema %d, this program reads %d: %w", n, schema, ErrOlder)
+	case n > known:
+		return fmt.Errorf("schema %d, this program knows up to %d: %w", n, known, ErrNewer)
+	case n < known:
+		return fmt.Errorf("schema %d, this program reads %d: %w", n, known, ErrOlder)
 	}
 	return nil
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/bbolt"
+
 	"scanwatch/store/column"
 )
 
@@ -291,4 +293,65 @@ func TestSealedDamage(t *testing.T) {
 		lost += n - after
 	}
 	t.Logf("%d of %d changes were harmless; on average a change costs %d of %d records", harmless, rounds, lost/rounds, n)
+}
+
+// TestSealedMetaPages checks that either meta page of a sealed segment leads to all
+// records and texts of rules, and that a segment without a list of all blocks is
+// corrupt.
+func TestSealedMetaPages(t *testing.T) {
+	if os.Getpagesize() != 4096 {
+		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")
+	}
+	const n = 9000
+	dir := recorded(t, noon, n)
+	rule := "reject 550 because of evidence scanner"
+	rows := filepath.Join(dir, sessionsDir, "2026-11-01.db")
+	change(t, rows, func(tx *bbolt.Tx) error {
+		return putRules(tx, (*ruleTexts)(nil).with([]string{rule}))
+	})
+	sealDays(t, dir)
+	name := "2026-11-01.sealed.db"
+	path := filepath.Join(dir, sessionsDir, name)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, health Health) {
+		t.Helper()
+		got, problems := ids(t, &Reader{Dir: dir}, time.Time{}, time.Time{})
+		if len(got) != n || (problems != nil) != health.Bad() {
+			t.Errorf("%s: %d records, %q", what, len(got), problems)
+		}
+		rules := make(map[uint32]string)
+		if err := (&Reader{Dir: dir, Rules: rules}).Each(time.Time{}, time.Time{}, 0, func(*Record) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if rules[RuleRef(rule)] != rule {
+			t.Errorf("%s: texts of rules %v", what, rules)
+		}
+		if f := found(t, dir, false)[name]; f.Health != health {
+			t.Errorf("%s: %+v, want %s", what, f, health)
+		}
+	}
+	for page := range 2 {
+		b := bytes.Clone(whole)
+		clear(b[page*4096:][:4096])
+		if err := os.WriteFile(path, b, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		check(fmt.Sprintf("meta page %d is lost", page), HealthOK)
+	}
+	if err := os.WriteFile(path, whole, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	change(t, path, func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Delete([]byte(keyBlocks)) })
+	check("the number of blocks is lost", HealthDamaged)
+	change(t, path, func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketMeta).Put([]byte(keyBlocks), []byte{0, 0, 0, 9})
+	})
+	check("the number of blocks is another", HealthDamaged)
+	change(t, path, func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Put(keySchema, []byte{0, 2}) })
+	if f := found(t, dir, true)[name]; f.Health != HealthOlder || f.Done != "" {
+		t.Errorf("schema 2, without marks: %+v", f)
+	}
 }

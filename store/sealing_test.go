@@ -351,7 +351,7 @@ func TestRewrite(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.close()
-		err = f.each(func(_ int, b *decodedBlock) error { all = append(all, bytes.Clone(b.buf)); return nil })
+		err = f.each(func(_ int, b *decodedBlock) error { all = append(all, bytes.Clone(b.value())); return nil })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -324,7 +324,7 @@ func checkSchema(tx *bbolt.Tx) error {
 	}
 	n, err := schemaOf(tx, schema)
 	if err == nil {
-		err = knownSchema(n)
+		err = knownSchema(n, schema)
 	}
 	return err
 }

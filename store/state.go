@@ -3,7 +3,7 @@ package store
 // The state that is kept across sessions is in DIR/state.db (mode 0640), a bbolt
 // file with a bucket for each table. Package filter/memory describes the rows.
 //
-//	meta  "schema"   uint16, big-endian: 1
+//	meta  "schema"   uint16, big-endian: 2
 //	      "created"  int64, big-endian: microseconds since 1970
 //	      "program"  text: version of the program that created the file
 //
@@ -75,9 +75,13 @@ type StateOptions struct {
 	migrations []func(*bbolt.Tx) error
 }
 
-// migrations convert a file from one schema to the next, starting with schema 1. The
-// current schema is their number plus one. The directory testdata has a file of
-// every released schema.
+// firstStateSchema is the first schema of state.db that this program reads. Schema 1
+// had other rows.
+const firstStateSchema = 2
+
+// migrations convert a file from one schema to the next, starting with
+// firstStateSchema. The current schema is their number plus firstStateSchema. The
+// directory testdata has a file of every released schema.
 var migrations []func(*bbolt.Tx) error
 
 // A State stores rows in one file, across sessions. A background goroutine accesses the
@@ -132,7 +136,7 @@ func OpenState(dir string, o StateOptions) *State {
 	}
 	s := &State{path: filepath.Join(dir, stateFile), o: o,
 		k: newKeeper(keeperOptions{name: stateFile, data: "state", state: dir, log: o.Log, now: o.now, hint: stateHint})}
-	s.status.Path, s.status.Schema = s.path, len(o.migrations)+1
+	s.status.Path, s.status.Schema = s.path, firstStateSchema+len(o.migrations)
 	s.k.start(s.run)
 	return s
 }
@@ -203,6 +207,8 @@ func stateHint(err error) string {
 	switch {
 	case errors.Is(err, bolterrors.ErrMaxSizeReached):
 		return "remove the file while the filter runs: it is rewritten from memory without free pages"
+	case errors.Is(err, ErrOlder):
+		return "the filter continues without this state; it creates a new one in a new directory"
 	case errors.Is(err, ErrNewer):
 		return "run the newer program again, or move the file away to start a new one"
 	}
@@ -377,7 +383,7 @@ func (s *State) openFile() error {
 // create creates the file under a temporary name, so that a crash leaves no
 // incomplete file.
 func (s *State) create() (*segment, error) {
-	seg, err := createFile(s.k.folder, Segment{Name: stateFile}, s.o.MaxSize, len(s.o.migrations)+1, s.o.Program, s.o.now())
+	seg, err := createFile(s.k.folder, Segment{Name: stateFile}, s.o.MaxSize, firstStateSchema+len(s.o.migrations), s.o.Program, s.o.now())
 	if err != nil {
 		return nil, err
 	}
@@ -435,10 +441,10 @@ func openStateFile(d *directory, name string, maxSize int64, migrations []func(*
 	if info, err := d.root.Lstat(name); err == nil && info.Size() > limit {
 		limit = info.Size() + extraRoom
 	}
-	known, old := len(migrations)+1, false
+	old := false
 	seg, err := openFile(d, Segment{Name: name}, limit, func(tx *bbolt.Tx) error {
-		n, err := schemaOf(tx, known)
-		old = n < known
+		n, err := stateSchemaOf(tx, migrations)
+		old = n < firstStateSchema+len(migrations)
 		return err
 	})
 	if err == nil && old {
@@ -452,15 +458,24 @@ func openStateFile(d *directory, name string, maxSize int64, migrations []func(*
 	return seg, nil
 }
 
+// stateSchemaOf returns the schema of a state.db. The error is ErrNewer or ErrOlder if
+// this program cannot read it.
+func stateSchemaOf(tx *bbolt.Tx, migrations []func(*bbolt.Tx) error) (int, error) {
+	n, err := schemaOf(tx, firstStateSchema+len(migrations))
+	if err == nil && n < firstStateSchema {
+		err = knownSchema(n, firstStateSchema)
+	}
+	return n, err
+}
+
 // migrate converts the file to the schema of this program in one transaction.
 func migrate(tx *bbolt.Tx, migrations []func(*bbolt.Tx) error) error {
-	known := len(migrations) + 1
-	n, err := schemaOf(tx, known)
+	n, err := stateSchemaOf(tx, migrations)
 	if err != nil {
 		return err
 	}
-	for ; n < known; n++ {
-		if err := migrations[n-1](tx); err != nil {
+	for ; n < firstStateSchema+len(migrations); n++ {
+		if err := migrations[n-firstStateSchema](tx); err != nil {
 			return fmt.Errorf("migrate from schema %d to %d: %w", n, n+1, err)
 		}
 		if err := tx.Bucket(bucketMeta).Put(keySchema, binary.BigEndian.AppendUint16(nil, uint16(n+1))); err != nil {

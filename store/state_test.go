@@ -487,7 +487,7 @@ func TestNewerStateIsLeftAlone(t *testing.T) {
 	s, _ := openTestState(t, dir, newOwner())
 	flushState(t, s)
 	s.Close()
-	rewriteSchema(t, s.path, []byte{0, 2})
+	rewriteSchema(t, s.path, []byte{0, firstStateSchema + 1})
 	before := listing(t, dir)
 	o := newOwner()
 	o.set("peers/a", "1")
@@ -840,8 +840,8 @@ func TestStateSnapshotDoesNotHoldUpCommits(t *testing.T) {
 	wantState(t, readState(t, dir, liveState(s)), o.all())
 }
 
-// copyState1 copies testdata/state-1.db, which was written by the first version of
-// schema 1. Every later version must open it.
+// copyState1 copies testdata/state-1.db, with the number of the first schema that this
+// program reads.
 func copyState1(t *testing.T) (dir string) {
 	t.Helper()
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
@@ -852,9 +852,11 @@ func copyState1(t *testing.T) (dir string) {
 		t.Fatal(err)
 	}
 	dir = t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, stateFile), data, 0o640); err != nil {
+	path := filepath.Join(dir, stateFile)
+	if err := os.WriteFile(path, data, 0o640); err != nil {
 		t.Fatal(err)
 	}
+	rewriteSchema(t, path, []byte{0, firstStateSchema})
 	return dir
 }
 
@@ -882,7 +884,7 @@ func TestStateOfSchema1(t *testing.T) {
 }
 
 func TestStateMigrations(t *testing.T) {
-	// Schema 2 renames a bucket, and schema 3 adds a mark to its values.
+	// First a bucket gets another name, then its values a mark.
 	rename := func(tx *bbolt.Tx) error {
 		to, err := tx.CreateBucket([]byte("partners"))
 		if err != nil {
@@ -929,8 +931,8 @@ func TestStateMigrations(t *testing.T) {
 		flushState(t, s)
 		wantState(t, o.all(), want)
 		if err := s.view(func(tx *bbolt.Tx) error {
-			if n := binary.BigEndian.Uint16(tx.Bucket(bucketMeta).Get(keySchema)); n != 3 {
-				t.Errorf("round %d: schema %d, want 3", round, n)
+			if n := binary.BigEndian.Uint16(tx.Bucket(bucketMeta).Get(keySchema)); n != firstStateSchema+2 {
+				t.Errorf("round %d: schema %d, want %d", round, n, firstStateSchema+2)
 			}
 			return nil
 		}); err != nil {
@@ -1135,7 +1137,7 @@ func TestNewerStateIsTriedEvery30s(t *testing.T) {
 	s, _ := openTestState(t, dir, newOwner())
 	flushState(t, s)
 	s.Close()
-	rewriteSchema(t, s.path, []byte{0, 2})
+	rewriteSchema(t, s.path, []byte{0, firstStateSchema + 1})
 	synctest.Test(t, func(t *testing.T) {
 		o := newOwner()
 		s := OpenState(dir, StateOptions{Buckets: testBuckets, Load: o.load, Changes: o.changes})
@@ -1144,7 +1146,7 @@ func TestNewerStateIsTriedEvery30s(t *testing.T) {
 		if st := s.Status(); st.Open || !strings.Contains(st.Error, "newer version") {
 			t.Errorf("status %+v", st)
 		}
-		rewriteSchema(t, s.path, []byte{0, 1})
+		rewriteSchema(t, s.path, []byte{0, firstStateSchema})
 		time.Sleep(30*time.Second - time.Nanosecond)
 		synctest.Wait()
 		if s.Status().Open {

@@ -77,7 +77,7 @@ func ReadState(dir string, buckets []string, live func(io.Writer) error, visit f
 	}
 	s := segment{db: db, file: file}
 	err = s.view(func(tx *bbolt.Tx) error {
-		_, err := schemaOf(tx, len(migrations)+1)
+		_, err := stateSchemaOf(tx, migrations)
 		return err
 	})
 	var stopped error

@@ -38,7 +38,7 @@ func runFsck(e *env, repair, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	i.Decode, i.Row = true, memory.Checker()
+	i.Decode, i.Row, i.Budget = true, memory.Checker(), dir.Limits().Budget
 	all, bad, records, size := 0, 0, 0, int64(0)
 	visit := func(f *store.File) error {
 		if f.Health.Bad() {
