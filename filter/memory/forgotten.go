@@ -39,7 +39,7 @@ func (t *Peers) Forgotten() (day time.Time, lost bool) {
 	if t.forgotten.day == 0 {
 		return day, false
 	}
-	return dayTime(t.forgotten.day), t.forgotten.lost
+	return t.clock.day(t.forgotten.day), t.forgotten.lost
 }
 
 // forgottenRow is the bucket of the row.
@@ -48,6 +48,8 @@ type forgottenRow struct{ *Peers }
 func (forgottenRow) bucketName() string { return peersBucket }
 
 func (forgottenRow) status() Status { return Status{} }
+
+func (r forgottenRow) shift(by int64) { shiftDay(&r.forgotten.day, by) }
 
 func (r forgottenRow) rewrite() { r.forgotten.dirty = true }
 

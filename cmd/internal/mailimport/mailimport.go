@@ -250,6 +250,8 @@ func (m *importer) openState() (finish func() error, err error) {
 	path, state := m.o.Dir.Path, memory.New()
 	limit := min(m.o.Dir.Limits().Budget/2, memory.AllBytes) // as in the filter
 	state.Limit(limit)
+	state.Follow()
+	state.Tick(m.now.UnixMicro())
 	if _, err := os.Stat(filepath.Join(path, "state.db")); err == nil {
 		state.Expect()
 	}
