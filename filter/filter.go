@@ -289,6 +289,9 @@ func (p *Pipeline) identify(s *session) {
 
 // begin updates the clock and the settings and writes overdue lines and sums.
 func (p *Pipeline) begin(at int64) {
+	if at/1e6 != p.clock/1e6 {
+		p.memory.Tick(at)
+	}
 	p.clock = at
 	p.journal.Tick(at)
 	settings := p.next.Load()
@@ -340,7 +343,7 @@ func (p *Pipeline) open(ev *smtp.Event) *session {
 
 // close records s and drops it.
 func (p *Pipeline) close(s *session, how smtp.Ending, at int64) {
-	t := &s.track
+	t, now := &s.track, at
 	at = max(at, t.Start)
 	if p.o.Clock != nil {
 		p.o.Clock.Store(at)
@@ -351,7 +354,7 @@ func (p *Pipeline) close(s *session, how smtp.Ending, at int64) {
 		Local: t.Local, Authenticated: n.AuthPass > 0, Refused: s.decide.Refused, Whole: whole,
 		Found: s.detect.Has(), Evidence: s.detect.Evidence | s.detect.Weak,
 		Mails: n.Mails, RcptOK: n.RcptOK, RcptPermfail: n.RcptPermfail, RcptTempfail: n.RcptTempfail, AuthFail: n.AuthFail,
-	}, at)
+	}, now)
 	p.journal.Release(&s.journal)
 	p.table.close(s)
 }

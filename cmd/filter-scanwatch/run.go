@@ -135,6 +135,7 @@ func build(s settings, stderr *os.File) *program {
 func (p *program) openStore() {
 	stateMax := min(p.set.Budget/2, memory.AllBytes) // part of the budget
 	p.memory.Limit(stateMax)
+	p.memory.Follow()
 	used, ok := withTimeout(p.log, "looking for the state", diskTimeout, func() bool { return store.Used(p.set.Store) })
 	if used || !ok {
 		p.memory.Expect() // rows to load, or the mark that they are lost
@@ -162,6 +163,9 @@ func (p *program) now() time.Time {
 	}
 	return time.Now()
 }
+
+// eventTime returns the current time by the clock of smtpd's events.
+func (p *program) eventTime() int64 { return p.memory.Now(p.now().UnixMicro()) }
 
 // use applies a policy and the databases of its configuration to the pipeline, if
 // that exists.
@@ -195,7 +199,7 @@ func (p *program) serveControl(live context.Context) {
 	commands := slices.Concat(
 		control.StoreCommands(p.writer, p.flushSums, p.state.Flush),
 		[]control.Command{p.policies.verb(), p.policies.modeCommand(), control.StatusCommand(p.status), control.WatchCommand(&p.watchers), control.LogCommand(p.level, p.log)},
-		control.MemoryCommands(p.memory, p.state, func() int64 { return p.now().UnixMicro() }, p.policies.enforced, p.banned),
+		control.MemoryCommands(p.memory, p.state, p.eventTime, p.policies.enforced, p.banned),
 	)
 	server := control.Server{Commands: commands, Log: p.log}
 	server.Run(live, p.set.Store, socketCheck)
@@ -210,7 +214,7 @@ func (p *program) status() control.Status {
 	return control.Status{
 		Program: version, PID: os.Getpid(), Started: text.At(p.started), Log: control.LevelWord(p.level.Level()),
 		Live: control.Live{Sessions: p.pipeline.Open(), Delayed: p.delayed.Load(), Summed: p.pipeline.Sums.Unwritten()}, Config: p.policies.status(),
-		Store: p.writer.Status(), State: p.state.Status(), Memory: p.memory.Status(), Standing: p.memory.Peers.Summary(p.now().UnixMicro()),
+		Store: p.writer.Status(), State: p.state.Status(), Memory: p.memory.Status(), Standing: p.memory.Peers.Summary(p.eventTime()),
 		Sandbox: p.policies.sandbox(p.open),
 	}
 }

@@ -81,8 +81,12 @@ func (e *env) proposeGateways(policy *rules.Policy) {
 	if err != nil {
 		return
 	}
-	_ = dir.State([]string{"peers"}, func(en store.Entry) error { // the state may not exist yet
-		p, ok := memory.ReadPeer(en.Key, en.Value, e.now().UnixMicro())
+	rows := memory.NewReader(e.now())
+	_ = dir.State([]string{"clock", "peers"}, func(en store.Entry) error { // the state may not exist yet
+		if rows.Clock(en) {
+			return nil
+		}
+		p, ok := rows.Peer(en.Key, en.Value)
 		if ok && p.Many && !slices.ContainsFunc(policy.Gateways, func(g netip.Prefix) bool { return g.Overlaps(p.Prefix) }) {
 			fmt.Fprintf(e.out, "many hosts share %s: list it as gateway\n", prefix.String(p.Prefix))
 		}

@@ -47,8 +47,8 @@ func banScore[K any](_ K, b ban, now uint32) int64 { return int64(b.until) + kee
 
 func newBans(s *shared) *Bans {
 	b := &Bans{shared: s}
-	b.rules.number("a former rule") // if there are more names than numbers
-	b.hosts = newTable(schema[Host, ban]{
+	b.rules.number("a former rule") // for more names than numbers
+	b.hosts = newTable(s, schema[Host, ban]{
 		name: "bans", bucket: bansBucket, limit: maxBans, evictionScore: banScore[Host],
 		key:   func(k Host) []byte { return prefixKey(k.Prefix()) },
 		value: b.rules.value,
@@ -59,6 +59,7 @@ func newBans(s *shared) *Bans {
 			}
 			return hostIn(p), row, true
 		},
+		shift: func(_ Host, row *ban, by int64) { row.shift(by) },
 		merge: mergeBans,
 	})
 	b.networks = networkBans{rows: make(map[netip.Prefix]ban), rules: &b.rules}
@@ -93,7 +94,7 @@ type BanRequest struct {
 	Observe bool
 }
 
-func (b *Bans) export(p netip.Prefix, row ban) Ban { return b.rules.export(p, row) }
+func (b *Bans) export(p netip.Prefix, row ban) Ban { return b.rules.export(&b.clock, p, row) }
 
 // Add bans the host of c and returns the resulting ban. Each offence in a row gets the
 // next duration of the ladder. An earlier ban counts for a day after its end, or for
@@ -102,8 +103,9 @@ func (b *Bans) export(p netip.Prefix, row ban) Ban { return b.rules.export(p, ro
 func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	k, at := c.Host(), seconds(now)
+	k, at := c.Host(), b.clock.row(now)
 	old, known := b.hosts.live(k, at)
+	old.settle(at)
 	row := ban{since: at, last: old.last, rule: b.rules.number(r.Rule), session: r.Session, times: 1}
 	if r.Observe {
 		row.flags = banObserved
@@ -132,11 +134,13 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	at := seconds(now)
+	at := b.clock.row(now)
 	k := c.Host()
 	row, ok := b.hosts.get(k)
+	row.settle(at)
 	if wide := k.wide(); wide != k && (!ok || row.until <= at) {
-		if w, found := b.hosts.get(wide); found && w.flags&banManual != 0 && w.until > at {
+		w, found := b.hosts.get(wide)
+		if w.settle(at); found && w.flags&banManual != 0 && w.until > at {
 			k, row, ok = wide, w, true
 		}
 	}
@@ -173,7 +177,7 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	p = widen(p)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	at := seconds(now)
+	at := b.clock.row(now)
 	row := ban{since: at, until: at + uint32(d/time.Second), rule: b.rules.number(reason), times: 1, flags: banManual}
 	if isSource(p) {
 		k := hostIn(p)
@@ -200,7 +204,7 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 // it. Bans of networks that contain p remain.
 func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	p = widen(p)
-	at := seconds(now)
+	at := b.clock.row(now)
 	add := func(e Ban) { ended = append(ended, e) }
 	b.revokeNetworks(p, within, at, add)
 	switch {
@@ -272,7 +276,7 @@ func (b *Bans) Covering(a netip.Addr, now int64) (list []Ban) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for p, row := range b.networks.rows {
-		if p.Contains(a) && row.until > seconds(now) {
+		if p.Contains(a) && row.until > b.clock.row(now) {
 			list = append(list, b.export(p, row))
 		}
 	}
@@ -297,14 +301,31 @@ func (b *Bans) networkList() (list []Ban) {
 	return list
 }
 
-// ReadBan decodes a row of the bucket bans for readers of the file.
-func ReadBan(key, value []byte) (Ban, bool) {
-	var names ruleNames
-	p, row, ok := names.read(key, value)
-	if !ok {
-		return Ban{}, false
+// settle corrects bans that begin in the future.
+func (b *Bans) settle(at uint32) {
+	b.settleNetworks(at)
+	each(&b.mu, &b.hosts, func(k Host, row ban) (none struct{}, _ bool) {
+		if row.settle(at) {
+			b.hosts.put(k, row, at)
+		}
+		return none, false
+	}, func(struct{}) {})
+}
+
+func (b *Bans) settleNetworks(at uint32) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for p, row := range b.networks.rows {
+		if row.settle(at) {
+			b.networks.put(p, row)
+		}
 	}
-	return names.export(p, row), row.banned()
+}
+
+func (b *ban) shift(by int64) {
+	shiftTime(&b.since, by)
+	shiftTime(&b.until, by)
+	shiftTime(&b.last, by)
 }
 
 // mergeBans keeps the ban that ends later. An enforced ban has precedence over an
@@ -342,19 +363,17 @@ func (n *ruleNames) number(s string) uint16 {
 	return n.index[s]
 }
 
-func (n *ruleNames) export(p netip.Prefix, b ban) Ban {
+func (n *ruleNames) export(c *clock, p netip.Prefix, b ban) Ban {
 	out := Ban{
-		Prefix: p, Since: fromSeconds(b.since), Until: fromSeconds(b.until), Rule: n.list[b.rule],
+		Prefix: p, Since: c.event(b.since), Until: c.event(b.until), Rule: n.list[b.rule],
 		Session: b.session, Times: int(b.times), Attempts: int(b.attempts),
 		Observe: b.flags&banObserved != 0, Manual: b.flags&banManual != 0, Revoked: b.flags&banRevoked != 0,
 	}
 	if b.last != 0 {
-		out.Last = fromSeconds(b.last)
+		out.Last = c.event(b.last)
 	}
 	return out
 }
-
-func fromSeconds(s uint32) time.Time { return time.Unix(int64(s), 0).UTC() }
 
 const banSize = 4 + 4 + 4 + 2 + 8 + 1 + 1
 

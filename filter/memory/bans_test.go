@@ -63,7 +63,7 @@ func TestOffenceWithoutBan(t *testing.T) {
 	d := disk{}
 	d.take(m)
 	for _, e := range d {
-		if b, ok := ReadBan(e.Key, e.Value); e.Bucket == "bans" && ok {
+		if b, ok := NewReader(time.UnixMicro(at(0))).Ban(e.Key, e.Value); e.Bucket == "bans" && ok {
 			t.Errorf("a reader of the file lists %+v", b)
 		}
 	}
@@ -82,7 +82,7 @@ func TestBan(t *testing.T) {
 	t.Run("another offence during the ban", func(t *testing.T) {
 		m := New()
 		m.Bans.Add(a, request, at(0))
-		if b := m.Bans.Add(a, request, at(time.Hour)); b.Times != 1 || !b.Until.Equal(fromSeconds(seconds(at(day+time.Hour)))) {
+		if b := m.Bans.Add(a, request, at(time.Hour)); b.Times != 1 || !b.Until.Equal(time.UnixMicro(at(day+time.Hour)).Truncate(time.Second)) {
 			t.Errorf("%+v", b)
 		}
 		short := request

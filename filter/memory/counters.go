@@ -33,7 +33,7 @@ type counterKey struct {
 }
 
 func newCounters(s *shared) *Counters {
-	return &Counters{shared: s, rows: newTable(schema[counterKey, counter]{
+	return &Counters{shared: s, rows: newTable(s, schema[counterKey, counter]{
 		name: "counters", bucket: "counters", limit: maxCounters, evictionScore: counterScore,
 		key: func(k counterKey) []byte {
 			key := be.AppendUint32(number(k.subject), k.window)
@@ -42,6 +42,7 @@ func newCounters(s *shared) *Counters {
 		value:  func(n counter) []byte { return append(be.AppendUint32(nil, n.head), words(n.slots[:]...)...) },
 		decode: readCounter,
 		merge:  (*counter).merge,
+		shift:  shiftCounter,
 	})}
 }
 
@@ -62,6 +63,14 @@ func readCounter(key, v []byte) (k counterKey, n counter, ok bool) {
 
 // slot returns the number of the slot of a time. The shortest window is a minute.
 func (k counterKey) slot(now uint32) uint32 { return now / max(k.window/slotsPerWindow, 1) }
+
+func shiftCounter(k counterKey, n *counter, by int64) {
+	old := *n
+	n.head = uint32(max(int64(n.head)+by/int64(max(k.window/slotsPerWindow, 1)), slotsPerWindow))
+	for i := range uint32(slotsPerWindow) {
+		n.slots[(n.head-i)%slotsPerWindow] = old.slots[(old.head-i)%slotsPerWindow]
+	}
+}
 
 // counterScore prefers high counts, then recent counts.
 func counterScore(k counterKey, n counter, now uint32) int64 {
@@ -148,7 +157,7 @@ func (t *Counters) watches(w *rules.Window) bool {
 func (t *Counters) Add(c *Client, e rules.Evidence, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.add(c, e, 1, seconds(now))
+	t.add(c, e, 1, t.clock.row(now))
 }
 
 // add counts n occurrences of e, or removes the newest -n. It needs the lock.
@@ -190,7 +199,7 @@ func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool
 		return 0, w.By == rules.ByPrefix || w.By == rules.ByDomain || c.Account || c.Shared
 	}
 	n, _ := t.rows.get(k)
-	n.advance(k.slot(seconds(now)))
+	n.advance(k.slot(t.clock.row(now)))
 	return n.sum(), true
 }
 
@@ -205,9 +214,9 @@ func (t *Counters) Halve(c *Client, e rules.Evidence, now int64) {
 		}
 		k := t.counterKey(c, w)
 		if row, ok := t.rows.get(k); ok && k.subject != 0 {
-			row.advance(k.slot(seconds(now)))
+			row.advance(k.slot(t.clock.row(now)))
 			row.subtract((row.sum() + 1) / 2)
-			t.rows.put(k, row, seconds(now))
+			t.rows.put(k, row, t.clock.row(now))
 		}
 	}
 }

@@ -2,14 +2,15 @@ package memory
 
 import (
 	"encoding/binary"
+	"maps"
 	"slices"
 	"time"
 
 	"scanwatch/rules"
 )
 
-// Days is the table of counters by day, in UTC. They do not depend on the retention of
-// the session records.
+// Days is the table of counters by day of the events, in UTC, for the latest dayKeep
+// days with sessions. The retention of the session records does not change them.
 type Days struct {
 	*shared
 	rows table[uint16, *dayCounters]
@@ -57,9 +58,9 @@ func (c DayCounter) String() string { return dayNames[c] }
 type dayCounters [numDayCounters]uint64
 
 func newDays(s *shared) *Days {
-	return &Days{shared: s, rows: newTable(schema[uint16, *dayCounters]{
+	return &Days{shared: s, rows: newTable(s, schema[uint16, *dayCounters]{
 		name: "days", bucket: "days", limit: maxDays,
-		evictionScore: func(k uint16, _ *dayCounters, now uint32) int64 { return ageScore(k, now, dayKeep) },
+		evictionScore: func(k uint16, _ *dayCounters, _ uint32) int64 { return int64(k) },
 		key:           func(k uint16) []byte { return words(k) },
 		value:         dayValue,
 		decode:        readDay,
@@ -86,13 +87,13 @@ type Ended struct {
 func (t *Days) Add(e *Ended, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := seconds(now)
-	k := dayOf(at)
+	k := dayOf(seconds(now)) // as the records: not the time of the rows
 	d, ok := t.rows.get(k)
 	if !ok {
 		d = new(dayCounters)
+		t.dropOldest()
 	}
-	t.rows.put(k, d, at)
+	t.rows.put(k, d, 0)
 	d[DaySessions]++
 	for _, f := range [...]struct {
 		yes     bool
@@ -109,6 +110,14 @@ func (t *Days) Add(e *Ended, now int64) {
 	d[DayAuthFail] += uint64(e.AuthFail)
 	for ev := e.Evidence; ev != 0; ev &= ev - 1 {
 		d[int(dayEvidence)+ev.Index()]++
+	}
+}
+
+// dropOldest makes room in a full table. Age is no reason to drop a day: the clock may
+// be wrong.
+func (t *Days) dropOldest() {
+	for len(t.rows.rows) >= dayKeep {
+		t.rows.del(slices.Min(slices.Collect(maps.Keys(t.rows.rows))))
 	}
 }
 

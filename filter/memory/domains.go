@@ -13,7 +13,7 @@ type Domains struct {
 const domainDays = 400
 
 func newDomains(s *shared) *Domains {
-	return &Domains{shared: s, rows: newTable(schema[string, uint16]{
+	return &Domains{shared: s, rows: newTable(s, schema[string, uint16]{
 		name: "domains", bucket: "domains", limit: maxDomains,
 		evictionScore: func(_ string, day uint16, now uint32) int64 { return ageScore(day, now, domainDays) },
 		key:           func(k string) []byte { return []byte(k) },
@@ -24,6 +24,7 @@ func newDomains(s *shared) *Domains {
 			}
 			return string(key), be.Uint16(v), true
 		},
+		shift: func(_ string, day *uint16, by int64) { shiftDay(day, by) },
 		merge: func(live *uint16, stored uint16) { *live = max(*live, stored) },
 	})}
 }
@@ -51,7 +52,7 @@ func (t *Domains) Learn(domain []byte, now int64) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := seconds(now)
+	at := t.clock.row(now)
 	t.name = appendLower(t.name[:0], domain)
 	if day, ok := t.rows.rows[string(t.name)]; !ok || day != dayOf(at) {
 		t.rows.put(string(t.name), dayOf(at), at)

@@ -38,10 +38,10 @@ func (t *Peers) Forgotten() (day, lost time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if f := &t.forgotten; f.day != 0 {
-		day = dayTime(f.day)
+		day = t.clock.day(f.day)
 	}
 	if f := &t.forgotten; f.lost != 0 {
-		lost = dayTime(f.lost)
+		lost = t.clock.day(f.lost)
 	}
 	return day, lost
 }
@@ -52,6 +52,11 @@ type forgottenRow struct{ *Peers }
 func (forgottenRow) bucketName() string { return peersBucket }
 
 func (forgottenRow) status() Status { return Status{} }
+
+func (r forgottenRow) shift(by int64) {
+	shiftDay(&r.forgotten.day, by)
+	shiftDay(&r.forgotten.lost, by)
+}
 
 func (r forgottenRow) rewrite() { r.forgotten.dirty = true }
 

@@ -60,30 +60,33 @@ var sprayWindow = [...]uint32{usersOfSource: daySeconds, usersOfNet: 3600, netsO
 func newLogins(s *shared, peers *Peers, counters *Counters) *Logins {
 	return &Logins{
 		shared: s, peers: peers, counters: counters,
-		pairs: newTable(schema[uint64, pair]{
+		pairs: newTable(s, schema[uint64, pair]{
 			name: "logins", bucket: "logins", limit: maxLogins,
-			evictionScore: func(_ uint64, p pair, now uint32) int64 { return int64(p.hour) + pairHours - int64(now/3600) },
+			evictionScore: func(_ uint64, p pair, now uint32) int64 { return rest(p.hour*3600, (pairHours+1)*3600-1, now) },
 			key:           number,
 			value: func(p pair) []byte {
 				return append(be.AppendUint32(words(p.failed), p.hour), words(p.sessions, p.session)...)
 			},
 			decode: readPair,
+			shift:  func(_ uint64, p *pair, by int64) { p.hour = uint32(max(int64(p.hour)+by/3600, 0)) },
 		}),
-		accounts: newTable(schema[uint64, ask]{
+		accounts: newTable(s, schema[uint64, ask]{
 			name: "accounts", bucket: "accounts", limit: maxDomains,
-			evictionScore: func(_ uint64, a ask, now uint32) int64 { return int64(a.since) + daySeconds - int64(now) },
+			evictionScore: func(_ uint64, a ask, now uint32) int64 { return rest(a.since, daySeconds, now) },
 			key:           number,
 			value:         func(a ask) []byte { return be.AppendUint16(be.AppendUint32(nil, a.since), a.n) },
 			decode:        readAsk,
+			shift:         shiftAsk,
 		}),
-		sprays: newTable(schema[sprayKey, spray]{
+		sprays: newTable(s, schema[sprayKey, spray]{
 			name: "login sprays", bucket: "sprays", limit: maxSprays,
 			evictionScore: func(k sprayKey, r spray, now uint32) int64 {
-				return int64(r.since) + int64(sprayWindow[k.kind]) - int64(now)
+				return rest(r.since, sprayWindow[k.kind], now)
 			},
 			key:    func(k sprayKey) []byte { return be.AppendUint64([]byte{byte(k.kind)}, k.subject) },
 			value:  func(r spray) []byte { return append(be.AppendUint32(nil, r.since), words(r.seen[:]...)...) },
 			decode: readSpray,
+			shift:  func(_ sprayKey, r *spray, by int64) { shiftTime(&r.since, by) },
 		}),
 	}
 }
@@ -118,7 +121,7 @@ func (r *spray) count() int { return countShort(r.seen[:]) }
 func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := seconds(now)
+	at := t.clock.row(now)
 	user := t.hash('u', c.User)
 	known := t.peers.hasLogin(c, at)
 	k := pairKey(c, user)
@@ -152,7 +155,7 @@ func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 func (t *Logins) LoggedIn(c *Client, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.add(sprayKey{t.hash('u', c.User), netsOfAccount}, short(network(c.Addr)), seconds(now))
+	return t.add(sprayKey{t.hash('u', c.User), netsOfAccount}, short(network(c.Addr)), t.clock.row(now))
 }
 
 // Sent records a sender address of the user c.User, and returns the number of
@@ -160,7 +163,7 @@ func (t *Logins) LoggedIn(c *Client, now int64) int {
 func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.add(sprayKey{t.hash('u', c.User), sendersOfAccount}, short(t.hash('s', sender)), seconds(now))
+	return t.add(sprayKey{t.hash('u', c.User), sendersOfAccount}, short(t.hash('s', sender)), t.clock.row(now))
 }
 
 // Sprays reports whether so many users failed to log in from the host of c that logins
@@ -168,7 +171,7 @@ func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 func (t *Logins) Sprays(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r, ok := t.sprays.live(sprayKey{c.Host().number(), usersOfSource}, seconds(now))
+	r, ok := t.sprays.live(sprayKey{c.Host().number(), usersOfSource}, t.clock.row(now))
 	return ok && r.count() >= sprayMax
 }
 
@@ -176,10 +179,10 @@ func (t *Logins) Sprays(c *Client, now int64) bool {
 func (t *Logins) Wrote(c *Client, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := seconds(now)
+	at := t.clock.row(now)
 	k := mix(t.hash('u', c.User), 1)
 	n, _ := t.accounts.get(k)
-	if at > n.since+3600 {
+	if rest(n.since, 3600, at) < 0 {
 		n = ask{since: at}
 	}
 	n.n = sum16(n.n, 1)
@@ -193,8 +196,8 @@ func (t *Logins) Abuse(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	k := mix(t.hash('u', c.User), 2)
-	if _, ok := t.accounts.live(k, seconds(now)); !ok {
-		t.accounts.put(k, ask{since: seconds(now)}, seconds(now))
+	if _, ok := t.accounts.live(k, t.clock.row(now)); !ok {
+		t.accounts.put(k, ask{since: t.clock.row(now)}, t.clock.row(now))
 	}
 }
 
@@ -202,7 +205,7 @@ func (t *Logins) Abuse(c *Client, now int64) {
 func (t *Logins) Abused(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	_, ok := t.accounts.live(mix(t.hash('u', c.User), 2), seconds(now))
+	_, ok := t.accounts.live(mix(t.hash('u', c.User), 2), t.clock.row(now))
 	return ok
 }
 
@@ -258,7 +261,7 @@ func (t *Logins) remove(k sprayKey, hash uint16, at uint32) {
 func (t *Logins) Succeeded(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := seconds(now)
+	at := t.clock.row(now)
 	user := t.hash('u', c.User)
 	t.peers.login(c, at)
 	k := pairKey(c, user)

@@ -9,11 +9,13 @@
 //
 // The tables share one lock, which is held for a few microseconds. All methods are safe
 // for concurrent use. Times are microseconds since 1970 by the clock of smtpd's events.
+// The rows have a time of their own, for the case that this clock is wrong: see clock.
 package memory
 
 // The rows by bucket. Numbers are big-endian. Hashes depend on the key in the
 // bucket secret.
 //
+//	clock      "time"                           the numbers of stored (8 each)
 //	secret     "hash"                           16 bytes
 //	bans       length of the prefix (1 byte),   since, until, last (4 each), attempts (2), session (8),
 //	           address (4 or 16)                times (1), flags (1), then the rule
@@ -84,6 +86,8 @@ type bucket interface {
 	// restore adds a stored row, unless it has expired. It reports whether the
 	// row is valid for this table.
 	restore(key, value []byte, now uint32) bool
+	// shift adds a number of seconds to the times of all rows.
+	shift(by int64)
 	// rewrite makes changes pass all rows again.
 	rewrite()
 	status() Status
@@ -97,9 +101,9 @@ func New() *Memory {
 		Bans: newBans(s), Counters: counters, Peers: peers, Recipients: newRecipients(s),
 		Logins: newLogins(s, peers, counters), Domains: newDomains(s), Days: newDays(s), shared: s,
 	}
-	// The secret is first, because hashes with another key are useless. The state of
-	// missing peers must be on disk before their rows are deleted.
-	m.buckets = []bucket{secret{m}, &m.Bans.hosts, &m.Bans.networks, forgottenRow{m.Peers}, &m.Peers.rows, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
+	// The time is first, then the secret, because hashes with another key are useless. The
+	// state of missing peers must be on disk before their rows are deleted.
+	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.hosts, &m.Bans.networks, forgottenRow{m.Peers}, &m.Peers.rows, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
 		&m.Logins.pairs, &m.Logins.sprays, &m.Logins.accounts, &m.Domains.rows, &m.Days.rows}
 	return m
 }
@@ -150,6 +154,7 @@ const chunk = 500
 
 // Changes returns up to n rows changed since the previous call.
 func (m *Memory) Changes(n int) (list []kv.Entry) {
+	m.settleBans()
 	for _, b := range m.buckets {
 		for left := n - len(list); left > 0; {
 			some := min(left, chunk)
@@ -182,17 +187,17 @@ func (m *Memory) Rewrite() {
 	}
 }
 
-// Load adds stored rows to the rows gathered since the start. Expired rows become
-// deletions; invalid rows are ignored.
+// Load adds stored rows to those gathered since the start. Expired rows become
+// deletions; invalid rows are ignored. The row of the clock comes first. If there is
+// none and the memory follows the clock of events, now is the latest time at which that
+// was certainly right.
 func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	some := make([]kv.Entry, 0, chunk)
 	take := func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for i := range some {
-			if _, valid := m.restore(&some[i], seconds(now)); !valid && provesAbsence(some[i].Bucket) {
-				m.Peers.forgotten.missing(dayOf(seconds(now)))
-			}
+			m.load(&some[i], now)
 		}
 		some = some[:0]
 	}
@@ -206,13 +211,34 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if f := &m.Peers.forgotten; m.unread && !f.read {
-		f.missing(dayOf(seconds(now)))
+		f.missing(dayOf(m.clock.row(now)))
 	}
 	m.unread = false
 }
 
 // provesAbsence reports whether exports rely on the absence of a row in a bucket.
 func provesAbsence(bucket string) bool { return bucket == peersBucket || bucket == bansBucket }
+
+// load adds a stored row. It needs the lock.
+func (m *Memory) load(e *kv.Entry, now int64) {
+	c := &m.clock
+	switch {
+	case e.Bucket == clockBucket:
+		if m.restore(e, 0); c.adopted && !c.follows {
+			c.advance(now)
+		}
+		return
+	case c.follows && !c.adopted:
+		m.adopt(stored{own: now})
+	}
+	if c.follows {
+		now = c.last
+	}
+	at := c.past(c.row(now))
+	if _, valid := m.restore(e, at); !valid && provesAbsence(e.Bucket) {
+		m.Peers.forgotten.missing(dayOf(at))
+	}
+}
 
 // Expect announces that Load will be called with the rows of an earlier filter: until
 // then, what is not known here may be stored. Without the last row of the peers, rows

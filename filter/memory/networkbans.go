@@ -74,6 +74,13 @@ func (n *networkBans) makeRoom(p netip.Prefix, now uint32) bool {
 	return len(n.rows) < maxNetworkBans
 }
 
+func (n *networkBans) shift(by int64) {
+	for p, b := range n.rows {
+		b.shift(by)
+		n.put(p, b)
+	}
+}
+
 func (n *networkBans) rewrite() {
 	for p := range n.rows {
 		n.changed(p)

@@ -75,7 +75,7 @@ const peersBucket = "peers"
 
 func newPeers(s *shared) *Peers {
 	t := &Peers{shared: s, forgotten: forgotten{dirty: true}}
-	t.rows = newTable(schema[peerKey, peer]{
+	t.rows = newTable(s, schema[peerKey, peer]{
 		name: "known clients", bucket: peersBucket, limit: maxPeers, evictionScore: peerScore,
 		key: func(k peerKey) []byte { return k.host.append([]byte{byte(k.kind)}) },
 		value: func(p peer) []byte {
@@ -83,6 +83,7 @@ func newPeers(s *shared) *Peers {
 		},
 		decode:  readPeer,
 		merge:   mergePeers,
+		shift:   shiftPeer,
 		dropped: t.forgotten.drop,
 	})
 	return t
@@ -99,6 +100,12 @@ func readPeer(key, v []byte) (k peerKey, p peer, ok bool) {
 	readWords(v[2*fixed:], p.senders[:])
 	readWords(v[2*(fixed+len(p.senders)):], p.helos[:])
 	return k, p, ok
+}
+
+func shiftPeer(_ peerKey, p *peer, by int64) {
+	for _, day := range [...]*uint16{&p.first, &p.good, &p.login, &p.bad, &p.wrote} {
+		shiftDay(day, by)
+	}
 }
 
 // mergePeers adds a stored row to the row gathered since the start.
@@ -150,7 +157,7 @@ func (t *Peers) Delivered(c *Client, d Delivery, now int64) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := seconds(now)
+	at := t.clock.row(now)
 	t.deliver(hostKey(c), c, d, at)
 	// A domain has the standing of its hosts if the mail is its own.
 	if c.Domain != "" && (slices.Contains(d.Senders, c.Domain) || RegisteredDomain(c.Helo) == c.Domain) {
@@ -187,7 +194,7 @@ func (t *Peers) WroteTo(domain string, now int64) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := seconds(now)
+	at := t.clock.row(now)
 	k := t.domainKey(domain)
 	if p, _ := t.rows.get(k); p.wrote < dayOf(at) {
 		p.wrote = dayOf(at)
@@ -200,7 +207,7 @@ func (t *Peers) WroteTo(domain string, now int64) {
 func (t *Peers) Misbehaved(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := seconds(now)
+	at := t.clock.row(now)
 	for _, k := range t.keys(c) {
 		if k.kind == 0 {
 			continue
@@ -274,25 +281,25 @@ type Standing struct {
 func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := seconds(now)
+	at := t.clock.row(now)
 	keys := t.keys(c)
 	own, _ := t.rows.get(keys[0])
-	s = own.standing(at)
+	s = own.standing(&t.clock, at)
 	s.By = "host"
 	if within(own.bad, at, badDays) {
-		s.Offence = dayTime(own.bad)
+		s.Offence = t.clock.day(own.bad)
 	}
 	if login, _ := t.rows.get(peerKey{c.Host(), peerLogin}); within(login.login, at, loginDays) {
-		s.Login = dayTime(login.login)
+		s.Login = t.clock.day(login.login)
 	}
 	if s.Many = c.Shared || own.many(); s.Many {
 		s.Level = rules.StandingNone
 	} else if p, ok := t.rows.get(keys[1]); ok && keys[1].kind != 0 && countShort(p.senders[:]) < manyForeign {
-		if d := p.standing(at); d.Level > s.Level {
+		if d := p.standing(&t.clock, at); d.Level > s.Level {
 			s.Level, s.By, s.Messages, s.Days, s.First, s.Last = d.Level, "domain", d.Messages, d.Days, d.First, d.Last
 		}
 		if s.Level == rules.StandingNone && within(p.wrote, at, peerDays) {
-			s.Level, s.By, s.Last = rules.StandingKnown, "correspondent", dayTime(p.wrote)
+			s.Level, s.By, s.Last = rules.StandingKnown, "correspondent", t.clock.day(p.wrote)
 		}
 	}
 	if s.Level == rules.StandingTrusted && !s.Offence.IsZero() {
@@ -308,12 +315,12 @@ func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 }
 
 // standing returns the standing by the mail of one row.
-func (p *peer) standing(at uint32) (s Standing) {
+func (p *peer) standing(c *clock, at uint32) (s Standing) {
 	s = Standing{Level: rules.StandingNone, Messages: int(p.messages), Days: int(p.days)}
 	if p.good == 0 {
 		return s
 	}
-	s.First, s.Last = dayTime(p.first), dayTime(p.good)
+	s.First, s.Last = c.day(p.first), c.day(p.good)
 	switch {
 	case p.messages == 0 || !within(p.good, at, peerDays) || p.first >= dayOf(at):
 	case p.messages >= trustedMessages && p.days >= trustedDays && p.good-p.first >= trustedSpread &&
@@ -352,9 +359,9 @@ const maxGateways = 20
 
 // Summary returns the numbers of hosts by standing.
 func (t *Peers) Summary(now int64) (s Summary) {
-	at := seconds(now)
+	at := t.clock.row(now)
 	each(&t.mu, &t.rows, func(k peerKey, p peer) (peer, bool) { return p, k.kind == peerHost }, func(p peer) {
-		switch p.standing(at).Level {
+		switch p.standing(&t.clock, at).Level {
 		case rules.StandingKnown:
 			s.Known++
 		case rules.StandingTrusted:
@@ -381,30 +388,20 @@ type Peer struct {
 // Each calls visit for each host with accepted mail in the last 90 days or a login in
 // the last 30 days.
 func (t *Peers) Each(now int64, visit func(Peer)) {
-	at := seconds(now)
-	each(&t.mu, &t.rows, func(k peerKey, p peer) (Peer, bool) { return p.export(k, at) }, visit)
+	at := t.clock.row(now)
+	each(&t.mu, &t.rows, func(k peerKey, p peer) (Peer, bool) { return p.export(&t.clock, k, at) }, visit)
 }
 
-// ReadPeer decodes a row of the bucket peers for readers of the file. It returns
-// false for a row without a host, recent mail or a recent login.
-func ReadPeer(key, value []byte, now int64) (Peer, bool) {
-	k, p, ok := readPeer(key, value)
-	if !ok {
-		return Peer{}, false
-	}
-	return p.export(k, seconds(now))
-}
-
-func (p *peer) export(k peerKey, at uint32) (e Peer, ok bool) {
+func (p *peer) export(c *clock, k peerKey, at uint32) (e Peer, ok bool) {
 	if k.kind == peerDomain {
 		return e, false
 	}
 	e = Peer{Prefix: k.host.Prefix(), Messages: int(p.messages), Many: p.many()}
 	if within(p.good, at, recentDays) {
-		e.LastMail = dayTime(p.good)
+		e.LastMail = c.day(p.good)
 	}
 	if within(p.login, at, loginDays) {
-		e.LastLogin = dayTime(p.login)
+		e.LastLogin = c.day(p.login)
 	}
 	return e, !e.LastMail.IsZero() || !e.LastLogin.IsZero()
 }

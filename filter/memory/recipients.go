@@ -47,7 +47,7 @@ const (
 func newRecipients(s *shared) *Recipients {
 	return &Recipients{
 		shared: s, delimiter: '+',
-		rows: newTable(schema[uint64, recipient]{
+		rows: newTable(s, schema[uint64, recipient]{
 			name: "recipients", bucket: "recipients", limit: maxRecipients, evictionScore: recipientScore,
 			key: number,
 			value: func(r recipient) []byte {
@@ -58,13 +58,15 @@ func newRecipients(s *shared) *Recipients {
 				return append(append(words(r.day), accepted), words(r.networks[:]...)...)
 			},
 			decode: readRecipient,
+			shift:  func(_ uint64, r *recipient, by int64) { shiftDay(&r.day, by) },
 		}),
-		asks: newTable(schema[uint64, ask]{
+		asks: newTable(s, schema[uint64, ask]{
 			name: "asks", bucket: "asks", limit: maxAsks,
-			evictionScore: func(_ uint64, a ask, now uint32) int64 { return int64(a.since) + askWindow - int64(now) },
+			evictionScore: func(_ uint64, a ask, now uint32) int64 { return rest(a.since, askWindow, now) },
 			key:           number,
 			value:         func(a ask) []byte { return be.AppendUint16(be.AppendUint32(nil, a.since), a.n) },
 			decode:        readAsk,
+			shift:         shiftAsk,
 		}),
 	}
 }
@@ -86,6 +88,8 @@ func readAsk(key, v []byte) (k uint64, a ask, ok bool) {
 	}
 	return k, ask{be.Uint32(v), be.Uint16(v[4:])}, true
 }
+
+func shiftAsk(_ uint64, a *ask, by int64) { shiftTime(&a.since, by) }
 
 func recipientScore(_ uint64, r recipient, now uint32) int64 {
 	if r.accepted {
@@ -118,7 +122,7 @@ func (t *Recipients) Mailbox(rcpt []byte) uint64 {
 func (t *Recipients) Accepted(rcpt []byte, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := seconds(now)
+	at := t.clock.row(now)
 	k := t.mailbox(rcpt)
 	r, _ := t.rows.get(k)
 	if day := dayOf(at); !r.accepted || r.day != day {
@@ -130,7 +134,7 @@ func (t *Recipients) Accepted(rcpt []byte, now int64) {
 func (t *Recipients) Known(rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r, ok := t.rows.live(t.mailbox(rcpt), seconds(now))
+	r, ok := t.rows.live(t.mailbox(rcpt), t.clock.row(now))
 	return ok && r.accepted
 }
 
@@ -139,7 +143,7 @@ func (t *Recipients) Known(rcpt []byte, now int64) bool {
 func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := seconds(now)
+	at := t.clock.row(now)
 	k := t.mailbox(rcpt)
 	r, _ := t.rows.live(k, at)
 	if r.accepted {
@@ -155,7 +159,7 @@ func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := seconds(now)
+	at := t.clock.row(now)
 	k := mix(c.Host().number(), t.mailbox(rcpt))
 	if c.Account {
 		k = mix(t.hash('u', c.User), t.mailbox(rcpt))
@@ -168,7 +172,7 @@ func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 func (t *Recipients) Held(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.again(mix(t.mailbox(rcpt), c.Host().number()), seconds(now))
+	return t.again(mix(t.mailbox(rcpt), c.Host().number()), t.clock.row(now))
 }
 
 // again records a request and reports whether it is repeated. It needs the lock.
@@ -185,7 +189,7 @@ func (t *Recipients) again(k uint64, at uint32) bool {
 func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r, ok := t.rows.live(t.mailbox(rcpt), seconds(now))
+	r, ok := t.rows.live(t.mailbox(rcpt), t.clock.row(now))
 	return ok && !r.accepted && r.networks.others(c.Addr) >= distinctAt
 }
 
@@ -198,11 +202,11 @@ func (t *Recipients) Excused(c *Client, sender, rcpt []byte, now int64) bool {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := seconds(now)
+	at := t.clock.row(now)
 	pair := mix(t.hash('s', sender), t.mailbox(rcpt))
 	domain := t.hash('a', []byte(c.Domain))
 	n, _ := t.asks.get(domain)
-	if at > n.since+daySeconds {
+	if rest(n.since, daySeconds, at) < 0 {
 		n = ask{}
 	}
 	if _, again := t.asks.live(pair, at); again || n.n >= freeAsks {

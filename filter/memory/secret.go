@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"sync"
+	"time"
 
 	"scanwatch/rules"
 )
@@ -15,10 +16,11 @@ type shared struct {
 	key      [16]byte // of the hashes
 	keyDirty bool
 	unread   bool // the stored rows have not been read yet
+	clock    clock
 }
 
 func newShared() *shared {
-	s := &shared{keyDirty: true}
+	s := &shared{keyDirty: true, clock: clock{monotonic: time.Now}}
 	_, _ = rand.Read(s.key[:]) // never fails
 	return s
 }
@@ -50,6 +52,8 @@ type secret struct{ *Memory }
 func (secret) bucketName() string { return "secret" }
 
 func (secret) status() Status { return Status{} }
+
+func (secret) shift(int64) {}
 
 func (s secret) rewrite() { s.keyDirty = true }
 

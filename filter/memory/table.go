@@ -23,6 +23,8 @@ type schema[K comparable, V any] struct {
 	// merge combines a row gathered since the start with the stored row. Nil
 	// ignores the stored row.
 	merge func(live *V, stored V)
+	// shift adds a number of seconds to the times of a row. Nil means that it has none.
+	shift func(k K, v *V, by int64)
 	// dropped is called with each row that is evicted or has expired. It may be nil.
 	dropped func(k K, v V)
 }
@@ -30,7 +32,8 @@ type schema[K comparable, V any] struct {
 // A table is a map with a limit that records changes for the disk.
 type table[K comparable, V any] struct {
 	schema[K, V]
-	rows map[K]V
+	clock *clock
+	rows  map[K]V
 	// dirty has the rows changed since the disk received them, with whether the
 	// disk has a row of that key. Rows deleted before the disk received them are
 	// not included, so dirty never has more than twice as many rows as the table.
@@ -43,8 +46,8 @@ type table[K comparable, V any] struct {
 	stop func()
 }
 
-func newTable[K comparable, V any](s schema[K, V]) table[K, V] {
-	return table[K, V]{schema: s, rows: make(map[K]V), dirty: make(map[K]bool)}
+func newTable[K comparable, V any](s *shared, c schema[K, V]) table[K, V] {
+	return table[K, V]{schema: c, clock: &s.clock, rows: make(map[K]V), dirty: make(map[K]bool)}
 }
 
 func (t *table[K, V]) bucketName() string { return t.bucket }
@@ -91,12 +94,13 @@ func (t *table[K, V]) makeRoom(now uint32) {
 		maps.Copy(rows, t.rows)
 		t.rows, t.peak = rows, len(rows)
 	}
+	past := t.clock.past(now)
 	var least K
 	var lowest int64
 	n := 0
 	for k, v := range t.rows { // in random order
 		switch score := t.evictionScore(k, v, now); {
-		case score < 0:
+		case score < 0 && (past == now || t.evictionScore(k, v, past) < 0):
 			t.drop(k, v)
 		case n == 0 || score < lowest:
 			least, lowest = k, score
@@ -140,6 +144,20 @@ func (t *table[K, V]) deleteFunc(del func(K) bool) {
 func (t *table[K, V]) clear() {
 	clear(t.rows)
 	clear(t.dirty)
+}
+
+// shift converts all rows to another clock.
+func (t *table[K, V]) shift(by int64) {
+	if t.schema.shift == nil {
+		return
+	}
+	for k, v := range t.rows {
+		t.schema.shift(k, &v, by)
+		t.rows[k] = v
+		if _, ok := t.dirty[k]; !ok {
+			t.dirty[k] = true
+		}
+	}
 }
 
 func (t *table[K, V]) rewrite() {

@@ -119,10 +119,12 @@ func (w *query) findHosts() error {
 		}
 	}
 	var rows []store.Entry
-	err := w.Rows([]string{"secret", "peers", "bans"}, func(en store.Entry) error {
+	reader := memory.NewReader(w.Now)
+	err := w.Rows([]string{"clock", "secret", "peers", "bans"}, func(en store.Entry) error {
+		reader.Clock(en)
 		if en.Bucket != "bans" {
 			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})
-		} else if b, ok := memory.ReadBan(en.Key, en.Value); ok {
+		} else if b, ok := reader.Ban(en.Key, en.Value); ok {
 			w.addBan(x, b)
 		}
 		return nil

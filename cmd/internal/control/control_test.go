@@ -56,7 +56,7 @@ func TestBan(t *testing.T) {
 	}
 	read := func() (n int) {
 		err := store.ReadState(dir, []string{"bans"}, c.State, func(e store.Entry) error {
-			if b, ok := memory.ReadBan(e.Key, e.Value); !ok {
+			if b, ok := memory.NewReader(noon).Ban(e.Key, e.Value); !ok {
 				t.Errorf("entry %x %x", e.Key, e.Value)
 			} else if !b.Expired(noon) {
 				n++
@@ -120,7 +120,7 @@ func TestLearn(t *testing.T) {
 	}
 	n := 0
 	err = store.ReadState(dir, []string{"peers"}, c.State, func(e store.Entry) error {
-		p, ok := memory.ReadPeer(e.Key, e.Value, noon.UnixMicro())
+		p, ok := memory.NewReader(noon).Peer(e.Key, e.Value)
 		if ok {
 			n++
 		}

@@ -158,6 +158,9 @@ func (b *builder) list() *export.List {
 		b.add(l, entry)
 	}
 	for p, h := range b.hosts {
+		if h.found.After(b.now) {
+			h.found = b.now // the clock was wrong
+		}
 		if h.found.IsZero() || b.banned[p] != nil && b.banned[p].Until.After(h.found.Add(b.TTL)) {
 			continue
 		}
@@ -228,11 +231,13 @@ func (b *builder) exemptReason(p netip.Prefix) string {
 func (b *builder) readState() error {
 	var rows []store.Entry
 	var corrupt error
-	err := b.Dir.State([]string{"secret", "peers", "bans", "days"}, func(en store.Entry) error {
+	reader := memory.NewReader(b.now)
+	err := b.Dir.State([]string{"clock", "secret", "peers", "bans", "days"}, func(en store.Entry) error {
 		b.known.rows++
+		reader.Clock(en)
 		switch en.Bucket {
 		case "bans":
-			ban, ok := memory.ReadBan(en.Key, en.Value)
+			ban, ok := reader.Ban(en.Key, en.Value)
 			if !ok {
 				corrupt = errors.New("state.db has invalid bans; see scanwatch fsck")
 			}

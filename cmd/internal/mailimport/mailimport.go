@@ -248,6 +248,8 @@ func (m *importer) openState() (finish func() error, err error) {
 	path, state := m.o.Dir.Path, memory.New()
 	limit := min(m.o.Dir.Limits().Budget/2, memory.AllBytes) // as in the filter
 	state.Limit(limit)
+	state.Follow()
+	state.Tick(m.now.UnixMicro())
 	if store.Used(path) {
 		state.Expect()
 	}

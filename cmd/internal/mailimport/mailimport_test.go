@@ -53,7 +53,7 @@ func peers(t *testing.T, d *statedir.Dir) map[string]int {
 	t.Helper()
 	list := map[string]int{}
 	err := d.State([]string{"peers"}, func(e store.Entry) error {
-		if p, ok := memory.ReadPeer(e.Key, e.Value, now.UnixMicro()); ok {
+		if p, ok := memory.NewReader(now).Peer(e.Key, e.Value); ok {
 			list[p.Prefix.Addr().String()] = p.Messages
 		}
 		return nil

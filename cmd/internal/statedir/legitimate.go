@@ -61,8 +61,12 @@ func (d *Dir) special(p netip.Prefix) string {
 
 // remembered describes the mail and logins of a network in the state.
 func (d *Dir) remembered(p netip.Prefix) (why string, err error) {
-	err = d.State([]string{"peers"}, func(en store.Entry) error {
-		peer, ok := memory.ReadPeer(en.Key, en.Value, d.Now().UnixMicro())
+	rows := memory.NewReader(d.Now())
+	err = d.State([]string{"clock", "peers"}, func(en store.Entry) error {
+		if rows.Clock(en) {
+			return nil
+		}
+		peer, ok := rows.Peer(en.Key, en.Value)
 		switch {
 		case !ok || why != "" || !p.Overlaps(peer.Prefix):
 		case !peer.LastMail.IsZero():

@@ -175,8 +175,12 @@ func (d *Dir) flush() error {
 
 // Bans returns the bans for which want returns true.
 func (d *Dir) Bans(want func(*memory.Ban) bool) (list []memory.Ban, err error) {
-	err = d.State([]string{"bans"}, func(en store.Entry) error {
-		if b, ok := memory.ReadBan(en.Key, en.Value); ok && want(&b) {
+	rows := memory.NewReader(d.Now())
+	err = d.State([]string{"clock", "bans"}, func(en store.Entry) error {
+		if rows.Clock(en) {
+			return nil
+		}
+		if b, ok := rows.Ban(en.Key, en.Value); ok && want(&b) {
 			list = append(list, b)
 		}
 		return nil
