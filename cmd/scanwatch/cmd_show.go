@@ -64,11 +64,3 @@ func runShow(e *env, text string, asJSON bool) error {
 	}
 	return nil
 }
-
-// hexID returns a session id in the form of smtpd's log, or "" for 0.
-func hexID(id uint64) string {
-	if id == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%016x", id)
-}

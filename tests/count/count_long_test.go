@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"scanwatch/tests/internal/cli"
 )
 
 // TestCountLong checks the same with 200,000 sessions.
@@ -52,4 +54,10 @@ func TestCountSources(t *testing.T) {
 		}
 	}
 	r.stop()
+}
+
+// sources reads the number of sources.
+func (r *run) sources(p *printed) {
+	r.t.Helper()
+	cli.Decode(r.t, cli.Run(r.t, r.dir, "report", "--json", "--since", begin.Format("2006-01-02")), p)
 }

@@ -129,9 +129,3 @@ func value(m, k reflect.Value) any {
 	}
 	return nil
 }
-
-// sources reads the number of sources.
-func (r *run) sources(p *printed) {
-	r.t.Helper()
-	cli.Decode(r.t, cli.Run(r.t, r.dir, "report", "--json", "--since", begin.Format("2006-01-02")), p)
-}

@@ -44,7 +44,6 @@ type run struct {
 	w       *bufio.Writer
 	synced  chan struct{} // receives a value for the answer of each mark
 	gone    chan struct{} // closed when the filter has closed its output
-	errors  int
 }
 
 func newRun(t *testing.T, w *world, budget int) *run {
