@@ -27,7 +27,7 @@ type backtestFlags struct {
 func newBacktest(e *env) *cobra.Command {
 	var f backtestFlags
 	cmd := &cobra.Command{
-		Use:   "backtest [--rule NAME] [--json] [SELECTOR ...] [--policy NAME|FILE]",
+		Use:   "backtest [--rule NAME] [--json] [SELECTOR ...] [FILE]",
 		Short: "Test a policy with the recorded sessions.",
 		Long: "Apply a policy to the recorded sessions as in mode enforce: that of FILE, a\n" +
 			"preset, or the configuration. Bans, counters and known clients start empty.\n" +

@@ -22,8 +22,8 @@ func (a *Answer) Text(w io.Writer, zone *time.Location) {
 	switch n := len(a.Sessions); {
 	case n == 0:
 		p.wrap(2, "%s: no sessions recorded", title)
-	case n < a.Matched:
-		p.wrap(2, "%s: newest %d of %d sessions, rejected ones first", title, n, a.Matched)
+	case n < a.records:
+		p.wrap(2, "%s: newest %d of %d sessions and sums, rejected ones first", title, n, a.records)
 	case n == 1:
 		p.wrap(2, "%s: 1 session", title)
 	default:

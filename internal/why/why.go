@@ -65,7 +65,7 @@ type Answer struct {
 	State    string     `json:"state"`    // whether the client is banned or was rejected
 	Cause    string     `json:"cause"`    // of the newest rejection
 	Undo     string     `json:"undo"`     // the command that undoes it
-	Matched  int        `json:"matched"`  // number of sessions; sums count as one
+	Matched  int        `json:"matched"`  // number of sessions
 	Rejected int        `json:"rejected"` // number of them in which a rule rejected something
 	Observed int        `json:"observed"` // number of them in which a rule only would have
 	Sessions []*Session `json:"sessions"` // rejected ones first, newest first
@@ -75,6 +75,8 @@ type Answer struct {
 	Searched int        `json:"sessions_searched"`
 	Oldest   *text.Time `json:"oldest,omitempty"`
 	Notes    []string   `json:"notes"` // reasons for which the answer may be incomplete
+
+	records int // that match: sessions and sums
 }
 
 // Empty reports whether nothing was found.
@@ -180,6 +182,18 @@ func rejections(r *store.Record) (would, enforced bool) {
 	return would, enforced
 }
 
+// observed returns the number of sessions of a sum that a rule would have rejected: at
+// least those of the rule with most.
+func observed(r *store.Record) (n int) {
+	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
+		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" && !s.Enforced {
+			n = max(n, int(s.Times))
+		}
+		return true
+	})
+	return n
+}
+
 func (w *query) note(format string, args ...any) {
 	w.answer.Notes = append(w.answer.Notes, fmt.Sprintf(format, args...))
 }
@@ -198,9 +212,13 @@ func (w *query) findSessions() error {
 			summed += int(r.Sessions)
 			return nil
 		}
-		w.answer.Matched++
+		w.answer.records++
+		w.answer.Matched += r.Many()
 		would, enforced := rejections(r)
 		switch {
+		case r.Sessions > 0:
+			w.answer.Rejected += int(r.Rejected)
+			w.answer.Observed += observed(r)
 		case enforced:
 			w.answer.Rejected++
 		case would:
@@ -216,6 +234,13 @@ func (w *query) findSessions() error {
 		return nil
 	}
 	w.Reader.Only = w.q.selection()
+	noted := map[string]bool{}
+	w.Reader.Problem = func(segment string, err error) {
+		if line := fmt.Sprintf("%s: %v", segment, err); !noted[line] { // two passes find it
+			noted[line] = true
+			w.note("%s", line)
+		}
+	}
 	if err := history.Walk(w.Reader, w.Since, w.Until, history.Visitor{Kinds: store.AllKinds, Session: visit, Sum: visit}); err != nil {
 		return err
 	}
@@ -225,8 +250,8 @@ func (w *query) findSessions() error {
 	if summed > 0 && (w.q.is("sender") || w.q.is("recipient")) && !bytes.HasPrefix(w.q.text, []byte("@")) {
 		w.note("%s in sums, which have no senders and only the domains of recipients; ask for @DOMAIN, or for the address of the client", text.Plural(summed, "session is", "sessions are"))
 	}
-	if n := w.answer.Matched; w.All && len(w.kept) < n {
-		w.note("%d of %d sessions omitted, they exceed %d MiB; select newer sessions with --since", n-len(w.kept), n, maxBytes>>20)
+	if n := w.answer.records; w.All && len(w.kept) < n {
+		w.note("%d of %d records omitted, they exceed %d MiB; select newer sessions with --since", n-len(w.kept), n, maxBytes>>20)
 	}
 	return nil
 }
@@ -263,7 +288,6 @@ func (w *query) addSessions() (bans map[uint64][]store.Record) {
 func (w *query) searchAll(bans map[uint64][]store.Record) error {
 	a := &w.answer
 	w.Reader.Rules = w.texts
-	w.Reader.Problem = func(segment string, err error) { w.note("%s: %v", segment, err) }
 	keep := func(r *store.Record, id uint64) {
 		if list, wanted := bans[id]; wanted && len(list) < maxSessions {
 			bans[id] = append(list, r.Clone())

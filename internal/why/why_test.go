@@ -558,3 +558,19 @@ type emptyTable struct{}
 func (emptyTable) MatchAddr(netip.Addr) bool { return false }
 func (emptyTable) MatchName([]byte) bool     { return false }
 func (emptyTable) MatchASN(uint32) bool      { return false }
+
+// TestSumsCount checks that a sum counts as its sessions.
+func TestSumsCount(t *testing.T) {
+	dir := t.TempDir()
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	would := store.Step{Kind: store.KindVerdict, Text: raw("probe"), Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Times: 7}
+	whyAdd(w, time.Hour, 1, "192.0.2.9", store.Record{Sessions: 30, Rejected: 12}, would)
+	whyAdd(w, time.Minute, 2, "192.0.2.9", store.Record{Ending: smtp.EndingQuit})
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a, out := ask(t, "192.0.2.9", "", options(t, dir, whyConf))
+	if a.Matched != 31 || a.Rejected != 12 || a.Observed != 7 || !strings.HasPrefix(out, "State: not banned; 12 of 31 sessions rejected, 7 would have been") {
+		t.Errorf("%d sessions, %d rejected, %d observed:\n%s", a.Matched, a.Rejected, a.Observed, out)
+	}
+}

@@ -19,12 +19,21 @@ func (s *Summary) Empty() bool {
 	return len(s.Problems) == 0 && s.Aggregated == 0 && s.NotKept.Sessions == 0 && len(s.Suspects) == 0 && len(s.Rules) == 0 && s.Remote.Found == 0
 }
 
+// troubles returns the problems, and what is missing in the records. Sums are complete.
+func troubles(s *Summary) []string {
+	all := slices.Clone(s.Problems)
+	if s.NotKept.Sessions > 0 {
+		all = append(all, s.NotKept.text())
+	}
+	return all
+}
+
 // Mail writes the summary as a message of 72 columns: problems, possible false
 // positives, findings. Times are in zone.
 func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
 	var b strings.Builder
 	const layout = "2006-01-02 15:04"
-	problems := append(slices.Clone(s.Problems), s.notes()...)
+	problems := troubles(s)
 	head := "No problems"
 	if n := len(problems); n > 0 {
 		head = text.Plural(n, "problem")

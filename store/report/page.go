@@ -153,7 +153,7 @@ func (s *Summary) HTML(w io.Writer, returns *ReturnSummary, zone *time.Location)
 	const layout = "2006-01-02 15:04"
 	p := &page{
 		Summary:  s,
-		Troubles: append(slices.Clone(s.Problems), s.notes()...),
+		Troubles: troubles(s),
 		Period:   s.Since.In(zone).Format(layout) + " to " + s.Until.In(zone).Format(layout+" -0700"),
 		Tiles: []tile{
 			{text.Thousands(s.Remote.Sessions), "sessions of other hosts", false},

@@ -351,11 +351,16 @@ func (s *Summary) notes() (all []string) {
 	if s.Unwritten > 0 {
 		all = append(all, text.Plural(s.Unwritten, "session is", "sessions are")+" in sums of this hour, which the filter has not yet written.")
 	}
-	if k := &s.NotKept; k.Sessions > 0 {
-		all = append(all, fmt.Sprintf("%s of %s, with %s, have no records and are only counted; see scanwatch stats.",
-			text.Plural(k.Sessions, "session"), text.Plural(k.Days, "day"), text.Plural(k.Mails, "message")))
+	if s.NotKept.Sessions > 0 {
+		all = append(all, s.NotKept.text())
 	}
 	return all
+}
+
+// text describes the sessions without a record.
+func (k *NotKept) text() string {
+	return fmt.Sprintf("%s of %s, with %s, have no records and are only counted; see scanwatch stats.",
+		text.Plural(k.Sessions, "session"), text.Plural(k.Days, "day"), text.Plural(k.Mails, "message"))
 }
 
 func section(b *strings.Builder, title string, lines int) bool {

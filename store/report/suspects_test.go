@@ -151,3 +151,15 @@ func TestPatientHarvest(t *testing.T) {
 		}
 	}
 }
+
+// TestSumsAreNoProblem checks that the letter takes complete sums for no problem, and
+// lost sessions for one.
+func TestSumsAreNoProblem(t *testing.T) {
+	for lost, want := range map[int]string{0: "No problems", 3: "1 problem;"} {
+		s := &Summary{Aggregated: 6600, NotKept: NotKept{Sessions: lost, Days: 1}}
+		var b strings.Builder
+		if err := s.Mail(&b, time.UTC); err != nil || !strings.HasPrefix(b.String(), want) {
+			t.Errorf("%d lost sessions: %v\n%s", lost, err, &b)
+		}
+	}
+}

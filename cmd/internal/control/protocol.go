@@ -90,6 +90,8 @@ type Status struct {
 	Memory []memory.Status   `json:"memory"`
 	// Standing is the number of known and trusted hosts.
 	Standing memory.Summary `json:"standing"`
+	// Lost is the latest day on which bans and standing were lost with state.db.
+	Lost text.Time `json:"state_lost,omitzero"`
 	// Sandbox describes the restrictions as in the log.
 	Sandbox string `json:"sandbox,omitempty"`
 }

@@ -52,10 +52,12 @@ func Collect(dir *statedir.Dir, warn func(string)) (*Stats, error) {
 	s := &Stats{Segments: []store.File{}, Budget: limits.Budget, Keep: limits.Keep.Hours() / 24}
 	switch client, err := control.Dial(dir.Path); {
 	case err == nil:
-		err = client.Flush() // include buffered sessions
-		status, failed := client.Status()
+		if err := client.Flush(); err != nil { // a full disk is a reason to look
+			warn("buffered sessions are not included: " + err.Error())
+		}
+		status, err := client.Status()
 		client.Close()
-		if err := errors.Join(err, failed); err != nil {
+		if err != nil {
 			return nil, err
 		}
 		s.Budget, s.Recent, s.Memory = status.Store.Budget, &status.Store.Dropped, status.Memory

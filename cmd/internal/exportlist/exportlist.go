@@ -137,7 +137,7 @@ func Build(o Options) (*export.List, map[string]int, error) {
 		}
 	}
 	from = from.Truncate(day) // whole days can be compared with the counters
-	b.known.from, b.known.sessions = from, map[int64]uint64{}
+	b.known.from, b.known.sessions, b.known.cut = from, map[int64]uint64{}, map[time.Time]bool{}
 	if err := b.readRecords(from); err != nil {
 		return nil, nil, err
 	}
@@ -309,6 +309,9 @@ func (b *builder) readRecords(from time.Time) error {
 			b.known.records++
 		}
 		b.known.sessions[rec.End.Unix()/int64(day/time.Second)] += uint64(rec.Many())
+		if rec.Omitted > 0 {
+			b.known.cut[rec.End.Truncate(day)] = true
+		}
 		ruled = ruled || b.Policy == nil && r.Client == nil && byRule(rec)
 		switch {
 		case rec.Local:

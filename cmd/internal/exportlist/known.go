@@ -23,8 +23,9 @@ type known struct {
 	rows     int // in state.db
 	records  int // of the selected period
 	days     []memory.Day
-	from     time.Time        // begin of the records that were read
-	sessions map[int64]uint64 // sessions of these records, by day since 1970
+	from     time.Time          // begin of the records that were read
+	sessions map[int64]uint64   // sessions of these records, by day since 1970
+	cut      map[time.Time]bool // days of records that lack steps
 	// forgotten is the day of the latest mail of a host that is missing in the table;
 	// zero if there is none. Lost is the day before which bans and all hosts are missing.
 	forgotten, lost time.Time
@@ -97,8 +98,8 @@ func (b *builder) checkComplete(recent time.Time) error {
 	return b.checkForgotten(recent, all, gaps)
 }
 
-// gaps returns the finished days whose records are not complete, oldest first. A day
-// without records has a gap if sessions were counted. A crash loses the last sessions
+// gaps returns the finished days whose records are not complete, oldest first. Steps
+// that are missing after a repair can be findings. A day without records has a gap if sessions were counted. A crash loses the last sessions
 // and the sums of an hour, so that less than half of the sessions is a gap, or any
 // missing session if a file of the day was corrupt. Days before the oldest file have
 // expired.
@@ -127,7 +128,7 @@ func (k *known) gaps(all []store.Segment, now time.Time) (list []time.Time) {
 		found := k.sessions[at.Unix()/int64(day/time.Second)]
 		switch {
 		case at.Before(first):
-		case 2*found < n, corrupt[at] && (!known || found < n):
+		case 2*found < n, corrupt[at] && (!known || found < n || k.cut[at]):
 			list = append(list, at)
 		}
 	}
@@ -140,6 +141,9 @@ func (b *builder) checkFilter(c *control.Client) error {
 	s, err := c.Status()
 	if err != nil {
 		return err
+	}
+	if s.Config.Halted != nil {
+		b.Warn("the filter only observes by scanwatch mode observe; the list still has all hosts")
 	}
 	switch {
 	case s.Config.File == "":

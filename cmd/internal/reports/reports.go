@@ -159,6 +159,9 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 // problem. An eighth is always free.
 const budgetFull = 80
 
+// lostShown is the time for which a lost state.db is a problem.
+const lostShown = 30 * 24 * time.Hour
+
 // statusProblems returns the problems in the status of a filter.
 func statusProblems(s *control.Status, zone *time.Location) (problems []string) {
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
@@ -168,6 +171,12 @@ func statusProblems(s *control.Status, zone *time.Location) (problems []string) 
 	}
 	if s.State.Error != "" {
 		add("state.db cannot be written since %s: %s", since(s.State.Since.Time), s.State.Error)
+	}
+	if at := s.Lost; time.Since(at.Time) < lostShown {
+		add("state.db was lost on %s: earlier bans and standing are missing; scanwatch import smtpd-log --again restores standing", at.Format(time.DateOnly))
+	}
+	if s.Config.Halted != nil {
+		add("the operator has stopped enforcement; scanwatch mode policy ends that")
 	}
 	if s.Config.Problem != "" {
 		add("%s: %s", s.Config.File, s.Config.Problem)
