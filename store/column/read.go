@@ -256,8 +256,9 @@ func (r *Reader) run(p *parser, size int, dst []byte) []byte {
 		dst = append(dst, p.bytes(uint64(size))...)
 	case modeZstd:
 		out, err := decoder.DecodeAll(p.bytes(p.uvarint(math.MaxInt32)), dst[:0:size])
-		p.bad = p.bad || err != nil
-		dst = dst[:len(out)] // with its capacity
+		if p.bad = p.bad || err != nil || len(out) != size; !p.bad {
+			dst = append(dst, out...) // out is in dst, unless the decoder had to grow it
+		}
 	default:
 		p.bad = true
 	}
