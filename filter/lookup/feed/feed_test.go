@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"scanwatch/filter/lookup"
+	"scanwatch/internal/text"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -338,7 +339,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("%d of %d problems", len(list.First), list.Total)
 			}
 			for _, p := range list.First {
-				if strings.ContainsFunc(p.String(), func(r rune) bool { return r < ' ' || r > '~' }) {
+				if strings.ContainsFunc(p.String(), func(r rune) bool { return !text.Visible(r) }) {
 					t.Errorf("problem %q is not printable", p)
 				}
 			}
