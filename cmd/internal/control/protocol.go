@@ -96,6 +96,19 @@ type Status struct {
 	Sandbox string `json:"sandbox,omitempty"`
 }
 
+// lostShown is the time for which a lost state.db is a problem. By then most bans would
+// have expired.
+const lostShown = 30 * 24 * time.Hour
+
+// StateLost describes a recent loss of state.db and its remedy, or returns "".
+func (s *Status) StateLost(now time.Time) string {
+	if now.Sub(s.Lost.Time) >= lostShown {
+		return ""
+	}
+	return "state.db was lost on " + s.Lost.Format(time.DateOnly) +
+		": earlier bans and standing are missing; scanwatch import smtpd-log --again restores standing"
+}
+
 // Live is the current load of the filter.
 type Live struct {
 	Sessions int64 `json:"sessions"` // open sessions

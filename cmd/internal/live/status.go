@@ -10,10 +10,6 @@ import (
 	"scanwatch/internal/text"
 )
 
-// lostShown is the time for which a lost state.db is a problem. By then most bans would
-// have expired.
-const lostShown = 30 * 24 * time.Hour
-
 // Problems returns the problems in the status of a filter as printable text.
 func Problems(s *control.Status, zone *time.Location) (all []string) {
 	add := func(format string, args ...any) {
@@ -36,8 +32,8 @@ func Problems(s *control.Status, zone *time.Location) (all []string) {
 	if s.State.Error != "" {
 		add("since %s: %s", since(s.State.Since.Time), s.State.Error)
 	}
-	if at := s.Lost; time.Since(at.Time) < lostShown {
-		add("state.db was lost on %s: earlier bans and standing are missing; scanwatch import smtpd-log --again restores standing", at.Format(time.DateOnly))
+	if problem := s.StateLost(time.Now()); problem != "" {
+		add("%s", problem)
 	}
 	if s.Config.Problem != "" {
 		add("configuration: %s", s.Config.Problem)

@@ -159,9 +159,6 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 // problem. An eighth is always free.
 const budgetFull = 80
 
-// lostShown is the time for which a lost state.db is a problem.
-const lostShown = 30 * 24 * time.Hour
-
 // statusProblems returns the problems in the status of a filter.
 func statusProblems(s *control.Status, zone *time.Location) (problems []string) {
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
@@ -172,8 +169,8 @@ func statusProblems(s *control.Status, zone *time.Location) (problems []string) 
 	if s.State.Error != "" {
 		add("state.db cannot be written since %s: %s", since(s.State.Since.Time), s.State.Error)
 	}
-	if at := s.Lost; time.Since(at.Time) < lostShown {
-		add("state.db was lost on %s: earlier bans and standing are missing; scanwatch import smtpd-log --again restores standing", at.Format(time.DateOnly))
+	if problem := s.StateLost(time.Now()); problem != "" {
+		add("%s", problem)
 	}
 	if s.Config.Halted != nil {
 		add("the operator has stopped enforcement; scanwatch mode policy ends that")

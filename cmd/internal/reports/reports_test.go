@@ -34,12 +34,20 @@ func TestProblems(t *testing.T) {
 	if err := os.WriteFile(segment, make([]byte, 8500), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	lost := time.Now().UTC() // the filter tells the day
 	for _, c := range []struct {
 		name string
 		s    control.Status
 		want []string
 	}{
 		{"all is well", control.Status{Store: store.Status{Budget: 1 << 20}}, nil},
+		{"a lost state, and enforcement is stopped", control.Status{Store: store.Status{Budget: 1 << 20},
+			Lost: text.At(lost), Config: control.Config{Halted: &control.Halted{Mode: "enforce"}},
+		}, []string{
+			"state.db was lost on " + lost.Format(time.DateOnly) + ": earlier bans and standing are missing; scanwatch import smtpd-log --again restores standing",
+			"the operator has stopped enforcement; scanwatch mode policy ends that",
+		}},
+		{"a loss long ago", control.Status{Store: store.Status{Budget: 1 << 20}, Lost: text.At(lost.AddDate(0, 0, -40))}, nil},
 		{"everything is wrong", control.Status{
 			Store:  store.Status{Budget: 10_000, Error: "no space left", Since: text.At(now)},
 			State:  store.StateStatus{Error: "read-only file system", Since: text.At(now)},
