@@ -73,18 +73,25 @@ func TestStreamObeysRegistrations(t *testing.T) {
 	}
 }
 
-// TestHistory checks that each command reads all sessions of a short history. It does
-// not check the numbers.
+// TestHistory checks that each command reads all sessions of a short history, and that
+// sealing is measured. It does not check the numbers.
 func TestHistory(t *testing.T) {
 	var out bytes.Buffer
 	b := &bench{out: &out, log: t.Output(), dir: t.TempDir()}
 	b.hurry()
-	args := b.place(command, "")
-	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	for _, build := range [][]string{command, contestants[0].build} {
+		args := b.place(build, "")
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
 	}
-	if err := b.history(); err != nil {
-		t.Fatalf("%v\n%s", err, out.Bytes())
+	if err := configure(b.dir, b.dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []func(*bench) error{(*bench).history, (*bench).sealing} {
+		if err := part(b); err != nil {
+			t.Fatalf("%v\n%s", err, out.Bytes())
+		}
 	}
 	for _, g := range b.goals {
 		if g.got == 0 {

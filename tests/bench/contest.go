@@ -113,6 +113,11 @@ func (b *bench) run(c contestant, registered map[string]bool) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
+	return b.runIn(c, state, registered)
+}
+
+// runIn starts a contestant in a state directory.
+func (b *bench) runIn(c contestant, state string, registered map[string]bool) (*run, error) {
 	args := b.place(c.args, state)
 	if c.told {
 		args = append(args, sortedKeys(registered)...)
@@ -148,6 +153,14 @@ func sortedKeys(m map[string]bool) []string {
 // delay the greeting by two seconds, which would dominate the measurement. These
 // sessions have no requests.
 func (r *run) know() error {
+	if err := r.introduce(); err != nil {
+		return err
+	}
+	return r.settled()
+}
+
+// introduce is know without the deferred work.
+func (r *run) introduce() error {
 	sessions := hosts
 	if r.b.quick {
 		sessions = 100 // the maximum
@@ -160,10 +173,8 @@ func (r *run) know() error {
 	}
 	s := recipe{mix: "delivery", registered: reports, open: 20, sessions: sessions,
 		begin: time.Now().AddDate(0, 0, -2), apart: time.Microsecond}.make()
-	if _, _, err := r.full(s, 0); err != nil {
-		return err
-	}
-	return r.settled()
+	_, _, err := r.full(s, 0)
+	return err
 }
 
 // settled waits until the filter is idle: deferred work, such as writing to the

@@ -43,16 +43,18 @@ type past struct {
 	daily    netip.Addr // a host with several messages each day
 }
 
-// makePast records days of sessions, the last of which ended yesterday.
+// makePast records and seals days of sessions, the last of which ended yesterday.
 func makePast(dir string, days, daily int) (*past, error) {
-	one, err := simulate.Record(simulate.Mixed(daily, 24*time.Hour/time.Duration(daily)-time.Microsecond))
+	p, one, err := newPast(dir, days, daily)
 	if err != nil {
 		return nil, err
 	}
-	p := &past{dir: dir, days: days, until: time.Now().UTC().Truncate(24 * time.Hour)}
 	for day := 0; day < days; {
 		batch := min(30, days-day) // rows take five times the space of sealed days
 		if err := p.add(one, day, batch); err != nil {
+			return nil, err
+		}
+		if _, err := store.SealDays(p.dir, "bench", p.until.AddDate(0, 0, day+batch-days+1)); err != nil {
 			return nil, err
 		}
 		day += batch
@@ -60,7 +62,13 @@ func makePast(dir string, days, daily int) (*past, error) {
 	return p, nil
 }
 
-// add records and seals days from the given one on.
+// newPast returns a past without sessions, and the records of its day.
+func newPast(dir string, days, daily int) (*past, []store.Record, error) {
+	one, err := simulate.Record(simulate.Mixed(daily, 24*time.Hour/time.Duration(daily)-time.Microsecond))
+	return &past{dir: dir, days: days, until: time.Now().UTC().Truncate(24 * time.Hour)}, one, err
+}
+
+// add records days from the given one on.
 func (p *past) add(one []store.Record, day, days int) error {
 	var now time.Time
 	w := store.Open(p.dir, store.Options{Budget: 64 << 30, Keep: 10 * 365 * 24 * time.Hour, Now: func() time.Time { return now }})
@@ -95,8 +103,7 @@ func (p *past) add(one []store.Record, day, days int) error {
 	if n := w.Status().Dropped.Total(); n > 0 {
 		return fmt.Errorf("%d records were dropped", n)
 	}
-	_, err := store.SealDays(p.dir, "bench", now.Add(24*time.Hour))
-	return err
+	return nil
 }
 
 // renamed appends the steps of r. A name replaces the greeting.

@@ -85,6 +85,7 @@ var parts = []part{
 	{"dropping", (*bench).dropping},
 	{"costs", (*bench).costs},
 	{"history", (*bench).history},
+	{"sealing", (*bench).sealing},
 	{"smtpd", (*bench).real},
 }
 
