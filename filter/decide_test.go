@@ -259,7 +259,7 @@ func TestTags(t *testing.T) {
 	if n := strings.Count(render(t, records), `tag "helo" "odd-one"`); n != 1 {
 		t.Errorf("%d tags in %s", n, render(t, records))
 	}
-	if n := strings.Count(strings.Join(log, "\n"), "tagged tag=odd-one src=192.0.2.1 phase=helo session="); n != 1 {
+	if n := strings.Count(strings.Join(log, "\n"), " tag=odd-one "); n != 1 {
 		t.Errorf("%d lines in %q", n, log)
 	}
 }
@@ -283,7 +283,7 @@ func TestVerdictIsRecordedAndLogged(t *testing.T) {
 		p := policy(t, "mode "+c.mode+"\nrule bots phase helo match evidence botnet-helo disconnect \"554 5.7.1 no\"\n")
 		_, records, log := script(t, p, "connect x.example.net pass", "ehlo ylmf-pc")
 		if !slices.ContainsFunc(log, func(l string) bool {
-			return strings.HasPrefix(l, "verdict "+c.word+" src=192.0.2.1 rule=bots phase=helo evidence=botnet-helo ")
+			return strings.HasPrefix(l, "session "+c.word+" src=192.0.2.1 rule=bots phase=helo evidence=botnet-helo:high ")
 		}) {
 			t.Errorf("%s: log %q", c.mode, log)
 		}

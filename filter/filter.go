@@ -37,6 +37,8 @@ type Options struct {
 	Clock *atomic.Int64
 	// Log receives one log line without LF.
 	Log func(line []byte)
+	// Verbose, if not nil, reports whether each finding, verdict and tag is logged.
+	Verbose func() bool
 	// Watch, if not nil, is called for each finding, verdict, tag and ban.
 	Watch func(*events.Event)
 	// Lists returns the shipped lists. The first call may wait.
@@ -94,7 +96,7 @@ func New(o Options) *Pipeline {
 	if p.memory == nil {
 		p.memory = memory.New()
 	}
-	p.journal = journal.New(journal.Options{Record: o.Record, Log: o.Log, Watch: o.Watch})
+	p.journal = journal.New(journal.Options{Record: o.Record, Log: o.Log, Verbose: o.Verbose, Watch: o.Watch})
 	p.journal.Limit(o.Budget)
 	p.Sums = p.journal.Sums()
 	p.site = detect.Site{Addrs: make(map[netip.Addr]bool), Memory: p.memory}

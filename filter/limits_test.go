@@ -73,7 +73,7 @@ func TestLongSession(t *testing.T) {
 }
 
 // TestFloodOfFindings checks that a scan from many hosts does not fill the mail log,
-// and that unlogged findings are counted.
+// and that unlogged sessions are counted.
 func TestFloodOfFindings(t *testing.T) {
 	var in strings.Builder
 	for i := range 3000 {
@@ -93,17 +93,17 @@ func TestFloodOfFindings(t *testing.T) {
 	told := 0
 	for _, line := range log {
 		n := 1
-		if rest, ok := strings.CutPrefix(line, "findings unlogged="); ok {
+		if rest, ok := strings.CutPrefix(line, "sessions unlogged="); ok {
 			n, _ = strconv.Atoi(rest)
 		}
 		told += n
 	}
-	if want := 2*3000 + 1; told != want { // scanner and no-mail; the last session is open when smtpd stops
-		t.Errorf("%d lines report %d findings, want %d", len(log), told, want)
+	if want := 3001; told != want { // the last session is open when smtpd stops
+		t.Errorf("%d lines report %d sessions, want %d", len(log), told, want)
 	}
 }
 
-// TestOneSourceAgain checks that repeated findings of a source are logged once in ten
+// TestOneSourceAgain checks that repeated sessions of a source are logged once in ten
 // minutes, and counted.
 func TestOneSourceAgain(t *testing.T) {
 	var in strings.Builder
@@ -117,18 +117,15 @@ func TestOneSourceAgain(t *testing.T) {
 	in.WriteString(late.Replace(event(0, "link-disconnect|00000000000000aa")))
 	_, log := play(t, []byte(in.String()))
 	for i, want := range []string{
-		"finding evidence=scanner src=192.0.2.1 ",
-		"finding evidence=no-mail src=192.0.2.1 ",
-		"findings evidence=scanner src=192.0.2.1 more=2999 within=10m",
-		"findings evidence=no-mail src=192.0.2.1 more=2999 within=10m",
-		"finding evidence=scanner src=192.0.2.1 ",
-		"finding evidence=no-mail src=192.0.2.1 ",
+		"session decision=proceed src=192.0.2.1 evidence=scanner:high,no-mail:high ",
+		"sessions evidence=scanner:high,no-mail:high src=192.0.2.1 more=2999 within=10m",
+		"session decision=proceed src=192.0.2.1 evidence=scanner:high,no-mail:high ",
 	} {
 		if i >= len(log) || !strings.HasPrefix(log[i], want) {
 			t.Fatalf("got\n%s\nwant line %d to begin with %q", strings.Join(log, "\n"), i+1, want)
 		}
 	}
-	if len(log) != 6 {
+	if len(log) != 3 {
 		t.Errorf("more lines than that:\n%s", strings.Join(log, "\n"))
 	}
 }

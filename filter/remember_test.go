@@ -23,6 +23,7 @@ import (
 
 // A site is a filter with many consecutive sessions.
 type site struct {
+	verbose bool
 	t       testing.TB
 	policy  *rules.Policy
 	memory  *memory.Memory
@@ -59,9 +60,10 @@ func (s *site) play(sessions iter.Seq[simulate.Session]) []simulate.Outcome {
 			}
 			s.records = append(s.records, &r)
 		},
-		Log:    func(line []byte) { s.log = append(s.log, string(line)) },
-		Lists:  func() *lookup.Lists { return lists },
-		Memory: s.memory,
+		Log:     func(line []byte) { s.log = append(s.log, string(line)) },
+		Verbose: func() bool { return s.verbose },
+		Lists:   func() *lookup.Lists { return lists },
+		Memory:  s.memory,
 		Watch: func(e *events.Event) {
 			s.events = append(s.events, strings.Join([]string{e.Event, e.Src.String(), e.Evidence, e.Rule, e.Phase, e.Decision + e.Would, e.Reason}, " "))
 		},
@@ -473,7 +475,9 @@ rule slow phase rcpt-to match count unknown-recipient > 2 in 1d by prefix reject
 	if out[1].RcptRefused != 1 {
 		t.Error("the count is forgotten")
 	}
-	if out[3].Mails != 1 || !slices.ContainsFunc(s.log, func(l string) bool { return strings.HasPrefix(l, "tagged tag=good src=198.51.100.200") }) {
+	if out[3].Mails != 1 || !slices.ContainsFunc(s.log, func(l string) bool {
+		return strings.HasPrefix(l, "session decision=proceed src=198.51.100.200 tag=good ")
+	}) {
 		t.Error("the standing is forgotten")
 	}
 	i := slices.IndexFunc(s.records, func(r *store.Record) bool { return r.ID == out[2].Session })
@@ -506,7 +510,7 @@ func TestFlood(t *testing.T) {
 		t.Errorf("%d of 60 were refused, want 10", refused)
 	}
 	if !slices.ContainsFunc(s.log, func(l string) bool {
-		return strings.HasPrefix(l, "verdict would=disconnect src=2001:db8::1f rule=soft")
+		return strings.HasPrefix(l, "session would=disconnect src=2001:db8::1f rule=soft")
 	}) {
 		t.Errorf("the 31st was not noticed:\n%s", strings.Join(s.log, "\n"))
 	}

@@ -18,6 +18,7 @@ type Settings struct {
 	Country      string        // file; empty if not set
 	Contact      string        // contact for senders; empty if not set
 	Privacy      Privacy       // PrivacyFull if not set
+	Log          Log
 	OwnNames     []string
 	OwnAddresses []netip.Prefix
 	Gateways     []netip.Prefix // addresses that many hosts share
@@ -57,6 +58,8 @@ func (c *Config) Settings() Settings {
 			s.Contact = set.Text
 		case "privacy":
 			s.Privacy = set.Privacy
+		case "log":
+			s.Log = set.Log
 		case "own-name":
 			for _, v := range set.Values {
 				s.OwnNames = append(s.OwnNames, v.Text)

@@ -444,11 +444,12 @@ asn "/a"
 country "/c"
 contact "+1 555 0100"
 delimiter "-"
+log syslog verbose
 gateway 192.0.2.9
 own-name { a.example.org, b.example.org }
 own-name c.example.org
 own-address { 192.0.2.1, 2001:db8::/64 }`).Settings()
-	want := Settings{Mode: Enforce, Store: "/s", Keep: 7 * day, Budget: 64 << 20, ASN: "/a", Country: "/c", Contact: "+1 555 0100", Delimiter: '-', Gateways: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32")},
+	want := Settings{Mode: Enforce, Store: "/s", Keep: 7 * day, Budget: 64 << 20, ASN: "/a", Country: "/c", Contact: "+1 555 0100", Delimiter: '-', Log: Log{Syslog: true, Verbose: true}, Gateways: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32")},
 		OwnNames:     []string{"a.example.org", "b.example.org", "c.example.org"},
 		OwnAddresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/64")}}
 	if !reflect.DeepEqual(got, want) {

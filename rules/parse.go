@@ -52,6 +52,7 @@ var statements = []statement{
 	{"country", `country "file"`, parseText},
 	{"contact", `contact "text"`, parseText},
 	{"privacy", "privacy full | hashed", parsePrivacy},
+	{"log", "log [syslog] [verbose]", parseLog},
 	{"own-name", "own-name name | { name, ... }", parseOwn(nameValue)},
 	{"own-address", "own-address address | { address, ... }", parseOwn(addressValue)},
 	{"delimiter", `delimiter "character"`, parseDelimiter},

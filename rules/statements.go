@@ -22,6 +22,24 @@ func parsePrivacy(l *line) (Statement, *Error) {
 	return &Setting{Pos: l.toks[0].pos, Word: "privacy", Privacy: Privacy(i)}, err
 }
 
+func parseLog(l *line) (Statement, *Error) {
+	s := &Setting{Pos: l.toks[0].pos, Word: "log"}
+	for {
+		switch {
+		case !s.Log.Syslog && l.accept("syslog"):
+			s.Log.Syslog = true
+			continue
+		case !s.Log.Verbose && l.accept("verbose"):
+			s.Log.Verbose = true
+			continue
+		case s.Log != Log{}:
+			return s, nil
+		}
+		t := l.next()
+		return nil, l.errorf(t.pos, didYouMean(t.text, []string{"syslog", "verbose"}), "expected syslog or verbose%s", insteadOf(t))
+	}
+}
+
 // word parses one of the given words and returns its index.
 func (l *line) word(what string, words []string) (int, *Error) {
 	t := l.next()

@@ -74,9 +74,10 @@ type Include struct {
 // fields in use.
 type Setting struct {
 	Pos
-	Word    string  // mode, store, asn, country, contact, privacy, own-name, own-address, gateway, delimiter
+	Word    string  // mode, store, asn, country, contact, privacy, log, own-name, own-address, gateway, delimiter
 	Mode    Mode    // mode
 	Privacy Privacy // privacy
+	Log     Log     // log
 	Text    string  // store, asn, country: a path; contact: of the postmaster; delimiter: a character
 	Values  []Value // own-name, own-address, gateway
 	Keep    time.Duration
@@ -195,6 +196,15 @@ func (s *Setting) String() string {
 		return "mode " + s.Mode.String()
 	case "privacy":
 		return "privacy " + s.Privacy.String()
+	case "log":
+		line := "log"
+		if s.Log.Syslog {
+			line += " syslog"
+		}
+		if s.Log.Verbose {
+			line += " verbose"
+		}
+		return line
 	case "own-name", "own-address", "gateway":
 		return s.Word + " " + list(s.Values)
 	}

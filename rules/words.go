@@ -28,6 +28,12 @@ var modeNames = [...]string{"observe", "enforce"}
 
 func (m Mode) String() string { return name(modeNames[:], int(m)) }
 
+// Log is the destination and the level of the log.
+type Log struct {
+	Syslog  bool // syslog(3), not standard error
+	Verbose bool // each finding and decision, and progress
+}
+
 // Privacy is the form of mailboxes in records, logs and events.
 type Privacy uint8
 

@@ -54,6 +54,9 @@ func (p *policies) enterSandbox(set rules.Settings) {
 	if p.config != nil {
 		paths.Read = p.config.Files()
 	}
+	if set.Log.Syslog {
+		paths.Log = logSocket
+	}
 	plan, ok := withTimeout(p.log, "preparing the sandbox", diskTimeout, func() *sandbox.Plan {
 		_, _ = time.Now().Zone() // load the time zone, whose file is inaccessible in the sandbox
 		return sandbox.Prepare(paths)

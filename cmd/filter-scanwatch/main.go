@@ -30,7 +30,7 @@ Record SMTP sessions and detect scanners. smtpd starts the filter:
   -n           check the configuration and exit
   -s statedir  state directory (default `+store.DefaultDir()+`)
   -S           disable the sandbox
-  -v           also log start, stop and loaded configurations
+  -v           also log each finding and decision, start, stop and reloads
   -V           print the version and exit
 
 See filter-scanwatch(8); "scanwatch report" prints a report.

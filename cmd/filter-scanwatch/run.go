@@ -75,6 +75,8 @@ type program struct {
 	writer   *store.Writer
 	state    *store.State
 
+	policyVerbose bool // the configuration says log verbose
+
 	stopLive func()        // stops the background work
 	socket   chan struct{} // closed when the control socket is closed
 }
@@ -92,15 +94,20 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	return p.stop(err)
 }
 
+// setLevel sets the log level of the flags and the configuration.
+func (p *program) setLevel() {
+	p.level.Set(slog.LevelWarn)
+	if p.verbose || p.policyVerbose {
+		p.level.Set(slog.LevelInfo)
+	}
+}
+
 // build creates the program. It only waits for files on the local disk, because
 // smtpd accepts no connection until its filters are registered. The state directory
 // is opened in the background.
 func build(s settings, stderr *os.File) *program {
 	p := &program{settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC()}
-	p.level.Set(slog.LevelWarn)
-	if s.verbose {
-		p.level.Set(slog.LevelInfo)
-	}
+	p.setLevel()
 	p.log = newLogger(p.logs, p.level)
 	local := prefix.Local() // not available in the sandbox
 	p.lists = shippedLists(p.log)
@@ -117,6 +124,7 @@ func build(s settings, stderr *os.File) *program {
 	}
 	p.set.Budget = max(p.set.Budget, store.MinBudget)
 	p.policies.dir = p.set.Store
+	p.toSyslog()
 	giveUpRoot(p.set.Store, p.log)
 	if !s.open {
 		p.policies.enterSandbox(p.set)
@@ -124,12 +132,28 @@ func build(s settings, stderr *os.File) *program {
 	p.openStore()
 	p.pipeline = filter.New(filter.Options{
 		Record: p.writer.Add, Clock: &p.clock,
-		Log: p.logs.Line, Watch: p.watchers.Send, Lists: p.lists, Memory: p.memory, Hasher: p.hasher.Load, Hashed: p.policies.file != "", OwnAddrs: local, Budget: p.set.Budget,
+		Log: p.logs.Line, Verbose: p.verboseLog, Watch: p.watchers.Send, Lists: p.lists, Memory: p.memory, Hasher: p.hasher.Load, Hashed: p.policies.file != "", OwnAddrs: local, Budget: p.set.Budget,
 	})
 	p.front = smtpd.NewFrontEnd(p.pipeline)
 	p.policies.startHalt()
 	return p
 }
+
+// toSyslog connects the log to syslog(3) if the configuration says so.
+func (p *program) toSyslog() {
+	if !p.set.Log.Syslog {
+		return
+	}
+	w, err := openSyslog(logSocket)
+	if err != nil {
+		p.log.Warn("no connection to syslog, logging to standard error; restart smtpd when syslogd runs", "err", err)
+		return
+	}
+	p.logs.use(w)
+}
+
+// verboseLog reports whether each finding and decision is logged.
+func (p *program) verboseLog() bool { return p.level.Level() <= slog.LevelInfo }
 
 // openStore opens the state directory in the background.
 func (p *program) openStore() {
@@ -170,6 +194,10 @@ func (p *program) eventTime() int64 { return p.memory.Now(p.now().UnixMicro()) }
 // use applies a policy and the databases of its configuration to the pipeline, if
 // that exists.
 func (p *program) use(policy *rules.Policy, c *config.Config) {
+	if policy.Log.Verbose != p.policyVerbose { // otherwise the level of scanwatch log remains
+		p.policyVerbose = policy.Log.Verbose
+		p.setLevel()
+	}
 	if p.pipeline == nil {
 		return
 	}

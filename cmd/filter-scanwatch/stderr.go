@@ -14,6 +14,7 @@ import (
 // there is room.
 type queue struct {
 	mu      sync.Mutex
+	to      io.Writer
 	lines   []byte
 	dropped int
 	closed  bool
@@ -27,9 +28,16 @@ const (
 )
 
 func newQueue(to io.Writer) *queue {
-	q := &queue{wake: make(chan struct{}, 1), done: make(chan struct{})}
-	safego.Loop(nil, "", func() { q.run(to) }, func() { close(q.done) }) // nil: the log cannot log its own panic
+	q := &queue{to: to, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	safego.Loop(nil, "", q.run, func() { close(q.done) }) // nil: the log cannot log its own panic
 	return q
+}
+
+// use writes further lines to another writer.
+func (q *queue) use(to io.Writer) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.to = to
 }
 
 // Write queues p, a single line with or without LF.
@@ -55,12 +63,12 @@ func (q *queue) add(line []byte) {
 
 func (q *queue) Line(line []byte) { _, _ = q.Write(line) }
 
-func (q *queue) run(to io.Writer) {
+func (q *queue) run() {
 	var lines []byte
 	for range q.wake {
 		q.mu.Lock()
 		lines, q.lines = q.lines, lines[:0]
-		dropped, closed := q.dropped, q.closed
+		dropped, closed, to := q.dropped, q.closed, q.to
 		q.dropped = 0
 		q.mu.Unlock()
 		if dropped > 0 {

@@ -19,8 +19,11 @@ type Options struct {
 	// Record receives the encoded record of an ended session or a sum. Sums.Flush
 	// calls it in its goroutine.
 	Record func(end time.Time, id uint64, value []byte)
-	// Log receives one log line without LF.
+	// Log receives one log line without LF. Each session that matters has one line
+	// when it ends, each ban has one at once.
 	Log func(line []byte)
+	// Verbose, if not nil, reports whether each finding, verdict and tag also has a line.
+	Verbose func() bool
 	// Watch, if not nil, receives each finding, verdict, tag and ban.
 	Watch func(*events.Event)
 }
@@ -46,6 +49,7 @@ type State struct {
 	omitted  uint32 // number of steps without a record
 	examples uint32 // number of failed commands
 	replies  uint64 // hashes of verb and code for the replies in the record
+	summary  summary
 }
 
 // Limits on client-controlled data.
@@ -76,7 +80,8 @@ func (j *Journal) User(name []byte) []byte { return j.hide.user(name) }
 
 // Begin prepares st for a new session. It reuses buffers.
 func (j *Journal) Begin(st *State, at int64) {
-	*st = State{steps: st.steps[:0], last: at}
+	st.summary.begin()
+	*st = State{steps: st.steps[:0], last: at, summary: st.summary}
 	j.bytes += cap(st.steps)
 }
 
@@ -241,8 +246,26 @@ func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 		w.event(o, &j.event)
 		j.o.Watch(&j.event)
 	}
-	if j.log.allow(j.o.Log, s, w, o) {
+	if w.summary != nil {
+		w.summary(&st.summary, o)
+		if j.o.Verbose == nil || !j.o.Verbose() {
+			return
+		}
+	}
+	if j.log.allow(j.o.Log, s, &w.repeated, w.what(o), o.Time) {
 		j.log.line = w.line(j.log.line[:0], s, o)
+		j.o.Log(j.log.line)
+	}
+}
+
+// summarize logs the line of an ended session.
+func (j *Journal) summarize(s *track.Session, m *summary, at int64) {
+	if !m.matters {
+		return
+	}
+	kind, what := m.again()
+	if j.log.allow(j.o.Log, s, kind, what, at) {
+		j.log.line = m.line(j.log.line[:0], s)
 		j.o.Log(j.log.line)
 	}
 }
@@ -256,9 +279,10 @@ type Close struct {
 	Banned  bool // a rule banned the source in this session
 }
 
-// End records an ended session. It reports whether the session has its own record, or
-// is part of a sum.
+// End records an ended session and logs its line. It reports whether the session has its
+// own record, or is part of a sum.
 func (j *Journal) End(s *track.Session, st *State, c Close) (whole bool) {
+	j.summarize(s, &st.summary, c.At)
 	r := store.Record{
 		ID: s.ID, Start: time.UnixMicro(s.Start), End: time.UnixMicro(max(c.At, s.Start)),
 		Src: s.Src, Dst: s.Dst, RDNS: s.RDNS, FCrDNS: s.FCrDNS, Ending: c.Ending, Local: s.Local,

@@ -8,7 +8,6 @@ import (
 
 	"scanwatch/filter/memory"
 	"scanwatch/filter/track"
-	"scanwatch/internal/smtp"
 )
 
 // A logger prevents clients from filling the log. The first of equal lines about a
@@ -20,8 +19,8 @@ type logger struct {
 	seed  maphash.Seed
 	order []window // in the order in which they end
 	first int      // in order
-	found limiter  // limits findings and tags
-	acted limiter  // limits verdicts and bans, which findings must not displace
+	found limiter  // limits lines without a decision
+	acted limiter  // limits decisions and bans, which findings must not displace
 }
 
 // Limits of the log.
@@ -33,15 +32,21 @@ const (
 	maxValue     = 100 // length of a value in bytes
 )
 
+// repeated describes the line that counts repetitions: `PLURAL KEY=WHAT src=... more=N`.
+type repeated struct {
+	plural, key string
+	act         bool // use the rate limit of decisions and bans
+}
+
 // logKey identifies a line. The source is its only part from the network.
 type logKey struct {
-	src    uint64
-	writer *writer
-	what   string // evidence, rule or tag
+	src  uint64
+	kind *repeated
+	what string // evidence, rule or tag
 }
 
 func (k *logKey) hash(seed maphash.Seed) uint64 {
-	return maphash.String(seed, k.what) ^ maphash.String(seed, k.writer.plural) ^ k.src*0x9e3779b97f4a7c15
+	return maphash.String(seed, k.what) ^ maphash.String(seed, k.kind.plural) ^ k.src*0x9e3779b97f4a7c15
 }
 
 // A window is the period in which repetitions of a line are only counted.
@@ -55,9 +60,9 @@ type repeats struct {
 	addr netip.Addr
 }
 
-// allow reports whether the line of an outcome must be logged now.
-func (l *logger) allow(log func([]byte), s *track.Session, w *writer, o *smtp.Outcome) bool {
-	k := logKey{writer: w, what: w.what(o)}
+// allow reports whether a line about s must be logged at the time at.
+func (l *logger) allow(log func([]byte), s *track.Session, kind *repeated, what string, at int64) bool {
+	k := logKey{kind: kind, what: what}
 	if s.Src.IsValid() {
 		k.src = memory.Number(s.Src.Addr())
 	}
@@ -72,13 +77,13 @@ func (l *logger) allow(log func([]byte), s *track.Session, w *writer, o *smtp.Ou
 	}
 	if len(l.lines) < maxLogged {
 		l.lines[h] = repeats{addr: s.Src.Addr()}
-		l.order = append(l.order, window{k, o.Time + logWindow.Microseconds()})
+		l.order = append(l.order, window{k, at + logWindow.Microseconds()})
 	}
 	limit := &l.found
-	if w.act {
+	if kind.act {
 		limit = &l.acted
 	}
-	if !limit.allow(o.Time) {
+	if !limit.allow(at) {
 		return false
 	}
 	l.unlogged(log)
@@ -111,8 +116,8 @@ func (l *logger) repeated(log func([]byte), k *logKey, c repeats) {
 	if c.addr.IsValid() {
 		src = addrText(c.addr)
 	}
-	b := append(l.line[:0], k.writer.plural...)
-	b = appendPair(b, k.writer.key, []byte(k.what))
+	b := append(l.line[:0], k.kind.plural...)
+	b = appendPair(b, k.kind.key, []byte(k.what))
 	b = appendPair(b, "src", src)
 	b = appendPair(b, "more", strconv.AppendUint(nil, uint64(c.more), 10))
 	l.line = appendPair(b, "within", []byte("10m"))
@@ -124,7 +129,7 @@ func (l *logger) unlogged(log func([]byte)) {
 	for _, of := range [...]struct {
 		word  string
 		limit *limiter
-	}{{"findings", &l.found}, {"verdicts", &l.acted}} {
+	}{{"sessions", &l.found}, {"decisions", &l.acted}} {
 		if of.limit.dropped > 0 {
 			l.line = appendPair(append(l.line[:0], of.word...), "unlogged", strconv.AppendUint(nil, of.limit.dropped, 10))
 			of.limit.dropped = 0

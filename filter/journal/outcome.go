@@ -11,27 +11,28 @@ import (
 	"scanwatch/store"
 )
 
-// A writer contains the three forms of one kind of outcome: the step of the record,
-// the event for watchers, and the log line. Other programs parse log lines, so that
-// the first words and the order of keys must not change.
+// A writer contains the forms of one kind of outcome: the step of the record, the event
+// for watchers, its part of the session's log line, and its own log line. Other programs
+// parse log lines, so that the first words and the order of keys must not change.
 type writer struct {
-	step  func(*Journal, *smtp.Outcome, *store.Step)
-	event func(*smtp.Outcome, *events.Event)
-	line  func([]byte, *track.Session, *smtp.Outcome) []byte
+	step    func(*Journal, *smtp.Outcome, *store.Step)
+	event   func(*smtp.Outcome, *events.Event)
+	summary func(*summary, *smtp.Outcome) // nil for bans, which always have a line
+	line    func([]byte, *track.Session, *smtp.Outcome) []byte
 
-	// Repetitions are logged as `PLURAL KEY=WHAT src=... more=N`.
-	plural, key string
-	what        func(*smtp.Outcome) string
-	act         bool // use the rate limit of verdicts and bans
+	repeated repeated
+	what     func(*smtp.Outcome) string
 }
 
 // writers contains the writer for each kind of outcome.
 var writers = [...]writer{
-	smtp.OutcomeFinding: {findingStep, findingEvent, findingLine, "findings", "evidence", func(o *smtp.Outcome) string { return o.Evidence }, false},
-	smtp.OutcomeVerdict: {verdictStep, verdictEvent, verdictLine, "verdicts", "rule", ruleOf, true},
-	smtp.OutcomeReturn:  {returnStep, verdictEvent, returnLine, "returns", "rule", ruleOf, true},
-	smtp.OutcomeTag:     {tagStep, tagEvent, tagLine, "tags", "tag", func(o *smtp.Outcome) string { return o.Tag }, false},
-	smtp.OutcomeBan:     {banStep, banEvent, banLine, "bans", "rule", ruleOf, true},
+	smtp.OutcomeFinding: {findingStep, findingEvent, (*summary).finding, findingLine, repeated{"findings", "evidence", false},
+		func(o *smtp.Outcome) string { return o.Evidence }},
+	smtp.OutcomeVerdict: {verdictStep, verdictEvent, (*summary).verdict, verdictLine, repeated{"verdicts", "rule", true}, ruleOf},
+	smtp.OutcomeReturn:  {returnStep, verdictEvent, (*summary).verdict, returnLine, repeated{"returns", "rule", true}, ruleOf},
+	smtp.OutcomeTag: {tagStep, tagEvent, (*summary).tag, tagLine, repeated{"tags", "tag", false},
+		func(o *smtp.Outcome) string { return o.Tag }},
+	smtp.OutcomeBan: {banStep, banEvent, nil, banLine, repeated{"bans", "rule", true}, ruleOf},
 }
 
 // word returns s as bytes, which are valid until the next outcome.

@@ -89,7 +89,7 @@ func standingRows() []statement {
 			s.History(partner, 14, day)
 			c := s.offend(partner)
 			s.Accepted(c)
-			s.Check(len(s.Logged(`^verdict would=disconnect src=198.51.100.124 rule=trial .*withheld=trusted`)) == 1, "it is not logged")
+			s.Check(len(s.Logged(`^session would=disconnect src=198.51.100.124 rule=trial .*withheld=trusted`)) == 1, "it is not logged")
 			s.Check(s.acted(c, func(a act) bool { return a.kind == store.KindVerdict && a.exempt == "trusted" && !a.enforced }), "it is not recorded")
 		})},
 		{"Standing", "scanwatch why shows the standing and its basis", play(func(s *Server) {

@@ -209,7 +209,7 @@ func presetRows() []statement {
 		{presets, "Start with observe: the log and `scanwatch report` show the decisions without enforcing them", edited("\nmode enforce", "\nmode observe", func(s *Server) {
 			c := s.hello(bare("203.0.113.80", "ylmf-pc"))
 			s.Accepted(c)
-			s.Check(len(s.Logged(`^verdict would=disconnect .*rule=botnet`)) == 1, "the log has no decision")
+			s.Check(len(s.Logged(`^session would=disconnect .*rule=botnet`)) == 1, "the log has no decision")
 			s.Check(s.acted(c, func(a act) bool { return a.kind == store.KindVerdict && a.text == "botnet" && !a.enforced }), "the record has no decision")
 		})},
 		{presets, "Change it to `mode enforce` when the reports are correct", edited("\nmode enforce", "\nmode observe", func(s *Server) {
@@ -275,9 +275,9 @@ func unusual(s *Server) {
 	c := s.Message(h)
 	s.Accepted(c)
 	s.Check(!c.Junked() && c.Mails() == 1, "the message of %s is rejected or marked", who(c))
-	s.Check(len(s.Logged(`^verdict would=junk .*rule=odd .*score=`)) > 0, "no points are logged")
+	s.Check(len(s.Logged(`^session would=junk .*rule=odd .*score=`)) > 0, "no points are logged")
 	s.sixty()
-	s.Check(len(s.Logged(`^verdict would=junk src=203.0.113.55 `)) == 0, "a message with 60 points would be marked")
+	s.Check(len(s.Logged(`^session would=junk src=203.0.113.55 `)) == 0, "a message with 60 points would be marked")
 }
 
 // sixty sends a message with 60 points.

@@ -55,7 +55,9 @@ func TestMailLogForFail2ban(t *testing.T) {
 			}
 			// smtpd does not forward lines of filters while it
 			// stops.
-			if err := s.Eventually("the last line is logged", func() bool { return strings.Contains(s.Log(), " banned-until=") }); err != nil {
+			if err := s.Eventually("the last line is logged", func() bool {
+				return strings.Contains(s.Log(), "session decision=proceed src=203.0.113.9 ") || strings.Contains(s.Log(), "session decision=reject src=203.0.113.9 ")
+			}); err != nil {
 				t.Fatal(err)
 			}
 			live.Stop(t, s)
@@ -79,8 +81,8 @@ func TestMailLogForFail2ban(t *testing.T) {
 			if got, want := strings.Fields(string(out)), []string{"203.0.113.1", "203.0.113.8", "2001:db8::/64"}; fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("fail2ban bans %v, want %v\n%s", got, want, lines.String())
 			}
-			if !regexp.MustCompile(`: finding evidence=botnet-helo src=203\.0\.113\.8 `).MatchString(lines.String()) {
-				t.Errorf("no finding in the log:\n%s", lines.String())
+			if !regexp.MustCompile(`: session decision=disconnect src=203\.0\.113\.8 rule=\S+ phase=\S+ evidence=\S*botnet-helo:high`).MatchString(lines.String()) {
+				t.Errorf("no session in the log:\n%s", lines.String())
 			}
 		})
 	}

@@ -148,8 +148,8 @@ func TestStandardPolicy(t *testing.T) {
 						t.Errorf("%s: findings %+v, want %s of %q", v.name, found[0].Findings, v.evidence, org)
 					}
 					word := map[string]string{"observe": "would", "enforce": "decision"}[mode]
-					if verdict := "verdict " + word + "=disconnect src=" + v.addr + " rule="; v.at == "connect" && !strings.Contains(s.FilterLog("scanwatch"), verdict) {
-						t.Errorf("%s: no %q in the log:\n%s", v.name, verdict, s.FilterLog("scanwatch"))
+					if line := "session " + word + "=disconnect src=" + v.addr + " rule="; v.at == "connect" && !strings.Contains(s.FilterLog("scanwatch"), line) {
+						t.Errorf("%s: no %q in the log:\n%s", v.name, line, s.FilterLog("scanwatch"))
 					}
 				}
 			})

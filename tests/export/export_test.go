@@ -541,28 +541,39 @@ cat log >&2 || :`, all)
 // of real servers.
 func TestFail2banModes(t *testing.T) {
 	need(t, "fail2ban-regex")
-	logs, err := filepath.Glob("testdata/maillog-*.txt")
-	if err != nil || len(logs) < 3 {
-		t.Fatalf("%v: logs %v", err, logs)
+	for form, log := range mailLogs(t) {
+		all := fail2banConf(t, "")
+		all["log"] = log
+		for mode, want := range map[string]string{
+			"banned":   "2001:db8::/64 203.0.113.1 203.0.113.8",
+			"rejected": "2001:db8::/64 2001:db8::8 203.0.113.1 203.0.113.8",
+			"evidence": "2001:db8::/64 2001:db8::8 203.0.113.1 203.0.113.8 203.0.113.9",
+		} {
+			out := run(t, "fail2ban-regex -c conf --out ip log 'scanwatch[mode="+mode+"]' | LC_ALL=C sort -u", all)
+			if got := strings.Join(strings.Fields(out), " "); got != want {
+				t.Errorf("%s, mode %s: %s, want %s", form, mode, got, want)
+			}
+		}
 	}
-	all := fail2banConf(t, "")
-	for _, log := range logs {
-		b, err := os.ReadFile(log)
+}
+
+// mailLogs returns the logs of real servers, with the lines of the filter as smtpd and as
+// the filter itself write them.
+func mailLogs(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob("testdata/maillog-*.txt")
+	if err != nil || len(files) < 3 {
+		t.Fatalf("%v: logs %v", err, files)
+	}
+	var all strings.Builder
+	for _, name := range files {
+		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		all["log"] += string(b)
+		all.Write(b)
 	}
-	for mode, want := range map[string]string{
-		"banned":  "2001:db8::/64 203.0.113.8",
-		"verdict": "2001:db8::/64 2001:db8::8 203.0.113.1 203.0.113.8",
-		"finding": "2001:db8::/64 2001:db8::8 203.0.113.1 203.0.113.8 203.0.113.9",
-	} {
-		out := run(t, "fail2ban-regex -c conf --out ip log 'scanwatch[mode="+mode+"]' | LC_ALL=C sort -u", all)
-		if got := strings.Join(strings.Fields(out), " "); got != want {
-			t.Errorf("mode %s: %s, want %s", mode, got, want)
-		}
-	}
+	return map[string]string{"smtpd": all.String(), "syslog": strings.ReplaceAll(all.String(), "smtpd[4711]: scanwatch: ", "filter-scanwatch[4712]: ")}
 }
 
 // TestFail2banJail checks that fail2ban accepts the jails of contrib.
@@ -585,20 +596,15 @@ func TestFail2banJail(t *testing.T) {
 
 func TestSSHGuard(t *testing.T) {
 	need(t, "sshg-parser", "sshg-blocker")
-	logs, _ := filepath.Glob("testdata/maillog-*.txt")
-	for _, log := range logs {
-		abs, err := filepath.Abs(log)
-		if err != nil {
-			t.Fatal(err)
-		}
-		script, err := filepath.Abs("../../contrib/sshguard/scanwatch-parser")
-		if err != nil {
-			t.Fatal(err)
-		}
-		out := run(t, fmt.Sprintf(`{ cat %s; echo 'Nov 21 10:31:02 mx sshd[4711]: Invalid user smtpd[1]: scanwatch: banned src=192.0.2.3 rule=x from 192.0.2.2 port 22'; } |
-sh %s sshg-parser | sshg-blocker -a 30 -p 120 -s 1800 -n 32 -N 64 | grep ^block | sort`, abs, script), nil)
-		if want := "block 2001:db8::/64 6 64\nblock 203.0.113.8 4 32\n"; strings.ReplaceAll(out, "2001:db8::8 6 64", "2001:db8::/64 6 64") != want {
-			t.Errorf("%s: sshguard prints %q, want %q", log, out, want)
+	script, err := filepath.Abs("../../contrib/sshguard/scanwatch-parser")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for form, log := range mailLogs(t) {
+		log += "Nov 21 10:31:02 mx sshd[4711]: Invalid user smtpd[1]: scanwatch: banned src=192.0.2.3 rule=x from 192.0.2.2 port 22\n"
+		out := run(t, fmt.Sprintf(`sh %s sshg-parser <log | sshg-blocker -a 30 -p 120 -s 1800 -n 32 -N 64 | grep ^block | sort -u`, script), map[string]string{"log": log})
+		if want := "block 2001:db8::/64 6 64\nblock 203.0.113.1 4 32\nblock 203.0.113.8 4 32\n"; strings.ReplaceAll(out, "2001:db8::8 6 64", "2001:db8::/64 6 64") != want {
+			t.Errorf("%s: sshguard prints %q, want %q", form, out, want)
 		}
 	}
 }
@@ -688,21 +694,16 @@ cs decisions list -a -o raw; echo end; cat diff.log import.log; test ! -e pwned`
 // banned.
 func TestCrowdSecReadsTheLog(t *testing.T) {
 	need(t, "crowdsec", "cscli", "unshare")
-	all := crowdsecConf(t)
-	logs, _ := filepath.Glob("testdata/maillog-*.txt")
-	for _, log := range logs {
-		b, err := os.ReadFile(log)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all["mail.log"] += string(b)
-	}
-	out := inNet(t, crowdsecStart+`crowdsec -c config.yaml -no-api -dsn file://$PWD/mail.log -type syslog >agent.log 2>&1 || { tail -20 agent.log; false; }
+	for form, log := range mailLogs(t) {
+		all := crowdsecConf(t)
+		all["mail.log"] = log
+		out := inNet(t, crowdsecStart+`crowdsec -c config.yaml -no-api -dsn file://$PWD/mail.log -type syslog >agent.log 2>&1 || { tail -20 agent.log; false; }
 cs decisions list -a -o raw; tail -3 agent.log`, all)
-	listed := decisions(out)
-	for a, want := range map[string]bool{"203.0.113.8": true, "2001:db8::8": true, "203.0.113.1": false, "203.0.113.9": false, "198.51.100.99": false} {
-		if got := listed(a); got != want {
-			t.Errorf("%s is banned: %v, want %v\n%s", a, got, want, out)
+		listed := decisions(out)
+		for a, want := range map[string]bool{"203.0.113.8": true, "2001:db8::8": true, "203.0.113.1": true, "203.0.113.9": false, "198.51.100.99": false} {
+			if got := listed(a); got != want {
+				t.Errorf("%s: %s is banned: %v, want %v\n%s", form, a, got, want, out)
+			}
 		}
 	}
 }

@@ -458,7 +458,7 @@ func TestStderr(t *testing.T) {
 			text <- string(b)
 		}()
 		p.End(0)
-		if log := <-text; !strings.Contains(log, "log lines lost: not read in time") || !strings.Contains(log, "finding evidence=scanner") {
+		if log := <-text; !strings.Contains(log, "log lines lost: not read in time") || !strings.Contains(log, "session decision=") {
 			t.Errorf("%d bytes of log, ending in %q", len(log), log[max(0, len(log)-300):])
 		}
 	})

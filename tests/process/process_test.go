@@ -59,7 +59,7 @@ func TestStateDirectoryTrouble(t *testing.T) {
 			t.Errorf("%s: answer %q", dir, got)
 		}
 		log := p.End(0)
-		if !strings.Contains(log, dir) || !strings.Contains(log, "finding evidence=botnet-helo") {
+		if !strings.Contains(log, dir) || !strings.Contains(log, "evidence=botnet-helo:high") {
 			t.Errorf("%s: log %q", dir, log)
 		}
 	}

@@ -57,7 +57,7 @@ func TestReplay(t *testing.T) {
 				if strings.HasPrefix(line, "level=WARN msg=sandbox ") && !filterproc.HasLandlock(t) {
 					continue
 				}
-				if !strings.HasPrefix(line, "finding evidence=") && !strings.HasPrefix(line, "findings evidence=") {
+				if !strings.HasPrefix(line, "session decision=proceed src=") && !strings.HasPrefix(line, "sessions evidence=") {
 					t.Errorf("logged %q", line)
 				}
 			}

@@ -170,7 +170,7 @@ func TestDay(t *testing.T) {
 		}
 		if t.Failed() {
 			for _, line := range log {
-				if strings.HasPrefix(line, "verdict") || strings.HasPrefix(line, "banned") {
+				if strings.HasPrefix(line, "session decision=") || strings.HasPrefix(line, "banned") {
 					t.Log(line)
 				}
 			}

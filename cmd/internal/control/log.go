@@ -16,8 +16,8 @@ type Level struct {
 // Levels returns all levels.
 func Levels() []Level {
 	return []Level{
-		{"brief", "findings and problems", slog.LevelWarn},
-		{"verbose", "findings, problems and progress", slog.LevelInfo},
+		{"brief", "suspicious sessions, bans and problems", slog.LevelWarn},
+		{"verbose", "each finding and decision, and progress, too", slog.LevelInfo},
 	}
 }
 

@@ -21,6 +21,8 @@ type Paths struct {
 	// Look contains files whose creation the filter must detect. The filter does not
 	// read them.
 	Look []string
+	// Log is the socket of syslogd(8); empty if it is not needed.
+	Log string
 }
 
 // A Report describes the restrictions in force.
@@ -52,6 +54,7 @@ type use uint8
 const (
 	useRead  use = iota // a file
 	useState            // the state directory
+	useLog              // the socket of syslogd
 )
 
 // Prepare resolves the paths. It creates the state directory if possible, because a

@@ -21,7 +21,10 @@ const (
 		ll.AccessFSReadDir | ll.AccessFSMakeDir | ll.AccessFSMakeSock
 )
 
-var rights = map[use]landlock.AccessFSSet{useRead: readFiles, useState: ownDir}
+var rights = map[use]landlock.AccessFSSet{useRead: readFiles, useState: ownDir, useLog: ll.AccessFSResolveUnix}
+
+// resolveUnix is the first version of Landlock that restricts connections to sockets.
+const resolveUnix = 9
 
 // grants returns directories. A rule applies to an inode, and would not apply to a
 // file that an editor has replaced.
@@ -39,6 +42,9 @@ func (p Paths) grants() []grant {
 			add(useRead, filepath.Dir(real))
 		}
 	}
+	if p.Log != "" {
+		add(useLog, filepath.Dir(resolve(p.Log)))
+	}
 	return all
 }
 
@@ -54,6 +60,9 @@ func (r *Report) landlock(grants []grant) {
 	}
 	var rules []landlock.Rule
 	for _, g := range grants {
+		if g.use == useLog && abi < resolveUnix {
+			continue
+		}
 		rules = append(rules, landlock.PathAccess(rights[g.use], g.path).IgnoreIfMissing())
 		r.granted = append(r.granted, g.path)
 	}
