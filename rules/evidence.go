@@ -107,7 +107,7 @@ var Tokens = []Token{
 	{Flood, "flood", "has too many concurrent sessions", smtp.PhaseConnect},
 	{Backscatter, "backscatter", "sends bounces to recipients that do not exist", smtp.PhaseRcptTo},
 	{RecipientFlood, "recipient-flood", "asks for further recipients after many were rejected", smtp.PhaseRcptTo},
-	{AccountAbuse, "account-abuse", "uses an account as if it were stolen", smtp.PhaseMailFrom},
+	{AccountAbuse, "account-abuse", "uses an account that may be stolen", smtp.PhaseMailFrom},
 }
 
 // conduct is evidence about the behaviour of a client. Other evidence is about its

@@ -200,7 +200,7 @@ var headNames, stepNames = func() (columnNames, [numKinds]columnNames) {
 	return nameColumns("", recordFields), steps
 }()
 
-// A columnID is the meaning of the name of a column.
+// A columnID describes the content of a column.
 type columnID struct {
 	kind  int // headColumn, or a Kind
 	role  columnRole
@@ -223,7 +223,7 @@ const (
 	roleClass
 )
 
-// columnIDs contains the meaning of each name.
+// columnIDs maps the name of each column to its content.
 var columnIDs = func() map[string]columnID {
 	ids := map[string]columnID{columnKinds: {role: roleKinds}, columnExact: {role: roleExact}, columnRest: {role: roleRest}}
 	add := func(kind int, n *columnNames) {

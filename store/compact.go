@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	compactEvery = 20 // commits between two measurements of the free space, which read the whole file
+	compactEvery = 20 // commits between measurements of the free space, because each reads the whole file
 	compactBatch = 4 << 20
 )
 

@@ -22,8 +22,8 @@ type days struct {
 	apart   []string // files of sealing in the reserved room
 }
 
-// limit returns the maximum size of a segment. The next part of the day follows a full
-// segment. A sealed copy, which is not larger, needs the same room.
+// limit returns the maximum size of a segment. When a segment is full, the next part of
+// the day begins. A sealed copy, which is not larger, needs the same room.
 func (d *days) limit() int64 { return max(d.budget.bytes/16, MinBudget/8) }
 
 // prepare creates and locks the directory. After it has locked the directory, it

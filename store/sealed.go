@@ -301,7 +301,7 @@ func (s *sealedFile) damage(err error) {
 // read reads bytes of the file into buf.
 func (s *sealedFile) read(at, size int64, buf []byte) ([]byte, error) {
 	if size > maxRead {
-		return nil, damaged("value of %d bytes", size)
+		return nil, damaged("value of %d bytes, more than %d", size, maxRead)
 	}
 	if int64(cap(buf)) < size {
 		buf = make([]byte, size)

@@ -133,7 +133,7 @@ func (p *policies) sandbox(open bool) string {
 		return "none, because of -S"
 	}
 	if p.closed == nil {
-		return "none: disk timeout at the start"
+		return "none: disk timeout at startup"
 	}
 	var words []string
 	for _, a := range p.closed.Attrs() {

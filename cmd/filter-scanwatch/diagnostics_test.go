@@ -30,7 +30,7 @@ var passedOn = []string{
 }
 
 // TestDiagnostics checks that every line that the filter can log is in DIAGNOSTICS of
-// its manual. It finds the lines in the source, at the calls that log them.
+// its manual. It collects the lines from the calls that log them in the source.
 func TestDiagnostics(t *testing.T) {
 	page, err := os.ReadFile("../../man/filter-scanwatch.8")
 	if err != nil {

@@ -104,7 +104,7 @@ func (p *policies) start() rules.Settings {
 		// any phase.
 		p.config, p.asked, p.unread = config.Placeholder(p.file), smtpd.Requests(smtp.Answerable), true
 		p.log.Error("configuration unreadable: disk timeout; observing only, recording in the default directory; restart smtpd when the disk answers", "file", p.file)
-		p.note(nil, "disk timeout at the start; restart smtpd")
+		p.note(nil, "disk timeout at startup; restart smtpd")
 		return defaults
 	}
 	c, err := first.Config, first.err

@@ -22,8 +22,8 @@ func newLists(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lists [--format NAME] [--kind KIND] [--min-confidence LEVEL] [LIST]",
 		Short: "Print the included lists.",
-		Long: "Print the number of rows, dates and sources of the included lists. With LIST,\n" +
-			"print its rows, for other programs: scanners, clouds, botnet-helo or\n" +
+		Long: "Print the number of rows, the dates and the sources of each included list. With\n" +
+			"LIST, print its rows, for other programs: scanners, clouds, botnet-helo or\n" +
 			"known-senders.",
 		Example:           "  scanwatch lists\n  scanwatch lists scanners --format postfix-cidr > scanners.cidr",
 		Args:              argsBetween(0, 1),

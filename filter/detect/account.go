@@ -22,8 +22,8 @@ const (
 	accountRecipients = 500 // within an hour
 )
 
-// account reports an account that is used as if it were stolen. For a day, each later
-// login to the account gives the evidence again.
+// account reports an account that may be stolen, because of the way it is used. For a
+// day, each later login to the account gives the evidence again.
 func account(c *Case) {
 	st, ev := c.State, c.Event
 	f := Finding{Evidence: rules.AccountAbuse, By: "auth", Proof: c.User, Confidence: Medium}

@@ -255,8 +255,9 @@ func forgedGreeting(c *Case) {
 
 // foreignName returns the reason and the confidence for the claim that the greeting is
 // the name of another owner: a local domain, or, for a client without a reverse DNS
-// name, a host in a local domain or in the domain of a known sender. It excludes hosts
-// with a name, because users rent servers and greet with their own domain.
+// name, a host in a local domain or in the domain of a known sender. The latter two
+// exclude clients with a name, because users rent servers and greet with a host name in
+// their own domain.
 func (c *Case) foreignName() (match, confidence string) {
 	if local, _ := c.Site.LocalDomain(c.Helo); local {
 		return "local domain", c.forged(Medium)

@@ -314,7 +314,7 @@ func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	return s
 }
 
-// standing returns the standing by the mail of one row.
+// standing returns the standing that the mail of one row gives a client.
 func (p *peer) standing(c *clock, at uint32) (s Standing) {
 	s = Standing{Level: rules.StandingNone, Messages: int(p.messages), Days: int(p.days)}
 	if p.good == 0 {

@@ -243,7 +243,7 @@ func (h *Host) client() (c client) {
 	return c
 }
 
-// assess adds the exemptions and remedies of a host with a decision about it.
+// assess adds the exemptions and the remedies to a host that a decision was about.
 func (w *query) assess(h *Host) {
 	h.trim()
 	slices.Reverse(h.History)

@@ -63,7 +63,7 @@ func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	if len(s.Helo) > 0 && s.Helo[0] != "" {
 		greeting = fmt.Sprintf(", which greeted as %q,", s.Helo[0])
 	}
-	para("on %s the host %s%s connected to our mail server.", at.Format("2006-01-02 at 15:04 -0700"), name, greeting)
+	para("On %s, the host %s%s connected to our mail server.", at.Format("2006-01-02 at 15:04 -0700"), name, greeting)
 	switch {
 	case !r.Enforced:
 		para("It was not rejected: the rule in question is only observed. If a message is missing, the reason is another one.")

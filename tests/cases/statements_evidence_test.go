@@ -18,7 +18,7 @@ func seen(f func(s *Server)) []Case { return lines("", f) }
 func thresholdRows() []statement {
 	return []statement{
 		{"thresholds", "Detection thresholds", seen(func(s *Server) { s.Accepted(s.Message(unnamed1)) })},
-		{"thresholds", "A rejected recipient is unknown if its domain is local, and otherwise an attempt to relay", seen(func(s *Server) {
+		{"thresholds", "A rejected recipient counts as unknown if its domain is local, and otherwise as an attempt to relay", seen(func(s *Server) {
 			s.Earlier()
 			c := s.Ask(unnamed1, manner{}, simulate.Words("w", 0, 1)...)
 			s.Evidence(c, "unknown-recipient", "high")
@@ -216,7 +216,7 @@ func harvestRows() []statement {
 			s.None(s.Ask(unnamed1, manner{}, ours("x", "x", "y", "y", "z", "z")...), "harvest")
 			s.None(s.Separate(unnamed1, []string{"a@x.example", "b@x.example"}, invented(5)...), "harvest")
 		})},
-		{"thresholds", "ten unknown or rejected recipients that are three quarters of all recipients", append(seen(func(s *Server) {
+		{"thresholds", "ten unknown or rejected recipients that make up at least three quarters of all recipients", append(seen(func(s *Server) {
 			s.Earlier()
 			s.None(ask(s, unnamed1, 9, "alice"), "harvest")
 			s.Evidence(ask(s, unnamed1, 10, "alice", "bob", "carol"), "harvest", "high")

@@ -92,7 +92,7 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 		}
 		within := args[1] == Within
 		if !within && args[1] != Exact {
-			return fmt.Errorf("unban %s: not %s or %s", args[1], Exact, Within)
+			return fmt.Errorf("unban: %q is neither %s nor %s", args[1], Exact, Within)
 		}
 		// A row that is loaded later would restore a revoked ban.
 		ctx, cancel := context.WithTimeout(ctx, writeTimeout)

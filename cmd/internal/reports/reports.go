@@ -149,7 +149,7 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 	}
 	kept := s.Dir.Now().Sub(all[0].Day)
 	if size > budget/100*budgetFull && kept < limits.Keep-24*time.Hour {
-		add("%d %% of the disk budget hold only %d days; the retention of %d days cannot be kept; see scanwatch stats",
+		add("%d%% of the disk budget is used by only %d days; the retention of %d days cannot be met; see scanwatch stats",
 			size*100/budget, int(kept.Hours()/24), int(limits.Keep.Hours()/24))
 	}
 	return problems

@@ -57,7 +57,7 @@ func TestProblems(t *testing.T) {
 			"state.db cannot be written since 2026-11-02 12:00:00: read-only file system",
 			"/etc/scanwatch.conf: it is broken",
 			"table <drop>: open /etc/drop: no such file",
-			"85 % of the disk budget hold only 5 days; the retention of 90 days cannot be kept; see scanwatch stats",
+			"85% of the disk budget is used by only 5 days; the retention of 90 days cannot be met; see scanwatch stats",
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
