@@ -8,8 +8,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestLogLevels checks the lines of a session at each level: one at its end, and with
-// Verbose one for each finding and decision, too. A friend and a session with weak evidence
+// TestLogLevels checks the lines of a session at each level: one at its end or for its ban,
+// and with Verbose one for each finding and decision, too. A friend and a session with weak evidence
 // only have no line.
 func TestLogLevels(t *testing.T) {
 	for _, tt := range []struct {
@@ -17,24 +17,28 @@ func TestLogLevels(t *testing.T) {
 		want    []string
 	}{
 		{false, []string{
-			"banned src=192.0.2.1 rule=bots ",
-			"session decision=reject src=192.0.2.1 rule=bots phase=helo evidence=botnet-helo:high ",
+			"banned src=192.0.2.1 rule=bots prefix=192.0.2.1/32 until=2026-11-16T10:00:00Z times=1 evidence=botnet-helo:high ",
+			"session decision=reject src=192.0.2.2 rule=forged phase=helo evidence=helo-unqualified:medium helo=a_b ",
 		}},
 		{true, []string{
 			"finding evidence=botnet-helo src=192.0.2.1 ",
 			"verdict decision=reject src=192.0.2.1 rule=bots ",
 			"banned src=192.0.2.1 rule=bots ",
-			"session decision=reject src=192.0.2.1 rule=bots phase=helo evidence=botnet-helo:high ",
+			"finding evidence=helo-unqualified src=192.0.2.2 ",
+			"verdict decision=reject src=192.0.2.2 rule=forged ",
+			"session decision=reject src=192.0.2.2 rule=forged phase=helo evidence=helo-unqualified:",
 			"finding evidence=cloud src=198.51.100.201 confidence=low ",
 		}},
 	} {
 		s := newSite(t, `mode enforce
 table <friends> { 192.0.2.77 }
 rule bots phase helo match evidence botnet-helo reject "550 5.7.1 no" ban 1h
+rule forged phase helo match evidence helo-unqualified reject
 `)
 		s.verbose = tt.verbose
 		s.play(sessions(
 			visitor(monday, "192.0.2.1", "", say(simulate.Ehlo, "ylmf-pc")),
+			visitor(monday.Add(time.Minute), "192.0.2.2", "", say(simulate.Ehlo, "a_b")),
 			visitor(monday.Add(time.Hour), "192.0.2.77", "", say(simulate.Ehlo, "ylmf-pc")),
 			delivery(monday.Add(2*time.Hour), "198.51.100.201", "ec2-198-51-100-201.compute-1.amazonaws.com"),
 			delivery(monday.Add(3*time.Hour), "198.51.100.200", "mx.example.net"),
@@ -48,5 +52,25 @@ rule bots phase helo match evidence botnet-helo reject "550 5.7.1 no" ban 1h
 				t.Errorf("verbose %v: line %d is\n%s\nwant %s", tt.verbose, i+1, s.log[i], want)
 			}
 		}
+	}
+}
+
+// TestLogOfADay checks that a day of attacking sessions has at most one line for each, and
+// that a flood has far fewer.
+func TestLogOfADay(t *testing.T) {
+	const n = 3500 // of each kind
+	for _, tt := range []struct {
+		name  string
+		every time.Duration
+		most  int
+	}{{"a day", 24 * time.Hour / n, 2 * n}, {"a flood", 10 * time.Millisecond, n}} {
+		s := readySite(t, "standard")
+		s.play(simulate.Merge(
+			simulate.Harvest(simulate.Attack{Seed: 1, Start: monday, Every: tt.every, Sessions: n, Each: 15}),
+			simulate.Guess(simulate.Attack{Seed: 2, Start: monday, Every: tt.every, Sessions: n, Each: 3})))
+		if len(s.log) == 0 || len(s.log) > tt.most {
+			t.Errorf("%s: %d sessions have %d lines, want at most %d", tt.name, 2*n, len(s.log), tt.most)
+		}
+		t.Logf("%s: %d sessions, %d lines", tt.name, 2*n, len(s.log))
 	}
 }

@@ -366,7 +366,7 @@ func TestBanAtTheEnd(t *testing.T) {
 	if !out[2].Disconnected || out[3].Disconnected || out[4].Disconnected {
 		t.Error("a /64 is not one host, two are, or a host with a proven name shares the ban of its neighbours")
 	}
-	if want := fmt.Sprintf("banned src=2001:db8::1 rule=lost prefix=2001:db8::/64 until=2026-11-19T09:00:00Z times=1 session=%016x", out[0].Session); !slices.Contains(s.log, want) {
+	if want := fmt.Sprintf("banned src=2001:db8::1 rule=lost prefix=2001:db8::/64 until=2026-11-19T09:00:00Z times=1 evidence=talks-http:high,no-mail:high fcrdns=fail session=%016x", out[0].Session); !slices.Contains(s.log, want) {
 		t.Errorf("log\n%s\ndoes not have\n%s", strings.Join(s.log, "\n"), want)
 	}
 	for _, want := range []string{"finding 2001:db8::1 talks-http    ", "ban 2001:db8::1  lost   ", "verdict 2001:db8::1  lost connect disconnect "} {

@@ -112,9 +112,6 @@ func (j *Journal) Flush(now int64, logs bool) {
 		j.log.due(j.o.Log, now, true)
 	}
 	j.sums.flush(true)
-	if logs {
-		j.log.unlogged(j.o.Log)
-	}
 }
 
 // Event records an event as a step of the session. Requests, lines and replies are
@@ -246,25 +243,33 @@ func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 		w.event(o, &j.event)
 		j.o.Watch(&j.event)
 	}
-	if w.summary != nil {
+	ban := w.summary == nil
+	switch {
+	case ban && !st.summary.ban(o):
+		return
+	case !ban:
 		w.summary(&st.summary, o)
 		if j.o.Verbose == nil || !j.o.Verbose() {
 			return
 		}
 	}
-	if j.log.allow(j.o.Log, s, &w.repeated, w.what(o), o.Time) {
+	if j.log.allow(s, &w.repeated, w.what(o), o.Time) {
 		j.log.line = w.line(j.log.line[:0], s, o)
+		if ban {
+			j.log.line = appendClient(st.summary.appendEvidence(j.log.line), s)
+		}
+		j.log.line = appendPair(j.log.line, "session", appendHex(nil, s.ID))
 		j.o.Log(j.log.line)
 	}
 }
 
 // summarize logs the line of an ended session.
 func (j *Journal) summarize(s *track.Session, m *summary, at int64) {
-	if !m.matters {
+	if !m.matters || m.banned || m.observed {
 		return
 	}
 	kind, what := m.again()
-	if j.log.allow(j.o.Log, s, kind, what, at) {
+	if j.log.allow(s, kind, what, at) {
 		j.log.line = m.line(j.log.line[:0], s)
 		j.o.Log(j.log.line)
 	}

@@ -19,6 +19,7 @@ type logger struct {
 	seed  maphash.Seed
 	order []window // in the order in which they end
 	first int      // in order
+	told  int64    // when unlogged lines were counted last
 	found limiter  // limits lines without a decision
 	acted limiter  // limits decisions and bans, which findings must not displace
 }
@@ -29,7 +30,8 @@ const (
 	maxLogged    = 20_000 // lines with a window
 	maxLogBurst  = 200    // lines in a burst; then the limit is maxLogPerSec
 	maxLogPerSec = 20
-	maxValue     = 100 // length of a value in bytes
+	unloggedWait = time.Minute // between two counts of unlogged lines
+	maxValue     = 100         // length of a value in bytes
 )
 
 // repeated describes the line that counts repetitions: `PLURAL KEY=WHAT src=... more=N`.
@@ -61,7 +63,7 @@ type repeats struct {
 }
 
 // allow reports whether a line about s must be logged at the time at.
-func (l *logger) allow(log func([]byte), s *track.Session, kind *repeated, what string, at int64) bool {
+func (l *logger) allow(s *track.Session, kind *repeated, what string, at int64) bool {
 	k := logKey{kind: kind, what: what}
 	if s.Src.IsValid() {
 		k.src = memory.Number(s.Src.Addr())
@@ -79,15 +81,7 @@ func (l *logger) allow(log func([]byte), s *track.Session, kind *repeated, what 
 		l.lines[h] = repeats{addr: s.Src.Addr()}
 		l.order = append(l.order, window{k, at + logWindow.Microseconds()})
 	}
-	limit := &l.found
-	if kind.act {
-		limit = &l.acted
-	}
-	if !limit.allow(at) {
-		return false
-	}
-	l.unlogged(log)
-	return true
+	return l.limit(kind).allow(at, 1)
 }
 
 // due logs the repetitions of windows that have ended, or of all windows.
@@ -102,16 +96,20 @@ func (l *logger) due(log func([]byte), now int64, all bool) {
 		l.first++
 		delete(l.lines, h)
 		if c.more > 0 {
-			l.repeated(log, &w.key, c)
+			l.repeated(log, &w.key, c, now)
 		}
 	}
+	l.unlogged(log, now, all)
 	if l.first == len(l.order) || l.first > maxLogged {
 		l.order = append(l.order[:0], l.order[l.first:]...)
 		l.first = 0
 	}
 }
 
-func (l *logger) repeated(log func([]byte), k *logKey, c repeats) {
+func (l *logger) repeated(log func([]byte), k *logKey, c repeats, now int64) {
+	if !l.limit(k.kind).allow(now, uint64(c.more)) {
+		return
+	}
 	src := []byte("local")
 	if c.addr.IsValid() {
 		src = addrText(c.addr)
@@ -124,15 +122,26 @@ func (l *logger) repeated(log func([]byte), k *logKey, c repeats) {
 	log(l.line)
 }
 
-// unlogged logs the number of lines over the rate limit.
-func (l *logger) unlogged(log func([]byte)) {
+func (l *logger) limit(kind *repeated) *limiter {
+	if kind.act {
+		return &l.acted
+	}
+	return &l.found
+}
+
+// unlogged logs the number of sessions without a line because of the rate limit, once a
+// minute or now.
+func (l *logger) unlogged(log func([]byte), now int64, all bool) {
+	if wait := now - l.told; !all && wait >= 0 && wait < unloggedWait.Microseconds() {
+		return
+	}
 	for _, of := range [...]struct {
 		word  string
 		limit *limiter
 	}{{"sessions", &l.found}, {"decisions", &l.acted}} {
 		if of.limit.dropped > 0 {
 			l.line = appendPair(append(l.line[:0], of.word...), "unlogged", strconv.AppendUint(nil, of.limit.dropped, 10))
-			of.limit.dropped = 0
+			of.limit.dropped, l.told = 0, now
 			log(l.line)
 		}
 	}
@@ -145,7 +154,8 @@ type limiter struct {
 	dropped uint64
 }
 
-func (l *limiter) allow(now int64) bool {
+// allow reports whether a line about n sessions is within the limit.
+func (l *limiter) allow(now int64, n uint64) bool {
 	if l.last == 0 {
 		l.tokens = maxLogBurst
 	} else if now > l.last {
@@ -153,7 +163,7 @@ func (l *limiter) allow(now int64) bool {
 	}
 	l.last = now // even if the clock was set back
 	if l.tokens < 1 {
-		l.dropped++
+		l.dropped += n
 		return false
 	}
 	l.tokens--

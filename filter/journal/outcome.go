@@ -13,7 +13,8 @@ import (
 
 // A writer contains the forms of one kind of outcome: the step of the record, the event
 // for watchers, its part of the session's log line, and its own log line. Other programs
-// parse log lines, so that the first words and the order of keys must not change.
+// parse log lines, so that the first words and the order of keys must not change. The id of
+// the session follows.
 type writer struct {
 	step    func(*Journal, *smtp.Outcome, *store.Step)
 	event   func(*smtp.Outcome, *events.Event)
@@ -63,8 +64,7 @@ func findingLine(b []byte, s *track.Session, o *smtp.Outcome) []byte {
 	b = appendFilled(b, "match", []byte(o.Match))
 	b = appendFilled(b, "proof", o.Proof)
 	b = appendFilled(b, "rdns", s.RDNS)
-	b = appendPair(b, "fcrdns", []byte(s.FCrDNS.String()))
-	return appendPair(b, "session", appendHex(nil, s.ID))
+	return appendPair(b, "fcrdns", []byte(s.FCrDNS.String()))
 }
 
 func verdictStep(j *Journal, o *smtp.Outcome, s *store.Step) {
@@ -102,8 +102,7 @@ func verdictLine(b []byte, s *track.Session, o *smtp.Outcome) []byte {
 		b = appendPair(b, "score", strconv.AppendInt(nil, int64(o.Score), 10))
 	}
 	b = appendFilled(b, "helo", s.Helo)
-	b = appendFilled(b, "rdns", s.RDNS)
-	return appendPair(b, "session", appendHex(nil, s.ID))
+	return appendFilled(b, "rdns", s.RDNS)
 }
 
 func returnStep(j *Journal, o *smtp.Outcome, s *store.Step) {
@@ -116,8 +115,7 @@ func returnLine(b []byte, s *track.Session, o *smtp.Outcome) []byte {
 	b = appendPair(b, "src", source(s))
 	b = appendPair(b, "rule", []byte(o.Rule))
 	b = appendPair(b, "phase", []byte(o.Phase.String()))
-	b = appendPair(b, "banned-until", o.Until.AppendFormat(nil, time.RFC3339))
-	return appendPair(b, "session", appendHex(nil, s.ID))
+	return appendPair(b, "banned-until", o.Until.AppendFormat(nil, time.RFC3339))
 }
 
 func tagStep(j *Journal, o *smtp.Outcome, s *store.Step) {
@@ -132,8 +130,7 @@ func tagLine(b []byte, s *track.Session, o *smtp.Outcome) []byte {
 	b = append(b, "tagged"...)
 	b = appendPair(b, "tag", []byte(o.Tag))
 	b = appendPair(b, "src", source(s))
-	b = appendPair(b, "phase", []byte(o.Phase.String()))
-	return appendPair(b, "session", appendHex(nil, s.ID))
+	return appendPair(b, "phase", []byte(o.Phase.String()))
 }
 
 func banStep(j *Journal, o *smtp.Outcome, s *store.Step) {
@@ -169,7 +166,7 @@ func banLine(b []byte, s *track.Session, o *smtp.Outcome) []byte {
 		b = appendPair(b, "until", o.Until.AppendFormat(nil, time.RFC3339))
 		b = appendPair(b, "times", strconv.AppendInt(nil, int64(o.Times), 10))
 	}
-	return appendPair(b, "session", appendHex(nil, s.ID))
+	return b
 }
 
 // source returns the address in log lines.

@@ -17,6 +17,10 @@ type summary struct {
 	org      string // of the client
 	matters  bool
 
+	// The session banned its source, in effect or observed. The line of the ban replaces the
+	// line of the session.
+	banned, observed bool
+
 	// The most severe decision, an enforced one if there is one.
 	decided  bool
 	enforced bool
@@ -53,6 +57,16 @@ func (m *summary) verdict(o *smtp.Outcome) {
 	}
 	m.decided, m.enforced, m.decision, m.phase = true, o.Enforced, o.Decision, o.Phase
 	m.rule, m.exempt, m.score, m.until = o.Rule, o.Exempt, o.Score, o.Until
+}
+
+// ban reports whether a ban has a line. Further rules with the same ban have none.
+func (m *summary) ban(o *smtp.Outcome) bool {
+	if o.Exempt != "" {
+		return true
+	}
+	told := m.banned || m.observed && !o.Enforced
+	m.banned, m.observed = m.banned || o.Enforced, m.observed || !o.Enforced
+	return !told
 }
 
 // begin prepares m for a new session. It reuses buffers.
@@ -93,8 +107,7 @@ func (m *summary) line(b []byte, s *track.Session) []byte {
 	if !m.until.IsZero() {
 		b = appendPair(b, "banned-until", m.until.AppendFormat(nil, time.RFC3339))
 	}
-	b = appendTokens(b, "evidence", m.evidence)
-	b = appendFilled(b, "org", []byte(m.org))
+	b = m.appendEvidence(b)
 	b = appendTokens(b, "tag", m.tags)
 	if m.score != 0 {
 		b = appendPair(b, "score", strconv.AppendInt(nil, int64(m.score), 10))
@@ -102,10 +115,19 @@ func (m *summary) line(b []byte, s *track.Session) []byte {
 	if s.Counts.Mails > 0 {
 		b = appendPair(b, "messages", strconv.AppendUint(nil, uint64(s.Counts.Mails), 10))
 	}
+	b = appendClient(b, s)
+	return appendPair(b, "session", appendHex(nil, s.ID))
+}
+
+func (m *summary) appendEvidence(b []byte) []byte {
+	return appendFilled(appendTokens(b, "evidence", m.evidence), "org", []byte(m.org))
+}
+
+// appendClient appends the names of the client.
+func appendClient(b []byte, s *track.Session) []byte {
 	b = appendFilled(b, "helo", s.Helo)
 	b = appendFilled(b, "rdns", s.RDNS)
-	b = appendPair(b, "fcrdns", []byte(s.FCrDNS.String()))
-	return appendPair(b, "session", appendHex(nil, s.ID))
+	return appendPair(b, "fcrdns", []byte(s.FCrDNS.String()))
 }
 
 // appendTokens appends ` key=value` for a value of our own words, which needs neither

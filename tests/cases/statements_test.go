@@ -209,7 +209,7 @@ func presetRows() []statement {
 		{presets, "Start with observe: the log and `scanwatch report` show the decisions without enforcing them", edited("\nmode enforce", "\nmode observe", func(s *Server) {
 			c := s.hello(bare("203.0.113.80", "ylmf-pc"))
 			s.Accepted(c)
-			s.Check(len(s.Logged(`^session would=disconnect .*rule=botnet`)) == 1, "the log has no decision")
+			s.Check(len(s.Logged(`^observed-ban src=\S+ rule=botnet`)) == 1, "the log has no decision")
 			s.Check(s.acted(c, func(a act) bool { return a.kind == store.KindVerdict && a.text == "botnet" && !a.enforced }), "the record has no decision")
 		})},
 		{presets, "Change it to `mode enforce` when the reports are correct", edited("\nmode enforce", "\nmode observe", func(s *Server) {

@@ -81,8 +81,8 @@ func TestMailLogForFail2ban(t *testing.T) {
 			if got, want := strings.Fields(string(out)), []string{"203.0.113.1", "203.0.113.8", "2001:db8::/64"}; fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("fail2ban bans %v, want %v\n%s", got, want, lines.String())
 			}
-			if !regexp.MustCompile(`: session decision=disconnect src=203\.0\.113\.8 rule=\S+ phase=\S+ evidence=\S*botnet-helo:high`).MatchString(lines.String()) {
-				t.Errorf("no session in the log:\n%s", lines.String())
+			if !regexp.MustCompile(`: banned src=203\.0\.113\.8 rule=\S+ prefix=\S+ until=\S+ times=1 evidence=\S*botnet-helo:high`).MatchString(lines.String()) {
+				t.Errorf("no ban in the log:\n%s", lines.String())
 			}
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -147,8 +148,8 @@ func TestStandardPolicy(t *testing.T) {
 					if v.evidence != "" && i < 0 || v.evidence == "" && len(found[0].Evidence()) > 0 {
 						t.Errorf("%s: findings %+v, want %s of %q", v.name, found[0].Findings, v.evidence, org)
 					}
-					word := map[string]string{"observe": "would", "enforce": "decision"}[mode]
-					if line := "session " + word + "=disconnect src=" + v.addr + " rule="; v.at == "connect" && !strings.Contains(s.FilterLog("scanwatch"), line) {
+					words := map[string]string{"observe": "(session would=disconnect|observed-ban)", "enforce": "(session decision=disconnect|banned)"}[mode]
+					if line := regexp.MustCompile(words + " src=" + regexp.QuoteMeta(v.addr) + " rule="); v.at == "connect" && !line.MatchString(s.FilterLog("scanwatch")) {
 						t.Errorf("%s: no %q in the log:\n%s", v.name, line, s.FilterLog("scanwatch"))
 					}
 				}
