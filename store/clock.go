@@ -27,7 +27,9 @@ type clock struct {
 	now func() time.Time
 
 	believed time.Time // the last trusted time; zero before the first call of read
-	doubted  time.Time // when a step was seen; zero if the clock is trusted
+	latest   time.Time // the system clock at the latest reading ...
+	seen     time.Time // ... and the monotonic clock
+	doubted  time.Time // when the latest step was seen; zero if the clock is trusted
 	written  time.Time // the time in the file
 }
 
@@ -39,7 +41,11 @@ func (c *clock) read(d *directory, all []Segment) time.Time {
 		c.believed = lastTrusted(d, all, now)
 	}
 	jumped := now.Sub(c.believed).Abs() > clockJump
+	again := (now.Sub(c.latest) - time.Since(c.seen)).Abs() > clockJump
+	c.latest, c.seen = now, time.Now()
 	switch {
+	case jumped && again:
+		c.doubted = time.Now()
 	case !jumped, !c.doubted.IsZero() && time.Since(c.doubted) >= clockDoubt:
 		c.believed, c.doubted = now, time.Time{}
 	case c.doubted.IsZero():

@@ -47,6 +47,7 @@ func TestClock(t *testing.T) {
 			"2026-10-31 2026-11-01 2036-11-01"},
 		{"years forward and back, two days later", append([]clockMove{{at: ahead}}, move(1, 2)...), "2026-11-01 2026-11-02 2026-11-03 2036-11-01"},
 		{"years forward and back, three days later", append([]clockMove{{at: ahead}}, move(1, 2, 3)...), "2026-11-02 2026-11-03 2026-11-04"},
+		{"two steps", append(move(5), clockMove{at: ahead, wait: true}, clockMove{at: noon.Add(time.Hour)}), "2026-10-31 2026-11-01 2026-11-06 2036-11-01"},
 		{"years forward for more than a day", []clockMove{{at: ahead}, {at: ahead.AddDate(0, 0, 1), wait: true}}, "2036-11-01 2036-11-02"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -10,14 +11,15 @@ import (
 const (
 	clockJump  = 48 * time.Hour      // a larger step back is not time that has passed
 	clockPause = 31 * 24 * time.Hour // neither is a larger step forward
-	clockDoubt = 24 * time.Hour      // in which a step forward can be undone
+	clockDoubt = 24 * time.Hour      // after the latest step, in which steps can be undone
 	clockEvery = 10 * time.Minute    // between two writes of the row
 )
 
 const (
 	clockBucket = "clock"
 	clockKey    = "time"
-	clockSize   = 5 * 8
+	clockSize   = 3 * 8
+	clockPoints = 4
 )
 
 // A clock converts the time of events to the time of the rows. The clock of the system
@@ -28,7 +30,8 @@ const (
 // clockJump, or forward by more than clockPause: the step becomes part of the offset,
 // and the opposite step removes it. A smaller step forward may be real, such as a
 // machine that was off for a week. It counts, but if the clock returns within
-// clockDoubt, so does the time of the rows. Until then no row is deleted for its age.
+// clockDoubt of the latest step, so does the time of the rows. Until then no row is
+// deleted for its age.
 //
 // Without Follow the two times are equal, unless a row of the clock is loaded: records
 // that are played have gaps. Except for offset, the fields need the lock.
@@ -39,17 +42,22 @@ type clock struct {
 	former  int64     // the offset before the latest step that changed it
 	last    int64     // time of the latest event; 0 before the first
 	seen    time.Time // when that was, on the monotonic clock
-	// The time of the rows and the offset before a step forward that may be undone, and
-	// when that was; zero if there is none.
-	trusted, base int64
-	doubted       time.Time
-	settle        bool // bans may begin in the future: see ban.settle
+	// The state before each step that may be undone, oldest first, and the latest step.
+	points  []clockPoint
+	stepped time.Time
+	settle  bool // bans may begin in the future: see ban.settle
 
 	adopted bool // a row was loaded, or there is none
 	written int64
 	dirty   bool
 
 	monotonic func() time.Time // time.Now, except in tests
+}
+
+// A clockPoint is the time of the rows and the offset at a time of the monotonic clock.
+type clockPoint struct {
+	own, offset int64
+	at          time.Time
 }
 
 // row returns the time of the rows at an event.
@@ -77,27 +85,41 @@ func (c *clock) advance(event int64) {
 		c.last, c.seen = event, now
 		return
 	}
-	offset, expected := c.offset.Load(), c.expected(now)
-	step := event - expected
-	doubted := now.Sub(c.doubted)
-	if !c.doubted.IsZero() && doubted >= clockDoubt {
-		c.doubted = time.Time{}
+	expected := c.expected(now)
+	if len(c.points) > 0 && now.Sub(c.stepped) >= clockDoubt {
+		c.points = c.points[:0]
 	}
-	switch own := expected - offset; {
-	case step >= -jump && step <= jump:
-	case !c.doubted.IsZero() && near(event-c.base, c.trusted+doubted.Microseconds()):
-		c.step(c.base)
-		c.doubted, c.settle = time.Time{}, true
-	case near(event, own): // the clock is right again
-		c.step(0)
-	case near(event-c.former, own):
-		c.step(c.former)
-	case step < 0 || step > clockPause.Microseconds():
-		c.step(event - own)
-	default:
-		c.trusted, c.base, c.doubted, c.dirty = own, offset, now, true
+	if step := event - expected; step < -jump || step > jump {
+		c.jumped(event, expected, now)
 	}
 	c.last, c.seen = event, now
+}
+
+// jumped takes a step of the clock from the expected time of events.
+func (c *clock) jumped(event, expected int64, now time.Time) {
+	offset := c.offset.Load()
+	own := expected - offset
+	for i, p := range slices.Backward(c.points) {
+		if near(event-p.offset, p.own+now.Sub(p.at).Microseconds()) {
+			c.step(p.offset)
+			c.points, c.settle = c.points[:i], true
+			return
+		}
+	}
+	switch step := event - expected; {
+	case near(event, own): // the clock is right again
+		c.step(0)
+		return
+	case near(event-c.former, own):
+		c.step(c.former)
+		return
+	case step < 0 || step > clockPause.Microseconds():
+		c.step(event - own)
+	}
+	if len(c.points) == clockPoints {
+		c.points = slices.Delete(c.points, 1, 2) // the first is before all steps
+	}
+	c.points, c.stepped, c.dirty = append(c.points, clockPoint{own, offset, now}), now, true
 }
 
 func near(a, b int64) bool { return max(a-b, b-a) <= clockJump.Microseconds() }
@@ -109,10 +131,10 @@ func (c *clock) step(offset int64) {
 
 // past returns a time that has certainly been reached, at most at.
 func (c *clock) past(at uint32) uint32 {
-	if c.doubted.IsZero() {
-		return at
+	for _, p := range c.points {
+		at = min(at, seconds(p.own))
 	}
-	return min(at, seconds(c.trusted))
+	return at
 }
 
 // Follow makes the time of the rows follow Tick, for events in the order of their times.
@@ -165,10 +187,7 @@ func (r clockRows) changes(n int, put func(key, value []byte)) (left int) {
 		return n
 	}
 	c.dirty, c.written = false, own
-	s := stored{own: own, offset: offset, former: c.former}
-	if !c.doubted.IsZero() {
-		s.trusted, s.base = c.trusted, c.base // the step may be undone after a restart
-	}
+	s := stored{own: own, offset: offset, former: c.former, points: c.points} // steps may be undone after a restart
 	put([]byte(clockKey), s.value())
 	return n - 1
 }
@@ -182,35 +201,50 @@ func (r clockRows) restore(key, value []byte, _ uint32) bool {
 }
 
 // stored is a row of the clock: the time of the rows, the offset, the offset before, and
-// the time of the rows and the offset before a step that may be undone, or 0.
-type stored struct{ own, offset, former, trusted, base int64 }
+// points without their times.
+type stored struct {
+	own, offset, former int64
+	points              []clockPoint
+}
 
 func (s *stored) value() (b []byte) {
-	for _, n := range [...]int64{s.own, s.offset, s.former, s.trusted, s.base} {
+	for _, n := range [...]int64{s.own, s.offset, s.former} {
 		b = be.AppendUint64(b, uint64(n))
+	}
+	for _, p := range s.points {
+		b = be.AppendUint64(be.AppendUint64(b, uint64(p.own)), uint64(p.offset))
 	}
 	return b
 }
 
 func readClock(key, value []byte) (s stored, ok bool) {
-	if string(key) != clockKey || len(value) != clockSize {
+	more := len(value) - clockSize
+	if string(key) != clockKey || more < 0 || more%16 != 0 || more > 16*clockPoints {
 		return s, false
 	}
-	for i, n := range [...]*int64{&s.own, &s.offset, &s.former, &s.trusted, &s.base} {
+	s.points = make([]clockPoint, more/16)
+	fields := []*int64{&s.own, &s.offset, &s.former}
+	for i := range s.points {
+		fields = append(fields, &s.points[i].own, &s.points[i].offset)
+	}
+	for i, n := range fields {
 		*n = int64(be.Uint64(value[8*i:]))
 		const most = 1e6 << 32 // the range of times in rows
-		ok = (i == 0 || ok) && *n > -most && *n < most
+		if *n <= -most || *n >= most {
+			return s, false
+		}
 	}
-	return s, ok && s.own > 0 && s.own+s.offset > 0 && s.trusted >= 0
+	negative := func(p clockPoint) bool { return p.own < 0 }
+	return s, s.own > 0 && s.own+s.offset > 0 && !slices.ContainsFunc(s.points, negative)
 }
 
 // resume continues the clock of an earlier process.
 func (c *clock) resume(s stored) {
 	c.last, c.seen, c.former = s.own+s.offset, c.monotonic(), s.former
 	c.offset.Store(s.offset)
-	c.trusted, c.base, c.doubted = s.trusted, s.base, time.Time{}
-	if s.trusted != 0 {
-		c.doubted = c.seen
+	c.points, c.stepped = s.points, c.seen
+	for i := range c.points {
+		c.points[i].at = c.seen
 	}
 }
 

@@ -30,6 +30,7 @@ type clockMove struct {
 	wrong   time.Duration // the error of the clock from now on
 	restart bool
 	ban     bool // the event bans second
+	counts  bool // the step counts as time until the clock returns
 }
 
 var (
@@ -101,7 +102,7 @@ func (w *world) left(c *Client) (left time.Duration) {
 // TestClock checks that bans keep their length and that standing stays while the clock
 // is wrong and after it, also over a restart.
 func TestClock(t *testing.T) {
-	const hour, ahead = time.Hour, 8 * day
+	const hour, few, ahead = time.Hour, 10 * time.Minute, 8 * day
 	for _, c := range []struct {
 		name  string
 		moves []clockMove
@@ -127,6 +128,15 @@ func TestClock(t *testing.T) {
 		{"a week ahead, then years", []clockMove{{wait: hour, wrong: ahead, ban: true}, {wrong: years + ahead}, {wait: hour}}, 0},
 		{"resume after sixty days, then five days back and a restart", []clockMove{{asleep: 60 * day, ban: true}, {wait: hour, wrong: -5 * day}, {wrong: -5 * day, restart: true}, {wait: hour}}, 60 * day},
 		{"resume after five days, then a week ahead", []clockMove{{asleep: 5 * day}, {wait: hour, wrong: ahead}, {wrong: ahead, restart: true}, {wait: hour}}, 0},
+		{"ten days ahead, then more", []clockMove{{wait: few, wrong: 10 * day, ban: true, counts: true}, {wait: few, wrong: 25 * day, counts: true}, {wait: few}}, 0},
+		{"ten days ahead, then more a day later", []clockMove{{wait: few, wrong: 10 * day, counts: true}, {wait: 23 * hour, wrong: 25 * day, counts: true}, {wait: 23 * hour, ban: true}}, 0},
+		{"ten days ahead, then more, with restarts", []clockMove{{wait: few, wrong: 10 * day, ban: true, counts: true}, {wait: few, wrong: 25 * day, restart: true, counts: true}, {wait: few, restart: true}}, 0},
+		{"twice 25 days ahead", []clockMove{{wait: few, wrong: 25 * day, ban: true, counts: true}, {wait: few, wrong: 50 * day, counts: true}, {wait: few}}, 0},
+		{"forty days ahead, then more", []clockMove{{wait: few, wrong: 40 * day, ban: true}, {wait: few, wrong: 60 * day, counts: true}, {wait: few}}, 0},
+		{"years ahead, then more", []clockMove{{wait: few, wrong: 3650 * day, ban: true}, {wait: few, wrong: 3670 * day, counts: true}, {wait: few}}, 0},
+		{"three days back, then ten ahead", []clockMove{{wait: few, wrong: -3 * day, ban: true}, {wait: few, wrong: 10 * day, counts: true}, {wait: few}}, 0},
+		{"six steps", []clockMove{{wait: few, wrong: 10 * day, ban: true, counts: true}, {wait: few, wrong: 20 * day, counts: true}, {wait: few, wrong: 30 * day, counts: true}, {wait: few, wrong: 40 * day, counts: true}, {wait: few, wrong: 50 * day, counts: true}, {wait: few, wrong: 60 * day, counts: true}, {wait: few}}, 0},
+		{"a step ahead, half of it back", []clockMove{{wait: few, wrong: 20 * day, ban: true, counts: true}, {wait: few, wrong: 10 * day, counts: true}, {wait: few}}, 0},
 		{"five days back, twice", []clockMove{{wait: hour, wrong: -5 * day, ban: true}, {wait: hour, wrong: -10 * day}, {wait: hour}}, 0},
 		{"five days back, and a restart", []clockMove{{wait: hour, wrong: -5 * day, ban: true}, {wait: hour, wrong: -5 * day, restart: true}, {wait: hour}}, 0},
 		{"resume after sixty days, then five days back", []clockMove{{asleep: 60 * day, ban: true}, {wait: hour, wrong: -5 * day}, {wait: hour}}, 60 * day},
@@ -156,6 +166,9 @@ func TestClock(t *testing.T) {
 				w.fill()
 				if v.ban {
 					again = w.now
+				}
+				if v.counts {
+					continue
 				}
 				end := made + 7*day + c.paused
 				if v.wrong == ahead || v.wrong == years+ahead {
