@@ -21,7 +21,7 @@ const (
 	mailShare  = 2  // whole sessions with accepted mail or a ban
 	firstShare = 8  // the first whole sessions of each source and hour
 	sumShare   = 16 // sums
-	idShare    = 32 // sums; further sums have no ids, so that one source does not use the share of all
+	idShare    = 32 // ids in sums; further sums have none
 	earlyShare = 64 // sums; after that, Flush does not write the sums of this hour
 )
 
@@ -70,6 +70,7 @@ type Sums struct {
 	ended  int             // number of sums at the start of queue that are no longer open
 	common sum             // of sources without a sum
 	used   int64           // bytes of the sums written on this day
+	ids    int64           // bytes of the ids in sums of this day
 	cost   cost            // of the other sums
 	seed   maphash.Seed
 	step   store.Step // scratch
@@ -163,7 +164,7 @@ func (p *Sums) roll(at int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if hour/24 != p.hour/24 {
-		p.mails, p.firsts, p.used = 0, 0, 0
+		p.mails, p.firsts, p.used, p.ids = 0, 0, 0, 0
 	}
 	p.hour, p.due = hour, 0
 	clear(p.first)
@@ -294,7 +295,8 @@ func (p *Sums) add(r *store.Record, steps []byte, c *Close) {
 	before := m.cost
 	m.count(r, c)
 	p.tally(m, steps, r.End.UnixMicro(), room)
-	if (c.Refused || c.Banned) && within(idShare) {
+	if (c.Refused || c.Banned) && p.ids+idCost <= p.budget/idShare {
+		p.ids += idCost
 		m.ids = append(m.ids, r.ID)
 		m.cost.add(idCost, idCost)
 	}

@@ -357,6 +357,29 @@ func TestIDs(t *testing.T) {
 	}
 }
 
+// TestIDsOfManySources checks that the sums of many sources do not use the share of ids.
+func TestIDsOfManySources(t *testing.T) {
+	const n, budget = 30_000, 16 << 20
+	p := play(t, budget)
+	p.onlySums(noon)
+	for i := range n {
+		p.end(fmt.Sprintf("11.%d.%d.%d:1", i>>16, i>>8&255, i&255), noon.Add(time.Duration(i)*time.Hour/n/2), track.Counts{}, Close{Refused: true}, rejected)
+	}
+	p.Flush(0, false)
+	ids, sums := 0, 0
+	for _, r := range p.written() {
+		sums++
+		for _, s := range stepsOf(t, r) {
+			if s.Kind == store.KindReference {
+				ids++
+			}
+		}
+	}
+	if ids < n || budget/idShare/idCost < n {
+		t.Errorf("%d ids of %d sessions in %d sums", ids, n, sums)
+	}
+}
+
 // TestCommonSum checks that sources beyond the limit have one sum together, with exact
 // counts and an estimate of their number.
 func TestCommonSum(t *testing.T) {

@@ -250,10 +250,34 @@ func (w *query) findSessions() error {
 	if summed > 0 && (w.q.is("sender") || w.q.is("recipient")) && !bytes.HasPrefix(w.q.text, []byte("@")) {
 		w.note("%s in sums, which have no senders and only the domains of recipients; ask for @DOMAIN, or for the address of the client", text.Plural(summed, "session is", "sessions are"))
 	}
+	if w.answer.records == 0 && w.q.is("session") {
+		if err := w.noteUnnamed(); err != nil {
+			return err
+		}
+	}
 	if n := w.answer.records; w.All && len(w.kept) < n {
 		w.note("%d of %d records omitted, they exceed %d MiB; select newer sessions with --since", n-len(w.kept), n, maxBytes>>20)
 	}
 	return nil
+}
+
+// noteUnnamed adds a note with the number of rejected sessions in sums whose ids are not
+// recorded.
+func (w *query) noteUnnamed() error {
+	unnamed := 0
+	w.Reader.Only = nil
+	err := history.Walk(w.Reader, w.Since, w.Until, history.Visitor{
+		Kinds:   store.KindsOf(store.KindReference),
+		Session: func(*store.Record) error { return nil },
+		Sum: func(r *store.Record) error {
+			unnamed += int(r.Rejected)
+			return r.Steps(func(*store.Step) bool { unnamed--; return true })
+		},
+	})
+	if unnamed > 0 {
+		w.note("or it is one of %s in sums, whose ids are not recorded; ask for the address of the client", text.Plural(unnamed, "rejected session", "rejected sessions"))
+	}
+	return err
 }
 
 // addSessions describes the kept sessions, rejected sessions first. It returns an empty

@@ -516,7 +516,7 @@ func TestSum(t *testing.T) {
 		return store.Step{Kind: store.KindVerdict, Text: raw("ylmf"), Phase: smtp.PhaseConnect, Decision: smtp.Disconnect, Enforced: true, Banned: true, Session: session, Times: times}
 	}
 	reference := func(id uint64) store.Step { return store.Step{Kind: store.KindReference, Session: id} }
-	whyAdd(w, time.Hour, 0x5, "203.0.113.9", store.Record{Sessions: 400, Found: 400, Counts: store.Counts{Mails: 11_280, RcptOK: 11_280}},
+	whyAdd(w, time.Hour, 0x5, "203.0.113.9", store.Record{Sessions: 400, Found: 400, Rejected: 399, Counts: store.Counts{Mails: 11_280, RcptOK: 11_280}},
 		store.Step{Kind: store.KindHelo, Text: raw("bulk.example.net"), Times: 300}, store.Step{Kind: store.KindHelo, Times: 100},
 		store.Step{Kind: store.KindRcpt, Text: raw("@example.org"), Result: smtp.ResultOK, Times: 390, Count: 11_280, Most: 50},
 		store.Step{Kind: store.KindVerdict, Text: raw("ylmf"), Phase: smtp.PhaseHelo, Decision: smtp.Disconnect, Enforced: true, Times: 399},
@@ -535,6 +535,7 @@ func TestSum(t *testing.T) {
 		{"bulk.example.net", []string{"the sum of 400 sessions"}},
 		{"@example.org", []string{"RCPT TO:<@example.org>: ok for 11280 recipients"}},
 		{"bob@example.org", nil},
+		{"00000000000000ee", []string{}},
 	} {
 		a, out := ask(t, c.arg, "", options(t, dir, ""))
 		out = strings.Join(strings.Fields(out), " ")
@@ -542,6 +543,9 @@ func TestSum(t *testing.T) {
 			if !strings.Contains(out, want) {
 				t.Errorf("%s: no %q in\n%s", c.arg, want, out)
 			}
+		}
+		if c.arg == "00000000000000ee" && !slices.Contains(a.Notes, "or it is one of 397 rejected sessions in sums, whose ids are not recorded; ask for the address of the client") {
+			t.Errorf("notes %q", a.Notes)
 		}
 		if c.want == nil && (!a.Empty() || !slices.ContainsFunc(a.Notes, func(n string) bool { return strings.HasPrefix(n, "400 sessions are in sums, ") })) {
 			t.Errorf("%s: %+v", c.arg, a)

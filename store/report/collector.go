@@ -35,7 +35,7 @@ type Collector struct {
 	visit      func(*store.Step) bool // of steps
 	aggregated int                    // sessions in sums
 	days       spans[DayCount]        // by start
-	daysUntil  time.Time              // ignores later sessions; zero: none
+	daysUntil  time.Time              // the day counts were taken then; zero: there are none
 	quarters   spans[Span]            // quarters of an hour
 	dropped    map[string]int         // sessions over a limit, by limit
 
@@ -148,7 +148,7 @@ func (c *Collector) Add(r *store.Record) error {
 		c.aggregated += r.Many()
 	}
 	// Most sessions of a sum ended before its end.
-	if day := c.days.at(r.End); day != nil && (c.daysUntil.IsZero() || c.now.sum || !r.End.After(c.daysUntil)) {
+	if day := c.days.at(r.End); day != nil {
 		day.Sessions += r.Many()
 		day.Mails += int(r.Counts.Mails)
 	}

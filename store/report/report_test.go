@@ -427,3 +427,25 @@ func TestRules(t *testing.T) {
 		t.Errorf("refused recipients: %+v, want one", s.Relay)
 	}
 }
+
+// TestCompareLater checks that sessions after the time of the counters, with a clock that
+// was ahead, are not missing.
+func TestCompareLater(t *testing.T) {
+	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	c := NewTotals()
+	c.CountDays(at)
+	for i := range 10 {
+		end := at.Add(time.Duration(i-5) * time.Hour)
+		if err := c.Add(&store.Record{ID: uint64(i + 1), Start: end, End: end}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	days := []DayCount{{Day: at.Truncate(24 * time.Hour), Sessions: 10}}
+	if n := c.Compare(days, time.Time{}, 0); n.Sessions != 0 {
+		t.Errorf("%d sessions are missing", n.Sessions)
+	}
+	days[0].Sessions = 12
+	if n := c.Compare(days, time.Time{}, 0); n.Sessions != 2 {
+		t.Errorf("%d sessions are missing, want 2", n.Sessions)
+	}
+}
