@@ -68,9 +68,13 @@ func newExport(e *env) *cobra.Command {
 
 // formatList lists the formats for the help.
 func formatList() string {
+	width := 0
+	for _, name := range formatNames() {
+		width = max(width, len(name))
+	}
 	var b strings.Builder
 	for _, f := range export.Formats() {
-		fmt.Fprintf(&b, "  %-10s %s\n", f.Name, f.Short)
+		fmt.Fprintf(&b, "  %-*s %s\n", width, f.Name, f.Short)
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }

@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -16,6 +17,8 @@ import (
 	"scanwatch/rules"
 	"scanwatch/tests/senders"
 )
+
+var update = flag.Bool("update", false, "rewrite the golden file")
 
 // accuses is the evidence that a client misbehaves because of its identity.
 const accuses = rules.Scanner | rules.BotnetHelo | rules.HeloOwnName | rules.HeloOwnAddress | rules.HeloForged
@@ -47,14 +50,14 @@ func TestLegitimateSenders(t *testing.T) {
 		t.Errorf("only %d forms", forms)
 	}
 	const golden = "testdata/senders.golden"
-	if os.Getenv("UPDATE") != "" {
+	if *update {
 		if err := os.WriteFile(golden, []byte(report.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	want, err := os.ReadFile(golden)
 	if err != nil || report.String() != string(want) {
-		t.Errorf("matches are (%v; rewrite with UPDATE=1)\n%s", err, report.String())
+		t.Errorf("matches are (%v; rewrite with -update)\n%s", err, report.String())
 	}
 }
 

@@ -320,7 +320,7 @@ func (b *bench) space() error {
 		return nil
 	}
 	// Measure the heap of an open session inside the process.
-	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "OpenSessions", "-benchtime", "3x", "./filter/session")
+	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "OpenSessions", "-benchtime", "3x", "./filter")
 	cmd.Dir = b.root
 	out, err := cmd.CombinedOutput()
 	m := regexp.MustCompile(`([0-9.]+) B/session`).FindSubmatch(out)
