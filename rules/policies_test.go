@@ -171,6 +171,22 @@ func TestDescribe(t *testing.T) {
 	show(t, "observe", readyPolicy(t, "tight").InMode(Observe))
 }
 
+func TestDescribePrivacy(t *testing.T) {
+	kept := []Retention{{"bans, after their end", 90 * day}, {"failed logins, as hashes", day}}
+	for name, conf := range map[string]string{
+		"full":   "mode observe\n",
+		"hashed": "privacy hashed\nstore \"/s\" keep 7d\ncontact \"it@example.org\"\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b strings.Builder
+			if err := compile(t, conf).DescribePrivacy(&b, kept); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, "testdata/privacy/"+name+".golden", b.String())
+		})
+	}
+}
+
 // TestTokens checks that every token has a unique name, a meaning and its index.
 func TestTokens(t *testing.T) {
 	seen := map[string]bool{}

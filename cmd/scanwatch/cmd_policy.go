@@ -8,26 +8,29 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"scanwatch/filter/memory"
 	"scanwatch/rules"
 )
 
 func newPolicy(e *env) *cobra.Command {
-	var text bool
+	var text, privacy bool
 	cmd := &cobra.Command{
-		Use:   "policy [--print] [FILE|PRESET]",
+		Use:   "policy [--print|--privacy] [FILE|PRESET]",
 		Short: "Describe a policy in plain English.",
 		Long: "Describe what a configuration rejects and exempts, as a text for users. PRESET\n" +
 			"is open, standard or tight. The default is the configuration of the filter.",
-		Example:           "  scanwatch policy\n  scanwatch policy --print standard > /etc/scanwatch/scanwatch.conf",
+		Example:           "  scanwatch policy --privacy\n  scanwatch policy --print standard > /etc/scanwatch/scanwatch.conf",
 		Args:              argsBetween(0, 1),
 		ValidArgsFunction: completePolicies,
-		RunE:              func(_ *cobra.Command, args []string) error { return runPolicy(e, args, text) },
+		RunE:              func(_ *cobra.Command, args []string) error { return runPolicy(e, args, text, privacy) },
 	}
 	cmd.Flags().BoolVar(&text, "print", false, "print the configuration itself")
+	cmd.Flags().BoolVar(&privacy, "privacy", false, "describe what is stored about users and senders")
+	cmd.MarkFlagsMutuallyExclusive("print", "privacy")
 	return cmd
 }
 
-func runPolicy(e *env, args []string, asText bool) error {
+func runPolicy(e *env, args []string, asText, privacy bool) error {
 	if len(args) == 1 && slices.Contains(rules.PolicyNames(), args[0]) {
 		text, err := rules.ReadyPolicy(args[0])
 		if err != nil {
@@ -41,7 +44,7 @@ func runPolicy(e *env, args []string, asText bool) error {
 		if err != nil {
 			return err
 		}
-		return describePolicy(e, tree)
+		return describePolicy(e, tree, privacy)
 	}
 	name, err := e.chosen(args)
 	if err != nil {
@@ -58,14 +61,17 @@ func runPolicy(e *env, args []string, asText bool) error {
 		_, err := e.out.WriteString(tree.String())
 		return err
 	}
-	return describePolicy(e, tree)
+	return describePolicy(e, tree, privacy)
 }
 
-// describePolicy prints a description of a policy.
-func describePolicy(e *env, tree *rules.Config) error {
+// describePolicy prints a description of a policy, or of what is stored.
+func describePolicy(e *env, tree *rules.Config, privacy bool) error {
 	p, _, err := rules.Compile(tree, rules.Options{})
 	if err != nil {
 		return err
+	}
+	if privacy {
+		return p.DescribePrivacy(e.out, memory.Retention())
 	}
 	return p.Describe(e.out)
 }

@@ -113,6 +113,7 @@ var nastyOutputs = []struct {
 	{"check $DIR/listed.conf", forPeople, true},
 	{"policy $DIR/listed.conf", forPeople, true},
 	{"policy --print $DIR/listed.conf", forPeople, true},
+	{"policy --privacy $DIR/listed.conf", forPeople, true},
 	{"completion bash", forPeople, false},
 	{"lists", forPeople, false},
 	{"lists botnet-helo --format json", jsonValues, false},

@@ -1,0 +1,50 @@
+package rules
+
+import (
+	"io"
+	"strings"
+	"time"
+
+	"scanwatch/internal/text"
+)
+
+// A Retention is the time for which data is kept.
+type Retention struct {
+	What string
+	For  time.Duration
+}
+
+// DescribePrivacy writes for users what the filter stores, and for how long. kept contains
+// the retention of the state.
+func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
+	d := &describer{Policy: p}
+	d.title("What this mail server stores about connections")
+	d.para("A program of this mail server records connections to find scanners and attacks, and to answer questions about rejected mail. For each connection from another host or device it stores:")
+	for _, item := range []string{
+		"the time, and the address and name of the host",
+		"the commands and replies: the greeting, senders, recipients and user names",
+		"the size of messages, and what the program and its rules decided",
+	} {
+		d.item(item)
+	}
+	d.para("It does not store the subject or content of messages, or passwords. A user name that looks like a password is stored as a hash.")
+	if p.Privacy == PrivacyHashed {
+		d.para("The part of a mail address before the @ is stored as a keyed hash, except for role accounts such as postmaster.")
+	} else {
+		d.para("Mail addresses are stored unchanged.")
+	}
+	d.title("Retention")
+	d.item("connections: " + text.DurationWords(p.Keep) + ", or less if the disk space for them is used up")
+	for _, k := range kept {
+		d.item(k.What + ": " + text.DurationWords(k.For))
+	}
+	d.para("The log of the mail server is kept separately.")
+	d.title("Questions")
+	contact := "the postmaster of this site"
+	if p.Contact != "" {
+		contact = p.Contact
+	}
+	d.para("Ask " + contact + " what is stored about you.")
+	_, err := io.WriteString(w, strings.TrimPrefix(d.out.String(), "\n"))
+	return err
+}
