@@ -14,6 +14,10 @@ import (
 // summarize answers the question in three lines.
 func (a *Answer) summarize(zone *time.Location) {
 	day := func(t time.Time) string { return t.In(zone).Format("2006-01-02 15:04 -0700") }
+	if a.Logins != nil {
+		a.summarizeUser(day)
+		return
+	}
 	bans := a.banned()
 	s, r := a.decision()
 	a.Undo = "nothing to undo"

@@ -3,6 +3,7 @@ package why
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -108,13 +109,21 @@ func (x *hostIndex) add(p netip.Prefix) *Host {
 // bans match the question, and loads the reputation of all hosts.
 func (w *query) findHosts() error {
 	x := &hostIndex{&w.answer, map[netip.Prefix]*Host{}}
-	for _, s := range w.answer.Sessions {
-		if _, seen := x.hosts[s.source]; !seen && s.source.IsValid() {
-			if h := x.add(s.source); h != nil {
-				h.newest = s
+	if l := w.answer.Logins; l != nil {
+		l.count()
+		for _, host := range slices.SortedFunc(maps.Keys(l.hosts), netip.Prefix.Compare) {
+			if l.hosts[host] { // before the hosts of attackers
+				x.add(host)
 			}
 		}
-		if h := x.hosts[s.source]; h != nil {
+	}
+	for _, s := range w.answer.Sessions {
+		h, seen := x.hosts[s.source]
+		if !seen && s.source.IsValid() {
+			h = x.add(s.source)
+		}
+		if h != nil {
+			h.newest = cmp.Or(h.newest, s)
 			h.accused = h.accused || len(s.Rules) > 0
 		}
 	}

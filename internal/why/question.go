@@ -169,6 +169,9 @@ func parseHosts(s string) (netip.Prefix, bool) {
 // is reports whether kind is a possible meaning of q.
 func (q *Question) is(kind string) bool { return slices.Contains(q.kinds, kind) }
 
+// onlyUser reports whether the question is about a user and nothing else.
+func (q *Question) onlyUser() bool { return len(q.kinds) == 1 && q.is("user") }
+
 // mailbox reports whether address is the mailbox of q, or in its domain.
 func (q *Question) mailbox(address []byte) bool {
 	equal := func(text []byte) bool { return bytes.EqualFold(address, text) }

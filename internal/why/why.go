@@ -72,6 +72,7 @@ type Answer struct {
 	Deciding []*Session `json:"deciding"` // other sessions, in which bans of Sessions were decided
 	Hosts    []*Host    `json:"hosts"`
 	More     int        `json:"more_hosts,omitempty"`
+	Logins   *Logins    `json:"logins,omitempty"` // of the user, if only a user is in question
 	Searched int        `json:"sessions_searched"`
 	Oldest   *text.Time `json:"oldest,omitempty"`
 	Notes    []string   `json:"notes"` // reasons for which the answer may be incomplete
@@ -213,6 +214,9 @@ func (w *query) findSessions() error {
 			return nil
 		}
 		w.answer.records++
+		if w.q.onlyUser() {
+			w.countLogins(r)
+		}
 		w.answer.Matched += r.Many()
 		would, enforced := rejections(r)
 		switch {

@@ -342,6 +342,35 @@ func TestUser(t *testing.T) {
 	}
 }
 
+// TestUserIsNotTheAttacker checks that an answer about a user is about the hosts from
+// which the user logged in, not about the banned hosts that tried the password.
+func TestUserIsNotTheAttacker(t *testing.T) {
+	dir := whyStore(t)
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	login := func(ago time.Duration, id uint64, src, user string, result smtp.Result) {
+		whyAdd(w, ago, id, src, store.Record{Ending: smtp.EndingQuit}, store.Step{Kind: store.KindAuth, Text: raw(user), Result: result})
+	}
+	const banned = "203.0.113.77"
+	login(3*time.Hour, 0xa1, "192.0.2.9", "erin", smtp.ResultPass)
+	login(2*time.Hour, 0xa2, banned, "erin", smtp.ResultFail)
+	login(time.Hour, 0xa3, "192.0.2.9", "erin", smtp.ResultFail)
+	login(time.Hour, 0xa4, banned, "frank", smtp.ResultPass)
+	login(time.Hour, 0xa5, "192.0.2.77", "grace", smtp.ResultFail)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for user, want := range map[string]Answer{
+		"erin":  {State: "1 login from 1 host, the last on 2026-11-02 09:00 +0000 from 192.0.2.9; 1 other host only failed", Cause: "the server rejected a password from such a host, the last on 2026-11-02 11:00 +0000", Undo: "nothing to undo"},
+		"frank": {State: banned + ", from which the user logged in, is banned until ", Undo: "scanwatch unban " + banned},
+		"grace": {State: "no login of this user in the records, 1 failed attempt from 1 host", Cause: "the server rejected each password", Undo: "nothing to undo"},
+	} {
+		a, out := ask(t, user, "user", options(t, dir, whyConf))
+		if !strings.HasPrefix(a.State, want.State) || want.Cause != "" && a.Cause != want.Cause || a.Undo != want.Undo {
+			t.Errorf("%s:\n%s", user, out)
+		}
+	}
+}
+
 func TestNotFound(t *testing.T) {
 	dir := whyStore(t)
 	for _, c := range []struct {
