@@ -1,61 +1,109 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
+	"cmp"
 	"context"
+	"fmt"
+	"net/netip"
+	"os"
 	"os/signal"
-	"slices"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/live"
-	"scanwatch/cmd/internal/selector"
+	"scanwatch/cmd/internal/statedir"
+	"scanwatch/filter/lookup"
+	"scanwatch/internal/text"
 )
 
-// minInterval is the minimum of --interval.
-const minInterval = 100 * time.Millisecond
-
 func newTop(e *env) *cobra.Command {
-	var evidence string
-	var interval time.Duration
 	var once bool
 	cmd := &cobra.Command{
-		Use:   "top [--evidence TOKEN] [--interval DURATION] [--once]",
-		Short: "Show the activity of the running filter on the terminal.",
-		Long: "Show sources, findings, verdicts and bans as they happen. Keys: q quit, p pause,\n" +
-			"s sort, e evidence, ? help. Without a terminal, print blocks of text.",
-		Example: "  scanwatch top\n  scanwatch top --once --interval 10s",
-		RunE:    func(*cobra.Command, []string) error { return runTop(e, evidence, interval, once) },
+		Use:   "top [--once]",
+		Short: "Show the activity of the last hour and of the running filter.",
+		Long: "Show sources, rejections, events, bans and networks of the last hour, and then\n" +
+			"as they happen. Keys: ? help, Enter why, b ban, u unban, / filter, q quit.\n" +
+			"Without a terminal, print the sources once.",
+		Example: "  scanwatch top\n  scanwatch top --once",
+		RunE:    func(*cobra.Command, []string) error { return runTop(e, once) },
 	}
-	fs := cmd.Flags()
-	fs.StringVar(&evidence, "evidence", "", "show the evidence `TOKEN` alone at the start")
-	fs.DurationVar(&interval, "interval", 2*time.Second, "print a block of text each `DURATION`")
-	fs.BoolVar(&once, "once", false, "print one block of text after an interval")
+	cmd.Flags().BoolVar(&once, "once", false, "print the sources as text, and exit")
 	return cmd
 }
 
-func runTop(e *env, evidence string, interval time.Duration, once bool) error {
-	if evidence != "" && !slices.Contains(selector.Tokens(), evidence) {
-		return usage("--evidence %q: no such evidence; see scanwatch.conf(5)", evidence)
-	}
-	if interval < minInterval {
-		return usage("--interval %v: shorter than %v", interval, minInterval)
-	}
+func runTop(e *env, once bool) error {
 	dir, err := e.stateDir()
+	if err != nil {
+		return err
+	}
+	if _, err := os.ReadDir(dir.Path); err != nil {
+		return statedir.Explain(err)
+	}
+	org, err := organisations(e)
 	if err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	updates, done, err := live.Follow(ctx, dir.Path)
-	if err != nil {
-		return err
-	}
-	defer done()
-	view := live.NewView(e.zone, evidence)
+	feed := &live.Feed{Dir: dir, View: live.NewView(e.zone, e.now, org)}
 	if once || !live.FullScreen(e.stdout) {
-		return live.RunText(ctx, e.out, view, updates, e.now, interval, once)
+		return feed.Print(ctx, e.out)
 	}
-	return live.RunScreen(ctx, view, updates, e.now)
+	go feed.Run(ctx)
+	return live.NewConsole(feed.View, e.output).Run(ctx)
+}
+
+// organisations returns a function that returns the organisation of an address, from the
+// shipped lists or the database of AS numbers.
+func organisations(e *env) (func(netip.Addr) string, error) {
+	lists, err := lookup.Builtin()
+	if err != nil {
+		return nil, err
+	}
+	c, err := e.configuration("", lists)
+	if err != nil {
+		c = &config.Config{} // the filter has the same problem
+	}
+	return func(a netip.Addr) string {
+		if row := lists.Addr(a); row != nil {
+			return row.Org
+		}
+		var origin lookup.Origin
+		if c.ASN != nil {
+			origin, _ = c.ASN.Lookup(a)
+		}
+		if origin.ASN == 0 {
+			origin.ASN, _ = lookup.ShippedASN(a)
+		}
+		scanner, cloud := lists.ASN(origin.ASN)
+		return cmp.Or(origin.Org, orgOf(scanner), orgOf(cloud))
+	}, nil
+}
+
+func orgOf(row *lookup.Row) string {
+	if row == nil {
+		return ""
+	}
+	return row.Org
+}
+
+// output runs a command as the command line does, and returns its output, warnings and
+// error.
+func (e *env) output(args ...string) string {
+	var out bytes.Buffer
+	safe := text.NewWriter(&out)
+	sub := *e
+	sub.out = bufio.NewWriter(safe)
+	sub.stdout, sub.terminal, sub.err = &out, &out, safe
+	err := e.command(&sub, args)
+	_ = sub.out.Flush() // a buffer
+	if err != nil {
+		fmt.Fprintln(safe, err)
+	}
+	_ = safe.Close()
+	return out.String()
 }

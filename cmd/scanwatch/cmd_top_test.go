@@ -1,8 +1,8 @@
 package main
 
 import (
-	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,149 +12,248 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/control"
+	"scanwatch/internal/smtp"
 	"scanwatch/store"
 )
 
-// topGoldens holds the screens and the recorded stream of package live.
-const topGoldens = "../internal/live/testdata"
-
-// topScreens contains keys that are pressed one after the other, with the golden file
-// of the resulting screen.
+// topScreens contains keys that are pressed one after the other, a pattern of the
+// resulting screen, and the golden file of it in testdata/top.
 var topScreens = []struct {
 	golden        string
 	width, height int
-	keys          string
+	keys          []string
+	shows         string
 }{
-	{"start", 80, 24, ""},
-	{"findings", 80, 24, "s"},
-	{"evidence", 80, 24, "e"},
-	{"help", 80, 24, "?"},
-	{"paused", 80, 24, "xp"},
-	{"narrow", 60, 24, "peeeee"},
-	{"large", 132, 40, ""},
-	{"flat", 80, 8, ""},
+	{"start", 80, 24, nil, "live, since 11:00"},
+	{"help", 80, 24, []string{"?"}, "keys of"},
+	{"evidence", 80, 24, []string{"q", "s"}, "by evidence"},
+	{"filter", 80, 24, []string{"/", "s", "h", "o", "d"}, "filter: shod"},
+	{"", 80, 24, []string{"Escape"}, "7, by evidence"}, // alone: a letter would be with Alt
+	{"refused", 80, 24, []string{"s", "s", "s", "s", "j", "j", "j", "j", "b", "y"}, "scanwatch ban --force"},
+	{"question", 80, 24, []string{"k", "b"}, "y/n"},
+	{"banned", 80, 24, []string{"y"}, "192.0.2.3 [^\n]*banned.*is banned until"},
+	{"revoked", 80, 24, []string{"4", "u", "y"}, "Networks   1\n.*is revoked"},
+	{"bans", 80, 24, []string{"x"}, "[?] help"},
+	{"rejections", 80, 24, []string{"2"}, "DETAILS"},
+	{"why", 80, 24, []string{"1", "g", "Enter"}, "State:"},
+	{"large", 140, 40, []string{"q"}, "ORGANISATION"},
+	{"hostile", 140, 40, []string{"G", "k", "k"}, "latest events of 203.0.113.77"},
+	{"networks", 140, 40, []string{"5"}, "HOSTS"},
+	{"events", 140, 40, []string{"3"}, "DETAILS"},
+	{"flat", 80, 8, []string{"1"}, "STANDING"},
+	{"narrow", 40, 12, nil, `71.6.135.131 +- +10`},
 }
 
-// TestTopInTmux checks that a real terminal shows the golden screens, follows its
-// size, and is restored.
-func TestTopInTmux(t *testing.T) {
-	tmux, err := exec.LookPath("tmux")
+// mkTop fills a state directory with the sessions of an hour.
+func mkTop(dir string) error {
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	id := uint64(0x100)
+	add := func(minutes int, src, rdns string, proven bool, c store.Counts, steps ...store.Step) {
+		var b []byte
+		for i := range steps {
+			b = store.AppendStep(b, &steps[i], 10*time.Millisecond)
+		}
+		id++
+		end := now.Add(-time.Duration(minutes) * time.Minute)
+		r := &store.Record{Start: end.Add(-time.Second), End: end, Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort("198.51.100.25:25"),
+			RDNS: []byte(rdns), FCrDNS: smtp.FCrDNSFail, Ending: smtp.EndingQuit, Counts: c}
+		if proven {
+			r.FCrDNS = smtp.FCrDNSPass
+		}
+		w.Add(end, id, store.AppendRecord(nil, r, b))
+	}
+	finding := func(evidence, org, confidence string) store.Step {
+		return store.Step{Kind: store.KindFinding, Text: []byte(evidence), Org: []byte(org), By: []byte("behaviour"), Confidence: []byte(confidence)}
+	}
+	rejected := store.Step{Kind: store.KindVerdict, Text: []byte("scanners"), Phase: smtp.PhaseConnect, Decision: smtp.Disconnect, Enforced: true}
+	observed := store.Step{Kind: store.KindVerdict, Text: []byte("harvesters"), Phase: smtp.PhaseRcptTo, Decision: smtp.Reject}
+	for i := range 40 {
+		add(59-i, "203.0.113.5:2525", "mail.example.com", true, store.Counts{Mails: 1, RcptOK: 1})
+		if i%4 == 0 {
+			add(59-i, "71.6.135.131:4711", "census1.shodan.io", true, store.Counts{}, finding("scanner", "Shodan", "high"), rejected)
+		}
+		if i > 30 {
+			for range i {
+				add(59-i, fmt.Sprintf("192.0.2.%d:25", 1+i%3), fmt.Sprintf("dyn-%d.pool.example.net", i%3), false, store.Counts{RcptPermfail: 2},
+					finding("harvest", "", "medium"), finding("helo-word", "", "low"), observed)
+			}
+		}
+	}
+	add(3, "[2001:db8:1:2::7]:4711", "", false, store.Counts{}, finding("rdns-missing", "", "high"))
+	return w.Close()
+}
+
+// A tmux is a terminal whose size is set and whose screen is read.
+type tmux struct {
+	t         *testing.T
+	path, dir string
+}
+
+func (m *tmux) run(args ...string) string {
+	m.t.Helper()
+	cmd := exec.Command(m.path, append([]string{"-S", filepath.Join(m.dir, "tmux"), "-f", "/dev/null"}, args...)...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "TMUX=", "PS1=> ", "NO_COLOR=")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		m.t.Fatalf("tmux %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// await reads the screen until it is as wanted. The limit is for failures only.
+func (m *tmux) await(what string, wanted func(string) bool) (got string) {
+	m.t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+		if got = m.run("capture-pane", "-p"); wanted(got) {
+			return got
+		}
+	}
+	m.t.Fatalf("%s: the screen is\n%s", what, got)
+	return ""
+}
+
+// shows waits until the screen matches a pattern.
+func (m *tmux) shows(text string) {
+	m.t.Helper()
+	m.await(text, regexp.MustCompile("(?s)"+text).MatchString)
+}
+
+// golden waits until the screen matches a pattern and is equal to a golden file, which it
+// rewrites with -update.
+func (m *tmux) golden(name, text string) {
+	m.t.Helper()
+	file := filepath.Join("testdata", "top", name+".golden")
+	if *update {
+		var last string
+		last = m.await(name, func(got string) (same bool) {
+			same = got == last && regexp.MustCompile("(?s)"+text).MatchString(got)
+			last = got
+			return same
+		})
+		if err := os.WriteFile(file, []byte(last), 0o644); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.await(name, func(got string) bool { return got == string(want) })
+}
+
+// enter enters a line of the shell.
+func (m *tmux) enter(line string) {
+	m.t.Helper()
+	m.run("send-keys", "-l", line)
+	m.run("send-keys", "Enter")
+}
+
+func (m *tmux) coloured() bool {
+	m.t.Helper()
+	return regexp.MustCompile(`\x1b\[(\d+;)*3[0-7][;m]`).MatchString(m.run("capture-pane", "-e", "-p"))
+}
+
+// newTmux returns a shell in tmux, with the programs of TestMain in dir.
+func newTmux(t *testing.T, dir string) *tmux {
+	t.Helper()
+	path, err := exec.LookPath("tmux")
 	if err != nil {
 		if os.Getenv("SCANWATCH_NO_SKIP") == "1" {
 			t.Fatal(err)
 		}
 		t.Skipf("SKIP: top is not tried on a terminal: %v; install tmux", err)
 	}
-	dir, err := os.MkdirTemp("", "sw") // a short name for the sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	stream, err := os.ReadFile(filepath.Join(topGoldens, "events.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	status := control.Status{Live: control.Live{Sessions: 12, Delayed: 3}, Config: control.Config{Mode: "enforce", Rules: 7},
-		Store: store.Status{Added: 4711, Quarantined: 1}}
-	ctx, stop := context.WithCancel(t.Context())
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		(&control.Server{Commands: []control.Command{
-			control.StatusCommand(func() control.Status { return status }),
-			{Name: "watch", Args: 2, Run: func(ctx context.Context, a *control.Answer, _ []string) error {
-				if err := a.JSON(struct{}{}); err != nil {
-					return err
-				}
-				_, err := a.Write(stream)
-				<-ctx.Done()
-				return err
-			}},
-		}}).Run(ctx, dir, time.Second)
-	}()
-	defer func() { stop(); <-served }()
-	for { // until it listens; the time limit of go test ends the loop
-		if c, err := control.Dial(dir); err == nil {
-			c.Close()
-			break
-		}
-	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// TestMain chooses the program by the name of the file.
-	if err := os.Symlink(self, filepath.Join(dir, "scanwatch")); err != nil {
-		t.Fatal(err)
-	}
-	run := func(args ...string) string {
-		t.Helper()
-		cmd := exec.Command(tmux, append([]string{"-S", filepath.Join(dir, "tmux"), "-f", "/dev/null"}, args...)...)
-		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "TMUX=", "PS1=> ", "NO_COLOR=")
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("tmux %v: %v\n%s", args, err, out)
-		}
-		return string(out)
-	}
-	// await reads the screen until it is as wanted. The limit is for failures only.
-	await := func(what string, wanted func(string) bool) {
-		t.Helper()
-		var got string
-		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
-			if got = run("capture-pane", "-p"); wanted(got) {
-				return
-			}
-		}
-		t.Fatalf("%s: the screen is\n%s", what, got)
-	}
-	shows := func(name string) {
-		t.Helper()
-		want, err := os.ReadFile(filepath.Join(topGoldens, name+".golden"))
-		if err != nil {
+	for _, name := range []string{"scanwatch", "filter"} { // TestMain chooses the program by the name of the file
+		if err := os.Symlink(self, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
-		await(name, func(got string) bool { return got == string(want) })
 	}
-	coloured := func() bool {
-		return regexp.MustCompile(`\x1b\[(\d+;)*3[0-7][;m]`).MatchString(run("capture-pane", "-e", "-p"))
+	m := &tmux{t, path, dir}
+	m.run("new-session", "-d", "-x", "80", "-y", "24", "sh")
+	t.Cleanup(func() { m.run("kill-server") })
+	return m
+}
+
+// startFilter starts the filter of these tests and returns a function that stops it.
+func startFilter(t *testing.T, dir, state string) (stop func()) {
+	t.Helper()
+	filter := exec.Command(filepath.Join(dir, "filter"), state)
+	if err := filter.Start(); err != nil {
+		t.Fatal(err)
 	}
-	command := func(after string) string {
-		return fmt.Sprintf("%s -s %s top; echo status $?; %s", filepath.Join(dir, "scanwatch"), dir, after)
-	}
-	run("new-session", "-d", "-x", "80", "-y", "24", "sh")
-	defer run("kill-server")
-	run("send-keys", "-l", command("stty -a | tr -s ' ;' '\\n' | grep -x -e echo -e icanon"))
-	run("send-keys", "Enter")
-	for _, s := range topScreens {
-		run("resize-window", "-x", fmt.Sprint(s.width), "-y", fmt.Sprint(s.height))
-		for _, key := range s.keys {
-			run("send-keys", "-l", string(key))
+	for { // until it listens; the time limit of go test ends the loop
+		if c, err := control.Dial(state); err == nil {
+			c.Close()
+			break
 		}
-		shows(s.golden)
-		if s.golden == "start" && !coloured() {
+	}
+	stopped := false
+	stop = func() {
+		if !stopped {
+			stopped = true
+			_ = filter.Process.Signal(os.Interrupt)
+			_ = filter.Wait()
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// TestTopInTmux checks that a real terminal shows the golden screens, follows its
+// size, and is restored, and that top connects again after a restart of the filter.
+func TestTopInTmux(t *testing.T) {
+	dir, err := os.MkdirTemp("", "sw") // a short name for the sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	m := newTmux(t, dir)
+	state := filepath.Join(dir, "state")
+	if err := mkTop(state); err != nil {
+		t.Fatal(err)
+	}
+	stop := startFilter(t, dir, state)
+	command := func(after string) string {
+		return fmt.Sprintf("%s -s %s top; echo status $?; %s", filepath.Join(dir, "scanwatch"), state, after)
+	}
+	m.enter(command("stty -a | tr -s ' ;' '\\n' | grep -x -e echo -e icanon"))
+	for _, s := range topScreens {
+		m.run("resize-window", "-x", fmt.Sprint(s.width), "-y", fmt.Sprint(s.height))
+		for _, key := range s.keys {
+			m.run("send-keys", key)
+		}
+		if m.shows(s.shows); s.golden != "" {
+			m.golden(s.golden, s.shows)
+		}
+		if s.golden == "start" && !m.coloured() {
 			t.Error("without colours")
 		}
 	}
-	run("resize-window", "-x", "80", "-y", "24")
-	run("send-keys", "q")
-	await("the end", func(got string) bool {
+	m.run("resize-window", "-x", "80", "-y", "24")
+	m.run("send-keys", "q")
+	m.await("the end", func(got string) bool {
 		return strings.Contains(got, "status 0\nicanon\necho\n") && !strings.Contains(got, "SOURCE")
 	})
-	// The filter ends.
-	run("send-keys", "-l", "clear; NO_COLOR=1 "+command(""))
-	run("send-keys", "Enter")
-	shows("start")
-	if coloured() {
+	m.enter("clear; NO_COLOR=1 " + command(""))
+	m.shows("live, since")
+	m.shows("mail.example")
+	if m.coloured() {
 		t.Error("with colours, although there is NO_COLOR")
 	}
-	run("send-keys", "C-z")
-	await("the shell", func(got string) bool { return strings.Contains(got, "Stopped") && !strings.Contains(got, "SOURCE") })
-	run("send-keys", "-l", "fg; echo status $?")
-	run("send-keys", "Enter")
-	shows("start")
+	m.run("send-keys", "C-z")
+	m.await("the shell", func(got string) bool { return strings.Contains(got, "Stopped") && !strings.Contains(got, "SOURCE") })
+	m.enter("fg; echo status $?")
+	m.shows("live, since")
 	stop()
-	await("the end of the filter", func(got string) bool {
-		return strings.Contains(got, "disconnected; the filter stopped") && strings.Contains(got, "status 1\n")
-	})
+	m.shows("not connected, only records")
+	m.shows("connecting again every 2s")
+	m.shows("mail.example")
+	startFilter(t, dir, state)
+	m.shows("live, since")
+	m.run("send-keys", "C-c")
+	m.shows("status 0")
 }

@@ -44,6 +44,7 @@ type env struct {
 	terminal io.Writer // unfiltered err for progress
 	now      func() time.Time
 	zone     *time.Location
+	command  func(*env, []string) error // run, for a command that runs others
 }
 
 // A usageError is an error in the command line.
@@ -67,6 +68,7 @@ func main() {
 func (e *env) main(args []string, stdout io.Writer) int {
 	safe := text.NewWriter(stdout)
 	e.out = bufio.NewWriterSize(safe, 64<<10)
+	e.command = (*env).run
 	e.stdout, e.terminal, e.err = stdout, e.err, text.NewWriter(e.err)
 	err := e.run(args)
 	// Print the output that precedes an error.

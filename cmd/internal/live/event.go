@@ -19,15 +19,24 @@ func EventLine(e *events.Event, missing uint64, zone *time.Location) string {
 	if missing > 0 {
 		return fmt.Sprintf("%s %-8s %d events: too many to show", at, "dropped", missing)
 	}
+	src := cmp.Or(e.Prefix, "local")
+	if e.Src.IsValid() {
+		src = e.Src.String()
+	}
+	line := fmt.Sprintf("%s %-8s %-15s %s", at, text.Escape(e.Event), text.Escape(src), eventText(e, zone))
+	if e.Session != 0 {
+		line += fmt.Sprintf(" %016x", e.Session)
+	}
+	return line
+}
+
+// eventText describes an event without its time, source and session.
+func eventText(e *events.Event, zone *time.Location) string {
 	var words []string
 	add := func(format string, what string) {
 		if what != "" {
 			words = append(words, fmt.Sprintf(format, text.Escape(what)))
 		}
-	}
-	src := cmp.Or(e.Prefix, "local")
-	if e.Src.IsValid() {
-		src = e.Src.String()
 	}
 	if e.Event == "finding" {
 		add("%s", e.Evidence)
@@ -45,10 +54,7 @@ func EventLine(e *events.Event, missing uint64, zone *time.Location) string {
 		add("by %s", cmp.Or(e.Rule, e.By))
 		add("(%s)", e.Reason)
 	}
-	if e.Session != 0 {
-		add("%s", fmt.Sprintf("%016x", e.Session))
-	}
-	return fmt.Sprintf("%s %-8s %-15s %s", at, text.Escape(e.Event), text.Escape(src), strings.Join(words, " "))
+	return strings.Join(words, " ")
 }
 
 // short truncates text to most bytes.

@@ -2,458 +2,439 @@ package live
 
 import (
 	"cmp"
-	"fmt"
+	"context"
+	"errors"
+	"maps"
 	"net/netip"
 	"slices"
-	"strings"
+	"sync"
 	"time"
 
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/events"
+	"scanwatch/filter/memory"
+	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
+	"scanwatch/rules"
+	"scanwatch/store"
 )
 
 // Limits on client-controlled data.
 const (
-	maxSources = 1024 // the source that was inactive longest is evicted
-	maxKinds   = 64   // kinds of evidence: the bits of source.kinds
-	maxEvents  = 256  // shown events, if the terminal has enough lines
-	maxPaused  = 4096 // events held while the view is paused
+	maxSources = 4096 // those that were inactive longest join the others
+	maxEntries = 1024 // events of each list
+	maxBans    = 4096
+	maxPending = 8192 // events while the records are read
+
+	nearEntries = 8 // latest events of a list that absorb equal ones
 )
 
-// A row is a line of the screen.
-type row struct {
-	look look
-	text string // printable
-}
+// window is the period of the records at the start, and of the sparklines.
+const window = time.Hour
 
-// A look is the style of a row. Rows also differ in their text.
-type look int
-
-const (
-	lookPlain look = iota
-	lookTitle
-	lookHeading
-	lookProblem
-	lookBan
-	lookVerdict
-)
-
-// A rate counts all events and the events of the last minute.
-type rate struct {
-	total   uint64
-	seconds [60]uint64
-	at      int64 // the latest second
-}
-
-func (r *rate) add(now time.Time, n uint64) {
-	r.until(now)
-	r.total += n
-	r.seconds[r.at%60] += n
-}
-
-// until removes seconds that are a minute old. It ignores a clock that is set back.
-func (r *rate) until(now time.Time) {
-	at := now.Unix()
-	for i := max(r.at+1, at-59); i <= at; i++ {
-		r.seconds[i%60] = 0
-	}
-	r.at = max(r.at, at)
-}
-
-func (r *rate) minute(now time.Time) (n uint64) {
-	r.until(now)
-	for _, s := range r.seconds {
-		n += s
-	}
-	return n
-}
-
-// A source is a host, an IPv6 /64, or a banned network.
+// A source is a host, or an IPv6 /64.
 type source struct {
-	name     string
-	findings uint64
-	verdicts uint64 // enforced or observed
-	last     time.Time
-	kinds    uint64 // bits of View.kinds
-	org      string
-	decision string // latest decision
-	banned   time.Time
+	counts
+	prefix netip.Prefix
+	client memory.Client // of the latest session
+	name   string        // reverse DNS, printable
+	proven bool          // FCrDNS passes
 }
 
-// orders contains the sort orders of sources. Equal sources are ordered by name.
-var orders = []struct {
-	name  string
-	order func(a, b *source) int
-}{
-	{"last", func(a, b *source) int { return b.last.Compare(a.last) }},
-	{"findings", func(a, b *source) int { return cmp.Compare(b.findings, a.findings) }},
-	{"verdicts", func(a, b *source) int { return cmp.Compare(b.verdicts, a.verdicts) }},
-	{"source", func(*source, *source) int { return 0 }},
-}
-
-// An eventRow is a displayed event with the values that select it.
-type eventRow struct {
-	word string
-	line string
-	kind uint64
-	src  string
-}
-
-// A View is the state of scanwatch top. All texts are printable. It must not be used
-// concurrently.
-type View struct {
-	zone    *time.Location
-	status  *control.Status // nil before the first status
-	trouble string          // the reason for an outdated status
-
-	sessions, findings, verdicts, bans rate
-
-	kinds   []string // evidence in order of arrival
-	counts  [maxKinds]uint64
-	sources map[string]*source
-	evicted uint64     // number of evicted sources
-	events  []eventRow // oldest first
-	missed  uint64
-
-	order    int
-	evidence string // the only displayed evidence; empty for all
-	paused   bool
-	pending  []events.Event // events during the pause
-	helping  bool
-}
-
-// NewView returns a View that displays only the given evidence, or all if it is
-// empty.
-func NewView(zone *time.Location, evidence string) *View {
-	return &View{zone: zone, evidence: evidence, sources: make(map[string]*source)}
-}
-
-// setStatus sets the status, or the error of requesting it.
-func (v *View) setStatus(now time.Time, s *control.Status, err error) {
-	if err != nil {
-		v.trouble = shown(err.Error(), 256)
+// named sets the name of the latest session.
+func (s *source) named(addr netip.Addr, rdns []byte, proven bool) {
+	name := shown(string(rdns), 128)
+	if name == "" || name == s.name && proven == s.proven && addr == s.client.Addr {
 		return
 	}
-	v.trouble = ""
-	if v.status != nil && s.Store.Added >= v.status.Store.Added {
-		v.sessions.add(now, s.Store.Added-v.status.Store.Added)
+	s.name, s.proven, s.client = name, proven, memory.Client{Addr: addr}
+	if proven {
+		s.client.Domain = memory.RegisteredDomain(rdns)
 	}
-	v.status = s
+}
+
+// An entry is an event in a list. All texts are printable.
+type entry struct {
+	number uint64
+	at     time.Time
+	word   string
+	prefix netip.Prefix // the source; invalid for the local socket
+	text   string
+	times  int
+}
+
+// A list contains the latest entries, oldest first: at least half of maxEntries.
+type list []entry
+
+// add adds an entry, or the number of times to an equal one among the latest.
+func (l *list) add(e entry) {
+	n := len(*l)
+	for i := n - 1; i >= max(n-nearEntries, 0); i-- {
+		if old := &(*l)[i]; old.word == e.word && old.prefix == e.prefix && old.text == e.text {
+			old.at = e.at
+			old.times += e.times
+			return
+		}
+	}
+	if len(*l) == maxEntries {
+		*l = append((*l)[:0], (*l)[maxEntries/2:]...)
+	}
+	*l = append(*l, e)
+}
+
+// sessions contains the ids of the latest sessions.
+type sessions struct {
+	ids  map[uint64]bool
+	ring [maxPending]uint64
+	next int
+}
+
+func (s *sessions) has(id uint64) bool { return s.ids[id] }
+
+func (s *sessions) add(id uint64) {
+	if s.ids == nil {
+		s.ids = map[uint64]bool{}
+	}
+	delete(s.ids, s.ring[s.next])
+	s.ids[id], s.ring[s.next] = true, id
+	s.next = (s.next + 1) % maxPending
+}
+
+// data are the facts about the sources. All texts are printable.
+type data struct {
+	zone     *time.Location
+	org      func(netip.Addr) string
+	memory   *memory.Memory // for standing; nil without state
+	problems []string       // of reading the records
+
+	sources  map[netip.Prefix]*source
+	others   counts // sources over the limit, and sums of many sources
+	evicted  int    // sources in others
+	sessions activity
+	findings activity
+	rejected activity
+	observed activity
+	kinds    [64]int // findings by evidence
+	entries  uint64
+	latest   list // all events
+	refused  list // verdicts and bans
+	bans     map[netip.Prefix]*memory.Ban
+	moreBans int
+	known    sessions // counted by an event, or while the records were read
+	since    time.Time
+}
+
+func newData(zone *time.Location, org func(netip.Addr) string, since time.Time) *data {
+	return &data{zone: zone, org: org, since: since, sources: map[netip.Prefix]*source{}, bans: map[netip.Prefix]*memory.Ban{}}
+}
+
+// source returns the source of an address, which it adds.
+func (d *data) source(addr netip.Addr) *source {
+	p := memory.Source(addr)
+	s := d.sources[p]
+	if s == nil {
+		if len(d.sources) == maxSources {
+			d.evict()
+		}
+		s = &source{prefix: p, client: memory.Client{Addr: addr}}
+		s.org = shown(d.org(addr), 64)
+		d.sources[p] = s
+	}
+	return s
+}
+
+// evict moves the quarter of the sources that was inactive longest to the others.
+func (d *data) evict() {
+	all := slices.SortedFunc(maps.Values(d.sources), func(a, b *source) int {
+		return cmp.Or(a.last.Compare(b.last), a.prefix.Compare(b.prefix))
+	})
+	for _, s := range all[:maxSources/4] {
+		s.org = ""
+		d.others.add(&s.counts)
+		d.evicted++
+		delete(d.sources, s.prefix)
+	}
+}
+
+// first adds a record of the first reading. Events since begun may be about its session.
+func (d *data) first(r *store.Record, begun time.Time) error {
+	d.sessions.add(r.End, r.Many())
+	if !r.End.Before(begun) {
+		d.known.add(r.ID)
+	}
+	return d.record(r)
+}
+
+// record adds a recorded session or a sum.
+func (d *data) record(r *store.Record) error {
+	if r.Local {
+		return nil
+	}
+	c := d.session(r)
+	c.sessions += r.Many()
+	c.rate.add(r.End, r.Many())
+	return r.Steps(func(s *store.Step) bool {
+		e := events.Event{Time: r.Start.Add(s.At), Session: r.ID, Src: r.Src.Addr()}
+		if r.Sessions > 0 {
+			e.Time = r.End
+		}
+		if fromStep(&e, s) {
+			d.count(c, &e, max(1, int(s.Times)))
+		}
+		return true
+	})
+}
+
+// session returns the counts for the source of a record, with its messages.
+func (d *data) session(r *store.Record) *counts {
+	c := &d.others
+	if addr := r.Src.Addr().Unmap(); addr.IsValid() {
+		s := d.source(addr)
+		s.named(addr, r.RDNS, r.FCrDNS == smtp.FCrDNSPass)
+		c = &s.counts
+	}
+	c.mails += int(r.Counts.Mails)
+	c.seen(r.End)
+	return c
+}
+
+// later adds a record whose events may have been added. Sums have those of their sessions
+// with findings.
+func (d *data) later(r *store.Record) error {
+	switch {
+	case r.Sessions > 0:
+		c := d.session(r)
+		c.sessions += r.Many() - int(r.Found)
+		c.rate.add(r.End, r.Many()-int(r.Found))
+	case d.known.has(r.ID):
+		d.session(r)
+	default:
+		return d.record(r)
+	}
+	return nil
+}
+
+// fromStep sets the fields of the event of a step. It returns false for a step that is
+// not an event.
+func fromStep(e *events.Event, s *store.Step) bool {
+	decide := func(decision string) {
+		e.Phase, e.Rule, e.Reason = s.PhaseName(), string(s.Text), s.Exempt
+		if e.Decision = decision; !s.Enforced {
+			e.Decision, e.Would = "", decision
+		}
+	}
+	switch s.Kind {
+	case store.KindFinding:
+		e.Event, e.Evidence, e.Org, e.Confidence, e.Proof = "finding", string(s.Text), string(s.Org), string(s.Confidence), string(s.Arg)
+	case store.KindVerdict:
+		e.Event = "verdict"
+		decide(s.DecisionName())
+	case store.KindBan:
+		e.Event, e.Prefix, e.Until = "ban", s.Prefix.String(), s.Until
+		decide("")
+	default:
+		return false
+	}
+	return true
+}
+
+// event adds an event of the filter.
+func (d *data) event(e *events.Event) {
+	if p, err := netip.ParsePrefix(e.Prefix); err == nil {
+		d.ban(p.Masked(), e)
+	}
+	c := &counts{} // of the local socket and of networks: not listed
+	if addr := e.Src.Unmap(); addr.IsValid() {
+		s := d.source(addr)
+		s.named(addr, e.RDNS, e.FCrDNS == smtp.FCrDNSPass.String())
+		if e.Session != 0 && !d.known.has(e.Session) {
+			d.known.add(e.Session)
+			s.sessions++
+			s.rate.add(e.Time, 1)
+		}
+		c = &s.counts
+	}
+	d.count(c, e, 1)
+}
+
+// ban adds or removes a ban.
+func (d *data) ban(p netip.Prefix, e *events.Event) {
+	switch {
+	case e.Event == "unban":
+		delete(d.bans, p)
+	case e.Event == "ban":
+		d.addBan(memory.Ban{Prefix: p, Since: e.Time, Until: e.Until, Rule: cmp.Or(e.Rule, e.Reason), Observe: e.Would != "", Manual: e.By == "operator"})
+	}
+}
+
+func (d *data) addBan(b memory.Ban) {
+	if d.bans[b.Prefix] == nil && len(d.bans) >= maxBans {
+		maps.DeleteFunc(d.bans, func(_ netip.Prefix, old *memory.Ban) bool { return old.Expired(b.Since) })
+	}
+	if d.bans[b.Prefix] == nil && len(d.bans) >= maxBans {
+		d.moreBans++
+		return
+	}
+	d.bans[b.Prefix] = &b
+}
+
+// confidences maps words to indices of counts.evidence.
+var confidences = map[string]int{"high": 0, "medium": 1}
+
+// count adds n equal events to c, to the totals and to the lists.
+func (d *data) count(c *counts, e *events.Event, n int) {
+	c.seen(e.Time)
+	switch e.Event {
+	case "finding":
+		d.findings.add(e.Time, n)
+		c.findings += n
+		if t := rules.TokenByName(e.Evidence); t != nil {
+			// Other evidence names a tool. A scanner may rent from a cloud.
+			if e.Org != "" && (t.Evidence == rules.Scanner || t.Evidence == rules.Cloud && c.org == "") {
+				c.org = shown(e.Org, 64)
+			}
+			i, known := confidences[e.Confidence]
+			if !known {
+				i = len(c.evidence) - 1
+			}
+			c.evidence[i] |= t.Evidence
+			d.kinds[t.Evidence.Index()] += n
+		}
+	case "verdict":
+		if e.Would != "" {
+			d.observed.add(e.Time, n)
+			c.observed += n
+		} else {
+			d.rejected.add(e.Time, n)
+			c.rejected += n
+		}
+	}
+	d.entries++
+	row := entry{d.entries, e.Time, shown(e.Event, 16), memory.Source(e.Src), eventText(e, d.zone), n}
+	if p, err := netip.ParsePrefix(e.Prefix); err == nil {
+		row.prefix = p.Masked()
+	}
+	d.latest.add(row)
+	if e.Event != "finding" && e.Event != "tag" {
+		d.refused.add(row)
+	}
+}
+
+// standing returns the standing of a source.
+func (d *data) standing(s *source, now time.Time) string {
+	if d.memory == nil {
+		return "-"
+	}
+	if st := d.memory.Peers.Standing(&s.client, now.UnixMicro()); st.Level > rules.StandingNone {
+		return st.Level.String()
+	}
+	return "-"
+}
+
+// A View is the content of scanwatch top. It may be used concurrently.
+type View struct {
+	zone *time.Location
+	now  func() time.Time
+	org  func(netip.Addr) string
+
+	mu      sync.Mutex
+	data    *data
+	status  *control.Status // nil without a connection
+	down    string          // the reason for the missing connection
+	reading bool
+	pending []events.Event // while the records are read
+	missed  uint64
+}
+
+// NewView returns an empty View. Org returns the organisation of an address, or "".
+func NewView(zone *time.Location, now func() time.Time, org func(netip.Addr) string) *View {
+	return &View{zone: zone, now: now, org: org, data: newData(zone, org, now())}
+}
+
+// unread reports whether the records have not been read.
+func (v *View) unread() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.data.memory == nil
+}
+
+// begin makes events wait until finish, and returns the current time.
+func (v *View) begin() time.Time {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.reading = true
+	return v.now()
+}
+
+// finish replaces the data by data from the records, or keeps it after an error.
+func (v *View) finish(d *data, err error) {
+	v.failed(err)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err == nil {
+		v.data = d
+	}
+	recorded := sessions{ids: maps.Clone(v.data.known.ids)}
+	for i := range v.pending {
+		if e := &v.pending[i]; !recorded.has(e.Session) {
+			v.data.event(e)
+		}
+	}
+	v.pending, v.reading = nil, false
+}
+
+// failed shows an error of reading, which may be nil.
+func (v *View) failed(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err != nil && !errors.Is(err, context.Canceled) {
+		v.data.problems = []string{shown(err.Error(), 256)}
+	}
+}
+
+// remember sets the state that determines standing.
+func (v *View) remember(m *memory.Memory) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.data.memory = m
+}
+
+// record adds a record that was written since finish.
+func (v *View) record(r *store.Record) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.data.later(r)
 }
 
 // event adds an event, or the number of dropped events.
-func (v *View) event(now time.Time, e *events.Event, missing uint64) {
+func (v *View) event(e *events.Event, missing uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	switch {
 	case missing > 0:
 		v.missed += missing
-	case !v.paused:
-		v.add(now, e)
-	case len(v.pending) < maxPaused:
+	case !v.reading:
+		v.data.event(e)
+	case len(v.pending) < maxPending:
 		v.pending = append(v.pending, *e)
 	default:
 		v.missed++
 	}
 }
 
-// pause pauses the view, or resumes it and adds the events of the pause.
-func (v *View) pause(now time.Time) {
-	v.paused = !v.paused
-	if v.paused {
-		return
+// connected sets the status of the filter.
+func (v *View) connected(s *control.Status) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.status != nil && s.Store.Added >= v.status.Store.Added && !v.reading {
+		v.data.sessions.add(v.now(), int(s.Store.Added-v.status.Store.Added))
 	}
-	for i := range v.pending {
-		v.add(now, &v.pending[i])
-	}
-	v.pending = nil
+	v.status, v.down = s, ""
 }
 
-func (v *View) add(now time.Time, e *events.Event) {
-	s := v.source(shown(sourceName(e), 64))
-	if s.last.Before(e.Time) {
-		s.last = e.Time
-	}
-	kind := v.kind(shown(e.Evidence, 32))
-	s.kinds |= kind
-	s.org = cmp.Or(shown(e.Org, 64), s.org)
-	switch e.Event {
-	case "finding":
-		v.findings.add(now, 1)
-		s.findings++
-	case "verdict":
-		v.verdicts.add(now, 1)
-		s.verdicts++
-		s.decision = shown(decision(e), 64)
-	case "ban":
-		v.bans.add(now, 1)
-		if e.Would == "" {
-			s.banned = e.Until
-		}
-	case "unban":
-		s.banned = time.Time{}
-	}
-	if len(v.events) == maxEvents {
-		v.events = append(v.events[:0], v.events[1:]...)
-	}
-	v.events = append(v.events, eventRow{e.Event, EventLine(e, 0, v.zone), kind, s.name})
-}
-
-// decision returns the decision of a verdict, enforced or observed.
-func decision(e *events.Event) string {
-	if e.Would != "" {
-		return "would " + e.Would
-	}
-	return e.Decision
-}
-
-// sourceName returns the source of an event.
-func sourceName(e *events.Event) string {
-	addr := e.Src.Unmap().WithZone("")
-	if p, err := netip.ParsePrefix(e.Prefix); err == nil && !addr.IsValid() {
-		if p.Bits() < p.Addr().BitLen() {
-			return p.Masked().String()
-		}
-		addr = p.Addr()
-	}
-	switch {
-	case addr.Is4():
-		return addr.String()
-	case addr.Is6():
-		return netip.PrefixFrom(addr, 64).Masked().String()
-	case e.Prefix != "":
-		return e.Prefix
-	}
-	return "local"
-}
-
-func (v *View) source(name string) *source {
-	s := v.sources[name]
-	if s == nil {
-		if len(v.sources) == maxSources {
-			var quiet *source
-			for _, o := range v.sources {
-				if quiet == nil || cmp.Or(o.last.Compare(quiet.last), strings.Compare(o.name, quiet.name)) < 0 {
-					quiet = o
-				}
-			}
-			delete(v.sources, quiet.name)
-			v.evicted++
-		}
-		s = &source{name: name}
-		v.sources[name] = s
-	}
-	return s
-}
-
-// kind counts evidence and returns its bit, or 0 without evidence. The last bit is
-// shared.
-func (v *View) kind(token string) uint64 {
-	if token == "" {
-		return 0
-	}
-	i := slices.Index(v.kinds, token)
-	if i < 0 && len(v.kinds) < maxKinds {
-		if len(v.kinds) == maxKinds-1 {
-			token = "other"
-		}
-		i = len(v.kinds)
-		v.kinds = append(v.kinds, token)
-	}
-	if i < 0 {
-		i = maxKinds - 1
-	}
-	v.counts[i]++
-	return 1 << i
-}
-
-// nextOrder selects the next sort order.
-func (v *View) nextOrder() { v.order = (v.order + 1) % len(orders) }
-
-// nextEvidence displays only the next kind of evidence. All kinds follow the last
-// one.
-func (v *View) nextEvidence() {
-	all := slices.Sorted(slices.Values(v.kinds))
-	i, found := slices.BinarySearch(all, v.evidence)
-	if found {
-		i++
-	}
-	v.evidence = ""
-	if i < len(all) {
-		v.evidence = all[i]
-	}
-}
-
-// keys contains the keys and their descriptions.
-var keys = []struct{ key, short, long string }{
-	{"q", "quit", "quit; so does Ctrl-C"},
-	{"p", "pause", "pause, and resume with the events of the pause"},
-	{"s", "sort", "sort sources by last, findings, verdicts or source"},
-	{"e", "evidence", "show the next kind of evidence alone, then all"},
-	{"?", "help", "help; any key closes it"},
-}
-
-// screen returns at most height rows of width columns. If interactive is set, the
-// last row lists the keys.
-func (v *View) screen(width, height int, now time.Time, interactive bool) []row {
-	var rows []row
-	add := func(look look, format string, args ...any) {
-		rows = append(rows, row{look, text.Pad(fmt.Sprintf(format, args...), max(width, 1))})
-	}
-	title := "scanwatch top  " + now.In(v.zone).Format(time.TimeOnly)
-	if s := v.status; s != nil {
-		title += fmt.Sprintf("  mode %s, %s", cmp.Or(shown(s.Config.Mode, 16), "observe"), text.Plural(s.Config.Rules, "rule"))
-	}
-	if v.paused {
-		title += fmt.Sprintf("  PAUSED, %d events waiting", len(v.pending))
-	}
-	add(lookTitle, "%s", title)
-	if s := v.status; s != nil {
-		add(lookPlain, "sessions  %d recorded, %d/min, %d open, %s", s.Store.Added, v.sessions.minute(now), s.Live.Sessions, delayed(s))
-	} else {
-		add(lookPlain, "sessions  unknown yet")
-	}
-	add(lookPlain, "findings  %d, %d/min   verdicts %d, %d/min   bans %d, %d/min", v.findings.total, v.findings.minute(now),
-		v.verdicts.total, v.verdicts.minute(now), v.bans.total, v.bans.minute(now))
-	add(lookPlain, "evidence  %s", v.evidenceLine())
-	for _, problem := range v.problems() {
-		add(lookProblem, "PROBLEM   %s", problem)
-	}
-	bottom := height
-	if interactive {
-		bottom--
-	}
-	switch {
-	case v.helping:
-		add(lookPlain, "")
-		for _, k := range keys {
-			add(lookPlain, "  %s  %s", k.key, k.long)
-		}
-		add(lookPlain, "")
-		add(lookPlain, "FINDINGS and VERDICTS are counted since the start of this view.")
-		add(lookPlain, "scanwatch why ADDRESS explains what was decided about a source.")
-	default:
-		v.tables(add, bottom-len(rows), now)
-	}
-	rows = rows[:max(min(len(rows), bottom), 0)]
-	if interactive && height > 0 {
-		for len(rows) < bottom {
-			add(lookPlain, "")
-		}
-		var text []string
-		for _, k := range keys {
-			text = append(text, k.key+" "+k.short)
-		}
-		add(lookHeading, "%s", strings.Join(text, "  "))
-	}
-	return rows
-}
-
-// tables draws sources and events in at most lines rows.
-func (v *View) tables(add func(look, string, ...any), lines int, now time.Time) {
-	only := v.only()
-	var sources []*source
-	for _, s := range v.sources {
-		if v.evidence == "" || s.kinds&only != 0 {
-			sources = append(sources, s)
-		}
-	}
-	slices.SortFunc(sources, func(a, b *source) int {
-		return cmp.Or(orders[v.order].order(a, b), strings.Compare(a.name, b.name))
-	})
-	var events []*eventRow
-	for i := range v.events {
-		e := &v.events[len(v.events)-1-i]
-		s := v.sources[e.src] // nil after eviction
-		if v.evidence == "" || e.kind&only != 0 || e.kind == 0 && s != nil && s.kinds&only != 0 {
-			events = append(events, e)
-		}
-	}
-	lines -= 4 // two headings, each after an empty line
-	room := max(lines-lines/2, lines-len(events))
-	room = max(min(room, len(sources)), 0)
-
-	add(lookPlain, "")
-	of := fmt.Sprintf("by %s, %d of %d", orders[v.order].name, room, len(sources))
-	if v.evidence != "" {
-		of += ", only " + v.evidence
-	}
-	if v.evicted > 0 {
-		of += fmt.Sprintf(", %d evicted", v.evicted)
-	}
-	wide := len("255.255.255.255")
-	for _, s := range sources[:room] {
-		wide = min(max(wide, len(s.name)), len("2001:db8:1234:5678::/64")+1)
-	}
-	add(lookHeading, "%-*s %8s %8s %-8s %s", wide, "SOURCE", "FINDINGS", "VERDICTS", "LAST", of)
-	for _, s := range sources[:room] {
-		look := lookPlain
-		var what []string
-		switch {
-		case s.banned.After(now):
-			look = lookBan
-			what = append(what, "banned until "+s.banned.In(v.zone).Format("01-02 15:04"))
-		case s.decision != "":
-			look = lookVerdict
-		}
-		what = append(what, s.decision)
-		for i, k := range v.kinds {
-			if s.kinds&(1<<i) != 0 {
-				what = append(what, k)
-			}
-		}
-		what = append(what, s.org)
-		what = slices.DeleteFunc(what, func(s string) bool { return s == "" })
-		add(look, "%s %8d %8d %-8s %s", text.Pad(s.name, wide), s.findings, s.verdicts,
-			s.last.In(v.zone).Format(time.TimeOnly), strings.Join(what, ", "))
-	}
-	add(lookPlain, "")
-	add(lookHeading, "%-8s %-8s %-15s %s", "TIME", "EVENT", "CLIENT", "newest first")
-	looks := map[string]look{"ban": lookBan, "unban": lookBan, "verdict": lookVerdict}
-	for _, e := range events[:max(min(lines-room, len(events)), 0)] {
-		add(looks[e.word], "%s", e.line)
-	}
-}
-
-// only returns the bit of the only displayed evidence, or 0 for all.
-func (v *View) only() uint64 {
-	if i := slices.Index(v.kinds, v.evidence); i >= 0 {
-		return 1 << i
-	}
-	return 0
-}
-
-// evidenceLine lists evidence, most frequent first.
-func (v *View) evidenceLine() string {
-	if len(v.kinds) == 0 {
-		return "none yet"
-	}
-	var order []int
-	for i := range v.kinds {
-		order = append(order, i)
-	}
-	slices.SortFunc(order, func(a, b int) int {
-		return cmp.Or(cmp.Compare(v.counts[b], v.counts[a]), strings.Compare(v.kinds[a], v.kinds[b]))
-	})
-	var text []string
-	for _, i := range order {
-		text = append(text, fmt.Sprintf("%s %d", v.kinds[i], v.counts[i]))
-	}
-	return strings.Join(text, ", ")
-}
-
-// problems returns at most five problems, which leaves room for the tables.
-func (v *View) problems() (all []string) {
-	if v.missed > 0 {
-		all = append(all, fmt.Sprintf("%d events are missing: too many to show", v.missed))
-	}
-	if v.trouble != "" {
-		all = append(all, v.trouble)
-	}
-	if v.status != nil {
-		all = append(all, Problems(v.status, v.zone)...)
-	}
-	if len(all) > 5 {
-		all = append(all[:4], fmt.Sprintf("and %d more; see scanwatch status", len(all)-4))
-	}
-	return all
+// disconnected sets the reason for the missing connection.
+func (v *View) disconnected(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.status, v.down = nil, text.Escape(err.Error())
 }

@@ -2,29 +2,34 @@ package live
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/gdamore/tcell/v2"
-
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/events"
+	"scanwatch/filter/memory"
+	"scanwatch/internal/smtp"
 	"scanwatch/store"
 	"scanwatch/tests/hostiletext"
 )
 
-var update = flag.Bool("update", false, "rewrite the golden files")
-
 // now is the time of these tests.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
+
+// newView returns an empty view at that time, in which one network has an organisation.
+func newView() *View {
+	return NewView(time.UTC, func() time.Time { return now }, func(a netip.Addr) string {
+		if netip.MustParsePrefix("192.0.2.0/24").Contains(a) {
+			return "Example Net"
+		}
+		return ""
+	})
+}
 
 // topStatus returns the status of the filter of these tests.
 func topStatus() *control.Status {
@@ -32,275 +37,321 @@ func topStatus() *control.Status {
 		Store: store.Status{Added: 4711, Quarantined: 1}}
 }
 
-// recordedStream returns a stream of events that a filter has sent.
-func recordedStream(t *testing.T) []byte {
+// recordedView returns a view with all of a stream of events that a filter has sent.
+func recordedView(t *testing.T) *View {
 	t.Helper()
-	data, err := os.ReadFile("testdata/events.json")
+	stream, err := os.ReadFile("testdata/events.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return data
-}
-
-// recordedView returns a view with all of the recorded stream.
-func recordedView(t *testing.T) *View {
-	t.Helper()
-	v := NewView(time.UTC, "")
-	v.setStatus(now, topStatus(), nil)
-	for line := range bytes.Lines(recordedStream(t)) {
+	v := newView()
+	v.connected(topStatus())
+	for line := range bytes.Lines(stream) {
 		e, missing, err := events.Decode(line)
 		if err != nil {
 			t.Fatal(err)
 		}
-		v.event(now, &e, missing)
+		v.event(&e, missing)
 	}
 	return v
 }
 
-// drawn returns the screen of v as tmux captures it.
-func drawn(v *View, width, height int) string {
+// printed returns the rows of a section, a line each.
+func printed(v *View, section, order, width int, filter string) (lines []string) {
+	for _, r := range v.table(section, order, width, filter).rows {
+		var words []string
+		for _, c := range r.cells {
+			words = append(words, c.text)
+		}
+		lines = append(lines, strings.Join(words, "|"))
+	}
+	return lines
+}
+
+// heads returns the lines above the table as text.
+func heads(v *View, width int) string {
 	var b strings.Builder
-	for _, row := range v.screen(width, height, now, true) {
-		b.WriteString(strings.TrimRight(row.text, " ") + "\n")
+	for _, line := range v.head(width) {
+		for _, part := range line {
+			b.WriteString(part.text)
+		}
+		b.WriteByte('\n')
 	}
 	return b.String()
 }
 
-// topScreens contains keys that are pressed one after the other, with the golden file
-// of the resulting screen.
-var topScreens = []struct {
-	golden        string
-	width, height int
-	keys          string
-}{
-	{"start", 80, 24, ""},
-	{"findings", 80, 24, "s"},
-	{"evidence", 80, 24, "e"},
-	{"help", 80, 24, "?"},
-	{"paused", 80, 24, "xp"},
-	{"narrow", 60, 24, "peeeee"},
-	{"large", 132, 40, ""},
-	{"flat", 80, 8, ""},
+func TestActivity(t *testing.T) {
+	var a, b activity
+	at := func(minute int) time.Time { return now.Add(time.Duration(minute) * time.Minute) }
+	for _, step := range []struct{ minute, add, hour int }{
+		{0, 2, 2}, {0, 1, 3}, {30, 5, 8}, {-5, 4, 12}, {59, 0, 8}, {60, 0, 5}, {89, 1, 6}, {90, 0, 1}, {80, 1, 2}, {20, 7, 2}, {1000, 0, 0}, {1 << 20, 1, 1},
+	} {
+		a.add(at(step.minute), step.add)
+		if got := a.hour(at(step.minute)); got != step.hour {
+			t.Errorf("after %d minutes: %d, want %d", step.minute, got, step.hour)
+		}
+	}
+	a = activity{}
+	for minute, n := range []int{1, 2, 3, 4, 7, 8, 0, 1000} {
+		a.add(at(minute), n)
+	}
+	if got, want := a.spark(at(7), 60), strings.Repeat(" ", 52)+"▁▂▂▃▃▄ █"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := a.spark(at(12), 6), "    ▃█"; got != want { // 1 to 3, and the rest
+		t.Errorf("%q, want %q", got, want)
+	}
+	b.add(at(-30), 3)
+	b.merge(&a)
+	if got := b.hour(at(7)); got != 1028 {
+		t.Errorf("merged %d", got)
+	}
+	b = activity{}
+	b.merge(&activity{})
+	if got := b.hour(at(0)); got != 0 {
+		t.Errorf("merged nothing: %d", got)
+	}
 }
 
-// TestTopScreens checks the golden screens, and that no line is wider than the
-// terminal.
-func TestTopScreens(t *testing.T) {
+// TestTables checks the sections with the recorded stream.
+func TestTables(t *testing.T) {
 	v := recordedView(t)
-	screen := tcell.NewSimulationScreen("UTF-8")
-	if err := screen.Init(); err != nil {
-		t.Fatal(err)
+	for _, c := range []struct {
+		name                  string
+		section, order, width int
+		filter                string
+		want                  []string
+	}{
+		{"a filter of addresses", 0, 0, 80, "198.51.100.0/24", []string{"198.51.100.9|-|banned|1|0|0|     ▁|-"}},
+		{"a filter of text", 0, 0, 80, "SCANNER", []string{
+			"2001:db8:5:1::|(Other Survey)|-|3|3|(1)|     ▂|scanner, helo-missing",
+			"192.0.2.7|host7.scan.example.org|-|1|1|1|     ▁|scanner"}},
+		{"bans", 3, 0, 80, "", []string{
+			"198.51.100.0/24|6h|11-02 11:59|-|operator: by the postmaster",
+			`203.0.113.77|23h59m|11-02 11:59|?x\x1b[31m.example.net|botnet`}},
+		{"networks", 4, 3, 120, "203.0", []string{"203.0.113.0/24|-|1|1|0|1|1|11:59:35|                   ▁|botnet-helo"}},
+		{"rejections", 1, 0, 120, "verdict", []string{
+			"11:59:39|verdict|2001:db8:5:1::/64|-|would disconnect at connect by scanners",
+			`11:59:34|verdict|203.0.113.77|?x\x1b[31m.example.net|reject at helo by botnet`,
+			"11:59:32|verdict|192.0.2.7|host7.scan.example.org|disconnect at connect by scanners"}},
+		{"events", 2, 0, 80, "odd", []string{"11:59:40|tag|198.51.100.9|odd at rcpt-to"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := printed(v, c.section, c.order, c.width, c.filter)
+			if strings.Join(got, "\n") != strings.Join(c.want, "\n") {
+				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(c.want, "\n"))
+			}
+		})
 	}
-	defer screen.Fini()
-	for _, s := range topScreens {
-		for _, key := range s.keys {
-			if !handleKey(screen, v, tcell.NewEventKey(tcell.KeyRune, key, 0), now) {
-				t.Fatalf("%c ended the view", key)
-			}
+}
+
+// TestRecords checks that sessions, sums and their decisions count for their sources, and
+// that a session is counted once although it ended while the records were read.
+func TestRecords(t *testing.T) {
+	v := newView()
+	v.begin()
+	finding := store.Step{Kind: store.KindFinding, Text: []byte("harvest"), Confidence: []byte("high")}
+	verdict := store.Step{Kind: store.KindVerdict, Text: []byte("harvesters"), Phase: smtp.PhaseRcptTo, Decision: smtp.Reject}
+	d := newData(v.zone, v.org, now.Add(-window))
+	read := func(add func(*store.Record) error, r store.Record, steps ...store.Step) {
+		t.Helper()
+		var b []byte
+		for i := range steps {
+			b = store.AppendStep(b, &steps[i], 0)
 		}
-		got := drawn(v, s.width, s.height)
-		if n := strings.Count(got, "\n"); n != s.height {
-			t.Errorf("%s: %d lines, want %d", s.golden, n, s.height)
+		r.Start, r.End = now.Add(-time.Minute), now
+		if r.ID == 1 {
+			r.End = now.Add(-time.Second)
 		}
-		for line := range strings.Lines(got) {
-			if n := len([]rune(line)) - 1; n > s.width {
-				t.Errorf("%s: %d columns: %s", s.golden, n, line)
-			}
+		value := store.AppendRecord(nil, &r, b)
+		got, err := store.Decode(store.AppendKey(nil, r.End, r.ID), value)
+		if err == nil {
+			err = add(&got)
 		}
-		name := filepath.Join("testdata", s.golden+".golden")
-		if *update {
-			if err := os.WriteFile(name, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got != string(want) {
-			t.Errorf("%s: got\n%swant\n%s", name, got, want)
-		}
+	}
+	host := netip.MustParseAddrPort("192.0.2.1:25")
+	add := func(r store.Record, steps ...store.Step) {
+		t.Helper()
+		read(func(r *store.Record) error { return d.first(r, now) }, r, steps...)
+	}
+	add(store.Record{ID: 1, Src: host, RDNS: []byte("mx.example.net"), FCrDNS: smtp.FCrDNSPass, Counts: store.Counts{Mails: 2}}, finding, verdict)
+	add(store.Record{ID: 2, Src: host, RDNS: []byte("mx.example.net"), FCrDNS: smtp.FCrDNSPass}, finding)
+	tally := verdict
+	tally.Times, tally.Enforced = 30, true
+	add(store.Record{ID: 3, Src: netip.MustParseAddrPort("[2001:db8::1]:25"), Sessions: 40, RDNS: []byte("x.example"), FCrDNS: smtp.FCrDNSFail}, tally)
+	add(store.Record{ID: 4, Sessions: 500})
+	add(store.Record{ID: 5, Local: true})
+	for _, session := range []uint64{2, 6, 6} {
+		v.event(&events.Event{Event: "finding", Time: now, Session: session, Src: host.Addr(), Evidence: "scanner", Confidence: "low", Org: "Scan Inc"}, 0)
+	}
+	v.finish(d, nil)
+	want := []string{
+		"2001:db8::/64|?x.example|-|-|40|0|0|30|12:00:00|                   ▆|-",
+		"192.0.2.1|mx.example.net|Scan Inc|-|3|2|4|(1)|12:00:00|                   ▂|harvest, scanner",
+		"others|0 evicted|-|-|500|0|0|0|12:00:00|                   █|-",
+	}
+	if got := printed(v, 0, 3, 132, ""); strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if got := heads(v, 80); !strings.Contains(got, "543/h") || !strings.Contains(got, " 31/h, 1 of them observed") {
+		t.Error(got)
+	}
+	// Later records: a session with events, one without, and a sum.
+	read(v.record, store.Record{ID: 6, Src: host, Counts: store.Counts{Mails: 5}}, finding)
+	read(v.record, store.Record{ID: 7, Src: host, Counts: store.Counts{Mails: 1}})
+	read(v.record, store.Record{ID: 8, Src: host, Sessions: 20, Found: 19, Counts: store.Counts{Mails: 2}}, finding)
+	if got := printed(v, 0, 3, 132, "192.0.2.1"); got[0] != "192.0.2.1|mx.example.net|Scan Inc|-|5|10|4|(1)|12:00:00|                   ▃|harvest, scanner" {
+		t.Error(got)
+	}
+	v.begin()
+	v.finish(nil, errors.New("disk on fire"))
+	if got := heads(v, 80); !strings.Contains(got, "PROBLEM   disk on fire") || len(printed(v, 0, 0, 80, "")) != 3 {
+		t.Error(got)
 	}
 }
 
-func TestRate(t *testing.T) {
-	var r rate
-	for _, step := range []struct {
-		at            int // seconds
-		add           uint64
-		total, minute uint64
-	}{
-		{0, 2, 2, 2}, {0, 1, 3, 3}, {30, 5, 8, 8}, {59, 0, 8, 8}, {60, 0, 8, 5}, {89, 1, 9, 6}, {90, 0, 9, 1},
-		{80, 1, 10, 2}, // the clock steps back
-		{1000, 0, 10, 0}, {1 << 30, 1, 11, 1},
-	} {
-		at := time.Unix(1e9+int64(step.at), 0)
-		r.add(at, step.add)
-		if r.total != step.total || r.minute(at) != step.minute {
-			t.Errorf("after %d s: %d, %d/min, want %d, %d/min", step.at, r.total, r.minute(at), step.total, step.minute)
+// TestStanding checks that bans of hosts and networks precede standing.
+func TestStanding(t *testing.T) {
+	v := newView()
+	v.data.memory = memory.New()
+	day := now.AddDate(0, 0, -20)
+	for i := range 15 {
+		at := day.AddDate(0, 0, i).UnixMicro()
+		for _, a := range []string{"192.0.2.1", "198.51.100.1", "203.0.113.1"} {
+			v.data.memory.Peers.Delivered(&memory.Client{Addr: netip.MustParseAddr(a)}, memory.Delivery{Messages: 1}, at)
 		}
+	}
+	for _, a := range []string{"192.0.2.1", "192.0.2.2", "198.51.100.1", "203.0.113.1"} {
+		v.event(&events.Event{Event: "finding", Time: now, Session: 1, Src: netip.MustParseAddr(a), Evidence: "harvest"}, 0)
+	}
+	ban := events.Event{Event: "ban", Time: now, Prefix: "198.51.100.0/24", Until: now.Add(time.Hour), By: "operator", Reason: "enough"}
+	v.event(&ban, 0)
+	ban.Prefix, ban.Would, ban.Rule = "203.0.113.1/32", "disconnect", "harvesters"
+	v.event(&ban, 0)
+	ban.Prefix, ban.Until = "203.0.113.2/32", now.Add(-time.Hour)
+	v.event(&ban, 0)
+	var states []string
+	for _, line := range printed(v, 0, 5, 80, "") {
+		states = append(states, strings.Split(line, "|")[2])
+	}
+	if got := strings.Join(states, " "); got != "trusted - banned trusted" {
+		t.Error(got)
+	}
+	want := "198.51.100.0/24|1h|11-02 12:00|-|operator: enough\n203.0.113.1|1h|11-02 12:00|-|(observed) operator: harvesters"
+	if got := strings.Join(printed(v, 3, 0, 80, ""), "\n"); got != want {
+		t.Error(got)
+	}
+	v.event(&events.Event{Event: "unban", Time: now, Prefix: "198.51.100.0/24"}, 0)
+	if got := printed(v, 3, 0, 80, ""); len(got) != 1 {
+		t.Error(got)
 	}
 }
 
-func TestSourceName(t *testing.T) {
-	for _, test := range []struct {
-		src    netip.Addr
-		prefix string
-		want   string
-	}{
-		{netip.MustParseAddr("192.0.2.1"), "", "192.0.2.1"},
-		{netip.MustParseAddr("::ffff:192.0.2.1"), "", "192.0.2.1"},
-		{netip.MustParseAddr("2001:db8::1"), "2001:db8::/48", "2001:db8::/64"},
-		{netip.Addr{}, "2001:db8::1/128", "2001:db8::/64"},
-		{netip.Addr{}, "192.0.2.1/32", "192.0.2.1"},
-		{netip.Addr{}, "192.0.2.1/24", "192.0.2.0/24"},
-		{netip.Addr{}, "no prefix", "no prefix"},
-		{netip.Addr{}, "", "local"},
-	} {
-		if got := sourceName(&events.Event{Src: test.src, Prefix: test.prefix}); got != test.want {
-			t.Errorf("%v, %q: %q, want %q", test.src, test.prefix, got, test.want)
+// TestOrders checks that each order of sources differs from the others.
+func TestOrders(t *testing.T) {
+	v := newView()
+	send := func(host byte, n int, e events.Event) {
+		for i := range n {
+			e.Time, e.Src, e.Session = now.Add(time.Duration(host)*time.Second), netip.AddrFrom4([4]byte{192, 0, 2, host}), uint64(host)<<8+uint64(i)
+			v.event(&e, 0)
 		}
+	}
+	send(1, 9, events.Event{Event: "tag"})
+	send(2, 3, events.Event{Event: "finding", Evidence: "harvest", Confidence: "high"})
+	send(3, 5, events.Event{Event: "finding", Evidence: "harvest", Confidence: "low"})
+	send(4, 4, events.Event{Event: "verdict", Decision: "reject"})
+	seen := map[string]bool{}
+	for i, want := range []string{"4 3 2 1", "2 3 1 4", "3 2 1 4", "4 1 2 3", "1 3 4 2", "1 2 3 4"} {
+		var got []string
+		for _, line := range printed(v, 0, i, 80, "") {
+			host, _, _ := strings.Cut(line, "|")
+			got = append(got, strings.TrimPrefix(host, "192.0.2."))
+		}
+		if order := strings.Join(got, " "); order != want || seen[order] {
+			t.Errorf("%s: %s, want %s", orders[i].name, order, want)
+		}
+		seen[want] = true
 	}
 }
 
 // TestTopIsBounded checks that a view is bounded for any number of clients, and that it
 // counts evictions.
 func TestTopIsBounded(t *testing.T) {
-	v := NewView(time.UTC, "")
+	v := newView()
 	send := func(i int) {
-		v.event(now, &events.Event{Event: "finding", Time: now.Add(time.Duration(i) * time.Second), Evidence: fmt.Sprintf("kind-%d", i%100),
-			Src: netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})}, 0)
+		src := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+		at := now.Add(time.Duration(i) * time.Millisecond)
+		v.event(&events.Event{Event: "finding", Time: at, Session: uint64(i + 1), Evidence: fmt.Sprintf("kind-%d", i%100), Src: src}, 0)
+		v.event(&events.Event{Event: "ban", Time: at, Prefix: src.String() + "/32", Until: at.Add(time.Hour)}, 0)
 	}
 	const many = maxSources + 1000
 	for i := range many {
 		send(i)
 	}
-	if len(v.sources) != maxSources || v.evicted != 1000 || v.sources["198.18.0.0"] != nil {
-		t.Errorf("%d sources, %d evicted", len(v.sources), v.evicted)
+	d := v.data
+	const evicted = maxSources / 4
+	if len(d.sources) != many-evicted || d.evicted != evicted || d.others.findings != evicted || len(d.bans) != maxBans || d.moreBans != many-maxBans ||
+		len(d.latest) > maxEntries || len(d.refused) > maxEntries || len(d.latest) < maxEntries/2 {
+		t.Errorf("%d sources, %d evicted, %d bans, %d more, %d events", len(d.sources), d.evicted, len(d.bans), d.moreBans, len(d.latest))
 	}
-	if len(v.events) != maxEvents || len(v.kinds) != maxKinds {
-		t.Errorf("%d events, %d kinds", len(v.events), len(v.kinds))
+	rows := printed(v, 0, 0, 80, "")
+	if last := rows[len(rows)-1]; last != "others|1024 evicted|-|1024|1024|0|     █|-" {
+		t.Error(last)
 	}
-	v.pause(now)
-	for i := range maxPaused + 10 {
+	v.begin()
+	for i := range maxPending {
 		send(i)
 	}
-	if len(v.pending) != maxPaused || v.missed != 10 || v.findings.total != many {
-		t.Errorf("%d events held, %d missed, %d counted", len(v.pending), v.missed, v.findings.total)
+	if len(v.pending) != maxPending || v.missed != maxPending {
+		t.Errorf("%d events wait, %d missed", len(v.pending), v.missed)
 	}
-	v.pause(now)
-	if len(v.pending) != 0 || v.findings.total != many+maxPaused {
-		t.Errorf("%d events held, %d counted after the pause", len(v.pending), v.findings.total)
-	}
-	v.status = topStatus()
+	status := topStatus()
 	for range 20 {
-		v.status.Config.Notes = append(v.status.Config.Notes, "note")
+		status.Config.Notes = append(status.Config.Notes, "note")
 	}
-	if n := len(v.problems()); n != 5 {
+	v.connected(status)
+	if n := len(v.problems()); n != 4 {
 		t.Errorf("%d problems are shown", n)
 	}
 }
 
-// TestTopNasty checks that no text from the network controls the terminal, on
-// screens of any size.
-func TestTopNasty(t *testing.T) {
-	v := NewView(time.UTC, "")
+// TestFit checks the width of texts in columns.
+func TestFit(t *testing.T) {
+	for _, c := range []struct {
+		column column
+		text   string
+		width  int
+		want   string
+	}{
+		{column{}, "abc", 5, "abc  "},
+		{column{}, "abcdef", 5, "abcd…"},
+		{column{right: true}, "12", 5, "   12"},
+		{column{tail: true}, "mail.example.com", 8, "…ple.com"},
+		{column{tail: true}, "漢字漢字", 6, "…漢字 "},
+		{column{tail: true}, "?mail.example.com", 8, "?…le.com"},
+		{column{tail: true}, "?abc", 1, "…"},
+		{column{tail: true}, "abc", 0, ""},
+	} {
+		if got := c.column.fit(c.text, c.width); got != c.want {
+			t.Errorf("%q in %d: %q, want %q", c.text, c.width, got, c.want)
+		}
+	}
+}
+
+// hostileView returns a view with hostile text wherever a client or a disk controls it.
+func hostileView() *View {
+	v := newView()
 	for _, e := range hostiletext.Events(now) {
-		v.event(now, &e, 0)
+		v.event(&e, 0)
 	}
 	for _, text := range hostiletext.Texts() {
 		s := topStatus()
 		s.Config.Mode, s.Config.Problem, s.Store.Error = text.Text, text.Text, text.Text
-		v.setStatus(now, s, nil)
-		v.setStatus(now, nil, errors.New(text.Text))
-		for _, size := range [][2]int{{80, 24}, {132, 300}, {1, 1}, {0, 0}, {30, 3}} {
-			if err := hostiletext.Terminal([]byte(drawn(v, size[0], size[1]))); err != nil {
-				t.Errorf("%s, %d columns: %v", text.Name, size[0], err)
-			}
-		}
+		v.disconnected(errors.New(text.Text))
+		v.connected(s)
 	}
-}
-
-// BenchmarkTop measures an event and a screen with full tables.
-func BenchmarkTop(b *testing.B) {
-	v := NewView(time.UTC, "")
-	v.setStatus(now, topStatus(), nil)
-	i := 0
-	send := func() {
-		i++
-		v.event(now, &events.Event{Event: "finding", Time: now.Add(time.Duration(i)), Evidence: "harvest", Confidence: "high",
-			Src: netip.AddrFrom4([4]byte{198, byte(i >> 16), byte(i >> 8), byte(i)}), Proof: "12 recipients unknown"}, 0)
-	}
-	for range maxSources {
-		send()
-	}
-	b.Run("event", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			send()
-		}
-	})
-	b.Run("screen", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			v.screen(132, 40, now, true)
-		}
-	})
-}
-
-// A fini notes whether the terminal was restored.
-type fini struct {
-	tcell.SimulationScreen
-	done bool
-}
-
-func (f *fini) Fini() {
-	f.done = true
-	f.SimulationScreen.Fini()
-}
-
-// TestTopGivesBack checks that the terminal is restored after any end.
-func TestTopGivesBack(t *testing.T) {
-	gone := errors.New("the filter has ended")
-	for _, test := range []struct {
-		name string
-		do   func(s tcell.SimulationScreen, news chan<- Update, stop func())
-		now  func() time.Time
-		want any
-	}{
-		{"quit", func(s tcell.SimulationScreen, _ chan<- Update, _ func()) { s.InjectKey(tcell.KeyRune, 'q', 0) }, nil, nil},
-		{"interrupt", func(s tcell.SimulationScreen, _ chan<- Update, _ func()) { s.InjectKey(tcell.KeyCtrlC, 0, 0) }, nil, nil},
-		{"signal", func(_ tcell.SimulationScreen, _ chan<- Update, stop func()) { stop() }, nil, nil},
-		{"end of the filter", func(_ tcell.SimulationScreen, news chan<- Update, _ func()) { news <- Update{ended: gone} }, nil, gone},
-		{"panic", func(s tcell.SimulationScreen, _ chan<- Update, _ func()) { s.InjectKey(tcell.KeyRune, 's', 0) },
-			func() time.Time { panic("oops") }, "oops"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			screen := &fini{SimulationScreen: tcell.NewSimulationScreen("UTF-8")}
-			if err := screen.Init(); err != nil {
-				t.Fatal(err)
-			}
-			ctx, stop := context.WithCancel(t.Context())
-			defer stop()
-			if test.now == nil {
-				test.now = func() time.Time { return now }
-			}
-			news := make(chan Update, 1)
-			test.do(screen, news, stop)
-			got := func() (got any) {
-				defer func() {
-					if p := recover(); p != nil {
-						got = p
-					}
-				}()
-				if err := runScreen(ctx, screen, NewView(time.UTC, ""), news, test.now); err != nil {
-					return err
-				}
-				return nil
-			}()
-			if got != test.want || !screen.done {
-				t.Errorf("got %v, want %v; restored: %v", got, test.want, screen.done)
-			}
-		})
-	}
+	return v
 }

@@ -67,6 +67,18 @@ type Records struct {
 // Open opens the records. A running filter first writes its buffered sessions to the
 // disk. The caller must call Close.
 func (d *Dir) Open() (*Records, error) {
+	r, err := d.Written()
+	if err == nil && r.Client != nil {
+		if err := r.Client.Flush(); err != nil {
+			r.problem("the latest sessions are missing: " + err.Error())
+		}
+	}
+	return r, err
+}
+
+// Written opens the records without those of the last seconds and unfinished sums. To
+// write them often would defeat sums. The caller must call Close.
+func (d *Dir) Written() (*Records, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {
 		return nil, err
@@ -87,9 +99,6 @@ func (d *Dir) Open() (*Records, error) {
 		}
 		defer c.Close()
 		return c.Snapshot(w, name)
-	}
-	if err := r.Client.Flush(); err != nil {
-		r.problem("the latest sessions are missing: " + err.Error())
 	}
 	return r, nil
 }

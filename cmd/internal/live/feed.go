@@ -1,0 +1,230 @@
+package live
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/statedir"
+	"scanwatch/filter/events"
+	"scanwatch/filter/memory"
+	"scanwatch/internal/safego"
+	"scanwatch/internal/text"
+	"scanwatch/store"
+	"scanwatch/store/history"
+)
+
+// retry is the pause before connecting again.
+const retry = 2 * time.Second
+
+// A Feed fills a View with the records of a state directory and the events of its filter.
+type Feed struct {
+	Dir  *statedir.Dir
+	View *View
+}
+
+// Run follows the filter until ctx is done. It connects again if the filter stops, and
+// reads the records without a filter.
+func (f *Feed) Run(ctx context.Context) {
+	for ; ctx.Err() == nil; wait(ctx, retry) {
+		err := safego.Run(func() error { return f.follow(ctx) })
+		f.View.disconnected(fmt.Errorf("%w; connecting again every %v", err, retry))
+		if f.View.unread() {
+			f.reread(ctx, f.View.begin())
+		}
+	}
+}
+
+// wait waits for a time, or until ctx is done.
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// follow shows the events of the filter until the connection breaks.
+func (f *Feed) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watcher, err := control.Dial(f.Dir.Path)
+	if err != nil {
+		return err
+	}
+	defer watcher.Close()
+	defer context.AfterFunc(ctx, func() { watcher.Close() })()
+	begun := func() {
+		go f.renew(ctx, f.View.begin())
+		go func() {
+			for ctx.Err() == nil {
+				_ = safego.Run(func() error { return f.poll(ctx) }) // the watcher reports the end of the filter
+				wait(ctx, retry)
+			}
+		}()
+	}
+	return watcher.Watch(events.Choice{}, begun, func(line []byte) error {
+		event, missing, err := events.Decode(line)
+		if err == nil {
+			f.View.event(&event, missing)
+		}
+		return err
+	})
+}
+
+// poll requests the status of the filter each second.
+func (f *Feed) poll(ctx context.Context) error {
+	c, err := control.Dial(f.Dir.Path)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for ; ctx.Err() == nil; wait(ctx, time.Second) {
+		s, err := c.Status()
+		if err != nil {
+			return err
+		}
+		f.View.connected(&s)
+	}
+	return nil
+}
+
+// settled is the time after which the record of an ended session is on the disk.
+const settled = 10 * time.Second
+
+// renew reads the records, and each minute the new ones, because the events do not contain
+// accepted sessions. Reading takes at most a hundredth of the time.
+func (f *Feed) renew(ctx context.Context, begun time.Time) {
+	from := f.reread(ctx, begun)
+	for pause := time.Minute; ; {
+		if wait(ctx, pause); ctx.Err() != nil {
+			return
+		}
+		started, until := time.Now(), f.Dir.Now().Add(-settled)
+		f.View.failed(safego.Run(func() error { return f.add(ctx, from, until) }))
+		from, pause = until, max(time.Minute, 100*time.Since(started))
+	}
+}
+
+// add adds the records of a period to the View, and renews the standing of all sources.
+func (f *Feed) add(ctx context.Context, from, until time.Time) error {
+	r, err := f.Dir.Written()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := walk(ctx, r, from, until, f.View.record); err != nil {
+		return err
+	}
+	m, err := f.state(until, func(memory.Ban) {}) // the events contain new bans
+	if err == nil {
+		f.View.remember(m)
+	}
+	return err
+}
+
+// walk calls visit for the records that ended in a period.
+func walk(ctx context.Context, r *statedir.Records, from, until time.Time, visit func(*store.Record) error) error {
+	each := func(rec *store.Record) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return visit(rec)
+	}
+	return history.Walk(r, from, until, history.Visitor{Kinds: store.KindsOf(store.KindFinding, store.KindVerdict, store.KindBan), Session: each, Sum: each})
+}
+
+// reread replaces the content of the View by the records of the last hour and the state.
+// It returns the end of the hour. Events since begun wait.
+func (f *Feed) reread(ctx context.Context, begun time.Time) (end time.Time) {
+	end = f.Dir.Now()
+	var d *data
+	err := safego.Run(func() (err error) {
+		d, err = f.read(ctx, begun, end)
+		return err
+	})
+	f.View.finish(d, err)
+	return end
+}
+
+// read returns the records of the hour before end and the state.
+func (f *Feed) read(ctx context.Context, begun, end time.Time) (*data, error) {
+	d := newData(f.View.zone, f.View.org, end.Add(-window))
+	r, err := f.Dir.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if err := walk(ctx, r, d.since, end, func(rec *store.Record) error { return d.first(rec, begun) }); err != nil {
+		return nil, err
+	}
+	for _, p := range r.Problems() {
+		d.problems = append(d.problems, text.Escape(p))
+	}
+	if d.memory, err = f.state(end, d.addBan); err != nil {
+		d.problems = append(d.problems, text.Escape(err.Error()))
+	}
+	return d, nil
+}
+
+// state returns the memory of the filter, which determines standing, and calls ban for
+// each active ban.
+func (f *Feed) state(now time.Time, ban func(memory.Ban)) (*memory.Memory, error) {
+	var rows []store.Entry
+	reader := memory.NewReader(now)
+	err := f.Dir.State([]string{"clock", "secret", "peers", "bans"}, func(en store.Entry) error {
+		reader.Clock(en)
+		if en.Bucket != "bans" {
+			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})
+		} else if b, ok := reader.Ban(en.Key, en.Value); ok && !b.Expired(now) {
+			ban(b)
+		}
+		return nil
+	})
+	m := memory.New()
+	m.Load(slices.Values(rows), now.UnixMicro())
+	return m, err
+}
+
+// Print writes the sources of the last hour to w.
+func (f *Feed) Print(ctx context.Context, w io.Writer) error {
+	d, err := f.read(ctx, f.View.begin(), f.Dir.Now())
+	if err != nil {
+		return err
+	}
+	f.View.finish(d, nil)
+	if c, err := control.Dial(f.Dir.Path); err == nil {
+		defer c.Close()
+		s, err := c.Status()
+		if err != nil {
+			return err
+		}
+		f.View.connected(&s)
+	} else {
+		f.View.disconnected(err)
+	}
+	const width = 132
+	for _, line := range f.View.head(width) {
+		for _, part := range line {
+			fmt.Fprint(w, part.text)
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintln(w)
+	t := f.View.table(0, 0, width, "")
+	rows := [][]string{{}}
+	for _, c := range t.columns {
+		rows[0] = append(rows[0], c.title)
+	}
+	for _, r := range t.rows {
+		var line []string
+		for _, c := range r.cells {
+			line = append(line, c.text)
+		}
+		rows = append(rows, line)
+	}
+	text.Table(w, rows)
+	return nil
+}
