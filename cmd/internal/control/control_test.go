@@ -12,8 +12,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -594,4 +596,29 @@ func FuzzCommand(f *testing.F) {
 			t.Fatalf("%q: %v, %q", command, err, out.String())
 		}
 	})
+}
+
+// A failingState cannot be written.
+type failingState struct{ State }
+
+func (failingState) Flush(context.Context) error { return syscall.ENOSPC }
+
+// TestUnsavedBan checks that ban and unban tell that the state cannot be written.
+func TestUnsavedBan(t *testing.T) {
+	m := memory.New()
+	list := MemoryCommands(m, failingState{}, noon.UnixMicro, func() bool { return true }, func(memory.Ban) {})
+	for _, args := range [][]string{{"ban", "192.0.2.1", "3600", "x"}, {"unban", "192.0.2.1", Exact}} {
+		i := slices.IndexFunc(list, func(c Command) bool { return c.Name == args[0] })
+		client, server := net.Pipe()
+		go func() {
+			defer server.Close()
+			if err := list[i].Run(t.Context(), &Answer{conn: server, until: time.Now().Add(time.Minute)}, args[1:]); err != nil {
+				t.Error(err)
+			}
+		}()
+		b, _ := io.ReadAll(client)
+		if !bytes.Contains(b, []byte("lost when the filter stops")) || !bytes.Contains(b, []byte(syscall.ENOSPC.Error())) {
+			t.Errorf("%v: %s", args, b)
+		}
+	}
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"scanwatch/filter/memory"
@@ -31,7 +33,7 @@ const maxListed = 1000
 // enforced. Changed is called for each new ban, and for each revoked ban with its
 // field Revoked set.
 func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func() bool, changed func(memory.Ban)) []Command {
-	note := func() string {
+	observing := func() string {
 		if enforced() {
 			return ""
 		}
@@ -39,7 +41,7 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 	}
 	return []Command{
 		learnCommand(m, now),
-		{"ban", 3, func(_ context.Context, a *Answer, args []string) error {
+		{"ban", 3, func(ctx context.Context, a *Answer, args []string) error {
 			p, _, err := prefix.Parse(args[0])
 			if err != nil {
 				return err
@@ -57,7 +59,7 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 				return errors.New("too many bans of networks; use a table in the configuration for long lists")
 			}
 			changed(b)
-			return a.JSON(Banned{[]memory.Ban{b}, note()})
+			return a.JSON(Banned{[]memory.Ban{b}, notes(observing(), saved(ctx, s))})
 		}},
 		unbanCommand(m, s, now, changed),
 		{"days", 0, func(ctx context.Context, a *Answer, _ []string) error {
@@ -102,21 +104,34 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 		if within || len(ended) > 0 || p.Masked() == memory.Source(p.Addr()) {
 			m.Forget(p.Masked())
 		}
-		answer := Banned{Bans: ended}
-		if len(ended) > maxListed {
-			answer.Bans = ended[:maxListed]
-			answer.Note = fmt.Sprintf("and %d more", len(ended)-maxListed)
-		}
-		for i, b := range m.Bans.Covering(p.Addr(), now()) {
-			if i == 0 {
-				answer.Note += "still within the ban of " + b.Prefix.String()
-			}
-		}
 		for _, b := range ended {
 			changed(b)
 		}
+		answer, more, still := Banned{Bans: ended}, "", ""
+		if len(ended) > maxListed {
+			answer.Bans = ended[:maxListed]
+			more = fmt.Sprintf("and %d more", len(ended)-maxListed)
+		}
+		if b := m.Bans.Covering(p.Addr(), now()); len(b) > 0 {
+			still = "still within the ban of " + prefix.String(b[0].Prefix)
+		}
+		answer.Note = notes(more, still, saved(ctx, s))
 		return a.JSON(answer)
 	}}
+}
+
+// saved writes the state. It returns a note if that fails.
+func saved(ctx context.Context, s State) string {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	if err := s.Flush(ctx); err != nil {
+		return fmt.Sprintf("this takes effect now, but is lost when the filter stops, because the state cannot be written: %v", err)
+	}
+	return ""
+}
+
+func notes(all ...string) string {
+	return strings.Join(slices.DeleteFunc(all, func(s string) bool { return s == "" }), "; ")
 }
 
 func sendSnapshot(a *Answer, snap *store.Snapshot) error {
