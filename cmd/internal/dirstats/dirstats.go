@@ -19,6 +19,9 @@ import (
 // rateDays is the number of days before the last session that determine the growth.
 const rateDays = 7
 
+// sealedEnough is the number of sealed records that determine the size of a record.
+const sealedEnough = 1000
+
 // listedDays is the number of days in the text.
 const listedDays = 14
 
@@ -114,11 +117,20 @@ func (s *Stats) derive() {
 	}
 	s.Average = all / int64(s.Records)
 	from := newest.Truncate(24*time.Hour).AddDate(0, 0, -rateDays)
-	var recent int64
+	var rows, sealed store.File // the recent segments that are not yet sealed, and the sealed ones
 	for i := range s.Segments {
-		if f := &s.Segments[i]; f.Records > 0 && !f.Segment.Day.Before(from) {
-			recent += f.Size
+		f := &s.Segments[i]
+		sum := &rows
+		if f.Segment.Sealed {
+			sum = &sealed
 		}
+		if f.Records > 0 && !f.Segment.Day.Before(from) {
+			sum.Size, sum.Records = sum.Size+f.Size, sum.Records+f.Records
+		}
+	}
+	recent := rows.Size + sealed.Size
+	if sealed.Records >= sealedEnough { // sealing reduces a day to about a fifth
+		recent = sealed.Size + int64(float64(sealed.Size)/float64(sealed.Records)*float64(rows.Records))
 	}
 	if oldest.After(from) {
 		from = oldest

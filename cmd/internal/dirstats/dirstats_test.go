@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/statedir"
+	"scanwatch/internal/text"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -42,5 +43,21 @@ func TestCollect(t *testing.T) {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}
+	}
+}
+
+// TestForecastOfSealedDays checks that the forecast uses the size of sealed days for the
+// current day, too.
+func TestForecastOfSealedDays(t *testing.T) {
+	day := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	s := &Stats{Budget: 8 << 20, Keep: 90, Records: 15_000}
+	for i, f := range []store.File{{Size: 100_000, Records: 10_000}, {Size: 1_000_000, Records: 5000}} {
+		f.Segment = &store.Segment{Day: day.AddDate(0, 0, i), Sealed: i == 0}
+		f.Oldest, f.Newest = text.At(f.Segment.Day), text.At(f.Segment.Day.Add(24*time.Hour))
+		s.Segments = append(s.Segments, f)
+	}
+	s.derive()
+	if want := int64(100_000+50_000) / 2; s.PerDay != want {
+		t.Errorf("%d bytes per day, want %d", s.PerDay, want)
 	}
 }
