@@ -25,6 +25,7 @@ const (
 	maxSuspects = 50_000  // pairs of a host and a rule
 	maxRDNS     = 6 << 20 // bytes of reverse DNS names
 	maxDays     = 4_000
+	maxLogins   = 20_000 // addresses with a login
 	maxQuarters = 60_000 // 625 days
 )
 
@@ -55,6 +56,7 @@ type lists struct {
 	rules    ruleList
 	suspects entries[suspectKey, suspect]
 	latest   latest
+	logins   map[address]uint32 // sessions with a login by address
 	users    *Users
 }
 
@@ -129,6 +131,7 @@ func NewCollector(number func(netip.Addr) uint64) *Collector {
 		rules:    ruleList{numbers: map[string]uint32{}},
 		suspects: entries[suspectKey, suspect]{limit: maxSuspects, hash: suspectKey.hash},
 		users:    NewUsers(),
+		logins:   map[address]uint32{},
 	}
 	return c
 }
@@ -182,6 +185,7 @@ func (c *Collector) addAuthenticated() error {
 	if c.lists == nil {
 		return nil
 	}
+	c.countLogin()
 	err := c.now.Steps(func(s *store.Step) bool {
 		switch s.Kind {
 		case store.KindVerdict:
@@ -196,6 +200,17 @@ func (c *Collector) addAuthenticated() error {
 	c.addSuspects()
 	c.lists.latest.add(&c.now)
 	return err
+}
+
+// countLogin counts the sessions of the current record for its address.
+func (c *Collector) countLogin() {
+	if !c.now.Src.IsValid() {
+		return
+	}
+	logins, key := c.lists.logins, addressOf(c.now.Src.Addr())
+	if n, known := logins[key]; known || len(logins) < maxLogins {
+		logins[key] = n + uint32(c.now.Many())
+	}
 }
 
 // addRemote counts a record of unauthenticated clients.

@@ -107,7 +107,7 @@ func (p *Page) view(zone *time.Location) *view {
 	add(p.suspects(zone), pageSection{ID: "time", Title: timeTitle(s), Time: s.timeChart(zone)})
 	add(p.scanning(zone), p.goodMail(zone), p.bans(zone), p.rejections(zone))
 	add(pageSection{ID: "week", Title: "Findings by weekday and hour", Week: newWeekChart(s.Hours),
-		Notes: []string{"Sessions with findings, in local time. Darker cells have more."}})
+		Notes: []string{"Sessions with findings, in local time."}})
 	add(p.counted()...)
 	add(p.attacks(zone)...)
 	add(p.rules(), p.returns(zone))

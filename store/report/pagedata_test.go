@@ -122,20 +122,21 @@ func TestScanning(t *testing.T) {
 		session(t, 5, "192.0.2.4", later, found("talks-http", "high", ""), mailed),
 		session(t, 6, "192.0.2.5", later, mailed, mailed),
 		session(t, 7, "192.0.2.6", later),
+		session(t, 8, "192.0.2.1", later, store.Step{Kind: store.KindAuth, Text: []byte("bob"), Result: smtp.ResultPass}),
 	).Summary(noon.Add(-24*time.Hour), noon, 10, nil)
 	line := func(all []Source) (lines []string) {
 		for _, x := range all {
-			lines = append(lines, strings.TrimSpace(fmt.Sprintf("%s %d/%d %d %s %s", x.Address, x.Found, x.Sessions, x.Mails, x.Evidence, x.Organisation)))
+			lines = append(lines, strings.TrimSpace(fmt.Sprintf("%s %d/%d %d %d %s %s", x.Address, x.Found, x.Sessions, x.Mails, x.Logins, x.Evidence, x.Organisation)))
 			if !x.Last.Equal(later) {
 				t.Errorf("%s: last at %v", x.Address, x.Last)
 			}
 		}
 		return lines
 	}
-	if got, want := strings.Join(line(s.Scanning), "; "), "192.0.2.1 2/2 0 harvest Cloud Ltd; 192.0.2.2 1/1 0 cloud Cloud Ltd; 192.0.2.4 1/1 1 talks-http"; got != want {
+	if got, want := strings.Join(line(s.Scanning), "; "), "192.0.2.1 2/2 0 1 harvest Cloud Ltd; 192.0.2.2 1/1 0 0 cloud Cloud Ltd; 192.0.2.4 1/1 1 0 talks-http"; got != want {
 		t.Errorf("scanning: %s, want %s", got, want)
 	}
-	if got, want := strings.Join(line(s.GoodMail), "; "), "192.0.2.5 0/1 2; 192.0.2.3 1/1 1 helo-word"; got != want {
+	if got, want := strings.Join(line(s.GoodMail), "; "), "192.0.2.5 0/1 2 0; 192.0.2.3 1/1 1 0 helo-word"; got != want {
 		t.Errorf("good mail: %s, want %s", got, want)
 	}
 }
@@ -150,27 +151,31 @@ func TestRejections(t *testing.T) {
 	delay.Decision = smtp.Junk
 	sum := record(t, store.Record{ID: 9, Sessions: 40, Rejected: 30, Src: netip.MustParseAddrPort("192.0.2.9:0")},
 		tally(refuses("flood", true), 30, 0, 0), store.Step{Kind: store.KindReference, Session: 0xabc})
+	banned := refuses("tight", true)
+	banned.Banned, banned.Session, banned.Phase = true, 0xdef, smtp.PhaseConnect
 	s := collect(t,
 		session(t, 1, "192.0.2.1", noon, mail("a@example.net"), rcpt("b@example.org", smtp.ResultOK, 250, ""), refuses("tight", false),
 			refuses("tight", true), filtered, rcpt("c@example.org", smtp.ResultPermfail, 550, ""), refuses("late", false), rcpt("d@example.org", smtp.ResultOK, 250, "")),
 		session(t, 2, "192.0.2.2", noon, exempt, delay),
 		session(t, 3, "192.0.2.3", noon, mail("x@example.net"), refuses("tight", false), rcpt("y@example.org", smtp.ResultOK, 250, "")),
 		sum,
+		session(t, 4, "192.0.2.4", noon, banned),
 	).Summary(noon.Add(-24*time.Hour), noon, 10, nil)
 	var got []string
 	for _, r := range s.Rejections {
-		got = append(got, fmt.Sprintf("%s %s <%s> <%s> %s %s %v %d", r.Session, r.Address, r.Sender, r.Recipient, r.Rule, r.Phase, r.Enforced, r.Sessions))
+		got = append(got, fmt.Sprintf("%s %s %s <%s> <%s> %s %s %v %d", r.Session[12:], r.Reference, r.Address, r.Sender, r.Recipient, r.Rule, r.Phase, r.Enforced, r.Sessions))
 	}
 	want := []string{
-		"0000000000000abc 192.0.2.9 <> <> flood rcpt-to true 30",
-		"0000000000000003 192.0.2.3 <x@example.net> <y@example.org> tight rcpt-to false 1",
-		"0000000000000001 192.0.2.1 <a@example.net> <c@example.org> tight rcpt-to true 1",
+		"0004 0000000000000def 192.0.2.4 <> <> tight connect true 1",
+		"0abc 0000000000000abc 192.0.2.9 <> <> flood rcpt-to true 30",
+		"0003 0000000000000003 192.0.2.3 <x@example.net> <y@example.org> tight rcpt-to false 1",
+		"0001 0000000000000001 192.0.2.1 <a@example.net> <c@example.org> tight rcpt-to true 1",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if s.Remote.Refused != 31 || s.Remote.Observed != 1 {
-		t.Errorf("%d rejected, %d observed, want 31 and 1", s.Remote.Refused, s.Remote.Observed)
+	if s.Remote.Refused != 32 || s.Remote.Observed != 1 {
+		t.Errorf("%d rejected, %d observed, want 32 and 1", s.Remote.Refused, s.Remote.Observed)
 	}
 }
 
@@ -307,7 +312,7 @@ func TestPageSize(t *testing.T) {
 	for i := range n {
 		x := Source{Address: fmt.Sprint("host ", i), Evidence: "no-mail", Last: Time{Time: noon}}
 		s.Scanning, s.GoodMail, s.Auth = append(s.Scanning, x), append(s.GoodMail, x), append(s.Auth, x)
-		s.Rejections = append(s.Rejections, Rejection{Session: fmt.Sprint(i), Rule: "tight", End: Time{Time: noon}})
+		s.Rejections = append(s.Rejections, Rejection{Reference: fmt.Sprint(i), Rule: "tight", End: Time{Time: noon}})
 		s.Suspects = append(s.Suspects, SuspectRefusal{Address: x.Address, Refused: 1, Last: Time{Time: noon}})
 		s.Evidence, s.Helo, s.Organisations = append(s.Evidence, Name{Name: "x"}), append(s.Helo, Name{Name: "x"}), append(s.Organisations, Name{Name: "x"})
 	}
@@ -333,7 +338,7 @@ func TestFilters(t *testing.T) {
 			tab.mark("even")
 		}
 	}
-	tab.filter()
+	tab.filter(firstRows)
 	if len(tab.Filters) != maxFilters || tab.Filters[0] != (filter{"first", firstRows}) || tab.Filters[1] != (filter{"all", 40}) || tab.Filters[2] != (filter{"even", 20}) {
 		t.Errorf("filters: %v", tab.Filters)
 	}

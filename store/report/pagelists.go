@@ -41,7 +41,7 @@ func (p *Page) suspects(zone *time.Location) pageSection {
 		t.add("rule "+d.Rule, cell{Text: d.Address, Sub: d.RDNS}, cell{Text: d.refusals(), Sub: "rule " + d.Rule, Long: true}, cell{Text: why, Long: true},
 			latest, cell{Text: d.Session, Code: true})
 	}
-	t.filter()
+	t.filter(5)
 	note := "Rejections that may have affected legitimate mail."
 	if !enforced {
 		note = "Legitimate mail that the policy might reject in mode enforce. No mail was rejected."
@@ -61,13 +61,17 @@ func (p *Page) scanning(zone *time.Location) pageSection {
 		if !x.Banned.IsZero() {
 			until = p.stamp(x.Banned.Time, zone)
 		}
-		t.add(x.Evidence, slices.Concat([]any{cell{Text: x.Address, Sub: x.RDNS}, cell{Text: x.Evidence, Sub: x.Organisation}, x.Found, x.Sessions},
+		worst := cell{Text: x.Evidence, Sub: x.Organisation}
+		if x.Logins > 0 {
+			worst.Sub = "but users logged in " + text.Plural(x.Logins, "time")
+		}
+		t.add(x.Evidence, slices.Concat([]any{cell{Text: x.Address, Sub: x.RDNS}, worst, x.Found, x.Sessions},
 			decisions(&x.Totals, refused, observed), []any{p.stamp(x.Last.Time, zone), until})...)
 		if !x.Banned.IsZero() && i < maxRows {
 			t.mark("banned")
 		}
 	}
-	t.filter()
+	t.filter(firstRows)
 	return pageSection{ID: "scanning", Title: "Who scans", Decisions: true, Table: t,
 		Notes: []string{"Hosts by the number of sessions with findings, with their organisation if it is known. Hosts with legitimate mail are in the next list."}}
 }
@@ -94,7 +98,7 @@ func (p *Page) goodMail(zone *time.Location) pageSection {
 			t.mark("with findings")
 		}
 	}
-	t.filter()
+	t.filter(firstRows)
 	return pageSection{ID: "mail", Title: "Good mail", Decisions: true, Table: t,
 		Notes: []string{"Hosts by the number of accepted messages. They have no evidence of high confidence that no mail server shows."}}
 }
@@ -119,7 +123,7 @@ func (p *Page) bans(zone *time.Location) pageSection {
 		t.add(kind, cell{Text: b.Prefix, Sub: b.Name}, cell{Text: b.Rule, Sub: how}, text.ShortDuration(b.Until.Sub(p.Site.Made)),
 			p.stamp(b.Until, zone), text.Ordinal(b.Times), b.Attempts)
 	}
-	t.filter()
+	t.filter(firstRows)
 	c := pageSection{ID: "bans", Title: "Bans in force", Decisions: true, Table: t,
 		Notes: []string{"At " + p.Site.Made.In(zone).Format(minuteTime) + ", the newest first. scanwatch unban revokes a ban."}}
 	if !enforced {
@@ -151,12 +155,12 @@ func (p *Page) rejections(zone *time.Location) pageSection {
 			mail.Sub = "to <" + x.Recipient + ">"
 		}
 		t.add("rule "+x.Rule, p.stamp(x.End.Time, zone), cell{Text: x.Address, Sub: x.RDNS, Long: true}, mail,
-			cell{Text: what, Sub: "rule " + x.Rule + ", " + x.Phase}, cell{Text: x.Session, Code: true})
+			cell{Text: what, Sub: "rule " + x.Rule + ", " + x.Phase}, cell{Text: x.Reference, Code: true})
 		if mail.Text != "" && i < maxRows {
 			t.mark("with a sender")
 		}
 	}
-	t.filter()
+	t.filter(firstRows)
 	c := pageSection{ID: "rejections", Title: "Latest rejections", Decisions: true, Table: t,
 		Notes: []string{"Users quote the reference from a bounce. scanwatch why REFERENCE explains the decision and how to undo it."}}
 	if !enforced {
@@ -202,9 +206,9 @@ func (p *Page) counted() []pageSection {
 		}
 		return t
 	}
-	const parts = "Sessions of other hosts; the dark part of a bar has findings."
+	const parts = "Sessions of other hosts. The red part of a bar has findings."
 	half := func(id, title, note string, t *table) pageSection {
-		t.filter()
+		t.filter(firstRows)
 		c := pageSection{ID: id, Title: title, Half: true, Table: t}
 		if note != "" {
 			c.Notes = []string{note}
@@ -253,7 +257,7 @@ func (p *Page) attacks(zone *time.Location) []pageSection {
 		{ID: "relay", Title: "Relay probes", Notes: []string{relayText}, Table: attempts("relay", "Relay probes", s.Relay)},
 	}
 	for i := range all {
-		all[i].Table.filter()
+		all[i].Table.filter(firstRows)
 	}
 	return all
 }
@@ -265,7 +269,7 @@ func (p *Page) rules() pageSection {
 	for _, r := range s.Rules {
 		t.add("", r.Rule, r.Enforced, r.Observed, r.Bans, r.Exempt)
 	}
-	t.filter()
+	t.filter(firstRows)
 	return pageSection{ID: "rules", Title: "Rules", Decisions: true, Table: t,
 		Notes: []string{"Sessions with a decision of a rule, enforced or observed; bans; and bans and decisions that were withheld from exempt hosts."}}
 }

@@ -99,7 +99,7 @@ func (t *table) mark(kind string) {
 
 // filter completes the filters: the first rows, all rows, and the most frequent marks.
 // A short table has none.
-func (t *table) filter() {
+func (t *table) filter(first int) {
 	if len(t.Rows) <= fewRows {
 		t.Filters = nil
 		for i := range t.Rows {
@@ -113,8 +113,8 @@ func (t *table) filter() {
 	}
 	slices.SortStableFunc(marks, func(a, b int) int { return cmp.Compare(t.Filters[b].Rows, t.Filters[a].Rows) })
 	filters := []filter{{"all", len(t.Rows)}}
-	if len(t.Rows) > firstRows {
-		filters = []filter{{"first", firstRows}, {"all", len(t.Rows)}}
+	if len(t.Rows) > first {
+		filters = []filter{{"first", first}, {"all", len(t.Rows)}}
 	}
 	fixed := len(filters)
 	numbers := map[int]int{}
@@ -126,7 +126,7 @@ func (t *table) filter() {
 	}
 	for i := range t.Rows {
 		var of []int
-		if i < firstRows {
+		if i < first {
 			of = append(of, 0)
 		}
 		if fixed == 2 {

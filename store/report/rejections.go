@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"time"
@@ -15,7 +16,8 @@ const maxLatest = 1_000
 // A Rejection is a session that a rule or ban rejected, or would have rejected. Of a sum
 // of sessions, it is the last one.
 type Rejection struct {
-	Session   string `json:"session"` // id, which is the reference in replies
+	Session   string `json:"session"`   // id
+	Reference string `json:"reference"` // id in the reply: of a banned client, the session that caused the ban
 	End       Time   `json:"end"`
 	Address   string `json:"address,omitempty"`
 	RDNS      string `json:"rdns,omitempty"`
@@ -32,6 +34,7 @@ type decision struct {
 	rule     []byte // nil: none
 	phase    smtp.Phase
 	enforced bool
+	cause    uint64 // the session that caused the ban of the client; 0 without one
 }
 
 // latest contains the latest rejections, the oldest of which is at next if all places
@@ -42,7 +45,7 @@ type latest struct {
 }
 
 type rejection struct {
-	session                       uint64
+	session, reference            uint64
 	end                           time.Time
 	src                           netip.Addr
 	phase                         smtp.Phase
@@ -65,6 +68,7 @@ func (l *latest) add(n *current) {
 	if n.reference != 0 {
 		r.session = n.reference
 	}
+	r.reference = cmp.Or(n.rejection.cause, r.session)
 	if n.Src.IsValid() {
 		r.src = n.Src.Addr().Unmap()
 	}
@@ -85,7 +89,7 @@ func (l *latest) list(top int) (list []Rejection, more int) {
 	list = []Rejection{}
 	for i := range min(top, len(l.all)) {
 		r := &l.all[(l.next-1-i+2*len(l.all))%len(l.all)]
-		one := Rejection{Session: fmt.Sprintf("%016x", r.session), End: text.At(r.end), RDNS: text.Escape(r.rdns), Sender: text.Escape(r.sender),
+		one := Rejection{Session: fmt.Sprintf("%016x", r.session), Reference: fmt.Sprintf("%016x", r.reference), End: text.At(r.end), RDNS: text.Escape(r.rdns), Sender: text.Escape(r.sender),
 			Recipient: text.Escape(r.recipient), Rule: text.Escape(r.rule), Phase: r.phase.String(), Enforced: r.enforced, Sessions: r.sessions}
 		if r.src.IsValid() {
 			one.Address = r.src.String()

@@ -2,8 +2,8 @@
 // as summaries in text, HTML, JSON and metrics. It opens no files: the caller
 // provides records and an io.Writer.
 //
-// Text from the network is hostile. A View or Summary contains only text that has
-// passed text.Escape, and only Views and Summaries are rendered.
+// Text from the network is hostile. A View, Summary or Page contains only text that has
+// passed text.Escape, and only these are rendered.
 //
 // The charts of the page are written by hand. The maintained chart libraries for Go
 // (gonum/plot, go-analyze/charts) write SVG with fixed sizes and colours, without a title
@@ -150,6 +150,7 @@ type Source struct {
 	RDNS         string `json:"rdns,omitempty"`
 	Organisation string `json:"organisation,omitempty"`
 	Evidence     string `json:"evidence,omitempty"` // the worst
+	Logins       int    `json:"logins,omitempty"`   // sessions with a login, which are not in the other numbers
 	Last         Time   `json:"last"`               // end of the last session
 	Banned       Time   `json:"banned_until,omitzero"`
 	Totals

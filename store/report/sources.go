@@ -19,6 +19,7 @@ type source struct {
 
 	refused, observed uint32 // as in Totals
 
+	logins  uint32 // sessions with a login, which are not in the other numbers
 	last    uint32 // end of the last session, in seconds since 1970
 	worst   worst
 	rdns    uint32 // in lists.rdns
@@ -31,6 +32,7 @@ func (s *source) add(n *source) {
 	s.sessions, s.found, s.mails = s.sessions+n.sessions, s.found+n.found, s.mails+n.mails
 	s.rcptOK, s.rcptPermfail, s.rcptTempfail = s.rcptOK+n.rcptOK, s.rcptPermfail+n.rcptPermfail, s.rcptTempfail+n.rcptTempfail
 	s.authFail, s.authRefused = s.authFail+n.authFail, s.authRefused+n.authRefused
+	s.logins += n.logins
 	s.refused, s.observed, s.last = s.refused+n.refused, s.observed+n.observed, max(s.last, n.last)
 	s.worst.merge(n.worst)
 	s.rdns, s.abuse = cmp.Or(s.rdns, n.rdns), s.abuse || n.abuse
@@ -131,6 +133,7 @@ func (c *Collector) clients() *clients {
 		}
 		h.of[i] = uint32(len(h.all) - 1)
 		h.all[h.of[i]].add(&e.V)
+		h.all[h.of[i]].logins += c.lists.logins[e.key]
 	}
 	return h
 }
@@ -166,7 +169,7 @@ func (c *client) address() string {
 func (l *clients) view(i uint32) Source {
 	s := &l.all[i]
 	return Source{Address: s.address(), RDNS: text.Escape(l.rdns.get(s.rdns)), Organisation: l.orgs.printed(s.worst.org),
-		Evidence: l.tokens.printed(s.worst.evidence), Last: text.At(time.Unix(int64(s.last), 0).UTC()), Totals: s.totals()}
+		Evidence: l.tokens.printed(s.worst.evidence), Logins: int(s.logins), Last: text.At(time.Unix(int64(s.last), 0).UTC()), Totals: s.totals()}
 }
 
 func (s *source) totals() Totals {

@@ -111,7 +111,10 @@ func (c *Collector) refusal(s *store.Step) {
 		*to = 1
 	}
 	if s.Enforced || !n.rejection.enforced {
-		n.rejection = decision{s.Text, s.Phase, s.Enforced}
+		n.rejection = decision{s.Text, s.Phase, s.Enforced, 0}
+		if s.Banned {
+			n.rejection.cause = s.Session
+		}
 	}
 }
 

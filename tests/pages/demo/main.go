@@ -4,14 +4,21 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"image"
+	"image/color"
+	"image/draw"
+	"image/png"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +34,15 @@ import (
 func main() {
 	dir := flag.String("dir", "", "new directory for the files")
 	mode := flag.String("mode", "enforce", "of the policy standard: observe or enforce")
+	picture := flag.String("shrink", "", "PNG file to write with 256 colours to the standard output, instead of the directory")
 	flag.Parse()
+	if *picture != "" {
+		if err := shrink(*picture); err != nil {
+			fmt.Fprintln(os.Stderr, "demo:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(*dir, *mode, time.Now().UTC().Truncate(time.Minute)); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
@@ -35,7 +50,10 @@ func main() {
 }
 
 func run(dir, mode string, now time.Time) error {
-	state := filepath.Join(dir, "state")
+	state, err := filepath.Abs(filepath.Join(dir, "state"))
+	if err != nil {
+		return err
+	}
 	if err := os.MkdirAll(state, 0o755); err != nil {
 		return err
 	}
@@ -114,4 +132,35 @@ func networks() ([]byte, error) {
 	var b strings.Builder
 	_, err = tree.WriteTo(&b)
 	return []byte(b.String()), err
+}
+
+// shrink writes a PNG file with its 256 most frequent colours to the standard output.
+func shrink(name string) error {
+	in, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	picture, err := png.Decode(in)
+	if err != nil {
+		return err
+	}
+	bounds := picture.Bounds()
+	count := map[color.RGBA]int{}
+	for y := bounds.Min.Y; y < bounds.Max.Y; y++ {
+		for x := bounds.Min.X; x < bounds.Max.X; x++ {
+			count[color.RGBAModel.Convert(picture.At(x, y)).(color.RGBA)]++
+		}
+	}
+	colours := slices.SortedFunc(maps.Keys(count), func(a, b color.RGBA) int {
+		return cmp.Or(count[b]-count[a], int(a.R)-int(b.R), int(a.G)-int(b.G), int(a.B)-int(b.B))
+	})
+	var palette color.Palette
+	for _, c := range colours[:min(len(colours), 256)] {
+		palette = append(palette, c)
+	}
+	small := image.NewPaletted(bounds, palette)
+	draw.Draw(small, bounds, picture, bounds.Min, draw.Src)
+	encoder := png.Encoder{CompressionLevel: png.BestCompression}
+	return encoder.Encode(os.Stdout, small)
 }
