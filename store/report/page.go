@@ -37,7 +37,8 @@ type view struct {
 	Server, From, To, Made string
 	Mode, Site             string
 	Troubles               []string // problems and notes
-	Fine                   string   // replaces the problems if there are none
+	Doubts                 string   // hosts with possible false positives
+	Fine                   string   // set if there are neither problems nor doubts
 	Tiles                  []tile
 	Compared               string // the other period, or the reason for omitting the comparison
 	Compare                *table // nil: omitted
@@ -90,11 +91,8 @@ func (p *Page) view(zone *time.Location) *view {
 		Foot: fmt.Sprintf("Charts and lists cover unauthenticated hosts. %s and %s are only counted.",
 			text.Plural(s.Authenticated.Sessions, "authenticated session"), text.Plural(s.Local.Sessions, "local session")),
 	}
-	if len(v.Troubles) == 0 {
-		v.Fine = "No problems: the filter is running, and this report is complete."
-		if len(s.Suspects) == 0 {
-			v.Fine += " There are no possible false positives."
-		}
+	if v.Doubts = s.SuspectHosts.String(); v.Doubts == "" && len(v.Troubles) == 0 {
+		v.Fine = "No problems: the filter is running, and this report is complete. There are no possible false positives."
 	}
 	v.Compared, v.Compare = p.comparison(zone)
 	add := func(all ...pageSection) {

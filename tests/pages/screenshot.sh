@@ -27,7 +27,7 @@ done
 "$dir/scanwatch" -f "$dir/scanwatch.conf" report --since 7d --html "$dir/page.html"
 
 chromium --headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --hide-scrollbars \
-	--blink-settings=preferredColorScheme=1 --user-data-dir="$dir/chromium" --window-size=1280,1500 \
+	--blink-settings=preferredColorScheme=1 --user-data-dir="$dir/chromium" --window-size=1280,1860 \
 	--screenshot="$dir/page.png" "file://$dir/page.html" 2>/dev/null
 "$dir/demo" -shrink "$dir/page.png" >docs/report.png
 ls -l docs/report.png
