@@ -27,10 +27,6 @@ func found(token, confidence, org string) store.Step {
 	return store.Step{Kind: store.KindFinding, Text: []byte(token), Confidence: []byte(confidence), Org: []byte(org)}
 }
 
-func refuses(rule string, enforced bool) store.Step {
-	return store.Step{Kind: store.KindVerdict, Text: []byte(rule), Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Enforced: enforced}
-}
-
 // collect returns the collector of records.
 func collect(t testing.TB, all ...*store.Record) *Collector {
 	t.Helper()
@@ -145,19 +141,19 @@ func TestScanning(t *testing.T) {
 // sender and the rejected recipient, and that withheld ones and other decisions are not.
 func TestRejections(t *testing.T) {
 	filtered := store.Step{Kind: store.KindFilter, Phase: smtp.PhaseRcptTo, Decision: smtp.Reject}
-	exempt := refuses("lists", false)
+	exempt := rejected("lists", false)
 	exempt.Exempt = "known"
-	delay := refuses("slow", true)
+	delay := rejected("slow", true)
 	delay.Decision = smtp.Junk
 	sum := record(t, store.Record{ID: 9, Sessions: 40, Rejected: 30, Src: netip.MustParseAddrPort("192.0.2.9:0")},
-		tally(refuses("flood", true), 30, 0, 0), store.Step{Kind: store.KindReference, Session: 0xabc})
-	banned := refuses("tight", true)
+		tally(rejected("flood", true), 30, 0, 0), store.Step{Kind: store.KindReference, Session: 0xabc})
+	banned := rejected("tight", true)
 	banned.Banned, banned.Session, banned.Phase = true, 0xdef, smtp.PhaseConnect
 	s := collect(t,
-		session(t, 1, "192.0.2.1", noon, mail("a@example.net"), rcpt("b@example.org", smtp.ResultOK, 250, ""), refuses("tight", false),
-			refuses("tight", true), filtered, rcpt("c@example.org", smtp.ResultPermfail, 550, ""), refuses("late", false), rcpt("d@example.org", smtp.ResultOK, 250, "")),
+		session(t, 1, "192.0.2.1", noon, mail("a@example.net"), rcpt("b@example.org", smtp.ResultOK, 250, ""), rejected("tight", false),
+			rejected("tight", true), filtered, rcpt("c@example.org", smtp.ResultPermfail, 550, ""), rejected("late", false), rcpt("d@example.org", smtp.ResultOK, 250, "")),
 		session(t, 2, "192.0.2.2", noon, exempt, delay),
-		session(t, 3, "192.0.2.3", noon, mail("x@example.net"), refuses("tight", false), rcpt("y@example.org", smtp.ResultOK, 250, "")),
+		session(t, 3, "192.0.2.3", noon, mail("x@example.net"), rejected("tight", false), rcpt("y@example.org", smtp.ResultOK, 250, "")),
 		sum,
 		session(t, 4, "192.0.2.4", noon, banned),
 	).Summary(noon.Add(-24*time.Hour), noon, 10, nil)
@@ -183,7 +179,7 @@ func TestRejections(t *testing.T) {
 func TestRejectionsLimit(t *testing.T) {
 	c := NewCollector(memory.Number)
 	for i := range 2*maxLatest + 7 {
-		if err := c.Add(session(t, uint64(i+1), "192.0.2.1", noon, mail(fmt.Sprintf("sender-%d@example.net", i+1)), refuses("tight", true))); err != nil {
+		if err := c.Add(session(t, uint64(i+1), "192.0.2.1", noon, mail(fmt.Sprintf("sender-%d@example.net", i+1)), rejected("tight", true))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -272,9 +268,9 @@ func texts(t *testing.T, page []byte, name string) (all []string) {
 // anything was rejected or banned, and that the lists of decisions show the mode.
 func TestPageObserve(t *testing.T) {
 	s := collect(t,
-		session(t, 1, "192.0.2.1", noon, found("harvest", "high", ""), refuses("tight", false)),
+		session(t, 1, "192.0.2.1", noon, found("harvest", "high", ""), rejected("tight", false)),
 		session(t, 2, "192.0.2.2", noon, store.Step{Kind: store.KindCommit}),
-		record(t, store.Record{ID: 3, Src: netip.MustParseAddrPort("192.0.2.2:25"), FCrDNS: smtp.FCrDNSPass}, refuses("tight", false)),
+		record(t, store.Record{ID: 3, Src: netip.MustParseAddrPort("192.0.2.2:25"), FCrDNS: smtp.FCrDNSPass}, rejected("tight", false)),
 	).Summary(noon.Add(-time.Hour), noon, 10, nil)
 	page := pageOf(t, &Page{Summary: s, Site: Site{Mode: "observe", Made: noon}, Bans: Bans{List: []ActiveBan{{Prefix: "192.0.2.1", Rule: "tight", Until: noon.Add(time.Hour), Observed: true}}}})
 	var all []string
