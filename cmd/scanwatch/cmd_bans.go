@@ -13,13 +13,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"scanwatch/cmd/internal/reports"
 	"scanwatch/cmd/internal/selector"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/text"
 	"scanwatch/internal/why"
-	"scanwatch/store"
 	"scanwatch/store/history"
 )
 
@@ -60,9 +60,7 @@ func runBans(e *env, s *selector.Selector, all bool, args []string) error {
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(list, func(a, b memory.Ban) int {
-		return cmp.Or(b.Since.Compare(a.Since), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
-	})
+	reports.SortBans(list)
 	if s.Limit > 0 {
 		list = list[:min(len(list), s.Limit)]
 	}
@@ -136,10 +134,9 @@ func left(b *memory.Ban, now time.Time) string {
 // names returns the latest reverse DNS name and organisation of banned hosts, from
 // their sessions.
 func (e *env) names(list []memory.Ban) (map[netip.Prefix]string, error) {
-	names := map[netip.Prefix]string{}
+	names, visitor := reports.BanNames(list)
 	since := e.now()
 	for i := range list {
-		names[list[i].Prefix] = ""
 		if list[i].Since.Before(since) {
 			since = list[i].Since
 		}
@@ -152,32 +149,7 @@ func (e *env) names(list []memory.Ban) (map[netip.Prefix]string, error) {
 		return nil, err
 	}
 	defer r.Close()
-	visit := func(rec *store.Record) error {
-		if !rec.Src.IsValid() {
-			return nil
-		}
-		addr := rec.Src.Addr().Unmap()
-		host := netip.PrefixFrom(addr, addr.BitLen()) // an IPv6 host with its own name
-		if _, banned := names[host]; !banned {
-			host = memory.Source(addr)
-		}
-		if _, banned := names[host]; !banned {
-			return nil
-		}
-		name := text.Escape(rec.RDNS)
-		err := rec.Steps(func(s *store.Step) bool {
-			if s.Kind == store.KindFinding && len(s.Org) > 0 {
-				name = strings.TrimSpace(name + " (" + text.Escape(s.Org) + ")")
-				return false
-			}
-			return true
-		})
-		if name != "" {
-			names[host] = name
-		}
-		return err
-	}
-	err = history.Walk(r, since.Add(-time.Hour), time.Time{}, history.Visitor{Kinds: store.KindsOf(store.KindFinding), Session: visit, Sum: visit})
+	err = history.Walk(r, since.Add(-time.Hour), time.Time{}, visitor)
 	return names, err
 }
 

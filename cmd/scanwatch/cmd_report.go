@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,6 +20,10 @@ import (
 
 // pageMode is the mode of a new HTML page, which contains addresses of users.
 const pageMode = 0o640
+
+// pageLines is the default number of rows in a list of the page, which shows the first
+// few until the reader selects all.
+const pageLines = 50
 
 type reportFlags struct {
 	selector.Selector
@@ -62,7 +68,15 @@ func (e *env) source(fs *pflag.FlagSet, s *selector.Selector) (*reports.Source, 
 		return nil, usage("--since is in the future")
 	}
 	dir, err := e.stateDir()
-	return &reports.Source{Dir: dir, Selector: s, Zone: e.zone}, err
+	if err != nil {
+		return nil, err
+	}
+	src := &reports.Source{Dir: dir, Selector: s, Zone: e.zone}
+	if tree, name, err := e.tree(); err == nil && tree != nil { // stateDir has reported an error
+		src.Config = name
+	}
+	src.Host, _ = os.Hostname() // the page has a title without it
+	return src, nil
 }
 
 func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
@@ -73,15 +87,16 @@ func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
 	if err != nil {
 		return err
 	}
-	summary, incomplete, err := s.Summary(lines(f.Limit), f.quiet)
+	r, err := s.Read(f.quiet)
 	if err != nil {
 		return err
 	}
 	if f.html != "" {
-		if err := writePage(e, f.html, s, summary); err != nil {
+		if err := writePage(e, f, r); err != nil {
 			return err
 		}
 	}
+	summary := r.Summary(lines(f.Limit))
 	switch {
 	case f.quiet && summary.Empty():
 	case f.JSON:
@@ -91,18 +106,17 @@ func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
 	case f.html == "":
 		err = summary.Text(e.out, e.zone)
 	}
-	return errors.Join(err, incomplete)
+	return errors.Join(err, r.Incomplete)
 }
 
-// writePage writes the HTML page of a summary. The section on returning hosts covers
-// all records until the end of the period.
-func writePage(e *env, name string, s *reports.Source, summary *report.Summary) error {
-	all := reports.Source{Dir: s.Dir, Selector: &selector.Selector{Until: s.Selector.Until}, Zone: s.Zone}
-	returned, _, err := all.Returns()
+// writePage writes the HTML page of a report. The sections on returning hosts and bans
+// cover all records until the end of the period.
+func writePage(e *env, f *reportFlags, r *reports.Report) error {
+	p, err := r.Page(cmp.Or(f.Limit, pageLines))
 	if err != nil {
 		return err
 	}
-	return output.To(e.out, name, pageMode, func(w io.Writer) error { return summary.HTML(w, returned, e.zone) })
+	return output.To(e.out, f.html, pageMode, func(w io.Writer) error { return p.HTML(w, e.zone) })
 }
 
 func newReportReturns(e *env) *cobra.Command {

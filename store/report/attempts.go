@@ -38,6 +38,9 @@ func (c *Collector) rcpt(s *store.Step) {
 	n := &c.now
 	byFilter := n.byFilter
 	n.byFilter = false
+	if byFilter || !n.rejected {
+		n.recipient, n.rejected = s.Text, n.rejected || byFilter
+	}
 	if byFilter || s.Result != smtp.ResultOK && s.Result != smtp.ResultPermfail {
 		return
 	}

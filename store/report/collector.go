@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
 	"scanwatch/store"
 	"scanwatch/store/history"
 )
 
 // Memory limits of a Collector. Items over a limit are in the totals and in
-// Summary.NotListed. All lists at their limits use some 45 MB, and Summary another 15.
+// Summary.NotListed. All lists at their limits use some 50 MB, and Summary another 15.
 const (
 	maxSources  = 140_000 // in lists; more are only counted
 	maxNames    = 100_000 // HELO names
@@ -24,6 +25,7 @@ const (
 	maxSuspects = 50_000  // pairs of a host and a rule
 	maxRDNS     = 6 << 20 // bytes of reverse DNS names
 	maxDays     = 4_000
+	maxLogins   = 20_000 // addresses with a login
 	maxQuarters = 60_000 // 625 days
 )
 
@@ -43,6 +45,7 @@ type Collector struct {
 
 	evidence, orgs names
 	lists          *lists // nil if only totals are counted
+	locate         func(netip.Addr) Place
 }
 
 // lists are the parts of a Collector that grow with the number of clients.
@@ -52,6 +55,8 @@ type lists struct {
 	attempts attempts
 	rules    ruleList
 	suspects entries[suspectKey, suspect]
+	latest   latest
+	logins   map[address]uint32 // sessions with a login by address
 	users    *Users
 }
 
@@ -62,13 +67,17 @@ type current struct {
 	source    *source // nil if it has none, or over the limit
 	number    uint32  // of source
 	found     bool
+	worst     worst
 	certain   bool // evidence of high confidence about behaviour
 	abuse     bool // evidence of behaviour that no mail server shows
 	byFilter  bool // a filter has rejected the next recipient
 	refusals  [maxRefusals]refusal
-	rules     int    // in refusals
-	reference uint64 // the last reference to a rejected session of a sum
+	rules     int      // in refusals
+	rejection decision // the last rejection, an enforced one if there is one
+	reference uint64   // the last reference to a rejected session of a sum
 	sender    []byte
+	recipient []byte // the last one that a filter has rejected, otherwise the last one
+	rejected  bool   // a filter has rejected recipient
 	domain    recipientDomain
 }
 
@@ -122,6 +131,7 @@ func NewCollector(number func(netip.Addr) uint64) *Collector {
 		rules:    ruleList{numbers: map[string]uint32{}},
 		suspects: entries[suspectKey, suspect]{limit: maxSuspects, hash: suspectKey.hash},
 		users:    NewUsers(),
+		logins:   map[address]uint32{},
 	}
 	return c
 }
@@ -175,17 +185,32 @@ func (c *Collector) addAuthenticated() error {
 	if c.lists == nil {
 		return nil
 	}
+	c.countLogin()
 	err := c.now.Steps(func(s *store.Step) bool {
 		switch s.Kind {
 		case store.KindVerdict:
 			c.refusal(s)
 		case store.KindMail:
 			c.mail(s)
+		case store.KindRcpt:
+			c.now.recipient = s.Text
 		}
 		return true
 	})
 	c.addSuspects()
+	c.lists.latest.add(&c.now)
 	return err
+}
+
+// countLogin counts the sessions of the current record for its address.
+func (c *Collector) countLogin() {
+	if !c.now.Src.IsValid() {
+		return
+	}
+	logins, key := c.lists.logins, addressOf(c.now.Src.Addr())
+	if n, known := logins[key]; known || len(logins) < maxLogins {
+		logins[key] = n + uint32(c.now.Many())
+	}
 }
 
 // addRemote counts a record of unauthenticated clients.
@@ -196,6 +221,7 @@ func (c *Collector) addRemote() error {
 	}
 	err := n.Steps(c.visit)
 	span := Span{Sessions: n.Many(), Refused: n.refused()}
+	observed := n.observed()
 	switch {
 	case n.sum:
 		span.Found = int(n.Found)
@@ -204,6 +230,7 @@ func (c *Collector) addRemote() error {
 	}
 	c.remote.Found += span.Found
 	c.remote.Refused += span.Refused
+	c.remote.Observed += observed
 	if q := c.quarters.at(n.End); q != nil {
 		q.Sessions, q.Found, q.Refused = q.Sessions+span.Sessions, q.Found+span.Found, q.Refused+span.Refused
 	} else {
@@ -214,10 +241,15 @@ func (c *Collector) addRemote() error {
 	}
 	if n.source != nil {
 		n.source.found += uint32(span.Found)
+		n.source.refused += uint32(span.Refused)
+		n.source.observed += uint32(observed)
+		n.source.last = max(n.source.last, uint32(n.End.Unix()))
+		n.source.worst.merge(n.worst)
 		n.source.certain = n.source.certain || n.certain
 		n.source.abuse = n.source.abuse || n.abuse
 	}
 	c.addSuspects()
+	c.lists.latest.add(n)
 	return err
 }
 
@@ -294,19 +326,76 @@ func (c *Collector) finding(s *store.Step) {
 	}
 	e := &c.evidence.list[i]
 	if e.extra == 0 {
-		e.extra = evidenceFlags(string(s.Text)) | 1<<31
+		e.extra = evidenceFlags(string(s.Text)) | severity(string(s.Text))<<severityShift | 1<<31
 	}
 	high := string(s.Confidence) == "high" || e.extra&evidenceScanner != 0 && string(s.Confidence) == "medium"
 	n.certain = n.certain || high && e.extra&evidenceWeak == 0
 	n.abuse = n.abuse || high && e.extra&(evidenceWeak|evidenceRecipients) == 0
+	found := worst{rank: rank(s.Confidence, e.extra>>severityShift&severityMask), evidence: 1 + uint16(i)}
 	if len(s.Org) == 0 {
 		if n.sum && e.extra&evidenceNamed != 0 { // a full sum omits it
 			c.dropped["organisations"] += times(s)
 		}
-		return
+	} else if o := c.countName(&c.orgs, "organisations", s.Org, s); o >= 0 {
+		found.org, found.orgRank = 1+uint16(o), found.rank
+		if c.orgs.list[o].extra == 0 {
+			c.orgs.list[o].extra = 1 + uint32(i)
+		}
 	}
-	if o := c.countName(&c.orgs, "organisations", s.Org, s); o >= 0 && c.orgs.list[o].extra == 0 {
-		c.orgs.list[o].extra = 1 + uint32(i)
+	n.worst.merge(found)
+}
+
+// Locate sets the function that returns the place of an address, for the lists of AS
+// numbers and countries.
+func (c *Collector) Locate(place func(netip.Addr) Place) { c.locate = place }
+
+// Of two kinds of evidence with the same confidence, the one with the higher severity is
+// listed for a source.
+const (
+	severityShift = 8
+	severityMask  = 3
+)
+
+// severity returns 0 for evidence that many legitimate servers have, and 2 for evidence
+// of an attack.
+func severity(token string) uint32 {
+	switch token {
+	case "scanner", "botnet-helo", "harvest", "relay-probe", "auth-spray", "account-abuse", "recipient-flood":
+		return 2
+	case "cloud", "rdns-missing", "fcrdns-fail":
+		return 0
+	}
+	if evidenceFlags(token)&evidenceWeak != 0 {
+		return 0
+	}
+	return 1
+}
+
+// worst is the worst evidence of a source, and its organisation.
+type worst struct {
+	rank          uint8  // 0: none
+	orgRank       uint8  // of the evidence that named the organisation
+	evidence, org uint16 // 1 + index in the evidence and organisations of a Collector
+}
+
+// rank returns the order of evidence: by confidence, then by severity.
+func rank(confidence []byte, severity uint32) uint8 {
+	switch string(confidence) {
+	case "high":
+		severity += 2 << 2
+	case "medium":
+		severity += 1 << 2
+	}
+	return 1 + uint8(severity)
+}
+
+// merge adds evidence. The first one of the same rank remains.
+func (w *worst) merge(o worst) {
+	if o.orgRank > w.orgRank {
+		w.org, w.orgRank = o.org, o.orgRank
+	}
+	if o.rank > w.rank {
+		w.rank, w.evidence = o.rank, o.evidence
 	}
 }
 
@@ -378,6 +467,14 @@ func (n *names) text(i int) []byte { return n.texts.get(n.list[i].text) }
 
 // maxName is the length of a name in bytes. Longer ones are truncated, as in sums.
 const maxName = 128
+
+// printed returns a name by 1 + its index, or "" for 0.
+func (n *names) printed(index uint16) string {
+	if index == 0 {
+		return ""
+	}
+	return text.Escape(n.text(int(index - 1)))
+}
 
 // find returns the index of a name, or -1 at the limit. The name need not be
 // printable.

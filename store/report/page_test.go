@@ -30,27 +30,42 @@ func returned(t *testing.T) *ReturnSummary {
 	return c.Summary(time.Time{}, noon.Add(8*24*time.Hour), nil)
 }
 
-func pageOf(t *testing.T, s *Summary, r *ReturnSummary) []byte {
+// paged returns a page with all parts, in mode enforce.
+func paged(t *testing.T) *Page {
+	t.Helper()
+	p := &Page{Summary: refusing(t, 10, "12 sessions were dropped <b>and</b> are not in this report (full=12)"), Returns: returned(t)}
+	p.Site = Site{Made: noon, Server: "mx.example.org", Mode: "enforce", Policy: "/etc/scanwatch/scanwatch.conf", Rules: 14, Running: true}
+	p.Bans = Bans{More: 2, List: []ActiveBan{
+		{Prefix: "192.0.2.7", Name: "scan-01.shadowserver.org (Shadowserver)", Rule: "scanner", Since: noon.Add(-time.Hour), Until: noon.Add(23 * time.Hour), Times: 2, Attempts: 31},
+		{Prefix: "198.51.100.0/24", Rule: "a reason", Since: noon.Add(-2 * time.Hour), Until: noon.Add(100 * 24 * time.Hour), Times: 1, Manual: true},
+		{Prefix: "2001:db8::/64", Rule: "tight", Since: noon.Add(-3 * time.Hour), Until: noon.Add(time.Minute), Times: 1, Observed: true},
+	}}
+	p.Scanning[0].Banned = text.At(noon.Add(23 * time.Hour))
+	p.Before = Before{Since: noon.Add(-48 * time.Hour), Until: noon.Add(-24 * time.Hour),
+		Figures: Figures{Sessions: 1000, Addresses: 7, Found: 5, Mails: 0, RcptPermfail: 60}}
+	return p
+}
+
+// empty returns the page of a period without sessions, about an unknown filter.
+func empty() *Page {
+	return &Page{Summary: NewCollector(memory.Number).Summary(noon.Add(-24*time.Hour), noon, 10, nil), Site: Site{Made: noon},
+		Bans: Bans{Problem: "state.db is corrupt"}, Before: Before{Missing: "the records do not reach back to 2026-10-30 12:00"}}
+}
+
+func pageOf(t *testing.T, p *Page) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	if err := s.HTML(&b, r, zone); err != nil {
+	if err := p.HTML(&b, zone); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
 }
 
 func TestPage(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		s    *Summary
-		r    *ReturnSummary
-	}{
-		{"page", refusing(t, 10, "12 sessions were dropped <b>and</b> are not in this report (full=12)"), returned(t)},
-		{"page-empty", NewCollector(memory.Number).Summary(noon.Add(-24*time.Hour), noon, 10, nil), nil},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			page := pageOf(t, c.s, c.r)
-			golden(t, c.name, page)
+	for name, p := range map[string]*Page{"page": paged(t), "page-empty": empty()} {
+		t.Run(name, func(t *testing.T) {
+			page := pageOf(t, p)
+			golden(t, name, page)
 			checkPage(t, page)
 			checkNoRaw(t, page)
 		})
@@ -61,10 +76,10 @@ func TestPage(t *testing.T) {
 func checkPage(t *testing.T, page []byte) (elements []string, text string) {
 	t.Helper()
 	const policy = "default-src 'none'; style-src 'unsafe-inline'"
-	allowed := strings.Fields(`html head meta title style body header h1 h2 p main ul li b span section div code figure svg rect
-		line text g desc details summary table thead tbody tr th td footer`)
+	allowed := strings.Fields(`html head meta title style body header nav a h1 h2 p main ul li b span section div code figure svg rect
+		line text g desc details summary fieldset legend label input table caption thead tbody tr th td footer`)
 	attributes := strings.Fields(`lang charset http-equiv content name class height width x y x1 x2 y1 y2 dy rx role id
-		aria-labelledby aria-hidden fill-opacity scope open`)
+		aria-label aria-labelledby aria-hidden scope href type checked data-head`)
 	root, err := html.Parse(bytes.NewReader(page))
 	if err != nil {
 		t.Fatal(err)
@@ -102,6 +117,10 @@ func checkPage(t *testing.T, page []byte) (elements []string, text string) {
 					t.Errorf("id %s is there twice", a.Val)
 				case a.Key == "id":
 					ids[a.Val] = true
+				case a.Key == "href" && !strings.Contains(string(page), ` id="`+strings.TrimPrefix(a.Val, "#")+`"`):
+					t.Errorf("a link to %s, which is not on the page", a.Val)
+				case a.Key == "type" && a.Val != "radio":
+					t.Errorf("an input of type %s", a.Val)
 				case a.Key == "aria-labelledby":
 					for id := range strings.FieldsSeq(a.Val) {
 						if !strings.Contains(string(page), `id="`+id+`"`) {
@@ -139,7 +158,7 @@ func attrs(n *html.Node) string {
 // TestPageHostile checks that hostile texts remain texts, and that the page has the
 // same elements as with harmless texts.
 func TestPageHostile(t *testing.T) {
-	harmless, _ := checkPage(t, pageOf(t, filled("x").s, filled("x").r))
+	harmless, _ := checkPage(t, pageOf(t, filled("x")))
 	for _, text := range []string{
 		`</title><script>alert(1)</script>`,
 		`"><img src=x onerror=alert(1)>`,
@@ -149,8 +168,7 @@ func TestPageHostile(t *testing.T) {
 		`<!-- `, `--> ]]>`, `<![CDATA[`, `{{.Problems}}`, `&lt;b&gt;`, `<meta http-equiv=refresh content=0>`, "`${1}`",
 		strings.Repeat("long", 200),
 	} {
-		f := filled(text)
-		elements, words := checkPage(t, pageOf(t, f.s, f.r))
+		elements, words := checkPage(t, pageOf(t, filled(text)))
 		if !slices.Equal(elements, harmless) {
 			t.Errorf("%q makes other elements: %v", text, elements)
 		}
@@ -160,24 +178,27 @@ func TestPageHostile(t *testing.T) {
 	}
 }
 
-type fullPage struct {
-	s *Summary
-	r *ReturnSummary
-}
-
 // filled returns a page with the text in every field.
-func filled(text string) fullPage {
-	f := fullPage{&Summary{}, &ReturnSummary{}}
-	fill(reflect.ValueOf(f.s).Elem(), text)
-	fill(reflect.ValueOf(f.r).Elem(), text)
-	f.r.Rows[0].Within = f.r.Rows[0].Within[:1]
-	return f
+func filled(text string) *Page {
+	p := &Page{}
+	fill(reflect.ValueOf(p).Elem(), text)
+	p.Before.Missing = "" // otherwise it replaces the comparison
+	return p
 }
 
 func fill(v reflect.Value, text string) {
 	switch {
 	case v.Type() == reflect.TypeFor[Time]():
 		v.Set(reflect.ValueOf(Time{Time: noon}))
+	case v.Type() == reflect.TypeFor[time.Time]():
+		v.Set(reflect.ValueOf(noon))
+	case v.Kind() == reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem(), text)
+	case v.Kind() == reflect.Array:
+		for i := range v.Len() {
+			fill(v.Index(i), text)
+		}
 	case v.Kind() == reflect.String:
 		v.SetString(text)
 	case v.Kind() == reflect.Int && v.CanSet():
@@ -380,10 +401,10 @@ func TestCeiling(t *testing.T) {
 }
 
 func BenchmarkPage(b *testing.B) {
-	f := filled("name.example.net")
+	p := filled("name.example.net")
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := f.s.HTML(&discard{}, f.r, time.UTC); err != nil {
+		if err := p.HTML(&discard{}, time.UTC); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -2,8 +2,14 @@
 // as summaries in text, HTML, JSON and metrics. It opens no files: the caller
 // provides records and an io.Writer.
 //
-// Text from the network is hostile. A View or Summary contains only text that has
-// passed text.Escape, and only Views and Summaries are rendered.
+// Text from the network is hostile. A View, Summary or Page contains only text that has
+// passed text.Escape, and only these are rendered.
+//
+// The charts of the page are written by hand. The maintained chart libraries for Go
+// (gonum/plot, go-analyze/charts) write SVG with fixed sizes and colours, without a title
+// and description for screen readers. Such charts neither fit the width of a phone nor
+// follow the colour scheme of the reader. gosvgchart follows it, but scales its text with
+// the width, and no other module imports it.
 package report
 
 import (
@@ -22,9 +28,12 @@ import (
 
 // Totals are the totals of one class of sessions.
 type Totals struct {
-	Sessions     int `json:"sessions"`
-	Found        int `json:"found,omitempty"`   // sessions with a finding
-	Refused      int `json:"refused,omitempty"` // sessions rejected by a rule or a ban
+	Sessions int `json:"sessions"`
+	Found    int `json:"found,omitempty"`   // sessions with a finding
+	Refused  int `json:"refused,omitempty"` // sessions rejected by a rule or a ban
+	// Observed is the number of other sessions that a rule or a ban would have
+	// rejected. For sums it is a lower bound.
+	Observed     int `json:"observed,omitempty"`
 	Mails        int `json:"messages"`
 	RcptOK       int `json:"rcpt_ok"`
 	RcptPermfail int `json:"rcpt_permfail"`
@@ -63,11 +72,17 @@ type Summary struct {
 	Suspects       []SuspectRefusal `json:"possible_false_positives"` // rejections that may have affected legitimate mail
 	SuspectHosts   SuspectHosts     `json:"possible_false_positive_hosts"`
 	Timeline       []Span           `json:"timeline"`
+	Hours          *Hours           `json:"-"` // nil without sessions
 	Rules          []Rule           `json:"rules"`
 	Evidence       []Name           `json:"evidence"`
 	Organisations  []Name           `json:"organisations"`
 	Networks       []Network        `json:"networks"`
 	Sources        []Source         `json:"sources"`
+	Scanning       []Source         `json:"scanning"`   // sources with findings and without legitimate mail, most findings first
+	GoodMail       []Source         `json:"good_mail"`  // sources with accepted mail and without evidence of an attack
+	Rejections     []Rejection      `json:"rejections"` // the latest ones
+	ASNumbers      []Region         `json:"as_numbers,omitempty"`
+	Countries      []Region         `json:"countries,omitempty"`
 	Helo           []Name           `json:"helo"`
 	Harvest        []Attempt        `json:"harvest"`
 	Relay          []Attempt        `json:"relay"`
@@ -131,8 +146,13 @@ type Name struct {
 
 // A Source counts the sessions of a source.
 type Source struct {
-	Address string `json:"address"` // or the /64 of several IPv6 addresses
-	RDNS    string `json:"rdns,omitempty"`
+	Address      string `json:"address"` // or the /64 of several IPv6 addresses
+	RDNS         string `json:"rdns,omitempty"`
+	Organisation string `json:"organisation,omitempty"`
+	Evidence     string `json:"evidence,omitempty"` // the worst
+	Logins       int    `json:"logins,omitempty"`   // sessions with a login, which are not in the other numbers
+	Last         Time   `json:"last"`               // end of the last session
+	Banned       Time   `json:"banned_until,omitzero"`
 	Totals
 }
 
@@ -160,7 +180,7 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 	if l == nil {
 		return s
 	}
-	clients := l.sources.clients()
+	clients := c.clients()
 	s.Addresses, s.AddressesError = clients.count()
 	s.Addresses = min(s.Addresses, c.remote.Sessions)
 	more := map[string]int{}
@@ -169,6 +189,21 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 	s.Helo = s.sessionsOf("helo", &l.helo, top, nil)
 	s.Rules, more["rules"] = l.rules.list(top)
 	s.Sources, more["sources"] = clients.list(top, func(s *source) (int, int) { return int(s.sessions), int(s.found) })
+	s.Scanning, more["scanning"] = clients.list(top, func(s *source) (int, int) {
+		if s.good() {
+			return 0, 0
+		}
+		return int(s.found), int(s.sessions)
+	})
+	s.GoodMail, more["good_mail"] = clients.list(top, func(s *source) (int, int) {
+		if !s.good() {
+			return 0, 0
+		}
+		return int(s.mails), int(s.sessions)
+	})
+	s.Rejections, more["rejections"] = l.latest.list(top)
+	s.ASNumbers, s.Countries = regions(clients, c.locate, top, more)
+	s.Hours = hours(c.quarters.all, since, until)
 	s.Auth, more["auth"] = clients.list(top, func(s *source) (int, int) { return int(s.authFail) + int(s.authRefused), 0 })
 	var further [2]int
 	s.Harvest, s.Relay, further = l.attempts.list(top, clients)

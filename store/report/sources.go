@@ -7,6 +7,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+	"time"
 
 	"scanwatch/internal/sketch"
 	"scanwatch/internal/text"
@@ -16,6 +17,11 @@ import (
 type source struct {
 	sessions, found, mails, rcptOK, rcptPermfail, rcptTempfail, authFail, authRefused uint32
 
+	refused, observed uint32 // as in Totals
+
+	logins  uint32 // sessions with a login, which are not in the other numbers
+	last    uint32 // end of the last session, in seconds since 1970
+	worst   worst
 	rdns    uint32 // in lists.rdns
 	certain bool   // a record has evidence of high confidence about behaviour
 	abuse   bool   // a record has evidence of what no mail server does
@@ -26,8 +32,15 @@ func (s *source) add(n *source) {
 	s.sessions, s.found, s.mails = s.sessions+n.sessions, s.found+n.found, s.mails+n.mails
 	s.rcptOK, s.rcptPermfail, s.rcptTempfail = s.rcptOK+n.rcptOK, s.rcptPermfail+n.rcptPermfail, s.rcptTempfail+n.rcptTempfail
 	s.authFail, s.authRefused = s.authFail+n.authFail, s.authRefused+n.authRefused
-	s.rdns = cmp.Or(s.rdns, n.rdns)
+	s.logins += n.logins
+	s.refused, s.observed, s.last = s.refused+n.refused, s.observed+n.observed, max(s.last, n.last)
+	s.worst.merge(n.worst)
+	s.rdns, s.abuse = cmp.Or(s.rdns, n.rdns), s.abuse || n.abuse
 }
+
+// good reports whether the source is listed for its accepted mail: it has no evidence of
+// what no mail server does.
+func (s *source) good() bool { return s.mails > 0 && !s.abuse }
 
 // sources counts the sessions of each address, and all sources.
 type sources struct {
@@ -94,19 +107,21 @@ type client struct {
 // clients are all sources, in the order of their addresses.
 type clients struct {
 	*sources
-	all []client
-	of  []uint32 // index in all of each entry of sources
+	tokens, orgs *names
+	all          []client
+	of           []uint32 // index in all of each entry of sources
 }
 
 // clients groups the addresses by source.
-func (l *sources) clients() *clients {
+func (c *Collector) clients() *clients {
+	l := &c.lists.sources
 	t := &l.all
 	order := make([]uint32, t.n)
 	for i := range order {
 		order[i] = uint32(i)
 	}
 	slices.SortFunc(order, func(x, y uint32) int { return bytes.Compare(t.at(x).key[:], t.at(y).key[:]) })
-	h := &clients{sources: l, all: make([]client, 0, t.n), of: make([]uint32, t.n)}
+	h := &clients{sources: l, tokens: &c.evidence, orgs: &c.orgs, all: make([]client, 0, t.n), of: make([]uint32, t.n)}
 	var last uint64
 	for n, i := range order {
 		e := t.at(i)
@@ -118,6 +133,7 @@ func (l *sources) clients() *clients {
 		}
 		h.of[i] = uint32(len(h.all) - 1)
 		h.all[h.of[i]].add(&e.V)
+		h.all[h.of[i]].logins += c.lists.logins[e.key]
 	}
 	return h
 }
@@ -152,9 +168,13 @@ func (c *client) address() string {
 // view returns the source with an index as it is printed.
 func (l *clients) view(i uint32) Source {
 	s := &l.all[i]
-	return Source{Address: s.address(), RDNS: text.Escape(l.rdns.get(s.rdns)), Totals: Totals{
-		Sessions: int(s.sessions), Found: int(s.found), Mails: int(s.mails), RcptOK: int(s.rcptOK), RcptPermfail: int(s.rcptPermfail),
-		RcptTempfail: int(s.rcptTempfail), AuthFail: int(s.authFail), AuthRefused: int(s.authRefused)}}
+	return Source{Address: s.address(), RDNS: text.Escape(l.rdns.get(s.rdns)), Organisation: l.orgs.printed(s.worst.org),
+		Evidence: l.tokens.printed(s.worst.evidence), Logins: int(s.logins), Last: text.At(time.Unix(int64(s.last), 0).UTC()), Totals: s.totals()}
+}
+
+func (s *source) totals() Totals {
+	return Totals{Sessions: int(s.sessions), Found: int(s.found), Refused: int(s.refused), Observed: int(s.observed), Mails: int(s.mails), RcptOK: int(s.rcptOK),
+		RcptPermfail: int(s.rcptPermfail), RcptTempfail: int(s.rcptTempfail), AuthFail: int(s.authFail), AuthRefused: int(s.authRefused)}
 }
 
 // list returns the first top sources in descending order of two numbers, and of

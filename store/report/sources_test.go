@@ -8,6 +8,7 @@ import (
 
 	"scanwatch/filter/memory"
 	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
 	"scanwatch/store"
 )
 
@@ -40,8 +41,8 @@ func TestIPv6Sources(t *testing.T) {
 		got, want any
 	}{
 		{"addresses", s.Addresses, 2},
-		{"sources", s.Sources, []Source{{Address: one, Totals: totals}, {Address: "2001:db8:1:3::1", Totals: Totals{Sessions: 1, Mails: 1, RcptOK: 1}}}},
-		{"auth", s.Auth, []Source{{Address: one, Totals: totals}}},
+		{"sources", s.Sources, []Source{{Address: one, Last: text.At(noon), Totals: totals}, {Address: "2001:db8:1:3::1", Last: text.At(noon), Totals: Totals{Sessions: 1, Mails: 1, RcptOK: 1}}}},
+		{"auth", s.Auth, []Source{{Address: one, Last: text.At(noon), Totals: totals}}},
 		{"networks", s.Networks, []Network{{"2001:db8:1::/48", 2, 50, 3}}},
 		{"harvest", s.Harvest, []Attempt{{Address: one, Sessions: 12, Refused: 60, Domains: []string{"example.org"}, domains: 1}}},
 		{"relay", s.Relay, []Attempt{{Address: one, Sessions: 3, Refused: 3, Domains: []string{"example.net"}, domains: 1}}},

@@ -156,7 +156,7 @@ func TestAddresses(t *testing.T) {
 		if near := maxExact - i; i%100_000 != 0 && (near < -5 || near > 5) {
 			continue
 		}
-		n, percent := c.lists.sources.clients().count()
+		n, percent := c.clients().count()
 		if percent == 0 {
 			exact = n
 		}

@@ -110,6 +110,22 @@ func (c *Collector) refusal(s *store.Step) {
 	} else {
 		*to = 1
 	}
+	if s.Enforced || !n.rejection.enforced {
+		n.rejection = decision{s.Text, s.Phase, s.Enforced, 0}
+		if s.Banned {
+			n.rejection.cause = s.Session
+		}
+	}
+}
+
+// observed returns the number of other sessions in the record that a rule would have
+// rejected. For a sum it is a lower bound, because several rules may be of the same
+// sessions.
+func (n *current) observed() (most int) {
+	for i := range n.refusals[:n.rules] {
+		most = max(most, n.refusals[i].observed)
+	}
+	return min(most, n.Many()-n.refused())
 }
 
 // refused returns the number of rejected sessions in the record.

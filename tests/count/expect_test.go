@@ -10,7 +10,7 @@ import (
 
 // totals are the totals of a report or of one source.
 type totals struct {
-	Sessions, Found, Refused int
+	Sessions, Found, Refused, Observed int
 	counts
 }
 
@@ -119,9 +119,12 @@ func (e *expectation) remote(r *record, s *session) {
 		if len(s.evidence) > 0 {
 			to.Found++
 		}
-	}
-	if s.rejected != "" {
-		e.Remote.Refused++
+		switch {
+		case s.rejected != "":
+			to.Refused++
+		case s.watched:
+			to.Observed++
+		}
 	}
 	for _, token := range s.evidence {
 		e.Evidence[token]++

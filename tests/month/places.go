@@ -257,7 +257,7 @@ func (w *World) monitor(k *Kind) {
 	h := host(w.net()(10), "probe.monitoring.example")
 	w.owners[h.Src] = k
 	w.Go("monitor", Start, func(a *Actor) {
-		for i := 0; a.Now().Before(end); i++ {
+		for i := 0; a.Now().Before(end()); i++ {
 			c := a.Connect(h)
 			if i%2 == 0 {
 				c.Ehlo()

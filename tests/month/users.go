@@ -35,7 +35,7 @@ func (w *World) office(k *Kind) {
 		})
 	}
 	w.Go("office telephone", day(1, 3*time.Hour), func(a *Actor) {
-		for a.Now().Before(end) {
+		for a.Now().Before(end()) {
 			a.Login(k, h, login(12), 1, false)
 			a.Wait(10 * time.Minute)
 		}

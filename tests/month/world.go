@@ -15,6 +15,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"time"
 
 	"scanwatch/filter"
@@ -28,14 +29,14 @@ import (
 // Days is the length of the month.
 const Days = 30
 
-// Start is the first midnight.
+// Start is the first midnight. A change before New moves the month.
 var Start = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
 // day returns the time of day d.
 func day(d int, of time.Duration) time.Time { return Start.AddDate(0, 0, d).Add(of) }
 
-// end is the end of the month. Only retries follow.
-var end = day(Days, 0)
+// end returns the end of the month. Only retries follow.
+func end() time.Time { return day(Days, 0) }
 
 // A World is the simulation of a month.
 type World struct {
@@ -53,14 +54,19 @@ type World struct {
 	Kinds   []*Kind
 	Attacks []*Attack
 	Records Records
+
+	// Sink, if not nil, receives the records as the filter writes them.
+	Sink func(at time.Time, id uint64, value []byte)
 }
 
 // Records contains the totals of the filter's own records, which are independent of the
 // counts of the actors.
 type Records struct{ Sessions, Mails, RcptOK, AuthFail, AuthPass int }
 
-// New returns a month under a preset, in mode enforce.
+// New returns a month under a preset, in mode enforce unless the preset has the suffix
+// " observe".
 func New(preset string, seed uint64) (*World, error) {
+	preset, observe := strings.CutSuffix(preset, " observe")
 	text, err := simulate.PresetText(preset)
 	if err != nil {
 		return nil, err
@@ -69,7 +75,7 @@ func New(preset string, seed uint64) (*World, error) {
 	if err != nil {
 		return nil, err
 	}
-	if preset != "open" {
+	if preset != "open" && !observe {
 		policy = policy.InMode(rules.Enforce)
 	}
 	w := &World{seed: seed, memory: memory.New(), mailboxes: make(map[string]bool), owners: make(map[netip.Addr]*Kind)}
@@ -102,6 +108,9 @@ func (w *World) record(at time.Time, id uint64, value []byte) {
 	if err != nil {
 		panic(err)
 	}
+	if w.Sink != nil {
+		w.Sink(at, id, value)
+	}
 	w.Records.Sessions += max(1, int(r.Sessions))
 	w.Records.Mails += int(r.Counts.Mails)
 	w.Records.RcptOK += int(r.Counts.RcptOK)
@@ -116,9 +125,15 @@ func (w *World) mailbox(address string) {
 	w.list = append(w.list, address)
 }
 
+// Memory returns the state of the filter.
+func (w *World) Memory() *memory.Memory { return w.memory }
+
 // Play plays the month, and then the remaining retries.
-func (w *World) Play() error {
-	for len(w.agenda) > 0 {
+func (w *World) Play() error { return w.PlayUntil(end().AddDate(1, 0, 0)) }
+
+// PlayUntil plays until a time, and closes the world.
+func (w *World) PlayUntil(at time.Time) error {
+	for len(w.agenda) > 0 && w.agenda[0].at.Before(at) {
 		a := heap.Pop(&w.agenda).(*Actor)
 		w.WaitUntil(a.at)
 		if at, more := a.next(); more {

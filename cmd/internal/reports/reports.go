@@ -3,6 +3,7 @@
 package reports
 
 import (
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -22,6 +23,8 @@ type Source struct {
 	Dir      *statedir.Dir
 	Selector *selector.Selector
 	Zone     *time.Location
+	Config   string // path of the configuration of Dir.Settings; empty without one
+	Host     string // name of this machine; may be empty
 }
 
 // collect calls v for each selected record. It returns the end of the period, at most
@@ -56,10 +59,24 @@ func (s *Source) collect(r *statedir.Records, v history.Visitor) (until time.Tim
 // what it allocates, so that frequent collection takes little time.
 const gcPercent = 5
 
-// Summary returns the report on the selected sessions. Incomplete is not nil if
-// files are missing in it. Lists have at most limit entries. Unless quiet is set, a
-// selection without sessions is a problem.
-func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomplete, err error) {
+// A Report contains the counts of the selected sessions.
+type Report struct {
+	// Incomplete is not nil if files are missing in the report.
+	Incomplete error
+
+	source    *Source
+	counts    *report.Collector
+	until     time.Time
+	problems  []string
+	damaged   bool              // sessions or files are corrupt or missing
+	days      []report.DayCount // all sessions by day; nil if the selection is narrower
+	unwritten int
+	site      report.Site
+}
+
+// Read counts the selected sessions. Unless quiet is set, a selection without sessions
+// is a problem.
+func (s *Source) Read(quiet bool) (*Report, error) {
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	// Read the counters before the filter writes its records, so that the records
 	// include every counted session.
@@ -67,25 +84,27 @@ func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomp
 	counted := s.Dir.Now()
 	r, err := s.Dir.Open()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer r.Close()
+	a := &Report{source: s, counts: report.NewCollector(memory.Number), site: s.site(nil)}
 	var problems []string
 	if r.Down != nil && len(r.Problems()) == 0 { // otherwise the problems contain the reason
 		problems = append(problems, r.Down.Error())
 	}
-	unwritten := 0
 	if r.Client != nil {
 		if status, err := r.Client.Status(); err == nil { // else a problem
-			unwritten = int(status.Live.Summed)
+			a.unwritten, a.site = int(status.Live.Summed), s.site(&status)
 		}
 	}
-	c := report.NewCollector(memory.Number)
-	c.CountDays(counted)
-	until, sessions, damaged, err := s.collect(r, c.Visitor())
+	a.counts.CountDays(counted)
+	opened := len(r.Problems())
+	until, sessions, damaged, err := s.collect(r, a.counts.Visitor())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	a.until, a.Incomplete = until, r.Incomplete()
+	a.damaged = damaged > 0 || len(r.Problems()) > opened || r.Dropped.Total() > 0
 	problems = append(problems, r.Problems()...)
 	problems = append(problems, s.problems(r.Client)...)
 	if dayProblem != nil {
@@ -98,19 +117,38 @@ func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomp
 	for i := range problems {
 		problems[i] = text.Escape(problems[i])
 	}
-	summary = c.Summary(s.Selector.Since.In(s.Zone), until, limit, problems)
+	a.problems = problems
 	// The counters include all sessions of a day, also those of a file that cannot be
 	// read now.
 	if !s.Selector.Narrow() && r.Unread == 0 {
-		var all []report.DayCount
+		a.days = []report.DayCount{}
 		for i := range days {
 			if end := s.Selector.Until; end.IsZero() || !days[i].Day.AddDate(0, 0, 1).After(end) {
-				all = append(all, report.DayCount{Day: days[i].Day, Sessions: int(days[i].Of(memory.DaySessions)), Mails: int(days[i].Of(memory.DayMails))})
+				a.days = append(a.days, report.DayCount{Day: days[i].Day, Sessions: int(days[i].Of(memory.DaySessions)), Mails: int(days[i].Of(memory.DayMails))})
 			}
 		}
-		summary.NotKept, summary.Unwritten = c.Compare(all, s.Selector.Since, unwritten), unwritten
 	}
-	return summary, r.Incomplete(), nil
+	return a, nil
+}
+
+// Summary returns the summary. Lists have at most limit entries.
+func (a *Report) Summary(limit int) *report.Summary {
+	since := a.source.Selector.Since
+	summary := a.counts.Summary(since.In(a.source.Zone), a.until, limit, a.problems)
+	if a.days != nil {
+		summary.NotKept, summary.Unwritten = a.counts.Compare(a.days, since, a.unwritten), a.unwritten
+	}
+	return summary
+}
+
+// Summary reads the selected sessions and returns their summary, and an error if files
+// are missing in it. Lists have at most limit entries.
+func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomplete, err error) {
+	a, err := s.Read(quiet)
+	if err != nil {
+		return nil, nil, err
+	}
+	return a.Summary(limit), a.Incomplete, nil
 }
 
 // gaps describes the missing records.
@@ -194,14 +232,33 @@ func (s *Source) read(v history.Visitor) (until time.Time, problems []string, in
 }
 
 // Returns returns the report on hosts that reconnected after a ban or finding.
-// Incomplete is not nil if files are missing in it.
-func (s *Source) Returns() (summary *report.ReturnSummary, incomplete, err error) {
+// Incomplete is not nil if files are missing in it. Further visitors read the same
+// records.
+func (s *Source) Returns(further ...history.Visitor) (summary *report.ReturnSummary, incomplete, err error) {
 	c := report.NewReturns(memory.Number)
-	until, problems, incomplete, err := s.read(c.Visitor())
+	until, problems, incomplete, err := s.read(both(append(further, c.Visitor())))
 	if err != nil {
 		return nil, nil, err
 	}
 	return c.Summary(s.Selector.Since, until, problems), incomplete, nil
+}
+
+// both returns a visitor that calls all visitors.
+func both(all []history.Visitor) (v history.Visitor) {
+	each := func(of func(*history.Visitor) func(*store.Record) error) func(*store.Record) error {
+		return func(r *store.Record) (err error) {
+			for i := range all {
+				err = errors.Join(err, of(&all[i])(r))
+			}
+			return err
+		}
+	}
+	for i := range all {
+		v.Kinds |= all[i].Kinds
+	}
+	v.Session = each(func(v *history.Visitor) func(*store.Record) error { return v.Session })
+	v.Sum = each(func(v *history.Visitor) func(*store.Record) error { return v.Sum })
+	return v
 }
 
 // Users returns the report on logins. Lists have at most limit entries. Incomplete is

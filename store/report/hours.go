@@ -1,0 +1,35 @@
+package report
+
+import "time"
+
+// Hours counts sessions by day of the week, from Monday, and hour of the local time. An
+// hour that a change of the clock repeats is counted twice.
+type Hours [7][24]Hour
+
+// An Hour counts the sessions that ended in an hour of a day of the week.
+type Hour struct {
+	Sessions, Found int
+	Covered         bool // the period includes a part of the hour
+}
+
+// hours counts the sessions of quarters in the zone of since. It returns nil without
+// sessions.
+func hours(quarters map[int64]*Span, since, until time.Time) *Hours {
+	if len(quarters) == 0 {
+		return nil
+	}
+	h := new(Hours)
+	at := func(t time.Time) *Hour { return &h[(int(t.Weekday())+6)%7][t.Hour()] }
+	for number, q := range quarters {
+		cell := at(time.Unix(number*int64(quarter/time.Second), 0).In(since.Location()))
+		cell.Sessions, cell.Found, cell.Covered = cell.Sessions+q.Sessions, cell.Found+q.Found, true
+	}
+	// A week and a day cover all hours, in spite of changes of the clock.
+	if last := until.Add(-8 * 24 * time.Hour); since.Before(last) {
+		since = last.In(since.Location())
+	}
+	for t := since; t.Before(until); t = t.Add(quarter) {
+		at(t).Covered = true
+	}
+	return h
+}
