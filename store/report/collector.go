@@ -37,7 +37,8 @@ type Collector struct {
 	visit      func(*store.Step) bool // of steps
 	aggregated int                    // sessions in sums
 	days       spans[DayCount]        // by start
-	daysUntil  time.Time              // the day counts were taken then; zero: there are none
+	daysUntil  time.Time              // when the day counters were read; zero: there are none
+	clock      func() time.Time       // for daysUntil
 	quarters   spans[Span]            // quarters of an hour
 	dropped    map[string]int         // sessions over a limit, by limit
 
@@ -147,8 +148,14 @@ func (c *Collector) Visitor() history.Visitor {
 }
 
 // CountDays sets the time of the counters for Compare. The counters do not include
-// later sessions.
-func (c *Collector) CountDays(at time.Time) { c.daysUntil = at }
+// sessions that end between this time and the reading of their record. Sessions that end
+// even later are from a time when the clock was wrong.
+func (c *Collector) CountDays(at time.Time, clock func() time.Time) { c.daysUntil, c.clock = at, clock }
+
+// uncounted reports whether the counters do not include a session with this end.
+func (c *Collector) uncounted(end time.Time) bool {
+	return !c.daysUntil.IsZero() && end.After(c.daysUntil) && !end.After(c.clock())
+}
 
 // Add counts a record. It does not retain r.
 func (c *Collector) Add(r *store.Record) error {
@@ -158,7 +165,7 @@ func (c *Collector) Add(r *store.Record) error {
 		c.aggregated += r.Many()
 	}
 	// Most sessions of a sum ended before its end.
-	if day := c.days.at(r.End); day != nil {
+	if day := c.days.at(r.End); day != nil && (c.now.sum || !c.uncounted(r.End)) {
 		day.Sessions += r.Many()
 		day.Mails += int(r.Counts.Mails)
 	}

@@ -433,7 +433,7 @@ func TestRules(t *testing.T) {
 func TestCompareLater(t *testing.T) {
 	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	c := NewTotals()
-	c.CountDays(at)
+	c.CountDays(at, func() time.Time { return at.Add(time.Minute) })
 	for i := range 10 {
 		end := at.Add(time.Duration(i-5) * time.Hour)
 		if err := c.Add(&store.Record{ID: uint64(i + 1), Start: end, End: end}); err != nil {

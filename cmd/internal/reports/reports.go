@@ -97,7 +97,7 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 			a.unwritten, a.site = int(status.Live.Summed), s.site(&status)
 		}
 	}
-	a.counts.CountDays(counted)
+	a.counts.CountDays(counted, s.Dir.Now)
 	opened := len(r.Problems())
 	until, sessions, damaged, err := s.collect(r, a.counts.Visitor())
 	if err != nil {
