@@ -152,11 +152,6 @@ func (c *Collector) Visitor() history.Visitor {
 // even later are from a time when the clock was wrong.
 func (c *Collector) CountDays(at time.Time, clock func() time.Time) { c.daysUntil, c.clock = at, clock }
 
-// uncounted reports whether the counters do not include a session with this end.
-func (c *Collector) uncounted(end time.Time) bool {
-	return !c.daysUntil.IsZero() && end.After(c.daysUntil) && !end.After(c.clock())
-}
-
 // Add counts a record. It does not retain r.
 func (c *Collector) Add(r *store.Record) error {
 	c.record++
@@ -165,7 +160,8 @@ func (c *Collector) Add(r *store.Record) error {
 		c.aggregated += r.Many()
 	}
 	// Most sessions of a sum ended before its end.
-	if day := c.days.at(r.End); day != nil && (c.now.sum || !c.uncounted(r.End)) {
+	uncounted := !c.now.sum && !c.daysUntil.IsZero() && r.End.After(c.daysUntil) && !r.End.After(c.clock())
+	if day := c.days.at(r.End); day != nil && !uncounted {
 		day.Sessions += r.Many()
 		day.Mails += int(r.Counts.Mails)
 	}
