@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,6 +30,7 @@ const pageLines = 50
 type reportFlags struct {
 	selector.Selector
 	mail, quiet bool
+	only        []string
 	html        string
 }
 
@@ -46,7 +49,9 @@ func newReport(e *env) *cobra.Command {
 	fs.BoolVar(&f.mail, "mail", false, "print a mail of 72 columns, for cron(8)")
 	fs.BoolVar(&f.quiet, "quiet", false, "print nothing if there are no problems and no findings")
 	fs.StringVar(&f.html, "html", "", "write a page with charts to `FILE`; - is the standard output")
-	cmd.MarkFlagsMutuallyExclusive("json", "mail")
+	fs.StringSliceVar(&f.only, "only", nil, "print these `SECTION,...` only: "+strings.Join(report.TextSections(), ", "))
+	cmd.MarkFlagsMutuallyExclusive("json", "mail", "only")
+	_ = cmd.RegisterFlagCompletionFunc("only", selector.CompleteList(report.TextSections))
 	cmd.AddCommand(newReportReturns(e), newReportScanners(e), newReportUsers(e))
 	return cmd
 }
@@ -83,6 +88,11 @@ func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
 	if f.html == output.Stdout && (f.JSON || f.mail) {
 		return usage("--html -: the page and the report cannot both go to the standard output; name a file")
 	}
+	for _, name := range f.only {
+		if !slices.Contains(report.TextSections(), name) {
+			return usage("--only %q: must be one of %s", name, strings.Join(report.TextSections(), ", "))
+		}
+	}
 	s, err := e.source(fs, &f.Selector)
 	if err != nil {
 		return err
@@ -104,7 +114,7 @@ func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
 	case f.mail:
 		err = summary.Mail(e.out, e.zone)
 	case f.html == "":
-		err = summary.Text(e.out, e.zone)
+		err = summary.Text(e.out, report.TextOptions{Zone: e.zone, Style: e.style(), Only: f.only})
 	}
 	return errors.Join(err, r.Incomplete)
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"scanwatch/internal/text"
@@ -31,7 +30,7 @@ func troubles(s *Summary) []string {
 // Mail writes the summary as a message of 72 columns: problems, possible false
 // positives, findings. Times are in zone.
 func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
-	var b strings.Builder
+	l := plainLines(mailColumns, zone)
 	const layout = "2006-01-02 15:04"
 	problems := troubles(s)
 	head := "No problems"
@@ -41,64 +40,55 @@ func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
 	if hosts := s.SuspectHosts.String(); hosts != "" {
 		head += "; possible false positives: " + hosts
 	}
-	wrapTo(&b, fmt.Sprintf("%s; findings in %d of %s.", head, s.Remote.Found, text.Plural(s.Remote.Sessions, "session")), 0, mailColumns)
-	fmt.Fprintf(&b, "From %s to %s.\n", s.Since.In(zone).Format(layout), s.Until.In(zone).Format(layout+" -0700"))
+	l.para(fmt.Sprintf("%s; findings in %d of %s.", head, s.Remote.Found, text.Plural(s.Remote.Sessions, "session")), 0)
+	fmt.Fprintf(l, "From %s to %s.\n", s.Since.In(zone).Format(layout), s.Until.In(zone).Format(layout+" -0700"))
+	l.problems(problems)
+	s.writeSuspects(l)
 
-	if len(problems) > 0 {
-		b.WriteString("\nProblems\n")
-		for _, p := range problems {
-			wrapTo(&b, "  ! "+p, 4, mailColumns)
-		}
-	}
-	s.writeSuspects(&b, zone, mailColumns)
-
-	section(&b, "Mail", s.Remote.Sessions+s.Authenticated.Sessions+s.Local.Sessions)
+	l.section("Mail", s.Remote.Sessions+s.Authenticated.Sessions+s.Local.Sessions)
 	line := func(name string, t *Totals) {
 		if t.Sessions > 0 {
-			wrapTo(&b, fmt.Sprintf("  %-14s %s, %s; recipients: %d accepted, %d rejected, %d deferred", name, text.Plural(t.Sessions, "session"),
-				text.Plural(t.Mails, "message"), t.RcptOK, t.RcptPermfail, t.RcptTempfail), 17, mailColumns)
+			l.para(fmt.Sprintf("  %-14s %s, %s; recipients: %d accepted, %d rejected, %d deferred", name, text.Plural(t.Sessions, "session"),
+				text.Plural(t.Mails, "message"), t.RcptOK, t.RcptPermfail, t.RcptTempfail), 17)
 		}
 	}
 	line("other hosts", &s.Remote)
 	line("authenticated", &s.Authenticated)
 	line("local", &s.Local)
 	if n := s.Remote.AuthFail + s.Remote.AuthRefused; n > 0 {
-		wrapTo(&b, fmt.Sprintf("  %-14s %s", "other hosts", text.Plural(n, "failed login")), 17, mailColumns)
+		l.para(fmt.Sprintf("  %-14s %s", "other hosts", text.Plural(n, "failed login")), 17)
 	}
 
-	writeAttacked(&b, s.Attacked, s.More["attacked_accounts"], zone, mailColumns)
-	s.textRules(&b, mailColumns)
+	writeAttacked(l, s.Attacked, s.More["attacked_accounts"])
+	s.textRules(l)
 	count := func(list, title string, all []Name) {
-		if section(&b, title, len(all)) {
+		if l.section(title, len(all)) {
 			for _, n := range all {
-				rowTo(&b, fmt.Sprintf("  %8d  %s", n.Sessions, n.Name), mailColumns)
+				l.row("  %8d  %s", n.Sessions, n.Name)
 			}
-			s.rest(&b, list)
+			l.more(s.More[list])
 		}
 	}
 	count("evidence", "Sessions by evidence", s.Evidence)
 	count("organisations", "Sessions by organisation", s.Organisations)
-	if s.Remote.Found > 0 && section(&b, "Networks with most sessions", len(s.Networks)) {
-		rowTo(&b, "  sessions findings  network", mailColumns)
-		for _, n := range s.Networks {
-			rowTo(&b, fmt.Sprintf("  %8d %8d  %s", n.Sessions, n.Found, n.Prefix), mailColumns)
-		}
-		s.rest(&b, "networks")
+	if s.Remote.Found > 0 {
+		s.textNetworks(l)
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, l.String())
 	return err
 }
 
 // writeSuspects lists the possible false positives.
-func (s *Summary) writeSuspects(b *strings.Builder, zone *time.Location, columns int) {
-	if !section(b, "Possible false positives", len(s.Suspects)) {
+func (s *Summary) writeSuspects(l *lines) {
+	if len(s.Suspects) == 0 {
 		return
 	}
+	l.WriteString("\n" + l.style.Notice("Possible false positives") + "\n")
 	for i := range s.Suspects {
 		d := &s.Suspects[i]
-		rowTo(b, "  "+d.Address+" "+d.RDNS, columns)
+		l.row("  %s %s", d.Address, d.RDNS)
 		line := "    rule " + d.Rule + " " + d.refusals()
-		line += ", the last on " + d.Last.In(zone).Format("2006-01-02 15:04")
+		line += ", the last on " + d.Last.In(l.zone).Format("2006-01-02 15:04")
 		if d.Sender != "" {
 			line += ", from <" + d.Sender + ">"
 		}
@@ -106,10 +96,10 @@ func (s *Summary) writeSuspects(b *strings.Builder, zone *time.Location, columns
 		if d.Mails > 0 {
 			line += fmt.Sprintf(" (%s)", text.Plural(d.Mails, "message"))
 		}
-		wrapTo(b, line, 4, columns)
-		rowTo(b, "    scanwatch why "+d.Session, columns)
+		l.para(line, 4)
+		l.row("    scanwatch why %s", d.Session)
 	}
-	s.rest(b, "possible_false_positives")
+	l.more(s.More["possible_false_positives"])
 }
 
 // refusals describes the number of sessions that the rule rejected.

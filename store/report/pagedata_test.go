@@ -129,7 +129,7 @@ func TestScanning(t *testing.T) {
 		}
 		return lines
 	}
-	if got, want := strings.Join(line(s.Scanning), "; "), "192.0.2.1 2/2 0 1 harvest Cloud Ltd; 192.0.2.2 1/1 0 0 cloud Cloud Ltd; 192.0.2.4 1/1 1 0 talks-http"; got != want {
+	if got, want := strings.Join(line(s.Scanning), "; "), "192.0.2.1 2/2 0 1 harvest Cloud Ltd; 192.0.2.4 1/1 1 0 talks-http; 192.0.2.2 1/1 0 0 cloud Cloud Ltd"; got != want {
 		t.Errorf("scanning: %s, want %s", got, want)
 	}
 	if got, want := strings.Join(line(s.GoodMail), "; "), "192.0.2.5 0/1 2 0; 192.0.2.3 1/1 1 0 helo-word"; got != want {

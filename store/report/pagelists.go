@@ -73,7 +73,7 @@ func (p *Page) scanning(zone *time.Location) pageSection {
 	}
 	t.filter(firstRows)
 	return pageSection{ID: "scanning", Title: "Who scans", Decisions: true, Table: t,
-		Notes: []string{"Hosts by the number of sessions with findings, with their organisation if it is known. Hosts with legitimate mail are in the next list."}}
+		Notes: []string{"Hosts with findings, the worst evidence first, with their organisation if it is known. Hosts with legitimate mail are in the next list."}}
 }
 
 // anyDecided reports whether sessions of the sources were rejected, or would have been.

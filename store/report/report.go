@@ -17,8 +17,6 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -58,6 +56,8 @@ func (t *Totals) add(r *store.Record) {
 type Summary struct {
 	Since     Time     `json:"since"`
 	Until     Time     `json:"until"`
+	Mode      string   `json:"mode,omitempty"`   // observe or enforce, now
+	Policy    string   `json:"policy,omitempty"` // describes the configuration, now
 	Problems  []string `json:"problems"`
 	Remote    Totals   `json:"remote"`    // unauthenticated clients, the only ones in the lists
 	Addresses int      `json:"addresses"` // of IPv6, the number of /64s
@@ -78,7 +78,7 @@ type Summary struct {
 	Organisations  []Name           `json:"organisations"`
 	Networks       []Network        `json:"networks"`
 	Sources        []Source         `json:"sources"`
-	Scanning       []Source         `json:"scanning"`   // sources with findings and without legitimate mail, most findings first
+	Scanning       []Source         `json:"scanning"`   // sources with findings and without legitimate mail, the worst evidence first
 	GoodMail       []Source         `json:"good_mail"`  // sources with accepted mail and without evidence of an attack
 	Rejections     []Rejection      `json:"rejections"` // the latest ones
 	ASNumbers      []Region         `json:"as_numbers,omitempty"`
@@ -193,7 +193,7 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 		if s.good() {
 			return 0, 0
 		}
-		return int(s.found), int(s.sessions)
+		return int(s.worst.rank), int(s.found)
 	})
 	s.GoodMail, more["good_mail"] = clients.list(top, func(s *source) (int, int) {
 		if !s.good() {
@@ -251,51 +251,6 @@ func (s *Summary) JSON(w io.Writer) error {
 	return text.JSON(w, s, "  ")
 }
 
-const textTime = "2006-01-02 15:04:05"
-
-// Text writes the summary as text of 80 columns, with times in zone.
-func (s *Summary) Text(w io.Writer, zone *time.Location) error {
-	var b strings.Builder
-	s.textHead(&b, zone)
-	s.writeSuspects(&b, zone, 80)
-	s.textRules(&b, 80)
-	s.names(&b, "evidence", "Findings by evidence", s.Evidence)
-	s.names(&b, "organisations", "Findings by organisation", s.Organisations)
-	s.textSources(&b)
-	s.names(&b, "helo", "HELO names", s.Helo)
-	s.textAttempts(&b)
-	s.textAuth(&b)
-	writeAttacked(&b, s.Attacked, s.More["attacked_accounts"], zone, 80)
-	s.textNotListed(&b)
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-// textHead writes the period, problems and totals.
-func (s *Summary) textHead(b *strings.Builder, zone *time.Location) {
-	fmt.Fprintf(b, "Sessions that ended from %s to %s (%s)\n", s.Since.In(zone).Format(textTime), s.Until.In(zone).Format(textTime),
-		s.Until.In(zone).Format("-0700"))
-	if len(s.Problems) > 0 {
-		b.WriteString("\nProblems\n")
-		for _, p := range s.Problems {
-			wrap(b, "  ! "+p, 4)
-		}
-	}
-	b.WriteString("\n              sessions messages accepted rejected deferred     auth     auth\n")
-	b.WriteString("                                  rcpts    rcpts    rcpts   failed rejected\n")
-	for _, c := range []struct {
-		name string
-		t    *Totals
-	}{{"other hosts", &s.Remote}, {"authenticated", &s.Authenticated}, {"local", &s.Local}} {
-		fmt.Fprintf(b, "%-13s %8d %8d %8d %8d %8d %8d %8d\n", c.name, c.t.Sessions, c.t.Mails, c.t.RcptOK, c.t.RcptPermfail, c.t.RcptTempfail, c.t.AuthFail, c.t.AuthRefused)
-	}
-	fmt.Fprintf(b, "\nOther hosts: %s; %s with findings.\n", s.addressCount(text.Plural(s.Addresses, "address", "addresses")), text.Plural(s.Remote.Found, "session"))
-	b.WriteString("The lists below cover only these.\n")
-	for _, note := range s.notes() {
-		wrap(b, note, 0)
-	}
-}
-
 // addressCount returns the number of addresses as text. Exact is the text of an exact number.
 func (s *Summary) addressCount(exact string) string {
 	if s.AddressesError == 0 {
@@ -313,70 +268,11 @@ func (s *Summary) about() int {
 	return (s.Addresses + unit/2) / unit * unit
 }
 
-func (s *Summary) textRules(b *strings.Builder, columns int) {
-	if !section(b, "Rules", len(s.Rules)) {
-		return
-	}
-	rowTo(b, "  enforced observed     bans   exempt  rule", columns)
-	for _, x := range s.Rules {
-		rowTo(b, fmt.Sprintf("  %8d %8d %8d %8d  %s", x.Enforced, x.Observed, x.Bans, x.Exempt, x.Rule), columns)
-	}
-	s.rest(b, "rules")
-}
-
-func (s *Summary) textSources(b *strings.Builder) {
-	if !section(b, "Sources", len(s.Sources)) {
-		return
-	}
-	width := addressWidth(s.Sources, func(x *Source) string { return x.Address })
-	row(b, "  sessions findings  "+text.Pad("address", width)+"  name")
-	for _, x := range s.Sources {
-		row(b, fmt.Sprintf("  %8d %8d  %s  %s", x.Sessions, x.Found, text.Pad(x.Address, width), x.RDNS))
-	}
-	s.rest(b, "sources")
-}
-
 // Explanations of two lists.
 const (
 	harvestText = "Hosts with %d or more unknown recipients in one session, or %d without accepted mail, in domains with recipients accepted from other hosts."
 	relayText   = "Rejected recipients in domains without a recipient accepted from other hosts. The owners of these addresses are victims, not culprits."
 )
-
-func (s *Summary) textAttempts(b *strings.Builder) {
-	if section(b, "Directory harvests", len(s.Harvest)) {
-		wrap(b, fmt.Sprintf(harvestText, harvestFrom, harvestSlow), 0)
-		s.attempts(b, "harvest", s.Harvest)
-	}
-	if section(b, "Relay probes", len(s.Relay)) {
-		wrap(b, relayText, 0)
-		if s.Remote.RcptOK == 0 {
-			wrap(b, "No recipient was accepted in this period: some of these domains may be local, and the probes directory harvests.", 0)
-		}
-		s.attempts(b, "relay", s.Relay)
-	}
-}
-
-func (s *Summary) textAuth(b *strings.Builder) {
-	if !section(b, "AUTH brute force", len(s.Auth)) {
-		return
-	}
-	width := addressWidth(s.Auth, func(x *Source) string { return x.Address })
-	row(b, "    failed rejected sessions  "+text.Pad("address", width)+"  name")
-	for _, x := range s.Auth {
-		row(b, fmt.Sprintf("  %8d %8d %8d  %s  %s", x.AuthFail, x.AuthRefused, x.Sessions, text.Pad(x.Address, width), x.RDNS))
-	}
-	s.rest(b, "auth")
-}
-
-func (s *Summary) textNotListed(b *strings.Builder) {
-	if len(s.NotListed) == 0 {
-		return
-	}
-	b.WriteString("\nNot listed\n")
-	for _, what := range slices.Sorted(maps.Keys(s.NotListed)) {
-		wrap(b, fmt.Sprintf("  %8d  %s over the memory limit; the totals include them", s.NotListed[what], what), 12)
-	}
-}
 
 // notes returns sentences about sessions that have no separate record.
 func (s *Summary) notes() (all []string) {
@@ -398,13 +294,6 @@ func (k *NotKept) text() string {
 		text.Plural(k.Sessions, "session"), text.Plural(k.Days, "day"), text.Plural(k.Mails, "message"))
 }
 
-func section(b *strings.Builder, title string, lines int) bool {
-	if lines > 0 {
-		fmt.Fprintf(b, "\n%s\n", title)
-	}
-	return lines > 0
-}
-
 // wrap writes s in lines of at most 80 columns, indented after the first line.
 func wrap(b *strings.Builder, s string, indent int) { wrapTo(b, s, indent, 80) }
 
@@ -418,40 +307,6 @@ func row(b *strings.Builder, s string) { rowTo(b, s, 80) }
 func rowTo(b *strings.Builder, s string, columns int) {
 	b.WriteString(text.Cut(strings.TrimRight(s, " "), columns))
 	b.WriteByte('\n')
-}
-
-func (s *Summary) rest(b *strings.Builder, list string) {
-	if n := s.More[list]; n > 0 {
-		fmt.Fprintf(b, "  and %d more\n", n)
-	}
-}
-
-func (s *Summary) names(b *strings.Builder, list, title string, all []Name) {
-	if !section(b, title, len(all)) {
-		return
-	}
-	b.WriteString("  sessions\n")
-	for _, n := range all {
-		line := n.Name
-		if n.Evidence != "" {
-			line = text.Pad(n.Name, 44) + "  " + n.Evidence
-		}
-		row(b, fmt.Sprintf("  %8d  %s", n.Sessions, line))
-	}
-	s.rest(b, list)
-}
-
-func (s *Summary) attempts(b *strings.Builder, list string, all []Attempt) {
-	width := addressWidth(all, func(a *Attempt) string { return a.Address })
-	row(b, "  rejected sessions  "+text.Pad("address", width)+"  domains")
-	for _, a := range all {
-		domains := strings.Join(a.Domains, " ")
-		if n := a.domains - len(a.Domains); n > 0 {
-			domains += fmt.Sprintf(" +%d", n)
-		}
-		row(b, fmt.Sprintf("  %8d %8d  %s  %s", a.Refused, a.Sessions, text.Pad(a.Address, width), domains))
-	}
-	s.rest(b, list)
 }
 
 // addressWidth returns the width of a column of addresses.

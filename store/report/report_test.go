@@ -281,11 +281,16 @@ func TestReport(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var b bytes.Buffer
-			if err := c.s.Text(&b, zone); err != nil {
+			if err := c.s.Text(&b, TextOptions{Zone: zone, Style: text.Style{Columns: 80}}); err != nil {
 				t.Fatal(err)
 			}
 			golden(t, c.name, b.Bytes())
 			checkText(t, b.String())
+			b.Reset()
+			if err := c.s.Text(&b, TextOptions{Zone: zone, Style: text.Style{Columns: 140, Colour: true}}); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, c.name+"-wide", b.Bytes())
 			b.Reset()
 			if err := c.s.JSON(&b); err != nil {
 				t.Fatal(err)
@@ -322,7 +327,7 @@ func TestReportDoesNotDependOnOrder(t *testing.T) {
 func inText(t *testing.T, s *Summary) string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := s.Text(&b, zone); err != nil {
+	if err := s.Text(&b, TextOptions{Zone: zone, Style: text.Style{Columns: 80}}); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()

@@ -129,7 +129,7 @@ func TestCommonSum(t *testing.T) {
 		t.Errorf("%d addresses, within %d %%", s.Addresses, s.AddressesError)
 	}
 	out := inText(t, s)
-	if !strings.Contains(out, "Other hosts: about ") || !strings.Contains(out, " addresses (within 4 %); 5 sessions with findings.") {
+	if !strings.Contains(out, "Other hosts: about ") || !strings.Contains(out, " addresses (within 4 %); 5 sessions with findings, 0") {
 		t.Error(out)
 	}
 }

@@ -247,17 +247,17 @@ func (s *UserSummary) JSON(w io.Writer) error { return text.JSON(w, s, "  ") }
 
 // Text writes the summary, with times in zone.
 func (s *UserSummary) Text(w io.Writer, zone *time.Location) error {
-	var b strings.Builder
+	l := plainLines(80, zone)
 	const layout = "2006-01-02 15:04"
-	fmt.Fprintf(&b, "Logins, from %s to %s\n", s.Since.In(zone).Format(layout), s.Until.In(zone).Format(layout+" -0700"))
+	fmt.Fprintf(l, "Logins, from %s to %s\n", s.Since.In(zone).Format(layout), s.Until.In(zone).Format(layout+" -0700"))
 	for _, p := range s.Problems {
-		wrap(&b, "  ! "+p, 4)
+		l.para("  ! "+p, 4)
 	}
 	if len(s.Attacked) == 0 && len(s.Active) == 0 {
-		b.WriteString("\nno logins\n")
+		l.WriteString("\nno logins\n")
 	}
-	writeAttacked(&b, s.Attacked, s.More["attacked"], zone, 80)
-	if section(&b, "Logins", len(s.Active)) {
+	writeAttacked(l, s.Attacked, s.More["attacked"])
+	if l.section("Logins", len(s.Active)) {
 		rows := [][]string{{"  logins", "failed", "messages", "recipients", "last", "user", "from"}}
 		for i := range s.Active {
 			u := &s.Active[i]
@@ -266,15 +266,13 @@ func (s *UserSummary) Text(w io.Writer, zone *time.Location) error {
 				from += fmt.Sprintf(" +%d", n)
 			}
 			rows = append(rows, []string{fmt.Sprintf("  %6d", u.Logins), fmt.Sprintf("%6d", u.Failed), fmt.Sprintf("%8d", u.Messages), fmt.Sprintf("%10d", u.Recipients),
-				u.Last.In(zone).Format("01-02 15:04"), text.Cut(u.User, maxUserColumn), from})
+				l.at(u.Last.Time), text.Cut(u.User, maxUserColumn), from})
 		}
-		text.Table(&b, rows)
-		if n := s.More["active"]; n > 0 {
-			fmt.Fprintf(&b, "  and %d more\n", n)
-		}
+		text.Table(l, rows)
+		l.more(s.More["active"])
 	}
-	(&Summary{NotListed: s.NotListed}).textNotListed(&b)
-	_, err := io.WriteString(w, b.String())
+	textNotListed(l, s.NotListed)
+	_, err := io.WriteString(w, l.String())
 	return err
 }
 
@@ -285,17 +283,15 @@ const maxUserColumn = 32
 const attackedText = "Users with 10 failed logins, or failed logins from 3 networks (/24, IPv6 /48), in networks without a login of the user."
 
 // writeAttacked lists accounts under attack.
-func writeAttacked(b *strings.Builder, all []AttackedUser, more int, zone *time.Location, columns int) {
-	if !section(b, "Accounts under attack", len(all)) {
+func writeAttacked(l *lines, all []AttackedUser, more int) {
+	if !l.section("Accounts under attack", len(all)) {
 		return
 	}
-	wrapTo(b, attackedText, 0, columns)
-	rowTo(b, "    failed networks   logins  last         user", columns)
+	l.para(attackedText, 0)
+	l.row("    failed networks   logins  last         user")
 	for i := range all {
 		u := &all[i]
-		rowTo(b, fmt.Sprintf("  %8d %8s %8d  %s  %s", u.Failed, u.networks(), u.Logins, u.Last.In(zone).Format("01-02 15:04"), u.User), columns)
+		l.row("  %8d %8s %8d  %s  %s", u.Failed, u.networks(), u.Logins, l.at(u.Last.Time), u.User)
 	}
-	if more > 0 {
-		fmt.Fprintf(b, "  and %d more\n", more)
-	}
+	l.more(more)
 }

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"time"
+
+	"golang.org/x/term"
 
 	"scanwatch/internal/text"
 )
@@ -62,3 +65,27 @@ func (p *Progress) Clear() {
 		fmt.Fprint(p.w, "\r\x1b[K")
 	}
 }
+
+// StyleOf returns the style of text on w: the width of a terminal, or else that in the
+// environment variable COLUMNS, or 80; and colours on a terminal, unless NO_COLOR is set
+// (no-color.org).
+func StyleOf(w io.Writer) text.Style {
+	s := text.Style{Columns: 80}
+	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
+		s.Columns = n
+	}
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		if n, _, err := term.GetSize(int(f.Fd())); err == nil {
+			s.Columns = n
+		}
+		s.Colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	}
+	s.Columns = min(max(s.Columns, minColumns), maxColumns)
+	return s
+}
+
+// A narrower terminal wraps lines itself. In wider lines the eye loses the row.
+const (
+	minColumns = 60
+	maxColumns = 200
+)

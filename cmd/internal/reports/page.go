@@ -35,7 +35,6 @@ func (a *Report) Page(limit int) (*report.Page, error) {
 		p.Bans.Problem = text.Escape(err.Error())
 	}
 	SortBans(bans)
-	setBanned(p.Scanning, bans)
 	p.Bans.More = max(len(bans)-limit, 0)
 	bans = bans[:min(len(bans), limit)]
 	if p.Before, err = a.before(); err != nil {

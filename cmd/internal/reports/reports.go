@@ -135,6 +135,10 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 func (a *Report) Summary(limit int) *report.Summary {
 	since := a.source.Selector.Since
 	summary := a.counts.Summary(since.In(a.source.Zone), a.until, limit, a.problems)
+	summary.Mode, summary.Policy = a.site.Mode, a.site.String()
+	if bans, err := a.source.Dir.Bans(func(b *memory.Ban) bool { return !b.Expired(a.until) }); err == nil { // the page states the error
+		setBanned(summary.Scanning, bans)
+	}
 	if a.days != nil {
 		summary.NotKept, summary.Unwritten = a.counts.Compare(a.days, since, a.unwritten), a.unwritten
 	}
