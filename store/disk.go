@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"time"
 
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -245,6 +246,21 @@ func (d *days) lastPart(day time.Time) (last *Segment, part int, err error) {
 	return last, part, nil
 }
 
+// quarantined reports whether a day has a quarantined file.
+func (d *days) quarantined(day time.Time) (bool, error) {
+	all, err := d.k.folder.segments()
+	return slices.ContainsFunc(all, func(s Segment) bool { return s.Quarantined && s.Day.Equal(day) }), err
+}
+
+// createLoss creates a part of a past day with the mark of lost records.
+func (d *days) createLoss(day time.Time) error {
+	part, err := nextPart(d.k.folder, day)
+	if err != nil {
+		return err
+	}
+	return createLoss(d.k.folder, part, sealing{limit: d.limit(), program: d.program, now: d.k.now()})
+}
+
 // create creates and opens the given part of a day, or the next part with a free
 // name.
 func (d *days) create(day time.Time, part int) error {
@@ -264,6 +280,13 @@ func (d *days) create(day time.Time, part int) error {
 		return fmt.Errorf("create %s: %w", d.path(name), err)
 	}
 	d.k.use(s)
+	lossy, err := d.quarantined(day)
+	if err == nil && lossy {
+		err = s.markLoss(d.k.now())
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", d.path(name), err)
+	}
 	if at := d.budget.clock.doubt(); !at.IsZero() {
 		if err := s.markDoubt(at); err != nil {
 			return fmt.Errorf("write %s: %w", d.path(name), err)

@@ -47,6 +47,7 @@ type File struct {
 	Oldest  text.Time      `json:"oldest,omitzero"`   // end of the first session
 	Newest  text.Time      `json:"newest,omitzero"`   // end of the last session
 	Dropped *Dropped       `json:"dropped,omitempty"` // for a segment: dropped while it was written
+	Loss    bool           `json:"loss,omitempty"`    // for a segment: a corrupt file may have lost records of the day
 	Tables  map[string]int `json:"tables,omitempty"`  // for state.db: number of rows
 	Done    string         `json:"done,omitempty"`    // actions of Repair
 
@@ -225,7 +226,7 @@ func (i *Inspector) segment(d *directory, s Segment) *File {
 	}
 	c, err := r.openCursor(d, s, newQuery(time.Time{}, time.Time{}, AllKinds))
 	if err == nil {
-		f.dropped(c.src.metadata())
+		f.losses(c.src.metadata())
 		err = i.records(f, c)
 		c.close()
 	}
@@ -233,7 +234,10 @@ func (i *Inspector) segment(d *directory, s Segment) *File {
 	return f
 }
 
-func (f *File) dropped(meta metadata) { *f.Dropped = readDropped(meta.get) }
+// losses sets the losses of a segment.
+func (f *File) losses(meta metadata) {
+	*f.Dropped, f.Loss = readDropped(meta.get), meta.get(keyLoss) != nil
+}
 
 // records checks the records of a segment.
 func (i *Inspector) records(f *File, c *cursor) error {
@@ -272,7 +276,7 @@ func (i *Inspector) blocks(f *File, d *directory, s Segment) error {
 		return err
 	}
 	defer file.close()
-	f.dropped(file.meta)
+	f.losses(file.meta)
 	var b decodedBlock
 	for j := range file.blocks {
 		info := &file.blocks[j]

@@ -34,6 +34,10 @@ type Reader struct {
 	// last call were written.
 	Dropped Dropped
 
+	// Lossy contains the days of the segments of the last call that may have lost
+	// records because a file of the day was corrupt.
+	Lossy []time.Time
+
 	// Rules, if not nil, receives the rule texts of the segments by RuleRef. They are
 	// hostile only if the file is.
 	Rules map[uint32]string
@@ -165,7 +169,7 @@ func (b *badRecords) report(problem func(string, error)) {
 // records make segments overlap. Usually two are open: one for its records, and the
 // next for its first key.
 func (r *Reader) each(q query, f func(*Record) error) error {
-	r.Dropped, r.Unread, r.Searched, r.Oldest = Dropped{}, 0, 0, time.Time{}
+	r.Dropped, r.Lossy, r.Unread, r.Searched, r.Oldest = Dropped{}, nil, 0, 0, time.Time{}
 	var bad badRecords
 	defer func() { bad.report(r.problem) }()
 	d, all, err := r.segments(q.from)
@@ -374,6 +378,9 @@ func (r *Reader) opened(info Segment, c *cursor, err error) (*cursor, error) {
 	meta := c.src.metadata()
 	for i, n := range readDropped(meta.get) {
 		r.Dropped[i] += n
+	}
+	if meta.get(keyLoss) != nil {
+		r.Lossy = append(r.Lossy, info.Day)
 	}
 	if r.Rules != nil {
 		meta.rules(r.Rules)

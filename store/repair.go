@@ -205,18 +205,23 @@ func (r *repairing) salvage(d *directory, s Segment, aside string, have []record
 	if err != nil {
 		return to, err
 	}
+	mark := salvagedMark
 	err = r.within(s.Size, func(limit int64) (err error) {
-		if !s.Sealed {
+		o := sealing{limit: limit, program: r.program, now: r.now}
+		if s.Sealed {
+			to.kept, err = salvageBlocks(d, s, part, have, o)
+		} else {
 			to.kept, err = salvageRows(d, s, part, limit, r.program, r.now)
+		}
+		if err != nil || to.kept > 0 || len(have) > 0 {
 			return err
 		}
-		to.kept, err = salvageBlocks(d, s, part, have, sealing{limit: limit, program: r.program, now: r.now})
-		return err
-	})
-	mark := salvagedMark
-	if to.kept == 0 && len(have) == 0 {
 		mark = emptyMark
-	}
+		if !s.Sealed && exists(d, sealedName(s)) {
+			return nil // the copy of the sealed segment, which is next, has the mark
+		}
+		return createLoss(d, part, o)
+	})
 	if err == nil {
 		err = d.rename(s.Name, aside+mark)
 	}
@@ -315,7 +320,9 @@ func salvageRows(d *directory, s, part Segment, limit int64, program string, now
 	if err != nil {
 		return 0, err
 	}
-	kept, err = copyReadable(out, in, info.Size(), s.Day)
+	if err = out.markLoss(now); err == nil {
+		kept, err = copyReadable(out, in, info.Size(), s.Day)
+	}
 	out.release(err)
 	if err == nil && kept > 0 {
 		return kept, commitFile(d, part.Name)
@@ -338,11 +345,15 @@ func salvageBlocks(d *directory, s, part Segment, have []recordKey, o sealing) (
 	if err != nil {
 		return 0, err
 	}
+	err = out.out.markLoss(o.now)
 	for i := range in.blocks {
-		if err = in.salvage(&in.blocks[i], out, have); err != nil {
-			out.abort(err)
-			return 0, err
+		if err == nil {
+			err = in.salvage(&in.blocks[i], out, have)
 		}
+	}
+	if err != nil {
+		out.abort(err)
+		return 0, err
 	}
 	if err = out.flush(); err == nil && out.records == 0 {
 		out.abort(nil)

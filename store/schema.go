@@ -20,7 +20,8 @@ package store
 //	    2026-11-02.db
 //	    2026-11-02.3.db.damaged-20261102T101500Z   quarantined, not read
 //	    2026-11-02.db.damaged-20261102T101500Z.salvaged   its readable records are in another part
-//	    2026-11-02.5.db.damaged-20261102T101500Z.empty.salvaged   it has no readable records
+//	    2026-11-02.5.db.damaged-20261102T101500Z.empty.salvaged   it has no readable records;
+//	                                               another part without records has the mark "loss"
 //	    2026-11-02.4.db.new            temporary; only a crash leaves one
 //	    clock                          the last trusted time (RFC 3339): see clock
 //
@@ -32,6 +33,8 @@ package store
 //	          "program"         text: version of the program that created the segment
 //	          "doubt"           int64, big-endian: the last trusted time, if the clock was not
 //	                            trusted when the segment was created
+//	          "loss"            int64, big-endian: when records of the day may have been lost:
+//	                            a corrupt file was quarantined, or copied to this one
 //	          "dropped-REASON"  uint64, big-endian: records dropped while this segment was
 //	                            written; REASON is one of Reasons
 //	          "rule-XXXXXXXX"   text: a rule to which verdicts and bans of this segment can
@@ -76,6 +79,7 @@ var (
 	keyCreated     = []byte("created")
 	keyProgram     = []byte("program")
 	keyDoubt       = []byte("doubt")
+	keyLoss        = []byte("loss")
 	keyDropped     = "dropped-"
 	keyRule        = "rule-"
 )

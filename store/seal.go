@@ -209,7 +209,9 @@ func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 	if err != nil {
 		return res, err
 	}
-	res.cut, err = copyRows(out, in.src.(*rows), o.pause)
+	if res.cut, err = copyRows(out, in.src.(*rows), o.pause); err == nil && res.cut > 0 {
+		err = out.out.markLoss(o.now)
+	}
 	if err != nil {
 		out.abort(err)
 		return res, sealError(err)
@@ -312,7 +314,7 @@ func rewrite(d *directory, s Segment, o sealing, keep func(*Record) bool) (remov
 	switch {
 	case err != nil || removed == 0:
 		return 0, err
-	case removed == total:
+	case removed == total && in.meta.get(keyLoss) == nil:
 		return removed, errors.Join(d.remove(s.Name), d.sync())
 	}
 	out, err := createSealed(d, s, in.meta, o)
@@ -368,13 +370,13 @@ func SealDays(dir, program string, now time.Time) (n int, err error) {
 // finished returns the segments of rows to which no Writer adds records any more,
 // oldest first. reached is a time that has certainly passed.
 func finished(all []Segment, reached time.Time) (list []Segment) {
-	last := make(map[time.Time]int) // part by day
+	last := make(map[int64]int) // part by day: times are not keys, see tests/structure
 	for _, s := range all {
-		last[s.Day] = max(last[s.Day], s.Part)
+		last[s.Day.Unix()] = max(last[s.Day.Unix()], s.Part)
 	}
 	over := reached.Add(-sealAfter)
 	for _, s := range all {
-		if !s.Sealed && !s.Quarantined && (s.Part < last[s.Day] || !s.Day.Add(24*time.Hour).After(over)) {
+		if !s.Sealed && !s.Quarantined && (s.Part < last[s.Day.Unix()] || !s.Day.Add(24*time.Hour).After(over)) {
 			list = append(list, s)
 		}
 	}

@@ -86,6 +86,7 @@ func (w *Writer) sealDone(r *sealResult) {
 		err = nil
 	case isDamaged(err):
 		_ = w.k.quarantine(r.Name, err) // logged
+		err = errors.Join(err, w.days.createLoss(r.Day))
 	case errors.Is(err, ErrNewer), errors.Is(err, ErrOlder): // logged when it was opened
 		w.unsealed[r.Name], err = true, nil
 	default:

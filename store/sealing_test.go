@@ -274,7 +274,7 @@ func TestSealDamagedRows(t *testing.T) {
 			if err := os.WriteFile(path, b, 0o640); err != nil {
 				t.Fatal(err)
 			}
-		}, "2026-10-31.db.damaged-20261101T120000000Z 2026-11-01.db", 1, "corrupt file quarantined"},
+		}, "2026-10-31.db.damaged-20261101T120000000Z 2026-10-31.2.sealed.db 2026-11-01.db", 1, "corrupt file quarantined"},
 		{"a step", func(t *testing.T, path string) {
 			_, v := sampleRecord(noon, 1)
 			v[bytes.Index(v, []byte("a@example.net"))-1] = 0x7f

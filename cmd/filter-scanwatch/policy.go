@@ -63,7 +63,7 @@ func (p *policies) note(c *config.Config, problem string) {
 	if c != nil {
 		p.state.Mode, p.state.Rules = c.Policy.Mode.String(), len(c.Policy.Rules())
 		p.state.Notes = slices.Clone(c.Notes[:min(len(c.Notes), maxNotes)])
-		p.state.Kept = c.Kept
+		p.state.Kept, p.state.Digest = c.Kept, c.Digest()
 	}
 }
 

@@ -52,7 +52,7 @@ func newExport(e *env) *cobra.Command {
 	f.Register(flags, selector.Sessions, e.clock())
 	flags.StringVar(&f.confidence, "min-confidence", "", "export evidence of at least `WORD`: high, medium (default) or low")
 	flags.StringVar(&f.ttl, "ttl", "7d", "list a host for `DURATION` after its last session")
-	flags.StringVar(&f.loss, "accept-loss", "", "export bans although those from before `DATE` were lost with state.db")
+	flags.StringVar(&f.loss, "accept-loss", "", "accept the loss of records until `DATE`, and of bans from before it")
 	flags.BoolVar(&f.bans, "bans", false, "export bans in addition to findings")
 	flags.BoolVar(&f.aggregate, "aggregate", false, "merge adjacent networks; adds no addresses")
 	flags.BoolVar(&f.private, "private", false, "include private, loopback and link-local addresses")
@@ -164,14 +164,9 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 			return err
 		}
 	}
-	if name := e.find(e.file); name != "" {
-		if o.Policy, err = exportlist.LoadPolicy(name); err != nil {
-			return noExempt(e, name, err)
-		}
-	}
-	list, omitted, err := exportlist.Build(o)
+	list, omitted, err := exportEntries(e, &o)
 	if err != nil {
-		return fmt.Errorf("nothing was exported: %w", err)
+		return err
 	}
 	if f.aggregate {
 		list.Aggregate()
@@ -190,6 +185,25 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 		}
 	}
 	return nil
+}
+
+// exportEntries returns the list and the number of omitted entries by reason. If the
+// operator has stopped enforcement, the list is empty, so that it also ends where the
+// list is loaded.
+func exportEntries(e *env, o *exportlist.Options) (list *export.List, omitted map[string]int, err error) {
+	if exportlist.Halted(o.Dir.Path) {
+		e.warn("enforcement is stopped by scanwatch mode observe: the list is empty")
+		return &export.List{Made: e.now()}, map[string]int{}, nil
+	}
+	if name := e.find(e.file); name != "" {
+		if o.Policy, err = exportlist.LoadPolicy(name); err != nil {
+			return nil, nil, noExempt(e, name, err)
+		}
+	}
+	if list, omitted, err = exportlist.Build(*o); err != nil {
+		return nil, nil, fmt.Errorf("nothing was exported: %w", err)
+	}
+	return list, omitted, nil
 }
 
 // remove removes a file, if it exists.

@@ -94,6 +94,9 @@ func fileState(f *store.File) string {
 	if f.Bad > 1 {
 		state += fmt.Sprintf("; %d records are corrupt", f.Bad)
 	}
+	if f.Loss {
+		state += "; a corrupt file may have lost records of the day"
+	}
 	if f.Done != "" {
 		state += "; " + f.Done
 	}

@@ -114,7 +114,7 @@ func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
 	case f.mail:
 		err = summary.Mail(e.out, e.zone)
 	case f.html == "":
-		err = summary.Text(e.out, report.TextOptions{Zone: e.zone, Style: e.style(), Only: f.only})
+		err = summary.Text(e.out, report.TextOptions{Zone: e.zone, Style: output.StyleOf(e.stdout), Only: f.only})
 	}
 	return errors.Join(err, r.Incomplete)
 }

@@ -32,12 +32,22 @@ func exportOf(t *testing.T, dir string, args ...string) (status int, out, stderr
 	}
 	defer f.Close()
 	var e bytes.Buffer
-	status = program(&e).main(append([]string{"-s", dir, "export"}, args...), f)
+	p := program(&e)
+	p.zone = now.Location()
+	status = p.main(append([]string{"-s", dir, "export"}, args...), f)
 	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return status, string(text), e.String()
+}
+
+// exportIn runs an export in a time zone.
+func exportIn(t *testing.T, zone *time.Location, dir string, args ...string) (status int, out, stderr string) {
+	t.Helper()
+	defer func(local *time.Location, at time.Time) { time.Local, now = local, at }(time.Local, now)
+	time.Local, now = zone, now.In(zone)
+	return exportOf(t, dir, args...)
 }
 
 // hostNumber returns distinct hosts.
@@ -265,8 +275,16 @@ func TestExportKnown(t *testing.T) {
 		{"state.db is lost, and the records have 90 days", func(s *site) string {
 			s.memory = memory.New()
 			s.memory.Expect()
-			s.records(1, 90*aDay, "", 0)
+			s.everyDay(90, 0)
 			return spare(s)
+		}},
+		{"state.db is lost, and a day of the records is gone", func(s *site) string {
+			s.memory = memory.New()
+			s.memory.Expect()
+			s.everyDay(90, 50)
+			spare(s)
+			return "are not all known: state.db was lost or is incomplete, and 2026-09-13 has no file, and state.db, which counted its sessions, was lost; " +
+				"see scanwatch fsck, or accept the loss with --accept-loss 2026-09-13"
 		}},
 		{"no state.db, and the records begin later", func(s *site) string {
 			s.memory = nil
@@ -275,7 +293,7 @@ func TestExportKnown(t *testing.T) {
 		}},
 		{"no state.db, and the records have 90 days", func(s *site) string {
 			s.memory = nil
-			s.records(1, 90*aDay, "", 0)
+			s.everyDay(90, 0)
 			return spare(s)
 		}},
 		{"a peer removed by a repair, and the records begin later", func(s *site) string {
@@ -305,7 +323,55 @@ func TestExportKnown(t *testing.T) {
 		{"a day of the period is gone", func(s *site) string {
 			spare(s)
 			s.counted(4, 3*aDay)
-			return "sessions of 2026-10-30 were recorded and are gone; see scanwatch fsck, or export later ones with --since 2026-10-31"
+			return "sessions of 2026-10-30 were recorded and are gone; see scanwatch fsck, export later ones with --since 2026-10-31T00:00:00Z, or accept the loss with --accept-loss 2026-10-30"
+		}},
+		{"two days of the period are gone", func(s *site) string {
+			spare(s)
+			s.counted(4, 3*aDay)
+			s.counted(4, 5*aDay)
+			return "sessions of 2026-10-28 were recorded and are gone; others are 2026-10-30; see scanwatch fsck, " +
+				"export later ones with --since 2026-10-31T00:00:00Z, or accept the loss with --accept-loss 2026-10-30"
+		}},
+		{"the file of today is gone", func(s *site) string {
+			s.records(1, 30*aDay, "", 1)
+			s.counted(4, 30*time.Minute)
+			s.counted(2, aDay)
+			s.records(2, aDay, "harvest", 0)
+			return "sessions of 2026-11-02 were recorded and are gone; see scanwatch fsck, or accept the loss with --accept-loss 2026-11-02"
+		}},
+		{"a part of a day is gone", func(s *site) string {
+			s.records(3, 3*aDay, "", 0)
+			s.counted(4, 3*aDay)
+			spare(s)
+			name := filepath.Join(s.dir, "sessions", now.Add(-3*aDay).Format(time.DateOnly))
+			if err := os.Rename(name+".db", name+".2.db"); err != nil {
+				s.t.Fatal(err)
+			}
+			return "sessions of 2026-10-30 were recorded and are gone"
+		}},
+		{"a repair has lost findings, and the quarantined file is removed", func(s *site) string {
+			s.records(4, 3*aDay, "harvest", 0)
+			s.counted(4, 3*aDay)
+			spare(s)
+			s.cutDay(3 * aDay)
+			return "a corrupt file may have lost sessions or findings of 2026-10-30"
+		}},
+		{"a repair of a day with mail, the quarantined file is removed, and mail is forgotten", func(s *site) string {
+			evict(s)
+			s.records(1, 90*aDay, "", 0)
+			s.records(4, 50*aDay, "", 1)
+			s.counted(4, 50*aDay)
+			spare(s)
+			s.emptyDay(50 * aDay)
+			return "are not all known: their table was full, and sessions of 2026-09-13 were recorded and are gone"
+		}},
+		{"a lost day that was not counted, and the quarantined file is removed", func(s *site) string {
+			evict(s)
+			s.records(1, 90*aDay, "", 0)
+			s.records(4, 50*aDay, "", 1)
+			spare(s)
+			s.emptyDay(50 * aDay)
+			return "are not all known: their table was full, and a corrupt file may have lost sessions or findings of 2026-09-13"
 		}},
 		{"the first day of the period is gone", func(s *site) string {
 			spare(s)
@@ -340,11 +406,10 @@ func TestExportKnown(t *testing.T) {
 		}},
 		{"a repair after the loss of state.db", func(s *site) string {
 			s.memory = nil
-			s.records(1, 90*aDay, "", 0)
-			s.records(4, 3*aDay, "", 0)
+			s.everyDay(90, 0)
 			spare(s)
 			s.salvaged(3 * aDay)
-			return "sessions of 2026-10-30 were recorded and are gone"
+			return "a corrupt file may have lost sessions or findings of 2026-10-30"
 		}},
 		{"mail is forgotten, and a day is gone", func(s *site) string {
 			evict(s)
@@ -481,5 +546,120 @@ func (s *site) nameless(ago time.Duration, mails uint32) {
 	w.Add(r.End, s.id, store.AppendRecord(nil, r, nil))
 	if err := errors.Join(w.Flush(s.t.Context()), w.Close()); err != nil {
 		s.t.Fatal(err)
+	}
+}
+
+// everyDay records a session on each of the last n days, except one.
+func (s *site) everyDay(n, except int) {
+	s.t.Helper()
+	w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})
+	for i := n; i > 0; i-- {
+		if i == except {
+			continue
+		}
+		s.id++
+		at := now.Add(-time.Duration(i) * aDay)
+		w.Add(at, s.id, store.AppendRecord(nil, &store.Record{Start: at, End: at, Src: netip.AddrPortFrom(hostNumber(1<<22), 25)}, nil))
+	}
+	if err := errors.Join(w.Flush(s.t.Context()), w.Close()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// file returns the path of the only file of a day, and its content.
+func (s *site) file(ago time.Duration) (name string, content []byte) {
+	s.t.Helper()
+	all, err := filepath.Glob(filepath.Join(s.dir, "sessions", now.Add(-ago).Format(time.DateOnly)+"*"))
+	if err != nil || len(all) != 1 {
+		s.t.Fatal(all, err)
+	}
+	if content, err = os.ReadFile(all[0]); err != nil {
+		s.t.Fatal(err)
+	}
+	return all[0], content
+}
+
+// emptyDay corrupts all bytes of a day, repairs it and removes the quarantined file.
+func (s *site) emptyDay(ago time.Duration) {
+	s.t.Helper()
+	name, content := s.file(ago)
+	s.repairDay(name, make([]byte, len(content)))
+}
+
+// cutDay corrupts the finding of a record of a day, repairs it and removes the
+// quarantined file.
+func (s *site) cutDay(ago time.Duration) {
+	s.t.Helper()
+	name, content := s.file(ago)
+	i := bytes.LastIndex(content, []byte("\aharvest"))
+	if i < 0 {
+		s.t.Fatal("no finding")
+	}
+	content[i] = 0x7f // the length of the text
+	s.repairDay(name, content)
+}
+
+func (s *site) repairDay(name string, content []byte) {
+	s.t.Helper()
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	s.repair()
+	aside, err := filepath.Glob(filepath.Join(s.dir, "sessions", "*.salvaged"))
+	if err != nil || len(aside) != 1 {
+		s.t.Fatal(aside, err)
+	}
+	if err := os.Remove(aside[0]); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// TestExportGapZones checks that an export finds lost days in each time zone, and that
+// the advice of the error works.
+func TestExportGapZones(t *testing.T) {
+	for _, name := range []string{"UTC", "Asia/Tokyo", "America/Los_Angeles"} {
+		zone, err := time.LoadLocation(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, lose := range map[string]func(*site){
+			"a day": func(s *site) {
+				file, _ := s.file(3 * aDay)
+				if err := os.Remove(file); err != nil {
+					s.t.Fatal(err)
+				}
+			},
+			"findings": func(s *site) { s.cutDay(3 * aDay) },
+		} {
+			t.Run(name+"/"+what, func(t *testing.T) {
+				s := newSite(t)
+				for i := 6; i >= 0; i-- {
+					ago := time.Duration(i)*aDay + time.Hour
+					s.records(2, ago, "harvest", 0)
+					s.counted(2, ago)
+				}
+				s.save()
+				both := hostNumber(0).String() + "\n" + hostNumber(1).String() + "\n"
+				if status, out, stderr := exportIn(t, zone, s.dir, "plain", "--evidence", "any"); status != exitOK || out != both {
+					t.Fatalf("before: status %d, %q, %s", status, out, stderr)
+				}
+				lose(s)
+				status, out, stderr := exportIn(t, zone, s.dir, "plain", "--evidence", "any")
+				const advice = " of 2026-10-30"
+				if status != exitFailure || out != "" || !strings.Contains(stderr, advice) {
+					t.Fatalf("status %d, %q, %s", status, out, stderr)
+				}
+				for _, flag := range []string{"--since ", "--accept-loss "} {
+					_, value, _ := strings.Cut(stderr, flag)
+					value, _, _ = strings.Cut(strings.TrimSpace(value), ",")
+					if status, out, stderr := exportIn(t, zone, s.dir, "plain", "--evidence", "any", strings.TrimSpace(flag), value); status != exitOK || out != both {
+						t.Errorf("%s%s: status %d, %q, %s", flag, value, status, out, stderr)
+					}
+				}
+				if status, _, _ := exportIn(t, zone, s.dir, "plain", "--evidence", "any", "--accept-loss", "2026-10-29"); status != exitFailure {
+					t.Errorf("another day is accepted: status %d", status)
+				}
+			})
+		}
 	}
 }

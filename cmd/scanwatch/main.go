@@ -108,9 +108,6 @@ func (e *env) complain(err error) {
 	fmt.Fprintln(e.err, message)
 }
 
-// style returns the style of text on the standard output.
-func (e *env) style() text.Style { return output.StyleOf(e.stdout) }
-
 // warn prints a problem that does not end the command.
 func (e *env) warn(problem string) { fmt.Fprintf(e.err, "scanwatch: %s\n", problem) }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/exportlist"
 	"scanwatch/filter/events"
 	"scanwatch/filter/memory"
 	"scanwatch/internal/text"
@@ -190,6 +191,10 @@ func fill(w *store.Writer, at time.Time, first uint64) {
 func runFilter(dir string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	digest := ""
+	if c, err := exportlist.LoadPolicy(os.Getenv("FILTERCONF")); err == nil {
+		digest = c.Digest()
+	}
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	fill(w, now.Add(-time.Hour), 0x30)
 	m := memory.New()
@@ -201,7 +206,7 @@ func runFilter(dir string) int {
 	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("2001:db8::7")}, memory.BanRequest{Ladder: []time.Duration{24 * time.Hour}, Rule: "botnet", Session: 0x31}, now.Add(-time.Hour).UnixMicro())
 	verbs := append(control.StoreCommands(w, state.Flush), control.Command{Name: "reload", Args: 1, Run: reloadOnce()}, control.StatusCommand(func() control.Status {
 		return control.Status{Program: "test", PID: os.Getpid(), Started: text.At(now), Log: control.LevelWord(level.Level()), Store: w.Status(), State: state.Status(), Memory: m.Status(),
-			Config: control.Config{File: cmp.Or(os.Getenv("FILTERCONF"), "/etc/scanwatch.conf"), Mode: "observe", Rules: 3}}
+			Config: control.Config{File: cmp.Or(os.Getenv("FILTERCONF"), "/etc/scanwatch.conf"), Mode: "observe", Rules: 3, Digest: digest}}
 	}))
 	verbs = append(verbs, control.MemoryCommands(m, state, now.UnixMicro, func() bool { return true }, func(b memory.Ban) {
 		event := "ban"

@@ -58,9 +58,17 @@ func TestMode(t *testing.T) {
 	restart()
 	scanwatch("is banned", "ban", banned)
 	scanwatch("mode enforce\n", "mode")
+	scanwatch(banned+"\n", "export", "plain")
 	rejects("at first", true)
 	scanwatch("mode observe, by the operator; scanwatch mode policy returns to mode enforce\n", "mode", "observe")
 	rejects("halted", false)
+	for _, args := range [][]string{{"export", "plain"}, {"export", "plain", "--evidence", "any"}} {
+		list := filepath.Join(t.TempDir(), "list")
+		scanwatch("enforcement is stopped by scanwatch mode observe: the list is empty", append(args, "-o", list)...)
+		if text, err := os.ReadFile(list); err != nil || len(text) > 0 {
+			t.Errorf("halted: the list has %q, %v", text, err)
+		}
+	}
 	scanwatch("loaded", "reload")
 	rejects("halted and reloaded", false)
 	scanwatch("the mode of the policy is enforce", "status")

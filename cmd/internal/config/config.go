@@ -3,6 +3,8 @@
 package config
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -217,6 +219,34 @@ func (c *Config) checkFields(tree *rules.Config) {
 				Msg: fmt.Sprintf("database %s has no %s (type %s): conditions on %s never match", state.Path, missing, state.Type, set.Word)})
 		}
 	}
+}
+
+// Empty reports whether the configuration file has only white space, as after an
+// attempt to write it to a full disk.
+func (c *Config) Empty() bool { return strings.TrimSpace(c.text[c.File]) == "" }
+
+// Digest returns a hash of the configuration files and of the content of the tables
+// that exempt hosts. Shipped lists belong to the program.
+func (c *Config) Digest() string {
+	var parts []string
+	for _, text := range c.text {
+		parts = append(parts, hashOf("file", text))
+	}
+	for source, t := range c.tables {
+		if !source.Builtin && c.Policy.PassesUseTable(source.Table) {
+			parts = append(parts, hashOf("table "+source.Table, t.digest))
+		}
+	}
+	slices.Sort(parts) // the paths, which depend on the working directory, are no part of it
+	return hashOf(parts...)
+}
+
+func hashOf(texts ...string) string {
+	h := sha256.New()
+	for _, s := range texts {
+		fmt.Fprintf(h, "%d %s\n", len(s), s)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // line returns the configuration line at pos.

@@ -380,3 +380,45 @@ func BenchmarkLoad(b *testing.B) {
 		}
 	}
 }
+
+// TestDigest checks that the digest of a configuration depends on each of its files
+// and on the tables that exempt hosts, and not on paths and other tables.
+func TestDigest(t *testing.T) {
+	lists := builtinLists(t)
+	first := map[string]string{
+		"scanwatch.conf": "include \"more.conf\"\ntable <partners> file \"partners\"\ntable <drop> file \"drop\"\npass match src <partners>\n" +
+			"rule drop phase connect match src <drop> disconnect\nrule both phase connect match src <partners> disconnect\n",
+		"more.conf": "mode enforce\n", "partners": "192.0.2.1\n", "drop": "192.0.2.2\n"}
+	digest := func(change, text string) string {
+		t.Helper()
+		dir := t.TempDir()
+		for name, content := range first {
+			if name == change {
+				content = text
+			}
+			write(t, filepath.Join(dir, name), content)
+		}
+		c, err := Load(filepath.Join(dir, "scanwatch.conf"), lists, nil, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Digest()
+	}
+	want := digest("", "")
+	for _, c := range []struct {
+		file, text string
+		same       bool
+	}{
+		{"", "", true},
+		{"drop", "192.0.2.3\n", true},
+		{"partners", "192.0.2.3\n", false},
+		{"partners", "", false},
+		{"more.conf", "mode observe\n", false},
+		{"scanwatch.conf", first["scanwatch.conf"] + "own-address 192.0.2.9\n", false},
+		{"scanwatch.conf", "", false},
+	} {
+		if got := digest(c.file, c.text); (got == want) != c.same {
+			t.Errorf("%s with %q: %s, before %s", c.file, c.text, got, want)
+		}
+	}
+}

@@ -2,6 +2,8 @@ package config
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +26,7 @@ type table struct {
 	asns     map[uint32]bool
 	size     int
 	contents rules.Contents
+	digest   string // SHA-256 of the file
 }
 
 // Contents returns the classes of the entries.
@@ -86,7 +89,8 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	if s.Exempts {
 		parse = feed.ParseExempt
 	}
-	r, err := parse(f, strings.TrimSpace(s.Format+" "+s.Param))
+	sum := sha256.New()
+	r, err := parse(io.TeeReader(f, sum), strings.TrimSpace(s.Format+" "+s.Param))
 	if errors.Is(err, feed.ErrEmpty) {
 		r, err = &feed.Result{}, nil // an empty file is valid for a new table
 	}
@@ -106,7 +110,7 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	if n := r.Doubts.Total; n > 0 && c.strict {
 		c.note("table <%s>: %s: probable mistake: %v", s.Table, file, r.Doubts.First[0])
 	}
-	t := &table{size: r.Len(), asns: make(map[uint32]bool)}
+	t := &table{size: r.Len(), asns: make(map[uint32]bool), digest: hex.EncodeToString(sum.Sum(nil))}
 	for _, p := range r.Prefixes {
 		t.prefixes.Add(p, struct{}{})
 	}

@@ -136,6 +136,9 @@ type Config struct {
 	// Kept contains the tables whose files cannot be used. They have their previous
 	// content.
 	Kept []string `json:"kept,omitempty"`
+	// Digest is a hash of the files and of the tables that exempt hosts, as from
+	// config.Config.Digest.
+	Digest string `json:"digest,omitempty"`
 }
 
 // Halted describes the mode observe of the operator.

@@ -54,7 +54,9 @@ type Options struct {
 	Private    bool
 	Confidence int           // minimum rank, as from export.Confidence
 	TTL        time.Duration // lifetime of a finding
-	AcceptLoss time.Time     // bans from before this day may be missing
+	// AcceptLoss is the last day of losses that the operator accepts: of the records of
+	// a day, and of bans from before the day.
+	AcceptLoss time.Time
 	Progress   *output.Progress
 	Warn       func(string) // called for problems of reading
 }
@@ -73,6 +75,9 @@ func LoadPolicy(file string) (*config.Config, error) {
 	}
 	if !c.Policy.PassesKnown() || missing(c.Policy, "asn", c.Policy.ASN, c.ASN) || missing(c.Policy, "country", c.Policy.Country, c.Country) {
 		return nil, fmt.Errorf("a table of exempt hosts is not available: %s", strings.Join(c.Notes, "; "))
+	}
+	if c.Empty() {
+		return nil, fmt.Errorf("the exempt hosts are unknown: the configuration %s is empty; if that is meant, write a comment into it", file)
 	}
 	for _, name := range c.Blank {
 		if c.Policy.PassesUseTable(name) {
@@ -137,7 +142,7 @@ func Build(o Options) (*export.List, map[string]int, error) {
 		}
 	}
 	from = from.Truncate(day) // whole days can be compared with the counters
-	b.known.from, b.known.sessions, b.known.cut = from, map[int64]uint64{}, map[time.Time]bool{}
+	b.known.from, b.known.sessions, b.known.cut = from, map[dayNumber]uint64{}, map[dayNumber]bool{}
 	if err := b.readRecords(from); err != nil {
 		return nil, nil, err
 	}
@@ -288,9 +293,14 @@ func (b *builder) readRecords(from time.Time) error {
 	}
 	defer r.Close()
 	if r.Client != nil {
-		if err := b.checkFilter(r.Client); err != nil {
+		status, err := r.Client.Status()
+		if err == nil {
+			err = b.checkFilter(&status)
+		}
+		if err != nil {
 			return err
 		}
+		b.known.unwritten = uint64(max(status.Live.Summed, 0))
 	}
 	r.Warn(b.Warn)
 	ruled := false
@@ -308,9 +318,9 @@ func (b *builder) readRecords(from time.Time) error {
 		if inPeriod {
 			b.known.records++
 		}
-		b.known.sessions[rec.End.Unix()/int64(day/time.Second)] += uint64(rec.Many())
+		b.known.sessions[dayOf(rec.End)] += uint64(rec.Many())
 		if rec.Omitted > 0 {
-			b.known.cut[rec.End.Truncate(day)] = true
+			b.known.cut[dayOf(rec.End)] = true
 		}
 		ruled = ruled || b.Policy == nil && r.Client == nil && byRule(rec)
 		switch {
@@ -325,6 +335,10 @@ func (b *builder) readRecords(from time.Time) error {
 	err = history.Walk(r, from, time.Time{}, history.Visitor{
 		Kinds: store.KindsOf(store.KindFinding, store.KindVerdict) | s.Kinds(), Session: visit, Sum: visit})
 	b.Progress.Clear()
+	b.known.lossy = map[dayNumber]bool{}
+	for _, d := range r.Lossy {
+		b.known.lossy[dayOf(d)] = true
+	}
 	switch {
 	case err != nil:
 		return err

@@ -1,6 +1,7 @@
 package exportlist
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,11 +11,23 @@ import (
 
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/memory"
+	"scanwatch/internal/text"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
 
 const day = 24 * time.Hour
+
+// A dayNumber is a day in UTC since 1970. A time.Time is no key of a map: equal times
+// of two locations differ.
+type dayNumber int64
+
+func dayOf(t time.Time) dayNumber { return dayNumber(t.Unix() / int64(day/time.Second)) }
+
+// start returns the start of the day.
+func (d dayNumber) start() time.Time { return time.Unix(int64(d)*int64(day/time.Second), 0).UTC() }
+
+func (d dayNumber) String() string { return d.start().Format(time.DateOnly) }
 
 // known describes the knowledge about hosts with accepted mail. The table of known
 // hosts and the records are bounded: a host in neither has sent no mail only if one of
@@ -23,9 +36,12 @@ type known struct {
 	rows     int // in state.db
 	records  int // of the selected period
 	days     []memory.Day
-	from     time.Time          // begin of the records that were read
-	sessions map[int64]uint64   // sessions of these records, by day since 1970
-	cut      map[time.Time]bool // days of records that lack steps
+	from     time.Time            // begin of the records that were read
+	sessions map[dayNumber]uint64 // sessions of these records
+	cut      map[dayNumber]bool   // days of records that lack steps
+	// lossy contains the days of which a corrupt file may have lost records.
+	lossy     map[dayNumber]bool
+	unwritten uint64 // sessions in sums that the running filter has not written
 	// forgotten is the day of the latest mail of a host that is missing in the table;
 	// zero if there is none. Lost is the day before which bans and all hosts are missing.
 	forgotten, lost time.Time
@@ -88,63 +104,205 @@ func (b *builder) checkComplete(recent time.Time) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	gaps := k.gaps(all, b.now)
-	for _, g := range gaps {
-		if s := b.Selector; g.Add(day).After(s.Since) && (s.Until.IsZero() || g.Before(s.Until)) {
-			return fmt.Errorf("sessions of %s were recorded and are gone; see scanwatch fsck, or export later ones with --since %s",
-				g.Format(time.DateOnly), g.Add(day).Format(time.DateOnly))
-		}
-	}
-	return b.checkForgotten(recent, all, gaps)
+	return b.checkGaps(recent, all)
 }
 
-// gaps returns the finished days whose records are not complete, oldest first. Steps
-// that are missing after a repair can be findings. A day without records has a gap if sessions were counted. A crash loses the last sessions
-// and the sums of an hour, so that less than half of the sessions is a gap, or any
-// missing session if a file of the day was corrupt. Days before the oldest file have
-// expired.
-func (k *known) gaps(all []store.Segment, now time.Time) (list []time.Time) {
-	corrupt := map[time.Time]bool{}
-	for i := range all {
-		corrupt[all[i].Day] = corrupt[all[i].Day] || all[i].Quarantined
+// checkGaps returns an error if records are missing that the list needs: those of the
+// selected period, and those with mail of hosts that are not in the table. Evidence
+// without a ban accuses a host that the filter accepts: it needs the proof that the
+// host has sent no mail.
+func (b *builder) checkGaps(recent time.Time, all []store.Segment) error {
+	k, from := &b.known, b.unknownSince(recent)
+	var period, mail []gap
+	for _, g := range b.refused(k.gaps(all, b.now)) {
+		at, end, s := g.day.start(), g.day.start().Add(day), b.Selector
+		switch {
+		case !g.counted && end.After(s.Since) && (s.Until.IsZero() || at.Before(s.Until)):
+			period = append(period, g)
+		case !from.IsZero() && end.After(from) && !at.After(k.forgotten.Add(day)):
+			mail = append(mail, g)
+		}
 	}
+	why := "their table was full"
+	if !k.lost.IsZero() {
+		why = "state.db was lost or is incomplete"
+	}
+	why = fmt.Sprintf("the hosts with mail since %s are not all known: %s, and ", from.Format(time.DateOnly), why)
+	switch {
+	case !from.IsZero() && b.beginLater(all, from):
+		return fmt.Errorf("%sthe records have gaps or begin later; raise the budget or keep of store, or export bans only", why)
+	case len(mail) > 0:
+		list := append(mail, period...)
+		slices.SortFunc(list, func(a, b gap) int { return cmp.Compare(a.day, b.day) })
+		return gapError(why, list, "")
+	case len(period) > 0:
+		later := ""
+		if next := (period[len(period)-1].day + 1).start(); next.Before(b.now) {
+			later = "export later ones with --since " + next.Format(time.RFC3339) + ", "
+		}
+		return gapError("", period, later)
+	}
+	return nil
+}
+
+// beginLater reports whether the records cannot have all hosts with mail since from.
+func (b *builder) beginLater(all []store.Segment, from time.Time) bool {
+	k := &b.known
+	if k.nameless.After(from) && k.nameless.Before(k.forgotten.Add(day)) {
+		return true
+	}
+	i := slices.IndexFunc(all, func(s store.Segment) bool { return !s.Quarantined }) // the oldest
+	if i < 0 {
+		return true
+	}
+	first := all[i].Day
+	if all[i].Part > 1 {
+		first = first.Add(day) // earlier parts of the day may have been removed
+	}
+	return first.After(from)
+}
+
+// unknownSince returns the time since which the table lacks hosts with mail, or zero
+// if it lacks none since recent.
+func (b *builder) unknownSince(recent time.Time) time.Time {
+	k := &b.known
+	if !k.hasForgotten(recent) {
+		return time.Time{}
+	}
+	if begin := k.begin(); k.lost.IsZero() && begin.After(recent) && !begin.After(k.forgotten) {
+		return begin // there was no filter before, and no imported mail is forgotten
+	}
+	return recent
+}
+
+// refused returns the gaps that the operator has not accepted.
+func (b *builder) refused(gaps []gap) []gap {
+	accepted := 0
+	gaps = slices.DeleteFunc(gaps, func(g gap) bool {
+		if g.day.start().After(b.AcceptLoss) {
+			return false
+		}
+		if !g.counted {
+			accepted++
+		}
+		return true
+	})
+	if accepted > 0 {
+		b.Warn(fmt.Sprintf("records of %s until %s are not complete, which --accept-loss accepts: their hosts with mail may be listed",
+			text.Plural(accepted, "day"), b.AcceptLoss.Format(time.DateOnly)))
+	}
+	return gaps
+}
+
+// A gap is a day whose records are not complete.
+type gap struct {
+	day dayNumber
+	why string // with a verb for %s
+	// counted is set if no counted session is missing. That is no proof for the mail of a
+	// host: a crash can also lose the latest counts.
+	counted bool
+}
+
+// The values of gap.why.
+const (
+	gapGone      = "sessions of %s were recorded and are gone"
+	gapRepair    = "a corrupt file may have lost sessions or findings of %s"
+	gapUncounted = "%s has no file, and state.db, which counted its sessions, was lost"
+)
+
+// maxGaps is the maximum number of days that an error names.
+const maxGaps = 10
+
+// gapError describes gaps, which are not empty and in order, with the remedies. The
+// dates are days in UTC.
+func gapError(before string, gaps []gap, later string) error {
+	first, last := gaps[0], gaps[len(gaps)-1].day
+	why := before + fmt.Sprintf(first.why, first.day)
+	if len(gaps) > 1 {
+		why += "; others are"
+		for i, g := range gaps[1:] {
+			if i == maxGaps {
+				why += fmt.Sprintf(" and %s until %s", text.Plural(len(gaps)-1-i, "more day"), last)
+				break
+			}
+			why += " " + g.day.String()
+		}
+	}
+	return fmt.Errorf("%s; see scanwatch fsck, %sor accept the loss with --accept-loss %s", why, later, last)
+}
+
+// gaps returns the days whose records are not complete, oldest first. Steps that are
+// missing after a repair can be findings. A day without records has a gap if sessions
+// were counted, or if the counters of the day were lost. A crash loses the last
+// sessions and the sums of an hour, so that less than half of the sessions is a gap, or
+// any missing session if a file of the day was corrupt or is missing. Days before the
+// oldest file have expired.
+func (k *known) gaps(all []store.Segment, now time.Time) (list []gap) {
 	if len(all) == 0 {
 		return nil
 	}
-	first := all[0].Day
+	files := partsOf(all)
+	first := dayOf(all[0].Day)
 	if all[0].Part > 1 {
-		first = first.Add(day) // earlier parts of the day may have expired
+		first++ // earlier parts of the day may have expired
 	}
-	if k.from.After(first) {
-		first = k.from
-	}
-	counted := map[time.Time]uint64{}
+	counted := map[dayNumber]uint64{}
 	for i := range k.days {
 		d := &k.days[i]
-		counted[d.Day] = d.Of(memory.DayWhole) + d.Of(memory.DaySummed)
+		counted[dayOf(d.Day)] = d.Of(memory.DayWhole) + d.Of(memory.DaySummed)
 	}
-	for at := first.Truncate(day); at.Before(now.Add(-day)); at = at.Add(day) {
+	today := dayOf(now)
+	for at := max(first, dayOf(k.from)); at <= today; at++ {
 		n, known := counted[at]
-		found := k.sessions[at.Unix()/int64(day/time.Second)]
+		if at >= today-1 {
+			n -= min(n, k.unwritten)
+		}
+		found := k.sessions[at]
+		corrupt := k.lossy[at] || files[at].incomplete()
 		switch {
-		case at.Before(first):
-		case 2*found < n, corrupt[at] && (!known || found < n || k.cut[at]):
-			list = append(list, at)
+		case 2*found < n, corrupt && known && found < n:
+			list = append(list, gap{day: at, why: gapGone})
+		case corrupt && (!known || k.cut[at]):
+			list = append(list, gap{day: at, why: gapRepair})
+		case corrupt:
+			list = append(list, gap{day: at, why: gapRepair, counted: true})
+		case !known && len(files[at].parts) == 0 && !k.lost.IsZero() && at <= dayOf(k.lost):
+			list = append(list, gap{day: at, why: gapUncounted})
 		}
 	}
 	return list
 }
 
-// checkFilter returns an error if the running filter exempts hosts that are unknown
-// here, because it uses another configuration file or previous content of a table.
-func (b *builder) checkFilter(c *control.Client) error {
-	s, err := c.Status()
-	if err != nil {
-		return err
+// dayFiles describes the files of a day.
+type dayFiles struct {
+	parts       map[int]bool
+	last        int
+	quarantined bool
+}
+
+// incomplete reports whether a file is quarantined or missing. The parts of a day are
+// numbered without gaps.
+func (f dayFiles) incomplete() bool { return f.quarantined || len(f.parts) < f.last }
+
+// partsOf returns the files of each day.
+func partsOf(all []store.Segment) map[dayNumber]dayFiles {
+	days := map[dayNumber]dayFiles{}
+	for i := range all {
+		s := &all[i]
+		f := days[dayOf(s.Day)]
+		if f.parts == nil {
+			f.parts = map[int]bool{}
+		}
+		f.parts[s.Part] = true
+		f.last, f.quarantined = max(f.last, s.Part), f.quarantined || s.Quarantined
+		days[dayOf(s.Day)] = f
 	}
-	if s.Config.Halted != nil {
-		b.Warn("the filter only observes by scanwatch mode observe; the list still has all hosts")
-	}
+	return days
+}
+
+// checkFilter returns an error if the running filter exempts other hosts than this
+// export, because it uses another configuration or other content of a table.
+func (b *builder) checkFilter(s *control.Status) error {
 	switch {
 	case s.Config.File == "":
 		return nil // exempts no host
@@ -156,7 +314,23 @@ func (b *builder) checkFilter(c *control.Client) error {
 			return fmt.Errorf("the exempt hosts are unknown: the filter keeps the previous content of the table <%s>; see scanwatch status", name)
 		}
 	}
+	if s.Config.Digest != b.Policy.Digest() {
+		return fmt.Errorf("the exempt hosts are unknown: the running filter uses another version of %s or of its tables; "+
+			"see scanwatch check, and load it with scanwatch reload", b.Policy.File)
+	}
 	return nil
+}
+
+// Halted reports whether the operator has stopped enforcement with scanwatch mode
+// observe.
+func Halted(dir string) bool {
+	c, err := control.Dial(dir)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	s, err := c.Status()
+	return err == nil && s.Config.Halted != nil
 }
 
 func sameFile(a, b string) bool {
@@ -177,42 +351,4 @@ func (b *builder) recorded() (n uint64) {
 		}
 	}
 	return n
-}
-
-// checkForgotten returns an error if a host with accepted mail since recent may be
-// neither in the table nor in the records. Evidence without a ban accuses a host that
-// the filter accepts: it needs the proof that the host has sent no mail.
-func (b *builder) checkForgotten(recent time.Time, all []store.Segment, gaps []time.Time) error {
-	k := &b.known
-	if !k.hasForgotten(recent) {
-		return nil
-	}
-	from := recent
-	if begin := k.begin(); k.lost.IsZero() && begin.After(recent) && !begin.After(k.forgotten) {
-		from = begin // there was no filter before, and no imported mail is forgotten
-	}
-	complete, hole := b.now, k.nameless.After(from) && k.nameless.Before(k.forgotten.Add(day))
-	hole = hole || slices.ContainsFunc(gaps, func(g time.Time) bool { return g.Add(day).After(from) && !g.After(k.forgotten) })
-	for i := len(all) - 1; i >= 0; i-- { // the newest first
-		s := &all[i]
-		first := s.Day
-		if s.Part > 1 {
-			first = first.Add(day) // earlier parts of the day may have been removed
-		}
-		switch {
-		case !s.Quarantined:
-			complete = first
-		case !s.Day.Before(from.Add(-day)) && !s.Day.After(k.forgotten):
-			hole = true
-		}
-	}
-	if !hole && !complete.After(from) {
-		return nil
-	}
-	why := "their table was full"
-	if !k.lost.IsZero() {
-		why = "state.db was lost or is incomplete"
-	}
-	return fmt.Errorf("the hosts with mail since %s are not all known: %s, and the records have gaps or begin later; "+
-		"raise the budget or keep of store, or export bans only", from.Format(time.DateOnly), why)
 }
