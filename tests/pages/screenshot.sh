@@ -22,7 +22,10 @@ filter=$!
 exec 3>"$dir/smtpd"
 printf 'config|%s\n' 'smtpd-version|7.9.0-portable' 'protocol|0.7' 'smtp-session-timeout|300' 'subsystem|smtp-in' ready >&3
 until "$dir/scanwatch" -f "$dir/scanwatch.conf" status >/dev/null 2>&1; do
-	kill -0 "$filter" || { cat "$dir/log"; exit 1; }
+	kill -0 "$filter" || {
+		cat "$dir/log"
+		exit 1
+	}
 done
 "$dir/scanwatch" -f "$dir/scanwatch.conf" report --since 7d --html "$dir/page.html"
 
