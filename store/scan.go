@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -156,12 +157,13 @@ func elementsOf(page []byte) (all []element) {
 	if first := int(order.Uint32(page[pageHeader+4:])); first%pageElement == 0 && first/pageElement <= most {
 		n = max(n, first/pageElement)
 	}
+	add := func(at int, n uint32) int { return int(min(int64(at)+int64(n), math.MaxInt32)) }
 	for i := range min(n, most) {
 		at := pageHeader + i*pageElement
 		e := page[at:]
-		from := at + int(order.Uint32(e[4:]))
-		key := from + int(order.Uint32(e[8:]))
-		all = append(all, element{order.Uint32(e), from, key, key + int(order.Uint32(e[12:]))})
+		from := add(at, order.Uint32(e[4:]))
+		key := add(from, order.Uint32(e[8:]))
+		all = append(all, element{order.Uint32(e), from, key, add(key, order.Uint32(e[12:]))})
 	}
 	return all
 }
@@ -244,14 +246,11 @@ func (s *scanner) misplaced(all []element, i int, e *element, page []byte) bool 
 func (s *scanner) metadata(key, value []byte) error {
 	switch {
 	case bytes.Equal(key, keySchema) && len(value) == 2:
-		known := uint16(schema)
-		if s.visit == nil {
-			known = sealedSchema
-		}
 		switch n := binary.BigEndian.Uint16(value); {
-		case n < known:
+		case s.visit == nil: // of a sealed segment, whose schema is already known
+		case n < schema:
 			return ErrOlder
-		case n > known:
+		case n > schema:
 			return ErrNewer
 		}
 	case bytes.Equal(key, keyCreated) && len(value) == 8:
