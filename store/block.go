@@ -18,6 +18,13 @@ type block struct {
 	rests int                      // the number of remainders
 	kinds column.Texts
 
+	// If lenient is set, open accepts corrupt columns, except those of keys. lossy is
+	// set if there were any, and poor if columns of records were among them. Then a
+	// field of all records, or all steps of a kind, are missing, or steps have no
+	// exact times.
+	lenient, lossy, poor bool
+	inexact              bool // columns of times are lost
+
 	wanted Kinds
 	place  place
 	turn   int // increases with each new cursor
@@ -45,6 +52,7 @@ func (b *block) open(value []byte, kinds Kinds) error {
 	b.exact.Reset()
 	b.rest.Reset()
 	b.wanted, b.rests, b.place, b.turn = kinds, 0, place{}, b.turn+1
+	b.lossy, b.poor, b.inexact = false, false, false
 	b.head.reset(recordFields)
 	for k := range b.steps {
 		b.at[k].Reset()
@@ -60,7 +68,10 @@ func (b *block) open(value []byte, kinds Kinds) error {
 	b.head.n = b.r.Rows()
 	if kinds != 0 {
 		if err := b.readKinds(); err != nil {
-			return err
+			if !b.lenient {
+				return err
+			}
+			b.noSteps()
 		}
 	}
 	for i := range b.r.Len() {
@@ -68,6 +79,7 @@ func (b *block) open(value []byte, kinds Kinds) error {
 		if !ok {
 			continue // of a newer version
 		}
+		kinds = b.wanted
 		var err error
 		switch {
 		case id.kind == headColumn:
@@ -87,9 +99,14 @@ func (b *block) open(value []byte, kinds Kinds) error {
 		case kinds.Has(Kind(id.kind)):
 			err = b.steps[id.kind].decode(&b.r, i, id)
 		}
-		if err != nil {
+		if err != nil && (!b.lenient || !b.lose(id)) {
 			return err
 		}
+	}
+	if b.inexact { // the remainders would belong to other gaps
+		b.exact.Reset()
+		b.rest.Reset()
+		b.rests = 0
 	}
 	if b.exact.Max(b.r.Rows()) > exactGaps {
 		return fmt.Errorf("%w: too many exact gaps", column.ErrCorrupt)
@@ -106,6 +123,49 @@ func (b *block) open(value []byte, kinds Kinds) error {
 		}
 	}
 	return nil
+}
+
+// lose removes the content of a corrupt column. It returns false for the keys of
+// records.
+func (b *block) lose(id columnID) bool {
+	b.lossy = true
+	switch {
+	case id.kind == headColumn && id.role != roleIndex && (id.field == fieldEnd || id.field == fieldID):
+		return false
+	case id.kind == headColumn:
+		b.head.lose(id)
+		b.poor = true
+	case id.role == roleExact, id.role == roleRest, id.role == roleAt:
+		b.inexact = true
+		if id.role == roleAt {
+			b.at[id.kind].Reset()
+		}
+	default:
+		t := &b.steps[id.kind]
+		n := t.n
+		t.reset(stepFields)
+		b.wanted, t.n = b.wanted&^KindsOf(Kind(id.kind)), n
+	}
+	return true
+}
+
+// noSteps removes all steps, because their kinds are corrupt.
+func (b *block) noSteps() {
+	b.lossy, b.wanted = true, 0
+	b.kinds.Reset()
+	for k := range b.steps {
+		b.steps[k].n = 0
+	}
+}
+
+// readableSteps returns the number of steps of a record without those of lost kinds.
+func (b *block) readableSteps(row int) (n int) {
+	for _, k := range b.kinds.At(row) {
+		if b.wanted.Has(Kind(k)) {
+			n++
+		}
+	}
+	return n
 }
 
 // checkValues returns an error if column i has not n values.
@@ -241,6 +301,7 @@ type table[T any] struct {
 	own    []own[T]       // the fields with a value for each row
 
 	each, class []decoded // by field
+	classless   bool      // the classes of rows are lost
 	classes     int       // number of values of the columns of classes; 0 without such columns
 }
 
@@ -281,6 +342,7 @@ func (t *table[T]) reset(fields []field[T]) {
 		t.each[i].exists, t.class[i].exists = false, false
 	}
 	t.index.Reset()
+	t.classless = false
 	t.n, t.classes, t.own, t.bases = 0, 0, t.own[:0], append(t.bases[:0], *new(T))
 }
 
@@ -309,6 +371,19 @@ func (t *table[T]) decode(r *column.Reader, i int, id columnID) error {
 	return r.Numbers(i, &d.numbers)
 }
 
+// lose removes a corrupt column.
+func (t *table[T]) lose(id columnID) {
+	switch id.role {
+	case roleIndex:
+		t.index.Reset()
+		t.classless = true
+	case roleClass:
+		t.class[id.field].exists = false
+	default:
+		t.each[id.field].exists = false
+	}
+}
+
 // finish prepares the table for get.
 func (t *table[T]) finish() error {
 	for range t.classes - 1 {
@@ -318,7 +393,7 @@ func (t *table[T]) finish() error {
 		return fmt.Errorf("%w: no such class", column.ErrCorrupt)
 	}
 	for i := range t.fields {
-		if t.class[i].exists {
+		if t.class[i].exists && !t.classless {
 			o := newOwn(&t.fields[i], &t.class[i])
 			for c := range t.bases {
 				o.set(c, &t.bases[c])

@@ -53,10 +53,10 @@ const (
 )
 
 // recordFields are the columns with one value for each record. End comes before
-// duration, which is set relative to it.
+// duration, which is set relative to it. A block without durations has no such column.
 var recordFields = []field[Record]{
 	fieldEnd: {name: "end", own: true, num: func(r *Record) uint64 { return uint64(r.End.UnixMicro()) },
-		setNum: func(r *Record, v uint64) { r.End = time.UnixMicro(int64(v)) }},
+		setNum: func(r *Record, v uint64) { r.End = time.UnixMicro(int64(v)); r.Start = r.End }},
 	fieldID: {name: "id", own: true, num: func(r *Record) uint64 { return r.ID }, setNum: func(r *Record, v uint64) { r.ID = v }},
 	{name: "duration", own: true, num: func(r *Record) uint64 { return uint64(max(r.End.Sub(r.Start), 0).Microseconds()) },
 		setNum: func(r *Record, v uint64) { r.Start = r.End.Add(-micros(v)) }},

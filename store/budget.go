@@ -3,8 +3,8 @@ package store
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"io/fs"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -16,8 +16,9 @@ type budget struct {
 	bytes int64
 	keep  time.Duration
 	clock clock
+	log   *slog.Logger
 
-	state   int64                // bytes reserved for the State; 0 until the first reservation
+	state   int64                // bytes reserved for state.db and its temporary file; 0 until the first reservation
 	created map[string]time.Time // results of expiry
 }
 
@@ -30,41 +31,70 @@ type usage struct {
 var errBudget = errors.New("budget exceeded")
 
 // prune removes expired segments. While less than room bytes of the budget are free, it
-// also removes salvaged files, whose records are in another segment, and then the
-// oldest segments. room includes the segment named open and the files in apart, which
-// are not counted.
+// also removes spare files, and then the oldest segments. room includes the segment
+// named open and the files in apart, which are not counted.
 func (b *budget) prune(d *directory, open string, apart []string, room int64) (u usage, err error) {
+	state, err := openDirectory(b.dir)
+	if err != nil {
+		return u, err
+	}
+	defer state.root.Close()
+	size, copies, err := state.stateFiles()
+	if err != nil {
+		return u, err
+	}
 	all, total, err := b.files(d, slices.Concat(apart, []string{open}))
 	if err != nil {
 		return u, err
 	}
 	// A state.db that was written with a larger budget is being compacted. Until
 	// then, its excess must not evict history or block new records.
-	state, over := stateSize(b.dir), int64(0)
-	if info, err := os.Lstat(filepath.Join(b.dir, stateFile)); err == nil {
+	over := int64(0)
+	if info, err := state.root.Lstat(stateFile); err == nil {
 		over = max(info.Size()-b.bytes/2, 0)
 	}
-	total += state - over
-	room += max(b.state-(state-over), 0)
-	oldest := utcDay(b.clock.read(d, all).Add(-b.keep))
-	remove := func(useless func(*Segment) bool) {
-		all = slices.DeleteFunc(all, func(s Segment) bool {
-			if s.Name == open || !useless(&s) {
-				return false
-			}
-			e := d.remove(s.Name)
-			if e == nil {
-				total -= s.Size
-			} else if err == nil {
-				err = e
-			}
-			return e == nil
-		})
+	total += size - over
+	for _, c := range copies {
+		total += c.Size()
 	}
-	remove(func(s *Segment) bool { return b.expiry(d, s, oldest).Before(oldest) })
-	remove(func(s *Segment) bool { return total+room > b.bytes && strings.HasSuffix(s.Name, salvagedMark) })
-	remove(func(*Segment) bool { return total+room > b.bytes })
-	u.bytes, u.segments = total+over, len(all)
+	room += max(b.state-(size-over), 0)
+	oldest := utcDay(b.clock.read(d, all).Add(-b.keep))
+	full := func() bool { return total+room > b.bytes }
+	var evicted []string // quarantined files
+	remove := func(from *directory, name string, size int64) bool {
+		e := from.remove(name)
+		if e == nil {
+			total -= size
+		} else if err == nil {
+			err = e
+		}
+		return e == nil
+	}
+	all = slices.DeleteFunc(all, func(s Segment) bool {
+		return s.Name != open && b.expiry(d, &s, oldest).Before(oldest) && remove(d, s.Name, s.Size)
+	})
+	for _, s := range sparesOf(state, copies, d, all) {
+		if full() && remove(s.in, s.name, s.size) {
+			evicted = append(evicted, s.name)
+			all = slices.DeleteFunc(all, func(o Segment) bool { return s.in == d && o.Name == s.name })
+		}
+	}
+	all = slices.DeleteFunc(all, func(s Segment) bool {
+		gone := s.Name != open && full() && remove(d, s.Name, s.Size)
+		if gone && s.Quarantined {
+			evicted = append(evicted, s.Name)
+		}
+		return gone
+	})
+	b.evicted(evicted)
+	if err == nil && full() {
+		err = fmt.Errorf("%w: %d bytes for %s are in use, and nothing can be removed", errBudget, b.bytes, d.path)
+	}
+	return usageOf(all, total+over), err
+}
+
+func usageOf(all []Segment, bytes int64) usage {
+	u := usage{bytes: bytes, segments: len(all)}
 	for i := range all {
 		switch {
 		case all[i].Quarantined:
@@ -73,10 +103,43 @@ func (b *budget) prune(d *directory, open string, apart []string, room int64) (u
 			u.sealed++
 		}
 	}
-	if err == nil && total+room > b.bytes {
-		err = fmt.Errorf("%w: %d bytes for %s are in use, and nothing can be removed", errBudget, b.bytes, d.path)
+	return u
+}
+
+// evicted logs the quarantined files that were removed to make room.
+func (b *budget) evicted(names []string) {
+	if len(names) > 0 {
+		b.log.Warn("quarantined files removed, the budget is full", "files", strings.Join(names, " "))
 	}
-	return u, err
+}
+
+// A spare is a file that is removed before any day: a salvaged segment, or a quarantined
+// copy of state.db, of which nothing can be salvaged.
+type spare struct {
+	in   *directory
+	name string
+	size int64
+}
+
+// sparesOf returns the spare files among the quarantined copies of state.db and the
+// segments, in the order in which they were quarantined.
+func sparesOf(state *directory, copies []fs.FileInfo, sessions *directory, all []Segment) (list []spare) {
+	for _, c := range copies {
+		list = append(list, spare{state, c.Name(), c.Size()})
+	}
+	for _, s := range all {
+		if strings.HasSuffix(s.Name, salvagedMark) {
+			list = append(list, spare{sessions, s.Name, s.Size})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b spare) int { return strings.Compare(quarantinedAt(a.name), quarantinedAt(b.name)) })
+	return list
+}
+
+// quarantinedAt returns the time in the name of a quarantined file.
+func quarantinedAt(name string) string {
+	_, at, _ := strings.Cut(name, damagedMark)
+	return at
 }
 
 // expiry returns the day from which the retention of a segment counts: its day, or
@@ -97,31 +160,52 @@ func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	return day
 }
 
-// files returns the segments in d, and the size of all files except the files in apart.
+// files returns the segments in d, and the size of the files of the store except the
+// files in apart. Other files cannot be removed, and therefore do not count.
 func (b *budget) files(d *directory, apart []string) (all []Segment, total int64, err error) {
 	files, err := d.files()
 	if err != nil {
 		return nil, 0, err
 	}
 	for _, f := range files {
-		if !slices.Contains(apart, f.Name()) {
+		name := strings.TrimSuffix(f.Name(), newSuffix)
+		_, ok := parseSegment(name)
+		if (ok || name == clockFile) && !slices.Contains(apart, f.Name()) {
 			total += f.Size()
 		}
 	}
 	return segmentsOf(files), total, nil
 }
 
-// stateSize returns the size of state.db, its quarantined copies and its temporary
-// file. All of them count against the budget.
-func stateSize(dir string) (size int64) {
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), stateFile) || !e.Type().IsRegular() {
-			continue
-		}
-		if info, err := e.Info(); err == nil { // otherwise the file has just been removed
-			size += info.Size()
+// stateFiles returns the size of state.db with its temporary file, and the quarantined
+// copies of state.db, oldest first. All of them count towards the budget.
+func (d *directory) stateFiles() (size int64, copies []fs.FileInfo, err error) {
+	files, err := d.files()
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, f := range files { // sorted by name and thus by time
+		switch name := f.Name(); {
+		case name == stateFile, name == stateFile+newSuffix:
+			size += f.Size()
+		case strings.HasPrefix(name, stateFile+damagedMark):
+			copies = append(copies, f)
 		}
 	}
-	return size
+	return size, copies, nil
+}
+
+// trimCopies removes the oldest quarantined copies of state.db, so that only the last
+// ones remain. It returns their names.
+func (d *directory) trimCopies() (names []string) {
+	_, copies, err := d.stateFiles()
+	if err != nil {
+		return nil // at worst one file too many remains
+	}
+	for _, f := range copies[:max(0, len(copies)-stateQuarantined)] {
+		if d.remove(f.Name()) == nil {
+			names = append(names, f.Name())
+		}
+	}
+	return names
 }

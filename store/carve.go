@@ -71,6 +71,36 @@ func (s *sealedFile) carve() error {
 	return nil
 }
 
+// findMeta adds the metadata that is not found through the tree.
+func (s *sealedFile) findMeta() error {
+	info, err := s.file.Stat()
+	if err != nil {
+		return err
+	}
+	found, err := scanMeta(s.file, info.Size())
+	if err != nil {
+		return err
+	}
+	add := func(key string, value []byte) {
+		if len(s.meta[key]) == 0 && len(value) > 0 {
+			s.meta[key] = value
+		}
+	}
+	for ref, text := range found.rules.text {
+		add(ruleName(ref), []byte(text))
+	}
+	for r, n := range found.dropped {
+		if n > 0 {
+			add(keyDropped+Reasons[r], binary.BigEndian.AppendUint64(nil, n))
+		}
+	}
+	if !found.doubt.IsZero() {
+		add(string(keyDoubt), binary.BigEndian.AppendUint64(nil, uint64(found.doubt.UnixMicro())))
+	}
+	add(string(keyCreated), found.created)
+	return nil
+}
+
 // findMark returns the most frequent mark in leaf pages, or nil without any, because
 // the one in the metadata is lost. A page starts at a multiple of the page size and
 // with its number, which contains zero bytes: text of a client cannot look like one.

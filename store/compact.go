@@ -15,7 +15,7 @@ const (
 // with a larger one. No room is reserved for it until it is compacted.
 func (s *State) oversized() bool { return s.k.size() > s.o.MaxSize }
 
-// maxSize returns the maximum size of the state files after the commit of the batch.
+// maxSize returns the maximum size of the file after the commit of the batch.
 // bbolt writes changed pages to new locations, and each entry may change a separate
 // page.
 func (s *State) maxSize() int64 {
@@ -24,8 +24,8 @@ func (s *State) maxSize() int64 {
 	for i := range s.batch {
 		grow += page + int64(len(s.batch[i].Key)+len(s.batch[i].Value))
 	}
-	all, file := stateSize(s.k.state), s.k.size()
-	return all - file + max(file, min(file+grow, s.o.MaxSize))
+	file := s.k.size()
+	return max(file, min(file+grow, s.o.MaxSize))
 }
 
 // compact copies the rows to a new file without free pages if that saves enough, and
@@ -52,7 +52,7 @@ func (s *State) compact() error {
 		return nil
 	}
 	if s.o.Room != nil && !over {
-		if err := s.o.Room(stateSize(s.k.state) + room); err != nil {
+		if err := s.o.Room(size + room); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -152,6 +153,10 @@ func (i *Inspector) each(p places, visit func(*File) error) error {
 	return nil
 }
 
+// temporaryName matches the temporary files of the key and of the mode, which packages
+// privacy and filter-scanwatch create with os.CreateTemp.
+var temporaryName = regexp.MustCompile(`^(?:key|mode)-\d+\.new$`)
+
 // other checks a file that is not a segment. It returns false if the file does not
 // belong to the store.
 func (i *Inspector) other(f *File) bool {
@@ -160,10 +165,10 @@ func (i *Inspector) other(f *File) bool {
 	if inSessions {
 		_, ok := parseSegment(whole)
 		f.Health = HealthLeft
-		return temporary && ok
+		return temporary && (ok || whole == clockFile)
 	}
 	switch {
-	case name == stateFile+newSuffix:
+	case name == stateFile+newSuffix, temporaryName.MatchString(name):
 		f.Health = HealthLeft
 	case name == stateFile:
 		i.state(f)

@@ -13,7 +13,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -25,8 +24,6 @@ const (
 	salvagedMark = ".salvaged"             // suffix of a quarantined file whose readable records are in another file
 	emptyMark    = ".empty" + salvagedMark // the same for a file without readable records
 	salvageBatch = 5000                    // records per commit
-	salvagePage  = 4096                    // page size without a readable meta page
-	salvageMost  = 8 << 20                 // maximum bytes of a page with its overflow pages
 	leastRoom    = 64 << 10                // of the budget for a copy
 )
 
@@ -50,10 +47,13 @@ func (i *Inspector) Repair(program string, now time.Time, visit func(*File) erro
 		}
 		defer lock.Close()
 	}
-	r := repairing{i, p, program, now}
+	r := repairing{Inspector: i, p: p, program: program, now: now}
 	return i.each(p, func(f *File) error {
 		done, err := r.file(f)
-		f.Done = done
+		if f.Done = done; len(r.removed) > 0 {
+			f.Done = strings.TrimPrefix(f.Done+"; ", "; ") + "removed for its room or as too many: " + strings.Join(r.removed, ", ")
+			r.removed = nil
+		}
 		if err != nil {
 			f.Done = strings.TrimPrefix(f.Done+"; ", "; ") + "not repaired: " + err.Error()
 		} else if f.Health == HealthDamaged {
@@ -71,6 +71,7 @@ type repairing struct {
 	p       places
 	program string
 	now     time.Time
+	removed []string // spare and temporary files that were removed for the current file
 }
 
 // file repairs a file. It returns the actions.
@@ -107,17 +108,19 @@ func (r *repairing) file(f *File) (done string, err error) {
 			return "", leftInPlace(err)
 		}
 		f.Health = HealthOK
+		r.removed = append(r.removed, d.trimCopies()...)
 		return fmt.Sprintf("%d rows removed; a copy with them is %s", f.Bad, aside), nil
 	}
 	if err := d.rename(name, aside); err != nil {
 		return "", err
 	}
+	r.removed = append(r.removed, d.trimCopies()...)
 	return "quarantined as " + aside, d.sync()
 }
 
 // both repairs a corrupt sealed segment whose rows are still there. If the rows are
-// whole, they remain, and only records that they lack are copied. Otherwise the
-// readable records of both are copied.
+// whole, they remain, and only records that they lack are copied. Otherwise the better
+// copy of each record is kept.
 func (r *repairing) both(d *directory, sealed Segment, aside string) (done string, err error) {
 	rows := Segment{Name: segmentFile(sealed.Day, sealed.Part), Day: sealed.Day, Part: sealed.Part}
 	info, err := d.root.Lstat(rows.Name)
@@ -125,22 +128,28 @@ func (r *repairing) both(d *directory, sealed Segment, aside string) (done strin
 		return "", err
 	}
 	rows.Size = info.Size()
-	keys, err := wholeKeys(d, rows)
+	index, err := copiesIn(d, sealed)
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", sealed.Name, err)
+	}
+	keys, err := wholeKeys(d, rows, index)
 	note := "its rows are intact"
 	if isDamaged(err) {
-		to, err := r.salvage(d, rows, quarantineName(rows.Name, r.now), nil)
+		keys, note = nil, "its rows are also corrupt"
+		to, err := r.salvage(d, rows, quarantineName(rows.Name, r.now), index)
 		if err != nil {
 			return "", err
 		}
-		if note = "its rows are also corrupt: " + to.String(); to.kept == 0 {
-			keys = nil
-		} else if keys, err = wholeKeys(d, to.part); err != nil && !isDamaged(err) {
-			return note, err
+		if to.kept > 0 {
+			note += ": " + to.String()
+			if keys, err = wholeKeys(d, to.part, nil); err != nil {
+				return note, err
+			}
 		}
 	} else if err != nil {
 		return "", fmt.Errorf("read %s: %w", rows.Name, err)
 	}
-	more, err := r.salvage(d, sealed, aside, keys)
+	more, err := r.salvage(d, sealed, aside, &otherCopy{keys: keys})
 	if err != nil {
 		return note, err
 	}
@@ -150,9 +159,9 @@ func (r *repairing) both(d *directory, sealed Segment, aside string) (done strin
 	return "quarantined as " + aside + ", " + note, nil
 }
 
-// wholeKeys returns the keys of the whole records of rows. If others are corrupt, the
-// error is the damage.
-func wholeKeys(d *directory, s Segment) (keys []recordKey, err error) {
+// wholeKeys returns the keys of the whole records of rows. If others are corrupt, or
+// index shows that they never took place, the error is the damage.
+func wholeKeys(d *directory, s Segment, index *otherCopy) (keys []recordKey, err error) {
 	f, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
 		return nil, err
@@ -174,6 +183,8 @@ func wholeKeys(d *directory, s Segment) (keys []recordKey, err error) {
 			bad = err
 		case !whole:
 			bad = damaged("a step of a record")
+		case index.excludes(key):
+			bad = damaged("a record that the sealed segment does not have")
 		default:
 			keys = append(keys, key)
 		}
@@ -196,11 +207,11 @@ func (s salvaged) String() string {
 	return fmt.Sprintf("%d records salvaged into %s", s.kept, s.part.Name)
 }
 
-// salvage copies the readable records of the corrupt segment s, except those with
-// keys of have, to a new part of its day. It then renames s to aside and marks it as
+// salvage copies the readable records of the corrupt segment s, except those that
+// other has, to a new part of its day. It then renames s to aside and marks it as
 // salvaged. If it is interrupted before that, records may be in two parts, which
 // readers expect. After an error, s remains.
-func (r *repairing) salvage(d *directory, s Segment, aside string, have []recordKey) (to salvaged, err error) {
+func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherCopy) (to salvaged, err error) {
 	part, err := nextPart(d, s.Day)
 	if err != nil {
 		return to, err
@@ -208,17 +219,16 @@ func (r *repairing) salvage(d *directory, s Segment, aside string, have []record
 	mark := salvagedMark
 	err = r.within(s.Size, func(limit int64) (err error) {
 		o := sealing{limit: limit, program: r.program, now: r.now}
+		copyTo := salvageRows
 		if s.Sealed {
-			to.kept, err = salvageBlocks(d, s, part, have, o)
-		} else {
-			to.kept, err = salvageRows(d, s, part, limit, r.program, r.now)
+			copyTo = salvageBlocks
 		}
-		if err != nil || to.kept > 0 || len(have) > 0 {
+		if to.kept, err = copyTo(d, s, part, other, o); err != nil || to.kept > 0 || !other.empty() {
 			return err
 		}
 		mark = emptyMark
 		if !s.Sealed && exists(d, sealedName(s)) {
-			return nil // the copy of the sealed segment, which is next, has the mark
+			return nil // the copy of the sealed segment, which is next, has the mark of a loss
 		}
 		return createLoss(d, part, o)
 	})
@@ -270,43 +280,52 @@ func (r *repairing) within(size int64, write func(limit int64) error) error {
 }
 
 // room returns the free bytes of the budget. While they are less than need, it removes
-// salvaged files, oldest first, and never others.
+// temporary files, and then spare files in the order in which they were quarantined.
 func (r *repairing) room(need int64) (free int64, err error) {
 	if r.Budget == 0 {
 		return math.MaxInt64, nil
 	}
-	free = r.Budget
-	files, err := r.p.state.files()
+	size, copies, err := r.p.state.stateFiles()
 	if err != nil {
 		return 0, err
 	}
-	for _, f := range files {
-		if strings.HasPrefix(f.Name(), stateFile) {
-			free -= f.Size()
+	free = r.Budget - size
+	for _, c := range copies {
+		free -= c.Size()
+	}
+	var list []spare
+	var all []Segment
+	if r.p.sessions != nil {
+		files, err := r.p.sessions.files()
+		if err != nil {
+			return 0, err
 		}
-	}
-	if r.p.sessions == nil {
-		return free, nil
-	}
-	if files, err = r.p.sessions.files(); err != nil {
-		return 0, err
-	}
-	for _, f := range files {
-		free -= f.Size()
-	}
-	for _, s := range segmentsOf(files) {
-		if free < need && strings.HasSuffix(s.Name, salvagedMark) {
-			if err := r.p.sessions.remove(s.Name); err != nil {
-				return 0, err
+		for _, f := range files {
+			if _, ok := parseSegment(strings.TrimSuffix(f.Name(), newSuffix)); !ok {
+				continue
 			}
-			free += s.Size
+			if free -= f.Size(); strings.HasSuffix(f.Name(), newSuffix) { // a crash has left it
+				list = append(list, spare{r.p.sessions, f.Name(), f.Size()})
+			}
 		}
+		all = segmentsOf(files)
+	}
+	for _, s := range append(list, sparesOf(r.p.state, copies, r.p.sessions, all)...) {
+		if free >= need {
+			break
+		}
+		if err := s.in.remove(s.name); err != nil {
+			return 0, err
+		}
+		free += s.size
+		r.removed = append(r.removed, s.name)
 	}
 	return free, nil
 }
 
-// salvageRows copies the readable records of rows to the segment part.
-func salvageRows(d *directory, s, part Segment, limit int64, program string, now time.Time) (kept int, err error) {
+// salvageRows copies the readable records of rows to the segment part, without those
+// that other has.
+func salvageRows(d *directory, s, part Segment, other *otherCopy, o sealing) (kept int, err error) {
 	in, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
 		return 0, err
@@ -316,12 +335,12 @@ func salvageRows(d *directory, s, part Segment, limit int64, program string, now
 	if err != nil {
 		return 0, err
 	}
-	out, err := createSessions(d, part, limit, program, now)
+	out, err := createSessions(d, part, o.limit, o.program, o.now)
 	if err != nil {
 		return 0, err
 	}
-	if err = out.markLoss(now); err == nil {
-		kept, err = copyReadable(out, in, info.Size(), s.Day)
+	if err = out.markLoss(o.now); err == nil {
+		kept, err = copyReadable(out, in, info.Size(), s.Day, other)
 	}
 	out.release(err)
 	if err == nil && kept > 0 {
@@ -331,8 +350,8 @@ func salvageRows(d *directory, s, part Segment, limit int64, program string, now
 }
 
 // salvageBlocks copies the readable blocks of a sealed segment to the sealed segment
-// of part, and the readable columns of the others, without records with keys of have.
-func salvageBlocks(d *directory, s, part Segment, have []recordKey, o sealing) (kept int, err error) {
+// of part, and the readable columns of the others, without records that other has.
+func salvageBlocks(d *directory, s, part Segment, other *otherCopy, o sealing) (kept int, err error) {
 	in, err := openSealed(d, s)
 	if isDamaged(err) {
 		return 0, nil // no block can be found
@@ -348,7 +367,7 @@ func salvageBlocks(d *directory, s, part Segment, have []recordKey, o sealing) (
 	err = out.out.markLoss(o.now)
 	for i := range in.blocks {
 		if err == nil {
-			err = in.salvage(&in.blocks[i], out, have)
+			err = in.salvage(&in.blocks[i], out, other)
 		}
 	}
 	if err != nil {
@@ -363,24 +382,18 @@ func salvageBlocks(d *directory, s, part Segment, have []recordKey, o sealing) (
 	return out.records, err
 }
 
-// salvage copies a block to out. If columns of steps are corrupt, the records are
-// copied without steps of these kinds. If columns of records are corrupt, the block is
-// lost. Records with keys of have, which are sorted, are omitted.
-func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, have []recordKey) error {
+// salvage copies the records of a block to out, without those that other has. If
+// columns are corrupt, the records lack their values: see block.lenient. If the keys of
+// records are corrupt, the block is lost.
+func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, other *otherCopy) error {
 	var b decodedBlock
 	err := s.check(info, &b)
-	if err == nil && !info.bare && len(have) == 0 && info.first.compare(out.last) > 0 {
+	if err == nil && !info.bare && !other.overlaps(info) && info.first.compare(out.last) > 0 {
 		return out.put(sealedBlock{*info, bytes.Clone(b.value())})
 	}
-	kinds := AllKinds
 	if isDamaged(err) {
-		kinds = 0
-		for k := Kind(0); k < numKinds; k++ {
-			if s.load(info, &b, KindsOf(k)) == nil {
-				kinds |= KindsOf(k)
-			}
-		}
-		err = s.load(info, &b, kinds)
+		b.lenient = true
+		err = s.load(info, &b, AllKinds)
 	}
 	if isDamaged(err) {
 		return nil
@@ -389,13 +402,10 @@ func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, have []recordKey)
 		return err
 	}
 	return b.each(func(r *Record) error {
-		if r.key().compare(out.last) <= 0 {
-			return nil // carve has found two blocks with it
+		if r.key().compare(out.last) <= 0 || other.has(r.key(), b.quality(r.row)) {
+			return nil // carve has found two blocks with it, or it is in another part
 		}
-		if _, ok := slices.BinarySearchFunc(have, r.key(), recordKey.compare); ok {
-			return nil
-		}
-		if kinds != AllKinds {
+		if b.lossy {
 			r.Omitted++ // the number of lost steps is unknown
 		}
 		_, err := out.add(r)
@@ -408,9 +418,9 @@ func exists(d *directory, name string) bool {
 	return err == nil
 }
 
-// copyReadable copies the readable records and metadata of a corrupt segment to out.
-// It returns the number of records in out.
-func copyReadable(out *segment, in *os.File, size int64, day time.Time) (kept int, err error) {
+// copyReadable copies the readable records and metadata of a corrupt segment to out,
+// without records that other has. It returns the number of records in out.
+func copyReadable(out *segment, in *os.File, size int64, day time.Time, other *otherCopy) (kept int, err error) {
 	batch := func() buffer { return buffer{data: make([]byte, 0, salvageBatch*1024+MaxValue)} }
 	whole, cut := batch(), batch()
 	flush := func() error {
@@ -433,20 +443,19 @@ func copyReadable(out *segment, in *os.File, size int64, day time.Time) (kept in
 			return nil
 		})
 	}
-	found, err := scan(in, size, day, func(key, value []byte) error {
-		to := &whole
-		value, complete, err := readable(key, value)
-		if err != nil {
-			return nil
-		}
+	found, err := scan(in, size, day, func(key, value []byte, steps int, complete bool) error {
+		to, quality := &whole, int32(wholeCopy)
 		if !complete {
-			to = &cut
+			to, quality = &cut, int32(steps)
+		}
+		if other.has(keyOf(key), quality) || other.excludes(keyOf(key)) {
+			return nil
 		}
 		add := func() bool { return to.add(keyTime(key), binary.BigEndian.Uint64(key[8:]), value) }
 		if whole.n+cut.n < salvageBatch && add() {
 			return nil
 		}
-		err = flush()
+		err := flush()
 		add() // an empty buffer has room for one record
 		return err
 	})
@@ -455,6 +464,9 @@ func copyReadable(out *segment, in *os.File, size int64, day time.Time) (kept in
 	}
 	if err == nil {
 		err = out.commit(nil, found.dropped, &found.rules)
+	}
+	if err == nil && !found.doubt.IsZero() {
+		err = out.markDoubt(found.doubt)
 	}
 	if err != nil {
 		return 0, err
@@ -469,21 +481,28 @@ func copyReadable(out *segment, in *os.File, size int64, day time.Time) (kept in
 // later steps. complete reports whether that is the whole record. The error is for an
 // unreadable head.
 func readable(key, value []byte) (part []byte, complete bool, err error) {
+	part, _, complete, err = readableSteps(key, value)
+	return part, complete, err
+}
+
+// readableSteps is readable with the number of steps in part.
+func readableSteps(key, value []byte) (part []byte, steps int, complete bool, err error) {
 	r, err := Decode(key, value)
 	if err != nil {
-		return nil, false, err
+		return nil, 0, false, err
 	}
 	c := r.Cursor()
 	var s Step
 	for good := c.rest; ; good = c.rest {
 		if c.Next(&s) {
+			steps++
 			continue
 		}
 		if c.Err() == nil {
-			return value, true, nil
+			return value, steps, true, nil
 		}
 		r.Omitted++ // the number of lost steps is unknown
-		return AppendRecord(nil, &r, r.steps[:len(r.steps)-len(good)]), false, nil
+		return AppendRecord(nil, &r, r.steps[:len(r.steps)-len(good)]), steps, false, nil
 	}
 }
 
@@ -501,117 +520,6 @@ func nextPart(d *directory, day time.Time) (Segment, error) {
 	}
 	part++
 	return Segment{Name: segmentFile(day, part), Day: day, Part: part}, nil
-}
-
-// scanned is the metadata of a corrupt segment.
-type scanned struct {
-	dropped Dropped
-	rules   ruleTexts
-}
-
-// scan calls visit for each record of the day in a leaf page of f. It ignores the
-// tree, so that a record can occur twice. Records in unused pages are valid, because
-// records never change. Scan returns the readable metadata.
-func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte) error) (meta scanned, err error) {
-	meta.rules.text = make(map[uint32]string)
-	pageSize, err := pageSizeOf(f, size)
-	if err != nil {
-		return meta, err
-	}
-	element := func(key, value []byte) error {
-		switch {
-		case bytes.Equal(key, keySchema) && len(value) == 2 && binary.BigEndian.Uint16(value) != schema:
-			if binary.BigEndian.Uint16(value) < schema {
-				return ErrOlder
-			}
-			return ErrNewer
-		case len(value) == 8 && bytes.HasPrefix(key, []byte(keyDropped)):
-			for r := range meta.dropped {
-				if string(key) == keyDropped+Reasons[r] { // the counter never decreases
-					meta.dropped[r] = max(meta.dropped[r], binary.BigEndian.Uint64(value))
-				}
-			}
-			return nil
-		}
-		if ref, ok := ruleKey(key); ok && len(value) <= 2*maxRuleText && meta.rules.bytes+len(value) <= 8*maxRuleTexts {
-			if meta.rules.text[ref] == "" {
-				meta.rules.text[ref] = string(value)
-				meta.rules.bytes += len(value)
-			}
-			return nil
-		}
-		if len(key) != KeySize || len(value) > MaxValue || !belongs(utcDay(keyTime(key)), day) {
-			return nil
-		}
-		return visit(key, value)
-	}
-	page := make([]byte, 0, pageSize)
-	for id, n := int64(2), int64(1); (id+1)*pageSize <= size; id += n {
-		n = 1
-		page = page[:pageSize]
-		if _, err := f.ReadAt(page, id*pageSize); err != nil {
-			if errors.Is(err, io.EOF) {
-				return meta, nil
-			}
-			return meta, err
-		}
-		if order.Uint64(page) != uint64(id) || order.Uint16(page[8:]) != flagLeaf {
-			continue
-		}
-		if more := int64(order.Uint32(page[12:])); more > 0 && (id+1+more)*pageSize <= size && more*pageSize <= salvageMost {
-			n += more
-			if int64(cap(page)) < n*pageSize {
-				page = make([]byte, 0, n*pageSize)
-			}
-			page = page[:n*pageSize]
-			if _, err := f.ReadAt(page, id*pageSize); err != nil {
-				return meta, err
-			}
-		}
-		if err := elements(page, true, element); err != nil {
-			return meta, err
-		}
-	}
-	return meta, nil
-}
-
-// pageSizeOf returns the page size of a corrupt file.
-func pageSizeOf(f *os.File, size int64) (int64, error) {
-	c := checker{f: f}
-	if _, _, err := c.meta(size); err != nil && !isDamaged(err) {
-		return 0, err
-	}
-	if c.pageSize < 1024 || c.pageSize > 1<<16 || c.pageSize&(c.pageSize-1) != 0 {
-		return salvagePage, nil
-	}
-	return c.pageSize, nil
-}
-
-// elements calls visit for each element of a leaf page, including elements of inline
-// buckets.
-func elements(p []byte, outer bool, visit func(key, value []byte) error) error {
-	n := min(int(order.Uint16(p[10:])), (len(p)-pageHeader)/pageElement)
-	for i := range n {
-		e := pageHeader + i*pageElement
-		flags, pos := order.Uint32(p[e:]), uint64(order.Uint32(p[e+4:]))
-		ksize, vsize := uint64(order.Uint32(p[e+8:])), uint64(order.Uint32(p[e+12:]))
-		if uint64(e)+pos+ksize+vsize > uint64(len(p)) {
-			continue
-		}
-		data := p[uint64(e)+pos:][:ksize+vsize]
-		key, value := data[:ksize], data[ksize:]
-		var err error
-		switch {
-		case flags == 0:
-			err = visit(key, value)
-		case flags == leafBucket && outer && len(value) >= bucketHeader+pageHeader && order.Uint64(value) == 0:
-			err = elements(value[bucketHeader:], false, visit)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // replaceState replaces state.db with a copy without the invalid rows. The original is

@@ -271,12 +271,8 @@ func FuzzScan(f *testing.F) {
 		if _, err := file.Write(data); err != nil {
 			t.Fatal(err)
 		}
-		_, err = scan(file, int64(len(data)), utcDay(noon), func(key, value []byte) error {
-			part, _, err := readable(key, value)
-			if err != nil {
-				return nil // its head is corrupt: it is not salvaged
-			}
-			r, err := Decode(key, part)
+		_, err = scan(file, int64(len(data)), utcDay(noon), func(key, value []byte, _ int, _ bool) error {
+			r, err := Decode(key, value)
 			return errors.Join(err, r.Steps(func(*Step) bool { return true }))
 		})
 		if err != nil && !errors.Is(err, ErrNewer) && !errors.Is(err, ErrOlder) {

@@ -74,7 +74,7 @@ func putRules(tx *bbolt.Tx, rules *ruleTexts) error {
 		return damaged("the bucket of meta data is missing")
 	}
 	for ref, text := range rules.text {
-		key := fmt.Appendf(nil, "%s%08x", keyRule, ref)
+		key := []byte(ruleName(ref))
 		if string(meta.Get(key)) == text {
 			continue
 		}
@@ -84,6 +84,9 @@ func putRules(tx *bbolt.Tx, rules *ruleTexts) error {
 	}
 	return nil
 }
+
+// ruleName returns the key of a text in the metadata.
+func ruleName(ref uint32) string { return fmt.Sprintf("%s%08x", keyRule, ref) }
 
 // ruleKey returns the RuleRef in a key of the metadata, or false for other keys.
 func ruleKey(key []byte) (uint32, bool) {

@@ -281,6 +281,9 @@ func (s *sealedFile) open() error {
 		s.damage(damaged("the list of blocks is incomplete"))
 	}
 	if s.broken != nil {
+		if err := s.findMeta(); err != nil {
+			return err
+		}
 		if err := s.carve(); err != nil {
 			return err
 		}

@@ -24,7 +24,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
@@ -68,7 +67,8 @@ type StateOptions struct {
 	Rewrite func()
 
 	// Room, if not nil, is called in the background before the file grows. bytes is the
-	// new maximum size of all state files. Room returns when the budget has that room.
+	// new maximum size of the file and its temporary file. Room returns when the budget
+	// has that room.
 	Room func(bytes int64) error
 
 	now        func() time.Time
@@ -420,13 +420,8 @@ func (s *State) quarantine(reason error) error {
 	if err := s.k.quarantine(stateFile, reason); err != nil {
 		return err
 	}
-	all, err := s.k.folder.files() // sorted by name and thus by time
-	if err != nil {
-		return nil // at worst one file too many remains
-	}
-	all = slices.DeleteFunc(all, func(f fs.FileInfo) bool { return !strings.HasPrefix(f.Name(), stateFile+damagedMark) })
-	for _, f := range all[:max(0, len(all)-stateQuarantined)] {
-		_ = s.k.folder.remove(f.Name())
+	if names := s.k.folder.trimCopies(); len(names) > 0 {
+		s.k.log.Warn("quarantined files removed, too many", "files", strings.Join(names, " "))
 	}
 	return nil
 }

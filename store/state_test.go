@@ -1118,7 +1118,7 @@ func TestDamagedStatesAreNotGathered(t *testing.T) {
 		o.set("peers/a", "1")
 		flushState(t, s)
 	}
-	if n := log.count("quarantined"); n != 6 {
+	if n := log.count("corrupt file quarantined"); n != 6 || log.count("quarantined files removed, too many") != 3 {
 		t.Errorf("%d lines, want 6: %s", n, log)
 	}
 	want := "[state.db.damaged-20261101T120004000Z state.db.damaged-20261101T120005000Z state.db.damaged-20261101T120006000Z]"

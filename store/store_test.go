@@ -956,7 +956,7 @@ func TestBudgetWithState(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		total := stateSize(dir)
+		total := int64(day * 400 << 10)
 		for _, s := range all {
 			total += s.Size
 		}
@@ -981,6 +981,14 @@ func TestPruneOrder(t *testing.T) {
 			"2026-10-01.db 2026-11-01.db"},
 		{"salvaged files", map[string]int{"2026-10-01.db": 10 * mega, "2026-10-30.db.damaged-x.salvaged": 3 * mega, "2026-10-31.db.damaged-x.salvaged": 2 * mega},
 			"2026-10-01.db 2026-10-31.db.damaged-x.salvaged 2026-11-01.db"},
+		{"copies of state.db", map[string]int{"2026-10-01.db": 4 * mega, "2026-10-02.db": 4 * mega, "state.db": 2 * mega,
+			"state.db.damaged-20261003T000000000Z": 3 * mega, "state.db.damaged-20261005T000000000Z": 3 * mega},
+			"2026-10-01.db 2026-10-02.db 2026-11-01.db"},
+		{"the oldest copy first", map[string]int{"2026-10-01.db": 4 * mega, "2026-10-02.db": 4 * mega, "state.db": mega,
+			"2026-09-01.db.damaged-20261004T000000000Z.salvaged": 2 * mega, "state.db.damaged-20261003T000000000Z": 4 * mega},
+			"2026-09-01.db.damaged-20261004T000000000Z.salvaged 2026-10-01.db 2026-10-02.db 2026-11-01.db"},
+		{"other files do not count", map[string]int{"2026-10-01.db": 4 * mega, "backup.tar": 30 * mega, "state.db.old": 30 * mega},
+			"2026-10-01.db 2026-11-01.db"},
 		{"files that are not salvaged", map[string]int{"2026-10-01.db": 10 * mega, "2026-10-30.db.damaged-x": 5 * mega},
 			"2026-10-30.db.damaged-x 2026-11-01.db"},
 		{"the oldest day", map[string]int{"2026-10-01.db": 5 * mega, "2026-10-02.db": 5 * mega, "2026-10-30.db": 5 * mega},
@@ -992,15 +1000,31 @@ func TestPruneOrder(t *testing.T) {
 				t.Fatal(err)
 			}
 			for name, size := range c.files {
-				if err := os.WriteFile(filepath.Join(dir, sessionsDir, name), make([]byte, size), 0o640); err != nil {
+				path := filepath.Join(dir, sessionsDir, name)
+				if strings.HasPrefix(name, stateFile) {
+					path = filepath.Join(dir, name)
+				}
+				if err := os.WriteFile(path, make([]byte, size), 0o640); err != nil {
 					t.Fatal(err)
 				}
 			}
-			w, _ := openTest(t, dir, Options{Budget: MinBudget})
+			w, log := openTest(t, dir, Options{Budget: MinBudget, Keep: 1000 * 24 * time.Hour})
+			if err := w.Reserve(mega); err != nil {
+				t.Error(err)
+			}
 			add(w, noon, 1)
 			flush(t, w)
 			if got := strings.Join(segmentNames(t, dir), " "); got != c.want {
 				t.Errorf("%s, want %s", got, c.want)
+			}
+			gone := 0
+			for name := range c.files {
+				if _, err := os.Lstat(filepath.Join(dir, name)); strings.HasPrefix(name, stateFile) && err != nil {
+					gone++
+				}
+			}
+			if want := strings.Contains(c.name, "cop"); (gone > 0) != want || want && log.count("quarantined files removed") == 0 {
+				t.Errorf("%d files of the state removed: %s", gone, log)
 			}
 		})
 	}

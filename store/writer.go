@@ -134,7 +134,7 @@ func Open(dir string, o Options) *Writer {
 		status:  Status{Dir: filepath.Join(dir, sessionsDir), Buffer: o.Buffer, Budget: o.Budget},
 	}
 	w.unsealed, w.opened = make(map[string]bool), "none"
-	w.days = days{k: &w.k, seal: o.Seal, budget: budget{dir: dir, bytes: o.Budget, keep: o.Keep, clock: clock{now: o.Now}, created: make(map[string]time.Time)}, program: o.Program}
+	w.days = days{k: &w.k, seal: o.Seal, budget: budget{dir: dir, bytes: o.Budget, keep: o.Keep, clock: clock{now: o.Now}, log: o.Log, created: make(map[string]time.Time)}, program: o.Program}
 	w.k.start(w.run)
 	return w
 }
