@@ -16,7 +16,7 @@ import (
 	"scanwatch/store"
 )
 
-// exitLost is the exit status of a backtest with lost mail.
+// exitLost is the exit status of a backtest in which accepted mail would be lost.
 const exitLost = 3
 
 type backtestFlags struct {

@@ -40,7 +40,7 @@ func runLog(e *env, word string) error {
 		if err := c.Log(fit[0].Word); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(e.out, "the filter logs %s, until it ends\n", fit[0].Means)
+		_, err := fmt.Fprintf(e.out, "until it stops, the filter logs %s\n", fit[0].Means)
 		return err
 	})
 }

@@ -27,9 +27,9 @@ type Source struct {
 	Host     string // name of this machine; may be empty
 }
 
-// collect calls v for each selected record. It returns the end of the period, at most
-// now. If the clock was wrong, a session may end later, and collect returns its end. An
-// error of v means a record with corrupt steps.
+// collect calls v for each selected record. It returns the end of the period, which is
+// at most now, unless the clock was wrong and a session ended later. If v returns an
+// error, the steps of the record are corrupt.
 func (s *Source) collect(r *statedir.Records, v history.Visitor) (until time.Time, sessions, damaged int, err error) {
 	until, now := s.Selector.Until, s.Dir.Now()
 	if until.IsZero() || until.After(now) {
@@ -55,8 +55,8 @@ func (s *Source) collect(r *statedir.Records, v history.Visitor) (until time.Tim
 	return until, sessions, damaged, err
 }
 
-// gcPercent is the memory that a report may waste, in percent. A report keeps most of
-// what it allocates, so that frequent collection takes little time.
+// gcPercent is lower than Go's default to save memory. A report keeps most of the
+// memory that it allocates, so collections are still rare.
 const gcPercent = 5
 
 // A Report contains the counts of the selected sessions.
@@ -89,7 +89,7 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 	defer r.Close()
 	a := &Report{source: s, counts: report.NewCollector(memory.Number), site: s.site(nil)}
 	var problems []string
-	if r.Down != nil && len(r.Problems()) == 0 { // otherwise the problems contain the reason
+	if r.Down != nil && len(r.Problems()) == 0 { // the problems contain the reason if there are any
 		problems = append(problems, r.Down.Error())
 	}
 	if r.Client != nil {
@@ -111,7 +111,7 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 		problems = append(problems, "daily counters unavailable: "+dayProblem.Error())
 	}
 	problems = append(problems, gaps(r, damaged)...)
-	if r.Unread == 0 && sessions == 0 && !quiet { // unreadable files may contain some
+	if r.Unread == 0 && sessions == 0 && !quiet { // unreadable files may contain sessions
 		problems = append(problems, "no sessions were recorded in this period")
 	}
 	for i := range problems {
@@ -155,7 +155,7 @@ func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomp
 	return a.Summary(limit), a.Incomplete, nil
 }
 
-// gaps describes the missing records.
+// gaps describes the records that are missing from the report.
 func gaps(r *statedir.Records, damaged int) (problems []string) {
 	if damaged > 0 {
 		problems = append(problems, fmt.Sprintf("%d sessions have damaged steps and are only counted", damaged))
@@ -166,8 +166,8 @@ func gaps(r *statedir.Records, damaged int) (problems []string) {
 	return problems
 }
 
-// problems returns the problems that the running filter reports, and a problem if
-// the disk budget is too small.
+// problems returns the problems in the status of the running filter. It adds a problem
+// if the disk budget is too small for the retention.
 func (s *Source) problems(client *control.Client) (problems []string) {
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	limits := s.Dir.Limits()
@@ -183,7 +183,7 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 	}
 	all, err := store.Segments(s.Dir.Path)
 	if err != nil || len(all) == 0 {
-		return problems // reading the records reports the error
+		return problems // the error is reported when the records are read
 	}
 	var size int64
 	for _, segment := range all {
@@ -197,8 +197,8 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 	return problems
 }
 
-// budgetFull is the percentage of the disk budget from which a short history is a
-// problem. An eighth is always free.
+// budgetFull is the use of the disk budget, in percent, above which a history shorter
+// than the retention is a problem. The records use at most seven eighths of the budget.
 const budgetFull = 80
 
 // statusProblems returns the problems in the status of a filter.
@@ -223,8 +223,8 @@ func statusProblems(s *control.Status, zone *time.Location) (problems []string) 
 	return append(problems, s.Config.Notes...)
 }
 
-// read calls v for each selected record. It returns the end and the problems of
-// the period. Incomplete is not nil if files are missing.
+// read calls v for each selected record. It returns the end and the problems of the
+// period. The error incomplete is not nil if files could not be read.
 func (s *Source) read(v history.Visitor) (until time.Time, problems []string, incomplete, err error) {
 	r, err := s.Dir.Open()
 	if err != nil {
@@ -276,8 +276,8 @@ func (s *Source) Users(limit int) (summary *report.UserSummary, incomplete, err 
 	return c.Summary(s.Selector.Since, until, limit, problems), incomplete, nil
 }
 
-// Scanners returns the report on scanning organisations. Incomplete is not nil if
-// files are missing in it. Contacts may be nil.
+// Scanners returns the report on scanning organisations. contacts may be nil. The error
+// incomplete is not nil if files could not be read.
 func (s *Source) Scanners(contacts map[string]report.OptOut) (summary *report.ScannerSummary, incomplete, err error) {
 	c := report.NewScanners()
 	until, problems, incomplete, err := s.read(c.Visitor())
