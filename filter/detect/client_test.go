@@ -12,8 +12,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// TestRoutable checks that addresses of many hosts are not compared with the addresses
-// of this host.
+// TestRoutable checks the addresses that belong to a single host.
 func TestRoutable(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"127.0.0.1": false, "10.0.0.1": false, "172.17.0.1": false, "192.168.1.1": false, "169.254.1.1": false, "100.64.0.1": false,
@@ -78,9 +77,9 @@ const (
 	whole = "mail-northcentralusazlp170100001.outbound.protection.outlook.com"
 )
 
-// TestProofOfGreetings checks that a proven name exempts a greeting of the same owner.
-// A possibly truncated name proves and disproves nothing, and a DNS failure never gives
-// high confidence.
+// TestProofOfGreetings checks that a proven name exempts a greeting of the same owner,
+// that a name that may be truncated proves nothing, and that confidence is not high
+// after a DNS failure.
 func TestProofOfGreetings(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {
@@ -177,9 +176,9 @@ func TestListedHosts(t *testing.T) {
 		fcrdns    smtp.FCrDNS
 		want      string
 	}{
-		{"147.185.132.7", "", fail, "cloud/high rdns-missing/high scanner/high"}, // a network of Palo Alto, routed by a cloud
+		{"147.185.132.7", "", fail, "cloud/high rdns-missing/high scanner/high"}, // a network of Palo Alto that a cloud announces
 		{"147.185.132.7", "mail.family.example", pass, "cloud/high scanner/high"},
-		{"68.183.46.233", "", fail, "cloud/high rdns-missing/high scanner/high"}, // rented; the row is not old in 1970
+		{"68.183.46.233", "", fail, "cloud/high rdns-missing/high scanner/high"}, // rented; the row has not expired, because the test runs in 1970
 		{"68.183.46.233", "mail.family.example", pass, "cloud/high scanner/low"},
 		{"68.183.46.233", "vmi1.contaboserver.net", pass, "cloud/high cloud/low scanner/high"},
 		{"71.6.135.131", "census1.shodan.io", pass, "cloud/high scanner/high"},

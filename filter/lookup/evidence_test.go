@@ -7,7 +7,8 @@ import (
 	"scanwatch/rules"
 )
 
-// The lists contain the tokens of package rules; lookup does not import that package.
+// TestEvidenceIsKnownToRules checks that the evidence in the lists consists of tokens
+// of package rules. Package lookup does not import that package.
 func TestEvidenceIsKnownToRules(t *testing.T) {
 	l, err := lookup.Builtin()
 	if err != nil {
