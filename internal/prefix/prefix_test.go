@@ -54,7 +54,7 @@ func TestParseError(t *testing.T) {
 		"192.0.2.0/":                 "prefix length",
 		"192.0.2.0/255.255.255.0":    "prefix length",
 		"2001:db8::/129":             "from 0 to 128",
-		"::ffff:0.0.0.0/90":          "covers more than IPv4",
+		"::ffff:0.0.0.0/90":          "covers more than the IPv4-mapped addresses",
 		"192.0.2.0/24/8":             "prefix length",
 		"2001:db8::1 - 2001:db8::ff": "range",
 	} {

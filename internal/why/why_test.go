@@ -523,7 +523,7 @@ func TestReputation(t *testing.T) {
 	}
 	const pass = "pass from 192.0.2.96/28\n"
 	for _, c := range []struct{ address, conf, want string }{
-		{"203.0.113.9", "", "[x] known (1 accepted message on 1 day from the host, 2026-04-16 to 2026-04-16): no bans, and twice the counts"},
+		{"203.0.113.9", "", "[x] known (1 accepted message on 1 day from the host, 2026-04-16 to 2026-04-16): no bans, and doubled thresholds"},
 		{"198.51.100.10", "", "known (1 accepted message on 1 day from the domain,"},
 		{"198.51.100.66", "", "a user logged in from the host in the last 30 days, in a session whose record has expired: no bans"},
 		{"192.0.2.99", "", "(none known)"},
@@ -573,7 +573,7 @@ func TestSum(t *testing.T) {
 				t.Errorf("%s: no %q in\n%s", c.arg, want, out)
 			}
 		}
-		if c.arg == "00000000000000ee" && !slices.Contains(a.Notes, "or it is one of 397 rejected sessions in sums, whose ids are not recorded; ask for the address of the client") {
+		if c.arg == "00000000000000ee" && !slices.Contains(a.Notes, "or it is one of 397 rejected sessions in sums, whose ids are not recorded; search for the address of the client") {
 			t.Errorf("notes %q", a.Notes)
 		}
 		if c.want == nil && (!a.Empty() || !slices.ContainsFunc(a.Notes, func(n string) bool { return strings.HasPrefix(n, "400 sessions are in sums, ") })) {
