@@ -142,7 +142,7 @@ rule bad phase helo match helo "ylmf-pc" reject "550 5.7.1 no"`,
 			[]string{"connect x pass", "ehlo ylmf-pc", "ehlo mail.example.net", "mail a@example.net"},
 			[]string{"proceed", "reject|550 5.7.1 no" + ref, "reject|550 5.7.1 no" + ref, "reject|550 5.7.1 no" + ref}},
 		{"a decision about a recipient is not sticky", `mode enforce
-rule not-him phase rcpt-to match rcpt-to "bob@example.org" reject "550 5.7.1 no"`,
+rule not-bob phase rcpt-to match rcpt-to "bob@example.org" reject "550 5.7.1 no"`,
 			[]string{"connect x pass", "ehlo y.example.net", "mail a@example.net", "rcpt bob@example.org", "rcpt alice@example.org"},
 			[]string{"proceed", "proceed", "proceed", "reject|550 5.7.1 no" + ref, "proceed"}},
 		{"a login cancels earlier decisions", `mode enforce

@@ -243,7 +243,7 @@ func TestBanEnds(t *testing.T) {
 	}
 	if n > 2 {
 		b, _ := s.memory.Bans.Banned(&memory.Client{Addr: list[0].Src.Addr()}, list[len(list)-1].Start.UnixMicro())
-		t.Errorf("a ban of 1h turned it away %d times, every 30 minutes: %+v", n, b)
+		t.Errorf("a ban of 1h rejected %d connections, one every 30 minutes: %+v", n, b)
 	}
 }
 

@@ -143,7 +143,8 @@ func printDecision(r *Rule) string {
 	return r.Decision.String() + " " + quote(r.Text)
 }
 
-// Effects returns the text of the actions of r, except its decision: delay, tag, ban ...
+// Effects returns the text of the actions of r other than its decision, such as delay,
+// tag and ban.
 func (r *Rule) Effects() string {
 	var list []string
 	for i := range actions {

@@ -279,7 +279,7 @@ func (d *describer) durations(rules []*Rule) {
 		d.item("If a message is rejected for its sender or for a recipient, only this sender or recipient is rejected.")
 	}
 	if bans {
-		d.item("If a rule has a duration, the host is banned for that time. Every ban ends automatically. The next ban of the same host is longer, within a day of its end or within four times its length.")
+		d.item("If a rule has a duration, the host is banned for that time. Every ban ends automatically. A ban that follows within a day, or within four times the length of the previous ban, is longer.")
 	}
 	if temporary {
 		d.item("A reply that begins with 4 is temporary: a mail server retries later automatically.")

@@ -85,7 +85,7 @@ func safeOutput(out string) error {
 		case err != nil:
 			return fmt.Errorf("write %s: %w", out, err)
 		case u != nil:
-			return fmt.Errorf("write %s: %v could replace it; as root, name a new directory in a directory of root", out, u)
+			return fmt.Errorf("write %s: %v could replace it; name a new directory that only root can replace", out, u)
 		}
 		_ = os.Mkdir(out, 0o700) // Copy returns the error
 	}

@@ -114,7 +114,8 @@ func (e *env) exempt() func(*store.Record) string {
 	}
 }
 
-// note prints a note that the filter returned, after the output.
+// note prints a note from the filter. It first flushes the output, so that the note follows
+// it.
 func (e *env) note(s string) {
 	if s != "" {
 		_ = e.out.Flush()

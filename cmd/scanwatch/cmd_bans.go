@@ -30,8 +30,9 @@ func newBans(e *env) *cobra.Command {
 		Use:   "bans [--all] [--rule NAME,...] [--limit N] [--json] [PREFIX]",
 		Short: "List active bans.",
 		Long: "List active bans, newest first: the time left, the number of offences in a row,\n" +
-			"the length of the next ban, connections since, and the rule. With PREFIX, list\n" +
-			"bans of networks that overlap it. Expired bans are kept for 90 days.",
+			"the length of the next ban, connections since the ban, and the rule. With\n" +
+			"PREFIX, list bans of networks that overlap it. Expired bans are kept for 90\n" +
+			"days.",
 		Example:           "  scanwatch bans\n  scanwatch bans --all --json 192.0.2.0/24",
 		Args:              argsBetween(0, 1),
 		ValidArgsFunction: e.completeBanned,

@@ -102,7 +102,7 @@ func (f *testFlags) check() error {
 	case f.stream != "" && (f.src != "" || f.rdns != "" || f.fcrdns != "" || f.standing != "" || len(f.steps) > 0):
 		return usage("test: --stream excludes options that describe a session, except --session")
 	case f.standing != "" && !slices.Contains(standings, f.standing):
-		return usage("test: --standing %q is not known or trusted", f.standing)
+		return usage("test: --standing %q: must be known or trusted", f.standing)
 	case f.session != "" && f.stream == "":
 		return usage("test: --session requires --stream")
 	case f.session != "" && !sessionID.MatchString(f.session):

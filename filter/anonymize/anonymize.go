@@ -44,8 +44,8 @@ func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint3
 }
 
 // sketch returns a copy of a sketch with the same estimate. The key determines the
-// order of the registers in the copy, so that nobody without the key can check whether
-// the sketch contains an address.
+// order of the registers in the copy, so that the key is necessary to check whether the
+// sketch contains an address.
 func (a *Anonymizer) sketch(registers []byte) []byte {
 	if len(registers) != sketch.Size {
 		return nil

@@ -113,8 +113,8 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 }
 
 // returned reports that a banned client has connected. It returns whether the client
-// must be disconnected. That is false in mode observe, if the ban was only observed, or
-// if s has become exempt.
+// must be disconnected. It need not be disconnected in mode observe, if the ban was
+// only observed, or if s has become exempt.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
 	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (b.Manual || d.exempt(s, d.rule(b.Rule), at) == "")

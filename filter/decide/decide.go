@@ -94,7 +94,7 @@ func (d *Decider) Remember(s Subject) {
 		return
 	}
 	if b, ok := d.Memory.Bans.Banned(s.Client, s.Start); ok {
-		ban := b // a copy: the address of b would move b to the heap for every client
+		ban := b // copy b, because its address would force an allocation for every client
 		s.State.Ban = &ban
 	}
 }

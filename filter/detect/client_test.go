@@ -35,8 +35,8 @@ func site() *Site {
 	return &Site{Name: []byte("mx.example.org"), Memory: m, Addrs: map[netip.Addr]bool{netip.MustParseAddr("192.0.2.25"): true}}
 }
 
-// identify returns the findings about a client that connects to a port with these
-// names and greets, as "token/confidence".
+// identify returns the findings about a client with the given names, which connects to
+// the given port and greets. A finding has the form "token/confidence".
 func identify(t *testing.T, lists *lookup.Lists, src, rdns string, fcrdns smtp.FCrDNS, helo string, port uint16) (found []string) {
 	t.Helper()
 	s := &track.Session{Submission: port == 465 || port == 587} // as rules.Policy.Submission
@@ -117,7 +117,7 @@ func TestProofOfGreetings(t *testing.T) {
 		{"a private address", "mail.partner.example", pass, "[172.17.0.1]", ""},
 
 		{"host of a provider, no name", "", fail, "mail-yw1-f172.google.com", "helo-forged/low rdns-missing/high"},
-		{"host of a provider behind another name", "o2.email.shop.example", pass, "wrqvvcnk.outbound-mail.sendgrid.net", ""},
+		{"greeting of a provider, another proven name", "o2.email.shop.example", pass, "wrqvvcnk.outbound-mail.sendgrid.net", ""},
 		{"no dots to speak of", "", fail, strings.Repeat(".", 100), "rdns-missing/high"},
 	} {
 		if got := strings.Join(identify(t, lists, "203.0.113.9", tt.rdns, tt.fcrdns, tt.helo, 25), " "); got != tt.want {

@@ -63,8 +63,8 @@ type State struct {
 func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
 
 // Hold counts a recipient that a rule rejected because too many do not exist. It
-// reports whether the recipient adds to a flood. That is false if most recipients of
-// the session exist, as in the session of a newsletter.
+// reports whether the recipient adds to a flood. It does not if most recipients of the
+// session exist, as in the session of a newsletter.
 func (st *State) Hold(mailbox uint64) (flood bool) {
 	st.Held.add(mailbox)
 	return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N

@@ -243,8 +243,8 @@ func harvest(c *Case) {
 // learns from the replies which mailboxes exist.
 const floodOfRecipients = 10
 
-// recipientFlood reports a client that continues to request recipients after such
-// rejections.
+// recipientFlood reports a client that continues to request recipients after a rule has
+// rejected floodOfRecipients of them.
 func recipientFlood(c *Case) {
 	if c.Event.Phase == smtp.PhaseRcptTo && c.State.Held.N >= floodOfRecipients {
 		c.find(Finding{Evidence: rules.RecipientFlood, By: "rcpt", Proof: c.Event.Addr, Confidence: Medium})

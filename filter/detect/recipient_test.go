@@ -140,7 +140,7 @@ func TestHarvest(t *testing.T) {
 	}{
 		{"four", func(b *bench) { many(4, b.missing) }, ""},
 		{"five", func(b *bench) { many(5, b.missing) }, "all high"},
-		{"five at once, by another sender each", func(b *bench) {
+		{"five in one session, each from another sender", func(b *bench) {
 			many(5, func(rcpt string) { b.mail("s" + rcpt); b.missing(rcpt) })
 		}, ""},
 		{"one, again and again", func(b *bench) {

@@ -62,7 +62,8 @@ type repeats struct {
 	addr netip.Addr
 }
 
-// allow reports whether a line about s must be logged at the time at.
+// allow reports whether a line about s must be logged. The parameter at is the current
+// time.
 func (l *logger) allow(s *track.Session, kind *repeated, what string, at int64) bool {
 	k := logKey{kind: kind, what: what}
 	if s.Src.IsValid() {

@@ -369,7 +369,7 @@ func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
 			byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 		case store.KindHelo:
 			if len(s.Text) == 0 {
-				continue // skip it: in a tally, an empty name stands for all further names
+				continue // skip it: in a tally, an empty name means all further names
 			}
 			s.Result = smtp.ResultNone // a name has one tally, regardless of the result
 		case store.KindRcpt:

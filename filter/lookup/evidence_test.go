@@ -16,7 +16,7 @@ func TestEvidenceIsKnownToRules(t *testing.T) {
 	}
 	for _, row := range l.Rows() {
 		if row.Evidence != "" && rules.TokenByName(row.Evidence) == nil {
-			t.Errorf("%s line %d: evidence %q is no token", row.List, row.Line, row.Evidence)
+			t.Errorf("%s line %d: evidence %q is not a token", row.List, row.Line, row.Evidence)
 		}
 	}
 }

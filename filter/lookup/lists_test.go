@@ -242,7 +242,7 @@ func TestListsAnswer(t *testing.T) {
 		{"binary", "line", "\x16\x03\x01", "Binary probe on port 25//medium"},
 		{"stretchoid", "line", "MGLNDD_192.0.2.1_25", "Stretchoid/scanner/high"},
 		{"empty greeting", "line", "EHLO", "Empty EHLO/helo-missing/high"},
-		{"honest greeting", "line", "EHLO mx.example.org", "-"},
+		{"legitimate greeting", "line", "EHLO mx.example.org", "-"},
 		{"legitimate sender", "line", "MAIL FROM:<a@example.org> SIZE=100", "-"},
 
 		{"scanner network", "asn", "398324", "Censys/scanner/high | -"},
@@ -466,7 +466,7 @@ func TestRentedRowsAge(t *testing.T) {
 				high++
 			}
 			if p := netip.MustParsePrefix(row.Value); p.Bits() < p.Addr().BitLen()-1 {
-				t.Errorf("%s is no single address", row.Value)
+				t.Errorf("%s is not a single address", row.Value)
 			}
 		}
 	}

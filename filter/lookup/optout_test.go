@@ -32,14 +32,14 @@ func TestOptOuts(t *testing.T) {
 			t.Errorf("%s is not in the list of scanners", org)
 		}
 		if !web(o.Source) {
-			t.Errorf("%s: source %q is no URL", org, o.Source)
+			t.Errorf("%s: source %q is not a URL", org, o.Source)
 		}
 		if o.Kind == OptOutMail {
 			if a, err := mail.ParseAddress(o.Contact); err != nil || a.Address != o.Contact {
-				t.Errorf("%s: %q is no address", org, o.Contact)
+				t.Errorf("%s: %q is not an address", org, o.Contact)
 			}
 		} else if !web(o.Contact) {
-			t.Errorf("%s: %q is no URL", org, o.Contact)
+			t.Errorf("%s: %q is not a URL", org, o.Contact)
 		}
 	}
 	if len(all) < 20 {

@@ -169,8 +169,8 @@ func countShort(list []uint16) (n int) {
 // requires, and the client's own network.
 type distinctNetworks [distinctAt + 1]uint16
 
-// distinctAt is the number of networks, besides the client's own, that must have requested
-// a recipient for a finding.
+// distinctAt is the number of other networks that must have requested a recipient before a
+// request by the client is a finding.
 const distinctAt = 3
 
 // others returns the number of networks other than that of a.

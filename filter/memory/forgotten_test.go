@@ -116,7 +116,8 @@ func TestForgottenLogin(t *testing.T) {
 }
 
 // TestCheckerIncomplete checks that, if a ban or peer is invalid, the Checker also
-// rejects the last row of the peers, which means that the rows are complete.
+// rejects the last row of the peers, because a file that contains a valid last row
+// counts as complete.
 func TestCheckerIncomplete(t *testing.T) {
 	m := New()
 	m.Peers.Delivered(manyHosts(1), Delivery{Messages: 1}, at(0))

@@ -220,8 +220,8 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	m.unread = false
 }
 
-// provesAbsence reports whether exports conclude from a missing row in a bucket that a host
-// is not known or not banned.
+// provesAbsence reports whether exports rely on the absence of a row in a bucket: without a
+// row, a host has neither standing nor a ban.
 func provesAbsence(bucket string) bool { return bucket == peersBucket || bucket == bansBucket }
 
 // load merges a stored row. It requires the lock.

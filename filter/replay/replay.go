@@ -132,11 +132,11 @@ func (p *Player) watch(e *events.Event) {
 }
 
 // Add adds the next record. Records must be added in the order in which their sessions
-// ended. A session is replayed when the end of the latest added record is ten minutes
-// after its start, so that sessions start in the order of their times. If a session
-// lasted longer than that, or if 64 MiB of records are waiting, sessions that started
-// later may be replayed before it; such a session counts as late. The texts and steps
-// of r must not change after the call: see Clone.
+// ended. A session is replayed when the latest added record ends at least ten minutes
+// after the session started, so that sessions start in the order of their times. If a
+// session lasted longer than that, or if 64 MiB of records are waiting, sessions that
+// started later may be replayed before it; such a session counts as late. The texts and
+// steps of r must not change after the call: see Clone.
 func (p *Player) Add(r store.Record) {
 	w := &waiting{Record: r, seq: p.seq, bytes: r.Size()}
 	p.seq++

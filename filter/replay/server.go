@@ -187,9 +187,9 @@ func (p *Player) others(v *playback) {
 func (p *Player) ask(v *playback, phase smtp.Phase, name, addr []byte) bool {
 	n := &v.next
 	var a smtp.Answer
-	// If a filter rejected the recorded command, it may have been another filter that
-	// was asked before this one. That is excluded if a rule of this filter made a
-	// decision about the command.
+	// Do not ask the policy if another filter may have rejected the recorded command
+	// before this filter was asked. A recorded decision by a rule of this filter
+	// excludes that.
 	unasked := n.refused() && !n.ours && !n.ruled && n.decided(phase) && !p.o.AskRefused
 	if p.asked.Has(phase) && !unasked {
 		e := p.event(v, smtp.EventRequest)

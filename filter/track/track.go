@@ -124,7 +124,7 @@ const (
 	maxPath = 256 // RFC 5321 section 4.5.3.1.3
 )
 
-// set copies b to dst, and truncates it to most bytes.
+// set copies b to dst. The parameter most is the maximum number of bytes that it copies.
 func set(dst, b []byte, most int) []byte { return append(dst[:0], b[:min(len(b), most)]...) }
 
 func (s *Session) connect(ev *smtp.Event) {
@@ -290,7 +290,8 @@ func (t *Transaction) Null() bool { return t.Open && len(t.Sender) == 0 }
 func (t *Transaction) reset() { *t = Transaction{Sender: t.Sender[:0]} }
 
 // Exempt reports whether the session uses the local socket, is authenticated, belongs
-// to a friend, or has no address. Such a session is no evidence against its address.
+// to a friend, or has no address. The behaviour in such a session is not evidence
+// against its address.
 func (s *Session) Exempt() bool { return s.Local || s.Authed || s.Friend || !s.Src.IsValid() }
 
 // ProvenName returns the reverse DNS name if FCrDNS passes and the name is

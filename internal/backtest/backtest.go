@@ -27,7 +27,8 @@ type Options struct {
 	Rule  string           // the only rule of the tested policy that is tested; if empty, all rules
 	Test  *filter.Settings // the tested policy
 	Notes []string         // notes about further conditions that cannot be evaluated
-	// Running is the policy to compare with, or nil, and File its name.
+	// Running is the policy that the tested policy is compared with. It may be nil. File is
+	// the name of its file.
 	Running  *filter.Settings
 	File     string
 	Lists    *lookup.Lists

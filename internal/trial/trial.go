@@ -352,9 +352,9 @@ func (t *trial) recorded(end time.Time, id uint64, value []byte) {
 	}
 }
 
-// place adds a finding to the first request whose evidence contains it. The time is not
-// sufficient to find the request: a reply has the same time as its request, but the
-// findings about the reply belong to the next request.
+// place adds a finding to the first request whose evidence contains it. It cannot use
+// the times of findings: a reply and its request have the same time, but findings about
+// the reply belong to the next request.
 func (s *Session) place(f finding.Finding, at time.Time) {
 	for _, r := range s.Phases {
 		if !r.at.Before(at) && (slices.Contains(r.Evidence, f.Evidence) || slices.Contains(r.Weak, f.Evidence)) {

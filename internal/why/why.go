@@ -41,7 +41,7 @@ type Options struct {
 	// Days returns the counters of each day, oldest first.
 	Days  func() ([]memory.Day, error)
 	Lists *lookup.Lists
-	// Policy is the current policy, or nil, and File its name.
+	// Policy is the current policy. It may be nil. File is the name of its file.
 	Policy *rules.Policy
 	File   string
 	// Pass returns the pass statement of Policy that matches r when its client

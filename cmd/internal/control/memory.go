@@ -28,10 +28,10 @@ const maxReason = 200
 // maxListed is the maximum number of bans in an answer.
 const maxListed = 1000
 
-// MemoryCommands returns the commands for the state that outlasts sessions. The
-// function now returns the event time in microseconds since 1970, and enforced reports
-// whether the policy is enforced. The function changed is called with each new ban, and
-// with each revoked ban, in which Revoked is set.
+// MemoryCommands returns the commands for the state that outlasts sessions. It calls
+// the function arguments as follows: now returns the time of events in microseconds
+// since 1970, enforced reports whether the policy is enforced, and changed receives
+// each new ban, and each revoked ban, in which Revoked is set.
 func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func() bool, changed func(memory.Ban)) []Command {
 	observing := func() string {
 		if enforced() {

@@ -102,7 +102,7 @@ func TestReplaceKeeps(t *testing.T) {
 	is(filepath.Join(dir, "new.html"), 0, 0, 0o644, "new")
 	for _, link := range []string{"link", "dangling"} {
 		if info, err := os.Lstat(filepath.Join(dir, link)); err != nil || info.Mode().Type() != os.ModeSymlink {
-			t.Errorf("%s is no link any more: %v", link, err)
+			t.Errorf("%s is no longer a link: %v", link, err)
 		}
 	}
 	// The owner of the directory could have created the link, and root can write to any

@@ -93,7 +93,7 @@ func attempts(dir string) []attempt {
 		{"read a database", "", read(in("db/asn.mmdb"))},
 		{"write, rename and remove in the state directory", "", all(write(in("state/new")), rename(in("state/new"), in("state/old")), read(in("state/old")), func() error { return os.Remove(in("state/old")) })},
 		{"truncate there", "", all(write(in("state/f")), func() error { return os.Truncate(in("state/f"), 0) })},
-		{"make a directory there, and a file in it", "", all(func() error { _ = os.Mkdir(in("state/sessions"), 0o750); return nil }, write(in("state/sessions/a")), func() error { _, err := os.ReadDir(in("state/sessions")); return err })},
+		{"create a directory there, and a file in it", "", all(func() error { _ = os.Mkdir(in("state/sessions"), 0o750); return nil }, write(in("state/sessions/a")), func() error { _, err := os.ReadDir(in("state/sessions")); return err })},
 		{"map a file there", "", func() error {
 			f, err := os.OpenFile(in("state/map"), os.O_RDWR|os.O_CREATE, 0o600)
 			if err != nil {
@@ -122,7 +122,7 @@ func attempts(dir string) []attempt {
 			}
 			return err
 		}},
-		{"find nobody at a socket that was left there", "", func() error {
+		{"connect to a stale socket there", "", func() error {
 			if _, err := net.Dial("unix", in("state/left")); !errors.Is(err, syscall.ECONNREFUSED) {
 				return fmt.Errorf("%v, not ECONNREFUSED", err)
 			}
@@ -131,22 +131,22 @@ func attempts(dir string) []attempt {
 		{"signal oneself", "", func() error { return syscall.Kill(os.Getpid(), syscall.SIGURG) }},
 
 		{"read /etc/passwd", "files", read("/etc/passwd")},
-		{"read it by a link in the state directory", "files", read(in("state/passwd"))},
-		{"read it by a link in the configuration's directory", "files", read(in("etc/passwd"))},
-		{"read what this process inherited", "files", read("/proc/self/environ")},
+		{"read it through a link in the state directory", "files", read(in("state/passwd"))},
+		{"read it through a link in the configuration's directory", "files", read(in("etc/passwd"))},
+		{"read the environment of this process", "files", read("/proc/self/environ")},
 		{"list /", "files", func() error { _, err := os.ReadDir("/"); return err }},
-		{"read beside its directories", "files", read(in("secret"))},
-		{"write beside its directories", "files", write(in("new"))},
+		{"read a file outside its directories", "files", read(in("secret"))},
+		{"write a file outside its directories", "files", write(in("new"))},
 		{"write to the configuration", "files", write(in("etc/scanwatch.conf"))},
-		{"make a file beside the configuration", "files", write(in("etc/new"))},
+		{"create a file in the directory of the configuration", "files", write(in("etc/new"))},
 		{"write to the database", "files", write(in("db/asn.mmdb"))},
 		{"truncate a file elsewhere", "truncate", func() error { return os.Truncate(in("secret"), 0) }},
 		{"remove a file elsewhere", "files", func() error { return os.Remove(in("secret")) }},
 		{"move a file elsewhere into the state directory", "files", rename(in("secret"), in("state/secret"))},
 		{"link a file elsewhere into the state directory", "files", func() error { return os.Link(in("secret"), in("state/secret")) }},
-		{"make a directory elsewhere", "files", func() error { return os.Mkdir(in("newdir"), 0o700) }},
-		{"make a link in the state directory", "files", func() error { return os.Symlink("/etc/passwd", in("state/link")) }},
-		{"make a FIFO in the state directory", "files", func() error { return unix.Mkfifo(in("state/fifo"), 0o600) }},
+		{"create a directory elsewhere", "files", func() error { return os.Mkdir(in("newdir"), 0o700) }},
+		{"create a link in the state directory", "files", func() error { return os.Symlink("/etc/passwd", in("state/link")) }},
+		{"create a FIFO in the state directory", "files", func() error { return unix.Mkfifo(in("state/fifo"), 0o600) }},
 		{"listen on a socket elsewhere", "files", func() error { _, err := net.Listen("unix", in("s")); return err }},
 		{"run a program", "exec", func() error { return exec.Command("/bin/true").Run() }},
 		{"run one in the state directory", "exec", func() error {
@@ -163,7 +163,7 @@ func attempts(dir string) []attempt {
 		{"use raw packets", "net", socket(unix.AF_PACKET, unix.SOCK_RAW, 0)},
 		{"use netlink", "net", socket(unix.AF_NETLINK, unix.SOCK_RAW, 0)},
 		{"reach the host of a virtual machine", "net", socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)},
-		{"make an io_uring", "net", func() error {
+		{"create an io_uring", "net", func() error {
 			var params [120]byte
 			_, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&params)), 0)
 			if errno != 0 {
@@ -175,7 +175,7 @@ func attempts(dir string) []attempt {
 			_, _, errno := unix.Syscall6(unix.SYS_EXECVEAT, ^uintptr(0), uintptr(unsafe.Pointer(&[1]byte{})), 0, 0, unix.AT_EMPTY_PATH, 0)
 			return errno
 		}},
-		{"make a socket by the names of another architecture", "net", func() error {
+		{"create a socket with the system call of another architecture", "net", func() error {
 			const x32 = 0x40000000
 			fd, _, errno := unix.Syscall(x32|unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM, 0)
 			if errno == 0 {
