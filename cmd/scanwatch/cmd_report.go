@@ -24,8 +24,8 @@ import (
 // other users must not be able to read it.
 const pageMode = 0o640
 
-// pageLines is the default number of rows in a list of the page, which shows the first
-// few until the reader selects all.
+// pageLines is the default maximum number of rows in a list of the page. The page shows
+// the first few rows until the reader selects all.
 const pageLines = 50
 
 type reportFlags struct {
@@ -78,10 +78,10 @@ func (e *env) source(fs *pflag.FlagSet, s *selector.Selector) (*reports.Source, 
 		return nil, err
 	}
 	src := &reports.Source{Dir: dir, Selector: s, Zone: e.zone}
-	if tree, name, err := e.tree(); err == nil && tree != nil { // stateDir has reported an error
+	if tree, name, err := e.tree(); err == nil && tree != nil { // an error was already reported by stateDir
 		src.Config = name
 	}
-	src.Host, _ = os.Hostname() // the page has a title without it
+	src.Host, _ = os.Hostname() // not fatal: the name is only in the title
 	return src, nil
 }
 

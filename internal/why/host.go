@@ -112,7 +112,7 @@ func (w *query) findHosts() error {
 	if l := w.answer.Logins; l != nil {
 		l.count()
 		for _, host := range slices.SortedFunc(maps.Keys(l.hosts), netip.Prefix.Compare) {
-			if l.hosts[host] { // before the hosts of attackers
+			if l.hosts[host] { // list them before the hosts of attackers
 				x.add(host)
 			}
 		}

@@ -172,7 +172,7 @@ func parseHosts(s string) (netip.Prefix, bool) {
 // is reports whether q may be of the given kind.
 func (q *Question) is(kind string) bool { return slices.Contains(q.kinds, kind) }
 
-// onlyUser reports whether the question is about a user and nothing else.
+// onlyUser reports whether the question can only be about a user.
 func (q *Question) onlyUser() bool { return len(q.kinds) == 1 && q.is("user") }
 
 // mailbox reports whether address is the mailbox of q, or in its domain.

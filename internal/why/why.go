@@ -73,7 +73,7 @@ type Answer struct {
 	Deciding []*Session `json:"deciding"` // other sessions that caused the bans by which Sessions were rejected
 	Hosts    []*Host    `json:"hosts"`
 	More     int        `json:"more_hosts,omitempty"`
-	Logins   *Logins    `json:"logins,omitempty"` // of the user, if only a user is in question
+	Logins   *Logins    `json:"logins,omitempty"` // logins of the user, if the question is only about a user
 	Searched int        `json:"sessions_searched"`
 	Oldest   *text.Time `json:"oldest,omitempty"`
 	Notes    []string   `json:"notes"` // reasons why the answer may be incomplete

@@ -342,8 +342,8 @@ func TestUser(t *testing.T) {
 	}
 }
 
-// TestUserIsNotTheAttacker checks that an answer about a user is about the hosts from
-// which the user logged in, not about the banned hosts that tried the password.
+// TestUserIsNotTheAttacker checks that the answer about a user describes the hosts from
+// which the user logged in, and not the banned hosts that brute-forced the password.
 func TestUserIsNotTheAttacker(t *testing.T) {
 	dir := whyStore(t)
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

@@ -600,12 +600,13 @@ func FuzzCommand(f *testing.F) {
 	})
 }
 
-// A failingState cannot be written.
+// A failingState is a state whose file cannot be written.
 type failingState struct{ State }
 
 func (failingState) Flush(context.Context) error { return syscall.ENOSPC }
 
-// TestUnsavedBan checks that ban and unban tell that the state cannot be written.
+// TestUnsavedBan checks that the answers to ban and unban contain a note if the state
+// cannot be written.
 func TestUnsavedBan(t *testing.T) {
 	m := memory.New()
 	list := MemoryCommands(m, failingState{}, noon.UnixMicro, func() bool { return true }, func(memory.Ban) {})

@@ -121,7 +121,7 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 	}}
 }
 
-// saved writes the state. It returns a note if that fails.
+// saved writes the state to disk. It returns a note if that fails.
 func saved(ctx context.Context, s State) string {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()

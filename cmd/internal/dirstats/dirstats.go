@@ -20,10 +20,11 @@ import (
 // calculated.
 const rateDays = 7
 
-// sealedEnough is the number of sealed records that determine the size of a record.
+// sealedEnough is the number of sealed records from which they alone determine the
+// average size of a record.
 const sealedEnough = 1000
 
-// listedDays is the number of days in the text.
+// listedDays is the number of days whose counters the text lists.
 const listedDays = 14
 
 // Stats describes a state directory.

@@ -66,9 +66,9 @@ func (p *Progress) Clear() {
 	}
 }
 
-// StyleOf returns the style of text on w: the width of a terminal, or else that in the
-// environment variable COLUMNS, or 80; and colours on a terminal, unless NO_COLOR is set
-// (no-color.org).
+// StyleOf returns the style of text that is written to w. The width is the width of the
+// terminal or, if w is not a terminal, the value of the environment variable COLUMNS or
+// else 80. Text on a terminal has colours unless NO_COLOR is set (no-color.org).
 func StyleOf(w io.Writer) text.Style {
 	s := text.Style{Columns: 80}
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
@@ -84,7 +84,7 @@ func StyleOf(w io.Writer) text.Style {
 	return s
 }
 
-// A narrower terminal wraps lines itself. In wider lines the eye loses the row.
+// Narrower terminals wrap lines themselves, and wider tables are hard to read.
 const (
 	minColumns = 60
 	maxColumns = 200

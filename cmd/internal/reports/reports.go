@@ -23,7 +23,7 @@ type Source struct {
 	Dir      *statedir.Dir
 	Selector *selector.Selector
 	Zone     *time.Location
-	Config   string // path of the configuration of Dir.Settings; empty without one
+	Config   string // path of the configuration that Dir.Settings are from; empty if there is none
 	Host     string // name of this machine; may be empty
 }
 
@@ -61,7 +61,7 @@ const gcPercent = 5
 
 // A Report contains the counts of the selected sessions.
 type Report struct {
-	// Incomplete is not nil if files are missing in the report.
+	// Incomplete is not nil if files could not be read.
 	Incomplete error
 
 	source    *Source
@@ -69,13 +69,13 @@ type Report struct {
 	until     time.Time
 	problems  []string
 	damaged   bool              // sessions or files are corrupt or missing
-	days      []report.DayCount // all sessions by day; nil if the selection is narrower
+	days      []report.DayCount // counters of all sessions by day; nil if only some sessions are selected
 	unwritten int
 	site      report.Site
 }
 
-// Read counts the selected sessions. Unless quiet is set, a selection without sessions
-// is a problem.
+// Read counts the selected sessions. Unless quiet is set, the report contains a problem
+// if no session was selected.
 func (s *Source) Read(quiet bool) (*Report, error) {
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	// Read the counters before the filter writes its records, so that the records
@@ -93,7 +93,7 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 		problems = append(problems, r.Down.Error())
 	}
 	if r.Client != nil {
-		if status, err := r.Client.Status(); err == nil { // else a problem
+		if status, err := r.Client.Status(); err == nil { // otherwise problems reports the error
 			a.unwritten, a.site = int(status.Live.Summed), s.site(&status)
 		}
 	}
@@ -118,8 +118,8 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 		problems[i] = text.Escape(problems[i])
 	}
 	a.problems = problems
-	// The counters include all sessions of a day, also those of a file that cannot be
-	// read now.
+	// The counters include the sessions in unreadable files. They must agree with the
+	// records only if all files are readable.
 	if !s.Selector.Narrow() && r.Unread == 0 {
 		a.days = []report.DayCount{}
 		for i := range days {
@@ -136,7 +136,7 @@ func (a *Report) Summary(limit int) *report.Summary {
 	since := a.source.Selector.Since
 	summary := a.counts.Summary(since.In(a.source.Zone), a.until, limit, a.problems)
 	summary.Mode, summary.Policy = a.site.Mode, a.site.String()
-	if bans, err := a.source.Dir.Bans(func(b *memory.Ban) bool { return !b.Expired(a.until) }); err == nil { // the page states the error
+	if bans, err := a.source.Dir.Bans(func(b *memory.Ban) bool { return !b.Expired(a.until) }); err == nil { // the error is on the page
 		setBanned(summary.Scanning, bans)
 	}
 	if a.days != nil {
@@ -145,8 +145,8 @@ func (a *Report) Summary(limit int) *report.Summary {
 	return summary
 }
 
-// Summary reads the selected sessions and returns their summary, and an error if files
-// are missing in it. Lists have at most limit entries.
+// Summary reads the selected sessions and returns their summary. The error incomplete
+// is not nil if files could not be read. Lists have at most limit entries.
 func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomplete, err error) {
 	a, err := s.Read(quiet)
 	if err != nil {
@@ -235,9 +235,9 @@ func (s *Source) read(v history.Visitor) (until time.Time, problems []string, in
 	return until, append(r.Problems(), gaps(r, damaged)...), r.Incomplete(), err
 }
 
-// Returns returns the report on hosts that reconnected after a ban or finding.
-// Incomplete is not nil if files are missing in it. Further visitors read the same
-// records.
+// Returns returns the report on hosts that reconnected after a ban or finding. The
+// error incomplete is not nil if files could not be read. Further visitors receive the
+// same records.
 func (s *Source) Returns(further ...history.Visitor) (summary *report.ReturnSummary, incomplete, err error) {
 	c := report.NewReturns(memory.Number)
 	until, problems, incomplete, err := s.read(both(append(further, c.Visitor())))

@@ -77,8 +77,9 @@ func (d *Dir) Open() (*Records, error) {
 	return r, err
 }
 
-// Written opens the records without those of the last seconds and unfinished sums. To
-// write them often would defeat sums. The caller must call Close.
+// Written opens the records that are already on disk. The sessions of the last seconds
+// and unfinished sums are missing, because if they were written often, sums would save
+// nothing. The caller must call Close.
 func (d *Dir) Written() (*Records, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {
