@@ -190,8 +190,8 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 }
 
 // exportEntries returns the list and the number of omitted entries by reason. If the
-// operator has stopped enforcement, the list is empty, so that it also ends where the
-// list is loaded.
+// operator has stopped enforcement, the list is empty, so that enforcement also ends in
+// the firewalls that load the list.
 func exportEntries(e *env, o *exportlist.Options) (list *export.List, omitted map[string]int, err error) {
 	if exportlist.Halted(o.Dir.Path) {
 		e.warn("enforcement is stopped by scanwatch mode observe: the list is empty")

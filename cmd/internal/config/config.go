@@ -222,8 +222,8 @@ func (c *Config) checkFields(tree *rules.Config) {
 	}
 }
 
-// Empty reports whether the configuration file has only white space, as after an
-// attempt to write it to a full disk.
+// Empty reports whether the configuration file contains only white space, for example
+// because it was written to a full disk.
 func (c *Config) Empty() bool { return strings.TrimSpace(c.text[c.File]) == "" }
 
 // Digest returns a hash of the configuration files and of the content of the tables
@@ -238,7 +238,7 @@ func (c *Config) Digest() string {
 			parts = append(parts, hashOf("table "+source.Table, t.digest))
 		}
 	}
-	slices.Sort(parts) // the paths, which depend on the working directory, are no part of it
+	slices.Sort(parts) // the hash does not include paths, because they depend on the working directory
 	return hashOf(parts...)
 }
 

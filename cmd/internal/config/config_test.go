@@ -382,8 +382,8 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// TestDigest checks that the digest of a configuration depends on each of its files
-// and on the tables that exempt hosts, and not on paths and other tables.
+// TestDigest checks that the digest of a configuration depends on each of its files and
+// on the tables that exempt hosts, but not on paths and on other tables.
 func TestDigest(t *testing.T) {
 	lists := builtinLists(t)
 	first := map[string]string{

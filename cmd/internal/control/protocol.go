@@ -139,8 +139,8 @@ type Config struct {
 	// Kept contains the tables whose files cannot be used. These tables keep their
 	// previous entries.
 	Kept []string `json:"kept,omitempty"`
-	// Digest is a hash of the files and of the tables that exempt hosts, as from
-	// config.Config.Digest.
+	// Digest is the result of config.Config.Digest: a hash of the files and of the
+	// tables that exempt hosts.
 	Digest string `json:"digest,omitempty"`
 }
 
