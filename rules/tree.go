@@ -78,7 +78,7 @@ type Setting struct {
 	Mode    Mode    // mode
 	Privacy Privacy // privacy
 	Log     Log     // log
-	Text    string  // store, asn, country: a path; contact: of the postmaster; delimiter: a character
+	Text    string  // argument of store, asn and country (a path), contact (an address) and delimiter (a character)
 	Values  []Value // own-name, own-address, gateway
 	Keep    time.Duration
 	Budget  int64 // budget in bytes

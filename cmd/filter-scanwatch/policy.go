@@ -227,8 +227,8 @@ func (p *policies) appeared() {
 		return
 	}
 	if file := p.find(""); file != "" {
-		p.note(nil, file+" was created after the start; restart smtpd to use it")
-		p.log.Warn("configuration created after the start; restart smtpd to use it", "file", file)
+		p.note(nil, file+" was created after startup; restart smtpd to use it")
+		p.log.Warn("configuration created after startup; restart smtpd to use it", "file", file)
 	}
 }
 

@@ -45,7 +45,7 @@ func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 		return c, err
 	}
 	a := New(o.Key, o.Lists)
-	var end atomic.Int64 // end of the latest session, as the clock of the writer, so that it uses the days of the records
+	var end atomic.Int64 // end of the latest session; the writer uses it as the current time, so that copies are stored under the days of the records
 	w := store.Open(out, store.Options{Budget: budget, Keep: 100 * 365 * 24 * time.Hour, Program: o.Program,
 		Now: func() time.Time { return time.UnixMicro(end.Load()) }})
 	defer func() { err = errors.Join(err, w.Close()) }()

@@ -36,9 +36,9 @@ const (
 // keepBan is the number of seconds for which a ban is kept after its end.
 const keepBan = 90 * daySeconds
 
-// inRow is the minimum number of seconds after the end of a ban in which another
-// offence is consecutive, so that its ban is longer. After a ban of more than a quarter
-// of inRow, the number is four times the length of the ban.
+// inRow is a number of seconds. An offence is consecutive, so that its ban is longer,
+// if it follows the end of the previous ban within inRow, or within four times the
+// length of that ban.
 const inRow = daySeconds
 
 // bansBucket is the name of the bucket with bans of hosts and networks.

@@ -54,7 +54,7 @@ func (w *world) move(v clockMove) {
 	if v.restart {
 		w.disk.take(w.m)
 		w.start()
-		w.m.Tick(w.event()) // the filter handles events before the file is read
+		w.m.Tick(w.event()) // a filter handles events even before the file is read
 		if v.ban {
 			w.m.Bans.Add(second, week, w.event())
 		}

@@ -202,7 +202,7 @@ func (h *Host) add(r *store.Record) {
 		h.LastLogin = new(text.At(end))
 	}
 	banned := 0
-	_ = r.Steps(func(s *store.Step) bool { // damage is reported in the description of the session
+	_ = r.Steps(func(s *store.Step) bool { // a corrupt step is reported in the description of the session
 		switch {
 		case s.Kind == store.KindVerdict && s.Banned && s.Enforced && r.Sessions > 0:
 			banned += int(s.Times)
