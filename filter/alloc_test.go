@@ -22,8 +22,8 @@ import (
 )
 
 // allocations returns the number of allocations for the lines of in, with the real
-// reader, parser, pipeline and answers under the preset tight in mode enforce. Setup
-// and growing tables do not count.
+// reader, parser, pipeline and answers under the preset tight in mode enforce.
+// Allocations during setup and for growing tables do not count.
 func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)) float64 {
 	t.Helper()
 	text, err := rules.ReadyPolicy("tight")
@@ -38,7 +38,7 @@ func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)
 
 	table.Use(&filter.Settings{Policy: p})
 	phases := smtpd.Requests(filter.Phases(p))
-	var mine []byte // the lines for which the filter has registered
+	var mine []byte // the lines that the filter has registered
 	for line := range bytes.Lines(in) {
 		fields := strings.SplitN(string(line), "|", 6)
 		for _, id := range slices.Concat(smtpd.Reports, phases) {
@@ -63,11 +63,12 @@ func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)
 	return (serve(more) - few) / (more - some)
 }
 
-// TestEventsAllocateNothing checks that memory is allocated only for a new session, and
-// only a little. Further lines of a session and their answers need no allocation.
+// TestEventsAllocateNothing checks that a new session needs only a few allocations, and
+// that further lines of a session and their answers need none.
 func TestEventsAllocateNothing(t *testing.T) {
-	const perSession = 20 // including the domains of the client and its sender, for the standing
-	// Lines of one event: a report, or a request if it begins with "?"; # is a number.
+	const perSession = 20 // includes the domains of the client and its sender, which the standing needs
+	// Each element contains the lines of one event. A line is a request if it starts
+	// with "?", and otherwise a report. # is replaced with a number.
 	for _, c := range []struct {
 		name   string
 		events []string
@@ -116,8 +117,8 @@ func TestEventsAllocateNothing(t *testing.T) {
 			}
 			none := func(time.Time, uint64, []byte) {}
 			// The record of a session grows up to its limit, which the long sessions
-			// have reached. Tables over sessions grow at random times, so the least of
-			// three measurements counts.
+			// have reached. The tables of the memory grow at random times, so the
+			// minimum of three measurements counts.
 			short := allocations(t, session(4), none)
 			for range 2 {
 				short = min(short, allocations(t, session(4), none))

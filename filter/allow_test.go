@@ -10,7 +10,7 @@ import (
 	"scanwatch/rules"
 )
 
-// allowTable returns the shipped list of known senders as a table of names.
+// allowTable is the shipped list of known senders as a table of names.
 type allowTable struct{ names lookup.Names[struct{}] }
 
 func (a *allowTable) MatchAddr(netip.Addr) bool { return false }
@@ -21,8 +21,8 @@ func (a *allowTable) MatchName(b []byte) bool {
 }
 
 // TestAllowedSendersPass checks that no preset in mode enforce rejects a known sender
-// of the shipped list in any phase. The sender has its name in DNS, or greets with it
-// from a host with a cloud's generic name.
+// of the shipped list in any phase. The sender has a reverse DNS name in the list, or
+// greets with such a name from a host with the generic name of a cloud.
 func TestAllowedSendersPass(t *testing.T) {
 	allow := new(allowTable)
 	for _, row := range lists.Rows() {

@@ -1,6 +1,6 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The writer of test databases does not compile where an int has 32 bits.
+// The package that writes test databases does not compile if int has 32 bits.
 
 package filter_test
 
@@ -23,10 +23,11 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestShippedASN checks that rented hosts have AS numbers without a database, and that
-// the operator's database has precedence if it contains the address.
+// TestShippedASN checks that the AS numbers of rented hosts are known without a
+// database, and that the operator's database takes precedence if it contains the
+// address.
 func TestShippedASN(t *testing.T) {
-	const rented, moved = "3.131.215.38", "3.131.216.1" // of Amazon
+	const rented, moved = "3.131.215.38", "3.131.216.1" // addresses of Amazon
 	w, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "GeoLite2-ASN"})
 	if err != nil {
 		t.Fatal(err)

@@ -37,14 +37,14 @@ func policy(t testing.TB, text string) *rules.Policy {
 	return p
 }
 
-// nothing is a shipped list without rows.
+// nothing is a table without entries, in place of a shipped list.
 type nothing struct{}
 
 func (nothing) MatchAddr(netip.Addr) bool { return false }
 func (nothing) MatchName([]byte) bool     { return false }
 func (nothing) MatchASN(uint32) bool      { return false }
 
-// script plays a session in a short form, with one event or request per line:
+// script plays a session, with one event or request per line in a short form:
 //
 //	connect NAME FCRDNS     report and request
 //	ehlo NAME, mail ADDRESS, rcpt ADDRESS, data     request
@@ -137,15 +137,15 @@ rule bad phase helo match helo "ylmf-pc" disconnect "554 5.7.1 no"`,
 		{"disconnect with the session as reference", `mode enforce
 rule bad phase helo match helo "ylmf-pc" disconnect "554 5.7.1 no"`,
 			[]string{"connect x pass", "ehlo ylmf-pc"}, []string{"proceed", "disconnect|554 5.7.1 no" + ref}},
-		{"another greeting does not wash clean", `mode enforce
+		{"another greeting does not cancel a decision", `mode enforce
 rule bad phase helo match helo "ylmf-pc" reject "550 5.7.1 no"`,
 			[]string{"connect x pass", "ehlo ylmf-pc", "ehlo mail.example.net", "mail a@example.net"},
 			[]string{"proceed", "reject|550 5.7.1 no" + ref, "reject|550 5.7.1 no" + ref, "reject|550 5.7.1 no" + ref}},
-		{"what is about a recipient does not stick", `mode enforce
-rule not-him phase rcpt-to match rcpt-to "bob@example.org" reject "550 5.7.1 no"`,
+		{"a decision about a recipient is not sticky", `mode enforce
+rule not-bob phase rcpt-to match rcpt-to "bob@example.org" reject "550 5.7.1 no"`,
 			[]string{"connect x pass", "ehlo y.example.net", "mail a@example.net", "rcpt bob@example.org", "rcpt alice@example.org"},
 			[]string{"proceed", "proceed", "proceed", "reject|550 5.7.1 no" + ref, "proceed"}},
-		{"a login frees of the past", `mode enforce
+		{"a login cancels earlier decisions", `mode enforce
 rule bad phase helo match helo "ylmf-pc" reject "550 5.7.1 no"`,
 			[]string{"connect x pass", "ehlo ylmf-pc", "auth pass bob", "mail a@example.net"},
 			[]string{"proceed", "reject|550 5.7.1 no" + ref, "proceed"}},
@@ -156,7 +156,7 @@ pass from 192.0.2.0/24`,
 		{"evidence of a proven name", `mode enforce
 rule scanner phase connect match evidence scanner disconnect "554 5.7.1 no"`,
 			[]string{"connect scan-01.shadowserver.org pass"}, []string{"disconnect|554 5.7.1 no" + ref}},
-		{"a name that is not proven condemns nobody", `mode enforce
+		{"an unproven name is not evidence", `mode enforce
 rule scanner phase connect match evidence scanner disconnect "554 5.7.1 no"`,
 			[]string{"connect scan-01.shadowserver.org fail"}, []string{"proceed"}},
 		{"but it scores half", `mode enforce
@@ -171,7 +171,7 @@ rule odd phase connect match score > 29 disconnect "554 5.7.1 no"`,
 		{"a name of 64 bytes that passes FCrDNS is complete", `mode enforce
 rule scanner phase connect match evidence scanner disconnect "554 5.7.1 no"`,
 			[]string{"connect " + strings.Repeat("a", 64-len(".shadowserver.org")) + ".shadowserver.org pass"}, []string{"disconnect|554 5.7.1 no" + ref}},
-		{"a spoofed name excuses nothing", `mode enforce
+		{"an unproven name exempts no client", `mode enforce
 pass match rdns ".google.com" fcrdns
 rule all phase connect match src 192.0.2.0/24 disconnect "554 5.7.1 no"`,
 			[]string{"connect mail.google.com fail"}, []string{"disconnect|554 5.7.1 no" + ref}},
@@ -180,7 +180,7 @@ rule harvest phase rcpt-to match count unknown-recipient > 2 disconnect "421 4.7
 			[]string{"connect x pass", "ehlo y.example.net", "mail a@example.net", "rcpt alice@example.org",
 				"refused a@example.org", "refused b@example.org", "refused c@example.org", "rcpt d@example.org"},
 			[]string{"proceed", "proceed", "proceed", "proceed", "proceed", "proceed", "proceed", "disconnect|421 4.7.0 enough" + ref}},
-		{"a mailing list with members who left is no harvest", `mode enforce
+		{"a mailing list with former members is not a harvest", `mode enforce
 rule harvest phase rcpt-to match evidence harvest disconnect "421 4.7.0 enough"`,
 			append(append([]string{"connect x pass", "ehlo y.example.net", "mail a@example.net"},
 				"rcpt a1@example.org", "rcpt a2@example.org", "rcpt a3@example.org", "rcpt a4@example.org", "rcpt a5@example.org", "rcpt a6@example.org", "rcpt a7@example.org", "rcpt a8@example.org"), slices.Repeat([]string{"refused gone@example.org"}, 8)...),
@@ -211,12 +211,12 @@ table <known> file "/nonexistent"
 pass match rdns <known> fcrdns
 rule all phase { connect, helo } match src 192.0.2.0/24 disconnect "554 5.7.1 no"`,
 			[]string{"connect x pass"}, []string{"disconnect|421 4.7.1 no" + ref}},
-		{"a client that cannot be on it is rejected for good", `mode enforce
+		{"a client that cannot be on the list is rejected permanently", `mode enforce
 table <known> file "/nonexistent"
 pass match rdns <known> fcrdns
 rule all phase { connect, helo } match src 192.0.2.0/24 disconnect "554 5.7.1 no"`,
 			[]string{"connect x fail"}, []string{"disconnect|554 5.7.1 no" + ref}},
-		{"tables that are not loaded cannot tell", `mode enforce
+		{"conditions on tables that are not loaded are unknown", `mode enforce
 table <drop> file "/nonexistent"
 rule drop phase connect match src <drop> disconnect "554 5.7.1 no"
 rule notdrop phase connect match !src <drop> disconnect "554 5.7.1 no"`,

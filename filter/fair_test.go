@@ -38,7 +38,8 @@ func (s *site) report(t *testing.T, out []simulate.Outcome) {
 	}
 }
 
-// Neighbours are rejected and banned for other hosts in the /24 or /48.
+// TestNeighbours checks that hosts are neither rejected nor banned because of other hosts
+// in the same /24 or /48.
 func TestNeighbours(t *testing.T) {
 	for _, c := range [][2]string{{"203.0.113.66", "203.0.113.7"}, {"2001:db8:1:aaaa::1", "2001:db8:1:1::1"}} {
 		s := readySite(t, "standard")
@@ -60,7 +61,8 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
-// A customer of a shared server causes a ban of the server.
+// TestSharedServer checks that one customer of a shared server does not cause the rejection
+// of the mail of all others.
 func TestSharedServer(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		t.Run(name, func(t *testing.T) {
@@ -81,14 +83,15 @@ func TestSharedServer(t *testing.T) {
 			out := s.play(sessions(list...))
 			for _, i := range []int{502, 504, 506} {
 				if out[i].Mails != 1 {
-					t.Errorf("good mail %d of the shared server: %+v", i, out[i].Refused)
+					t.Errorf("legitimate mail %d of the shared server: %+v", i, out[i].Refused)
 				}
 			}
 		})
 	}
 }
 
-// Mail to a foreign domain whose MX record points here is a relay probe.
+// TestSharedServerRelays checks the same if the MX record of a foreign domain points to
+// this server, so that mail to the domain is a relay probe.
 func TestSharedServerRelays(t *testing.T) {
 	text, _ := rules.ReadyPolicy("tight")
 	s := newSite(t, string(text)+"\ntable <local-domains> { \"example.org\" }\n")
@@ -107,11 +110,12 @@ func TestSharedServerRelays(t *testing.T) {
 	list = append(list, probe(monday, 1), probe(monday.Add(time.Hour), 5), delivery(monday.Add(2*time.Hour), "203.0.113.5", "out1.hoster.example"))
 	out := s.play(sessions(list...))
 	if o := out[502]; o.Mails != 1 {
-		t.Errorf("good mail: %+v", o.Refused)
+		t.Errorf("legitimate mail: %+v", o.Refused)
 	}
 }
 
-// Relaying hosts of the local network make all domains local.
+// TestNothingLearnedFromLAN checks that the recipients of hosts in the local network do not
+// become local domains.
 func TestNothingLearnedFromLAN(t *testing.T) {
 	s := readySite(t, "tight")
 	s.learn()
@@ -123,7 +127,8 @@ func TestNothingLearnedFromLAN(t *testing.T) {
 	}
 }
 
-// The same applies to a public host that may relay (pass from <friends>).
+// TestNothingLearnedFromFriends checks the same for a public host that may relay (pass from
+// <friends>).
 func TestNothingLearnedFromFriends(t *testing.T) {
 	text, _ := rules.ReadyPolicy("tight")
 	s := newSite(t, strings.Replace(string(text), "table <friends> { }", "table <friends> { 198.51.100.0/24 }", 1))
@@ -135,7 +140,8 @@ func TestNothingLearnedFromFriends(t *testing.T) {
 	}
 }
 
-// A user whose name is sprayed from other networks mistypes a password once.
+// TestUserUnderAttack checks that a user is not rejected who mistypes a password while
+// other networks brute-force the account.
 func TestUserUnderAttack(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -155,8 +161,8 @@ func TestUserUnderAttack(t *testing.T) {
 	}
 }
 
-// A user mistypes a password once in a /24 in which eight other users failed within an
-// hour.
+// TestNeighbourOfGuesser checks that a user is not rejected who mistypes a password in
+// a /24 in which eight other users failed to log in within an hour.
 func TestNeighbourOfGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -174,7 +180,8 @@ func TestNeighbourOfGuesser(t *testing.T) {
 	}
 }
 
-// One message to the postmaster permits an endless harvest.
+// TestBoughtName checks that one accepted message to the postmaster does not permit an
+// endless harvest.
 func TestBoughtName(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		s := readySite(t, name)
@@ -197,7 +204,8 @@ func TestBoughtName(t *testing.T) {
 	}
 }
 
-// An existing recipient precedes each unknown recipient.
+// TestGuessesAmongRepeats checks that a harvest is found if an existing recipient precedes
+// each unknown recipient.
 func TestGuessesAmongRepeats(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		s := readySite(t, name)
@@ -213,7 +221,7 @@ func TestGuessesAmongRepeats(t *testing.T) {
 	}
 }
 
-// Connections during a ban extend it.
+// TestBanEnds checks that connections during a ban do not extend the ban.
 func TestBanEnds(t *testing.T) {
 	s := newSite(t, "mode enforce\nrule guess phase end match count auth-failure > 5 in 7d by src ban 1h\n")
 	login := func(at time.Time, steps ...simulate.Step) simulate.Session {
@@ -235,11 +243,12 @@ func TestBanEnds(t *testing.T) {
 	}
 	if n > 2 {
 		b, _ := s.memory.Bans.Banned(&memory.Client{Addr: list[0].Src.Addr()}, list[len(list)-1].Start.UnixMicro())
-		t.Errorf("a ban of 1h turned it away %d times, every 30 minutes: %+v", n, b)
+		t.Errorf("a ban of 1h rejected %d connections, one every 30 minutes: %+v", n, b)
 	}
 }
 
-// The rule flood in tight matches the local network.
+// TestFloodOfOurHouse checks that the rule flood in the preset tight does not match the
+// local network.
 func TestFloodOfOurHouse(t *testing.T) {
 	s := readySite(t, "tight")
 	s.learn()
@@ -261,14 +270,16 @@ func TestFloodOfOurHouse(t *testing.T) {
 	}
 }
 
-// A policy without rules in mode enforce carries out no ban.
+// TestBansWithoutRules checks that manual bans are enforced even if the policy has no
+// rules.
 func TestBansWithoutRules(t *testing.T) {
 	if p := smtpd.Requests(filter.Phases(policy(t, "mode enforce\n"))); len(p) == 0 {
 		t.Error("smtpd sends no requests: scanwatch ban reports a ban that is not enforced")
 	}
 }
 
-// The owner of a domain greets with it from a provider's host.
+// TestCustomersOfOneHoster checks that mail of one customer of a hosting provider gives no
+// standing to other customers.
 func TestCustomersOfOneHoster(t *testing.T) {
 	for _, d := range []string{"your-server.de", "contaboserver.net", "ovh.net", "hwclouds-dns.com", "secureserver.net", "vultrusercontent.com", "linodeusercontent.com", "amazonaws.com", "googleusercontent.com", "hostinger.com", "colocrossing.com", "t-ipconnect.de"} {
 		s := readySite(t, "standard")

@@ -1,7 +1,7 @@
-// Package filter is the pipeline for the events of SMTP sessions. For each event, the
-// tracker updates the facts of the session (package track), detectors gather evidence
-// (detect), the policy makes decisions (decide), and the journal records the event and
-// its outcomes (journal). A front end, such as filter/smtpd, supplies the events.
+// Package filter is the pipeline for the events of SMTP sessions. A front end, such as
+// filter/smtpd, supplies the events. For each event, package track updates the facts of
+// the session, package detect gathers evidence, package decide applies the policy, and
+// package journal records the event and its outcomes.
 //
 // Data flows in one direction: no stage calls an earlier stage, and only this package
 // imports all of them.
@@ -27,11 +27,12 @@ import (
 	"scanwatch/store"
 )
 
-// Options are the connections of a Pipeline. No function may wait or keep its
-// arguments.
+// Options contains the inputs and outputs of a Pipeline. No function may block or keep
+// its arguments.
 type Options struct {
 	// Record receives the encoded record of an ended session, or of a sum of sessions
-	// that ended up to an hour ago. Sums.Flush calls it in its goroutine.
+	// that ended up to an hour ago. Sums.Flush calls Record in the goroutine of its
+	// caller.
 	Record func(end time.Time, id uint64, value []byte)
 	// Clock, if not nil, receives the end of each session in microseconds since 1970.
 	Clock *atomic.Int64
@@ -41,21 +42,21 @@ type Options struct {
 	Verbose func() bool
 	// Watch, if not nil, is called for each finding, verdict, tag and ban.
 	Watch func(*events.Event)
-	// Lists returns the shipped lists. The first call may wait.
+	// Lists returns the shipped lists. Its first call may block.
 	Lists func() *lookup.Lists
 	// Memory is the state across sessions; nil for a new one.
 	Memory *memory.Memory
-	// Hasher returns the hasher of mailboxes and possible passwords. If it is nil
-	// or returns nil, they are kept unhashed.
+	// Hasher returns the hasher of mailboxes and possible passwords. If Hasher is nil
+	// or returns nil, they are recorded unhashed.
 	Hasher func() *privacy.Hasher
-	// Hashed enables the privacy level hashed while there are no settings.
+	// Hashed enables the privacy level hashed until Use has set the settings.
 	Hashed bool
 	// OwnAddrs contains the addresses of this host.
 	OwnAddrs []netip.Addr
-	// Budget is the disk budget in bytes. To stay within it, the journal adds the
-	// sessions of floods to sums. With 0 every session has its own record.
+	// Budget is the disk budget in bytes. To stay within the budget, the journal adds
+	// the sessions of floods to sums. If Budget is 0, every session has its own record.
 	Budget int64
-	// Recorded means that events come from records, which may contain hashes.
+	// Recorded means that events come from records, in which names may be hashed.
 	Recorded bool
 	// Trace, if not nil, is called for each evaluation of the policy. The facts are
 	// valid only during the call.
@@ -72,11 +73,11 @@ type Settings struct {
 // A Pipeline holds the open sessions. Its methods belong to one goroutine,
 // except Use and Open.
 type Pipeline struct {
-	Sums *journal.Sums // for any goroutine
+	Sums *journal.Sums // may be used by any goroutine
 
 	o        Options
 	next     atomic.Pointer[Settings]
-	settings *Settings // of the current event; nil: observe only
+	settings *Settings // settings for the current event; if nil, the pipeline only observes
 	site     detect.Site
 	memory   *memory.Memory
 	decider  decide.Decider
@@ -86,7 +87,7 @@ type Pipeline struct {
 	clock int64 // time of the newest event
 
 	found  detect.Case   // reused
-	client memory.Client // of the event
+	client memory.Client // client of the current event
 	out    smtp.Outcome  // reused
 }
 
@@ -125,7 +126,7 @@ func (p *Pipeline) Event(ev *smtp.Event) {
 			return
 		}
 	} else if s = p.table.session(ev.Session); s == nil {
-		return // the session began before the filter, or there are too many sessions
+		return // the session began before the filter started, or there are too many sessions
 	}
 	p.take(s, ev)
 	if ev.Kind == smtp.EventDisconnect {
@@ -159,7 +160,7 @@ func (p *Pipeline) take(s *session, ev *smtp.Event) {
 		if ev.Result == smtp.ResultPass {
 			s.track.Login = append(s.track.Login[:0], ev.Name...)
 		}
-		ev.Name = p.journal.User(ev.Name) // later code receives a possible password only as a hash
+		ev.Name = p.journal.User(ev.Name) // hash a possible password before other code uses it
 	}
 	s.track.Apply(ev)
 	if ev.Kind == smtp.EventConnect {
@@ -180,8 +181,8 @@ func (p *Pipeline) take(s *session, ev *smtp.Event) {
 	p.learn(s, ev)
 }
 
-// locate adds the facts about the address of a new session from the site and the
-// operator's files.
+// locate adds the facts about the address of a new session: they come from the site and
+// from the operator's tables and databases.
 func (o *Settings) locate(s *track.Session, site *detect.Site) {
 	if !s.Src.IsValid() {
 		return
@@ -265,7 +266,8 @@ func (p *Pipeline) write(s *session, outcomes []smtp.Outcome) {
 	}
 }
 
-// ended evaluates an ended session, unless its ending is not the client's.
+// ended evaluates an ended session. It ignores sessions whose ending is unknown, or that
+// were open when the mail server stopped.
 func (p *Pipeline) ended(s *session, ev *smtp.Event) {
 	if ev.Ending == smtp.EndingStopped || ev.Ending == smtp.EndingUnknown || s.track.Exempt() || s.track.Internal || s.decide.Barred {
 		return
@@ -280,7 +282,7 @@ func (p *Pipeline) subject(s *session) decide.Subject {
 	return decide.Subject{Session: &s.track, Case: &s.detect, State: &s.decide, Client: &p.client, Live: s.together()}
 }
 
-// identify sets the client of the event for the memory.
+// identify sets the client by which the memory counts the event.
 func (p *Pipeline) identify(s *session) {
 	t := &s.track
 	p.client = memory.Client{
@@ -289,7 +291,7 @@ func (p *Pipeline) identify(s *session) {
 	}
 }
 
-// begin updates the clock and the settings and writes overdue lines and sums.
+// begin updates the clock and the settings, and writes log lines and sums that are due.
 func (p *Pipeline) begin(at int64) {
 	if at/1e6 != p.clock/1e6 {
 		p.memory.Tick(at)
@@ -339,11 +341,11 @@ func (p *Pipeline) open(ev *smtp.Event) *session {
 		return nil
 	}
 	p.journal.Begin(&s.journal, ev.Time)
-	p.hide() // the key may arrive after the first session
+	p.hide() // the key may become available after the first session
 	return s
 }
 
-// close records s and drops it.
+// close records s and removes it from the table.
 func (p *Pipeline) close(s *session, how smtp.Ending, at int64) {
 	t, now := &s.track, at
 	at = max(at, t.Start)
@@ -372,8 +374,8 @@ func (p *Pipeline) Stop() {
 	}
 }
 
-// Leave records the sessions that are still open without judging their ending, for
-// streams that end before the sessions.
+// Leave records the sessions that are still open at the end of a stream. Their ending
+// is not evidence.
 func (p *Pipeline) Leave() {
 	for _, s := range p.table.live {
 		p.close(s, smtp.EndingUnknown, s.journal.Last())
@@ -381,7 +383,7 @@ func (p *Pipeline) Leave() {
 	p.journal.Flush(p.clock, false)
 }
 
-// Cut records one session without judging its ending.
+// Cut records one session that is still open. Its ending is not evidence.
 func (p *Pipeline) Cut(id uint64, how smtp.Ending, at int64) {
 	if s := p.table.session(id); s != nil {
 		p.close(s, how, at)
@@ -408,7 +410,8 @@ func Phases(policy *rules.Policy) smtp.PhaseSet {
 	return set
 }
 
-// RuleTexts returns the texts of the rules to which verdicts and bans of policy refer.
+// RuleTexts returns the texts of all rules in policy to which verdicts and bans may
+// refer.
 func RuleTexts(policy *rules.Policy) (texts []string) {
 	for _, r := range policy.Rules() {
 		texts = append(texts, r.String())

@@ -17,8 +17,9 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// unhidden returns all output about a session with the given lines, in the form of raw,
-// after a greeting. The session is played twice: for its own record and for a sum.
+// unhidden returns all output about a session that consists of a greeting and the given
+// lines, which are in the form of raw. The session is played twice: once for its own
+// record, and once for a sum.
 func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) string {
 	t.Helper()
 	var kept bytes.Buffer
@@ -28,7 +29,7 @@ func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) 
 		Watch:  func(e *events.Event) { fmt.Fprintf(&kept, "event %+v rdns %s helo %s\n", *e, e.RDNS, e.Helo) },
 		Lists:  func() *lookup.Lists { return lists },
 		Hasher: func() *privacy.Hasher { return h },
-		Budget: 1, // the first record uses more
+		Budget: 1, // the first record exceeds the budget
 	})
 	table.Use(&filter.Settings{Policy: p})
 	lines = append([]string{"R link-connect|<unknown>|fail|192.0.2.1:4000|192.0.2.25:25", "R protocol-server|220 mx.example.org ESMTP OpenSMTPD",
@@ -55,7 +56,7 @@ func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) 
 }
 
 // TestNobodyInClear checks that no mailbox is recorded, logged or sent to watchers
-// unhashed, regardless of the text of a client, smtpd or another filter.
+// unhashed, whether it is in a text from a client, smtpd or another filter.
 func TestNobodyInClear(t *testing.T) {
 	hasher := privacy.New(bytes.Repeat([]byte{7}, 32))
 	p := policy(t, "privacy hashed\nmode observe\ntable <local-domains> { \"example.org\" }\nrule all phase rcpt-to match helo \"mail.example.net\" reject ban 1d\nrule badhelo phase helo match !helo \"mail.example.net\" reject\n")
@@ -108,7 +109,7 @@ func TestNobodyInClear(t *testing.T) {
 			t.Errorf("%q\nis kept as\n%s", lines, got)
 		}
 	}
-	// A short name may also be a mailbox: that of a victim, which does not exist here.
+	// A short word in a recipient without a domain is also hashed.
 	lines := []string{"R protocol-client|MAIL FROM:<>", "R protocol-server|250 Ok", "R tx-mail|31f211ba|ok|",
 		"R protocol-client|RCPT TO:<bo>", "R protocol-server|451 <bo>: try again, about a robot", "R tx-rcpt|31f211ba|tempfail|bo"}
 	if got := unhidden(t, hasher, lines, p); strings.Contains(got, "<bo>") || !strings.Contains(got, "about a robot") {

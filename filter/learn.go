@@ -1,6 +1,6 @@
 package filter
 
-// Events update the memory: counters, mailboxes, domains and standing.
+// Updates of the memory by events: counters, mailboxes, domains and standing.
 
 import (
 	"bytes"
@@ -13,7 +13,8 @@ import (
 	"scanwatch/rules"
 )
 
-// login records a login in the memory. For a failed login it returns the spray.
+// login records a login in the memory. If a failed login is a part of a password spray, it
+// returns the spray.
 func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
 	switch t := &s.track; {
 	case t.Local || !t.Src.IsValid():
@@ -25,7 +26,7 @@ func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
 	return spray
 }
 
-// learn records the conduct of a client in the memory.
+// learn records the behaviour of a client in the memory.
 func (p *Pipeline) learn(s *session, ev *smtp.Event) {
 	switch {
 	case s.track.Local || s.track.Friend || !s.track.Src.IsValid():
@@ -64,7 +65,8 @@ func (p *Pipeline) learn(s *session, ev *smtp.Event) {
 	}
 }
 
-// maxSenders bounds the sender domains of a session that count for its standing.
+// maxSenders is the maximum number of sender domains of a session that count for the
+// standing of the client.
 const maxSenders = 16
 
 // learnRcpt records a recipient in the memory.
@@ -95,16 +97,17 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 		if !s.detect.Repeated {
 			p.memory.Counters.Add(&p.client, evidence, ev.Time)
 		}
-		// A known client, or a client with other existing recipients, has an old list,
-		// and backscatter goes to forged senders: neither is a dictionary attack.
+		// Some rejected recipients do not indicate a dictionary attack and must not be
+		// recorded as probed: a known client, or a client with other existing
+		// recipients, has an old mailing list, and backscatter goes to forged senders.
 		if s.track.Counts.RcptOK == 0 && len(sender) > 0 && p.decider.Standing(p.subject(s), ev.Time) == rules.StandingNone {
 			p.memory.Recipients.Refused(&p.client, ev.Addr, ev.Time)
 		}
 	}
 }
 
-// learnAccount records the conduct of an authenticated session for the account and for
-// the domains to which the user writes.
+// learnAccount records the behaviour of an authenticated session for its account, and
+// the domains to which the user sends mail.
 func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	if ev.Kind != smtp.EventRcpt {
 		return
@@ -119,8 +122,9 @@ func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	}
 }
 
-// senderDomain returns the registered domain of a sender, or its domain. Most
-// transactions of a session have the same sender domain.
+// senderDomain returns the registered domain of a sender, or the whole domain if there
+// is none. It caches the result, because most transactions of a session have the same
+// sender domain.
 func (s *session) senderDomain(sender []byte) string {
 	domain, _ := detect.Domain(sender)
 	if s.registered != "" && bytes.Equal(s.sender, domain) {

@@ -24,8 +24,8 @@ func event(at int, rest string) string {
 	return fmt.Sprintf("report|0.7|1795219327.%06d|smtp-in|%s\n", at, rest)
 }
 
-// TestLongSession checks that an endless session is counted to its end, and uses no
-// more than its share of memory and disk.
+// TestLongSession checks that all commands of a very long session are counted, and that
+// it uses a limited amount of memory and disk.
 func TestLongSession(t *testing.T) {
 	const n = 20_000
 	var in strings.Builder
@@ -73,7 +73,7 @@ func TestLongSession(t *testing.T) {
 }
 
 // TestFloodOfFindings checks that a scan from many hosts does not fill the mail log,
-// and that unlogged sessions are counted.
+// and that the number of unlogged sessions is logged.
 func TestFloodOfFindings(t *testing.T) {
 	var in strings.Builder
 	for i := range 3000 {
@@ -98,13 +98,13 @@ func TestFloodOfFindings(t *testing.T) {
 		}
 		told += n
 	}
-	if want := 3001; told != want { // the last session is open when smtpd stops
+	if want := 3001; told != want { // the last session is still open when smtpd stops
 		t.Errorf("%d lines report %d sessions, want %d", len(log), told, want)
 	}
 }
 
-// TestOneSourceAgain checks that repeated sessions of a source are logged once in ten
-// minutes, and counted.
+// TestOneSourceAgain checks that equal sessions of a source are logged once in ten
+// minutes, and that the number of further sessions is logged.
 func TestOneSourceAgain(t *testing.T) {
 	var in strings.Builder
 	for i := range 3000 {
@@ -232,7 +232,7 @@ func BenchmarkFold(b *testing.B) {
 	}
 }
 
-// endless repeats in n times without a copy.
+// endless is a reader that repeats in n times without copying it.
 type endless struct {
 	in    []byte
 	at, n int

@@ -8,9 +8,9 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestLogLevels checks the lines of a session at each level: one at its end or for its ban,
-// and with Verbose one for each finding and decision, too. A friend and a session with weak evidence
-// only have no line.
+// TestLogLevels checks the lines of a session at each level: one at its end or for its ban and,
+// with Verbose, also one for each finding and decision. There are no lines for a friend and for a
+// session that only has evidence with low confidence.
 func TestLogLevels(t *testing.T) {
 	for _, tt := range []struct {
 		verbose bool
@@ -55,10 +55,10 @@ rule forged phase helo match evidence helo-unqualified reject
 	}
 }
 
-// TestLogOfADay checks that a day of attacking sessions has at most one line for each, and
-// that a flood has far fewer.
+// TestLogOfADay checks that the log of a day with attacks has at most one line for each
+// session, and far fewer lines for a flood.
 func TestLogOfADay(t *testing.T) {
-	const n = 3500 // of each kind
+	const n = 3500 // number of sessions of each kind
 	for _, tt := range []struct {
 		name  string
 		every time.Duration

@@ -32,7 +32,7 @@ func TestNastyLog(t *testing.T) {
 		}
 		defer watcher.Close()
 		ctx, cancel := context.WithCancel(t.Context())
-		cancel() // Next does not wait
+		cancel() // so that Next returns immediately
 		var sent []byte
 		var log, out bytes.Buffer
 		table := simulate.NewFilter(filter.Options{

@@ -206,7 +206,7 @@ func TestProvenGreeting(t *testing.T) {
 		"R protocol-client|MAIL FROM:<a@b.example>", "F mail-from|a@b.example", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",
 		"R protocol-client|RCPT TO:<u@example.org>", "F rcpt-to|u@example.org")
 	if a[len(a)-1] != "proceed" {
-		t.Error("helo proven by FCrDNS condemned as forged")
+		t.Error("a greeting that FCrDNS proves is reported as forged")
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A site is a filter with many consecutive sessions.
+// A site is a filter that handles many consecutive sessions.
 type site struct {
 	verbose bool
 	t       testing.TB
@@ -36,7 +36,7 @@ func newSite(t testing.TB, policyText string) *site {
 	return &site{t: t, policy: policy(t, policyText), memory: memory.New()}
 }
 
-// ready returns a site with a preset in mode enforce.
+// readySite returns a site with a preset in mode enforce.
 func readySite(t testing.TB, name string) *site {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)
@@ -77,7 +77,7 @@ func (s *site) play(sessions iter.Seq[simulate.Session]) []simulate.Outcome {
 	return outcomes
 }
 
-// restart keeps only the state on disk.
+// restart restarts the filter, so that only the state on disk remains.
 func (s *site) restart(at time.Time) {
 	var disk []store.Entry
 	for _, e := range s.memory.Changes(1 << 20) {
@@ -97,8 +97,8 @@ func (s *site) restart(at time.Time) {
 	}, at.UnixMicro())
 }
 
-// findings returns the findings of a session in order; "rcpt" represents the first
-// recipient.
+// findings returns the findings of a session in their order. The word "rcpt" marks the
+// first recipient.
 func findings(t testing.TB, r *store.Record) (list []string) {
 	err := r.Steps(func(s *store.Step) bool {
 		switch s.Kind {
@@ -160,9 +160,9 @@ func (s *site) learn() {
 	s.play(sessions(delivery(monday.Add(-time.Hour), "198.51.100.200", "mx.example.net")))
 }
 
-// TestHarvestCut checks that the sixth of fifty unknown recipients ends the session and
-// the next connection is rejected. A list of 51 recipients with three typos is not
-// affected.
+// TestHarvestCut checks that the sixth of fifty unknown recipients ends the session,
+// that the next connection is rejected, and that a list of 51 recipients with three
+// typing errors is not affected.
 func TestHarvestCut(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		t.Run(name, func(t *testing.T) {
@@ -195,9 +195,9 @@ func TestHarvestCut(t *testing.T) {
 }
 
 // TestDistributedHarvest plays a harvest from thirty networks with eight recipients
-// each. The golden file shows from which session an unknown client is recognised at its
-// first recipient, and by which evidence. The networks use the same list, consecutive
-// parts of a list, or different recipients each time.
+// each. The networks use the same list, consecutive parts of a list, or different
+// recipients each time. The golden file shows after how many sessions an unknown client
+// is recognised at its first recipient, and by which evidence.
 func TestDistributedHarvest(t *testing.T) {
 	attack := simulate.Attack{Seed: 1, Start: monday, Every: 5 * time.Minute, Sessions: 30, Each: 8}
 	recipients := func(change func(session, step int, s *simulate.Step)) iter.Seq[simulate.Session] {
@@ -281,10 +281,10 @@ func TestDistributedHarvest(t *testing.T) {
 	}
 }
 
-// TestGuesser checks that a brute force on the port of users is banned after some
-// failures, for ten minutes and again after half as many, while a user of the same
-// network continues, an office with an old phone is not affected, and typos have no
-// effect.
+// TestGuesser checks that a brute-force attack on the submission port is banned for ten
+// minutes after some failures, and again after half as many. Users in the same network,
+// an office with a phone that has an old password, and users with typing errors must
+// not be affected.
 func TestGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -295,12 +295,12 @@ func TestGuesser(t *testing.T) {
 	}
 	var list []simulate.Session
 	at := monday
-	for range 60 { // one password per session, all for the same user
+	for range 60 { // each session tries one password of the same user
 		list = append(list, login(at, "198.51.100.7", wrong(simulate.Auth, "admin")))
 		list = append(list, user(at.Add(time.Second), "198.51.100.8"))
 		at = at.Add(time.Minute)
 	}
-	var served []int // minutes in which the attacker was not rejected
+	var served []int // numbers of the minutes in which the attacker was not rejected
 	for i, o := range s.play(sessions(list...)) {
 		switch {
 		case o.Src.Addr() == netip.MustParseAddr("198.51.100.8"):
@@ -312,7 +312,7 @@ func TestGuesser(t *testing.T) {
 		}
 	}
 	var want []int
-	for i := range 20 { // count > 19 holds after the 20th
+	for i := range 20 { // count > 19 matches after the 20th failure
 		want = append(want, i)
 	}
 	// The ban ends after ten minutes. It halved the count, so that ten more failures
@@ -351,8 +351,8 @@ func TestGuesser(t *testing.T) {
 	})
 }
 
-// TestBanAtTheEnd checks that a client is banned from the next connection on if its
-// commands have no phase. In mode observe the ban is only recorded.
+// TestBanAtTheEnd checks that a client whose commands have no phase is banned at the
+// end of the session, and that in mode observe the ban is only recorded.
 func TestBanAtTheEnd(t *testing.T) {
 	const text = "rule lost phase end match evidence talks-http ban 3d\n"
 	browser := func(at time.Time) simulate.Session {
@@ -489,7 +489,8 @@ rule slow phase rcpt-to match count unknown-recipient > 2 in 1d by prefix reject
 	}
 }
 
-// TestFlood counts sessions of one source that are open at the same time.
+// TestFlood checks the number of concurrent sessions of one source from which they are a
+// flood.
 func TestFlood(t *testing.T) {
 	s := newSite(t, "mode enforce\nrule flood phase connect match evidence flood disconnect \"421 4.7.0 Too many\"\nrule soft observe phase connect match count flood > 30 disconnect\n")
 	var list []simulate.Session
@@ -516,7 +517,8 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// Verdicts and bans refer to the text of their rule.
+// TestVerdictsNameTheTextOfTheirRule checks that verdicts and bans refer to the text of
+// their rule.
 func TestVerdictsNameTheTextOfTheirRule(t *testing.T) {
 	s := newSite(t, "mode enforce\nrule botnet phase helo match evidence botnet-helo disconnect \"554 5.7.1 No\" ban 1d\n")
 	texts := filter.RuleTexts(s.policy)

@@ -10,8 +10,8 @@ import (
 	"scanwatch/filter/privacy"
 )
 
-// leaks contains the passwords of TestPasswordsNowhere, in the forms in which they may
-// occur.
+// leaks contains the passwords in TestPasswordsNowhere, in all forms in which they
+// could occur in output.
 var leaks = []string{"hunter2", "monkey123", "Geheim", base64.StdEncoding.EncodeToString([]byte("\x00bob\x00hunter2")), base64.StdEncoding.EncodeToString([]byte("hunter2"))}
 
 // TestPasswordsNowhere checks that no record, log line or event of the watch stream
@@ -70,8 +70,8 @@ func TestPasswordsNowhere(t *testing.T) {
 	}
 }
 
-// FuzzPasswordsNowhere checks the same for a password after AUTH in any place of a
-// line.
+// FuzzPasswordsNowhere checks the same as TestPasswordsNowhere for a password after
+// AUTH at any position in a line.
 func FuzzPasswordsNowhere(f *testing.F) {
 	for _, s := range []string{"", "EHLO x\r", "NOOP ", "MAIL FROM:<a@b>\r", "x ", "DATA\r", "\x00", "HELO a\n"} {
 		f.Add([]byte(s), []byte(" PLAIN "))
@@ -85,7 +85,7 @@ func FuzzPasswordsNowhere(f *testing.F) {
 		upper := bytes.ToUpper(before)
 		if bytes.HasPrefix(bytes.TrimSpace(upper), []byte("MAIL")) || bytes.HasPrefix(bytes.TrimSpace(upper), []byte("RCPT")) {
 			if !bytes.ContainsAny(before, "\r") {
-				t.Skip() // a part of the address
+				t.Skip() // the password is a part of the address
 			}
 		}
 		const secret = "Zm9vYmFyNDcxMQ"

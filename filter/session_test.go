@@ -33,8 +33,8 @@ var lists = func() *lookup.Lists {
 
 const streams = "../tests/streams"
 
-// play feeds a stream to a new Table and returns the records in the order in
-// which the sessions began, and the log.
+// play passes a stream to a new pipeline. It returns the records in the order in which
+// the sessions started, and the log lines.
 func play(t testing.TB, in []byte) (records []*store.Record, log []string) {
 	t.Helper()
 	table := simulate.NewFilter(filter.Options{
@@ -141,7 +141,7 @@ func TestStreams(t *testing.T) {
 	older, _ := filepath.Glob(streams + "/[67].[68]/*.in")
 	for _, name := range older {
 		if _, err := os.Stat(filepath.Join(streams, "7.9", filepath.Base(name))); err != nil {
-			names = append(names, name) // a case that exists only for this version
+			names = append(names, name) // a stream that exists only for this version
 		}
 	}
 	for _, name := range names {
@@ -156,8 +156,9 @@ func TestStreams(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				// The recorded clients were on the host of the server, where greetings
-				// give less evidence: treat them as unknown clients.
+				// The recorded clients ran on the host of the server, whose greetings
+				// are less evidence. Replace their address, so that they are unknown
+				// clients.
 				records, _ := play(t, loopback.ReplaceAll(in, []byte("${1}203.0.113.9:")))
 				got := render(t, records)
 				golden := filepath.Join("testdata", scenario+".golden")
@@ -181,7 +182,8 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// TestReplayIsDeterministic checks that the same stream yields the same bytes twice.
+// TestReplayIsDeterministic checks that two replays of a stream result in the same
+// bytes.
 func TestReplayIsDeterministic(t *testing.T) {
 	in, err := os.ReadFile(streams + "/7.9/concurrent-200.in")
 	if err != nil {
@@ -197,11 +199,11 @@ func TestReplayIsDeterministic(t *testing.T) {
 	}
 }
 
-// Passwords in the AUTH streams, as sent by the clients.
+// Passwords in the AUTH streams, as the clients sent them.
 var secrets = []string{"cleartext-guess", "s3cret", "secret", "hunter2", "wrong", "passw"}
 
-// TestNoPasswords checks that no record or log line contains text after AUTH, plain or
-// in base64. They contain the user names that smtpd reports.
+// TestNoPasswords checks that neither records nor log lines contain the text after
+// AUTH, plain or in base64. They may contain the user names that smtpd reports.
 func TestNoPasswords(t *testing.T) {
 	word := regexp.MustCompile(`[A-Za-z0-9+/]{12,}={0,2}`)
 	for _, version := range []string{"6.8", "7.6", "7.9"} {

@@ -71,7 +71,7 @@ func hammer(src string, begin time.Time, n int, every time.Duration) iter.Seq[si
 	}
 }
 
-// few assigns the sessions to n sources.
+// few replaces the sources of sessions with n sources.
 func few(n int, sessions iter.Seq[simulate.Session]) iter.Seq[simulate.Session] {
 	return func(yield func(simulate.Session) bool) {
 		i := 0
@@ -89,9 +89,9 @@ func few(n int, sessions iter.Seq[simulate.Session]) iter.Seq[simulate.Session] 
 	}
 }
 
-// TestFloodsAgree counts a day with floods twice: in whole records of all sessions, and
-// in the records and sums under a budget. Both must agree in all numbers of each source
-// and hour, and each rejected session must have its id in a record or a sum.
+// TestFloodsAgree plays a day with floods twice: once with a record for each session,
+// and once with records and sums under a budget. All numbers of each source and hour
+// must be equal, and the id of each rejected session must be in a record or a sum.
 func TestFloodsAgree(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 	floods := func() iter.Seq[simulate.Session] {
@@ -133,7 +133,7 @@ func TestFloodsAgree(t *testing.T) {
 	}
 	wrong := 0
 	for k := range maps.Keys(want) {
-		// A sum has only the first greetings and users; all others are counted
+		// A sum contains only the first greetings and users. All others are counted
 		// together.
 		if got[k] != want[k] && !strings.Contains(k, " helo ") && !strings.Contains(k, " auth ") {
 			if wrong++; wrong < 10 {
@@ -147,7 +147,7 @@ func TestFloodsAgree(t *testing.T) {
 		}
 	}
 
-	// The counters of the day, and the outcomes seen by the generator.
+	// The counters of the day must agree with the outcomes that the generator saw.
 	day := map[memory.DayCounter]int{}
 	for _, d := range mem.Days.List() {
 		for f := memory.DaySessions; f <= memory.DayAuthFail; f++ {
@@ -172,7 +172,7 @@ func TestFloodsAgree(t *testing.T) {
 // TestFloodInSums checks that the report on a day with a flood does not depend on sums.
 func TestFloodInSums(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
-	const n = 3000 // in a little over 4 hours
+	const n = 3000 // sessions within a little over 4 hours
 	mixed := func() iter.Seq[simulate.Session] {
 		return simulate.Merge(simulate.Day(1, 2000), hammer("198.51.100.7:2525", begin, n, 5*time.Second))
 	}
@@ -204,7 +204,7 @@ func TestFloodInSums(t *testing.T) {
 		t.Errorf("%d sums and %d whole of %d", sums, kept, len(all))
 	}
 
-	// The report is the same.
+	// The reports on both must be equal.
 	a, b := report.NewCollector(memory.Number), report.NewCollector(memory.Number)
 	for i := range all {
 		_ = a.Add(&all[i])
@@ -232,8 +232,9 @@ func TestFloodInSums(t *testing.T) {
 	}
 }
 
-// TestFloodFromEverywhere checks that always new sources use only their share of the
-// budget on a day, and that every session and message is counted.
+// TestFloodFromEverywhere checks that a flood in which each session has a new source
+// only uses its share of the budget for the day, and that every session and message is
+// counted.
 func TestFloodFromEverywhere(t *testing.T) {
 	const n, budget = 60_000, 4 << 20
 	begin := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
@@ -278,7 +279,8 @@ func TestFloodFromEverywhere(t *testing.T) {
 	if mails != came || counted[memory.DayMails] != uint64(came) {
 		t.Errorf("%d messages recorded and %d counted of %d", mails, counted[memory.DayMails], came)
 	}
-	// The rule about their greeting bans them, so that they also use the share of bans.
+	// A rule bans the sources because of their greeting, so they also use the share of
+	// sessions with a ban.
 	if size > budget/2+budget/8+budget/16+24*10_000 {
 		t.Errorf("sessions without mail or login use %d bytes of a budget of %d", size, budget)
 	}
@@ -290,8 +292,9 @@ func TestFloodFromEverywhere(t *testing.T) {
 	}
 }
 
-// TestFloodOfMail checks that a client with one valid mailbox cannot displace the
-// history with long sessions that deliver a message, and that every message is counted.
+// TestFloodOfMail checks that a client that knows one valid mailbox cannot displace
+// older records with long sessions that deliver a message, and that every message is
+// counted.
 func TestFloodOfMail(t *testing.T) {
 	const n, budget = 2000, 4 << 20
 	begin := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
@@ -332,8 +335,8 @@ func TestFloodOfMail(t *testing.T) {
 	}
 }
 
-// TestCrashOfSums checks that a crash loses the sums of the open hour only, and that
-// the counters of the day show the gap.
+// TestCrashOfSums checks that only the sums of the current hour are lost in a crash,
+// and that the counters of the day show how many sessions are missing.
 func TestCrashOfSums(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 	text, err := rules.ReadyPolicy("standard")
@@ -358,7 +361,8 @@ func TestCrashOfSums(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// 60 in the first hour, 30 in the second; 20 of each are whole.
+	// There are 60 sessions in the first hour and 30 in the second. In each hour, 20
+	// sessions have their own record.
 	missing := func() int {
 		var days []report.DayCount
 		for _, d := range mem.Days.List() {
@@ -374,7 +378,7 @@ func TestCrashOfSums(t *testing.T) {
 	}
 }
 
-// TestSumsOfADay checks that a sum contains sessions of one day only, so that the
+// TestSumsOfADay checks that all sessions of a sum are from one day, so that the
 // records of a day can be compared with its counters.
 func TestSumsOfADay(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 23, 30, 0, 0, time.UTC)

@@ -21,16 +21,16 @@ type session struct {
 	domain  string // registered domain of the proven name; empty if there is none
 
 	sender     []byte          // domain of the latest ordinary sender
-	registered string          // its registered domain
-	ordinary   string          // registered domain of the sender, if the transaction has a recipient that counts for the standing
+	registered string          // registered domain of sender
+	ordinary   string          // registered domain of the sender, if the transaction has a recipient for which mail improves the standing
 	delivery   memory.Delivery // ordinary mail so far
 }
 
-// A source is the origin of open sessions.
+// A source is a host with open sessions.
 type source struct{ live uint32 }
 
-// maxSessions limits the number of open sessions. Mail servers run out of descriptors
-// and stop accepting connections far below this number.
+// maxSessions is the maximum number of open sessions. Mail servers never have so many:
+// they would run out of descriptors first, and stop accepting connections.
 const maxSessions = 50_000
 
 // maxFree limits the number of unused sessions kept for reuse.
@@ -48,11 +48,11 @@ func (s *session) together() uint32 {
 // A table contains the open sessions and counts them by source.
 type table struct {
 	live    map[uint64]*session
-	last    *session // of the previous event
+	last    *session // session of the previous event
 	free    []*session
 	sources map[uint64]*source
-	count   atomic.Int64 // of live
-	missed  uint64       // sessions not followed because too many were open
+	count   atomic.Int64 // number of open sessions
+	missed  uint64       // number of sessions that were not followed because too many were open
 }
 
 func newTable() table {

@@ -11,15 +11,15 @@ import (
 	"scanwatch/internal/text"
 )
 
-// An action is a row in the table of actions. Decisions are first, because they are
-// written first.
+// An action is a row in the table of actions. Decisions are first in the table, because
+// they are first in the text of a rule.
 type action struct {
 	word, alias string
 	args        string
 	decision    bool
-	phases      smtp.PhaseSet // in which it is possible
-	why         string        // the reason why it is not possible in others
-	many        bool          // may occur more than once in a rule
+	phases      smtp.PhaseSet // phases in which the action is possible
+	why         string        // reason why the action is not possible in other phases
+	many        bool          // the action may occur more than once in a rule
 	parse       func(*line, *Rule) *Error
 	has         func(*Rule) bool
 	print       func(*Rule) string
@@ -56,8 +56,8 @@ var actions = []action{
 		print: func(r *Rule) string { return "ban " + braces(durations(r.Ban, text.Duration)) }},
 }
 
-// parseBan parses the durations of bans for offences in a row. Only the first may be
-// 0s: the first offence is then only counted.
+// parseBan parses the durations of bans for consecutive offences. Only the first
+// duration may be 0s: the first offence is then counted, but causes no ban.
 func parseBan(l *line, r *Rule) *Error {
 	return l.each(func() *Error {
 		t := l.peek()
@@ -72,7 +72,7 @@ func parseBan(l *line, r *Rule) *Error {
 		case len(r.Ban) == maxLadder:
 			return l.errorf(t.pos, "", "a rule has at most %d bans", maxLadder)
 		case len(r.Ban) > 0 && d < r.Ban[len(r.Ban)-1]:
-			return l.errorf(t.pos, "", "a ban may not be shorter than the ban of the offence before")
+			return l.errorf(t.pos, "", "a ban may not be shorter than the previous ban in the list")
 		}
 		r.Ban = append(r.Ban, d)
 		return nil
@@ -86,8 +86,9 @@ func durations(list []time.Duration, say func(time.Duration) string) (items []st
 	return items
 }
 
-// Ladder returns the durations of bans for offences of a host in a row. The last one
-// repeats. A single duration grows: 7 times as long, then 30 times.
+// Ladder returns the durations of bans for consecutive offences of a host. The last
+// duration also applies to further offences. If the rule has a single duration, the
+// second ban is 7 times as long, and further bans are 30 times as long.
 func (r *Rule) Ladder() []time.Duration {
 	if len(r.Ban) != 1 {
 		return r.Ban
@@ -142,7 +143,8 @@ func printDecision(r *Rule) string {
 	return r.Decision.String() + " " + quote(r.Text)
 }
 
-// Effects returns the actions of r except its decision: delay, tag, ban ...
+// Effects returns the text of the actions of r other than its decision, such as delay,
+// tag and ban.
 func (r *Rule) Effects() string {
 	var list []string
 	for i := range actions {
@@ -183,11 +185,11 @@ func printTags(r *Rule) string {
 	return text
 }
 
-// A Keyword is a word of the policy language, for manuals and help.
+// A Keyword describes a word of the policy language, for manuals and help.
 type Keyword struct {
 	Kind string // statement, condition, action, phase, key
 	Word string
-	Args string // the arguments; for a statement its whole syntax
+	Args string // syntax of the arguments; for a statement, its whole syntax
 }
 
 // Keywords returns all words of the policy language except evidence tokens.
@@ -213,8 +215,8 @@ func Keywords() (list []Keyword) {
 	return list
 }
 
-// The default reply texts. RFC 5321 section 3.1 reserves 554 for the greeting; like a
-// 554 greeting, a disconnect ends the session.
+// The default reply texts. RFC 5321 section 3.1 defines 554 as a greeting that refuses
+// the session. It is therefore the code for disconnect.
 const (
 	rejectText     = "550 5.7.1 Refused by local policy"
 	disconnectText = "554 5.7.1 Refused by local policy"
@@ -233,11 +235,12 @@ func (r *Rule) answer() string {
 	return ""
 }
 
-// sticky reports whether the decision of r is for the rest of the session. This is the
-// case if no fact in its conditions can change, because another HELO or another
-// transaction must not cancel it. A decision about one sender or recipient, or about a
-// client before its login, ends with its phase. Proceed also ends with its phase,
-// because other phases have separate rules.
+// sticky reports whether the decision of r applies to the rest of the session. This is
+// the case if no fact in the conditions of r can change during the session: the client
+// must not be able to cancel the decision by another HELO or another transaction. Other
+// decisions apply only in their phase: decisions about one sender or recipient,
+// decisions about a client that has not yet logged in, and proceed, because other
+// phases have separate rules.
 func (r *Rule) sticky() bool {
 	if !r.Decides || r.Decision == smtp.Proceed || len(r.Conds) == 0 {
 		return false
@@ -250,12 +253,13 @@ func (r *Rule) sticky() bool {
 	return true
 }
 
-// maxReply is the length of the longest reply text in a policy, in bytes. With the
-// reference it does not exceed the 512 bytes of RFC 5321 section 4.5.3.1.5.
+// maxReply is the maximum length in bytes of a reply text in a policy. A reply with
+// this text and the reference does not exceed the limit of 512 bytes in RFC 5321
+// section 4.5.3.1.5.
 const maxReply = 400
 
-// checkText returns the error in a reply text, or an empty string. RFC 5321 section
-// 4.2 defines the code, RFC 2034 section 4 the enhanced code.
+// checkText returns a description of the error in a reply text, or "". RFC 5321 section
+// 4.2 defines the code, and RFC 2034 section 4 the enhanced code.
 func checkText(s string) string {
 	if len(s) < 5 || s[0] != '4' && s[0] != '5' || s[1] < '0' || s[1] > '5' || s[2] < '0' || s[2] > '9' || s[3] != ' ' {
 		return "a reply begins with a code 4dd or 5dd, a space and a text"

@@ -9,18 +9,18 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// wellKnown contains the tables that the program itself uses. The value is a condition
-// that uses the same class of entries.
+// wellKnown contains the tables that the program itself uses. Each value is a condition
+// that uses the same class of entries as the program.
 var wellKnown = map[string]string{"friends": "src", "local-domains": "local-domains"}
 
-// Limits of a checked configuration.
+// Limits of a configuration.
 const (
-	maxRules     = 2000 // each is compared with all previous rules
-	maxListeners = 64   // bits of a listener set
+	maxRules     = 2000 // limited because each rule is compared with all previous rules
+	maxListeners = 64   // limited because a set of listeners is a number of 64 bits
 )
 
-// Check returns warnings and errors about c, in the order of the files. The error
-// is of type Errors, or nil.
+// Check returns the warnings and errors about c, in the order of the files. The type of
+// the error is Errors.
 func (c *Config) Check(o Options) (warnings Errors, err error) {
 	k := c.check()
 	return k.result()
@@ -36,7 +36,8 @@ func (c *Config) check() *checker {
 		tags:      map[string]bool{},
 		files:     map[string]*Config{},
 	}
-	// Statements may use a name before its declaration.
+	// Collect the declarations first, because statements may use a name before its
+	// declaration.
 	for file, s := range c.All() {
 		if k.files[file.File] == nil {
 			k.files[file.File] = file
@@ -75,22 +76,22 @@ func (k *checker) result() (warnings Errors, err error) {
 	return k.warnings, nil
 }
 
-// A declared is a name that other statements may use.
+// A declared describes a name that a statement declares and other statements may use.
 type declared struct {
 	pos  Pos
 	used bool
-	uses []use // of a table
+	uses []use // uses of a table
 }
 
 type checker struct {
 	settings  Settings
 	files     map[string]*Config
-	order     []string // of the files
+	order     []string // names of the files in their order
 	tables    map[string]*declared
 	listeners map[string]*declared
 	listens   map[string]*Listener
 	decls     []*TableDecl
-	once      map[string]Pos // of settings and rule names
+	once      map[string]Pos // positions of settings and of the names of rules
 	tags      map[string]bool
 	macros    []*Macro
 	passes    []*Pass
@@ -118,7 +119,7 @@ func (k *checker) warnf(pos Pos, hint, format string, args ...any) {
 	k.warnings = append(k.warnings, e)
 }
 
-// unique reports duplicates of a statement.
+// unique adds an error if a statement occurs twice.
 func (k *checker) unique(what string, pos Pos) {
 	if before, ok := k.once[what]; ok {
 		k.errorf(pos, "", "%s is a duplicate of %s", what, before)
@@ -130,7 +131,7 @@ func (k *checker) unique(what string, pos Pos) {
 func (k *checker) declare(s Statement) {
 	switch s := s.(type) {
 	case *Setting:
-		if len(s.Values) == 0 { // lists may be continued
+		if len(s.Values) == 0 { // statements with a list may occur several times
 			k.unique(s.Word, s.Pos)
 		}
 		checkOwn(k, s)
@@ -175,7 +176,7 @@ func (k *checker) listener(name string, pos Pos) {
 	l.used = true
 }
 
-// suggest returns the hint for an undeclared name.
+// suggest returns a hint for a name that is not declared.
 func (k *checker) suggest(wrong string, names map[string]*declared, example string) string {
 	if len(names) == 0 {
 		return "declare it: " + example
@@ -183,7 +184,7 @@ func (k *checker) suggest(wrong string, names map[string]*declared, example stri
 	return didYouMean(wrong, slices.Sorted(maps.Keys(names)))
 }
 
-// conds checks conditions regardless of the phase.
+// conds checks conditions, except whether they are known in the phase.
 func (k *checker) conds(cs []*Cond, ofRule bool) {
 	for _, c := range cs {
 		for _, v := range c.Values {
@@ -235,7 +236,7 @@ func (k *checker) pass(p *Pass) {
 		k.errorf(c.Pos, "add fcrdns", "a reverse DNS name proves nothing without fcrdns")
 	}
 	for _, c := range p.Conds {
-		// Unknown evidence cannot exclude a client.
+		// Evidence that is unknown in all phases cannot exempt a client.
 		if first, _ := c.span(); first == smtp.PhaseEnd {
 			k.errorf(c.Pos, "", "`%s` is known only at phase %s", c, smtp.PhaseEnd)
 		}
@@ -244,7 +245,8 @@ func (k *checker) pass(p *Pass) {
 	elsewhere(k, p.On, p.Conds)
 }
 
-// unproven returns a condition on the reverse DNS name without FCrDNS.
+// unproven returns a condition on the reverse DNS name, if there is no condition that
+// FCrDNS passes.
 func unproven(cs []*Cond) (found *Cond) {
 	for _, c := range cs {
 		switch {
@@ -306,7 +308,7 @@ func actionWords() string {
 	return strings.Join(words, ", ")
 }
 
-// phase checks that c has an answer at every phase of r.
+// phase checks that c is known in every phase of r.
 func (k *checker) phase(r *Rule, c *Cond) {
 	for _, v := range c.Values {
 		if c.Word != "evidence" || len(c.Values) == 1 {
@@ -337,8 +339,8 @@ func known(first, last smtp.Phase) string {
 	return "it is known from phase " + first.String()
 }
 
-// scores warns about scores without a condition, and about conditions on a score
-// that is always 0.
+// scores warns if the score is set but no condition uses it, or if conditions use the
+// score but it is always 0.
 func (k *checker) scores() {
 	var looks *Cond
 	for _, r := range k.rules {
@@ -399,7 +401,7 @@ func (k *checker) shadows() {
 			}
 			same := r.Decides && r.Decision != earlier.Decision && implies(earlier.On, earlier.Conds, r.On, r.Conds)
 			if same {
-				k.warnf(r.Pos, "remove one of them, or change its conditions", "rule %s conflicts with rule %s on line %d, which matches the same and decides %s", r.Name, earlier.Name, earlier.Line, earlier.Decision)
+				k.warnf(r.Pos, "remove one of them, or change its conditions", "rule %s conflicts with rule %s on line %d, which matches the same sessions and decides %s", r.Name, earlier.Name, earlier.Line, earlier.Decision)
 			} else {
 				k.warnf(r.Pos, "put the narrower rule first", "rule %s is unreachable: rule %s on line %d matches everything that it matches", r.Name, earlier.Name, earlier.Line)
 			}
@@ -417,7 +419,7 @@ func (k *checker) passedBy(r *Rule) *Pass {
 	return nil
 }
 
-// authed reports whether r applies to authenticated sessions.
+// authed reports whether a condition makes r apply to authenticated sessions.
 func (r *Rule) authed() bool {
 	return slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" })
 }
@@ -436,7 +438,7 @@ func implies(on string, cs []*Cond, wideOn string, wide []*Cond) bool {
 	return true
 }
 
-// same reports whether c and w are equal except for the negation.
+// same reports whether c and w are equal, apart from negation.
 func (c *Cond) same(w *Cond) bool {
 	return c.Word == w.Word && c.Over == w.Over && c.Window == w.Window && c.By == w.By &&
 		slices.EqualFunc(c.Values, w.Values, func(a, b Value) bool {
@@ -445,10 +447,11 @@ func (c *Cond) same(w *Cond) bool {
 		})
 }
 
-// maxCompare is the number of pairs of values that Check compares for a warning.
+// maxCompare is the maximum number of pairs of values that Check compares for one warning.
 const maxCompare = 10000
 
-// implies reports whether w matches whenever c matches. It does not detect all cases.
+// implies reports whether w certainly matches whenever c matches. It does not detect
+// all such cases.
 func (c *Cond) implies(w *Cond) bool {
 	if c.Not == w.Not && c.same(w) {
 		return true

@@ -21,8 +21,8 @@ type Settings struct {
 	Log          Log
 	OwnNames     []string
 	OwnAddresses []netip.Prefix
-	Gateways     []netip.Prefix // addresses that many hosts share
-	Delimiter    byte           // between a mailbox and its detail; + if not set
+	Gateways     []netip.Prefix // addresses that are shared by many hosts
+	Delimiter    byte           // character between a mailbox and its detail; + if not set
 }
 
 // The defaults of the store statement.
@@ -79,21 +79,21 @@ func (c *Config) Settings() Settings {
 	return s
 }
 
-// Options are the environment of a policy.
+// Options contains the functions that a policy needs.
 type Options struct {
-	// Load loads a table that is not inline. It may return nil for a table that
-	// is not available yet; conditions on it are unknown. Without Load, that
-	// applies to all such tables.
+	// Load loads a table that is not inline. It may return nil if a table is not yet
+	// available; conditions on the table are then unknown. If Load is nil, no such
+	// table is available.
 	Load func(Source) (Table, error)
 }
 
-// A Source is the source of a table: a file, or the shipped list with the name
-// of the table.
+// A Source is the source of the entries of a table: a file, or the shipped list with
+// the name of the table.
 type Source struct {
 	Table   string
 	Builtin bool
-	File    string // as written
-	Format  string // empty to detect it
+	File    string // as written in the configuration
+	Format  string // format of the file; empty to detect the format
 	Param   string
 	Pos     Pos
 	Exempts bool // only pass statements and the program use the table
@@ -109,7 +109,7 @@ type Policy struct {
 	weights   []weight
 	passes    []pass
 	rules     []rule
-	phases    [smtp.NumPhases][]int // indexes into rules
+	phases    [smtp.NumPhases][]int // indexes of the rules of each phase
 	tags      []string
 }
 
@@ -127,7 +127,7 @@ type pass struct {
 type rule struct {
 	tree      *Rule
 	listeners uint64 // 0 for all
-	auth      bool   // has an auth condition, and applies to exempt sessions
+	auth      bool   // has a condition on auth, and therefore applies to authenticated sessions
 	sticky    bool
 	shield    shield
 	ladder    []time.Duration
@@ -136,8 +136,8 @@ type rule struct {
 	conds     []cond
 }
 
-// Compile checks and compiles c. It also returns the warnings of Check. The error
-// is of type Errors.
+// Compile checks and compiles c. It also returns the warnings of Check. The type of the
+// error is Errors.
 func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 	k := c.check()
 	if warnings, err = k.result(); err != nil {
@@ -158,7 +158,8 @@ func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 	}
 	tableTraps(k, p.tables)
 	warnings, _ = k.result()
-	// Rules may use tables and listeners before their declaration.
+	// Compile the declarations first, because rules may use tables and listeners before
+	// their declaration.
 	for _, s := range c.All() {
 		switch s := s.(type) {
 		case *Pass:
@@ -219,7 +220,7 @@ func (p *Policy) addRule(s *Rule) {
 	p.rules = append(p.rules, r)
 }
 
-// listenerSet returns the set with the named listener.
+// listenerSet returns the set that contains only the named listener.
 func (p *Policy) listenerSet(name string) uint64 {
 	for i, l := range p.listeners {
 		if l.Name == name {
@@ -251,8 +252,9 @@ func (p *Policy) conds(trees []*Cond) []cond {
 			}
 		}
 	}
-	// The name alone proves with low confidence that an address is rented. That is
-	// sufficient for a rule about rented addresses whose name fails FCrDNS.
+	// If the name of a hosting provider fails FCrDNS, the evidence cloud has only low
+	// confidence. In a rule that requires exactly this, low confidence must be
+	// sufficient.
 	if slices.ContainsFunc(list, func(c cond) bool { return c.tree.Word == "fcrdns" && c.lacksName() }) {
 		for i := range list {
 			c := &list[i]
@@ -262,7 +264,7 @@ func (p *Policy) conds(trees []*Cond) []cond {
 	return list
 }
 
-// lacksName reports whether a condition on FCrDNS is met by a failure.
+// lacksName reports whether a condition on FCrDNS matches a failure of FCrDNS.
 func (c *cond) lacksName() bool { return (c.states&(1<<smtp.FCrDNSFail) != 0) != c.not }
 
 // add compiles a value.
@@ -277,15 +279,16 @@ func (c *cond) add(v Value, envelope bool) {
 	}
 }
 
-// InMode returns p in another mode.
+// InMode returns a copy of p in another mode.
 func (p *Policy) InMode(m Mode) *Policy {
 	other := *p
 	other.Mode = m
 	return &other
 }
 
-// Only returns p with only the rule of the given name, with all pass statements,
-// weights and tables. It returns nil if there is no such rule.
+// Only returns a copy of p in which the rule with the given name is the only rule. The
+// copy has all pass statements, weights and tables. Only returns nil if there is no
+// such rule.
 func (p *Policy) Only(name string) *Policy {
 	other := *p
 	other.rules, other.phases = nil, [smtp.NumPhases][]int{}
@@ -316,9 +319,9 @@ func (p *Policy) Rules() []*Rule {
 	return list
 }
 
-// Submission reports whether dst is for mail clients of users, which greet with any
-// name. Such a listener has port 465 or 587 (RFC 8314, RFC 6409) or the name
-// submission.
+// Submission reports whether the listener dst is for the mail clients of users, which
+// greet with any name. Such a listener has port 465 or 587 (RFC 8314, RFC 6409), or the
+// name submission.
 func (p *Policy) Submission(dst netip.AddrPort) bool {
 	if dst.Port() == 465 || dst.Port() == 587 {
 		return true
@@ -326,8 +329,8 @@ func (p *Policy) Submission(dst netip.AddrPort) bool {
 	return p != nil && slices.ContainsFunc(p.listeners, func(l *Listener) bool { return l.Name == "submission" && l.match(dst) })
 }
 
-// Table returns the named table, or nil. A source that is not loaded matches
-// nothing.
+// Table returns the named table, or nil. If a source of the table is not loaded, it
+// matches nothing.
 func (p *Policy) Table(name string) Table {
 	if t, ok := p.tables[name]; ok {
 		return t
@@ -335,8 +338,9 @@ func (p *Policy) Table(name string) Table {
 	return nil
 }
 
-// Phases returns the phases in which the caller must evaluate the policy: the
-// phases of its rules, and all later phases if a sticky decision must be repeated.
+// Phases returns the phases in which the caller must evaluate the policy. These are the
+// phases of its rules and, if the decision of a rule is sticky and must be repeated,
+// all later phases.
 func (p *Policy) Phases() (set smtp.PhaseSet) {
 	for i := range p.rules {
 		r := &p.rules[i]
@@ -348,17 +352,17 @@ func (p *Policy) Phases() (set smtp.PhaseSet) {
 	return set
 }
 
-// Needs lists the facts that a policy uses and that smtpd does not report.
+// Needs describes which facts a policy uses, among those that smtpd does not report.
 type Needs struct {
 	ASN      bool
 	Country  bool
 	Standing bool
 	Evidence Evidence
 	Windows  []Window
-	Names    bool // senders, recipients or users, which records may contain as hashes
+	Names    bool // senders, recipients or users; records may contain hashes instead of them
 }
 
-// A Window is a count over sessions in a rule.
+// A Window describes a count across sessions in a rule.
 type Window struct {
 	Evidence Evidence
 	Window   time.Duration

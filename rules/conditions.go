@@ -10,24 +10,24 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A condition is a row in the table of conditions. To add one, write its match
-// function in match.go, its fact function in fact.go and its row here. Tests check
-// that the manual contains it.
+// A condition is a row in the table of conditions. To add a condition, write its match
+// function in match.go, its fact function in fact.go and its row here. Tests check that
+// the manual describes it.
 type condition struct {
 	word  string
-	alias string // alternative spelling, read but never written
-	args  string // the arguments, for the manual and for errors
-	// From and to are the first and the last phase in which the fact is known.
+	alias string // alternative spelling, which is accepted but never written
+	args  string // syntax of the arguments, for the manual and for errors
+	// from and to are the first and the last phase in which the fact is known.
 	from, to smtp.Phase
 	parse    func(*line, *Cond) *Error
-	over     bool // compares a number with Cond.Over
-	// changes reports whether the fact may change within the session, so that a
-	// decision on it must end with the phase.
+	over     bool // the condition compares a number with Cond.Over
+	// changes reports whether the fact may change during the session. A decision that
+	// depends on such a fact applies only in its phase.
 	changes  bool
-	envelope bool // the names are compared with mail addresses
+	envelope bool // names in the condition are compared with mail addresses
 	match    func(*cond, *Facts) Truth
-	fact     func(*Cond, *Facts) string // the fact, human-readable
-	say      func(*Cond) string         // a verb phrase with the host as its subject
+	fact     func(*Cond, *Facts) string // describes the fact
+	say      func(*Cond) string         // describes the condition as a verb phrase with the host as its subject
 }
 
 // conditions contains all conditions.
@@ -89,13 +89,14 @@ const (
 	maxScore  = 1000
 	maxOver   = 1_000_000
 	maxWindow = 90 * day
-	// maxOverTime limits counts over several sessions, which are stored in few bytes.
+	// maxOverTime is the maximum threshold of a count across sessions, because these counts
+	// are stored in few bytes.
 	maxOverTime = 50_000
 )
 
 func noArgs(*line, *Cond) *Error { return nil }
 
-// needs parses a value or a list of values.
+// needs returns a function that parses a value or a list of values.
 func needs(what string, value valueFunc) func(*line, *Cond) *Error {
 	return func(l *line, c *Cond) (err *Error) {
 		c.Values, err = l.values(what, value)
@@ -107,7 +108,7 @@ func needs(what string, value valueFunc) func(*line, *Cond) *Error {
 var fcrdnsStates = []string{smtp.FCrDNSPass.String(), smtp.FCrDNSFail.String(), smtp.FCrDNSError.String()}
 
 func parseFCrDNS(l *line, c *Cond) (err *Error) {
-	// `pass` is also an action; after fcrdns it is the state.
+	// After fcrdns, `pass` is a state of FCrDNS and not the action.
 	if t := l.peek(); slices.Index(fcrdnsStates, t.text) < 0 && !t.is("{") {
 		c.Values = []Value{{Pos: c.Pos, Kind: WordValue, Text: "pass"}}
 		return nil
@@ -153,7 +154,7 @@ func parseCount(l *line, c *Cond) *Error {
 		return err
 	}
 	if c.Over > maxOverTime {
-		return l.errorf(v.Pos, "", "over several sessions the threshold may not exceed %d", maxOverTime)
+		return l.errorf(v.Pos, "", "the threshold of a count with `in` may not exceed %d", maxOverTime)
 	}
 	c.By = BySrc
 	if l.accept("by") {
@@ -164,9 +165,9 @@ func parseCount(l *line, c *Cond) *Error {
 	return nil
 }
 
-// span returns the first and the last phase in which c has an answer. A list of
-// evidence has an answer from the first phase of any of its kinds, and its negation
-// from the first phase of all kinds.
+// span returns the first and the last phase in which c is known. A condition on a list
+// of evidence is known as soon as one kind is possible, and its negation when all kinds
+// are possible.
 func (c *Cond) span() (first, last smtp.Phase) {
 	row := conditionByWord(c.Word)
 	first, last = row.from, row.to
@@ -190,10 +191,10 @@ func (c *Cond) span() (first, last smtp.Phase) {
 	return first, last
 }
 
-// sayWord describes a condition without values.
+// sayWord returns a function that describes a condition without values.
 func sayWord(text string) func(*Cond) string { return func(*Cond) string { return text } }
 
-// sayValues describes a condition with values.
+// sayValues returns a function that describes a condition with values.
 func sayValues(before, after string) func(*Cond) string {
 	return func(c *Cond) string {
 		text := before + " " + sayList(c.Values)
@@ -274,7 +275,7 @@ func sayEvidence(c *Cond) string {
 
 func sayScore(c *Cond) string { return "has more than " + text.Plural(c.Over, "point") }
 
-// recipientsSay describes counts of recipients.
+// recipientsSay contains the descriptions of counts of recipients.
 var recipientsSay = map[Evidence]string{
 	UnknownRecipient: "writes to more than %d recipients that do not exist",
 	Backscatter:      "sends bounces to more than %d recipients that do not exist",

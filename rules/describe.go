@@ -20,7 +20,7 @@ var phaseSays = [...]string{
 	smtp.PhaseEnd:      "after it has disconnected",
 }
 
-// decisionSays describes each decision, with the host as its subject.
+// decisionSays describes each decision as a verb phrase with the host as its subject.
 var decisionSays = [...]string{
 	smtp.Proceed:    "is accepted",
 	smtp.Junk:       "has its messages marked as junk",
@@ -101,7 +101,7 @@ const columns = 76
 func (d *describer) para(s string) { wrap(&d.out, "", s) }
 func (d *describer) item(s string) { wrap(&d.out, "- ", s) }
 
-// wrap writes s after lead, and aligns later lines with s.
+// wrap writes lead and s, and aligns further lines with the start of s.
 func wrap(out *strings.Builder, lead, s string) {
 	out.WriteString(text.Wrap(lead+strings.Join(strings.Fields(s), " "), columns, len(lead)) + "\n")
 }
@@ -132,7 +132,7 @@ func (d *describer) rule(r *Rule) string {
 		bans := r.Ladder()
 		verb := "is banned for "
 		if bans[0] == 0 {
-			bans, verb = bans[1:], "is banned from the second time on, for "
+			bans, verb = bans[1:], "is banned from the second offence on, for "
 		}
 		does = append(does, verb+strings.Join(durations(bans, text.DurationWords), ", then for "))
 	}
@@ -153,7 +153,7 @@ func (d *describer) rule(r *Rule) string {
 	return s + d.tables(r.Conds) + " (rule " + r.Name + ")"
 }
 
-// sayConds describes conditions as the rest of "a host that".
+// sayConds describes conditions as the rest of a sentence that starts with "A host that".
 func sayConds(cs []*Cond) string {
 	var yes, no []string
 	for _, c := range cs {
@@ -181,7 +181,7 @@ func and(items []string) string {
 	return strings.Join(items[:len(items)-1], ", ") + " and " + items[len(items)-1]
 }
 
-// tables describes the tables of conditions.
+// tables describes the tables that conditions use.
 func (d *describer) tables(cs []*Cond) string {
 	text := ""
 	for _, c := range cs {
@@ -229,7 +229,7 @@ func (d *describer) listener(name string) string {
 	return name
 }
 
-// exceptions lists the rules that apply to authenticated users.
+// exceptions returns a sentence that lists the rules for authenticated users.
 func (d *describer) exceptions() string {
 	var names []string
 	for _, r := range d.Rules() {
@@ -243,7 +243,7 @@ func (d *describer) exceptions() string {
 	return " Only rules about logins apply to them: " + strings.Join(names, ", ") + "."
 }
 
-// points lists the points for each kind of evidence.
+// points writes the points for each kind of evidence.
 func (d *describer) points() {
 	if len(d.weights) == 0 {
 		return
@@ -258,7 +258,7 @@ func (d *describer) points() {
 	d.para("Evidence that is likely but not proven counts half.")
 }
 
-// durations describes the duration of rejections.
+// durations writes the duration of rejections.
 func (d *describer) durations(rules []*Rule) {
 	var sticky, once, temporary, bans bool
 	for _, r := range rules {
@@ -279,7 +279,7 @@ func (d *describer) durations(rules []*Rule) {
 		d.item("If a message is rejected for its sender or for a recipient, only this sender or recipient is rejected.")
 	}
 	if bans {
-		d.item("If a rule has a duration, the host is banned for that time. Every ban ends automatically. The next ban of the same host is longer, within a day of its end or within four times its length.")
+		d.item("If a rule has a duration, the host is banned for that time. Every ban ends automatically. A ban that follows within a day, or within four times the length of the previous ban, is longer.")
 	}
 	if temporary {
 		d.item("A reply that begins with 4 is temporary: a mail server retries later automatically.")

@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// Pos is a position in a configuration file. Lines and columns count from 1. A
-// column is a character; a tab is one column.
+// Pos is a position in a configuration file. Lines and columns count from 1. Each
+// character is one column, even a tab.
 type Pos struct {
 	File   string
 	Line   int
@@ -21,7 +21,7 @@ type Error struct {
 	Pos
 	Msg     string
 	Hint    string // the remedy; may be empty
-	Source  string // the line of the file, without its end
+	Source  string // the line of the file, without its line end
 	Warning bool   // the policy is valid, but probably not as intended
 }
 
@@ -48,11 +48,12 @@ func (e *Error) Detail() string {
 	return b.String()
 }
 
-// maxExcerpt is the length of the longest excerpt, in characters.
+// maxExcerpt is the maximum length of an excerpt in characters.
 const maxExcerpt = 120
 
-// excerpt returns the part of line around column, safe for a terminal, and the
-// spaces before the caret below it. Both keep tabs.
+// excerpt returns the part of line around column, in a form that is safe for a
+// terminal, and the spaces that must precede a caret below it. Both contain the tabs of
+// the line.
 func excerpt(line string, column int) (part, caret string) {
 	runes := []rune(line)
 	at := min(max(column-1, 0), len(runes))
@@ -114,8 +115,8 @@ func (es Errors) Detail() string {
 	return b.String()
 }
 
-// didYouMean returns a hint with the word nearest to wrong, or with all words if
-// none is similar.
+// didYouMean returns a hint that contains the word most similar to wrong, or all words
+// if none is similar.
 func didYouMean(wrong string, words []string) string {
 	if best := Nearest(wrong, words); best != "" {
 		return "did you mean `" + best + "`?"
@@ -130,7 +131,8 @@ func didYouMean(wrong string, words []string) string {
 	return "valid are: " + strings.Join(words, ", ")
 }
 
-// Nearest returns the most similar word to a mistyped one, or "" if none is similar.
+// Nearest returns the word that is most similar to the mistyped word wrong, or "" if
+// none is similar.
 func Nearest(wrong string, words []string) string {
 	best, least := "", 3
 	for _, w := range words {
@@ -142,8 +144,9 @@ func Nearest(wrong string, words []string) string {
 	return best
 }
 
-// distance returns the number of typing mistakes from a to b: a letter inserted,
-// omitted or changed, or two exchanged (optimal string alignment).
+// distance returns the number of typing mistakes by which a and b differ: letters that
+// are inserted, omitted, changed, or swapped with their neighbour (optimal string
+// alignment).
 func distance(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return max(len(a), len(b))
@@ -171,12 +174,12 @@ func distance(a, b string) int {
 
 // A removedWord is a word of an earlier version, with its replacement.
 type removedWord struct {
-	word, arg string // arg is empty for any argument
+	word, arg string // if arg is empty, any argument matches
 	hint      string
 }
 
-// removedWords contains the words that a configuration of an earlier version may
-// contain. A word that is valid again is not looked up.
+// removedWords contains words that were valid in earlier versions. It is only used for
+// words that are invalid now.
 var removedWords = []removedWord{
 	{"privacy", "default", "privacy default is now: privacy full"},
 	{"privacy", "strict", "privacy strict is now: privacy hashed"},

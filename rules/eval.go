@@ -10,44 +10,45 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// An Outcome is the decision of rules at one phase, with their other effects.
+// An Outcome contains the decision of the rules in one phase, and their other effects.
 type Outcome struct {
-	Rule     *Rule // the rule that decided; nil if none did
+	Rule     *Rule // the rule that made the decision; nil if there is none
 	Decision smtp.Decision
 	Text     string // reply for Reject and Disconnect, without the reference: see Reply
-	// Sticky reports whether the decision is for the rest of the session. The caller
-	// repeats it at every later phase that permits it. Exceptions are a matching pass
-	// statement, a more severe decision of Eval, and a login. Decisions about one
-	// sender or recipient are not sticky.
+	// Sticky reports whether the decision applies to the rest of the session. The
+	// caller must then repeat it in every later phase in which it is valid, unless a
+	// pass statement matches, Eval returns a more severe decision, or the client has
+	// logged in. Decisions about one sender or recipient are not sticky.
 	Sticky bool
-	Delay  time.Duration // before the answer
-	// Ban contains the durations of bans for offences of the source in a row.
+	Delay  time.Duration // delay of the answer
+	// Ban contains the durations of bans for consecutive offences of the source.
 	Ban     []time.Duration
-	BanRule *Rule // the rule with the ban
+	BanRule *Rule // the rule that contains the ban
 }
 
 // Empty reports whether o has no effect.
 func (o *Outcome) Empty() bool { return o.Rule == nil && o.Delay == 0 && o.BanRule == nil }
 
-// A Verdict is the result of a policy at one phase.
+// A Verdict is the result of a policy in one phase.
 type Verdict struct {
 	Phase smtp.Phase
-	// Pass is the pass statement that matched, or nil. If one matched, no rule
-	// applies.
+	// Pass is the pass statement that matched, or nil. If a pass statement matched, no
+	// rule applies.
 	Pass *Pass
-	// Act is the outcome to enforce. It is empty in observe mode.
+	// Act is the outcome to enforce. It is empty in mode observe.
 	Act Outcome
-	// Would is the observed outcome: of all rules in mode observe, and of rules marked
-	// observe in mode enforce.
+	// Would is the outcome that is only observed: in mode observe the outcome of all
+	// rules, and in mode enforce the outcome of the rules marked observe.
 	Would Outcome
-	// Withheld is the first decision that the standing of the client withheld. It is
-	// empty for most clients.
+	// Withheld is the first decision that was withheld because of the client's
+	// standing. It is empty for most clients.
 	Withheld Outcome
-	// Unsure reports whether a pass statement may match but a table is not loaded.
-	// Decisions are then temporary, and no client is banned.
+	// Unsure reports whether a pass statement may match, but this is unknown because a
+	// table is not loaded. Decisions are then temporary, and no client is banned.
 	Unsure bool
-	// Score is the sum of the rules' scores at this phase. The caller adds it to
-	// Facts.Score. Total also includes Facts.Score and the weight of the evidence.
+	// Score is the sum of the points that rules added in this phase. The caller must
+	// add it to Facts.Score. Total also includes Facts.Score and the points for
+	// evidence.
 	Score, Total int
 	Tags         TagSet
 }
@@ -55,7 +56,7 @@ type Verdict struct {
 // TagSet is a set of tags; see Policy.TagNames.
 type TagSet uint64
 
-// maxTags is the largest number of different tags in a policy.
+// maxTags is the maximum number of different tags in a policy.
 const maxTags = 64
 
 // TagNames returns the names of the tags in a set.
@@ -68,13 +69,13 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 	return names
 }
 
-// Eval evaluates the policy on f at f.Phase. If a pass statement matches, no rule
-// applies. Otherwise Eval tries the rules in order until one decides. The effects of
-// earlier matching rules also count. Rules marked observe make no decision and hide no
-// other rule, and their scores and tags do not count, so that mode observe reports
-// exactly the decisions of mode enforce. While a pass statement may match and one of
-// its tables is not loaded, decisions are temporary. The type shield describes the
-// exemptions of trusted clients.
+// Eval evaluates the policy on f in phase f.Phase. If a pass statement matches, no rule
+// applies. Otherwise Eval evaluates the rules in order until one makes a decision. The
+// effects of earlier rules that match also count. Rules marked observe make no
+// decision, do not prevent the evaluation of later rules, and their scores and tags do
+// not count. Mode observe therefore reports exactly the decisions of mode enforce. If a
+// pass statement may match but one of its tables is not loaded, decisions are
+// temporary. The type shield describes the exemptions of trusted clients.
 func (p *Policy) Eval(f *Facts) (v Verdict) {
 	v.Phase = f.Phase
 	p.prepare(f)
@@ -96,7 +97,7 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 		}
 	}
 	exempt := f.Auth || f.Local
-	var marked Outcome // of the rules marked with observe
+	var marked Outcome // outcome of the rules marked observe
 	for _, i := range p.phases[f.Phase] {
 		r := &p.rules[i]
 		out := &v.Act
@@ -133,8 +134,8 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 	return v
 }
 
-// or returns o, with the decision of other if o has none, and the effects of
-// both.
+// or returns an outcome with the decision of o or, if o has none, of other, and with
+// the effects of both.
 func (o Outcome) or(other Outcome) Outcome {
 	if o.Rule == nil {
 		o.Rule, o.Decision, o.Text, o.Sticky = other.Rule, other.Decision, other.Text, other.Sticky
@@ -165,7 +166,7 @@ func (o *Outcome) apply(r *rule, temporary bool) {
 	}
 }
 
-// Temper makes o a temporary decision without a ban. It marks no message as junk.
+// Temper changes o to a temporary decision without a ban, which marks no message as junk.
 func (o *Outcome) Temper() {
 	o.Ban, o.BanRule = nil, nil
 	switch {
@@ -176,21 +177,22 @@ func (o *Outcome) Temper() {
 	}
 }
 
-// A shield is the exemption of a trusted client from a rule. Lists, names, places,
-// scores and older counts may match legitimate senders, so trusted clients are exempt
-// from rules about these, unless the rule is marked `even trusted`.
+// A shield is the degree to which trusted clients are exempt from a rule. Lists, names,
+// AS numbers, countries, scores and counts of earlier sessions may match legitimate
+// senders, so trusted clients are exempt from rules about these, unless the rule is
+// marked `even trusted`.
 type shield uint8
 
 const (
-	shieldNone      shield = iota // about the envelope: no exemption
-	shieldTemporary               // about conduct: temporary decision, no ban
-	shieldFull                    // about the client: no decision
+	shieldNone      shield = iota // no exemption, for example from a rule about the envelope
+	shieldTemporary               // temporary decision without a ban, for a rule about behaviour
+	shieldFull                    // no decision, for a rule about the identity of the client
 )
 
-// Shielded reports whether trusted clients are wholly or partly exempt from r.
+// Shielded reports whether trusted clients are completely or partly exempt from r.
 func (r *Rule) Shielded() bool { return r.shield() != shieldNone }
 
-// Counts reports whether a condition of r counts missing recipients.
+// Counts reports whether a condition of r counts recipients that do not exist.
 func (r *Rule) Counts() bool {
 	return slices.ContainsFunc(r.Conds, func(c *Cond) bool {
 		return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&(UnknownRecipient|Backscatter) != 0
@@ -205,16 +207,17 @@ func (r *Rule) Has(e Evidence) bool {
 	})
 }
 
-// countsRecipients reports whether the answer of c depends on the recipient, because no
-// count applies to a recipient known to exist.
+// countsRecipients reports whether c counts recipients. The result of such a condition
+// depends on the current recipient, because counts do not apply to a recipient that is
+// known to exist.
 func (c *Cond) countsRecipients() bool {
 	return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&ofRecipients != 0
 }
 
-// shield returns the shield of a trusted client from r.
+// shield returns the degree to which trusted clients are exempt from r.
 func (r *Rule) shield() shield {
 	if r.EvenTrusted || r.Has(AuthFailure|AuthSpray|AuthUnsupported) {
-		return shieldNone // accepted mail does not excuse brute force
+		return shieldNone // accepted mail does not exempt a client from rules about brute force
 	}
 	s := shieldNone
 	for _, c := range r.Conds {
@@ -267,8 +270,8 @@ func all(conds []cond, f *Facts) bool {
 	return true
 }
 
-// passing reports whether a pass statement matches. If missing is set, it may
-// match, but a table is not loaded.
+// passing reports whether a pass statement matches. If missing is set, the statement
+// may match, but a table is not loaded.
 func passing(conds []cond, f *Facts) (yes, missing bool) {
 	for i := range conds {
 		switch c := &conds[i]; c.eval(f) {
@@ -288,28 +291,29 @@ func passing(conds []cond, f *Facts) (yes, missing bool) {
 // A Trace is the evaluation of one pass statement or rule.
 type Trace struct {
 	Statement Statement // *Pass or *Rule
-	Skipped   string    // the reason if it was not tried
+	Skipped   string    // reason why the statement was not evaluated; empty if it was
 	Conds     []CondTrace
-	Matched   bool // all answers are yes
-	Withheld  bool // it matched, and the standing of the client withheld its decision
-	Decided   bool // the statement made the decision, or does without observe
+	Matched   bool // all conditions match
+	Withheld  bool // the statement matched, but its decision was withheld because of the client's standing
+	Decided   bool // the statement made the decision, or would have made it if it were enforced
 }
 
 // A CondTrace is the evaluation of one condition.
 type CondTrace struct {
 	Cond *Cond
 	Fact string // the fact, quoted
-	// Answer is the answer of the condition, including its negation.
+	// Answer is the result of the condition. It takes the negation into account.
 	Answer Truth
-	// Hashed reports whether the answer is unknown because the record contains a
-	// hash instead of the name.
+	// Hashed reports whether Answer is unknown because the record contains a hash
+	// instead of the name.
 	Hashed bool
 }
 
-// Explain is Eval with a trace of every pass statement and rule of the phase.
+// Explain is like Eval, but also returns a trace of every pass statement and rule of the
+// phase.
 func (p *Policy) Explain(f *Facts) (Verdict, []Trace) { return p.explain(f, true) }
 
-// Answers is Explain without the facts.
+// Answers returns the traces of Explain without the texts of the facts.
 func (p *Policy) Answers(f *Facts) []Trace {
 	_, traces := p.explain(f, false)
 	return traces
@@ -373,8 +377,8 @@ func trace(s Statement, conds []cond, listeners uint64, f *Facts, facts bool) Tr
 	return t
 }
 
-// Reason returns each condition of r with its fact. f must be the Facts of the
-// last Eval. Text from the network is quoted and cut.
+// Reason returns the conditions of r, each with its fact. f must be the Facts of the
+// latest Eval. Text from the network is quoted and truncated.
 func (r *Rule) Reason(f *Facts) string {
 	var b strings.Builder
 	for i, c := range r.Conds {

@@ -61,7 +61,7 @@ func compile(t testing.TB, src string) *Policy {
 	return p
 }
 
-// TestConditions checks each condition alone, plain and negated.
+// TestConditions checks each condition by itself, with and without negation.
 func TestConditions(t *testing.T) {
 	base := Facts{
 		Phase: smtp.PhaseRcptTo, Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
@@ -231,8 +231,8 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// TestConditionsBeforeTheirPhase checks that facts of later phases are unknown; only
-// pass statements can use them early.
+// TestConditionsBeforeTheirPhase checks that conditions on facts of later phases are
+// unknown. Only pass statements are evaluated before their facts are known.
 func TestConditionsBeforeTheirPhase(t *testing.T) {
 	for _, cond := range []string{"helo x", "mail-from x", "rcpt-to x", "auth", "tls", "evidence helo-own-name", "count harvest > 0"} {
 		for _, not := range []string{"", "!"} {
@@ -249,7 +249,7 @@ func TestConditionsBeforeTheirPhase(t *testing.T) {
 	}
 }
 
-// ruleName returns the name of the rule that decided.
+// ruleName returns the name of the rule that made the decision.
 func ruleName(o Outcome) string {
 	if o.Rule == nil {
 		return ""
@@ -274,7 +274,7 @@ func TestEval(t *testing.T) {
 			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}, act: "proceed a"},
 		{name: "all conditions", src: "mode enforce\nrule a phase helo match helo x !fcrdns reject",
 			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x"), FCrDNS: smtp.FCrDNSPass}},
-		{name: "unknown is no match", src: "mode enforce\nrule a phase helo match !fcrdns reject",
+		{name: "unknown does not match", src: "mode enforce\nrule a phase helo match !fcrdns reject",
 			facts: Facts{Phase: smtp.PhaseHelo, FCrDNS: smtp.FCrDNSError}},
 		{name: "other phase", src: "mode enforce\nrule a phase { helo, data } match helo x reject",
 			facts: Facts{Phase: smtp.PhaseMailFrom, Helo: []byte("x")}},
@@ -286,7 +286,7 @@ func TestEval(t *testing.T) {
 			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}, would: "reject a"},
 		{name: "observed rule", src: "mode enforce\nrule a observe phase helo match helo x reject\nrule b phase helo match helo x junk",
 			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}, act: "junk b", would: "reject a"},
-		{name: "observed rule behind the one that decides", src: "mode enforce\nrule b phase helo match helo x junk\nrule a observe phase helo match helo x reject",
+		{name: "observed rule after a rule that makes the decision", src: "mode enforce\nrule b phase helo match helo x junk\nrule a observe phase helo match helo x reject",
 			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}, act: "junk b"},
 		{name: "in observe mode the enforced rule is shown", src: "rule a observe phase helo match helo x reject\nrule b phase helo match helo x junk",
 			facts: Facts{Phase: smtp.PhaseHelo, Helo: []byte("x")}, would: "junk b"},
@@ -372,7 +372,7 @@ rule e phase helo match helo x ban 30d`
 	}
 }
 
-// TestSticky checks which decisions are for the rest of the session.
+// TestSticky checks which decisions apply to the rest of the session.
 func TestSticky(t *testing.T) {
 	tests := []struct {
 		rule string

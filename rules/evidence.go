@@ -1,10 +1,11 @@
 // Package rules implements the evidence tokens and the policy language of
 // scanwatch.conf(5).
 //
-// Parse parses a file into a tree. Check finds errors and probable mistakes in it.
-// Compile compiles it into a Policy, which returns a Verdict on Facts at each phase.
-// The package does not depend on the protocol, the clock or the disk: callers pass
-// functions that read files, and Facts contain counts and lookups.
+// Parse parses a file into a tree. Check finds errors and probable mistakes in the
+// tree. Compile compiles the tree into a Policy. In each phase of a session, the Policy
+// returns a Verdict on the Facts. The package does not depend on the protocol, the
+// clock or the disk: callers pass functions that read files, and Facts contains counts
+// and the results of lookups.
 package rules
 
 import (
@@ -17,8 +18,8 @@ import (
 // Evidence is a set of evidence tokens, one bit each.
 type Evidence uint64
 
-// The tokens. Logs, rules, records and exports use their names, which are stable. Their
-// numbers are not stable and are used only within the process.
+// The tokens. Their names are stable, because logs, rules, records and exports contain
+// them. Their numbers are not stable, and are used only within the process.
 const (
 	Scanner Evidence = 1 << iota
 	Cloud
@@ -58,18 +59,18 @@ const (
 	AccountAbuse
 )
 
-// A Token is the description of one kind of evidence.
+// A Token describes one kind of evidence.
 type Token struct {
 	Evidence Evidence
 	Name     string
-	// Means is the meaning, a verb phrase with the host as its subject.
+	// Means is the meaning of the evidence: a verb phrase with the host as its subject.
 	Means string
 	// From is the first phase in which the evidence is possible. It is
-	// smtp.PhaseConnect if earlier sessions can be the source.
+	// smtp.PhaseConnect if the evidence can result from earlier sessions.
 	From smtp.Phase
 }
 
-// Tokens lists all evidence. A new token is a constant and a row. The manual, the
+// Tokens contains all tokens. To add a token, add a constant and a row. The manual, the
 // report and the policy language use the names and meanings.
 var Tokens = []Token{
 	{Scanner, "scanner", "belongs to a known scanning organisation", smtp.PhaseConnect},
@@ -110,8 +111,8 @@ var Tokens = []Token{
 	{AccountAbuse, "account-abuse", "uses an account that may be stolen", smtp.PhaseMailFrom},
 }
 
-// conduct is evidence about the behaviour of a client. Other evidence is about its
-// names, address or place.
+// conduct is the evidence about the behaviour of a client. Other evidence is about the
+// name, address, AS or country of the client.
 const conduct = BotnetHelo | TalksHTTP | TalksSSH | TalksTLS | TalksBinary | UnknownCommand | SyntaxError | Pipelining | EarlyTalker |
 	RelayProbe | UnknownRecipient | Harvest | ProbedRecipient | AuthFailure | AuthUnsupported | AuthSpray | NoMail | Abandoned |
 	Flood | Backscatter | AccountAbuse | HeloChanged | RecipientFlood
@@ -126,13 +127,13 @@ func TokenByName(name string) *Token {
 	return nil
 }
 
-// Index returns the index of a single kind of evidence in Facts.Counts.
+// Index returns the index of e in Facts.Counts. e must be a single token.
 func (e Evidence) Index() int { return bits.TrailingZeros64(uint64(e)) & 63 }
 
 // Has reports whether e contains all of x.
 func (e Evidence) Has(x Evidence) bool { return e&x == x }
 
-// String returns the names of the tokens in e between commas.
+// String returns the names of the tokens in e, separated by commas.
 func (e Evidence) String() string {
 	var names []string
 	for _, t := range Tokens {

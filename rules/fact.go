@@ -9,8 +9,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// The fact functions return the fact of a condition as text. Text from the
-// network is quoted and cut.
+// The fact functions return the fact that a condition checks as text. Text from the
+// network is quoted and truncated.
 
 func factSrc(_ *Cond, f *Facts) string {
 	if !f.Src.IsValid() {
@@ -26,7 +26,7 @@ func factRDNS(_ *Cond, f *Facts) string {
 	case len(f.RDNS) == 0:
 		return "no name"
 	case f.RDNSCut:
-		return quoteFact(f.RDNS) + ", possibly cut"
+		return quoteFact(f.RDNS) + ", possibly truncated"
 	}
 	return quoteFact(f.RDNS)
 }
@@ -133,7 +133,7 @@ func factTLS(_ *Cond, f *Facts) string {
 	return "no TLS"
 }
 
-// maxFact is the length of the longest text in a fact, in bytes.
+// maxFact is the maximum length in bytes of a text in a fact.
 const maxFact = 100
 
 func quoteFact(b []byte) string {

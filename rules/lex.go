@@ -12,7 +12,7 @@ import (
 type kind uint8
 
 const (
-	wordToken   kind = iota // letters, digits and the signs of names and addresses
+	wordToken   kind = iota // letters, digits, and other characters of names and addresses
 	stringToken             // "quoted"
 	regexToken              // /regular expression/
 	tableToken              // <name>
@@ -20,14 +20,14 @@ const (
 	signToken               // one of { } , = > !
 )
 
-// A token is a word of a line. Its text is without quotes and escapes.
+// A token is a word of a line. Its text contains neither quotes nor escapes.
 type token struct {
 	kind kind
 	text string
 	pos  Pos
 }
 
-// is reports whether t is a sign or an unquoted word with this text.
+// is reports whether t is a sign or an unquoted word with the given text.
 func (t token) is(text string) bool {
 	return (t.kind == signToken || t.kind == wordToken) && t.text == text
 }
@@ -51,8 +51,8 @@ var quotes = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 func quote(s string) string { return `"` + quotes.Replace(s) + `"` }
 
-// slash returns a regular expression between slashes and escapes the slashes in
-// it. A pair of `\` and another character stays unchanged.
+// slash returns a regular expression between slashes, and escapes the slashes in it. A
+// `\` and the character that follows it remain unchanged.
 func slash(re string) string {
 	var b strings.Builder
 	b.WriteByte('/')
@@ -70,9 +70,9 @@ func slash(re string) string {
 	return b.String()
 }
 
-// printable reports whether r may occur in a file. No name contains invisible
-// characters or characters that change the writing direction, and a line with
-// them may look like another line.
+// printable reports whether r may occur in a file. Invisible characters and characters
+// that change the writing direction are not allowed: they do not occur in names, and
+// could make a line look like a different line.
 func printable(r rune) bool { return r != utf8.RuneError && text.Visible(r) }
 
 func isWordByte(c byte) bool {
@@ -103,10 +103,10 @@ const nameHint = "a name begins with a letter and has at most 32 letters, digits
 // A lexer splits a file into logical lines of tokens.
 type lexer struct {
 	file  string
-	lines []string // physical lines, without their ends
+	lines []string // physical lines, without line ends
 	at    int      // index of the next line
-	rest  string   // the rest of the current line
-	pos   Pos      // of rest
+	rest  string   // remaining part of the current line
+	pos   Pos      // position of rest
 }
 
 func newLexer(file, src string) *lexer {
@@ -138,7 +138,7 @@ func (l *lexer) advance(n int) {
 	l.rest = l.rest[n:]
 }
 
-// line returns the tokens of the next logical line, possibly none. After an error
+// line returns the tokens of the next logical line, which may be empty. After an error
 // it skips the rest of the logical line. At the end of the file, ok is false.
 func (l *lexer) line() (tokens []token, err *Error, ok bool) {
 	if l.at >= len(l.lines) {
@@ -183,7 +183,7 @@ func (l *lexer) token() (token, *Error) {
 	case c == '/':
 		return l.regex(t)
 	case strings.HasPrefix(l.rest, "<>"):
-		// The null sender needs no quotes.
+		// This is the null sender, which needs no quotes.
 		t.kind, t.text = stringToken, "<>"
 		l.advance(2)
 		return t, nil
@@ -227,7 +227,7 @@ func wordLen(s string) int {
 	return n
 }
 
-// quoted parses a string. In it, `\"` is a quote and `\\` a backslash.
+// quoted parses a string. In the string, `\"` means a quotation mark, and `\\` a backslash.
 func (l *lexer) quoted(t token) (token, *Error) {
 	t.kind = stringToken
 	var b strings.Builder
@@ -256,8 +256,8 @@ func (l *lexer) quoted(t token) (token, *Error) {
 	return t, l.errorf("close it with `\"` on the same line", "the string is not closed")
 }
 
-// regex parses a regular expression. In it, `\/` is a slash; other escapes belong
-// to the expression.
+// regex parses a regular expression. In the expression, `\/` means a slash; other
+// escapes are a part of the expression.
 func (l *lexer) regex(t token) (token, *Error) {
 	t.kind = regexToken
 	var b strings.Builder

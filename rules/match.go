@@ -12,8 +12,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A cond is a compiled condition. Its row in the table of conditions determines
-// the fields in use.
+// A cond is a compiled condition. Its row in the table of conditions determines which
+// fields are used.
 type cond struct {
 	not         bool
 	first, last smtp.Phase
@@ -23,18 +23,18 @@ type cond struct {
 	names     []pattern
 	prefixes  []netip.Prefix
 	as        []uint32
-	tables    []Table // nil for a table that is not loaded
-	delimiter byte    // between a mailbox and its detail
+	tables    []Table // an element is nil if the table is not loaded
+	delimiter byte    // character between a mailbox and its detail
 	evidence  Evidence
-	weak      bool  // low confidence is sufficient
-	states    uint8 // a bit for each FCrDNS state
+	weak      bool  // evidence with low confidence is sufficient
+	states    uint8 // set of FCrDNS states, with a bit for each
 	listeners uint64
 	over      int
 	window    time.Duration
 	by        Key
 }
 
-// eval returns the answer of c, negated if c has a `!`.
+// eval returns the result of c. The result is negated if c has a `!`.
 func (c *cond) eval(f *Facts) Truth {
 	if f.Phase < c.first || f.Phase > c.last {
 		return Unknown
@@ -46,7 +46,7 @@ func (c *cond) eval(f *Facts) Truth {
 	return t
 }
 
-// part is the part of a mail address with which a pattern is compared.
+// part is the part of a mail address that a pattern is compared with.
 type part uint8
 
 const (
@@ -55,23 +55,22 @@ const (
 	localPart
 )
 
-// A pattern is a name, suffix, glob or regular expression. Its text is lower
-// case.
+// A pattern is a name, suffix, glob or regular expression. Its text is in lower case.
 type pattern struct {
 	part   part
-	suffix bool // text begins with a dot: the domain and all below it
+	suffix bool // text starts with a dot, and matches the domain and all names below it
 	glob   bool
 	text   string
 	re     *regexp.Regexp
 }
 
-// newPattern returns the pattern of a value. If envelope is set, the pattern is
-// for mail addresses, and a text without an @ is a domain.
+// newPattern returns the pattern for a value. If envelope is set, the pattern is for
+// mail addresses, and a text without an @ is a domain.
 func newPattern(v Value, envelope bool) pattern {
 	if v.Kind == RegexValue {
 		re, err := compileRegex(v.Text)
 		if err != nil {
-			re = regexp.MustCompile(`\z.`) // the parser rejects it: match nothing
+			re = regexp.MustCompile(`\z.`) // the parser has rejected such an expression; match nothing
 		}
 		return pattern{re: re}
 	}
@@ -106,7 +105,7 @@ func (p pattern) match(b []byte) bool {
 	return equalFold(p.text, b)
 }
 
-// lower returns s with ASCII letters in lower case. Other bytes stay unchanged.
+// lower returns s with ASCII letters in lower case. Other bytes remain unchanged.
 func lower(s string) string {
 	b := []byte(s)
 	for i, c := range b {
@@ -122,7 +121,8 @@ func lowerByte(c byte) byte {
 	return c
 }
 
-// equalFold compares b with text, which is lower case.
+// equalFold reports whether b equals text, ignoring the case of b. text must be in lower
+// case.
 func equalFold(text string, b []byte) bool {
 	if len(text) != len(b) {
 		return false
@@ -167,8 +167,8 @@ func trimDot(b []byte) []byte {
 	return b
 }
 
-// ask returns the answer of the tables of c. A table that is not loaded makes it
-// unknown unless another table matches.
+// ask returns Yes if one of the tables of c matches. Otherwise it returns Unknown if a
+// table is not loaded, and No if all are loaded.
 func (c *cond) ask(match func(Table) bool) Truth {
 	answer := No
 	for _, t := range c.tables {
@@ -213,7 +213,7 @@ func (c *cond) address(b []byte) Truth {
 		case localPart:
 			what = local
 		}
-		// The null sender has no parts.
+		// The null sender has neither a local part nor a domain.
 		if (p.part == whole || len(b) > 0) && p.match(what) {
 			return Yes
 		}
@@ -238,7 +238,7 @@ func matchSrc(c *cond, f *Facts) Truth {
 func matchListener(c *cond, f *Facts) Truth { return truth(f.listeners&c.listeners != 0) }
 
 func matchRDNS(c *cond, f *Facts) Truth {
-	// If the name is empty, DNS may not have answered. A truncated name lacks the
+	// If the name is empty, DNS may not have answered. A truncated name may lack its
 	// domain.
 	if len(f.RDNS) == 0 || f.RDNSCut {
 		return Unknown
@@ -293,11 +293,12 @@ func matchStanding(least Standing) func(*cond, *Facts) Truth {
 	return func(_ *cond, f *Facts) Truth { return f.Standing.AtLeast(least) }
 }
 
-// ofRecipients is evidence whose counts are of recipients.
+// ofRecipients is the evidence whose counts are numbers of recipients.
 const ofRecipients = UnknownRecipient | Backscatter | RelayProbe | ProbedRecipient | Harvest
 
-// spares reports whether no count of e applies to the recipient, because counts must
-// not affect mail to existing mailboxes.
+// spares reports whether counts of e do not apply, because the current recipient is
+// known to exist: counts of missing recipients must not affect mail to existing
+// mailboxes.
 func (f *Facts) spares(e Evidence) bool {
 	return f.Phase == smtp.PhaseRcptTo && f.RcptKnown && e&ofRecipients != 0
 }
@@ -334,8 +335,8 @@ func matchHelo(c *cond, f *Facts) Truth {
 func matchMailFrom(c *cond, f *Facts) Truth { return c.recorded(f, f.MailFrom) }
 func matchRcptTo(c *cond, f *Facts) Truth   { return c.recorded(f, f.RcptTo) }
 
-// recorded compares c with a mail address whose local part may be a hash. Domains
-// and role accounts are not hashed, so that conditions on them have an answer.
+// recorded compares c with a mail address whose local part may be a hash. Conditions on
+// domains and role accounts are nevertheless known, because these are not hashed.
 func (c *cond) recorded(f *Facts, b []byte) Truth {
 	answer := c.address(b)
 	if answer != No || !f.Recorded || !mailbox.Hashed(b) {
@@ -349,9 +350,9 @@ func (c *cond) recorded(f *Facts, b []byte) Truth {
 	return Unknown
 }
 
-// hidden reports whether p, which does not match a hashed address in domain, may match
-// the original address. Role accounts with a detail are hashed, but too rare to make
-// every condition on role accounts unknown.
+// hidden reports whether p may match the original of a hashed address in domain. It
+// ignores that role accounts with a detail are hashed, because these are rare, and
+// otherwise every condition on role accounts would be unknown.
 func (p pattern) hidden(domain []byte) bool {
 	switch {
 	case p.part == domainPart:
@@ -382,7 +383,7 @@ func matchAuth(c *cond, f *Facts) Truth {
 	return answer
 }
 
-// matchFailed matches one of the users that failed to log in.
+// matchFailed compares c with the user names of failed logins.
 func matchFailed(c *cond, f *Facts) Truth {
 	answer := No
 	for _, u := range f.Failed {

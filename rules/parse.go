@@ -10,24 +10,24 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Limits of a configuration. They exceed the needs of all reasonable configurations,
-// and bound the work on a file that is not a configuration.
+// Limits of a configuration. They are higher than any reasonable configuration needs,
+// and limit the work on a file that is not a configuration.
 const (
-	maxFile   = 1 << 20 // bytes of one file
-	maxFiles  = 64      // include files
-	maxDepth  = 8       // nested include files
-	maxTokens = 20000   // of a line with expanded macros
+	maxFile   = 1 << 20 // size of a file in bytes
+	maxFiles  = 64      // number of include files
+	maxDepth  = 8       // depth of nested include files
+	maxTokens = 20000   // number of tokens in a line with expanded macros
 	maxErrors = 50
-	maxName   = 255 // bytes of a name, RFC 5321 section 4.5.3.1.2
+	maxName   = 255 // length of a name in bytes, RFC 5321 section 4.5.3.1.2
 	maxRegex  = 1000
 )
 
 const tooLong = `write long lists as a table: table <name> file "..."`
 
-// Parse parses the configuration file name and its include files. It reads them
-// with readFile, for example os.ReadFile. The error is of type Errors and contains
-// all errors in the files, including files that cannot be read. Parse does not
-// check the Config: see Check and Compile.
+// Parse parses the configuration file name and its include files. It reads them with
+// readFile, for example os.ReadFile. The type of the error is Errors. It contains all
+// errors in the files, and the files that cannot be read. Parse does not check the
+// Config: see Check and Compile.
 func Parse(name string, readFile func(name string) ([]byte, error)) (*Config, error) {
 	p := &parser{readFile: readFile, reserved: reserved(), statements: statements}
 	c := p.file(name, nil)
@@ -85,7 +85,7 @@ type parser struct {
 	reserved   map[string]bool
 	statements []statement
 	macros     []macro
-	stack      []string // the current file and the files that include it
+	stack      []string // names of the files that include the current file, and of the current file
 	files      int
 	errors     Errors
 }
@@ -101,7 +101,7 @@ func (p *parser) report(e *Error) {
 	}
 }
 
-// file parses a file. where is its include statement, or nil.
+// file parses a file. where is the line that includes it, or nil.
 func (p *parser) file(name string, where *line) *Config {
 	fail := func(hint, format string, args ...any) *Config {
 		e := &Error{Pos: Pos{name, 1, 1}, Msg: fmt.Sprintf(format, args...), Hint: hint}
@@ -129,7 +129,7 @@ func (p *parser) file(name string, where *line) *Config {
 		return fail("check that the file exists and that this user may read it", "cannot read %s: %v", name, err)
 	}
 	if len(src) > maxFile {
-		return fail(tooLong, "%s has %d bytes, more than a configuration may have", name, len(src))
+		return fail(tooLong, "%s has %d bytes; a configuration file may not exceed %d bytes", name, len(src), maxFile)
 	}
 	p.stack = append(p.stack, clean)
 	defer func() { p.stack = p.stack[:len(p.stack)-1] }()
@@ -239,7 +239,7 @@ func (p *parser) macro(l *line) (Statement, *Error) {
 	return m, nil
 }
 
-// A line is the parser's state of one logical line.
+// A line is the state of the parser in one logical line.
 type line struct {
 	*parser
 	lexer *lexer
@@ -251,8 +251,8 @@ func (l *line) errorf(pos Pos, hint, format string, args ...any) *Error {
 	return &Error{Pos: pos, Msg: fmt.Sprintf(format, args...), Hint: hint, Source: l.lexer.source(pos)}
 }
 
-// expand expands macros, starting with the current token. The tokens of a macro
-// have the position of its use.
+// expand replaces the current token, if it is a macro, with the tokens of the macro.
+// These have the position of the replaced token.
 func (l *line) expand() *Error {
 	out := l.toks[:l.at:l.at]
 	for _, t := range l.toks[l.at:] {
@@ -295,8 +295,8 @@ func (l *line) end() Pos {
 	return t.pos
 }
 
-// peek returns the next token without consuming it. At the end of the line it
-// returns a sign without text.
+// peek returns the next token without consuming it. At the end of the line, it returns
+// an empty sign.
 func (l *line) peek() token {
 	if l.at < len(l.toks) {
 		return l.toks[l.at]
@@ -310,7 +310,7 @@ func (l *line) next() token {
 	return t
 }
 
-// accept consumes the next token if it is text.
+// accept consumes the next token, if the token is the given text.
 func (l *line) accept(text string) bool {
 	if l.at < len(l.toks) && l.toks[l.at].is(text) {
 		l.at++
@@ -326,7 +326,7 @@ func (l *line) expect(text string) *Error {
 	return nil
 }
 
-// insteadOf describes an unexpected token.
+// insteadOf describes an unexpected token, for the end of an error message.
 func insteadOf(t token) string {
 	if t.kind == signToken && t.text == "" {
 		return " at the end of the line"
@@ -341,7 +341,7 @@ func (l *line) done() *Error {
 	return l.errorf(l.peek().pos, "", "unexpected `%s` after the end of the statement", l.peek())
 }
 
-// isValue reports whether t may be a value: all tokens except signs and keywords.
+// isValue reports whether t may be a value. All tokens except signs and keywords may.
 func (l *line) isValue(t token) bool {
 	return t.kind != signToken && (t.kind != wordToken || !l.reserved[t.text])
 }
@@ -355,7 +355,7 @@ func (l *line) name(what string) (string, *Error) {
 	switch {
 	case !isName(t.text):
 		return "", l.errorf(t.pos, nameHint, "`%s` is not a valid %s name", t, what)
-	case l.reserved[t.text] && conditionByWord(t.text) == nil: // the name may be missing
+	case l.reserved[t.text] && conditionByWord(t.text) == nil: // it is more probable that the name is missing
 		return "", l.errorf(t.pos, "choose another name", "`%s` is a keyword and cannot be a %s name", t, what)
 	}
 	return t.text, nil
@@ -397,8 +397,8 @@ func (l *line) duration(what string, least, most time.Duration) (time.Duration, 
 	return 0, l.errorf(t.pos, "", "%s must be from %s to %s", what, text.Duration(least), text.Duration(most))
 }
 
-// each calls item for each element of a { list }, or once without a list. Lists
-// within lists come from macros; each flattens them.
+// each calls item for each element of a { list }, or once if there is no list. Lists
+// within lists, which result from macros, are flattened.
 func (l *line) each(item func() *Error) *Error {
 	open := l.peek()
 	if !l.accept("{") {

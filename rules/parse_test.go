@@ -78,7 +78,7 @@ func TestParse(t *testing.T) {
 		{"score as condition and action", "rule r phase helo match score > 5 score -10", ""},
 		{"score is an action", "rule r phase helo match helo x score 10", `rule r phase helo match helo "x" score 10`},
 		{"auth", "rule r phase rcpt-to match auth reject", ""},
-		{"auth as somebody", "rule r phase rcpt-to match auth { joe, /^x/ } reject", `rule r phase rcpt-to match auth { "joe", /^x/ } reject`},
+		{"auth with user names", "rule r phase rcpt-to match auth { joe, /^x/ } reject", `rule r phase rcpt-to match auth { "joe", /^x/ } reject`},
 		{"tls and country", "rule r phase data match !tls country { de, JP } junk", `rule r phase data match !tls country { "DE", "JP" } junk`},
 		{"asn", "rule r phase connect match asn { 64496, <bad> } disconnect", "rule r phase connect match asn { AS64496, <bad> } disconnect"},
 		{"evidence list", "rule r phase helo match evidence { scanner, cloud } !evidence rdns-missing junk", ""},
@@ -203,7 +203,7 @@ func TestErrorsAs(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	tests := []struct{ name, src, want string }{
-		{"a big file", strings.Repeat("#", maxFile+1), "more than a configuration may have"},
+		{"a big file", strings.Repeat("#", maxFile+1), "a configuration file may not exceed 1048576 bytes"},
 		{"a long line", "table <t> { " + strings.Repeat("x ", maxTokens+1) + "}", "the line has more than"},
 		{"a macro bomb", bomb(), "too long after the expansion of macros"},
 		{"many errors", strings.Repeat("x\n", 1000), "is not a statement"},

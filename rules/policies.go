@@ -9,7 +9,7 @@ import (
 //go:embed policies/*.conf
 var policyFiles embed.FS
 
-// PolicyNames returns the names of the presets, from the most lenient to the strictest.
+// PolicyNames returns the names of the presets, the most lenient first.
 func PolicyNames() []string { return []string{"open", "standard", "tight"} }
 
 // ReadyPolicy returns the text of a preset.

@@ -69,7 +69,7 @@ func TestReadyPolicies(t *testing.T) {
 		facts                 Facts
 		open, standard, tight string // the rule that decides; "pass" for a pass statement
 	}{
-		{"an honest server", Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("mx.example.com"), FCrDNS: smtp.FCrDNSPass}, "", "", ""},
+		{"a legitimate server", Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("mx.example.com"), FCrDNS: smtp.FCrDNSPass}, "", "", ""},
 		{"a proven scanner", Facts{Phase: smtp.PhaseConnect, Evidence: Scanner, FCrDNS: smtp.FCrDNSPass}, "", "scanner", "scanner"},
 		{"a likely scanner", Facts{Phase: smtp.PhaseConnect, Weak: Scanner}, "", "", ""},
 		{"a likely scanner writes", Facts{Phase: smtp.PhaseData, Weak: Scanner}, "", "", ""},
@@ -90,7 +90,7 @@ func TestReadyPolicies(t *testing.T) {
 		{"a name that may be cut", Facts{Phase: smtp.PhaseRcptTo, Evidence: Cloud, FCrDNS: fail, RDNSCut: true}, "", "", ""},
 		{"a cloud host while DNS is down", Facts{Phase: smtp.PhaseRcptTo, Evidence: Cloud, FCrDNS: smtp.FCrDNSError}, "", "", ""},
 		{"a known sender in a cloud", Facts{Phase: smtp.PhaseRcptTo, Evidence: Cloud | HeloForged, RDNS: []byte("known.sender.example"), FCrDNS: smtp.FCrDNSPass}, "", "pass", "pass"},
-		{"somebody who says so", Facts{Phase: smtp.PhaseRcptTo, Evidence: Cloud, RDNS: []byte("known.sender.example"), FCrDNS: smtp.FCrDNSFail}, "", "", "cloud"},
+		{"a forged name of a known sender", Facts{Phase: smtp.PhaseRcptTo, Evidence: Cloud, RDNS: []byte("known.sender.example"), FCrDNS: smtp.FCrDNSFail}, "", "", "cloud"},
 		{"a list with five typos", asks(pass, UnknownRecipient, BySrc, 5), "", "", ""},
 		{"six unknown recipients", asks(pass, UnknownRecipient, BySrc, 6), "", "unknown-named", "unknown-named"},
 		{"five, without a name", asks(fail, UnknownRecipient, BySrc, 5), "", "unknown", "unknown"},

@@ -14,8 +14,8 @@ type Retention struct {
 	For  time.Duration
 }
 
-// DescribePrivacy writes for users what the filter stores, and for how long. kept contains
-// the retention of the state.
+// DescribePrivacy writes a description for users of the data that the filter stores, and
+// of its retention. kept contains the retention of the state.
 func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	d := &describer{Policy: p}
 	d.title("What this mail server stores about connections")

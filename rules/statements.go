@@ -40,7 +40,7 @@ func parseLog(l *line) (Statement, *Error) {
 	}
 }
 
-// word parses one of the given words and returns its index.
+// word parses one of the given words, and returns its index in words.
 func (l *line) word(what string, words []string) (int, *Error) {
 	t := l.next()
 	i := slices.Index(words, t.text)
@@ -148,7 +148,7 @@ func parseTable(l *line) (Statement, *Error) {
 	case !open.is("{"):
 		return nil, l.errorf(open.pos, "", "expected `builtin`, `file` or a list%s", insteadOf(open))
 	case l.at+1 < len(l.toks) && l.toks[l.at+1].is("}"):
-		// An empty list is valid, so that operators can fill it later.
+		// An empty list is valid, because operators may add entries later.
 		l.at += 2
 		t.Inline = true
 		return t, nil
@@ -263,7 +263,7 @@ func parseInclude(l *line) (Statement, *Error) {
 	return inc, nil
 }
 
-// parseRule parses the parts of a rule in any order. Rule.String writes them in the
+// parseRule parses the parts of a rule, in any order. Rule.String writes them in the
 // order of the manual.
 func parseRule(l *line) (Statement, *Error) {
 	r := &Rule{Pos: l.toks[0].pos}
@@ -369,7 +369,7 @@ func (l *line) conditions() (cs []*Cond, err *Error) {
 			return nil, l.errorf(t.pos, didYouMean(t.text, conditionWords()), "expected a condition after `!`%s", insteadOf(t))
 		}
 		l.at = start
-		break // actions follow
+		break // the actions follow
 	}
 	if len(cs) == 0 {
 		t := l.peek()
@@ -378,7 +378,7 @@ func (l *line) conditions() (cs []*Cond, err *Error) {
 	return cs, nil
 }
 
-// unknownPart returns the error for a word that is not a part of a rule.
+// unknownPart returns the error for a word that cannot be a part of a rule.
 func (l *line) unknownPart(t token) *Error {
 	words := []string{"observe", "even", "on", "phase", "match"}
 	for i := range actions {
@@ -387,7 +387,8 @@ func (l *line) unknownPart(t token) *Error {
 	if conditionByWord(t.text) != nil || t.is("!") {
 		return l.errorf(t.pos, "all conditions follow `match` together", "unexpected `%s`", t)
 	}
-	// The longer list is only for a word that is similar to a condition.
+	// Suggest a condition only if the word is similar to one, because the list of all
+	// conditions is long.
 	if hint := didYouMean(t.text, conditionWords()); strings.HasPrefix(hint, "did") {
 		return l.errorf(t.pos, hint, "`%s` is neither an action nor a condition", t)
 	}

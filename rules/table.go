@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// inline is a table in the configuration. It compares values sequentially; long lists
-// should be in files.
+// inline is a table whose entries are in the configuration. It compares values
+// sequentially, so long lists should be in files.
 type inline struct {
 	c        cond
 	contents Contents
@@ -19,7 +19,7 @@ func (t *inline) MatchAddr(a netip.Addr) bool {
 	return slices.ContainsFunc(t.c.prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// Overlaps reports whether a prefix in t has an address in common with p.
+// Overlaps reports whether a prefix in t and p have an address in common.
 func (t *inline) Overlaps(p netip.Prefix) bool { return overlaps(t.c.prefixes, p) }
 
 func overlaps(list []netip.Prefix, p netip.Prefix) bool {
@@ -30,7 +30,7 @@ func (t *inline) MatchName(b []byte) bool { return matchAny(t.c.names, trimDot(b
 
 func (t *inline) MatchASN(n uint32) bool { return slices.Contains(t.c.as, n) }
 
-// sources contains the parts of one table. A nil part is not loaded.
+// sources contains the parts of one table. A part is nil if it is not loaded.
 type sources []Table
 
 func (s sources) any(match func(Table) bool) bool {
@@ -49,9 +49,9 @@ func (s sources) MatchASN(n uint32) bool {
 	return s.any(func(t Table) bool { return t.MatchASN(n) })
 }
 
-// Friends reports whether the table <friends> or the src condition of a pass
-// statement contains an address of the prefix. It ignores the other conditions of
-// the statement. The answer is unknown while such a table is not loaded.
+// Friends reports whether the table <friends>, or the src condition of a pass
+// statement, contains an address in the prefix. It ignores the other conditions of the
+// statement. The result is Unknown if such a table is not loaded.
 func (p *Policy) Friends(within netip.Prefix) Truth {
 	list := slices.Clone(p.tables["friends"])
 	for i := range p.passes {
@@ -92,8 +92,8 @@ func (p *Policy) PassesKnown() bool {
 	return !slices.Contains(list, nil)
 }
 
-// PassesUseTable reports whether a pass statement uses the table. <friends> always
-// exempts.
+// PassesUseTable reports whether a pass statement uses the table. It returns true for
+// <friends>, which always exempts.
 func (p *Policy) PassesUseTable(name string) bool {
 	return name == "friends" || slices.ContainsFunc(p.passes, func(s pass) bool {
 		return slices.ContainsFunc(s.tree.Conds, func(c *Cond) bool {

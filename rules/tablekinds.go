@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// A ValueClass is a class of table entries. A condition uses one or two classes and
-// ignores the others.
+// A ValueClass is a class of table entries. A condition uses the entries of one or two
+// classes, and ignores the others.
 type ValueClass uint8
 
 // The classes.
@@ -21,7 +21,8 @@ const (
 
 var classNames = [numClasses]string{"address", "AS number", "name", "country code"}
 
-// Contents contains the entries of a table: for each class their number and an example.
+// Contents describes the entries of a table: for each class, it contains the number of
+// entries and an example.
 type Contents [numClasses]struct {
 	Total   int
 	Example string
@@ -44,7 +45,7 @@ func (c *Contents) AddName(name string) {
 	c.Add(class, 1, name)
 }
 
-// asks contains the classes that conditions use; all other conditions use names.
+// asks maps conditions to the classes that they use. All other conditions use names.
 var asks = map[string][]ValueClass{"src": {Addresses}, "asn": {Numbers}, "country": {Codes}}
 
 func asked(word string) []ValueClass {
@@ -54,7 +55,7 @@ func asked(word string) []ValueClass {
 	return []ValueClass{Names, Codes}
 }
 
-// contents returns the entries of inline values.
+// contents returns the Contents of inline values.
 func contents(values []Value) (c Contents) {
 	for _, v := range values {
 		switch v.Kind {
@@ -74,24 +75,24 @@ func contents(values []Value) (c Contents) {
 // A use is a condition that uses a table.
 type use struct {
 	word string
-	pos  Pos  // zero for the program
-	rule bool // of a rule
+	pos  Pos  // position of the condition; zero for a use by the program
+	rule bool // the condition is in a rule
 }
 
-// exempts reports whether a table is <friends> or in a pass statement, and no rule uses
-// it.
+// exempts reports whether a table is only used for exemptions: it is <friends> or used
+// in a pass statement, and no rule uses it.
 func exempts(k *checker, name string) bool {
 	t := k.tables[name]
 	return len(t.uses) > 0 && name != "local-domains" && !slices.ContainsFunc(t.uses, func(u use) bool { return u.rule })
 }
 
-// tableTraps warns of tables with entries of classes that the conditions on them do not
-// use. loaded contains the tables with their files.
+// tableTraps warns of table entries whose classes are not used by the conditions on the
+// table. loaded contains the loaded parts of the tables.
 func tableTraps(k *checker, loaded map[string]sources) {
 	for _, d := range k.decls {
 		t := k.tables[d.Name]
 		if len(t.uses) == 0 {
-			continue // unused
+			continue // an unused table has its own warning
 		}
 		var has Contents
 		total, complete := 0, true
@@ -114,7 +115,8 @@ func tableTraps(k *checker, loaded map[string]sources) {
 	}
 }
 
-// emptyUses warns of conditions that use a class without entries in the table.
+// emptyUses warns of conditions on a table that has no entries of the classes that the
+// condition uses.
 func emptyUses(k *checker, d *TableDecl, uses []use, has *Contents, total int, complete bool) (some bool) {
 	for _, u := range uses {
 		classes := asked(u.word)
@@ -124,7 +126,7 @@ func emptyUses(k *checker, d *TableDecl, uses []use, has *Contents, total int, c
 		}
 		some = true
 		what := classNames[classes[0]]
-		k.warnf(u.pos, "", "this never matches: %s asks for %s, and table <%s> has none", u.word, article(what), d.Name)
+		k.warnf(u.pos, "", "this never matches: %s needs %s, and table <%s> has none", u.word, article(what), d.Name)
 	}
 	return some
 }
@@ -136,7 +138,7 @@ func article(what string) string {
 	return "a " + what
 }
 
-// unasked warns of entries that no condition uses.
+// unasked warns of entries of a class that no condition on the table uses.
 func unasked(k *checker, d *TableDecl, uses []use, has *Contents) {
 	var words []string
 	var wanted []ValueClass

@@ -10,24 +10,25 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Traps are valid statements that never match, or match more clients than intended.
-// Each is a function in one of the lists below and causes a warning.
+// Traps are statements that are valid, but never match, or match more clients than
+// intended. The functions in the following lists detect them and cause warnings.
 
-// condTraps check one condition.
+// condTraps contains functions that check one condition.
 var condTraps = []func(*checker, *Cond){countedOnce, lowOnly, noUser, misshapenValues, noCountry, tooWide}
 
-// pairTraps check two conditions of one statement, in both orders.
+// pairTraps contains functions that check two conditions of one statement. They are called
+// for each pair in both orders.
 var pairTraps = []func(*checker, *Cond, *Cond){failedAndLoggedIn, namelessAndNamed, excluded}
 
-// perEvent is the evidence that is counted at each event in a session. All other
-// evidence counts once per session.
+// perEvent contains the evidence that is counted at each event. Other evidence is
+// counted once per session.
 var perEvent = []string{"unknown-recipient", "backscatter", "recipient-flood", "relay-probe", "unknown-command", "auth-failure", "auth-unsupported", "flood"}
 
-// alwaysLow is the evidence that always has low confidence: no condition matches it,
-// and no counter counts it.
+// alwaysLow contains the evidence whose confidence is always low. It matches no
+// condition, and is not counted.
 var alwaysLow = []string{"syntax-error"}
 
-// notOfUsers is the evidence of clients without a known user name.
+// notOfUsers contains the evidence for which no user name is known.
 var notOfUsers = []string{"scanner", "cloud", "botnet-helo", "rdns-missing", "fcrdns-fail", "flood", "pipelining", "early-talker"}
 
 func countedOnce(k *checker, c *Cond) {
@@ -68,14 +69,15 @@ func noUser(k *checker, c *Cond) {
 	}
 }
 
-// ofFailures is the evidence that is counted by user without a login.
+// ofFailures contains the evidence that is counted by user even without a login.
 var ofFailures = []string{"auth-failure", "auth-spray"}
 
-// ofAccounts is the evidence of sessions whose user has logged in.
+// ofAccounts contains the evidence that only occurs in sessions whose user has logged in.
 var ofAccounts = []string{"account-abuse"}
 
-// needsAuth warns of a rule on users without the condition auth. It does not apply to
-// sessions with a user, because authenticated sessions are exempt.
+// needsAuth warns of a rule that has a condition on users but not the condition auth.
+// Such a rule never applies to logged-in users, because authenticated sessions are
+// exempt.
 func needsAuth(k *checker, r *Rule) {
 	if slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" }) {
 		return
@@ -91,8 +93,8 @@ func needsAuth(k *checker, r *Rule) {
 	}
 }
 
-// tooWide warns of a name that matches all names, and of a prefix that is too wide for
-// any site or provider.
+// tooWide warns of a pattern that matches all names, and of a prefix that is wider than
+// any network of a site or provider.
 func tooWide(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		switch {
@@ -116,7 +118,7 @@ func widePrefix(k *checker, v Value) {
 		widest = 19
 	}
 	if a := v.Prefix.Addr(); v.Prefix.Bits() > 0 && v.Prefix.Bits() < widest && !a.IsPrivate() {
-		k.warnf(v.Pos, "write the networks that you mean", "%s is wider than /%d, the largest networks", v.Prefix, widest)
+		k.warnf(v.Pos, "write the networks that are intended", "%s is wider than /%d, the largest network that registries allocate", v.Prefix, widest)
 	}
 }
 
@@ -131,8 +133,8 @@ func noCountry(k *checker, c *Cond) {
 	}
 }
 
-// misshapenValues warns of names with a form that the facts of the condition never
-// have.
+// misshapenValues warns of values whose form does not occur in the facts of the
+// condition.
 func misshapenValues(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		if why, hint := misshapen(c.Word, v); why != "" {
@@ -141,7 +143,7 @@ func misshapenValues(k *checker, c *Cond) {
 	}
 }
 
-// A shape is a form of a name that the facts of some words never have.
+// A shape is a form of values that does not occur in the facts of some conditions.
 type shape struct {
 	words     []string
 	has       func(name string) bool
@@ -163,7 +165,8 @@ func isAddress(s string) bool {
 
 func isNetwork(s string) bool { return strings.Contains(s, "/") && isAddress(s) }
 
-// misshapen returns the reason why word never matches v, and a hint, or empty strings.
+// misshapen returns the reason why the condition word never matches v, and a hint. It
+// returns empty strings if word may match.
 func misshapen(word string, v Value) (why, hint string) {
 	if v.Kind != TextValue {
 		return "", ""
@@ -189,14 +192,15 @@ func checkOwn(k *checker, s *Setting) {
 		case v.Prefix.Bits() < 8:
 			k.warnf(v.Pos, "list the addresses of this server", "%s is not the network of one site", v.Prefix)
 		case a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || carrierNAT.Contains(a):
-			k.warnf(v.Pos, "list public addresses only", "this never matches: %s is private, other hosts have it too", v.Prefix)
+			k.warnf(v.Pos, "list public addresses only", "this never matches: %s is private, so other hosts can have the same address", v.Prefix)
 		}
 	}
 }
 
 var carrierNAT = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
 
-// checkPairs applies the pairTraps, and warns of facts that cannot have two values.
+// checkPairs calls the pairTraps. It also warns of two conditions that require
+// different values of the same fact.
 func checkPairs(k *checker, cs []*Cond) {
 	for i, a := range cs {
 		for j, b := range cs {
@@ -227,8 +231,8 @@ func failedAndLoggedIn(k *checker, failed, auth *Cond) {
 	k.warnf(auth.Pos, hint, "`%s` does not match failed logins", auth)
 }
 
-// namelessAndNamed warns of conditions that require both a proven name and no proven
-// name.
+// namelessAndNamed warns if one condition requires a proven name and another requires
+// that there is none.
 func namelessAndNamed(k *checker, nameless, named *Cond) {
 	if nameless.Word != "evidence" || nameless.Not || len(nameless.Values) > 1 || named.Not {
 		return
@@ -240,7 +244,7 @@ func namelessAndNamed(k *checker, nameless, named *Cond) {
 	}
 }
 
-// excluded warns of a condition that a negated condition excludes.
+// excluded warns of a condition that contradicts a negated condition.
 func excluded(k *checker, a, not *Cond) {
 	if a.Not || !not.Not || a.same(not) {
 		return
@@ -252,8 +256,8 @@ func excluded(k *checker, a, not *Cond) {
 	}
 }
 
-// disjoint reports whether no session matches both conditions: the fact has one
-// value, and the conditions have none in common.
+// disjoint reports whether no session can match both conditions, because the fact has
+// only one value and the conditions have no value in common.
 func disjoint(a, b *Cond) bool {
 	if a.Word != b.Word || len(a.Values)*len(b.Values) == 0 || len(a.Values)*len(b.Values) > maxCompare {
 		return false
@@ -268,8 +272,8 @@ func disjoint(a, b *Cond) bool {
 	return true
 }
 
-// single reports whether a fact can have only one of two values of word, unless one
-// value includes the other.
+// single reports whether the fact of word has only one value, so that it cannot match
+// two different values unless one includes the other.
 func (v Value) single(word string) bool {
 	switch word {
 	case "src", "asn", "country", "fcrdns":
@@ -283,10 +287,11 @@ func (v Value) single(word string) bool {
 	return false
 }
 
-// chosen contains the conditions on facts that any client can choose.
+// chosen contains the conditions whose facts any client can choose.
 var chosen = []string{"mail-from", "helo", "fcrdns", "tls"}
 
-// unprovenPass warns of a pass for a sender or greeting that any client can use.
+// unprovenPass warns of a pass statement that only requires facts that any client can
+// choose, such as a sender or a greeting.
 func unprovenPass(k *checker, p *Pass) {
 	var forged *Cond
 	for _, c := range p.Conds {
@@ -301,19 +306,18 @@ func unprovenPass(k *checker, p *Pass) {
 		}
 	}
 	if forged != nil {
-		k.warnf(forged.Pos, "add a proof: src, or rdns with fcrdns, as in rdns \".example.org\" fcrdns", "any client can choose `%s`: this exempts all that do", forged)
+		k.warnf(forged.Pos, "add a proof: src, or rdns with fcrdns, as in rdns \".example.org\" fcrdns", "any client can choose `%s`: this exempts every client that does", forged)
 	}
 }
 
-// beforeLogin contains the phases at which users have not logged in yet. A ban at the
-// end of a session applies to the next connection.
+// beforeLogin contains the phases in which users have not yet logged in.
 var beforeLogin = smtp.Phases(smtp.PhaseConnect, smtp.PhaseHelo)
 
-// homely contains examples of the names of home connections.
+// homely contains examples of reverse DNS names of home connections.
 var homely = []string{"p5dd0a1b2.dip0.t-ipconnect.de", "dsl-192-0-2-7.pool.isp.invalid", "dynamic-192-0-2-7.dyn.isp.invalid", "192-0-2-7.cable.dhcp.isp.invalid"}
 
-// usersHave reports for each condition whether clients of users usually match it
-// because their network has no name.
+// usersHave contains functions that report whether the clients of users usually match a
+// condition, because they connect from home or mobile networks.
 var usersHave = map[string]func(*checker, *Cond) bool{
 	"evidence": func(_ *checker, c *Cond) bool {
 		return slices.ContainsFunc(c.Values, func(v Value) bool { return v.Text == "rdns-missing" || v.Text == "fcrdns-fail" })
@@ -353,7 +357,7 @@ func hitsUsers(k *checker, r *Rule) {
 		case has != nil && (!c.Not || c.Word == "fcrdns") && has(k, c):
 			cause = c
 		case !c.Not && c.Word != "fcrdns":
-			return // only some clients
+			return // another condition restricts the rule to some clients
 		}
 	}
 	if cause != nil {
@@ -365,7 +369,7 @@ func hitsUsers(k *checker, r *Rule) {
 // bans reports whether r bans clients.
 func (r *Rule) bans() bool { return actionByWord(token{text: "ban"}).has(r) }
 
-// elsewhere warns of a condition on a listener other than that of the statement.
+// elsewhere warns of a condition on a listener that is not the listener of the statement.
 func elsewhere(k *checker, on string, cs []*Cond) {
 	mine := k.listens[on]
 	for _, c := range cs {
@@ -378,14 +382,14 @@ func elsewhere(k *checker, on string, cs []*Cond) {
 	}
 }
 
-// overlaps reports whether a session may belong to both listeners.
+// overlaps reports whether a session can belong to both listeners.
 func (l *Listener) overlaps(x *Listener) bool {
 	port := func(p uint16) bool { return slices.Contains(x.Ports, p) }
 	addr := func(a netip.Addr) bool { return slices.Contains(x.Addresses, a) }
 	return slices.ContainsFunc(l.Ports, port) && (len(l.Addresses) == 0 || len(x.Addresses) == 0 || slices.ContainsFunc(l.Addresses, addr))
 }
 
-// tooHigh warns of conditions on a score that no session can have.
+// tooHigh warns of conditions on a score that no session can reach.
 func tooHigh(k *checker) {
 	most := 0
 	for _, w := range k.weights {
@@ -397,7 +401,7 @@ func tooHigh(k *checker) {
 	for _, r := range k.rules {
 		for _, c := range r.Conds {
 			if c.Word == "score" && most > 0 && c.Over >= most {
-				k.warnf(c.Pos, "", "this %s matches: all points together are %d", never(c), most)
+				k.warnf(c.Pos, "", "this %s matches: the maximum score is %d", never(c), most)
 			}
 		}
 	}

@@ -13,8 +13,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Config is a parsed configuration file. String returns it without comments and
-// with expanded macros; parsing that returns the same tree.
+// Config is a parsed configuration file. String returns its text without comments and
+// with expanded macros. If this text is parsed, the result is the same tree.
 type Config struct {
 	File       string
 	Statements []Statement
@@ -37,8 +37,8 @@ func (c *Config) String() string {
 	return b.String()
 }
 
-// All iterates over the statements of c and of its include files, in order. The
-// Config is the file of the statement.
+// All iterates over the statements of c and of its include files, in order. The Config
+// of a statement is the file that contains it.
 func (c *Config) All() iter.Seq2[*Config, Statement] {
 	return func(yield func(*Config, Statement) bool) { c.visit(yield) }
 }
@@ -59,46 +59,46 @@ func (c *Config) visit(yield func(*Config, Statement) bool) bool {
 type Macro struct {
 	Pos
 	Name string
-	Text string // the value in the syntax of a file
+	Text string // text of the value, in the syntax of a file
 	used bool
 }
 
 // Include is `include "file"`.
 type Include struct {
 	Pos
-	Path   string // as written
+	Path   string // as written in the configuration
 	Config *Config
 }
 
-// Setting is a statement that sets an option of the program. Word determines the
-// fields in use.
+// Setting is a statement that sets an option of the program. Word determines which
+// fields are used.
 type Setting struct {
 	Pos
 	Word    string  // mode, store, asn, country, contact, privacy, log, own-name, own-address, gateway, delimiter
 	Mode    Mode    // mode
 	Privacy Privacy // privacy
 	Log     Log     // log
-	Text    string  // store, asn, country: a path; contact: of the postmaster; delimiter: a character
+	Text    string  // argument of store, asn and country (a path), contact (an address) and delimiter (a character)
 	Values  []Value // own-name, own-address, gateway
 	Keep    time.Duration
-	Budget  int64 // bytes
+	Budget  int64 // budget in bytes
 }
 
 // TableDecl is `table <name> ...`: a set of addresses, names and AS numbers.
 type TableDecl struct {
 	Pos
 	Name    string
-	Inline  bool    // has a list
-	Values  []Value // of the list
+	Inline  bool    // the table has an inline list
+	Values  []Value // values of the inline list
 	Files   []File
-	Builtin bool // the shipped list with this name
+	Builtin bool // the table includes the shipped list with its name
 }
 
-// File is a file with the content of a table.
+// File is a file that contains entries of a table.
 type File struct {
 	Pos
 	Path   string
-	Format string // name of a feed format; empty to detect it
+	Format string // name of a feed format; empty to detect the format
 	Param  string // parameter of the format; may be empty
 }
 
@@ -110,7 +110,7 @@ type Listener struct {
 	Addresses []netip.Addr // empty for any
 }
 
-// Pass is `pass ...`: no rule applies to the sessions that it matches.
+// Pass is `pass ...`. No rule applies to the sessions that match it.
 type Pass struct {
 	Pos
 	On    string // listener; empty for all
@@ -122,22 +122,22 @@ type Rule struct {
 	Pos
 	Name    string
 	Observe bool
-	// EvenTrusted makes the rule apply to trusted clients in the same way as to all
-	// others.
+	// EvenTrusted means that the rule applies to trusted clients in the same way as to
+	// all others.
 	EvenTrusted bool
 	On          string // listener; empty for all
 	Phases      smtp.PhaseSet
 	Conds       []*Cond
 
-	Decides  bool // Decision and Text are valid
+	Decides  bool // the rule makes a decision: Decision and Text are set
 	Decision smtp.Decision
 	Text     string // reply to the client; empty for the default
 	Score    int
 	Delay    time.Duration
-	Ban      []time.Duration // durations for offences in a row; see Ladder
+	Ban      []time.Duration // durations for consecutive offences; see Ladder
 	Tags     []string
 
-	actions []token // for the positions in errors
+	actions []token // tokens of the actions, for their positions in errors
 }
 
 // Weight is `score evidence token n`.
@@ -147,15 +147,15 @@ type Weight struct {
 	Score int
 }
 
-// Cond is a condition of a rule. Word determines the fields in use; see the table
+// Cond is a condition of a rule. Word determines which fields are used; see the table
 // of conditions.
 type Cond struct {
 	Pos
 	Not    bool
 	Word   string
 	Values []Value
-	Over   int           // score, count: the threshold
-	Window time.Duration // count: 0 for this session only
+	Over   int           // for score and count, the threshold
+	Window time.Duration // for count, the window; 0 to count in this session only
 	By     Key
 }
 
@@ -176,7 +176,7 @@ const (
 type Value struct {
 	Pos
 	Kind   ValueKind
-	Text   string // not for PrefixValue and ASValue
+	Text   string // not set for PrefixValue and ASValue
 	Prefix netip.Prefix
 	AS     uint32
 }
@@ -295,7 +295,7 @@ func (r *Rule) String() string {
 	return text
 }
 
-// conds returns conditions, each after a space.
+// conds returns the text of conditions, each preceded by a space.
 func conds(cs []*Cond) string {
 	if len(cs) == 0 {
 		return " any"

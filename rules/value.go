@@ -13,8 +13,8 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// valueFunc parses a value. The string is empty, or an error and an optional hint
-// on a second line.
+// valueFunc parses a value. If the value is invalid, the string contains an error, and
+// optionally a hint on a second line.
 type valueFunc func(token) (Value, string)
 
 // values parses a value or a list of values.
@@ -59,7 +59,7 @@ func nameValue(t token) (Value, string) {
 	}
 	switch {
 	case t.text == "":
-		return Value{}, "an empty name never matches"
+		return Value{}, "a name may not be empty"
 	case len(t.text) > maxName:
 		return Value{}, fmt.Sprintf("a name may not exceed %d bytes", maxName)
 	case t.text == ".":
@@ -70,7 +70,7 @@ func nameValue(t token) (Value, string) {
 	return Value{Kind: TextValue, Text: t.text}, ""
 }
 
-// compileRegex compiles a case-insensitive RE2 expression.
+// compileRegex compiles a regular expression that ignores case.
 func compileRegex(text string) (*regexp.Regexp, error) {
 	if text == "" {
 		return nil, fmt.Errorf("it is empty and matches everything")
@@ -169,7 +169,7 @@ func tableValue(t token) (Value, string) {
 				return v, ""
 			}
 		}
-		// No host name ends with a number: this is an address with a mistake.
+		// This is a mistyped address, because no host name ends with a number.
 		last := t.text[strings.LastIndexByte(t.text, '.')+1:]
 		_, err := strconv.Atoi(last)
 		if err == nil || strings.ContainsAny(t.text, ":/") && !strings.ContainsAny(t.text, "[@*") {

@@ -15,10 +15,10 @@ var phaseWords = func() (names []string) {
 	return names
 }()
 
-// Mode is the mode of a policy: whether it changes replies.
+// Mode is the mode of a policy. It determines whether decisions are enforced.
 type Mode uint8
 
-// The modes. Observe is the default and changes no reply.
+// The modes. Observe is the default; decisions are recorded, but not enforced.
 const (
 	Observe Mode = iota
 	Enforce
@@ -30,25 +30,25 @@ func (m Mode) String() string { return name(modeNames[:], int(m)) }
 
 // Log is the destination and the level of the log.
 type Log struct {
-	Syslog  bool // syslog(3), not standard error
-	Verbose bool // each finding and decision, and progress
+	Syslog  bool // log to syslog(3) instead of standard error
+	Verbose bool // also log each finding and decision, and progress
 }
 
 // Privacy is the form of mailboxes in records, logs and events.
 type Privacy uint8
 
-// The levels. At both, user names that may be passwords are hashed.
+// The levels. User names that may be passwords are hashed at both levels.
 const (
 	PrivacyFull   Privacy = iota // unhashed
-	PrivacyHashed                // with a hash as the local part
+	PrivacyHashed                // with a hash in place of the local part
 )
 
 var privacyNames = [...]string{"full", "hashed"}
 
 func (p Privacy) String() string { return name(privacyNames[:], int(p)) }
 
-// Standing is the reputation of a client, earned by accepted mail. The zero Standing is
-// unknown, because the state has not been read since the start.
+// Standing is the standing of a client, which results from its accepted mail. The zero
+// Standing means that it is unknown, because the state has not yet been read.
 type Standing uint8
 
 // The standings.
@@ -63,7 +63,7 @@ var standingNames = [...]string{"unknown", "none", "known", "trusted"}
 
 func (s Standing) String() string { return name(standingNames[:], int(s)) }
 
-// AtLeast reports whether s is least or better.
+// AtLeast returns whether s is at least the standing least.
 func (s Standing) AtLeast(least Standing) Truth {
 	if s == StandingUnknown {
 		return Unknown
@@ -71,11 +71,11 @@ func (s Standing) AtLeast(least Standing) Truth {
 	return truth(s >= least)
 }
 
-// Truth is the answer of a condition. The zero Truth is Unknown. A condition that
-// cannot be evaluated does not match, negated or not.
+// Truth is the result of a condition. The zero Truth is Unknown: the condition cannot
+// be evaluated, and matches neither directly nor negated.
 type Truth uint8
 
-// The truths.
+// The results of a condition.
 const (
 	Unknown Truth = iota
 	No
@@ -86,7 +86,7 @@ var truthNames = [...]string{"unknown", "no", "yes"}
 
 func (t Truth) String() string { return name(truthNames[:], int(t)) }
 
-// Not exchanges yes and no. Unknown remains unknown.
+// Not swaps Yes and No. Unknown remains Unknown.
 func (t Truth) Not() Truth {
 	switch t {
 	case Yes:
@@ -104,15 +104,15 @@ func truth(b bool) Truth {
 	return No
 }
 
-// Key is the key of a windowed count: the events of all sessions with the same
-// key count together.
+// Key is the property by which events are counted across sessions: the events of all
+// sessions with the same value of the property count together.
 type Key uint8
 
 // The keys.
 const (
-	BySession Key = iota // without a window: the events of this session
+	BySession Key = iota // no key: only the events of this session count
 	BySrc                // one host: see memory.Host
-	ByPrefix             // a /24 or a /48, without hosts with their own proven name
+	ByPrefix             // a /24 or a /48, excluding hosts that have their own proven name
 	ByDomain             // the registered domain of the proven name
 	ByASN
 	ByHelo
@@ -130,7 +130,7 @@ func ParseKey(s string) (Key, bool) {
 	return Key(max(i, 0)), i >= 0
 }
 
-// keyPhase is the first phase in which a key is known.
+// keyPhase contains the first phase in which each key is known.
 var keyPhase = [...]smtp.Phase{BySession: smtp.PhaseConnect, BySrc: smtp.PhaseConnect, ByPrefix: smtp.PhaseConnect, ByDomain: smtp.PhaseConnect, BySite: smtp.PhaseConnect, ByASN: smtp.PhaseConnect, ByHelo: smtp.PhaseHelo, ByUser: smtp.PhaseMailFrom}
 
 func name(names []string, i int) string {

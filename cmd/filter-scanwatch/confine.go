@@ -18,14 +18,16 @@ import (
 	"scanwatch/rules"
 )
 
-// smtpd accepts no connection before the handshake. Each earlier disk access
-// therefore has a timeout, after which the filter starts without its result.
+// smtpd accepts no connection before the handshake of its filters. Each disk access
+// before the handshake therefore has a timeout; if it expires, the filter starts
+// without the data.
 const (
-	configTimeout = 5 * time.Second // the configuration and all files that it includes
-	diskTimeout   = time.Second     // sandbox directories, the key, and the file of rejected lists
+	configTimeout = 5 * time.Second // for the configuration and all files that it includes
+	diskTimeout   = time.Second     // for the directories of the sandbox, the hash key, and the file of rejected lists
 )
 
-// withTimeout returns the result of f, or false if f exceeds the timeout.
+// withTimeout returns the result of f and true, or false if f does not return before the
+// timeout.
 func withTimeout[T any](log *slog.Logger, what string, timeout time.Duration, f func() T) (v T, ok bool) {
 	done := make(chan T, 1)
 	safego.Go(log, what, func() { done <- f() })
@@ -37,12 +39,12 @@ func withTimeout[T any](log *slog.Logger, what string, timeout time.Duration, f 
 	}
 }
 
-// enterSandbox restricts the process to the needs of the settings and the
-// configuration, and logs the restrictions. No other goroutine may use the disk
+// enterSandbox restricts the process to the operations that the settings and the
+// configuration require, and logs the restrictions. No other goroutine may use the disk
 // during the call.
 func (p *policies) enterSandbox(set rules.Settings) {
-	// Waiting would block the mail server. Entering the sandbox later would block
-	// the process while a thread waits for the disk: see Enter.
+	// To wait here would block the mail server. To enter the sandbox later would block
+	// the whole process for as long as a thread waits for the disk: see Enter.
 	without := func() {
 		p.log.Warn("no sandbox: disk timeout; restart smtpd when the disk answers")
 	}
@@ -70,14 +72,15 @@ func (p *policies) enterSandbox(set rules.Settings) {
 		p.log.Warn("sandbox incomplete", "err", err)
 	}
 	level := slog.LevelInfo
-	if !p.closed.Files || !p.closed.Exec || !p.closed.TCP { // current systems support more
+	if !p.closed.Files || !p.closed.Exec || !p.closed.TCP { // current systems support these restrictions
 		level = slog.LevelWarn
 	}
 	p.log.Log(context.Background(), level, "sandbox", p.closed.Attrs()...)
 }
 
 // giveUpRoot makes a filter that runs as root continue as the owner of the state
-// directory, because that user could make root write to other files.
+// directory. Otherwise that user could replace files there with links and make root
+// write to other files.
 func giveUpRoot(dir string, log *slog.Logger) {
 	if os.Geteuid() != 0 {
 		return
@@ -104,9 +107,9 @@ func giveUpRoot(dir string, log *slog.Logger) {
 
 var errDiskTimeout = errors.New("disk timeout")
 
-// checkState logs owners and modes of the state directory that allow other users to
-// manipulate the filter or scanwatch(8). It only warns, because the operator may have
-// set them intentionally.
+// checkState logs a warning if the owner or the mode of the state directory allows
+// other users to manipulate the filter or scanwatch(8). It does not stop the filter,
+// because the operator may have set them intentionally.
 func checkState(dir string, log *slog.Logger) {
 	var wrong []string
 	for _, path := range []string{dir, filepath.Join(dir, "sessions"), filepath.Join(dir, "state.db")} {
@@ -127,7 +130,7 @@ func checkState(dir string, log *slog.Logger) {
 	}
 }
 
-// sandbox returns the restrictions in force.
+// sandbox describes the active restrictions.
 func (p *policies) sandbox(open bool) string {
 	if open {
 		return "none, because of -S"

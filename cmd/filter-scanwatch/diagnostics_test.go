@@ -16,13 +16,13 @@ import (
 )
 
 // passedOn contains the arguments of log calls that are errors or notes of other
-// packages, which the manual explains in general.
+// packages. The manual does not contain them verbatim.
 var passedOn = []string{
 	"err.Error()",                 // an error about an unreadable file
 	`k.name + " available again"`, // segments and state.db; the manual contains both
 	`k.name + " unavailable, keeping " + k.data + " in memory"`,
-	"line",      // lines of Serve: its own calls are checked
-	"n",         // a note of package config: its own calls are checked
+	"line",      // lines of Serve, whose calls are checked
+	"n",         // a note of package config, whose calls are checked
 	"e.Error()", // an error in a configuration
 	"w.Error()", // a warning about a configuration
 	"word",      // banned, unbanned
@@ -38,7 +38,7 @@ func TestDiagnostics(t *testing.T) {
 	}
 	_, manual, _ := strings.Cut(string(page), "\n.Sh DIAGNOSTICS\n")
 	manual, _, _ = strings.Cut(manual, "\n.Sh ")
-	var items strings.Builder // the items without their explanations
+	var items strings.Builder // only the titles of the items
 	for line := range strings.Lines(manual) {
 		if item, ok := strings.CutPrefix(line, ".It "); ok {
 			items.WriteString(strings.NewReplacer(`\(dq`, `"`, `\e`, `\`, `\&`, "").Replace(item))
@@ -71,7 +71,7 @@ func TestDiagnostics(t *testing.T) {
 				switch {
 				case !ok && slices.Contains(passedOn, source(files, arg)):
 				case !ok:
-					t.Errorf("%s: logs %s, and no test can see what that is", files.Position(call.Pos()), source(files, arg))
+					t.Errorf("%s: logs %s, whose text this test cannot determine", files.Position(call.Pos()), source(files, arg))
 				case !strings.Contains(items.String(), inManual(text)):
 					t.Errorf("%s: DIAGNOSTICS has no item with %q", files.Position(call.Pos()), inManual(text))
 				default:
@@ -86,7 +86,7 @@ func TestDiagnostics(t *testing.T) {
 		}
 	}
 	if texts < 40 {
-		t.Errorf("only %d texts were found: the test looks in the wrong places", texts)
+		t.Errorf("only %d texts were found: the test does not find the log calls", texts)
 	}
 }
 
@@ -117,7 +117,7 @@ func logged(call *ast.CallExpr) ast.Expr {
 	case slices.Contains([]string{"Info", "Warn", "Error"}, name) && on == "log":
 		return at(0)
 	case name == "once" && on == "s", name == "Appendf" && at(1) != nil:
-		// Calls of Serve, and lines created without a logger.
+		// Calls of Serve, and lines that are written without a logger.
 		if text, ok := literal(at(1)); name == "once" || ok && strings.HasPrefix(text, "warning: ") {
 			return at(1)
 		}
@@ -164,8 +164,8 @@ func source(files *token.FileSet, e ast.Expr) string {
 	return b.String()
 }
 
-// inManual returns a text in the form of the manual: the first line, with N or ... for
-// its values.
+// inManual converts a text to the form in the manual: the first line, in which N or ...
+// replaces each value.
 func inManual(text string) string {
 	text, _, _ = strings.Cut(text, "\n")
 	text = regexp.MustCompile(`%d`).ReplaceAllString(text, "N")

@@ -71,8 +71,8 @@ func command(args []string, stdin, stdout, stderr *os.File) int {
 	if *check {
 		return checkConfig(s.file, stderr)
 	}
-	// By default, Go exits when a write to stdout or stderr returns EPIPE, and the
-	// last records would be lost.
+	// By default, a Go program exits when a write to stdout or stderr returns EPIPE.
+	// The last records would be lost.
 	signal.Ignore(syscall.SIGPIPE)
 	return run(s, stdin, stdout, stderr)
 }

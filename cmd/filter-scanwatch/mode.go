@@ -15,21 +15,21 @@ import (
 	"scanwatch/rules"
 )
 
-// modeFile is the file in the state directory with a halt: the word observe, and the
-// end of the halt if there is one.
+// modeFile is the file in the state directory that contains a halt: the word observe
+// and, unless the halt is unlimited, the time at which it ends.
 const modeFile = "mode"
 
 // A halt is the operator's command to observe only, regardless of the configuration. It
 // survives restarts.
 type halt struct {
 	on    bool
-	until time.Time // zero: until the operator ends it
+	until time.Time // zero if only the operator ends the halt
 }
 
 func (h halt) active(now time.Time) bool { return h.on && (h.until.IsZero() || now.Before(h.until)) }
 
-// readHalt returns the halt in a state directory. An invalid file is a halt without an
-// end, because the operator requested one.
+// readHalt reads the halt from a state directory. If the file is invalid, it returns an
+// unlimited halt, because the file shows that the operator requested a halt.
 func readHalt(dir string) (halt, error) {
 	data, err := os.ReadFile(filepath.Join(dir, modeFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -43,12 +43,12 @@ func readHalt(dir string) (halt, error) {
 	case len(words) == 2 && words[0] == rules.Observe.String():
 		h.until, err = time.Parse(time.RFC3339, words[1])
 	default:
-		err = fmt.Errorf("%s: no mode", filepath.Join(dir, modeFile))
+		err = fmt.Errorf("%s: neither \"observe\" nor \"observe TIME\"", filepath.Join(dir, modeFile))
 	}
 	return h, err
 }
 
-// save replaces the file in a state directory, or removes it.
+// save writes the halt to a state directory. Without a halt, it removes the file.
 func (h halt) save(dir string) error {
 	name := filepath.Join(dir, modeFile)
 	if !h.on {
@@ -99,8 +99,8 @@ func (p *policies) setHalt(h halt) {
 	p.apply()
 }
 
-// apply passes the policy to the pipeline, in the mode that is in effect. The caller
-// holds stateMu.
+// apply passes the policy to the pipeline, in mode observe if there is a halt. The
+// caller holds stateMu.
 func (p *policies) apply() {
 	if p.active == nil {
 		return
@@ -126,12 +126,12 @@ func (p *policies) endHalt(now time.Time) {
 	}
 	p.setHalt(halt{})
 	p.log.Warn("observing only has ended", "mode", p.status().Mode)
-	if err := (halt{}).save(p.dir); err != nil { // so that it is not active at the next start
+	if err := (halt{}).save(p.dir); err != nil { // otherwise the halt would be active again after a restart
 		p.log.Warn("mode not saved", "err", err)
 	}
 }
 
-// halted returns the attributes of a halt in a log line.
+// halted returns the attributes that describe a halt in a log line.
 func (p *policies) halted(h halt) []any {
 	if h.until.IsZero() {
 		return nil
@@ -139,7 +139,7 @@ func (p *policies) halted(h halt) []any {
 	return []any{"until", h.until.Format(time.RFC3339)}
 }
 
-// modeCommand returns the control command that only observes for a time, or returns to
+// modeCommand returns the control command that starts a halt, or ends it and restores
 // the mode of the configuration.
 func (p *policies) modeCommand() control.Command {
 	return control.Command{Name: "mode", Args: 2, Run: func(_ context.Context, a *control.Answer, args []string) error {

@@ -11,8 +11,8 @@ import (
 	"scanwatch/rules"
 )
 
-// TestEndHalt checks that a halt ends once at its time, and is not active at the next
-// start.
+// TestEndHalt checks that a halt ends at its time, that this is logged once, and that
+// the halt is not active after a restart.
 func TestEndHalt(t *testing.T) {
 	var log bytes.Buffer
 	var mode rules.Mode
@@ -37,6 +37,6 @@ func TestEndHalt(t *testing.T) {
 		t.Errorf("the end is logged %d times: %s", n, &log)
 	}
 	if h, err := readHalt(p.dir); err != nil || h.on {
-		t.Errorf("the next start has %+v, %v", h, err)
+		t.Errorf("after a restart: %+v, %v", h, err)
 	}
 }

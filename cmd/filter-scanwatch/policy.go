@@ -25,8 +25,8 @@ import (
 	"scanwatch/store"
 )
 
-// watchFiles is the interval of checking the configuration, tables and databases for
-// changes.
+// watchFiles is the interval at which the configuration, tables and databases are
+// checked for changes.
 const watchFiles = 10 * time.Second
 
 // policies updates the policy of the pipeline. The previous policy remains active if a
@@ -39,23 +39,23 @@ type policies struct {
 	asked  []smtpd.ID // the registered phases
 	log    *slog.Logger
 	find   func(string) string // config.Find
-	mu     sync.Mutex          // one reload at a time
+	mu     sync.Mutex          // held during a reload
 	config *config.Config
 	closed *sandbox.Report // nil without a sandbox
 	unread bool            // the disk of the configuration timed out at startup
 
 	stateMu sync.Mutex
 	state   control.Config
-	active  *config.Config // nil before the first valid one
+	active  *config.Config // nil until a configuration is valid
 	halt    halt
 }
 
-// maxNotes is the maximum number of notes about tables in status. The log has all
-// notes.
+// maxNotes is the maximum number of notes about tables in the status. The log contains
+// all notes.
 const maxNotes = 10
 
-// note sets the configuration part of status. A problem with a new policy does not
-// deactivate the current policy.
+// note describes the configuration in the status. The problem may concern a new
+// configuration that is not active.
 func (p *policies) note(c *config.Config, problem string) {
 	p.stateMu.Lock()
 	defer p.stateMu.Unlock()
@@ -100,8 +100,8 @@ func (p *policies) start() rules.Settings {
 		return loaded{c, err}
 	})
 	if !ok {
-		// watch loads the configuration when the disk answers. Its rules may need
-		// any phase.
+		// watch loads the configuration when the disk answers. Its rules are unknown
+		// until then and may need any phase.
 		p.config, p.asked, p.unread = config.Placeholder(p.file), smtpd.Requests(smtp.Answerable), true
 		p.log.Error("configuration unreadable: disk timeout; observing only, recording in the default directory; restart smtpd when the disk answers", "file", p.file)
 		p.note(nil, "disk timeout at startup; restart smtpd")
@@ -154,8 +154,8 @@ func (p *policies) complain(err error) {
 	}
 }
 
-// reload loads the configuration again. Unless forced is set, a table keeps its
-// entries if its file is empty.
+// reload loads the configuration again. If the file of a table has become empty, the
+// table keeps its entries unless forced is set.
 func (p *policies) reload(forced bool) error {
 	if p.file == "" {
 		return fmt.Errorf("the filter was started without a configuration; if there is one now, restart smtpd")
@@ -185,8 +185,8 @@ func (p *policies) reload(forced bool) error {
 	return nil
 }
 
-// outside logs files in the configuration that are outside the sandbox. It reports
-// whether there are any.
+// outside logs the files in the configuration that are inaccessible in the sandbox. It
+// reports whether there are any.
 func (p *policies) outside(c *config.Config) bool {
 	some := false
 	for _, file := range c.Files() {
@@ -215,20 +215,20 @@ func (p *policies) watch(ctx context.Context, hangup <-chan os.Signal) {
 			}
 		}
 		if err := p.reload(false); p.file == "" {
-			p.log.Warn(err.Error()) // reload has logged other errors
+			p.log.Warn(err.Error()) // other errors were logged by reload
 		}
 	}
 }
 
-// appeared logs once that the default file has been created. Phases are registered only
-// at startup, so the file requires a restart.
+// appeared logs once that the default configuration file has been created. The filter
+// cannot load it, because phases are registered only at startup.
 func (p *policies) appeared() {
 	if p.file != "" || p.status().Problem != "" {
 		return
 	}
 	if file := p.find(""); file != "" {
-		p.note(nil, file+" was created after the start; restart smtpd to use it")
-		p.log.Warn("configuration created after the start; restart smtpd to use it", "file", file)
+		p.note(nil, file+" was created after startup; restart smtpd to use it")
+		p.log.Warn("configuration created after startup; restart smtpd to use it", "file", file)
 	}
 }
 
@@ -241,7 +241,7 @@ func (p *policies) changed() bool {
 	return p.config.Changed()
 }
 
-// verb returns the control command that reloads the configuration.
+// verb returns the control command reload.
 func (p *policies) verb() control.Command {
 	return control.Command{Name: "reload", Args: 1, Run: func(_ context.Context, a *control.Answer, args []string) error {
 		if err := p.reload(args[0] == control.Forced); err != nil {

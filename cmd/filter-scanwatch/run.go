@@ -32,25 +32,28 @@ import (
 
 // settings are the flags.
 type settings struct {
-	file    string // configuration; empty for the default file
+	file    string // configuration file; empty for the default
 	dir     string
 	open    bool // no sandbox
 	verbose bool
 }
 
 // stopTime limits the time for saving the last records after smtpd has stopped, because
-// a new filter may need the state directory.
+// a restarted smtpd may already have started a new filter that needs the state
+// directory.
 const stopTime = 10 * time.Second
 
-// logTime limits the time for writing the last log lines after stopTime.
+// logTime limits the time for writing the last log lines after the records.
 const logTime = time.Second
 
-// socketCheck is the interval of checking for a missing control socket.
+// socketCheck is the interval at which the server checks whether the control socket still
+// exists.
 const socketCheck = 5 * time.Second
 
-// gcPercent is below Go's default. It saves memory for little CPU time, because most
-// live memory is tables without pointers. It takes effect after the lists have been
-// read: until then almost all memory is garbage, and smtpd is waiting.
+// gcPercent is below Go's default. More frequent collections save memory and take
+// little CPU time, because most live memory contains tables without pointers. The value
+// takes effect after the lists have been read: at startup smtpd is waiting, and
+// collections would cost time.
 const gcPercent = 50
 
 // A program is the running filter.
@@ -75,7 +78,7 @@ type program struct {
 	writer   *store.Writer
 	state    *store.State
 
-	policyVerbose bool // the configuration says log verbose
+	policyVerbose bool // the configuration contains log verbose
 
 	stopLive func()        // stops the background work
 	socket   chan struct{} // closed when the control socket is closed
@@ -102,14 +105,14 @@ func (p *program) setLevel() {
 	}
 }
 
-// build creates the program. It only waits for files on the local disk, because
-// smtpd accepts no connection until its filters are registered. The state directory
-// is opened in the background.
+// build creates the program. smtpd accepts no connection until its filters are
+// registered, so build only waits for files on the local disk. The state directory is
+// opened in the background.
 func build(s settings, stderr *os.File) *program {
 	p := &program{settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC()}
 	p.setLevel()
 	p.log = newLogger(p.logs, p.level)
-	local := prefix.Local() // not available in the sandbox
+	local := prefix.Local() // the addresses cannot be listed in the sandbox
 	p.lists = shippedLists(p.log)
 	safego.Go(p.log, "reading the shipped lists", func() { p.lists() })
 	p.policies = policies{
@@ -139,7 +142,7 @@ func build(s settings, stderr *os.File) *program {
 	return p
 }
 
-// toSyslog connects the log to syslog(3) if the configuration says so.
+// toSyslog connects the log to syslog(3) if the configuration requests that.
 func (p *program) toSyslog() {
 	if !p.set.Log.Syslog {
 		return
@@ -157,12 +160,12 @@ func (p *program) verboseLog() bool { return p.level.Level() <= slog.LevelInfo }
 
 // openStore opens the state directory in the background.
 func (p *program) openStore() {
-	stateMax := min(p.set.Budget/2, memory.AllBytes) // part of the budget
+	stateMax := min(p.set.Budget/2, memory.AllBytes) // the state is a part of the budget
 	p.memory.Limit(stateMax)
 	p.memory.Follow()
 	used, ok := withTimeout(p.log, "looking for the state", diskTimeout, func() bool { return store.Used(p.set.Store) })
 	if used || !ok {
-		p.memory.Expect() // rows to load, or the mark that they are lost
+		p.memory.Expect() // the store will load rows, or report that they are lost
 	}
 	p.writer = store.Open(p.set.Store, store.Options{Budget: p.set.Budget, Keep: p.set.Keep, Program: version, Log: p.log, Now: p.now, Seal: true})
 	p.state = store.OpenState(p.set.Store, store.StateOptions{
@@ -179,8 +182,8 @@ func (p *program) openStore() {
 	})
 }
 
-// now returns the end of the newest session, so that a replayed stream is stored
-// with its own times.
+// now returns the end of the newest session instead of the current time, so that the
+// sessions of a replayed stream are stored under the days of the stream.
 func (p *program) now() time.Time {
 	if t := p.clock.Load(); t != 0 {
 		return time.UnixMicro(t)
@@ -191,17 +194,17 @@ func (p *program) now() time.Time {
 // eventTime returns the current time by the clock of smtpd's events.
 func (p *program) eventTime() int64 { return p.memory.Now(p.now().UnixMicro()) }
 
-// use applies a policy and the databases of its configuration to the pipeline, if
-// that exists.
+// use applies a policy and the databases of its configuration to the pipeline, if the
+// pipeline exists.
 func (p *program) use(policy *rules.Policy, c *config.Config) {
-	if policy.Log.Verbose != p.policyVerbose { // otherwise the level of scanwatch log remains
+	if policy.Log.Verbose != p.policyVerbose { // an unchanged setting must not undo scanwatch log
 		p.policyVerbose = policy.Log.Verbose
 		p.setLevel()
 	}
 	if p.pipeline == nil {
 		return
 	}
-	p.writer.Rules(filter.RuleTexts(policy)) // before the first verdict of the policy
+	p.writer.Rules(filter.RuleTexts(policy)) // records refer to these texts
 	p.pipeline.Use(&filter.Settings{Policy: policy, ASN: c.ASN, Country: c.Country})
 }
 
@@ -249,7 +252,7 @@ func (p *program) status() control.Status {
 	}
 }
 
-// banned reports a manual ban or its revocation.
+// banned writes a manual ban or its revocation to the log, the watchers and the records.
 func (p *program) banned(b memory.Ban) {
 	event, attrs := "ban", []any{"prefix", b.Prefix.String(), "until", b.Until.Format(time.RFC3339), "rule", b.Rule}
 	if b.Revoked {
@@ -277,7 +280,7 @@ func (p *program) stop(cause error) int {
 	time.AfterFunc(stopTime, func() { close(late) }) // safe: cannot panic
 	select {
 	case <-p.socket:
-	case <-late: // a command is waiting for a disk
+	case <-late: // a control command is still waiting for a disk
 	}
 	stored := make(chan error, 1)
 	safego.Go(p.log, "saving the last records", func() { stored <- p.save() })
@@ -311,8 +314,9 @@ func (p *program) stopOnSignal(stdin *os.File) {
 		if syscall.Shutdown(int(stdin.Fd()), syscall.SHUT_RD) == nil {
 			return
 		}
-		// If stdin is not a socket, a read cannot be interrupted. A disk that does
-		// not answer must not delay the exit.
+		// A read from stdin cannot be interrupted unless stdin is a socket. The records
+		// are therefore saved here, with a timeout, because a disk that does not answer
+		// must not delay the exit.
 		saved := make(chan error, 1)
 		safego.Go(p.log, "saving the last records", func() { saved <- p.save() })
 		select {
@@ -336,7 +340,7 @@ func shippedLists(log *slog.Logger) func() *lookup.Lists {
 	})
 }
 
-// newLogger returns a logger without timestamps, which smtpd and syslog add.
+// newLogger returns a logger without timestamps, because smtpd and syslog add them.
 func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{
 		Level: level,

@@ -9,9 +9,9 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// A queue writes log lines without blocking: a response must not depend on the
-// reader of the log. Lines over the limit are counted, and the count is logged when
-// there is room.
+// A queue writes log lines without blocking, because a slow reader of the log must not
+// delay responses to smtpd. If the queue is full, lines are dropped, and their number
+// is logged later.
 type queue struct {
 	mu      sync.Mutex
 	to      io.Writer
@@ -24,16 +24,16 @@ type queue struct {
 
 const (
 	maxQueue   = 256 << 10
-	maxLogLine = 4 << 10 // smtpd handles lines below 8 KiB safely
+	maxLogLine = 4 << 10 // smtpd can handle lines of up to 8 KiB
 )
 
 func newQueue(to io.Writer) *queue {
 	q := &queue{to: to, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	safego.Loop(nil, "", q.run, func() { close(q.done) }) // nil: the log cannot log its own panic
+	safego.Loop(nil, "", q.run, func() { close(q.done) }) // without a log, because the log cannot log its own panic
 	return q
 }
 
-// use writes further lines to another writer.
+// use sets the writer of further lines.
 func (q *queue) use(to io.Writer) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -81,7 +81,7 @@ func (q *queue) run() {
 	}
 }
 
-// Close writes the queued lines. It returns when that is done or stop is closed.
+// Close writes the queued lines. It returns when they are written or stop is closed.
 func (q *queue) Close(stop <-chan struct{}) {
 	q.mu.Lock()
 	q.closed = true

@@ -5,12 +5,12 @@ import (
 	"log/syslog"
 )
 
-// logSocket is the socket of syslogd(8), which the sandbox leaves accessible because a
-// restarted syslogd requires a new connection.
+// logSocket is the socket of syslogd(8). It is accessible in the sandbox, because the
+// filter must reconnect after a restart of syslogd.
 const logSocket = "/dev/log"
 
-// A syslogger writes log lines to syslog(3) with their priorities. smtpd would log them
-// all with the priority error.
+// A syslogger writes log lines to syslog(3) with their priorities. If the filter wrote
+// them to standard error, smtpd would log all of them with the priority error.
 type syslogger struct{ *syslog.Writer }
 
 func openSyslog(socket string) (syslogger, error) {
@@ -26,8 +26,8 @@ func (s syslogger) Write(lines []byte) (int, error) {
 	return len(lines), nil
 }
 
-// priority returns the function that writes line. A line begins with a word of this
-// program.
+// priority returns the function that writes line with the priority that its first word
+// indicates. Clients cannot influence the first word.
 func (s syslogger) priority(line []byte) func(string) error {
 	for _, p := range []struct {
 		begin string

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestSyslog checks the priority of each kind of line, and that a restarted syslogd
-// receives lines again.
+// TestSyslog checks the priority of each kind of line, and that syslogd receives lines
+// again after a restart.
 func TestSyslog(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "log")
 	if _, err := openSyslog(socket); err == nil {

@@ -35,7 +35,7 @@ func newAnonymize(e *env) *cobra.Command {
 		},
 		RunE: func(_ *cobra.Command, args []string) error { return runAnonymize(e, args[0], key) },
 	}
-	cmd.Flags().StringVar(&key, "key", "", "use the key in `FILE`, created if missing, for equal hashes in several copies; keep it secret")
+	cmd.Flags().StringVar(&key, "key", "", "use the key in `FILE`, created if missing, so that several copies have equal hashes; keep the file secret")
 	return cmd
 }
 
@@ -70,13 +70,14 @@ func runAnonymize(e *env, out, keyFile string) error {
 	}
 	fmt.Fprintf(e.out, "%s in %s\n", text.Plural(copied.Sessions, "session"), text.Escape(out))
 	if copied.Corrupt > 0 {
-		fmt.Fprintf(e.err, "scanwatch: truncated %s: the records are corrupt\n", text.Plural(copied.Corrupt, "session"))
+		fmt.Fprintf(e.err, "scanwatch: truncated %s, because the records are corrupt\n", text.Plural(copied.Corrupt, "session"))
 	}
 	return r.Incomplete()
 }
 
 // safeOutput returns an error if root would write to a directory that another user can
-// replace. It creates the directory out, because until then any user may create it.
+// replace. It creates the directory out first, because another user might create a
+// missing directory.
 func safeOutput(out string) error {
 	for _, dir := range []string{filepath.Dir(out), out} {
 		u, err := owner.Of(dir)
@@ -84,14 +85,15 @@ func safeOutput(out string) error {
 		case err != nil:
 			return fmt.Errorf("write %s: %w", out, err)
 		case u != nil:
-			return fmt.Errorf("write %s: %v could replace it; as root, name a new directory in a directory of root", out, u)
+			return fmt.Errorf("write %s: %v could replace it; name a new directory that only root can replace", out, u)
 		}
 		_ = os.Mkdir(out, 0o700) // Copy returns the error
 	}
 	return nil
 }
 
-// anonymizeKey returns the key in the file, or creates the file with fresh.
+// anonymizeKey returns the key in the file. If the file does not exist, anonymizeKey
+// creates it with the key fresh.
 func anonymizeKey(file string, fresh []byte) ([]byte, error) {
 	f, err := owner.Open(file)
 	switch {
@@ -107,7 +109,7 @@ func anonymizeKey(file string, fresh []byte) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read key: %w", err)
 	case len(key) != len(fresh):
-		return nil, fmt.Errorf("read key: %s has not %d bytes; name a new file to create a key", text.Escape(file), len(fresh))
+		return nil, fmt.Errorf("read key: %s is not a key, which has %d bytes; name a new file to create a key", text.Escape(file), len(fresh))
 	}
 	return key, nil
 }

@@ -16,7 +16,7 @@ import (
 	"scanwatch/store"
 )
 
-// exitLost is the exit status of a backtest with lost mail.
+// exitLost is the exit status of a backtest in which accepted mail would be lost.
 const exitLost = 3
 
 type backtestFlags struct {
@@ -118,7 +118,7 @@ func backtestPolicies(e *env, o *backtest.Options, f *backtestFlags, args []stri
 	if name := e.find(e.file); name != "" && (name != c.File || o.Rule != "") {
 		running, err := config.Load(name, o.Lists, nil, false)
 		if err != nil {
-			return fmt.Errorf("load the policy to compare with: %w", err)
+			return fmt.Errorf("load the current policy for the comparison: %w", err)
 		}
 		o.Running, o.File = &filter.Settings{Policy: running.Policy, ASN: running.ASN, Country: running.Country}, name
 	}

@@ -82,7 +82,7 @@ func largest(p netip.Prefix) int {
 
 func large(p netip.Prefix) bool { return p.Bits() < largest(p) }
 
-// refuseKnownGood returns an error if p is legitimate.
+// refuseKnownGood returns an error if clients in p are legitimate.
 func refuseKnownGood(e *env, p netip.Prefix) error {
 	dir, err := e.stateDir()
 	if err != nil {
@@ -97,13 +97,13 @@ func refuseKnownGood(e *env, p netip.Prefix) error {
 	return nil
 }
 
-// exempt returns a function that returns the pass statement that exempts the client of
-// a record, or "".
+// exempt returns a function that returns the pass statement for the client of a record,
+// or "".
 func (e *env) exempt() func(*store.Record) string {
 	var c *config.Config
 	if lists, err := lookup.Builtin(); err == nil {
 		if c, err = e.configuration("", lists); err != nil {
-			c = nil // the filter has the same problem and bans no friend
+			c = nil // the filter cannot load the configuration either
 		}
 	}
 	return func(r *store.Record) string {
@@ -114,7 +114,8 @@ func (e *env) exempt() func(*store.Record) string {
 	}
 }
 
-// note prints a note of the filter after the output.
+// note prints a note from the filter. It first flushes the output, so that the note follows
+// it.
 func (e *env) note(s string) {
 	if s != "" {
 		_ = e.out.Flush()

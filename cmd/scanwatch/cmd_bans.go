@@ -30,8 +30,9 @@ func newBans(e *env) *cobra.Command {
 		Use:   "bans [--all] [--rule NAME,...] [--limit N] [--json] [PREFIX]",
 		Short: "List active bans.",
 		Long: "List active bans, newest first: the time left, the number of offences in a row,\n" +
-			"the length of the next ban, connections since, and the rule. With PREFIX, list\n" +
-			"bans of networks that overlap it. Expired bans are kept for 90 days.",
+			"the length of the next ban, connections since the ban, and the rule. With\n" +
+			"PREFIX, list bans of networks that overlap it. Expired bans are kept for 90\n" +
+			"days.",
 		Example:           "  scanwatch bans\n  scanwatch bans --all --json 192.0.2.0/24",
 		Args:              argsBetween(0, 1),
 		ValidArgsFunction: e.completeBanned,
@@ -131,8 +132,8 @@ func left(b *memory.Ban, now time.Time) string {
 	return text.ShortDuration(b.Until.Sub(now))
 }
 
-// names returns the latest reverse DNS name and organisation of banned hosts, from
-// their sessions.
+// names returns the latest reverse DNS name and organisation of each banned host, from
+// its sessions.
 func (e *env) names(list []memory.Ban) (map[netip.Prefix]string, error) {
 	names, visitor := reports.BanNames(list)
 	since := e.now()
@@ -153,8 +154,8 @@ func (e *env) names(list []memory.Ban) (map[netip.Prefix]string, error) {
 	return names, err
 }
 
-// ladders returns a function that returns the length of a host's next ban by the rules
-// of the configuration.
+// ladders returns a function that returns the length of the next ban of a banned host,
+// according to the configuration.
 func (e *env) ladders() func(*memory.Ban) string {
 	rungs := make(map[string][]time.Duration)
 	lists, err := lookup.Builtin()
@@ -178,7 +179,7 @@ func (e *env) completeBanned(_ *cobra.Command, args []string, begun string) ([]s
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var offers []string
-	_, _ = dir.Bans(func(b *memory.Ban) bool { // a missing state directory has no bans
+	_, _ = dir.Bans(func(b *memory.Ban) bool { // without a state directory there are no bans
 		if p := prefix.String(b.Prefix); !b.Expired(e.now()) && strings.HasPrefix(p, begun) {
 			offers = append(offers, p+"\t"+text.Escape(b.Rule))
 		}

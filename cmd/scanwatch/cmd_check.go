@@ -75,14 +75,14 @@ func runCheck(e *env, args []string) error {
 	return nil
 }
 
-// proposeGateways prints addresses that many hosts share, according to the state.
+// proposeGateways prints the addresses in the state that many hosts share.
 func (e *env) proposeGateways(policy *rules.Policy) {
 	dir, err := e.stateDir()
 	if err != nil {
 		return
 	}
 	rows := memory.NewReader(e.now())
-	_ = dir.State([]string{"clock", "peers"}, func(en store.Entry) error { // the state may not exist yet
+	_ = dir.State([]string{"clock", "peers"}, func(en store.Entry) error { // ignore the error: the state may not exist yet
 		if rows.Clock(en) {
 			return nil
 		}

@@ -57,7 +57,8 @@ var completions = []struct{ line, want string }{
 	{"-s nosuch unban ", ""},
 }
 
-// completionDir returns a directory with the names in completions.
+// completionDir returns a directory with files and a state that contain the names in
+// completions.
 func completionDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -96,7 +97,7 @@ func TestCompletion(t *testing.T) {
 			if begun == "" {
 				begun = words[len(words)-1]
 			}
-			// The shells filter by the typed prefix.
+			// The shells discard offers that do not start with the typed prefix.
 			if offer != "" && offer[0] != ':' && strings.HasPrefix(offer, begun) {
 				got = append(got, offer)
 			}
@@ -135,8 +136,8 @@ func TestCompletionScripts(t *testing.T) {
 	}
 }
 
-// askBash completes a command line in bash. It has the function of
-// bash-completion that the script needs.
+// askBash completes a command line in bash. It defines the function of bash-completion
+// that the script needs.
 const askBash = `
 _get_comp_words_by_ref() { words=("${COMP_WORDS[@]}"); cword=$COMP_CWORD; cur=${words[cword]}; prev=${words[cword-1]}; }
 __ltrim_colon_completions() { :; }
@@ -177,7 +178,7 @@ func TestCompletionInBash(t *testing.T) {
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir)
 	out, err := cmd.CombinedOutput()
-	// The script quotes offers for the shell.
+	// Remove the backslashes with which the script quotes offers.
 	if err != nil || strings.TrimSpace(strings.ReplaceAll(string(out), `\`, "")) != "scanner,harvest" {
 		t.Errorf("%v: %s", err, out)
 	}

@@ -24,7 +24,8 @@ import (
 // exportDays is the default of --since and --ttl in days.
 const exportDays = 7
 
-// exportMode is the mode of a new export, which daemons of other users read.
+// exportMode is the mode of a new export. Daemons that run as other users must be able to
+// read it.
 const exportMode = 0o644
 
 type exportFlags struct {
@@ -157,8 +158,9 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 	if err != nil {
 		return err
 	}
-	// Only the consumer knows whether it has loaded the changes, so it must replace the
-	// state file. The new state of a failed export must not remain.
+	// Only the consumer knows whether it has loaded the changes, so the consumer must
+	// replace the state file with FILE.new. If this export fails, no older FILE.new may
+	// remain.
 	if f.diff != "" {
 		if err := remove(f.diff + ".new"); err != nil {
 			return err
@@ -188,8 +190,8 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 }
 
 // exportEntries returns the list and the number of omitted entries by reason. If the
-// operator has stopped enforcement, the list is empty, so that it also ends where the
-// list is loaded.
+// operator has stopped enforcement, the list is empty, so that enforcement also ends in
+// the firewalls that load the list.
 func exportEntries(e *env, o *exportlist.Options) (list *export.List, omitted map[string]int, err error) {
 	if exportlist.Halted(o.Dir.Path) {
 		e.warn("enforcement is stopped by scanwatch mode observe: the list is empty")
@@ -219,7 +221,7 @@ func remove(name string) error {
 	return nil
 }
 
-// noExempt returns the error for unknown exempt hosts.
+// noExempt returns the error for an export that fails because the exempt hosts are unknown.
 func noExempt(e *env, name string, err error) error {
 	if errors.As(err, new(rules.Errors)) {
 		fmt.Fprint(e.err, config.Detail(err))
@@ -241,7 +243,8 @@ func writeExport(e *env, f *exportFlags, format *export.Format, list *export.Lis
 		return err
 	}
 	err = output.To(e.out, f.output, exportMode, write)
-	// A consumer that did not read the whole list has not loaded it.
+	// If the list was not completely written, the consumer has not loaded it, and the new
+	// state must not be written.
 	if failed := e.out.Flush(); failed != nil {
 		err = fmt.Errorf("write the list: %v", failed)
 	}
@@ -250,7 +253,7 @@ func writeExport(e *env, f *exportFlags, format *export.Format, list *export.Lis
 	}
 	err = output.Replace(f.diff+".new", exportMode, func(w io.Writer) error { return export.WriteState(w, after) })
 	if err != nil {
-		return dropped, fmt.Errorf("write new state of --diff, the next export repeats these changes: %w", err)
+		return dropped, fmt.Errorf("write new state of --diff: %w; the next export repeats these changes", err)
 	}
 	return dropped, nil
 }
@@ -271,7 +274,7 @@ func readExportState(name string, f *export.Format) (*export.State, error) {
 	s, err := export.ReadState(file)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("read state file %s: %w; remove it to start again", name, err)
+		return nil, fmt.Errorf("read state file %s: %w; remove it to export the whole list again", name, err)
 	case s.Format != f.Name:
 		return nil, fmt.Errorf("%s is the state of %q, not of %s; use one file for each consumer", name, s.Format, f.Name)
 	}

@@ -24,7 +24,7 @@ func newFsck(e *env) *cobra.Command {
 		Example: "  scanwatch fsck\n  scanwatch fsck --repair",
 		RunE:    func(*cobra.Command, []string) error { return runFsck(e, repair, asJSON) },
 	}
-	cmd.Flags().BoolVar(&repair, "repair", false, "repair what is corrupt")
+	cmd.Flags().BoolVar(&repair, "repair", false, "repair corrupt files")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object for each file")
 	return cmd
 }
@@ -57,7 +57,7 @@ func runFsck(e *env, repair, asJSON bool) error {
 			fmt.Fprintf(e.out, "%-30s %10s %6s  %s\n", "FILE", "RECORDS", "SIZE", "STATE")
 		}
 		fmt.Fprintf(e.out, "%-30s %10d %6s  %s\n", text.Escape(f.Name), f.Records, text.ShortSize(f.Size), fileState(f))
-		return e.out.Flush() // the check of the next file may take long
+		return e.out.Flush() // print each result immediately, because the check of a file may take long
 	}
 	if repair {
 		err = i.Repair(version, e.now(), visit)

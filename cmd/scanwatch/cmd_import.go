@@ -32,7 +32,7 @@ func newImport(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import --check FILE [--format FORMAT] | --formats",
 		Short: "Import records or a mail log, or check a downloaded list.",
-		Long: "With --check, report the usable entries of a list. The commands import\n" +
+		Long: "With --check, report the usable entries of a list. The subcommands import\n" +
 			"sessions and mail from the time before the filter.",
 		Example: "  scanwatch import smtpd-log /var/log/maillog*\n  scanwatch import --check drop.json --format spamhaus-drop",
 		RunE: func(*cobra.Command, []string) error {

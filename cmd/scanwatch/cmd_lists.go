@@ -39,7 +39,7 @@ func newLists(e *env) *cobra.Command {
 			return words, cobra.ShellCompDirectiveNoFileComp
 		}
 	}
-	_ = cmd.RegisterFlagCompletionFunc("format", offer(rowFormatNames()...)) // an error means an unknown flag
+	_ = cmd.RegisterFlagCompletionFunc("format", offer(rowFormatNames()...)) // the only error is an unknown flag
 	_ = cmd.RegisterFlagCompletionFunc("kind", offer(rowKinds...))
 	_ = cmd.RegisterFlagCompletionFunc("min-confidence", offer("low", "medium", "high"))
 	return cmd
@@ -57,8 +57,8 @@ func completeLists(_ *cobra.Command, args []string, _ string) ([]string, cobra.S
 	return listNames, cobra.ShellCompDirectiveNoFileComp
 }
 
-// A listRow is a row of an included list in the output of --format json. Its
-// confidence is the current one.
+// A listRow is a row of an included list in the output of --format json. Confidence is
+// the current confidence, which may depend on the age of the row.
 type listRow struct {
 	List       string `json:"list"`
 	Line       int    `json:"line"`

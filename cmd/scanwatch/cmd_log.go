@@ -13,10 +13,10 @@ func newLog(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:   "log brief|verbose",
 		Short: "Set the log level of the running filter.",
-		Long: "Set the log level until the filter ends: brief logs suspicious sessions when\n" +
-			"they end, bans and problems; verbose also logs each finding and decision at\n" +
-			"once, and progress, as option -v of the filter and \"log verbose\" in\n" +
-			"scanwatch.conf(5) do.",
+		Long: "Set the log level until the filter stops. The level brief includes suspicious\n" +
+			"sessions, bans and problems. The level verbose also includes each finding and\n" +
+			"decision, and progress; option -v of the filter and \"log verbose\" in\n" +
+			"scanwatch.conf(5) set the same level.",
 		Example:   "  scanwatch log verbose\n  scanwatch log brief",
 		Args:      argsBetween(1, 1),
 		ValidArgs: []string{"brief", "verbose"},
@@ -40,7 +40,7 @@ func runLog(e *env, word string) error {
 		if err := c.Log(fit[0].Word); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(e.out, "the filter logs %s, until it ends\n", fit[0].Means)
+		_, err := fmt.Fprintf(e.out, "until it stops, the filter logs %s\n", fit[0].Means)
 		return err
 	})
 }

@@ -20,11 +20,12 @@ import (
 	"scanwatch/store/report"
 )
 
-// pageMode is the mode of a new HTML page, which contains addresses of users.
+// pageMode is the mode of a new HTML page. The page contains mail addresses of users, so
+// other users must not be able to read it.
 const pageMode = 0o640
 
-// pageLines is the default number of rows in a list of the page, which shows the first
-// few until the reader selects all.
+// pageLines is the default maximum number of rows in a list of the page. The page shows
+// the first few rows until the reader selects all.
 const pageLines = 50
 
 type reportFlags struct {
@@ -56,7 +57,7 @@ func newReport(e *env) *cobra.Command {
 	return cmd
 }
 
-// source returns the input of a report. The default period is the day before
+// source returns the input of a report. The default period is the 24 hours before
 // --until.
 func (e *env) source(fs *pflag.FlagSet, s *selector.Selector) (*reports.Source, error) {
 	if !fs.Changed("since") {
@@ -77,10 +78,10 @@ func (e *env) source(fs *pflag.FlagSet, s *selector.Selector) (*reports.Source, 
 		return nil, err
 	}
 	src := &reports.Source{Dir: dir, Selector: s, Zone: e.zone}
-	if tree, name, err := e.tree(); err == nil && tree != nil { // stateDir has reported an error
+	if tree, name, err := e.tree(); err == nil && tree != nil { // an error was already reported by stateDir
 		src.Config = name
 	}
-	src.Host, _ = os.Hostname() // the page has a title without it
+	src.Host, _ = os.Hostname() // not fatal: the name is only in the title
 	return src, nil
 }
 
@@ -144,7 +145,7 @@ func newReportReturns(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s.Since = since // zero selects all sessions
+			s.Since = since // the zero value selects all sessions
 			summary, incomplete, err := src.Returns()
 			if err != nil {
 				return err

@@ -29,7 +29,7 @@ func newShow(e *env) *cobra.Command {
 func runShow(e *env, text string, asJSON bool) error {
 	id, ok := why.ParseSession(text)
 	if !ok {
-		return usage("show %q: no session id of 16 hexadecimal digits; scanwatch why accepts the beginning of one", text)
+		return usage("show %q: not a session id of 16 hexadecimal digits; scanwatch why accepts the first digits of an id", text)
 	}
 	dir, r, err := e.records()
 	if err != nil {
@@ -45,7 +45,7 @@ func runShow(e *env, text string, asJSON bool) error {
 		if err := r.Incomplete(); err != nil {
 			return err
 		}
-		return fmt.Errorf("session %016x is not recorded in %s; it may be active, or expired by age or budget", id, dir.Path)
+		return fmt.Errorf("session %016x is not recorded in %s; it may still be active, or may have expired by age or budget", id, dir.Path)
 	}
 	write := report.Lines(e.out)
 	for i := range found {

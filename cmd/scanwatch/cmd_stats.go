@@ -13,7 +13,8 @@ import (
 	"scanwatch/store/report"
 )
 
-// metricsMode is the mode of a new metrics file, which another user exports.
+// metricsMode is the mode of a new metrics file. The exporter for Prometheus runs as
+// another user and must be able to read it.
 const metricsMode = 0o644
 
 func newStats(e *env) *cobra.Command {

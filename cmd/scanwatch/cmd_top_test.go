@@ -16,8 +16,8 @@ import (
 	"scanwatch/store"
 )
 
-// topScreens contains keys that are pressed one after the other, a pattern of the
-// resulting screen, and the golden file of it in testdata/top.
+// topScreens contains keys that are pressed in this order, a pattern that the resulting
+// screen must match, and the name of its golden file in testdata/top.
 var topScreens = []struct {
 	golden        string
 	width, height int
@@ -100,7 +100,8 @@ func (m *tmux) run(args ...string) string {
 	return string(out)
 }
 
-// await reads the screen until it is as wanted. The limit is for failures only.
+// await reads the screen until wanted returns true. The limit only matters if the test
+// fails.
 func (m *tmux) await(what string, wanted func(string) bool) (got string) {
 	m.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {

@@ -1,7 +1,7 @@
 package main
 
-// This file contains the command test. Go would not compile cmd_test.go into the
-// program.
+// This file contains the command test. It is not named cmd_test.go, because Go would
+// treat that as a test file.
 
 import (
 	"fmt"
@@ -28,8 +28,8 @@ type testFlags struct {
 	stream, session        string
 }
 
-// A stepFlag is a flag that may be repeated. All such flags share one list to keep
-// their order.
+// A stepFlag is a flag that may be repeated. All such flags append to the same list, so
+// that their order is known.
 type stepFlag struct {
 	kind string
 	list *[]trial.Step
@@ -52,7 +52,7 @@ var stepUsage = map[string]string{
 	"refuse":    "name the recipient `ADDRESS`, which smtpd rejects",
 }
 
-// sessionID is the pattern of smtpd's session ids.
+// sessionID matches a session id of smtpd.
 var sessionID = regexp.MustCompile(`^[0-9a-f]{16}$`)
 
 func newTest(e *env) *cobra.Command {
@@ -93,7 +93,7 @@ func newTest(e *env) *cobra.Command {
 // standings contains the values of --standing.
 var standings = []string{rules.StandingKnown.String(), rules.StandingTrusted.String()}
 
-// check returns an error if the flags contradict each other.
+// check returns an error if the flags cannot be combined.
 func (f *testFlags) check() error {
 	f.session = strings.ToLower(f.session)
 	switch {
@@ -102,7 +102,7 @@ func (f *testFlags) check() error {
 	case f.stream != "" && (f.src != "" || f.rdns != "" || f.fcrdns != "" || f.standing != "" || len(f.steps) > 0):
 		return usage("test: --stream excludes options that describe a session, except --session")
 	case f.standing != "" && !slices.Contains(standings, f.standing):
-		return usage("test: --standing %q is not known or trusted", f.standing)
+		return usage("test: --standing %q: must be known or trusted", f.standing)
 	case f.session != "" && f.stream == "":
 		return usage("test: --session requires --stream")
 	case f.session != "" && !sessionID.MatchString(f.session):

@@ -101,7 +101,7 @@ func whyOptions(e *env, f *whyFlags, dir *statedir.Dir, r *statedir.Records) (wh
 	}
 	c, err := config.Load(name, o.Lists, nil, false)
 	if err != nil {
-		o.Notes = append(o.Notes, name+" has errors, exemptions are incomplete; run scanwatch check")
+		o.Notes = append(o.Notes, name+" has errors, so exemptions may be missing; run scanwatch check")
 		return o, nil
 	}
 	o.Policy, o.File = c.Policy, c.File

@@ -1,11 +1,11 @@
 // Package anonymize writes copies of records for publication. It replaces mailboxes,
-// host names and the host part of addresses by keyed hashes. Equal names have equal
+// host names and the host part of addresses with keyed hashes. Equal names have equal
 // hashes.
 //
-// A copy yields the same evidence as the original. The following therefore remain
-// unchanged: public suffixes, /24 and /48 networks, names and addresses in the shipped
-// lists, reply codes, times and session ids. Names of rules, tables, tags and listeners
-// are also unchanged.
+// The detectors find the same evidence in a copy as in the original. For this reason,
+// public suffixes, /24 and /48 networks, names and addresses in the shipped lists,
+// reply codes, times and session ids remain unchanged. The names of rules, tables, tags
+// and listeners are also unchanged.
 package anonymize
 
 import (
@@ -22,9 +22,9 @@ import (
 	"scanwatch/store"
 )
 
-// Record appends the encoding of the copy of r. Refs returns the reference of the
-// anonymized text of a rule. If a step of r is corrupt, Record returns an error, and
-// the copy ends before that step.
+// Record appends the encoded copy of r to dst. The function refs maps the reference of
+// a rule text to the reference of its anonymized text. If a step of r is corrupt,
+// Record returns an error, and the copy ends before that step.
 func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint32) ([]byte, error) {
 	c := *r
 	c.Src, c.Dst = a.addrPort(r.Src), a.addrPort(r.Dst)
@@ -43,8 +43,9 @@ func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint3
 	return store.AppendRecord(dst, &c, a.steps), err
 }
 
-// sketch returns a copy with the same estimate. No address can be looked up in the
-// copy, because the order of the registers depends on the key.
+// sketch returns a copy of a sketch with the same estimate. The key determines the
+// order of the registers in the copy, so that the key is necessary to check whether the
+// sketch contains an address.
 func (a *Anonymizer) sketch(registers []byte) []byte {
 	if len(registers) != sketch.Size {
 		return nil
@@ -64,7 +65,7 @@ func (a *Anonymizer) addrPort(p netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr(p.Addr()), p.Port())
 }
 
-// step replaces the texts of a step.
+// step anonymizes the texts of a step.
 func (a *Anonymizer) step(s *store.Step, refs func(uint32) uint32) {
 	switch s.Kind {
 	case store.KindHelo:
@@ -131,13 +132,13 @@ func (a *Anonymizer) parameter(s *store.Step) []byte {
 	return a.Line(s.Reply)
 }
 
-// replyCodes contains the reply code and the enhanced status code of a reply.
+// replyCodes matches the reply code and the enhanced status code of a reply.
 var replyCodes = regexp.MustCompile(`^([245][0-9][0-9][ -]?)?([245]\.[0-9]{1,3}\.[0-9]{1,3} ?)?`)
 
 // pipelining is the only reply text that is evidence.
 const pipelining = "Pipelining not supported"
 
-// reply returns the codes of a reply. The text is dropped: it may contain names.
+// reply returns the codes of a reply without its text, which may contain names.
 func reply(text []byte) []byte {
 	if len(text) == 0 {
 		return nil
@@ -149,8 +150,8 @@ func reply(text []byte) []byte {
 	return append(bytes.Clone(replyCodes.Find(text)), rest...)
 }
 
-// Rule returns the copy of the text of a rule, with replaced values of conditions
-// and without the text of its reply. It returns "" if text is not a complete rule.
+// Rule returns the copy of the text of a rule. It anonymizes the values of conditions
+// and omits the text of the reply. It returns "" if text is not a complete rule.
 func (a *Anonymizer) Rule(text string) string {
 	if strings.ContainsAny(text, "\r\n") {
 		return ""
@@ -192,8 +193,8 @@ func (a *Anonymizer) value(word string, v *rules.Value) {
 }
 
 // Line returns the copy of a command or other input. It keeps the first word and
-// keywords of protocols, and replaces the address of MAIL and RCPT as Mailbox does.
-// The lists and the filter find the same evidence in the copy.
+// keywords of protocols, and replaces the address of MAIL and RCPT as Mailbox does. The
+// copy matches the same rows of the lists and contains the same evidence as line.
 func (a *Anonymizer) Line(line []byte) []byte {
 	row, language := a.lists.Line(line), smtp.Sniff(line)
 	same := func(copied []byte) bool { return a.lists.Line(copied) == row && smtp.Sniff(copied) == language }
@@ -208,7 +209,7 @@ func (a *Anonymizer) Line(line []byte) []byte {
 	if copied := append(bytes.Clone(verb), a.shape(line[len(verb):], line)...); same(copied) {
 		return copied
 	}
-	if row != nil { // the name of a tool, for example
+	if row != nil { // keep it: for example, the name of a tool
 		if at := a.pattern(row.Value).FindIndex(line); at != nil {
 			copied := append(a.hashWords(line[:at[0]]), line[at[0]:at[1]]...)
 			if copied = append(copied, a.hashWords(line[at[1]:])...); same(copied) {
@@ -224,11 +225,11 @@ var (
 	address = regexp.MustCompile(`^(?i:MAIL|RCPT)[^:]*:[ <]*([^ >]*)`)
 )
 
-// pattern returns the compiled pattern of a row for lines.
+// pattern returns the compiled pattern of a list row for lines.
 func (a *Anonymizer) pattern(value string) *regexp.Regexp {
 	re := a.patterns[value]
 	if re == nil {
-		re = regexp.MustCompile(strings.TrimSuffix(strings.TrimPrefix(value, "/"), "/")) // valid: see lookup
+		re = regexp.MustCompile(strings.TrimSuffix(strings.TrimPrefix(value, "/"), "/")) // cannot panic: package lookup has checked the pattern
 		a.patterns[value] = re
 	}
 	return re

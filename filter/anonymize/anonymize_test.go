@@ -38,8 +38,8 @@ func builtin(t testing.TB) *lookup.Lists {
 	return lists
 }
 
-// TestAddr checks that an address changes, remains in its network, has the same row
-// of the lists, and has a unique copy.
+// TestAddr checks that the copy of an address differs from the address, is in the same
+// network, matches the same row of the lists, and is unique.
 func TestAddr(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -90,7 +90,7 @@ func TestAddr(t *testing.T) {
 	}
 }
 
-// TestForm checks the parts of a text that remain.
+// TestForm checks which parts of a text remain unchanged.
 func TestForm(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
 	const w = "[a-p]{15}" // a hash
@@ -142,8 +142,8 @@ func TestForm(t *testing.T) {
 	}
 }
 
-// TestWordsDiffer checks that different names have different copies, independent
-// of case.
+// TestWordsDiffer checks that different names have different copies, and that case does
+// not matter.
 func TestWordsDiffer(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
 	seen := make(map[string]string)
@@ -163,7 +163,7 @@ func TestWordsDiffer(t *testing.T) {
 	}
 }
 
-// options returns the options of a table that appends its records to to.
+// options returns the options of a pipeline that appends its records to the slice to.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Options {
 	m := memory.New()
 	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), simulate.Midnight.UnixMicro())
@@ -247,7 +247,7 @@ func copyOf(t testing.TB, a *anonymize.Anonymizer, records []*store.Record) (all
 	return all, values
 }
 
-// streams calls each for the recorded streams and their records.
+// streams calls each for each recorded stream and its records.
 func streams(t testing.TB, lists *lookup.Lists, each func(name string, in []byte, records []*store.Record)) {
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
 	if more := os.Getenv("SCANWATCH_STREAMS"); more != "" { // for example of a site
@@ -263,7 +263,7 @@ func streams(t testing.TB, lists *lookup.Lists, each func(name string, in []byte
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The lists contain the names for examples.
+		// Replace the example names, because the lists contain them.
 		in = []byte(strings.NewReplacer("example.org", "muster-firma.org", "example.net", "kunde-nebenan.net", "example.com", "sonst-wer.com",
 			"foreign.example", "opfer-haus.example", "sink.example", "senke-haus.example").Replace(string(in)))
 		var records []*store.Record
@@ -313,7 +313,7 @@ func TestNothingLeft(t *testing.T) {
 			add(r.RDNS)
 			if r.Src.IsValid() && !r.Src.Addr().IsLoopback() {
 				originals = append(originals, r.Src.Addr().String())
-				// A record has a length byte before the 4 or 16 bytes of an address.
+				// In a record, the length precedes the 4 or 16 bytes of an address.
 				ip := r.Src.Addr().AsSlice()
 				if bytes.Contains(all, append([]byte{2<<3 | 2, byte(len(ip) + 2)}, bytes.ToLower(ip)...)) {
 					t.Errorf("%s: the bytes of %v are in the copy", stream, r.Src)
@@ -344,7 +344,7 @@ func TestNothingLeft(t *testing.T) {
 			}
 			looked++
 			found := bytes.Contains(all, []byte(o))
-			if label, _, _ := strings.Cut(o, "."); found && len(label) < 3 { // the end of a hash may be equal
+			if label, _, _ := strings.Cut(o, "."); found && len(label) < 3 { // a short text may be equal to the end of a hash
 				found = regexp.MustCompile(`[^a-p]` + regexp.QuoteMeta(o)).Match(all)
 			}
 			if found {
@@ -406,7 +406,8 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestKnownByPart checks that only the matching part of a listed name or line remains.
+// TestKnownByPart checks that only the part of a name or line that matches the lists
+// remains.
 func TestKnownByPart(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -429,8 +430,8 @@ func TestKnownByPart(t *testing.T) {
 	}
 }
 
-// TestSameStreams checks that the copy of each stream yields the same evidence and
-// decisions.
+// TestSameStreams checks that the copies of the records of each stream result in the
+// same evidence and decisions.
 func TestSameStreams(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -456,7 +457,7 @@ func compare(t *testing.T, what string, want, got []string) {
 	}
 }
 
-// TestSameDay checks the same for a simulated day with attacks.
+// TestSameDay checks the same as TestSameStreams for a simulated day with attacks.
 func TestSameDay(t *testing.T) {
 	lists := builtin(t)
 	var records []*store.Record

@@ -27,25 +27,25 @@ type CopyOptions struct {
 
 // Copied is the result of a copy.
 type Copied struct {
-	Sessions int // includes the sessions of aggregated records
-	Corrupt  int // records without their last steps in the copy
+	Sessions int // including the sessions in sums
+	Corrupt  int // number of records whose copies lack the last steps, because a step is corrupt
 }
 
-// Copy writes a copy of the records of r to the directory out, which must be empty or
-// must not exist. Only the owner of out can access it. The copy includes the rule texts
-// of its verdicts. Copy sets r.Rules.
+// Copy writes an anonymized copy of the records of r to the directory out, which must
+// be empty or must not exist. Only the owner of out can access it. The copy includes
+// the texts of the rules in its verdicts. Copy sets r.Rules.
 func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	budget := int64(1 << 30)
-	if segments, err := store.Segments(r.Dir); err == nil { // fails without segments, and thus without records
+	if segments, err := store.Segments(r.Dir); err == nil { // an error means that there are no records
 		for _, s := range segments {
-			budget += 2 * s.Size // larger than any copy
+			budget += 2 * s.Size // enough for any copy
 		}
 	}
 	if err := createDir(out); err != nil {
 		return c, err
 	}
 	a := New(o.Key, o.Lists)
-	var end atomic.Int64 // end of the latest session: the copy uses the days of the records
+	var end atomic.Int64 // end of the latest session; the writer uses it as the current time, so that copies are stored under the days of the records
 	w := store.Open(out, store.Options{Budget: budget, Keep: 100 * 365 * 24 * time.Hour, Program: o.Program,
 		Now: func() time.Time { return time.UnixMicro(end.Load()) }})
 	defer func() { err = errors.Join(err, w.Close()) }()
@@ -70,7 +70,7 @@ func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 		if o.Done != nil {
 			o.Done(rec.Many(), rec.End)
 		}
-		if records++; records%batch == 0 { // the queue of w is bounded
+		if records++; records%batch == 0 { // flush, because the queue of w is bounded
 			return flush()
 		}
 		return nil
@@ -102,15 +102,16 @@ func createDir(dir string) error {
 	return os.Chmod(dir, 0o700)
 }
 
-// ruleCopies writes anonymized texts of rules.
+// ruleCopies writes the anonymized texts of rules.
 type ruleCopies struct {
 	writer     *store.Writer
 	anonymizer *Anonymizer
-	texts      map[uint32]string // in the records
-	refs       map[uint32]uint32 // in the copy; 0 without a text
+	texts      map[uint32]string // text by reference in the records
+	refs       map[uint32]uint32 // reference in the copy by reference in the records; 0 without a text
 }
 
-// ref returns the reference of the copy of a rule's text.
+// ref returns the reference of the anonymized rule text in the copy, given its reference in
+// the records.
 func (c *ruleCopies) ref(was uint32) uint32 {
 	ref, ok := c.refs[was]
 	if ok || was == 0 {

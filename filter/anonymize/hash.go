@@ -24,7 +24,7 @@ const KeySize = 32
 // maxNames is the maximum number of cached names.
 const maxNames = 50_000
 
-// An Anonymizer replaces names and addresses by keyed hashes. It must not be used
+// An Anonymizer replaces names and addresses with keyed hashes. It must not be used
 // concurrently.
 type Anonymizer struct {
 	lists    *lookup.Lists
@@ -49,8 +49,8 @@ func (a *Anonymizer) mac(kind string, text []byte) (sum [sha256.Size]byte) {
 	return sum
 }
 
-// word returns a hash of 60 bits as letters. It ignores case. Digits would be
-// evidence.
+// word returns a hash of 60 bits as letters. It ignores the case of text. The hash has
+// no digits, because digits in a name can be evidence.
 func (a *Anonymizer) word(kind string, text []byte) []byte {
 	sum := a.mac(kind, bytes.ToLower(text))
 	b := make([]byte, 15)
@@ -60,10 +60,10 @@ func (a *Anonymizer) word(kind string, text []byte) []byte {
 	return b
 }
 
-// Addr returns the copy of an address. It keeps the network, a /24 or for IPv6 a
-// /48, and hashes the host part. Different addresses of a /24 have different copies.
-// The copy is in the same row of the lists. An address that is a row itself is
-// unchanged.
+// Addr returns the copy of an address. It keeps the network (/24, or /48 for IPv6) and
+// hashes the host part. Different addresses in a /24 have different copies. The copy
+// matches the same row of the lists as the address. An address that is a row itself
+// remains unchanged.
 func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	if !addr.IsValid() || addr.IsUnspecified() || addr.IsLoopback() {
 		return addr
@@ -72,7 +72,8 @@ func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	row, from := a.lists.Addr(addr), addr
 	if addr.Is4() {
 		b := addr.As4()
-		// A random cycle through all hosts maps no host to itself.
+		// The permutation must not map a host to itself. A random cycle through all hosts
+		// has this property.
 		cycle := rand.New(rand.NewChaCha8(a.mac("net", b[:3]))).Perm(256)
 		next := make([]byte, 256)
 		for i, host := range cycle {
@@ -92,7 +93,7 @@ func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	if addr = netip.AddrFrom16(b); a.lists.Addr(addr) == row {
 		return addr
 	}
-	return from // the row is longer than /48
+	return from // the row is more specific than /48
 }
 
 // Prefix returns the copy of a network.
@@ -119,12 +120,12 @@ func (a *Anonymizer) literal(name []byte) []byte {
 
 var literals = regexp.MustCompile(`^(\[?(?i:IPv6:)?)([0-9A-Fa-f:.]+)(?:%[^\]]*)?(\]?)$`)
 
-// facts contains the properties of a name that are evidence, or that prevent evidence.
+// facts contains the properties of a name that are evidence, or that exclude evidence.
 type facts struct {
 	rows    [7]*lookup.Row
 	generic bool // derived from an address
 	cut     bool // smtpd may have truncated it
-	mail    bool // mail host of a scanning organisation
+	mail    bool // name of a mail host of a scanning organisation
 }
 
 var generic = regexp.MustCompile(`[0-9]+[-._x][0-9]+[-._x][0-9]+`)
@@ -137,10 +138,10 @@ func (a *Anonymizer) facts(name []byte) (f facts) {
 	return f
 }
 
-// Name returns the copy of a host name, domain or greeting. It keeps the public
-// suffix, or the suffix in a row of the lists, and hashes each label below that. If
-// the form of the name is evidence, such as a missing dot, it replaces each letter
-// and digit instead. A name that is a row itself is unchanged.
+// Name returns the copy of a host name, domain or greeting. It keeps the public suffix,
+// or the suffix in a row of the lists, and hashes each label to the left of the suffix.
+// If the form of the name is evidence, for example a name without a dot, Name replaces
+// single letters and digits instead. A name that is a row itself remains unchanged.
 func (a *Anonymizer) Name(name []byte) []byte {
 	if len(name) == 0 {
 		return name
@@ -168,7 +169,7 @@ func (a *Anonymizer) name(name []byte) []byte {
 	if want.mail {
 		return bytes.Clone(whole)
 	}
-	row := suffix // the longest row for a suffix
+	row := suffix // the longest suffix in a row
 	for _, r := range want.rows {
 		if r == nil {
 			continue
@@ -187,7 +188,7 @@ func (a *Anonymizer) name(name []byte) []byte {
 	switch {
 	case suffix == len(name):
 		first = formed
-	case want.generic || want.rows[3] != nil: // dsl.example.net, for example
+	case want.generic || want.rows[3] != nil: // for example dsl.example.net
 		first = join(a.shape(name[:domain], name), a.labels(name[domain:suffix], name[domain:]), name[suffix:])
 	}
 	copies := [][]byte{
@@ -196,7 +197,7 @@ func (a *Anonymizer) name(name []byte) []byte {
 		formed,
 		join(a.shape(name[:row], name), name[row:]),
 	}
-	if r := want.rows[3]; r != nil && strings.HasPrefix(r.Value, "/") { // keep the word of a pattern within a longer word
+	if r := want.rows[3]; r != nil && strings.HasPrefix(r.Value, "/") { // if the pattern matches a part of a label, keep that part
 		if at := a.pattern("/(?i)" + r.Value[1:]).FindIndex(name); at != nil && at[1]-at[0] < len(name) {
 			copies = append(copies, join(a.shape(name[:at[0]], name), name[at[0]:at[1]], a.shape(name[at[1]:], name)))
 		}
@@ -209,14 +210,14 @@ func (a *Anonymizer) name(name []byte) []byte {
 	return hashed
 }
 
-// labels returns the hashes of labels. A hash also depends on the labels after it:
-// the copies of names in one domain are also in one domain. Common words are
-// unchanged.
+// labels returns the hashes of labels. The hash of a label also depends on the labels
+// to its right, so that the copies of names in one domain are also in one domain.
+// Common words remain unchanged.
 func (a *Anonymizer) labels(labels, name []byte) (dst []byte) {
 	for len(labels) > 0 {
 		label, rest, dot := bytes.Cut(labels, []byte{'.'})
 		if a.lists.Word(label) != nil {
-			dst = append(dst, label...) // a greeting may equal the first label of the name
+			dst = append(dst, label...) // keep it: evidence may depend on whether a greeting equals the first label of the name
 		} else if len(label) > 0 {
 			dst = append(dst, a.word("label", name)...)
 		}
@@ -228,8 +229,9 @@ func (a *Anonymizer) labels(labels, name []byte) (dst []byte) {
 	return dst
 }
 
-// suffixes returns the start of the public suffix of a name without a trailing dot,
-// and the start of the registered domain. A name without a dot has no suffix.
+// suffixes returns the indexes at which the public suffix and the registered domain of
+// a name start. The name must not have a trailing dot. A name without a dot has no
+// suffix.
 func suffixes(name []byte) (suffix, domain int) {
 	whole := string(bytes.ToLower(name))
 	if len(whole) > len(name) || !strings.Contains(whole, ".") {
@@ -242,16 +244,16 @@ func suffixes(name []byte) (suffix, domain int) {
 	return suffix, strings.LastIndexByte(whole[:max(suffix-1, 0)], '.') + 1
 }
 
-// keywords are unchanged in names and lines: commands, and words in patterns of the
-// lists. No keyword identifies a host or user. The x separates numbers in a name
-// that is derived from an address.
+// keywords matches the words that remain unchanged in names and lines: commands, and
+// words in patterns of the lists. None of them identifies a host or user. The letter x
+// is a keyword because it separates numbers in names that are derived from an address.
 var keywords = regexp.MustCompile(`^(?i:http|rtsp|ssh|from|to|size|body|8bitmime|7bit|smtputf8|ret|hdrs|full|notify|never|orcpt|rfc822|plain|login|` +
 	`x|pppoe|dialup|dhcp|adsl|dyn|dynamic|broadband|catv|gprs|cdma|user|win|desktop|laptop|vps|ns|ip|ylmf|pc|diretorias|mglndd|auth)$`)
 
 var shapes = regexp.MustCompile(`[A-Za-z]+|[0-9]+|[^\x00-\x7f]+`)
 
-// shape replaces letters by letters and digits by digits. The replacement is derived
-// from the keyed hash of whole. Keywords are unchanged.
+// shape replaces letters with letters and digits with digits. The replacement is
+// derived from the keyed hash of whole. Keywords remain unchanged.
 func (a *Anonymizer) shape(text, whole []byte) []byte {
 	stream := rand.New(rand.NewChaCha8(a.mac("shape", bytes.ToLower(whole))))
 	letter := func() byte { return "abcdefghijklmnopqrstuvwyz"[stream.IntN(25)] } // not x: see keywords
@@ -278,7 +280,7 @@ func (a *Anonymizer) shape(text, whole []byte) []byte {
 
 var words = regexp.MustCompile(`[A-Za-z0-9]+|[^\x00-\x7f]+`)
 
-// hashWords returns the copy of free text: a hash of each word.
+// hashWords returns the copy of free text. It hashes each word.
 func (a *Anonymizer) hashWords(text []byte) []byte {
 	return words.ReplaceAllFunc(text, func(word []byte) []byte { return a.word("word", word) })
 }
@@ -291,13 +293,13 @@ func (a *Anonymizer) user(name []byte) []byte {
 	return a.word("user", name)
 }
 
-// pieces contains hashes of package privacy, separators of routes and details, and the
-// rest.
+// pieces splits a mail address into hashes of package privacy, separators of routes and
+// details, and other text.
 var pieces = regexp.MustCompile(`hash:[0-9a-f]{16}|[%!@,:+]|[^%!@,:+]+`)
 
-// Mailbox returns the copy of a mail address: the copies of its domain and of the
-// hosts of a route, and hashes of the mailbox and of its detail (RFC 5233). The local
-// parts of roles and the separators are unchanged.
+// Mailbox returns the copy of a mail address. It consists of the copies of the domain
+// and of the hosts in a route, and of the hashes of the mailbox and its detail (RFC
+// 5233). The local parts of role accounts, and separators, remain unchanged.
 func (a *Anonymizer) Mailbox(addr []byte) (dst []byte) {
 	at := bytes.LastIndexByte(addr, '@')
 	local, domain := addr, []byte(nil)

@@ -8,9 +8,9 @@ import (
 	"scanwatch/rules"
 )
 
-// bans carries out the bans of rules and reports observed bans. Bans by rules that
-// count recipients take effect at the end of the session. The conduct of a trusted
-// client is also an offence, although the shield withholds the ban.
+// bans carries out the bans of rules, and reports the bans that are only observed. Bans
+// by rules that count recipients take effect at the end of the session. If the policy
+// withholds the ban of a trusted client, its behaviour is an offence nevertheless.
 func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	last := &s.State.last
 	if o := decided(v); o.Rule != nil && len(o.Rule.Ban) > 0 && o.BanRule == nil && !v.Unsure {
@@ -29,7 +29,8 @@ func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	}
 }
 
-// decided returns the decision of v, or the one that it would have made.
+// decided returns the decision of v or, if v makes none, the decision that is only
+// observed.
 func decided(v *rules.Verdict) *rules.Outcome {
 	if v.Act.Rule != nil {
 		return &v.Act
@@ -37,13 +38,14 @@ func decided(v *rules.Verdict) *rules.Outcome {
 	return &v.Would
 }
 
-// late carries out the bans of rules that count recipients. A session with an accepted
-// recipient is not banned, because old mailing lists also have recipients that do not
-// exist. It commits no offence if most of its recipients exist.
+// late carries out the bans of rules that count recipients, at the end of the session.
+// A session with an accepted recipient causes no ban, because old mailing lists also
+// have recipients that do not exist. If most of its recipients exist, the session is
+// not an offence either.
 func (d *Decider) late(s Subject, at int64) {
 	last := &s.State.last
 	if s.Case.Mixed() || s.Case.Unknown.N+s.Case.Bounced.N+s.Case.Held.N == 0 {
-		return // or a mail server retries deferred mail: it requested no new recipient
+		return // without such recipients, a mail server has probably retried deferred mail
 	}
 	s.State.Offence = s.State.Offence || last.shielded || last.late != nil || last.wouldLate != nil
 	if s.Case.Accepted.N > 0 {
@@ -57,8 +59,9 @@ func (d *Decider) late(s Subject, at int64) {
 	}
 }
 
-// ban bans the host of s, once for each rule in a row. The outcome also names exempt
-// clients, so that the operator can check a rule that matches them.
+// ban bans the host of s, and reports the outcome unless last, the previous rule that
+// banned the host, is the same rule. It also reports that the client is exempt, so that
+// the operator notices rules that match exempt clients.
 func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, enforced bool) {
 	if o.BanRule == nil || *last == o.BanRule || !s.Src.IsValid() {
 		return
@@ -71,12 +74,13 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced}, at)
 		if o.BanRule.Has(rules.AuthFailure) {
-			// A ban halves the count of failures. Otherwise the first retry of a phone
-			// with an old password after each ban would ban its office again.
+			// A ban halves the count of failures. Otherwise, if a phone retries an old
+			// password, its first failure after a ban would immediately cause the next
+			// ban of its whole office.
 			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
 		}
 		if !b.Until.After(b.Since) {
-			return // an offence that counts, without a ban
+			return // the offence counts, but causes no ban
 		}
 		out.Prefix, out.Until, out.Times = b.Prefix, b.Until, b.Times
 	}
@@ -84,8 +88,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	d.out = append(d.out, out)
 }
 
-// exempt returns the reason for which rule must not ban s, or "". rule is nil for an
-// earlier ban.
+// exempt returns the reason why rule must not ban s, or "". For a ban that already
+// exists, rule is nil.
 func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	switch {
 	case s.Authed:
@@ -101,16 +105,16 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	switch {
 	case rule == nil || excuse == "":
 	case excuse == "login" && rule.Has(rules.AuthSpray) && d.Memory.Logins.Sprays(s.Client, at):
-		return "" // many users failed to log in, in addition to the user with a login
+		return "" // the successful login of one user does not exempt a source at which the logins of many others failed
 	case excuse != "login" && excuse != "many" && (rule.EvenTrusted || rule.Has(rules.AuthFailure|rules.AuthSpray|rules.AuthUnsupported)):
-		return "" // accepted mail does not excuse brute force
+		return "" // accepted mail does not exempt a source from bans for brute force
 	}
 	return excuse
 }
 
-// returned reports the connection of a banned client, and whether the client must be
-// disconnected: not in mode observe, not if the ban was only observed, and not if s has
-// become exempt.
+// returned reports that a banned client has connected. It returns whether the client
+// must be disconnected. It need not be disconnected in mode observe, if the ban was
+// only observed, or if s has become exempt.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
 	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (b.Manual || d.exempt(s, d.rule(b.Rule), at) == "")
@@ -121,7 +125,7 @@ func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	return enforced
 }
 
-// rule returns the rule of a ban, or nil if the policy has none of that name.
+// rule returns the rule with the name in a ban, or nil if the policy has no such rule.
 func (d *Decider) rule(name string) *rules.Rule {
 	for _, r := range d.Policy.Rules() {
 		if r.Name == name {
@@ -131,14 +135,14 @@ func (d *Decider) rule(name string) *rules.Rule {
 	return nil
 }
 
-// shortBan is the longest ban that is answered with a temporary code. A legitimate
-// server retries until the ban ends, because RFC 5321 section 4.5.4.1 requires retries
-// for four to five days. For a longer ban the sender should receive a bounce
-// immediately.
+// shortBan is the longest ban for which the reply has a temporary code. A legitimate
+// server then retries until the ban ends, because RFC 5321 section 4.5.4.1 requires
+// retries for four to five days. For a longer ban the code is permanent, so that the
+// sender receives a bounce immediately.
 const shortBan = 48 * time.Hour
 
-// banReply returns the reply for a banned client. Its reference is the session that
-// caused the ban.
+// banReply returns the reply for a banned client. The reference in the reply is the id
+// of the session that caused the ban.
 func banReply(b *memory.Ban, id uint64) string {
 	code := "554 5.7.1"
 	if b.Until.Sub(b.Since) <= shortBan {
@@ -150,7 +154,7 @@ func banReply(b *memory.Ban, id uint64) string {
 	return rules.Reply(code+" Banned until "+b.Until.Format("2006-01-02 15:04")+" UTC ("+printable(b.Rule)+")", id)
 }
 
-// printable restricts an operator's reason to the characters of a reply.
+// printable removes characters from an operator's reason that a reply must not contain.
 func printable(s string) string {
 	b := []byte(s[:min(len(s), 100)])
 	for i, c := range b {

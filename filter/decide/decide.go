@@ -15,41 +15,42 @@ import (
 
 // State is the result of the decisions about one session so far.
 type State struct {
-	Score    int            // sum of the points added by rules
+	Score    int            // sum of the points that rules have added
 	Ban      *memory.Ban    // the enforced or observed ban of the client; nil for almost all clients
 	Barred   bool           // disconnected because of Ban
-	Refused  bool           // something was rejected
+	Refused  bool           // the client or one of its commands was rejected
 	Junked   bool           // a message was marked as junk
-	Banned   *rules.Rule    // the rule that banned the client last
-	Offence  bool           // a rule with a ban matched, or one that counts
+	Banned   *rules.Rule    // the rule of the latest ban in this session
+	Offence  bool           // a rule matched that bans or that counts offences
 	Held     bool           // a rule rejected the latest requested recipient because too many do not exist
-	standing rules.Standing // of the client, as of the first request
+	standing rules.Standing // standing of the client at the first request
 	passing  passState      // pass statements that matched
-	last     decisions      // the decisions of the policy in use
+	last     decisions      // decisions of the current policy
 	reply    *composition   // nil for almost all sessions
 }
 
 type passState struct {
-	rcpt  bool // a pass statement matched for the recipient of the current RCPT
-	tx    bool // a pass statement matched for an accepted recipient of the transaction
-	other bool // the transaction has an accepted recipient without a matching pass statement
+	rcpt  bool // a pass statement matches the recipient of the current RCPT
+	tx    bool // a pass statement matches an accepted recipient of the transaction
+	other bool // no pass statement matches another accepted recipient of the transaction
 }
 
-// decisions contains the decisions of one policy. They end when the policy is replaced.
+// decisions contains the decisions of one policy. They are discarded when the policy is
+// replaced.
 type decisions struct {
 	policy   *rules.Policy
-	sticky   rules.Outcome // in effect until the end of the session
-	since    smtp.Phase    // phase from which the sticky decision is in effect
+	sticky   rules.Outcome // decision that applies until the end of the session
+	since    smtp.Phase    // first phase in which the sticky decision applies
 	told     *rules.Rule   // the rule of the last verdict
-	wouldBan *rules.Rule   // the rule that would have banned the client last
-	withheld *rules.Rule   // the rule whose decision was withheld last
+	wouldBan *rules.Rule   // the rule of the latest ban that was only observed
+	withheld *rules.Rule   // the rule of the latest decision that was withheld
 	tags     rules.TagSet
 	// Rules that count recipients and ban, or would ban, at the end of the session.
 	late, wouldLate *rules.Rule
-	shielded        bool // the standing withheld a ban
+	shielded        bool // a ban was withheld because of the client's standing
 }
 
-// A composition is the text of a rule and the reply made from it.
+// A composition is the text of a rule and the reply that contains it.
 type composition struct{ text, reply string }
 
 // A Decider evaluates one policy. It belongs to one goroutine.
@@ -57,19 +58,19 @@ type Decider struct {
 	Policy   *rules.Policy // nil: observe only, without rules
 	Refs     map[*rules.Rule]uint32
 	Memory   *memory.Memory
-	Recorded bool // events come from records, which may contain hashes
+	Recorded bool // events come from records, in which names may be hashed
 	// Trace, if not nil, is called for each request with the facts for the evaluation
 	// of the policy. The facts are valid only during the call.
 	Trace func(*rules.Policy, *rules.Facts, smtp.Answer)
 
 	needs rules.Needs
-	end   bool // Policy has rules for the end of a session
+	end   bool // Policy has rules for the phase end
 	facts rules.Facts
-	asked *memory.Client // client whose counts the policy requests
+	asked *memory.Client // client whose events Count counts; nil outside an evaluation
 	out   []smtp.Outcome
 }
 
-// Use sets the policy. refs are the references of the texts of its rules.
+// Use sets the policy. refs contains the references of the texts of its rules in records.
 func (d *Decider) Use(policy *rules.Policy, refs map[*rules.Rule]uint32) {
 	d.Policy, d.Refs, d.needs, d.end = policy, refs, rules.Needs{}, false
 	if policy != nil {
@@ -78,7 +79,7 @@ func (d *Decider) Use(policy *rules.Policy, refs map[*rules.Rule]uint32) {
 	}
 }
 
-// A Subject is the session that is the subject of a decision.
+// A Subject is the session that a decision is about.
 type Subject struct {
 	*track.Session
 	Case   *detect.State
@@ -93,7 +94,7 @@ func (d *Decider) Remember(s Subject) {
 		return
 	}
 	if b, ok := d.Memory.Bans.Banned(s.Client, s.Start); ok {
-		ban := b // b itself would be allocated for every client
+		ban := b // copy b, because its address would force an allocation for every client
 		s.State.Ban = &ban
 	}
 }
@@ -117,8 +118,7 @@ func (d *Decider) Track(s Subject, ev *smtp.Event) {
 	}
 }
 
-// Passed reports whether a pass statement matched for the recipient of the
-// current RCPT.
+// Passed reports whether a pass statement matches the recipient of the current RCPT.
 func (st *State) Passed() bool { return st.passing.rcpt }
 
 // Ask answers a request and returns the decisions. The outcomes are valid
@@ -128,7 +128,7 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	phase := ev.Phase
 	st := s.State
 	if pass := st.passing; d.Policy == nil || (phase == smtp.PhaseData || phase == smtp.PhaseCommit) && pass.tx && !pass.other {
-		return smtp.Answer{}, nil // all recipients pass
+		return smtp.Answer{}, nil // pass statements match all recipients
 	}
 	st.Held = false
 	st.under(d.Policy)
@@ -150,7 +150,7 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	act := st.stick(s.Session, &v)
 	d.withheld(s, ev.Time, phase, &v)
 	if phase == smtp.PhaseCommit && act.Decision == smtp.Junk {
-		act = rules.Outcome{} // decided earlier; smtpd exits if a filter marks as junk at commit
+		act = rules.Outcome{} // the message was marked earlier; smtpd exits if a filter answers junk at commit
 	}
 	if v.Would.Rule != nil {
 		d.verdict(s, ev.Time, phase, &v.Would, false, &v)
@@ -171,8 +171,8 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 
 // End evaluates the rules for the end of a session. No answer is possible, but the
 // client can be banned. Counts of earlier sessions apply only if this session adds to
-// them, so that bans end and other users at the address of an attacker are not banned:
-// see Count.
+// them. Otherwise a ban would be renewed by any session, and other users at the address
+// of an attacker would be banned: see Count.
 func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	d.out = d.out[:0]
 	if s.State.Barred {
@@ -192,17 +192,18 @@ func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	return d.out
 }
 
-// under sets the policy of st. Decisions of another policy end.
+// under sets the policy of st. If the policy has changed, earlier decisions are discarded.
 func (st *State) under(policy *rules.Policy) {
 	if st.last.policy != policy {
 		st.last, st.Banned = decisions{policy: policy}, nil
 	}
 }
 
-// stick returns the more severe of the current decision and the decision for the rest
-// of the session. The latter is in effect from its phase: a client that was rejected as
-// the sender to one recipient can still write to the postmaster. Earlier decisions do
-// not apply to a client that matches a pass statement or has logged in.
+// stick returns the current decision or the sticky decision, which applies to the rest
+// of the session, whichever is more severe. A sticky decision applies only in its own
+// and later phases, so that after a rejected RCPT the client can start another
+// transaction, for example to write to the postmaster. It does not apply to a client
+// that matches a pass statement or has logged in.
 func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	act := v.Act
 	switch sticky := &st.last.sticky; {
@@ -217,8 +218,8 @@ func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	return act
 }
 
-// compose returns the reply for the text of a rule. A client that is rejected
-// again receives the same reply.
+// compose returns the reply with the text of a rule. It keeps the reply, because a
+// client that is rejected again receives the same one.
 func (st *State) compose(text string, id uint64) string {
 	if st.reply == nil || text != st.reply.text {
 		st.reply = &composition{text, rules.Reply(text, id)}
@@ -226,7 +227,7 @@ func (st *State) compose(text string, id uint64) string {
 	return st.reply.reply
 }
 
-// Standing returns the standing of the client, as of the first call in its session.
+// Standing returns the standing of the client. It remains the same during a session.
 func (d *Decider) Standing(s Subject, at int64) rules.Standing {
 	st := s.State
 	if st.standing == rules.StandingUnknown && s.Src.IsValid() {
@@ -241,7 +242,7 @@ func (d *Decider) eval(s Subject, f *rules.Facts) rules.Verdict {
 	v := d.Policy.Eval(f)
 	d.asked = nil
 	if r := v.Act.Rule; f.Standing == rules.StandingUnknown && s.Src.IsValid() && (r == nil || r.Shielded()) {
-		v.Act.Temper() // the state has not been read, so the client may be trusted
+		v.Act.Temper() // the state has not yet been read, and may contain a standing that exempts the client
 	}
 	s.State.Score += v.Score
 	return v
@@ -261,7 +262,7 @@ func (d *Decider) Count(f *rules.Facts, e rules.Evidence, window time.Duration, 
 		return 0, false
 	}
 	if f.Phase == smtp.PhaseEnd && f.Counts[e.Index()] == 0 {
-		return 0, true // this session adds nothing to the count
+		return 0, true // this session does not add to the count
 	}
 	return d.Memory.Counters.Count(d.asked, rules.Window{Evidence: e, Window: window, By: by}, f.Now.UnixMicro())
 }
@@ -305,7 +306,7 @@ func (d *Decider) fill(s Subject, phase smtp.Phase, at int64) *rules.Facts {
 	return f
 }
 
-// tag reports the tags of rules, each once in a session.
+// tag reports the tags that rules have set, each once in a session.
 func (d *Decider) tag(st *State, at int64, phase smtp.Phase, tags rules.TagSet) {
 	tags &^= st.last.tags
 	if tags == 0 {
@@ -317,8 +318,8 @@ func (d *Decider) tag(st *State, at int64, phase smtp.Phase, tags rules.TagSet) 
 	}
 }
 
-// withheld reports the decision that the standing withheld, once for each rule in a
-// row.
+// withheld reports a decision that was withheld because of the client's standing,
+// unless the previous such decision was by the same rule.
 func (d *Decider) withheld(s Subject, at int64, phase smtp.Phase, v *rules.Verdict) {
 	o := &v.Withheld
 	rule := o.Rule

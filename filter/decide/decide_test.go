@@ -30,7 +30,8 @@ type bench struct {
 	outcomes []smtp.Outcome
 }
 
-// newBench returns a session of 192.0.2.1 under a policy. Files of tables are missing.
+// newBench returns a session of 192.0.2.1 under a policy. The files of its tables are
+// missing.
 func newBench(t *testing.T, policy string) *bench {
 	t.Helper()
 	c, err := rules.Parse("test.conf", func(string) ([]byte, error) { return []byte(policy), nil })
@@ -67,14 +68,14 @@ func (b *bench) event(ev smtp.Event) {
 	b.d.Track(b.subject(), &ev)
 }
 
-// mail sends MAIL for a sender that is accepted.
+// mail sends MAIL with a sender that the server accepts.
 func (b *bench) mail(addr string) string {
 	a := b.ask(smtp.PhaseMailFrom, addr)
 	b.event(smtp.Event{Kind: smtp.EventMail, Addr: []byte(addr), Result: smtp.ResultOK})
 	return a
 }
 
-// rcpt sends RCPT for a recipient that is accepted unless a rule rejects it.
+// rcpt sends RCPT with a recipient that the server accepts unless a rule rejects it.
 func (b *bench) rcpt(addr string) string {
 	a := b.ask(smtp.PhaseRcptTo, addr)
 	if a == "proceed" {
@@ -94,7 +95,8 @@ func (b *bench) trust(level rules.Standing) {
 	}
 }
 
-// verdict describes an outcome: kind, rule, decision, enforcement and exemption.
+// told returns descriptions of the outcomes: kind, rule, decision, enforcement and
+// exemption.
 func (b *bench) told() (list []string) {
 	kinds := map[smtp.OutcomeKind]string{smtp.OutcomeVerdict: "verdict", smtp.OutcomeBan: "ban", smtp.OutcomeReturn: "return", smtp.OutcomeTag: "tag"}
 	for _, o := range b.outcomes {
@@ -163,8 +165,8 @@ func TestShield(t *testing.T) {
 	}
 }
 
-// TestWithheldOnce checks that a withheld decision is reported once for each rule in a
-// row, and that a later rule decides.
+// TestWithheldOnce checks that consecutive withheld decisions of one rule are reported
+// once, and that a later rule makes a decision.
 func TestWithheldOnce(t *testing.T) {
 	b := newBench(t, "mode enforce\nrule a phase rcpt-to match src 192.0.2.0/24 disconnect\nrule b phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 trap\"\n")
 	b.trust(rules.StandingTrusted)
@@ -178,8 +180,9 @@ func TestWithheldOnce(t *testing.T) {
 	}
 }
 
-// TestSticky checks that a decision about the client is in effect from its phase to the
-// end of the session, and not in earlier phases.
+// TestSticky checks that a decision about the client applies to its phase and all later
+// phases until the end of the session, and not to earlier phases of the next
+// transaction.
 func TestSticky(t *testing.T) {
 	const no = "reject 550 5.7.1 no"
 	b := newBench(t, "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match evidence helo-own-name reject \"550 5.7.1 no\"\n")
@@ -247,8 +250,8 @@ func TestPass(t *testing.T) {
 	}
 }
 
-// TestUnsurePass checks that decisions are temporary, and no client is banned, while
-// a pass statement may match and its table is not loaded.
+// TestUnsurePass checks that decisions are temporary, and no client is banned, if a
+// pass statement may match but its table is not loaded.
 func TestUnsurePass(t *testing.T) {
 	const policy = "mode enforce\ntable <friends> file \"/nonexistent\"\n%\nrule r phase rcpt-to match src 192.0.2.0/24 disconnect \"554 5.7.1 no\" ban 1d\nrule j phase data match mail-from \"joe@example.net\" junk\n"
 	for _, tt := range []struct {
@@ -283,8 +286,8 @@ func TestUnsurePass(t *testing.T) {
 	}
 }
 
-// TestEnd checks that the end of a session bans for an earlier count only if the
-// session adds to it.
+// TestEnd checks that a count of earlier sessions causes a ban at the end of a session
+// only if this session adds to the count.
 func TestEnd(t *testing.T) {
 	const policy = "mode enforce\nrule guess phase end match count auth-failure > 5 in 1h by src ban 1h\n"
 	for _, tt := range []struct {
@@ -345,8 +348,8 @@ func TestReturn(t *testing.T) {
 	}
 }
 
-// TestObservedOffence checks that a rule with observe, as observe mode, records a ban
-// without enforcing it.
+// TestObservedOffence checks that a ban is recorded but not enforced, in mode observe
+// and for a rule marked observe.
 func TestObservedOffence(t *testing.T) {
 	for _, policy := range []string{"mode observe\nrule r phase rcpt-to match src 192.0.2.0/24 reject ban 1d\n", "mode enforce\nrule r observe phase rcpt-to match src 192.0.2.0/24 reject ban 1d\n"} {
 		b := newBench(t, policy)
@@ -360,15 +363,15 @@ func TestObservedOffence(t *testing.T) {
 	}
 }
 
-// TestLateBan checks that a rule that counts recipients bans at the end of the
-// session, and only if fewer of its recipients exist than are missing.
+// TestLateBan checks that a rule that counts recipients bans only at the end of a
+// session, and only if no recipient was accepted.
 func TestLateBan(t *testing.T) {
 	const policy = "rule unknown phase rcpt-to match count unknown-recipient > 4 in 1h by src reject \"450 4.7.1 no\" ban { 0s, 1h }\n"
 	for _, tt := range []struct {
 		name              string
 		mode              string
 		missing, accepted uint32
-		earlier           int // sessions with the same rule
+		earlier           int // number of earlier offences
 		standing          rules.Standing
 		told              []string
 		offence           bool

@@ -1,7 +1,7 @@
 package detect
 
-// Detectors of accounts. The behaviour of an authenticated session is evidence against
-// the account, never against the address.
+// Detectors of stolen accounts. The behaviour of an authenticated session is evidence
+// about the account, never about the address.
 
 import (
 	"scanwatch/internal/smtp"
@@ -12,18 +12,18 @@ var accountDetectors = []detector{
 	{"account", on(smtp.EventAuth, smtp.EventMail, smtp.EventRcpt), account, authenticated},
 }
 
-// Thresholds for a stolen account within an hour, or in one session. Legitimate users
-// move between a few networks. They have several sender addresses, but in local
-// domains.
+// Thresholds for a stolen account within an hour, or in one session. They allow for
+// legitimate users, who move between a few networks, and have several sender addresses
+// in local domains.
 const (
 	accountNetworks   = 8
-	accountSenders    = 8   // in domains that are not local
+	accountSenders    = 8   // sender addresses in domains that are not local
 	accountMissing    = 10  // recipients that do not exist, in one session
 	accountRecipients = 500 // within an hour
 )
 
-// account reports an account that may be stolen, because of the way it is used. For a
-// day, each later login to the account gives the evidence again.
+// account reports an account that may be stolen, because of the way it is used. Each
+// later login to the account within a day has the same evidence.
 func account(c *Case) {
 	st, ev := c.State, c.Event
 	f := Finding{Evidence: rules.AccountAbuse, By: "auth", Proof: c.User, Confidence: Medium}
@@ -44,7 +44,7 @@ func account(c *Case) {
 			f.Match = "senders"
 		}
 	case ev.Kind == smtp.EventRcpt && st.Unknown.N >= accountMissing:
-		f.Match = "recipients that do not exist" // in this session: it may be an old list
+		f.Match = "recipients that do not exist" // counted in this session only, because the user may send to an old list
 		c.find(f)
 		return
 	case ev.Kind == smtp.EventRcpt && st.Rcpt == RcptAccepted && logins.Wrote(c.Client, ev.Time) > accountRecipients:

@@ -38,9 +38,10 @@ func reverseDNS(c *Case) {
 	}
 }
 
-// listedAddress reports an address of the shipped lists. A proven name takes
-// precedence: if it belongs to a scanner, listedName reports that organisation, and if
-// it has another owner, a row for a rented address has low confidence.
+// listedAddress reports an address in the shipped lists. A name that passes FCrDNS
+// takes precedence over the address. If the name belongs to a scanner, listedName
+// reports that scanner instead. If the name shows that a rented address has another
+// customer, the confidence is low.
 func listedAddress(c *Case) {
 	row := c.Lists.Addr(c.Src.Addr())
 	if row == nil {
@@ -59,11 +60,11 @@ func listedAddress(c *Case) {
 	c.findRow(row, "cidr", nil, confidence)
 }
 
-// listedName reports a reverse DNS name of the shipped lists. Anyone can give an
-// address any name, so only a name that passes FCrDNS has more than low confidence. A
-// truncated name proves nothing: its end may be the middle of the real name. The name
-// of a hosting provider means that the host is rented, and proves nothing about the
-// customer.
+// listedName reports a reverse DNS name in the shipped lists. The owner of an address
+// can choose any name for it, so the confidence is low unless the name passes FCrDNS. A
+// truncated name proves nothing, because its last label may be a part of the real
+// label. The name of a hosting provider means that the host is rented, and proves
+// nothing about the customer.
 func listedName(c *Case) {
 	scanner, cloud, exempt := c.names()
 	if exempt {
@@ -77,9 +78,9 @@ func listedName(c *Case) {
 	c.findRow(cloud, "rdns", nil, Low)
 }
 
-// names returns the rows for the reverse DNS name. exempt reports whether the name is
-// proven and belongs to a listed legitimate sender or to a mail host of a scanning
-// organisation.
+// names returns the rows of the lists that match the reverse DNS name. exempt reports
+// whether the name passes FCrDNS, and belongs to a listed legitimate sender or to a
+// mail host of a scanning organisation.
 func (c *Case) names() (scanner, cloud *lookup.Row, exempt bool) {
 	if len(c.RDNS) == 0 || c.RDNSCut {
 		return nil, nil, false
@@ -88,8 +89,9 @@ func (c *Case) names() (scanner, cloud *lookup.Row, exempt bool) {
 	return scanner, cloud, c.FCrDNS == smtp.FCrDNSPass && (allow != nil || c.Lists.ScannerMail(c.RDNS))
 }
 
-// listedAS reports an AS number of the shipped lists. Large mail providers also rent
-// out hosts, so a client whose name may be truncated can be their mail server.
+// listedAS reports an AS number in the shipped lists. It ignores clients whose name may
+// be truncated: providers of rented hosts also have mail servers, and these cannot be
+// recognized by a truncated name.
 func listedAS(c *Case) {
 	if !c.ASNKnown || c.RDNSCut {
 		return
@@ -106,15 +108,15 @@ func listedAS(c *Case) {
 	c.findRow(cloud, "asn", proof, "")
 }
 
-// findRow reports a match of a list. A confidence that is not empty replaces
-// the row's confidence.
+// findRow reports a match of a list row. A confidence that is not empty replaces the
+// confidence of the row.
 func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence string) {
 	if row == nil {
 		return
 	}
 	token := rules.TokenByName(row.Evidence)
 	if token == nil {
-		return // the row alone proves nothing
+		return // the row has no evidence token and proves nothing by itself
 	}
 	f := Finding{Evidence: token.Evidence, By: by, Proof: proof, Match: row.Value, Confidence: row.Confidence}
 	if confidence != "" {
@@ -124,13 +126,13 @@ func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence stri
 		f.Confidence = Low // users also log in from listed networks
 	}
 	if f.Evidence&(rules.Scanner|rules.Cloud|rules.BotnetHelo) != 0 {
-		f.Org = row.Org // in other lists the column describes the row
+		f.Org = row.Org // only in these lists does the column contain an organisation
 	}
 	c.find(f)
 }
 
-// FloodAt is the number of open sessions above which a source floods. It is more than
-// twice the number that Postfix opens for one destination.
+// FloodAt is the maximum number of open sessions of a source that is not a flood. It is
+// more than twice the number of connections that Postfix opens to one destination.
 const FloodAt = 50
 
 // flood reports too many open sessions of one source.
@@ -159,9 +161,9 @@ func (c *Case) greets() bool {
 // local users greet with the name of their computer.
 func (c *Case) anyName() bool { return c.Internal || c.Submission }
 
-// provenHelo reports whether FCrDNS proves that the client may use its greeting. The
-// greeting is the proven name, a domain above it, or a name with the same registered
-// domain, as of other hosts of the same owner.
+// provenHelo reports whether FCrDNS proves that the client may use its greeting. This
+// is the case if the greeting is the proven name, a parent domain of it, or the name of
+// another host in the same registered domain, which has the same owner.
 func (c *Case) provenHelo() bool {
 	name := bytes.TrimRight(c.ProvenName(), ".")
 	return len(name) > 0 && (bytes.EqualFold(name, bytes.TrimRight(c.Helo, ".")) || sameOwner(name, c.Helo))
@@ -181,10 +183,11 @@ func (c *Case) provenWord() bool {
 }
 
 // forged returns the confidence that an unproven greeting is forged, given the
-// confidence that the name belongs to another owner. It returns "" if the client's own
-// name is truncated, because that name proves and disproves nothing. Without a proven
-// name the cause may be a DNS failure, so the confidence is not high. It is low if the
-// reverse DNS name agrees with the greeting.
+// confidence that the name in the greeting belongs to another owner. It returns "" if
+// the client's own name is truncated, because a truncated name neither proves nor
+// disproves the greeting. Without a proven name, the result is at most medium, because
+// the cause may be a DNS failure. It is low if the unproven reverse DNS name agrees
+// with the greeting.
 func (c *Case) forged(confidence string) string {
 	switch {
 	case c.RDNSCut:
@@ -197,7 +200,7 @@ func (c *Case) forged(confidence string) string {
 	return Medium
 }
 
-// listedGreeting reports a greeting of the shipped lists.
+// listedGreeting reports a greeting in the shipped lists.
 func listedGreeting(c *Case) {
 	if !c.greets() || !c.NewHelo {
 		return
@@ -253,9 +256,9 @@ func forgedGreeting(c *Case) {
 	}
 }
 
-// foreignName returns the reason and the confidence for the claim that the greeting is
-// the name of another owner: a local domain, or, for a client without a reverse DNS
-// name, a host in a local domain or in the domain of a known sender. The latter two
+// foreignName returns the reason and the confidence of the finding that the name in the
+// greeting belongs to another owner: a local domain, or, for a client without a reverse
+// DNS name, a host in a local domain or in the domain of a known sender. The latter two
 // exclude clients with a name, because users rent servers and greet with a host name in
 // their own domain.
 func (c *Case) foreignName() (match, confidence string) {
@@ -265,7 +268,7 @@ func (c *Case) foreignName() (match, confidence string) {
 	if len(c.RDNS) > 0 || bytes.IndexByte(c.Helo, '.') < 0 {
 		return "", ""
 	}
-	const parents = 6 // a hostile greeting has up to 127
+	const parents = 6 // limits the work: a hostile greeting has up to 127 labels
 	for rest, i := c.Helo, 0; i < parents; i++ {
 		_, parent, ok := bytes.Cut(rest, []byte{'.'})
 		if !ok || len(parent) == 0 {
@@ -283,8 +286,8 @@ func (c *Case) foreignName() (match, confidence string) {
 }
 
 // special contains networks whose addresses belong to many hosts or to none, in
-// addition to the networks known to package netip. Networks for documentation are not
-// included, because tests use them as routable.
+// addition to the networks that package netip recognizes. Documentation networks are
+// not included, because tests use their addresses as those of remote hosts.
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT (RFC 6598)
@@ -293,8 +296,8 @@ var special = []netip.Prefix{
 	netip.MustParsePrefix("fec0::/10"),
 }
 
-// routable reports whether only one host can have an address. Every host has a loopback
-// address, and most have a private address.
+// routable reports whether an address belongs to a single host. Loopback and private
+// addresses do not, for example.
 func routable(a netip.Addr) bool {
 	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(a) })
 }
@@ -310,7 +313,7 @@ func rejectedGreeting(c *Case) {
 	if len(name) == 0 {
 		evidence = rules.HeloMissing
 	} else if _, ok := literal(name); ok && name[0] != '[' {
-		evidence = rules.HeloBareAddress // IPv6; smtpd accepts a bare IPv4 address
+		evidence = rules.HeloBareAddress // a bare IPv6 address; smtpd does not reject a bare IPv4 address
 	}
 	c.find(Finding{Evidence: evidence, By: "helo", Proof: c.Event.Text, Confidence: Medium})
 }

@@ -12,8 +12,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// TestRoutable checks that addresses of many hosts are not compared with the addresses
-// of this host.
+// TestRoutable checks the addresses that belong to a single host.
 func TestRoutable(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"127.0.0.1": false, "10.0.0.1": false, "172.17.0.1": false, "192.168.1.1": false, "169.254.1.1": false, "100.64.0.1": false,
@@ -36,8 +35,8 @@ func site() *Site {
 	return &Site{Name: []byte("mx.example.org"), Memory: m, Addrs: map[netip.Addr]bool{netip.MustParseAddr("192.0.2.25"): true}}
 }
 
-// identify returns the findings about a client that connects to a port with these
-// names and greets, as "token/confidence".
+// identify returns the findings about a client with the given names, which connects to
+// the given port and greets. A finding has the form "token/confidence".
 func identify(t *testing.T, lists *lookup.Lists, src, rdns string, fcrdns smtp.FCrDNS, helo string, port uint16) (found []string) {
 	t.Helper()
 	s := &track.Session{Submission: port == 465 || port == 587} // as rules.Policy.Submission
@@ -78,9 +77,9 @@ const (
 	whole = "mail-northcentralusazlp170100001.outbound.protection.outlook.com"
 )
 
-// TestProofOfGreetings checks that a proven name exempts a greeting of the same owner.
-// A possibly truncated name proves and disproves nothing, and a DNS failure never gives
-// high confidence.
+// TestProofOfGreetings checks that a proven name exempts a greeting of the same owner,
+// that a name that may be truncated proves nothing, and that confidence is not high
+// after a DNS failure.
 func TestProofOfGreetings(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {
@@ -118,7 +117,7 @@ func TestProofOfGreetings(t *testing.T) {
 		{"a private address", "mail.partner.example", pass, "[172.17.0.1]", ""},
 
 		{"host of a provider, no name", "", fail, "mail-yw1-f172.google.com", "helo-forged/low rdns-missing/high"},
-		{"host of a provider behind another name", "o2.email.shop.example", pass, "wrqvvcnk.outbound-mail.sendgrid.net", ""},
+		{"greeting of a provider, another proven name", "o2.email.shop.example", pass, "wrqvvcnk.outbound-mail.sendgrid.net", ""},
 		{"no dots to speak of", "", fail, strings.Repeat(".", 100), "rdns-missing/high"},
 	} {
 		if got := strings.Join(identify(t, lists, "203.0.113.9", tt.rdns, tt.fcrdns, tt.helo, 25), " "); got != tt.want {
@@ -177,9 +176,9 @@ func TestListedHosts(t *testing.T) {
 		fcrdns    smtp.FCrDNS
 		want      string
 	}{
-		{"147.185.132.7", "", fail, "cloud/high rdns-missing/high scanner/high"}, // a network of Palo Alto, routed by a cloud
+		{"147.185.132.7", "", fail, "cloud/high rdns-missing/high scanner/high"}, // a network of Palo Alto that a cloud announces
 		{"147.185.132.7", "mail.family.example", pass, "cloud/high scanner/high"},
-		{"68.183.46.233", "", fail, "cloud/high rdns-missing/high scanner/high"}, // rented; the row is not old in 1970
+		{"68.183.46.233", "", fail, "cloud/high rdns-missing/high scanner/high"}, // rented; the row has not expired, because the test runs in 1970
 		{"68.183.46.233", "mail.family.example", pass, "cloud/high scanner/low"},
 		{"68.183.46.233", "vmi1.contaboserver.net", pass, "cloud/high cloud/low scanner/high"},
 		{"71.6.135.131", "census1.shodan.io", pass, "cloud/high scanner/high"},

@@ -28,10 +28,10 @@ var protocols = [...]rules.Evidence{
 	smtp.ProtocolBinary: rules.TalksBinary,
 }
 
-// foreign is evidence of a protocol other than SMTP.
+// foreign is the evidence of protocols other than SMTP.
 const foreign = rules.TalksSSH | rules.TalksHTTP | rules.TalksTLS | rules.TalksBinary
 
-// otherProtocol reports a line that is not an SMTP command, by its protocol.
+// otherProtocol reports a line in a protocol other than SMTP.
 func otherProtocol(c *Case) {
 	ev := c.Event
 	if ev.Verb != smtp.VerbUnknown || ev.Cause == smtp.CauseFilter || string(ev.Text) == smtp.Masked {
@@ -42,7 +42,7 @@ func otherProtocol(c *Case) {
 	}
 	evidence := protocols[smtp.Sniff(ev.Text)]
 	if evidence == rules.UnknownCommand && (c.State.Evidence|c.State.Weak)&foreign != 0 {
-		return // further lines of that protocol
+		return // ignore further lines in that protocol
 	}
 	c.find(Finding{Evidence: evidence, By: "command", Proof: ev.Text, Confidence: High})
 }
@@ -72,8 +72,9 @@ func rejectedCommand(c *Case) {
 	c.find(f)
 }
 
-// pipelining reports input that arrived before smtpd's reply. Such input before the
-// first command is HTTP, TLS or SSH in one packet, or a whole script.
+// pipelining reports input that arrived before smtpd's reply to an earlier command. If
+// there was no earlier command, the client has sent HTTP, TLS or SSH in one packet, or
+// a whole script of commands.
 func pipelining(c *Case) {
 	if c.Event.Cause != smtp.CausePipelining {
 		return
@@ -81,7 +82,7 @@ func pipelining(c *Case) {
 	f := Finding{Evidence: rules.Pipelining, By: "reply", Proof: c.Event.Reply, Confidence: High}
 	switch {
 	case c.Submission:
-		f.Confidence = Low // a mail client that starts TLS instead of sending STARTTLS
+		f.Confidence = Low // it may be a mail client that starts TLS immediately, without STARTTLS
 	case c.Counts.Commands == 0:
 		f.Match = "first"
 		c.State.Abused = true
@@ -89,14 +90,15 @@ func pipelining(c *Case) {
 	c.find(f)
 }
 
-// Limits for a client that speaks before the greeting of the server. smtpd finds its
-// first command within earlyGap of the greeting, although later gaps show that the
-// round-trip time is much longer. The first gap of a well-behaved client is at least
-// the round-trip time. A very short round trip proves nothing.
+// Limits for the detection of a client that speaks before the greeting of the server.
+// smtpd reads the first command of such a client within earlyGap of the greeting,
+// although later gaps between replies and commands show a much longer round-trip time.
+// A well-behaved client waits for the greeting, so its first gap is at least the
+// round-trip time. If the round-trip time is very short, the first gap proves nothing.
 const (
 	earlyGap   = 1_000  // microseconds
-	earlyLater = 15_000 // the shortest later gap that shows the round-trip time
-	earlySure  = 4      // number of gaps required, because a host nearby may be slow once or twice
+	earlyLater = 15_000 // minimum of the later gaps
+	earlySure  = 4      // number of gaps required for medium confidence, because a host nearby may be slow once or twice
 )
 
 // earlyTalker reports a client that speaks before the greeting of the server.
@@ -105,7 +107,7 @@ func earlyTalker(c *Case) {
 	if p.Last < 0 || p.Gaps < 2 || p.First > earlyGap || p.Least < earlyLater || c.Internal {
 		return
 	}
-	confidence := Medium // a well-behaved client nearby may look the same
+	confidence := Medium // a well-behaved client nearby may have the same gaps
 	if p.Gaps < earlySure {
 		confidence = Low
 	}
@@ -116,7 +118,7 @@ func earlyTalker(c *Case) {
 	}
 }
 
-// lacks reports whether f would be new to st.
+// lacks reports whether st does not yet have the evidence of f.
 func (st *State) lacks(f *Finding) bool {
 	return !st.Evidence.Has(f.Evidence) && (f.Confidence != Low || !st.Weak.Has(f.Evidence))
 }
@@ -128,9 +130,9 @@ func failedLogin(c *Case) {
 	}
 }
 
-// spray reports a source that tries many users, or one user from many networks.
-// Confidence is low if the source itself is not proven to attack, because an attacked
-// user, or a neighbour of an attacker, may only mistype a password.
+// spray reports a source that tries many users, or one user from many networks. The
+// confidence is low unless it is certain that this source is an attacker: it may be the
+// user under attack, or a neighbour of an attacker, who mistyped a password.
 func spray(c *Case) {
 	if c.Event.Result != smtp.ResultFail || c.Spray.Match == "" {
 		return
@@ -143,7 +145,8 @@ func spray(c *Case) {
 }
 
 // ending reports a client that disconnected within a transaction, or that never sent
-// mail. A client that was rejected, or that delivered mail, had no reason to continue.
+// mail. It ignores clients that were rejected or that delivered mail, because they had
+// no reason to continue.
 func ending(c *Case) {
 	end := c.Event.Ending
 	switch {

@@ -1,6 +1,6 @@
-// Package detect gathers evidence about a client. Each detector is a function of the
-// facts of a session and one event, and reports findings. The variable detectors
-// contains all of them. The package neither makes decisions nor writes output.
+// Package detect gathers evidence about a client. Each detector is a function that
+// reports findings, given the facts of a session and one event. The variable detectors
+// contains all detectors. The package neither makes decisions nor writes output.
 package detect
 
 import (
@@ -13,7 +13,7 @@ import (
 	"scanwatch/rules"
 )
 
-// A Finding is one piece of evidence with its proof.
+// A Finding is evidence of one kind, with its proof.
 type Finding struct {
 	Evidence   rules.Evidence
 	By         string // the source: rdns, cidr, asn, helo, command, reply, rcpt, auth, memory, pace, ending
@@ -21,58 +21,59 @@ type Finding struct {
 	Org        string // the organisation, if known
 	Match      string // the row or word that matched
 	Confidence string // high, medium or low
-	// Implied marks evidence that the facts of the session alone prove. It is neither
-	// recorded nor logged as a finding.
+	// Implied is set if the evidence follows from facts that every record contains.
+	// Such a finding is neither recorded nor logged.
 	Implied bool
 }
 
-// Confidence levels. Evidence with low confidence alone proves nothing.
+// Confidence levels. Evidence with low confidence proves nothing by itself.
 const (
 	High   = "high"
 	Medium = "medium"
 	Low    = "low"
 )
 
-// State is the knowledge of the detectors about one session.
+// State contains the evidence about one session, and the counts of the detectors.
 type State struct {
 	Evidence rules.Evidence // with high or medium confidence
 	Weak     rules.Evidence // with low confidence only
-	Abused   bool           // the client behaved as no mail server does
+	Abused   bool           // the client has shown behaviour that no mail server shows
 
-	Relay       uint32 // recipients rejected because they are not local, or are source routes
+	Relay       uint32 // recipients that were rejected because they are not local or have a source route
 	Unsupported uint32 // AUTH commands where AUTH is not offered
 
-	Rcpt     RcptClass // of the latest EventRcpt
-	Repeated bool      // the client has already requested the missing recipient
+	Rcpt     RcptClass // class of the latest EventRcpt
+	Repeated bool      // the client had requested the latest missing recipient before
 	Accepted mailboxes // accepted recipients
-	Unknown  mailboxes // missing recipients of mail with a sender
-	Bounced  mailboxes // missing recipients of bounces
+	Unknown  mailboxes // recipients of mail with a sender that do not exist
+	Bounced  mailboxes // recipients of bounces that do not exist
 	Held     mailboxes // recipients that a rule rejected because too many do not exist
 
 	tx        mailboxes // missing recipients of this transaction
-	sender    uint64    // of the latest missing recipient
+	sender    uint64    // hash of the sender of the latest missing recipient
 	senders   bool      // missing recipients had different senders
 	undecided bool      // a missing recipient may belong to a domain that is not local
-	free      uint64    // probed mailbox that the client may request
+	free      uint64    // probed mailbox that the client may request without evidence
 }
 
-// Mixed reports whether the client requested more existing mailboxes than missing ones,
-// as newsletters and mailing lists with former members do. The count of missing
-// mailboxes is then not an offence, but recipients are still rejected.
+// Mixed reports whether most of the mailboxes that the client requested exist. Senders
+// of newsletters and of mailing lists with former members behave in this way, so the
+// number of missing mailboxes is not an offence in this case. Recipients are still
+// rejected.
 func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
 
 // Hold counts a recipient that a rule rejected because too many do not exist. It
-// reports whether the recipient adds to a flood: not in a session in which most
-// recipients exist, such as that of a newsletter.
+// reports whether the recipient adds to a flood. It does not if most recipients of the
+// session exist, as in the session of a newsletter.
 func (st *State) Hold(mailbox uint64) (flood bool) {
 	st.Held.add(mailbox)
 	return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N
 }
 
-// Token returns the token of a single piece of evidence.
+// Token returns the name of the evidence.
 func (f *Finding) Token() string { return tokens[f.Evidence.Index()] }
 
-// tokens holds the names of evidence by Evidence.Index.
+// tokens contains the names of evidence by Evidence.Index.
 var tokens = func() (names [64]string) {
 	for _, t := range rules.Tokens {
 		names[t.Evidence.Index()] = t.Name
@@ -80,7 +81,8 @@ var tokens = func() (names [64]string) {
 	return names
 }()
 
-// Has reports whether st has evidence beyond the facts in the header of the record.
+// Has reports whether st has evidence other than a missing or unproven reverse DNS
+// name. The header of the record contains these two facts.
 func (st *State) Has() bool {
 	return (st.Evidence|st.Weak)&^(rules.RDNSMissing|rules.FCrDNSFail) != 0
 }
@@ -89,8 +91,8 @@ func (st *State) Has() bool {
 // confidence is low.
 const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray
 
-// CountedPerEvent is evidence that counters over sessions count at each event. All
-// other evidence counts once per session. Evidence with low confidence is never
+// CountedPerEvent is the evidence that counters across sessions count at each event.
+// Other evidence counts once per session. Evidence with low confidence is never
 // counted.
 const CountedPerEvent = rules.UnknownRecipient | rules.Backscatter | rules.RecipientFlood | rules.RelayProbe | rules.AuthFailure | rules.AuthUnsupported | rules.UnknownCommand
 
@@ -111,8 +113,7 @@ func (st *State) Add(f *Finding) bool {
 	return true
 }
 
-// A Case is the input of a detector. Its fields are read-only for detectors,
-// except their own part of State.
+// A Case is the input of a detector. A detector may only change its own part of State.
 type Case struct {
 	*track.Session
 	State  *State
@@ -122,16 +123,16 @@ type Case struct {
 	Lists  *lookup.Lists
 	Memory *memory.Memory
 	Live   uint32 // open sessions of the same source, this one included
-	Spray  Spray  // of an EventAuth
+	Spray  Spray  // result for an EventAuth
 	// Standing is the standing of the client.
 	Standing rules.Standing
 
-	Findings []Finding // so far
+	Findings []Finding // findings of the current event so far
 }
 
-// Spray is the knowledge about the source and the user of a failed login.
+// Spray describes a password spray that a failed login is a part of.
 type Spray struct {
-	Match string // users or networks; empty if there is no spray
+	Match string // "users" or "networks"; empty if there is no spray
 	Sure  bool
 }
 
@@ -147,8 +148,9 @@ func on(list ...smtp.Kind) (k kinds) {
 	return k
 }
 
-// A detector is a row of the tables clientDetectors, conductDetectors,
-// recipientDetectors and accountDetectors, each in the file of its functions.
+// A detector is a row of the table clientDetectors, conductDetectors,
+// recipientDetectors or accountDetectors. Each table is in the same file as its
+// functions.
 type detector struct {
 	name     string
 	on       kinds // the kinds of events
@@ -169,7 +171,7 @@ const (
 // order determines only the order of the findings.
 var detectors = slices.Concat(clientDetectors, conductDetectors, recipientDetectors, accountDetectors)
 
-// byKind are the detectors for each kind of events.
+// byKind contains the detectors for each kind of event.
 var byKind = func() (all [smtp.NumKinds][]*detector) {
 	for i := range detectors {
 		for kind := range all {
@@ -186,8 +188,8 @@ func Wants(kind smtp.Kind) bool { return observed&(1<<kind) != 0 || len(byKind[k
 
 func (s sessions) include(authed bool) bool { return s == anySession || (s == authenticated) == authed }
 
-// Run runs all detectors on c and appends their findings to c.Findings. Local sessions
-// and friends give no evidence.
+// Run runs the detectors on c and appends their findings to c.Findings. Local sessions
+// and friends have no findings.
 func Run(c *Case) {
 	if c.State.observe(c); c.Local || c.Friend || !c.Src.IsValid() {
 		return

@@ -17,7 +17,7 @@ var recipientDetectors = []detector{
 	{"recipient flood", on(smtp.EventRequest), recipientFlood, unauthenticated},
 }
 
-// RcptClass is the interpretation of the outcome of a RCPT.
+// RcptClass classifies the recipient of a RCPT by the reply of the server.
 type RcptClass uint8
 
 // The classes.
@@ -27,17 +27,17 @@ const (
 	RcptRouted                     // accepted, with a source route
 	RcptSyntax                     // malformed
 	RcptUnclear                    // failed temporarily, out of order, or previously accepted: the recipient may exist
-	RcptRoute                      // a source route, rejected
-	RcptRelay                      // certainly not a local domain
-	RcptForeign                    // probably not a local domain; it may be new
-	RcptUnknown                    // no such local recipient
-	RcptUndecided                  // unknown recipient or relay probe: no local domain is known
+	RcptRoute                      // rejected, with a source route
+	RcptRelay                      // rejected; the domain is certainly not local
+	RcptForeign                    // rejected; the domain is probably not local, but may be new
+	RcptUnknown                    // rejected; the domain is local
+	RcptUndecided                  // rejected; no local domain is known, so this is an unknown recipient or a relay probe
 )
 
-// observed are the kinds of events that observe uses.
+// observed is the set of event kinds that observe uses.
 const observed = kinds(1<<smtp.EventMail | 1<<smtp.EventCommit | 1<<smtp.EventRollback | 1<<smtp.EventCommand | 1<<smtp.EventRcpt)
 
-// observe brings the state that detectors share up to date.
+// observe updates the state that detectors share.
 func (st *State) observe(c *Case) {
 	switch ev := c.Event; ev.Kind {
 	case smtp.EventMail:
@@ -96,11 +96,11 @@ func (st *State) classify(c *Case) RcptClass {
 	return RcptUndecided
 }
 
-// missing counts a recipient that does not exist. Bounces are counted separately: a
-// bounce goes to the sender of the original message, and anyone can forge a sender.
+// missing counts a recipient that does not exist. Recipients of bounces are counted
+// separately: a bounce goes to the sender of the original message, which may be forged.
 //
 // A recipient that the client requests repeatedly within 30 days counts once: a mailing
-// list requests its former members each time and learns nothing.
+// list requests its former members for each message and learns nothing.
 func (st *State) missing(c *Case) {
 	if st.Repeated = c.Memory.Recipients.Asked(c.Client, c.Event.Addr, c.Event.Time); st.Repeated {
 		return
@@ -119,8 +119,8 @@ func (st *State) missing(c *Case) {
 
 func (c *Case) mailbox() uint64 { return c.Memory.Recipients.Mailbox(c.Event.Addr) }
 
-// Missing reports whether r is the permanent rejection of a recipient that does
-// not exist here, according to the mail server.
+// Missing reports whether, according to the mail server, the recipient does not exist
+// here.
 func (r RcptClass) Missing() bool { return r == RcptUnknown || r == RcptUndecided }
 
 // Domain returns the domain of a recipient. routed reports whether the address requests
@@ -144,8 +144,8 @@ type mailboxes struct {
 	next int
 }
 
-// maxSeen is the number of latest mailboxes that are distinguished. Earlier mailboxes
-// count again.
+// maxSeen is the number of latest mailboxes that are distinguished. A mailbox that was
+// requested before these counts again.
 const maxSeen = 256
 
 func (m *mailboxes) add(box uint64) {
@@ -190,8 +190,9 @@ func recipient(c *Case) {
 	c.find(f)
 }
 
-// confidence returns the confidence that a rejected recipient does not exist.
-// Without the server's reply, a filter may have rejected it for another reason.
+// confidence returns the confidence that a rejected recipient does not exist. If the
+// server's reply is unknown, the recipient may have been rejected by a filter for
+// another reason.
 func (c *Case) confidence() string {
 	if c.Event.Code == 0 {
 		return Medium
@@ -201,14 +202,14 @@ func (c *Case) confidence() string {
 
 // The numbers of distinct missing recipients that make a session a harvest.
 const (
-	harvestAll   = 5  // with one sender, and no other recipient
-	harvestMixed = 10 // and three quarters of all
-	harvestNull  = 3  // in one transaction of the null sender: a bounce has one recipient
+	harvestAll   = 5  // if all have one sender and no recipient was accepted
+	harvestMixed = 10 // if they are at least three quarters of all recipients
+	harvestNull  = 3  // in one transaction with the null sender: a bounce has only one recipient
 )
 
 // harvest reports a directory harvest. The thresholds are twice as high for known
-// clients, which may have old lists. The proportion includes recipients that a rule
-// rejected because too many were unknown.
+// clients, because they may have old mailing lists. The share of missing recipients
+// includes recipients that a rule rejected because too many do not exist.
 func harvest(c *Case) {
 	st := c.State
 	if c.Event.Kind == smtp.EventRequest && c.Event.Phase != smtp.PhaseRcptTo || st.Evidence.Has(rules.Harvest) {
@@ -222,8 +223,8 @@ func harvest(c *Case) {
 	f := Finding{Evidence: rules.Harvest, By: "rcpt", Proof: c.Event.Addr, Confidence: High}
 	switch {
 	case st.undecided && missing >= harvestAll*factor && st.Accepted.N == 0:
-		// No recipient was accepted here yet, so these may be relay probes. Mail
-		// servers do neither.
+		// No local domain is known yet, so these requests are either a harvest or relay
+		// probes. Mail servers send neither.
 		f.Match, f.Confidence = "undecided", Medium
 	case missing >= harvestAll*factor && st.Accepted.N == 0 && !st.senders:
 		f.Match = "all"
@@ -237,12 +238,13 @@ func harvest(c *Case) {
 	c.find(f)
 }
 
-// floodOfRecipients is the number of rejected recipients that makes a session a flood.
-// A rule rejected them because too many do not exist. The difference between rejection
-// and acceptance shows which mailboxes exist, so the session must end.
+// floodOfRecipients is the number of recipients rejected by a rule, because too many do
+// not exist, that makes a session a flood. The session must end, because the client
+// learns from the replies which mailboxes exist.
 const floodOfRecipients = 10
 
-// recipientFlood reports a client that continues to request recipients.
+// recipientFlood reports a client that continues to request recipients after a rule has
+// rejected floodOfRecipients of them.
 func recipientFlood(c *Case) {
 	if c.Event.Phase == smtp.PhaseRcptTo && c.State.Held.N >= floodOfRecipients {
 		c.find(Finding{Evidence: rules.RecipientFlood, By: "rcpt", Proof: c.Event.Addr, Confidence: Medium})
@@ -250,8 +252,9 @@ func recipientFlood(c *Case) {
 }
 
 // probedRecipient reports a recipient that never existed and that hosts in other
-// networks have requested. The mailbox may be new: a client with its own proven name
-// may request it once, if it requests no other missing recipient.
+// networks have requested. The mailbox may be new, so a client with its own proven name
+// may request it once without a finding, if the client requests no other missing
+// recipient.
 func probedRecipient(c *Case) {
 	ev, st := c.Event, c.State
 	request := ev.Kind == smtp.EventRequest

@@ -15,8 +15,8 @@ import (
 
 const start = int64(1_795_000_000) * 1e6
 
-// A bench is one session with its facts and detectors, and a memory that knows the
-// mailbox alice@example.org.
+// A bench is one session with its facts and detectors, and a memory in which the
+// mailbox alice@example.org is known.
 type bench struct {
 	track  track.Session
 	state  State
@@ -26,7 +26,7 @@ type bench struct {
 	// standing is the standing of the client.
 	standing rules.Standing
 	at       int64
-	found    []string // evidence, match and confidence of each new finding
+	found    []string // evidence, match and confidence of each finding
 }
 
 func newBench(m *memory.Memory) *bench {
@@ -81,14 +81,14 @@ func (b *bench) rcpt(rcpt string, result smtp.Result, code uint32) {
 
 func (b *bench) missing(rcpt string) { b.rcpt(rcpt, smtp.ResultPermfail, 550) }
 
-// many calls do for n different recipients.
+// many calls do with n different recipients.
 func many(n int, do func(rcpt string)) {
 	for i := range n {
 		do(fmt.Sprintf("user%d@example.org", i))
 	}
 }
 
-// TestClasses checks the interpretation of the outcome of a RCPT, and the evidence.
+// TestClasses checks the class of each outcome of a RCPT, and the resulting evidence.
 func TestClasses(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -136,11 +136,11 @@ func TestHarvest(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		run  func(b *bench)
-		want string // match and confidence; empty for no harvest
+		want string // match and confidence; empty if there must be no finding
 	}{
 		{"four", func(b *bench) { many(4, b.missing) }, ""},
 		{"five", func(b *bench) { many(5, b.missing) }, "all high"},
-		{"five at once, by another sender each", func(b *bench) {
+		{"five in one session, each from another sender", func(b *bench) {
 			many(5, func(rcpt string) { b.mail("s" + rcpt); b.missing(rcpt) })
 		}, ""},
 		{"one, again and again", func(b *bench) {
@@ -203,7 +203,7 @@ func TestAccountAbuse(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		run  func(b *bench)
-		want string // match; empty for none
+		want string // match; empty if there must be no finding
 	}{
 		{"seven networks", func(b *bench) { networks(b, 7) }, ""},
 		{"eight networks", func(b *bench) { networks(b, 8) }, "networks"},

@@ -23,10 +23,10 @@ var update = flag.Bool("update", false, "rewrite the golden file")
 // accuses is the evidence that a client misbehaves because of its identity.
 const accuses = rules.Scanner | rules.BotnetHelo | rules.HeloOwnName | rules.HeloOwnAddress | rules.HeloForged
 
-// TestLegitimateSenders checks five variants of legitimate senders against all shipped
-// lists and the detectors of names. They give no evidence of high confidence, and
-// senders with a proven name only evidence of low confidence. testdata/senders.golden
-// contains the matching rows.
+// TestLegitimateSenders checks five variants of legitimate senders with all shipped
+// lists and the detectors of names. No variant has evidence with high confidence, and
+// senders with a proven name have only evidence with low confidence.
+// testdata/senders.golden contains the matching rows.
 func TestLegitimateSenders(t *testing.T) {
 	lists := builtin(t)
 	var report strings.Builder
@@ -40,7 +40,7 @@ func TestLegitimateSenders(t *testing.T) {
 				if f.Evidence&accuses != 0 && (f.Confidence == High || f.Confidence == Medium && s.FCrDNS == "pass") {
 					t.Errorf("%s: %s with %s confidence, by %s %q of %s", &s, f.Token(), f.Confidence, f.By, f.Match, f.Org)
 				}
-				if variants == 1 && !f.Implied { // as it is in the table
+				if variants == 1 && !f.Implied { // the sender exactly as in the table
 					fmt.Fprintf(&report, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Line, s.RDNS, s.Helo, f.Token(), f.Confidence, f.By, f.Match)
 				}
 			}

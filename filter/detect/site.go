@@ -13,12 +13,13 @@ type Site struct {
 	Addrs  map[netip.Addr]bool // addresses of this host
 	Name   []byte              // the name in the server's greeting
 	Admin  []byte              // the name of the site in smtpd.conf(5)
-	Policy *rules.Policy       // names the operator's own addresses, names and domains; may be nil
-	Memory *memory.Memory      // learns local domains
+	Policy *rules.Policy       // contains the operator's own addresses, names and domains; may be nil
+	Memory *memory.Memory      // contains the local domains that were learned
 }
 
 // Internal reports whether a belongs to this host or to a network that is not reachable
-// from the internet (RFC 1918, RFC 4193, link-local). Such clients may use any name.
+// from the internet (RFC 1918, RFC 4193, link-local). Clients with such addresses may
+// greet with any name.
 func (s *Site) Internal(a netip.Addr) bool {
 	return s.OwnAddr(a) || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast()
 }

@@ -2,8 +2,8 @@
 // that watch them. One event is one line of JSON. The package does not interpret
 // events.
 //
-// A line is printable ASCII, regardless of the bytes that a client has sent, so
-// that it can be printed to a terminal.
+// A line contains only printable ASCII, regardless of the bytes that a client has sent.
+// It can therefore be printed to a terminal.
 package events
 
 import (
@@ -28,9 +28,9 @@ const dropped = "dropped"
 // the order of the fields.
 type Event struct {
 	Event   string     // finding, verdict, tag, ban, unban
-	Time    time.Time  // zero: the time of Send
-	Session uint64     // 0: not about a session, for example a ban by the operator
-	Src     netip.Addr // invalid: "local" if Session is set, otherwise omitted
+	Time    time.Time  // if zero, Send sets the current time
+	Session uint64     // 0 if the event is not about a session, for example for a ban by the operator
+	Src     netip.Addr // if invalid, the line contains "local" if Session is set, and no address otherwise
 
 	Evidence   string
 	Confidence string
@@ -39,14 +39,14 @@ type Event struct {
 	Match      string // the row of a list that matched
 	Proof      string
 
-	RDNS   []byte // from the network, like FCrDNS and Helo
+	RDNS   []byte // RDNS, FCrDNS and Helo come from the network
 	FCrDNS string // pass, fail, error
 	Helo   []byte
 
 	Rule     string
 	Phase    string
 	Decision string
-	Would    string // the decision that is observed but not enforced
+	Would    string // the decision, if it is observed but not enforced
 	Tag      string
 	Until    time.Time // end of the ban
 	Prefix   string
@@ -104,7 +104,7 @@ func appendDropped(dst []byte, at time.Time, n uint64) []byte {
 	return appendObject(dst, &object{Event: dropped, Time: stamp(at), Count: n})
 }
 
-// stamp is a time with six digits after the second, so that lines sort by time.
+// stamp is a time that is printed with microseconds, so that lines sort by time.
 type stamp time.Time
 
 // The range of times that RFC 3339 can express.
@@ -141,8 +141,8 @@ func appendObject(dst []byte, o *object) []byte {
 	return appendASCII(dst, b.Bytes())
 }
 
-// appendASCII escapes all but printable ASCII. JSON itself permits DEL, C1
-// controls and bidirectional marks in a string.
+// appendASCII escapes all characters except printable ASCII, because JSON permits DEL,
+// C1 controls and bidirectional marks in a string.
 func appendASCII(dst, text []byte) []byte {
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
@@ -174,8 +174,8 @@ func truncate(s string) string {
 	return s[:n]
 }
 
-// Decode reads the line of an event. For a line that reports dropped events, n
-// is their number. Bytes that were not UTF-8 are U+FFFD after the round trip.
+// Decode reads the line of an event. For a line that reports dropped events, it returns
+// their number n. Invalid UTF-8 in the original event has been replaced with U+FFFD.
 func Decode(line []byte) (e Event, n uint64, err error) {
 	var o object
 	if err := json.Unmarshal(line, &o); err != nil {

@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// decode reads one line, including the newline. It fails the test for bytes that
-// are not printable ASCII, unknown keys and trailing text.
+// decode decodes one line, including the newline. The test fails if the line contains
+// bytes that are not printable ASCII, unknown keys, or text after the object.
 func decode(t *testing.T, text []byte) object {
 	t.Helper()
 	body, ended := bytes.CutSuffix(text, []byte("\n"))
@@ -82,7 +82,7 @@ func TestAppendEvent(t *testing.T) {
 	}
 }
 
-// TestAppendEventIsComplete checks that the line has all fields of an Event.
+// TestAppendEventIsComplete checks that the line contains all fields of an Event.
 func TestAppendEventIsComplete(t *testing.T) {
 	var e Event
 	v := reflect.ValueOf(&e).Elem()
@@ -125,7 +125,7 @@ func TestAppendEventIsComplete(t *testing.T) {
 	}
 }
 
-// reason returns the text of the line of an event with that reason.
+// reason returns the escaped form of text in the line of an event.
 func reason(text string) string {
 	line := appendEvent(nil, &Event{Reason: text})
 	_, line, _ = bytes.Cut(line, []byte(`"reason":"`))
@@ -207,7 +207,7 @@ func TestTimesAreRFC3339(t *testing.T) {
 	}
 }
 
-// readable returns the expected result of a round trip: each invalid byte is
+// readable returns the expected value after encoding and decoding: invalid bytes are
 // replaced, and a long text is truncated between characters.
 func readable(value string) string {
 	var kept []rune

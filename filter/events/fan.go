@@ -13,28 +13,28 @@ import (
 // The limits of a Fan. They bound the cost of Send.
 const (
 	MaxWatchers     = 4
-	maxQueue        = 64 << 10 // bytes of lines in the queue of a watcher
-	trackedSessions = 64       // sessions that a watcher of evidence follows
+	maxQueue        = 64 << 10 // maximum size of the queue of a watcher in bytes
+	trackedSessions = 64       // maximum number of sessions that a watcher of evidence follows
 )
 
 // ErrWatchers is returned by Watch if there are MaxWatchers watchers.
 var ErrWatchers = errors.New("too many watchers, the maximum is 4; end one of them")
 
-// A Fan passes events to watchers. Send never blocks: a slow watcher misses
-// events and receives their number. The zero value is ready. A Fan is safe for
-// concurrent use.
+// A Fan passes events to watchers. Send never blocks: a slow watcher misses events, and
+// receives the number of missed events. The zero value is ready for use. A Fan is safe
+// for concurrent use.
 type Fan struct {
 	watching atomic.Int32 // number of watchers; Send does nothing if it is 0
 
-	mu       sync.Mutex // held for microseconds
+	mu       sync.Mutex // held only for microseconds
 	watchers []*Watcher
 	line     []byte // scratch
 }
 
 // A Choice selects events. The zero value selects all.
 type Choice struct {
-	// Evidence selects the findings with this token, and all events of the
-	// latest 64 sessions with such a finding.
+	// Evidence selects findings with this token, and further events of the latest 64
+	// sessions that have such a finding.
 	Evidence string
 	// Src selects the events about a client within this prefix, or about a
 	// network that overlaps it.
@@ -51,7 +51,7 @@ type Watcher struct {
 	// Fan.mu guards the following fields.
 	queue    []byte
 	missed   uint64
-	sessions [trackedSessions]uint64 // sessions with the evidence; a ring
+	sessions [trackedSessions]uint64 // latest sessions with the evidence, as a ring buffer
 	next     int
 }
 
@@ -110,9 +110,9 @@ func (w *Watcher) Close() {
 	}
 }
 
-// Next waits for events and returns their lines, each complete. It reuses the
-// memory of lines. If the watcher missed events, the last line reports their
-// number. The error is the error of ctx.
+// Next waits for events and returns their lines, all of which are complete. It reuses
+// the memory of lines. If the watcher missed events, the last line reports their
+// number. Next returns an error only if ctx has ended.
 func (w *Watcher) Next(ctx context.Context, lines []byte) ([]byte, error) {
 	lines = lines[:0]
 	for {

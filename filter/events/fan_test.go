@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// sees returns the queued events of a watcher, one word for each.
+// sees returns one word for each event in the queue of a watcher.
 func sees(t *testing.T, w *Watcher) (words []string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -82,8 +82,8 @@ func TestFanChoice(t *testing.T) {
 	}
 }
 
-// TestFanSlowWatcher checks that the queue of a slow watcher is bounded, that its
-// missing events are counted in place, and that other watchers miss nothing.
+// TestFanSlowWatcher checks that the queue of a slow watcher is limited, that the
+// number of missed events is in their place, and that other watchers miss no events.
 func TestFanSlowWatcher(t *testing.T) {
 	var f Fan
 	slow, _ := f.Watch(Choice{})
@@ -156,7 +156,7 @@ func TestDecode(t *testing.T) {
 		}
 	}
 	filled.Session, filled.Src = 0xfedcba9876543210, netip.MustParseAddr("2001:db8::1")
-	at := sample().Time.Truncate(time.Microsecond) // the precision of a line
+	at := sample().Time.Truncate(time.Microsecond) // times in a line have this precision
 	filled.Time, filled.Until = at, at
 	local := Event{Event: "x", Session: 1, Time: at, RDNS: []byte{}, Helo: []byte{}}
 	for _, e := range []Event{filled, local} {
@@ -190,7 +190,7 @@ func BenchmarkFanSend(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				f.Send(e)
-				if i%100 == 0 { // the watchers keep up
+				if i%100 == 0 { // empty the queues of the watchers in time
 					for _, w := range f.watchers {
 						w.queue = w.queue[:0]
 					}

@@ -6,9 +6,9 @@ import (
 	"scanwatch/filter/privacy"
 )
 
-// A hider hashes mailboxes and possible passwords in records. A step may need
-// several results, so that each method has its own buffer. A result is valid until
-// the next call of that method.
+// A hider hashes mailboxes and possible passwords in records. A result is valid until
+// the next call of the same method. Each method has its own buffer, because a step may
+// use the results of several methods.
 type hider struct {
 	hasher *privacy.Hasher // nil disables hashing
 	all    bool            // hash the local part of every mailbox
@@ -25,13 +25,14 @@ func (h *hider) mailbox(addr []byte) []byte {
 	return h.buf[0]
 }
 
-// text returns the recorded form of a name, because some clients greet with a mailbox.
+// text returns the recorded form of a name. The name may contain mailboxes, because
+// some clients greet with a mailbox.
 func (h *hider) text(b []byte) []byte { return h.mailboxesIn(1, b) }
 
 // line returns the recorded form of a redacted line of the client.
 func (h *hider) line(b []byte) []byte { return h.mailboxesIn(2, b) }
 
-// reply returns the recorded form of a reply text, because servers repeat mailboxes.
+// reply returns the recorded form of a reply text. Servers repeat mailboxes in replies.
 func (h *hider) reply(b []byte) []byte { return h.mailboxesIn(3, b) }
 
 func (h *hider) mailboxesIn(buf int, b []byte) []byte {

@@ -1,7 +1,7 @@
-// Package journal records the events and outcomes of sessions. Each becomes a step
-// of the session's record. Outcomes also become log lines and events for watchers.
-// Only this package writes records, log lines and watch events. It makes no
-// decisions.
+// Package journal records the events and outcomes of sessions. Each event and outcome
+// becomes a step in the record of the session. Outcomes also become log lines and
+// events for watchers. No other package writes records, log lines and watch events
+// about sessions. The package makes no decisions.
 package journal
 
 import (
@@ -14,15 +14,16 @@ import (
 	"scanwatch/store"
 )
 
-// Options are the outputs. No function may block or retain its argument.
+// Options contains the outputs of a Journal. No function may block or retain its argument.
 type Options struct {
-	// Record receives the encoded record of an ended session or a sum. Sums.Flush
-	// calls it in its goroutine.
+	// Record receives the encoded record of an ended session or a sum. Sums.Flush calls
+	// Record in the goroutine of its caller.
 	Record func(end time.Time, id uint64, value []byte)
-	// Log receives one log line without LF. Each session that matters has one line
-	// when it ends, each ban has one at once.
+	// Log receives one log line without LF. A suspicious session has one line when it
+	// ends. A ban has one line immediately.
 	Log func(line []byte)
-	// Verbose, if not nil, reports whether each finding, verdict and tag also has a line.
+	// Verbose, if not nil, reports whether each finding, verdict and tag also has a log
+	// line.
 	Verbose func() bool
 	// Watch, if not nil, receives each finding, verdict, tag and ban.
 	Watch func(*events.Event)
@@ -39,34 +40,35 @@ type Journal struct {
 	record []byte
 	step   store.Step
 	event  events.Event
-	words  []byte // words of the current step
+	words  []byte // buffer for the words of the current step
 }
 
 // State is the unfinished record of an open session.
 type State struct {
 	steps    []byte // encoded by store.AppendStep
 	last     int64  // time of the newest step in microseconds since 1970
-	omitted  uint32 // number of steps without a record
+	omitted  uint32 // number of steps that are not in the record
 	examples uint32 // number of failed commands
-	replies  uint64 // hashes of verb and code for the replies in the record
+	replies  uint64 // set of the combinations of verb and code whose reply text is in the record
 	summary  summary
 }
 
 // Limits on client-controlled data.
 const (
-	maxSteps    = 64 << 10 // bytes of steps of a session ...
-	minSteps    = 2 << 10  // ... or this limit while all sessions together have
-	maxAllSteps = 64 << 20 // more than this number of bytes
-	maxExamples = 20       // failed commands of a session that are recorded with text
-	maxText     = 200      // bytes of a command or reply
-	maxUser     = 128      // bytes of a user name
+	maxSteps    = 64 << 10 // maximum size of the steps of a session in bytes ...
+	minSteps    = 2 << 10  // ... which is reduced to this size while the steps of all sessions
+	maxAllSteps = 64 << 20 // together have more than this number of bytes
+	maxExamples = 20       // maximum number of failed commands of a session that are recorded with text
+	maxText     = 200      // maximum length of a command or reply in bytes
+	maxUser     = 128      // maximum length of a user name in bytes
 )
 
 // New returns a Journal.
 func New(o Options) *Journal { return &Journal{o: o} }
 
-// Limit sets the disk budget in bytes. Sessions of floods are added to sums. With 0
-// every session has its own record. Limit must be called before the first event.
+// Limit sets the disk budget in bytes. To stay within the budget, the journal adds the
+// sessions of floods to sums. If the budget is 0, every session has its own record.
+// Limit must be called before the first event.
 func (j *Journal) Limit(budget int64) { j.sums.begin(budget, j.o.Record) }
 
 // Hide sets the level of privacy. If hashed is set, the local part of every mailbox
@@ -85,8 +87,8 @@ func (j *Journal) Begin(st *State, at int64) {
 	j.bytes += cap(st.steps)
 }
 
-// Release frees the buffers of an ended session. It drops a buffer that is larger
-// than an ordinary session needs.
+// Release releases the buffers of an ended session for reuse. It drops buffers that are
+// larger than an ordinary session needs.
 func (j *Journal) Release(st *State) {
 	j.bytes -= cap(st.steps)
 	if cap(st.steps) > 1024 {
@@ -97,7 +99,7 @@ func (j *Journal) Release(st *State) {
 // Buffered returns the capacity of all step buffers in bytes.
 func (j *Journal) Buffered() int { return j.bytes }
 
-// Tick writes overdue counts of repeated log lines and sums of ended hours.
+// Tick writes the counts of repeated log lines that are due, and the sums of ended hours.
 func (j *Journal) Tick(now int64) {
 	j.log.due(j.o.Log, now, false)
 	j.sums.tick(now)
@@ -168,7 +170,7 @@ var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool
 	},
 	smtp.EventCommand: func(j *Journal, st *State, ev *smtp.Event, s *store.Step) bool {
 		if st.examples++; st.examples > maxExamples {
-			return false // counted only
+			return false // counted in the header of the record only
 		}
 		s.Kind, s.Text = store.KindCommand, j.hide.line(ev.Text)
 		return j.outcome(st, ev, s)

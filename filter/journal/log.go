@@ -10,28 +10,28 @@ import (
 	"scanwatch/filter/track"
 )
 
-// A logger prevents clients from filling the log. The first of equal lines about a
-// source is logged. Repetitions are counted, and the count is logged at the end of
-// the window. All lines together have a rate limit.
+// A logger prevents clients from filling the log. If several lines about a source are
+// equal, it logs only the first, and counts the repetitions. At the end of a window, it
+// logs the count. In addition, all lines together have a rate limit.
 type logger struct {
 	line  []byte // scratch
 	lines map[uint64]repeats
 	seed  maphash.Seed
 	order []window // in the order in which they end
 	first int      // in order
-	told  int64    // when unlogged lines were counted last
-	found limiter  // limits lines without a decision
-	acted limiter  // limits decisions and bans, which findings must not displace
+	told  int64    // time of the last line that counts unlogged sessions
+	found limiter  // rate limit of lines without a decision
+	acted limiter  // rate limit of decisions and bans; separate, so that findings cannot displace them
 }
 
 // Limits of the log.
 const (
 	logWindow    = 10 * time.Minute
-	maxLogged    = 20_000 // lines with a window
-	maxLogBurst  = 200    // lines in a burst; then the limit is maxLogPerSec
+	maxLogged    = 20_000 // maximum number of windows
+	maxLogBurst  = 200    // maximum number of lines in a burst, after which maxLogPerSec applies
 	maxLogPerSec = 20
-	unloggedWait = time.Minute // between two counts of unlogged lines
-	maxValue     = 100         // length of a value in bytes
+	unloggedWait = time.Minute // interval between lines that count unlogged sessions
+	maxValue     = 100         // maximum length of a value in bytes
 )
 
 // repeated describes the line that counts repetitions: `PLURAL KEY=WHAT src=... more=N`.
@@ -40,7 +40,7 @@ type repeated struct {
 	act         bool // use the rate limit of decisions and bans
 }
 
-// logKey identifies a line. The source is its only part from the network.
+// logKey identifies equal lines. Only the source depends on the client.
 type logKey struct {
 	src  uint64
 	kind *repeated
@@ -51,7 +51,7 @@ func (k *logKey) hash(seed maphash.Seed) uint64 {
 	return maphash.String(seed, k.what) ^ maphash.String(seed, k.kind.plural) ^ k.src*0x9e3779b97f4a7c15
 }
 
-// A window is the period in which repetitions of a line are only counted.
+// A window is the period in which repetitions of a line are counted but not logged.
 type window struct {
 	key   logKey
 	until int64
@@ -62,7 +62,8 @@ type repeats struct {
 	addr netip.Addr
 }
 
-// allow reports whether a line about s must be logged at the time at.
+// allow reports whether a line about s must be logged. The parameter at is the current
+// time.
 func (l *logger) allow(s *track.Session, kind *repeated, what string, at int64) bool {
 	k := logKey{kind: kind, what: what}
 	if s.Src.IsValid() {
@@ -84,11 +85,12 @@ func (l *logger) allow(s *track.Session, kind *repeated, what string, at int64) 
 	return l.limit(kind).allow(at, 1)
 }
 
-// due logs the repetitions of windows that have ended, or of all windows.
+// due logs the numbers of repetitions in windows that have ended or, if all is set, in all
+// windows.
 func (l *logger) due(log func([]byte), now int64, all bool) {
 	for l.first < len(l.order) {
 		w := &l.order[l.first]
-		if !all && w.until > now && w.until <= now+2*logWindow.Microseconds() { // a larger distance means that the clock was set back
+		if !all && w.until > now && w.until <= now+2*logWindow.Microseconds() { // the end of a window is further away only if the clock was set back
 			break
 		}
 		h := w.key.hash(l.seed)
@@ -129,8 +131,8 @@ func (l *logger) limit(kind *repeated) *limiter {
 	return &l.found
 }
 
-// unlogged logs the number of sessions without a line because of the rate limit, once a
-// minute or now.
+// unlogged logs the number of sessions that have no line because of the rate limit. It
+// does so at most once a minute, unless all is set.
 func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	if wait := now - l.told; !all && wait >= 0 && wait < unloggedWait.Microseconds() {
 		return
@@ -147,7 +149,8 @@ func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	}
 }
 
-// A limiter allows a burst and then a steady rate, by the time of events.
+// A limiter allows a burst of lines and then a steady rate. Its clock is the time of
+// events.
 type limiter struct {
 	tokens  float64
 	last    int64
@@ -161,7 +164,7 @@ func (l *limiter) allow(now int64, n uint64) bool {
 	} else if now > l.last {
 		l.tokens = min(maxLogBurst, l.tokens+float64(now-l.last)/1e6*maxLogPerSec)
 	}
-	l.last = now // even if the clock was set back
+	l.last = now // also if the clock was set back
 	if l.tokens < 1 {
 		l.dropped += n
 		return false
@@ -178,9 +181,9 @@ func appendFilled(dst []byte, key string, value []byte) []byte {
 	return appendPair(dst, key, value)
 }
 
-// appendPair appends ` key=value`. A value of safe characters is unchanged. Others
-// are quoted as a Go string in ASCII. A client must not be able to start a line,
-// forge a key or send an escape sequence to a terminal.
+// appendPair appends ` key=value`. A value with other than safe characters is quoted as
+// a Go string in ASCII. Otherwise a client could start a new line, forge a key, or send
+// an escape sequence to a terminal.
 func appendPair(dst []byte, key string, value []byte) []byte {
 	dst = append(append(append(dst, ' '), key...), '=')
 	value = clip(value, maxValue)

@@ -11,14 +11,14 @@ import (
 	"scanwatch/store"
 )
 
-// A writer contains the forms of one kind of outcome: the step of the record, the event
-// for watchers, its part of the session's log line, and its own log line. Other programs
-// parse log lines, so that the first words and the order of keys must not change. The id of
-// the session follows.
+// A writer contains the functions that write one kind of outcome: as a step of the record,
+// as an event for watchers, as a part of the session's log line, and as its own log line.
+// Other programs parse log lines, so their first words and the order of their keys must not
+// change. Each line ends with the id of the session.
 type writer struct {
 	step    func(*Journal, *smtp.Outcome, *store.Step)
 	event   func(*smtp.Outcome, *events.Event)
-	summary func(*summary, *smtp.Outcome) // nil for bans, which always have a line
+	summary func(*summary, *smtp.Outcome) // nil for bans, which have their own lines
 	line    func([]byte, *track.Session, *smtp.Outcome) []byte
 
 	repeated repeated
@@ -36,7 +36,7 @@ var writers = [...]writer{
 	smtp.OutcomeBan: {banStep, banEvent, nil, banLine, repeated{"bans", "rule", true}, ruleOf},
 }
 
-// word returns s as bytes, which are valid until the next outcome.
+// word returns s as bytes. They are valid until the next outcome.
 func (j *Journal) word(s string) []byte {
 	at := len(j.words)
 	j.words = append(j.words, s...)
@@ -72,7 +72,7 @@ func verdictStep(j *Journal, o *smtp.Outcome, s *store.Step) {
 	s.Exempt = o.Exempt
 }
 
-// verdictEvent is also used for returns, which have Until.
+// verdictEvent is also used for the return of a banned client, for which it sets Until.
 func verdictEvent(o *smtp.Outcome, e *events.Event) {
 	e.Event, e.Rule, e.Phase, e.Until, e.Reason = "verdict", o.Rule, o.Phase.String(), o.Until, o.Exempt
 	if o.Enforced {
@@ -82,7 +82,7 @@ func verdictEvent(o *smtp.Outcome, e *events.Event) {
 	}
 }
 
-// appendDecision appends the decision with a key that depends on its enforcement.
+// appendDecision appends the decision. The key depends on whether the decision is enforced.
 func appendDecision(b []byte, o *smtp.Outcome) []byte {
 	key := "would"
 	if o.Enforced {
@@ -169,7 +169,7 @@ func banLine(b []byte, s *track.Session, o *smtp.Outcome) []byte {
 	return b
 }
 
-// source returns the address in log lines.
+// source returns the address for log lines.
 func source(s *track.Session) []byte {
 	if s.Local {
 		return []byte("local")

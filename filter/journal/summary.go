@@ -8,20 +8,20 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A summary collects the outcomes of a session for its log line. A session matters, and
-// has a line, if a rule or ban decided against it, a rule tagged it, or it has evidence of
-// medium or high confidence.
+// A summary collects the outcomes of a session for its log line. A session is suspicious,
+// and therefore logged, if a rule or ban made a decision about it, if a rule tagged it, or
+// if it has evidence of medium or high confidence.
 type summary struct {
 	evidence []byte // token:confidence, separated by commas
 	tags     []byte // separated by commas
-	org      string // of the client
+	org      string // organisation of the client
 	matters  bool
 
-	// The session banned its source, in effect or observed. The line of the ban replaces the
-	// line of the session.
+	// The session caused a ban, or a ban that was only observed. The line of the ban
+	// replaces the line of the session.
 	banned, observed bool
 
-	// The most severe decision, an enforced one if there is one.
+	// The most severe decision. Enforced decisions take precedence over observed ones.
 	decided  bool
 	enforced bool
 	decision smtp.Decision
@@ -29,7 +29,7 @@ type summary struct {
 	rule     string
 	exempt   string
 	score    int
-	until    time.Time // end of the ban of a banned client
+	until    time.Time // end of the ban, if the client is banned
 }
 
 func (m *summary) finding(o *smtp.Outcome) {
@@ -59,7 +59,8 @@ func (m *summary) verdict(o *smtp.Outcome) {
 	m.rule, m.exempt, m.score, m.until = o.Rule, o.Exempt, o.Score, o.Until
 }
 
-// ban reports whether a ban has a line. Further rules with the same ban have none.
+// ban reports whether a ban must be logged: any ban of an exempt client, the first ban
+// of a session, or the first enforced ban after observed bans.
 func (m *summary) ban(o *smtp.Outcome) bool {
 	if o.Exempt != "" {
 		return true
@@ -72,14 +73,15 @@ func (m *summary) ban(o *smtp.Outcome) bool {
 // begin prepares m for a new session. It reuses buffers.
 func (m *summary) begin() { *m = summary{evidence: m.evidence[:0], tags: m.tags[:0]} }
 
-// The lines that count repetitions of sessions of a source.
+// The lines that count further suspicious sessions of a source.
 var (
 	decidedAgain = repeated{"sessions", "rule", true}
 	foundAgain   = repeated{"sessions", "evidence", false}
 	taggedAgain  = repeated{"sessions", "tag", false}
 )
 
-// again returns the kind of the line and the word that repetitions have in common.
+// again returns the kind of line that counts repetitions of this session, and the word
+// that the repetitions have in common.
 func (m *summary) again() (*repeated, string) {
 	switch {
 	case m.decided:
@@ -130,8 +132,8 @@ func appendClient(b []byte, s *track.Session) []byte {
 	return appendPair(b, "fcrdns", []byte(s.FCrDNS.String()))
 }
 
-// appendTokens appends ` key=value` for a value of our own words, which needs neither
-// quotes nor a limit.
+// appendTokens appends ` key=value` for a value that consists of the filter's own
+// words. Such a value needs neither quotes nor a limit.
 func appendTokens(b []byte, key string, value []byte) []byte {
 	if len(value) == 0 {
 		return b

@@ -15,27 +15,27 @@ import (
 	"scanwatch/store"
 )
 
-// Shares of the budget for one day (UTC), as divisors. Sums.payer applies the first
-// three in this order, as described in the manual.
+// Shares of the disk budget that may be used on one day (UTC). A value of 8 means 1/8
+// of the budget. filter-scanwatch(8) describes the order in which they are used.
 const (
-	mailShare  = 2  // whole sessions with accepted mail or a ban
-	firstShare = 8  // the first whole sessions of each source and hour
+	mailShare  = 2  // records of single sessions with accepted mail or a ban
+	firstShare = 8  // records of the first sessions of each source in each hour
 	sumShare   = 16 // sums
-	idShare    = 32 // ids in sums; further sums have none
-	earlyShare = 64 // sums; after that, Flush does not write the sums of this hour
+	idShare    = 32 // ids in sums; after that, sums have no ids
+	earlyShare = 64 // sums that Flush writes before their hour has ended
 )
 
 const (
-	firstSessions = 20       // whole sessions of a source in an hour
-	maxSources    = 50_000   // sources with this count; all sessions of other sources are first sessions
-	maxSums       = 5_000    // sources with a sum
-	fullHeld      = 8 << 20  // bytes of memory of all sums; above this, no source gets a new sum ...
-	maxHeld       = 12 << 20 // ... and above this, the oldest sum is written early, because ids have no other limit
-	maxIDs        = 500      // ids in the sum of a source ...
-	maxCommonIDs  = 4_096    // ... and in the common sum, where the sketch needs more memory than the ids
+	firstSessions = 20       // sessions of a source in an hour that have their own record
+	maxSources    = 50_000   // sources whose sessions are counted; all sessions of other sources have their own record
+	maxSums       = 5_000    // sources with their own sum
+	fullHeld      = 8 << 20  // memory of all sums in bytes; above this limit, no source gets a new sum ...
+	maxHeld       = 12 << 20 // ... and above this limit, the oldest sum is written early, because the ids of all sums together have no other limit
+	maxIDs        = 500      // ids in the sum of one source ...
+	maxCommonIDs  = 4_096    // ... and in the common sum, whose sketch needs more memory than this number of ids
 	maxTallies    = 256      // tallies in a sum
-	maxSumText    = 128      // length of each of their texts in bytes
-	writesPerTick = 16       // ended sums that an event writes; an answer must not wait for 5,000
+	maxSumText    = 128      // length of each text of a tally in bytes
+	writesPerTick = 16       // ended sums that are written during one event, because an answer must not wait for 5,000 sums
 
 	hourTime = int64(time.Hour / time.Microsecond)
 
@@ -45,33 +45,33 @@ const (
 	// Upper bounds in bytes, excluding texts and tallies.
 	sumMemory = 512
 	sumDisk   = 210
-	idCost    = 16 // of memory and disk
+	idCost    = 16 // both in memory and on disk
 )
 
-// Sums records floods in bounded space. It decides which sessions have a whole record,
-// and adds the others to the sum of their source and hour. Any goroutine may call Flush
-// and Unwritten. The fields before mu belong to the journal's goroutine.
+// Sums records floods in bounded space. It decides which sessions have their own
+// record, and adds all others to the sum of their source and hour. Any goroutine may
+// call Flush and Unwritten. Only the journal's goroutine may use the fields before mu.
 type Sums struct {
-	budget int64 // 0 records every session whole
+	budget int64 // if 0, every session has its own record
 	record func(end time.Time, id uint64, value []byte)
 
 	hour  int64            // current hour since 1970
-	due   int64            // time of the next work of tick
-	first map[uint64]uint8 // first sessions by source in this hour
-	// Bytes used on this day by whole records with mail or a ban, by first sessions,
-	// and by records without a limit.
+	due   int64            // time at which tick next writes sums
+	first map[uint64]uint8 // number of sessions with their own record in this hour, by source
+	// Bytes used on this day by the records of sessions with mail or a ban, of first
+	// sessions, and of sessions that do not count against the budget.
 	mails, firsts, free int64
 
-	unwritten atomic.Int64 // sessions in all sums
+	unwritten atomic.Int64 // number of sessions in all sums in memory
 
 	mu     sync.Mutex
-	open   map[uint64]*sum // by source
-	queue  []*sum          // in the order of their creation
-	ended  int             // number of sums at the start of queue that are no longer open
-	common sum             // of sources without a sum
-	used   int64           // bytes of the sums written on this day
-	ids    int64           // bytes of the ids in sums of this day
-	cost   cost            // of the other sums
+	open   map[uint64]*sum // sums of this hour by source
+	queue  []*sum          // all sums in memory, oldest first
+	ended  int             // number of sums at the start of queue whose hour has ended
+	common sum             // sum of the sources that have no sum of their own
+	used   int64           // bytes of the sums that were written on this day
+	ids    int64           // bytes of the ids in these sums and in open ones
+	cost   cost            // cost of the sums in queue
 	seed   maphash.Seed
 	step   store.Step // scratch
 	steps  []byte     // scratch
@@ -79,39 +79,41 @@ type Sums struct {
 	domain [maxSumText]byte
 }
 
-// A sum combines sessions of one source and hour. The common sum combines sessions of
-// several sources.
+// A sum combines the sessions of one source in one hour. The common sum combines the
+// sessions of several sources.
 type sum struct {
 	source  uint64
 	record  store.Record
 	tallies []tally
 	ids     []uint64
 	sources *sketch.Sketch // nil except in the common sum
-	last    time.Time      // start of the session that started last
+	last    time.Time      // start of the latest session
 	cost    cost
 }
 
-// A cost has upper bounds of memory and of the records in bytes.
+// A cost contains upper bounds of the size of sums in memory, and of their records on disk,
+// in bytes.
 type cost struct{ memory, disk int64 }
 
 func (c *cost) add(memory, disk int) { c.memory, c.disk = c.memory+int64(memory), c.disk+int64(disk) }
 
-// A tally counts equal steps in a sum.
+// A tally counts the equal steps of the sessions in a sum.
 type tally struct {
-	// Hashes of the fields that identify the tally, and of the fields that count once
-	// per session: evidence without the organisation, and a rule without its text.
+	// id is the hash of the fields that identify the tally. group is the hash of the
+	// fields that count once per session: evidence without the organisation, or a rule
+	// without its text.
 	id, group          uint64
-	step               []byte // an example, encoded
+	step               []byte // an example of the step, encoded
 	times, count, most uint32
-	last, now          uint32 // the last session, and its number of steps
+	last, now          uint32 // number of the latest session, and the number of its steps
 	first              int64  // end of the first session, in microseconds since 1970
 	kind               store.Kind
-	rank               uint8 // of the confidence of the example
+	rank               uint8 // rank of the confidence of the example
 }
 
-// tallied contains the limit of each kind of tally in a sum. At the limit, rest changes
-// a step so that all further steps have one tally. Kinds without rest have no limit,
-// because their texts are from the policy.
+// tallied contains the maximum number of tallies of each kind in a sum. When the limit
+// is reached, rest changes a step so that all further steps share one tally. Kinds
+// without rest have no limit, because the policy determines their texts.
 var tallied = [store.KindReference]struct {
 	is   bool
 	most int
@@ -131,8 +133,8 @@ func (p *Sums) begin(budget int64, record func(time.Time, uint64, []byte)) {
 	p.first, p.open, p.seed = make(map[uint64]uint8), make(map[uint64]*sum), maphash.MakeSeed()
 }
 
-// payer returns the counter of the bytes of a whole record, or nil if the session must
-// be added to a sum.
+// payer returns the counter to which the bytes of the session's own record are added.
+// It returns nil if the session must be added to a sum instead.
 func (p *Sums) payer(r *store.Record, c *Close) *int64 {
 	if p.budget == 0 || !r.Src.IsValid() || r.Counts.AuthPass > 0 {
 		return &p.free
@@ -155,7 +157,7 @@ func (p *Sums) payer(r *store.Record, c *Close) *int64 {
 	return &p.firsts
 }
 
-// roll ends the hour or the day if at is in an earlier or a later one.
+// roll ends the current hour, and the day, if the time at is outside them.
 func (p *Sums) roll(at int64) {
 	hour := at / hourTime
 	if hour == p.hour {
@@ -171,7 +173,7 @@ func (p *Sums) roll(at int64) {
 	p.endAll()
 }
 
-// tick writes some sums of ended hours.
+// tick writes some of the sums of ended hours.
 func (p *Sums) tick(now int64) {
 	if p.budget == 0 || now < p.due && now >= p.hour*hourTime {
 		return
@@ -194,7 +196,7 @@ func (p *Sums) writeSome() (rest int) {
 }
 
 // Flush writes the sums of ended hours. It also writes the sums of this hour, unless
-// sums have already used much of their share of the budget.
+// sums have already used more than earlyShare.
 func (p *Sums) Flush() { p.flush(false) }
 
 // Unwritten returns the number of sessions in sums that are not yet written.
@@ -206,7 +208,7 @@ func (p *Sums) flush(all bool) {
 	}
 }
 
-// end ends the sums of this hour early, if all is set or the share permits it.
+// end ends the sums of this hour early, if all is set or earlyShare is not exhausted.
 func (p *Sums) end(all bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -226,7 +228,7 @@ func (p *Sums) writeFirst() {
 	m := p.queue[0]
 	p.queue[0] = nil
 	if p.queue = p.queue[1:]; len(p.queue) == 0 {
-		p.queue = nil // otherwise the queue would keep its memory
+		p.queue = nil // releases the memory of the queue
 	}
 	p.ended = max(p.ended-1, 0)
 	if p.open[m.source] == m {
@@ -244,7 +246,7 @@ func (p *Sums) write(m *sum) {
 	for i := range m.tallies {
 		t := &m.tallies[i]
 		if t.times == 0 {
-			continue // its sessions count in another tally of the group
+			continue // its sessions are counted in another tally of the group
 		}
 		if c := store.NewCursor(t.step); c.Next(&p.step) {
 			p.step.Times = t.times
@@ -314,7 +316,7 @@ func (p *Sums) add(r *store.Record, steps []byte, c *Close) {
 	}
 }
 
-// count adds the numbers of a session.
+// count adds the counters of a session.
 func (m *sum) count(r *store.Record, c *Close) {
 	to := &m.record
 	switch src := netip.AddrPortFrom(r.Src.Addr(), 0); {
@@ -356,9 +358,10 @@ func (m *sum) count(r *store.Record, c *Close) {
 	to.Counts.Add(&r.Counts)
 }
 
-// tally adds the steps of a session with an end in microseconds since 1970.
+// tally counts the steps of a session. The end of the session is in microseconds since
+// 1970.
 func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
-	byFilter := false // a filter has rejected the next recipient
+	byFilter := false // a filter has rejected the recipient of the next step
 	s := &p.step
 	for c := store.NewCursor(steps); c.Next(s); {
 		switch s.Kind {
@@ -366,9 +369,9 @@ func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
 			byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 		case store.KindHelo:
 			if len(s.Text) == 0 {
-				continue // in a tally, no name means further ones
+				continue // skip it: in a tally, an empty name means all further names
 			}
-			s.Result = smtp.ResultNone // a name has one tally
+			s.Result = smtp.ResultNone // a name has one tally, regardless of the result
 		case store.KindRcpt:
 			rejected := byFilter
 			if byFilter = false; rejected || s.Result != smtp.ResultOK && s.Result != smtp.ResultPermfail {
@@ -398,7 +401,7 @@ func (p *Sums) domainOf(addr []byte) []byte {
 	return p.domain[:n]
 }
 
-// tallyStep counts a step of a session with an end.
+// tallyStep counts a step of a session, given the end of the session.
 func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	group, id := p.identify(s)
 	t, other, n := m.find(s.Kind, group, id)
@@ -411,7 +414,7 @@ func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	if s.Kind == store.KindFinding {
 		rank = rankOf(s.Confidence)
 	}
-	first := t == nil || t.last != m.record.Sessions // in this session
+	first := t == nil || t.last != m.record.Sessions // the first such step in this session
 	if first && other != nil {
 		other.times--
 		other.last = 0
@@ -419,7 +422,7 @@ func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	if t == nil {
 		room := cap(m.tallies)
 		m.tallies = append(m.tallies, tally{id: id, group: group, kind: s.Kind})
-		m.cost.add((cap(m.tallies)-room)*int(unsafe.Sizeof(tally{})), 24) // the numbers of a tally are at most 24 bytes
+		m.cost.add((cap(m.tallies)-room)*int(unsafe.Sizeof(tally{})), 24) // on disk, the numbers of a tally have at most 24 bytes
 		t = &m.tallies[len(m.tallies)-1]
 	}
 	if t.step == nil || t.rank == lowRank && rank > lowRank {
@@ -439,7 +442,7 @@ func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	t.most = max(t.most, t.now)
 }
 
-// identify returns the hashes of a step for its tally.
+// identify returns the fields group and id of the tally for a step.
 func (p *Sums) identify(s *store.Step) (group, id uint64) {
 	const prime = 0x9e3779b97f4a7c15
 	flags := uint64(s.Kind)<<16 | uint64(s.Result)<<8
@@ -460,8 +463,8 @@ func (p *Sums) identify(s *store.Step) (group, id uint64) {
 	return group, id
 }
 
-// find returns the tally with this id, the tally of its group in which the session
-// already counts, and the number of tallies of the kind.
+// find returns the tally t with this id, another tally of the same group in which the
+// session is already counted, and the number n of tallies of the kind.
 func (m *sum) find(kind store.Kind, group, id uint64) (t, other *tally, n int) {
 	for i := range m.tallies {
 		h := &m.tallies[i]
@@ -479,7 +482,7 @@ func (m *sum) find(kind store.Kind, group, id uint64) (t, other *tally, n int) {
 	return t, other, n
 }
 
-// example returns the encoded fields of s that a tally keeps.
+// example returns the encoded fields of s that a tally stores as its example.
 func (p *Sums) example(s *store.Step) []byte {
 	e := store.Step{
 		Kind: s.Kind, Text: s.Text, Org: s.Org, By: clip(s.By, maxSumText), Match: clip(s.Match, maxSumText), Confidence: clip(s.Confidence, maxSumText),

@@ -28,7 +28,7 @@ type player struct {
 	*Journal
 	mu      sync.Mutex
 	records []store.Record
-	bytes   int64 // of all records
+	bytes   int64 // size of all records
 	id      uint64
 }
 
@@ -51,7 +51,8 @@ func play(t testing.TB, budget int64) *player {
 	return p
 }
 
-// end ends a session of a second with the given steps and returns whether it is whole.
+// end ends a session that lasted a second and has the given steps. It reports whether
+// the session has its own record.
 func (p *player) end(src string, at time.Time, counts track.Counts, c Close, steps ...store.Step) bool {
 	var st State
 	for i := range steps {
@@ -100,10 +101,11 @@ func helo(name string) store.Step {
 
 var rejected = store.Step{Kind: store.KindVerdict, Text: []byte("r"), Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Enforced: true}
 
-// TestRule checks which sessions have their own record, as described in the manual.
+// TestRule checks which sessions have their own record, according to the manual.
 func TestRule(t *testing.T) {
 	const budget = 1 << 20
-	// fill plays whole sessions of new sources until they have used their share.
+	// fill plays sessions of new sources, all with their own records, until these have used
+	// their share.
 	fill := func(p *player, share int64, counts track.Counts, c Close) {
 		t.Helper()
 		before := p.bytes
@@ -152,7 +154,7 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// flood plays so many sessions that all later sessions of a source are in a sum.
+// flood plays so many sessions of a source that all later ones are added to a sum.
 func (p *player) flood(src string) {
 	for range firstSessions {
 		p.end(src, noon, track.Counts{}, Close{})
@@ -199,7 +201,7 @@ func TestSum(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"14 harvest//by high/ enforced=false exempt= session=0 times=2 count=0 most=0 first=2000000", // the other has low confidence
+		"14 harvest//by high/ enforced=false exempt= session=0 times=2 count=0 most=0 first=2000000", // the finding of the other session has low confidence
 		"14 scanner//by medium/Org enforced=false exempt= session=0 times=1 count=0 most=0 first=1000000",
 		"15 r/// enforced=false exempt= session=0 times=1 count=0 most=0",
 		"15 r/// enforced=false exempt=trusted session=0 times=1 count=0 most=0",
@@ -224,8 +226,8 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestOncePerSession checks that a session counts once for a token, even if a finding
-// with another organisation and a higher confidence follows.
+// TestOncePerSession checks that a session counts only once for a token, even if a
+// later finding with the token has another organisation and a higher confidence.
 func TestOncePerSession(t *testing.T) {
 	p := play(t, 1<<30)
 	const src = "198.51.100.1:25"
@@ -244,8 +246,8 @@ func TestOncePerSession(t *testing.T) {
 	}
 }
 
-// TestNameless checks that a greeting without a name is not one of the further names of a
-// sum.
+// TestNameless checks that a greeting without a name is not counted among the further
+// names of a sum.
 func TestNameless(t *testing.T) {
 	p := play(t, 512<<20)
 	for range firstSessions + 3 {
@@ -259,8 +261,8 @@ func TestNameless(t *testing.T) {
 	}
 }
 
-// TestFullTallies checks that a sum has a limited number of names, that the rest is
-// counted together, and that evidence and rules are exact.
+// TestFullTallies checks that the number of names in a sum is limited, that further
+// names are counted together, and that the counts of evidence and rules are exact.
 func TestFullTallies(t *testing.T) {
 	p := play(t, 1<<30)
 	const src, n = "198.51.100.1:25", 40
@@ -308,8 +310,8 @@ func TestFullTallies(t *testing.T) {
 	}
 }
 
-// TestIDs checks that every rejected session and every session with a ban has its id in
-// a sum, until sums have used their share for ids.
+// TestIDs checks that a sum contains the id of every session that was rejected or
+// caused a ban, until sums have used their share for ids.
 func TestIDs(t *testing.T) {
 	const src, n = "198.51.100.1:25", 1800
 	p := play(t, 1<<30)
@@ -357,7 +359,8 @@ func TestIDs(t *testing.T) {
 	}
 }
 
-// TestIDsOfManySources checks that the sums of many sources do not use the share of ids.
+// TestIDsOfManySources checks that the sums of many sources do not use the share for
+// ids.
 func TestIDsOfManySources(t *testing.T) {
 	const n, budget = 30_000, 16 << 20
 	p := play(t, budget)
@@ -380,8 +383,8 @@ func TestIDsOfManySources(t *testing.T) {
 	}
 }
 
-// TestCommonSum checks that sources beyond the limit have one sum together, with exact
-// counts and an estimate of their number.
+// TestCommonSum checks that sources above the limit share one sum, with exact counts
+// and an estimate of the number of sources.
 func TestCommonSum(t *testing.T) {
 	const sources, each = 15_000, 3
 	p := play(t, 1<<40)
@@ -424,14 +427,14 @@ func TestCommonSum(t *testing.T) {
 	}
 }
 
-// onlySums makes p behave as if first sessions had used their share of the day.
+// onlySums makes p behave as if first sessions had used their share for the day.
 func (p *player) onlySums(day time.Time) {
 	p.Tick(day.UnixMicro())
 	p.Sums().firsts = math.MaxInt64
 }
 
-// TestShareOfSums checks that a flood from always new sources with always new texts
-// uses at most a sixteenth of the budget for sums, and one common sum per hour.
+// TestShareOfSums checks that, in a flood in which sources and texts are always new,
+// sums use at most 1/16 of the budget and one common sum per hour.
 func TestShareOfSums(t *testing.T) {
 	for _, budget := range []int64{16 << 20, 256 << 20} {
 		const hours, perHour = 6, 10_000
@@ -455,7 +458,7 @@ func TestShareOfSums(t *testing.T) {
 	}
 }
 
-// TestMemoryOfSums checks the memory of the largest possible sums.
+// TestMemoryOfSums checks the memory that the largest possible sums use.
 func TestMemoryOfSums(t *testing.T) {
 	heap := func() int64 {
 		var m runtime.MemStats
@@ -473,7 +476,7 @@ func TestMemoryOfSums(t *testing.T) {
 	var st State
 	for i := range 100_000 {
 		source := i / 2
-		if i%2 != 0 { // some have many sessions
+		if i%2 != 0 { // some sums have many sessions
 			source = i % 7001
 		}
 		st.steps = st.steps[:0]
@@ -498,8 +501,8 @@ func TestMemoryOfSums(t *testing.T) {
 	runtime.KeepAlive(j)
 }
 
-// TestEndOfHour checks that the sums of an hour are written by the next events, a few
-// at each, and that a sum has sessions of one hour and day only.
+// TestEndOfHour checks that the next events after the end of an hour write its sums, a
+// few sums at each event, and that all sessions of a sum are from one hour and day.
 func TestEndOfHour(t *testing.T) {
 	p := play(t, 1<<40)
 	const sources = 100
@@ -524,7 +527,7 @@ func TestEndOfHour(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	// A clock that was set back also ends the hour.
+	// The hour also ends if the clock is set back.
 	p.onlySums(time.UnixMicro(next))
 	p.end("11.0.0.1:1", time.UnixMicro(next), track.Counts{}, Close{})
 	p.Tick(at.UnixMicro())
@@ -533,9 +536,9 @@ func TestEndOfHour(t *testing.T) {
 	}
 }
 
-// TestFlush checks that it writes the sums of this hour until sums have used a
-// quarter of their share, and that no session is lost or written twice by concurrent
-// flushes.
+// TestFlush checks that Flush writes the sums of this hour until sums have used a
+// quarter of their share, and that concurrent calls neither lose a session nor write it
+// twice.
 func TestFlush(t *testing.T) {
 	const src = "198.51.100.1:1"
 	p := play(t, 1<<40)
@@ -590,8 +593,8 @@ func TestFlush(t *testing.T) {
 	}
 }
 
-// TestSumOfNetwork checks that a sum of several addresses of an IPv6 /64 has the
-// address of the /64.
+// TestSumOfNetwork checks that the source of a sum is the /64 if the sum contains
+// several addresses in it.
 func TestSumOfNetwork(t *testing.T) {
 	for _, c := range []struct {
 		srcs []string

@@ -27,19 +27,19 @@ const maxDatabaseBytes = 512 << 20
 // empty.
 type Origin struct {
 	ASN     uint32       // AS number
-	Org     string       // the organisation of that number
+	Org     string       // organisation of the AS
 	Country string       // two letters, ISO 3166-1
-	Prefix  netip.Prefix // the network
+	Prefix  netip.Prefix // network that contains the address
 }
 
 // Origins looks up the AS number and country of addresses in the operator's
 // database. The format is MaxMind DB, with the fields of MaxMind and DB-IP (ASN,
 // ISP, Country, City) or of IPinfo.
 //
-// Origins reads the file instead of mapping it: truncation of a mapped file causes a
-// SIGBUS, which ends the process and thus smtpd. The memory is the size of the file,
-// and twice that during a refresh. Lookups do not lock, because each keeps its file
-// in memory.
+// Origins reads the file instead of mapping it. If a mapped file is truncated, the
+// process receives a SIGBUS and ends, and smtpd ends with it. Origins needs as much
+// memory as the file has bytes, and twice as much during a refresh. Lookups need no
+// lock, because each lookup keeps the database that it started with in memory.
 //
 // Lookup may be called concurrently, also during Refresh.
 type Origins struct {
@@ -47,20 +47,20 @@ type Origins struct {
 	current  atomic.Pointer[originFile]
 	failures atomic.Uint64
 
-	mu   sync.Mutex  // locked by Refresh
-	seen fs.FileInfo // the last file or attempt; may be nil
+	mu   sync.Mutex  // serializes Refresh
+	seen fs.FileInfo // file of the last successful or failed attempt; may be nil
 	last string      // text of the last error
 }
 
 // OriginState describes the state of an AS or country database.
 type OriginState struct {
 	Path     string
-	Loaded   bool      // false: lookups fail, because there is no database
-	Type     string    // the type in the metadata
-	Built    time.Time // the build time in the metadata
-	Bytes    int       // of memory
-	ASN      bool      // has AS numbers
-	Country  bool      // has countries
+	Loaded   bool      // false if there is no database, so that lookups fail
+	Type     string    // type in the metadata of the database
+	Built    time.Time // build time in the metadata of the database
+	Bytes    int       // size in memory
+	ASN      bool      // the database has AS numbers
+	Country  bool      // the database has countries
 	Failures uint64    // lookups that failed in corrupt parts of the file
 }
 
@@ -71,9 +71,9 @@ func NewOrigins(path string) *Origins { return &Origins{path: path} }
 // Path returns the path of the file.
 func (o *Origins) Path() string { return o.path }
 
-// Refresh reads the file if its size, time or inode has changed, and reports whether
-// it has. After an error the previous database remains in use. The same error for
-// the same file is returned once.
+// Refresh reads the file if its size, modification time or inode has changed, and
+// reports whether it has read a new database. After an error, the previous database
+// remains in use. For an unchanged file, Refresh returns the same error only once.
 func (o *Origins) Refresh() (changed bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -93,7 +93,7 @@ func (o *Origins) Refresh() (changed bool, err error) {
 	}
 	file, info, err := readOrigins(o.path)
 	if errors.Is(err, errChanging) {
-		o.seen = nil // always retry
+		o.seen = nil // retry even if the file does not change
 		return false, o.once(fmt.Errorf("database %s: %w%s", o.path, err, o.consequence()))
 	}
 	o.seen, o.last = info, ""
@@ -104,9 +104,8 @@ func (o *Origins) Refresh() (changed bool, err error) {
 	return true, nil
 }
 
-// Next returns a refreshed copy of o, so that the caller can check the new file
-// before using it. The copy has the database of o if the file is unchanged or
-// invalid.
+// Next returns a refreshed copy of o, so that the caller can check the new database
+// before using it. If the file is unchanged or invalid, the copy has the database of o.
 func (o *Origins) Next() (*Origins, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -131,9 +130,10 @@ func (o *Origins) once(err error) error {
 	return nil
 }
 
-// Lookup returns the network of addr. It returns false without a database, in a
-// corrupt part, and for an IPv6 address in an IPv4 database. An Origin without an AS
-// number means that the network is unannounced or unknown.
+// Lookup returns the record for the network of addr. It returns false if there is no
+// database, if its record is corrupt, or if addr is an IPv6 address and the database
+// only contains IPv4. An Origin without an AS number means that the network is not
+// announced or unknown.
 func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	file := o.current.Load()
 	if file == nil || !addr.IsValid() {
@@ -143,7 +143,8 @@ func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	if addr.Is6() && file.reader.Metadata.IPVersion == 4 {
 		return Origin{}, false
 	}
-	// The reader validates the file, but a panic would end the filter.
+	// The reader was written for corrupt files too, but if it panicked, the filter would
+	// end.
 	defer func() {
 		if recover() != nil {
 			o.failures.Add(1)
@@ -171,7 +172,8 @@ func (o *Origins) State() OriginState {
 	return state
 }
 
-// An originFile is a database in memory. Its reader therefore needs no Close.
+// An originFile is a database in memory. Its reader need not be closed, because it has no
+// open file.
 type originFile struct {
 	reader *maxminddb.Reader
 	bytes  int
@@ -179,15 +181,16 @@ type originFile struct {
 	has    originFields
 }
 
-// originFields contains the fields that a database has.
+// originFields describes which fields a database has.
 type originFields struct{ asn, country bool }
 
-// An originSchema decodes the fields in a record of one vendor.
+// An originSchema decodes the fields of a record in the format of one vendor.
 type originSchema func(maxminddb.Result, originFields, *Origin) error
 
-// originSchemas are tried in this order. Type names are not sufficient: the reader
-// of geoip2 has a fixed list of types, without IPinfo and local databases. Origins
-// therefore uses the reader of maxminddb.
+// originSchemas are tried in this order. The type in the metadata is not sufficient to
+// select a schema, because it can be any name in a local database. For the same reason
+// Origins uses the reader of maxminddb: the reader of geoip2 only accepts a fixed list
+// of types, without the types of IPinfo.
 var originSchemas = []originSchema{maxMindSchema, ipinfoSchema}
 
 func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {
@@ -202,7 +205,7 @@ func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {
 		origin.ASN, origin.Org = uint32(as.AutonomousSystemNumber), as.AutonomousSystemOrganization
 	}
 	if has.country {
-		var place struct { // geoip2.Country would decode names in eight languages
+		var place struct { // only the code: geoip2.Country would also decode names in eight languages
 			Country struct {
 				ISOCode string `maxminddb:"iso_code"`
 			} `maxminddb:"country"`
@@ -217,10 +220,10 @@ func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {
 
 func ipinfoSchema(r maxminddb.Result, has originFields, origin *Origin) error {
 	var record struct {
-		ASN         string `maxminddb:"asn"`     // AS64496
-		Name        string `maxminddb:"name"`    // ASN database
-		ASName      string `maxminddb:"as_name"` // other databases
-		Country     string `maxminddb:"country"` // code, or name if CountryCode is set
+		ASN         string `maxminddb:"asn"`     // such as AS64496
+		Name        string `maxminddb:"name"`    // name of the AS in databases of AS numbers
+		ASName      string `maxminddb:"as_name"` // name of the AS in other databases
+		Country     string `maxminddb:"country"` // code of the country, or its name if CountryCode is set
 		CountryCode string `maxminddb:"country_code"`
 	}
 	if err := r.Decode(&record); err != nil {
@@ -257,11 +260,11 @@ func (f *originFile) lookup(addr netip.Addr) (Origin, error) {
 	return origin, nil
 }
 
-var errChanging = errors.New("changed during reading; scanwatch retries")
+var errChanging = errors.New("changed while it was read; the filter reads it again")
 
 // readOrigins reads the file at path and returns its FileInfo.
 func readOrigins(path string) (*originFile, fs.FileInfo, error) {
-	in, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not wait for a FIFO
+	in, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a FIFO must not block
 	if err != nil {
 		return nil, nil, err
 	}
@@ -292,7 +295,7 @@ func readOrigins(path string) (*originFile, fs.FileInfo, error) {
 
 // openOrigins opens a database in memory.
 func openOrigins(content []byte) (file *originFile, err error) {
-	defer func() { // as in Lookup
+	defer func() { // the reader may panic, as in Lookup
 		if v := recover(); v != nil {
 			file, err = nil, fmt.Errorf("corrupt: %v", v)
 		}

@@ -1,6 +1,6 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The writer of test databases does not compile if an int has 32 bits.
+// The package that writes test databases does not compile if int has 32 bits.
 
 package lookup
 
@@ -22,11 +22,11 @@ import (
 
 var databaseBuilt = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// database builds one of the given type that holds the given networks.
+// database returns a database that contains the given networks.
 func database(tb testing.TB, options mmdbwriter.Options, networks map[string]mmdbtype.Map) []byte {
 	tb.Helper()
 	options.BuildEpoch = databaseBuilt.Unix()
-	options.IncludeReservedNetworks = true // the documentation ranges are
+	options.IncludeReservedNetworks = true // documentation networks are reserved
 	tree, err := mmdbwriter.New(options)
 	if err != nil {
 		tb.Fatal(err)
@@ -113,7 +113,7 @@ func TestOriginsLookup(t *testing.T) {
 		}, Origin{ASN: 64497, Org: "Example"}},
 		{"MaxMind country", "GeoLite2-Country", 6, country("ZZ"), Origin{Country: "ZZ"}},
 		{"DB-IP country", "DBIP-Country-Lite", 6, country("ZY"), Origin{Country: "ZY"}},
-		{"MaxMind words under a type of one's own", "Example-Site", 6, mmdbtype.Map{
+		{"fields of MaxMind with another type", "Example-Site", 6, mmdbtype.Map{
 			"autonomous_system_number": mmdbtype.Uint32(64498),
 			"country":                  mmdbtype.Map{"iso_code": mmdbtype.String("ZX")},
 		}, Origin{ASN: 64498, Country: "ZX"}},
@@ -198,7 +198,7 @@ func TestOriginsRefresh(t *testing.T) {
 		name    string
 		change  func()
 		changed bool
-		err     string // part of it; "" for none
+		err     string // part of the error; empty if there must be none
 		org     string
 	}{
 		{"nothing new", func() {}, false, "", "First"},
@@ -253,7 +253,8 @@ func TestOriginsRefresh(t *testing.T) {
 	}
 }
 
-// Replacing the file must not affect readers: run with -race.
+// TestOriginsRefreshWhileLookingUp checks that the replacement of the file does not affect
+// lookups. It is meant to be run with -race.
 func TestOriginsRefreshWhileLookingUp(t *testing.T) {
 	o := openedOrigins(t, asnDatabase(t, "Example 0"))
 	content := [][]byte{asnDatabase(t, "Example 1"), asnDatabase(t, "Example 2")}
@@ -285,7 +286,7 @@ func TestOriginsRefreshWhileLookingUp(t *testing.T) {
 	readers.Wait()
 }
 
-// An inconsistent file gives wrong or no answers, but never a crash.
+// FuzzOrigins checks that a corrupt file causes wrong or missing answers, but no panic.
 func FuzzOrigins(f *testing.F) {
 	good := asnDatabase(f, "Example")
 	f.Add(good, []byte{192, 0, 2, 1})

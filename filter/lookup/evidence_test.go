@@ -7,7 +7,8 @@ import (
 	"scanwatch/rules"
 )
 
-// The lists contain the tokens of package rules; lookup does not import that package.
+// TestEvidenceIsKnownToRules checks that the evidence in the lists consists of tokens
+// of package rules. Package lookup does not import that package.
 func TestEvidenceIsKnownToRules(t *testing.T) {
 	l, err := lookup.Builtin()
 	if err != nil {
@@ -15,7 +16,7 @@ func TestEvidenceIsKnownToRules(t *testing.T) {
 	}
 	for _, row := range l.Rows() {
 		if row.Evidence != "" && rules.TokenByName(row.Evidence) == nil {
-			t.Errorf("%s line %d: evidence %q is no token", row.List, row.Line, row.Evidence)
+			t.Errorf("%s line %d: evidence %q is not a token", row.List, row.Line, row.Evidence)
 		}
 	}
 }

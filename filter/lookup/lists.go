@@ -16,7 +16,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// The shipped lists contain facts from public sources. Each row has its source.
+// The shipped lists contain facts from public sources. Each row names its source.
 var (
 	//go:embed intel/scanners.tsv
 	scannersTSV string
@@ -33,11 +33,11 @@ const (
 	Scanners     = "scanners"      // organisations that scan the internet
 	Clouds       = "clouds"        // hosting providers
 	BotnetHelo   = "botnet-helo"   // greetings of bots, tools and misconfigured clients
-	KnownSenders = "known-senders" // known senders, including ones with a suspicious name or network
+	KnownSenders = "known-senders" // known senders, including senders whose name or network is suspicious
 )
 
-// Evidence with special treatment in Lists. Other evidence is only text in the
-// lists, so that new classes of rows need no code.
+// Evidence that the code of Lists refers to. Other evidence is only text in the lists,
+// so that new classes of rows need no code.
 const (
 	scanner    = "scanner"
 	cloud      = "cloud"
@@ -53,31 +53,31 @@ type Row struct {
 	Line     int    // line in the list, from 1; line 1 is the header
 	Org      string // the organisation, tool or class of clients
 	Category string // commercial, academic, cloud, botnet, tester, legit-sender ...
-	// Class is the class of the clients that match: scanner, scanner-mail for a mail
-	// host of a scanning organisation, verifier, tester, tool, word, example, forged,
-	// hoster, access, massmailer, provider, sender, private, default or client.
+	// Class is the class of matching clients: scanner, scanner-mail (a mail host of a
+	// scanning organisation), verifier, tester, tool, word, example, forged, hoster,
+	// access, massmailer, provider, sender, private, default or client.
 	Class string
 	Kind  string // cidr, asn, rdns, helo or useragent-or-command
 	Value string // the text to match
-	// Evidence is the evidence token of a match. It is empty if a match alone proves
-	// nothing: legitimate hosts also match, or the meaning depends on more than the
-	// text.
+	// Evidence is the evidence token of a match. It is empty if a match by itself
+	// proves nothing, because legitimate hosts also match, or because the meaning
+	// depends on more than the matching text.
 	Evidence   string
-	Confidence string // high, medium or low on Date; see ConfidenceAt
-	Date       string // of the newest source with the fact: 2006-01-02
+	Confidence string // high, medium or low, as of Date; see ConfidenceAt
+	Date       string // date of the newest source that contains the fact: 2006-01-02
 	Source     string // the source of the fact
 	Note       string // a caveat; may be empty
 
-	expires time.Time // end of validity; zero if unlimited
+	expires time.Time // time at which the row expires; zero if never
 }
 
-// rentedDays is the validity of a row for a single rented address. Clouds reassign
-// addresses within days.
+// rentedDays is the number of days for which a row about a single rented address is
+// valid. Hosting providers reassign addresses within days.
 const rentedDays = 90
 
-// Rented reports whether the row is for a single address, or an aggregated pair, in
-// a network of a hosting provider. Networks that a scanning organisation publishes
-// belong to it, wherever they are routed.
+// Rented reports whether the row is about a single address, or an aggregated pair of
+// addresses, in a network of a hosting provider. Networks that a scanning organisation
+// publishes as its own are not rented, even if a hosting provider routes them.
 func (r *Row) Rented() bool { return !r.expires.IsZero() }
 
 // ConfidenceAt returns the confidence of the row at time t. It is low for a rented
@@ -89,13 +89,13 @@ func (r *Row) ConfidenceAt(t time.Time) string {
 	return r.Confidence
 }
 
-// Lists contains the shipped lists. Lists and rows are read-only.
+// Lists contains the shipped lists. The lists and their rows are read-only.
 //
-// If several rows match, the strongest is returned. A row with evidence precedes a
-// row without, then a longer match, a higher confidence, and an organisation instead
-// of a general rule.
+// If several rows match, the best row is returned: first by evidence, with rows without
+// evidence last, then by the length of the match, then a row about an organisation
+// before a general one, and then by confidence.
 type Lists struct {
-	rows     []*Row // in the order of the files
+	rows     []*Row // all rows in the order of the files
 	prefixes Prefixes[*Row]
 
 	scannerASN, cloudASN           map[uint32]*Row
@@ -138,9 +138,9 @@ func (l *Lists) ASN(number uint32) (scanner, cloud *Row) {
 	return l.scannerASN[number], l.cloudASN[number]
 }
 
-// RDNS returns the rows that match a reverse DNS name. Each is independent and may
-// be nil. Without FCrDNS a match proves nothing: the owner of an address can set any
-// name.
+// RDNS returns the rows that match a reverse DNS name. Each result is independent of
+// the others and may be nil. If the name does not pass FCrDNS, a match proves nothing,
+// because the owner of an address can set any name.
 func (l *Lists) RDNS(name []byte) (scanner, cloud, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))
 	scanner, cloud, allow = l.scannerName.find(name), l.cloudName.find(name), l.allows.find(name)
@@ -150,29 +150,29 @@ func (l *Lists) RDNS(name []byte) (scanner, cloud, allow *Row) {
 	return scanner, cloud, allow
 }
 
-// ScannerMail reports whether name belongs to a mail host of a scanning
-// organisation, which delivers its own mail, such as reports on scans.
+// ScannerMail reports whether name belongs to a mail host of a scanning organisation.
+// Such a host delivers the mail of the organisation, for example reports on scans.
 func (l *Lists) ScannerMail(name []byte) bool {
 	row := l.scannerName.find(bytes.TrimSuffix(name, []byte(".")))
 	return row != nil && (row.Class == "scanner-mail" || row.Class == "scanner" && hostname.ForMail(name))
 }
 
-// Word returns the row of a greeting that many computers use, or nil. Such a
-// greeting is a popular name for computers, the default name of a system, or a name
-// reserved for examples. It means that no name is configured. Legitimate clients use
-// it too.
+// Word returns the row of a greeting that many computers use, or nil. Such a greeting
+// is a popular name for computers, the default name of a system, or a name reserved for
+// examples. It means that no proper name is configured. Legitimate clients also use
+// such greetings.
 func (l *Lists) Word(name []byte) *Row {
 	return l.words.find(bytes.TrimSuffix(name, []byte(".")))
 }
 
-// Helo returns the rows that match a greeting. Bot is for a bot, a misconfigured
-// client or a forged name. Scanner is for an organisation or tool that tests
-// servers. Allow is for a known sender. Each is independent and may be nil. A client
-// can use any greeting, so that allow only exempts it from evidence about clouds.
-// Allow is nil for a forged name.
+// Helo returns the rows that match a greeting: bot is about a bot, a misconfigured
+// client or a forged name, scanner is about an organisation or tool that tests servers,
+// and allow is about a known sender. Each result is independent of the others and may
+// be nil. A client can use any greeting, so allow only exempts it from the evidence
+// that it is a rented host. allow is nil for a forged name.
 //
-// An empty name is a greeting without a name. Helo must not be called for a client
-// without a greeting.
+// An empty name means that the greeting has no name. Helo must not be called for a
+// client that has not greeted.
 func (l *Lists) Helo(name []byte) (bot, scanner, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))
 	bot = l.botHelo.find(name)
@@ -187,15 +187,15 @@ func (l *Lists) Helo(name []byte) (bot, scanner, allow *Row) {
 	return bot, scanner, allow
 }
 
-// Line returns the row that matches a line of a client, or nil. A row without
-// evidence is only a remark.
+// Line returns the row that matches a line from a client, or nil. A row without
+// evidence is only informative.
 func (l *Lists) Line(line []byte) *Row {
 	row, _ := l.lines.Match(bytes.TrimLeft(line, " \t"))
 	return row
 }
 
-// greetings contains the rows of kind helo or rdns for one result of Lists.Helo,
-// Lists.RDNS or Lists.Word.
+// greetings contains the rows of kind helo or rdns that one result of Lists.Helo,
+// Lists.RDNS or Lists.Word is selected from.
 type greetings struct {
 	names    Names[*Row]
 	patterns *Patterns[*Row]
@@ -285,7 +285,7 @@ func (l *Lists) addPrefix(row *Row) error {
 		return err
 	}
 	if row.List != Scanners {
-		return fmt.Errorf("prefixes are for the list %s", Scanners)
+		return fmt.Errorf("only the list %s may contain prefixes", Scanners)
 	}
 	l.prefixes.Add(p, row)
 	return nil
@@ -295,7 +295,7 @@ func (l *Lists) addASN(row *Row) error {
 	tables := map[string]map[uint32]*Row{Scanners: l.scannerASN, Clouds: l.cloudASN}
 	table, ok := tables[row.List]
 	if !ok {
-		return fmt.Errorf("AS numbers are for the lists %s and %s", Scanners, Clouds)
+		return fmt.Errorf("only the lists %s and %s may contain AS numbers", Scanners, Clouds)
 	}
 	digits, _ := strings.CutPrefix(row.Value, "AS")
 	number, err := strconv.ParseUint(digits, 10, 32)
@@ -308,7 +308,7 @@ func (l *Lists) addASN(row *Row) error {
 	return nil
 }
 
-// age sets the validity of a row for a rented address.
+// age sets the expiry of a row about a rented address.
 func (l *Lists) age(row *Row) {
 	if row.Kind != "cidr" {
 		return
@@ -330,7 +330,7 @@ func (l *Lists) namesFor(row *Row) (*greetings, error) {
 		if table, ok := tables[row.List]; ok {
 			return table, nil
 		}
-		return nil, fmt.Errorf("names are for the lists %s, %s and %s", Scanners, Clouds, KnownSenders)
+		return nil, fmt.Errorf("only the lists %s, %s and %s may contain names", Scanners, Clouds, KnownSenders)
 	}
 	switch {
 	case row.List == KnownSenders:
@@ -343,13 +343,14 @@ func (l *Lists) namesFor(row *Row) (*greetings, error) {
 	return &l.botHelo, nil
 }
 
-// compareRows orders rows by preference.
+// compareRows compares rows by preference. The better row is less.
 func compareRows(a, b *Row) int {
 	return cmp.Or(
 		cmp.Compare(strength(a), strength(b)),
 		cmp.Compare(generality(a), generality(b)),
 		cmp.Compare(confidences[b.Confidence], confidences[a.Confidence]),
-		// Of equal rows, the row in the list for its evidence has the better name.
+		// The same name may be in two lists. The list whose main evidence it is has the
+		// better text.
 		cmp.Compare(foreign(a), foreign(b)),
 	)
 }
@@ -358,8 +359,8 @@ var confidences = map[string]int{"low": 1, "medium": 2, "high": 3}
 
 const strongest = 0
 
-// strength ranks rows by evidence: the identity of a client, the form of its
-// commands, none.
+// strength ranks rows by evidence: first the identity of a client, then the form of its
+// commands, then no evidence.
 func strength(row *Row) int {
 	switch {
 	case row.Evidence == "":
@@ -379,7 +380,7 @@ func generality(row *Row) int {
 	return 0
 }
 
-// subjects contains the main evidence of each list.
+// subjects maps each list to its main evidence.
 var subjects = map[string]string{Scanners: scanner, Clouds: cloud, BotnetHelo: botnetHelo}
 
 // foreign ranks rows with the main evidence of their list before other rows.
@@ -390,8 +391,8 @@ func foreign(row *Row) int {
 	return 0
 }
 
-// parseRows parses a list: a header line, then lines of ten columns, separated by
-// tabs and not quoted.
+// parseRows parses a list: a header line, and then lines with ten columns, which are
+// separated by tabs and not quoted.
 func parseRows(list, text string) ([]*Row, error) {
 	const header = "org\tcategory\tclass\tkind\tvalue\tevidence\tconfidence\tdate\tsource\tnote"
 	first, text, _ := strings.Cut(text, "\n")

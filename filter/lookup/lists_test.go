@@ -80,9 +80,9 @@ var patternExamples = map[string]string{
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// TestEveryRowAnswers checks that each row matches its own value, or is in
-// testdata/shadowed.golden with the row that precedes it. Some tools and greetings are
-// in two lists.
+// TestEveryRowAnswers checks that each row matches its own value. The exceptions are in
+// testdata/shadowed.golden, with the row that takes precedence, because some tools and
+// greetings are in two lists.
 func TestEveryRowAnswers(t *testing.T) {
 	l := builtin(t)
 	if got, want := len(l.Rows()), 3639+225+134+116; got != want {
@@ -110,7 +110,7 @@ func TestEveryRowAnswers(t *testing.T) {
 	}
 }
 
-// askFor looks up the value of a row: the value itself, a name or an address below it,
+// askFor looks up a text that a row must match: its value, a name or an address in it,
 // or the example of a pattern.
 func askFor(t *testing.T, l *Lists, row *Row) []*Row {
 	t.Helper()
@@ -123,8 +123,8 @@ func askFor(t *testing.T, l *Lists, row *Row) []*Row {
 	}
 	switch row.Kind {
 	case "cidr":
-		// A more specific row may have the same first address: look up the last address
-		// also.
+		// Also look up the last address, because a more specific row may have the same
+		// first address.
 		p := netip.MustParsePrefix(text)
 		return []*Row{l.Addr(p.Addr()), l.Addr(lastAddr(p))}
 	case "asn":
@@ -172,7 +172,7 @@ func lastAddr(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// Each example must match its pattern.
+// TestPatternExamples checks that each example matches its pattern.
 func TestPatternExamples(t *testing.T) {
 	for value, text := range patternExamples {
 		expr := value[1 : len(value)-1]
@@ -182,7 +182,7 @@ func TestPatternExamples(t *testing.T) {
 	}
 }
 
-// Matches of the lists for typical hosts.
+// TestListsAnswer checks which rows match typical hosts.
 func TestListsAnswer(t *testing.T) {
 	l := builtin(t)
 	describe := func(rows ...*Row) string {
@@ -206,7 +206,7 @@ func TestListsAnswer(t *testing.T) {
 		{"cloud", "rdns", "ec2-192-0-2-1.us-east-2.compute.amazonaws.com", "- | Amazon Web Services/cloud/high | -"},
 		{"more specific cloud row", "rdns", "1.2.0.192.bc.googleusercontent.com", "- | Google Cloud/cloud/high | -"},
 		{"sender in a cloud", "rdns", "a8-35.smtp-out.amazonses.com", "- | - | Amazon SES//high"},
-		{"sender and cloud at once", "rdns", "out-1.mail-out.ovh.net", "- | OVHcloud/cloud/low | OVHcloud (mail relays)//medium"},
+		{"both sender and cloud", "rdns", "out-1.mail-out.ovh.net", "- | OVHcloud/cloud/low | OVHcloud (mail relays)//medium"},
 		{"nobody", "rdns", "mx.example.org", "- | - | -"},
 		{"no name", "rdns", "", "- | - | -"},
 		{"unknown", "rdns", "<unknown>", "- | - | -"},
@@ -225,8 +225,8 @@ func TestListsAnswer(t *testing.T) {
 		{"forged provider", "helo", "google.com", "Forged provider name/helo-forged/medium | - | -"},
 		{"host of that provider", "helo", "mail-wr1-f47.google.com", "- | - | Gmail and Google Workspace//high"},
 		{"empty", "helo", "", "Empty EHLO (Nmap, ZGrab2)/helo-missing/high | - | -"},
-		{"honest host in an office", "helo", "server.corp.local", "Private top-level name//medium | - | -"},
-		{"pattern that proves beats suffix that does not", "helo", "diretorias.example.local", "Mass mailer (diretorias)/botnet-helo/medium | - | -"},
+		{"legitimate host in an office", "helo", "server.corp.local", "Private top-level name//medium | - | -"},
+		{"pattern with evidence precedes suffix without", "helo", "diretorias.example.local", "Mass mailer (diretorias)/botnet-helo/medium | - | -"},
 		{"fresh windows", "helo", "WIN-0123456789A", "No dot in the name/helo-unqualified/medium | - | -"},
 		{"known windows", "helo", "win-c5h9jsrghtg", "Windows default name, spam relay tester/botnet-helo/medium | - | -"},
 		{"honest", "helo", "mx.example.org", "- | - | -"},
@@ -237,19 +237,19 @@ func TestListsAnswer(t *testing.T) {
 		{"http", "line", "GET / HTTP/1.1", "HTTP client on port 25/talks-http/high"},
 		{"http header", "line", "Host: mx.example.org", "Non-SMTP client on port 25/talks-http/high"},
 		{"ssh", "line", "SSH-2.0-Go", "Non-SMTP client on port 25/talks-ssh/low"},
-		{"leading blanks", "line", " \tGET / HTTP/1.1", "HTTP client on port 25/talks-http/high"},
-		{"honest login", "line", "AUTH LOGIN", "AUTH before it is offered//medium"},
+		{"leading white space", "line", " \tGET / HTTP/1.1", "HTTP client on port 25/talks-http/high"},
+		{"legitimate login", "line", "AUTH LOGIN", "AUTH before it is offered//medium"},
 		{"binary", "line", "\x16\x03\x01", "Binary probe on port 25//medium"},
 		{"stretchoid", "line", "MGLNDD_192.0.2.1_25", "Stretchoid/scanner/high"},
 		{"empty greeting", "line", "EHLO", "Empty EHLO/helo-missing/high"},
-		{"honest greeting", "line", "EHLO mx.example.org", "-"},
-		{"honest sender", "line", "MAIL FROM:<a@example.org> SIZE=100", "-"},
+		{"legitimate greeting", "line", "EHLO mx.example.org", "-"},
+		{"legitimate sender", "line", "MAIL FROM:<a@example.org> SIZE=100", "-"},
 
 		{"scanner network", "asn", "398324", "Censys/scanner/high | -"},
 		{"cloud network", "asn", "16509", "- | Amazon Web Services/cloud/high"},
 		{"other network", "asn", "64496", "- | -"},
 
-		{"address of nobody", "addr", "192.0.2.1", "-"},
+		{"unused address", "addr", "192.0.2.1", "-"},
 		{"scanner address", "addr", "71.6.135.131", "Shodan/scanner/medium"},
 		{"mapped scanner address", "addr", "::ffff:71.6.135.131", "Shodan/scanner/medium"},
 	}
@@ -280,7 +280,7 @@ func TestListsAnswer(t *testing.T) {
 }
 
 // TestEvidenceOfRows compares the number of rows by list, category and evidence with a
-// golden file, so that changes of the lists are visible.
+// golden file, so that changes of the lists are noticed.
 func TestEvidenceOfRows(t *testing.T) {
 	counts := make(map[string]int)
 	for _, row := range builtin(t).Rows() {
@@ -325,7 +325,7 @@ func TestAllowedNamesAreInnocent(t *testing.T) {
 			t.Errorf("rdns %s is a scanner: %s", name, scanner.Org)
 		}
 		if bot, scanner, _ := l.Helo([]byte(name)); bot != nil && bot.Evidence != "" || scanner != nil {
-			t.Errorf("helo %s is accused: %s", name, names([]*Row{bot, scanner}))
+			t.Errorf("helo %s matches: %s", name, names([]*Row{bot, scanner}))
 		}
 	}
 }
@@ -339,11 +339,11 @@ func TestListsAreRefused(t *testing.T) {
 		{"date", Scanners, header + "A\tc\tx\tcidr\t192.0.2.0/24\t\thigh\t2026\ts\t\n", `2: parsing time "2026"`},
 		{"kind", Scanners, header + "A\tc\tx\tmac\tx\t\thigh\t2026-11-29\ts\t\n", `list scanners, line 2: unknown kind "mac"`},
 		{"prefix", Scanners, header + "A\tc\tx\tcidr\t192.0.2\t\thigh\t2026-11-29\ts\t\n", "line 2"},
-		{"prefix in a list without", Clouds, header + "A\tc\tx\tcidr\t192.0.2.0/24\t\thigh\t2026-11-29\ts\t\n", "prefixes are for"},
+		{"prefix in a list without", Clouds, header + "A\tc\tx\tcidr\t192.0.2.0/24\t\thigh\t2026-11-29\ts\t\n", "may contain prefixes"},
 		{"as number", Clouds, header + "A\tc\tx\tasn\tASX\t\thigh\t2026-11-29\ts\t\n", `AS number "ASX"`},
-		{"as number in a list without", KnownSenders, header + "A\tc\tx\tasn\tAS64496\t\thigh\t2026-11-29\ts\t\n", "AS numbers are for"},
+		{"as number in a list without", KnownSenders, header + "A\tc\tx\tasn\tAS64496\t\thigh\t2026-11-29\ts\t\n", "may contain AS numbers"},
 		{"name", Clouds, header + "A\tc\tx\trdns\t..\t\thigh\t2026-11-29\ts\t\n", `name ".."`},
-		{"name in a list without", BotnetHelo, header + "A\tc\tx\trdns\t.example.org\t\thigh\t2026-11-29\ts\t\n", "names are for"},
+		{"name in a list without", BotnetHelo, header + "A\tc\tx\trdns\t.example.org\t\thigh\t2026-11-29\ts\t\n", "may contain names"},
 		{"greeting pattern", BotnetHelo, header + "A\tc\tx\thelo\t/(/\t\thigh\t2026-11-29\ts\t\n", "names of the lists: pattern 1"},
 		{"line pattern", BotnetHelo, header + "A\tc\tx\tuseragent-or-command\t/(/\t\thigh\t2026-11-29\ts\t\n", "lines of the lists: pattern 1"},
 		{"line without slashes", BotnetHelo, header + "A\tc\tx\tuseragent-or-command\tGET\t\thigh\t2026-11-29\ts\t\n", "between slashes"},
@@ -370,7 +370,7 @@ func TestListsDoNotAllocate(t *testing.T) {
 	helo := []byte("WIN-0123456789A")
 	line := []byte("User-Agent: Mozilla/5.0 zgrab/0.x")
 	addr := netip.MustParseAddr("71.6.135.131")
-	// The first match lets the expressions allocate their caches.
+	// During the first match, the expressions allocate their caches.
 	l.Helo(helo)
 	l.Line(line)
 	if n := testing.AllocsPerRun(100, func() {
@@ -441,8 +441,8 @@ func BenchmarkLists(b *testing.B) {
 	})
 }
 
-// TestRentedRowsAge checks that a row for a single address of a cloud has low
-// confidence after 90 days, and that networks and other addresses do not age.
+// TestRentedRowsAge checks that a row about a single address of a hosting provider has
+// low confidence after 90 days, and that the confidence of other rows does not change.
 func TestRentedRowsAge(t *testing.T) {
 	l := builtin(t)
 	rented, high := 0, 0
@@ -457,7 +457,7 @@ func TestRentedRowsAge(t *testing.T) {
 		late := row.ConfidenceAt(date.AddDate(0, 0, 91))
 		switch {
 		case !row.Rented() && late != row.Confidence:
-			t.Errorf("%s %s: the confidence changes, but no cloud rents out the address", row.Org, row.Value)
+			t.Errorf("%s %s: the confidence changes, but the address is not rented", row.Org, row.Value)
 		case row.Rented() && late != "low":
 			t.Errorf("%s %s: confidence %s after 91 days", row.Org, row.Value, late)
 		case row.Rented():
@@ -466,7 +466,7 @@ func TestRentedRowsAge(t *testing.T) {
 				high++
 			}
 			if p := netip.MustParsePrefix(row.Value); p.Bits() < p.Addr().BitLen()-1 {
-				t.Errorf("%s is no single address", row.Value)
+				t.Errorf("%s is not a single address", row.Value)
 			}
 		}
 	}
@@ -492,8 +492,8 @@ func TestNoRowForPublicSuffixes(t *testing.T) {
 	}
 }
 
-// TestOneOwnerOfAPrefix checks that two organisations with one prefix are named in
-// one row.
+// TestOneOwnerOfAPrefix checks that there is only one row for a prefix that belongs to
+// two organisations.
 func TestOneOwnerOfAPrefix(t *testing.T) {
 	seen := make(map[string]string)
 	for _, row := range builtin(t).Rows() {
@@ -507,8 +507,8 @@ func TestOneOwnerOfAPrefix(t *testing.T) {
 	}
 }
 
-// TestHostersAreGeneric checks that the names of hosting providers here and in
-// package hostname are the same.
+// TestHostersAreGeneric checks that package hostname contains the same names of hosting
+// providers as the lists.
 func TestHostersAreGeneric(t *testing.T) {
 	for _, row := range builtin(t).Rows() {
 		if row.List != Clouds || row.Kind != "rdns" || strings.HasPrefix(row.Value, "/") || row.Value == ".ovh.net" || row.Value == ".cloudapp.azure.com" {

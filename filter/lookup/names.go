@@ -8,8 +8,8 @@ import (
 )
 
 // maxNameBytes is the maximum length of a name without its trailing dot. RFC 1035
-// section 2.3.4 allows 255 bytes on the wire, and RFC 5321 section 4.5.3.1.2 as
-// text. A longer name matches nothing.
+// section 2.3.4 allows 255 bytes on the wire, and RFC 5321 section 4.5.3.1.2 allows 255
+// bytes as text. A longer name matches nothing.
 const maxNameBytes = 255
 
 // Names maps host names and suffixes to values and finds the longest entry that
@@ -25,20 +25,20 @@ const maxNameBytes = 255
 // case and one trailing dot are ignored. As in greetings, a name may contain all
 // bytes except spaces and control characters.
 type Names[V any] struct {
-	nodes  map[string]nameNode // by the name without the leading dot or star
+	nodes  map[string]nameNode // by name, without a leading "." or "*."
 	values []V
-	// labels is the maximum number of labels of an entry. It limits the cost of a
-	// hostile name with a hundred labels.
+	// labels is the largest number of labels in an entry. It limits the time for
+	// looking up a hostile name with a hundred labels.
 	labels int
 }
 
-// A nameNode contains the values of the three forms of a name as index+1 into
-// values, or 0.
+// A nameNode describes the entries with the three forms of a name. Each field is the
+// index of the entry's value plus 1, or 0 if there is no such entry.
 type nameNode struct {
 	exact, self, below int32
 }
 
-// Add adds a name or suffix. It keeps the value of an equal entry.
+// Add adds a name or suffix. If an equal entry exists, its value remains unchanged.
 func (n *Names[V]) Add(name string, v V) error {
 	text, exact, self, below := name, true, false, false
 	switch {
@@ -75,8 +75,8 @@ func (n *Names[V]) Add(name string, v V) error {
 // Len returns the number of entries.
 func (n *Names[V]) Len() int { return len(n.values) }
 
-// LookupBytes returns the value of the longest entry that covers name. An exact
-// entry precedes a suffix with the same text. LookupBytes does not retain name.
+// LookupBytes returns the value of the longest entry that covers name. An exact entry
+// takes precedence over a suffix of the same length. LookupBytes does not retain name.
 func (n *Names[V]) LookupBytes(name []byte) (v V, ok bool) {
 	var buf [maxNameBytes]byte
 	name = foldName(&buf, name)
@@ -94,7 +94,7 @@ func (n *Names[V]) LookupBytes(name []byte) (v V, ok bool) {
 		start = dot
 	}
 	if start > 0 {
-		start++ // past the dot
+		start++ // skip the dot
 	}
 	for {
 		if node, there := n.nodes[string(name[start:])]; there {

@@ -12,9 +12,9 @@ var optOutTSV string
 
 // The values of OptOut.Kind.
 const (
-	OptOutMail = "mail" // Contact is an address for requests
-	OptOutWeb  = "web"  // Contact is a page that describes or accepts requests
-	OptOutPage = "page" // Contact is the owner's page on the scans, possibly without an opt-out
+	OptOutMail = "mail" // Contact is a mail address for requests
+	OptOutWeb  = "web"  // Contact is a web page that describes or accepts requests
+	OptOutPage = "page" // Contact is the organisation's page about its scans, which may not mention an opt-out
 )
 
 // An OptOut is a way to ask a scanning organisation to stop its scans.
@@ -22,8 +22,8 @@ type OptOut struct {
 	Org     string // as in Row.Org
 	Kind    string // OptOutMail, OptOutWeb or OptOutPage
 	Contact string // an address or a URL
-	Source  string // the URL of the source
-	Date    string // day on which the source was read: 2006-01-02
+	Source  string // URL of the source of this information
+	Date    string // day on which the source was read, such as 2006-01-02
 	Note    string // a caveat; may be empty
 }
 
@@ -51,7 +51,7 @@ func OptOuts() (map[string]OptOut, error) {
 			return nil, fmt.Errorf("optout.tsv:%d: %w", number, err)
 		}
 		if _, twice := all[o.Org]; twice {
-			return nil, fmt.Errorf("optout.tsv:%d: %s is a duplicate", number, o.Org)
+			return nil, fmt.Errorf("optout.tsv:%d: a second row for %s", number, o.Org)
 		}
 		all[o.Org] = o
 	}

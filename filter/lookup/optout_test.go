@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestOptOuts checks that every organisation is in the list of scanners, every contact
-// has the form of its kind, and every row has a source.
+// TestOptOuts checks that each organisation is in the list of scanners, that each
+// contact has the form for its kind, and that each row has a source.
 func TestOptOuts(t *testing.T) {
 	all, err := OptOuts()
 	if err != nil {
@@ -32,14 +32,14 @@ func TestOptOuts(t *testing.T) {
 			t.Errorf("%s is not in the list of scanners", org)
 		}
 		if !web(o.Source) {
-			t.Errorf("%s: source %q is no URL", org, o.Source)
+			t.Errorf("%s: source %q is not a URL", org, o.Source)
 		}
 		if o.Kind == OptOutMail {
 			if a, err := mail.ParseAddress(o.Contact); err != nil || a.Address != o.Contact {
-				t.Errorf("%s: %q is no address", org, o.Contact)
+				t.Errorf("%s: %q is not an address", org, o.Contact)
 			}
 		} else if !web(o.Contact) {
-			t.Errorf("%s: %q is no URL", org, o.Contact)
+			t.Errorf("%s: %q is not a URL", org, o.Contact)
 		}
 	}
 	if len(all) < 20 {

@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// A Pattern is an RE2 expression (package regexp/syntax) with a value. The
-// expression may match anywhere in the text and is case-sensitive, unless it is
-// anchored or contains (?i).
+// A Pattern is a regular expression (package regexp/syntax) with a value. It may match
+// anywhere in the text unless it is anchored, and it is case-sensitive unless it
+// contains (?i).
 type Pattern[V any] struct {
 	Expr  string
 	Value V
@@ -22,12 +22,14 @@ type Pattern[V any] struct {
 type Patterns[V any] struct {
 	exprs  []*regexp.Regexp
 	values []V
-	// needed holds for each expression the texts of which a match contains one, in lower
-	// case; nil if there are none. Most names are refused without the expression.
+	// needed contains a list of lower-case texts for each expression. Any match of the
+	// expression contains at least one of them. The list is nil if there are no such
+	// texts. Most names contain none of the texts, so that the expression need not be
+	// evaluated.
 	needed [][][]byte
 }
 
-// NewPatterns compiles list. An error names the position of the first invalid
+// NewPatterns compiles list. An error contains the position of the first invalid
 // expression, counted from 1.
 func NewPatterns[V any](list []Pattern[V]) (*Patterns[V], error) {
 	p := &Patterns[V]{}
@@ -61,7 +63,7 @@ func (p *Patterns[V]) Match(text []byte) (v V, ok bool) {
 	var buf [maxNameBytes]byte
 	lower, ascii := appendLower(buf[:0], text)
 	for i, expr := range p.exprs {
-		// Letters outside of ASCII can be equal to ASCII letters.
+		// Only for ASCII: with (?i), some other letters also match ASCII letters.
 		if ascii && p.needed[i] != nil && !slices.ContainsFunc(p.needed[i], func(t []byte) bool { return bytes.Contains(lower, t) }) {
 			continue
 		}
@@ -90,15 +92,15 @@ func appendLower(dst, text []byte) (lower []byte, ascii bool) {
 	return dst, true
 }
 
-// literals returns texts in lower case of which a match of an expression contains one,
-// or nil if there are none.
+// literals returns lower-case texts, at least one of which is in any match of the
+// expression. It returns nil if there are none.
 func literals(re *syntax.Regexp) (list [][]byte) {
 	switch re.Op {
 	case syntax.OpLiteral:
 		return [][]byte{[]byte(strings.ToLower(string(re.Rune)))}
 	case syntax.OpCapture, syntax.OpPlus:
 		return literals(re.Sub[0])
-	case syntax.OpConcat: // the part with the longest texts
+	case syntax.OpConcat: // use the part whose texts are longest
 		least := func(list [][]byte) int {
 			n := 0
 			for i, t := range list {

@@ -77,7 +77,7 @@ func TestNewPatternsRefuses(t *testing.T) {
 	}
 }
 
-// FuzzPatterns checks Match against package regexp.
+// FuzzPatterns compares Match with package regexp.
 func FuzzPatterns(f *testing.F) {
 	f.Add("abc\n(?i)^win-[a-z0-9]{11}$\n^[^a-z]", "WIN-0123456789A")
 	f.Add("(?i)ask\nl9scan|l9explore", "A\u017fK")

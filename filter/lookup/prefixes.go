@@ -11,13 +11,13 @@ import (
 // Prefixes maps address prefixes to values and finds the most specific prefix
 // that covers an address. The zero value is empty and ready to use.
 //
-// An IPv4-mapped IPv6 address (::ffff:192.0.2.1) is an IPv4 address throughout.
+// All methods treat an IPv4-mapped IPv6 address (::ffff:192.0.2.1) as an IPv4 address.
 type Prefixes[V any] struct {
 	table bart.Table[V]
 }
 
-// Add adds p without its host bits and reports whether p is new. It keeps the value
-// of an existing prefix and ignores an invalid one.
+// Add adds p without its host bits, and reports whether p is new. If p exists, its
+// value remains unchanged. Add ignores an invalid prefix.
 func (t *Prefixes[V]) Add(p netip.Prefix, v V) bool {
 	p = prefix.Unmap(p)
 	if !p.IsValid() {
@@ -38,7 +38,7 @@ func (t *Prefixes[V]) Lookup(addr netip.Addr) (V, bool) {
 	return t.table.Lookup(addr.Unmap())
 }
 
-// LookupPrefix is a slower Lookup that also returns the prefix.
+// LookupPrefix is like Lookup, but also returns the prefix and is slower.
 func (t *Prefixes[V]) LookupPrefix(addr netip.Addr) (netip.Prefix, V, bool) {
 	addr = addr.Unmap().WithZone("")
 	if !addr.IsValid() {
@@ -48,7 +48,8 @@ func (t *Prefixes[V]) LookupPrefix(addr netip.Addr) (netip.Prefix, V, bool) {
 	return t.table.LookupPrefixLPM(netip.PrefixFrom(addr, addr.BitLen()))
 }
 
-// Overlapping returns the value of a prefix that overlaps p, if there is one.
+// Overlapping returns the value of a prefix that overlaps p. It returns false if there is
+// none.
 func (t *Prefixes[V]) Overlapping(p netip.Prefix) (v V, ok bool) {
 	p = prefix.Unmap(p)
 	if !p.IsValid() {

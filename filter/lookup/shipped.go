@@ -9,18 +9,18 @@ import (
 
 //go:generate go run ./intel/asntable
 
-// asnTable contains the networks that the AS numbers of the shipped lists announced
-// in June 2026, in the format of intel/asntable. Its sources, under CC BY 4.0, are
-// Route Views (routeviews.org), "IP to ASN Lite" by DB-IP (db-ip.com) and the
-// statistics of the NRO (nro.net), collected by ip-location-db.
+// asnTable contains the networks that the ASes in the shipped lists announced in June
+// 2026, in the format of intel/asntable. Its sources are licensed under CC BY 4.0:
+// Route Views (routeviews.org), "IP to ASN Lite" by DB-IP (db-ip.com), and the
+// statistics of the NRO (nro.net), all collected by ip-location-db.
 //
 //go:embed intel/asn.bin
 var asnTable string
 
-// ShippedASN returns the AS number that announces addr, if it is in the lists of
-// scanners and hosting providers. It reads the embedded table in place, without
-// loading it. The table is as old as the release: the operator's database has
-// precedence.
+// ShippedASN returns the number of the AS that announces addr, if the AS is in the
+// lists of scanners or hosting providers. It reads the embedded table in place, without
+// loading it. The table is as old as the release, so the operator's database should
+// take precedence.
 func ShippedASN(addr netip.Addr) (number uint32, ok bool) {
 	var key uint64
 	family := 0
@@ -41,7 +41,7 @@ func ShippedASN(addr netip.Addr) (number uint32, ok bool) {
 		blocks, bytes := t.uint32(), t.uint32()
 		index, ranges = t.next(12*int(blocks)), t.next(int(bytes))
 	}
-	// The block is the last one that starts at or before the key.
+	// Find the last block that starts at or before the key.
 	block := sort.Search(len(index.text)/12, func(i int) bool { entry := index.at(12 * i); return entry.uint64() > key }) - 1
 	if block < 0 {
 		return 0, false
@@ -68,8 +68,8 @@ func ShippedASN(addr netip.Addr) (number uint32, ok bool) {
 	return 0, false
 }
 
-// A tableReader reads integers from an embedded table, which the tests check. It
-// panics if the text is too short.
+// A tableReader reads integers from an embedded table. It panics if the text is too
+// short, which the tests of the table exclude.
 type tableReader struct{ text string }
 
 func (t *tableReader) at(offset int) tableReader { return tableReader{t.text[offset:]} }

@@ -2,7 +2,7 @@ package maillog
 
 import "bytes"
 
-// A kind is the type of a line of smtpd.
+// A kind is the kind of a line that smtpd has logged.
 type kind uint8
 
 const (
@@ -17,12 +17,12 @@ const (
 	rejected // a recipient was rejected permanently
 )
 
-// An event is a parsed line of smtpd. Its texts alias the line.
+// An event is a parsed line of smtpd. Its texts are slices of the line.
 type event struct {
 	kind           kind
 	session        uint64
 	envelope       uint64
-	addr           []byte // as in the line
+	addr           []byte // as written in the line
 	host           []byte
 	user           []byte
 	sender         []byte
@@ -31,8 +31,8 @@ type event struct {
 	authentication bool // successful
 }
 
-// others contains the words of irrelevant lines after "SID smtp", "SID mta" and "SID
-// mda".
+// others contains the words that follow "SID smtp", "SID mta" or "SID mda" in
+// irrelevant lines.
 var others = map[string][]string{
 	"smtp": {"tls", "bad-input", "cert-check", "client-cert-check", "event=proxy", "event=connected"},
 	"mta": {"connecting", "connected", "tls", "disconnected", "error", "closing", "cert-check", "server-cert-check",
@@ -45,7 +45,7 @@ var others = map[string][]string{
 func parseEvent(text []byte) (e event, ok bool) {
 	var rest []byte
 	if e.session, rest, ok = cutHex(text, 16); !ok || len(rest) == 0 || rest[0] != ' ' {
-		return e, true // no session: a start, a warning, a line of a filter
+		return e, true // not about a session: for example a start, a warning, or a line from a filter
 	}
 	subsystem, rest, ok := bytes.Cut(rest[1:], []byte(" "))
 	word, rest, more := bytes.Cut(rest, []byte(" "))
@@ -94,7 +94,7 @@ func (e *event) parseConnected(s []byte) (ok bool) {
 	return ok && len(e.host) > 0 && bytes.IndexByte(e.host, ' ') < 0
 }
 
-// parseAuthentication parses "user=USER result=RESULT". USER may have spaces.
+// parseAuthentication parses "user=USER result=RESULT". USER may contain spaces.
 func (e *event) parseAuthentication(s []byte) (ok bool) {
 	const mark = " result="
 	i := bytes.LastIndex(s, []byte(mark))
@@ -139,8 +139,8 @@ func (e *event) parseAddresses(s []byte) (rest []byte, ok bool) {
 	return s, ok && len(e.recipient) > 0
 }
 
-// parseDelivery parses the line of a delivery to a remote server. The last field,
-// stat, is text of that server.
+// parseDelivery parses the line about a delivery to a remote server. The last field,
+// stat, contains text from that server.
 func (e *event) parseDelivery(s []byte) bool {
 	s, ok := e.parseAddresses(s)
 	if !ok {
@@ -161,7 +161,7 @@ func (e *event) parseDelivery(s []byte) bool {
 	return ok && closed
 }
 
-// cutAddress splits off a prefix, an address and ">".
+// cutAddress splits off a prefix, an address and ">" from the start of s.
 func cutAddress(s []byte, prefix string) (addr, rest []byte, ok bool) {
 	if s, ok = bytes.CutPrefix(s, []byte(prefix)); !ok {
 		return nil, nil, false
@@ -170,8 +170,8 @@ func cutAddress(s []byte, prefix string) (addr, rest []byte, ok bool) {
 	return addr, rest, ok && len(addr) <= maxAddress && bytes.IndexByte(addr, '<') < 0 && bytes.IndexByte(addr, ' ') < 0
 }
 
-// maxAddress exceeds the longest address that smtpd accepts: 64 bytes, "@" and 255
-// bytes, or fewer on Linux.
+// maxAddress is larger than the longest address that smtpd accepts: 64 bytes, "@", and
+// 255 bytes, or fewer on Linux.
 const maxAddress = 400
 
 // cutHex splits off n lower-case hexadecimal digits.

@@ -55,7 +55,7 @@ func (x *export) next(l *Log) (line line, err error) {
 	}
 }
 
-// set stores a field that is used.
+// set stores the value of a field. It ignores unused fields.
 func (x *export) set(name string, value []byte) {
 	switch name {
 	case "__REALTIME_TIMESTAMP":
@@ -86,7 +86,7 @@ func (l *Log) binary() ([]byte, error) {
 		return nil, io.ErrUnexpectedEOF
 	}
 	if c, err := l.in.ReadByte(); err != nil || c != '\n' {
-		return nil, errors.New("corrupt export of the journal: a field has no end")
+		return nil, errors.New("corrupt export of the journal: a binary field does not end with a line end")
 	}
 	l.lineBytes += len(value) + 9
 	return value, nil

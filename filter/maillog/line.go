@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A line is a line of a log. Its slices alias the buffer of the log.
+// A line is a line of a log. Its slices refer to the buffer of the log.
 type line struct {
 	at      int64 // microseconds since 1970
 	host    []byte
@@ -22,13 +22,14 @@ func (l *line) smtpd() bool {
 
 // A clock converts the times in one log.
 type clock struct {
-	zone *time.Location // of times without a zone
-	year int            // of the latest RFC 3164 time; 0 before the first
-	// newest is the maximum time of a line in microseconds since 1970.
+	zone *time.Location // zone of times without a UTC offset
+	year int            // year of the latest RFC 3164 time; 0 before the first
+	// newest is the time in microseconds since 1970 that no line can exceed.
 	newest int64
 
-	month, day int // of the latest RFC 3164 time
-	// hour is the latest RFC 3164 time up to the hour, and base is that time.
+	month, day int // date of the latest RFC 3164 time
+	// hour is the text of the latest RFC 3164 time up to its hour, and base is the same
+	// hour in microseconds.
 	hour [9]byte
 	base int64
 }
@@ -40,7 +41,7 @@ const (
 )
 
 // errYear means that the year of RFC 3164 times cannot be inferred.
-var errYear = errors.New("the lines cover more than a year and have no year; read a file instead of a pipe")
+var errYear = errors.New("the times have no year, and the lines cover more than a year; read a file instead of a pipe")
 
 // parseLine parses a line of syslog: RFC 5424, or a host and a program after a time
 // of RFC 3164 or RFC 3339. A priority may precede it.
@@ -61,8 +62,8 @@ func parseLine(s []byte, c *clock) (l line, err error) {
 	return l, nil
 }
 
-// header parses "HOST PROGRAM[PID]: TEXT". The host may be missing. busybox adds the
-// facility after the host.
+// header parses "HOST PROGRAM[PID]: TEXT". The host may be missing. In logs of busybox,
+// the facility follows the host.
 func (l *line) header(s []byte) bool {
 	for range 3 {
 		word, rest, ok := bytes.Cut(bytes.TrimLeft(s, " "), []byte(" "))
@@ -84,7 +85,7 @@ func (l *line) header(s []byte) bool {
 	return false
 }
 
-// cutPriority splits off "<22>" and the version of RFC 5424, "1 ".
+// cutPriority splits off a priority such as "<22>", and the version "1 " of RFC 5424.
 func cutPriority(s []byte) (rest []byte, version bool) {
 	if len(s) < 3 || s[0] != '<' {
 		return s, false
@@ -97,7 +98,7 @@ func cutPriority(s []byte) (rest []byte, version bool) {
 	return bytes.CutPrefix(s, []byte("1 "))
 }
 
-// parse5424 parses a line of RFC 5424 after its version.
+// parse5424 parses the part of an RFC 5424 line that follows the version.
 func parse5424(s []byte) (l line) {
 	var ok bool
 	if l.at, s, ok = cutISO(s, time.UTC); !ok {
@@ -172,8 +173,9 @@ func clockTime(s []byte) (hour int, rest int64, ok bool) {
 	return hour, int64(m)*minute + int64(sec)*second, ok1 && ok2 && ok3 && hour < 24 && m < 60 && sec < 61
 }
 
-// rollover returns the change of year between two days: 1 if the second day is in
-// the next year, and -1 for a late line of the previous year.
+// rollover returns the change of the year between the days of two consecutive lines: 1
+// if the second line is from the next year, and -1 if it is a delayed line from the
+// previous year.
 func rollover(month, day, nextMonth, nextDay int) int {
 	switch {
 	case month == 0:
@@ -219,8 +221,8 @@ func (c *clock) cut3164(s []byte) (at int64, rest []byte, ok bool, err error) {
 	return at + micros, rest[1:], true, nil
 }
 
-// yearBefore returns the latest year in which the day is at most one day after
-// newest.
+// yearBefore returns the latest year in which the given day is not more than one day
+// after newest.
 func yearBefore(month, day, hour int, within, newest int64, zone *time.Location) int {
 	year := time.UnixMicro(newest + oneDay).In(zone).Year()
 	for range 8 { // February 29 can be eight years apart
@@ -273,7 +275,7 @@ func cutISO(s []byte, zone *time.Location) (at int64, rest []byte, ok bool) {
 	}
 	offset := int64(0)
 	switch {
-	case len(word) == 0: // no zone
+	case len(word) == 0: // a time without a UTC offset
 	case string(word) == "Z":
 		zone = time.UTC
 	default:

@@ -23,11 +23,11 @@ type Log struct {
 	read  atomic.Int64 // compressed bytes
 
 	file   io.ReadCloser
-	in     *bufio.Reader // nil before the first line
+	in     *bufio.Reader // nil until the first line is read
 	export *export       // nil unless the file is an export of the journal
 	clock  clock
 	first  int64 // time of the first line
-	at     int64 // time of the latest line; at the start, of the first line
+	at     int64 // time of the latest line; initially, of the first line
 
 	raw       []byte // the latest line
 	lineBytes int
@@ -38,10 +38,10 @@ const lineLimit = 64 << 10
 
 var errTooLong = errors.New("line too long")
 
-// Open opens the named files and detects their formats and times. The name - means the
-// standard input. Times without a year are interpreted as the latest possible times
-// before the modification of the file, or before now. The caller must call Read or
-// CloseAll.
+// Open opens the named files, and detects their formats and the times of their first
+// lines. The name - means the standard input. A time without a year is assumed to be in
+// the latest year that is possible, given the modification time of the file or, for the
+// standard input, the current time. The caller must call Read or CloseAll.
 func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (logs []*Log, err error) {
 	for i, name := range names {
 		l := &Log{Name: name, index: i, file: io.NopCloser(stdin), clock: clock{zone: zone, newest: now.UnixMicro()}}
@@ -57,7 +57,7 @@ func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (
 }
 
 func (l *Log) openFile(now time.Time) error {
-	file, err := os.OpenFile(l.Name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not wait for a FIFO
+	file, err := os.OpenFile(l.Name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a FIFO must not block
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (l *Log) Close() error {
 	return err
 }
 
-// CloseAll closes logs that are not read.
+// CloseAll closes logs that were not passed to Read.
 func CloseAll(logs []*Log) (err error) {
 	for _, l := range logs {
 		err = errors.Join(err, l.Close())
@@ -111,7 +111,7 @@ var (
 // begin detects the format.
 func (l *Log) begin() error {
 	plain := bufio.NewReaderSize(&counter{l.file, &l.read}, lineLimit)
-	head, _ := plain.Peek(6) // a shorter file has no magic number
+	head, _ := plain.Peek(6) // a file that is shorter has no magic number
 	switch {
 	case bytes.HasPrefix(head, magicGzip):
 		z, err := gzip.NewReader(plain)
@@ -153,8 +153,9 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// survey finds the time of the first line. It reads all of a log of RFC 3164. Its
-// last line is the newest, and each change from December to January is a new year.
+// survey finds the time of the first line. If the log has RFC 3164 times, survey must
+// read the whole log to infer the year: it derives the year of the last line, and
+// subtracts a year for each change from December to January.
 func (l *Log) survey() error {
 	err := l.scan()
 	l.read.Store(0)
@@ -184,7 +185,7 @@ func (l *Log) scan() error {
 		case errors.Is(err, errTooLong):
 			continue
 		case errors.Is(err, errYear):
-			l.clock.year = 0 // found below
+			l.clock.year = 0 // determined below
 		case err != nil:
 			return err
 		}
@@ -200,12 +201,12 @@ func (l *Log) scan() error {
 			years += rollover(month, day, m, d)
 			month, day = m, d
 		} else if line.ok && first == nil {
-			return nil // a line with a year; l.at is its time
+			return nil // the line has a year, so l.at is its time
 		}
 	}
 }
 
-// next returns the next line. The error is io.EOF at the end.
+// next returns the next line. At the end of the log, the error is io.EOF.
 func (l *Log) next() (line line, err error) {
 	if l.in == nil {
 		if err := l.begin(); err != nil {
@@ -227,7 +228,7 @@ func (l *Log) next() (line line, err error) {
 	return line, err
 }
 
-// readLine reads a line into raw. It skips a line over the limit.
+// readLine reads a line into raw. It skips a line that exceeds the limit.
 func (l *Log) readLine() error {
 	s, err := l.in.ReadSlice('\n')
 	l.lineBytes += len(s)

@@ -1,8 +1,9 @@
 // Package maillog reads the log of smtpd from syslogd(8) or the journal. It reports
 // the messages that remote hosts delivered and the messages that local users sent.
 //
-// OpenSMTPD 6.8 to 7.9 write the same lines. SID is a session and EVPID an envelope,
-// both of 16 hexadecimal digits. The first 8 digits of EVPID identify the message:
+// OpenSMTPD 6.8 to 7.9 log the following lines. SID identifies a session, and EVPID an
+// envelope; both have 16 hexadecimal digits. The first 8 digits of EVPID identify the
+// message.
 //
 //	SID smtp connected address=192.0.2.1 host=mail.example.net
 //	SID smtp authentication user=alice result=ok
@@ -12,14 +13,15 @@
 //	SID smtp disconnected reason=quit
 //	SID mta delivery evpid=EVPID from=<> to=<> rcpt=<> source="" relay="" delay=1s result="Ok" stat=""
 //
-// An IPv6 address is in brackets. A program on the server has the address "local".
-// The host is the reverse DNS name. It proves nothing, because smtpd logs it without
-// the result of the forward lookup and truncates it to 63 bytes. The recipient of
-// "smtp envelope" is the argument of RCPT, before alias expansion.
+// An IPv6 address is in brackets. If the client is a program on the server, the address
+// is "local". The field host contains the reverse DNS name. The name proves nothing,
+// because smtpd does not log the result of the forward lookup and truncates the name to
+// 63 bytes. The recipient of "smtp envelope" is the argument of RCPT, before alias
+// expansion.
 //
-// smtpd does not quote commands and replies. Text of a client still cannot imitate a
-// line or a field, because each line starts with words of smtpd, and addresses contain
-// no ">".
+// smtpd does not quote commands and replies. Nevertheless, text from a client cannot
+// imitate a line or a field, because each line starts with words of smtpd, and
+// addresses cannot contain ">".
 package maillog
 
 import (
@@ -38,7 +40,7 @@ type Delivery struct {
 	Server    string
 	Addr      netip.Addr
 	Host      string // reverse DNS name, unverified and truncated; empty if unknown
-	Sender    string // empty for the null sender
+	Sender    string // mail address; empty for the null sender
 	Recipient string
 	MsgID     uint32
 	Rejected  int // recipients permanently rejected in the session so far
@@ -46,22 +48,22 @@ type Delivery struct {
 
 // A Sent is an envelope of a local user that a remote server accepted.
 type Sent struct {
-	Time   int64 // when it was delivered, microseconds since 1970
+	Time   int64 // time of the delivery in microseconds since 1970
 	Server string
-	User   string // empty for a local program
-	Domain string // of the recipient, in lower case
+	User   string // empty if a local program sent the message
+	Domain string // domain of the recipient, in lower case
 }
 
 // Counts contains the counters of a log.
 type Counts struct {
 	Files      int    `json:"files"`
-	Bytes      int64  `json:"bytes"` // uncompressed
+	Bytes      int64  `json:"bytes"` // uncompressed size of the log
 	Lines      uint64 `json:"lines"`
 	Smtpd      uint64 `json:"smtpd_lines"`
 	Sessions   uint64 `json:"sessions"`
 	Messages   uint64 `json:"messages"`   // accepted in all sessions
 	Envelopes  uint64 `json:"envelopes"`  // accepted in all sessions
-	Duplicates uint64 `json:"duplicates"` // envelopes logged twice
+	Duplicates uint64 `json:"duplicates"` // envelopes that were logged twice
 	Orphans    uint64 `json:"orphans"`    // envelopes ignored because the start of their session is missing
 	Unstamped  uint64 `json:"unstamped"`  // lines without a time, host and program
 	Unknown    uint64 `json:"unknown"`    // unknown lines of smtpd
@@ -84,18 +86,18 @@ const (
 type Options struct {
 	Delivered func(*Delivery)
 	Sent      func(*Sent)
-	// Line is called for each line of smtpd. Host is only valid during the call.
+	// Line is called for each line of smtpd. host is valid only during the call.
 	Line func(file int, host []byte, at int64)
-	// Progress is called repeatedly with the number of bytes read and the total,
-	// both compressed. The total is 0 if unknown.
+	// Progress is called repeatedly with the number of bytes read and the total number
+	// of bytes, both before decompression. The total is 0 if it is unknown.
 	Progress func(read, total int64)
 }
 
 // progressLines is the number of lines between two calls of Options.Progress.
 const progressLines = 50_000
 
-// Read reads logs in chronological order and closes them. Only logs that overlap in
-// time have buffers at the same time.
+// Read reads logs in chronological order and closes them. To limit memory, only logs
+// whose periods overlap have buffers at the same time.
 func Read(logs []*Log, o Options) (c Counts, err error) {
 	r := reader{o: o, logs: logs, counts: Counts{Files: len(logs)}, sessions: newSessions()}
 	defer func() { err = errors.Join(err, CloseAll(logs)) }()
@@ -108,7 +110,7 @@ func Read(logs []*Log, o Options) (c Counts, err error) {
 	for len(q) > 0 {
 		l := q[0]
 		limit := int64(1<<63 - 1)
-		for i := 1; i < min(len(q), 3); i++ { // the next log is a child of the root
+		for i := 1; i < min(len(q), 3); i++ { // the log with the next line is a child of the root
 			limit = min(limit, q[i].at)
 		}
 		more, err := r.take(l, limit)
@@ -125,7 +127,7 @@ func Read(logs []*Log, o Options) (c Counts, err error) {
 		}
 	}
 	if r.counts.Lines > 0 && r.counts.Smtpd == 0 {
-		return r.counts, errors.New("no line of smtpd; a line begins with a time, a host and smtpd[PID]")
+		return r.counts, errors.New("no lines of smtpd found; they begin with a time, a host and smtpd[PID]")
 	}
 	return r.counts, nil
 }
@@ -137,7 +139,7 @@ func (q queue) Len() int      { return len(q) }
 func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
 func (q *queue) Push(x any)   { *q = append(*q, x.(*Log)) }
 func (q queue) Less(i, j int) bool {
-	if q[i].at == q[j].at { // rotated files: the earlier one comes first
+	if q[i].at == q[j].at { // rotated files can have equal times; the log that starts earlier comes first
 		return q[i].first < q[j].first
 	}
 	return q[i].at < q[j].at
@@ -149,7 +151,7 @@ func (q *queue) Pop() any {
 	return l
 }
 
-// A reader collects the result of Read.
+// A reader contains the state of Read.
 type reader struct {
 	o        Options
 	logs     []*Log
@@ -158,7 +160,8 @@ type reader struct {
 	sessions sessions
 }
 
-// take reads the lines of a log up to a time. It reports whether more lines follow.
+// take reads the lines of a log up to the time limit. It reports whether more lines
+// follow.
 func (r *reader) take(l *Log, limit int64) (more bool, err error) {
 	for {
 		line, err := l.next()

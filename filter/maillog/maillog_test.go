@@ -51,7 +51,7 @@ func file(t *testing.T, name string, data []byte, modified time.Time) string {
 	return path
 }
 
-// TestRecorded checks the facts of logs that the real versions of smtpd wrote.
+// TestRecorded checks the facts in logs that several versions of smtpd have written.
 func TestRecorded(t *testing.T) {
 	names, _ := filepath.Glob("testdata/*.log")
 	if len(names) != 4 {
@@ -90,7 +90,7 @@ const oneMessage = `0123456789abcdef smtp connected address=198.51.100.10 host=m
 0123456789abcdef smtp disconnected reason=quit
 `
 
-// headed returns lines with a header before each.
+// headed returns lines, each preceded by header.
 func headed(lines, header string) string {
 	var b strings.Builder
 	for l := range strings.Lines(lines) {
@@ -99,7 +99,7 @@ func headed(lines, header string) string {
 	return b.String()
 }
 
-// TestHeaders checks the headers of syslog daemons and of the journal.
+// TestHeaders checks the forms of headers that syslog daemons and the journal write.
 func TestHeaders(t *testing.T) {
 	want := `delivered 198.51.100.10 "mail.example.net" 905b8b96 <joe@example.net> <alice@example.org>`
 	for header, at := range map[string]string{
@@ -139,7 +139,7 @@ func TestOtherPrograms(t *testing.T) {
 	}
 }
 
-// TestTruncated checks that no truncated line is parsed as a different fact.
+// TestTruncated checks that a truncated line is not parsed as a different fact.
 func TestTruncated(t *testing.T) {
 	lines := oneMessage + `0123456789abcdee smtp connected address=local host=mx.example.org
 0123456789abcdee smtp authentication user=alice result=ok
@@ -157,7 +157,7 @@ func TestTruncated(t *testing.T) {
 			switch {
 			case !ok || cut.kind == other:
 			case cut.kind == connected && bytes.Equal(cut.addr, whole.addr): // the name proves nothing
-			case cut.kind == relayed && string(cut.recipient) == string(whole.recipient): // only the reply is missing
+			case cut.kind == relayed && string(cut.recipient) == string(whole.recipient): // the line lacks only a part of the reply
 			case cut.kind == accepted && cut.message == whole.message:
 			case cut.kind == disconnected:
 			default:
@@ -167,8 +167,8 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestHostile checks that text of a client or of a remote server does not become
-// a fact.
+// TestHostile checks that text from a client or from a remote server is not parsed as a
+// fact.
 func TestHostile(t *testing.T) {
 	for _, l := range []string{
 		`0123456789abcdef smtp failed-command command="RCPT TO:<x@example.org>" result="451 Try again"`,
@@ -201,8 +201,9 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestRotated checks that overlapping files in any order count once, compressed
-// or not, and that a session may continue in the next file.
+// TestRotated checks that lines in several overlapping files count once, regardless of
+// the order and compression of the files, and that a session may continue in the next
+// file.
 func TestRotated(t *testing.T) {
 	const header = "Nov 21 10:31:02 mx smtpd[4711]: "
 	lines := slices.Collect(strings.Lines(headed(oneMessage, header)))
@@ -227,8 +228,8 @@ func TestRotated(t *testing.T) {
 	}
 }
 
-// TestYears checks that years are inferred from the modification of a file, from
-// changes of the year within it, and across leap days.
+// TestYears checks that years are inferred from the modification time of a file and
+// from changes of the year within the file, and that leap days are respected.
 func TestYears(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -273,8 +274,8 @@ func TestPipe(t *testing.T) {
 	}
 }
 
-// TestBzip2 checks a file that was compressed with bzip2, which no package of Go
-// writes.
+// TestBzip2 checks a file that was compressed with bzip2. The file is in testdata,
+// because Go's library cannot write this format.
 func TestBzip2(t *testing.T) {
 	data, err := base64.StdEncoding.DecodeString("QlpoOTFBWSZTWQF88moAAGNfgAAQQAF/90IDTAo/9/9QMAEMgEqTEekEbI0U8oeppkPQnlPFDAGmho0YjIBoANDAqqmJppiNNA000AaAANYXre" +
 		"Dg2Dp+q69OTGcwg5LOwbhXRNf4pUxsloPCtEUFmKpIaSUjVl8iIyEkmJSmQ4E08VhOqonILpgzEUpDapQI8paQk5Gsjtia6SS6+VoO79g8Z96g" +
@@ -323,7 +324,7 @@ func TestFiles(t *testing.T) {
 		file(t, "log.zst", []byte("\x28\xb5\x2f\xfd..."), now):           "; use zstd -dc ",
 		file(t, "log.gz", []byte("\x1f\x8b..."), now):                    "read ",
 		file(t, "log.bz2", []byte("BZh91AY&SY"), now):                    "read ",
-		file(t, "other", []byte("Nov 21 10:31:02 mx sshd[1]: x\n"), now): "no line of smtpd",
+		file(t, "other", []byte("Nov 21 10:31:02 mx sshd[1]: x\n"), now): "no lines of smtpd",
 		file(t, "long", bytes.Repeat([]byte{'x'}, 200_000), now):         "",
 		t.TempDir():                           "not a regular file",
 		filepath.Join(t.TempDir(), "missing"): "no such file",
@@ -335,7 +336,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestBounds checks that the tables of a reader are bounded.
+// TestBounds checks that the size of the tables of a reader is limited.
 func TestBounds(t *testing.T) {
 	f := newFifo[int, int](10)
 	for i := range 1000 {
@@ -352,7 +353,7 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// FuzzLine checks that no line ends the program, and that facts have addresses.
+// FuzzLine checks that no line causes a panic, and that facts have addresses.
 func FuzzLine(f *testing.F) {
 	for l := range strings.Lines(oneMessage) {
 		f.Add([]byte("Nov 21 10:31:02 mx smtpd[4711]: " + l))

@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// Limits of the tables of a reader. They exceed the load of any real server.
+// Limits of the tables of a reader. They are higher than a real server needs.
 const (
 	maxSessions  = 100_000   // number of latest sessions
 	maxPending   = 200_000   // number of undelivered envelopes of users
 	maxEnvelopes = 1_000_000 // number of envelopes that are recognised as duplicates
 )
 
-// A fifo is a map that contains the latest keys.
+// A fifo is a map with a maximum size, which contains the keys that were added last.
 type fifo[K comparable, V any] struct {
 	limit int
 	rows  map[K]V
@@ -25,7 +25,7 @@ func newFifo[K comparable, V any](limit int) fifo[K, V] {
 	return fifo[K, V]{limit: limit, rows: make(map[K]V)}
 }
 
-// put adds a row. It drops the oldest row of a full map.
+// put adds a row. If the map is full, it drops the oldest row.
 func (f *fifo[K, V]) put(k K, v V) {
 	if _, ok := f.rows[k]; !ok {
 		if len(f.ring) < f.limit {
@@ -43,11 +43,11 @@ func (f *fifo[K, V]) put(k K, v V) {
 type session struct {
 	addr  netip.Addr // invalid for a local program
 	host  string
-	user  string // of the login
-	local bool   // a program on the server
+	user  string // user of the login
+	local bool   // the client is a program on the server
 	login bool
 
-	rejected int // recipients
+	rejected int // number of rejected recipients
 }
 
 // sessions assigns lines to sessions and envelopes.
@@ -55,7 +55,8 @@ type sessions struct {
 	open    fifo[uint64, *session]
 	pending fifo[uint64, string] // users by envelope
 	seen    fifo[uint64, struct{}]
-	// message is the message of the latest envelope, for counting messages.
+	// message identifies the message of the latest envelope. A new value means a new
+	// message.
 	message uint32
 }
 
@@ -81,7 +82,7 @@ func (r *reader) apply(line *line, e *event) {
 		if s := t.open.rows[e.session]; s != nil && e.authentication {
 			s.login, s.user = true, string(e.user)
 		} else if s == nil && e.authentication {
-			// An older file contains the start of the session.
+			// The start of the session is in an older file, which was not read.
 			t.open.put(e.session, &session{login: true, user: string(e.user)})
 		}
 	case rejected:
@@ -123,7 +124,7 @@ func (r *reader) envelope(line *line, e *event) {
 		return
 	}
 	s := t.open.rows[e.session]
-	if s == nil { // an overlapping log may contain the start of the session
+	if s == nil { // not added to seen: an overlapping log may contain the start of the session, and the envelope again
 		c.Orphans++
 		return
 	}

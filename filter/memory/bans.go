@@ -6,7 +6,7 @@ import (
 )
 
 // Bans is the table of bans of hosts and networks. An expired ban is kept for keepBan,
-// because a later ban of the same host is longer.
+// so that the next ban of the same host can be longer.
 type Bans struct {
 	*shared
 	hosts    table[Host, ban]
@@ -16,38 +16,39 @@ type Bans struct {
 
 // ban is a row. Times are seconds since 1970.
 type ban struct {
-	since, until uint32 // of the latest ban
-	last         uint32 // latest connection, during a ban or not; 0 if none
-	attempts     uint16 // connections during the newest ban
+	since, until uint32 // start and end of the latest ban
+	last         uint32 // latest connection, which may be after the ban; 0 if none
+	attempts     uint16 // number of connections during the latest ban
 	rule         uint16 // index into ruleNames
 	session      uint64
-	times        uint8 // offences in a row, including this one
+	times        uint8 // number of consecutive offences, including this one
 	flags        banFlags
 }
 
 type banFlags uint8
 
 const (
-	banObserved banFlags = 1 << iota // not enforced: in observe mode, or by a rule with observe
-	banManual                        // by the operator
+	banObserved banFlags = 1 << iota // not enforced, because of mode observe or a rule with observe
+	banManual                        // created by the operator
 	banRevoked                       // ended by the operator
 )
 
 // keepBan is the number of seconds for which a ban is kept after its end.
 const keepBan = 90 * daySeconds
 
-// inRow is the number of seconds after the end of a ban in which the next offence is in
-// a row. A longer time applies to bans longer than a quarter of it.
+// inRow is a number of seconds. An offence is consecutive, so that its ban is longer,
+// if it follows the end of the previous ban within inRow, or within four times the
+// length of that ban.
 const inRow = daySeconds
 
-// bansBucket is the bucket of bans of hosts and of networks.
+// bansBucket is the name of the bucket with bans of hosts and networks.
 const bansBucket = "bans"
 
 func banScore[K any](_ K, b ban, now uint32) int64 { return int64(b.until) + keepBan - int64(now) }
 
 func newBans(s *shared) *Bans {
 	b := &Bans{shared: s}
-	b.rules.number("a former rule") // for more names than numbers
+	b.rules.number("a former rule") // number 0, for names that exceed the maximum number of names
 	b.hosts = newTable(s, schema[Host, ban]{
 		name: "bans", bucket: bansBucket, limit: maxBans, evictionScore: banScore[Host],
 		key:   func(k Host) []byte { return prefixKey(k.Prefix()) },
@@ -71,13 +72,13 @@ type Ban struct {
 	Prefix   netip.Prefix `json:"prefix"`
 	Since    time.Time    `json:"since"`
 	Until    time.Time    `json:"until"`
-	Rule     string       `json:"rule"`              // or the operator's reason
-	Session  uint64       `json:"-"`                 // in which the ban was decided; 0 for a manual ban
-	Times    int          `json:"times"`             // offences in a row including this one
-	Attempts int          `json:"attempts"`          // connections during this ban
+	Rule     string       `json:"rule"`              // name of the rule, or the operator's reason
+	Session  uint64       `json:"-"`                 // session that caused the ban; 0 for a manual ban
+	Times    int          `json:"times"`             // number of consecutive offences, including this one
+	Attempts int          `json:"attempts"`          // number of connections during this ban
 	Last     time.Time    `json:"last,omitzero"`     // latest connection
 	Observe  bool         `json:"observe,omitempty"` // not enforced
-	Manual   bool         `json:"manual,omitempty"`  // by the operator
+	Manual   bool         `json:"manual,omitempty"`  // created by the operator
 	Revoked  bool         `json:"revoked,omitempty"` // ended by the operator
 }
 
@@ -86,8 +87,9 @@ func (b *Ban) Expired(now time.Time) bool { return !now.Before(b.Until) }
 
 // A BanRequest is a request for a ban.
 type BanRequest struct {
-	// Ladder contains the durations of the bans for offences in a row; the last
-	// duration repeats. A duration of 0 only counts the offence.
+	// Ladder contains the durations of the bans for consecutive offences. The last
+	// duration also applies to further offences. For a duration of 0, the offence
+	// counts but causes no ban.
 	Ladder  []time.Duration
 	Rule    string
 	Session uint64
@@ -96,10 +98,11 @@ type BanRequest struct {
 
 func (b *Bans) export(p netip.Prefix, row ban) Ban { return b.rules.export(&b.clock, p, row) }
 
-// Add bans the host of c and returns the resulting ban. Each offence in a row gets the
-// next duration of the ladder. An earlier ban counts for a day after its end, or for
-// four times its length. During an active ban, the later end applies. An observed ban
-// never replaces an enforced ban.
+// Add bans the host of c and returns the resulting ban. The ban of each consecutive
+// offence has the next duration of the ladder. An offence is consecutive if it follows
+// the end of the previous ban within a day, or within four times the length of that
+// ban. During an active ban, the later end applies. An observed ban never replaces an
+// enforced ban.
 func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -113,7 +116,7 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	sameMode := old.flags&banObserved == row.flags&banObserved
 	active := known && old.until > at
 	switch {
-	case active && sameMode: // another offence during the ban
+	case active && sameMode: // this is another offence during the active ban
 		row.since, row.times, row.attempts = old.since, old.times, old.attempts
 	case active && r.Observe:
 		return b.export(k.Prefix(), old)
@@ -128,9 +131,9 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	return b.export(k.Prefix(), row)
 }
 
-// Banned returns the active ban of c, enforced or observed, and records a connection. A
-// ban of a /64 does not apply to a host in it with its own proven name, unless the ban
-// is manual.
+// Banned returns the active ban of c, enforced or observed, and records a connection.
+// Unless the ban is manual, the ban of a /64 does not apply to hosts in the /64 that
+// have their own proven names.
 func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -161,7 +164,7 @@ func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	return b.export(k.Prefix(), row), true
 }
 
-// banned reports whether the row is more than an offence without a ban.
+// banned reports whether the row contains a ban. Otherwise it only contains an offence.
 func (b *ban) banned() bool { return b.until > b.since || b.flags&banRevoked != 0 }
 
 func (b *ban) connected(at uint32, active bool) {
@@ -186,7 +189,7 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 			if old.flags&banObserved == 0 && old.until <= at {
 				row.times = min(old.times, 254) + 1
 			} else if old.flags&banObserved == 0 {
-				row.times = old.times // a correction of the active ban
+				row.times = old.times // the operator changes the active ban
 			}
 		}
 		b.hosts.put(k, row, at)
@@ -227,7 +230,7 @@ func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	return ended
 }
 
-// revoked ends the ban of p, if it is active.
+// revoked ends the ban of p, if the ban is active.
 func (b *Bans) revoked(p netip.Prefix, row *ban, at uint32) (e Ban, ok bool) {
 	if row.until <= at {
 		return e, false
@@ -260,8 +263,8 @@ func (b *Bans) revokeHost(k Host, at uint32, add func(Ban)) {
 	}
 }
 
-// addresses returns the hosts in p that are a single IPv6 address and had a ban or an
-// offence, by number.
+// addresses returns the numbers of the hosts in p that are identified by a single IPv6
+// address and have a row.
 func (b *Bans) addresses(p netip.Prefix) map[uint64]bool {
 	set := make(map[uint64]bool)
 	if p.Addr().Is4() {
@@ -328,8 +331,8 @@ func (b *ban) shift(by int64) {
 	shiftTime(&b.last, by)
 }
 
-// mergeBans keeps the ban that ends later. An enforced ban has precedence over an
-// observed ban.
+// mergeBans merges a stored ban into the ban of this process. It keeps the ban that
+// ends later, but an enforced ban takes precedence over an observed ban.
 func mergeBans(live *ban, stored ban) {
 	times := max(live.times, stored.times)
 	if observed := live.flags & banObserved; observed == stored.flags&banObserved {
@@ -342,7 +345,8 @@ func mergeBans(live *ban, stored ban) {
 	}
 }
 
-// ruleNames numbers the names of rules, so that a row needs only two bytes for a name.
+// ruleNames assigns numbers to the names of rules, so that a row needs only two bytes
+// for a name.
 type ruleNames struct {
 	list  []string
 	index map[string]uint16
@@ -353,7 +357,7 @@ func (n *ruleNames) number(s string) uint16 {
 		return i
 	}
 	if len(n.list) == 1<<16 {
-		return 0 // more names than the policies of a process have
+		return 0 // there are never so many rules during one run of the filter
 	}
 	if n.index == nil {
 		n.index = make(map[string]uint16)

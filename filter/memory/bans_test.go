@@ -14,14 +14,14 @@ func holds(m *Memory, c *Client, d time.Duration) bool {
 	return ok && !b.Observe
 }
 
-// TestLadder checks the length of each ban, and the time for which an offence counts: a
-// day, or four times the length of its ban.
+// TestLadder checks the length of each ban, and the time after which an offence no
+// longer makes the next ban longer: a day, or four times the length of its ban.
 func TestLadder(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		ladder []time.Duration
 		gaps   []time.Duration // from the end of a ban to the next offence
-		want   []time.Duration // 0: no ban
+		want   []time.Duration // lengths of the bans; 0 for no ban
 		times  []int
 	}{
 		{"steps, and the last one repeats", []time.Duration{10 * time.Minute, time.Hour, day}, []time.Duration{time.Hour, time.Hour, time.Hour},
@@ -32,7 +32,7 @@ func TestLadder(t *testing.T) {
 			[]time.Duration{7 * day, 30 * day, 30 * day, 7 * day}, []int{1, 2, 3, 1}},
 		{"the first offence only counts", []time.Duration{0, time.Hour, day}, []time.Duration{time.Minute, time.Hour},
 			[]time.Duration{0, time.Hour, day}, []int{1, 2, 3}},
-		{"and is forgotten after a day", []time.Duration{0, time.Hour}, []time.Duration{day + time.Second, day},
+		{"and no longer counts after a day", []time.Duration{0, time.Hour}, []time.Duration{day + time.Second, day},
 			[]time.Duration{0, 0, time.Hour}, []int{1, 1, 2}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

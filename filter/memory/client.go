@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// A Client identifies the client of a session to the tables.
+// A Client identifies the client of a session in the tables.
 type Client struct {
 	Addr     netip.Addr
 	Domain   string // RegisteredDomain of the proven name; empty if none
@@ -14,25 +14,25 @@ type Client struct {
 	Helo     []byte // empty before the greeting
 	User     []byte // user of the latest login attempt; empty if none
 	Session  uint64
-	Cut      bool // the name may be truncated, so that the host may have its own name
-	// Account marks an authenticated session, whose conduct counts only for the user
-	// and never for the address.
+	Cut      bool // the name may be truncated, so it is unknown whether the host has its own name
+	// Account is set for an authenticated session. Its behaviour counts only for the
+	// user, and never for the address.
 	Account bool
-	// Shared marks an address that many hosts share: a gateway, or a private address.
-	// It earns no standing.
+	// Shared is set for an address that many hosts share: a gateway, or a private
+	// address. Such an address has no standing.
 	Shared bool
 }
 
 // Host returns the identity of the client.
 func (c *Client) Host() Host { return HostOf(c.Addr, c.Domain != "" || c.Cut) }
 
-// A Host is the identity of a host: an IPv4 address, or the /64 of an IPv6 address, in
-// which a host may choose any address. An IPv6 host with its own proven name is
-// identified by its address, because hosting providers assign the addresses of one /64
-// to many customers.
+// A Host is the identity of a host. It is an IPv4 address, or the /64 of an IPv6
+// address, because an IPv6 host can choose any address in its /64. An IPv6 host with
+// its own proven name is identified by its full address instead, because hosting
+// providers assign the addresses of one /64 to many customers.
 type Host struct{ hi, lo uint64 }
 
-// HostOf returns the host with the address a. own means that the host has its own
+// HostOf returns the host with the address a. own must be set if the host has its own
 // proven name.
 func HostOf(a netip.Addr, own bool) Host {
 	if a.Is4() {
@@ -50,7 +50,7 @@ func HostOf(a netip.Addr, own bool) Host {
 // hostIn returns the host of a prefix for which isSource is true.
 func hostIn(p netip.Prefix) Host { return HostOf(p.Addr(), p.Bits() == 128) }
 
-// wide returns the host that shares its addresses with h: the /64 of an IPv6 host.
+// wide returns the /64 that contains an IPv6 host. For an IPv4 host, it returns h.
 func (h Host) wide() Host {
 	if h.hi == 0 {
 		return h
@@ -75,8 +75,9 @@ func (h Host) Prefix() netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(b), bits)
 }
 
-// number returns h as a number. The numbers of IPv4 hosts and of /64s are their
-// addresses; 0000::/32 holds no IPv6 host.
+// number returns a number that identifies h. For an IPv4 host it is the address, and
+// for a /64 the upper half of the address. These do not collide, because there are no
+// IPv6 hosts in 0000::/32.
 func (h Host) number() uint64 {
 	switch {
 	case h.hi == 0:
@@ -108,11 +109,11 @@ func Source(a netip.Addr) netip.Prefix {
 	return HostOf(a, false).Prefix()
 }
 
-// Number returns Source as a number: an IPv4 address, or the upper half of an
-// IPv6 address.
+// Number returns the number of Source: an IPv4 address, or the upper half of an IPv6
+// address.
 func Number(a netip.Addr) uint64 { return HostOf(a, false).number() }
 
-// network returns the number of the /24 of an IPv4 address, or of the /48 of an
+// network returns a number that identifies the /24 of an IPv4 address, or the /48 of an
 // IPv6 address.
 func network(a netip.Addr) uint64 {
 	if a.Is4() {
@@ -121,12 +122,14 @@ func network(a netip.Addr) uint64 {
 	return Number(a) &^ 0xffff
 }
 
-// isSource reports whether p contains one host, or a part of its addresses.
+// isSource reports whether p contains only one host, or only a part of the addresses of a
+// host.
 func isSource(p netip.Prefix) bool {
 	return p.Addr().Is4() && p.Bits() == 32 || p.Addr().Is6() && p.Bits() >= 64
 }
 
-// widen returns the prefix that a manual ban of p covers: for an IPv6 address, its /64.
+// widen returns the prefix that a manual ban of p covers: the /64 if p is an IPv6
+// address, and otherwise p.
 func widen(p netip.Prefix) netip.Prefix {
 	if p.Addr().Is6() && p.Bits() > 64 {
 		p = netip.PrefixFrom(p.Addr(), 64)
@@ -134,13 +137,14 @@ func widen(p netip.Prefix) netip.Prefix {
 	return p.Masked()
 }
 
-// short returns a hash of 16 bits, never 0, to distinguish a few numbers.
+// short returns a hash of 16 bits that is never 0. The hash suffices to distinguish a few
+// numbers.
 func short(n uint64) uint16 {
-	n *= 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio spreads well
+	n *= 0x9e3779b97f4a7c15 // multiplication by 2^64 divided by the golden ratio distributes the hashes well
 	return max(uint16(n>>48), 1)
 }
 
-// addShort adds a hash to a list of distinct hashes with a fixed length.
+// addShort adds a hash to a list of distinct hashes. The list has a fixed length.
 func addShort(list []uint16, hash uint16) {
 	for i, s := range list {
 		if s == 0 {
@@ -161,11 +165,12 @@ func countShort(list []uint16) (n int) {
 	return n
 }
 
-// distinctNetworks contains hashes of a few networks: as many as a finding needs, and
-// the client's own.
+// distinctNetworks contains the hashes of a few networks: as many as a finding
+// requires, and the client's own network.
 type distinctNetworks [distinctAt + 1]uint16
 
-// distinctAt is the number of other networks that makes a recipient probed.
+// distinctAt is the number of other networks that must have requested a recipient before a
+// request by the client is a finding.
 const distinctAt = 3
 
 // others returns the number of networks other than that of a.
@@ -186,7 +191,7 @@ const daySeconds = 24 * 3600
 // dayOf returns the number of the day since 1970.
 func dayOf(now uint32) uint16 { return uint16(now / daySeconds) }
 
-// ageScore returns the eviction score of a row that was last useful on day and
+// ageScore returns the eviction score of a row that was last used on the given day and
 // expires after keep days.
 func ageScore(day uint16, now uint32, keep int) int64 {
 	return int64(day) + int64(keep) - int64(dayOf(now))

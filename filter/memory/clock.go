@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	clockJump  = 48 * time.Hour      // a larger step back is not time that has passed
-	clockPause = 31 * 24 * time.Hour // neither is a larger step forward
-	clockDoubt = 24 * time.Hour      // after the latest step, in which steps can be undone
-	clockEvery = 10 * time.Minute    // between two writes of the row
+	clockJump  = 48 * time.Hour      // a larger step back is a change of a wrong clock
+	clockPause = 31 * 24 * time.Hour // a larger step forward is a change of a wrong clock
+	clockDoubt = 24 * time.Hour      // time after the latest step in which steps can be undone
+	clockEvery = 10 * time.Minute    // interval at which the row is written
 )
 
 const (
@@ -22,58 +22,63 @@ const (
 	clockPoints = 4
 )
 
-// A clock converts the time of events to the time of the rows. The clock of the system
-// can be wrong for a while: a machine without a battery boots in 1970 or in another
-// year. Bans and standing must survive that, and bans must keep their length.
+// A clock converts the time of events to the time of the rows. The system clock can be
+// wrong for a while: a machine without a battery boots in 1970 or in another year.
+// During this time, bans and standing must not expire, and bans must not become longer
+// or shorter.
 //
-// The time of the rows continues when the time of events steps back by more than
-// clockJump, or forward by more than clockPause: the step becomes part of the offset,
-// and the opposite step removes it. A smaller step forward may be real, such as a
-// machine that was off for a week. It counts, but if the clock returns within
-// clockDoubt of the latest step, so does the time of the rows. Until then no row is
-// deleted for its age.
+// If the time of events steps back by more than clockJump, or forward by more than
+// clockPause, the time of the rows continues without a step: the step is added to the
+// offset, and the opposite step is later subtracted. A smaller step forward may be time
+// that has really passed, for example if the machine was off for a week. The time of
+// the rows then steps forward too. If the system clock steps back to the earlier time
+// within clockDoubt after the latest step, the time of the rows also returns. During
+// clockDoubt no row is deleted because of its age.
 //
-// Without Follow the two times are equal, unless a row of the clock is loaded: records
-// that are played have gaps. Except for offset, the fields need the lock.
+// Unless Follow is called or a row of the clock is loaded, both times are equal,
+// because recorded sessions that are replayed have gaps. All fields except offset
+// require the lock.
 type clock struct {
-	offset atomic.Int64 // time of events less time of rows, in microseconds
+	offset atomic.Int64 // time of events minus time of the rows, in microseconds
 
 	follows bool
-	former  int64     // the offset before the latest step that changed it
+	former  int64     // offset before its latest change
 	last    int64     // time of the latest event; 0 before the first
-	seen    time.Time // when that was, on the monotonic clock
-	// The state before each step that may be undone, oldest first, and the latest step.
+	seen    time.Time // monotonic time of the latest event
+	// points contains the state before each step that can be undone, oldest first.
+	// stepped is the monotonic time of the latest step.
 	points  []clockPoint
 	stepped time.Time
-	settle  bool // bans may begin in the future: see ban.settle
+	settle  bool // some bans may begin in the future: see ban.settle
 
-	adopted bool // a row was loaded, or there is none
+	adopted bool // the row of the clock was loaded, or there is none
 	written int64
 	dirty   bool
 
 	monotonic func() time.Time // time.Now, except in tests
 }
 
-// A clockPoint is the time of the rows and the offset at a time of the monotonic clock.
+// A clockPoint contains the time of the rows and the offset at one monotonic time.
 type clockPoint struct {
 	own, offset int64
 	at          time.Time
 }
 
-// row returns the time of the rows at an event.
+// row returns the time of the rows for a time of events.
 func (c *clock) row(event int64) uint32 { return seconds(event - c.offset.Load()) }
 
-// event returns the time of events for a time of the rows.
+// event converts a time of the rows to the time of events.
 func (c *clock) event(row uint32) time.Time {
 	return time.UnixMicro(int64(row)*1e6 + c.offset.Load()).UTC()
 }
 
-// day returns the day of events, in UTC, that is closest to a day of the rows.
+// day converts a day of the rows to the nearest day of events, in UTC.
 func (c *clock) day(row uint16) time.Time {
 	return dayTime(dayOf(uint32(max(int64(row)*daySeconds+c.offset.Load()/1e6+daySeconds/2, 0))))
 }
 
-// expected returns the time of events by the monotonic clock.
+// expected returns the time of events at the monotonic time now, if the system clock has
+// not stepped since the latest event.
 func (c *clock) expected(now time.Time) int64 {
 	return c.last + max(now.Sub(c.seen).Microseconds(), 0)
 }
@@ -95,7 +100,8 @@ func (c *clock) advance(event int64) {
 	c.last, c.seen = event, now
 }
 
-// jumped takes a step of the clock from the expected time of events.
+// jumped handles an event whose time differs much from the expected time: the system clock
+// has stepped.
 func (c *clock) jumped(event, expected int64, now time.Time) {
 	offset := c.offset.Load()
 	own := expected - offset
@@ -107,7 +113,7 @@ func (c *clock) jumped(event, expected int64, now time.Time) {
 		}
 	}
 	switch step := event - expected; {
-	case near(event, own): // the clock is right again
+	case near(event, own): // without an offset, the time is as expected: the clock is right again
 		c.step(0)
 		return
 	case near(event-c.former, own):
@@ -117,7 +123,7 @@ func (c *clock) jumped(event, expected int64, now time.Time) {
 		c.step(event - own)
 	}
 	if len(c.points) == clockPoints {
-		c.points = slices.Delete(c.points, 1, 2) // the first is before all steps
+		c.points = slices.Delete(c.points, 1, 2) // keep the first point, which is from before all steps
 	}
 	c.points, c.stepped, c.dirty = append(c.points, clockPoint{own, offset, now}), now, true
 }
@@ -129,7 +135,8 @@ func (c *clock) step(offset int64) {
 	c.offset.Store(offset)
 }
 
-// past returns a time that has certainly been reached, at most at.
+// past returns the latest time, not after at, that has certainly passed even if steps are
+// undone.
 func (c *clock) past(at uint32) uint32 {
 	for _, p := range c.points {
 		at = min(at, seconds(p.own))
@@ -137,15 +144,16 @@ func (c *clock) past(at uint32) uint32 {
 	return at
 }
 
-// Follow makes the time of the rows follow Tick, for events in the order of their times.
+// Follow makes the clock of the rows advance with Tick. Events must then be in the order
+// of their times.
 func (m *Memory) Follow() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.clock.follows = true
 }
 
-// Tick sets the time of the latest event, if the memory follows it. It must be called
-// at least once a second of that time before other methods.
+// Tick sets the time of the latest event, if Follow was called. It must be called at
+// least once per second of event time, before other methods.
 func (m *Memory) Tick(event int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -154,8 +162,8 @@ func (m *Memory) Tick(event int64) {
 	}
 }
 
-// Now returns the current time by the clock of the events, or fallback before the first
-// event.
+// Now returns the current time on the clock of the events. Before the first event, it
+// returns fallback.
 func (m *Memory) Now(fallback int64) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -165,7 +173,7 @@ func (m *Memory) Now(fallback int64) int64 {
 	return fallback
 }
 
-// clockRows is the bucket of the clock.
+// clockRows implements the bucket that contains the clock.
 type clockRows struct{ *Memory }
 
 func (clockRows) bucketName() string { return clockBucket }
@@ -187,7 +195,7 @@ func (r clockRows) changes(n int, put func(key, value []byte)) (left int) {
 		return n
 	}
 	c.dirty, c.written = false, own
-	s := stored{own: own, offset: offset, former: c.former, points: c.points} // steps may be undone after a restart
+	s := stored{own: own, offset: offset, former: c.former, points: c.points} // with the points, because steps can be undone after a restart
 	put([]byte(clockKey), s.value())
 	return n - 1
 }
@@ -200,8 +208,8 @@ func (r clockRows) restore(key, value []byte, _ uint32) bool {
 	return ok
 }
 
-// stored is a row of the clock: the time of the rows, the offset, the offset before, and
-// points without their times.
+// stored is the decoded row of the clock: the time of the rows, the offset, the former
+// offset, and the points without their monotonic times.
 type stored struct {
 	own, offset, former int64
 	points              []clockPoint
@@ -229,7 +237,7 @@ func readClock(key, value []byte) (s stored, ok bool) {
 	}
 	for i, n := range fields {
 		*n = int64(be.Uint64(value[8*i:]))
-		const most = 1e6 << 32 // the range of times in rows
+		const most = 1e6 << 32 // range of valid times in rows
 		if *n <= -most || *n >= most {
 			return s, false
 		}
@@ -248,8 +256,8 @@ func (c *clock) resume(s stored) {
 	}
 }
 
-// adopt continues the clock of an earlier process. Rows that were added before are
-// converted to its time of the rows. It needs the lock.
+// adopt continues the clock of an earlier process, and converts the times of rows that
+// this process has already added. It requires the lock.
 func (m *Memory) adopt(s stored) {
 	c := &m.clock
 	event, before := c.last, c.offset.Load()
@@ -278,8 +286,9 @@ func shiftDay(t *uint16, by int64) {
 	}
 }
 
-// rest returns the remaining part of a window, below 0 after its end. A window that
-// begins in the future began while the clock was wrong, and has ended.
+// rest returns the remaining seconds of a window. The result is negative after its end.
+// If the window begins in the future, the clock was wrong when it began, and rest
+// treats the window as ended.
 func rest(since, window, now uint32) int64 {
 	if future(since, now) {
 		return -1
@@ -290,7 +299,8 @@ func rest(since, window, now uint32) int64 {
 func future(since, now uint32) bool { return int64(since) > int64(now)+int64(clockJump/time.Second) }
 
 // settle corrects a ban that begins in the future, because the clock was wrong when it
-// was made: it keeps its length. It reports whether the ban has changed.
+// was created. The corrected ban begins now and has the same length. settle reports
+// whether the ban has changed.
 func (b *ban) settle(at uint32) bool {
 	if !future(b.since, at) {
 		return false
@@ -299,7 +309,7 @@ func (b *ban) settle(at uint32) bool {
 	return true
 }
 
-// settleBans corrects all bans after the time of the rows has gone back.
+// settleBans corrects all bans after the time of the rows was set back.
 func (m *Memory) settleBans() {
 	now, due := m.settling()
 	if due {
@@ -316,19 +326,19 @@ func (m *Memory) settling() (now uint32, due bool) {
 	return c.row(c.expected(c.monotonic())), due
 }
 
-// A Reader decodes rows of the file for readers at a time. Rows of the bucket clock must
-// come first: the times of other rows depend on it.
+// A Reader decodes rows for programs that only read the file. It must receive the row of
+// the clock first, because the times in other rows depend on that row.
 type Reader struct {
 	clock clock
 	now   int64
 }
 
-// NewReader returns a Reader.
+// NewReader returns a Reader. Rows that have expired at the time now are ignored.
 func NewReader(now time.Time) *Reader {
 	return &Reader{clock: clock{monotonic: func() time.Time { return now }}, now: now.UnixMicro()}
 }
 
-// Clock takes the row of the clock, and reports whether e is one.
+// Clock decodes the row of the clock. It returns false if e is another row.
 func (r *Reader) Clock(e kv.Entry) bool {
 	if e.Bucket != clockBucket {
 		return false
@@ -351,8 +361,8 @@ func (r *Reader) Ban(key, value []byte) (Ban, bool) {
 	return names.export(&r.clock, p, row), row.banned()
 }
 
-// Peer decodes a row of the bucket peers. It returns false for a row without a host,
-// recent mail or a recent login.
+// Peer decodes a row of the bucket peers. It returns false if the row is not about a
+// host, or if the host has neither recent mail nor a recent login.
 func (r *Reader) Peer(key, value []byte) (Peer, bool) {
 	k, p, ok := readPeer(key, value)
 	if !ok {

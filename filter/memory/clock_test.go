@@ -17,20 +17,20 @@ type world struct {
 	t      *testing.T
 	m      *Memory
 	disk   disk
-	now    time.Duration // since at(0)
-	passed time.Duration // by the monotonic clock
+	now    time.Duration // true time since at(0)
+	passed time.Duration // time on the monotonic clock
 	wrong  time.Duration // the error of the clock
 	hosts  int
 }
 
-// clockMove is what happens before an event.
+// clockMove describes the changes before an event.
 type clockMove struct {
 	wait    time.Duration // time passes
 	asleep  time.Duration // time passes, but not on the monotonic clock
-	wrong   time.Duration // the error of the clock from now on
+	wrong   time.Duration // new error of the clock
 	restart bool
 	ban     bool // the event bans second
-	counts  bool // the step counts as time until the clock returns
+	counts  bool // the step counts as time that has passed, until the clock returns
 }
 
 var (
@@ -54,7 +54,7 @@ func (w *world) move(v clockMove) {
 	if v.restart {
 		w.disk.take(w.m)
 		w.start()
-		w.m.Tick(w.event()) // the filter does not wait for the file
+		w.m.Tick(w.event()) // a filter handles events even before the file is read
 		if v.ban {
 			w.m.Bans.Add(second, week, w.event())
 		}
@@ -66,7 +66,7 @@ func (w *world) move(v clockMove) {
 	}
 }
 
-// fill adds rows: each deletes expired ones.
+// fill adds rows. Each addition deletes some expired rows.
 func (w *world) fill() {
 	for range 100 {
 		w.hosts++
@@ -77,7 +77,8 @@ func (w *world) fill() {
 	}
 }
 
-// left returns the rest of the ban of c, as the filter and a reader of the file state it.
+// left returns the remaining time of the ban of c. The test fails if the filter and a
+// reader of the file disagree.
 func (w *world) left(c *Client) (left time.Duration) {
 	w.t.Helper()
 	event := time.UnixMicro(w.event())
@@ -99,14 +100,14 @@ func (w *world) left(c *Client) (left time.Duration) {
 	return left
 }
 
-// TestClock checks that bans keep their length and that standing stays while the clock
-// is wrong and after it, also over a restart.
+// TestClock checks that bans keep their length and that standing remains while the
+// clock is wrong and afterwards, even if the filter is restarted.
 func TestClock(t *testing.T) {
 	const hour, few, ahead = time.Hour, 10 * time.Minute, 8 * day
 	for _, c := range []struct {
 		name  string
 		moves []clockMove
-		// The remaining length of the ban of banned, if it is not the true one.
+		// paused is the error of the remaining length of the ban, if an error is accepted.
 		paused time.Duration
 	}{
 		{"nothing", []clockMove{{wait: hour, ban: true}}, 0},
@@ -172,7 +173,7 @@ func TestClock(t *testing.T) {
 				}
 				end := made + 7*day + c.paused
 				if v.wrong == ahead || v.wrong == years+ahead {
-					end -= ahead // so much time may have passed
+					end -= ahead // so much time may really have passed
 				}
 				w.check(fmt.Sprint("move ", i+1), banned, end)
 				w.check(fmt.Sprint("move ", i+1), second, again+7*day)
@@ -195,8 +196,8 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// check states that the ban of c ends at the given time, up to a quarter of an hour: a
-// restart may lose the time since the latest write.
+// check checks that the ban of c ends at the given time. It tolerates a quarter of an
+// hour, because a restart may lose the time since the clock was last written.
 func (w *world) check(when string, c *Client, end time.Duration) {
 	w.t.Helper()
 	if got, want := w.left(c), max(end-w.now, 0); (got - want).Abs() > time.Hour+15*time.Minute {
@@ -204,8 +205,8 @@ func (w *world) check(when string, c *Client, end time.Duration) {
 	}
 }
 
-// TestBanWhileAhead checks that a ban of a host that does not return keeps its length,
-// if the clock was a week ahead when it was made.
+// TestBanWhileAhead checks that a ban that began while the clock was a week ahead keeps
+// its length, even if the host does not return.
 func TestBanWhileAhead(t *testing.T) {
 	w := &world{t: t, disk: disk{}}
 	w.start()
@@ -229,8 +230,8 @@ func TestBanWhileAhead(t *testing.T) {
 	}
 }
 
-// TestAbuseWhileAhead checks that limits for users do not last for weeks, if they were
-// reached while the clock was a week ahead.
+// TestAbuseWhileAhead checks that limits that users reached while the clock was a week
+// ahead do not apply for weeks.
 func TestAbuseWhileAhead(t *testing.T) {
 	w := &world{t: t, disk: disk{}}
 	w.start()

@@ -17,9 +17,9 @@ type Counters struct {
 }
 
 // A counter has six slots, each for a sixth of its window. Events older than the window
-// never count. Events within the window expire at most a sixth of it too early.
+// never count. An event may expire too early, by at most a sixth of the window.
 type counter struct {
-	head  uint32 // number of the newest slot since 1970
+	head  uint32 // number of the newest slot, counted from 1970
 	slots [slotsPerWindow]uint16
 }
 
@@ -61,7 +61,8 @@ func readCounter(key, v []byte) (k counterKey, n counter, ok bool) {
 	return counterKey{be.Uint64(key), be.Uint32(key[8:]), uint8(token.Evidence.Index()), which}, n, true
 }
 
-// slot returns the number of the slot of a time. The shortest window is a minute.
+// slot returns the number of the slot for a time. The division is safe, because the
+// shortest window is a minute.
 func (k counterKey) slot(now uint32) uint32 { return now / max(k.window/slotsPerWindow, 1) }
 
 func shiftCounter(k counterKey, n *counter, by int64) {
@@ -72,7 +73,8 @@ func shiftCounter(k counterKey, n *counter, by int64) {
 	}
 }
 
-// counterScore prefers high counts, then recent counts.
+// counterScore returns the eviction score. Counters with high counts are kept longest, and
+// then recent counters.
 func counterScore(k counterKey, n counter, now uint32) int64 {
 	slot := k.slot(now)
 	if slot >= n.head+slotsPerWindow {
@@ -81,9 +83,9 @@ func counterScore(k counterKey, n counter, now uint32) int64 {
 	return int64(n.sum())*slotsPerWindow + int64(n.head) - int64(slot)
 }
 
-// advance makes slot the newest.
+// advance makes the given slot the newest slot.
 func (n *counter) advance(slot uint32) {
-	if slot <= n.head { // the clock was set back; if by much, it was wrong earlier
+	if slot <= n.head { // the clock was set back; after a large change, the counter starts again, because its time was wrong
 		if n.head-slot > slotsPerWindow {
 			*n = counter{head: slot}
 		}
@@ -153,14 +155,15 @@ func (t *Counters) watches(w *rules.Window) bool {
 	return false
 }
 
-// Add counts one occurrence of e in all windows that count e.
+// Add counts one occurrence of e in all windows that watch e.
 func (t *Counters) Add(c *Client, e rules.Evidence, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.add(c, e, 1, t.clock.row(now))
 }
 
-// add counts n occurrences of e, or removes the newest -n. It needs the lock.
+// add counts n occurrences of e. If n is negative, it removes the newest -n occurrences. It
+// requires the lock.
 func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 	for i := range t.watched {
 		w := &t.watched[i]
@@ -186,8 +189,8 @@ func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 }
 
 // Count returns the number of occurrences within a window. It returns false if the
-// window is not watched or the subject is unknown, such as a user before the login. A
-// subject that cannot exist has the count 0: see subject.
+// window is not watched, or if its subject is not yet known, such as a user before the
+// login. The count is 0 if the session cannot have such a subject: see subject.
 func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -221,7 +224,7 @@ func (t *Counters) Halve(c *Client, e rules.Evidence, now int64) {
 	}
 }
 
-// forget deletes the counts of unbanned hosts and of a network.
+// forget deletes the counts of a network, and of the hosts for which freed returns true.
 func (t *Counters) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -243,9 +246,10 @@ func (t *Counters) counterKey(c *Client, w *rules.Window) counterKey {
 	return counterKey{t.subject(c, w.Evidence, w.By), uint32(w.Window / time.Second), uint8(w.Evidence.Index()), w.By}
 }
 
-// subject returns the number of the subject of a key, or 0 if there is none. Events of
-// an authenticated session count only for its user. Hosts with their own proven name
-// count for themselves and for their domain, and other hosts for their network.
+// subject returns the number of the subject for which events with the given key count,
+// or 0 if there is none. Events of an authenticated session count only for its user.
+// The events of a host with its own proven name count for the host and its domain. The
+// events of other hosts count for the host and its network.
 func (t *Counters) subject(c *Client, e rules.Evidence, by rules.Key) uint64 {
 	if by == rules.ByUser {
 		if len(c.User) > 0 && (c.Account || e&(rules.AuthFailure|rules.AuthSpray) != 0) {
@@ -259,7 +263,7 @@ func (t *Counters) subject(c *Client, e rules.Evidence, by rules.Key) uint64 {
 	switch by {
 	case rules.BySrc:
 		if c.Shared {
-			return 0 // many hosts share it
+			return 0 // many hosts share the address
 		}
 		return c.Host().number()
 	case rules.ByPrefix:

@@ -9,8 +9,9 @@ import (
 	"scanwatch/rules"
 )
 
-// Days is the table of counters by day of the events, in UTC, for the latest dayKeep
-// days with sessions. The retention of the session records does not change them.
+// Days is the table of the counters of each day (UTC, by the time of events). It
+// contains the latest dayKeep days with sessions, regardless of the retention of
+// session records.
 type Days struct {
 	*shared
 	rows table[uint16, *dayCounters]
@@ -25,12 +26,12 @@ type DayCounter uint8
 // The counters of a day; see also DayEvidence.
 const (
 	DaySessions      DayCounter = iota // all sessions that ended
-	DayLocal                           // over smtpd's own socket
-	DayAuthenticated                   // with a login
-	DayFound                           // of unknown clients, with evidence other than a missing or wrong name
+	DayLocal                           // from local programs, over smtpd's own socket
+	DayAuthenticated                   // with a successful login
+	DayFound                           // of unknown clients, with evidence other than a missing or unproven reverse DNS name
 	DayRefused                         // with a rejected command, or disconnected by the filter
-	DayWhole                           // recorded in full
-	DaySummed                          // recorded in a sum
+	DayWhole                           // with their own record
+	DaySummed                          // included in a sum
 	DayMails
 	DayRcptOK
 	DayRcptPermfail
@@ -43,7 +44,7 @@ const (
 // DayEvidence returns the counter of the sessions with evidence e.
 func DayEvidence(e rules.Evidence) DayCounter { return dayEvidence + DayCounter(e.Index()) }
 
-// dayNames contains the names of the counters, also on disk.
+// dayNames contains the names of the counters. They are also used on disk.
 var dayNames = func() (names [numDayCounters]string) {
 	copy(names[:], []string{"sessions", "local", "authenticated", "found", "refused", "whole", "summed",
 		"mails", "rcpt-ok", "rcpt-permfail", "rcpt-tempfail", "auth-fail"})
@@ -75,9 +76,9 @@ func newDays(s *shared) *Days {
 // Ended describes an ended session for the counters of its day.
 type Ended struct {
 	Local, Authenticated bool
-	Found                bool // evidence, for an unknown client
+	Found                bool // the client is unknown, and there is evidence about it
 	Refused              bool // a command was rejected, or the filter disconnected
-	Whole                bool // recorded in full, and not in a sum
+	Whole                bool // the session has its own record and is not included in a sum
 	Evidence             rules.Evidence
 
 	Mails, RcptOK, RcptPermfail, RcptTempfail, AuthFail uint32
@@ -87,7 +88,7 @@ type Ended struct {
 func (t *Days) Add(e *Ended, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	k := dayOf(seconds(now)) // as the records: not the time of the rows
+	k := dayOf(seconds(now)) // the day of the events, as in the records, and not of the rows
 	d, ok := t.rows.get(k)
 	if !ok {
 		d = new(dayCounters)
@@ -113,8 +114,8 @@ func (t *Days) Add(e *Ended, now int64) {
 	}
 }
 
-// dropOldest makes room in a full table. Age is no reason to drop a day: the clock may
-// be wrong.
+// dropOldest makes room in a full table. Days are not dropped because of their age,
+// because the clock may be wrong.
 func (t *Days) dropOldest() {
 	for len(t.rows.rows) >= dayKeep {
 		t.rows.del(slices.Min(slices.Collect(maps.Keys(t.rows.rows))))
@@ -123,7 +124,7 @@ func (t *Days) dropOldest() {
 
 // A Day holds the counters of one day.
 type Day struct {
-	Day      time.Time         `json:"day"`      // its start in UTC
+	Day      time.Time         `json:"day"`      // start of the day in UTC
 	Counters map[string]uint64 `json:"counters"` // by name, without zeros; "evidence " and the token for DayEvidence
 }
 

@@ -1,7 +1,7 @@
 package memory
 
-// Domains is the table of local domains, for which mail from unknown clients was
-// accepted.
+// Domains is the table of local domains. A domain is local if the server accepted mail
+// for it from an unknown client.
 type Domains struct {
 	*shared
 	rows table[string, uint16]
@@ -45,7 +45,7 @@ func (t *Domains) Known() bool {
 	return len(t.rows.rows) > 0
 }
 
-// Learn records mail accepted from an unknown client for a domain.
+// Learn records that the server accepted mail for a domain from an unknown client.
 func (t *Domains) Learn(domain []byte, now int64) {
 	if len(domain) == 0 || len(domain) > 255 {
 		return

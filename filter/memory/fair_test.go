@@ -29,8 +29,8 @@ func TestAbusersEvictNoSender(t *testing.T) {
 	}
 }
 
-// TestBansMergeWithDisk checks that a stored observed ban does not replace an
-// enforced one, and that the number of bans survives.
+// TestBansMergeWithDisk checks that a stored observed ban does not replace an enforced
+// ban, and that the number of offences is kept.
 func TestBansMergeWithDisk(t *testing.T) {
 	a := who("203.0.113.5")
 	old := New()
@@ -58,8 +58,8 @@ func TestBansMergeWithDisk(t *testing.T) {
 	}
 }
 
-// TestNetworkBanHolds checks that a ban of a host does not hide the manual ban of
-// its network.
+// TestNetworkBanHolds checks that the manual ban of a network applies to a host that
+// also has its own, shorter ban.
 func TestNetworkBanHolds(t *testing.T) {
 	a := who("203.0.113.5")
 	m := New()
@@ -76,7 +76,7 @@ func TestTimesOfOperator(t *testing.T) {
 	m := New()
 	m.Bans.Add(a, BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "x", Observe: true}, at(0))
 	m.Bans.AddPrefix(netip.PrefixFrom(a.Addr, 32), time.Hour, "r", at(day))
-	b, _ := m.Bans.AddPrefix(netip.PrefixFrom(a.Addr, 32), 2*time.Hour, "r", at(day)) // a correction
+	b, _ := m.Bans.AddPrefix(netip.PrefixFrom(a.Addr, 32), 2*time.Hour, "r", at(day)) // the operator changes the ban
 	next := m.Bans.Add(a, BanRequest{Ladder: []time.Duration{day}, Rule: "x"}, at(3*day))
 	if b.Times != 1 {
 		t.Errorf("times %d after an observed ban and a corrected manual ban; the next ban of a day lasts %v", b.Times, next.Until.Sub(next.Since))
@@ -116,7 +116,7 @@ func TestKnownAfterWrongClock(t *testing.T) {
 	m := New()
 	w := who("203.0.113.5")
 	m.Peers.Delivered(w, Delivery{Messages: 1}, at(0))
-	m.Peers.Delivered(w, Delivery{Messages: 1}, int64(86400*1e6)) // booted without a clock
+	m.Peers.Delivered(w, Delivery{Messages: 1}, int64(86400*1e6)) // the machine has no battery-backed clock and has just booted
 	if s := m.Peers.Standing(w, at(day)); s.Level != rules.StandingKnown {
 		t.Errorf("after mail with the clock at 1970: %+v", s)
 	}

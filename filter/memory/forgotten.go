@@ -2,23 +2,26 @@ package memory
 
 import "time"
 
-// forgotten describes the hosts that are missing from the table of peers. The table is
-// bounded, so the absence of a host alone does not prove that it has sent no mail. This
-// row is the last one of the bucket, so a reader that finds it has read all peers.
+// forgotten describes the hosts that were dropped from the table of peers. The size of
+// the table is limited, so a host that is not in the table may nevertheless have sent
+// mail. The row of forgotten is the last row of the bucket, so a reader that finds it
+// has read all peers.
 type forgotten struct {
 	// day is the day of the latest mail or login of a dropped host; 0 if there is none.
 	day uint16
-	// lost is the latest day on which rows of bans or peers were missing in the file, or
-	// there was no file although the filter had run before; 0 if there is none.
+	// lost is the latest day on which rows of bans or peers were missing from the file,
+	// or on which the file was missing although the filter had run before; 0 if there is
+	// none.
 	lost uint16
 
-	read, dirty bool // read: the row has been read; dirty: it must be written
+	read, dirty bool // read means that the row was read, dirty that it must be written
 }
 
-// forgottenKey is greater than the first byte of the key of a peer.
+// forgottenKey is greater than the keys of all peers, so that the row is the last of the
+// bucket.
 const forgottenKey = "\xff"
 
-// drop records that a row is evicted or has expired.
+// drop records that a row was evicted or has expired.
 func (f *forgotten) drop(k peerKey, p peer) {
 	day := max(p.good, p.login)
 	if k.kind != peerDomain && day > f.day {
@@ -31,9 +34,10 @@ func (f *forgotten) missing(today uint16) {
 	f.day, f.lost, f.dirty = max(f.day, today), max(f.lost, today), true
 }
 
-// Forgotten returns the day of the latest mail or login of a host that is missing in
-// the table, or zero. Lost is the day before which bans and hosts may be missing, even
-// hosts from before the counters of days begin; zero if nothing was lost.
+// Forgotten describes which hosts may be missing from the table. day is the day of the
+// latest mail or login of a host that was dropped, or zero. lost is the day on which
+// rows were last lost, or zero: bans and hosts from before that day may be missing,
+// even hosts from before the first day with counters.
 func (t *Peers) Forgotten() (day, lost time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -46,7 +50,7 @@ func (t *Peers) Forgotten() (day, lost time.Time) {
 	return day, lost
 }
 
-// forgottenRow is the bucket of the row.
+// forgottenRow implements the bucket that contains this row.
 type forgottenRow struct{ *Peers }
 
 func (forgottenRow) bucketName() string { return peersBucket }

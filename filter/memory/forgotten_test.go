@@ -8,15 +8,16 @@ import (
 	"scanwatch/internal/kv"
 )
 
-// manyHosts returns distinct hosts.
+// manyHosts returns a different host for each i.
 func manyHosts(i int) *Client {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], 11<<24|uint32(i))
 	return &Client{Addr: netip.AddrFrom4(b)}
 }
 
-// TestForgotten checks that the table of peers stores the latest day of a dropped host,
-// also after a restart, and that it rejects a file without its last row.
+// TestForgotten checks that the table of peers stores the latest day of the dropped
+// hosts, even across a restart, and that a missing last row in the file counts as a
+// loss.
 func TestForgotten(t *testing.T) {
 	forgets := func(m *Memory, want int, wantLost bool) {
 		t.Helper()
@@ -32,7 +33,7 @@ func TestForgotten(t *testing.T) {
 		m.Peers.Delivered(manyHosts(i), Delivery{Messages: 1}, at(-100*day))
 	}
 	forgets(m, 0, false)
-	for i := range 20 { // each evicts a host of that day
+	for i := range 20 { // each new host evicts a host from that day
 		m.Peers.Delivered(manyHosts(1000+i), Delivery{Messages: 1}, at(-30*day))
 	}
 	forgets(m, today-100, false)
@@ -93,7 +94,8 @@ func TestForgotten(t *testing.T) {
 	forgets(ahead, today-20, false)
 }
 
-// TestForgottenLogin checks that the days of logins count, and offences do not.
+// TestForgottenLogin checks that logins of dropped hosts count for the latest day, and that
+// offences do not.
 func TestForgottenLogin(t *testing.T) {
 	m := New()
 	m.Limit(AllBytes / 10000) // 100 peers
@@ -113,8 +115,9 @@ func TestForgottenLogin(t *testing.T) {
 	}
 }
 
-// TestCheckerIncomplete checks that a check that finds an invalid ban or peer also
-// rejects the row that says that they are complete.
+// TestCheckerIncomplete checks that, if a ban or peer is invalid, the Checker also
+// rejects the last row of the peers, because a file that contains a valid last row
+// counts as complete.
 func TestCheckerIncomplete(t *testing.T) {
 	m := New()
 	m.Peers.Delivered(manyHosts(1), Delivery{Messages: 1}, at(0))

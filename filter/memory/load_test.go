@@ -16,7 +16,7 @@ func all(m *Memory) (rows []string, entries []kv.Entry) {
 	for list := m.Changes(1000); len(list) > 0; list = m.Changes(1000) {
 		entries = append(entries, list...)
 	}
-	entries = slices.DeleteFunc(entries, func(e kv.Entry) bool { return e.Value == nil }) // expired rows
+	entries = slices.DeleteFunc(entries, func(e kv.Entry) bool { return e.Value == nil }) // remove the deletions of expired rows
 	for _, e := range entries {
 		rows = append(rows, fmt.Sprintf("%s %x %x", e.Bucket, e.Key, e.Value))
 	}
@@ -45,8 +45,8 @@ func FuzzLoad(f *testing.F) {
 		first := New()
 		first.Load(seq([]kv.Entry{e, e}), int64(at)*1e6) // twice, so that rows merge
 		rows, entries := all(first)
-		// After an invalid row, only the key of the hashes and the last row of the
-		// peers remain.
+		// If the row is invalid, only the key of the hashes and the last row of the
+		// peers are written.
 		if check != nil && len(rows) != 2 {
 			t.Errorf("%v, but the rows are %q", check, rows)
 		}

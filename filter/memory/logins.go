@@ -4,29 +4,29 @@ import (
 	"scanwatch/rules"
 )
 
-// Logins holds the tables of failed logins: by source and user, and the distinct
-// users or networks that make a password spray.
+// Logins contains the tables of logins: the failures by source and user, and the
+// numbers of distinct users or networks, by which a password spray is detected.
 type Logins struct {
 	*shared
 	pairs    table[uint64, pair]
 	sprays   table[sprayKey, spray]
-	accounts table[uint64, ask] // recipients within an hour, and abused accounts
+	accounts table[uint64, ask] // numbers of recipients within an hour, and abused accounts
 	peers    *Peers
 	counters *Counters
 }
 
-// pair is a row for the logins of a host as one user.
+// pair is a row about the logins from one host as one user.
 type pair struct {
-	failed   uint16 // counted failures since the latest success
-	hour     uint32 // of the latest counted failure
-	sessions uint16 // with failures since the latest success
-	session  uint16 // hash of the latest of them
+	failed   uint16 // number of counted failures since the latest success
+	hour     uint32 // hour of the latest counted failure
+	sessions uint16 // number of sessions with failures since the latest success
+	session  uint16 // hash of the id of the latest of these sessions
 }
 
 const pairHours = 24
 
-// spray is a row for the distinct users of a host or network, or the distinct
-// networks or senders of a user, within the window of its kind.
+// spray is a row with the distinct users of a host or network, or with the distinct
+// networks or sender addresses of a user, within the window of its kind.
 type spray struct {
 	since uint32
 	seen  [sprayMax]uint16
@@ -42,19 +42,19 @@ type sprayKind uint8
 const (
 	usersOfSource sprayKind = iota + 1
 	usersOfNet
-	netsOfUser       // with failures
-	netsOfAccount    // with logins
-	sendersOfAccount // mail addresses
+	netsOfUser       // networks in which logins as the user failed
+	netsOfAccount    // networks from which the user logged in
+	sendersOfAccount // sender addresses that the user used
 )
 
-// The numbers of distinct users or networks that are a spray. The threshold for a
-// source with logins, such as an office, is sprayMax.
+// Thresholds of distinct users or networks for a spray. For a source with successful
+// logins, such as an office, the threshold is sprayMax.
 const (
 	sprayAt  = 5
 	sprayMax = 8
 )
 
-// sprayWindow is the window by kind, in seconds.
+// sprayWindow contains the window of each kind, in seconds.
 var sprayWindow = [...]uint32{usersOfSource: daySeconds, usersOfNet: 3600, netsOfUser: daySeconds, netsOfAccount: 3600, sendersOfAccount: 3600}
 
 func newLogins(s *shared, peers *Peers, counters *Counters) *Logins {
@@ -111,13 +111,14 @@ func readSpray(key, v []byte) (k sprayKey, r spray, ok bool) {
 func (r *spray) count() int { return countShort(r.seen[:]) }
 
 // Failed records a failed login of c as c.User. It returns the kind of password spray:
-// "users" for many users from one host or network, "networks" for one user from many
-// networks, or "" for none. sure reports whether c itself is the source: it tried many
-// users, or it returned to an attacked user.
+// "users" if many users were tried from one host or network, "networks" if one user was
+// tried from many networks, or "" if there is no spray. sure reports whether c itself
+// is certainly an attacker: it tried many users, or it tried an attacked user in
+// several sessions.
 //
-// If a user has logged in from the host recently, the failures of one user
-// count once an hour: a phone that retries an old password must not lock out its
-// office.
+// If any user has recently logged in from the host, the failures of each user count at
+// most once an hour, because a phone that retries an old password must not cause a ban
+// of its whole office.
 func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -150,24 +151,24 @@ func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	return "", false
 }
 
-// LoggedIn records a login of c as c.User from its network, and returns the number
-// of networks from which the user logged in within an hour, at most sprayMax.
+// LoggedIn records a login as c.User from the network of c. It returns the number of
+// networks from which the user logged in within an hour, or sprayMax if there are more.
 func (t *Logins) LoggedIn(c *Client, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.add(sprayKey{t.hash('u', c.User), netsOfAccount}, short(network(c.Addr)), t.clock.row(now))
 }
 
-// Sent records a sender address of the user c.User, and returns the number of
-// addresses within an hour, at most sprayMax.
+// Sent records a sender address that the user c.User used. It returns the number of
+// distinct addresses within an hour, or sprayMax if there are more.
 func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.add(sprayKey{t.hash('u', c.User), sendersOfAccount}, short(t.hash('s', sender)), t.clock.row(now))
 }
 
-// Sprays reports whether so many users failed to log in from the host of c that logins
-// of other users do not exempt it.
+// Sprays reports whether logins as so many users failed from the host of c that the
+// successful logins of other users do not exempt the host.
 func (t *Logins) Sprays(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -175,7 +176,8 @@ func (t *Logins) Sprays(c *Client, now int64) bool {
 	return ok && r.count() >= sprayMax
 }
 
-// Wrote records a recipient of the user c.User, and returns the number within an hour.
+// Wrote records a recipient of the user c.User, and returns the number of recipients
+// within an hour.
 func (t *Logins) Wrote(c *Client, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -190,8 +192,7 @@ func (t *Logins) Wrote(c *Client, now int64) int {
 	return int(n.n)
 }
 
-// Abuse records abuse of the account of c.User. Abused reports whether the account was
-// abused within a day.
+// Abuse records that the account of c.User was abused.
 func (t *Logins) Abuse(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -201,7 +202,7 @@ func (t *Logins) Abuse(c *Client, now int64) {
 	}
 }
 
-// Abused: see Abuse.
+// Abused reports whether Abuse has recorded abuse of the account of c.User within a day.
 func (t *Logins) Abused(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -209,7 +210,7 @@ func (t *Logins) Abused(c *Client, now int64) bool {
 	return ok
 }
 
-// forget deletes the sprays of unbanned hosts and of a network.
+// forget deletes the sprays of a network, and of the hosts for which freed returns true.
 func (t *Logins) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -256,8 +257,8 @@ func (t *Logins) remove(k sprayKey, hash uint16, at uint32) {
 	t.sprays.put(k, left, at)
 }
 
-// Succeeded records a login of c as c.User and subtracts its earlier failures from the
-// counters.
+// Succeeded records a successful login of c as c.User, and subtracts the earlier
+// failures of this host and user from the counters.
 func (t *Logins) Succeeded(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -267,7 +268,7 @@ func (t *Logins) Succeeded(c *Client, now int64) {
 	k := pairKey(c, user)
 	if p, ok := t.pairs.live(k, at); ok {
 		before := *c
-		before.Account = false // the failures counted for the address
+		before.Account = false // earlier failures were counted for the address, not for the account
 		t.counters.add(&before, rules.AuthFailure, -int(p.failed), at)
 	}
 	if _, ok := t.pairs.get(k); ok {

@@ -43,7 +43,7 @@ func TestLogin(t *testing.T) {
 		w := as("192.0.2.1", "alice")
 		m.Logins.Failed(w, at(0))
 		authed := as("192.0.2.1", "alice")
-		authed.Account = true // as a session after its login
+		authed.Account = true // as for a session that has logged in
 		m.Logins.Succeeded(authed, at(time.Second))
 		if n := count(m, w, 2*time.Second); n != 0 {
 			t.Errorf("%d failures remain", n)
@@ -79,7 +79,7 @@ func TestLogin(t *testing.T) {
 }
 
 // TestSpray checks the kinds of password spray, and whether the client itself is
-// the source.
+// certainly an attacker.
 func TestSpray(t *testing.T) {
 	type attempt struct {
 		addr, user string
@@ -136,7 +136,8 @@ func TestSpray(t *testing.T) {
 	}
 }
 
-// TestAccounts checks the distinct networks and senders of an account in an hour.
+// TestAccounts checks the numbers of distinct networks and sender addresses of an account
+// in an hour.
 func TestAccounts(t *testing.T) {
 	m := New()
 	var nets, senders []int
@@ -156,8 +157,9 @@ func TestAccounts(t *testing.T) {
 	}
 }
 
-// TestSubjects checks the subjects of keys: an account counts only for its user, and a
-// host with a proven name for itself and its domain, not for its network.
+// TestSubjects checks for which keys events are counted: those of an account only for
+// its user, and those of a host with a proven name for the host and its domain, but not
+// for its network.
 func TestSubjects(t *testing.T) {
 	keys := []rules.Key{rules.BySrc, rules.ByPrefix, rules.ByDomain, rules.BySite, rules.ByUser}
 	var windows []rules.Window
@@ -170,7 +172,7 @@ func TestSubjects(t *testing.T) {
 		name  string
 		adds  *Client
 		asked *Client
-		want  [5]int // by keys; -1 if the subject is unknown
+		want  [5]int // counts by key; -1 if the subject is unknown
 	}{
 		{"a host without a name", who("192.0.2.1"), who("192.0.2.1"), [5]int{1, 1, 0, 1, -1}},
 		{"its neighbour", who("192.0.2.1"), who("192.0.2.2"), [5]int{0, 1, 0, 1, -1}},
@@ -198,8 +200,8 @@ func TestSubjects(t *testing.T) {
 	}
 }
 
-// keyed returns empty tables with a fixed key: hashes of 16 bits of a few users may be
-// equal under a random one.
+// keyed returns empty tables with a fixed hash key, because with a random key the
+// 16-bit hashes of a few users may be equal.
 func keyed() *Memory {
 	m := New()
 	m.key = [16]byte{1}

@@ -1,15 +1,15 @@
-// Package memory contains the state of clients across sessions: bans, counters, clients
-// with accepted mail, recipients, logins, local domains and counters by day. It does
-// not depend on protocols or files: it exchanges rows with the program that stores
-// them.
+// Package memory contains the state that outlasts sessions: bans, counters, clients
+// with accepted mail, recipients, logins, local domains and daily counters. It does not
+// depend on protocols or files: another package stores its rows.
 //
-// Each table has a fixed number of rows, because unknown clients fill the tables. A
-// full table evicts the least useful of a few random rows and counts the eviction.
-// Names and mail addresses are stored as keyed hashes only.
+// Each table has a maximum number of rows, because unknown clients can add rows. A full
+// table evicts the least useful of a few random rows, and counts the eviction. Names
+// and mail addresses are stored only as keyed hashes.
 //
 // The tables share one lock, which is held for a few microseconds. All methods are safe
-// for concurrent use. Times are microseconds since 1970 by the clock of smtpd's events.
-// The rows have a time of their own, for the case that this clock is wrong: see clock.
+// for concurrent use. Times are microseconds since 1970 on the clock of smtpd's events.
+// Rows contain times on a different clock, because the clock of the events may be
+// wrong: see clock.
 package memory
 
 // The rows by bucket. Numbers are big-endian. Hashes depend on the key in the
@@ -43,9 +43,9 @@ import (
 	"scanwatch/internal/kv"
 )
 
-// The number of rows of each table before Limit. A row uses 25 to 75 bytes of memory.
-// Maps double when they are seven eighths full, so 500,000 bans would use twice the
-// memory of 400,000.
+// The default maximum number of rows of each table, which Limit can reduce. A row uses
+// 25 to 75 bytes of memory. Go maps double their size when they are seven eighths full,
+// so 500,000 bans would use twice the memory of 400,000.
 const (
 	maxBans        = 400_000
 	maxNetworkBans = 10_000
@@ -56,10 +56,10 @@ const (
 	maxLogins      = 100_000 // pairs of source and user
 	maxSprays      = 50_000
 	maxDomains     = 10_000
-	maxDays        = dayKeep + 20 // a wrong clock adds some
+	maxDays        = dayKeep + 20 // some more, for days that a wrong clock adds
 )
 
-// AllBytes is an upper bound for the size on disk of all tables when full.
+// AllBytes is an upper bound of the size on disk when all tables are full.
 const AllBytes = 256 << 20
 
 // A Memory is the set of all tables.
@@ -73,22 +73,22 @@ type Memory struct {
 	Days       *Days
 
 	*shared
-	buckets []bucket // in the order of restoring
+	buckets []bucket // in the order in which rows are restored
 }
 
-// A bucket exchanges the rows of one table. All methods need the lock.
+// A bucket encodes and decodes the rows of one table. All methods require the lock.
 type bucket interface {
 	// bucketName returns the name on disk, which two tables may share.
 	bucketName() string
-	// changes passes up to n changed rows to put, with a nil value for a deleted row.
-	// It returns n less the number of these rows.
+	// changes calls put for up to n changed rows. The value of a deleted row is nil. It
+	// returns n minus the number of these rows.
 	changes(n int, put func(key, value []byte)) (left int)
 	// restore adds a stored row, unless it has expired. It reports whether the
 	// row is valid for this table.
 	restore(key, value []byte, now uint32) bool
 	// shift adds a number of seconds to the times of all rows.
 	shift(by int64)
-	// rewrite makes changes pass all rows again.
+	// rewrite marks all rows as changed.
 	rewrite()
 	status() Status
 }
@@ -101,15 +101,17 @@ func New() *Memory {
 		Bans: newBans(s), Counters: counters, Peers: peers, Recipients: newRecipients(s),
 		Logins: newLogins(s, peers, counters), Domains: newDomains(s), Days: newDays(s), shared: s,
 	}
-	// The time is first, then the secret, because hashes with another key are useless. The
-	// state of missing peers must be on disk before their rows are deleted.
+	// Other rows depend on the clock, which is first, and on the secret, which is the key
+	// of their hashes. The row about missing peers precedes the peers, because it must be
+	// on disk before the rows of these peers are deleted.
 	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.hosts, &m.Bans.networks, forgottenRow{m.Peers}, &m.Peers.rows, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
 		&m.Logins.pairs, &m.Logins.sprays, &m.Logins.accounts, &m.Domains.rows, &m.Days.rows}
 	return m
 }
 
-// Limit reduces the number of rows in proportion to bytes, the size allowed on
-// disk, of AllBytes. It must be called while the tables are empty.
+// Limit reduces the maximum number of rows of all tables in proportion, so that they
+// use at most the given number of bytes on disk instead of AllBytes. It must be called
+// while the tables are empty.
 func (m *Memory) Limit(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -124,7 +126,7 @@ type Status struct {
 	Table   string `json:"table"`
 	Rows    int    `json:"rows"`
 	Limit   int    `json:"limit"`
-	Evicted uint64 `json:"evicted"` // rows dropped from the full table
+	Evicted uint64 `json:"evicted"` // rows that were dropped because the table was full
 }
 
 // Status returns the status of each table.
@@ -139,7 +141,8 @@ func (m *Memory) Status() (list []Status) {
 	return list
 }
 
-// Buckets returns the names of the buckets in the order of restoring.
+// Buckets returns the names of the buckets in the order in which their rows must be
+// restored.
 func Buckets() (names []string) {
 	for _, b := range New().buckets {
 		if len(names) == 0 || names[len(names)-1] != b.bucketName() {
@@ -149,10 +152,10 @@ func Buckets() (names []string) {
 	return names
 }
 
-// chunk is the number of rows processed while the lock is held.
+// chunk is the maximum number of rows that are processed without releasing the lock.
 const chunk = 500
 
-// Changes returns up to n rows changed since the previous call.
+// Changes returns up to n rows that have changed and were not returned before.
 func (m *Memory) Changes(n int) (list []kv.Entry) {
 	m.settleBans()
 	for _, b := range m.buckets {
@@ -168,8 +171,9 @@ func (m *Memory) Changes(n int) (list []kv.Entry) {
 	return list
 }
 
-// changed appends up to n changed rows of b and returns n less their number. A
-// panic must not leave the lock held, so the function unlocks with defer.
+// changed appends up to n changed rows of b to list, and returns n minus their number.
+// It is a separate function because it unlocks with defer, so that a panic does not
+// leave the lock held.
 func (m *Memory) changed(b bucket, n int, list *[]kv.Entry) (left int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -178,7 +182,7 @@ func (m *Memory) changed(b bucket, n int, list *[]kv.Entry) (left int) {
 	})
 }
 
-// Rewrite makes Changes return all rows again, after the loss of the file.
+// Rewrite makes Changes return all rows again. It is called after the file was lost.
 func (m *Memory) Rewrite() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -187,10 +191,10 @@ func (m *Memory) Rewrite() {
 	}
 }
 
-// Load adds stored rows to those gathered since the start. Expired rows become
-// deletions; invalid rows are ignored. The row of the clock comes first. If there is
-// none and the memory follows the clock of events, now is the latest time at which that
-// was certainly right.
+// Load merges stored rows into the rows that were added since startup. Expired rows are
+// marked for deletion, and invalid rows are ignored. The row of the clock must come
+// first. If there is no such row and Follow was called, now must be the latest time at
+// which the clock of the events was certainly right.
 func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	some := make([]kv.Entry, 0, chunk)
 	take := func() {
@@ -201,7 +205,7 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 		}
 		some = some[:0]
 	}
-	for e := range entries { // reads from disk, and must not hold the lock
+	for e := range entries { // not locked, because the iterator reads from disk
 		some = append(some, kv.Entry{Bucket: e.Bucket, Key: bytes.Clone(e.Key), Value: bytes.Clone(e.Value)})
 		if len(some) == chunk {
 			take()
@@ -216,10 +220,11 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	m.unread = false
 }
 
-// provesAbsence reports whether exports rely on the absence of a row in a bucket.
+// provesAbsence reports whether exports rely on the absence of a row in a bucket: without a
+// row, a host has neither standing nor a ban.
 func provesAbsence(bucket string) bool { return bucket == peersBucket || bucket == bansBucket }
 
-// load adds a stored row. It needs the lock.
+// load merges a stored row. It requires the lock.
 func (m *Memory) load(e *kv.Entry, now int64) {
 	c := &m.clock
 	switch {
@@ -240,17 +245,17 @@ func (m *Memory) load(e *kv.Entry, now int64) {
 	}
 }
 
-// Expect announces that Load will be called with the rows of an earlier filter: until
-// then, what is not known here may be stored. Without the last row of the peers, rows
-// are missing, see Peers.Forgotten.
+// Expect announces that Load will be called with the rows of an earlier run of the
+// filter. Until then, missing rows may be in the file. If Load does not receive the
+// last row of the peers, rows were lost: see Peers.Forgotten.
 func (m *Memory) Expect() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.unread = true
 }
 
-// Forget deletes the counts and sprays of the hosts in p when the operator unbans them.
-// For an IPv6 address it includes the /64.
+// Forget deletes the counts and sprays of the hosts in p, after the operator has
+// revoked their bans. If p is an IPv6 address, Forget includes its /64.
 func (m *Memory) Forget(p netip.Prefix) {
 	own := HostOf(p.Addr(), true).number()
 	p = widen(p)
@@ -288,7 +293,7 @@ func Checker() func(kv.Entry) error {
 			lost = lost || provesAbsence(e.Bucket)
 			return fmt.Errorf("table %s: invalid row with a key of %d and a value of %d bytes", e.Bucket, len(e.Key), len(e.Value))
 		case lost && e.Bucket == peersBucket && string(e.Key) == forgottenKey:
-			return fmt.Errorf("table %s: not complete", e.Bucket)
+			return fmt.Errorf("table %s: incomplete, because rows are invalid", e.Bucket)
 		}
 		return nil
 	}

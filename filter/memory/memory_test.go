@@ -25,7 +25,7 @@ func named(addr, rdns string) *Client {
 	return c
 }
 
-// hours is a ladder of bans that all last an hour.
+// hours is a ladder with which all bans last an hour.
 var hours = []time.Duration{time.Hour}
 
 func TestCount(t *testing.T) {
@@ -158,7 +158,7 @@ func fill(m *Memory) {
 var watched = []rules.Window{{Evidence: rules.Harvest, Window: time.Hour, By: rules.ByHelo}, {Evidence: rules.Harvest, Window: time.Hour, By: rules.BySrc},
 	{Evidence: rules.AuthFailure, Window: time.Hour, By: rules.BySrc}}
 
-// answers returns the answers of all tables after fill.
+// answers returns the results of queries to all tables after fill.
 func answers(m *Memory) (list []string) {
 	say := func(v ...any) { list = append(list, fmt.Sprint(v...)) }
 	w := who("198.18.0.1")
@@ -182,7 +182,7 @@ func answers(m *Memory) (list []string) {
 	return list
 }
 
-// disk has the rows from Changes, as state.db.
+// disk contains the rows that Changes has returned, like state.db.
 type disk map[string]kv.Entry
 
 func (d disk) take(m *Memory) (n int) {
@@ -268,7 +268,7 @@ func TestDisk(t *testing.T) {
 			t.Errorf("by greeting, hashed with another key: %d", n)
 		}
 		d2 := disk{}
-		d2.take(m3) // deletes rows with hashes of the other key, which do not exist
+		d2.take(m3) // the deletions of rows with hashes of the other key, which disk does not contain
 	})
 	t.Run("long after", func(t *testing.T) {
 		m3 := New()
@@ -285,7 +285,7 @@ func TestDisk(t *testing.T) {
 			gone[k] = e
 		}
 		gone.take(m3)
-		if len(gone) > 4 { // the secret, the ban of a network, the days, and what the peers have forgotten
+		if len(gone) > 4 { // the secret, the ban of a network, the days, and the last row of the peers
 			t.Errorf("%d entries are left on disk", len(gone))
 		}
 	})
@@ -362,7 +362,7 @@ func BenchmarkBanned(b *testing.B) {
 	}
 }
 
-// BenchmarkLoad reads 500,000 bans, as after a restart.
+// BenchmarkLoad measures the loading of 500,000 bans after a restart.
 func BenchmarkLoad(b *testing.B) {
 	const n = 500_000
 	entries := make([]kv.Entry, n)

@@ -2,11 +2,12 @@ package memory
 
 import "net/netip"
 
-// networkBans contains the manual bans of networks. There are few: a lookup for each
-// prefix length in use finds the narrowest ban.
+// networkBans contains the manual bans of networks. It looks up an address once for
+// each prefix length in use, which is fast because there are few bans. The narrowest
+// ban applies.
 type networkBans struct {
 	rows  map[netip.Prefix]ban
-	bits  [2][129]int // rows by family and prefix length
+	bits  [2][129]int // number of rows by family and prefix length
 	dirty map[netip.Prefix]struct{}
 	rules *ruleNames
 }

@@ -9,8 +9,8 @@ import (
 	"scanwatch/rules"
 )
 
-// Peers is the table of clients with accepted mail, logins or offences, by host
-// and by registered domain of the proven name.
+// Peers is the table of clients with accepted mail, logins or offences. It has rows for
+// hosts, and for the registered domains of proven names.
 type Peers struct {
 	*shared
 	rows      table[peerKey, peer]
@@ -18,27 +18,27 @@ type Peers struct {
 }
 
 type peerKey struct {
-	host Host // of a domain: its hash
+	host Host // for a domain, its hash
 	kind peerKind
 }
 
 type peerKind uint8
 
 const (
-	peerHost peerKind = iota + 1 // by address: other hosts of an IPv6 /64 do not share it
+	peerHost peerKind = iota + 1 // by full address, so that hosts in the same IPv6 /64 do not share a row
 	peerDomain
-	peerLogin // logins, by Client.Host, because users change addresses within a /64
+	peerLogin // logins, by Client.Host, because users change their address within a /64
 )
 
 // peer is a row. Days are numbers since 1970.
 type peer struct {
-	first, good uint16 // of the first and the latest accepted mail
-	login       uint16 // of the latest login
-	bad         uint16 // of the latest offence
-	wrote       uint16 // of the latest mail of local users to the domain
+	first, good uint16 // days of the first and the latest accepted mail
+	login       uint16 // day of the latest login
+	bad         uint16 // day of the latest offence
+	wrote       uint16 // day of the latest mail from local users to the domain
 	messages    uint16
-	days        uint16                // with accepted mail
-	senders     [manySenders]uint16   // hashes of sender domains; of a domain: of other domains
+	days        uint16                // number of days with accepted mail
+	senders     [manySenders]uint16   // hashes of sender domains; in the row of a domain, of other domains
 	helos       [manyGreetings]uint16 // hashes of greetings
 }
 
@@ -46,8 +46,8 @@ const (
 	// peerDays is the number of days for which a client remains known after its latest
 	// mail. A sender with one message a year thus remains known.
 	peerDays = 400
-	// loginDays is the number of days for which a login counts. Later the address of a
-	// mobile phone may belong to another user.
+	// loginDays is the number of days for which a login counts. After that, the address
+	// of a mobile phone may have been assigned to another user.
 	loginDays = 30
 	// badDays is the number of days for which an offence suspends the standing trusted.
 	badDays = 30
@@ -55,15 +55,16 @@ const (
 	recentDays = 90
 )
 
-// Requirements for the standing trusted: messages on different days over a period.
+// Requirements for the standing trusted: messages on several days, within a minimum
+// period.
 const (
 	trustedMessages = 10
 	trustedDays     = 7
-	trustedSpread   = 10 // days from the first to the latest message
+	trustedSpread   = 10 // minimum number of days from the first to the latest message
 )
 
-// Thresholds for an address that many hosts share, such as a gateway, and for a domain
-// with many owners, such as a provider's.
+// Thresholds from which an address is assumed to be shared by many hosts, such as a
+// gateway, and a domain by many owners, such as the domain of a provider.
 const (
 	manySenders   = 5 // sender domains
 	manyGreetings = 3
@@ -108,13 +109,13 @@ func shiftPeer(_ peerKey, p *peer, by int64) {
 	}
 }
 
-// mergePeers adds a stored row to the row gathered since the start.
+// mergePeers merges a stored row into the row that was added since startup.
 func mergePeers(live *peer, stored peer) {
 	if stored.first != 0 && (live.first == 0 || stored.first < live.first) {
 		live.first = stored.first
 	}
 	if live.good == stored.good && live.good != 0 && stored.days > 0 {
-		stored.days-- // the same day
+		stored.days-- // both rows count this day
 	}
 	live.good, live.login = max(live.good, stored.good), max(live.login, stored.login)
 	live.bad, live.wrote = max(live.bad, stored.bad), max(live.wrote, stored.wrote)
@@ -130,7 +131,7 @@ func mergePeers(live *peer, stored peer) {
 func sum16(a uint16, b int) uint16 { return uint16(min(int(a)+b, 1<<16-1)) }
 
 func peerScore(_ peerKey, p peer, now uint32) int64 {
-	if p.good == 0 && p.wrote == 0 { // an offence must not evict a sender with one message a year
+	if p.good == 0 && p.wrote == 0 { // evict rows with only an offence before the row of a sender with one message a year
 		return max(ageScore(p.login, now, loginDays), ageScore(p.bad, now, badDays))
 	}
 	return ageScore(max(p.good, p.login, p.bad, p.wrote), now, peerDays)
@@ -143,8 +144,9 @@ func (p *peer) many() bool {
 	return countShort(p.senders[:]) == manySenders && countShort(p.helos[:]) == manyGreetings && p.days >= manyDays
 }
 
-// A Delivery is ordinary mail accepted in one session. It has a sender and a recipient
-// other than a role account, and no pass statement exempted it.
+// A Delivery describes the ordinary mail that was accepted in one session. Ordinary
+// mail has a sender, has a recipient that is not a role account, and was not exempted
+// by a pass statement.
 type Delivery struct {
 	Messages int
 	Senders  []string // registered domains of the senders
@@ -159,7 +161,8 @@ func (t *Peers) Delivered(c *Client, d Delivery, now int64) {
 	defer t.mu.Unlock()
 	at := t.clock.row(now)
 	t.deliver(hostKey(c), c, d, at)
-	// A domain has the standing of its hosts if the mail is its own.
+	// The mail also counts for the domain of the client's name, if the domain is its sender
+	// or is in the greeting.
 	if c.Domain != "" && (slices.Contains(d.Senders, c.Domain) || RegisteredDomain(c.Helo) == c.Domain) {
 		t.deliver(t.domainKey(c.Domain), c, d, at)
 	}
@@ -168,7 +171,7 @@ func (t *Peers) Delivered(c *Client, d Delivery, now int64) {
 func (t *Peers) deliver(k peerKey, c *Client, d Delivery, at uint32) {
 	p, _ := t.rows.get(k)
 	today := dayOf(at)
-	if p.first == 0 || p.first > today { // the clock may have been wrong
+	if p.first == 0 || p.first > today { // the clock may have been wrong earlier
 		p.first = today
 	}
 	if p.good < today {
@@ -202,8 +205,8 @@ func (t *Peers) WroteTo(domain string, now int64) {
 	}
 }
 
-// Misbehaved records an offence of c. It halves the messages and days of c and its
-// domain, and suspends the standing trusted for badDays.
+// Misbehaved records an offence of c. It halves the numbers of messages and days of c
+// and of its domain, and suspends the standing trusted for badDays.
 func (t *Peers) Misbehaved(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -214,14 +217,14 @@ func (t *Peers) Misbehaved(c *Client, now int64) {
 		}
 		p, _ := t.rows.get(k)
 		if p.bad == dayOf(at) {
-			continue // at most once a day, because each retry of a newsletter would be another offence
+			continue // once a day suffices, because each retry of a newsletter would be another offence
 		}
 		p.bad, p.messages, p.days = dayOf(at), (p.messages+1)/2, (p.days+1)/2
 		t.rows.put(k, p, at)
 	}
 }
 
-// login records a login from the host of c. It needs the lock.
+// login records a login from the host of c. It requires the lock.
 func (t *Peers) login(c *Client, at uint32) {
 	k := peerKey{c.Host(), peerLogin}
 	p, _ := t.rows.get(k)
@@ -230,7 +233,7 @@ func (t *Peers) login(c *Client, at uint32) {
 }
 
 // hasLogin reports whether a user has logged in from the host of c in the last
-// loginDays. It needs the lock.
+// loginDays. It requires the lock.
 func (t *Peers) hasLogin(c *Client, at uint32) bool {
 	p, ok := t.rows.get(peerKey{c.Host(), peerLogin})
 	return ok && within(p.login, at, loginDays)
@@ -243,7 +246,8 @@ func (t *Peers) domainKey(domain string) peerKey {
 // hostKey returns the key of the address of c.
 func hostKey(c *Client) peerKey { return peerKey{HostOf(c.Addr, true), peerHost} }
 
-// keys returns the keys of c by host and domain. A missing key is zero.
+// keys returns the keys of the rows of c: its host and its domain. A key is zero if there
+// is no such row.
 func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 	keys[0] = hostKey(c)
 	if c.Domain != "" {
@@ -253,9 +257,9 @@ func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 }
 
 // RegisteredDomain returns the registered domain of a host name. It returns "" for a
-// name that a provider has derived from an address or assigned to a customer's host,
-// because the customer does not own the domain. It takes about a microsecond and
-// allocates, so callers compute it once per session.
+// name that a provider has derived from an address or assigned to the host of a
+// customer, because the customer does not own that domain. The function takes about a
+// microsecond and allocates memory, so it should be called only once per session.
 func RegisteredDomain(name []byte) string {
 	if hostname.Generic(name) {
 		return ""
@@ -263,16 +267,16 @@ func RegisteredDomain(name []byte) string {
 	return hostname.Registered(name)
 }
 
-// A Standing is the reputation of a client with its reasons.
+// A Standing is the standing of a client, with the reasons for it.
 type Standing struct {
 	Level    rules.Standing
-	By       string // host, domain or correspondent; empty if Level is none
+	By       string // reason for the level: host, domain or correspondent; empty if Level is none
 	Messages int
-	Days     int       // with messages
+	Days     int       // number of days with messages
 	First    time.Time // day of the first message, in UTC
-	Last     time.Time // of the latest
-	Offence  time.Time // of the latest offence; zero if none in the last 30 days
-	Login    time.Time // of the latest login; zero if none in the last 30 days
+	Last     time.Time // day of the latest message
+	Offence  time.Time // day of the latest offence; zero if there was none in the last 30 days
+	Login    time.Time // day of the latest login; zero if there was none in the last 30 days
 	Many     bool      // many hosts share the address
 }
 
@@ -314,7 +318,7 @@ func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	return s
 }
 
-// standing returns the standing that the mail of one row gives a client.
+// standing returns the standing that results from the mail in one row.
 func (p *peer) standing(c *clock, at uint32) (s Standing) {
 	s = Standing{Level: rules.StandingNone, Messages: int(p.messages), Days: int(p.days)}
 	if p.good == 0 {
@@ -332,9 +336,9 @@ func (p *peer) standing(c *clock, at uint32) (s Standing) {
 	return s
 }
 
-// Excuse returns the reason for which rules must not ban c: "login" for a recent login
-// from its address, which many users may share; "many" for an address that many hosts
-// share; its standing; or "".
+// Excuse returns the reason why rules must not ban c, or "". The reason is "many" if
+// many hosts share its address, "login" if a user has recently logged in from its
+// address, or otherwise the standing of c.
 func (t *Peers) Excuse(c *Client, now int64) string {
 	switch s := t.Standing(c, now); {
 	case s.Many:
@@ -354,7 +358,7 @@ type Summary struct {
 	Gateways []netip.Prefix `json:"gateways"` // addresses that many hosts share, at most maxGateways
 }
 
-// maxGateways bounds Summary.Gateways.
+// maxGateways is the maximum length of Summary.Gateways.
 const maxGateways = 20
 
 // Summary returns the numbers of hosts by standing.
@@ -378,11 +382,11 @@ func (t *Peers) Summary(now int64) (s Summary) {
 
 // A Peer is a host with recent mail or a recent login.
 type Peer struct {
-	Prefix    netip.Prefix // an IPv4 address, an IPv6 host or its /64
-	Messages  int          // accepted
+	Prefix    netip.Prefix // an IPv4 address, an IPv6 address or its /64
+	Messages  int          // number of accepted messages
 	LastMail  time.Time    // a day, in UTC; zero if none in the last recentDays
 	LastLogin time.Time    // a day, in UTC; zero if none in the last loginDays
-	Many      bool         // many hosts share it; it should be listed as a gateway
+	Many      bool         // many hosts share the address, which should be listed as a gateway
 }
 
 // Each calls visit for each host with accepted mail in the last 90 days or a login in

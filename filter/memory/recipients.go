@@ -4,43 +4,45 @@ import (
 	"scanwatch/internal/mailbox"
 )
 
-// Recipients is the table of requested mailboxes. It stores whether they exist, and the
-// networks that requested a missing mailbox. Subaddresses (RFC 5233) count as their
-// mailbox.
+// Recipients is the table of requested mailboxes. It contains whether a mailbox exists,
+// and the networks that have requested a mailbox that does not exist. A subaddress (RFC
+// 5233) counts as its mailbox.
 type Recipients struct {
 	*shared
 	rows table[uint64, recipient]
 	// asks contains the requests for missing mailboxes by host and mailbox, and by
-	// sender and mailbox. It also contains the number of free requests by domain.
+	// sender and mailbox. It also contains the number of free requests of each domain:
+	// see freeAsks.
 	asks      table[uint64, ask]
 	delimiter byte
 	base      []byte // scratch
 }
 
 type recipient struct {
-	day      uint16 // last requested or, for an existing mailbox, last accepted
+	day      uint16 // day on which the mailbox was last requested or, if it exists, last accepted
 	accepted bool
 	networks distinctNetworks
 }
 
-// An accepted recipient is kept longer, because it must never count as missing.
+// A recipient that was accepted is kept longer, because it must not count as missing later.
 const (
 	probedDays   = 30
 	acceptedDays = 400
 )
 
-// ask is a row that counts requests since a time.
+// ask is a row with the number of requests since a time.
 type ask struct {
 	since uint32
 	n     uint16
 }
 
 const (
-	// askWindow is the time in which repeated requests of a host for a mailbox count
-	// once: a mailing list requests its former members each time and learns nothing.
+	// askWindow is the period in which repeated requests of a host for the same mailbox
+	// count once: a mailing list requests its former members for each message and
+	// learns nothing.
 	askWindow = 30 * daySeconds
-	// freeAsks is the number of requests for probed mailboxes that a domain may make in
-	// a day.
+	// freeAsks is the number of requests for probed mailboxes that the hosts of a
+	// domain may send in a day without a finding.
 	freeAsks = 5
 )
 
@@ -105,20 +107,20 @@ func (t *Recipients) Delimiter(c byte) {
 	t.delimiter = c
 }
 
-// mailbox returns the hash of the mailbox of rcpt. It needs the lock.
+// mailbox returns the hash of the mailbox of rcpt. It requires the lock.
 func (t *Recipients) mailbox(rcpt []byte) uint64 {
 	t.base = mailbox.AppendBase(t.base[:0], rcpt, t.delimiter)
 	return t.hash('r', t.base)
 }
 
-// Mailbox returns a number for the mailbox of rcpt.
+// Mailbox returns a number that identifies the mailbox of rcpt.
 func (t *Recipients) Mailbox(rcpt []byte) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.mailbox(rcpt)
 }
 
-// Accepted records mail accepted for rcpt.
+// Accepted records that mail for rcpt was accepted.
 func (t *Recipients) Accepted(rcpt []byte, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -130,7 +132,8 @@ func (t *Recipients) Accepted(rcpt []byte, now int64) {
 	}
 }
 
-// Known reports whether mail was accepted for rcpt. An unknown mailbox may still exist.
+// Known reports whether mail for rcpt was accepted. If it was not, the mailbox may
+// exist nevertheless.
 func (t *Recipients) Known(rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -138,8 +141,8 @@ func (t *Recipients) Known(rcpt []byte, now int64) bool {
 	return ok && r.accepted
 }
 
-// Refused records that the mail server rejected rcpt for an unknown client. The
-// recipient was never accepted.
+// Refused records that the mail server rejected the recipient rcpt of an unknown
+// client. The server must never have accepted rcpt.
 func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -154,8 +157,8 @@ func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 	t.rows.put(k, r, at)
 }
 
-// Asked records that c requested the missing rcpt, and reports whether c had already
-// requested it within askWindow.
+// Asked records that c requested rcpt, which does not exist. It reports whether c had
+// already requested rcpt within askWindow.
 func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -167,15 +170,16 @@ func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 	return t.again(k, at)
 }
 
-// Held records that a rule rejected rcpt for c, and reports whether a rule had already
-// done so within askWindow, because mail servers retry.
+// Held records that a rule rejected the recipient rcpt of c. It reports whether that
+// had already happened within askWindow, because mail servers retry.
 func (t *Recipients) Held(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.again(mix(t.mailbox(rcpt), c.Host().number()), t.clock.row(now))
 }
 
-// again records a request and reports whether it is repeated. It needs the lock.
+// again records a request, and reports whether the same request was already recorded within
+// askWindow. It requires the lock.
 func (t *Recipients) again(k uint64, at uint32) bool {
 	_, again := t.asks.live(k, at)
 	if !again {
@@ -184,8 +188,8 @@ func (t *Recipients) again(k uint64, at uint32) bool {
 	return again
 }
 
-// Probed reports whether at least distinctAt networks other than that of c requested
-// rcpt, which never existed.
+// Probed reports whether rcpt has never existed and at least distinctAt networks other
+// than the network of c have requested it.
 func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -193,9 +197,10 @@ func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	return ok && !r.accepted && r.networks.others(c.Addr) >= distinctAt
 }
 
-// Excused reports whether c may still request a probed mailbox, which may be new, and
-// records the request. A client with its own proven name may do so once for each pair
-// of sender and recipient, and its domain a few times a day.
+// Excused records a request for a probed mailbox, and reports whether c may send it
+// without a finding, because the mailbox may be new. A client with its own proven name
+// may do so once for each pair of sender and recipient, and all hosts of its domain
+// together at most freeAsks times a day.
 func (t *Recipients) Excused(c *Client, sender, rcpt []byte, now int64) bool {
 	if c.Domain == "" {
 		return false

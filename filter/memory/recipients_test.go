@@ -32,8 +32,8 @@ func TestProbed(t *testing.T) {
 	}
 }
 
-// TestKnownRecipient checks that a mailbox with accepted mail exists under all its
-// subaddresses, until a year without mail.
+// TestKnownRecipient checks that a mailbox with accepted mail is known with all its
+// subaddresses, until there was no mail for a year.
 func TestKnownRecipient(t *testing.T) {
 	m := New()
 	m.Recipients.Accepted([]byte("Alice+lists@Example.org"), at(0))
@@ -52,7 +52,7 @@ func TestKnownRecipient(t *testing.T) {
 	m.Recipients.Delimiter('-')
 	if m.Recipients.Mailbox([]byte("alice-x@example.org")) != m.Recipients.Mailbox([]byte("alice@example.org")) ||
 		m.Recipients.Mailbox([]byte("alice+x@example.org")) == m.Recipients.Mailbox([]byte("alice@example.org")) {
-		t.Error("the delimiter - separates nothing, or + still does")
+		t.Error("the delimiter - has no effect, or + still has one")
 	}
 }
 
@@ -87,8 +87,9 @@ func TestAsked(t *testing.T) {
 	}
 }
 
-// TestExcused checks the free requests for a probed mailbox: with a proven name, once
-// for each pair of sender and recipient, and five times a day for a domain.
+// TestExcused checks the requests for a probed mailbox that are free: for a host with a
+// proven name, one for each pair of sender and recipient, and five a day for its
+// domain.
 func TestExcused(t *testing.T) {
 	m := New()
 	ask := func(c *Client, sender, rcpt string, d time.Duration) bool {

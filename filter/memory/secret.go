@@ -13,9 +13,9 @@ import (
 // shared is the common state of all tables.
 type shared struct {
 	mu       sync.Mutex
-	key      [16]byte // of the hashes
+	key      [16]byte // key of the hashes
 	keyDirty bool
-	unread   bool // the stored rows have not been read yet
+	unread   bool // the stored rows have not yet been read
 	clock    clock
 }
 
@@ -25,9 +25,9 @@ func newShared() *shared {
 	return s
 }
 
-// hash returns a keyed hash of text in lower case. Equal texts have different hashes
-// for different purposes. It includes only the first 256 bytes, because mail addresses
-// are not longer.
+// hash returns a keyed hash of text in lower case. The hashes of a text for different
+// purposes differ. Only the first 256 bytes of text count, because mail addresses are
+// not longer.
 func (s *shared) hash(purpose byte, text []byte) uint64 {
 	var b [16 + 1 + 256]byte
 	n := copy(b[:], s.key[:])
@@ -46,7 +46,7 @@ func appendLower(dst, b []byte) []byte {
 	return dst
 }
 
-// secret is the bucket of the key.
+// secret implements the bucket that contains the key.
 type secret struct{ *Memory }
 
 func (secret) bucketName() string { return "secret" }
@@ -66,7 +66,7 @@ func (s secret) changes(n int, put func(key, value []byte)) (left int) {
 	return n
 }
 
-// restore sets the key and drops all rows with hashes of the previous key.
+// restore sets the key, and drops all rows with hashes that depend on the previous key.
 func (s secret) restore(_, value []byte, _ uint32) bool {
 	if len(value) != len(s.key) {
 		return false

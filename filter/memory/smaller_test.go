@@ -44,7 +44,7 @@ func TestFewerRows(t *testing.T) {
 			}
 		}
 	}
-	if want := len(small.Bans.hosts.rows) + 2; len(disk) != want { // and the key of the hashes, and the end of the peers
+	if want := len(small.Bans.hosts.rows) + 2; len(disk) != want { // plus the key of the hashes and the last row of the peers
 		t.Errorf("%d rows on disk, %d in memory", len(disk), want)
 	}
 }

@@ -12,8 +12,8 @@ import (
 type mails struct {
 	c       *Client
 	days    []int
-	each    int    // messages a day
-	sender  string // its registered domain
+	each    int    // messages per day
+	sender  string // registered domain of the sender
 	offence int    // day of an offence after the mail; 0 for none
 }
 
@@ -26,7 +26,7 @@ func (l mails) play(m *Memory) {
 	}
 }
 
-// every returns n days; the first is 0 and the last is spread.
+// every returns n days from 0 to spread.
 func every(n, spread int) (days []int) {
 	for i := range n {
 		days = append(days, i*spread/max(n-1, 1))
@@ -34,7 +34,7 @@ func every(n, spread int) (days []int) {
 	return days
 }
 
-// TestStanding checks how a standing is earned and lost.
+// TestStanding checks which mail and offences result in which standing.
 func TestStanding(t *testing.T) {
 	mx := named("192.0.2.1", "mx1.Mail.example.org.")
 	const none, known, trusted = rules.StandingNone, rules.StandingKnown, rules.StandingTrusted
@@ -59,7 +59,7 @@ func TestStanding(t *testing.T) {
 		{"without recent mail", mails{mx, every(7, 10), 2, "example.org", 0}, mx, 101, known, "host"},
 		{"offence", mails{mx, every(20, 40), 2, "example.org", 41}, mx, 42, known, "host"},
 		{"thirty days after an offence", mails{mx, every(20, 40), 2, "example.org", 41}, mx, 72, trusted, "host"},
-		{"an offence halves what was earned", mails{mx, every(12, 20), 1, "example.org", 21}, mx, 52, known, "host"},
+		{"an offence halves the numbers of messages and days", mails{mx, every(12, 20), 1, "example.org", 21}, mx, 52, known, "host"},
 		{"a single message outlives an offence", mails{mx, []int{0}, 1, "example.org", 1}, mx, 2, known, "host"},
 		{"another host of the domain", mails{mx, every(7, 10), 2, "example.org", 0}, named("198.51.100.1", "mx2.example.org"), 11, trusted, "domain"},
 		{"offence of the domain", mails{mx, every(20, 40), 2, "example.org", 41}, named("198.51.100.1", "mx2.example.org"), 42, known, "domain"},
@@ -78,8 +78,8 @@ func TestStanding(t *testing.T) {
 	}
 }
 
-// TestGreetingOfDomain checks that mail with the greeting of the proven domain counts
-// for the domain, regardless of its senders.
+// TestGreetingOfDomain checks that mail counts for the domain of the proven name if the
+// greeting is in this domain, regardless of the senders.
 func TestGreetingOfDomain(t *testing.T) {
 	m := New()
 	c := named("192.0.2.1", "out1.example.org")
@@ -110,8 +110,8 @@ func TestProviderDomain(t *testing.T) {
 	}
 }
 
-// TestMany checks that an address with mail of five sender domains, three greetings and
-// three days is shared by many hosts and has no standing.
+// TestMany checks that an address with mail of five sender domains, with three
+// greetings and on three days counts as shared by many hosts and has no standing.
 func TestMany(t *testing.T) {
 	for _, tt := range []struct {
 		senders, helos, days int
@@ -138,8 +138,8 @@ func TestMany(t *testing.T) {
 	}
 }
 
-// TestCorrespondent checks that hosts with a proven name are known if a user of the
-// site wrote to their domain, at any time of the day.
+// TestCorrespondent checks that hosts with a proven name are known immediately after a
+// user of the site wrote to their domain.
 func TestCorrespondent(t *testing.T) {
 	m := New()
 	m.Peers.WroteTo("example.net", at(0))
@@ -191,7 +191,7 @@ func TestStandingMergesWithDisk(t *testing.T) {
 	d.take(before)
 	for _, tt := range []struct {
 		name    string
-		day     int // of mail since the start
+		day     int // day of mail since startup
 		offence bool
 		want    rules.Standing
 		days    int

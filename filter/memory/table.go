@@ -9,39 +9,43 @@ import (
 
 // A schema describes a table.
 type schema[K comparable, V any] struct {
-	name   string // in Status
-	bucket string // on disk
-	limit  int    // rows
+	name   string // name in Status
+	bucket string // name of the bucket on disk
+	limit  int    // maximum number of rows
 
-	// evictionScore returns the usefulness of a row, below 0 if it has expired. A
-	// full table evicts low scores first.
+	// evictionScore returns the usefulness of a row. It is negative if the row has
+	// expired. A full table evicts rows with low scores first.
 	evictionScore func(k K, v V, now uint32) int64
 
 	key    func(K) []byte
 	value  func(V) []byte
 	decode func(key, value []byte) (K, V, bool)
-	// merge combines a row gathered since the start with the stored row. Nil
-	// ignores the stored row.
+	// merge merges a stored row into a row that was added since startup. If merge is
+	// nil, the stored row is ignored.
 	merge func(live *V, stored V)
-	// shift adds a number of seconds to the times of a row. Nil means that it has none.
+	// shift adds a number of seconds to the times in a row. It is nil if rows contain
+	// no times.
 	shift func(k K, v *V, by int64)
 	// dropped is called with each row that is evicted or has expired. It may be nil.
 	dropped func(k K, v V)
 }
 
-// A table is a map with a limit that records changes for the disk.
+// A table is a map with a maximum number of rows. It records which rows have changed and
+// must be written to disk.
 type table[K comparable, V any] struct {
 	schema[K, V]
 	clock *clock
 	rows  map[K]V
-	// dirty has the rows changed since the disk received them, with whether the
-	// disk has a row of that key. Rows deleted before the disk received them are
-	// not included, so dirty never has more than twice as many rows as the table.
+	// dirty contains the keys of the rows that have changed since they were last
+	// written to disk. The value reports whether the disk has a row with this key. Rows
+	// that were deleted before they were written are not included, so dirty never has
+	// more than twice as many rows as the table.
 	dirty   map[K]bool
 	evicted uint64
-	peak    int // rows since the map was allocated
+	peak    int // maximum number of rows since the map was allocated
 
-	// The position during the rewriting of all rows, or nil.
+	// next iterates over the remaining rows while all rows are rewritten; otherwise it is
+	// nil.
 	next func() (K, bool)
 	stop func()
 }
@@ -68,9 +72,9 @@ func (t *table[K, V]) live(k K, now uint32) (v V, ok bool) {
 	return v, ok
 }
 
-// put sets a row. For a new row it samples some other rows. It deletes the expired rows
-// of the sample and, in a full table, the row with the lowest score. No operation scans
-// the whole table.
+// put sets a row. If the row is new, put samples a few other rows. It deletes expired
+// rows in the sample and, if the table is full, the row in the sample with the lowest
+// score. No operation scans the whole table.
 func (t *table[K, V]) put(k K, v V, now uint32) {
 	_, had := t.rows[k]
 	if !had {
@@ -83,13 +87,14 @@ func (t *table[K, V]) put(k K, v V, now uint32) {
 	}
 }
 
-// samples is the number of rows that put samples for a new row. With more than one,
-// expired rows are deleted faster than new rows are added.
+// samples is the number of rows that put samples for a new row. It is greater than one,
+// so that expired rows can be deleted faster than new rows are added.
 const samples = 5
 
 func (t *table[K, V]) makeRoom(now uint32) {
 	if t.peak > 10_000 && len(t.rows) < t.peak/16 {
-		// Iterating over a nearly empty map visits all its empty slots.
+		// Replace a nearly empty map, because an iteration over it visits all its empty
+		// slots.
 		rows := make(map[K]V, 2*len(t.rows))
 		maps.Copy(rows, t.rows)
 		t.rows, t.peak = rows, len(rows)
@@ -98,7 +103,7 @@ func (t *table[K, V]) makeRoom(now uint32) {
 	var least K
 	var lowest int64
 	n := 0
-	for k, v := range t.rows { // in random order
+	for k, v := range t.rows { // the order is random
 		switch score := t.evictionScore(k, v, now); {
 		case score < 0 && (past == now || t.evictionScore(k, v, past) < 0):
 			t.drop(k, v)
@@ -115,7 +120,7 @@ func (t *table[K, V]) makeRoom(now uint32) {
 	}
 }
 
-// drop deletes a row that is evicted or has expired.
+// drop deletes a row that is being evicted or has expired.
 func (t *table[K, V]) drop(k K, v V) {
 	t.del(k)
 	if t.dropped != nil {
@@ -146,7 +151,7 @@ func (t *table[K, V]) clear() {
 	clear(t.dirty)
 }
 
-// shift converts all rows to another clock.
+// shift adds a number of seconds to the times in all rows.
 func (t *table[K, V]) shift(by int64) {
 	if t.schema.shift == nil {
 		return
@@ -194,7 +199,7 @@ func (t *table[K, V]) changes(n int, put func(key, value []byte)) (left int) {
 		pass(k)
 	}
 	if len(t.dirty) == 0 && before > 0 {
-		t.dirty = make(map[K]bool) // an emptied map keeps its memory
+		t.dirty = make(map[K]bool) // clear would keep the memory of the map
 	}
 	return n
 }
@@ -229,15 +234,15 @@ func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
 		t.rows[k] = v
 		return
 	}
-	// The table was larger when it was written. The disk has this row, so a later
-	// deletion must be recorded.
+	// The table is full, because its limit was higher when the file was written. The
+	// row must be marked as present on disk, so that its eviction is written.
 	t.put(k, v, now)
 	delete(t.dirty, k)
 }
 
-// each calls visit with the value that export returns for a row, if export returns
-// true. export is called with the lock and may change the row; visit is called without
-// the lock. Rows that are added during the call may be omitted.
+// each calls export for each row and, if export returns true, calls visit with the
+// exported value. export is called with the lock and may change its copy of the row.
+// visit is called without the lock. Rows that are added during the call may be omitted.
 func each[K comparable, V, E any](mu *sync.Mutex, t *table[K, V], export func(K, V) (E, bool), visit func(E)) {
 	var next func() (K, V, bool)
 	var stop func()
@@ -275,7 +280,7 @@ func each[K comparable, V, E any](mu *sync.Mutex, t *table[K, V], export func(K,
 
 var be = binary.BigEndian
 
-// number returns a key or value of 8 bytes.
+// number encodes n in 8 bytes.
 func number(n uint64) []byte { return be.AppendUint64(nil, n) }
 
 func readNumber(b []byte) (uint64, bool) {
@@ -285,7 +290,7 @@ func readNumber(b []byte) (uint64, bool) {
 	return be.Uint64(b), true
 }
 
-// words returns numbers of 2 bytes each.
+// words encodes the numbers in 2 bytes each.
 func words(list ...uint16) (b []byte) {
 	for _, w := range list {
 		b = be.AppendUint16(b, w)
@@ -293,7 +298,7 @@ func words(list ...uint16) (b []byte) {
 	return b
 }
 
-// read reads numbers of 2 bytes each from b, which has at least as many.
+// read decodes numbers of 2 bytes each from b, which must be long enough.
 func read(b []byte, to ...*uint16) {
 	for i, p := range to {
 		*p = be.Uint16(b[2*i:])

@@ -12,9 +12,9 @@ import (
 
 // KeyFile is the name of the key file in the state directory (mode 0600).
 //
-// It is a separate file for three reasons. Operators may copy the other files or
-// give a group access to them. state.db may be lost and created again. The filter
-// locks state.db while it runs.
+// The key is in a separate file for three reasons. Operators may copy the other files
+// or give a group access to them. state.db may be lost and created again. While the
+// filter runs, it locks state.db.
 const KeyFile = "key"
 
 const keyBytes = 32
@@ -22,7 +22,7 @@ const keyBytes = 32
 // ReadKey reads the key of the state directory dir.
 func ReadKey(dir string) ([]byte, error) {
 	name := filepath.Join(dir, KeyFile)
-	// A FIFO must not block, and a symbolic link must not be followed.
+	// Opening a FIFO must not block, and symbolic links must not be followed.
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read the key of hashed mailboxes: %w", err)
@@ -31,7 +31,7 @@ func ReadKey(dir string) ([]byte, error) {
 	key := make([]byte, keyBytes+1)
 	n, err := f.Read(key)
 	if n != keyBytes {
-		return nil, errors.Join(fmt.Errorf("read the key of hashed mailboxes: %s has not %d bytes; remove it to create a new key, existing hashes cannot be searched then", name, keyBytes), err)
+		return nil, errors.Join(fmt.Errorf("read the key of hashed mailboxes: %s is not a key of %d bytes; if you remove it, a new key is created, but existing hashes can no longer be searched", name, keyBytes), err)
 	}
 	return key[:keyBytes], nil
 }
@@ -43,8 +43,9 @@ func NewKey() []byte {
 	return key
 }
 
-// SaveKey saves key in the state directory dir unless it has one, and returns the
-// key of dir. If several processes call it together, all get the same key.
+// SaveKey saves key in the state directory dir, unless dir already contains a key. It
+// returns the key in dir. If several processes call it at the same time, all receive
+// the same key.
 func SaveKey(dir string, key []byte) ([]byte, error) {
 	have, err := ReadKey(dir)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -56,9 +57,9 @@ func SaveKey(dir string, key []byte) ([]byte, error) {
 	return ReadKey(dir)
 }
 
-// writeKey writes the key unless another process has written one.
+// writeKey writes the key, unless another process has already written one.
 func writeKey(dir string, key []byte) (err error) {
-	f, err := os.CreateTemp(dir, KeyFile+"-*.new") // mode 0600
+	f, err := os.CreateTemp(dir, KeyFile+"-*.new") // CreateTemp sets mode 0600
 	if err != nil {
 		return err
 	}
@@ -76,15 +77,15 @@ func writeKey(dir string, key []byte) (err error) {
 	return syncDir(dir)
 }
 
-// syncDir syncs dir. Otherwise, a power failure may remove the key but keep the
-// hashes.
+// syncDir syncs dir. Without it, the key could be lost in a power failure, although
+// records with its hashes have been written.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) { // some file systems do not support it
+	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) { // some file systems do not support syncing a directory
 		return err
 	}
 	return nil

@@ -5,20 +5,21 @@ import (
 	"strings"
 )
 
-// Limits of a plain user name in bytes.
+// Limits for a plain user name, in bytes.
 const (
 	maxPlain  = 32
 	maxPart   = 16
 	maxParts  = 4
-	maxDigits = 2 // allows user01, but not monkey123 or summer2024
+	maxDigits = 2 // permits user01, but not monkey123 or summer2024
 	maxHard   = 5 // consecutive letters without a vowel
 )
 
-// LikePassword reports whether a user name may be a password in the wrong field. Mail
-// addresses are not treated as passwords, and neither are one to four short words,
-// optionally after a domain and a backslash. A word has letters of one case and ends
-// with at most two digits. Names with lower case, upper case and digits, common
-// passwords, and all other texts may be passwords.
+// LikePassword reports whether a user name may be a password that was typed into the
+// wrong field. Mail addresses are not treated as passwords. One to four short words,
+// optionally after a domain and a backslash, are not treated as passwords either. A
+// word has letters of one case, optionally with a capital first letter, and ends with
+// at most two digits. All other texts may be passwords, and so may names with lower
+// case, upper case and digits, and common passwords.
 func LikePassword(name []byte) bool {
 	if len(name) == 0 {
 		return false
@@ -51,8 +52,8 @@ func plainName(name []byte) bool {
 	}
 }
 
-// common contains words that are frequent in published lists of passwords, but unusual
-// as user names.
+// common contains words that are frequent in published lists of passwords, but are
+// unusual as user names.
 var common = func() map[string]bool {
 	words := make(map[string]bool)
 	for word := range strings.FieldsSeq(`password passwd passwort pass pwd letmein qwerty qwertz azerty qwertyuiop asdf asdfgh asdfghjkl
@@ -102,8 +103,8 @@ func plainPart(p []byte) bool {
 	return upper == 0 || lower == 0 || upper == 1 && first
 }
 
-// hostName reports whether name may be an internet domain: at least two labels, the
-// last one of letters.
+// hostName reports whether name may be an internet domain: it has at least two labels,
+// and the last label consists of letters.
 func hostName(name []byte) bool {
 	last := bytes.LastIndexByte(name, '.')
 	if last < 1 || len(name)-last < 3 || len(name) > 253 {

@@ -1,6 +1,6 @@
-// Package privacy replaces user names and the local parts of mailboxes by keyed
-// hashes. Equal mailboxes of a site have equal hashes. With the key, an operator can
-// search for a known mailbox. A mailbox cannot be recovered from its hash. The
+// Package privacy replaces user names and the local parts of mailboxes with keyed
+// hashes. At one site, equal mailboxes have equal hashes, so that the operator, who has
+// the key, can search for a mailbox. A mailbox cannot be recovered from its hash. The
 // package does not depend on sessions or policies.
 package privacy
 
@@ -14,11 +14,12 @@ import (
 	"scanwatch/internal/mailbox"
 )
 
-// maxInput is the number of bytes that a hash includes. Addresses are shorter.
+// maxInput is the maximum number of bytes that a hash depends on. Mail addresses are
+// shorter.
 const maxInput = 512
 
 // A Hasher computes hashes with one key. It must not be used concurrently. The text
-// argument of a method must not overlap dst.
+// that is passed to a method must not overlap dst.
 type Hasher struct {
 	mac hash.Hash
 	in  [maxInput]byte
@@ -37,7 +38,7 @@ func (h *Hasher) Word(dst, word []byte) []byte {
 	return hex.AppendEncode(append(dst, mailbox.HashPrefix...), sum[:mailbox.HashBytes])
 }
 
-// fold copies text in lower case and returns its length.
+// fold copies text in lower case to dst, and returns the number of bytes.
 func fold(dst, text []byte) int {
 	n := min(len(dst), len(text))
 	for i, c := range text[:n] {
@@ -49,9 +50,9 @@ func fold(dst, text []byte) int {
 	return n
 }
 
-// Mailbox appends a mailbox with a hashed local part and an unchanged domain. The
-// hash also depends on the domain. The null sender, role accounts, hashes and an
-// empty local part are unchanged. A source route (RFC 5321 appendix C) is part of
+// Mailbox appends a mailbox with a hashed local part and an unchanged domain. The hash
+// also depends on the domain. The null sender, role accounts, hashes and empty local
+// parts remain unchanged. A source route (RFC 5321 appendix C) is hashed as a part of
 // the local part.
 func (h *Hasher) Mailbox(dst, addr []byte) []byte {
 	local := addr
@@ -64,9 +65,9 @@ func (h *Hasher) Mailbox(dst, addr []byte) []byte {
 	return append(h.Word(dst, addr), addr[len(local):]...)
 }
 
-// Text appends text with all its mailboxes in the form of Mailbox. A mailbox is the
-// text around an @, a word in angle brackets, or an argument of a command with a
-// mailbox. In doubt, Text hashes more than the mailbox.
+// Text appends text, and replaces all mailboxes in it as Mailbox does. A mailbox is the
+// text around an @, a word in angle brackets, or an argument of a command that takes a
+// mailbox. If the limits of the mailbox are unclear, Text hashes more than the mailbox.
 func (h *Hasher) Text(dst, text []byte) []byte {
 	if args := arguments(text); args > 0 {
 		return h.arguments(append(dst, text[:args]...), text[args:])
@@ -74,7 +75,7 @@ func (h *Hasher) Text(dst, text []byte) []byte {
 	return h.mailboxes(dst, text)
 }
 
-// mailboxes is Text for text that is not a command.
+// mailboxes implements Text for text that is not a command.
 func (h *Hasher) mailboxes(dst, text []byte) []byte {
 	for {
 		at := bytes.IndexByte(text, '@')
@@ -87,14 +88,14 @@ func (h *Hasher) mailboxes(dst, text []byte) []byte {
 			to++
 		}
 		for to > at+1 && (text[to-1] == ':' || text[to-1] == '.') {
-			to-- // punctuation after the mailbox
+			to-- // exclude punctuation after the mailbox
 		}
 		dst = h.Mailbox(h.brackets(dst, text[:from]), text[from:to])
 		text = text[to:]
 	}
 }
 
-// localPart returns the index of the local part before the @ at index at.
+// localPart returns the index at which the local part starts, given the index at of the @.
 func localPart(text []byte, at int) int {
 	from := at
 	switch {
@@ -112,7 +113,7 @@ func localPart(text []byte, at int) int {
 	return from
 }
 
-// quote returns the index of the last opening quote without a closing quote, or 0.
+// quote returns the index of the last quotation mark that is not closed, or 0.
 func quote(text []byte) int {
 	for i := len(text) - 1; i > 0; i-- {
 		if text[i] == '"' && (i-len(bytes.TrimRight(text[:i], `\\`)))%2 == 0 {
@@ -122,14 +123,15 @@ func quote(text []byte) int {
 	return 0
 }
 
-// ends reports whether c ends a mailbox. Local parts may contain = (bounces) and
-// apostrophes (RFC 5321 section 4.1.2).
+// ends reports whether the character c ends a mailbox. It returns false for = (as in
+// the senders of bounces) and apostrophes, because local parts may contain them (RFC
+// 5321 section 4.1.2).
 func ends(c byte) bool {
 	return c <= ' ' || c == 0x7f || bytes.IndexByte([]byte(`<>()",;`), c) >= 0
 }
 
-// brackets appends text without an @. Servers enclose recipients without a domain in
-// angle brackets.
+// brackets appends a text that contains no @, and hashes words in angle brackets,
+// because servers write recipients without a domain in this way.
 func (h *Hasher) brackets(dst, text []byte) []byte {
 	for {
 		from := bytes.IndexByte(text, '<') + 1
@@ -147,8 +149,8 @@ func (h *Hasher) brackets(dst, text []byte) []byte {
 	}
 }
 
-// commands contains the commands with a mailbox as argument. Some require a second
-// word, because a reply may also start with Mail or Send.
+// commands contains the commands that take a mailbox. Some rows require a second word,
+// because a reply may also start with Mail or Send.
 var commands = []struct {
 	verb, word string
 	needed     bool
@@ -157,8 +159,8 @@ var commands = []struct {
 	{"RCPT", "TO", false}, {"VRFY", "", false}, {"EXPN", "", false},
 }
 
-// arguments returns the index of the arguments of a command with a mailbox, or 0 for
-// other text.
+// arguments returns the index of the arguments of a command that takes a mailbox, or 0
+// for other text.
 func arguments(line []byte) int {
 	blanks := len(line) - len(bytes.TrimLeft(line, " \t"))
 	verb := letters(line, blanks)
@@ -191,9 +193,9 @@ func letters(line []byte, i int) int {
 	return i
 }
 
-// arguments appends the arguments of a command with a mailbox. The first argument is a
-// mailbox in any form. Later words are also mailboxes, except parameters such as
-// SIZE=1.
+// arguments appends the arguments of a command that takes a mailbox. It hashes the
+// first argument as a mailbox in any case. It also hashes later words, except
+// parameters such as SIZE=1.
 func (h *Hasher) arguments(dst, args []byte) []byte {
 	if len(args) > 0 && args[0] == '<' {
 		n := bytes.IndexByte(args, '>')

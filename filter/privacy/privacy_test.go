@@ -70,7 +70,8 @@ func TestText(t *testing.T) {
 		{"MAIL FROM:<>", "MAIL FROM:<>"},
 		{"MAIL", "MAIL"},
 		{"EHLO mail.example.org", "EHLO mail.example.org"},
-		// The whole local part of a bounce address, and of a name with an apostrophe.
+		// The whole local part must be hashed, also of a bounce address and of a name with
+		// an apostrophe.
 		{"for bounce-john.smith=example.com@example.org:", "for " + word("bounce-john.smith=example.com@example.org") + "@example.org:"},
 		{"<john.o'brien@example.org>", "<" + word("john.o'brien@example.org") + "@example.org>"},
 		{`"a\"b c"@example.org.`, word(`"a\"b c"@example.org`) + "@example.org."},
@@ -109,7 +110,7 @@ func TestLikePassword(t *testing.T) {
 	}
 }
 
-// TestKey checks that concurrent processes get the key of the first one.
+// TestKey checks that concurrent processes all use the key of the first process.
 func TestKey(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := privacy.ReadKey(dir); !errors.Is(err, fs.ErrNotExist) {
@@ -146,14 +147,14 @@ func TestKey(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, privacy.KeyFile), make([]byte, n), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := privacy.SaveKey(dir, privacy.NewKey()); err == nil || !strings.Contains(err.Error(), "has not 32 bytes") {
+		if _, err := privacy.SaveKey(dir, privacy.NewKey()); err == nil || !strings.Contains(err.Error(), "is not a key of 32 bytes") {
 			t.Errorf("%d bytes: %v", n, err)
 		}
 	}
 }
 
-// FuzzText checks that Text leaves no local part, and changes no text without
-// mailboxes.
+// FuzzText checks that Text leaves no local part unhashed, and does not change text
+// without mailboxes.
 func FuzzText(f *testing.F) {
 	f.Add([]byte("RCPT TO:<john.q.public@example.org> NOTIFY=NEVER"))
 	f.Add([]byte(`MAIL FROM:<"a b"@c> x@y`))
@@ -166,7 +167,7 @@ func FuzzText(f *testing.F) {
 				t.Errorf("%q became %q", in, got)
 			}
 		}
-		// The name in the middle of a line without an @.
+		// Put the name into the middle of a line that contains no @.
 		for i := range min(len(line), 20) {
 			if bytes.Contains(line, []byte(name)) || bytes.ContainsAny(line, "@") {
 				break

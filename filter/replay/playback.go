@@ -7,59 +7,60 @@ import (
 	"scanwatch/store"
 )
 
-// A playback is a session that is being played.
+// A playback is a session that is being replayed.
 type playback struct {
 	rec    store.Record
 	out    Outcome
 	cursor store.Cursor
-	at     int64 // time of the next step, microseconds since 1970
-	newest int64 // time of the newest event
-	over   bool  // the session has ended as recorded
+	at     int64 // time of the next step in microseconds since 1970
+	newest int64 // time of the latest event
+	over   bool  // the session has ended in the recorded way
 	gone   bool  // the policy disconnected the client
 
 	next     next
-	ruled    bool // our rule decided in phase ruledAt, and its KindFilter follows
+	ruled    bool // a recorded rule of this filter decided in phase ruledAt, and the KindFilter step with its decision follows
 	ruledAt  smtp.Phase
-	rule     string // the rule that decided last
-	banned   bool   // because of a ban
-	junk     bool   // the policy marks the session as junk
-	wasJunk  bool   // a filter marked something as junk when it was recorded
-	unhelo   bool   // the policy rejected the last greeting
-	lostAll  int    // messages lost for all recipients
+	rule     string // rule of the latest decision
+	banned   bool   // the latest decision was due to a ban
+	junk     bool   // the policy has marked the session as junk
+	wasJunk  bool   // a filter marked a message of the recorded session as junk
+	unhelo   bool   // the policy rejected the latest greeting
+	lostAll  int    // number of messages that are lost for all recipients
 	tx       transaction
-	done     store.Counts // of the commands so far
-	examples int          // failed commands with a step
-	padded   bool         // commands without a step were played
+	done     store.Counts // counters of the commands so far
+	examples int          // number of failed commands that had a step
+	padded   bool         // commands without a step were replayed
 	cmd      command
-	sawAuth  bool // the record masks later unknown commands
+	sawAuth  bool // the client has sent AUTH, so the record masks later unknown commands
 	replies  [8]reply
 	nreplies int
 }
 
-// next is the next step, with the decisions about it when it was recorded.
+// next is the next step, with the recorded decisions about it.
 type next struct {
 	step     store.Step
-	held     store.Step // follows step
-	last     bool       // there is no step, only the end of the session
-	filter   store.Step // the decision of a filter
+	held     store.Step // step that follows step, in the changed order: see swap
+	last     bool       // no step is left, and only the end of the session follows
+	filter   store.Step // recorded decision of a filter
 	filtered bool       // filter is set
-	ours     bool       // our rule made the decision
-	ruled    bool       // our rule decided, or would have
+	ours     bool       // a rule of this filter made the recorded decision
+	ruled    bool       // a rule of this filter made a decision, enforced or observed
 }
 
-// transaction is the current transaction of the record, and its state now.
+// transaction is the current transaction: as recorded, and as replayed ("now").
 type transaction struct {
-	open   bool // now
+	open   bool // open now
 	sender []byte
 	msgid  uint32
-	was    int  // recipients accepted when it was recorded
-	now    int  // recipients accepted now
-	data   bool // DATA was accepted when it was recorded
+	was    int  // number of recipients that were accepted when recorded
+	now    int  // number of recipients that are accepted now
+	data   bool // DATA was accepted when recorded
 	junk   bool
-	why    Refusal // the latest one
+	why    Refusal // latest rejection in the transaction
 }
 
-// reply is a reply text, which only the first step of its kind contains.
+// reply is the text of a reply. Of the steps with the same verb and code, only the first
+// contains it.
 type reply struct {
 	code uint32
 	verb [4]byte
@@ -75,7 +76,7 @@ func (v *playback) advance() {
 		v.at = v.newest
 		return
 	}
-	first := int64(0) // time of the first effect of the command
+	first := int64(0) // time at which the command first had an effect
 	start := v.rec.Start.UnixMicro()
 	for v.cursor.Next(&n.step) {
 		s := &n.step
@@ -101,7 +102,7 @@ func (v *playback) advance() {
 	v.at = max(v.rec.End.UnixMicro(), v.newest)
 }
 
-// filterNext notes the decision of a filter about the next step.
+// filterNext stores the recorded decision of a filter about the next step.
 func (v *playback) filterNext(s *store.Step) {
 	n := &v.next
 	n.filter, n.filtered = *s, true
@@ -111,20 +112,20 @@ func (v *playback) filterNext(s *store.Step) {
 	v.out.Ended = v.out.Ended || n.ours && n.refused()
 }
 
-// refused reports whether a filter rejected the step when it was recorded.
+// refused reports whether a filter rejected the recorded step.
 func (n *next) refused() bool { return n.filtered && n.filter.Decision >= smtp.Reject }
 
-// resumed reports whether a rule of this filter rejected the step when it was recorded.
-// If the policy does not, the effect of the command is unknown.
+// resumed reports whether a rule of this filter rejected the recorded step. If the
+// policy now accepts the step, the effect of its command is unknown.
 func (n *next) resumed() bool { return n.ours && n.refused() }
 
-// decided reports whether a filter made the decision on the step in the given phase.
+// decided reports whether a filter made the recorded decision in the given phase.
 func (n *next) decided(phase smtp.Phase) bool {
 	return n.filtered && n.filter.Phase == phase
 }
 
-// swap reorders a failed command and refused input: the input was recorded
-// immediately, and the command before it when the session continued.
+// swap restores the order of a failed command and the rejected input that followed it.
+// The input was recorded immediately, but the command only when the session continued.
 func (v *playback) swap() {
 	n := &v.next
 	if n.step.Kind != store.KindInput {
@@ -145,8 +146,8 @@ func (v *playback) swap() {
 	}
 }
 
-// text returns the reply text of a step. Only the first step with this reply
-// contains it.
+// text returns the reply text of a step. If the step lacks the text, an earlier step
+// with the same verb and code contains it.
 func (v *playback) text(s *store.Step) []byte {
 	var verb [4]byte
 	copy(verb[:], bytes.ToUpper(s.Text[:min(len(s.Text), 4)]))
@@ -170,8 +171,8 @@ func (v *playback) text(s *store.Step) []byte {
 	return nil
 }
 
-// lost adds a message that was accepted when it was recorded, and is not now for
-// all, or for some, of its recipients.
+// lost adds a message that was accepted when recorded, but is now rejected for all its
+// recipients, or for some of them if some is set.
 func (v *playback) lost(t *transaction, some bool) {
 	m := Message{Sender: t.sender, Rcpts: t.was, Some: some, Refusal: t.why}
 	if some {
@@ -185,7 +186,7 @@ func (v *playback) lost(t *transaction, some bool) {
 	v.out.Lost = append(v.out.Lost, m)
 }
 
-// skip passes over a step that the policy prevents.
+// skip skips a step that the policy prevents.
 func skip(p *Player, v *playback, s *store.Step) {
 	if p.o.Skipped != nil {
 		p.o.Skipped(s)

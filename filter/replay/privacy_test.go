@@ -16,7 +16,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestHashed checks that a replay of records with hashed mailboxes repeats the
+// TestHashed checks that a replay of records with hashed mailboxes results in the same
 // decisions, for every stream and a busy day.
 func TestHashed(t *testing.T) {
 	lists := builtin(t)
@@ -26,8 +26,9 @@ func TestHashed(t *testing.T) {
 		t.Fatalf("%d streams, %v", len(streams), err)
 	}
 	for _, how := range []string{"hashed"} {
-		// A hash hides which subaddresses belong to one mailbox, so that counts of
-		// distinct mailboxes differ. No address of the day contains this delimiter.
+		// Hashes of subaddresses of one mailbox differ, so that counts of distinct
+		// mailboxes would differ. To avoid this, the delimiter is a character that no
+		// address of the day contains.
 		conf := "privacy " + how + "\ndelimiter \"~\"\ntable <local-domains> { \"example.org\" }\n"
 		for _, mode := range []rules.Mode{rules.Observe, rules.Enforce} {
 			t.Run(how+"/"+mode.String(), func(t *testing.T) {

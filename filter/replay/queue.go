@@ -2,15 +2,15 @@ package replay
 
 import "scanwatch/store"
 
-// waiting is a record whose session waits to be played.
+// waiting is a record whose session has not yet been replayed.
 type waiting struct {
 	store.Record
 	seq   uint64
 	bytes int
 }
 
-// byStart is a heap of records by the beginning of their sessions, and by the
-// order of Add.
+// byStart is a heap of records by the start of their sessions. Records with equal times
+// are in the order of Add.
 type byStart []*waiting
 
 func (h byStart) Len() int { return len(h) }

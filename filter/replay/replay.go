@@ -1,10 +1,10 @@
-// Package replay plays recorded sessions to a policy: it turns each record back into
-// events and requests, feeds them to a filter.Pipeline in the order of their times, and
-// obeys the answers as a mail server does. Counters, bans and standing develop as in
-// live operation.
+// Package replay replays recorded sessions through a policy. It converts each record
+// back to events and requests, passes them to a filter.Pipeline in the order of their
+// times, and acts on the answers as a mail server does. Counters, bans and standing
+// develop as in live operation.
 //
-// A record contains less than the events it was made of. The player has to
-// assume:
+// A record contains less information than the original events. The following is
+// therefore assumed or approximate:
 //
 //   - The server's name, which comes from sessions that greeted with it.
 //   - The time and text of commands without a step (RSET, NOOP, STARTTLS, and
@@ -29,9 +29,9 @@ import (
 	"scanwatch/store"
 )
 
-// Options are the policy and the outputs of a Player.
+// Options contains the policy and the outputs of a Player.
 type Options struct {
-	// Settings is the policy. In mode observe it rejects nothing.
+	// Settings contains the policy. In mode observe, the policy rejects nothing.
 	Settings *filter.Settings
 	// Filter configures the pipeline. The Player sets Log, Watch and Recorded.
 	Filter filter.Options
@@ -40,67 +40,71 @@ type Options struct {
 	Done func(*Outcome)
 	// Answered, if not nil, is called for each answer of the policy.
 	Answered func(session uint64, phase smtp.Phase, a smtp.Answer)
-	// Skipped, if not nil, is called for each step that the policy prevents.
+	// Skipped, if not nil, is called for each recorded step that the policy prevents.
 	Skipped func(*store.Step)
-	// AskRefused also asks the policy about commands that a filter rejected when
-	// they were recorded, although another filter may have rejected them first.
+	// If AskRefused is set, the policy is also asked about recorded commands that a
+	// filter rejected. By default it is not, because another filter may have rejected
+	// the command before this filter was asked.
 	AskRefused bool
 }
 
 // An Outcome is the result of one session.
 type Outcome struct {
-	Seq    uint64 // number of the record in the order of Add, from 0
+	Seq    uint64 // number of the record, counted from 0 in the order of Add
 	Record *store.Record
-	// Refusal is the first rejection of the session, a transaction or a
-	// recipient, if there was one.
+	// Refusal is the first rejection of the session, of a transaction or of a
+	// recipient. It is zero if there was none.
 	Refusal Refusal
-	Lost    []Message // accepted when the session was recorded, rejected now
-	Junked  int       // messages marked as junk only now
-	Login   bool      // rejected, and a user had logged in when it was recorded
-	// Ended reports that a rule rejected the client when the session was recorded,
-	// and Resumed that the policy would not: the continuation is unknown.
+	Lost    []Message // messages that were accepted when recorded, but are now rejected
+	Junked  int       // number of messages that are now marked as junk, but were not when recorded
+	Login   bool      // the session is rejected, although a user logged in when it was recorded
+	// Ended is set if a rule rejected the client when the session was recorded. Resumed
+	// is set if the policy now would not, so that the continuation of the session is
+	// unknown.
 	Ended, Resumed bool
 }
 
-// A Refusal is a rejection by the policy. The zero Refusal is none.
+// A Refusal is a rejection by the policy. The zero Refusal means that there was no
+// rejection.
 type Refusal struct {
 	Rule     string
 	Phase    string
 	Decision smtp.Decision
-	Ban      bool // the host was banned
+	Ban      bool // the reason was a ban of the host
 }
 
-// A Message is a message that was accepted when it was recorded.
+// A Message is a message that was accepted when recorded.
 type Message struct {
 	Sender  []byte // empty for the null sender
-	Rcpts   int    // recipients that do not receive it now
-	Some    bool   // other recipients receive it
+	Rcpts   int    // number of recipients that do not receive the message now
+	Some    bool   // other recipients receive the message
 	Unknown bool   // the record does not contain its sender
 	Refusal
 }
 
 const (
-	// window is the time by which the ends of added records are ahead of the starts of
-	// played records.
+	// window is the time that must be between the start of a session and the end of the
+	// latest added record before the session is replayed.
 	window = 10 * time.Minute
-	// maxWaiting is the number of bytes of records that wait to be played.
+	// maxWaiting is the maximum size in bytes of the records that have not yet been
+	// replayed.
 	maxWaiting = 64 << 20
 )
 
-// A Player plays records. It belongs to one goroutine.
+// A Player replays records. It belongs to one goroutine.
 type Player struct {
 	o       Options
 	filter  *filter.Pipeline
 	asked   smtp.PhaseSet
 	waiting byStart
-	bytes   int // of waiting
+	bytes   int // size of the records in waiting
 	open    byTime
-	free    []*playback // for further sessions
+	free    []*playback // unused playbacks, for reuse
 	seq     uint64
 	late    int
 	now     int64      // microseconds since 1970
-	name    []byte     // of the server
-	cur     *playback  // whose request is being answered
+	name    []byte     // name of the server
+	cur     *playback  // session whose request is being answered
 	ev      smtp.Event // reused
 	step    store.Step // reused
 }
@@ -119,19 +123,20 @@ func New(o Options) *Player {
 	return p
 }
 
-// watch notes the rule of a decision. A rule that decides again is not reported
-// again.
+// watch stores the rule of a decision. If the same rule makes further decisions, watch
+// is not called again.
 func (p *Player) watch(e *events.Event) {
 	if e.Event == "verdict" && e.Decision != "" && p.cur != nil {
 		p.cur.rule, p.cur.banned = e.Rule, !e.Until.IsZero()
 	}
 }
 
-// Add adds the next record, in the order in which sessions ended. A session is
-// played when the added records are ten minutes ahead of its beginning, so that
-// sessions begin in the order of their times. A session that lasted longer, or
-// that follows 64 MiB of waiting records, is late: later sessions are played before it.
-// The texts and steps of r must not change afterwards: see Clone.
+// Add adds the next record. Records must be added in the order in which their sessions
+// ended. A session is replayed when the latest added record ends at least ten minutes
+// after the session started, so that sessions start in the order of their times. If a
+// session lasted longer than that, or if 64 MiB of records are waiting, sessions that
+// started later may be replayed before it; such a session counts as late. The texts and
+// steps of r must not change after the call: see Clone.
 func (p *Player) Add(r store.Record) {
 	w := &waiting{Record: r, seq: p.seq, bytes: r.Size()}
 	p.seq++
@@ -145,7 +150,7 @@ func (p *Player) Add(r store.Record) {
 	}
 }
 
-// Close plays the remaining sessions.
+// Close replays the remaining sessions.
 func (p *Player) Close() {
 	for len(p.waiting) > 0 {
 		p.begin()
@@ -153,10 +158,10 @@ func (p *Player) Close() {
 	p.playUntil(1<<63 - 1)
 }
 
-// Late returns the number of late sessions.
+// Late returns the number of sessions that were replayed after sessions with a later start.
 func (p *Player) Late() int { return p.late }
 
-// begin begins the oldest waiting session, after all earlier events.
+// begin starts the oldest waiting session, after it has replayed all earlier events.
 func (p *Player) begin() {
 	w := heap.Pop(&p.waiting).(*waiting)
 	p.bytes -= w.bytes
@@ -175,7 +180,7 @@ func (p *Player) begin() {
 	heap.Push(&p.open, v)
 }
 
-// playUntil plays the open sessions until the given time.
+// playUntil replays the events of open sessions up to the given time.
 func (p *Player) playUntil(at int64) {
 	for len(p.open) > 0 && p.open[0].at <= at {
 		v := p.open[0]

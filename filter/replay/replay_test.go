@@ -33,7 +33,7 @@ func builtin(t testing.TB) *lookup.Lists {
 	return lists
 }
 
-// policy returns a preset policy with additional lines before it.
+// policy returns a preset that is preceded by additional lines.
 func policy(t testing.TB, name, lines string, mode rules.Mode) *rules.Policy {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)
@@ -51,16 +51,17 @@ func policy(t testing.TB, name, lines string, mode rules.Mode) *rules.Policy {
 	return p.InMode(mode)
 }
 
-// emptyTable is a table without rows.
+// emptyTable is a table without entries.
 type emptyTable struct{}
 
 func (emptyTable) MatchAddr(netip.Addr) bool { return false }
 func (emptyTable) MatchName([]byte) bool     { return false }
 func (emptyTable) MatchASN(uint32) bool      { return false }
 
-// options returns options of a pipeline that appends its records to to.
+// options returns the options of a pipeline that appends its records to the slice to.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Options {
-	// Names may have the same short hash. The same key causes the same collisions.
+	// Names may have equal short hashes. With the same key, the same collisions occur in
+	// the replay.
 	m := memory.New()
 	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), simulate.Midnight.UnixMicro())
 	return filter.Options{
@@ -77,7 +78,7 @@ func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Opti
 	}
 }
 
-// again plays records to a policy and returns the new records.
+// again replays records through a policy, and returns the new records.
 func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.Record) (back []*store.Record, outcomes []replay.Outcome) {
 	player := replay.New(replay.Options{
 		Settings: &filter.Settings{Policy: p},
@@ -96,7 +97,7 @@ func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.
 	return back, outcomes
 }
 
-// known returns the parts of a record that a replay must reproduce.
+// known returns, as text, the parts of a record that a replay must reproduce.
 func known(t testing.TB, r *store.Record) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "src=%v rdns=%q local=%v ending=%v counts=%+v\n", r.Src, r.RDNS, r.Local, r.Ending, r.Counts)
@@ -221,14 +222,15 @@ func day(n int) iter.Seq[simulate.Session] {
 	))
 }
 
-// live plays sessions of a simulated day to a policy and returns the records in
+// live plays the sessions of a simulated day under a policy, and returns the records in
 // the order of the store.
 func live(t testing.TB, lists *lookup.Lists, p *rules.Policy, sessions iter.Seq[simulate.Session]) (records []*store.Record) {
 	t.Helper()
 	return liveWith(t, options(t, lists, &records), p, sessions, &records)
 }
 
-// liveWith is live with other options. Their Record appends to all.
+// liveWith is like live, with other options. The function Record in the options must append
+// to all.
 func liveWith(t testing.TB, o filter.Options, p *rules.Policy, sessions iter.Seq[simulate.Session], all *[]*store.Record) []*store.Record {
 	t.Helper()
 	table := simulate.NewFilter(o)
@@ -241,8 +243,9 @@ func liveWith(t testing.TB, o filter.Options, p *rules.Policy, sessions iter.Seq
 	return *all
 }
 
-// TestSame checks that a replay to the recorded policy repeats all decisions of a
-// busy day, so that no mail is lost and no session resumed.
+// TestSame checks that a replay of a busy day through the policy under which it was
+// recorded results in the same decisions: no mail is lost, and no session continues
+// after a recorded rejection.
 func TestSame(t *testing.T) {
 	lists := builtin(t)
 	for _, ready := range []string{"standard", "tight"} {
@@ -271,8 +274,8 @@ func TestSame(t *testing.T) {
 	}
 }
 
-// TestLost checks that a policy loses the same mail in a replay as in the
-// simulated day itself, in which clients react to rejections.
+// TestLost checks that a policy rejects the same mail in a replay as on the simulated
+// day itself, on which clients react to rejections.
 func TestLost(t *testing.T) {
 	lists := builtin(t)
 	tight := policy(t, "tight", "table <local-domains> { \"example.org\" }\n", rules.Enforce)
@@ -290,7 +293,7 @@ func TestLost(t *testing.T) {
 	records, free := play(tight.InMode(rules.Observe))
 	_, held := play(tight)
 	_, outcomes := again(t, lists, tight, records)
-	lost := make(map[uint64]int) // whole messages, by session
+	lost := make(map[uint64]int) // number of messages lost for all recipients, by session
 	stopped := make(map[uint64]bool)
 	for _, o := range outcomes {
 		id := records[o.Seq].ID
@@ -312,15 +315,15 @@ func TestLost(t *testing.T) {
 		}
 	}
 	t.Logf("%d messages lost; %d of %d sessions differ", total, differ, len(free))
-	// Delays change the order of sessions, and rejected clients leave early: a few
-	// sessions may differ.
+	// A few sessions may differ, because delays change the order of sessions, and
+	// rejected clients disconnect early.
 	if total == 0 || differ*200 > len(free) {
 		t.Errorf("%d of %d sessions have another result", differ, len(free))
 	}
 }
 
-// TestJunk checks that marked messages are counted, whether the policy marks the
-// session or the message.
+// TestJunk checks that messages marked as junk are counted, whether the policy marks
+// the session or the message.
 func TestJunk(t *testing.T) {
 	lists := builtin(t)
 	free := policy(t, "open", "", rules.Enforce)
@@ -362,7 +365,7 @@ func TestLate(t *testing.T) {
 		Done: func(o *replay.Outcome) { order = append(order, o.Record.ID) }})
 	player.Add(record(1, start.Add(time.Minute), time.Second))
 	player.Add(record(2, start.Add(2*time.Minute), time.Second))
-	player.Add(record(3, start, 9*time.Minute)) // begins first
+	player.Add(record(3, start, 9*time.Minute)) // starts first
 	player.Add(record(4, start.Add(20*time.Minute), time.Second))
 	if player.Late() != 0 || len(order) != 1 {
 		t.Errorf("late %d, played %v", player.Late(), order)
@@ -374,7 +377,7 @@ func TestLate(t *testing.T) {
 	}
 }
 
-// FuzzPlay checks that every record is played to its end once.
+// FuzzPlay checks that every record is replayed completely, and only once.
 func FuzzPlay(f *testing.F) {
 	lists := builtin(f)
 	tight := policy(f, "tight", "", rules.Enforce)
@@ -408,8 +411,8 @@ func FuzzPlay(f *testing.F) {
 	})
 }
 
-// TestLostOmitted checks that messages with omitted steps are lost with the other
-// messages of their session.
+// TestLostOmitted checks that, if a session is rejected, messages whose steps were
+// omitted from the record also count as lost.
 func TestLostOmitted(t *testing.T) {
 	const mails, kept = 10, 3
 	var steps []byte

@@ -10,22 +10,22 @@ import (
 	"scanwatch/store"
 )
 
-// command is the last line of the client, until its outcome is reported.
+// command is the latest line of the client, until its outcome is reported.
 type command struct {
 	at        int64      // microseconds since 1970
-	failed    smtp.Event // to report before the next line, if the code is not 0
-	filtered  bool       // a filter rejected it
-	rewritten bool       // a filter changed it
+	failed    smtp.Event // event that is reported before the next line, unless its code is 0
+	filtered  bool       // a filter rejected the command
+	rewritten bool       // a filter changed the command
 }
 
-// Texts of replies without influence on the evidence.
+// Texts of replies. They do not affect the evidence.
 var (
 	ok             = []byte("2.0.0 Ok")
 	unknownCommand = []byte("5.5.1 Invalid command: Command unrecognized")
 	notAllowed     = []byte("5.5.1 Invalid command: Command not allowed at this point.")
 )
 
-// maxText is the number of bytes of a reply that an event contains.
+// maxText is the maximum length in bytes of a reply in an event.
 const maxText = 200
 
 // event prepares an event.
@@ -37,7 +37,7 @@ func (p *Player) event(v *playback, kind smtp.Kind) *smtp.Event {
 // send reports the prepared event.
 func (p *Player) send() { p.filter.Event(&p.ev) }
 
-// connect opens a session and plays the request for it.
+// connect opens a session and replays the request of phase connect.
 func (p *Player) connect(v *playback) {
 	r := &v.rec
 	p.now = r.Start.UnixMicro()
@@ -60,7 +60,7 @@ func (p *Player) connect(v *playback) {
 		return
 	}
 	if n.refused() && !n.ours {
-		code, _ := splitReply(n.filter.Reply) // the greeting, which has no step
+		code, _ := splitReply(n.filter.Reply) // the reply replaces the greeting of the server, which has no step
 		p.event(v, smtp.EventGreeting).Code = code
 		p.send()
 	}
@@ -106,7 +106,7 @@ func (p *Player) line(v *playback, verb smtp.Verb, text []byte) {
 	}
 }
 
-// flush reports the last command if it failed and no other event has reported it.
+// flush reports the latest command, if it failed and no other event has reported it.
 func (p *Player) flush(v *playback) {
 	if v.cmd.failed.Code != 0 {
 		p.ev = v.cmd.failed
@@ -115,7 +115,7 @@ func (p *Player) flush(v *playback) {
 	}
 }
 
-// reply reports the reply to a command. Code 0 is an unknown reply.
+// reply reports the reply to a command. The code is 0 if the reply is unknown.
 func (p *Player) reply(v *playback, verb smtp.Verb, code uint32, text []byte) {
 	if code == 0 {
 		return
@@ -136,8 +136,8 @@ func (v *playback) cause(verb smtp.Verb, code uint32, text []byte) smtp.Cause {
 	return smtpd.CauseOf(verb, code, text)
 }
 
-// fail reports the reply to a failed command, and keeps the event that reports
-// its outcome until the next line.
+// fail reports the reply to a failed command. It keeps the event with the outcome of
+// the command until the next line.
 func (p *Player) fail(v *playback, verb smtp.Verb, line []byte, code uint32, text []byte) {
 	p.reply(v, verb, code, text)
 	v.cmd.failed = smtp.Event{Kind: smtp.EventCommand, Time: v.cmd.at, Session: v.rec.ID, Verb: verb, Text: line, Code: code, Reply: text, Cause: v.cause(verb, code, text)}
@@ -154,7 +154,7 @@ func (p *Player) outcome(v *playback, kind smtp.Kind, verb smtp.Verb, result smt
 	return e
 }
 
-// result returns the result that a failure code expresses.
+// result returns the result for the reply code of a failure.
 func result(code uint32) smtp.Result {
 	if code >= 400 && code < 500 {
 		return smtp.ResultTempfail
@@ -174,20 +174,22 @@ func (p *Player) decision(v *playback, d smtp.Decision, phase, word string, text
 	p.send()
 }
 
-// others repeats the decision of another filter.
+// others reports the recorded decision of another filter.
 func (p *Player) others(v *playback) {
 	if n := &v.next; n.filtered && !n.ours {
 		p.decision(v, n.filter.Decision, n.filter.PhaseName(), n.filter.DecisionName(), n.filter.Reply)
 	}
 }
 
-// ask sends a request, if the policy wants it, and reports whether the client
-// may continue. After a rejection v.gone reports whether the client is disconnected.
+// ask sends a request, if the policy has rules for the phase. It reports whether the
+// client may continue. After a rejection, v.gone reports whether the client is
+// disconnected.
 func (p *Player) ask(v *playback, phase smtp.Phase, name, addr []byte) bool {
 	n := &v.next
 	var a smtp.Answer
-	// Another filter may have rejected the command first, unless our rule decided
-	// about it.
+	// Do not ask the policy if another filter may have rejected the recorded command
+	// before this filter was asked. A recorded decision by a rule of this filter
+	// excludes that.
 	unasked := n.refused() && !n.ours && !n.ruled && n.decided(phase) && !p.o.AskRefused
 	if p.asked.Has(phase) && !unasked {
 		e := p.event(v, smtp.EventRequest)

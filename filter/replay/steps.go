@@ -9,7 +9,7 @@ import (
 	"scanwatch/store"
 )
 
-// players holds the function that plays each kind of step.
+// players contains the function that replays each kind of step.
 var players = map[store.Kind]func(*Player, *playback, *store.Step){
 	store.KindGreeting: greeting,
 	store.KindHelo:     helo,
@@ -26,7 +26,7 @@ var players = map[store.Kind]func(*Player, *playback, *store.Step){
 	store.KindQuit:     quit,
 }
 
-// play plays the next step.
+// play replays the next step.
 func play(p *Player, v *playback) {
 	p.now = v.at
 	n := &v.next
@@ -37,7 +37,7 @@ func play(p *Player, v *playback) {
 	s := &n.step
 	v.newest = max(v.at, v.rec.Start.UnixMicro()+s.At.Microseconds())
 	if v.unhelo && s.Kind != store.KindHelo && s.Kind != store.KindQuit && s.Kind != store.KindTimeout {
-		skip(p, v, s) // impossible without a greeting
+		skip(p, v, s) // a client that has not greeted cannot do this
 		return
 	}
 	if s.Code == 421 || n.held.Kind == store.KindInput || n.filtered && n.filter.Decision == smtp.Disconnect {
@@ -61,7 +61,7 @@ func helo(p *Player, v *playback, s *store.Step) {
 	if s.Result != smtp.ResultOK && !v.next.filtered {
 		p.now = v.newest
 		failHelo(p, v, s, s.Code, v.text(s))
-		return // the server refuses such a greeting without a request
+		return // the server rejects such a greeting without a request
 	}
 	v.unhelo = !p.ask(v, smtp.PhaseHelo, s.Text, nil)
 	switch {
@@ -124,7 +124,7 @@ func mail(p *Player, v *playback, s *store.Step) {
 	if s.Result == smtp.ResultOK {
 		v.tx = transaction{sender: s.Text, msgid: s.MsgID}
 	}
-	// The server refuses commands out of order and malformed ones without a request.
+	// The server sends no request for commands that are malformed or out of order.
 	if s.Code != 503 && s.Code != 501 && !p.ask(v, smtp.PhaseMailFrom, nil, s.Text) {
 		return
 	}
@@ -149,8 +149,8 @@ func rcpt(p *Player, v *playback, s *store.Step) {
 		v.tx.was++
 	}
 	p.line(v, smtp.VerbRcpt, nil)
-	// The server refuses a malformed address without a request, unless a filter
-	// has caused it.
+	// The server sends no request for a malformed address. With 501 and a decision of a
+	// rule, the rule sent the reply.
 	if s.Code == 501 && !v.next.ruled {
 		p.others(v)
 	} else if !p.ask(v, smtp.PhaseRcptTo, nil, s.Text) {
@@ -174,7 +174,7 @@ func data(p *Player, v *playback, s *store.Step) {
 	dot := v.tx.data
 	v.tx.data = s.Result == smtp.ResultOK
 	if v.tx.why.Rule != "" && (!v.tx.open || v.tx.was > 0 && v.tx.now == 0) {
-		return // no recipient is left
+		return // all recipients were rejected
 	}
 	verb, phase := smtp.VerbData, smtp.PhaseData
 	if dot {
@@ -231,7 +231,7 @@ func rollback(p *Player, v *playback, _ *store.Step) {
 	v.tx = transaction{}
 }
 
-// failedCommand plays a failed command.
+// failedCommand replays a failed command.
 func failedCommand(p *Player, v *playback, s *store.Step) {
 	v.examples++
 	verb := smtpd.VerbOf(s.Text)
@@ -294,16 +294,17 @@ func quit(p *Player, v *playback, _ *store.Step) {
 const (
 	// maxExamples is the number of failed commands that a record contains.
 	maxExamples = 20
-	// maxPadded is the number of commands without steps that are played in a session.
+	// maxPadded is the maximum number of commands without steps that are replayed in a
+	// session.
 	maxPadded = 10_000
 )
 
-// padFailed plays the unknown commands without steps.
+// padFailed replays the unknown commands that have no steps.
 func padFailed(p *Player, v *playback) {
 	for i := 0; v.done.Unknown < v.rec.Counts.Unknown && i < maxPadded; i++ {
 		line := []byte("X")
 		if v.sawAuth {
-			line = []byte(smtp.Masked) // as the front end does
+			line = []byte(smtp.Masked) // the front end masks it in the same way
 		}
 		p.line(v, smtp.VerbUnknown, line)
 		v.done.Unknown++
@@ -311,7 +312,7 @@ func padFailed(p *Player, v *playback) {
 	}
 }
 
-// pad plays the commands without steps before the session ends.
+// pad replays the commands that have no steps, before the session ends.
 func pad(p *Player, v *playback) {
 	if v.padded || v.gone {
 		return
@@ -332,7 +333,7 @@ func pad(p *Player, v *playback) {
 	}
 }
 
-// padBefore pads before the last command.
+// padBefore calls pad before the last command.
 func padBefore(p *Player, v *playback) {
 	v.done.Commands++
 	pad(p, v)
@@ -343,7 +344,7 @@ func padBefore(p *Player, v *playback) {
 func finish(p *Player, v *playback) {
 	v.over = true
 	if v.lostAll > 0 && v.done.Mails == 0 {
-		v.loseOmitted() // no known message was accepted
+		v.loseOmitted() // no message with a step was accepted
 	}
 	ending := v.rec.Ending
 	if v.out.Resumed {

@@ -10,17 +10,17 @@ import (
 // A conn is the state of one session in a FrontEnd.
 type conn struct {
 	id         uint64
-	greeted    bool // smtpd sent its first reply
+	greeted    bool // smtpd has sent its first reply
 	quit       bool
 	timedOut   bool
-	hungUp     bool // smtpd or a filter is closing the connection
-	sawAuth    bool // the client has sent AUTH: any later unknown line may be a password
+	hungUp     bool // smtpd closes the connection, for itself or for a filter
+	sawAuth    bool // the client has sent AUTH, so any later unknown line may be a password
 	inExchange bool // smtpd expects the next line of an AUTH exchange
-	noData     bool // DATA was rejected, and message text may follow
+	noData     bool // DATA was rejected, so message text may follow
 	cmd        command
 }
 
-// ending returns how the session ended.
+// ending returns the way in which the session ended.
 func (c *conn) ending() smtp.Ending {
 	switch {
 	case c.quit:
@@ -33,40 +33,40 @@ func (c *conn) ending() smtp.Ending {
 	return smtp.EndingDropped
 }
 
-// A command is the last line of the client until its outcome is known.
+// A command is the latest line of the client, until its outcome is known.
 type command struct {
 	at        int64
-	line      []byte // redacted
+	line      []byte // redacted form of the line
 	reply     []byte
 	code      uint32
 	verb      smtp.Verb
-	waiting   bool // for smtpd's reply
-	open      bool // no report has given the outcome
-	filtered  bool // a filter decided it, not smtpd
-	rewritten bool // a filter changed it
+	waiting   bool // smtpd has not yet replied
+	open      bool // no report has contained the outcome yet
+	filtered  bool // a filter, and not smtpd, determined the outcome
+	rewritten bool // a filter changed the command
 	unknown   bool // smtpd does not know the command
-	secret    bool // it is part of a login
+	secret    bool // the line is a part of a login
 }
 
 func (c *command) reset() { *c = command{line: c.line[:0], reply: c.reply[:0]} }
 
-// causes holds the meanings of smtpd's reply codes by verb. The first digit gives
-// the cause of a code that is not listed.
+// causes contains the meanings of smtpd's reply codes by verb. For a code that is not
+// listed, the first digit determines the cause.
 var causes = [...]struct {
 	verbs []smtp.Verb
 	code  uint32
 	cause smtp.Cause
 }{
 	{[]smtp.Verb{smtp.VerbMail, smtp.VerbRcpt}, 501, smtp.CauseSyntax},
-	{[]smtp.Verb{smtp.VerbMail, smtp.VerbRcpt}, 553, smtp.CauseSyntax}, // sender or recipient address syntax
+	{[]smtp.Verb{smtp.VerbMail, smtp.VerbRcpt}, 553, smtp.CauseSyntax}, // invalid syntax of an address
 	{[]smtp.Verb{smtp.VerbMail, smtp.VerbRcpt}, 503, smtp.CauseOrder},
 	{[]smtp.Verb{smtp.VerbHelo, smtp.VerbEhlo}, 501, smtp.CauseSyntax},
 	{[]smtp.Verb{smtp.VerbAuth}, 503, smtp.CauseUnsupported},
 	{[]smtp.Verb{smtp.VerbAuth}, 504, smtp.CauseUnsupported},
 }
 
-// cause returns the reason for which smtpd rejected the command. Any other permanent
-// failure of RCPT means that smtpd accepts no mail for the recipient.
+// cause returns the reason why smtpd rejected the command. A permanent failure of RCPT
+// with a code that is not in causes means that smtpd accepts no mail for the recipient.
 func (c *command) cause() smtp.Cause {
 	switch {
 	case c.filtered:
@@ -87,10 +87,10 @@ func (c *command) cause() smtp.Cause {
 	return smtp.CauseNone
 }
 
-// The maximum length in bytes of recorded text.
+// Maximum lengths of recorded texts in bytes.
 const (
 	maxName    = 255 // RFC 5321 section 4.5.3.1.2
-	maxPath    = 256 // section 4.5.3.1.3
+	maxPath    = 256 // RFC 5321 section 4.5.3.1.3
 	maxExample = 200 // an example of a command or reply
 )
 

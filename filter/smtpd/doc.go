@@ -2,10 +2,10 @@
 // filters. It reads lines from smtpd, passes them as events to a Handler, and writes
 // registrations and responses. It does not depend on policy, disks, clocks or DNS.
 //
-// smtpd exits when a filter exits or writes an unexpected line. A missing response
-// hangs a session forever. Therefore only Serve writes to the output. Serve sends
-// exactly one response for each request, regardless of the Handler. It replaces a
-// response that smtpd cannot handle with the closest valid one.
+// smtpd exits when a filter exits or writes an unexpected line. If a response is
+// missing, the session hangs forever. Therefore only Serve writes to the output. It
+// sends exactly one response to each request, regardless of the Handler. It replaces a
+// response that smtpd cannot handle with the most similar valid response.
 //
 // # Guarantees
 //
@@ -25,7 +25,7 @@
 //   - A panic in another goroutine does not end the process: package safego starts
 //     each goroutine.
 //
-// The tests of package safego check the last two in the source. If smtpd does not
-// read, Serve blocks in its write and reads no further lines. smtpd buffers them: it
-// never waits for a filter to read.
+// The tests of package safego check the last two guarantees in the source. If smtpd
+// does not read responses, Serve blocks in a write and reads no further lines. smtpd
+// buffers these lines, because it never waits for a filter to read.
 package smtpd

@@ -7,11 +7,11 @@ import (
 	"strconv"
 )
 
-// Version is a version of the protocol, as in each line.
+// Version is a version of the protocol. Each line contains it.
 type Version struct{ Major, Minor int }
 
 // Newest is the newest supported version of the protocol. Later minor versions are
-// parsed in the same way.
+// parsed as this version.
 var Newest = Version{0, 7}
 
 func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
@@ -25,7 +25,7 @@ func (v Version) Before(major, minor int) bool {
 // requires a response.
 type ID uint8
 
-// The reports of smtpd-filters(7), then the phases of its requests.
+// The reports of smtpd-filters(7), followed by the phases of its requests.
 const (
 	Unknown ID = iota
 	LinkConnect
@@ -68,24 +68,25 @@ const (
 // A spec describes one type of event for registration, parsing and tests.
 type spec struct {
 	name    string
-	fields  []string // in the order of Newest; the last one can contain |
+	fields  []string // names of the fields, in the order of Newest; the last field can contain |
 	quirk   func(Version, *Event)
 	request bool
 
-	// The decisions that are valid in this phase in addition to proceed.
+	// junk and refuse report whether these decisions are valid in the phase, in addition to
+	// proceed.
 	junk, refuse bool
 }
 
-// addressFirst moves the result of tx-mail and tx-rcpt: it was last before version
-// 0.6.
+// addressFirst swaps the fields of tx-mail and tx-rcpt in old lines: before version 0.6
+// the result was the last field.
 func addressFirst(v Version, ev *Event) {
 	if v.Before(0, 6) {
 		ev.swapLast(1)
 	}
 }
 
-// userFirst moves the result of link-auth: before version 0.7 it was last, after a
-// user name that can contain |.
+// userFirst swaps the fields of link-auth in old lines: before version 0.7 the result
+// was the last field, after a user name that can contain |.
 func userFirst(v Version, ev *Event) {
 	if v.Before(0, 7) {
 		ev.swapLast(0)
@@ -128,7 +129,7 @@ var specs = [numIDs]spec{
 	PhaseCommit:   {name: "commit", fields: []string{""}, request: true, refuse: true},
 }
 
-// reportIDs and requestIDs contain the IDs by name.
+// reportIDs and requestIDs map names to IDs.
 var reportIDs, requestIDs = idsByName(false), idsByName(true)
 
 func idsByName(request bool) map[string]ID {
@@ -154,20 +155,20 @@ func (id ID) IsPhase() bool { return id < numIDs && specs[id].request }
 // maxFields is the maximum number of fields after the session and token.
 const maxFields = 4
 
-// An Event is one line from smtpd: a report or a request. Its fields alias the input
-// buffer and are valid only until the Handler returns.
+// An Event is one line from smtpd: a report or a request. Its fields are slices of the
+// input buffer, and are valid only until the Handler returns.
 type Event struct {
 	ID      ID
-	Out     bool // from smtpd's client side (smtp-out)
+	Out     bool // about a connection of smtpd as a client (smtp-out)
 	Version Version
-	Time    int64 // microseconds since 1970, set by smtpd
+	Time    int64 // time in microseconds since 1970, set by smtpd
 	Session uint64
-	Token   uint64 // requests only
+	Token   uint64 // set only for requests
 
 	request bool
 	fields  [maxFields][]byte
 	n       int
-	name    []byte // name in the line
+	name    []byte // name of the event in the line
 }
 
 // Field returns field i in the order of the newest protocol version, or nil if the
@@ -179,32 +180,32 @@ func (ev *Event) Field(i int) []byte {
 	return nil
 }
 
-// Make sets ev to an event of the newest protocol version, for callers without
-// lines. Fields are in the order of Field; excess fields are ignored. Time is in
-// microseconds since 1970.
+// Make sets ev to an event of the newest protocol version, for callers that have no
+// lines. The order of fields is the order of Field; excess fields are ignored. time is
+// in microseconds since 1970.
 func (ev *Event) Make(id ID, time int64, session uint64, fields ...[]byte) {
 	*ev = Event{ID: id, Version: Newest, Time: time, Session: session, request: id.IsPhase()}
 	ev.n = copy(ev.fields[:], fields)
 }
 
-// swapLast swaps field i with the next one. It splits at the last |, because only
-// the first of the two values can contain |.
+// swapLast swaps field i with the next field, which is the last. It splits them at the
+// last |, because only the first of the two values can contain |.
 func (ev *Event) swapLast(i int) {
 	if ev.n != i+2 {
 		return
 	}
-	// The split at the first | may have divided the first value.
+	// parse has split them at the first |, which may be in the first value.
 	first, last := ev.fields[i], ev.fields[i+1]
 	if j := bytes.LastIndexByte(last, '|'); j >= 0 {
-		whole := first[:len(first)+1+len(last)] // both are parts of one line
+		whole := first[:len(first)+1+len(last)] // both fields are adjacent in the line
 		first, last = whole[:len(first)+1+j], last[j+1:]
 	}
 	ev.fields[i], ev.fields[i+1] = last, first
 }
 
-// parse decodes a report or filter line into ev. It never panics. An unknown event
-// has the ID Unknown; an unknown request also has a session and token for its
-// response.
+// parse decodes a line with a report or a request into ev. It never panics. An unknown
+// event has the ID Unknown. For an unknown request, parse also sets the session and the
+// token, which the response needs.
 func (ev *Event) parse(line []byte) error {
 	*ev = Event{}
 	word, rest, _ := cut(line)
@@ -247,7 +248,7 @@ func (ev *Event) parse(line []byte) error {
 	return nil
 }
 
-// cut splits b at the first |.
+// cut splits b at the first |. found reports whether there is one.
 func cut(b []byte) (before, after []byte, found bool) {
 	if i := bytes.IndexByte(b, '|'); i >= 0 {
 		return b[:i], b[i+1:], true
@@ -256,13 +257,13 @@ func cut(b []byte) (before, after []byte, found bool) {
 }
 
 var (
-	errWord    = errors.New("neither report nor filter")
+	errWord    = errors.New("neither a report nor a filter line")
 	errShort   = errors.New("too few fields")
 	errSession = errors.New("session id is not hexadecimal")
 	errToken   = errors.New("token is not hexadecimal")
 )
 
-// takeHex splits off the first field, which has up to 16 hexadecimal digits. More
+// takeHex splits off the first field, which must have up to 16 hexadecimal digits. more
 // reports whether another field follows.
 func takeHex(b []byte) (v uint64, rest []byte, more, ok bool) {
 	field, rest, more := cut(b)
@@ -270,7 +271,8 @@ func takeHex(b []byte) (v uint64, rest []byte, more, ok bool) {
 	return v, rest, more, ok
 }
 
-// parseHex reads from 1 to most lower-case hexadecimal digits.
+// parseHex parses a number with lower-case hexadecimal digits. The parameter most is the
+// maximum number of digits.
 func parseHex(b []byte, most int) (v uint64, ok bool) {
 	for _, c := range b {
 		d := hexDigits[c]
@@ -291,7 +293,7 @@ var hexDigits = func() (t [256]uint8) {
 	return t
 }()
 
-// takeStamp splits off the first field, a time. An invalid time is returned as 0.
+// takeStamp splits off the first field, which is a time. It returns 0 for an invalid time.
 func takeStamp(b []byte) (int64, []byte) {
 	field, rest, _ := cut(b)
 	v, _ := parseStamp(field)
@@ -307,7 +309,7 @@ func parseStamp(b []byte) (int64, bool) {
 	return s*1e6 + u, ok1 && ok2
 }
 
-// parseDigits reads from 1 to most digits.
+// parseDigits parses a decimal number. The parameter most is the maximum number of digits.
 func parseDigits(b []byte, most int) (v int64, ok bool) {
 	if len(b) == 0 || len(b) > most {
 		return 0, false
@@ -321,10 +323,10 @@ func parseDigits(b []byte, most int) (v int64, ok bool) {
 	return v, true
 }
 
-// takeVersion splits off the first field, a version. An invalid version is returned
-// as Newest.
+// takeVersion splits off the first field, which is a version. It returns Newest for an
+// invalid version.
 func takeVersion(b []byte) (Version, []byte) {
-	if len(b) > 3 && b[3] == '|' && isDigit(b[0]) && b[1] == '.' && isDigit(b[2]) { // every version so far
+	if len(b) > 3 && b[3] == '|' && isDigit(b[0]) && b[1] == '.' && isDigit(b[2]) { // all existing versions have this form
 		return Version{int(b[0] - '0'), int(b[2] - '0')}, b[4:]
 	}
 	field, rest, _ := cut(b)

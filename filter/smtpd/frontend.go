@@ -8,8 +8,9 @@ import (
 
 // A Sink receives the events of a FrontEnd. Events are valid only during the call.
 type Sink interface {
-	// Site is called once, before the first event, with the admd name of
-	// smtpd.conf(5). The name is empty before OpenSMTPD 7.
+	// Site is called once, before the first event, with the name that the option admd
+	// of smtpd.conf(5) gives the site. OpenSMTPD before version 7 does not send the
+	// name; it is then empty.
 	Site(name string)
 	// Event handles any event except a request.
 	Event(*smtp.Event)
@@ -17,18 +18,18 @@ type Sink interface {
 	Ask(*smtp.Event) smtp.Answer
 }
 
-// A FrontEnd translates reports and requests of smtpd into the events of package
-// smtp. smtpd reports replies and outcomes in separate lines: the FrontEnd assigns
-// them to their command. It also removes passwords and interprets reply codes and
-// texts. It implements Handler.
+// A FrontEnd translates reports and requests of smtpd into the events of package smtp.
+// smtpd reports replies and outcomes in separate lines, which the FrontEnd assigns to
+// their command. It also removes passwords and interprets reply codes and texts. It
+// implements Handler.
 type FrontEnd struct {
 	sink  Sink
 	conns map[uint64]*conn
 	ev    smtp.Event // reused
 }
 
-// maxConns is the maximum number of tracked sessions. smtpd runs out of descriptors
-// and stops accepting connections far below this number.
+// maxConns is the maximum number of tracked sessions. smtpd never has so many: it would
+// run out of descriptors first, and stop accepting connections.
 const maxConns = 50_000
 
 // NewFrontEnd returns a FrontEnd that reports to sink.
@@ -36,16 +37,17 @@ func NewFrontEnd(sink Sink) *FrontEnd {
 	return &FrontEnd{sink: sink, conns: make(map[uint64]*conn)}
 }
 
-// Reports contains the reports that a FrontEnd needs. smtpd writes a line for each.
+// Reports contains the reports that a FrontEnd needs. smtpd sends no others.
 var Reports = []ID{
 	LinkConnect, LinkIdentify, LinkTLS, LinkAuth, LinkDisconnect,
 	TxMail, TxRcpt, TxData, TxCommit, TxRollback,
 	ProtocolClient, ProtocolServer, FilterResponse, Timeout,
 }
 
-// phases maps smtpd's requests to phases. Phases auth (passwords) and data-line
-// (message text) are never registered. Phase starttls is omitted because a rejected
-// client continues in plain text. Rejecting rset, noop or quit has no effect on
+// phases maps smtpd's requests to phases. The phases auth and data-line are never
+// registered, because their requests contain passwords and message text. The phase
+// starttls is omitted, because a rejected client would continue in plain text. The
+// phases rset, noop and quit are omitted, because their rejection has no effect on
 // clients.
 var phases = map[ID]smtp.Phase{
 	PhaseConnect:  smtp.PhaseConnect,
@@ -71,7 +73,7 @@ func (f *FrontEnd) Ready(c Config) { f.sink.Site(c.ADMD) }
 
 func (f *FrontEnd) Report(ev *Event) {
 	if ev.Out {
-		return // outgoing mail
+		return // the session is for outgoing mail
 	}
 	if ev.ID == LinkConnect {
 		f.connect(ev)
@@ -79,7 +81,7 @@ func (f *FrontEnd) Report(ev *Event) {
 	}
 	c := f.conns[ev.Session]
 	if c == nil {
-		return // the session started before the filter, or there are too many
+		return // the session started before the filter, or there are too many sessions
 	}
 	if h := handlers[ev.ID]; h != nil {
 		h(f, c, ev)
@@ -104,8 +106,8 @@ func (f *FrontEnd) Decide(ev *Event) smtp.Answer {
 	return a
 }
 
-// Stop reports the commands without an outcome. smtpd reports no link-disconnect
-// when it stops: the sink ends the sessions.
+// Stop reports the commands without an outcome. smtpd sends no link-disconnect when it
+// stops, so the sink must end the sessions.
 func (f *FrontEnd) Stop() {
 	for _, c := range f.conns {
 		f.flush(c)
@@ -113,7 +115,7 @@ func (f *FrontEnd) Stop() {
 	clear(f.conns)
 }
 
-// handlers contains the translation of each report on an open session.
+// handlers contains the function that handles each report about an open session.
 var handlers = [numIDs]func(*FrontEnd, *conn, *Event){
 	LinkIdentify:   (*FrontEnd).identify,
 	LinkTLS:        (*FrontEnd).tls,
@@ -143,7 +145,7 @@ func (f *FrontEnd) connect(ev *Event) {
 	c := &conn{id: ev.Session}
 	if f.conns[c.id] == nil && len(f.conns) >= maxConns {
 		f.begin(c, smtp.EventConnect, ev.Time)
-		f.send() // the sink has the same limit and counts the sessions above it
+		f.send() // the sink has the same limit, and counts the sessions that exceed it
 		return
 	}
 	f.conns[c.id] = c
@@ -189,9 +191,9 @@ func (f *FrontEnd) auth(c *conn, ev *Event) {
 	f.send()
 }
 
-// outcome prepares an event with the outcome of the current command. It returns nil
-// for a second outcome: smtpd reports an input error as an outcome of the previous
-// command.
+// outcome prepares an event with the outcome of the current command. It returns nil for
+// a second outcome of the same command, because smtpd also reports an input error as an
+// outcome of the previous command.
 func (f *FrontEnd) outcome(c *conn, kind smtp.Kind, ev *Event) *smtp.Event {
 	if !c.cmd.open {
 		return nil
@@ -247,7 +249,8 @@ func (f *FrontEnd) timeout(c *conn, ev *Event) {
 	f.send()
 }
 
-// client handles a line of the client. Only its redacted form is used after this.
+// client handles a line of the client. Other functions receive only the redacted form of
+// the line.
 func (f *FrontEnd) client(c *conn, ev *Event) {
 	f.flush(c)
 	c.cmd.reset()
@@ -260,8 +263,8 @@ func (f *FrontEnd) client(c *conn, ev *Event) {
 	f.send()
 }
 
-// server handles one line of smtpd's reply: three digits, a hyphen if more lines
-// follow and a space otherwise, and text (RFC 5321 section 4.2).
+// server handles one line of a reply from smtpd. It consists of three digits, a hyphen
+// if more lines follow or else a space, and text (RFC 5321 section 4.2).
 func (f *FrontEnd) server(c *conn, ev *Event) {
 	code, text, last := parseReply(ev.Field(0))
 	cmd := &c.cmd
@@ -273,7 +276,7 @@ func (f *FrontEnd) server(c *conn, ev *Event) {
 			e.Name = clip(name, maxName)
 		}
 		f.send()
-		if code == 220 || cmd.filtered { // EventFilter has reported a filtered command
+		if code == 220 || cmd.filtered { // for a filtered command, EventFilter was sent instead
 			return
 		}
 	}
@@ -282,8 +285,9 @@ func (f *FrontEnd) server(c *conn, ev *Event) {
 	}
 	if !cmd.waiting {
 		if code >= 400 {
-			// There was no command: smtpd rejects the input itself, for instance two
-			// commands without waiting for a reply, and closes the connection.
+			// The reply is not to a command: smtpd has rejected the input itself, for
+			// example two commands without waiting for a reply, and closes the
+			// connection.
 			c.hungUp = true
 			e := f.begin(c, smtp.EventInput, ev.Time)
 			e.Code, e.Reply, e.Cause = code, clip(text, maxExample), InputCauseOf(text)
@@ -339,7 +343,7 @@ func (f *FrontEnd) filtered(c *conn, ev *Event) {
 	e := f.begin(c, smtp.EventFilter, ev.Time)
 	e.Name, e.Word, e.Text = phaseWord(phase), clip(decision, maxExample), clip(param, maxExample)
 	if string(phase) == "auth" || c.cmd.secret {
-		e.Text = nil // a filter's text about a login may contain the password
+		e.Text = nil // the text of a filter about a login may contain the password
 	}
 	if c.cmd.filtered {
 		e.Cause = smtp.CauseFilter
@@ -347,7 +351,7 @@ func (f *FrontEnd) filtered(c *conn, ev *Event) {
 	f.send()
 }
 
-// phaseWord converts a phase name of filter-response to the name in requests.
+// phaseWord converts the name of a phase in filter-response to its name in requests.
 func phaseWord(b []byte) []byte {
 	switch string(b) {
 	case "connected":
@@ -360,8 +364,9 @@ func phaseWord(b []byte) []byte {
 	return clip(b, maxExample)
 }
 
-// flush reports the last command if it failed and smtpd has not reported it. It can
-// be an unknown command, a command out of order, or a rejected greeting.
+// flush reports the latest command, if it failed and smtpd has not reported its
+// outcome. This applies to unknown commands, commands out of order, and rejected
+// greetings.
 func (f *FrontEnd) flush(c *conn) {
 	cmd := &c.cmd
 	if !cmd.open || cmd.code < 400 {
@@ -377,13 +382,13 @@ func (f *FrontEnd) flush(c *conn) {
 		e.Kind, e.Result = smtp.EventHelo, failure(cmd.code)
 		e.Word, e.Name = cutWord(cmd.line)
 	case smtp.VerbExchange:
-		e.Text = []byte("AUTH " + smtp.Masked) // the line is part of the AUTH command
+		e.Text = []byte("AUTH " + smtp.Masked) // the line is a part of the AUTH command
 	}
 	f.send()
 }
 
-// messageText replaces the lines after a rejected DATA. They are message text, which
-// must not be recorded.
+// messageText replaces the lines after a rejected DATA. They may contain the text of
+// the message, which must not be recorded.
 const messageText = "(message text)"
 
 // failure returns the result for a reply code of 400 or more.

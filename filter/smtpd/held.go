@@ -8,20 +8,21 @@ import (
 	"time"
 )
 
-// Limits of delayed responses. smtpd does not notice that a delayed client has
-// disconnected, and each one uses a connection of the server.
+// Limits of delayed responses. They are necessary because each delayed client uses a
+// connection of the server, and smtpd does not notice that such a client has
+// disconnected.
 const (
-	MaxHeld = 500              // any further response is sent immediately
-	MaxHold = 60 * time.Second // also at most half of smtpd's session timeout
+	MaxHeld = 500              // maximum number of delayed responses; further responses are sent immediately
+	MaxHold = 60 * time.Second // maximum delay; half of smtpd's session timeout if that is less
 )
 
-// held writes to smtpd, immediately or after a delay. One timer serves all delayed
-// responses.
+// held writes responses to smtpd, immediately or after a delay. All delayed responses
+// share one timer.
 type held struct {
 	mu      sync.Mutex
 	out     io.Writer
 	answers answers
-	count   *atomic.Int64 // number of answers; may be nil
+	count   *atomic.Int64 // receives the number of delayed responses; may be nil
 	timer   *time.Timer
 	stopped bool
 }
@@ -38,7 +39,7 @@ func (h *held) write(b []byte) error {
 	return err
 }
 
-// add delays line. It returns false if the maximum is reached.
+// add delays line. It returns false if MaxHeld responses are already delayed.
 func (h *held) add(line []byte, hold time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -58,7 +59,7 @@ func (h *held) tell() {
 	}
 }
 
-// arm sets the timer to the first answer. The caller holds h.mu.
+// arm sets the timer to the answer that is due first. The caller holds h.mu.
 func (h *held) arm() {
 	if len(h.answers) == 0 || h.stopped {
 		return
@@ -97,7 +98,7 @@ func (h *held) stop() {
 	h.tell()
 }
 
-// answers is a heap with the first due answer on top.
+// answers is a heap of answers. The answer that is due first is on top.
 type answers []answer
 
 func (a answers) Len() int           { return len(a) }

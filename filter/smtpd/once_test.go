@@ -23,7 +23,7 @@ type chaos struct {
 	rnd  *rand.Rand
 	peer *smtpd
 	most time.Duration // maximum delay by Serve
-	hold bool          // delay all answers, so that there are too many
+	hold bool          // delay all answers, to exceed the maximum number of delayed answers
 }
 
 // unprintable also panics when it is logged.
@@ -111,13 +111,13 @@ func (s *smtpd) Write(b []byte) (int, error) {
 
 // playOnce serves a random conversation with a chaotic Handler: requests, reports,
 // clients that disconnect during a delay, noise, pauses, and an end of input at any
-// point. Each request with a complete line must be answered exactly once, and in time.
-// Time is the time of the synctest bubble.
+// point. Each request whose line is complete must be answered exactly once, and in
+// time. The clock is the clock of the synctest bubble.
 func playOnce(t *testing.T, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	var script strings.Builder
 	script.WriteString("config|smtpd-version|7.9.0\nconfig|smtp-session-timeout|60\nconfig|ready\n")
-	sessions := 1 + rnd.IntN(600) // sometimes more than the maximum of delayed answers
+	sessions := 1 + rnd.IntN(600) // sometimes more than the maximum number of delayed answers
 	for i := range rnd.IntN(1500) {
 		session := uint64(rnd.IntN(sessions))
 		head := fmt.Sprintf("|0.7|1795219327.%06d|smtp-in|", i)

@@ -8,8 +8,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// verbs contains the commands of RFC 5321 and its extensions. A command ends at a
-// space; MAIL FROM: and RCPT TO: are identified by their first word.
+// verbs maps the commands of RFC 5321 and its extensions to their verbs. A command ends
+// at a space. MAIL FROM: and RCPT TO: are identified by their first word.
 var verbs = map[string]smtp.Verb{
 	"HELO": smtp.VerbHelo, "EHLO": smtp.VerbEhlo, "MAIL": smtp.VerbMail, "RCPT": smtp.VerbRcpt, "DATA": smtp.VerbData, "RSET": smtp.VerbRset,
 	"NOOP": smtp.VerbNoop, "QUIT": smtp.VerbQuit, "STARTTLS": smtp.VerbStartTLS, "AUTH": smtp.VerbAuth,
@@ -17,38 +17,39 @@ var verbs = map[string]smtp.Verb{
 	"TURN": smtp.VerbOther, "SEND": smtp.VerbNames, "SOML": smtp.VerbNames, "SAML": smtp.VerbNames,
 }
 
-// bare contains the verbs without a useful argument. After an AUTH command of the
-// session, text in that place may be a password.
+// bare contains the verbs whose argument is useless. If the client has sent AUTH, the
+// argument may be a password.
 var bare = map[smtp.Verb]bool{smtp.VerbData: true, smtp.VerbRset: true, smtp.VerbNoop: true, smtp.VerbQuit: true, smtp.VerbStartTLS: true, smtp.VerbOther: true, smtp.VerbNames: true}
 
-// mechanisms are not masked in an AUTH line. Any other word may be a misplaced
-// password.
+// mechanisms contains the words that are not masked in an AUTH line. Any other word may
+// be a misplaced password.
 var mechanisms = []string{"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "NTLM", "GSSAPI", "XOAUTH2", "OAUTHBEARER",
 	"SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "EXTERNAL", "ANONYMOUS", "KERBEROS_V4"}
 
-// secretWords occur in lines of other protocols that contain credentials, or in
-// lines before them: POP3, FTP, IMAP and HTTP clients on the wrong port.
+// secretWords contains words in lines of clients for POP3, FTP, IMAP and HTTP that use
+// the wrong port. Such a line contains credentials, or the next line does.
 var secretWords = []string{"USER", "LOGIN", "APOP", "POST", "PUT", "PATCH", "DELETE"}
 
-// secretParts identify a line of another protocol at any position: names in JSON,
-// forms and headers. Punctuation within a word is ignored.
+// secretParts contains names in JSON, forms and headers. A line that contains such a
+// name at any position may contain credentials. Punctuation within a word is ignored.
 var secretParts = [][]byte{[]byte("PASS"), []byte("PWD"), []byte("SECRET"), []byte("TOKEN"), []byte("CREDENTIAL"), []byte("COOKIE"), []byte("APIKEY"),
 	[]byte("AUTH"), []byte("KENNWORT"), []byte("WACHTWOORD"), []byte("CONTRASE"), []byte("SENHA"), []byte("PAROL")}
 
 // A lineState is the part of the session state on which redact depends.
 type lineState struct {
-	sawAuth    bool // a previous line was part of a login
+	sawAuth    bool // a previous line was a part of a login
 	inExchange bool // smtpd waits for a line of an AUTH exchange
-	noData     bool // DATA was rejected, and message text may follow
+	noData     bool // DATA was rejected, so message text may follow
 }
 
-// redact appends the line of a client to dst, without secrets. It returns the verb
-// of the line and whether the line is part of a login. Only redact has access to the
+// redact appends a line of a client to dst, without secrets. It returns the verb of the
+// line, and reports whether the line is a part of a login. Only redact uses the
 // original line.
 //
-// smtpd masks only `AUTH PLAIN x` with one space and the lines of an accepted
-// exchange. It also accepts two spaces or a tab. Bots send the user name and
-// password after a rejected AUTH LOGIN.
+// The redaction by smtpd is not sufficient. smtpd only masks `AUTH PLAIN x` with one
+// space, and the lines of an accepted exchange. However, it also accepts the command
+// with two spaces or a tab, and bots send user name and password even if AUTH LOGIN was
+// rejected.
 func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret bool) {
 	if st.inExchange {
 		return append(dst, smtp.Masked...), smtp.VerbExchange, true
@@ -92,13 +93,13 @@ func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret b
 	return dst, v, secret
 }
 
-// argument returns the number of bytes of a command that may be recorded, and
-// whether the rest is a login. Rest is the argument within line.
+// argument returns the number of bytes of a command that may be recorded, and reports
+// whether the remaining bytes are a part of a login. rest is the argument within line.
 func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bool) {
 	start := len(line) - len(rest)
 	end := start
 	for end > 0 && line[end-1] <= ' ' {
-		end-- // spaces before the argument
+		end-- // exclude spaces before the argument
 	}
 	switch i := secretAfterControl(line); {
 	case i > 0:
@@ -109,7 +110,7 @@ func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bo
 		return start, true
 	case v != smtp.VerbHelo && v != smtp.VerbEhlo:
 		if st.noData && bytes.IndexByte(rest, ':') < 0 {
-			return end, false // message text that starts with "Mail"
+			return end, false // it may be message text that starts with "Mail"
 		}
 		return len(line), false
 	}
@@ -119,8 +120,8 @@ func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bo
 	return len(line), false
 }
 
-// secretAfterControl returns the index after a control character that precedes a
-// login, or 0. Some clients end lines with CR alone.
+// secretAfterControl returns the index after a control character that precedes a login,
+// or 0. This occurs because some clients end lines with CR alone.
 func secretAfterControl(line []byte) int {
 	i := bytes.IndexFunc(line, func(r rune) bool { return r < ' ' && r != '\t' }) + 1
 	if i > 0 && hasSecret(line[i:]) {
@@ -129,8 +130,8 @@ func secretAfterControl(line []byte) int {
 	return 0
 }
 
-// argumentName returns a greeting or an address without a login after a control
-// character or in a parameter.
+// argumentName returns a greeting or an address. It removes a login that follows a
+// control character or is in a parameter.
 func argumentName(name []byte, most int) []byte {
 	if i := secretAfterControl(name); i > 0 {
 		name = name[:i-1]
@@ -230,8 +231,8 @@ func hasSecret(line []byte) bool {
 // maxParts is the number of bytes that hasParts searches.
 const maxParts = 4096
 
-// hasParts reports whether line contains one of secretParts, in the raw line or
-// after backspaces are applied.
+// hasParts reports whether line contains one of secretParts, either before or after
+// backspaces are applied.
 func hasParts(line []byte) bool {
 	var a, b [maxParts]byte
 	raw, typed := a[:0], b[:0]
@@ -250,8 +251,8 @@ func hasParts(line []byte) bool {
 	return slices.ContainsFunc(secretParts, func(p []byte) bool { return bytes.Contains(raw, p) || bytes.Contains(typed, p) })
 }
 
-// plainResponse reports whether line is a response of PLAIN (RFC 4616): base64 with
-// a user name and a password after NUL bytes.
+// plainResponse reports whether line is a response of the mechanism PLAIN (RFC 4616):
+// in base64, a user name and a password, each after a NUL byte.
 func plainResponse(line []byte) bool {
 	line = bytes.TrimSpace(line)
 	if len(line) < 8 || len(line) > maxParts {
@@ -262,8 +263,8 @@ func plainResponse(line []byte) bool {
 	return bytes.Count(b[:n], []byte{0}) == 2
 }
 
-// letters appends the letters of a word in upper case, after backspaces are applied.
-// It stops at the capacity of dst.
+// letters appends the letters of word in upper case to dst, after it has applied
+// backspaces. It never exceeds the capacity of dst.
 func letters(dst, word []byte) []byte {
 	for _, c := range word {
 		switch {
@@ -302,9 +303,9 @@ func hasPrefixFold(b []byte, p string) bool {
 	return len(b) >= len(p) && bytes.EqualFold(b[:len(p)], []byte(p))
 }
 
-// redactReply appends the reply to cmd to dst, without secrets. smtpd repeats arguments
-// in quotes, in angle brackets or after a control character. A filter receives the line
-// and can repeat any part of it.
+// redactReply appends the reply to cmd to dst, without secrets. Replies may contain
+// secrets: smtpd repeats arguments in quotes, in angle brackets or after a control
+// character, and other filters can repeat any part of a line.
 func redactReply(dst, text []byte, cmd *command) []byte {
 	switch {
 	case !cmd.secret:

@@ -7,30 +7,31 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Allowed returns d if it is valid in the phase, and otherwise the closest valid
-// decision: smtpd exits on others.
+// Allowed returns d if it is valid in the phase, and otherwise the most similar valid
+// decision, because smtpd exits on an invalid decision.
 func Allowed(d smtp.Decision, phase ID) smtp.Decision {
 	s := &specs[phase]
 	if d == smtp.Junk && !s.junk || d >= smtp.Reject && !s.refuse || d > smtp.Disconnect {
 		return smtp.Proceed
 	}
 	if d == smtp.Reject && phase == PhaseConnect {
-		// With reject the client would remain connected without a banner.
+		// After reject, the client would remain connected without a greeting.
 		return smtp.Disconnect
 	}
 	return d
 }
 
-// maxText is the maximum length of a reply text in bytes. smtpd 6.8 truncates a line
-// at 2,047 bytes, and 7.x exits at 16,300. RFC 5321 section 4.5.3.1.5 allows 512.
+// maxText is the maximum length of a reply text in bytes. smtpd 6.8 truncates lines of
+// more than 2,047 bytes, and smtpd 7.x exits at 16,300 bytes. RFC 5321 section
+// 4.5.3.1.5 allows 512 bytes.
 const maxText = 500
 
-// maxAnswer is the maximum length of a line in smtpd's input buffer of 64 KiB. A
-// longer line makes smtpd's lookup process loop forever.
+// maxAnswer is the maximum length of a response in bytes. A line that does not fit in
+// smtpd's input buffer of 64 KiB makes smtpd's lookup process loop forever.
 const maxAnswer = 65535
 
-// appendReply appends the response to the request ev. All responses are created
-// here, so that each is valid.
+// appendReply appends the response to the request ev. No other function creates
+// responses, so that all of them are valid.
 func appendReply(dst []byte, ev *Event, r smtp.Answer) []byte {
 	first, second := ev.Session, ev.Token
 	if ev.Version.Before(0, 5) {
@@ -56,8 +57,8 @@ func appendID(dst []byte, id uint64) []byte {
 	return hex.AppendEncode(append(dst, '|'), binary.BigEndian.AppendUint64(make([]byte, 0, 8), id))
 }
 
-// appendText appends text in the only format that smtpd accepts: `[45]dd text` in
-// one line. Other texts are replaced by "421 Internal server error" in smtpd.
+// appendText appends text in the only format that smtpd accepts: `[45]dd text` in one
+// line. smtpd would replace other texts with "421 Internal server error".
 func appendText(dst []byte, text string) []byte {
 	if !validCode(text) {
 		dst = append(dst, "550 "...)

@@ -18,7 +18,7 @@ import (
 // A Handler handles the events of smtpd. One goroutine calls all methods, in the
 // order of smtpd's lines. They must not block.
 type Handler interface {
-	// Ready is called once, when the configuration of smtpd is complete.
+	// Ready is called once, when smtpd has sent its complete configuration.
 	Ready(Config)
 	// Report handles a report.
 	Report(*Event)
@@ -29,9 +29,9 @@ type Handler interface {
 // Config is the information that smtpd sends before the first event.
 type Config struct {
 	SMTPDVersion   string
-	Protocol       Version // zero before OpenSMTPD 7.6, which does not send it
+	Protocol       Version // zero for OpenSMTPD before 7.6, which does not send the version
 	SessionTimeout time.Duration
-	ADMD           string // the site's name, usually the host's
+	ADMD           string // name of the site, usually its host name
 }
 
 // Options are the settings of Serve.
@@ -40,13 +40,13 @@ type Options struct {
 	Phases  []ID // phases to register
 	// Held, if not nil, is set to the number of delayed responses.
 	Held *atomic.Int64
-	// Log logs one line without LF about smtpd or a bug in the Handler, not about
-	// clients. It must not block. Each type of line is logged once.
+	// Log logs one line without LF. The lines are about smtpd or a bug in the Handler,
+	// not about clients, and each type of line is logged once. Log must not block.
 	Log func(string)
 }
 
-// Serve reads smtpd's lines from in and writes registrations and responses to out.
-// It returns nil at the end of in, which is smtpd's only notice of a shutdown.
+// Serve reads smtpd's lines from in and writes registrations and responses to out. It
+// returns nil at the end of in, because smtpd announces its shutdown only in this way.
 // Otherwise it returns the error of in or out, which means that smtpd has exited.
 //
 // Serve sends exactly one response to each valid request before it handles the next
@@ -57,7 +57,7 @@ func Serve(in io.Reader, out io.Writer, h Handler, o Options) error {
 	for {
 		for s.batch() {
 		}
-		// Send all responses to the lines of one read in one write.
+		// Send the responses to all lines of one read in one write.
 		if len(s.out) > 0 {
 			if err := s.held.write(s.out); err != nil {
 				return fmt.Errorf("write to smtpd: %w", err)
@@ -81,12 +81,12 @@ type server struct {
 	ready   bool
 	out     []byte
 	ev      Event
-	asked   bool // ev is a request without a response
+	asked   bool // ev is a request that has no response yet
 	said    map[string]bool
 }
 
-// batch handles the lines in the buffer. It returns true after a panic of the
-// Handler, when lines may remain.
+// batch handles the lines in the buffer. It returns true if the Handler panicked,
+// because lines may remain in the buffer.
 func (s *server) batch() (again bool) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -110,8 +110,8 @@ func (s *server) batch() (again bool) {
 	}
 }
 
-// lineHead returns the fields of a line before its session. Later fields may contain
-// a password, for instance the part of a user name after a line feed.
+// lineHead returns the fields of a line that precede its session. Later fields may
+// contain a password, for example if a user name contains a line feed.
 func lineHead(line []byte) []byte {
 	if !bytes.HasPrefix(line, []byte("report|")) && !bytes.HasPrefix(line, []byte("filter|")) {
 		return nil
@@ -157,7 +157,8 @@ func (s *server) line(line []byte) {
 	s.answer(r)
 }
 
-// answer creates the response and then marks the request as answered.
+// answer appends the response, and then marks the request as answered. The order matters if
+// a panic occurs.
 func (s *server) answer(r smtp.Answer) {
 	if r.Hold <= 0 || !s.held.add(appendReply(nil, &s.ev, r), s.limit(r.Hold)) {
 		s.out = appendReply(s.out, &s.ev, r)
@@ -165,8 +166,8 @@ func (s *server) answer(r smtp.Answer) {
 	s.asked = false
 }
 
-// limit limits a delay. smtpd and the client must not time out: RFC 5321 section
-// 4.5.3.2 recommends a client timeout of five minutes.
+// limit limits a delay, so that neither smtpd nor the client times out. RFC 5321
+// section 4.5.3.2 recommends a timeout of five minutes for clients.
 func (s *server) limit(hold time.Duration) time.Duration {
 	if t := s.config.SessionTimeout / 2; t > 0 {
 		return min(hold, t, MaxHold)
@@ -189,7 +190,7 @@ func (s *server) configLine(rest []byte) {
 		s.config.ADMD = string(value)
 	case "ready":
 		if s.ready {
-			return // smtpd exits on a second registration
+			return // smtpd exits if a filter registers twice
 		}
 		s.ready = true
 		s.out = s.appendRegistration(s.out)
@@ -214,17 +215,17 @@ func (s *server) once(kind, format string, args ...any) {
 		return
 	}
 	s.said[kind] = true
-	_ = safego.Run(func() error { // a response may be pending
+	_ = safego.Run(func() error { // a panic of Log must not prevent a pending response
 		s.options.Log(fmt.Sprintf(format, args...))
 		return nil
 	})
 }
 
-// ErrNever is returned by Check for an event that must never be registered.
-var ErrNever = errors.New("carries passwords or message text, or ends smtpd")
+// ErrNever is the error of Check for an event that must never be registered.
+var ErrNever = errors.New("must not be registered: contains passwords or message text, or makes smtpd exit")
 
-// Check returns an error unless all events of o are safe to register. Phases auth
-// (passwords) and data-line (message text) are not.
+// Check returns an error unless all events of o are safe to register. The phases auth
+// and data-line are not, because their requests contain passwords and message text.
 func (o Options) Check() error {
 	for _, id := range o.Phases {
 		if !id.IsPhase() || id == PhaseAuth || id == PhaseDataLine {

@@ -156,7 +156,7 @@ func TestOddLines(t *testing.T) {
 		events        int
 		logged        string
 	}{
-		{"empty line", "\n", "", 0, "neither report nor filter"},
+		{"empty line", "\n", "", 0, "neither a report nor a filter line"},
 		{"other word", "filtre|0.7\n", "", 0, "neither"},
 		{"short", "filter|0.7|1.0|smtp-in\n", "", 0, "too few"},
 		{"bad session", "report|0.7|1.0|smtp-in|timeout|xyz\n", "", 0, "session id"},

@@ -16,8 +16,8 @@ import (
 	"scanwatch/store"
 )
 
-// keepAll is the retention during an import. The filter applies the configured
-// retention at its next start.
+// keepAll is the retention during an import. The configured retention applies when the
+// filter is started.
 const keepAll = 100 * 365 * 24 * time.Hour
 
 // batch is the number of records in a commit.
@@ -26,8 +26,8 @@ const batch = 1000
 // Options are the options of Import.
 type Options struct {
 	Dir     string        // the state directory; it must exist
-	Budget  int64         // of the state directory, in bytes
-	Privacy rules.Privacy // form of addresses in the records
+	Budget  int64         // disk budget of the state directory in bytes
+	Privacy rules.Privacy // level of privacy of the records
 	Program string        // the version, for new files
 	Now     func() time.Time
 	Done    func(end time.Time) // called after each record; may be nil
@@ -36,13 +36,13 @@ type Options struct {
 // A Result describes an import.
 type Result struct {
 	Counts
-	Sessions       int       // records
-	Oldest, Newest time.Time // ends of the sessions; zero if there are none
+	Sessions       int       // number of recorded sessions
+	Oldest, Newest time.Time // ends of the oldest and newest session; zero if there are none
 }
 
-// Import records the sessions of a stream in a state directory. Sessions that are
-// open at the end of a run of smtpd have an unknown ending. Importing a stream again
-// has no effect.
+// Import records the sessions of a stream in a state directory. The ending of sessions
+// that are open at the end of a run of smtpd is unknown. A second import of the same
+// stream has no effect.
 //
 // If a filter has the state directory open, the error is store.ErrInUse, and the
 // directory is unchanged. A stream without a session is an error.
@@ -57,7 +57,7 @@ func Import(in io.Reader, o Options) (r Result, err error) {
 	defer func() { err = errors.Join(err, w.Close()) }()
 	pipeline, err := newPipeline(o, func(end time.Time, id uint64, value []byte) {
 		if r.Sessions++; r.Sessions%batch == 0 {
-			_ = w.Flush(context.Background()) // the final Flush reports the error
+			_ = w.Flush(context.Background()) // the final Flush returns the error
 		}
 		w.Add(end, id, value)
 		if r.Oldest.IsZero() || end.Before(r.Oldest) {
@@ -84,7 +84,7 @@ func Import(in io.Reader, o Options) (r Result, err error) {
 		return r, fmt.Errorf("write records: %d sessions dropped: %s", n, w.Status().Dropped)
 	}
 	if r.Sessions == 0 {
-		return r, errors.New("read stream: no session; a session begins with a report link-connect")
+		return r, errors.New("read stream: no sessions found; a session begins with the report link-connect")
 	}
 	return r, nil
 }

@@ -1,7 +1,7 @@
 // Package stream imports recorded streams: the lines from smtpd to a filter
-// (smtpd-filters(7)), for example as copied by tee(1). The code of the running
-// filter handles the sessions, with the times of the stream, and writes records to a
-// state directory.
+// (smtpd-filters(7)), for example a copy written by tee(1). The sessions are handled by
+// the same code as in the running filter, with the times in the stream, and their
+// records are written to a state directory.
 //
 // The package makes no decisions: it evaluates no rules and bans no clients.
 package stream
@@ -18,23 +18,24 @@ const (
 	// maxLine is the maximum length of a line in bytes. smtpd sends at most
 	// 65,616.
 	maxLine = 128 << 10
-	// maxLead is the maximum number of lines before the first line of smtpd. More of
-	// them are an error.
+	// maxLead is the maximum number of lines that may precede the first line of smtpd.
+	// If there are more, the input is not a stream.
 	maxLead = 100
 )
 
-// Counts describe the content of a stream.
+// Counts contains the numbers of lines and runs in a stream.
 type Counts struct {
-	Lines   int   // includes skipped lines
-	Runs    int   // runs of smtpd; each begins with a handshake
-	Skipped int   // lines that smtpd does not send to a filter
-	First   error // the first skipped line and its number; nil without one
+	Lines   int   // number of lines, including skipped lines
+	Runs    int   // number of runs of smtpd; each begins with a handshake
+	Skipped int   // number of lines that smtpd cannot have sent
+	First   error // describes the first skipped line; nil if there is none
 }
 
-// Split calls run for each run of smtpd in the stream. Run reads the lines of the
-// handshake and all events until the next handshake. Lines that smtpd does not send
-// are skipped and counted. Requests of phases auth and data-line are skipped but not
-// counted: they contain passwords and message text.
+// Split calls run for each run of smtpd in the stream. The reader that it passes to run
+// returns the lines of the handshake, and all events until the next handshake. Lines
+// that smtpd cannot have sent are skipped and counted. Requests of the phases auth and
+// data-line are skipped but not counted, because they contain passwords and message
+// text.
 //
 // The error is the error of in or run, or means that in is not a stream.
 func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
@@ -64,13 +65,13 @@ func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
 // A splitter reads the lines of each run in turn.
 type splitter struct {
 	in     *bufio.Reader
-	err    error  // of in
-	counts Counts // of the lines read so far
+	err    error  // error of in
+	counts Counts // counts of the lines read so far
 
-	line   []byte // the latest line of smtpd, valid until next
-	rest   []byte // the part of line that Read has not returned
-	events bool   // the run has lines after its handshake
-	ended  bool   // line belongs to the next run
+	line   []byte // latest line of smtpd, valid until next is called
+	rest   []byte // part of line that Read has not yet returned
+	events bool   // the run has lines that follow its handshake
+	ended  bool   // line is the first line of the next run
 }
 
 // Read implements io.Reader for the current run.
@@ -127,7 +128,7 @@ func (s *splitter) read() bool {
 				_, s.err = s.in.ReadSlice('\n')
 			}
 		case s.err != nil:
-			problem = "incomplete" // smtpd was stopped while it wrote the line
+			problem = "incomplete" // smtpd was stopped while it was writing the line
 		case !isEvent(s.line):
 			problem = "not a line of smtpd"
 		case isSecret(s.line):

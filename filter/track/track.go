@@ -14,50 +14,51 @@ import (
 // belongs to one goroutine.
 type Session struct {
 	ID      uint64
-	Src     netip.AddrPort // not valid for a local session
-	Dst     netip.AddrPort // the listener, possibly a wildcard address
+	Src     netip.AddrPort // invalid for a local session
+	Dst     netip.AddrPort // address of the listener, which may be a wildcard address
 	RDNS    []byte
 	RDNSCut bool
 	FCrDNS  smtp.FCrDNS
-	Local   bool // over the server's local socket: sendmail(8), and the server's bounces
+	Local   bool // over the server's local socket: from sendmail(8), or a bounce of the server
 
-	// The pipeline sets these facts from files of the operator.
+	// The pipeline sets these facts, according to the operator's tables and databases.
 	Internal bool // from this host or a private network
 	Gateway  bool // many hosts share the address
-	Friend   bool // the operator exempts the address from everything
-	// Submission reports whether the session uses a listener for mail clients of users,
-	// which greet with any name.
+	Friend   bool // the operator exempts the address from all evidence and rules
+	// Submission reports whether the session uses a listener for the mail clients of
+	// users. These greet with any name.
 	Submission bool
-	ASNKnown   bool   // ASN is known, and 0 if no AS announces Src
+	ASNKnown   bool   // ASN is known; it is 0 if no AS announces Src
 	ASN        uint32 // AS number that announces Src
-	Country    string // two capitals; empty if unknown
+	Country    string // two capital letters; empty if unknown
 
-	Helo        []byte // the last greeting
+	Helo        []byte // the latest greeting
 	PrevHelo    []byte // the previous greeting; empty unless the client changed it
-	NewHelo     bool   // Helo differs from the greeting at the previous event
+	NewHelo     bool   // the latest event changed Helo
 	Greeted     bool   // the client tried to greet, or was rejected before its greeting
 	TLS         bool
-	User        []byte   // the last user that tried to log in, in its recorded form
+	User        []byte   // the latest user name of a login attempt, in its recorded form
 	Login       []byte   // the user that is logged in
-	Failed      [][]byte // distinct users that failed to log in, at most maxFailed
+	Failed      [][]byte // distinct user names of failed logins, at most maxFailed
 	Authed      bool
-	TriedMail   bool // sent MAIL
+	TriedMail   bool // the client has sent MAIL
 	TurnedAway  bool // a filter rejected the client or one of its commands
 	Counts      Counts
 	Start       int64 // microseconds since 1970
 	Transaction Transaction
-	// Cut reports whether the server has rolled back the transaction because the client
-	// disconnected. smtpd reports the rollback before the disconnect.
+	// Cut reports whether the server rolled back the transaction because the client
+	// disconnected. It is needed because smtpd reports the rollback before the
+	// disconnect.
 	Cut  bool
 	Pace Pace
 
-	verb smtp.Verb // of the last line
+	verb smtp.Verb // verb of the latest line
 }
 
-// Counts contains the numbers of a session.
+// Counts contains the counters of a session.
 type Counts struct {
-	Commands     uint32 // lines the client sent outside of message text
-	Unknown      uint32 // commands the server did not recognise
+	Commands     uint32 // lines that the client sent outside of message text
+	Unknown      uint32 // commands that the server did not recognise
 	Failed       uint32 // commands answered with 4xx or 5xx, including unknown commands
 	Mails        uint32 // messages accepted
 	RcptOK       uint32 // recipients accepted
@@ -68,20 +69,21 @@ type Counts struct {
 	AuthRefused  uint32 // AUTH commands that the server rejected
 }
 
-// A Transaction is one mail transaction, from MAIL to the end of its data, or to RSET.
+// A Transaction is one mail transaction: from MAIL to the end of the message, or to
+// RSET.
 type Transaction struct {
 	Open   bool
 	MsgID  uint32
 	Sender []byte // empty for the null sender
 }
 
-// A Pace describes the time between a reply and the client's next line, in
+// A Pace describes the gaps between replies and the client's next lines, in
 // microseconds.
 type Pace struct {
 	Replied int64 // time of the last reply; 0 before the server's greeting
-	Last    int64 // the newest gap; -1 if there is none
-	First   int64 // between the server's greeting and the first line
-	Least   int64 // the shortest of the gaps after that
+	Last    int64 // the latest gap; -1 if there is none
+	First   int64 // gap between the server's greeting and the first line
+	Least   int64 // the shortest of the later gaps
 	Gaps    uint8 // number of gaps, at most MaxGaps
 }
 
@@ -116,13 +118,13 @@ var appliers = [smtp.NumKinds]func(*Session, *smtp.Event){
 	smtp.EventRequest:  (*Session).request,
 }
 
-// Limits in bytes of the texts that are kept.
+// Maximum lengths of texts in bytes.
 const (
 	maxName = 255 // RFC 5321 section 4.5.3.1.2
-	maxPath = 256 // section 4.5.3.1.3
+	maxPath = 256 // RFC 5321 section 4.5.3.1.3
 )
 
-// set copies b into dst and truncates it.
+// set copies b to dst. The parameter most is the maximum number of bytes that it copies.
 func set(dst, b []byte, most int) []byte { return append(dst[:0], b[:min(len(b), most)]...) }
 
 func (s *Session) connect(ev *smtp.Event) {
@@ -189,8 +191,8 @@ func (s *Session) helo(ev *smtp.Event) {
 	}
 }
 
-// greet applies a greeting. A client that greets again, for instance after
-// STARTTLS, remains the same client.
+// greet applies a greeting. A second greeting with the same name, for example after
+// STARTTLS, changes nothing.
 func (s *Session) greet(name []byte, own bool) {
 	s.NewHelo = len(s.Helo) == 0 || !bytes.Equal(s.Helo, name)
 	if own && len(s.Helo) > 0 && !bytes.EqualFold(s.Helo, name) {
@@ -214,10 +216,10 @@ func (s *Session) auth(ev *smtp.Event) {
 	}
 }
 
-// maxFailed limits the number of users that failed to log in.
+// maxFailed is the maximum number of user names in Session.Failed.
 const maxFailed = 8
 
-// failed counts a failure that no EventReply has reported.
+// failed counts a failed command, unless an EventReply has already counted it.
 func (s *Session) failed(ev *smtp.Event) {
 	if ev.Result != smtp.ResultOK && ev.Code == 0 {
 		s.Counts.Failed++
@@ -274,21 +276,22 @@ func (s *Session) filter(ev *smtp.Event) {
 func (s *Session) request(ev *smtp.Event) {
 	switch ev.Phase {
 	case smtp.PhaseHelo:
-		s.greet(ev.Name, true) // smtpd reports the greeting unless a filter rejects it
+		s.greet(ev.Name, true) // smtpd sends no report of a greeting that a filter rejects
 	case smtp.PhaseMailFrom:
 		s.Transaction.Sender = set(s.Transaction.Sender, ev.Addr, maxPath)
 	}
 }
 
-// Null reports whether the transaction has the null sender. Outside a transaction, the
-// sender is unknown, because smtpd reports no transaction for a sender that is too
-// long.
+// Null reports whether the transaction has the null sender. It returns false if no
+// transaction is open: an empty Sender then proves nothing, because smtpd reports no
+// transaction for a sender that is too long.
 func (t *Transaction) Null() bool { return t.Open && len(t.Sender) == 0 }
 
 func (t *Transaction) reset() { *t = Transaction{Sender: t.Sender[:0]} }
 
 // Exempt reports whether the session uses the local socket, is authenticated, belongs
-// to a friend, or has no address. Such a session gives no evidence against its address.
+// to a friend, or has no address. The behaviour in such a session is not evidence
+// against its address.
 func (s *Session) Exempt() bool { return s.Local || s.Authed || s.Friend || !s.Src.IsValid() }
 
 // ProvenName returns the reverse DNS name if FCrDNS passes and the name is
@@ -300,7 +303,7 @@ func (s *Session) ProvenName() []byte {
 	return nil
 }
 
-// Reset prepares s for another session. It keeps buffers of ordinary size.
+// Reset prepares s for another session. It reuses buffers, unless they are unusually large.
 func (s *Session) Reset() {
 	keep := func(b []byte) []byte {
 		if cap(b) > 1024 {

@@ -1,6 +1,6 @@
-// Package backtest plays recorded sessions to a policy and collects which mail
-// and logins the policy would have rejected, which sessions it would have
-// stopped, and how it differs from the running policy.
+// Package backtest replays recorded sessions through a policy. It collects the accepted
+// mail and the logins that the policy would have rejected, the sessions that it would
+// have stopped, and the differences from the running policy.
 package backtest
 
 import (
@@ -23,37 +23,38 @@ import (
 
 // Options are the inputs of Run.
 type Options struct {
-	Name  string           // of the tested policy
-	Rule  string           // the only rule of the tested policy; empty: all
+	Name  string           // name of the tested policy
+	Rule  string           // the only rule of the tested policy that is tested; if empty, all rules
 	Test  *filter.Settings // the tested policy
-	Notes []string         // further conditions that cannot be evaluated
-	// Running is the policy to compare with, or nil, and File its name.
+	Notes []string         // notes about further conditions that cannot be evaluated
+	// Running is the policy that the tested policy is compared with. It may be nil. File is
+	// the name of its file.
 	Running  *filter.Settings
 	File     string
 	Lists    *lookup.Lists
 	OwnAddrs []netip.Addr // addresses of the recorded host
 	Reader   *store.Reader
-	Since    time.Time // reports only sessions that ended then or later
-	// Match selects the sessions to report; nil selects all.
+	Since    time.Time // only sessions that ended at this time or later are reported
+	// Match reports whether a session is selected for the report. If Match is nil, all
+	// sessions are.
 	Match func(*store.Record) bool
-	// Progress is called after each batch of sessions with its size and the end
-	// of its last session.
+	// Progress is called after each batch of sessions, with the number of its sessions
+	// and the end of the last one.
 	Progress func(sessions int, at time.Time)
 }
 
-// sampleOf is the number of sessions for each session that is asked for unknown
-// conditions.
+// sampleOf is the sampling rate for unknown conditions: they are counted in one of
+// sampleOf sessions.
 const sampleOf = 16
 
-// batchSize is the number of records that are played before the results are
-// compared.
+// batchSize is the number of records that are replayed before the results are compared.
 const batchSize = 500
 
-// A run plays the records to one policy.
+// A run replays the records through one policy.
 type run struct {
 	player  *replay.Player
 	options replay.Options
-	ended   []ending // in this batch
+	ended   []ending // results of this batch
 }
 
 // An ending is the result of one session in one run.
@@ -71,8 +72,8 @@ func newRun(s *filter.Settings, o *Options) *run {
 	}}
 }
 
-// Run plays all records of o.Reader. Afterwards o.Reader.Unread is the number of
-// files that could not be read.
+// Run replays all records of o.Reader. When it returns, o.Reader.Unread is the number
+// of files that could not be read.
 func Run(o Options) (*Result, error) {
 	c := newCollector(&o)
 	test := newRun(o.Test, &o)
@@ -99,7 +100,7 @@ func Run(o Options) (*Result, error) {
 	return c.finish(), nil
 }
 
-// play plays the records in batches, and reads the next batch meanwhile.
+// play replays the records in batches. During a batch, it already reads the next one.
 func (c *collector) play(runs []*run) error {
 	batches, done := make(chan []store.Record), make(chan struct{})
 	go func() {
@@ -131,7 +132,7 @@ func (c *collector) play(runs []*run) error {
 	return err
 }
 
-// playBatch plays a batch to all policies at the same time.
+// playBatch replays a batch through all policies at the same time.
 func (c *collector) playBatch(runs []*run, batch []store.Record, last bool) {
 	var wg sync.WaitGroup
 	for _, r := range runs {
@@ -148,8 +149,8 @@ func (c *collector) playBatch(runs []*run, batch []store.Record, last bool) {
 	c.compare(runs)
 }
 
-// compare joins the results of both runs. A session can end in one run up to the
-// player's window before it ends in the other.
+// compare compares the results of both runs. In one run, a session can end earlier than
+// in the other, by at most the player's window.
 func (c *collector) compare(runs []*run) {
 	d := c.result.Against
 	if d == nil {
@@ -176,15 +177,15 @@ func (c *collector) compare(runs []*run) {
 	}
 }
 
-// reports reports whether a session is selected.
+// reports reports whether a session is included in the report.
 func (c *collector) reports(r *store.Record) bool {
 	return !r.End.Before(c.o.Since) && (c.o.Match == nil || c.o.Match(r))
 }
 
-// trace counts conditions whose answer is unknown: in a sample of all sessions,
-// and in sessions with hashed mailboxes.
+// trace counts unknown conditions: in a sample of all sessions, and in all sessions
+// with hashed mailboxes.
 func (c *collector) trace(policy *rules.Policy, f *rules.Facts, _ smtp.Answer) {
-	sampled := f.Session*0x9e3779b97f4a7c15>>60 == 0 // session ids are not evenly distributed, their products are
+	sampled := f.Session*0x9e3779b97f4a7c15>>60 == 0 // session ids are not evenly distributed, but these products are
 	hashed := c.names && (mailbox.Hashed(f.MailFrom) || mailbox.Hashed(f.RcptTo) || mailbox.Hashed(f.User))
 	if !sampled && !hashed {
 		return
@@ -195,8 +196,8 @@ func (c *collector) trace(policy *rules.Policy, f *rules.Facts, _ smtp.Answer) {
 	}
 }
 
-// addUnknown counts the conditions without an answer that kept a statement from
-// matching. Evidence of low confidence is an answer.
+// addUnknown counts the unknown conditions that prevented a statement from matching. A
+// condition on evidence with low confidence is not unknown.
 func (c *collector) addUnknown(t *rules.Trace, sampled bool) {
 	name := "pass"
 	r, isRule := t.Statement.(*rules.Rule)
@@ -217,7 +218,8 @@ func (c *collector) addUnknown(t *rules.Trace, sampled bool) {
 	}
 }
 
-// notEvaluated lists the conditions of a policy that records cannot answer.
+// notEvaluated lists the conditions of a policy that records are not sufficient to
+// evaluate.
 func notEvaluated(s *filter.Settings, notes []string) []string {
 	list := []string{}
 	n := s.Policy.Needs()
@@ -241,7 +243,7 @@ func notEvaluated(s *filter.Settings, notes []string) []string {
 		list = append(list, fmt.Sprintf("count: counters are zero at the start of the history; the longest window is %s", text.Duration(longest)))
 	}
 	if slices.ContainsFunc(s.Policy.Rules(), func(r *rules.Rule) bool { return r.Delay > 0 }) {
-		list = append(list, "delay: records do not show which clients would not wait")
+		list = append(list, "delay: records do not show which clients would have disconnected")
 	}
 	return list
 }

@@ -30,14 +30,15 @@ func settings(t *testing.T, text string) *filter.Settings {
 	return &filter.Settings{Policy: p.InMode(rules.Enforce)}
 }
 
-// A testSession is a session to record. Its id and its minute are its position.
+// A testSession is a session to record. Its position in the list determines its id and its
+// time in minutes.
 type testSession struct {
 	day                   int
 	src, helo, rdns, user string
-	sender                string // with a message, if not empty
+	sender                string // sender of a message; empty for a session without a message
 	rcpts                 []string
-	unknown               int    // rejected recipients
-	evidence              string // found with high confidence
+	unknown               int    // number of rejected recipients
+	evidence              string // evidence with high confidence
 	sum                   uint32 // number of sessions, each with a message
 }
 
@@ -100,7 +101,7 @@ func play(t *testing.T, sessions []testSession, o Options) *Result {
 	return r
 }
 
-// day has a session of each kind.
+// day contains a session of each kind.
 var day = []testSession{
 	{src: "192.0.2.1", helo: "mail.example.net", rdns: "mail.example.net", sender: "a@example.net", rcpts: []string{"x@example.org"}},
 	{src: "192.0.2.1", helo: "mail.example.net", rdns: "mail.example.net", sender: "b@EXAMPLE.net", rcpts: []string{"x@example.org", "y@example.org"}},
@@ -110,8 +111,8 @@ var day = []testSession{
 	{src: "192.0.2.5", helo: "flood.example.com", sum: 7},
 }
 
-// TestRun checks that lost mail, logins, stopped sessions and the difference to
-// the running policy are collected.
+// TestRun checks that lost mail, rejected logins, stopped sessions and the differences
+// from the running policy are collected.
 func TestRun(t *testing.T) {
 	r := play(t, day, Options{
 		Name:    "/etc/test.conf",
@@ -155,7 +156,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestSince checks that older sessions are played and not reported.
+// TestSince checks that older sessions are replayed but not reported.
 func TestSince(t *testing.T) {
 	r := play(t, day, Options{Name: "x", Since: start.Add(4 * time.Minute), Test: settings(t, "rule domain phase mail-from match mail-from \"*@example.net\" reject\n")})
 	if r.Played != 5 || r.Sessions != 2 || r.Messages != 0 {
@@ -163,9 +164,9 @@ func TestSince(t *testing.T) {
 	}
 }
 
-// TestKnown checks that clients are known by their accepted mail in the records, also if
-// the tested policy rejects all of it, that their losses come first, and that a host has
-// one group.
+// TestKnown checks that clients are known through accepted mail in the records, even if
+// the tested policy rejects all of it, that their lost mail is listed first, and that
+// each host has one group.
 func TestKnown(t *testing.T) {
 	var sessions []testSession
 	for range 3 {
@@ -190,7 +191,7 @@ func TestKnown(t *testing.T) {
 	}
 }
 
-// TestNotEvaluated checks that conditions without data are listed.
+// TestNotEvaluated checks that conditions that cannot be evaluated are listed.
 func TestNotEvaluated(t *testing.T) {
 	r := play(t, nil, Options{Name: "x", Notes: []string{"odd \x1b"}, Test: settings(t, "rule a phase connect match asn AS64500 disconnect\nrule b phase connect match country XX disconnect\nrule c phase connect delay 2s match !seen-good\nrule d phase rcpt-to match count unknown-recipient > 3 in 7d reject\n")})
 	for _, want := range []string{"asn: ", "country: ", `odd \x1b`, "known: ", "longest window is 7d", "delay: "} {

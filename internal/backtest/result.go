@@ -18,19 +18,19 @@ import (
 // A Result is the result of Run.
 type Result struct {
 	Policy       string           `json:"policy"`
-	Rule         string           `json:"rule,omitempty"` // the only rule
+	Rule         string           `json:"rule,omitempty"` // the only rule that was tested
 	From         text.Time        `json:"from"`
 	To           text.Time        `json:"to"`
 	Since        *text.Time       `json:"since,omitempty"`
 	Played       int              `json:"sessions"`
-	Selected     bool             `json:"selected,omitempty"` // by other properties
-	Sessions     int              `json:"sessions_reported"`  // that ended at Since or later and are selected
+	Selected     bool             `json:"selected,omitempty"` // sessions were selected by properties other than time
+	Sessions     int              `json:"sessions_reported"`  // number of sessions that ended at Since or later and are selected
 	Hidden       Hidden           `json:"hidden"`
 	Dropped      uint64           `json:"dropped"`
-	Sums         Sums             `json:"sums"` // not played
-	Late         int              `json:"late"` // sessions that were played after later ones
+	Sums         Sums             `json:"sums"` // sessions in sums, which were not replayed
+	Late         int              `json:"late"` // number of sessions that were replayed after sessions with a later start
 	NotEvaluated []string         `json:"not_evaluated"`
-	Unknown      []Unknown        `json:"unknown_conditions"` // in one of 16 sessions
+	Unknown      []Unknown        `json:"unknown_conditions"` // counted in one of 16 sessions
 	Hashed       []Unknown        `json:"hashed"`             // unknown because records contain hashes
 	Messages     int              `json:"messages_lost"`
 	Rcpts        int              `json:"recipients_lost"`
@@ -42,16 +42,17 @@ type Result struct {
 	Against      *Difference      `json:"against,omitempty"`
 }
 
-// Hidden counts sessions whose records are incomplete.
+// Hidden contains the numbers of sessions whose records are incomplete.
 type Hidden struct {
 	Ended    int    `json:"ended"`                       // sessions that a rule rejected when they were recorded
-	Resumed  int    `json:"ended_otherwise"`             // of these, sessions that the tested policy would not reject
+	Resumed  int    `json:"ended_otherwise"`             // number of these sessions that the tested policy would not reject
 	Cut      int    `json:"sessions_with_steps_omitted"` // sessions with omitted steps
 	Omitted  uint64 `json:"steps_omitted"`
 	EndingNo int    `json:"endings_unknown"` // sessions with an unknown ending
 }
 
-// Sums counts the sessions in sums, whose steps belong to no session.
+// Sums describes the sessions in sums. They cannot be replayed, because the steps in a sum
+// belong to no particular session.
 type Sums struct {
 	Sessions int `json:"sessions"`
 	Messages int `json:"messages"`
@@ -64,21 +65,22 @@ func (s *Sums) add(r *store.Record) {
 	s.Failed += int(r.Counts.AuthFail) + int(r.Counts.AuthRefused)
 }
 
-// LostMail are the accepted messages of a host that the policy would have rejected.
+// LostMail describes the accepted messages of a host that the policy would have
+// rejected.
 type LostMail struct {
 	Src      string    `json:"src,omitempty"`
 	RDNS     string    `json:"rdns,omitempty"`
 	Known    bool      `json:"known_host"`
 	Accepted Accepted  `json:"history"`
-	Some     int       `json:"some_recipients_only,omitempty"` // messages that other recipients still receive
+	Some     int       `json:"some_recipients_only,omitempty"` // number of messages that other recipients still receive
 	Messages int       `json:"messages"`
 	Rcpts    int       `json:"recipients"`
-	Domains  []string  `json:"sender_domains"`           // the first 20; empty for the null sender
-	Unknown  int       `json:"sender_unknown,omitempty"` // messages without a recorded sender
+	Domains  []string  `json:"sender_domains"`           // the first 20 domains of senders; the domain of the null sender is empty
+	Unknown  int       `json:"sender_unknown,omitempty"` // number of messages without a recorded sender
 	Rules    []*LostBy `json:"rules"`
 }
 
-// LostBy are the messages of a host that a rule would have rejected.
+// LostBy describes the messages of a host that one rule would have rejected.
 type LostBy struct {
 	Rule     string   `json:"rule"`
 	Phase    string   `json:"phase"`
@@ -87,11 +89,11 @@ type LostBy struct {
 	Sessions []string `json:"examples"`
 }
 
-// Accepted is the mail that was accepted from a host in all records, except from
-// users who logged in.
+// Accepted describes the mail in all records that was accepted from a host, except mail
+// of users who logged in.
 type Accepted struct {
 	Messages uint32 `json:"messages"`
-	Days     uint32 `json:"days"` // with messages, in UTC
+	Days     uint32 `json:"days"` // number of days with messages, in UTC
 	last     int64
 }
 
@@ -103,8 +105,8 @@ func (a *Accepted) add(r *store.Record) {
 	}
 }
 
-// known reports whether a host is known by its mail. The policy may reject the only
-// message of a host that is not.
+// known reports whether a host has delivered enough mail to be known. For other hosts,
+// the rejection of their only message may be intended.
 func (a *Accepted) known() bool { return a.Days > 1 || a.Messages >= 10 }
 
 // A RejectedLogin is a group of authenticated sessions that the policy would
@@ -118,7 +120,7 @@ type RejectedLogin struct {
 	Sessions []string `json:"examples"`
 }
 
-// Stopped counts the sessions without mail that a rule would have rejected.
+// Stopped describes the sessions without mail that a rule would have rejected.
 type Stopped struct {
 	Rule     string   `json:"rule"`
 	Count    int      `json:"sessions"`
@@ -132,16 +134,16 @@ type Stopped struct {
 	sources map[netip.Addr]bool
 }
 
-// A Difference compares the tested policy with the running one.
+// A Difference compares the tested policy with the running policy.
 type Difference struct {
 	File string         `json:"file"`
 	Mode string         `json:"mode"`
-	Only map[string]int `json:"refused_by_tested_only"`  // sessions by rule
-	Gone map[string]int `json:"refused_by_running_only"` // sessions by rule of the running policy
+	Only map[string]int `json:"refused_by_tested_only"`  // numbers of sessions by rule of the tested policy
+	Gone map[string]int `json:"refused_by_running_only"` // numbers of sessions by rule of the running policy
 	Both int            `json:"refused_by_both"`
 }
 
-// Unknown is a condition whose answer was unknown.
+// Unknown is a condition of a statement that was unknown, and the number of times.
 type Unknown struct {
 	Rule      string `json:"rule"`
 	Condition string `json:"condition"`
@@ -156,11 +158,11 @@ type unknownKey struct {
 
 // The limits of a result.
 const (
-	maxGroups   = 10_000  // of lost mail, and of logins
-	maxSources  = 100_000 // of one rule
-	maxExamples = 3       // sessions of a group
-	maxDomains  = 20      // of one host
-	maxHosts    = 500_000 // with accepted mail
+	maxGroups   = 10_000  // maximum number of groups of lost mail, and of logins
+	maxSources  = 100_000 // maximum number of sources of one rule
+	maxExamples = 3       // maximum number of example sessions of a group
+	maxDomains  = 20      // maximum number of sender domains of one host
+	maxHosts    = 500_000 // maximum number of hosts with accepted mail
 )
 
 type loginKey struct {
@@ -168,18 +170,18 @@ type loginKey struct {
 	src         netip.Addr
 }
 
-// A collector gathers a Result.
+// A collector collects a Result.
 type collector struct {
 	o       *Options
 	result  Result
-	names   bool // the policy compares mailboxes
+	names   bool // a condition of the policy compares mailboxes
 	lost    map[netip.Addr]*LostMail
-	hosts   map[uint64]Accepted // by memory.Number
+	hosts   map[uint64]Accepted // accepted mail by memory.Number of the host
 	logins  map[loginKey]*RejectedLogin
 	stopped map[string]*Stopped
 	unknown map[unknownKey]int
 	hashed  map[unknownKey]int
-	waiting map[uint64]ending // sessions that have ended in one run only
+	waiting map[uint64]ending // sessions that have ended in only one of the two runs
 }
 
 func newCollector(o *Options) *collector {
@@ -288,7 +290,7 @@ func domainOf(sender []byte) string {
 	return text.Escape(bytes.ToLower(sender[bytes.LastIndexByte(sender, '@')+1:]))
 }
 
-// by returns the messages that the rule has rejected that rejected m.
+// by returns the group of messages that were rejected by the same rule as m.
 func (l *LostMail) by(m *replay.Message) *LostBy {
 	for _, b := range l.Rules {
 		if b.Rule == m.Rule && b.Phase == m.Phase && b.Ban == m.Ban {
@@ -305,8 +307,8 @@ func (b *LostBy) add(o *replay.Outcome) {
 	addExample(&b.Sessions, o)
 }
 
-// source returns an address as text. Sessions over the local socket, and the
-// group of others, have none.
+// source returns an address as text. It returns "" for sessions over the local socket,
+// and for the group of all other hosts.
 func source(a netip.Addr) string {
 	if !a.IsValid() {
 		return ""
@@ -353,7 +355,7 @@ func (c *collector) addStopped(o *replay.Outcome) {
 	s.Rejected += uint64(n.RcptPermfail)
 	s.Logins += uint64(n.AuthFail) + uint64(n.AuthRefused)
 	high := false
-	_ = o.Record.Steps(func(st *store.Step) bool { // a corrupt record has fewer steps
+	_ = o.Record.Steps(func(st *store.Step) bool { // if a step is corrupt, only earlier steps count
 		high = st.Kind == store.KindFinding && string(st.Confidence) == "high"
 		return !high
 	})
@@ -375,7 +377,7 @@ func (d *Difference) add(tested, running string) {
 	}
 }
 
-// finish sorts the groups by their damage and returns the result.
+// finish sorts the groups, those with the most lost mail first, and returns the result.
 func (c *collector) finish() *Result {
 	b := &c.result
 	if !c.o.Since.IsZero() {
@@ -412,7 +414,7 @@ func (c *collector) finish() *Result {
 	return b
 }
 
-// knownFirst orders mail of known clients first.
+// knownFirst compares groups of lost mail. The mail of known clients comes first.
 func knownFirst(x, y *LostMail) int {
 	switch {
 	case x.Known == y.Known:
@@ -423,9 +425,9 @@ func knownFirst(x, y *LostMail) int {
 	return 1
 }
 
-// sortUnknown lists conditions, the most frequent first.
+// sortUnknown returns unknown conditions, the most frequent first.
 func sortUnknown(times map[unknownKey]int) []Unknown {
-	all := map[Unknown]int{} // a rule can have equal conditions
+	all := map[Unknown]int{} // a rule can contain equal conditions
 	for k, n := range times {
 		all[Unknown{Rule: k.rule, Condition: k.cond.String()}] += n
 	}

@@ -14,10 +14,10 @@ import (
 
 const (
 	columns  = 80
-	maxLines = 20 // of each list
+	maxLines = 20 // maximum length of each list
 )
 
-// JSON writes r as one object.
+// JSON writes r as one JSON object.
 func (r *Result) JSON(w io.Writer) error {
 	return text.JSON(w, r, "")
 }
@@ -76,7 +76,7 @@ func (p *printer) head(r *Result) {
 	p.unknown(r)
 }
 
-// gaps writes the reasons for which the history is incomplete.
+// gaps writes the reasons why the history is incomplete.
 func (p *printer) gaps(r *Result) {
 	h := &r.Hidden
 	if r.Sums.Sessions > 0 {
@@ -92,10 +92,10 @@ func (p *printer) gaps(r *Result) {
 		p.say(2, "%s rejected by a rule when recorded; this policy would not reject %d of them, and their continuation is unknown", text.Plural(h.Ended, "session"), h.Resumed)
 	}
 	if h.EndingNo > 0 {
-		p.say(2, "%s with an unknown ending: rules at the end did not apply", text.Plural(h.EndingNo, "session"))
+		p.say(2, "%s with an unknown ending: rules for the phase end did not apply", text.Plural(h.EndingNo, "session"))
 	}
 	if r.Late > 0 {
-		p.say(2, "%s so long that later sessions were played first", text.Plural(r.Late, "session"))
+		p.say(2, "%s so long that sessions with a later start were replayed first", text.Plural(r.Late, "session"))
 	}
 	for _, c := range r.NotEvaluated {
 		p.say(2, "%s", c)
@@ -130,7 +130,7 @@ func (p *printer) lost(r *Result) {
 		p.lostMail(l)
 	}
 	if r.Junked > 0 {
-		p.say(0, "JUNK: %s would be marked.", text.Plural(r.Junked, "accepted message"))
+		p.say(0, "JUNK: %s would be marked as junk.", text.Plural(r.Junked, "accepted message"))
 	}
 }
 

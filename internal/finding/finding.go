@@ -1,5 +1,5 @@
-// Package finding describes the evidence of recorded sessions with its proof,
-// for output as text and JSON.
+// Package finding describes the findings of recorded sessions, for output as text and
+// JSON.
 package finding
 
 import (
@@ -14,7 +14,7 @@ import (
 // Columns is the width of a terminal.
 const Columns = 80
 
-// A Finding is a piece of evidence with its proof. All texts are printable.
+// A Finding is evidence of one kind, with its proof. All texts are printable.
 type Finding struct {
 	Evidence     string `json:"evidence"`
 	Organisation string `json:"organisation,omitempty"`
@@ -23,19 +23,19 @@ type Finding struct {
 	Proof        string `json:"proof,omitempty"`
 	Confidence   string `json:"confidence,omitempty"`
 	List         string `json:"list,omitempty"`   // the shipped list that matched
-	Line         int    `json:"line,omitempty"`   // of the list
+	Line         int    `json:"line,omitempty"`   // line of the list
 	Source       string `json:"source,omitempty"` // origin of the row
 }
 
-// New returns the finding that step records in session r. It names the row of
-// lists that matched.
+// New returns the finding that is recorded in a step of session r. It includes the row
+// of lists that matched.
 func New(lists *lookup.Lists, r *store.Record, step *store.Step) Finding {
 	p := text.Escape[[]byte]
 	f := Finding{
 		Evidence: p(step.Text), Organisation: p(step.Org), By: p(step.By),
 		Match: p(step.Match), Proof: p(step.Arg), Confidence: p(step.Confidence),
 	}
-	if f.Proof == "" { // the proof is in the head of the record
+	if f.Proof == "" { // the proof is in the header of the record
 		switch f.By {
 		case "rdns":
 			f.Proof = p(r.RDNS)

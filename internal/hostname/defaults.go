@@ -3,15 +3,15 @@ package hostname
 // anyNumber in the table means that the first label contains a digit.
 const anyNumber = "0"
 
-// defaults maps the suffixes of names that hosting and access providers give to the
-// hosts of their customers, if the customer chooses none. The value is the word before
-// the number in the first label, or anyNumber, for suffixes that the provider also uses
-// for its own hosts. It is empty for suffixes that only customers have, which are like
-// public suffixes.
+// defaults contains suffixes of default names: names that hosting and access providers
+// give to the hosts of customers who choose no name. If the provider also uses the
+// suffix for its own hosts, the value is the word that precedes the number in the first
+// label of a default name, or anyNumber. If only hosts of customers have names with the
+// suffix, the value is empty, and the suffix is treated as a public suffix.
 //
 // The table includes the rows of kind rdns in filter/lookup/intel/clouds.tsv; a test of
-// package lookup compares both. A name that a customer may choose below the suffix, as
-// with a free dynamic DNS service, is not a default name.
+// package lookup compares both. Suffixes below which customers choose the names
+// themselves, such as those of free dynamic DNS services, are not included.
 var defaults = map[string]string{
 	// Clouds and hosting providers.
 	"aeza.network":                         anyNumber,
@@ -84,13 +84,14 @@ var defaults = map[string]string{
 	"cloudapp.net":                         "",
 	"deploy.static.akamaitechnologies.com": "",
 
-	// Access lines whose names contain no address.
+	// Access providers whose names contain no address.
 	"uudial.net": anyNumber,
 }
 
-// chosen maps suffixes below which customers choose names, and which the public
-// suffix list lacks, to the number of labels between the suffix and the registered
-// domain: each region of a cloud has its own suffix.
+// chosen contains suffixes that are missing from the public suffix list, and below
+// which customers choose names. The value is the number of labels between the suffix
+// and the domain of the customer, for example 1 if the name of a region precedes the
+// suffix.
 var chosen = map[string]int{
 	"cloudapp.azure.com": 1,
 	"mooo.com":           0,

@@ -1,5 +1,5 @@
-// Package hostname analyses the form of host names. It finds the registered part of a
-// name, and detects names that a provider has derived from an address or a number. It
+// Package hostname analyses the form of host names. It returns the registered domain of
+// a name, and detects names that a provider has derived from an address or a number. It
 // sends no DNS queries.
 package hostname
 
@@ -9,12 +9,12 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
-// Registered returns the part of a host name that is registered, by the public
-// suffix list and the providers of this package, in lower case: example.org for
-// mx1.mail.example.org. Customers of a listed provider have separate domains.
-// Registered returns "" for a public suffix, for a name without a dot and for no
-// name. It takes about a microsecond and allocates, so callers compute it once for
-// a session.
+// Registered returns the registered domain of a host name in lower case, for example
+// example.org for mx1.mail.example.org. It uses the public suffix list and the
+// providers in this package; each customer of such a provider has a separate domain.
+// Registered returns "" for a public suffix, a name without a dot, and an empty name.
+// It takes about a microsecond and allocates memory, so it should be called only once
+// per session.
 func Registered(name []byte) string {
 	if bytes.IndexByte(name, '.') < 0 || len(name) > maxName {
 		return ""
@@ -31,10 +31,10 @@ func Registered(name []byte) string {
 	return d
 }
 
-// customer returns the length of the domain of a customer below a suffix of the
-// tables, or 0 if name is not below one.
+// customer returns the length of the domain of a customer, if name is below a suffix in
+// the tables of this package, and otherwise 0.
 func customer(name []byte) int {
-	labels := make([]int, 1, maxName+1) // the starts of the labels so far
+	labels := make([]int, 1, maxName+1) // indexes at which the labels start
 	for at, c := range name {
 		if c != '.' {
 			continue
@@ -51,8 +51,8 @@ func customer(name []byte) int {
 	return 0
 }
 
-// Generic reports whether a provider has named a host after its address or
-// number, as in static.1-2-3-4.clients.example.net or vmi123456.example.net. The
+// Generic reports whether a provider has derived the name of a host from its address or
+// a number, as in static.1-2-3-4.clients.example.net or vmi123456.example.net. The
 // customer has not chosen such a name, and does not own its domain.
 func Generic(name []byte) bool {
 	if len(name) == 0 || len(name) > maxName {
@@ -63,7 +63,7 @@ func Generic(name []byte) bool {
 	return hasAddress(name) || isDefault(name) || isNumbered(name) || isLine(name)
 }
 
-// maxName is the length of the longest name (RFC 5321 section 4.5.3.1.2).
+// maxName is the maximum length of a name in bytes (RFC 5321 section 4.5.3.1.2).
 const maxName = 255
 
 // fold copies name into b in lower case, without trailing dots.
@@ -114,9 +114,9 @@ func isDefault(name []byte) bool {
 	}
 }
 
-// isWordAndNumber reports whether the first label of name is word and a number of
-// two or more digits. An empty word means any label, and anyNumber a label with a
-// digit.
+// isWordAndNumber reports whether the first label of name consists of word and a number
+// of two or more digits. If word is empty, any label is sufficient. If it is anyNumber,
+// any label with a digit is sufficient.
 func isWordAndNumber(name []byte, word string) bool {
 	if word == "" {
 		return true
@@ -132,9 +132,9 @@ func isWordAndNumber(name []byte, word string) bool {
 	return countDigits(number) == len(number)
 }
 
-// isNumbered reports whether the first label of name is a short word and a number of
-// six or more digits, as in vmi123456.example.net. Large senders also number their mail
-// servers, but with fewer digits or with a word for mail.
+// isNumbered reports whether the first label of name consists of a short word and a
+// number of six or more digits, as in vmi123456.example.net. Large senders also number
+// their mail servers, but with fewer digits, or after a word such as mail.
 func isNumbered(name []byte) bool {
 	label, rest, _ := bytes.Cut(name, []byte{'.'})
 	if bytes.IndexByte(rest, '.') < 0 {
@@ -175,8 +175,9 @@ var mailWords = map[string]bool{
 	"zimbra": true, "sendgrid": true, "mailgun": true, "newsletter": true, "alerts": true,
 }
 
-// isLine reports whether a name contains a word for access lines, and its first
-// label a number: a number of the line, or an address in hexadecimal digits.
+// isLine reports whether a name belongs to an access line such as DSL: a label is a
+// word for access lines, and the first label contains a number or an address in
+// hexadecimal digits.
 func isLine(name []byte) bool {
 	label, _, _ := bytes.Cut(name, []byte{'.'})
 	if countDigits(label) == 0 {
@@ -185,7 +186,7 @@ func isLine(name []byte) bool {
 	for rest := name; ; {
 		end := bytes.IndexAny(rest, ".-")
 		if end < 0 {
-			return false // the top-level domain
+			return false // stop at the top-level domain
 		}
 		if lineWords[string(bytes.TrimRight(rest[:end], "0123456789"))] {
 			return true
@@ -194,8 +195,8 @@ func isLine(name []byte) bool {
 	}
 }
 
-// lineWords contains labels, or parts of labels between hyphens, in names of access
-// lines.
+// lineWords contains words in the names of access lines. They are labels, or parts of
+// labels between hyphens.
 var lineWords = map[string]bool{
 	"dyn": true, "dynamic": true, "dynamicip": true, "dip": true, "dhcp": true, "dsl": true, "adsl": true, "vdsl": true, "xdsl": true,
 	"sdsl": true, "cable": true, "catv": true, "pppoe": true, "ppp": true, "dialup": true, "dialin": true, "broadband": true,

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestGeneric checks the names that providers derive, and names that their owners
-// have chosen.
+// TestGeneric checks names that providers have derived, and names that owners have
+// chosen.
 func TestGeneric(t *testing.T) {
 	generic := `
 		static.2.1.46.78.clients.your-server.de STATIC.2.1.46.78.Clients.Your-Server.DE. dedi1234.your-server.de
@@ -39,8 +39,8 @@ func TestGeneric(t *testing.T) {
 	}
 }
 
-// TestRegistered checks names of registries, of providers with customers on the
-// public suffix list, and broken names.
+// TestRegistered checks names below registries and below providers on the public suffix
+// list, and invalid names.
 func TestRegistered(t *testing.T) {
 	for name, want := range map[string]string{
 		"mx1.mail.Example.ORG.": "example.org", "example.org": "example.org", "a.b.example.co.uk": "example.co.uk",

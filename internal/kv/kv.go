@@ -1,5 +1,5 @@
-// Package kv defines the row of state that the tables in memory and the file on disk
-// exchange.
+// Package kv defines the rows in which the state is passed between the tables in memory
+// and the file on disk.
 package kv
 
 // An Entry is one row of a bucket. A nil Value deletes the row.

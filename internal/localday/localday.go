@@ -3,29 +3,29 @@ package localday
 
 import "time"
 
-// Start returns the first instant of a day in a zone. It is not midnight if the
-// clock is set forward at midnight, as in America/Santiago. Of two midnights, it is
-// the first. Values of month and day outside their range are normalized as in
-// time.Date.
+// Start returns the first instant of a day in a time zone. If the clock is set forward
+// at midnight, as in America/Santiago, the result is not midnight. If the clock is set
+// back and there are two midnights, the result is the first. Values of month and day
+// outside their range are normalized as by time.Date.
 func Start(year int, month time.Month, day int, zone *time.Location) time.Time {
 	noon := time.Date(year, month, day, 12, 0, 0, 0, zone)
-	change, _ := noon.ZoneBounds() // the latest change of the clock before noon
+	change, _ := noon.ZoneBounds() // latest change of the UTC offset before noon
 	midnight := withOffset(noon, noon)
 	if change.IsZero() {
 		return midnight
 	}
 	before := withOffset(noon, change.Add(-time.Nanosecond))
 	switch {
-	case before.Before(change): // the clock changes between midnight and noon
+	case before.Before(change): // the offset changes after midnight
 		return before
-	case midnight.Before(change): // there is no midnight
+	case midnight.Before(change): // the clock is set forward at midnight, which does not exist
 		return change
 	}
 	return midnight
 }
 
-// withOffset returns midnight of the day of noon with the offset that holds at
-// another time.
+// withOffset returns midnight on the day of noon, with the UTC offset that applies at
+// the time other.
 func withOffset(noon, other time.Time) time.Time {
 	_, offset := other.Zone()
 	year, month, day := noon.Date()

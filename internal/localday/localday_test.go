@@ -14,11 +14,11 @@ func TestStart(t *testing.T) {
 	}{
 		{"UTC", "2026-11-01", "2026-11-01T00:00:00Z"},
 		{"America/Santiago", "2026-09-05", "2026-09-05T00:00:00-04:00"},
-		{"America/Santiago", "2026-09-06", "2026-09-06T01:00:00-03:00"}, // no midnight
+		{"America/Santiago", "2026-09-06", "2026-09-06T01:00:00-03:00"}, // a day without midnight
 		{"America/Santiago", "2026-09-07", "2026-09-07T00:00:00-03:00"},
 		{"America/Santiago", "2026-04-04", "2026-04-04T00:00:00-03:00"}, // 25 hours
 		{"America/Santiago", "2026-04-05", "2026-04-05T00:00:00-04:00"},
-		{"America/Havana", "2026-11-01", "2026-11-01T00:00:00-04:00"}, // two midnights
+		{"America/Havana", "2026-11-01", "2026-11-01T00:00:00-04:00"}, // a day with two midnights
 		{"America/Havana", "2026-11-02", "2026-11-02T00:00:00-05:00"},
 		{"Europe/Berlin", "2026-03-29", "2026-03-29T00:00:00+01:00"},
 		{"Europe/Berlin", "2026-10-25", "2026-10-25T00:00:00+02:00"},
@@ -39,7 +39,7 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// TestYear checks that the days of a year follow one another in each zone.
+// TestYear checks that the days of a year are consecutive in each zone.
 func TestYear(t *testing.T) {
 	for _, name := range []string{"America/Santiago", "America/Havana", "America/Sao_Paulo", "Asia/Beirut", "Africa/Cairo", "America/Scoresbysund", "Australia/Lord_Howe", "Europe/London"} {
 		zone, err := time.LoadLocation(name)

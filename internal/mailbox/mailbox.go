@@ -4,13 +4,14 @@ package mailbox
 
 import "bytes"
 
-// HashPrefix begins every hash. A hash replaces a local part or a user name and
-// is HashPrefix and 16 hexadecimal digits. smtpd accepts no address with a colon
-// in an unquoted local part (RFC 5321 section 4.1.2), so a hash is unambiguous.
+// HashPrefix is the start of every hash. A hash replaces a local part or a user name,
+// and consists of HashPrefix and 16 hexadecimal digits. It cannot be confused with a
+// real local part, because smtpd accepts no colon in an unquoted local part (RFC 5321
+// section 4.1.2).
 const HashPrefix = "hash:"
 
-// HashBytes is the number of bytes of the keyed hash in a hash. It is sufficient to
-// distinguish all addresses that a site ever sees.
+// HashBytes is the length of a hash in bytes, before it is written as hexadecimal
+// digits. It is sufficient to distinguish all addresses that a site ever receives.
 const HashBytes = 8
 
 const hashLen = len(HashPrefix) + 2*HashBytes
@@ -26,7 +27,8 @@ func Hashed(addr []byte) bool {
 }
 
 // roles contains the role accounts of RFC 5321 section 4.5.1 and RFC 2142 sections 4
-// and 5. They are not personal data, and policies name them.
+// and 5. They are not hashed, because they are not personal data, and policies refer to
+// them.
 var roles = []string{"postmaster", "abuse", "noc", "security", "hostmaster", "webmaster", "mailer-daemon"}
 
 // IsRole reports whether local is the local part of a role account, which is

@@ -1,6 +1,6 @@
 // Package prefix parses the IP addresses and prefixes that operators write in policies,
-// lists and commands. It is the only such parser, so that the same forms are accepted
-// everywhere.
+// lists and commands. There is no other such parser, so that the same forms are
+// accepted everywhere.
 package prefix
 
 import (
@@ -12,10 +12,10 @@ import (
 )
 
 // Parse parses an address or a prefix: 192.0.2.1, 192.0.2.0/24, 2001:db8::1,
-// [2001:db8::1] or 2001:db8::/32. An address becomes the prefix of this one
-// address, and an IPv4-mapped IPv6 address becomes IPv4. Parse clears the bits
-// after the prefix length; dropped reports whether one of them was set. Zones,
-// ranges and ports are errors.
+// [2001:db8::1] or 2001:db8::/32. An address becomes the prefix of this one address,
+// and an IPv4-mapped IPv6 address becomes IPv4. Parse clears the bits after the prefix
+// length, and dropped reports whether one of them was set. Zones, ranges and ports are
+// errors.
 func Parse(s string) (p netip.Prefix, dropped bool, err error) {
 	host, length, hasLength := strings.Cut(s, "/")
 	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
@@ -35,17 +35,17 @@ func Parse(s string) (p netip.Prefix, dropped bool, err error) {
 	}
 	bits, err := strconv.ParseUint(length, 10, 8)
 	if err != nil || int(bits) > addr.BitLen() || len(length) > 1 && length[0] == '0' {
-		return p, false, fmt.Errorf("%q has no valid prefix length; it is a number from 0 to %d", s, addr.BitLen())
+		return p, false, fmt.Errorf("%q has no valid prefix length, which is a number from 0 to %d", s, addr.BitLen())
 	}
 	given := netip.PrefixFrom(addr, int(bits))
 	if addr.Is4In6() && given.Bits() < mappedBits {
-		return p, false, fmt.Errorf("%q covers more than IPv4; write an IPv4 prefix", s)
+		return p, false, fmt.Errorf("%q covers more than the IPv4-mapped addresses; write an IPv4 prefix", s)
 	}
 	p = Unmap(given)
 	return p, given.Masked() != given, nil
 }
 
-// refuse returns the error for s, which is neither an address nor a prefix.
+// refuse returns the error for a text s that is neither an address nor a prefix.
 func refuse(s string) error {
 	if first, last, ok := strings.Cut(s, "-"); ok {
 		_, err1 := netip.ParseAddr(strings.TrimSpace(first))
@@ -60,8 +60,8 @@ func refuse(s string) error {
 	return fmt.Errorf("%q is not an address or prefix; write 192.0.2.1, 192.0.2.0/24, 2001:db8::1 or 2001:db8::/32", s)
 }
 
-// Range returns the prefixes that cover the addresses from first to last and no
-// others. It returns nil if last is before first or of the other family.
+// Range returns the prefixes that cover the addresses from first to last and no other
+// addresses. It returns nil if last is before first, or if their families differ.
 func Range(first, last netip.Addr) (list []netip.Prefix) {
 	first, last = first.Unmap().WithZone(""), last.Unmap().WithZone("")
 	if !first.IsValid() || first.BitLen() != last.BitLen() {
@@ -104,8 +104,8 @@ func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 // mappedBits is the length of ::ffff:0:0/96 (RFC 4291 section 2.5.5.2).
 const mappedBits = 96
 
-// Unmap returns p without the bits after its length, and an IPv4-mapped prefix
-// as IPv4. It returns the zero prefix if p is invalid.
+// Unmap clears the bits of p after its length, and converts an IPv4-mapped prefix to
+// IPv4. It returns the zero prefix if p is invalid.
 func Unmap(p netip.Prefix) netip.Prefix {
 	p = p.Masked()
 	if p.Addr().Is4In6() && p.Bits() >= mappedBits {
@@ -114,7 +114,8 @@ func Unmap(p netip.Prefix) netip.Prefix {
 	return p
 }
 
-// String returns p as an operator writes it: as an address if p is a single address.
+// String returns p in the form in which an operator writes it: if p contains only one
+// address, as that address.
 func String(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()
@@ -122,11 +123,11 @@ func String(p netip.Prefix) string {
 	return p.String()
 }
 
-// Local returns the addresses of this host's interfaces. It returns none if the
-// system does not list them.
+// Local returns the addresses of this host's interfaces. It returns nil if the system
+// does not list them.
 func Local() []netip.Addr {
 	var local []netip.Addr
-	addrs, _ := net.InterfaceAddrs() // without them the caller compares with fewer addresses
+	addrs, _ := net.InterfaceAddrs() // not fatal: the caller then compares with fewer addresses
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil {
 			local = append(local, p.Addr())

@@ -1,6 +1,6 @@
-// Package safego recovers panics. Go ends the whole process when one goroutine
-// panics, and smtpd shuts down when a filter exits. The filter therefore starts
-// its goroutines through this package.
+// Package safego recovers panics. The Go runtime ends the whole process when one
+// goroutine panics, and smtpd shuts down when a filter exits. The filter therefore uses
+// this package to start its goroutines.
 //
 // The package imports no other package of the program.
 package safego
@@ -21,8 +21,8 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("bug: %v", e.Value) }
 
-// Stack returns a log attribute with the stack if err is a PanicError, and an
-// empty attribute, which handlers omit, if it is not.
+// Stack returns a log attribute with the stack if err is a PanicError. Otherwise it
+// returns an empty attribute, which log handlers omit.
 func Stack(err error) slog.Attr {
 	var p *PanicError
 	if errors.As(err, &p) {
@@ -47,14 +47,14 @@ func Go(log *slog.Logger, name string, f func()) {
 	go func() { _ = once(log, name, "not restarted", f) }()
 }
 
-// The pause after a panic, which doubles each time.
+// The pause after a panic. It doubles with each further panic.
 const (
 	pauseFirst = time.Second
 	pauseLast  = 30 * time.Second
 )
 
-// Loop calls f in a new goroutine until f returns without a panic, and then
-// done. The first panic is logged. Done may be nil.
+// Loop calls f in a new goroutine, and again after each panic. When f returns, Loop
+// calls done, which may be nil. Only the first panic is logged.
 func Loop(log *slog.Logger, name string, f, done func()) { loop(log, name, f, done, pauseFirst) }
 
 func loop(log *slog.Logger, name string, f, done func(), pause time.Duration) {
@@ -74,7 +74,7 @@ func loop(log *slog.Logger, name string, f, done func(), pause time.Duration) {
 func once(log *slog.Logger, name, consequence string, f func()) error {
 	err := Run(func() error { f(); return nil })
 	if p, ok := err.(*PanicError); ok && log != nil {
-		// The log handler may panic as well.
+		// The log handler may also panic.
 		_ = Run(func() error {
 			log.Error("panic in "+name+", "+consequence, "err", p, "stack", string(p.Stack))
 			return nil

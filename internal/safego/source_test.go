@@ -15,12 +15,12 @@ type source struct {
 	*ast.File
 	name     string
 	fset     *token.FileSet
-	comments map[int]string // by line
+	comments map[int]string // comments by line
 }
 
 func (s *source) at(n ast.Node) int { return s.fset.Position(n.Pos()).Line }
 
-// sources returns the parsed files of this module that the filter links.
+// sources returns the parsed files of this module that are linked into the filter.
 func sources(t *testing.T) (all []source) {
 	t.Helper()
 	list := exec.Command("go", "list", "-deps", "-f", `{{if not .Standard}}{{range .GoFiles}}{{$.ImportPath}} {{$.Dir}}/{{.}}{{"\n"}}{{end}}{{end}}`, "scanwatch/cmd/filter-scanwatch")
@@ -95,8 +95,8 @@ func TestGoroutines(t *testing.T) {
 }
 
 // TestLocks checks that each lock is released by defer, or that no function is called
-// while it is held. A recovered panic must not leave a lock locked for which the
-// answering goroutine waits.
+// while it is held. Otherwise a recovered panic could leave the lock held, and the
+// goroutine that answers would wait for it forever.
 func TestLocks(t *testing.T) {
 	locks := 0
 	for _, s := range sources(t) {

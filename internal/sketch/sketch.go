@@ -1,5 +1,5 @@
 // Package sketch estimates the number of distinct items of a stream in 4,096 bytes
-// (HyperLogLog). The standard error is 1.6 %.
+// (HyperLogLog). The standard error is 1.6%.
 package sketch
 
 import (
@@ -11,23 +11,24 @@ const (
 	indexBits = 12
 	rankBits  = 64 - indexBits
 
-	// Size is the number of registers and the length of their encoding in bytes.
+	// Size is the number of registers, and the length of an encoded Sketch in bytes.
 	Size = 1 << indexBits
 )
 
 // A Sketch has one register per byte. The zero Sketch has no items.
 type Sketch [Size]byte
 
-// Add adds an item. The upper 12 bits of its hash select a register, which holds the
-// maximum rank of its items: the position of the first 1 in the other bits.
+// Add adds an item. The upper 12 bits of the hash of the item select a register. The
+// register contains the maximum rank of its items; the rank is the position of the
+// first 1 in the remaining bits of the hash.
 func (s *Sketch) Add(item uint64) {
 	h := hash(item)
 	r := &s[h>>rankBits]
 	*r = max(*r, byte(bits.LeadingZeros64(h<<indexBits|1<<(indexBits-1)))+1)
 }
 
-// Merge adds the items of another Sketch, given by its registers. It ignores other
-// input than Size registers.
+// Merge adds the items of another Sketch, given by its registers. It ignores the input
+// if its length is not Size.
 func (s *Sketch) Merge(registers []byte) {
 	if len(registers) != Size {
 		return
@@ -41,7 +42,7 @@ func (s *Sketch) Merge(registers []byte) {
 // Ertl, New cardinality estimation algorithms for HyperLogLog sketches (2017),
 // section 4, which needs no corrections for small numbers.
 func (s *Sketch) Count() int {
-	var n [rankBits + 2]int // registers by rank
+	var n [rankBits + 2]int // number of registers by rank
 	for _, r := range s {
 		n[min(r, rankBits+1)]++
 	}
@@ -50,7 +51,7 @@ func (s *Sketch) Count() int {
 		z = (z + float64(n[k])) / 2
 	}
 	z += Size * sigma(float64(n[0])/Size)
-	return int(min(math.Round(Size/(2*math.Ln2)*Size/z), math.MaxInt32)) // z may be 0
+	return int(min(math.Round(Size/(2*math.Ln2)*Size/z), math.MaxInt32)) // z may be 0, which results in MaxInt32
 }
 
 // sigma corrects for empty registers.
@@ -82,8 +83,9 @@ func tau(x float64) float64 {
 }
 
 // hash is the finalizer of SplitMix64. It has no key, because sketches of different
-// filters and days are merged. A client with very many addresses can therefore raise
-// the estimate. Its upper bound is the number of sessions, which readers know.
+// filters and days are merged. A client with very many addresses can therefore increase
+// the estimate. Readers limit the damage, because they know the number of sessions,
+// which is an upper bound.
 func hash(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9

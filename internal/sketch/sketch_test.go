@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestError checks the error of the estimate for random items and for the numbers of
-// consecutive addresses.
+// TestError checks the error of the estimate for random items and for consecutive
+// addresses.
 func TestError(t *testing.T) {
 	const runs = 40
 	for _, n := range []int{0, 1, 2, 100, 1_000, 10_000, 20_000, 100_000, 2_000_000} {
@@ -36,8 +36,8 @@ func TestError(t *testing.T) {
 	}
 }
 
-// TestMerge checks that a merged sketch is the sketch of all items, and that repeated
-// items count once.
+// TestMerge checks that a merged sketch is equal to a sketch of all items, and that
+// repeated items count once.
 func TestMerge(t *testing.T) {
 	var a, b, both Sketch
 	for i := range uint64(30_000) {
@@ -61,7 +61,7 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// TestHostile checks that the estimate of any registers is a number.
+// TestHostile checks that Count returns a valid number for any registers.
 func TestHostile(t *testing.T) {
 	for _, r := range []byte{0, 1, rankBits, rankBits + 1, 255} {
 		var s, from Sketch

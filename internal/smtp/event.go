@@ -5,25 +5,25 @@ import "net/netip"
 // Kind is the kind of an Event.
 type Kind uint8
 
-// The kinds. The comments name the fields that are set in addition to Kind, Time and
-// Session.
+// The kinds of events. After the colon, each comment lists the fields that are set in
+// addition to Kind, Time and Session.
 const (
 	// EventConnect opens a session: Src, Dst, Local, RDNS, RDNSCut, FCrDNS.
 	EventConnect Kind = iota
-	// EventGreeting is the first reply of the server: Code, and with code 220 Name,
-	// the name of the server.
+	// EventGreeting is the first reply of the server: Code and, for code 220, Name (the
+	// name of the server).
 	EventGreeting
-	// EventLine is one line that the client sent: Verb, Text (redacted). It comes
-	// before the event that reports the outcome of the command.
+	// EventLine is one line that the client sent: Verb, Text (redacted). It precedes
+	// the event with the outcome of the command.
 	EventLine
 	// EventReply is the complete reply to a line: Verb, Code, Cause.
 	EventReply
 	// EventHelo is a greeting of the client: Verb, Word, Name, Result, Rewritten; if it
 	// failed, also Text (the redacted line), Code, Reply, Cause.
 	EventHelo
-	// EventTLS is a TLS handshake: Text is version:cipher:bits.
+	// EventTLS is a TLS handshake: Text (version:cipher:bits).
 	EventTLS
-	// EventAuth is a login: Name is the user, Result is pass, fail or error.
+	// EventAuth is a login attempt: Name (the user), Result (pass, fail or error).
 	EventAuth
 	// EventMail is the outcome of MAIL: Addr, Result, Code, Reply, Cause, MsgID.
 	EventMail
@@ -45,14 +45,14 @@ const (
 	// EventFilter is the decision of this or another filter: Name (the phase), Word
 	// (the decision), Text (its parameter), Cause (CauseFilter if it rejects).
 	EventFilter
-	// EventTimeout is the server's timeout.
+	// EventTimeout means that the session has exceeded a timeout of the server.
 	EventTimeout
 	// EventQuit is an accepted QUIT.
 	EventQuit
 	// EventDisconnect closes a session: Ending.
 	EventDisconnect
-	// EventRequest asks for an Answer: Phase, and Name (PhaseHelo) or Addr
-	// (PhaseMailFrom, PhaseRcptTo).
+	// EventRequest is a request for an Answer: Phase, and Name (for PhaseHelo) or Addr
+	// (for PhaseMailFrom and PhaseRcptTo).
 	EventRequest
 
 	NumKinds = iota
@@ -61,7 +61,7 @@ const (
 // Verb is the command of an EventLine.
 type Verb uint8
 
-// The verbs. VerbUnknown is a line without a known command.
+// The verbs. VerbUnknown is a line that is not a known command.
 const (
 	VerbUnknown Verb = iota
 	VerbHelo
@@ -74,37 +74,37 @@ const (
 	VerbQuit
 	VerbStartTLS
 	VerbAuth
-	VerbNames    // names a mailbox: VRFY, EXPN, SEND, SOML, SAML
+	VerbNames    // another command with a mailbox: VRFY, EXPN, SEND, SOML, SAML
 	VerbOther    // any other SMTP command
 	VerbDot      // the end of message text; not a command
 	VerbExchange // a line of an AUTH exchange; not a command
 )
 
-// Cause is the reason for which a command failed, as far as the server's reply shows
-// it.
+// Cause is the reason why a command failed, as far as the server's reply shows it.
 type Cause uint8
 
 // The causes.
 const (
 	CauseNone        Cause = iota // no failure, or cause unknown
-	CauseFilter                   // a filter decided, not the server
+	CauseFilter                   // a filter, and not the server, rejected the command
 	CauseSyntax                   // malformed argument
 	CauseOrder                    // command out of order
-	CauseUnsupported              // not offered here, such as AUTH on a listener without it
+	CauseUnsupported              // command not offered here, such as AUTH on a listener that does not offer it
 	CauseUnknown                  // not a command of SMTP
 	CausePipelining               // the client did not wait for a reply
 	CauseRecipient                // the server does not accept mail for this recipient
 )
 
-// An Event is an event of a session, or a request. Kind determines the fields that are
-// set. Texts come from the network: they are hostile, valid only during the call, and
-// never contain a password. An Event belongs to one goroutine.
+// An Event is an event of a session, or a request about a session. Kind determines
+// which fields are set. Texts come from the network and may be hostile. They are valid
+// only during the call, and never contain a password. An Event belongs to one
+// goroutine.
 type Event struct {
 	Kind    Kind
 	Time    int64 // microseconds since 1970
 	Session uint64
 
-	Src, Dst netip.AddrPort // Dst is the listener, possibly a wildcard address
+	Src, Dst netip.AddrPort // Dst is the listener, which may have a wildcard address
 	Local    bool           // over the server's local socket
 	RDNS     []byte         // name of Src (PTR); empty if there is none
 	RDNSCut  bool           // the server has truncated RDNS
@@ -119,11 +119,11 @@ type Event struct {
 	Name  []byte // a host name or user name
 	Addr  []byte // a mailbox without brackets; empty for the null sender
 	Text  []byte // a redacted line
-	Word  []byte // EventHelo: the verb as sent; EventFilter: the decision in the server's word
+	Word  []byte // for EventHelo, the verb as sent; for EventFilter, the server's word for the decision
 	Code  uint32 // SMTP reply code; 0 if unknown
 	Reply []byte // text of the reply without the code
 	MsgID uint32 // the server's message id
 
-	Rewritten bool   // EventHelo: a filter replaced Name
-	Size      uint64 // bytes of an accepted message
+	Rewritten bool   // for EventHelo, a filter has replaced Name
+	Size      uint64 // size of an accepted message in bytes
 }

@@ -8,10 +8,10 @@ import (
 // OutcomeKind is the kind of an Outcome.
 type OutcomeKind uint8
 
-// The kinds. The comments name the fields that are set in addition to Kind and Time.
+// The kinds of outcomes. After the colon, each comment lists the fields that are set in
+// addition to Kind and Time.
 const (
-	// OutcomeFinding is a piece of evidence: Evidence, Confidence, By, Proof, Org,
-	// Match.
+	// OutcomeFinding is a finding: Evidence, Confidence, By, Proof, Org, Match.
 	OutcomeFinding OutcomeKind = iota
 	// OutcomeVerdict is the decision of a rule: Rule, RuleRef, Phase, Decision,
 	// Enforced, Tokens, Score, Repeat, Exempt.
@@ -19,9 +19,9 @@ const (
 	// OutcomeReturn is a connection of a banned client: Rule, Phase, Decision,
 	// Enforced, Until, BanSession.
 	OutcomeReturn
-	// OutcomeTag is a tag of a rule: Tag, Phase.
+	// OutcomeTag is a tag that a rule sets: Tag, Phase.
 	OutcomeTag
-	// OutcomeBan is a ban of a rule: Rule, RuleRef, Prefix, Until, Times, Enforced,
+	// OutcomeBan is a ban by a rule: Rule, RuleRef, Prefix, Until, Times, Enforced,
 	// Exempt.
 	OutcomeBan
 )
@@ -32,7 +32,7 @@ type Outcome struct {
 	Kind OutcomeKind
 	Time int64 // microseconds since 1970
 
-	Evidence   string // token
+	Evidence   string // evidence token
 	Confidence string // high, medium or low
 	By         string // source of the evidence
 	Proof      []byte // hostile text, valid only during the call
@@ -40,18 +40,18 @@ type Outcome struct {
 	Match      string // the row or word that matched
 
 	Rule     string // name of the rule, or reason of a manual ban
-	RuleRef  uint32 // reference of the rule's text; 0 if unknown
+	RuleRef  uint32 // reference of the rule's text in the records; 0 if unknown
 	Phase    Phase
 	Decision Decision
-	Enforced bool   // carried out; false in mode observe
+	Enforced bool   // the decision was carried out; false in mode observe
 	Tokens   string // all evidence of the session, separated by commas
 	Score    int
-	Repeat   bool // the same rule has already decided in this session: record only
+	Repeat   bool // the same rule has already made this decision in this session, so it is recorded but not logged
 	Tag      string
 
 	Prefix     netip.Prefix
 	Until      time.Time
 	Times      int    // number of bans of this prefix so far
 	BanSession uint64 // the session that caused the ban; 0 for a manual ban
-	Exempt     string // reason for withholding the ban or rejection; empty if it was not withheld
+	Exempt     string // reason why the ban or rejection was withheld; empty if it was not withheld
 }

@@ -1,6 +1,7 @@
-// Package smtp is the vocabulary of the program: the events of an SMTP session, the
-// requests of a mail server about it, and the answers. Front ends translate their
-// server's dialect into these types. All other packages use only these types.
+// Package smtp defines the types that all packages share: the events of an SMTP
+// session, the requests of a mail server about the session, and the answers to them. A
+// front end translates the protocol of its mail server to these types. All other
+// packages use only these types.
 //
 // The package imports no other package of the program.
 package smtp
@@ -12,8 +13,8 @@ import (
 	"time"
 )
 
-// Phase is a point of a session at which a policy is evaluated: a request of
-// the mail server, or the end of the session.
+// Phase is a point in a session at which a policy is evaluated: a request of the mail
+// server, or the end of the session.
 type Phase uint8
 
 // The phases in the order of a session. PhaseHelo includes HELO and EHLO.
@@ -24,8 +25,8 @@ const (
 	PhaseRcptTo
 	PhaseData
 	PhaseCommit
-	// PhaseEnd is not a request. The session has ended, so no answer is possible, and a
-	// rule can only have effects.
+	// PhaseEnd is not a request. The session has ended, so a rule cannot answer the
+	// client, and can only have other effects, such as a ban.
 	PhaseEnd
 	NumPhases
 )
@@ -64,7 +65,7 @@ func PhasesFrom(p Phase) PhaseSet { return Answerable &^ (1<<p - 1) }
 // Has reports whether p is in s.
 func (s PhaseSet) Has(p Phase) bool { return s&(1<<p) != 0 }
 
-// List returns the phases of s in the order of a session.
+// List returns the phases in s, in the order in which they occur in a session.
 func (s PhaseSet) List() (list []Phase) {
 	for p := PhaseConnect; p < NumPhases; p++ {
 		if s.Has(p) {
@@ -74,10 +75,10 @@ func (s PhaseSet) List() (list []Phase) {
 	return list
 }
 
-// Last returns the latest phase of a set that is not empty.
+// Last returns the latest phase in s, which must not be empty.
 func (s PhaseSet) Last() Phase { return Phase(bits.Len8(uint8(s)) - 1) }
 
-// String writes s as the policy language does: one word, or a list in braces.
+// String returns s in the syntax of the policy language: one word, or a list in braces.
 func (s PhaseSet) String() string {
 	var names []string
 	for _, p := range s.List() {
@@ -89,7 +90,8 @@ func (s PhaseSet) String() string {
 	return "{ " + strings.Join(names, ", ") + " }"
 }
 
-// Decision answers a request of the mail server. The words are from smtpd-filters(7).
+// Decision is the answer to a request of the mail server. The words are from
+// smtpd-filters(7).
 type Decision uint8
 
 // The decisions, in the order of their severity.
@@ -110,26 +112,26 @@ func ParseDecision(s string) (Decision, bool) {
 	return Decision(max(i, 0)), i >= 0
 }
 
-// An Answer answers a request. The zero Answer lets the session proceed.
+// An Answer is the answer to a request. The zero Answer lets the session proceed.
 type Answer struct {
 	Decision Decision
 	// Text is sent to the client with Reject and Disconnect: a reply code that
 	// begins with 4 or 5, a space, and one line of printable ASCII.
 	Text string
-	// Hold delays the answer. The front end limits it.
+	// Hold is a delay of the answer. The front end limits the delay.
 	Hold time.Duration
 }
 
 // Result is the outcome of a command.
 type Result uint8
 
-// The numbers are on disk: never reuse or reorder them.
+// The numbers are stored on disk, so they must never be reused or reordered.
 const (
 	ResultNone     Result = 0
 	ResultOK       Result = 1
 	ResultPermfail Result = 2
 	ResultTempfail Result = 3
-	ResultPass     Result = 4 // of a login
+	ResultPass     Result = 4 // result of a login
 	ResultFail     Result = 5
 	ResultError    Result = 6
 )
@@ -142,8 +144,8 @@ func (r Result) String() string { return name(resultNames[:], int(r)) }
 func ParseResult(b []byte) Result { return Result(max(index(resultNames[:], string(b)), 0)) }
 
 // FCrDNS is the result of forward-confirmed reverse DNS, which checks whether the name
-// of an address (PTR) resolves to the address. A failure includes a missing name and an
-// unavailable DNS server, so it proves little.
+// of an address (PTR) resolves to the address. A failure proves little, because the
+// cause may also be a missing name or an unavailable DNS server.
 type FCrDNS uint8
 
 // The numbers are on disk.
@@ -161,9 +163,9 @@ func (f FCrDNS) String() string { return name(fcrdnsNames[:], int(f)) }
 // ParseFCrDNS returns the FCrDNS with the given name, or FCrDNSUnknown.
 func ParseFCrDNS(b []byte) FCrDNS { return FCrDNS(max(index(fcrdnsNames[:], string(b)), 0)) }
 
-// MayBeCut reports whether a reverse DNS name may be incomplete: smtpd truncates
-// names at 64 bytes on Linux, and the truncated name fails FCrDNS. Such a name
-// proves and disproves nothing.
+// MayBeCut reports whether a reverse DNS name may be incomplete: on Linux, smtpd
+// truncates names to 64 bytes, and a truncated name fails FCrDNS. Such a name proves
+// nothing.
 func MayBeCut(name []byte, f FCrDNS) bool { return len(name) == 64 && f != FCrDNSPass }
 
 // Ending is the way in which a session ended.
@@ -177,7 +179,7 @@ const (
 	EndingTimeout  Ending = 3 // the server timed out
 	EndingRejected Ending = 4 // the server or a filter closed the connection
 	EndingStopped  Ending = 5 // the server stopped while the session was open
-	EndingClosed   Ending = 6 // the front end does not know which side closed the connection
+	EndingClosed   Ending = 6 // the connection was closed, but it is unknown by which side
 )
 
 var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped", "closed"}
@@ -191,7 +193,7 @@ func name(names []string, i int) string {
 	return fmt.Sprintf("unknown(%d)", i)
 }
 
-// index returns the position of word in names, or -1. The empty word is never found.
+// index returns the index of word in names, or -1. It never finds the empty word.
 func index(names []string, word string) int {
 	for i, n := range names {
 		if n == word && word != "" {

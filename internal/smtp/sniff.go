@@ -24,7 +24,7 @@ func Sniff(line []byte) Protocol {
 		return ProtocolSSH
 	case bytes.Contains(line, []byte(" HTTP/")), bytes.Contains(line, []byte(" RTSP/")): // RFC 9112 section 3
 		return ProtocolHTTP
-	case bytes.HasPrefix(line, []byte{0x16, 0x03}): // type and major version of a TLS record, RFC 8446 section 5.1
+	case bytes.HasPrefix(line, []byte{0x16, 0x03}): // content type and major version of a TLS record, RFC 8446 section 5.1
 		return ProtocolTLS
 	case bytes.ContainsFunc(line, isBinary):
 		return ProtocolBinary

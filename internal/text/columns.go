@@ -29,8 +29,8 @@ func runeWidth(r rune) int {
 	return 1
 }
 
-// wide holds the wide and full-width ranges of Unicode's EastAsianWidth.txt.
-// Ranges with only unassigned characters between them are joined.
+// wide contains the wide and full-width ranges of Unicode's EastAsianWidth.txt. Ranges
+// that are only separated by unassigned characters are joined.
 var wide = &unicode.RangeTable{
 	R16: []unicode.Range16{{0x1100, 0x115f, 1}, {0x231a, 0x231b, 1}, {0x23e9, 0x23ec, 1}, {0x2e80, 0x303e, 1}, {0x3041, 0x33ff, 1}, {0x3400, 0x4dbf, 1},
 		{0x4e00, 0xa4cf, 1}, {0xa960, 0xa97f, 1}, {0xac00, 0xd7a3, 1}, {0xf900, 0xfaff, 1}, {0xfe30, 0xfe6f, 1}, {0xff00, 0xff60, 1}, {0xffe0, 0xffe6, 1}},
@@ -38,8 +38,8 @@ var wide = &unicode.RangeTable{
 		{0x1f900, 0x1f9ff, 1}, {0x1fa70, 0x1faff, 1}, {0x20000, 0x3fffd, 1}},
 }
 
-// Cut shortens s to at most the given number of columns. An ellipsis marks a
-// shortened text.
+// Cut shortens s to at most the given number of columns. A shortened text ends with an
+// ellipsis.
 func Cut(s string, columns int) string {
 	if Width(s) <= columns {
 		return s
@@ -54,7 +54,7 @@ func Cut(s string, columns int) string {
 	return s
 }
 
-// Pad cuts s to the given number of columns or fills it with spaces.
+// Pad shortens s to the given number of columns, or pads it with spaces.
 func Pad(s string, columns int) string {
 	s = Cut(s, columns)
 	return s + strings.Repeat(" ", columns-Width(s))
@@ -109,8 +109,8 @@ func wrap(s string, columns, indent int, fold bool) string {
 	return out.String()
 }
 
-// breakPoint returns the end of the first line of a line that is wider than
-// columns, and the beginning of the rest.
+// breakPoint returns the indexes at which a line that is wider than columns must be
+// divided: the end of the first part, and the start of the rest.
 func breakPoint(line string, columns int, fold bool) (end, next int) {
 	begin := len(line) - len(strings.TrimLeft(line, " "))
 	w, full, space := 0, len(line), 0

@@ -1,6 +1,6 @@
 package text
 
-// A Style is how text is shown: its width, and whether it has colours.
+// A Style describes the output of text: its width, and whether it has colours.
 type Style struct {
 	Columns int
 	Colour  bool
@@ -21,7 +21,7 @@ func (s Style) Title(text string) string { return s.paint(bold, text) }
 // Alarm returns text about a problem.
 func (s Style) Alarm(text string) string { return s.paint(red, text) }
 
-// Notice returns text that deserves a look.
+// Notice returns text that the reader should notice.
 func (s Style) Notice(text string) string { return s.paint(yellow, text) }
 
 func (s Style) paint(sequence, text string) string {

@@ -1,6 +1,6 @@
-// Package text formats text for operators: it escapes hostile text, measures,
-// cuts and wraps lines, and writes numbers with their units. It imports no other
-// package of this module.
+// Package text formats text for operators: it escapes hostile text, measures, shortens
+// and wraps lines, and formats numbers with units. It imports no other package of this
+// module.
 package text
 
 import (
@@ -50,7 +50,7 @@ func Escape[T ~string | ~[]byte](hostile T) string {
 	return out.String()
 }
 
-// plain reports whether Escape leaves b unchanged without decoding it.
+// plain reports whether Escape obviously leaves the byte b unchanged.
 func plain(b []byte) bool {
 	for _, c := range b {
 		if c < ' ' || c > '~' || c == '\\' {
@@ -60,7 +60,7 @@ func plain(b []byte) bool {
 	return true
 }
 
-// Unescape returns the bytes from which Escape made s.
+// Unescape returns the bytes that Escape converted to s.
 func Unescape(s string) ([]byte, error) {
 	var out bytes.Buffer
 	for len(s) > 0 {
@@ -83,8 +83,8 @@ func Unescape(s string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Quote returns hostile text escaped and in double quotes. Double quotes inside
-// the text become \".
+// Quote returns hostile text escaped and in double quotes. Double quotes in the text
+// become \".
 func Quote[T ~string | ~[]byte](hostile T) string {
 	return `"` + strings.ReplaceAll(Escape(hostile), `"`, `\"`) + `"`
 }
@@ -95,9 +95,9 @@ func Visible(r rune) bool {
 	return unicode.IsPrint(r) && !unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }
 
-// ASCII returns at most n bytes of hostile text. Every byte that is not
-// printable ASCII becomes a question mark, so that SMTP replies may contain the
-// result (RFC 5321 section 4.2).
+// ASCII returns at most n bytes of hostile text, in a form that is valid in an SMTP
+// reply (RFC 5321 section 4.2): every byte that is not printable ASCII becomes a
+// question mark.
 func ASCII[T ~string | ~[]byte](hostile T, n int) string {
 	b := []byte(hostile[:min(len(hostile), n)])
 	for i, c := range b {
@@ -109,8 +109,8 @@ func ASCII[T ~string | ~[]byte](hostile T, n int) string {
 }
 
 // Cell returns s in a form that spreadsheet programs do not evaluate: it adds an
-// apostrophe before text that begins like a formula. Some programs skip leading spaces
-// and accept full-width signs.
+// apostrophe before a text that may be a formula. Leading spaces are skipped and
+// full-width signs are included, because some programs do so too.
 func Cell(s string) string {
 	if first, _ := utf8.DecodeRuneInString(strings.TrimLeft(s, " ")); strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
 		return "'" + s
@@ -118,8 +118,8 @@ func Cell(s string) string {
 	return s
 }
 
-// Plural returns n and the noun one, in the plural unless n is 1: "1 session",
-// "2 sessions". A plural that does not end in s follows as the third argument.
+// Plural returns n and the noun one, in the plural unless n is 1: "1 session", "2
+// sessions". If the plural is not the singular and an s, it must be the third argument.
 func Plural[N ~int | ~int64 | ~uint32 | ~uint64](n N, one string, many ...string) string {
 	switch {
 	case n == 1:
@@ -146,8 +146,8 @@ func Ordinal(n int) string {
 	return strconv.Itoa(n) + end
 }
 
-// Percent returns the share of part in whole with the given number of decimals.
-// Without a whole the share is 0%.
+// Percent returns the share of part in whole as a percentage with the given number of
+// decimals. If whole is 0, the result is 0%.
 func Percent[N ~int | ~int64 | ~uint32 | ~uint64](part, whole N, decimals int) string {
 	if whole <= 0 {
 		return "0%"

@@ -126,8 +126,8 @@ func TestWrap(t *testing.T) {
 	}
 }
 
-// FuzzEscape checks that Escape is reversible and keeps no invisible character,
-// and that Fold, Cut and Pad keep their number of columns.
+// FuzzEscape checks that Escape is reversible and escapes all invisible characters, and
+// that the results of Fold, Cut and Pad do not exceed their number of columns.
 func FuzzEscape(f *testing.F) {
 	for _, hostile := range hostiletext.Texts() {
 		f.Add([]byte(hostile.Text))

@@ -6,10 +6,10 @@ import "time"
 type Time struct{ time.Time }
 
 // TimeLayout is the layout of a Time: RFC 3339 in UTC, always with six decimal places,
-// so that the order of texts is the order of times.
+// so that texts can be sorted by time.
 const TimeLayout = "2006-01-02T15:04:05.000000Z"
 
-// MarshalJSON writes t in TimeLayout.
+// MarshalJSON encodes t in TimeLayout.
 func (t Time) MarshalJSON() ([]byte, error) {
 	return t.UTC().AppendFormat(nil, `"`+TimeLayout+`"`), nil
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A unit is a unit of time or size that a letter abbreviates.
+// A unit is a unit of time or size, and the letter for it.
 type unit struct {
 	letter byte
 	n      int64
@@ -49,8 +49,9 @@ func parseUnits(s string, units []unit) (int64, bool) {
 	return 0, false
 }
 
-// Duration returns d, a whole number of seconds, as ParseDuration reads it, in
-// the largest unit without a remainder. It uses days instead of weeks.
+// Duration returns d, which must be a whole number of seconds, in the form that
+// ParseDuration reads. It uses the largest unit without a remainder, and days instead
+// of weeks.
 func Duration(d time.Duration) string {
 	if d == 0 {
 		return "0s"
@@ -59,7 +60,7 @@ func Duration(d time.Duration) string {
 	return strconv.FormatInt(n, 10) + string(u.letter)
 }
 
-// DurationWords is Duration in words: "7 days".
+// DurationWords is like Duration, but writes the unit as a word: "7 days".
 func DurationWords(d time.Duration) string {
 	n, u := inUnits(int64(d), timeUnits[1:])
 	return Plural(n, u.word)
@@ -85,7 +86,8 @@ func ShortDuration(d time.Duration) string {
 	return "0s"
 }
 
-// ShortSize returns about n bytes in the largest unit: 700, 2.5K, 12M.
+// ShortSize returns a size of n bytes, rounded, in the largest possible unit: 700, 2.5K,
+// 12M.
 func ShortSize(n int64) string {
 	for _, u := range sizeUnits {
 		switch {
@@ -98,8 +100,8 @@ func ShortSize(n int64) string {
 	return strconv.FormatInt(n, 10)
 }
 
-// Size returns n bytes, a whole number of KiB, as ParseSize reads it, in the
-// largest unit without a remainder.
+// Size returns a size of n bytes, which must be a whole number of KiB, in the form that
+// ParseSize reads. It uses the largest unit without a remainder.
 func Size(n int64) string {
 	n, u := inUnits(n, sizeUnits)
 	return strconv.FormatInt(n, 10) + string(u.letter)

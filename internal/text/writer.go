@@ -8,27 +8,28 @@ import (
 )
 
 // A Writer is the last protection of a terminal. It passes visible characters, line
-// feeds and tabs unchanged. It writes all other characters as \uNNNN and invalid UTF-8
-// as \xNN. In a JSON string \uNNNN is the same character. Callers escape hostile text
-// with Escape; the Writer protects against missing calls and hostile file names.
+// feeds and tabs unchanged. It writes all other characters as \uNNNN, which has the
+// same meaning in a JSON string, and invalid UTF-8 as \xNN. Callers should escape
+// hostile text with Escape; the Writer protects the terminal if a call is missing, and
+// from hostile file names.
 type Writer struct {
 	to   io.Writer
-	rest []byte // the beginning of an incomplete character
+	rest []byte // bytes of an incomplete character
 	buf  []byte
 }
 
 // NewWriter returns a Writer to w.
 func NewWriter(w io.Writer) *Writer { return &Writer{to: w} }
 
-// Write writes p. It may keep up to three bytes of an incomplete character for
-// the next Write or for Close.
+// Write writes p. If p ends within a character, up to three bytes are written by the
+// next Write or by Close.
 func (w *Writer) Write(p []byte) (int, error) {
 	from, n := p, len(p)
 	if len(w.rest) > 0 {
 		from = append(w.rest, p...)
 		w.rest = nil
 	}
-	done := 0 // buf contains from[:done] unless all of it is harmless
+	done := 0 // buf contains the escaped form of from[:done], unless nothing needed escaping
 	w.buf = w.buf[:0]
 	for i := 0; i < len(from); {
 		if c := from[i]; c >= ' ' && c <= '~' || c == '\n' || c == '\t' {
@@ -64,8 +65,8 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close writes the bytes that Write kept. It does not close the underlying
-// writer.
+// Close writes the remaining bytes of an incomplete character. It does not close the
+// underlying writer.
 func (w *Writer) Close() error {
 	var end []byte
 	for _, c := range w.rest {
@@ -76,8 +77,8 @@ func (w *Writer) Close() error {
 	return err
 }
 
-// JSON writes v as a JSON value and a line feed. It does not escape < and >, which
-// are everywhere in SMTP. The value is on one line if indent is empty.
+// JSON writes v as a JSON value, followed by a line feed. It does not escape < and >,
+// because they are frequent in SMTP. If indent is empty, the value is on one line.
 func JSON(w io.Writer, v any, indent string) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)

@@ -15,8 +15,9 @@ import (
 // A Step is an action of the client of a Script. Kind is one of StepKinds.
 type Step struct{ Kind, Text string }
 
-// stepKinds contains the kinds of steps and their records. Text is the argument. The
-// last kind with the same store.Kind also represents all other results.
+// stepKinds contains the kinds of steps, and for each kind the step in the record,
+// without its argument. If several kinds have the same store.Kind, the last of them
+// also represents all other results.
 var stepKinds = []struct {
 	name string
 	step store.Step
@@ -40,8 +41,8 @@ func StepKinds() (names []string) {
 	return names
 }
 
-// A Script describes a session between a client and a server that accepts everything
-// except unknown commands, failed logins and rejected recipients.
+// A Script describes a session with a server that accepts everything, except unknown
+// commands and the steps that describe a failed login or a rejected recipient.
 type Script struct {
 	src, dst netip.AddrPort
 	rdns     string
@@ -49,8 +50,8 @@ type Script struct {
 	steps    []Step
 }
 
-// NewScript checks the description of a session. The port of src is optional.
-// Without fcrdns, a client with a reverse DNS name passes.
+// NewScript returns a Script, or an error if the description is invalid. The port in
+// src is optional. If fcrdns is empty, a client with a reverse DNS name passes FCrDNS.
 func NewScript(src, dst, rdns, fcrdns string, steps []Step) (*Script, error) {
 	s := &Script{rdns: rdns, steps: steps}
 	var err error
@@ -78,7 +79,7 @@ func NewScript(src, dst, rdns, fcrdns string, steps []Step) (*Script, error) {
 	return s, checkOrder(steps)
 }
 
-// checkOrder checks that a server allows the steps in their order.
+// checkOrder returns an error if a server would not allow the steps in this order.
 func checkOrder(steps []Step) error {
 	greeted, sender := false, false
 	for _, s := range steps {
@@ -104,16 +105,16 @@ const scriptID = 1
 // scriptStart is the time of the session.
 var scriptStart = time.Unix(1_000_000_000, 0).UTC()
 
-// scriptPace is the time between two steps. It has no influence on evidence.
+// scriptPace is the time between two steps. It does not affect the evidence.
 const scriptPace = 10 * time.Millisecond
 
-// A scriptRecorder records a script.
+// A scriptRecorder converts a script to a record.
 type scriptRecorder struct {
 	steps    []byte
 	n        int
 	msgid    uint32
 	open     bool
-	accepted int // recipients of the open transaction
+	accepted int // number of accepted recipients in the open transaction
 }
 
 func (w *scriptRecorder) add(s store.Step) {
@@ -121,8 +122,8 @@ func (w *scriptRecorder) add(s store.Step) {
 	w.steps = store.AppendStep(w.steps, &s, scriptPace)
 }
 
-// record returns the record of the session without a policy. Each transaction
-// with an accepted recipient ends with a message.
+// record returns the record that the session would have without a policy. Each
+// transaction with an accepted recipient ends with a message.
 func (s *Script) record() (*store.Record, error) {
 	w := &scriptRecorder{}
 	w.add(store.Step{Kind: store.KindGreeting})
@@ -138,12 +139,12 @@ func (s *Script) record() (*store.Record, error) {
 	return &back, err
 }
 
-// line replaces bytes that cannot be part of a command.
+// line replaces bytes that cannot be a part of a command.
 func line(s string) []byte {
 	return []byte(strings.NewReplacer("\n", "?", "\x00", "?").Replace(s))
 }
 
-// path returns a mail address without the brackets of a command.
+// path returns a mail address without angle brackets.
 func path(arg []byte) []byte {
 	if n := len(arg); n > 1 && arg[0] == '<' && arg[n-1] == '>' {
 		return arg[1 : n-1]

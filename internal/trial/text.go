@@ -11,7 +11,7 @@ import (
 	"scanwatch/rules"
 )
 
-// JSON writes s as one object on a line.
+// JSON writes s as one JSON object on a line.
 func (s *Session) JSON(w io.Writer) error {
 	return text.JSON(w, s, "")
 }
@@ -58,7 +58,7 @@ func (s *Session) head(w io.Writer) {
 		line("standing", s.Standing)
 	}
 	switch {
-	case s.ASN == nil: // no database, or no request
+	case s.ASN == nil: // there is no database, or no request was sent
 	case *s.ASN == 0:
 		line("asn", "none")
 	default:
@@ -93,7 +93,7 @@ func (r *Request) text(w io.Writer) {
 			wrap(w, "    "+c, 6)
 		}
 	}
-	if r.Phase != smtp.PhaseEnd.String() { // which has no answer
+	if r.Phase != smtp.PhaseEnd.String() { // at the end of a session there is no answer
 		r.answer(w)
 	}
 }
@@ -107,7 +107,7 @@ func (r *Request) answer(w io.Writer) {
 		line += ", delayed by " + r.Delay
 	}
 	if r.Earlier {
-		line += " (decided earlier, for the whole session)"
+		line += " (by an earlier decision for the whole session)"
 	}
 	wrap(w, line, 4)
 	if r.Would != "" {

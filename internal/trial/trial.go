@@ -1,5 +1,5 @@
-// Package trial explains the decisions of a policy about single sessions, which are
-// scripted or from a recorded stream. Package replay plays them.
+// Package trial explains the decisions of a policy about single sessions. The sessions
+// are scripted or from a recorded stream, and are replayed by package replay.
 package trial
 
 import (
@@ -25,16 +25,17 @@ import (
 type Options struct {
 	Settings *filter.Settings // the policy
 	Lists    *lookup.Lists
-	Verbose  bool // includes rules that do not match
+	Verbose  bool // include rules that do not match
 	// Standing is the standing of the client of a script: known, trusted or none.
 	Standing rules.Standing
-	// Done is called for each session when it has ended. An error ends the trial.
+	// Done is called for each session that has ended. If it returns an error, the trial
+	// ends.
 	Done func(*Session) error
 
 	script *Script // nil for a stream
 }
 
-// A Session is a session that was played, with all decisions about it. All
+// A Session describes a session that was replayed, and all decisions about it. All
 // texts are printable.
 type Session struct {
 	Session    string            `json:"session"`
@@ -44,7 +45,7 @@ type Session struct {
 	Local      bool              `json:"local,omitempty"`
 	RDNS       string            `json:"rdns,omitempty"`
 	FCrDNS     string            `json:"fcrdns"`
-	ASN        *uint32           `json:"asn,omitempty"` // 0: the address has none
+	ASN        *uint32           `json:"asn,omitempty"` // 0 if no AS announces the address
 	Country    string            `json:"country,omitempty"`
 	Standing   string            `json:"standing"`
 	Phases     []*Request        `json:"phases"`
@@ -52,13 +53,13 @@ type Session struct {
 	NotReached []string          `json:"not_reached,omitempty"` // steps of a script that were not possible
 }
 
-// A Request is one request with the decision of the policy.
+// A Request is one request, with the decision of the policy.
 type Request struct {
 	Phase      string            `json:"phase"`
 	About      string            `json:"about,omitempty"`    // the argument of the command
-	Facts      []string          `json:"facts,omitempty"`    // facts that are not in the head of the session
-	Findings   []finding.Finding `json:"findings,omitempty"` // since the previous request
-	Evidence   []string          `json:"evidence,omitempty"` // of the session so far
+	Facts      []string          `json:"facts,omitempty"`    // facts that are not in the fields of the session
+	Findings   []finding.Finding `json:"findings,omitempty"` // findings since the previous request
+	Evidence   []string          `json:"evidence,omitempty"` // evidence in the session so far
 	Weak       []string          `json:"weak_evidence,omitempty"`
 	Score      int               `json:"score"`
 	Rules      []Rule            `json:"rules,omitempty"`
@@ -66,7 +67,7 @@ type Request struct {
 	Reply      string            `json:"reply,omitempty"`
 	Delay      string            `json:"delay,omitempty"`
 	Earlier    bool              `json:"decided_earlier,omitempty"` // an earlier decision applies to the whole session
-	Would      string            `json:"would,omitempty"`           // the decision of mode enforce
+	Would      string            `json:"would,omitempty"`           // the decision in mode enforce, if it is not enforced
 	WouldReply string            `json:"would_reply,omitempty"`
 
 	at time.Time
@@ -79,14 +80,14 @@ type Rule struct {
 	Conditions []string `json:"conditions,omitempty"`
 }
 
-// A trial plays sessions.
+// A trial replays sessions.
 type trial struct {
 	Options
 	player *replay.Player
 	live   map[uint64]*Session
-	last   *Request             // traced, and not answered yet
-	missed func(*store.Step)    // called for steps that were not played
-	done   func(*Session) error // Options.Done with additions
+	last   *Request             // latest request, if it has not been answered yet
+	missed func(*store.Step)    // called for steps that were not replayed
+	done   func(*Session) error // calls Options.Done after it has completed the session
 	err    error
 }
 
@@ -112,7 +113,7 @@ func newTrial(o Options) *trial {
 	return t
 }
 
-// memory returns the state after earlier sessions of the client of a script.
+// memory returns a state in which the client of a script has the standing o.Standing.
 func (o *Options) memory() *memory.Memory {
 	m := memory.New()
 	if o.Standing < rules.StandingKnown {
@@ -132,7 +133,7 @@ func (o *Options) memory() *memory.Memory {
 	return m
 }
 
-// Play plays a scripted session.
+// Play replays a scripted session.
 func Play(s *Script, o Options) error {
 	o.script = s
 	t := newTrial(o)
@@ -155,8 +156,8 @@ func Play(s *Script, o Options) error {
 	return t.err
 }
 
-// PlayStream plays the sessions of a stream of smtpd-filters(7). Each session is
-// recorded from the stream, and its record is played.
+// PlayStream replays the sessions in a stream of smtpd-filters(7). It records each
+// session of the stream, and replays the record.
 func PlayStream(in io.Reader, o Options) error {
 	t := newTrial(o)
 	recorder := filter.New(filter.Options{
@@ -228,7 +229,7 @@ func (t *trial) trace(p *rules.Policy, f *rules.Facts, a smtp.Answer) {
 		return
 	}
 	s.Phases = append(s.Phases, r)
-	if f.Phase != smtp.PhaseEnd { // which has no answer
+	if f.Phase != smtp.PhaseEnd { // at the end of a session there is no answer
 		t.last = r
 	}
 }
@@ -238,9 +239,9 @@ func (t *trial) answered(id uint64, phase smtp.Phase, a smtp.Answer) {
 	r := t.last
 	t.last = nil
 	if r == nil && a.Decision == smtp.Proceed {
-		return // a pass statement has exempted the message
+		return // the policy was not evaluated, because a pass statement exempts the message
 	}
-	if r == nil { // a ban decides without the policy
+	if r == nil { // the client is banned, so the policy was not evaluated
 		s := t.session(id)
 		r = &Request{Phase: phase.String(), Facts: []string{"banned by an earlier session"}}
 		s.Phases = append(s.Phases, r)
@@ -251,7 +252,7 @@ func (t *trial) answered(id uint64, phase smtp.Phase, a smtp.Answer) {
 	}
 }
 
-// about returns the argument of the command to which f belongs.
+// about returns the argument of the command that f describes.
 func about(f *rules.Facts) string {
 	switch f.Phase {
 	case smtp.PhaseHelo:
@@ -286,7 +287,7 @@ func effects(outcome string, r *rules.Rule) string {
 	return outcome
 }
 
-// rule returns the result of a statement, and whether the output includes it.
+// rule returns the result of a statement. show reports whether the output includes it.
 func (t *trial) rule(tr *rules.Trace, phase smtp.Phase) (rule Rule, show bool) {
 	r, isRule := tr.Statement.(*rules.Rule)
 	rule.Rule = "pass"
@@ -307,15 +308,16 @@ func (t *trial) rule(tr *rules.Trace, phase smtp.Phase) (rule Rule, show bool) {
 	case tr.Withheld:
 		rule.Outcome = "withheld: the client is trusted"
 	case tr.Decided && r != nil && len(r.Ban) > 0 && !r.EvenTrusted && t.Standing >= rules.StandingKnown:
-		rule.Outcome = "decides, ban withheld: the client is " + t.Standing.String()
+		rule.Outcome = "decides, but the ban is withheld: the client is " + t.Standing.String()
 	case tr.Decided:
 		rule.Outcome = effects("decides", r)
 	case tr.Matched:
 		rule.Outcome = effects("matches", r)
 	case unknown && !no:
 		rule.Outcome = "unknown"
-		// Pass statements apply in all phases, even before their facts are known. All
-		// facts are known at rcpt-to.
+		// Pass statements are evaluated in all phases, even before their facts are
+		// known. Show those that do not match only at rcpt-to, when all facts are
+		// known.
 		return rule, t.Verbose || isRule || phase == smtp.PhaseRcptTo
 	default:
 		rule.Outcome = "does not match"
@@ -324,7 +326,7 @@ func (t *trial) rule(tr *rules.Trace, phase smtp.Phase) (rule Rule, show bool) {
 	return rule, true
 }
 
-// recorded handles the new record of an ended session.
+// recorded handles the record of a session that was just replayed.
 func (t *trial) recorded(end time.Time, id uint64, value []byte) {
 	s := t.session(id)
 	r, err := store.Decode(store.AppendKey(nil, end, id), value)
@@ -350,8 +352,9 @@ func (t *trial) recorded(end time.Time, id uint64, value []byte) {
 	}
 }
 
-// place adds a finding to the first request whose evidence contains it. A reply has the
-// same time as its request, but its findings belong to the next request.
+// place adds a finding to the first request whose evidence contains it. It cannot use
+// the times of findings: a reply and its request have the same time, but findings about
+// the reply belong to the next request.
 func (s *Session) place(f finding.Finding, at time.Time) {
 	for _, r := range s.Phases {
 		if !r.at.Before(at) && (slices.Contains(r.Evidence, f.Evidence) || slices.Contains(r.Weak, f.Evidence)) {
@@ -362,7 +365,7 @@ func (s *Session) place(f finding.Finding, at time.Time) {
 	s.Later = append(s.Later, f)
 }
 
-// ended reports a session.
+// ended passes an ended session to Options.Done.
 func (t *trial) ended(o *replay.Outcome) {
 	s := t.session(o.Record.ID)
 	delete(t.live, o.Record.ID)

@@ -33,7 +33,7 @@ func options(t *testing.T, policy string, to *[]*Session) Options {
 	}}
 }
 
-// everyPhase is a policy that registers every phase and makes no decision.
+// everyPhase is a policy with a rule for every phase that makes no decision.
 const everyPhase = "rule all phase { connect, helo, mail-from, rcpt-to, data, commit } match src 203.0.113.250 disconnect\n"
 
 // outline returns the phases of a session with their decisions.

@@ -11,7 +11,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// summarize answers the question in three lines.
+// summarize sets the three lines of the answer: state, cause and remedy.
 func (a *Answer) summarize(zone *time.Location) {
 	day := func(t time.Time) string { return t.In(zone).Format("2006-01-02 15:04 -0700") }
 	if a.Logins != nil {
@@ -53,7 +53,7 @@ func (a *Answer) summarize(zone *time.Location) {
 	}
 }
 
-// cause describes who banned the host.
+// cause describes the origin of the ban: the operator or a rule.
 func (b *Ban) cause() string {
 	line := "rule " + text.Escape(b.Rule)
 	if b.Manual {
@@ -76,7 +76,7 @@ func join(a, b string) string {
 func (a *Answer) counts() string {
 	line := fmt.Sprintf("%d of %s rejected", a.Rejected, text.Plural(a.Matched, "session"))
 	if a.Rejected == 0 {
-		line = fmt.Sprintf("no rule rejected any of %s", text.Plural(a.Matched, "session"))
+		line = fmt.Sprintf("none of %s was rejected by a rule", text.Plural(a.Matched, "session"))
 	}
 	if a.Matched == 1 {
 		line = "no rule rejected the session"
@@ -90,7 +90,7 @@ func (a *Answer) counts() string {
 	return line
 }
 
-// banned returns the active, enforced bans, one for each host.
+// banned returns the bans that are active and enforced, at most one for each host.
 func (a *Answer) banned() (bans []*Ban) {
 	for _, h := range a.Hosts {
 		if i := slices.IndexFunc(h.Bans, func(b Ban) bool { return !b.Expired && !b.Observe && !b.Revoked }); i >= 0 {
@@ -110,8 +110,8 @@ func (a *Answer) host(s *Session) *Host {
 	return nil
 }
 
-// decision returns the newest session that a rule rejected, and the decision, or
-// else the newest that a rule would have rejected.
+// decision returns the newest session that a rule rejected, and the rejection. If there
+// is none, it returns the newest session that a rule would have rejected.
 func (a *Answer) decision() (newest *Session, decision *Rule) {
 	for _, s := range a.Sessions {
 		for i := range s.Rules {
@@ -127,8 +127,8 @@ func (a *Answer) decision() (newest *Session, decision *Rule) {
 	return newest, decision
 }
 
-// origin returns the session and decision from which a ban comes that rejected s, or s
-// and r.
+// origin returns the session and the decision that caused the ban by which s was
+// rejected. If they are unknown, or if r is not a ban, it returns s and r.
 func (a *Answer) origin(s *Session, r *Rule) (*Session, *Rule) {
 	for _, other := range slices.Concat(a.Sessions, a.Deciding) {
 		if other.Session != r.BannedIn || other.source != s.source || other.Start.After(s.Start.Time) {
@@ -169,7 +169,7 @@ func (s *Session) cause(r *Rule) string {
 	return line
 }
 
-// because returns the evidence that the rule names.
+// because returns the evidence in the conditions of the rule.
 func (s *Session) because(r *Rule) string {
 	for i := range s.Evidence {
 		e := &s.Evidence[i]
@@ -193,7 +193,7 @@ func (a *Answer) bySmtpd() string {
 	return "no rule matched"
 }
 
-// head writes the answer in three lines.
+// head writes the three lines of the answer.
 func (p *printer) head(a *Answer) {
 	for _, line := range []struct{ name, text string }{{"State:", a.State}, {"Cause:", a.Cause}, {"Undo:", a.Undo}} {
 		p.wrap(7, "%-7s%s", line.name, line.text)
@@ -201,8 +201,8 @@ func (p *printer) head(a *Answer) {
 	fmt.Fprintln(p.w)
 }
 
-// similar groups sessions that differ in time and numbers only: each group has its
-// first session, and the ids of the others.
+// similar groups sessions that differ only in times and numbers. A group consists of
+// its first session and the others.
 func similar(list []*Session) (groups []*group) {
 	seen := map[string]*group{}
 	for _, s := range list {
@@ -222,7 +222,7 @@ type group struct {
 	others []*Session
 }
 
-// shape returns the common properties of similar sessions.
+// shape returns the properties that similar sessions have in common.
 func (s *Session) shape() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s %s %q %v %v", s.Src, s.RDNS, s.FCrDNS, s.Helo, s.Sessions > 0, s.Damage != "")
@@ -242,7 +242,7 @@ func (s *Session) shape() string {
 // maxIDs is the number of ids of similar sessions that are printed.
 const maxIDs = 3
 
-// similar writes the ids of the sessions that are like the first of g.
+// similar writes the ids of the other sessions of g.
 func (p *printer) similar(g *group) {
 	n := len(g.others)
 	if n == 0 {

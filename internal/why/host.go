@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// loginAge is the time for which a login prevents bans.
+	// loginAge is the time for which a login exempts a host from bans.
 	loginAge = 30 * 24 * time.Hour
 )
 
@@ -31,14 +31,14 @@ type Host struct {
 	LastMessage *text.Time   `json:"last_message,omitempty"`
 	Logins      int          `json:"logins"`
 	LastLogin   *text.Time   `json:"last_login,omitempty"`
-	WhileBanned int          `json:"rejected_by_ban"` // sessions
-	Bans        []Ban        `json:"bans"`            // in state.db, latest end first
-	History     []BanEvent   `json:"history"`         // bans that rules asked for, newest first
+	WhileBanned int          `json:"rejected_by_ban"` // number of sessions that a ban rejected
+	Bans        []Ban        `json:"bans"`            // bans in state.db, the latest end first
+	History     []BanEvent   `json:"history"`         // bans in the records, newest first
 	Exemptions  []Exemption  `json:"exemptions"`
 	Remedies    []Remedy     `json:"undo"`
 
-	accused bool // a rule matched or a ban exists
-	known   bool // mail was accepted, in sessions without a record
+	accused bool // a rule matched the host, or there is a ban
+	known   bool // the state contains accepted mail, but the records contain no session
 	newest  *Session
 }
 
@@ -48,13 +48,13 @@ type Ban struct {
 	Session string `json:"session,omitempty"`
 	Expired bool   `json:"expired"`
 
-	// For JSON, these replace the times of memory.Ban.
+	// In JSON, the following fields replace the times of memory.Ban.
 	From text.Time `json:"since"`
 	To   text.Time `json:"until"`
 	Seen text.Time `json:"last,omitzero"`
 }
 
-// NewBan returns b as of now.
+// NewBan returns the description of b at the time now.
 func NewBan(b *memory.Ban, now time.Time) Ban {
 	ban := Ban{Ban: *b, Expired: b.Expired(now), From: text.At(b.Since), To: text.At(b.Until), Seen: text.At(b.Last)}
 	if b.Session != 0 {
@@ -63,7 +63,7 @@ func NewBan(b *memory.Ban, now time.Time) Ban {
 	return ban
 }
 
-// A BanEvent is a ban that a rule asked for.
+// A BanEvent is a ban by a rule that is recorded in a session.
 type BanEvent struct {
 	At       text.Time `json:"at"`
 	Session  string    `json:"session"`
@@ -73,7 +73,7 @@ type BanEvent struct {
 	Enforced bool      `json:"enforced"`
 }
 
-// An Exemption is a reason for which a host is not rejected or not banned.
+// An Exemption is a reason why a host is not rejected or not banned.
 type Exemption struct {
 	By    string `json:"by"`
 	Holds bool   `json:"holds"`
@@ -82,17 +82,17 @@ type Exemption struct {
 
 // A Remedy undoes a decision.
 type Remedy struct {
-	Do   string `json:"do"` // a command, or a line of the configuration
+	Do   string `json:"do"` // command to run, or line to add to the configuration
 	Text string `json:"text"`
 }
 
-// A hostIndex finds the hosts of an answer.
+// A hostIndex maps prefixes to the hosts of an answer.
 type hostIndex struct {
 	a     *Answer
-	hosts map[netip.Prefix]*Host // nil: over the limit
+	hosts map[netip.Prefix]*Host // a host is nil if it exceeds the limit
 }
 
-// add adds a host, unless the answer has maxHosts.
+// add adds a host, unless the answer already has maxHosts.
 func (x *hostIndex) add(p netip.Prefix) *Host {
 	h := x.hosts[p]
 	if h == nil && len(x.a.Hosts) < maxHosts {
@@ -105,14 +105,14 @@ func (x *hostIndex) add(p netip.Prefix) *Host {
 	return h
 }
 
-// findHosts adds the hosts of the sessions, and the hosts and networks whose
-// bans match the question, and loads the reputation of all hosts.
+// findHosts adds the hosts of the sessions, and the hosts and networks whose bans match
+// the question. It also loads the standing of these hosts.
 func (w *query) findHosts() error {
 	x := &hostIndex{&w.answer, map[netip.Prefix]*Host{}}
 	if l := w.answer.Logins; l != nil {
 		l.count()
 		for _, host := range slices.SortedFunc(maps.Keys(l.hosts), netip.Prefix.Compare) {
-			if l.hosts[host] { // before the hosts of attackers
+			if l.hosts[host] { // list them before the hosts of attackers
 				x.add(host)
 			}
 		}
@@ -143,8 +143,8 @@ func (w *query) findHosts() error {
 	return err
 }
 
-// addKnown adds the host in question if only its accepted mail is known, as after
-// an import of the mail log.
+// addKnown adds the host that the question is about, if it has no sessions but the
+// state contains accepted mail from it, for example after an import of the mail log.
 func (w *query) addKnown(x *hostIndex) {
 	p := w.q.prefix
 	if len(w.answer.Hosts) > 0 || !p.IsValid() || p != memory.Source(p.Addr()) {
@@ -157,8 +157,8 @@ func (w *query) addKnown(x *hostIndex) {
 	})
 }
 
-// addBan adds a ban to the hosts that it covers, or as a separate host if the question
-// is about it.
+// addBan adds a ban to the hosts that it covers. If the question is about the ban
+// itself, addBan also adds a host for it.
 func (w *query) addBan(x *hostIndex, b memory.Ban) {
 	ban := NewBan(&b, w.Now)
 	asked := w.q.prefix.IsValid() && w.q.prefix.Overlaps(b.Prefix)
@@ -178,7 +178,7 @@ func (w *query) addBan(x *hostIndex, b memory.Ban) {
 	}
 }
 
-// trim sorts the bans, latest end first, and keeps the first maxBans.
+// trim sorts the bans by their end, the latest first, and keeps the first maxBans.
 func (h *Host) trim() {
 	slices.SortFunc(h.Bans, func(a, b Ban) int {
 		return cmp.Or(b.Until.Compare(a.Until), cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()), a.Prefix.Addr().Compare(b.Prefix.Addr()))
@@ -186,10 +186,10 @@ func (h *Host) trim() {
 	h.Bans = h.Bans[:min(len(h.Bans), maxBans)]
 }
 
-// hostKinds are the kinds of steps that add uses.
+// hostKinds contains the kinds of steps that add reads.
 var hostKinds = store.KindsOf(store.KindVerdict, store.KindBan)
 
-// add counts a session of h.
+// add adds a session to the numbers of h.
 func (h *Host) add(r *store.Record) {
 	h.Sessions += r.Many()
 	end := r.End.UTC()
@@ -202,7 +202,7 @@ func (h *Host) add(r *store.Record) {
 		h.LastLogin = new(text.At(end))
 	}
 	banned := 0
-	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
+	_ = r.Steps(func(s *store.Step) bool { // a corrupt step is reported in the description of the session
 		switch {
 		case s.Kind == store.KindVerdict && s.Banned && s.Enforced && r.Sessions > 0:
 			banned += int(s.Times)
@@ -220,7 +220,7 @@ func (h *Host) add(r *store.Record) {
 	h.WhileBanned += min(banned, r.Many())
 }
 
-// onlyManual reports whether the operator banned h, and no rule did.
+// onlyManual reports whether the operator has banned h and no rule has.
 func (h *Host) onlyManual() bool {
 	return len(h.History) == 0 && len(h.Bans) > 0 && !slices.ContainsFunc(h.Bans, func(b Ban) bool { return !b.Manual })
 }
@@ -232,16 +232,16 @@ func (h *Host) exempt(by string, holds bool, format string, args ...any) {
 // A client is the identity of a host in its newest session.
 type client struct {
 	addr   netip.Addr
-	name   string // printable
-	raw    []byte // name
-	proven bool   // FCrDNS passes
+	name   string // reverse DNS name, printable
+	raw    []byte // reverse DNS name as recorded
+	proven bool   // the name passes FCrDNS
 	peer   memory.Client
 }
 
 func (h *Host) client() (c client) {
 	c.addr = h.Prefix.Addr()
 	if h.newest != nil {
-		c.addr = netip.MustParseAddr(h.newest.Src) // matters in an IPv6 /64
+		c.addr = netip.MustParseAddr(h.newest.Src) // the full address, because hosts in an IPv6 /64 can have different names
 		c.name, c.proven = h.newest.RDNS, h.newest.FCrDNS == smtp.FCrDNSPass.String()
 	}
 	c.peer = memory.Client{Addr: c.addr}
@@ -252,7 +252,7 @@ func (h *Host) client() (c client) {
 	return c
 }
 
-// assess adds the exemptions and the remedies to a host that a decision was about.
+// assess adds the exemptions and the remedies to a host that was rejected or banned.
 func (w *query) assess(h *Host) {
 	h.trim()
 	slices.Reverse(h.History)
@@ -281,11 +281,11 @@ func (w *query) assess(h *Host) {
 	w.addRemedies(h, friend)
 }
 
-// exemptByName adds the exemption of known names.
+// exemptByName adds the exemption of hosts whose name is in <known-senders>.
 func (w *query) exemptByName(h *Host, c *client) {
 	switch {
 	case w.Policy != nil && !strings.Contains(w.Policy.String(), " rdns <known-senders>"):
-		// no statement uses the table
+		// nothing to add: no statement uses the table
 	case h.newest == nil:
 		h.exempt("known-senders", false, "the reverse DNS name is in <known-senders> and FCrDNS passes (no session recorded)")
 	case c.name == "":
@@ -298,16 +298,16 @@ func (w *query) exemptByName(h *Host, c *client) {
 	}
 }
 
-// A Standing is the reputation of a host and its basis.
+// A Standing is the standing of a host, and the reason for it.
 type Standing struct {
 	Level    string `json:"level"`          // none, known or trusted
 	By       string `json:"by,omitempty"`   // host, domain or correspondent
-	Messages int    `json:"messages"`       // accepted
-	Days     int    `json:"days"`           // with messages
+	Messages int    `json:"messages"`       // number of accepted messages
+	Days     int    `json:"days"`           // number of days with messages
 	Many     bool   `json:"many,omitempty"` // many hosts share the address
 }
 
-// exemptByMail adds the standing of the host and its basis.
+// exemptByMail adds the standing of the host and the reason for it.
 func (w *query) exemptByMail(h *Host, c *client) {
 	st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro())
 	h.Standing = &Standing{Level: st.Level.String(), By: st.By, Messages: st.Messages, Days: st.Days, Many: st.Many}
@@ -325,7 +325,7 @@ func (w *query) exemptByMail(h *Host, c *client) {
 	case st.Level == rules.StandingTrusted:
 		h.exempt("standing", true, "trusted (%s): no bans, and no rule about lists, names, places or scores", made)
 	case st.Level == rules.StandingKnown:
-		h.exempt("standing", true, "known (%s): no bans, and twice the counts", made)
+		h.exempt("standing", true, "known (%s): no bans, and doubled thresholds", made)
 	default:
 		h.exempt("standing", false, "known or trusted, for mail accepted on earlier days (%s)", text.Plural(st.Messages, "accepted message"))
 	}

@@ -15,8 +15,9 @@ import (
 // letterColumns is the line width of a letter. RFC 3676 section 4.2 allows 78.
 const letterColumns = 72
 
-// advice is what a postmaster can do about evidence. The first row with a token that is
-// named, or begins so, applies.
+// advice describes how the postmaster of the client can avoid the evidence. The first
+// row that matches applies. A row with a final hyphen matches all tokens that start
+// with it.
 var advice = []struct{ evidence, text string }{
 	{"helo-", "Please configure your server to greet with its own full host name, such as mail.example.org, and publish that name in DNS."},
 	{"botnet-helo", "Please check the host for malware, or configure your server to greet with its own full host name."},
@@ -29,21 +30,21 @@ var advice = []struct{ evidence, text string }{
 	{"backscatter", "Your server bounces messages with forged senders. Please reject such messages in the SMTP session."},
 	{"auth-", "A device or program uses a wrong password. Please correct it, or remove the account from the device."},
 	{"account-abuse", "The password of the account is probably known to others. Please change it."},
-	{"relay-probe", "The recipients are not in our domains, and this server forwards no mail for strangers."},
+	{"relay-probe", "The recipients are not in our domains, and this server relays mail only for its own users."},
 	{"cloud", "Please send mail through the relay of your provider, or publish a name of your own for the address."},
-	{"scanner", "If this is a scan for research, please leave our networks out of it."},
+	{"scanner", "If this is a scan for research, please exclude our networks."},
 }
 
-// otherAdvice applies without a row.
+// otherAdvice applies if no row matches.
 const otherAdvice = "Please check the mail program or server on this host for a fault or malware."
 
-// Letter writes an answer to somebody who complains about the newest rejection in a: in
-// plain words, with what the complainant knows already, and nothing about other
-// clients, users or rules.
+// Letter writes an answer to a sender who complains about the newest rejection in a.
+// The answer is in plain English. It contains only facts that the sender already knows,
+// and nothing about other clients, users or rules.
 func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	s, r := a.decision()
 	if s == nil {
-		return errors.New("no rule rejected these sessions; there is nothing to answer for")
+		return errors.New("no rule rejected these sessions, so there is nothing to explain")
 	}
 	if s.Src == "" {
 		return fmt.Errorf("session %s is in a sum, and its client is not recorded", s.Session)
@@ -66,7 +67,7 @@ func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	para("On %s, the host %s%s connected to our mail server.", at.Format("2006-01-02 at 15:04 -0700"), name, greeting)
 	switch {
 	case !r.Enforced:
-		para("It was not rejected: the rule in question is only observed. If a message is missing, the reason is another one.")
+		para("It was not rejected: the rule is only on trial. If a message is missing, there is another reason.")
 	case r.Reply != "":
 		para("The server answered:")
 		b.WriteString("    " + r.Reply + "\n\n")
@@ -81,7 +82,7 @@ func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	return err
 }
 
-// reason states the evidence for a decision and what helps.
+// reason describes the evidence for a decision and the remedy.
 func (s *Session) reason(r *Rule) string {
 	if r.BannedIn == manual {
 		return "The postmaster has banned the address."
@@ -102,12 +103,12 @@ func (s *Session) reason(r *Rule) string {
 	return "The reason is a rule of this site about such clients. " + otherAdvice
 }
 
-// banState states how long the host of s is banned.
+// banState describes the remaining time of the ban of the host of s.
 func (a *Answer) banState(s *Session, zone *time.Location) string {
 	if h := a.host(s); h != nil {
 		for _, b := range (&Answer{Hosts: []*Host{h}}).banned() {
 			return fmt.Sprintf("The address %s is banned until %s.", prefix.String(b.Prefix), b.Until.In(zone).Format("2006-01-02 15:04 -0700"))
 		}
 	}
-	return "The address is not banned now: a new attempt is possible."
+	return "The address is not banned now, so a new attempt is possible."
 }

@@ -19,27 +19,27 @@ import (
 
 // A Question selects sessions by a session id, an address or a name.
 type Question struct {
-	kinds   []string // possible meanings of text
+	kinds   []string // kinds that text may be
 	text    []byte
 	session uint64
-	short   int // digits that a partial session id lacks
+	short   int // number of missing digits of a partial session id
 	prefix  netip.Prefix
-	hashes  [][]byte // possible hashes of a mailbox; nil without the key
-	missed  bool     // the records contain hashes that cannot be compared
+	hashes  [][]byte // possible hashes of the mailbox; nil if the key is missing
+	missed  bool     // the records contain hashes that cannot be compared without the key
 }
 
-// A kind is a meaning of a question. It compares the head or the steps of a
-// record.
+// A kind is an interpretation of a question, such as a user or a host name. It is
+// compared with the header or the steps of records.
 type kind struct {
 	name string
-	like []string // earlier kinds with the same form
-	// fits reports whether the text of a question has the form of the kind, and
-	// stores its value. The first kind that fits excludes later ones, except
-	// similar ones.
+	like []string // earlier kinds that can also have this form
+	// fits reports whether the text of a question has the form of this kind, and stores
+	// the parsed value. After a kind that fits, later kinds are not tried unless their
+	// field like contains it.
 	fits   func(*Question) bool
-	strict bool // the kind requires its form
+	strict bool // with --as, a text without the form of the kind is an error
 	head   func(*Question, *store.Record) bool
-	kinds  store.Kinds // of steps that step compares
+	kinds  store.Kinds // kinds of steps that step compares
 	step   func(*Question, *store.Step) bool
 }
 
@@ -85,7 +85,7 @@ func Kinds() (names []string) {
 // form of arg.
 func Parse(arg, kind string) (*Question, error) {
 	q := &Question{text: []byte(arg)}
-	if b, err := text.Unescape(arg); err == nil { // copied from our output
+	if b, err := text.Unescape(arg); err == nil { // the operator may have copied arg from escaped output
 		q.text = b
 	}
 	if n := len(q.text); n > 1 && q.text[0] == '<' && q.text[n-1] == '>' {
@@ -96,7 +96,7 @@ func Parse(arg, kind string) (*Question, error) {
 		case kind != "" && kind != k.name:
 			continue
 		case kind == "" && len(q.kinds) > 0 && q.short == 0 && !slices.ContainsFunc(k.like, q.is):
-			continue // a partial session id can be a name
+			continue // not a session id: a partial id can be a name
 		case k.fits(q), kind != "" && !k.strict:
 			q.kinds = append(q.kinds, k.name)
 		case kind != "":
@@ -121,23 +121,25 @@ func (q *Question) String() string {
 }
 
 var (
-	// sessionForm matches a session id or its beginning, with or without the
-	// brackets that it has at the end of a reply.
+	// sessionForm matches a session id or its first digits, optionally in brackets as
+	// at the end of a reply.
 	sessionForm = regexp.MustCompile(`^\[?([0-9A-Fa-f]{6,16})\]?$`)
-	// sessionInLine matches a session id in a line of a bounce or log.
+	// sessionInLine matches a session id within a line, for example of a bounce or a log.
 	sessionInLine = regexp.MustCompile(`(?:^|[^0-9A-Za-z])([0-9A-Fa-f]{16})(?:[^0-9A-Za-z]|$)`)
 )
 
-// ParseSession reads a session id, also in a line of text, as in a pasted bounce.
+// ParseSession parses a session id. The id may be within a line of text, such as a line of
+// a bounce.
 func ParseSession(text string) (uint64, bool) {
 	id, short, ok := parseSession([]byte(text))
 	return id, ok && short == 0
 }
 
-// parseSession also reads the beginning of an id, which lacks some digits.
+// parseSession also accepts the first digits of an id. short is the number of missing
+// digits.
 func parseSession(text []byte) (id uint64, short int, ok bool) {
 	m := sessionForm.FindSubmatch(text)
-	if m == nil && bytes.ContainsAny(text, " [") { // a name can have such a label
+	if m == nil && bytes.ContainsAny(text, " [") { // not searched within a word: a name can have a label like this
 		m = sessionInLine.FindSubmatch(text)
 	}
 	if m == nil {
@@ -147,11 +149,12 @@ func parseSession(text []byte) (id uint64, short int, ok bool) {
 	return id, 16 - len(m[1]), err == nil
 }
 
-// id reports whether id is the session id of q, or begins with it.
+// id reports whether id is the session id of q, or starts with its digits.
 func (q *Question) id(id uint64) bool { return id>>(4*q.short) == q.session }
 
-// parseHosts reads an address, a prefix, or an address with a port. An IPv6 address may
-// be in brackets. An IPv4 address in brackets is a greeting.
+// parseHosts parses an address, a prefix, or an address with a port. An IPv6 address
+// may be in brackets. An IPv4 address in brackets is not accepted, because it is a
+// greeting.
 func parseHosts(s string) (netip.Prefix, bool) {
 	if inner, ok := strings.CutPrefix(s, "["); ok && strings.Contains(inner, ":") {
 		s = strings.TrimSuffix(inner, "]")
@@ -166,10 +169,10 @@ func parseHosts(s string) (netip.Prefix, bool) {
 	return p, err == nil
 }
 
-// is reports whether kind is a possible meaning of q.
+// is reports whether q may be of the given kind.
 func (q *Question) is(kind string) bool { return slices.Contains(q.kinds, kind) }
 
-// onlyUser reports whether the question is about a user and nothing else.
+// onlyUser reports whether the question can only be about a user.
 func (q *Question) onlyUser() bool { return len(q.kinds) == 1 && q.is("user") }
 
 // mailbox reports whether address is the mailbox of q, or in its domain.
@@ -186,8 +189,8 @@ func (q *Question) mailbox(address []byte) bool {
 	return equal(q.text) || slices.ContainsFunc(q.hashes, equal)
 }
 
-// hash computes the hashes of a mailbox or user with the key of the state directory.
-// A question can also be a hash.
+// hash computes the hashes of the mailbox or user of q, with the key in the state
+// directory. If q is a hash itself, the key is not needed.
 func (q *Question) hash(dir string) {
 	if mailbox.Hashed(q.text) {
 		q.hashes = [][]byte{q.text}
@@ -204,7 +207,7 @@ func (q *Question) user(name []byte) bool {
 	return bytes.EqualFold(name, q.text) || slices.ContainsFunc(q.hashes, func(hash []byte) bool { return bytes.EqualFold(name, hash) })
 }
 
-// host reports whether name is the name of q or below it.
+// host reports whether name is the name of q or a name below it.
 func (q *Question) host(name []byte) bool {
 	if len(name) == len(q.text) || len(name) > len(q.text) && name[len(name)-len(q.text)-1] == '.' {
 		return bytes.EqualFold(name[len(name)-len(q.text):], q.text)
@@ -212,7 +215,8 @@ func (q *Question) host(name []byte) bool {
 	return false
 }
 
-// selection returns the records that q can match; nil for all.
+// selection returns a selection of the records that q can match. It returns nil if that may
+// be any record.
 func (q *Question) selection() *store.Selection {
 	var only store.Selection
 	for _, k := range q.kinds {
@@ -228,7 +232,7 @@ func (q *Question) selection() *store.Selection {
 	return &only
 }
 
-// match returns the kinds by which q selects r.
+// match returns the kinds by which r matches q.
 func (q *Question) match(r *store.Record) (matched []string) {
 	steps := store.Kinds(0)
 	for _, k := range kinds {
@@ -244,7 +248,7 @@ func (q *Question) match(r *store.Record) (matched []string) {
 	if steps == 0 {
 		return matched
 	}
-	_ = r.Steps(func(s *store.Step) bool { // the answer reports damage
+	_ = r.Steps(func(s *store.Step) bool { // damage is reported in the answer
 		for i := range kinds {
 			if k := &kinds[i]; steps.Has(s.Kind) && k.selects(q, s) && !slices.Contains(matched, k.name) {
 				matched = append(matched, k.name)
@@ -255,12 +259,12 @@ func (q *Question) match(r *store.Record) (matched []string) {
 	return matched
 }
 
-// selects reports whether a question of this kind selects a step.
+// selects reports whether a step matches q as this kind.
 func (k *kind) selects(q *Question, s *store.Step) bool {
 	return k.kinds.Has(s.Kind) && q.is(k.name) && k.step(q, s)
 }
 
-// matchStep reports whether q selects a step.
+// matchStep reports whether a step matches q.
 func (q *Question) matchStep(s *store.Step) bool {
 	return slices.ContainsFunc(kinds, func(k kind) bool { return k.selects(q, s) })
 }

@@ -22,7 +22,7 @@ type Session struct {
 	Session  string            `json:"session"`
 	Start    text.Time         `json:"start"`
 	End      text.Time         `json:"end"`
-	Kinds    []string          `json:"as,omitempty"` // kinds by which it matches the question
+	Kinds    []string          `json:"as,omitempty"` // kinds by which the session matches the question
 	Src      string            `json:"src,omitempty"`
 	Local    bool              `json:"local,omitempty"`
 	RDNS     string            `json:"rdns,omitempty"`
@@ -31,39 +31,40 @@ type Session struct {
 	Summary  []string          `json:"summary"`
 	Rules    []Rule            `json:"rules,omitempty"`
 	Evidence []finding.Finding `json:"evidence,omitempty"`
-	Omitted  uint32            `json:"omitted,omitempty"`  // steps that were not recorded
+	Omitted  uint32            `json:"omitted,omitempty"`  // number of steps that were not recorded
 	Sessions uint32            `json:"sessions,omitempty"` // number of sessions of a sum
 	Sources  int               `json:"sources,omitempty"`  // estimated number of hosts of a sum of several hosts
 	Damage   string            `json:"damage,omitempty"`
 
 	source netip.Prefix
-	pass   string // the pass statement that matches the client now
+	pass   string // the pass statement of the current policy that matches the client
 }
 
 // A Rule is a decision of a rule in a session.
 type Rule struct {
 	Rule      string `json:"rule"`
 	Phases    string `json:"phases,omitempty"`
-	Decision  string `json:"decision"`        // of smtp.Decision, or ban
-	Enforced  bool   `json:"enforced"`        // false: observed or exempt
+	Decision  string `json:"decision"`        // name of a smtp.Decision, or "ban"
+	Enforced  bool   `json:"enforced"`        // false if the decision was only observed, or the client was exempt
 	Reply     string `json:"reply,omitempty"` // as sent to the client
 	Until     string `json:"until,omitempty"` // end of the ban
 	Exempt    string `json:"exempt,omitempty"`
 	Times     int    `json:"times"`
-	Text      string `json:"text,omitempty"`       // of the rule at that time
-	Now       string `json:"now,omitempty"`        // same, changed or gone
-	CountedBy string `json:"counted_by,omitempty"` // key of a count over several sessions
+	Text      string `json:"text,omitempty"`       // text of the rule at that time
+	Now       string `json:"now,omitempty"`        // whether the rule in the current policy is "same", "changed" or "gone"
+	CountedBy string `json:"counted_by,omitempty"` // key of a count across sessions
 
-	// BannedIn is the session in which the ban was decided that rejected this
-	// session, or "manual". Kept reports whether that session is still recorded.
+	// BannedIn is the session that caused the ban by which this session was rejected,
+	// or "manual" for a ban by the operator. Kept reports whether the record of
+	// BannedIn still exists.
 	BannedIn string `json:"banned_in,omitempty"`
 	Kept     bool   `json:"kept,omitempty"`
 
-	ref uint32 // of the text of the rule
+	ref uint32 // reference of the text of the rule
 	ban uint64 // id of BannedIn
 }
 
-// manual replaces the session in which a ban of the operator was decided.
+// manual is the value of Rule.BannedIn for a ban by the operator.
 const manual = "manual"
 
 // A sessionReader describes the steps of a session.
@@ -71,10 +72,10 @@ type sessionReader struct {
 	*query
 	*Session
 	r        *store.Record
-	asked    []string       // outcomes of the commands in question
+	asked    []string       // outcomes of the commands that match the question
 	refused  string         // the first recipient that smtpd rejected
-	enforced map[string]int // 1 + index in Rules of the last enforced rule, by phase
-	byFilter bool           // a filter rejected the next recipient
+	enforced map[string]int // index in Rules, plus 1, of the latest enforced rule, by phase
+	byFilter bool           // a filter has rejected the recipient of the next step
 }
 
 // session describes the session of r.
@@ -143,14 +144,14 @@ func (s *sessionReader) step(st *store.Step) bool {
 	return true
 }
 
-// command adds the outcome of a command in question.
+// command adds the outcome of a command, if the command matches the question.
 func (s *sessionReader) command(st *store.Step, word string) {
 	if len(s.asked) < 3 && s.q.matchStep(st) {
 		s.asked = append(s.asked, fmt.Sprintf("%s:<%s>: %s", word, text.Escape(st.Text), outcome(st)))
 	}
 }
 
-// login adds the outcome of a login in question.
+// login adds the outcome of a login, if the login matches the question.
 func (s *sessionReader) login(st *store.Step) {
 	if len(s.asked) >= 3 || !s.q.matchStep(st) {
 		return
@@ -162,7 +163,7 @@ func (s *sessionReader) login(st *store.Step) {
 	s.asked = append(s.asked, line)
 }
 
-// recipients adds the number of recipients in a domain in question.
+// recipients adds the number of recipients in a domain, if the domain matches the question.
 func (s *sessionReader) recipients(st *store.Step) {
 	if s.q.matchStep(st) {
 		s.asked = append(s.asked, fmt.Sprintf("RCPT TO:<%s>: %s for %s", text.Escape(st.Text), st.Result, text.Plural(st.Count, "recipient")))
@@ -204,7 +205,7 @@ func until(s *store.Step) string {
 	return s.Until.UTC().Format(text.TimeLayout)
 }
 
-// byServer precedes the first recipient that smtpd rejected.
+// byServer introduces the first recipient that smtpd rejected.
 const byServer = "; first by smtpd: "
 
 // summarize writes the summary.
@@ -247,7 +248,7 @@ var endings = map[smtp.Ending]string{
 	smtp.EndingClosed:   "the connection was closed, by which side is unknown",
 }
 
-// add adds a line to the summary, once.
+// add adds a line to the summary, unless the summary contains it.
 func (s *Session) add(format string, args ...any) {
 	if line := fmt.Sprintf(format, args...); line != "" && !slices.Contains(s.Summary, line) {
 		s.Summary = append(s.Summary, line)
@@ -263,8 +264,8 @@ func outcome(s *store.Step) string {
 	return strings.TrimSpace(result)
 }
 
-// rule adds a decision that was made the given number of times, merges it with
-// an equal one, and returns its index.
+// rule adds a decision that was made the given number of times, or adds the number to
+// an equal decision. It returns the index of the decision.
 func (s *Session) rule(rule Rule, times int) int {
 	for i := range s.Rules {
 		have := s.Rules[i]
@@ -282,7 +283,7 @@ func (s *Session) rule(rule Rule, times int) int {
 	return len(s.Rules) - 1
 }
 
-// counted matches the condition of a rule that counts over several sessions.
+// counted matches a condition that counts across sessions, in the text of a rule.
 var counted = regexp.MustCompile(` count [^ ]+ > [0-9]+ in [0-9]+[a-z] by ([a-z]+)`)
 
 // addText adds the text of a rule at the time of its decision, and compares it
@@ -290,7 +291,7 @@ var counted = regexp.MustCompile(` count [^ ]+ > [0-9]+ in [0-9]+[a-z] by ([a-z]
 func (w *query) addText(rule *Rule) {
 	then := w.texts[rule.ref]
 	if !strings.HasPrefix(then, "rule "+rule.Rule+" ") {
-		return // not recorded, or another text with the same reference
+		return // the text was not recorded, or another text has the same reference
 	}
 	rule.Text = text.Escape(then)
 	if m := counted.FindStringSubmatch(then); m != nil {

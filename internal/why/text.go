@@ -11,7 +11,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// maxFindings is the number of findings of a session that are printed.
+// maxFindings is the maximum number of findings of a session that are printed.
 const maxFindings = 8
 
 // Text writes a for a terminal, with times in zone.
@@ -68,12 +68,12 @@ func (p *printer) wrap(indent int, format string, args ...any) {
 
 func (p *printer) time(t time.Time) string { return t.In(p.zone).Format("2006-01-02 15:04 -0700") }
 
-// line writes a line with a name.
+// line writes a line that starts with a name.
 func (p *printer) line(name, format string, args ...any) {
 	p.wrap(11, "%s", fmt.Sprintf("  %-9s", name)+fmt.Sprintf(format, args...))
 }
 
-// lines writes a list with a name.
+// lines writes a list that starts with a name.
 func (p *printer) lines(name string, list []string) {
 	for _, line := range list {
 		p.line(name, "%s", line)
@@ -118,7 +118,8 @@ func (p *printer) session(s *Session, kinds bool) {
 	p.line("details", "scanwatch show %s", s.Session)
 }
 
-// rules writes decisions. The text of a rule follows its last decision.
+// rules writes the decisions. It writes the text of a rule after the last decision of the
+// rule.
 func (p *printer) rules(list []Rule) {
 	for i := range list {
 		r := &list[i]
@@ -173,7 +174,7 @@ func (p *printer) rule(r *Rule) {
 	}
 }
 
-// until converts a time of a record.
+// until converts a recorded time to the time zone of the output.
 func (p *printer) until(s string) string {
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
 		return p.time(t)

@@ -12,24 +12,24 @@ import (
 	"scanwatch/store"
 )
 
-// maxLoginHosts limits the hosts that are counted for a user.
+// maxLoginHosts is the maximum number of hosts that are counted for a user.
 const maxLoginHosts = 10_000
 
-// Logins counts the logins of the user in question. Hosts that only failed may be
-// attackers: their bans do not affect the user.
+// Logins describes the logins of the user that the question is about. Hosts from which
+// all logins failed may be attackers, and their bans do not affect the user.
 type Logins struct {
 	Passed int        `json:"passed"`
 	Failed int        `json:"failed"`
-	Hosts  int        `json:"hosts"`       // with a successful login
-	Others int        `json:"other_hosts"` // that only failed
+	Hosts  int        `json:"hosts"`       // number of hosts with a successful login
+	Others int        `json:"other_hosts"` // number of hosts from which all logins failed
 	Last   *text.Time `json:"last,omitempty"`
 	From   string     `json:"from,omitempty"` // host of the last successful login
 
-	hosts map[netip.Prefix]bool // whether a login succeeded
-	wrong time.Time             // the last failed login from a host with a successful one
+	hosts map[netip.Prefix]bool // reports for each host whether a login succeeded
+	wrong time.Time             // time of the last failed login from a host with a successful login
 }
 
-// countLogins adds the logins of r that are in question.
+// countLogins adds the logins in r that match the question.
 func (w *query) countLogins(r *store.Record) {
 	l := w.answer.Logins
 	if l == nil {
@@ -40,7 +40,7 @@ func (w *query) countLogins(r *store.Record) {
 	if r.Src.IsValid() {
 		host = memory.Source(r.Src.Addr())
 	}
-	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
+	_ = r.Steps(func(s *store.Step) bool { // damage is reported in the description of the session
 		if s.Kind != store.KindAuth || !w.q.user(s.Text) {
 			return true
 		}
@@ -73,7 +73,7 @@ func (l *Logins) count() {
 	}
 }
 
-// summarizeUser answers a question about a user: only bans of hosts from which the user
+// summarizeUser answers a question about a user. Only bans of hosts from which the user
 // logged in matter.
 func (a *Answer) summarizeUser(day func(time.Time) string) {
 	l := a.Logins

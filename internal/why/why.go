@@ -1,5 +1,5 @@
-// Package why explains recorded decisions: the rules that decided about a client, their
-// evidence, the exemptions of the client, and the operator's remedies.
+// Package why explains recorded decisions about a client: the rules, their evidence,
+// the exemptions of the client, and the remedies.
 package why
 
 import (
@@ -26,10 +26,10 @@ import (
 
 // The limits of an answer.
 const (
-	maxSessions = 20      // without Options.All or Options.Limit
-	maxBytes    = 8 << 20 // of records, with Options.All
+	maxSessions = 20      // maximum number of sessions, unless Options.All or Options.Limit is set
+	maxBytes    = 8 << 20 // maximum size of the records in bytes, if Options.All is set
 	maxHosts    = 10
-	maxBans     = 10 // of one host
+	maxBans     = 10 // maximum number of bans of one host
 )
 
 // Options are the inputs of Find.
@@ -41,49 +41,50 @@ type Options struct {
 	// Days returns the counters of each day, oldest first.
 	Days  func() ([]memory.Day, error)
 	Lists *lookup.Lists
-	// Policy is the current policy, or nil, and File its name.
+	// Policy is the current policy. It may be nil. File is the name of its file.
 	Policy *rules.Policy
 	File   string
 	// Pass returns the pass statement of Policy that matches r when its client
 	// connects, or nil.
 	Pass  func(r *store.Record) *rules.Pass
-	Notes []string // further reasons for which the answer may be incomplete
+	Notes []string // further reasons why the answer may be incomplete
 	Now   time.Time
 	Zone  *time.Location
-	Since time.Time // selects the sessions that ended then or later
-	Until time.Time // selects the sessions that ended before; zero: all
-	// Match selects sessions by other properties; nil selects all.
+	Since time.Time // only sessions that ended at this time or later
+	Until time.Time // only sessions that ended before this time, unless it is zero
+	// Match reports whether a session is selected by other properties. If Match is nil, all
+	// sessions are.
 	Match func(*store.Record) bool
-	All   bool // more than the newest 20 sessions
-	Limit int  // the number of newest sessions; 0: 20
+	All   bool // not only the newest 20 sessions
+	Limit int  // maximum number of sessions; 20 if Limit is 0
 }
 
 // An Answer is the result of Find. All texts are printable.
 type Answer struct {
 	Question string     `json:"question"`
-	Kinds    []string   `json:"as"`       // meanings of the question
+	Kinds    []string   `json:"as"`       // possible kinds of the question
 	State    string     `json:"state"`    // whether the client is banned or was rejected
-	Cause    string     `json:"cause"`    // of the newest rejection
-	Undo     string     `json:"undo"`     // the command that undoes it
-	Matched  int        `json:"matched"`  // number of sessions
-	Rejected int        `json:"rejected"` // number of them in which a rule rejected something
-	Observed int        `json:"observed"` // number of them in which a rule only would have
-	Sessions []*Session `json:"sessions"` // rejected ones first, newest first
-	Deciding []*Session `json:"deciding"` // other sessions, in which bans of Sessions were decided
+	Cause    string     `json:"cause"`    // cause of the newest rejection
+	Undo     string     `json:"undo"`     // command that undoes the decision
+	Matched  int        `json:"matched"`  // number of matching sessions
+	Rejected int        `json:"rejected"` // number of these sessions in which a rule rejected something
+	Observed int        `json:"observed"` // number of these sessions in which a rule only would have rejected something
+	Sessions []*Session `json:"sessions"` // rejected sessions first, then the others, each newest first
+	Deciding []*Session `json:"deciding"` // other sessions that caused the bans by which Sessions were rejected
 	Hosts    []*Host    `json:"hosts"`
 	More     int        `json:"more_hosts,omitempty"`
-	Logins   *Logins    `json:"logins,omitempty"` // of the user, if only a user is in question
+	Logins   *Logins    `json:"logins,omitempty"` // logins of the user, if the question is only about a user
 	Searched int        `json:"sessions_searched"`
 	Oldest   *text.Time `json:"oldest,omitempty"`
-	Notes    []string   `json:"notes"` // reasons for which the answer may be incomplete
+	Notes    []string   `json:"notes"` // reasons why the answer may be incomplete
 
-	records int // that match: sessions and sums
+	records int // number of matching records: sessions and sums
 }
 
 // Empty reports whether nothing was found.
 func (a *Answer) Empty() bool { return a.Matched == 0 && len(a.Hosts) == 0 }
 
-// JSON writes a as one object.
+// JSON writes a as one JSON object.
 func (a *Answer) JSON(w io.Writer) error {
 	return text.JSON(w, a, "  ")
 }
@@ -106,14 +107,14 @@ func (a *Answer) NotFound(o *Options) error {
 	return errors.New(message)
 }
 
-// A query gathers an Answer.
+// A query collects an Answer.
 type query struct {
 	Options
 	q      *Question
 	answer Answer
-	texts  map[uint32]string // rules as they were, by reference
-	now    map[string]string // rules of the current policy, by name
-	memory *memory.Memory    // the reputation of hosts whose sessions have expired
+	texts  map[uint32]string // recorded texts of rules, by reference
+	now    map[string]string // texts of rules in the current policy, by name
+	memory *memory.Memory    // state.db, for the standing of hosts
 
 	kept []match
 }
@@ -121,11 +122,11 @@ type query struct {
 // A match is a record that matches the question.
 type match struct {
 	store.Record
-	kinds    []string // by which it matches
-	rejected bool     // a rule rejected something, or would have
+	kinds    []string // kinds by which the record matches
+	rejected bool     // a rule rejected something, or would have done so if enforced
 }
 
-// Find answers a question from all records and from state.db. Afterwards
+// Find answers a question from all records and from state.db. When it returns,
 // Reader.Unread is the number of files that could not be read.
 func Find(q *Question, o Options) (*Answer, error) {
 	w := &query{Options: o, q: q, texts: map[uint32]string{}, now: map[string]string{}, memory: memory.New()}
@@ -171,8 +172,8 @@ func Find(q *Question, o Options) (*Answer, error) {
 	return &w.answer, nil
 }
 
-// rejections reports whether rules rejected something in a session or a sum, or would
-// have.
+// rejections reports whether, in a session or a sum, a rule rejected something
+// (enforced), or would have rejected something if it were enforced (would).
 func rejections(r *store.Record) (would, enforced bool) {
 	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" {
@@ -183,8 +184,8 @@ func rejections(r *store.Record) (would, enforced bool) {
 	return would, enforced
 }
 
-// observed returns the number of sessions of a sum that a rule would have rejected: at
-// least those of the rule with most.
+// observed returns a minimum for the number of sessions in a sum that rules would have
+// rejected: the number of the rule with the most sessions.
 func observed(r *store.Record) (n int) {
 	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" && !s.Enforced {
@@ -199,8 +200,8 @@ func (w *query) note(format string, args ...any) {
 	w.answer.Notes = append(w.answer.Notes, fmt.Sprintf(format, args...))
 }
 
-// findSessions keeps the records that match: the newest rejected sessions, and then
-// the newest others.
+// findSessions selects matching records: first the newest rejected sessions, and then
+// the newest other sessions.
 func (w *query) findSessions() error {
 	size, summed := 0, 0
 	limit := cmp.Or(w.Limit, maxSessions)
@@ -240,7 +241,7 @@ func (w *query) findSessions() error {
 	w.Reader.Only = w.q.selection()
 	noted := map[string]bool{}
 	w.Reader.Problem = func(segment string, err error) {
-		if line := fmt.Sprintf("%s: %v", segment, err); !noted[line] { // two passes find it
+		if line := fmt.Sprintf("%s: %v", segment, err); !noted[line] { // both passes report the same problem
 			noted[line] = true
 			w.note("%s", line)
 		}
@@ -252,7 +253,7 @@ func (w *query) findSessions() error {
 		w.note("records contain hashed addresses, and their key %s cannot be read; run scanwatch as the owner of the key or as root", filepath.Join(w.Dir, privacy.KeyFile))
 	}
 	if summed > 0 && (w.q.is("sender") || w.q.is("recipient")) && !bytes.HasPrefix(w.q.text, []byte("@")) {
-		w.note("%s in sums, which have no senders and only the domains of recipients; ask for @DOMAIN, or for the address of the client", text.Plural(summed, "session is", "sessions are"))
+		w.note("%s in sums, which contain no senders, and only the domains of recipients; search for @DOMAIN, or for the address of the client", text.Plural(summed, "session is", "sessions are"))
 	}
 	if w.answer.records == 0 && w.q.is("session") {
 		if err := w.noteUnnamed(); err != nil {
@@ -260,7 +261,7 @@ func (w *query) findSessions() error {
 		}
 	}
 	if n := w.answer.records; w.All && len(w.kept) < n {
-		w.note("%d of %d records omitted, they exceed %d MiB; select newer sessions with --since", n-len(w.kept), n, maxBytes>>20)
+		w.note("%d of %d records omitted, because all records exceed %d MiB; select newer sessions with --since", n-len(w.kept), n, maxBytes>>20)
 	}
 	return nil
 }
@@ -279,13 +280,14 @@ func (w *query) noteUnnamed() error {
 		},
 	})
 	if unnamed > 0 {
-		w.note("or it is one of %s in sums, whose ids are not recorded; ask for the address of the client", text.Plural(unnamed, "rejected session", "rejected sessions"))
+		w.note("or it is one of %s in sums, whose ids are not recorded; search for the address of the client", text.Plural(unnamed, "rejected session", "rejected sessions"))
 	}
 	return err
 }
 
-// addSessions describes the kept sessions, rejected sessions first. It returns an empty
-// list for the id of each session in which a ban of a kept session was decided.
+// addSessions adds the descriptions of the selected sessions, rejected sessions first.
+// The returned map has a key for the id of each session that caused a ban of a selected
+// session, with an empty list.
 func (w *query) addSessions() (bans map[uint64][]store.Record) {
 	bans = map[uint64][]store.Record{}
 	slices.Reverse(w.kept)
@@ -311,8 +313,8 @@ func (w *query) addSessions() (bans map[uint64][]store.Record) {
 	return bans
 }
 
-// searchAll reads the texts of rules, the sessions in which bans were decided, and
-// the history of the hosts.
+// searchAll reads the texts of rules, the sessions that caused bans, and the history of
+// the hosts.
 func (w *query) searchAll(bans map[uint64][]store.Record) error {
 	a := &w.answer
 	w.Reader.Rules = w.texts
@@ -376,9 +378,9 @@ func (w *query) noteGaps() error {
 	return nil
 }
 
-// findBan finds the session in which a ban was decided, and adds it to the
-// answer unless it is there. A session id recurs after a restart of smtpd: the
-// newest session of the same client before s is the right one.
+// findBan finds the session that caused a ban, and adds it to the answer if it is
+// missing there. Several sessions may have its id, because smtpd can use an id again
+// after a restart; the newest session of the same client before s is the right one.
 func (w *query) findBan(s *Session, rule *Rule, bans map[uint64][]store.Record) {
 	list := bans[rule.ban]
 	for i := len(list) - 1; i >= 0; i-- {

@@ -53,7 +53,7 @@ func whyAdd(w *store.Writer, ago time.Duration, id uint64, src string, r store.R
 
 func raw(s string) []byte { return []byte(s) }
 
-// whyStore returns a state directory with an example of each answer.
+// whyStore returns a state directory with sessions for each kind of answer.
 func whyStore(t *testing.T) (dir string) {
 	dir = t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -74,11 +74,11 @@ func whyStore(t *testing.T) (dir string) {
 	}
 	away := filtered(smtp.PhaseConnect, smtp.Disconnect, "421 4.7.1 Banned [00000000000000b1]")
 
-	// Written by an older version: without the text of the rule.
+	// The verdict has no text of the rule, because an older version wrote it.
 	old := refuse
 	old.Rule = 0
 	whyAdd(w, 50*24*time.Hour, 0xa0, "203.0.113.77", store.Record{Ending: smtp.EndingRejected}, hello("ylmf-pc"), bot, old)
-	// Another run of smtpd had the same number.
+	// The same session id occurred in an earlier run of smtpd.
 	whyAdd(w, 40*24*time.Hour, 0xb1, "203.0.113.99", store.Record{Ending: smtp.EndingQuit}, hello("other.example.net"))
 	whyAdd(w, 2*time.Hour, 0xa1, "203.0.113.5", store.Record{RDNS: raw("mail.example.com"), FCrDNS: smtp.FCrDNSPass, Ending: smtp.EndingQuit, Counts: store.Counts{Commands: 5, Mails: 1, RcptOK: 1}},
 		hello("mail.example.com"), store.Step{Kind: store.KindMail, Text: raw("alice@example.com"), Result: smtp.ResultOK, Code: 250, Reply: raw("2.0.0 Ok")},
@@ -252,8 +252,8 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestRejectedFirst checks that many accepted sessions do not hide a rejected one, and
-// that sessions which are alike are printed once.
+// TestRejectedFirst checks that a rejected session is printed even if there are many
+// newer accepted sessions, and that similar sessions are printed once.
 func TestRejectedFirst(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -318,7 +318,7 @@ func TestLetter(t *testing.T) {
 	}
 }
 
-// TestUser checks that the sessions of a user are found, also if the name is hashed
+// TestUser checks that the sessions of a user are found, even if the name is hashed
 // because it may be a password.
 func TestUser(t *testing.T) {
 	dir := t.TempDir()
@@ -342,8 +342,8 @@ func TestUser(t *testing.T) {
 	}
 }
 
-// TestUserIsNotTheAttacker checks that an answer about a user is about the hosts from
-// which the user logged in, not about the banned hosts that tried the password.
+// TestUserIsNotTheAttacker checks that the answer about a user describes the hosts from
+// which the user logged in, and not the banned hosts that brute-forced the password.
 func TestUserIsNotTheAttacker(t *testing.T) {
 	dir := whyStore(t)
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -490,8 +490,8 @@ func BenchmarkFind(b *testing.B) {
 	b.ReportMetric(float64(b.N*sessions)/b.Elapsed().Seconds(), "records/s")
 }
 
-// TestReputation checks that the reputation in state.db exempts a host whose
-// sessions have expired.
+// TestReputation checks that the standing in state.db exempts a host whose sessions
+// have expired.
 func TestReputation(t *testing.T) {
 	const day = 24 * time.Hour
 	dir := t.TempDir()
@@ -523,7 +523,7 @@ func TestReputation(t *testing.T) {
 	}
 	const pass = "pass from 192.0.2.96/28\n"
 	for _, c := range []struct{ address, conf, want string }{
-		{"203.0.113.9", "", "[x] known (1 accepted message on 1 day from the host, 2026-04-16 to 2026-04-16): no bans, and twice the counts"},
+		{"203.0.113.9", "", "[x] known (1 accepted message on 1 day from the host, 2026-04-16 to 2026-04-16): no bans, and doubled thresholds"},
 		{"198.51.100.10", "", "known (1 accepted message on 1 day from the domain,"},
 		{"198.51.100.66", "", "a user logged in from the host in the last 30 days, in a session whose record has expired: no bans"},
 		{"192.0.2.99", "", "(none known)"},
@@ -573,7 +573,7 @@ func TestSum(t *testing.T) {
 				t.Errorf("%s: no %q in\n%s", c.arg, want, out)
 			}
 		}
-		if c.arg == "00000000000000ee" && !slices.Contains(a.Notes, "or it is one of 397 rejected sessions in sums, whose ids are not recorded; ask for the address of the client") {
+		if c.arg == "00000000000000ee" && !slices.Contains(a.Notes, "or it is one of 397 rejected sessions in sums, whose ids are not recorded; search for the address of the client") {
 			t.Errorf("notes %q", a.Notes)
 		}
 		if c.want == nil && (!a.Empty() || !slices.ContainsFunc(a.Notes, func(n string) bool { return strings.HasPrefix(n, "400 sessions are in sums, ") })) {
@@ -585,14 +585,14 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// emptyTable is a table without rows.
+// emptyTable is a table without entries.
 type emptyTable struct{}
 
 func (emptyTable) MatchAddr(netip.Addr) bool { return false }
 func (emptyTable) MatchName([]byte) bool     { return false }
 func (emptyTable) MatchASN(uint32) bool      { return false }
 
-// TestSumsCount checks that a sum counts as its sessions.
+// TestSumsCount checks that a sum counts as the number of its sessions.
 func TestSumsCount(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

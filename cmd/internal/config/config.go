@@ -26,9 +26,9 @@ import (
 // sysconfdir is set by the Makefile.
 var sysconfdir = "/etc"
 
-// DefaultFiles returns the default paths of the configuration. The first existing
-// file is used. On Linux the sandbox can only allow whole directories: with a
-// separate directory, the rest of /etc stays inaccessible.
+// DefaultFiles returns the default paths of the configuration. The first existing file
+// is used. On Linux the sandbox can only grant whole directories. If the configuration
+// has its own directory, the rest of /etc remains inaccessible.
 func DefaultFiles() []string {
 	if runtime.GOOS == "linux" {
 		return []string{sysconfdir + "/scanwatch/scanwatch.conf", sysconfdir + "/scanwatch.conf"}
@@ -48,15 +48,16 @@ type Config struct {
 	Warnings rules.Errors
 	// Notes contains the problems of tables and databases, one per line.
 	Notes []string
-	// Kept contains the tables with a file that cannot be used. They have the content
-	// of the previous configuration.
+	// Kept contains the tables whose files cannot be used. These tables keep their
+	// previous entries.
 	Kept []string
-	// Blank are the tables with a file of white space only, which may have been lost.
+	// Blank contains the tables whose files contain only white space: their content may
+	// have been lost.
 	Blank []string
 
 	tables map[rules.Source]*table
-	files  map[string]stamp  // all files, for detecting changes
-	text   map[string]string // the configuration files, for showing lines
+	files  map[string]stamp  // versions of all files, to detect changes
+	text   map[string]string // text of the configuration files, to quote lines in errors
 
 	forced bool // an empty file empties its table; see Reload
 	strict bool
@@ -94,17 +95,17 @@ func Find(file string) string {
 	return ""
 }
 
-// Load reads the configuration file. If strict is set, an unusable table or database
-// is an error. Otherwise it causes a note, because a broken download must not
-// disable a policy. The table of before, which may be nil, then remains in use.
-// Without one, its conditions are unknown. With an error, the Config has no policy
-// and only detects changes of its files.
+// Load reads the configuration file. If strict is set, an unusable table or database is
+// an error. Otherwise it causes a note, because a broken download must not disable a
+// policy: the new configuration uses the table of the configuration before, or, if
+// before is nil or lacks that table, conditions on it are unknown. If Load returns an
+// error, the Config has no policy, and can only detect changes of its files.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	return newConfig(file).loadAll(lists, before, strict)
 }
 
-// Reload loads the file of before again and is not strict. If forced is set, an
-// empty file empties its table.
+// Reload loads the configuration file of before again, as Load without strict. If
+// forced is set, an empty file empties its table.
 func Reload(before *Config, lists *lookup.Lists, forced bool) (*Config, error) {
 	c := newConfig(before.File)
 	c.forced = forced
@@ -131,8 +132,8 @@ func newConfig(file string) *Config {
 	return &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
 }
 
-// Placeholder returns a Config for a file that could not be read in time. It has no
-// policy. Changed returns true when the file exists.
+// Placeholder returns a Config without a policy for a file that could not be read in
+// time. Its method Changed returns true if the file exists.
 func Placeholder(file string) *Config {
 	return &Config{File: file, files: map[string]stamp{file: {}}}
 }
@@ -221,8 +222,8 @@ func (c *Config) checkFields(tree *rules.Config) {
 	}
 }
 
-// Empty reports whether the configuration file has only white space, as after an
-// attempt to write it to a full disk.
+// Empty reports whether the configuration file contains only white space, for example
+// because it was written to a full disk.
 func (c *Config) Empty() bool { return strings.TrimSpace(c.text[c.File]) == "" }
 
 // Digest returns a hash of the configuration files and of the content of the tables
@@ -237,7 +238,7 @@ func (c *Config) Digest() string {
 			parts = append(parts, hashOf("table "+source.Table, t.digest))
 		}
 	}
-	slices.Sort(parts) // the paths, which depend on the working directory, are no part of it
+	slices.Sort(parts) // the hash does not include paths, because they depend on the working directory
 	return hashOf(parts...)
 }
 
@@ -273,7 +274,8 @@ func (c *Config) read(name string) ([]byte, error) {
 	return b, err
 }
 
-// maxConfig is the read limit in bytes. Package rules has a lower limit for a file.
+// maxConfig limits the bytes read from a configuration file. Package rules has a lower
+// limit and reports the error.
 const maxConfig = 2 << 20
 
 func (c *Config) note(format string, args ...any) {
@@ -289,7 +291,8 @@ func (c *Config) Tables() map[string]int {
 	return sizes
 }
 
-// ResolvePath returns the path of name, relative to the directory of file.
+// ResolvePath returns the path of name. A relative name is relative to the directory of
+// file.
 func ResolvePath(file, name string) string {
 	if name == "" || filepath.IsAbs(name) {
 		return name
@@ -297,15 +300,15 @@ func ResolvePath(file, name string) string {
 	return filepath.Join(filepath.Dir(file), name)
 }
 
-// origins opens a database, or returns a refreshed copy of one in before. The
-// database in before remains in use until the new one has been checked.
+// origins opens a database, or returns an updated copy of a database in before. The
+// database in before is unchanged and remains in use until the copy has been checked.
 func (c *Config) origins(name string, before []*lookup.Origins, strict bool) (*lookup.Origins, error) {
 	if name == "" {
 		return nil, nil
 	}
 	name = ResolvePath(c.File, name)
 	if c.ASN != nil && c.ASN.Path() == name {
-		return c.ASN, nil // a file can contain both
+		return c.ASN, nil // a file can contain both AS numbers and countries
 	}
 	c.files[name] = stampOf(name)
 	o := lookup.NewOrigins(name)
@@ -332,8 +335,9 @@ func (c *Config) Changed() bool {
 	return false
 }
 
-// MarkSeen records the current versions of all files. Broken is a version of c that
-// failed to load. Changed then returns true after the next change.
+// MarkSeen records the current versions of all files of c and of broken, a newer
+// version of c that failed to load. Changed then returns true only after a further
+// change.
 func (c *Config) MarkSeen(broken *Config) {
 	for name := range c.files {
 		c.files[name] = stampOf(name)

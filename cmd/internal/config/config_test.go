@@ -84,7 +84,7 @@ func TestReloadKeepsTables(t *testing.T) {
 			if _, err := Load(conf, lists, first, true); err == nil {
 				t.Error("no error with strict")
 			}
-			write(t, drop, prefixes(3)) // an edit of the operator, however short
+			write(t, drop, prefixes(3)) // the operator may remove most entries
 			third, err := Load(conf, lists, second, false)
 			if err != nil || len(third.Notes) > 0 {
 				t.Fatalf("%v, notes %q", err, third.Notes)
@@ -96,7 +96,7 @@ func TestReloadKeepsTables(t *testing.T) {
 	}
 }
 
-// TestEmptyTable checks that a file may be empty on the first day, and that force
+// TestEmptyTable checks that the file of a new table may be empty, and that forced
 // empties a table.
 func TestEmptyTable(t *testing.T) {
 	dir := t.TempDir()
@@ -129,8 +129,9 @@ func TestEmptyTable(t *testing.T) {
 	}
 }
 
-// TestBlankTable checks that a table file of white space only is noted, as its content
-// may be lost, and one with a comment is not.
+// TestBlankTable checks that there is a note about a table file that contains only
+// white space, because its content may have been lost, and no note if it contains a
+// comment.
 func TestBlankTable(t *testing.T) {
 	dir := t.TempDir()
 	conf, drop := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop.txt")
@@ -150,18 +151,18 @@ func TestTableFiles(t *testing.T) {
 	const pass, drop = "table <t> file \"list\"\npass from <t>\n", "table <t> file \"list\"\nrule r phase connect match src <t> disconnect\n"
 	for _, c := range []struct {
 		name, conf, list string
-		want             string // in the notes or warnings; empty for none
+		want             string // text in the notes or warnings; empty if there must be none
 	}{
 		{"addresses", pass, "192.0.2.7\n198.51.100.0/24\n", ""},
 		{"local networks of friends", pass, "192.168.0.0/16\nfd00::/8\n", ""},
 		{"local networks of friends and in a rule", pass + "rule r phase connect match src <t> disconnect\n", "192.0.2.7\n192.168.0.0/16\n", "line 2: 192.168.0.0/16: private"},
 		{"a local network in a rule", drop, "192.0.2.7\n192.168.0.0/16\n", "line 2: 192.168.0.0/16: private"},
 		{"names of friends", pass, "192.0.2.7\nmail.partner.example\n", "scanwatch.conf:1:11: warning: table <t>: name \"mail.partner.example\" of its file is never compared"},
-		{"only names", pass, "mail.partner.example\n", "scanwatch.conf:2:6: warning: this never matches: src asks for an address, and table <t> has none"},
+		{"only names", pass, "mail.partner.example\n", "scanwatch.conf:2:6: warning: this never matches: src needs an address, and table <t> has none"},
 		{"host bits", drop, "192.0.2.7\n198.51.100.9/24\n", "line 2: 198.51.100.9/24: bits after the prefix length are ignored: 198.51.100.0/24"},
-		{"an address in a remark", drop, "192.0.2.7 was 192.0.2.9\n", "line 1: 192.0.2.9: ignored as a part of a remark"},
+		{"an address in a remark", drop, "192.0.2.7 was 192.0.2.9\n", "line 1: 192.0.2.9: ignored, because it is a part of a remark"},
 		{"a wide network", drop, "192.0.2.7\n8.8.8.0/7\n", "line 2: 8.8.8.0/7: wider than /8"},
-		{"AS numbers as countries", "country \"nosuch\"\n" + strings.Replace(drop, "src", "country", 1), "AS64496\n", "country asks for a country code, and table <t> has none"},
+		{"AS numbers as countries", "country \"nosuch\"\n" + strings.Replace(drop, "src", "country", 1), "AS64496\n", "country needs a country code, and table <t> has none"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -300,7 +301,7 @@ func TestAllErrors(t *testing.T) {
 	} {
 		i := strings.Index(got[at:], want)
 		if i < 0 {
-			t.Fatalf("%q is missing or out of order in:\n%s", want, got)
+			t.Fatalf("%q is missing or in the wrong order in:\n%s", want, got)
 		}
 		at += i
 	}
@@ -381,8 +382,8 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// TestDigest checks that the digest of a configuration depends on each of its files
-// and on the tables that exempt hosts, and not on paths and other tables.
+// TestDigest checks that the digest of a configuration depends on each of its files and
+// on the tables that exempt hosts, but not on paths and on other tables.
 func TestDigest(t *testing.T) {
 	lists := builtinLists(t)
 	first := map[string]string{

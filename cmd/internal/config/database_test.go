@@ -1,6 +1,6 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The writer of test databases does not compile if an int has 32 bits.
+// The package that writes test databases does not compile if int has 32 bits.
 
 package config
 
@@ -16,7 +16,7 @@ import (
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 )
 
-// database writes a database of one network at path.
+// database writes a database with one network to path.
 func database(t *testing.T, path string, record mmdbtype.Map) {
 	t.Helper()
 	w, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "GeoLite2-ASN", IncludeReservedNetworks: true})
@@ -44,8 +44,8 @@ func asn(number uint32) mmdbtype.Map {
 	return mmdbtype.Map{"autonomous_system_number": mmdbtype.Uint32(number)}
 }
 
-// TestWrongDatabase checks that a database without the field of its statement causes
-// a warning at the statement.
+// TestWrongDatabase checks that a database that lacks the field for its statement
+// causes a warning with the position of the statement.
 func TestWrongDatabase(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")

@@ -56,7 +56,8 @@ func (t *table) MatchName(name []byte) bool {
 
 func (t *table) MatchASN(n uint32) bool { return t.asns[n] }
 
-// key returns s without its position and use, which change with the line.
+// key returns s without its position and its use, so that a table is found again after
+// lines of the configuration were moved.
 func key(s rules.Source) rules.Source {
 	s.Pos, s.Exempts = rules.Pos{}, false
 	return s
@@ -133,15 +134,16 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	return t, nil
 }
 
-// blank reports whether a small file has only white space. An operator who means it to
-// have no entries can write a comment; a failed download or a full disk cannot.
+// blank reports whether a small file contains only white space. The cause may be a
+// failed download or a full disk. Operators who want an empty table can write a comment
+// into its file.
 func blank(f *os.File) bool {
 	text, err := io.ReadAll(io.NewSectionReader(f, 0, 4096))
 	return err == nil && len(bytes.TrimSpace(text)) == 0
 }
 
-// shipped contains the tables for builtin, with the evidence of their rows. The
-// lists also have rows with other evidence.
+// shipped maps each table of builtin to the evidence of its rows. Rows of a list with
+// other evidence are not in the table.
 var shipped = map[string]string{
 	lookup.Scanners:     "scanner",
 	lookup.Clouds:       "cloud",
@@ -149,8 +151,8 @@ var shipped = map[string]string{
 	lookup.KnownSenders: "",
 }
 
-// builtin returns the table of a shipped list without rows of low confidence, such
-// as rented addresses after 90 days.
+// builtin returns the table of a shipped list. It omits rows of low confidence, such as
+// rented addresses that were listed more than 90 days ago.
 func builtin(name string, lists *lookup.Lists) (*table, error) {
 	evidence, ok := shipped[name]
 	if !ok {

@@ -34,7 +34,8 @@ type Client struct {
 func Dial(dir string) (*Client, error) {
 	path := SocketPath(dir)
 	var conn net.Conn
-	// The owner of the directory could replace the socket by a link to another socket.
+	// The owner of the directory could replace the socket with a link to another
+	// socket.
 	err := owner.Do(dir, func() (err error) {
 		conn, err = net.DialTimeout("unix", path, 5*time.Second)
 		return err
@@ -75,7 +76,7 @@ func (c *Client) Status() (s Status, err error) {
 func (c *Client) Flush() error { return c.ask(nil, "flush") }
 
 // Reload reloads the configuration of the filter. If forced is set, an empty file
-// empties its table. The notes are about tables and databases.
+// empties its table. The result includes notes about tables and databases.
 func (c *Client) Reload(forced bool) (a Config, err error) {
 	how := Careful
 	if forced {
@@ -85,7 +86,7 @@ func (c *Client) Reload(forced bool) (a Config, err error) {
 	return a, err
 }
 
-// Log sets the log level to a Word of Levels.
+// Log sets the log level. The word is a Level.Word.
 func (c *Client) Log(word string) error { return c.ask(nil, "log", word) }
 
 // Observe stops enforcement for a time, or until Enforce if d is 0.
@@ -94,7 +95,7 @@ func (c *Client) Observe(d time.Duration) (a Config, err error) {
 	return a, err
 }
 
-// Enforce returns to the mode of the configuration.
+// Enforce ends Observe and restores the mode of the configuration.
 func (c *Client) Enforce() (a Config, err error) {
 	err = c.ask(&a, "mode", PolicyMode, "0")
 	return a, err
@@ -161,7 +162,7 @@ func (d *deadlineWriter) Write(p []byte) (int, error) {
 	return d.w.Write(p)
 }
 
-// ask sends a command and decodes the answer into a, which may be nil.
+// ask sends a command and decodes the answer into a. If a is nil, it ignores the answer.
 func (c *Client) ask(a any, words ...string) error {
 	err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err == nil {
@@ -189,12 +190,12 @@ func (c *Client) ask(a any, words ...string) error {
 	return nil
 }
 
-// maxAnswer is the maximum length of an answer line in bytes, enough for thousands
+// maxAnswer is the maximum length of an answer line in bytes. It suffices for thousands
 // of segments.
 const maxAnswer = 4 << 20
 
 func (c *Client) line() (string, error) {
-	// The command flush may last as long as the server permits.
+	// The server limits the duration of the command, for example of flush.
 	if err := c.conn.SetReadDeadline(time.Now().Add(copyTimeout + writeTimeout)); err != nil {
 		return "", err
 	}

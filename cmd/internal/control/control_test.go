@@ -27,7 +27,7 @@ import (
 
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// commands returns all commands, with w and a new memory.
+// commands returns all commands. They use w and a new memory.
 func commands(t testing.TB, dir string, w *store.Writer) []Command {
 	m := memory.New()
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Changes: m.Changes, Rewrite: m.Rewrite})
@@ -90,8 +90,8 @@ func TestBan(t *testing.T) {
 	}
 }
 
-// TestLearn checks that facts arrive in batches, and that an invalid fact changes
-// nothing.
+// TestLearn checks that facts are sent in batches, and that a batch with an invalid
+// fact changes nothing.
 func TestLearn(t *testing.T) {
 	dir, _ := serve(t)
 	c, err := Dial(dir)
@@ -136,8 +136,8 @@ func TestLearn(t *testing.T) {
 	}
 }
 
-// TestApply checks the standing from facts: of a host by its address, and of domains to
-// which users wrote by their proven hosts.
+// TestApply checks the standing that results from facts: a host is known by its
+// address, and hosts with a proven name are known if users wrote to their domain.
 func TestApply(t *testing.T) {
 	m := memory.New()
 	m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro())
@@ -397,8 +397,8 @@ func TestSlowClientIsCut(t *testing.T) {
 	}
 }
 
-// TestPanicInACommand checks that the client receives an error for a panic in a
-// command, and that the log has its stack.
+// TestPanicInACommand checks that, after a panic in a command, the client receives an
+// error and the log contains the stack.
 func TestPanicInACommand(t *testing.T) {
 	var log bytes.Buffer
 	s := &Server{Commands: []Command{{Name: "boom", Run: func(context.Context, *Answer, []string) error { panic("boom") }}}, Log: slog.New(slog.NewTextHandler(&log, nil))}
@@ -456,8 +456,9 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestWatch checks that excess watchers are rejected, that a disconnect makes room,
-// and that all events after the answer arrive.
+// TestWatch checks that watchers above the limit are rejected, that a watcher that
+// disconnects no longer counts, and that a watcher receives all events that follow its
+// answer.
 func TestWatch(t *testing.T) {
 	dir := t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, "s"))
@@ -497,7 +498,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("one too many: %v", err)
 	}
 	all[0].Close()
-	for watch(fifth) != nil { // until the server notices; the time limit of go test ends the loop
+	for watch(fifth) != nil { // until the server notices the disconnect; the time limit of go test ends the loop
 	}
 	if _, err := io.WriteString(all[1].conn, "x"); err != nil {
 		t.Fatal(err)
@@ -521,7 +522,8 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// TestWatcherHasNoReadDeadline checks that a watcher may be silent.
+// TestWatcherHasNoReadDeadline checks that a watcher may be silent without being
+// disconnected.
 func TestWatcherHasNoReadDeadline(t *testing.T) {
 	server, client := net.Pipe()
 	defer client.Close()
@@ -533,7 +535,7 @@ func TestWatcherHasNoReadDeadline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Write returns an error if the reader has ended.
+	// Write returns an error if the server has stopped reading.
 	if _, err := client.Write([]byte("x")); err != nil {
 		t.Errorf("the server does not read: %v", err)
 	}
@@ -598,12 +600,13 @@ func FuzzCommand(f *testing.F) {
 	})
 }
 
-// A failingState cannot be written.
+// A failingState is a state whose file cannot be written.
 type failingState struct{ State }
 
 func (failingState) Flush(context.Context) error { return syscall.ENOSPC }
 
-// TestUnsavedBan checks that ban and unban tell that the state cannot be written.
+// TestUnsavedBan checks that the answers to ban and unban contain a note if the state
+// cannot be written.
 func TestUnsavedBan(t *testing.T) {
 	m := memory.New()
 	list := MemoryCommands(m, failingState{}, noon.UnixMicro, func() bool { return true }, func(memory.Ban) {})

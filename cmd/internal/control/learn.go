@@ -18,13 +18,13 @@ import (
 type Fact struct {
 	At       int64      // microseconds since 1970
 	Addr     netip.Addr // the host; invalid if Domain is set
-	Messages int        // number of messages from the host with this sender
+	Messages int        // number of messages that the host delivered from this sender
 	Sender   string     // the sender's domain
 	Domain   string     // domain to which users sent mail, in lower case
 }
 
-// Apply adds a fact to the state. The host name is unverified, so that only the
-// address becomes known.
+// Apply adds a fact to the state. Only the address of the host becomes known, because
+// the mail log does not prove its name.
 func Apply(m *memory.Memory, f *Fact) {
 	if !f.Addr.IsValid() {
 		m.Peers.WroteTo(memory.RegisteredDomain([]byte(f.Domain)), f.At)
@@ -57,14 +57,14 @@ func parseFact(s string, now int64) (f Fact, err error) {
 	words := strings.Split(s, ";")
 	for i := range words {
 		if words[i], err = url.QueryUnescape(words[i]); err != nil {
-			return f, errors.New("not escaped as in a URL")
+			return f, errors.New("not URL-escaped")
 		}
 	}
 	if f.At, err = strconv.ParseInt(words[0], 10, 64); err != nil {
 		return f, fmt.Errorf("parse time: %w", err)
 	}
 	if f.At <= now-maxFactAge.Microseconds() || f.At > now+(24*time.Hour).Microseconds() {
-		return f, errors.New("time in the future or too old")
+		return f, errors.New("time in the future or more than two years old")
 	}
 	switch len(words) {
 	case 2:
@@ -78,23 +78,24 @@ func parseFact(s string, now int64) (f Fact, err error) {
 		}
 		f.Addr = f.Addr.Unmap()
 		if f.Messages, err = strconv.Atoi(words[2]); err != nil || f.Messages < 1 || f.Messages > 1<<16 {
-			return f, errors.New("number of messages not from 1 to 65536")
+			return f, errors.New("number of messages must be from 1 to 65536")
 		}
 		if f.Sender = words[3]; len(f.Sender) > maxName {
-			return f, errors.New("sender too long")
+			return f, fmt.Errorf("sender longer than %d bytes", maxName)
 		}
 	default:
-		return f, errors.New("neither 2 nor 4 words")
+		return f, errors.New("must have 2 or 4 parts separated by semicolons")
 	}
 	return f, nil
 }
 
-// learnCommand returns the command that adds facts to the state, either all or none.
+// learnCommand returns the command that adds facts to the state. If one of them is
+// invalid, none are added.
 func learnCommand(m *memory.Memory, now func() int64) Command {
 	return Command{"learn", 1, func(_ context.Context, a *Answer, args []string) error {
 		var facts []Fact
 		for s := range strings.SplitSeq(args[0], ",") {
-			// The event clock does not advance without sessions.
+			// The event clock alone may be late, because it advances only with sessions.
 			f, err := parseFact(s, max(now(), time.Now().UnixMicro()))
 			if err != nil {
 				return fmt.Errorf("parse %.80q: %w", s, err)

@@ -17,7 +17,7 @@ type Level struct {
 func Levels() []Level {
 	return []Level{
 		{"brief", "suspicious sessions, bans and problems", slog.LevelWarn},
-		{"verbose", "each finding and decision, and progress, too", slog.LevelInfo},
+		{"verbose", "suspicious sessions, bans, problems, each finding and decision, and progress", slog.LevelInfo},
 	}
 }
 
@@ -32,8 +32,8 @@ func LevelWord(l slog.Level) string {
 	return word
 }
 
-// LogCommand returns the command that sets the log level until the filter stops. It
-// logs the change at any level.
+// LogCommand returns the command that sets the log level until the filter stops. The
+// change is logged at every level.
 func LogCommand(level *slog.LevelVar, log *slog.Logger) Command {
 	return Command{"log", 1, func(_ context.Context, a *Answer, args []string) error {
 		for _, v := range Levels() {

@@ -28,10 +28,10 @@ const maxReason = 200
 // maxListed is the maximum number of bans in an answer.
 const maxListed = 1000
 
-// MemoryCommands returns the commands for the state across sessions. Now returns the
-// event time in microseconds since 1970. Enforced reports whether the policy is
-// enforced. Changed is called for each new ban, and for each revoked ban with its
-// field Revoked set.
+// MemoryCommands returns the commands for the state that outlasts sessions. It calls
+// the function arguments as follows: now returns the time of events in microseconds
+// since 1970, enforced reports whether the policy is enforced, and changed receives
+// each new ban, and each revoked ban, in which Revoked is set.
 func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func() bool, changed func(memory.Ban)) []Command {
 	observing := func() string {
 		if enforced() {
@@ -65,7 +65,7 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 		{"days", 0, func(ctx context.Context, a *Answer, _ []string) error {
 			ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 			defer cancel()
-			_ = s.Flush(ctx) // wait until the rows on disk are loaded
+			_ = s.Flush(ctx) // returns when the rows on disk are loaded
 			return a.JSON(daysAnswer{m.Days.List()})
 		}},
 		{"state", 0, func(ctx context.Context, a *Answer, _ []string) error {
@@ -96,7 +96,8 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 		if !within && args[1] != Exact {
 			return fmt.Errorf("unban: %q is neither %s nor %s", args[1], Exact, Within)
 		}
-		// A row that is loaded later would restore a revoked ban.
+		// Wait until the rows on disk are loaded: a row that is loaded later would restore
+		// a revoked ban.
 		ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 		defer cancel()
 		_ = s.Flush(ctx)
@@ -120,7 +121,7 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 	}}
 }
 
-// saved writes the state. It returns a note if that fails.
+// saved writes the state to disk. It returns a note if that fails.
 func saved(ctx context.Context, s State) string {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()

@@ -1,6 +1,6 @@
-// Package control implements the protocol between the running filter and
-// scanwatch(8). It uses a Unix socket in the state directory, whose permissions
-// control access. The package does not format output.
+// Package control implements the protocol between the running filter and scanwatch(8).
+// It uses a Unix socket in the state directory. The permissions of the socket and the
+// directory control access. The package does not format output.
 package control
 
 // Protocol. The server greets with the line
@@ -8,11 +8,11 @@ package control
 //	scanwatch-control 1
 //
 // and then answers commands. A command is a line of at most 1024 bytes: a word and
-// arguments, separated by spaces. The answer is a line with a JSON object. For a
-// failed command, its member "error" is the reason. The command snapshot answers
-// {"segment":NAME,"size":N}, followed by the N bytes of the file. Either side may
-// close the connection after an answer. The server also closes it after an
-// incomplete answer, or if the client is too slow.
+// arguments, separated by spaces. The answer is a line with a JSON object. If the
+// command failed, the member "error" of the object contains the reason. The command
+// snapshot answers {"segment":NAME,"size":N}, followed by the N bytes of the file.
+// Either side may close the connection after an answer. The server also closes the
+// connection after an incomplete answer, or if the client is too slow.
 //
 //	status            the status of the filter
 //	flush             writes all earlier records to the disk
@@ -70,7 +70,8 @@ const (
 	Forced  = "forced"
 )
 
-// PolicyMode is the argument of mode for the mode of the configuration.
+// PolicyMode is the argument of the command mode that restores the mode of the
+// configuration.
 const PolicyMode = "policy"
 
 // SocketPath returns the path of the socket in the state directory dir.
@@ -90,17 +91,18 @@ type Status struct {
 	Memory []memory.Status   `json:"memory"`
 	// Standing is the number of known and trusted hosts.
 	Standing memory.Summary `json:"standing"`
-	// Lost is the latest day on which bans and standing were lost with state.db.
+	// Lost is the last day on which state.db, with its bans and standing, was lost.
 	Lost text.Time `json:"state_lost,omitzero"`
-	// Sandbox describes the restrictions as in the log.
+	// Sandbox describes the restrictions, in the same words as the log.
 	Sandbox string `json:"sandbox,omitempty"`
 }
 
-// lostShown is the time for which a lost state.db is a problem. By then most bans would
-// have expired.
+// lostShown is the time for which a loss of state.db is reported. Later, most of the
+// lost bans would have expired.
 const lostShown = 30 * 24 * time.Hour
 
-// StateLost describes a recent loss of state.db and its remedy, or returns "".
+// StateLost describes a recent loss of state.db and its remedy. It returns "" if there was
+// none.
 func (s *Status) StateLost(now time.Time) string {
 	if now.Sub(s.Lost.Time) >= lostShown {
 		return ""
@@ -118,7 +120,7 @@ type Live struct {
 
 // Banned is the answer to "ban" and "unban".
 type Banned struct {
-	Bans []memory.Ban `json:"bans"` // current state
+	Bans []memory.Ban `json:"bans"` // the new ban, or the revoked bans
 	Note string       `json:"note,omitempty"`
 }
 
@@ -129,27 +131,28 @@ type Config struct {
 	// Halted is set if the operator has stopped enforcement.
 	Halted *Halted `json:"halted,omitempty"`
 	Rules  int     `json:"rules"`
-	// Problem is the reason why the file is not completely in use.
+	// Problem is the reason why the current content of the file is not, or not completely,
+	// in use.
 	Problem string `json:"problem,omitempty"`
-	// Notes contains the first few problems of its tables and databases.
+	// Notes contains the first few problems of tables and databases in the configuration.
 	Notes []string `json:"notes,omitempty"`
-	// Kept contains the tables whose files cannot be used. They have their previous
-	// content.
+	// Kept contains the tables whose files cannot be used. These tables keep their
+	// previous entries.
 	Kept []string `json:"kept,omitempty"`
-	// Digest is a hash of the files and of the tables that exempt hosts, as from
-	// config.Config.Digest.
+	// Digest is the result of config.Config.Digest: a hash of the files and of the
+	// tables that exempt hosts.
 	Digest string `json:"digest,omitempty"`
 }
 
-// Halted describes the mode observe of the operator.
+// Halted describes a halt: the operator's command to observe only.
 type Halted struct {
 	Mode  string    `json:"mode"`           // of the configuration
-	Until text.Time `json:"until,omitzero"` // zero: until revoked
+	Until text.Time `json:"until,omitzero"` // end of the halt; zero if only the operator ends it
 }
 
 type errorAnswer struct {
 	Error    string `json:"error"`
-	Finished bool   `json:"finished,omitempty"` // for snapshot: the file can be read
+	Finished bool   `json:"finished,omitempty"` // set by snapshot if the filter no longer writes the file, so that the client can read it
 }
 
 type snapshotAnswer struct {

@@ -31,8 +31,8 @@ type Store interface {
 type Command struct {
 	Name string
 	Args int // number of arguments
-	// Run writes the answer. An error is sent to the client, or closes the
-	// connection after the answer has started.
+	// Run writes the answer. If Run returns an error, the server sends the error to the
+	// client, or closes the connection if a part of the answer has been sent.
 	Run func(ctx context.Context, a *Answer, args []string) error
 }
 
@@ -90,7 +90,7 @@ type Answer struct {
 	begun bool
 }
 
-// Write sends bytes after the answer line.
+// Write sends data that follows the answer line.
 func (a *Answer) Write(p []byte) (int, error) {
 	a.begun = true
 	limit := time.Now().Add(writeTimeout)
@@ -141,7 +141,7 @@ func Listen(dir string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Until here, the mode of the directory and the umask restrict access.
+	// Until this call, the mode of the directory and the umask restrict access.
 	if err := os.Chmod(path, 0o660); err != nil {
 		l.Close()
 		return nil, err
@@ -152,9 +152,9 @@ func Listen(dir string) (net.Listener, error) {
 // ErrRunning means that another filter is using the state directory.
 var ErrRunning = errors.New("another filter-scanwatch is listening")
 
-// Run serves clients in the state directory dir until ctx ends. If the socket cannot
-// be created or has been removed, it retries at the given interval and logs the
-// error once.
+// Run serves clients on the socket in the state directory dir until ctx ends. If the
+// socket cannot be created or has been removed, Run tries again at the given interval.
+// It logs the error once.
 func (s *Server) Run(ctx context.Context, dir string, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -232,7 +232,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) {
 			}
 			return
 		}
-		if err != nil { // too many open files, for instance, which smtpd needs more
+		if err != nil { // for example, too many open files: wait, because smtpd needs them more
 			select {
 			case <-ctx.Done():
 			case <-time.After(pause):

@@ -16,8 +16,8 @@ const anything = "-"
 
 var errWatched = errors.New("client disconnected")
 
-// WatchCommand returns the command that sends the events of f until the client
-// disconnects. The answer line comes first.
+// WatchCommand returns the command that sends an answer line, and then the events of f
+// until the client disconnects.
 func WatchCommand(f *events.Fan) Command {
 	return Command{"watch", 2, func(ctx context.Context, a *Answer, args []string) error {
 		var c events.Choice
@@ -59,8 +59,8 @@ func WatchCommand(f *events.Fan) Command {
 }
 
 // whenGone calls leave when the client closes its side or sends anything. It removes
-// the read deadline, because a watching client sends nothing. The caller must call
-// stop.
+// the read deadline, because a watching client may be silent for days. The caller must
+// call stop.
 func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	if err := a.conn.SetReadDeadline(time.Time{}); err != nil {
 		return nil, err
@@ -78,9 +78,8 @@ func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	}, nil
 }
 
-// Watch calls visit with the line of each selected event, including LF. It returns
-// when the filter stops, visit fails, or the client is closed. It calls begun before
-// the first event.
+// Watch calls begun, and then visit with the line of each selected event, including LF.
+// It returns when the filter stops, visit returns an error, or the client is closed.
 func (c *Client) Watch(choice events.Choice, begun func(), visit func(line []byte) error) error {
 	evidence, src := anything, anything
 	if choice.Evidence != "" {

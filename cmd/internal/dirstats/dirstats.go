@@ -1,5 +1,5 @@
-// Package dirstats describes the content of a state directory and how long its
-// budget will suffice.
+// Package dirstats describes the content of a state directory, and estimates for how
+// many days its disk budget suffices.
 package dirstats
 
 import (
@@ -16,13 +16,15 @@ import (
 	"scanwatch/store"
 )
 
-// rateDays is the number of days before the last session that determine the growth.
+// rateDays is the number of days before the last session from which the growth is
+// calculated.
 const rateDays = 7
 
-// sealedEnough is the number of sealed records that determine the size of a record.
+// sealedEnough is the number of sealed records from which they alone determine the
+// average size of a record.
 const sealedEnough = 1000
 
-// listedDays is the number of days in the text.
+// listedDays is the number of days whose counters the text lists.
 const listedDays = 14
 
 // Stats describes a state directory.
@@ -35,17 +37,17 @@ type Stats struct {
 	Bytes       int64           `json:"bytes"`            // of all files
 	Budget      int64           `json:"budget"`           // bytes
 	Keep        float64         `json:"keep_days"`        // retention
-	Average     int64           `json:"bytes_per_record"` // in segments; 0 without records
-	PerDay      int64           `json:"bytes_per_day"`    // in the last days; 0 if unknown
-	Days        float64         `json:"days"`             // for which the budget suffices
-	Dropped     store.Dropped   `json:"dropped"`          // while the segments were written
-	Recent      *store.Dropped  `json:"dropped_since"`    // since the start of the filter; nil if it is not running
-	Memory      []memory.Status `json:"memory,omitempty"` // of the running filter
+	Average     int64           `json:"bytes_per_record"` // size of a record in segments; 0 without records
+	PerDay      int64           `json:"bytes_per_day"`    // growth in the last rateDays; 0 if unknown
+	Days        float64         `json:"days"`             // number of days for which the budget suffices
+	Dropped     store.Dropped   `json:"dropped"`          // sessions dropped while the segments were written
+	Recent      *store.Dropped  `json:"dropped_since"`    // sessions dropped since the start of the filter; nil if it is not running
+	Memory      []memory.Status `json:"memory,omitempty"` // tables of the running filter
 	Counted     []memory.Day    `json:"counted"`          // all sessions by day, recorded or not
 }
 
-// Collect reads all files of dir. Warn is called if a running filter does not
-// answer.
+// Collect reads all files of dir. It calls warn if a running filter does not write its
+// buffered sessions first.
 func Collect(dir *statedir.Dir, warn func(string)) (*Stats, error) {
 	i, err := dir.Inspector()
 	if err != nil {
@@ -55,7 +57,7 @@ func Collect(dir *statedir.Dir, warn func(string)) (*Stats, error) {
 	s := &Stats{Segments: []store.File{}, Budget: limits.Budget, Keep: limits.Keep.Hours() / 24}
 	switch client, err := control.Dial(dir.Path); {
 	case err == nil:
-		if err := client.Flush(); err != nil { // a full disk is a reason to look
+		if err := client.Flush(); err != nil { // not fatal: operators run this command when the disk is full
 			warn("buffered sessions are not included: " + err.Error())
 		}
 		status, err := client.Status()
@@ -220,7 +222,7 @@ func (s *Stats) totals(w io.Writer) {
 	switch {
 	case s.Records == 0:
 		line(w, "records", "none")
-	case s.Records < 1000*len(s.Segments): // a new segment is already this large
+	case s.Records < 1000*len(s.Segments): // the initial size of a segment dominates the average
 		line(w, "records", "%d, too few for an average size", s.Records)
 	default:
 		line(w, "records", "%d, %d bytes on average", s.Records, s.Average)

@@ -46,8 +46,8 @@ func TestCollect(t *testing.T) {
 	}
 }
 
-// TestForecastOfSealedDays checks that the forecast uses the size of sealed days for the
-// current day, too.
+// TestForecastOfSealedDays checks that the forecast also uses the average size of sealed
+// records for the current day.
 func TestForecastOfSealedDays(t *testing.T) {
 	day := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	s := &Stats{Budget: 8 << 20, Keep: 90, Records: 15_000}

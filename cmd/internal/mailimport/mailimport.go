@@ -30,8 +30,8 @@ import (
 const KeepDays = 400
 
 const (
-	maxFacts = 200_000 // facts collected before a call of the sink
-	maxNames = 500_000 // distinct hosts, domains and users
+	maxFacts = 200_000 // number of facts that are collected before they are passed to the sink
+	maxNames = 500_000 // maximum number of distinct hosts, domains and users
 )
 
 // Options are the options of Import.
@@ -42,12 +42,11 @@ type Options struct {
 	Stdin   io.Reader // content of the file -
 	Zone    *time.Location
 	DryRun  bool // do not change the state
-	// Again includes mail of periods that were imported before, or that the filter
-	// has recorded.
+	// Again includes mail that was imported before or that the filter has recorded.
 	Again bool
 	// Own contains the addresses of this host.
 	Own      []netip.Addr
-	Warn     func(string)            // called for problems of reading records; must be set
+	Warn     func(string)            // called if records cannot be read; must be set
 	Progress func(read, total int64) // may be nil
 }
 
@@ -60,7 +59,7 @@ type Result struct {
 	Hosts     int    `json:"hosts"`     // hosts with imported messages
 	Delivered uint64 `json:"delivered"` // number of these messages
 	Domains   int    `json:"domains"`   // domains to which users sent mail
-	Users     int    `json:"users"`     // users that sent it
+	Users     int    `json:"users"`     // users that sent this mail
 	Sent      uint64 `json:"sent"`      // number of messages of these users, counted for each recipient
 
 	Ignored []Ignored `json:"ignored"`
@@ -70,14 +69,15 @@ type Result struct {
 	Running  bool      `json:"filter_running"`
 }
 
-// Ignored counts the envelopes that were not imported for a reason.
+// Ignored is the number of envelopes that were not imported, for one reason.
 type Ignored struct {
 	Reason string `json:"reason"`
 	Number uint64 `json:"envelopes"`
 }
 
-// maxRejected is the number of rejected recipients from which the mail of a session
-// is ignored. A directory harvest also finds existing mailboxes.
+// maxRejected is the minimum number of rejected recipients for which the mail of a
+// session is ignored. Such a session may be a directory harvest, which also sends to
+// existing mailboxes.
 const maxRejected = 5
 
 // The reasons, in the order of the output.
@@ -95,7 +95,7 @@ const (
 var reasonTexts = [reasons]string{
 	"without a sender", "to a role account such as postmaster",
 	fmt.Sprintf("in a session with %d rejected recipients or more", maxRejected), "from this host or a private network",
-	fmt.Sprintf("older than %d days", KeepDays), "imported before", "since the filter records",
+	fmt.Sprintf("older than %d days", KeepDays), "imported before", "recorded by the filter",
 }
 
 // An importer collects facts and passes them to the state.
@@ -112,7 +112,7 @@ type importer struct {
 	hosts   map[netip.Addr]struct{}
 	domains map[string]struct{}
 	users   map[string]struct{}
-	message uint32 // the last counted message
+	message uint32 // id of the last counted message
 	err     error  // error of the sink
 }
 
@@ -123,9 +123,9 @@ type factKey struct {
 	name string     // domain of the sender, or domain to which users sent mail
 }
 
-// Import reads logs and adds their facts to the state. It ignores lines that were
-// imported before: the state directory contains the periods of earlier imports. Root
-// opens the logs and works in the state directory as its owner.
+// Import reads logs and adds their facts to the state. It ignores lines from the
+// periods of earlier imports, which are stored in the state directory. If root runs it,
+// Import opens the logs as root, and uses the state directory as its owner.
 func Import(o Options) (Result, error) {
 	m := importer{o: o, now: o.Dir.Now(), facts: map[factKey]control.Fact{}, own: map[netip.Addr]bool{},
 		hosts: map[netip.Addr]struct{}{}, domains: map[string]struct{}{}, users: map[string]struct{}{}}
@@ -140,7 +140,7 @@ func Import(o Options) (Result, error) {
 	return m.r, errors.Join(err, maillog.CloseAll(logs))
 }
 
-// run imports open logs.
+// run imports the logs, which are already open.
 func (m *importer) run(logs []*maillog.Log) (err error) {
 	if !m.o.Again {
 		if m.done, err = readPeriods(m.o.Dir.Path); err != nil {
@@ -175,7 +175,7 @@ func (m *importer) readAll(logs []*maillog.Log) (err error) {
 	return errors.Join(err, m.err)
 }
 
-// result completes m.r.
+// result completes the result m.r.
 func (m *importer) result() {
 	r := &m.r
 	r.DryRun, r.Hosts, r.Domains, r.Users = m.o.DryRun, len(m.hosts), len(m.domains), len(m.users)
@@ -190,8 +190,8 @@ func (m *importer) result() {
 	}
 }
 
-// firstRecord returns the start of the first recorded session. The filter knows all
-// later deliveries.
+// firstRecord returns the start of the first recorded session. The state already
+// includes all later deliveries.
 func firstRecord(d *statedir.Dir, warn func(string)) (at time.Time, err error) {
 	r, err := d.Open()
 	if err != nil {
@@ -207,8 +207,8 @@ func firstRecord(d *statedir.Dir, warn func(string)) (at time.Time, err error) {
 	return at, err
 }
 
-// connect sets the sink: the running filter, the file, or nothing. Finish closes the
-// sink when all facts are on disk.
+// connect sets the sink of the facts: the running filter, the file state.db, or, for a
+// dry run, nothing. The returned function writes all facts to disk and closes the sink.
 func (m *importer) connect() (finish func() error, err error) {
 	if m.o.DryRun {
 		m.sink = func([]control.Fact) error { return nil }
@@ -217,8 +217,8 @@ func (m *importer) connect() (finish func() error, err error) {
 	client, err := control.Dial(m.o.Dir.Path)
 	switch {
 	case err == nil:
-		// The filter closes idle connections, and reading a log may last longer than
-		// its idle timeout.
+		// This connection only checks that the filter is running. The filter would
+		// close it, because reading a log may last longer than the idle timeout.
 		client.Close()
 		m.r.Running = true
 		m.sink = func(facts []control.Fact) error { return toFilter(m.o.Dir.Path, facts) }
@@ -246,7 +246,7 @@ func toFilter(dir string, facts []control.Fact) error {
 // file.
 func (m *importer) openState() (finish func() error, err error) {
 	path, state := m.o.Dir.Path, memory.New()
-	limit := min(m.o.Dir.Limits().Budget/2, memory.AllBytes) // as in the filter
+	limit := min(m.o.Dir.Limits().Budget/2, memory.AllBytes) // the same limit as in the filter
 	state.Limit(limit)
 	state.Follow()
 	state.Tick(m.now.UnixMicro())
@@ -302,8 +302,9 @@ func (m *importer) private(a netip.Addr) bool {
 	return m.own[a] || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast() || a.IsUnspecified() || shared.Contains(a)
 }
 
-// delivered handles an envelope that was accepted from a remote host. Only ordinary
-// mail counts for standing: any client can send bounces and mail to role accounts.
+// delivered handles an envelope that was accepted from a remote host. It ignores
+// bounces and mail to role accounts, because any client can send them and they
+// therefore do not improve the standing of a host.
 func (m *importer) delivered(d *maillog.Delivery) {
 	local, _, _ := strings.Cut(d.Recipient, "@")
 	_, domain, _ := strings.Cut(d.Sender, "@")
@@ -332,7 +333,7 @@ func (m *importer) delivered(d *maillog.Delivery) {
 	m.add(control.Fact{At: d.Time, Addr: d.Addr, Messages: 1, Sender: cut(domain)}, cut(domain))
 }
 
-// sent handles an envelope of a user.
+// sent handles an envelope that a user sent.
 func (m *importer) sent(s *maillog.Sent) {
 	if m.skipped(s.Server, s.Time) {
 		return

@@ -30,7 +30,7 @@ func options(d *statedir.Dir, text string) Options {
 	return Options{Dir: d, Program: "test", Files: []string{"-"}, Stdin: strings.NewReader(text), Zone: time.UTC, Warn: func(string) {}}
 }
 
-// mail returns the log of a message.
+// mail returns the log lines of a message.
 func mail(day, server, addr string, id int, from, to string) string {
 	head := fmt.Sprintf("%sT10:00:00Z %s smtpd[1]: %016x ", day, server, id)
 	return head + "smtp connected address=" + addr + " host=mail.example.net\n" +
@@ -48,7 +48,7 @@ func run(t *testing.T, o Options) Result {
 	return r
 }
 
-// peers returns the messages of each known-good host.
+// peers returns the number of messages of each known-good host.
 func peers(t *testing.T, d *statedir.Dir) map[string]int {
 	t.Helper()
 	list := map[string]int{}
@@ -64,8 +64,8 @@ func peers(t *testing.T, d *statedir.Dir) map[string]int {
 	return list
 }
 
-// TestImport checks which mail becomes standing, and that a second import of the
-// same lines adds nothing.
+// TestImport checks which mail improves the standing of a host, and that a second
+// import of the same lines adds nothing.
 func TestImport(t *testing.T) {
 	d := directory(t)
 	log := mail("2025-10-01", "mx", "198.51.100.9", 9, "joe@example.net", "alice@example.org") + // too old
@@ -135,7 +135,7 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// TestRecorded checks that mail already counted by the filter is ignored.
+// TestRecorded checks that mail that the filter has already counted is ignored.
 func TestRecorded(t *testing.T) {
 	d := directory(t)
 	w := store.Open(d.Path, store.Options{Now: d.Now, Program: "test"})
@@ -145,7 +145,7 @@ func TestRecorded(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := run(t, options(d, mail("2026-11-20", "mx", "198.51.100.1", 1, "joe@example.net", "a@example.org")+mail("2026-11-21", "mx", "198.51.100.2", 2, "joe@example.net", "a@example.org")))
-	if r.Delivered != 1 || !r.Recorded.Equal(first) || len(r.Ignored) != 1 || r.Ignored[0] != (Ignored{"since the filter records", 2}) {
+	if r.Delivered != 1 || !r.Recorded.Equal(first) || len(r.Ignored) != 1 || r.Ignored[0] != (Ignored{"recorded by the filter", 2}) {
 		t.Errorf("%+v", r)
 	}
 }
@@ -167,8 +167,8 @@ func TestInUse(t *testing.T) {
 	}
 }
 
-// TestFacts checks the facts of a large log: merged by day, host and sender, and passed
-// on in chronological order.
+// TestFacts checks that the facts of a large log are merged by day, host and sender,
+// and are passed to the sink in chronological order.
 func TestFacts(t *testing.T) {
 	var log strings.Builder
 	for i := range 1000 {
@@ -195,7 +195,7 @@ func TestFacts(t *testing.T) {
 	}
 }
 
-// TestPeriods checks that periods are merged, stored and bounded.
+// TestPeriods checks that periods are merged and stored, and that their number is limited.
 func TestPeriods(t *testing.T) {
 	dir := t.TempDir()
 	p := periods{}

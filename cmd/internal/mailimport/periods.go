@@ -17,12 +17,13 @@ import (
 	"scanwatch/cmd/internal/output"
 )
 
-// The file DIR/imported contains the imported periods in lines like
+// The file "imported" in the state directory contains one line for each imported period,
+// such as
 //
 //	2026-10-01T00:00:01Z 2026-11-21T10:31:02Z mx
 //
-// These are the times of the first and last line of a log, and the server name in
-// it, escaped as in a URL.
+// The fields are the times of the first and last line of a log, and the name of the
+// server in these lines, escaped as in a URL.
 
 // PeriodsFile is the name of the file in the state directory.
 const PeriodsFile = "imported"
@@ -30,8 +31,8 @@ const PeriodsFile = "imported"
 // periodsMode is the mode of a new file.
 const periodsMode = 0o640
 
-// maxPeriods is the maximum number of periods in the file. Overlapping imports
-// extend a period.
+// maxPeriods is the maximum number of periods in the file. Overlapping imports share
+// one period.
 const maxPeriods = 10_000
 
 // A period is the time range of a log in microseconds since 1970.
@@ -97,7 +98,7 @@ func readPeriods(dir string) (periods, error) {
 
 // save adds the periods of the logs and writes the file.
 func (p periods) save(dir string, read fileHosts) error {
-	if p == nil { // the file was not read
+	if p == nil { // the file was not read, because of --again
 		var err error
 		if p, err = readPeriods(dir); err != nil {
 			p = periods{}
@@ -122,7 +123,7 @@ func (p periods) save(dir string, read fileHosts) error {
 
 func instant(micros int64) string { return time.UnixMicro(micros).UTC().Format(time.RFC3339Nano) }
 
-// fileHosts contains the period of each server in each file.
+// fileHosts maps each server in each log file to its period.
 type fileHosts map[fileHost]period
 
 type fileHost struct {
@@ -130,8 +131,8 @@ type fileHost struct {
 	server string
 }
 
-// maxServers is the maximum number of servers in all logs, counted separately for
-// each log.
+// maxServers is the maximum number of entries in fileHosts: a server counts once for
+// each log that contains it.
 const maxServers = 100_000
 
 // add extends the period of a server in a file.

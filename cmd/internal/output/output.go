@@ -24,7 +24,7 @@ func IsTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// A Progress displays on a terminal how far records have been read.
+// A Progress displays on a terminal how many records or bytes have been read.
 type Progress struct {
 	w     io.Writer
 	zone  *time.Location
@@ -40,7 +40,7 @@ func NewProgress(w io.Writer, zone *time.Location) *Progress {
 // progressStep is the number of records between two updates.
 const progressStep = 10_000
 
-// Add counts n records, the last of which ended at the given time.
+// Add adds n records to the progress. The session of the last one ended at the given time.
 func (p *Progress) Add(n int, at time.Time) {
 	if p.n += n; p.shown && p.n%progressStep < n {
 		fmt.Fprintf(p.w, "\r%d sessions, %s", p.n, at.In(p.zone).Format("2006-01-02 15:04"))
@@ -49,7 +49,7 @@ func (p *Progress) Add(n int, at time.Time) {
 
 // Bytes displays the number of bytes read, with the total if that is not 0.
 func (p *Progress) Bytes(read, total int64) {
-	p.n = progressStep // the line must be cleared
+	p.n = progressStep // so that Clear removes the line
 	switch {
 	case !p.shown:
 	case total > 0:
@@ -66,9 +66,9 @@ func (p *Progress) Clear() {
 	}
 }
 
-// StyleOf returns the style of text on w: the width of a terminal, or else that in the
-// environment variable COLUMNS, or 80; and colours on a terminal, unless NO_COLOR is set
-// (no-color.org).
+// StyleOf returns the style of text that is written to w. The width is the width of the
+// terminal or, if w is not a terminal, the value of the environment variable COLUMNS or
+// else 80. Text on a terminal has colours unless NO_COLOR is set (no-color.org).
 func StyleOf(w io.Writer) text.Style {
 	s := text.Style{Columns: 80}
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
@@ -84,7 +84,7 @@ func StyleOf(w io.Writer) text.Style {
 	return s
 }
 
-// A narrower terminal wraps lines itself. In wider lines the eye loses the row.
+// Narrower terminals wrap lines themselves, and wider tables are hard to read.
 const (
 	minColumns = 60
 	maxColumns = 200

@@ -59,8 +59,9 @@ func TestReplace(t *testing.T) {
 	}
 }
 
-// TestReplaceKeeps checks that a replaced file keeps its owner, group and mode, that a
-// link keeps its target, and that root follows no link of another user.
+// TestReplaceKeeps checks that the new file has the owner, group and mode of the old
+// file, that a link remains and its target is replaced, and that root does not follow a
+// link of another user.
 func TestReplaceKeeps(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: root is needed to give files to another user")
@@ -101,7 +102,7 @@ func TestReplaceKeeps(t *testing.T) {
 	is(filepath.Join(dir, "new.html"), 0, 0, 0o644, "new")
 	for _, link := range []string{"link", "dangling"} {
 		if info, err := os.Lstat(filepath.Join(dir, link)); err != nil || info.Mode().Type() != os.ModeSymlink {
-			t.Errorf("%s is no link any more: %v", link, err)
+			t.Errorf("%s is no longer a link: %v", link, err)
 		}
 	}
 	// The owner of the directory could have created the link, and root can write to any
@@ -112,7 +113,8 @@ func TestReplaceKeeps(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	is(page, 0, lesser, 0o640, "old")
-	// A user cannot keep the group of another user's file, and does not change it.
+	// A user cannot give a new file the group of another user's file, so the file must not
+	// be replaced.
 	ours := filepath.Join(theirs, "ours")
 	check(os.WriteFile(ours, []byte("old"), 0o640))
 	err = owner.Do(theirs, func() error { return Replace(ours, 0o644, text) })
@@ -125,7 +127,8 @@ func TestReplaceKeeps(t *testing.T) {
 	}
 }
 
-// TestTo checks that the standard output receives everything or nothing.
+// TestTo checks that either the complete output or nothing is written to the standard
+// output.
 func TestTo(t *testing.T) {
 	for _, name := range []string{"", "-"} {
 		for _, failure := range []error{nil, errors.New("broken")} {

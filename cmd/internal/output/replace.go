@@ -14,9 +14,9 @@ import (
 	"scanwatch/cmd/internal/owner"
 )
 
-// Replace atomically replaces the file name, or leaves it unchanged. The new file has
-// the owner, group and mode of the old file, or mode if there was no file. A link
-// remains, and its target is replaced.
+// Replace atomically replaces the file with the given name, or leaves it unchanged if
+// write fails. The new file has the owner, group and mode of the old file. Without an
+// old file, it has the given mode. If name is a symbolic link, its target is replaced.
 func Replace(name string, mode os.FileMode, write func(io.Writer) error) error {
 	p, err := owner.Resolve(name)
 	if err == nil {
@@ -37,12 +37,12 @@ func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	// A rename requires the same directory. Collectors of *.prom ignore names that
-	// start with a dot.
+	// The temporary file must be in the same directory, because it is renamed. Its name
+	// starts with a dot, so that Prometheus collectors of *.prom ignore it.
 	temp := fmt.Sprintf(".%s.%016x", p.Name, rand.Uint64())
 	f, err := p.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if path := new(fs.PathError); errors.As(err, &path) {
-		return fmt.Errorf("create a file in %s: %w", p.Root.Name(), path.Err) // without the random name
+		return fmt.Errorf("create a file in %s: %w", p.Root.Name(), path.Err) // the error must not contain the random name
 	}
 	defer func() {
 		if err != nil {
@@ -63,8 +63,9 @@ func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err
 	return nil
 }
 
-// keepOwner sets the owner and group of the new file to those of the old file, which is
-// nil if there was none. With another group, other users could read the content.
+// keepOwner sets the owner and group of the new file to the owner and group of the old
+// file. old is nil without an old file. If the group changed, other users could read
+// the content.
 func keepOwner(f *os.File, old fs.FileInfo) error {
 	if old == nil {
 		return nil
@@ -86,8 +87,8 @@ func keepOwner(f *os.File, old fs.FileInfo) error {
 // Stdout is the name of the standard output in options that name a file.
 const Stdout = "-"
 
-// To replaces the file name, or writes to stdout if name is empty or "-". In both
-// cases nothing is written if write fails.
+// To replaces the file with the given name, or writes to stdout if name is empty or
+// "-". If write fails, the file and stdout remain unchanged.
 func To(stdout io.Writer, name string, mode os.FileMode, write func(io.Writer) error) error {
 	if name != "" && name != Stdout {
 		return Replace(name, mode, write)

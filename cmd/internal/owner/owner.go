@@ -1,10 +1,11 @@
 // Package owner allows root to work in directories of other users.
 //
-// Such a user can replace files, directories and links there at any time, so root must
-// not use paths in these directories. There are two solutions. Do and Become act as
-// that user, so that the system denies operations beyond the user's rights. Resolve
-// opens the directory of a file once and never follows a link of another user. For
-// other processes than root, the functions have no effect.
+// The owner of a directory can replace files, directories and links in it at any time,
+// so root must not use paths in such a directory. There are two solutions. Do and
+// Become act with the rights of that user, so that the system denies all other
+// operations. Resolve opens the directory of a file once and never follows a link of
+// another user. For processes that do not run as root, these functions do nothing
+// special.
 package owner
 
 import (
@@ -39,7 +40,7 @@ func userOf(name string, info fs.FileInfo) (*User, error) {
 	case mode&0o002 != 0:
 		return nil, fmt.Errorf("%s is world-writable; run chmod o-w", name)
 	case mode&0o020 != 0 && gid != 0:
-		return nil, fmt.Errorf("%s is writable for its group; run chmod g-w, or give it to a user", name)
+		return nil, fmt.Errorf("%s is group-writable; run chmod g-w, or change its owner to a user", name)
 	}
 	return nil, nil
 }
@@ -51,12 +52,12 @@ func onlyRoot(info fs.FileInfo) bool {
 }
 
 func ids(info fs.FileInfo) (uid, gid int) {
-	s := info.Sys().(*syscall.Stat_t) // on all supported systems
+	s := info.Sys().(*syscall.Stat_t) // Sys returns this type on all supported systems
 	return int(s.Uid), int(s.Gid)
 }
 
-// groupOf returns the group of a user. Other is the result for a user without an
-// account, as in a container.
+// groupOf returns the group of a user. It returns other for a user without an account,
+// which is possible in a container.
 func groupOf(uid, other int) int {
 	account, err := user.LookupId(strconv.Itoa(uid))
 	if err != nil {
@@ -104,7 +105,8 @@ func (u *User) do(f func() error) (err error) {
 	}
 	group := syscall.Getegid()
 	defer func() {
-		// Without these rights, later steps fail and report the error.
+		// If root's rights cannot be restored, later operations of the command fail, so the
+		// error is also reported there.
 		if back := errors.Join(syscall.Seteuid(0), syscall.Setegid(group), syscall.Setgroups(groups)); back != nil {
 			err = errors.Join(err, fmt.Errorf("become root again: %w", back))
 		}
@@ -126,7 +128,7 @@ func (u *User) do(f func() error) (err error) {
 	return err
 }
 
-// Become permanently replaces the rights of root by the rights of u.
+// Become permanently replaces the rights of root with the rights of u.
 func (u *User) Become() error {
 	for _, err := range []error{syscall.Setgroups([]int{u.Group}), syscall.Setgid(u.Group), syscall.Setuid(u.ID)} {
 		if err != nil {

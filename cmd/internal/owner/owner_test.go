@@ -37,7 +37,7 @@ func check(t *testing.T, errs ...error) {
 	}
 }
 
-// mkdir creates a directory with a mode and an owner.
+// mkdir creates a directory with the given mode and owner.
 func mkdir(t *testing.T, name string, mode os.FileMode, uid, gid int) string {
 	t.Helper()
 	check(t, os.Mkdir(name, 0o700), os.Chown(name, uid, gid), os.Chmod(name, mode))
@@ -57,7 +57,7 @@ func TestOf(t *testing.T) {
 	foreign := filepath.Join(dir, "foreign")
 	check(t, os.Symlink(ours, foreign), os.Lchown(foreign, lesser, lesser))
 	for _, c := range []struct {
-		dir, want string // the directory that the user can change, or an error
+		dir, want string // the directory that a user other than root can change, or an error
 	}{
 		{ours, ""},
 		{ours + "/missing", ""},
@@ -74,7 +74,7 @@ func TestOf(t *testing.T) {
 		{closed + "/../theirs", theirs},
 		{foreign, "error: is a symbolic link that another user can change"},
 		{mkdir(t, filepath.Join(dir, "world"), 0o777, 0, 0), "error: is world-writable; run chmod o-w"},
-		{mkdir(t, filepath.Join(dir, "group"), 0o775, 0, lesser), "error: is writable for its group"},
+		{mkdir(t, filepath.Join(dir, "group"), 0o775, 0, lesser), "error: is group-writable"},
 		{mkdir(t, filepath.Join(dir, "root"), 0o775, 0, 0), ""},
 		{mkdir(t, filepath.Join(dir, "sticky"), 0o777|os.ModeSticky, 0, 0), ""},
 	} {

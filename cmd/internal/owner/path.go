@@ -40,11 +40,12 @@ func Resolve(path string) (*Place, error) {
 	return &Place{dir, w.name}, nil
 }
 
-// resolve is Resolve for other users: the system enforces their rights.
+// resolve is Resolve for processes that do not run as root. It needs no checks, because the
+// system enforces the rights of the user.
 func resolve(path string) (*Place, error) {
 	for range maxLinks {
 		target, err := os.Readlink(path)
-		if err != nil { // no link
+		if err != nil { // not a link
 			dir, err := os.OpenRoot(filepath.Dir(path))
 			if err != nil {
 				return nil, err
@@ -61,11 +62,11 @@ func resolve(path string) (*Place, error) {
 
 // A walker follows a path from the root directory.
 type walker struct {
-	dirs   []*os.Root // the path so far
+	dirs   []*os.Root // open directories of the path so far
 	name   string     // the last element; empty for a directory in dirs
-	rest   []string   // elements to follow
+	rest   []string   // elements that remain to be followed
 	links  int
-	user   *User // who can change a directory of the path
+	user   *User // a user other than root who can change a directory of the path
 	closed int   // number of dirs up to the last directory that only root can reach; 0 if none
 }
 
@@ -125,7 +126,7 @@ func (w *walker) back(n int) {
 	}
 }
 
-// look records who can change the last directory.
+// look records the user who can change the last directory.
 func (w *walker) look() error {
 	info, err := w.top().Stat(".")
 	if err != nil || w.closed > 0 || w.user != nil {
@@ -167,14 +168,14 @@ func (w *walker) step(enter bool) error {
 		return place(err, dir, name)
 	}
 	w.dirs = append(w.dirs, next)
-	// The element may have been replaced by a link.
+	// The element may have been replaced with a link since Lstat.
 	if now, err := next.Stat("."); err != nil || !os.SameFile(info, now) {
 		return errors.Join(err, replaced(dir, name))
 	}
 	return w.look()
 }
 
-// follow follows a link that only root can have created and can replace.
+// follow follows a link if only root can have created it and can replace it.
 func (w *walker) follow(name string, info fs.FileInfo) error {
 	dir := w.top()
 	path := filepath.Join(dir.Name(), name)
@@ -204,11 +205,11 @@ func place(err error, dir *os.Root, name string) error {
 }
 
 func replaced(dir *os.Root, name string) error {
-	return fmt.Errorf("open %s: was replaced at the same time", filepath.Join(dir.Name(), name))
+	return fmt.Errorf("open %s: was replaced while it was opened; try again", filepath.Join(dir.Name(), name))
 }
 
-// Regular returns information about the file. The error is fs.ErrNotExist if there is
-// none. Any other than a regular file is an error.
+// Regular returns information about the file. The error is fs.ErrNotExist if the file
+// does not exist. A file that is not a regular file is an error.
 func (p *Place) Regular() (fs.FileInfo, error) {
 	info, err := p.Lstat(p.Name)
 	if err == nil && !info.Mode().IsRegular() {

@@ -13,12 +13,12 @@ import (
 	"scanwatch/store/report"
 )
 
-// metricRules is the number of rules with separate samples. These are the rules with
-// the most sessions on that day. The number of labels must be limited.
+// metricRules is the maximum number of rules with their own sample, because the number
+// of labels must be limited. The rules with the most sessions on the day have samples.
 const metricRules = 50
 
-// Metrics returns the metrics of the filter, the state directory and the last day.
-// incomplete is not nil if the metrics lack files.
+// Metrics returns the metrics of the filter, the state directory and the last day. The
+// error incomplete is not nil if files could not be read.
 func Metrics(dir *statedir.Dir, zone *time.Location) (all []report.Metric, incomplete, err error) {
 	s := Source{Dir: dir, Selector: &selector.Selector{Since: dir.Now().Add(-24 * time.Hour)}, Zone: zone}
 	summary, incomplete, err := s.Summary(metricRules, true)
@@ -81,12 +81,12 @@ func todayMetrics(days []memory.Day, now time.Time) []report.Metric {
 		daily("recipients", "Recipients by result", count(memory.DayRcptOK, "result", "accepted"),
 			count(memory.DayRcptPermfail, "result", "refused"), count(memory.DayRcptTempfail, "result", "deferred")),
 		daily("auth_failures", "Failed logins", count(memory.DayAuthFail)),
-		daily("summed_sessions", "Sessions of floods, which are in sums", count(memory.DaySummed)),
+		daily("summed_sessions", "Sessions of floods, which were added to sums", count(memory.DaySummed)),
 	}
 }
 
-// filterMetrics returns the metrics of the filter, with fewer if it is not running,
-// and the disk budget.
+// filterMetrics returns the metrics of the filter, and the disk budget. Some metrics
+// are missing if the filter is not running.
 func filterMetrics(dir *statedir.Dir) (all []report.Metric, budget int64) {
 	const upHelp = "Whether the filter runs and answers."
 	status, err := askStatus(dir)
@@ -98,7 +98,7 @@ func filterMetrics(dir *statedir.Dir) (all []report.Metric, budget int64) {
 		dropped.Samples = append(dropped.Samples, with("reason", store.Reasons[i], float64(n)))
 	}
 	rows := gauge("memory_rows", "Rows in a table of the state.")
-	limit := gauge("memory_rows_limit", "Rows that a table of the state may have.")
+	limit := gauge("memory_rows_limit", "Maximum number of rows in a table of the state.")
 	evicted := counter("memory_evicted", "Rows that were evicted since the start of the filter because the table was full.")
 	for _, m := range status.Memory {
 		rows.Samples = append(rows.Samples, with("table", m.Table, float64(m.Rows)))
@@ -113,8 +113,8 @@ func filterMetrics(dir *statedir.Dir) (all []report.Metric, budget int64) {
 		counter("sessions_recorded", "Sessions that were recorded since the start of the filter.", one(float64(st.Added))),
 		counter("sessions_written", "Sessions that were written to disk since the start of the filter.", one(float64(st.Committed))),
 		dropped,
-		gauge("buffer_bytes", "Memory of sessions that wait to be written.", one(float64(st.Buffered))),
-		gauge("buffer_limit_bytes", "Memory that sessions may use that wait to be written.", one(float64(st.Buffer))),
+		gauge("buffer_bytes", "Memory used by sessions that have not yet been written.", one(float64(st.Buffered))),
+		gauge("buffer_limit_bytes", "Maximum memory for sessions that have not yet been written.", one(float64(st.Buffer))),
 		rows, limit, evicted,
 	}
 	return all, st.Budget

@@ -26,7 +26,7 @@ func (a *Report) Page(limit int) (*report.Page, error) {
 	locate, problems := s.places()
 	a.counts.Locate(locate)
 	p := &report.Page{Summary: a.Summary(limit), Site: a.site}
-	if !a.site.Running { // a running filter reports them
+	if !a.site.Running { // the status of a running filter includes these problems
 		p.Problems = append(p.Problems, problems...)
 	}
 	p.Site.Made = s.Dir.Now()
@@ -76,8 +76,8 @@ func setBanned(sources []report.Source, bans []memory.Ban) {
 	}
 }
 
-// BanNames returns a map that the visitor fills with the latest reverse DNS name and
-// organisation of banned hosts, from their sessions. They are printable.
+// BanNames returns a map, and a visitor that fills it with the latest reverse DNS name
+// and organisation of each banned host. The names are printable.
 func BanNames(list []memory.Ban) (map[netip.Prefix]string, history.Visitor) {
 	names := map[netip.Prefix]string{}
 	for i := range list {
@@ -88,7 +88,7 @@ func BanNames(list []memory.Ban) (map[netip.Prefix]string, history.Visitor) {
 			return nil
 		}
 		addr := rec.Src.Addr().Unmap()
-		host := netip.PrefixFrom(addr, addr.BitLen()) // an IPv6 host with its own name
+		host := netip.PrefixFrom(addr, addr.BitLen()) // an IPv6 host with a proven name is banned by its address, not by its /64
 		if _, banned := names[host]; !banned {
 			host = memory.Source(addr)
 		}
@@ -111,8 +111,8 @@ func BanNames(list []memory.Ban) (map[netip.Prefix]string, history.Visitor) {
 	return names, history.Visitor{Kinds: store.KindsOf(store.KindFinding), Session: visit, Sum: visit}
 }
 
-// before returns the figures of the period of the same length before the report, or the
-// reason for omitting them: records of that period are missing.
+// before returns the figures of the preceding period of the same length. If records of
+// that period are missing, it returns the reason why the figures are omitted.
 func (a *Report) before() (b report.Before, err error) {
 	s := a.source
 	since := s.Selector.Since
@@ -155,8 +155,9 @@ func (s *Source) recordedBefore(at time.Time) (yes bool, err error) {
 	return yes, err
 }
 
-// places returns a function that returns the place of an address in the databases of the
-// configuration, or nil without one, and the problems of the databases.
+// places returns a function that looks up an address in the databases of the
+// configuration, and the problems of the databases. The function is nil if there is no
+// database.
 func (s *Source) places() (func(netip.Addr) report.Place, []string) {
 	var problems []string
 	settings := &s.Dir.Settings
@@ -196,7 +197,7 @@ func (s *Source) places() (func(netip.Addr) report.Place, []string) {
 
 // site describes the filter and its policy. Without a running filter, status is nil.
 func (s *Source) site(status *control.Status) (site report.Site) {
-	if status == nil && s.Config == "" { // possibly a directory of another server
+	if status == nil && s.Config == "" { // the directory may be from another server
 		return site
 	}
 	site.Server = text.Escape(s.Host)

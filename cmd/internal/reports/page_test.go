@@ -21,8 +21,9 @@ import (
 	"scanwatch/store/report"
 )
 
-// fillDays writes n sessions of different hosts for each day before now, the most recent
-// day first, a tenth of which have a message.
+// fillDays writes sessions of different hosts for the days before now. n contains the
+// number of sessions of each day, the latest day first. A tenth of the sessions have a
+// message.
 func fillDays(t *testing.T, dir string, days ...int) {
 	t.Helper()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -80,8 +81,8 @@ func pageOf(t *testing.T, dir string, limit int, selected selector.Selector, set
 	return p
 }
 
-// TestBefore checks the figures of the period before, and that they are omitted unless
-// the records reach back to its start.
+// TestBefore checks the figures of the preceding period, and that they are omitted if
+// the records do not reach back to its start.
 func TestBefore(t *testing.T) {
 	day := 24 * time.Hour
 	full := t.TempDir()
@@ -106,11 +107,11 @@ func TestBefore(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v %q", c.name, p.Before, c.want, c.missing)
 		}
 	}
-	// A period without a start has no period before.
+	// A period without a start has no preceding period.
 	if p := pageOf(t, full, 10, selector.Selector{}, rules.Settings{}); p.Before != (report.Before{}) {
 		t.Errorf("all sessions: %+v", p.Before)
 	}
-	// A lost day of the period before.
+	// A day of the preceding period is lost.
 	if err := corrupt(filepath.Join(full, "sessions", "2026-11-01.db")); err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +159,8 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestBansUnknown checks that a page with a corrupt state says that bans are unknown.
+// TestBansUnknown checks that the page reports that bans are unknown if the state is
+// corrupt.
 func TestBansUnknown(t *testing.T) {
 	dir := t.TempDir()
 	fillDays(t, dir, 3)

@@ -17,14 +17,14 @@ import (
 	"scanwatch/store/report"
 )
 
-// busy is a filter that ends sessions between the commands of a report.
+// busy is a filter whose sessions end between the commands that a report sends.
 type busy struct {
 	w  *store.Writer
 	m  *memory.Memory
 	mu sync.Mutex
 	n  uint64
 
-	summed atomic.Int64 // sessions in sums that are not written
+	summed atomic.Int64 // number of sessions in sums that are not yet written
 }
 
 // now returns the end of the last session.
@@ -82,7 +82,7 @@ func (b *busy) serve(t *testing.T, dir string) {
 	}
 }
 
-// notKept returns the lost sessions of a report on the day until now.
+// notKept returns the sessions that a report on the current day counts as lost.
 func notKept(t *testing.T, b *busy, dir string) report.NotKept {
 	t.Helper()
 	s := Source{Dir: &statedir.Dir{Path: dir, Now: b.now}, Selector: &selector.Selector{Since: now.Add(-12 * time.Hour)}, Zone: time.UTC}
@@ -110,7 +110,7 @@ func TestNotLost(t *testing.T) {
 	if n := notKept(t, b, dir); n.Sessions != 0 {
 		t.Errorf("lost: %+v", n)
 	}
-	// A sum that ends after the counters were read has earlier sessions.
+	// The sum ends after the counters were read, but also contains earlier sessions.
 	end := b.now().Add(500 * time.Millisecond)
 	sum := store.Record{ID: 1, Start: now.Add(-time.Minute), End: end, Src: netip.MustParseAddrPort("192.0.2.1:0"), Sessions: 1000}
 	b.w.Add(end, 1, store.AppendRecord(nil, &sum, nil))

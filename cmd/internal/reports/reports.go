@@ -23,13 +23,13 @@ type Source struct {
 	Dir      *statedir.Dir
 	Selector *selector.Selector
 	Zone     *time.Location
-	Config   string // path of the configuration of Dir.Settings; empty without one
+	Config   string // path of the configuration that Dir.Settings are from; empty if there is none
 	Host     string // name of this machine; may be empty
 }
 
-// collect calls v for each selected record. It returns the end of the period, at most
-// now. If the clock was wrong, a session may end later, and collect returns its end. An
-// error of v means a record with corrupt steps.
+// collect calls v for each selected record. It returns the end of the period, which is
+// at most now, unless the clock was wrong and a session ended later. If v returns an
+// error, the steps of the record are corrupt.
 func (s *Source) collect(r *statedir.Records, v history.Visitor) (until time.Time, sessions, damaged int, err error) {
 	until, now := s.Selector.Until, s.Dir.Now()
 	if until.IsZero() || until.After(now) {
@@ -55,13 +55,13 @@ func (s *Source) collect(r *statedir.Records, v history.Visitor) (until time.Tim
 	return until, sessions, damaged, err
 }
 
-// gcPercent is the memory that a report may waste, in percent. A report keeps most of
-// what it allocates, so that frequent collection takes little time.
+// gcPercent is lower than Go's default to save memory. A report keeps most of the
+// memory that it allocates, so collections are still rare.
 const gcPercent = 5
 
 // A Report contains the counts of the selected sessions.
 type Report struct {
-	// Incomplete is not nil if files are missing in the report.
+	// Incomplete is not nil if files could not be read.
 	Incomplete error
 
 	source    *Source
@@ -69,13 +69,13 @@ type Report struct {
 	until     time.Time
 	problems  []string
 	damaged   bool              // sessions or files are corrupt or missing
-	days      []report.DayCount // all sessions by day; nil if the selection is narrower
+	days      []report.DayCount // counters of all sessions by day; nil if only some sessions are selected
 	unwritten int
 	site      report.Site
 }
 
-// Read counts the selected sessions. Unless quiet is set, a selection without sessions
-// is a problem.
+// Read counts the selected sessions. Unless quiet is set, the report contains a problem
+// if no session was selected.
 func (s *Source) Read(quiet bool) (*Report, error) {
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	// Read the counters before the filter writes its records, so that the records
@@ -89,11 +89,11 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 	defer r.Close()
 	a := &Report{source: s, counts: report.NewCollector(memory.Number), site: s.site(nil)}
 	var problems []string
-	if r.Down != nil && len(r.Problems()) == 0 { // otherwise the problems contain the reason
+	if r.Down != nil && len(r.Problems()) == 0 { // the problems contain the reason if there are any
 		problems = append(problems, r.Down.Error())
 	}
 	if r.Client != nil {
-		if status, err := r.Client.Status(); err == nil { // else a problem
+		if status, err := r.Client.Status(); err == nil { // otherwise problems reports the error
 			a.unwritten, a.site = int(status.Live.Summed), s.site(&status)
 		}
 	}
@@ -111,15 +111,15 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 		problems = append(problems, "daily counters unavailable: "+dayProblem.Error())
 	}
 	problems = append(problems, gaps(r, damaged)...)
-	if r.Unread == 0 && sessions == 0 && !quiet { // unreadable files may contain some
+	if r.Unread == 0 && sessions == 0 && !quiet { // unreadable files may contain sessions
 		problems = append(problems, "no sessions were recorded in this period")
 	}
 	for i := range problems {
 		problems[i] = text.Escape(problems[i])
 	}
 	a.problems = problems
-	// The counters include all sessions of a day, also those of a file that cannot be
-	// read now.
+	// The counters include the sessions in unreadable files. They must agree with the
+	// records only if all files are readable.
 	if !s.Selector.Narrow() && r.Unread == 0 {
 		a.days = []report.DayCount{}
 		for i := range days {
@@ -136,7 +136,7 @@ func (a *Report) Summary(limit int) *report.Summary {
 	since := a.source.Selector.Since
 	summary := a.counts.Summary(since.In(a.source.Zone), a.until, limit, a.problems)
 	summary.Mode, summary.Policy = a.site.Mode, a.site.String()
-	if bans, err := a.source.Dir.Bans(func(b *memory.Ban) bool { return !b.Expired(a.until) }); err == nil { // the page states the error
+	if bans, err := a.source.Dir.Bans(func(b *memory.Ban) bool { return !b.Expired(a.until) }); err == nil { // the error is on the page
 		setBanned(summary.Scanning, bans)
 	}
 	if a.days != nil {
@@ -145,8 +145,8 @@ func (a *Report) Summary(limit int) *report.Summary {
 	return summary
 }
 
-// Summary reads the selected sessions and returns their summary, and an error if files
-// are missing in it. Lists have at most limit entries.
+// Summary reads the selected sessions and returns their summary. The error incomplete
+// is not nil if files could not be read. Lists have at most limit entries.
 func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomplete, err error) {
 	a, err := s.Read(quiet)
 	if err != nil {
@@ -155,7 +155,7 @@ func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomp
 	return a.Summary(limit), a.Incomplete, nil
 }
 
-// gaps describes the missing records.
+// gaps describes the records that are missing from the report.
 func gaps(r *statedir.Records, damaged int) (problems []string) {
 	if damaged > 0 {
 		problems = append(problems, fmt.Sprintf("%d sessions have damaged steps and are only counted", damaged))
@@ -166,8 +166,8 @@ func gaps(r *statedir.Records, damaged int) (problems []string) {
 	return problems
 }
 
-// problems returns the problems that the running filter reports, and a problem if
-// the disk budget is too small.
+// problems returns the problems in the status of the running filter. It adds a problem
+// if the disk budget is too small for the retention.
 func (s *Source) problems(client *control.Client) (problems []string) {
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	limits := s.Dir.Limits()
@@ -183,7 +183,7 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 	}
 	all, err := store.Segments(s.Dir.Path)
 	if err != nil || len(all) == 0 {
-		return problems // reading the records reports the error
+		return problems // the error is reported when the records are read
 	}
 	var size int64
 	for _, segment := range all {
@@ -197,8 +197,8 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 	return problems
 }
 
-// budgetFull is the percentage of the disk budget from which a short history is a
-// problem. An eighth is always free.
+// budgetFull is the use of the disk budget, in percent, above which a history shorter
+// than the retention is a problem. The records use at most seven eighths of the budget.
 const budgetFull = 80
 
 // statusProblems returns the problems in the status of a filter.
@@ -223,8 +223,8 @@ func statusProblems(s *control.Status, zone *time.Location) (problems []string) 
 	return append(problems, s.Config.Notes...)
 }
 
-// read calls v for each selected record. It returns the end and the problems of
-// the period. Incomplete is not nil if files are missing.
+// read calls v for each selected record. It returns the end and the problems of the
+// period. The error incomplete is not nil if files could not be read.
 func (s *Source) read(v history.Visitor) (until time.Time, problems []string, incomplete, err error) {
 	r, err := s.Dir.Open()
 	if err != nil {
@@ -235,9 +235,9 @@ func (s *Source) read(v history.Visitor) (until time.Time, problems []string, in
 	return until, append(r.Problems(), gaps(r, damaged)...), r.Incomplete(), err
 }
 
-// Returns returns the report on hosts that reconnected after a ban or finding.
-// Incomplete is not nil if files are missing in it. Further visitors read the same
-// records.
+// Returns returns the report on hosts that reconnected after a ban or finding. The
+// error incomplete is not nil if files could not be read. Further visitors receive the
+// same records.
 func (s *Source) Returns(further ...history.Visitor) (summary *report.ReturnSummary, incomplete, err error) {
 	c := report.NewReturns(memory.Number)
 	until, problems, incomplete, err := s.read(both(append(further, c.Visitor())))
@@ -276,8 +276,8 @@ func (s *Source) Users(limit int) (summary *report.UserSummary, incomplete, err 
 	return c.Summary(s.Selector.Since, until, limit, problems), incomplete, nil
 }
 
-// Scanners returns the report on scanning organisations. Incomplete is not nil if
-// files are missing in it. Contacts may be nil.
+// Scanners returns the report on scanning organisations. contacts may be nil. The error
+// incomplete is not nil if files could not be read.
 func (s *Source) Scanners(contacts map[string]report.OptOut) (summary *report.ScannerSummary, incomplete, err error) {
 	c := report.NewScanners()
 	until, problems, incomplete, err := s.read(c.Visitor())

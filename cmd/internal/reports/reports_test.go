@@ -19,8 +19,8 @@ import (
 // now is the time of these tests.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// TestProblems checks that a report has the problems of the filter and a budget
-// that is too small.
+// TestProblems checks that a report contains the problems of the filter, and a problem
+// if the budget is too small.
 func TestProblems(t *testing.T) {
 	dir, err := os.MkdirTemp("", "sw") // a short name for the socket
 	if err != nil {
@@ -34,7 +34,7 @@ func TestProblems(t *testing.T) {
 	if err := os.WriteFile(segment, make([]byte, 8500), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	lost := time.Now().UTC() // the filter tells the day
+	lost := time.Now().UTC() // the filter reports only the day
 	for _, c := range []struct {
 		name string
 		s    control.Status

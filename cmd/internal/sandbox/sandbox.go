@@ -1,7 +1,7 @@
-// Package sandbox drops privileges that the filter does not need, to limit the
-// effect of a vulnerability. The process cannot run programs, use the network, or
-// access files of other programs. Restrictions without support in the operating
-// system are omitted: a filter without a sandbox is better than no mail server.
+// Package sandbox drops privileges that the filter does not need, to limit the effect
+// of a vulnerability. The process cannot run programs, use the network, or access files
+// of other programs. Restrictions that the operating system does not support are
+// omitted, because a filter without a sandbox is better than no mail server.
 package sandbox
 
 import (
@@ -16,7 +16,7 @@ import (
 type Paths struct {
 	// State is the state directory.
 	State string
-	// Read contains files to read, including their replacements.
+	// Read contains files that the filter reads. Files that replace them can also be read.
 	Read []string
 	// Look contains files whose creation the filter must detect. The filter does not
 	// read them.
@@ -25,18 +25,18 @@ type Paths struct {
 	Log string
 }
 
-// A Report describes the restrictions in force.
+// A Report describes the active restrictions.
 type Report struct {
 	By    []string // mechanisms of the operating system; empty for none
 	Files bool     // other files are inaccessible
 	Exec  bool     // programs cannot be run
 	Net   bool     // only Unix sockets can be created
-	TCP   bool     // TCP is unavailable, which is a part of Net
+	TCP   bool     // TCP is unavailable; set also without Net
 	IPC   bool     // other processes cannot be signalled, or reached by abstract sockets
-	// Problems contains the errors of supported mechanisms.
+	// Problems contains the errors of mechanisms that the operating system supports.
 	Problems []error
 
-	granted []string // files, and directories with their contents
+	granted []string // accessible files, and directories with their contents
 }
 
 // A Plan contains the files that are accessible after Enter.
@@ -57,13 +57,13 @@ const (
 	useLog              // the socket of syslogd
 )
 
-// Prepare resolves the paths. It creates the state directory if possible, because a
-// grant needs an existing directory. It may block on the disk.
+// Prepare resolves the paths. It creates the state directory if possible, because only
+// an existing directory can be granted. Prepare may wait for the disk.
 func Prepare(p Paths) *Plan { return &Plan{p.grants()} }
 
-// Enter restricts all threads of the process to the plan, as supported by the
-// operating system. No thread may be blocked on a disk: on some systems all threads
-// must enter together.
+// Enter restricts all threads of the process to the plan, as far as the operating
+// system supports it. During the call no thread may wait for a disk, because on some
+// systems all threads must enter together.
 func (p *Plan) Enter() *Report {
 	r := new(Report)
 	r.enter(p.grants)
@@ -100,7 +100,7 @@ func (r *Report) Covers(file string) bool {
 
 func (r *Report) problem(err error) { r.Problems = append(r.Problems, err) }
 
-// within reports whether file is dir or below it.
+// within reports whether file is dir or a file below it.
 func within(dir, file string) bool {
 	rel, err := filepath.Rel(absolute(dir), absolute(file))
 	return err == nil && filepath.IsLocal(rel)
@@ -121,9 +121,9 @@ func resolve(file string) string {
 	return file
 }
 
-// state returns the directory to grant for the state: State, or its parent if State
-// does not exist and cannot be created. It never returns the root directory, which
-// contains all files.
+// state returns the directory that is granted for the state: State, or its parent if
+// State does not exist and cannot be created. It never returns the root directory,
+// because that contains all files.
 func (p Paths) state() string {
 	_ = os.Mkdir(p.State, 0o750) // the store logs the error
 	if parent := filepath.Dir(absolute(p.State)); !isDir(p.State) && parent != "/" {

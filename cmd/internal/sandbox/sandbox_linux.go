@@ -11,12 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Rights below a directory. They do not include running programs. The kernel may not
-// support all of them. Moving files between directories is not included, because the
-// first kernels with Landlock cannot grant it.
+// Rights below a directory. The kernel may not support all of them. They do not include
+// the execution of programs, or moving files between directories, because the first
+// kernels with Landlock cannot grant the latter.
 const (
 	readFiles landlock.AccessFSSet = ll.AccessFSReadFile
-	// The filter creates the control socket and the directory of sessions here.
+	// In the state directory, the filter creates the control socket and the directory of
+	// sessions.
 	ownDir = readFiles | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSMakeReg | ll.AccessFSRemoveFile | ll.AccessFSResolveUnix |
 		ll.AccessFSReadDir | ll.AccessFSMakeDir | ll.AccessFSMakeSock
 )
@@ -26,12 +27,12 @@ var rights = map[use]landlock.AccessFSSet{useRead: readFiles, useState: ownDir, 
 // resolveUnix is the first version of Landlock that restricts connections to sockets.
 const resolveUnix = 9
 
-// grants returns directories. A rule applies to an inode, and would not apply to a
-// file that an editor has replaced.
+// grants returns directories instead of files. A Landlock rule applies to an inode, so
+// a rule for a file would not apply after an editor has replaced the file.
 func (p Paths) grants() []grant {
 	var all []grant
 	add := func(use use, dir string) {
-		if isDir(dir) { // other paths cannot have these rights
+		if isDir(dir) { // these rights exist only for directories
 			all = append(all, grant{use, dir})
 		}
 	}
@@ -73,12 +74,12 @@ func (r *Report) landlock(grants []grant) {
 	r.By = append(r.By, fmt.Sprintf("landlock-%d", abi))
 	r.Files, r.Exec, r.TCP = true, true, abi >= 4
 	errata, _ := ll.LandlockGetErrata()
-	r.IPC = abi >= 6 && errata&2 != 0 // not used where it would block signals between threads
+	r.IPC = abi >= 6 && errata&2 != 0 // only on kernels on which it does not block signals between threads
 }
 
-// seccomp restricts system calls other than file access. Landlock restricts TCP
-// since Linux 6.7, but not Multipath TCP, which only needs another argument of
-// socket(2), or most other protocols.
+// seccomp restricts system calls other than file access. It is also needed for the
+// network: since Linux 6.7, Landlock restricts TCP, but neither most other protocols
+// nor Multipath TCP, which only requires another argument of socket(2).
 func (r *Report) seccomp() {
 	arch, ok := auditArch[runtime.GOARCH]
 	if !ok {
@@ -93,7 +94,7 @@ func (r *Report) seccomp() {
 		return
 	}
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	// Without SPEC_ALLOW, kernels before 5.16 slow down the whole process.
+	// Without the flag SPEC_ALLOW, kernels before 5.16 slow down the whole process.
 	thread, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
 		unix.SECCOMP_FILTER_FLAG_TSYNC|unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(&prog)))
 	switch {
@@ -108,17 +109,17 @@ func (r *Report) seccomp() {
 	}
 }
 
-// auditArch contains the architectures for denials. They have 64 bits, the low half
-// of an argument first, and socket(2) as a separate system call.
+// auditArch contains the architectures that denials supports. They are 64-bit,
+// little-endian, and have a separate system call for socket(2).
 var auditArch = map[string]uint32{
 	"amd64":   unix.AUDIT_ARCH_X86_64,
 	"arm64":   unix.AUDIT_ARCH_AARCH64,
 	"riscv64": unix.AUDIT_ARCH_RISCV64,
 }
 
-// denials returns the program that seccomp(2) runs before each system call. It
-// denies the listed calls and allows others: the calls of the Go runtime change
-// between versions, and must not fail.
+// denials returns the program that seccomp(2) runs before each system call. The program
+// denies a list of calls and allows all others, because the Go runtime uses different
+// calls in each version, and they must not fail.
 func denials(arch uint32) []unix.SockFilter {
 	const (
 		number, audit, firstArg = 0, 4, 16 // offsets in struct seccomp_data
@@ -133,15 +134,15 @@ func denials(arch uint32) []unix.SockFilter {
 	// Jumps are relative to the next instruction. The last instruction denies.
 	return []unix.SockFilter{
 		{Code: load, K: audit},
-		{Code: equal, K: arch, Jf: 9}, // a call of another architecture: deny
+		{Code: equal, K: arch, Jf: 9}, // deny a call of another architecture
 		{Code: load, K: number},
 		{Code: least, K: x32, Jt: 7},
 		{Code: equal, K: unix.SYS_EXECVE, Jt: 6},
 		{Code: equal, K: unix.SYS_EXECVEAT, Jt: 5},
 		{Code: equal, K: unix.SYS_IO_URING_SETUP, Jt: 4}, // can create sockets without socket(2)
-		{Code: equal, K: unix.SYS_SOCKET, Jf: 2},         // anything else: allow
+		{Code: equal, K: unix.SYS_SOCKET, Jf: 2},         // allow anything else
 		{Code: load, K: firstArg},
-		{Code: equal, K: unix.AF_UNIX, Jf: 1}, // another family: deny
+		{Code: equal, K: unix.AF_UNIX, Jf: 1}, // deny other families
 		{Code: end, K: unix.SECCOMP_RET_ALLOW},
 		{Code: end, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EACCES)},
 	}

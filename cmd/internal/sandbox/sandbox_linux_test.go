@@ -21,10 +21,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test starts its own program as a confined and as an unconfined process, to show
-// that the sandbox causes the errors.
+// The test runs its own program with and without the sandbox, to show that the sandbox
+// is the cause of the errors.
 const (
-	envHelper   = "SANDBOX_TEST_HELPER" // confined or free
+	envHelper   = "SANDBOX_TEST_HELPER" // run with or without the sandbox
 	envDir      = "SANDBOX_TEST_DIR"
 	envTCP      = "SANDBOX_TEST_TCP"      // address of a listener
 	envAbstract = "SANDBOX_TEST_ABSTRACT" // name of a listener
@@ -41,11 +41,11 @@ func TestMain(m *testing.M) {
 // An attempt is an operation that the filter needs, or that an attacker would try.
 type attempt struct {
 	name string
-	need string // effect that denies it; empty: it is allowed
+	need string // restriction that denies the operation; empty if it is allowed
 	do   func() error
 }
 
-// effects contains the possible restrictions. The helper prints those in force.
+// effects contains the possible restrictions. The helper prints the active ones.
 var effects = []struct {
 	name string
 	in   func(*Report) bool
@@ -58,7 +58,7 @@ var effects = []struct {
 	{"ipc", func(r *Report) bool { return r.IPC }},
 }
 
-// attempts returns the attempts of a process with access to dir.
+// attempts returns the attempts of a process that may access dir.
 func attempts(dir string) []attempt {
 	in := func(name string) string { return filepath.Join(dir, name) }
 	read := func(path string) func() error {
@@ -93,7 +93,7 @@ func attempts(dir string) []attempt {
 		{"read a database", "", read(in("db/asn.mmdb"))},
 		{"write, rename and remove in the state directory", "", all(write(in("state/new")), rename(in("state/new"), in("state/old")), read(in("state/old")), func() error { return os.Remove(in("state/old")) })},
 		{"truncate there", "", all(write(in("state/f")), func() error { return os.Truncate(in("state/f"), 0) })},
-		{"make a directory there, and a file in it", "", all(func() error { _ = os.Mkdir(in("state/sessions"), 0o750); return nil }, write(in("state/sessions/a")), func() error { _, err := os.ReadDir(in("state/sessions")); return err })},
+		{"create a directory there, and a file in it", "", all(func() error { _ = os.Mkdir(in("state/sessions"), 0o750); return nil }, write(in("state/sessions/a")), func() error { _, err := os.ReadDir(in("state/sessions")); return err })},
 		{"map a file there", "", func() error {
 			f, err := os.OpenFile(in("state/map"), os.O_RDWR|os.O_CREATE, 0o600)
 			if err != nil {
@@ -122,7 +122,7 @@ func attempts(dir string) []attempt {
 			}
 			return err
 		}},
-		{"find nobody at a socket that was left there", "", func() error {
+		{"connect to a stale socket there", "", func() error {
 			if _, err := net.Dial("unix", in("state/left")); !errors.Is(err, syscall.ECONNREFUSED) {
 				return fmt.Errorf("%v, not ECONNREFUSED", err)
 			}
@@ -131,22 +131,22 @@ func attempts(dir string) []attempt {
 		{"signal oneself", "", func() error { return syscall.Kill(os.Getpid(), syscall.SIGURG) }},
 
 		{"read /etc/passwd", "files", read("/etc/passwd")},
-		{"read it by a link in the state directory", "files", read(in("state/passwd"))},
-		{"read it by a link in the configuration's directory", "files", read(in("etc/passwd"))},
-		{"read what this process inherited", "files", read("/proc/self/environ")},
+		{"read it through a link in the state directory", "files", read(in("state/passwd"))},
+		{"read it through a link in the configuration's directory", "files", read(in("etc/passwd"))},
+		{"read the environment of this process", "files", read("/proc/self/environ")},
 		{"list /", "files", func() error { _, err := os.ReadDir("/"); return err }},
-		{"read beside its directories", "files", read(in("secret"))},
-		{"write beside its directories", "files", write(in("new"))},
+		{"read a file outside its directories", "files", read(in("secret"))},
+		{"write a file outside its directories", "files", write(in("new"))},
 		{"write to the configuration", "files", write(in("etc/scanwatch.conf"))},
-		{"make a file beside the configuration", "files", write(in("etc/new"))},
+		{"create a file in the directory of the configuration", "files", write(in("etc/new"))},
 		{"write to the database", "files", write(in("db/asn.mmdb"))},
 		{"truncate a file elsewhere", "truncate", func() error { return os.Truncate(in("secret"), 0) }},
 		{"remove a file elsewhere", "files", func() error { return os.Remove(in("secret")) }},
 		{"move a file elsewhere into the state directory", "files", rename(in("secret"), in("state/secret"))},
 		{"link a file elsewhere into the state directory", "files", func() error { return os.Link(in("secret"), in("state/secret")) }},
-		{"make a directory elsewhere", "files", func() error { return os.Mkdir(in("newdir"), 0o700) }},
-		{"make a link in the state directory", "files", func() error { return os.Symlink("/etc/passwd", in("state/link")) }},
-		{"make a FIFO in the state directory", "files", func() error { return unix.Mkfifo(in("state/fifo"), 0o600) }},
+		{"create a directory elsewhere", "files", func() error { return os.Mkdir(in("newdir"), 0o700) }},
+		{"create a link in the state directory", "files", func() error { return os.Symlink("/etc/passwd", in("state/link")) }},
+		{"create a FIFO in the state directory", "files", func() error { return unix.Mkfifo(in("state/fifo"), 0o600) }},
 		{"listen on a socket elsewhere", "files", func() error { _, err := net.Listen("unix", in("s")); return err }},
 		{"run a program", "exec", func() error { return exec.Command("/bin/true").Run() }},
 		{"run one in the state directory", "exec", func() error {
@@ -163,7 +163,7 @@ func attempts(dir string) []attempt {
 		{"use raw packets", "net", socket(unix.AF_PACKET, unix.SOCK_RAW, 0)},
 		{"use netlink", "net", socket(unix.AF_NETLINK, unix.SOCK_RAW, 0)},
 		{"reach the host of a virtual machine", "net", socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)},
-		{"make an io_uring", "net", func() error {
+		{"create an io_uring", "net", func() error {
 			var params [120]byte
 			_, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&params)), 0)
 			if errno != 0 {
@@ -175,7 +175,7 @@ func attempts(dir string) []attempt {
 			_, _, errno := unix.Syscall6(unix.SYS_EXECVEAT, ^uintptr(0), uintptr(unsafe.Pointer(&[1]byte{})), 0, 0, unix.AT_EMPTY_PATH, 0)
 			return errno
 		}},
-		{"make a socket by the names of another architecture", "net", func() error {
+		{"create a socket with the system call of another architecture", "net", func() error {
 			const x32 = 0x40000000
 			fd, _, errno := unix.Syscall(x32|unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM, 0)
 			if errno == 0 {
@@ -201,11 +201,12 @@ func paths(dir string) Paths {
 // threads is the number of threads that make the attempts.
 const threads = 3
 
-// helper makes all attempts on threads that exist before Enter, which Enter could
-// miss. It prints a line for each attempt on each thread.
+// helper makes all attempts on threads that existed before the call of Enter, because
+// Enter might not restrict such threads. It prints a line for each attempt on each
+// thread.
 func helper(dir string, confine bool) {
 	var ready, all sync.WaitGroup
-	begin, turn := make(chan struct{}), make(chan struct{}, 1) // in turn
+	begin, turn := make(chan struct{}), make(chan struct{}, 1) // the threads take turns
 	for n := range threads {
 		ready.Add(1)
 		all.Go(func() {
@@ -219,7 +220,7 @@ func helper(dir string, confine bool) {
 			}
 		})
 		if !confine {
-			break // a second removal fails
+			break // this attempt can succeed only once
 		}
 	}
 	ready.Wait()
@@ -230,10 +231,11 @@ func helper(dir string, confine bool) {
 		}
 		fmt.Printf("problems\t0\t%v\n", r.Problems)
 		fmt.Printf("covers\t0\t%v %v\n", r.Covers(filepath.Join(dir, "etc/friends")), r.Covers(filepath.Join(dir, "secret")))
-		// Landlock's rules apply to existing inodes; an editor creates new files.
+		// The file is replaced after Enter, because Landlock's rules apply to existing
+		// inodes, and an editor creates new files.
 		conf := filepath.Join(dir, "etc/scanwatch.conf")
 		fmt.Println("ready\t0\t" + conf)
-		_, _ = os.Stdin.Read(make([]byte, 1)) // waits for the replacement
+		_, _ = os.Stdin.Read(make([]byte, 1)) // wait until the file is replaced
 	}
 	close(begin)
 	all.Wait()
@@ -243,7 +245,7 @@ func outcome(err error) string {
 	switch {
 	case err == nil:
 		return "done"
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EXDEV): // EXDEV: no moves between directories
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EXDEV): // EXDEV means that files cannot be moved between directories
 		return "denied"
 	}
 	return "failed: " + err.Error()
@@ -330,15 +332,15 @@ func run(t *testing.T, how string) map[[2]string]string {
 	return told
 }
 
-// TestConfined checks that every thread of a confined process can perform the
-// operations of the filter but none of an attacker, and that both succeed without the
+// TestConfined checks that in the sandbox every thread can perform the operations of
+// the filter, but not those of an attacker, and that both are possible without the
 // sandbox.
 func TestConfined(t *testing.T) {
 	_, known := auditArch[runtime.GOARCH]
 	expect := map[string]bool{"files": landlockVersion() >= 1, "exec": known || landlockVersion() >= 1, "net": known}
 	if landlockVersion() < 1 {
-		// This is not a failure, even if no test may be skipped.
-		t.Log("SKIP: THIS KERNEL HAS NO LANDLOCK: THAT FILES ARE OUT OF REACH IS NOT TESTED")
+		// This is not a failure, even where no test may be skipped.
+		t.Log("SKIP: THIS KERNEL HAS NO LANDLOCK: THE ACCESS TO FILES IS NOT TESTED")
 	}
 	confined, free := run(t, "confined"), run(t, "free")
 	if got := confined[[2]string{"problems", "0"}]; got != "[]" {

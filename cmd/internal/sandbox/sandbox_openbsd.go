@@ -8,16 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// promises is the argument of pledge(2). filter-scanwatch(8) gives the reasons. With
-// "error", an unexpected call fails. Otherwise it would kill the process, and smtpd
-// would exit.
+// promises is the argument of pledge(2). filter-scanwatch(8) gives the reason for each
+// promise. With "error", a call that was not promised returns an error. Without it, the
+// kernel would kill the process, and smtpd would exit.
 const promises = "error stdio rpath wpath cpath fattr flock unix"
 
 // permissions contains the arguments of unveil(2).
 var permissions = map[use]string{useRead: "r", useState: "rwc", useLog: "rw"}
 
-// grants returns single files: unveil(2) identifies a file by its name in a
-// directory, and therefore allows its creation and replacement.
+// grants returns single files. They need not exist and may be replaced, because
+// unveil(2) identifies a file by its name in a directory.
 func (p Paths) grants() []grant {
 	all := []grant{{useState, p.state()}}
 	for _, file := range slices.Concat(p.Read, p.Look) {

@@ -26,8 +26,8 @@ func TestWithin(t *testing.T) {
 	}
 }
 
-// TestState checks that the state directory is created or its parent granted, never
-// the root directory.
+// TestState checks that the state directory is created, or else its parent is granted
+// unless it is the root directory.
 func TestState(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -48,7 +48,7 @@ func TestState(t *testing.T) {
 	}
 }
 
-// TestNoReport checks that all files are covered without a sandbox.
+// TestNoReport checks that Covers returns true for all files if there is no sandbox.
 func TestNoReport(t *testing.T) {
 	var none *Report
 	if !none.Covers("/etc/passwd") || !new(Report).Covers("/etc/passwd") {

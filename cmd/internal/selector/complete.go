@@ -9,8 +9,8 @@ import (
 	"scanwatch/rules"
 )
 
-// Complete registers the completion of flag values in cmd, after Register. RuleNames
-// returns the names of rules.
+// Complete registers the completion of flag values in cmd. It must be called after
+// Register. ruleNames returns the names of rules.
 func Complete(cmd *cobra.Command, ruleNames func() []string) {
 	tokens := func() []string { return append(Tokens(), AnyEvidence) }
 	points := []string{"today", "yesterday", "24h", "7d", "30d"}
@@ -26,7 +26,7 @@ func Complete(cmd *cobra.Command, ruleNames func() []string) {
 		"limit":    cobra.NoFileCompletions,
 	} {
 		if cmd.Flags().Lookup(name) != nil {
-			_ = cmd.RegisterFlagCompletionFunc(name, f) // an error means that it is registered
+			_ = cmd.RegisterFlagCompletionFunc(name, f) // the error means that a completion is already registered
 		}
 	}
 }
@@ -40,8 +40,8 @@ func Tokens() []string {
 	return names
 }
 
-// CompleteList completes the last element of a comma-separated list. It omits
-// elements that are in the list.
+// CompleteList completes the last element of a comma-separated list. It does not offer
+// words that the list already contains.
 func CompleteList(words func() []string) cobra.CompletionFunc {
 	return func(_ *cobra.Command, _ []string, text string) ([]string, cobra.ShellCompDirective) {
 		before := text[:strings.LastIndexByte(text, ',')+1]

@@ -19,7 +19,7 @@ import (
 	"scanwatch/store"
 )
 
-// Flags is a set of selector flags.
+// Flags is a set of selector flags, such as --since and --src.
 type Flags uint16
 
 // The selector flags.
@@ -49,7 +49,7 @@ type Selector struct {
 	Since, Until time.Time // zero if unset
 	Src          []netip.Prefix
 	Evidence     []string // tokens; empty if Any is set
-	Any          bool     // any finding
+	Any          bool     // sessions with any finding
 	Rules        []string
 	Users        []string
 	Helos        []string // lower case
@@ -64,8 +64,8 @@ type Endpoint struct {
 	Port uint16     // 0: any
 }
 
-// A Clock returns the current time, from which spans count back, and the zone of
-// local times.
+// A Clock returns the current time and the time zone. Spans such as 7d end at the
+// current time.
 type Clock struct {
 	Now  func() time.Time
 	Zone *time.Location
@@ -193,7 +193,7 @@ func parseEndpoint(text string) (Endpoint, error) {
 func (s *Selector) setLimit(text string) error {
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {
-		return errors.New("not a number from 1")
+		return errors.New("not a number of at least 1")
 	}
 	s.Limit = n
 	return nil
@@ -233,8 +233,8 @@ func (s *Selector) Kinds() (kinds store.Kinds) {
 	return kinds
 }
 
-// Match reports whether s selects r by a property other than time. A sum is selected if
-// one of its sessions matches.
+// Match reports whether r matches all flags of s except the period. A sum matches if
+// one of its sessions may match.
 func (s *Selector) Match(r *store.Record) bool {
 	if len(s.Src) > 0 && !s.HasSrc(r.Src.Addr()) {
 		return false
@@ -247,7 +247,7 @@ func (s *Selector) Match(r *store.Record) bool {
 	}
 	evidence, rule := !s.Any && len(s.Evidence) == 0, len(s.Rules) == 0
 	user, helo := len(s.Users) == 0, len(s.Helos) == 0
-	_ = r.Steps(func(step *store.Step) bool { // steps before a corrupt one count
+	_ = r.Steps(func(step *store.Step) bool { // the steps before a corrupt step are still used
 		switch step.Kind {
 		case store.KindFinding:
 			evidence = evidence || s.HasEvidence(step.Text)
@@ -269,7 +269,7 @@ func (s *Selector) HasSrc(a netip.Addr) bool {
 	return len(s.Src) == 0 || slices.ContainsFunc(s.Src, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// HasPrefix reports whether s selects clients in a part of p.
+// HasPrefix reports whether s selects any address in p.
 func (s *Selector) HasPrefix(p netip.Prefix) bool {
 	return len(s.Src) == 0 || slices.ContainsFunc(s.Src, p.Overlaps)
 }
@@ -282,7 +282,7 @@ func (s *Selector) HasEvidence(token []byte) bool {
 	return slices.ContainsFunc(s.Evidence, func(t string) bool { return t == string(token) })
 }
 
-// HasRule reports whether s selects the effects of a rule.
+// HasRule reports whether s selects sessions on which the rule acted.
 func (s *Selector) HasRule(name []byte) bool {
 	return len(s.Rules) == 0 || slices.ContainsFunc(s.Rules, func(n string) bool { return n == string(name) })
 }

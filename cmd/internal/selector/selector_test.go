@@ -121,8 +121,8 @@ func TestFlagErrors(t *testing.T) {
 		"--listener=smtp":     "not a listener",
 		"--listener=:0":       "not a listener",
 		"--listener=65536":    "not a listener",
-		"--limit=0":           "not a number from 1",
-		"--limit=many":        "not a number from 1",
+		"--limit=0":           "not a number of at least 1",
+		"--limit=many":        "not a number of at least 1",
 	} {
 		if _, err := parse(t, args); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", args, err, want)
@@ -225,7 +225,7 @@ func TestMatch(t *testing.T) {
 	}
 }
 
-// TestHasPrefix checks that a ban of a network is selected by an address in it.
+// TestHasPrefix checks that an address in a network selects the ban of the network.
 func TestHasPrefix(t *testing.T) {
 	s, err := parse(t, "--src", "192.0.2.1")
 	if err != nil {

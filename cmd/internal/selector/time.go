@@ -10,7 +10,7 @@ import (
 	"scanwatch/internal/localday"
 )
 
-// TimeForms describes the forms of ParseTime in help texts.
+// TimeForms describes the arguments of ParseTime for help texts.
 const TimeForms = "90m, 1d12h, 2w, 12mo or 1y ago, today, yesterday, 2026-11-29, \"2026-11-29 12:00\", or RFC 3339"
 
 // maxYears is the maximum span in years.
@@ -19,8 +19,8 @@ const maxYears = 100
 // Layouts of local times, the most frequent first.
 var layouts = []string{"2006-01-02 15:04", time.DateTime, "2006-01-02T15:04", "2006-01-02T15:04:05"}
 
-// ParseTime parses a time. A span counts back from now. A time without an offset is
-// in zone. The result is 1970 for an earlier time.
+// ParseTime parses a time. A span such as 90m is subtracted from now. A time without a
+// UTC offset is in zone. Times before 1970 return 1970.
 func ParseTime(text string, now time.Time, zone *time.Location) (time.Time, error) {
 	t, err := parseTime(text, now, zone)
 	if first := time.Unix(0, 0); err == nil && t.Before(first) {
@@ -69,7 +69,7 @@ func ParseSpan(text string) (time.Duration, error) {
 	return time.Duration(s.years*365+s.months*30)*24*time.Hour + s.rest, err
 }
 
-// A span is a duration. Years and months have no fixed length.
+// A span is a duration with calendar years and months, whose length varies.
 type span struct {
 	years, months int
 	rest          time.Duration

@@ -21,10 +21,10 @@ const RecentDays = 90
 // maxNames is the maximum number of names that Legitimate stores for a network.
 const maxNames = 10_000
 
-// Legitimate returns the reason for not banning clients in a network: its addresses are
-// special, it is exempt, or it had mail or logins in the last RecentDays days. It
-// returns "" without a reason. exempt returns the reason for which the client of a
-// record is exempt. warn is called for read errors.
+// Legitimate returns the reason why clients in a network should not be banned, or "".
+// The reasons are: its addresses are special, a client in it is exempt, or clients in
+// it delivered mail or logged in within the last RecentDays days. exempt returns the
+// reason why the client of a record is exempt, or "". warn is called for read errors.
 func (d *Dir) Legitimate(p netip.Prefix, exempt func(*store.Record) string, warn func(string)) (string, error) {
 	if why := d.special(p); why != "" {
 		return why, nil
@@ -40,8 +40,8 @@ func (d *Dir) Legitimate(p netip.Prefix, exempt func(*store.Record) string, warn
 	return why, err
 }
 
-// special returns the reason for which addresses of a network do not belong to unknown
-// clients.
+// special returns the reason why addresses in a network cannot belong to unknown
+// clients, or "".
 func (d *Dir) special(p netip.Prefix) string {
 	for _, own := range d.Own {
 		if p.Contains(own) {
@@ -105,7 +105,7 @@ func (d *Dir) recorded(p netip.Prefix, exempt func(*store.Record) string, warn f
 		}
 		mails += int(rec.Counts.Mails)
 		logins += int(rec.Counts.AuthPass)
-		unnamed = unnamed || rec.Sessions > 0 && rec.Counts.Mails > 0 // sums have no senders
+		unnamed = unnamed || rec.Sessions > 0 && rec.Counts.Mails > 0 // a sum contains no senders, so the number of domains is a minimum
 		return rec.Steps(func(s *store.Step) bool {
 			switch {
 			case s.Kind == store.KindMail && s.Result == smtp.ResultOK && len(domains) < maxNames:

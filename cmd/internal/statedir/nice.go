@@ -9,8 +9,9 @@ import (
 // niceness is the priority of commands that read the records.
 const niceness = 10
 
-// lowerPriority lowers the priority below the priority of the mail server. On Linux
-// each thread has a priority, which new threads inherit. Errors are ignored.
+// lowerPriority makes the priority of this process lower than the priority of the mail
+// server. On Linux each thread has its own priority, and new threads inherit it. Errors
+// are ignored.
 func lowerPriority() {
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil {

@@ -1,5 +1,6 @@
 // Package statedir opens a state directory for commands, with or without a running
-// filter. It reads files that the filter is writing through the control socket.
+// filter. If a filter is running, the package uses the control socket to read the files
+// that the filter is writing.
 package statedir
 
 import (
@@ -49,7 +50,7 @@ func Explain(err error) error {
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("read state directory: %w; become root or join the group of the directory", err)
 	}
-	return fmt.Errorf("read state directory: %w; name another with -s", err)
+	return fmt.Errorf("read state directory: %w; specify another directory with -s", err)
 }
 
 // Records contains the recorded sessions of a state directory.
@@ -64,8 +65,8 @@ type Records struct {
 	problems []string
 }
 
-// Open opens the records. A running filter first writes its buffered sessions to the
-// disk. The caller must call Close.
+// Open opens the records. If a filter is running, it first writes its buffered sessions
+// to disk. The caller must call Close.
 func (d *Dir) Open() (*Records, error) {
 	r, err := d.Written()
 	if err == nil && r.Client != nil {
@@ -76,8 +77,9 @@ func (d *Dir) Open() (*Records, error) {
 	return r, err
 }
 
-// Written opens the records without those of the last seconds and unfinished sums. To
-// write them often would defeat sums. The caller must call Close.
+// Written opens the records that are already on disk. The sessions of the last seconds
+// and unfinished sums are missing, because if they were written often, sums would save
+// nothing. The caller must call Close.
 func (d *Dir) Written() (*Records, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {
@@ -92,7 +94,7 @@ func (d *Dir) Written() (*Records, error) {
 		return r, nil
 	}
 	r.Snapshot = func(w io.Writer, name string) error {
-		// Use a new connection, because the filter closes idle ones.
+		// Use a new connection for each file, because the filter closes idle connections.
 		c, err := control.Dial(d.Path)
 		if err != nil {
 			return err
@@ -110,7 +112,7 @@ func (r *Records) Close() {
 	}
 }
 
-// Warn calls f for each problem of reading, including earlier ones.
+// Warn calls f for each problem of reading the records, including earlier problems.
 func (r *Records) Warn(f func(string)) {
 	r.warn = f
 	for _, p := range r.problems {
@@ -118,7 +120,7 @@ func (r *Records) Warn(f func(string)) {
 	}
 }
 
-// Problems returns the problems of reading so far.
+// Problems returns the problems of reading the records so far.
 func (r *Records) Problems() []string { return r.problems }
 
 func (r *Records) problem(text string) {
@@ -160,8 +162,8 @@ func (d *Dir) State(buckets []string, visit func(store.Entry) error) error {
 	return err
 }
 
-// Begin creates state.db in a directory that no filter has used, so that records
-// imported into it are not taken for those of a lost state.db.
+// Begin creates state.db in a directory that no filter has used. Otherwise the filter
+// would conclude from imported records that state.db was lost.
 func (d *Dir) Begin(program string) error {
 	if store.Used(d.Path) {
 		return nil
@@ -171,8 +173,8 @@ func (d *Dir) Begin(program string) error {
 	return errors.Join(f.Flush(context.Background()), f.Close())
 }
 
-// flush makes a running filter write its state. A filter that has just started knows
-// bans before it creates the file.
+// flush makes a running filter write its state to disk. It is necessary because a
+// filter that has just started may already have bans but no state.db.
 func (d *Dir) flush() error {
 	client, err := control.Dial(d.Path)
 	if err != nil {
@@ -212,15 +214,15 @@ func (d *Dir) Days() (list []memory.Day, err error) {
 	return list, err
 }
 
-// Inspector returns an Inspector of the files. For files that a running filter has
-// open, it uses copies.
+// Inspector returns an Inspector of the files. It uses copies of the files that a
+// running filter has open.
 func (d *Dir) Inspector() (*store.Inspector, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {
 		return nil, err
 	}
 	ask := func(f func(*control.Client) error) error {
-		// Use a new connection for each file, because the filter closes idle ones.
+		// Use a new connection for each file, because the filter closes idle connections.
 		client, err := control.Dial(d.Path)
 		if err != nil {
 			return fmt.Errorf("%w: %w", store.ErrInUse, err)

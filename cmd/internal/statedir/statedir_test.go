@@ -24,8 +24,8 @@ var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
 func clock() time.Time { return now }
 
-// record adds a session of the address with a message and a login if they are
-// given.
+// record adds a session from the address src. If sender or user is not empty, the
+// session has a message or a login.
 func record(w *store.Writer, ago time.Duration, src, sender, user string) {
 	var steps []byte
 	r := &store.Record{Start: now.Add(-ago), End: now.Add(-ago), Src: netip.MustParseAddrPort(src + ":25")}
@@ -76,7 +76,7 @@ func TestOpen(t *testing.T) {
 func TestMissing(t *testing.T) {
 	d := &Dir{Path: filepath.Join(t.TempDir(), "missing"), Now: clock}
 	_, err := d.Open()
-	if !errors.Is(err, fs.ErrNotExist) || !strings.HasSuffix(err.Error(), "; name another with -s") {
+	if !errors.Is(err, fs.ErrNotExist) || !strings.HasSuffix(err.Error(), "; specify another directory with -s") {
 		t.Errorf("%v", err)
 	}
 	if err := Explain(fs.ErrPermission); !strings.Contains(err.Error(), "become root") {
@@ -102,8 +102,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestLegitimate checks that special addresses, exempt hosts, and mail and logins of
-// the last 90 days are found in a network.
+// TestLegitimate checks the reasons why a network is not banned: special addresses,
+// exempt hosts, and mail and logins in the last 90 days.
 func TestLegitimate(t *testing.T) {
 	d := &Dir{Path: t.TempDir(), Now: clock, Own: []netip.Addr{netip.MustParseAddr("192.0.2.9")}}
 	w := store.Open(d.Path, store.Options{Now: clock, Keep: 1000 * 24 * time.Hour, Program: "test"})

@@ -18,38 +18,38 @@ type collector struct {
 	result *Result
 	value  string // value of the format's option
 
-	lines      int  // lines of the file, at most MaxEntries
-	malformed  int  // rejected entries that are invalid in any list
+	lines      int  // number of lines in the file, at most MaxEntries
+	malformed  int  // number of rejected entries that would be invalid in any list
 	overflow   bool // the file has more than MaxEntries entries
 	mayBeEmpty bool
 	private    bool            // addresses of local networks are valid
-	others     map[string]bool // values of the option in the file
+	others     map[string]bool // values in the file that the option does not select
 }
 
-// judge returns an error if the file is not a list.
+// judge returns an error if the entries show that the file is not a list.
 func (c *collector) judge(f *Format) error {
 	r := c.result
 	switch {
 	case c.overflow:
 		return fmt.Errorf("more than %d entries", MaxEntries)
 	case r.Len() == 0 && r.LeftOut > 0:
-		return fmt.Errorf("no entry of %s %q among %d; the file has: %s", f.Option, c.value, r.LeftOut, c.otherValues())
+		return fmt.Errorf("none of %d entries has the %s %q; the values in the file are: %s", r.LeftOut, f.Option, c.value, c.otherValues())
 	case r.Len() == 0 && c.mayBeEmpty:
 		r.Warnings.add(Problem{Why: "the list is empty"})
 		return nil
 	case r.Len() == 0 && r.Refused.Total > 0:
 		return fmt.Errorf("none of %d entries is valid, the first: %s", r.Refused.Total, r.Refused.First[0])
 	case r.Len() == 0:
-		return errors.New("no entries: an error page, or a file cut short")
+		return errors.New("no entries; the file may be an error page or truncated")
 	case c.malformed > r.Len():
-		return fmt.Errorf("not a list of this format: %d entries are invalid, %d are valid; the first: %s",
+		return fmt.Errorf("not a list of this format: %d entries are invalid, %d are valid; the first invalid entry: %s",
 			c.malformed, r.Len(), r.Refused.First[0])
 	}
 	return nil
 }
 
 // wants reports whether the option selects an entry with the given values. It counts
-// other entries.
+// the entries that are not selected.
 func (c *collector) wants(values ...string) bool {
 	if c.value == All || slices.Contains(values, c.value) {
 		return true
@@ -80,14 +80,14 @@ func (c *collector) refuse(line int, text, why string) {
 	c.result.Refused.add(Problem{Line: line, Text: text, Why: why})
 }
 
-// doubt warns of an entry that the operator may not intend.
+// doubt adds a warning about an entry that the operator may not intend.
 func (c *collector) doubt(line int, text, why string) {
 	c.result.Warnings.add(Problem{Line: line, Text: text, Why: why})
 	c.result.Doubts.add(Problem{Line: line, Text: text, Why: why})
 }
 
 // Widest returns the length of the widest prefix that a list may contain. Registries
-// allocate at most a /8 of IPv4 and a /19 of IPv6.
+// allocate IPv4 networks of at most a /8, and IPv6 networks of at most a /19.
 func Widest(a netip.Addr) int {
 	if a.Is4() {
 		return 8
@@ -95,7 +95,7 @@ func Widest(a netip.Addr) int {
 	return 19
 }
 
-// malform rejects a text that is not an entry.
+// malform rejects a text that is not an entry in any list.
 func (c *collector) malform(line int, text, why string) {
 	c.malformed++
 	c.refuse(line, text, why)
@@ -134,7 +134,7 @@ func (c *collector) prefix(line int, text string, p netip.Prefix, dropped bool) 
 	}
 	if c.room() {
 		if c.result.Prefixes == nil {
-			c.result.Prefixes = make([]netip.Prefix, 0, c.lines) // most lists have one entry per line
+			c.result.Prefixes = make([]netip.Prefix, 0, c.lines) // allocate once: most lists have one entry per line
 		}
 		c.result.Prefixes = append(c.result.Prefixes, p)
 	}
@@ -161,15 +161,15 @@ func (c *collector) name(line int, text string) {
 		return
 	}
 	if !strings.Contains(name, ".") {
-		c.result.Warnings.add(Problem{Line: line, Text: text, Why: "a name without a dot: a greeting, or a stray word"})
+		c.result.Warnings.add(Problem{Line: line, Text: text, Why: "a name without a dot; it may be a greeting, or not an entry at all"})
 	}
 	if c.room() {
 		c.result.Names = append(c.result.Names, strings.ToLower(name))
 	}
 }
 
-// validName reports whether name is a host name, possibly with underscores, or a
-// suffix with "." or "*." in front.
+// validName reports whether name is a host name, possibly with underscores, or a suffix
+// that starts with "." or "*.".
 func validName(name string) bool {
 	if below, ok := strings.CutPrefix(name, "*."); ok {
 		name = below
@@ -200,7 +200,8 @@ func validName(name string) bool {
 	return label > 0
 }
 
-// parseASN parses AS64496, and 64496 unless letters is set.
+// parseASN parses an AS number such as AS64496. If letters is not set, it also accepts
+// 64496.
 func parseASN(text string, letters bool) (uint32, bool) {
 	digits := strings.Trim(text, `"`)
 	if len(digits) > 2 && strings.EqualFold(digits[:2], "AS") {
@@ -217,8 +218,8 @@ type specialRow struct {
 	what   string
 }
 
-// special is the address space in the RFC 6890 registries that a list must not
-// contain. Documentation prefixes are allowed: no host has such an address, and
+// special contains the special-purpose networks (RFC 6890) that a list must not
+// contain. Documentation prefixes are allowed, because no host has such an address, and
 // examples and tests use them.
 var special = []specialRow{
 	{netip.MustParsePrefix("0.0.0.0/8"), "reserved"},
@@ -246,7 +247,8 @@ func isLocal(p netip.Prefix) bool {
 	})
 }
 
-// global is the part of IPv6 in use on the internet (RFC 4291 section 2.4).
+// global is the part of the IPv6 address space that is used on the internet (RFC 4291
+// section 2.4).
 var global = netip.MustParsePrefix("2000::/3")
 
 // Forbidden returns the reason why a list must not contain p, or an empty string.
@@ -255,7 +257,7 @@ func Forbidden(p netip.Prefix) string {
 		return "the default route: it covers every address"
 	}
 	for _, s := range special {
-		if !s.prefix.Contains(p.Addr()) && !p.Contains(s.prefix.Addr()) { // Overlaps takes four times as long
+		if !s.prefix.Contains(p.Addr()) && !p.Contains(s.prefix.Addr()) { // netip.Prefix.Overlaps would take four times as long
 			continue
 		}
 		if s.prefix.Bits() <= p.Bits() {
@@ -269,7 +271,7 @@ func Forbidden(p netip.Prefix) string {
 	return ""
 }
 
-// printable returns the start of text, escaped for terminals and logs.
+// printable returns the first part of text, escaped for terminals and logs.
 func printable(text string) string {
 	const limit = 80
 	if len(text) > limit {

@@ -1,9 +1,9 @@
 // Package feed parses published lists of addresses, prefixes and names: block lists,
 // cloud ranges, lists of scanners.
 //
-// It does not download files. A new file replaces the previous one completely.
-// Therefore an error page, an empty file or a file that is not a list is an error.
-// Entries that cover every address or the local network are rejected individually.
+// It does not download files. A new file replaces the previous file completely, so
+// Parse returns an error for an error page, an empty file, or a file that is not a
+// list. Single entries are rejected if they cover every address or a local network.
 package feed
 
 import (
@@ -19,24 +19,24 @@ import (
 // Limits of a file. A larger file is an error; a longer line is a rejected entry.
 const (
 	MaxBytes   = 64 << 20
-	MaxLine    = 4096    // bytes of one line in the line formats
-	MaxEntries = 1 << 20 // prefixes, AS numbers and names together
+	MaxLine    = 4096    // maximum length of a line in bytes, in formats with lines
+	MaxEntries = 1 << 20 // maximum number of prefixes, AS numbers and names together
 )
 
 // A Result is the content of a file. Entries are in the order of the file, with
 // duplicates.
 type Result struct {
 	Format   string         // the name of the format
-	Prefixes []netip.Prefix // masked and unmapped
+	Prefixes []netip.Prefix // without host bits; IPv4-mapped prefixes are IPv4
 	ASNs     []uint32
-	Names    []string // lower case: example.org, .example.org, *.example.org
+	Names    []string // in lower case: example.org, .example.org or *.example.org
 
 	Refused  Problems // rejected entries
-	Warnings Problems // about valid entries and the file
-	Doubts   Problems // the warnings about entries that the operator may not intend
-	LeftOut  int      // entries not selected by the format's option
+	Warnings Problems // problems with valid entries or with the file
+	Doubts   Problems // the Warnings about entries that the operator may not intend
+	LeftOut  int      // number of entries that the format's option does not select
 
-	Date   time.Time // of the file; zero if unknown
+	Date   time.Time // date of the file; zero if unknown
 	Notice string    // first comment or copyright, which some licences require
 }
 
@@ -51,7 +51,7 @@ type Problems struct {
 
 // A Problem is a problem with an entry or the file.
 type Problem struct {
-	Line int    // from 1; 0 for the whole file or a JSON document
+	Line int    // line number from 1; 0 for the whole file or a JSON document
 	Text string // the entry, escaped and truncated
 	Why  string
 }
@@ -78,11 +78,12 @@ func (p *Problems) add(problem Problem) {
 	}
 }
 
-// Parse parses a file. The format is a name in Formats, optionally with its option
-// and a value ("aws service EC2", "aws service all"). If the format is empty, Parse
-// detects it.
+// Parse parses a file. The format is the name of a Format, optionally followed by its
+// option and a value ("aws service EC2", "aws service all"). If the format is empty,
+// Parse detects it.
 //
-// With an error, the Result is nil, or a part of the list for diagnostics.
+// If Parse returns an error, the Result is nil, or contains a part of the list for
+// diagnostics.
 func Parse(r io.Reader, format string) (*Result, error) { return parse(r, format, false) }
 
 // ParseExempt is like Parse for a list of exempt hosts, which may contain local
@@ -139,7 +140,7 @@ func notText(content []byte) error {
 	case len(bytes.TrimLeft(content, " \t\r\n")) == 0:
 		return ErrEmpty
 	case len(start) > 0 && start[0] == '<':
-		return errors.New("the file is a web page, not a list; it may be an error or login page")
+		return errors.New("the file is a web page, not a list; it may be an error page or a login page")
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}), bytes.HasPrefix(head, []byte("PK\x03\x04")),
 		bytes.HasPrefix(head, []byte("BZh")), bytes.HasPrefix(head, []byte("\xfd7zXZ")):
 		return errors.New("the file is compressed; uncompress it first")
@@ -161,7 +162,7 @@ func chooseFormat(text string, content []byte) (*Format, string, error) {
 				return f, f.Default, nil
 			}
 		}
-		return nil, "", errors.New("unknown format; name the format of the file")
+		return nil, "", errors.New("format of the file not recognized; specify the format")
 	}
 	var names []string
 	for i := range formats {
@@ -174,7 +175,7 @@ func chooseFormat(text string, content []byte) (*Format, string, error) {
 		case len(words) == 1:
 			return f, f.Default, nil
 		case f.Option == "":
-			return nil, "", fmt.Errorf("format %s takes no option, found %q", f.Name, words[1])
+			return nil, "", fmt.Errorf("format %s has no option, found %q", f.Name, words[1])
 		case words[1] != f.Option || len(words) == 2:
 			return nil, "", fmt.Errorf("format %s may only be followed by %q and a value, found %q",
 				f.Name, f.Option, strings.Join(words[1:], " "))

@@ -104,30 +104,30 @@ func TestParse(t *testing.T) {
  "web":{"v4":["198.51.100.0/24"],"v6":["2001:db8::/32"]},"domains":{"website":["*.example.org"]}}`
 	tests := []struct {
 		name, format, text string
-		want               string // of describe, on one line with "; " between
+		want               string // result of describe, as one line with "; " between the parts
 	}{
 		{"aws by default", "aws", aws, "format: aws; date: 2026-01-01T00:00:00Z; left out: 1; prefix: 192.0.2.0/24"},
 		{"aws other service", "aws service AMAZON", aws, "format: aws; date: 2026-01-01T00:00:00Z; left out: 1; prefix: 198.51.100.0/24"},
 		{"aws all", "aws service all", aws, "format: aws; date: 2026-01-01T00:00:00Z; prefix: 192.0.2.0/24; prefix: 198.51.100.0/24"},
 		{"aws unknown service", "aws service EC3", aws,
-			`error: as aws: no entry of service "EC3" among 2; the file has: AMAZON, EC2; format: aws; date: 2026-01-01T00:00:00Z; left out: 2`},
+			`error: as aws: none of 2 entries has the service "EC3"; the values in the file are: AMAZON, EC2; format: aws; date: 2026-01-01T00:00:00Z; left out: 2`},
 		{"option of two words", "google service Google Cloud", google, "format: google; left out: 1; prefix: 192.0.2.0/24"},
 		{"json under a key", "json key hooks", meta, "format: json; left out: 2; prefix: 192.0.2.0/24"},
 		{"json under a key further out", "json key web", meta, "format: json; left out: 1; prefix: 198.51.100.0/24; prefix: 2001:db8::/32"},
-		{"json unknown key", "json key api", meta, `error: as json: no entry of key "api" among 3; the file has: hooks, v4, v6; format: json; left out: 3`},
-		{"json cut short", "json", meta[:60], "error: as json: line 1: not JSON, or cut short: unexpected EOF; format: json"},
-		{"aws cut short", "aws", aws[:60], "error: as aws: line 2: not JSON, or cut short: unexpected end of JSON input; format: aws"},
-		{"aws of another shape", "aws", "{\n\"prefixes\":7}", `error: as aws: line 2: "prefixes" is a number there, another shape than expected; format: aws`},
+		{"json unknown key", "json key api", meta, `error: as json: none of 3 entries has the key "api"; the values in the file are: hooks, v4, v6; format: json; left out: 3`},
+		{"json cut short", "json", meta[:60], "error: as json: line 1: not JSON, or truncated: unexpected EOF; format: json"},
+		{"aws cut short", "aws", aws[:60], "error: as aws: line 2: not JSON, or truncated: unexpected end of JSON input; format: aws"},
+		{"aws of another shape", "aws", "{\n\"prefixes\":7}", `error: as aws: line 2: "prefixes" has the unexpected type number; format: aws`},
 		{"unknown option", "aws region x", aws, `error: format aws may only be followed by "service" and a value, found "region x"`},
 		{"option without value", "aws service", aws, `error: format aws may only be followed by "service" and a value, found "service"`},
-		{"option of a format without", "plain service x", "192.0.2.1", `error: format plain takes no option, found "service"`},
+		{"option of a format without", "plain service x", "192.0.2.1", `error: format plain has no option, found "service"`},
 
 		{"names are no addresses", "blocklist-de", "192.0.2.1\n192.0.2.2\nexample.org\n", "format: blocklist-de; prefix: 192.0.2.1/32; prefix: 192.0.2.2/32; refused: line 3: example.org: not an address or prefix"},
 		{"mostly no addresses", "mxroute", "192.0.2.1\nexample.org\nexample.net\n",
-			"error: as mxroute: not a list of this format: 2 entries are invalid, 1 are valid; the first: line 2: example.org: not an address or prefix; format: mxroute; prefix: 192.0.2.1/32; refused: line 2: example.org: not an address or prefix; refused: line 3: example.net: not an address or prefix"},
+			"error: as mxroute: not a list of this format: 2 entries are invalid, 1 are valid; the first invalid entry: line 2: example.org: not an address or prefix; format: mxroute; prefix: 192.0.2.1/32; refused: line 2: example.org: not an address or prefix; refused: line 3: example.net: not an address or prefix"},
 		{"text of an error", "", "Rate limit exceeded.\nTry again later.\n",
 			"error: as plain: none of 2 entries is valid, the first: line 1: Rate limit exceeded.: not an address or AS number, and more than one word; format: plain; refused: line 1: Rate limit exceeded.: not an address or AS number, and more than one word; refused: line 2: Try again later.: not an address or AS number, and more than one word"},
-		{"one word", "", "Forbidden", "format: plain; name: forbidden; warning: line 1: Forbidden: a name without a dot: a greeting, or a stray word"},
+		{"one word", "", "Forbidden", "format: plain; name: forbidden; warning: line 1: Forbidden: a name without a dot; it may be a greeting, or not an entry at all"},
 		{"two addresses", "", "192.0.2.7, 192.0.2.9\n198.51.100.1 198.51.100.2 office\n",
 			"format: plain; prefix: 192.0.2.7/32; prefix: 192.0.2.9/32; prefix: 198.51.100.1/32; prefix: 198.51.100.2/32"},
 		{"two addresses on a later line", "", "192.0.2.1\n192.0.2.7, 192.0.2.9 home,192.0.2.0/25\n198.51.100.1 198.51.100.2\tAS64496\n",
@@ -142,7 +142,7 @@ func TestParse(t *testing.T) {
 		{"a wide range", "", "192.0.2.1\n8.0.0.0 - 9.255.255.255\n", "format: plain; prefix: 192.0.2.1/32; refused: line 2: 8.0.0.0 - 9.255.255.255: wider than /8; write smaller networks"},
 		{"a typing error after an address", "", "192.0.2.1, 192.0.2.256\n192.0.2.3\n", "format: plain; prefix: 192.0.2.1/32; prefix: 192.0.2.3/32; refused: line 1: 192.0.2.256: not an address or prefix"},
 		{"a typing error on a later line", "", "192.0.2.3\n192.0.2.1, 192.0.2.256\n", "format: plain; prefix: 192.0.2.3/32; prefix: 192.0.2.1/32; refused: line 2: 192.0.2.256: not an address or prefix"},
-		{"an address in a remark", "", "192.0.2.3 replaces 192.0.2.1\n", "format: plain; prefix: 192.0.2.3/32; warning: line 1: 192.0.2.1: ignored as a part of a remark; write it on a line of its own"},
+		{"an address in a remark", "", "192.0.2.3 replaces 192.0.2.1\n", "format: plain; prefix: 192.0.2.3/32; warning: line 1: 192.0.2.1: ignored, because it is a part of a remark; write it on a separate line"},
 		{"remarks and counts", "", "192.0.2.3 12\n192.0.2.4, office\n192.0.2.5\t3.5 of 10.0\n", "format: plain; prefix: 192.0.2.3/32; prefix: 192.0.2.4/32; prefix: 192.0.2.5/32"},
 		{"wide networks", "", "8.0.0.0/8\n8.8.8.0/7\n2600::/12\n2a00::/19\n", "format: plain; prefix: 8.0.0.0/8; prefix: 2a00::/19; refused: line 2: 8.8.8.0/7: wider than /8; write smaller networks; refused: line 3: 2600::/12: wider than /19; write smaller networks"},
 		{"mistyped address", "", "192.0.2.1\n192.0.2.256\n", "format: plain; prefix: 192.0.2.1/32; refused: line 2: 192.0.2.256: not an address or prefix"},
@@ -150,9 +150,9 @@ func TestParse(t *testing.T) {
 		{"empty EDROP", "", "; Spamhaus EDROP List 2026/01/01 - merged\n", "format: spamhaus-drop; notice: Spamhaus EDROP List 2026/01/01 - merged; warning: the list is empty"},
 		{"empty DROP", "", "; Spamhaus DROP List 2026/01/01\n", "error: the file has no entries; format: spamhaus-drop; notice: Spamhaus DROP List 2026/01/01"},
 		{"DROP cut short", "", `{"cidr":"192.0.2.0/24","sblid":"SBL000001","rir":"arin"}` + "\n" + `{"cidr":"198.51`,
-			`format: spamhaus-drop; prefix: 192.0.2.0/24; refused: line 2: {"cidr":"198.51: not one JSON object on a line; warning: no metadata line at the end: the file may be cut short`},
+			`format: spamhaus-drop; prefix: 192.0.2.0/24; refused: line 2: {"cidr":"198.51: not a line with one JSON object; warning: no metadata line at the end; the file may be truncated`},
 		{"DROP that lacks entries", "", `{"cidr":"192.0.2.0/24","sblid":"SBL000001"}` + "\n" + `{"type":"metadata","records":2}`,
-			"format: spamhaus-drop; prefix: 192.0.2.0/24; warning: line 2: the metadata count 2 entries, the list has 1"},
+			"format: spamhaus-drop; prefix: 192.0.2.0/24; warning: line 2: according to the metadata the list has 2 entries, but it has 1"},
 		{"ASN-DROP with numbers that are none", "spamhaus-asndrop", `{"asn":64496}` + "\n" + `{"asn":-1}` + "\n" + `{"type":"metadata"}`,
 			"format: spamhaus-asndrop; asn: 64496; refused: line 2: -1: not an AS number"},
 		{"ASN-DROP text", "spamhaus-asndrop", "; ASN-DROP\nAS64496 ; ZZ | EXAMPLE\n", "format: spamhaus-asndrop; notice: ASN-DROP; asn: 64496"},
@@ -210,7 +210,7 @@ type errReader struct{ err error }
 func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
 func TestParseLimits(t *testing.T) {
-	// Repeat a line without a second copy in memory.
+	// repeat returns a reader that repeats a line, to save memory.
 	repeat := func(line string, size int) io.Reader {
 		return strings.NewReader(strings.Repeat(line, size/len(line)+1))
 	}
@@ -262,7 +262,7 @@ func TestForbidden(t *testing.T) {
 	}
 }
 
-// TestParseExempt checks that a list of exempt hosts may have local networks.
+// TestParseExempt checks that a list of exempt hosts may contain local networks.
 func TestParseExempt(t *testing.T) {
 	const list = "10.0.0.0/8\n192.168.1.7\nfc00::/7\n127.0.0.1\n100.64.0.0/10\n0.0.0.0/0\n224.0.0.1\n"
 	r, err := ParseExempt(strings.NewReader(list), "")

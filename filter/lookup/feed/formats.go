@@ -8,18 +8,18 @@ import (
 	"strings"
 )
 
-// All is the option value for all entries.
+// All is the option value that selects all entries.
 const All = "all"
 
 // A Format is a published format of lists.
 type Format struct {
 	Name    string
-	Help    string // one line
-	Option  string // word before the value of an option; "" for none
-	Default string // default value
+	Help    string // description in one line
+	Option  string // name of the option; "" if the format has no option
+	Default string // default value of the option
 
-	// sniff reports whether a file has this format. If it is nil, the format is
-	// ambiguous and must be named.
+	// sniff reports whether a file has this format. If sniff is nil, the format cannot
+	// be detected and must be specified.
 	sniff func(content []byte) bool
 	parse func(*collector, []byte) error
 }
@@ -27,8 +27,8 @@ type Format struct {
 // Formats returns the formats of Parse.
 func Formats() []Format { return slices.Clone(formats) }
 
-// formats contains all formats, in sniffing order: specific formats precede general
-// formats. To add a format, add a row.
+// formats contains all formats, in the order in which they are tried: specific formats
+// precede general formats. To add a format, add a row.
 var formats = []Format{
 	{Name: "spamhaus-drop", Help: "Spamhaus DROP, JSON lines or the older text",
 		sniff: sniffDrop, parse: parseDrop},
@@ -56,12 +56,13 @@ var formats = []Format{
 		sniff: hasAny("hash:net ipset", "hash:ip ipset", "# Maintainer"), parse: parseAddresses},
 	{Name: "geofeed", Help: "RFC 8805 geofeed: prefix,country,region,city,postal (Linode, Vultr)",
 		sniff: sniffGeofeed, parse: parseGeofeed},
-	{Name: "csv", Help: "columns between commas; the column of addresses has a title such as ip or prefix, or is the first",
+	{Name: "csv", Help: "comma-separated columns; addresses are in the column with a title such as ip or prefix, or in the first column",
 		sniff: sniffCSV, parse: parseCSV},
 	{Name: "asn-list", Help: "AS numbers, one a line, with or without AS, text or CSV",
 		sniff: sniffASNList, parse: parseASNList},
 
-	// These resemble plain lists. If they are named, only addresses are valid.
+	// The following formats cannot be distinguished from plain lists. If one of them is
+	// specified, only addresses are valid entries.
 	{Name: "digitalocean", Help: "DigitalOcean's google.csv, a geofeed", parse: parseGeofeed},
 	{Name: "blocklist-de", Help: "blocklist.de: addresses", parse: parseAddresses},
 	{Name: "mxroute", Help: "MXroute's botnet.list: addresses", parse: parseAddresses},
@@ -81,7 +82,8 @@ func isJSON(content []byte) bool {
 	return len(content) > 0 && (content[0] == '{' || content[0] == '[')
 }
 
-// has matches files with all of the given texts in the first sniffBytes.
+// has returns a function that reports whether the first sniffBytes of a file contain all of
+// the given texts.
 func has(texts ...string) func([]byte) bool {
 	return func(content []byte) bool {
 		head := content[:min(len(content), sniffBytes)]
@@ -105,8 +107,8 @@ func hasAny(texts ...string) func([]byte) bool {
 	}
 }
 
-// hasLine matches files whose first line, ignoring empty lines and comments, starts
-// with the text.
+// hasLine returns a function that reports whether the first line of a file starts with
+// the given text, ignoring empty lines and comments.
 func hasLine(start string) func([]byte) bool {
 	return func(content []byte) bool { return strings.HasPrefix(firstLine(content), start) }
 }
@@ -155,7 +157,7 @@ func sniffCSV(content []byte) bool {
 	line := firstLine(content)
 	first, _, found := strings.Cut(line, ",")
 	if !found || addressesBeside(strings.Split(line, ","), -1) > strings.Count(line, ",") {
-		return false // a plain list has lines with only addresses
+		return false // not CSV: some lines of a plain list contain only an address
 	}
 	first = strings.Trim(strings.TrimSpace(first), `"`)
 	return isPrefix(first) || slices.Contains(addressColumns, strings.ToLower(first))
@@ -168,5 +170,5 @@ func sniffASNList(content []byte) bool {
 		_, ok := parseASN(word, false)
 		return ok || strings.EqualFold(strings.Trim(word, `"`), "asn") && rest != ""
 	}
-	return false // a line with only AS64496 is plain
+	return false // not CSV: a line that contains only AS64496 is plain
 }

@@ -14,7 +14,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// decode decodes a document. Its error contains the line of invalid JSON.
+// decode decodes a document. If the JSON is invalid, the error contains the line number.
 func decode(content []byte, into any) error {
 	err := json.Unmarshal(content, into)
 	var syntax *json.SyntaxError
@@ -23,9 +23,9 @@ func decode(content []byte, into any) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &syntax):
-		return fmt.Errorf("line %d: not JSON, or cut short: %w", lineAt(content, syntax.Offset), err)
+		return fmt.Errorf("line %d: not JSON, or truncated: %w", lineAt(content, syntax.Offset), err)
 	case errors.As(err, &kind):
-		return fmt.Errorf("line %d: %q is a %s there, another shape than expected", lineAt(content, kind.Offset), kind.Field, kind.Value)
+		return fmt.Errorf("line %d: %q has the unexpected type %s", lineAt(content, kind.Offset), kind.Field, kind.Value)
 	}
 	return err
 }
@@ -35,7 +35,7 @@ func lineAt(content []byte, offset int64) int {
 	return bytes.Count(content[:offset], []byte("\n")) + 1
 }
 
-// date sets the date of the file if the text has one of the layouts.
+// date sets the date of the file, if text has one of the layouts.
 func (c *collector) date(text string, layouts ...string) {
 	for _, layout := range layouts {
 		if t, err := time.Parse(layout, text); err == nil {
@@ -45,7 +45,7 @@ func (c *collector) date(text string, layouts ...string) {
 	}
 }
 
-const secondsUTC = "2006-01-02T15:04:05" // fractions are also valid
+const secondsUTC = "2006-01-02T15:04:05" // package time also accepts fractions of a second
 
 // A dropLine is a line in any Spamhaus DROP list. Other keys exist.
 type dropLine struct {
@@ -89,8 +89,9 @@ func parseASNDrop(c *collector, content []byte) error {
 	})
 }
 
-// parseDropLines parses lines with one object each, followed by metadata. Take
-// reports whether a line was an entry. Other objects are skipped.
+// parseDropLines parses lines with one object each, followed by a line with metadata.
+// It calls take for each object. take reports whether the object was an entry; other
+// objects are skipped.
 func parseDropLines(c *collector, content []byte, take func(int, dropLine) bool) error {
 	count, complete := 0, false
 	for number, text := range lines(content) {
@@ -100,7 +101,7 @@ func parseDropLines(c *collector, content []byte, take func(int, dropLine) bool)
 		}
 		var line dropLine
 		if len(text) > MaxLine || json.Unmarshal([]byte(text), &line) != nil {
-			c.malform(number, text, "not one JSON object on a line")
+			c.malform(number, text, "not a line with one JSON object")
 			continue
 		}
 		if take(number, line) {
@@ -117,11 +118,11 @@ func parseDropLines(c *collector, content []byte, take func(int, dropLine) bool)
 		c.notice(line.Copyright)
 		if line.Records != nil && *line.Records != count {
 			c.result.Warnings.add(Problem{Line: number,
-				Why: fmt.Sprintf("the metadata count %d entries, the list has %d", *line.Records, count)})
+				Why: fmt.Sprintf("according to the metadata the list has %d entries, but it has %d", *line.Records, count)})
 		}
 	}
 	if !complete {
-		c.result.Warnings.add(Problem{Why: "no metadata line at the end: the file may be cut short"})
+		c.result.Warnings.add(Problem{Why: "no metadata line at the end; the file may be truncated"})
 	}
 	return nil
 }
@@ -156,7 +157,7 @@ func parseGoogle(c *collector, content []byte) error {
 		Prefixes     []struct {
 			IPv4    string `json:"ipv4Prefix"`
 			IPv6    string `json:"ipv6Prefix"`
-			Service string `json:"service"` // only in cloud.json
+			Service string `json:"service"` // present only in cloud.json
 		} `json:"prefixes"`
 	}
 	if err := decode(content, &doc); err != nil {
@@ -236,13 +237,14 @@ func parseAbuseIPDBJSON(c *collector, content []byte) error {
 	return nil
 }
 
-// parseJSON adds each address or prefix in a document, at any depth, optionally only
-// below one key. It ignores other texts: such files contain names and descriptions.
+// parseJSON adds each address or prefix in a document at any depth, or only those below
+// one key. It ignores other texts, because such files also contain names and
+// descriptions.
 func parseJSON(c *collector, content []byte) error {
 	d := json.NewDecoder(bytes.NewReader(content))
-	// level is the state of an enclosing object or array. In an object, key reports
-	// whether the next text is a key, and name is the last key. Wanted reports
-	// whether that key or an outer key is the selected one.
+	// level is the state of an enclosing object or array. In an object, key is set if
+	// the next text is a key, and name is the last key. wanted is set if the selected
+	// key is name or an outer key.
 	type level struct {
 		object, key, wanted bool
 		name                string
@@ -255,7 +257,7 @@ func parseJSON(c *collector, content []byte) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("line %d: not JSON, or cut short: %w", lineAt(content, d.InputOffset()), err)
+			return fmt.Errorf("line %d: not JSON, or truncated: %w", lineAt(content, d.InputOffset()), err)
 		}
 		at := d.InputOffset()
 		line += bytes.Count(content[counted:at], []byte("\n"))

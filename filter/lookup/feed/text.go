@@ -1,6 +1,6 @@
 package feed
 
-// Formats of lines and columns.
+// Formats that consist of lines or columns.
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// lines iterates over the lines of a file with their numbers, without line ends.
+// lines iterates over the lines of a file and their numbers. The lines have no line ends.
 func lines(content []byte) iter.Seq2[int, string] {
 	return func(yield func(int, string) bool) {
 		for number := 1; len(content) > 0; number++ {
@@ -34,8 +34,8 @@ func isComment(line string) bool {
 	return strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") || strings.HasPrefix(line, "//")
 }
 
-// entries iterates over the lines with an entry, without comments and surrounding
-// spaces. The first comment becomes the notice.
+// entries iterates over the lines that contain an entry. It removes comments and
+// surrounding spaces. The first comment becomes the notice of the result.
 func (c *collector) entries(content []byte) iter.Seq2[int, string] {
 	return func(yield func(int, string) bool) {
 		for number, line := range lines(content) {
@@ -67,7 +67,8 @@ func (c *collector) notice(text string) {
 	}
 }
 
-// firstWord returns the first field of a trimmed line, and whether there are more.
+// firstWord returns the first field of a trimmed line, and reports whether more fields
+// follow.
 func firstWord(line string) (word string, more bool) {
 	if i := strings.IndexFunc(line, isGap); i >= 0 {
 		return line[:i], true
@@ -78,10 +79,10 @@ func firstWord(line string) (word string, more bool) {
 func isGap(r rune) bool { return r == ',' || unicode.IsSpace(r) }
 
 // leading adds the entries at the start of each comma-separated part of a line:
-// addresses, ranges and AS numbers. Remarks and counts may follow. It returns false
-// if the line does not start with an entry.
+// addresses, ranges and AS numbers. Remarks and counts may follow them. It returns
+// false if the line does not start with an entry.
 func (c *collector) leading(number int, line string) bool {
-	if strings.IndexFunc(line, isGap) < 0 { // true for most lines
+	if strings.IndexFunc(line, isGap) < 0 { // fast path for most lines
 		if p, dropped, err := prefix.Parse(line); err == nil {
 			c.prefix(number, line, p, dropped)
 			return true
@@ -145,11 +146,12 @@ func leadingRange(text string) (list []netip.Prefix, length int) {
 	return list, len(text) - len(after) + len(word)
 }
 
-// doubtRemark warns of a remark with an address, which may be an intended entry.
+// doubtRemark adds a warning about a remark that contains an address, because the address
+// may be intended as an entry.
 func (c *collector) doubtRemark(number int, remark string) {
 	for word := range strings.FieldsFuncSeq(remark, isGap) {
 		if _, _, err := prefix.Parse(word); err == nil {
-			c.doubt(number, word, "ignored as a part of a remark; write it on a line of its own")
+			c.doubt(number, word, "ignored, because it is a part of a remark; write it on a separate line")
 			return
 		}
 	}
@@ -166,9 +168,9 @@ func parseAddresses(c *collector, content []byte) error {
 	return nil
 }
 
-// parsePlain adds the addresses and AS numbers at the start of a line, or its name.
-// A name must be the only word, because otherwise any prose would be a list of
-// names.
+// parsePlain adds the addresses and AS numbers at the start of each line, or the name
+// on the line. A name must be the only word, because otherwise any prose would be a
+// list of names.
 func parsePlain(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		word, more := firstWord(line)
@@ -186,9 +188,8 @@ func parsePlain(c *collector, content []byte) error {
 	return nil
 }
 
-// looksNumeric reports whether word is a mistyped address instead of a name. No
-// top-level domain is a number (RFC 3696 section 2), and no name contains a colon or
-// slash.
+// looksNumeric reports whether word is not a name, but a mistyped address: no top-level
+// domain is a number (RFC 3696 section 2), and no name contains a colon or slash.
 func looksNumeric(word string) bool {
 	last := word[strings.LastIndexByte(word, '.')+1:]
 	_, err := strconv.ParseUint(last, 10, 64)
@@ -206,7 +207,7 @@ func parseASNList(c *collector, content []byte) error {
 		case ok:
 			c.asn(number, asn)
 		case c.result.Len() == 0 && c.malformed == 0 && strings.EqualFold(strings.Trim(word, `"`), "asn"):
-			// the header line of a table
+			// a header line
 		default:
 			c.malform(number, word, "not an AS number")
 		}
@@ -214,8 +215,8 @@ func parseASNList(c *collector, content []byte) error {
 	return nil
 }
 
-// parseDShield parses a start address and a prefix length. Lines without an address
-// at the start are titles.
+// parseDShield parses lines with a start address, an end address and a prefix length.
+// Lines that do not start with an address are titles.
 func parseDShield(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		words := strings.Fields(line)
@@ -252,8 +253,8 @@ func parseGeofeed(c *collector, content []byte) error {
 	return parseColumns(c, content, func([]string) (int, bool) { return 0, false })
 }
 
-// parseCSV parses the column with a title in addressColumns, or the first column of
-// a table without titles.
+// parseCSV parses the column whose title is in addressColumns, or the first column of a
+// table without titles.
 func parseCSV(c *collector, content []byte) error {
 	return parseColumns(c, content, func(first []string) (int, bool) {
 		for i, title := range first {
@@ -265,8 +266,8 @@ func parseCSV(c *collector, content []byte) error {
 	})
 }
 
-// parseColumns parses one column of a table. Choose returns the column, and whether
-// the first row contains titles.
+// parseColumns parses one column of a table. Given the first row, choose returns the
+// number of the column, and whether the row contains titles.
 func parseColumns(c *collector, content []byte, choose func([]string) (column int, titles bool)) error {
 	r := csv.NewReader(bytes.NewReader(content))
 	r.FieldsPerRecord = -1
@@ -319,7 +320,7 @@ func addressesBeside(row []string, column int) (n int) {
 	return n
 }
 
-// looksAddress reports whether word is a possibly mistyped address, not a count,
+// looksAddress reports whether word is an address, possibly mistyped, and not a count,
 // time or version.
 func looksAddress(word string) bool {
 	return strings.Count(word, ".") == 3 && looksNumeric(word) || strings.Count(word, ":") > 2 || isPrefix(word)

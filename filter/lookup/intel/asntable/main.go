@@ -1,8 +1,9 @@
 // Command asntable compiles asn-prefixes.tsv.gz into asn.bin, the table that package
 // lookup embeds. To run it, use go generate in filter/lookup.
 //
-// The source has one prefix per line, with the AS number that announces it. Prefixes
-// do not overlap. The table has one range for adjacent prefixes of an AS:
+// Each line of the source contains a prefix and the number of the AS that announces it.
+// Prefixes do not overlap. In the table, adjacent prefixes of an AS form one range. The
+// table contains:
 //
 //	number of AS numbers (uint16), AS numbers (uint32 each)
 //	for IPv4, then for IPv6:
@@ -32,7 +33,7 @@ import (
 
 const blockRanges = 64
 
-// A span is an inclusive range of units that one AS announces.
+// A span is a range of units that one AS announces. It includes its last unit.
 type span struct {
 	first, last uint64
 	as          uint32
@@ -64,7 +65,7 @@ func read(name string) (v4, v6 []span, err error) {
 		return nil, nil, err
 	}
 	lines := bufio.NewScanner(unpacked)
-	lines.Scan() // the header
+	lines.Scan() // skip the header
 	for lines.Scan() {
 		as, text, _ := strings.Cut(lines.Text(), "\t")
 		number, err := strconv.ParseUint(strings.TrimPrefix(as, "AS"), 10, 32)
@@ -129,7 +130,7 @@ func encode(families ...[]span) ([]byte, error) {
 				next = s.first
 			}
 			if s.first < next {
-				return nil, fmt.Errorf("AS%d: overlaps the range before", s.as)
+				return nil, fmt.Errorf("AS%d: overlaps the previous range", s.as)
 			}
 			ranges = binary.AppendUvarint(binary.AppendUvarint(ranges, s.first-next), s.last-s.first)
 			as, _ := slices.BinarySearch(numbers, s.as)
