@@ -663,3 +663,19 @@ func TestExportGapZones(t *testing.T) {
 		}
 	}
 }
+
+// TestExportWithOffences checks that rows with an offence and without a ban, as of a rule
+// that bans from the second offence on, do not end an export.
+func TestExportWithOffences(t *testing.T) {
+	s := newSite(t)
+	at := now.Add(-time.Hour).UnixMicro()
+	for i, ladder := range [][]time.Duration{{0, aDay}, {aDay}} {
+		s.memory.Bans.Add(&memory.Client{Addr: hostNumber(i)}, memory.BanRequest{Ladder: ladder, Rule: "bot"}, at)
+	}
+	s.records(1, time.Hour, "", 0)
+	s.save()
+	status, out, stderr := exportOf(t, s.dir, "plain")
+	if status != 0 || !strings.HasSuffix(strings.TrimSpace(out), hostNumber(1).String()) || strings.Contains(out, hostNumber(0).String()) {
+		t.Errorf("status %d, %s\n%s", status, stderr, out)
+	}
+}

@@ -350,7 +350,15 @@ func (r *Reader) Clock(e kv.Entry) bool {
 	return true
 }
 
-// Ban decodes a row of the bucket bans.
+// ValidBan reports whether a row of the bucket bans can be decoded. It may contain only an
+// offence, for which Ban returns false.
+func ValidBan(key, value []byte) bool {
+	_, _, ok := new(ruleNames).read(key, value)
+	return ok
+}
+
+// Ban decodes a row of the bucket bans. It returns false for an invalid row, and for a row
+// without a ban.
 func (r *Reader) Ban(key, value []byte) (Ban, bool) {
 	var names ruleNames
 	p, row, ok := names.read(key, value)

@@ -243,10 +243,12 @@ func (b *builder) readState() error {
 		switch en.Bucket {
 		case "bans":
 			ban, ok := reader.Ban(en.Key, en.Value)
-			if !ok {
+			switch {
+			case ok:
+				b.addBan(&ban)
+			case !memory.ValidBan(en.Key, en.Value):
 				corrupt = errors.New("state.db has invalid bans; see scanwatch fsck")
 			}
-			b.addBan(&ban)
 		case "days":
 			if d, ok := memory.ReadDay(en.Key, en.Value); ok {
 				b.known.days = append(b.known.days, d)
