@@ -118,7 +118,7 @@ func TestOneSourceAgain(t *testing.T) {
 	_, log := play(t, []byte(in.String()))
 	for i, want := range []string{
 		"session decision=proceed src=192.0.2.1 evidence=scanner:high,no-mail:high ",
-		"sessions evidence=scanner:high,no-mail:high src=192.0.2.1 more=2999 within=10m",
+		"sessions evidence=scanner src=192.0.2.1 more=2999 within=10m",
 		"session decision=proceed src=192.0.2.1 evidence=scanner:high,no-mail:high ",
 	} {
 		if i >= len(log) || !strings.HasPrefix(log[i], want) {

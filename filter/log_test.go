@@ -1,10 +1,12 @@
 package filter_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"scanwatch/rules"
 	"scanwatch/tests/simulate"
 )
 
@@ -51,6 +53,42 @@ rule forged phase helo match evidence helo-unqualified reject
 			if !strings.HasPrefix(s.log[i], want) {
 				t.Errorf("verbose %v: line %d is\n%s\nwant %s", tt.verbose, i+1, s.log[i], want)
 			}
+		}
+	}
+}
+
+// TestLogOfBans checks that an observed ban does not replace the line of a rejection.
+func TestLogOfBans(t *testing.T) {
+	const text = `mode enforce
+rule probe observe phase helo match evidence botnet-helo ban 7d
+rule bad phase mail-from match helo "x.example" reject
+rule bots phase mail-from match helo "ylmf-pc" reject
+rule lost phase end match evidence talks-http ban 10m
+`
+	s := newSite(t, text)
+	enforced := s.policy
+	play := func(at time.Time, addr string, steps ...simulate.Step) {
+		s.play(sessions(visitor(at, addr, "", steps...)))
+	}
+	all := func(observe bool, at time.Time, addr string, steps ...simulate.Step) []string {
+		if s.policy = enforced; observe {
+			s.policy = enforced.InMode(rules.Observe)
+		}
+		play(at, addr, steps...)
+		return s.log
+	}
+	bad := []simulate.Step{say(simulate.Ehlo, "x.example"), say(simulate.Mail, "a@example.com")}
+	bot := []simulate.Step{say(simulate.Ehlo, "ylmf-pc"), say(simulate.Mail, "a@example.com")}
+	for _, tt := range []struct {
+		name, want string
+		log        []string
+	}{
+		{"observed", "session would=reject src=192.0.2.1 rule=bad ", all(true, monday, "192.0.2.1", bad...)},
+		{"rejected with an observed ban", "session decision=reject src=192.0.2.2 rule=bots ", all(false, monday.Add(2*time.Minute), "192.0.2.2", bot...)},
+		{"ban", "banned src=192.0.2.3 rule=lost ", all(false, monday.Add(3*time.Minute), "192.0.2.3", say(simulate.Command, "GET / HTTP/1.1"))},
+	} {
+		if !slices.ContainsFunc(tt.log, func(l string) bool { return strings.HasPrefix(l, tt.want) }) {
+			t.Errorf("%s: no %q in\n%s", tt.name, tt.want, strings.Join(tt.log, "\n"))
 		}
 	}
 }

@@ -64,7 +64,7 @@ func (p *Policy) Describe(w io.Writer) error {
 		d.item(item + "." + d.tables(s.Conds))
 	}
 	if len(refusing) > 0 {
-		d.para("Hosts that sent mail on an earlier day, which this server accepted, are not banned. Hosts that did so on many days are exempt from rules about lists, names, places and points, and rules about their behaviour reject them only temporarily. Rules that count unknown recipients do not reject a recipient that has received mail before.")
+		d.para("Hosts that sent mail on an earlier day, which this server accepted, are not banned, except for failed logins. Hosts that did so on many days are exempt from rules about lists, names, places and points, and rules about their behaviour reject them only temporarily. Rules that count unknown recipients do not reject a recipient that has received mail before.")
 	}
 
 	d.rules("Rejected", refusing)

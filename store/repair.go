@@ -99,7 +99,7 @@ func (r *repairing) file(f *File) (done string, err error) {
 		if err != nil {
 			return "", err
 		}
-		return "quarantined as " + aside + ", " + done.String(), nil
+		return "quarantined as " + aside + done.mark + ", " + done.String(), nil
 	case !f.broken:
 		if free, err := r.room(f.Size); err != nil || free < f.Size {
 			return "", errors.Join(err, leftInPlace(errNoRoom))
@@ -156,7 +156,7 @@ func (r *repairing) both(d *directory, sealed Segment, aside string) (done strin
 	if more.kept > 0 || len(keys) == 0 {
 		note += "; " + more.String()
 	}
-	return "quarantined as " + aside + ", " + note, nil
+	return "quarantined as " + aside + more.mark + ", " + note, nil
 }
 
 // wholeKeys returns the keys of the whole records of rows. If others are corrupt, or
@@ -195,6 +195,7 @@ func wholeKeys(d *directory, s Segment, index *otherCopy) (keys []recordKey, err
 type salvaged struct {
 	part Segment // of the copied records
 	kept int     // their number
+	mark string  // appended to the name of the quarantined file
 }
 
 func (s salvaged) String() string {
@@ -241,7 +242,7 @@ func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherC
 	if err != nil {
 		return salvaged{}, fmt.Errorf("salvage %s: %w", s.Name, leftInPlace(err))
 	}
-	if to.part = part; s.Sealed {
+	if to.part, to.mark = part, mark; s.Sealed {
 		to.part.Name, to.part.Sealed = sealedName(part), true
 	}
 	return to, nil

@@ -255,7 +255,9 @@ func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 			return
 		}
 	}
-	if j.log.allow(s, &w.repeated, w.what(o), o.Time) {
+	// A ban is never a repetition: the earlier one has ended, or was revoked.
+	key := logKey{kind: &w.repeated, what: w.what(o), form: form(o)}
+	if ban && key.form == "" && j.log.acted.allow(o.Time, 1) || (!ban || key.form != "") && j.log.allow(s, key, o.Time) {
 		j.log.line = w.line(j.log.line[:0], s, o)
 		if ban {
 			j.log.line = appendClient(st.summary.appendEvidence(j.log.line), s)
@@ -267,11 +269,10 @@ func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 
 // summarize logs the line of an ended session.
 func (j *Journal) summarize(s *track.Session, m *summary, at int64) {
-	if !m.matters || m.banned || m.observed {
+	if !m.matters || m.banned || m.observed && !m.enforced {
 		return
 	}
-	kind, what := m.again()
-	if j.log.allow(s, kind, what, at) {
+	if j.log.allow(s, m.again(), at) {
 		j.log.line = m.line(j.log.line[:0], s)
 		j.o.Log(j.log.line)
 	}

@@ -45,10 +45,11 @@ type logKey struct {
 	src  uint64
 	kind *repeated
 	what string // evidence, rule or tag
+	form string // observed, withheld or exempt; empty if a decision took effect
 }
 
 func (k *logKey) hash(seed maphash.Seed) uint64 {
-	return maphash.String(seed, k.what) ^ maphash.String(seed, k.kind.plural) ^ k.src*0x9e3779b97f4a7c15
+	return maphash.String(seed, k.what) ^ maphash.String(seed, k.kind.plural)*3 ^ maphash.String(seed, k.form)*5 ^ k.src*0x9e3779b97f4a7c15
 }
 
 // A window is the period in which repetitions of a line are counted but not logged.
@@ -62,10 +63,9 @@ type repeats struct {
 	addr netip.Addr
 }
 
-// allow reports whether a line about s must be logged. The parameter at is the current
-// time.
-func (l *logger) allow(s *track.Session, kind *repeated, what string, at int64) bool {
-	k := logKey{kind: kind, what: what}
+// allow reports whether a line about s with the given key must be logged. It sets the
+// source of the key. The parameter at is the current time.
+func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	if s.Src.IsValid() {
 		k.src = memory.Number(s.Src.Addr())
 	}
@@ -82,7 +82,7 @@ func (l *logger) allow(s *track.Session, kind *repeated, what string, at int64) 
 		l.lines[h] = repeats{addr: s.Src.Addr()}
 		l.order = append(l.order, window{k, at + logWindow.Microseconds()})
 	}
-	return l.limit(kind).allow(at, 1)
+	return l.limit(k.kind).allow(at, 1)
 }
 
 // due logs the numbers of repetitions in windows that have ended or, if all is set, in all
@@ -117,6 +117,7 @@ func (l *logger) repeated(log func([]byte), k *logKey, c repeats, now int64) {
 		src = addrText(c.addr)
 	}
 	b := append(l.line[:0], k.kind.plural...)
+	b = appendFilled(b, "kind", []byte(k.form))
 	b = appendPair(b, k.kind.key, []byte(k.what))
 	b = appendPair(b, "src", src)
 	b = appendPair(b, "more", strconv.AppendUint(nil, uint64(c.more), 10))

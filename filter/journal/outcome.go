@@ -45,6 +45,28 @@ func (j *Journal) word(s string) []byte {
 
 func ruleOf(o *smtp.Outcome) string { return o.Rule }
 
+// form returns how a decision or ban of o did not take effect, or "" if it did. Lines of
+// different forms are not repetitions of each other.
+func form(o *smtp.Outcome) string {
+	switch {
+	case o.Kind == smtp.OutcomeFinding, o.Kind == smtp.OutcomeTag:
+		return ""
+	case o.Kind == smtp.OutcomeBan && o.Exempt != "":
+		return "exempt"
+	}
+	return formOf(o.Enforced, o.Exempt)
+}
+
+func formOf(enforced bool, exempt string) string {
+	switch {
+	case enforced:
+		return ""
+	case exempt != "":
+		return "withheld"
+	}
+	return "observed"
+}
+
 func findingStep(j *Journal, o *smtp.Outcome, s *store.Step) {
 	s.Kind, s.Text, s.Arg, s.Org = store.KindFinding, j.word(o.Evidence), o.Proof, j.word(o.Org)
 	s.By, s.Match, s.Confidence = j.word(o.By), j.word(o.Match), j.word(o.Confidence)

@@ -15,6 +15,8 @@ type summary struct {
 	evidence []byte // token:confidence, separated by commas
 	tags     []byte // separated by commas
 	org      string // organisation of the client
+	proof    string // the first evidence of high confidence, or else of medium confidence
+	high     bool   // the confidence of proof
 	matters  bool
 
 	// The session caused a ban, or a ban that was only observed. The line of the ban
@@ -38,6 +40,9 @@ func (m *summary) finding(o *smtp.Outcome) {
 	}
 	m.evidence = append(append(append(m.evidence, o.Evidence...), ':'), o.Confidence...)
 	m.matters = m.matters || o.Confidence != "low"
+	if high := o.Confidence == "high"; high && !m.high || m.proof == "" && o.Confidence != "low" {
+		m.proof, m.high = o.Evidence, high
+	}
 	if m.org == "" {
 		m.org = o.Org
 	}
@@ -80,16 +85,16 @@ var (
 	taggedAgain  = repeated{"sessions", "tag", false}
 )
 
-// again returns the kind of line that counts repetitions of this session, and the word
-// that the repetitions have in common.
-func (m *summary) again() (*repeated, string) {
+// again returns the key of the line: what repetitions have in common. Without a decision,
+// that is one kind of evidence, so that a client cannot have a line for each combination.
+func (m *summary) again() logKey {
 	switch {
 	case m.decided:
-		return &decidedAgain, m.rule
-	case len(m.evidence) > 0:
-		return &foundAgain, string(m.evidence)
+		return logKey{kind: &decidedAgain, what: m.rule, form: formOf(m.enforced, m.exempt)}
+	case m.proof != "":
+		return logKey{kind: &foundAgain, what: m.proof}
 	}
-	return &taggedAgain, string(m.tags)
+	return logKey{kind: &taggedAgain, what: string(m.tags)}
 }
 
 // line appends the log line of an ended session.

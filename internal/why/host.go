@@ -323,9 +323,9 @@ func (w *query) exemptByMail(h *Host, c *client) {
 	case st.Many:
 		h.exempt("standing", true, "many hosts share the address: no bans, and no standing")
 	case st.Level == rules.StandingTrusted:
-		h.exempt("standing", true, "trusted (%s): no bans, and no rule about lists, names, places or scores", made)
+		h.exempt("standing", true, "trusted (%s): no bans except for failed logins or by rules with even trusted, and no rule about lists, names, places or scores", made)
 	case st.Level == rules.StandingKnown:
-		h.exempt("standing", true, "known (%s): no bans, and doubled thresholds", made)
+		h.exempt("standing", true, "known (%s): no bans except for failed logins or by rules with even trusted, and doubled thresholds", made)
 	default:
 		h.exempt("standing", false, "known or trusted, for mail accepted on earlier days (%s)", text.Plural(st.Messages, "accepted message"))
 	}
@@ -335,11 +335,11 @@ func (w *query) exemptByMail(h *Host, c *client) {
 func (w *query) exemptByLogin(h *Host, c *client) {
 	switch st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro()); {
 	case h.Logins > 0:
-		h.exempt("login", w.Now.Sub(h.LastLogin.Time) < loginAge, "a user logged in from the host in the last 30 days (last on %s): no bans", h.LastLogin.In(w.Zone).Format("2006-01-02"))
+		h.exempt("login", w.Now.Sub(h.LastLogin.Time) < loginAge, "a user logged in from the host in the last 30 days (last on %s): no bans, except for auth-spray of other users", h.LastLogin.In(w.Zone).Format("2006-01-02"))
 	case !st.Login.IsZero():
-		h.exempt("login", true, "a user logged in from the host in the last 30 days, in a session whose record has expired: no bans")
+		h.exempt("login", true, "a user logged in from the host in the last 30 days, in a session whose record has expired: no bans, except for auth-spray of other users")
 	default:
-		h.exempt("login", false, "a user logged in from the host in the last 30 days: no bans (none known)")
+		h.exempt("login", false, "a user logged in from the host in the last 30 days: no bans (no login is known)")
 	}
 }
 

@@ -77,7 +77,11 @@ func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	origin, of := a.origin(s, r)
 	para("%s", origin.reason(of))
 	para("%s", a.banState(s, zone))
-	para("If you think that this is a mistake, please answer this message. The reference is %s.", s.Session)
+	reference := s.Session
+	if r.BannedIn != "" && r.BannedIn != manual {
+		reference = r.BannedIn // as in the reply
+	}
+	para("If you think that this is a mistake, please answer this message. The reference is %s.", reference)
 	_, err := io.WriteString(w, strings.TrimSuffix(b.String(), "\n"))
 	return err
 }

@@ -52,7 +52,7 @@ func (w *query) countLogins(r *store.Record) {
 		} else {
 			l.Failed += n
 		}
-		if before, seen := l.hosts[host]; host.IsValid() && (seen || len(l.hosts) < maxLoginHosts) {
+		if before, seen := l.hosts[host]; host.IsValid() && (seen || ok || len(l.hosts) < maxLoginHosts) {
 			l.hosts[host] = before || ok
 		}
 		if !ok && l.hosts[host] {

@@ -283,7 +283,7 @@ func TestLetter(t *testing.T) {
 		want      []string
 	}{
 		{"ban", "00000000000000b2", []string{"the host 203.0.113.77 connected", "    421 4.7.1 Banned [00000000000000b1]\n",
-			"this host uses the greeting of a known botnet", "is banned until 2026-11-03 11:00 +0000", "The reference is 00000000000000b2."}},
+			"this host uses the greeting of a known botnet", "is banned until 2026-11-03 11:00 +0000", "The reference is 00000000000000b1."}},
 		{"greeting", "00000000000000b1", []string{"which greeted as \"ylmf-pc\", connected", "    554 5.7.1 This greeting"}},
 		{"manual", "2001:db8:1::4", []string{"The postmaster has banned the address."}},
 		{"hostile", "00000000000000c1", []string{"The server rejected it.", "not banned now"}},
@@ -523,10 +523,10 @@ func TestReputation(t *testing.T) {
 	}
 	const pass = "pass from 192.0.2.96/28\n"
 	for _, c := range []struct{ address, conf, want string }{
-		{"203.0.113.9", "", "[x] known (1 accepted message on 1 day from the host, 2026-04-16 to 2026-04-16): no bans, and doubled thresholds"},
+		{"203.0.113.9", "", "[x] known (1 accepted message on 1 day from the host, 2026-04-16 to 2026-04-16): no bans except for failed logins or by rules with even trusted, and doubled thresholds"},
 		{"198.51.100.10", "", "known (1 accepted message on 1 day from the domain,"},
-		{"198.51.100.66", "", "a user logged in from the host in the last 30 days, in a session whose record has expired: no bans"},
-		{"192.0.2.99", "", "(none known)"},
+		{"198.51.100.66", "", "a user logged in from the host in the last 30 days, in a session whose record has expired: no bans, except for auth-spray of other users"},
+		{"192.0.2.99", "", "(no login is known)"},
 		{"192.0.2.99", pass, "[x] a pass statement matches: pass from 192.0.2.96/28"},
 	} {
 		_, out := ask(t, c.address, "", options(t, dir, c.conf))

@@ -588,7 +588,7 @@ func (a *arena) get(number uint32) []byte {
 		return nil
 	}
 	b := a.chunks[number/chunkBytes][number%chunkBytes:]
-	return b[1 : 1+b[0]]
+	return b[1 : 1+int(b[0])]
 }
 
 // recipientDomain is the domain of the previous recipient. The next recipient often has

@@ -454,3 +454,12 @@ func TestCompareLater(t *testing.T) {
 		t.Errorf("%d sessions are missing, want 2", n.Sessions)
 	}
 }
+
+// TestLongName checks a name of the maximum length.
+func TestLongName(t *testing.T) {
+	a := arena{limit: 1 << 20}
+	long := bytes.Repeat([]byte("x"), 255)
+	if got := a.get(a.add(long)); !bytes.Equal(got, long) {
+		t.Errorf("got %d bytes", len(got))
+	}
+}

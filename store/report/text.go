@@ -99,7 +99,7 @@ func (s *Summary) textTotals(l *lines) {
 	}
 	l.WriteByte('\n')
 	l.para(line+".", 0)
-	l.WriteString("The lists below cover only these.\n")
+	l.WriteString("The lists below cover other hosts only.\n")
 	for _, note := range s.notes() {
 		l.para(note, 0)
 	}
@@ -143,6 +143,9 @@ func (s *Summary) textScanning(l *lines) {
 		}
 		if x.Organisation != "" {
 			name = strings.TrimSpace(name + " (" + x.Organisation + ")")
+		}
+		if x.Mails > 0 {
+			name += ", " + text.Plural(x.Mails, "message") + " accepted"
 		}
 		if x.Logins > 0 {
 			name += ", where users also log in"

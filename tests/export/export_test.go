@@ -543,11 +543,12 @@ func TestFail2banModes(t *testing.T) {
 	need(t, "fail2ban-regex")
 	for form, log := range mailLogs(t) {
 		all := fail2banConf(t, "")
-		all["log"] = log
+		prefix := map[string]string{"smtpd": "Nov 21 10:31:02 mx smtpd[4711]: scanwatch: ", "syslog": "Nov 21 10:31:02 mx filter-scanwatch[4712]: "}[form]
+		all["log"] = log + prefix + "sessions rule=bh src=203.0.113.10 more=5 within=10m\n" + prefix + "sessions kind=observed rule=bh src=203.0.113.11 more=5 within=10m\n"
 		for mode, want := range map[string]string{
 			"banned":   "2001:db8::/64 203.0.113.1 203.0.113.8",
-			"rejected": "2001:db8::/64 203.0.113.1 203.0.113.8",
-			"evidence": "2001:db8::/64 203.0.113.1 203.0.113.8 203.0.113.9",
+			"rejected": "2001:db8::/64 203.0.113.1 203.0.113.10 203.0.113.8",
+			"evidence": "2001:db8::/64 203.0.113.1 203.0.113.10 203.0.113.8 203.0.113.9",
 		} {
 			out := run(t, "fail2ban-regex -c conf --out ip log 'scanwatch[mode="+mode+"]' | LC_ALL=C sort -u", all)
 			if got := strings.Join(strings.Fields(out), " "); got != want {

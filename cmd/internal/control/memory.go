@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 
 	"scanwatch/filter/memory"
 	"scanwatch/internal/prefix"
+	"scanwatch/internal/text"
 	"scanwatch/store"
 )
 
@@ -37,7 +39,7 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 		if enforced() {
 			return ""
 		}
-		return "the policy is in observe mode; bans are not enforced"
+		return "mode observe is in effect, and bans are not enforced; see scanwatch status"
 	}
 	return []Command{
 		learnCommand(m, now),
@@ -54,12 +56,13 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 			if err != nil || len(reason) > maxReason {
 				return fmt.Errorf("parse reason: longer than %d bytes or not escaped", maxReason)
 			}
+			shorter := shortened(m, p.Masked(), time.Duration(seconds)*time.Second, now())
 			b, ok := m.Bans.AddPrefix(p.Masked(), time.Duration(seconds)*time.Second, reason, now())
 			if !ok {
 				return errors.New("too many bans of networks; use a table in the configuration for long lists")
 			}
 			changed(b)
-			return a.JSON(Banned{[]memory.Ban{b}, notes(observing(), saved(ctx, s))})
+			return a.JSON(Banned{[]memory.Ban{b}, notes(shorter, observing(), saved(ctx, s))})
 		}},
 		unbanCommand(m, s, now, changed),
 		{"days", 0, func(ctx context.Context, a *Answer, _ []string) error {
@@ -119,6 +122,16 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 		answer.Note = notes(more, still, saved(ctx, s))
 		return a.JSON(answer)
 	}}
+}
+
+// shortened returns a note if a ban of d replaces a longer one.
+func shortened(m *memory.Memory, p netip.Prefix, d time.Duration, now int64) string {
+	for _, b := range m.Bans.Covering(p.Addr(), now) {
+		if b.Prefix == p && !b.Observe && b.Until.After(time.UnixMicro(now).Add(d)) {
+			return fmt.Sprintf("it replaces the ban by %s until %s, which is longer", text.Escape(b.Rule), b.Until.Format("2006-01-02 15:04 MST"))
+		}
+	}
+	return ""
 }
 
 // saved writes the state to disk. It returns a note if that fails.

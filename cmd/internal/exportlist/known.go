@@ -243,7 +243,7 @@ func (k *known) gaps(all []store.Segment, now time.Time) (list []gap) {
 	}
 	files := partsOf(all)
 	first := dayOf(all[0].Day)
-	if all[0].Part > 1 {
+	if all[0].Part > 1 && !k.lossy[first] {
 		first++ // earlier parts of the day may have expired
 	}
 	counted := map[dayNumber]uint64{}
