@@ -51,6 +51,7 @@ func (w *Writer) startSeal() {
 	}
 	d, o := w.k.folder, sealing{limit: min(s.Size, w.days.limit()), program: w.o.Program, now: w.o.Now(), pause: func(took time.Duration) error { return pauseSealing(w, took) }}
 	safego.Go(w.k.log, "sealing", func() {
+		runWithLowPriority()
 		res := sealResult{Segment: s}
 		err := safego.Run(func() (err error) {
 			res, err = seal(d, s, o)
