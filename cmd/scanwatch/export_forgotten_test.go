@@ -679,3 +679,19 @@ func TestExportWithOffences(t *testing.T) {
 		t.Errorf("status %d, %s\n%s", status, stderr, out)
 	}
 }
+
+// TestExportFuture checks that a finding with a time in the future gives no entry, because
+// the entry would never expire.
+func TestExportFuture(t *testing.T) {
+	s := newSite(t)
+	s.records(2, time.Hour, "harvest", 0)
+	s.records(1, -3650*aDay, "harvest", 0) // of the first host
+	s.save()
+	later := now
+	defer func(at time.Time) { now = at }(now)
+	now = now.Add(20 * aDay) // the findings of today have expired
+	if status, out, stderr := exportOf(t, s.dir, "--evidence", "any", "--ttl", "7d", "--since", later.Add(-aDay).Format(time.RFC3339), "-v", "plain"); status != 0 ||
+		strings.Contains(out, hostNumber(0).String()) || !strings.Contains(stderr, "in the future") {
+		t.Errorf("status %d, %s\n%s", status, stderr, out)
+	}
+}

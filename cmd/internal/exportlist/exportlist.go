@@ -37,6 +37,7 @@ const (
 	reasonLogin    = "hosts with a recent login"
 	reasonObserved = "bans in mode observe"
 	reasonFurther  = "sessions of further hosts"
+	reasonFuture   = "sessions with a time in the future, from a time when the clock was wrong"
 	reasonMany     = "addresses that many hosts share"
 )
 
@@ -389,8 +390,17 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 		h = &host{first: rec.Start}
 		b.hosts[p] = h
 	}
-	h.add(rec, findings, b.Found && b.Selector.Match(rec), b.Selector, b.Confidence)
+	selected := b.Found && b.Selector.Match(rec)
+	if selected && rec.End.After(b.now.Add(futureDays*24*time.Hour)) {
+		b.omitted[reasonFuture]++ // nobody knows when it was, so that its entry would never expire
+		selected = false
+	}
+	h.add(rec, findings, selected, b.Selector, b.Confidence)
 }
+
+// futureDays is the number of days by which a session can end after now because the clock
+// was set back. A later one is from a time when the clock was wrong by more.
+const futureDays = 2
 
 // byRule reports whether a rule of a configuration has decided in a session.
 func byRule(rec *store.Record) (found bool) {
