@@ -53,6 +53,9 @@ func TestBan(t *testing.T) {
 			t.Errorf("ban %s: %+v, %v", p, b, err)
 		}
 	}
+	if b, err := c.Ban(host, 30*time.Minute, "shorter"); err != nil || !strings.Contains(b.Note, "replaces the ban by it is a test, 100% sure until 2026-11-01 13:00 UTC") {
+		t.Errorf("a shorter ban: %+v, %v", b, err)
+	}
 	if err := c.State(io.Discard); err != nil { // waits for the file
 		t.Fatal(err)
 	}

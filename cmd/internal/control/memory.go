@@ -125,13 +125,14 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 }
 
 // shortened returns a note if a ban of d replaces a longer one.
-func shortened(m *memory.Memory, p netip.Prefix, d time.Duration, now int64) string {
-	for _, b := range m.Bans.Covering(p.Addr(), now) {
-		if b.Prefix == p && !b.Observe && b.Until.After(time.UnixMicro(now).Add(d)) {
-			return fmt.Sprintf("it replaces the ban by %s until %s, which is longer", text.Escape(b.Rule), b.Until.Format("2006-01-02 15:04 MST"))
+func shortened(m *memory.Memory, p netip.Prefix, d time.Duration, now int64) (note string) {
+	at := time.UnixMicro(now)
+	m.Bans.Each(func(b memory.Ban) {
+		if b.Prefix == p && !b.Observe && !b.Revoked && b.Until.After(at.Add(d)) {
+			note = fmt.Sprintf("it replaces the ban by %s until %s, which is longer", text.Escape(b.Rule), b.Until.Format("2006-01-02 15:04 MST"))
 		}
-	}
-	return ""
+	})
+	return note
 }
 
 // saved writes the state to disk. It returns a note if that fails.
