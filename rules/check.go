@@ -52,6 +52,7 @@ func (c *Config) check() *checker {
 		k.rule(r)
 	}
 	k.scores()
+	checkCompanions(k)
 	k.unused()
 	k.shadows()
 	return k
@@ -98,6 +99,9 @@ type checker struct {
 	rules     []*Rule
 	weights   []*Weight
 
+	companions []*Companion
+	zones      []*Zone
+
 	errors, warnings Errors
 }
 
@@ -135,6 +139,11 @@ func (k *checker) declare(s Statement) {
 			k.unique(s.Word, s.Pos)
 		}
 		checkOwn(k, s)
+	case *Companion:
+		k.companions = append(k.companions, s)
+	case *Zone:
+		k.unique("zone "+s.Name, s.Pos)
+		k.zones = append(k.zones, s)
 	case *Macro:
 		k.macros = append(k.macros, s)
 	case *TableDecl:

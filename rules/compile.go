@@ -23,6 +23,10 @@ type Settings struct {
 	OwnAddresses []netip.Prefix
 	Gateways     []netip.Prefix // addresses that are shared by many hosts
 	Delimiter    byte           // character between a mailbox and its detail; + if not set
+	// RunDir is the directory of the companions' socket; empty if not set.
+	RunDir     string
+	Companions []*Companion
+	Zones      []*Zone
 }
 
 // The defaults of the store statement.
@@ -35,6 +39,12 @@ const (
 func (c *Config) Settings() Settings {
 	s := Settings{Keep: DefaultKeep, Budget: DefaultBudget, Delimiter: '+'}
 	for _, st := range c.All() {
+		switch st := st.(type) {
+		case *Companion:
+			s.Companions = append(s.Companions, st)
+		case *Zone:
+			s.Zones = append(s.Zones, st)
+		}
 		set, ok := st.(*Setting)
 		if !ok {
 			continue
@@ -70,6 +80,8 @@ func (c *Config) Settings() Settings {
 			}
 		case "delimiter":
 			s.Delimiter = set.Text[0]
+		case "rundir":
+			s.RunDir = set.Text
 		case "gateway":
 			for _, v := range set.Values {
 				s.Gateways = append(s.Gateways, v.Prefix)

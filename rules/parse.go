@@ -62,6 +62,9 @@ var statements = []statement{
 	{"pass", "pass [on listener] from value | match condition ...", parsePass},
 	{"rule", "rule name [observe] [even trusted] [on listener] phase phase match condition ... action ...", parseRule},
 	{"score", "score evidence token number", parseWeight},
+	{"rundir", `rundir "directory"`, parseText},
+	{"companion", `companion sync user name to target "argument" ... | serve user name listen address ...`, parseCompanion},
+	{"zone", `zone "name" bans | builtin name | file "file" [ttl duration]`, parseZone},
 	{"include", `include "file"`, parseInclude},
 }
 

@@ -98,8 +98,11 @@ func (l *line) size(what string) (int64, *Error) {
 func parseText(l *line) (Statement, *Error) {
 	s := &Setting{Pos: l.toks[0].pos, Word: l.toks[0].text}
 	what := "a file name"
-	if s.Word == "contact" {
+	switch s.Word {
+	case "contact":
 		what = "a text"
+	case "rundir":
+		what = "a directory"
 	}
 	var err *Error
 	s.Text, err = l.text(what)

@@ -22,7 +22,7 @@ type Config struct {
 }
 
 // Statement is one logical line: *Setting, *TableDecl, *Listener, *Pass, *Rule,
-// *Weight, *Macro or *Include.
+// *Weight, *Companion, *Zone, *Macro or *Include.
 type Statement interface {
 	Position() Pos
 	String() string // without the newline
@@ -74,11 +74,11 @@ type Include struct {
 // fields are used.
 type Setting struct {
 	Pos
-	Word    string  // mode, store, asn, country, contact, privacy, log, own-name, own-address, gateway, delimiter
+	Word    string  // mode, store, asn, country, contact, privacy, log, own-name, own-address, gateway, delimiter, rundir
 	Mode    Mode    // mode
 	Privacy Privacy // privacy
 	Log     Log     // log
-	Text    string  // argument of store, asn and country (a path), contact (an address) and delimiter (a character)
+	Text    string  // argument of store, rundir, asn and country (a path), contact (an address) and delimiter (a character)
 	Values  []Value // own-name, own-address, gateway
 	Keep    time.Duration
 	Budget  int64 // budget in bytes

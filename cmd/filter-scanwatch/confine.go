@@ -42,7 +42,7 @@ func withTimeout[T any](log *slog.Logger, what string, timeout time.Duration, f 
 // enterSandbox restricts the process to the operations that the settings and the
 // configuration require, and logs the restrictions. No other goroutine may use the disk
 // during the call.
-func (p *policies) enterSandbox(set rules.Settings) {
+func (p *policies) enterSandbox(set rules.Settings, runDir string) {
 	// To wait here would block the mail server. To enter the sandbox later would block
 	// the whole process for as long as a thread waits for the disk: see Enter.
 	without := func() {
@@ -52,7 +52,7 @@ func (p *policies) enterSandbox(set rules.Settings) {
 		without()
 		return
 	}
-	paths := sandbox.Paths{State: set.Store, Look: config.DefaultFiles()}
+	paths := sandbox.Paths{State: set.Store, Run: runDir, Look: config.DefaultFiles()}
 	if p.config != nil {
 		paths.Read = p.config.Files()
 	}

@@ -42,7 +42,9 @@ type policies struct {
 	mu     sync.Mutex          // held during a reload
 	config *config.Config
 	closed *sandbox.Report // nil without a sandbox
-	unread bool            // the disk of the configuration timed out at startup
+	// companions is the text of the statements that apply only at startup.
+	companions string
+	unread     bool // the disk of the configuration timed out at startup
 
 	stateMu sync.Mutex
 	state   control.Config
@@ -78,6 +80,16 @@ func (p *policies) status() control.Config {
 		s.Halted, s.Mode = &control.Halted{Mode: s.Mode, Until: text.At(p.halt.until)}, rules.Observe.String()
 	}
 	return s
+}
+
+// policy returns the active policy, or nil.
+func (p *policies) policy() *rules.Policy {
+	p.stateMu.Lock()
+	defer p.stateMu.Unlock()
+	if p.active == nil {
+		return nil
+	}
+	return p.active.Policy
 }
 
 // enforced reports whether mode enforce is in effect.
@@ -116,10 +128,20 @@ func (p *policies) start() rules.Settings {
 		return defaults
 	}
 	p.take(c)
+	p.companions = companionText(c.Policy)
 	p.asked = smtpd.Requests(filter.Phases(c.Policy))
 	set := c.Policy.Settings
 	set.Store = cmp.Or(p.dir, c.Policy.Store, store.DefaultDir())
 	return set
+}
+
+// companionText returns the statements of the companions.
+func companionText(p *rules.Policy) string {
+	text := p.RunDir
+	for _, c := range p.Companions {
+		text += "\n" + c.String()
+	}
+	return text
 }
 
 func (p *policies) take(c *config.Config) {
@@ -180,6 +202,10 @@ func (p *policies) reload(forced bool) error {
 			p.log.Warn("rules use a phase that is not registered; restart smtpd", "phase", id.String())
 			p.note(nil, "rules use phases that are not registered; restart smtpd")
 		}
+	}
+	if p.companions != companionText(c.Policy) {
+		p.log.Warn("companions changed; restart smtpd")
+		p.note(nil, "companions changed; restart smtpd")
 	}
 	p.log.Info("configuration loaded", "file", p.file, "mode", c.Policy.Mode.String(), "rules", len(c.Policy.Rules()))
 	return nil

@@ -6,6 +6,7 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -73,10 +74,14 @@ type program struct {
 
 	policies policies
 	set      rules.Settings
-	pipeline *filter.Pipeline
-	front    *smtpd.FrontEnd
-	writer   *store.Writer
-	state    *store.State
+	ownAddrs []netip.Addr // addresses of this host
+
+	companions *control.Companions // nil without companions
+	runDir     string              // directory of their socket
+	pipeline   *filter.Pipeline
+	front      *smtpd.FrontEnd
+	writer     *store.Writer
+	state      *store.State
 
 	policyVerbose bool // the configuration contains log verbose
 
@@ -112,7 +117,7 @@ func build(s settings, stderr *os.File) *program {
 	p := &program{settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC()}
 	p.setLevel()
 	p.log = newLogger(p.logs, p.level)
-	local := prefix.Local() // the addresses cannot be listed in the sandbox
+	p.ownAddrs = prefix.Local() // impossible in the sandbox
 	p.lists = shippedLists(p.log)
 	safego.Go(p.log, "reading the shipped lists", func() { p.lists() })
 	p.policies = policies{
@@ -129,13 +134,14 @@ func build(s settings, stderr *os.File) *program {
 	p.policies.dir = p.set.Store
 	p.toSyslog()
 	giveUpRoot(p.set.Store, p.log)
+	p.prepareCompanions()
 	if !s.open {
-		p.policies.enterSandbox(p.set)
+		p.policies.enterSandbox(p.set, p.runDir)
 	}
 	p.openStore()
 	p.pipeline = filter.New(filter.Options{
 		Record: p.writer.Add, Clock: &p.clock,
-		Log: p.logs.Line, Verbose: p.verboseLog, Watch: p.watchers.Send, Lists: p.lists, Memory: p.memory, Hasher: p.hasher.Load, Hashed: p.policies.file != "", OwnAddrs: local, Budget: p.set.Budget,
+		Log: p.logs.Line, Verbose: p.verboseLog, Watch: p.watchers.Send, Lists: p.lists, Memory: p.memory, Hasher: p.hasher.Load, Hashed: p.policies.file != "", OwnAddrs: p.ownAddrs, Budget: p.set.Budget,
 	})
 	p.front = smtpd.NewFrontEnd(p.pipeline)
 	p.policies.startHalt()
@@ -206,6 +212,7 @@ func (p *program) use(policy *rules.Policy, c *config.Config) {
 	}
 	p.writer.Rules(filter.RuleTexts(policy)) // records refer to these texts
 	p.pipeline.Use(&filter.Settings{Policy: policy, ASN: c.ASN, Country: c.Country})
+	p.memory.Bans.Restart() // the mode and the exempt hosts may be others
 }
 
 // start starts the background work.
@@ -219,6 +226,7 @@ func (p *program) start(stdin *os.File) {
 	safego.Loop(p.log, "watching the configuration", func() { p.policies.watch(live, hangup) }, nil)
 	p.socket = make(chan struct{})
 	safego.Loop(p.log, "the control socket", func() { p.serveControl(live) }, func() { close(p.socket) })
+	safego.Loop(p.log, "the socket of the companions", func() { p.serveCompanions(live) }, nil)
 	p.stopOnSignal(stdin)
 	p.log.Info("started", "version", version, "statedir", p.set.Store)
 }
@@ -243,9 +251,14 @@ func (p *program) flushSums(context.Context) error {
 
 func (p *program) status() control.Status {
 	_, lost := p.memory.Peers.Forgotten()
+	var companions []control.CompanionStatus
+	if p.companions != nil {
+		companions = p.companions.Status()
+	}
 	return control.Status{
-		Lost:    text.At(lost),
-		Program: version, PID: os.Getpid(), Started: text.At(p.started), Log: control.LevelWord(p.level.Level()),
+		Companions: companions,
+		Lost:       text.At(lost),
+		Program:    version, PID: os.Getpid(), Started: text.At(p.started), Log: control.LevelWord(p.level.Level()),
 		Live: control.Live{Sessions: p.pipeline.Open(), Delayed: p.delayed.Load(), Summed: p.pipeline.Sums.Unwritten()}, Config: p.policies.status(),
 		Store: p.writer.Status(), State: p.state.Status(), Memory: p.memory.Status(), Standing: p.memory.Peers.Summary(p.eventTime()),
 		Sandbox: p.policies.sandbox(p.open),

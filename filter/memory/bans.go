@@ -12,6 +12,7 @@ type Bans struct {
 	hosts    table[Host, ban]
 	networks networkBans
 	rules    ruleNames
+	log      banLog
 }
 
 // ban is a row. Times are seconds since 1970.
@@ -47,7 +48,7 @@ const bansBucket = "bans"
 func banScore[K any](_ K, b ban, now uint32) int64 { return int64(b.until) + keepBan - int64(now) }
 
 func newBans(s *shared) *Bans {
-	b := &Bans{shared: s}
+	b := &Bans{shared: s, log: newBanLog()}
 	b.rules.number("a former rule") // number 0, for names that exceed the maximum number of names
 	b.hosts = newTable(s, schema[Host, ban]{
 		name: "bans", bucket: bansBucket, limit: maxBans, evictionScore: banScore[Host],
@@ -128,6 +129,7 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 		return b.export(k.Prefix(), old)
 	}
 	b.hosts.put(k, row, at)
+	b.log.add(k.Prefix())
 	return b.export(k.Prefix(), row)
 }
 
@@ -193,12 +195,14 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 			}
 		}
 		b.hosts.put(k, row, at)
+		b.log.add(k.Prefix())
 		return b.export(k.Prefix(), row), true
 	}
 	if !b.networks.makeRoom(p, at) {
 		return Ban{}, false
 	}
 	b.networks.put(p, row)
+	b.log.add(p)
 	return b.export(p, row), true
 }
 
@@ -236,6 +240,7 @@ func (b *Bans) revoked(p netip.Prefix, row *ban, at uint32) (e Ban, ok bool) {
 		return e, false
 	}
 	row.until, row.flags = at, row.flags|banRevoked
+	b.log.add(p)
 	return b.export(p, *row), true
 }
 
@@ -318,6 +323,7 @@ func (b *Bans) settle(at uint32) {
 func (b *Bans) settleNetworks(at uint32) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.log.restart()
 	for p, row := range b.networks.rows {
 		if row.settle(at) {
 			b.networks.put(p, row)

@@ -218,6 +218,7 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 		f.missing(dayOf(m.clock.row(now)))
 	}
 	m.unread = false
+	m.Bans.log.restart()
 }
 
 // provesAbsence reports whether exports rely on the absence of a row in a bucket: without a

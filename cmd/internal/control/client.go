@@ -17,6 +17,7 @@ import (
 
 	"scanwatch/cmd/internal/owner"
 	"scanwatch/filter/memory"
+	"scanwatch/internal/text"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -48,9 +49,29 @@ func Dial(dir string) (*Client, error) {
 	case err != nil:
 		return nil, fmt.Errorf("connect to the filter: %w", err)
 	}
+	return greet(conn, path)
+}
+
+// DialCompanion connects to the filter whose companions use the directory runDir.
+func DialCompanion(runDir string) (*Client, error) {
+	path := SocketPath(runDir)
+	conn, err := net.DialTimeout("unix", path, 5*time.Second)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return nil, fmt.Errorf("%w (no process listens on %s)", ErrNotRunning, path)
+	case err != nil:
+		return nil, fmt.Errorf("connect to the filter: %w", err)
+	}
+	return greet(conn, path)
+}
+
+// greet reads the greeting of the filter.
+func greet(conn net.Conn, path string) (*Client, error) {
 	c := &Client{conn: conn, in: bufio.NewReader(conn)}
 	line, err := c.line()
-	if err == nil && line != greeting {
+	if reason, denied := strings.CutPrefix(line, refusal); denied {
+		err = errors.New(text.Escape(reason))
+	} else if err == nil && line != greeting {
 		err = fmt.Errorf("greeting %.80q instead of %q; update the older of the two programs", line, greeting)
 	}
 	if errors.Is(err, io.EOF) {

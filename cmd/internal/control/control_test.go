@@ -408,7 +408,7 @@ func TestPanicInACommand(t *testing.T) {
 	server, client := net.Pipe()
 	defer client.Close()
 	done := make(chan struct{})
-	go func() { defer close(done); s.client(context.Background(), server); server.Close() }()
+	go func() { defer close(done); s.client(context.Background(), server, nil); server.Close() }()
 	in := bufio.NewReader(client)
 	if _, err := in.ReadString('\n'); err != nil {
 		t.Fatal(err)

@@ -33,7 +33,7 @@ func FuzzConversation(f *testing.F) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			s.client(context.Background(), server)
+			s.client(context.Background(), server, nil)
 			server.Close()
 		}()
 		go func() {

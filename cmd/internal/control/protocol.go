@@ -1,6 +1,8 @@
 // Package control implements the protocol between the running filter and scanwatch(8).
-// It uses a Unix socket in the state directory. The permissions of the socket and the
-// directory control access. The package does not format output.
+// It uses a Unix socket in the state directory for operators, whose access the permissions
+// of the socket and the directory control, and one in a directory without records for
+// companions, each of which may use the commands of its role. The package does not format
+// output.
 package control
 
 // Protocol. The server greets with the line
@@ -36,6 +38,16 @@ package control
 //	                  events; - selects all. It ends when the client sends anything
 //	                  or closes its side. At most four clients may watch. A slow
 //	                  client receives the number of missed events or is disconnected.
+//	bans GENERATION SECONDS
+//	                  answers the changes of the bans since the generation, or all
+//	                  bans, after at most SECONDS without a change: see BanList. A line
+//	                  for each BanEntry follows, and then {"end":true,"entries":N}
+//	note NAME ENTRIES ERROR
+//	                  announces a companion and its latest result; ERROR begins with
+//	                  - and is escaped as in a URL
+//
+// A user without a role receives the line "scanwatch-control denied: REASON" instead of
+// the greeting.
 //
 // The number in the greeting is the version of the protocol.
 
@@ -52,7 +64,11 @@ const (
 	greeting = "scanwatch-control 1"
 	maxLine  = 1024 // length of a command in bytes
 
+	refusal = "scanwatch-control denied: "
+
 	maxClients   = 8
+	maxOfUser    = 2                // connections of the user of a companion
+	refusalTime  = time.Second      // for telling a client that it has no role
 	idleTimeout  = 30 * time.Second // between commands
 	writeTimeout = 10 * time.Second // for one write
 	copyTimeout  = 2 * time.Minute  // for a complete answer
@@ -74,7 +90,7 @@ const (
 // configuration.
 const PolicyMode = "policy"
 
-// SocketPath returns the path of the socket in the state directory dir.
+// SocketPath returns the path of the socket in the directory dir.
 func SocketPath(dir string) string { return filepath.Join(dir, "control.sock") }
 
 // Status is the answer to "status".
@@ -93,6 +109,8 @@ type Status struct {
 	Standing memory.Summary `json:"standing"`
 	// Lost is the last day on which state.db, with its bans and standing, was lost.
 	Lost text.Time `json:"state_lost,omitzero"`
+	// Companions is the status of the companions in the configuration.
+	Companions []CompanionStatus `json:"companions,omitempty"`
 	// Sandbox describes the restrictions, in the same words as the log.
 	Sandbox string `json:"sandbox,omitempty"`
 }

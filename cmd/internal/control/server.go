@@ -40,9 +40,13 @@ type Command struct {
 type Server struct {
 	Commands []Command
 	Log      *slog.Logger // nil disables logging
+	// Companions restricts each client to the commands of its role. If it is nil, the
+	// permissions of the socket and its directory control access, and a client may use
+	// all commands.
+	Companions *Companions
 
 	mu      sync.Mutex
-	clients map[net.Conn]struct{}
+	clients map[net.Conn]*peer
 }
 
 // StatusCommand returns the command status.
@@ -86,6 +90,7 @@ func StoreCommands(s Store, flush ...func(context.Context) error) []Command {
 // deadline.
 type Answer struct {
 	conn  net.Conn
+	peer  *peer // nil without companions
 	until time.Time
 	begun bool
 }
@@ -113,9 +118,18 @@ func (a *Answer) JSON(v any) error {
 	return err
 }
 
-// Listen creates the socket in the state directory. It replaces a stale socket. If
-// another process is listening, the error is ErrRunning.
-func Listen(dir string) (net.Listener, error) {
+// The modes of the sockets. Every user can connect to the socket of the companions,
+// because the server checks who it is.
+const (
+	operatorsMode  = 0o660
+	companionsMode = 0o666
+)
+
+// Listen creates the socket in the state directory. It replaces a stale socket. If another
+// process is listening, the error is ErrRunning.
+func Listen(dir string) (net.Listener, error) { return listen(dir, operatorsMode) }
+
+func listen(dir string, mode fs.FileMode) (net.Listener, error) {
 	path := SocketPath(dir)
 	info, err := os.Lstat(path)
 	switch {
@@ -142,7 +156,7 @@ func Listen(dir string) (net.Listener, error) {
 		return nil, err
 	}
 	// Until this call, the mode of the directory and the umask restrict access.
-	if err := os.Chmod(path, 0o660); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -152,18 +166,22 @@ func Listen(dir string) (net.Listener, error) {
 // ErrRunning means that another filter is using the state directory.
 var ErrRunning = errors.New("another filter-scanwatch is listening")
 
-// Run serves clients on the socket in the state directory dir until ctx ends. If the
+// Run serves clients on the socket in the directory dir until ctx ends. If the
 // socket cannot be created or has been removed, Run tries again at the given interval.
 // It logs the error once.
 func (s *Server) Run(ctx context.Context, dir string, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	mode, effect := fs.FileMode(operatorsMode), "no control socket, scanwatch cannot reach the filter"
+	if s.Companions != nil {
+		mode, effect = companionsMode, "no socket for companions, they cannot reach the filter"
+	}
 	var logged string
 	for ctx.Err() == nil {
-		l, err := Listen(dir)
+		l, err := listen(dir, mode)
 		if err != nil {
 			if err.Error() != logged {
-				s.log().Warn("no control socket, scanwatch cannot reach the filter", "err", err)
+				s.log().Warn(effect, "err", err)
 			}
 			logged = err.Error()
 			select {
@@ -241,7 +259,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) {
 			continue
 		}
 		pause = 10 * time.Millisecond
-		if !s.admit(ctx, conn) {
+		who, ok := s.admit(ctx, conn)
+		if !ok {
 			conn.Close()
 			continue
 		}
@@ -249,22 +268,40 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) {
 		safego.Go(s.log(), "control: a command", func() {
 			defer all.Done()
 			defer s.dismiss(conn)
-			s.client(ctx, conn)
+			s.client(ctx, conn, who)
 		})
 	}
 }
 
-func (s *Server) admit(ctx context.Context, conn net.Conn) bool {
+// admit reports whether a client may stay, and returns who it is.
+func (s *Server) admit(ctx context.Context, conn net.Conn) (who *peer, ok bool) {
+	if s.Companions != nil {
+		var err error
+		if who, err = s.Companions.peerOf(conn); err != nil {
+			_, _ = (&Answer{conn: conn, until: time.Now().Add(refusalTime)}).Write([]byte(refusal + err.Error() + "\n"))
+			return nil, false
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.clients) >= maxClients || ctx.Err() != nil {
-		return false
+	if len(s.clients) >= maxClients || ctx.Err() != nil || who != nil && s.connections(who.uid) >= maxOfUser {
+		return nil, false
 	}
 	if s.clients == nil {
-		s.clients = map[net.Conn]struct{}{}
+		s.clients = map[net.Conn]*peer{}
 	}
-	s.clients[conn] = struct{}{}
-	return true
+	s.clients[conn] = who
+	return who, true
+}
+
+// connections returns the number of connections of a user. The caller holds mu.
+func (s *Server) connections(uid uint32) (n int) {
+	for _, p := range s.clients {
+		if p != nil && p.uid == uid {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *Server) dismiss(conn net.Conn) {
@@ -274,8 +311,8 @@ func (s *Server) dismiss(conn net.Conn) {
 	delete(s.clients, conn)
 }
 
-func (s *Server) client(ctx context.Context, conn net.Conn) {
-	answer := func() *Answer { return &Answer{conn: conn, until: time.Now().Add(copyTimeout)} }
+func (s *Server) client(ctx context.Context, conn net.Conn, who *peer) {
+	answer := func() *Answer { return &Answer{conn: conn, peer: who, until: time.Now().Add(copyTimeout)} }
 	if _, err := answer().Write([]byte(greeting + "\n")); err != nil {
 		return
 	}
@@ -307,6 +344,12 @@ func (s *Server) run(ctx context.Context, a *Answer, words []string) error {
 	for _, v := range s.Commands {
 		if v.Name != words[0] {
 			continue
+		}
+		if s.Companions != nil {
+			if !s.Companions.allows(a.peer, v.Name) {
+				return fmt.Errorf("user %d may not use %s", a.peer.uid, v.Name)
+			}
+			s.Companions.heard(a.peer, time.Now())
 		}
 		if len(words)-1 != v.Args {
 			return fmt.Errorf("%s takes %d arguments, not %d", v.Name, v.Args, len(words)-1)

@@ -23,6 +23,8 @@ type Paths struct {
 	Look []string
 	// Log is the socket of syslogd(8); empty if it is not needed.
 	Log string
+	// Run is the directory of the companions' socket; empty without companions.
+	Run string
 }
 
 // A Report describes the active restrictions.
@@ -55,6 +57,7 @@ const (
 	useRead  use = iota // a file
 	useState            // the state directory
 	useLog              // the socket of syslogd
+	useRun              // the directory of a socket that the filter creates
 )
 
 // Prepare resolves the paths. It creates the state directory if possible, because only

@@ -22,7 +22,10 @@ const (
 		ll.AccessFSReadDir | ll.AccessFSMakeDir | ll.AccessFSMakeSock
 )
 
-var rights = map[use]landlock.AccessFSSet{useRead: readFiles, useState: ownDir, useLog: ll.AccessFSResolveUnix}
+var rights = map[use]landlock.AccessFSSet{
+	useRead: readFiles, useState: ownDir, useLog: ll.AccessFSResolveUnix,
+	useRun: ll.AccessFSMakeSock | ll.AccessFSRemoveFile | ll.AccessFSResolveUnix,
+}
 
 // resolveUnix is the first version of Landlock that restricts connections to sockets.
 const resolveUnix = 9
@@ -42,6 +45,9 @@ func (p Paths) grants() []grant {
 		if real := resolve(file); filepath.Dir(real) != filepath.Dir(file) {
 			add(useRead, filepath.Dir(real))
 		}
+	}
+	if p.Run != "" {
+		add(useRun, p.Run)
 	}
 	if p.Log != "" {
 		add(useLog, filepath.Dir(resolve(p.Log)))

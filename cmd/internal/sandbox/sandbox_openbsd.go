@@ -14,7 +14,7 @@ import (
 const promises = "error stdio rpath wpath cpath fattr flock unix"
 
 // permissions contains the arguments of unveil(2).
-var permissions = map[use]string{useRead: "r", useState: "rwc", useLog: "rw"}
+var permissions = map[use]string{useRead: "r", useState: "rwc", useLog: "rw", useRun: "rwc"}
 
 // grants returns single files. They need not exist and may be replaced, because
 // unveil(2) identifies a file by its name in a directory.
@@ -25,6 +25,9 @@ func (p Paths) grants() []grant {
 		if real := resolve(file); real != file {
 			all = append(all, grant{useRead, real})
 		}
+	}
+	if p.Run != "" {
+		all = append(all, grant{useRun, p.Run})
 	}
 	if p.Log != "" {
 		all = append(all, grant{useLog, p.Log})

@@ -1,0 +1,165 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"scanwatch/filter/memory"
+)
+
+// MaxWait is the longest time that the command bans waits for a change.
+const MaxWait = 20 * time.Second
+
+// pollBans is the interval at which a waiting command looks for changes.
+const pollBans = 100 * time.Millisecond
+
+// A BanList describes the bans that follow it in the answer to bans.
+type BanList struct {
+	Generation uint64 `json:"generation"` // of the next request
+	// Full is set if all other bans have ended.
+	Full bool `json:"full"`
+	// Enforced is false in mode observe, in which no ban is in force.
+	Enforced bool `json:"enforced"`
+}
+
+// A BanEntry is a ban, or the end of one.
+type BanEntry struct {
+	Prefix  netip.Prefix `json:"prefix"`
+	Seconds int64        `json:"seconds"`           // until its end; 0 if there is no such ban
+	Rule    string       `json:"rule,omitempty"`    // or the operator's reason
+	Session string       `json:"session,omitempty"` // that caused it
+	// Spared is set if a firewall must not block the hosts although they are banned.
+	Spared bool `json:"spared,omitempty"`
+}
+
+type endOfBans struct {
+	End     bool `json:"end"`
+	Entries int  `json:"entries"`
+}
+
+// BansCommand returns the command that sends the changes of the bans since a
+// generation, or all bans if they are not known. It waits until there is one. spared
+// returns a function that reports whether the hosts in one of the given prefixes must
+// not be blocked.
+func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.Prefix) func(netip.Prefix) bool, enforced func() bool) Command {
+	return Command{"bans", 2, func(ctx context.Context, a *Answer, args []string) error {
+		since, err := strconv.ParseUint(args[0], 10, 64)
+		if err != nil {
+			return fmt.Errorf("parse generation %q: not a number", args[0])
+		}
+		seconds, err := strconv.ParseUint(args[1], 10, 31)
+		if wait := time.Duration(seconds) * time.Second; err != nil || wait > MaxWait {
+			return fmt.Errorf("parse seconds %q: not a number up to %d", args[1], int(MaxWait/time.Second))
+		}
+		deadline := time.Now().Add(time.Duration(seconds) * time.Second)
+		changed, generation, known := b.Changed(since)
+		for known && len(changed) == 0 && time.Now().Before(deadline) {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(pollBans):
+			}
+			changed, generation, known = b.Changed(since)
+		}
+		list := BanList{Generation: generation, Full: !known, Enforced: enforced()}
+		if !known {
+			if changed, err = allBans(ctx, b, s, now); err != nil {
+				return err
+			}
+		}
+		if !list.Enforced {
+			changed = nil
+		}
+		return sendBans(a, list, changed, b, now(), spared(changed))
+	}}
+}
+
+// allBans returns the prefixes of the bans. Without the rows on disk, there would be
+// fewer.
+func allBans(ctx context.Context, b *memory.Bans, s State, now func() int64) (all []netip.Prefix, err error) {
+	ctx, cancel := context.WithTimeout(ctx, copyTimeout)
+	defer cancel()
+	if err := s.Flush(ctx); err != nil && errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("the bans on disk are not loaded yet: %w", err)
+	}
+	at := time.UnixMicro(now())
+	b.Each(func(ban memory.Ban) {
+		if !ban.Observe && !ban.Expired(at) {
+			all = append(all, ban.Prefix)
+		}
+	})
+	return all, nil
+}
+
+// chunk is the number of bytes in a write.
+const chunk = 32 << 10
+
+func sendBans(a *Answer, list BanList, all []netip.Prefix, b *memory.Bans, now int64, spared func(netip.Prefix) bool) error {
+	if err := a.JSON(list); err != nil {
+		return err
+	}
+	var buf []byte
+	flush := func() error {
+		_, err := a.Write(buf)
+		buf = buf[:0]
+		return err
+	}
+	for _, p := range all {
+		e := BanEntry{Prefix: p}
+		if ban, ok := b.Enforced(p, now); ok {
+			e.Seconds = max((ban.Until.UnixMicro()-now)/1e6, 1)
+			e.Rule, e.Spared = ban.Rule, spared(p)
+			if ban.Session != 0 {
+				e.Session = fmt.Sprintf("%016x", ban.Session)
+			}
+		}
+		line, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		if buf = append(append(buf, line...), '\n'); len(buf) > chunk {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	line, _ := json.Marshal(endOfBans{true, len(all)})
+	buf = append(append(buf, line...), '\n')
+	return flush()
+}
+
+// Bans returns the changes of the bans since the generation, or all bans, after a wait
+// of at most MaxWait for a change. Generation 0 returns all bans without a wait.
+func (c *Client) Bans(generation uint64, wait time.Duration) (list BanList, entries []BanEntry, err error) {
+	if err := c.ask(&list, "bans", strconv.FormatUint(generation, 10), strconv.Itoa(int(wait/time.Second))); err != nil {
+		return list, nil, err
+	}
+	for {
+		line, err := c.line()
+		if err != nil {
+			return list, nil, fmt.Errorf("read the bans: %w", noEOF(err))
+		}
+		var row struct {
+			BanEntry
+			End     bool `json:"end"`
+			Entries int  `json:"entries"`
+		}
+		if err := json.Unmarshal([]byte(line), &row); err != nil {
+			return list, nil, fmt.Errorf("read the bans: %w", err)
+		}
+		switch {
+		case row.End && row.Entries != len(entries):
+			return list, nil, fmt.Errorf("read the bans: %d of %d", len(entries), row.Entries)
+		case row.End:
+			return list, entries, nil
+		case !row.Prefix.IsValid():
+			return list, nil, errors.New("read the bans: a line without a prefix")
+		}
+		entries = append(entries, row.BanEntry)
+	}
+}

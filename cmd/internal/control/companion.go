@@ -1,0 +1,232 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/user"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"scanwatch/internal/text"
+	"scanwatch/rules"
+)
+
+// DefaultRunDir is the directory of the companions' socket. It has no records, so that
+// users of companions can enter it but not the state directory.
+func DefaultRunDir() string {
+	if runtime.GOOS == "linux" {
+		return "/run/scanwatch"
+	}
+	return "/var/run/scanwatch"
+}
+
+// commandsOf contains the commands of each role, besides note. Root, and the user of
+// the filter, may use all commands.
+var commandsOf = map[rules.Role][]string{
+	rules.RoleSync:  {"bans"},
+	rules.RoleServe: {"bans"},
+}
+
+// Companions are the companions in the configuration, with what is known about them.
+// The zero value has none.
+type Companions struct {
+	mu   sync.Mutex
+	list []*companion
+}
+
+type companion struct {
+	CompanionStatus
+	uid   uint32
+	known bool // uid is the number of the user
+}
+
+// CompanionStatus describes a companion.
+type CompanionStatus struct {
+	Name string     `json:"name"`
+	Role rules.Role `json:"role"`
+	User string     `json:"user"`
+	// Problem is the reason why the companion cannot connect.
+	Problem string `json:"problem,omitempty"`
+	// Seen is the time of its latest command, Done the time of its latest success.
+	Seen    text.Time `json:"seen,omitzero"`
+	Done    text.Time `json:"done,omitzero"`
+	Entries int       `json:"entries"` // bans that it has put into effect
+	Error   string    `json:"error,omitempty"`
+}
+
+// silent is the time without a command after which a companion does not run. It sends
+// one at least every MaxWait.
+const silent = 3 * MaxWait
+
+// Running reports whether the companion has sent a command recently.
+func (c *CompanionStatus) Running(now time.Time) bool { return now.Sub(c.Seen.Time) < silent }
+
+// NewCompanions looks up the users. In the sandbox of the filter this is no longer
+// possible.
+func NewCompanions(list []*rules.Companion) *Companions {
+	c := new(Companions)
+	for _, r := range list {
+		one := &companion{CompanionStatus: CompanionStatus{Name: r.Name(), Role: r.Role, User: r.User}}
+		uid, err := lookupUser(r.User)
+		if err == nil && (uid == 0 || int(uid) == os.Geteuid()) {
+			err = fmt.Errorf("user %s may use all commands; give the companion a user of its own", r.User)
+		}
+		if err != nil {
+			one.Problem = err.Error()
+		} else {
+			one.uid, one.known = uid, true
+		}
+		c.list = append(c.list, one)
+	}
+	return c
+}
+
+func lookupUser(name string) (uint32, error) {
+	if n, err := strconv.ParseUint(name, 10, 32); err == nil {
+		return uint32(n), nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, fmt.Errorf("user %s of a companion: %w; restart smtpd when the user exists", name, err)
+	}
+	n, err := strconv.ParseUint(u.Uid, 10, 32)
+	return uint32(n), err
+}
+
+// Status returns the status of all companions.
+func (c *Companions) Status() (list []CompanionStatus) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, one := range c.list {
+		list = append(list, one.CompanionStatus)
+	}
+	return list
+}
+
+// Problems returns the reasons why companions cannot connect.
+func (c *Companions) Problems() (list []string) {
+	for _, s := range c.Status() {
+		if s.Problem != "" {
+			list = append(list, s.Problem)
+		}
+	}
+	return list
+}
+
+// A peer is a client on the socket of the companions.
+type peer struct {
+	uid  uint32
+	all  bool   // may use all commands
+	name string // of the companion that it has announced
+}
+
+// peerOf returns the user of a client, or an error if it has no role.
+func (c *Companions) peerOf(conn net.Conn) (*peer, error) {
+	raw, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	control, err := raw.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var uid uint32
+	var failed error
+	if err := control.Control(func(fd uintptr) { uid, failed = peerUID(int(fd)) }); err != nil || failed != nil {
+		return nil, cmp.Or(err, failed)
+	}
+	p := &peer{uid: uid, all: uid == 0 || int(uid) == os.Geteuid()}
+	if !p.all && !slices.ContainsFunc(c.list, func(one *companion) bool { return one.known && one.uid == uid }) {
+		return nil, fmt.Errorf("user %d has no role; see companion in scanwatch.conf(5), and restart smtpd after a change", uid)
+	}
+	return p, nil
+}
+
+// allows reports whether p may use a command.
+func (c *Companions) allows(p *peer, command string) bool {
+	if p == nil || p.all {
+		return true
+	}
+	return slices.ContainsFunc(c.list, func(one *companion) bool {
+		return one.known && one.uid == p.uid && (command == "note" || slices.Contains(commandsOf[one.Role], command))
+	})
+}
+
+// heard records that a companion runs.
+func (c *Companions) heard(p *peer, now time.Time) {
+	if p == nil || p.name == "" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, one := range c.list {
+		if one.Name == p.name {
+			one.Seen = text.At(now)
+		}
+	}
+}
+
+// maxNote is the maximum length of the error of a companion in bytes.
+const maxNote = 300
+
+// NoteCommand returns the command by which a companion announces its name and its
+// latest result, for the status.
+func (c *Companions) NoteCommand() Command {
+	return Command{"note", 3, func(_ context.Context, a *Answer, args []string) error {
+		name, err := url.QueryUnescape(args[0])
+		if err != nil {
+			return errors.New("parse name: not URL-escaped")
+		}
+		entries, err := strconv.ParseUint(args[1], 10, 31)
+		if err != nil {
+			return fmt.Errorf("parse entries %q: not a number", args[1])
+		}
+		problem, err := url.QueryUnescape(strings.TrimPrefix(args[2], "-"))
+		if err != nil || len(problem) > maxNote {
+			return fmt.Errorf("parse error: longer than %d bytes or not URL-escaped", maxNote)
+		}
+		if err := c.note(a.peer, name, int(entries), problem, time.Now()); err != nil {
+			return err
+		}
+		return a.JSON(struct{}{})
+	}}
+}
+
+func (c *Companions) note(p *peer, name string, entries int, problem string, now time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.IndexFunc(c.list, func(one *companion) bool {
+		return one.Name == name && (p == nil || p.all || one.known && one.uid == p.uid)
+	})
+	if i < 0 {
+		return fmt.Errorf("no companion %q in the configuration of the filter", name)
+	}
+	if p != nil {
+		p.name = name
+	}
+	one := c.list[i]
+	one.Seen, one.Entries, one.Error = text.At(now), entries, problem
+	if problem == "" {
+		one.Done = text.At(now)
+	}
+	return nil
+}
+
+// Note announces a companion and its latest result. Problem is nil after a success.
+func (c *Client) Note(name string, entries int, problem error) error {
+	words := "-"
+	if problem != nil {
+		words += url.QueryEscape(text.ASCII(problem.Error(), maxNote))
+	}
+	return c.ask(nil, "note", url.QueryEscape(name), strconv.Itoa(entries), words)
+}

@@ -1,0 +1,105 @@
+// Package follow keeps a companion in step with the bans of the running filter.
+package follow
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"scanwatch/cmd/internal/control"
+)
+
+// A Follower receives the bans over the socket of the companions.
+type Follower struct {
+	RunDir string // directory of the socket
+	Name   string // of the companion, from rules.Companion.Name
+	Log    *slog.Logger
+	// Every is the interval at which all bans are read again, because hosts that must
+	// not be blocked, and entries that others removed, are no changes of the bans. 0 is
+	// DefaultEvery.
+	Every time.Duration
+}
+
+// DefaultEvery is the default of Follower.Every.
+const DefaultEvery = 10 * time.Minute
+
+// The pauses between attempts to reach the filter.
+const (
+	firstPause = 500 * time.Millisecond
+	lastPause  = 30 * time.Second
+)
+
+// Apply puts bans into effect and returns the number of entries in effect. If list.Full
+// is set, the entries are all bans; all others have ended. After an error, the next call
+// has all bans.
+type Apply func(ctx context.Context, list control.BanList, entries []control.BanEntry) (inEffect int, err error)
+
+// Run calls apply with all bans, and then with their changes, until ctx ends. While the
+// filter cannot be reached, the bans remain as they are. Each error is logged once.
+func (f *Follower) Run(ctx context.Context, apply Apply) {
+	pause := firstPause
+	var logged string
+	for ctx.Err() == nil {
+		worked, err := f.follow(ctx, apply)
+		if worked {
+			pause, logged = firstPause, ""
+		}
+		if err != nil && ctx.Err() == nil && err.Error() != logged {
+			logged = err.Error()
+			f.Log.Warn("bans not followed", "companion", f.Name, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, lastPause)
+	}
+}
+
+// follow uses one connection. It reports whether at least one call of apply succeeded.
+func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err error) {
+	c, err := control.DialCompanion(f.RunDir)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	if err := c.Note(f.Name, 0, errStarting); err != nil {
+		return false, err
+	}
+	every := f.Every
+	if every == 0 {
+		every = DefaultEvery
+	}
+	var generation uint64
+	var full time.Time // the time of the latest full list
+	for {
+		if time.Since(full) > every {
+			generation = 0
+		}
+		wait := control.MaxWait
+		if generation == 0 {
+			wait = 0
+		}
+		list, entries, err := c.Bans(generation, wait)
+		if err != nil {
+			return worked, err
+		}
+		if list.Full {
+			full = time.Now()
+		}
+		generation = list.Generation
+		n, failed := apply(ctx, list, entries)
+		if err := c.Note(f.Name, n, failed); err != nil {
+			return worked, err
+		}
+		if failed != nil {
+			return worked, failed
+		}
+		worked = true
+	}
+}
+
+var errStarting = errors.New("starting")

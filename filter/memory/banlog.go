@@ -1,0 +1,84 @@
+package memory
+
+import (
+	"net/netip"
+	"time"
+)
+
+// maxBanLog is the number of changes that a reader may be late. At 500 bans a second it
+// lasts for 16 seconds, after which a reader receives all bans again.
+const maxBanLog = 8192
+
+// banLog contains the latest changes of bans, so that a reader needs no copy of the
+// table. The numbers of an earlier run of the filter are lower, unless the clock was set
+// back: then they are not in the log either.
+type banLog struct {
+	first, next uint64 // numbers of the oldest change in the log and of the next one
+	ring        []netip.Prefix
+}
+
+func newBanLog() banLog {
+	n := uint64(time.Now().UnixMicro())
+	return banLog{first: n, next: n}
+}
+
+func (l *banLog) add(p netip.Prefix) {
+	if len(l.ring) < maxBanLog {
+		l.ring = append(l.ring, p)
+	} else {
+		l.ring[(l.next-l.first)%maxBanLog] = p
+	}
+	l.next++
+}
+
+// restart makes all readers read all bans.
+func (l *banLog) restart() {
+	l.next++
+	l.first, l.ring = l.next, l.ring[:0]
+}
+
+// Restart makes all readers of Changed read all bans again, for example because the mode
+// has changed.
+func (b *Bans) Restart() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.log.restart()
+}
+
+// Changed returns the prefixes whose bans were added or revoked since the given
+// generation, and the current generation. Bans that expire or that a full table drops
+// are not changes. If the log does not reach back to the generation, ok is false: the
+// caller must read all bans.
+func (b *Bans) Changed(since uint64) (changed []netip.Prefix, generation uint64, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := &b.log
+	oldest := l.next - uint64(len(l.ring))
+	if since < oldest || since > l.next {
+		return nil, l.next, false
+	}
+	seen := make(map[netip.Prefix]bool)
+	for n := since; n < l.next; n++ {
+		if p := l.ring[(n-l.first)%maxBanLog]; !seen[p] {
+			seen[p] = true
+			changed = append(changed, p)
+		}
+	}
+	return changed, l.next, true
+}
+
+// Enforced returns the active and enforced ban of exactly p.
+func (b *Bans) Enforced(p netip.Prefix, now int64) (Ban, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	at := b.clock.row(now)
+	row, ok := b.networks.rows[p]
+	if isSource(p) {
+		row, ok = b.hosts.get(hostIn(p))
+	}
+	row.settle(at)
+	if !ok || row.until <= at || row.flags&banObserved != 0 {
+		return Ban{}, false
+	}
+	return b.export(p, row), true
+}

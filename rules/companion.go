@@ -1,0 +1,285 @@
+package rules
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"scanwatch/internal/text"
+)
+
+// A Role is the job of a companion: a command of scanwatch(8) that runs as a service of
+// its own user.
+type Role string
+
+// The roles.
+const (
+	RoleSync  Role = "sync"  // keeps a firewall or file in step with the bans
+	RoleServe Role = "serve" // answers DNS queries about the bans
+)
+
+var roleNames = []string{string(RoleSync), string(RoleServe)}
+
+// Companion is `companion role user name ...`.
+type Companion struct {
+	Pos
+	Role Role
+	User string // name or number of the user that runs it
+
+	// Of sync. Max is the largest number of entries; 0 for the default.
+	Target, Argument string
+	Format           string
+	Reload           []string
+	Max              int
+
+	// Of serve.
+	Listen []netip.Addr
+	Port   int // 53 if not set
+	Allow  []netip.Prefix
+}
+
+// Targets contains the kinds of targets of sync, and what their argument names.
+var Targets = []struct{ Word, Argument string }{
+	{"nftables", "family, table and prefix of the sets, as in \"inet filter scanwatch\""},
+	{"ipset", "prefix of the sets, as in \"scanwatch\""},
+	{"pf", "table, as in \"scanwatch\""},
+	{"file", "file"},
+}
+
+// Zone is `zone "name" ...`: a block list that the companion serve publishes by DNS.
+type Zone struct {
+	Pos
+	Name    string
+	Bans    bool          // the active bans
+	Builtin string        // name of a shipped list
+	File    string        // file with addresses
+	TTL     time.Duration // longest lifetime of an answer; 0 for the default
+}
+
+func parseCompanion(l *line) (Statement, *Error) {
+	i, err := l.word("a role", roleNames)
+	if err != nil {
+		return nil, err
+	}
+	c := &Companion{Pos: l.toks[0].pos, Role: Role(roleNames[i])}
+	if err = l.expect("user"); err == nil {
+		c.User, err = l.plain("a user")
+	}
+	if err == nil && c.Role == RoleSync {
+		err = c.parseTarget(l)
+	}
+	if err == nil && c.Role == RoleServe {
+		err = c.parseListen(l)
+	}
+	return c, err
+}
+
+// plain parses a word or a quoted string.
+func (l *line) plain(what string) (string, *Error) {
+	t := l.next()
+	if t.kind != wordToken && t.kind != stringToken || t.text == "" {
+		return "", l.errorf(t.pos, "", "expected %s%s", what, insteadOf(t))
+	}
+	return t.text, nil
+}
+
+func (c *Companion) parseTarget(l *line) (err *Error) {
+	var words []string
+	for _, t := range Targets {
+		words = append(words, t.Word)
+	}
+	if err = l.expect("to"); err != nil {
+		return err
+	}
+	i, err := l.word("a target", words)
+	if err != nil {
+		return err
+	}
+	c.Target = words[i]
+	if c.Argument, err = l.text("a " + Targets[i].Argument); err != nil {
+		return err
+	}
+	for l.at < len(l.toks) && err == nil {
+		t := l.next()
+		switch {
+		case t.is("max") && c.Max == 0:
+			c.Max, err = l.number("the number of entries", 1, 1_000_000)
+		case t.is("format") && c.Format == "" && c.Target == "file":
+			c.Format, err = l.plain("an export format")
+		case t.is("reload") && c.Reload == nil && c.Target == "file":
+			var command string
+			command, err = l.text("a command")
+			c.Reload = strings.Fields(command)
+		default:
+			return l.errorf(t.pos, "", "unexpected `%s`", t)
+		}
+	}
+	if c.Target == "file" && c.Format == "" && err == nil {
+		return l.errorf(l.end(), "write for example: format postfix", "a file has a format")
+	}
+	return err
+}
+
+func (c *Companion) parseListen(l *line) (err *Error) {
+	if err = l.expect("listen"); err != nil {
+		return err
+	}
+	hosts, err := l.prefixes("an address")
+	if err != nil {
+		return err
+	}
+	for _, p := range hosts {
+		if !p.IsSingleIP() {
+			return l.errorf(l.toks[l.at-1].pos, "", "a companion listens on addresses, not on networks")
+		}
+		c.Listen = append(c.Listen, p.Addr())
+	}
+	if l.accept("port") {
+		if c.Port, err = l.number("a port", 1, 65535); err != nil {
+			return err
+		}
+	}
+	if l.accept("allow") {
+		c.Allow, err = l.prefixes("an address or network")
+	}
+	return err
+}
+
+// prefixes parses an address or network, or a list of them, without tables.
+func (l *line) prefixes(what string) (list []netip.Prefix, err *Error) {
+	values, err := l.values(what, addressValue)
+	for _, v := range values {
+		if v.Kind != PrefixValue {
+			return nil, l.errorf(v.Pos, "list the addresses", "expected %s, not a table", what)
+		}
+		list = append(list, v.Prefix)
+	}
+	return list, err
+}
+
+func parseZone(l *line) (Statement, *Error) {
+	z := &Zone{Pos: l.toks[0].pos}
+	name := l.peek()
+	var err *Error
+	if z.Name, err = l.text("a domain name"); err != nil {
+		return nil, err
+	}
+	z.Name = strings.ToLower(strings.TrimSuffix(z.Name, "."))
+	if !isZoneName(z.Name) {
+		return nil, l.errorf(name.pos, "write for example: zone \"bl.example.org\" bans", "%q is not a domain name", z.Name)
+	}
+	switch t := l.next(); {
+	case t.is("bans"):
+		z.Bans = true
+	case t.is("builtin"):
+		z.Builtin, err = l.name("list")
+	case t.is("file"):
+		z.File, err = l.text("a file name")
+	default:
+		return nil, l.errorf(t.pos, "", "expected `bans`, `builtin` or `file`%s", insteadOf(t))
+	}
+	if err == nil && l.accept("ttl") {
+		z.TTL, err = l.duration("the lifetime of an answer", time.Second, day)
+	}
+	return z, err
+}
+
+// isZoneName reports whether s is the name of a zone: labels of letters, digits and
+// hyphens. A query prepends up to 64 characters of an address (RFC 5782).
+func isZoneName(s string) bool {
+	if len(s) > 180 || !strings.Contains(s, ".") {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Companion) String() string {
+	s := "companion " + string(c.Role) + " user " + quote(c.User)
+	if c.Role == RoleSync {
+		s += " to " + c.Target + " " + quote(c.Argument)
+		if c.Format != "" {
+			s += " format " + quote(c.Format)
+		}
+		if c.Reload != nil {
+			s += " reload " + quote(strings.Join(c.Reload, " "))
+		}
+		if c.Max > 0 {
+			s += " max " + strconv.Itoa(c.Max)
+		}
+		return s
+	}
+	s += " listen " + listOf(c.Listen)
+	if c.Port > 0 {
+		s += " port " + strconv.Itoa(c.Port)
+	}
+	if c.Allow != nil {
+		s += " allow " + listOf(c.Allow)
+	}
+	return s
+}
+
+func (z *Zone) String() string {
+	s := "zone " + quote(z.Name) + " "
+	switch {
+	case z.Bans:
+		s += "bans"
+	case z.Builtin != "":
+		s += "builtin " + z.Builtin
+	default:
+		s += "file " + quote(z.File)
+	}
+	if z.TTL > 0 {
+		s += " ttl " + text.Duration(z.TTL)
+	}
+	return s
+}
+
+// listOf returns addresses or prefixes in the syntax of a list.
+func listOf[T interface{ String() string }](all []T) string {
+	var words []string
+	for _, v := range all {
+		words = append(words, v.String())
+	}
+	return braces(words)
+}
+
+// checkCompanions checks what the statements of companions need of each other.
+func checkCompanions(k *checker) {
+	var serve *Companion
+	targets := map[string]Pos{}
+	for _, c := range k.companions {
+		if c.Role == RoleServe {
+			if serve != nil {
+				k.errorf(c.Pos, "", "companion serve is a duplicate of %s", serve.Pos)
+			}
+			serve = c
+			continue
+		}
+		target := c.Target + " " + c.Argument
+		if before, ok := targets[target]; ok {
+			k.errorf(c.Pos, "", "this target is a duplicate of %s", before)
+		}
+		targets[target] = c.Pos
+	}
+	switch {
+	case serve == nil && len(k.zones) > 0:
+		k.warnf(k.zones[0].Pos, "add: companion serve user name listen address", "no companion serves this zone")
+	case serve != nil && len(k.zones) == 0:
+		k.warnf(serve.Pos, "add for example: zone \"bl.example.org\" bans", "there is no zone to serve")
+	}
+}
+
+// Name identifies the companion in the status, in logs and as an argument of its
+// command.
+func (c *Companion) Name() string {
+	if c.Role == RoleSync {
+		return string(c.Role) + " " + c.Target + " " + c.Argument
+	}
+	return string(c.Role)
+}
