@@ -180,6 +180,11 @@ func TestPortList(t *testing.T) {
 				t.Errorf("%s is a sample of no file", line)
 			}
 			continue
+		case "@rcscript":
+			if name := filepath.Base(rest); !strings.Contains(read(t, port+"/pkg/"+name+".rc"), "rc_cmd $1") {
+				t.Errorf("%s is no script of rc.d", name)
+			}
+			continue
 		case "@bin", "@man":
 			line = rest
 		default:
@@ -309,6 +314,19 @@ func TestDebian(t *testing.T) {
 				t.Error(out)
 			}
 		})
+	}
+}
+
+// TestUnits checks that the services of the companions have few rights, by the score of
+// systemd-analyze(1) in tenths.
+func TestUnits(t *testing.T) {
+	needs(t, "systemd-analyze")
+	units, err := filepath.Glob(filepath.Join(project, "packaging/systemd/*.service"))
+	if err != nil || len(units) != 2 {
+		t.Fatal(units, err)
+	}
+	for _, unit := range units {
+		run(t, project, nil, "systemd-analyze", "security", "--offline=true", "--threshold=19", "packaging/systemd/"+filepath.Base(unit))
 	}
 }
 

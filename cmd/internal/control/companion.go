@@ -22,12 +22,14 @@ import (
 )
 
 // DefaultRunDir is the directory of the companions' socket. It has no records, so that
-// users of companions can enter it but not the state directory.
+// users of companions can enter it but not the state directory. Its package creates it,
+// because the filter is not root. On OpenBSD, it is not in /var/run, because smtpd starts
+// before the scripts of packages, which could create it after each boot.
 func DefaultRunDir() string {
 	if runtime.GOOS == "linux" {
 		return "/run/scanwatch"
 	}
-	return "/var/run/scanwatch"
+	return "/var/db/scanwatch-run"
 }
 
 // commandsOf contains the commands of each role, besides note. Root, and the user of

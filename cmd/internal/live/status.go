@@ -41,6 +41,16 @@ func Problems(s *control.Status, zone *time.Location) (all []string) {
 	for _, n := range s.Config.Notes {
 		add("configuration: %s", n)
 	}
+	for i := range s.Companions {
+		switch c := &s.Companions[i]; {
+		case c.Problem != "":
+			add("companion %s: %s", c.Name, c.Problem)
+		case !c.Running(time.Now()):
+			add("companion %s does not run; start its service as the user %s", c.Name, c.User)
+		case c.Error != "":
+			add("companion %s: %s", c.Name, c.Error)
+		}
+	}
 	return all
 }
 
@@ -86,6 +96,9 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	for _, p := range s.Standing.Gateways {
 		line("gateway?", "many hosts share %s: list it as gateway", prefix.String(p))
 	}
+	for i := range s.Companions {
+		line("companion", "%s", companionLine(&s.Companions[i], zone))
+	}
 	for _, m := range s.Memory {
 		if m.Rows == 0 {
 			continue
@@ -101,4 +114,21 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 // delayed describes the number of delayed replies.
 func delayed(s *control.Status) string {
 	return text.Plural(s.Live.Delayed, "delayed reply", "delayed replies")
+}
+
+// companionLine describes a companion.
+func companionLine(c *control.CompanionStatus, zone *time.Location) string {
+	line := text.Escape(c.Name) + ": "
+	switch {
+	case c.Seen.IsZero():
+		return line + "not seen since the start of the filter"
+	case c.Running(time.Now()):
+		line += "running, " + text.Plural(c.Entries, "entry", "entries")
+	default:
+		line += "last seen " + c.Seen.In(zone).Format(time.DateTime)
+	}
+	if !c.Done.IsZero() {
+		line += ", last success " + c.Done.In(zone).Format(time.DateTime)
+	}
+	return line
 }

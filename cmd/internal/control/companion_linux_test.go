@@ -1,0 +1,273 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"scanwatch/filter/memory"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+// asUser calls f as another user. Only this thread changes its user.
+func asUser(t *testing.T, uid int, f func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	set := func(uid int) {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
+			t.Fatal(errno)
+		}
+	}
+	set(uid)
+	defer set(0)
+	f()
+}
+
+// The users of the companions in the tests.
+const (
+	syncUser, serveUser, stranger = 4001, 4002, 4003
+)
+
+// serveCompanions starts a server of companions, with all commands of the filter.
+func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spared func([]netip.Prefix) func(netip.Prefix) bool) (runDir, stateDir string, c *Companions) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: needs root, to connect as other users")
+	}
+	runDir, err := os.MkdirTemp("", "run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(runDir) })
+	stateDir = t.TempDir()
+	if err := errors.Join(os.Chmod(runDir, 0o755), os.Chmod(stateDir, 0o750)); err != nil {
+		t.Fatal(err)
+	}
+	w := store.Open(stateDir, store.Options{Now: func() time.Time { return noon }})
+	state := store.OpenState(stateDir, store.StateOptions{Buckets: memory.Buckets(), Changes: m.Changes, Rewrite: m.Rewrite})
+	c = NewCompanions([]*rules.Companion{
+		{Role: rules.RoleSync, User: "4001", Target: "nftables", Argument: "inet filter scanwatch"},
+		{Role: rules.RoleServe, User: "4002"},
+		{Role: rules.RoleSync, User: "no-such-user", Target: "pf", Argument: "scanwatch"},
+		{Role: rules.RoleSync, User: "0", Target: "ipset", Argument: "scanwatch"},
+	})
+	commands := append(StoreCommands(w), StatusCommand(func() Status { return Status{Companions: c.Status()} }))
+	commands = append(commands, MemoryCommands(m, state, noon.UnixMicro, enforced, func(memory.Ban) {})...)
+	commands = append(commands, BansCommand(m.Bans, state, noon.UnixMicro, spared, enforced), c.NoteCommand())
+	l, err := listen(runDir, companionsMode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); (&Server{Commands: commands, Companions: c}).Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		state.Close()
+		w.Close()
+	})
+	return runDir, stateDir, c
+}
+
+func yes() bool { return true }
+
+func sparesNone([]netip.Prefix) func(netip.Prefix) bool {
+	return func(netip.Prefix) bool { return false }
+}
+
+// TestRoles checks that each user may use the commands of its role only, and that a
+// user without a role is told why it may not connect.
+func TestRoles(t *testing.T) {
+	m := memory.New()
+	dir, state, companions := serveCompanions(t, m, yes, sparesNone)
+	others := [][]string{{"status"}, {"flush"}, {"segments"}, {"snapshot", "x"}, {"state"}, {"days"},
+		{"ban", "192.0.2.1", "60", "x"}, {"unban", "192.0.2.1", Exact}, {"learn", "1;example.org"}}
+	dial := func(uid int) (c *Client, err error) {
+		asUser(t, uid, func() { c, err = DialCompanion(dir) })
+		if err == nil {
+			t.Cleanup(func() { c.Close() })
+		}
+		return c, err
+	}
+	for _, uid := range []int{syncUser, serveUser} {
+		c, err := dial(uid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list, _, err := c.Bans(0, 0); err != nil || !list.Full || !list.Enforced {
+			t.Errorf("user %d: bans: %+v, %v", uid, list, err)
+		}
+		for _, words := range others {
+			if err := c.ask(nil, words...); err == nil || !strings.Contains(err.Error(), "may not use "+words[0]) {
+				t.Errorf("user %d: %s: %v", uid, words[0], err)
+			}
+		}
+		for _, name := range []string{state, state + "/state.db", state + "/sessions", SocketPath(state)} {
+			asUser(t, uid, func() {
+				if f, err := os.Open(name); err == nil {
+					f.Close()
+					t.Errorf("user %d can open %s", uid, name)
+				} else if !errors.Is(err, fs.ErrPermission) {
+					t.Errorf("user %d: %v", uid, err)
+				}
+			})
+		}
+		// A companion that leaks connections does not keep out the others.
+		if _, err := dial(uid); err != nil {
+			t.Errorf("second connection of user %d: %v", uid, err)
+		}
+		if _, err := dial(uid); err == nil {
+			t.Errorf("user %d has more than %d connections", uid, maxOfUser)
+		}
+	}
+	if _, err := dial(stranger); err == nil || !strings.Contains(err.Error(), "user 4003 has no role") {
+		t.Errorf("a user without a role: %v", err)
+	}
+	root, err := dial(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := root.Status(); err != nil {
+		t.Errorf("root: %v", err)
+	}
+	if list := companions.Problems(); len(list) != 2 || !strings.Contains(list[0], "no-such-user") || !strings.Contains(list[1], "may use all commands") {
+		t.Errorf("problems %q", list)
+	}
+}
+
+// TestNote checks that a companion can announce itself, but not another one.
+func TestNote(t *testing.T) {
+	dir, _, companions := serveCompanions(t, memory.New(), yes, sparesNone)
+	var c *Client
+	asUser(t, syncUser, func() {
+		var err error
+		if c, err = DialCompanion(dir); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer c.Close()
+	for _, name := range []string{"serve", "sync ipset scanwatch", "nothing"} {
+		if err := c.Note(name, 1, nil); err == nil || !strings.Contains(err.Error(), "no companion") {
+			t.Errorf("as %s: %v", name, err)
+		}
+	}
+	const name = "sync nftables inet filter scanwatch"
+	if err := c.Note(name, 7, nil); err != nil {
+		t.Fatal(err)
+	}
+	s := companions.Status()[0]
+	if s.Name != name || s.Entries != 7 || s.Error != "" || s.Done.IsZero() || !s.Running(time.Now()) || s.Running(time.Now().Add(silent)) {
+		t.Errorf("after a success: %+v", s)
+	}
+	if err := c.Note(name, 7, errors.New("no such set\x1b[2J"+strings.Repeat("x", 400))); err != nil {
+		t.Fatal(err)
+	}
+	if s := companions.Status()[0]; !strings.HasPrefix(s.Error, "no such set?[2J") || len(s.Error) > maxNote {
+		t.Errorf("after an error: %+v", s)
+	}
+	if s := companions.Status()[1]; !s.Seen.IsZero() || s.Running(time.Now()) {
+		t.Errorf("a companion that does not run: %+v", s)
+	}
+}
+
+// TestBanList checks the answers to the command bans: all bans, their changes, bans that
+// firewalls must not enforce, and no bans in mode observe.
+func TestBanList(t *testing.T) {
+	m := memory.New()
+	enforced := true
+	spared := netip.MustParsePrefix("198.51.100.1/32")
+	dir, _, _ := serveCompanions(t, m, func() bool { return enforced }, func([]netip.Prefix) func(netip.Prefix) bool {
+		return func(p netip.Prefix) bool { return p == spared }
+	})
+	c, err := DialCompanion(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	now := noon.UnixMicro()
+	net := netip.MustParsePrefix("203.0.113.0/24")
+	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "greedy", Session: 0xabc}, now)
+	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("192.0.2.2")}, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "watched", Observe: true}, now)
+	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("192.0.2.3")}, memory.BanRequest{Ladder: []time.Duration{0}, Rule: "an offence only"}, now)
+	m.Bans.AddPrefix(spared, time.Hour, "by hand", now)
+	ask := func(generation uint64, full bool, want ...BanEntry) uint64 {
+		t.Helper()
+		list, got, err := c.Bans(generation, 0)
+		if err != nil || list.Full != full || list.Enforced != enforced || len(got) != len(want) {
+			t.Fatalf("%+v, %+v, %v; want full %t, %+v", list, got, err, full, want)
+		}
+		for _, w := range want {
+			found := false
+			for _, g := range got {
+				found = found || g == w
+			}
+			if !found {
+				t.Errorf("%+v is missing in %+v", w, got)
+			}
+		}
+		return list.Generation
+	}
+	host := BanEntry{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Seconds: 3600, Rule: "greedy", Session: "0000000000000abc"}
+	manual := BanEntry{Prefix: spared, Seconds: 3600, Rule: "by hand", Spared: true}
+	at := ask(0, true, host, manual)
+	at = ask(at, false)
+	m.Bans.AddPrefix(net, 2*time.Hour, "by hand", now)
+	m.Bans.Revoke(host.Prefix, false, now)
+	at = ask(at, false, BanEntry{Prefix: net, Seconds: 7200, Rule: "by hand"}, BanEntry{Prefix: host.Prefix})
+	enforced = false
+	m.Bans.Restart()
+	at = ask(at, true)
+	enforced = true
+	m.Bans.Restart()
+	at = ask(at, true, manual, BanEntry{Prefix: net, Seconds: 7200, Rule: "by hand"})
+	// A reader that is too late receives all bans.
+	for i := range 10000 {
+		m.Bans.Add(&memory.Client{Addr: netip.AddrFrom4([4]byte{100, 1, byte(i >> 8), byte(i)})}, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "greedy"}, now)
+	}
+	if list, got, err := c.Bans(at, 0); err != nil || !list.Full || len(got) != 10002 {
+		t.Errorf("after 10,000 bans: %+v, %d entries, %v", list, len(got), err)
+	}
+	if _, _, err := c.Bans(1, MaxWait+time.Second); err == nil {
+		t.Error("a wait above the limit is accepted")
+	}
+}
+
+// TestBansWait checks that a waiting command returns at the next change.
+func TestBansWait(t *testing.T) {
+	m := memory.New()
+	dir, _, _ := serveCompanions(t, m, yes, sparesNone)
+	c, err := DialCompanion(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	list, _, err := c.Bans(0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type result struct {
+		entries []BanEntry
+		err     error
+	}
+	got := make(chan result)
+	go func() {
+		_, entries, err := c.Bans(list.Generation, MaxWait)
+		got <- result{entries, err}
+	}()
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	m.Bans.AddPrefix(p, time.Hour, "x", noon.UnixMicro())
+	if r := <-got; r.err != nil || len(r.entries) != 1 || r.entries[0].Prefix != p {
+		t.Errorf("%+v", r)
+	}
+}
