@@ -35,15 +35,15 @@ var conditions = []condition{
 	{word: "src", args: "address", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("an address", addressValue),
 		match: matchSrc, fact: factSrc, say: saySrc},
 	{word: "listener", args: "name", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("a listener", listenerValue),
-		match: matchListener, fact: factListener, say: sayValues("connects to", "")},
+		match: matchListener, fact: factListener, say: sayValues("connects to", "connects to a listener in")},
 	{word: "rdns", args: "name", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("a name", nameValue),
-		match: matchRDNS, fact: factRDNS, say: sayValues("has the reverse DNS name", "")},
+		match: matchRDNS, fact: factRDNS, say: sayValues("has the reverse DNS name", "has a reverse DNS name in")},
 	{word: "fcrdns", args: "[pass | fail | error]", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: parseFCrDNS,
 		match: matchFCrDNS, fact: factFCrDNS, say: sayFCrDNS},
 	{word: "asn", args: "number", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("an AS number", asValue),
-		match: matchASN, fact: factASN, say: sayValues("is in the network", "")},
+		match: matchASN, fact: factASN, say: sayValues("is in the network", "is in a network in")},
 	{word: "country", args: "code", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("a country", countryValue),
-		match: matchCountry, fact: factCountry, say: sayValues("is in the country", "")},
+		match: matchCountry, fact: factCountry, say: sayValues("is in the country", "is in a country in")},
 	{word: "evidence", args: "token", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("evidence", evidenceValue),
 		match: matchEvidence, fact: factEvidence, say: sayEvidence},
 	{word: "score", args: "> number", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: parseOver, over: true,
@@ -55,17 +55,17 @@ var conditions = []condition{
 	{word: "count", args: "token > number [in duration [by src | prefix | domain | asn | helo | user | site]]", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: parseCount, over: true,
 		match: matchCount, fact: factCount, say: sayCount},
 	{word: "helo", args: "name", from: smtp.PhaseHelo, to: smtp.PhaseEnd, parse: needs("a name", nameValue),
-		match: matchHelo, fact: factHelo, say: sayValues("greets as", "")},
+		match: matchHelo, fact: factHelo, say: sayValues("greets as", "greets with a name in")},
 	{word: "mail-from", args: "address", from: smtp.PhaseMailFrom, to: smtp.PhaseCommit, parse: needs("a mail address", nameValue), changes: true, envelope: true,
-		match: matchMailFrom, fact: factMailFrom, say: sayValues("sends mail from", "")},
+		match: matchMailFrom, fact: factMailFrom, say: sayValues("sends mail from", "sends mail from an address in")},
 	{word: "auth", args: "[user]", from: smtp.PhaseMailFrom, to: smtp.PhaseEnd, parse: parseAuth, changes: true,
 		match: matchAuth, fact: factAuth, say: sayAuth},
 	{word: "auth-failed", args: "user", from: smtp.PhaseMailFrom, to: smtp.PhaseEnd, parse: needs("a user name", nameValue), changes: true,
-		match: matchFailed, fact: factFailed, say: sayValues("fails to log in as", "")},
+		match: matchFailed, fact: factFailed, say: sayValues("fails to log in as", "fails to log in as a user in")},
 	{word: "tls", from: smtp.PhaseMailFrom, to: smtp.PhaseEnd, parse: noArgs, changes: true,
 		match: matchTLS, fact: factTLS, say: sayWord("uses TLS")},
 	{word: "rcpt-to", args: "address", from: smtp.PhaseRcptTo, to: smtp.PhaseRcptTo, parse: needs("a mail address", nameValue), changes: true, envelope: true,
-		match: matchRcptTo, fact: factRcptTo, say: sayValues("sends mail to", "")},
+		match: matchRcptTo, fact: factRcptTo, say: sayValues("sends mail to", "sends mail to an address in")},
 }
 
 func conditionByWord(word string) *condition {
@@ -194,29 +194,27 @@ func (c *Cond) span() (first, last smtp.Phase) {
 // sayWord returns a function that describes a condition without values.
 func sayWord(text string) func(*Cond) string { return func(*Cond) string { return text } }
 
-// sayValues returns a function that describes a condition with values.
-func sayValues(before, after string) func(*Cond) string {
+// sayValues returns a function that describes a condition with values: before precedes
+// values, and listed precedes a table.
+func sayValues(before, listed string) func(*Cond) string {
 	return func(c *Cond) string {
-		text := before + " " + sayList(c.Values)
-		if after != "" {
-			text += " " + after
+		var items, all []string
+		for _, v := range c.Values {
+			if v.Kind == TableValue {
+				all = append(all, listed+" the list `"+v.Text+"`")
+			} else {
+				items = append(items, sayValue(v))
+			}
 		}
-		return text
+		if len(items) > 0 {
+			all = append([]string{before + " " + or(items)}, all...)
+		}
+		return or(all)
 	}
-}
-
-func sayList(values []Value) string {
-	items := make([]string, len(values))
-	for i, v := range values {
-		items[i] = sayValue(v)
-	}
-	return or(items)
 }
 
 func sayValue(v Value) string {
 	switch {
-	case v.Kind == TableValue:
-		return "any of the list `" + v.Text + "`"
 	case v.Kind == RegexValue:
 		return "anything that matches " + slash(v.Text)
 	case v.Kind == TextValue && v.Text == "<>":
@@ -310,5 +308,5 @@ func sayAuth(c *Cond) string {
 	if len(c.Values) == 0 {
 		return "has logged in"
 	}
-	return "has logged in as " + sayList(c.Values)
+	return sayValues("has logged in as", "has logged in as a user in")(c)
 }

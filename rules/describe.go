@@ -117,6 +117,9 @@ func (d *describer) rules(title string, rules []*Rule) {
 	}
 }
 
+// DescribeRule describes a rule as the rest of a sentence that starts with "A host that".
+func (p *Policy) DescribeRule(r *Rule) string { return (&describer{Policy: p}).rule(r) }
+
 func (d *describer) rule(r *Rule) string {
 	var when, does []string
 	for _, p := range r.Phases.List() {

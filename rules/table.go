@@ -102,6 +102,16 @@ func (p *Policy) PassesUseTable(name string) bool {
 	})
 }
 
+// Declaration returns the declaration of a table, or nil.
+func (p *Policy) Declaration(name string) *TableDecl {
+	for _, s := range p.config.All() {
+		if t, ok := s.(*TableDecl); ok && t.Name == name {
+			return t
+		}
+	}
+	return nil
+}
+
 // PassesUse reports whether a pass statement has a condition with the given word.
 func (p *Policy) PassesUse(word string) bool {
 	return slices.ContainsFunc(p.passes, func(s pass) bool {

@@ -50,7 +50,7 @@ func (b *budget) prune(d *directory, open string, apart []string, room int64) (u
 	// A state.db that was written with a larger budget is being compacted. Until
 	// then, its excess must not evict history or block new records.
 	over := int64(0)
-	if info, err := state.root.Lstat(stateFile); err == nil {
+	if info, err := state.root.Lstat(StateFile); err == nil {
 		over = max(info.Size()-b.bytes/2, 0)
 	}
 	total += size - over
@@ -186,9 +186,9 @@ func (d *directory) stateFiles() (size int64, copies []fs.FileInfo, err error) {
 	}
 	for _, f := range files { // sorted by name and thus by time
 		switch name := f.Name(); {
-		case name == stateFile, name == stateFile+newSuffix:
+		case name == StateFile, name == StateFile+newSuffix:
 			size += f.Size()
-		case strings.HasPrefix(name, stateFile+damagedMark):
+		case strings.HasPrefix(name, StateFile+damagedMark):
 			copies = append(copies, f)
 		}
 	}

@@ -86,13 +86,13 @@ func usedBytes(s *segment) (used int64, err error) {
 // copyFile copies the rows to a new file and renames it to the name of the open
 // file.
 func (s *State) copyFile() (*segment, error) {
-	f, err := s.k.folder.create(stateFile + newSuffix)
+	f, err := s.k.folder.create(StateFile + newSuffix)
 	if err != nil {
 		return nil, err
 	}
-	seg, err := newSegment(Segment{Name: stateFile}, f, s.o.MaxSize)
+	seg, err := newSegment(Segment{Name: StateFile}, f, s.o.MaxSize)
 	if err != nil {
-		_ = s.k.folder.remove(stateFile + newSuffix)
+		_ = s.k.folder.remove(StateFile + newSuffix)
 		return nil, err
 	}
 	err = guard(func() error { return bbolt.Compact(seg.db, s.k.open.db, compactBatch) })
@@ -100,11 +100,11 @@ func (s *State) copyFile() (*segment, error) {
 		s.k.open.abandon()
 	}
 	if err == nil {
-		err = s.k.folder.rename(stateFile+newSuffix, stateFile)
+		err = s.k.folder.rename(StateFile+newSuffix, StateFile)
 	}
 	if err != nil {
 		seg.release(err)
-		_ = s.k.folder.remove(stateFile + newSuffix)
+		_ = s.k.folder.remove(StateFile + newSuffix)
 		return nil, err
 	}
 	return seg, nil

@@ -25,7 +25,7 @@ func TestRepairAgainstSwaps(t *testing.T) {
 	if err := os.Mkdir(victim, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	names := []string{"2026-11-01.db", "2026-11-01.db.new", "2026-11-01.2.db.new", "2026-11-01.db.damaged-20261101T110000000Z", stateFile, stateFile + newSuffix}
+	names := []string{"2026-11-01.db", "2026-11-01.db.new", "2026-11-01.2.db.new", "2026-11-01.db.damaged-20261101T110000000Z", StateFile, StateFile + newSuffix}
 	for _, name := range names {
 		if err := os.WriteFile(filepath.Join(victim, name), []byte("precious "+name), 0o600); err != nil {
 			t.Fatal(err)
@@ -73,8 +73,8 @@ func TestRepairAgainstSwaps(t *testing.T) {
 			_ = os.WriteFile(filepath.Join(dir, "put"), good, 0o640)
 			_ = os.Rename(filepath.Join(dir, "put"), filepath.Join(sessions, name))
 		}
-		_ = os.WriteFile(filepath.Join(dir, stateFile), good, 0o640)
-		_ = os.WriteFile(filepath.Join(dir, stateFile+newSuffix), good, 0o640)
+		_ = os.WriteFile(filepath.Join(dir, StateFile), good, 0o640)
+		_ = os.WriteFile(filepath.Join(dir, StateFile+newSuffix), good, 0o640)
 		swaps.Unlock()
 		_ = i.Repair("test", noon, func(*File) error { return nil })
 	}

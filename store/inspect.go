@@ -27,13 +27,14 @@ const (
 	HealthOlder   Health = "older schema" // written by an older version in another format
 	HealthInUse   Health = "in use"       // a filter has locked the file and provides no copy
 	HealthUnread  Health = "unreadable"   // access is denied
+	HealthMissing Health = "missing"      // state.db, although a filter has used the directory; no Inspector returns it
 	HealthAside   Health = "quarantined"  // corrupt, ignored
 	HealthLeft    Health = "temporary"    // an incomplete file left by a crash
 )
 
 // Bad reports whether the operator must act.
 func (h Health) Bad() bool {
-	return h == HealthDamaged || h == HealthNewer || h == HealthOlder || h == HealthInUse || h == HealthUnread
+	return h == HealthDamaged || h == HealthNewer || h == HealthOlder || h == HealthInUse || h == HealthUnread || h == HealthMissing
 }
 
 // A File is the result of checking one file.
@@ -168,11 +169,11 @@ func (i *Inspector) other(f *File) bool {
 		return temporary && (ok || whole == clockFile)
 	}
 	switch {
-	case name == stateFile+newSuffix, temporaryName.MatchString(name):
+	case name == StateFile+newSuffix, temporaryName.MatchString(name):
 		f.Health = HealthLeft
-	case name == stateFile:
+	case name == StateFile:
 		i.state(f)
-	case strings.HasPrefix(name, stateFile+damagedMark):
+	case strings.HasPrefix(name, StateFile+damagedMark):
 		f.Health = HealthAside
 	default:
 		return false
@@ -196,13 +197,23 @@ func (f *File) is(err error) {
 	default:
 		f.Health = HealthUnread
 	}
-	f.Problem = strings.TrimPrefix(err.Error(), "corrupt: ")
+	f.Problem = problemOf(err)
+}
+
+// problemOf describes an error without the words of Health and the name of the file, which
+// the description of a File contains.
+func problemOf(err error) string {
+	var d *damagedError
+	if errors.As(err, &d) {
+		return d.what
+	}
+	return err.Error()
 }
 
 // wrong counts invalid records.
 func (f *File) wrong(n int, err error) {
 	if f.Health != HealthDamaged {
-		f.Health, f.Problem = HealthDamaged, strings.TrimPrefix(err.Error(), "corrupt: ")
+		f.Health, f.Problem = HealthDamaged, problemOf(err)
 	}
 	f.Bad += n
 }

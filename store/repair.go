@@ -526,12 +526,12 @@ func nextPart(d *directory, day time.Time) (Segment, error) {
 // replaceState replaces state.db with a copy without the invalid rows. The original is
 // renamed to aside.
 func (i *Inspector) replaceState(d *directory, aside string) error {
-	in, err := d.open(stateFile, os.O_RDONLY)
+	in, err := d.open(StateFile, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	temp := stateFile + newSuffix
+	temp := StateFile + newSuffix
 	out, err := d.create(temp)
 	if err != nil {
 		return err
@@ -542,12 +542,12 @@ func (i *Inspector) replaceState(d *directory, aside string) error {
 		err = i.removeBadRows(d, temp)
 	}
 	if err == nil {
-		err = d.root.Link(stateFile, aside)
+		err = d.root.Link(StateFile, aside)
 	}
 	if err != nil {
 		return errors.Join(err, d.remove(temp))
 	}
-	return commitFile(d, stateFile)
+	return commitFile(d, StateFile)
 }
 
 // removeBadRows removes the invalid rows of a copy of state.db.

@@ -214,16 +214,16 @@ func TestRepairState(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		return dir, filepath.Join(dir, stateFile)
+		return dir, filepath.Join(dir, StateFile)
 	}
-	aside := stateFile + ".damaged-20261101T120000000Z"
+	aside := StateFile + ".damaged-20261101T120000000Z"
 	t.Run("a row", func(t *testing.T) {
 		dir, _ := fill(t)
-		if f := found(t, dir, true)[stateFile]; f.Health != HealthOK || f.Bad != 1 || f.Records != 3 || f.Tables["bans"] != 2 {
+		if f := found(t, dir, true)[StateFile]; f.Health != HealthOK || f.Bad != 1 || f.Records != 3 || f.Tables["bans"] != 2 {
 			t.Errorf("%+v", f)
 		}
 		all := found(t, dir, false)
-		if f := all[stateFile]; f.Health != HealthOK || f.Records != 2 || all[aside].Health != HealthAside {
+		if f := all[StateFile]; f.Health != HealthOK || f.Records != 2 || all[aside].Health != HealthAside {
 			t.Errorf("%+v", all)
 		}
 	})
@@ -232,7 +232,7 @@ func TestRepairState(t *testing.T) {
 		if err := os.WriteFile(path, []byte("garbage"), 0o640); err != nil {
 			t.Fatal(err)
 		}
-		if f := found(t, dir, true)[stateFile]; f.Health != HealthAside || f.Done != "quarantined as "+aside {
+		if f := found(t, dir, true)[StateFile]; f.Health != HealthAside || f.Done != "quarantined as "+aside {
 			t.Errorf("%+v", f)
 		}
 		if all := found(t, dir, true); len(all) != 1 {

@@ -408,11 +408,11 @@ func TestRepairBoundsCopies(t *testing.T) {
 		return done
 	}
 	for n := range 5 {
-		if err := os.WriteFile(filepath.Join(dir, stateFile), make([]byte, 2<<20), 0o640); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, StateFile), make([]byte, 2<<20), 0o640); err != nil {
 			t.Fatal(err)
 		}
 		done := repair(noon.Add(time.Duration(n) * time.Minute))
-		if copies, _ := filepath.Glob(filepath.Join(dir, stateFile+damagedMark+"*")); len(copies) != min(n+1, stateQuarantined) {
+		if copies, _ := filepath.Glob(filepath.Join(dir, StateFile+damagedMark+"*")); len(copies) != min(n+1, stateQuarantined) {
 			t.Errorf("%d copies after %d repairs: %s", len(copies), n+1, done)
 		}
 	}
@@ -425,7 +425,7 @@ func TestRepairBoundsCopies(t *testing.T) {
 		t.Fatal(err)
 	}
 	i.Budget = 3*int64(len(b)) + 4<<20 + 1<<20
-	if done := repair(noon.Add(time.Hour)); !strings.Contains(done, "3000 records salvaged") || !strings.Contains(done, stateFile+damagedMark) {
+	if done := repair(noon.Add(time.Hour)); !strings.Contains(done, "3000 records salvaged") || !strings.Contains(done, StateFile+damagedMark) {
 		t.Errorf("%s", done)
 	}
 	if total := filesIn(t, dir); total > i.Budget {

@@ -103,7 +103,7 @@ func TestOlderState(t *testing.T) {
 	}
 	dir := t.TempDir()
 	unpackAll(t, "schema-1", dir)
-	before, err := os.ReadFile(filepath.Join(dir, stateFile))
+	before, err := os.ReadFile(filepath.Join(dir, StateFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestOlderState(t *testing.T) {
 	if err := errors.Join(i.Each(check), i.Repair("test", noon, check)); err != nil {
 		t.Error(err)
 	}
-	if after, err := os.ReadFile(filepath.Join(dir, stateFile)); err != nil || !bytes.Equal(before, after) || len(segmentNames(t, dir)) != 1 {
+	if after, err := os.ReadFile(filepath.Join(dir, StateFile)); err != nil || !bytes.Equal(before, after) || len(segmentNames(t, dir)) != 1 {
 		t.Errorf("the file has changed: %v", err)
 	}
 }
@@ -193,7 +193,7 @@ func unpackAll(t *testing.T, name, dir string) {
 	}
 	for _, f := range files {
 		to := filepath.Join(dir, sessionsDir)
-		if strings.HasPrefix(filepath.Base(f), stateFile) {
+		if strings.HasPrefix(filepath.Base(f), StateFile) {
 			to = dir
 		}
 		unpack(t, f, to)

@@ -36,7 +36,8 @@ import (
 )
 
 const (
-	stateFile = "state.db"
+	// StateFile is the name of the file in the state directory.
+	StateFile = "state.db"
 
 	stateEvery       = 5 * time.Second
 	stateMax         = 256 << 20 // bytes of the file
@@ -134,8 +135,8 @@ func OpenState(dir string, o StateOptions) *State {
 	if o.migrations == nil {
 		o.migrations = migrations
 	}
-	s := &State{path: filepath.Join(dir, stateFile), o: o,
-		k: newKeeper(keeperOptions{name: stateFile, data: "state", state: dir, log: o.Log, now: o.now, hint: stateHint})}
+	s := &State{path: filepath.Join(dir, StateFile), o: o,
+		k: newKeeper(keeperOptions{name: StateFile, data: "state", state: dir, log: o.Log, now: o.now, hint: stateHint})}
 	s.status.Path, s.status.Schema = s.path, firstStateSchema+len(o.migrations)
 	s.k.start(s.run)
 	return s
@@ -165,7 +166,7 @@ func (s *State) Status() StateStatus {
 
 // Snapshot returns a consistent copy of the file. The error is ErrFinished if the
 // file is not open.
-func (s *State) Snapshot() (*Snapshot, error) { return s.k.snapshot(stateFile) }
+func (s *State) Snapshot() (*Snapshot, error) { return s.k.snapshot(StateFile) }
 
 // WriteTo writes a consistent copy of the file, as Snapshot returns it.
 func (s *State) WriteTo(w io.Writer) (int64, error) {
@@ -352,8 +353,8 @@ func (s *State) openFile() error {
 	if _, err := s.k.lockDirectory(); err != nil {
 		return err
 	}
-	_ = s.k.folder.remove(stateFile + newSuffix) // a crash has left it
-	seg, err := openStateFile(s.k.folder, stateFile, s.o.MaxSize, s.o.migrations)
+	_ = s.k.folder.remove(StateFile + newSuffix) // a crash has left it
+	seg, err := openStateFile(s.k.folder, StateFile, s.o.MaxSize, s.o.migrations)
 	if isDamaged(err) {
 		if err := s.quarantine(err); err != nil {
 			return err
@@ -383,11 +384,11 @@ func (s *State) openFile() error {
 // create creates the file under a temporary name, so that a crash leaves no
 // incomplete file.
 func (s *State) create() (*segment, error) {
-	seg, err := createFile(s.k.folder, Segment{Name: stateFile}, s.o.MaxSize, firstStateSchema+len(s.o.migrations), s.o.Program, s.o.now())
+	seg, err := createFile(s.k.folder, Segment{Name: StateFile}, s.o.MaxSize, firstStateSchema+len(s.o.migrations), s.o.Program, s.o.now())
 	if err != nil {
 		return nil, err
 	}
-	if err := commitFile(s.k.folder, stateFile); err != nil {
+	if err := commitFile(s.k.folder, StateFile); err != nil {
 		seg.release(err)
 		return nil, err
 	}
@@ -417,7 +418,7 @@ func (s *State) load() (err error) {
 // quarantine quarantines the corrupt file and removes the oldest quarantined files.
 func (s *State) quarantine(reason error) error {
 	s.lost = true
-	if err := s.k.quarantine(stateFile, reason); err != nil {
+	if err := s.k.quarantine(StateFile, reason); err != nil {
 		return err
 	}
 	if names := s.k.folder.trimCopies(); len(names) > 0 {

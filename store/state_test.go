@@ -384,7 +384,7 @@ func TestDamagedStateIsSetAside(t *testing.T) {
 			if !isDamaged(err) {
 				t.Errorf("read: %v, want damage", err)
 			}
-			before, _ := os.ReadFile(filepath.Join(dir, stateFile))
+			before, _ := os.ReadFile(filepath.Join(dir, StateFile))
 			o := newOwner()
 			o.set("peers/a", "1")
 			s, log := openTestState(t, dir, o)
@@ -674,7 +674,7 @@ func TestStateDiskFull(t *testing.T) {
 // The times of attempts, in a synctest bubble: time.Sleep needs no real time here.
 func TestStateTimes(t *testing.T) {
 	dir := t.TempDir()
-	path := filepath.Join(dir, stateFile)
+	path := filepath.Join(dir, StateFile)
 	opened := func(s *State) bool {
 		synctest.Wait()
 		return s.Status().Open
@@ -826,7 +826,7 @@ func TestStateSnapshotDoesNotHoldUpCommits(t *testing.T) {
 	o.fill(20_000)
 	flushState(t, s)
 	copied := t.TempDir()
-	f, err := os.Create(filepath.Join(copied, stateFile))
+	f, err := os.Create(filepath.Join(copied, StateFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -852,7 +852,7 @@ func copyState1(t *testing.T) (dir string) {
 		t.Fatal(err)
 	}
 	dir = t.TempDir()
-	path := filepath.Join(dir, stateFile)
+	path := filepath.Join(dir, StateFile)
 	if err := os.WriteFile(path, data, 0o640); err != nil {
 		t.Fatal(err)
 	}
@@ -911,7 +911,7 @@ func TestStateMigrations(t *testing.T) {
 	}
 
 	dir := copyState1(t)
-	before, err := os.ReadFile(filepath.Join(dir, stateFile))
+	before, err := os.ReadFile(filepath.Join(dir, StateFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -975,7 +975,7 @@ func TestStateCutShortWhileItIsLoaded(t *testing.T) {
 	dir, want := damagedState(t, func(b []byte) []byte { return b })
 	o := newOwner()
 	once := sync.OnceFunc(func() {
-		if err := os.Truncate(filepath.Join(dir, stateFile), 0); err != nil {
+		if err := os.Truncate(filepath.Join(dir, StateFile), 0); err != nil {
 			t.Error(err)
 		}
 	})
@@ -1170,7 +1170,7 @@ func TestStateWriteTo(t *testing.T) {
 		t.Errorf("%d of %d bytes, %v", n, b.Len(), err)
 	}
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, stateFile), b.Bytes(), 0o640); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, StateFile), b.Bytes(), 0o640); err != nil {
 		t.Fatal(err)
 	}
 	wantState(t, readState(t, dir, nil), o.all())

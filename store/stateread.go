@@ -70,7 +70,7 @@ func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
 // a copy; if live is nil, the error is ErrInUse. The entry is valid until visit
 // returns. ReadState returns the first error of visit.
 func ReadState(dir string, buckets []string, live func(io.Writer) error, visit func(Entry) error) error {
-	path := filepath.Join(dir, stateFile)
+	path := filepath.Join(dir, StateFile)
 	db, file, err := openState(dir, live)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
@@ -105,13 +105,20 @@ func Used(dir string) bool {
 	defer d.root.Close()
 	files, err := d.files()
 	has := func(f os.FileInfo) bool {
-		return f.Name() == stateFile || strings.HasPrefix(f.Name(), stateFile+damagedMark)
+		return f.Name() == StateFile || strings.HasPrefix(f.Name(), StateFile+damagedMark)
 	}
 	if err != nil || slices.ContainsFunc(files, has) {
 		return true
 	}
 	all, err := Segments(dir)
 	return len(all) > 0 || err != nil && !errors.Is(err, os.ErrNotExist)
+}
+
+// StateMissing reports whether the state directory dir has no state.db, although a filter
+// has used it.
+func StateMissing(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, StateFile))
+	return errors.Is(err, os.ErrNotExist) && Used(dir)
 }
 
 // openState opens the file, or the copy that live writes.
@@ -122,7 +129,7 @@ func openState(dir string, live func(io.Writer) error) (*bbolt.DB, *os.File, err
 	}
 	defer d.root.Close()
 	for tries := 0; ; tries++ {
-		f, err := d.open(stateFile, os.O_RDONLY)
+		f, err := d.open(StateFile, os.O_RDONLY)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -938,7 +938,7 @@ func TestBudgetWithState(t *testing.T) {
 	now := noon
 	w := Open(dir, Options{Budget: budget, Keep: 1000 * 24 * time.Hour, Now: func() time.Time { return now }})
 	defer w.Close()
-	state := filepath.Join(dir, stateFile)
+	state := filepath.Join(dir, StateFile)
 	for day := range 40 {
 		now = noon.AddDate(0, 0, day)
 		// Reserve first, because the State reserves room before it grows: a commit may
@@ -1001,7 +1001,7 @@ func TestPruneOrder(t *testing.T) {
 			}
 			for name, size := range c.files {
 				path := filepath.Join(dir, sessionsDir, name)
-				if strings.HasPrefix(name, stateFile) {
+				if strings.HasPrefix(name, StateFile) {
 					path = filepath.Join(dir, name)
 				}
 				if err := os.WriteFile(path, make([]byte, size), 0o640); err != nil {
@@ -1019,7 +1019,7 @@ func TestPruneOrder(t *testing.T) {
 			}
 			gone := 0
 			for name := range c.files {
-				if _, err := os.Lstat(filepath.Join(dir, name)); strings.HasPrefix(name, stateFile) && err != nil {
+				if _, err := os.Lstat(filepath.Join(dir, name)); strings.HasPrefix(name, StateFile) && err != nil {
 					gone++
 				}
 			}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/control"
 	"scanwatch/rules"
 )
 
@@ -19,8 +20,8 @@ func TestEndHalt(t *testing.T) {
 	p := &policies{dir: t.TempDir(), log: slog.New(slog.NewTextHandler(&log, nil)), use: func(policy *rules.Policy, _ *config.Config) { mode = policy.Mode }}
 	p.active = &config.Config{Policy: (&rules.Policy{}).InMode(rules.Enforce)}
 	until := time.Now().Add(time.Hour).Truncate(time.Second)
-	h := halt{on: true, until: until}
-	if err := h.save(p.dir); err != nil {
+	h := control.Halt{On: true, Until: until}
+	if err := saveHalt(p.dir, h); err != nil {
 		t.Fatal(err)
 	}
 	p.startHalt()
@@ -36,7 +37,7 @@ func TestEndHalt(t *testing.T) {
 	if n := strings.Count(log.String(), "observing only has ended"); n != 1 {
 		t.Errorf("the end is logged %d times: %s", n, &log)
 	}
-	if h, err := readHalt(p.dir); err != nil || h.on {
+	if h, err := control.ReadHalt(p.dir); err != nil || h.On {
 		t.Errorf("after a restart: %+v, %v", h, err)
 	}
 }

@@ -49,7 +49,7 @@ type policies struct {
 	stateMu sync.Mutex
 	state   control.Config
 	active  *config.Config // nil until a configuration is valid
-	halt    halt
+	halt    control.Halt
 }
 
 // maxNotes is the maximum number of notes about tables in the status. The log contains
@@ -76,8 +76,8 @@ func (p *policies) status() control.Config {
 	if s.Mode == "" {
 		s.Mode = rules.Observe.String()
 	}
-	if p.halt.active(time.Now()) {
-		s.Halted, s.Mode = &control.Halted{Mode: s.Mode, Until: text.At(p.halt.until)}, rules.Observe.String()
+	if p.halt.Active(time.Now()) {
+		s.Halted, s.Mode = &control.Halted{Mode: s.Mode, Until: text.At(p.halt.Until)}, rules.Observe.String()
 	}
 	return s
 }

@@ -260,7 +260,7 @@ func (p *program) status() control.Status {
 		Lost:       text.At(lost),
 		Program:    version, PID: os.Getpid(), Started: text.At(p.started), Log: control.LevelWord(p.level.Level()),
 		Live: control.Live{Sessions: p.pipeline.Open(), Delayed: p.delayed.Load(), Summed: p.pipeline.Sums.Unwritten()}, Config: p.policies.status(),
-		Store: p.writer.Status(), State: p.state.Status(), Memory: p.memory.Status(), Standing: p.memory.Peers.Summary(p.eventTime()),
+		Store: p.writer.Status(), State: p.state.Status(), Memory: p.memory.Status(), Standing: p.memory.Peers.Summary(p.eventTime()), Bans: p.memory.Bans.Count(p.eventTime()),
 		Sandbox: p.policies.sandbox(p.open),
 	}
 }

@@ -13,8 +13,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"scanwatch/cmd/internal/output"
 	"scanwatch/cmd/internal/reports"
 	"scanwatch/cmd/internal/selector"
+	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/internal/prefix"
@@ -65,28 +67,49 @@ func runBans(e *env, s *selector.Selector, all bool, args []string) error {
 	if s.Limit > 0 {
 		list = list[:min(len(list), s.Limit)]
 	}
-	if s.JSON {
-		out := json.NewEncoder(e.out)
-		for i := range list {
-			if err := out.Encode(why.NewBan(&list[i], e.now())); err != nil {
-				return err
-			}
-		}
-		return nil
+	if err := dir.CheckState(); err != nil {
+		return err
 	}
-	names, err := e.names(list)
+	hosts, err := e.banHosts(list)
 	if err != nil {
 		return err
 	}
-	printBans(e, list, names, within)
+	mode := dir.Mode()
+	if s.JSON {
+		return bansJSON(e, list, hosts, mode.Word)
+	}
+	printBans(e, list, hosts, mode, within)
 	return nil
 }
 
-// maxName is the width of the column with names.
-const maxName = 32
+// A bannedHost is a line of bans --json.
+type bannedHost struct {
+	why.Ban
+	Name string `json:"name,omitempty"`
+	Org  string `json:"organisation,omitempty"`
+	Mode string `json:"mode,omitempty"` // of the filter: in mode observe, no ban is enforced
+}
 
-// printBans prints a table and the number of bans of each rule.
-func printBans(e *env, list []memory.Ban, names map[netip.Prefix]string, within netip.Prefix) {
+func bansJSON(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHost, mode string) error {
+	out := json.NewEncoder(e.out)
+	for i := range list {
+		h := hosts[list[i].Prefix]
+		if err := out.Encode(bannedHost{why.NewBan(&list[i], e.now()), h.Name, h.Org, mode}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printBans prints the mode, a table, and the number of bans of each rule.
+func printBans(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHost, mode statedir.Mode, within netip.Prefix) {
+	style := output.StyleOf(e.stdout)
+	para := func(s string, indent int) { fmt.Fprintln(e.out, text.Fold(s, style.Columns, indent)) }
+	if s := mode.String(e.zone); mode.Observes() {
+		para("Mode "+s+". No ban is enforced.", 0)
+	} else if s != "" {
+		para("Mode "+s+".", 0)
+	}
 	if len(list) == 0 {
 		where := ""
 		if within.IsValid() {
@@ -96,19 +119,22 @@ func printBans(e *env, list []memory.Ban, names map[netip.Prefix]string, within 
 		return
 	}
 	next := e.ladders()
-	rows := [][]string{{"HOST", "LEFT", "OFFENCE", "NEXT", "VISITS", "NAME", "RULE"}}
+	rows := [][]string{{"HOST", "LEFT", "OFFENCE", "NEXT", "VISITS", "RULE", "NAME"}}
 	byRule := map[string]int{}
 	for i := range list {
 		b := &list[i]
-		rule := text.Escape(b.Rule)
-		byRule[rule]++
+		rule, name := text.Escape(b.Rule), hosts[b.Prefix].String()
 		if b.Manual {
-			rule = "operator: " + rule
+			rule, name = "operator", strings.TrimPrefix(name+"; "+rule, "; ")
+		}
+		byRule[rule]++
+		if b.Observe {
+			rule += " (observed)"
 		}
 		rows = append(rows, []string{prefix.String(b.Prefix), left(b, e.now()), text.Ordinal(b.Times), next(b),
-			strconv.Itoa(b.Attempts), cmp.Or(text.Cut(names[b.Prefix], maxName), "-"), rule})
+			strconv.Itoa(b.Attempts), rule, cmp.Or(name, "-")})
 	}
-	text.Table(e.out, rows)
+	style.Table(e.out, rows)
 	if len(list) < 2 {
 		return
 	}
@@ -116,7 +142,8 @@ func printBans(e *env, list []memory.Ban, names map[netip.Prefix]string, within 
 	for i, r := range rules {
 		rules[i] = fmt.Sprintf("%s %d", r, byRule[r])
 	}
-	fmt.Fprintln(e.out, "\n"+text.Wrap(text.Plural(len(list), "ban")+": "+strings.Join(rules, ", "), 79, 2))
+	fmt.Fprintln(e.out)
+	para(text.Plural(len(list), "ban")+": "+strings.Join(rules, ", "), 2)
 }
 
 // left returns the time until the end of a ban, or the reason for its end.
@@ -126,16 +153,18 @@ func left(b *memory.Ban, now time.Time) string {
 		return "revoked"
 	case b.Expired(now):
 		return "expired"
-	case b.Observe:
-		return text.ShortDuration(b.Until.Sub(now)) + " (observed)"
 	}
 	return text.ShortDuration(b.Until.Sub(now))
 }
 
-// names returns the latest reverse DNS name and organisation of each banned host, from
-// its sessions.
-func (e *env) names(list []memory.Ban) (map[netip.Prefix]string, error) {
-	names, visitor := reports.BanNames(list)
+// banHosts returns the name and organisation of each banned host, from its sessions and
+// from the database of AS numbers.
+func (e *env) banHosts(list []memory.Ban) (map[netip.Prefix]*reports.BanHost, error) {
+	org, err := organisations(e)
+	if err != nil {
+		return nil, err
+	}
+	hosts, visitor := reports.BanHosts(list, org)
 	since := e.now()
 	for i := range list {
 		if list[i].Since.Before(since) {
@@ -143,7 +172,7 @@ func (e *env) names(list []memory.Ban) (map[netip.Prefix]string, error) {
 		}
 	}
 	if len(list) == 0 {
-		return names, nil
+		return hosts, nil
 	}
 	_, r, err := e.records()
 	if err != nil {
@@ -151,7 +180,7 @@ func (e *env) names(list []memory.Ban) (map[netip.Prefix]string, error) {
 	}
 	defer r.Close()
 	err = history.Walk(r, since.Add(-time.Hour), time.Time{}, visitor)
-	return names, err
+	return hosts, err
 }
 
 // ladders returns a function that returns the length of the next ban of a banned host,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,16 +71,32 @@ func runFsck(e *env, repair, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	missing := dir.CheckState()
+	if missing != nil {
+		if err := visit(&store.File{Name: store.StateFile, Health: store.HealthMissing}); err != nil {
+			return err
+		}
+		all, bad = all-1, bad-1
+		if repair { // there is nothing to repair it from
+			e.warn(missing.Error())
+			missing = nil
+		}
+	} else if loss := dir.Loss(); loss != "" {
+		e.warn(loss)
+	}
 	if !asJSON {
 		fmt.Fprintf(e.out, "%s, %s, %s, %d corrupt or unreadable\n", text.Plural(all, "file"), text.Plural(records, "record"), text.ShortSize(size), bad)
 	}
 	switch {
 	case bad > 0 && repair:
-		return fmt.Errorf("%d of %d files are corrupt or unreadable", bad, all)
+		err = fmt.Errorf("%d of %d files are corrupt or unreadable", bad, all)
 	case bad > 0:
-		return fmt.Errorf("%d of %d files are corrupt or unreadable; --repair repairs corrupt files", bad, all)
+		err = fmt.Errorf("%d of %d files are corrupt or unreadable; --repair repairs corrupt files", bad, all)
 	}
-	return nil
+	if err != nil && missing != nil {
+		return fmt.Errorf("%w; %w", err, missing)
+	}
+	return cmp.Or(err, missing)
 }
 
 // fileState describes the state of a file.
@@ -92,7 +109,7 @@ func fileState(f *store.File) string {
 		state += ": " + f.Problem
 	}
 	if f.Bad > 1 {
-		state += fmt.Sprintf("; %d records are corrupt", f.Bad)
+		state += fmt.Sprintf("; %d records affected", f.Bad)
 	}
 	if f.Loss {
 		state += "; a corrupt file may have lost records of the day"

@@ -16,7 +16,9 @@ func newLog(e *env) *cobra.Command {
 		Long: "Set the log level until the filter stops. The level brief includes suspicious\n" +
 			"sessions, bans and problems. The level verbose also includes each finding and\n" +
 			"decision, and progress; option -v of the filter and \"log verbose\" in\n" +
-			"scanwatch.conf(5) set the same level.",
+			"scanwatch.conf(5) set the same level. With \"log syslog\" there, the filter writes\n" +
+			"to syslog with true priorities: journalctl -t filter-scanwatch -p notice.\n" +
+			"Otherwise smtpd writes the lines: journalctl -t smtpd -g scanwatch:.",
 		Example:   "  scanwatch log verbose\n  scanwatch log brief",
 		Args:      argsBetween(1, 1),
 		ValidArgs: []string{"brief", "verbose"},

@@ -78,9 +78,6 @@ func (e *env) source(fs *pflag.FlagSet, s *selector.Selector) (*reports.Source, 
 		return nil, err
 	}
 	src := &reports.Source{Dir: dir, Selector: s, Zone: e.zone}
-	if tree, name, err := e.tree(); err == nil && tree != nil { // an error was already reported by stateDir
-		src.Config = name
-	}
 	src.Host, _ = os.Hostname() // not fatal: the name is only in the title
 	return src, nil
 }

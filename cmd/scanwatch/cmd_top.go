@@ -15,6 +15,7 @@ import (
 
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/live"
+	"scanwatch/cmd/internal/output"
 	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/lookup"
 	"scanwatch/internal/text"
@@ -51,7 +52,7 @@ func runTop(e *env, once bool) error {
 	defer stop()
 	feed := &live.Feed{Dir: dir, View: live.NewView(e.zone, e.now, org)}
 	if once || !live.FullScreen(e.stdout) {
-		return feed.Print(ctx, e.out)
+		return feed.Print(ctx, e.out, output.StyleOf(e.stdout).Columns)
 	}
 	go feed.Run(ctx)
 	return live.NewConsole(feed.View, e.output).Run(ctx)

@@ -241,7 +241,7 @@ func TestTopInTmux(t *testing.T) {
 	})
 	m.enter("clear; NO_COLOR=1 " + command(""))
 	m.shows("live, since")
-	m.shows("mail.example")
+	m.shows("example.com")
 	if m.coloured() {
 		t.Error("with colours, although there is NO_COLOR")
 	}
@@ -252,7 +252,7 @@ func TestTopInTmux(t *testing.T) {
 	stop()
 	m.shows("not connected, only records")
 	m.shows("connecting again every 2s")
-	m.shows("mail.example")
+	m.shows("example.com")
 	startFilter(t, dir, state)
 	m.shows("live, since")
 	m.run("send-keys", "C-c")

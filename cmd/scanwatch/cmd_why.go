@@ -91,6 +91,8 @@ func whyOptions(e *env, f *whyFlags, dir *statedir.Dir, r *statedir.Records) (wh
 	if f.Narrow() {
 		o.Match = f.Match
 	}
+	mode := dir.Mode()
+	o.Mode, o.ModeText = mode.Word, mode.String(e.zone)
 	var err error
 	if o.Lists, err = lookup.Builtin(); err != nil {
 		return o, err

@@ -131,17 +131,18 @@ func (e *env) tree() (*rules.Config, string, error) {
 // this order. An invalid configuration is an error only with -f.
 func (e *env) stateDir() (*statedir.Dir, error) {
 	var s rules.Settings
+	configured := ""
 	tree, name, err := e.tree()
 	switch {
 	case err == nil && tree != nil:
-		s = tree.Settings()
+		s, configured = tree.Settings(), name
 	case err != nil && e.file != "":
 		return nil, err
 	case err != nil && e.dir == "":
 		first, _, _ := strings.Cut(err.Error(), "\n")
 		fmt.Fprintf(e.err, "warning: %s; using the default state directory, see scanwatch check\n", first)
 	}
-	return &statedir.Dir{Path: cmp.Or(e.dir, config.ResolvePath(name, s.Store), store.DefaultDir()), Settings: s, Now: e.now, Own: prefix.Local()}, nil
+	return &statedir.Dir{Path: cmp.Or(e.dir, config.ResolvePath(name, s.Store), store.DefaultDir()), Settings: s, Config: configured, Now: e.now, Own: prefix.Local()}, nil
 }
 
 // records opens the records of the state directory.

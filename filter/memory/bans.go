@@ -86,6 +86,18 @@ type Ban struct {
 // Expired reports whether the ban has ended at the given time.
 func (b *Ban) Expired(now time.Time) bool { return !now.Before(b.Until) }
 
+// Affects reports whether the ban can apply to a host. The ban of a /64 by a rule does not
+// apply to hosts with their own proven names in it.
+func (b *Ban) Affects(host netip.Prefix) bool {
+	switch {
+	case !b.Prefix.Overlaps(host):
+		return false
+	case host.Addr().Is4(), b.Manual:
+		return true
+	}
+	return b.Prefix.Bits() < 64 || b.Prefix == host
+}
+
 // A BanRequest is a request for a ban.
 type BanRequest struct {
 	// Ladder contains the durations of the bans for consecutive offences. The last
@@ -298,6 +310,34 @@ func (b *Bans) Each(visit func(Ban)) {
 		visit(e)
 	}
 	each(&b.mu, &b.hosts, func(k Host, row ban) (Ban, bool) { return b.export(k.Prefix(), row), row.banned() }, visit)
+}
+
+// BanCount is the number of active bans.
+type BanCount struct {
+	Active   int `json:"active"`   // not counting Observed
+	Observed int `json:"observed"` // would be bans if they were enforced
+}
+
+// Count returns the number of active bans. Rows of expired bans and of offences without a
+// ban do not count.
+func (b *Bans) Count(now int64) (n BanCount) {
+	at := b.clock.row(now)
+	add := func(row ban) {
+		switch row.settle(at); {
+		case row.until <= at:
+		case row.flags&banObserved != 0:
+			n.Observed++
+		default:
+			n.Active++
+		}
+	}
+	each(&b.mu, &b.hosts, func(_ Host, row ban) (ban, bool) { return row, true }, add)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, row := range b.networks.rows {
+		add(row)
+	}
+	return n
 }
 
 func (b *Bans) networkList() (list []Ban) {

@@ -3,6 +3,8 @@ package memory
 import (
 	"encoding/binary"
 	"net/netip"
+
+	"scanwatch/internal/smtp"
 )
 
 // A Client identifies the client of a session in the tables.
@@ -98,6 +100,12 @@ func readHost(b []byte) (h Host, ok bool) {
 		return h, false
 	}
 	return Host{be.Uint64(b), be.Uint64(b[8:])}, true
+}
+
+// Identify returns the identity of the host with the address a and a reverse DNS name,
+// as Client.Host does for the same session.
+func Identify(a netip.Addr, rdns []byte, f smtp.FCrDNS) Host {
+	return HostOf(a, a.Is6() && (smtp.MayBeCut(rdns, f) || f == smtp.FCrDNSPass && RegisteredDomain(rdns) != ""))
 }
 
 // Source returns the prefix that identifies a host without its own proven name: an IPv4

@@ -369,6 +369,17 @@ func (r *Reader) Ban(key, value []byte) (Ban, bool) {
 	return names.export(&r.clock, p, row), row.banned()
 }
 
+// Lost decodes the row of the bucket peers with the latest day on which rows were lost, as
+// Peers.Forgotten. It returns false if e is another row, or if none were lost.
+func (r *Reader) Lost(e kv.Entry) (lost time.Time, ok bool) {
+	var day, at uint16
+	if e.Bucket != peersBucket || string(e.Key) != forgottenKey || len(e.Value) != 4 {
+		return lost, false
+	}
+	read(e.Value, &day, &at)
+	return r.clock.day(at), at != 0
+}
+
 // Peer decodes a row of the bucket peers. It returns false if the row is not about a
 // host, or if the host has neither recent mail nor a recent login.
 func (r *Reader) Peer(key, value []byte) (Peer, bool) {

@@ -1,5 +1,11 @@
 package text
 
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
 // A Style describes the output of text: its width, and whether it has colours.
 type Style struct {
 	Columns int
@@ -29,4 +35,37 @@ func (s Style) paint(sequence, text string) string {
 		return text
 	}
 	return sequence + text + reset
+}
+
+// continued precedes the cells of a row that continue in a further line.
+const continued = "             "
+
+// Table writes rows with aligned columns. If a row is wider than the style, its last cells
+// continue in further lines. The first row contains the headings, which are cut.
+func (s Style) Table(w io.Writer, rows [][]string) {
+	var b strings.Builder
+	Table(&b, rows)
+	for i, line := range strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n") {
+		line = strings.TrimRight(line, " ")
+		n := len(rows[i]) // number of cells in the first line
+		for ; i > 0 && n > 1 && Width(line) > s.Columns; n-- {
+			line = strings.TrimRight(strings.TrimSuffix(line, strings.TrimRight(rows[i][n-1], " ")), " ")
+		}
+		fmt.Fprintln(w, Cut(line, s.Columns))
+		line = ""
+		for _, cell := range rows[i][n:] {
+			if line != "" && Width(line+"  "+cell) > s.Columns {
+				fmt.Fprintln(w, Cut(line, s.Columns))
+				line = ""
+			}
+			if line == "" {
+				line = continued + cell
+			} else {
+				line += "  " + cell
+			}
+		}
+		if strings.TrimSpace(line) != "" {
+			fmt.Fprintln(w, Cut(line, s.Columns))
+		}
+	}
 }

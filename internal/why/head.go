@@ -9,6 +9,7 @@ import (
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
+	"scanwatch/rules"
 )
 
 // summarize sets the three lines of the answer: state, cause and remedy.
@@ -34,6 +35,9 @@ func (a *Answer) summarize(zone *time.Location) {
 	case len(bans) > 0:
 		b := bans[0]
 		a.State = fmt.Sprintf("%s is banned until %s", prefix.String(b.Prefix), day(b.Until))
+		if a.observes() {
+			a.State += ", but not rejected in mode observe"
+		}
 		if n := len(bans) - 1; n > 0 {
 			a.State += ", and " + text.Plural(n, "other host")
 		}
@@ -43,6 +47,9 @@ func (a *Answer) summarize(zone *time.Location) {
 		a.Undo = "scanwatch unban " + prefix.String(b.Prefix)
 	case len(a.Hosts) > 0:
 		a.State = "not banned"
+		if b := a.observed(); b != nil {
+			a.State += fmt.Sprintf(", but would be until %s in mode enforce", day(b.Until))
+		}
 		if b := a.Hosts[0].Bans; s == nil && len(b) > 0 {
 			a.State += "; the last ban ended on " + day(b[0].Until)
 			a.Cause = b[0].cause()
@@ -51,6 +58,24 @@ func (a *Answer) summarize(zone *time.Location) {
 	if a.Matched > 0 {
 		a.State = join(a.State, a.counts())
 	}
+	if x := a.Apart; x != nil && x.Ban != nil && !x.Ban.Observe {
+		a.State = join(a.State, "other hosts in "+x.Prefix.String()+" are banned")
+	}
+}
+
+// observes reports whether the filter enforces nothing now.
+func (a *Answer) observes() bool { return a.Mode == rules.Observe.String() }
+
+// observed returns an active ban that is only observed, or nil.
+func (a *Answer) observed() *Ban {
+	for _, h := range a.Hosts {
+		for i := range h.Bans {
+			if b := &h.Bans[i]; !b.Expired && b.Observe && !b.Revoked {
+				return b
+			}
+		}
+	}
+	return nil
 }
 
 // cause describes the origin of the ban: the operator or a rule.
@@ -193,9 +218,12 @@ func (a *Answer) bySmtpd() string {
 	return "no rule matched"
 }
 
-// head writes the three lines of the answer.
+// head writes the first lines of the answer.
 func (p *printer) head(a *Answer) {
-	for _, line := range []struct{ name, text string }{{"State:", a.State}, {"Cause:", a.Cause}, {"Undo:", a.Undo}} {
+	for _, line := range []struct{ name, text string }{{"State:", a.State}, {"Cause:", a.Cause}, {"Undo:", a.Undo}, {"Mode:", a.mode}} {
+		if line.text == "" {
+			continue
+		}
 		p.wrap(7, "%-7s%s", line.name, line.text)
 	}
 	fmt.Fprintln(p.w)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -112,7 +113,7 @@ func (w *query) findHosts() error {
 	if l := w.answer.Logins; l != nil {
 		l.count()
 		for _, host := range slices.SortedFunc(maps.Keys(l.hosts), netip.Prefix.Compare) {
-			if l.hosts[host] { // list them before the hosts of attackers
+			if l.hosts[host].Passed { // list them before the hosts of attackers
 				x.add(host)
 			}
 		}
@@ -147,7 +148,7 @@ func (w *query) findHosts() error {
 // state contains accepted mail from it, for example after an import of the mail log.
 func (w *query) addKnown(x *hostIndex) {
 	p := w.q.prefix
-	if len(w.answer.Hosts) > 0 || !p.IsValid() || p != memory.Source(p.Addr()) {
+	if len(w.answer.Hosts) > 0 || !p.IsValid() || !p.IsSingleIP() && p != memory.Source(p.Addr()) {
 		return
 	}
 	w.memory.Peers.Each(w.Now.UnixMicro(), func(peer memory.Peer) {
@@ -161,16 +162,21 @@ func (w *query) addKnown(x *hostIndex) {
 // itself, addBan also adds a host for it.
 func (w *query) addBan(x *hostIndex, b memory.Ban) {
 	ban := NewBan(&b, w.Now)
-	asked := w.q.prefix.IsValid() && w.q.prefix.Overlaps(b.Prefix)
+	w.answer.Logins.addBan(&ban)
+	q := w.q
+	asked := q.prefix.IsValid() && q.prefix.Overlaps(b.Prefix) && (!q.addr.IsValid() || b.Affects(q.prefix))
+	if q.addr.IsValid() && !asked && !ban.Expired && !ban.Revoked && b.Prefix == memory.Source(q.addr) {
+		w.apart().Ban = &ban
+	}
 	for _, h := range w.answer.Hosts {
-		if h.Prefix.Overlaps(b.Prefix) {
+		if b.Affects(h.Prefix) {
 			h.accused, asked = true, false
 			if h.Bans = append(h.Bans, ban); len(h.Bans) > 2*maxBans {
 				h.trim()
 			}
 		}
 	}
-	asked = asked || w.q.session != 0 && b.Session == w.q.session
+	asked = asked || q.session != 0 && b.Session == q.session
 	if _, seen := x.hosts[b.Prefix]; asked && !seen {
 		if h := x.add(b.Prefix); h != nil {
 			h.accused, h.Bans = true, append(h.Bans, ban)
@@ -354,10 +360,28 @@ func (w *query) addRemedies(h *Host, friend bool) {
 	if friend {
 		return
 	}
-	h.Remedies = append(h.Remedies, Remedy{"table <friends> { " + prefix.String(h.Prefix) + " }", "in " + w.File + ": add the address permanently"})
+	h.Remedies = append(h.Remedies, w.befriend(h.Prefix))
 	if w.Policy != nil && !strings.Contains(w.Policy.String(), "pass from <friends>") {
 		h.Remedies = append(h.Remedies, Remedy{"pass from <friends>", "in " + w.File + ": add this statement, it is missing"})
 	}
+}
+
+// befriend returns the remedy that exempts a host permanently.
+func (w *query) befriend(p netip.Prefix) Remedy {
+	host, t := prefix.String(p), (*rules.TableDecl)(nil)
+	if w.Policy != nil {
+		t = w.Policy.Declaration("friends")
+	}
+	if t == nil {
+		return Remedy{"table <friends> { " + host + " }", "in " + w.File + ": add the address permanently"}
+	}
+	where := fmt.Sprintf("%s, line %d", cmp.Or(t.File, w.File), t.Line)
+	if len(t.Files) > 0 {
+		if where = t.Files[0].Path; !filepath.IsAbs(where) {
+			where = filepath.Join(filepath.Dir(w.File), where)
+		}
+	}
+	return Remedy{"add " + host + " to the table <friends>", "file " + text.Escape(where) + ", then run scanwatch reload: exempts the host permanently"}
 }
 
 // table returns a table of the current policy, or nil.

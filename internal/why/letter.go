@@ -91,24 +91,36 @@ func (s *Session) reason(r *Rule) string {
 	if r.BannedIn == manual {
 		return "The postmaster has banned the address."
 	}
+	reason := "The reason: this host "
+	if r.Now == assumed {
+		reason = "The rule at that time is not recorded. According to the current rule, the reason is: this host "
+	}
 	for i := range s.Evidence {
 		e := &s.Evidence[i]
 		token := rules.TokenByName(e.Evidence)
-		if token == nil || !strings.Contains(r.Text, e.Evidence) {
+		switch {
+		case token == nil || r.Text != "" && !strings.Contains(r.Text, e.Evidence):
 			continue
+		case r.Text == "" && e.Confidence != "high":
+			continue
+		case r.Text == "":
+			reason = "The rule is not recorded. The record of the session shows that this host "
 		}
 		for _, row := range advice {
 			if row.evidence == e.Evidence || strings.HasSuffix(row.evidence, "-") && strings.HasPrefix(e.Evidence, row.evidence) {
-				return "The reason: this host " + token.Means + ". " + row.text
+				return reason + token.Means + ". " + row.text
 			}
 		}
-		return "The reason: this host " + token.Means + ". " + otherAdvice
+		return reason + token.Means + ". " + otherAdvice
 	}
 	return "The reason is a rule of this site about such clients. " + otherAdvice
 }
 
 // banState describes the remaining time of the ban of the host of s.
 func (a *Answer) banState(s *Session, zone *time.Location) string {
+	if a.observes() {
+		return "This server rejects nothing at present, so a new attempt is possible."
+	}
 	if h := a.host(s); h != nil {
 		for _, b := range (&Answer{Hosts: []*Host{h}}).banned() {
 			return fmt.Sprintf("The address %s is banned until %s.", prefix.String(b.Prefix), b.Until.In(zone).Format("2006-01-02 15:04 -0700"))

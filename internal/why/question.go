@@ -24,8 +24,9 @@ type Question struct {
 	session uint64
 	short   int // number of missing digits of a partial session id
 	prefix  netip.Prefix
-	hashes  [][]byte // possible hashes of the mailbox; nil if the key is missing
-	missed  bool     // the records contain hashes that cannot be compared without the key
+	addr    netip.Addr // the IPv6 address, if the question is about one host; the zero Addr otherwise
+	hashes  [][]byte   // possible hashes of the mailbox; nil if the key is missing
+	missed  bool       // the records contain hashes that cannot be compared without the key
 }
 
 // A kind is an interpretation of a question, such as a user or a host name. It is
@@ -50,8 +51,8 @@ var kinds = []kind{
 		kinds: store.KindsOf(store.KindReference),
 		step:  func(q *Question, s *store.Step) bool { return q.id(s.Session) }},
 	{name: "address", strict: true,
-		fits: func(q *Question) (ok bool) { q.prefix, ok = parseHosts(string(q.text)); return ok },
-		head: func(q *Question, r *store.Record) bool { return r.Src.IsValid() && q.prefix.Contains(r.Src.Addr()) }},
+		fits: func(q *Question) (ok bool) { q.prefix, q.addr, ok = parseHosts(string(q.text)); return ok },
+		head: func(q *Question, r *store.Record) bool { return q.from(r) }},
 	{name: "sender",
 		fits:  func(q *Question) bool { return len(q.text) == 0 || bytes.IndexByte(q.text, '@') >= 0 },
 		kinds: store.KindsOf(store.KindMail),
@@ -154,8 +155,8 @@ func (q *Question) id(id uint64) bool { return id>>(4*q.short) == q.session }
 
 // parseHosts parses an address, a prefix, or an address with a port. An IPv6 address
 // may be in brackets. An IPv4 address in brackets is not accepted, because it is a
-// greeting.
-func parseHosts(s string) (netip.Prefix, bool) {
+// greeting. one is a single IPv6 address.
+func parseHosts(s string) (p netip.Prefix, one netip.Addr, ok bool) {
 	if inner, ok := strings.CutPrefix(s, "["); ok && strings.Contains(inner, ":") {
 		s = strings.TrimSuffix(inner, "]")
 		if s == inner { // a port follows
@@ -163,10 +164,17 @@ func parseHosts(s string) (netip.Prefix, bool) {
 		}
 	}
 	p, _, err := prefix.ParseLogged(s)
-	if p.IsSingleIP() {
-		p = memory.Source(p.Addr())
+	if p.IsSingleIP() && p.Addr().Is6() {
+		one = p.Addr()
+		p = memory.Source(one)
 	}
-	return p, err == nil
+	return p, one, err == nil
+}
+
+// from reports whether the client of r is a host of the question. A question about one
+// IPv6 host excludes the other hosts in its /64.
+func (q *Question) from(r *store.Record) bool {
+	return r.Src.IsValid() && q.prefix.Contains(r.Src.Addr()) && (!q.addr.IsValid() || q.prefix.IsSingleIP() || identity(r) == q.prefix)
 }
 
 // is reports whether q may be of the given kind.

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"scanwatch/filter/memory"
 	"scanwatch/internal/finding"
 	"scanwatch/internal/sketch"
 	"scanwatch/internal/smtp"
@@ -51,7 +50,7 @@ type Rule struct {
 	Exempt    string `json:"exempt,omitempty"`
 	Times     int    `json:"times"`
 	Text      string `json:"text,omitempty"`       // text of the rule at that time
-	Now       string `json:"now,omitempty"`        // whether the rule in the current policy is "same", "changed" or "gone"
+	Now       string `json:"now,omitempty"`        // whether the rule in the current policy is "same", "changed" or "gone"; or "assumed"
 	CountedBy string `json:"counted_by,omitempty"` // key of a count across sessions
 
 	// BannedIn is the session that caused the ban by which this session was rejected,
@@ -63,6 +62,10 @@ type Rule struct {
 	ref uint32 // reference of the text of the rule
 	ban uint64 // id of BannedIn
 }
+
+// assumed is the value of Rule.Now if the text at that time is not recorded, and Text is
+// that of the current rule with the same name.
+const assumed = "assumed"
 
 // manual is the value of Rule.BannedIn for a ban by the operator.
 const manual = "manual"
@@ -88,7 +91,7 @@ func (w *query) session(r *store.Record) *Session {
 		s.Sources = min(all.Count(), int(r.Sessions))
 	}
 	if r.Src.IsValid() {
-		s.Src, s.source = r.Src.Addr().String(), memory.Source(r.Src.Addr())
+		s.Src, s.source = r.Src.Addr().String(), identity(r)
 		if w.Policy != nil {
 			if pass := w.Pass(r); pass != nil {
 				s.pass = pass.String()
@@ -286,18 +289,21 @@ func (s *Session) rule(rule Rule, times int) int {
 // counted matches a condition that counts across sessions, in the text of a rule.
 var counted = regexp.MustCompile(` count [^ ]+ > [0-9]+ in [0-9]+[a-z] by ([a-z]+)`)
 
-// addText adds the text of a rule at the time of its decision, and compares it
-// with the current policy.
+// addText adds the text of a rule at the time of its decision, and compares it with the
+// current policy. If that text is not recorded, it adds the current one.
 func (w *query) addText(rule *Rule) {
+	now, exists := w.now[rule.Rule]
 	then := w.texts[rule.ref]
-	if !strings.HasPrefix(then, "rule "+rule.Rule+" ") {
-		return // the text was not recorded, or another text has the same reference
+	if !strings.HasPrefix(then, "rule "+rule.Rule+" ") { // the text was not recorded, or another text has the same reference
+		if rule.BannedIn != manual && exists {
+			rule.Now, rule.Text = assumed, text.Escape(now)
+		}
+		return
 	}
 	rule.Text = text.Escape(then)
 	if m := counted.FindStringSubmatch(then); m != nil {
 		rule.CountedBy = m[1]
 	}
-	now, exists := w.now[rule.Rule]
 	switch {
 	case w.Policy == nil:
 	case !exists:

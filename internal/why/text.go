@@ -18,6 +18,7 @@ const maxFindings = 8
 func (a *Answer) Text(w io.Writer, zone *time.Location) {
 	p := printer{w, zone}
 	p.head(a)
+	p.logins(a)
 	title := strings.Join(a.Kinds, " or ") + " " + a.Question
 	switch n := len(a.Sessions); {
 	case n == 0:
@@ -45,6 +46,7 @@ func (a *Answer) Text(w io.Writer, zone *time.Location) {
 	if a.More > 0 {
 		fmt.Fprintf(w, "\nand %d more hosts\n", a.More)
 	}
+	p.apart(a)
 	fmt.Fprintln(w)
 	if a.Oldest == nil {
 		p.wrap(0, "No sessions recorded.")
@@ -142,10 +144,13 @@ func (p *printer) rules(list []Rule) {
 		if r.CountedBy != "" {
 			p.line("", "(counts over several sessions by %s; the evidence below is of this session only)", r.CountedBy)
 		}
-		switch r.Now {
-		case "changed":
+		switch {
+		case r.BannedIn != "":
+		case r.Now == assumed:
+			p.line("", "(the current rule of this name; its text at that time is not recorded)")
+		case r.Now == "changed":
 			p.line("", "(the current policy has another text)")
-		case "gone":
+		case r.Now == "gone":
 			p.line("", "(not in the current policy)")
 		}
 	}

@@ -1,14 +1,16 @@
 package why
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
-	"scanwatch/filter/memory"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
+	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -24,22 +26,33 @@ type Logins struct {
 	Others int        `json:"other_hosts"` // number of hosts from which all logins failed
 	Last   *text.Time `json:"last,omitempty"`
 	From   string     `json:"from,omitempty"` // host of the last successful login
+	// Tried are hosts with failed logins, at most maxHosts: first banned hosts, then hosts
+	// from which the user logged in, each the latest first.
+	Tried  []*LoginHost `json:"tried"`
+	More   int          `json:"more_tried,omitempty"`
+	Limits []string     `json:"limits"` // consequences of failed logins according to the current policy
 
-	hosts map[netip.Prefix]bool // reports for each host whether a login succeeded
-	wrong time.Time             // time of the last failed login from a host with a successful login
+	hosts map[netip.Prefix]*LoginHost
+	wrong time.Time // time of the last failed login from a host with a successful login
+}
+
+// A LoginHost describes the logins of the user from one host.
+type LoginHost struct {
+	Prefix netip.Prefix `json:"prefix"`
+	Passed bool         `json:"passed"` // the user has logged in
+	Failed int          `json:"failed"`
+	Last   text.Time    `json:"last,omitzero"` // last failed login
+	Ban    *Ban         `json:"ban,omitempty"` // active ban
 }
 
 // countLogins adds the logins in r that match the question.
 func (w *query) countLogins(r *store.Record) {
 	l := w.answer.Logins
 	if l == nil {
-		l = &Logins{hosts: map[netip.Prefix]bool{}}
+		l = &Logins{Tried: []*LoginHost{}, Limits: []string{}, hosts: map[netip.Prefix]*LoginHost{}}
 		w.answer.Logins = l
 	}
-	var host netip.Prefix
-	if r.Src.IsValid() {
-		host = memory.Source(r.Src.Addr())
-	}
+	host := identity(r)
 	_ = r.Steps(func(s *store.Step) bool { // damage is reported in the description of the session
 		if s.Kind != store.KindAuth || !w.q.user(s.Text) {
 			return true
@@ -52,11 +65,21 @@ func (w *query) countLogins(r *store.Record) {
 		} else {
 			l.Failed += n
 		}
-		if before, seen := l.hosts[host]; host.IsValid() && (seen || ok || len(l.hosts) < maxLoginHosts) {
-			l.hosts[host] = before || ok
+		h := l.hosts[host]
+		if h == nil && host.IsValid() && (ok || len(l.hosts) < maxLoginHosts) {
+			h = &LoginHost{Prefix: host}
+			l.hosts[host] = h
 		}
-		if !ok && l.hosts[host] {
-			l.wrong = r.End
+		switch {
+		case h == nil:
+		case ok:
+			h.Passed = true
+		default:
+			h.Failed += n
+			h.Last = text.At(r.End)
+			if h.Passed {
+				l.wrong = r.End
+			}
 		}
 		return true
 	})
@@ -64,8 +87,8 @@ func (w *query) countLogins(r *store.Record) {
 
 // count sets the numbers of hosts.
 func (l *Logins) count() {
-	for _, ok := range l.hosts {
-		if ok {
+	for _, h := range l.hosts {
+		if h.Passed {
 			l.Hosts++
 		} else {
 			l.Others++
@@ -79,8 +102,8 @@ func (a *Answer) summarizeUser(day func(time.Time) string) {
 	l := a.Logins
 	var own []*Ban
 	for _, b := range a.banned() {
-		for host, ok := range l.hosts {
-			if ok && b.Prefix.Overlaps(host) {
+		for host, h := range l.hosts {
+			if h.Passed && b.Affects(host) {
 				own = append(own, b)
 				break
 			}
@@ -102,5 +125,123 @@ func (a *Answer) summarizeUser(day func(time.Time) string) {
 		b := own[0]
 		a.State = fmt.Sprintf("%s, from which the user logged in, is banned until %s; %s", prefix.String(b.Prefix), day(b.Until), a.State)
 		a.Cause, a.Undo = b.cause(), "scanwatch unban "+prefix.String(b.Prefix)
+	} else if n := l.banned(); n > 0 {
+		a.State += fmt.Sprintf("; %s banned now", text.Plural(n, "of these hosts is", "of these hosts are"))
+		a.Undo = "scanwatch unban ADDRESS, if the user is at one of the banned hosts below"
 	}
+	if a.observes() {
+		a.State = "mode observe, nothing is rejected; " + a.State
+	}
+}
+
+// banned returns the number of hosts with failed logins whose ban is enforced.
+func (l *Logins) banned() (n int) {
+	for _, h := range l.hosts {
+		if h.Failed > 0 && h.Ban != nil && !h.Ban.Observe {
+			n++
+		}
+	}
+	return n
+}
+
+// addBan adds a ban to the hosts that it affects.
+func (l *Logins) addBan(b *Ban) {
+	if l == nil || b.Expired || b.Revoked {
+		return
+	}
+	if h := l.hosts[b.Prefix]; h != nil {
+		h.Ban = b
+	}
+	if !b.Manual {
+		return
+	}
+	for host, h := range l.hosts {
+		if h.Ban == nil && b.Affects(host) {
+			h.Ban = b
+		}
+	}
+}
+
+// list sets Tried.
+func (l *Logins) list() {
+	for _, h := range l.hosts {
+		if h.Failed > 0 {
+			l.Tried = append(l.Tried, h)
+		}
+	}
+	slices.SortFunc(l.Tried, func(a, b *LoginHost) int {
+		return cmp.Or(first(a.Ban != nil, b.Ban != nil), first(a.Passed, b.Passed), b.Last.Compare(a.Last.Time), a.Prefix.Compare(b.Prefix))
+	})
+	l.More = max(len(l.Tried)-maxHosts, 0)
+	l.Tried = l.Tried[:len(l.Tried)-l.More]
+}
+
+// first compares two values, of which true is the lower.
+func first(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
+// limits sets the rules of the current policy about failed logins.
+func (w *query) limits(l *Logins) {
+	if w.Policy == nil {
+		return
+	}
+	for _, r := range w.Policy.Rules() {
+		if r.Has(rules.AuthFailure|rules.AuthSpray) || slices.ContainsFunc(r.Conds, func(c *rules.Cond) bool { return c.Word == "auth-failed" }) {
+			line := "A host that " + w.Policy.DescribeRule(r)
+			if r.Observe {
+				line += " (observed only)"
+			}
+			l.Limits = append(l.Limits, text.Escape(line))
+		}
+	}
+}
+
+// logins writes the hosts with failed logins, and the consequences of failed logins.
+func (p *printer) logins(a *Answer) {
+	l := a.Logins
+	if l == nil {
+		return
+	}
+	if len(l.Tried) > 0 {
+		fmt.Fprintln(p.w, "Hosts with failed logins of the user")
+	}
+	for _, h := range l.Tried {
+		line := fmt.Sprintf("%s: %s, the last on %s", prefix.String(h.Prefix), text.Plural(h.Failed, "failed login"), p.time(h.Last.Time))
+		if h.Passed {
+			line += "; the user also logged in from it"
+		}
+		switch b := h.Ban; {
+		case b == nil:
+			line += "; not banned"
+		case b.Observe || a.observes():
+			line += "; banned until " + p.time(b.Until) + ", but not rejected (observed)"
+		default:
+			line += fmt.Sprintf("; banned until %s by %s: scanwatch unban %s", p.time(b.Until), b.cause(), prefix.String(b.Prefix))
+		}
+		p.wrap(4, "  %s", line)
+	}
+	if l.More > 0 {
+		fmt.Fprintf(p.w, "  and %d more\n", l.More)
+	}
+	if len(l.Tried) > 0 {
+		fmt.Fprintln(p.w)
+	}
+	fmt.Fprintln(p.w, "Consequences of failed logins")
+	if len(l.Limits) == 0 {
+		p.wrap(2, "  The policy has no rule about failed logins, or the configuration is unknown.\n")
+		return
+	}
+	p.wrap(2, "  smtpd checks passwords, and the filter cannot reject AUTH. The policy bans hosts after a session, and rejects their next connections:")
+	for _, line := range l.Limits {
+		p.wrap(4, "  - %s", line)
+	}
+	p.wrap(2, "  A ban affects all users at the same IPv4 address, or in the same IPv6 /64. A host from which any user logged in during the last 30 days is only banned "+
+		"by rules about auth-spray. scanwatch unban ADDRESS ends a ban; an address in the table <friends> is never banned.\n")
 }

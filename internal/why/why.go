@@ -46,12 +46,15 @@ type Options struct {
 	File   string
 	// Pass returns the pass statement of Policy that matches r when its client
 	// connects, or nil.
-	Pass  func(r *store.Record) *rules.Pass
-	Notes []string // further reasons why the answer may be incomplete
-	Now   time.Time
-	Zone  *time.Location
-	Since time.Time // only sessions that ended at this time or later
-	Until time.Time // only sessions that ended before this time, unless it is zero
+	Pass func(r *store.Record) *rules.Pass
+	// Mode is the mode of the filter, observe or enforce, and ModeText describes it. They
+	// are empty if the mode is unknown.
+	Mode, ModeText string
+	Notes          []string // further reasons why the answer may be incomplete
+	Now            time.Time
+	Zone           *time.Location
+	Since          time.Time // only sessions that ended at this time or later
+	Until          time.Time // only sessions that ended before this time, unless it is zero
 	// Match reports whether a session is selected by other properties. If Match is nil, all
 	// sessions are.
 	Match func(*store.Record) bool
@@ -62,23 +65,26 @@ type Options struct {
 // An Answer is the result of Find. All texts are printable.
 type Answer struct {
 	Question string     `json:"question"`
-	Kinds    []string   `json:"as"`       // possible kinds of the question
-	State    string     `json:"state"`    // whether the client is banned or was rejected
-	Cause    string     `json:"cause"`    // cause of the newest rejection
-	Undo     string     `json:"undo"`     // command that undoes the decision
-	Matched  int        `json:"matched"`  // number of matching sessions
-	Rejected int        `json:"rejected"` // number of these sessions in which a rule rejected something
-	Observed int        `json:"observed"` // number of these sessions in which a rule only would have rejected something
-	Sessions []*Session `json:"sessions"` // rejected sessions first, then the others, each newest first
-	Deciding []*Session `json:"deciding"` // other sessions that caused the bans by which Sessions were rejected
+	Kinds    []string   `json:"as"`             // possible kinds of the question
+	State    string     `json:"state"`          // whether the client is banned or was rejected
+	Cause    string     `json:"cause"`          // cause of the newest rejection
+	Undo     string     `json:"undo"`           // command that undoes the decision
+	Mode     string     `json:"mode,omitempty"` // of the filter now; in mode observe, no ban is enforced
+	Matched  int        `json:"matched"`        // number of matching sessions
+	Rejected int        `json:"rejected"`       // number of these sessions in which a rule rejected something
+	Observed int        `json:"observed"`       // number of these sessions in which a rule only would have rejected something
+	Sessions []*Session `json:"sessions"`       // rejected sessions first, then the others, each newest first
+	Deciding []*Session `json:"deciding"`       // other sessions that caused the bans by which Sessions were rejected
 	Hosts    []*Host    `json:"hosts"`
 	More     int        `json:"more_hosts,omitempty"`
+	Apart    *Apart     `json:"apart,omitempty"`  // other hosts in the /64, if the question is about one IPv6 host
 	Logins   *Logins    `json:"logins,omitempty"` // logins of the user, if the question is only about a user
 	Searched int        `json:"sessions_searched"`
 	Oldest   *text.Time `json:"oldest,omitempty"`
 	Notes    []string   `json:"notes"` // reasons why the answer may be incomplete
 
-	records int // number of matching records: sessions and sums
+	mode    string // Mode in words
+	records int    // number of matching records: sessions and sums
 }
 
 // Empty reports whether nothing was found.
@@ -130,7 +136,10 @@ type match struct {
 // Reader.Unread is the number of files that could not be read.
 func Find(q *Question, o Options) (*Answer, error) {
 	w := &query{Options: o, q: q, texts: map[uint32]string{}, now: map[string]string{}, memory: memory.New()}
-	w.answer = Answer{Question: q.String(), Kinds: q.kinds, Sessions: []*Session{}, Deciding: []*Session{}, Hosts: []*Host{}, Notes: []string{}}
+	if err := w.identify(); err != nil {
+		return nil, err
+	}
+	w.answer = Answer{Mode: o.Mode, mode: o.ModeText, Question: q.String(), Kinds: q.kinds, Sessions: []*Session{}, Deciding: []*Session{}, Hosts: []*Host{}, Notes: []string{}}
 	w.answer.Notes = append(w.answer.Notes, o.Notes...)
 	if q.is("sender") || q.is("recipient") || q.is("user") {
 		q.hash(o.Dir)
@@ -167,6 +176,10 @@ func Find(q *Question, o Options) (*Answer, error) {
 	}
 	for _, h := range w.answer.Hosts {
 		w.assess(h)
+	}
+	if l := w.answer.Logins; l != nil {
+		l.list()
+		w.limits(l)
 	}
 	w.answer.summarize(o.Zone)
 	return &w.answer, nil
@@ -323,10 +336,12 @@ func (w *query) searchAll(bans map[uint64][]store.Record) error {
 			bans[id] = append(list, r.Clone())
 		}
 	}
+	named := map[string]bool{}
 	visit := func(r *store.Record) error {
 		keep(r, r.ID)
+		w.countApart(r, named)
 		for _, h := range a.Hosts {
-			if r.Src.IsValid() && h.Prefix.Contains(r.Src.Addr()) {
+			if h.holds(r) {
 				h.add(r)
 			}
 		}
@@ -345,12 +360,16 @@ func (w *query) searchAll(bans map[uint64][]store.Record) error {
 	for _, h := range a.Hosts {
 		only.Sources = append(only.Sources, h.Prefix)
 	}
+	if w.q.addr.IsValid() {
+		only.Sources = append(only.Sources, memory.Source(w.q.addr))
+	}
 	w.Reader.Only = only
 	kinds := hostKinds
 	if len(bans) > 0 {
 		kinds = store.AllKinds
 	}
 	err := history.Walk(w.Reader, time.Time{}, time.Time{}, history.Visitor{Kinds: kinds, Session: visit, Sum: sum})
+	a.Apart.name(named)
 	if a.Searched = w.Reader.Searched; a.Searched > 0 {
 		a.Oldest = new(text.At(w.Reader.Oldest))
 	}
@@ -385,7 +404,7 @@ func (w *query) findBan(s *Session, rule *Rule, bans map[uint64][]store.Record) 
 	list := bans[rule.ban]
 	for i := len(list) - 1; i >= 0; i-- {
 		r := &list[i]
-		if !r.Src.IsValid() || memory.Source(r.Src.Addr()) != s.source || r.Start.After(s.End.Time) {
+		if !r.Src.IsValid() || memory.Source(r.Src.Addr()) != memory.Source(s.source.Addr()) || r.Start.After(s.End.Time) {
 			continue
 		}
 		rule.Kept = true

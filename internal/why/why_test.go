@@ -280,16 +280,19 @@ func TestLetter(t *testing.T) {
 	dir := whyStore(t)
 	for _, c := range []struct {
 		name, arg string
+		conf      string
 		want      []string
 	}{
-		{"ban", "00000000000000b2", []string{"the host 203.0.113.77 connected", "    421 4.7.1 Banned [00000000000000b1]\n",
+		{"text not recorded", "00000000000000a0", whyConf, []string{"The rule at that time is not recorded. According to the current rule, the reason is: this host uses the greeting of a known botnet"}},
+		{"text unknown", "00000000000000a0", "", []string{"The rule is not recorded. The record of the session shows that this host uses the greeting of a known botnet"}},
+		{"ban", "00000000000000b2", whyConf, []string{"the host 203.0.113.77 connected", "    421 4.7.1 Banned [00000000000000b1]\n",
 			"this host uses the greeting of a known botnet", "is banned until 2026-11-03 11:00 +0000", "The reference is 00000000000000b1."}},
-		{"greeting", "00000000000000b1", []string{"which greeted as \"ylmf-pc\", connected", "    554 5.7.1 This greeting"}},
-		{"manual", "2001:db8:1::4", []string{"The postmaster has banned the address."}},
-		{"hostile", "00000000000000c1", []string{"The server rejected it.", "not banned now"}},
+		{"greeting", "00000000000000b1", whyConf, []string{"which greeted as \"ylmf-pc\", connected", "    554 5.7.1 This greeting"}},
+		{"manual", "2001:db8:1::4", whyConf, []string{"The postmaster has banned the address."}},
+		{"hostile", "00000000000000c1", whyConf, []string{"The server rejected it.", "not banned now"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			a, _ := ask(t, c.arg, "", options(t, dir, whyConf))
+			a, _ := ask(t, c.arg, "", options(t, dir, c.conf))
 			var b strings.Builder
 			if err := a.Letter(&b, time.UTC); err != nil {
 				t.Fatal(err)
@@ -360,13 +363,115 @@ func TestUserIsNotTheAttacker(t *testing.T) {
 		t.Fatal(err)
 	}
 	for user, want := range map[string]Answer{
-		"erin":  {State: "1 login from 1 host, the last on 2026-11-02 09:00 +0000 from 192.0.2.9; 1 other host only failed", Cause: "the server rejected a password from such a host, the last on 2026-11-02 11:00 +0000", Undo: "nothing to undo"},
+		"erin": {State: "1 login from 1 host, the last on 2026-11-02 09:00 +0000 from 192.0.2.9; 1 other host only failed; 1 of these hosts is banned now", Cause: "the server rejected a password from such a host, the last on 2026-11-02 11:00 +0000",
+			Undo: "scanwatch unban ADDRESS, if the user is at one of the banned hosts below"},
 		"frank": {State: banned + ", from which the user logged in, is banned until ", Undo: "scanwatch unban " + banned},
 		"grace": {State: "no login of this user in the records, 1 failed attempt from 1 host", Cause: "the server rejected each password", Undo: "nothing to undo"},
 	} {
 		a, out := ask(t, user, "user", options(t, dir, whyConf))
 		if !strings.HasPrefix(a.State, want.State) || want.Cause != "" && a.Cause != want.Cause || a.Undo != want.Undo {
 			t.Errorf("%s:\n%s", user, out)
+		}
+	}
+}
+
+// TestUserLimits checks that the answer about a user contains the consequences of failed
+// logins, and the banned hosts with the commands that undo the bans.
+func TestUserLimits(t *testing.T) {
+	dir := whyStore(t)
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	for i, src := range []string{"203.0.113.77", "192.0.2.9", "2001:db8:1::9"} {
+		whyAdd(w, time.Minute, uint64(0xa1+i), src, store.Record{Ending: smtp.EndingQuit}, store.Step{Kind: store.KindAuth, Text: raw("erin"), Result: smtp.ResultFail})
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	conf := whyConf + "rule guess phase end match count auth-failure > 19 in 1h by src ban { 10m, 1h }\n"
+	a, out := ask(t, "erin", "user", options(t, dir, conf))
+	words := strings.Join(strings.Fields(out), " ")
+	for _, want := range []string{
+		"2 of these hosts are banned now",
+		"203.0.113.77: 1 failed login, the last on 2026-11-02 11:59 +0000; banned until 2026-11-03 11:00 +0000 by rule botnet: scanwatch unban 203.0.113.77",
+		"192.0.2.9: 1 failed login, the last on 2026-11-02 11:59 +0000; not banned",
+		"2001:db8:1::/64: 1 failed login, the last on 2026-11-02 11:59 +0000; banned until 2026-11-02 13:00 +0000 by the operator: sent \\x1b[31m: scanwatch unban 2001:db8:1::/48",
+		"- A host that fails to log in more than 19 times (within 1 hour, from one address): it is banned for 10 minutes, then for 1 hour after it has disconnected. (rule guess)",
+	} {
+		if !strings.Contains(words, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if len(a.Logins.Tried) != 3 || len(a.Logins.Limits) != 1 {
+		t.Errorf("%+v", a.Logins)
+	}
+}
+
+// TestNamedHost checks that the answer about an IPv6 mail server with its own name is about
+// the server, although bots in the same /64 are banned, and that the answer about a bot is
+// not about the server.
+func TestNamedHost(t *testing.T) {
+	const server, bot, network = "2001:db8:3::25", "2001:db8:3::666", "2001:db8:3::/64"
+	dir := t.TempDir()
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	for i := range 3 {
+		whyAdd(w, time.Duration(i)*time.Hour, uint64(i+1), server, store.Record{RDNS: raw("mail.example.org"), FCrDNS: smtp.FCrDNSPass, Counts: store.Counts{Mails: 1}})
+	}
+	whyAdd(w, time.Hour, 0xb1, bot, store.Record{}, store.Step{Kind: store.KindVerdict, Text: raw("botnet"), Phase: smtp.PhaseHelo, Decision: smtp.Disconnect, Enforced: true})
+	err := w.Close()
+	m := memory.New()
+	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite})
+	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr(bot)}, memory.BanRequest{Ladder: []time.Duration{24 * time.Hour}, Rule: "botnet", Session: 0xb1}, now.Add(-time.Hour).UnixMicro())
+	if err := errors.Join(err, state.Flush(t.Context()), state.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		arg, state string
+		sessions   int
+		apart      int // sessions of the others
+		hosts      []string
+		says       string
+	}{
+		{server, "not banned; none of 3 sessions was rejected by a rule; other hosts in " + network + " are banned", 3, 1, nil, "details scanwatch why " + network},
+		{bot, network + " is banned until 2026-11-03 11:00 +0000; the session was rejected", 1, 3, []string{server}, "details scanwatch why " + server},
+		{"2001:db8:3::777", network + " is banned until", 1, 3, []string{server}, "scanwatch unban " + network},
+		{network, network + " is banned until 2026-11-03 11:00 +0000; 1 of 4 sessions rejected", 4, 0, nil, "Host " + server},
+		{"mail.example.org", "not banned; none of 3 sessions", 3, 0, nil, "Host " + server},
+	} {
+		a, out := ask(t, c.arg, "", options(t, dir, ""))
+		switch {
+		case !strings.HasPrefix(a.State, c.state), a.Matched != c.sessions, !strings.Contains(strings.Join(strings.Fields(out), " "), c.says):
+			t.Errorf("%s: no %q in\n%s", c.arg, c.says, out)
+		case c.apart == 0 && a.Apart != nil, c.apart > 0 && (a.Apart == nil || a.Apart.Sessions != c.apart || !slices.Equal(a.Apart.Hosts, c.hosts)):
+			t.Errorf("%s: apart %+v", c.arg, a.Apart)
+		}
+	}
+}
+
+// TestMode checks that the answer contains the mode of the filter, and that no client is
+// said to be rejected while nothing is.
+func TestMode(t *testing.T) {
+	o := options(t, whyStore(t), whyConf)
+	o.Mode, o.ModeText = "observe", "observe, by the operator"
+	a, out := ask(t, "203.0.113.77", "", o)
+	if !strings.Contains(a.State, "but not rejected in mode observe") || !strings.Contains(out, "\nMode:  observe, by the operator\n") || a.Mode != "observe" {
+		t.Errorf("%+v\n%s", a.State, out)
+	}
+	if a, _ = ask(t, "203.0.113.44", "", options(t, whyStore(t), whyConf)); strings.Contains(a.State, "would be") {
+		t.Errorf("an expired ban: %s", a.State)
+	}
+}
+
+// TestFriends checks that the remedy names the table of the configuration.
+func TestFriends(t *testing.T) {
+	for _, c := range []struct{ conf, do, where string }{
+		{"", "table <friends> { 203.0.113.77 }", "in scanwatch.conf: add the address permanently"},
+		{botnetRule, "table <friends> { 203.0.113.77 }", "in scanwatch.conf: add the address permanently"},
+		{whyConf, "add 203.0.113.77 to the table <friends>", "file scanwatch.conf, line 2, then run"},
+		{"table <friends> file \"friends\"\npass from <friends>\n", "add 203.0.113.77 to the table <friends>", "file friends, then run scanwatch reload"},
+		{"table <friends> file \"/etc/friends\"\npass from <friends>\n", "add 203.0.113.77 to the table <friends>", "file /etc/friends, then run scanwatch reload"},
+	} {
+		a, out := ask(t, "203.0.113.77", "", options(t, whyStore(t), c.conf))
+		if r := a.Hosts[0].Remedies; len(r) < 2 || r[1].Do != c.do || !strings.HasPrefix(r[1].Text, c.where) {
+			t.Errorf("%s: %+v\n%s", c.conf, r, out)
 		}
 	}
 }

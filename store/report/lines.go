@@ -61,18 +61,5 @@ func (l *lines) more(n int) {
 // at returns a time of the period, with the day.
 func (l *lines) at(t time.Time) string { return t.In(l.zone).Format("01-02 15:04") }
 
-// table writes rows with aligned columns. If the last cell of a row does not fit, it
-// continues in a line of its own.
-func (l *lines) table(rows [][]string) {
-	var b strings.Builder
-	text.Table(&b, rows)
-	for i, line := range strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n") {
-		last := rows[i][len(rows[i])-1]
-		if i == 0 || text.Width(strings.TrimRight(line, " ")) <= l.style.Columns || last == "" {
-			l.row("%s", line)
-			continue
-		}
-		l.row("%s", strings.TrimSuffix(line, last))
-		l.row("             %s", last)
-	}
-}
+// table writes rows with aligned columns in the width of the lines.
+func (l *lines) table(rows [][]string) { l.style.Table(l, rows) }

@@ -9,7 +9,9 @@ import (
 	"slices"
 	"time"
 
+	"scanwatch/internal/hostname"
 	"scanwatch/internal/sketch"
+	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
 )
 
@@ -25,6 +27,7 @@ type source struct {
 	rdns    uint32 // in lists.rdns
 	certain bool   // a record has evidence of high confidence about behaviour
 	abuse   bool   // a record has evidence of what no mail server does
+	named   bool   // IPv6 host with its own proven name, which is not grouped with others in its /64
 }
 
 // add adds the sessions of another address.
@@ -35,7 +38,7 @@ func (s *source) add(n *source) {
 	s.logins += n.logins
 	s.refused, s.observed, s.last = s.refused+n.refused, s.observed+n.observed, max(s.last, n.last)
 	s.worst.merge(n.worst)
-	s.rdns, s.abuse = cmp.Or(s.rdns, n.rdns), s.abuse || n.abuse
+	s.rdns, s.abuse, s.named = cmp.Or(s.rdns, n.rdns), s.abuse || n.abuse, s.named || n.named
 }
 
 // good reports whether the source is listed for its accepted mail: it has no evidence of
@@ -85,6 +88,7 @@ func (l *sources) add(n *current) bool {
 	if src.rdns == 0 && len(n.RDNS) > 0 {
 		src.rdns = l.rdns.add(n.RDNS)
 	}
+	src.named = src.named || n.Src.Addr().Is6() && n.FCrDNS == smtp.FCrDNSPass && !hostname.Generic(n.RDNS) && hostname.Registered(n.RDNS) != ""
 	k := &n.Counts
 	src.sessions += uint32(n.Many())
 	src.mails += k.Mails
@@ -96,8 +100,8 @@ func (l *sources) add(n *current) bool {
 	return true
 }
 
-// A client is a source as it is listed: an IPv4 address, or all addresses of a /64 of
-// IPv6.
+// A client is a source as it is listed: an IPv4 address, an IPv6 address with its own
+// proven name, or all other addresses of a /64.
 type client struct {
 	source
 	key     address // the lowest address
@@ -123,15 +127,22 @@ func (c *Collector) clients() *clients {
 	slices.SortFunc(order, func(x, y uint32) int { return bytes.Compare(t.at(x).key[:], t.at(y).key[:]) })
 	h := &clients{sources: l, tokens: &c.evidence, orgs: &c.orgs, all: make([]client, 0, t.n), of: make([]uint32, t.n)}
 	var last uint64
-	for n, i := range order {
+	group := -1 // index of the last source without its own name
+	for _, i := range order {
 		e := t.at(i)
-		if number := l.number(e.key.addr()); n == 0 || number != last {
-			last = number
+		number := l.number(e.key.addr())
+		switch {
+		case e.V.named:
+			h.of[i] = uint32(len(h.all))
 			h.all = append(h.all, client{key: e.key})
-		} else {
-			h.all[len(h.all)-1].several = true
+		case group < 0 || number != last:
+			last, group = number, len(h.all)
+			h.of[i] = uint32(group)
+			h.all = append(h.all, client{key: e.key})
+		default:
+			h.all[group].several = true
+			h.of[i] = uint32(group)
 		}
-		h.of[i] = uint32(len(h.all) - 1)
 		h.all[h.of[i]].add(&e.V)
 		h.all[h.of[i]].logins += c.lists.logins[e.key]
 	}
@@ -158,7 +169,7 @@ func (l *clients) count() (n, percent int) {
 // sum of several addresses has the lowest address of the prefix.
 func (c *client) address() string {
 	a := c.key.addr()
-	if a.Is6() && (c.several || [8]byte(c.key[8:]) == [8]byte{}) {
+	if a.Is6() && !c.named && (c.several || [8]byte(c.key[8:]) == [8]byte{}) {
 		p, _ := a.Prefix(64)
 		return p.String()
 	}
@@ -168,7 +179,7 @@ func (c *client) address() string {
 // view returns the source with an index as it is printed.
 func (l *clients) view(i uint32) Source {
 	s := &l.all[i]
-	return Source{Address: s.address(), RDNS: text.Escape(l.rdns.get(s.rdns)), Organisation: l.orgs.printed(s.worst.org),
+	return Source{Address: s.address(), Named: s.named, RDNS: text.Escape(l.rdns.get(s.rdns)), Organisation: l.orgs.printed(s.worst.org),
 		Evidence: l.tokens.printed(s.worst.evidence), Logins: int(s.logins), Last: text.At(time.Unix(int64(s.last), 0).UTC()), Totals: s.totals()}
 }
 

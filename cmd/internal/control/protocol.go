@@ -105,6 +105,7 @@ type Status struct {
 	// State is the status of state.db. Memory is the status of each table in it.
 	State  store.StateStatus `json:"state"`
 	Memory []memory.Status   `json:"memory"`
+	Bans   memory.BanCount   `json:"bans"`
 	// Standing is the number of known and trusted hosts.
 	Standing memory.Summary `json:"standing"`
 	// Lost is the last day on which state.db, with its bans and standing, was lost.
@@ -119,14 +120,20 @@ type Status struct {
 // lost bans would have expired.
 const lostShown = 30 * 24 * time.Hour
 
+// LossRemedy is the remedy for a loss of state.db.
+const LossRemedy = "restore standing with scanwatch import smtpd-log --again; see LOSS OF STATE in scanwatch(8)"
+
 // StateLost describes a recent loss of state.db and its remedy. It returns "" if there was
 // none.
-func (s *Status) StateLost(now time.Time) string {
-	if now.Sub(s.Lost.Time) >= lostShown {
+func (s *Status) StateLost(now time.Time) string { return StateLost(s.Lost.Time, now) }
+
+// StateLost describes the loss of state.db on a day and its remedy. It returns "" if lost
+// is zero or long ago.
+func StateLost(lost, now time.Time) string {
+	if now.Sub(lost) >= lostShown {
 		return ""
 	}
-	return "state.db was lost on " + s.Lost.Format(time.DateOnly) +
-		": earlier bans and standing are missing; scanwatch import smtpd-log --again restores standing"
+	return "state.db was lost on " + lost.Format(time.DateOnly) + ": earlier bans and standing are missing; " + LossRemedy
 }
 
 // Live is the current load of the filter.

@@ -44,6 +44,7 @@ type Stats struct {
 	Recent      *store.Dropped  `json:"dropped_since"`    // sessions dropped since the start of the filter; nil if it is not running
 	Memory      []memory.Status `json:"memory,omitempty"` // tables of the running filter
 	Counted     []memory.Day    `json:"counted"`          // all sessions by day, recorded or not
+	Loss        string          `json:"loss,omitempty"`   // a missing or recently lost state.db, with the remedy
 }
 
 // Collect reads all files of dir. It calls warn if a running filter does not write its
@@ -74,6 +75,7 @@ func Collect(dir *statedir.Dir, warn func(string)) (*Stats, error) {
 	}
 	s.derive()
 	s.Counted, err = dir.Days()
+	s.Loss = dir.Loss()
 	return s, err
 }
 
@@ -154,6 +156,9 @@ func (s *Stats) derive() {
 func (s *Stats) Text(w io.Writer, zone *time.Location) {
 	if s.Unread > 0 {
 		line(w, "PROBLEM", "unreadable or corrupt files, missing from these numbers: %d; see scanwatch fsck", s.Unread)
+	}
+	if s.Loss != "" {
+		fmt.Fprintln(w, text.Wrap("PROBLEM     "+s.Loss, 79, 12))
 	}
 	s.segments(w, zone)
 	s.tables(w)

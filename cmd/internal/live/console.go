@@ -15,6 +15,7 @@ import (
 	"github.com/rivo/tview"
 	"golang.org/x/term"
 
+	"scanwatch/filter/memory"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/safego"
 	"scanwatch/internal/text"
@@ -229,6 +230,10 @@ func (c *Console) letter(event *tcell.EventKey) *tcell.EventKey {
 	case 'b':
 		c.ask("Ban", " for a day", "ban")
 	case 'u':
+		if r := c.current(); r != nil && !c.view.banned(r.key.prefix) {
+			c.message = prefix.String(r.key.prefix) + " is not banned"
+			return nil
+		}
 		c.ask("Revoke the ban of", "", "unban")
 	}
 	return nil
@@ -247,7 +252,11 @@ func (c *Console) ask(do, how, command string) {
 		c.message = "no source is selected"
 		return
 	}
-	source := prefix.String(r.key.prefix)
+	p := r.key.prefix
+	if command == "ban" && p.IsSingleIP() {
+		p = memory.Source(p.Addr()) // ban extends an IPv6 address to its /64
+	}
+	source := prefix.String(p)
 	if name := c.view.name(r.key); name != "" {
 		how = " (" + name + ")" + how
 	}

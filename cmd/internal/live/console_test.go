@@ -11,7 +11,9 @@ import (
 
 	"github.com/gdamore/tcell/v2"
 
+	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/events"
+	"scanwatch/filter/memory"
 	"scanwatch/internal/text"
 	"scanwatch/tests/hostiletext"
 )
@@ -140,6 +142,22 @@ func TestConsoleRefusal(t *testing.T) {
 	c.shows("private; use --force to ban it: scanwatch ban --force 192.0.2.7")
 }
 
+// TestConsoleNotBanned checks that the console does not ask whether to revoke a ban that
+// does not exist.
+func TestConsoleNotBanned(t *testing.T) {
+	v := recordedView(t)
+	v.data.memory = memory.New() // all bans are known
+	v.data.bans = map[netip.Prefix]*memory.Ban{}
+	c := newTerminal(t, v, 120, 24, "")
+	c.press("/", "1", "9", "2", ".", "0", "Enter", "u")
+	c.shows("192.0.2.7 is not banned")
+	v.mu.Lock()
+	v.data.addBan(memory.Ban{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Until: v.now().Add(time.Hour)})
+	v.mu.Unlock()
+	c.press("u")
+	c.shows("Revoke the ban of 192.0.2.7")
+}
+
 // TestConsoleSelection checks that the selection follows its source, that the first row
 // remains the first, and that the end of a grown table is reachable.
 func TestConsoleSelection(t *testing.T) {
@@ -192,7 +210,7 @@ func TestConsoleHostile(t *testing.T) {
 	for _, size := range [][2]int{{140, 40}, {80, 24}, {300, 100}, {30, 3}, {1, 1}} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			c := newTerminal(t, v, size[0], size[1], output.String())
-			v.disconnected(errors.New("[blue]down["))
+			v.disconnected(errors.New("[blue]down["), statedir.Mode{})
 			for _, key := range []string{"1", "2", "3", "4", "5", "1", "b", "y", "Enter", "?"} {
 				c.press(key)
 				got := c.text()
@@ -305,7 +323,7 @@ func BenchmarkTop(b *testing.B) {
 func TestFeedError(t *testing.T) {
 	v := newView()
 	v.connected(topStatus())
-	v.disconnected(errors.New("the filter has ended"))
+	v.disconnected(errors.New("the filter has ended"), statedir.Mode{})
 	if got := heads(v, 80); !strings.Contains(got, "not connected, only records") || !strings.Contains(got, "PROBLEM   the filter has ended") {
 		t.Error(got)
 	}

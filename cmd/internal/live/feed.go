@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"scanwatch/cmd/internal/control"
@@ -31,7 +32,7 @@ type Feed struct {
 func (f *Feed) Run(ctx context.Context) {
 	for ; ctx.Err() == nil; wait(ctx, retry) {
 		err := safego.Run(func() error { return f.follow(ctx) })
-		f.View.disconnected(fmt.Errorf("%w; connecting again every %v", err, retry))
+		f.View.disconnected(fmt.Errorf("%w; connecting again every %v", err, retry), f.Dir.Mode())
 		if f.View.unread() {
 			f.reread(ctx, f.View.begin())
 		}
@@ -188,8 +189,8 @@ func (f *Feed) state(now time.Time, ban func(memory.Ban)) (*memory.Memory, error
 	return m, err
 }
 
-// Print writes the sources of the last hour to w.
-func (f *Feed) Print(ctx context.Context, w io.Writer) error {
+// Print writes the sources of the last hour to w, in lines of at most width columns.
+func (f *Feed) Print(ctx context.Context, w io.Writer, width int) error {
 	d, err := f.read(ctx, f.View.begin(), f.Dir.Now())
 	if err != nil {
 		return err
@@ -203,9 +204,8 @@ func (f *Feed) Print(ctx context.Context, w io.Writer) error {
 		}
 		f.View.connected(&s)
 	} else {
-		f.View.disconnected(err)
+		f.View.disconnected(err, f.Dir.Mode())
 	}
-	const width = 132
 	for _, line := range f.View.head(width) {
 		for _, part := range line {
 			fmt.Fprint(w, part.text)
@@ -214,17 +214,17 @@ func (f *Feed) Print(ctx context.Context, w io.Writer) error {
 	}
 	fmt.Fprintln(w)
 	t := f.View.table(0, 0, width, "")
-	rows := [][]string{{}}
-	for _, c := range t.columns {
-		rows[0] = append(rows[0], c.title)
-	}
-	for _, r := range t.rows {
+	widths := t.widths(width)
+	print := func(text func(column int) string) {
 		var line []string
-		for _, c := range r.cells {
-			line = append(line, c.text)
+		for i := range t.columns {
+			line = append(line, t.columns[i].fit(text(i), widths[i]))
 		}
-		rows = append(rows, line)
+		fmt.Fprintln(w, strings.TrimRight(strings.Join(line, " "), " "))
 	}
-	text.Table(w, rows)
+	print(func(i int) string { return t.columns[i].title })
+	for _, r := range t.rows {
+		print(func(i int) string { return r.cells[i].text })
+	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"scanwatch/cmd/internal/control"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/text"
+	"scanwatch/rules"
 )
 
 // Problems returns the problems in the status of a filter as printable text.
@@ -92,6 +93,14 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	if st.Sealing != "" {
 		line("sealing", "%s", st.Sealing)
 	}
+	bans := fmt.Sprintf("%d active", s.Bans.Active)
+	if s.Bans.Active > 0 && s.Config.Mode != rules.Enforce.String() {
+		bans += ", not enforced in mode observe"
+	}
+	if n := s.Bans.Observed; n > 0 {
+		bans += fmt.Sprintf(", %d observed", n)
+	}
+	line("bans", "%s", bans)
 	line("standing", "%s known, %d trusted", text.Plural(s.Standing.Known, "host"), s.Standing.Trusted)
 	for _, p := range s.Standing.Gateways {
 		line("gateway?", "many hosts share %s: list it as gateway", prefix.String(p))
@@ -104,6 +113,9 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 			continue
 		}
 		row := fmt.Sprintf("%d of %d %s", m.Rows, m.Limit, m.Table)
+		if m.Table == "bans" || m.Table == "network bans" {
+			row = fmt.Sprintf("%d of %d rows of %s, also of expired ones and offences", m.Rows, m.Limit, m.Table)
+		}
 		if m.Evicted > 0 {
 			row += fmt.Sprintf(", %d evicted because the table was full", m.Evicted)
 		}

@@ -104,6 +104,22 @@ type builder struct {
 	enforced lookup.Prefixes[bool] // active, enforced bans
 }
 
+// isBanned reports whether an enforced ban affects a source.
+func (b *builder) isBanned(p netip.Prefix) bool {
+	if _, ok := b.enforced.Overlapping(p); !ok {
+		return false
+	}
+	if !p.IsSingleIP() || p.Addr().Is4() { // only bans of IPv6 networks can except a host
+		return true
+	}
+	for _, ban := range b.data.bans {
+		if !ban.Expired(b.now) && !ban.Observe && ban.Affects(p) {
+			return true
+		}
+	}
+	return false
+}
+
 // table returns the rows of a section that match the filter.
 func (v *View) table(section, order, width int, filter string) table {
 	v.mu.Lock()
@@ -193,12 +209,29 @@ func (b *builder) row(c *counts, front ...cell) []cell {
 	return append(all, cell{c.rate.spark(b.now, b.cells), lookGood}, c.proof())
 }
 
-// address returns a source, without the length of an IPv6 /64 if there is little room.
+// address returns a source. If there is little room, an ellipsis replaces the length of an
+// IPv6 /64.
 func (b *builder) address(p netip.Prefix) string {
 	if s := prefix.String(p); b.wide || p.Bits() != 64 {
 		return s
 	}
-	return p.Addr().String()
+	return p.Addr().String() + "…"
+}
+
+// banned reports whether a ban of the network, of a part of it or of a larger one may be
+// active.
+func (v *View) banned(p netip.Prefix) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.data.moreBans > 0 || v.data.memory == nil { // not all bans are known
+		return true
+	}
+	for q, b := range v.data.bans {
+		if (b.Affects(p) || p.Contains(q.Addr())) && !b.Expired(v.now()) {
+			return true
+		}
+	}
+	return false
 }
 
 // name returns the name of the source of a row, or "".
@@ -239,7 +272,7 @@ func (b *builder) host(s *source) cell {
 
 // state returns the ban or the standing of a source.
 func (b *builder) state(s *source) cell {
-	if _, ok := b.enforced.Overlapping(s.prefix); ok {
+	if b.isBanned(s.prefix) {
 		return cell{"banned", lookBad}
 	}
 	level := cell{text: b.standing(s, b.now)}
@@ -357,7 +390,7 @@ func (b *builder) banned() table {
 		if ban.Observe {
 			rule = cell{"(observed) " + rule.text, lookFaint}
 		}
-		t.rows = append(t.rows, row{key{prefix: p}, []cell{{text: b.address(p)}, {text: text.ShortDuration(ban.Until.Sub(b.now))},
+		t.rows = append(t.rows, row{key{prefix: p}, []cell{{text: prefix.String(p)}, {text: text.ShortDuration(ban.Until.Sub(b.now))},
 			{text: ban.Since.In(b.zone).Format("01-02 15:04")}, b.host(b.data.sources[p]), rule}})
 	}
 	slices.SortFunc(t.rows, func(x, y row) int {
@@ -428,6 +461,9 @@ func (v *View) head(width int) (lines [][]cell) {
 	case v.down == "":
 		title = append(title, cell{"connecting", lookWarning})
 	default:
+		if v.mode != "" {
+			title = append(title, cell{text: "mode " + v.mode + "  "})
+		}
 		title = append(title, cell{"not connected, only records", lookWarning})
 	}
 	title = append(title, cell{text: ", since " + d.since.In(v.zone).Format("15:04")})

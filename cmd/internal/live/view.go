@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/events"
 	"scanwatch/filter/memory"
 	"scanwatch/internal/smtp"
@@ -128,9 +129,9 @@ func newData(zone *time.Location, org func(netip.Addr) string, since time.Time) 
 	return &data{zone: zone, org: org, since: since, sources: map[netip.Prefix]*source{}, bans: map[netip.Prefix]*memory.Ban{}}
 }
 
-// source returns the source of an address, which it adds.
-func (d *data) source(addr netip.Addr) *source {
-	p := memory.Source(addr)
+// source returns the source of an address with a reverse DNS name, which it adds.
+func (d *data) source(addr netip.Addr, rdns []byte, f smtp.FCrDNS) *source {
+	p := memory.Identify(addr, rdns, f).Prefix()
 	s := d.sources[p]
 	if s == nil {
 		if len(d.sources) == maxSources {
@@ -174,7 +175,7 @@ func (d *data) record(r *store.Record) error {
 	c.sessions += r.Many()
 	c.rate.add(r.End, r.Many())
 	return r.Steps(func(s *store.Step) bool {
-		e := events.Event{Time: r.Start.Add(s.At), Session: r.ID, Src: r.Src.Addr()}
+		e := events.Event{Time: r.Start.Add(s.At), Session: r.ID, Src: r.Src.Addr(), RDNS: r.RDNS, FCrDNS: r.FCrDNS.String()}
 		if r.Sessions > 0 {
 			e.Time = r.End
 		}
@@ -189,7 +190,7 @@ func (d *data) record(r *store.Record) error {
 func (d *data) session(r *store.Record) *counts {
 	c := &d.others
 	if addr := r.Src.Addr().Unmap(); addr.IsValid() {
-		s := d.source(addr)
+		s := d.source(addr, r.RDNS, r.FCrDNS)
 		s.named(addr, r.RDNS, r.FCrDNS == smtp.FCrDNSPass)
 		c = &s.counts
 	}
@@ -238,6 +239,14 @@ func fromStep(e *events.Event, s *store.Step) bool {
 	return true
 }
 
+// proofOf returns the result of FCrDNS, of which only a pass matters.
+func proofOf(e *events.Event) smtp.FCrDNS {
+	if e.FCrDNS == smtp.FCrDNSPass.String() {
+		return smtp.FCrDNSPass
+	}
+	return smtp.FCrDNSFail
+}
+
 // event adds an event of the filter.
 func (d *data) event(e *events.Event) {
 	if p, err := netip.ParsePrefix(e.Prefix); err == nil {
@@ -245,8 +254,9 @@ func (d *data) event(e *events.Event) {
 	}
 	c := &counts{} // of the local socket and of networks: not listed
 	if addr := e.Src.Unmap(); addr.IsValid() {
-		s := d.source(addr)
-		s.named(addr, e.RDNS, e.FCrDNS == smtp.FCrDNSPass.String())
+		f := proofOf(e)
+		s := d.source(addr, e.RDNS, f)
+		s.named(addr, e.RDNS, f == smtp.FCrDNSPass)
 		if e.Session != 0 && !d.known.has(e.Session) {
 			d.known.add(e.Session)
 			s.sessions++
@@ -310,9 +320,11 @@ func (d *data) count(c *counts, e *events.Event, n int) {
 		}
 	}
 	d.entries++
-	row := entry{d.entries, e.Time, shown(e.Event, 16), memory.Source(e.Src), eventText(e, d.zone), n}
+	row := entry{d.entries, e.Time, shown(e.Event, 16), netip.Prefix{}, eventText(e, d.zone), n}
 	if p, err := netip.ParsePrefix(e.Prefix); err == nil {
 		row.prefix = p.Masked()
+	} else if addr := e.Src.Unmap(); addr.IsValid() {
+		row.prefix = memory.Identify(addr, e.RDNS, proofOf(e)).Prefix()
 	}
 	d.latest.add(row)
 	if e.Event != "finding" && e.Event != "tag" {
@@ -341,6 +353,7 @@ type View struct {
 	data    *data
 	status  *control.Status // nil without a connection
 	down    string          // the reason for the missing connection
+	mode    string          // the mode without a connection; empty if it is unknown
 	reading bool
 	pending []events.Event // while the records are read
 	missed  uint64
@@ -432,9 +445,10 @@ func (v *View) connected(s *control.Status) {
 	v.status, v.down = s, ""
 }
 
-// disconnected sets the reason for the missing connection.
-func (v *View) disconnected(err error) {
+// disconnected sets the reason for the missing connection, and the mode that the filter
+// would have.
+func (v *View) disconnected(err error, mode statedir.Mode) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.status, v.down = nil, text.Escape(err.Error())
+	v.status, v.down, v.mode = nil, text.Escape(err.Error()), mode.Word
 }

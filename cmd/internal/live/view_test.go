@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/events"
 	"scanwatch/filter/memory"
 	"scanwatch/internal/smtp"
@@ -124,7 +125,7 @@ func TestTables(t *testing.T) {
 	}{
 		{"a filter of addresses", 0, 0, 80, "198.51.100.0/24", []string{"198.51.100.9|-|banned|1|0|0|     ▁|-"}},
 		{"a filter of text", 0, 0, 80, "SCANNER", []string{
-			"2001:db8:5:1::|(Other Survey)|-|3|3|(1)|     ▂|scanner, helo-missing",
+			"2001:db8:5:1::…|(Other Survey)|-|3|3|(1)|     ▂|scanner, helo-missing",
 			"192.0.2.7|host7.scan.example.org|-|1|1|1|     ▁|scanner"}},
 		{"bans", 3, 0, 80, "", []string{
 			"198.51.100.0/24|6h|11-02 11:59|-|operator: by the postmaster",
@@ -350,7 +351,7 @@ func hostileView() *View {
 	for _, text := range hostiletext.Texts() {
 		s := topStatus()
 		s.Config.Mode, s.Config.Problem, s.Store.Error = text.Text, text.Text, text.Text
-		v.disconnected(errors.New(text.Text))
+		v.disconnected(errors.New(text.Text), statedir.Mode{})
 		v.connected(s)
 	}
 	return v

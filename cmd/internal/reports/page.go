@@ -40,17 +40,25 @@ func (a *Report) Page(limit int) (*report.Page, error) {
 	if p.Before, err = a.before(); err != nil {
 		return nil, err
 	}
-	names, visitor := BanNames(bans)
+	hosts, visitor := BanHosts(bans, organisation(locate))
 	all := Source{Dir: s.Dir, Selector: &selector.Selector{Until: s.Selector.Until}, Zone: s.Zone}
 	if p.Returns, _, err = all.Returns(visitor); err != nil {
 		return nil, err
 	}
 	for i := range bans {
 		b := &bans[i]
-		p.Bans.List = append(p.Bans.List, report.ActiveBan{Prefix: prefix.String(b.Prefix), Name: names[b.Prefix], Rule: text.Escape(b.Rule),
+		p.Bans.List = append(p.Bans.List, report.ActiveBan{Prefix: prefix.String(b.Prefix), Name: hosts[b.Prefix].String(), Rule: text.Escape(b.Rule),
 			Since: b.Since, Until: b.Until, Times: b.Times, Attempts: b.Attempts, Manual: b.Manual, Observed: b.Observe})
 	}
 	return p, nil
+}
+
+// organisation returns a function that returns the organisation of an address, or nil.
+func organisation(locate func(netip.Addr) report.Place) func(netip.Addr) string {
+	if locate == nil {
+		return nil
+	}
+	return func(a netip.Addr) string { return locate(a).Org }
 }
 
 // SortBans sorts bans, the newest first.
@@ -69,46 +77,69 @@ func setBanned(sources []report.Source, bans []memory.Ban) {
 		}
 		for k := range bans {
 			b := &bans[k]
-			if !b.Observe && b.Prefix.Bits() <= p.Bits() && b.Prefix.Contains(p.Addr()) && b.Until.After(sources[i].Banned.Time) {
+			other := sources[i].Named && !b.Affects(p) // a ban of the other hosts in its /64
+			if !b.Observe && !other && b.Prefix.Bits() <= p.Bits() && b.Prefix.Contains(p.Addr()) && b.Until.After(sources[i].Banned.Time) {
 				sources[i].Banned = text.At(b.Until)
 			}
 		}
 	}
 }
 
-// BanNames returns a map, and a visitor that fills it with the latest reverse DNS name
-// and organisation of each banned host. The names are printable.
-func BanNames(list []memory.Ban) (map[netip.Prefix]string, history.Visitor) {
-	names := map[netip.Prefix]string{}
+// A BanHost identifies a banned host. Its texts are printable.
+type BanHost struct {
+	Name string // latest reverse DNS name; empty if none, or if the hosts in a /64 differ in it
+	Org  string // organisation; empty if unknown
+
+	addr    netip.Addr // of the latest session
+	several bool       // several names
+}
+
+// String returns the name and the organisation, or "".
+func (h *BanHost) String() string {
+	if h.Org == "" {
+		return h.Name
+	}
+	return strings.TrimSpace(h.Name + " (" + h.Org + ")")
+}
+
+// BanHosts returns a map, and a visitor that fills it with the name and organisation of
+// each banned host. org returns the organisation of an address, for hosts without findings
+// that name it; it may be nil.
+func BanHosts(list []memory.Ban, org func(netip.Addr) string) (map[netip.Prefix]*BanHost, history.Visitor) {
+	hosts := map[netip.Prefix]*BanHost{}
 	for i := range list {
-		names[list[i].Prefix] = ""
+		h := &BanHost{}
+		if p := list[i].Prefix; org != nil {
+			h.Org = text.Escape(org(p.Addr()))
+		}
+		hosts[list[i].Prefix] = h
 	}
 	visit := func(rec *store.Record) error {
-		if !rec.Src.IsValid() || len(names) == 0 {
+		if !rec.Src.IsValid() || len(hosts) == 0 {
 			return nil
 		}
 		addr := rec.Src.Addr().Unmap()
-		host := netip.PrefixFrom(addr, addr.BitLen()) // an IPv6 host with a proven name is banned by its address, not by its /64
-		if _, banned := names[host]; !banned {
-			host = memory.Source(addr)
-		}
-		if _, banned := names[host]; !banned {
+		h := hosts[memory.Identify(addr, rec.RDNS, rec.FCrDNS).Prefix()] // the ban of a /64 is not about a host with its own name in it
+		if h == nil {
 			return nil
 		}
 		name := text.Escape(rec.RDNS)
-		err := rec.Steps(func(s *store.Step) bool {
+		h.several = h.several || h.addr.IsValid() && h.addr != addr && h.Name != name
+		if h.addr = addr; name != "" {
+			h.Name = name
+		}
+		if h.several {
+			h.Name = ""
+		}
+		return rec.Steps(func(s *store.Step) bool {
 			if s.Kind == store.KindFinding && len(s.Org) > 0 {
-				name = strings.TrimSpace(name + " (" + text.Escape(s.Org) + ")")
+				h.Org = text.Escape(s.Org)
 				return false
 			}
 			return true
 		})
-		if name != "" {
-			names[host] = name
-		}
-		return err
 	}
-	return names, history.Visitor{Kinds: store.KindsOf(store.KindFinding), Session: visit, Sum: visit}
+	return hosts, history.Visitor{Kinds: store.KindsOf(store.KindFinding), Session: visit, Sum: visit}
 }
 
 // before returns the figures of the preceding period of the same length. If records of
@@ -165,7 +196,7 @@ func (s *Source) places() (func(netip.Addr) report.Place, []string) {
 		if name == "" {
 			return nil
 		}
-		o := lookup.NewOrigins(config.ResolvePath(s.Config, name))
+		o := lookup.NewOrigins(config.ResolvePath(s.Dir.Config, name))
 		if _, err := o.Refresh(); err != nil {
 			problems = append(problems, text.Escape(err.Error()))
 			return nil
@@ -197,7 +228,8 @@ func (s *Source) places() (func(netip.Addr) report.Place, []string) {
 
 // site describes the filter and its policy. Without a running filter, status is nil.
 func (s *Source) site(status *control.Status) (site report.Site) {
-	if status == nil && s.Config == "" { // the directory may be from another server
+	mode := s.Dir.Mode()
+	if status == nil && mode.Word == "" { // the directory may be from another server
 		return site
 	}
 	site.Server = text.Escape(s.Host)
@@ -208,6 +240,6 @@ func (s *Source) site(status *control.Status) (site report.Site) {
 		c := &status.Config
 		return report.Site{Server: site.Server, Mode: c.Mode, Policy: text.Escape(c.File), Rules: c.Rules, Running: true, Halted: c.Halted != nil}
 	}
-	site.Mode, site.Policy = s.Dir.Settings.Mode.String(), text.Escape(s.Config)
+	site.Mode, site.Halted, site.Policy = mode.Word, mode.Halted, text.Escape(s.Dir.Config)
 	return site
 }

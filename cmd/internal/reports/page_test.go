@@ -69,7 +69,7 @@ func ban(t *testing.T, dir string, hosts map[string]bool) {
 
 func pageOf(t *testing.T, dir string, limit int, selected selector.Selector, settings rules.Settings) *report.Page {
 	t.Helper()
-	s := Source{Dir: &statedir.Dir{Path: dir, Now: func() time.Time { return now }, Settings: settings}, Selector: &selected, Zone: time.UTC, Config: "/etc/scanwatch.conf", Host: "mx.example.org"}
+	s := Source{Dir: &statedir.Dir{Path: dir, Now: func() time.Time { return now }, Settings: settings, Config: "/etc/scanwatch.conf"}, Selector: &selected, Zone: time.UTC, Host: "mx.example.org"}
 	r, err := s.Read(true)
 	if err != nil {
 		t.Fatal(err)
@@ -171,5 +171,54 @@ func TestBansUnknown(t *testing.T) {
 	p := pageOf(t, dir, 10, selector.Selector{Since: now.Add(-24 * time.Hour)}, rules.Settings{})
 	if p.Bans.Problem == "" || p.Bans.Problem != text.Escape(p.Bans.Problem) {
 		t.Errorf("bans: %+v", p.Bans)
+	}
+}
+
+// TestBanHosts checks that the ban of a /64 has neither the name of a host with its own
+// proven name in it, nor one of several names.
+func TestBanHosts(t *testing.T) {
+	record := func(src, rdns string, f smtp.FCrDNS, org string) *store.Record {
+		var b []byte
+		if org != "" {
+			b = store.AppendStep(nil, &store.Step{Kind: store.KindFinding, Text: []byte("botnet-helo"), Org: []byte(org)}, 0)
+		}
+		r := &store.Record{Start: now, End: now, Src: netip.AddrPortFrom(netip.MustParseAddr(src), 25), RDNS: []byte(rdns), FCrDNS: f}
+		d, err := store.Decode(store.AppendKey(nil, now, 1), store.AppendRecord(nil, r, b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &d
+	}
+	var bans []memory.Ban
+	for _, p := range []string{"2001:db8:1::/64", "2001:db8:2::/64", "2001:db8:3::25/128", "192.0.2.7/32", "198.51.100.0/24"} {
+		bans = append(bans, memory.Ban{Prefix: netip.MustParsePrefix(p)})
+	}
+	hosts, v := BanHosts(bans, func(a netip.Addr) string {
+		if a.Is4() {
+			return "Example\x1b AS"
+		}
+		return ""
+	})
+	for _, r := range []*store.Record{
+		record("2001:db8:1::25", "mail.example.org", smtp.FCrDNSPass, ""),
+		record("2001:db8:1::66", "", smtp.FCrDNSFail, "Bot"),
+		record("2001:db8:2::1", "one.example.net", smtp.FCrDNSFail, ""),
+		record("2001:db8:2::2", "two.example.net", smtp.FCrDNSFail, ""),
+		record("2001:db8:2::2", "two.example.net", smtp.FCrDNSFail, ""),
+		record("2001:db8:3::25", "mail.example.com", smtp.FCrDNSPass, ""),
+		record("192.0.2.7", "old.example.net", smtp.FCrDNSFail, ""),
+		record("192.0.2.7", "\x1bnew.example.net", smtp.FCrDNSFail, ""),
+	} {
+		if err := v.Session(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for p, want := range map[string]string{
+		"2001:db8:1::/64": "(Bot)", "2001:db8:2::/64": "", "2001:db8:3::25/128": "mail.example.com",
+		"192.0.2.7/32": `\x1bnew.example.net (Example\x1b AS)`, "198.51.100.0/24": `(Example\x1b AS)`,
+	} {
+		if got := hosts[netip.MustParsePrefix(p)].String(); got != want {
+			t.Errorf("%s: %q, want %q", p, got, want)
+		}
 	}
 }

@@ -23,7 +23,6 @@ type Source struct {
 	Dir      *statedir.Dir
 	Selector *selector.Selector
 	Zone     *time.Location
-	Config   string // path of the configuration that Dir.Settings are from; empty if there is none
 	Host     string // name of this machine; may be empty
 }
 
@@ -180,6 +179,8 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 			budget = status.Store.Budget
 			problems = append(problems, statusProblems(&status, s.Zone)...)
 		}
+	} else if loss := s.Dir.Loss(); loss != "" {
+		problems = append(problems, loss)
 	}
 	all, err := store.Segments(s.Dir.Path)
 	if err != nil || len(all) == 0 {

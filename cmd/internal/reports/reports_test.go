@@ -44,7 +44,7 @@ func TestProblems(t *testing.T) {
 		{"a lost state, and enforcement is stopped", control.Status{Store: store.Status{Budget: 1 << 20},
 			Lost: text.At(lost), Config: control.Config{Halted: &control.Halted{Mode: "enforce"}},
 		}, []string{
-			"state.db was lost on " + lost.Format(time.DateOnly) + ": earlier bans and standing are missing; scanwatch import smtpd-log --again restores standing",
+			"state.db was lost on " + lost.Format(time.DateOnly) + ": earlier bans and standing are missing; " + control.LossRemedy,
 			"the operator has stopped enforcement; scanwatch mode policy ends that",
 		}},
 		{"a loss long ago", control.Status{Store: store.Status{Budget: 1 << 20}, Lost: text.At(lost.AddDate(0, 0, -40))}, nil},

@@ -25,6 +25,7 @@ type Dir struct {
 	// Settings are the settings of the configuration. A zero value means the
 	// default.
 	Settings rules.Settings
+	Config   string // path of the configuration of Settings; empty if there is none
 	Now      func() time.Time
 	Own      []netip.Addr // addresses of this machine
 }
@@ -160,6 +161,42 @@ func (d *Dir) State(buckets []string, visit func(store.Entry) error) error {
 		return nil
 	}
 	return err
+}
+
+// ErrNoState is the error for a missing state.db in a directory that a filter has used.
+var ErrNoState = errors.New("state.db is missing: all bans, standing and counters are lost or were never copied here; restore the file " +
+	"from a backup while smtpd is stopped, or " + control.LossRemedy)
+
+// CheckState returns ErrNoState if state.db is missing although a filter has used the
+// directory.
+func (d *Dir) CheckState() error {
+	if !store.StateMissing(d.Path) {
+		return nil
+	}
+	if d.flush() == nil { // a filter that has just started writes it now
+		return nil
+	}
+	return ErrNoState
+}
+
+// Loss describes a missing state.db, or one that was lost recently, with the remedy. It
+// returns "" if there was no loss. The status of a running filter includes the latter.
+func (d *Dir) Loss() string {
+	if err := d.CheckState(); err != nil {
+		return err.Error()
+	}
+	rows, lost := memory.NewReader(d.Now()), time.Time{}
+	err := d.State([]string{"clock", "peers"}, func(en store.Entry) error {
+		if at, ok := rows.Lost(en); ok {
+			lost = at
+		}
+		rows.Clock(en)
+		return nil
+	})
+	if err != nil {
+		return "" // other checks report a corrupt file
+	}
+	return control.StateLost(lost, d.Now())
 }
 
 // Begin creates state.db in a directory that no filter has used. Otherwise the filter

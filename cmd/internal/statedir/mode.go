@@ -1,0 +1,68 @@
+package statedir
+
+import (
+	"time"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/rules"
+)
+
+// A Mode is the mode in which the filter decides.
+type Mode struct {
+	Word    string    // observe or enforce; empty if it is unknown
+	Policy  string    // mode of the configuration; empty if it is unknown
+	Halted  bool      // the operator has stopped enforcement
+	Until   time.Time // end of that; zero if only the operator ends it
+	Running bool      // the filter reported the mode
+}
+
+// Mode returns the mode of the running filter. Without one, it returns the mode that the
+// filter would have after its start: of the configuration, unless the operator has
+// stopped enforcement.
+func (d *Dir) Mode() Mode {
+	if client, err := control.Dial(d.Path); err == nil {
+		defer client.Close()
+		if s, err := client.Status(); err == nil {
+			return ModeOf(&s.Config)
+		}
+	}
+	var m Mode
+	if d.Config != "" {
+		m.Word = d.Settings.Mode.String()
+		m.Policy = m.Word
+	}
+	if h, _ := control.ReadHalt(d.Path); h.Active(d.Now()) { // with an error the filter also observes
+		m.Word, m.Halted, m.Until = rules.Observe.String(), true, h.Until
+	}
+	return m
+}
+
+// ModeOf returns the mode of a running filter.
+func ModeOf(c *control.Config) Mode {
+	m := Mode{Word: c.Mode, Policy: c.Mode, Running: true}
+	if h := c.Halted; h != nil {
+		m.Policy, m.Halted, m.Until = h.Mode, true, h.Until.Time
+	}
+	return m
+}
+
+// Observes reports whether nothing is enforced.
+func (m *Mode) Observes() bool { return m.Word == rules.Observe.String() }
+
+// String returns the mode in words, with times in zone, or "" if it is unknown.
+func (m *Mode) String(zone *time.Location) string {
+	switch {
+	case m.Word == "":
+		return ""
+	case !m.Halted:
+		return m.Word
+	}
+	s := m.Word + ", by the operator"
+	if !m.Until.IsZero() {
+		s += " until " + m.Until.In(zone).Format("2006-01-02 15:04 -0700")
+	}
+	if m.Policy != "" && m.Policy != m.Word {
+		s += "; the mode of the configuration is " + m.Policy
+	}
+	return s
+}
