@@ -279,21 +279,24 @@ func (w *query) findSessions() error {
 	return nil
 }
 
-// noteUnnamed adds a note with the number of rejected sessions in sums whose ids are not
-// recorded.
+// noteUnnamed adds a note with the number of sessions in sums whose ids are not recorded:
+// those of rejected sessions, or if there are none, those of all others.
 func (w *query) noteUnnamed() error {
-	unnamed := 0
+	summed, rejected := 0, 0
 	w.Reader.Only = nil
 	err := history.Walk(w.Reader, w.Since, w.Until, history.Visitor{
 		Kinds:   store.KindsOf(store.KindReference),
 		Session: func(*store.Record) error { return nil },
 		Sum: func(r *store.Record) error {
-			unnamed += int(r.Rejected)
-			return r.Steps(func(*store.Step) bool { unnamed--; return true })
+			summed, rejected = summed+r.Many()-int(r.Rejected), rejected+int(r.Rejected)
+			return r.Steps(func(*store.Step) bool { rejected--; return true })
 		},
 	})
-	if unnamed > 0 {
-		w.note("or it is one of %s in sums, whose ids are not recorded; search for the address of the client", text.Plural(unnamed, "rejected session", "rejected sessions"))
+	switch {
+	case rejected > 0:
+		w.note("or it is one of %s in sums, whose ids are not recorded; search for the address of the client", text.Plural(rejected, "rejected session", "rejected sessions"))
+	case summed > 0:
+		w.note("or it is one of %s in sums, which contain the ids of rejected sessions only; search for the address of the client", text.Plural(summed, "session", "sessions"))
 	}
 	return err
 }

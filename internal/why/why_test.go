@@ -712,3 +712,18 @@ func TestSumsCount(t *testing.T) {
 		t.Errorf("%d sessions, %d rejected, %d observed:\n%s", a.Matched, a.Rejected, a.Observed, out)
 	}
 }
+
+// TestSumWithoutIDs checks that the answer about a session in a sum does not claim that its
+// record has expired.
+func TestSumWithoutIDs(t *testing.T) {
+	dir := t.TempDir()
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	whyAdd(w, time.Hour, 1, "192.0.2.9", store.Record{Sessions: 30, Rejected: 1}, store.Step{Kind: store.KindReference, Session: 3})
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := ask(t, "00000000000000ee", "", options(t, dir, ""))
+	if want := "or it is one of 29 sessions in sums, which contain the ids of rejected sessions only; search for the address of the client"; !a.Empty() || !slices.Contains(a.Notes, want) {
+		t.Errorf("notes %q", a.Notes)
+	}
+}
