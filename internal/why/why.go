@@ -216,11 +216,14 @@ func (w *query) note(format string, args ...any) {
 // findSessions selects matching records: first the newest rejected sessions, and then
 // the newest other sessions.
 func (w *query) findSessions() error {
-	size, summed := 0, 0
+	size, summed, unnamed := 0, 0, 0
 	limit := cmp.Or(w.Limit, maxSessions)
 	visit := func(r *store.Record) error {
 		if w.Match != nil && !w.Match(r) {
 			return nil
+		}
+		if r.Sessions > 0 && w.q.onlyUser() {
+			unnamed += unnamedLogins(r)
 		}
 		matched := w.q.match(r)
 		if matched == nil {
@@ -267,6 +270,9 @@ func (w *query) findSessions() error {
 	}
 	if summed > 0 && (w.q.is("sender") || w.q.is("recipient")) && !bytes.HasPrefix(w.q.text, []byte("@")) {
 		w.note("%s in sums, which contain no senders, and only the domains of recipients; search for @DOMAIN, or for the address of the client", text.Plural(summed, "session is", "sessions are"))
+	}
+	if unnamed > 0 {
+		w.note("sums contain %s without the name of the user; some may be of this user", text.Plural(unnamed, "login attempt"))
 	}
 	if w.answer.records == 0 && w.q.is("session") {
 		if err := w.noteUnnamed(); err != nil {
