@@ -148,6 +148,7 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 
 // Summary returns the summary. Lists have at most limit entries.
 func (a *Report) Summary(limit int) *report.Summary {
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	since := a.source.Selector.Since
 	summary := a.counts.Summary(since.In(a.source.Zone), a.until, limit, a.problems)
 	summary.Mode, summary.Policy = a.site.Mode, a.site.String()
