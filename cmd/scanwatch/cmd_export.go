@@ -193,7 +193,10 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 // operator has stopped enforcement, the list is empty, so that enforcement also ends in
 // the firewalls that load the list.
 func exportEntries(e *env, o *exportlist.Options) (list *export.List, omitted map[string]int, err error) {
-	if exportlist.Halted(o.Dir.Path) {
+	switch halted, err := exportlist.Halted(o.Dir.Path); {
+	case err != nil:
+		return nil, nil, fmt.Errorf("nothing was exported: %w", err)
+	case halted:
 		e.warn("enforcement is stopped by scanwatch mode observe: the list is empty")
 		return &export.List{Made: e.now()}, map[string]int{}, nil
 	}

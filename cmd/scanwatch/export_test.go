@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"iter"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -11,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"scanwatch/internal/smtp"
-
+	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/memory"
+	"scanwatch/internal/smtp"
 	"scanwatch/store"
 )
 
@@ -206,5 +207,44 @@ func TestExportSparesLater(t *testing.T) {
 	t.Setenv("CONF", conf)
 	if out, _ := exports(t, dir, "plain"); out != "192.0.2.99\n198.51.101.0/24\n" {
 		t.Errorf("exported\n%s", out)
+	}
+}
+
+// TestExportAsksTheFilter checks that nothing is exported if a running filter does not
+// answer: the operator may have stopped enforcement, which the files do not tell.
+func TestExportAsksTheFilter(t *testing.T) {
+	full := mkState(t, func(m *memory.Memory) {
+		m.Bans.AddPrefix(netip.MustParsePrefix("11.0.0.0/24"), 24*time.Hour, "by the postmaster", now.UnixMicro())
+	})
+	dir, err := os.MkdirTemp("", "sw") // a short name for the socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.CopyFS(dir, os.DirFS(full)); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, stderr := exportOf(t, dir, "plain"); status != 0 || out == "" {
+		t.Fatalf("without a filter: status %d, %q, %s", status, out, stderr)
+	}
+	l, err := net.Listen("unix", control.SocketPath(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan bool)
+	go func() {
+		defer close(ended)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Close() // as a filter with too many clients
+		}
+	}()
+	defer func() { l.Close(); <-ended }()
+	status, out, stderr := exportOf(t, dir, "plain")
+	if status != 1 || out != "" || !strings.Contains(stderr, "nothing was exported: connect to the filter") {
+		t.Errorf("status %d, %q, %s", status, out, stderr)
 	}
 }

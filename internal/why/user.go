@@ -14,7 +14,7 @@ import (
 	"scanwatch/store"
 )
 
-// maxLoginHosts is the maximum number of hosts that are counted for a user.
+// maxLoginHosts is the maximum number of hosts without a login that are counted for a user.
 const maxLoginHosts = 10_000
 
 // Logins describes the logins of the user that the question is about. Hosts from which
@@ -25,7 +25,9 @@ type Logins struct {
 	Hosts  int        `json:"hosts"`       // number of hosts with a successful login
 	Others int        `json:"other_hosts"` // number of hosts from which all logins failed
 	Last   *text.Time `json:"last,omitempty"`
-	From   string     `json:"from,omitempty"` // host of the last successful login
+	From   string     `json:"from,omitempty"` // host of the last successful login; empty if a sum of many hosts contains it
+	// AtLeast is set if there are further hosts.
+	AtLeast bool `json:"at_least,omitempty"`
 	// Tried are hosts with failed logins, at most maxHosts: first banned hosts, then hosts
 	// from which the user logged in, each the latest first.
 	Tried  []*LoginHost `json:"tried"`
@@ -61,7 +63,10 @@ func (w *query) countLogins(r *store.Record) {
 		ok := s.Result == smtp.ResultPass
 		if ok {
 			l.Passed += n
-			l.Last, l.From = new(text.At(r.End)), prefix.String(host)
+			l.Last, l.From = new(text.At(r.End)), ""
+			if host.IsValid() {
+				l.From = prefix.String(host)
+			}
 		} else {
 			l.Failed += n
 		}
@@ -70,6 +75,7 @@ func (w *query) countLogins(r *store.Record) {
 			h = &LoginHost{Prefix: host}
 			l.hosts[host] = h
 		}
+		l.AtLeast = l.AtLeast || h == nil
 		switch {
 		case h == nil:
 		case ok:
@@ -83,6 +89,17 @@ func (w *query) countLogins(r *store.Record) {
 		}
 		return true
 	})
+}
+
+// unnamedLogins returns the number of logins in a sum whose user is not recorded.
+func unnamedLogins(r *store.Record) (n int) {
+	_ = r.Steps(func(s *store.Step) bool {
+		if s.Kind == store.KindAuth && len(s.Text) == 0 {
+			n += int(max(s.Count, s.Times, 1))
+		}
+		return true
+	})
+	return n
 }
 
 // count sets the numbers of hosts.
@@ -109,12 +126,16 @@ func (a *Answer) summarizeUser(day func(time.Time) string) {
 			}
 		}
 	}
-	a.State = fmt.Sprintf("no login of this user in the records, %s from %s", text.Plural(l.Failed, "failed attempt"), text.Plural(l.Others, "host"))
+	least := ""
+	if l.AtLeast {
+		least = "at least "
+	}
+	a.State = fmt.Sprintf("no login of this user in the records, %s from %s%s", text.Plural(l.Failed, "failed attempt"), least, text.Plural(l.Others, "host"))
 	a.Cause, a.Undo = "the server rejected each password", "nothing to undo"
 	if l.Passed > 0 {
-		a.State = fmt.Sprintf("%s from %s, the last on %s from %s", text.Plural(l.Passed, "login"), text.Plural(l.Hosts, "host"), day(l.Last.Time), l.From)
+		a.State = fmt.Sprintf("%s from %s, the last on %s from %s", text.Plural(l.Passed, "login"), text.Plural(l.Hosts, "host"), day(l.Last.Time), cmp.Or(l.From, "one of many hosts"))
 		if l.Others > 0 {
-			a.State += fmt.Sprintf("; %s only failed", text.Plural(l.Others, "other host"))
+			a.State += fmt.Sprintf("; %s%s only failed", least, text.Plural(l.Others, "other host"))
 		}
 		a.Cause = "no failed login from these hosts"
 		if !l.wrong.IsZero() {

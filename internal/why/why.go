@@ -216,11 +216,14 @@ func (w *query) note(format string, args ...any) {
 // findSessions selects matching records: first the newest rejected sessions, and then
 // the newest other sessions.
 func (w *query) findSessions() error {
-	size, summed := 0, 0
+	size, summed, unnamed := 0, 0, 0
 	limit := cmp.Or(w.Limit, maxSessions)
 	visit := func(r *store.Record) error {
 		if w.Match != nil && !w.Match(r) {
 			return nil
+		}
+		if r.Sessions > 0 && w.q.onlyUser() {
+			unnamed += unnamedLogins(r)
 		}
 		matched := w.q.match(r)
 		if matched == nil {
@@ -268,6 +271,9 @@ func (w *query) findSessions() error {
 	if summed > 0 && (w.q.is("sender") || w.q.is("recipient")) && !bytes.HasPrefix(w.q.text, []byte("@")) {
 		w.note("%s in sums, which contain no senders, and only the domains of recipients; search for @DOMAIN, or for the address of the client", text.Plural(summed, "session is", "sessions are"))
 	}
+	if unnamed > 0 {
+		w.note("sums contain %s without the name of the user; some may be of this user", text.Plural(unnamed, "login attempt"))
+	}
 	if w.answer.records == 0 && w.q.is("session") {
 		if err := w.noteUnnamed(); err != nil {
 			return err
@@ -279,21 +285,24 @@ func (w *query) findSessions() error {
 	return nil
 }
 
-// noteUnnamed adds a note with the number of rejected sessions in sums whose ids are not
-// recorded.
+// noteUnnamed adds a note with the number of sessions in sums whose ids are not recorded:
+// those of rejected sessions, or if there are none, those of all others.
 func (w *query) noteUnnamed() error {
-	unnamed := 0
+	summed, rejected := 0, 0
 	w.Reader.Only = nil
 	err := history.Walk(w.Reader, w.Since, w.Until, history.Visitor{
 		Kinds:   store.KindsOf(store.KindReference),
 		Session: func(*store.Record) error { return nil },
 		Sum: func(r *store.Record) error {
-			unnamed += int(r.Rejected)
-			return r.Steps(func(*store.Step) bool { unnamed--; return true })
+			summed, rejected = summed+r.Many()-int(r.Rejected), rejected+int(r.Rejected)
+			return r.Steps(func(*store.Step) bool { rejected--; return true })
 		},
 	})
-	if unnamed > 0 {
-		w.note("or it is one of %s in sums, whose ids are not recorded; search for the address of the client", text.Plural(unnamed, "rejected session", "rejected sessions"))
+	switch {
+	case rejected > 0:
+		w.note("or it is one of %s in sums, whose ids are not recorded; search for the address of the client", text.Plural(rejected, "rejected session", "rejected sessions"))
+	case summed > 0:
+		w.note("or it is one of %s in sums, which contain the ids of rejected sessions only; search for the address of the client", text.Plural(summed, "session", "sessions"))
 	}
 	return err
 }

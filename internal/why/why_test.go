@@ -476,6 +476,38 @@ func TestFriends(t *testing.T) {
 	}
 }
 
+// TestUserOfManyHosts checks that the hosts of a user are found even if more hosts failed
+// than are counted, and that neither the hosts beyond the limit nor sums are counted as
+// if they were complete.
+func TestUserOfManyHosts(t *testing.T) {
+	dir := t.TempDir()
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	login := func(ago time.Duration, id uint64, src string, r store.Record, result smtp.Result, user string, times uint32) {
+		whyAdd(w, ago, id, src, r, store.Step{Kind: store.KindAuth, Text: raw(user), Result: result, Count: times, Times: times})
+	}
+	for i := range maxLoginHosts + 50 {
+		login(time.Hour, uint64(1+i), fmt.Sprintf("203.0.%d.%d", i>>8, i&0xff), store.Record{}, smtp.ResultFail, "erin", 0)
+	}
+	login(30*time.Minute, 20_000, "198.51.100.7", store.Record{}, smtp.ResultPass, "erin", 0)
+	login(20*time.Minute, 20_001, "198.51.100.7", store.Record{}, smtp.ResultFail, "erin", 0)
+	login(10*time.Minute, 20_002, "203.0.0.1", store.Record{Sessions: 40}, smtp.ResultFail, "", 33)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a, out := ask(t, "erin", "user", options(t, dir, whyConf))
+	l := a.Logins
+	if l == nil || l.Passed != 1 || l.Failed != maxLoginHosts+51 || l.Hosts != 1 || l.Others != maxLoginHosts || !l.AtLeast || l.From != "198.51.100.7" {
+		t.Fatalf("%+v\n%s", l, out)
+	}
+	for _, want := range []string{"1 login from 1 host, the last on 2026-11-02 11:30 +0000 from 198.51.100.7; at least 10000 other hosts only failed",
+		"Cause: the server rejected a password from such a host, the last on 2026-11-02 11:40 +0000",
+		"sums contain 33 login attempts without the name of the user; some may be of this user"} {
+		if !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
 func TestNotFound(t *testing.T) {
 	dir := whyStore(t)
 	for _, c := range []struct {
@@ -710,5 +742,20 @@ func TestSumsCount(t *testing.T) {
 	a, out := ask(t, "192.0.2.9", "", options(t, dir, whyConf))
 	if a.Matched != 31 || a.Rejected != 12 || a.Observed != 7 || !strings.HasPrefix(out, "State: not banned; 12 of 31 sessions rejected, 7 would have been") {
 		t.Errorf("%d sessions, %d rejected, %d observed:\n%s", a.Matched, a.Rejected, a.Observed, out)
+	}
+}
+
+// TestSumWithoutIDs checks that the answer about a session in a sum does not claim that its
+// record has expired.
+func TestSumWithoutIDs(t *testing.T) {
+	dir := t.TempDir()
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	whyAdd(w, time.Hour, 1, "192.0.2.9", store.Record{Sessions: 30, Rejected: 1}, store.Step{Kind: store.KindReference, Session: 3})
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := ask(t, "00000000000000ee", "", options(t, dir, ""))
+	if want := "or it is one of 29 sessions in sums, which contain the ids of rejected sessions only; search for the address of the client"; !a.Empty() || !slices.Contains(a.Notes, want) {
+		t.Errorf("notes %q", a.Notes)
 	}
 }

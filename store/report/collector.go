@@ -13,9 +13,9 @@ import (
 )
 
 // Memory limits of a Collector. Items over a limit are in the totals and in
-// Summary.NotListed. All lists at their limits use some 50 MB, and Summary another 15.
+// Summary.NotListed. All lists at their limits use some 50 MB, and Summary another 10.
 const (
-	maxSources  = 140_000 // in lists; more are only counted
+	maxSources  = 130_000 // in lists; more are only counted
 	maxNames    = 100_000 // HELO names
 	maxDomains  = 50_000  // of recipients
 	maxOrgs     = 5_000

@@ -135,6 +135,13 @@ func TestScanning(t *testing.T) {
 	if got, want := strings.Join(line(s.GoodMail), "; "), "192.0.2.5 0/1 2 0; 192.0.2.3 1/1 1 0 helo-word"; got != want {
 		t.Errorf("good mail: %s, want %s", got, want)
 	}
+	// A ban of the second host rejects mail, and a ban of the first one a user.
+	out := strings.Join(strings.Fields(inText(t, s)), " ")
+	for _, want := range []string{"harvest 192.0.2.1 (Cloud Ltd), 1 login of users ", "talks-http 192.0.2.4 1 message accepted "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
 }
 
 // TestRejections checks that the latest rejections are listed once per session, with the

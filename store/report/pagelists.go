@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -61,10 +62,7 @@ func (p *Page) scanning(zone *time.Location) pageSection {
 		if !x.Banned.IsZero() {
 			until = p.stamp(x.Banned.Time, zone)
 		}
-		worst := cell{Text: x.Evidence, Sub: x.Organisation}
-		if x.Logins > 0 {
-			worst.Sub = "but users logged in " + text.Plural(x.Logins, "time")
-		}
+		worst := cell{Text: x.Evidence, Sub: cmp.Or(x.legitimate(), x.Organisation)}
 		t.add(x.Evidence, slices.Concat([]any{cell{Text: x.Address, Sub: x.RDNS}, worst, x.Found, x.Sessions},
 			decisions(&x.Totals, refused, observed), []any{p.stamp(x.Last.Time, zone), until})...)
 		if !x.Banned.IsZero() && i < maxRows {

@@ -52,7 +52,7 @@ func regions(l *clients, locate func(netip.Addr) Place, top int, more map[string
 			}
 			known[k] = known[k] || name != ""
 			r.addresses++
-			r.source.add(&l.all[i].source)
+			r.source.add(l.all[i].source)
 		}
 	}
 	list := func(k int, what string) (list []Region) {

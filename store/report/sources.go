@@ -21,7 +21,6 @@ type source struct {
 
 	refused, observed uint32 // as in Totals
 
-	logins  uint32 // sessions with a login, which are not in the other numbers
 	last    uint32 // end of the last session, in seconds since 1970
 	worst   worst
 	rdns    uint32 // in lists.rdns
@@ -35,7 +34,6 @@ func (s *source) add(n *source) {
 	s.sessions, s.found, s.mails = s.sessions+n.sessions, s.found+n.found, s.mails+n.mails
 	s.rcptOK, s.rcptPermfail, s.rcptTempfail = s.rcptOK+n.rcptOK, s.rcptPermfail+n.rcptPermfail, s.rcptTempfail+n.rcptTempfail
 	s.authFail, s.authRefused = s.authFail+n.authFail, s.authRefused+n.authRefused
-	s.logins += n.logins
 	s.refused, s.observed, s.last = s.refused+n.refused, s.observed+n.observed, max(s.last, n.last)
 	s.worst.merge(n.worst)
 	s.rdns, s.abuse, s.named = cmp.Or(s.rdns, n.rdns), s.abuse || n.abuse, s.named || n.named
@@ -100,12 +98,21 @@ func (l *sources) add(n *current) bool {
 	return true
 }
 
+// lookup returns the counts of an address, or nil.
+func (l *sources) lookup(key address) *source {
+	if i, ok := l.all.lookup(key); ok {
+		return &l.all.at(i).V
+	}
+	return nil
+}
+
 // A client is a source as it is listed: an IPv4 address, an IPv6 address with its own
 // proven name, or all other addresses of a /64.
 type client struct {
-	source
-	key     address // the lowest address
-	several bool    // the source has several addresses
+	*source          // of the address, or the sum of several addresses
+	key     *address // the lowest address
+	logins  uint32   // sessions with a login, which are not in the other numbers
+	several bool     // the source has several addresses
 }
 
 // clients are all sources, in the order of their addresses.
@@ -134,16 +141,19 @@ func (c *Collector) clients() *clients {
 		switch {
 		case e.V.named:
 			h.of[i] = uint32(len(h.all))
-			h.all = append(h.all, client{key: e.key})
+			h.all = append(h.all, client{source: &e.V, key: &e.key})
 		case group < 0 || number != last:
 			last, group = number, len(h.all)
 			h.of[i] = uint32(group)
-			h.all = append(h.all, client{key: e.key})
+			h.all = append(h.all, client{source: &e.V, key: &e.key})
 		default:
-			h.all[group].several = true
 			h.of[i] = uint32(group)
+			one := &h.all[group]
+			if !one.several {
+				one.several, one.source = true, new(*one.source)
+			}
+			one.add(&e.V)
 		}
-		h.all[h.of[i]].add(&e.V)
 		h.all[h.of[i]].logins += c.lists.logins[e.key]
 	}
 	return h
@@ -192,16 +202,16 @@ func (s *source) totals() Totals {
 // the address, and the number of further sources. It omits sources whose first number
 // is 0.
 func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, more int) {
-	var all []uint32
+	all := make([]uint32, 0, len(l.all))
 	for i := range l.all {
-		if n, _ := by(&l.all[i].source); n > 0 {
+		if n, _ := by(l.all[i].source); n > 0 {
 			all = append(all, uint32(i))
 		}
 	}
 	all, more = first(all, top, func(x, y uint32) int {
 		a, b := &l.all[x], &l.all[y]
-		a1, a2 := by(&a.source)
-		b1, b2 := by(&b.source)
+		a1, a2 := by(a.source)
+		b1, b2 := by(b.source)
 		return cmp.Or(cmp.Compare(b1, a1), cmp.Compare(b2, a2), bytes.Compare(a.key[:], b.key[:]))
 	})
 	list = []Source{}
@@ -222,7 +232,7 @@ func first[T any](all []T, top int, compare func(a, b T) int) (list []T, more in
 // networks returns the first top networks, and the number of further ones.
 func (l *clients) networks(top int) (list []Network, more int) {
 	type network struct{ client, addresses, sessions, found uint32 }
-	var all []network
+	all := make([]network, 0, len(l.all)) // growing it would take five times the memory
 	var last netip.Prefix
 	for i := range l.all {
 		e := &l.all[i]

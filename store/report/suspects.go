@@ -205,49 +205,48 @@ func (d *suspect) reason(src *source, rdns []byte) string {
 func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts SuspectHosts) {
 	type listed struct {
 		suspect uint32
-		source  uint32
-		known   bool // source is valid
-		reason  string
+		reason  uint8 // index in suspectReasons
 	}
-	t, sources := &l.suspects, &l.sources.all
-	var all []listed
-	refused := map[address]bool{} // whether a rejection of the host was enforced
+	t, sources := &l.suspects, &l.sources
+	all := make([]listed, 0, t.n)
 	for i := range t.n {
 		e := t.at(i)
-		one := listed{suspect: i}
-		var src *source
+		src := sources.lookup(e.key.src)
 		var rdns []byte
-		if n, ok := sources.lookup(e.key.src); ok {
-			one.source, one.known, src = n, true, &sources.at(n).V
-			rdns = l.sources.rdns.get(src.rdns)
+		if src != nil {
+			rdns = sources.rdns.get(src.rdns)
 		}
-		if one.reason = e.V.reason(src, rdns); one.reason != "" {
-			all = append(all, one)
-			refused[e.key.src] = refused[e.key.src] || e.V.refused > 0
+		if reason := e.V.reason(src, rdns); reason != "" {
+			all = append(all, listed{i, uint8(slices.Index(suspectReasons, reason))})
 		}
 	}
-	for _, yes := range refused {
-		if yes {
+	slices.SortFunc(all, func(x, y listed) int { return bytes.Compare(t.at(x.suspect).key.src[:], t.at(y.suspect).key.src[:]) })
+	for i, refused := 0, false; i < len(all); i++ {
+		e := t.at(all[i].suspect)
+		refused = refused || e.V.refused > 0
+		if i+1 < len(all) && t.at(all[i+1].suspect).key.src == e.key.src {
+			continue // the same host
+		}
+		if refused {
 			hosts.Refused++
 		} else {
 			hosts.Observed++
 		}
+		refused = false
 	}
-	rank := func(x listed) int { return slices.Index(suspectReasons, x.reason) }
 	all, more = first(all, top, func(x, y listed) int {
 		a, b := t.at(x.suspect), t.at(y.suspect)
-		return cmp.Or(cmp.Compare(min(b.V.refused, 1), min(a.V.refused, 1)), cmp.Compare(rank(x), rank(y)), cmp.Compare(b.V.refused, a.V.refused),
+		return cmp.Or(cmp.Compare(min(b.V.refused, 1), min(a.V.refused, 1)), cmp.Compare(x.reason, y.reason), cmp.Compare(b.V.refused, a.V.refused),
 			cmp.Compare(b.V.observed, a.V.observed), bytes.Compare(a.key.src[:], b.key.src[:]), strings.Compare(l.rules.all[a.key.rule].Rule.Rule, l.rules.all[b.key.rule].Rule.Rule))
 	})
 	list = []SuspectRefusal{}
 	for _, x := range all {
 		e := t.at(x.suspect)
 		d := &e.V
-		one := SuspectRefusal{Address: e.key.src.addr().String(), Rule: l.rules.all[e.key.rule].Rule.Rule, Refused: d.refused, Observed: d.observed, Why: x.reason,
+		one := SuspectRefusal{Address: e.key.src.addr().String(), Rule: l.rules.all[e.key.rule].Rule.Rule, Refused: d.refused, Observed: d.observed, Why: suspectReasons[x.reason],
 			Sender: text.Escape(d.sender), Session: fmt.Sprintf("%016x", d.session), Last: text.At(time.UnixMicro(d.last))}
-		if x.known {
-			src := &sources.at(x.source).V
-			one.RDNS, one.Mails = text.Escape(l.sources.rdns.get(src.rdns)), int(src.mails)-d.mails
+		if src := sources.lookup(e.key.src); src != nil {
+			one.RDNS, one.Mails = text.Escape(sources.rdns.get(src.rdns)), int(src.mails)-d.mails
 		}
 		list = append(list, one)
 	}

@@ -129,6 +129,18 @@ func decidedColumns(all []Source) (heads []string, cells func(*Source) []string)
 // ago returns the time from t to the end of the period.
 func (s *Summary) ago(t Time) string { return text.ShortDuration(max(s.Until.Sub(t.Time), 0)) }
 
+// legitimate describes the accepted mail and the logins of a host with findings.
+func (x *Source) legitimate() string {
+	var parts []string
+	if x.Mails > 0 {
+		parts = append(parts, text.Plural(x.Mails, "message")+" accepted")
+	}
+	if x.Logins > 0 {
+		parts = append(parts, text.Plural(x.Logins, "login")+" of users")
+	}
+	return strings.Join(parts, ", ")
+}
+
 func (s *Summary) textScanning(l *lines) {
 	if !l.section("Who scans", len(s.Scanning)) {
 		return
@@ -137,19 +149,15 @@ func (s *Summary) textScanning(l *lines) {
 	rows := [][]string{slices.Concat([]string{"  findings", "sessions"}, heads, []string{"last", "banned", "evidence", "address", "name"})}
 	for i := range s.Scanning {
 		x := &s.Scanning[i]
-		banned, name := "-", x.RDNS
+		banned := "-"
 		if !x.Banned.IsZero() {
 			banned = text.ShortDuration(max(x.Banned.Sub(s.Until.Time), 0))
 		}
+		name := x.RDNS
 		if x.Organisation != "" {
 			name = strings.TrimSpace(name + " (" + x.Organisation + ")")
 		}
-		if x.Mails > 0 {
-			name += ", " + text.Plural(x.Mails, "message") + " accepted"
-		}
-		if x.Logins > 0 {
-			name += ", where users also log in"
-		}
+		name = strings.Join(slices.DeleteFunc([]string{name, x.legitimate()}, func(s string) bool { return s == "" }), ", ")
 		rows = append(rows, slices.Concat([]string{fmt.Sprintf("  %8d", x.Found), fmt.Sprintf("%8d", x.Sessions)}, decided(x),
 			[]string{s.ago(x.Last), banned, x.Evidence, x.Address, name}))
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -543,8 +544,7 @@ func TestFail2banModes(t *testing.T) {
 	need(t, "fail2ban-regex")
 	for form, log := range mailLogs(t) {
 		all := fail2banConf(t, "")
-		prefix := map[string]string{"smtpd": "Nov 21 10:31:02 mx smtpd[4711]: scanwatch: ", "syslog": "Nov 21 10:31:02 mx filter-scanwatch[4712]: "}[form]
-		all["log"] = log + prefix + "sessions rule=bh src=203.0.113.10 more=5 within=10m\n" + prefix + "sessions kind=observed rule=bh src=203.0.113.11 more=5 within=10m\n"
+		all["log"] = log
 		for mode, want := range map[string]string{
 			"banned":   "2001:db8::/64 203.0.113.1 203.0.113.8",
 			"rejected": "2001:db8::/64 203.0.113.1 203.0.113.10 203.0.113.8",
@@ -558,8 +558,20 @@ func TestFail2banModes(t *testing.T) {
 	}
 }
 
-// mailLogs returns the logs of real servers, with the lines of the filter as smtpd and as
-// the filter itself write them.
+// repetitions are the lines of half an hour with further sessions of rejected hosts,
+// and of hosts that no rule has rejected.
+const repetitions = `Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions rule=bh src=203.0.113.10 more=5 within=10m
+Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions kind=observed rule=bh src=203.0.113.11 more=5 within=10m
+Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions kind=withheld rule=bh src=203.0.113.12 more=5 within=10m
+Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions evidence=no-mail src=203.0.113.13 more=5 within=10m
+Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions tag=t src=203.0.113.14 more=5 within=10m
+`
+
+// logTime matches the time of a line.
+var logTime = regexp.MustCompile(`(?m)^[A-Z][a-z]{2} [ 0-9]\d \d\d:\d\d:\d\d `)
+
+// mailLogs returns the logs of real servers and repetitions, with the lines of the filter
+// as smtpd and as the filter itself write them.
 func mailLogs(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("testdata/maillog-*.txt")
@@ -573,6 +585,9 @@ func mailLogs(t *testing.T) map[string]string {
 			t.Fatal(err)
 		}
 		all.Write(b)
+	}
+	for range 3 {
+		all.WriteString(repetitions)
 	}
 	return map[string]string{"smtpd": all.String(), "syslog": strings.ReplaceAll(all.String(), "smtpd[4711]: scanwatch: ", "filter-scanwatch[4712]: ")}
 }
@@ -604,7 +619,7 @@ func TestSSHGuard(t *testing.T) {
 	for form, log := range mailLogs(t) {
 		log += "Nov 21 10:31:02 mx sshd[4711]: Invalid user smtpd[1]: scanwatch: banned src=192.0.2.3 rule=x from 192.0.2.2 port 22\n"
 		out := run(t, fmt.Sprintf(`sh %s sshg-parser <log | sshg-blocker -a 30 -p 120 -s 1800 -n 32 -N 64 | grep ^block | sort -u`, script), map[string]string{"log": log})
-		if want := "block 2001:db8::/64 6 64\nblock 203.0.113.1 4 32\nblock 203.0.113.8 4 32\n"; strings.ReplaceAll(out, "2001:db8::8 6 64", "2001:db8::/64 6 64") != want {
+		if want := "block 2001:db8::/64 6 64\nblock 203.0.113.1 4 32\nblock 203.0.113.10 4 32\nblock 203.0.113.8 4 32\n"; strings.ReplaceAll(out, "2001:db8::8 6 64", "2001:db8::/64 6 64") != want {
 			t.Errorf("%s: sshguard prints %q, want %q", form, out, want)
 		}
 	}
@@ -643,6 +658,7 @@ prometheus: {enabled: false}
 const crowdsecStart = `sed -i "s,DIR,$PWD,g" config.yaml
 cp -r $CONSUMERS/etc/crowdsec/patterns .; mkdir parsers/s00-raw parsers/s02-enrich postoverflows
 cp $CONSUMERS/usr/share/crowdsec/hub/parsers/s00-raw/crowdsecurity/syslog-logs.yaml parsers/s00-raw/
+cp $CONSUMERS/usr/share/crowdsec/hub/parsers/s02-enrich/crowdsecurity/dateparse-enrich.yaml parsers/s02-enrich/
 cs() { cscli -c config.yaml "$@"; }
 cs machines add test --password test --force -f $PWD/local.yaml >/dev/null 2>&1
 crowdsec -c config.yaml -no-cs -no-capi >lapi.log 2>&1 & api=$!
@@ -697,11 +713,12 @@ func TestCrowdSecReadsTheLog(t *testing.T) {
 	need(t, "crowdsec", "cscli", "unshare")
 	for form, log := range mailLogs(t) {
 		all := crowdsecConf(t)
-		all["mail.log"] = log
+		// The decisions begin at the time of the lines.
+		all["mail.log"] = logTime.ReplaceAllString(log, time.Now().UTC().Format("Jan _2 15:04:05 "))
 		out := inNet(t, crowdsecStart+`crowdsec -c config.yaml -no-api -dsn file://$PWD/mail.log -type syslog >agent.log 2>&1 || { tail -20 agent.log; false; }
 cs decisions list -a -o raw; tail -3 agent.log`, all)
 		listed := decisions(out)
-		for a, want := range map[string]bool{"203.0.113.8": true, "2001:db8::8": true, "203.0.113.1": true, "203.0.113.9": false, "198.51.100.99": false} {
+		for a, want := range map[string]bool{"203.0.113.8": true, "2001:db8::8": true, "203.0.113.1": true, "203.0.113.9": false, "203.0.113.10": true, "203.0.113.11": false, "203.0.113.12": false, "198.51.100.99": false} {
 			if got := listed(a); got != want {
 				t.Errorf("%s: %s is banned: %v, want %v\n%s", form, a, got, want, out)
 			}

@@ -68,7 +68,7 @@ func DialCompanion(runDir string) (*Client, error) {
 // greet reads the greeting of the filter.
 func greet(conn net.Conn, path string) (*Client, error) {
 	c := &Client{conn: conn, in: bufio.NewReader(conn)}
-	line, err := c.line()
+	line, err := c.lineWithin(idleTimeout)
 	if reason, denied := strings.CutPrefix(line, refusal); denied {
 		err = errors.New(text.Escape(reason))
 	} else if err == nil && line != greeting {
@@ -215,9 +215,12 @@ func (c *Client) ask(a any, words ...string) error {
 // of segments.
 const maxAnswer = 4 << 20
 
-func (c *Client) line() (string, error) {
-	// The server limits the duration of the command, for example of flush.
-	if err := c.conn.SetReadDeadline(time.Now().Add(copyTimeout + writeTimeout)); err != nil {
+// line reads an answer. The server limits the duration of the command, for example of
+// flush.
+func (c *Client) line() (string, error) { return c.lineWithin(copyTimeout + writeTimeout) }
+
+func (c *Client) lineWithin(limit time.Duration) (string, error) {
+	if err := c.conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return "", err
 	}
 	return c.read()

@@ -322,15 +322,18 @@ func (b *builder) checkFilter(s *control.Status) error {
 }
 
 // Halted reports whether the operator has stopped enforcement with scanwatch mode
-// observe.
-func Halted(dir string) bool {
+// observe. An error means that a running filter has not answered.
+func Halted(dir string) (bool, error) {
 	c, err := control.Dial(dir)
-	if err != nil {
-		return false
+	switch {
+	case errors.Is(err, control.ErrNotRunning):
+		return false, nil
+	case err != nil:
+		return false, err
 	}
 	defer c.Close()
 	s, err := c.Status()
-	return err == nil && s.Config.Halted != nil
+	return err == nil && s.Config.Halted != nil, err
 }
 
 func sameFile(a, b string) bool {

@@ -130,7 +130,7 @@ func TestReplaceKeeps(t *testing.T) {
 // TestTo checks that either the complete output or nothing is written to the standard
 // output.
 func TestTo(t *testing.T) {
-	for _, name := range []string{"", "-"} {
+	for _, name := range []string{"", "-", "/dev/stdout"} {
 		for _, failure := range []error{nil, errors.New("broken")} {
 			var out bytes.Buffer
 			err := To(&out, name, 0o644, func(w io.Writer) error {

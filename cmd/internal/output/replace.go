@@ -87,10 +87,11 @@ func keepOwner(f *os.File, old fs.FileInfo) error {
 // Stdout is the name of the standard output in options that name a file.
 const Stdout = "-"
 
-// To replaces the file with the given name, or writes to stdout if name is empty or
-// "-". If write fails, the file and stdout remain unchanged.
+// To replaces the file with the given name, or writes to stdout if name is empty, "-" or
+// /dev/stdout: the last is a link to a file that must not be replaced. If write fails, the
+// file and stdout remain unchanged.
 func To(stdout io.Writer, name string, mode os.FileMode, write func(io.Writer) error) error {
-	if name != "" && name != Stdout {
+	if name != "" && name != Stdout && name != "/dev/stdout" {
 		return Replace(name, mode, write)
 	}
 	var b bytes.Buffer

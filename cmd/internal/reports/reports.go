@@ -26,32 +26,48 @@ type Source struct {
 	Host     string // name of this machine; may be empty
 }
 
-// collect calls v for each selected record. It returns the end of the period, which is
-// at most now, unless the clock was wrong and a session ended later. If v returns an
-// error, the steps of the record are corrupt.
-func (s *Source) collect(r *statedir.Records, v history.Visitor) (until time.Time, sessions, damaged int, err error) {
-	until, now := s.Selector.Until, s.Dir.Now()
-	if until.IsZero() || until.After(now) {
-		until = now
+// ahead is the time by which a session can end after now because the clock was set back.
+// A later one is from a time when the clock was wrong by more.
+const ahead = 2 * 24 * time.Hour
+
+// A period is the result of reading the selected records.
+type period struct {
+	until    time.Time // the end: at most now, or the end of the last session
+	sessions int
+	damaged  int // sessions with corrupt steps
+	future   int // sessions that are not in the period, because they end after its end
+}
+
+// collect calls v for each selected record, which returns an error if the steps of the
+// record are corrupt. Without a selected end, the sessions from a wrong clock do not
+// extend the period: it would not end for years.
+func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err error) {
+	now := s.Dir.Now()
+	p.until = s.Selector.Until
+	if p.until.IsZero() || p.until.After(now) {
+		p.until = now
 	}
 	selected := func(visit func(*store.Record) error) func(*store.Record) error {
 		return func(rec *store.Record) error {
-			if !s.Selector.Match(rec) {
+			switch {
+			case !s.Selector.Match(rec):
 				return nil
+			case s.Selector.Until.IsZero() && rec.End.After(now.Add(ahead)):
+				p.future += rec.Many()
+				return nil
+			case rec.End.After(p.until):
+				p.until = rec.End
 			}
-			if rec.End.After(until) {
-				until = rec.End
-			}
-			sessions += rec.Many()
+			p.sessions += rec.Many()
 			if visit(rec) != nil {
-				damaged += rec.Many()
+				p.damaged += rec.Many()
 			}
 			return nil
 		}
 	}
 	err = history.Walk(r, s.Selector.Since, s.Selector.Until,
 		history.Visitor{Kinds: v.Kinds | s.Selector.Kinds(), Session: selected(v.Session), Sum: selected(v.Sum)})
-	return until, sessions, damaged, err
+	return p, err
 }
 
 // gcPercent is lower than Go's default to save memory. A report keeps most of the
@@ -98,19 +114,19 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 	}
 	a.counts.CountDays(counted, s.Dir.Now)
 	opened := len(r.Problems())
-	until, sessions, damaged, err := s.collect(r, a.counts.Visitor())
+	p, err := s.collect(r, a.counts.Visitor())
 	if err != nil {
 		return nil, err
 	}
-	a.until, a.Incomplete = until, r.Incomplete()
-	a.damaged = damaged > 0 || len(r.Problems()) > opened || r.Dropped.Total() > 0
+	a.until, a.Incomplete = p.until, r.Incomplete()
+	a.damaged = p.damaged > 0 || len(r.Problems()) > opened || r.Dropped.Total() > 0
 	problems = append(problems, r.Problems()...)
 	problems = append(problems, s.problems(r.Client)...)
 	if dayProblem != nil {
 		problems = append(problems, "daily counters unavailable: "+dayProblem.Error())
 	}
-	problems = append(problems, gaps(r, damaged)...)
-	if r.Unread == 0 && sessions == 0 && !quiet { // unreadable files may contain sessions
+	problems = append(problems, gaps(r, &p)...)
+	if r.Unread == 0 && p.sessions == 0 && !quiet { // unreadable files may contain sessions
 		problems = append(problems, "no sessions were recorded in this period")
 	}
 	for i := range problems {
@@ -132,6 +148,7 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 
 // Summary returns the summary. Lists have at most limit entries.
 func (a *Report) Summary(limit int) *report.Summary {
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	since := a.source.Selector.Since
 	summary := a.counts.Summary(since.In(a.source.Zone), a.until, limit, a.problems)
 	summary.Mode, summary.Policy = a.site.Mode, a.site.String()
@@ -155,9 +172,13 @@ func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomp
 }
 
 // gaps describes the records that are missing from the report.
-func gaps(r *statedir.Records, damaged int) (problems []string) {
-	if damaged > 0 {
-		problems = append(problems, fmt.Sprintf("%d sessions have damaged steps and are only counted", damaged))
+func gaps(r *statedir.Records, p *period) (problems []string) {
+	if p.damaged > 0 {
+		problems = append(problems, fmt.Sprintf("%d sessions have damaged steps and are only counted", p.damaged))
+	}
+	if p.future > 0 {
+		problems = append(problems, fmt.Sprintf("%s in the future, from a wrong clock, and not in this report; select them with --until, or remove their files",
+			text.Plural(p.future, "session is", "sessions are")))
 	}
 	if n := r.Dropped.Total(); n > 0 {
 		problems = append(problems, fmt.Sprintf("%d sessions were dropped and are not in this report (%s)", n, r.Dropped))
@@ -232,8 +253,8 @@ func (s *Source) read(v history.Visitor) (until time.Time, problems []string, in
 		return until, nil, nil, err
 	}
 	defer r.Close()
-	until, _, damaged, err := s.collect(r, v)
-	return until, append(r.Problems(), gaps(r, damaged)...), r.Incomplete(), err
+	p, err := s.collect(r, v)
+	return p.until, append(r.Problems(), gaps(r, &p)...), r.Incomplete(), err
 }
 
 // Returns returns the report on hosts that reconnected after a ban or finding. The

@@ -2,6 +2,7 @@ package reports
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,5 +78,44 @@ func TestProblems(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(c.want, "\n"))
 			}
 		})
+	}
+}
+
+// TestFuture checks that a session from a time when the clock was years ahead does not
+// extend the period of later reports, in which every ban would have ended.
+func TestFuture(t *testing.T) {
+	dir := t.TempDir()
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	for i, end := range []time.Time{now.Add(-time.Hour), now.Add(time.Hour), now.AddDate(10, 0, 0)} {
+		r := store.Record{ID: uint64(i), Start: end, End: end, Src: netip.MustParseAddrPort("192.0.2.1:25")}
+		b := store.AppendStep(nil, &store.Step{Kind: store.KindFinding, Text: []byte("no-mail"), Confidence: []byte("high")}, 0)
+		w.Add(end, r.ID, store.AppendRecord(nil, &r, b))
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ban(t, dir, map[string]bool{"192.0.2.1": false})
+	for _, c := range []struct {
+		until    time.Time
+		end      time.Time
+		sessions int
+	}{
+		{time.Time{}, now.Add(time.Hour), 2}, // a clock that was set back by an hour
+		{now.AddDate(20, 0, 0), now.AddDate(10, 0, 0), 3},
+	} {
+		s := Source{Dir: &statedir.Dir{Path: dir, Now: func() time.Time { return now }}, Selector: &selector.Selector{Since: now.AddDate(0, 0, -1), Until: c.until}, Zone: time.UTC}
+		got, incomplete, err := s.Summary(10, false)
+		if err != nil || incomplete != nil {
+			t.Fatal(err, incomplete)
+		}
+		if !got.Until.Equal(c.end) || got.Remote.Sessions != c.sessions || len(got.Scanning) != 1 {
+			t.Errorf("until %v: %d sessions until %v, %d hosts", c.until, got.Remote.Sessions, got.Until, len(got.Scanning))
+		}
+		if future := strings.Contains(strings.Join(got.Problems, "\n"), "1 session is in the future"); future != c.until.IsZero() {
+			t.Errorf("until %v: problems %q", c.until, got.Problems)
+		}
+		if c.until.IsZero() && got.Scanning[0].Banned.IsZero() {
+			t.Error("the ban is missing")
+		}
 	}
 }
