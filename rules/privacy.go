@@ -44,7 +44,7 @@ func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	if p.Contact != "" {
 		contact = p.Contact
 	}
-	d.para("Ask " + contact + " what is stored about you.")
+	d.para("Ask " + contact + " what is stored about you, or to remove it. An active ban remains stored until it ends.")
 	_, err := io.WriteString(w, strings.TrimPrefix(d.out.String(), "\n"))
 	return err
 }

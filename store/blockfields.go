@@ -91,6 +91,7 @@ var recordFields = []field[Record]{
 	number("found", func(r *Record) *uint32 { return &r.Found }),
 	number("rejected", func(r *Record) *uint32 { return &r.Rejected }),
 	number("last_start", func(r *Record) *uint64 { return &r.LastStart }),
+	truth("erased", func(r *Record) *bool { return &r.Erased }),
 	octets("sketch", func(r *Record) []byte { return r.Sketch }, func(r *Record, b []byte) { r.Sketch = b }),
 	octets("server", func(r *Record) []byte { return r.Server }, func(r *Record, b []byte) { r.Server = b }),
 	octets("front_end", func(r *Record) []byte { return r.FrontEnd }, func(r *Record, b []byte) { r.FrontEnd = b }),

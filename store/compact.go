@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"fmt"
 
 	"go.etcd.io/bbolt"
@@ -56,9 +57,15 @@ func (s *State) compact() error {
 			return err
 		}
 	}
+	return unlessDamaged(s.useCopy())
+}
+
+// useCopy copies the rows to a new file, and then uses the new file.
+func (s *State) useCopy() error {
+	size := s.k.size()
 	seg, err := s.copyFile()
 	if err != nil {
-		return unlessDamaged(err)
+		return err
 	}
 	s.k.release(nil)
 	s.k.use(seg)
@@ -69,6 +76,34 @@ func (s *State) compact() error {
 	s.wait = 0
 	s.k.log.Info("state.db compacted", "file", s.path, "from", size, "to", s.was.Size())
 	return s.k.folder.sync()
+}
+
+// Compact writes all changes and copies the rows to a new file, so that the file has no
+// deleted rows any more.
+func (s *State) Compact(ctx context.Context) error {
+	return s.k.request(ctx, s.compacts, "compact")
+}
+
+// compactNow is Compact in the goroutine of s. Both files together stay below the maximum
+// of one.
+func (s *State) compactNow() error {
+	if err := s.write(); err != nil {
+		return err
+	}
+	used, err := usedBytes(s.k.open)
+	if err != nil {
+		return err
+	}
+	both := s.k.size() + used/8*10 + 1<<20
+	if both > s.o.MaxSize {
+		return fmt.Errorf("compact %s: %w for a copy; the deleted rows are overwritten later", s.path, errNoRoom)
+	}
+	if s.o.Room != nil {
+		if err := s.o.Room(both); err != nil {
+			return err
+		}
+	}
+	return s.useCopy()
 }
 
 // usedBytes returns the number of used bytes in the pages of s.

@@ -68,20 +68,23 @@ func (k *keeper) start(run func()) {
 }
 
 // flush requests a write from the goroutine and returns its error.
-func (k *keeper) flush(ctx context.Context) error {
+func (k *keeper) flush(ctx context.Context) error { return k.request(ctx, k.flushes, "flush") }
+
+// request sends a request to the goroutine and returns its error. verb is for messages.
+func (k *keeper) request(ctx context.Context, to chan<- chan error, verb string) error {
 	reply := make(chan error, 1)
 	select {
-	case k.flushes <- reply:
+	case to <- reply:
 	case <-k.done:
-		return fmt.Errorf("flush %s: already closed", k.name)
+		return fmt.Errorf("%s %s: already closed", verb, k.name)
 	case <-ctx.Done():
-		return fmt.Errorf("flush %s: %w", k.name, ctx.Err())
+		return fmt.Errorf("%s %s: %w", verb, k.name, ctx.Err())
 	}
 	select {
 	case err := <-reply:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("flush %s: %w", k.name, ctx.Err())
+		return fmt.Errorf("%s %s: %w", verb, k.name, ctx.Err())
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 
 // TestMain runs the writer for TestKill if the environment requests it.
 func TestMain(m *testing.M) {
-	for name, run := range map[string]func(string){"WRITER": endlessWriter, "SEALER": sealingWriter, "REPAIR": repairer} {
+	for name, run := range map[string]func(string){"WRITER": endlessWriter, "SEALER": sealingWriter, "REPAIR": repairer, "REWRITE": rewriter} {
 		if dir := os.Getenv("SCANWATCH_TEST_" + name); dir != "" {
 			run(dir)
 		}

@@ -94,11 +94,11 @@ func TestLossRemains(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer d.root.Close()
-			if _, err := rewrite(d, s, sealing{limit: 16 << 20, program: "test", now: noon}, func(*Record) bool { return false }); err != nil {
+			if _, err := rewriteFile(d, s, sealing{limit: 16 << 20, program: "test", now: noon}, erasing(func(*Record) bool { return true })); err != nil {
 				t.Fatal(err)
 			}
 			if days := lossy(t, dir); !slices.Equal(days, want) {
-				t.Errorf("after the removal of all records: %q", days)
+				t.Errorf("after all records were rewritten: %q", days)
 			}
 		})
 	}

@@ -28,6 +28,9 @@ type Record struct {
 	FCrDNS smtp.FCrDNS
 	Ending smtp.Ending
 	Local  bool // from smtpd's local socket; Src and Dst are invalid
+	// Erased means that the operator has removed the source, and all names and texts of
+	// the client. Src is invalid.
+	Erased bool
 	Counts Counts
 	// Omitted is the number of steps without a record, because the session reached
 	// its size limit. They are counted.
@@ -78,6 +81,13 @@ func (r *Record) Clone() Record {
 	for _, b := range [...]*[]byte{&c.RDNS, &c.Sketch, &c.Server, &c.FrontEnd, &c.Origin} {
 		*b = bytes.Clone(*b)
 	}
+	return c
+}
+
+// WithSteps returns r with other steps, which are the output of AppendStep.
+func (r *Record) WithSteps(steps []byte) Record {
+	c := *r
+	c.steps, c.block, c.skip = steps, nil, 0
 	return c
 }
 
@@ -295,6 +305,7 @@ const (
 	recOrigin    = 16
 	recRejected  = 17
 	recLastStart = 18
+	recErased    = 19
 	recSteps     = 15
 
 	stepKind       = 1
@@ -361,6 +372,7 @@ func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
 	dst = appendUint(dst, recFound, uint64(r.Found))
 	dst = appendUint(dst, recRejected, uint64(r.Rejected))
 	dst = appendUint(dst, recLastStart, r.LastStart)
+	dst = appendBool(dst, recErased, r.Erased)
 	dst = appendBytes(dst, recSketch, r.Sketch, MaxSketch)
 	dst = appendText(dst, recServer, r.Server)
 	dst = appendText(dst, recFrontEnd, r.FrontEnd)
@@ -533,6 +545,8 @@ func (r *Record) decode(key, value []byte) error {
 			r.Rejected = uint32(num)
 		case recLastStart:
 			r.LastStart = num
+		case recErased:
+			r.Erased = num != 0
 		case recSketch:
 			r.Sketch = text
 		case recServer:

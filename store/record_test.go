@@ -184,7 +184,7 @@ func TestProtoFile(t *testing.T) {
 	}{
 		{"Session", session, map[string]int{"duration": recDuration, "src": recSrc, "dst": recDst, "rdns": recRDNS, "fcrdns": recFCrDNS,
 			"ending": recEnding, "local": recLocal, "counts": recCounts, "omitted": recOmitted, "sessions": recSessions, "found": recFound,
-			"rejected": recRejected, "last_start": recLastStart,
+			"rejected": recRejected, "last_start": recLastStart, "erased": recErased,
 			"sketch": recSketch, "server": recServer, "front_end": recFrontEnd, "origin": recOrigin, "steps": recSteps}},
 		{"Step", step, map[string]int{"kind": stepKind, "at": stepAt, "text": stepText, "arg": stepArg, "result": stepResult, "code": stepCode,
 			"reply": stepReply, "size": stepSize, "msgid": stepMsgID, "org": stepOrg, "by": stepBy, "match": stepMatch, "confidence": stepConfidence, "rule": stepRule, "times": stepTimes,

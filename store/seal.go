@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -285,59 +284,6 @@ func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut i
 			return cut, err
 		}
 	}
-}
-
-// rewrite removes the records for which keep returns false from a sealed segment. It
-// returns their number. Afterwards no file contains their bytes. Blocks without such
-// records are copied. A corrupt block is an error: it could contain such records.
-func rewrite(d *directory, s Segment, o sealing, keep func(*Record) bool) (removed int, err error) {
-	in, err := openSealed(d, s)
-	if err != nil {
-		return 0, err
-	}
-	defer in.close()
-	if in.broken != nil {
-		return 0, in.broken
-	}
-	touched := make([]bool, len(in.blocks))
-	total := 0
-	err = in.each(func(i int, b *decodedBlock) error {
-		total += b.rows()
-		return b.each(func(r *Record) error {
-			if !keep(r) {
-				touched[i] = true
-				removed++
-			}
-			return nil
-		})
-	})
-	switch {
-	case err != nil || removed == 0:
-		return 0, err
-	case removed == total && in.meta.get(keyLoss) == nil:
-		return removed, errors.Join(d.remove(s.Name), d.sync())
-	}
-	out, err := createSealed(d, s, in.meta, o)
-	if err != nil {
-		return 0, err
-	}
-	err = in.each(func(i int, b *decodedBlock) error {
-		if !touched[i] {
-			return out.put(sealedBlock{in.blocks[i], bytes.Clone(b.value())})
-		}
-		return b.each(func(r *Record) (err error) {
-			if keep(r) {
-				_, err = out.add(r)
-			}
-			return err
-		})
-	})
-	if err != nil {
-		out.abort(err)
-		return 0, sealError(err)
-	}
-	_, err = out.finish()
-	return removed, sealError(err)
 }
 
 // SealDays seals the finished segments of a state directory that no filter is using:

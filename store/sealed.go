@@ -16,7 +16,7 @@ import (
 )
 
 // A sealed segment has the same sessions as its rows, in the same order, in blocks of
-// columns. It never changes. docs/sealed-days.md describes its bytes.
+// columns. It is only replaced as a whole. docs/sealed-days.md describes its bytes.
 
 const (
 	blockRows  = 4000    // maximum records of a block

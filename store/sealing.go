@@ -94,12 +94,12 @@ func (w *Writer) sealDone(r *sealResult) {
 		w.unsealed[r.Name], w.sealFailed = false, !errors.Is(err, errNoRoom) // other errors would affect all segments
 		w.k.log.Warn("segment not sealed, retrying in an hour", "segment", r.Name, "err", err, safego.Stack(err))
 	}
-	w.setSealError(err)
+	setSealError(w, err)
 	_ = safego.Run(func() error { return w.days.pruneAfter(nil) }) // the next commit reports an error
 	w.sealNext()
 }
 
-func (w *Writer) setSealError(err error) {
+func setSealError(w *Writer, err error) {
 	w.k.mu.Lock()
 	defer w.k.mu.Unlock()
 	if w.status.SealError = ""; err != nil {

@@ -93,6 +93,8 @@ type State struct {
 	o    StateOptions
 	k    keeper
 
+	compacts chan chan error
+
 	status StateStatus // guarded by k.mu
 
 	// Only the background goroutine accesses the following fields.
@@ -135,7 +137,7 @@ func OpenState(dir string, o StateOptions) *State {
 	if o.migrations == nil {
 		o.migrations = migrations
 	}
-	s := &State{path: filepath.Join(dir, StateFile), o: o,
+	s := &State{path: filepath.Join(dir, StateFile), o: o, compacts: make(chan chan error),
 		k: newKeeper(keeperOptions{name: StateFile, data: "state", state: dir, log: o.Log, now: o.now, hint: stateHint})}
 	s.status.Path, s.status.Schema = s.path, firstStateSchema+len(o.migrations)
 	s.k.start(s.run)
@@ -196,6 +198,8 @@ func (s *State) run() {
 			_ = attempt()
 		case reply := <-s.k.flushes:
 			reply <- attempt()
+		case reply := <-s.compacts:
+			reply <- safego.Run(s.compactNow)
 		case <-s.k.stop:
 			s.k.report(safego.Run(s.write))
 			s.k.shut()

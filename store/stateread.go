@@ -121,6 +121,16 @@ func StateMissing(dir string) bool {
 	return errors.Is(err, os.ErrNotExist) && Used(dir)
 }
 
+// HasState reports whether the state directory dir has a state.db.
+func HasState(dir string) bool {
+	d, err := openDirectory(dir)
+	if err != nil {
+		return false
+	}
+	defer d.root.Close()
+	return exists(d, StateFile)
+}
+
 // openState opens the file, or the copy that live writes.
 func openState(dir string, live func(io.Writer) error) (*bbolt.DB, *os.File, error) {
 	d, err := openDirectory(dir)

@@ -61,6 +61,8 @@ type Writer struct {
 	rooms  chan reservation
 	sealed chan sealResult
 
+	rewrites chan rewriting
+
 	mu     sync.Mutex // held for nanoseconds, never during a system call
 	active buffer     // the buffer for Add
 	added  uint64
@@ -128,6 +130,8 @@ func Open(dir string, o Options) *Writer {
 		wake:   make(chan struct{}, 1),
 		rooms:  make(chan reservation),
 		sealed: make(chan sealResult, 1),
+
+		rewrites: make(chan rewriting),
 		// The system allocates the memory when it is first written.
 		active:  buffer{data: make([]byte, 0, o.Buffer/2)},
 		pending: buffer{data: make([]byte, 0, o.Buffer/2)},
@@ -265,6 +269,13 @@ func (w *Writer) run() {
 			reply <- attempt()
 		case r := <-w.sealed:
 			w.sealDone(&r)
+		case r := <-acceptRewrites(w):
+			err := attempt() // writes the records that were added earlier
+			done := rewritten{err: err}
+			if err == nil {
+				done = rewriteNow(w, &r)
+			}
+			r.reply <- done
 		case r := <-w.rooms:
 			r.reply <- safego.Run(func() error { return w.days.makeRoom(r.bytes) })
 		case <-prune.C:

@@ -239,6 +239,7 @@ func (p *program) serveControl(live context.Context) {
 		control.StoreCommands(p.writer, p.flushSums, p.state.Flush),
 		[]control.Command{p.policies.verb(), p.policies.modeCommand(), control.StatusCommand(p.status), control.WatchCommand(&p.watchers), control.LogCommand(p.level, p.log)},
 		control.MemoryCommands(p.memory, p.state, p.eventTime, p.policies.enforced, p.banned),
+		control.EraseCommands(control.Eraser{Dir: p.set.Store, Memory: p.memory, State: p.state, Store: p.writer, Sums: p.pipeline.Sums.FlushAll, Now: p.eventTime}),
 	)
 	server := control.Server{Commands: commands, Log: p.log}
 	server.Run(live, p.set.Store, socketCheck)

@@ -49,8 +49,8 @@ func runBacktest(e *env, f *backtestFlags, args []string) error {
 	if f.preset != "" && len(args) > 0 {
 		return usage("backtest: FILE and --policy exclude each other")
 	}
-	if err := f.Check(); err != nil {
-		return usageError{err}
+	if err := checkSelector(e, &f.Selector); err != nil {
+		return err
 	}
 	dir, err := e.stateDir()
 	if err != nil {

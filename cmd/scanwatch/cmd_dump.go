@@ -29,8 +29,8 @@ func newDump(e *env) *cobra.Command {
 }
 
 func runDump(e *env, s *selector.Selector, asCSV bool) error {
-	if err := s.Check(); err != nil {
-		return usageError{err}
+	if err := checkSelector(e, s); err != nil {
+		return err
 	}
 	_, r, err := e.records()
 	if err != nil {

@@ -124,9 +124,9 @@ func exportOptions(e *env, cmd *cobra.Command, f *exportFlags, args []string) (*
 	if !cmd.Flags().Changed("since") {
 		f.Since = e.now().AddDate(0, 0, -exportDays)
 	}
-	err := f.Check()
+	err := checkSelector(e, &f.Selector)
 	if err != nil {
-		return nil, o, usageError{err}
+		return nil, o, err
 	}
 	if o.TTL, err = duration("ttl", f.ttl); err != nil {
 		return nil, o, err

@@ -67,8 +67,8 @@ func (e *env) source(fs *pflag.FlagSet, s *selector.Selector) (*reports.Source, 
 		}
 		s.Since = s.Since.Add(-24 * time.Hour)
 	}
-	if err := s.Check(); err != nil {
-		return nil, usageError{err}
+	if err := checkSelector(e, s); err != nil {
+		return nil, err
 	}
 	if s.Since.After(e.now()) {
 		return nil, usage("--since is in the future")

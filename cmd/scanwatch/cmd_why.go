@@ -46,8 +46,8 @@ func newWhy(e *env) *cobra.Command {
 }
 
 func runWhy(e *env, f *whyFlags, arg string) error {
-	if err := f.Check(); err != nil {
-		return usageError{err}
+	if err := checkSelector(e, &f.Selector); err != nil {
+		return err
 	}
 	q, err := why.Parse(arg, f.kind)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/output"
 	"scanwatch/cmd/internal/selector"
 	"scanwatch/cmd/internal/statedir"
@@ -143,6 +144,24 @@ func (e *env) stateDir() (*statedir.Dir, error) {
 		fmt.Fprintf(e.err, "warning: %s; using the default state directory, see scanwatch check\n", first)
 	}
 	return &statedir.Dir{Path: cmp.Or(e.dir, config.ResolvePath(name, s.Store), store.DefaultDir()), Settings: s, Config: configured, Now: e.now, Own: prefix.Local()}, nil
+}
+
+// checkSelector checks the selectors. It also selects the hashes of users.
+func checkSelector(e *env, s *selector.Selector) error {
+	if err := s.Check(); err != nil {
+		return usageError{err}
+	}
+	if len(s.Users) == 0 {
+		return nil
+	}
+	dir, err := e.stateDir()
+	if err != nil {
+		return err
+	}
+	if key, err := control.HashKey(dir.Path); err == nil { // without the key, hashes cannot be compared
+		s.HashUsers(key)
+	}
+	return nil
 }
 
 // records opens the records of the state directory.

@@ -74,6 +74,8 @@ var nastyOutputs = []struct {
 	{"stats --json", jsonValues, false},
 	{"stats --prometheus", forPeople, false},
 	{"stats --prometheus -o $DIR/numbers.prom", forPeople, true},
+	{"forget -- $N", forPeople, true},
+	{"forget -- $N@example.net", forPeople, true},
 	{"anonymize $DIR/copy", forPeople, true},
 	{"export plain --evidence any --min-confidence low --bans", forPeople, true},
 	{"export json --evidence any --min-confidence low --bans", jsonValues, true},

@@ -59,6 +59,7 @@ var commands = []struct {
 	{groupMaintain, newStats},
 	{groupMaintain, newFsck},
 	{groupMaintain, newImport},
+	{groupMaintain, newForget},
 	{groupMaintain, newAnonymize},
 	{groupMaintain, newCompletion},
 	{groupMaintain, newVersion},

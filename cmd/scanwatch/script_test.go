@@ -216,6 +216,7 @@ func runFilter(dir string) int {
 		}
 		watched.Send(&events.Event{Event: event, By: "operator", Time: now, Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
 	})...)
+	verbs = append(verbs, control.EraseCommands(control.Eraser{Dir: dir, Memory: m, State: state, Store: w, Now: now.UnixMicro})...)
 	verbs = append(verbs, control.WatchCommand(&watched), control.LogCommand(level, slog.New(slog.DiscardHandler)))
 	s := &control.Server{Commands: verbs}
 	// The directory and state.db are created in the background.

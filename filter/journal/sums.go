@@ -199,6 +199,9 @@ func (p *Sums) writeSome() (rest int) {
 // sums have already used more than earlyShare.
 func (p *Sums) Flush() { p.flush(false) }
 
+// FlushAll writes all sums.
+func (p *Sums) FlushAll() { p.flush(true) }
+
 // Unwritten returns the number of sessions in sums that are not yet written.
 func (p *Sums) Unwritten() int64 { return p.unwritten.Load() }
 

@@ -33,6 +33,13 @@ func (n *networkBans) put(p netip.Prefix, b ban) {
 	n.changed(p)
 }
 
+// del deletes an existing row.
+func (n *networkBans) del(p netip.Prefix) {
+	delete(n.rows, p)
+	n.bits[family(p.Addr())][p.Bits()]--
+	n.changed(p)
+}
+
 func (n *networkBans) changed(p netip.Prefix) {
 	if n.dirty == nil {
 		n.dirty = make(map[netip.Prefix]struct{})
@@ -67,9 +74,7 @@ func (n *networkBans) makeRoom(p netip.Prefix, now uint32) bool {
 	}
 	for p, b := range n.rows {
 		if b.until+keepBan < now || b.until <= now && len(n.rows) >= maxNetworkBans {
-			delete(n.rows, p)
-			n.bits[family(p.Addr())][p.Bits()]--
-			n.changed(p)
+			n.del(p)
 		}
 	}
 	return len(n.rows) < maxNetworkBans

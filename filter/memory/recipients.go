@@ -107,6 +107,13 @@ func (t *Recipients) Delimiter(c byte) {
 	t.delimiter = c
 }
 
+// Separator returns the character that separates a mailbox from its detail.
+func (t *Recipients) Separator() byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.delimiter
+}
+
 // mailbox returns the hash of the mailbox of rcpt. It requires the lock.
 func (t *Recipients) mailbox(rcpt []byte) uint64 {
 	t.base = mailbox.AppendBase(t.base[:0], rcpt, t.delimiter)

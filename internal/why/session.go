@@ -24,6 +24,7 @@ type Session struct {
 	Kinds    []string          `json:"as,omitempty"` // kinds by which the session matches the question
 	Src      string            `json:"src,omitempty"`
 	Local    bool              `json:"local,omitempty"`
+	Erased   bool              `json:"erased,omitempty"` // the operator has removed the source and all names
 	RDNS     string            `json:"rdns,omitempty"`
 	FCrDNS   string            `json:"fcrdns"`
 	Helo     []string          `json:"helo,omitempty"`
@@ -83,7 +84,7 @@ type sessionReader struct {
 
 // session describes the session of r.
 func (w *query) session(r *store.Record) *Session {
-	s := &Session{Session: sessionID(r.ID), Start: text.At(r.Start), End: text.At(r.End), Local: r.Local,
+	s := &Session{Session: sessionID(r.ID), Start: text.At(r.Start), End: text.At(r.End), Local: r.Local, Erased: r.Erased,
 		RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Summary: []string{}, Omitted: r.Omitted, Sessions: r.Sessions}
 	if len(r.Sketch) > 0 {
 		var all sketch.Sketch
@@ -114,7 +115,7 @@ func (w *query) session(r *store.Record) *Session {
 func (s *sessionReader) step(st *store.Step) bool {
 	switch st.Kind {
 	case store.KindHelo:
-		if h := text.Escape(st.Text); !slices.Contains(s.Helo, h) && (h != "" || st.Times == 0) {
+		if h := text.Escape(st.Text); !slices.Contains(s.Helo, h) && (h != "" || st.Times == 0 && !s.Erased) {
 			s.Helo = append(s.Helo, h)
 		}
 	case store.KindReference:

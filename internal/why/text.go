@@ -88,6 +88,8 @@ func (p *printer) session(s *Session, kinds bool) {
 	switch {
 	case s.Local:
 		p.line("from", "this machine")
+	case s.Erased:
+		p.line("from", "an erased address")
 	case s.Sources > 0:
 		p.line("from", "about %s", text.Plural(s.Sources, "host"))
 	case s.RDNS == "":

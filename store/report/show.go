@@ -116,10 +116,11 @@ var tallies = [...]func(*viewStep) string{
 }
 
 func (v *View) from() string {
-	if v.Local {
-		return "this machine"
-	}
 	switch {
+	case v.Local:
+		return "this machine"
+	case v.Erased:
+		return "an erased address"
 	case v.Sources > 0:
 		return "several addresses"
 	case v.Src == "":

@@ -24,6 +24,7 @@ type View struct {
 	SrcPort uint16     `json:"src_port,omitempty"`
 	Dst     string     `json:"dst,omitempty"` // address:port of the listener
 	Local   bool       `json:"local,omitempty"`
+	Erased  bool       `json:"erased,omitempty"` // the operator has removed the source and all names
 	RDNS    string     `json:"rdns,omitempty"`
 	FCrDNS  string     `json:"fcrdns"`
 	Ending  string     `json:"ending"`
@@ -198,7 +199,7 @@ type Time = text.Time
 func NewView(r *store.Record) *View {
 	v := &View{
 		Session: fmt.Sprintf("%016x", r.ID), Start: text.At(r.Start), End: text.At(r.End),
-		Local: r.Local, RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Ending: r.Ending.String(),
+		Local: r.Local, Erased: r.Erased, RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Ending: r.Ending.String(),
 		Counts: Counts(r.Counts), Omitted: r.Omitted, Sum: r.Sessions,
 	}
 	if len(r.Sketch) > 0 {
@@ -322,6 +323,7 @@ var columns = []struct {
 	{"src_port", func(v *View) string { return number(uint32(v.SrcPort)) }},
 	{"dst", func(v *View) string { return v.Dst }},
 	{"local", func(v *View) string { return strconv.FormatBool(v.Local) }},
+	{"erased", func(v *View) string { return strconv.FormatBool(v.Erased) }},
 	{"rdns", func(v *View) string { return v.RDNS }},
 	{"fcrdns", func(v *View) string { return v.FCrDNS }},
 	{"helo", func(v *View) string { return join(v.Helo, func(h *Helo) string { return h.Name }) }},
@@ -338,6 +340,7 @@ var columns = []struct {
 			return "<" + *t.Sender + ">"
 		})
 	}},
+	{"recipients", recipients},
 	{"messages", func(v *View) string { return number(v.Counts.Mails) }},
 	{"rcpt_ok", func(v *View) string { return number(v.Counts.RcptOK) }},
 	{"rcpt_permfail", func(v *View) string { return number(v.Counts.RcptPermfail) }},
@@ -347,8 +350,25 @@ var columns = []struct {
 	{"failed", func(v *View) string { return number(v.Counts.Failed) }},
 	{"evidence", func(v *View) string { return join(v.Finding, func(f *Finding) string { return f.Evidence }) }},
 	{"organisations", func(v *View) string { return join(v.Finding, func(f *Finding) string { return f.Organisation }) }},
+	{"rules", func(v *View) string { return join(v.Verdict, func(d *Decision) string { return d.Rule }) }},
+	{"tags", func(v *View) string { return join(v.Tags, func(t *Tag) string { return t.Tag }) }},
 	{"ending", func(v *View) string { return v.Ending }},
+	{"omitted", func(v *View) string { return number(v.Omitted) }},
+	{"damage", func(v *View) string { return v.Damage }},
+	{"sources", func(v *View) string { return strconv.Itoa(v.Sources) }},
 	{"sessions", func(v *View) string { return number(max(v.Sum, 1)) }},
+}
+
+// recipients returns the distinct recipients of all transactions, or the domains of a sum.
+func recipients(v *View) string {
+	var all []Recipient
+	for i := range v.Tx {
+		all = append(all, v.Tx[i].Recipients...)
+	}
+	for i := range v.Recipients {
+		all = append(all, Recipient{Address: v.Recipients[i].Domain})
+	}
+	return join(all, func(r *Recipient) string { return r.Address })
 }
 
 func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }

@@ -27,6 +27,10 @@ package control
 //	                  bans a host or network; REASON is escaped as in a URL
 //	unban PREFIX HOW  revokes and returns the ban of PREFIX, or all bans within it;
 //	                  HOW is exact or within
+//	forget PERSON HOW removes a person from the state; PERSON is an address, a prefix, a
+//	                  mailbox or a user, escaped as in a URL; HOW is keep-bans or bans
+//	erase SEGMENT PERSON
+//	                  removes a person from a segment of records
 //	learn FACTS       adds facts from the mail log to the state, separated by commas:
 //	                  TIME;ADDRESS;MESSAGES;SENDER or TIME;DOMAIN, see Fact
 //	log WORD          sets the log level: brief or verbose

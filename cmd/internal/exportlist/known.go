@@ -75,7 +75,7 @@ func (k *known) lostBans(now time.Time) bool {
 
 // addNameless adds a record of many sources.
 func (k *known) addNameless(rec *store.Record) {
-	if rec.Counts.Mails > 0 && rec.End.After(k.nameless) {
+	if rec.Counts.Mails > 0 && !rec.Erased && rec.End.After(k.nameless) { // an erased host is not in the list either
 		k.nameless = rec.End
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,7 +17,6 @@ import (
 	"scanwatch/cmd/internal/owner"
 	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/maillog"
-	"scanwatch/filter/memory"
 	"scanwatch/internal/mailbox"
 	"scanwatch/internal/text"
 	"scanwatch/store"
@@ -245,26 +243,9 @@ func toFilter(dir string, facts []control.Fact) error {
 // openState opens state.db. A filter that is started during the import waits for the
 // file.
 func (m *importer) openState() (finish func() error, err error) {
-	path, state := m.o.Dir.Path, memory.New()
-	limit := min(m.o.Dir.Limits().Budget/2, memory.AllBytes) // the same limit as in the filter
-	state.Limit(limit)
-	state.Follow()
-	state.Tick(m.now.UnixMicro())
-	if store.Used(path) {
-		state.Expect()
-	}
-	file := store.OpenState(path, store.StateOptions{
-		Buckets: memory.Buckets(), MaxSize: limit, Program: m.o.Program,
-		Load: func(rows iter.Seq[store.Entry]) {
-			state.Load(rows, store.ReferenceTime(path, m.now).UnixMicro())
-		},
-		Changes: state.Changes, Rewrite: state.Rewrite,
-	})
-	if err := file.Flush(context.Background()); err != nil {
-		if errors.Is(err, store.ErrInUse) {
-			err = fmt.Errorf("%w; try again, or stop smtpd first", err)
-		}
-		return nil, errors.Join(err, file.Close())
+	state, file, err := m.o.Dir.OpenState(m.o.Program)
+	if err != nil {
+		return nil, err
 	}
 	m.sink = func(facts []control.Fact) error {
 		for i := range facts {

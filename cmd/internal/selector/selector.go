@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"scanwatch/filter/privacy"
 	"scanwatch/internal/prefix"
 	"scanwatch/rules"
 	"scanwatch/store"
@@ -163,6 +164,22 @@ func (s *Selector) addUser(text string) error {
 	return nil
 }
 
+// HashUsers also selects users whose names are recorded as hashes with this key.
+func (s *Selector) HashUsers(key []byte) {
+	if key == nil {
+		return
+	}
+	h := privacy.New(key)
+	for _, name := range slices.Clone(s.Users) {
+		s.Users = append(s.Users, string(h.Word(nil, []byte(name))), string(h.Mailbox(nil, []byte(name))))
+	}
+}
+
+// hasUser reports whether s selects a user. The case of names is ignored.
+func (s *Selector) hasUser(name []byte) bool {
+	return slices.ContainsFunc(s.Users, func(u string) bool { return bytes.EqualFold(name, []byte(u)) })
+}
+
 func (s *Selector) addHelo(text string) error {
 	s.Helos = append(s.Helos, strings.ToLower(text))
 	return nil
@@ -254,7 +271,7 @@ func (s *Selector) Match(r *store.Record) bool {
 		case store.KindVerdict, store.KindBan:
 			rule = rule || s.HasRule(step.Text)
 		case store.KindAuth:
-			user = user || slices.Contains(s.Users, string(step.Text))
+			user = user || s.hasUser(step.Text)
 		case store.KindHelo:
 			helo = helo || s.hasHelo(step.Text)
 		}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/netip"
 	"os"
 	"time"
@@ -30,10 +31,11 @@ type Dir struct {
 	Own      []netip.Addr // addresses of this machine
 }
 
-// Limits returns the settings with the default budget and retention.
+// Limits returns the settings with the default budget, retention and delimiter.
 func (d *Dir) Limits() rules.Settings {
 	s := d.Settings
 	s.Budget, s.Keep = cmp.Or(s.Budget, rules.DefaultBudget), cmp.Or(s.Keep, rules.DefaultKeep)
+	s.Delimiter = cmp.Or(s.Delimiter, '+')
 	return s
 }
 
@@ -197,6 +199,33 @@ func (d *Dir) Loss() string {
 		return "" // other checks report a corrupt file
 	}
 	return control.StateLost(lost, d.Now())
+}
+
+// OpenState opens state.db without a filter. A filter that is started in the meantime
+// waits for the file. The caller must close the State.
+func (d *Dir) OpenState(program string) (*memory.Memory, *store.State, error) {
+	m, now := memory.New(), d.Now()
+	limit := min(d.Limits().Budget/2, memory.AllBytes) // the same limit as in the filter
+	m.Limit(limit)
+	m.Follow()
+	m.Tick(now.UnixMicro())
+	if store.Used(d.Path) {
+		m.Expect()
+	}
+	file := store.OpenState(d.Path, store.StateOptions{
+		Buckets: memory.Buckets(), MaxSize: limit, Program: program,
+		Load: func(rows iter.Seq[store.Entry]) {
+			m.Load(rows, store.ReferenceTime(d.Path, now).UnixMicro())
+		},
+		Changes: m.Changes, Rewrite: m.Rewrite,
+	})
+	if err := file.Flush(context.Background()); err != nil {
+		if errors.Is(err, store.ErrInUse) {
+			err = fmt.Errorf("%w; try again, or stop smtpd first", err)
+		}
+		return nil, nil, errors.Join(err, file.Close())
+	}
+	return m, file, nil
 }
 
 // Begin creates state.db in a directory that no filter has used. Otherwise the filter

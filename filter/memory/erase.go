@@ -1,0 +1,171 @@
+package memory
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"scanwatch/rules"
+)
+
+// An Erasure selects the rows about a person.
+type Erasure struct {
+	Prefix  netip.Prefix // of hosts; an IPv6 address includes its /64. It may be invalid
+	User    []byte       // empty for no user
+	Mailbox []byte       // empty for no mailbox
+	Bans    bool         // also active, enforced bans
+}
+
+// An Erased is the result of an erasure.
+type Erased struct {
+	// Rows contains the number of rows by table, as in Status.
+	Rows map[string]int `json:"rows"`
+	// Kept contains the active bans that remain, without the bans of networks that contain
+	// the prefix.
+	Kept []Ban `json:"kept_bans,omitempty"`
+}
+
+// Erase deletes the rows about a person, or only counts them if dry is set. An active ban
+// is kept for as long as it lasts, unless e.Bans is set. These rows cannot be selected,
+// because their keys are hashes of a person and another name: failed logins by host and
+// user, and requests for mailboxes by client. They expire.
+//
+// A deleted host does not count as forgotten: see Peers.Forgotten.
+func (m *Memory) Erase(e Erasure, now int64, dry bool) Erased {
+	out := Erased{Rows: make(map[string]int)}
+	at := m.clock.row(now)
+	if e.Prefix.IsValid() {
+		hosts := m.numbers(widen(e.Prefix))
+		hosts[HostOf(e.Prefix.Addr(), true).number()] = true
+		m.eraseHosts(widen(e.Prefix), hosts, e.Bans, at, dry, &out)
+	}
+	if len(e.User) > 0 {
+		m.eraseUser(e.User, dry, &out)
+	}
+	if len(e.Mailbox) > 0 {
+		k := m.Recipients.Mailbox(e.Mailbox)
+		erase(&m.mu, &m.Recipients.rows, dry, &out, func(row uint64, _ recipient) bool { return row == k })
+	}
+	return out
+}
+
+// eraseHosts deletes the rows about the hosts in p. hosts contains the numbers of hosts
+// that inPrefix does not recognise.
+func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at uint32, dry bool, out *Erased) {
+	active := func(b *ban) bool { return b.until > at && b.flags&banObserved == 0 }
+	kept := func(b *ban) bool { return !bans && active(b) }
+	var ended []netip.Prefix
+	erase(&m.mu, &m.Bans.hosts, dry, out, func(k Host, b ban) bool {
+		if !p.Contains(k.Prefix().Addr()) {
+			return false
+		}
+		if kept(&b) {
+			out.Kept = append(out.Kept, m.Bans.export(k.Prefix(), b))
+			return false
+		}
+		if active(&b) {
+			ended = append(ended, k.Prefix())
+		}
+		return true
+	})
+	if !dry {
+		m.Bans.logEnded(ended)
+	}
+	m.eraseNetworks(p, kept, dry, out)
+	erase(&m.mu, &m.Peers.rows, dry, out, func(k peerKey, _ peer) bool { return k.kind != peerDomain && p.Contains(k.host.Prefix().Addr()) })
+	has := func(n uint64) bool { return hosts[n] || inPrefix(n, p) }
+	// The counts of a network with other hosts do not describe a person.
+	whole := p.Bits() <= 24 || p.Addr().Is6() && p.Bits() <= 48
+	erase(&m.mu, &m.Counters.rows, dry, out, func(k counterKey, _ counter) bool {
+		return k.by == rules.BySrc && has(k.subject) || whole && k.by == rules.ByPrefix && inPrefix(k.subject, p)
+	})
+	erase(&m.mu, &m.Logins.sprays, dry, out, func(k sprayKey, _ spray) bool {
+		return k.kind == usersOfSource && has(k.subject) || whole && k.kind == usersOfNet && inPrefix(k.subject, p)
+	})
+}
+
+// numbers returns the numbers of the hosts in p that are identified by a single IPv6
+// address.
+func (m *Memory) numbers(p netip.Prefix) map[uint64]bool {
+	hosts := m.Bans.addresses(p)
+	if p.Addr().Is6() {
+		each(&m.mu, &m.Peers.rows, func(k peerKey, _ peer) (uint64, bool) {
+			return k.host.number(), k.kind != peerDomain && p.Contains(k.host.Prefix().Addr())
+		}, func(n uint64) { hosts[n] = true })
+	}
+	return hosts
+}
+
+// eraseNetworks deletes the bans of networks in p.
+func (m *Memory) eraseNetworks(p netip.Prefix, kept func(*ban) bool, dry bool, out *Erased) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := &m.Bans.networks
+	for _, q := range slices.Collect(maps.Keys(n.rows)) {
+		b := n.rows[q]
+		switch {
+		case q.Bits() < p.Bits() || !p.Contains(q.Addr()):
+			continue
+		case kept(&b):
+			out.Kept = append(out.Kept, m.Bans.export(q, b))
+			continue
+		}
+		out.Rows[n.status().Table]++
+		if !dry {
+			n.del(q)
+			m.Bans.log.add(q)
+		}
+	}
+}
+
+// logEnded logs the end of bans for the readers of Changed.
+func (b *Bans) logEnded(ended []netip.Prefix) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range ended {
+		b.log.add(p)
+	}
+}
+
+// eraseUser deletes the rows about a user.
+func (m *Memory) eraseUser(user []byte, dry bool, out *Erased) {
+	u := m.userHash(user)
+	erase(&m.mu, &m.Counters.rows, dry, out, func(k counterKey, _ counter) bool { return k.by == rules.ByUser && k.subject == u })
+	erase(&m.mu, &m.Logins.sprays, dry, out, func(k sprayKey, _ spray) bool {
+		return k.kind >= netsOfUser && k.subject == u
+	})
+	erase(&m.mu, &m.Logins.accounts, dry, out, func(k uint64, _ ask) bool { return k == mix(u, 1) || k == mix(u, 2) })
+}
+
+func (m *Memory) userHash(user []byte) uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.hash('u', user)
+}
+
+// erase deletes the rows of a table for which want returns true, unless dry is set, and
+// counts them. It releases the lock regularly.
+func erase[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, out *Erased, want func(K, V) bool) {
+	var keys []K
+	each(mu, t, func(k K, v V) (K, bool) { return k, want(k, v) }, func(k K) { keys = append(keys, k) })
+	if len(keys) == 0 {
+		return
+	}
+	out.Rows[t.name] += len(keys)
+	for some := range slices.Chunk(keys, chunk) {
+		if !dry {
+			t.delAll(mu, some)
+		}
+	}
+}
+
+func (t *table[K, V]) delAll(mu *sync.Mutex, keys []K) {
+	mu.Lock()
+	defer mu.Unlock()
+	for _, k := range keys {
+		if _, ok := t.rows[k]; ok {
+			t.del(k)
+		}
+	}
+}
