@@ -31,8 +31,9 @@ const (
 )
 
 // Apply puts bans into effect and returns the number of entries in effect. If list.Full
-// is set, the entries are all bans; all others have ended. After an error, the next call
-// has all bans.
+// is set, the entries are all bans; all others have ended. An error is reported to the
+// filter for its status. The next call has later changes all the same: apply keeps those
+// that it could not put into effect, logs the error and tries again.
 type Apply func(ctx context.Context, list control.BanList, entries []control.BanEntry) (inEffect int, err error)
 
 // Run calls apply with all bans, and then with their changes, until ctx ends. While the
@@ -57,7 +58,7 @@ func (f *Follower) Run(ctx context.Context, apply Apply) {
 	}
 }
 
-// follow uses one connection. It reports whether at least one call of apply succeeded.
+// follow uses one connection. It reports whether it has received bans.
 func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err error) {
 	c, err := control.DialCompanion(f.RunDir)
 	if err != nil {
@@ -75,6 +76,7 @@ func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err er
 	}
 	var generation uint64
 	var full time.Time // the time of the latest full list
+	enforced := false
 	for {
 		if time.Since(full) > every {
 			generation = 0
@@ -89,14 +91,15 @@ func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err er
 		}
 		if list.Full {
 			full = time.Now()
+		} else if list.Enforced != enforced {
+			generation = 0 // the bans in force are others
+			continue
 		}
+		enforced = list.Enforced
 		generation = list.Generation
 		n, failed := apply(ctx, list, entries)
 		if err := c.Note(f.Name, n, failed); err != nil {
 			return worked, err
-		}
-		if failed != nil {
-			return worked, failed
 		}
 		worked = true
 	}
