@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -72,9 +73,12 @@ func runSync(e *env, dry bool, args []string) error {
 	if err := firewall.Confine(c); err != nil {
 		return err
 	}
-	k.Run(ctx, &follow.Follower{RunDir: runDir, Name: c.Name(), Log: log})
+	k.Run(ctx, &follow.Follower{RunDir: runDir, Name: c.Name(), Log: log, Wait: statusEvery})
 	return nil
 }
+
+// statusEvery is the longest time until an error is in the status of the filter.
+const statusEvery = 5 * time.Second
 
 // withoutTime drops the time of a log line, which the reader of the log adds.
 func withoutTime(groups []string, a slog.Attr) slog.Attr {

@@ -42,6 +42,23 @@ func inNamespace(t testing.TB, programs ...string) {
 	}
 }
 
+// inThread calls f in a goroutine whose thread is in the namespace of the test.
+func inThread(t testing.TB, f func()) {
+	t.Helper()
+	ns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer ns.Close()
+		runtime.LockOSThread()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			t.Error(err)
+		}
+		f()
+	}()
+}
+
 // shell runs a script in the namespace of the test.
 func shell(t testing.TB, script string) string {
 	t.Helper()

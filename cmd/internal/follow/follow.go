@@ -2,6 +2,7 @@
 package follow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -19,6 +20,9 @@ type Follower struct {
 	// not be blocked, and entries that others removed, are no changes of the bans. 0 is
 	// DefaultEvery.
 	Every time.Duration
+	// Wait is the longest time between calls of apply, whose error is in the status of
+	// the filter. 0 is control.MaxWait.
+	Wait time.Duration
 }
 
 // DefaultEvery is the default of Follower.Every.
@@ -70,10 +74,7 @@ func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err er
 	if err := c.Note(f.Name, 0, errStarting); err != nil {
 		return false, err
 	}
-	every := f.Every
-	if every == 0 {
-		every = DefaultEvery
-	}
+	every := cmp.Or(f.Every, DefaultEvery)
 	var generation uint64
 	var full time.Time // the time of the latest full list
 	enforced := false
@@ -81,7 +82,7 @@ func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err er
 		if time.Since(full) > every {
 			generation = 0
 		}
-		wait := control.MaxWait
+		wait := cmp.Or(f.Wait, control.MaxWait)
 		if generation == 0 {
 			wait = 0
 		}
