@@ -44,7 +44,7 @@ func newSync(e *env) *cobra.Command {
 }
 
 func runSync(e *env, dry bool, args []string) error {
-	c, runDir, err := e.syncCompanion(args)
+	c, runDir, err := syncCompanion(e, args)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func withoutTime(groups []string, a slog.Attr) slog.Attr {
 
 // syncCompanion returns the companion that the arguments select, and the directory of the
 // socket.
-func (e *env) syncCompanion(args []string) (*rules.Companion, string, error) {
+func syncCompanion(e *env, args []string) (*rules.Companion, string, error) {
 	tree, name, err := e.tree()
 	if err != nil {
 		return nil, "", err

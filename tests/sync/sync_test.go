@@ -29,22 +29,22 @@ import (
 // companionUser is the user of the companion. It needs no name.
 const companionUser = 54321
 
-const ruleset = `flush ruleset
-table inet filter {
-	set scanwatch4 { type ipv4_addr; flags timeout; }
-	set scanwatch4net { type ipv4_addr; flags interval, timeout; }
-	set scanwatch6 { type ipv6_addr; flags timeout; }
-	set scanwatch6net { type ipv6_addr; flags interval, timeout; }
-	chain input {
-		type filter hook input priority filter; policy accept;
-		ip saddr @scanwatch4 drop
-		ip saddr @scanwatch4net drop
+// ruleset returns the ruleset of the manual, for all packets and with a table of another
+// program.
+func ruleset(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
 	}
+	_, block, _ := strings.Cut(string(page), ".Bd -literal -offset indent\ntable inet filter {")
+	block, _, ok := strings.Cut(block, ".Ed")
+	all := strings.ReplaceAll(block, "tcp dport { 25, 465, 587 } ", "")
+	if !ok || all == block {
+		t.Fatal("the manual has no ruleset")
+	}
+	return "flush ruleset\ntable inet filter {" + all + "table inet other { set keep { type ipv4_addr; elements = { 45.100.0.1 }; }; }\n"
 }
-table inet other {
-	set keep { type ipv4_addr; elements = { 45.100.0.1 } }
-}
-`
 
 // A site is a host with a filter, a companion and a firewall.
 type site struct {
@@ -91,7 +91,7 @@ func (s *site) check(err error) {
 func (s *site) load() {
 	s.t.Helper()
 	cmd := exec.Command("nft", "-f", "-")
-	cmd.Stdin = strings.NewReader(ruleset)
+	cmd.Stdin = strings.NewReader(ruleset(s.t))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		s.t.Fatalf("%v: %s", err, out)
 	}

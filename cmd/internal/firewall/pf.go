@@ -29,7 +29,7 @@ func (t *pf) pfctl(ctx context.Context, input []byte, words ...string) ([]byte, 
 	case says(err, "does not exist"):
 		return nil, fmt.Errorf("table %s does not exist; add to pf.conf: table <%[1]s> persist", t.table)
 	case says(err, "/dev/pf"):
-		return nil, fmt.Errorf("%w; see doas in the section sync of scanwatch(8)", err)
+		return nil, fmt.Errorf("%w; the user needs access to this device, see sync in scanwatch(8)", err)
 	}
 	return out, err
 }

@@ -198,6 +198,21 @@ func TestFirewalls(t *testing.T) {
 	}
 }
 
+// TestManual checks that the manual has the definitions that errors propose.
+func TestManual(t *testing.T) {
+	page, err := os.ReadFile("../../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range setsOf("scanwatch") {
+		for _, line := range []string{nftDefinition(&s), s.creation()} {
+			if !strings.Contains(string(page), line+"\n") {
+				t.Errorf("the manual lacks: %s", line)
+			}
+		}
+	}
+}
+
 // TestNFTSetsOfAnotherKind checks that the companion refuses sets whose properties do not
 // fit.
 func TestNFTSetsOfAnotherKind(t *testing.T) {

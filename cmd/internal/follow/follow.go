@@ -31,7 +31,7 @@ const DefaultEvery = 10 * time.Minute
 // The pauses between attempts to reach the filter.
 const (
 	firstPause = 500 * time.Millisecond
-	lastPause  = 30 * time.Second
+	lastPause  = 5 * time.Second
 )
 
 // Apply puts bans into effect and returns the number of entries in effect. If list.Full
