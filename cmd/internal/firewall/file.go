@@ -51,7 +51,7 @@ func fileFormats() (names []string) {
 
 func (f *file) write(w io.Writer, all []entry) error {
 	now := time.Now().UTC()
-	list := &export.List{Made: now}
+	list := &export.List{Made: now, Entries: make([]export.Entry, 0, len(all))}
 	for _, e := range all {
 		list.Entries = append(list.Entries, export.Entry{Prefix: e.prefix, Kind: export.Ban, Confidence: "high", Reason: e.reason, Expires: now.Add(e.left).Truncate(time.Second)})
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"time"
 	"unique"
@@ -33,6 +34,13 @@ const (
 	// tolerance is the difference in the end of an entry that is no change. The filter
 	// sends whole seconds.
 	tolerance = 3 * time.Second
+)
+
+// The memory of a Keeper: above memoryLimit, garbage is collected more often, and after a
+// list of more than manyEntries immediately.
+const (
+	memoryLimit = 48 << 20
+	manyEntries = 10_000
 )
 
 // A Keeper keeps a target in step with the bans. Times are relative to its start on a
@@ -115,6 +123,7 @@ type result struct {
 // Run follows the bans of the filter until ctx ends. Entries remain then: the next run
 // continues with them.
 func (k *Keeper) Run(ctx context.Context, f *follow.Follower) {
+	debug.SetMemoryLimit(memoryLimit)
 	updates := make(chan update)
 	ended := make(chan struct{})
 	safego.Loop(k.log, "following the bans", func() {
@@ -141,6 +150,7 @@ func (k *Keeper) Run(ctx context.Context, f *follow.Follower) {
 		case <-ctx.Done():
 		case u = <-updates:
 			k.take(u.list, u.entries)
+			u.entries = nil // a long list
 			if k.changed > 0 {
 				wait(ctx, k.changed+k.target.pause-k.now())
 			}
@@ -150,6 +160,9 @@ func (k *Keeper) Run(ctx context.Context, f *follow.Follower) {
 		r.entries = len(k.have)
 		if u.done != nil {
 			u.done <- r
+		}
+		if u.list.Full && r.entries > manyEntries {
+			debug.FreeOSMemory() // the list and the plan took twice the memory of the rest
 		}
 	}
 	<-ended
@@ -169,6 +182,7 @@ func wait(ctx context.Context, d time.Duration) {
 func (k *Keeper) take(list control.BanList, entries []control.BanEntry) {
 	now := k.now()
 	if list.Full || !list.Enforced {
+		k.all = true
 		current := make(map[netip.Prefix]struct{}, len(entries))
 		for i := range entries {
 			current[entries[i].Prefix] = struct{}{}
@@ -225,6 +239,9 @@ func family(p netip.Prefix) int { return p.Addr().BitLen() / 128 }
 
 // touch notes that the entry of p may change, and those of networks within p.
 func (k *Keeper) touch(p netip.Prefix) {
+	if k.all {
+		return
+	}
 	k.touched[p] = struct{}{}
 	if !k.target.disjoint || p.IsSingleIP() {
 		return
@@ -475,7 +492,8 @@ func (k *Keeper) lasting(after time.Duration) (n int) {
 }
 
 // content returns all entries that the target must have.
-func (k *Keeper) content(now time.Duration) (all []entry) {
+func (k *Keeper) content(now time.Duration) []entry {
+	all := make([]entry, 0, len(k.bans))
 	for p := range k.bans {
 		if b, ok := k.wanted(p); ok {
 			all = append(all, k.entry(p, b, now))

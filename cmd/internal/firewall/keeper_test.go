@@ -19,6 +19,17 @@ import (
 	"scanwatch/rules"
 )
 
+func prefixes(words ...string) (list []netip.Prefix) {
+	for _, w := range words {
+		p, ok := parsePrefix(w)
+		if !ok {
+			panic(w)
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
 // A fake is a target in memory.
 type fake struct {
 	content map[netip.Prefix]time.Duration // ends

@@ -99,17 +99,6 @@ ipset create scanwatch6net hash:net family inet6 timeout 0 maxelem 200000`,
 		"ipset create scanwatch4 hash:ip family inet timeout 0"},
 }
 
-func prefixes(words ...string) (list []netip.Prefix) {
-	for _, w := range words {
-		p, ok := parsePrefix(w)
-		if !ok {
-			panic(w)
-		}
-		list = append(list, p)
-	}
-	return list
-}
-
 func entries(left time.Duration, words ...string) (list []entry) {
 	for _, p := range prefixes(words...) {
 		list = append(list, entry{prefix: p, left: left})
@@ -195,6 +184,21 @@ func TestFirewalls(t *testing.T) {
 				t.Errorf("after the reload:\n%s", got)
 			}
 		})
+	}
+}
+
+// TestNetworkBetween checks that the starts and ends of networks in a set are read, up to
+// the last address, and that other ranges are not networks.
+func TestNetworkBetween(t *testing.T) {
+	for _, p := range prefixes("45.0.0.0/8", "45.1.2.0/23", "255.255.255.0/24", "128.0.0.0/1", "45.1.2.3", "2a0e::/16", "2a0e:1:2:3::/64", "ff00::/8") {
+		if got := networkBetween(p.Addr(), after(p)); got != p {
+			t.Errorf("%s is read as %s", p, got)
+		}
+	}
+	for _, r := range [][2]string{{"45.1.2.0", "45.1.2.3"}, {"45.1.2.1", "45.1.2.3"}, {"45.1.2.0", "45.1.2.0"}, {"45.1.2.0", "45.1.1.0"}} {
+		if got := networkBetween(netip.MustParseAddr(r[0]), netip.MustParseAddr(r[1])); got.IsValid() {
+			t.Errorf("%v is the network %s", r, got)
+		}
 	}
 }
 
