@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/firewall"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
@@ -53,6 +54,14 @@ func runCheck(e *env, args []string) error {
 		fmt.Fprintln(e.err, "warning:", n)
 	}
 	p := c.Policy
+	for _, companion := range p.Companions {
+		if companion.Role != rules.RoleSync {
+			continue
+		}
+		if err := firewall.Check(companion); err != nil {
+			return fmt.Errorf("%s: %w", companion.Pos, err)
+		}
+	}
 	var phases []string
 	for _, id := range smtpd.Requests(filter.Phases(p)) {
 		phases = append(phases, id.String())

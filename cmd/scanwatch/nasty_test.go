@@ -130,6 +130,7 @@ var nastyOutputs = []struct {
 	{"import smtpd-log --dry-run $DIR/list", forPeople, true},
 	// Errors quote invalid arguments.
 	{"export $N", forPeople, true},
+	{"sync --dry-run -- $N", forPeople, true},
 	{"export plain --evidence $N", forPeople, true},
 	{"$N", forPeople, true},
 	{"report $N", forPeople, true},

@@ -47,6 +47,7 @@ var commands = []struct {
 	{groupDecide, newBan},
 	{groupDecide, newUnban},
 	{groupDecide, newExport},
+	{groupDecide, newSync},
 	{groupPolicy, newCheck},
 	{groupPolicy, newPolicy},
 	{groupPolicy, newTest},

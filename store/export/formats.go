@@ -22,6 +22,8 @@ type Format struct {
 	Renew bool
 	// Whole means that the first changes have the form of the list.
 	Whole bool
+	// Adds means that loading a file leaves the entries of earlier files in place.
+	Adds bool
 
 	again   time.Duration // interval for exporting an active entry again; 0: never
 	longest time.Duration // maximum remaining time of an entry; 0: no limit
@@ -47,19 +49,23 @@ func Formats() []Format {
 		{Name: "iptables", Short: "separate chain of iptables", Load: "iptables-restore --noflush FILE", Ends: "with the next file, or with --diff", Only: 32, Renew: true, Whole: true, write: writeIPTables, change: changeIPTables},
 		{Name: "ip6tables", Short: "separate chain of ip6tables", Load: "ip6tables-restore --noflush FILE", Ends: "with the next file, or with --diff", Only: 128, Renew: true, Whole: true, write: writeIPTables, change: changeIPTables},
 		{Name: "ip-route", Short: "blackhole routes of Linux", Load: "sh FILE", Ends: "with the next file, or with --diff", Whole: true, write: writeIPRoute, change: changeIPRoute},
-		{Name: "bsd-route", Short: "blackhole routes of OpenBSD", Load: "sh FILE", Ends: "with --diff only", Whole: true, write: writeBSDRoute, change: changeBSDRoute},
+		{Name: "bsd-route", Short: "blackhole routes of OpenBSD", Load: "sh FILE", Ends: "with --diff only", Whole: true, Adds: true, write: writeBSDRoute, change: changeBSDRoute},
 		{Name: "spamd", Short: "blocklist of spamd, IPv4", Load: "spamd-setup -b", Ends: nextFile, Only: 32, write: writeSpamd},
 		{Name: "postfix", Short: "cidr table of Postfix", Load: "postmap -q 192.0.2.1 cidr:FILE", Ends: nextFile, write: writePostfix},
 		{Name: "sendmail", Short: "access map of Sendmail", Load: "makemap hash FILE.db < FILE", Ends: nextFile, write: writeSendmail},
 		{Name: "rspamd", Short: "map for the multimap module of Rspamd", Load: "rspamd reads the file itself", Ends: nextFile, write: writeRspamd},
 		{Name: "kumomta", Short: "TOML table for kumo.cidr.make_map", Load: "kumo.serde.toml_load 'FILE'", Ends: nextFile, write: writeKumo},
-		{Name: "crowdsec", Short: "decisions for cscli with durations", Load: "cscli decisions import -i FILE", Ends: "at their duration; --diff prints cscli commands", Disjoint: true, EndsItself: true, Renew: true, write: writeCrowdSec, change: changeCrowdSec},
-		{Name: "fail2ban", Short: "log lines for fail2ban", Load: "a jail with the filter scanwatch-export", Ends: "after bantime; --diff prints fail2ban-client commands", write: writeFail2ban, change: changeFail2ban},
-		{Name: "abuseipdb", Short: "CSV for the bulk report of AbuseIPDB", Load: "curl, see the manual", Ends: "never; --diff reports new entries only", again: reportAgain, limit: maxReports, fits: reportable, write: writeAbuse, change: changeAbuse},
+		{Name: "crowdsec", Short: "decisions for cscli with durations", Load: "cscli decisions import -i FILE", Ends: "at their duration; --diff prints cscli commands", Disjoint: true, EndsItself: true, Renew: true, Adds: true, write: writeCrowdSec, change: changeCrowdSec},
+		{Name: "fail2ban", Short: "log lines for fail2ban", Load: "a jail with the filter scanwatch-export", Ends: "after bantime; --diff prints fail2ban-client commands", Adds: true, write: writeFail2ban, change: changeFail2ban},
+		{Name: "abuseipdb", Short: "CSV for the bulk report of AbuseIPDB", Load: "curl, see the manual", Ends: "never; --diff reports new entries only", again: reportAgain, limit: maxReports, fits: reportable, Adds: true, write: writeAbuse, change: changeAbuse},
 		{Name: "rbldnsd", Short: "combined zone of rbldnsd", Load: "rbldnsd bl.example.org:combined:FILE", Ends: nextFile, write: writeRBLDNSD},
 		{Name: "bind", Short: "DNSBL zone for BIND, NSD and others", Load: "named-checkzone bl.example.org FILE", Ends: nextFile, Disjoint: true, write: writeBIND},
 	}
 }
+
+// Replaces reports whether a file replaces the earlier ones, so that its consumer forgets
+// entries that are no longer in it.
+func (f *Format) Replaces() bool { return !f.Adds }
 
 // FormatByName returns the named format, or nil.
 func FormatByName(name string) *Format {

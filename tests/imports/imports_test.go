@@ -32,6 +32,7 @@ var rules = []rule{
 	{[]string{"filter/maillog"}, []string{"store/...", "rules/...", "filter/memory"}, "a parser of logs needs neither state nor policy"},
 	{[]string{"filter/memory"}, []string{"store/..."}, "the tables in memory do not depend on the disk"},
 	{[]string{"filter/..."}, []string{"store/report/..."}, "the filter writes no reports"},
+	{[]string{"cmd/internal/follow", "cmd/internal/firewall"}, []string{"cmd/internal/statedir", "cmd/internal/exportlist"}, "companions know the running filter only, and may not read its files"},
 }
 
 // Future packages are named in the rules before they exist.

@@ -2,6 +2,7 @@
 package follow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -19,6 +20,9 @@ type Follower struct {
 	// not be blocked, and entries that others removed, are no changes of the bans. 0 is
 	// DefaultEvery.
 	Every time.Duration
+	// Wait is the longest time between calls of apply, whose error is in the status of
+	// the filter. 0 is control.MaxWait.
+	Wait time.Duration
 }
 
 // DefaultEvery is the default of Follower.Every.
@@ -27,12 +31,13 @@ const DefaultEvery = 10 * time.Minute
 // The pauses between attempts to reach the filter.
 const (
 	firstPause = 500 * time.Millisecond
-	lastPause  = 30 * time.Second
+	lastPause  = 5 * time.Second
 )
 
 // Apply puts bans into effect and returns the number of entries in effect. If list.Full
-// is set, the entries are all bans; all others have ended. After an error, the next call
-// has all bans.
+// is set, the entries are all bans; all others have ended. An error is reported to the
+// filter for its status. The next call has later changes all the same: apply keeps those
+// that it could not put into effect, logs the error and tries again.
 type Apply func(ctx context.Context, list control.BanList, entries []control.BanEntry) (inEffect int, err error)
 
 // Run calls apply with all bans, and then with their changes, until ctx ends. While the
@@ -57,7 +62,7 @@ func (f *Follower) Run(ctx context.Context, apply Apply) {
 	}
 }
 
-// follow uses one connection. It reports whether at least one call of apply succeeded.
+// follow uses one connection. It reports whether it has received bans.
 func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err error) {
 	c, err := control.DialCompanion(f.RunDir)
 	if err != nil {
@@ -69,17 +74,15 @@ func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err er
 	if err := c.Note(f.Name, 0, errStarting); err != nil {
 		return false, err
 	}
-	every := f.Every
-	if every == 0 {
-		every = DefaultEvery
-	}
+	every := cmp.Or(f.Every, DefaultEvery)
 	var generation uint64
 	var full time.Time // the time of the latest full list
+	enforced := false
 	for {
 		if time.Since(full) > every {
 			generation = 0
 		}
-		wait := control.MaxWait
+		wait := cmp.Or(f.Wait, control.MaxWait)
 		if generation == 0 {
 			wait = 0
 		}
@@ -89,14 +92,15 @@ func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err er
 		}
 		if list.Full {
 			full = time.Now()
+		} else if list.Enforced != enforced {
+			generation = 0 // the bans in force are others
+			continue
 		}
+		enforced = list.Enforced
 		generation = list.Generation
 		n, failed := apply(ctx, list, entries)
 		if err := c.Note(f.Name, n, failed); err != nil {
 			return worked, err
-		}
-		if failed != nil {
-			return worked, failed
 		}
 		worked = true
 	}

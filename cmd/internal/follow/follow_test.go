@@ -57,7 +57,7 @@ type call struct {
 }
 
 // TestRun checks that a follower receives all bans, their changes, and all bans again
-// after its own error and after the filter was restarted with other bans.
+// after the filter was restarted with other bans. An error of its own ends no connection.
 func TestRun(t *testing.T) {
 	dir, err := os.MkdirTemp("", "follow")
 	if err != nil {
@@ -108,7 +108,8 @@ func TestRun(t *testing.T) {
 	expect(call{false, "!192.0.2.1/32"}, nil)
 	f.ban("192.0.2.2/32")
 	expect(call{false, "192.0.2.2/32"}, errors.New("the firewall does not answer"))
-	expect(call{true, "192.0.2.2/32"}, nil)
+	f.ban("192.0.2.4/32")
+	expect(call{false, "192.0.2.4/32"}, nil) // apply keeps the changes before
 	// The result arrives after the call. The time limit of go test ends the loop on failure.
 	for s := f.companions.Status()[0]; s.Entries != 1 || s.Error != ""; s = f.companions.Status()[0] {
 		time.Sleep(time.Millisecond)
@@ -137,7 +138,7 @@ func TestRun(t *testing.T) {
 		}
 		break
 	}
-	if n := strings.Count(log.String(), "the firewall does not answer"); n != 1 {
-		t.Errorf("the error was logged %d times: %s", n, log.String())
+	if strings.Contains(log.String(), "the firewall does not answer") {
+		t.Errorf("an error that apply logs: %s", log.String())
 	}
 }

@@ -1,0 +1,114 @@
+package firewall
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"scanwatch/cmd/internal/output"
+	"scanwatch/rules"
+	"scanwatch/store/export"
+)
+
+// A file is an export that is kept current, and the command that loads it.
+type file struct {
+	name    string
+	format  *export.Format
+	reload  []string
+	written fs.FileInfo // of the file that was written; nil at first
+}
+
+// fileMode is the mode of a new file. The programs that read it run as other users.
+const fileMode = 0o644
+
+// openFile returns the target of `to file "name" format word`.
+func openFile(c *rules.Companion) (*target, error) {
+	f := &file{name: c.Argument, format: export.FormatByName(c.Format), reload: c.Reload}
+	switch {
+	case !filepath.IsAbs(f.name):
+		return nil, fmt.Errorf("target file %q: must be an absolute path", f.name)
+	case f.format == nil || !f.format.Replaces():
+		return nil, fmt.Errorf("target file %q: %s is not a format of a file that replaces the previous one; one of %s", f.name, c.Format, strings.Join(fileFormats(), ", "))
+	}
+	return &target{replace: f.replace, preview: f.preview, intact: f.intact, ends: true, reasons: true, pause: 2 * time.Second, retry: time.Minute}, nil
+}
+
+func fileFormats() (names []string) {
+	for _, f := range export.Formats() {
+		if f.Replaces() {
+			names = append(names, f.Name)
+		}
+	}
+	return names
+}
+
+func (f *file) write(w io.Writer, all []entry) error {
+	now := time.Now().UTC()
+	list := &export.List{Made: now, Entries: make([]export.Entry, 0, len(all))}
+	for _, e := range all {
+		list.Entries = append(list.Entries, export.Entry{Prefix: e.prefix, Kind: export.Ban, Confidence: "high", Reason: e.reason, Expires: now.Add(e.left).Truncate(time.Second)})
+	}
+	list.Sort()
+	_, err := f.format.Write(w, list)
+	return err
+}
+
+func (f *file) replace(ctx context.Context, all []entry) error {
+	f.written = nil
+	if err := output.Replace(f.name, fileMode, func(w io.Writer) error { return f.write(w, all) }); err != nil {
+		return err
+	}
+	if f.reload != nil {
+		if _, err := run(ctx, nil, f.reload...); err != nil {
+			return err
+		}
+	}
+	var err error
+	f.written, err = os.Stat(f.name)
+	return err
+}
+
+// intact reports whether the file is the one that was written.
+func (f *file) intact(context.Context, func() int) (bool, error) {
+	info, err := os.Stat(f.name)
+	return err == nil && f.written != nil && os.SameFile(info, f.written) && info.ModTime().Equal(f.written.ModTime()) && info.Size() == f.written.Size(), nil
+}
+
+// preview compares the lines of the file with those that it would have.
+func (f *file) preview(all []entry) (remove, add []string, err error) {
+	var b bytes.Buffer
+	if err := f.write(&b, all); err != nil {
+		return nil, nil, err
+	}
+	old, err := os.ReadFile(f.name)
+	if err != nil && !os.IsNotExist(err) {
+		return nil, nil, err
+	}
+	before, after := linesOf(old), linesOf(b.Bytes())
+	for _, line := range after {
+		if _, ok := slices.BinarySearch(before, line); !ok {
+			add = append(add, line)
+		}
+	}
+	for _, line := range before {
+		if _, ok := slices.BinarySearch(after, line); !ok {
+			remove = append(remove, line)
+		}
+	}
+	return remove, add, nil
+}
+
+func linesOf(b []byte) (lines []string) {
+	for line := range bytes.Lines(b) {
+		lines = append(lines, strings.TrimSuffix(string(line), "\n"))
+	}
+	slices.Sort(lines)
+	return lines
+}

@@ -1,0 +1,419 @@
+//go:build linux
+
+package sync
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"scanwatch/tests/internal/filterproc"
+	"scanwatch/tests/internal/require"
+	"scanwatch/tests/internal/smtpd"
+)
+
+// companionUser is the user of the companion. It needs no name.
+const companionUser = 54321
+
+// ruleset returns the ruleset of the manual, for all packets and with a table of another
+// program.
+func ruleset(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(page), ".Bd -literal -offset indent\ntable inet filter {")
+	block, _, ok := strings.Cut(block, ".Ed")
+	all := strings.ReplaceAll(block, "tcp dport { 25, 465, 587 } ", "")
+	if !ok || all == block {
+		t.Fatal("the manual has no ruleset")
+	}
+	return "flush ruleset\ntable inet filter {" + all + "table inet other { set keep { type ipv4_addr; elements = { 45.100.0.1 }; }; }\n"
+}
+
+// A site is a host with a filter, a companion and a firewall.
+type site struct {
+	t                    *testing.T
+	dir, state, run, etc string
+	filter               *filterproc.Program
+	companion            *exec.Cmd
+	log                  func() string
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	require.Full(t)
+	if os.Geteuid() != 0 || os.Getenv("SCANWATCH_OUTSIDE") == "" {
+		require.Missing(t, "the test needs root and a network namespace")
+	}
+	for _, p := range []string{"nft", "ip"} {
+		require.Program(t, p)
+	}
+	s := &site{t: t, dir: t.TempDir()}
+	s.state, s.run, s.etc = filepath.Join(s.dir, "state"), filepath.Join(s.dir, "run"), filepath.Join(s.dir, "scanwatch.conf")
+	for _, dir := range []string{filepath.Dir(s.dir), s.dir, filepath.Dir(smtpd.Bin("scanwatch"))} {
+		s.check(os.Chmod(dir, 0o755)) // the companion has to start
+	}
+	s.check(os.Mkdir(s.run, 0o755))
+	s.configure("mode enforce")
+	s.load()
+	return s
+}
+
+func (s *site) configure(more string) {
+	s.t.Helper()
+	s.check(os.WriteFile(s.etc, fmt.Appendf(nil, "%s\nrundir %q\ncompanion sync user %d to nftables \"inet filter scanwatch\"\n", more, s.run, companionUser), 0o644))
+}
+
+func (s *site) check(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// load loads the ruleset of the firewall.
+func (s *site) load() {
+	s.t.Helper()
+	cmd := exec.Command("nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(ruleset(s.t))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Fatalf("%v: %s", err, out)
+	}
+}
+
+func (s *site) startFilter() { s.filter = filterproc.Start(s.t, "-s", s.state, "-f", s.etc) }
+
+// asCompanion makes a command run as the user of the companion.
+func asCompanion(cmd *exec.Cmd, caps ...uintptr) *exec.Cmd {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: companionUser, Gid: companionUser}, AmbientCaps: caps}
+	return cmd
+}
+
+func (s *site) startCompanion(args ...string) {
+	s.t.Helper()
+	cmd := asCompanion(exec.Command(smtpd.Bin("scanwatch"), append([]string{"sync", "-f", s.etc}, args...)...), unix.CAP_NET_ADMIN)
+	s.log = filterproc.LogFile(s.t, cmd)
+	s.check(cmd.Start())
+	s.companion = cmd
+	s.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+}
+
+// kill kills a process and waits for its end.
+func (s *site) kill(cmd *exec.Cmd) {
+	s.t.Helper()
+	s.check(cmd.Process.Kill())
+	_ = cmd.Wait()
+}
+
+// scanwatch runs a command of the operator.
+func (s *site) scanwatch(args ...string) string {
+	s.t.Helper()
+	cmd := exec.Command(smtpd.Bin("scanwatch"), append([]string{"-s", s.state, "-f", s.etc}, args...)...)
+	var problem bytes.Buffer
+	cmd.Stderr = &problem
+	out, err := cmd.Output()
+	if err != nil {
+		s.t.Fatalf("scanwatch %v: %v: %s%s", args, err, out, problem.String())
+	}
+	return string(out)
+}
+
+// sets returns the content of the sets, in the notation of bans.
+func (s *site) sets() []string {
+	s.t.Helper()
+	var found []string
+	for _, set := range []string{"scanwatch4", "scanwatch4net", "scanwatch6", "scanwatch6net"} {
+		out, err := exec.Command("nft", "list", "set", "inet", "filter", set).CombinedOutput()
+		if err != nil {
+			return []string{"no set " + set}
+		}
+		_, list, _ := strings.Cut(string(out), "elements = {")
+		list, _, _ = strings.Cut(list, "}")
+		for element := range strings.SplitSeq(list, ",") {
+			if f := strings.Fields(element); len(f) > 0 {
+				if f[0] != "" && !strings.Contains(f[0], "/") {
+					f[0] += map[bool]string{true: "/128", false: "/32"}[strings.Contains(f[0], ":")]
+				}
+				found = append(found, f[0])
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// bans returns the active bans of the filter that the sets must have.
+func (s *site) bans() []string {
+	s.t.Helper()
+	active := []string{}
+	for line := range strings.Lines(s.scanwatch("bans", "--json")) {
+		var b struct{ Prefix string }
+		s.check(json.Unmarshal([]byte(line), &b))
+		active = append(active, b.Prefix)
+	}
+	slices.Sort(active)
+	return active
+}
+
+// has waits until the sets have the given content.
+func (s *site) has(want func() []string) {
+	s.t.Helper()
+	var got, wanted []string
+	defer func() {
+		if s.t.Failed() {
+			s.t.Logf("sets %v\nwant %v\n%s", got, wanted, s.log())
+		}
+	}()
+	filterproc.Eventually(s.t, "the firewall is in step with the bans", func() bool {
+		got, wanted = s.sets(), want()
+		return slices.Equal(got, wanted)
+	})
+}
+
+// inStep waits until the sets have the bans, without networks within other networks.
+func (s *site) inStep() {
+	s.t.Helper()
+	s.has(func() []string { return maximal(s.bans()) })
+}
+
+// accepts reports whether a packet from a host is accepted. A packet of a host that is
+// not banned follows it.
+func (s *site) accepts(from string) bool {
+	s.t.Helper()
+	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 25)})
+	s.check(err)
+	defer server.Close()
+	for _, host := range []string{from, "45.254.0.1"} {
+		c, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(host)}, server.LocalAddr().(*net.UDPAddr))
+		s.check(err)
+		_, err = c.Write([]byte(host))
+		s.check(err)
+		c.Close()
+	}
+	buf := make([]byte, 100)
+	s.check(server.SetReadDeadline(time.Now().Add(time.Minute)))
+	n, err := server.Read(buf)
+	s.check(err)
+	return string(buf[:n]) == from
+}
+
+// TestSync checks the whole way from `scanwatch ban` to a dropped packet and back, mode
+// observe, the status, and the end of the companion.
+func TestSync(t *testing.T) {
+	s := newSite(t)
+	s.startFilter()
+	s.scanwatch("ban", "45.1.1.1")
+	s.scanwatch("ban", "2a0e:1:2:3::/64")
+	if out := s.scanwatch("sync", "--dry-run"); !strings.Contains(out, "add 45.1.1.1 for ") || !strings.HasSuffix(out, "0 entries in the target, 0 to remove, 2 to add or change\n") {
+		t.Errorf("dry run:\n%s", out)
+	}
+	if !s.accepts("45.1.1.1") {
+		t.Error("a dry run changes the firewall")
+	}
+	s.startCompanion("nftables")
+	s.inStep()
+	if s.accepts("45.1.1.1") || !s.accepts("45.1.1.2") {
+		t.Error("a packet is dropped or accepted against the bans")
+	}
+	// Private addresses are never blocked in a firewall.
+	s.scanwatch("ban", "--force", "10.1.1.1")
+	s.scanwatch("ban", "45.1.1.2")
+	s.scanwatch("ban", "45.20.0.0/16")
+	s.scanwatch("unban", "45.1.1.1")
+	want := []string{"2a0e:1:2:3::/64", "45.1.1.2/32", "45.20.0.0/16"}
+	s.has(func() []string { return want })
+	if !s.accepts("45.1.1.1") || s.accepts("45.20.3.4") {
+		t.Error("a packet is dropped or accepted against the bans")
+	}
+	filterproc.Eventually(t, "the status has the companion", func() bool {
+		return strings.Contains(s.scanwatch("status"), "sync nftables inet filter scanwatch") && !strings.Contains(s.scanwatch("status"), "starting")
+	})
+
+	s.scanwatch("mode", "observe")
+	s.has(func() []string { return nil })
+	s.scanwatch("mode", "policy")
+	s.has(func() []string { return want })
+
+	// The entries remain at the end, and the next start continues.
+	s.check(s.companion.Process.Signal(syscall.SIGTERM))
+	if err := s.companion.Wait(); err != nil {
+		t.Errorf("SIGTERM: %v\n%s", err, s.log())
+	}
+	if got := s.sets(); !slices.Equal(got, want) {
+		t.Errorf("after SIGTERM: %v", got)
+	}
+	s.scanwatch("unban", "45.1.1.2")
+	s.startCompanion()
+	want = []string{"2a0e:1:2:3::/64", "45.20.0.0/16"}
+	s.has(func() []string { return want })
+	if out, err := exec.Command("nft", "list", "table", "inet", "other").Output(); err != nil || !strings.Contains(string(out), "45.100.0.1") {
+		t.Errorf("another table: %s, %v", out, err)
+	}
+	s.check(exec.Command("nft", "delete", "table", "inet", "filter").Run())
+	filterproc.Eventually(t, "the status has the error", func() bool {
+		return strings.Contains(s.scanwatch("status", "--json"), "table inet filter does not exist")
+	})
+	s.load()
+	s.has(func() []string { return want })
+}
+
+// chaos bans, unbans, kills and reloads at random, and checks that the firewall is in
+// step with the bans after each round.
+func chaos(t *testing.T, rounds int) {
+	s := newSite(t)
+	random := rand.New(rand.NewPCG(1, 2))
+	s.startFilter()
+	s.startCompanion()
+	host := func() string { return fmt.Sprintf("45.1.%d.%d", random.IntN(4), random.IntN(64)) }
+	counts := map[string]int{}
+	for range rounds {
+		for range 1 + random.IntN(6) {
+			switch h := host(); random.IntN(5) {
+			case 0, 1, 2:
+				s.scanwatch("ban", h)
+			case 3:
+				_ = exec.Command(smtpd.Bin("scanwatch"), "-s", s.state, "-f", s.etc, "unban", h).Run() // it may not be banned
+			case 4:
+				s.scanwatch("ban", fmt.Sprintf("45.%d.0.0/%d", 2+random.IntN(3), 13+random.IntN(4)))
+			}
+		}
+		what := []string{"companion", "filter", "reload", "all", "nothing"}[random.IntN(5)]
+		counts[what]++
+		if what == "companion" || what == "all" {
+			s.kill(s.companion)
+			s.startCompanion()
+		}
+		if what == "reload" || what == "all" {
+			s.load()
+		}
+		if what == "filter" || what == "all" {
+			s.kill(s.filter.Cmd)
+			s.startFilter()
+		}
+		if random.IntN(3) == 0 {
+			s.inStep()
+		}
+	}
+	s.inStep()
+	t.Logf("%d rounds: %v; %d bans at the end", rounds, counts, len(s.bans()))
+}
+
+// maximal drops networks within other networks.
+func maximal(all []string) []string {
+	var nets []*net.IPNet
+	for _, p := range all {
+		if _, n, err := net.ParseCIDR(p); err == nil && !strings.HasSuffix(p, "/32") {
+			nets = append(nets, n)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(p string) bool {
+		a, n, err := net.ParseCIDR(p)
+		if err != nil || strings.HasSuffix(p, "/32") {
+			return false
+		}
+		bits, _ := n.Mask.Size()
+		return slices.ContainsFunc(nets, func(wide *net.IPNet) bool {
+			wider, _ := wide.Mask.Size()
+			return wider < bits && wide.Contains(a)
+		})
+	})
+}
+
+// TestKills checks that the firewall is in step with the bans after the companion or the
+// filter was killed, and after the firewall was reloaded.
+func TestKills(t *testing.T) { chaos(t, 8) }
+
+// envTrespass contains the directories for trespass, separated by colons.
+const envTrespass = "SCANWATCH_TRESPASS"
+
+// trespass runs as the user of the companion. It prints each command and file that it may
+// use.
+func trespass(dirs string) {
+	run, state, _ := strings.Cut(dirs, ":")
+	for _, command := range []string{"bans 0 0", "note x 0 -", "status", "flush", "segments", "snapshot x", "days", "reload careful", "reload forced", "state",
+		"ban 45.1.1.1 60 x", "unban 45.1.1.1 exact", "learn x", "log verbose", "mode observe 0", "mode policy 0", "watch - -"} {
+		c, err := net.Dial("unix", filepath.Join(run, "control.sock"))
+		if err != nil {
+			fmt.Println("dial:", err)
+			return
+		}
+		in := bufio.NewReader(c)
+		_, _ = in.ReadString('\n')
+		fmt.Fprintln(c, command)
+		answer, err := in.ReadString('\n')
+		if err == nil && !strings.Contains(answer, `"error"`) {
+			fmt.Println("command", strings.Fields(command)[0])
+		}
+		c.Close()
+	}
+	if c, err := net.Dial("unix", filepath.Join(state, "control.sock")); err == nil {
+		fmt.Println("socket of the operators")
+		c.Close()
+	}
+	_ = filepath.WalkDir(state, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && path != state {
+			fmt.Println("name", path)
+		}
+		return nil
+	})
+	for _, name := range strings.Split(os.Getenv("SCANWATCH_FILES"), ":") {
+		if f, err := os.Open(name); err == nil {
+			fmt.Println("file", name)
+			f.Close()
+		}
+	}
+	if err := os.WriteFile(filepath.Join(run, "x"), nil, 0o644); err == nil {
+		fmt.Println("file in the run directory")
+	}
+	if err := os.Remove(filepath.Join(run, "control.sock")); err == nil {
+		fmt.Println("removal of the socket")
+	}
+}
+
+// TestTrespass checks that the user of the companion may use no other command of the
+// filter and no file of the state directory.
+func TestTrespass(t *testing.T) {
+	s := newSite(t)
+	s.startFilter()
+	s.scanwatch("ban", "45.1.1.1")
+	var files []string
+	s.check(filepath.WalkDir(s.state, func(path string, _ fs.DirEntry, err error) error {
+		files = append(files, path)
+		return err
+	}))
+	var v filterproc.Visits
+	s.filter.Visit(&v, 1)
+	filterproc.Eventually(t, "the filter listens", func() bool {
+		_, err := os.Stat(filepath.Join(s.run, "control.sock"))
+		return err == nil
+	})
+	cmd := asCompanion(exec.Command("/proc/self/exe"))
+	cmd.Env = append(os.Environ(), envTrespass+"="+s.run+":"+s.state, "SCANWATCH_FILES="+strings.Join(files, ":"))
+	out, err := cmd.CombinedOutput()
+	if want := "command bans\n"; err != nil || string(out) != want {
+		t.Errorf("%v: the companion may use:\n%swant:\n%s", err, out, want)
+	}
+	// A user without a role is refused before the first command.
+	cmd = asCompanion(exec.Command("/proc/self/exe"))
+	cmd.SysProcAttr.Credential.Uid++
+	cmd.Env = append(os.Environ(), envTrespass+"="+s.run+":"+s.state, "SCANWATCH_FILES="+strings.Join(files, ":"))
+	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("%v: another user may use:\n%s", err, out)
+	}
+}
