@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/dnsbl"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
@@ -53,6 +54,9 @@ func runCheck(e *env, args []string) error {
 		fmt.Fprintln(e.err, "warning:", n)
 	}
 	p := c.Policy
+	if err := dnsbl.Check(p.Zones); err != nil {
+		return err
+	}
 	var phases []string
 	for _, id := range smtpd.Requests(filter.Phases(p)) {
 		phases = append(phases, id.String())

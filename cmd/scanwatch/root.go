@@ -47,6 +47,7 @@ var commands = []struct {
 	{groupDecide, newBan},
 	{groupDecide, newUnban},
 	{groupDecide, newExport},
+	{groupDecide, newServe},
 	{groupPolicy, newCheck},
 	{groupPolicy, newPolicy},
 	{groupPolicy, newTest},
