@@ -57,6 +57,9 @@ type Zone struct {
 	TTL     time.Duration // longest lifetime of an answer; 0 for the default
 }
 
+// zoneLists contains the shipped lists that have addresses.
+var zoneLists = []string{"scanners", "clouds"}
+
 func parseCompanion(l *line) (Statement, *Error) {
 	i, err := l.word("a role", roleNames)
 	if err != nil {
@@ -133,6 +136,10 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 		if !p.IsSingleIP() {
 			return l.errorf(l.toks[l.at-1].pos, "", "a companion listens on addresses, not on networks")
 		}
+		if p.Addr().IsUnspecified() {
+			// A response over UDP could have another source than its query had destination.
+			return l.errorf(l.toks[l.at-1].pos, "name the addresses of this host", "a companion cannot listen on %s", p.Addr())
+		}
 		c.Listen = append(c.Listen, p.Addr())
 	}
 	if l.accept("port") {
@@ -173,7 +180,10 @@ func parseZone(l *line) (Statement, *Error) {
 	case t.is("bans"):
 		z.Bans = true
 	case t.is("builtin"):
-		z.Builtin, err = l.name("list")
+		var i int
+		if i, err = l.word("a list with addresses", zoneLists); err == nil {
+			z.Builtin = zoneLists[i]
+		}
 	case t.is("file"):
 		z.File, err = l.text("a file name")
 	default:

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/dnsbl"
 	"scanwatch/cmd/internal/firewall"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
@@ -61,6 +62,9 @@ func runCheck(e *env, args []string) error {
 		if err := firewall.Check(companion); err != nil {
 			return fmt.Errorf("%s: %w", companion.Pos, err)
 		}
+	}
+	if err := dnsbl.Check(p.Zones); err != nil {
+		return err
 	}
 	var phases []string
 	for _, id := range smtpd.Requests(filter.Phases(p)) {

@@ -48,6 +48,7 @@ var commands = []struct {
 	{groupDecide, newUnban},
 	{groupDecide, newExport},
 	{groupDecide, newSync},
+	{groupDecide, newServe},
 	{groupPolicy, newCheck},
 	{groupPolicy, newPolicy},
 	{groupPolicy, newTest},

@@ -1,6 +1,7 @@
 package lookup
 
 import (
+	"iter"
 	"net/netip"
 
 	"github.com/gaissmai/bart"
@@ -62,4 +63,28 @@ func (t *Prefixes[V]) Overlapping(p netip.Prefix) (v V, ok bool) {
 		return v, true
 	}
 	return v, false
+}
+
+// Set adds p without its host bits, or replaces its value.
+func (t *Prefixes[V]) Set(p netip.Prefix, v V) {
+	if p = prefix.Unmap(p); p.IsValid() {
+		t.table.Insert(p, v)
+	}
+}
+
+// Delete removes exactly p.
+func (t *Prefixes[V]) Delete(p netip.Prefix) {
+	if p = prefix.Unmap(p); p.IsValid() {
+		t.table.Delete(p)
+	}
+}
+
+// All returns all prefixes in no particular order. The table must not be changed
+// meanwhile.
+func (t *Prefixes[V]) All() iter.Seq2[netip.Prefix, V] { return t.table.All() }
+
+// Covering returns the prefixes that cover addr, the most specific first.
+func (t *Prefixes[V]) Covering(addr netip.Addr) iter.Seq2[netip.Prefix, V] {
+	addr = addr.Unmap().WithZone("")
+	return t.table.Supernets(netip.PrefixFrom(addr, addr.BitLen()))
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 )
 
@@ -126,5 +127,34 @@ func TestPrefixesOverlapping(t *testing.T) {
 	}
 	if _, ok := p.Overlapping(netip.Prefix{}); ok {
 		t.Error("no prefix overlaps")
+	}
+}
+
+// TestPrefixesChange checks changes of a table, and the prefixes that cover an address.
+func TestPrefixesChange(t *testing.T) {
+	var p Prefixes[int]
+	for i, s := range []string{"192.0.2.0/24", "192.0.2.9/32", "192.0.0.0/16", "::ffff:192.0.2.9/128", "2001:db8::/32"} {
+		p.Set(netip.MustParsePrefix(s), i)
+	}
+	p.Set(netip.Prefix{}, 9)
+	p.Delete(netip.MustParsePrefix("2001:db8::1/32"))
+	p.Delete(netip.MustParsePrefix("192.0.2.8/29"))
+	p.Delete(netip.Prefix{})
+	var covering []int
+	for q, v := range p.Covering(netip.MustParseAddr("::ffff:192.0.2.9")) {
+		if w, ok := p.Lookup(q.Addr()); q.IsSingleIP() && (!ok || w != v) {
+			t.Errorf("%v: %d, not %d", q, w, v)
+		}
+		covering = append(covering, v)
+	}
+	if !slices.Equal(covering, []int{3, 0, 2}) {
+		t.Errorf("covering %v", covering)
+	}
+	all := 0
+	for range p.All() {
+		all++
+	}
+	if all != 3 || p.Len() != 3 {
+		t.Errorf("%d prefixes, length %d", all, p.Len())
 	}
 }

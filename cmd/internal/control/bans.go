@@ -25,6 +25,8 @@ type BanList struct {
 	Full bool `json:"full"`
 	// Enforced is false in mode observe, in which no ban is in force.
 	Enforced bool `json:"enforced"`
+	// Entries is the number of the lines that follow.
+	Entries int `json:"entries"`
 }
 
 // A BanEntry is a ban, or the end of one.
@@ -75,6 +77,7 @@ func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.
 		if !list.Enforced {
 			changed = nil
 		}
+		list.Entries = len(changed)
 		return sendBans(a, list, changed, b, now(), spared(changed))
 	}}
 }
@@ -139,6 +142,8 @@ func (c *Client) Bans(generation uint64, wait time.Duration) (list BanList, entr
 	if err := c.ask(&list, "bans", strconv.FormatUint(generation, 10), strconv.Itoa(int(wait/time.Second))); err != nil {
 		return list, nil, err
 	}
+	const plausible = 1 << 20
+	entries = make([]BanEntry, 0, min(max(list.Entries, 0), plausible))
 	for {
 		line, err := c.line()
 		if err != nil {
@@ -159,6 +164,9 @@ func (c *Client) Bans(generation uint64, wait time.Duration) (list BanList, entr
 			return list, entries, nil
 		case !row.Prefix.IsValid():
 			return list, nil, errors.New("read the bans: a line without a prefix")
+		}
+		if n := len(entries); n > 0 && entries[n-1].Rule == row.Rule {
+			row.Rule = entries[n-1].Rule // most bans share the text of a few rules
 		}
 		entries = append(entries, row.BanEntry)
 	}

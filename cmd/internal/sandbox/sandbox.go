@@ -1,6 +1,6 @@
-// Package sandbox drops privileges that the filter does not need, to limit the effect
-// of a vulnerability. The process cannot run programs, use the network, or access files
-// of other programs. Restrictions that the operating system does not support are
+// Package sandbox drops privileges that the filter or a companion does not need, to
+// limit the effect of a vulnerability. The process cannot run programs, use the network,
+// or access files of other programs. Restrictions that the operating system does not support are
 // omitted, because a filter without a sandbox is better than no mail server.
 package sandbox
 
@@ -14,7 +14,7 @@ import (
 
 // Paths contains the files that the process can access in the sandbox.
 type Paths struct {
-	// State is the state directory.
+	// State is the state directory; empty if it is not needed.
 	State string
 	// Read contains files that the filter reads. Files that replace them can also be read.
 	Read []string
@@ -25,6 +25,11 @@ type Paths struct {
 	Log string
 	// Run is the directory of the companions' socket; empty without companions.
 	Run string
+	// Connect is the socket of another process; empty if it is not needed.
+	Connect string
+	// Serve is set if the process answers clients on Internet sockets that it has opened
+	// before.
+	Serve bool
 }
 
 // A Report describes the active restrictions.
@@ -42,7 +47,10 @@ type Report struct {
 }
 
 // A Plan contains the files that are accessible after Enter.
-type Plan struct{ grants []grant }
+type Plan struct {
+	grants []grant
+	serve  bool
+}
 
 // A grant is an accessible file, or a directory with its contents.
 type grant struct {
@@ -54,22 +62,22 @@ type grant struct {
 type use uint8
 
 const (
-	useRead  use = iota // a file
-	useState            // the state directory
-	useLog              // the socket of syslogd
-	useRun              // the directory of a socket that the filter creates
+	useRead   use = iota // a file
+	useState             // the state directory
+	useSocket            // a socket of another process, such as syslogd
+	useRun               // the directory of a socket that the filter creates
 )
 
 // Prepare resolves the paths. It creates the state directory if possible, because only
 // an existing directory can be granted. Prepare may wait for the disk.
-func Prepare(p Paths) *Plan { return &Plan{p.grants()} }
+func Prepare(p Paths) *Plan { return &Plan{p.grants(), p.Serve} }
 
 // Enter restricts all threads of the process to the plan, as far as the operating
 // system supports it. During the call no thread may wait for a disk, because on some
 // systems all threads must enter together.
 func (p *Plan) Enter() *Report {
 	r := new(Report)
-	r.enter(p.grants)
+	r.enter(p)
 	return r
 }
 

@@ -23,7 +23,7 @@ const (
 )
 
 var rights = map[use]landlock.AccessFSSet{
-	useRead: readFiles, useState: ownDir, useLog: ll.AccessFSResolveUnix,
+	useRead: readFiles, useState: ownDir, useSocket: ll.AccessFSResolveUnix,
 	useRun: ll.AccessFSMakeSock | ll.AccessFSRemoveFile | ll.AccessFSResolveUnix,
 }
 
@@ -39,7 +39,9 @@ func (p Paths) grants() []grant {
 			all = append(all, grant{use, dir})
 		}
 	}
-	add(useState, p.state())
+	if p.State != "" {
+		add(useState, p.state())
+	}
 	for _, file := range p.Read {
 		add(useRead, filepath.Dir(file))
 		if real := resolve(file); filepath.Dir(real) != filepath.Dir(file) {
@@ -50,13 +52,17 @@ func (p Paths) grants() []grant {
 		add(useRun, p.Run)
 	}
 	if p.Log != "" {
-		add(useLog, filepath.Dir(resolve(p.Log)))
+		add(useSocket, filepath.Dir(resolve(p.Log)))
+	}
+	if p.Connect != "" {
+		add(useSocket, filepath.Dir(p.Connect))
 	}
 	return all
 }
 
-func (r *Report) enter(grants []grant) {
-	r.landlock(grants)
+// Sockets that are open already remain usable.
+func (r *Report) enter(p *Plan) {
+	r.landlock(p.grants)
 	r.seccomp()
 }
 
@@ -67,7 +73,7 @@ func (r *Report) landlock(grants []grant) {
 	}
 	var rules []landlock.Rule
 	for _, g := range grants {
-		if g.use == useLog && abi < resolveUnix {
+		if g.use == useSocket && abi < resolveUnix {
 			continue
 		}
 		rules = append(rules, landlock.PathAccess(rights[g.use], g.path).IgnoreIfMissing())

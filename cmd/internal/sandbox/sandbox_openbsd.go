@@ -13,13 +13,20 @@ import (
 // kernel would kill the process, and smtpd would exit.
 const promises = "error stdio rpath wpath cpath fattr flock unix"
 
+// servePromises are the promises of a process that only reads files, connects to a
+// socket and answers clients.
+const servePromises = "error stdio rpath unix inet"
+
 // permissions contains the arguments of unveil(2).
-var permissions = map[use]string{useRead: "r", useState: "rwc", useLog: "rw", useRun: "rwc"}
+var permissions = map[use]string{useRead: "r", useState: "rwc", useSocket: "rw", useRun: "rwc"}
 
 // grants returns single files. They need not exist and may be replaced, because
 // unveil(2) identifies a file by its name in a directory.
 func (p Paths) grants() []grant {
-	all := []grant{{useState, p.state()}}
+	var all []grant
+	if p.State != "" {
+		all = append(all, grant{useState, p.state()})
+	}
 	for _, file := range slices.Concat(p.Read, p.Look) {
 		all = append(all, grant{useRead, file})
 		if real := resolve(file); real != file {
@@ -30,13 +37,16 @@ func (p Paths) grants() []grant {
 		all = append(all, grant{useRun, p.Run})
 	}
 	if p.Log != "" {
-		all = append(all, grant{useLog, p.Log})
+		all = append(all, grant{useSocket, p.Log})
+	}
+	if p.Connect != "" {
+		all = append(all, grant{useSocket, p.Connect})
 	}
 	return all
 }
 
-func (r *Report) enter(grants []grant) {
-	for _, g := range grants {
+func (r *Report) enter(p *Plan) {
+	for _, g := range p.grants {
 		switch err := unix.Unveil(g.path, permissions[g.use]); {
 		case err == nil:
 			r.granted = append(r.granted, g.path)
@@ -49,10 +59,14 @@ func (r *Report) enter(grants []grant) {
 	} else {
 		r.By, r.Files = append(r.By, "unveil"), true
 	}
-	if err := unix.PledgePromises(promises); err != nil {
-		r.problem(fmt.Errorf("pledge %q: %w", promises, err))
+	promised := promises
+	if p.serve {
+		promised = servePromises
+	}
+	if err := unix.PledgePromises(promised); err != nil {
+		r.problem(fmt.Errorf("pledge %q: %w", promised, err))
 		return
 	}
 	r.By = append(r.By, "pledge")
-	r.Exec, r.TCP, r.Net, r.IPC = true, true, true, true
+	r.Exec, r.IPC, r.TCP, r.Net = true, true, !p.serve, !p.serve
 }

@@ -4,4 +4,4 @@ package sandbox
 
 func (p Paths) grants() []grant { return nil }
 
-func (r *Report) enter([]grant) {}
+func (r *Report) enter(*Plan) {}

@@ -1,0 +1,76 @@
+package dnsbl
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// A limiter limits the rate of responses to each client network, because the source of
+// a UDP query may be forged. Its memory is constant: networks that share a bucket also
+// share its rate.
+type limiter struct {
+	rate, burst float64 // responses a second, and responses at once
+	seed        maphash.Seed
+
+	mu      sync.Mutex
+	buckets [1 << 12]bucket
+}
+
+type bucket struct {
+	network netip.Prefix
+	last    time.Duration // since the server started
+	tokens  float64
+	denied  uint32
+}
+
+// The limits of networks that may use the zones, and of all others, which only receive
+// refusals.
+const (
+	clientRate, clientBurst     = 500, 1000
+	strangerRate, strangerBurst = 2, 5
+)
+
+func newLimiter(rate, burst float64) *limiter {
+	return &limiter{rate: rate, burst: burst, seed: maphash.MakeSeed()}
+}
+
+// A verdict is what a client receives.
+type verdict int
+
+const (
+	send verdict = iota
+	slip         // a truncated response: a client whose address is not forged asks over TCP
+	drop
+)
+
+// networkOf returns the network of a client, which is the unit of all limits.
+func networkOf(a netip.Addr) netip.Prefix {
+	bits := 24
+	if a.Is6() {
+		bits = 56
+	}
+	p, _ := a.WithZone("").Prefix(bits)
+	return p
+}
+
+func (l *limiter) take(a netip.Addr, now time.Duration) verdict {
+	network := networkOf(a)
+	b := &l.buckets[maphash.Comparable(l.seed, network)%uint64(len(l.buckets))]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b.tokens = min(b.tokens+l.rate*(now-b.last).Seconds(), l.burst)
+	if !b.network.IsValid() || b.network != network && b.tokens >= l.burst {
+		*b = bucket{network: network, tokens: l.burst}
+	}
+	b.last = now
+	if b.tokens >= 1 {
+		b.tokens--
+		return send
+	}
+	if b.denied++; b.denied%2 == 0 {
+		return slip
+	}
+	return drop
+}

@@ -1,0 +1,229 @@
+package dnsbl
+
+import "encoding/binary"
+
+// The values of DNS messages that the server uses (RFC 1035, RFC 6891).
+const (
+	headerSize = 12
+	maxName    = 255  // bytes of a name in a message
+	minUDP     = 512  // a response to a client without EDNS0
+	maxUDP     = 1232 // a response that no network fragments
+	maxQuery   = 4096 // over TCP
+
+	flagResponse, flagAuthoritative, flagTruncated, flagRecursion = 1 << 15, 1 << 10, 1 << 9, 1 << 8
+	opcodeMask                                                    = 15 << 11
+	flagDNSSEC                                                    = 1 << 15 // of OPT
+
+	typeA, typeNS, typeSOA, typeTXT, typeAAAA, typeOPT, typeIXFR, typeAXFR, typeANY = 1, 2, 6, 16, 28, 41, 251, 252, 255
+
+	classIN, classANY = 1, 255
+)
+
+// rcode is a response code. Codes above 15 need EDNS0.
+type rcode uint16
+
+const (
+	noError        rcode = 0
+	formatError    rcode = 1
+	serverFailure  rcode = 2
+	nameError      rcode = 3
+	notImplemented rcode = 4
+	refused        rcode = 5
+	badVersion     rcode = 16
+)
+
+// A query is a parsed query. Its slices are parts of the packet, so that a response
+// repeats the question with its upper and lower case letters, and its names can refer
+// to parts of the question.
+type query struct {
+	header   []byte
+	question []byte // name, type and class
+	name     []byte // ends with the root label
+	qtype    uint16
+	class    uint16
+	edns
+}
+
+// edns contains the options of EDNS0.
+type edns struct {
+	present bool
+	version byte
+	dnssec  bool
+	size    int // maximum size of a response over UDP
+}
+
+// parseQuery parses a packet. It returns false if the packet deserves no response: it
+// has no header, or it is a response, which could cause an endless exchange. An error
+// is the code of the response.
+func parseQuery(packet []byte) (q query, code rcode, ok bool) {
+	if len(packet) < headerSize || flagsOf(packet)&flagResponse != 0 {
+		return q, 0, false
+	}
+	q.header, q.size = packet[:headerSize], minUDP
+	if flagsOf(packet)&opcodeMask != 0 {
+		return q, notImplemented, true
+	}
+	be := binary.BigEndian
+	if be.Uint16(packet[4:]) != 1 || be.Uint16(packet[6:]) != 0 || be.Uint16(packet[8:]) != 0 {
+		return q, formatError, true
+	}
+	rest := q.readQuestion(packet[headerSize:])
+	if rest == nil {
+		return q, formatError, true
+	}
+	for range be.Uint16(packet[10:]) {
+		if rest = q.readAdditional(rest); rest == nil {
+			q.present = false
+			return q, formatError, true
+		}
+	}
+	if q.present && q.version != 0 {
+		return q, badVersion, true
+	}
+	return q, noError, true
+}
+
+func flagsOf(packet []byte) uint16 { return binary.BigEndian.Uint16(packet[2:]) }
+
+// readQuestion returns the bytes after the question, or nil for an error. The first
+// name of a message cannot be compressed.
+func (q *query) readQuestion(b []byte) []byte {
+	end := 0
+	for {
+		if end >= len(b) || end >= maxName {
+			return nil
+		}
+		n := int(b[end])
+		end++
+		if n == 0 {
+			break
+		}
+		if n > 63 {
+			return nil
+		}
+		end += n
+	}
+	if end > maxName || len(b) < end+4 {
+		return nil
+	}
+	q.name, q.question = b[:end], b[:end+4]
+	q.qtype, q.class = binary.BigEndian.Uint16(b[end:]), binary.BigEndian.Uint16(b[end+2:])
+	return b[end+4:]
+}
+
+// readAdditional reads a record of the additional section and returns the bytes after
+// it, or nil for an error. All records except OPT are ignored.
+func (q *query) readAdditional(b []byte) []byte {
+	root, end := true, 0
+	for {
+		if end >= len(b) {
+			return nil
+		}
+		n := int(b[end])
+		end++
+		if n == 0 {
+			break
+		}
+		root = false
+		if n >= 0xc0 { // a pointer ends the name
+			end++
+			break
+		}
+		if n > 63 {
+			return nil
+		}
+		end += n
+	}
+	const fixed = 10 // type, class, TTL and length
+	if len(b) < end+fixed {
+		return nil
+	}
+	be := binary.BigEndian
+	kind, class, ttl := be.Uint16(b[end:]), be.Uint16(b[end+2:]), be.Uint32(b[end+4:])
+	length := int(be.Uint16(b[end+8:]))
+	if len(b) < end+fixed+length {
+		return nil
+	}
+	if kind == typeOPT {
+		if q.present || !root {
+			return nil // RFC 6891 section 6.1.1
+		}
+		q.present, q.version, q.dnssec = true, byte(ttl>>16), ttl&flagDNSSEC != 0
+		q.size = min(max(int(class), minUDP), maxUDP)
+	}
+	return b[end+fixed+length:]
+}
+
+// A response is a response under construction. Records refer to names by their offset
+// in the message.
+type response struct {
+	buf  []byte
+	code rcode
+	body int // offset of the first record
+	edns
+}
+
+// A section is an offset of the number of records in the header.
+type section int
+
+const (
+	answers   section = 6
+	authority section = 8
+)
+
+// begin starts a response in buf with the header and the question.
+func (q *query) begin(buf []byte, code rcode, authoritative bool) response {
+	flags := flagResponse | flagsOf(q.header)&(opcodeMask|flagRecursion) | uint16(code&15)
+	if authoritative {
+		flags |= flagAuthoritative
+	}
+	buf = append(buf[:0], q.header[:2]...)
+	buf = binary.BigEndian.AppendUint16(buf, flags)
+	questions := byte(min(len(q.question), 1))
+	buf = append(buf, 0, questions, 0, 0, 0, 0, 0, 0)
+	buf = append(buf, q.question...)
+	return response{buf, code, len(buf), q.edns}
+}
+
+// record adds a record whose name is at an offset in the message, and whose data are
+// added by data.
+func (r *response) record(s section, name int, kind uint16, ttl uint32, data func([]byte) []byte) {
+	be := binary.BigEndian
+	r.buf = append(r.buf, 0xc0|byte(name>>8), byte(name))
+	r.buf = be.AppendUint16(r.buf, kind)
+	r.buf = be.AppendUint16(r.buf, classIN)
+	r.buf = be.AppendUint32(r.buf, ttl)
+	length := len(r.buf)
+	r.buf = data(append(r.buf, 0, 0))
+	be.PutUint16(r.buf[length:], uint16(len(r.buf)-length-2))
+	be.PutUint16(r.buf[s:], be.Uint16(r.buf[s:])+1)
+}
+
+// end completes the response. Over UDP it is truncated to the size that the client
+// accepts.
+func (r *response) end(tcp bool) []byte {
+	opt := 0
+	if r.present {
+		opt = 11
+	}
+	if !tcp && len(r.buf)+opt > r.size {
+		r.truncate()
+	}
+	if r.present {
+		flags := uint16(0)
+		if r.dnssec {
+			flags = flagDNSSEC // RFC 3225 section 3
+		}
+		r.buf = append(r.buf, 0, 0, typeOPT, maxUDP>>8, maxUDP&255, byte(r.code>>4), 0)
+		r.buf = append(binary.BigEndian.AppendUint16(r.buf, flags), 0, 0)
+		r.buf[11]++
+	}
+	return r.buf
+}
+
+// truncate removes all records and tells the client to ask again over TCP.
+func (r *response) truncate() {
+	r.buf = r.buf[:r.body]
+	clear(r.buf[answers:headerSize])
+	r.buf[2] |= flagTruncated >> 8
+}
