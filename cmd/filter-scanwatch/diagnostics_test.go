@@ -29,65 +29,94 @@ var passedOn = []string{
 	`strings.TrimSuffix(line, "\n")`,
 }
 
-// TestDiagnostics checks that every line that the filter can log is in DIAGNOSTICS of
-// its manual. It collects the lines from the calls that log them in the source.
+// companionDirs contains the packages of companions, whose lines are in scanwatch(8).
+var companionDirs = []string{"../internal/dnsbl", "../internal/firewall", "../internal/follow"}
+
+// TestDiagnostics checks that every line that the filter or a companion can log is in
+// DIAGNOSTICS of its manual. It collects the lines from the calls that log them in the
+// source.
 func TestDiagnostics(t *testing.T) {
-	page, err := os.ReadFile("../../man/filter-scanwatch.8")
+	for _, c := range []struct {
+		page  string
+		dirs  []string
+		least int // number of texts that the test must find
+	}{
+		{"filter-scanwatch.8", []string{".", "../internal", "../../filter", "../../store"}, 40},
+		{"scanwatch.8", companionDirs, 8},
+	} {
+		titles, texts := itemsOf(t, c.page), 0
+		for _, dir := range c.dirs {
+			err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+				switch {
+				case err != nil || d.IsDir() && (d.Name() == "testdata" || d.Name() == "replay"): // package replay does not log
+					return cmpErr(err, filepath.SkipDir)
+				case d.IsDir() && name != dir && slices.Contains(companionDirs, name):
+					return filepath.SkipDir
+				case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
+					return nil
+				}
+				n, err := checkFile(t, name, c.page, titles)
+				texts += n
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if texts < c.least {
+			t.Errorf("%s: only %d texts were found: the test does not find the log calls", c.page, texts)
+		}
+	}
+}
+
+// itemsOf returns the titles of the items in DIAGNOSTICS of a manual.
+func itemsOf(t *testing.T, page string) string {
+	t.Helper()
+	text, err := os.ReadFile("../../man/" + page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, manual, _ := strings.Cut(string(page), "\n.Sh DIAGNOSTICS\n")
+	_, manual, _ := strings.Cut(string(text), "\n.Sh DIAGNOSTICS\n")
 	manual, _, _ = strings.Cut(manual, "\n.Sh ")
-	var items strings.Builder // only the titles of the items
+	var items strings.Builder
 	for line := range strings.Lines(manual) {
 		if item, ok := strings.CutPrefix(line, ".It "); ok {
 			items.WriteString(strings.NewReplacer(`\(dq`, `"`, `\e`, `\`, `\&`, "").Replace(item))
 		}
 	}
-	texts := 0
-	for _, dir := range []string{".", "../internal", "../../filter", "../../store"} {
-		err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-			switch {
-			case err != nil || d.IsDir() && (d.Name() == "testdata" || d.Name() == "replay"): // package replay does not log
-				return cmpErr(err, filepath.SkipDir)
-			case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
-				return nil
-			}
-			files := token.NewFileSet()
-			f, err := parser.ParseFile(files, name, nil, 0)
-			if err != nil {
-				return err
-			}
-			ast.Inspect(f, func(n ast.Node) bool {
-				call, ok := n.(*ast.CallExpr)
-				if !ok {
-					return true
-				}
-				arg := logged(call)
-				if arg == nil {
-					return true
-				}
-				text, ok := literal(arg)
-				switch {
-				case !ok && slices.Contains(passedOn, source(files, arg)):
-				case !ok:
-					t.Errorf("%s: logs %s, whose text this test cannot determine", files.Position(call.Pos()), source(files, arg))
-				case !strings.Contains(items.String(), inManual(text)):
-					t.Errorf("%s: DIAGNOSTICS has no item with %q", files.Position(call.Pos()), inManual(text))
-				default:
-					texts++
-				}
-				return true
-			})
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
+	return items.String()
+}
+
+// checkFile checks the log calls of a source file and returns the number of texts in the
+// manual.
+func checkFile(t *testing.T, name, page, titles string) (texts int, err error) {
+	files := token.NewFileSet()
+	f, err := parser.ParseFile(files, name, nil, 0)
+	if err != nil {
+		return 0, err
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return true
 		}
-	}
-	if texts < 40 {
-		t.Errorf("only %d texts were found: the test does not find the log calls", texts)
-	}
+		arg := logged(call)
+		if arg == nil {
+			return true
+		}
+		text, ok := literal(arg)
+		switch {
+		case !ok && slices.Contains(passedOn, source(files, arg)):
+		case !ok:
+			t.Errorf("%s: logs %s, whose text this test cannot determine", files.Position(call.Pos()), source(files, arg))
+		case !strings.Contains(titles, inManual(text)):
+			t.Errorf("%s: DIAGNOSTICS of %s has no item with %q", files.Position(call.Pos()), page, inManual(text))
+		default:
+			texts++
+		}
+		return true
+	})
+	return texts, nil
 }
 
 func cmpErr(err, other error) error {

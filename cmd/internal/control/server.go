@@ -172,16 +172,16 @@ var ErrRunning = errors.New("another filter-scanwatch is listening")
 func (s *Server) Run(ctx context.Context, dir string, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	mode, effect := fs.FileMode(operatorsMode), "no control socket, scanwatch cannot reach the filter"
+	mode := fs.FileMode(operatorsMode)
 	if s.Companions != nil {
-		mode, effect = companionsMode, "no socket for companions, they cannot reach the filter"
+		mode = companionsMode
 	}
 	var logged string
 	for ctx.Err() == nil {
 		l, err := listen(dir, mode)
 		if err != nil {
 			if err.Error() != logged {
-				s.log().Warn(effect, "err", err)
+				s.unreachable(err)
 			}
 			logged = err.Error()
 			select {
@@ -215,6 +215,15 @@ func (s *Server) Run(ctx context.Context, dir string, interval time.Duration) {
 		l.Close()
 		<-ended
 	}
+}
+
+// unreachable logs the reason why there is no socket.
+func (s *Server) unreachable(err error) {
+	if s.Companions != nil {
+		s.log().Warn("no socket for companions, they cannot reach the filter", "err", err)
+		return
+	}
+	s.log().Warn("no control socket, scanwatch cannot reach the filter", "err", err)
 }
 
 func (s *Server) log() *slog.Logger {

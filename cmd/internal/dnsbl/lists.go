@@ -263,7 +263,7 @@ func (f *fileList) read() {
 	f.info = info
 	if err != nil {
 		if f.problem == nil || f.problem.Error() != err.Error() {
-			f.log.Warn("zone file unusable, "+f.effect(), "file", f.path, "err", err)
+			f.unusable(err)
 		}
 		f.problem = err
 		return
@@ -272,12 +272,14 @@ func (f *fileList) read() {
 	f.log.Info("zone file loaded", "file", f.path, "entries", table.Len())
 }
 
-// effect returns the effect of an unusable file.
-func (f *fileList) effect() string {
+// unusable logs the reason why a file cannot be used.
+func (f *fileList) unusable(err error) {
+	attrs := []any{"file", f.path, "err", err}
 	if f.table == nil {
-		return "zone not served"
+		f.log.Warn("zone file unusable, zone not served", attrs...)
+		return
 	}
-	return "keeping its previous entries"
+	f.log.Warn("zone file unusable, keeping its previous entries", attrs...)
 }
 
 var errNoAddresses = errors.New("the file has no addresses; restart the service to empty the zone")
