@@ -1,6 +1,7 @@
 package dnsbl
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -80,7 +81,7 @@ func ready(t testing.TB) *Server {
 }
 
 func apply(s *Server, l control.BanList, entries ...control.BanEntry) int {
-	n, _ := s.Apply(nil, l, entries)
+	n, _ := s.Apply(context.Background(), l, entries)
 	return n
 }
 
