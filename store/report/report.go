@@ -67,6 +67,7 @@ type Summary struct {
 	Authenticated  Totals           `json:"authenticated"`
 	Local          Totals           `json:"local"`
 	Aggregated     int              `json:"aggregated"`          // sessions in sums
+	Erased         int              `json:"erased,omitempty"`    // sessions whose address the operator has removed
 	Unwritten      int              `json:"unwritten,omitempty"` // sessions in sums that the filter will write
 	NotKept        NotKept          `json:"not_kept"`
 	Suspects       []SuspectRefusal `json:"possible_false_positives"` // rejections that may have affected legitimate mail
@@ -172,7 +173,7 @@ type Attempt struct {
 func (c *Collector) Summary(since, until time.Time, top int, problems []string) *Summary {
 	s := &Summary{
 		Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...),
-		Remote: c.remote, Authenticated: c.authenticated, Local: c.local, Aggregated: c.aggregated,
+		Remote: c.remote, Authenticated: c.authenticated, Local: c.local, Aggregated: c.aggregated, Erased: c.erased,
 		More: map[string]int{}, NotListed: c.dropped, Timeline: c.timeline(since, until),
 	}
 	s.Evidence = s.sessionsOf("evidence", &c.evidence, len(c.evidence.list), nil)
@@ -279,6 +280,9 @@ const (
 func (s *Summary) notes() (all []string) {
 	if s.Aggregated > 0 {
 		all = append(all, text.Plural(s.Aggregated, "session of a flood is", "sessions of floods are")+" in sums, with exact counts.")
+	}
+	if s.Erased > 0 {
+		all = append(all, text.Plural(s.Erased, "session is", "sessions are")+" from erased addresses, which the lists of hosts and networks omit.")
 	}
 	if s.Unwritten > 0 {
 		all = append(all, text.Plural(s.Unwritten, "session is", "sessions are")+" in sums of this hour, which the filter has not yet written.")
