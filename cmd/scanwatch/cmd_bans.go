@@ -113,7 +113,7 @@ func printBans(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHos
 	if len(list) == 0 {
 		where := ""
 		if within.IsValid() {
-			where = " in " + within.String()
+			where = " in " + prefix.String(within)
 		}
 		fmt.Fprintf(e.out, "no bans%s\n", where)
 		return
