@@ -64,6 +64,7 @@ type Options struct {
 
 // An Answer is the result of Find. All texts are printable.
 type Answer struct {
+	Schema   int        `json:"schema"` // text.Schema
 	Question string     `json:"question"`
 	Kinds    []string   `json:"as"`             // possible kinds of the question
 	State    string     `json:"state"`          // whether the client is banned or was rejected
@@ -139,7 +140,7 @@ func Find(q *Question, o Options) (*Answer, error) {
 	if err := w.identify(); err != nil {
 		return nil, err
 	}
-	w.answer = Answer{Mode: o.Mode, mode: o.ModeText, Question: q.String(), Kinds: q.kinds, Sessions: []*Session{}, Deciding: []*Session{}, Hosts: []*Host{}, Notes: []string{}}
+	w.answer = Answer{Schema: text.Schema, Mode: o.Mode, mode: o.ModeText, Question: q.String(), Kinds: q.kinds, Sessions: []*Session{}, Deciding: []*Session{}, Hosts: []*Host{}, Notes: []string{}}
 	w.answer.Notes = append(w.answer.Notes, o.Notes...)
 	if q.is("sender") || q.is("recipient") || q.is("user") {
 		q.hash(o.Dir)

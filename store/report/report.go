@@ -54,6 +54,7 @@ func (t *Totals) add(r *store.Record) {
 // A Summary is the report on a period. All texts are printable. Lists are in
 // descending order and may be truncated.
 type Summary struct {
+	Schema    int      `json:"schema"` // text.Schema
 	Since     Time     `json:"since"`
 	Until     Time     `json:"until"`
 	Mode      string   `json:"mode,omitempty"`   // observe or enforce, now
@@ -172,6 +173,7 @@ type Attempt struct {
 // evidence, which is complete.
 func (c *Collector) Summary(since, until time.Time, top int, problems []string) *Summary {
 	s := &Summary{
+		Schema: text.Schema,
 		Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...),
 		Remote: c.remote, Authenticated: c.authenticated, Local: c.local, Aggregated: c.aggregated, Erased: c.erased,
 		More: map[string]int{}, NotListed: c.dropped, Timeline: c.timeline(since, until),
