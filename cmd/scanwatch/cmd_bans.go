@@ -84,6 +84,7 @@ func runBans(e *env, s *selector.Selector, all bool, args []string) error {
 
 // A bannedHost is a line of bans --json.
 type bannedHost struct {
+	Schema int `json:"schema"`
 	why.Ban
 	Name string `json:"name,omitempty"`
 	Org  string `json:"organisation,omitempty"`
@@ -94,7 +95,7 @@ func bansJSON(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHost
 	out := json.NewEncoder(e.out)
 	for i := range list {
 		h := hosts[list[i].Prefix]
-		if err := out.Encode(bannedHost{why.NewBan(&list[i], e.now()), h.Name, h.Org, mode}); err != nil {
+		if err := out.Encode(bannedHost{text.Schema, why.NewBan(&list[i], e.now()), h.Name, h.Org, mode}); err != nil {
 			return err
 		}
 	}
@@ -113,7 +114,7 @@ func printBans(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHos
 	if len(list) == 0 {
 		where := ""
 		if within.IsValid() {
-			where = " in " + within.String()
+			where = " in " + prefix.String(within)
 		}
 		fmt.Fprintf(e.out, "no bans%s\n", where)
 		return

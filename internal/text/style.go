@@ -54,8 +54,8 @@ func (s Style) Table(w io.Writer, rows [][]string) {
 		fmt.Fprintln(w, Cut(line, s.Columns))
 		line = ""
 		for _, cell := range rows[i][n:] {
-			if line != "" && Width(line+"  "+cell) > s.Columns {
-				fmt.Fprintln(w, Cut(line, s.Columns))
+			if line != "" && Width(line+"  "+strings.TrimRight(cell, " ")) > s.Columns {
+				fmt.Fprintln(w, Cut(strings.TrimRight(line, " "), s.Columns))
 				line = ""
 			}
 			if line == "" {
@@ -64,7 +64,7 @@ func (s Style) Table(w io.Writer, rows [][]string) {
 				line += "  " + cell
 			}
 		}
-		if strings.TrimSpace(line) != "" {
+		if line = strings.TrimRight(line, " "); line != "" {
 			fmt.Fprintln(w, Cut(line, s.Columns))
 		}
 	}

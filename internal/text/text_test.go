@@ -178,6 +178,15 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// TestStyleTable checks that the cells of a second line have no padding at the end.
+func TestStyleTable(t *testing.T) {
+	var b strings.Builder
+	text.Style{Columns: 20}.Table(&b, [][]string{{"A", "B", "C"}, {"long name", "words   ", "last   "}})
+	if want := "A          B       …\nlong name  words\n             last\n"; b.String() != want {
+		t.Errorf("%q, want %q", b.String(), want)
+	}
+}
+
 // TestShort checks rounded durations and sizes.
 func TestShort(t *testing.T) {
 	const m, h, d = time.Minute, time.Hour, 24 * time.Hour

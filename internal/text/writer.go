@@ -77,6 +77,10 @@ func (w *Writer) Close() error {
 	return err
 }
 
+// Schema is the version of the JSON objects of report, bans and why. Members may be added
+// without a new version, but not removed or given another meaning.
+const Schema = 1
+
 // JSON writes v as a JSON value, followed by a line feed. It does not escape < and >,
 // because they are frequent in SMTP. If indent is empty, the value is on one line.
 func JSON(w io.Writer, v any, indent string) error {

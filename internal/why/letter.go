@@ -46,6 +46,9 @@ func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	if s == nil {
 		return errors.New("no rule rejected these sessions, so there is nothing to explain")
 	}
+	if s.Erased {
+		return fmt.Errorf("write letter about session %s: its address has been erased by scanwatch forget", s.Session)
+	}
 	if s.Src == "" {
 		return fmt.Errorf("session %s is in a sum, and its client is not recorded", s.Session)
 	}

@@ -137,7 +137,7 @@ func (a *Answer) summarizeUser(day func(time.Time) string) {
 		if l.Others > 0 {
 			a.State += fmt.Sprintf("; %s%s only failed", least, text.Plural(l.Others, "other host"))
 		}
-		a.Cause = "no failed login from these hosts"
+		a.Cause = "no failed login from a host with a login of the user"
 		if !l.wrong.IsZero() {
 			a.Cause = "the server rejected a password from such a host, the last on " + day(l.wrong)
 		}

@@ -64,6 +64,7 @@ type Options struct {
 
 // An Answer is the result of Find. All texts are printable.
 type Answer struct {
+	Schema   int        `json:"schema"` // text.Schema
 	Question string     `json:"question"`
 	Kinds    []string   `json:"as"`             // possible kinds of the question
 	State    string     `json:"state"`          // whether the client is banned or was rejected
@@ -139,7 +140,7 @@ func Find(q *Question, o Options) (*Answer, error) {
 	if err := w.identify(); err != nil {
 		return nil, err
 	}
-	w.answer = Answer{Mode: o.Mode, mode: o.ModeText, Question: q.String(), Kinds: q.kinds, Sessions: []*Session{}, Deciding: []*Session{}, Hosts: []*Host{}, Notes: []string{}}
+	w.answer = Answer{Schema: text.Schema, Mode: o.Mode, mode: o.ModeText, Question: q.String(), Kinds: q.kinds, Sessions: []*Session{}, Deciding: []*Session{}, Hosts: []*Host{}, Notes: []string{}}
 	w.answer.Notes = append(w.answer.Notes, o.Notes...)
 	if q.is("sender") || q.is("recipient") || q.is("user") {
 		q.hash(o.Dir)
@@ -216,13 +217,13 @@ func (w *query) note(format string, args ...any) {
 // findSessions selects matching records: first the newest rejected sessions, and then
 // the newest other sessions.
 func (w *query) findSessions() error {
-	size, summed, unnamed := 0, 0, 0
+	size, summed, unnamed, otherwise := 0, 0, 0, false
 	limit := cmp.Or(w.Limit, maxSessions)
 	visit := func(r *store.Record) error {
 		if w.Match != nil && !w.Match(r) {
 			return nil
 		}
-		if r.Sessions > 0 && w.q.onlyUser() {
+		if r.Sessions > 0 && w.q.is("user") {
 			unnamed += unnamedLogins(r)
 		}
 		matched := w.q.match(r)
@@ -231,9 +232,10 @@ func (w *query) findSessions() error {
 			return nil
 		}
 		w.answer.records++
-		if w.q.onlyUser() {
+		if slices.Contains(matched, "user") {
 			w.countLogins(r)
 		}
+		otherwise = otherwise || len(matched) > 1 || matched[0] != "user"
 		w.answer.Matched += r.Many()
 		would, enforced := rejections(r)
 		switch {
@@ -271,7 +273,8 @@ func (w *query) findSessions() error {
 	if summed > 0 && (w.q.is("sender") || w.q.is("recipient")) && !bytes.HasPrefix(w.q.text, []byte("@")) {
 		w.note("%s in sums, which contain no senders, and only the domains of recipients; search for @DOMAIN, or for the address of the client", text.Plural(summed, "session is", "sessions are"))
 	}
-	if unnamed > 0 {
+	w.decideUser(otherwise)
+	if unnamed > 0 && w.q.onlyUser() {
 		w.note("sums contain %s without the name of the user; some may be of this user", text.Plural(unnamed, "login attempt"))
 	}
 	if w.answer.records == 0 && w.q.is("session") {
@@ -283,6 +286,22 @@ func (w *query) findSessions() error {
 		w.note("%d of %d records omitted, because all records exceed %d MiB; select newer sessions with --since", n-len(w.kept), n, maxBytes>>20)
 	}
 	return nil
+}
+
+// decideUser makes the question one about a user if all sessions match only as logins.
+// otherwise is set if a session matches in another way: its decisions are the answer.
+func (w *query) decideUser(otherwise bool) {
+	l := w.answer.Logins
+	switch {
+	case l == nil:
+	case !otherwise:
+		w.q.kinds = []string{"user"}
+		w.answer.Kinds = w.q.kinds
+	default:
+		if w.answer.Logins = nil; l.Failed > 0 {
+			w.note("this is also a user with %s; add --as user for an answer about the logins", text.Plural(l.Failed, "failed login"))
+		}
+	}
 }
 
 // noteUnnamed adds a note with the number of sessions in sums whose ids are not recorded:

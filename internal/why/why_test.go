@@ -316,6 +316,10 @@ func TestLetter(t *testing.T) {
 		})
 	}
 	a, _ := ask(t, "192.0.2.9", "", options(t, dir, whyConf))
+	erased := Answer{Sessions: []*Session{{Session: "a1", Erased: true, Rules: []Rule{{Rule: "harvest", Decision: "reject", Enforced: true}}}}}
+	if err := erased.Letter(new(strings.Builder), time.UTC); err == nil || !strings.Contains(err.Error(), "erased by scanwatch forget") {
+		t.Errorf("erased: %v", err)
+	}
 	if err := a.Letter(new(strings.Builder), time.UTC); err == nil || !strings.Contains(err.Error(), "no rule rejected") {
 		t.Errorf("no rejection: %v", err)
 	}
@@ -372,6 +376,30 @@ func TestUserIsNotTheAttacker(t *testing.T) {
 		if !strings.HasPrefix(a.State, want.State) || want.Cause != "" && a.Cause != want.Cause || a.Undo != want.Undo {
 			t.Errorf("%s:\n%s", user, out)
 		}
+	}
+}
+
+// TestUserWithoutKind checks that a name that is found in logins only is a question about
+// the user, and that otherwise a note names the flag.
+func TestUserWithoutKind(t *testing.T) {
+	dir := whyStore(t)
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	fail := func(user string) store.Step {
+		return store.Step{Kind: store.KindAuth, Text: raw(user), Result: smtp.ResultFail}
+	}
+	whyAdd(w, time.Hour, 0xa1, "192.0.2.9", store.Record{}, fail("erin"))
+	whyAdd(w, time.Hour, 0xa2, "192.0.2.9", store.Record{}, store.Step{Kind: store.KindHelo, Text: raw("office")}, fail("frank"))
+	whyAdd(w, time.Hour, 0xa3, "192.0.2.8", store.Record{}, fail("office"), fail("office"))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a, out := ask(t, "Erin", "", options(t, dir, whyConf))
+	if a.Logins == nil || a.Logins.Failed != 1 || !slices.Equal(a.Kinds, []string{"user"}) || !strings.HasPrefix(a.State, "no login of this user") {
+		t.Errorf("%s", out)
+	}
+	a, out = ask(t, "office", "", options(t, dir, whyConf))
+	if a.Logins != nil || len(a.Kinds) != 2 || !slices.Contains(a.Notes, "this is also a user with 2 failed logins; add --as user for an answer about the logins") {
+		t.Errorf("%s", out)
 	}
 }
 

@@ -61,6 +61,8 @@ func (c *Collector) rcpt(s *store.Step) {
 	}
 	t := d.tried
 	switch {
+	case t == nil && n.Erased: // without an address it is not in the list
+		return
 	case t == nil:
 		c.dropped["attempts"] += int(count)
 		return

@@ -36,6 +36,7 @@ type Collector struct {
 	steps      steps
 	visit      func(*store.Step) bool // of steps
 	aggregated int                    // sessions in sums
+	erased     int                    // sessions whose address the operator has removed
 	days       spans[DayCount]        // by start
 	daysUntil  time.Time              // when the day counters were read; zero: there are none
 	clock      func() time.Time       // for daysUntil
@@ -158,6 +159,9 @@ func (c *Collector) Add(r *store.Record) error {
 	c.now = current{Record: r, sum: r.Sessions > 0}
 	if c.now.sum {
 		c.aggregated += r.Many()
+	}
+	if r.Erased {
+		c.erased += r.Many()
 	}
 	// Most sessions of a sum ended before its end.
 	uncounted := !c.now.sum && !c.daysUntil.IsZero() && r.End.After(c.daysUntil) && !r.End.After(c.clock())

@@ -182,6 +182,53 @@ func TestRejections(t *testing.T) {
 	}
 }
 
+// TestRejectionsOfBan checks that the sessions that a ban rejected are one entry, also
+// beyond the limit of the list.
+func TestRejectionsOfBan(t *testing.T) {
+	banned := rejected("tight", true)
+	banned.Banned, banned.Session, banned.Phase = true, 0xdef, smtp.PhaseConnect
+	c := collect(t, session(t, 0xdef, "192.0.2.4", noon, rejected("tight", true)))
+	for i := range 7 {
+		if err := c.Add(session(t, uint64(i+1), "192.0.2.4", noon, banned)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Add(session(t, 9, "192.0.2.9", noon, banned)); err != nil {
+		t.Fatal(err)
+	}
+	for top, want := range []string{"more 3", "192.0.2.9 1, more 2", "192.0.2.9 1, 192.0.2.4 7, more 1", "192.0.2.9 1, 192.0.2.4 7, 192.0.2.4 1, more 0"} {
+		got := ""
+		s := c.Summary(noon, noon, top, nil)
+		for _, r := range s.Rejections {
+			got += fmt.Sprintf("%s %d, ", r.Address, r.Sessions)
+		}
+		if got += fmt.Sprintf("more %d", s.More["rejections"]); got != want {
+			t.Errorf("top %d: got %s, want %s", top, got, want)
+		}
+	}
+}
+
+// TestErased checks that the lists mention the sessions of an erased address, and do not
+// report them as items over a memory limit.
+func TestErased(t *testing.T) {
+	erased := session(t, 1, "192.0.2.1", noon, mail("(erased)"), rcpt("(erased)", smtp.ResultPermfail, 0, ""), rejected("harvest", true))
+	erased.Src, erased.Erased = netip.AddrPort{}, true
+	several := record(t, store.Record{ID: 2, Sessions: 40, Rejected: 30}, tally(rejected("flood", true), 30, 0, 0))
+	s := collect(t, erased, several).Summary(noon.Add(-24*time.Hour), noon, 10, nil)
+	out := inText(t, s)
+	for _, want := range []string{"1 session is from erased addresses", "0000000000000001  harvest  rcpt-to  an erased address\n", "several hosts (30 sessions)"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if len(s.NotListed) > 0 || s.Erased != 1 {
+		t.Errorf("%d erased, not listed: %v", s.Erased, s.NotListed)
+	}
+	if page := string(pageOf(t, &Page{Summary: s})); !strings.Contains(page, ">an erased address") {
+		t.Errorf("no erased address in\n%s", page)
+	}
+}
+
 // TestRejectionsLimit checks that only the latest rejections are kept.
 func TestRejectionsLimit(t *testing.T) {
 	c := NewCollector(memory.Number)

@@ -152,7 +152,7 @@ func (p *Page) rejections(zone *time.Location) pageSection {
 		if x.Recipient != "" {
 			mail.Sub = "to <" + x.Recipient + ">"
 		}
-		t.add("rule "+x.Rule, p.stamp(x.End.Time, zone), cell{Text: x.Address, Sub: x.RDNS, Long: true}, mail,
+		t.add("rule "+x.Rule, p.stamp(x.End.Time, zone), cell{Text: x.host(), Sub: x.RDNS, Long: true}, mail,
 			cell{Text: what, Sub: "rule " + x.Rule + ", " + x.Phase}, cell{Text: x.Reference, Code: true})
 		if mail.Text != "" && i < maxRows {
 			t.mark("with a sender")

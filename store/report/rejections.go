@@ -13,20 +13,24 @@ import (
 // maxLatest is the number of rejections that a Collector keeps.
 const maxLatest = 1_000
 
+// ErasedAddress describes the source of a session whose address the operator has removed.
+const ErasedAddress = "an erased address"
+
 // A Rejection is a session that a rule or ban rejected, or would have rejected. Of a sum
-// of sessions, it is the last one.
+// of sessions, and of sessions that a ban rejected, it is the last one.
 type Rejection struct {
 	Session   string `json:"session"`   // id
 	Reference string `json:"reference"` // id in the reply: of a banned client, the session that caused the ban
 	End       Time   `json:"end"`
 	Address   string `json:"address,omitempty"`
+	Erased    bool   `json:"erased,omitempty"` // the operator has removed the address
 	RDNS      string `json:"rdns,omitempty"`
 	Sender    string `json:"sender,omitempty"`
 	Recipient string `json:"recipient,omitempty"`
 	Rule      string `json:"rule"`
 	Phase     string `json:"phase"`
 	Enforced  bool   `json:"enforced"`
-	Sessions  int    `json:"sessions"` // 1, or the number of sessions of the sum
+	Sessions  int    `json:"sessions"` // 1, or the number of sessions of the sum or of the ban
 }
 
 // decision is a rejection in the current record.
@@ -49,7 +53,7 @@ type rejection struct {
 	end                           time.Time
 	src                           netip.Addr
 	phase                         smtp.Phase
-	enforced                      bool
+	enforced, erased              bool
 	sessions                      int
 	rule, rdns, sender, recipient []byte
 }
@@ -68,7 +72,7 @@ func (l *latest) add(n *current) {
 	if n.reference != 0 {
 		r.session = n.reference
 	}
-	r.reference = cmp.Or(n.rejection.cause, r.session)
+	r.reference, r.erased = cmp.Or(n.rejection.cause, r.session), n.Erased
 	if n.Src.IsValid() {
 		r.src = n.Src.Addr().Unmap()
 	}
@@ -84,17 +88,48 @@ func (l *latest) add(n *current) {
 }
 
 // list returns the first top rejections, the latest first, and the number of further ones
-// that are kept.
+// that are kept. Sessions that the same ban rejected are one entry, because a banned host
+// would fill the list.
 func (l *latest) list(top int) (list []Rejection, more int) {
+	type cause struct {
+		src       netip.Addr
+		reference uint64
+		enforced  bool
+	}
 	list = []Rejection{}
-	for i := range min(top, len(l.all)) {
+	listed := map[cause]int{}
+	for i := range l.all {
 		r := &l.all[(l.next-1-i+2*len(l.all))%len(l.all)]
+		if by := (cause{r.src, r.reference, r.enforced}); r.reference != r.session {
+			if at, ok := listed[by]; ok {
+				if at < len(list) {
+					list[at].Sessions += r.sessions
+				}
+				continue
+			}
+			listed[by] = len(list) + more
+		}
+		if len(list) >= top {
+			more++
+			continue
+		}
 		one := Rejection{Session: fmt.Sprintf("%016x", r.session), Reference: fmt.Sprintf("%016x", r.reference), End: text.At(r.end), RDNS: text.Escape(r.rdns), Sender: text.Escape(r.sender),
-			Recipient: text.Escape(r.recipient), Rule: text.Escape(r.rule), Phase: r.phase.String(), Enforced: r.enforced, Sessions: r.sessions}
+			Recipient: text.Escape(r.recipient), Rule: text.Escape(r.rule), Phase: r.phase.String(), Enforced: r.enforced, Erased: r.erased, Sessions: r.sessions}
 		if r.src.IsValid() {
 			one.Address = r.src.String()
 		}
 		list = append(list, one)
 	}
-	return list, len(l.all) - len(list)
+	return list, more
+}
+
+// host returns the address, or describes a source without one.
+func (r *Rejection) host() string {
+	switch {
+	case r.Address != "":
+		return r.Address
+	case r.Erased:
+		return ErasedAddress
+	}
+	return "several hosts"
 }

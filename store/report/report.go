@@ -54,6 +54,7 @@ func (t *Totals) add(r *store.Record) {
 // A Summary is the report on a period. All texts are printable. Lists are in
 // descending order and may be truncated.
 type Summary struct {
+	Schema    int      `json:"schema"` // text.Schema
 	Since     Time     `json:"since"`
 	Until     Time     `json:"until"`
 	Mode      string   `json:"mode,omitempty"`   // observe or enforce, now
@@ -67,6 +68,7 @@ type Summary struct {
 	Authenticated  Totals           `json:"authenticated"`
 	Local          Totals           `json:"local"`
 	Aggregated     int              `json:"aggregated"`          // sessions in sums
+	Erased         int              `json:"erased,omitempty"`    // sessions whose address the operator has removed
 	Unwritten      int              `json:"unwritten,omitempty"` // sessions in sums that the filter will write
 	NotKept        NotKept          `json:"not_kept"`
 	Suspects       []SuspectRefusal `json:"possible_false_positives"` // rejections that may have affected legitimate mail
@@ -171,8 +173,9 @@ type Attempt struct {
 // evidence, which is complete.
 func (c *Collector) Summary(since, until time.Time, top int, problems []string) *Summary {
 	s := &Summary{
+		Schema: text.Schema,
 		Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...),
-		Remote: c.remote, Authenticated: c.authenticated, Local: c.local, Aggregated: c.aggregated,
+		Remote: c.remote, Authenticated: c.authenticated, Local: c.local, Aggregated: c.aggregated, Erased: c.erased,
 		More: map[string]int{}, NotListed: c.dropped, Timeline: c.timeline(since, until),
 	}
 	s.Evidence = s.sessionsOf("evidence", &c.evidence, len(c.evidence.list), nil)
@@ -279,6 +282,9 @@ const (
 func (s *Summary) notes() (all []string) {
 	if s.Aggregated > 0 {
 		all = append(all, text.Plural(s.Aggregated, "session of a flood is", "sessions of floods are")+" in sums, with exact counts.")
+	}
+	if s.Erased > 0 {
+		all = append(all, text.Plural(s.Erased, "session is", "sessions are")+" from erased addresses, which the lists of hosts and networks omit.")
 	}
 	if s.Unwritten > 0 {
 		all = append(all, text.Plural(s.Unwritten, "session is", "sessions are")+" in sums of this hour, which the filter has not yet written.")

@@ -120,7 +120,7 @@ func (v *View) from() string {
 	case v.Local:
 		return "this machine"
 	case v.Erased:
-		return "an erased address"
+		return ErasedAddress
 	case v.Sources > 0:
 		return "several addresses"
 	case v.Src == "":

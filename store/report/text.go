@@ -194,7 +194,7 @@ func (s *Summary) textRejections(l *lines) {
 		if !r.Enforced {
 			rule += " (observed)"
 		}
-		address := r.Address
+		address := r.host()
 		if r.Sessions > 1 {
 			address = fmt.Sprintf("%s (%d sessions)", address, r.Sessions)
 		}

@@ -3,15 +3,19 @@
 package manual
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 
 	"scanwatch/filter/lookup/feed"
+	"scanwatch/internal/why"
 	"scanwatch/rules"
+	"scanwatch/store/report"
 	"scanwatch/tests/internal/live"
 	"scanwatch/tests/internal/smtpd"
 )
@@ -54,6 +58,54 @@ func TestManualHasEvidence(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestManualHasMembers checks that the manual lists all members of JSON objects.
+func TestManualHasMembers(t *testing.T) {
+	page := manual(t, "scanwatch.8")
+	for start, c := range map[string]struct {
+		object any
+		depth  int // of lists and objects
+	}{
+		".Ss report --json":      {report.Summary{}, 9},
+		".Ss bans --json":        {why.Ban{}, 9},
+		".Op Fl -json | -letter": {why.Answer{}, 0},
+	} {
+		_, section, ok := strings.Cut(page, "\n"+start)
+		if !ok {
+			t.Errorf("no %s", start)
+		}
+		section, _, _ = strings.Cut(section, "\n.Ss ")
+		for name := range members(reflect.TypeOf(c.object), c.depth) {
+			if !regexp.MustCompile(`(?m)^\.(Cm|It Cm|Pq) (.* )?` + name + `( |$)`).MatchString(section) {
+				t.Errorf("%s: no member %s", start, name)
+			}
+		}
+	}
+}
+
+// members returns the names of the members in the JSON of a type.
+func members(of reflect.Type, depth int) map[string]bool {
+	all := map[string]bool{}
+	for of.Kind() == reflect.Slice || of.Kind() == reflect.Pointer {
+		of = of.Elem()
+	}
+	if of.Kind() != reflect.Struct {
+		return all
+	}
+	for f := range of.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name == "-" || !f.IsExported() {
+			continue
+		}
+		if name != "" {
+			all[name] = true
+		}
+		if f.Anonymous || depth > 0 {
+			maps.Copy(all, members(f.Type, depth-1))
+		}
+	}
+	return all
 }
 
 // TestManualHasFormats checks that scanwatch.conf(5) describes each format of

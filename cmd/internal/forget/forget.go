@@ -263,9 +263,11 @@ func (r *Result) Text(w io.Writer, zone *time.Location) {
 		line("missed", "%s", text.Escape(m))
 	}
 	line("elsewhere", "backups, exports and other copies of the records, lists in firewalls, the mail log, the configuration, and other hosts may have the person")
-	if r.Removed {
+	switch {
+	case r.Empty():
+	case r.Removed:
 		fmt.Fprintln(w, "removed; sessions that are still open are recorded later")
-	} else {
+	default:
 		fmt.Fprintln(w, "nothing was removed; --yes removes this")
 	}
 }

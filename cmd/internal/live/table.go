@@ -51,6 +51,10 @@ type key struct {
 	entry  uint64
 }
 
+// othersKey is the key of the row that adds up further rows. The zero key is not the key of
+// a row, because it selects the first row.
+var othersKey = key{entry: 1}
+
 type row struct {
 	key   key
 	cells []cell
@@ -307,7 +311,7 @@ func (b *builder) sources() table {
 		if b.wide {
 			front = append(front, cell{text: "-"})
 		}
-		t.rows = append(t.rows, row{cells: b.row(&b.others, append(front, cell{text: "-"})...)})
+		t.rows = append(t.rows, row{othersKey, b.row(&b.others, append(front, cell{text: "-"})...)})
 	}
 	return t
 }
@@ -359,7 +363,7 @@ func (b *builder) list(l list) table {
 	l = slices.Clone(l)
 	slices.SortFunc(l, func(x, y entry) int { return cmp.Or(y.at.Compare(x.at), cmp.Compare(y.number, x.number)) })
 	for _, e := range l {
-		where := "local"
+		where := e.place
 		if e.prefix.IsValid() {
 			where = b.address(e.prefix)
 		}
@@ -397,7 +401,7 @@ func (b *builder) banned() table {
 		return cmp.Or(b.bans[y.key.prefix].Since.Compare(b.bans[x.key.prefix].Since), x.key.prefix.Compare(y.key.prefix))
 	})
 	if b.moreBans > 0 {
-		t.rows = append(t.rows, row{cells: []cell{{"others", lookFaint}, {}, {}, {fmt.Sprintf("%d bans", b.moreBans), lookFaint}, {text: "see scanwatch bans"}}})
+		t.rows = append(t.rows, row{othersKey, []cell{{"others", lookFaint}, {}, {}, {fmt.Sprintf("%d bans", b.moreBans), lookFaint}, {text: "see scanwatch bans"}}})
 	}
 	return t
 }

@@ -59,7 +59,8 @@ type entry struct {
 	number uint64
 	at     time.Time
 	word   string
-	prefix netip.Prefix // the source; invalid for the local socket
+	prefix netip.Prefix // the source; invalid if it has no address
+	place  string       // describes a source without an address
 	text   string
 	times  int
 }
@@ -71,7 +72,7 @@ type list []entry
 func (l *list) add(e entry) {
 	n := len(*l)
 	for i := n - 1; i >= max(n-nearEntries, 0); i-- {
-		if old := &(*l)[i]; old.word == e.word && old.prefix == e.prefix && old.text == e.text {
+		if old := &(*l)[i]; old.word == e.word && old.prefix == e.prefix && old.place == e.place && old.text == e.text {
 			old.at = e.at
 			old.times += e.times
 			return
@@ -174,13 +175,17 @@ func (d *data) record(r *store.Record) error {
 	c := d.session(r)
 	c.sessions += r.Many()
 	c.rate.add(r.End, r.Many())
+	place := "several"
+	if r.Erased {
+		place = "erased"
+	}
 	return r.Steps(func(s *store.Step) bool {
 		e := events.Event{Time: r.Start.Add(s.At), Session: r.ID, Src: r.Src.Addr(), RDNS: r.RDNS, FCrDNS: r.FCrDNS.String()}
 		if r.Sessions > 0 {
 			e.Time = r.End
 		}
 		if fromStep(&e, s) {
-			d.count(c, &e, max(1, int(s.Times)))
+			d.count(c, &e, max(1, int(s.Times)), place)
 		}
 		return true
 	})
@@ -264,7 +269,7 @@ func (d *data) event(e *events.Event) {
 		}
 		c = &s.counts
 	}
-	d.count(c, e, 1)
+	d.count(c, e, 1, "local")
 }
 
 // ban adds or removes a ban.
@@ -291,8 +296,9 @@ func (d *data) addBan(b memory.Ban) {
 // confidences maps words to indices of counts.evidence.
 var confidences = map[string]int{"high": 0, "medium": 1}
 
-// count adds n equal events to c, to the totals and to the lists.
-func (d *data) count(c *counts, e *events.Event, n int) {
+// count adds n equal events to c, to the totals and to the lists. place describes a source
+// without an address.
+func (d *data) count(c *counts, e *events.Event, n int, place string) {
 	c.seen(e.Time)
 	switch e.Event {
 	case "finding":
@@ -320,7 +326,7 @@ func (d *data) count(c *counts, e *events.Event, n int) {
 		}
 	}
 	d.entries++
-	row := entry{d.entries, e.Time, shown(e.Event, 16), netip.Prefix{}, eventText(e, d.zone), n}
+	row := entry{d.entries, e.Time, shown(e.Event, 16), netip.Prefix{}, place, eventText(e, d.zone), n}
 	if p, err := netip.ParsePrefix(e.Prefix); err == nil {
 		row.prefix = p.Masked()
 	} else if addr := e.Src.Unmap(); addr.IsValid() {

@@ -214,6 +214,33 @@ func TestRecords(t *testing.T) {
 	}
 }
 
+// TestWithoutAddress checks that sources without an address are described, and that their
+// row is not selected at first.
+func TestWithoutAddress(t *testing.T) {
+	v := newView()
+	for i, r := range []store.Record{{Erased: true}, {Sessions: 9}, {Src: netip.MustParseAddrPort("192.0.2.7:25")}} {
+		r.ID, r.Start, r.End = uint64(i+1), now, now
+		verdict := store.Step{Kind: store.KindVerdict, Text: []byte("tight"), Phase: smtp.PhaseHelo, Decision: smtp.Disconnect, Enforced: true}
+		r, err := store.Decode(store.AppendKey(nil, r.End, r.ID), store.AppendRecord(nil, &r, store.AppendStep(nil, &verdict, 0)))
+		if err == nil {
+			err = v.data.record(&r)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	v.event(&events.Event{Event: "verdict", Time: now, Session: 4, Rule: "tight", Phase: "helo", Decision: "disconnect"}, 0)
+	for i, want := range []string{"local", "192.0.2.7", "several", "erased"} {
+		if got := printed(v, 1, 0, 80, ""); len(got) != 4 || !strings.Contains(got[i], "|verdict|"+want+"|") {
+			t.Errorf("%s is not in row %d of\n%s", want, i, strings.Join(got, "\n"))
+		}
+	}
+	c := newTerminal(t, v, 100, 24, "Cause: none\n")
+	c.shows("others")
+	c.press("b")
+	c.shows("Ban 192.0.2.7 for a day? y/n")
+}
+
 // TestStanding checks that bans of hosts and networks precede standing.
 func TestStanding(t *testing.T) {
 	v := newView()
