@@ -66,7 +66,7 @@ func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error
 	return r.each(q, f)
 }
 
-// Find returns the sessions with the given id, and the sums that contain a session
+// Find returns the sessions with the given id, and the aggregates that contain a session
 // with it, oldest first. Several runs of smtpd may have used the same id.
 func (r *Reader) Find(id uint64) ([]Record, error) {
 	var found []Record
@@ -81,8 +81,8 @@ func (r *Reader) Find(id uint64) ([]Record, error) {
 
 // A Selection selects records. The zero Selection selects none.
 type Selection struct {
-	Sources []netip.Prefix // records of these sources; sums of many sources have none
-	IDs     []uint64       // records with these ids, and sums that refer to one
+	Sources []netip.Prefix // records of these sources; aggregates of many sources have none
+	IDs     []uint64       // records with these ids, and aggregates that refer to one
 }
 
 // has reports whether a record is selected.

@@ -245,7 +245,7 @@ func (p *program) serveControl(live context.Context) {
 	server.Run(live, p.set.Store, socketCheck)
 }
 
-// flushSums passes the sums of sessions to the writer.
+// flushSums passes the aggregates of sessions to the writer.
 func (p *program) flushSums(context.Context) error {
 	return safego.Run(func() error { p.pipeline.Sums.Flush(); return nil })
 }

@@ -259,7 +259,7 @@ func TestExportKnown(t *testing.T) {
 			}
 			return unknown
 		}},
-		{"mail is forgotten, and a sum has mail of unknown hosts", func(s *site) string {
+		{"mail is forgotten, and an aggregate has mail of unknown hosts", func(s *site) string {
 			evict(s)
 			s.records(1, 90*aDay, "", 0)
 			s.nameless(20*aDay, 3)
@@ -440,8 +440,8 @@ func TestExportKnown(t *testing.T) {
 	}
 }
 
-// TestExportSum checks that accepted mail in a sum exempts its host: it may be that of a
-// session without an offence, even if each session has a finding.
+// TestExportSum checks that accepted mail in an aggregate exempts its host: it may be
+// that of a session without an offence, even if each session has a finding.
 func TestExportSum(t *testing.T) {
 	s := newSite(t)
 	s.save()
@@ -537,7 +537,7 @@ func (s *site) repair() {
 	}
 }
 
-// nameless records a sum of sessions of many hosts.
+// nameless records an aggregate of sessions of many hosts.
 func (s *site) nameless(ago time.Duration, mails uint32) {
 	s.t.Helper()
 	w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})

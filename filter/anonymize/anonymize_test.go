@@ -357,7 +357,7 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
-// TestSum checks the copy of a sum, and that neither the network of a ban nor the
+// TestSum checks the copy of an aggregate, and that neither the network of a ban nor the
 // reason of a manual ban remains.
 func TestSum(t *testing.T) {
 	a := anonymize.New(key, builtin(t))

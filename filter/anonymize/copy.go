@@ -27,7 +27,7 @@ type CopyOptions struct {
 
 // Copied is the result of a copy.
 type Copied struct {
-	Sessions int // including the sessions in sums
+	Sessions int // including the sessions in aggregates
 	Corrupt  int // number of records whose copies lack the last steps, because a step is corrupt
 }
 

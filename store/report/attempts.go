@@ -81,7 +81,7 @@ func (c *Collector) rcpt(s *store.Step) {
 }
 
 // find sets the domain of a recipient. An address without a domain is local. It returns
-// false at the limit, and for the further domains of a sum.
+// false at the limit, and for the further domains of an aggregate.
 func (a *attempts) find(n *current, recipient []byte) bool {
 	d := &n.domain
 	domain := recipient[bytes.LastIndexByte(recipient, '@')+1:]
@@ -139,7 +139,7 @@ func (a *attempts) byClient(from *clients) []clientTried {
 	return merged
 }
 
-// attempt is the sum of several clientTried of a source, which begin at an index.
+// attempt combines several clientTried of a source, which begin at an index.
 type attempt struct {
 	client, refused, sessions uint32
 	at                        int

@@ -247,7 +247,7 @@ func TestRejectionsLimit(t *testing.T) {
 	}
 }
 
-// TestRegions checks the sums by AS number and country, with unknown ones, and that
+// TestRegions checks the totals by AS number and country, with unknown ones, and that
 // there is no list without a database.
 func TestRegions(t *testing.T) {
 	c := collect(t,

@@ -50,7 +50,7 @@ type sources struct {
 	rdns   arena
 	more   distinct       // if there are more than in all
 	own    sketch.Sketch  // of records with an address
-	common *sketch.Sketch // of sums without an address; nil without such sums
+	common *sketch.Sketch // of aggregates without an address; nil if there are none
 }
 
 // add sets the source of a record, and counts the record for it. It returns false over
@@ -109,7 +109,7 @@ func (l *sources) lookup(key address) *source {
 // A client is a source as it is listed: an IPv4 address, an IPv6 address with its own
 // proven name, or all other addresses of a /64.
 type client struct {
-	*source          // of the address, or the sum of several addresses
+	*source          // of the address, or the total of several addresses
 	key     *address // the lowest address
 	logins  uint32   // sessions with a login, which are not in the other numbers
 	several bool     // the source has several addresses
@@ -175,8 +175,8 @@ func (l *clients) count() (n, percent int) {
 	return n, percent
 }
 
-// address returns the address of a source, or the prefix of one with several addresses. A
-// sum of several addresses has the lowest address of the prefix.
+// address returns the address of a source, or the prefix of a source with several
+// addresses. A total of several addresses has the lowest address of the prefix.
 func (c *client) address() string {
 	a := c.key.addr()
 	if a.Is6() && !c.named && (c.several || [8]byte(c.key[8:]) == [8]byte{}) {

@@ -119,7 +119,7 @@ func (c *Collector) refusal(s *store.Step) {
 }
 
 // observed returns the number of other sessions in the record that a rule would have
-// rejected. For a sum it is a lower bound, because several rules may be of the same
+// rejected. For an aggregate it is a lower bound, because several rules may be of the same
 // sessions.
 func (n *current) observed() (most int) {
 	for i := range n.refusals[:n.rules] {

@@ -152,7 +152,7 @@ func TestPatientHarvest(t *testing.T) {
 	}
 }
 
-// TestSumsAreNoProblem checks that the letter takes complete sums for no problem, and
+// TestSumsAreNoProblem checks that the letter takes complete aggregates for no problem, and
 // lost sessions for one.
 func TestSumsAreNoProblem(t *testing.T) {
 	for lost, want := range map[int]string{0: "No problems", 3: "1 problem;"} {

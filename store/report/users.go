@@ -74,7 +74,7 @@ func (c *Users) Add(r *store.Record) error {
 			return true
 		}
 		n := max(int(s.Count), 1)
-		if len(s.Text) == 0 { // further users of a sum
+		if len(s.Text) == 0 { // further users of an aggregate
 			c.dropped["logins of further users"] += n
 			return true
 		}
@@ -117,7 +117,7 @@ func (c *Users) count(u *user, r *store.Record, n int, passed bool) {
 		u.lastFailed = later(u.lastFailed, r.End)
 	}
 	p := networkOf(r.Src.Addr())
-	if !p.IsValid() { // a sum of many sources
+	if !p.IsValid() { // an aggregate of many sources
 		u.more = true
 		return
 	}

@@ -216,7 +216,7 @@ func scan(s *script, h *host) {
 	leave(s)
 }
 
-// manyNames greets with more names than a sum has.
+// manyNames greets with more names than an aggregate has.
 func manyNames(s *script, h *host) {
 	s.ehlo(fmt.Sprintf("n%d.%s", h.visits%12, helo(h)))
 	leave(s)

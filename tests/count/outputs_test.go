@@ -47,7 +47,7 @@ type elements struct {
 		Rule, Prefix, Until string
 		Enforced            bool
 	}
-	Recipients   []tallied // of a sum
+	Recipients   []tallied // of an aggregate
 	Transactions []struct{ Recipients []tallied }
 }
 
@@ -127,7 +127,7 @@ func (e *elements) count(d *dumped) {
 	for _, tx := range e.Transactions {
 		for _, x := range tx.Recipients {
 			if x.Result == "tempfail" {
-				continue // not in sums
+				continue // not in aggregates
 			}
 			_, domain, _ := strings.Cut(x.Address, "@")
 			d.Recipients[domain+" "+x.Result]++

@@ -153,7 +153,7 @@ func (r *run) sync() {
 	}
 }
 
-// flush writes all records, including the sums of this hour.
+// flush writes all records, including the aggregates of this hour.
 func (r *run) flush() {
 	r.t.Helper()
 	r.sync()

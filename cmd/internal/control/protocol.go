@@ -144,7 +144,7 @@ func StateLost(lost, now time.Time) string {
 type Live struct {
 	Sessions int64 `json:"sessions"` // open sessions
 	Delayed  int64 `json:"delayed"`  // delayed replies
-	Summed   int64 `json:"summed"`   // ended sessions in sums that are not yet written
+	Summed   int64 `json:"summed"`   // ended sessions in aggregates that are not yet written
 }
 
 // Banned is the answer to "ban" and "unban".

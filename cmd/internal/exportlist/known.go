@@ -41,7 +41,7 @@ type known struct {
 	cut      map[dayNumber]bool   // days of records that lack steps
 	// lossy contains the days of which a corrupt file may have lost records.
 	lossy     map[dayNumber]bool
-	unwritten uint64 // sessions in sums that the running filter has not written
+	unwritten uint64 // sessions in aggregates that the running filter has not written
 	// forgotten is the day of the latest mail of a host that is missing in the table;
 	// zero if there is none. Lost is the day before which bans and all hosts are missing.
 	forgotten, lost time.Time
@@ -233,10 +233,10 @@ func gapError(before string, gaps []gap, later string) error {
 
 // gaps returns the days whose records are not complete, oldest first. Steps that are
 // missing after a repair can be findings. A day without records has a gap if sessions
-// were counted, or if the counters of the day were lost. A crash loses the last
-// sessions and the sums of an hour, so that less than half of the sessions is a gap, or
-// any missing session if a file of the day was corrupt or is missing. Days before the
-// oldest file have expired.
+// were counted, or if the counters of the day were lost. A crash loses the last sessions
+// and the aggregates of an hour, so that less than half of the sessions is a gap, or any
+// missing session if a file of the day was corrupt or is missing. Days before the oldest
+// file have expired.
 func (k *known) gaps(all []store.Segment, now time.Time) (list []gap) {
 	if len(all) == 0 {
 		return nil

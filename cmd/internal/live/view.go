@@ -110,7 +110,7 @@ type data struct {
 	problems []string       // of reading the records
 
 	sources  map[netip.Prefix]*source
-	others   counts // sources over the limit, and sums of many sources
+	others   counts // sources over the limit, and aggregates of many sources
 	evicted  int    // sources in others
 	sessions activity
 	findings activity
@@ -167,7 +167,7 @@ func (d *data) first(r *store.Record, begun time.Time) error {
 	return d.record(r)
 }
 
-// record adds a recorded session or a sum.
+// record adds a recorded session or an aggregate.
 func (d *data) record(r *store.Record) error {
 	if r.Local {
 		return nil

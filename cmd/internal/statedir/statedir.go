@@ -81,8 +81,8 @@ func (d *Dir) Open() (*Records, error) {
 }
 
 // Written opens the records that are already on disk. The sessions of the last seconds
-// and unfinished sums are missing, because if they were written often, sums would save
-// nothing. The caller must call Close.
+// and unfinished aggregates are missing, because if they were written often, aggregates
+// would save nothing. The caller must call Close.
 func (d *Dir) Written() (*Records, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {
