@@ -126,7 +126,7 @@ func (p *Pipeline) Event(ev *smtp.Event) {
 			return
 		}
 	} else if s = p.table.session(ev.Session); s == nil {
-		return // the session began before the filter started, or there are too many sessions
+		return // the session started before the filter, or there are too many sessions
 	}
 	p.take(s, ev)
 	if ev.Kind == smtp.EventDisconnect {

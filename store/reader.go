@@ -102,7 +102,7 @@ func (s *Selection) has(r *Record) (found bool) {
 }
 
 // mayHave reports whether a block may contain selected records. An entry of the index
-// without a block has the error to report.
+// without a block contains the error to report.
 func (s *Selection) mayHave(b *blockInfo) bool {
 	return b.lost != nil || slices.ContainsFunc(s.Sources, b.maySource) ||
 		slices.ContainsFunc(s.IDs, func(id uint64) bool { return b.may(hashID(id)) })
@@ -127,7 +127,7 @@ func newQuery(since, until time.Time, kinds Kinds) query {
 	}
 	if !until.IsZero() {
 		if q.to.end = micros(until); q.to.end == 0 {
-			q.to.id = 1 // a zero key is no limit
+			q.to.id = 1 // a zero key means no limit
 		}
 	}
 	return q
@@ -282,7 +282,7 @@ func (s Segment) precedes(o Segment) bool {
 	return !o.Quarantined && o.Day.Equal(s.Day) && o.Part >= s.Part
 }
 
-// A cursor is at a record of an open segment.
+// A cursor points to a record of an open segment.
 type cursor struct {
 	info Segment
 	key  recordKey // of the current record

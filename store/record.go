@@ -37,13 +37,13 @@ type Record struct {
 	Omitted uint32
 	// Sessions is the number of sessions in an aggregate, and 0 in other records. An
 	// aggregate combines sessions of one source and hour. Start is the start of the first
-	// session, End and ID are those of the last session, Counts are exact totals, and Src
+	// session, End and ID belong to the last session, Counts are exact totals, and Src
 	// has no port. The steps of an aggregate are tallies without a time: see Step.Times.
 	Sessions uint32
 	Found    uint32 // number of Sessions with a finding
 	Rejected uint32 // number of Sessions that a rule or ban rejected
-	// LastStart is the time from Start to the start of the session of an aggregate that
-	// started last, in microseconds.
+	// LastStart is the time from Start to the start of the latest session of an
+	// aggregate, in microseconds.
 	LastStart uint64
 	// Sketch estimates the number of sources of an aggregate over several sources: see
 	// internal/sketch. Such an aggregate has no Src. Other aggregates have no Sketch.

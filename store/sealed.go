@@ -484,7 +484,7 @@ func (s *sealedFile) lastKey() (last recordKey) {
 	return last
 }
 
-// knownSchema returns an error if the schema n of a file is not the one that this
+// knownSchema returns an error if the schema n of a file is not the schema that this
 // program reads.
 func knownSchema(n, known int) error {
 	switch {

@@ -284,7 +284,7 @@ var (
 )
 
 // TestNothingLeft checks that the bytes of the copies contain no address, name or
-// mailbox of the recorded streams, except those in the lists.
+// mailbox of the recorded streams that is not in the lists.
 func TestNothingLeft(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)

@@ -154,7 +154,7 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// flood plays so many sessions of a source that all later ones are added to an aggregate.
+// flood plays enough sessions of a source that all later ones are aggregated.
 func (p *player) flood(src string) {
 	for range firstSessions {
 		p.end(src, noon, track.Counts{}, Close{})
@@ -427,7 +427,7 @@ func TestCommonSum(t *testing.T) {
 	}
 }
 
-// onlySums makes p behave as if first sessions had used their share for the day.
+// onlySums marks the share of first sessions as used for the day.
 func (p *player) onlySums(day time.Time) {
 	p.Tick(day.UnixMicro())
 	p.Sums().firsts = math.MaxInt64

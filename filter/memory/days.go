@@ -114,8 +114,8 @@ func (t *Days) Add(e *Ended, now int64) {
 	}
 }
 
-// dropOldest makes room in a full table. Days are not dropped because of their age,
-// because the clock may be wrong.
+// dropOldest drops the oldest day of a full table. Days are not dropped because of their
+// age, because the clock may be wrong.
 func (t *Days) dropOldest() {
 	for len(t.rows.rows) >= dayKeep {
 		t.rows.del(slices.Min(slices.Collect(maps.Keys(t.rows.rows))))

@@ -377,7 +377,7 @@ func (d *Difference) add(tested, running string) {
 	}
 }
 
-// finish sorts the groups, those with the most lost mail first, and returns the result.
+// finish sorts the groups by lost mail, highest first, and returns the result.
 func (c *collector) finish() *Result {
 	b := &c.result
 	if !c.o.Since.IsZero() {

@@ -305,7 +305,7 @@ func (w *query) decideUser(otherwise bool) {
 }
 
 // noteUnnamed adds a note with the number of sessions in aggregates whose ids are not
-// recorded: those of rejected sessions, or if there are none, those of all others.
+// recorded: the rejected sessions or, if there are none, all others.
 func (w *query) noteUnnamed() error {
 	summed, rejected := 0, 0
 	w.Reader.Only = nil

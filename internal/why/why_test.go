@@ -173,8 +173,8 @@ func ask(t testing.TB, arg, kind string, o Options) (*Answer, string) {
 	return a, out.String()
 }
 
-// TestFind checks the answers. They are the same from sealed days, of which only some
-// blocks are read.
+// TestFind checks the answers. The answers are the same from sealed days, of which only
+// some blocks are read.
 func TestFind(t *testing.T) {
 	dir, sealed := whyStore(t), whyStore(t)
 	if n, err := store.SealDays(sealed, "test", now.AddDate(0, 0, 2)); n == 0 || err != nil {
@@ -474,8 +474,8 @@ func TestNamedHost(t *testing.T) {
 	}
 }
 
-// TestMode checks that the answer contains the mode of the filter, and that no client is
-// said to be rejected while nothing is.
+// TestMode checks that the answer contains the mode of the filter, and does not claim
+// that clients are rejected when none are.
 func TestMode(t *testing.T) {
 	o := options(t, whyStore(t), whyConf)
 	o.Mode, o.ModeText = "observe", "observe, by the operator"

@@ -187,7 +187,7 @@ func (a *attempts) listOf(x *clientTried, from *clients) (list int, ok bool) {
 	return 1, true
 }
 
-// view returns an attempt as it is printed. The elements of its source in a list are
+// view returns the printed form of an attempt. The elements of its source in a list are
 // among the first of tried.
 func (a *attempts) view(x attempt, list int, tried []clientTried, from *clients) Attempt {
 	src := from.view(x.client)

@@ -356,7 +356,7 @@ func (c *Collector) finding(s *store.Step) {
 // numbers and countries.
 func (c *Collector) Locate(place func(netip.Addr) Place) { c.locate = place }
 
-// Of two kinds of evidence with the same confidence, the one with the higher severity is
+// If two kinds of evidence have the same confidence, the more severe kind is
 // listed for a source.
 const (
 	severityShift = 8
@@ -459,7 +459,7 @@ type name struct {
 	text     uint32 // in texts
 	sessions uint32
 	last     uint32 // the record that was last counted
-	// Of evidence: flags. Of an organisation: 1 + index of its first evidence. Of a
+	// For evidence: flags. For an organisation: 1 + index of its first evidence. For a
 	// domain: recipients accepted from unauthenticated clients.
 	extra uint32
 }

@@ -5,7 +5,7 @@
 // Text from the network is hostile. A View, Summary or Page contains only text that has
 // passed text.Escape, and only these are rendered.
 //
-// The charts of the page are written by hand. The maintained chart libraries for Go
+// The page draws its own charts. The maintained chart libraries for Go
 // (gonum/plot, go-analyze/charts) write SVG with fixed sizes and colours, without a title
 // and description for screen readers. Such charts neither fit the width of a phone nor
 // follow the colour scheme of the reader. gosvgchart follows it, but scales its text with

@@ -151,7 +151,7 @@ func (c *Returns) skip(r *store.Record) error {
 }
 
 // connects sets the time of the return if r started after the host was found. A
-// concurrent session is not a return. Of an aggregate, the first and the last start are
+// concurrent session is not a return. For an aggregate, the first and the last start are
 // known. Both are in the shortest of returnSteps if the host was found during the
 // aggregate, which covers an hour.
 func (e *returnEntry) connects(r *store.Record) {
@@ -336,7 +336,7 @@ func (s *ReturnSummary) Text(w io.Writer, zone *time.Location) error {
 		row(&b, line+"   "+ban)
 	}
 	b.WriteByte('\n')
-	wrap(&b, fmt.Sprintf("The shares are those of hosts that were watched for at least the given time. The suggested ban is the shortest after which fewer than %d%% more returned. A suggestion requires %d hosts.", int(fewMore*100), minHosts), 0)
+	wrap(&b, fmt.Sprintf("The shares refer to hosts that were watched for at least the given time. The suggested ban is the shortest after which fewer than %d%% more returned. A suggestion requires %d hosts.", int(fewMore*100), minHosts), 0)
 	if open {
 		wrap(&b, ">= means that hosts still returned in the last step: a longer ban may be worth it.", 0)
 	}

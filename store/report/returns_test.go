@@ -144,7 +144,7 @@ func TestReturnsAreBounded(t *testing.T) {
 	}
 }
 
-// The numbers must equal those of a direct comparison of all pairs of sessions.
+// The numbers must equal the result of a direct comparison of all pairs of sessions.
 func TestReturnsAgreeWithPairs(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	var all []*store.Record
@@ -194,7 +194,7 @@ func TestReturnsAgreeWithPairs(t *testing.T) {
 }
 
 // TestReturnsOfSums checks that a host returns within an aggregate, if a session of the
-// aggregate started after the first one with the finding, and that the first one
+// aggregate started after the first session with the finding. This first session
 // determines how long the host was watched.
 func TestReturnsOfSums(t *testing.T) {
 	at := func(minutes int) time.Time { return noon.Add(time.Duration(minutes) * time.Minute) }

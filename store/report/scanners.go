@@ -165,7 +165,7 @@ scans, on every port, now and later:
 
     [YOUR NETWORKS, such as 192.0.2.0/24 and 2001:db8::/32]
 
-Please tell us when this is done, and what you need from us to see that the
+Please let us know when this is done, and what you need from us to see that the
 networks are ours. We answer on the address that whois has for them.
 
 [YOUR NAME, YOUR SITE]

@@ -22,7 +22,7 @@ func Show(w io.Writer, v *View, zone *time.Location) error {
 	case v.Sources > 0:
 		head("Aggregate", "%s of about %s; counts are totals", text.Plural(v.Sum, "session"), text.Plural(v.Sources, "host"))
 	case v.Sum > 0:
-		head("Aggregate", "%s of this host; counts are totals, other values those of the last session", text.Plural(v.Sum, "session"))
+		head("Aggregate", "%s of this host; counts are totals, other values are from the last session", text.Plural(v.Sum, "session"))
 	}
 	head("From", "%s", v.from())
 	if v.Dst != "" {

@@ -25,7 +25,7 @@ type source struct {
 	worst   worst
 	rdns    uint32 // in lists.rdns
 	certain bool   // a record has evidence of high confidence about behaviour
-	abuse   bool   // a record has evidence of what no mail server does
+	abuse   bool   // a record has evidence of behaviour that no mail server shows
 	named   bool   // IPv6 host with its own proven name, which is not grouped with others in its /64
 }
 
@@ -40,7 +40,7 @@ func (s *source) add(n *source) {
 }
 
 // good reports whether the source is listed for its accepted mail: it has no evidence of
-// what no mail server does.
+// behaviour that no mail server shows.
 func (s *source) good() bool { return s.mails > 0 && !s.abuse }
 
 // sources counts the sessions of each address, and all sources.
@@ -106,7 +106,7 @@ func (l *sources) lookup(key address) *source {
 	return nil
 }
 
-// A client is a source as it is listed: an IPv4 address, an IPv6 address with its own
+// A client is a listed source: an IPv4 address, an IPv6 address with its own
 // proven name, or all other addresses of a /64.
 type client struct {
 	*source          // of the address, or the total of several addresses
@@ -186,7 +186,7 @@ func (c *client) address() string {
 	return a.String()
 }
 
-// view returns the source with an index as it is printed.
+// view returns the printed form of the source with an index.
 func (l *clients) view(i uint32) Source {
 	s := &l.all[i]
 	return Source{Address: s.address(), Named: s.named, RDNS: text.Escape(l.rdns.get(s.rdns)), Organisation: l.orgs.printed(s.worst.org),

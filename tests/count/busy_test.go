@@ -23,7 +23,7 @@ func countCommon(t *testing.T, sessions int, length time.Duration) {
 	})
 	r := newRun(t, w, 16)
 	r.play(begin.Add(length + time.Hour))
-	r.stop() // aggregates have used so much of the budget that a flush leaves those of this hour
+	r.stop() // aggregates have used so much of the budget that a flush does not write the aggregates of this hour
 	common := 0
 	for _, p := range []period{
 		{"everything", begin, time.Time{}},
@@ -38,7 +38,8 @@ func countCommon(t *testing.T, sessions int, length time.Duration) {
 	}
 }
 
-// checkCommon compares what does not depend on the sources that have records of their own.
+// checkCommon compares the numbers that do not depend on which sources have separate
+// records.
 func (r *run) checkCommon(p period) (common int) {
 	r.t.Helper()
 	var records []*record

@@ -14,7 +14,7 @@ var countSessions = flag.Int("count.sessions", 20_000, "sessions of TestCount")
 
 // TestCount checks that reports, records, counters and bans agree with an independent
 // count of the same stream: with floods, aggregates, restarts, sealed and open days, for
-// every period tried.
+// every tested period.
 func TestCount(t *testing.T) { count(t, *countSessions) }
 
 // The filter stops on the second day and is killed on the third.
@@ -65,7 +65,7 @@ func count(t *testing.T, sessions int) {
 	r.compareBans()
 }
 
-// A period is a window of a report. A zero time is no limit.
+// A period is a window of a report. A zero time means no limit.
 type period struct {
 	name         string
 	since, until time.Time

@@ -4,9 +4,9 @@ package count
 
 import "net/netip"
 
-// The rule of the manual: the first sessions of a source and hour have records of their
-// own, as have sessions with accepted messages, with a login or with a ban. Every other
-// session is in the aggregate of its source and hour.
+// The rule of the manual: the first sessions of a source and hour have their own records,
+// as do sessions with accepted messages, with a login or with a ban. Every other session
+// is in the aggregate of its source and hour.
 const (
 	wholeSessions = 20
 	sumIDs        = 500 // rejected sessions of an aggregate, which is then written

@@ -18,8 +18,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// A dumped is a record as dump prints it, as far as it is counted. Maps count sessions,
-// and for users their attempts.
+// A dumped contains the counted fields of a record that dump prints. Maps count
+// sessions; the map of users counts attempts.
 type dumped struct {
 	ID, Src, Ban                                string
 	Start, End                                  int64

@@ -38,7 +38,7 @@ func topStatus() *control.Status {
 		Store: store.Status{Added: 4711, Quarantined: 1}}
 }
 
-// recordedView returns a view with all of a stream of events that a filter has sent.
+// recordedView returns a view with all events of a stream that a filter has sent.
 func recordedView(t *testing.T) *View {
 	t.Helper()
 	stream, err := os.ReadFile("testdata/events.json")
