@@ -37,7 +37,7 @@ func policy(t testing.TB, text string) *rules.Policy {
 	return p
 }
 
-// nothing is a table without entries, in place of a shipped list.
+// nothing is a table without entries, which replaces a shipped list.
 type nothing struct{}
 
 func (nothing) MatchAddr(netip.Addr) bool { return false }

@@ -140,7 +140,7 @@ func TestNothingLearnedFromFriends(t *testing.T) {
 	}
 }
 
-// TestUserUnderAttack checks that a user is not rejected who mistypes a password while
+// TestUserUnderAttack checks that a user who mistypes a password is not rejected while
 // other networks brute-force the account.
 func TestUserUnderAttack(t *testing.T) {
 	s := readySite(t, "standard")
@@ -161,8 +161,8 @@ func TestUserUnderAttack(t *testing.T) {
 	}
 }
 
-// TestNeighbourOfGuesser checks that a user is not rejected who mistypes a password in
-// a /24 in which eight other users failed to log in within an hour.
+// TestNeighbourOfGuesser checks that a user who mistypes a password is not rejected if
+// eight other users of the same /24 failed to log in within an hour.
 func TestNeighbourOfGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -278,8 +278,8 @@ func TestBansWithoutRules(t *testing.T) {
 	}
 }
 
-// TestCustomersOfOneHoster checks that mail of one customer of a hosting provider gives no
-// standing to other customers.
+// TestCustomersOfOneHoster checks that mail of one customer of a hosting provider does
+// not improve the standing of other customers.
 func TestCustomersOfOneHoster(t *testing.T) {
 	for _, d := range []string{"your-server.de", "contaboserver.net", "ovh.net", "hwclouds-dns.com", "secureserver.net", "vultrusercontent.com", "linodeusercontent.com", "amazonaws.com", "googleusercontent.com", "hostinger.com", "colocrossing.com", "t-ipconnect.de"} {
 		s := readySite(t, "standard")

@@ -30,9 +30,9 @@ import (
 // Options contains the inputs and outputs of a Pipeline. No function may block or keep
 // its arguments.
 type Options struct {
-	// Record receives the encoded record of an ended session, or of a sum of sessions
-	// that ended up to an hour ago. Sums.Flush calls Record in the goroutine of its
-	// caller.
+	// Record receives the encoded record of an ended session, or of an aggregate of
+	// sessions that ended up to an hour ago. Sums.Flush calls Record in the goroutine of
+	// its caller.
 	Record func(end time.Time, id uint64, value []byte)
 	// Clock, if not nil, receives the end of each session in microseconds since 1970.
 	Clock *atomic.Int64
@@ -53,8 +53,8 @@ type Options struct {
 	Hashed bool
 	// OwnAddrs contains the addresses of this host.
 	OwnAddrs []netip.Addr
-	// Budget is the disk budget in bytes. To stay within the budget, the journal adds
-	// the sessions of floods to sums. If Budget is 0, every session has its own record.
+	// Budget is the disk budget in bytes. To stay within the budget, the journal adds the
+	// sessions of floods to aggregates. If Budget is 0, every session has its own record.
 	Budget int64
 	// Recorded means that events come from records, in which names may be hashed.
 	Recorded bool
@@ -126,7 +126,7 @@ func (p *Pipeline) Event(ev *smtp.Event) {
 			return
 		}
 	} else if s = p.table.session(ev.Session); s == nil {
-		return // the session began before the filter started, or there are too many sessions
+		return // the session started before the filter, or there are too many sessions
 	}
 	p.take(s, ev)
 	if ev.Kind == smtp.EventDisconnect {
@@ -291,7 +291,8 @@ func (p *Pipeline) identify(s *session) {
 	}
 }
 
-// begin updates the clock and the settings, and writes log lines and sums that are due.
+// begin updates the clock and the settings, and writes log lines and aggregates that are
+// due.
 func (p *Pipeline) begin(at int64) {
 	if at/1e6 != p.clock/1e6 {
 		p.memory.Tick(at)

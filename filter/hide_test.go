@@ -19,7 +19,7 @@ import (
 
 // unhidden returns all output about a session that consists of a greeting and the given
 // lines, which are in the form of raw. The session is played twice: once for its own
-// record, and once for a sum.
+// record, and once for an aggregate.
 func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) string {
 	t.Helper()
 	var kept bytes.Buffer
@@ -49,7 +49,7 @@ func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) 
 		}
 	}
 	if n := table.Sums.Unwritten(); n != 1 && !strings.Contains(strings.Join(lines, " "), "link-auth|pass") {
-		t.Errorf("%d sessions are in a sum", n)
+		t.Errorf("%d sessions are in an aggregate", n)
 	}
 	table.Stop()
 	return kept.String()

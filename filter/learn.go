@@ -98,8 +98,8 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 			p.memory.Counters.Add(&p.client, evidence, ev.Time)
 		}
 		// Some rejected recipients do not indicate a dictionary attack and must not be
-		// recorded as probed: a known client, or a client with other existing
-		// recipients, has an old mailing list, and backscatter goes to forged senders.
+		// recorded as probed. A known client, or a client with other existing recipients,
+		// has an old mailing list. Backscatter goes to forged senders.
 		if s.track.Counts.RcptOK == 0 && len(sender) > 0 && p.decider.Standing(p.subject(s), ev.Time) == rules.StandingNone {
 			p.memory.Recipients.Refused(&p.client, ev.Addr, ev.Time)
 		}

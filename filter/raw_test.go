@@ -164,7 +164,7 @@ func TestRefusalsOfFilters(t *testing.T) {
 }
 
 // TestEvidenceAfterManyFailures checks that commands without a step in the record still
-// give evidence.
+// count as evidence.
 func TestEvidenceAfterManyFailures(t *testing.T) {
 	l := with()
 	for range 21 {
@@ -177,8 +177,8 @@ func TestEvidenceAfterManyFailures(t *testing.T) {
 	}
 }
 
-// TestForeignDomain checks that recipients of a domain without accepted mail are
-// relay probes, and that its first recipients may be missing: it may be a new one.
+// TestForeignDomain checks that recipients of a domain without accepted mail are relay
+// probes, and that its first recipients may be missing, because the domain may be new.
 func TestForeignDomain(t *testing.T) {
 	p := policy(t, "mode enforce\nrule relay phase rcpt-to match count relay-probe > 3 disconnect \"421 4.7.0 No relaying here\"\n")
 	l := with("R protocol-client|MAIL FROM:<a@b.example>", "F mail-from|a@b.example", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",
@@ -211,7 +211,7 @@ func TestProvenGreeting(t *testing.T) {
 }
 
 // TestOwnNameProven checks that the name of this server is not forged if a local host
-// behind address translation uses it.
+// uses it through address translation.
 func TestOwnNameProven(t *testing.T) {
 	p := policy(t, "mode enforce\nrule f phase rcpt-to match evidence { helo-own-name, helo-own-address } reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, "R link-connect|mx.example.org|pass|198.51.100.9:4000|10.0.0.5:25", "R protocol-server|220 mx.example.org ESMTP",

@@ -155,7 +155,7 @@ func delivery(at time.Time, addr, rdns string) simulate.Session {
 
 func sessions(list ...simulate.Session) iter.Seq[simulate.Session] { return slices.Values(list) }
 
-// learn makes example.org a local domain.
+// learn adds example.org to the local domains.
 func (s *site) learn() {
 	s.play(sessions(delivery(monday.Add(-time.Hour), "198.51.100.200", "mx.example.net")))
 }
@@ -482,15 +482,14 @@ rule slow phase rcpt-to match count unknown-recipient > 2 in 1d by prefix reject
 	}
 	i := slices.IndexFunc(s.records, func(r *store.Record) bool { return r.ID == out[2].Session })
 	if got := findings(t, s.records[i]); !slices.Contains(got, "probed-recipient") {
-		t.Errorf("the probed recipient is forgotten: %q", got)
+		t.Errorf("the probed recipient was dropped: %q", got)
 	}
 	if !s.memory.Domains.Local([]byte("example.org")) {
 		t.Error("the domain is forgotten")
 	}
 }
 
-// TestFlood checks the number of concurrent sessions of one source from which they are a
-// flood.
+// TestFlood checks the number of concurrent sessions of one source that makes a flood.
 func TestFlood(t *testing.T) {
 	s := newSite(t, "mode enforce\nrule flood phase connect match evidence flood disconnect \"421 4.7.0 Too many\"\nrule soft observe phase connect match count flood > 30 disconnect\n")
 	var list []simulate.Session

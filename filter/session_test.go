@@ -132,7 +132,7 @@ var loopback = regexp.MustCompile(`(?m)^(report\|[^|]*\|[^|]*\|smtp-in\|link-con
 
 // TestStreams processes every recorded stream and compares the records with golden
 // files. An older version has a separate golden file only if its facts differ from
-// those of the newest version.
+// the facts of the newest version.
 func TestStreams(t *testing.T) {
 	names, err := filepath.Glob(streams + "/7.9/*.in")
 	if err != nil || len(names) < 50 {

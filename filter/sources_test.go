@@ -18,7 +18,7 @@ import (
 
 var sources = flag.Int("sources", 400_000, "different sources for TestManySources")
 
-// strangers returns a stream of short sessions, each from a different source, with a
+// strangers is a stream of short sessions, each from a different source, with a
 // recipient that does not exist.
 type strangers struct {
 	n, most int

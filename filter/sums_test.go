@@ -90,8 +90,8 @@ func few(n int, sessions iter.Seq[simulate.Session]) iter.Seq[simulate.Session] 
 }
 
 // TestFloodsAgree plays a day with floods twice: once with a record for each session,
-// and once with records and sums under a budget. All numbers of each source and hour
-// must be equal, and the id of each rejected session must be in a record or a sum.
+// and once with records and aggregates under a budget. All numbers of each source and hour
+// must be equal, and the id of each rejected session must be in a record or an aggregate.
 func TestFloodsAgree(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 	floods := func() iter.Seq[simulate.Session] {
@@ -127,13 +127,13 @@ func TestFloodsAgree(t *testing.T) {
 	}
 	want, _, _ := count(all)
 	got, sums, summed := count(some)
-	t.Logf("%d sessions, %d in %d sums, %d rejected, %d numbers", len(all), summed, sums, len(rejected), len(want))
+	t.Logf("%d sessions, %d in %d aggregates, %d rejected, %d numbers", len(all), summed, sums, len(rejected), len(want))
 	if summed < 3000 || len(rejected) < 3000 {
-		t.Errorf("%d sessions in %d sums, %d rejected", summed, sums, len(rejected))
+		t.Errorf("%d sessions in %d aggregates, %d rejected", summed, sums, len(rejected))
 	}
 	wrong := 0
 	for k := range maps.Keys(want) {
-		// A sum contains only the first greetings and users. All others are counted
+		// An aggregate contains only the first greetings and users. All others are counted
 		// together.
 		if got[k] != want[k] && !strings.Contains(k, " helo ") && !strings.Contains(k, " auth ") {
 			if wrong++; wrong < 10 {
@@ -169,7 +169,8 @@ func TestFloodsAgree(t *testing.T) {
 	}
 }
 
-// TestFloodInSums checks that the report on a day with a flood does not depend on sums.
+// TestFloodInSums checks that the report on a day with a flood does not depend on
+// aggregates.
 func TestFloodInSums(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 	const n = 3000 // sessions within a little over 4 hours
@@ -188,7 +189,7 @@ func TestFloodInSums(t *testing.T) {
 		if r.Sessions > 0 {
 			sums++
 			if r.Src != netip.MustParseAddrPort("198.51.100.7:0") || !r.End.Truncate(time.Hour).Equal(r.Start.Add(time.Second).Truncate(time.Hour)) || r.Counts.Mails > 0 {
-				t.Errorf("a sum of %v from %v to %v, %d mails", r.Src, r.Start, r.End, r.Counts.Mails)
+				t.Errorf("an aggregate of %v from %v to %v, %d mails", r.Src, r.Start, r.End, r.Counts.Mails)
 			}
 			continue
 		}
@@ -199,9 +200,9 @@ func TestFloodInSums(t *testing.T) {
 		}
 	}
 	// The generator plays a session to its end before the next one starts. The clock
-	// may therefore go back to the previous hour, which starts a new sum.
+	// may therefore go back to the previous hour, which starts a new aggregate.
 	if sums < 5 || sums > 15 || kept < len(all)-n+5*20 || kept > len(all)-n+5*20+20 {
-		t.Errorf("%d sums and %d whole of %d", sums, kept, len(all))
+		t.Errorf("%d aggregates and %d whole of %d", sums, kept, len(all))
 	}
 
 	// The reports on both must be equal.
@@ -214,13 +215,13 @@ func TestFloodInSums(t *testing.T) {
 	}
 	x, y := a.Summary(begin, begin, 20, nil), b.Summary(begin, begin, 20, nil)
 	if x.Remote != y.Remote || x.Authenticated != y.Authenticated || x.Local != y.Local {
-		t.Errorf("totals are\n%+v, with sums\n%+v", x.Remote, y.Remote)
+		t.Errorf("totals are\n%+v, with aggregates\n%+v", x.Remote, y.Remote)
 	}
 	if !slices.Equal(x.Evidence, y.Evidence) || !slices.Equal(x.Rules, y.Rules) {
-		t.Errorf("lists are\n%+v\n%+v, with sums\n%+v\n%+v", x.Evidence, x.Rules, y.Evidence, y.Rules)
+		t.Errorf("lists are\n%+v\n%+v, with aggregates\n%+v\n%+v", x.Evidence, x.Rules, y.Evidence, y.Rules)
 	}
 	if !slices.Equal(x.Sources, y.Sources) {
-		t.Errorf("sources are\n%+v, with sums\n%+v", x.Sources, y.Sources)
+		t.Errorf("sources are\n%+v, with aggregates\n%+v", x.Sources, y.Sources)
 	}
 
 	found := 0
@@ -285,10 +286,10 @@ func TestFloodFromEverywhere(t *testing.T) {
 		t.Errorf("sessions without mail or login use %d bytes of a budget of %d", size, budget)
 	}
 	if recorded != len(outcomes) || counted[memory.DaySessions] != uint64(recorded) || counted[memory.DaySummed] != uint64(summed) {
-		t.Errorf("%d recorded, %d in sums, of %d; counted %v", recorded, summed, len(outcomes), counted)
+		t.Errorf("%d recorded, %d in aggregates, of %d; counted %v", recorded, summed, len(outcomes), counted)
 	}
 	if got, want := sources.Count(), summed-bySource; got < want*9/10 || got > want*11/10 || want < n/2 {
-		t.Errorf("an estimate of %d sources in the common sums, want %d", got, want)
+		t.Errorf("an estimate of %d sources in the common aggregates, want %d", got, want)
 	}
 }
 
@@ -335,7 +336,7 @@ func TestFloodOfMail(t *testing.T) {
 	}
 }
 
-// TestCrashOfSums checks that only the sums of the current hour are lost in a crash,
+// TestCrashOfSums checks that only the aggregates of the current hour are lost in a crash,
 // and that the counters of the day show how many sessions are missing.
 func TestCrashOfSums(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
@@ -378,7 +379,7 @@ func TestCrashOfSums(t *testing.T) {
 	}
 }
 
-// TestSumsOfADay checks that all sessions of a sum are from one day, so that the
+// TestSumsOfADay checks that all sessions of an aggregate are from one day, so that the
 // records of a day can be compared with its counters.
 func TestSumsOfADay(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 23, 30, 0, 0, time.UTC)
@@ -386,7 +387,7 @@ func TestSumsOfADay(t *testing.T) {
 	c := report.NewCollector(memory.Number)
 	for i := range records {
 		if r := &records[i]; r.Start.Truncate(24*time.Hour) != r.End.Truncate(24*time.Hour) {
-			t.Errorf("a sum from %v to %v", r.Start, r.End)
+			t.Errorf("an aggregate from %v to %v", r.Start, r.End)
 		}
 		_ = c.Add(&records[i])
 	}

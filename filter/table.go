@@ -29,7 +29,7 @@ type session struct {
 // A source is a host with open sessions.
 type source struct{ live uint32 }
 
-// maxSessions is the maximum number of open sessions. Mail servers never have so many:
+// maxSessions is the maximum number of open sessions. Mail servers never have that many:
 // they would run out of descriptors first, and stop accepting connections.
 const maxSessions = 50_000
 

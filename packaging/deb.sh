@@ -37,7 +37,7 @@ ${MAKE:-make} -s install DESTDIR="$dest" PREFIX=/usr SYSCONFDIR=/etc MANDIR=/usr
 	ZSHDIR=/usr/share/zsh/vendor-completions
 gzip -9n "$dest"/usr/share/man/man?/*
 # The package has no configuration: dpkg would ask at upgrades whether to replace
-# the one of the operator.
+# the operator's file.
 install -d "$dest/etc/scanwatch"
 install -m 644 README.md DECISIONS.md filter/lookup/intel/SOURCES.md "$doc/"
 gzip -9nc CHANGES.md >"$doc/changelog.gz"

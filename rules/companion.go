@@ -259,7 +259,7 @@ func listOf[T interface{ String() string }](all []T) string {
 	return braces(words)
 }
 
-// checkCompanions checks what the statements of companions need of each other.
+// checkCompanions checks the dependencies between the statements of companions.
 func checkCompanions(k *checker) {
 	var serve *Companion
 	targets := map[string]Pos{}

@@ -364,7 +364,7 @@ func (p *Policy) Phases() (set smtp.PhaseSet) {
 	return set
 }
 
-// Needs describes which facts a policy uses, among those that smtpd does not report.
+// Needs describes the facts that a policy uses and smtpd does not report.
 type Needs struct {
 	ASN      bool
 	Country  bool

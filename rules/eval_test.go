@@ -61,7 +61,7 @@ func compile(t testing.TB, src string) *Policy {
 	return p
 }
 
-// TestConditions checks each condition by itself, with and without negation.
+// TestConditions checks each condition separately, with and without negation.
 func TestConditions(t *testing.T) {
 	base := Facts{
 		Phase: smtp.PhaseRcptTo, Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
@@ -333,7 +333,7 @@ func TestEval(t *testing.T) {
 			if v.Act.Rule == nil && v.Act.Decision != smtp.Proceed {
 				t.Errorf("decision %s without a rule", v.Act.Decision)
 			}
-			// A second evaluation and Explain give the same result.
+			// A second evaluation and Explain have the same result.
 			if again := p.Eval(&f); !reflect.DeepEqual(v, again) {
 				t.Errorf("again: %+v, was %+v", again, v)
 			}

@@ -292,7 +292,7 @@ func stripPos(v reflect.Value) {
 	}
 }
 
-// roundTrip checks that printing and parsing again gives the same tree.
+// roundTrip checks that printing and parsing again results in the same tree.
 func roundTrip(t *testing.T, c *Config) {
 	t.Helper()
 	text := c.String()

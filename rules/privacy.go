@@ -18,12 +18,12 @@ type Retention struct {
 // of its retention. kept contains the retention of the state.
 func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	d := &describer{Policy: p}
-	d.title("What this mail server stores about connections")
+	d.title("Data stored about connections to this mail server")
 	d.para("A program of this mail server records connections to find scanners and attacks, and to answer questions about rejected mail. For each connection from another host or device it stores:")
 	for _, item := range []string{
 		"the time, and the address and name of the host",
 		"the commands and replies: the greeting, senders, recipients and user names",
-		"the size of messages, and what the program and its rules decided",
+		"the size of messages, and the decisions of the program and its rules",
 	} {
 		d.item(item)
 	}

@@ -377,7 +377,7 @@ func elsewhere(k *checker, on string, cs []*Cond) {
 			continue
 		}
 		if !slices.ContainsFunc(c.Values, func(v Value) bool { return k.listens[v.Text] == nil || k.listens[v.Text].overlaps(mine) }) {
-			k.warnf(c.Pos, "remove it, or `on "+on+"`", "this never matches: listener %s has other ports or addresses", on)
+			k.warnf(c.Pos, "remove it, or `on "+on+"`", "this never matches: listener %s has different ports or addresses", on)
 		}
 	}
 }

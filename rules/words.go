@@ -40,7 +40,7 @@ type Privacy uint8
 // The levels. User names that may be passwords are hashed at both levels.
 const (
 	PrivacyFull   Privacy = iota // unhashed
-	PrivacyHashed                // with a hash in place of the local part
+	PrivacyHashed                // with a hash instead of the local part
 )
 
 var privacyNames = [...]string{"full", "hashed"}
@@ -63,7 +63,7 @@ var standingNames = [...]string{"unknown", "none", "known", "trusted"}
 
 func (s Standing) String() string { return name(standingNames[:], int(s)) }
 
-// AtLeast returns whether s is at least the standing least.
+// AtLeast reports whether s is at least the standing least.
 func (s Standing) AtLeast(least Standing) Truth {
 	if s == StandingUnknown {
 		return Unknown

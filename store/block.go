@@ -18,10 +18,10 @@ type block struct {
 	rests int                      // the number of remainders
 	kinds column.Texts
 
-	// If lenient is set, open accepts corrupt columns, except those of keys. lossy is
-	// set if there were any, and poor if columns of records were among them. Then a
-	// field of all records, or all steps of a kind, are missing, or steps have no
-	// exact times.
+	// If lenient is set, open accepts corrupt columns, except columns of keys. lossy is set
+	// if there were any, and poor if columns of records were among them. In this case, a
+	// field of all records or all steps of a kind are missing, or steps have no exact
+	// times.
 	lenient, lossy, poor bool
 	inexact              bool // columns of times are lost
 
@@ -37,7 +37,7 @@ type place struct {
 	rest      int              // the remainders of earlier records
 }
 
-// openBlock decodes the columns of records, and those of the steps of these kinds.
+// openBlock decodes the columns of records and of steps of the given kinds.
 func openBlock(value []byte, kinds Kinds) (*block, error) {
 	b := new(block)
 	if err := b.open(value, kinds); err != nil {
@@ -158,7 +158,7 @@ func (b *block) noSteps() {
 	}
 }
 
-// readableSteps returns the number of steps of a record without those of lost kinds.
+// readableSteps returns the number of steps of a record, except steps of lost kinds.
 func (b *block) readableSteps(row int) (n int) {
 	for _, k := range b.kinds.At(row) {
 		if b.wanted.Has(Kind(k)) {
@@ -168,7 +168,7 @@ func (b *block) readableSteps(row int) (n int) {
 	return n
 }
 
-// checkValues returns an error if column i has not n values.
+// checkValues returns an error if column i does not have n values.
 func checkValues(r *column.Reader, i, n int) error {
 	if r.Values(i) != n {
 		return fmt.Errorf("%w: column %q has %d values; want %d", column.ErrCorrupt, r.Name(i), r.Values(i), n)
@@ -218,7 +218,7 @@ func (b *block) record(i int, r *Record) {
 	r.block, r.row, r.skip, r.step = b, i, ^b.wanted, step
 }
 
-// seek moves the place to a step of a record. That is fast if steps are read in
+// seek moves the place to a step of a record. It is fast if steps are read in
 // order.
 func (b *block) seek(row, step int) {
 	p := &b.place
@@ -324,7 +324,7 @@ func newOwn[T any](f *field[T], d *decoded) own[T] {
 	return own[T]{f.setNum, f.setText, &d.numbers, &d.texts}
 }
 
-// set sets the field of to to the value of row i.
+// set copies the value of row i to the field of to.
 func (o *own[T]) set(i int, to *T) {
 	if o.setText != nil {
 		o.setText(to, o.texts.At(i))

@@ -29,7 +29,7 @@ var attacked = sync.OnceValue(func() []store.Record {
 	return recorded(simulate.Merge(simulate.Day(1, 20_000), simulate.Merge(harvest, simulate.Guess(attack))))
 })
 
-// mixed are sessions as in the mix of tests/bench.
+// mixed contains sessions with the mix of tests/bench.
 var mixed = sync.OnceValue(func() []store.Record {
 	all := recorded(simulate.Mixed(100_000, 7*time.Millisecond))
 	for i := range all {

@@ -208,8 +208,8 @@ func same(t *testing.T, got, want *Record, kinds Kinds) {
 	}
 }
 
-// TestBlock checks that records read the same from rows and from a block, for any
-// set of kinds, also after Clone, and in a reused block.
+// TestBlock checks that records read the same from rows and from a block, for any set of
+// kinds, including after Clone and in a reused block.
 func TestBlock(t *testing.T) {
 	all := mixedRecords(t, 500)
 	value := sealed(t, all...)
@@ -359,13 +359,13 @@ func readBlock(t *testing.T, value []byte, kinds Kinds) {
 	}
 }
 
-// FuzzBlock checks that any bytes give records or an error.
+// FuzzBlock checks that any bytes result in records or an error.
 func FuzzBlock(f *testing.F) {
 	f.Add(sealed(f, mixedRecords(f, 20)...), uint32(AllKinds))
 	f.Fuzz(func(t *testing.T, value []byte, kinds uint32) { readBlock(t, value, Kinds(kinds)) })
 }
 
-// FuzzBlockColumn checks a block with other values in one column and right checksums.
+// FuzzBlockColumn checks a block with different values in one column and correct checksums.
 func FuzzBlockColumn(f *testing.F) {
 	value := sealed(f, mixedRecords(f, 20)...)
 	var r column.Reader

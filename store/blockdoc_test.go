@@ -34,7 +34,7 @@ func docRecords(t *testing.T) []Record {
 	}
 }
 
-// dump returns an annotated hex dump of a block. It decodes the header by itself.
+// dump returns an annotated hex dump of a block. It has its own decoder for the header.
 func dump(t *testing.T, value []byte) string {
 	t.Helper()
 	var r column.Reader

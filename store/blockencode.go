@@ -86,7 +86,7 @@ type columns[T any] struct {
 	all    []values // by field
 }
 
-// values are the values of a field: numbers or texts. Values at the end that are zero
+// values contains the values of a field: numbers or texts. Values at the end that are zero
 // or empty may be missing.
 type values struct {
 	numbers []uint64

@@ -99,7 +99,7 @@ var recordFields = []field[Record]{
 }
 
 // stepFields are the columns with one value for each step of a kind. The names of the
-// columns are those of the kind and of the field, such as "rcpt.text".
+// columns are named after the kind and the field, such as "rcpt.text".
 var stepFields = []field[Step]{
 	octets("text", func(s *Step) []byte { return s.Text }, func(s *Step, b []byte) { s.Text = b }),
 	octets("arg", func(s *Step) []byte { return s.Arg }, func(s *Step, b []byte) { s.Arg = b }),

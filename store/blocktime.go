@@ -10,9 +10,9 @@ const exactGaps = 5
 
 // stepClock encodes or decodes the times of the steps of a session.
 //
-// The code of a gap between two steps has 16 values for each power of two, and 0 is no
-// gap. The first exactGaps gaps have a remainder. Later gaps are rounded down by at
-// most 1/16, so that the sum never exceeds the true time.
+// The code of a gap between two steps has 16 values for each power of two, and 0 means no
+// gap. The first exactGaps gaps have a remainder. Later gaps are rounded down by at most
+// 1/16, so that the sum never exceeds the true time.
 type stepClock struct {
 	gaps  int
 	at    uint64 // decoded time of the last step

@@ -62,7 +62,7 @@ func (s *sealedFile) carve() error {
 				break
 			}
 			from += i
-			if r.Open(buf[from+markSize:]) == nil { // the size is unknown; bytes after the block do no harm
+			if r.Open(buf[from+markSize:]) == nil { // the size is unknown; bytes after the block are harmless
 				s.blocks = append(s.blocks, blockInfo{at: at + int64(from), size: int64(min(len(buf)-from, maxBlock)), bare: true})
 			}
 			from++
@@ -102,7 +102,7 @@ func (s *sealedFile) findMeta() error {
 }
 
 // findMark returns the most frequent mark in leaf pages, or nil without any, because
-// the one in the metadata is lost. A page starts at a multiple of the page size and
+// the mark in the metadata is lost. A page starts at a multiple of the page size and
 // with its number, which contains zero bytes: text of a client cannot look like one.
 func (s *sealedFile) findMark(size int64) (mark []byte, err error) {
 	pageSize, err := pageSizeOf(s.file, size)

@@ -44,7 +44,7 @@ func recordedText(t *testing.T, n int, text []byte) (dir string) {
 }
 
 // TestForgedBlocks checks that text of a client is never taken for a block or for a
-// page, whatever pages of a sealed segment are corrupt.
+// page, regardless of which pages of a sealed segment are corrupt.
 func TestForgedBlocks(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")

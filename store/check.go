@@ -115,7 +115,7 @@ func (c *checker) open() (root, freelist uint64, err error) {
 	return root, freelist, err
 }
 
-// tolerate passes damage to bad, if that is set. Other errors are returned.
+// tolerate passes damage to bad, if bad is set. Other errors are returned.
 func (c *checker) tolerate(err error) error {
 	if c.bad != nil && isDamaged(err) {
 		c.bad(err)
@@ -210,7 +210,8 @@ func (c *checker) page(id uint64) (page, error) {
 	return page{id: id, data: head, at: int64(id) * c.pageSize, size: n * uint64(c.pageSize)}, err
 }
 
-// bytes returns bytes of a page. The caller has checked that they are inside.
+// bytes returns a range of the bytes of a page. The caller has checked that they are
+// inside.
 func (c *checker) bytes(p *page, from, n uint64) ([]byte, error) {
 	if from+n <= uint64(len(p.data)) {
 		return p.data[from:][:n:n], nil

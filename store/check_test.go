@@ -66,8 +66,8 @@ func readAll(t testing.TB, path string, b []byte) (records int, err error) {
 	return records, err
 }
 
-// Each bit of the bytes that bbolt trusts is flipped in turn: the file must be
-// rejected, or reading it must do no harm.
+// Each bit of the bytes that bbolt trusts is flipped in turn: the file must be rejected,
+// or reading it must be harmless.
 func TestFlippedBits(t *testing.T) {
 	b := segmentBytes(t, 1000)
 	path := filepath.Join(t.TempDir(), "segment.db")

@@ -138,7 +138,7 @@ func createdInDoubt(d *directory, s *Segment) (at time.Time, err error) {
 	return at, err
 }
 
-// ReferenceTime returns the time of a state that has no row of its own for it. It
+// ReferenceTime returns the time of a state that does not contain its own time. It
 // returns now, unless now differs from the last trusted time by more than two days. The
 // clock may then be wrong, and ReferenceTime returns the last trusted time.
 func ReferenceTime(dir string, now time.Time) time.Time {

@@ -15,8 +15,8 @@ type clockMove struct {
 	wait    bool // first wait until a step of the clock is trusted
 }
 
-// TestClock checks that a wrong clock expires no day too early, and that days recorded
-// with a wrong clock expire with the others. The retention is two days.
+// TestClock checks that no day expires too early because of a wrong clock, and that days
+// recorded with a wrong clock expire with the others. The retention is two days.
 func TestClock(t *testing.T) {
 	y1970, ahead := time.Unix(60, 0).UTC(), noon.AddDate(10, 0, 0)
 	move := func(days ...int) (all []clockMove) {
@@ -104,7 +104,7 @@ func TestReferenceTime(t *testing.T) {
 		}
 	}
 	// Without the file, the newest day applies.
-	if err := w.k.folder.remove(clockFile); err != nil {
+	if err := w.k.directory.remove(clockFile); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := ReferenceTime(dir, noon.AddDate(10, 0, 0)), utcDay(noon).Add(24*time.Hour); !got.Equal(want) {

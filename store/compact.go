@@ -75,7 +75,7 @@ func (s *State) useCopy() error {
 	}
 	s.wait = 0
 	s.k.log.Info("state.db compacted", "file", s.path, "from", size, "to", s.was.Size())
-	return s.k.folder.sync()
+	return s.k.directory.sync()
 }
 
 // Compact writes all changes and copies the rows to a new file, so that the file has no
@@ -121,13 +121,13 @@ func usedBytes(s *segment) (used int64, err error) {
 // copyFile copies the rows to a new file and renames it to the name of the open
 // file.
 func (s *State) copyFile() (*segment, error) {
-	f, err := s.k.folder.create(StateFile + newSuffix)
+	f, err := s.k.directory.create(StateFile + newSuffix)
 	if err != nil {
 		return nil, err
 	}
 	seg, err := newSegment(Segment{Name: StateFile}, f, s.o.MaxSize)
 	if err != nil {
-		_ = s.k.folder.remove(StateFile + newSuffix)
+		_ = s.k.directory.remove(StateFile + newSuffix)
 		return nil, err
 	}
 	err = guard(func() error { return bbolt.Compact(seg.db, s.k.open.db, compactBatch) })
@@ -135,11 +135,11 @@ func (s *State) copyFile() (*segment, error) {
 		s.k.open.abandon()
 	}
 	if err == nil {
-		err = s.k.folder.rename(StateFile+newSuffix, StateFile)
+		err = s.k.directory.rename(StateFile+newSuffix, StateFile)
 	}
 	if err != nil {
 		seg.release(err)
-		_ = s.k.folder.remove(StateFile + newSuffix)
+		_ = s.k.directory.remove(StateFile + newSuffix)
 		return nil, err
 	}
 	return seg, nil

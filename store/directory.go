@@ -119,7 +119,7 @@ func (d *directory) remove(name string) error {
 	return nil
 }
 
-// rename renames a file and replaces the one with the new name.
+// rename renames a file and replaces an existing file with the new name.
 func (d *directory) rename(from, to string) error {
 	if err := d.root.Rename(from, to); err != nil {
 		return d.failed("rename", from, err)
@@ -127,7 +127,7 @@ func (d *directory) rename(from, to string) error {
 	return nil
 }
 
-// own gives a file of root to the owner of the directory.
+// own changes the owner of a file of root to the owner of the directory.
 func (d *directory) own(f *os.File) error {
 	if os.Geteuid() != 0 {
 		return nil

@@ -32,7 +32,7 @@ func (d *days) limit() int64 { return max(d.budget.bytes/16, MinBudget/8) }
 func (d *days) prepare() error {
 	fresh, err := d.k.lockDirectory()
 	if fresh {
-		err = d.pruneAfter(d.k.folder.removeTemporary())
+		err = d.pruneAfter(d.k.directory.removeTemporary())
 	}
 	return err
 }
@@ -50,13 +50,13 @@ func (d *days) pruneAfter(err error) error {
 
 // prune removes segments until room bytes are free for the open segment.
 func (d *days) prune(room int64) error {
-	if d.k.folder == nil {
+	if d.k.directory == nil {
 		return nil // there is no directory
 	}
 	if d.seal {
 		room += d.limit()
 	}
-	u, err := d.budget.prune(d.k.folder, d.k.openName(), d.apart, room)
+	u, err := d.budget.prune(d.k.directory, d.k.openName(), d.apart, room)
 	if err != nil && !errors.Is(err, errBudget) && u == (usage{}) {
 		return err
 	}
@@ -89,7 +89,7 @@ func (d *days) makeRoom(bytes int64) error {
 	d.budget.state = bytes
 	switch err := d.prepare(); {
 	case errors.Is(err, ErrInUse):
-		return err // the process with the lock does not know this reservation
+		return err // the process with the lock is not aware of this reservation
 	case err != nil:
 		return nil // without a directory there is nothing to remove
 	}
@@ -206,7 +206,7 @@ func (d *days) openDay(day time.Time) error {
 	if err := d.prune(d.limit() - last.Size); err != nil { // prune counts the size of last
 		return err
 	}
-	s, err := openSegment(d.k.folder, *last, d.limit())
+	s, err := openSegment(d.k.directory, *last, d.limit())
 	switch {
 	case err == nil:
 		d.k.use(s)
@@ -228,7 +228,7 @@ func (d *days) openDay(day time.Time) error {
 // lastPart returns the last part of a day and its number. Last is nil if the day has
 // no part, or if its last part is quarantined.
 func (d *days) lastPart(day time.Time) (last *Segment, part int, err error) {
-	all, err := d.k.folder.segments()
+	all, err := d.k.directory.segments()
 	if err != nil {
 		return nil, 0, err
 	}
@@ -248,17 +248,17 @@ func (d *days) lastPart(day time.Time) (last *Segment, part int, err error) {
 
 // quarantined reports whether a day has a quarantined file.
 func (d *days) quarantined(day time.Time) (bool, error) {
-	all, err := d.k.folder.segments()
+	all, err := d.k.directory.segments()
 	return slices.ContainsFunc(all, func(s Segment) bool { return s.Quarantined && s.Day.Equal(day) }), err
 }
 
 // createLoss creates a part of a past day with the mark of lost records.
 func (d *days) createLoss(day time.Time) error {
-	part, err := nextPart(d.k.folder, day)
+	part, err := nextPart(d.k.directory, day)
 	if err != nil {
 		return err
 	}
-	return createLoss(d.k.folder, part, sealing{limit: d.limit(), program: d.program, now: d.k.now()})
+	return createLoss(d.k.directory, part, sealing{limit: d.limit(), program: d.program, now: d.k.now()})
 }
 
 // create creates and opens the given part of a day, or the next part with a free
@@ -269,13 +269,13 @@ func (d *days) create(day time.Time, part int) error {
 	}
 	name := segmentFile(day, part)
 	for {
-		if !exists(d.k.folder, name) && !exists(d.k.folder, sealedName(Segment{Day: day, Part: part})) {
+		if !exists(d.k.directory, name) && !exists(d.k.directory, sealedName(Segment{Day: day, Part: part})) {
 			break
 		}
 		part++
 		name = segmentFile(day, part)
 	}
-	s, err := createSegment(d.k.folder, Segment{Name: name, Day: day, Part: part}, d.limit(), d.program, d.k.now())
+	s, err := createSegment(d.k.directory, Segment{Name: name, Day: day, Part: part}, d.limit(), d.program, d.k.now())
 	if err != nil {
 		return fmt.Errorf("create %s: %w", d.path(name), err)
 	}

@@ -41,11 +41,11 @@ type keeper struct {
 	since   time.Time // when problem started
 
 	// Only the background goroutine accesses the following fields.
-	folder  *directory    // the directory; nil until it is locked
-	lock    *os.File      // the lock of the directory
-	cause   string        // the cause that was logged last; empty without a problem
-	retry   time.Duration // the pause after the next failure
-	started time.Time
+	directory *directory    // nil until it is locked
+	lock      *os.File      // the lock of the directory
+	cause     string        // the cause that was logged last; empty without a problem
+	retry     time.Duration // the pause after the next failure
+	started   time.Time
 }
 
 type keeperOptions struct {
@@ -207,7 +207,7 @@ func (k *keeper) lockDirectory() (fresh bool, err error) {
 		d.root.Close()
 		return false, err
 	}
-	k.folder, k.lock = d, lock
+	k.directory, k.lock = d, lock
 	return true, nil
 }
 
@@ -273,7 +273,7 @@ func (k *keeper) replaced() bool {
 	if err != nil {
 		return true
 	}
-	now, err := k.folder.root.Lstat(k.open.Name)
+	now, err := k.directory.root.Lstat(k.open.Name)
 	return err != nil || !os.SameFile(have, now)
 }
 
@@ -308,11 +308,11 @@ func (k *keeper) shut() {
 // kept.
 func (k *keeper) quarantine(name string, reason error) error {
 	to := quarantineName(name, k.now())
-	if err := k.folder.rename(name, to); err != nil {
-		k.log.Error("corrupt file not quarantined", "file", k.folder.name(name), "err", err, "damage", reason)
-		return fmt.Errorf("quarantine %s, which is %w: %w", k.folder.name(name), reason, err)
+	if err := k.directory.rename(name, to); err != nil {
+		k.log.Error("corrupt file not quarantined", "file", k.directory.name(name), "err", err, "damage", reason)
+		return fmt.Errorf("quarantine %s, which is %w: %w", k.directory.name(name), reason, err)
 	}
-	k.log.Error("corrupt file quarantined", "file", k.folder.name(to), "err", reason)
+	k.log.Error("corrupt file quarantined", "file", k.directory.name(to), "err", reason)
 	return nil
 }
 

@@ -36,7 +36,7 @@ func lossy(t *testing.T, dir string) []string {
 }
 
 // TestLossRemains checks that the loss of records of a corrupt file is known after its
-// quarantined file has been removed, and as long as the day has files.
+// quarantined file has been removed, and while the day has files.
 func TestLossRemains(t *testing.T) {
 	step := func(b []byte) {
 		i := bytes.LastIndex(b, []byte("user1@example.org"))

@@ -6,11 +6,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lowPriority is the nice value of the thread that seals. A higher one could delay answers
-// on a busy machine: the garbage collector waits for this thread, too.
+// lowPriority is the nice value of the thread that seals. A higher value could delay
+// answers on a busy machine, because the garbage collector also waits for this thread.
 const lowPriority = 10
 
-// runWithLowPriority gives the calling goroutine a thread of its own with a low priority,
+// runWithLowPriority locks the calling goroutine to a thread with a low priority,
 // so that answers do not wait for a processor. The thread ends with the goroutine, because
 // the goroutine does not unlock it. On Linux each thread has its own priority.
 func runWithLowPriority() {

@@ -2,5 +2,5 @@
 
 package store
 
-// runWithLowPriority does nothing: a single thread has no priority of its own.
+// runWithLowPriority does nothing, because threads have no separate priority here.
 func runWithLowPriority() {}

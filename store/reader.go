@@ -66,7 +66,7 @@ func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error
 	return r.each(q, f)
 }
 
-// Find returns the sessions with the given id, and the sums that contain a session
+// Find returns the sessions with the given id, and the aggregates that contain a session
 // with it, oldest first. Several runs of smtpd may have used the same id.
 func (r *Reader) Find(id uint64) ([]Record, error) {
 	var found []Record
@@ -81,8 +81,8 @@ func (r *Reader) Find(id uint64) ([]Record, error) {
 
 // A Selection selects records. The zero Selection selects none.
 type Selection struct {
-	Sources []netip.Prefix // records of these sources; sums of many sources have none
-	IDs     []uint64       // records with these ids, and sums that refer to one
+	Sources []netip.Prefix // records of these sources; aggregates of many sources have none
+	IDs     []uint64       // records with these ids, and aggregates that refer to one
 }
 
 // has reports whether a record is selected.
@@ -102,7 +102,7 @@ func (s *Selection) has(r *Record) (found bool) {
 }
 
 // mayHave reports whether a block may contain selected records. An entry of the index
-// without a block has the error to report.
+// without a block contains the error to report.
 func (s *Selection) mayHave(b *blockInfo) bool {
 	return b.lost != nil || slices.ContainsFunc(s.Sources, b.maySource) ||
 		slices.ContainsFunc(s.IDs, func(id uint64) bool { return b.may(hashID(id)) })
@@ -127,7 +127,7 @@ func newQuery(since, until time.Time, kinds Kinds) query {
 	}
 	if !until.IsZero() {
 		if q.to.end = micros(until); q.to.end == 0 {
-			q.to.id = 1 // a zero key is no limit
+			q.to.id = 1 // a zero key means no limit
 		}
 	}
 	return q
@@ -282,7 +282,7 @@ func (s Segment) precedes(o Segment) bool {
 	return !o.Quarantined && o.Day.Equal(s.Day) && o.Part >= s.Part
 }
 
-// A cursor is at a record of an open segment.
+// A cursor points to a record of an open segment.
 type cursor struct {
 	info Segment
 	key  recordKey // of the current record

@@ -35,18 +35,18 @@ type Record struct {
 	// Omitted is the number of steps without a record, because the session reached
 	// its size limit. They are counted.
 	Omitted uint32
-	// Sessions is the number of sessions in a sum, and 0 in other records. A sum
-	// combines sessions of one source and hour. Start is the start of the first
-	// session, End and ID are those of the last session, Counts are exact totals, and
-	// Src has no port. The steps of a sum are tallies without a time: see Step.Times.
+	// Sessions is the number of sessions in an aggregate, and 0 in other records. An
+	// aggregate combines sessions of one source and hour. Start is the start of the first
+	// session, End and ID belong to the last session, Counts are exact totals, and Src
+	// has no port. The steps of an aggregate are tallies without a time: see Step.Times.
 	Sessions uint32
 	Found    uint32 // number of Sessions with a finding
 	Rejected uint32 // number of Sessions that a rule or ban rejected
-	// LastStart is the time from Start to the start of the session of a sum that started
-	// last, in microseconds.
+	// LastStart is the time from Start to the start of the latest session of an
+	// aggregate, in microseconds.
 	LastStart uint64
-	// Sketch estimates the number of sources of a sum over several sources: see
-	// internal/sketch. Such a sum has no Src. Other sums have no Sketch.
+	// Sketch estimates the number of sources of an aggregate over several sources: see
+	// internal/sketch. Such an aggregate has no Src. Other aggregates have no Sketch.
 	Sketch []byte
 
 	Server   []byte // the mail server of the session; empty: this host
@@ -222,13 +222,13 @@ type Step struct {
 
 	Rule uint32 // RuleRef of the rule's text; 0 without the text
 
-	// Numbers of a tally of a sum. record.proto describes tallies.
+	// Numbers of a tally of an aggregate. record.proto describes tallies.
 	Times uint32 // number of sessions with this step
 	Count uint32 // KindRcpt, KindAuth: number of such steps
 	Most  uint32 // KindRcpt, KindAuth: maximum of Count in one session
-	// First is the time from the start of the sum to the end of its first session with
-	// this step, in microseconds. KindFinding: with more than low confidence, if there is
-	// one. KindBan.
+	// First is the time from the start of the aggregate to the end of its first session
+	// with this step, in microseconds. KindFinding: with more than low confidence, if
+	// there is one. KindBan.
 	First uint64
 }
 
@@ -278,9 +278,9 @@ const (
 	KindFilter Kind = 16
 	KindTag    Kind = 17 // a rule tagged the session. Text: tag, Phase
 	KindBan    Kind = 18 // a rule banned the host. Text: rule, Prefix, Until, Enforced, Exempt, Rule
-	// KindReference is only in sums: a session of the sum that a rule or ban rejected,
-	// or in which a rule banned the host. Session: its id, which is the reference in
-	// replies.
+	// KindReference is only in aggregates: a session of the aggregate that a rule or ban
+	// rejected, or in which a rule banned the host. Session: its id, which is the
+	// reference in replies.
 	KindReference Kind = 19
 )
 
@@ -572,7 +572,7 @@ func (c *Counts) Add(o *Counts) {
 	}
 }
 
-// Many returns the number of sessions of r, which is 1 unless r is a sum.
+// Many returns the number of sessions of r, which is 1 unless r is an aggregate.
 func (r *Record) Many() int { return max(int(r.Sessions), 1) }
 
 func (c *Counts) decode(b []byte) error {

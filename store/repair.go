@@ -208,7 +208,7 @@ func (s salvaged) String() string {
 	return fmt.Sprintf("%d records salvaged into %s", s.kept, s.part.Name)
 }
 
-// salvage copies the readable records of the corrupt segment s, except those that
+// salvage copies the readable records of the corrupt segment s, except records that
 // other has, to a new part of its day. It then renames s to aside and marks it as
 // salvaged. If it is interrupted before that, records may be in two parts, which
 // readers expect. After an error, s remains.
@@ -383,7 +383,7 @@ func salvageBlocks(d *directory, s, part Segment, other *otherCopy, o sealing) (
 	return out.records, err
 }
 
-// salvage copies the records of a block to out, without those that other has. If
+// salvage copies the records of a block to out, except records that other has. If
 // columns are corrupt, the records lack their values: see block.lenient. If the keys of
 // records are corrupt, the block is lost.
 func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, other *otherCopy) error {

@@ -79,7 +79,7 @@ func TestInspect(t *testing.T) {
 		t.Error(err)
 	}
 	if err := i.Repair("test", noon, func(*File) error { t.Error("repairs"); return nil }); !errors.Is(err, ErrInUse) {
-		t.Errorf("beside a filter: %v", err)
+		t.Errorf("while a filter runs: %v", err)
 	}
 }
 

@@ -19,7 +19,7 @@ func TestReserveOfAnother(t *testing.T) {
 	}
 	second, _ := openTest(t, dir, Options{})
 	if err := second.Reserve(1 << 20); !errors.Is(err, ErrInUse) {
-		t.Errorf("reserve beside another: %v, want %v", err, ErrInUse)
+		t.Errorf("second reserve: %v, want %v", err, ErrInUse)
 	}
 	o := newOwner()
 	s, log := openTestState(t, dir, o, func(so *StateOptions) { so.Room = second.Reserve })

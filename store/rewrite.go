@@ -259,10 +259,10 @@ func (d *days) rewrite(r *rewriting, o sealing) (changed int, err error) {
 	if !ok || s.Quarantined {
 		return 0, fmt.Errorf("rewrite %.80q: is not a segment", r.name)
 	}
-	if d.k.folder == nil {
+	if d.k.directory == nil {
 		return 0, errors.New("the directory cannot be written")
 	}
-	if !s.Sealed && !exists(d.k.folder, s.Name) { // sealed since it was listed
+	if !s.Sealed && !exists(d.k.directory, s.Name) { // sealed since it was listed
 		s.Name, s.Sealed = sealedName(s), true
 	}
 	room := d.limit() // for the copy; prune adds it again if segments are sealed
@@ -275,8 +275,8 @@ func (d *days) rewrite(r *rewriting, o sealing) (changed int, err error) {
 	if d.k.openName() == s.Name {
 		return d.rewriteOpen(o, r.edit)
 	}
-	changed, err = rewriteFile(d.k.folder, s, o, r.edit)
-	if errors.Is(err, fs.ErrNotExist) && !exists(d.k.folder, s.Name) {
+	changed, err = rewriteFile(d.k.directory, s, o, r.edit)
+	if errors.Is(err, fs.ErrNotExist) && !exists(d.k.directory, s.Name) {
 		return 0, nil
 	}
 	return changed, err
@@ -286,7 +286,7 @@ func (d *days) rewrite(r *rewriting, o sealing) (changed int, err error) {
 func (d *days) rewriteOpen(o sealing, edit Edit) (changed int, err error) {
 	in, done, err := d.k.open.openRows()
 	if err == nil {
-		changed, err = rewriteRows(d.k.folder, in, o, edit)
+		changed, err = rewriteRows(d.k.directory, in, o, edit)
 	}
 	if isDamaged(err) {
 		d.k.open.abandon()

@@ -141,7 +141,7 @@ func TestRewriteBlocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Contains(b, old[0]) || bytes.Contains(b, old[1][64:]) {
-		t.Error("the bytes of the second block are still in the file, or those of the first are not")
+		t.Error("the second block is still in the file, or the first is not")
 	}
 	at := bytes.Index(b, old[2]) + len(old[2])/2
 	b[at] ^= 1

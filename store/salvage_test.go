@@ -35,11 +35,11 @@ func withBoth(t *testing.T, n int, damageRows, damageSealed func([]byte)) (dir s
 	return dir
 }
 
-// middle damages a block of a sealed segment, or a page of rows.
+// middle damages a block in the middle of a sealed segment, or a page of rows.
 func middle(b []byte) { clear(b[len(b)/2:][:300]) }
 
 // TestRepairBothCopies checks that a repair never gives up a readable copy of a day
-// because of another one that is not whole.
+// because of another copy that is incomplete.
 func TestRepairBothCopies(t *testing.T) {
 	const n = 9000
 	for _, c := range []struct {
@@ -221,7 +221,7 @@ func TestRepairKeepsBudget(t *testing.T) {
 			t.Fatalf("round %d: %q", round, done)
 		}
 	}
-	// A good day of which nothing may be removed.
+	// An intact day, from which nothing may be removed.
 	if err := os.WriteFile(filepath.Join(dir, sessionsDir, "2026-10-31.db"), good, 0o640); err != nil {
 		t.Fatal(err)
 	}

@@ -27,10 +27,10 @@ type scanned struct {
 	doubt   time.Time // see markDoubt
 }
 
-// scan calls visit for each record of the day in a leaf page of f, with the readable
-// part of its value and the number of steps in it. It ignores the tree, so that a
-// record can occur twice. Records in unused pages are valid, because records never
-// change. Scan returns the readable metadata.
+// scan calls visit for each record of the day in the leaf pages of f, with the readable
+// part of the value and its number of steps. It ignores the tree, so a record can occur
+// twice. Records in unused pages are valid, because records never change. Scan returns
+// the readable metadata.
 func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte, steps int, whole bool) error) (scanned, error) {
 	s := scanner{f: f, size: size, day: day, visit: visit}
 	err := s.run()
@@ -148,7 +148,7 @@ type element struct {
 }
 
 // elementsOf returns the elements of a leaf page. The place of the first key also gives
-// their number, if that in the header is corrupt.
+// their number, if the number in the header is corrupt.
 func elementsOf(page []byte) (all []element) {
 	n, most := int(order.Uint16(page[10:])), (len(page)-pageHeader)/pageElement
 	if most == 0 {
@@ -168,7 +168,7 @@ func elementsOf(page []byte) (all []element) {
 	return all
 }
 
-// leaf visits the elements of a leaf page, including those of inline buckets. whole
+// leaf visits the elements of a leaf page and of its inline buckets. whole
 // reports whether it contains only whole records.
 func (s *scanner) leaf(page []byte, outer bool) (whole bool, err error) {
 	all := elementsOf(page)
@@ -232,7 +232,7 @@ func (s *scanner) record(all []element, i int, page []byte) (whole bool, err err
 	return whole, s.visit(key, best, steps, whole)
 }
 
-// misplaced reports whether the key of e is not between those of the elements before and
+// misplaced reports whether the key of e is not between the keys of the elements before and
 // after element i, although these are in order.
 func (s *scanner) misplaced(all []element, i int, e *element, page []byte) bool {
 	if i == 0 || i == len(all)-1 || !s.isRecord(&all[i-1], page) || !s.isRecord(&all[i+1], page) {

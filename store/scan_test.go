@@ -84,7 +84,7 @@ func TestScanCorruptHeader(t *testing.T) {
 }
 
 // TestScanStaleOverflow checks that an unused page that once had overflow pages does not
-// hide the pages that now have their place.
+// hide the pages that now occupy their place.
 func TestScanStaleOverflow(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")
@@ -145,8 +145,8 @@ func TestScanMisplacedKey(t *testing.T) {
 	}
 }
 
-// TestRepairPageSizes checks that a segment of a machine with other pages is salvaged
-// without its meta pages.
+// TestRepairPageSizes checks that a segment of a machine with a different page size is
+// salvaged without its meta pages.
 func TestRepairPageSizes(t *testing.T) {
 	const n = 3000
 	for _, size := range []int{1024, 4096, 8192, 16384, 65536} {
@@ -232,14 +232,14 @@ func TestRepairKeepsMetadata(t *testing.T) {
 			if f := found(t, dir, false)[repaired]; f.Dropped == nil || f.Dropped[DropLarge] != 1 || f.Records != 201 {
 				t.Errorf("%s: %+v", repaired, f)
 			}
-			if at, err := createdInDoubt(w.k.folder, &Segment{Name: repaired}); err != nil || !at.Equal(noon) {
+			if at, err := createdInDoubt(w.k.directory, &Segment{Name: repaired}); err != nil || !at.Equal(noon) {
 				t.Errorf("%s: created at %s, %v", repaired, at, err)
 			}
 		}
 	}
 }
 
-// records reads all records of dir and returns the number of those that are cut.
+// records reads all records of dir and returns the number of truncated ones.
 func recordsOf(t *testing.T, dir string) (all []Record, cut int) {
 	t.Helper()
 	err := (&Reader{Dir: dir, Problem: func(string, error) {}}).Each(time.Time{}, time.Time{}, AllKinds, func(r *Record) error {

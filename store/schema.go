@@ -63,7 +63,7 @@ import (
 )
 
 const (
-	schema       = 2 // schema 1 had other step numbers; this program does not read it
+	schema       = 2 // schema 1 had different step numbers; this program does not read it
 	sealedSchema = 3 // of sealed segments; schema 2 had no marks
 	sessionsDir  = "sessions"
 	dayLayout    = "2006-01-02"

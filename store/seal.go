@@ -14,9 +14,9 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// sealBatch is the number of bytes of blocks in a commit. bbolt copies the last
-// blocks of a commit with the next one and leaves their old pages unused, so that
-// large commits give smaller files.
+// sealBatch is the number of bytes of blocks in a commit. bbolt copies the last blocks of
+// a commit with the next one and leaves their old pages unused, so large commits result
+// in smaller files.
 const sealBatch = 8 << 20
 
 // A sealWriter writes a sealed segment under a temporary name.
@@ -203,7 +203,7 @@ func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 	if err != nil {
 		return res, err
 	}
-	defer in.close() // keeps the lock: no Writer opens the rows meanwhile
+	defer in.close() // keeps the lock, so that no Writer opens the rows until then
 	out, err := createSealed(d, s, in.src.metadata(), o)
 	if err != nil {
 		return res, err
@@ -252,7 +252,7 @@ func sealError(err error) error {
 	return err
 }
 
-// copyRows copies records as far as they can be read. It returns the number of corrupt
+// copyRows copies the readable records. It returns the number of corrupt
 // records.
 func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut int, err error) {
 	from := time.Now()

@@ -122,7 +122,7 @@ func (b *blockInfo) count(r *Record) {
 }
 
 // appendHashes appends the hashes of the values by which a reader looks for r: its id,
-// the ids of the sessions to which a sum refers, and its source.
+// the ids of the sessions to which an aggregate refers, and its source.
 func appendHashes(dst []uint64, r *Record) []uint64 {
 	dst = append(dst, hashID(r.ID))
 	if r.Sessions > 0 {
@@ -484,7 +484,7 @@ func (s *sealedFile) lastKey() (last recordKey) {
 	return last
 }
 
-// knownSchema returns an error if the schema n of a file is not the one that this
+// knownSchema returns an error if the schema n of a file is not the schema that this
 // program reads.
 func knownSchema(n, known int) error {
 	switch {

@@ -18,8 +18,8 @@ import (
 	"scanwatch/store/column"
 )
 
-// variedRecord returns record n of a day, with its steps. Every tenth is a sum, which
-// refers to the sessions 1,000,000 + n and the next one.
+// variedRecord returns record n of a day, with its steps. Every tenth is an aggregate,
+// which refers to the sessions 1,000,000 + n and the next one.
 func variedRecord(n int, end time.Time) (*Record, []byte) {
 	r := &Record{
 		ID: mix(uint64(n)), Start: end.Add(-time.Duration(n%7) * time.Second), End: end,

@@ -30,14 +30,14 @@ func (w *Writer) sealNext() {
 // startSeal seals a segment in a separate goroutine, so that neither commits nor
 // callers wait. The budget has room for the sealed segment.
 func (w *Writer) startSeal() {
-	if !w.o.Seal || w.sealFailed || w.k.folder == nil {
+	if !w.o.Seal || w.sealFailed || w.k.directory == nil {
 		return
 	}
-	all, err := w.k.folder.segments()
+	all, err := w.k.directory.segments()
 	if err != nil {
 		return // the next commit reports it
 	}
-	list := slices.DeleteFunc(finished(all, w.days.budget.clock.read(w.k.folder, all)), func(s Segment) bool {
+	list := slices.DeleteFunc(finished(all, w.days.budget.clock.read(w.k.directory, all)), func(s Segment) bool {
 		_, failed := w.unsealed[s.Name]
 		return failed || s.Name == w.k.openName()
 	})
@@ -46,10 +46,10 @@ func (w *Writer) startSeal() {
 	}
 	s := list[0]
 	w.days.sealing, w.days.apart = s, []string{sealedName(s) + newSuffix}
-	if !exists(w.k.folder, sealedName(s)) {
+	if !exists(w.k.directory, sealedName(s)) {
 		w.days.apart = append(w.days.apart, sealedName(s))
 	}
-	d, o := w.k.folder, sealing{limit: min(s.Size, w.days.limit()), program: w.o.Program, now: w.o.Now(), pause: func(took time.Duration) error { return pauseSealing(w, took) }}
+	d, o := w.k.directory, sealing{limit: min(s.Size, w.days.limit()), program: w.o.Program, now: w.o.Now(), pause: func(took time.Duration) error { return pauseSealing(w, took) }}
 	safego.Go(w.k.log, "sealing", func() {
 		runWithLowPriority()
 		res := sealResult{Segment: s}

@@ -232,7 +232,7 @@ func TestSealWithoutRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Simulate rows that use less space.
-	d := w.k.folder
+	d := w.k.directory
 	if _, err := seal(d, Segment{Name: "2026-11-01.db", Day: utcDay(noon), Part: 1}, sealing{limit: info.Size() / 2}); !errors.Is(err, ErrInUse) {
 		t.Errorf("sealing the open segment: %v, want %v", err, ErrInUse)
 	}
@@ -253,8 +253,8 @@ func TestSealWithoutRoom(t *testing.T) {
 }
 
 // TestSealDamagedRows checks that rows with a corrupt page are quarantined, that rows
-// with corrupt records are sealed as far as possible and kept, and that rows of another
-// schema remain unchanged.
+// with corrupt records are sealed except for these records and kept, and that rows of
+// another schema remain unchanged.
 func TestSealDamagedRows(t *testing.T) {
 	for _, c := range []struct {
 		name    string

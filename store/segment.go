@@ -142,7 +142,7 @@ func createFile(d *directory, info Segment, limit int64, schema int, program str
 	return s, nil
 }
 
-// commitFile gives a complete file its name. The file can still be open.
+// commitFile renames a complete file to its final name. The file may still be open.
 func commitFile(d *directory, name string) error {
 	if err := d.rename(name+newSuffix, name); err != nil {
 		_ = d.remove(name + newSuffix)

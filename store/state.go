@@ -357,8 +357,8 @@ func (s *State) openFile() error {
 	if _, err := s.k.lockDirectory(); err != nil {
 		return err
 	}
-	_ = s.k.folder.remove(StateFile + newSuffix) // a crash has left it
-	seg, err := openStateFile(s.k.folder, StateFile, s.o.MaxSize, s.o.migrations)
+	_ = s.k.directory.remove(StateFile + newSuffix) // a crash has left it
+	seg, err := openStateFile(s.k.directory, StateFile, s.o.MaxSize, s.o.migrations)
 	if isDamaged(err) {
 		if err := s.quarantine(err); err != nil {
 			return err
@@ -388,11 +388,11 @@ func (s *State) openFile() error {
 // create creates the file under a temporary name, so that a crash leaves no
 // incomplete file.
 func (s *State) create() (*segment, error) {
-	seg, err := createFile(s.k.folder, Segment{Name: StateFile}, s.o.MaxSize, firstStateSchema+len(s.o.migrations), s.o.Program, s.o.now())
+	seg, err := createFile(s.k.directory, Segment{Name: StateFile}, s.o.MaxSize, firstStateSchema+len(s.o.migrations), s.o.Program, s.o.now())
 	if err != nil {
 		return nil, err
 	}
-	if err := commitFile(s.k.folder, StateFile); err != nil {
+	if err := commitFile(s.k.directory, StateFile); err != nil {
 		seg.release(err)
 		return nil, err
 	}
@@ -425,7 +425,7 @@ func (s *State) quarantine(reason error) error {
 	if err := s.k.quarantine(StateFile, reason); err != nil {
 		return err
 	}
-	if names := s.k.folder.trimCopies(); len(names) > 0 {
+	if names := s.k.directory.trimCopies(); len(names) > 0 {
 		s.k.log.Warn("quarantined files removed, too many", "files", strings.Join(names, " "))
 	}
 	return nil

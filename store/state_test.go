@@ -162,7 +162,7 @@ func wantState(t testing.TB, got, want map[string]string) {
 	t.Errorf("got  %q\nwant %q", got, want)
 }
 
-// fill gives an owner n entries of about 40 bytes.
+// fill adds n entries of about 40 bytes to an owner.
 func (o *owner) fill(n int) {
 	for i := range n {
 		o.set(fmt.Sprintf("peers/%08x", uint32(i)*2654435761), fmt.Sprintf("%032d", i))
@@ -723,7 +723,7 @@ func TestStateTimes(t *testing.T) {
 			f.Close()
 			time.Sleep(retryInUse)
 			if !opened(s) || o.loads != 1 || o.all()["peers/a"] != "1" {
-				t.Errorf("not open %v after it was let go of: %+v", retryInUse, s.Status())
+				t.Errorf("not open %v after its release: %+v", retryInUse, s.Status())
 			}
 		})
 	})
@@ -884,7 +884,7 @@ func TestStateOfSchema1(t *testing.T) {
 }
 
 func TestStateMigrations(t *testing.T) {
-	// First a bucket gets another name, then its values a mark.
+	// First a bucket is renamed, then its values receive a mark.
 	rename := func(tx *bbolt.Tx) error {
 		to, err := tx.CreateBucket([]byte("partners"))
 		if err != nil {

@@ -96,7 +96,7 @@ func ReadState(dir string, buckets []string, live func(io.Writer) error, visit f
 }
 
 // Used reports whether a filter has used the state directory dir: it has a state.db,
-// also a quarantined one, or sessions. An unreadable directory counts as used.
+// possibly quarantined, or sessions. An unreadable directory counts as used.
 func Used(dir string) bool {
 	d, err := openDirectory(dir)
 	if err != nil {

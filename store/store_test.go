@@ -837,7 +837,7 @@ func TestSnapshotDoesNotHoldUpTheWriter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range all { // also the one that the snapshot keeps from reusing space
+	for _, s := range all { // including the session that the snapshot keeps from reusing space
 		if s.Size > w.days.limit() {
 			t.Errorf("%s has %d bytes, more than the %d of a segment", s.Name, s.Size, w.days.limit())
 		}

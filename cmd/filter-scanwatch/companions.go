@@ -46,7 +46,7 @@ func (p *program) prepareCompanions() {
 }
 
 // runDirProblem returns the reason why dir cannot contain the socket of the companions,
-// or "". Another user who can replace the socket could tell the companions to unban
+// or "". Another user who can replace the socket could make the companions unban
 // hosts.
 func runDirProblem(dir string) string {
 	info, err := os.Stat(dir)

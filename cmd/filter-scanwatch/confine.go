@@ -43,8 +43,8 @@ func withTimeout[T any](log *slog.Logger, what string, timeout time.Duration, f 
 // configuration require, and logs the restrictions. No other goroutine may use the disk
 // during the call.
 func (p *policies) enterSandbox(set rules.Settings, runDir string) {
-	// To wait here would block the mail server. To enter the sandbox later would block
-	// the whole process for as long as a thread waits for the disk: see Enter.
+	// Waiting here would block the mail server. Entering the sandbox later would block
+	// the whole process while a thread waits for the disk: see Enter.
 	without := func() {
 		p.log.Warn("no sandbox: disk timeout; restart smtpd when the disk answers")
 	}
@@ -78,8 +78,8 @@ func (p *policies) enterSandbox(set rules.Settings, runDir string) {
 	p.log.Log(context.Background(), level, "sandbox", p.closed.Attrs()...)
 }
 
-// giveUpRoot makes a filter that runs as root continue as the owner of the state
-// directory. Otherwise that user could replace files there with links and make root
+// giveUpRoot switches a filter that runs as root to the user who owns the state
+// directory. Otherwise, that user could replace files there with links and make root
 // write to other files.
 func giveUpRoot(dir string, log *slog.Logger) {
 	if os.Geteuid() != 0 {

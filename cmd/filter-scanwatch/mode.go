@@ -124,7 +124,7 @@ func (p *policies) modeCommand() control.Command {
 		if h.On {
 			p.log.Warn("observing only, by the operator", p.halted(h)...)
 		} else {
-			p.log.Warn("mode of the configuration, by the operator", "mode", p.status().Mode)
+			p.log.Warn("operator restored the configured mode", "mode", p.status().Mode)
 		}
 		if err := saveHalt(p.dir, h); err != nil {
 			return fmt.Errorf("the mode has changed, but a restart will undo this: %w", err)

@@ -212,7 +212,7 @@ func (p *program) use(policy *rules.Policy, c *config.Config) {
 	}
 	p.writer.Rules(filter.RuleTexts(policy)) // records refer to these texts
 	p.pipeline.Use(&filter.Settings{Policy: policy, ASN: c.ASN, Country: c.Country})
-	p.memory.Bans.Restart() // the mode and the exempt hosts may be others
+	p.memory.Bans.Restart() // the mode and the exempt hosts may differ
 }
 
 // start starts the background work.
@@ -245,7 +245,7 @@ func (p *program) serveControl(live context.Context) {
 	server.Run(live, p.set.Store, socketCheck)
 }
 
-// flushSums passes the sums of sessions to the writer.
+// flushSums passes the aggregates of sessions to the writer.
 func (p *program) flushSums(context.Context) error {
 	return safego.Run(func() error { p.pipeline.Sums.Flush(); return nil })
 }

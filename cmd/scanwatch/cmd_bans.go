@@ -31,10 +31,10 @@ func newBans(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bans [--all] [--rule NAME,...] [--limit N] [--json] [PREFIX]",
 		Short: "List active bans.",
-		Long: "List active bans, newest first: the time left, the number of offences in a row,\n" +
-			"the length of the next ban, connections since the ban, and the rule. With\n" +
-			"PREFIX, list bans of networks that overlap it. Expired bans are kept for 90\n" +
-			"days.",
+		Long: "List active bans, newest first: the time left, the number of consecutive\n" +
+			"offences, the length of the next ban, connections since the ban, and the rule.\n" +
+			"With PREFIX, list bans of networks that overlap it. Expired bans are kept for\n" +
+			"90 days.",
 		Example:           "  scanwatch bans\n  scanwatch bans --all --json 192.0.2.0/24",
 		Args:              argsBetween(0, 1),
 		ValidArgsFunction: e.completeBanned,

@@ -97,7 +97,7 @@ func TestCompletion(t *testing.T) {
 			if begun == "" {
 				begun = words[len(words)-1]
 			}
-			// The shells discard offers that do not start with the typed prefix.
+			// The shells discard suggestions that do not start with the typed prefix.
 			if offer != "" && offer[0] != ':' && strings.HasPrefix(offer, begun) {
 				got = append(got, offer)
 			}
@@ -178,7 +178,7 @@ func TestCompletionInBash(t *testing.T) {
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir)
 	out, err := cmd.CombinedOutput()
-	// Remove the backslashes with which the script quotes offers.
+	// Remove the backslashes that the script adds to suggestions.
 	if err != nil || strings.TrimSpace(strings.ReplaceAll(string(out), `\`, "")) != "scanner,harvest" {
 		t.Errorf("%v: %s", err, out)
 	}

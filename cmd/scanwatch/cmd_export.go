@@ -58,7 +58,7 @@ func newExport(e *env) *cobra.Command {
 	flags.BoolVar(&f.aggregate, "aggregate", false, "merge adjacent networks; adds no addresses")
 	flags.BoolVar(&f.private, "private", false, "include private, loopback and link-local addresses")
 	flags.StringVar(&f.diff, "diff", "", "print changes since the state in `FILE`; write the new state to FILE.new, to be renamed when the changes are loaded")
-	flags.StringVarP(&f.output, "output", "o", "", "replace `FILE` in one step; - is the standard output")
+	flags.StringVarP(&f.output, "output", "o", "", "replace `FILE` in one step; - is standard output")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "print the number of omitted entries by reason")
 	_ = cmd.RegisterFlagCompletionFunc("min-confidence", cobra.FixedCompletions([]string{"high", "medium", "low"}, cobra.ShellCompDirectiveNoFileComp))
 	for _, name := range []string{"ttl", "accept-loss"} {

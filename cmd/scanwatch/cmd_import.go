@@ -70,7 +70,7 @@ func newImportSmtpd(e *env) *cobra.Command {
 		Use:   "smtpd FILE|-",
 		Short: "Record the sessions of a filter stream.",
 		Long: "Record the sessions of a stream: the lines that smtpd sends to a filter, saved\n" +
-			"with tee(1) or made by a converter in contrib. - is the standard input. The\n" +
+			"with tee(1) or made by a converter in contrib. - is standard input. The\n" +
 			"filter must be stopped. A second import of a stream adds nothing.",
 		Example: "  scanwatch import smtpd sessions.in\n" +
 			"  scanwatch import smtpd - < sessions.in",
@@ -88,7 +88,7 @@ func newImportLog(e *env) *cobra.Command {
 		Long: "Read the mail log that smtpd writes to syslog, and make the hosts that delivered\n" +
 			"mail and the domains to which users wrote known to the filter. The filter may be\n" +
 			"running. Files may be in any order, overlap, and be compressed with gzip or\n" +
-			"bzip2; - is the standard input. A second import of the same lines adds nothing.",
+			"bzip2; - is standard input. A second import of the same lines adds nothing.",
 		Example: "  scanwatch import smtpd-log --dry-run /var/log/maillog*\n" +
 			"  scanwatch import smtpd-log - < maillog",
 		Args:              argsBetween(1, 10_000),

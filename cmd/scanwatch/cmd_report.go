@@ -49,7 +49,7 @@ func newReport(e *env) *cobra.Command {
 	f.Register(fs, selector.Sessions|selector.Limit|selector.JSON, e.clock())
 	fs.BoolVar(&f.mail, "mail", false, "print a mail of 72 columns, for cron(8)")
 	fs.BoolVar(&f.quiet, "quiet", false, "print nothing if there are no problems and no findings")
-	fs.StringVar(&f.html, "html", "", "write a page with charts to `FILE`; - is the standard output")
+	fs.StringVar(&f.html, "html", "", "write a page with charts to `FILE`; - is standard output")
 	fs.StringSliceVar(&f.only, "only", nil, "print these `SECTION,...` only: "+strings.Join(report.TextSections(), ", "))
 	cmd.MarkFlagsMutuallyExclusive("json", "mail", "only")
 	_ = cmd.RegisterFlagCompletionFunc("only", selector.CompleteList(report.TextSections))
@@ -84,7 +84,7 @@ func (e *env) source(fs *pflag.FlagSet, s *selector.Selector) (*reports.Source, 
 
 func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
 	if f.html == output.Stdout && (f.JSON || f.mail) {
-		return usage("--html -: the page and the report cannot both go to the standard output; name a file")
+		return usage("--html -: the page and the report cannot both go to standard output; name a file")
 	}
 	for _, name := range f.only {
 		if !slices.Contains(report.TextSections(), name) {

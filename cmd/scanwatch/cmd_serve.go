@@ -102,7 +102,7 @@ func serviceLog(w io.Writer) *slog.Logger {
 	}}))
 }
 
-// become makes a service that was started as root continue as another user.
+// become switches a service that was started as root to another user.
 func become(name string) error {
 	if os.Geteuid() != 0 {
 		return nil

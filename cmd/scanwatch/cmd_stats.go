@@ -39,7 +39,7 @@ func newStats(e *env) *cobra.Command {
 	fs := cmd.Flags()
 	fs.BoolVar(&asJSON, "json", false, "print JSON")
 	fs.BoolVar(&prometheus, "prometheus", false, "print metrics for Prometheus")
-	fs.StringVarP(&file, "output", "o", "", "replace `FILE` in one step; - is the standard output")
+	fs.StringVarP(&file, "output", "o", "", "replace `FILE` in one step; - is standard output")
 	cmd.MarkFlagsMutuallyExclusive("json", "prometheus")
 	return cmd
 }

@@ -37,7 +37,7 @@ func TestManualExamples(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^(?:\.Dl )?[$#] (.*)$`).FindAllStringSubmatch(section, -1) {
 		command := strings.NewReplacer("/etc/scanwatch", "etc", "/tmp/", "", "-C /tmp ", "").Replace(m[1])
 		if regexp.MustCompile(`(^|[ >"])/`).MatchString(command) {
-			t.Errorf("not run, since it may write outside of the test's folder: %s", command)
+			t.Errorf("not run, because it may write outside the test's directory: %s", command)
 			continue
 		}
 		commands++

@@ -202,17 +202,17 @@ func TestExportKnown(t *testing.T) {
 		name  string
 		state func(*site) (want string)
 	}{
-		{"nothing is forgotten, and records are gone", func(s *site) string {
+		{"nothing was dropped, and records are gone", func(s *site) string {
 			s.memory.Peers.Delivered(&memory.Client{Addr: hostNumber(0)}, memory.Delivery{Messages: 1}, now.Add(-30*aDay).UnixMicro())
 			defer s.prune(now.Add(-10 * aDay))
 			return spare(s)
 		}},
-		{"mail is forgotten, and the records know it", func(s *site) string {
+		{"mail was dropped, and the records know it", func(s *site) string {
 			evict(s)
 			s.records(1, 90*aDay, "", 0)
 			return spare(s)
 		}},
-		{"mail is forgotten, and the filter is younger than 90 days", func(s *site) string {
+		{"mail was dropped, and the filter is younger than 90 days", func(s *site) string {
 			*s = *newSite(s.t)
 			s.memory = memory.New()
 			s.memory.Limit(smallBudget / 2)
@@ -233,12 +233,12 @@ func TestExportKnown(t *testing.T) {
 			s.records(2, time.Hour, "harvest", 0)
 			return unknown
 		}},
-		{"mail is forgotten, and the records begin later", func(s *site) string {
+		{"mail was dropped, and the records begin later", func(s *site) string {
 			evict(s)
 			spare(s)
 			return unknown
 		}},
-		{"mail is forgotten, and a part of the first day is gone", func(s *site) string {
+		{"mail was dropped, and a part of the first day is gone", func(s *site) string {
 			evict(s)
 			s.records(1, 90*aDay, "", 0)
 			spare(s)
@@ -248,7 +248,7 @@ func TestExportKnown(t *testing.T) {
 			}
 			return unknown
 		}},
-		{"mail is forgotten, and a day is quarantined", func(s *site) string {
+		{"mail was dropped, and a day is quarantined", func(s *site) string {
 			evict(s)
 			s.records(1, 90*aDay, "", 0)
 			s.records(1, 50*aDay, "", 0)
@@ -259,7 +259,7 @@ func TestExportKnown(t *testing.T) {
 			}
 			return unknown
 		}},
-		{"mail is forgotten, and a sum has mail of unknown hosts", func(s *site) string {
+		{"mail was dropped, and an aggregate has mail of unknown hosts", func(s *site) string {
 			evict(s)
 			s.records(1, 90*aDay, "", 0)
 			s.nameless(20*aDay, 3)
@@ -318,18 +318,18 @@ func TestExportKnown(t *testing.T) {
 			if err := os.RemoveAll(filepath.Join(s.dir, "sessions")); err != nil {
 				s.t.Fatal(err)
 			}
-			return "1 sessions of this period were recorded and are gone"
+			return "1 sessions of this period were recorded and are missing"
 		}},
 		{"a day of the period is gone", func(s *site) string {
 			spare(s)
 			s.counted(4, 3*aDay)
-			return "sessions of 2026-10-30 were recorded and are gone; see scanwatch fsck, export later ones with --since 2026-10-31T00:00:00Z, or accept the loss with --accept-loss 2026-10-30"
+			return "sessions of 2026-10-30 were recorded and are missing; see scanwatch fsck, export later ones with --since 2026-10-31T00:00:00Z, or accept the loss with --accept-loss 2026-10-30"
 		}},
 		{"two days of the period are gone", func(s *site) string {
 			spare(s)
 			s.counted(4, 3*aDay)
 			s.counted(4, 5*aDay)
-			return "sessions of 2026-10-28 were recorded and are gone; others are 2026-10-30; see scanwatch fsck, " +
+			return "sessions of 2026-10-28 were recorded and are missing; others are 2026-10-30; see scanwatch fsck, " +
 				"export later ones with --since 2026-10-31T00:00:00Z, or accept the loss with --accept-loss 2026-10-30"
 		}},
 		{"the file of today is gone", func(s *site) string {
@@ -337,7 +337,7 @@ func TestExportKnown(t *testing.T) {
 			s.counted(4, 30*time.Minute)
 			s.counted(2, aDay)
 			s.records(2, aDay, "harvest", 0)
-			return "sessions of 2026-11-02 were recorded and are gone; see scanwatch fsck, or accept the loss with --accept-loss 2026-11-02"
+			return "sessions of 2026-11-02 were recorded and are missing; see scanwatch fsck, or accept the loss with --accept-loss 2026-11-02"
 		}},
 		{"a part of a day is gone", func(s *site) string {
 			s.records(3, 3*aDay, "", 0)
@@ -347,7 +347,7 @@ func TestExportKnown(t *testing.T) {
 			if err := os.Rename(name+".db", name+".2.db"); err != nil {
 				s.t.Fatal(err)
 			}
-			return "sessions of 2026-10-30 were recorded and are gone"
+			return "sessions of 2026-10-30 were recorded and are missing"
 		}},
 		{"a repair has lost findings, and the quarantined file is removed", func(s *site) string {
 			s.records(4, 3*aDay, "harvest", 0)
@@ -363,7 +363,7 @@ func TestExportKnown(t *testing.T) {
 			s.counted(4, 50*aDay)
 			spare(s)
 			s.emptyDay(50 * aDay)
-			return "are not all known: their table was full, and sessions of 2026-09-13 were recorded and are gone"
+			return "are not all known: their table was full, and sessions of 2026-09-13 were recorded and are missing"
 		}},
 		{"a lost day that was not counted, and the quarantined file is removed", func(s *site) string {
 			evict(s)
@@ -376,7 +376,7 @@ func TestExportKnown(t *testing.T) {
 		{"the first day of the period is gone", func(s *site) string {
 			spare(s)
 			s.counted(4, 7*aDay)
-			return "sessions of 2026-10-26 were recorded and are gone"
+			return "sessions of 2026-10-26 were recorded and are missing"
 		}},
 		{"a day has expired", func(s *site) string {
 			s.records(2, time.Hour, "harvest", 0)
@@ -395,7 +395,7 @@ func TestExportKnown(t *testing.T) {
 			s.counted(4, 3*aDay)
 			spare(s)
 			s.salvaged(3 * aDay)
-			return "sessions of 2026-10-30 were recorded and are gone"
+			return "sessions of 2026-10-30 were recorded and are missing"
 		}},
 		{"a repair has lost no session", func(s *site) string {
 			s.records(4, 3*aDay, "", 0)
@@ -411,7 +411,7 @@ func TestExportKnown(t *testing.T) {
 			s.salvaged(3 * aDay)
 			return "a corrupt file may have lost sessions or findings of 2026-10-30"
 		}},
-		{"mail is forgotten, and a day is gone", func(s *site) string {
+		{"mail was dropped, and a day is gone", func(s *site) string {
 			evict(s)
 			s.records(1, 90*aDay, "", 0)
 			spare(s)
@@ -440,8 +440,8 @@ func TestExportKnown(t *testing.T) {
 	}
 }
 
-// TestExportSum checks that accepted mail in a sum exempts its host: it may be that of a
-// session without an offence, even if each session has a finding.
+// TestExportSum checks that accepted mail in an aggregate exempts its host: it may be
+// that of a session without an offence, even if each session has a finding.
 func TestExportSum(t *testing.T) {
 	s := newSite(t)
 	s.save()
@@ -467,7 +467,8 @@ func TestExportSum(t *testing.T) {
 }
 
 // TestExportRules checks that an export without a configuration and without a running
-// filter fails if the records have decisions of rules, and that manual bans are none.
+// filter fails if the records have decisions of rules, and that manual bans are not such
+// decisions.
 func TestExportRules(t *testing.T) {
 	for _, c := range []struct {
 		step   store.Step
@@ -488,7 +489,7 @@ func TestExportRules(t *testing.T) {
 		}
 		for _, args := range [][]string{{"plain"}, {"plain", "--evidence", "any"}} {
 			status, _, stderr := exportOf(t, s.dir, args...)
-			if want := map[int]string{exitOK: "no configuration: ", exitFailure: "rules of a configuration are in the records"}[c.status]; status != c.status || !strings.Contains(stderr, want) {
+			if want := map[int]string{exitOK: "no configuration: ", exitFailure: "the records contain rules"}[c.status]; status != c.status || !strings.Contains(stderr, want) {
 				t.Errorf("%+v, %v: status %d, %s", c.step, args, status, stderr)
 			}
 		}
@@ -511,7 +512,7 @@ func (s *site) salvaged(ago time.Duration) {
 	}
 }
 
-// damage makes a row of the peers invalid.
+// damage invalidates a row of the peers.
 func (s *site) damage() {
 	s.t.Helper()
 	db, err := bbolt.Open(filepath.Join(s.dir, "state.db"), 0, nil)
@@ -537,7 +538,7 @@ func (s *site) repair() {
 	}
 }
 
-// nameless records a sum of sessions of many hosts.
+// nameless records an aggregate of sessions of many hosts.
 func (s *site) nameless(ago time.Duration, mails uint32) {
 	s.t.Helper()
 	w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})
@@ -664,8 +665,8 @@ func TestExportGapZones(t *testing.T) {
 	}
 }
 
-// TestExportWithOffences checks that rows with an offence and without a ban, as of a rule
-// that bans from the second offence on, do not end an export.
+// TestExportWithOffences checks that rows with an offence and without a ban, for example
+// by a rule that bans after the second offence, do not abort an export.
 func TestExportWithOffences(t *testing.T) {
 	s := newSite(t)
 	at := now.Add(-time.Hour).UnixMicro()
@@ -680,7 +681,7 @@ func TestExportWithOffences(t *testing.T) {
 	}
 }
 
-// TestExportFuture checks that a finding with a time in the future gives no entry, because
+// TestExportFuture checks that a finding with a time in the future is omitted, because
 // the entry would never expire.
 func TestExportFuture(t *testing.T) {
 	s := newSite(t)

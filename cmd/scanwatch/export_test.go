@@ -152,8 +152,8 @@ func addVisits(t *testing.T, dir string, visits ...visitOf) {
 }
 
 // TestExportYoungMemory checks that the records determine hosts with legitimate mail if
-// the state is younger than the period for which accepted mail counts, as after the
-// loss of state.db.
+// the state does not cover the period for which accepted mail counts, for example after
+// the loss of state.db.
 func TestExportYoungMemory(t *testing.T) {
 	ended := func(ago time.Duration) func(*memory.Memory) {
 		return func(m *memory.Memory) {
@@ -211,7 +211,7 @@ func TestExportSparesLater(t *testing.T) {
 }
 
 // TestExportAsksTheFilter checks that nothing is exported if a running filter does not
-// answer: the operator may have stopped enforcement, which the files do not tell.
+// answer: the operator may have stopped enforcement, which the files do not show.
 func TestExportAsksTheFilter(t *testing.T) {
 	full := mkState(t, func(m *memory.Memory) {
 		m.Bans.AddPrefix(netip.MustParsePrefix("11.0.0.0/24"), 24*time.Hour, "by the postmaster", now.UnixMicro())

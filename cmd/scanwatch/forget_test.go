@@ -28,7 +28,7 @@ import (
 )
 
 // people is a state directory with records and rows of a few people: sealed days, today's
-// rows, sums, hashes and hostile names.
+// rows, aggregates, hashes and hostile names.
 type people struct {
 	t      *testing.T
 	dir    string

@@ -276,7 +276,7 @@ func TestNastyDumpKeepsAll(t *testing.T) {
 		said := v.(map[string]any)["helo"].([]any)[0].(map[string]any)["name"].(string)
 		got, err := text.Unescape(said)
 		if want := texts[i].Text[:min(len(texts[i].Text), 1000)]; err != nil || string(got) != want {
-			t.Errorf("%s: %q came back as %q, %v", texts[i].Name, want, got, err)
+			t.Errorf("%s: %q was read as %q, %v", texts[i].Name, want, got, err)
 		}
 		i++
 	})

@@ -110,7 +110,7 @@ func TestScript(t *testing.T) {
 			"head":    pipeToNobody,
 			"status":  exitStatus,
 			// A file that another process has locked, so that reading fails for
-			// root, too.
+			// root as well.
 			"unreadable": func(ts *testscript.TestScript, _ bool, args []string) {
 				f, err := os.Open(args[0])
 				ts.Check(err)

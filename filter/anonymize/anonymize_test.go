@@ -284,7 +284,7 @@ var (
 )
 
 // TestNothingLeft checks that the bytes of the copies contain no address, name or
-// mailbox of the recorded streams, except those in the lists.
+// mailbox of the recorded streams that is not in the lists.
 func TestNothingLeft(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -357,7 +357,7 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
-// TestSum checks the copy of a sum, and that neither the network of a ban nor the
+// TestSum checks the copy of an aggregate, and that neither the network of a ban nor the
 // reason of a manual ban remains.
 func TestSum(t *testing.T) {
 	a := anonymize.New(key, builtin(t))

@@ -27,7 +27,7 @@ type CopyOptions struct {
 
 // Copied is the result of a copy.
 type Copied struct {
-	Sessions int // including the sessions in sums
+	Sessions int // including the sessions in aggregates
 	Corrupt  int // number of records whose copies lack the last steps, because a step is corrupt
 }
 
@@ -36,7 +36,7 @@ type Copied struct {
 // the texts of the rules in its verdicts. Copy sets r.Rules.
 func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	budget := int64(1 << 30)
-	if segments, err := store.Segments(r.Dir); err == nil { // an error means that there are no records
+	if segments, err := store.Segments(r.Dir); err == nil { // an error means no records
 		for _, s := range segments {
 			budget += 2 * s.Size // enough for any copy
 		}

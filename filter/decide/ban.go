@@ -10,7 +10,7 @@ import (
 
 // bans carries out the bans of rules, and reports the bans that are only observed. Bans
 // by rules that count recipients take effect at the end of the session. If the policy
-// withholds the ban of a trusted client, its behaviour is an offence nevertheless.
+// withholds the ban of a trusted client, its behaviour is still an offence.
 func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	last := &s.State.last
 	if o := decided(v); o.Rule != nil && len(o.Rule.Ban) > 0 && o.BanRule == nil && !v.Unsure {

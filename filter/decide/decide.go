@@ -32,7 +32,7 @@ type State struct {
 type passState struct {
 	rcpt  bool // a pass statement matches the recipient of the current RCPT
 	tx    bool // a pass statement matches an accepted recipient of the transaction
-	other bool // no pass statement matches another accepted recipient of the transaction
+	other bool // an accepted recipient of the transaction matches no pass statement
 }
 
 // decisions contains the decisions of one policy. They are discarded when the policy is

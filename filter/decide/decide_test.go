@@ -84,7 +84,7 @@ func (b *bench) rcpt(addr string) string {
 	return a
 }
 
-// trust gives the client a standing.
+// trust sets the standing of the client.
 func (b *bench) trust(level rules.Standing) {
 	days := map[rules.Standing]int{rules.StandingKnown: 1, rules.StandingTrusted: 10}[level]
 	for i := range days {

@@ -116,7 +116,7 @@ func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence stri
 	}
 	token := rules.TokenByName(row.Evidence)
 	if token == nil {
-		return // the row has no evidence token and proves nothing by itself
+		return // the row has no evidence token: alone, it proves nothing
 	}
 	f := Finding{Evidence: token.Evidence, By: by, Proof: proof, Match: row.Value, Confidence: row.Confidence}
 	if confidence != "" {
@@ -287,7 +287,7 @@ func (c *Case) foreignName() (match, confidence string) {
 
 // special contains networks whose addresses belong to many hosts or to none, in
 // addition to the networks that package netip recognizes. Documentation networks are
-// not included, because tests use their addresses as those of remote hosts.
+// not included, because tests use their addresses for remote hosts.
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT (RFC 6598)

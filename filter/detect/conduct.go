@@ -132,7 +132,7 @@ func failedLogin(c *Case) {
 
 // spray reports a source that tries many users, or one user from many networks. The
 // confidence is low unless it is certain that this source is an attacker: it may be the
-// user under attack, or a neighbour of an attacker, who mistyped a password.
+// attacked user, or another user of the network who mistyped a password.
 func spray(c *Case) {
 	if c.Event.Result != smtp.ResultFail || c.Spray.Match == "" {
 		return

@@ -26,7 +26,7 @@ type Finding struct {
 	Implied bool
 }
 
-// Confidence levels. Evidence with low confidence proves nothing by itself.
+// Confidence levels. Evidence with low confidence proves nothing alone.
 const (
 	High   = "high"
 	Medium = "medium"

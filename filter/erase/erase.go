@@ -256,7 +256,7 @@ func (e *Eraser) mentions(r *store.Record) (found bool) {
 	return found
 }
 
-// covers reports whether a ban in a sum of several sources is of the person.
+// covers reports whether a ban in an aggregate of several sources is of the person.
 func (e *Eraser) covers(s *store.Step) bool {
 	p := e.subject.prefix
 	return s.Prefix.IsValid() && p.IsValid() && s.Prefix.Bits() >= p.Bits() && p.Contains(s.Prefix.Addr())

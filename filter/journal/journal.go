@@ -16,8 +16,8 @@ import (
 
 // Options contains the outputs of a Journal. No function may block or retain its argument.
 type Options struct {
-	// Record receives the encoded record of an ended session or a sum. Sums.Flush calls
-	// Record in the goroutine of its caller.
+	// Record receives the encoded record of an ended session or an aggregate. Sums.Flush
+	// calls Record in the goroutine of its caller.
 	Record func(end time.Time, id uint64, value []byte)
 	// Log receives one log line without LF. A suspicious session has one line when it
 	// ends. A ban has one line immediately.
@@ -67,7 +67,7 @@ const (
 func New(o Options) *Journal { return &Journal{o: o} }
 
 // Limit sets the disk budget in bytes. To stay within the budget, the journal adds the
-// sessions of floods to sums. If the budget is 0, every session has its own record.
+// sessions of floods to aggregates. If the budget is 0, every session has its own record.
 // Limit must be called before the first event.
 func (j *Journal) Limit(budget int64) { j.sums.begin(budget, j.o.Record) }
 
@@ -99,16 +99,17 @@ func (j *Journal) Release(st *State) {
 // Buffered returns the capacity of all step buffers in bytes.
 func (j *Journal) Buffered() int { return j.bytes }
 
-// Tick writes the counts of repeated log lines that are due, and the sums of ended hours.
+// Tick writes the counts of repeated log lines that are due, and the aggregates of ended
+// hours.
 func (j *Journal) Tick(now int64) {
 	j.log.due(j.o.Log, now, false)
 	j.sums.tick(now)
 }
 
-// Sums returns the sums. Any goroutine may use them.
+// Sums returns the aggregates. Any goroutine may use them.
 func (j *Journal) Sums() *Sums { return &j.sums }
 
-// Flush writes all sums and, if logs is set, all pending log lines.
+// Flush writes all aggregates and, if logs is set, all pending log lines.
 func (j *Journal) Flush(now int64, logs bool) {
 	if logs {
 		j.log.due(j.o.Log, now, true)
@@ -288,7 +289,7 @@ type Close struct {
 }
 
 // End records an ended session and logs its line. It reports whether the session has its
-// own record, or is part of a sum.
+// own record, or is part of an aggregate.
 func (j *Journal) End(s *track.Session, st *State, c Close) (whole bool) {
 	j.summarize(s, &st.summary, c.At)
 	r := store.Record{

@@ -10,8 +10,9 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// TestChangedDecisions checks that a decision that takes effect has a line, although the
-// same rule has observed or withheld it within ten minutes, and that each ban has one.
+// TestChangedDecisions checks that a decision that takes effect is logged, even if the
+// same rule has observed or withheld it in the previous ten minutes, and that each ban is
+// logged.
 func TestChangedDecisions(t *testing.T) {
 	var log []string
 	j := New(Options{Log: func(line []byte) { log = append(log, string(line)) }, Record: func(time.Time, uint64, []byte) {}})

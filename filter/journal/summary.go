@@ -85,8 +85,9 @@ var (
 	taggedAgain  = repeated{"sessions", "tag", false}
 )
 
-// again returns the key of the line: what repetitions have in common. Without a decision,
-// that is one kind of evidence, so that a client cannot have a line for each combination.
+// again returns the key of the line, which is equal for all repetitions. Without a
+// decision, that is one kind of evidence, so that a client cannot have a line for each
+// combination.
 func (m *summary) again() logKey {
 	switch {
 	case m.decided:

@@ -20,22 +20,22 @@ import (
 const (
 	mailShare  = 2  // records of single sessions with accepted mail or a ban
 	firstShare = 8  // records of the first sessions of each source in each hour
-	sumShare   = 16 // sums
-	idShare    = 32 // ids in sums; after that, sums have no ids
-	earlyShare = 64 // sums that Flush writes before their hour has ended
+	sumShare   = 16 // aggregates
+	idShare    = 32 // ids in aggregates; after that, aggregates have no ids
+	earlyShare = 64 // aggregates that Flush writes before their hour has ended
 )
 
 const (
 	firstSessions = 20       // sessions of a source in an hour that have their own record
 	maxSources    = 50_000   // sources whose sessions are counted; all sessions of other sources have their own record
-	maxSums       = 5_000    // sources with their own sum
-	fullHeld      = 8 << 20  // memory of all sums in bytes; above this limit, no source gets a new sum ...
-	maxHeld       = 12 << 20 // ... and above this limit, the oldest sum is written early, because the ids of all sums together have no other limit
-	maxIDs        = 500      // ids in the sum of one source ...
-	maxCommonIDs  = 4_096    // ... and in the common sum, whose sketch needs more memory than this number of ids
-	maxTallies    = 256      // tallies in a sum
+	maxSums       = 5_000    // sources with a separate aggregate
+	fullHeld      = 8 << 20  // memory of all aggregates in bytes; above this limit, no source gets a new aggregate ...
+	maxHeld       = 12 << 20 // ... and above this limit, the oldest aggregate is written early, because the ids of all aggregates together have no other limit
+	maxIDs        = 500      // ids in the aggregate of one source ...
+	maxCommonIDs  = 4_096    // ... and in the common aggregate, whose sketch needs more memory than this number of ids
+	maxTallies    = 256      // tallies in an aggregate
 	maxSumText    = 128      // length of each text of a tally in bytes
-	writesPerTick = 16       // ended sums that are written during one event, because an answer must not wait for 5,000 sums
+	writesPerTick = 16       // ended aggregates that are written during one event, because an answer must not wait for 5,000 aggregates
 
 	hourTime = int64(time.Hour / time.Microsecond)
 
@@ -49,29 +49,29 @@ const (
 )
 
 // Sums records floods in bounded space. It decides which sessions have their own
-// record, and adds all others to the sum of their source and hour. Any goroutine may
+// record, and adds all others to the aggregate of their source and hour. Any goroutine may
 // call Flush and Unwritten. Only the journal's goroutine may use the fields before mu.
 type Sums struct {
 	budget int64 // if 0, every session has its own record
 	record func(end time.Time, id uint64, value []byte)
 
 	hour  int64            // current hour since 1970
-	due   int64            // time at which tick next writes sums
+	due   int64            // time at which tick next writes aggregates
 	first map[uint64]uint8 // number of sessions with their own record in this hour, by source
 	// Bytes used on this day by the records of sessions with mail or a ban, of first
 	// sessions, and of sessions that do not count against the budget.
 	mails, firsts, free int64
 
-	unwritten atomic.Int64 // number of sessions in all sums in memory
+	unwritten atomic.Int64 // number of sessions in all aggregates in memory
 
 	mu     sync.Mutex
-	open   map[uint64]*sum // sums of this hour by source
-	queue  []*sum          // all sums in memory, oldest first
-	ended  int             // number of sums at the start of queue whose hour has ended
-	common sum             // sum of the sources that have no sum of their own
-	used   int64           // bytes of the sums that were written on this day
-	ids    int64           // bytes of the ids in these sums and in open ones
-	cost   cost            // cost of the sums in queue
+	open   map[uint64]*sum // aggregates of this hour by source
+	queue  []*sum          // all aggregates in memory, oldest first
+	ended  int             // number of aggregates at the start of queue whose hour has ended
+	common sum             // aggregate of all sources that have no separate aggregate
+	used   int64           // bytes of the aggregates that were written on this day
+	ids    int64           // bytes of the ids in these aggregates and in open ones
+	cost   cost            // cost of the aggregates in queue
 	seed   maphash.Seed
 	step   store.Step // scratch
 	steps  []byte     // scratch
@@ -79,25 +79,25 @@ type Sums struct {
 	domain [maxSumText]byte
 }
 
-// A sum combines the sessions of one source in one hour. The common sum combines the
-// sessions of several sources.
+// A sum is an aggregate of the sessions of one source in one hour. The common
+// aggregate combines the sessions of several sources.
 type sum struct {
 	source  uint64
 	record  store.Record
 	tallies []tally
 	ids     []uint64
-	sources *sketch.Sketch // nil except in the common sum
+	sources *sketch.Sketch // nil except in the common aggregate
 	last    time.Time      // start of the latest session
 	cost    cost
 }
 
-// A cost contains upper bounds of the size of sums in memory, and of their records on disk,
-// in bytes.
+// A cost contains upper bounds of the size of aggregates in memory, and of their records
+// on disk, in bytes.
 type cost struct{ memory, disk int64 }
 
 func (c *cost) add(memory, disk int) { c.memory, c.disk = c.memory+int64(memory), c.disk+int64(disk) }
 
-// A tally counts the equal steps of the sessions in a sum.
+// A tally counts the equal steps of the sessions in an aggregate.
 type tally struct {
 	// id is the hash of the fields that identify the tally. group is the hash of the
 	// fields that count once per session: evidence without the organisation, or a rule
@@ -111,8 +111,8 @@ type tally struct {
 	rank               uint8 // rank of the confidence of the example
 }
 
-// tallied contains the maximum number of tallies of each kind in a sum. When the limit
-// is reached, rest changes a step so that all further steps share one tally. Kinds
+// tallied contains the maximum number of tallies of each kind in an aggregate. When the
+// limit is reached, rest changes a step so that all further steps share one tally. Kinds
 // without rest have no limit, because the policy determines their texts.
 var tallied = [store.KindReference]struct {
 	is   bool
@@ -134,7 +134,7 @@ func (p *Sums) begin(budget int64, record func(time.Time, uint64, []byte)) {
 }
 
 // payer returns the counter to which the bytes of the session's own record are added.
-// It returns nil if the session must be added to a sum instead.
+// It returns nil if the session must be added to an aggregate instead.
 func (p *Sums) payer(r *store.Record, c *Close) *int64 {
 	if p.budget == 0 || !r.Src.IsValid() || r.Counts.AuthPass > 0 {
 		return &p.free
@@ -173,7 +173,7 @@ func (p *Sums) roll(at int64) {
 	p.endAll()
 }
 
-// tick writes some of the sums of ended hours.
+// tick writes some of the aggregates of ended hours.
 func (p *Sums) tick(now int64) {
 	if p.budget == 0 || now < p.due && now >= p.hour*hourTime {
 		return
@@ -184,8 +184,8 @@ func (p *Sums) tick(now int64) {
 	}
 }
 
-// writeSome writes some of the sums of ended hours and returns the number of remaining
-// sums.
+// writeSome writes some of the aggregates of ended hours and returns the number of
+// remaining aggregates.
 func (p *Sums) writeSome() (rest int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -195,14 +195,14 @@ func (p *Sums) writeSome() (rest int) {
 	return p.ended
 }
 
-// Flush writes the sums of ended hours. It also writes the sums of this hour, unless
-// sums have already used more than earlyShare.
+// Flush writes the aggregates of ended hours. It also writes the aggregates of this hour,
+// unless aggregates have already used more than earlyShare.
 func (p *Sums) Flush() { p.flush(false) }
 
-// FlushAll writes all sums.
+// FlushAll writes all aggregates.
 func (p *Sums) FlushAll() { p.flush(true) }
 
-// Unwritten returns the number of sessions in sums that are not yet written.
+// Unwritten returns the number of sessions in aggregates that are not yet written.
 func (p *Sums) Unwritten() int64 { return p.unwritten.Load() }
 
 func (p *Sums) flush(all bool) {
@@ -211,7 +211,7 @@ func (p *Sums) flush(all bool) {
 	}
 }
 
-// end ends the sums of this hour early, if all is set or earlyShare is not exhausted.
+// end ends the aggregates of this hour early, if all is set or earlyShare is not exhausted.
 func (p *Sums) end(all bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -226,7 +226,7 @@ func (p *Sums) endAll() {
 	p.write(&p.common)
 }
 
-// writeFirst writes the oldest sum and removes it.
+// writeFirst writes the oldest aggregate and removes it.
 func (p *Sums) writeFirst() {
 	m := p.queue[0]
 	p.queue[0] = nil
@@ -278,7 +278,7 @@ func (p *Sums) write(m *sum) {
 	*m = sum{source: m.source}
 }
 
-// add adds a session to the sum of its source, or to the common sum.
+// add adds a session to the aggregate of its source, or to the common aggregate.
 func (p *Sums) add(r *store.Record, steps []byte, c *Close) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

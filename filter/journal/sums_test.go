@@ -69,7 +69,7 @@ func (p *player) ended(src string, at time.Time, counts track.Counts, c Close, s
 	return p.End(&s, &State{steps: steps}, c)
 }
 
-// written returns the sums among the records so far.
+// written returns the aggregates among the records so far.
 func (p *player) written() (all []*store.Record) {
 	for i := range p.records {
 		if p.records[i].Sessions > 0 {
@@ -154,7 +154,7 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// flood plays so many sessions of a source that all later ones are added to a sum.
+// flood plays enough sessions of a source that all later ones are aggregated.
 func (p *player) flood(src string) {
 	for range firstSessions {
 		p.end(src, noon, track.Counts{}, Close{})
@@ -162,7 +162,7 @@ func (p *player) flood(src string) {
 	p.records = nil
 }
 
-// TestSum checks all fields of a sum.
+// TestSum checks all fields of an aggregate.
 func TestSum(t *testing.T) {
 	p := play(t, 1<<30)
 	const src = "198.51.100.1:25"
@@ -247,7 +247,7 @@ func TestOncePerSession(t *testing.T) {
 }
 
 // TestNameless checks that a greeting without a name is not counted among the further
-// names of a sum.
+// names of an aggregate.
 func TestNameless(t *testing.T) {
 	p := play(t, 512<<20)
 	for range firstSessions + 3 {
@@ -261,7 +261,7 @@ func TestNameless(t *testing.T) {
 	}
 }
 
-// TestFullTallies checks that the number of names in a sum is limited, that further
+// TestFullTallies checks that the number of names in an aggregate is limited, that further
 // names are counted together, and that the counts of evidence and rules are exact.
 func TestFullTallies(t *testing.T) {
 	p := play(t, 1<<30)
@@ -310,8 +310,8 @@ func TestFullTallies(t *testing.T) {
 	}
 }
 
-// TestIDs checks that a sum contains the id of every session that was rejected or
-// caused a ban, until sums have used their share for ids.
+// TestIDs checks that an aggregate contains the id of every session that was rejected or
+// caused a ban, until aggregates have used their share for ids.
 func TestIDs(t *testing.T) {
 	const src, n = "198.51.100.1:25", 1800
 	p := play(t, 1<<30)
@@ -335,7 +335,7 @@ func TestIDs(t *testing.T) {
 			}
 		}
 		if some > maxIDs {
-			t.Errorf("a sum with %d ids", some)
+			t.Errorf("an aggregate with %d ids", some)
 		}
 	}
 	if len(p.records) != 2 || sessions != n || len(ids) != n/2 {
@@ -355,11 +355,11 @@ func TestIDs(t *testing.T) {
 		sessions += p.records[i].Sessions
 	}
 	if p.bytes > budget/idShare+1000 || p.bytes < budget/idShare/2 || sessions != 100_000 {
-		t.Errorf("%d bytes of sums of %d sessions", p.bytes, sessions)
+		t.Errorf("%d bytes of aggregates of %d sessions", p.bytes, sessions)
 	}
 }
 
-// TestIDsOfManySources checks that the sums of many sources do not use the share for
+// TestIDsOfManySources checks that the aggregates of many sources do not use the share for
 // ids.
 func TestIDsOfManySources(t *testing.T) {
 	const n, budget = 30_000, 16 << 20
@@ -379,11 +379,11 @@ func TestIDsOfManySources(t *testing.T) {
 		}
 	}
 	if ids < n || budget/idShare/idCost < n {
-		t.Errorf("%d ids of %d sessions in %d sums", ids, n, sums)
+		t.Errorf("%d ids of %d sessions in %d aggregates", ids, n, sums)
 	}
 }
 
-// TestCommonSum checks that sources above the limit share one sum, with exact counts
+// TestCommonSum checks that sources above the limit share one aggregate, with exact counts
 // and an estimate of the number of sources.
 func TestCommonSum(t *testing.T) {
 	const sources, each = 15_000, 3
@@ -402,12 +402,12 @@ func TestCommonSum(t *testing.T) {
 		if r.Src.IsValid() {
 			own++
 			if r.Sketch != nil || r.Sessions != each {
-				t.Errorf("%v has a sum of %d sessions and a sketch of %d bytes", r.Src, r.Sessions, len(r.Sketch))
+				t.Errorf("%v has an aggregate of %d sessions and a sketch of %d bytes", r.Src, r.Sessions, len(r.Sketch))
 			}
 		} else {
 			all.Merge(r.Sketch)
 			if len(r.Sketch) != sketch.Size || r.Local || len(r.RDNS) > 0 || r.Counts.RcptPermfail != r.Sessions || r.Found != r.Sessions {
-				t.Errorf("common sum %+v", r)
+				t.Errorf("common aggregate %+v", r)
 			}
 		}
 		for _, s := range stepsOf(t, r) {
@@ -420,21 +420,21 @@ func TestCommonSum(t *testing.T) {
 		}
 	}
 	if own != maxSums || sessions != sources*each || times != sessions || len(ids) != sessions {
-		t.Errorf("%d sums of sources, %d sessions, %d with the finding, %d ids", own, sessions, times, len(ids))
+		t.Errorf("%d aggregates of sources, %d sessions, %d with the finding, %d ids", own, sessions, times, len(ids))
 	}
 	if n := all.Count(); n < (sources-maxSums)*95/100 || n > (sources-maxSums)*105/100 {
 		t.Errorf("an estimate of %d sources, want %d", n, sources-maxSums)
 	}
 }
 
-// onlySums makes p behave as if first sessions had used their share for the day.
+// onlySums marks the share of first sessions as used for the day.
 func (p *player) onlySums(day time.Time) {
 	p.Tick(day.UnixMicro())
 	p.Sums().firsts = math.MaxInt64
 }
 
 // TestShareOfSums checks that, in a flood in which sources and texts are always new,
-// sums use at most 1/16 of the budget and one common sum per hour.
+// aggregates use at most 1/16 of the budget and one common aggregate per hour.
 func TestShareOfSums(t *testing.T) {
 	for _, budget := range []int64{16 << 20, 256 << 20} {
 		const hours, perHour = 6, 10_000
@@ -458,7 +458,7 @@ func TestShareOfSums(t *testing.T) {
 	}
 }
 
-// TestMemoryOfSums checks the memory that the largest possible sums use.
+// TestMemoryOfSums checks the memory that the largest possible aggregates use.
 func TestMemoryOfSums(t *testing.T) {
 	heap := func() int64 {
 		var m runtime.MemStats
@@ -476,7 +476,7 @@ func TestMemoryOfSums(t *testing.T) {
 	var st State
 	for i := range 100_000 {
 		source := i / 2
-		if i%2 != 0 { // some sums have many sessions
+		if i%2 != 0 { // some aggregates have many sessions
 			source = i % 7001
 		}
 		st.steps = st.steps[:0]
@@ -493,7 +493,7 @@ func TestMemoryOfSums(t *testing.T) {
 			most = max(most, heap()-before)
 		}
 	}
-	t.Logf("at most %d bytes of heap, %d sums, %d counted sources and %d bytes by the journal's own count; %d records",
+	t.Logf("at most %d bytes of heap, %d aggregates, %d counted sources and %d bytes by the journal's own count; %d records",
 		most, len(j.sums.queue), len(j.sums.first), j.sums.cost.memory, n)
 	if most > 16<<20 || j.sums.cost.memory > maxHeld {
 		t.Errorf("%d bytes of heap, %d by its own count", most, j.sums.cost.memory)
@@ -501,8 +501,9 @@ func TestMemoryOfSums(t *testing.T) {
 	runtime.KeepAlive(j)
 }
 
-// TestEndOfHour checks that the next events after the end of an hour write its sums, a
-// few sums at each event, and that all sessions of a sum are from one hour and day.
+// TestEndOfHour checks that the next events after the end of an hour write its
+// aggregates, a few aggregates at each event, and that all sessions of an aggregate are
+// from one hour and day.
 func TestEndOfHour(t *testing.T) {
 	p := play(t, 1<<40)
 	const sources = 100
@@ -536,9 +537,9 @@ func TestEndOfHour(t *testing.T) {
 	}
 }
 
-// TestFlush checks that Flush writes the sums of this hour until sums have used a
-// quarter of their share, and that concurrent calls neither lose a session nor write it
-// twice.
+// TestFlush checks that Flush writes the aggregates of this hour until aggregates have
+// used a quarter of their share, and that concurrent calls neither lose a session nor
+// write it twice.
 func TestFlush(t *testing.T) {
 	const src = "198.51.100.1:1"
 	p := play(t, 1<<40)
@@ -551,7 +552,7 @@ func TestFlush(t *testing.T) {
 	p.Sums().used = 1<<40/earlyShare + 1
 	p.end(src, noon, track.Counts{}, Close{})
 	if p.Sums().Flush(); len(p.records) != 1 {
-		t.Error("the sum was written early although sums had used their part")
+		t.Error("the aggregate was written early although aggregates had used their part")
 	}
 
 	const n = 20_000
@@ -593,8 +594,8 @@ func TestFlush(t *testing.T) {
 	}
 }
 
-// TestSumOfNetwork checks that the source of a sum is the /64 if the sum contains
-// several addresses in it.
+// TestSumOfNetwork checks that the source of an aggregate is the /64 if the aggregate
+// contains several addresses in it.
 func TestSumOfNetwork(t *testing.T) {
 	for _, c := range []struct {
 		srcs []string
@@ -615,7 +616,7 @@ func TestSumOfNetwork(t *testing.T) {
 	}
 }
 
-// TestStepsOfManySessions compares sums with a separate count of random sessions.
+// TestStepsOfManySessions compares aggregates with a separate count of random sessions.
 func TestStepsOfManySessions(t *testing.T) {
 	random := newRandom(7)
 	refused := map[uint64]bool{}

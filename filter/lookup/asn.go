@@ -143,8 +143,7 @@ func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	if addr.Is6() && file.reader.Metadata.IPVersion == 4 {
 		return Origin{}, false
 	}
-	// The reader was written for corrupt files too, but if it panicked, the filter would
-	// end.
+	// The reader should handle corrupt files, but a panic would end the filter.
 	defer func() {
 		if recover() != nil {
 			o.failures.Add(1)

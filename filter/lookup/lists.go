@@ -59,7 +59,7 @@ type Row struct {
 	Class string
 	Kind  string // cidr, asn, rdns, helo or useragent-or-command
 	Value string // the text to match
-	// Evidence is the evidence token of a match. It is empty if a match by itself
+	// Evidence is the evidence token of a match. It is empty if a match alone
 	// proves nothing, because legitimate hosts also match, or because the meaning
 	// depends on more than the matching text.
 	Evidence   string
@@ -349,7 +349,7 @@ func compareRows(a, b *Row) int {
 		cmp.Compare(strength(a), strength(b)),
 		cmp.Compare(generality(a), generality(b)),
 		cmp.Compare(confidences[b.Confidence], confidences[a.Confidence]),
-		// The same name may be in two lists. The list whose main evidence it is has the
+		// The same name may be in two lists. The list with this main evidence has the
 		// better text.
 		cmp.Compare(foreign(a), foreign(b)),
 	)

@@ -225,7 +225,7 @@ func (c *clock) cut3164(s []byte) (at int64, rest []byte, ok bool, err error) {
 // after newest.
 func yearBefore(month, day, hour int, within, newest int64, zone *time.Location) int {
 	year := time.UnixMicro(newest + oneDay).In(zone).Year()
-	for range 8 { // February 29 can be eight years apart
+	for range 8 { // leap days can be eight years apart
 		t := time.Date(year, time.Month(month), day, hour, 0, 0, 0, zone)
 		if t.Day() == day && t.UnixMicro()+within <= newest+oneDay {
 			break

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A Log is a mail log: a file or the standard input.
+// A Log is a mail log: a file or standard input.
 type Log struct {
 	Name string
 
@@ -39,7 +39,7 @@ const lineLimit = 64 << 10
 var errTooLong = errors.New("line too long")
 
 // Open opens the named files, and detects their formats and the times of their first
-// lines. The name - means the standard input. A time without a year is assumed to be in
+// lines. The name - means standard input. A time without a year is assumed to be in
 // the latest year that is possible, given the modification time of the file or, for the
 // standard input, the current time. The caller must call Read or CloseAll.
 func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (logs []*Log, err error) {

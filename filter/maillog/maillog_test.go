@@ -262,7 +262,7 @@ func TestYears(t *testing.T) {
 	}
 }
 
-// TestPipe checks the standard input, which cannot be read twice.
+// TestPipe checks standard input, which cannot be read twice.
 func TestPipe(t *testing.T) {
 	list, _, err := facts(t, []string{"-"}, strings.NewReader(headed(oneMessage, "Nov 21 10:31:02 mx smtpd[4711]: ")))
 	if err != nil || len(list) != 1 || !strings.HasPrefix(list[0], "2026-11-21 10:31:02 mx ") {

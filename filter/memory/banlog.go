@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// maxBanLog is the number of changes that a reader may be late. At 500 bans a second it
-// lasts for 16 seconds, after which a reader receives all bans again.
+// maxBanLog is the maximum number of changes in the log. At 500 bans a second, the
+// log covers 16 seconds. A reader that is later receives all bans again.
 const maxBanLog = 8192
 
 // banLog contains the latest changes of bans, so that a reader needs no copy of the
 // table. The numbers of an earlier run of the filter are lower, unless the clock was set
-// back: then they are not in the log either.
+// back. In that case, they are also not in the log.
 type banLog struct {
 	first, next uint64 // numbers of the oldest change in the log and of the next one
 	ring        []netip.Prefix
@@ -31,13 +31,13 @@ func (l *banLog) add(p netip.Prefix) {
 	l.next++
 }
 
-// restart makes all readers read all bans.
+// restart forces all readers to read all bans again.
 func (l *banLog) restart() {
 	l.next++
 	l.first, l.ring = l.next, l.ring[:0]
 }
 
-// Restart makes all readers of Changed read all bans again, for example because the mode
+// Restart forces all readers of Changed to read all bans again, for example after the mode
 // has changed.
 func (b *Bans) Restart() {
 	b.mu.Lock()

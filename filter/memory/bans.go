@@ -403,7 +403,7 @@ func (n *ruleNames) number(s string) uint16 {
 		return i
 	}
 	if len(n.list) == 1<<16 {
-		return 0 // there are never so many rules during one run of the filter
+		return 0 // a run of the filter never has that many rules
 	}
 	if n.index == nil {
 		n.index = make(map[string]uint16)

@@ -15,7 +15,7 @@ func holds(m *Memory, c *Client, d time.Duration) bool {
 }
 
 // TestLadder checks the length of each ban, and the time after which an offence no
-// longer makes the next ban longer: a day, or four times the length of its ban.
+// longer extends the next ban to a day, or to four times the length of the previous ban.
 func TestLadder(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -136,7 +136,7 @@ func TestBan(t *testing.T) {
 		m.Bans.Add(a, request, at(0))
 		m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.0/28"), time.Hour, "part", at(0))
 		if ended := m.Bans.Revoke(p, false, at(1)); len(ended) != 0 {
-			t.Errorf("without a ban of its own: %+v", ended)
+			t.Errorf("without a separate ban: %+v", ended)
 		}
 		m.Bans.AddPrefix(p, time.Hour, "all", at(1))
 		if ended := m.Bans.Revoke(p, false, at(2)); len(ended) != 1 || ended[0].Prefix != p || !holds(m, a, time.Minute) {

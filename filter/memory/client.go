@@ -181,7 +181,7 @@ type distinctNetworks [distinctAt + 1]uint16
 // request by the client is a finding.
 const distinctAt = 3
 
-// others returns the number of networks other than that of a.
+// others returns the number of networks except the network of a.
 func (n *distinctNetworks) others(a netip.Addr) (count int) {
 	network := short(network(a))
 	for _, s := range n {

@@ -113,7 +113,7 @@ func (c *clock) jumped(event, expected int64, now time.Time) {
 		}
 	}
 	switch step := event - expected; {
-	case near(event, own): // without an offset, the time is as expected: the clock is right again
+	case near(event, own): // without an offset, the time is as expected: the clock is correct again
 		c.step(0)
 		return
 	case near(event-c.former, own):
@@ -144,7 +144,7 @@ func (c *clock) past(at uint32) uint32 {
 	return at
 }
 
-// Follow makes the clock of the rows advance with Tick. Events must then be in the order
+// Follow lets Tick advance the clock of the rows. Events must then be in the order
 // of their times.
 func (m *Memory) Follow() {
 	m.mu.Lock()

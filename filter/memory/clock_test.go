@@ -205,7 +205,7 @@ func (w *world) check(when string, c *Client, end time.Duration) {
 	}
 }
 
-// TestBanWhileAhead checks that a ban that began while the clock was a week ahead keeps
+// TestBanWhileAhead checks that a ban imposed while the clock was a week ahead keeps
 // its length, even if the host does not return.
 func TestBanWhileAhead(t *testing.T) {
 	w := &world{t: t, disk: disk{}}

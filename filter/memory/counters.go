@@ -83,7 +83,7 @@ func counterScore(k counterKey, n counter, now uint32) int64 {
 	return int64(n.sum())*slotsPerWindow + int64(n.head) - int64(slot)
 }
 
-// advance makes the given slot the newest slot.
+// advance moves the head to the given slot.
 func (n *counter) advance(slot uint32) {
 	if slot <= n.head { // the clock was set back; after a large change, the counter starts again, because its time was wrong
 		if n.head-slot > slotsPerWindow {
@@ -189,7 +189,7 @@ func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 }
 
 // Count returns the number of occurrences within a window. It returns false if the
-// window is not watched, or if its subject is not yet known, such as a user before the
+// window is not watched, or if its subject is still unknown, such as a user before the
 // login. The count is 0 if the session cannot have such a subject: see subject.
 func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool) {
 	t.mu.Lock()
@@ -224,7 +224,7 @@ func (t *Counters) Halve(c *Client, e rules.Evidence, now int64) {
 	}
 }
 
-// forget deletes the counts of a network, and of the hosts for which freed returns true.
+// forget deletes the counts of a network and of all hosts for which freed returns true.
 func (t *Counters) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

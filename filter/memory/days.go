@@ -31,7 +31,7 @@ const (
 	DayFound                           // of unknown clients, with evidence other than a missing or unproven reverse DNS name
 	DayRefused                         // with a rejected command, or disconnected by the filter
 	DayWhole                           // with their own record
-	DaySummed                          // included in a sum
+	DaySummed                          // included in an aggregate
 	DayMails
 	DayRcptOK
 	DayRcptPermfail
@@ -78,7 +78,7 @@ type Ended struct {
 	Local, Authenticated bool
 	Found                bool // the client is unknown, and there is evidence about it
 	Refused              bool // a command was rejected, or the filter disconnected
-	Whole                bool // the session has its own record and is not included in a sum
+	Whole                bool // the session has its own record and is not included in an aggregate
 	Evidence             rules.Evidence
 
 	Mails, RcptOK, RcptPermfail, RcptTempfail, AuthFail uint32
@@ -114,8 +114,8 @@ func (t *Days) Add(e *Ended, now int64) {
 	}
 }
 
-// dropOldest makes room in a full table. Days are not dropped because of their age,
-// because the clock may be wrong.
+// dropOldest drops the oldest day of a full table. Days are not dropped because of their
+// age, because the clock may be wrong.
 func (t *Days) dropOldest() {
 	for len(t.rows.rows) >= dayKeep {
 		t.rows.del(slices.Min(slices.Collect(maps.Keys(t.rows.rows))))

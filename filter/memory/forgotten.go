@@ -35,9 +35,9 @@ func (f *forgotten) missing(today uint16) {
 }
 
 // Forgotten describes which hosts may be missing from the table. day is the day of the
-// latest mail or login of a host that was dropped, or zero. lost is the day on which
-// rows were last lost, or zero: bans and hosts from before that day may be missing,
-// even hosts from before the first day with counters.
+// latest mail or login of a host that was dropped, or zero. lost is the day on which rows
+// were last lost, or zero. Earlier bans and hosts may be missing, even hosts from before
+// the first day with counters.
 func (t *Peers) Forgotten() (day, lost time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -103,7 +103,7 @@ func TestForgottenLogin(t *testing.T) {
 		m.Peers.Misbehaved(manyHosts(i), at(0))
 	}
 	if day, _ := m.Peers.Forgotten(); !day.IsZero() {
-		t.Errorf("offences are forgotten mail: %v", day)
+		t.Errorf("offences count as dropped mail: %v", day)
 	}
 	for i := range 300 {
 		w := manyHosts(i)
@@ -111,7 +111,7 @@ func TestForgottenLogin(t *testing.T) {
 		m.Logins.Succeeded(w, at(0))
 	}
 	if day, _ := m.Peers.Forgotten(); day.IsZero() {
-		t.Error("forgotten logins are not known")
+		t.Error("dropped logins are not reported")
 	}
 }
 

@@ -210,7 +210,7 @@ func (t *Logins) Abused(c *Client, now int64) bool {
 	return ok
 }
 
-// forget deletes the sprays of a network, and of the hosts for which freed returns true.
+// forget deletes the sprays of a network and of all hosts for which freed returns true.
 func (t *Logins) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -157,8 +157,8 @@ func TestAccounts(t *testing.T) {
 	}
 }
 
-// TestSubjects checks for which keys events are counted: those of an account only for
-// its user, and those of a host with a proven name for the host and its domain, but not
+// TestSubjects checks for which keys events are counted: events of an account only for
+// its user, and events of a host with a proven name for the host and its domain, but not
 // for its network.
 func TestSubjects(t *testing.T) {
 	keys := []rules.Key{rules.BySrc, rules.ByPrefix, rules.ByDomain, rules.BySite, rules.ByUser}

@@ -182,7 +182,7 @@ func (m *Memory) changed(b bucket, n int, list *[]kv.Entry) (left int) {
 	})
 }
 
-// Rewrite makes Changes return all rows again. It is called after the file was lost.
+// Rewrite causes Changes to return all rows again. It is called after the file was lost.
 func (m *Memory) Rewrite() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -194,7 +194,7 @@ func (m *Memory) Rewrite() {
 // Load merges stored rows into the rows that were added since startup. Expired rows are
 // marked for deletion, and invalid rows are ignored. The row of the clock must come
 // first. If there is no such row and Follow was called, now must be the latest time at
-// which the clock of the events was certainly right.
+// which the clock of the events was certainly correct.
 func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	some := make([]kv.Entry, 0, chunk)
 	take := func() {

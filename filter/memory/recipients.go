@@ -139,8 +139,8 @@ func (t *Recipients) Accepted(rcpt []byte, now int64) {
 	}
 }
 
-// Known reports whether mail for rcpt was accepted. If it was not, the mailbox may
-// exist nevertheless.
+// Known reports whether mail for rcpt was accepted. If it was not, the mailbox may still
+// exist.
 func (t *Recipients) Known(rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

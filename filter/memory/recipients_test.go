@@ -33,7 +33,7 @@ func TestProbed(t *testing.T) {
 }
 
 // TestKnownRecipient checks that a mailbox with accepted mail is known with all its
-// subaddresses, until there was no mail for a year.
+// subaddresses, until it has received no mail for a year.
 func TestKnownRecipient(t *testing.T) {
 	m := New()
 	m.Recipients.Accepted([]byte("Alice+lists@Example.org"), at(0))
@@ -87,7 +87,7 @@ func TestAsked(t *testing.T) {
 	}
 }
 
-// TestExcused checks the requests for a probed mailbox that are free: for a host with a
+// TestExcused checks the requests for a probed mailbox that are exempt: for a host with a
 // proven name, one for each pair of sender and recipient, and five a day for its
 // domain.
 func TestExcused(t *testing.T) {
@@ -103,7 +103,7 @@ func TestExcused(t *testing.T) {
 		t.Error("the first ask is not excused")
 	}
 	if ask(one, "a@example.net", "New+1@example.org", time.Minute) || ask(sister, "a@example.net", "new@example.org", time.Minute) {
-		t.Error("the same ask is excused twice")
+		t.Error("the same request is exempt twice")
 	}
 	n := 1
 	for i := range 9 {
@@ -121,6 +121,6 @@ func TestExcused(t *testing.T) {
 		t.Error("a day later, the domain has no further asks")
 	}
 	if ask(one, "a@example.net", "new@example.org", 29*day) || !ask(one, "a@example.net", "new@example.org", 31*day) {
-		t.Error("the ask is not excused once a month")
+		t.Error("the request is not exempt once a month")
 	}
 }

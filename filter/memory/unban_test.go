@@ -27,8 +27,8 @@ func TestManualBanOfAddress(t *testing.T) {
 	}
 }
 
-// TestForget checks that an unban also clears the counts because of which the host
-// would be banned again.
+// TestForget checks that an unban also clears the counts that would cause another ban of
+// the host.
 func TestForget(t *testing.T) {
 	win := rules.Window{Evidence: rules.UnknownRecipient, Window: day, By: rules.BySrc}
 	net := rules.Window{Evidence: rules.UnknownRecipient, Window: day, By: rules.ByPrefix}

@@ -70,7 +70,7 @@ func TestText(t *testing.T) {
 		{"MAIL FROM:<>", "MAIL FROM:<>"},
 		{"MAIL", "MAIL"},
 		{"EHLO mail.example.org", "EHLO mail.example.org"},
-		// The whole local part must be hashed, also of a bounce address and of a name with
+		// The whole local part must be hashed, including a bounce address and a name with
 		// an apostrophe.
 		{"for bounce-john.smith=example.com@example.org:", "for " + word("bounce-john.smith=example.com@example.org") + "@example.org:"},
 		{"<john.o'brien@example.org>", "<" + word("john.o'brien@example.org") + "@example.org>"},

@@ -59,7 +59,7 @@ type transaction struct {
 	why    Refusal // latest rejection in the transaction
 }
 
-// reply is the text of a reply. Of the steps with the same verb and code, only the first
+// reply is the text of a reply. If steps have the same verb and code, only the first
 // contains it.
 type reply struct {
 	code uint32

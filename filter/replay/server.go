@@ -67,7 +67,7 @@ func (p *Player) connect(v *playback) {
 	n.filtered, n.ours = false, false
 }
 
-// learnName takes the server's name from a session that greeted with it.
+// learnName learns the server's name from a session in which the client greeted with it.
 func (p *Player) learnName(v *playback) {
 	c := v.cursor
 	s := &p.step

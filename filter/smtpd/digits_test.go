@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestDigits puts every byte at every position of an id and of a time, and compares the
+// TestDigits tries every byte at every position of an id and of a time, and compares the
 // results with package strconv.
 func TestDigits(t *testing.T) {
 	for place := range 16 {

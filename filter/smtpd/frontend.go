@@ -28,7 +28,7 @@ type FrontEnd struct {
 	ev    smtp.Event // reused
 }
 
-// maxConns is the maximum number of tracked sessions. smtpd never has so many: it would
+// maxConns is the maximum number of tracked sessions. smtpd never has that many: it would
 // run out of descriptors first, and stop accepting connections.
 const maxConns = 50_000
 

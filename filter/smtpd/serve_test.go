@@ -119,7 +119,7 @@ func TestAnswers(t *testing.T) {
 		{"text of many bytes", "0.7", "data", smtp.Answer{Decision: smtp.Reject, Text: "550 " + strings.Repeat("x", 20000)}, result + "reject|550 " + strings.Repeat("x", maxText-4)},
 		{"8-bit text", "0.7", "data", smtp.Answer{Decision: smtp.Reject, Text: "550 é"}, result + "reject|550 ??"},
 		{"unknown phase", "0.7", "help", smtp.Answer{Decision: smtp.Reject, Text: "550 no"}, result + "proceed"},
-		{"data-line comes back", "0.7", "data-line", smtp.Answer{Decision: smtp.Reject, Text: "550 no"}, "filter-dataline|ced64b0c8bd7173c|f02b326436bc86e7|x"},
+		{"data-line is returned", "0.7", "data-line", smtp.Answer{Decision: smtp.Reject, Text: "550 no"}, "filter-dataline|ced64b0c8bd7173c|f02b326436bc86e7|x"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := recorder{reply: func(*Event) smtp.Answer { return c.reply }}
@@ -394,7 +394,7 @@ func TestHoldLimit(t *testing.T) {
 	}
 	for i, line := range lines[:10] {
 		if want := fmt.Sprintf("filter-result|%016x|", MaxHeld+i); !strings.HasPrefix(line, want) {
-			t.Errorf("answer %d is %q, want one of those that found no room", i, line)
+			t.Errorf("answer %d is %q, want an answer that was rejected because the queue was full", i, line)
 		}
 	}
 }

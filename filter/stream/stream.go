@@ -37,7 +37,7 @@ type Counts struct {
 // data-line are skipped but not counted, because they contain passwords and message
 // text.
 //
-// The error is the error of in or run, or means that in is not a stream.
+// It returns errors of in and run, or an error if in is not a stream.
 func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
 	s := splitter{in: bufio.NewReaderSize(in, maxLine)}
 	for s.next() {

@@ -121,7 +121,7 @@ func TestRun(t *testing.T) {
 		File:    "running.conf",
 	})
 	if r.Played != 5 || r.Sessions != 5 || r.Sums.Sessions != 7 || r.Sums.Messages != 7 {
-		t.Errorf("%d sessions played, %d reported, sums %+v", r.Played, r.Sessions, r.Sums)
+		t.Errorf("%d sessions played, %d reported, aggregates %+v", r.Played, r.Sessions, r.Sums)
 	}
 	if r.Messages != 4 || r.Rcpts != 5 || r.Known != 0 || len(r.Lost) != 3 {
 		t.Errorf("%d messages lost, %d recipients, %d known, %d groups", r.Messages, r.Rcpts, r.Known, len(r.Lost))
@@ -142,7 +142,7 @@ func TestRun(t *testing.T) {
 	r.Text(&out, time.UTC)
 	for _, want := range []string{
 		"Backtest of test.conf, as in mode enforce\nHistory: 2026-11-02 12:01 to 2026-11-02 12:05, 5 sessions\n",
-		"not played: 7 sessions in sums, with 7 accepted messages and 0 failed logins\n",
+		"not played: 7 sessions in aggregates, with 7 accepted messages and 0 failed\n",
 		"LOST: 4 accepted messages for 5 recipients, 0 from known clients.\n",
 		"  2 messages for 3 recipients from 192.0.2.1 (mail.example.net), unknown client\n      senders: example.net\n",
 		"      rule domain at mail-from: 0000000000000001 0000000000000002\n",

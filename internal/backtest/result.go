@@ -27,7 +27,7 @@ type Result struct {
 	Sessions     int              `json:"sessions_reported"`  // number of sessions that ended at Since or later and are selected
 	Hidden       Hidden           `json:"hidden"`
 	Dropped      uint64           `json:"dropped"`
-	Sums         Sums             `json:"sums"` // sessions in sums, which were not replayed
+	Sums         Sums             `json:"sums"` // sessions in aggregates, which were not replayed
 	Late         int              `json:"late"` // number of sessions that were replayed after sessions with a later start
 	NotEvaluated []string         `json:"not_evaluated"`
 	Unknown      []Unknown        `json:"unknown_conditions"` // counted in one of 16 sessions
@@ -51,8 +51,8 @@ type Hidden struct {
 	EndingNo int    `json:"endings_unknown"` // sessions with an unknown ending
 }
 
-// Sums describes the sessions in sums. They cannot be replayed, because the steps in a sum
-// belong to no particular session.
+// Sums describes the sessions in aggregates. They cannot be replayed, because the steps
+// in an aggregate belong to no particular session.
 type Sums struct {
 	Sessions int `json:"sessions"`
 	Messages int `json:"messages"`
@@ -377,7 +377,7 @@ func (d *Difference) add(tested, running string) {
 	}
 }
 
-// finish sorts the groups, those with the most lost mail first, and returns the result.
+// finish sorts the groups by lost mail, highest first, and returns the result.
 func (c *collector) finish() *Result {
 	b := &c.result
 	if !c.o.Since.IsZero() {

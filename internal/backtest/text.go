@@ -80,7 +80,7 @@ func (p *printer) head(r *Result) {
 func (p *printer) gaps(r *Result) {
 	h := &r.Hidden
 	if r.Sums.Sessions > 0 {
-		p.say(2, "not played: %s in sums, with %s and %s", text.Plural(r.Sums.Sessions, "session"), text.Plural(r.Sums.Messages, "accepted message"), text.Plural(r.Sums.Failed, "failed login"))
+		p.say(2, "not played: %s in aggregates, with %s and %s", text.Plural(r.Sums.Sessions, "session"), text.Plural(r.Sums.Messages, "accepted message"), text.Plural(r.Sums.Failed, "failed login"))
 	}
 	if r.Dropped > 0 {
 		p.say(2, "not played: %s dropped instead of recorded", text.Plural(r.Dropped, "session"))

@@ -11,7 +11,7 @@ const anyNumber = "0"
 //
 // The table includes the rows of kind rdns in filter/lookup/intel/clouds.tsv; a test of
 // package lookup compares both. Suffixes below which customers choose the names
-// themselves, such as those of free dynamic DNS services, are not included.
+// themselves, such as free dynamic DNS services, are not included.
 var defaults = map[string]string{
 	// Clouds and hosting providers.
 	"aeza.network":                         anyNumber,

@@ -13,7 +13,7 @@ import (
 // example.org for mx1.mail.example.org. It uses the public suffix list and the
 // providers in this package; each customer of such a provider has a separate domain.
 // Registered returns "" for a public suffix, a name without a dot, and an empty name.
-// It takes about a microsecond and allocates memory, so it should be called only once
+// A call needs about a microsecond and allocates memory, so it should be called only once
 // per session.
 func Registered(name []byte) string {
 	if bytes.IndexByte(name, '.') < 0 || len(name) > maxName {

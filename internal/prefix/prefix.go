@@ -1,5 +1,5 @@
 // Package prefix parses the IP addresses and prefixes that operators write in policies,
-// lists and commands. There is no other such parser, so that the same forms are
+// lists and commands. It contains the only such parser, so that the same forms are
 // accepted everywhere.
 package prefix
 

@@ -12,7 +12,7 @@ type Style struct {
 	Colour  bool
 }
 
-// The sequences of ECMA-48 for attributes and colours. The colours are those of the
+// ECMA-48 sequences for attributes and colours. The colours belong to the
 // terminal's palette, so that they suit dark and light backgrounds.
 const (
 	bold   = "\x1b[1m"
@@ -37,11 +37,11 @@ func (s Style) paint(sequence, text string) string {
 	return sequence + text + reset
 }
 
-// continued precedes the cells of a row that continue in a further line.
+// continued precedes the cells of a row that continue on the next line.
 const continued = "             "
 
-// Table writes rows with aligned columns. If a row is wider than the style, its last cells
-// continue in further lines. The first row contains the headings, which are cut.
+// Table writes rows with aligned columns. If a row is wider than the style, its last
+// cells continue on further lines. The first row contains the headings, which are cut.
 func (s Style) Table(w io.Writer, rows [][]string) {
 	var b strings.Builder
 	Table(&b, rows)

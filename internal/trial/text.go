@@ -93,7 +93,7 @@ func (r *Request) text(w io.Writer) {
 			wrap(w, "    "+c, 6)
 		}
 	}
-	if r.Phase != smtp.PhaseEnd.String() { // at the end of a session there is no answer
+	if r.Phase != smtp.PhaseEnd.String() { // no answer is possible at the end of a session
 		r.answer(w)
 	}
 }

@@ -229,7 +229,7 @@ func (t *trial) trace(p *rules.Policy, f *rules.Facts, a smtp.Answer) {
 		return
 	}
 	s.Phases = append(s.Phases, r)
-	if f.Phase != smtp.PhaseEnd { // at the end of a session there is no answer
+	if f.Phase != smtp.PhaseEnd { // no answer is possible at the end of a session
 		t.last = r
 	}
 }
@@ -316,7 +316,7 @@ func (t *trial) rule(tr *rules.Trace, phase smtp.Phase) (rule Rule, show bool) {
 	case unknown && !no:
 		rule.Outcome = "unknown"
 		// Pass statements are evaluated in all phases, even before their facts are
-		// known. Show those that do not match only at rcpt-to, when all facts are
+		// known. Show statements that do not match only at rcpt-to, when all facts are
 		// known.
 		return rule, t.Verbose || isRule || phase == smtp.PhaseRcptTo
 	default:

@@ -50,7 +50,7 @@ func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 		return fmt.Errorf("write letter about session %s: its address has been erased by scanwatch forget", s.Session)
 	}
 	if s.Src == "" {
-		return fmt.Errorf("session %s is in a sum, and its client is not recorded", s.Session)
+		return fmt.Errorf("session %s is in an aggregate, and its client is not recorded", s.Session)
 	}
 	var b strings.Builder
 	para := func(format string, args ...any) {

@@ -140,7 +140,7 @@ func ParseSession(text string) (uint64, bool) {
 // digits.
 func parseSession(text []byte) (id uint64, short int, ok bool) {
 	m := sessionForm.FindSubmatch(text)
-	if m == nil && bytes.ContainsAny(text, " [") { // not searched within a word: a name can have a label like this
+	if m == nil && bytes.ContainsAny(text, " [") { // only as a separate word, because a label of a name can look like an id
 		m = sessionInLine.FindSubmatch(text)
 	}
 	if m == nil {

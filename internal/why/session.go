@@ -32,8 +32,8 @@ type Session struct {
 	Rules    []Rule            `json:"rules,omitempty"`
 	Evidence []finding.Finding `json:"evidence,omitempty"`
 	Omitted  uint32            `json:"omitted,omitempty"`  // number of steps that were not recorded
-	Sessions uint32            `json:"sessions,omitempty"` // number of sessions of a sum
-	Sources  int               `json:"sources,omitempty"`  // estimated number of hosts of a sum of several hosts
+	Sessions uint32            `json:"sessions,omitempty"` // number of sessions of an aggregate
+	Sources  int               `json:"sources,omitempty"`  // estimated number of hosts of an aggregate of several hosts
 	Damage   string            `json:"damage,omitempty"`
 
 	source netip.Prefix

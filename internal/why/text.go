@@ -24,7 +24,7 @@ func (a *Answer) Text(w io.Writer, zone *time.Location) {
 	case n == 0:
 		p.wrap(2, "%s: no sessions recorded", title)
 	case n < a.records:
-		p.wrap(2, "%s: newest %d of %d sessions and sums, rejected ones first", title, n, a.records)
+		p.wrap(2, "%s: newest %d of %d sessions and aggregates, rejected ones first", title, n, a.records)
 	case n == 1:
 		p.wrap(2, "%s: 1 session", title)
 	default:
@@ -111,7 +111,7 @@ func (p *printer) session(s *Session, kinds bool) {
 		s.Evidence[i].Text(p.w)
 	}
 	if s.Sessions > 0 {
-		p.line("!", "the sum of %s until %s: numbers are totals, and the name and the id are those of the last session", text.Plural(s.Sessions, "session"), p.time(s.End.Time))
+		p.line("!", "the aggregate of %s until %s: numbers are totals; name and id belong to the last session", text.Plural(s.Sessions, "session"), p.time(s.End.Time))
 	}
 	if s.Omitted > 0 {
 		p.line("!", "%s counted but not recorded: this description may be incomplete", text.Plural(s.Omitted, "step"))

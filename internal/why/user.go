@@ -25,7 +25,7 @@ type Logins struct {
 	Hosts  int        `json:"hosts"`       // number of hosts with a successful login
 	Others int        `json:"other_hosts"` // number of hosts from which all logins failed
 	Last   *text.Time `json:"last,omitempty"`
-	From   string     `json:"from,omitempty"` // host of the last successful login; empty if a sum of many hosts contains it
+	From   string     `json:"from,omitempty"` // host of the last successful login; empty if an aggregate of many hosts contains it
 	// AtLeast is set if there are further hosts.
 	AtLeast bool `json:"at_least,omitempty"`
 	// Tried are hosts with failed logins, at most maxHosts: first banned hosts, then hosts
@@ -91,7 +91,7 @@ func (w *query) countLogins(r *store.Record) {
 	})
 }
 
-// unnamedLogins returns the number of logins in a sum whose user is not recorded.
+// unnamedLogins returns the number of logins in an aggregate whose user is not recorded.
 func unnamedLogins(r *store.Record) (n int) {
 	_ = r.Steps(func(s *store.Step) bool {
 		if s.Kind == store.KindAuth && len(s.Text) == 0 {

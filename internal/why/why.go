@@ -85,7 +85,7 @@ type Answer struct {
 	Notes    []string   `json:"notes"` // reasons why the answer may be incomplete
 
 	mode    string // Mode in words
-	records int    // number of matching records: sessions and sums
+	records int    // number of matching records: sessions and aggregates
 }
 
 // Empty reports whether nothing was found.
@@ -186,7 +186,7 @@ func Find(q *Question, o Options) (*Answer, error) {
 	return &w.answer, nil
 }
 
-// rejections reports whether, in a session or a sum, a rule rejected something
+// rejections reports whether, in a session or an aggregate, a rule rejected something
 // (enforced), or would have rejected something if it were enforced (would).
 func rejections(r *store.Record) (would, enforced bool) {
 	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
@@ -198,8 +198,8 @@ func rejections(r *store.Record) (would, enforced bool) {
 	return would, enforced
 }
 
-// observed returns a minimum for the number of sessions in a sum that rules would have
-// rejected: the number of the rule with the most sessions.
+// observed returns a minimum for the number of sessions in an aggregate that rules would
+// have rejected: the number of the rule with the most sessions.
 func observed(r *store.Record) (n int) {
 	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" && !s.Enforced {
@@ -271,11 +271,11 @@ func (w *query) findSessions() error {
 		w.note("records contain hashed addresses, and their key %s cannot be read; run scanwatch as the owner of the key or as root", filepath.Join(w.Dir, privacy.KeyFile))
 	}
 	if summed > 0 && (w.q.is("sender") || w.q.is("recipient")) && !bytes.HasPrefix(w.q.text, []byte("@")) {
-		w.note("%s in sums, which contain no senders, and only the domains of recipients; search for @DOMAIN, or for the address of the client", text.Plural(summed, "session is", "sessions are"))
+		w.note("%s in aggregates, which contain no senders, and only the domains of recipients; search for @DOMAIN, or for the address of the client", text.Plural(summed, "session is", "sessions are"))
 	}
 	w.decideUser(otherwise)
 	if unnamed > 0 && w.q.onlyUser() {
-		w.note("sums contain %s without the name of the user; some may be of this user", text.Plural(unnamed, "login attempt"))
+		w.note("aggregates contain %s without the name of the user; some may be of this user", text.Plural(unnamed, "login attempt"))
 	}
 	if w.answer.records == 0 && w.q.is("session") {
 		if err := w.noteUnnamed(); err != nil {
@@ -304,8 +304,8 @@ func (w *query) decideUser(otherwise bool) {
 	}
 }
 
-// noteUnnamed adds a note with the number of sessions in sums whose ids are not recorded:
-// those of rejected sessions, or if there are none, those of all others.
+// noteUnnamed adds a note with the number of sessions in aggregates whose ids are not
+// recorded: the rejected sessions or, if there are none, all others.
 func (w *query) noteUnnamed() error {
 	summed, rejected := 0, 0
 	w.Reader.Only = nil
@@ -319,9 +319,9 @@ func (w *query) noteUnnamed() error {
 	})
 	switch {
 	case rejected > 0:
-		w.note("or it is one of %s in sums, whose ids are not recorded; search for the address of the client", text.Plural(rejected, "rejected session", "rejected sessions"))
+		w.note("or it is one of %s in aggregates, whose ids are not recorded; search for the address of the client", text.Plural(rejected, "rejected session", "rejected sessions"))
 	case summed > 0:
-		w.note("or it is one of %s in sums, which contain the ids of rejected sessions only; search for the address of the client", text.Plural(summed, "session", "sessions"))
+		w.note("or it is one of %s in aggregates, which contain the ids of rejected sessions only; search for the address of the client", text.Plural(summed, "session", "sessions"))
 	}
 	return err
 }

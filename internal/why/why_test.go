@@ -173,8 +173,8 @@ func ask(t testing.TB, arg, kind string, o Options) (*Answer, string) {
 	return a, out.String()
 }
 
-// TestFind checks the answers. They are the same from sealed days, of which only some
-// blocks are read.
+// TestFind checks the answers. The answers are the same from sealed days, of which only
+// some blocks are read.
 func TestFind(t *testing.T) {
 	dir, sealed := whyStore(t), whyStore(t)
 	if n, err := store.SealDays(sealed, "test", now.AddDate(0, 0, 2)); n == 0 || err != nil {
@@ -474,8 +474,8 @@ func TestNamedHost(t *testing.T) {
 	}
 }
 
-// TestMode checks that the answer contains the mode of the filter, and that no client is
-// said to be rejected while nothing is.
+// TestMode checks that the answer contains the mode of the filter, and does not claim
+// that clients are rejected when none are.
 func TestMode(t *testing.T) {
 	o := options(t, whyStore(t), whyConf)
 	o.Mode, o.ModeText = "observe", "observe, by the operator"
@@ -505,8 +505,8 @@ func TestFriends(t *testing.T) {
 }
 
 // TestUserOfManyHosts checks that the hosts of a user are found even if more hosts failed
-// than are counted, and that neither the hosts beyond the limit nor sums are counted as
-// if they were complete.
+// than are counted, and that neither the hosts beyond the limit nor aggregates are
+// counted as if they were complete.
 func TestUserOfManyHosts(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -529,7 +529,7 @@ func TestUserOfManyHosts(t *testing.T) {
 	}
 	for _, want := range []string{"1 login from 1 host, the last on 2026-11-02 11:30 +0000 from 198.51.100.7; at least 10000 other hosts only failed",
 		"Cause: the server rejected a password from such a host, the last on 2026-11-02 11:40 +0000",
-		"sums contain 33 login attempts without the name of the user; some may be of this user"} {
+		"aggregates contain 33 login attempts without the name of the user; some may be of this user"} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
@@ -701,7 +701,7 @@ func TestReputation(t *testing.T) {
 	}
 }
 
-// TestSum checks that the sessions of a sum are found by their ids, greetings and
+// TestSum checks that the sessions of an aggregate are found by their ids, greetings and
 // recipients, and that their messages and decisions count.
 func TestSum(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
@@ -723,10 +723,10 @@ func TestSum(t *testing.T) {
 		arg  string
 		want []string
 	}{
-		{"203.0.113.9", []string{"11280 messages accepted for 11280 recipients", "399 times", "the sum of 400 sessions until", "recorded 401 sessions, 11280 messages accepted", "31 sessions rejected by a ban"}},
+		{"203.0.113.9", []string{"11280 messages accepted for 11280 recipients", "399 times", "the aggregate of 400 sessions until", "recorded 401 sessions, 11280 messages accepted", "31 sessions rejected by a ban"}},
 		{"[0000000000000077]", []string{"session 0000000000000077 was rejected; its details are not recorded"}},
 		{"0000000000000006", []string{"banned in session 0000000000000077, see below", "Session 0000000000000005"}},
-		{"bulk.example.net", []string{"the sum of 400 sessions"}},
+		{"bulk.example.net", []string{"the aggregate of 400 sessions"}},
 		{"@example.org", []string{"RCPT TO:<@example.org>: ok for 11280 recipients"}},
 		{"bob@example.org", nil},
 		{"00000000000000ee", []string{}},
@@ -738,10 +738,10 @@ func TestSum(t *testing.T) {
 				t.Errorf("%s: no %q in\n%s", c.arg, want, out)
 			}
 		}
-		if c.arg == "00000000000000ee" && !slices.Contains(a.Notes, "or it is one of 397 rejected sessions in sums, whose ids are not recorded; search for the address of the client") {
+		if c.arg == "00000000000000ee" && !slices.Contains(a.Notes, "or it is one of 397 rejected sessions in aggregates, whose ids are not recorded; search for the address of the client") {
 			t.Errorf("notes %q", a.Notes)
 		}
-		if c.want == nil && (!a.Empty() || !slices.ContainsFunc(a.Notes, func(n string) bool { return strings.HasPrefix(n, "400 sessions are in sums, ") })) {
+		if c.want == nil && (!a.Empty() || !slices.ContainsFunc(a.Notes, func(n string) bool { return strings.HasPrefix(n, "400 sessions are in aggregates, ") })) {
 			t.Errorf("%s: %+v", c.arg, a)
 		}
 		if strings.Contains(out, "without mail") {
@@ -757,7 +757,7 @@ func (emptyTable) MatchAddr(netip.Addr) bool { return false }
 func (emptyTable) MatchName([]byte) bool     { return false }
 func (emptyTable) MatchASN(uint32) bool      { return false }
 
-// TestSumsCount checks that a sum counts as the number of its sessions.
+// TestSumsCount checks that an aggregate counts as the number of its sessions.
 func TestSumsCount(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -773,8 +773,8 @@ func TestSumsCount(t *testing.T) {
 	}
 }
 
-// TestSumWithoutIDs checks that the answer about a session in a sum does not claim that its
-// record has expired.
+// TestSumWithoutIDs checks that the answer about a session in an aggregate does not claim
+// that its record has expired.
 func TestSumWithoutIDs(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -783,7 +783,7 @@ func TestSumWithoutIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, _ := ask(t, "00000000000000ee", "", options(t, dir, ""))
-	if want := "or it is one of 29 sessions in sums, which contain the ids of rejected sessions only; search for the address of the client"; !a.Empty() || !slices.Contains(a.Notes, want) {
+	if want := "or it is one of 29 sessions in aggregates, which contain the ids of rejected sessions only; search for the address of the client"; !a.Empty() || !slices.Contains(a.Notes, want) {
 		t.Errorf("notes %q", a.Notes)
 	}
 }

@@ -43,7 +43,7 @@ const (
 	numbersPlain = 0 // each value, less the lowest
 	numbersDelta = 1 // each difference to the previous value, less the lowest
 	textsPlain   = 0 // each value
-	textsIndex   = 1 // the distinct values, and the number of one for each value
+	textsIndex   = 1 // the distinct values, and the index of the distinct value for each value
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -101,7 +101,7 @@ type Texts struct {
 	data    []byte
 }
 
-// Reset makes all texts empty.
+// Reset removes all texts.
 func (t *Texts) Reset() { t.words, t.data, t.indexed = t.words[:0], t.data[:0], false }
 
 // At returns text i. It aliases the column.

@@ -234,14 +234,14 @@ func readAll(block []byte) {
 	}
 }
 
-// FuzzReader checks that any bytes give columns or an error.
+// FuzzReader checks that any bytes result in columns or an error.
 func FuzzReader(f *testing.F) {
 	f.Add(sample())
 	f.Add([]byte(magic))
 	f.Fuzz(func(_ *testing.T, block []byte) { readAll(block) })
 }
 
-// FuzzColumn is FuzzReader for the data of one column, with the right checksums.
+// FuzzColumn is FuzzReader for the data of one column, with correct checksums.
 func FuzzColumn(f *testing.F) {
 	var r Reader
 	if err := r.Open(sample()); err != nil {

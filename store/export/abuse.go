@@ -35,9 +35,9 @@ type offence struct {
 	banned     bool // an offence only of banned hosts
 }
 
-// offences contains the tokens of rules.Tokens that are offences. A missing or bad
-// name, a rejected message or an abandoned session is not an offence, and abuse of an
-// account is not one of the address. A failed login is an offence only if the host is
+// offences contains the tokens of rules.Tokens that are offences. A missing or bad name,
+// a rejected message or an abandoned session is not an offence, and abuse of an account
+// is not an offence of the address. A failed login is an offence only if the host is
 // banned: a phone with an old password also fails.
 var offences = []offence{
 	{"scanner", []int{14}, "scans mail servers", false},
@@ -54,7 +54,7 @@ var offences = []offence{
 	{"auth-failure", []int{18}, "fails to log in", true},
 	{"auth-unsupported", []int{18}, "tries to log in where that is not offered", false},
 	{"auth-spray", []int{18}, "tries passwords for many users", false},
-	{"flood", []int{15}, "holds many connections at once", false},
+	{"flood", []int{15}, "holds many simultaneous connections", false},
 }
 
 // offencesOf returns the categories and descriptions of the offences of e.

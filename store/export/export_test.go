@@ -220,8 +220,8 @@ func FuzzReadState(f *testing.F) {
 	})
 }
 
-// TestOffences checks that each offence is of a token and has a category, and that
-// each kind of abuse is an offence.
+// TestOffences checks that each offence has a token and a category, and that each kind of
+// abuse is an offence.
 func TestOffences(t *testing.T) {
 	var reported rules.Evidence
 	for _, o := range offences {
@@ -358,7 +358,7 @@ func TestReportAgain(t *testing.T) {
 		t.Error("a failed login is reported")
 	}
 	if e.Kind = Ban; !f.takes(&e) {
-		t.Error("a banned guesser is not reported")
+		t.Error("a banned attacker is not reported")
 	}
 	for _, private := range []string{"10.1.2.3/32", "fd00::/64", "169.254.1.1/32"} {
 		if e := entryOf(private, time.Hour, "harvest"); f.takes(&e) {

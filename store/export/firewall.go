@@ -178,7 +178,7 @@ func changeIPTables(w *bufio.Writer, c *Changes) {
 const ipRoute = "proto 83"
 
 func writeIPRoute(w *bufio.Writer, l *List) {
-	heading(w, "#", "ip-route", l, "sh FILE; its routes are those of "+ipRoute)
+	heading(w, "#", "ip-route", l, "sh FILE; its routes have "+ipRoute)
 	fmt.Fprintf(w, "ip -4 route flush %s\nip -6 route flush %s\n", ipRoute, ipRoute)
 	families(l.Entries, func(v string, entries []Entry) { ipBatch(w, v, "replace", entries) })
 }

@@ -1,5 +1,5 @@
 // Package history reads the recorded sessions. All readers of records use Walk, so that
-// each handles sums, which represent many sessions.
+// each handles aggregates, which represent many sessions.
 package history
 
 import (
@@ -23,8 +23,8 @@ type Visitor struct {
 	Kinds store.Kinds
 	// Session is called for each record of one session.
 	Session func(*store.Record) error
-	// Sum is called for each sum, which has the totals and tallies of many sessions.
-	// A sum without a valid Src covers many sources.
+	// Sum is called for each aggregate, which has the totals and tallies of many sessions.
+	// An aggregate without a valid Src covers many sources.
 	Sum func(*store.Record) error
 }
 

@@ -14,7 +14,7 @@ import (
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
 // write adds sessions, which end a minute apart, to a new directory. A number is
-// the number of sessions of a sum; 0 is a session.
+// the number of sessions of an aggregate; 0 means a session.
 func write(t *testing.T, sessions ...uint32) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -81,7 +81,7 @@ func (c *Collector) rcpt(s *store.Step) {
 }
 
 // find sets the domain of a recipient. An address without a domain is local. It returns
-// false at the limit, and for the further domains of a sum.
+// false at the limit, and for the further domains of an aggregate.
 func (a *attempts) find(n *current, recipient []byte) bool {
 	d := &n.domain
 	domain := recipient[bytes.LastIndexByte(recipient, '@')+1:]
@@ -139,7 +139,7 @@ func (a *attempts) byClient(from *clients) []clientTried {
 	return merged
 }
 
-// attempt is the sum of several clientTried of a source, which begin at an index.
+// attempt combines several clientTried of a source, which begin at an index.
 type attempt struct {
 	client, refused, sessions uint32
 	at                        int
@@ -187,7 +187,7 @@ func (a *attempts) listOf(x *clientTried, from *clients) (list int, ok bool) {
 	return 1, true
 }
 
-// view returns an attempt as it is printed. The elements of its source in a list are
+// view returns the printed form of an attempt. The elements of its source in a list are
 // among the first of tried.
 func (a *attempts) view(x attempt, list int, tried []clientTried, from *clients) Attempt {
 	src := from.view(x.client)

@@ -35,7 +35,7 @@ type Collector struct {
 	now        current
 	steps      steps
 	visit      func(*store.Step) bool // of steps
-	aggregated int                    // sessions in sums
+	aggregated int                    // sessions in aggregates
 	erased     int                    // sessions whose address the operator has removed
 	days       spans[DayCount]        // by start
 	daysUntil  time.Time              // when the day counters were read; zero: there are none
@@ -76,7 +76,7 @@ type current struct {
 	refusals  [maxRefusals]refusal
 	rules     int      // in refusals
 	rejection decision // the last rejection, an enforced one if there is one
-	reference uint64   // the last reference to a rejected session of a sum
+	reference uint64   // the last reference to a rejected session of an aggregate
 	sender    []byte
 	recipient []byte // the last one that a filter has rejected, otherwise the last one
 	rejected  bool   // a filter has rejected recipient
@@ -122,7 +122,7 @@ func NewTotals() *Collector {
 }
 
 // NewCollector returns an empty Collector. Number returns the number of the source of an
-// address, as in the sketches of sums.
+// address, as in the sketches of aggregates.
 func NewCollector(number func(netip.Addr) uint64) *Collector {
 	c := NewTotals()
 	c.steps = allSteps
@@ -163,7 +163,7 @@ func (c *Collector) Add(r *store.Record) error {
 	if r.Erased {
 		c.erased += r.Many()
 	}
-	// Most sessions of a sum ended before its end.
+	// Most sessions of an aggregate ended before its end.
 	uncounted := !c.now.sum && !c.daysUntil.IsZero() && r.End.After(c.daysUntil) && !r.End.After(c.clock())
 	if day := c.days.at(r.End); day != nil && !uncounted {
 		day.Sessions += r.Many()
@@ -274,7 +274,7 @@ func (c *Collector) step(s *store.Step) bool {
 func times(s *store.Step) int { return max(int(s.Times), 1) }
 
 // count adds the sessions with a step to a counter, whose last increment was at the
-// given record. Steps of the same session count once; the tallies of a sum are of
+// given record. Steps of the same session count once; the tallies of an aggregate are of
 // different sessions.
 func (c *Collector) count(counter *uint32, last *uint32, s *store.Step) {
 	if *last != c.record || c.now.sum {
@@ -340,7 +340,7 @@ func (c *Collector) finding(s *store.Step) {
 	n.abuse = n.abuse || high && e.extra&(evidenceWeak|evidenceRecipients) == 0
 	found := worst{rank: rank(s.Confidence, e.extra>>severityShift&severityMask), evidence: 1 + uint16(i)}
 	if len(s.Org) == 0 {
-		if n.sum && e.extra&evidenceNamed != 0 { // a full sum omits it
+		if n.sum && e.extra&evidenceNamed != 0 { // a full aggregate omits it
 			c.dropped["organisations"] += times(s)
 		}
 	} else if o := c.countName(&c.orgs, "organisations", s.Org, s); o >= 0 {
@@ -356,7 +356,7 @@ func (c *Collector) finding(s *store.Step) {
 // numbers and countries.
 func (c *Collector) Locate(place func(netip.Addr) Place) { c.locate = place }
 
-// Of two kinds of evidence with the same confidence, the one with the higher severity is
+// If two kinds of evidence have the same confidence, the more severe kind is
 // listed for a source.
 const (
 	severityShift = 8
@@ -459,7 +459,7 @@ type name struct {
 	text     uint32 // in texts
 	sessions uint32
 	last     uint32 // the record that was last counted
-	// Of evidence: flags. Of an organisation: 1 + index of its first evidence. Of a
+	// For evidence: flags. For an organisation: 1 + index of its first evidence. For a
 	// domain: recipients accepted from unauthenticated clients.
 	extra uint32
 }
@@ -472,7 +472,7 @@ func newNames(limit int) names {
 // text returns the text of name i.
 func (n *names) text(i int) []byte { return n.texts.get(n.list[i].text) }
 
-// maxName is the length of a name in bytes. Longer ones are truncated, as in sums.
+// maxName is the length of a name in bytes. Longer ones are truncated, as in aggregates.
 const maxName = 128
 
 // printed returns a name by 1 + its index, or "" for 0.

@@ -48,7 +48,7 @@ func (t *entries[K, V]) at(i uint32) *entry[K, V] {
 // find returns the number of the entry of a key. It adds a missing one, or returns false
 // at the limit.
 func (t *entries[K, V]) find(k K) (i uint32, ok bool) {
-	if int(t.n)*8 >= len(t.slots)*7 { // few of the entries in the way are compared
+	if int(t.n)*8 >= len(t.slots)*7 { // only a few of the entries in between are compared
 		t.grow()
 	}
 	hash := t.hash(k)

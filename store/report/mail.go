@@ -18,7 +18,7 @@ func (s *Summary) Empty() bool {
 	return len(s.Problems) == 0 && s.Aggregated == 0 && s.NotKept.Sessions == 0 && len(s.Suspects) == 0 && len(s.Rules) == 0 && s.Remote.Found == 0
 }
 
-// troubles returns the problems, and what is missing in the records. Sums are complete.
+// troubles returns the problems, and the gaps in the records. Aggregates are complete.
 func troubles(s *Summary) []string {
 	all := slices.Clone(s.Problems)
 	if s.NotKept.Sessions > 0 {

@@ -6,8 +6,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Page is a report as an HTML page: the summary of the period, and what else an
-// operator asks. All texts are printable.
+// A Page is a report as an HTML page: the summary of the period, and further information
+// for operators. All texts are printable.
 type Page struct {
 	*Summary
 	Site    Site
@@ -23,7 +23,7 @@ type Site struct {
 	Mode    string // observe or enforce; empty if unknown
 	Policy  string // path of the configuration; empty without one
 	Rules   int    // number of rules; 0 if unknown
-	Running bool   // Mode and Rules are those of the running filter
+	Running bool   // Mode and Rules describe the running filter
 	Halted  bool   // the operator has stopped enforcement
 }
 
@@ -59,7 +59,7 @@ type ActiveBan struct {
 	Rule     string // or the reason of the operator
 	Since    time.Time
 	Until    time.Time
-	Times    int // offences in a row including this one
+	Times    int // consecutive offences, including this one
 	Attempts int // connections during the ban
 	Manual   bool
 	Observed bool // not enforced

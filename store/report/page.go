@@ -23,7 +23,7 @@ const (
 	pageTime   = "Mon 2 Jan 2006 15:04"
 )
 
-// stamp formats a time in a table, without the year if it is that of the page.
+// stamp formats a time in a table, without the year if it equals the year of the page.
 func (p *Page) stamp(t time.Time, zone *time.Location) cell {
 	layout := "2 Jan 15:04"
 	if t = t.In(zone); t.Year() != p.Until.In(zone).Year() {
@@ -50,7 +50,7 @@ type view struct {
 // A tile is a headline number.
 type tile struct {
 	Value, Name string
-	Change      string // since the period before
+	Change      string // since the previous period
 	Also        string
 	Hot         bool
 }
@@ -117,7 +117,7 @@ func period(since, until time.Time, zone *time.Location) string {
 	return since.In(zone).Format(pageTime) + " to " + until.In(zone).Format(pageTime+" -0700")
 }
 
-// tiles returns the headline numbers, with their change if the period before is known.
+// tiles returns the headline numbers, with their change if the previous period is known.
 func (p *Page) tiles() []tile {
 	s := p.Summary
 	now, before := FiguresOf(s), p.Before.Figures
@@ -145,7 +145,7 @@ func (p *Page) tiles() []tile {
 		one("messages accepted", now.Mails, before.Mails), one("recipients rejected", now.RcptPermfail, before.RcptPermfail)}
 }
 
-// compares reports whether the page has a comparison with the period before.
+// compares reports whether the page has a comparison with the previous period.
 func (p *Page) compares() bool { return p.Before.Missing == "" && !p.Before.Until.IsZero() }
 
 // change describes the change of a number with its sign and percentage.
@@ -168,16 +168,16 @@ func change(now, before int) string {
 	return c + " (" + sign + text.Thousands(int(math.Round(share))) + " %)"
 }
 
-// comparison returns a sentence about the period before, and a table of its figures.
+// comparison returns a sentence about the previous period, and a table of its figures.
 func (p *Page) comparison(zone *time.Location) (string, *table) {
 	b := &p.Before
 	if b.Missing != "" {
-		return "No comparison with the period before: " + b.Missing + ".", nil
+		return "No comparison with the previous period: " + b.Missing + ".", nil
 	}
 	if !p.compares() {
 		return "", nil
 	}
-	t := &table{Caption: "Comparison with the period before", Heads: heads("", "#this period", "#period before", "#change")}
+	t := &table{Caption: "Comparison with the previous period", Heads: heads("", "#this period", "#previous period", "#change")}
 	now, before := FiguresOf(p.Summary), b.Figures
 	for _, c := range []struct {
 		name        string
@@ -195,7 +195,7 @@ func (p *Page) comparison(zone *time.Location) (string, *table) {
 	return "Changes are relative to " + period(b.Since, b.Until, zone) + ".", t
 }
 
-// decided returns the columns of rejected sessions: those with a number above 0.
+// decided returns the columns of rejected sessions whose number is above 0.
 func decided(refused, observed bool) (columns []string) {
 	if refused {
 		columns = append(columns, "#rejected")

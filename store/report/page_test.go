@@ -298,7 +298,7 @@ func TestNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s := c.Summary(noon, noon, 1, nil); !s.Empty() {
-		t.Error("good mail is something")
+		t.Error("legitimate mail has the wrong class")
 	}
 	if err := c.Add(all["scanner"]); err != nil {
 		t.Fatal(err)

@@ -133,7 +133,7 @@ func TestScanning(t *testing.T) {
 		t.Errorf("scanning: %s, want %s", got, want)
 	}
 	if got, want := strings.Join(line(s.GoodMail), "; "), "192.0.2.5 0/1 2 0; 192.0.2.3 1/1 1 0 helo-word"; got != want {
-		t.Errorf("good mail: %s, want %s", got, want)
+		t.Errorf("legitimate mail: %s, want %s", got, want)
 	}
 	// A ban of the second host rejects mail, and a ban of the first one a user.
 	out := strings.Join(strings.Fields(inText(t, s)), " ")
@@ -247,7 +247,7 @@ func TestRejectionsLimit(t *testing.T) {
 	}
 }
 
-// TestRegions checks the sums by AS number and country, with unknown ones, and that
+// TestRegions checks the totals by AS number and country, with unknown ones, and that
 // there is no list without a database.
 func TestRegions(t *testing.T) {
 	c := collect(t,
@@ -379,7 +379,8 @@ func TestPageSize(t *testing.T) {
 	}
 }
 
-// TestFilters checks that the number of each filter is that of the rows with its mark.
+// TestFilters checks that the number of each filter equals the number of rows with its
+// mark.
 func TestFilters(t *testing.T) {
 	tab := &table{}
 	for i := range 40 {

@@ -16,8 +16,8 @@ const maxLatest = 1_000
 // ErasedAddress describes the source of a session whose address the operator has removed.
 const ErasedAddress = "an erased address"
 
-// A Rejection is a session that a rule or ban rejected, or would have rejected. Of a sum
-// of sessions, and of sessions that a ban rejected, it is the last one.
+// A Rejection is a session that a rule or ban rejected, or would have rejected. Of an
+// aggregate of sessions, and of sessions that a ban rejected, it is the last one.
 type Rejection struct {
 	Session   string `json:"session"`   // id
 	Reference string `json:"reference"` // id in the reply: of a banned client, the session that caused the ban
@@ -30,7 +30,7 @@ type Rejection struct {
 	Rule      string `json:"rule"`
 	Phase     string `json:"phase"`
 	Enforced  bool   `json:"enforced"`
-	Sessions  int    `json:"sessions"` // 1, or the number of sessions of the sum or of the ban
+	Sessions  int    `json:"sessions"` // 1, or the number of sessions of the aggregate or of the ban
 }
 
 // decision is a rejection in the current record.

@@ -5,7 +5,7 @@
 // Text from the network is hostile. A View, Summary or Page contains only text that has
 // passed text.Escape, and only these are rendered.
 //
-// The charts of the page are written by hand. The maintained chart libraries for Go
+// The page draws its own charts. The maintained chart libraries for Go
 // (gonum/plot, go-analyze/charts) write SVG with fixed sizes and colours, without a title
 // and description for screen readers. Such charts neither fit the width of a phone nor
 // follow the colour scheme of the reader. gosvgchart follows it, but scales its text with
@@ -30,7 +30,7 @@ type Totals struct {
 	Found    int `json:"found,omitempty"`   // sessions with a finding
 	Refused  int `json:"refused,omitempty"` // sessions rejected by a rule or a ban
 	// Observed is the number of other sessions that a rule or a ban would have
-	// rejected. For sums it is a lower bound.
+	// rejected. For aggregates it is a lower bound.
 	Observed     int `json:"observed,omitempty"`
 	Mails        int `json:"messages"`
 	RcptOK       int `json:"rcpt_ok"`
@@ -67,9 +67,9 @@ type Summary struct {
 	AddressesError int              `json:"addresses_error,omitempty"`
 	Authenticated  Totals           `json:"authenticated"`
 	Local          Totals           `json:"local"`
-	Aggregated     int              `json:"aggregated"`          // sessions in sums
+	Aggregated     int              `json:"aggregated"`          // sessions in aggregates
 	Erased         int              `json:"erased,omitempty"`    // sessions whose address the operator has removed
-	Unwritten      int              `json:"unwritten,omitempty"` // sessions in sums that the filter will write
+	Unwritten      int              `json:"unwritten,omitempty"` // sessions in aggregates that the filter will write
 	NotKept        NotKept          `json:"not_kept"`
 	Suspects       []SuspectRefusal `json:"possible_false_positives"` // rejections that may have affected legitimate mail
 	SuspectHosts   SuspectHosts     `json:"possible_false_positive_hosts"`
@@ -281,13 +281,13 @@ const (
 // notes returns sentences about sessions that have no separate record.
 func (s *Summary) notes() (all []string) {
 	if s.Aggregated > 0 {
-		all = append(all, text.Plural(s.Aggregated, "session of a flood is", "sessions of floods are")+" in sums, with exact counts.")
+		all = append(all, text.Plural(s.Aggregated, "session of a flood is", "sessions of floods are")+" in aggregates, with exact counts.")
 	}
 	if s.Erased > 0 {
 		all = append(all, text.Plural(s.Erased, "session is", "sessions are")+" from erased addresses, which the lists of hosts and networks omit.")
 	}
 	if s.Unwritten > 0 {
-		all = append(all, text.Plural(s.Unwritten, "session is", "sessions are")+" in sums of this hour, which the filter has not yet written.")
+		all = append(all, text.Plural(s.Unwritten, "session is", "sessions are")+" in aggregates of this hour, which the filter has not yet written.")
 	}
 	if s.NotKept.Sessions > 0 {
 		all = append(all, s.NotKept.text())

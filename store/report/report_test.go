@@ -301,7 +301,7 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// The same sessions in another order give the same report.
+// The same sessions in a different order result in the same report.
 func TestReportDoesNotDependOnOrder(t *testing.T) {
 	all := sample(t)
 	want := inText(t, summary(t, 3))

@@ -116,7 +116,7 @@ func (c *Returns) Add(r *store.Record) error {
 		}
 		e := returnEntry{uint8(class), head, at, never}
 		if r.Sessions > 0 {
-			e.connects(r) // in a later session of the sum
+			e.connects(r) // in a later session of the aggregate
 		}
 		c.entries = append(c.entries, e)
 		head = int32(len(c.entries) - 1)
@@ -139,8 +139,8 @@ func (c *Returns) Add(r *store.Record) error {
 	})
 }
 
-// skip counts the findings of a sum of many sources, which have no host. Local sessions
-// have none.
+// skip counts the findings of an aggregate of many sources, which have no host. Local
+// sessions have none.
 func (c *Returns) skip(r *store.Record) error {
 	return r.Steps(func(s *store.Step) bool {
 		if s.Kind == store.KindFinding && string(s.Confidence) != "low" || s.Kind == store.KindBan && s.Exempt == "" {
@@ -151,9 +151,9 @@ func (c *Returns) skip(r *store.Record) error {
 }
 
 // connects sets the time of the return if r started after the host was found. A
-// concurrent session is not a return. Of a sum, the first and the last start are known.
-// Both are in the shortest of returnSteps if the host was found during the sum, which
-// covers an hour.
+// concurrent session is not a return. For an aggregate, the first and the last start are
+// known. Both are in the shortest of returnSteps if the host was found during the
+// aggregate, which covers an hour.
 func (e *returnEntry) connects(r *store.Record) {
 	after := r.Start.Sub(time.UnixMicro(e.at))
 	if after <= 0 && r.Sessions > 0 {
@@ -164,8 +164,8 @@ func (e *returnEntry) connects(r *store.Record) {
 	}
 }
 
-// precede corrects the time at which the host was found, if a session of the sum r ended
-// before the session of the entry.
+// precede corrects the time at which the host was found, if a session of the aggregate r
+// ended before the session of the entry.
 func (e *returnEntry) precede(at int64, r *store.Record) {
 	if at >= e.at {
 		return
@@ -197,7 +197,7 @@ type ReturnSummary struct {
 	Until       Time        `json:"until"`
 	Problems    []string    `json:"problems"`
 	Rows        []ReturnRow `json:"rows"`
-	NotFollowed int         `json:"not_followed"` // findings over the memory limit, or in a sum of many sources
+	NotFollowed int         `json:"not_followed"` // findings over the memory limit, or in an aggregate of many sources
 }
 
 // A ReturnRow counts the hosts of a class.
@@ -336,7 +336,7 @@ func (s *ReturnSummary) Text(w io.Writer, zone *time.Location) error {
 		row(&b, line+"   "+ban)
 	}
 	b.WriteByte('\n')
-	wrap(&b, fmt.Sprintf("The shares are those of hosts that were watched for at least the given time. The suggested ban is the shortest after which fewer than %d%% more returned. A suggestion requires %d hosts.", int(fewMore*100), minHosts), 0)
+	wrap(&b, fmt.Sprintf("The shares refer to hosts that were watched for at least the given time. The suggested ban is the shortest after which fewer than %d%% more returned. A suggestion requires %d hosts.", int(fewMore*100), minHosts), 0)
 	if open {
 		wrap(&b, ">= means that hosts still returned in the last step: a longer ban may be worth it.", 0)
 	}

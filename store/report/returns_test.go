@@ -144,7 +144,7 @@ func TestReturnsAreBounded(t *testing.T) {
 	}
 }
 
-// The numbers must equal those of a direct comparison of all pairs of sessions.
+// The numbers must equal the result of a direct comparison of all pairs of sessions.
 func TestReturnsAgreeWithPairs(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	var all []*store.Record
@@ -193,13 +193,14 @@ func TestReturnsAgreeWithPairs(t *testing.T) {
 	}
 }
 
-// TestReturnsOfSums checks that a host returns within a sum, if a session of the sum
-// started after the first one with the finding, and that the first one determines how
-// long the host was watched.
+// TestReturnsOfSums checks that a host returns within an aggregate, if a session of the
+// aggregate started after the first session with the finding. This first session
+// determines how long the host was watched.
 func TestReturnsOfSums(t *testing.T) {
 	at := func(minutes int) time.Time { return noon.Add(time.Duration(minutes) * time.Minute) }
 	micros := func(minutes int) uint64 { return uint64(minutes) * 60e6 }
-	// A sum of sessions from minute 10 to 50, with a finding at the end of one of them.
+	// An aggregate of sessions from minute 10 to 50, with a finding at the end of one of
+	// them.
 	sum := func(lastStart, first int, confidence string) *store.Record {
 		s := finding("harvest", confidence)
 		s.Times, s.First = 1, micros(first-10)
@@ -214,16 +215,16 @@ func TestReturnsOfSums(t *testing.T) {
 		until             int
 		watched, returned int
 	}{
-		"a later session of the sum":     {[]*store.Record{sum(45, 20, "high")}, 85, 1, 1},
-		"only concurrent sessions":       {[]*store.Record{sum(19, 20, "high")}, 85, 1, 0},
-		"watched since the first":        {[]*store.Record{sum(45, 30, "high")}, 85, 0, 0},
-		"found before the sum":           {[]*store.Record{whole(0, 5, found), sum(45, 20, "high")}, 85, 1, 1},
-		"found during the sum":           {[]*store.Record{whole(12, 15, found), sum(45, 20, "high")}, 85, 1, 1},
-		"concurrent with the sum":        {[]*store.Record{whole(12, 46, found), sum(45, 48, "low")}, 120, 1, 0},
-		"a record after the first":       {[]*store.Record{whole(30, 35, found), sum(12, 20, "high")}, 80, 1, 0},
-		"a sum of low confidence":        {[]*store.Record{sum(45, 20, "low")}, 85, 0, 0},
-		"returned an hour after the sum": {[]*store.Record{sum(19, 20, "high"), whole(75, 76)}, 85, 1, 1},
-		"not within an hour of it":       {[]*store.Record{sum(19, 20, "high"), whole(81, 82)}, 85, 1, 0},
+		"a later session of the aggregate":     {[]*store.Record{sum(45, 20, "high")}, 85, 1, 1},
+		"only concurrent sessions":             {[]*store.Record{sum(19, 20, "high")}, 85, 1, 0},
+		"watched since the first":              {[]*store.Record{sum(45, 30, "high")}, 85, 0, 0},
+		"found before the aggregate":           {[]*store.Record{whole(0, 5, found), sum(45, 20, "high")}, 85, 1, 1},
+		"found during the aggregate":           {[]*store.Record{whole(12, 15, found), sum(45, 20, "high")}, 85, 1, 1},
+		"concurrent with the aggregate":        {[]*store.Record{whole(12, 46, found), sum(45, 48, "low")}, 120, 1, 0},
+		"a record after the first":             {[]*store.Record{whole(30, 35, found), sum(12, 20, "high")}, 80, 1, 0},
+		"an aggregate of low confidence":       {[]*store.Record{sum(45, 20, "low")}, 85, 0, 0},
+		"returned an hour after the aggregate": {[]*store.Record{sum(19, 20, "high"), whole(75, 76)}, 85, 1, 1},
+		"not within an hour of it":             {[]*store.Record{sum(19, 20, "high"), whole(81, 82)}, 85, 1, 0},
 	} {
 		all := NewReturns(ipv4)
 		for _, r := range c.records {
@@ -243,8 +244,8 @@ func TestReturnsOfSums(t *testing.T) {
 	}
 }
 
-// TestReturnsWithoutHost checks that the findings in a sum of many sources are counted as
-// not followed.
+// TestReturnsWithoutHost checks that the findings in an aggregate of many sources are
+// counted as not followed.
 func TestReturnsWithoutHost(t *testing.T) {
 	c := NewReturns(ipv4)
 	if err := c.Add(sum(t, "", store.Record{Sessions: 9}, tally(finding("harvest", "high"), 4, 0, 0), tally(finding("cloud", "low"), 3, 0, 0), tally(banStep, 2, 0, 0))); err != nil {

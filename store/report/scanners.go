@@ -80,7 +80,7 @@ func (c *Scanners) Add(r *store.Record) error {
 			o.Last.Time = r.End
 		}
 		if !r.Src.IsValid() {
-			return true // a sum of many sources
+			return true // an aggregate of many sources
 		}
 		if seen, known := o.seen[r.Src.Addr()]; known || len(o.seen) < maxScannerSources {
 			if r.End.After(seen) {
@@ -165,7 +165,7 @@ scans, on every port, now and later:
 
     [YOUR NETWORKS, such as 192.0.2.0/24 and 2001:db8::/32]
 
-Please tell us when this is done, and what you need from us to see that the
+Please let us know when this is done, and what you need from us to see that the
 networks are ours. We answer on the address that whois has for them.
 
 [YOUR NAME, YOUR SITE]
@@ -234,7 +234,7 @@ func (s *ScannerSummary) optOut(b *strings.Builder, zone *time.Location) {
 		for i := range s.Scanners {
 			if o := &s.Scanners[i]; o.OptOut == nil {
 				about(o)
-				if len(o.Sources) > 0 { // not only in sums of many sources
+				if len(o.Sources) > 0 { // not only in aggregates of many sources
 					fmt.Fprintf(b, "      whois %s | grep -i abuse\n", o.Sources[0].Address)
 				}
 			}

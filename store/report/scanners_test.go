@@ -104,7 +104,7 @@ func TestScannersAreBounded(t *testing.T) {
 	}
 }
 
-// TestScannersOfSums checks that a sum of many sources adds sessions and no address.
+// TestScannersOfSums checks that an aggregate of many sources adds sessions and no address.
 func TestScannersOfSums(t *testing.T) {
 	c := NewScanners()
 	finding := foundStep("scanner", "high")

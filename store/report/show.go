@@ -20,9 +20,9 @@ func Show(w io.Writer, v *View, zone *time.Location) error {
 	head("Session", "%s", v.Session)
 	switch {
 	case v.Sources > 0:
-		head("Sum", "%s of about %s; counts are totals", text.Plural(v.Sum, "session"), text.Plural(v.Sources, "host"))
+		head("Aggregate", "%s of about %s; counts are totals", text.Plural(v.Sum, "session"), text.Plural(v.Sources, "host"))
 	case v.Sum > 0:
-		head("Sum", "%s of this host; counts are totals, other values those of the last session", text.Plural(v.Sum, "session"))
+		head("Aggregate", "%s of this host; counts are totals, other values are from the last session", text.Plural(v.Sum, "session"))
 	}
 	head("From", "%s", v.from())
 	if v.Dst != "" {
@@ -67,7 +67,7 @@ func Show(w io.Writer, v *View, zone *time.Location) error {
 	return err
 }
 
-// maxReferences is the number of references of a sum that Show prints.
+// maxReferences is the number of references of an aggregate that Show prints.
 const maxReferences = 20
 
 // lines renders a step.
@@ -84,7 +84,7 @@ func (v *View) lines(s *viewStep) []string {
 	return kinds[store.KindNone](s)
 }
 
-// tallies renders the tallies of a sum that differ from steps.
+// tallies renders the tallies of an aggregate that differ from steps.
 var tallies = [...]func(*viewStep) string{
 	store.KindHelo: func(s *viewStep) string {
 		if s.text == "" {
@@ -214,7 +214,7 @@ var kinds = [...]func(*viewStep) []string{
 	},
 }
 
-// inSessions describes the number of sessions with a step in a sum.
+// inSessions describes the number of sessions with a step in an aggregate.
 func inSessions(times uint32) string {
 	if times == 0 {
 		return ""

@@ -25,7 +25,7 @@ type source struct {
 	worst   worst
 	rdns    uint32 // in lists.rdns
 	certain bool   // a record has evidence of high confidence about behaviour
-	abuse   bool   // a record has evidence of what no mail server does
+	abuse   bool   // a record has evidence of behaviour that no mail server shows
 	named   bool   // IPv6 host with its own proven name, which is not grouped with others in its /64
 }
 
@@ -40,7 +40,7 @@ func (s *source) add(n *source) {
 }
 
 // good reports whether the source is listed for its accepted mail: it has no evidence of
-// what no mail server does.
+// behaviour that no mail server shows.
 func (s *source) good() bool { return s.mails > 0 && !s.abuse }
 
 // sources counts the sessions of each address, and all sources.
@@ -50,7 +50,7 @@ type sources struct {
 	rdns   arena
 	more   distinct       // if there are more than in all
 	own    sketch.Sketch  // of records with an address
-	common *sketch.Sketch // of sums without an address; nil without such sums
+	common *sketch.Sketch // of aggregates without an address; nil if there are none
 }
 
 // add sets the source of a record, and counts the record for it. It returns false over
@@ -106,10 +106,10 @@ func (l *sources) lookup(key address) *source {
 	return nil
 }
 
-// A client is a source as it is listed: an IPv4 address, an IPv6 address with its own
+// A client is a listed source: an IPv4 address, an IPv6 address with its own
 // proven name, or all other addresses of a /64.
 type client struct {
-	*source          // of the address, or the sum of several addresses
+	*source          // of the address, or the total of several addresses
 	key     *address // the lowest address
 	logins  uint32   // sessions with a login, which are not in the other numbers
 	several bool     // the source has several addresses
@@ -175,8 +175,8 @@ func (l *clients) count() (n, percent int) {
 	return n, percent
 }
 
-// address returns the address of a source, or the prefix of one with several addresses. A
-// sum of several addresses has the lowest address of the prefix.
+// address returns the address of a source, or the prefix of a source with several
+// addresses. A total of several addresses has the lowest address of the prefix.
 func (c *client) address() string {
 	a := c.key.addr()
 	if a.Is6() && !c.named && (c.several || [8]byte(c.key[8:]) == [8]byte{}) {
@@ -186,7 +186,7 @@ func (c *client) address() string {
 	return a.String()
 }
 
-// view returns the source with an index as it is printed.
+// view returns the printed form of the source with an index.
 func (l *clients) view(i uint32) Source {
 	s := &l.all[i]
 	return Source{Address: s.address(), Named: s.named, RDNS: text.Escape(l.rdns.get(s.rdns)), Organisation: l.orgs.printed(s.worst.org),

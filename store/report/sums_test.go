@@ -15,13 +15,13 @@ import (
 	"scanwatch/store"
 )
 
-// tally returns a step of a sum.
+// tally returns a step of an aggregate.
 func tally(s store.Step, times, count, most uint32) store.Step {
 	s.Times, s.Count, s.Most = times, count, most
 	return s
 }
 
-// sum returns a sum.
+// sum returns an aggregate.
 func sum(t *testing.T, src string, r store.Record, tallies ...store.Step) *store.Record {
 	t.Helper()
 	if src != "" {
@@ -44,7 +44,7 @@ func reference(id uint64) store.Step {
 	return store.Step{Kind: store.KindReference, Session: id}
 }
 
-// TestSums checks that the lists contain the sessions of sums.
+// TestSums checks that the lists contain the sessions of aggregates.
 func TestSums(t *testing.T) {
 	banned := rejected("harvest", true)
 	banned.Banned = true
@@ -103,7 +103,7 @@ func TestSums(t *testing.T) {
 	}
 }
 
-// TestCommonSum checks that a sum of many sources counts for the totals and for the
+// TestCommonSum checks that an aggregate of many sources counts for the totals and for the
 // number of sources.
 func TestCommonSum(t *testing.T) {
 	c := NewCollector(memory.Number)
@@ -169,7 +169,7 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
-// sampleSums returns a sum of one host and a sum of many hosts.
+// sampleSums returns an aggregate of one host and an aggregate of many hosts.
 func sampleSums(t *testing.T) map[string]*store.Record {
 	auth := func(user string) store.Step {
 		return store.Step{Kind: store.KindAuth, Text: []byte(user), Result: smtp.ResultFail}
@@ -196,7 +196,7 @@ func sampleSums(t *testing.T) map[string]*store.Record {
 	}
 }
 
-// TestSumViews checks the views of sums.
+// TestSumViews checks the views of aggregates.
 func TestSumViews(t *testing.T) {
 	for name, r := range sampleSums(t) {
 		v := NewView(r)
@@ -213,7 +213,8 @@ func TestSumViews(t *testing.T) {
 	}
 }
 
-// TestOrganisationsOfSums checks that organisations which a full sum omits are counted.
+// TestOrganisationsOfSums checks that organisations which a full aggregate omits are
+// counted.
 func TestOrganisationsOfSums(t *testing.T) {
 	named := foundStep("scanner", "high")
 	named.Org = []byte("Example Scans")
@@ -228,7 +229,8 @@ func TestOrganisationsOfSums(t *testing.T) {
 }
 
 // TestNamesOfSums checks that a session has the same names in the report whether it has a
-// record or is part of a sum, which truncates names. A greeting without a name has none.
+// record or is part of an aggregate, which truncates names. A greeting without a name has
+// none.
 func TestNamesOfSums(t *testing.T) {
 	long := strings.Repeat("a", 300)
 	in := store.Record{Src: netip.MustParseAddrPort("192.0.2.1:1"), Counts: store.Counts{RcptPermfail: 1}}

@@ -105,7 +105,7 @@ func (c *Collector) refusal(s *store.Step) {
 	if s.Enforced {
 		to = &n.refusals[i].enforced
 	}
-	if n.sum { // other tallies of the rule are of other sessions
+	if n.sum { // other tallies of the rule belong to other sessions
 		*to += times(s)
 	} else {
 		*to = 1
@@ -119,8 +119,8 @@ func (c *Collector) refusal(s *store.Step) {
 }
 
 // observed returns the number of other sessions in the record that a rule would have
-// rejected. For a sum it is a lower bound, because several rules may be of the same
-// sessions.
+// rejected. For an aggregate it is a lower bound, because several rules may concern the
+// same sessions.
 func (n *current) observed() (most int) {
 	for i := range n.refusals[:n.rules] {
 		most = max(most, n.refusals[i].observed)

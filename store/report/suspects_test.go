@@ -55,8 +55,8 @@ func TestSuspects(t *testing.T) {
 		{"192.0.2.2", "lists.club.example", 50 * day, []store.Step{foundStep("unknown-recipient", "high"), foundStep("harvest", "high"), rejected("harvest", true)}},
 		{"192.0.2.2", "lists.club.example", 40 * day, []store.Step{rejected("harvest", true)}},
 		{"192.0.2.2", "lists.club.example", 2 * time.Hour, []store.Step{rejected("harvest", true)}},
-		// A provider's customer, and a client that does not behave like a mail server,
-		// did the same.
+		// A customer of a provider, and a client that does not behave like a mail server,
+		// have similar sessions.
 		{"192.0.2.3", "192-0-2-3.dyn.example.net", 50 * day, []store.Step{foundStep("harvest", "high"), rejected("harvest", true)}},
 		{"192.0.2.3", "192-0-2-3.dyn.example.net", 40 * day, []store.Step{rejected("harvest", true)}},
 		{"192.0.2.4", "mail.example.net", 50 * day, []store.Step{foundStep("relay-probe", "high"), rejected("relay", true)}},
@@ -106,7 +106,7 @@ func TestSuspectHosts(t *testing.T) {
 }
 
 // TestObservedMail checks that the message of the very session that a rule would have
-// rejected is no sign of a false positive, but one of another session is.
+// rejected does not indicate a false positive, but mail of another session does.
 func TestObservedMail(t *testing.T) {
 	for _, other := range []bool{false, true} {
 		c := NewCollector(memory.Number)
@@ -128,8 +128,8 @@ func TestObservedMail(t *testing.T) {
 	}
 }
 
-// TestPatientHarvest checks that a host is listed which asks for one recipient in each
-// session, unless it has accepted mail: a mailing list has members that left.
+// TestPatientHarvest checks that a host that requests one recipient in each session is
+// listed, unless it has accepted mail: a mailing list has former members.
 func TestPatientHarvest(t *testing.T) {
 	for _, mails := range []uint32{0, 1} {
 		c := NewCollector(memory.Number)
@@ -152,8 +152,8 @@ func TestPatientHarvest(t *testing.T) {
 	}
 }
 
-// TestSumsAreNoProblem checks that the letter takes complete sums for no problem, and
-// lost sessions for one.
+// TestSumsAreNoProblem checks that the letter reports lost sessions as a problem, but not
+// complete aggregates.
 func TestSumsAreNoProblem(t *testing.T) {
 	for lost, want := range map[int]string{0: "No problems", 3: "1 problem;"} {
 		s := &Summary{Aggregated: 6600, NotKept: NotKept{Sessions: lost, Days: 1}}

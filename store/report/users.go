@@ -23,7 +23,7 @@ const (
 	listedNetworks  = 3
 )
 
-// The minimum of failed logins or of networks that indicates an attack. Fewer are a
+// The minimum of failed logins or of networks that indicates an attack. Fewer may be a
 // user with an old password in a hotel.
 const (
 	attackFailures = 10
@@ -57,8 +57,8 @@ type userNetwork struct {
 // NewUsers returns an empty Users.
 func NewUsers() *Users { return &Users{users: map[string]*user{}, dropped: map[string]int{}} }
 
-// Visitor returns the visitor that adds all records to c. Its error means a record
-// with corrupt steps.
+// Visitor returns the visitor that adds all records to c. It returns an error for a
+// record with corrupt steps.
 func (c *Users) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindAuth), Session: c.Add, Sum: c.Add}
 }
@@ -74,7 +74,7 @@ func (c *Users) Add(r *store.Record) error {
 			return true
 		}
 		n := max(int(s.Count), 1)
-		if len(s.Text) == 0 { // further users of a sum
+		if len(s.Text) == 0 { // further users of an aggregate
 			c.dropped["logins of further users"] += n
 			return true
 		}
@@ -117,7 +117,7 @@ func (c *Users) count(u *user, r *store.Record, n int, passed bool) {
 		u.lastFailed = later(u.lastFailed, r.End)
 	}
 	p := networkOf(r.Src.Addr())
-	if !p.IsValid() { // a sum of many sources
+	if !p.IsValid() { // an aggregate of many sources
 		u.more = true
 		return
 	}
@@ -150,8 +150,8 @@ type UserSummary struct {
 	Since    Time     `json:"since"`
 	Until    Time     `json:"until"`
 	Problems []string `json:"problems"`
-	// Attacked are the users with failed logins from networks without a login of theirs,
-	// those with most networks first.
+	// Attacked contains the users with failed logins from networks in which they have no
+	// successful login, sorted by the number of networks, highest first.
 	Attacked  []AttackedUser `json:"attacked"`
 	Active    []ActiveUser   `json:"active"` // who logged in, most messages first
 	More      map[string]int `json:"more"`
@@ -169,7 +169,7 @@ type AttackedUser struct {
 	Last     Time   `json:"last"`               // end of the last session with a failure
 }
 
-// An ActiveUser counts what a user did who logged in.
+// An ActiveUser counts the logins and messages of a user.
 type ActiveUser struct {
 	User       string   `json:"user"`
 	Logins     int      `json:"logins"`
@@ -209,7 +209,7 @@ func (c *Users) Summary(since, until time.Time, top int, problems []string) *Use
 	return s
 }
 
-// view separates the failures in networks of the user from those of strangers.
+// view separates failures in the user's networks from failures in other networks.
 func (u *user) view(name string) (attacked AttackedUser, active ActiveUser) {
 	attacked = AttackedUser{User: name, AtLeast: u.more, Logins: u.logins, Last: text.At(u.lastFailed)}
 	active = ActiveUser{User: name, Logins: u.logins, Messages: u.messages, Recipients: u.recipients, Last: text.At(u.lastLogin)}

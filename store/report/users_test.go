@@ -12,8 +12,8 @@ import (
 	"scanwatch/store"
 )
 
-// TestUsers checks that failures from a user's own networks are told from attacks, in
-// sessions and sums, and that texts are printable.
+// TestUsers checks that failures from a user's own networks are distinguished from
+// attacks, in sessions and aggregates, and that texts are printable.
 func TestUsers(t *testing.T) {
 	start := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	c, n := NewUsers(), 0

@@ -40,9 +40,9 @@ type View struct {
 	Tags    []Tag      `json:"tags,omitempty"`
 	Bans    []Ban      `json:"bans,omitempty"`
 	Omitted uint32     `json:"omitted,omitempty"`  // counted steps without a record
-	Sum     uint32     `json:"sessions,omitempty"` // number of sessions of a sum
-	Sources int        `json:"sources,omitempty"`  // estimated number of hosts of a sum of many
-	// Recipients and References are only in sums, whose lists have the
+	Sum     uint32     `json:"sessions,omitempty"` // number of sessions of an aggregate
+	Sources int        `json:"sources,omitempty"`  // estimated number of hosts of an aggregate of many
+	// Recipients and References are only in aggregates, whose lists have the
 	// number of sessions of each element.
 	Recipients []RecipientTally `json:"recipients,omitempty"`
 	References []string         `json:"references,omitempty"` // ids of rejected sessions
@@ -74,7 +74,7 @@ type Ban struct {
 	Until    string  `json:"until,omitempty"`
 	Exempt   string  `json:"exempt,omitempty"` // the reason for withholding the ban
 	Enforced bool    `json:"enforced,omitempty"`
-	Times    uint32  `json:"sessions,omitempty"` // in a sum: number of sessions with the ban
+	Times    uint32  `json:"sessions,omitempty"` // in an aggregate: number of sessions with the ban
 }
 
 // A viewStep is a step with printable texts.
@@ -112,9 +112,9 @@ type Counts struct {
 type Helo struct {
 	At   Seconds `json:"at"`
 	Verb string  `json:"verb,omitempty"`
-	Name string  `json:"name"` // empty for further names of a sum
+	Name string  `json:"name"` // empty for further names of an aggregate
 	Answer
-	Times uint32 `json:"sessions,omitempty"` // in a sum: number of sessions with the name
+	Times uint32 `json:"sessions,omitempty"` // in an aggregate: number of sessions with the name
 }
 
 // An Answer is the reply of the server to a command.
@@ -134,10 +134,10 @@ type Line struct {
 // An Auth is the result of a login attempt.
 type Auth struct {
 	At     Seconds `json:"at"`
-	User   string  `json:"user"` // empty for further users of a sum
+	User   string  `json:"user"` // empty for further users of an aggregate
 	Result string  `json:"result"`
-	Count  uint32  `json:"attempts,omitempty"` // in a sum
-	Times  uint32  `json:"sessions,omitempty"` // in a sum: number of sessions with the attempts
+	Count  uint32  `json:"attempts,omitempty"` // in an aggregate
+	Times  uint32  `json:"sessions,omitempty"` // in an aggregate: number of sessions with the attempts
 }
 
 // A Tx is a complete or incomplete transaction.
@@ -168,7 +168,7 @@ type Finding struct {
 	Match        string  `json:"match,omitempty"` // the matching row of a list
 	Confidence   string  `json:"confidence,omitempty"`
 	Proof        string  `json:"proof,omitempty"`
-	Times        uint32  `json:"sessions,omitempty"` // in a sum: number of sessions with the finding
+	Times        uint32  `json:"sessions,omitempty"` // in an aggregate: number of sessions with the finding
 }
 
 // A Decision is a decision of a rule or a filter.
@@ -181,7 +181,7 @@ type Decision struct {
 	Enforced bool    `json:"enforced,omitempty"`  // for a rule: the decision took effect
 	Withheld string  `json:"withheld,omitempty"`  // the standing that withheld the decision
 	BannedIn string  `json:"banned_in,omitempty"` // the session that caused the ban
-	Times    uint32  `json:"sessions,omitempty"`  // in a sum: number of sessions with the decision
+	Times    uint32  `json:"sessions,omitempty"`  // in an aggregate: number of sessions with the decision
 }
 
 // Seconds is the time since the start of the session.
@@ -359,7 +359,8 @@ var columns = []struct {
 	{"sessions", func(v *View) string { return number(max(v.Sum, 1)) }},
 }
 
-// recipients returns the distinct recipients of all transactions, or the domains of a sum.
+// recipients returns the distinct recipients of all transactions, or the domains of an
+// aggregate.
 func recipients(v *View) string {
 	var all []Recipient
 	for i := range v.Tx {

@@ -68,7 +68,7 @@ func TestStreamObeysRegistrations(t *testing.T) {
 	for i, line := range after[:len(after)-1] {
 		old, f := strings.Split(before[i], "|"), strings.Split(line, "|")
 		if old[5] == f[5] || f[2] <= last || f[2][10:] != old[2][10:] {
-			t.Fatalf("%s\nwas before\n%s\nand is to be another session after %s", line, before[i], last)
+			t.Fatalf("%s\nwas before\n%s\nand must be another session after %s", line, before[i], last)
 		}
 	}
 }

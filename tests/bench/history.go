@@ -125,7 +125,7 @@ type reading struct {
 	what   string
 	cold   bool
 	args   []string
-	status int     // that is no error
+	status int     // expected exit status
 	runs   []usage // results
 }
 

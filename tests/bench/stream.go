@@ -2,8 +2,8 @@
 
 package main
 
-// The streams: lines of smtpd for many sessions at a time. The same arguments give
-// the same lines, except for the time.
+// The streams: lines of smtpd for many sessions at a time. The same arguments produce the
+// same lines, except for the time.
 
 import (
 	"fmt"

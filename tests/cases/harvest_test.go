@@ -101,7 +101,7 @@ func TestSlowHarvest(t *testing.T) {
 			}
 			s.AtMost(120, all)
 			s.Check(days[0] <= 40 && days[4] <= 20, "learned about %v mailboxes on five days", days)
-		}}, Case{Name: fmt.Sprintf("again when the ban is over, ten days, host %d", i), Play: func(s *Server) {
+		}}, Case{Name: fmt.Sprintf("again after the ban, ten days, host %d", i), Play: func(s *Server) {
 			s.Learn()
 			cs := s.Bursts(20, 50, 12*hour, manner{}, same(h))
 			s.AtMost(60, cs)

@@ -102,7 +102,7 @@ func TestForums(t *testing.T) {
 	Run(t, list)
 }
 
-// TestBrokenTables checks that an outage of the server's own table of recipients gives
+// TestBrokenTables checks that an outage of the server's own table of recipients causes
 // no evidence against senders.
 func TestBrokenTables(t *testing.T) {
 	h := named("198.51.100.24", "lists.uni.example")

@@ -42,7 +42,7 @@ func TestNeighbours(t *testing.T) {
 
 // TestCompany checks hosts that share a name, or spam, with other hosts.
 func TestCompany(t *testing.T) {
-	list := []Case{{Name: "customers of a hoster, one of whom harvests", Play: func(s *Server) {
+	list := []Case{{Name: "customers of a hosting provider, one of which harvests", Play: func(s *Server) {
 		rented := func(i int) simulate.Host {
 			return greets(at("198.18.%d.5", i), fmt.Sprintf("vmi%d.hoster.example", 1000000+37*i), fmt.Sprintf("mail.site%d.example", i))
 		}

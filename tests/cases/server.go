@@ -291,8 +291,8 @@ func (s *Server) Banned(cs ...*simulate.Client) {
 // properties.
 var blame = strings.Fields("scanner botnet-helo helo-own-name helo-own-address helo-forged harvest relay-probe auth-spray early-talker campaign flood talks-http talks-ssh talks-tls talks-binary")
 
-// Fair states that legitimate clients received no negative answer and no ban, and gave
-// no evidence of misbehaviour with high confidence.
+// Fair states that legitimate clients received no negative answer and no ban, and have no
+// evidence of misbehaviour with high confidence.
 func (s *Server) Fair(cs ...*simulate.Client) {
 	s.Accepted(cs...)
 	s.NotBanned(cs...)
@@ -303,7 +303,7 @@ func (s *Server) Fair(cs ...*simulate.Client) {
 func (s *Server) NotBlamed(cs ...*simulate.Client) {
 	for _, c := range cs {
 		for _, f := range s.findings(c) {
-			s.Check(f.confidence != "high" || !slices.Contains(blame, f.token), "%s is accused of %s", who(c), f.token)
+			s.Check(f.confidence != "high" || !slices.Contains(blame, f.token), "%s has the finding %s", who(c), f.token)
 		}
 	}
 }

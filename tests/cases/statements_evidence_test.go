@@ -60,7 +60,7 @@ func thresholdRows() []statement {
 			s.None(s.Ask(unnamed1, manner{}, ours("jobs")...), "probed-recipient")
 		})},
 		{"thresholds", "The mailbox may be new: a client with its own proven name may ask once in 30 days for each pair of sender and recipient, at most five times a day for its domain, if it asks for no other unknown recipient", seen(freeAsks)},
-		{"thresholds", "The first command arrived within 1 ms after the greeting, and all later commands arrived at least 15 ms after the previous reply: the first one was sent before the greeting", seen(func(s *Server) {
+		{"thresholds", "The first command arrived within 1 ms after the greeting, and all later commands arrived at least 15 ms after the previous reply, so the first command was sent before the greeting", seen(func(s *Server) {
 			for i, tt := range []struct {
 				pace  []float64
 				found bool
@@ -91,14 +91,14 @@ func thresholdRows() []statement {
 				s.NotBanned(c)
 			}
 		}}}},
-		{"thresholds", "Local addresses and clients with a round-trip time below 15 ms never give this evidence", seen(func(s *Server) {
+		{"thresholds", "Local addresses and clients with a round-trip time below 15 ms never have this evidence", seen(func(s *Server) {
 			s.None(s.paced("203.0.113.1", 8, .1, 14.9), "early-talker")
 			s.None(s.paced("10.0.0.5", 8, .1, 60), "early-talker")
 			s.None(s.paced("192.0.2.25", 8, .1, 60), "early-talker")
 		})},
 		{"thresholds", "Within an hour, an account logged in from eight networks, used eight sender addresses in other domains, or wrote to more than 500 recipients", seen(accountLimits)},
 		{"thresholds", "Ten unknown recipients in one session have the same effect", seen(accountLimits)},
-		{"thresholds", "For a day, each later login gives the evidence again, unless the cause was unknown recipients", seen(func(s *Server) {
+		{"thresholds", "For a day, each later login has the evidence again, unless the cause was unknown recipients", seen(func(s *Server) {
 			s.moved("alice", 8)
 			s.Wait(day - hour)
 			s.Evidence(s.moved("alice", 1), "account-abuse", "medium")
@@ -385,7 +385,7 @@ func loginRows() []statement {
 			}
 			s.Evidence(s.Guess(h, "user7"), "auth-spray", "high")
 		})},
-		{"thresholds", "Failures of one user from five networks within a day, or of eight users from one network within an hour, give low confidence, because passwords may be mistyped", seen(func(s *Server) {
+		{"thresholds", "Failures of one user from five networks within a day, or of eight users from one network within an hour, result in low confidence, because passwords may be mistyped", seen(func(s *Server) {
 			for i := range 4 {
 				s.None(s.Guess(bare(at("198.18.%d.9", i), "x.example"), "office"), "auth-spray")
 				s.Wait(5 * hour)
@@ -408,7 +408,7 @@ func loginRows() []statement {
 			}
 			s.Evidence(s.Guess(laptop("203.0.113.10"), "user8"), "auth-spray", "high")
 		})},
-		{"thresholds", "A host that returns to an attacked user gives high confidence", seen(func(s *Server) {
+		{"thresholds", "If a host returns to an attacked user, the confidence is high", seen(func(s *Server) {
 			for i := range 5 {
 				s.Guess(bare(at("198.18.%d.9", i), "x.example"), "office")
 			}

@@ -249,7 +249,7 @@ func banRows() []statement {
 		{"Bans", "Reply codes: during bans of up to two days the reply is 421, so that a legitimate server queues its mail and retries", banned("2d", "421")},
 		{"Bans", "During longer bans the reply is 554, so that the sender receives a bounce", append(banned("49h", "554"), banned("366d", "554")...)},
 		{"Bans", "Expiry: every ban expires", append(under(trial("1h"), expires), under(trial("366d"), expires)...)},
-		{"Bans", "Offences are in a row if each follows within a day of the end of the previous ban, or within four times its length", under(trial("{ 10m, 2d, 3d }"), func(s *Server) {
+		{"Bans", "Offences are consecutive if each follows within a day of the end of the previous ban, or within four times its length", under(trial("{ 10m, 2d, 3d }"), func(s *Server) {
 			s.ladder([]time.Duration{0, day, 8 * day, 12 * day}, []time.Duration{10 * minute, 2 * day, 3 * day, 3 * day})
 			s.ladder([]time.Duration{0, day + time.Second}, []time.Duration{10 * minute, 10 * minute})
 			s.ladder([]time.Duration{0, day, 8*day + time.Second}, []time.Duration{10 * minute, 2 * day, 10 * minute})
@@ -406,7 +406,7 @@ func expires(s *Server) {
 	s.Check(!s.Connect(unnamed1).Barred, "the ban did not end")
 }
 
-// exempt states that an offence of h bans nothing, for a reason.
+// exempt states that an offence of h causes no ban, for the given reason.
 func (s *Server) exempt(h simulate.Host, reason string) {
 	before := len(s.Logged(`^exempt src=\S+ rule=trial reason=` + reason))
 	s.Rejected("ehlo", s.offend(h))

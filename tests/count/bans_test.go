@@ -37,8 +37,8 @@ func (b bans) connects(src netip.Prefix, at int64) (rule string) {
 	return old.rule
 }
 
-// offends bans a source. An offence within a day after a ban, or four times its
-// length, takes the next step of the ladder. During a ban the later end counts.
+// offends bans a source. An offence within a day after a ban, or four times its length,
+// has the next duration of the ladder. During a ban the later end counts.
 func (b bans) offends(src netip.Prefix, rule string, session uint64, at int64) *ban {
 	now, ladder := at/1e6, ladders[rule]
 	one := ban{rule: rule, since: now, session: session, times: 1}

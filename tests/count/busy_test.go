@@ -10,10 +10,10 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// TestCountCommon checks that a report accounts for every session when the budget does not
-// suffice for a sum of each source: totals, evidence and rules are exact in every hour, the
-// lists and the number of items that they lack are complete, and the number of sources is
-// marked with its error.
+// TestCountCommon checks that a report accounts for every session when the budget does
+// not suffice for an aggregate of each source: totals, evidence and rules are exact in
+// every hour, the lists and the number of items that they lack are complete, and the
+// number of sources is marked with its error.
 func TestCountCommon(t *testing.T) { countCommon(t, 40_000, 150*time.Minute) }
 
 func countCommon(t *testing.T, sessions int, length time.Duration) {
@@ -23,7 +23,7 @@ func countCommon(t *testing.T, sessions int, length time.Duration) {
 	})
 	r := newRun(t, w, 16)
 	r.play(begin.Add(length + time.Hour))
-	r.stop() // sums have used so much of the budget that a flush leaves those of this hour
+	r.stop() // aggregates have used so much of the budget that a flush does not write the aggregates of this hour
 	common := 0
 	for _, p := range []period{
 		{"everything", begin, time.Time{}},
@@ -34,15 +34,16 @@ func countCommon(t *testing.T, sessions int, length time.Duration) {
 		common += r.checkCommon(p)
 	}
 	if common == 0 {
-		t.Error("every source has a sum")
+		t.Error("every source has an aggregate")
 	}
 }
 
-// checkCommon compares what does not depend on the sources that have records of their own.
+// checkCommon compares the numbers that do not depend on which sources have separate
+// records.
 func (r *run) checkCommon(p period) (common int) {
 	r.t.Helper()
 	var records []*record
-	for _, s := range r.all { // sums do not extend over hours
+	for _, s := range r.all { // aggregates do not extend over hours
 		if one := (&record{end: s.end, src: s.src, sessions: []*session{s}}); p.has(one) {
 			records = append(records, one)
 		}
@@ -82,7 +83,7 @@ func (r *run) checkCommon(p period) (common int) {
 	}
 	compare(r.t, p.name, g, n)
 	if got.Aggregated != summed {
-		r.t.Errorf("%s: %d sessions in sums; the report says %d", p.name, summed, got.Aggregated)
+		r.t.Errorf("%s: %d sessions in aggregates; the report says %d", p.name, summed, got.Aggregated)
 	}
 	percent := 0
 	if common > 0 {
@@ -91,21 +92,21 @@ func (r *run) checkCommon(p period) (common int) {
 	if diff := max(got.Addresses-want.Addresses, want.Addresses-got.Addresses); got.AddressesError != percent || diff*100 > percent*want.Addresses {
 		r.t.Errorf("%s: %d sources within %d %%, want %d within %d", p.name, got.Addresses, got.AddressesError, want.Addresses, percent)
 	}
-	r.t.Logf("%s: %d sessions, %d in sums, %d in common ones; %d sources, counted as %d", p.name, len(records), summed, common, want.Addresses, got.Addresses)
+	r.t.Logf("%s: %d sessions, %d in aggregates, %d in common ones; %d sources, counted as %d", p.name, len(records), summed, common, want.Addresses, got.Addresses)
 	var returns struct {
 		NotFollowed int `json:"not_followed"`
 	}
 	cli.Decode(r.t, cli.Run(r.t, r.dir, append([]string{"report", "returns", "--json"}, p.args()...)...), &returns)
 	if (returns.NotFollowed > 0) != (common > 0) {
-		r.t.Errorf("%s: the findings of %d sessions in common sums cannot be followed; the report says %d", p.name, common, returns.NotFollowed)
+		r.t.Errorf("%s: the findings of %d sessions in common aggregates cannot be followed; the report says %d", p.name, common, returns.NotFollowed)
 	}
 	atMost(r.t, p.name, got.Harvest, want.Harvest)
 	atMost(r.t, p.name, got.Relay, want.Relay)
 	return common
 }
 
-// atMost fails if a list has a source that it should not have, or more of it. A common sum
-// has the rejected recipients of no source.
+// atMost fails if a list has a source that it should not have, or more of it. A common
+// aggregate has the rejected recipients of no source.
 func atMost(t *testing.T, name string, got, want map[string]attempt) {
 	t.Helper()
 	of := map[netip.Prefix]int{}

@@ -13,7 +13,7 @@ import (
 // TestCountLong checks the same with 200,000 sessions.
 func TestCountLong(t *testing.T) { count(t, 200_000) }
 
-// TestCountCommonLong checks the same with more sums of many sources.
+// TestCountCommonLong checks the same with more aggregates of many sources.
 func TestCountCommonLong(t *testing.T) { countCommon(t, 200_000, 24*time.Hour) }
 
 // TestCountSources checks that the number of sources is exact up to 500,000, and marked

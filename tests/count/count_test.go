@@ -13,8 +13,8 @@ import (
 var countSessions = flag.Int("count.sessions", 20_000, "sessions of TestCount")
 
 // TestCount checks that reports, records, counters and bans agree with an independent
-// count of the same stream: with floods, sums, restarts, sealed and open days, for every
-// period tried.
+// count of the same stream: with floods, aggregates, restarts, sealed and open days, for
+// every tested period.
 func TestCount(t *testing.T) { count(t, *countSessions) }
 
 // The filter stops on the second day and is killed on the third.
@@ -48,9 +48,9 @@ func count(t *testing.T, sessions int) {
 			full++
 		}
 	}
-	t.Logf("%d sessions, %d records; %d in %d sums, %d of these full", len(r.all), len(r.ledger.records), summed, sums, full)
+	t.Logf("%d sessions, %d records; %d in %d aggregates, %d of these full", len(r.all), len(r.ledger.records), summed, sums, full)
 	if full == 0 || summed < sessions/4 {
-		t.Error("there are too few sums")
+		t.Error("there are too few aggregates")
 	}
 	for _, p := range r.periods() {
 		r.check(p)
@@ -65,7 +65,7 @@ func count(t *testing.T, sessions int) {
 	r.compareBans()
 }
 
-// A period is a window of a report. A zero time is no limit.
+// A period is a window of a report. A zero time means no limit.
 type period struct {
 	name         string
 	since, until time.Time
@@ -89,7 +89,8 @@ func (p *period) has(r *record) bool {
 }
 
 // periods returns the periods to compare: everything, each day, parts of sealed and open
-// days, and periods that begin or end within a sum, at its end or one microsecond after.
+// days, and periods that begin or end within an aggregate, at its end or one microsecond
+// after.
 func (r *run) periods() (list []period) {
 	day := func(n int) time.Time { return begin.AddDate(0, 0, n) }
 	list = append(list, period{"everything", begin.AddDate(-1, 0, 0), time.Time{}})
@@ -116,12 +117,12 @@ func (r *run) periods() (list []period) {
 		inside, end := time.UnixMicro(sum.sessions[len(sum.sessions)/2].end), time.UnixMicro(sum.end)
 		span := time.Duration(rng.Int64N(int64(20 * time.Hour)))
 		list = append(list, []period{
-			{"from within a sum", inside, inside.Add(span)},
-			{"until within a sum", inside.Add(-span), inside},
-			{"until the end of a sum", end.Add(-span), end},
-			{"until after the end of a sum", end.Add(-span), end.Add(time.Microsecond)},
-			{"from the end of a sum", end, end.Add(span)},
-			{"from after the end of a sum", end.Add(time.Microsecond), end.Add(span)},
+			{"from within an aggregate", inside, inside.Add(span)},
+			{"until within an aggregate", inside.Add(-span), inside},
+			{"until the end of an aggregate", end.Add(-span), end},
+			{"until after the end of an aggregate", end.Add(-span), end.Add(time.Microsecond)},
+			{"from the end of an aggregate", end, end.Add(span)},
+			{"from after the end of an aggregate", end.Add(time.Microsecond), end.Add(span)},
 		}[n])
 	}
 	return list

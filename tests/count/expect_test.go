@@ -45,7 +45,7 @@ type rule struct {
 	Enforced, Observed, Bans, Exempt int
 }
 
-// A summary is the part of a report that is counted.
+// A summary contains the counted fields of a report.
 type summary struct {
 	Remote, Authenticated, Local                  totals
 	Addresses, AddressesError, Aggregated         int
@@ -57,7 +57,7 @@ type summary struct {
 	Rules                                         map[string]rule
 }
 
-// A sourceTally counts what a report lists by source.
+// A sourceTally counts the columns that a report lists for a source.
 type sourceTally struct {
 	sourceCount
 	addrs   map[netip.Addr]bool
@@ -99,7 +99,7 @@ func expect(records []*record) *summary {
 	return &e.summary
 }
 
-// organisations are those of the generated scanners and tools.
+// organisations contains the organisations of the generated scanners and tools.
 var organisations = map[string]string{"scanner": "Censys", "botnet-helo": "PushDo / Cutwail"}
 
 // remote counts a session of an unauthenticated client.

@@ -18,13 +18,14 @@ type host struct {
 	visits int
 }
 
-// A kind is a kind of clients. Play writes the session after the greeting of the server.
+// A kind describes a class of clients. Play writes the session after the greeting of the
+// server.
 type kind struct {
 	name    string
 	hosts   int  // for 1,000 sessions, at least 4
 	weight  int  // share of the single sessions
 	burst   bool // also arrives in floods
-	spread  bool // each host has a network of its own
+	spread  bool // each host has a separate network
 	six     bool // every second host has an IPv6 network
 	user    bool // on the port for users
 	local   bool // on the local socket
@@ -109,7 +110,8 @@ func deliver(s *script, h *host) {
 	s.quit()
 }
 
-// guess fails to log in as users of its own. Six users of one host are a spray.
+// guess fails to log in as users that no other host tries. Six users of one host are a
+// spray.
 func guess(users int) func(*script, *host) {
 	return func(s *script, h *host) {
 		s.ehlo(helo(h))
@@ -216,7 +218,7 @@ func scan(s *script, h *host) {
 	leave(s)
 }
 
-// manyNames greets with more names than a sum has.
+// manyNames greets with more names than an aggregate has.
 func manyNames(s *script, h *host) {
 	s.ehlo(fmt.Sprintf("n%d.%s", h.visits%12, helo(h)))
 	leave(s)

@@ -4,24 +4,24 @@ package count
 
 import "net/netip"
 
-// The rule of the manual: the first sessions of a source and hour have records of their
-// own, as have sessions with accepted messages, with a login or with a ban. Every other
-// session is in the sum of its source and hour.
+// The rule of the manual: the first sessions of a source and hour have their own records,
+// as do sessions with accepted messages, with a login or with a ban. Every other session
+// is in the aggregate of its source and hour.
 const (
 	wholeSessions = 20
-	sumIDs        = 500 // rejected sessions of a sum, which is then written
-	sumNames      = 8   // distinct greetings of a sum
+	sumIDs        = 500 // rejected sessions of an aggregate, which is then written
+	sumNames      = 8   // distinct greetings of an aggregate
 )
 
-// A record is a record that the filter must write: a session, or a sum of several.
+// A record is a record that the filter must write: a session, or an aggregate of several.
 type record struct {
 	sum      bool
 	end      int64 // of the last session
 	id       uint64
-	src      netip.Addr // of a sum: the first address of its /64 if sessions have several
+	src      netip.Addr // of an aggregate: the first address of its /64 if sessions have several
 	sessions []*session
 	ids      int      // rejected sessions
-	names    []string // greetings that a sum has
+	names    []string // greetings that an aggregate has
 }
 
 // A ledger divides sessions into records.
@@ -45,7 +45,7 @@ func (l *ledger) clock(at int64) {
 	}
 }
 
-// flush ends all sums: a reader has asked for them, or the filter has stopped.
+// flush ends all aggregates: a reader has asked for them, or the filter has stopped.
 func (l *ledger) flush() { clear(l.sums) }
 
 // restart is the start of a filter, which knows no earlier sessions of the hour.

@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package count counts a generated stream of smtpd independently and compares the
-// numbers with those of scanwatch(8). It imports no code of the filter, the store or
+// numbers with the output of scanwatch(8). It imports no code of the filter, the store or
 // the reports.
 package count
 

@@ -18,8 +18,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// A dumped is a record as dump prints it, as far as it is counted. Maps count sessions,
-// and for users their attempts.
+// A dumped contains the counted fields of a record that dump prints. Maps count
+// sessions; the map of users counts attempts.
 type dumped struct {
 	ID, Src, Ban                                string
 	Start, End                                  int64
@@ -47,7 +47,7 @@ type elements struct {
 		Rule, Prefix, Until string
 		Enforced            bool
 	}
-	Recipients   []tallied // of a sum
+	Recipients   []tallied // of an aggregate
 	Transactions []struct{ Recipients []tallied }
 }
 
@@ -127,7 +127,7 @@ func (e *elements) count(d *dumped) {
 	for _, tx := range e.Transactions {
 		for _, x := range tx.Recipients {
 			if x.Result == "tempfail" {
-				continue // not in sums
+				continue // not in aggregates
 			}
 			_, domain, _ := strings.Cut(x.Address, "@")
 			d.Recipients[domain+" "+x.Result]++

@@ -11,8 +11,8 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// returnRow counts the hosts of a class and, by the length of the time, those that were
-// watched for it and those that returned within it.
+// returnRow counts the hosts of a class and, for each length of time, the hosts that were
+// watched for it and the hosts that returned within it.
 type returnRow struct {
 	Hosts             int
 	Watched, Returned map[string]int

@@ -109,7 +109,7 @@ func (r *run) write(l *line) {
 	fmt.Fprintf(r.w, "%s|0.7|%d.%06d|smtp-in|%s\n", stream, l.at/1e6, l.at%1e6, l.text)
 }
 
-// play plays the sessions that start before a time, and the rest of those that have
+// play plays the sessions that start before a time, and the rest of sessions that have
 // started.
 func (r *run) play(until time.Time) {
 	r.t.Helper()
@@ -153,7 +153,7 @@ func (r *run) sync() {
 	}
 }
 
-// flush writes all records, including the sums of this hour.
+// flush writes all records, including the aggregates of this hour.
 func (r *run) flush() {
 	r.t.Helper()
 	r.sync()

@@ -26,7 +26,7 @@ type script struct {
 	facts
 }
 
-// facts are what the generator knows about a session, and no line states.
+// facts contains the properties of a session that the generator knows but no line states.
 type facts struct {
 	evidence []string // findings
 	implied  []string // evidence that only the daily counters have

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// A session is what the lines of smtpd say about a session.
+// A session contains the facts about a session that smtpd reports.
 type session struct {
 	id         uint64
 	start, end int64 // microseconds since 1970
@@ -159,7 +159,7 @@ func (t *tracker) stop() (all []*session) {
 	return all
 }
 
-// kill forgets the open sessions: the filter was killed.
+// kill drops the open sessions, because the filter was killed.
 func (t *tracker) kill() {
 	clear(t.open)
 	clear(t.auth)

@@ -78,7 +78,7 @@ func newWorld(o size) *world {
 			within = 5e6
 		}
 		flood := 25 + w.rng.IntN(90)
-		if n == 0 { // the first flood is that of a banned client, and fills a sum
+		if n == 0 { // the first flood is that of a banned client, and fills an aggregate
 			h, flood = w.hosts[slices.IndexFunc(kinds, func(k kind) bool { return k.name == "tool" })][0], 1200
 		} else if w.rng.IntN(12) == 0 {
 			flood *= 8

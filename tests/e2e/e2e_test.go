@@ -69,9 +69,9 @@ func TestObserveChangesNoByte(t *testing.T) {
 	}
 }
 
-// TestCoreScenario checks that on every version of smtpd each kind of client gets the
-// same evidence, the right records and the right log lines. It is the only test on real
-// servers that always runs on all versions.
+// TestCoreScenario checks that on every version of smtpd each kind of client has the same
+// evidence, and the correct records and log lines. It is the only test on real servers
+// that always runs on all versions.
 func TestCoreScenario(t *testing.T) {
 	for _, v := range smtpd.Versions {
 		t.Run(v.Name, func(t *testing.T) {
@@ -218,8 +218,8 @@ func TestNoPasswordAnywhere(t *testing.T) {
 	}
 }
 
-// TestConcurrentSessions checks that 200 interleaved sessions, half of them to
-// unknown users, give 200 correct records.
+// TestConcurrentSessions checks that 200 interleaved sessions, half of them to unknown
+// users, result in 200 correct records.
 func TestConcurrentSessions(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {

@@ -73,7 +73,7 @@ var visitors = []struct {
 	{"amazon ses", "203.0.113.11", "a1-23.smtp-out.amazonses.com", false, "a1-23.smtp-out.amazonses.com", "", "", "", ""},
 	{"own name", "203.0.113.12", "", false, "mx.example.org", "RCPT", "550 5.7.1 ", "helo-own-name", ""},
 	{"by AS number", "192.0.2.200", "", false, "mail.partner.example", "", "", "scanner", ""},
-	{"good mail", "198.51.100.99", "mail.partner.example", false, "mail.partner.example", "", "", "", ""},
+	{"legitimate mail", "198.51.100.99", "mail.partner.example", false, "mail.partner.example", "", "", "", ""},
 }
 
 // scannerASN returns a row of the built-in list that identifies scanners by AS
@@ -93,9 +93,9 @@ func scannerASN(t *testing.T) (uint32, string) {
 	return 0, ""
 }
 
-// TestStandardPolicy checks that the policy standard finds the right evidence
-// for each kind of client and answers correctly. In mode observe, the same
-// rules log the same decisions, and no client is rejected.
+// TestStandardPolicy checks that the policy standard finds the correct evidence for each
+// kind of client and answers correctly. In mode observe, the same rules log the same
+// decisions, and no client is rejected.
 func TestStandardPolicy(t *testing.T) {
 	number, asnOrg := scannerASN(t)
 	asn := asnFile(t, "192.0.2.200/32", number)

@@ -244,7 +244,7 @@ func TestPlusAddresses(t *testing.T) {
 				}
 				x.quit()
 				if covers == 0 || guesses == 0 || guesses > 10 {
-					t.Errorf("%d guesses answered after %d accepted recipients, then %q", guesses, covers, x.texts)
+					t.Errorf("%d unknown recipients answered after %d accepted recipients, then %q", guesses, covers, x.texts)
 				}
 				ended(t, s, from)
 				live.Stop(t, s)

@@ -154,11 +154,11 @@ func TestGuesserOnTheWire(t *testing.T) {
 					t.Errorf("user: %s", text)
 				}
 			}
-			if err := s.Eventually("the guesser is banned", func() bool { return slices.Contains(cli.Banned(t, s.State()), netip.MustParsePrefix(guesser+"/32")) }); err != nil {
+			if err := s.Eventually("the attacker is banned", func() bool { return slices.Contains(cli.Banned(t, s.State()), netip.MustParsePrefix(guesser+"/32")) }); err != nil {
 				t.Fatal(err)
 			}
 			if code, text := login(guesser, "ylmf-pc", "alice", smtpd.AlicePassword); code != 421 {
-				t.Errorf("the guesser with the right password: %s", text)
+				t.Errorf("the attacker with the right password: %s", text)
 			}
 			if code, text := login(neighbour, "laptop", "alice", smtpd.AlicePassword); code != 235 {
 				t.Errorf("user after the ban: %s", text)

@@ -512,7 +512,7 @@ func TestClock(t *testing.T) {
 		if first == nil {
 			first = all
 		} else if !slices.Equal(first, all) {
-			t.Errorf("%s: the records differ from those in UTC", zone)
+			t.Errorf("%s: the records differ from the records in UTC", zone)
 		}
 	}
 }

@@ -48,7 +48,7 @@ var kinds = []Kind{
 	{Name: "directory down", plan: nothing, Later: "the server itself defers"},
 	{Name: "table broken", plan: nothing, Later: "the server itself rejects"},
 	{Name: "office", plan: (*World).office},
-	{Name: "office that moved", plan: (*World).movedOffice, Ban: "five users fail within five minutes where nobody has logged in"},
+	{Name: "office that moved", plan: (*World).movedOffice, Ban: "five users fail within five minutes from an address without earlier logins"},
 	{Name: "telephone with an old password", plan: (*World).telephone},
 	{Name: "mistyping user", plan: (*World).mistyping},
 	{Name: "traveller", plan: (*World).traveller},

@@ -106,7 +106,7 @@ func same(t *testing.T, worlds []*month.World) {
 	for i, k := range worlds[0].Kinds {
 		for j, w := range worlds {
 			if o := w.Kinds[i]; o.Sent != k.Sent || o.Nowhere != k.Nowhere || o.Logins != k.Logins {
-				t.Errorf("%s: %s has %d messages, %d to nobody, %d logins; under open %d, %d, %d",
+				t.Errorf("%s: %s has %d messages, %d to unknown recipients, %d logins; under open %d, %d, %d",
 					presets[j], k.Name, o.Sent, o.Nowhere, o.Logins, k.Sent, k.Nowhere, k.Logins)
 			}
 		}

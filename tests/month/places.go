@@ -64,7 +64,7 @@ func (w *World) yearly(k *Kind) {
 	})
 }
 
-// paces are very fast and very slow clients.
+// paces contains very fast and very slow clients.
 func (w *World) paces(k *Kind) {
 	at := w.net()
 	ms := func(times ...float64) (list []time.Duration) {
@@ -222,7 +222,7 @@ func (w *World) gateway(k *Kind) {
 			a.each(0, 1+i%3, func(int) { a.Send(k, h, "joe@"+domain(h.Helo), a.someone()) })
 		})
 	}
-	w.Go("behind the gateway", day(8, 10*time.Hour), func(a *Actor) {
+	w.Go("through the gateway", day(8, 10*time.Hour), func(a *Actor) {
 		for d := 8; d < Days; d += 7 {
 			a.Until(day(d, 10*time.Hour))
 			a.bot(addr)

@@ -16,7 +16,7 @@ func login(i int) string {
 	return local
 }
 
-// office is twelve users behind one address who occasionally mistype, and a phone that
+// office is twelve users of one address who occasionally mistype, and a phone that
 // retries an old password forever.
 func (w *World) office(k *Kind) {
 	h := simulate.Host{Src: w.net()(44), RDNS: "office.firm.example", Helo: "laptop"}
@@ -125,8 +125,8 @@ func (w *World) computers(k *Kind) {
 	}
 }
 
-// attacked is alice, at home and at new places. Thirty networks try her password on
-// some days.
+// attacked is the user alice, at home and in new places. Thirty networks try her password
+// on some days.
 func (w *World) attacked(k *Kind) {
 	home := simulate.Host{Src: w.net()(60), RDNS: "alice.isp.example"}
 	at := w.net()

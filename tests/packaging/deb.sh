@@ -107,7 +107,7 @@ say "mail was delivered and recorded"
 
 # Create a policy as in the README, then upgrade under a running smtpd.
 in_root sh -c 'scanwatch policy --print standard >/etc/scanwatch/scanwatch.conf' || die "policy --print"
-echo '# changed by hand' >>"$root/etc/scanwatch/scanwatch.conf"
+echo '# changed by the operator' >>"$root/etc/scanwatch/scanwatch.conf"
 in_root scanwatch check >/dev/null || die "check"
 cp "$root/etc/scanwatch/scanwatch.conf" "$scratch/before.conf"
 start

@@ -182,7 +182,7 @@ func TestPortList(t *testing.T) {
 			continue
 		case "@rcscript":
 			if name := filepath.Base(rest); !strings.Contains(read(t, port+"/pkg/"+name+".rc"), "rc_cmd $1") {
-				t.Errorf("%s is no script of rc.d", name)
+				t.Errorf("%s is not an rc.d script", name)
 			}
 			continue
 		case "@bin", "@man":
@@ -253,7 +253,7 @@ func TestPortModules(t *testing.T) {
 		"GONOSUMDB=*", "GOFLAGS=-modcacherw -mod=readonly"}, "go", "list", "-deps", "./cmd/filter-scanwatch", "./cmd/scanwatch")
 }
 
-// TestDebian checks that builds in two directories give the same programs and package,
+// TestDebian checks that builds in two directories produce the same programs and package,
 // that lintian reports nothing, and that the package can be installed, used, upgraded,
 // removed and purged on every Debian with a suitable smtpd.
 func TestDebian(t *testing.T) {

@@ -36,8 +36,8 @@ var hostile = []string{
 	"\x1b[31m\u202eright to left",
 }
 
-// A tested page, and the sessions of its cells by weekday and hour: all, and those with
-// findings.
+// A tested page, and the sessions of its cells by weekday and hour: all sessions, and
+// sessions with findings.
 type tested struct {
 	html  []byte
 	hours map[string][2]int
@@ -235,7 +235,7 @@ func show(t *testing.T, chromium string, page []byte, width int, dark bool) (got
 
 // TestBrowser checks in Chromium that the page loads and runs nothing, fits the
 // width of the window, follows the colour scheme of the reader with the contrast of
-// WCAG 2 AA, and that its headings, links, filters and cells are right.
+// WCAG 2 AA, and that its headings, links, filters and cells are correct.
 func TestBrowser(t *testing.T) {
 	require.Full(t)
 	chromium := require.Program(t, "chromium")

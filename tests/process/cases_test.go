@@ -23,7 +23,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A play is a case with the filter as a process.
+// A play runs a case with the filter as a process.
 type play struct {
 	*cases.Server
 	t          *testing.T
@@ -161,8 +161,8 @@ func friendsFile(text, dir string) string {
 	return regexp.MustCompile(`(?m)^table <friends> .*$`).ReplaceAllLiteralString(text, `table <friends> file "`+filepath.Join(dir, "friends")+`"`)
 }
 
-// TestFriendsFile checks that a file of friends that cannot be read after a restart
-// rejects no friend permanently, and that all its lines have an effect or are errors.
+// TestFriendsFile checks that an unreadable friends file after a restart causes no
+// permanent rejection of friends, and that all its lines have an effect or are errors.
 func TestFriendsFile(t *testing.T) {
 	for _, preset := range []string{"standard", "tight"} {
 		s := begin(t, preset, friendsFile, time.Now().AddDate(0, 0, -20))

@@ -18,7 +18,7 @@ rule bot phase { helo, mail-from } match evidence botnet-helo disconnect "554 5.
 `
 
 // TestClock checks that a wrong clock neither ends bans nor makes them eternal, and that
-// standing stays: ten years ahead and in 1970, for a moment or over a restart.
+// standing remains: ten years ahead and in 1970, briefly or over a restart.
 func TestClock(t *testing.T) {
 	day := 24 * time.Hour
 	for _, wrong := range []time.Time{time.Now().Add(3650 * day), time.Unix(100, 0)} {

@@ -70,7 +70,7 @@ func TestExportExempts(t *testing.T) {
 	p.End(0)
 
 	// After a restart the filter does not know the previous content.
-	const empty = "the file of the table <partners> is empty; if that is meant, write a comment into it"
+	const empty = "the file of the table <partners> is empty; if this is intended, write a comment into it"
 	write(friends, "")
 	p = filterproc.Start(t, "-f", conf, "-s", state)
 	if status, stderr := export("-f", conf); status != 1 || !strings.Contains(stderr, empty) {

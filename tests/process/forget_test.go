@@ -15,7 +15,7 @@ import (
 )
 
 // TestForget checks that the running filter, in its sandbox, removes a person from its
-// state, its sums in memory and today's records, and continues to record.
+// state, its aggregates in memory and today's records, and continues to record.
 func TestForget(t *testing.T) {
 	const person, other = "203.0.113.7", "198.51.100.9"
 	dir, conf := t.TempDir(), filepath.Join(t.TempDir(), "scanwatch.conf")

@@ -76,7 +76,7 @@ func TestMode(t *testing.T) {
 	rejects("halted and restarted", false)
 	scanwatch("mode enforce\n", "mode", "policy")
 	rejects("no more", true)
-	restart("mode of the configuration, by the operator")
+	restart("operator restored the configured mode")
 	rejects("no more, and restarted", true)
 
 	scanwatch("mode observe, by the operator until ", "mode", "observe", "--for", "2h")
@@ -94,7 +94,7 @@ func TestMode(t *testing.T) {
 	restart()
 	rejects("not a mode", false)
 	scanwatch("mode enforce\n", "mode", "policy")
-	rejects("mended", true)
+	rejects("fixed", true)
 	restart("mode unreadable, observing only; use scanwatch mode")
 	p.End(0)
 	if _, err := os.Stat(filepath.Join(dir, "mode")); !os.IsNotExist(err) {

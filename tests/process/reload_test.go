@@ -69,8 +69,8 @@ func TestReloadTables(t *testing.T) {
 		refused("bad file", false, inline)
 		policy("192.0.2.0/24")
 		scanwatch("reload")
-		refused("own edit beside a bad file", true, inline)
-		refused("own edit beside a bad file", true, listed)
+		refused("edit together with a bad file", true, inline)
+		refused("edit together with a bad file", true, listed)
 		if out := scanwatch("status"); !strings.Contains(out, "keeping the previous table") || !strings.Contains(out, "enforce") {
 			t.Errorf("%q: status prints %s", bad, out)
 		}

@@ -13,9 +13,9 @@ import (
 	"scanwatch/tests/internal/filterproc"
 )
 
-// TestSums checks that readers get the sums of the current hour, that the reference of
-// each rejected session of a flood finds its record or sum, and that SIGKILL loses only
-// sessions after the last flush.
+// TestSums checks that readers get the aggregates of the current hour, that the reference
+// of each rejected session of a flood finds its record or aggregate, and that SIGKILL
+// loses only sessions after the last flush.
 func TestSums(t *testing.T) {
 	dir, conf := t.TempDir(), filepath.Join(t.TempDir(), "scanwatch.conf")
 	if err := os.WriteFile(conf, []byte("mode enforce\nrule flood phase connect match src 203.0.113.7 disconnect \"550 5.7.1 No\"\n"), 0o644); err != nil {
@@ -50,7 +50,7 @@ func TestSums(t *testing.T) {
 	filterproc.Eventually(t, "the end of the last session", func() bool { return summed() == 12 })
 	whole, sums := count()
 	if got := summed(); got > 0 || whole != 20 || len(sums) != 1 || sums[0] != 12 {
-		t.Errorf("%d whole sessions, sums of %v, %d sessions not written", whole, sums, got)
+		t.Errorf("%d whole sessions, aggregates of %v, %d sessions not written", whole, sums, got)
 	}
 	for _, id := range []int{5, 21, 25, 32} {
 		if out := cli.Run(t, dir, "-f", conf, "why", fmt.Sprintf("%016x", id)); !strings.Contains(out, "flood") || !strings.Contains(out, "203.0.113.7") {
@@ -63,6 +63,6 @@ func TestSums(t *testing.T) {
 	}
 	_ = p.Cmd.Wait()
 	if again, kept := count(); again != whole || len(kept) != 1 || kept[0] != 12 {
-		t.Errorf("after SIGKILL %d whole sessions and sums of %v", again, kept)
+		t.Errorf("after SIGKILL %d whole sessions and aggregates of %v", again, kept)
 	}
 }

@@ -50,7 +50,7 @@ func All() (list []Sender) {
 	return list
 }
 
-// Variants yields s and its variants with other letter case, a trailing dot, and names
+// Variants yields s and its variants with different letter case, a trailing dot, and names
 // that DNS does not return or confirm.
 func (s Sender) Variants() iter.Seq[Sender] {
 	return func(yield func(Sender) bool) {

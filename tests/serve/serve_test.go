@@ -195,7 +195,7 @@ func TestServe(t *testing.T) {
 		return len(status.Companions) == 1 && status.Companions[0].Entries > 500
 	})
 
-	// A changed file is read at once after SIGHUP.
+	// A changed file is read immediately after SIGHUP.
 	s.write("list", "198.51.100.0/24\n")
 	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)

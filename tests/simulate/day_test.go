@@ -119,11 +119,10 @@ func learned(t *testing.T, name string, sessions iter.Seq[simulate.Session]) *me
 	return m
 }
 
-// TestDay checks the preset policies in mode enforce on a busy day of legitimate
-// clients: with an empty memory, and after a day in mode observe, with which the
-// presets start. Then the policy standard must not reject anything. The outcomes
-// must match testdata/day.golden. With -seed, the test plays another day and logs the
-// outcomes.
+// TestDay checks the preset policies in mode enforce on a busy day of legitimate clients:
+// with an empty memory, and after a day in mode observe, the initial mode of the presets.
+// Then the policy standard must not reject anything. The outcomes must match
+// testdata/day.golden. With -seed, the test plays another day and logs the outcomes.
 func TestDay(t *testing.T) {
 	free, err := simulate.Play(idle{}, nil, slices.Values(day()))
 	if err != nil {
@@ -131,7 +130,7 @@ func TestDay(t *testing.T) {
 	}
 	offered := tallies(free)
 	var b strings.Builder
-	fmt.Fprintf(&b, "A busy day of honest clients: %d sessions.\n", len(free))
+	fmt.Fprintf(&b, "A busy day of legitimate clients: %d sessions.\n", len(free))
 	for _, tt := range []struct {
 		name, state string
 		memory      *memory.Memory

@@ -5,7 +5,7 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A Filter is a pipeline behind the front end for smtpd.
+// A Filter is a pipeline with the front end for smtpd.
 type Filter struct {
 	*filter.Pipeline
 	*smtpd.FrontEnd

@@ -31,7 +31,7 @@ type Live struct {
 	err      error
 }
 
-// NewLive returns a server that starts at the given time, with h behind it.
+// NewLive returns a server that starts at the given time and passes its events to h.
 func NewLive(h smtpd.Handler, phases []smtpd.ID, start time.Time) *Live {
 	l := &Live{now: start.UnixMicro(), p: &player{}, Exists: func(string) bool { return false }}
 	for _, id := range phases {

@@ -6,8 +6,8 @@
 // It also generates sessions: the busy day of a legitimate server (Day) and attacks
 // (Harvest, Guess).
 //
-// It does not simulate smtps, sessions of sendmail(8), timeouts of smtpd, limits on
-// the number of recipients, and message text.
+// It does not simulate smtps, sessions of sendmail(8), timeouts of smtpd, limits on the
+// number of recipients, or message text.
 package simulate
 
 import (

@@ -175,7 +175,7 @@ func soak(t *testing.T, load size) {
 		// The report accounts for every session and message.
 		r := &told.report
 		if r.Unwritten > 0 && told == stopped {
-			t.Errorf("%d sessions in sums were not written at the end", r.Unwritten)
+			t.Errorf("%d sessions in aggregates were not written at the end", r.Unwritten)
 		}
 		if got := r.Remote.Sessions + r.Authenticated.Sessions + r.Local.Sessions + r.NotKept.Sessions + r.Unwritten; got != total.sessions {
 			t.Errorf("%s: the report speaks of %d sessions, want %d", name, got, total.sessions)
@@ -211,7 +211,7 @@ func tellings(t *testing.T, dir string, since time.Time) *telling {
 }
 
 // checkKept compares each whole record with its session. It checks for each day whose
-// segments are all kept that whole records and sums together are all its sessions.
+// segments are all kept that whole records and aggregates together are all its sessions.
 func checkKept(t *testing.T, dir string, load size, days map[string]*figures, dropped map[string]int) {
 	t.Helper()
 	for reason, n := range dropped {
@@ -274,7 +274,7 @@ func checkKept(t *testing.T, dir string, load size, days map[string]*figures, dr
 			t.Errorf("the records of %s are %+v, want %+v", day, got, want)
 		}
 	}
-	t.Logf("kept: %d whole sessions and %d in %d sums, %d of these common; %d complete days of %d", whole, summed, sums, common, complete, len(days))
+	t.Logf("kept: %d whole sessions and %d in %d aggregates, %d of these common; %d complete days of %d", whole, summed, sums, common, complete, len(days))
 	if whole == 0 || sums == 0 || common == 0 || complete == 0 {
 		t.Error("nothing was kept")
 	}

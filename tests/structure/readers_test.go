@@ -10,11 +10,11 @@ import (
 // readers contains the packages outside store that may use Reader.Each, with the
 // reason.
 var readers = map[string]string{
-	"store/history": "Walk calls visitors that handle sums",
+	"store/history": "Walk calls visitors that handle aggregates",
 }
 
 // TestReaders checks that records are read with history.Walk, so that no reader omits
-// sums. Other methods called Each have one or two arguments.
+// aggregates. Other methods called Each have one or two arguments.
 func TestReaders(t *testing.T) {
 	sources(t, func(dir string, f *ast.File, fset *token.FileSet) {
 		if dir == "store" || readers[dir] != "" {

@@ -99,7 +99,7 @@ func (s *site) load() {
 
 func (s *site) startFilter() { s.filter = filterproc.Start(s.t, "-s", s.state, "-f", s.etc) }
 
-// asCompanion makes a command run as the user of the companion.
+// asCompanion runs a command as the user of the companion.
 func asCompanion(cmd *exec.Cmd, caps ...uintptr) *exec.Cmd {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: companionUser, Gid: companionUser}, AmbientCaps: caps}
 	return cmd

@@ -1,4 +1,4 @@
-// Package total counts the sessions of records for tests of sums. It shares no code
+// Package total counts the sessions of records for tests of aggregates. It shares no code
 // with the program except the decoder of records.
 package total
 
@@ -12,7 +12,7 @@ import (
 )
 
 // Add adds the numbers of a record to all, by source and hour. It reads whole records
-// and sums by the description of their format. Ids are counted for rejected, the
+// and aggregates by the description of their format. Ids are counted for rejected, the
 // sessions that a rule rejected, and for sessions with a ban.
 func Add(all map[string]int, r *store.Record, rejected func(id uint64) bool) error {
 	source := r.Src.Addr()

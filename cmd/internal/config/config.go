@@ -97,9 +97,9 @@ func Find(file string) string {
 
 // Load reads the configuration file. If strict is set, an unusable table or database is
 // an error. Otherwise it causes a note, because a broken download must not disable a
-// policy: the new configuration uses the table of the configuration before, or, if
-// before is nil or lacks that table, conditions on it are unknown. If Load returns an
-// error, the Config has no policy, and can only detect changes of its files.
+// policy. The new configuration then uses the table of before. If before is nil or lacks
+// that table, conditions on it are unknown. If Load returns an error, the Config has no
+// policy, and can only detect changes of its files.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	return newConfig(file).loadAll(lists, before, strict)
 }

@@ -56,8 +56,8 @@ func (t *table) MatchName(name []byte) bool {
 
 func (t *table) MatchASN(n uint32) bool { return t.asns[n] }
 
-// key returns s without its position and its use, so that a table is found again after
-// lines of the configuration were moved.
+// key returns s without its position and its use, so that a table is recognized after its
+// line has moved.
 func key(s rules.Source) rules.Source {
 	s.Pos, s.Exempts = rules.Pos{}, false
 	return s
@@ -103,7 +103,7 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	}
 	if r.Len() == 0 && blank(f) {
 		c.Blank = append(c.Blank, s.Table)
-		c.note("table <%s>: %s is empty; if that is meant, write a comment into it", s.Table, file)
+		c.note("table <%s>: %s is empty; if this is intended, write a comment into it", s.Table, file)
 	}
 	if n := r.Refused.Total; n > 0 {
 		c.note("table <%s>: %s: %d of %d entries rejected, the first: %v; see scanwatch import --check", s.Table, file, n, n+r.Len(), r.Refused.First[0])

@@ -15,7 +15,7 @@ import (
 // MaxWait is the longest time that the command bans waits for a change.
 const MaxWait = 20 * time.Second
 
-// pollBans is the interval at which a waiting command looks for changes.
+// pollBans is the interval at which a waiting command checks for changes.
 const pollBans = 100 * time.Millisecond
 
 // A BanList describes the bans that follow it in the answer to bans.
@@ -45,7 +45,7 @@ type endOfBans struct {
 }
 
 // BansCommand returns the command that sends the changes of the bans since a
-// generation, or all bans if they are not known. It waits until there is one. spared
+// generation, or all bans if the generation is unknown. It waits for a change. spared
 // returns a function that reports whether the hosts in one of the given prefixes must
 // not be blocked.
 func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.Prefix) func(netip.Prefix) bool, enforced func() bool) Command {

@@ -32,14 +32,14 @@ func DefaultRunDir() string {
 	return "/var/db/scanwatch-run"
 }
 
-// commandsOf contains the commands of each role, besides note. Root, and the user of
+// commandsOf contains the commands of each role, except note. Root, and the user of
 // the filter, may use all commands.
 var commandsOf = map[rules.Role][]string{
 	rules.RoleSync:  {"bans"},
 	rules.RoleServe: {"bans"},
 }
 
-// Companions are the companions in the configuration, with what is known about them.
+// Companions contains the companions in the configuration and their state.
 // The zero value has none.
 type Companions struct {
 	mu   sync.Mutex
@@ -81,7 +81,7 @@ func NewCompanions(list []*rules.Companion) *Companions {
 		one := &companion{CompanionStatus: CompanionStatus{Name: r.Name(), Role: r.Role, User: r.User}}
 		uid, err := lookupUser(r.User)
 		if err == nil && (uid == 0 || int(uid) == os.Geteuid()) {
-			err = fmt.Errorf("user %s may use all commands; give the companion a user of its own", r.User)
+			err = fmt.Errorf("user %s may use all commands; give the companion a separate user", r.User)
 		}
 		if err != nil {
 			one.Problem = err.Error()

@@ -87,7 +87,7 @@ func sparesNone([]netip.Prefix) func(netip.Prefix) bool {
 }
 
 // TestRoles checks that each user may use the commands of its role only, and that a
-// user without a role is told why it may not connect.
+// user without a role receives the reason for the refusal.
 func TestRoles(t *testing.T) {
 	m := memory.New()
 	dir, state, companions := serveCompanions(t, m, yes, sparesNone)
@@ -200,7 +200,7 @@ func TestBanList(t *testing.T) {
 	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "greedy", Session: 0xabc}, now)
 	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("192.0.2.2")}, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "watched", Observe: true}, now)
 	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("192.0.2.3")}, memory.BanRequest{Ladder: []time.Duration{0}, Rule: "an offence only"}, now)
-	m.Bans.AddPrefix(spared, time.Hour, "by hand", now)
+	m.Bans.AddPrefix(spared, time.Hour, "manual", now)
 	ask := func(generation uint64, full bool, want ...BanEntry) uint64 {
 		t.Helper()
 		list, got, err := c.Bans(generation, 0)
@@ -219,19 +219,19 @@ func TestBanList(t *testing.T) {
 		return list.Generation
 	}
 	host := BanEntry{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Seconds: 3600, Rule: "greedy", Session: "0000000000000abc"}
-	manual := BanEntry{Prefix: spared, Seconds: 3600, Rule: "by hand", Spared: true}
+	manual := BanEntry{Prefix: spared, Seconds: 3600, Rule: "manual", Spared: true}
 	at := ask(0, true, host, manual)
 	at = ask(at, false)
-	m.Bans.AddPrefix(net, 2*time.Hour, "by hand", now)
+	m.Bans.AddPrefix(net, 2*time.Hour, "manual", now)
 	m.Bans.Revoke(host.Prefix, false, now)
-	at = ask(at, false, BanEntry{Prefix: net, Seconds: 7200, Rule: "by hand"}, BanEntry{Prefix: host.Prefix})
+	at = ask(at, false, BanEntry{Prefix: net, Seconds: 7200, Rule: "manual"}, BanEntry{Prefix: host.Prefix})
 	enforced = false
 	m.Bans.Restart()
 	at = ask(at, true)
 	enforced = true
 	m.Bans.Restart()
-	at = ask(at, true, manual, BanEntry{Prefix: net, Seconds: 7200, Rule: "by hand"})
-	// A reader that is too late receives all bans.
+	at = ask(at, true, manual, BanEntry{Prefix: net, Seconds: 7200, Rule: "manual"})
+	// A reader that has missed changes receives all bans.
 	for i := range 10000 {
 		m.Bans.Add(&memory.Client{Addr: netip.AddrFrom4([4]byte{100, 1, byte(i >> 8), byte(i)})}, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "greedy"}, now)
 	}

@@ -32,7 +32,7 @@ type Eraser struct {
 	Store interface {
 		Rewrite(ctx context.Context, segment string, edit store.Edit) (int, error)
 	}
-	Sums func()       // writes all sums of sessions
+	Sums func()       // writes all aggregates of sessions
 	Now  func() int64 // as in MemoryCommands
 }
 

@@ -1,8 +1,7 @@
 // Package control implements the protocol between the running filter and scanwatch(8).
-// It uses a Unix socket in the state directory for operators, whose access the permissions
-// of the socket and the directory control, and one in a directory without records for
-// companions, each of which may use the commands of its role. The package does not format
-// output.
+// Operators use a Unix socket in the state directory; the permissions of the socket and
+// the directory control their access. Companions use a socket in a directory without
+// records, and each may use the commands of its role. The package does not format output.
 package control
 
 // Protocol. The server greets with the line
@@ -72,7 +71,7 @@ const (
 
 	maxClients   = 8
 	maxOfUser    = 2                // connections of the user of a companion
-	refusalTime  = time.Second      // for telling a client that it has no role
+	refusalTime  = time.Second      // to report that a client has no role
 	idleTimeout  = 30 * time.Second // between commands
 	writeTimeout = 10 * time.Second // for one write
 	copyTimeout  = 2 * time.Minute  // for a complete answer
@@ -144,7 +143,7 @@ func StateLost(lost, now time.Time) string {
 type Live struct {
 	Sessions int64 `json:"sessions"` // open sessions
 	Delayed  int64 `json:"delayed"`  // delayed replies
-	Summed   int64 `json:"summed"`   // ended sessions in sums that are not yet written
+	Summed   int64 `json:"summed"`   // ended sessions in aggregates that are not yet written
 }
 
 // Banned is the answer to "ban" and "unban".

@@ -282,7 +282,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) {
 	}
 }
 
-// admit reports whether a client may stay, and returns who it is.
+// admit reports whether a client may connect, and returns its identity.
 func (s *Server) admit(ctx context.Context, conn net.Conn) (who *peer, ok bool) {
 	if s.Companions != nil {
 		var err error

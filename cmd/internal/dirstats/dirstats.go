@@ -33,7 +33,7 @@ type Stats struct {
 	State       *store.File     `json:"state"`            // nil without state.db
 	Quarantined int             `json:"quarantined"`      // number of corrupt files
 	Unread      int             `json:"unread"`           // number of corrupt or unreadable files
-	Records     int             `json:"records"`          // sessions and sums in all segments
+	Records     int             `json:"records"`          // sessions and aggregates in all segments
 	Bytes       int64           `json:"bytes"`            // of all files
 	Budget      int64           `json:"budget"`           // bytes
 	Keep        float64         `json:"keep_days"`        // retention

@@ -116,7 +116,7 @@ func (s *Server) readFiles() {
 	}
 }
 
-// Apply puts bans into effect, as follow.Apply. It returns the number of entries of all
+// Apply applies bans, as follow.Apply. It returns the number of entries of all
 // zones, and an error if the file of a zone cannot be used.
 func (s *Server) Apply(_ context.Context, l control.BanList, entries []control.BanEntry) (int, error) {
 	if s.HasBans() {

@@ -226,7 +226,7 @@ func TestAnswers(t *testing.T) {
 			{"1.0.0.c.f.f.f.f" + strings.Repeat(".0", 20) + ".bl.example.org.", kindA, no},
 			{"0.0.c.f.f.f.f" + strings.Repeat(".0", 20) + ".bl.example.org.", kindA, nodata}, // above ::ffff:192.0.2.1
 
-			// Names that are no addresses.
+			// Names that are not addresses.
 			{"x.bl.example.org.", kindA, no},
 			{"01.2.0.192.bl.example.org.", kindA, no},
 			{"256.2.0.192.bl.example.org.", kindA, no},
@@ -396,7 +396,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestHostile checks the responses to packets that are no proper queries.
+// TestHostile checks the responses to packets that are not valid queries.
 func TestHostile(t *testing.T) {
 	s := ready(t)
 	good := ask(t, "1.2.0.192.bl.example.org.", kindA, 0)
@@ -543,7 +543,7 @@ func TestClients(t *testing.T) {
 	})
 }
 
-// TestSizes checks that no response is much longer than its query, so that nobody uses
+// TestSizes checks that no response is much longer than its query, so that no attacker uses
 // the server to attack others.
 func TestSizes(t *testing.T) {
 	s := ready(t)

@@ -55,7 +55,7 @@ type Options struct {
 	Private    bool
 	Confidence int           // minimum rank, as from export.Confidence
 	TTL        time.Duration // lifetime of a finding
-	// AcceptLoss is the last day of losses that the operator accepts: of the records of
+	// AcceptLoss is the last day of losses that the operator accepts: lost records of
 	// a day, and of bans from before the day.
 	AcceptLoss time.Time
 	Progress   *output.Progress
@@ -78,11 +78,11 @@ func LoadPolicy(file string) (*config.Config, error) {
 		return nil, fmt.Errorf("a table of exempt hosts is not available: %s", strings.Join(c.Notes, "; "))
 	}
 	if c.Empty() {
-		return nil, fmt.Errorf("the exempt hosts are unknown: the configuration %s is empty; if that is meant, write a comment into it", file)
+		return nil, fmt.Errorf("the exempt hosts are unknown: the configuration %s is empty; if this is intended, write a comment into it", file)
 	}
 	for _, name := range c.Blank {
 		if c.Policy.PassesUseTable(name) {
-			return nil, fmt.Errorf("the exempt hosts are unknown: the file of the table <%s> is empty; if that is meant, write a comment into it", name)
+			return nil, fmt.Errorf("the exempt hosts are unknown: the file of the table <%s> is empty; if this is intended, write a comment into it", name)
 		}
 	}
 	return c, nil
@@ -262,7 +262,7 @@ func (b *builder) readState() error {
 	if err = errors.Join(err, corrupt); err != nil {
 		return err
 	}
-	b.memory.Expect() // without the last row of the peers, they are lost
+	b.memory.Expect() // without its last row, the table of peers is incomplete
 	b.memory.Load(slices.Values(rows), b.now.UnixMicro())
 	b.known.forgotten, b.known.lost = b.memory.Peers.Forgotten()
 	b.memory.Peers.Each(b.now.UnixMicro(), func(p memory.Peer) {
@@ -346,7 +346,7 @@ func (b *builder) readRecords(from time.Time) error {
 	case err != nil:
 		return err
 	case ruled:
-		return errors.New("the exempt hosts are unknown: rules of a configuration are in the records, and there is no configuration here; name it with -f")
+		return errors.New("the exempt hosts are unknown: the records contain rules, but no configuration was found; name it with -f")
 	case b.Policy == nil && r.Client == nil:
 		b.Warn("no configuration: no host is exempt by a pass statement; if the filter has one, name it with -f")
 	}
@@ -392,14 +392,14 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 	}
 	selected := b.Found && b.Selector.Match(rec)
 	if selected && rec.End.After(b.now.Add(futureDays*24*time.Hour)) {
-		b.omitted[reasonFuture]++ // nobody knows when it was, so that its entry would never expire
+		b.omitted[reasonFuture]++ // its true time is unknown, and its entry would never expire
 		selected = false
 	}
 	h.add(rec, findings, selected, b.Selector, b.Confidence)
 }
 
 // futureDays is the number of days by which a session can end after now because the clock
-// was set back. A later one is from a time when the clock was wrong by more.
+// was set back. A later session is from a time when the clock was further off.
 const futureDays = 2
 
 // byRule reports whether a rule of a configuration has decided in a session.

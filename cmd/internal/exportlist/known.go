@@ -18,8 +18,8 @@ import (
 
 const day = 24 * time.Hour
 
-// A dayNumber is a day in UTC since 1970. A time.Time is no key of a map: equal times
-// of two locations differ.
+// A dayNumber is a day in UTC since 1970. A time.Time is unsuitable as a map key: equal
+// times of two locations differ.
 type dayNumber int64
 
 func dayOf(t time.Time) dayNumber { return dayNumber(t.Unix() / int64(day/time.Second)) }
@@ -39,9 +39,9 @@ type known struct {
 	from     time.Time            // begin of the records that were read
 	sessions map[dayNumber]uint64 // sessions of these records
 	cut      map[dayNumber]bool   // days of records that lack steps
-	// lossy contains the days of which a corrupt file may have lost records.
+	// lossy contains the days whose records may have been lost with a corrupt file.
 	lossy     map[dayNumber]bool
-	unwritten uint64 // sessions in sums that the running filter has not written
+	unwritten uint64 // sessions in aggregates that the running filter has not written
 	// forgotten is the day of the latest mail of a host that is missing in the table;
 	// zero if there is none. Lost is the day before which bans and all hosts are missing.
 	forgotten, lost time.Time
@@ -98,7 +98,7 @@ func (b *builder) checkComplete(recent time.Time) error {
 		return fmt.Errorf("%s has no sessions; name another directory with -s", b.Dir.Path)
 	}
 	if n := b.recorded(); k.records == 0 && n > 0 {
-		return fmt.Errorf("%d sessions of this period were recorded and are gone", n)
+		return fmt.Errorf("%d sessions of this period were recorded and are missing", n)
 	}
 	all, err := store.Segments(b.Dir.Path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -107,9 +107,9 @@ func (b *builder) checkComplete(recent time.Time) error {
 	return b.checkGaps(recent, all)
 }
 
-// checkGaps returns an error if records are missing that the list needs: those of the
-// selected period, and those with mail of hosts that are not in the table. Evidence
-// without a ban accuses a host that the filter accepts: it needs the proof that the
+// checkGaps returns an error if the list lacks records that it needs: records of the
+// selected period, and records of mail from hosts that are not in the table. Evidence
+// without a ban would list a host that the filter accepts: this requires proof that the
 // host has sent no mail.
 func (b *builder) checkGaps(recent time.Time, all []store.Segment) error {
 	k, from := &b.known, b.unknownSince(recent)
@@ -170,7 +170,7 @@ func (b *builder) unknownSince(recent time.Time) time.Time {
 		return time.Time{}
 	}
 	if begin := k.begin(); k.lost.IsZero() && begin.After(recent) && !begin.After(k.forgotten) {
-		return begin // there was no filter before, and no imported mail is forgotten
+		return begin // the filter did not run before, and no imported mail was dropped
 	}
 	return recent
 }
@@ -198,14 +198,14 @@ func (b *builder) refused(gaps []gap) []gap {
 type gap struct {
 	day dayNumber
 	why string // with a verb for %s
-	// counted is set if no counted session is missing. That is no proof for the mail of a
-	// host: a crash can also lose the latest counts.
+	// counted is set if no counted session is missing. This proves nothing about the mail
+	// of a host: a crash can also lose the latest counts.
 	counted bool
 }
 
 // The values of gap.why.
 const (
-	gapGone      = "sessions of %s were recorded and are gone"
+	gapGone      = "sessions of %s were recorded and are missing"
 	gapRepair    = "a corrupt file may have lost sessions or findings of %s"
 	gapUncounted = "%s has no file, and state.db, which counted its sessions, was lost"
 )
@@ -233,9 +233,9 @@ func gapError(before string, gaps []gap, later string) error {
 
 // gaps returns the days whose records are not complete, oldest first. Steps that are
 // missing after a repair can be findings. A day without records has a gap if sessions
-// were counted, or if the counters of the day were lost. A crash loses the last
-// sessions and the sums of an hour, so that less than half of the sessions is a gap, or
-// any missing session if a file of the day was corrupt or is missing. Days before the
+// were counted, or if the counters of the day were lost. A crash loses the last sessions
+// and the aggregates of an hour, so missing sessions are a gap only if less than half of
+// the sessions remain, or if a file of the day was corrupt or is missing. Days before the
 // oldest file have expired.
 func (k *known) gaps(all []store.Segment, now time.Time) (list []gap) {
 	if len(all) == 0 {
@@ -300,8 +300,8 @@ func partsOf(all []store.Segment) map[dayNumber]dayFiles {
 	return days
 }
 
-// checkFilter returns an error if the running filter exempts other hosts than this
-// export, because it uses another configuration or other content of a table.
+// checkFilter returns an error if the running filter exempts different hosts than this
+// export, because its configuration or the content of a table differs.
 func (b *builder) checkFilter(s *control.Status) error {
 	switch {
 	case s.Config.File == "":

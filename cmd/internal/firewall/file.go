@@ -81,7 +81,7 @@ func (f *file) intact(context.Context, func() int) (bool, error) {
 	return err == nil && f.written != nil && os.SameFile(info, f.written) && info.ModTime().Equal(f.written.ModTime()) && info.Size() == f.written.Size(), nil
 }
 
-// preview compares the lines of the file with those that it would have.
+// preview compares the current lines of the file with the new lines.
 func (f *file) preview(all []entry) (remove, add []string, err error) {
 	var b bytes.Buffer
 	if err := f.write(&b, all); err != nil {

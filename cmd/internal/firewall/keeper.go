@@ -31,8 +31,8 @@ const (
 	compareEvery = time.Minute     // between comparisons of all entries, at least
 	compareShare = 100             // they take at most one part of this number of the time
 
-	// tolerance is the difference in the end of an entry that is no change. The filter
-	// sends whole seconds.
+	// tolerance is the difference in the end of an entry that does not count as a change.
+	// The filter sends whole seconds.
 	tolerance = 3 * time.Second
 )
 
@@ -237,7 +237,7 @@ func (k *Keeper) unban(p netip.Prefix) {
 
 func family(p netip.Prefix) int { return p.Addr().BitLen() / 128 }
 
-// touch notes that the entry of p may change, and those of networks within p.
+// touch notes that the entries of p and of networks within p may change.
 func (k *Keeper) touch(p netip.Prefix) {
 	if k.all {
 		return
@@ -293,7 +293,7 @@ func (k *Keeper) limit() {
 	k.all = k.all || k.limited || before
 }
 
-// within reports whether the ban of p is one of those that the limit admits.
+// within reports whether the limit admits the ban of p.
 func (k *Keeper) within(p netip.Prefix) (ban, bool) {
 	b, ok := k.bans[p]
 	return b, ok && (!k.limited || later(place{b.until, p}, k.last) <= 0)

@@ -18,7 +18,7 @@ import (
 	"scanwatch/rules"
 )
 
-// inNamespace moves the test into a network namespace of its own.
+// inNamespace moves the test into a new network namespace.
 func inNamespace(t testing.TB, programs ...string) {
 	t.Helper()
 	missing := func(what string) {

@@ -17,7 +17,7 @@ type Follower struct {
 	Name   string // of the companion, from rules.Companion.Name
 	Log    *slog.Logger
 	// Every is the interval at which all bans are read again, because hosts that must
-	// not be blocked, and entries that others removed, are no changes of the bans. 0 is
+	// not be blocked and entries that others removed do not change the bans. 0 means
 	// DefaultEvery.
 	Every time.Duration
 	// Wait is the longest time between calls of apply, whose error is in the status of
@@ -34,14 +34,14 @@ const (
 	lastPause  = 5 * time.Second
 )
 
-// Apply puts bans into effect and returns the number of entries in effect. If list.Full
-// is set, the entries are all bans; all others have ended. An error is reported to the
-// filter for its status. The next call has later changes all the same: apply keeps those
-// that it could not put into effect, logs the error and tries again.
+// Apply applies bans and returns the number of entries in effect. If list.Full is set,
+// the entries are all bans; all others have ended. An error is reported to the filter for
+// its status. Even then, the next call has only later changes: apply keeps the changes
+// that it could not apply, logs the error and tries again.
 type Apply func(ctx context.Context, list control.BanList, entries []control.BanEntry) (inEffect int, err error)
 
 // Run calls apply with all bans, and then with their changes, until ctx ends. While the
-// filter cannot be reached, the bans remain as they are. Each error is logged once.
+// filter cannot be reached, the bans remain unchanged. Each error is logged once.
 func (f *Follower) Run(ctx context.Context, apply Apply) {
 	pause := firstPause
 	var logged string

@@ -32,7 +32,7 @@ type filter struct {
 func start(t *testing.T, dir string) *filter {
 	t.Helper()
 	f := &filter{bans: memory.New().Bans, dir: dir}
-	// Root may use all commands, so that the user of the companion plays no part here.
+	// Root may use all commands, so the user of the companion is irrelevant here.
 	f.companions = control.NewCompanions([]*rules.Companion{{Role: rules.RoleServe, User: "4002"}})
 	now := func() int64 { return time.Now().UnixMicro() }
 	server := control.Server{Companions: f.companions, Commands: []control.Command{
@@ -57,7 +57,8 @@ type call struct {
 }
 
 // TestRun checks that a follower receives all bans, their changes, and all bans again
-// after the filter was restarted with other bans. An error of its own ends no connection.
+// after the filter was restarted with other bans. Its own error does not end the
+// connection.
 func TestRun(t *testing.T) {
 	dir, err := os.MkdirTemp("", "follow")
 	if err != nil {
@@ -86,7 +87,7 @@ func TestRun(t *testing.T) {
 	}()
 	expect := func(want call, result error) {
 		t.Helper()
-		// A wait without a change also ends in a call, which has no entries.
+		// A wait without a change also results in a call, without entries.
 		for {
 			got := <-calls
 			if !got.full && got.list == "" && want.list != "" {

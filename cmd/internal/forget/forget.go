@@ -120,7 +120,7 @@ func surveyState(o Options) (memory.Erased, error) {
 
 // Remove removes the person. If a filter is running, the filter removes the person, so
 // that memory and files agree. Each file is replaced at once, so that Remove can be
-// repeated after an error. The numbers of the result are those of Survey.
+// repeated after an error. The numbers of the result are the same as of Survey.
 func Remove(o Options) (Result, error) {
 	r, err := Survey(o)
 	if err != nil {

@@ -54,7 +54,7 @@ type Console struct {
 	section  int
 	order    int
 	paused   bool
-	selected key    // zero: the first row, whatever it is
+	selected key    // zero: always the first row
 	message  string // the result of a command, until the next key
 	question string // waits for y
 	command  []string
@@ -105,7 +105,7 @@ func (c *Console) Run(ctx context.Context) error {
 	return nil
 }
 
-// update takes new rows from the View, unless the console is paused, and keeps the
+// update reads new rows from the View unless the console is paused. It keeps the
 // selection.
 func (c *Console) update(always bool) {
 	if !c.paused || always {
@@ -123,7 +123,7 @@ func (c *Console) update(always bool) {
 	c.table.Select(at+1, 0)
 }
 
-// choose remembers the selected row. The first row stays the first.
+// choose stores the selected row. If the first row is selected, it remains selected.
 func (c *Console) choose(row int) {
 	c.selected = key{}
 	if row > 1 && row <= len(c.content.rows) {

@@ -62,7 +62,7 @@ func (c *terminal) text() string {
 	return b.String()
 }
 
-// await waits until the screen is as wanted; the time limit of go test ends it.
+// await waits until the screen is as expected; the time limit of go test ends it.
 func (c *terminal) await(what string, wanted func(string) bool) {
 	c.t.Helper()
 	for n := 0; !wanted(c.text()); n++ {
@@ -135,7 +135,7 @@ func TestConsole(t *testing.T) {
 	}
 }
 
-// TestConsoleRefusal checks that a refusal names the command that bans nevertheless.
+// TestConsoleRefusal checks that a refusal names the command that bans anyway.
 func TestConsoleRefusal(t *testing.T) {
 	c := newTerminal(t, recordedView(t), 120, 24, "10.0.0.1 was not banned: its addresses are private; use --force to ban it")
 	c.press("/", "1", "9", "2", ".", "0", "Enter", "b", "y")

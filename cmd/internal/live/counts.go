@@ -49,7 +49,7 @@ func (a *activity) hour(now time.Time) (n int) {
 	return n
 }
 
-// levels are the characters of a sparkline. Each stands for twice the number of the
+// levels are the characters of a sparkline. Each represents twice the number of the
 // previous one, so that lines can be compared.
 var levels = []rune(" ▁▂▃▄▅▆▇█")
 

@@ -113,7 +113,7 @@ func (b *builder) isBanned(p netip.Prefix) bool {
 	if _, ok := b.enforced.Overlapping(p); !ok {
 		return false
 	}
-	if !p.IsSingleIP() || p.Addr().Is4() { // only bans of IPv6 networks can except a host
+	if !p.IsSingleIP() || p.Addr().Is4() { // only bans of IPv6 networks have exceptions for hosts
 		return true
 	}
 	for _, ban := range b.data.bans {

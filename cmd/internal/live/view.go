@@ -22,7 +22,7 @@ import (
 
 // Limits on client-controlled data.
 const (
-	maxSources = 4096 // those that were inactive longest join the others
+	maxSources = 4096 // further sources replace the longest inactive ones, which move to others
 	maxEntries = 1024 // events of each list
 	maxBans    = 4096
 	maxPending = 8192 // events while the records are read
@@ -110,7 +110,7 @@ type data struct {
 	problems []string       // of reading the records
 
 	sources  map[netip.Prefix]*source
-	others   counts // sources over the limit, and sums of many sources
+	others   counts // sources over the limit, and aggregates of many sources
 	evicted  int    // sources in others
 	sessions activity
 	findings activity
@@ -145,7 +145,7 @@ func (d *data) source(addr netip.Addr, rdns []byte, f smtp.FCrDNS) *source {
 	return s
 }
 
-// evict moves the quarter of the sources that was inactive longest to the others.
+// evict moves the quarter of sources with the longest inactivity to the others.
 func (d *data) evict() {
 	all := slices.SortedFunc(maps.Values(d.sources), func(a, b *source) int {
 		return cmp.Or(a.last.Compare(b.last), a.prefix.Compare(b.prefix))
@@ -167,7 +167,7 @@ func (d *data) first(r *store.Record, begun time.Time) error {
 	return d.record(r)
 }
 
-// record adds a recorded session or a sum.
+// record adds a recorded session or an aggregate.
 func (d *data) record(r *store.Record) error {
 	if r.Local {
 		return nil
@@ -204,8 +204,8 @@ func (d *data) session(r *store.Record) *counts {
 	return c
 }
 
-// later adds a record whose events may have been added. Sums have those of their sessions
-// with findings.
+// later adds a record whose events may have been added before. For an aggregate, these
+// are the events of its sessions with findings.
 func (d *data) later(r *store.Record) error {
 	switch {
 	case r.Sessions > 0:
@@ -377,7 +377,7 @@ func (v *View) unread() bool {
 	return v.data.memory == nil
 }
 
-// begin makes events wait until finish, and returns the current time.
+// begin blocks events until finish, and returns the current time.
 func (v *View) begin() time.Time {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -38,7 +38,7 @@ func topStatus() *control.Status {
 		Store: store.Status{Added: 4711, Quarantined: 1}}
 }
 
-// recordedView returns a view with all of a stream of events that a filter has sent.
+// recordedView returns a view with all events of a stream that a filter has sent.
 func recordedView(t *testing.T) *View {
 	t.Helper()
 	stream, err := os.ReadFile("testdata/events.json")
@@ -146,8 +146,9 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// TestRecords checks that sessions, sums and their decisions count for their sources, and
-// that a session is counted once although it ended while the records were read.
+// TestRecords checks that sessions, aggregates and their decisions count for their
+// sources, and that a session is counted once although it ended while the records were
+// read.
 func TestRecords(t *testing.T) {
 	v := newView()
 	v.begin()
@@ -200,7 +201,7 @@ func TestRecords(t *testing.T) {
 	if got := heads(v, 80); !strings.Contains(got, "543/h") || !strings.Contains(got, " 31/h, 1 of them observed") {
 		t.Error(got)
 	}
-	// Later records: a session with events, one without, and a sum.
+	// Later records: a session with events, one without, and an aggregate.
 	read(v.record, store.Record{ID: 6, Src: host, Counts: store.Counts{Mails: 5}}, finding)
 	read(v.record, store.Record{ID: 7, Src: host, Counts: store.Counts{Mails: 1}})
 	read(v.record, store.Record{ID: 8, Src: host, Sessions: 20, Found: 19, Counts: store.Counts{Mails: 2}}, finding)

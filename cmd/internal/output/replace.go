@@ -84,7 +84,7 @@ func keepOwner(f *os.File, old fs.FileInfo) error {
 	return nil
 }
 
-// Stdout is the name of the standard output in options that name a file.
+// Stdout is the name of standard output in options that name a file.
 const Stdout = "-"
 
 // To replaces the file with the given name, or writes to stdout if name is empty, "-" or

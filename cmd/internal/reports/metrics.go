@@ -81,7 +81,7 @@ func todayMetrics(days []memory.Day, now time.Time) []report.Metric {
 		daily("recipients", "Recipients by result", count(memory.DayRcptOK, "result", "accepted"),
 			count(memory.DayRcptPermfail, "result", "refused"), count(memory.DayRcptTempfail, "result", "deferred")),
 		daily("auth_failures", "Failed logins", count(memory.DayAuthFail)),
-		daily("summed_sessions", "Sessions of floods, which were added to sums", count(memory.DaySummed)),
+		daily("summed_sessions", "Sessions of floods, which were added to aggregates", count(memory.DaySummed)),
 	}
 }
 

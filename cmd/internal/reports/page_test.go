@@ -49,7 +49,7 @@ func fillDays(t *testing.T, dir string, days ...int) {
 }
 
 // corrupt overwrites a file.
-func corrupt(name string) error { return os.WriteFile(name, []byte("This is no database."), 0o644) }
+func corrupt(name string) error { return os.WriteFile(name, []byte("This is not a database."), 0o644) }
 
 // ban bans a host in the state of dir.
 func ban(t *testing.T, dir string, hosts map[string]bool) {
@@ -174,8 +174,8 @@ func TestBansUnknown(t *testing.T) {
 	}
 }
 
-// TestBanHosts checks that the ban of a /64 has neither the name of a host with its own
-// proven name in it, nor one of several names.
+// TestBanHosts checks that the ban of a /64 shows neither the name of a host with its own
+// proven name, nor one of several names.
 func TestBanHosts(t *testing.T) {
 	record := func(src, rdns string, f smtp.FCrDNS, org string) *store.Record {
 		var b []byte

@@ -24,7 +24,7 @@ type busy struct {
 	mu sync.Mutex
 	n  uint64
 
-	summed atomic.Int64 // number of sessions in sums that are not yet written
+	summed atomic.Int64 // number of sessions in aggregates that are not yet written
 }
 
 // now returns the end of the last session.
@@ -110,7 +110,7 @@ func TestNotLost(t *testing.T) {
 	if n := notKept(t, b, dir); n.Sessions != 0 {
 		t.Errorf("lost: %+v", n)
 	}
-	// The sum ends after the counters were read, but also contains earlier sessions.
+	// The aggregate ends after the counters were read, but also contains earlier sessions.
 	end := b.now().Add(500 * time.Millisecond)
 	sum := store.Record{ID: 1, Start: now.Add(-time.Minute), End: end, Src: netip.MustParseAddrPort("192.0.2.1:0"), Sessions: 1000}
 	b.w.Add(end, 1, store.AppendRecord(nil, &sum, nil))

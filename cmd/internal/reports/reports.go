@@ -27,7 +27,7 @@ type Source struct {
 }
 
 // ahead is the time by which a session can end after now because the clock was set back.
-// A later one is from a time when the clock was wrong by more.
+// A later session is from a time when the clock was further off.
 const ahead = 2 * 24 * time.Hour
 
 // A period is the result of reading the selected records.
@@ -40,7 +40,7 @@ type period struct {
 
 // collect calls v for each selected record, which returns an error if the steps of the
 // record are corrupt. Without a selected end, the sessions from a wrong clock do not
-// extend the period: it would not end for years.
+// extend the period: otherwise it would not end for years.
 func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err error) {
 	now := s.Dir.Now()
 	p.until = s.Selector.Until
@@ -287,8 +287,8 @@ func both(all []history.Visitor) (v history.Visitor) {
 	return v
 }
 
-// Users returns the report on logins. Lists have at most limit entries. Incomplete is
-// not nil if files are missing in it.
+// Users returns the report on logins. Lists have at most limit entries. Incomplete is not
+// nil if files could not be read.
 func (s *Source) Users(limit int) (summary *report.UserSummary, incomplete, err error) {
 	c := report.NewUsers()
 	until, problems, incomplete, err := s.read(c.Visitor())

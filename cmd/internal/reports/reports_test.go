@@ -82,7 +82,7 @@ func TestProblems(t *testing.T) {
 }
 
 // TestFuture checks that a session from a time when the clock was years ahead does not
-// extend the period of later reports, in which every ban would have ended.
+// extend the period of later reports. At its end, every ban would have ended.
 func TestFuture(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

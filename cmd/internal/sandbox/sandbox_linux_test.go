@@ -201,7 +201,7 @@ func paths(dir string) Paths {
 // threads is the number of threads that make the attempts.
 const threads = 3
 
-// helper makes all attempts on threads that existed before the call of Enter, because
+// helper runs all attempts on threads that existed before the call of Enter, because
 // Enter might not restrict such threads. It prints a line for each attempt on each
 // thread.
 func helper(dir string, confine bool) {
@@ -333,7 +333,7 @@ func run(t *testing.T, how string) map[[2]string]string {
 }
 
 // TestConfined checks that in the sandbox every thread can perform the operations of
-// the filter, but not those of an attacker, and that both are possible without the
+// the filter but not the operations of an attacker, and that both are possible without the
 // sandbox.
 func TestConfined(t *testing.T) {
 	_, known := auditArch[runtime.GOARCH]

@@ -250,7 +250,7 @@ func (s *Selector) Kinds() (kinds store.Kinds) {
 	return kinds
 }
 
-// Match reports whether r matches all flags of s except the period. A sum matches if
+// Match reports whether r matches all flags of s except the period. An aggregate matches if
 // one of its sessions may match.
 func (s *Selector) Match(r *store.Record) bool {
 	if len(s.Src) > 0 && !s.HasSrc(r.Src.Addr()) {

@@ -105,7 +105,7 @@ func (d *Dir) recorded(p netip.Prefix, exempt func(*store.Record) string, warn f
 		}
 		mails += int(rec.Counts.Mails)
 		logins += int(rec.Counts.AuthPass)
-		unnamed = unnamed || rec.Sessions > 0 && rec.Counts.Mails > 0 // a sum contains no senders, so the number of domains is a minimum
+		unnamed = unnamed || rec.Sessions > 0 && rec.Counts.Mails > 0 // an aggregate contains no senders, so the number of domains is a minimum
 		return rec.Steps(func(s *store.Step) bool {
 			switch {
 			case s.Kind == store.KindMail && s.Result == smtp.ResultOK && len(domains) < maxNames:

@@ -9,7 +9,7 @@ import (
 // niceness is the priority of commands that read the records.
 const niceness = 10
 
-// lowerPriority makes the priority of this process lower than the priority of the mail
+// lowerPriority lowers the priority of this process below the priority of the mail
 // server. On Linux each thread has its own priority, and new threads inherit it. Errors
 // are ignored.
 func lowerPriority() {

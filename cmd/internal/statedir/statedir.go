@@ -80,9 +80,9 @@ func (d *Dir) Open() (*Records, error) {
 	return r, err
 }
 
-// Written opens the records that are already on disk. The sessions of the last seconds
-// and unfinished sums are missing, because if they were written often, sums would save
-// nothing. The caller must call Close.
+// Written opens the records that are already on disk. The sessions of the last few
+// seconds and unfinished aggregates are missing, because writing aggregates often would
+// defeat their purpose. The caller must call Close.
 func (d *Dir) Written() (*Records, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {
@@ -239,7 +239,7 @@ func (d *Dir) Begin(program string) error {
 	return errors.Join(f.Flush(context.Background()), f.Close())
 }
 
-// flush makes a running filter write its state to disk. It is necessary because a
+// flush causes a running filter to write its state to disk. This is necessary because a
 // filter that has just started may already have bans but no state.db.
 func (d *Dir) flush() error {
 	client, err := control.Dial(d.Path)

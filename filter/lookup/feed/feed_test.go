@@ -76,7 +76,7 @@ func describe(r *Result, err error) string {
 		fmt.Fprintf(&b, "notice: %s\n", r.Notice)
 	}
 	if r.LeftOut > 0 {
-		fmt.Fprintf(&b, "left out: %d\n", r.LeftOut)
+		fmt.Fprintf(&b, "omitted: %d\n", r.LeftOut)
 	}
 	for _, p := range r.Prefixes {
 		fmt.Fprintf(&b, "prefix: %s\n", p)
@@ -106,15 +106,15 @@ func TestParse(t *testing.T) {
 		name, format, text string
 		want               string // result of describe, as one line with "; " between the parts
 	}{
-		{"aws by default", "aws", aws, "format: aws; date: 2026-01-01T00:00:00Z; left out: 1; prefix: 192.0.2.0/24"},
-		{"aws other service", "aws service AMAZON", aws, "format: aws; date: 2026-01-01T00:00:00Z; left out: 1; prefix: 198.51.100.0/24"},
+		{"aws by default", "aws", aws, "format: aws; date: 2026-01-01T00:00:00Z; omitted: 1; prefix: 192.0.2.0/24"},
+		{"aws other service", "aws service AMAZON", aws, "format: aws; date: 2026-01-01T00:00:00Z; omitted: 1; prefix: 198.51.100.0/24"},
 		{"aws all", "aws service all", aws, "format: aws; date: 2026-01-01T00:00:00Z; prefix: 192.0.2.0/24; prefix: 198.51.100.0/24"},
 		{"aws unknown service", "aws service EC3", aws,
-			`error: as aws: none of 2 entries has the service "EC3"; the values in the file are: AMAZON, EC2; format: aws; date: 2026-01-01T00:00:00Z; left out: 2`},
-		{"option of two words", "google service Google Cloud", google, "format: google; left out: 1; prefix: 192.0.2.0/24"},
-		{"json under a key", "json key hooks", meta, "format: json; left out: 2; prefix: 192.0.2.0/24"},
-		{"json under a key further out", "json key web", meta, "format: json; left out: 1; prefix: 198.51.100.0/24; prefix: 2001:db8::/32"},
-		{"json unknown key", "json key api", meta, `error: as json: none of 3 entries has the key "api"; the values in the file are: hooks, v4, v6; format: json; left out: 3`},
+			`error: as aws: none of 2 entries has the service "EC3"; the values in the file are: AMAZON, EC2; format: aws; date: 2026-01-01T00:00:00Z; omitted: 2`},
+		{"option of two words", "google service Google Cloud", google, "format: google; omitted: 1; prefix: 192.0.2.0/24"},
+		{"json under a key", "json key hooks", meta, "format: json; omitted: 2; prefix: 192.0.2.0/24"},
+		{"json under a key further out", "json key web", meta, "format: json; omitted: 1; prefix: 198.51.100.0/24; prefix: 2001:db8::/32"},
+		{"json unknown key", "json key api", meta, `error: as json: none of 3 entries has the key "api"; the values in the file are: hooks, v4, v6; format: json; omitted: 3`},
 		{"json cut short", "json", meta[:60], "error: as json: line 1: not JSON, or truncated: unexpected EOF; format: json"},
 		{"aws cut short", "aws", aws[:60], "error: as aws: line 2: not JSON, or truncated: unexpected end of JSON input; format: aws"},
 		{"aws of another shape", "aws", "{\n\"prefixes\":7}", `error: as aws: line 2: "prefixes" has the unexpected type number; format: aws`},
@@ -122,7 +122,7 @@ func TestParse(t *testing.T) {
 		{"option without value", "aws service", aws, `error: format aws may only be followed by "service" and a value, found "service"`},
 		{"option of a format without", "plain service x", "192.0.2.1", `error: format plain has no option, found "service"`},
 
-		{"names are no addresses", "blocklist-de", "192.0.2.1\n192.0.2.2\nexample.org\n", "format: blocklist-de; prefix: 192.0.2.1/32; prefix: 192.0.2.2/32; refused: line 3: example.org: not an address or prefix"},
+		{"names are not addresses", "blocklist-de", "192.0.2.1\n192.0.2.2\nexample.org\n", "format: blocklist-de; prefix: 192.0.2.1/32; prefix: 192.0.2.2/32; refused: line 3: example.org: not an address or prefix"},
 		{"mostly no addresses", "mxroute", "192.0.2.1\nexample.org\nexample.net\n",
 			"error: as mxroute: not a list of this format: 2 entries are invalid, 1 are valid; the first invalid entry: line 2: example.org: not an address or prefix; format: mxroute; prefix: 192.0.2.1/32; refused: line 2: example.org: not an address or prefix; refused: line 3: example.net: not an address or prefix"},
 		{"text of an error", "", "Rate limit exceeded.\nTry again later.\n",

@@ -31,7 +31,7 @@ type Stage struct {
 	before string
 }
 
-// New makes a stage. The victim has a file of each name.
+// New creates a stage. The victim has a file with each name.
 func New(t *testing.T, names ...string) *Stage {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -62,7 +62,7 @@ func (s *Stage) Check(errs ...error) {
 	}
 }
 
-// Give makes the user the owner of the directory's content.
+// Give changes the owner of the directory's content to the user.
 func (s *Stage) Give() {
 	s.T.Helper()
 	s.Check(filepath.WalkDir(s.Dir, func(name string, _ fs.DirEntry, err error) error {

@@ -12,7 +12,7 @@ import (
 
 // A Record is a record as dump prints it, with the fields that the tests need.
 type Record struct {
-	Sum     int `json:"sessions"` // number of sessions of a sum
+	Sum     int `json:"sessions"` // number of sessions of an aggregate
 	Session string
 	Start   time.Time
 	Src     string

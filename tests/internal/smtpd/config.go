@@ -56,7 +56,7 @@ func (f Filter) name() string {
 // Program returns the path of the program of a filter inside the root.
 func Program(file string) string { return path.Join(binDir, filepath.Base(file)) }
 
-// Through puts teefilter (the program of tests/teefilter) between smtpd and f. It
+// Through inserts teefilter (the program of tests/teefilter) between smtpd and f. It
 // registers the given phases in addition to the phases of f. If tee is a path inside
 // the root, such as [StateDir], teefilter writes both streams to it.
 func Through(teefilter string, f Filter, tee string, phases ...string) Filter {

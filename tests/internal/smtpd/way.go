@@ -35,8 +35,8 @@ type parcel struct {
 	err  error
 }
 
-// send writes the parcels. It ends when the connection is closed or nothing was
-// written for the time limit of a client.
+// send writes the parcels. It ends when the connection is closed, or when nothing has
+// been written within the time limit of a client.
 func (p *way) send() {
 	idle := time.NewTimer(patience)
 	defer idle.Stop()

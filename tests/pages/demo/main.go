@@ -34,7 +34,7 @@ import (
 func main() {
 	dir := flag.String("dir", "", "new directory for the files")
 	mode := flag.String("mode", "enforce", "of the policy standard: observe or enforce")
-	picture := flag.String("shrink", "", "PNG file to write with 256 colours to the standard output, instead of the directory")
+	picture := flag.String("shrink", "", "PNG file to write with 256 colours to standard output, instead of the directory")
 	flag.Parse()
 	if *picture != "" {
 		if err := shrink(*picture); err != nil {
@@ -134,7 +134,7 @@ func networks() ([]byte, error) {
 	return []byte(b.String()), err
 }
 
-// shrink writes a PNG file with its 256 most frequent colours to the standard output.
+// shrink writes a PNG file with its 256 most frequent colours to standard output.
 func shrink(name string) error {
 	in, err := os.Open(name)
 	if err != nil {
