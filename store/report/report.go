@@ -174,7 +174,7 @@ type Attempt struct {
 func (c *Collector) Summary(since, until time.Time, top int, problems []string) *Summary {
 	s := &Summary{
 		Schema: text.Schema,
-		Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...),
+		Since:  text.At(since), Until: text.At(until), Problems: append([]string{}, problems...),
 		Remote: c.remote, Authenticated: c.authenticated, Local: c.local, Aggregated: c.aggregated, Erased: c.erased,
 		More: map[string]int{}, NotListed: c.dropped, Timeline: c.timeline(since, until),
 	}
