@@ -253,7 +253,7 @@ type blockCursor struct {
 	kinds []byte // of the steps
 	row   int
 	step  int // the next one
-	turn  int // of b while its place is that of the cursor
+	turn  int // value of b.turn when this cursor last moved b; if b.turn differs, b has been moved
 	clock stepClock
 }
 

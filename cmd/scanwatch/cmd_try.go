@@ -170,7 +170,7 @@ func runTest(e *env, f *testFlags) error {
 	case played == 0 && f.session != "":
 		return fmt.Errorf("%s has no session %s", f.stream, f.session)
 	case played == 0:
-		return fmt.Errorf("%s has no session; it must be a stream of smtpd-filters(7)", f.stream)
+		return fmt.Errorf("%s contains no sessions; expected a stream in the format of smtpd-filters(7)", f.stream)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 const (
 	MaxWatchers     = 4
 	maxQueue        = 64 << 10 // maximum size of the queue of a watcher in bytes
-	trackedSessions = 64       // maximum number of sessions that a watcher of evidence follows
+	trackedSessions = 64       // maximum number of sessions that an evidence watcher follows
 )
 
 // ErrWatchers is returned by Watch if there are MaxWatchers watchers.

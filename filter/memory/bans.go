@@ -220,7 +220,7 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 
 // Revoke ends the active ban of a host or network and returns it. If within is set, it
 // ends all active bans in p. For an IPv6 address it includes the /64 and the hosts in
-// it. Bans of networks that contain p remain.
+// it. Bans on larger networks that contain p remain in effect.
 func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	p = widen(p)
 	at := b.clock.row(now)

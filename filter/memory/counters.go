@@ -248,8 +248,8 @@ func (t *Counters) counterKey(c *Client, w *rules.Window) counterKey {
 
 // subject returns the number of the subject for which events with the given key count,
 // or 0 if there is none. Events of an authenticated session count only for its user.
-// The events of a host with its own proven name count for the host and its domain. The
-// events of other hosts count for the host and its network.
+// If a host has its own proven name, its events count for the host and its domain;
+// otherwise they count for the host and its network.
 func (t *Counters) subject(c *Client, e rules.Evidence, by rules.Key) uint64 {
 	if by == rules.ByUser {
 		if len(c.User) > 0 && (c.Account || e&(rules.AuthFailure|rules.AuthSpray) != 0) {

@@ -93,7 +93,7 @@ func (p *Player) rolledBack(v *playback) {
 	p.send()
 }
 
-// line reports a line of the client.
+// line reports a line sent by the client to the pipeline.
 func (p *Player) line(v *playback, verb smtp.Verb, text []byte) {
 	p.flush(v)
 	v.cmd = command{at: p.now}

@@ -115,7 +115,8 @@ func (f *FrontEnd) Stop() {
 	clear(f.conns)
 }
 
-// handlers contains the function that handles each report about an open session.
+// handlers maps each kind of report about an open session to the function that handles
+// it.
 var handlers = [numIDs]func(*FrontEnd, *conn, *Event){
 	LinkIdentify:   (*FrontEnd).identify,
 	LinkTLS:        (*FrontEnd).tls,

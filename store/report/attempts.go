@@ -178,7 +178,8 @@ func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more 
 }
 
 // listOf returns the list of a source and domain: 0 for a harvest and 1 for a relay
-// probe. It returns false for few recipients in a local domain.
+// probe. ok is false if the domain is local and too few recipients for a harvest were
+// tried.
 func (a *attempts) listOf(x *clientTried, from *clients) (list int, ok bool) {
 	domain := int(x.domain)
 	if a.domains.list[domain].extra > 0 || len(a.domains.text(domain)) == 0 {

@@ -78,7 +78,7 @@ type current struct {
 	rejection decision // the last rejection, an enforced one if there is one
 	reference uint64   // the last reference to a rejected session of an aggregate
 	sender    []byte
-	recipient []byte // the last one that a filter has rejected, otherwise the last one
+	recipient []byte // the last one rejected by a filter, or the last one if there is none
 	rejected  bool   // a filter has rejected recipient
 	domain    recipientDomain
 }

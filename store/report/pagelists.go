@@ -279,7 +279,7 @@ func (p *Page) returns(zone *time.Location) pageSection {
 	if r == nil {
 		return c
 	}
-	c.Notes = append(c.Notes, period(r.Since.Time, r.Until.Time, zone)+". Hosts that returned after the first session with the ban or finding, of those watched for that long.")
+	c.Notes = append(c.Notes, period(r.Since.Time, r.Until.Time, zone)+". Percentage of hosts that returned within each time after their first session with the ban or finding. Only hosts watched for the whole time are counted.")
 	for _, problem := range r.Problems {
 		c.Notes = append(c.Notes, "! "+problem)
 	}

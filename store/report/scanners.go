@@ -99,7 +99,7 @@ type ScannerSummary struct {
 	Until     Time      `json:"until"`
 	Problems  []string  `json:"problems"`
 	Scanners  []Scanner `json:"scanners"`
-	NotListed int       `json:"not_listed,omitempty"` // sessions of organisations over the memory limit
+	NotListed int       `json:"not_listed,omitempty"` // sessions of organisations omitted because of the memory limit
 
 	OptOut bool `json:"-"` // include the opt-outs
 }

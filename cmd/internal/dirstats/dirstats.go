@@ -39,7 +39,7 @@ type Stats struct {
 	Keep        float64         `json:"keep_days"`        // retention
 	Average     int64           `json:"bytes_per_record"` // size of a record in segments; 0 without records
 	PerDay      int64           `json:"bytes_per_day"`    // growth in the last rateDays; 0 if unknown
-	Days        float64         `json:"days"`             // number of days for which the budget suffices
+	Days        float64         `json:"days"`             // days until the budget is used up at this growth
 	Dropped     store.Dropped   `json:"dropped"`          // sessions dropped while the segments were written
 	Recent      *store.Dropped  `json:"dropped_since"`    // sessions dropped since the start of the filter; nil if it is not running
 	Memory      []memory.Status `json:"memory,omitempty"` // tables of the running filter

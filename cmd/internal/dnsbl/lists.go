@@ -99,7 +99,7 @@ func (b *bans) state() (time.Time, int, bool) {
 	return b.changed, b.table.Len(), b.ready
 }
 
-// apply applies bans or changes of bans, as follow.Apply. A complete list is
+// apply applies a list of bans, or changes to it: see follow.Apply. A complete list is
 // merged into the table, because a second table would need too much memory.
 func (b *bans) apply(list control.BanList, entries []control.BanEntry) {
 	if list.Full {

@@ -485,8 +485,8 @@ func (c *Console) marked(lines [][]cell) string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// stopJob stops the process group and returns when it continues. The signal has no
-// effect on a process group without a shell.
+// stopJob stops the process group and returns when it continues. The kernel
+// ignores the signal for a process group without a shell that can continue it.
 func stopJob() {
 	continued := make(chan os.Signal, 1)
 	signal.Notify(continued, syscall.SIGCONT)

@@ -138,7 +138,7 @@ func walk(ctx context.Context, r *statedir.Records, from, until time.Time, visit
 }
 
 // reread replaces the content of the View by the records of the last hour and the state.
-// It returns the end of the hour. Events since begun wait.
+// It returns the end of that hour, which is the time of the call. Events since begun wait.
 func (f *Feed) reread(ctx context.Context, begun time.Time) (end time.Time) {
 	end = f.Dir.Now()
 	var d *data

@@ -86,7 +86,7 @@ func readPeriods(dir string) (periods, error) {
 		to, err2 := time.Parse(time.RFC3339Nano, last)
 		server, err3 := url.QueryUnescape(server)
 		if !ok || err1 != nil || err2 != nil || err3 != nil || n > maxPeriods {
-			return nil, fmt.Errorf("read %s: line %d is not a period; use --again to ignore the file", name, n)
+			return nil, fmt.Errorf("read %s: line %d is not a valid time range; use --again to ignore the file", name, n)
 		}
 		p.add(server, from.UnixMicro(), to.UnixMicro())
 	}

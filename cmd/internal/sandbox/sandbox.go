@@ -38,7 +38,7 @@ type Report struct {
 	Files bool     // other files are inaccessible
 	Exec  bool     // programs cannot be run
 	Net   bool     // only Unix sockets can be created
-	TCP   bool     // TCP is unavailable; set also without Net
+	TCP   bool     // TCP is unavailable; may be true even if Net is false
 	IPC   bool     // other processes cannot be signalled, or reached by abstract sockets
 	// Problems contains the errors of mechanisms that the operating system supports.
 	Problems []error

@@ -105,7 +105,7 @@ func (s *Selector) Register(fs *pflag.FlagSet, flags Flags, clock Clock) {
 	}
 }
 
-// A value is a flag of any type.
+// A value implements pflag.Value. It keeps the text and passes it to set.
 type value struct {
 	text string
 	set  func(string) error
