@@ -80,12 +80,6 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 	return runDir, stateDir, c
 }
 
-func yes() bool { return true }
-
-func sparesNone([]netip.Prefix) func(netip.Prefix) bool {
-	return func(netip.Prefix) bool { return false }
-}
-
 // TestRoles checks that each user may use the commands of its role only, and that a
 // user without a role receives the reason for the refusal.
 func TestRoles(t *testing.T) {

@@ -1,0 +1,62 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/store"
+)
+
+// A slowState is a state whose flush has a given result.
+type slowState struct{ flush func(context.Context) error }
+
+func (s *slowState) Flush(ctx context.Context) error  { return s.flush(ctx) }
+func (*slowState) Snapshot() (*store.Snapshot, error) { return nil, store.ErrFinished }
+
+func yes() bool { return true }
+
+func sparesNone([]netip.Prefix) func(netip.Prefix) bool {
+	return func(netip.Prefix) bool { return false }
+}
+
+// bansOf runs the command bans for all bans.
+func bansOf(c Command) (answer string, err error) {
+	here, there := net.Pipe()
+	read := make(chan string)
+	go func() {
+		text, _ := io.ReadAll(there)
+		read <- string(text)
+	}()
+	err = c.Run(context.Background(), &Answer{conn: here, until: time.Now().Add(time.Minute)}, []string{"0", "0"})
+	here.Close()
+	return <-read, err
+}
+
+// TestBansWithoutDisk checks that a list of the bans does not wait until changes are
+// written, and that it is not sent before the bans on disk are loaded, even if they cannot
+// be read.
+func TestBansWithoutDisk(t *testing.T) {
+	m := memory.New()
+	m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.1/32"), time.Hour, "x", noon.UnixMicro())
+	flushed := 0
+	s := &slowState{func(context.Context) error { flushed++; return errors.New("disk full") }}
+	c := BansCommand(m.Bans, s, noon.UnixMicro, sparesNone, yes)
+	if out, err := bansOf(c); err != nil || flushed > 0 || !strings.Contains(out, "192.0.2.1") {
+		t.Errorf("loaded: %q, %v, %d flushes", out, err, flushed)
+	}
+	m.Expect()
+	if out, err := bansOf(c); err == nil || out != "" || !strings.Contains(err.Error(), "not loaded yet: disk full") {
+		t.Errorf("not loaded: %q, %v", out, err)
+	}
+	s.flush = func(context.Context) error { m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro()); return nil }
+	if out, err := bansOf(c); err != nil || !strings.Contains(out, "192.0.2.1") {
+		t.Errorf("after loading: %q, %v", out, err)
+	}
+}
