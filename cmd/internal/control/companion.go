@@ -154,6 +154,17 @@ func (c *Companions) peerOf(conn net.Conn) (*peer, error) {
 	return p, nil
 }
 
+// most returns the maximum number of connections of a user, who may run several companions.
+func (c *Companions) most(uid uint32) int {
+	n := 0
+	for _, one := range c.list {
+		if one.known && one.uid == uid {
+			n++
+		}
+	}
+	return max(n, 1) * maxOfCompanion
+}
+
 // allows reports whether p may use a command.
 func (c *Companions) allows(p *peer, command string) bool {
 	if p == nil || p.all {

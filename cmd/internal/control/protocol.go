@@ -69,12 +69,12 @@ const (
 
 	refusal = "scanwatch-control denied: "
 
-	maxClients   = 8
-	maxOfUser    = 2                // connections of the user of a companion
-	refusalTime  = time.Second      // to report that a client has no role
-	idleTimeout  = 30 * time.Second // between commands
-	writeTimeout = 10 * time.Second // for one write
-	copyTimeout  = 2 * time.Minute  // for a complete answer
+	maxClients     = 8                // operators
+	maxOfCompanion = 2                // connections of a user by companion
+	refusalTime    = time.Second      // to report that a client has no role
+	idleTimeout    = 30 * time.Second // between commands
+	writeTimeout   = 10 * time.Second // for one write
+	copyTimeout    = 2 * time.Minute  // for a complete answer
 )
 
 // The arguments of unban.
