@@ -76,19 +76,26 @@ func (c *CompanionStatus) Running(now time.Time) bool { return now.Sub(c.Seen.Ti
 // NewCompanions looks up the users. In the sandbox of the filter this is no longer
 // possible.
 func NewCompanions(list []*rules.Companion) *Companions {
-	c := new(Companions)
-	for _, r := range list {
-		one := &companion{CompanionStatus: CompanionStatus{Name: r.Name(), Role: r.Role, User: r.User}}
-		uid, err := lookupUser(r.User)
+	c := DisabledCompanions(list, "")
+	for _, one := range c.list {
+		uid, err := lookupUser(one.User)
 		if err == nil && (uid == 0 || int(uid) == os.Geteuid()) {
-			err = fmt.Errorf("user %s may use all commands; give the companion a separate user", r.User)
+			err = fmt.Errorf("user %s may use all commands; give the companion a separate user", one.User)
 		}
 		if err != nil {
 			one.Problem = err.Error()
 		} else {
 			one.uid, one.known = uid, true
 		}
-		c.list = append(c.list, one)
+	}
+	return c
+}
+
+// DisabledCompanions returns companions that cannot connect because of a problem.
+func DisabledCompanions(list []*rules.Companion, problem string) *Companions {
+	c := new(Companions)
+	for _, r := range list {
+		c.list = append(c.list, &companion{CompanionStatus: CompanionStatus{Name: r.Name(), Role: r.Role, User: r.User, Problem: problem}})
 	}
 	return c
 }
