@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"scanwatch/filter/memory"
+	"scanwatch/internal/text"
 	"scanwatch/store"
 )
 
@@ -58,5 +59,32 @@ func TestBansWithoutDisk(t *testing.T) {
 	s.flush = func(context.Context) error { m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro()); return nil }
 	if out, err := bansOf(c); err != nil || !strings.Contains(out, "192.0.2.1") {
 		t.Errorf("after loading: %q, %v", out, err)
+	}
+}
+
+// TestCompanionProblems checks that a companion that does not run is a problem, but not in
+// the first minute of the filter, in which it connects again.
+func TestCompanionProblems(t *testing.T) {
+	start := noon.Add(-silent)
+	for _, c := range []struct {
+		what        string
+		companion   CompanionStatus
+		early, late string
+	}{
+		{"never seen", CompanionStatus{}, "", "does not run"},
+		{"starting", CompanionStatus{Seen: text.At(noon), Error: ErrStarting.Error()}, "", ": starting"},
+		{"working", CompanionStatus{Seen: text.At(noon), Done: text.At(noon)}, "", ""},
+		{"failing", CompanionStatus{Seen: text.At(noon), Error: "no such set"}, ": no such set", ": no such set"},
+		{"unable", CompanionStatus{Problem: "no such user"}, ": no such user", ": no such user"},
+		{"gone", CompanionStatus{Seen: text.At(start.Add(-time.Second))}, "does not run", "does not run"},
+	} {
+		s := Status{Started: text.At(start), Companions: []CompanionStatus{c.companion}}
+		if got := strings.Join(s.CompanionProblems(noon), "\n"); !strings.Contains(got, c.late) || c.late == "" && got != "" {
+			t.Errorf("%s: %q", c.what, got)
+		}
+		s.Started = text.At(start.Add(time.Second))
+		if got := strings.Join(s.CompanionProblems(noon), "\n"); !strings.Contains(got, c.early) || c.early == "" && got != "" {
+			t.Errorf("%s, early: %q", c.what, got)
+		}
 	}
 }

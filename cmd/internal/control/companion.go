@@ -73,6 +73,27 @@ const silent = 3 * MaxWait
 // Running reports whether the companion has sent a command recently.
 func (c *CompanionStatus) Running(now time.Time) bool { return now.Sub(c.Seen.Time) < silent }
 
+// ErrStarting is the result that a companion announces before its first one.
+var ErrStarting = errors.New("starting")
+
+// CompanionProblems returns the problems of companions. After a start of the filter, it
+// gives them time to connect.
+func (s *Status) CompanionProblems(now time.Time) (all []string) {
+	early := now.Sub(s.Started.Time) < silent
+	for i := range s.Companions {
+		switch c := &s.Companions[i]; {
+		case c.Problem != "":
+			all = append(all, fmt.Sprintf("companion %s: %s", c.Name, c.Problem))
+		case early && (c.Seen.IsZero() || c.Error == ErrStarting.Error()):
+		case !c.Running(now):
+			all = append(all, fmt.Sprintf("companion %s does not run; start its service as the user %s", c.Name, c.User))
+		case c.Error != "":
+			all = append(all, fmt.Sprintf("companion %s: %s", c.Name, c.Error))
+		}
+	}
+	return all
+}
+
 // NewCompanions looks up the users. In the sandbox of the filter this is no longer
 // possible.
 func NewCompanions(list []*rules.Companion) *Companions {
