@@ -80,8 +80,8 @@ func (p *program) serveCompanions(live context.Context) {
 }
 
 // sparing returns a function that reports whether the hosts in one of the given
-// prefixes must not be blocked, as in the exports: friends, addresses of this host, and
-// hosts that rules must not ban.
+// prefixes must not be blocked, as in the exports: friends, addresses of this host, hosts
+// that rules must not ban, and hosts with recent mail, which may not be known yet.
 func (p *program) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 	var own lookup.Prefixes[bool]
 	for _, a := range p.ownAddrs {
@@ -102,12 +102,15 @@ func (p *program) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 		if policy != nil && policy.Friends(q) != rules.No {
 			return true
 		}
+		if q.IsSingleIP() && p.memory.Peers.Recent(q.Addr(), now) {
+			return true
+		}
 		return p.memory.Peers.Excuse(&memory.Client{Addr: q.Addr(), Cut: q.IsSingleIP()}, now) != ""
 	}
 }
 
-// networksWithStanding returns the networks in all that contain a host which rules must
-// not ban.
+// networksWithStanding returns the networks in all that contain a host with recent mail
+// or a recent login.
 func (p *program) networksWithStanding(all []netip.Prefix, now int64) map[netip.Prefix]bool {
 	standing := map[netip.Prefix]bool{}
 	var bits [2][129]bool // lengths of the networks by family

@@ -3,6 +3,7 @@ package main
 import (
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,6 +73,38 @@ func TestUnsafeRunDir(t *testing.T) {
 		}
 		if (p.runDir != "") != (c.want == "") {
 			t.Errorf("%s: the directory %q is used", name, p.runDir)
+		}
+	}
+}
+
+// TestSparing checks that companions receive no ban of a host that an export omits.
+func TestSparing(t *testing.T) {
+	p := withCompanions(t, `own-address 203.0.113.9
+table <friends> { 203.0.113.1, friend.example.org }
+table <partners> { 203.0.113.64/26 }
+pass match src <partners>
+`)
+	now := p.eventTime()
+	mail := func(a string) {
+		p.memory.Peers.Delivered(&memory.Client{Addr: netip.MustParseAddr(a)}, memory.Delivery{Messages: 1, Senders: []string{"example.org"}}, now)
+	}
+	login := func(a string) {
+		p.memory.Logins.Succeeded(&memory.Client{Addr: netip.MustParseAddr(a), User: []byte("user")}, now)
+	}
+	mail("192.0.2.1")
+	mail("2001:db8:1::25")
+	login("192.0.2.2")
+	login("2001:db8:2::7")
+	for prefix, want := range map[string]bool{
+		"192.0.2.1/32": true, "192.0.2.0/24": true, "192.0.2.2/32": true, "192.0.2.3/32": false, "192.0.2.128/25": false,
+		"2001:db8:1::25/128": true, "2001:db8:1::26/128": false, "2001:db8:1::/64": true, "2001:db8:1::/48": true, "2001:db8:9::/64": false,
+		"2001:db8:2::/64": true, "2001:db8:2::9/128": true,
+		"203.0.113.1/32": true, "203.0.113.2/32": false, "203.0.113.70/32": true, "203.0.113.0/24": true, "203.0.113.9/32": true,
+		"0.0.0.0/0": true, "::/0": true, "10.1.1.1/32": true, "127.0.0.2/32": true, "fe80::1/128": true,
+	} {
+		q := netip.MustParsePrefix(prefix)
+		if got := p.sparing([]netip.Prefix{q})(q); got != want {
+			t.Errorf("%s: spared %t, want %t", q, got, want)
 		}
 	}
 }
