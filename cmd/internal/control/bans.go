@@ -71,10 +71,15 @@ func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.
 			changed, generation, known = b.Changed(since)
 		}
 		list := BanList{Generation: generation, Full: !known, Enforced: enforced()}
-		if !known {
+		if !known && list.Enforced {
 			if err := loaded(ctx, b, s, start); err != nil {
 				return err
 			}
+			done, err := a.peer.turn(ctx)
+			if err != nil {
+				return err
+			}
+			defer done()
 			changed = allBans(b, now)
 		}
 		if !list.Enforced {

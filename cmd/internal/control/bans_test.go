@@ -88,3 +88,29 @@ func TestCompanionProblems(t *testing.T) {
 		}
 	}
 }
+
+// TestTurns checks that a companion that asks for all bans again and again takes a tenth
+// of a processor, and that a few lists need no wait.
+func TestTurns(t *testing.T) {
+	var u turns
+	var now, spent time.Duration
+	lists := 0
+	for now < time.Minute {
+		if wait := u.wait(now); wait > 0 {
+			now += wait
+		}
+		if lists++; lists <= 4 && now != spent {
+			t.Errorf("list %d waits", lists)
+		}
+		now += time.Second / 2
+		spent += time.Second / 2
+		u.spend(now, time.Second/2)
+	}
+	if most := time.Minute/fullShare + 2*fullBurst; spent > most || spent < most/2 {
+		t.Errorf("%s of a minute, at most %s", spent, most)
+	}
+	u.spend(now, time.Hour)
+	if wait := u.wait(now); wait > MaxWait {
+		t.Errorf("a wait of %s", wait)
+	}
+}

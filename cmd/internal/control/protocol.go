@@ -44,7 +44,8 @@ package control
 //	bans GENERATION SECONDS
 //	                  answers the changes of the bans since the generation, or all
 //	                  bans, after at most SECONDS without a change: see BanList. A line
-//	                  for each BanEntry follows, and then {"end":true,"entries":N}
+//	                  for each BanEntry follows, and then {"end":true,"entries":N}.
+//	                  A companion that often asks for all bans waits for them
 //	note NAME ENTRIES ERROR
 //	                  announces a companion and its latest result; ERROR begins with
 //	                  - and is escaped as in a URL
