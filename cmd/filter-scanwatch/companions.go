@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"syscall"
 
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/lookup"
@@ -33,10 +34,12 @@ func (p *program) prepareCompanions() {
 	})
 	if !ok {
 		p.log.Warn("no companions: disk timeout; restart smtpd when the disk answers")
-		return
-	}
-	if r.problem != "" {
+		r.problem = "disk timeout at startup; restart smtpd"
+	} else if r.problem != "" {
 		p.log.Warn("no companions", "because", r.problem)
+	}
+	if r.problem != "" { // the status must name them
+		p.runDir, p.companions = "", control.DisabledCompanions(p.set.Companions, r.problem)
 		return
 	}
 	p.companions = r.companions
@@ -46,8 +49,8 @@ func (p *program) prepareCompanions() {
 }
 
 // runDirProblem returns the reason why dir cannot contain the socket of the companions,
-// or "". Another user who can replace the socket could make the companions unban
-// hosts.
+// or "". Another user who can create or replace the socket could make the companions
+// unban hosts, also in a sticky directory: before the filter starts.
 func runDirProblem(dir string) string {
 	info, err := os.Stat(dir)
 	switch {
@@ -55,15 +58,18 @@ func runDirProblem(dir string) string {
 		return fmt.Sprintf("%v; create it, owned by the user of the filter", err)
 	case !info.IsDir():
 		return dir + " is not a directory"
-	case info.Mode()&0o022 != 0 && info.Mode()&os.ModeSticky == 0:
+	case info.Mode()&0o022 != 0:
 		return fmt.Sprintf("other users can write to %s; run chmod go-w", dir)
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != os.Geteuid() {
+		return fmt.Sprintf("%s belongs to another user; run chown", dir)
 	}
 	return ""
 }
 
 // serveCompanions serves the socket of the companions.
 func (p *program) serveCompanions(live context.Context) {
-	if p.companions == nil {
+	if p.runDir == "" {
 		return
 	}
 	server := control.Server{Log: p.log, Companions: p.companions, Commands: []control.Command{
@@ -74,8 +80,8 @@ func (p *program) serveCompanions(live context.Context) {
 }
 
 // sparing returns a function that reports whether the hosts in one of the given
-// prefixes must not be blocked, as in the exports: friends, addresses of this host, and
-// hosts that rules must not ban.
+// prefixes must not be blocked, as in the exports: friends, addresses of this host, hosts
+// that rules must not ban, and hosts with recent mail, which may not be known yet.
 func (p *program) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 	var own lookup.Prefixes[bool]
 	for _, a := range p.ownAddrs {
@@ -96,12 +102,15 @@ func (p *program) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 		if policy != nil && policy.Friends(q) != rules.No {
 			return true
 		}
+		if q.IsSingleIP() && p.memory.Peers.Recent(q.Addr(), now) {
+			return true
+		}
 		return p.memory.Peers.Excuse(&memory.Client{Addr: q.Addr(), Cut: q.IsSingleIP()}, now) != ""
 	}
 }
 
-// networksWithStanding returns the networks in all that contain a host which rules must
-// not ban.
+// networksWithStanding returns the networks in all that contain a host with recent mail
+// or a recent login.
 func (p *program) networksWithStanding(all []netip.Prefix, now int64) map[netip.Prefix]bool {
 	standing := map[netip.Prefix]bool{}
 	var bits [2][129]bool // lengths of the networks by family

@@ -45,6 +45,14 @@ func (b *Bans) Restart() {
 	b.log.restart()
 }
 
+// Loaded reports whether the bans of an earlier run are loaded, or there are none: see
+// Memory.Expect.
+func (b *Bans) Loaded() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.unread
+}
+
 // Changed returns the prefixes whose bans were added or revoked since the given
 // generation, and the current generation. Bans that expire or that a full table drops
 // are not changes. If the log does not reach back to the generation, ok is false: the

@@ -389,6 +389,22 @@ type Peer struct {
 	Many      bool         // many hosts share the address, which should be listed as a gateway
 }
 
+// Recent reports whether Each visits the single address a, or the /64 of a.
+func (t *Peers) Recent(a netip.Addr, now int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := t.clock.row(now)
+	host := HostOf(a, true)
+	for _, k := range [...]peerKey{{host, peerHost}, {host, peerLogin}, {host.wide(), peerLogin}} {
+		if p, ok := t.rows.get(k); ok {
+			if _, recent := p.export(&t.clock, k, at); recent {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Each calls visit for each host with accepted mail in the last 90 days or a login in
 // the last 30 days.
 func (t *Peers) Each(now int64, visit func(Peer)) {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,6 +50,7 @@ type endOfBans struct {
 // returns a function that reports whether the hosts in one of the given prefixes must
 // not be blocked.
 func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.Prefix) func(netip.Prefix) bool, enforced func() bool) Command {
+	start := time.Now()
 	return Command{"bans", 2, func(ctx context.Context, a *Answer, args []string) error {
 		since, err := strconv.ParseUint(args[0], 10, 64)
 		if err != nil {
@@ -69,10 +71,16 @@ func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.
 			changed, generation, known = b.Changed(since)
 		}
 		list := BanList{Generation: generation, Full: !known, Enforced: enforced()}
-		if !known {
-			if changed, err = allBans(ctx, b, s, now); err != nil {
+		if !known && list.Enforced {
+			if err := loaded(ctx, b, s, start); err != nil {
 				return err
 			}
+			done, err := a.peer.turn(ctx)
+			if err != nil {
+				return err
+			}
+			defer done()
+			changed = allBans(b, now)
 		}
 		if !list.Enforced {
 			changed = nil
@@ -82,21 +90,36 @@ func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.
 	}}
 }
 
-// allBans returns the prefixes of the bans. Without the rows on disk, there would be
-// fewer.
-func allBans(ctx context.Context, b *memory.Bans, s State, now func() int64) (all []netip.Prefix, err error) {
+// loadPatience is the time after the start for which an error in reading the bans on disk
+// may pass.
+const loadPatience = 2 * time.Minute
+
+// loaded waits until the bans on disk are loaded. Without them, companions would end bans
+// that are active. If the state cannot be read at all, the filter has only newer bans,
+// and after a while so have the companions.
+func loaded(ctx context.Context, b *memory.Bans, s State, start time.Time) error {
+	if b.Loaded() {
+		return nil // a flush would also write all changes
+	}
 	ctx, cancel := context.WithTimeout(ctx, copyTimeout)
 	defer cancel()
-	if err := s.Flush(ctx); err != nil && errors.Is(err, context.DeadlineExceeded) {
-		return nil, fmt.Errorf("the bans on disk are not loaded yet: %w", err)
+	err := s.Flush(ctx)
+	late := time.Since(start) > loadPatience && !errors.Is(err, context.DeadlineExceeded)
+	if b.Loaded() || late {
+		return nil
 	}
+	return fmt.Errorf("the bans on disk are not loaded yet: %w", cmp.Or(err, errors.New("try again")))
+}
+
+// allBans returns the prefixes of the bans.
+func allBans(b *memory.Bans, now func() int64) (all []netip.Prefix) {
 	at := time.UnixMicro(now())
 	b.Each(func(ban memory.Ban) {
 		if !ban.Observe && !ban.Expired(at) {
 			all = append(all, ban.Prefix)
 		}
 	})
-	return all, nil
+	return all
 }
 
 // chunk is the number of bytes in a write.

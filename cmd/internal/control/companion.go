@@ -42,8 +42,9 @@ var commandsOf = map[rules.Role][]string{
 // Companions contains the companions in the configuration and their state.
 // The zero value has none.
 type Companions struct {
-	mu   sync.Mutex
-	list []*companion
+	mu    sync.Mutex
+	list  []*companion
+	spent map[uint32]*turns // by user
 }
 
 type companion struct {
@@ -73,22 +74,50 @@ const silent = 3 * MaxWait
 // Running reports whether the companion has sent a command recently.
 func (c *CompanionStatus) Running(now time.Time) bool { return now.Sub(c.Seen.Time) < silent }
 
+// ErrStarting is the result that a companion announces before its first one.
+var ErrStarting = errors.New("starting")
+
+// CompanionProblems returns the problems of companions. After a start of the filter, it
+// gives them time to connect.
+func (s *Status) CompanionProblems(now time.Time) (all []string) {
+	early := now.Sub(s.Started.Time) < silent
+	for i := range s.Companions {
+		switch c := &s.Companions[i]; {
+		case c.Problem != "":
+			all = append(all, fmt.Sprintf("companion %s: %s", c.Name, c.Problem))
+		case early && (c.Seen.IsZero() || c.Error == ErrStarting.Error()):
+		case !c.Running(now):
+			all = append(all, fmt.Sprintf("companion %s does not run; start its service as the user %s", c.Name, c.User))
+		case c.Error != "":
+			all = append(all, fmt.Sprintf("companion %s: %s", c.Name, c.Error))
+		}
+	}
+	return all
+}
+
 // NewCompanions looks up the users. In the sandbox of the filter this is no longer
 // possible.
 func NewCompanions(list []*rules.Companion) *Companions {
-	c := new(Companions)
-	for _, r := range list {
-		one := &companion{CompanionStatus: CompanionStatus{Name: r.Name(), Role: r.Role, User: r.User}}
-		uid, err := lookupUser(r.User)
+	c := DisabledCompanions(list, "")
+	for _, one := range c.list {
+		uid, err := lookupUser(one.User)
 		if err == nil && (uid == 0 || int(uid) == os.Geteuid()) {
-			err = fmt.Errorf("user %s may use all commands; give the companion a separate user", r.User)
+			err = fmt.Errorf("user %s may use all commands; give the companion a separate user", one.User)
 		}
 		if err != nil {
 			one.Problem = err.Error()
 		} else {
 			one.uid, one.known = uid, true
 		}
-		c.list = append(c.list, one)
+	}
+	return c
+}
+
+// DisabledCompanions returns companions that cannot connect because of a problem.
+func DisabledCompanions(list []*rules.Companion, problem string) *Companions {
+	c := new(Companions)
+	for _, r := range list {
+		c.list = append(c.list, &companion{CompanionStatus: CompanionStatus{Name: r.Name(), Role: r.Role, User: r.User, Problem: problem}})
 	}
 	return c
 }
@@ -127,10 +156,60 @@ func (c *Companions) Problems() (list []string) {
 
 // A peer is a client on the socket of the companions.
 type peer struct {
-	uid  uint32
-	all  bool   // may use all commands
-	name string // of the companion that it has announced
+	uid   uint32
+	all   bool   // may use all commands
+	name  string // of the companion that it has announced
+	turns *turns // nil without a limit
 }
+
+// turns limits the time that complete lists take for the companions of a user, so that
+// they do not take the processor from mail. The user can spend fullBurst at once, and
+// otherwise one part in fullShare of the time.
+type turns struct {
+	mu   sync.Mutex
+	free time.Duration // time after the start when all time spent is made up for
+}
+
+const (
+	fullShare = 10
+	fullBurst = 2 * time.Second
+)
+
+// wait returns the time to wait for a complete list.
+func (t *turns) wait(now time.Duration) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return min(t.free-now-fullShare*fullBurst, MaxWait) // clients are patient for longer
+}
+
+// spend records the time that a complete list took. A slow reader spends little.
+func (t *turns) spend(now, took time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.free = max(t.free, now) + fullShare*min(took, fullBurst)
+}
+
+// turn waits until p may have a complete list. The caller must call done after it.
+func (p *peer) turn(ctx context.Context) (done func(), err error) {
+	if p == nil || p.turns == nil {
+		return func() {}, nil
+	}
+	if wait := p.turns.wait(time.Since(started)); wait > 0 {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	start := time.Since(started)
+	return func() {
+		now := time.Since(started)
+		p.turns.spend(now, now-start)
+	}, nil
+}
+
+// started is the time from which durations are measured.
+var started = time.Now()
 
 // peerOf returns the user of a client, or an error if it has no role.
 func (c *Companions) peerOf(conn net.Conn) (*peer, error) {
@@ -151,7 +230,33 @@ func (c *Companions) peerOf(conn net.Conn) (*peer, error) {
 	if !p.all && !slices.ContainsFunc(c.list, func(one *companion) bool { return one.known && one.uid == uid }) {
 		return nil, fmt.Errorf("user %d has no role; see companion in scanwatch.conf(5), and restart smtpd after a change", uid)
 	}
+	if !p.all {
+		p.turns = c.turnsOf(uid)
+	}
 	return p, nil
+}
+
+func (c *Companions) turnsOf(uid uint32) *turns {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.spent == nil {
+		c.spent = map[uint32]*turns{}
+	}
+	if c.spent[uid] == nil {
+		c.spent[uid] = new(turns)
+	}
+	return c.spent[uid]
+}
+
+// most returns the maximum number of connections of a user, who may run several companions.
+func (c *Companions) most(uid uint32) int {
+	n := 0
+	for _, one := range c.list {
+		if one.known && one.uid == uid {
+			n++
+		}
+	}
+	return max(n, 1) * maxOfCompanion
 }
 
 // allows reports whether p may use a command.

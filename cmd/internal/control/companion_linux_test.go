@@ -80,12 +80,6 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 	return runDir, stateDir, c
 }
 
-func yes() bool { return true }
-
-func sparesNone([]netip.Prefix) func(netip.Prefix) bool {
-	return func(netip.Prefix) bool { return false }
-}
-
 // TestRoles checks that each user may use the commands of its role only, and that a
 // user without a role receives the reason for the refusal.
 func TestRoles(t *testing.T) {
@@ -128,7 +122,7 @@ func TestRoles(t *testing.T) {
 			t.Errorf("second connection of user %d: %v", uid, err)
 		}
 		if _, err := dial(uid); err == nil {
-			t.Errorf("user %d has more than %d connections", uid, maxOfUser)
+			t.Errorf("user %d has more than %d connections", uid, maxOfCompanion)
 		}
 	}
 	if _, err := dial(stranger); err == nil || !strings.Contains(err.Error(), "user 4003 has no role") {
@@ -144,6 +138,56 @@ func TestRoles(t *testing.T) {
 	if list := companions.Problems(); len(list) != 2 || !strings.Contains(list[0], "no-such-user") || !strings.Contains(list[1], "may use all commands") {
 		t.Errorf("problems %q", list)
 	}
+}
+
+// TestSharedUser checks that each of several companions of one user can connect, and that
+// they keep out no companion of another user.
+func TestSharedUser(t *testing.T) {
+	var list []*rules.Companion
+	for _, target := range []string{"a", "b", "c", "d", "e"} {
+		list = append(list, &rules.Companion{Role: rules.RoleSync, User: "4001", Target: "ipset", Argument: target})
+	}
+	list = append(list, &rules.Companion{Role: rules.RoleServe, User: "4002"})
+	dir := serveCompanionsOf(t, list)
+	connect := func(uid, n int) (clients int) {
+		for range n {
+			asUser(t, uid, func() {
+				if c, err := DialCompanion(dir); err == nil {
+					t.Cleanup(func() { c.Close() })
+					clients++
+				}
+			})
+		}
+		return clients
+	}
+	if n := connect(4001, 11); n != 10 {
+		t.Errorf("the user of five companions has %d connections", n)
+	}
+	if n := connect(4002, 3); n != 2 {
+		t.Errorf("the user of one companion has %d connections", n)
+	}
+}
+
+// serveCompanionsOf starts a server of companions without commands.
+func serveCompanionsOf(t *testing.T, list []*rules.Companion) (runDir string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: needs root, to connect as other users")
+	}
+	runDir, err := os.MkdirTemp("", "run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(runDir) })
+	l, err := listen(runDir, companionsMode)
+	if err := errors.Join(err, os.Chmod(runDir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); (&Server{Companions: NewCompanions(list)}).Serve(ctx, l) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return runDir
 }
 
 // TestNote checks that a companion can announce itself, but not another one.

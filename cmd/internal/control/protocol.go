@@ -44,7 +44,8 @@ package control
 //	bans GENERATION SECONDS
 //	                  answers the changes of the bans since the generation, or all
 //	                  bans, after at most SECONDS without a change: see BanList. A line
-//	                  for each BanEntry follows, and then {"end":true,"entries":N}
+//	                  for each BanEntry follows, and then {"end":true,"entries":N}.
+//	                  A companion that often asks for all bans waits for them
 //	note NAME ENTRIES ERROR
 //	                  announces a companion and its latest result; ERROR begins with
 //	                  - and is escaped as in a URL
@@ -69,12 +70,12 @@ const (
 
 	refusal = "scanwatch-control denied: "
 
-	maxClients   = 8
-	maxOfUser    = 2                // connections of the user of a companion
-	refusalTime  = time.Second      // to report that a client has no role
-	idleTimeout  = 30 * time.Second // between commands
-	writeTimeout = 10 * time.Second // for one write
-	copyTimeout  = 2 * time.Minute  // for a complete answer
+	maxClients     = 8                // operators
+	maxOfCompanion = 2                // connections of a user by companion
+	refusalTime    = time.Second      // to report that a client has no role
+	idleTimeout    = 30 * time.Second // between commands
+	writeTimeout   = 10 * time.Second // for one write
+	copyTimeout    = 2 * time.Minute  // for a complete answer
 )
 
 // The arguments of unban.

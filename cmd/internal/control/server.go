@@ -293,7 +293,11 @@ func (s *Server) admit(ctx context.Context, conn net.Conn) (who *peer, ok bool) 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.clients) >= maxClients || ctx.Err() != nil || who != nil && s.connections(who.uid) >= maxOfUser {
+	full := len(s.clients) >= maxClients
+	if who != nil { // the users are few, and each has its own limit
+		full = s.connections(who.uid) >= s.Companions.most(who.uid)
+	}
+	if full || ctx.Err() != nil {
 		return nil, false
 	}
 	if s.clients == nil {

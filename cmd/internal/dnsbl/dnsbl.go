@@ -155,17 +155,12 @@ func (s *Server) answer(buf, packet []byte, client netip.AddrPort, tcp bool) []b
 	}
 	from := client.Addr().Unmap().WithZone("")
 	_, allowed := s.allow.Lookup(from)
-	v := send
+	within := true
 	switch {
 	case tcp || from.IsLoopback(): // cannot be forged
 	case allowed:
-		v = s.clients.take(from, time.Since(s.started))
-	default:
-		if v = s.strangers.take(from, time.Since(s.started)); v == slip {
-			v = drop
-		}
-	}
-	if v == drop {
+		within = s.clients.take(from, time.Since(s.started))
+	case !s.strangers.take(from, time.Since(s.started)):
 		return nil
 	}
 	var r response
@@ -174,7 +169,9 @@ func (s *Server) answer(buf, packet []byte, client netip.AddrPort, tcp bool) []b
 		r = q.begin(buf, code, false)
 	case !allowed:
 		r = q.begin(buf, refused, false)
-	case v == slip:
+	case !within:
+		// No longer than the query. A client whose address is not forged asks over TCP;
+		// without a response, it would wait, and its mail with it.
 		r = q.begin(buf, noError, false)
 		r.truncate()
 	default:
@@ -209,8 +206,10 @@ func (s *Server) resolve(buf []byte, q *query) response {
 	}
 	e, found := z.look(q.name, labels, q.qtype == typeTXT)
 	switch {
-	case found == absent:
+	case found == absent && !s.above(q):
 		return negative(nameError)
+	case found == absent:
+		return negative(noError)
 	case found == empty, q.qtype != typeA && q.qtype != typeTXT && q.qtype != typeANY:
 		return negative(noError)
 	}
@@ -237,6 +236,18 @@ func (s *Server) zoneOf(q *query) *zone {
 		}
 	}
 	return nil
+}
+
+// above reports whether a zone is below the name, which therefore exists (RFC 8020).
+func (s *Server) above(q *query) bool {
+	return slices.ContainsFunc(s.zones, func(z *zone) bool {
+		n := len(z.wire) - len(q.name)
+		if n <= 0 || !equalFold(q.name, z.wire[n:]) {
+			return false
+		}
+		_, ok := suffix(z.wire, len(q.name))
+		return ok
+	})
 }
 
 // apex answers a query for the name of the zone.

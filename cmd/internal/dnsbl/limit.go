@@ -22,7 +22,6 @@ type bucket struct {
 	network netip.Prefix
 	last    time.Duration // since the server started
 	tokens  float64
-	denied  uint32
 }
 
 // The limits of networks that may use the zones, and of all others, which only receive
@@ -36,15 +35,6 @@ func newLimiter(rate, burst float64) *limiter {
 	return &limiter{rate: rate, burst: burst, seed: maphash.MakeSeed()}
 }
 
-// A verdict is what a client receives.
-type verdict int
-
-const (
-	send verdict = iota
-	slip         // a truncated response: a client whose address is not forged asks over TCP
-	drop
-)
-
 // networkOf returns the network of a client, which is the unit of all limits.
 func networkOf(a netip.Addr) netip.Prefix {
 	bits := 24
@@ -55,7 +45,8 @@ func networkOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-func (l *limiter) take(a netip.Addr, now time.Duration) verdict {
+// take reports whether a response is within the limit.
+func (l *limiter) take(a netip.Addr, now time.Duration) bool {
 	network := networkOf(a)
 	b := &l.buckets[maphash.Comparable(l.seed, network)%uint64(len(l.buckets))]
 	l.mu.Lock()
@@ -65,12 +56,9 @@ func (l *limiter) take(a netip.Addr, now time.Duration) verdict {
 		*b = bucket{network: network, tokens: l.burst}
 	}
 	b.last = now
-	if b.tokens >= 1 {
-		b.tokens--
-		return send
+	if b.tokens < 1 {
+		return false
 	}
-	if b.denied++; b.denied%2 == 0 {
-		return slip
-	}
-	return drop
+	b.tokens--
+	return true
 }

@@ -277,6 +277,9 @@ func (k *Keeper) expire(now time.Duration) {
 
 // limit selects the bans with the latest ends if there are too many.
 func (k *Keeper) limit() {
+	if !k.all && len(k.touched) == 0 {
+		return // the bans are the same
+	}
 	before := k.limited
 	k.limited = len(k.bans) > k.most
 	if k.limited {

@@ -198,6 +198,33 @@ func TestKeeperLimit(t *testing.T) {
 	}
 }
 
+// TestKeeperLimitIdle checks that bans above the limit cause no work while nothing
+// changes.
+func TestKeeperLimitIdle(t *testing.T) {
+	var f fake
+	k := keeper(&f, 2, nil)
+	k.take(full, bans("45.1.1.1 100", "45.1.1.2 200", "45.1.1.3 300"))
+	step := func() {
+		t.Helper()
+		if err := k.step(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step()
+	f.now = 5 * time.Second
+	k.limit()
+	if k.all {
+		t.Error("all bans are compared although none has changed")
+	}
+	step()
+	f.has(t, "45.1.1.2 195", "45.1.1.3 295")
+	f.now = 201 * time.Second // the first two bans have ended
+	step()
+	k.take(change, bans("45.1.1.4 50"))
+	step()
+	f.has(t, "45.1.1.3 99", "45.1.1.4 50")
+}
+
 // TestKeeperFailure checks that the keeper tries again after a failure, reads the target
 // first, and waits longer after each failure.
 func TestKeeperFailure(t *testing.T) {

@@ -4,7 +4,6 @@ package follow
 import (
 	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -71,7 +70,7 @@ func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err er
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	if err := c.Note(f.Name, 0, errStarting); err != nil {
+	if err := c.Note(f.Name, 0, control.ErrStarting); err != nil {
 		return false, err
 	}
 	every := cmp.Or(f.Every, DefaultEvery)
@@ -105,5 +104,3 @@ func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err er
 		worked = true
 	}
 }
-
-var errStarting = errors.New("starting")

@@ -42,15 +42,8 @@ func Problems(s *control.Status, zone *time.Location) (all []string) {
 	for _, n := range s.Config.Notes {
 		add("configuration: %s", n)
 	}
-	for i := range s.Companions {
-		switch c := &s.Companions[i]; {
-		case c.Problem != "":
-			add("companion %s: %s", c.Name, c.Problem)
-		case !c.Running(time.Now()):
-			add("companion %s does not run; start its service as the user %s", c.Name, c.User)
-		case c.Error != "":
-			add("companion %s: %s", c.Name, c.Error)
-		}
+	for _, problem := range s.CompanionProblems(time.Now()) {
+		add("%s", problem)
 	}
 	return all
 }

@@ -48,6 +48,9 @@ func TestProblems(t *testing.T) {
 			"state.db was lost on " + lost.Format(time.DateOnly) + ": earlier bans and standing are missing; " + control.LossRemedy,
 			"the operator has stopped enforcement; scanwatch mode policy ends that",
 		}},
+		{"a companion does not run", control.Status{Store: store.Status{Budget: 1 << 20}, Started: text.At(now),
+			Companions: []control.CompanionStatus{{Name: "serve", User: "_swserve"}},
+		}, []string{"companion serve does not run; start its service as the user _swserve"}},
 		{"a loss long ago", control.Status{Store: store.Status{Budget: 1 << 20}, Lost: text.At(lost.AddDate(0, 0, -40))}, nil},
 		{"everything is wrong", control.Status{
 			Store:  store.Status{Budget: 10_000, Error: "no space left", Since: text.At(now)},

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"scanwatch/cmd/internal/config"
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
+)
+
+// withCompanions returns a program with a configuration and its companions.
+func withCompanions(t *testing.T, text string) *program {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "scanwatch.conf")
+	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	lists, err := lookup.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(name, lists, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &program{memory: memory.New(), policies: policies{active: c}, set: c.Policy.Settings, log: slog.New(slog.DiscardHandler)}
+}
+
+// TestUnsafeRunDir checks that a directory in which other users can create the socket is
+// not used, and that the status names the companions that cannot connect.
+func TestUnsafeRunDir(t *testing.T) {
+	parent := t.TempDir()
+	for name, c := range map[string]struct {
+		mode fs.FileMode
+		uid  int
+		want string
+	}{
+		"good":   {0o755, os.Geteuid(), ""},
+		"group":  {0o775, os.Geteuid(), "other users can write"},
+		"sticky": {0o777 | fs.ModeSticky, os.Geteuid(), "other users can write"},
+		"owner":  {0o755, 4001, "belongs to another user"},
+		"absent": {0, 0, "no such file"},
+	} {
+		dir := filepath.Join(parent, name)
+		if c.mode != 0 {
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(dir, c.mode); err != nil {
+				t.Fatal(err)
+			}
+			if os.Geteuid() == 0 {
+				if err := os.Chown(dir, c.uid, -1); err != nil {
+					t.Fatal(err)
+				}
+			} else if c.uid != os.Geteuid() {
+				continue // only root can change the owner
+			}
+		} else {
+			dir = filepath.Join(dir, "below")
+		}
+		p := withCompanions(t, "rundir \""+dir+"\"\ncompanion sync user 4001 to ipset \"scanwatch\"\n")
+		p.prepareCompanions()
+		list := p.companions.Status()
+		if len(list) != 1 || c.want == "" && list[0].Problem != "" || !strings.Contains(list[0].Problem, c.want) {
+			t.Errorf("%s: %+v", name, list)
+		}
+		if (p.runDir != "") != (c.want == "") {
+			t.Errorf("%s: the directory %q is used", name, p.runDir)
+		}
+	}
+}
+
+// TestSparing checks that companions receive no ban of a host that an export omits.
+func TestSparing(t *testing.T) {
+	p := withCompanions(t, `own-address 203.0.113.9
+table <friends> { 203.0.113.1, friend.example.org }
+table <partners> { 203.0.113.64/26 }
+pass match src <partners>
+`)
+	now := p.eventTime()
+	mail := func(a string) {
+		p.memory.Peers.Delivered(&memory.Client{Addr: netip.MustParseAddr(a)}, memory.Delivery{Messages: 1, Senders: []string{"example.org"}}, now)
+	}
+	login := func(a string) {
+		p.memory.Logins.Succeeded(&memory.Client{Addr: netip.MustParseAddr(a), User: []byte("user")}, now)
+	}
+	mail("192.0.2.1")
+	mail("2001:db8:1::25")
+	login("192.0.2.2")
+	login("2001:db8:2::7")
+	for prefix, want := range map[string]bool{
+		"192.0.2.1/32": true, "192.0.2.0/24": true, "192.0.2.2/32": true, "192.0.2.3/32": false, "192.0.2.128/25": false,
+		"2001:db8:1::25/128": true, "2001:db8:1::26/128": false, "2001:db8:1::/64": true, "2001:db8:1::/48": true, "2001:db8:9::/64": false,
+		"2001:db8:2::/64": true, "2001:db8:2::9/128": true,
+		"203.0.113.1/32": true, "203.0.113.2/32": false, "203.0.113.70/32": true, "203.0.113.0/24": true, "203.0.113.9/32": true,
+		"0.0.0.0/0": true, "::/0": true, "10.1.1.1/32": true, "127.0.0.2/32": true, "fe80::1/128": true,
+	} {
+		q := netip.MustParsePrefix(prefix)
+		if got := p.sparing([]netip.Prefix{q})(q); got != want {
+			t.Errorf("%s: spared %t, want %t", q, got, want)
+		}
+	}
+}
