@@ -273,7 +273,9 @@ func (e *Eraser) replace(s *store.Step) {
 	}
 }
 
-// replaced returns b with Marker instead of each name of the person. The result is valid
+// replaced returns b with Marker instead of each name of the person, or only Marker if that
+// would more than double a text, such as a line of many short names: otherwise a client
+// could send a session that does not fit into a record afterwards. The result is valid
 // until the next call with the same number of a buffer.
 func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	from, to := e.find(b, 0, at)
@@ -286,8 +288,12 @@ func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 		done = to
 		from, to = e.find(b, to, at)
 	}
-	e.bufs[buf] = append(out, b[done:]...)
-	return e.bufs[buf]
+	out = append(out, b[done:]...)
+	if len(out) > 2*len(b)+len(Marker) {
+		out = append(out[:0], Marker...)
+	}
+	e.bufs[buf] = out
+	return out
 }
 
 // find returns the limits of the first name of the person in b that starts at or after

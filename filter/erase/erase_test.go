@@ -42,6 +42,27 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// TestShortName checks that a session with a short name in each place still fits into a
+// record without the name.
+func TestShortName(t *testing.T) {
+	var all []store.Step
+	line, size := []byte("VRFY"+strings.Repeat(" a", 126)), 0
+	for ; size < 64<<10; size += len(line) {
+		all = append(all, store.Step{Kind: store.KindCommand, Text: line})
+	}
+	r, _ := record(t, "192.0.2.1", all...)
+	got := New(subject(t, "a"), nil, '+').Edit(&r)
+	if got == nil {
+		t.Fatal("the name was not found")
+	}
+	if n := len(store.AppendRecord(nil, got, steps(got))); n > store.MaxValue {
+		t.Errorf("%d bytes, more than %d", n, store.MaxValue)
+	}
+	if strings.Contains(shown(got), " a") {
+		t.Error("the name remains")
+	}
+}
+
 // TestReplaced checks which names are replaced in a text, and that others remain.
 func TestReplaced(t *testing.T) {
 	key := bytes.Repeat([]byte{7}, 32)
