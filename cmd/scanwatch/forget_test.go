@@ -304,6 +304,19 @@ func TestDumpUser(t *testing.T) {
 	}
 }
 
+// TestForgetStanding checks that a dry run announces the loss of standing.
+func TestForgetStanding(t *testing.T) {
+	p := newPeople(t)
+	p.stop()
+	const want = "\nstanding  known clients become unknown clients"
+	if _, out, _ := p.run("forget", personAddr); !strings.Contains(out, want) {
+		t.Errorf("%s", out)
+	}
+	if _, out, _ := p.run("forget", personUser); strings.Contains(out, want) {
+		t.Errorf("a user has no standing: %s", out)
+	}
+}
+
 // TestForgetBan checks that an active ban remains unless --bans is given.
 func TestForgetBan(t *testing.T) {
 	p := newPeople(t)

@@ -254,6 +254,9 @@ func (r *Result) Text(w io.Writer, zone *time.Location) {
 	for _, table := range slices.Sorted(maps.Keys(r.Rows)) {
 		line("state", "%s of %s", text.Plural(r.Rows[table], "row"), table)
 	}
+	if r.Rows[memory.KnownClients] > 0 {
+		line("standing", "known clients become unknown clients, whose mail rules can delay or reject")
+	}
 	for i := range r.Kept {
 		b := &r.Kept[i]
 		line("kept", "the ban of %s until %s, by %s, for the security of the server; --bans removes it", prefix.String(b.Prefix),
