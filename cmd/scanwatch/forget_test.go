@@ -317,6 +317,22 @@ func TestForgetStanding(t *testing.T) {
 	}
 }
 
+// TestForgetRole checks that a role account with a detail, which would include the role
+// account, is refused.
+func TestForgetRole(t *testing.T) {
+	p := newPeople(t)
+	p.stop()
+	before := p.digest()
+	for _, yes := range []string{"--yes=false", "--yes"} {
+		if status, out, stderr := p.run("forget", yes, "postmaster+x@example.org"); status != exitFailure || !strings.Contains(stderr, "role account") {
+			t.Errorf("%s: %d, %s%s", yes, status, out, stderr)
+		}
+	}
+	if p.digest() != before {
+		t.Error("files have changed")
+	}
+}
+
 // TestForgetBan checks that an active ban remains unless --bans is given.
 func TestForgetBan(t *testing.T) {
 	p := newPeople(t)
