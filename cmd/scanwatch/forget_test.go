@@ -304,6 +304,35 @@ func TestDumpUser(t *testing.T) {
 	}
 }
 
+// TestForgetStanding checks that a dry run announces the loss of standing.
+func TestForgetStanding(t *testing.T) {
+	p := newPeople(t)
+	p.stop()
+	const want = "\nstanding  known clients become unknown clients"
+	if _, out, _ := p.run("forget", personAddr); !strings.Contains(out, want) {
+		t.Errorf("%s", out)
+	}
+	if _, out, _ := p.run("forget", personUser); strings.Contains(out, want) {
+		t.Errorf("a user has no standing: %s", out)
+	}
+}
+
+// TestForgetRole checks that a role account with a detail, which would include the role
+// account, is refused.
+func TestForgetRole(t *testing.T) {
+	p := newPeople(t)
+	p.stop()
+	before := p.digest()
+	for _, yes := range []string{"--yes=false", "--yes"} {
+		if status, out, stderr := p.run("forget", yes, "postmaster+x@example.org"); status != exitFailure || !strings.Contains(stderr, "role account") {
+			t.Errorf("%s: %d, %s%s", yes, status, out, stderr)
+		}
+	}
+	if p.digest() != before {
+		t.Error("files have changed")
+	}
+}
+
 // TestForgetBan checks that an active ban remains unless --bans is given.
 func TestForgetBan(t *testing.T) {
 	p := newPeople(t)

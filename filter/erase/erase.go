@@ -38,8 +38,21 @@ type Subject struct {
 }
 
 // Parse parses an address, a prefix, a mailbox or a user name. It accepts the escaped form
-// in which other commands print names. An IPv6 address stands for its /64.
-func Parse(arg string) (s Subject, err error) {
+// in which other commands print names. An IPv6 address stands for its /64. The result of
+// String has the same meaning, because a running filter parses it.
+func Parse(arg string) (Subject, error) {
+	s, err := parse(arg)
+	if err != nil {
+		return s, err
+	}
+	again, err := parse(s.String())
+	if err != nil || again.prefix != s.prefix || !bytes.Equal(again.name, s.name) {
+		return Subject{}, fmt.Errorf("%q is ambiguous; write the address or name without brackets and escapes", arg)
+	}
+	return s, nil
+}
+
+func parse(arg string) (s Subject, err error) {
 	if p, _, err := prefix.Parse(arg); err == nil {
 		if p.Addr().Is6() && p.Bits() > 64 {
 			p, _ = p.Addr().Prefix(64)
@@ -48,7 +61,7 @@ func Parse(arg string) (s Subject, err error) {
 			return s, fmt.Errorf("%s is larger than a /%d (IPv6: /%d)", p, leastBits4, leastBits6)
 		}
 		return Subject{prefix: p}, nil
-	} else if strings.Trim(arg, "0123456789./") == "" || strings.Contains(arg, "/") || strings.HasPrefix(arg, "[") {
+	} else if likePrefix(arg) {
 		return s, err
 	}
 	name, err := text.Unescape(arg)
@@ -58,6 +71,7 @@ func Parse(arg string) (s Subject, err error) {
 	if n := len(name); n > 1 && name[0] == '<' && name[n-1] == '>' {
 		name = name[1 : n-1]
 	}
+	name = unquoted(name)
 	at := bytes.LastIndexByte(name, '@')
 	switch {
 	case len(name) == 0:
@@ -70,6 +84,36 @@ func Parse(arg string) (s Subject, err error) {
 		return s, fmt.Errorf("%q is a role account, which does not identify a person", arg)
 	}
 	return Subject{name: lower(name)}, nil
+}
+
+// likePrefix reports whether arg can only be a misspelt address or prefix. A user name can
+// be a number, and a local part can have a slash.
+func likePrefix(arg string) bool {
+	if strings.Contains(arg, "@") {
+		return false
+	}
+	return strings.Trim(arg, "0123456789./") == "" && strings.Contains(arg, ".") || strings.Contains(arg, "/") || strings.HasPrefix(arg, "[")
+}
+
+// unquoted removes the quotes of a local part that does not need them.
+func unquoted(name []byte) []byte {
+	at := bytes.LastIndexByte(name, '@')
+	if at < 3 || name[0] != '"' || name[at-1] != '"' {
+		return name
+	}
+	local := name[1 : at-1]
+	if bytes.ContainsAny(local, `"\\`) || bytes.ContainsFunc(local, func(r rune) bool { return r < 0x80 && endsLocal(byte(r)) }) {
+		return name
+	}
+	return append(bytes.Clone(local), name[at:]...)
+}
+
+// Role reports whether the subject is a role account with a detail, which would include
+// the role account.
+func (s Subject) Role(delimiter byte) bool {
+	base := mailbox.AppendBase(nil, s.name, delimiter)
+	at := bytes.LastIndexByte(base, '@')
+	return at > 0 && mailbox.IsRole(base[:at])
 }
 
 // String returns the subject in escaped form. Parse accepts it.
@@ -273,7 +317,9 @@ func (e *Eraser) replace(s *store.Step) {
 	}
 }
 
-// replaced returns b with Marker instead of each name of the person. The result is valid
+// replaced returns b with Marker instead of each name of the person, or only Marker if that
+// would more than double a text, such as a line of many short names: otherwise a client
+// could send a session that does not fit into a record afterwards. The result is valid
 // until the next call with the same number of a buffer.
 func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	from, to := e.find(b, 0, at)
@@ -286,8 +332,12 @@ func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 		done = to
 		from, to = e.find(b, to, at)
 	}
-	e.bufs[buf] = append(out, b[done:]...)
-	return e.bufs[buf]
+	out = append(out, b[done:]...)
+	if len(out) > 2*len(b)+len(Marker) {
+		out = append(out[:0], Marker...)
+	}
+	e.bufs[buf] = out
+	return out
 }
 
 // find returns the limits of the first name of the person in b that starts at or after

@@ -29,16 +29,60 @@ func TestParse(t *testing.T) {
 		"192.0.2.1": "192.0.2.1", "192.0.2.0/24": "192.0.2.0/24", "2001:db8::7": "2001:db8::/64", "[2001:db8::7]": "2001:db8::/64",
 		"::ffff:192.0.2.1": "192.0.2.1", "10.0.0.0/8": "10.0.0.0/8", "2001:db8::/32": "2001:db8::/32",
 		"Erin@Example.org": "erin@example.org", "<erin@example.org>": "erin@example.org", "ERIN": "erin", `dom\\erin`: `dom\\erin`,
+		"1234": "1234", "erin/work@example.org": "erin/work@example.org", `"Erin"@example.org`: "erin@example.org",
 		"x\x1b[31m": `x\x1b[31m`, `x\x1b[31m`: `x\x1b[31m`, "fe80": "fe80",
 	} {
 		if s, err := Parse(arg); err != nil || s.String() != want {
 			t.Errorf("%q: %v, %v, want %s", arg, s, err, want)
 		}
 	}
-	for _, arg := range []string{"", "<>", "@example.org", "erin@", "192.0.2.300", "192.0.2.0/33", "0.0.0.0/0", "::/0", "2001::/15", "192.0.2.1/", "a/b", "postmaster", "abuse@example.org", strings.Repeat("x", 256)} {
+	for _, arg := range []string{"", "<>", "@example.org", "erin@", "192.0.2.300", "192.0.2.0/33", "0.0.0.0/0", "::/0", "2001::/15", "192.0.2.1/", "a/b", "postmaster", `"abuse"@example.org`, "abuse@example.org", strings.Repeat("x", 256)} {
 		if s, err := Parse(arg); err == nil {
 			t.Errorf("%q: %v", arg, s)
 		}
+	}
+}
+
+// TestParseAgain checks that a name is refused if a running filter, which parses the
+// result of String, would remove somebody else.
+func TestParseAgain(t *testing.T) {
+	for _, arg := range []string{"<192.0.2.1>", `\x3192.0.2.1`, `10.0.0.0\x2f8`, "<<erin>>", "<<erin@example.org>>"} {
+		s, err := Parse(arg)
+		if err == nil {
+			again, _ := Parse(s.String())
+			t.Errorf("%q: %q, and %q in the filter", arg, s, again)
+		}
+	}
+}
+
+// TestRole checks that a role account is recognised with a detail.
+func TestRole(t *testing.T) {
+	for arg, want := range map[string]bool{"postmaster+x@example.org": true, "Abuse+x+y@example.org": true, "erin+abuse@example.org": false, "abuse-x@example.org": false,
+		"postmaster.erin@example.org": false, "erin": false, "192.0.2.1": false} {
+		if got := subject(t, arg).Role('+'); got != want {
+			t.Errorf("%s: %v", arg, got)
+		}
+	}
+}
+
+// TestShortName checks that a session with a short name in each place still fits into a
+// record without the name.
+func TestShortName(t *testing.T) {
+	var all []store.Step
+	line, size := []byte("VRFY"+strings.Repeat(" a", 126)), 0
+	for ; size < 64<<10; size += len(line) {
+		all = append(all, store.Step{Kind: store.KindCommand, Text: line})
+	}
+	r, _ := record(t, "192.0.2.1", all...)
+	got := New(subject(t, "a"), nil, '+').Edit(&r)
+	if got == nil {
+		t.Fatal("the name was not found")
+	}
+	if n := len(store.AppendRecord(nil, got, steps(got))); n > store.MaxValue {
+		t.Errorf("%d bytes, more than %d", n, store.MaxValue)
+	}
+	if strings.Contains(shown(got), " a") {
+		t.Error("the name remains")
 	}
 }
 

@@ -17,6 +17,9 @@ type Peers struct {
 	forgotten forgotten
 }
 
+// KnownClients is the name of the table of Peers in Status.
+const KnownClients = "known clients"
+
 type peerKey struct {
 	host Host // for a domain, its hash
 	kind peerKind
@@ -77,7 +80,7 @@ const peersBucket = "peers"
 func newPeers(s *shared) *Peers {
 	t := &Peers{shared: s, forgotten: forgotten{dirty: true}}
 	t.rows = newTable(s, schema[peerKey, peer]{
-		name: "known clients", bucket: peersBucket, limit: maxPeers, evictionScore: peerScore,
+		name: KnownClients, bucket: peersBucket, limit: maxPeers, evictionScore: peerScore,
 		key: func(k peerKey) []byte { return k.host.append([]byte{byte(k.kind)}) },
 		value: func(p peer) []byte {
 			return append(append(words(p.first, p.good, p.login, p.bad, p.wrote, p.messages, p.days), words(p.senders[:]...)...), words(p.helos[:]...)...)

@@ -51,6 +51,9 @@ func (r *Result) Empty() bool { return r.Own+r.Mentions+len(r.Rows)+len(r.Kept) 
 // Survey returns the data that Remove would remove. It changes nothing.
 func Survey(o Options) (r Result, err error) {
 	r = Result{Who: o.Who}
+	if o.Who.Role(o.Dir.Limits().Delimiter) {
+		return r, errors.New("this is a role account with a detail, and a role account does not identify a person")
+	}
 	key, err := control.HashKey(o.Dir.Path)
 	if err != nil {
 		return r, err
@@ -253,6 +256,9 @@ func (r *Result) Text(w io.Writer, zone *time.Location) {
 	}
 	for _, table := range slices.Sorted(maps.Keys(r.Rows)) {
 		line("state", "%s of %s", text.Plural(r.Rows[table], "row"), table)
+	}
+	if r.Rows[memory.KnownClients] > 0 {
+		line("standing", "known clients become unknown clients, whose mail rules can delay or reject")
 	}
 	for i := range r.Kept {
 		b := &r.Kept[i]
