@@ -7,7 +7,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// reference is the placeholder of the session id in a reply text.
+// reference stands for the session id in a reply text.
 const reference = "$session"
 
 // Temporary returns the text of a permanent reply with a temporary code. To disconnect,

@@ -360,7 +360,7 @@ func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
 	}
 	if r.Counts != (Counts{}) {
 		dst = protowire.AppendTag(dst, recCounts, protowire.BytesType)
-		dst = append(dst, 0) // placeholder for the length: at most ten varints of 5 bytes
+		dst = append(dst, 0) // room for the length: at most ten varints of 5 bytes
 		at := len(dst)
 		for _, n := range r.Counts.fields() {
 			dst = protowire.AppendVarint(dst, uint64(*n))

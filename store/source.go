@@ -145,14 +145,14 @@ func (r *rows) close() {
 // blocks contains the records of a sealed segment. The next block is read and decoded
 // in the background.
 type blocks struct {
-	file  *sealedFile
-	query query
-	todo  []*blockInfo                 // the blocks after ahead
-	ahead <-chan result[*decodedBlock] // the next block; nil at the end
-	now   *decodedBlock                // the current block
-	row   int                          // the current record
-	end   int                          // the first record of the block that follows the selected ones
-	errs  []error                      // not reported yet
+	file    *sealedFile
+	query   query
+	pending []*blockInfo                 // the blocks after ahead
+	ahead   <-chan result[*decodedBlock] // the next block; nil at the end
+	now     *decodedBlock                // the current block
+	row     int                          // the current record
+	end     int                          // the first record of the block that follows the selected ones
+	errs    []error                      // not reported yet
 }
 
 // spareBlocks are blocks whose buffers are free. Each open segment needs two.
@@ -189,7 +189,7 @@ func openBlocks(d *directory, info Segment, q query) (*cursor, error) {
 		switch info := &f.blocks[i]; {
 		case info.last.compare(q.from) < 0 || q.ends(info.first):
 		case q.only == nil || q.only.mayHave(info):
-			b.todo = append(b.todo, info)
+			b.pending = append(b.pending, info)
 		default:
 			if c.skipped == 0 {
 				c.oldest = info.first
@@ -203,12 +203,12 @@ func openBlocks(d *directory, info Segment, q query) (*cursor, error) {
 
 // fetch starts to read the next block.
 func (b *blocks) fetch(to *decodedBlock) {
-	if b.ahead = nil; len(b.todo) == 0 {
+	if b.ahead = nil; len(b.pending) == 0 {
 		b.query.spare.put(to)
 		return
 	}
-	info := b.todo[0]
-	b.todo = b.todo[1:]
+	info := b.pending[0]
+	b.pending = b.pending[1:]
 	b.ahead = background(func() (*decodedBlock, error) { return to, b.file.load(info, to, b.query.kinds) })
 }
 

@@ -114,7 +114,7 @@ func (p *policies) start() rules.Settings {
 	if !ok {
 		// watch loads the configuration when the disk answers. Its rules are unknown
 		// until then and may need any phase.
-		p.config, p.asked, p.unread = config.Placeholder(p.file), smtpd.Requests(smtp.Answerable), true
+		p.config, p.asked, p.unread = config.Unread(p.file), smtpd.Requests(smtp.Answerable), true
 		p.log.Error("configuration unreadable: disk timeout; observing only, recording in the default directory; restart smtpd when the disk answers", "file", p.file)
 		p.note(nil, "disk timeout at startup; restart smtpd")
 		return defaults

@@ -132,9 +132,9 @@ func newConfig(file string) *Config {
 	return &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
 }
 
-// Placeholder returns a Config without a policy for a file that could not be read in
+// Unread returns a Config without a policy for a file that could not be read in
 // time. Its method Changed returns true if the file exists.
-func Placeholder(file string) *Config {
+func Unread(file string) *Config {
 	return &Config{File: file, files: map[string]stamp{file: {}}}
 }
 
