@@ -16,6 +16,7 @@ import (
 
 	"scanwatch/filter/decide"
 	"scanwatch/filter/detect"
+	"scanwatch/filter/dnslist"
 	"scanwatch/filter/events"
 	"scanwatch/filter/journal"
 	"scanwatch/filter/lookup"
@@ -58,6 +59,8 @@ type Options struct {
 	Budget int64
 	// Recorded means that events come from records, in which names may be hashed.
 	Recorded bool
+	// Lookups, if not nil, has the answers of DNS lists.
+	Lookups *dnslist.Table
 	// Trace, if not nil, is called for each evaluation of the policy. The facts are
 	// valid only during the call.
 	Trace func(*rules.Policy, *rules.Facts, smtp.Answer)
@@ -86,9 +89,10 @@ type Pipeline struct {
 	table table
 	clock int64 // time of the newest event
 
-	found  detect.Case   // reused
-	client memory.Client // client of the current event
-	out    smtp.Outcome  // reused
+	found  detect.Case    // reused
+	client memory.Client  // client of the current event
+	out    smtp.Outcome   // reused
+	facts  []dnslist.Fact // reused
 }
 
 // New returns a Pipeline without sessions that only observes.
@@ -141,6 +145,11 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 	if s == nil || p.settings == nil {
 		return smtp.Answer{}
 	}
+	if s.asking {
+		if wait := listed(p, s, ev); wait > 0 && !ev.Waited {
+			return smtp.Answer{Wait: wait}
+		}
+	}
 	s.track.Apply(ev)
 	p.identify(s)
 	p.detect(s, ev)
@@ -179,6 +188,9 @@ func (p *Pipeline) take(s *session, ev *smtp.Event) {
 	}
 	p.detect(s, ev)
 	p.learn(s, ev)
+	if ev.Kind == smtp.EventConnect && p.o.Lookups != nil {
+		consult(p, s, ev.Time)
+	}
 }
 
 // locate adds the facts about the address of a new session: they come from the site and
@@ -242,10 +254,10 @@ func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
 		s.detect.Evidence |= f.Evidence
 		return
 	}
-	if !s.detect.Add(f) {
+	switch added := s.detect.Add(f); {
+	case !added && f.Evidence != rules.Listed: // each list has its own finding
 		return
-	}
-	if f.Confidence != detect.Low && f.Evidence&detect.CountedPerEvent == 0 {
+	case added && f.Confidence != detect.Low && f.Evidence&detect.CountedPerEvent == 0:
 		p.memory.Counters.Add(&p.client, f.Evidence, ev.Time)
 	}
 	p.out = smtp.Outcome{
@@ -317,6 +329,9 @@ func (p *Pipeline) begin(at int64) {
 		p.memory.Recipients.Delimiter(policy.Delimiter)
 	}
 	p.decider.Use(policy, refs)
+	if p.o.Lookups != nil && policy != nil {
+		p.o.Lookups.Use(policy.Lookups)
+	}
 	p.hide()
 }
 

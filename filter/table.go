@@ -19,6 +19,7 @@ type session struct {
 	journal journal.State
 	source  *source
 	domain  string // registered domain of the proven name; empty if there is none
+	asking  bool   // DNS lists have been asked about the client, and some have not answered
 
 	sender     []byte          // domain of the latest ordinary sender
 	registered string          // registered domain of sender
@@ -106,7 +107,7 @@ func (t *table) close(s *session) {
 	t.count.Store(int64(len(t.live)))
 	if len(t.free) < maxFree {
 		s.track.Reset()
-		s.detect, s.decide, s.source, s.domain = detect.State{}, decide.State{}, nil, ""
+		s.detect, s.decide, s.source, s.domain, s.asking = detect.State{}, decide.State{}, nil, "", false
 		s.sender, s.registered, s.ordinary, s.delivery = s.sender[:0], "", "", memory.Delivery{Senders: s.delivery.Senders[:0]}
 		t.free = append(t.free, s)
 	}

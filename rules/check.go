@@ -35,6 +35,7 @@ func (c *Config) check() *checker {
 		once:      map[string]Pos{},
 		tags:      map[string]bool{},
 		files:     map[string]*Config{},
+		listed:    map[string]*declaredLookup{},
 	}
 	// Collect the declarations first, because statements may use a name before its
 	// declaration.
@@ -53,6 +54,7 @@ func (c *Config) check() *checker {
 	}
 	k.scores()
 	checkCompanions(k)
+	checkLookups(k)
 	k.unused()
 	k.shadows()
 	return k
@@ -101,6 +103,8 @@ type checker struct {
 
 	companions []*Companion
 	zones      []*Zone
+	lookups    []*Lookup
+	listed     map[string]*declaredLookup
 
 	errors, warnings Errors
 }
@@ -144,6 +148,9 @@ func (k *checker) declare(s Statement) {
 	case *Zone:
 		k.unique("zone "+s.Name, s.Pos)
 		k.zones = append(k.zones, s)
+	case *Lookup:
+		k.unique("lookup "+s.Name, s.Pos)
+		k.lookups, k.listed[s.Name] = append(k.lookups, s), &declaredLookup{allow: s.Allow}
 	case *Macro:
 		k.macros = append(k.macros, s)
 	case *TableDecl:
@@ -216,6 +223,8 @@ func (k *checker) conds(cs []*Cond, ofRule bool) {
 			k.warnf(c.Pos, `add: asn "/path/to/file.mmdb"`, "without an asn file this never matches")
 		case c.Word == "country" && k.settings.Country == "":
 			k.warnf(c.Pos, `add: country "/path/to/file.mmdb"`, "without a country file this never matches")
+		case c.Word == "listed":
+			usesLookup(k, c, ofRule)
 		}
 		for _, trap := range condTraps {
 			trap(k, c)
@@ -287,6 +296,7 @@ func (k *checker) rule(r *Rule) {
 	}
 	hitsUsers(k, r)
 	needsAuth(k, r)
+	accuses(k, r)
 	elsewhere(k, r.On, r.Conds)
 	refuses := r.Decides && r.Decision >= smtp.Reject
 	switch {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"scanwatch/internal/prefix"
 	"scanwatch/internal/text"
 )
 
@@ -17,9 +18,11 @@ type Role string
 const (
 	RoleSync  Role = "sync"  // keeps a firewall or file in step with the bans
 	RoleServe Role = "serve" // answers DNS queries about the bans
+	// RoleLookup asks DNS lists about unknown clients.
+	RoleLookup Role = "lookup"
 )
 
-var roleNames = []string{string(RoleSync), string(RoleServe)}
+var roleNames = []string{string(RoleSync), string(RoleServe), string(RoleLookup)}
 
 // Companion is `companion role user name ...`.
 type Companion struct {
@@ -37,6 +40,9 @@ type Companion struct {
 	Listen []netip.Addr
 	Port   int // 53 if not set
 	Allow  []netip.Prefix
+
+	// Of lookup. Port is the port of the resolvers.
+	Resolvers []netip.Addr // of resolv.conf(5) if not set
 }
 
 // Targets contains the kinds of targets of sync, and what their argument names.
@@ -74,6 +80,9 @@ func parseCompanion(l *line) (Statement, *Error) {
 	}
 	if err == nil && c.Role == RoleServe {
 		err = c.parseListen(l)
+	}
+	if err == nil && c.Role == RoleLookup && l.accept("resolver") {
+		err = c.parseResolvers(l)
 	}
 	return c, err
 }
@@ -153,6 +162,24 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 	return err
 }
 
+// parseResolvers parses the resolvers of the companion lookup.
+func (c *Companion) parseResolvers(l *line) *Error {
+	hosts, err := l.prefixes("an address")
+	if err != nil {
+		return err
+	}
+	for _, p := range hosts {
+		if !p.IsSingleIP() || p.Addr().IsUnspecified() {
+			return l.errorf(l.toks[l.at-1].pos, "", "%s is not the address of a resolver", prefix.String(p))
+		}
+		c.Resolvers = append(c.Resolvers, p.Addr())
+	}
+	if l.accept("port") {
+		c.Port, err = l.number("a port", 1, 65535)
+	}
+	return err
+}
+
 // prefixes parses an address or network, or a list of them, without tables.
 func (l *line) prefixes(what string) (list []netip.Prefix, err *Error) {
 	values, err := l.values(what, addressValue)
@@ -224,6 +251,15 @@ func (c *Companion) String() string {
 		}
 		return s
 	}
+	if c.Role == RoleLookup {
+		if c.Resolvers != nil {
+			s += " resolver " + listOf(c.Resolvers)
+		}
+		if c.Port > 0 {
+			s += " port " + strconv.Itoa(c.Port)
+		}
+		return s
+	}
 	s += " listen " + listOf(c.Listen)
 	if c.Port > 0 {
 		s += " port " + strconv.Itoa(c.Port)
@@ -261,7 +297,7 @@ func listOf[T interface{ String() string }](all []T) string {
 
 // checkCompanions checks the dependencies between the statements of companions.
 func checkCompanions(k *checker) {
-	var serve *Companion
+	var serve, lookup *Companion
 	targets := map[string]Pos{}
 	for _, c := range k.companions {
 		if c.Role == RoleServe {
@@ -269,6 +305,13 @@ func checkCompanions(k *checker) {
 				k.errorf(c.Pos, "", "companion serve is a duplicate of %s", serve.Pos)
 			}
 			serve = c
+			continue
+		}
+		if c.Role == RoleLookup {
+			if lookup != nil {
+				k.errorf(c.Pos, "", "companion lookup is a duplicate of %s", lookup.Pos)
+			}
+			lookup = c
 			continue
 		}
 		target := c.Target + " " + c.Argument

@@ -27,6 +27,7 @@ type Settings struct {
 	RunDir     string
 	Companions []*Companion
 	Zones      []*Zone
+	Lookups    []*Lookup
 }
 
 // The defaults of the store statement.
@@ -44,6 +45,8 @@ func (c *Config) Settings() Settings {
 			s.Companions = append(s.Companions, st)
 		case *Zone:
 			s.Zones = append(s.Zones, st)
+		case *Lookup:
+			s.Lookups = append(s.Lookups, st)
 		}
 		set, ok := st.(*Setting)
 		if !ok {
@@ -123,6 +126,11 @@ type Policy struct {
 	rules     []rule
 	phases    [smtp.NumPhases][]int // indexes of the rules of each phase
 	tags      []string
+
+	// Holds contains, for each phase and list in Lookups, the maximum time from the start
+	// of a session for which an answer waits for the list. It is 0 if no rule of the phase
+	// needs the list.
+	Holds [smtp.NumPhases][MaxLookups]time.Duration
 }
 
 type weight struct {
@@ -180,6 +188,7 @@ func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 			p.addRule(s)
 		}
 	}
+	setHolds(p)
 	return p, warnings, nil
 }
 
@@ -257,6 +266,7 @@ func (p *Policy) conds(trees []*Cond) []cond {
 				c.add(v, row.envelope)
 			case tree.Word == "listener":
 				c.listeners |= p.listenerSet(v.Text)
+			case tree.Word == "listed": // matchListed uses the tree
 			case tree.Word == "fcrdns":
 				c.states |= 1 << smtp.ParseFCrDNS([]byte(v.Text))
 			default:

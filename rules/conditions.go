@@ -44,8 +44,10 @@ var conditions = []condition{
 		match: matchASN, fact: factASN, say: sayValues("is in the network", "is in a network in")},
 	{word: "country", args: "code", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("a country", countryValue),
 		match: matchCountry, fact: factCountry, say: sayValues("is in the country", "is in a country in")},
-	{word: "evidence", args: "token", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("evidence", evidenceValue),
+	{word: "evidence", args: "token", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: parseEvidence,
 		match: matchEvidence, fact: factEvidence, say: sayEvidence},
+	{word: "listed", args: "name", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("a lookup", lookupValue),
+		match: matchListed, fact: factListed, say: sayListed},
 	{word: "score", args: "> number", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: parseOver, over: true,
 		match: matchScore, fact: factScore, say: sayScore},
 	{word: "known", alias: "seen-good", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: noArgs,
@@ -102,6 +104,24 @@ func needs(what string, value valueFunc) func(*line, *Cond) *Error {
 		c.Values, err = l.values(what, value)
 		return err
 	}
+}
+
+// parseEvidence parses a token or a list of tokens. A token may also be the word of a
+// condition, such as listed.
+func parseEvidence(l *line, c *Cond) *Error {
+	return l.each(func() *Error {
+		t := l.next()
+		if !l.isValue(t) && (t.kind != wordToken || TokenByName(t.text) == nil) {
+			hint := ""
+			if t.kind == wordToken {
+				hint = fmt.Sprintf("write \"%s\" in quotes to use it as a value", t.text)
+			}
+			return l.errorf(t.pos, hint, "expected evidence%s", insteadOf(t))
+		}
+		v, err := l.value(t, evidenceValue)
+		c.Values = append(c.Values, v)
+		return err
+	})
 }
 
 // fcrdnsStates contains the arguments of fcrdns.

@@ -227,7 +227,7 @@ func (r *Rule) shield() shield {
 				return shieldTemporary
 			}
 			s = shieldFull
-		case "src", "rdns", "fcrdns", "asn", "country", "helo", "score", "known", "trusted":
+		case "src", "rdns", "fcrdns", "asn", "country", "helo", "score", "known", "trusted", "listed":
 			s = shieldFull
 		}
 	}

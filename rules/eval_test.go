@@ -202,6 +202,14 @@ func TestConditions(t *testing.T) {
 		{"auth joe", func(f *Facts) { f.Local = true }, Unknown},
 		{"tls", nil, No},
 		{"tls", func(f *Facts) { f.TLS = true }, Yes},
+		{"listed bl", nil, Unknown},
+		{"listed bl", func(f *Facts) { f.Listings = []smtp.Listing{{Name: "bl"}} }, No},
+		{"listed bl", func(f *Facts) { f.Listings = []smtp.Listing{{Name: "two", Listed: true}} }, Unknown},
+		{"listed { bl, two }", func(f *Facts) { f.Listings = []smtp.Listing{{Name: "two", Listed: true}} }, Yes},
+		{"listed { bl, two }", func(f *Facts) { f.Listings = []smtp.Listing{{Name: "two"}} }, Unknown},
+		{"listed { bl, two }", func(f *Facts) { f.Listings = []smtp.Listing{{Name: "two"}, {Name: "bl"}} }, No},
+		{"evidence listed", func(f *Facts) { f.Evidence = Listed }, Yes},
+		{"evidence { listed, cloud }", nil, Unknown},
 	}
 	covered := map[string]bool{}
 	for _, tt := range tests {
@@ -217,7 +225,7 @@ func TestConditions(t *testing.T) {
 			}
 			// The auth condition, always false, keeps rules from skipping
 			// exempt sessions: only the answer of the condition counts.
-			p := compile(t, "asn \"x\"\ncountry \"x\"\nrule r phase rcpt-to match "+not+tt.cond+" auth /^no such user$/ tag a")
+			p := compile(t, "asn \"x\"\ncountry \"x\"\nlookup bl dnsbl \"bl.example.org\" codes 127.0.0.2\nlookup two dnsbl \"bl.example.net\" codes 127.0.0.2\nrule r phase rcpt-to match "+not+tt.cond+" auth /^no such user$/ tag a")
 			_, traces := p.Explain(&f)
 			if got := traces[0].Conds[0].Answer; got != want {
 				t.Errorf("%s%s: got %s, want %s; fact %s", not, tt.cond, got, want, traces[0].Conds[0].Fact)
@@ -546,8 +554,9 @@ rule after phase helo match helo x reject`)
 // TestFactsAreSafe checks that hostile text is escaped in every fact.
 func TestFactsAreSafe(t *testing.T) {
 	bad := []byte("a\x1b]0;x\a\r\n\xff\u202e<b>|")
-	f := Facts{Phase: smtp.PhaseRcptTo, RDNS: bad, Helo: bad, MailFrom: bad, RcptTo: bad, User: bad, Auth: true, Failed: [][]byte{bad}, Country: string(bad)}
-	p := compile(t, "asn \"x\"\ncountry \"x\"\npass match src 192.0.2.1 listener mx rdns x fcrdns asn 1 country de evidence scanner score > 1 known trusted auth-failed x count harvest > 1 helo x mail-from x auth tls rcpt-to x")
+	f := Facts{Phase: smtp.PhaseRcptTo, RDNS: bad, Helo: bad, MailFrom: bad, RcptTo: bad, User: bad, Auth: true, Failed: [][]byte{bad}, Country: string(bad),
+		Listings: []smtp.Listing{{Name: "bl", Listed: true, Codes: string(bad)}}}
+	p := compile(t, "asn \"x\"\ncountry \"x\"\nlookup bl dnsbl \"bl.example.org\" codes 127.0.0.2\npass match src 192.0.2.1 listener mx rdns x fcrdns asn 1 country de evidence scanner listed bl score > 1 known trusted auth-failed x count harvest > 1 helo x mail-from x auth tls rcpt-to x")
 	_, traces := p.Explain(&f)
 	if len(traces[0].Conds) != len(conditions) {
 		t.Errorf("%d conditions of %d", len(traces[0].Conds), len(conditions))

@@ -57,6 +57,7 @@ const (
 	Backscatter
 	RecipientFlood
 	AccountAbuse
+	Listed
 )
 
 // A Token describes one kind of evidence.
@@ -109,6 +110,7 @@ var Tokens = []Token{
 	{Backscatter, "backscatter", "sends bounces to recipients that do not exist", smtp.PhaseRcptTo},
 	{RecipientFlood, "recipient-flood", "asks for further recipients after many were rejected", smtp.PhaseRcptTo},
 	{AccountAbuse, "account-abuse", "uses an account that may be stolen", smtp.PhaseMailFrom},
+	{Listed, "listed", "is in a DNS block list", smtp.PhaseConnect},
 }
 
 // conduct is the evidence about the behaviour of a client. Other evidence is about the

@@ -36,6 +36,10 @@ type Facts struct {
 	RcptTo   []byte
 	TLS      bool
 
+	// Listings contains the answers of DNS lists. A list that is missing has not
+	// answered.
+	Listings []smtp.Listing
+
 	ASN      uint32
 	ASNKnown bool   // ASN is known; it is 0 if no AS announces the address
 	Country  string // two capital letters; empty if unknown

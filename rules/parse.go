@@ -63,8 +63,9 @@ var statements = []statement{
 	{"rule", "rule name [observe] [even trusted] [on listener] phase phase match condition ... action ...", parseRule},
 	{"score", "score evidence token number", parseWeight},
 	{"rundir", `rundir "directory"`, parseText},
-	{"companion", `companion sync user name to target "argument" ... | serve user name listen address ...`, parseCompanion},
+	{"companion", `companion sync user name to target "argument" ... | serve user name listen address ... | lookup user name [resolver address ...]`, parseCompanion},
 	{"zone", `zone "name" bans | builtin name | file "file" [ttl duration]`, parseZone},
+	{"lookup", `lookup name dnsbl | allowlist "zone" codes code | { code, ... } [ignore code | { code, ... }] [key "file"] [rate number] [hold duration]`, parseLookup},
 	{"include", `include "file"`, parseInclude},
 }
 

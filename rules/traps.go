@@ -29,7 +29,7 @@ var perEvent = []string{"unknown-recipient", "backscatter", "recipient-flood", "
 var alwaysLow = []string{"syntax-error"}
 
 // notOfUsers contains the evidence for which no user name is known.
-var notOfUsers = []string{"scanner", "cloud", "botnet-helo", "rdns-missing", "fcrdns-fail", "flood", "pipelining", "early-talker"}
+var notOfUsers = []string{"scanner", "cloud", "botnet-helo", "rdns-missing", "fcrdns-fail", "flood", "pipelining", "early-talker", "listed"}
 
 func countedOnce(k *checker, c *Cond) {
 	if c.Word != "count" || c.Window > 0 || c.Over < 1 || slices.Contains(perEvent, c.Values[0].Text) {

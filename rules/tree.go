@@ -22,7 +22,7 @@ type Config struct {
 }
 
 // Statement is one logical line: *Setting, *TableDecl, *Listener, *Pass, *Rule,
-// *Weight, *Companion, *Zone, *Macro or *Include.
+// *Weight, *Companion, *Zone, *Lookup, *Macro or *Include.
 type Statement interface {
 	Position() Pos
 	String() string // without the newline

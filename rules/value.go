@@ -160,6 +160,13 @@ func listenerValue(t token) (Value, string) {
 	return Value{Kind: WordValue, Text: t.text}, ""
 }
 
+func lookupValue(t token) (Value, string) {
+	if t.kind != wordToken && t.kind != stringToken || !isName(t.text) {
+		return Value{}, fmt.Sprintf("`%s` is not the name of a lookup", t)
+	}
+	return Value{Kind: WordValue, Text: t.text}, ""
+}
+
 // tableValue parses a value of an inline table: an address, an AS number that
 // begins with AS, or a name.
 func tableValue(t token) (Value, string) {

@@ -161,6 +161,7 @@ var kindNames = [numKinds]string{
 	KindNone: "none", KindGreeting: "greeting", KindHelo: "helo", KindTLS: "tls", KindAuth: "auth", KindMail: "mail", KindRcpt: "rcpt", KindData: "data",
 	KindCommit: "commit", KindRollback: "rollback", KindCommand: "command", KindInput: "input", KindTimeout: "timeout", KindQuit: "quit",
 	KindFinding: "finding", KindVerdict: "verdict", KindFilter: "filter", KindTag: "tag", KindBan: "ban", KindReference: "reference",
+	KindListed: "listed",
 }
 
 // columnNames are the names of the columns of records, or of the steps of a kind.

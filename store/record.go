@@ -282,6 +282,10 @@ const (
 	// rejected, or in which a rule banned the host. Session: its id, which is the
 	// reference in replies.
 	KindReference Kind = 19
+	// KindListed is the answer of a DNS list about the source. Text: name of the list,
+	// Match: zone, Arg: codes, Result: fail in a block list, pass in an allowlist, ok in
+	// neither
+	KindListed Kind = 20
 )
 
 // A record is a message in protocol buffers encoding. store/record.proto describes

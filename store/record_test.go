@@ -242,7 +242,7 @@ func TestProtoFile(t *testing.T) {
 		"RESULT":   named(func(n uint8) string { return smtp.Result(n).String() }),
 		"DECISION": named(func(n uint8) string { return smtp.Decision(n).String() }),
 		"PHASE":    named(func(n uint8) string { return smtp.Phase(n).String() }) + 1,
-		"KIND":     int(KindReference) + 1,
+		"KIND":     int(KindListed) + 1,
 	}
 	if !reflect.DeepEqual(seen, want) {
 		t.Errorf("enumerations have %v values, the code %v", seen, want)

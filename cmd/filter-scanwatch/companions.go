@@ -76,6 +76,7 @@ func (p *program) serveCompanions(live context.Context) {
 		control.BansCommand(p.memory.Bans, p.state, p.eventTime, p.sparing, p.policies.enforced),
 		p.companions.NoteCommand(),
 	}}
+	server.Commands = append(server.Commands, control.LookupCommands(p.lookups)...)
 	server.Run(live, p.runDir, socketCheck)
 }
 

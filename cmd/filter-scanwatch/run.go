@@ -19,6 +19,7 @@ import (
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter"
+	"scanwatch/filter/dnslist"
 	"scanwatch/filter/events"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
@@ -78,6 +79,8 @@ type program struct {
 
 	companions *control.Companions // nil without companions
 	runDir     string              // directory of their socket
+	lookups    *dnslist.Table      // answers of the companion lookup
+	wake       chan struct{}       // has a value after an answer
 	pipeline   *filter.Pipeline
 	front      *smtpd.FrontEnd
 	writer     *store.Writer
@@ -97,6 +100,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 		Reports: smtpd.Reports,
 		Phases:  p.policies.asked,
 		Held:    &p.delayed,
+		Wake:    p.wake,
 		Log:     func(line string) { p.log.Warn(line) },
 	})
 	return p.stop(err)
@@ -114,7 +118,13 @@ func (p *program) setLevel() {
 // registered, so build only waits for files on the local disk. The state directory is
 // opened in the background.
 func build(s settings, stderr *os.File) *program {
-	p := &program{settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC()}
+	p := &program{settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC(), lookups: dnslist.New(), wake: make(chan struct{}, 1)}
+	p.lookups.Wake = func() {
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
+	}
 	p.setLevel()
 	p.log = newLogger(p.logs, p.level)
 	p.ownAddrs = prefix.Local() // impossible in the sandbox
@@ -141,7 +151,7 @@ func build(s settings, stderr *os.File) *program {
 	p.openStore()
 	p.pipeline = filter.New(filter.Options{
 		Record: p.writer.Add, Clock: &p.clock,
-		Log: p.logs.Line, Verbose: p.verboseLog, Watch: p.watchers.Send, Lists: p.lists, Memory: p.memory, Hasher: p.hasher.Load, Hashed: p.policies.file != "", OwnAddrs: p.ownAddrs, Budget: p.set.Budget,
+		Log: p.logs.Line, Verbose: p.verboseLog, Watch: p.watchers.Send, Lists: p.lists, Memory: p.memory, Hasher: p.hasher.Load, Hashed: p.policies.file != "", Lookups: p.lookups, OwnAddrs: p.ownAddrs, Budget: p.set.Budget,
 	})
 	p.front = smtpd.NewFrontEnd(p.pipeline)
 	p.policies.startHalt()
@@ -257,9 +267,9 @@ func (p *program) status() control.Status {
 		companions = p.companions.Status()
 	}
 	return control.Status{
-		Companions: companions,
-		Lost:       text.At(lost),
-		Program:    version, PID: os.Getpid(), Started: text.At(p.started), Log: control.LevelWord(p.level.Level()),
+		Companions: companions, Lookups: p.lookups.Status(),
+		Lost:    text.At(lost),
+		Program: version, PID: os.Getpid(), Started: text.At(p.started), Log: control.LevelWord(p.level.Level()),
 		Live: control.Live{Sessions: p.pipeline.Open(), Delayed: p.delayed.Load(), Summed: p.pipeline.Sums.Unwritten()}, Config: p.policies.status(),
 		Store: p.writer.Status(), State: p.state.Status(), Memory: p.memory.Status(), Standing: p.memory.Peers.Summary(p.eventTime()), Bans: p.memory.Bans.Count(p.eventTime()),
 		Sandbox: p.policies.sandbox(p.open),

@@ -275,6 +275,7 @@ func (d *Decider) fill(s Subject, phase smtp.Phase, at int64) *rules.Facts {
 	f.Local, f.Auth = s.Local, s.Authed
 	f.Src, f.Dst, f.RDNS, f.FCrDNS, f.RDNSCut = s.Src.Addr(), s.Dst, s.RDNS, s.FCrDNS, s.RDNSCut
 	f.Helo, f.MailFrom, f.TLS = s.Helo, s.Transaction.Sender, s.TLS
+	f.Listings = s.Listings
 	f.ASN, f.ASNKnown, f.Country = s.ASN, s.ASNKnown, s.Country
 	f.Evidence, f.Weak, f.Score = s.Case.Evidence, s.Case.Weak, s.State.Score
 	f.Window, f.Recorded = d, d.Recorded

@@ -21,6 +21,7 @@ var clientDetectors = []detector{
 	{"listed name", on(smtp.EventConnect), listedName, unauthenticated},
 	{"flood", on(smtp.EventConnect), flood, unauthenticated},
 	{"listed AS", on(smtp.EventConnect), listedAS, unauthenticated},
+	{"DNS block list", on(smtp.EventListed), blockListed, unauthenticated},
 	{"changed greeting", on(smtp.EventHelo, smtp.EventRequest), changedGreeting, unauthenticated},
 	{"listed greeting", on(smtp.EventHelo, smtp.EventRequest), listedGreeting, unauthenticated},
 	{"forged greeting", on(smtp.EventHelo, smtp.EventRequest), forgedGreeting, unauthenticated},
@@ -106,6 +107,13 @@ func listedAS(c *Case) {
 	proof := strconv.AppendUint([]byte("AS"), uint64(c.ASN), 10)
 	c.findRow(scanner, "asn", proof, "")
 	c.findRow(cloud, "asn", proof, "")
+}
+
+// blockListed reports a listing in a DNS block list. The answers of DNS can be forged.
+func blockListed(c *Case) {
+	if c.Event.Result == smtp.ResultFail {
+		c.find(Finding{Evidence: rules.Listed, By: "dns", Proof: c.Event.Text, Match: string(c.Event.Name) + " " + string(c.Event.Word), Confidence: Medium})
+	}
 }
 
 // findRow reports a match of a list row. A confidence that is not empty replaces the

@@ -195,6 +195,10 @@ var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool
 		s.Kind = store.KindTimeout
 		return true
 	},
+	smtp.EventListed: func(_ *Journal, _ *State, ev *smtp.Event, s *store.Step) bool {
+		s.Kind, s.Text, s.Arg, s.Match, s.Result = store.KindListed, ev.Name, ev.Text, ev.Word, ev.Result
+		return true
+	},
 	smtp.EventQuit: func(_ *Journal, _ *State, _ *smtp.Event, s *store.Step) bool {
 		s.Kind = store.KindQuit
 		return true

@@ -48,6 +48,10 @@ func (p *Player) connect(v *playback) {
 	e.Src, e.Dst, e.Local, e.RDNS, e.RDNSCut, e.FCrDNS = r.Src, r.Dst, r.Local, r.RDNS, smtp.MayBeCut(r.RDNS, r.FCrDNS), r.FCrDNS
 	p.send()
 	v.advance()
+	for !v.next.last && v.next.step.Kind == store.KindListed { // before the decision at connect
+		listed(p, v, &v.next.step)
+		v.advance()
+	}
 	p.ask(v, smtp.PhaseConnect, nil, nil)
 	n := &v.next
 	if v.gone {

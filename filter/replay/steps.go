@@ -24,6 +24,7 @@ var players = map[store.Kind]func(*Player, *playback, *store.Step){
 	store.KindInput:    input,
 	store.KindTimeout:  timeout,
 	store.KindQuit:     quit,
+	store.KindListed:   listed,
 }
 
 // play replays the next step.
@@ -36,7 +37,7 @@ func play(p *Player, v *playback) {
 	}
 	s := &n.step
 	v.newest = max(v.at, v.rec.Start.UnixMicro()+s.At.Microseconds())
-	if v.unhelo && s.Kind != store.KindHelo && s.Kind != store.KindQuit && s.Kind != store.KindTimeout {
+	if v.unhelo && s.Kind != store.KindHelo && s.Kind != store.KindQuit && s.Kind != store.KindTimeout && s.Kind != store.KindListed {
 		skip(p, v, s) // a client that has not greeted cannot do this
 		return
 	}
@@ -46,6 +47,13 @@ func play(p *Player, v *playback) {
 	if play := players[s.Kind]; play != nil {
 		play(p, v, s)
 	}
+}
+
+// listed replays the answer of a DNS list. Lists are not asked again.
+func listed(p *Player, v *playback, s *store.Step) {
+	e := p.event(v, smtp.EventListed)
+	e.Name, e.Text, e.Word, e.Result = s.Text, s.Arg, s.Match, s.Result
+	p.send()
 }
 
 func greeting(p *Player, v *playback, _ *store.Step) {

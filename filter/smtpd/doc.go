@@ -20,6 +20,9 @@
 //     is due. There are at most MaxHeld lines, each for at most MaxHold. All are sent
 //     at the end of input. A delayed response is also sent if the client has
 //     disconnected, because smtpd still waits for it.
+//   - A request that waits for a fact has a copy of its line. There are at most MaxHeld
+//     such requests, each waits for at most MaxWait, and one goroutine asks the Handler
+//     again. A lock excludes that goroutine while lines are handled.
 //   - A Handler does not block: data for the disk, the log and watchers goes into
 //     bounded buffers. Locks are released with defer, also after a panic.
 //   - A panic in another goroutine does not end the process: package safego starts

@@ -164,6 +164,7 @@ type Event struct {
 	Time    int64 // time in microseconds since 1970, set by smtpd
 	Session uint64
 	Token   uint64 // set only for requests
+	Waited  bool   // the response must have no Wait
 
 	request bool
 	fields  [maxFields][]byte

@@ -94,7 +94,7 @@ func (f *FrontEnd) Decide(ev *Event) smtp.Answer {
 	if !ok || c == nil {
 		return smtp.Answer{}
 	}
-	f.ev = smtp.Event{Kind: smtp.EventRequest, Time: ev.Time, Session: ev.Session, Phase: phase}
+	f.ev = smtp.Event{Kind: smtp.EventRequest, Time: ev.Time, Session: ev.Session, Phase: phase, Waited: ev.Waited}
 	switch phase {
 	case smtp.PhaseHelo:
 		f.ev.Name = argumentName(ev.Field(0), maxName)

@@ -24,6 +24,8 @@ type chaos struct {
 	peer *smtpd
 	most time.Duration // maximum delay by Serve
 	hold bool          // delay all answers, to exceed the maximum number of delayed answers
+	// waits contains the latest times of the answers to requests that wait.
+	waits map[owed]time.Time
 }
 
 // unprintable also panics when it is logged.
@@ -47,7 +49,10 @@ func (c *chaos) Decide(ev *Event) smtp.Answer {
 	r := smtp.Answer{Decision: smtp.Decision(c.rnd.IntN(6)), Text: "550 no"}
 	who := owed{ev.Session, ev.Token}
 	c.peer.expect(who, 0)
-	how := c.rnd.IntN(6)
+	if end, ok := c.waits[who]; ok && !ev.Waited && !time.Now().Before(end) {
+		c.peer.odd = append(c.peer.odd, "asked again without Waited")
+	}
+	how := c.rnd.IntN(8)
 	if c.hold {
 		how = 2
 	}
@@ -59,6 +64,14 @@ func (c *chaos) Decide(ev *Event) smtp.Answer {
 	case 2, 3:
 		r.Hold = time.Duration(c.rnd.Int64N(int64(90 * time.Second)))
 		c.peer.expect(who, min(r.Hold, c.most))
+	case 6, 7:
+		r.Wait = time.Duration(c.rnd.Int64N(int64(time.Second))) // even if ev.Waited is set
+		if _, ok := c.waits[who]; !ok {
+			c.waits[who] = time.Now().Add(min(r.Wait, MaxWait))
+		}
+		if !ev.Waited {
+			c.peer.expect(who, time.Until(c.waits[who]))
+		}
 	}
 	return r
 }
@@ -154,7 +167,7 @@ func playOnce(t *testing.T, seed uint64) {
 
 	// The session timeout is 60 s; before smtpd has sent it, only MaxHold applies.
 	out := &smtpd{answers: map[owed]int{}, due: map[owed]time.Time{}}
-	h := &chaos{rnd: rand.New(rand.NewPCG(seed, 3)), peer: out, most: 30 * time.Second, hold: seed%7 == 3}
+	h := &chaos{rnd: rand.New(rand.NewPCG(seed, 3)), peer: out, most: 30 * time.Second, hold: seed%7 == 3, waits: map[owed]time.Time{}}
 	r, w := io.Pipe()
 	go func() {
 		for len(in) > 0 {
@@ -170,7 +183,27 @@ func playOnce(t *testing.T, seed uint64) {
 		w.Close()
 	}()
 	logged := 0
-	o := Options{Log: func(line string) {
+	var wake chan struct{}
+	if seed%3 == 0 {
+		wake = make(chan struct{})
+		ended := make(chan struct{})
+		defer close(ended)
+		go func() {
+			for {
+				select {
+				case <-ended:
+					return
+				case <-time.After(time.Duration(rand.Int64N(int64(time.Second)))):
+				}
+				select {
+				case <-ended:
+					return
+				case wake <- struct{}{}:
+				}
+			}
+		}()
+	}
+	o := Options{Wake: wake, Log: func(line string) {
 		if strings.HasPrefix(line, "bug: ") {
 			logged++
 		}

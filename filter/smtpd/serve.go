@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,14 +16,16 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// A Handler handles the events of smtpd. One goroutine calls all methods, in the
-// order of smtpd's lines. They must not block.
+// A Handler handles the events of smtpd. The methods are never called concurrently, and
+// are called in the order of smtpd's lines. Only Decide may be called again later, for a
+// request whose answer has a Wait. They must not block.
 type Handler interface {
 	// Ready is called once, when smtpd has sent its complete configuration.
 	Ready(Config)
 	// Report handles a report.
 	Report(*Event)
-	// Decide returns the response to a request.
+	// Decide returns the response to a request. If the response has a Wait, Decide is
+	// called again, with Event.Waited set if it must return a response.
 	Decide(*Event) smtp.Answer
 }
 
@@ -40,6 +43,9 @@ type Options struct {
 	Phases  []ID // phases to register
 	// Held, if not nil, is set to the number of delayed responses.
 	Held *atomic.Int64
+	// Wake has a value when a request that waits for a fact may have an answer. If it is
+	// nil, no request waits.
+	Wake <-chan struct{}
 	// Log logs one line without LF. The lines are about smtpd or a bug in the Handler,
 	// not about clients, and each type of line is logged once. Log must not block.
 	Log func(string)
@@ -52,17 +58,12 @@ type Options struct {
 // Serve sends exactly one response to each valid request before it handles the next
 // line. If Decide panics, the response is proceed.
 func Serve(in io.Reader, out io.Writer, h Handler, o Options) error {
-	s := server{lines: newLines(in), held: held{out: out, count: o.Held}, handler: h, options: o, said: make(map[string]bool)}
+	s := server{lines: newLines(in), held: held{out: out, count: o.Held}, handler: h, options: o, said: make(map[string]bool), parked: make(chan struct{}, 1)}
 	defer s.held.stop()
+	defer s.startWaiting()()
 	for {
-		for s.batch() {
-		}
-		// Send the responses to all lines of one read in one write.
-		if len(s.out) > 0 {
-			if err := s.held.write(s.out); err != nil {
-				return fmt.Errorf("write to smtpd: %w", err)
-			}
-			s.out = s.out[:0]
+		if err := s.batches(); err != nil {
+			return fmt.Errorf("write to smtpd: %w", err)
 		}
 		if err := s.lines.fill(); err == io.EOF {
 			return nil
@@ -73,6 +74,8 @@ func Serve(in io.Reader, out io.Writer, h Handler, o Options) error {
 }
 
 type server struct {
+	mu sync.Mutex // held while lines or waiting requests are handled, but not while Serve waits for lines
+
 	held    held
 	lines   *lines
 	handler Handler
@@ -83,21 +86,34 @@ type server struct {
 	ev      Event
 	asked   bool // ev is a request that has no response yet
 	said    map[string]bool
+	waiters []waiter
+	parked  chan struct{} // has a value after a new waiter
+}
+
+// batches handles the lines in the buffer, and sends the responses to all lines of one
+// read in one write.
+func (s *server) batches() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.batch() {
+	}
+	return s.flush()
+}
+
+// flush sends the responses that are complete.
+func (s *server) flush() error {
+	if len(s.out) == 0 {
+		return nil
+	}
+	err := s.held.write(s.out)
+	s.out = s.out[:0]
+	return err
 }
 
 // batch handles the lines in the buffer. It returns true if the Handler panicked,
 // because lines may remain in the buffer.
 func (s *server) batch() (again bool) {
-	defer func() {
-		if r := recover(); r != nil {
-			again = true
-			stack := debug.Stack()
-			if s.asked {
-				s.answer(smtp.Answer{})
-			}
-			s.once("panic", "bug: handling %v: %v; the session continues without the filter\n%s", s.ev.ID, r, stack)
-		}
-	}()
+	defer s.recovered(&again)
 	for {
 		line, cut, ok := s.lines.next()
 		if !ok {
@@ -108,6 +124,23 @@ func (s *server) batch() (again bool) {
 		}
 		s.line(line)
 	}
+}
+
+// recovered recovers a panic of the Handler, and answers the current request. It must be
+// deferred. If again is not nil, it is set after a panic.
+func (s *server) recovered(again *bool) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	if again != nil {
+		*again = true
+	}
+	stack := debug.Stack()
+	if s.asked {
+		s.answer(smtp.Answer{})
+	}
+	s.once("panic", "bug: handling %v: %v; the session continues without the filter\n%s", s.ev.ID, r, stack)
 }
 
 // lineHead returns the fields of a line that precede its session. Later fields may
@@ -152,7 +185,14 @@ func (s *server) line(line []byte) {
 	if ev.ID == Unknown {
 		s.once("phase "+string(ev.name[:min(len(ev.name), 40)]), "unknown phase, proceeding: %+.40q", ev.name)
 	} else {
-		r = s.handler.Decide(ev)
+		if r = s.handler.Decide(ev); r.Wait > 0 {
+			if s.park(r.Wait) {
+				s.asked = false
+				return
+			}
+			ev.Waited = true
+			r = s.handler.Decide(ev)
+		}
 	}
 	s.answer(r)
 }

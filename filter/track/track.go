@@ -32,10 +32,11 @@ type Session struct {
 	ASN        uint32 // AS number that announces Src
 	Country    string // two capital letters; empty if unknown
 
-	Helo        []byte // the latest greeting
-	PrevHelo    []byte // the previous greeting; empty unless the client changed it
-	NewHelo     bool   // the latest event changed Helo
-	Greeted     bool   // the client tried to greet, or was rejected before its greeting
+	Listings    []smtp.Listing // answers of DNS lists about Src, at most maxListings
+	Helo        []byte         // the latest greeting
+	PrevHelo    []byte         // the previous greeting; empty unless the client changed it
+	NewHelo     bool           // the latest event changed Helo
+	Greeted     bool           // the client tried to greet, or was rejected before its greeting
 	TLS         bool
 	User        []byte   // the latest user name of a login attempt, in its recorded form
 	Login       []byte   // the user that is logged in
@@ -116,6 +117,7 @@ var appliers = [smtp.NumKinds]func(*Session, *smtp.Event){
 	smtp.EventInput:    func(s *Session, _ *smtp.Event) { s.Counts.Failed++ },
 	smtp.EventFilter:   (*Session).filter,
 	smtp.EventRequest:  (*Session).request,
+	smtp.EventListed:   (*Session).listed,
 }
 
 // Maximum lengths of texts in bytes.
@@ -280,6 +282,22 @@ func (s *Session) request(ev *smtp.Event) {
 	case smtp.PhaseMailFrom:
 		s.Transaction.Sender = set(s.Transaction.Sender, ev.Addr, maxPath)
 	}
+}
+
+// maxListings is the maximum number of answers of DNS lists. A policy has no more lists, but
+// a record could.
+const maxListings = 8
+
+func (s *Session) listed(ev *smtp.Event) {
+	if len(s.Listings) >= maxListings || s.Asked(string(ev.Name)) {
+		return
+	}
+	s.Listings = append(s.Listings, smtp.Listing{Name: string(ev.Name), Listed: ev.Result != smtp.ResultOK, Codes: string(ev.Text)})
+}
+
+// Asked reports whether a DNS list has answered.
+func (s *Session) Asked(list string) bool {
+	return slices.ContainsFunc(s.Listings, func(l smtp.Listing) bool { return l.Name == list })
 }
 
 // Null reports whether the transaction has the null sender. It returns false if no

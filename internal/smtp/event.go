@@ -51,9 +51,13 @@ const (
 	EventQuit
 	// EventDisconnect closes a session: Ending.
 	EventDisconnect
-	// EventRequest is a request for an Answer: Phase, and Name (for PhaseHelo) or Addr
-	// (for PhaseMailFrom and PhaseRcptTo).
+	// EventRequest is a request for an Answer: Phase, Waited, and Name (for PhaseHelo)
+	// or Addr (for PhaseMailFrom and PhaseRcptTo).
 	EventRequest
+	// EventListed is the answer of a DNS list about the client: Name (the list), Text
+	// (the codes, separated by commas), Word (the zone), Result (fail: listed in a block
+	// list; pass: listed in an allowlist; ok: not listed).
+	EventListed
 
 	NumKinds = iota
 )
@@ -95,6 +99,13 @@ const (
 	CauseRecipient                // the server does not accept mail for this recipient
 )
 
+// A Listing is the answer of a DNS list about the client.
+type Listing struct {
+	Name   string // of the list
+	Listed bool
+	Codes  string // separated by commas; empty if the client is not listed
+}
+
 // An Event is an event of a session, or a request about a session. Kind determines
 // which fields are set. Texts come from the network and may be hostile. They are valid
 // only during the call, and never contain a password. An Event belongs to one
@@ -111,6 +122,7 @@ type Event struct {
 	FCrDNS   FCrDNS
 
 	Phase  Phase
+	Waited bool // the request cannot wait: its Answer must be final
 	Verb   Verb
 	Cause  Cause
 	Result Result

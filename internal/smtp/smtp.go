@@ -120,6 +120,9 @@ type Answer struct {
 	Text string
 	// Hold is a delay of the answer. The front end limits the delay.
 	Hold time.Duration
+	// Wait, if positive, means that there is no answer yet. The front end asks again when
+	// a fact is available, and at the latest after this time, with Event.Waited set.
+	Wait time.Duration
 }
 
 // Result is the outcome of a command.

@@ -209,10 +209,19 @@ var kinds = [...]func(*viewStep) []string{
 		return []string{line + inSessions(s.times)}
 	},
 	store.KindTag: func(s *viewStep) []string { return []string{"-- tagged " + s.text + " at " + s.phase} },
+	store.KindListed: func(s *viewStep) []string {
+		if s.result == smtp.ResultOK.String() {
+			return []string{"-- not listed in " + s.list()}
+		}
+		return []string{"-- listed in " + s.list() + ": " + s.arg}
+	},
 	store.KindFilter: func(s *viewStep) []string {
 		return []string{"=> " + space("filter at "+s.phase+":", space(s.decision, s.reply))}
 	},
 }
+
+// list describes a DNS list.
+func (s *viewStep) list() string { return space(s.text, "("+s.match+")") }
 
 // inSessions describes the number of sessions with a step in an aggregate.
 func inSessions(times uint32) string {

@@ -34,6 +34,7 @@ type View struct {
 	Auth    []Auth     `json:"auth,omitempty"`
 	Tx      []Tx       `json:"transactions,omitempty"`
 	Command []Line     `json:"commands,omitempty"` // unknown and failed commands, and rejected input
+	Listing []Listing  `json:"listings,omitempty"`
 	Finding []Finding  `json:"findings,omitempty"`
 	Verdict []Decision `json:"verdicts,omitempty"`
 	Filter  []Decision `json:"filters,omitempty"` // decisions of all filters
@@ -171,6 +172,16 @@ type Finding struct {
 	Times        uint32  `json:"sessions,omitempty"` // in an aggregate: number of sessions with the finding
 }
 
+// A Listing is the answer of a DNS list about the source.
+type Listing struct {
+	At     Seconds `json:"at"`
+	List   string  `json:"list"`
+	Zone   string  `json:"zone"`
+	Listed bool    `json:"listed"`
+	Allow  bool    `json:"allowlist,omitempty"`
+	Codes  string  `json:"codes,omitempty"` // separated by commas
+}
+
 // A Decision is a decision of a rule or a filter.
 type Decision struct {
 	At       Seconds `json:"at"`
@@ -277,6 +288,9 @@ func (v *View) addStep(s *viewStep) {
 		v.Command = append(v.Command, Line{s.at, s.text, answer})
 	case store.KindFinding:
 		v.Finding = append(v.Finding, Finding{s.at, s.text, s.org, s.by, s.match, s.confidence, s.arg, s.times})
+	case store.KindListed:
+		allow := s.result == smtp.ResultPass.String()
+		v.Listing = append(v.Listing, Listing{s.at, s.text, s.match, allow || s.result == smtp.ResultFail.String(), allow, s.arg})
 	case store.KindVerdict:
 		v.Verdict = append(v.Verdict, Decision{At: s.at, Rule: s.text, Phase: s.phase, Decision: s.decision, Enforced: s.enforced, Withheld: s.exempt, BannedIn: s.session, Times: s.times})
 	case store.KindBan:

@@ -37,6 +37,8 @@ func DefaultRunDir() string {
 var commandsOf = map[rules.Role][]string{
 	rules.RoleSync:  {"bans"},
 	rules.RoleServe: {"bans"},
+	// Its answers have an effect only if the filter has asked the question.
+	rules.RoleLookup: {"questions", "facts"},
 }
 
 // Companions contains the companions in the configuration and their state.

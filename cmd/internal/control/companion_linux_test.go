@@ -7,12 +7,14 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"scanwatch/filter/dnslist"
 	"scanwatch/filter/memory"
 	"scanwatch/rules"
 	"scanwatch/store"
@@ -35,8 +37,11 @@ func asUser(t *testing.T, uid int, f func()) {
 
 // The users of the companions in the tests.
 const (
-	syncUser, serveUser, stranger = 4001, 4002, 4003
+	syncUser, serveUser, stranger, lookUser = 4001, 4002, 4003, 4004
 )
+
+// lookups contains the answers of DNS lists in the tests.
+var lookups = dnslist.New()
 
 // serveCompanions starts a server of companions, with all commands of the filter.
 func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spared func([]netip.Prefix) func(netip.Prefix) bool) (runDir, stateDir string, c *Companions) {
@@ -58,12 +63,14 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 	c = NewCompanions([]*rules.Companion{
 		{Role: rules.RoleSync, User: "4001", Target: "nftables", Argument: "inet filter scanwatch"},
 		{Role: rules.RoleServe, User: "4002"},
+		{Role: rules.RoleLookup, User: "4004"},
 		{Role: rules.RoleSync, User: "no-such-user", Target: "pf", Argument: "scanwatch"},
 		{Role: rules.RoleSync, User: "0", Target: "ipset", Argument: "scanwatch"},
 	})
 	commands := append(StoreCommands(w), StatusCommand(func() Status { return Status{Companions: c.Status()} }))
 	commands = append(commands, MemoryCommands(m, state, noon.UnixMicro, enforced, func(memory.Ban) {})...)
 	commands = append(commands, BansCommand(m.Bans, state, noon.UnixMicro, spared, enforced), c.NoteCommand())
+	commands = append(commands, LookupCommands(lookups)...)
 	l, err := listen(runDir, companionsMode)
 	if err != nil {
 		t.Fatal(err)
@@ -87,6 +94,7 @@ func TestRoles(t *testing.T) {
 	dir, state, companions := serveCompanions(t, m, yes, sparesNone)
 	others := [][]string{{"status"}, {"flush"}, {"segments"}, {"snapshot", "x"}, {"state"}, {"days"},
 		{"ban", "192.0.2.1", "60", "x"}, {"unban", "192.0.2.1", Exact}, {"learn", "1;example.org"}}
+	own := map[int][][]string{syncUser: {{"bans", "0", "0"}}, serveUser: {{"bans", "0", "0"}}, lookUser: {{"questions", "0"}, {"facts", "192.0.2.1;bl;-;60"}}}
 	dial := func(uid int) (c *Client, err error) {
 		asUser(t, uid, func() { c, err = DialCompanion(dir) })
 		if err == nil {
@@ -94,15 +102,24 @@ func TestRoles(t *testing.T) {
 		}
 		return c, err
 	}
-	for _, uid := range []int{syncUser, serveUser} {
+	for _, uid := range []int{syncUser, serveUser, lookUser} {
 		c, err := dial(uid)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if list, _, err := c.Bans(0, 0); err != nil || !list.Full || !list.Enforced {
+		if list, _, err := c.Bans(0, 0); uid != lookUser && (err != nil || !list.Full || !list.Enforced) {
 			t.Errorf("user %d: bans: %+v, %v", uid, list, err)
 		}
-		for _, words := range others {
+		if _, err := Questions(c, 0); (err == nil) != (uid == lookUser) {
+			t.Errorf("user %d: questions: %v", uid, err)
+		}
+		forbidden := slices.Clone(others)
+		for other, commands := range own {
+			if other != uid && own[uid][0][0] != commands[0][0] {
+				forbidden = append(forbidden, commands...)
+			}
+		}
+		for _, words := range forbidden {
 			if err := c.ask(nil, words...); err == nil || !strings.Contains(err.Error(), "may not use "+words[0]) {
 				t.Errorf("user %d: %s: %v", uid, words[0], err)
 			}
@@ -313,5 +330,67 @@ func TestBansWait(t *testing.T) {
 	m.Bans.AddPrefix(p, time.Hour, "x", noon.UnixMicro())
 	if r := <-got; r.err != nil || len(r.entries) != 1 || r.entries[0].Prefix != p {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestFacts checks that the companion lookup can answer only the questions that it has
+// received, and that the filter ignores other answers.
+func TestFacts(t *testing.T) {
+	lookups = dnslist.New()
+	lookups.Use([]*rules.Lookup{{Name: "bl", Zone: "bl.example.org", Codes: []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}}})
+	dir, _, _ := serveCompanions(t, memory.New(), yes, sparesNone)
+	var c *Client
+	asUser(t, lookUser, func() {
+		var err error
+		if c, err = DialCompanion(dir); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer c.Close()
+	state := func(a netip.Addr) dnslist.State { return lookups.Ask(a, nil)[0].State }
+	code := []netip.Addr{netip.MustParseAddr("127.0.0.2")}
+	host, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::7")
+	fact := dnslist.Answer{Addr: host, List: "bl", Codes: code, TTL: time.Minute}
+	if sum, err := SendFacts(c, []dnslist.Answer{fact}); err != nil || sum != (Facts{Refused: 1}) || state(host) != dnslist.Unknown {
+		t.Errorf("without a question: %+v, %v", sum, err)
+	}
+	if all, err := Questions(c, 0); err != nil || len(all) != 0 {
+		t.Errorf("questions %v, %v", all, err)
+	}
+	if s := state(host); s != dnslist.Pending {
+		t.Errorf("state %v", s)
+	}
+	if all, err := Questions(c, MaxWait); err != nil || len(all) != 1 || all[0].Addr != host || !slices.Equal(all[0].Lists, []string{"bl"}) {
+		t.Errorf("questions %v, %v", all, err)
+	}
+	facts := []dnslist.Answer{{Addr: other, List: "bl", Codes: code}, {Addr: host, List: "other", Codes: code}, fact, fact}
+	if sum, err := SendFacts(c, facts); err != nil || sum != (Facts{Accepted: 1, Refused: 3}) {
+		t.Errorf("%+v, %v", sum, err)
+	}
+	if state(host) != dnslist.Listed || state(other) == dnslist.Listed {
+		t.Errorf("%v, %v", state(host), state(other))
+	}
+	var many []dnslist.Answer
+	for i := range 500 { // more than a line
+		a := netip.AddrFrom4([4]byte{100, 64, byte(i >> 8), byte(i)})
+		lookups.Ask(a, nil)
+		many = append(many, dnslist.Answer{Addr: a, List: "bl", Cause: "timeout"})
+	}
+	asked := 1 // other
+	for asked <= len(many) {
+		all, err := Questions(c, MaxWait)
+		if err != nil || len(all) == 0 {
+			t.Fatal(all, err)
+		}
+		asked += len(all)
+	}
+	if sum, err := SendFacts(c, many); err != nil || sum.Accepted != len(many) {
+		t.Errorf("%+v, %v", sum, err)
+	}
+	for _, words := range [][]string{{"questions", "x"}, {"questions", "21"}, {"facts", "x"}, {"facts", "192.0.2.1;bl;-"}, {"facts", "x;bl;-;1"},
+		{"facts", "192.0.2.1;bl;x;1"}, {"facts", "192.0.2.1;bl;-;-1"}, {"facts", "192.0.2.1;bl;127.0.0.1;1"}, {"facts", "192.0.2.1;bl;?;1"}, {"facts", "192.0.2.1;bl;?other;1"}} {
+		if err := c.ask(nil, words...); err == nil || strings.Contains(err.Error(), "may not use") {
+			t.Errorf("%v: %v", words, err)
+		}
 	}
 }

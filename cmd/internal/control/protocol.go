@@ -46,6 +46,13 @@ package control
 //	                  bans, after at most SECONDS without a change: see BanList. A line
 //	                  for each BanEntry follows, and then {"end":true,"entries":N}.
 //	                  A companion that often asks for all bans waits for them
+//	questions SECONDS answers {"questions":[{"src":ADDRESS,"lists":[LIST,...]},...]}, after
+//	                  at most SECONDS without a question: the addresses about which the
+//	                  companion must ask DNS lists
+//	facts FACTS       answers to questions, separated by commas:
+//	                  ADDRESS;LIST;CODES;SECONDS. CODES are separated by /, - if the
+//	                  address is not listed, or ? and a cause if that is unknown. Answers
+//	                  without a question are counted and have no effect
 //	note NAME ENTRIES ERROR
 //	                  announces a companion and its latest result; ERROR begins with
 //	                  - and is escaped as in a URL
@@ -59,6 +66,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"scanwatch/filter/dnslist"
 	"scanwatch/filter/memory"
 	"scanwatch/internal/text"
 	"scanwatch/store"
@@ -116,6 +124,8 @@ type Status struct {
 	Lost text.Time `json:"state_lost,omitzero"`
 	// Companions is the status of the companions in the configuration.
 	Companions []CompanionStatus `json:"companions,omitempty"`
+	// Lookups is the status of the DNS lists in the configuration.
+	Lookups []dnslist.ListStatus `json:"lookups,omitempty"`
 	// Sandbox describes the restrictions, in the same words as the log.
 	Sandbox string `json:"sandbox,omitempty"`
 }

@@ -3,9 +3,11 @@ package live
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/dnslist"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/text"
 	"scanwatch/rules"
@@ -101,6 +103,9 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	for i := range s.Companions {
 		line("companion", "%s", companionLine(&s.Companions[i], zone))
 	}
+	for i := range s.Lookups {
+		line("lookup", "%s", lookupLine(&s.Lookups[i]))
+	}
 	for _, m := range s.Memory {
 		if m.Rows == 0 {
 			continue
@@ -119,6 +124,24 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 // delayed describes the number of delayed replies.
 func delayed(s *control.Status) string {
 	return text.Plural(s.Live.Delayed, "delayed reply", "delayed replies")
+}
+
+// lookupLine describes the answers of a DNS list.
+func lookupLine(l *dnslist.ListStatus) string {
+	line := fmt.Sprintf("%s (%s): %s, %d listed, %d not listed", l.Name, l.Zone, text.Plural(l.Asked, "question"), l.Listed, l.Absent)
+	var causes []string
+	for _, cause := range dnslist.Causes {
+		if n := l.Unknown[cause]; n > 0 {
+			causes = append(causes, fmt.Sprintf("%d %s", n, cause))
+		}
+	}
+	if causes != nil {
+		line += ", unknown: " + strings.Join(causes, ", ")
+	}
+	if l.Dropped > 0 {
+		line += fmt.Sprintf(", %d dropped", l.Dropped)
+	}
+	return line
 }
 
 // companionLine describes a companion.

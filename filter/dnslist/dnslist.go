@@ -1,0 +1,403 @@
+// Package dnslist stores the answers of DNS lists about the addresses of clients. The
+// filter uses no network: it asks questions, and the companion lookup answers them over its
+// socket. The table has a fixed size, so that clients cannot make it grow.
+package dnslist
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+)
+
+// Limits of the table.
+const (
+	sets     = 2048 // a hash of an address selects a set
+	ways     = 8    // rows of a set
+	maxQueue = 1024 // questions that wait for the companion
+	maxBatch = 64   // questions in an answer to the companion
+	maxCodes = 3    // codes that are stored for an answer
+
+	// MinTTL and MaxTTL limit the time for which an answer is used.
+	MinTTL = time.Minute
+	MaxTTL = time.Hour
+	// answerTime is the time in which the companion must answer a question. Then the
+	// question may be asked again.
+	answerTime = 10 * time.Second
+	// absence is the time without a request for questions after which no companion runs.
+	absence = 5 * time.Second
+)
+
+// A State is the state of a question.
+type State uint8
+
+// The states. A list whose answer is Unknown has no effect.
+const (
+	Unknown State = iota
+	Pending       // the companion has not answered yet
+	Absent        // not listed
+	Listed
+)
+
+// A Fact is the state of a question to a list.
+type Fact struct {
+	List  *rules.Lookup
+	State State
+	codes [maxCodes][3]byte // the last three bytes of each code
+	n     uint8
+}
+
+// Event returns the answer as an event in the session and at the time of at.
+func (f *Fact) Event(at *smtp.Event) *smtp.Event {
+	ev := &smtp.Event{Kind: smtp.EventListed, Time: at.Time, Session: at.Session, Name: []byte(f.List.Name), Word: []byte(f.List.Zone), Result: smtp.ResultOK}
+	if f.State != Listed {
+		return ev
+	}
+	ev.Result = smtp.ResultFail
+	if f.List.Allow {
+		ev.Result = smtp.ResultPass
+	}
+	for i, c := range f.codes[:f.n] {
+		if i > 0 {
+			ev.Text = append(ev.Text, ',')
+		}
+		ev.Text = netip.AddrFrom4([4]byte{127, c[0], c[1], c[2]}).AppendTo(ev.Text)
+	}
+	return ev
+}
+
+// A cell is what a row stores about one list.
+type cell struct {
+	state State
+	sent  bool // the companion has received the question
+	n     uint8
+	codes [maxCodes][3]byte
+	until uint32 // seconds after the start of the table
+}
+
+type row struct {
+	addr  netip.Addr
+	cells [rules.MaxLookups]cell
+}
+
+// Causes contains the reasons for which an answer is unknown.
+var Causes = []string{"timeout", "failure", "code", "rate", "disabled"}
+
+// ListStatus describes the answers of a list since the start of the filter.
+type ListStatus struct {
+	Name    string            `json:"name"`
+	Zone    string            `json:"zone"`
+	Asked   uint64            `json:"asked"`
+	Listed  uint64            `json:"listed"`
+	Absent  uint64            `json:"not_listed"`
+	Unknown map[string]uint64 `json:"unknown,omitempty"` // by cause
+	// Dropped is the number of questions that were not asked, because too many waited.
+	Dropped uint64 `json:"dropped,omitempty"`
+}
+
+// A Table stores answers. Its methods may be called by any goroutine.
+type Table struct {
+	// Wake is called after an answer. It must not block.
+	Wake func()
+	// Now returns the time since the start of the table. It is replaced in tests.
+	Now func() time.Duration
+
+	mu      sync.Mutex
+	lists   []*rules.Lookup
+	status  []ListStatus
+	rows    []row // nil until there are lists
+	seed    maphash.Seed
+	queue   []netip.Addr
+	asked   chan struct{} // has a value while the queue is not empty
+	readers int           // companions that wait for questions
+	read    time.Duration // time of the latest request for questions; 0 for none
+}
+
+// New returns an empty Table.
+func New() *Table {
+	start := time.Now()
+	return &Table{Wake: func() {}, Now: func() time.Duration { return time.Since(start) }, seed: maphash.MakeSeed(), asked: make(chan struct{}, 1)}
+}
+
+// Use sets the lists. Answers of other lists are dropped.
+func (t *Table) Use(lists []*rules.Lookup) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lists = lists[:min(len(lists), rules.MaxLookups)]
+	if slices.EqualFunc(t.lists, lists, func(a, b *rules.Lookup) bool { return a.String() == b.String() }) {
+		t.lists = lists
+		return
+	}
+	t.lists, t.status, t.rows, t.queue = lists, nil, nil, nil
+	for _, l := range lists {
+		t.status = append(t.status, ListStatus{Name: l.Name, Zone: l.Zone, Unknown: map[string]uint64{}})
+	}
+	if len(lists) > 0 {
+		t.rows = make([]row, sets*ways)
+	}
+}
+
+// Status returns the status of all lists.
+func (t *Table) Status() (all []ListStatus) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range t.status {
+		unknown := map[string]uint64{}
+		for cause, n := range s.Unknown {
+			unknown[cause] = n
+		}
+		s.Unknown = unknown
+		all = append(all, s)
+	}
+	return all
+}
+
+// Public reports whether a belongs to a host in the Internet, about which lists have
+// entries.
+func Public(a netip.Addr) bool {
+	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// notPublic contains the networks that are not public, in addition to those that package
+// netip recognizes. Tests use the documentation networks as the Internet.
+var notPublic = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("100.64.0.0/10"),
+	netip.MustParsePrefix("192.0.0.0/24"),
+	netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("fec0::/10"),
+}
+
+// Ask appends the state of each list about a to facts. It asks the lists that have no valid
+// answer, unless no companion runs.
+func (t *Table) Ask(a netip.Addr, facts []Fact) []Fact {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.lists) == 0 {
+		return facts
+	}
+	now := t.Now()
+	r := t.find(a)
+	ask := false
+	for i, l := range t.lists {
+		f := Fact{List: l}
+		if r != nil && now < seconds(r.cells[i].until) {
+			c := &r.cells[i]
+			f.State, f.codes, f.n = c.state, c.codes, c.n
+		} else {
+			ask = true
+		}
+		facts = append(facts, f)
+	}
+	if !ask || !t.present(now) {
+		return facts
+	}
+	if len(t.queue) >= maxQueue {
+		for i := range t.status {
+			t.status[i].Dropped++
+		}
+		return facts
+	}
+	if r == nil {
+		r = t.replace(a, now)
+	}
+	for i := range t.lists {
+		c := &r.cells[i]
+		if now < seconds(c.until) {
+			continue
+		}
+		*c = cell{state: Pending, until: until(now, answerTime)}
+		t.status[i].Asked++
+		facts[len(facts)-len(t.lists)+i].State = Pending
+	}
+	t.queue = append(t.queue, a)
+	select {
+	case t.asked <- struct{}{}:
+	default:
+	}
+	return facts
+}
+
+func seconds(n uint32) time.Duration { return time.Duration(n) * time.Second }
+
+// until returns the time after ttl in whole seconds, rounded up.
+func until(now, ttl time.Duration) uint32 { return uint32((now + ttl + time.Second - 1) / time.Second) }
+
+// present reports whether a companion runs.
+func (t *Table) present(now time.Duration) bool {
+	return t.readers > 0 || t.read > 0 && now-t.read < absence
+}
+
+// set returns the rows among which the row of a is.
+func (t *Table) set(a netip.Addr) []row {
+	i := maphash.Comparable(t.seed, a) % sets
+	return t.rows[i*ways : (i+1)*ways]
+}
+
+func (t *Table) find(a netip.Addr) *row {
+	set := t.set(a)
+	for i := range set {
+		if set[i].addr == a {
+			return &set[i]
+		}
+	}
+	return nil
+}
+
+// replace returns a row for a, which replaces the row whose answers expire first.
+func (t *Table) replace(a netip.Addr, now time.Duration) *row {
+	set := t.set(a)
+	oldest, least := 0, uint32(1<<32-1)
+	for i := range set {
+		last := uint32(0)
+		for _, c := range set[i].cells[:len(t.lists)] {
+			if now < seconds(c.until) {
+				last = max(last, c.until)
+			}
+		}
+		if last < least {
+			oldest, least = i, last
+		}
+	}
+	set[oldest] = row{addr: a}
+	return &set[oldest]
+}
+
+// A Question asks lists about an address.
+type Question struct {
+	Addr  netip.Addr `json:"src"`
+	Lists []string   `json:"lists"`
+}
+
+// Questions returns the next questions. It waits for the first one until the end of ctx or
+// for the given time.
+func (t *Table) Questions(ctx context.Context, wait time.Duration) []Question {
+	t.mu.Lock()
+	t.readers++
+	t.mu.Unlock()
+	defer func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.readers--
+		t.read = max(t.Now(), 1)
+	}()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		if all := t.next(); len(all) > 0 {
+			return all
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+			return t.next()
+		case <-t.asked:
+		}
+	}
+}
+
+// next removes questions from the queue.
+func (t *Table) next() (all []Question) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.Now()
+	for len(t.queue) > 0 && len(all) < maxBatch {
+		a := t.queue[0]
+		t.queue = t.queue[1:]
+		r := t.find(a)
+		if r == nil {
+			continue // evicted
+		}
+		q := Question{Addr: a}
+		for i, l := range t.lists {
+			if c := &r.cells[i]; c.state == Pending && !c.sent && now < seconds(c.until) {
+				c.sent = true
+				q.Lists = append(q.Lists, l.Name)
+			}
+		}
+		if q.Lists != nil {
+			all = append(all, q)
+		}
+	}
+	if len(t.queue) == 0 {
+		t.queue = nil // the slice has moved in its array
+	}
+	return all
+}
+
+// An Answer is the answer of a list about an address.
+type Answer struct {
+	Addr  netip.Addr
+	List  string
+	Codes []netip.Addr  // empty if the address is not listed
+	TTL   time.Duration // for which the answer is valid
+	Cause string        // one of Causes if the answer is unknown
+}
+
+// Answer stores an answer. The error is ErrNotAsked if the question was not sent, or has
+// expired.
+func (t *Table) Answer(a Answer) error {
+	if err := a.check(); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.IndexFunc(t.lists, func(l *rules.Lookup) bool { return l.Name == a.List })
+	if i < 0 {
+		return ErrNotAsked
+	}
+	now := t.Now()
+	r := t.find(a.Addr)
+	if r == nil {
+		return ErrNotAsked
+	}
+	c := &r.cells[i]
+	if c.state != Pending || !c.sent || now >= seconds(c.until) {
+		return ErrNotAsked
+	}
+	*c = cell{until: until(now, MinTTL)}
+	known := until(now, min(max(a.TTL, MinTTL), MaxTTL))
+	s := &t.status[i]
+	switch listed, valid := t.lists[i].Judge(a.Codes); {
+	case a.Cause != "":
+		s.Unknown[a.Cause]++
+	case !valid:
+		s.Unknown["code"]++
+	case listed:
+		c.state, c.until = Listed, known
+		s.Listed++
+		for _, code := range a.Codes[:min(len(a.Codes), maxCodes)] {
+			b := code.As4()
+			copy(c.codes[c.n][:], b[1:])
+			c.n++
+		}
+	default:
+		c.state, c.until = Absent, known
+		s.Absent++
+	}
+	t.Wake()
+	return nil
+}
+
+// ErrNotAsked means that an answer has no question.
+var ErrNotAsked = fmt.Errorf("the filter has not asked this question")
+
+func (a *Answer) check() error {
+	if a.Cause != "" && !slices.Contains(Causes, a.Cause) {
+		return fmt.Errorf("cause %.20q: must be one of %s", a.Cause, strings.Join(Causes, ", "))
+	}
+	for _, code := range a.Codes {
+		if !rules.IsCode(code) {
+			return fmt.Errorf("%s is not a code", code)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,268 @@
+package dnslist
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+)
+
+// bench is a Table with a clock of the test.
+type bench struct {
+	*testing.T
+	*Table
+	now   time.Duration
+	wakes int
+}
+
+func newBench(t *testing.T, lists ...*rules.Lookup) *bench {
+	b := &bench{T: t, Table: New(), now: time.Hour}
+	b.Table.Now = func() time.Duration { return b.now }
+	b.Table.Wake = func() { b.wakes++ }
+	b.Use(lists)
+	return b
+}
+
+var (
+	zen   = &rules.Lookup{Name: "zen", Zone: "zen.example.org", Codes: prefixes("127.0.0.2/32", "127.0.0.4/32"), Ignore: prefixes("127.0.0.10/32")}
+	white = &rules.Lookup{Name: "white", Allow: true, Zone: "list.example.net", Codes: prefixes("127.0.0.0/16")}
+	host  = netip.MustParseAddr("192.0.2.1")
+)
+
+func prefixes(list ...string) (all []netip.Prefix) {
+	for _, s := range list {
+		all = append(all, netip.MustParsePrefix(s))
+	}
+	return all
+}
+
+func codes(list ...string) (all []netip.Addr) {
+	for _, s := range list {
+		all = append(all, netip.MustParseAddr(s))
+	}
+	return all
+}
+
+// states returns the states of all lists about a.
+func (b *bench) states(a netip.Addr) string {
+	b.Helper()
+	text := ""
+	for _, f := range b.Ask(a, nil) {
+		text += [...]string{"unknown ", "pending ", "absent ", "listed "}[f.State]
+	}
+	return text
+}
+
+// questions returns the questions without a wait. Afterwards, a companion is present.
+func (b *bench) questions() string { return fmt.Sprint(b.Questions(context.Background(), 0)) }
+
+func (b *bench) want(a netip.Addr, want string) {
+	b.Helper()
+	if got := b.states(a); got != want {
+		b.Errorf("%s: %s, want %s", a, got, want)
+	}
+}
+
+// TestQuestion checks the life of a question: it is asked once, has one answer, and is
+// asked again when the answer has expired.
+func TestQuestion(t *testing.T) {
+	b := newBench(t, zen, white)
+	b.want(host, "unknown unknown ") // without a companion
+	if q := b.questions(); q != "[]" {
+		t.Errorf("questions %s", q)
+	}
+	b.want(host, "pending pending ")
+	b.want(host, "pending pending ")
+	if q := b.questions(); q != "[{192.0.2.1 [zen white]}]" {
+		t.Errorf("questions %s", q)
+	}
+	if q := b.questions(); q != "[]" {
+		t.Errorf("questions again: %s", q)
+	}
+	for _, a := range []Answer{
+		{Addr: host, List: "zen", Codes: codes("127.0.0.4", "127.0.0.10"), TTL: 10 * time.Minute},
+		{Addr: host, List: "white", TTL: time.Second},
+	} {
+		if err := b.Answer(a); err != nil {
+			t.Error(err)
+		}
+		if err := b.Answer(a); !errors.Is(err, ErrNotAsked) {
+			t.Errorf("a second answer: %v", err)
+		}
+	}
+	b.want(host, "listed absent ")
+	if b.wakes != 2 {
+		t.Errorf("%d wakes", b.wakes)
+	}
+	b.now += MinTTL + time.Second
+	b.questions() // the companion is still present
+	b.want(host, "listed pending ")
+	if q := b.questions(); q != "[{192.0.2.1 [white]}]" {
+		t.Errorf("questions after the end of an answer: %s", q)
+	}
+	b.now += answerTime + time.Second
+	b.want(host, "listed unknown ") // the companion has gone
+	if err := b.Answer(Answer{Addr: host, List: "white"}); !errors.Is(err, ErrNotAsked) {
+		t.Errorf("a late answer: %v", err)
+	}
+}
+
+// TestNotAsked checks that answers without a question have no effect.
+func TestNotAsked(t *testing.T) {
+	b := newBench(t, zen)
+	b.questions()
+	b.want(host, "pending ")
+	listed := Answer{Addr: host, List: "zen", Codes: codes("127.0.0.2"), TTL: time.Hour}
+	if err := b.Answer(listed); !errors.Is(err, ErrNotAsked) {
+		t.Errorf("before the question was sent: %v", err)
+	}
+	b.questions()
+	for _, a := range []Answer{
+		{Addr: netip.MustParseAddr("192.0.2.2"), List: "zen", Codes: codes("127.0.0.2")},
+		{Addr: host, List: "other", Codes: codes("127.0.0.2")},
+	} {
+		if err := b.Answer(a); !errors.Is(err, ErrNotAsked) {
+			t.Errorf("%+v: %v", a, err)
+		}
+	}
+	for _, a := range []Answer{
+		{Addr: host, List: "zen", Codes: codes("127.0.0.1")},
+		{Addr: host, List: "zen", Codes: codes("127.255.255.254")},
+		{Addr: host, List: "zen", Codes: codes("192.0.2.1")},
+		{Addr: host, List: "zen", Cause: "other"},
+	} {
+		if err := b.Answer(a); err == nil || errors.Is(err, ErrNotAsked) {
+			t.Errorf("%+v: %v", a, err)
+		}
+	}
+	b.want(netip.MustParseAddr("192.0.2.2"), "pending ")
+	if err := b.Answer(listed); err != nil {
+		t.Error(err)
+	}
+	b.want(host, "listed ")
+}
+
+// TestUnknown checks that errors and codes that the list does not declare are unknown, and
+// are counted.
+func TestUnknown(t *testing.T) {
+	b := newBench(t, zen)
+	b.questions()
+	for i, a := range []Answer{
+		{Cause: "timeout"},
+		{Cause: "timeout", Codes: codes("127.0.0.2")},
+		{Codes: codes("127.0.0.2", "127.0.0.3")},
+		{Codes: codes("127.0.0.3")},
+	} {
+		a.Addr, a.List = netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), "zen"
+		b.want(a.Addr, "pending ")
+		b.questions()
+		if err := b.Answer(a); err != nil {
+			t.Error(err)
+		}
+		b.want(a.Addr, "unknown ")
+	}
+	s := b.Status()[0]
+	if s.Asked != 4 || s.Listed+s.Absent != 0 || s.Unknown["timeout"] != 2 || s.Unknown["code"] != 2 {
+		t.Errorf("%+v", s)
+	}
+	b.now += MinTTL + time.Second
+	b.questions()
+	b.want(netip.MustParseAddr("192.0.2.0"), "pending ") // asked again
+}
+
+// TestIgnored checks that an answer of ignored codes only is not a listing.
+func TestIgnored(t *testing.T) {
+	b := newBench(t, zen)
+	b.questions()
+	b.want(host, "pending ")
+	b.questions()
+	if err := b.Answer(Answer{Addr: host, List: "zen", Codes: codes("127.0.0.10")}); err != nil {
+		t.Error(err)
+	}
+	b.want(host, "absent ")
+}
+
+// TestEvents checks the events of answers.
+func TestEvents(t *testing.T) {
+	b := newBench(t, zen, white)
+	b.questions()
+	b.want(host, "pending pending ")
+	b.questions()
+	for _, list := range []string{"zen", "white"} {
+		if err := b.Answer(Answer{Addr: host, List: list, Codes: codes("127.0.0.2", "127.0.0.4")[:len(list)/4+1]}); err != nil {
+			t.Error(err)
+		}
+	}
+	got := ""
+	for _, f := range b.Ask(host, nil) {
+		ev := f.Event(&smtp.Event{Time: 5, Session: 7})
+		got += fmt.Sprintf("%d %d %s %s %s %s; ", ev.Time, ev.Session, ev.Name, ev.Word, ev.Text, ev.Result)
+	}
+	if want := "5 7 zen zen.example.org 127.0.0.2 fail; 5 7 white list.example.net 127.0.0.2,127.0.0.4 pass; "; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// TestBounded checks that clients cannot make the table or its queue grow, and that the
+// questions that find no room are counted.
+func TestBounded(t *testing.T) {
+	b := newBench(t, zen)
+	b.questions()
+	const many = 100_000
+	for i := range many {
+		b.Ask(netip.AddrFrom4([4]byte{100, byte(i >> 16), byte(i >> 8), byte(i)}), nil)
+	}
+	if len(b.queue) != maxQueue || len(b.rows) != sets*ways {
+		t.Errorf("%d questions, %d rows", len(b.queue), len(b.rows))
+	}
+	if s := b.Status()[0]; s.Asked != maxQueue || s.Dropped != many-maxQueue {
+		t.Errorf("%+v", s)
+	}
+	// A full table has room for a further address.
+	for range maxQueue/maxBatch + 1 {
+		b.questions()
+	}
+	for i := range many {
+		if b.Ask(netip.AddrFrom4([4]byte{101, byte(i >> 16), byte(i >> 8), byte(i)}), nil); i%maxBatch == 0 {
+			b.questions()
+		}
+	}
+	b.questions()
+	b.want(host, "pending ")
+}
+
+// TestUse checks that answers of other lists are dropped, and that those of the same lists
+// remain after a reload.
+func TestUse(t *testing.T) {
+	b := newBench(t, zen)
+	b.questions()
+	b.want(host, "pending ")
+	b.questions()
+	if err := b.Answer(Answer{Addr: host, List: "zen", Codes: codes("127.0.0.2")}); err != nil {
+		t.Error(err)
+	}
+	same := *zen
+	b.Use([]*rules.Lookup{&same})
+	b.want(host, "listed ")
+	b.Use([]*rules.Lookup{white})
+	b.want(host, "pending ")
+	b.Use(nil)
+	b.want(host, "")
+}
+
+// TestPublic checks the addresses about which lists are asked.
+func TestPublic(t *testing.T) {
+	for a, want := range map[string]bool{
+		"192.0.2.1": true, "2001:db8::1": true, "10.0.0.1": false, "127.0.0.1": false, "169.254.1.1": false, "100.64.0.1": false,
+		"0.0.0.1": false, "255.255.255.255": false, "224.0.0.1": false, "::1": false, "fe80::1": false, "fd00::1": false, "::": false,
+	} {
+		if got := Public(netip.MustParseAddr(a)); got != want {
+			t.Errorf("%s: %v", a, got)
+		}
+	}
+}

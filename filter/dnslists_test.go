@@ -1,0 +1,306 @@
+package filter_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/filter"
+	"scanwatch/filter/dnslist"
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/memory"
+	"scanwatch/filter/replay"
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+// A listBench is a pipeline with a policy on DNS lists, and the companion that answers its
+// questions.
+type listBench struct {
+	*testing.T
+	policy  *rules.Policy
+	memory  *memory.Memory
+	lists   *dnslist.Table
+	p       *filter.Pipeline
+	now     int64
+	next    uint64
+	records []*store.Record
+}
+
+const listPolicy = `mode enforce
+companion lookup user _swlookup
+lookup zen dnsbl "zen.example.org" codes { 127.0.0.2, 127.0.0.4 } hold 300ms
+lookup other dnsbl "bl.example.net" codes 127.0.0.9
+lookup white allowlist "list.example.net" codes 127.0.2.0/23 hold 200ms
+gateway 198.51.100.1
+own-address 198.51.100.2
+table <friends> { 198.51.100.3 }
+pass from 198.51.100.4
+pass match listed white
+rule zen phase helo match listed zen reject "550 5.7.1 Listed"
+rule points phase rcpt-to match score > 15 reject "550 5.7.1 Points"
+score evidence listed 20
+`
+
+func newListBench(t *testing.T, text string) *listBench {
+	t.Helper()
+	tree, err := rules.Parse("test.conf", func(string) ([]byte, error) { return []byte(text), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &listBench{T: t, memory: memory.New(), lists: dnslist.New(), now: 1_795_000_000e6}
+	if b.policy, _, err = rules.Compile(tree, rules.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	b.p = filter.New(filter.Options{
+		Record: b.record, Log: func([]byte) {}, Lists: func() *lookup.Lists { return lists }, Memory: b.memory, Lookups: b.lists,
+		OwnAddrs: []netip.Addr{netip.MustParseAddr("198.51.100.5")},
+	})
+	b.p.Use(&filter.Settings{Policy: b.policy})
+	b.lists.Use(b.policy.Lookups)
+	b.lists.Questions(context.Background(), 0) // the companion is present
+	return b
+}
+
+func (b *listBench) record(end time.Time, id uint64, value []byte) {
+	r, err := store.Decode(store.AppendKey(nil, end, id), bytes.Clone(value))
+	if err != nil {
+		b.Errorf("record: %v", err)
+	}
+	b.records = append(b.records, &r)
+}
+
+// connect opens a session and returns its id.
+func (b *listBench) connect(src string) uint64 {
+	b.next++
+	ev := smtp.Event{Kind: smtp.EventConnect, Time: b.now, Session: b.next, FCrDNS: smtp.FCrDNSPass, RDNS: []byte("mail.example.net"), Dst: netip.MustParseAddrPort("203.0.113.25:25")}
+	if src == "local" {
+		ev.Local = true
+	} else {
+		ev.Src = netip.AddrPortFrom(netip.MustParseAddr(src), 4000)
+	}
+	b.p.Event(&ev)
+	return b.next
+}
+
+// questions returns the next questions of the filter.
+func (b *listBench) questions() string {
+	return fmt.Sprint(b.lists.Questions(context.Background(), 0))
+}
+
+func (b *listBench) answer(src, list string, codes ...string) {
+	b.Helper()
+	a := dnslist.Answer{Addr: netip.MustParseAddr(src), List: list, TTL: time.Hour}
+	for _, c := range codes {
+		a.Codes = append(a.Codes, netip.MustParseAddr(c))
+	}
+	if err := b.lists.Answer(a); err != nil {
+		b.Error(err)
+	}
+}
+
+// ask sends a request after a pause, and returns the answer.
+func (b *listBench) ask(id uint64, phase smtp.Phase, pause time.Duration, waited bool) string {
+	b.now += pause.Microseconds()
+	a := b.p.Ask(&smtp.Event{Kind: smtp.EventRequest, Time: b.now, Session: id, Phase: phase, Name: []byte("mail.example.net"), Addr: []byte("joe@example.net"), Waited: waited})
+	if a.Wait > 0 {
+		return "wait " + a.Wait.String()
+	}
+	if a.Hold > 0 {
+		b.Errorf("answer delayed by %v", a.Hold)
+	}
+	text, _, _ := strings.Cut(a.Text, " [")
+	return strings.TrimSpace(a.Decision.String() + " " + text)
+}
+
+// mail plays the events between a greeting and a recipient.
+func (b *listBench) greet(id uint64) {
+	for _, ev := range []smtp.Event{
+		{Kind: smtp.EventGreeting, Code: 220, Name: []byte("mx.example.org")},
+		{Kind: smtp.EventLine, Verb: smtp.VerbEhlo, Text: []byte("EHLO mail.example.net")},
+	} {
+		ev.Time, ev.Session = b.now, id
+		b.p.Event(&ev)
+	}
+}
+
+func (b *listBench) end(id uint64) {
+	b.p.Event(&smtp.Event{Kind: smtp.EventDisconnect, Time: b.now, Session: id, Ending: smtp.EndingQuit})
+}
+
+// TestListAnswers checks that a request waits for a list with a hold only as long as the
+// hold, and the effect of each answer.
+func TestListAnswers(t *testing.T) {
+	const src = "192.0.2.7"
+	for _, tt := range []struct {
+		name    string
+		answer  func(b *listBench)
+		waits   string // answer at helo, 100 ms after the start
+		helo    string
+		rcpt    string
+		listing string // steps and findings in the record
+	}{
+		{"no answer", func(*listBench) {}, "wait 200ms", "proceed", "proceed", ""},
+		{"listed", func(b *listBench) { b.answer(src, "zen", "127.0.0.4"); b.answer(src, "white") }, "reject 550 5.7.1 Listed", "reject 550 5.7.1 Listed", "reject 550 5.7.1 Points",
+			"zen 127.0.0.4 zen.example.org fail; listed 127.0.0.4 zen zen.example.org; white   list.example.net ok"},
+		{"not listed", func(b *listBench) { b.answer(src, "zen"); b.answer(src, "other"); b.answer(src, "white") }, "proceed", "proceed", "proceed",
+			"zen  zen.example.org ok; other  bl.example.net ok; white  list.example.net ok"},
+		{"points", func(b *listBench) { b.answer(src, "zen"); b.answer(src, "other", "127.0.0.9"); b.answer(src, "white") }, "proceed", "proceed", "reject 550 5.7.1 Points",
+			"zen  zen.example.org ok; other 127.0.0.9 bl.example.net fail; listed 127.0.0.9 other bl.example.net; white  list.example.net ok"},
+		{"two lists", func(b *listBench) {
+			b.answer(src, "zen", "127.0.0.2", "127.0.0.4")
+			b.answer(src, "other", "127.0.0.9")
+		}, "wait 100ms", "reject 550 5.7.1 Listed", "reject 550 5.7.1 Points",
+			"zen 127.0.0.2,127.0.0.4 zen.example.org fail; listed 127.0.0.2,127.0.0.4 zen zen.example.org; other 127.0.0.9 bl.example.net fail; listed 127.0.0.9 other bl.example.net"},
+		{"allowed", func(b *listBench) { b.answer(src, "zen", "127.0.0.4"); b.answer(src, "white", "127.0.3.2") }, "proceed", "proceed", "proceed",
+			"zen 127.0.0.4 zen.example.org fail; listed 127.0.0.4 zen zen.example.org; white 127.0.3.2 list.example.net pass"},
+		{"error", func(b *listBench) {
+			b.answer(src, "zen", "127.0.0.4", "127.0.0.77")
+			b.answer(src, "white", "127.1.0.1")
+		}, "proceed", "proceed", "proceed", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newListBench(t, listPolicy)
+			id := b.connect(src)
+			if got := b.questions(); got != "[{192.0.2.7 [zen other white]}]" {
+				t.Errorf("questions %s", got)
+			}
+			// No rule of phase connect needs a list.
+			if got := b.ask(id, smtp.PhaseConnect, 0, false); got != "proceed" {
+				t.Errorf("connect: %s", got)
+			}
+			b.greet(id)
+			tt.answer(b)
+			got := b.ask(id, smtp.PhaseHelo, 100*time.Millisecond, false)
+			if got != tt.waits {
+				t.Errorf("helo: %s, want %s", got, tt.waits)
+			}
+			if strings.HasPrefix(got, "wait") {
+				if got := b.ask(id, smtp.PhaseHelo, 200*time.Millisecond, true); got != tt.helo {
+					t.Errorf("helo after the wait: %s, want %s", got, tt.helo)
+				}
+			}
+			if got := b.ask(id, smtp.PhaseRcptTo, time.Second, false); got != tt.rcpt {
+				t.Errorf("rcpt-to: %s, want %s", got, tt.rcpt)
+			}
+			b.end(id)
+			if got := strings.Join(strings.Fields(b.listings(b.records[0])), " "); got != strings.Join(strings.Fields(tt.listing), " ") {
+				t.Errorf("record: %s, want %s", got, tt.listing)
+			}
+		})
+	}
+}
+
+// listings returns the answers of lists and the findings about them in a record.
+func (b *listBench) listings(r *store.Record) string {
+	var all []string
+	err := r.Steps(func(s *store.Step) bool {
+		switch {
+		case s.Kind == store.KindListed:
+			all = append(all, fmt.Sprintf("%s %s %s %s", s.Text, s.Arg, s.Match, s.Result))
+		case s.Kind == store.KindFinding && string(s.Text) == "listed":
+			all = append(all, fmt.Sprintf("%s %s %s", s.Text, s.Arg, s.Match))
+		}
+		return true
+	})
+	if err != nil {
+		b.Error(err)
+	}
+	return strings.Join(all, "; ")
+}
+
+// TestNotAsked checks the clients about which no list is asked.
+func TestListNotAsked(t *testing.T) {
+	b := newListBench(t, listPolicy)
+	known, banned := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	b.memory.Peers.Delivered(&memory.Client{Addr: known}, memory.Delivery{Messages: 2, Senders: []string{"example.net"}}, b.now-(48*time.Hour).Microseconds())
+	b.memory.Bans.AddPrefix(netip.PrefixFrom(banned, 32), time.Hour, "manual", b.now)
+	for _, src := range []string{"local", "198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4", "198.51.100.5", known.String(), banned.String(),
+		"127.0.0.1", "10.1.2.3", "169.254.1.1", "100.64.1.1", "::1", "fe80::1", "fd00::1"} {
+		id := b.connect(src)
+		b.ask(id, smtp.PhaseConnect, 0, false)
+		if got := b.ask(id, smtp.PhaseHelo, 0, false); strings.HasPrefix(got, "wait") {
+			t.Errorf("%s waits", src)
+		}
+		if got := b.questions(); got != "[]" {
+			t.Errorf("%s: questions %s", src, got)
+		}
+		b.end(id)
+	}
+	b.end(b.connect("2001:db8::1"))
+	b.end(b.connect("192.0.2.3"))
+	b.end(b.connect("192.0.2.3"))
+	if got := b.questions(); got != "[{2001:db8::1 [zen other white]} {192.0.2.3 [zen other white]}]" {
+		t.Errorf("questions %s", got)
+	}
+}
+
+// TestListNoCompanion checks that no request waits without a companion, and without a
+// hold in the policy.
+func TestListNoCompanion(t *testing.T) {
+	b := newListBench(t, listPolicy)
+	b.lists.Now = func() time.Duration { return time.Hour }
+	id := b.connect("192.0.2.7")
+	if got := b.ask(id, smtp.PhaseHelo, 0, false); got != "proceed" {
+		t.Errorf("without a companion: %s", got)
+	}
+	b = newListBench(t, strings.NewReplacer(" hold 300ms", "", " hold 200ms", "").Replace(listPolicy))
+	id = b.connect("192.0.2.7")
+	if got := b.questions() + b.ask(id, smtp.PhaseHelo, 0, false); !strings.HasSuffix(got, "]}]proceed") {
+		t.Errorf("without a hold: %s", got)
+	}
+}
+
+// TestListReplay checks that the replay of a record uses the recorded answers, and that
+// a list without a recorded answer is unknown.
+func TestListReplay(t *testing.T) {
+	b := newListBench(t, listPolicy)
+	for i, codes := range [][]string{{"127.0.0.2"}, nil, {"127.0.0.77"}} {
+		src := fmt.Sprintf("192.0.2.%d", 10+i)
+		b.end(b.connect(src)) // the answer comes after this session
+		b.questions()
+		b.answer(src, "zen", codes...)
+		id := b.connect(src)
+		b.ask(id, smtp.PhaseConnect, 0, false)
+		b.greet(id)
+		b.ask(id, smtp.PhaseHelo, time.Second, false)
+		b.p.Event(&smtp.Event{Kind: smtp.EventHelo, Time: b.now, Session: id, Verb: smtp.VerbEhlo, Word: []byte("EHLO"), Name: []byte("mail.example.net"), Result: smtp.ResultOK})
+		b.end(id)
+	}
+	for name, tt := range map[string]struct {
+		policy string
+		want   string
+	}{
+		"the same policy": {listPolicy, "- zen - - - -"},
+		"at connect":      {"mode enforce\nlookup zen dnsbl \"zen.example.org\" codes 127.0.0.2\nrule zen phase connect match listed zen disconnect\n", "- zen - - - -"},
+		"not listed":      {"mode enforce\nlookup zen dnsbl \"zen.example.org\" codes 127.0.0.2\nrule clean phase helo match !listed zen reject\n", "- - - clean - -"},
+		"another list":    {"mode enforce\nlookup bl dnsbl \"bl.example.org\" codes 127.0.0.2\nrule bl phase helo match listed bl reject\n", "- - - - - -"},
+		"evidence":        {"mode enforce\nrule token phase helo match evidence listed reject\n", "- token - - - -"},
+	} {
+		c := newListBench(t, tt.policy)
+		got := make([]string, len(b.records))
+		player := replay.New(replay.Options{
+			Settings: &filter.Settings{Policy: c.policy},
+			Filter:   filter.Options{Lists: func() *lookup.Lists { return lists }},
+			Done: func(o *replay.Outcome) {
+				if got[o.Seq] = o.Refusal.Rule; got[o.Seq] == "" {
+					got[o.Seq] = "-"
+				}
+			},
+			AskRefused: true,
+		})
+		for _, r := range b.records {
+			player.Add(*r)
+		}
+		player.Close()
+		if !slices.Equal(got, strings.Fields(tt.want)) {
+			t.Errorf("%s: %q, want %s", name, got, tt.want)
+		}
+	}
+}

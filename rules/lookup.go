@@ -1,0 +1,351 @@
+package rules
+
+import (
+	"encoding/binary"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"scanwatch/internal/prefix"
+	"scanwatch/internal/smtp"
+)
+
+// Lookup is `lookup name dnsbl | allowlist "zone" codes ...`: a list that the companion
+// lookup asks by DNS (RFC 5782).
+type Lookup struct {
+	Pos
+	Name  string
+	Allow bool   // a listing is an excuse, not evidence
+	Zone  string // may contain KeyMark once, instead of a label
+	// Codes contains the addresses in answers that mean that a host is listed. Ignore
+	// contains the addresses that the list may also return, and that mean nothing.
+	Codes, Ignore []netip.Prefix
+	Key           string        // file that contains the label for KeyMark; empty without a key
+	Rate          int           // maximum number of questions in a second on average; 0 for the default
+	Hold          time.Duration // maximum wait for an answer; 0 to wait for none
+}
+
+// KeyMark is the part of a zone that the companion replaces with the key, which is in no
+// text of the configuration.
+const KeyMark = "{key}"
+
+const (
+	// MaxLookups is the maximum number of lists, because each unknown client causes a
+	// question to each list.
+	MaxLookups = 8
+	maxRate    = 1000
+	minHold    = 10 * time.Millisecond
+	maxHold    = 400 * time.Millisecond
+)
+
+var (
+	lookupKinds = []string{"dnsbl", "allowlist"}
+	loopback4   = netip.MustParsePrefix("127.0.0.0/8")
+	// errorCodes contains the addresses that report an error, for example that the list
+	// refuses the questions of a public resolver.
+	errorCodes = netip.MustParsePrefix("127.255.255.0/24")
+	notListed  = netip.MustParseAddr("127.0.0.1") // RFC 5782 section 5
+)
+
+func parseLookup(l *line) (Statement, *Error) {
+	s := &Lookup{Pos: l.toks[0].pos}
+	var err *Error
+	if s.Name, err = l.name("lookup"); err != nil {
+		return nil, err
+	}
+	i, err := l.word("a kind of list", lookupKinds)
+	if err != nil {
+		return nil, err
+	}
+	s.Allow = i == 1
+	if err = s.parseZone(l); err != nil {
+		return nil, err
+	}
+	if err = l.expect("codes"); err == nil {
+		s.Codes, err = parseCodes(l)
+	}
+	for l.at < len(l.toks) && err == nil {
+		t := l.next()
+		switch {
+		case t.is("ignore") && s.Ignore == nil:
+			s.Ignore, err = parseCodes(l)
+		case t.is("key") && s.Key == "":
+			s.Key, err = l.text("a file name")
+		case t.is("rate") && s.Rate == 0:
+			s.Rate, err = l.number("the rate", 1, maxRate)
+		case t.is("hold") && s.Hold == 0:
+			s.Hold, err = parseHold(l)
+		default:
+			return nil, l.errorf(t.pos, "", "unexpected `%s`", t)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if marked := strings.Contains(s.Zone, KeyMark); marked != (s.Key != "") {
+		hint := "write for example: \"" + KeyMark + ".bl.example.org\""
+		if marked {
+			hint = "add: key \"/path/to/file\""
+		}
+		return nil, l.errorf(s.Pos, hint, "a zone with a key contains %s, and names the file of the key", KeyMark)
+	}
+	return s, nil
+}
+
+func (s *Lookup) parseZone(l *line) (err *Error) {
+	t := l.peek()
+	if s.Zone, err = l.text("a domain name"); err != nil {
+		return err
+	}
+	s.Zone = strings.ToLower(strings.TrimSuffix(s.Zone, "."))
+	if name := strings.Replace(s.Zone, KeyMark, "key", 1); !isZoneName(name) {
+		return l.errorf(t.pos, "write for example: \"bl.example.org\"", "%q is not a domain name", s.Zone)
+	}
+	return nil
+}
+
+// parseCodes parses addresses or networks of addresses in answers.
+func parseCodes(l *line) ([]netip.Prefix, *Error) {
+	start := l.peek().pos
+	list, err := l.prefixes("a code")
+	for _, p := range list {
+		switch {
+		case err != nil:
+		case !loopback4.Overlaps(p) || p.Bits() < loopback4.Bits():
+			err = l.errorf(start, "codes are in 127.0.0.0/8", "%s is not a code", prefix.String(p))
+		case p.Overlaps(errorCodes):
+			err = l.errorf(start, "list the codes that mean that a host is listed", "codes in %s report errors", errorCodes)
+		case p.Contains(notListed):
+			err = l.errorf(start, "list the codes that mean that a host is listed", "no list returns %s for a listed host", notListed)
+		}
+	}
+	return list, err
+}
+
+// parseHold parses a duration in milliseconds.
+func parseHold(l *line) (time.Duration, *Error) {
+	t := l.next()
+	digits, ok := strings.CutSuffix(t.text, "ms")
+	n, err := strconv.Atoi(digits)
+	d := time.Duration(n) * time.Millisecond
+	if t.kind != wordToken || !ok || err != nil || d < minHold || d > maxHold {
+		return 0, l.errorf(t.pos, "write for example: hold 400ms", "expected a duration from %dms to %dms%s", minHold.Milliseconds(), maxHold.Milliseconds(), insteadOf(t))
+	}
+	return d, nil
+}
+
+func (s *Lookup) String() string {
+	kind := lookupKinds[0]
+	if s.Allow {
+		kind = lookupKinds[1]
+	}
+	text := "lookup " + s.Name + " " + kind + " " + quote(s.Zone) + " codes " + codeList(s.Codes)
+	if s.Ignore != nil {
+		text += " ignore " + codeList(s.Ignore)
+	}
+	if s.Key != "" {
+		text += " key " + quote(s.Key)
+	}
+	if s.Rate > 0 {
+		text += " rate " + strconv.Itoa(s.Rate)
+	}
+	if s.Hold > 0 {
+		text += " hold " + strconv.FormatInt(s.Hold.Milliseconds(), 10) + "ms"
+	}
+	return text
+}
+
+// codeList returns codes in the syntax of a list.
+func codeList(list []netip.Prefix) string {
+	items := make([]string, len(list))
+	for i, p := range list {
+		items[i] = Value{Kind: PrefixValue, Prefix: p}.String()
+	}
+	return braces(items)
+}
+
+// Judge returns whether the addresses of an answer mean that a host is listed. known is
+// false if an address is not a code of the list: no address of such an answer counts,
+// because it may be an error or the answer of a resolver that replaces missing names.
+func (s *Lookup) Judge(answer []netip.Addr) (listed, known bool) {
+	in := func(list []netip.Prefix, a netip.Addr) bool {
+		return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
+	for _, a := range answer {
+		switch {
+		case in(s.Codes, a):
+			listed = true
+		case !in(s.Ignore, a):
+			return false, false
+		}
+	}
+	return listed, true
+}
+
+// IsCode reports whether a is in the network of codes and reports no error.
+func IsCode(a netip.Addr) bool {
+	return loopback4.Contains(a) && !errorCodes.Contains(a) && a != notListed
+}
+
+// Question returns the name that asks the list in a zone about an address (RFC 5782
+// sections 2.1 and 2.4).
+func Question(a netip.Addr, zone string) string {
+	var b strings.Builder
+	if a = a.Unmap(); a.Is4() {
+		ip := a.As4()
+		n := binary.BigEndian.Uint32(ip[:])
+		for range 4 {
+			b.WriteString(strconv.FormatUint(uint64(n&255), 10) + ".")
+			n >>= 8
+		}
+		return b.String() + zone
+	}
+	ip := a.As16()
+	for i := len(ip) - 1; i >= 0; i-- {
+		b.WriteString(strconv.FormatUint(uint64(ip[i]&15), 16) + "." + strconv.FormatUint(uint64(ip[i]>>4), 16) + ".")
+	}
+	return b.String() + zone
+}
+
+// listing returns the answer of the named list, or nil.
+func (f *Facts) listing(name string) *smtp.Listing {
+	for i := range f.Listings {
+		if f.Listings[i].Name == name {
+			return &f.Listings[i]
+		}
+	}
+	return nil
+}
+
+// matchListed returns Yes if one of the lists contains the client. Otherwise it returns
+// Unknown if a list has not answered.
+func matchListed(c *cond, f *Facts) Truth {
+	answer := No
+	for _, v := range c.tree.Values {
+		switch l := f.listing(v.Text); {
+		case l == nil:
+			answer = Unknown
+		case l.Listed:
+			return Yes
+		}
+	}
+	return answer
+}
+
+func factListed(c *Cond, f *Facts) string {
+	var items []string
+	for _, v := range c.Values {
+		switch l := f.listing(v.Text); {
+		case l == nil:
+			items = append(items, v.Text+": no answer")
+		case l.Listed:
+			items = append(items, v.Text+": "+quoteFact([]byte(l.Codes)))
+		default:
+			items = append(items, v.Text+": not listed")
+		}
+	}
+	return strings.Join(items, "; ")
+}
+
+func sayListed(c *Cond) string {
+	var items []string
+	for _, v := range c.Values {
+		items = append(items, "`"+v.Text+"`")
+	}
+	return "is in the DNS list " + or(items)
+}
+
+// checkLookups checks the statements lookup and the conditions on them.
+func checkLookups(k *checker) {
+	if len(k.lookups) > MaxLookups {
+		k.errorf(k.lookups[MaxLookups].Pos, "", "more than %d lookups", MaxLookups)
+	}
+	asks := slices.IndexFunc(k.companions, func(c *Companion) bool { return c.Role == RoleLookup })
+	switch {
+	case asks < 0 && len(k.lookups) > 0:
+		k.warnf(k.lookups[0].Pos, "add: companion lookup user name", "no companion asks this list")
+	case asks >= 0 && len(k.lookups) == 0:
+		k.warnf(k.companions[asks].Pos, "add for example: lookup bl dnsbl \"bl.example.org\" codes 127.0.0.2", "there is no list to ask")
+	}
+	evidence := slices.ContainsFunc(k.weights, func(w *Weight) bool { return w.Token.Evidence == Listed }) ||
+		slices.ContainsFunc(k.rules, func(r *Rule) bool { return r.Has(Listed) })
+	for _, l := range k.lookups {
+		if !k.listed[l.Name].used && (l.Allow || !evidence) {
+			k.warnf(l.Pos, "", "lookup %s is never used", l.Name)
+		}
+	}
+}
+
+// usesLookup checks a condition on lists. A listing on a block list is no reason to exempt
+// a client, and one on an allowlist is none to reject it.
+func usesLookup(k *checker, c *Cond, ofRule bool) {
+	for _, v := range c.Values {
+		l := k.listed[v.Text]
+		if l == nil {
+			hint := didYouMean(v.Text, slices.Sorted(maps.Keys(k.listed)))
+			if len(k.listed) == 0 {
+				hint = "declare it: lookup " + v.Text + ` dnsbl "bl.example.org" codes 127.0.0.2`
+			}
+			k.errorf(v.Pos, hint, "unknown lookup %s", v.Text)
+			continue
+		}
+		l.used = true
+		if !ofRule && !c.Not && !l.allow {
+			k.warnf(v.Pos, "use the condition in a rule", "this exempts clients that are listed in the block list %s", v.Text)
+		}
+	}
+}
+
+// A declaredLookup is a declared list.
+type declaredLookup struct {
+	allow, used bool
+}
+
+// accuses warns of a rule that rejects or bans clients because an allowlist contains them.
+func accuses(k *checker, r *Rule) {
+	if !r.bans() && (!r.Decides || r.Decision < smtp.Reject) {
+		return
+	}
+	for _, c := range r.Conds {
+		if c.Word != "listed" || c.Not {
+			continue
+		}
+		for _, v := range c.Values {
+			if l := k.listed[v.Text]; l != nil && l.allow {
+				k.warnf(v.Pos, "use `pass match listed "+v.Text+"`", "rule %s rejects clients that are listed in the allowlist %s", r.Name, v.Text)
+			}
+		}
+	}
+}
+
+// setHolds sets p.Holds. It finds the lists that the rules of each phase need. A pass statement applies to
+// all phases with rules.
+func setHolds(p *Policy) {
+	scored := slices.ContainsFunc(p.weights, func(w weight) bool { return w.evidence == Listed })
+	for phase, rules := range p.phases {
+		var conds []cond
+		for _, i := range rules {
+			conds = append(conds, p.rules[i].conds...)
+		}
+		for i := range p.passes {
+			conds = append(conds, p.passes[i].conds...)
+		}
+		for i, l := range p.Lookups {
+			needs := func(c cond) bool {
+				switch c.tree.Word {
+				case "listed":
+					return slices.ContainsFunc(c.tree.Values, func(v Value) bool { return v.Text == l.Name })
+				case "score":
+					return scored && !l.Allow
+				}
+				return c.evidence&Listed != 0 && !l.Allow
+			}
+			if len(rules) > 0 && slices.ContainsFunc(conds, needs) {
+				p.Holds[phase][i] = l.Hold
+			}
+		}
+	}
+}

@@ -1,0 +1,120 @@
+package rules
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"scanwatch/internal/smtp"
+)
+
+const lookups = `companion lookup user _swlookup
+lookup zen dnsbl "zen.example.org" codes { 127.0.0.2, 127.0.0.4/31 } ignore 127.0.0.10 hold 300ms
+lookup white allowlist "list.example.net" codes 127.0.2.0/23 hold 100ms
+lookup paid dnsbl "{key}.bl.example.org" codes 127.0.0.20 key "key" rate 5
+`
+
+// TestListed checks that a condition on lists is unknown until a list has answered, and
+// that an unknown condition neither rejects nor exempts a client.
+func TestListed(t *testing.T) {
+	p := compile(t, lookups+`mode enforce
+pass match listed white
+rule zen phase mail-from match listed { zen, paid } reject "550 5.7.1 listed"
+rule clean phase mail-from match !listed zen tag clean
+rule points phase rcpt-to match score > 10 reject "550 5.7.1 points"
+rule token phase data match evidence listed reject
+score evidence listed 20
+`)
+	zen := smtp.Listing{Name: "zen", Listed: true, Codes: "127.0.0.2"}
+	for _, tt := range []struct {
+		name     string
+		listings []smtp.Listing
+		decision smtp.Decision
+		tag      bool
+		pass     bool
+	}{
+		{"no answer", nil, smtp.Proceed, false, false},
+		{"not listed", []smtp.Listing{{Name: "zen"}, {Name: "white"}}, smtp.Proceed, true, false},
+		{"listed", []smtp.Listing{zen}, smtp.Reject, false, false},
+		{"listed in another list only", []smtp.Listing{{Name: "zen"}, {Name: "paid", Listed: true, Codes: "127.0.0.20"}}, smtp.Reject, false, false},
+		{"allowed", []smtp.Listing{zen, {Name: "white", Listed: true, Codes: "127.0.3.2"}}, smtp.Proceed, false, true},
+		{"a list that the policy does not have", []smtp.Listing{{Name: "other", Listed: true}}, smtp.Proceed, false, false},
+	} {
+		f := &Facts{Phase: smtp.PhaseMailFrom, Src: netip.MustParseAddr("192.0.2.1"), Standing: StandingNone, Listings: tt.listings}
+		v := p.Eval(f)
+		if v.Act.Decision != tt.decision || (v.Tags != 0) != tt.tag || (v.Pass != nil) != tt.pass {
+			t.Errorf("%s: %+v", tt.name, v)
+		}
+	}
+	f := &Facts{Phase: smtp.PhaseRcptTo, Standing: StandingNone, Evidence: Listed}
+	if v := p.Eval(f); v.Act.Decision != smtp.Reject || v.Total != 20 {
+		t.Errorf("points: %+v", v)
+	}
+	f = &Facts{Phase: smtp.PhaseMailFrom, Standing: StandingTrusted, Listings: []smtp.Listing{zen}}
+	if v := p.Eval(f); v.Act.Decision != smtp.Proceed || v.Withheld.Rule == nil {
+		t.Errorf("a trusted client: %+v", v)
+	}
+}
+
+// TestHolds checks the phases that wait for a list: those whose rules need it.
+func TestHolds(t *testing.T) {
+	p := compile(t, lookups+`pass on mx match listed white
+rule early phase connect match src 192.0.2.0/24 disconnect
+rule zen phase helo match listed zen reject
+rule other phase data match score > 10 reject
+rule more phase commit match evidence scanner reject
+score evidence listed 20
+`)
+	const zen, white = 300 * time.Millisecond, 100 * time.Millisecond
+	for phase, want := range map[smtp.Phase][3]time.Duration{
+		smtp.PhaseConnect: {0, white, 0}, smtp.PhaseHelo: {zen, white, 0}, smtp.PhaseMailFrom: {}, smtp.PhaseRcptTo: {},
+		smtp.PhaseData: {zen, white, 0}, smtp.PhaseCommit: {0, white, 0},
+	} {
+		for i := range want {
+			if got := p.Holds[phase][i]; got != want[i] {
+				t.Errorf("%v, list %d: %v, want %v", phase, i, got, want[i])
+			}
+		}
+	}
+}
+
+// TestJudge checks that a listing counts only if each address is a code of the list.
+func TestJudge(t *testing.T) {
+	l := compile(t, lookups).Lookups[0]
+	for _, tt := range []struct {
+		answer        []string
+		listed, known bool
+	}{
+		{nil, false, true},
+		{[]string{"127.0.0.2"}, true, true},
+		{[]string{"127.0.0.4", "127.0.0.5", "127.0.0.10"}, true, true},
+		{[]string{"127.0.0.10"}, false, true},
+		{[]string{"127.0.0.3"}, false, false},
+		{[]string{"127.0.0.2", "127.0.0.3"}, false, false},
+		{[]string{"127.255.255.254"}, false, false},
+		{[]string{"127.0.0.1"}, false, false},
+		{[]string{"192.0.2.80"}, false, false},
+		{[]string{"127.0.0.2", "192.0.2.80"}, false, false},
+	} {
+		var answer []netip.Addr
+		for _, s := range tt.answer {
+			answer = append(answer, netip.MustParseAddr(s))
+		}
+		if listed, known := l.Judge(answer); listed != tt.listed || known != tt.known {
+			t.Errorf("%v: %v, %v", tt.answer, listed, known)
+		}
+	}
+}
+
+// TestQuestions checks the names of questions with the examples of RFC 5782.
+func TestQuestions(t *testing.T) {
+	for a, want := range map[string]string{
+		"192.0.2.99":                "99.2.0.192.bad.example.com",
+		"::ffff:192.0.2.99":         "99.2.0.192.bad.example.com",
+		"2001:db8:1:2:3:4:567:89ab": "b.a.9.8.7.6.5.0.4.0.0.0.3.0.0.0.2.0.0.0.1.0.0.0.8.b.d.0.1.0.0.2.bad.example.com",
+	} {
+		if got := Question(netip.MustParseAddr(a), "bad.example.com"); got != want {
+			t.Errorf("%s: %s, want %s", a, got, want)
+		}
+	}
+}
