@@ -30,6 +30,9 @@ type Paths struct {
 	// Serve is set if the process answers clients on Internet sockets that it has opened
 	// before.
 	Serve bool
+	// AskPort is the port of servers to which the process connects by UDP and TCP; 0 for
+	// none.
+	AskPort uint16
 }
 
 // A Report describes the active restrictions.
@@ -50,6 +53,7 @@ type Report struct {
 type Plan struct {
 	grants []grant
 	serve  bool
+	ask    uint16
 }
 
 // A grant is an accessible file, or a directory with its contents.
@@ -70,7 +74,7 @@ const (
 
 // Prepare resolves the paths. It creates the state directory if possible, because only
 // an existing directory can be granted. Prepare may wait for the disk.
-func Prepare(p Paths) *Plan { return &Plan{p.grants(), p.Serve} }
+func Prepare(p Paths) *Plan { return &Plan{p.grants(), p.Serve, p.AskPort} }
 
 // Enter restricts all threads of the process to the plan, as far as the operating
 // system supports it. During the call no thread may wait for a disk, because on some

@@ -62,11 +62,18 @@ func (p Paths) grants() []grant {
 
 // Sockets that are open already remain usable.
 func (r *Report) enter(p *Plan) {
-	r.landlock(p.grants)
-	r.seccomp()
+	r.landlock(p.grants, p.ask)
+	families := []uint32{unix.AF_UNIX}
+	if p.ask != 0 {
+		families = append(families, unix.AF_INET, unix.AF_INET6)
+	}
+	r.seccomp(families)
+	if p.ask != 0 {
+		r.TCP, r.Net = false, false
+	}
 }
 
-func (r *Report) landlock(grants []grant) {
+func (r *Report) landlock(grants []grant, ask uint16) {
 	abi, err := ll.LandlockGetABIVersion()
 	if err != nil || abi < 1 {
 		return // not supported by the kernel
@@ -78,6 +85,9 @@ func (r *Report) landlock(grants []grant) {
 		}
 		rules = append(rules, landlock.PathAccess(rights[g.use], g.path).IgnoreIfMissing())
 		r.granted = append(r.granted, g.path)
+	}
+	if ask != 0 { // UDP sockets get a port from the kernel
+		rules = append(rules, landlock.ConnectTCP(ask), landlock.ConnectSendUDP(ask), landlock.BindUDP(0))
 	}
 	if err := landlock.V11.BestEffort().Restrict(rules...); err != nil {
 		r.problem(err)
@@ -92,12 +102,12 @@ func (r *Report) landlock(grants []grant) {
 // seccomp restricts system calls other than file access. It is also needed for the
 // network: since Linux 6.7, Landlock restricts TCP, but neither most other protocols
 // nor Multipath TCP, which only requires another argument of socket(2).
-func (r *Report) seccomp() {
+func (r *Report) seccomp(families []uint32) {
 	arch, ok := auditArch[runtime.GOARCH]
 	if !ok {
 		return
 	}
-	program := denials(arch)
+	program := denials(arch, families)
 	// The flag TSYNC applies the filter to all threads.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -130,9 +140,9 @@ var auditArch = map[string]uint32{
 }
 
 // denials returns the program that seccomp(2) runs before each system call. The program
-// denies a list of calls and allows all others, because the Go runtime uses different
-// calls in each version, and they must not fail.
-func denials(arch uint32) []unix.SockFilter {
+// denies a list of calls and sockets of other families, and allows all other calls, because
+// the Go runtime uses different calls in each version, and they must not fail.
+func denials(arch uint32, families []uint32) []unix.SockFilter {
 	const (
 		number, audit, firstArg = 0, 4, 16 // offsets in struct seccomp_data
 
@@ -143,19 +153,24 @@ func denials(arch uint32) []unix.SockFilter {
 
 		x32 = 0x40000000 // other numbers for the same calls on amd64
 	)
-	// Jumps are relative to the next instruction. The last instruction denies.
-	return []unix.SockFilter{
+	// Jumps are relative to the next instruction. The last instruction allows, and the
+	// instruction before it denies.
+	n := uint8(len(families))
+	program := []unix.SockFilter{
 		{Code: load, K: audit},
-		{Code: equal, K: arch, Jf: 9}, // deny a call of another architecture
+		{Code: equal, K: arch, Jf: n + 7}, // deny a call of another architecture
 		{Code: load, K: number},
-		{Code: least, K: x32, Jt: 7},
-		{Code: equal, K: unix.SYS_EXECVE, Jt: 6},
-		{Code: equal, K: unix.SYS_EXECVEAT, Jt: 5},
-		{Code: equal, K: unix.SYS_IO_URING_SETUP, Jt: 4}, // can create sockets without socket(2)
-		{Code: equal, K: unix.SYS_SOCKET, Jf: 2},         // allow anything else
+		{Code: least, K: x32, Jt: n + 5},
+		{Code: equal, K: unix.SYS_EXECVE, Jt: n + 4},
+		{Code: equal, K: unix.SYS_EXECVEAT, Jt: n + 3},
+		{Code: equal, K: unix.SYS_IO_URING_SETUP, Jt: n + 2}, // can create sockets without socket(2)
+		{Code: equal, K: unix.SYS_SOCKET, Jf: n + 2},         // allow anything else
 		{Code: load, K: firstArg},
-		{Code: equal, K: unix.AF_UNIX, Jf: 1}, // deny other families
-		{Code: end, K: unix.SECCOMP_RET_ALLOW},
-		{Code: end, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EACCES)},
 	}
+	for i, family := range families {
+		program = append(program, unix.SockFilter{Code: equal, K: family, Jt: n - uint8(i)})
+	}
+	return append(program,
+		unix.SockFilter{Code: end, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EACCES)},
+		unix.SockFilter{Code: end, K: unix.SECCOMP_RET_ALLOW})
 }

@@ -14,7 +14,7 @@ import (
 const promises = "error stdio rpath wpath cpath fattr flock unix"
 
 // servePromises are the promises of a process that only reads files, connects to a
-// socket and answers clients.
+// socket, and answers clients or asks servers.
 const servePromises = "error stdio rpath unix inet"
 
 // permissions contains the arguments of unveil(2).
@@ -60,7 +60,8 @@ func (r *Report) enter(p *Plan) {
 		r.By, r.Files = append(r.By, "unveil"), true
 	}
 	promised := promises
-	if p.serve {
+	inet := p.serve || p.ask != 0
+	if inet {
 		promised = servePromises
 	}
 	if err := unix.PledgePromises(promised); err != nil {
@@ -68,5 +69,5 @@ func (r *Report) enter(p *Plan) {
 		return
 	}
 	r.By = append(r.By, "pledge")
-	r.Exec, r.IPC, r.TCP, r.Net = true, true, !p.serve, !p.serve
+	r.Exec, r.IPC, r.TCP, r.Net = true, true, !inet, !inet
 }

@@ -1,0 +1,242 @@
+// Package dnslookup asks DNS lists (RFC 5782) about the clients of the running filter. It
+// receives the questions over the socket of the companions, and returns the answers.
+//
+// A listing counts only if each address of an answer is a code of the list. Error codes,
+// answers of resolvers that replace missing names, and failures are unknown.
+package dnslookup
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"time"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/dnslist"
+	"scanwatch/internal/safego"
+	"scanwatch/rules"
+)
+
+// Limits of questions in progress.
+const (
+	workers  = 64
+	maxJobs  = 1024
+	maxBatch = 128 // answers that are sent together
+)
+
+// noteInterval is the interval at which the filter receives the status.
+const noteInterval = 10 * time.Second
+
+// The pauses between attempts to reach the filter.
+const (
+	firstReconnect = 500 * time.Millisecond
+	lastReconnect  = 5 * time.Second
+)
+
+// A Service asks lists.
+type Service struct {
+	runDir  string
+	name    string // of the companion
+	port    uint16
+	log     *slog.Logger
+	lists   map[string]*list
+	order   []*list
+	jobs    chan job
+	answers chan dnslist.Answer
+}
+
+// A job is a question to a list.
+type job struct {
+	list *list
+	addr netip.Addr
+}
+
+// New returns a service. It reads the keys, and the resolvers of the system unless the
+// configuration names others.
+func New(c *rules.Companion, lookups []*rules.Lookup, runDir string, log *slog.Logger) (*Service, error) {
+	s := &Service{runDir: runDir, name: c.Name(), port: uint16(cmp.Or(c.Port, 53)), log: log, lists: map[string]*list{},
+		jobs: make(chan job, maxJobs), answers: make(chan dnslist.Answer, maxJobs)}
+	dns := &resolver{timeout: timeout}
+	for _, a := range c.Resolvers {
+		dns.servers = append(dns.servers, netip.AddrPortFrom(a, s.port))
+	}
+	if dns.servers == nil {
+		var err error
+		if dns.servers, err = systemServers(resolvConf, s.port); err != nil {
+			return nil, err
+		}
+	}
+	for _, l := range lookups {
+		z, err := newList(l, dns, log, time.Now)
+		if err != nil {
+			return nil, err
+		}
+		s.lists[l.Name], s.order = z, append(s.order, z)
+	}
+	return s, nil
+}
+
+// Port returns the port of the resolvers.
+func (s *Service) Port() uint16 { return s.port }
+
+// Run asks lists until ctx ends. While the filter cannot be reached, it connects again.
+func (s *Service) Run(ctx context.Context) {
+	for _, z := range s.order {
+		safego.Loop(s.log, "the test of a list", func() { z.run(ctx) }, nil)
+	}
+	for range workers {
+		safego.Loop(s.log, "questions to lists", func() { s.work(ctx) }, nil)
+	}
+	pause, logged := firstReconnect, ""
+	for ctx.Err() == nil {
+		worked, err := s.follow(ctx)
+		if worked {
+			pause, logged = firstReconnect, ""
+		}
+		if err != nil && ctx.Err() == nil && err.Error() != logged {
+			logged = err.Error()
+			s.log.Warn("no questions received", "companion", s.name, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, lastReconnect)
+	}
+}
+
+func (s *Service) work(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case j := <-s.jobs:
+			s.reply(ctx, j.list.ask(ctx, j.addr))
+		}
+	}
+}
+
+func (s *Service) reply(ctx context.Context, a dnslist.Answer) {
+	select {
+	case s.answers <- a:
+	case <-ctx.Done():
+	}
+}
+
+// follow uses two connections, because a connection that waits for questions cannot send
+// answers. It reports whether it has received a response of the filter.
+func (s *Service) follow(ctx context.Context) (worked bool, err error) {
+	questions, err := control.DialCompanion(s.runDir)
+	if err != nil {
+		return false, err
+	}
+	defer questions.Close()
+	answers, err := control.DialCompanion(s.runDir)
+	if err != nil {
+		return false, err
+	}
+	defer answers.Close()
+	if err := answers.Note(s.name, 0, control.ErrStarting); err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() { questions.Close(); answers.Close() })
+	defer stop()
+	ended := make(chan struct{})
+	safego.Go(s.log, "answers to the filter", func() {
+		defer close(ended)
+		cancel(s.send(ctx, answers))
+	})
+	defer func() { cancel(nil); <-ended }()
+	for {
+		all, err := control.Questions(questions, control.MaxWait)
+		if err != nil {
+			return worked, cmp.Or(context.Cause(ctx), err)
+		}
+		worked = true
+		for _, q := range all {
+			for _, name := range q.Lists {
+				s.start(ctx, q.Addr, name)
+			}
+		}
+	}
+}
+
+// start starts a question. If too many are in progress, or the filter has a newer
+// configuration, the answer is unknown.
+func (s *Service) start(ctx context.Context, a netip.Addr, name string) {
+	z := s.lists[name]
+	if z == nil {
+		s.reply(ctx, dnslist.Answer{Addr: a, List: name, Cause: causeDisabled})
+		return
+	}
+	select {
+	case s.jobs <- job{z, a}:
+	default:
+		s.reply(ctx, dnslist.Answer{Addr: a, List: name, Cause: causeRate})
+	}
+}
+
+// send sends answers and the status to the filter until ctx ends.
+func (s *Service) send(ctx context.Context, c *control.Client) error {
+	tick := time.NewTicker(noteInterval)
+	defer tick.Stop()
+	var noted string
+	for {
+		used, problem := s.status()
+		if now := fmt.Sprint(used, problem); now != noted {
+			noted = now
+			if err := c.Note(s.name, used, problem); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			noted = ""
+		case a := <-s.answers:
+			if _, err := control.SendFacts(c, s.batch(a)); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// batch returns a and the further answers that are ready.
+func (s *Service) batch(a dnslist.Answer) []dnslist.Answer {
+	all := []dnslist.Answer{a}
+	for len(all) < maxBatch {
+		select {
+		case a := <-s.answers:
+			all = append(all, a)
+		default:
+			return all
+		}
+	}
+	return all
+}
+
+// status returns the number of lists in use, and the problems of the others.
+func (s *Service) status() (used int, problem error) {
+	var problems []string
+	for _, z := range s.order {
+		switch err := z.state(); {
+		case err == nil:
+			used++
+		case errors.Is(err, errUntested):
+			problem = control.ErrStarting
+		default:
+			problems = append(problems, err.Error())
+		}
+	}
+	if problems != nil {
+		problem = errors.New(strings.Join(problems, "; "))
+	}
+	return used, problem
+}

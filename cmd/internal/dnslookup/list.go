@@ -1,0 +1,241 @@
+package dnslookup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"scanwatch/cmd/internal/config"
+	"scanwatch/filter/dnslist"
+	"scanwatch/rules"
+)
+
+// The limits of questions to a list.
+const (
+	defaultRate = 1 // questions in a second on average
+	burst       = 60 * time.Second
+
+	// After several errors in a row, the list has a pause, which doubles.
+	maxErrors  = 5
+	firstPause = 5 * time.Second
+	lastPause  = 5 * time.Minute
+
+	// Each list is tested at this interval, and more often while a test fails.
+	testInterval = 30 * time.Minute
+	firstRetest  = time.Minute
+)
+
+// The causes of an unknown answer: see dnslist.Causes.
+const (
+	causeTimeout  = "timeout"
+	causeFailure  = "failure"
+	causeCode     = "code"
+	causeRate     = "rate"
+	causeDisabled = "disabled"
+)
+
+// The test addresses of RFC 5782 section 5: a list has the first one, and not the second.
+var (
+	testListed = netip.MustParseAddr("127.0.0.2")
+	testAbsent = netip.MustParseAddr("127.0.0.1")
+)
+
+// A list is a DNS list with its limits. Its methods may be called concurrently.
+type list struct {
+	*rules.Lookup
+	zone string // with the key: never in logs, errors or the status
+	dns  *resolver
+	log  *slog.Logger
+	now  func() time.Time
+
+	mu      sync.Mutex
+	tokens  float64
+	filled  time.Time
+	errors  int // in a row
+	resumes time.Time
+	problem error // of the latest test; errUntested before the first one
+}
+
+var errUntested = errors.New("not tested yet")
+
+func newList(l *rules.Lookup, dns *resolver, log *slog.Logger, now func() time.Time) (*list, error) {
+	z := &list{Lookup: l, zone: l.Zone, dns: dns, log: log, now: now, problem: errUntested, filled: now()}
+	z.tokens = z.rate() * burst.Seconds()
+	if l.Key != "" {
+		key, err := readKey(config.ResolvePath(l.Pos.File, l.Key))
+		if err != nil {
+			return nil, fmt.Errorf("key of lookup %s: %w", l.Name, err)
+		}
+		z.zone = strings.Replace(l.Zone, rules.KeyMark, key, 1)
+	}
+	return z, nil
+}
+
+func (z *list) rate() float64 {
+	if z.Rate == 0 {
+		return defaultRate
+	}
+	return float64(z.Rate)
+}
+
+// maxKey is the maximum length of a label of a name in bytes.
+const maxKey = 63
+
+// readKey reads a key. Errors do not contain its text.
+func readKey(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return "", err
+	case !info.Mode().IsRegular():
+		return "", fmt.Errorf("%s is not a regular file", name)
+	case info.Mode()&0o077 != 0:
+		return "", fmt.Errorf("other users can read %s; run chmod 600", name)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 4*maxKey))
+	if err != nil {
+		return "", err
+	}
+	key := strings.ToLower(strings.TrimSpace(string(b)))
+	if key == "" || len(key) > maxKey || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+		return "", fmt.Errorf("%s does not contain one key of up to %d letters and digits", name, maxKey)
+	}
+	return key, nil
+}
+
+// ask returns the answer of the list about an address.
+func (z *list) ask(ctx context.Context, a netip.Addr) dnslist.Answer {
+	answer := dnslist.Answer{Addr: a, List: z.Name}
+	if answer.Cause = z.take(); answer.Cause != "" {
+		return answer
+	}
+	r, err := z.dns.ask(ctx, rules.Question(a, z.zone))
+	if err == nil {
+		answer.Codes, answer.TTL = r.addrs, r.ttl
+		if _, known := z.Judge(r.addrs); !known {
+			answer.Codes, answer.TTL, answer.Cause = nil, 0, causeCode
+		}
+	} else if answer.Cause = causeFailure; errors.Is(err, errTimeout) {
+		answer.Cause = causeTimeout
+	}
+	z.note(answer.Cause == "")
+	return answer
+}
+
+// take reports the reason for which the list must not be asked now, or "".
+func (z *list) take() string {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	now := z.now()
+	if z.problem != nil || now.Before(z.resumes) {
+		return causeDisabled
+	}
+	z.tokens = min(z.tokens+z.rate()*now.Sub(z.filled).Seconds(), z.rate()*burst.Seconds())
+	z.filled = now
+	if z.tokens < 1 {
+		return causeRate
+	}
+	z.tokens--
+	return ""
+}
+
+// note counts errors in a row.
+func (z *list) note(worked bool) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if worked {
+		z.errors = 0
+		return
+	}
+	if z.errors++; z.errors >= maxErrors {
+		z.resumes = z.now().Add(min(firstPause<<min(z.errors-maxErrors, 10), lastPause))
+	}
+}
+
+// state returns the reason for which the list is not in use, or nil.
+func (z *list) state() error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if z.problem != nil {
+		return fmt.Errorf("%s: %w", z.Name, z.problem)
+	}
+	if z.now().Before(z.resumes) {
+		return fmt.Errorf("%s: paused after %d errors in a row", z.Name, z.errors)
+	}
+	return nil
+}
+
+// run tests the list until ctx ends.
+func (z *list) run(ctx context.Context) {
+	retest := firstRetest
+	for ctx.Err() == nil {
+		wait := testInterval
+		if !z.test(ctx) {
+			wait, retest = retest, min(2*retest, testInterval)
+		} else {
+			retest = firstRetest
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// test tests the list and reports whether it can be used.
+func (z *list) test(ctx context.Context) bool {
+	err := z.check(ctx)
+	if ctx.Err() != nil {
+		return false
+	}
+	z.mu.Lock()
+	before := z.problem
+	if z.problem = err; err == nil {
+		z.errors, z.resumes = 0, time.Time{}
+	}
+	z.mu.Unlock()
+	switch {
+	case err != nil && (before == nil || before.Error() != err.Error()):
+		z.log.Warn("list disabled", "lookup", z.Name, "zone", z.Zone, "because", err)
+	case err == nil && before != nil:
+		z.log.Info("list enabled", "lookup", z.Name, "zone", z.Zone)
+	}
+	return err == nil
+}
+
+// check checks the test addresses. The codes of the test address need not be codes that
+// the operator has listed.
+func (z *list) check(ctx context.Context) error {
+	r, err := z.dns.ask(ctx, rules.Question(testListed, z.zone))
+	if err != nil {
+		return fmt.Errorf("test: %w", err)
+	}
+	if len(r.addrs) == 0 {
+		return fmt.Errorf("test: %s is not listed, so the list is empty or has ended", testListed)
+	}
+	for _, a := range r.addrs {
+		if !rules.IsCode(a) {
+			return fmt.Errorf("test: error code %s for %s", a, testListed)
+		}
+	}
+	r, err = z.dns.ask(ctx, rules.Question(testAbsent, z.zone))
+	if err != nil {
+		return fmt.Errorf("test: %w", err)
+	}
+	if len(r.addrs) > 0 {
+		return fmt.Errorf("test: %s is listed as %s, so every host may be", testAbsent, r.addrs[0])
+	}
+	return nil
+}

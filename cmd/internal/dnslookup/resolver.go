@@ -1,0 +1,166 @@
+package dnslookup
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+)
+
+// Limits of a question. A question takes at most twice timeout over UDP, and once over TCP.
+const (
+	timeout    = time.Second
+	attempts   = 2
+	maxPackets = 32       // over UDP; further packets are a flood
+	maxMessage = 16 << 10 // over TCP, in bytes
+	maxServers = 3        // in resolv.conf(5)
+)
+
+var (
+	errTimeout = errors.New("timeout")
+	errFlood   = errors.New("too many other responses")
+)
+
+// A resolver asks DNS servers. Its methods may be called concurrently.
+type resolver struct {
+	servers []netip.AddrPort
+	timeout time.Duration
+}
+
+// ask returns the addresses of a name. Errors do not contain the name.
+func (r *resolver) ask(ctx context.Context, name string) (resp response, err error) {
+	for i := range attempts {
+		server := r.servers[i%len(r.servers)]
+		if resp, err = r.exchange(ctx, server, name); err == nil || ctx.Err() != nil {
+			return resp, err
+		}
+	}
+	return resp, err
+}
+
+// exchange asks one server, over TCP if the response over UDP is truncated. Each question
+// has a random id and, because it has a new socket, a random port.
+func (r *resolver) exchange(ctx context.Context, server netip.AddrPort, name string) (resp response, err error) {
+	var random [2]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return resp, err
+	}
+	id := binary.BigEndian.Uint16(random[:])
+	query, err := newQuery(id, name)
+	if err != nil {
+		return resp, err
+	}
+	if resp, err = r.udp(ctx, server, query, id, name); err != nil || !resp.truncated {
+		return resp, clean(err)
+	}
+	resp, err = r.tcp(ctx, server, query, id, name)
+	return resp, clean(err)
+}
+
+// clean replaces the errors of a deadline.
+func clean(err error) error {
+	var e net.Error
+	if errors.Is(err, net.ErrClosed) || errors.As(err, &e) && e.Timeout() {
+		return errTimeout
+	}
+	return err
+}
+
+// dial connects to a server. The connection closes at the timeout, or when ctx ends.
+func (r *resolver) dial(ctx context.Context, network string, server netip.AddrPort) (net.Conn, func(), error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	conn, err := new(net.Dialer).DialContext(ctx, network, server.String())
+	if err != nil {
+		cancel()
+		return nil, nil, err
+	}
+	until, _ := ctx.Deadline()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	if err := conn.SetDeadline(until); err != nil {
+		conn.Close()
+	}
+	return conn, func() { stop(); cancel(); conn.Close() }, nil
+}
+
+func (r *resolver) udp(ctx context.Context, server netip.AddrPort, query []byte, id uint16, name string) (resp response, err error) {
+	conn, done, err := r.dial(ctx, "udp", server)
+	if err != nil {
+		return resp, err
+	}
+	defer done()
+	if _, err := conn.Write(query); err != nil {
+		return resp, err
+	}
+	packet := make([]byte, 4096)
+	for range maxPackets {
+		n, err := conn.Read(packet)
+		if err != nil {
+			return resp, err
+		}
+		if resp, ours, err := parseResponse(packet[:n], id, name); ours {
+			return resp, err
+		}
+	}
+	return resp, errFlood
+}
+
+func (r *resolver) tcp(ctx context.Context, server netip.AddrPort, query []byte, id uint16, name string) (resp response, err error) {
+	conn, done, err := r.dial(ctx, "tcp", server)
+	if err != nil {
+		return resp, err
+	}
+	defer done()
+	if _, err := conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(query))), query...)); err != nil {
+		return resp, err
+	}
+	var length [2]byte
+	if _, err := io.ReadFull(conn, length[:]); err != nil {
+		return resp, err
+	}
+	n := int(binary.BigEndian.Uint16(length[:]))
+	if n > maxMessage {
+		return resp, errCorrupt
+	}
+	message := make([]byte, n)
+	if _, err := io.ReadFull(conn, message); err != nil {
+		return resp, err
+	}
+	resp, ours, err := parseResponse(message, id, name)
+	if !ours || resp.truncated {
+		return response{}, errCorrupt
+	}
+	return resp, err
+}
+
+// resolvConf is the file with the addresses of resolvers.
+const resolvConf = "/etc/resolv.conf"
+
+// systemServers returns the servers of resolv.conf(5).
+func systemServers(file string, port uint16) ([]netip.AddrPort, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("resolvers of the system: %w", err)
+	}
+	var all []netip.AddrPort
+	for line := range bytes.Lines(text) {
+		words := strings.Fields(string(line))
+		if len(words) < 2 || words[0] != "nameserver" || len(all) == maxServers {
+			continue
+		}
+		if a, err := netip.ParseAddr(words[1]); err == nil {
+			all = append(all, netip.AddrPortFrom(a, port))
+		}
+	}
+	if all == nil {
+		return nil, fmt.Errorf("resolvers of the system: no nameserver in %s; set one with companion lookup ... resolver", file)
+	}
+	return all, nil
+}
