@@ -50,6 +50,7 @@ var stepUsage = map[string]string{
 	"mail-from": "send from `ADDRESS`",
 	"rcpt":      "name the recipient `ADDRESS`, which smtpd accepts",
 	"refuse":    "name the recipient `ADDRESS`, which smtpd rejects",
+	"listed":    "have the answer `LIST=CODE,...` of a DNS list",
 }
 
 // sessionID matches a session id of smtpd.
@@ -136,6 +137,11 @@ func runTest(e *env, f *testFlags) error {
 	settings := &filter.Settings{Policy: c.Policy, ASN: c.ASN, Country: c.Country}
 	if f.enforce {
 		settings.Policy = c.Policy.InMode(rules.Enforce)
+	}
+	if script != nil {
+		if err := script.SetLists(c.Policy.Lookups); err != nil {
+			return usage("test: %w", err)
+		}
 	}
 	played := 0
 	o := trial.Options{Settings: settings, Lists: lists, Verbose: f.verbose, Done: func(s *trial.Session) error {

@@ -78,6 +78,15 @@ var recipeCases = map[string][]struct{ session, want string }{
 	"A monitoring host without noise": {
 		{"--src 192.0.2.77 --rdns monitor.example.org --helo monitor.example.org", "pass: proceed"},
 	},
+	"Spamhaus ZEN as points": {
+		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt b@example.org", "proceed"},
+		{"--src 203.0.113.9 --listed zen= --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt b@example.org", "proceed"},
+		{"--src 203.0.113.9 --listed zen=127.0.0.11 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt b@example.org", "proceed"},
+		{"--src 203.0.113.9 --listed zen=127.0.0.4,127.0.0.11 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt b@example.org", "few: junk, tag listed"},
+		{"--src 203.0.113.9 --helo mail.example.net --listed zen=127.0.0.4 --mail-from a@example.net --rcpt b@example.org", "many: reject"},
+		{"--src 203.0.113.9 --helo mail.example.net --listed zen=127.0.0.4 --mail-from a@example.net --rcpt postmaster@example.org", "pass: proceed"},
+		{"--src 203.0.113.9 --helo user --mail-from a@example.net --rcpt b@example.org", "proceed"},
+	},
 	"A stolen account": {
 		{"--src 203.0.113.9 --dst 192.0.2.25:587 --helo my-laptop --auth bob --mail-from bob@example.org --refuse a@example.org --refuse b@example.org --refuse c@example.org --refuse d@example.org --refuse e@example.org --refuse f@example.org --refuse g@example.org --refuse h@example.org --refuse i@example.org --refuse j@example.org --rcpt x@example.net", "stolen: reject"},
 		{"--src 203.0.113.9 --dst 192.0.2.25:587 --helo my-laptop --auth bob --mail-from bob@example.org --refuse a@example.org --rcpt x@example.net", "proceed"},

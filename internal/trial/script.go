@@ -9,6 +9,7 @@ import (
 
 	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
+	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -29,11 +30,13 @@ var stepKinds = []struct {
 	{"mail-from", store.Step{Kind: store.KindMail, Result: smtp.ResultOK}},
 	{"rcpt", store.Step{Kind: store.KindRcpt, Result: smtp.ResultOK}},
 	{"refuse", store.Step{Kind: store.KindRcpt, Result: smtp.ResultPermfail, Code: 550}},
+	{"listed", store.Step{Kind: store.KindListed}},
 }
 
 // StepKinds returns the kinds of steps: helo, line (an unknown command), auth
 // and guess (a login that succeeds or fails), mail-from, rcpt and refuse (a
-// recipient that the server accepts or rejects).
+// recipient that the server accepts or rejects), and listed (the answer of a DNS list:
+// see SetLists).
 func StepKinds() (names []string) {
 	for _, k := range stepKinds {
 		names = append(names, k.name)
@@ -48,6 +51,7 @@ type Script struct {
 	rdns     string
 	fcrdns   smtp.FCrDNS
 	steps    []Step
+	answers  map[string]store.Step // answers of DNS lists, by the text of the step
 }
 
 // NewScript returns a Script, or an error if the description is invalid. The port in
@@ -77,6 +81,44 @@ func NewScript(src, dst, rdns, fcrdns string, steps []Step) (*Script, error) {
 		}
 	}
 	return s, checkOrder(steps)
+}
+
+// SetLists sets the DNS lists of the policy. It returns an error if the text of a step
+// listed is not LIST=CODE,CODE. Without a code, the client is not listed. A listed step
+// before all others is known when the client connects.
+func (s *Script) SetLists(lists []*rules.Lookup) error {
+	s.answers = map[string]store.Step{}
+	for _, step := range s.steps {
+		if step.Kind != "listed" {
+			continue
+		}
+		name, codes, _ := strings.Cut(step.Text, "=")
+		i := slices.IndexFunc(lists, func(l *rules.Lookup) bool { return l.Name == name })
+		if i < 0 {
+			return fmt.Errorf("--listed %q: the policy has no lookup %s", step.Text, name)
+		}
+		var answer []netip.Addr
+		for code := range strings.FieldsFuncSeq(codes, func(r rune) bool { return r == ',' }) {
+			a, err := netip.ParseAddr(code)
+			if err != nil {
+				return fmt.Errorf("--listed %q: %q is not a code", step.Text, code)
+			}
+			answer = append(answer, a)
+		}
+		listed, known := lists[i].Judge(answer)
+		if !known {
+			return fmt.Errorf("--listed %q: not the codes of lookup %s, so that the answer is unknown", step.Text, name)
+		}
+		a := store.Step{Kind: store.KindListed, Text: []byte(name), Match: []byte(lists[i].Zone), Result: smtp.ResultOK}
+		if listed {
+			a.Arg, a.Result = []byte(codes), smtp.ResultFail
+		}
+		if listed && lists[i].Allow {
+			a.Result = smtp.ResultPass
+		}
+		s.answers[step.Text] = a
+	}
+	return nil
 }
 
 // checkOrder returns an error if a server would not allow the steps in this order.
@@ -126,9 +168,20 @@ func (w *scriptRecorder) add(s store.Step) {
 // transaction with an accepted recipient ends with a message.
 func (s *Script) record() (*store.Record, error) {
 	w := &scriptRecorder{}
-	w.add(store.Step{Kind: store.KindGreeting})
+	greeted := false
 	for _, step := range s.steps {
+		if step.Kind == "listed" {
+			w.add(s.answers[step.Text])
+			continue
+		}
+		if !greeted {
+			w.add(store.Step{Kind: store.KindGreeting})
+		}
+		greeted = true
 		w.step(step.Kind, line(step.Text))
+	}
+	if !greeted {
+		w.add(store.Step{Kind: store.KindGreeting})
 	}
 	w.finish()
 	w.add(store.Step{Kind: store.KindQuit})
