@@ -217,6 +217,7 @@ func (p *program) use(policy *rules.Policy, c *config.Config) {
 		p.policyVerbose = policy.Log.Verbose
 		p.setLevel()
 	}
+	p.lookups.Use(policy.Lookups) // the pipeline does the same at its next event
 	if p.pipeline == nil {
 		return
 	}

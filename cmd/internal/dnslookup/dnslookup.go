@@ -28,8 +28,12 @@ const (
 	maxBatch = 128 // answers that are sent together
 )
 
-// noteInterval is the interval at which the filter receives the status.
-const noteInterval = 10 * time.Second
+// The filter receives the status at noteInterval, and after a change that is found at
+// checkInterval.
+const (
+	noteInterval  = 10 * time.Second
+	checkInterval = time.Second / 2
+)
 
 // The pauses between attempts to reach the filter.
 const (
@@ -184,13 +188,14 @@ func (s *Service) start(ctx context.Context, a netip.Addr, name string) {
 
 // send sends answers and the status to the filter until ctx ends.
 func (s *Service) send(ctx context.Context, c *control.Client) error {
-	tick := time.NewTicker(noteInterval)
+	tick := time.NewTicker(checkInterval)
 	defer tick.Stop()
 	var noted string
+	var at time.Time
 	for {
 		used, problem := s.status()
-		if now := fmt.Sprint(used, problem); now != noted {
-			noted = now
+		if now := fmt.Sprint(used, problem); now != noted || time.Since(at) >= noteInterval {
+			noted, at = now, time.Now()
 			if err := c.Note(s.name, used, problem); err != nil {
 				return err
 			}
@@ -199,7 +204,6 @@ func (s *Service) send(ctx context.Context, c *control.Client) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-			noted = ""
 		case a := <-s.answers:
 			if _, err := control.SendFacts(c, s.batch(a)); err != nil {
 				return err

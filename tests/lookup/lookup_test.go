@@ -1,0 +1,433 @@
+//go:build linux
+
+// Package lookup runs the companion that asks DNS lists, with the filter, a real block
+// list, and servers that misbehave.
+package lookup
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+
+	"scanwatch/tests/internal/cli"
+	"scanwatch/tests/internal/filterproc"
+	"scanwatch/tests/internal/require"
+	"scanwatch/tests/internal/smtpd"
+)
+
+func TestMain(m *testing.M) {
+	smtpd.Main(m, "scanwatch/cmd/filter-scanwatch", "scanwatch/cmd/scanwatch")
+}
+
+// companionUser is the user of the companion, who has no account.
+const companionUser = 4004
+
+// A bench is a filter with its companion.
+type bench struct {
+	*testing.T
+	dir     string // of all files
+	filter  *filterproc.Program
+	cmd     *exec.Cmd // companion
+	log     func() string
+	session int
+}
+
+func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
+
+// newBench starts the filter. The lists are at a resolver on a port.
+func newBench(t *testing.T, port int, conf string) *bench {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		require.Missing(t, "the test needs root, to run a service as another user")
+	}
+	b := &bench{T: t, dir: t.TempDir()}
+	// Other users must reach the files and the programs.
+	for _, dir := range []string{filepath.Dir(b.dir), b.dir, filepath.Dir(smtpd.Bin("scanwatch"))} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, mode := range map[string]os.FileMode{"run": 0o755, "state": 0o750} {
+		if err := os.Mkdir(b.path(name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conf = fmt.Sprintf("mode enforce\nstore %q\nrundir %q\ncompanion lookup user %d resolver 127.0.0.1 port %d\n%s", b.path("state"), b.path("run"), companionUser, port, conf)
+	if err := os.WriteFile(b.path("scanwatch.conf"), []byte(conf), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.filter = filterproc.Start(t, "-f", b.path("scanwatch.conf"))
+	return b
+}
+
+// start starts the companion and waits until it uses n lists.
+func (b *bench) start(n int) {
+	b.Helper()
+	b.cmd = exec.Command(smtpd.Bin("scanwatch"), "lookup", "-f", b.path("scanwatch.conf"))
+	b.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: companionUser, Gid: companionUser}}
+	b.log = filterproc.LogFile(b.T, b.cmd)
+	if err := b.cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	cmd, log := b.cmd, b.log
+	b.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if b.Failed() {
+			b.Log(log())
+		}
+	})
+	filterproc.Eventually(b.T, "the lists in use", func() bool {
+		s := b.status()
+		return len(s.Companions) == 1 && s.Companions[0].Entries == n && s.Companions[0].Error == ""
+	})
+}
+
+type status struct {
+	Companions []struct {
+		Entries int
+		Error   string
+	}
+	Lookups []struct {
+		Asked, Listed uint64
+		Absent        uint64 `json:"not_listed"`
+		Unknown       map[string]uint64
+	}
+}
+
+func (b *bench) status() (s status) {
+	b.Helper()
+	out, err := exec.Command(smtpd.Bin("scanwatch"), "-f", b.path("scanwatch.conf"), "status", "--json").Output()
+	if len(out) == 0 { // the filter has no socket yet
+		b.Log(err)
+		return s
+	}
+	cli.Decode(b.T, string(out), &s)
+	return s
+}
+
+// answers returns the number of answers of the first list.
+func (b *bench) answers() (n uint64) {
+	l := b.status().Lookups[0]
+	n = l.Listed + l.Absent
+	for _, unknown := range l.Unknown {
+		n += unknown
+	}
+	return n
+}
+
+func (b *bench) send(format string, args ...any) {
+	b.Helper()
+	at := time.Now().UnixMicro()
+	b.filter.Send(strings.ReplaceAll(fmt.Sprintf(format, args...), "|AT|", fmt.Sprintf("|0.7|%d.%06d|smtp-in|", at/1e6, at%1e6)))
+}
+
+// connect opens a session of src and returns its id.
+func (b *bench) connect(src string) string {
+	b.Helper()
+	b.session++
+	id := fmt.Sprintf("%016x", b.session)
+	b.send("report|AT|link-connect|%s|mail.example.net|pass|%s:4000|192.0.2.25:25\n", id, src)
+	b.ask("connect", id, "mail.example.net|"+src)
+	b.send("report|AT|protocol-server|%s|220 mx.example.org ESMTP OpenSMTPD\nreport|AT|protocol-client|%[1]s|EHLO mail.example.net\nreport|AT|link-identify|%[1]s|EHLO|mail.example.net\n"+
+		"report|AT|protocol-server|%[1]s|250 mx.example.org\nreport|AT|protocol-client|%[1]s|MAIL FROM:<a@example.net>\n", id)
+	return id
+}
+
+// ask returns the answer to a request, if the filter has registered the phase.
+func (b *bench) ask(phase, id, args string) string {
+	b.Helper()
+	if !b.filter.Asked[phase] {
+		return ""
+	}
+	b.send("filter|AT|%s|%s|00000000000000ff|%s\n", phase, id, args)
+	answer := strings.TrimSuffix(strings.TrimPrefix(b.filter.Line(), "filter-result|"+id+"|00000000000000ff|"), "\n")
+	return regexp.MustCompile(` \[[0-9a-f]{16}\]$`).ReplaceAllString(answer, "")
+}
+
+func (b *bench) mail(id string) string {
+	b.Helper()
+	return b.ask("mail-from", id, "a@example.net")
+}
+
+func (b *bench) end(id string) { b.send("report|AT|link-disconnect|%s\n", id) }
+
+// come plays a session whose MAIL comes after the answer of the first list, and returns
+// the answer to MAIL.
+func (b *bench) come(src string) string {
+	b.Helper()
+	before := b.answers()
+	id := b.connect(src)
+	filterproc.Eventually(b.T, "the answer about "+src, func() bool { return b.answers() > before })
+	defer b.end(id)
+	return b.mail(id)
+}
+
+// rbldnsd starts a block list that contains 192.0.2.7, and returns its port.
+func rbldnsd(t *testing.T) int {
+	t.Helper()
+	require.Program(t, "rbldnsd")
+	const port = 5353
+	zone := filepath.Join(t.TempDir(), "zone")
+	if err := os.WriteFile(zone, []byte("$SOA 300 ns.example.org hostmaster.example.org 0 600 300 86400 300\n:127.0.0.4:Listed\n192.0.2.7\n127.0.0.2\n2001:db8::7\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	text, _ := os.ReadFile(zone)
+	four, six := zone+"4", zone+"6"
+	for name, without := range map[string]string{four: "2001:db8::7\n", six: "192.0.2.7\n127.0.0.2\n"} {
+		if err := os.WriteFile(name, []byte(strings.ReplaceAll(string(text), without, "")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for dir := filepath.Dir(zone); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command("rbldnsd", "-n", "-b", fmt.Sprintf("127.0.0.1/%d", port), "-u", "daemon", "bl.example.org:ip4set:"+four, "bl.example.org:ip6trie:"+six)
+	log := filterproc.LogFile(t, cmd)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Log(log())
+		}
+	})
+	return port
+}
+
+const list = `lookup bl dnsbl "bl.example.org" codes 127.0.0.4 rate 100
+rule bl phase mail-from match listed bl reject "550 5.7.1 Listed"
+`
+
+// TestLookup checks the answers of a real block list over the life of the companion.
+func TestLookup(t *testing.T) {
+	b := newBench(t, rbldnsd(t), list)
+	if got := b.mail(b.connect("192.0.2.7")); got != "proceed" {
+		t.Errorf("without the companion: %s", got)
+	}
+	b.start(1)
+	b.confined()
+	const refused = "reject|550 5.7.1 Listed"
+	for _, tt := range []struct{ src, want string }{{"192.0.2.8", "proceed"}, {"192.0.2.7", refused}, {"[2001:db8::7]", refused}, {"[2001:db8::8]", "proceed"}} {
+		if got := b.come(tt.src); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.src, got, tt.want)
+		}
+	}
+	// The second session of a host needs no question.
+	asked := b.status().Lookups[0].Asked
+	if got := b.mail(b.connect("192.0.2.7")); got != refused || b.status().Lookups[0].Asked != asked {
+		t.Errorf("the second session: %s", got)
+	}
+	b.end(fmt.Sprintf("%016x", b.session))
+	cli.Run(t, b.path("state"), "flush")
+	for _, tt := range []struct{ args, want string }{
+		{"why 192.0.2.7", "bl bl.example.org"},
+		{"why 192.0.2.7", "127.0.0.4"},
+		{"show 0000000000000003", "-- listed in bl (bl.example.org): 127.0.0.4"},
+		{"status", "lookup bl (bl.example.org)"},
+	} {
+		if got := strings.Join(strings.Fields(cli.Run(t, b.path("state"), strings.Fields(tt.args)...)), " "); !strings.Contains(got, tt.want) {
+			t.Errorf("%s: %s", tt.args, got)
+		}
+	}
+
+	// Without the companion, clients do not wait and no further client is rejected.
+	if err := b.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = b.cmd.Wait()
+	if got := b.mail(b.connect("192.0.2.9")); got != "proceed" {
+		t.Errorf("after the end of the companion: %s", got)
+	}
+	b.start(1)
+	filterproc.Eventually(t, "an answer about 192.0.2.10", func() bool {
+		before := b.answers()
+		id := b.connect("192.0.2.10")
+		defer b.end(id)
+		return b.mail(id) == "proceed" && b.answers() > before
+	})
+	if err := b.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.cmd.Wait(); err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+	if log := b.log(); strings.Contains(log, "level=ERROR") || strings.Contains(log, "level=WARN") {
+		t.Error(log)
+	}
+}
+
+// confined checks the user and the restrictions of the companion.
+func (b *bench) confined() {
+	b.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.cmd.Process.Pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, want := range []string{"Uid:\t4004\t4004\t4004\t4004\n", "Seccomp:\t2\n", "NoNewPrivs:\t1\n", "CapEff:\t0000000000000000\n"} {
+		if !strings.Contains(string(text), want) {
+			b.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+// TestHold checks that a request waits for the answer of a list with a hold.
+func TestHold(t *testing.T) {
+	b := newBench(t, rbldnsd(t), strings.Replace(list, "rate 100", "rate 100 hold 400ms", 1))
+	b.start(1)
+	for i := range 20 {
+		if got := b.mail(b.connect(fmt.Sprintf("198.51.100.%d", i+1))); got != "proceed" {
+			t.Errorf("%s", got)
+		}
+	}
+	if got := b.mail(b.connect("192.0.2.7")); got != "reject|550 5.7.1 Listed" {
+		t.Errorf("a listed host: %s", got)
+	}
+}
+
+// A liar is a DNS server that passes the test of a list. The last octet of the address
+// selects its behaviour for other hosts.
+type liar struct {
+	udp *net.UDPConn
+	tcp *net.TCPListener
+}
+
+// valid is the first last octet of hosts that are not listed in a valid response.
+const valid = 100
+
+// behaviours contains the responses about hosts by their last octet.
+var behaviours = []func(q dnsmessage.Message) []dnsmessage.Message{
+	func(dnsmessage.Message) []dnsmessage.Message { return nil }, // no response
+	with(func(m *dnsmessage.Message) { m.RCode, m.Answers = dnsmessage.RCodeServerFailure, nil }),
+	with(func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeRefused }),
+	with(address(127, 255, 255, 254)),
+	with(address(127, 255, 255, 255)),
+	with(address(198, 51, 100, 80)), // a resolver that replaces missing names
+	with(address(127, 0, 0, 5)),
+	with(func(m *dnsmessage.Message) { m.Truncated, m.Answers = true, nil }), // over TCP, it drips
+	with(func(m *dnsmessage.Message) { m.ID++ }),
+	with(func(m *dnsmessage.Message) { m.Response = false }),
+	with(func(m *dnsmessage.Message) { m.Questions[0].Name = dnsmessage.MustNewName("x.example.org.") }),
+	with(func(m *dnsmessage.Message) { m.Answers[0].Header.Name = dnsmessage.MustNewName("x.example.org.") }),
+	with(func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeNameError }),
+	with(func(m *dnsmessage.Message) { m.Answers = append(m.Answers, resource(m, 127, 255, 255, 254)) }),
+}
+
+func resource(m *dnsmessage.Message, a ...byte) dnsmessage.Resource {
+	return dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: m.Questions[0].Name, Class: dnsmessage.ClassINET, TTL: 300}, Body: &dnsmessage.AResource{A: [4]byte(a)}}
+}
+
+func address(a ...byte) func(*dnsmessage.Message) {
+	return func(m *dnsmessage.Message) { m.Answers = []dnsmessage.Resource{resource(m, a...)} }
+}
+
+// with returns a behaviour that changes the response of a list that has the host.
+func with(change func(m *dnsmessage.Message)) func(q dnsmessage.Message) []dnsmessage.Message {
+	return func(q dnsmessage.Message) []dnsmessage.Message {
+		m := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true}, Questions: append([]dnsmessage.Question(nil), q.Questions...)}
+		address(127, 0, 0, 4)(&m)
+		change(&m)
+		return []dnsmessage.Message{m}
+	}
+}
+
+func (l *liar) responses(q dnsmessage.Message) []dnsmessage.Message {
+	switch name := q.Questions[0].Name.String(); {
+	case strings.HasPrefix(name, "2.0.0.127."):
+		return with(func(*dnsmessage.Message) {})(q)
+	case strings.HasPrefix(name, "1.0.0.127."):
+		return with(func(m *dnsmessage.Message) { m.RCode, m.Answers = dnsmessage.RCodeNameError, nil })(q)
+	default:
+		n := 0
+		_, _ = fmt.Sscanf(name, "%d.", &n)
+		if n >= valid {
+			return with(func(m *dnsmessage.Message) { m.RCode, m.Answers = dnsmessage.RCodeNameError, nil })(q)
+		}
+		return behaviours[n%len(behaviours)](q)
+	}
+}
+
+func newLiar(t *testing.T) (port int) {
+	t.Helper()
+	var l liar
+	var err error
+	if l.udp, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	port = l.udp.LocalAddr().(*net.UDPAddr).Port
+	if l.tcp, err = net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.udp.Close(); l.tcp.Close() })
+	go func() {
+		for { // keep clients waiting after a part of the length
+			conn, err := l.tcp.AcceptTCP()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte{0})
+			t.Cleanup(func() { conn.Close() })
+		}
+	}()
+	go func() {
+		packet := make([]byte, 4096)
+		for {
+			n, client, err := l.udp.ReadFromUDPAddrPort(packet)
+			if err != nil {
+				return
+			}
+			var q dnsmessage.Message
+			if q.Unpack(packet[:n]) != nil {
+				continue
+			}
+			for _, m := range l.responses(q) {
+				if b, err := m.Pack(); err == nil {
+					_, _ = l.udp.WriteToUDPAddrPort(b, client)
+				}
+			}
+		}
+	}()
+	return port
+}
+
+// TestMisbehavingList checks that no error of a list rejects a client, with and without a
+// hold: the host is listed in no response that is valid.
+func TestMisbehavingList(t *testing.T) {
+	for _, hold := range []string{"", " hold 400ms"} {
+		b := newBench(t, newLiar(t), strings.Replace(list, "rate 100", "rate 100"+hold, 1))
+		b.start(1)
+		for i := range behaviours {
+			before := b.answers()
+			id := b.connect(fmt.Sprintf("198.51.100.%d", i))
+			if got := b.mail(id); got != "proceed" {
+				t.Errorf("behaviour %d: %s", i, got)
+			}
+			filterproc.Eventually(t, "the answer", func() bool { return b.answers() > before })
+			if got := b.mail(id); got != "proceed" {
+				t.Errorf("behaviour %d, after the answer: %s", i, got)
+			}
+			b.end(id)
+			// A valid answer, so that the list does not pause after errors in a row.
+			if got := b.come(fmt.Sprintf("198.51.100.%d", valid+i)); got != "proceed" {
+				t.Errorf("a host that is not listed: %s", got)
+			}
+		}
+		l := b.status().Lookups[0]
+		if got, want := fmt.Sprint(l.Listed, l.Absent, l.Unknown), fmt.Sprint(0, len(behaviours), map[string]uint64{"timeout": 5, "failure": 4, "code": 5}); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
