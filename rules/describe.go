@@ -189,12 +189,25 @@ func (d *describer) tables(cs []*Cond) string {
 	text := ""
 	for _, c := range cs {
 		for _, v := range c.Values {
-			if v.Kind == TableValue {
+			switch {
+			case v.Kind == TableValue:
 				text += d.table(v.Text)
+			case c.Word == "listed":
+				text += d.dnsList(v.Text)
 			}
 		}
 	}
 	return text
+}
+
+// dnsList names the zone of a DNS list, so that senders can ask its operator.
+func (d *describer) dnsList(name string) string {
+	for _, l := range d.Lookups {
+		if l.Name == name {
+			return " The DNS list `" + name + "` is " + l.Zone + "."
+		}
+	}
+	return ""
 }
 
 func (d *describer) table(name string) string {

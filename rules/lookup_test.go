@@ -2,6 +2,7 @@ package rules
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,6 +104,29 @@ func TestJudge(t *testing.T) {
 		if listed, known := l.Judge(answer); listed != tt.listed || known != tt.known {
 			t.Errorf("%v: %v, %v", tt.answer, listed, known)
 		}
+	}
+}
+
+// TestListDescribe checks that the description for senders names the zone of a list.
+func TestListDescribe(t *testing.T) {
+	p := compile(t, lookups+"rule zen phase mail-from match listed zen reject\n")
+	var b strings.Builder
+	if err := p.Describe(&b); err != nil {
+		t.Fatal(err)
+	}
+	if text := strings.Join(strings.Fields(b.String()), " "); !strings.Contains(text, "is in the DNS list `zen`: it is rejected") || !strings.Contains(text, "The DNS list `zen` is zen.example.org.") {
+		t.Error(text)
+	}
+}
+
+// TestListPrivacy checks that the description for users names the lists that are asked.
+func TestListPrivacy(t *testing.T) {
+	var b strings.Builder
+	if err := compile(t, lookups).DescribePrivacy(&b, nil); err != nil {
+		t.Fatal(err)
+	}
+	if text := strings.Join(strings.Fields(b.String()), " "); !strings.Contains(text, "stores the answers: zen.example.org, list.example.net, {key}.bl.example.org.") {
+		t.Error(text)
 	}
 }
 

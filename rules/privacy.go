@@ -33,6 +33,13 @@ func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	} else {
 		d.para("Mail addresses are stored unchanged.")
 	}
+	if len(p.Lookups) > 0 {
+		var zones []string
+		for _, l := range p.Lookups {
+			zones = append(zones, l.Zone)
+		}
+		d.para("The program asks these DNS lists about the addresses of hosts that it does not know, and stores the answers: " + strings.Join(zones, ", ") + ".")
+	}
 	d.title("Retention")
 	d.item("connections: " + text.DurationWords(p.Keep) + ", or less if the disk space for them is used up")
 	for _, k := range kept {

@@ -100,7 +100,7 @@ func (a *Anonymizer) step(s *store.Step, refs func(uint32) uint32) {
 func (a *Anonymizer) proof(s *store.Step) []byte {
 	token := rules.TokenByName(string(s.Text))
 	switch by := string(s.By); {
-	case len(s.Arg) == 0, by == "asn":
+	case len(s.Arg) == 0, by == "asn", by == "dns": // an AS number, or codes of a DNS list
 		return s.Arg
 	case token != nil && token.Evidence&(rules.AuthFailure|rules.AuthSpray) != 0:
 		return a.user(s.Arg)

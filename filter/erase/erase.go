@@ -234,7 +234,7 @@ func blank(s *store.Step, sum bool) {
 		if len(s.Text) > 0 { // otherwise the null sender
 			s.Text = []byte(Marker)
 		}
-	case store.KindFinding:
+	case store.KindFinding, store.KindListed:
 		s.Arg = nil
 	case store.KindBan:
 		s.Prefix = netip.Prefix{}

@@ -138,6 +138,10 @@ func (s *sessionReader) step(st *store.Step) bool {
 		s.byFilter = false
 	case store.KindFinding:
 		s.Evidence = append(s.Evidence, finding.New(s.Lists, s.r, st))
+	case store.KindListed:
+		if st.Result == smtp.ResultPass { // a listing in a block list is evidence
+			s.add("in the allowlist %s (%s): %s", text.Escape(st.Text), text.Escape(st.Match), text.Escape(st.Arg))
+		}
 	case store.KindVerdict:
 		s.verdict(st)
 	case store.KindBan:

@@ -80,6 +80,7 @@ func steps(s []byte, rule uint32) (b []byte) {
 		{Kind: store.KindVerdict, Text: s, Phase: smtp.PhaseConnect, Decision: smtp.Disconnect, Banned: true, Session: 7, Enforced: true},
 		{Kind: store.KindFilter, Text: s, Arg: s, Reply: s, Phase: smtp.NumPhases},
 		{Kind: store.KindTag, Text: s, Arg: s},
+		{Kind: store.KindListed, Text: s, Arg: s, Match: s, Result: smtp.ResultFail},
 		{Kind: store.KindBan, Text: s, Arg: s, Reply: s, Match: s, By: s, Exempt: string(s), Rule: rule},
 		{Kind: store.KindBan, Text: s, Prefix: netip.MustParsePrefix("203.0.113.77/32"), Until: until, Enforced: true, Rule: rule},
 		{Kind: store.KindCommit, Text: s, Size: 1234},

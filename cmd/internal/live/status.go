@@ -128,7 +128,7 @@ func delayed(s *control.Status) string {
 
 // lookupLine describes the answers of a DNS list.
 func lookupLine(l *dnslist.ListStatus) string {
-	line := fmt.Sprintf("%s (%s): %s, %d listed, %d not listed", l.Name, l.Zone, text.Plural(l.Asked, "question"), l.Listed, l.Absent)
+	line := fmt.Sprintf("%s (%s): %s, %d listed, %d not listed", text.Escape(l.Name), text.Escape(l.Zone), text.Plural(l.Asked, "question"), l.Listed, l.Absent)
 	var causes []string
 	for _, cause := range dnslist.Causes {
 		if n := l.Unknown[cause]; n > 0 {
