@@ -25,6 +25,8 @@ const (
 	maxBatch = 64   // questions in an answer to the companion
 	maxCodes = 3    // codes that are stored for an answer
 
+	maxOfSource = 4 // addresses of a /64 about which the answers are valid or pending
+
 	// MinTTL and MaxTTL limit the time for which an answer is used.
 	MinTTL = time.Minute
 	MaxTTL = time.Hour
@@ -82,9 +84,25 @@ type cell struct {
 	until uint32 // seconds after the start of the table
 }
 
+// A row contains the answers about an address.
 type row struct {
 	addr  netip.Addr
 	cells [rules.MaxLookups]cell
+}
+
+// valid reports whether the row has an answer or waits for one. n is the number of lists.
+func (r *row) valid(n int, now time.Duration) bool {
+	return slices.ContainsFunc(r.cells[:n], func(c cell) bool { return now < seconds(c.until) })
+}
+
+// sourceOf returns the source that contains an address: an IPv4 address, or the first
+// address of a /64. A source may have maxOfSource rows, because one client can use all
+// addresses of a /64.
+func sourceOf(a netip.Addr) netip.Addr {
+	if p, err := a.Prefix(64); err == nil && a.Is6() {
+		return p.Addr()
+	}
+	return a
 }
 
 // Causes contains the reasons for which an answer is unknown.
@@ -199,14 +217,14 @@ func (t *Table) Ask(a netip.Addr, facts []Fact) []Fact {
 	if !ask || !t.present(now) {
 		return facts
 	}
-	if len(t.queue) >= maxQueue {
+	if r == nil && len(t.queue) < maxQueue {
+		r = t.replace(a, now)
+	}
+	if r == nil || len(t.queue) >= maxQueue {
 		for i := range t.status {
 			t.status[i].Dropped++
 		}
 		return facts
-	}
-	if r == nil {
-		r = t.replace(a, now)
 	}
 	for i := range t.lists {
 		c := &r.cells[i]
@@ -235,12 +253,14 @@ func (t *Table) present(now time.Duration) bool {
 	return t.readers > 0 || t.read > 0 && now-t.read < absence
 }
 
-// set returns the rows among which the row of a is.
+// set returns the rows among which the row of a is. All addresses of a source have the same
+// set.
 func (t *Table) set(a netip.Addr) []row {
-	i := maphash.Comparable(t.seed, a) % sets
+	i := maphash.Comparable(t.seed, sourceOf(a)) % sets
 	return t.rows[i*ways : (i+1)*ways]
 }
 
+// find returns the row of a, or nil.
 func (t *Table) find(a netip.Addr) *row {
 	set := t.set(a)
 	for i := range set {
@@ -251,11 +271,15 @@ func (t *Table) find(a netip.Addr) *row {
 	return nil
 }
 
-// replace returns a row for a, which replaces the row whose answers expire first.
+// replace returns a row for a, which replaces the row whose answers expire first. It
+// returns nil if the source of a has too many rows.
 func (t *Table) replace(a netip.Addr, now time.Duration) *row {
-	set := t.set(a)
-	oldest, least := 0, uint32(1<<32-1)
+	set, source := t.set(a), sourceOf(a)
+	oldest, least, same := 0, uint32(1<<32-1), 0
 	for i := range set {
+		if set[i].valid(len(t.lists), now) && sourceOf(set[i].addr) == source {
+			same++
+		}
 		last := uint32(0)
 		for _, c := range set[i].cells[:len(t.lists)] {
 			if now < seconds(c.until) {
@@ -265,6 +289,9 @@ func (t *Table) replace(a netip.Addr, now time.Duration) *row {
 		if last < least {
 			oldest, least = i, last
 		}
+	}
+	if same >= maxOfSource {
+		return nil
 	}
 	set[oldest] = row{addr: a}
 	return &set[oldest]

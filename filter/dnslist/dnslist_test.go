@@ -236,6 +236,35 @@ func TestBounded(t *testing.T) {
 	b.want(host, "pending ")
 }
 
+// TestSource checks that each address has its own answer, and that a client cannot ask
+// about many addresses of a /64.
+func TestSource(t *testing.T) {
+	b := newBench(t, zen)
+	b.questions()
+	address := func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i+1)) }
+	const many = 20
+	for i := range many {
+		want := "pending "
+		if i >= maxOfSource {
+			want = "unknown "
+		}
+		b.want(address(i), want)
+	}
+	b.want(netip.MustParseAddr("2001:db8:0:1::1"), "pending ")
+	if s := b.Status()[0]; s.Asked != maxOfSource+1 || s.Dropped != many-maxOfSource {
+		t.Errorf("%+v", s)
+	}
+	b.questions()
+	if err := b.Answer(Answer{Addr: address(0), List: "zen", Codes: codes("127.0.0.2")}); err != nil {
+		t.Error(err)
+	}
+	b.want(address(0), "listed ")
+	b.want(address(1), "pending ")
+	b.now += MinTTL + time.Second
+	b.questions()
+	b.want(address(many), "pending ") // after the end of the others
+}
+
 // TestUse checks that answers of other lists are dropped, and that those of the same lists
 // remain after a reload.
 func TestUse(t *testing.T) {

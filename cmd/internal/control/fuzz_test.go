@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"scanwatch/filter/dnslist"
 	"scanwatch/filter/events"
 	"scanwatch/store"
 )
@@ -19,6 +20,7 @@ import (
 // FuzzConversation checks that every line is answered, and that no line causes a panic.
 func FuzzConversation(f *testing.F) {
 	for _, s := range []string{"status\nsegments\n", "snapshot a\nsnapshot\nflush x\n", "\n\n \n", "ban 192.0.2.1/32 60 x\nunban 192.0.2.1/32\n", "state\n", "learn 1793448000000000;192.0.2.1;1;example.net,1793448000000000;example.com\n", "log verbose\nlog x\n",
+		"questions 0\nfacts 192.0.2.1;bl;127.0.0.2/127.0.0.4;60,2001:db8::1;bl;?timeout;0\n",
 		strings.Repeat("x", maxLine) + "\n", "\x00\xff\n", "watch - -\n", "unfinished"} {
 		f.Add([]byte(s))
 	}
@@ -26,6 +28,7 @@ func FuzzConversation(f *testing.F) {
 	w := store.Open(dir, store.Options{})
 	f.Cleanup(func() { w.Close() })
 	known := append(commands(f, dir, w), LogCommand(new(slog.LevelVar), slog.New(slog.DiscardHandler)))
+	known = append(known, LookupCommands(dnslist.New())...)
 	f.Fuzz(func(t *testing.T, in []byte) {
 		var log bytes.Buffer
 		s := &Server{Commands: known, Log: slog.New(slog.NewTextHandler(&log, nil))}

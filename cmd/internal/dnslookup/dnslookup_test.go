@@ -313,6 +313,11 @@ func TestKey(t *testing.T) {
 			t.Errorf("%q, %o: %v", tt.text, tt.mode, err)
 		}
 	}
+	write(key, 0o600)
+	l.Zone = "{key}." + strings.Repeat(strings.Repeat("a", 40)+".", 4) + "example.org"
+	if _, err := newList(&l, dns, slog.New(slog.DiscardHandler), time.Now); err == nil || strings.Contains(err.Error(), key) {
+		t.Errorf("a long zone: %v", err)
+	}
 	l.Key = filepath.Dir(name)
 	if _, err := newList(&l, dns, slog.New(slog.DiscardHandler), time.Now); err == nil {
 		t.Error("a directory as a key")

@@ -75,6 +75,9 @@ func newList(l *rules.Lookup, dns *resolver, log *slog.Logger, now func() time.T
 		}
 		z.zone = strings.Replace(l.Zone, rules.KeyMark, key, 1)
 	}
+	if len(z.zone) > maxZone {
+		return nil, fmt.Errorf("zone of lookup %s: longer than %d bytes with its key", l.Name, maxZone)
+	}
 	return z, nil
 }
 
@@ -84,6 +87,10 @@ func (z *list) rate() float64 {
 	}
 	return float64(z.Rate)
 }
+
+// maxZone is the maximum length of a zone in bytes, so that a name has room for an IPv6
+// address.
+const maxZone = 253 - 64
 
 // maxKey is the maximum length of a label of a name in bytes.
 const maxKey = 63
