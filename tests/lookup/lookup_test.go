@@ -172,18 +172,18 @@ func (b *bench) come(src string) string {
 	return b.mail(id)
 }
 
-// rbldnsd starts a block list that contains 192.0.2.7, and returns its port.
+// rbldnsd starts a block list that contains 192.0.2.7, 203.0.113.1 and 2001:db8::7, and returns its port.
 func rbldnsd(t *testing.T) int {
 	t.Helper()
 	require.Program(t, "rbldnsd")
 	const port = 5353
 	zone := filepath.Join(t.TempDir(), "zone")
-	if err := os.WriteFile(zone, []byte("$SOA 300 ns.example.org hostmaster.example.org 0 600 300 86400 300\n:127.0.0.4:Listed\n192.0.2.7\n127.0.0.2\n2001:db8::7\n"), 0o644); err != nil {
+	if err := os.WriteFile(zone, []byte("$SOA 300 ns.example.org hostmaster.example.org 0 600 300 86400 300\n:127.0.0.4:Listed\n192.0.2.7\n203.0.113.1\n127.0.0.2\n2001:db8::7\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	text, _ := os.ReadFile(zone)
 	four, six := zone+"4", zone+"6"
-	for name, without := range map[string]string{four: "2001:db8::7\n", six: "192.0.2.7\n127.0.0.2\n"} {
+	for name, without := range map[string]string{four: "2001:db8::7\n", six: "192.0.2.7\n203.0.113.1\n127.0.0.2\n"} {
 		if err := os.WriteFile(name, []byte(strings.ReplaceAll(string(text), without, "")), 0o644); err != nil {
 			t.Fatal(err)
 		}
