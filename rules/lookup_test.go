@@ -15,6 +15,31 @@ lookup white allowlist "list.example.net" codes 127.0.2.0/23 hold 100ms
 lookup paid dnsbl "{key}.bl.example.org" codes 127.0.0.20 key "key" rate 5
 `
 
+// TestLookupStatements checks that the statements are the same after they are written and
+// read again.
+func TestLookupStatements(t *testing.T) {
+	text := lookups + `companion lookup user "4004" resolver { 127.0.0.1, ::1 } port 5353
+lookup all allowlist "{key}.list.example.net" codes { 127.0.2.0/23, 127.0.9.1 } ignore { 127.0.4.0/22 } key "a b" rate 1000 hold 10ms
+rule r phase helo match listed { zen, "white" } evidence { "listed", scanner } !listed paid score 5
+score evidence listed -3
+`
+	c := mustParse(t, text)
+	again := mustParse(t, c.String())
+	if got, want := again.String(), c.String(); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	for _, want := range []string{
+		`companion lookup user "_swlookup"`, `companion lookup user "4004" resolver { 127.0.0.1, ::1 } port 5353`,
+		`lookup zen dnsbl "zen.example.org" codes { 127.0.0.2, 127.0.0.4/31 } ignore 127.0.0.10 hold 300ms`,
+		`lookup all allowlist "{key}.list.example.net" codes { 127.0.2.0/23, 127.0.9.1 } ignore 127.0.4.0/22 key "a b" rate 1000 hold 10ms`,
+		`listed { zen, white } evidence { listed, scanner } !listed paid score 5`,
+	} {
+		if !strings.Contains(c.String(), want) {
+			t.Errorf("no %s in\n%s", want, c.String())
+		}
+	}
+}
+
 // TestListed checks that a condition on lists is unknown until a list has answered, and
 // that an unknown condition neither rejects nor exempts a client.
 func TestListed(t *testing.T) {
