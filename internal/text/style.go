@@ -41,17 +41,21 @@ func (s Style) paint(sequence, text string) string {
 const continued = "             "
 
 // Table writes rows with aligned columns. If a row is wider than the style, its last
-// cells continue on further lines. The first row contains the headings, which are cut.
+// cells continue on further lines. The first row contains the headings, of which the last
+// ones are omitted if they do not fit.
 func (s Style) Table(w io.Writer, rows [][]string) {
 	var b strings.Builder
 	Table(&b, rows)
 	for i, line := range strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n") {
 		line = strings.TrimRight(line, " ")
 		n := len(rows[i]) // number of cells in the first line
-		for ; i > 0 && n > 1 && Width(line) > s.Columns; n-- {
+		for ; n > 1 && Width(line) > s.Columns; n-- {
 			line = strings.TrimRight(strings.TrimSuffix(line, strings.TrimRight(rows[i][n-1], " ")), " ")
 		}
 		fmt.Fprintln(w, Cut(line, s.Columns))
+		if i == 0 {
+			continue
+		}
 		line = ""
 		for _, cell := range rows[i][n:] {
 			if line != "" && Width(line+"  "+strings.TrimRight(cell, " ")) > s.Columns {
