@@ -28,8 +28,8 @@ type Logins struct {
 	From   string     `json:"from,omitempty"` // host of the last successful login; empty if an aggregate of many hosts contains it
 	// AtLeast is set if there are further hosts.
 	AtLeast bool `json:"at_least,omitempty"`
-	// Tried are hosts with failed logins, at most maxHosts: first banned hosts, then hosts
-	// from which the user logged in, each the latest first.
+	// Tried are hosts with failed logins, at most maxHosts: first hosts from which the user
+	// logged in, which many attackers must not hide, then banned hosts, each the latest first.
 	Tried  []*LoginHost `json:"tried"`
 	More   int          `json:"more_tried,omitempty"`
 	Limits []string     `json:"limits"` // consequences of failed logins according to the current policy
@@ -191,7 +191,7 @@ func (l *Logins) list() {
 		}
 	}
 	slices.SortFunc(l.Tried, func(a, b *LoginHost) int {
-		return cmp.Or(first(a.Ban != nil, b.Ban != nil), first(a.Passed, b.Passed), b.Last.Compare(a.Last.Time), a.Prefix.Compare(b.Prefix))
+		return cmp.Or(first(a.Passed, b.Passed), first(a.Ban != nil, b.Ban != nil), b.Last.Compare(a.Last.Time), a.Prefix.Compare(b.Prefix))
 	})
 	l.More = max(len(l.Tried)-maxHosts, 0)
 	l.Tried = l.Tried[:len(l.Tried)-l.More]

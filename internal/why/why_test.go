@@ -787,3 +787,16 @@ func TestSumWithoutIDs(t *testing.T) {
 		t.Errorf("notes %q", a.Notes)
 	}
 }
+
+// TestOwnHostsFirst checks that banned attackers do not hide the host of the user.
+func TestOwnHostsFirst(t *testing.T) {
+	own := &LoginHost{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Passed: true, Failed: 1}
+	l := &Logins{hosts: map[netip.Prefix]*LoginHost{own.Prefix: own}}
+	for i := range 2 * maxHosts {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 32)
+		l.hosts[p] = &LoginHost{Prefix: p, Failed: 9, Last: text.At(time.Unix(int64(i), 0)), Ban: &Ban{}}
+	}
+	if l.list(); l.Tried[0] != own || len(l.Tried) != maxHosts || l.More != maxHosts+1 {
+		t.Errorf("the first of %d hosts is %v, %d more", len(l.Tried), l.Tried[0].Prefix, l.More)
+	}
+}
