@@ -266,9 +266,17 @@ var (
 // takeHex splits off the first field, which must have up to 16 hexadecimal digits. more
 // reports whether another field follows.
 func takeHex(b []byte) (v uint64, rest []byte, more, ok bool) {
-	field, rest, more := cut(b)
-	v, ok = parseHex(field, 16)
-	return v, rest, more, ok
+	n, ok := 0, true
+	for ; n < len(b) && b[n] != '|'; n++ {
+		d := hexDigits[b[n]]
+		ok = ok && d > 0
+		v = v<<4 | uint64(d-1)&15
+	}
+	ok = ok && 0 < n && n <= 16
+	if n == len(b) {
+		return v, nil, false, ok
+	}
+	return v, b[n+1:], true, ok
 }
 
 // parseHex parses a number with lower-case hexadecimal digits. The parameter most is the
@@ -295,6 +303,13 @@ var hexDigits = func() (t [256]uint8) {
 
 // takeStamp splits off the first field, which is a time. It returns 0 for an invalid time.
 func takeStamp(b []byte) (int64, []byte) {
+	if len(b) > 17 && b[10] == '.' && b[17] == '|' { // until the year 2286
+		seconds, ok1 := parseDigits(b[:10], 10)
+		micros, ok2 := parseDigits(b[11:17], 6)
+		if ok1 && ok2 {
+			return seconds*1e6 + micros, b[18:]
+		}
+	}
 	field, rest, _ := cut(b)
 	v, _ := parseStamp(field)
 	return v, rest

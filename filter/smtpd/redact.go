@@ -123,9 +123,13 @@ func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bo
 // secretAfterControl returns the index after a control character that precedes a login,
 // or 0. This occurs because some clients end lines with CR alone.
 func secretAfterControl(line []byte) int {
-	i := bytes.IndexFunc(line, func(r rune) bool { return r < ' ' && r != '\t' }) + 1
-	if i > 0 && hasSecret(line[i:]) {
-		return i
+	for i, c := range line {
+		if c < ' ' && c != '\t' {
+			if hasSecret(line[i+1:]) {
+				return i + 1
+			}
+			break
+		}
 	}
 	return 0
 }
