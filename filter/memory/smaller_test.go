@@ -22,8 +22,8 @@ func fillBans(m *Memory, n int) {
 	}
 }
 
-// TestFewerRows checks that smaller tables record the deletion of every row that
-// does not fit.
+// TestFewerRows checks that smaller tables record the deletion of every row that does
+// not fit.
 func TestFewerRows(t *testing.T) {
 	large := New()
 	fillBans(large, 5000)
