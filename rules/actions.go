@@ -86,8 +86,8 @@ func durations(list []time.Duration, say func(time.Duration) string) (items []st
 }
 
 // Ladder returns the durations of bans for consecutive offences of a host. The last
-// duration also applies to further offences. A single duration d stands for d, 7d and
-// 30d. No duration exceeds MaxBan.
+// duration also applies to further offences. A single duration d means d, 7d and 30d.
+// No duration exceeds MaxBan.
 func (r *Rule) Ladder() []time.Duration {
 	if len(r.Ban) != 1 {
 		return r.Ban

@@ -298,7 +298,7 @@ func (p *Policy) InMode(m Mode) *Policy {
 }
 
 // Only returns a copy of p without all rules except the named one. The copy keeps all
-// pass statements, weights and tables. If the rule does not exist, the result is nil.
+// pass statements, weights and tables. If the rule does not exist, Only returns nil.
 func (p *Policy) Only(name string) *Policy {
 	other := *p
 	other.rules, other.phases = nil, [smtp.NumPhases][]int{}

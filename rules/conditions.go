@@ -89,8 +89,8 @@ const (
 	maxScore  = 1000
 	maxOver   = 1_000_000
 	maxWindow = 90 * day
-	// maxOverTime is the maximum threshold of a count across sessions. Such counts are
-	// stored in a few bytes each.
+	// maxOverTime is the maximum threshold of a count across sessions. A count across
+	// sessions is stored in a few bytes.
 	maxOverTime = 50_000
 )
 

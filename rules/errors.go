@@ -132,7 +132,7 @@ func didYouMean(wrong string, words []string) string {
 }
 
 // Nearest returns the word most similar to the mistyped word wrong. If no word is
-// similar, the result is empty.
+// similar, Nearest returns "".
 func Nearest(wrong string, words []string) string {
 	best, least := "", 3
 	for _, w := range words {
@@ -174,7 +174,7 @@ func distance(a, b string) int {
 
 // A removedWord is a word of an earlier version, with its replacement.
 type removedWord struct {
-	word, arg string // an empty arg stands for any argument
+	word, arg string // an empty arg means any argument
 	hint      string
 }
 

@@ -137,7 +137,7 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 }
 
 // or returns an outcome with the decision of o and with the effects of o and other. If
-// o makes no decision, the decision is that of other.
+// o makes no decision, the outcome has the decision of other.
 func (o Outcome) or(other Outcome) Outcome {
 	if o.Rule == nil {
 		o.Rule, o.Decision, o.Text, o.Sticky = other.Rule, other.Decision, other.Text, other.Sticky

@@ -167,8 +167,8 @@ func trimDot(b []byte) []byte {
 	return b
 }
 
-// ask returns Yes if a table of c matches. Otherwise the result is Unknown if a table
-// is not loaded, and No if all tables are loaded.
+// ask returns Yes if a table of c matches. Otherwise ask returns Unknown if a table is
+// not loaded, and No if all tables are loaded.
 func (c *cond) ask(match func(Table) bool) Truth {
 	answer := No
 	for _, t := range c.tables {

@@ -11,7 +11,7 @@ import (
 )
 
 // Limits of a configuration. The limits exceed the needs of any reasonable
-// configuration. They bound the work on a file that is not a configuration.
+// configuration. The limits also bound the work on a file that is not a configuration.
 const (
 	maxFile   = 1 << 20 // size of a file, in bytes
 	maxFiles  = 64      // number of include files

@@ -6,7 +6,7 @@ import (
 )
 
 // inline is a table whose entries are in the configuration. The table compares values
-// one by one, so long lists belong in files.
+// sequentially, so long lists belong in files.
 type inline struct {
 	c        cond
 	contents Contents
@@ -52,8 +52,8 @@ func (s sources) MatchASN(n uint32) bool {
 
 // Friends reports whether the prefix contains an address of a friend. A friend is
 // listed in the table <friends> or in the src condition of a pass statement. Other
-// conditions of the pass statement are ignored. If a table is not loaded, the result is
-// Unknown.
+// conditions of the pass statement are ignored. If a table is not loaded, Friends
+// returns Unknown.
 func (p *Policy) Friends(within netip.Prefix) Truth {
 	list := slices.Clone(p.tables["friends"])
 	for i := range p.passes {
@@ -94,8 +94,8 @@ func (p *Policy) PassesKnown() bool {
 	return !slices.Contains(list, nil)
 }
 
-// PassesUseTable reports whether a pass statement uses the table. The result is true
-// for <friends>, which always exempts clients.
+// PassesUseTable reports whether a pass statement uses the table. PassesUseTable
+// returns true for <friends>, which always exempts clients.
 func (p *Policy) PassesUseTable(name string) bool {
 	return name == "friends" || slices.ContainsFunc(p.passes, func(s pass) bool {
 		return slices.ContainsFunc(s.tree.Conds, func(c *Cond) bool {
