@@ -14,7 +14,7 @@ import (
 // and the providers in this package. Each customer of a listed provider has a separate
 // domain.
 //
-// The result is empty for a public suffix, a name without a dot, and an empty name.
+// Registered returns "" for a public suffix, a name without a dot, and an empty name.
 // A call needs about a microsecond and allocates memory, so a caller should call
 // Registered only once per session.
 func Registered(name []byte) string {
@@ -34,7 +34,7 @@ func Registered(name []byte) string {
 }
 
 // customer returns the length of the domain of a customer. If name is not below a
-// suffix in the tables of this package, the result is 0.
+// suffix in the tables of this package, customer returns 0.
 func customer(name []byte) int {
 	labels := make([]int, 1, maxName+1) // indexes of the first bytes of labels
 	for at, c := range name {
@@ -197,8 +197,8 @@ func isLine(name []byte) bool {
 	}
 }
 
-// lineWords contains words in the names of access lines. Such a word is a label, or the
-// part of a label before or after a hyphen.
+// lineWords contains words in the names of access lines. A word is a label, or the part
+// of a label before or after a hyphen.
 var lineWords = map[string]bool{
 	"dyn": true, "dynamic": true, "dynamicip": true, "dip": true, "dhcp": true, "dsl": true, "adsl": true, "vdsl": true, "xdsl": true,
 	"sdsl": true, "cable": true, "catv": true, "pppoe": true, "ppp": true, "dialup": true, "dialin": true, "broadband": true,

@@ -59,8 +59,8 @@ func refuse(s string) error {
 	return fmt.Errorf("%q is not an address or prefix; write 192.0.2.1, 192.0.2.0/24, 2001:db8::1 or 2001:db8::/32", s)
 }
 
-// Range returns the prefixes that cover exactly the addresses from first to last. The
-// result is nil if last is before first, or if the families differ.
+// Range returns the prefixes that cover exactly the addresses from first to last. Range
+// returns nil if last is before first, or if the families differ.
 func Range(first, last netip.Addr) (list []netip.Prefix) {
 	first, last = first.Unmap().WithZone(""), last.Unmap().WithZone("")
 	if !first.IsValid() || first.BitLen() != last.BitLen() {
@@ -122,7 +122,7 @@ func String(p netip.Prefix) string {
 	return p.String()
 }
 
-// Local returns the addresses of this host's interfaces. The result is nil if the
+// Local returns the addresses of this host's interfaces. Local returns nil if the
 // system does not list the interfaces.
 func Local() []netip.Addr {
 	var local []netip.Addr

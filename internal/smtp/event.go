@@ -59,7 +59,7 @@ const (
 // Verb is the command of an EventLine.
 type Verb uint8
 
-// The verbs. VerbUnknown stands for a line without a known command.
+// The verbs. VerbUnknown is a line without a known command.
 const (
 	VerbUnknown Verb = iota
 	VerbHelo

@@ -17,7 +17,7 @@ import (
 // the mail server, or the end of the session.
 type Phase uint8
 
-// The phases in the order of a session. PhaseHelo stands for HELO and EHLO.
+// The phases in the order of a session. PhaseHelo includes HELO and EHLO.
 const (
 	PhaseConnect Phase = iota
 	PhaseHelo
@@ -91,7 +91,7 @@ func (s PhaseSet) String() string {
 }
 
 // Decision is the answer to a request of the mail server. The words for decisions are
-// those of smtpd-filters(7).
+// from smtpd-filters(7).
 type Decision uint8
 
 // The decisions in the order of their severity.

@@ -145,7 +145,7 @@ func Ordinal(n int) string {
 }
 
 // Percent returns the share of part in whole as a percentage. The number has the given
-// number of decimals. If whole is 0, the result is 0%.
+// number of decimals. If whole is 0, Percent returns 0%.
 func Percent[N ~int | ~int64 | ~uint32 | ~uint64](part, whole N, decimals int) string {
 	if whole <= 0 {
 		return "0%"

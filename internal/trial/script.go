@@ -16,7 +16,7 @@ import (
 type Step struct{ Kind, Text string }
 
 // stepKinds contains the kinds of steps, each with its recorded step without an
-// argument. If several kinds have the same store.Kind, the last kind also stands for
+// argument. If several kinds have the same store.Kind, the last kind also represents
 // all other results.
 var stepKinds = []struct {
 	name string

@@ -91,8 +91,8 @@ func TestScript(t *testing.T) {
 	}
 }
 
-// TestScriptAsRecorded compares the requests of a script with those of a real session.
-// The client of the real session sends the same commands.
+// TestScriptAsRecorded compares the requests of a script and of a real session. The
+// client of the real session sends the same commands.
 func TestScriptAsRecorded(t *testing.T) {
 	in, err := os.Open(filepath.Join("../../tests/streams/7.9/ehlo-delivery.in"))
 	if err != nil {

@@ -136,7 +136,7 @@ func (a *Answer) host(s *Session) *Host {
 }
 
 // decision returns the newest rejection by a rule, and its session. Without an enforced
-// rejection, the result is the newest rejection that was only observed.
+// rejection, decision returns the newest rejection that was only observed.
 func (a *Answer) decision() (newest *Session, decision *Rule) {
 	for _, s := range a.Sessions {
 		for i := range s.Rules {
@@ -153,7 +153,7 @@ func (a *Answer) decision() (newest *Session, decision *Rule) {
 }
 
 // origin returns the session and the decision that caused the ban of s. If the origin
-// is unknown, or if r is not a ban, the results are s and r.
+// is unknown, or if r is not a ban, origin returns s and r.
 func (a *Answer) origin(s *Session, r *Rule) (*Session, *Rule) {
 	for _, other := range slices.Concat(a.Sessions, a.Deciding) {
 		if other.Session != r.BannedIn || other.source != s.source || other.Start.After(s.Start.Time) {

@@ -225,7 +225,7 @@ func (q *Question) host(name []byte) bool {
 }
 
 // selection returns a selection of the records that q can match. If any record can
-// match, the result is nil.
+// match, selection returns nil.
 func (q *Question) selection() *store.Selection {
 	var only store.Selection
 	for _, k := range q.kinds {

@@ -269,7 +269,7 @@ func outcome(s *store.Step) string {
 }
 
 // rule adds a decision that was made the given number of times. The number of an equal
-// decision is increased instead. The result is the index of the decision.
+// decision is increased instead. rule returns the index of the decision.
 func (s *Session) rule(rule Rule, times int) int {
 	for i := range s.Rules {
 		have := s.Rules[i]
