@@ -336,7 +336,7 @@ func (p *Pipeline) hide() {
 	p.journal.Hide(p.o.Hasher(), hashed)
 }
 
-// open opens a session. If too many sessions are open, the result is nil.
+// open opens a session. If too many sessions are open, open returns nil.
 func (p *Pipeline) open(ev *smtp.Event) *session {
 	if old := p.table.session(ev.Session); old != nil {
 		p.close(old, smtp.EndingUnknown, ev.Time)
@@ -379,8 +379,8 @@ func (p *Pipeline) Stop() {
 	}
 }
 
-// Leave records the sessions that are still open at the end of a stream. The ending of
-// such a session is not evidence.
+// Leave records the sessions that are still open at the end of a stream. The end of the
+// stream, and not the client, has ended these sessions.
 func (p *Pipeline) Leave() {
 	for _, s := range p.table.live {
 		p.close(s, smtp.EndingUnknown, s.journal.Last())

@@ -131,8 +131,8 @@ var kinds = []string{"none", "greeting", "helo", "tls", "auth", "mail", "rcpt", 
 var loopback = regexp.MustCompile(`(?m)^(report\|[^|]*\|[^|]*\|smtp-in\|link-connect\|[^|]*\|[^|]*\|[^|]*\|)127\.0\.0\.1:`)
 
 // TestStreams processes every recorded stream and compares the records with golden
-// files. An older version has its own golden file if its facts differ from those of the
-// newest version.
+// files. An older version has its own golden file if its facts differ from the newest
+// version.
 func TestStreams(t *testing.T) {
 	names, err := filepath.Glob(streams + "/7.9/*.in")
 	if err != nil || len(names) < 50 {

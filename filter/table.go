@@ -68,7 +68,7 @@ func (t *table) session(id uint64) *session {
 	return t.last
 }
 
-// open adds a session. If too many sessions are open, the result is nil.
+// open adds a session. If too many sessions are open, open returns nil.
 func (t *table) open(id uint64, src netip.AddrPort) *session {
 	if len(t.live) >= maxSessions {
 		t.missed++

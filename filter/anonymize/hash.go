@@ -105,7 +105,7 @@ func (a *Anonymizer) Prefix(p netip.Prefix) netip.Prefix {
 }
 
 // literal returns the copy of an address, bare or as a literal (RFC 5321 section
-// 4.1.3). If name is not an address, the result is nil.
+// 4.1.3). If name is not an address, literal returns nil.
 func (a *Anonymizer) literal(name []byte) []byte {
 	m := literals.FindSubmatch(name)
 	if m == nil {
@@ -211,8 +211,8 @@ func (a *Anonymizer) name(name []byte) []byte {
 }
 
 // labels returns the hashes of labels. The hash of a label also depends on the labels
-// to its right, so that the copies of names in one domain are also in one domain.
-// Common words remain unchanged.
+// to its right. The copies of names in one domain are therefore in one domain. Common
+// words remain unchanged.
 func (a *Anonymizer) labels(labels, name []byte) (dst []byte) {
 	for len(labels) > 0 {
 		label, rest, dot := bytes.Cut(labels, []byte{'.'})

@@ -111,9 +111,9 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	return excuse
 }
 
-// returned reports that a banned client has connected. The result is whether the client
-// must be disconnected. An observed ban, mode observe and an exemption of s prevent the
-// disconnection.
+// returned reports that a banned client has connected. The boolean result reports
+// whether the client must be disconnected. An observed ban, mode observe and an
+// exemption of s prevent the disconnection.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
 	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (b.Manual || d.exempt(s, d.rule(b.Rule), at) == "")

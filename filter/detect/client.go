@@ -185,9 +185,9 @@ func (c *Case) provenWord() bool {
 // forged returns the confidence that an unproven greeting is forged. The parameter is
 // the confidence that the name in the greeting belongs to another owner.
 //
-// A truncated reverse DNS name proves nothing, so the result is "". Without a proven
-// name, the result is at most medium, because the cause may be a DNS failure. The
-// result is low if the unproven reverse DNS name agrees with the greeting.
+// For a truncated reverse DNS name, which proves nothing, forged returns "". Without a
+// proven name, the confidence is at most medium, because DNS may have failed. The
+// confidence is low if the unproven reverse DNS name agrees with the greeting.
 func (c *Case) forged(confidence string) string {
 	switch {
 	case c.RDNSCut:

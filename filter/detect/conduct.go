@@ -93,9 +93,10 @@ func pipelining(c *Case) {
 
 // Limits for the detection of a client that speaks before the greeting of the server.
 //
-// smtpd reads the first command of such a client within earlyGap of the greeting. Later
-// gaps between replies and commands show a much longer round-trip time. A well-behaved
-// client waits for the greeting, so its first gap is at least the round-trip time.
+// smtpd reads the first command of an early talker within earlyGap of the greeting.
+// Later gaps between replies and commands show a much longer round-trip time. A
+// well-behaved client waits for the greeting, so its first gap is at least the
+// round-trip time.
 //
 // If the round-trip time is very short, the first gap proves nothing.
 const (

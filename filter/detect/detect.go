@@ -56,10 +56,10 @@ type State struct {
 	free      uint64    // probed mailbox that the client may request without evidence
 }
 
-// Mixed reports whether most of the mailboxes that the client requested exist. The
-// missing mailboxes of such a session are not an offence. Newsletters and mailing lists
-// with former members have missing mailboxes. Rules still reject recipients of the
-// session.
+// Mixed reports whether most of the mailboxes that the client requested exist. In a
+// session with mostly existing mailboxes, missing mailboxes are not an offence.
+// Newsletters and mailing lists with former members have missing mailboxes. Rules still
+// reject recipients of the session.
 func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
 
 // Hold counts a recipient that a rule rejected because too many recipients do not
@@ -96,7 +96,7 @@ const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules
 // counted.
 const CountedPerEvent = rules.UnknownRecipient | rules.Backscatter | rules.RecipientFlood | rules.RelayProbe | rules.AuthFailure | rules.AuthUnsupported | rules.UnknownCommand
 
-// Add adds the evidence of f to st. The result is false if st has the evidence with the
+// Add adds the evidence of f to st. Add returns false if st has the evidence with the
 // same or a higher confidence.
 func (st *State) Add(f *Finding) bool {
 	low := f.Confidence == Low

@@ -122,9 +122,9 @@ func (c *Case) mailbox() uint64 { return c.Memory.Recipients.Mailbox(c.Event.Add
 // Missing reports whether the recipient does not exist, according to the mail server.
 func (r RcptClass) Missing() bool { return r == RcptUnknown || r == RcptUndecided }
 
-// Domain returns the domain of a recipient. routed reports whether the address requests
-// relaying by a source route, or by the percent or bang form (RFC 5321 sections 3.6.1
-// and 4.1.1.3, appendix C).
+// Domain returns the domain of a recipient. routed reports whether the address has a
+// source route, or the percent or bang form. All of these forms request relaying (RFC
+// 5321 sections 3.6.1 and 4.1.1.3, appendix C).
 func Domain(addr []byte) (domain []byte, routed bool) {
 	i := bytes.LastIndexByte(addr, '@')
 	if i < 0 {

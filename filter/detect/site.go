@@ -39,8 +39,8 @@ func (s *Site) OwnAddr(a netip.Addr) bool {
 	return false
 }
 
-// OwnName reports whether name is a name of the server. The names are those in the
-// server's greeting, in smtpd.conf(5), and in own-name of the policy.
+// OwnName reports whether name is a name of the server. The server has names in its
+// greeting, in smtpd.conf(5), and in own-name of the policy.
 func (s *Site) OwnName(name []byte) bool {
 	if len(name) == 0 {
 		return false

@@ -38,8 +38,8 @@ type Subject struct {
 }
 
 // Parse parses an address, a prefix, a mailbox or a user name. The escaped form, in
-// which other commands print names, is also accepted. An IPv6 address stands for its
-// /64. A running filter parses the result of String, which has the same meaning.
+// which other commands print names, is also accepted. An IPv6 address means its /64. A
+// running filter parses the result of String, which has the same meaning.
 func Parse(arg string) (Subject, error) {
 	s, err := parse(arg)
 	if err != nil {
@@ -108,8 +108,8 @@ func unquoted(name []byte) []byte {
 	return append(bytes.Clone(local), name[at:]...)
 }
 
-// Role reports whether the subject is a role account with a detail. The removal of such
-// a subject would include the role account.
+// Role reports whether the subject is a role account with a detail. The removal of a
+// role account with a detail would include the role account.
 func (s Subject) Role(delimiter byte) bool {
 	base := mailbox.AppendBase(nil, s.name, delimiter)
 	at := bytes.LastIndexByte(base, '@')
@@ -124,7 +124,7 @@ func (s Subject) String() string {
 	return text.Escape(s.name)
 }
 
-// Prefix returns the addresses of the subject. The result is invalid for a name.
+// Prefix returns the addresses of the subject, or an invalid prefix for a name.
 func (s Subject) Prefix() netip.Prefix { return s.prefix }
 
 // IsMailbox reports whether the subject is a mailbox.
@@ -183,7 +183,7 @@ func New(s Subject, key []byte, delimiter byte) *Eraser {
 }
 
 // Edit returns the record without the person. If the record does not mention the
-// person, the result is nil. Edit is a store.Edit.
+// person, Edit returns nil. Edit is a store.Edit.
 func (e *Eraser) Edit(r *store.Record) *store.Record {
 	own := e.Own(r)
 	if !own && !e.mentions(r) {
@@ -226,7 +226,7 @@ func blank(s *store.Step, sum bool) {
 		s.Text = nil
 	case store.KindRcpt:
 		if s.Text = []byte(Marker); sum {
-			s.Text = []byte("*") // stands for further domains
+			s.Text = []byte("*") // further domains
 		}
 	case store.KindAuth, store.KindCommand:
 		s.Text = []byte(Marker)
@@ -322,7 +322,7 @@ func (e *Eraser) replace(s *store.Step) {
 // replaced returns b with Marker instead of each name of the person. If the
 // replacements would more than double a text, the whole text becomes Marker. A client
 // could otherwise send many short names, and the record would exceed its limit. The
-// result is valid until the next call with the same buffer number.
+// replaced text is valid until the next call with the same buffer number.
 func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	from, to := e.find(b, 0, at)
 	if from < 0 {
@@ -472,8 +472,8 @@ func inAddress(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' || c == '.' || c == ':'
 }
 
-// findWord returns the index of a word at or after at, or -1. Both texts are in lower
-// case.
+// findWord returns the index of a word at or after at, or -1. b and word must be in
+// lower case.
 func findWord(b, word []byte, at int) int {
 	for i := at; ; {
 		n := bytes.Index(b[i:], word)

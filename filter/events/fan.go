@@ -34,7 +34,7 @@ type Fan struct {
 // A Choice selects events. The zero Choice selects all events.
 type Choice struct {
 	// Evidence selects findings with this token. Further events of the latest 64
-	// sessions with such a finding are also selected.
+	// sessions with the token are also selected.
 	Evidence string
 	// Src selects events on a client within this prefix, or on a network that overlaps
 	// the prefix.

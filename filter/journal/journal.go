@@ -78,8 +78,8 @@ func (j *Journal) Limit(budget int64) { j.sums.begin(budget, j.o.Record) }
 func (j *Journal) Hide(h *privacy.Hasher, hashed bool) { j.hide.hasher, j.hide.all = h, hashed }
 
 // User returns the recorded form of a user name. A possible password is hashed, and a
-// mailbox is hashed if the level of privacy requires it. The result is valid until the
-// next call.
+// mailbox is hashed if the level of privacy requires it. The returned name is valid
+// until the next call.
 func (j *Journal) User(name []byte) []byte { return j.hide.user(name) }
 
 // Begin prepares st for a new session, and reuses buffers.

@@ -15,9 +15,8 @@ import (
 	"scanwatch/store"
 )
 
-// Shares of the disk budget that may be used on one day (UTC). A value of 8 stands for
-// 1/8 of the budget. filter-scanwatch(8) describes the order in which the shares are
-// used.
+// Shares of the disk budget that may be used on one day (UTC). A value of 8 means 1/8
+// of the budget. filter-scanwatch(8) describes the order in which the shares are used.
 const (
 	mailShare  = 2  // records of single sessions with accepted mail or a ban
 	firstShare = 8  // records of the first sessions of each source in each hour
@@ -27,7 +26,7 @@ const (
 )
 
 const (
-	firstSessions = 20       // sessions of a source in an hour with their own record
+	firstSessions = 20       // sessions of a source in an hour with a separate record
 	maxSources    = 50_000   // sources whose sessions are counted; all sessions of other sources have their own record
 	maxSums       = 5_000    // sources with a separate aggregate
 	fullHeld      = 8 << 20  // memory of all aggregates in bytes, above which no source gets a new aggregate
@@ -59,7 +58,7 @@ type Sums struct {
 
 	hour  int64            // current hour since 1970
 	due   int64            // time at which tick next writes aggregates
-	first map[uint64]uint8 // sessions with their own record in this hour, by source
+	first map[uint64]uint8 // sessions with a separate record in this hour, by source
 	// The bytes of records on this day: sessions with mail or a ban, first sessions,
 	// and sessions that do not count against the budget.
 	mails, firsts, free int64
@@ -135,7 +134,7 @@ func (p *Sums) begin(budget int64, record func(time.Time, uint64, []byte)) {
 }
 
 // payer returns the counter for the bytes of the session's own record. If the session
-// must be added to an aggregate, the result is nil.
+// must be added to an aggregate, payer returns nil.
 func (p *Sums) payer(r *store.Record, c *Close) *int64 {
 	if p.budget == 0 || !r.Src.IsValid() || r.Counts.AuthPass > 0 {
 		return &p.free
@@ -185,8 +184,8 @@ func (p *Sums) tick(now int64) {
 	}
 }
 
-// writeSome writes some of the aggregates of ended hours. The result is the number of
-// remaining aggregates.
+// writeSome writes some of the aggregates of ended hours. writeSome returns the number
+// of remaining aggregates.
 func (p *Sums) writeSome() (rest int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -373,7 +372,7 @@ func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
 			byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 		case store.KindHelo:
 			if len(s.Text) == 0 {
-				continue // an empty name in a tally stands for all further names
+				continue // an empty name in a tally means all further names
 			}
 			s.Result = smtp.ResultNone // a name has one tally, regardless of the result
 		case store.KindRcpt:

@@ -51,7 +51,7 @@ func play(t testing.TB, budget int64) *player {
 	return p
 }
 
-// end ends a session of one second with the given steps. The result is true if the
+// end ends a session of one second with the given steps. end returns true if the
 // session has its own record.
 func (p *player) end(src string, at time.Time, counts track.Counts, c Close, steps ...store.Step) bool {
 	var st State
@@ -260,8 +260,8 @@ func TestNameless(t *testing.T) {
 	}
 }
 
-// TestFullTallies checks that the number of names in an aggregate is limited. Further
-// names are counted together. The counts of evidence and rules are exact.
+// TestFullTallies checks that the number of names in an aggregate is limited. Names
+// beyond the limit are counted together. The counts of evidence and rules are exact.
 func TestFullTallies(t *testing.T) {
 	p := play(t, 1<<30)
 	const src, n = "198.51.100.1:25", 40

@@ -189,8 +189,8 @@ type originSchema func(maxminddb.Result, originFields, *Origin) error
 
 // originSchemas are tried in this order. The type in the metadata does not select a
 // schema, because a local database can have any type. The reader of geoip2 accepts only
-// a fixed list of types without those of IPinfo, so Origins uses the reader of
-// maxminddb.
+// a fixed list of types, in which IPinfo is missing. Origins therefore uses the reader
+// of maxminddb.
 var originSchemas = []originSchema{maxMindSchema, ipinfoSchema}
 
 func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {

@@ -60,8 +60,8 @@ type Row struct {
 	Kind  string // cidr, asn, rdns, helo or useragent-or-command
 	Value string // text to match
 	// Evidence is the evidence token of a match. Without a token, a match alone proves
-	// nothing. Legitimate hosts also match such a row, or its meaning depends on more
-	// than the matching text.
+	// nothing. Legitimate hosts also match a row without a token, or its meaning
+	// depends on more than the matching text.
 	Evidence   string
 	Confidence string // high, medium or low, as of Date; see ConfidenceAt
 	Date       string // date of the newest source that contains the fact: 2006-01-02
@@ -149,14 +149,14 @@ func (l *Lists) RDNS(name []byte) (scanner, cloud, allow *Row) {
 	return scanner, cloud, allow
 }
 
-// ScannerMail reports whether name belongs to a mail host of a scanning organisation.
-// Such a host delivers the mail of the organisation, for example reports on scans.
+// ScannerMail reports whether name belongs to a mail host of a scanning organisation. A
+// mail host delivers the mail of the organisation, for example reports on scans.
 func (l *Lists) ScannerMail(name []byte) bool {
 	row := l.scannerName.find(bytes.TrimSuffix(name, []byte(".")))
 	return row != nil && (row.Class == "scanner-mail" || row.Class == "scanner" && hostname.ForMail(name))
 }
 
-// Word returns the row of a greeting that many computers use, or nil. Such a greeting
+// Word returns the row of a greeting that many computers use, or nil. A common greeting
 // is a popular name, the default name of a system, or a name reserved for examples. A
 // common greeting means that no proper name is configured. Legitimate clients also use
 // common greetings.
@@ -171,7 +171,7 @@ func (l *Lists) Word(name []byte) *Row {
 // A client can use any greeting, so allow exempts the client only from the evidence that
 // it is a rented host. For a forged name, allow is nil.
 //
-// An empty name stands for a greeting without a name. Helo must not be called for a
+// An empty name means a greeting without a name. Helo must not be called for a
 // client that has not greeted.
 func (l *Lists) Helo(name []byte) (bot, scanner, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))

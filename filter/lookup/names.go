@@ -118,7 +118,7 @@ func (n *Names[V]) LookupBytes(name []byte) (v V, ok bool) {
 }
 
 // foldName copies name into buf in lower case, without its trailing dot. If the name is
-// too long, the result is nil.
+// too long, foldName returns nil.
 func foldName(buf *[maxNameBytes]byte, name []byte) []byte {
 	name = bytes.TrimSuffix(name, []byte{'.'})
 	if len(name) > len(buf) {

@@ -93,7 +93,7 @@ func appendLower(dst, text []byte) (lower []byte, ascii bool) {
 }
 
 // literals returns lower-case texts, at least one of which is in any match of the
-// expression. Without such texts, the result is nil.
+// expression. Without such texts, literals returns nil.
 func literals(re *syntax.Regexp) (list [][]byte) {
 	switch re.Op {
 	case syntax.OpLiteral:

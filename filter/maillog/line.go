@@ -174,8 +174,8 @@ func clockTime(s []byte) (hour int, rest int64, ok bool) {
 }
 
 // rollover returns the change of the year between the days of two consecutive lines.
-// The result is 1 if the second line is from the next year. The result is -1 if the
-// second line is a delayed line from the previous year.
+// rollover returns 1 if the second line is from the next year. rollover returns -1 if
+// the second line is a delayed line from the previous year.
 func rollover(month, day, nextMonth, nextDay int) int {
 	switch {
 	case month == 0:

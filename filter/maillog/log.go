@@ -39,9 +39,9 @@ const lineLimit = 64 << 10
 var errTooLong = errors.New("line too long")
 
 // Open opens the named files, and detects their formats and the times of their first
-// lines. The name - stands for standard input. A time without a year is assumed to be
-// in the latest possible year. The modification time of the file, or the current time
-// for standard input, limits the year. The caller must call Read or CloseAll.
+// lines. The name - means standard input. A time without a year is assumed to be in the
+// latest possible year. The modification time of the file, or the current time for
+// standard input, limits the year. The caller must call Read or CloseAll.
 func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (logs []*Log, err error) {
 	for i, name := range names {
 		l := &Log{Name: name, index: i, file: io.NopCloser(stdin), clock: clock{zone: zone, newest: now.UnixMicro()}}

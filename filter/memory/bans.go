@@ -191,8 +191,8 @@ func (b *ban) connected(at uint32, active bool) {
 	}
 }
 
-// AddPrefix adds a manual ban of a host or network. An IPv6 address stands for its /64.
-// The result is false if the table of network bans is full.
+// AddPrefix adds a manual ban of a host or network. An IPv6 address means its /64.
+// AddPrefix returns false if the table of network bans is full.
 func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int64) (Ban, bool) {
 	p = widen(p)
 	b.mu.Lock()
@@ -222,8 +222,8 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 }
 
 // Revoke ends the active ban of a host or network and returns the ban. If within is
-// set, Revoke ends all active bans in p. An IPv6 address stands for its /64 and the
-// hosts in it. Bans of larger networks that contain p remain in effect.
+// set, Revoke ends all active bans in p. An IPv6 address means its /64 and the hosts in
+// it. Bans of larger networks that contain p remain in effect.
 func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	p = widen(p)
 	at := b.clock.row(now)

@@ -104,7 +104,7 @@ func readHost(b []byte) (h Host, ok bool) {
 }
 
 // Identify returns the identity of the host with the address a and a reverse DNS name.
-// The result is equal to Client.Host of the same session.
+// Client.Host of the same session is equal.
 func Identify(a netip.Addr, rdns []byte, f smtp.FCrDNS) Host {
 	return HostOf(a, a.Is6() && (smtp.MayBeCut(rdns, f) || f == smtp.FCrDNSPass && RegisteredDomain(rdns) != ""))
 }
@@ -145,8 +145,8 @@ func widen(p netip.Prefix) netip.Prefix {
 	return p.Masked()
 }
 
-// short returns a hash of 16 bits that is never 0. Such a hash suffices to distinguish
-// a few numbers.
+// short returns a hash of 16 bits that is never 0. A hash of 16 bits suffices to
+// distinguish a few numbers.
 func short(n uint64) uint16 {
 	n *= 0x9e3779b97f4a7c15 // the factor is 2^64 divided by the golden ratio, which distributes the hashes well
 	return max(uint16(n>>48), 1)

@@ -26,9 +26,9 @@ const (
 // wrong for a while: a machine without a battery boots in 1970 or in another year.
 // During this time, bans and standing must not expire, and bans must keep their length.
 //
-// A step of the system clock by more than clockJump back, or by more than clockPause
-// forward, does not change the time of the rows. Such a step is added to the offset. The
-// opposite step is later subtracted.
+// A step of the system clock of more than clockJump back, or more than clockPause
+// forward, does not change the time of the rows. The clock adds the step to the offset,
+// and later subtracts the opposite step.
 //
 // A smaller step forward may be time that has really passed, for example if the machine
 // was off for a week. The time of the rows then steps forward too. If the system clock
@@ -99,7 +99,7 @@ func (c *clock) advance(event int64) {
 	c.last, c.seen = event, now
 }
 
-// jumped handles an event after a step of the system clock. The time of such an event
+// jumped handles an event after a step of the system clock. The time of the event
 // differs much from the expected time.
 func (c *clock) jumped(event, expected int64, now time.Time) {
 	offset := c.offset.Load()
@@ -134,8 +134,8 @@ func (c *clock) step(offset int64) {
 	c.offset.Store(offset)
 }
 
-// past returns the latest time that has certainly passed, even if steps are undone. The
-// result is never after at.
+// past returns the latest time that has certainly passed, even if steps are undone.
+// past never returns a time after at.
 func (c *clock) past(at uint32) uint32 {
 	for _, p := range c.points {
 		at = min(at, seconds(p.own))
@@ -161,8 +161,8 @@ func (m *Memory) Tick(event int64) {
 	}
 }
 
-// Now returns the current time on the clock of the events. Before the first event, the
-// result is fallback.
+// Now returns the current time on the clock of the events. Before the first event, Now
+// returns fallback.
 func (m *Memory) Now(fallback int64) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -285,9 +285,9 @@ func shiftDay(t *uint16, by int64) {
 	}
 }
 
-// rest returns the remaining seconds of a window. The result is negative after the end
-// of the window. A window that begins in the future has ended, because the clock was
-// wrong at its beginning.
+// rest returns the remaining seconds of a window. After the end of the window, rest
+// returns a negative number. A window that begins in the future has ended, because the
+// clock was wrong at its beginning.
 func rest(since, window, now uint32) int64 {
 	if future(since, now) {
 		return -1
@@ -298,8 +298,8 @@ func rest(since, window, now uint32) int64 {
 func future(since, now uint32) bool { return int64(since) > int64(now)+int64(clockJump/time.Second) }
 
 // settle corrects a ban that begins in the future, because the clock was wrong. The
-// corrected ban begins now and has the same length. The result reports whether the ban
-// has changed.
+// corrected ban begins now and has the same length. settle reports whether the ban has
+// changed.
 func (b *ban) settle(at uint32) bool {
 	if !future(b.since, at) {
 		return false
@@ -337,7 +337,7 @@ func NewReader(now time.Time) *Reader {
 	return &Reader{clock: clock{monotonic: func() time.Time { return now }}, now: now.UnixMicro()}
 }
 
-// Clock decodes the row of the clock. The result is false for any other row.
+// Clock decodes the row of the clock. Clock returns false for any other row.
 func (r *Reader) Clock(e kv.Entry) bool {
 	if e.Bucket != clockBucket {
 		return false
@@ -356,8 +356,8 @@ func ValidBan(key, value []byte) bool {
 	return ok
 }
 
-// Ban decodes a row of the bucket bans. The result is false for an invalid row, and for
-// a row without a ban.
+// Ban decodes a row of the bucket bans. Ban returns false for an invalid row, and for a
+// row without a ban.
 func (r *Reader) Ban(key, value []byte) (Ban, bool) {
 	var names ruleNames
 	p, row, ok := names.read(key, value)
@@ -379,7 +379,7 @@ func (r *Reader) Lost(e kv.Entry) (lost time.Time, ok bool) {
 	return r.clock.day(at), at != 0
 }
 
-// Peer decodes a row of the bucket peers. The result is false if the row does not
+// Peer decodes a row of the bucket peers. Peer returns false if the row does not
 // describe a host. A host without recent mail and a recent login is also ignored.
 func (r *Reader) Peer(key, value []byte) (Peer, bool) {
 	k, p, ok := readPeer(key, value)

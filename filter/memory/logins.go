@@ -151,15 +151,15 @@ func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	return "", false
 }
 
-// LoggedIn records a login as c.User from the network of c. The result is the number of
-// networks of the user's logins within an hour, at most sprayMax.
+// LoggedIn records a login as c.User from the network of c. LoggedIn returns the number
+// of networks of the user's logins within an hour, at most sprayMax.
 func (t *Logins) LoggedIn(c *Client, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.add(sprayKey{t.hash('u', c.User), netsOfAccount}, short(network(c.Addr)), t.clock.row(now))
 }
 
-// Sent records a sender address that the user c.User used. The result is the number of
+// Sent records a sender address that the user c.User used. Sent returns the number of
 // distinct addresses within an hour, at most sprayMax.
 func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 	t.mu.Lock()
@@ -168,7 +168,7 @@ func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 }
 
 // Sprays reports whether logins as many users failed from the host of c. The successful
-// logins of other users do not exempt such a host.
+// logins of other users do not exempt a host with many failed users.
 func (t *Logins) Sprays(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -84,8 +84,8 @@ type bucket interface {
 	// changes calls put for up to n changed rows, and returns n minus the number of
 	// rows. The value of a deleted row is nil.
 	changes(n int, put func(key, value []byte)) (left int)
-	// restore adds a stored row, unless it has expired. The result reports whether the
-	// row is valid for this table.
+	// restore adds a stored row, unless it has expired. restore reports whether the row
+	// is valid for this table.
 	restore(key, value []byte, now uint32) bool
 	// shift adds a number of seconds to the times of all rows.
 	shift(by int64)
@@ -172,7 +172,7 @@ func (m *Memory) Changes(n int) (list []kv.Entry) {
 	return list
 }
 
-// changed appends up to n changed rows of b to list. The result is n minus the number
+// changed appends up to n changed rows of b to list. changed returns n minus the number
 // of rows. A deferred unlock releases the lock even after a panic.
 func (m *Memory) changed(b bucket, n int, list *[]kv.Entry) (left int) {
 	m.mu.Lock()
@@ -256,7 +256,7 @@ func (m *Memory) Expect() {
 }
 
 // Forget deletes the counts and sprays of the hosts in p, after the operator has
-// revoked their bans. An IPv6 address stands for its /64.
+// revoked their bans. An IPv6 address means its /64.
 func (m *Memory) Forget(p netip.Prefix) {
 	own := HostOf(p.Addr(), true).number()
 	p = widen(p)

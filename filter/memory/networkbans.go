@@ -65,8 +65,8 @@ func (n *networkBans) lookup(a netip.Addr, now uint32) (netip.Prefix, ban, bool)
 	return netip.Prefix{}, ban{}, false
 }
 
-// makeRoom drops expired bans from a full table. The result reports whether the table
-// has room for a ban of p.
+// makeRoom drops expired bans from a full table. makeRoom reports whether the table has
+// room for a ban of p.
 func (n *networkBans) makeRoom(p netip.Prefix, now uint32) bool {
 	if n.has(p) || len(n.rows) < maxNetworkBans {
 		return true

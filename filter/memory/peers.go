@@ -66,8 +66,8 @@ const (
 	trustedSpread   = 10 // days from the first to the latest message
 )
 
-// Thresholds for an address that many hosts share, such as a gateway, and for a domain
-// with many owners, such as the domain of a provider.
+// Thresholds for an address that many hosts share, and for a domain with many owners.
+// Examples are a gateway and the domain of a provider.
 const (
 	manySenders   = 5 // sender domains
 	manyGreetings = 3
@@ -259,10 +259,10 @@ func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 	return keys
 }
 
-// RegisteredDomain returns the registered domain of a host name. The result is empty if
-// a provider has derived the name, because its customer does not own the domain. A call
-// needs about a microsecond and allocates memory, so a caller should call
-// RegisteredDomain only once per session.
+// RegisteredDomain returns the registered domain of a host name. RegisteredDomain
+// returns "" if a provider has derived the name, because its customer does not own the
+// domain. A call needs about a microsecond and allocates memory, so a caller should
+// call RegisteredDomain only once per session.
 func RegisteredDomain(name []byte) string {
 	if hostname.Generic(name) {
 		return ""
@@ -340,8 +340,8 @@ func (p *peer) standing(c *clock, at uint32) (s Standing) {
 }
 
 // Excuse returns the reason why rules must not ban c, or "". The reason is "many" if
-// many hosts share the address, and "login" after a recent login from the address.
-// Otherwise the reason is the standing of c.
+// many hosts share the address, and "login" after a recent login from the address. Any
+// other client is exempt because of its standing.
 func (t *Peers) Excuse(c *Client, now int64) string {
 	switch s := t.Standing(c, now); {
 	case s.Many:

@@ -164,8 +164,8 @@ func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 	t.rows.put(k, r, at)
 }
 
-// Asked records that c requested rcpt, which does not exist. The result reports whether
-// c had already requested rcpt within askWindow.
+// Asked records that c requested rcpt, which does not exist. Asked reports whether c
+// had already requested rcpt within askWindow.
 func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -177,15 +177,15 @@ func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 	return t.again(k, at)
 }
 
-// Held records that a rule rejected the recipient rcpt of c. The result reports whether
-// the rejection is a repetition within askWindow, because mail servers retry.
+// Held records that a rule rejected the recipient rcpt of c. Held reports whether the
+// rejection is a repetition within askWindow, because mail servers retry.
 func (t *Recipients) Held(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.again(mix(t.mailbox(rcpt), c.Host().number()), t.clock.row(now))
 }
 
-// again records a request, and requires the lock. The result reports whether the same
+// again records a request, and requires the lock. again reports whether the same
 // request was already recorded within askWindow.
 func (t *Recipients) again(k uint64, at uint32) bool {
 	_, again := t.asks.live(k, at)

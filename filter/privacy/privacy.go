@@ -123,9 +123,9 @@ func quote(text []byte) int {
 	return 0
 }
 
-// ends reports whether the character c ends a mailbox. The sign = (as in the senders of
-// bounces) and the apostrophe do not end a mailbox, because a local part may contain
-// them (RFC 5321 section 4.1.2).
+// ends reports whether the character c ends a mailbox. The sign = and the apostrophe do
+// not end a mailbox, because a local part may contain them (RFC 5321 section 4.1.2).
+// Senders of bounces contain the sign =.
 func ends(c byte) bool {
 	return c <= ' ' || c == 0x7f || bytes.IndexByte([]byte(`<>()",;`), c) >= 0
 }

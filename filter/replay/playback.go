@@ -59,7 +59,7 @@ type transaction struct {
 	why    Refusal // latest rejection in the transaction
 }
 
-// A reply is the text of a reply. Of several steps with the same verb and code, only
+// A reply is the text of a reply. If several steps have the same verb and code, only
 // the first step contains the text.
 type reply struct {
 	code uint32

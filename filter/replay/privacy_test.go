@@ -17,7 +17,7 @@ import (
 )
 
 // TestHashed checks that a replay of records with hashed mailboxes results in the same
-// decisions. The records are those of every stream and of a busy day.
+// decisions. The test replays every stream and a busy day.
 func TestHashed(t *testing.T) {
 	lists := builtin(t)
 	hasher := privacy.New(bytes.Repeat([]byte{7}, 32))

@@ -66,7 +66,7 @@ type Outcome struct {
 	Ended, Resumed bool
 }
 
-// A Refusal is a rejection by the policy. The zero Refusal stands for no rejection.
+// A Refusal is a rejection by the policy. The zero Refusal means no rejection.
 type Refusal struct {
 	Rule     string
 	Phase    string
@@ -137,9 +137,9 @@ func (p *Player) watch(e *events.Event) {
 // A session is replayed when the latest added record ends at least ten minutes after the
 // start of the session. Sessions therefore start in the order of their times.
 //
-// A session of more than ten minutes may be replayed after sessions with a later start.
-// The same applies if more than 64 MiB of records are waiting. Such a session counts as
-// late.
+// A session of more than ten minutes may be replayed after a session with a later start,
+// and then counts as late. A session may also be late if more than 64 MiB of records are
+// waiting.
 func (p *Player) Add(r store.Record) {
 	w := &waiting{Record: r, seq: p.seq, bytes: r.Size()}
 	p.seq++

@@ -123,7 +123,7 @@ func byStart(records []*store.Record) map[string]*store.Record {
 	return m
 }
 
-// same compares records with the records of their replay. The result is the number of
+// same compares records with the records of their replay. same returns the number of
 // sessions that differ.
 func same(t *testing.T, records, back []*store.Record, tell int) (differ int) {
 	t.Helper()

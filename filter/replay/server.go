@@ -182,9 +182,9 @@ func (p *Player) others(v *playback) {
 	}
 }
 
-// ask sends a request, if the policy has rules for the phase. The result reports
-// whether the client may continue. After a rejection, v.gone reports whether the client
-// is disconnected.
+// ask sends a request, if the policy has rules for the phase. ask reports whether the
+// client may continue. After a rejection, v.gone reports whether the client is
+// disconnected.
 func (p *Player) ask(v *playback, phase smtp.Phase, name, addr []byte) bool {
 	n := &v.next
 	var a smtp.Answer

@@ -171,7 +171,7 @@ type Event struct {
 	name    []byte // name of the event in the line
 }
 
-// Field returns field i in the order of the newest protocol version. The result is nil
+// Field returns field i in the order of the newest protocol version. Field returns nil
 // if the line lacks the field.
 func (ev *Event) Field(i int) []byte {
 	if i < ev.n {

@@ -192,7 +192,7 @@ func (f *FrontEnd) auth(c *conn, ev *Event) {
 
 // outcome prepares an event with the outcome of the current command. smtpd also reports
 // an input error as an outcome of the previous command. For a second outcome of a
-// command, the result is therefore nil.
+// command, outcome therefore returns nil.
 func (f *FrontEnd) outcome(c *conn, kind smtp.Kind, ev *Event) *smtp.Event {
 	if !c.cmd.open {
 		return nil

@@ -38,7 +38,7 @@ func (h *held) write(b []byte) error {
 	return err
 }
 
-// add delays line. The result is false if MaxHeld responses are already delayed.
+// add delays line. add returns false if MaxHeld responses are already delayed.
 func (h *held) add(line []byte, hold time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

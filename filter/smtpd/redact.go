@@ -27,11 +27,11 @@ var mechanisms = []string{"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "NTLM", "G
 	"SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "EXTERNAL", "ANONYMOUS", "KERBEROS_V4"}
 
 // secretWords contains words in lines of POP3, FTP, IMAP and HTTP clients that use the
-// wrong port. Such a line contains credentials, or the next line does.
+// wrong port. A line with a secret word, or the next line, contains credentials.
 var secretWords = []string{"USER", "LOGIN", "APOP", "POST", "PUT", "PATCH", "DELETE"}
 
-// secretParts contains names in JSON, forms and headers. A line with such a name at any
-// position may contain credentials. Punctuation within a word is ignored.
+// secretParts contains names in JSON, forms and headers. A line with one of these names
+// at any position may contain credentials. Punctuation within a word is ignored.
 var secretParts = [][]byte{[]byte("PASS"), []byte("PWD"), []byte("SECRET"), []byte("TOKEN"), []byte("CREDENTIAL"), []byte("COOKIE"), []byte("APIKEY"),
 	[]byte("AUTH"), []byte("KENNWORT"), []byte("WACHTWOORD"), []byte("CONTRASE"), []byte("SENHA"), []byte("PAROL")}
 

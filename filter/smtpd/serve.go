@@ -41,7 +41,7 @@ type Options struct {
 	// Held is set to the number of delayed responses, and may be nil.
 	Held *atomic.Int64
 	// Log logs one line without LF, and must not block. The lines concern smtpd or a
-	// bug in the Handler, and not clients. Each type of line is logged once.
+	// bug in the Handler, and not clients. Each type of log line is written once.
 	Log func(string)
 }
 

@@ -350,7 +350,7 @@ func (nobody) Report(*Event)             {}
 func (nobody) Decide(*Event) smtp.Answer { return smtp.Answer{} }
 
 // TestHeldAnswers checks that a delayed answer is sent when it is due. Other answers do
-// not wait for it. All answers are sent at the end of input.
+// not wait for a delayed answer. All answers are sent at the end of input.
 func TestHeldAnswers(t *testing.T) {
 	ask := func(session int) string {
 		return fmt.Sprintf("filter|0.7|1.0|smtp-in|ehlo|%016x|00000000000000ff|x\n", session)

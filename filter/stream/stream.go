@@ -94,8 +94,8 @@ func (s *splitter) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// advance reads the next line of the current run. At the end of the run, the result is
-// false.
+// advance reads the next line of the current run. At the end of the run, advance
+// returns false.
 func (s *splitter) advance() bool {
 	if !s.read() {
 		s.line = nil

@@ -281,7 +281,7 @@ func (s *Session) request(ev *smtp.Event) {
 	}
 }
 
-// Null reports whether the transaction has the null sender. The result is false if no
+// Null reports whether the transaction has the null sender. Null returns false if no
 // transaction is open. An empty Sender then proves nothing, because smtpd reports no
 // transaction for a sender that is too long.
 func (t *Transaction) Null() bool { return t.Open && len(t.Sender) == 0 }
@@ -294,7 +294,7 @@ func (t *Transaction) reset() { *t = Transaction{Sender: t.Sender[:0]} }
 func (s *Session) Exempt() bool { return s.Local || s.Authed || s.Friend || !s.Src.IsValid() }
 
 // ProvenName returns the reverse DNS name if FCrDNS passes and the name is complete.
-// Otherwise the result is nil.
+// Otherwise ProvenName returns nil.
 func (s *Session) ProvenName() []byte {
 	if s.FCrDNS == smtp.FCrDNSPass && !s.RDNSCut {
 		return s.RDNS

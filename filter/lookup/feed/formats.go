@@ -61,8 +61,8 @@ var formats = []Format{
 	{Name: "asn-list", Help: "AS numbers, one a line, with or without AS, text or CSV",
 		sniff: sniffASNList, parse: parseASNList},
 
-	// The following formats cannot be distinguished from plain lists. If such a format
-	// is specified, only addresses are valid entries.
+	// The following formats cannot be distinguished from plain lists. In a file with a
+	// specified format, only addresses are valid entries.
 	{Name: "digitalocean", Help: "DigitalOcean's google.csv, a geofeed", parse: parseGeofeed},
 	{Name: "blocklist-de", Help: "blocklist.de: addresses", parse: parseAddresses},
 	{Name: "mxroute", Help: "MXroute's botnet.list: addresses", parse: parseAddresses},

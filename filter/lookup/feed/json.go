@@ -237,8 +237,8 @@ func parseAbuseIPDBJSON(c *collector, content []byte) error {
 }
 
 // parseJSON adds each address or prefix in a document at any depth, or only those below
-// one key. Other texts are ignored, because such files also contain names and
-// descriptions.
+// one key. Texts that are not addresses are ignored, because JSON files also contain
+// names and descriptions.
 func parseJSON(c *collector, content []byte) error {
 	d := json.NewDecoder(bytes.NewReader(content))
 	// A level is the state of an enclosing object or array. In an object, key is set if

@@ -80,7 +80,7 @@ func isGap(r rune) bool { return r == ',' || unicode.IsSpace(r) }
 
 // leading adds the entries at the start of each comma-separated part of a line. An
 // entry is an address, a range or an AS number. Remarks and counts may follow the
-// entries. The result is false if the line does not start with an entry.
+// entries. leading returns false if the line does not start with an entry.
 func (c *collector) leading(number int, line string) bool {
 	if strings.IndexFunc(line, isGap) < 0 { // fast path for most lines
 		if p, dropped, err := prefix.Parse(line); err == nil {
