@@ -28,7 +28,6 @@ type action struct {
 // overAlready is the reason why most actions are impossible in phase end.
 const overAlready = "the session has ended: only ban and tag are possible"
 
-// actions contains all actions.
 var actions = []action{
 	{word: "proceed", alias: "pass", decision: true, phases: smtp.Answerable, why: overAlready,
 		parse: decide(smtp.Proceed, false), has: decides(smtp.Proceed), print: printDecision},

@@ -9,8 +9,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// wellKnown contains the tables that the program itself uses. Each value is a condition
-// that uses the same class of entries as the program.
+// wellKnown contains the tables that the program itself uses. The value is a condition
+// that uses the same class of entries.
 var wellKnown = map[string]string{"friends": "src", "local-domains": "local-domains"}
 
 // Limits of a configuration.
@@ -459,8 +459,8 @@ func (c *Cond) same(w *Cond) bool {
 // maxCompare is the maximum number of pairs of values that Check compares for one warning.
 const maxCompare = 10000
 
-// implies reports whether w certainly matches whenever c matches. The result may be
-// false although c implies w.
+// implies reports whether w certainly matches whenever c matches. implies does not
+// detect every implication.
 func (c *Cond) implies(w *Cond) bool {
 	if c.Not == w.Not && c.same(w) {
 		return true

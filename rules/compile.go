@@ -94,7 +94,7 @@ func (c *Config) Settings() Settings {
 // Options contains the functions that a policy needs.
 type Options struct {
 	// Load loads a table that is not inline. If Load returns nil, conditions on the
-	// table are unknown. If Load itself is nil, no such table is loaded.
+	// table are unknown. If Load itself is nil, only inline tables are loaded.
 	Load func(Source) (Table, error)
 }
 
@@ -278,7 +278,6 @@ func (p *Policy) conds(trees []*Cond) []cond {
 // lacksName reports whether a condition on FCrDNS matches a failure of FCrDNS.
 func (c *cond) lacksName() bool { return (c.states&(1<<smtp.FCrDNSFail) != 0) != c.not }
 
-// add compiles a value.
 func (c *cond) add(v Value, envelope bool) {
 	switch v.Kind {
 	case PrefixValue:
@@ -362,7 +361,7 @@ func (p *Policy) Phases() (set smtp.PhaseSet) {
 	return set
 }
 
-// Needs describes the facts of a policy that do not come from smtpd.
+// Needs describes the facts that a policy uses and smtpd does not report.
 type Needs struct {
 	ASN      bool
 	Country  bool
@@ -372,7 +371,7 @@ type Needs struct {
 	Names    bool // senders, recipients or users, which may be hashed in records
 }
 
-// A Window describes the count across sessions of a condition.
+// A Window describes a count across sessions in a rule.
 type Window struct {
 	Evidence Evidence
 	Window   time.Duration

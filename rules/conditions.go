@@ -30,7 +30,6 @@ type condition struct {
 	say      func(*Cond) string         // describes the condition as a verb phrase with the host as its subject
 }
 
-// conditions contains all conditions.
 var conditions = []condition{
 	{word: "src", args: "address", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("an address", addressValue),
 		match: matchSrc, fact: factSrc, say: saySrc},

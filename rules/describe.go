@@ -9,7 +9,6 @@ import (
 	"scanwatch/internal/text"
 )
 
-// phaseSays describes each phase.
 var phaseSays = [...]string{
 	smtp.PhaseConnect:  "when it connects",
 	smtp.PhaseHelo:     "when it greets",

@@ -215,8 +215,8 @@ func TestConditions(t *testing.T) {
 			if not != "" {
 				want = want.Not()
 			}
-			// The auth condition is always false. With it, the rule applies to exempt
-			// sessions, and only the tested condition counts.
+			// The auth condition is always false. A condition on auth makes the rule
+			// apply to exempt sessions.
 			p := compile(t, "asn \"x\"\ncountry \"x\"\nrule r phase rcpt-to match "+not+tt.cond+" auth /^no such user$/ tag a")
 			_, traces := p.Explain(&f)
 			if got := traces[0].Conds[0].Answer; got != want {

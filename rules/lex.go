@@ -8,7 +8,6 @@ import (
 	"scanwatch/internal/text"
 )
 
-// kind is the kind of a token.
 type kind uint8
 
 const (

@@ -12,7 +12,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A cond is a compiled condition. Its row in the table of conditions determines the
+// A cond is a compiled condition. The row of the condition in the table determines the
 // fields in use.
 type cond struct {
 	not         bool
@@ -350,7 +350,7 @@ func (c *cond) recorded(f *Facts, b []byte) Truth {
 }
 
 // hidden reports whether p may match the original of a hashed address in domain. A role
-// account with a detail is hashed too. The method ignores that rare case, because all
+// account with a detail may also be hashed. hidden ignores this rare form, because all
 // conditions on role accounts would otherwise be unknown.
 func (p pattern) hidden(domain []byte) bool {
 	switch {

@@ -132,7 +132,8 @@ func noCountry(k *checker, c *Cond) {
 	}
 }
 
-// misshapenValues warns of a value that no fact of the condition can have.
+// misshapenValues warns of a value whose form never occurs in the fact of the
+// condition.
 func misshapenValues(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		if why, hint := misshapen(c.Word, v); why != "" {
@@ -141,7 +142,7 @@ func misshapenValues(k *checker, c *Cond) {
 	}
 }
 
-// A shape is a form of values that no fact of some conditions can have.
+// A shape is a form of values that never occurs in the facts of some conditions.
 type shape struct {
 	words     []string
 	has       func(name string) bool
@@ -253,8 +254,8 @@ func excluded(k *checker, a, not *Cond) {
 	}
 }
 
-// disjoint reports whether no session can match both a and b. The conditions are
-// disjoint if they have no value in common, and if their fact is single.
+// disjoint reports whether no session can match both a and b. Conditions on a fact with
+// one value are disjoint if they have no value in common.
 func disjoint(a, b *Cond) bool {
 	if a.Word != b.Word || len(a.Values)*len(b.Values) == 0 || len(a.Values)*len(b.Values) > maxCompare {
 		return false

@@ -6,7 +6,7 @@ import (
 )
 
 // TestTraps checks that Check warns of each bad line at its position, and of no good
-// line. The first lines of a row precede each of its other lines.
+// line. Check reads each line of a row after the first lines of the row.
 func TestTraps(t *testing.T) {
 	const tables = "listener mx port 25\nlistener out port { 465, 587 }\n"
 	for _, c := range []struct {

@@ -35,7 +35,6 @@ func (l *line) values(what string, value valueFunc) (list []Value, err *Error) {
 	return list, err
 }
 
-// value parses t as a value.
 func (l *line) value(t token, value valueFunc) (Value, *Error) {
 	v, wrong := value(t)
 	v.Pos = t.pos
