@@ -219,8 +219,7 @@ func (c *collector) addUnknown(t *rules.Trace, sampled bool) {
 	}
 }
 
-// notEvaluated lists the conditions of a policy that the records are insufficient to
-// evaluate.
+// notEvaluated lists the conditions of a policy that cannot be evaluated from records.
 func notEvaluated(s *filter.Settings, notes []string) []string {
 	list := []string{}
 	n := s.Policy.Needs()

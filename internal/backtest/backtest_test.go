@@ -30,8 +30,8 @@ func settings(t *testing.T, text string) *filter.Settings {
 	return &filter.Settings{Policy: p.InMode(rules.Enforce)}
 }
 
-// A testSession is a session to record. Its position in the list determines its id, and
-// its time in minutes.
+// A testSession is a session to record. The position of a testSession in the list
+// determines its id and its time in minutes.
 type testSession struct {
 	day                   int
 	src, helo, rdns, user string

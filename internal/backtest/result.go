@@ -150,7 +150,6 @@ type Unknown struct {
 	Times     int    `json:"times"`
 }
 
-// unknownKey is a condition of a rule.
 type unknownKey struct {
 	rule string
 	cond *rules.Cond
@@ -170,7 +169,6 @@ type loginKey struct {
 	src         netip.Addr
 }
 
-// A collector collects a Result.
 type collector struct {
 	o       *Options
 	result  Result

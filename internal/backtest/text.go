@@ -38,7 +38,6 @@ func (r *Result) Text(w io.Writer, zone *time.Location) {
 	}
 }
 
-// A printer writes a Result.
 type printer struct {
 	w    io.Writer
 	zone *time.Location
