@@ -27,8 +27,8 @@ func (s *Sketch) Add(item uint64) {
 	*r = max(*r, byte(bits.LeadingZeros64(h<<indexBits|1<<(indexBits-1)))+1)
 }
 
-// Merge adds the items of another Sketch, given by its registers. Registers of any
-// length but Size are ignored.
+// Merge adds the items of another Sketch, given by its registers. Merge ignores
+// registers whose length is not Size.
 func (s *Sketch) Merge(registers []byte) {
 	if len(registers) != Size {
 		return
@@ -38,9 +38,9 @@ func (s *Sketch) Merge(registers []byte) {
 	}
 }
 
-// Count returns the estimated number of distinct items. The estimator is that of Ertl,
-// New cardinality estimation algorithms for HyperLogLog sketches (2017), section 4.
-// Small numbers need no corrections with this estimator.
+// Count returns the estimated number of distinct items. The estimator is from Ertl, New
+// cardinality estimation algorithms for HyperLogLog sketches (2017), section 4. Small
+// numbers need no corrections with this estimator.
 func (s *Sketch) Count() int {
 	var n [rankBits + 2]int // registers by rank
 	for _, r := range s {
