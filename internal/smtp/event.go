@@ -35,8 +35,8 @@ const (
 	EventCommit
 	// EventRollback is the end of a transaction without a message.
 	EventRollback
-	// EventCommand is a failed command without another event: Verb, Text (redacted),
-	// Code, Reply, Cause.
+	// EventCommand is a failed command that no other event reports: Verb, Text
+	// (redacted), Code, Reply, Cause.
 	EventCommand
 	// EventInput is rejected input that is not a command: Code, Reply, Cause.
 	EventInput

@@ -2,8 +2,8 @@
 // and the answers.
 //
 // A front end translates the protocol of its mail server to the types of this package.
-// All other packages use only these types. The package imports no other package of the
-// program.
+// All other packages use only the types of package smtp. Package smtp imports no other
+// package of the program.
 package smtp
 
 import (
