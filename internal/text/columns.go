@@ -84,7 +84,7 @@ func Table(w io.Writer, rows [][]string) {
 // line is not broken, so that an operator can copy it.
 func Wrap(s string, columns, indent int) string { return wrap(s, columns, indent, false) }
 
-// Fold is a Wrap that also breaks long words, for hostile text.
+// Fold is like Wrap, but also breaks long words, for hostile text.
 func Fold(s string, columns, indent int) string { return wrap(s, columns, indent, true) }
 
 func wrap(s string, columns, indent int, fold bool) string {

@@ -107,8 +107,8 @@ func ASCII[T ~string | ~[]byte](hostile T, n int) string {
 }
 
 // Cell returns s in a form that spreadsheet programs do not evaluate. Cell adds an
-// apostrophe before a text that may be a formula. As in some programs, leading spaces
-// are skipped and full-width signs are signs.
+// apostrophe before a text that may be a formula. Cell skips leading spaces and
+// recognises full-width signs, as some programs do.
 func Cell(s string) string {
 	if first, _ := utf8.DecodeRuneInString(strings.TrimLeft(s, " ")); strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
 		return "'" + s
@@ -144,8 +144,8 @@ func Ordinal(n int) string {
 	return strconv.Itoa(n) + end
 }
 
-// Percent returns the share of part in whole as a percentage. The number has the given
-// number of decimals. If whole is 0, Percent returns 0%.
+// Percent returns the share of part in whole as a percentage with the given number of
+// decimals. If whole is 0, Percent returns 0%.
 func Percent[N ~int | ~int64 | ~uint32 | ~uint64](part, whole N, decimals int) string {
 	if whole <= 0 {
 		return "0%"
