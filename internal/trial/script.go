@@ -99,10 +99,8 @@ func checkOrder(steps []Step) error {
 	return nil
 }
 
-// scriptID is the id of the session.
 const scriptID = 1
 
-// scriptStart is the time of the session.
 var scriptStart = time.Unix(1_000_000_000, 0).UTC()
 
 // scriptPace is the time between two steps. The pace does not affect the evidence.

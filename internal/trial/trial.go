@@ -80,7 +80,6 @@ type Rule struct {
 	Conditions []string `json:"conditions,omitempty"`
 }
 
-// A trial replays sessions.
 type trial struct {
 	Options
 	player *replay.Player
