@@ -36,8 +36,8 @@ func identity(r *store.Record) netip.Prefix {
 }
 
 // identify determines whether the question is about a host with its own name. The
-// newest session of the address decides. Without a session, the ban of the address
-// decides.
+// newest session of the address determines the answer. For an address without sessions,
+// the ban of the address determines the answer.
 func (w *query) identify() error {
 	q := w.q
 	if !q.addr.IsValid() {

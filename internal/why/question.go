@@ -36,7 +36,7 @@ type kind struct {
 	like []string // earlier kinds with the same form
 	// fits reports whether the text of a question has the form of this kind, and stores
 	// the parsed value. After a kind that fits, Parse tries only the kinds whose field
-	// like contains it.
+	// like contains the name of that kind.
 	fits   func(*Question) bool
 	strict bool // with --as, a text without the form of the kind is an error
 	head   func(*Question, *store.Record) bool
@@ -137,8 +137,8 @@ func ParseSession(text string) (uint64, bool) {
 	return id, ok && short == 0
 }
 
-// parseSession parses a session id or the first digits of an id. The number of missing
-// digits is short.
+// parseSession parses a session id or the first digits of an id. short is the number of
+// missing digits.
 func parseSession(text []byte) (id uint64, short int, ok bool) {
 	m := sessionForm.FindSubmatch(text)
 	if m == nil && bytes.ContainsAny(text, " [") { // only as a separate word, because a label of a name can look like an id
@@ -156,7 +156,7 @@ func (q *Question) id(id uint64) bool { return id>>(4*q.short) == q.session }
 
 // parseHosts parses an address, a prefix, or an address with a port. An IPv6 address
 // may be in brackets. An IPv4 address in brackets is a greeting, and is not accepted.
-// If the text is a single IPv6 address, one is this address.
+// For a single IPv6 address, one is the address.
 func parseHosts(s string) (p netip.Prefix, one netip.Addr, ok bool) {
 	if inner, ok := strings.CutPrefix(s, "["); ok && strings.Contains(inner, ":") {
 		s = strings.TrimSuffix(inner, "]")

@@ -64,8 +64,8 @@ type Rule struct {
 	ban uint64 // id of BannedIn
 }
 
-// assumed is the value of Rule.Now if no text was recorded with the decision. Text is
-// then the text of the current rule with the same name.
+// assumed is the value of Rule.Now if no text was recorded with the decision. Rule.Text
+// is then the text of the current rule with the same name.
 const assumed = "assumed"
 
 // manual is the value of Rule.BannedIn for a ban by the operator.
@@ -268,8 +268,9 @@ func outcome(s *store.Step) string {
 	return strings.TrimSpace(result)
 }
 
-// rule adds a decision that was made the given number of times. The number of an equal
-// decision is increased instead. rule returns the index of the decision.
+// rule adds a decision that was made the given number of times. If the session already
+// has an equal decision, its number is increased. rule returns the index of the
+// decision.
 func (s *Session) rule(rule Rule, times int) int {
 	for i := range s.Rules {
 		have := s.Rules[i]

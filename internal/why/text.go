@@ -58,7 +58,6 @@ func (a *Answer) Text(w io.Writer, zone *time.Location) {
 	}
 }
 
-// A printer writes an Answer.
 type printer struct {
 	w    io.Writer
 	zone *time.Location

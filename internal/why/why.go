@@ -187,7 +187,8 @@ func Find(q *Question, o Options) (*Answer, error) {
 }
 
 // rejections reports whether a session or an aggregate contains a rejection by a rule.
-// The rejection is enforced, or would have been enforced in mode enforce.
+// enforced means an enforced rejection, and would means a rejection that was only
+// observed.
 func rejections(r *store.Record) (would, enforced bool) {
 	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" {
@@ -289,8 +290,8 @@ func (w *query) findSessions() error {
 }
 
 // decideUser turns the question into a question about a user if all sessions match only
-// as logins. If otherwise is set, a session matches in another way, and its decisions
-// are the answer.
+// as logins. If otherwise is set, a session matches in another way, and the answer
+// describes the decisions of that session.
 func (w *query) decideUser(otherwise bool) {
 	l := w.answer.Logins
 	switch {

@@ -505,8 +505,8 @@ func TestFriends(t *testing.T) {
 }
 
 // TestUserOfManyHosts checks that the hosts of a user are found despite very many other
-// hosts. Hosts beyond the limit make their number a minimum, and a note counts logins
-// in aggregates.
+// hosts. With hosts beyond the limit, the number of hosts is a minimum. A note counts
+// the logins in aggregates.
 func TestUserOfManyHosts(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
