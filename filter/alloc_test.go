@@ -68,7 +68,7 @@ func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)
 func TestEventsAllocateNothing(t *testing.T) {
 	const perSession = 20 // includes the domains of the client and its sender, on which the standing depends
 	// Each element contains the lines of one event. A line that starts with "?" is a
-	// request, and any other line is a report. A number replaces #.
+	// request, and any other line is a report. In each line, a number replaces #.
 	for _, c := range []struct {
 		name   string
 		events []string
@@ -116,9 +116,9 @@ func TestEventsAllocateNothing(t *testing.T) {
 				return b.Bytes()
 			}
 			none := func(time.Time, uint64, []byte) {}
-			// The long sessions have reached the limit of a record, which grows until
-			// then. Tables of the memory grow at random times, so the minimum of three
-			// measurements counts.
+			// The record of a session grows up to its limit, which the long sessions
+			// have reached. Tables of the memory grow at random times, so the minimum
+			// of three measurements counts.
 			short := allocations(t, session(4), none)
 			for range 2 {
 				short = min(short, allocations(t, session(4), none))

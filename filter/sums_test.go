@@ -89,7 +89,7 @@ func few(n int, sessions iter.Seq[simulate.Session]) iter.Seq[simulate.Session] 
 	}
 }
 
-// TestFloodsAgree plays a day with floods with and without aggregates. Without a
+// TestFloodsAgree plays a day of floods twice, with and without aggregates. Without a
 // budget, each session has its own record. All numbers of each source and hour must be
 // equal. The id of each rejected session must be in a record or an aggregate.
 func TestFloodsAgree(t *testing.T) {

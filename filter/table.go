@@ -94,7 +94,6 @@ func (t *table) open(id uint64, src netip.AddrPort) *session {
 	return s
 }
 
-// close removes a session.
 func (t *table) close(s *session) {
 	if s.source != nil {
 		if s.source.live--; s.source.live == 0 {
