@@ -1,10 +1,10 @@
 // Package anonymize writes copies of records for publication. Keyed hashes replace
 // mailboxes, host names and the host part of addresses. Equal names have equal hashes.
 //
-// The detectors find the same evidence in a copy as in the original. For this reason,
-// public suffixes, /24 and /48 networks, names and addresses in the shipped lists,
-// reply codes, times and session ids remain unchanged. The names of rules, tables, tags
-// and listeners are also unchanged.
+// The detectors find the same evidence in a copy as in the original. Public suffixes,
+// /24 and /48 networks, and names and addresses in the shipped lists therefore remain
+// unchanged. Reply codes, times and session ids are also unchanged, and so are the names
+// of rules, tables, tags and listeners.
 package anonymize
 
 import (
