@@ -73,9 +73,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced}, at)
 		if o.BanRule.Has(rules.AuthFailure) {
-			// A ban halves the count of failures. Without the reduction, a phone with
-			// an old password would cause the next ban of its office with its first
-			// failure.
+			// A ban halves the count of failures. Without the reduction, the first
+			// failure of a phone with an old password would ban its whole office again.
 			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
 		}
 		if !b.Until.After(b.Since) {

@@ -1,6 +1,6 @@
 // Package decide evaluates the policy for a session. The package answers requests,
-// carries out bans, and reports each decision as an Outcome. Front ends, disks, logs
-// and clocks do not affect the package.
+// carries out bans, and reports each decision as an Outcome. The package does not
+// depend on front ends, disks, logs or clocks.
 package decide
 
 import (
@@ -237,7 +237,6 @@ func (d *Decider) Standing(s Subject, at int64) rules.Standing {
 	return st.standing
 }
 
-// eval evaluates the policy on f.
 func (d *Decider) eval(s Subject, f *rules.Facts) rules.Verdict {
 	d.asked = s.Client
 	v := d.Policy.Eval(f)
