@@ -182,8 +182,8 @@ func (c *Case) provenWord() bool {
 	return dot && len(label) > 0 && bytes.EqualFold(label, c.Helo)
 }
 
-// forged returns the confidence that an unproven greeting is forged. The parameter is
-// the confidence that the name in the greeting belongs to another owner.
+// forged returns the confidence that an unproven greeting is forged. The parameter
+// confidence is for the fact that the name in the greeting belongs to another owner.
 //
 // For a truncated reverse DNS name, which proves nothing, forged returns "". Without a
 // proven name, the confidence is at most medium, because DNS may have failed. The
@@ -296,8 +296,8 @@ var special = []netip.Prefix{
 	netip.MustParsePrefix("fec0::/10"),
 }
 
-// routable reports whether an address belongs to a single host. A loopback address and
-// a private address do not.
+// routable reports whether an address belongs to a single host. A loopback or private
+// address does not belong to a single host.
 func routable(a netip.Addr) bool {
 	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(a) })
 }

@@ -72,7 +72,8 @@ const (
 	fail = smtp.FCrDNSFail
 	dead = smtp.FCrDNSError
 
-	// The names are of Exchange Online: truncated by smtpd, and complete with 64 bytes.
+	// The names are from Exchange Online. smtpd has truncated the name cut, and the
+	// name whole has exactly 64 bytes.
 	cut   = "mail-switzerlandnorthazon11020113.outbound.protection.outlook.co"
 	whole = "mail-northcentralusazlp170100001.outbound.protection.outlook.com"
 )

@@ -58,13 +58,13 @@ type State struct {
 
 // Mixed reports whether most of the mailboxes that the client requested exist. In a
 // session with mostly existing mailboxes, missing mailboxes are not an offence.
-// Newsletters and mailing lists with former members have missing mailboxes. Rules still
-// reject recipients of the session.
+// Newsletters and mailing lists with former members have missing mailboxes. Rules may
+// still reject the missing recipients.
 func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
 
 // Hold counts a recipient that a rule rejected because too many recipients do not
 // exist. flood reports whether the recipient adds to a flood. A session whose
-// recipients mostly exist, as for a newsletter, is not a flood.
+// recipients mostly exist, as in the delivery of a newsletter, is not a flood.
 func (st *State) Hold(mailbox uint64) (flood bool) {
 	st.Held.add(mailbox)
 	return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N

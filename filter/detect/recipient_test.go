@@ -18,12 +18,11 @@ const start = int64(1_795_000_000) * 1e6
 // A bench is one session with its facts, detectors and memory. The mailbox
 // alice@example.org is known.
 type bench struct {
-	track  track.Session
-	state  State
-	client memory.Client
-	site   Site
-	memory *memory.Memory
-	// standing is the standing of the client.
+	track    track.Session
+	state    State
+	client   memory.Client
+	site     Site
+	memory   *memory.Memory
 	standing rules.Standing
 	at       int64
 	found    []string // evidence, match and confidence of each finding
@@ -40,7 +39,6 @@ func newBench(m *memory.Memory) *bench {
 	return b
 }
 
-// from sets the client.
 func (b *bench) from(addr, rdns string) {
 	b.track.Src = netip.AddrPortFrom(netip.MustParseAddr(addr), 4000)
 	b.client = memory.Client{Addr: b.track.Src.Addr(), Domain: memory.RegisteredDomain([]byte(rdns))}
