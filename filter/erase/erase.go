@@ -212,7 +212,7 @@ func (e *Eraser) Edit(r *store.Record) *store.Record {
 	return &e.record
 }
 
-// Own reports whether the record is of a session from an address of the person.
+// Own reports whether the recorded session came from an address of the person.
 func (e *Eraser) Own(r *store.Record) bool {
 	return e.subject.prefix.IsValid() && r.Src.IsValid() && e.subject.prefix.Contains(r.Src.Addr().Unmap())
 }
@@ -494,8 +494,8 @@ func inWord(b []byte, i int) bool {
 	return i < len(b) && (nameByte(b[i]) || b[i] == '.' && i+1 < len(b) && nameByte(b[i+1]))
 }
 
-// inWordBefore reports whether the character before i belongs to the name at i. Senders
-// of bounces contain one of several characters before the recipient.
+// inWordBefore reports whether the character before i belongs to the name at i. In the
+// senders of bounces, one of several characters precedes the recipient.
 func inWordBefore(b []byte, i int) bool {
 	return nameByte(b[i-1]) && strings.IndexByte("+=-", b[i-1]) < 0 || b[i-1] == '.' && i > 1 && nameByte(b[i-2])
 }

@@ -147,7 +147,6 @@ func TestUserIsAWord(t *testing.T) {
 	}
 }
 
-// record returns a record of a session.
 func record(t *testing.T, src string, all ...store.Step) (store.Record, []byte) {
 	t.Helper()
 	var steps []byte
