@@ -132,8 +132,8 @@ func (j *Journal) Event(s *track.Session, st *State, ev *smtp.Event) {
 	}
 }
 
-// steps contains the function that sets the step of each recorded kind of event. If the
-// event is not recorded, the result of the function is false.
+// steps contains the function that sets the step of each recorded kind of event. The
+// function returns false for an event that is not recorded.
 var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool{
 	smtp.EventGreeting: func(_ *Journal, _ *State, ev *smtp.Event, s *store.Step) bool {
 		s.Kind = store.KindGreeting

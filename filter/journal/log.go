@@ -10,8 +10,8 @@ import (
 	"scanwatch/filter/track"
 )
 
-// A logger prevents clients from filling the log. Of equal lines on a source, only the
-// first line is logged. At the end of a window, the logger writes the number of
+// A logger prevents clients from filling the log. Only the first of several equal lines
+// on a source is logged. At the end of a window, the logger writes the number of
 // repetitions. All lines together have a rate limit.
 type logger struct {
 	line  []byte // scratch

@@ -65,8 +65,9 @@ func (m *summary) verdict(o *smtp.Outcome) {
 	m.rule, m.exempt, m.score, m.until = o.Rule, o.Exempt, o.Score, o.Until
 }
 
-// ban reports whether a ban must be logged. The bans are any ban of an exempt client,
-// the first ban of a session, and the first enforced ban after observed bans.
+// ban reports whether a ban must be logged. Any ban of an exempt client is logged. The
+// first ban of a session, and the first enforced ban after observed bans, are also
+// logged.
 func (m *summary) ban(o *smtp.Outcome) bool {
 	if o.Exempt != "" {
 		return true
