@@ -62,8 +62,8 @@ func (p *Patterns[V]) Match(text []byte) (v V, ok bool) {
 	var buf [maxNameBytes]byte
 	lower, ascii := appendLower(buf[:0], text)
 	for i, expr := range p.exprs {
-		// The texts decide only for ASCII: with (?i), some other letters also match
-		// ASCII letters.
+		// The needed texts decide only for ASCII text, because (?i) also matches some
+		// other letters.
 		if ascii && p.needed[i] != nil && !slices.ContainsFunc(p.needed[i], func(t []byte) bool { return bytes.Contains(lower, t) }) {
 			continue
 		}
