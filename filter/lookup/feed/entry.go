@@ -140,7 +140,6 @@ func (c *collector) prefix(line int, text string, p netip.Prefix, dropped bool) 
 	}
 }
 
-// asn adds an AS number.
 func (c *collector) asn(line int, number uint32) {
 	// RFC 7607 and RFC 7300 reserve the AS numbers 0, 65535 and 4294967295. Numbers for
 	// documentation and private use are harmless.

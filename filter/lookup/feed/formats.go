@@ -82,8 +82,8 @@ func isJSON(content []byte) bool {
 	return len(content) > 0 && (content[0] == '{' || content[0] == '[')
 }
 
-// has returns a function that reports whether a file starts with all of the given
-// texts. The texts may be anywhere in the first sniffBytes.
+// has returns a function that reports whether the first sniffBytes of a file contain
+// all of the given texts.
 func has(texts ...string) func([]byte) bool {
 	return func(content []byte) bool {
 		head := content[:min(len(content), sniffBytes)]
