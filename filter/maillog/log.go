@@ -154,8 +154,8 @@ func (c *counter) Read(p []byte) (int, error) {
 }
 
 // survey finds the time of the first line. For RFC 3164 times, survey reads the whole
-// log to infer the year. The year of the last line is known, and each change from
-// December to January subtracts a year.
+// log to infer the year. survey derives the year of the last line, and subtracts a year
+// for each change from December to January.
 func (l *Log) survey() error {
 	err := l.scan()
 	l.read.Store(0)

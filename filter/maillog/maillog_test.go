@@ -19,7 +19,6 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// now is the time of these tests.
 var now = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
 // facts reads logs and returns a line for each delivery and each sent envelope.
