@@ -37,9 +37,9 @@ const (
 // keepBan is the number of seconds for which a ban is kept after its end.
 const keepBan = 90 * daySeconds
 
-// inRow is the time, in seconds, in which an offence is consecutive after the previous
-// ban. After a long ban, four times the length of the ban applies instead. A
-// consecutive offence causes a longer ban.
+// inRow is the number of seconds after a ban in which an offence is consecutive. After
+// a long ban, the time is four times the length of the ban instead. A consecutive
+// offence causes a longer ban.
 const inRow = daySeconds
 
 // bansBucket is the name of the bucket with bans of hosts and networks.
@@ -113,11 +113,11 @@ func (b *Bans) export(p netip.Prefix, row ban) Ban { return b.rules.export(&b.cl
 
 // Add bans the host of c and returns the resulting ban. The ban of each consecutive
 // offence has the next duration of the ladder. An offence is consecutive within a day
-// after the end of the previous ban. After a ban of more than six hours, the time is
-// four times the length of the ban.
+// after the end of the previous ban. After a ban of more than six hours, an offence is
+// consecutive within four times the length of the ban.
 //
-// During an active ban, the later end applies. An observed ban never replaces an
-// enforced ban.
+// During an active ban, the later end of both bans applies. An observed ban never
+// replaces an enforced ban.
 func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	b.mu.Lock()
 	defer b.mu.Unlock()

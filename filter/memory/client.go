@@ -104,7 +104,7 @@ func readHost(b []byte) (h Host, ok bool) {
 }
 
 // Identify returns the identity of the host with the address a and a reverse DNS name.
-// Client.Host of the same session is equal.
+// Client.Host of the same session returns the same identity.
 func Identify(a netip.Addr, rdns []byte, f smtp.FCrDNS) Host {
 	return HostOf(a, a.Is6() && (smtp.MayBeCut(rdns, f) || f == smtp.FCrDNSPass && RegisteredDomain(rdns) != ""))
 }
@@ -177,8 +177,8 @@ func countShort(list []uint16) (n int) {
 // networks that a finding requires, and for the client's network.
 type distinctNetworks [distinctAt + 1]uint16
 
-// distinctAt is the number of other networks that must have requested a recipient. Only
-// then is a request by the client a finding.
+// distinctAt is the number of other networks that must have requested a recipient
+// before a request by the client is a finding.
 const distinctAt = 3
 
 // others returns the number of networks except the network of a.

@@ -24,7 +24,8 @@ const (
 
 // A clock converts the time of events to the time of the rows. The system clock can be
 // wrong for a while: a machine without a battery boots in 1970 or in another year.
-// During this time, bans and standing must not expire, and bans must keep their length.
+// While the clock is wrong, bans and standing must not expire, and bans must keep their
+// length.
 //
 // A step of the system clock of more than clockJump back, or more than clockPause
 // forward, does not change the time of the rows. The clock adds the step to the offset,
@@ -35,8 +36,9 @@ const (
 // steps back to the earlier time within clockDoubt, the time of the rows also returns.
 // During clockDoubt, no row is deleted because of its age.
 //
-// Until Follow is called or a row of the clock is loaded, both times are equal. Replayed
-// sessions have gaps, which are not steps. All fields except offset require the lock.
+// Until Follow is called or a row of the clock is loaded, the times of events and rows
+// are equal. Replayed sessions have gaps, which are not steps. All fields except offset
+// require the lock.
 type clock struct {
 	offset atomic.Int64 // time of events minus time of the rows, in microseconds
 

@@ -29,9 +29,9 @@ type Erased struct {
 // Erase deletes the rows of a person, or only counts them if dry is set. An active ban
 // is kept until its end, unless e.Bans is set.
 //
-// The keys of some rows are hashes of a person and another name, so these rows cannot be
-// selected. Failed logins by host and user, and requests for mailboxes by client, are
-// such rows. They expire.
+// Some rows cannot be selected, because their keys are hashes of a person and another
+// name. Examples are failed logins by host and user, and requests for mailboxes by
+// client. Rows that cannot be selected remain until they expire.
 //
 // A deleted host does not count as forgotten: see Peers.Forgotten.
 func (m *Memory) Erase(e Erasure, now int64, dry bool) Erased {

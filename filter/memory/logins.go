@@ -167,8 +167,8 @@ func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 	return t.add(sprayKey{t.hash('u', c.User), sendersOfAccount}, short(t.hash('s', sender)), t.clock.row(now))
 }
 
-// Sprays reports whether logins as many users failed from the host of c. The successful
-// logins of other users do not exempt a host with many failed users.
+// Sprays reports whether the logins of many users have failed from the host of c. The
+// successful logins of other users do not exempt a host with many failed users.
 func (t *Logins) Sprays(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

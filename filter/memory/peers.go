@@ -340,8 +340,8 @@ func (p *peer) standing(c *clock, at uint32) (s Standing) {
 }
 
 // Excuse returns the reason why rules must not ban c, or "". The reason is "many" if
-// many hosts share the address, and "login" after a recent login from the address. Any
-// other client is exempt because of its standing.
+// many hosts share the address, and "login" after a recent login from the address. For
+// any other known client, the reason is its standing.
 func (t *Peers) Excuse(c *Client, now int64) string {
 	switch s := t.Standing(c, now); {
 	case s.Many:

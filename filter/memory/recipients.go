@@ -178,7 +178,8 @@ func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 }
 
 // Held records that a rule rejected the recipient rcpt of c. Held reports whether the
-// rejection is a repetition within askWindow, because mail servers retry.
+// rejection is a repetition within askWindow. Mail servers retry, and thereby cause
+// repetitions.
 func (t *Recipients) Held(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

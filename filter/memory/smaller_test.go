@@ -13,7 +13,6 @@ import (
 	"scanwatch/store"
 )
 
-// fillBans bans n hosts.
 func fillBans(m *Memory, n int) {
 	for i := range n {
 		var b [16]byte
