@@ -65,8 +65,8 @@ func (h *Hasher) Mailbox(dst, addr []byte) []byte {
 	return append(h.Word(dst, addr), addr[len(local):]...)
 }
 
-// Text appends text, in which Mailbox replaces all mailboxes. A mailbox is the text
-// around an @, a word in angle brackets, or an argument of a command that takes a
+// Text appends text, and replaces each mailbox in it as Mailbox does. A mailbox is the
+// text around an @, a word in angle brackets, or an argument of a command that takes a
 // mailbox. If the limits of the mailbox are unclear, Text hashes more than the mailbox.
 func (h *Hasher) Text(dst, text []byte) []byte {
 	if args := arguments(text); args > 0 {
