@@ -45,8 +45,8 @@ type Options struct {
 	// nil.
 	Skipped func(*store.Step)
 	// AskRefused means that the policy also receives requests for commands that a
-	// filter rejected. By default, it does not, because another filter may have
-	// rejected the command before this filter was asked.
+	// filter rejected. By default, such a command causes no request, because another
+	// filter may have rejected the command earlier.
 	AskRefused bool
 }
 
@@ -84,8 +84,8 @@ type Message struct {
 }
 
 const (
-	// window is the minimum time between the start of a session and its replay. The
-	// clock of the replay is the end of the latest added record.
+	// window is the minimum age of a session at its replay. The age is the time from
+	// the start of the session to the end of the latest added record.
 	window = 10 * time.Minute
 	// maxWaiting is the maximum size of waiting records in bytes.
 	maxWaiting = 64 << 20

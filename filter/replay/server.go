@@ -80,7 +80,6 @@ func (p *Player) learnName(v *playback) {
 	}
 }
 
-// disconnect closes a session.
 func (p *Player) disconnect(v *playback, how smtp.Ending) {
 	p.flush(v)
 	p.event(v, smtp.EventDisconnect).Ending = how

@@ -231,7 +231,6 @@ func rollback(p *Player, v *playback, _ *store.Step) {
 	v.tx = transaction{}
 }
 
-// failedCommand replays a failed command.
 func failedCommand(p *Player, v *playback, s *store.Step) {
 	v.examples++
 	verb := smtpd.VerbOf(s.Text)
