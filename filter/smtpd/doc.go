@@ -1,7 +1,7 @@
 // Package smtpd implements smtpd-filters(7), the protocol between OpenSMTPD and its
 // filters. The package reads lines from smtpd, passes them as events to a Handler, and
-// writes registrations and responses. Policy, disks, clocks and DNS do not affect the
-// package.
+// writes registrations and responses. The package does not depend on policy, disks,
+// clocks or DNS.
 //
 // smtpd exits when a filter exits or writes an unexpected line. If a response is
 // missing, the session hangs forever. Therefore only Serve writes to the output. Serve

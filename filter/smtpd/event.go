@@ -271,7 +271,8 @@ func takeHex(b []byte) (v uint64, rest []byte, more, ok bool) {
 	return v, rest, more, ok
 }
 
-// parseHex parses a number with at most most lower-case hexadecimal digits.
+// parseHex parses a number in lower-case hexadecimal digits. most is the maximum number
+// of digits.
 func parseHex(b []byte, most int) (v uint64, ok bool) {
 	for _, c := range b {
 		d := hexDigits[c]
@@ -308,7 +309,7 @@ func parseStamp(b []byte) (int64, bool) {
 	return s*1e6 + u, ok1 && ok2
 }
 
-// parseDigits parses a decimal number with at most most digits.
+// parseDigits parses a decimal number. most is the maximum number of digits.
 func parseDigits(b []byte, most int) (v int64, ok bool) {
 	if len(b) == 0 || len(b) > most {
 		return 0, false

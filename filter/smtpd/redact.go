@@ -42,9 +42,9 @@ type lineState struct {
 	noData     bool // DATA was rejected, so message text may follow
 }
 
-// redact appends a line of a client to dst, without secrets. The results also contain
-// the verb of the line. secret reports whether the line belongs to a login. Only redact
-// uses the original line.
+// redact appends a line of a client to dst, without secrets, and returns the verb of the
+// line. secret reports whether the line belongs to a login. Only redact uses the
+// original line.
 //
 // The redaction by smtpd is not sufficient. smtpd masks only the lines of an accepted
 // exchange, and `AUTH PLAIN x` with one space. smtpd also accepts the command with two
