@@ -19,7 +19,7 @@ const (
 	// bytes.
 	maxLine = 128 << 10
 	// maxLead is the maximum number of lines before the first line of smtpd. An input
-	// with more such lines is not a stream.
+	// with more lines before smtpd's first line is not a stream.
 	maxLead = 100
 )
 
@@ -35,8 +35,8 @@ type Counts struct {
 // lines of the handshake, and all events until the next handshake. Lines that smtpd
 // cannot have sent are skipped and counted.
 //
-// Requests of the phases auth and data-line are skipped but not counted. Their lines
-// contain passwords and message text.
+// Requests of the phases auth and data-line contain passwords and message text. Split
+// skips these requests without counting them.
 //
 // Split returns errors of in and run, or an error if in is not a stream.
 func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
