@@ -46,8 +46,8 @@ type Facts struct {
 	// evidence counts half in a score.
 	Evidence Evidence
 	Weak     Evidence
-	// Counts contains the number of occurrences of each token in this session, by
-	// Evidence.Index.
+	// Counts contains the number of occurrences of each token in this session, indexed
+	// by Evidence.Index.
 	Counts [64]uint32
 	// Score is the sum of Verdict.Score in the earlier phases.
 	Score    int

@@ -248,7 +248,7 @@ func TestPass(t *testing.T) {
 }
 
 // TestUnsurePass checks that decisions are temporary if the table of a pass statement
-// is not loaded. No client is banned in this case.
+// is not loaded. No client is banned while the table is not loaded.
 func TestUnsurePass(t *testing.T) {
 	const policy = "mode enforce\ntable <friends> file \"/nonexistent\"\n%\nrule r phase rcpt-to match src 192.0.2.0/24 disconnect \"554 5.7.1 no\" ban 1d\nrule j phase data match mail-from \"joe@example.net\" junk\n"
 	for _, tt := range []struct {

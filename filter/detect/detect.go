@@ -73,7 +73,7 @@ func (st *State) Hold(mailbox uint64) (flood bool) {
 // Token returns the name of the evidence.
 func (f *Finding) Token() string { return tokens[f.Evidence.Index()] }
 
-// tokens contains the names of evidence by Evidence.Index.
+// tokens contains the names of evidence, indexed by Evidence.Index.
 var tokens = func() (names [64]string) {
 	for _, t := range rules.Tokens {
 		names[t.Evidence.Index()] = t.Name

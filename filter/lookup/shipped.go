@@ -10,7 +10,7 @@ import (
 //go:generate go run ./intel/asntable
 
 // asnTable contains the networks that the ASes in the shipped lists announced in June
-// 2026, in the format of intel/asntable. Its sources are licensed under CC BY 4.0:
+// 2026, in the format of intel/asntable. The sources are licensed under CC BY 4.0:
 // Route Views (routeviews.org), "IP to ASN Lite" by DB-IP (db-ip.com), and the
 // statistics of the NRO (nro.net), all collected by ip-location-db.
 //

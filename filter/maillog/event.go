@@ -17,7 +17,7 @@ const (
 	rejected // recipient rejected permanently
 )
 
-// An event is a parsed line of smtpd. Its texts are slices of the line.
+// An event is a parsed line of smtpd. The texts of an event are slices of the line.
 type event struct {
 	kind           kind
 	session        uint64

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A line is a line of a log. Its slices refer to the buffer of the log.
+// A line is a line of a log. The slices of a line refer to the buffer of the log.
 type line struct {
 	at      int64 // microseconds since 1970
 	host    []byte

@@ -20,7 +20,7 @@
 // The field host contains the reverse DNS name, which smtpd truncates to 63 bytes. The
 // name proves nothing, because smtpd does not log the result of the forward lookup.
 //
-// smtpd does not quote commands and replies. Text from a client can nevertheless not
+// smtpd does not quote commands and replies. Text from a client nevertheless cannot
 // imitate a line or a field. Each line starts with words of smtpd, and addresses cannot
 // contain ">".
 package maillog

@@ -370,8 +370,8 @@ func (r *Reader) Ban(key, value []byte) (Ban, bool) {
 	return names.export(&r.clock, p, row), row.banned()
 }
 
-// Lost decodes the row of the bucket peers with the latest loss of rows, as
-// Peers.Forgotten. ok is false for any other row, and if no rows were lost.
+// Lost decodes the row of the bucket peers that contains the day of the latest loss:
+// see Peers.Forgotten. ok is false for any other row, and if no rows were lost.
 func (r *Reader) Lost(e kv.Entry) (lost time.Time, ok bool) {
 	var day, at uint16
 	if e.Bucket != peersBucket || string(e.Key) != forgottenKey || len(e.Value) != 4 {

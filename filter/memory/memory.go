@@ -193,8 +193,8 @@ func (m *Memory) Rewrite() {
 
 // Load merges stored rows into the rows that were added since startup. Expired rows are
 // marked for deletion, and invalid rows are ignored. The row of the clock must come
-// first. After Follow and without a row of the clock, now must be a time at which the
-// clock of events was certainly correct. The latest such time is best.
+// first. If Follow was called and no row of the clock exists, now must be the latest
+// time at which the clock was certainly correct.
 func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	some := make([]kv.Entry, 0, chunk)
 	take := func() {

@@ -11,7 +11,7 @@ type Recipients struct {
 	*shared
 	rows table[uint64, recipient]
 	// asks contains the requests for missing mailboxes by host and mailbox, and by
-	// sender and mailbox. The free requests of each domain are also in asks: see
+	// sender and mailbox. asks also counts the free requests of each domain: see
 	// freeAsks.
 	asks      table[uint64, ask]
 	delimiter byte

@@ -88,8 +88,8 @@ func TestAsked(t *testing.T) {
 }
 
 // TestExcused checks the exempt requests for a probed mailbox. A host with a proven
-// name has one request for each pair of sender and recipient. Its domain has five
-// requests a day.
+// name has one request for each pair of sender and recipient. The domain of the host
+// has five requests a day.
 func TestExcused(t *testing.T) {
 	m := New()
 	ask := func(c *Client, sender, rcpt string, d time.Duration) bool {

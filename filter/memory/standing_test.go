@@ -79,7 +79,7 @@ func TestStanding(t *testing.T) {
 }
 
 // TestGreetingOfDomain checks that mail counts for the domain of the proven name. The
-// greeting must be in this domain, and the senders do not matter.
+// greeting must be in the domain of the proven name, and the senders do not matter.
 func TestGreetingOfDomain(t *testing.T) {
 	m := New()
 	c := named("192.0.2.1", "out1.example.org")

@@ -95,7 +95,7 @@ func (h *Hasher) mailboxes(dst, text []byte) []byte {
 	}
 }
 
-// localPart returns the index of the local part, given the index at of the @.
+// localPart returns the start of the local part that ends before the @ at index at.
 func localPart(text []byte, at int) int {
 	from := at
 	switch {

@@ -45,8 +45,8 @@ type Options struct {
 	// nil.
 	Skipped func(*store.Step)
 	// AskRefused means that the policy also receives requests for commands that a
-	// filter rejected. By default, such a command causes no request, because another
-	// filter may have rejected the command earlier.
+	// filter rejected. By default, a rejected command causes no request, because
+	// another filter may have rejected the command earlier.
 	AskRefused bool
 }
 

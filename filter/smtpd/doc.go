@@ -4,7 +4,7 @@
 // clocks or DNS.
 //
 // smtpd exits when a filter exits or writes an unexpected line. If a response is
-// missing, the session hangs forever. Therefore only Serve writes to the output. Serve
+// missing, the session hangs forever. Only Serve therefore writes to the output. Serve
 // sends exactly one response to each request, regardless of the Handler. If smtpd cannot
 // handle a response, Serve replaces it with the most similar valid response.
 //

@@ -21,7 +21,7 @@ type Session struct {
 	FCrDNS  smtp.FCrDNS
 	Local   bool // over the server's local socket: from sendmail(8), or a bounce of the server
 
-	// The pipeline sets these facts from the operator's tables and databases.
+	// The pipeline sets the following facts from the operator's tables and databases.
 	Internal bool // from this host or a private network
 	Gateway  bool // many hosts share the address
 	Friend   bool // the operator exempts the address from all evidence and rules

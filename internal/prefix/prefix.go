@@ -1,5 +1,5 @@
 // Package prefix parses the IP addresses and prefixes of policies, lists and commands.
-// All packages use this parser, and therefore accept the same forms.
+// All packages use package prefix, and therefore accept the same forms.
 package prefix
 
 import (

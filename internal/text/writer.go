@@ -11,8 +11,8 @@ import (
 // feeds and tabs pass unchanged. Other characters become \uNNNN, which has the same
 // meaning in a JSON string. Invalid UTF-8 becomes \xNN.
 //
-// Callers should escape hostile text with Escape. The Writer protects the terminal if a
-// caller does not, and from hostile file names.
+// Callers should escape hostile text with Escape. The Writer is a safeguard against
+// missing calls and hostile file names.
 type Writer struct {
 	to   io.Writer
 	rest []byte // bytes of an incomplete character

@@ -35,8 +35,8 @@ type kind struct {
 	name string
 	like []string // earlier kinds with the same form
 	// fits reports whether the text of a question has the form of this kind, and stores
-	// the parsed value. After a kind that fits, Parse tries only the kinds whose field
-	// like contains the name of that kind.
+	// the parsed value. If a kind fits, Parse tries a later kind only if the field like
+	// of the later kind contains it.
 	fits   func(*Question) bool
 	strict bool // with --as, a text without the form of the kind is an error
 	head   func(*Question, *store.Record) bool
