@@ -44,7 +44,7 @@ type Delivery struct {
 	Sender    string // mail address; empty for the null sender
 	Recipient string
 	MsgID     uint32
-	Rejected  int // recipients that the session has had permanently rejected so far
+	Rejected  int // recipients rejected permanently in the session so far
 }
 
 // A Sent is an envelope of a local user that a remote server accepted.
