@@ -27,11 +27,10 @@ type Logins struct {
 	Others int        `json:"other_hosts"` // hosts with only failed logins
 	Last   *text.Time `json:"last,omitempty"`
 	From   string     `json:"from,omitempty"` // host of the last successful login; empty for an aggregate of many hosts
-	// AtLeast means that further hosts exist.
+	// AtLeast is set if there are further hosts.
 	AtLeast bool `json:"at_least,omitempty"`
-	// Tried contains hosts with failed logins, at most maxHosts. Banned hosts come
-	// first, and then the hosts from which the user logged in. The latest failure comes
-	// first in each group.
+	// Tried are hosts with failed logins, at most maxHosts: first banned hosts, then hosts
+	// from which the user logged in, each the latest first.
 	Tried  []*LoginHost `json:"tried"`
 	More   int          `json:"more_tried,omitempty"`
 	Limits []string     `json:"limits"` // consequences of failed logins in the current policy
