@@ -29,8 +29,9 @@ type Logins struct {
 	From   string     `json:"from,omitempty"` // host of the last successful login; empty for an aggregate of many hosts
 	// AtLeast is set if there are further hosts.
 	AtLeast bool `json:"at_least,omitempty"`
-	// Tried are hosts with failed logins, at most maxHosts: first hosts from which the user
-	// logged in, which many attackers must not hide, then banned hosts, each the latest first.
+	// Tried contains hosts with failed logins, at most maxHosts. Hosts from which the
+	// user logged in come first, so that banned attackers do not hide them. Banned hosts
+	// follow. The latest failure comes first in each group.
 	Tried  []*LoginHost `json:"tried"`
 	More   int          `json:"more_tried,omitempty"`
 	Limits []string     `json:"limits"` // consequences of failed logins in the current policy
