@@ -52,14 +52,14 @@ func thresholdRows() []statement {
 			s.Accepted(s.each(10, minute, manner{Null: true}, same(unnamed1))...)
 			s.Answers(5, s.repeat(6, minute, func(i int) *simulate.Client { return s.Ask(unnamed1, manner{}, simulate.Words("v", i, 1)...) })...)
 		})},
-		{"thresholds", "Hosts in at least three other networks asked for this recipient, each within 30 days of the previous host. Their sessions had no accepted recipient", seen(probedNetworks)},
+		{"thresholds", "Hosts in at least three other networks asked for this recipient, each within 30 days of the previous host. The sessions of these hosts had no accepted recipient", seen(probedNetworks)},
 		{"thresholds", "The recipient was never accepted", seen(probedNetworks)},
 		{"thresholds", "Bounces do not count", seen(func(s *Server) {
 			s.Earlier()
 			s.probe("jobs", 5, 0, manner{Null: true})
 			s.None(s.Ask(unnamed1, manner{}, ours("jobs")...), "probed-recipient")
 		})},
-		{"thresholds", "The mailbox may be new. A client with its own proven name may therefore ask once in 30 days for each pair of sender and recipient. All hosts of a domain together may ask at most five times a day. A session with another unknown recipient may not ask", seen(freeAsks)},
+		{"thresholds", "The mailbox may be new. A client with its own proven name may therefore ask once in 30 days for each pair of sender and recipient without this evidence. All hosts of a domain together may ask for such mailboxes at most five times a day. If the session has another unknown recipient, the client has the evidence", seen(freeAsks)},
 		{"thresholds", "The first command arrived within 1 ms after the greeting of the server. All later commands arrived at least 15 ms after the previous reply, so the client sent the first command before the greeting", seen(func(s *Server) {
 			for i, tt := range []struct {
 				pace  []float64
@@ -97,7 +97,7 @@ func thresholdRows() []statement {
 			s.None(s.paced("192.0.2.25", 8, .1, 60), "early-talker")
 		})},
 		{"thresholds", "Within an hour, an account logged in from eight networks, used eight sender addresses in other domains, or wrote to more than 500 recipients", seen(accountLimits)},
-		{"thresholds", "Ten unknown recipients in one session have the same effect", seen(accountLimits)},
+		{"thresholds", "Ten unknown recipients in one session are also evidence against the account", seen(accountLimits)},
 		{"thresholds", "For a day, each later login has the evidence again, unless the cause was unknown recipients", seen(func(s *Server) {
 			s.moved("alice", 8)
 			s.Wait(day - hour)
@@ -107,7 +107,7 @@ func thresholdRows() []statement {
 			s.nowhere("carol", 10)
 			s.None(s.moved("carol", 1), "account-abuse")
 		})},
-		{"thresholds", "The evidence concerns the account, never the address. Only rules with the condition auth act on this evidence", append(under("rule abuse phase { mail-from, rcpt-to } match evidence account-abuse reject ban 1h", func(s *Server) {
+		{"thresholds", "The evidence concerns the account, never the address. Only rules with the condition auth act on account-abuse", append(under("rule abuse phase { mail-from, rcpt-to } match evidence account-abuse reject ban 1h", func(s *Server) {
 			s.Earlier()
 			c := s.nowhere("carol", 12)
 			s.Accepted(c)
@@ -376,7 +376,7 @@ func loginRows() []statement {
 			s.Evidence(spray("198.51.100.11", 5, 5*hour), "auth-spray", "high")
 			s.None(spray("192.0.2.12", 5, 6*hour+minute), "auth-spray")
 		})},
-		{"thresholds", "The threshold is eight users if a user has logged in from the address recently", seen(func(s *Server) {
+		{"thresholds", "The threshold is eight users for an address from which a user has recently logged in", seen(func(s *Server) {
 			h := laptop("203.0.113.10")
 			s.Login(h, "alice", 0, true)
 			s.Wait(30 * day)

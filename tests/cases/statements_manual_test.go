@@ -110,7 +110,7 @@ func ruleRows() []statement {
 		})},
 		{"Rules", "Decisions other than proceed remain active in later phases, even if the client greets again or starts another message", lines("rule a phase mail-from match helo \"bad.example\""+rejects+"A\"\nrule b phase mail-from match helo \"well.example\" proceed\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", remains)},
 		{"Rules", "A decision ends when the client logs in or a pass statement matches", lines("pass match rcpt-to \"postmaster@\"\nrule a phase helo match helo \"bad.example\""+rejects+"A\"\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", ends)},
-		{"Rules", "Some decisions apply to the current command only; decisions of rules without a condition; decisions of rules with a condition on mail-from, rcpt-to, auth or tls; decisions of rules that count recipients", play(func(s *Server) {
+		{"Rules", "Some decisions apply to the current command only; Decisions of rules without a condition; Decisions of rules with a condition on mail-from, rcpt-to, auth or tls; Decisions of rules that count recipients", play(func(s *Server) {
 			for _, condition := range []string{"any", "mail-from \"joe@\"", "rcpt-to \"alice@\"", "auth", "tls", "count unknown-recipient > 3", "evidence rdns-missing rcpt-to \"alice@\""} {
 				s.Sticks(false, smtp.PhaseRcptTo, condition)
 			}
@@ -313,12 +313,12 @@ func banRows() []statement {
 			s.offend(unnamed1)
 			s.Bans(unnamed1, hour)
 		})},
-		{"Bans", "clients in <friends>", lines("table <friends> { 203.0.113.50 }\n"+trial("1h"), func(s *Server) {
+		{"Bans", "Clients in <friends>", lines("table <friends> { 203.0.113.50 }\n"+trial("1h"), func(s *Server) {
 			s.exempt(unnamed1, "friend")
 			s.offend(named1)
 			s.Bans(named1, hour)
 		})},
-		{"Bans", "authenticated sessions, and sessions that match a pass statement", append(lines("pass match src 203.0.113.50\n"+trial("1h"), func(s *Server) {
+		{"Bans", "Authenticated sessions, and sessions that match a pass statement", append(lines("pass match src 203.0.113.50\n"+trial("1h"), func(s *Server) {
 			s.Accepted(s.offend(unnamed1))
 			s.Bans(unnamed1, 0)
 		}), lines(`rule out phase mail-from match auth reject ban 1h`, func(s *Server) {
@@ -328,12 +328,12 @@ func banRows() []statement {
 			s.Bans(h, 0)
 			s.Check(len(s.Logged(`^exempt .*reason=login`)) == 1, "the reason is not logged")
 		})...)},
-		{"Bans", "addresses of this server, and private and local addresses", under(trial("1h"), func(s *Server) {
+		{"Bans", "Addresses of this server, and private and local addresses", under(trial("1h"), func(s *Server) {
 			for _, addr := range []string{"192.0.2.25", "2001:db8:ffff::25", "10.0.0.5", "172.18.0.1", "192.168.4.1", "127.0.0.1", "169.254.3.4", "fd00::5", "fe80::5", "::1"} {
 				s.exempt(bare(addr, "x.example"), "local")
 			}
 		})},
-		{"Bans", "hosts from which a user has logged in within 30 days, except by rules about auth-spray", under(trial("1h"), func(s *Server) {
+		{"Bans", "Hosts from which a user has logged in within 30 days, except by rules about auth-spray", under(trial("1h"), func(s *Server) {
 			h := bare("203.0.113.82", "x.example")
 			s.Login(laptop("203.0.113.82"), "alice", 0, true)
 			s.exempt(h, "login")
@@ -350,7 +350,7 @@ func banRows() []statement {
 			}
 			s.Bans(other, 10*minute)
 		})},
-		{"Bans", "known and trusted clients, except by rules marked even trusted or about logins", append(under("", func(s *Server) {
+		{"Bans", "Known and trusted clients, except by rules marked even trusted or about logins", append(under("", func(s *Server) {
 			s.History(partner, 28, 12*hour)
 			s.Blind(partner, 11, "LOGIN")
 			s.Bans(partner, 10*minute)
@@ -363,7 +363,7 @@ func banRows() []statement {
 			s.offend(partner)
 			s.Bans(partner, hour)
 		})...)...)},
-		{"Bans", "addresses that many hosts share", append(under("gateway 203.0.113.50\n"+trial("1h"), func(s *Server) {
+		{"Bans", "Addresses that many hosts share", append(under("gateway 203.0.113.50\n"+trial("1h"), func(s *Server) {
 			s.exempt(unnamed1, "gateway")
 		}), append(under(trial("1h"), func(s *Server) { s.shared(5, 3, 3, true) }), append(under(trial("1h"), func(s *Server) { s.shared(4, 3, 3, false) }),
 			append(under(trial("1h"), func(s *Server) { s.shared(5, 2, 3, false) }), under(trial("1h"), func(s *Server) { s.shared(5, 3, 2, false) })...)...)...)...)},
