@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -78,6 +79,37 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 		w.Close()
 	})
 	return runDir, stateDir, c
+}
+
+// TestGone checks that a companion that disconnects while it waits for changes does not
+// count as a client.
+func TestGone(t *testing.T) {
+	m := memory.New()
+	m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro())
+	dir, _, _ := serveCompanions(t, m, yes, sparesNone)
+	for i := range 5 * maxOfCompanion {
+		var c *Client
+		var err error
+		asUser(t, syncUser, func() {
+			for deadline := time.Now().Add(MaxWait / 4); ; {
+				if c, err = DialCompanion(dir); err == nil || time.Now().After(deadline) {
+					return
+				}
+				time.Sleep(time.Millisecond) // the server notices the end a moment later
+			}
+		})
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		list, _, err := c.Bans(0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintf(c.conn, "bans %d 20\n", list.Generation); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
 }
 
 // TestRoles checks that each user may use the commands of its role only, and that a
