@@ -83,8 +83,8 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// TestRepair checks that after each kind of damage all readable records exist once, and
-// that the corrupt file is kept.
+// TestRepair checks that after each kind of damage all readable records exist once. The
+// corrupt file must be kept.
 func TestRepair(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damages are made for pages of 4096 bytes")
@@ -145,8 +145,8 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// Files quarantined by the filter are also salvaged, and so are small segments with
-// inline buckets. Invalid records are omitted.
+// TestRepairSetAsideSmallAndBroken checks the repair of files that the filter has
+// quarantined, and of small segments with inline buckets. Invalid records are omitted.
 func TestRepairSetAsideSmallAndBroken(t *testing.T) {
 	dir, path := filled(t, 3)
 	db, err := bbolt.Open(path, 0o640, nil)
