@@ -60,7 +60,7 @@ func newImport(e *env) *cobra.Command {
 	return cmd
 }
 
-// completeFiles completes names of files.
+// completeFiles completes the names of files.
 func completeFiles(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return nil, cobra.ShellCompDirectiveDefault
 }
@@ -128,8 +128,7 @@ func importLog(e *env, o mailimport.Options, asJSON bool) error {
 	return nil
 }
 
-// importSmtpd records the sessions of a recorded stream. The name - means the
-// standard input.
+// importSmtpd records the sessions of a recorded stream. The name - means standard input.
 func importSmtpd(e *env, name string) error {
 	in := io.Reader(os.Stdin)
 	if name != "-" {
@@ -191,7 +190,7 @@ func listFormats(w *bufio.Writer) {
 	}
 }
 
-// checkList prints the usable entries of a list.
+// checkList prints the usable entries in the file of a list.
 func checkList(e *env, file, format string) error {
 	f, err := os.Open(file)
 	if err != nil {
