@@ -21,8 +21,8 @@ const (
 // must not cause expiry or sealing. A clock that has jumped by more than clockJump is
 // therefore trusted only after clockDoubt on the monotonic clock.
 //
-// A file stores the last trusted time. The newest segment does not prove that time,
-// because a session that ends while the clock is wrong gets a segment with the wrong
+// A file stores the last trusted time. The newest segment does not prove that time. A
+// session that ends while the clock is wrong is recorded in a segment with the wrong
 // date.
 type clock struct {
 	now func() time.Time
@@ -142,7 +142,8 @@ func createdInDoubt(d *directory, s *Segment) (at time.Time, err error) {
 
 // ReferenceTime returns the time at which to interpret a state that does not contain its
 // own time. The result is normally now. If now differs from the last trusted time by more
-// than two days, the clock may be wrong, and ReferenceTime returns the last trusted time.
+// than two days, the clock may be wrong. ReferenceTime then returns the last trusted
+// time.
 func ReferenceTime(dir string, now time.Time) time.Time {
 	d, err := openSessions(dir)
 	if err != nil {

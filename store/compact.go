@@ -12,8 +12,8 @@ const (
 	compactBatch = 4 << 20
 )
 
-// oversized reports whether the file exceeds the maximum size. Such a file was written
-// with a larger maximum, and has no room reserved until it is compacted.
+// oversized reports whether the file exceeds the maximum size. An oversized file was
+// written with a larger maximum. No room is reserved for the file until it is compacted.
 func (s *State) oversized() bool { return s.k.size() > s.o.MaxSize }
 
 // maxSize returns the maximum size of the file after the batch is committed. bbolt writes
@@ -31,7 +31,7 @@ func (s *State) maxSize() int64 {
 // compact replaces the file by a copy without free pages if the copy is small enough.
 // Random additions and deletions leave up to three quarters of a file free. bbolt never
 // returns free pages to the system. The old and the new file together do not exceed the
-// maximum size of one file, except if the old file is already too large.
+// maximum size of one file, except if the old file alone already exceeds that size.
 func (s *State) compact() error {
 	size := s.k.size()
 	if size < s.o.MaxSize/8*5 {

@@ -8,9 +8,8 @@ import (
 )
 
 // A corrupt file may have lost records of its day. The quarantined file does not prove
-// this forever, because the budget or the operator removes quarantined files. Another
-// segment of the day therefore has the mark "loss", which lasts as long as the records of
-// the day.
+// this forever, because the budget or the operator removes quarantined files. The mark
+// "loss" in another segment of the day therefore lasts as long as the records of the day.
 
 // markLoss marks the day of a segment: some of its records may be lost.
 func (s *segment) markLoss(at time.Time) error {

@@ -33,8 +33,8 @@ func want(t *testing.T, got map[uint32]string, texts ...string) {
 	}
 }
 
-// TestRules checks that each segment has the texts of the old and the new policy, because
-// a session may end after a change of the policy and of the day. After a restart, the
+// TestRules checks that each segment has the texts of the old and the new policy. A
+// session may end after a change of the policy and of the day. After a restart, the
 // Writer adds texts to a segment that already contains them.
 func TestRules(t *testing.T) {
 	dir := t.TempDir()

@@ -46,7 +46,7 @@ package store
 // A segment contains sessions that ended on its day, and sessions that ended earlier but
 // were written late. A segment contains no later sessions, so a reader of sessions since
 // T can skip segments by name. Keys are ordered by the end of the session. A repeated
-// commit can write a session to two parts of a day. Both copies have the same key and
+// commit can write a session to two parts of a day. The two copies have the same key and
 // value.
 //
 // Numbers in bbolt's own pages are in the byte order of the machine.

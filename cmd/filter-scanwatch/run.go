@@ -50,10 +50,10 @@ const logTime = time.Second
 // exists.
 const socketCheck = 5 * time.Second
 
-// gcPercent is below Go's default. More frequent garbage collections save memory. They
-// need little CPU time, because most live memory contains tables without pointers. The
-// value takes effect after the lists have been read, because collections would delay the
-// startup, for which smtpd waits.
+// gcPercent is below Go's default. More frequent garbage collections save memory. Garbage
+// collections need little CPU time, because most live memory contains tables without
+// pointers. The value takes effect after the lists have been read, because collections
+// would delay the startup, for which smtpd waits.
 const gcPercent = 50
 
 // A program is the running filter.

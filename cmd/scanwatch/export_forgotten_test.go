@@ -133,7 +133,7 @@ func (s *site) prune(before time.Time) {
 }
 
 // TestExportForgotten checks that a full table of known hosts does not cause the export
-// of a host with accepted mail. 20,000 hosts sent a message a month ago, and each host
+// of a host with accepted mail. A month ago, 20,000 hosts sent a message, and each host
 // has a finding of yesterday. If the records of that month are also missing, findings
 // prove nothing, and the export fails. Bans of the filter are still exported.
 func TestExportForgotten(t *testing.T) {

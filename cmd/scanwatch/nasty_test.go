@@ -35,7 +35,7 @@ var (
 )
 
 // nastyOutputs contains all outputs with text of clients: each command in each format. In
-// arguments, $N stands for a text, $ID for a session with the text, and $DIR for a
+// arguments, $N stands for a text, and $ID for a session with the text. $DIR stands for a
 // directory with files that contain the texts.
 var nastyOutputs = []struct {
 	args   string

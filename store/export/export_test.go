@@ -308,8 +308,8 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// TestLongTimeout checks entries that exceed the maximum timeout of a consumer. Such an
-// entry is renewed before it expires at the consumer, but not with every export.
+// TestLongTimeout checks entries that exceed the maximum timeout of a consumer. An export
+// renews such an entry before it expires at the consumer, but not every export does.
 func TestLongTimeout(t *testing.T) {
 	const day = 24 * time.Hour
 	f := FormatByName("ipset")

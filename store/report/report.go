@@ -6,10 +6,10 @@
 // and they contain only text that has passed text.Escape.
 //
 // The page draws its own charts. The maintained chart libraries for Go (gonum/plot,
-// go-analyze/charts) write SVG with fixed sizes and colours, which neither fits a phone
-// nor follows the colour scheme of the reader. Their charts also have no title and
-// description for screen readers. gosvgchart follows the colour scheme, but scales text
-// with the width, and no other module imports it.
+// go-analyze/charts) write SVG with fixed sizes and colours. Such SVG neither fits a
+// phone nor follows the colour scheme of the reader. Charts of these libraries also have
+// no title and description for screen readers. gosvgchart follows the colour scheme, but
+// scales text with the width, and no other module imports it.
 package report
 
 import (

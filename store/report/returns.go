@@ -15,8 +15,8 @@ import (
 	"scanwatch/store/history"
 )
 
-// returnSteps contains the periods for counting returning hosts. They are the usual
-// lengths of bans.
+// returnSteps contains the periods for counting returning hosts. The periods are the
+// usual lengths of bans.
 var returnSteps = [...]struct {
 	name string
 	time time.Duration
@@ -163,8 +163,8 @@ func (e *returnEntry) connects(r *store.Record) {
 	}
 }
 
-// precede corrects the time at which the host was found. This is necessary if a session
-// of the aggregate r ended before the session of the entry.
+// precede corrects the time at which the host was found. The correction is necessary if a
+// session of the aggregate r ended before the session of the entry.
 func (e *returnEntry) precede(at int64, r *store.Record) {
 	if at >= e.at {
 		return

@@ -35,9 +35,9 @@ var (
 	sparedStep   = store.Step{Kind: store.KindBan, Text: []byte("r"), Exempt: "mail"}
 )
 
-// returning returns sessions of a hundred days. 100 hosts are banned: 40 of them return
-// after half an hour, 20 after six hours, and 4 after ten days. 100 harvesting hosts
-// return every three days. 50 hosts are from yesterday, and a few hosts have too short a
+// returning returns sessions of a hundred days. Of 100 banned hosts, 40 return after half
+// an hour, 20 after six hours, and 4 after ten days. Another 100 hosts harvest and return
+// every three days. Another 50 hosts are from yesterday, and a few hosts have too short a
 // history.
 func returning(t testing.TB) (all []*store.Record, until time.Time) {
 	from := noon.Add(-100 * day)

@@ -39,8 +39,8 @@ func (s *source) add(n *source) {
 	s.rdns, s.abuse, s.named = cmp.Or(s.rdns, n.rdns), s.abuse || n.abuse, s.named || n.named
 }
 
-// good reports whether the source is in the list of accepted mail. Such a source has no
-// evidence of behaviour that no mail server shows.
+// good reports whether the source is in the list of accepted mail. A source in that list
+// has no evidence of behaviour that no mail server shows.
 func (s *source) good() bool { return s.mails > 0 && !s.abuse }
 
 // sources counts the sessions of each address and the number of sources.

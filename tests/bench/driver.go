@@ -233,7 +233,7 @@ func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
 			if i < 0 {
 				break
 			}
-			// The answer has the form filter-result|SESSION|TOKEN|......
+			// The answer has the form filter-result|SESSION|TOKEN|.........
 			fields := bytes.SplitN(in[:i], []byte{'|'}, 4)
 			if len(fields) < 4 {
 				return nil, c.failed(fmt.Errorf("answer %q", in[:i]))

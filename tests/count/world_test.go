@@ -198,8 +198,8 @@ func (w *world) start(v visit) *script {
 	return s
 }
 
-// offence bans the source of a script at a line for which the filter bans. This is the
-// greeting of an attack tool, or the end of a session that spoke HTTP.
+// offence bans the source of a script at a line for which the filter bans. The filter
+// bans for the greeting of an attack tool, or for the end of a session that spoke HTTP.
 func (w *world) offence(s *script, l *line) {
 	rule := ""
 	switch kind := kindOf(s); {

@@ -137,8 +137,8 @@ func TestAttackExport(t *testing.T) {
 	})
 }
 
-// TestAttackSocket checks that a command of root does not connect to a socket of root
-// that the owner of the state directory may not use.
+// TestAttackSocket checks that a command of root does not connect to another socket of
+// root. The owner of the state directory may not use that socket.
 func TestAttackSocket(t *testing.T) {
 	s := attacker.New(t)
 	name := filepath.Join(s.Victim, "socket")

@@ -215,7 +215,7 @@ func (c *calendar) Write(p []byte) (int, error) {
 }
 
 // later returns the line with a later time stamp. A line has the form
-// KIND|VERSION|SECONDS.MICROSECONDS|......
+// KIND|VERSION|SECONDS.MICROSECONDS|.........
 func (c *calendar) later(line []byte) []byte {
 	f := bytes.SplitN(line, []byte("|"), 6)
 	if len(f) < 6 {

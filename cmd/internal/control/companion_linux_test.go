@@ -142,8 +142,8 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// TestSharedUser checks that several companions of one user can connect. They must not
-// prevent the companion of another user from connecting.
+// TestSharedUser checks that several companions of one user can connect. Companions of
+// one user must not prevent the companion of another user from connecting.
 func TestSharedUser(t *testing.T) {
 	var list []*rules.Companion
 	for _, target := range []string{"a", "b", "c", "d", "e"} {

@@ -105,8 +105,8 @@ func BenchmarkUDP(b *testing.B) {
 	}
 }
 
-// cpuTime returns the CPU time of this process, which includes the client. Other
-// processes do not affect the CPU time.
+// cpuTime returns the CPU time of this process, which includes the client. The CPU time
+// does not depend on other processes.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)

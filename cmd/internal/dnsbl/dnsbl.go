@@ -3,9 +3,9 @@
 // a file.
 //
 // Package dnsbl has its own parser and writer of messages, because a response repeats the
-// bytes of its question. Names in a response are offsets into the question. This keeps
-// the case of letters and needs no table of names. The tests compare messages with the
-// parser of golang.org/x/net/dns/dnsmessage.
+// bytes of its question. Names in a response are offsets into the question. Such offsets
+// keep the case of letters and need no table of names. The tests compare messages with
+// the parser of golang.org/x/net/dns/dnsmessage.
 package dnsbl
 
 import (
@@ -240,8 +240,8 @@ func (s *Server) zoneOf(q *query) *zone {
 	return nil
 }
 
-// above reports whether a zone is below the name of the query. Such a name exists (RFC
-// 8020).
+// above reports whether a zone is below the name of the query. A name above a zone exists
+// (RFC 8020).
 func (s *Server) above(q *query) bool {
 	return slices.ContainsFunc(s.zones, func(z *zone) bool {
 		n := len(z.wire) - len(q.name)

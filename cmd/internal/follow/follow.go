@@ -15,9 +15,9 @@ type Follower struct {
 	RunDir string // directory of the socket
 	Name   string // of the companion, from rules.Companion.Name
 	Log    *slog.Logger
-	// Every is the interval at which the Follower reads all bans again. This is necessary
-	// because not every cause of a difference changes the bans. Examples are new hosts
-	// that must not be blocked, and entries that another program has removed. 0 means
+	// Every is the interval at which the Follower reads all bans again. A companion can
+	// differ from the filter although the bans have not changed. Examples are hosts that
+	// must no longer be blocked, and entries that another program has removed. 0 means
 	// DefaultEvery.
 	Every time.Duration
 	// Wait is the maximum time between calls of apply. The status of the filter contains

@@ -74,8 +74,9 @@ type Ignored struct {
 	Number uint64 `json:"envelopes"`
 }
 
-// If a session has at least maxRejected rejected recipients, its mail is ignored. Such a
-// session may be a directory harvest, which also sends to existing mailboxes.
+// If a session has at least maxRejected rejected recipients, its mail is ignored. A
+// session with many rejected recipients may be a directory harvest, which also sends to
+// existing mailboxes.
 const maxRejected = 5
 
 // These are the reasons for ignoring an envelope, in the order of the output.

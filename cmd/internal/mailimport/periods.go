@@ -22,8 +22,8 @@ import (
 //
 //	2026-10-01T00:00:01Z 2026-11-21T10:31:02Z mx
 //
-// The fields are the times of the first and last line of a log, and the name of the
-// server in these lines, escaped as in a URL.
+// The first two fields are the times of the first and last line of a log. The third field
+// is the name of the server in these lines, escaped as in a URL.
 
 // PeriodsFile is the name of the file in the state directory.
 const PeriodsFile = "imported"

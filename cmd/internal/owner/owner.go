@@ -1,11 +1,11 @@
 // Package owner allows root to work in directories of other users.
 //
-// The owner of a directory can replace files, directories and links in it at any time, so
-// root must not use paths in such a directory. There are two solutions. Do and Become act
-// with the rights of the owner, so that the system denies all other operations. Resolve
-// opens the directory of a file once and never follows a link of another user. In a
-// process that does not run as root, all functions of this package only perform the
-// operation.
+// The owner of a directory can replace files, directories and links in it at any time.
+// Root must therefore not use paths in such a directory. There are two solutions. Do and
+// Become act with the rights of the owner, so that the system denies all other
+// operations. Resolve opens the directory of a file once and never follows a link of
+// another user. In a process that does not run as root, all functions of this package
+// only perform the operation.
 package owner
 
 import (

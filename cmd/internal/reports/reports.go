@@ -40,7 +40,8 @@ type period struct {
 
 // collect calls v for each selected record. v returns an error for a record with corrupt
 // steps. If the user has not selected an end, sessions that were recorded with a wrong
-// clock do not extend the period. Such a period could last for years.
+// clock do not extend the period. A period that includes such sessions could last for
+// years.
 func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err error) {
 	now := s.Dir.Now()
 	p.until = s.Selector.Until

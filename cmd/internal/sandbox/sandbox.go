@@ -1,5 +1,5 @@
-// Package sandbox drops privileges that the filter or a companion does not need. This
-// limits the effect of a vulnerability. In the sandbox, the process cannot run programs,
+// Package sandbox drops privileges that the filter or a companion does not need. A
+// vulnerability then has less effect. In the sandbox, the process cannot run programs,
 // use the network, or access files of other programs. Restrictions that the operating
 // system does not support are omitted, because a filter without a sandbox is better than
 // no mail server.
