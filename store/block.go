@@ -29,7 +29,7 @@ type block struct {
 	turn   int // increases with each new cursor
 }
 
-// A place is a step of a record, and its position in the columns.
+// A place identifies a step of a record and its position in the columns.
 type place struct {
 	row, step int
 	next      [numKinds]uint32 // in the columns of each kind
@@ -302,7 +302,7 @@ type table[T any] struct {
 	classes     int       // number of values of the columns of classes; 0 without such columns
 }
 
-// decoded is a decoded column of numbers or of texts.
+// A decoded is a decoded column of numbers or of texts.
 type decoded struct {
 	exists  bool
 	numbers column.Numbers
@@ -409,7 +409,7 @@ func (t *table[T]) value(field, i int) uint64 {
 	return t.each[field].numbers.At(i)
 }
 
-// get copies row i to to.
+// get copies the values of row i to *to.
 func (t *table[T]) get(i int, to *T) {
 	*to = t.bases[t.index.At(i)]
 	for j := range t.own {

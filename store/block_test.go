@@ -243,7 +243,7 @@ func TestBlock(t *testing.T) {
 }
 
 // TestBlockOfABlock checks that the records of a block can be encoded again. Removing
-// records requires this.
+// records encodes blocks again.
 func TestBlockOfABlock(t *testing.T) {
 	all := mixedRecords(t, 200)
 	again := unsealed(t, sealed(t, unsealed(t, sealed(t, all...), AllKinds)...), AllKinds)
@@ -278,8 +278,8 @@ func TestUnknownColumns(t *testing.T) {
 	}
 }
 
-// TestDamagedColumn checks that every changed byte is detected. Records must remain
-// readable without the kind whose column is corrupt.
+// TestDamagedColumn checks that every changed byte is detected. If the column of a kind
+// of steps is corrupt, the records must remain readable without these steps.
 func TestDamagedColumn(t *testing.T) {
 	all := mixedRecords(t, 40)
 	value := sealed(t, all...)

@@ -117,7 +117,7 @@ func (c *columns[T]) add(t *T) (size int) {
 }
 
 // flush writes the columns and removes all values. Fields with few combinations of values
-// are combined to classes.
+// are combined into classes.
 func (c *columns[T]) flush(w *column.Writer, j *joiner, names *columnNames) {
 	j.reset(c.n)
 	joined := j.joined[:0]

@@ -190,7 +190,8 @@ func nameColumns[T any](prefix string, fields []field[T]) columnNames {
 	return n
 }
 
-// headNames contains the names of columns of records, and stepNames of steps by kind.
+// headNames contains the names of columns of records, and stepNames the names of columns
+// of steps by kind.
 var headNames, stepNames = func() (columnNames, [numKinds]columnNames) {
 	var steps [numKinds]columnNames
 	for k := range steps {

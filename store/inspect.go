@@ -19,7 +19,7 @@ import (
 // Health is the state of a file.
 type Health string
 
-// The values of Health.
+// These are the values of Health.
 const (
 	HealthOK      Health = "ok"
 	HealthDamaged Health = "corrupt"      // Repair quarantines it
@@ -58,7 +58,8 @@ type File struct {
 	broken bool // the file itself is corrupt, not only some of its records
 }
 
-// An Inspector checks the files in a state directory. Only Repair changes them.
+// An Inspector checks the files in a state directory. Only Repair and Rewrite change
+// files.
 type Inspector struct {
 	Dir      string
 	Snapshot func(w io.Writer, name string) error // as in Reader
@@ -155,7 +156,7 @@ func (i *Inspector) each(p places, visit func(*File) error) error {
 }
 
 // temporaryName matches the temporary files of the key and of the mode. Package privacy
-// and filter-scanwatch create them with os.CreateTemp.
+// and filter-scanwatch create these files with os.CreateTemp.
 var temporaryName = regexp.MustCompile(`^(?:key|mode)-\d+\.new$`)
 
 // other checks a file that is not a segment. other returns false for a file that does not

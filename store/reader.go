@@ -40,7 +40,7 @@ type Reader struct {
 	Lossy []time.Time
 
 	// Rules, if not nil, receives the rule texts of the segments by RuleRef. The texts
-	// are the operator's, and hostile only if the file is.
+	// come from the operator. Only a hostile file has hostile texts.
 	Rules map[uint32]string
 
 	// Only, if not nil, selects records. The Reader does not read blocks without selected
@@ -121,7 +121,7 @@ type query struct {
 
 func newQuery(since, until time.Time, kinds Kinds) query {
 	q := query{kinds: kinds, spare: make(spareBlocks, 4)}
-	// A key contains microseconds since 1970. Round up, because the limits are exact.
+	// Round the limits up, because keys contain whole microseconds since 1970.
 	micros := func(t time.Time) uint64 {
 		return uint64(max(t.Add(time.Microsecond-time.Nanosecond).UnixMicro(), 0))
 	}
@@ -365,8 +365,8 @@ func background[T any](f func() (T, error)) <-chan result[T] {
 }
 
 // opened returns the cursor of a segment at its first selected record. The result is nil
-// for a segment without selected records, or that was removed after it was listed. err is
-// the error of openAhead.
+// if the segment has no selected records or was removed after it was listed. err is the
+// error of openAhead.
 func (r *Reader) opened(info Segment, c *cursor, err error) (*cursor, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -416,7 +416,8 @@ func (r *Reader) openCursor(d *directory, info Segment, q query) (*cursor, error
 	return openRows(f, info, q)
 }
 
-// openFile opens a finished segment of rows, or a copy of one that is being written.
+// openFile opens a finished segment of rows, or a copy of a segment that is being
+// written.
 func (r *Reader) openFile(d *directory, info Segment) (*os.File, error) {
 	for tries := 0; ; tries++ {
 		f, err := d.open(info.Name, os.O_RDONLY)

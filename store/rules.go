@@ -55,7 +55,7 @@ func (r *ruleTexts) with(texts []string) *ruleTexts {
 	return next
 }
 
-// Rules sets the texts of a policy's rules and must be called before the policy is used.
+// Rules sets the rule texts of a policy. Rules must be called before the policy is used.
 // The Writer adds the texts to the segments.
 func (w *Writer) Rules(texts []string) {
 	w.mu.Lock()

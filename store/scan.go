@@ -132,8 +132,8 @@ func (s *scanner) isLeaf(page []byte) bool {
 var knownKeys = []string{string(bucketMeta), string(bucketSessions), string(bucketBlocks), string(bucketIndex),
 	string(keySchema), string(keyCreated), string(keyProgram), string(keyDoubt), keyDropped, keyRule, keyMark, keyBlocks}
 
-// isMeta reports whether a key starts with one of knownKeys. No key of a record does,
-// because it starts with a zero byte.
+// isMeta reports whether a key starts with one of knownKeys. The key of a record starts
+// with a zero byte, and therefore never matches.
 func isMeta(key []byte) bool {
 	return slices.ContainsFunc(knownKeys, func(k string) bool { return bytes.HasPrefix(key, []byte(k)) })
 }

@@ -34,8 +34,7 @@ var passedOn = []string{
 var companionDirs = []string{"../internal/dnsbl", "../internal/firewall", "../internal/follow"}
 
 // TestDiagnostics checks that DIAGNOSTICS of the manuals contains every line that the
-// filter or a companion can log. The test finds the lines in the source, in the calls
-// that log.
+// filter or a companion can log. The test finds the lines in the log calls of the source.
 func TestDiagnostics(t *testing.T) {
 	for _, c := range []struct {
 		page  string
@@ -156,7 +155,7 @@ func logged(call *ast.CallExpr) ast.Expr {
 			return at(0)
 		}
 	case name == "append" && at(1) != nil:
-		// A line about a session starts with this expression.
+		// Lines about sessions are created by appending to line.
 		if x, ok := at(0).(*ast.SliceExpr); ok && last(x.X) == "line" {
 			if _, ok := literal(at(1)); ok {
 				return at(1)

@@ -33,7 +33,7 @@ func mkState(t *testing.T, fill func(*memory.Memory)) string {
 	return dir
 }
 
-// exports runs the command and returns its output.
+// exports runs an export and returns its output.
 func exports(t *testing.T, dir string, args ...string) (out, stderr string) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "out")

@@ -218,7 +218,7 @@ func (p *people) search(words ...string) (found []string) {
 	return found
 }
 
-// rawAddr is the address as it is stored.
+// rawAddr returns the stored form of an address.
 func rawAddr(addr string) string {
 	b := netip.MustParseAddr(addr).As4()
 	return string(b[:])
@@ -356,8 +356,8 @@ func TestForgetBan(t *testing.T) {
 }
 
 // TestForgetExport checks that an erased host with mail is not exported as a scanner, and
-// that the export is complete. The same must hold if the table of known hosts was full,
-// so that the records must prove which hosts sent mail.
+// that the export is complete. If the table of known hosts was full, the records must
+// prove which hosts sent mail.
 func TestForgetExport(t *testing.T) {
 	for _, full := range []bool{false, true} {
 		p := newPeople(t)

@@ -14,8 +14,9 @@ const (
 	// harvestFrom is the minimum number of unknown recipients in one local domain
 	// and one session that indicates a directory harvest.
 	harvestFrom = 5
-	// harvestSlow is the minimum number in the period for a host without accepted mail.
-	// Only such a minimum detects a harvester that tests one recipient in each session.
+	// harvestSlow is the minimum number of unknown recipients in the period for a host
+	// without accepted mail. Only such a minimum detects a harvester that tests one
+	// recipient in each session.
 	harvestSlow = 20
 	maxAttempts = 3 // domains of an Attempt
 )

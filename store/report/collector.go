@@ -381,7 +381,7 @@ func severity(token string) uint32 {
 	return 1
 }
 
-// worst is the worst evidence of a source, and its organisation.
+// worst contains the worst evidence and the organisation of a source.
 type worst struct {
 	rank          uint8  // 0: none
 	orgRank       uint8  // of the evidence that named the organisation
@@ -462,9 +462,9 @@ type name struct {
 	text     uint32 // in texts
 	sessions uint32
 	last     uint32 // the record that was last counted
-	// extra depends on the type of name. For evidence, it contains flags. For an
-	// organisation, it is 1 + the index of its first evidence. For a domain, it is the
-	// number of recipients accepted from unauthenticated clients.
+	// extra depends on the type of name. For evidence, extra contains flags. For an
+	// organisation, extra is 1 + the index of its first evidence. For a domain, extra is
+	// the number of recipients accepted from unauthenticated clients.
 	extra uint32
 }
 

@@ -434,8 +434,8 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestCompareLater checks that sessions are not missing if a clock that was ahead
-// recorded them with a later time.
+// TestCompareLater checks that sessions that a clock recorded ahead of time do not count
+// as missing.
 func TestCompareLater(t *testing.T) {
 	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	c := NewTotals()

@@ -167,8 +167,7 @@ func (l *clients) count() (n, percent int) {
 		n, percent = l.more.count()
 	}
 	if l.common != nil {
-		// own and the merged sketch have similar errors, which cancel out in the
-		// difference.
+		// The counts of own and of the merged sketch have similar errors.
 		all := l.own
 		all.Merge(l.common[:])
 		n, percent = n+max(all.Count()-l.own.Count(), 0), 4

@@ -106,7 +106,7 @@ func TestSuspectHosts(t *testing.T) {
 }
 
 // TestObservedMail checks that mail in another session indicates a false positive. Mail
-// in the session that the rule would have rejected does not.
+// in the session that the rule would have rejected does not indicate a false positive.
 func TestObservedMail(t *testing.T) {
 	for _, other := range []bool{false, true} {
 		c := NewCollector(memory.Number)

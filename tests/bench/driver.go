@@ -166,7 +166,7 @@ func (c *child) drained() {
 // request together with the reports before it.
 func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
 	// One thread does all work, because switching goroutines costs as much as the
-	// measured work. A thread sleeps exactly to a few microseconds.
+	// measured work. The sleeps of a thread are exact to a few microseconds.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
@@ -233,7 +233,7 @@ func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
 			if i < 0 {
 				break
 			}
-			// The answer has the form filter-result|SESSION|TOKEN|.........
+			// The answer has the form filter-result|SESSION|TOKEN|...
 			fields := bytes.SplitN(in[:i], []byte{'|'}, 4)
 			if len(fields) < 4 {
 				return nil, c.failed(fmt.Errorf("answer %q", in[:i]))

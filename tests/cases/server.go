@@ -96,7 +96,7 @@ func New(c *Case, preset string) (*Server, error) {
 }
 
 // Over returns a server whose filter is a process. Statements about records and bans do
-// not apply, because only the process has them.
+// not apply, because records and bans exist only in the process.
 func Over(l *simulate.Live) *Server {
 	s := &Server{Live: l, Mailboxes: slices.Concat([]string{"postmaster", "abuse"}, mailboxes)}
 	l.Exists = func(local string) bool { return slices.Contains(s.Mailboxes, local) }

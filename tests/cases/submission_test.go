@@ -1,7 +1,7 @@
 package cases
 
-// This file contains cases about users on the submission ports. They use any computer,
-// and occasionally a wrong password.
+// This file contains cases about users on the submission ports. Users log in from any
+// computer, and occasionally with a wrong password.
 
 import (
 	"fmt"

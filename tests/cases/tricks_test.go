@@ -13,7 +13,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestCover checks that existing recipients do not hide unknown ones.
+// TestCover checks that existing recipients do not hide unknown recipients.
 func TestCover(t *testing.T) {
 	var list []Case
 	for i, h := range harvesters {

@@ -11,8 +11,9 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// A returnRow counts the hosts of a class. For each length of time, it counts the hosts
-// that were observed for that time and the hosts that returned within it.
+// A returnRow counts the hosts of a class. For each length of time, a returnRow counts
+// the hosts that were observed for that time and the hosts that returned within that
+// time.
 type returnRow struct {
 	Hosts             int
 	Watched, Returned map[string]int

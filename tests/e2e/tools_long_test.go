@@ -18,9 +18,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// A toolRow is an attack or a legitimate client. best is the largest permitted result. A
-// toolRow is the best result of the usual tools if no comment gives another reason. If
-// best is -1, the result must be "ok".
+// A toolRow is an attack or a legitimate client. best is the largest permitted result. If
+// no comment gives another reason, best is the best result of the usual tools. If best is
+// -1, the result must be "ok".
 type toolRow struct {
 	name   string
 	best   int

@@ -3,8 +3,8 @@
 // formula, breaks out of a format, or hides. Package hostiletext fills a state directory
 // with such texts and checks the output of programs.
 //
-// A new output format needs a row in the table of a test. The test must call [Store], and
-// check the output with [Terminal], [JSON] or [CSV].
+// A new output format needs a row in the table of a test. That test must call [Store],
+// and check the output with [Terminal], [JSON] or [CSV].
 package hostiletext
 
 import (

@@ -56,7 +56,7 @@ func (t *tally) String() string {
 	return fmt.Sprintf("%d (%d, %d)", t.Total, t.Hour, t.Day)
 }
 
-// An attacker is a playing Attack.
+// An attacker is an Attack that is being played.
 type attacker struct {
 	*Actor
 	*Attack
@@ -114,7 +114,7 @@ func (x *attacker) done(c *simulate.Client) *simulate.Client {
 	return c
 }
 
-// rival is the host of an attacker that only has an address.
+// rival returns the host of an attacker. The host has an address, but no name.
 func rival(src netip.Addr) simulate.Host { return simulate.Host{Src: src, Helo: "mail.x.example"} }
 
 type manner = simulate.Manner

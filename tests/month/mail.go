@@ -61,7 +61,7 @@ func (k *Kind) note(c *simulate.Client) {
 	}
 }
 
-// A message is in the queue of a mail server.
+// A message is a message in the queue of a mail server.
 type message struct {
 	kind  *Kind // counts the message
 	tight bool  // the kind of the sender has a reason in Tight
@@ -179,7 +179,7 @@ func (a *Actor) attempt(k *Kind, h simulate.Host, list []*message) (empty bool) 
 	return empty
 }
 
-// offer plays the transaction of a message.
+// offer plays the transaction that sends a message.
 func (a *Actor) offer(c *simulate.Client, m *message) {
 	if c.Mail(m.from) != simulate.Accepted {
 		return
@@ -265,7 +265,8 @@ func (w *World) inWindow() bool {
 	return h.FCrDNS != "pass"
 }
 
-// trouble returns h as smtpd reports it at this time.
+// trouble returns h with the names that smtpd reports at the current time. The resolver
+// may be unavailable.
 func (w *World) trouble(h simulate.Host) simulate.Host {
 	for _, t := range windows {
 		if now := w.Now(); !now.Before(t.at) && now.Before(t.at.Add(t.long)) {

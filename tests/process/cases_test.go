@@ -2,7 +2,7 @@
 
 package process
 
-// This file contains cases that need the programs. They are about exports, files of
+// This file contains cases that need the programs. The cases are about exports, files of
 // friends, unban, a restart without the state, and check.
 
 import (

@@ -17,7 +17,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// people contains the names in privateSession. For each name, it states whether the state
+// people contains the names in privateSession. The flags state whether the state
 // directory and the log contain the name at each level.
 var people = []struct {
 	name         string

@@ -20,7 +20,7 @@ import (
 var request = regexp.MustCompile(`(?m)^filter\|[^|]*\|[^|]*\|smtp-in\|([^|]*)\|([0-9a-f]{16})\|([0-9a-f]{16})\|(.*)$`)
 
 // TestReplay runs the filter with every recorded stream. The filter must answer each
-// request once, log only findings and exit with status 0. TestReplay must write one
+// request once, log only findings and exit with status 0. The filter must also write one
 // record for each session.
 func TestReplay(t *testing.T) {
 	names, err := filepath.Glob("../streams/*/*.in")

@@ -139,7 +139,8 @@ func waitFor(t *testing.T, want string, args ...string) {
 	filterproc.Eventually(t, fmt.Sprintf("dig %v: %q", args, want), func() bool { return dig(t, append(args, "+short")...) == want })
 }
 
-// TestServe checks the answers to dig over the life of the filter and the service.
+// TestServe checks the answers to dig while the filter and the service start, change and
+// stop.
 func TestServe(t *testing.T) {
 	require.Program(t, "dig")
 	s := start(t, zones)

@@ -14,8 +14,8 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A visit is a running Session. A visit is a coroutine. resume continues the coroutine
-// until it waits.
+// A visit is a running Session. Each visit is a coroutine that resume continues until the
+// session waits.
 type visit struct {
 	*Session
 	p       *player

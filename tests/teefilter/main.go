@@ -1,6 +1,6 @@
 // Teefilter runs between smtpd and a filter. Teefilter registers further phases for the
-// filter, so that smtpd sends requests in all of these phases. Otherwise Teefilter
-// forwards both streams unchanged:
+// filter, so that smtpd sends requests in these phases. Both streams are otherwise
+// forwarded unchanged:
 //
 //	teefilter [-phases PHASE,...] [-tee DIR] [-times FILE] [-apart DURATION] FILTER [ARGUMENT ...]
 //
@@ -215,7 +215,7 @@ func (c *calendar) Write(p []byte) (int, error) {
 }
 
 // later returns the line with a later time stamp. A line has the form
-// KIND|VERSION|SECONDS.MICROSECONDS|.........
+// KIND|VERSION|SECONDS.MICROSECONDS|...
 func (c *calendar) later(line []byte) []byte {
 	f := bytes.SplitN(line, []byte("|"), 6)
 	if len(f) < 6 {

@@ -63,7 +63,7 @@ func TestBansWithoutDisk(t *testing.T) {
 }
 
 // TestCompanionProblems checks that a companion that does not run is a problem. In the
-// first minute of the filter it is not a problem, because the companion must first
+// first minute of the filter there is no such problem, because companions must first
 // connect again.
 func TestCompanionProblems(t *testing.T) {
 	start := noon.Add(-silent)

@@ -107,7 +107,8 @@ type Status struct {
 	Live    Live         `json:"live"`
 	Config  Config       `json:"config"`
 	Store   store.Status `json:"store"`
-	// State is the status of state.db. Memory is the status of each table in it.
+	// State is the status of state.db. Memory contains the status of each table in
+	// state.db.
 	State  store.StateStatus `json:"state"`
 	Memory []memory.Status   `json:"memory"`
 	Bans   memory.BanCount   `json:"bans"`
@@ -117,7 +118,7 @@ type Status struct {
 	Lost text.Time `json:"state_lost,omitzero"`
 	// Companions is the status of the companions in the configuration.
 	Companions []CompanionStatus `json:"companions,omitempty"`
-	// Sandbox describes the restrictions, in the same words as the log.
+	// Sandbox describes the restrictions of the sandbox in the words of the log.
 	Sandbox string `json:"sandbox,omitempty"`
 }
 

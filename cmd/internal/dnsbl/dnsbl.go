@@ -117,8 +117,8 @@ func (s *Server) readFiles() {
 	}
 }
 
-// Apply is a follow.Apply that applies bans to the zone of bans. The result is the number
-// of entries of all zones, and an error if the file of a zone cannot be used.
+// Apply implements follow.Apply for the zone of bans. The result is the number of entries
+// of all zones, and an error if the file of a zone cannot be used.
 func (s *Server) Apply(_ context.Context, l control.BanList, entries []control.BanEntry) (int, error) {
 	if s.HasBans() {
 		s.bans.apply(l, entries)

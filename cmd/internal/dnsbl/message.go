@@ -153,7 +153,7 @@ func (q *query) readAdditional(b []byte) []byte {
 	return b[end+fixed+length:]
 }
 
-// A response is a response under construction. Records refer to names by their offset
+// A response is a response that is being written. Records refer to names by their offset
 // in the message.
 type response struct {
 	buf  []byte

@@ -23,7 +23,7 @@ import (
 	"scanwatch/store/history"
 )
 
-// Options select a person.
+// Options selects a person and contains the settings of a removal.
 type Options struct {
 	Dir      *statedir.Dir
 	Who      erase.Subject

@@ -32,7 +32,7 @@ const (
 	maxNames = 500_000 // maximum number of distinct hosts, domains and users
 )
 
-// Options are the options of Import.
+// Options contains the settings of Import.
 type Options struct {
 	Dir     *statedir.Dir
 	Program string // program version for new files
@@ -68,7 +68,7 @@ type Result struct {
 	Running  bool      `json:"filter_running"`
 }
 
-// Ignored is the number of envelopes that were not imported, for one reason.
+// Ignored counts the envelopes that were not imported for the same reason.
 type Ignored struct {
 	Reason string `json:"reason"`
 	Number uint64 `json:"envelopes"`

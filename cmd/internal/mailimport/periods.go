@@ -25,7 +25,7 @@ import (
 // The first two fields are the times of the first and last line of a log. The third field
 // is the name of the server in these lines, escaped as in a URL.
 
-// PeriodsFile is the name of the file in the state directory.
+// PeriodsFile is the name of the file that stores the imported periods.
 const PeriodsFile = "imported"
 
 // periodsMode is the mode of a new file.

@@ -52,8 +52,8 @@ func (p *Program) Visit(v *Visits, n int) {
 	}
 }
 
-// Eventually waits until cond returns true. At a time limit, which even a busy machine
-// does not need, Eventually fails the test. what describes cond.
+// Eventually waits until cond returns true. At the time limit, Eventually fails the test.
+// Even a busy machine does not need that time. what describes cond.
 func Eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(90 * time.Second); !cond(); time.Sleep(20 * time.Millisecond) {

@@ -57,8 +57,8 @@ func record(stdin io.Reader, stdout, out io.Writer, events, phases []string) err
 			}
 			answer += "register|ready\n"
 		} else if bytes.HasPrefix(line, []byte("filter|")) {
-			// A request has the form A request has the form
-			// filter|version|time|smtp-in|phase|session|token|.........
+			// A request has the form
+			// filter|version|time|smtp-in|phase|session|token|...
 			f := strings.SplitN(strings.TrimSuffix(string(line), "\n"), "|", 8)
 			if len(f) < 7 {
 				return fmt.Errorf("filter request with %d fields: %q", len(f), line)
