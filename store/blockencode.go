@@ -191,7 +191,7 @@ type joiner struct {
 	numbers map[uint64]uint32
 }
 
-// reset puts n rows into one class.
+// reset starts with n rows in one class.
 func (j *joiner) reset(n int) {
 	j.index = append(j.index[:0], make([]uint64, n)...)
 	j.first = append(j.first[:0], 0)

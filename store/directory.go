@@ -126,7 +126,7 @@ func (d *directory) rename(from, to string) error {
 	return nil
 }
 
-// own gives a file that root has created to the owner of the directory.
+// own changes the owner of a file that root has created to the owner of the directory.
 func (d *directory) own(f *os.File) error {
 	if os.Geteuid() != 0 {
 		return nil

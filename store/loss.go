@@ -9,7 +9,8 @@ import (
 
 // A corrupt file may have lost records of its day. The quarantined file does not prove
 // this forever, because the budget or the operator removes quarantined files. The mark
-// "loss" in another segment of the day therefore lasts as long as the records of the day.
+// "loss" in another segment of the day therefore expires only with the records of the
+// day.
 
 // markLoss marks the day of a segment: some of its records may be lost.
 func (s *segment) markLoss(at time.Time) error {

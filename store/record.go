@@ -133,7 +133,7 @@ func (r *Record) Steps(visit func(*Step) bool) error {
 	return c.Err()
 }
 
-// Cursor returns a Cursor at the first step of r. The Cursor is valid as long as r.
+// Cursor returns a Cursor at the first step of r. The Cursor is valid while r is valid.
 func (r *Record) Cursor() Cursor {
 	c := Cursor{id: r.ID, rest: r.steps, skip: r.skip}
 	if r.block != nil {

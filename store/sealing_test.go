@@ -83,7 +83,7 @@ func settle(t *testing.T, w *Writer) {
 }
 
 // TestSealingReplacesRowsDuringAWalk checks that a reader gets each record once and in
-// order, even if segments are sealed meanwhile.
+// order, even while segments are sealed.
 func TestSealingReplacesRowsDuringAWalk(t *testing.T) {
 	const days, each = 6, 500
 	for round := range days {

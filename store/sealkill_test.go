@@ -18,7 +18,7 @@ import (
 )
 
 // sealingWriter adds a session per hour until the process is killed. After each flush it
-// prints the number of flushed sessions. Meanwhile it seals the days that have ended.
+// prints the number of flushed sessions. The Writer seals the days that have ended.
 func sealingWriter(dir string) {
 	first, _ := strconv.Atoi(os.Getenv("SCANWATCH_TEST_FIRST"))
 	var now atomic.Int64

@@ -503,8 +503,8 @@ func TestSymbolicLinkIsRefused(t *testing.T) {
 	}
 }
 
-// TestSessionsElsewhereAreRefused checks that a symbolic link in place of the directory
-// of sessions does not cause changes elsewhere.
+// TestSessionsElsewhereAreRefused checks that a symbolic link instead of the directory of
+// sessions does not cause changes elsewhere.
 func TestSessionsElsewhereAreRefused(t *testing.T) {
 	dir, elsewhere := t.TempDir(), t.TempDir()
 	old := filepath.Join(elsewhere, "2001-01-01.db")

@@ -304,7 +304,7 @@ func (w *Writer) buffered() int {
 	return w.active.n
 }
 
-// finish makes the last write and releases all files.
+// finish writes the last records and releases all files.
 func (w *Writer) finish() {
 	if err := w.drain(); err != nil {
 		lost := countRecords(w.rest)

@@ -224,9 +224,9 @@ func rawAddr(addr string) string {
 	return string(b[:])
 }
 
-// TestForgetFiles checks the command forget without a running filter. A dry run changes
-// nothing. After forget, no file contains the person, not even in compressed columns.
-// Totals and other people remain.
+// TestForgetFiles checks the removal of a person without a running filter. A dry run
+// changes nothing. After the removal, no file contains the person, not even in compressed
+// columns. Totals and other people remain.
 func TestForgetFiles(t *testing.T) {
 	for _, c := range []struct {
 		who, out string
@@ -318,8 +318,8 @@ func TestForgetStanding(t *testing.T) {
 	}
 }
 
-// TestForgetRole checks that forget refuses a role account with a detail, because the
-// role account would be included.
+// TestForgetRole checks that a role account with a detail is refused, because the role
+// account would be included.
 func TestForgetRole(t *testing.T) {
 	p := newPeople(t)
 	p.stop()
@@ -384,7 +384,7 @@ func TestForgetExport(t *testing.T) {
 	}
 }
 
-// TestForgetMissed checks that forget names corrupt and quarantined files and then
+// TestForgetMissed checks that the command names corrupt and quarantined files and then
 // returns an error status. All other files are changed.
 func TestForgetMissed(t *testing.T) {
 	p := newPeople(t)

@@ -35,8 +35,8 @@ var (
 )
 
 // nastyOutputs contains all outputs with text of clients: each command in each format. In
-// arguments, $N stands for a text, and $ID for a session with the text. $DIR stands for a
-// directory with files that contain the texts.
+// arguments, $N is replaced by a text, and $ID by a session with the text. $DIR is
+// replaced by a directory with files that contain the texts.
 var nastyOutputs = []struct {
 	args   string
 	format format

@@ -66,7 +66,8 @@ func commands(w *bufio.Writer, command string, entries []Entry) {
 	}
 }
 
-// nft(8) replaces the table in one transaction, so that no packet passes meanwhile.
+// nft(8) replaces the table in one transaction, so that no packet passes during the
+// replacement.
 
 func writeNFT(w *bufio.Writer, l *List) {
 	heading(w, "#", "nft", l, "nft -f FILE; changes only its own table")

@@ -2,7 +2,7 @@
 // a small program. Package cases plays clients against the pipeline of the filter on a
 // simulated clock, and states conditions that must be true.
 //
-// The domain of the server is example.org. The documentation networks stand for routable
+// The domain of the server is example.org. The documentation networks represent routable
 // networks.
 package cases
 

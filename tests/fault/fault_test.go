@@ -338,8 +338,8 @@ func TestMemoryLimit(t *testing.T) {
 }
 
 // TestUnreadAnswers checks that the filter stops reading while smtpd does not read
-// answers. Meanwhile the memory of the filter must not grow. Afterwards the filter must
-// answer every request in order.
+// answers. The memory of the filter must not grow during this time. Afterwards the filter
+// must answer every request in order.
 func TestUnreadAnswers(t *testing.T) {
 	p := filterproc.Start(t, "-s", t.TempDir())
 	const most = 200_000

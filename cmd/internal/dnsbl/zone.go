@@ -60,8 +60,8 @@ const (
 	soaRefresh, soaRetry, soaExpire = 3600, 600, 86400
 )
 
-// nameServer is the label of the server in each zone, in wire form. responsible stands
-// for the mailbox hostmaster@ZONE (RFC 2142).
+// nameServer is the label of the server in each zone, in wire form. responsible
+// represents the mailbox hostmaster@ZONE (RFC 2142).
 var nameServer, responsible = []byte("\x02ns"), []byte("\x0ahostmaster")
 
 // A presence states whether a name exists and has records.

@@ -79,7 +79,7 @@ func (c *terminal) shows(text string) {
 	c.await(text, func(s string) bool { return strings.Contains(s, text) })
 }
 
-// press presses keys. A key is a letter or the name of a key in tcell.
+// press presses keys. A key is one character or the name of a key in tcell.
 func (c *terminal) press(keys ...string) {
 	for _, k := range keys {
 		key := tcell.KeyRune

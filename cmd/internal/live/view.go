@@ -383,7 +383,7 @@ func (v *View) unread() bool {
 	return v.data.memory == nil
 }
 
-// begin makes events wait until finish is called. begin returns the current time.
+// begin delays events until finish is called. begin returns the current time.
 func (v *View) begin() time.Time {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -65,8 +65,8 @@ func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err
 	return nil
 }
 
-// keepOwner gives the new file the owner and group of the old file. If the group changed,
-// other users could read the content. If there is no old file, old is nil.
+// keepOwner sets the owner and group of the old file on the new file. If the group
+// changed, other users could read the content. If there is no old file, old is nil.
 func keepOwner(f *os.File, old fs.FileInfo) error {
 	if old == nil {
 		return nil

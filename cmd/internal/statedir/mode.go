@@ -17,8 +17,8 @@ type Mode struct {
 }
 
 // Mode returns the mode of the running filter. If no filter is running, Mode returns the
-// mode that the filter would have after its start. That is the mode of the configuration
-// if the operator has not stopped enforcement.
+// mode that the filter would have after its start. If the operator has not stopped
+// enforcement, the result is the mode of the configuration.
 func (d *Dir) Mode() Mode {
 	if client, err := control.Dial(d.Path); err == nil {
 		defer client.Close()

@@ -81,8 +81,8 @@ func (d *Dir) Open() (*Records, error) {
 }
 
 // Written opens the records that are already on disk. The sessions of the last few
-// seconds and unfinished aggregates are missing. Unlike Open, Written does not make the
-// filter write its aggregates, because frequent writes would defeat the purpose of
+// seconds and unfinished aggregates are missing. Unlike Open, Written does not cause the
+// filter to write its aggregates, because frequent writes would defeat the purpose of
 // aggregates. The caller must call Close.
 func (d *Dir) Written() (*Records, error) {
 	lowerPriority()
@@ -202,8 +202,8 @@ func (d *Dir) Loss() string {
 	return control.StateLost(lost, d.Now())
 }
 
-// OpenState opens state.db if no filter is running. A filter that starts meanwhile waits
-// for the file. The caller must close the State.
+// OpenState opens state.db if no filter is running. A filter that starts later waits for
+// the file. The caller must close the State.
 func (d *Dir) OpenState(program string) (*memory.Memory, *store.State, error) {
 	m, now := memory.New(), d.Now()
 	limit := min(d.Limits().Budget/2, memory.AllBytes) // the same limit as in the filter
@@ -240,8 +240,8 @@ func (d *Dir) Begin(program string) error {
 	return errors.Join(f.Flush(context.Background()), f.Close())
 }
 
-// flush makes a running filter write its state to disk. A filter that has just started
-// may already have bans but no state.db.
+// flush requests that a running filter write its state to disk. A filter that has just
+// started may already have bans but no state.db.
 func (d *Dir) flush() error {
 	client, err := control.Dial(d.Path)
 	if err != nil {
