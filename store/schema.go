@@ -10,7 +10,7 @@
 // store/export. The package does not import the filter or the policy.
 package store
 
-// The following files are on disk:
+// The store has the following files.
 //
 //	DIR/                               mode 0750
 //	  sessions/                        mode 0750; the writing process holds a flock(2) on it
@@ -26,7 +26,7 @@ package store
 //	    clock                          the last trusted time (RFC 3339): see clock
 //
 // A Writer seals finished segments: see docs/sealed-days.md. Segments that are not sealed
-// consist of rows. A segment of rows is a bbolt file with two buckets:
+// consist of rows. A segment of rows is a bbolt file with two buckets.
 //
 //	meta      "schema"          uint16, big-endian: 2
 //	          "created"         int64, big-endian: microseconds since 1970

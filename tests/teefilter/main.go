@@ -1,6 +1,6 @@
 // Teefilter runs between smtpd and a filter. Teefilter registers further phases for the
 // filter, so that smtpd sends requests in these phases. Both streams are otherwise
-// forwarded unchanged:
+// forwarded unchanged.
 //
 //	teefilter [-phases PHASE,...] [-tee DIR] [-times FILE] [-apart DURATION] FILTER [ARGUMENT ...]
 //

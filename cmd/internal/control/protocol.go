@@ -5,16 +5,16 @@
 // format output.
 package control
 
-// The server of the protocol greets with the line
+// The server greets with the version of the protocol.
 //
 //	scanwatch-control 1
 //
-// and then answers commands. A command is a line of at most 1024 bytes. The line contains
-// a word and arguments, separated by spaces. The answer is a line with a JSON object. If
-// the command failed, the member "error" of the object contains the reason. The command
-// snapshot answers {"segment":NAME,"size":N}, followed by the N bytes of the file. Either
-// side may close the connection after an answer. The server also closes the connection
-// after an incomplete answer, or if the client is too slow.
+// The server then answers commands. A command is a line of at most 1024 bytes. The line
+// contains a word and arguments, separated by spaces. The answer is a line with a JSON
+// object. If the command failed, the member "error" of the object contains the reason.
+// The command snapshot answers {"segment":NAME,"size":N}, followed by the N bytes of the
+// file. Either side may close the connection after an answer. The server also closes the
+// connection after an incomplete answer, or if the client is too slow.
 //
 //	status            the status of the filter
 //	flush             writes all earlier records to the disk

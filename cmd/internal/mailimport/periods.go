@@ -17,8 +17,7 @@ import (
 	"scanwatch/cmd/internal/output"
 )
 
-// The file "imported" in the state directory contains a line for each imported period,
-// such as
+// The file "imported" in the state directory contains a line for each imported period.
 //
 //	2026-10-01T00:00:01Z 2026-11-21T10:31:02Z mx
 //

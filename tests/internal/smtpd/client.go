@@ -189,7 +189,7 @@ func (d *Dialogue) add(server bool, data []byte) {
 	*d = append(*d, Part{server, bytes.Clone(data)})
 }
 
-// String shows every byte, with one line per row, in the form
+// String shows every byte of the dialogue, with a row for each line.
 //
 //	C: "EHLO mail.example.net\r\n"
 //	S: "250-mx.example.org Hello ...\r\n"

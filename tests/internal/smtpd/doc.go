@@ -6,7 +6,7 @@
 // therefore have any IPv4 or IPv6 address. A small name server knows the hosts of the
 // test. No packet reaches a network, and nothing remains when the program ends.
 //
-// Example of a test:
+// The following test is an example.
 //
 //	func TestMain(m *testing.M) {
 //		smtpd.Main(m, "scanwatch/cmd/filter-scanwatch")
@@ -45,7 +45,7 @@
 //		}
 //	}
 //
-// Scenarios is a table of complete sessions:
+// Scenarios is a table of complete sessions.
 //
 //	for _, sc := range smtpd.Scenarios {
 //		dialogues, err := s.Play(sc)
