@@ -95,7 +95,7 @@ func TestScanStaleOverflow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Change the header of an unused page, so that it seems to have one large record.
+	// Overwrite a page with an unused page that once had one large record.
 	pages := leafPages(b)
 	at := pages[len(pages)/2]
 	own := int(order.Uint16(b[at+10:]))

@@ -48,7 +48,7 @@ type cell struct {
 	Level        string // of shade; empty: none
 }
 
-// A filter shows the rows that have its number.
+// A filter shows only the rows with its mark.
 type filter struct {
 	Text string
 	Rows int

@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// TestHarness checks that every number is measured. The values of the numbers are not
-// checked.
+// TestHarness checks that every number is measured. The test does not check the values.
 func TestHarness(t *testing.T) {
 	var out, log bytes.Buffer
 	b := &bench{mixes: allMixes, out: &out, log: &log, missing: map[string]bool{}}

@@ -242,7 +242,7 @@ func (s *Server) Rejected(phase string, cs ...*simulate.Client) {
 	}
 }
 
-// Temporary states that all negative answers are temporary.
+// Temporary states that all negative answers to cs are temporary.
 func (s *Server) Temporary(cs ...*simulate.Client) {
 	for _, c := range cs {
 		bad := slices.ContainsFunc(c.Refusals(), func(r simulate.Refusal) bool { return r.Text[0] == '5' })

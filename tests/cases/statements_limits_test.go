@@ -235,8 +235,8 @@ func siege(s *Server) {
 	ask("192.0.2.51", 5) // no siege
 }
 
-// persistent requests further recipients after too many did not exist. The reply for an
-// existing mailbox differs.
+// persistent requests further recipients after too many unknown recipients. The reply for
+// an existing mailbox must differ.
 func persistent(s *Server) {
 	s.Earlier()
 	word := 0

@@ -13,8 +13,8 @@ const (
 	sumNames      = 8   // distinct greetings of an aggregate
 )
 
-// A record is a record that the filter must write. The record is a session or an
-// aggregate of several sessions.
+// A record describes a record that the filter must write: a session, or an aggregate of
+// several sessions.
 type record struct {
 	sum      bool
 	end      int64 // of the last session

@@ -23,7 +23,7 @@ type Kind struct {
 	Ban string
 	// Tight is the reason why tight may reject messages of this kind.
 	Tight string
-	// Shared means that attackers share the /64 of the hosts.
+	// Shared means that attackers are in the same /64 as the hosts.
 	Shared bool
 	plan   func(w *World, k *Kind)
 
@@ -61,7 +61,7 @@ func (k *Kind) note(c *simulate.Client) {
 	}
 }
 
-// A message is a message in the queue of a mail server.
+// A message is a queued message of a mail server.
 type message struct {
 	kind  *Kind // counts the message
 	tight bool  // the kind of the sender has a reason in Tight

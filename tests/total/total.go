@@ -12,8 +12,8 @@ import (
 )
 
 // Add adds the numbers of a record to all, by source and hour. Add interprets records and
-// aggregates according to the description of their format. all also counts the ids of
-// sessions with a ban, and of sessions for which rejected returns true.
+// aggregates according to the description of their format. The ids of sessions with a
+// ban, and of sessions for which rejected returns true, are also counted.
 func Add(all map[string]int, r *store.Record, rejected func(id uint64) bool) error {
 	source := r.Src.Addr()
 	if source.Is6() {
