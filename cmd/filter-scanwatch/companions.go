@@ -7,11 +7,9 @@ import (
 	"os"
 	"syscall"
 
+	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
-	"scanwatch/filter/lookup"
-	"scanwatch/filter/lookup/feed"
 	"scanwatch/filter/memory"
-	"scanwatch/rules"
 )
 
 // prepareCompanions looks up the users of the companions and creates the directory of
@@ -80,26 +78,14 @@ func (p *program) serveCompanions(live context.Context) {
 }
 
 // sparing returns a function that reports whether the hosts in one of the given
-// prefixes must not be blocked, as in the exports: friends, addresses of this host, hosts
-// that rules must not ban, and hosts with recent mail, which may not be known yet.
+// prefixes must not be blocked, as in the exports: exempt hosts, hosts that rules must not
+// ban, and hosts with recent mail, which may not be known yet.
 func (p *program) sparing(all []netip.Prefix) func(netip.Prefix) bool {
-	var own lookup.Prefixes[bool]
-	for _, a := range p.ownAddrs {
-		own.Add(netip.PrefixFrom(a, a.BitLen()), true)
-	}
-	policy := p.policies.policy()
-	if policy != nil {
-		for _, q := range policy.OwnAddresses {
-			own.Add(q, true)
-		}
-	}
+	exempt := config.NewExempt(p.policies.policy(), p.ownAddrs)
 	now := p.eventTime()
 	standing := p.networksWithStanding(all, now)
 	return func(q netip.Prefix) bool {
-		if _, ok := own.Overlapping(q); ok || standing[q] || feed.Forbidden(q) != "" {
-			return true
-		}
-		if policy != nil && policy.Friends(q) != rules.No {
+		if standing[q] || exempt.Reason(q, false) != "" {
 			return true
 		}
 		if q.IsSingleIP() && p.memory.Peers.Recent(q.Addr(), now) {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -115,6 +117,10 @@ func importLog(e *env, o mailimport.Options, asJSON bool) error {
 	o.Stdin, o.Own = os.Stdin, prefix.Local()
 	r, err := mailimport.Import(o)
 	progress.Clear()
+	if missing := (*fs.PathError)(nil); errors.As(err, &missing) && errors.Is(err, fs.ErrNotExist) && slices.Contains(o.Files, missing.Path) {
+		// Debian 12 and later have no file by default.
+		return fmt.Errorf("import mail log: %w; if smtpd logs to the journal: journalctl -u opensmtpd -o export | scanwatch import smtpd-log -", err)
+	}
 	if err != nil {
 		return fmt.Errorf("import mail log: %w", err)
 	}

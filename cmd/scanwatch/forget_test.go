@@ -339,7 +339,12 @@ func TestForgetBan(t *testing.T) {
 	p := newPeople(t)
 	p.memory.Bans.Add(&memory.Client{Addr: netip.MustParseAddr(personAddr)}, memory.BanRequest{Ladder: []time.Duration{24 * time.Hour}, Rule: "harvest"}, now.UnixMicro())
 	p.stop()
-	status, out, stderr := p.run("forget", "--yes", personAddr)
+	status, out, stderr := p.run("forget", "--json", personAddr)
+	if status != exitOK || !strings.HasPrefix(out, `{"schema":1,"person":"203.0.113.77","removed":false,"sessions":`) ||
+		!strings.Contains(out, `"kept_bans":[{"prefix":"203.0.113.77","until":"2026-11-03T12:00:00.000000Z","rule":"harvest"}]`) {
+		t.Errorf("JSON: status %d, %s%s", status, out, stderr)
+	}
+	status, out, stderr = p.run("forget", "--yes", personAddr)
 	if status != exitOK || !strings.Contains(out, "kept      the ban of "+personAddr+" until 2026-11-03 12:00 +0000, by harvest") {
 		t.Errorf("status %d, %s%s", status, out, stderr)
 	}

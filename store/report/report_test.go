@@ -464,3 +464,26 @@ func TestLongName(t *testing.T) {
 		t.Errorf("got %d bytes", len(got))
 	}
 }
+
+// TestPeriodAcrossDST checks that the heading of a period shows both offsets if the clock
+// changed within it.
+func TestPeriodAcrossDST(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for since, want := range map[string]string{
+		"2026-10-25T00:00:00Z": "from 2026-10-25 02:00:00 (+0200) to 2026-10-25 13:00:00 (+0100)\n",
+		"2026-10-25T02:00:00Z": "from 2026-10-25 03:00:00 to 2026-10-25 13:00:00 (+0100)\n",
+	} {
+		at, _ := time.Parse(time.RFC3339, since)
+		s := NewTotals().Summary(at, time.Date(2026, 10, 25, 12, 0, 0, 0, time.UTC), 10, nil)
+		var b bytes.Buffer
+		if err := s.Text(&b, TextOptions{Zone: berlin, Style: text.Style{Columns: 80}}); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%q lacks %q", b.String(), want)
+		}
+	}
+}

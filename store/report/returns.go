@@ -192,6 +192,7 @@ func (c *Returns) class(evidence []byte) int {
 
 // A ReturnSummary is the report on returning hosts.
 type ReturnSummary struct {
+	Schema      int         `json:"schema"` // text.Schema
 	Since       Time        `json:"since"`
 	Until       Time        `json:"until"`
 	Problems    []string    `json:"problems"`
@@ -225,7 +226,7 @@ type ReturnWithin struct {
 // Summary returns the report. until is the end of the period. A zero since means the end
 // of the first session.
 func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSummary {
-	s := &ReturnSummary{Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Rows: []ReturnRow{}, NotFollowed: c.dropped}
+	s := &ReturnSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Rows: []ReturnRow{}, NotFollowed: c.dropped}
 	if since.IsZero() {
 		s.Since.Time = cmp.Or(c.first, until)
 	}

@@ -95,6 +95,7 @@ func (c *Scanners) Add(r *store.Record) error {
 // A ScannerSummary is the report on scanning organisations, in descending order of
 // sessions. All texts are printable.
 type ScannerSummary struct {
+	Schema    int       `json:"schema"` // text.Schema
 	Since     Time      `json:"since"`
 	Until     Time      `json:"until"`
 	Problems  []string  `json:"problems"`
@@ -124,7 +125,7 @@ type ScannerSource struct {
 // Summary returns the report. contacts contains opt-outs by organisation. If contacts is
 // nil, the report has no opt-outs.
 func (c *Scanners) Summary(since, until time.Time, problems []string, contacts map[string]OptOut) *ScannerSummary {
-	s := &ScannerSummary{Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Scanners: []Scanner{}, NotListed: c.dropped, OptOut: contacts != nil}
+	s := &ScannerSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Scanners: []Scanner{}, NotListed: c.dropped, OptOut: contacts != nil}
 	for org, o := range c.orgs {
 		one := o.Scanner
 		one.Organisation = text.Escape(org)

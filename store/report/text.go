@@ -68,9 +68,13 @@ func (s *Summary) Text(w io.Writer, o TextOptions) error {
 
 // textHead writes the period, the mode and problems.
 func (s *Summary) textHead(l *lines) {
-	const layout = "2006-01-02 15:04:05"
-	fmt.Fprintf(l, "Sessions that ended from %s to %s (%s)\n", s.Since.In(l.zone).Format(layout), s.Until.In(l.zone).Format(layout),
-		s.Until.In(l.zone).Format("-0700"))
+	const layout, offset = "2006-01-02 15:04:05", " (-0700)"
+	since, until := s.Since.In(l.zone), s.Until.In(l.zone)
+	from := since.Format(layout)
+	if since.Format(offset) != until.Format(offset) { // daylight saving time
+		from += since.Format(offset)
+	}
+	fmt.Fprintf(l, "Sessions that ended from %s to %s\n", from, until.Format(layout+offset))
 	if s.Mode != "" {
 		mode := "Mode " + s.Mode
 		if s.Mode == rules.Observe.String() {

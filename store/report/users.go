@@ -148,6 +148,7 @@ func later(a, b time.Time) time.Time {
 
 // A UserSummary is the report on users. All texts are printable.
 type UserSummary struct {
+	Schema   int      `json:"schema"` // text.Schema
 	Since    Time     `json:"since"`
 	Until    Time     `json:"until"`
 	Problems []string `json:"problems"`
@@ -184,7 +185,7 @@ type ActiveUser struct {
 
 // Summary returns the report. Lists have at most top lines.
 func (c *Users) Summary(since, until time.Time, top int, problems []string) *UserSummary {
-	s := &UserSummary{Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...),
+	s := &UserSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...),
 		Attacked: []AttackedUser{}, Active: []ActiveUser{}, More: map[string]int{}, NotListed: c.dropped}
 	for name, u := range c.users {
 		attacked, active := u.view(text.Escape(name))

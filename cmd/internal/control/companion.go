@@ -162,8 +162,8 @@ type peer struct {
 	turns *turns // nil without a limit
 }
 
-// turns limits the time that complete lists take for the companions of a user, so that
-// they do not take the processor from mail. The user can spend fullBurst at once, and
+// turns limits the time that complete lists and lists with networks take for the
+// companions of a user, so that they do not take the processor from mail. The user can spend fullBurst at once, and
 // otherwise one part in fullShare of the time.
 type turns struct {
 	mu   sync.Mutex
@@ -175,21 +175,21 @@ const (
 	fullBurst = 2 * time.Second
 )
 
-// wait returns the time to wait for a complete list.
+// wait returns the time to wait for the next list.
 func (t *turns) wait(now time.Duration) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return min(t.free-now-fullShare*fullBurst, MaxWait) // clients are patient for longer
 }
 
-// spend records the time that a complete list took. A slow reader spends little.
+// spend records the time that a list took. A slow reader spends little.
 func (t *turns) spend(now, took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.free = max(t.free, now) + fullShare*min(took, fullBurst)
 }
 
-// turn waits until p may have a complete list. The caller must call done after it.
+// turn waits until p may have the next list. The caller must call done after it.
 func (p *peer) turn(ctx context.Context) (done func(), err error) {
 	if p == nil || p.turns == nil {
 		return func() {}, nil

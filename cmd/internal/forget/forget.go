@@ -4,6 +4,7 @@ package forget
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +44,35 @@ type Result struct {
 	// Missed contains the files that may still contain the person, with the reason.
 	Missed  []string
 	Removed bool // false for a survey
+}
+
+// MarshalJSON returns the object that scanwatch(8) describes.
+func (r *Result) MarshalJSON() ([]byte, error) {
+	type ban struct {
+		Prefix string    `json:"prefix"`
+		Until  text.Time `json:"until"`
+		Rule   string    `json:"rule"`
+	}
+	kept := []ban{}
+	for i := range r.Kept {
+		b := &r.Kept[i]
+		kept = append(kept, ban{prefix.String(b.Prefix), text.At(b.Until), text.Escape(b.Rule)})
+	}
+	missed := []string{}
+	for _, m := range r.Missed {
+		missed = append(missed, text.Escape(m))
+	}
+	return json.Marshal(struct {
+		Schema   int            `json:"schema"`
+		Person   string         `json:"person"`
+		Removed  bool           `json:"removed"`
+		Sessions int            `json:"sessions"`
+		Names    int            `json:"names"`
+		Days     int            `json:"days"`
+		State    map[string]int `json:"state"`
+		Kept     []ban          `json:"kept_bans"`
+		Missed   []string       `json:"missed"`
+	}{text.Schema, r.Who.String(), r.Removed, r.Own, r.Mentions, r.Days, r.Rows, kept, missed})
 }
 
 // Empty reports whether nothing is stored about the person.
