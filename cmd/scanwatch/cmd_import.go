@@ -118,7 +118,7 @@ func importLog(e *env, o mailimport.Options, asJSON bool) error {
 	r, err := mailimport.Import(o)
 	progress.Clear()
 	if missing := (*fs.PathError)(nil); errors.As(err, &missing) && errors.Is(err, fs.ErrNotExist) && slices.Contains(o.Files, missing.Path) {
-		// Debian 12 and later have no file by default.
+		// Debian 12 and later have no mail log file by default.
 		return fmt.Errorf("import mail log: %w; if smtpd logs to the journal: journalctl -u opensmtpd -o export | scanwatch import smtpd-log -", err)
 	}
 	if err != nil {

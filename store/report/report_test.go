@@ -465,8 +465,8 @@ func TestLongName(t *testing.T) {
 	}
 }
 
-// TestPeriodAcrossDST checks that the heading of a period shows both offsets if the clock
-// changed within it.
+// TestPeriodAcrossDST checks that the heading of a period shows two offsets if the clock
+// changed within the period.
 func TestPeriodAcrossDST(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {

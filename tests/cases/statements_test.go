@@ -15,8 +15,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A statement contains sentences of a preset or of a section of the manual. The cases fail
-// if a sentence is wrong.
+// A statement contains sentences in a preset or in a section of the manual. The cases
+// fail if a sentence is wrong.
 type statement struct {
 	where string // presets or a section
 	text  string

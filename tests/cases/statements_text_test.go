@@ -126,8 +126,8 @@ func sentences(t *testing.T) map[string][]string {
 	return all
 }
 
-// TestStatementsComplete checks that a row checks each sentence, and that the manual or a
-// preset contains each sentence of a row.
+// TestStatementsComplete checks that each sentence of the manual and of the presets is in
+// a row. Each sentence of a row must be in the manual or in a preset.
 func TestStatementsComplete(t *testing.T) {
 	all := sentences(t)
 	rows := make(map[string]bool)

@@ -46,7 +46,7 @@ func ruleset(t *testing.T) string {
 	return "flush ruleset\ntable inet filter {" + all + "table inet other { set keep { type ipv4_addr; elements = { 45.100.0.1 }; }; }\n"
 }
 
-// A firewall is a target of the companion.
+// A firewall describes a target of the companion.
 type firewall struct {
 	statement string               // the target in the configuration
 	load      func(*site)          // creates the sets, without entries
@@ -111,7 +111,7 @@ func (s *site) loadNFT() {
 	}
 }
 
-// loadIPSet creates the sets of ipset, as the manual does.
+// loadIPSet creates the sets of ipset in the same way as the manual.
 func (s *site) loadIPSet() {
 	s.t.Helper()
 	page, err := os.ReadFile("../../man/scanwatch.8")
@@ -246,7 +246,7 @@ func (s *site) has(want func() []string) {
 	})
 }
 
-// inStep waits until the sets have the bans.
+// inStep waits until the sets contain exactly the bans.
 func (s *site) inStep() {
 	s.t.Helper()
 	s.has(func() []string {
@@ -340,8 +340,8 @@ func TestSync(t *testing.T) {
 	s.has(func() []string { return want })
 }
 
-// chaos bans, unbans, kills and reloads at random, and checks that the firewall is in
-// step with the bans after each round.
+// chaos bans, unbans, kills and reloads at random, and checks after each round that the
+// firewall contains exactly the bans.
 func chaos(t *testing.T, target string, rounds int) {
 	s := newSite(t, target)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -402,8 +402,8 @@ func maximal(all []string) []string {
 	})
 }
 
-// TestKills checks that the firewall is in step with the bans after the companion or the
-// filter was killed, and after the firewall was reloaded.
+// TestKills checks the firewall after the companion or the filter was killed, and after
+// the firewall was reloaded. The firewall must contain exactly the bans.
 func TestKills(t *testing.T) {
 	for target := range firewalls {
 		t.Run(target, func(t *testing.T) { chaos(t, target, 8) })
