@@ -33,7 +33,7 @@ func newBlockEncoder() *blockEncoder {
 // rows returns the number of records since the last finish.
 func (e *blockEncoder) rows() int { return e.n }
 
-// bytes returns the approximate size of these records before compression.
+// bytes returns the approximate size of the records before compression.
 func (e *blockEncoder) bytes() int { return e.size }
 
 // add adds a record with the steps that can be decoded.

@@ -46,7 +46,7 @@ func octets[T any](name string, get func(*T) []byte, set func(*T, []byte)) field
 	return field[T]{name: name, text: func(dst []byte, t *T) []byte { return append(dst, get(t)...) }, setText: set}
 }
 
-// These fields of recordFields contain the key of a record.
+// The key of a record is in these fields of recordFields.
 const (
 	fieldEnd = iota
 	fieldID

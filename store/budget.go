@@ -179,7 +179,8 @@ func (b *budget) files(d *directory, apart []string) (all []Segment, total int64
 }
 
 // stateFiles returns the size of state.db with its temporary file, and the quarantined
-// copies of state.db, oldest first. All these files count towards the budget.
+// copies of state.db, oldest first. state.db, its temporary file and its copies count
+// towards the budget.
 func (d *directory) stateFiles() (size int64, copies []fs.FileInfo, err error) {
 	files, err := d.files()
 	if err != nil {

@@ -62,7 +62,8 @@ type checker struct {
 	at       int64
 
 	// If visit is set, the checker does not read values. visit receives the location of
-	// each value. bad receives corruption errors, which then do not end the check.
+	// each value. bad receives corruption errors. If bad is set, corruption does not end
+	// the check.
 	visit  func(bucket, key []byte, at, size int64)
 	bad    func(error)
 	bucket []byte // the name of the current bucket

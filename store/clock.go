@@ -142,8 +142,8 @@ func createdInDoubt(d *directory, s *Segment) (at time.Time, err error) {
 
 // ReferenceTime returns the time at which to interpret a state that does not contain its
 // own time. The result is normally now. If now differs from the last trusted time by more
-// than two days, the clock may be wrong. ReferenceTime then returns the last trusted
-// time.
+// than two days, the clock may be wrong. If the clock may be wrong, ReferenceTime returns
+// the last trusted time.
 func ReferenceTime(dir string, now time.Time) time.Time {
 	d, err := openSessions(dir)
 	if err != nil {

@@ -78,8 +78,8 @@ func (o *otherCopy) has(key recordKey, steps int32) bool {
 	return ok && (o.steps == nil || o.steps[i] >= steps)
 }
 
-// excludes reports whether the other file proves that the key of a record is corrupt. A
-// whole block that covers the key, but does not contain it, is such a proof.
+// excludes reports whether the other file proves that the key of a record is corrupt. The
+// key is corrupt if a whole block covers the key but does not contain it.
 func (o *otherCopy) excludes(key recordKey) bool {
 	if o == nil {
 		return false

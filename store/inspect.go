@@ -156,7 +156,7 @@ func (i *Inspector) each(p places, visit func(*File) error) error {
 }
 
 // temporaryName matches the temporary files of the key and of the mode. Package privacy
-// and filter-scanwatch create these files with os.CreateTemp.
+// and filter-scanwatch create temporary files with os.CreateTemp.
 var temporaryName = regexp.MustCompile(`^(?:key|mode)-\d+\.new$`)
 
 // other checks a file that is not a segment. other returns false for a file that does not

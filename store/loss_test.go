@@ -12,8 +12,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// lossy removes the quarantined files. The result contains the days that a Reader then
-// reports as lossy.
+// lossy removes the quarantined files, and returns the days that a Reader reports as
+// lossy.
 func lossy(t *testing.T, dir string) []string {
 	t.Helper()
 	for _, name := range segmentNames(t, dir) {

@@ -48,8 +48,8 @@ type Reader struct {
 	Only *Selection
 
 	// Searched is the number of sessions that the last call read, or skipped because of
-	// Only. Oldest is the end of the oldest of these sessions. Searched and Oldest
-	// include blocks that are partly outside the period of the call.
+	// Only. Oldest is the end of the oldest session that was read or skipped. Searched
+	// and Oldest include blocks that are partly outside the period of the call.
 	Searched int
 	Oldest   time.Time
 
@@ -69,8 +69,8 @@ func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error
 }
 
 // Find returns the sessions with the given id, oldest first. The result includes
-// aggregates that contain such a session. Several runs of smtpd may have used the same
-// id.
+// aggregates that contain a session with the id. Several runs of smtpd may have used the
+// same id.
 func (r *Reader) Find(id uint64) ([]Record, error) {
 	var found []Record
 	q := newQuery(time.Time{}, time.Time{}, AllKinds)
@@ -468,7 +468,7 @@ func tempFile() (*os.File, error) {
 // openReadOnly locks, checks and maps a file. openReadOnly closes the file on error.
 func openReadOnly(f *os.File) (*bbolt.DB, error) {
 	// Lock first, because a file that is being written would not pass the check. bbolt
-	// then locks the file again.
+	// locks the file again.
 	if err := lockShared(f); err != nil {
 		f.Close()
 		return nil, err

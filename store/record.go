@@ -28,7 +28,7 @@ type Record struct {
 	Ending smtp.Ending
 	Local  bool // from smtpd's local socket; Src and Dst are invalid
 	// Erased means that the operator has removed the source, and all names and texts of
-	// the client. Src is then invalid.
+	// the client. Src of an erased record is invalid.
 	Erased bool
 	Counts Counts
 	// Omitted is the number of steps that the record lacks because the session reached
@@ -423,7 +423,7 @@ func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 }
 
 // MaxText is the maximum length of a text field of a step in bytes. AppendStep truncates
-// longer text. Seven text fields of this length and maxExempt fit into 16,384 bytes.
+// longer text. Seven text fields of MaxText bytes and maxExempt fit into 16,384 bytes.
 const MaxText = 2048
 
 // MaxSketch is the maximum length of a sketch in bytes.

@@ -252,7 +252,7 @@ func TestProtoFile(t *testing.T) {
 }
 
 // FuzzDecode checks that Steps and Cursor can read every record that Decode accepts.
-// Encoding and decoding such a record again must not change it.
+// Encoding and decoding must not change an accepted record.
 func FuzzDecode(f *testing.F) {
 	_, v := sampleRecord(noon, 42)
 	f.Add(AppendKey(nil, noon, 42), v)

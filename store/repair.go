@@ -209,8 +209,8 @@ func (s salvaged) String() string {
 }
 
 // salvage copies the readable records of the corrupt segment s, except records that other
-// has, to a new part of its day. salvage then renames s to aside and marks it as
-// salvaged. A crash before the renaming leaves records in two parts of the day, which
+// has, to a new part of its day. After the copy, salvage renames s to aside and marks it
+// as salvaged. A crash before the renaming leaves records in two parts of the day, which
 // readers expect. After an error, s remains.
 func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherCopy) (to salvaged, err error) {
 	part, err := nextPart(d, s.Day)

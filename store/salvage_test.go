@@ -121,7 +121,7 @@ func TestSealBothCorrupt(t *testing.T) {
 }
 
 // TestRepairWithoutRoom checks that a corrupt day remains readable while the disk has no
-// room for salvaged records. A repair with enough room then succeeds.
+// room for salvaged records. A later repair with enough room must succeed.
 func TestRepairWithoutRoom(t *testing.T) {
 	const n = 60_000
 	from := recorded(t, noon, n)

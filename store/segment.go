@@ -40,8 +40,8 @@ type segment struct {
 }
 
 // guard calls f and returns a panic of bbolt, or a fault in its mapped memory, as a
-// damagedError. bbolt may then hold locks, so the caller must abandon the segment instead
-// of closing it.
+// damagedError. After an error, bbolt may hold locks, so the caller must abandon the
+// segment instead of closing it.
 //
 // A fault means that the file is shorter than its mapping, or that the disk cannot read a
 // page. Without SetPanicOnFault a fault would end the process and thus the mail server.
@@ -196,8 +196,8 @@ func newSegment(info Segment, f *os.File, limit int64) (*segment, error) {
 }
 
 // begin starts a transaction. If the file was truncated, bbolt can panic and keep its
-// locks. begin then marks the segment as broken, because the next call would wait
-// forever.
+// locks. After a panic, begin marks the segment as broken, because the next call would
+// wait forever.
 func (s *segment) begin(writable bool) (tx *bbolt.Tx, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -61,10 +61,11 @@ type StateOptions struct {
 	// checksums for data. If the file is corrupt, the sequence ends early.
 	Load func(iter.Seq[Entry])
 	// Changes returns at most n entries that have changed since the last call. The State
-	// then owns these entries. Changes is called in the background, after Load.
+	// owns the returned entries. Changes is called in the background, after Load.
 	Changes func(n int) []Entry
-	// Rewrite is called after Load if the file is new or was replaced. Changes must then
-	// return all entries again. Entries of the file that Changes does not return remain.
+	// Rewrite is called after Load if the file is new or was replaced. After Rewrite,
+	// Changes must return all entries again. Entries of the file that Changes does not
+	// return remain.
 	Rewrite func()
 
 	// Room, if not nil, is called in the background before the file grows. bytes is the

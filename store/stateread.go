@@ -68,7 +68,7 @@ func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
 
 // ReadState calls visit for each entry of the given buckets of state.db in the state
 // directory dir. ReadState does not change the file. If a filter has the file open,
-// ReadState reads a copy that live writes. Without live, the error is then ErrInUse. The
+// ReadState reads a copy that live writes. If live is nil, the error is ErrInUse. The
 // entry is valid until visit returns. ReadState returns the first error of visit.
 func ReadState(dir string, buckets []string, live func(io.Writer) error, visit func(Entry) error) error {
 	path := filepath.Join(dir, StateFile)

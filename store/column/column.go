@@ -57,8 +57,8 @@ type Buffer struct {
 // Reset removes all texts.
 func (b *Buffer) Reset() { b.data, b.ends = b.data[:0], b.ends[:0] }
 
-// Begin returns a slice to which the caller appends the next text. The caller then passes
-// the slice to End.
+// Begin returns a slice to which the caller appends the next text. The caller passes the
+// extended slice to End.
 func (b *Buffer) Begin() []byte { return b.data }
 
 // End ends a text. data is the result of Begin with the text appended.

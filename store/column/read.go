@@ -232,8 +232,8 @@ func merge[N uint32 | uint64](v []N, planes [][]byte) {
 	}
 }
 
-// sum replaces differences by their sums. Each difference is stored less the lowest
-// difference, and the first difference is 0.
+// sum replaces differences by their sums. Each difference is stored relative to the
+// lowest difference. The first difference is 0.
 func sum(v []uint64, low uint64) {
 	total := uint64(0)
 	for i := range v {

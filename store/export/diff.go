@@ -23,8 +23,8 @@ type ExportedEntry struct {
 	Prefix  netip.Prefix `json:"prefix"`
 	Expires time.Time    `json:"expires"`
 	// Last is the end of the last session when the entry was exported, and Reported the
-	// time of that export. Only formats that export active entries repeatedly set these
-	// fields.
+	// time of that export. Only formats that export active entries repeatedly set Last
+	// and Reported.
 	Last     time.Time `json:"last,omitzero"`
 	Reported time.Time `json:"told,omitzero"`
 }

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// These formats are for DNS lists (RFC 5782). Section 5 of the RFC requires a test entry.
+// These formats are for DNS lists (RFC 5782). Section 5 of RFC 5782 requires a test
+// entry.
 
 const (
 	listedValue = "127.0.0.2"

@@ -308,8 +308,9 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// TestLongTimeout checks entries that exceed the maximum timeout of a consumer. An export
-// renews such an entry before it expires at the consumer, but not every export does.
+// TestLongTimeout checks entries that exceed the maximum timeout of a consumer. A later
+// export renews the entry before it expires at the consumer. Most exports do not renew
+// the entry.
 func TestLongTimeout(t *testing.T) {
 	const day = 24 * time.Hour
 	f := FormatByName("ipset")

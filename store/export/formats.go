@@ -64,8 +64,8 @@ func Formats() []Format {
 	}
 }
 
-// Replaces reports whether a file replaces all earlier files. The consumer of such a
-// format drops entries that the new file does not contain.
+// Replaces reports whether a file replaces all earlier files. If so, the consumer drops
+// entries that the new file does not contain.
 func (f *Format) Replaces() bool { return !f.Adds }
 
 // FormatByName returns the named format, or nil.

@@ -9,7 +9,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// This format is for the command cscli of CrowdSec. Entries must be disjoint, because
+// The command cscli of CrowdSec reads this format. Entries must be disjoint, because
 // deleting an address also deletes the networks that contain it.
 
 type decision struct {

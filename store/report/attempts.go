@@ -15,8 +15,8 @@ const (
 	// and one session that indicates a directory harvest.
 	harvestFrom = 5
 	// harvestSlow is the minimum number of unknown recipients in the period for a host
-	// without accepted mail. Only such a minimum detects a harvester that tests one
-	// recipient in each session.
+	// without accepted mail. The minimum detects a harvester that tests one recipient in
+	// each session.
 	harvestSlow = 20
 	maxAttempts = 3 // domains of an Attempt
 )
@@ -33,8 +33,8 @@ type attempts struct {
 	tried   entries[uint64, tried]
 }
 
-// rcpt counts a recipient that smtpd has accepted or permanently rejected. In an
-// aggregate, the step is a tally of such recipients.
+// rcpt counts a recipient that smtpd has accepted or permanently rejected. The step of an
+// aggregate may count several recipients.
 func (c *Collector) rcpt(s *store.Step) {
 	n := &c.now
 	byFilter := n.byFilter

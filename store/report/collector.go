@@ -189,7 +189,7 @@ func (c *Collector) Add(r *store.Record) error {
 }
 
 // addAuthenticated counts the rejections of a session with a login. No other list
-// includes such sessions.
+// includes sessions with a login.
 func (c *Collector) addAuthenticated() error {
 	if c.lists == nil {
 		return nil
@@ -355,8 +355,8 @@ func (c *Collector) finding(s *store.Step) {
 	n.worst.merge(found)
 }
 
-// Locate sets the function that returns the place of an address. The lists of AS numbers
-// and countries need this function.
+// Locate sets the function that returns the place of an address. Without place, there are
+// no lists of AS numbers and countries.
 func (c *Collector) Locate(place func(netip.Addr) Place) { c.locate = place }
 
 // The evidence of a source is the evidence with the highest confidence. For equal

@@ -272,7 +272,7 @@ func (s *Summary) about() int {
 	return (s.Addresses + unit/2) / unit * unit
 }
 
-// These texts explain two of the lists.
+// The following texts explain two lists of the report.
 const (
 	harvestText = "Hosts with %d or more unknown recipients in one session, or %d without accepted mail, in domains with recipients accepted from other hosts."
 	relayText   = "Rejected recipients in domains without a recipient accepted from other hosts. The owners of these addresses are victims, not culprits."

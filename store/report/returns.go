@@ -41,7 +41,7 @@ const (
 	fewMore  = 0.05
 )
 
-// These classes are not evidence.
+// The following classes of hosts are not types of evidence.
 const (
 	classBanned = iota
 	classObserved
@@ -231,8 +231,8 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 		s.Since.Time = cmp.Or(c.first, until)
 	}
 	// counts contains a row for each step. watched is the number of hosts that were
-	// observed for at least that step. returned is the number of these hosts that
-	// returned within each step.
+	// observed for at least the time of the step. returned is the number of watched hosts
+	// that returned within the step.
 	type counts [len(returnSteps)]struct {
 		watched  int
 		returned [len(returnSteps)]int

@@ -66,7 +66,7 @@ func TestSums(t *testing.T) {
 			tally(rcpt("*", smtp.ResultPermfail, 0, ""), 5, 5, 1),
 			tally(foundStep("harvest", "high"), 300, 0, 0),
 			tally(rejected("harvest", true), 300, 0, 0), tally(banned, 700, 0, 0)),
-		// The same two rules rejected 40 of 50 sessions. Some references to these
+		// The same two rules rejected 40 of 50 sessions. Some references to rejected
 		// sessions are missing.
 		sum(t, "192.0.2.2", store.Record{Sessions: 50, Found: 45, Rejected: 40},
 			append([]store.Step{tally(org("One"), 25, 0, 0), tally(org("Two"), 20, 0, 0), tally(rejected("harvest", true), 35, 0, 0), tally(rejected("probe", true), 20, 0, 0)},
@@ -136,8 +136,8 @@ func TestCommonSum(t *testing.T) {
 	}
 }
 
-// TestAddresses checks that the number of addresses is exact up to 500,000. Above that,
-// the report must state an error.
+// TestAddresses checks that the number of addresses is exact up to 500,000. For more
+// addresses, the report must state an error.
 func TestAddresses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("counts two million sessions")
