@@ -80,8 +80,8 @@ func (p *policies) enterSandbox(set rules.Settings, runDir string) {
 }
 
 // giveUpRoot switches a filter that runs as root to the user who owns the state
-// directory. That user could otherwise replace files in the directory with links and make
-// root write to other files.
+// directory. Otherwise, the owner could replace files in the directory with links and
+// make root write to other files.
 func giveUpRoot(dir string, log *slog.Logger) {
 	if os.Geteuid() != 0 {
 		return

@@ -16,7 +16,7 @@ import (
 )
 
 // passedOn contains the arguments of log calls that are errors or notes of other
-// packages. The manual does not contain such messages verbatim.
+// packages. The manual does not contain the messages of other packages verbatim.
 var passedOn = []string{
 	"err.Error()",                 // an error about an unreadable file
 	`k.name + " available again"`, // segments and state.db; the manual contains both

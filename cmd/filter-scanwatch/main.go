@@ -73,7 +73,7 @@ func command(args []string, stdin, stdout, stderr *os.File) int {
 		return checkConfig(s.file, stderr)
 	}
 	// By default, a Go program exits when a write to stdout or stderr returns EPIPE. The
-	// filter would then lose the last records.
+	// filter would lose its last records.
 	signal.Ignore(syscall.SIGPIPE)
 	return run(s, stdin, stdout, stderr)
 }

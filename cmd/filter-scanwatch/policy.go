@@ -96,7 +96,7 @@ func (p *policies) policy() *rules.Policy {
 func (p *policies) enforced() bool { return p.status().Mode == rules.Enforce.String() }
 
 // start loads the configuration and returns its settings. An invalid configuration must
-// not stop smtpd. The filter then only observes until a valid configuration is loaded.
+// not stop smtpd. The filter only observes until a valid configuration is loaded.
 func (p *policies) start() rules.Settings {
 	defaults := new(rules.Config).Settings()
 	defaults.Store = store.DefaultDir()
@@ -212,7 +212,7 @@ func (p *policies) reload(forced bool) error {
 }
 
 // outside logs the files in the configuration that are inaccessible in the sandbox. The
-// result reports whether there are such files.
+// result reports whether a file is inaccessible.
 func (p *policies) outside(c *config.Config) bool {
 	some := false
 	for _, file := range c.Files() {

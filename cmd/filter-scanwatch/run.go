@@ -317,8 +317,8 @@ func (p *program) stop(cause error) int {
 	return status
 }
 
-// stopOnSignal ends the input on SIGTERM and SIGINT. All data is then saved in the same
-// way as when smtpd stops.
+// stopOnSignal ends the input on SIGTERM and SIGINT. All data is saved in the same way as
+// when smtpd stops.
 func (p *program) stopOnSignal(stdin *os.File) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)

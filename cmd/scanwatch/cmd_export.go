@@ -189,7 +189,7 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 }
 
 // exportEntries returns the list and the number of omitted entries by reason. If the
-// operator has stopped enforcement, the list is empty. Firewalls that load the list then
+// operator has stopped enforcement, the list is empty. Firewalls that load the empty list
 // also stop enforcement.
 func exportEntries(e *env, o *exportlist.Options) (list *export.List, omitted map[string]int, err error) {
 	switch halted, err := exportlist.Halted(o.Dir.Path); {
@@ -246,7 +246,7 @@ func writeExport(e *env, f *exportFlags, format *export.Format, list *export.Lis
 	}
 	err = output.To(e.out, f.output, exportMode, write)
 	// If the list was not completely written, the consumer has not loaded the list. The
-	// new state must then not be written.
+	// new state must be written only after a complete list.
 	if failed := e.out.Flush(); failed != nil {
 		err = fmt.Errorf("write the list: %v", failed)
 	}

@@ -179,7 +179,7 @@ func newTmux(t *testing.T, dir string) *tmux {
 	return m
 }
 
-// startFilter starts the filter of these tests and returns a function that stops it.
+// startFilter starts a filter for the tests and returns a function that stops the filter.
 func startFilter(t *testing.T, dir, state string) (stop func()) {
 	t.Helper()
 	filter := exec.Command(filepath.Join(dir, "filter"), state)

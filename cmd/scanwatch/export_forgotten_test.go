@@ -666,7 +666,7 @@ func TestExportGapZones(t *testing.T) {
 }
 
 // TestExportWithOffences checks that rows with an offence but without a ban do not abort
-// an export. A rule that bans after the second offence causes such rows.
+// an export. The first offence causes such a row if a rule bans at the second offence.
 func TestExportWithOffences(t *testing.T) {
 	s := newSite(t)
 	at := now.Add(-time.Hour).UnixMicro()

@@ -151,8 +151,8 @@ func addVisits(t *testing.T, dir string, visits ...visitOf) {
 }
 
 // TestExportYoungMemory checks the export when the state does not cover the period for
-// which accepted mail counts. The loss of state.db is one cause. The records then
-// determine the hosts with legitimate mail.
+// which accepted mail counts. The loss of state.db is one cause. Without a complete
+// state, the records determine the hosts with legitimate mail.
 func TestExportYoungMemory(t *testing.T) {
 	ended := func(ago time.Duration) func(*memory.Memory) {
 		return func(m *memory.Memory) {
@@ -182,8 +182,8 @@ func TestExportYoungMemory(t *testing.T) {
 }
 
 // TestExportSparesLater checks that a ban older than --since is not exported if its host
-// has become exempt without a later session. The ban of a network with such a host is not
-// exported either.
+// has become exempt without a later session. The ban of a network that contains an exempt
+// host is not exported either.
 func TestExportSparesLater(t *testing.T) {
 	const day = 24 * time.Hour
 	dir := mkState(t, func(m *memory.Memory) {

@@ -51,8 +51,8 @@ type Config struct {
 	// Kept contains the tables that keep their previous entries because their files
 	// cannot be used.
 	Kept []string
-	// Blank contains the tables whose files contain only white space. The content of such
-	// a file may have been lost.
+	// Blank contains the tables whose files contain only white space. The content of a
+	// blank file may have been lost.
 	Blank []string
 
 	tables map[rules.Source]*table
@@ -98,9 +98,9 @@ func Find(file string) string {
 
 // Load reads the configuration file. If strict is set, an unusable table or database is
 // an error. Without strict, Load only adds a note, because a broken download must not
-// disable a policy. The new configuration then uses the table of before. If before is nil
-// or lacks the table, conditions on that table are unknown. If Load returns an error, the
-// Config has no policy, and can only detect changes of its files.
+// disable a policy. The new configuration uses the previous table from before. If before
+// is nil or lacks the table, conditions on that table are unknown. If Load returns an
+// error, the Config has no policy, and can only detect changes of its files.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	return newConfig(file).loadAll(lists, before, strict)
 }
@@ -134,7 +134,7 @@ func newConfig(file string) *Config {
 }
 
 // Unread returns a Config without a policy for a file that could not be read in time.
-// Changed then returns true if the file exists.
+// Changed of this Config returns true if the file exists.
 func Unread(file string) *Config {
 	return &Config{File: file, files: map[string]stamp{file: {}}}
 }
@@ -337,7 +337,7 @@ func (c *Config) Changed() bool {
 }
 
 // MarkSeen records the current versions of all files of c and of broken. broken is a
-// newer version of c that failed to load. Changed then returns true only after a further
+// newer version of c that failed to load. Changed returns true only after a further
 // change.
 func (c *Config) MarkSeen(broken *Config) {
 	for name := range c.files {

@@ -63,8 +63,8 @@ func TestBansWithoutDisk(t *testing.T) {
 }
 
 // TestCompanionProblems checks that a companion that does not run is a problem. In the
-// first minute of the filter there is no such problem, because companions must first
-// connect again.
+// first minute of the filter, a missing companion is not a problem, because companions
+// must first connect again.
 func TestCompanionProblems(t *testing.T) {
 	start := noon.Add(-silent)
 	for _, c := range []struct {

@@ -2,7 +2,7 @@ package dnsbl
 
 import "encoding/binary"
 
-// These values in DNS messages are defined in RFC 1035 and RFC 6891.
+// RFC 1035 and RFC 6891 define these values in DNS messages.
 const (
 	headerSize = 12
 	maxName    = 255  // bytes of a name in a message

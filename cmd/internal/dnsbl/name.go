@@ -55,8 +55,8 @@ func suffix(name []byte, n int) (labels int, ok bool) {
 
 // addresses returns the networks that the labels before a zone denote in reverse order
 // (RFC 5782 sections 2.1 and 2.4). A few labels may denote an IPv4 network and an IPv6
-// network. An invalid prefix means that the labels do not denote such a network. A single
-// address has all labels.
+// network. If the labels denote no network of a family, the prefix of the family is
+// invalid. A single address has all labels.
 func addresses(name []byte, labels int) (four, six netip.Prefix) {
 	if labels == 0 || labels > 32 {
 		return four, six

@@ -56,7 +56,8 @@ const (
 	defaultTTL  = 5 * time.Minute
 	negativeTTL = 60 // a new entry is effective after this number of seconds
 
-	// Only secondary servers need these values, and the zones have none.
+	// Only secondary servers need the timers of a zone. These zones have no secondary
+	// servers.
 	soaRefresh, soaRetry, soaExpire = 3600, 600, 86400
 )
 
@@ -102,7 +103,7 @@ func (z *zone) find(a netip.Addr, wantText bool) (entry, bool) {
 	return e, ok
 }
 
-// below reports whether a listed address may be in p. The name of such a p exists (RFC
+// below reports whether a listed address may be in p. If so, the name of p exists (RFC
 // 8020).
 func (z *zone) below(p netip.Prefix) bool {
 	return p.Contains(testListed) || p.Contains(testListed6) || z.list.overlaps(p)

@@ -8,7 +8,7 @@ import (
 )
 
 // keptSessions is the number of latest sessions with selected evidence that a Choice
-// stores. Decisions about these sessions are also selected. The filter uses the same
+// stores. Decisions about a stored session are also selected. The filter uses the same
 // number.
 const keptSessions = 64
 

@@ -309,9 +309,9 @@ func (d *data) count(c *counts, e *events.Event, n int, place string) {
 		d.findings.add(e.Time, n)
 		c.findings += n
 		if t := rules.TokenByName(e.Evidence); t != nil {
-			// Only this evidence names an organisation, because the name in other
-			// evidence is a tool. A scanner takes precedence, because it may rent from a
-			// cloud.
+			// Only evidence of a scanner or cloud names an organisation. The name in
+			// other evidence is a tool. A scanner takes precedence, because it may rent
+			// from a cloud.
 			if e.Org != "" && (t.Evidence == rules.Scanner || t.Evidence == rules.Cloud && c.org == "") {
 				c.org = shown(e.Org, 64)
 			}

@@ -19,7 +19,7 @@ import (
 	"scanwatch/tests/hostiletext"
 )
 
-// now is the time of these tests.
+// now is the current time in the tests.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
 // newView returns an empty View at the time now. One network has an organisation.
@@ -32,7 +32,7 @@ func newView() *View {
 	})
 }
 
-// topStatus returns the status of the filter of these tests.
+// topStatus returns the status of the filter in the tests.
 func topStatus() *control.Status {
 	return &control.Status{Live: control.Live{Sessions: 12, Delayed: 3}, Config: control.Config{Mode: "enforce", Rules: 7},
 		Store: store.Status{Added: 4711, Quarantined: 1}}
@@ -215,8 +215,8 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-// TestWithoutAddress checks that sources without an address are described. The row of
-// such sources is not selected at the start.
+// TestWithoutAddress checks that sources without an address are described. At the start,
+// a row without an address is not selected.
 func TestWithoutAddress(t *testing.T) {
 	v := newView()
 	for i, r := range []store.Record{{Erased: true}, {Sessions: 9}, {Src: netip.MustParseAddrPort("192.0.2.7:25")}} {

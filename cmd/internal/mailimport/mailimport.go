@@ -23,8 +23,8 @@ import (
 	"scanwatch/store/history"
 )
 
-// KeepDays is the maximum age of imported mail. The state also keeps a known host
-// for this time.
+// KeepDays is the maximum age of imported mail. The state keeps a known host for the same
+// time.
 const KeepDays = 400
 
 const (
@@ -123,8 +123,9 @@ type factKey struct {
 }
 
 // Import reads logs and adds their facts to the state. The state directory stores the
-// periods of earlier imports, and Import ignores lines from these periods. If root runs
-// Import, root opens the logs, and the owner of the state directory uses that directory.
+// periods of earlier imports. Import ignores lines from a period that was imported
+// earlier. If root runs Import, root opens the logs, and the owner of the state directory
+// uses that directory.
 func Import(o Options) (Result, error) {
 	m := importer{o: o, now: o.Dir.Now(), facts: map[factKey]control.Fact{}, own: map[netip.Addr]bool{},
 		hosts: map[netip.Addr]struct{}{}, domains: map[string]struct{}{}, users: map[string]struct{}{}}
@@ -285,8 +286,7 @@ func (m *importer) private(a netip.Addr) bool {
 }
 
 // delivered handles an envelope that was accepted from a remote host. Bounces and mail to
-// role accounts are ignored. Any client can send such mail, so it does not improve the
-// standing of a host.
+// role accounts do not improve the standing of a host, because any client can send them.
 func (m *importer) delivered(d *maillog.Delivery) {
 	local, _, _ := strings.Cut(d.Recipient, "@")
 	_, domain, _ := strings.Cut(d.Sender, "@")

@@ -18,7 +18,7 @@ import (
 	"scanwatch/store"
 )
 
-// now is the time of these tests.
+// now is the current time in the tests.
 var now = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
 func directory(t *testing.T) *statedir.Dir {

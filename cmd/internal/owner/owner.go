@@ -85,8 +85,8 @@ func Of(dir string) (*User, error) {
 }
 
 // Do calls f with the rights of the user who can replace files in dir. During the call,
-// the whole process has these rights. Goroutines that f starts must not use files after f
-// returns. If no such user exists, f runs as root.
+// the whole process has the rights of that user. Goroutines that f starts must not use
+// files after f returns. If Of returns no user, f runs with unchanged rights.
 func Do(dir string, f func() error) error {
 	u, err := Of(dir)
 	switch {

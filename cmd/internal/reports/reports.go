@@ -40,7 +40,7 @@ type period struct {
 
 // collect calls v for each selected record. v returns an error for a record with corrupt
 // steps. If the user has not selected an end, sessions that were recorded with a wrong
-// clock do not extend the period. A period that includes such sessions could last for
+// clock do not extend the period. A wrong clock could otherwise extend the period by
 // years.
 func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err error) {
 	now := s.Dir.Now()

@@ -17,7 +17,7 @@ import (
 	"scanwatch/store"
 )
 
-// now is the time of these tests.
+// now is the current time in the tests.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
 // TestProblems checks that a report contains the problems of the filter. A budget that is
@@ -85,8 +85,8 @@ func TestProblems(t *testing.T) {
 }
 
 // TestFuture checks that a session from a time when the clock was years ahead does not
-// extend the period of later reports. At the end of such a period, every ban would have
-// ended.
+// extend the period of later reports. If the clock extended the period, every ban would
+// have ended.
 func TestFuture(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

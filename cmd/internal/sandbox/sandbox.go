@@ -1,8 +1,8 @@
 // Package sandbox drops privileges that the filter or a companion does not need. A
-// vulnerability then has less effect. In the sandbox, the process cannot run programs,
-// use the network, or access files of other programs. Restrictions that the operating
-// system does not support are omitted, because a filter without a sandbox is better than
-// no mail server.
+// sandbox limits the effect of vulnerabilities. In the sandbox, the process cannot run
+// programs, use the network, or access files of other programs. Restrictions that the
+// operating system does not support are omitted, because a filter without a sandbox is
+// better than no mail server.
 package sandbox
 
 import (
@@ -17,8 +17,8 @@ import (
 type Paths struct {
 	// State is the state directory, or empty if the process does not need it.
 	State string
-	// Read contains files that the filter reads. The filter can also read a file that
-	// replaces one of these files.
+	// Read contains files that the filter reads. If a file is replaced, the filter can
+	// also read the replacement.
 	Read []string
 	// Look contains files whose creation the filter must detect, but that the filter does
 	// not read.

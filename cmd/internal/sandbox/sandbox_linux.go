@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// These are rights below a directory. The kernel may not support all of these rights. No
+// These are rights below a directory. Old kernels support only some of the rights. No
 // right allows the execution of programs. Moving files between directories is also
 // denied, because the first kernels with Landlock cannot grant it.
 const (

@@ -26,8 +26,8 @@ func TestWithin(t *testing.T) {
 	}
 }
 
-// TestState checks that Prepare creates the state directory. If that fails, the parent is
-// granted if it is not the root directory.
+// TestState checks that Prepare creates the state directory. If Prepare cannot create the
+// directory, the parent is granted, but never the root directory.
 func TestState(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")

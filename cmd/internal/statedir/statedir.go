@@ -229,7 +229,7 @@ func (d *Dir) OpenState(program string) (*memory.Memory, *store.State, error) {
 	return m, file, nil
 }
 
-// Begin creates state.db in a directory that no filter has used. Without this file, the
+// Begin creates state.db in a directory that no filter has used. Without the file, the
 // filter would conclude from imported records that state.db was lost.
 func (d *Dir) Begin(program string) error {
 	if store.Used(d.Path) {
