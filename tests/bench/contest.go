@@ -149,9 +149,9 @@ func sortedKeys(m map[string]bool) []string {
 	return keys
 }
 
-// know delivers a message from every host on an earlier day. The sessions of these
-// messages have no requests. The policy delays the greeting of unknown hosts by two
-// seconds, which would dominate the measurement.
+// know delivers a message from every host on an earlier day. The delivery has no
+// requests, because it is not measured. For unknown hosts, a greeting delay of two
+// seconds would dominate the measurement.
 func (r *run) know() error {
 	if err := r.introduce(); err != nil {
 		return err

@@ -3,7 +3,7 @@
 package main
 
 // This file generates streams: the lines of smtpd for many concurrent sessions. The same
-// arguments produce the same lines at different times.
+// arguments produce the same lines, apart from the times.
 
 import (
 	"fmt"

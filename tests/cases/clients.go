@@ -96,8 +96,8 @@ func (s *Server) History(h simulate.Host, n int, every time.Duration) {
 	}
 }
 
-// Earlier delivers a message of another server. The filter then knows that the domain is
-// local and that the mailbox exists.
+// Earlier delivers a message of another server. From the message, the filter learns that
+// the domain is local and that the mailbox exists.
 func (s *Server) Earlier() { s.Message(named("203.0.113.9", "mx.earlier.example")) }
 
 // Learn delivers ordinary mail of some days.
@@ -147,8 +147,8 @@ func former(n int) (local []string) {
 	return local
 }
 
-// Login plays a user who first tries wrong passwords. If right is set, the user then logs
-// in and sends a message.
+// Login plays a user who first tries wrong passwords. If right is set, the user finally
+// logs in and sends a message.
 func (s *Server) Login(h simulate.Host, user string, wrong int, right bool) *simulate.Client {
 	if h.Port == 0 {
 		h.Port = 587

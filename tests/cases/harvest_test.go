@@ -141,7 +141,7 @@ func TestNetworkHarvest(t *testing.T) {
 }
 
 // limits states the maximum number of mailboxes about which a session learns. The limit
-// is first for the first sessions, and then for later sessions.
+// is first for nine sessions, and then for each further session.
 func (s *Server) limits(cs []*simulate.Client, first, then int) {
 	for i, c := range cs {
 		most := first

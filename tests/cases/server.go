@@ -294,7 +294,7 @@ func (s *Server) Banned(cs ...*simulate.Client) {
 var blame = strings.Fields("scanner botnet-helo helo-own-name helo-own-address helo-forged harvest relay-probe auth-spray early-talker campaign flood talks-http talks-ssh talks-tls talks-binary")
 
 // Fair states that legitimate clients received no negative answer and no ban. The records
-// of such clients must not have evidence of misbehaviour with high confidence.
+// of legitimate clients must not have evidence of misbehaviour with high confidence.
 func (s *Server) Fair(cs ...*simulate.Client) {
 	s.Accepted(cs...)
 	s.NotBanned(cs...)

@@ -127,7 +127,7 @@ func sentences(t *testing.T) map[string][]string {
 }
 
 // TestStatementsComplete checks that each sentence of the manual and of the presets is in
-// a row. Each sentence of a row must be in the manual or in a preset.
+// a row. A row must not contain other sentences.
 func TestStatementsComplete(t *testing.T) {
 	all := sentences(t)
 	rows := make(map[string]bool)

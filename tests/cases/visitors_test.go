@@ -65,8 +65,8 @@ func TestScanners(t *testing.T) {
 	Run(t, list)
 }
 
-// TestFalseGreetings checks the evidence of false greetings, and the rejection of such
-// clients.
+// TestFalseGreetings checks the evidence of false greetings, and the rejection of clients
+// with a false greeting.
 func TestFalseGreetings(t *testing.T) {
 	var list []Case
 	for helo, tt := range map[string]struct{ token, presets string }{

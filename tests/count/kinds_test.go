@@ -64,8 +64,8 @@ func leaveMail(s *script) {
 	s.disconnect()
 }
 
-// harvest tries a few recipients that do not exist. Five such recipients are a directory
-// harvest.
+// harvest tries a few recipients that do not exist. Five unknown recipients are a
+// directory harvest.
 func harvest(s *script, h *host) {
 	s.ehlo(helo(h))
 	s.mail("probe@sender.example")

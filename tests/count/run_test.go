@@ -201,8 +201,8 @@ func (r *run) clean(log string) {
 }
 
 // sealed waits until all parts of the first days are sealed. If the clock of the machine
-// is ahead of the stream, a new filter may also seal the current day of the stream. That
-// day then continues in another part.
+// is ahead of the stream, a new filter may also seal the current day of the stream. The
+// current day continues in another part.
 func (r *run) sealed(days int) {
 	r.t.Helper()
 	filterproc.Eventually(r.t, fmt.Sprintf("%d sealed days", days), func() bool {

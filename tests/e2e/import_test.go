@@ -148,7 +148,7 @@ func correspond(t *testing.T, s *smtpd.Server) {
 }
 
 // TestMailLogImport checks that an import of the syslog lines of each version makes the
-// hosts known. The filter has not seen these hosts, and receives the import over its
+// hosts known. The filter has not seen the hosts, and receives the import over its
 // control socket. The flag -update stores the logs for the tests of filter/maillog.
 func TestMailLogImport(t *testing.T) {
 	versions := smtpd.Matrix()

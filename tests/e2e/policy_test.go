@@ -210,7 +210,7 @@ func ended(t *testing.T, s *smtpd.Server, from string) {
 }
 
 // TestDecisionsOnTheWire checks the effect of each decision in each phase on the client.
-// smtpd-filters(7) describes these effects.
+// smtpd-filters(7) describes the effects of decisions.
 func TestDecisionsOnTheWire(t *testing.T) {
 	for _, c := range []struct {
 		name, rule, at, reply string

@@ -121,8 +121,8 @@ var loginRows = []toolRow{
 	{name: "ylmf-pc on 587, 30 passwords", best: 3, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 30, func(int) string { return "203.0.113.61" }, "ylmf-pc"))
 	}},
-	// fail2ban permits 3 passwords, but then prevents 4 of 5 users of the office below
-	// from logging in. Postfix permits 20 passwords and does not lock out these users.
+	// fail2ban permits 3 passwords, and prevents 4 of 5 users of the office below from
+	// logging in. Postfix permits 20 passwords and locks out no user of the office.
 	{name: "ordinary greeting on 587, one user, 30 passwords", best: 20, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 30, func(int) string { return "203.0.113.62" }, "laptop.x.example"))
 	}},

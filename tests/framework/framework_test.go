@@ -67,7 +67,7 @@ func registered(in []byte) []byte {
 
 // TestPeer checks that the framework and the reader of this project decode the same
 // fields of all recorded streams. The golden file lists the streams on which the
-// framework exits or decodes other fields. These differences are the reasons for a
+// framework exits or decodes other fields. The listed differences are the reasons for a
 // separate reader.
 func TestPeer(t *testing.T) {
 	peer := filepath.Join(t.TempDir(), "framework")

@@ -35,7 +35,7 @@ type attack struct {
 	do    func(*smtpd.Client)
 }
 
-// sends returns an attack that sends bytes after the greeting. The client then
+// sends returns an attack that sends bytes after the greeting. Afterwards, the client
 // reads to the end of the connection.
 func sends(name, data string) attack {
 	return attack{name: name, do: func(c *smtpd.Client) { greeted(c); sendAll(c, data) }}

@@ -1,7 +1,7 @@
 // Package hostiletext contains texts with which clients attack readers of logs and
 // reports. A hostile text controls a terminal, forges a log line, runs as a spreadsheet
 // formula, breaks out of a format, or hides. Package hostiletext fills a state directory
-// with such texts and checks the output of programs.
+// with hostile texts and checks the output of programs.
 //
 // A new output format needs a row in the table of a test. That test must call [Store],
 // and check the output with [Terminal], [JSON] or [CSV].

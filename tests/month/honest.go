@@ -245,8 +245,8 @@ func (a *Actor) forged(n int) (to []string) {
 }
 
 // backscatter plays bounces of spam with forged senders. Hosts of a provider send three
-// bounces per connection. Other servers, which also send mail, send many bounces in one
-// connection. The last of these bounces is for a user.
+// bounces per connection. Other servers send many bounces per connection, and the last
+// bounce is for a user.
 func (w *World) backscatter(k *Kind) {
 	at, pool := w.net(), w.net()
 	for wave, d := range []int{4, 17, 26} {

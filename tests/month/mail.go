@@ -18,8 +18,8 @@ type Kind struct {
 	// Later is the reason why a message of this kind may be delayed with standard. If no
 	// message may be delayed, Later is empty.
 	Later string
-	// Ban is the reason why hosts of this kind may be banned for some minutes. Even then,
-	// no login and no message of such a host may be rejected.
+	// Ban is the reason why hosts of this kind may be banned for some minutes. A ban must
+	// not reject a login or a message.
 	Ban string
 	// Tight is the reason why tight may reject messages of this kind.
 	Tight string
@@ -283,7 +283,7 @@ func (w *World) trouble(h simulate.Host) simulate.Host {
 }
 
 // Login plays a user who mistypes the password a few times. If right is set, the user
-// then logs in and sends a message.
+// finally logs in and sends a message.
 func (a *Actor) Login(k *Kind, h simulate.Host, user string, wrong int, right bool) {
 	if h.Port == 0 {
 		h.Port = 587

@@ -121,8 +121,8 @@ func (w *World) burst(k *Kind) {
 	})
 }
 
-// newMailbox plays mail to jobs@. Applicants and harvesters request this mailbox before
-// it exists.
+// newMailbox plays mail to jobs@. Applicants and harvesters request jobs@ before the
+// mailbox exists.
 func (w *World) newMailbox(k *Kind) {
 	const jobs = "jobs@example.org"
 	at := w.net()

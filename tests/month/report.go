@@ -15,8 +15,8 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// countBans counts the bans of legitimate hosts by rules. The ban of a /64 that such a
-// host shares with an attacker does not count.
+// countBans counts the bans of legitimate hosts by rules. The ban of a /64 that contains
+// an attacker does not count.
 func (w *World) countBans() {
 	w.memory.Bans.Each(func(b memory.Ban) {
 		if b.Manual || b.Observe {

@@ -212,8 +212,8 @@ func TestPortList(t *testing.T) {
 	}
 }
 
-// TestPortModules checks that the modules of the port match go.mod. Go must find all
-// packages of the programs in a proxy that has only these modules.
+// TestPortModules checks that the modules of the port match go.mod. A proxy with only the
+// modules of the port must contain all packages of the programs.
 func TestPortModules(t *testing.T) {
 	list := read(t, port+"/modules.inc")
 	if got := run(t, project, nil, "sh", "packaging/port.sh"); got != list {

@@ -165,7 +165,7 @@ func TestAttackSocket(t *testing.T) {
 }
 
 // TestAttackFilter checks that a filter that is started as root continues as the owner of
-// its state directory. The files of the filter must belong to that user.
+// its state directory. The files of the filter must belong to the owner of the directory.
 func TestAttackFilter(t *testing.T) {
 	s := attacker.New(t, "other")
 	p := filterproc.Start(t, "-s", s.Dir)

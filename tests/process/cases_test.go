@@ -127,8 +127,8 @@ func former(n int) (local []string) {
 	return local
 }
 
-// odd plays an old program that writes to former users. Unknown clients are rejected for
-// such mail.
+// odd plays an old program that writes to former users. Unknown clients that write to
+// former users are rejected.
 func (s *play) odd(addr string) *simulate.Client {
 	return s.Deliver(host(addr, "", "User"), "scanner@printer.example", append(former(6), "alice")...)
 }

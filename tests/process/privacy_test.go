@@ -157,8 +157,8 @@ func TestNoKey(t *testing.T) {
 	}
 }
 
-// writeRules writes a configuration with a rule that is unknown for a hash. All other
-// rules have an answer.
+// writeRules writes a configuration with a rule that is unknown for a hash. The other
+// rules of the configuration have an answer.
 func writeRules(t *testing.T, dir string) string {
 	name := filepath.Join(dir, "rules.conf")
 	err := os.WriteFile(name, []byte(`table <local-domains> { example.org }

@@ -26,8 +26,8 @@ import (
 type trap struct {
 	name, bad, good string
 	files           map[string]string
-	// works, if not nil, reports whether a filter obeys the faulty configuration. If it
-	// does, check need not report a problem.
+	// works, if not nil, reports whether a filter obeys the faulty configuration. If the
+	// filter obeys, check need not report a problem.
 	works func(s *cases.Server) bool
 	// in and out are clients. If a filter with the faulty configuration rejects all of in
 	// and accepts all of out, check need not report a problem.

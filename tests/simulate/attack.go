@@ -11,7 +11,7 @@ import (
 )
 
 // An Attack is distributed. Each session is from a different network, up to 256 networks.
-// After that, other hosts in the same networks continue.
+// Then other hosts in the same 256 networks continue.
 type Attack struct {
 	Seed     uint64
 	Start    time.Time

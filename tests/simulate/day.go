@@ -210,7 +210,8 @@ func left(i int) string {
 	return fmt.Sprintf("%s.%s%d@%s", firsts[i%len(firsts)], lasts[i*7%len(lasts)], i, Domain)
 }
 
-// known returns n servers. A percentage of them also delivers mail on this day.
+// known returns n servers. A percentage of the servers also delivers mail on the
+// simulated day.
 func (d *day) known(n, percent int) []host {
 	hosts := d.hosts(n*(100-percent)/100, 3)
 	for len(hosts) < n {

@@ -30,8 +30,8 @@ var (
 	soakDays     = flag.Float64("soak.days", 1.5, "simulated days in TestSoak")
 )
 
-// soakFlush is the number of sessions between two flushes. The filter has at most this
-// number of records in memory.
+// soakFlush is the number of sessions between two flushes. The filter has at most
+// soakFlush records in memory.
 const soakFlush = 10_000
 
 // figures contains the counts of the test itself.

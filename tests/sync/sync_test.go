@@ -316,8 +316,8 @@ func TestSync(t *testing.T) {
 	s.scanwatch("mode", "policy")
 	s.has(func() []string { return want })
 
-	// The entries remain when the companion ends. The next companion continues with these
-	// entries.
+	// The entries remain when the companion ends. The next companion continues with the
+	// remaining entries.
 	s.check(s.companion.Process.Signal(syscall.SIGTERM))
 	if err := s.companion.Wait(); err != nil {
 		t.Errorf("SIGTERM: %v\n%s", err, s.log())

@@ -193,7 +193,7 @@ func (w *stopwatch) answer(line string) {
 	}
 }
 
-// A calendar adds time to the time stamps. Each connection increases that time.
+// A calendar adds time to the time stamps. Each connection increases the added time.
 type calendar struct {
 	to           io.Writer
 	apart, added time.Duration

@@ -101,7 +101,7 @@ func (s *Stage) look() string {
 }
 
 // During calls f while the user swaps each name in the directory with a link to the
-// target of the same index. During repeats this until the names were swapped during
+// target of the same index. During repeats the call until the names were swapped during
 // rounds calls. Afterwards, no file of root may have changed.
 func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.T.Helper()

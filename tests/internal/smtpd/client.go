@@ -89,7 +89,7 @@ func (c *Client) ReadReply() (Reply, error) {
 }
 
 // Nagle allows the kernel to delay a short segment until the server has acknowledged the
-// previous segment (RFC 1122 section 4.2.3.4). Go disables this delay by default.
+// previous segment (RFC 1122 section 4.2.3.4). Go disables the delay by default.
 func (c *Client) Nagle() error { return c.tcp.SetNoDelay(false) }
 
 // CmdInTwo sends the line and CR LF in two writes, and reads the reply.

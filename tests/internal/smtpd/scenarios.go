@@ -35,7 +35,7 @@ const (
 	GuessThird    = "passw0rd-Eiqu4vee"
 )
 
-// GuessUser is the user in the brute-force scenarios. No such user exists.
+// GuessUser is the user in the brute-force scenarios. The user does not exist.
 const GuessUser = "office"
 
 // Secrets returns each form in which a scenario sends a password. A password is

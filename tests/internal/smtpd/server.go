@@ -51,7 +51,7 @@ type Options struct {
 	Syslog   bool     // smtpd logs with syslog(3); the log has lines of a syslog daemon
 
 	// Without Ready, Start connects once from 127.0.0.1 and waits for the greeting. The
-	// filters record the session of this connection. With Ready, Start waits until smtpd
+	// filters record a session of that connection. With Ready, Start waits until smtpd
 	// listens and Ready returns true.
 	Ready func() bool
 }
@@ -716,8 +716,8 @@ func (s *Server) FilterPIDs() ([]int, error) {
 	return pids, nil
 }
 
-// KillFilter kills the process group of the first filter with SIGKILL. smtpd then ends,
-// and KillFilter waits for the end.
+// KillFilter kills the process group of the first filter with SIGKILL. Without its
+// filter, smtpd ends. KillFilter waits for the end.
 func (s *Server) KillFilter() error {
 	pids, err := s.FilterPIDs()
 	if err != nil {

@@ -1,7 +1,7 @@
 // Demo writes the state directory of a filter that has run for the last four weeks. The
 // records contain legitimate mail and attacks from tests/month. Demo also writes a
 // configuration and a database of networks. The screenshot of the page in README.md shows
-// this directory.
+// the data of Demo.
 package main
 
 import (
