@@ -168,7 +168,8 @@ func cause(err error) string {
 	}
 }
 
-// pause returns the time to wait after an attempt. After a success, that is idle.
+// pause returns the time to wait after an attempt. After a successful attempt, the time
+// is idle.
 func (k *keeper) pause(err error, idle time.Duration) time.Duration {
 	switch {
 	case err == nil:

@@ -144,7 +144,8 @@ func (s *scanner) isRecord(e *element, page []byte) bool {
 		belongs(utcDay(keyTime(page[e.from:])), s.day)
 }
 
-// An element is an element of a leaf page. from, key and to are offsets in the page.
+// An element describes a key and its value in a leaf page. from, key and to are offsets
+// in the page.
 type element struct {
 	flags         uint32
 	from, key, to int // start and end of the key, and end of the value; possibly outside the page

@@ -17,8 +17,8 @@ import (
 )
 
 // TestSchemas opens and continues a state directory of every schema that this program
-// reads. The program version of the time wrote each directory. A new schema adds a
-// directory to testdata and never changes an existing directory.
+// reads. Each directory was written by a program version with that schema. A new schema
+// adds a directory to testdata and never changes an existing directory.
 func TestSchemas(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("SKIPPED, NOT TESTED: bbolt's files are in the byte order of the machine, and these are in another")

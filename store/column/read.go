@@ -21,7 +21,7 @@ type Reader struct {
 	lengths Numbers
 }
 
-// An entry is an entry of the directory of a block.
+// An entry describes a column in the directory of a block.
 type entry struct {
 	name   []byte
 	typ    byte

@@ -12,7 +12,7 @@ type Format struct {
 	Load  string // the command that loads FILE, the output
 	Ends  string // when an entry ends at the consumer, after "entries end"
 
-	// Only is the only supported address length in bits, 32 or 128. 0 means both.
+	// Only is 32 or 128 if the format supports only IPv4 or only IPv6. 0 means both.
 	Only int
 	// Disjoint means that the format cannot express entries that are covered by other
 	// entries.

@@ -37,8 +37,8 @@ type tableRow struct {
 	Cells []cell
 }
 
-// A cell is a cell of a table. Sub is a second line of text. Width and Found are the
-// lengths of bars in percent, or empty. A Long cell uses the full width of narrow
+// A cell contains the text of a table cell. Sub is a second line of text. Width and Found
+// are the lengths of bars in percent, or empty. A Long cell uses the full width of narrow
 // screens.
 type cell struct {
 	Text, Sub    string

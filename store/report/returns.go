@@ -268,8 +268,8 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 		for w, step := range returnSteps {
 			n := &rows[class][w]
 			row.Within = append(row.Within, ReturnWithin{step.name, n.watched, n.returned[w]})
-			// The suggestion uses the longest observed step with enough hosts. The first
-			// step alone is not sufficient.
+			// The suggestion uses the longest observed step with enough hosts. A
+			// suggestion requires at least two steps.
 			if w > 0 && n.watched >= minHosts {
 				row.suggest(w, n.watched, n.returned)
 			}
@@ -282,7 +282,8 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 	return s
 }
 
-// suggest sets the ban according to the hosts that were observed for the step longest.
+// suggest sets the shortest ban after which few hosts would return. Only hosts that were
+// observed for the step longest count.
 func (r *ReturnRow) suggest(longest, watched int, returned [len(returnSteps)]int) {
 	for n := 0; n <= longest; n++ {
 		more := returned[longest] - returned[n]

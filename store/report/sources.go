@@ -167,7 +167,7 @@ func (l *clients) count() (n, percent int) {
 		n, percent = l.more.count()
 	}
 	if l.common != nil {
-		// The counts of own and of the merged sketch have similar errors.
+		// The sketches own and all have similar errors, so their difference is useful.
 		all := l.own
 		all.Merge(l.common[:])
 		n, percent = n+max(all.Count()-l.own.Count(), 0), 4
