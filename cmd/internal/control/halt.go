@@ -14,9 +14,9 @@ import (
 	"scanwatch/rules"
 )
 
-// ModeFile is the file in the state directory that stores a halt. The file contains the
-// word observe. If the halt is limited, the file also contains the time at which the halt
-// ends.
+// ModeFile is the file in the state directory that stores a halt. ModeFile contains the
+// word "observe". If the halt is limited, ModeFile also contains the time at which the
+// halt ends.
 const ModeFile = "mode"
 
 // maxModeFile is the maximum length of the file in bytes.

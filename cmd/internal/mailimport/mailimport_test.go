@@ -113,7 +113,7 @@ func TestImport(t *testing.T) {
 			t.Errorf("%d rejected recipients: %+v", n, r)
 		}
 	}
-	// New lines count, including lines from another server.
+	// Another import must count new lines, including lines from another server.
 	more := log + mail("2026-11-22", "mx", "198.51.100.1", 10, "joe@example.net", "alice@example.org") +
 		mail("2026-11-20", "mx2", "198.51.100.3", 11, "joe@example.net", "alice@example.org")
 	if r := run(t, options(d, more)); r.Delivered != 2 {

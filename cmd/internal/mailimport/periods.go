@@ -130,8 +130,8 @@ type fileHost struct {
 	server string
 }
 
-// maxServers is the maximum number of entries in fileHosts. A server counts once for each
-// log that contains it.
+// maxServers is the maximum number of entries in fileHosts. A server has an entry for
+// each log that contains its lines.
 const maxServers = 100_000
 
 // add extends the period of a server in a file.

@@ -9,7 +9,7 @@ import (
 )
 
 // promises is the argument of pledge(2). filter-scanwatch(8) gives the reason for each
-// promise. With "error", a call that was not promised returns an error. Without "error",
+// promise. With the promise "error", forbidden system calls return an error. Otherwise
 // the kernel would kill the process, and smtpd would exit.
 const promises = "error stdio rpath wpath cpath fattr flock unix"
 
