@@ -129,8 +129,8 @@ func timed(out io.Writer, args ...string) (u usage, err error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	var stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = out, &stderr
-	// Reset the peak of the memory, because the system also counts the memory of this
-	// process before the exec.
+	// Reset the peak of this process, because the peak of a child starts with the memory
+	// of its parent.
 	debug.FreeOSMemory()
 	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
 	began := time.Now()

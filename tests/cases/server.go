@@ -357,8 +357,8 @@ func (s *Server) Logged(expr string) (lines []string) {
 	return lines
 }
 
-// told returns the number of distinct mailboxes about which cs learned. The mailboxes in
-// known do not count.
+// told returns the number of distinct mailboxes about which cs learned. Mailboxes in the
+// argument known do not count.
 func told(cs []*simulate.Client, known ...string) int {
 	seen := make(map[string]bool)
 	for _, c := range cs {

@@ -105,8 +105,9 @@ func (r *run) checkCommon(p period) (common int) {
 	return common
 }
 
-// atMost fails if a list contains a wrong source, or too high a number for a source. An
-// aggregate of many sources does not have the rejected recipients of a source.
+// atMost fails if a list contains a wrong source, or too high a number for a source. The
+// numbers may be too low, because an aggregate of many sources does not list the
+// recipients of each source.
 func atMost(t *testing.T, name string, got, want map[string]attempt) {
 	t.Helper()
 	of := map[netip.Prefix]int{}

@@ -174,7 +174,7 @@ func CSV(out []byte) error {
 	}
 	for _, row := range rows {
 		for _, cell := range row {
-			// Some programs skip a leading space.
+			// Some programs ignore a leading space in a cell.
 			if r, _ := utf8.DecodeRuneInString(strings.TrimLeft(cell, " ")); strings.ContainsRune("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20", r) {
 				return fmt.Errorf("a cell is a formula: %.100q", cell)
 			}

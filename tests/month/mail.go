@@ -23,7 +23,7 @@ type Kind struct {
 	Ban string
 	// Tight is the reason why tight may reject messages of this kind.
 	Tight string
-	// Shared means that attackers are in the same /64 as the hosts.
+	// Shared is set if the /64 of a host also contains attackers.
 	Shared bool
 	plan   func(w *World, k *Kind)
 

@@ -125,8 +125,8 @@ func (w *World) computers(k *Kind) {
 	}
 }
 
-// attacked plays the user alice at home and in new places. On some days, thirty networks
-// try her password.
+// attacked plays the user alice at home and in new places. On some days, attackers in
+// thirty networks try to log in as alice.
 func (w *World) attacked(k *Kind) {
 	home := simulate.Host{Src: w.net()(60), RDNS: "alice.isp.example"}
 	at := w.net()

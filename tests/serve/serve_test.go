@@ -147,7 +147,7 @@ func TestServe(t *testing.T) {
 	const host = "203.0.113.9"
 	name := reversed(host, "bl.example.org")
 
-	// While no filter has run, the bans are unknown.
+	// The bans are unknown until a filter has run.
 	filterproc.Eventually(t, "SERVFAIL", func() bool { return strings.Contains(dig(t, name), "status: SERVFAIL") })
 	waitFor(t, "127.0.0.5", reversed("192.0.2.1", "file.example.org"))
 	s.confined()

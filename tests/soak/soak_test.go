@@ -146,8 +146,8 @@ func soak(t *testing.T, load size) {
 	if most.disk > load.budget || most.disk == 0 {
 		t.Errorf("the budget of %d was used up to %d", load.budget, most.disk)
 	}
-	// The manual states this limit on memory. The memory contains tables, lists, and two
-	// buffers of the store.
+	// The manual states this limit on memory for tables, lists, and two buffers of the
+	// store.
 	if most.memory > 200<<10 {
 		t.Errorf("%d kB of anonymous memory", most.memory)
 	}

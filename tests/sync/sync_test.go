@@ -297,7 +297,7 @@ func TestSync(t *testing.T) {
 	if s.accepts("45.1.1.1") || !s.accepts("45.1.1.2") {
 		t.Error("a packet is dropped or accepted against the bans")
 	}
-	// Private addresses are never blocked in a firewall.
+	// A companion never blocks private addresses in a firewall.
 	s.scanwatch("ban", "--force", "10.1.1.1")
 	s.scanwatch("ban", "45.1.1.2")
 	s.scanwatch("ban", "45.20.0.0/16")

@@ -39,8 +39,8 @@ const (
 const GuessUser = "office"
 
 // Secrets returns each form in which a scenario sends a password. A password is
-// unencoded, in base64 for AUTH LOGIN, or with the user for AUTH PLAIN (RFC 4616). No
-// form may occur in a file or in output.
+// unencoded, in base64 for AUTH LOGIN, or with the user for AUTH PLAIN (RFC 4616). The
+// tests fail if a file or output contains one of the forms.
 func Secrets() []string {
 	var list []string
 	for _, a := range append(slices.Clone(Accounts),
