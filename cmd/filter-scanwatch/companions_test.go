@@ -15,7 +15,7 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// withCompanions returns a program with a configuration and its companions.
+// withCompanions returns a program with a configuration and the companions in it.
 func withCompanions(t *testing.T, text string) *program {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "scanwatch.conf")
@@ -33,8 +33,8 @@ func withCompanions(t *testing.T, text string) *program {
 	return &program{memory: memory.New(), policies: policies{active: c}, set: c.Policy.Settings, log: slog.New(slog.DiscardHandler)}
 }
 
-// TestUnsafeRunDir checks that a directory in which other users can create the socket is
-// not used, and that the status names the companions that cannot connect.
+// TestUnsafeRunDir checks that the filter does not use a directory in which other users
+// can create the socket. The status names the companions that cannot connect.
 func TestUnsafeRunDir(t *testing.T) {
 	parent := t.TempDir()
 	for name, c := range map[string]struct {
@@ -101,7 +101,7 @@ func TestRunDirIsNoStateDir(t *testing.T) {
 	}
 }
 
-// TestSparing checks that companions receive no ban of a host that an export omits.
+// TestSparing checks that companions receive no ban of a host that an export would omit.
 func TestSparing(t *testing.T) {
 	p := withCompanions(t, `own-address 203.0.113.9
 table <friends> { 203.0.113.1, friend.example.org }

@@ -16,7 +16,8 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// Limits of TCP clients, which are few: resolvers use TCP after a truncated response.
+// These are the limits for TCP clients. There are few such clients, because resolvers use
+// TCP only after a truncated response.
 const (
 	maxClients   = 64
 	maxOfNetwork = 8
@@ -24,7 +25,7 @@ const (
 	writeTimeout = 5 * time.Second
 )
 
-// readBuffer is the size of the queue of queries in the system, in bytes.
+// readBuffer is the size in bytes of the buffer in which the system queues queries.
 const readBuffer = 1 << 20
 
 // fileInterval is the interval at which files are checked for changes.
@@ -42,7 +43,7 @@ type sockets struct {
 	clients map[*net.TCPConn]netip.Prefix
 }
 
-// Listen opens the sockets. It needs the privilege to use the port.
+// Listen opens the sockets. The process needs the privilege to use the port.
 func (s *Server) Listen() error {
 	for i, a := range s.listen {
 		family := "4"
@@ -84,8 +85,8 @@ func bindProblem(err error) error {
 	return err
 }
 
-// Run serves clients until ctx ends. A value from reload makes the server check the
-// files of zones at once.
+// Run serves clients until ctx ends. For each value from reload, the server immediately
+// checks the files of zones for changes.
 func (s *Server) Run(ctx context.Context, reload <-chan struct{}) {
 	run := func(name string, f func()) {
 		s.sockets.all.Add(1)
@@ -115,8 +116,8 @@ func (s *Server) Run(ctx context.Context, reload <-chan struct{}) {
 	}
 }
 
-// readAll reads the files that have changed. Their content may come from elsewhere and
-// must not end the server.
+// readAll reads the files that have changed. A panic must not end the server, because the
+// files may come from external sources.
 func (s *Server) readAll() {
 	if err := safego.Run(func() error { s.readFiles(); return nil }); err != nil {
 		s.log.Error("zone files not read", "err", err, safego.Stack(err))
@@ -182,8 +183,8 @@ func (s *Server) serveTCP(l *net.TCPListener) {
 	}
 }
 
-// admit reports whether a TCP client may stay. Clients that may not use the zones would
-// take the place of others.
+// admit reports whether a TCP client may remain connected. Clients that may not use the
+// zones are rejected, because they could use all connections.
 func (s *Server) admit(c *net.TCPConn, client netip.Addr) bool {
 	if _, ok := s.allow.Lookup(client); !ok {
 		return false

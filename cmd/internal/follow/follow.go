@@ -15,32 +15,34 @@ type Follower struct {
 	RunDir string // directory of the socket
 	Name   string // of the companion, from rules.Companion.Name
 	Log    *slog.Logger
-	// Every is the interval at which all bans are read again, because hosts that must
-	// not be blocked and entries that others removed do not change the bans. 0 means
+	// Every is the interval at which the Follower reads all bans again. A companion can
+	// differ from the filter although the bans have not changed. Examples are hosts that
+	// must no longer be blocked, and entries that another program has removed. 0 means
 	// DefaultEvery.
 	Every time.Duration
-	// Wait is the longest time between calls of apply, whose error is in the status of
-	// the filter. 0 is control.MaxWait.
+	// Wait is the maximum time between calls of apply. The status of the filter contains
+	// the error of the last call. 0 means control.MaxWait.
 	Wait time.Duration
 }
 
 // DefaultEvery is the default of Follower.Every.
 const DefaultEvery = 10 * time.Minute
 
-// The pauses between attempts to reach the filter.
+// These are the pauses between attempts to reach the filter.
 const (
 	firstPause = 500 * time.Millisecond
 	lastPause  = 5 * time.Second
 )
 
 // Apply applies bans and returns the number of entries in effect. If list.Full is set,
-// the entries are all bans; all others have ended. An error is reported to the filter for
-// its status. Even then, the next call has only later changes: apply keeps the changes
-// that it could not apply, logs the error and tries again.
+// the entries are all bans, and all other bans have ended. The Follower reports an error
+// to the filter, which includes the error in its status. After an error, the next call
+// has only later changes. Apply must therefore log the error, store the changes that
+// failed, and retry them.
 type Apply func(ctx context.Context, list control.BanList, entries []control.BanEntry) (inEffect int, err error)
 
-// Run calls apply with all bans, and then with their changes, until ctx ends. While the
-// filter cannot be reached, the bans remain unchanged. Each error is logged once.
+// Run calls apply with all bans, and then with changes of the bans, until ctx ends. While
+// the filter cannot be reached, the bans remain unchanged. Each error is logged once.
 func (f *Follower) Run(ctx context.Context, apply Apply) {
 	pause := firstPause
 	var logged string
