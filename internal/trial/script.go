@@ -13,12 +13,12 @@ import (
 	"scanwatch/store"
 )
 
-// A Step is an action of the client of a Script. Kind is one of StepKinds.
+// A Step is an action of the client of a Script. Kind is a name from StepKinds.
 type Step struct{ Kind, Text string }
 
-// stepKinds contains the kinds of steps, and for each kind the step in the record,
-// without its argument. If several kinds have the same store.Kind, the last of them
-// also represents all other results.
+// stepKinds contains the kinds of steps, each with its recorded step without an
+// argument. If several kinds have the same store.Kind, the last kind also represents
+// all other results.
 var stepKinds = []struct {
 	name string
 	step store.Step
@@ -33,10 +33,10 @@ var stepKinds = []struct {
 	{"listed", store.Step{Kind: store.KindListed}},
 }
 
-// StepKinds returns the kinds of steps: helo, line (an unknown command), auth
-// and guess (a login that succeeds or fails), mail-from, rcpt and refuse (a
-// recipient that the server accepts or rejects), and listed (the answer of a DNS list:
-// see SetLists).
+// StepKinds returns the kinds of steps. helo, mail-from and rcpt succeed, and line is
+// an unknown command. auth is a successful login, and guess is a failed login. refuse
+// is a recipient that the server rejects.
+// listed is the answer of a DNS list; see SetLists.
 func StepKinds() (names []string) {
 	for _, k := range stepKinds {
 		names = append(names, k.name)
@@ -44,8 +44,8 @@ func StepKinds() (names []string) {
 	return names
 }
 
-// A Script describes a session with a server that accepts everything, except unknown
-// commands and the steps that describe a failed login or a rejected recipient.
+// A Script describes a session with a server that accepts every known command. Only the
+// steps guess and refuse fail.
 type Script struct {
 	src, dst netip.AddrPort
 	rdns     string
@@ -54,8 +54,8 @@ type Script struct {
 	answers  map[string]store.Step // answers of DNS lists, by the text of the step
 }
 
-// NewScript returns a Script, or an error if the description is invalid. The port in
-// src is optional. If fcrdns is empty, a client with a reverse DNS name passes FCrDNS.
+// NewScript returns a Script, or an error for an invalid description. The port in src
+// is optional. If fcrdns is empty, a client with a reverse DNS name passes FCrDNS.
 func NewScript(src, dst, rdns, fcrdns string, steps []Step) (*Script, error) {
 	s := &Script{rdns: rdns, steps: steps}
 	var err error
@@ -121,7 +121,7 @@ func (s *Script) SetLists(lists []*rules.Lookup) error {
 	return nil
 }
 
-// checkOrder returns an error if a server would not allow the steps in this order.
+// checkOrder returns an error if a server would not allow this order of steps.
 func checkOrder(steps []Step) error {
 	greeted, sender := false, false
 	for _, s := range steps {
@@ -141,13 +141,11 @@ func checkOrder(steps []Step) error {
 	return nil
 }
 
-// scriptID is the id of the session.
 const scriptID = 1
 
-// scriptStart is the time of the session.
 var scriptStart = time.Unix(1_000_000_000, 0).UTC()
 
-// scriptPace is the time between two steps. It does not affect the evidence.
+// scriptPace is the time between two steps. The pace does not affect the evidence.
 const scriptPace = 10 * time.Millisecond
 
 // A scriptRecorder converts a script to a record.
@@ -156,7 +154,7 @@ type scriptRecorder struct {
 	n        int
 	msgid    uint32
 	open     bool
-	accepted int // number of accepted recipients in the open transaction
+	accepted int // accepted recipients in the open transaction
 }
 
 func (w *scriptRecorder) add(s store.Step) {
@@ -164,8 +162,8 @@ func (w *scriptRecorder) add(s store.Step) {
 	w.steps = store.AppendStep(w.steps, &s, scriptPace)
 }
 
-// record returns the record that the session would have without a policy. Each
-// transaction with an accepted recipient ends with a message.
+// record returns the record of the session without a policy. Each transaction with an
+// accepted recipient ends with a message.
 func (s *Script) record() (*store.Record, error) {
 	w := &scriptRecorder{}
 	greeted := false
@@ -192,7 +190,7 @@ func (s *Script) record() (*store.Record, error) {
 	return &back, err
 }
 
-// line replaces bytes that cannot be a part of a command.
+// line replaces bytes that a command cannot contain.
 func line(s string) []byte {
 	return []byte(strings.NewReplacer("\n", "?", "\x00", "?").Replace(s))
 }
@@ -241,7 +239,7 @@ func (w *scriptRecorder) finish() {
 	w.open = false
 }
 
-// flag returns the flag that describes a step, or "" if there is none.
+// flag returns the command-line flag for a step, or "".
 func (s *Script) flag(step *store.Step) string {
 	kind := ""
 	for _, k := range stepKinds {
