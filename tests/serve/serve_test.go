@@ -337,8 +337,24 @@ func listed(t *testing.T, r *net.Resolver, a netip.Addr) bool {
 	return err == nil && len(addrs) == 1
 }
 
-// mainCF is the configuration of Postfix as in the manual, with the directories of the
-// test. A process of Postfix keeps the answers of block lists until it ends.
+// recipe returns the configuration of a mail server in the manual.
+func recipe(t *testing.T, server string) string {
+	t.Helper()
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, item, _ := strings.Cut(string(page), "\n.It "+server+"\n")
+	_, text, _ := strings.Cut(item, ".Bd -literal\n")
+	text, _, ok := strings.Cut(text, ".Ed\n")
+	if !ok {
+		t.Fatalf("the manual has no configuration of %s", server)
+	}
+	return text
+}
+
+// mainCF is the configuration of Postfix without the block list, with the directories of
+// the test. A process of Postfix keeps the answers of block lists until it ends.
 const mainCF = `compatibility_level = 3.6
 queue_directory = %[1]s/queue
 data_directory = %[1]s/data
@@ -360,7 +376,6 @@ maillog_file_prefixes = /
 import_environment = MAIL_CONFIG MAIL_LOGTAG POSTLOG_SERVICE POSTLOG_HOSTNAME LD_LIBRARY_PATH LANG=C
 smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
 max_use = 1
-smtpd_recipient_restrictions = reject_rbl_client bl.example.org=127.0.0.2
 `
 
 const masterCF = `192.0.2.25:25 inet n - n - - smtpd
@@ -416,7 +431,7 @@ func startPostfix(s *service) {
 			}
 		}
 	}
-	s.write("postfix/main.cf", fmt.Sprintf(mainCF, s.dir, root))
+	s.write("postfix/main.cf", fmt.Sprintf(mainCF, s.dir, root)+recipe(s.t, "Postfix"))
 	s.write("postfix/master.cf", masterCF)
 	cmd := exec.Command(root+"/usr/lib/postfix/sbin/master", "-c", s.path("postfix"), "-d")
 	cmd.Env = withLibraries(root)
@@ -525,12 +540,7 @@ func TestSendmail(t *testing.T) {
 	require.Full(t)
 	require.Program(t, "m4")
 	root := consumers(t, "/usr/libexec/sendmail/sendmail")
-	page, err := os.ReadFile("../../man/scanwatch.8")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, feature, _ := strings.Cut(string(page), ".It Sendmail\n.Bd -literal\n")
-	feature, _, _ = strings.Cut(feature, ".Ed\n")
+	feature := recipe(t, "Sendmail")
 	s := start(t, zones)
 	s.filter()
 	waitFor(t, "127.0.0.2", reversed("127.0.0.2", "bl.example.org"))
