@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -228,6 +229,43 @@ func TestServe(t *testing.T) {
 			t.Error(line)
 		}
 	}
+}
+
+// TestFoundHosts checks that the export in the manual publishes the hosts that the filter
+// has found, and a zone without entries before that.
+func TestFoundHosts(t *testing.T) {
+	require.Program(t, "dig")
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^\*/10 \* \* \* \* scanwatch (export .*) -o /etc/scanwatch/found\.txt$`).FindStringSubmatch(string(page))
+	if m == nil {
+		t.Fatal("the manual has no export for a zone")
+	}
+	s := start(t, "listen 127.0.0.1\nzone \"found.example.org\" file \"found\"\n")
+	f := s.filter()
+	filterproc.Eventually(t, "the socket", cli.Listens(s.path("state")))
+	export := func() {
+		t.Helper()
+		s.scanwatch(append(strings.Fields(m[1]), "-o", s.path("found"))...)
+		if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const host = "71.6.135.131"
+	name := reversed(host, "found.example.org")
+	filterproc.Eventually(t, "SERVFAIL", func() bool { return strings.Contains(dig(t, name), "status: SERVFAIL") })
+	export()
+	filterproc.Eventually(t, "NXDOMAIN", func() bool { return strings.Contains(dig(t, name), "status: NXDOMAIN") })
+	lines, answer := new(filterproc.Visits).Next(time.Now())
+	f.Send(regexp.MustCompile(`<unknown>\|fail\|[0-9.]+`).ReplaceAllString(lines, "census1.shodan.io|pass|"+host))
+	if got := f.Line(); got != answer {
+		t.Fatalf("%q, want %q", got, answer)
+	}
+	s.scanwatch("flush")
+	export()
+	waitFor(t, "127.0.0.5", name)
 }
 
 // confined checks the user and the restrictions of the service.
