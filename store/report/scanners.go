@@ -44,13 +44,13 @@ type scanner struct {
 // NewScanners returns an empty Scanners.
 func NewScanners() *Scanners { return &Scanners{orgs: map[string]*scanner{}} }
 
-// Visitor returns the visitor that adds all records to c. Its error means a record
-// with corrupt steps.
+// Visitor returns a visitor that adds all records to c. The visitor returns an error for
+// a record with corrupt steps.
 func (c *Scanners) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindFinding), Session: c.Add, Sum: c.Add}
 }
 
-// Add counts a session. It does not retain r. It ignores findings of low confidence,
+// Add counts a session. r is not retained. Add ignores findings of low confidence,
 // because any client can use the name of an organisation.
 func (c *Scanners) Add(r *store.Record) error {
 	var last string // the last counted organisation of this session
@@ -122,7 +122,8 @@ type ScannerSource struct {
 	Last    Time   `json:"last"`
 }
 
-// Summary returns the report. Contacts are opt-outs by organisation; nil omits them.
+// Summary returns the report. contacts contains opt-outs by organisation. If contacts is
+// nil, the report has no opt-outs.
 func (c *Scanners) Summary(since, until time.Time, problems []string, contacts map[string]OptOut) *ScannerSummary {
 	s := &ScannerSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Scanners: []Scanner{}, NotListed: c.dropped, OptOut: contacts != nil}
 	for org, o := range c.orgs {

@@ -12,14 +12,14 @@ import (
 	"scanwatch/rules"
 )
 
-// A TextOptions selects the form of a text.
+// TextOptions are the settings of Summary.Text.
 type TextOptions struct {
 	Zone  *time.Location
 	Style text.Style
 	Only  []string // names of sections; empty: all
 }
 
-// A textSection is a section of the text, without the problems and totals.
+// A textSection is a section of the text. The problems and totals are not a section.
 type textSection struct {
 	name  string // for Only
 	write func(*Summary, *lines)
@@ -110,7 +110,7 @@ func (s *Summary) textTotals(l *lines) {
 }
 
 // decidedColumns returns the headings and cells of the columns with decisions. A column
-// without numbers is omitted.
+// in which all numbers are 0 is omitted.
 func decidedColumns(all []Source) (heads []string, cells func(*Source) []string) {
 	refused, observed := anyDecided(all)
 	if refused {

@@ -1,6 +1,6 @@
 package cases
 
-// The detection thresholds of the manual.
+// This file checks the detection thresholds in the manual.
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// seen is a check with a policy that rejects nothing.
+// seen returns a check with a policy that rejects nothing.
 func seen(f func(s *Server)) []Case { return lines("", f) }
 
 func thresholdRows() []statement {
@@ -198,7 +198,7 @@ func accountLimits(s *Server) {
 	}
 }
 
-// harvestRows are the rows about harvests.
+// harvestRows returns the rows about harvests.
 func harvestRows() []statement {
 	ask := func(s *Server, h simulate.Host, n int, before ...string) *simulate.Client {
 		return s.Ask(h, manner{}, append(ours(before...), simulate.Words(at("w%d-", s.Sessions()), 0, n)...)...)
@@ -259,7 +259,7 @@ func harvestRows() []statement {
 	}
 }
 
-// probe requests a mailbox from n networks.
+// probe requests a mailbox from each of n networks.
 func (s *Server) probe(box string, n int, every time.Duration, m manner, before ...string) {
 	for i := range n {
 		s.Ask(bare(at("198.18.%d.9", i), "mail.x.example"), m, ours(append(before, box)...)...)
@@ -327,7 +327,7 @@ func freeAsks(s *Server) {
 	asks(false, "a@x.example", "box0")
 }
 
-// loginRows are the rows about logins.
+// loginRows returns the rows about logins.
 func loginRows() []statement {
 	failures := "rule none phase end match count auth-failure > 1000 in 7d by src ban 1m"
 	return []statement{
@@ -419,7 +419,8 @@ func loginRows() []statement {
 	}
 }
 
-// lowSpray states that the record has the evidence auth-spray with low confidence only.
+// lowSpray states that the record has the evidence auth-spray, but only with low
+// confidence.
 func (s *Server) lowSpray(c *simulate.Client) {
 	s.Evidence(c, "auth-spray", "low")
 	for _, f := range s.findings(c) {
@@ -427,7 +428,7 @@ func (s *Server) lowSpray(c *simulate.Client) {
 	}
 }
 
-// failures returns the failed logins of an address in 7 days.
+// failures returns the number of failed logins of an address in 7 days.
 func (s *Server) failures(h simulate.Host) int {
 	s.Flush()
 	n, _ := s.memory.Counters.Count(peer(h), rules.Window{Evidence: rules.AuthFailure, Window: 7 * day, By: rules.BySrc}, s.Now().UnixMicro())

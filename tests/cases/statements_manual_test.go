@@ -1,6 +1,6 @@
 package cases
 
-// The sections Presets, Rules, Bans and Standing of the manual.
+// This file checks the sections Presets, Rules, Bans and Standing of the manual.
 
 import (
 	"fmt"
@@ -38,7 +38,7 @@ func (s *Server) eval(policy string, f rules.Facts) rules.Verdict {
 	return rules.Verdict{}
 }
 
-// Decides states whether a rule with a condition decides.
+// Decides states whether a rule with a condition must decide.
 func (s *Server) Decides(want bool, condition string, f rules.Facts) {
 	f.Src = netip.MustParseAddr("203.0.113.50")
 	f.Phase = smtp.PhaseMailFrom
@@ -46,7 +46,7 @@ func (s *Server) Decides(want bool, condition string, f rules.Facts) {
 	s.Check((v.Act.Rule != nil) == want, "%s decides: %v", condition, !want)
 }
 
-// Sticks states whether a decision remains active.
+// Sticks states whether a decision must remain active.
 func (s *Server) Sticks(want bool, phase smtp.Phase, condition string) {
 	f := rules.Facts{Phase: phase, Src: netip.MustParseAddr("203.0.113.50"), Helo: []byte("x"), MailFrom: []byte("joe@x.example"), RcptTo: []byte("alice@example.org"), Evidence: rules.RDNSMissing, TLS: true}
 	f.Counts[rules.UnknownRecipient.Index()] = 9
@@ -125,7 +125,7 @@ func ruleRows() []statement {
 	}
 }
 
-// replies states the reply of the first rejection.
+// replies states the text of the first rejection.
 func (s *Server) replies(c *simulate.Client, text string) {
 	r := c.Refusals()
 	s.Check(len(r) > 0 && strings.HasPrefix(r[0].Text, text), "the reply to %s is %q, want %q", who(c), answers(c), text)
@@ -416,7 +416,7 @@ func (s *Server) exempt(h simulate.Host, reason string) {
 	}
 }
 
-// shared sends mail of several domains, with several greetings, on several days.
+// shared sends mail of several domains with several greetings on several days.
 func (s *Server) shared(senders, helos, days int, many bool) {
 	for i := range senders * helos * days {
 		h := bare("203.0.113.50", at("host%d.x.example", i%helos))

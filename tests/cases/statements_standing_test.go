@@ -1,6 +1,6 @@
 package cases
 
-// The section Standing of the manual.
+// This file checks the section Standing of the manual.
 
 import (
 	"fmt"
@@ -136,7 +136,7 @@ func knownSince(s *Server) {
 	s.Stands(bare("203.0.113.71", "mx3.partner.example"), "none")
 }
 
-// trustedSince sends some messages on some days, and states the standing.
+// trustedSince sends messages on several days, and states the resulting standing.
 func trustedSince(s *Server) {
 	for i, tt := range []struct {
 		days  []int // of the messages
@@ -162,7 +162,7 @@ func trustedSince(s *Server) {
 	}
 }
 
-// about evaluates a rule with a condition for a trusted client, and returns the
+// about evaluates a rule with a condition for a trusted client. The results are the
 // decision and the code of the reply.
 func (s *Server) about(condition, even string) (smtp.Decision, string) {
 	f := rules.Facts{Phase: smtp.PhaseRcptTo, Src: partner.Src, RDNS: []byte(partner.RDNS), FCrDNS: smtp.FCrDNSPass, Helo: []byte(partner.Helo), ASN: 1, ASNKnown: true, Country: "DE",
@@ -175,7 +175,7 @@ func (s *Server) about(condition, even string) (smtp.Decision, string) {
 	return v.Act.Decision, v.Act.Text[:min(3, len(v.Act.Text))]
 }
 
-// counts has a high count of everything.
+// counts returns a high value for every counter.
 type counts struct{}
 
 func (counts) Count(*rules.Facts, rules.Evidence, time.Duration, rules.Key) (int, bool) {

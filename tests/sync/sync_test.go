@@ -26,7 +26,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// companionUser is the user of the companion. It needs no name.
+// companionUser is the user id of the companion. The user needs no name.
 const companionUser = 54321
 
 // operator contains the rules of an operator, to which the manual adds a chain.
@@ -55,7 +55,7 @@ func ruleset(t *testing.T) string {
 	return "flush ruleset\ntable inet filter {" + operator + "}\ntable inet filter {" + all + "table inet other { set keep { type ipv4_addr; elements = { 45.100.0.1 }; }; }\n"
 }
 
-// A firewall is a target of the companion.
+// A firewall describes a target of the companion.
 type firewall struct {
 	statement string               // the target in the configuration
 	load      func(*site)          // creates the sets, without entries
@@ -120,7 +120,7 @@ func (s *site) loadNFT() {
 	}
 }
 
-// loadIPSet creates the sets of ipset, as the manual does.
+// loadIPSet creates the sets of ipset in the same way as the manual.
 func (s *site) loadIPSet() {
 	s.t.Helper()
 	page, err := os.ReadFile("../../man/scanwatch.8")
@@ -227,7 +227,7 @@ func (s *site) nftSets() []string {
 	return found
 }
 
-// bans returns the active bans of the filter that the sets must have.
+// bans returns the active bans of the filter that the sets must contain.
 func (s *site) bans() []string {
 	s.t.Helper()
 	active := []string{}
@@ -255,7 +255,7 @@ func (s *site) has(want func() []string) {
 	})
 }
 
-// inStep waits until the sets have the bans.
+// inStep waits until the sets contain exactly the bans.
 func (s *site) inStep() {
 	s.t.Helper()
 	s.has(func() []string {
@@ -266,8 +266,8 @@ func (s *site) inStep() {
 	})
 }
 
-// accepts reports whether a packet from a host is accepted. A packet of a host that is
-// not banned follows it.
+// accepts reports whether a packet from a host is accepted. A later packet from a host
+// that is not banned shows that the first packet was dropped.
 func (s *site) accepts(from string) bool {
 	s.t.Helper()
 	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 25)})
@@ -287,8 +287,9 @@ func (s *site) accepts(from string) bool {
 	return string(buf[:n]) == from
 }
 
-// TestSync checks the whole way from `scanwatch ban` to a dropped packet and back, mode
-// observe, the status, and the end of the companion.
+// TestSync checks that packets are dropped after `scanwatch ban`, and accepted again
+// after unban. The test also checks mode observe, the status, and the end of the
+// companion.
 func TestSync(t *testing.T) {
 	s := newSite(t, "nftables")
 	s.startFilter()
@@ -305,7 +306,7 @@ func TestSync(t *testing.T) {
 	if s.accepts("45.1.1.1") || !s.accepts("45.1.1.2") {
 		t.Error("a packet is dropped or accepted against the bans")
 	}
-	// Private addresses are never blocked in a firewall.
+	// A companion never blocks private addresses in a firewall.
 	s.scanwatch("ban", "--force", "10.1.1.1")
 	s.scanwatch("ban", "45.1.1.2")
 	s.scanwatch("ban", "45.20.0.0/16")
@@ -324,7 +325,8 @@ func TestSync(t *testing.T) {
 	s.scanwatch("mode", "policy")
 	s.has(func() []string { return want })
 
-	// The entries remain at the end, and the next start continues.
+	// The entries remain when the companion ends. The next companion continues with the
+	// remaining entries.
 	s.check(s.companion.Process.Signal(syscall.SIGTERM))
 	if err := s.companion.Wait(); err != nil {
 		t.Errorf("SIGTERM: %v\n%s", err, s.log())
@@ -347,8 +349,8 @@ func TestSync(t *testing.T) {
 	s.has(func() []string { return want })
 }
 
-// chaos bans, unbans, kills and reloads at random, and checks that the firewall is in
-// step with the bans after each round.
+// chaos bans, unbans, kills and reloads at random, and checks after each round that the
+// firewall contains exactly the bans.
 func chaos(t *testing.T, target string, rounds int) {
 	s := newSite(t, target)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -388,7 +390,7 @@ func chaos(t *testing.T, target string, rounds int) {
 	t.Logf("%s, %d rounds: %v; %d bans at the end", target, rounds, counts, len(s.bans()))
 }
 
-// maximal drops networks within other networks.
+// maximal omits networks within other networks.
 func maximal(all []string) []string {
 	var nets []*net.IPNet
 	for _, p := range all {
@@ -420,8 +422,8 @@ func TestRulesOfOperator(t *testing.T) {
 	}
 }
 
-// TestKills checks that the firewall is in step with the bans after the companion or the
-// filter was killed, and after the firewall was reloaded.
+// TestKills checks the firewall after the companion or the filter was killed, and after
+// the firewall was reloaded. The firewall must contain exactly the bans.
 func TestKills(t *testing.T) {
 	for target := range firewalls {
 		t.Run(target, func(t *testing.T) { chaos(t, target, 8) })
@@ -431,8 +433,8 @@ func TestKills(t *testing.T) {
 // envTrespass contains the directories for trespass, separated by colons.
 const envTrespass = "SCANWATCH_TRESPASS"
 
-// trespass runs as the user of the companion. It prints each command and file that it may
-// use.
+// trespass runs as the user of the companion. trespass prints each command and file that
+// the user may use.
 func trespass(dirs string) {
 	run, state, _ := strings.Cut(dirs, ":")
 	for _, command := range []string{"bans 0 0", "note x 0 -", "status", "flush", "segments", "snapshot x", "days", "reload careful", "reload forced", "state",
@@ -475,8 +477,8 @@ func trespass(dirs string) {
 	}
 }
 
-// TestTrespass checks that the user of the companion may use no other command of the
-// filter and no file of the state directory.
+// TestTrespass checks that the user of the companion may only use the commands of its
+// role, and no file of the state directory.
 func TestTrespass(t *testing.T) {
 	s := newSite(t, "nftables")
 	s.startFilter()
@@ -498,7 +500,7 @@ func TestTrespass(t *testing.T) {
 	if want := "command bans\n"; err != nil || string(out) != want {
 		t.Errorf("%v: the companion may use:\n%swant:\n%s", err, out, want)
 	}
-	// A user without a role is refused before the first command.
+	// The filter rejects a user without a role before the first command.
 	cmd = asCompanion(exec.Command("/proc/self/exe"))
 	cmd.SysProcAttr.Credential.Uid++
 	cmd.Env = append(os.Environ(), envTrespass+"="+s.run+":"+s.state, "SCANWATCH_FILES="+strings.Join(files, ":"))

@@ -18,7 +18,7 @@ import (
 	"scanwatch/rules"
 )
 
-// table is a rules.Table from a file or a shipped list.
+// A table is a rules.Table from a file or a shipped list.
 type table struct {
 	prefixes lookup.Prefixes[struct{}]
 	names    lookup.Names[struct{}]
@@ -56,7 +56,7 @@ func (t *table) MatchName(name []byte) bool {
 
 func (t *table) MatchASN(n uint32) bool { return t.asns[n] }
 
-// key returns s without its position and its use, so that a table is recognized after its
+// key returns s without its position and use, so that a table is recognised after its
 // line has moved.
 func key(s rules.Source) rules.Source {
 	s.Pos, s.Exempts = rules.Pos{}, false
@@ -134,9 +134,9 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	return t, nil
 }
 
-// blank reports whether a small file contains only white space. The cause may be a
-// failed download or a full disk. Operators who want an empty table can write a comment
-// into its file.
+// blank reports whether a small file contains only white space. The cause may be a failed
+// download or a full disk. For an intentionally empty table, the operator can write a
+// comment into the file.
 func blank(f *os.File) bool {
 	text, err := io.ReadAll(io.NewSectionReader(f, 0, 4096))
 	return err == nil && len(bytes.TrimSpace(text)) == 0
@@ -151,8 +151,8 @@ var shipped = map[string]string{
 	lookup.KnownSenders: "",
 }
 
-// builtin returns the table of a shipped list. It omits rows of low confidence, such as
-// rented addresses that were listed more than 90 days ago.
+// builtin returns the table of a shipped list. builtin omits rows of low confidence, such
+// as rented addresses that were listed more than 90 days ago.
 func builtin(name string, lists *lookup.Lists) (*table, error) {
 	evidence, ok := shipped[name]
 	if !ok {

@@ -24,7 +24,7 @@ import (
 	"scanwatch/store/history"
 )
 
-// Options select a person.
+// Options selects a person and contains the settings of a removal.
 type Options struct {
 	Dir      *statedir.Dir
 	Who      erase.Subject
@@ -33,7 +33,7 @@ type Options struct {
 	Progress func(n int, until time.Time) // called for each record that is read
 }
 
-// A Result describes the data about a person.
+// A Result describes the stored data about a person.
 type Result struct {
 	Who      erase.Subject
 	Own      int            // sessions from addresses of the person
@@ -41,7 +41,7 @@ type Result struct {
 	Days     int            // number of days (UTC) with such sessions
 	Rows     map[string]int // rows of the state by table
 	Kept     []memory.Ban   // active bans that remain
-	// Missed contains the files that may have the person, with the reason.
+	// Missed contains the files that may still contain the person, with the reason.
 	Missed  []string
 	Removed bool // false for a survey
 }
@@ -78,7 +78,7 @@ func (r *Result) MarshalJSON() ([]byte, error) {
 // Empty reports whether nothing is stored about the person.
 func (r *Result) Empty() bool { return r.Own+r.Mentions+len(r.Rows)+len(r.Kept) == 0 }
 
-// Survey returns the data that Remove would remove. It changes nothing.
+// Survey returns the data that Remove would remove. Survey changes nothing.
 func Survey(o Options) (r Result, err error) {
 	r = Result{Who: o.Who}
 	if o.Who.Role(o.Dir.Limits().Delimiter) {
@@ -122,7 +122,8 @@ func Survey(o Options) (r Result, err error) {
 	return r, errors.Join(err, r.missQuarantined(o.Dir.Path))
 }
 
-// missQuarantined adds the quarantined files, which are not changed.
+// missQuarantined adds the quarantined files to Missed, because quarantined files are
+// never changed.
 func (r *Result) missQuarantined(dir string) error {
 	names, err := store.Quarantined(dir)
 	for _, name := range names {
@@ -135,7 +136,7 @@ func (r *Result) missQuarantined(dir string) error {
 	return err
 }
 
-// surveyState counts the rows of the state in a copy.
+// surveyState counts the rows in a copy of the state.
 func surveyState(o Options) (memory.Erased, error) {
 	m, now := memory.New(), o.Dir.Now().UnixMicro()
 	var rows []store.Entry
@@ -152,8 +153,8 @@ func surveyState(o Options) (memory.Erased, error) {
 }
 
 // Remove removes the person. If a filter is running, the filter removes the person, so
-// that memory and files agree. Each file is replaced at once, so that Remove can be
-// repeated after an error. The numbers of the result are the same as of Survey.
+// that memory and files agree. Each file is replaced atomically, so that Remove can be
+// repeated after an error. The numbers in the result are the same as for Survey.
 func Remove(o Options) (Result, error) {
 	r, err := Survey(o)
 	if err != nil {
@@ -171,15 +172,15 @@ func Remove(o Options) (Result, error) {
 	return r, errors.Join(err, r.missQuarantined(o.Dir.Path))
 }
 
-// missed adds a file that could not be changed.
+// missed adds a file that could not be changed to Missed.
 func (r *Result) missed(name string, err error) {
 	if err != nil {
 		r.Missed = append(r.Missed, fmt.Sprintf("%s: %v", name, err))
 	}
 }
 
-// byFilter lets the running filter remove the person. It uses a connection for each file,
-// because the filter closes idle connections.
+// byFilter asks the running filter to remove the person. byFilter uses a new connection
+// for each file, because the filter closes idle connections.
 func (r *Result) byFilter(o Options) error {
 	ask := func(f func(*control.Client) error) error {
 		c, err := control.Dial(o.Dir.Path)
@@ -223,7 +224,7 @@ func (r *Result) byFilter(o Options) error {
 	return nil
 }
 
-// withoutFilter removes the person from the files.
+// withoutFilter removes the person from the files if no filter is running.
 func (r *Result) withoutFilter(o Options) error {
 	key, err := control.HashKey(o.Dir.Path)
 	if err != nil {
