@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -174,7 +175,7 @@ func TestServe(t *testing.T) {
 		{[]string{"version.bind", "CH", "TXT"}, []string{"status: REFUSED"}},
 		{[]string{"example.net"}, []string{"status: REFUSED"}},
 		{[]string{"bl.example.org", "NS"}, []string{"300 IN NS ns.bl.example.org."}},
-		{[]string{"ns.bl.example.org"}, []string{"IN A 127.0.0.1", "IN A 192.0.2.25"}},
+		{[]string{"ns.bl.example.org"}, []string{"ANSWER: 1,", "IN A 192.0.2.25"}},
 		{[]string{"2.0.0.127.scanners.example.org"}, []string{"127.0.0.3"}},
 		{[]string{"1.0.0.127.scanners.example.org"}, []string{"status: NXDOMAIN"}},
 		{[]string{name, "@192.0.2.25"}, []string{"300 IN A 127.0.0.2"}},
@@ -233,7 +234,7 @@ func TestServe(t *testing.T) {
 }
 
 // TestFoundHosts checks that the export in the manual publishes the hosts that the filter
-// has found, and a zone without entries before that.
+// has found, and that its format empties the zone if there are no hosts.
 func TestFoundHosts(t *testing.T) {
 	require.Program(t, "dig")
 	page, err := os.ReadFile("../../man/scanwatch.8")
@@ -247,9 +248,9 @@ func TestFoundHosts(t *testing.T) {
 	s := start(t, "listen 127.0.0.1\nzone \"found.example.org\" file \"found\"\n")
 	f := s.filter()
 	filterproc.Eventually(t, "the socket", cli.Listens(s.path("state")))
-	export := func() {
+	export := func(more ...string) {
 		t.Helper()
-		s.scanwatch(append(strings.Fields(m[1]), "-o", s.path("found"))...)
+		s.scanwatch(slices.Concat(strings.Fields(m[1]), more, []string{"-o", s.path("found")})...)
 		if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
@@ -267,6 +268,8 @@ func TestFoundHosts(t *testing.T) {
 	s.scanwatch("flush")
 	export()
 	waitFor(t, "127.0.0.5", name)
+	export("--src", "192.0.2.1")
+	waitFor(t, "", name)
 }
 
 // confined checks the user and the restrictions of the service.
