@@ -142,9 +142,6 @@ func companionText(p *rules.Policy) string {
 	for _, c := range p.Companions {
 		text += "\n" + c.String()
 	}
-	for _, l := range p.Lookups { // the companion has the old ones
-		text += "\n" + l.String()
-	}
 	return text
 }
 
