@@ -128,7 +128,7 @@ func TestInstall(t *testing.T) {
 			for _, want := range []string{"/p/bin/scanwatch", "/l/filter-scanwatch", "/m/man5/scanwatch.conf.5", "/m/man8/filter-scanwatch.8",
 				"/m/man8/scanwatch.8", "/p/share/examples/scanwatch/standard.conf",
 				"/p/share/examples/scanwatch/fail2ban/jail.d/scanwatch.conf", "/p/share/examples/scanwatch/sshguard/scanwatch-parser", "/p/share/zsh/site-functions/_scanwatch",
-				"/p/lib/systemd/system/scanwatch-sync@.service", "/p/lib/systemd/system/scanwatch-serve.service", "/p/lib/tmpfiles.d/scanwatch.conf"} {
+				"/p/lib/systemd/system/scanwatch-sync@.service", "/p/lib/systemd/system/scanwatch-serve.service", "/p/lib/systemd/system/scanwatch-lookup.service", "/p/lib/tmpfiles.d/scanwatch.conf"} {
 				if !slices.Contains(files, want) {
 					t.Errorf("%s is not installed", want)
 				}
@@ -346,6 +346,7 @@ func TestInstances(t *testing.T) {
 		run(t, units, nil, "systemd-analyze", "verify", "--man=no", filepath.Join(units, unit))
 	}
 	verify("scanwatch-serve.service")
+	verify("scanwatch-lookup.service")
 	page := strings.ReplaceAll(read(t, project+"/man/scanwatch.8"), `\e`, `\`)
 	targets := map[string]bool{}
 	for _, line := range regexp.MustCompile(`(?ms)^systemctl enable --now "\$\(systemd-escape [^)]*\)"$`).FindAllString(page, -1) {
