@@ -16,6 +16,7 @@ import (
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/dnsbl"
+	"scanwatch/cmd/internal/dnslookup"
 	"scanwatch/cmd/internal/firewall"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
@@ -95,6 +96,9 @@ func runCheck(e *env, args []string) error {
 	for _, z := range p.Zones {
 		fmt.Fprintln(e.out, z)
 	}
+	for _, l := range p.Lookups {
+		fmt.Fprintln(e.out, l)
+	}
 	e.proposeGateways(p)
 	return nil
 }
@@ -123,8 +127,17 @@ func checkCompanions(e *env, p *rules.Policy) {
 	}
 	local := append(prefix.Local(), netip.IPv6Loopback())
 	for _, c := range p.Companions {
-		if _, err := control.CompanionUser(c.User, filter); err != nil {
+		uid, err := control.CompanionUser(c.User, filter)
+		if err != nil {
 			warn(c.Pos, "%v", err)
+		}
+		for _, l := range p.Lookups {
+			if c.Role != rules.RoleLookup || err != nil {
+				continue
+			}
+			if err := dnslookup.CheckKey(l, uid); err != nil {
+				warn(l.Pos, "key of lookup %s: %v", l.Name, err)
+			}
 		}
 		for _, a := range c.Listen {
 			if !a.IsLoopback() && !slices.Contains(local, a) {

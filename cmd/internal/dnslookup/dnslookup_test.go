@@ -312,6 +312,9 @@ func TestKey(t *testing.T) {
 		if _, err := newList(&l, dns, slog.New(slog.DiscardHandler), time.Now); err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), key) {
 			t.Errorf("%q, %o: %v", tt.text, tt.mode, err)
 		}
+		if err := CheckKey(&l, uint32(os.Geteuid())); (err != nil) != (tt.mode != 0o600) {
+			t.Errorf("check of %o: %v", tt.mode, err)
+		}
 	}
 	write(key, 0o600)
 	l.Zone = "{key}." + strings.Repeat(strings.Repeat("a", 40)+".", 4) + "example.org"

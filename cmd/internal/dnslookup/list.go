@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"scanwatch/cmd/internal/config"
@@ -103,13 +105,11 @@ func readKey(name string) (string, error) {
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	switch {
-	case err != nil:
+	if err == nil {
+		err = checkKey(name, info)
+	}
+	if err != nil {
 		return "", err
-	case !info.Mode().IsRegular():
-		return "", fmt.Errorf("%s is not a regular file", name)
-	case info.Mode()&0o077 != 0:
-		return "", fmt.Errorf("other users can read %s; run chmod 600", name)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, 4*maxKey))
 	if err != nil {
@@ -120,6 +120,38 @@ func readKey(name string) (string, error) {
 		return "", fmt.Errorf("%s does not contain one key of up to %d letters and digits", name, maxKey)
 	}
 	return key, nil
+}
+
+// checkKey returns an error if the file of a key is not a private file.
+func checkKey(name string, info fs.FileInfo) error {
+	switch {
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is not a regular file", name)
+	case info.Mode()&0o077 != 0:
+		return fmt.Errorf("other users can read %s; run chmod 600", name)
+	}
+	return nil
+}
+
+// CheckKey returns an error if the companion, which runs as the user uid, cannot use the
+// key of a list. CheckKey does not read the key. Services that root starts can also use a
+// key of root.
+func CheckKey(l *rules.Lookup, uid uint32) error {
+	if l.Key == "" {
+		return nil
+	}
+	name := config.ResolvePath(l.Pos.File, l.Key)
+	info, err := os.Stat(name)
+	if err == nil {
+		err = checkKey(name, info)
+	}
+	if err != nil {
+		return err
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != uid && s.Uid != 0 {
+		return fmt.Errorf("%s belongs to another user; run chown", name)
+	}
+	return nil
 }
 
 // ask returns the answer of the list about an address.
