@@ -31,6 +31,7 @@ var advice = []struct{ evidence, text string }{
 	{"auth-", "A device or program uses a wrong password. Please correct it, or remove the account from the device."},
 	{"account-abuse", "The password of the account is probably known to others. Please change it."},
 	{"relay-probe", "The recipients are not in our domains, and this server relays mail only for its own users."},
+	{"listed", "A DNS block list contains the address. Please remove the cause, and ask the operator of the list to remove the address."},
 	{"cloud", "Please send mail through the relay of your provider, or publish a name of your own for the address."},
 	{"scanner", "If this is a scan for research, please exclude our networks."},
 }
