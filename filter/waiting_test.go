@@ -50,7 +50,7 @@ func waitingSessions(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	table.Questions(ctx, 0) // the companion is present
-	all.Go(func() { // the last octet selects the answer
+	all.Go(func() {         // the last octet selects the answer
 		for ctx.Err() == nil {
 			for _, q := range table.Questions(ctx, time.Second) {
 				a := dnslist.Answer{Addr: q.Addr, List: "bl", TTL: time.Minute}
