@@ -158,13 +158,16 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 // prefixes parses an address, a network, or a list of addresses and networks.
 func (l *line) prefixes(what string) (list []netip.Prefix, err *Error) {
 	values, err := l.values(what, addressValue)
+	if err != nil {
+		return nil, err
+	}
 	for _, v := range values {
 		if v.Kind != PrefixValue {
 			return nil, l.errorf(v.Pos, "list the addresses", "expected %s, not a table", what)
 		}
 		list = append(list, v.Prefix)
 	}
-	return list, err
+	return list, nil
 }
 
 func parseZone(l *line) (Statement, *Error) {
@@ -205,7 +208,7 @@ func isZoneName(s string) bool {
 		return false
 	}
 	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 			return false
 		}
 	}

@@ -105,7 +105,10 @@ func parseText(l *line) (Statement, *Error) {
 		what = "a directory"
 	}
 	var err *Error
-	s.Text, err = l.text(what)
+	at := l.peek()
+	if s.Text, err = l.text(what); err == nil && s.Word == "rundir" && !strings.HasPrefix(s.Text, "/") {
+		err = l.errorf(at.pos, "write for example: rundir \"/run/scanwatch\"", "the directory %q is not absolute", s.Text)
+	}
 	return s, err
 }
 

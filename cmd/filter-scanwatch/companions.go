@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"os"
-	"syscall"
 
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
@@ -27,8 +25,11 @@ func (p *program) prepareCompanions() {
 		problem    string
 	}
 	r, ok := withTimeout(p.log, "preparing the companions", diskTimeout, func() result {
-		_ = os.Mkdir(p.runDir, 0o755) // the package creates it, unless it is temporary
-		return result{control.NewCompanions(p.set.Companions), runDirProblem(p.runDir)}
+		// The package creates the directory, unless it is temporary.
+		if os.Mkdir(p.runDir, 0o755) == nil {
+			_ = os.Chmod(p.runDir, 0o755) // whatever the umask is
+		}
+		return result{control.NewCompanions(p.set.Companions), control.RunDirProblem(p.runDir, p.dir, os.Geteuid())}
 	})
 	if !ok {
 		p.log.Warn("no companions: disk timeout; restart smtpd when the disk answers")
@@ -44,25 +45,6 @@ func (p *program) prepareCompanions() {
 	for _, problem := range p.companions.Problems() {
 		p.log.Warn("companion cannot connect", "because", problem)
 	}
-}
-
-// runDirProblem returns the reason why dir cannot contain the socket of the companions,
-// or "". Another user who can create or replace the socket could make the companions
-// unban hosts, also in a sticky directory: before the filter starts.
-func runDirProblem(dir string) string {
-	info, err := os.Stat(dir)
-	switch {
-	case err != nil:
-		return fmt.Sprintf("%v; create it, owned by the user of the filter", err)
-	case !info.IsDir():
-		return dir + " is not a directory"
-	case info.Mode()&0o022 != 0:
-		return fmt.Sprintf("other users can write to %s; run chmod go-w", dir)
-	}
-	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != os.Geteuid() {
-		return fmt.Sprintf("%s belongs to another user; run chown", dir)
-	}
-	return ""
 }
 
 // serveCompanions serves the socket of the companions.

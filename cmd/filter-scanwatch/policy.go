@@ -44,7 +44,8 @@ type policies struct {
 	closed *sandbox.Report // nil without a sandbox
 	// companions is the text of the companion statements, which only apply at startup.
 	companions string
-	unread     bool // the disk of the configuration timed out at startup
+	zones      string // text of the zones of the latest configuration
+	unread     bool   // the disk of the configuration timed out at startup
 
 	stateMu sync.Mutex
 	state   control.Config
@@ -128,7 +129,7 @@ func (p *policies) start() rules.Settings {
 		return defaults
 	}
 	p.take(c)
-	p.companions = companionText(c.Policy)
+	p.companions, p.zones = companionText(c.Policy), zoneText(c.Policy)
 	p.asked = smtpd.Requests(filter.Phases(c.Policy))
 	set := c.Policy.Settings
 	set.Store = cmp.Or(p.dir, c.Policy.Store, store.DefaultDir())
@@ -140,6 +141,14 @@ func companionText(p *rules.Policy) string {
 	text := p.RunDir
 	for _, c := range p.Companions {
 		text += "\n" + c.String()
+	}
+	return text
+}
+
+// zoneText returns the statements of the zones.
+func zoneText(p *rules.Policy) (text string) {
+	for _, z := range p.Zones {
+		text += z.String() + "\n"
 	}
 	return text
 }
@@ -192,6 +201,10 @@ func (p *policies) reload(forced bool) error {
 		p.note(nil, "the new version is invalid, the previous one is in use; see scanwatch check")
 		p.log.Error("configuration invalid, keeping the previous one; see scanwatch check", "file", p.file)
 		return fmt.Errorf("load %s: invalid, keeping the previous configuration; see the mail log", p.file)
+	}
+	if text := zoneText(c.Policy); p.zones != text {
+		p.zones = text
+		c.Notes = append(c.Notes, "zones changed; restart the service of companion serve")
 	}
 	p.take(c)
 	if outside {

@@ -76,6 +76,7 @@ var nastyOutputs = []struct {
 	{"stats --prometheus -o $DIR/numbers.prom", forPeople, true},
 	{"forget -- $N", forPeople, true},
 	{"forget -- $N@example.net", forPeople, true},
+	{"forget --json -- $N", jsonValues, true},
 	{"anonymize $DIR/copy", forPeople, true},
 	{"export plain --evidence any --min-confidence low --bans", forPeople, true},
 	{"export json --evidence any --min-confidence low --bans", jsonValues, true},

@@ -25,7 +25,10 @@ import (
 // ErrNotRunning means that no process listens on the control socket.
 var ErrNotRunning = errors.New("filter-scanwatch is not running; is smtpd up, and does smtpd.conf name the filter?")
 
-// A Client sends commands to a running filter. A Client must not be used concurrently.
+// ErrNoSocket means that no process listens on the socket of the companions.
+var ErrNoSocket = errors.New("no socket for companions; restart smtpd if a companion was added, and see scanwatch status")
+
+// A Client sends commands to a running filter. It must not be used concurrently.
 type Client struct {
 	conn net.Conn
 	in   *bufio.Reader
@@ -58,7 +61,9 @@ func DialCompanion(runDir string) (*Client, error) {
 	conn, err := net.DialTimeout("unix", path, 5*time.Second)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("%w (no process listens on %s)", ErrNotRunning, path)
+		return nil, fmt.Errorf("%w (%s)", ErrNoSocket, path)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("connect to the filter: %w; the directory must let the users of companions enter: run chmod go+x %s", err, runDir)
 	case err != nil:
 		return nil, fmt.Errorf("connect to the filter: %w", err)
 	}

@@ -100,10 +100,7 @@ func (s *Status) CompanionProblems(now time.Time) (all []string) {
 func NewCompanions(list []*rules.Companion) *Companions {
 	c := DisabledCompanions(list, "")
 	for _, one := range c.list {
-		uid, err := lookupUser(one.User)
-		if err == nil && (uid == 0 || int(uid) == os.Geteuid()) {
-			err = fmt.Errorf("user %s may use all commands; give the companion a separate user", one.User)
-		}
+		uid, err := CompanionUser(one.User, os.Geteuid())
 		if err != nil {
 			one.Problem = err.Error()
 		} else {
@@ -111,6 +108,41 @@ func NewCompanions(list []*rules.Companion) *Companions {
 		}
 	}
 	return c
+}
+
+// CompanionUser returns the number of the user of a companion. The user must not be
+// root or the user of the filter, who may use all commands.
+func CompanionUser(name string, filter int) (uint32, error) {
+	uid, err := lookupUser(name)
+	if err == nil && (uid == 0 || int(uid) == filter) {
+		err = fmt.Errorf("user %s may use all commands; give the companion a separate user", name)
+	}
+	return uid, err
+}
+
+// RunDirProblem returns the reason why the directory dir cannot contain the socket of
+// the companions of a filter with the user filter and the state directory state, or "".
+// Another user who can create or replace the socket could make the companions unban
+// hosts. In a sticky directory, the other user could create it before the filter starts.
+func RunDirProblem(dir, state string, filter int) string {
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("%v; create it, owned by the user of the filter, and restart smtpd", err)
+	case !info.IsDir():
+		return dir + " is not a directory"
+	case info.Mode()&0o022 != 0:
+		return fmt.Sprintf("other users can write to %s; run chmod go-w %s and restart smtpd", dir, dir)
+	case info.Mode()&0o001 == 0:
+		return fmt.Sprintf("the users of companions cannot enter %s; run chmod go+x %s and restart smtpd", dir, dir)
+	}
+	if s, err := os.Stat(state); err == nil && os.SameFile(info, s) {
+		return fmt.Sprintf("%s is the state directory, which companions must not enter; change rundir", dir)
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != filter {
+		return fmt.Sprintf("%s belongs to user %d; run chown %d %s and restart smtpd", dir, s.Uid, filter, dir)
+	}
+	return ""
 }
 
 // DisabledCompanions returns companions that cannot connect because of a problem.

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -81,8 +82,39 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 	return runDir, stateDir, c
 }
 
-// TestRoles checks that each user may only use the commands of its role. A user without a
-// role receives the reason for the rejection.
+// TestGone checks that a companion that disconnects while it waits for changes does not
+// count as a client.
+func TestGone(t *testing.T) {
+	m := memory.New()
+	m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro())
+	dir, _, _ := serveCompanions(t, m, yes, sparesNone)
+	for i := range 5 * maxOfCompanion {
+		var c *Client
+		var err error
+		asUser(t, syncUser, func() {
+			for deadline := time.Now().Add(MaxWait / 4); ; {
+				if c, err = DialCompanion(dir); err == nil || time.Now().After(deadline) {
+					return
+				}
+				time.Sleep(time.Millisecond) // the server notices the end a moment later
+			}
+		})
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		list, _, err := c.Bans(0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintf(c.conn, "bans %d 20\n", list.Generation); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+}
+
+// TestRoles checks that each user may use the commands of its role only, and that a
+// user without a role receives the reason for the refusal.
 func TestRoles(t *testing.T) {
 	m := memory.New()
 	dir, state, companions := serveCompanions(t, m, yes, sparesNone)

@@ -340,7 +340,13 @@ func (s *Server) client(ctx context.Context, conn net.Conn, who *peer) {
 			return // end of input, timeout or line too long
 		}
 		a := answer()
-		if err := s.run(ctx, a, strings.Fields(string(line))); err != nil {
+		words := strings.Fields(string(line))
+		if who == nil {
+			err = s.run(ctx, a, words)
+		} else {
+			err = s.runUntilGone(ctx, a, in, words)
+		}
+		if err != nil {
 			if a.begun {
 				return
 			}
@@ -349,6 +355,25 @@ func (s *Server) client(ctx context.Context, conn net.Conn, who *peer) {
 			}
 		}
 	}
+}
+
+// runUntilGone runs a command. It ends ctx when the client disconnects, so that a
+// companion that is restarted does not reach the limit of connections.
+func (s *Server) runUntilGone(ctx context.Context, a *Answer, in *bufio.Reader, words []string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	_ = a.conn.SetReadDeadline(time.Time{})
+	ended := make(chan struct{})
+	safego.Go(s.log(), "control: a client", func() {
+		defer close(ended)
+		if _, err := in.Peek(1); err != nil {
+			cancel()
+		}
+	})
+	err := s.run(ctx, a, words)
+	_ = a.conn.SetReadDeadline(time.Unix(0, 0)) // ends Peek
+	<-ended
+	return err
 }
 
 func (s *Server) run(ctx context.Context, a *Answer, words []string) error {

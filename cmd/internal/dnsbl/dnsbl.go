@@ -21,6 +21,7 @@ import (
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/lookup"
+	"scanwatch/internal/prefix"
 	"scanwatch/rules"
 )
 
@@ -51,7 +52,7 @@ func New(c *rules.Companion, zones []*rules.Zone, log *slog.Logger) (*Server, er
 	for _, p := range slices.Concat(c.Allow, loopback) {
 		s.allow.Add(p, struct{}{})
 	}
-	for _, a := range c.Listen { // this host uses the same address to reach it
+	for _, a := range slices.Concat(c.Listen, prefix.Local()) { // this host
 		s.allow.Add(netip.PrefixFrom(a, a.BitLen()), struct{}{})
 	}
 	lists, err := lookup.Builtin()
@@ -267,11 +268,16 @@ func (z *zone) apex(buf []byte, q *query, at int, serial uint32, negative func(r
 	return r
 }
 
-// nameServer answers a query for the name of the server.
+// nameServer answers a query for the name of the server. A loopback address is useless
+// beside another address, because other hosts receive the answer, too.
 func (s *Server) nameServer(buf []byte, q *query, z *zone, negative func(rcode) response) response {
 	var kind uint16
 	r := q.begin(buf, noError, true)
+	public := slices.ContainsFunc(s.listen, func(a netip.AddrPort) bool { return !a.Addr().IsLoopback() })
 	for _, a := range s.listen {
+		if public && a.Addr().IsLoopback() {
+			continue
+		}
 		if kind = typeA; a.Addr().Is6() {
 			kind = typeAAAA
 		}

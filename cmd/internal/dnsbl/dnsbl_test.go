@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -384,7 +385,7 @@ func TestFile(t *testing.T) {
 	if err := s.problem(); err != nil {
 		t.Error(err)
 	}
-	for _, broken := range []string{"", "# nothing\n", "<html>\n", "\x00\x01", "example.net\n", "10.0.0.0/8\n"} {
+	for _, broken := range []string{"", " \n", "<html>\n", "\x00\x01", "example.net\n", "10.0.0.0/8\n"} {
 		write(broken)
 		listed("192.0.2.9", "Success")
 		if s.problem() == nil {
@@ -399,6 +400,17 @@ func TestFile(t *testing.T) {
 	listed("203.0.113.7", "Success")
 	if s.problem() != nil {
 		t.Error(s.problem())
+	}
+	write("# nothing\n")
+	listed("203.0.113.7", "NameError")
+	if s.problem() != nil {
+		t.Errorf("a file with only a comment: %v", s.problem())
+	}
+	// A change of permissions changes neither the size nor the time of the file.
+	s.files[0].problem = fs.ErrPermission
+	s.readFiles()
+	if s.problem() != nil {
+		t.Errorf("after new permissions: %v", s.problem())
 	}
 	if n := strings.Count(log.String(), "keeping its previous entries"); n == 0 || n > 8 {
 		t.Errorf("%d warnings in\n%s", n, log.String())

@@ -200,7 +200,8 @@ func (b *builtin) overlaps(netip.Prefix) bool { return true }
 func (b *builtin) state() (time.Time, int, bool) { return b.loaded, b.size, true }
 
 // A fileList contains the addresses in a file. If a newer version of the file cannot be
-// used or has no addresses, the previous version remains in effect.
+// used, the previous version remains in effect. A file with only comments empties the
+// list. An empty file does not, because its content may be lost.
 type fileList struct {
 	path string
 	log  *slog.Logger
@@ -253,8 +254,8 @@ func (f *fileList) state() (time.Time, int, bool) {
 // read reads the file if it has changed.
 func (f *fileList) read() {
 	info, err := os.Stat(f.path)
-	if err == nil && f.info != nil && os.SameFile(info, f.info) && info.Size() == f.info.Size() && info.ModTime().Equal(f.info.ModTime()) {
-		return
+	if err == nil && f.problem == nil && f.info != nil && os.SameFile(info, f.info) && info.Size() == f.info.Size() && info.ModTime().Equal(f.info.ModTime()) {
+		return // with a problem, only the permissions may have changed
 	}
 	var table *lookup.Prefixes[struct{}]
 	if err == nil {
@@ -284,7 +285,7 @@ func (f *fileList) unusable(err error) {
 	f.log.Warn("zone file unusable, keeping its previous entries", attrs...)
 }
 
-var errNoAddresses = errors.New("the file has no addresses; restart the service to empty the zone")
+var errNoAddresses = errors.New("the file has no addresses; if this is intended, write a comment into it")
 
 func (f *fileList) load() (*lookup.Prefixes[struct{}], error) {
 	file, err := feed.Open(f.path)
@@ -295,9 +296,13 @@ func (f *fileList) load() (*lookup.Prefixes[struct{}], error) {
 	r, err := feed.Parse(file, "")
 	old := f.current()
 	switch {
+	case errors.Is(err, feed.ErrEmpty) && r != nil && r.Notice != "":
+		return new(lookup.Prefixes[struct{}]), nil // only comments
 	case errors.Is(err, feed.ErrEmpty) && old == nil:
 		f.log.Warn("zone file has no entries", "file", f.path)
 		return new(lookup.Prefixes[struct{}]), nil
+	case errors.Is(err, feed.ErrEmpty):
+		return nil, errNoAddresses
 	case err != nil:
 		return nil, err
 	case len(r.Prefixes) == 0:

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	"scanwatch/internal/safego"
@@ -52,7 +53,7 @@ func (s *Server) Listen() error {
 		udp, err := net.ListenUDP("udp"+family, net.UDPAddrFromAddrPort(a))
 		if err != nil {
 			s.close()
-			return fmt.Errorf("listen on UDP %s: %w", a, err)
+			return fmt.Errorf("listen on UDP %s: %w", a, bindProblem(err))
 		}
 		_ = udp.SetReadBuffer(readBuffer) // the default is enough for most servers
 		s.sockets.udp = append(s.sockets.udp, udp)
@@ -63,15 +64,29 @@ func (s *Server) Listen() error {
 		tcp, err := net.ListenTCP("tcp"+family, net.TCPAddrFromAddrPort(a))
 		if err != nil {
 			s.close()
-			return fmt.Errorf("listen on TCP %s: %w", a, err)
+			return fmt.Errorf("listen on TCP %s: %w", a, bindProblem(err))
 		}
 		s.sockets.tcp = append(s.sockets.tcp, tcp)
 	}
 	return nil
 }
 
-// Run serves clients until ctx ends. For each value from reload, the server immediately
-// checks the files of zones for changes.
+// bindProblem adds the remedy to an error of bind(2).
+func bindProblem(err error) error {
+	for number, remedy := range map[syscall.Errno]string{
+		syscall.EADDRINUSE:    "another name server uses it: set port of companion serve, and let the resolver forward the zones to this port",
+		syscall.EADDRNOTAVAIL: "list addresses of this host after listen",
+		syscall.EACCES:        "start the service as root or with the capability CAP_NET_BIND_SERVICE, or set a port above 1023",
+	} {
+		if errors.Is(err, number) {
+			return fmt.Errorf("%w; %s", err, remedy)
+		}
+	}
+	return err
+}
+
+// Run serves clients until ctx ends. A value from reload makes the server check the
+// files of zones at once.
 func (s *Server) Run(ctx context.Context, reload <-chan struct{}) {
 	run := func(name string, f func()) {
 		s.sockets.all.Add(1)

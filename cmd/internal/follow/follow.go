@@ -46,11 +46,14 @@ type Apply func(ctx context.Context, list control.BanList, entries []control.Ban
 func (f *Follower) Run(ctx context.Context, apply Apply) {
 	pause := firstPause
 	var logged string
-	for ctx.Err() == nil {
-		worked, err := f.follow(ctx, apply)
-		if worked {
-			pause, logged = firstPause, ""
+	worked := func() {
+		if logged != "" {
+			f.Log.Info("bans followed again", "companion", f.Name)
 		}
+		pause, logged = firstPause, ""
+	}
+	for ctx.Err() == nil {
+		err := f.follow(ctx, apply, worked)
 		if err != nil && ctx.Err() == nil && err.Error() != logged {
 			logged = err.Error()
 			f.Log.Warn("bans not followed", "companion", f.Name, "err", err)
@@ -63,17 +66,17 @@ func (f *Follower) Run(ctx context.Context, apply Apply) {
 	}
 }
 
-// follow uses one connection. worked reports whether the connection has received bans.
-func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err error) {
+// follow uses one connection. It calls worked after each list of bans.
+func (f *Follower) follow(ctx context.Context, apply Apply, worked func()) error {
 	c, err := control.DialCompanion(f.RunDir)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	if err := c.Note(f.Name, 0, control.ErrStarting); err != nil {
-		return false, err
+		return err
 	}
 	every := cmp.Or(f.Every, DefaultEvery)
 	var generation uint64
@@ -89,7 +92,7 @@ func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err er
 		}
 		list, entries, err := c.Bans(generation, wait)
 		if err != nil {
-			return worked, err
+			return err
 		}
 		if list.Full {
 			full = time.Now()
@@ -101,8 +104,8 @@ func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err er
 		generation = list.Generation
 		n, failed := apply(ctx, list, entries)
 		if err := c.Note(f.Name, n, failed); err != nil {
-			return worked, err
+			return err
 		}
-		worked = true
+		worked()
 	}
 }

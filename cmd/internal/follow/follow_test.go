@@ -140,6 +140,9 @@ func TestRun(t *testing.T) {
 		}
 		break
 	}
+	if !strings.Contains(log.String(), "bans followed again") {
+		t.Errorf("the log lacks the end of the error: %s", log.String())
+	}
 	if strings.Contains(log.String(), "the firewall does not answer") {
 		t.Errorf("an error that apply logs: %s", log.String())
 	}
