@@ -79,8 +79,9 @@ func TestUnsafeRunDir(t *testing.T) {
 	}
 }
 
-// TestRunDirIsNoStateDir checks that the directory with the records is not used, and that
-// a directory that the filter creates lets companions enter, whatever the umask is.
+// TestRunDirIsNoStateDir checks that the directory of the socket is not the state
+// directory. If the filter creates the directory, companions must be able to enter it,
+// regardless of the umask.
 func TestRunDirIsNoStateDir(t *testing.T) {
 	old := syscall.Umask(0o077)
 	defer syscall.Umask(old)
@@ -101,7 +102,7 @@ func TestRunDirIsNoStateDir(t *testing.T) {
 	}
 }
 
-// TestSparing checks that companions receive no ban of a host that an export omits.
+// TestSparing checks that companions receive no ban of a host that an export would omit.
 func TestSparing(t *testing.T) {
 	p := withCompanions(t, `own-address 203.0.113.9
 table <friends> { 203.0.113.1, friend.example.org }

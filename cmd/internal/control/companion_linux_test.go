@@ -82,8 +82,8 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 	return runDir, stateDir, c
 }
 
-// TestGone checks that a companion that disconnects while it waits for changes does not
-// count as a client.
+// TestGone checks that a companion no longer counts as a client after it disconnects. The
+// companion disconnects while it waits for changes.
 func TestGone(t *testing.T) {
 	m := memory.New()
 	m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro())
@@ -96,7 +96,7 @@ func TestGone(t *testing.T) {
 				if c, err = DialCompanion(dir); err == nil || time.Now().After(deadline) {
 					return
 				}
-				time.Sleep(time.Millisecond) // the server notices the end a moment later
+				time.Sleep(time.Millisecond) // the server detects the end with a delay
 			}
 		})
 		if err != nil {
@@ -113,8 +113,8 @@ func TestGone(t *testing.T) {
 	}
 }
 
-// TestRoles checks that each user may use the commands of its role only, and that a
-// user without a role receives the reason for the refusal.
+// TestRoles checks that each user may only use the commands of its role. A user without a
+// role receives the reason for the rejection.
 func TestRoles(t *testing.T) {
 	m := memory.New()
 	dir, state, companions := serveCompanions(t, m, yes, sparesNone)

@@ -85,8 +85,8 @@ func bindProblem(err error) error {
 	return err
 }
 
-// Run serves clients until ctx ends. A value from reload makes the server check the
-// files of zones at once.
+// Run serves clients until ctx ends. For each value from reload, the server immediately
+// checks the files of zones for changes.
 func (s *Server) Run(ctx context.Context, reload <-chan struct{}) {
 	run := func(name string, f func()) {
 		s.sockets.all.Add(1)
