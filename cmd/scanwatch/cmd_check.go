@@ -70,7 +70,7 @@ func runCheck(e *env, args []string) error {
 	if err := dnsbl.Check(p.Zones); err != nil {
 		return err
 	}
-	e.checkCompanions(p)
+	checkCompanions(e, p)
 	var phases []string
 	for _, id := range smtpd.Requests(filter.Phases(p)) {
 		phases = append(phases, id.String())
@@ -101,7 +101,7 @@ func runCheck(e *env, args []string) error {
 
 // checkCompanions prints a warning for each user, directory or address of a companion
 // that this host lacks. The filter also starts without a companion.
-func (e *env) checkCompanions(p *rules.Policy) {
+func checkCompanions(e *env, p *rules.Policy) {
 	if len(p.Companions) == 0 {
 		return
 	}

@@ -94,6 +94,7 @@ func (f *Follower) follow(ctx context.Context, apply Apply, worked func()) error
 		if err != nil {
 			return err
 		}
+		worked()
 		if list.Full {
 			full = time.Now()
 		} else if list.Enforced != enforced {
@@ -106,6 +107,5 @@ func (f *Follower) follow(ctx context.Context, apply Apply, worked func()) error
 		if err := c.Note(f.Name, n, failed); err != nil {
 			return err
 		}
-		worked()
 	}
 }
