@@ -79,9 +79,8 @@ func TestUnsafeRunDir(t *testing.T) {
 	}
 }
 
-// TestRunDirIsNoStateDir checks that the directory of the socket is not the state
-// directory. If the filter creates the directory, companions must be able to enter it,
-// regardless of the umask.
+// TestRunDirIsNoStateDir checks that the directory with the records is not used, and that
+// a directory that the filter creates lets companions enter, whatever the umask is.
 func TestRunDirIsNoStateDir(t *testing.T) {
 	old := syscall.Umask(0o077)
 	defer syscall.Umask(old)

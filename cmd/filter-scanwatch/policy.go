@@ -44,7 +44,7 @@ type policies struct {
 	closed *sandbox.Report // nil without a sandbox
 	// companions is the text of the companion statements, which only apply at startup.
 	companions string
-	zones      string // statements of the zones in the latest configuration
+	zones      string // text of the zones of the latest configuration
 	unread     bool   // the disk of the configuration timed out at startup
 
 	stateMu sync.Mutex
@@ -145,7 +145,7 @@ func companionText(p *rules.Policy) string {
 	return text
 }
 
-// zoneText returns the statements of the zones in a configuration.
+// zoneText returns the statements of the zones.
 func zoneText(p *rules.Policy) (text string) {
 	for _, z := range p.Zones {
 		text += z.String() + "\n"

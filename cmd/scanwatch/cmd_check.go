@@ -99,8 +99,8 @@ func runCheck(e *env, args []string) error {
 	return nil
 }
 
-// checkCompanions prints a warning for each user, directory or address of a companion
-// that this host lacks. The filter also starts without a companion.
+// checkCompanions prints warnings about users, directories and addresses of companions
+// that this host lacks. The filter starts without them.
 func checkCompanions(e *env, p *rules.Policy) {
 	if len(p.Companions) == 0 {
 		return
@@ -113,7 +113,7 @@ func checkCompanions(e *env, p *rules.Policy) {
 		state = dir.Path
 		if info, err := os.Stat(state); err == nil {
 			if s, ok := info.Sys().(*syscall.Stat_t); ok {
-				filter = int(s.Uid) // the filter owns the state directory
+				filter = int(s.Uid) // it owns the state directory
 			}
 		}
 	}

@@ -82,8 +82,8 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 	return runDir, stateDir, c
 }
 
-// TestGone checks that a companion no longer counts as a client after it disconnects. The
-// companion disconnects while it waits for changes.
+// TestGone checks that a companion that disconnects while it waits for changes does not
+// count as a client.
 func TestGone(t *testing.T) {
 	m := memory.New()
 	m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro())
@@ -96,7 +96,7 @@ func TestGone(t *testing.T) {
 				if c, err = DialCompanion(dir); err == nil || time.Now().After(deadline) {
 					return
 				}
-				time.Sleep(time.Millisecond) // the server detects the end with a delay
+				time.Sleep(time.Millisecond) // the server notices the end a moment later
 			}
 		})
 		if err != nil {

@@ -357,8 +357,8 @@ func (s *Server) client(ctx context.Context, conn net.Conn, who *peer) {
 	}
 }
 
-// runUntilGone runs a command, and ends ctx when the client disconnects. Otherwise, the
-// old connections of a restarted companion could reach the limit of connections.
+// runUntilGone runs a command. It ends ctx when the client disconnects, so that a
+// companion that is restarted does not reach the limit of connections.
 func (s *Server) runUntilGone(ctx context.Context, a *Answer, in *bufio.Reader, words []string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -268,8 +268,8 @@ func (z *zone) apex(buf []byte, q *query, at int, serial uint32, negative func(r
 	return r
 }
 
-// nameServer answers a query for the name of the server. If the server has other
-// addresses, loopback addresses are omitted, because other hosts also receive the answer.
+// nameServer answers a query for the name of the server. A loopback address is useless
+// beside another address, because other hosts receive the answer, too.
 func (s *Server) nameServer(buf []byte, q *query, z *zone, negative func(rcode) response) response {
 	var kind uint16
 	r := q.begin(buf, noError, true)

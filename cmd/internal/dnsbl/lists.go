@@ -201,7 +201,7 @@ func (b *builtin) state() (time.Time, int, bool) { return b.loaded, b.size, true
 
 // A fileList contains the addresses in a file. If a newer version of the file cannot be
 // used, the previous version remains in effect. A file with only comments empties the
-// list. An empty file has no effect, because its content may be lost.
+// list. An empty file does not, because its content may be lost.
 type fileList struct {
 	path string
 	log  *slog.Logger
@@ -255,7 +255,7 @@ func (f *fileList) state() (time.Time, int, bool) {
 func (f *fileList) read() {
 	info, err := os.Stat(f.path)
 	if err == nil && f.problem == nil && f.info != nil && os.SameFile(info, f.info) && info.Size() == f.info.Size() && info.ModTime().Equal(f.info.ModTime()) {
-		return // after an error, only the permissions may have changed
+		return // with a problem, only the permissions may have changed
 	}
 	var table *lookup.Prefixes[struct{}]
 	if err == nil {
