@@ -6,7 +6,7 @@ import (
 	"scanwatch/store/column"
 )
 
-// A block contains decoded records, which alias the encoded value until the next open.
+// A block holds decoded records, which alias the encoded value until the next open.
 type block struct {
 	r     column.Reader
 	head  table[Record]
@@ -289,7 +289,7 @@ func (c *blockCursor) next(s *Step) bool {
 	return false
 }
 
-// A table contains the decoded columns of the records, or of the steps of a kind.
+// A table holds the decoded columns of the records, or of one kind of steps.
 type table[T any] struct {
 	fields []field[T]
 	n      int            // number of rows

@@ -79,15 +79,15 @@ func (e *blockEncoder) finish(dst []byte) []byte {
 	return dst
 }
 
-// columns contains the values of all fields of records, or of the steps of a kind.
+// columns holds the values of all fields of records, or of one kind of steps.
 type columns[T any] struct {
 	fields []field[T]
 	n      int      // number of values of each field
 	all    []values // by field
 }
 
-// values contains the values of a field: numbers or texts. Trailing zero or empty values
-// may be missing.
+// values holds the values of a field, either numbers or texts. Trailing zero or empty
+// values may be missing.
 type values struct {
 	numbers []uint64
 	texts   column.Buffer

@@ -157,14 +157,14 @@ const (
 // numKinds is the number of kinds that a block can contain.
 const numKinds = 32
 
-// kindNames contains the names of kinds that the names of columns start with.
+// kindNames maps kinds to the prefixes of column names.
 var kindNames = [numKinds]string{
 	KindNone: "none", KindGreeting: "greeting", KindHelo: "helo", KindTLS: "tls", KindAuth: "auth", KindMail: "mail", KindRcpt: "rcpt", KindData: "data",
 	KindCommit: "commit", KindRollback: "rollback", KindCommand: "command", KindInput: "input", KindTimeout: "timeout", KindQuit: "quit",
 	KindFinding: "finding", KindVerdict: "verdict", KindFilter: "filter", KindTag: "tag", KindBan: "ban", KindReference: "reference",
 }
 
-// columnNames contains the names of the columns of records, or of the steps of a kind.
+// columnNames lists the column names of records, or of one kind of steps.
 type columnNames struct {
 	at    string   // of steps
 	index string   // the class of each
@@ -190,8 +190,8 @@ func nameColumns[T any](prefix string, fields []field[T]) columnNames {
 	return n
 }
 
-// headNames contains the names of columns of records, and stepNames the names of columns
-// of steps by kind.
+// headNames lists the column names of records. stepNames lists the column names of steps
+// by kind.
 var headNames, stepNames = func() (columnNames, [numKinds]columnNames) {
 	var steps [numKinds]columnNames
 	for k := range steps {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A buffer contains encoded records. Each record consists of its key, the length of its
+// A buffer holds encoded records. Each record consists of its key, the length of its
 // value (uint32, big-endian) and its value. A buffer never exceeds its initial capacity.
 type buffer struct {
 	data []byte

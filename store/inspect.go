@@ -81,7 +81,7 @@ func (i *Inspector) Each(visit func(*File) error) error {
 	return i.each(p, visit)
 }
 
-// places contains the directories that an Inspector checks.
+// places lists the directories that an Inspector checks.
 type places struct{ state, sessions *directory } // sessions is nil if it does not exist
 
 func openPlaces(dir string) (p places, err error) {

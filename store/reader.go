@@ -35,7 +35,7 @@ type Reader struct {
 	// the last call.
 	Dropped Dropped
 
-	// Lossy contains the days for which a corrupt file may have lost records. Each call
+	// Lossy is the set of days that may have lost records in a corrupt file. Each call
 	// sets Lossy for the segments that it reads.
 	Lossy []time.Time
 

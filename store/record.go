@@ -45,7 +45,7 @@ type Record struct {
 	// LastStart is the time between the first and the latest start in an aggregate, in
 	// microseconds.
 	LastStart uint64
-	// Sketch estimates the number of sources in an aggregate of several sources: see
+	// Sketch estimates the number of sources in an aggregate of several sources; see
 	// internal/sketch. An aggregate with a Sketch has no Src.
 	Sketch []byte
 
@@ -60,7 +60,7 @@ type Record struct {
 	step  *Step  // reused by Steps; may be nil
 }
 
-// Counts contains the counters of a session, including omitted steps.
+// Counts holds the counters of a session. Omitted steps are counted.
 type Counts struct {
 	Commands     uint32 // lines of the client, except message text
 	Unknown      uint32 // unknown commands
@@ -658,7 +658,7 @@ func (s *Step) decode(b []byte) error {
 }
 
 // consume reads one field of any type. The caller ignores unknown fields. A tag of 0
-// means that b is corrupt, because no field has this tag: see fieldError. There is no
+// means that b is corrupt, because no field has that tag; see fieldError. There is no
 // error result, because a fifth result would not fit into registers.
 func consume(b []byte) (tag protowire.Number, num uint64, text, rest []byte) {
 	// Most steps only have fields with a tag of one byte.

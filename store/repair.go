@@ -385,7 +385,7 @@ func salvageBlocks(d *directory, s, part Segment, other *otherCopy, o sealing) (
 }
 
 // salvage copies the records of a block to out, except records that other has. The copied
-// records lack the values of corrupt columns: see block.lenient. A block whose keys are
+// records lack the values of corrupt columns; see block.lenient. A block whose keys are
 // corrupt is lost.
 func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, other *otherCopy) error {
 	var b decodedBlock

@@ -1,7 +1,7 @@
 package store
 
-// A segment contains the text of each rule that its verdicts refer to. The text therefore
-// remains available after the configuration has changed, and expires with the verdicts.
+// A segment stores the text of each rule that its verdicts refer to. The text therefore
+// remains available after a configuration change, and expires with the verdicts.
 
 import (
 	"crypto/sha256"
@@ -26,7 +26,7 @@ func RuleRef(text string) uint32 {
 	return max(binary.BigEndian.Uint32(sum[:]), 1)
 }
 
-// ruleTexts contains immutable texts by RuleRef.
+// ruleTexts maps a RuleRef to an immutable text.
 type ruleTexts struct {
 	text  map[uint32]string
 	bytes int

@@ -173,7 +173,7 @@ const (
 	numReasons
 )
 
-// Reasons contains the names of the values of Reason.
+// Reasons lists the names of Reason values.
 var Reasons = [numReasons]string{"full", "large", "closed"}
 
 // Dropped counts dropped records by Reason.

@@ -167,7 +167,7 @@ func (w *sealWriter) abort(err error) {
 	_ = w.d.remove(w.out.Name + newSuffix)
 }
 
-// sealing contains the settings for sealing a segment.
+// sealing holds the settings for sealing a segment.
 type sealing struct {
 	limit   int64 // maximum size of the sealed segment
 	program string

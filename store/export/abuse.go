@@ -35,7 +35,7 @@ type offence struct {
 	banned     bool // an offence only of banned hosts
 }
 
-// offences contains the tokens of rules.Tokens that are offences. A bad name, a rejected
+// offences lists the tokens of rules.Tokens that are offences. A bad name, a rejected
 // message or an abandoned session is not an offence. Abuse of an account is not an
 // offence of the address. A failed login is an offence only if the host is banned,
 // because a phone with an old password also fails.

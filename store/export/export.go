@@ -108,7 +108,7 @@ func halves(a, b netip.Prefix) (netip.Prefix, bool) {
 	return parent, err == nil && a != b && parent.Contains(b.Addr())
 }
 
-// confidences contains the levels of confidence in ascending order.
+// confidences lists the confidence levels in ascending order.
 var confidences = []string{"low", "medium", "high"}
 
 // Confidence returns the rank of a level of confidence, or 0 for an unknown level.

@@ -10,7 +10,8 @@ import (
 	"scanwatch/store"
 )
 
-// Records contains recorded sessions in the order of their end, such as a store.Reader.
+// Records provides recorded sessions in the order of their end. A store.Reader implements
+// Records.
 type Records interface {
 	Each(since, until time.Time, kinds store.Kinds, f func(*store.Record) error) error
 }
@@ -18,7 +19,7 @@ type Records interface {
 // A Visitor reads records. Session and Sum are required. A record and its texts are valid
 // until Session or Sum returns.
 type Visitor struct {
-	// Kinds contains the kinds of steps that Session and Sum need. Records may also have
+	// Kinds is the set of step kinds that Session and Sum need. Records may also have
 	// steps of other kinds that other visitors need.
 	Kinds store.Kinds
 	// Session is called for each record of one session.

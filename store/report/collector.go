@@ -51,7 +51,7 @@ type Collector struct {
 	locate         func(netip.Addr) Place
 }
 
-// lists contains the fields of a Collector that grow with the number of clients.
+// lists holds the fields of a Collector that grow with the number of clients.
 type lists struct {
 	sources  sources
 	helo     names
@@ -84,7 +84,7 @@ type current struct {
 	domain    recipientDomain
 }
 
-// steps contains the function that counts each kind of step.
+// steps maps each kind of step to the function that counts it.
 type steps [32]func(*Collector, *store.Step)
 
 // kinds returns the kinds of steps that have a function.
@@ -381,7 +381,7 @@ func severity(token string) uint32 {
 	return 1
 }
 
-// worst contains the worst evidence and the organisation of a source.
+// worst holds the worst evidence and the organisation of a source.
 type worst struct {
 	rank          uint8  // 0: none
 	orgRank       uint8  // of the evidence that named the organisation
@@ -527,7 +527,7 @@ func (n *names) slot(text []byte, hash uint64) uint64 {
 // textSeed prevents clients from choosing names with equal hashes.
 var textSeed = maphash.MakeSeed()
 
-// spans contains counters for time spans of equal length. The span that was used last is
+// spans holds counters for time spans of equal length. The span that was used last is
 // found without a search.
 type spans[T any] struct {
 	length, limit int64

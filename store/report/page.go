@@ -32,8 +32,8 @@ func (p *Page) stamp(t time.Time, zone *time.Location) cell {
 	return cell{Text: t.Format(layout), Time: true}
 }
 
-// view contains the data for the template. All texts are printable, and the template
-// escapes them.
+// view holds the data for the template. All texts are printable, and the template escapes
+// them.
 type view struct {
 	Server, From, To, Made string
 	Mode, Site             string

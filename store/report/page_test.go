@@ -30,7 +30,7 @@ func returned(t *testing.T) *ReturnSummary {
 	return c.Summary(time.Time{}, noon.Add(8*24*time.Hour), nil)
 }
 
-// paged returns a page with all sections, in mode enforce.
+// paged returns a page with all sections, in enforce mode.
 func paged(t *testing.T) *Page {
 	t.Helper()
 	p := &Page{Summary: refusing(t, 10, "12 sessions were dropped <b>and</b> are not in this report (full=12)"), Returns: returned(t)}

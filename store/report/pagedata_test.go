@@ -320,8 +320,8 @@ func texts(t *testing.T, page []byte, name string) (all []string) {
 	return all
 }
 
-// TestPageObserve checks that the page for mode observe does not report any session as
-// rejected or banned. The lists of decisions show the mode.
+// TestPageObserve checks that the page for observe mode reports no session as rejected or
+// banned. The lists of decisions show the mode.
 func TestPageObserve(t *testing.T) {
 	s := collect(t,
 		session(t, 1, "192.0.2.1", noon, found("harvest", "high", ""), rejected("tight", false)),

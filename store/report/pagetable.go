@@ -37,7 +37,7 @@ type tableRow struct {
 	Cells []cell
 }
 
-// A cell contains the text of a table cell. Sub is a second line of text. Width and Found
+// A cell holds the text of a table cell. Sub is a second line of text. Width and Found
 // are the lengths of bars in percent, or empty. A Long cell uses the full width of narrow
 // screens.
 type cell struct {

@@ -24,7 +24,7 @@ import (
 	"scanwatch/store"
 )
 
-// Totals contains the totals for one class of sessions.
+// Totals holds the totals for one class of sessions.
 type Totals struct {
 	Sessions int `json:"sessions"`
 	Found    int `json:"found,omitempty"`   // sessions with a finding

@@ -110,7 +110,7 @@ func rcpt(to string, result smtp.Result, code uint32, reply string) store.Step {
 	return store.Step{Kind: store.KindRcpt, Text: []byte(to), Result: result, Code: code, Reply: []byte(reply)}
 }
 
-// hostile contains bytes that hostile clients send.
+// hostile is text with bytes that hostile clients send.
 const hostile = "evil\x1b]0;owned\x07\r\n\xff\u202egnp.exe\u200b\\|\u00a0☃" // escape sequence, line end, bad UTF-8, direction, invisible
 
 // sample returns sessions of all kinds.

@@ -15,7 +15,7 @@ import (
 	"scanwatch/store/history"
 )
 
-// returnSteps contains the periods for counting returning hosts. The periods are the
+// returnSteps lists the periods within which returning hosts are counted. They are the
 // usual lengths of bans.
 var returnSteps = [...]struct {
 	name string
@@ -230,9 +230,9 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 	if since.IsZero() {
 		s.Since.Time = cmp.Or(c.first, until)
 	}
-	// counts contains a row for each step. watched is the number of hosts that were
-	// observed for at least the time of the step. returned is the number of watched hosts
-	// that returned within the step.
+	// counts holds a row for each step. watched is the number of hosts that were observed
+	// for at least the time of the step. returned is the number of watched hosts that
+	// returned within the step.
 	type counts [len(returnSteps)]struct {
 		watched  int
 		returned [len(returnSteps)]int

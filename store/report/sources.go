@@ -115,7 +115,7 @@ type client struct {
 	several bool     // the source has several addresses
 }
 
-// clients contains all sources in the order of their addresses.
+// clients lists all sources in the order of their addresses.
 type clients struct {
 	*sources
 	tokens, orgs *names

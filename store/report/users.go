@@ -152,8 +152,8 @@ type UserSummary struct {
 	Since    Time     `json:"since"`
 	Until    Time     `json:"until"`
 	Problems []string `json:"problems"`
-	// Attacked contains the users with failed logins from networks in which they have no
-	// successful login, sorted by the number of networks, highest first.
+	// Attacked lists the users with failed logins from networks where they have not
+	// logged in, by the number of networks, highest first.
 	Attacked  []AttackedUser `json:"attacked"`
 	Active    []ActiveUser   `json:"active"` // who logged in, most messages first
 	More      map[string]int `json:"more"`

@@ -311,7 +311,7 @@ func Lines(w io.Writer) func(*View) error {
 	return func(v *View) error { return text.JSON(w, v, "") }
 }
 
-// columns contains the columns of CSV.
+// columns lists the CSV columns.
 var columns = []struct {
 	name  string
 	value func(*View) string
