@@ -64,7 +64,7 @@ type served struct {
 	Total, Ours time.Duration // CPU of all processes, and of the filter
 }
 
-// clients contains the addresses of concurrent clients. smtpd queues at most five
+// clients lists the addresses of concurrent clients. smtpd queues at most five
 // connections.
 var clients = []string{"198.51.100.10", "198.51.100.11", "198.51.100.12", "198.51.100.13"}
 

@@ -28,8 +28,8 @@ type kind struct {
 	share  int
 }
 
-// mixes contains the kinds of sessions in each stream. In "mix", 87 of 100 requests
-// belong to mail.
+// mixes lists the kinds of sessions in each stream. In "mix", 87 of 100 requests belong
+// to mail.
 var mixes = map[string][]kind{
 	"scan":        {{scan, 100}},
 	"delivery":    {{delivery, 100}},
@@ -134,8 +134,8 @@ func harvest(recipients int) script {
 	}
 }
 
-// A stream contains the lines of complete sessions. A cut marks the end of a request. The
-// tokens of requests are 0, 1 and so on.
+// A stream consists of the lines of complete sessions. A cut marks the end of a request.
+// The tokens of requests are 0, 1 and so on.
 type stream struct {
 	data     []byte
 	cuts     []int // ends of the requests in data

@@ -14,7 +14,7 @@ import (
 
 type manner = simulate.Manner
 
-// harvesters contains hosts that harvest in one session.
+// harvesters lists hosts that harvest in one session.
 var harvesters = []simulate.Host{
 	bare("203.0.113.50", "mail.x.example"),
 	greets("203.0.113.51", "host-51.isp.example", "host-51.isp.example"),

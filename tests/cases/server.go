@@ -41,7 +41,7 @@ type Server struct {
 	*simulate.Live
 	Preset    string
 	Mailboxes []string
-	// Fails contains the statements that are not true.
+	// Fails lists the statements that are not true.
 	Fails []string
 
 	c       *Case
@@ -53,7 +53,7 @@ type Server struct {
 	err     error
 }
 
-// A record contains the fields of a record that cases need.
+// A record holds the fields of a store.Record that cases need.
 type record struct {
 	findings []finding
 	acts     []act
@@ -71,8 +71,8 @@ type act struct {
 // start is the time at which cases start.
 var start = time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC)
 
-// mailboxes contains the mailboxes that exist in every case, in addition to postmaster
-// and abuse.
+// mailboxes lists the mailboxes that exist in every case, in addition to postmaster and
+// abuse.
 var mailboxes = strings.Fields("info alice bob carol dave erin frank grace heidi ivan judy")
 
 // New starts the server of a case.

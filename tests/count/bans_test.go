@@ -14,13 +14,13 @@ type ban struct {
 	session      uint64
 }
 
-// ladders contains the lengths of the bans of each rule in the configuration, in seconds.
+// ladders maps each rule in the configuration to the lengths of its bans in seconds.
 var ladders = map[string][]int64{
 	"tool": {3600, 6 * 3600},
 	"http": {1800},
 }
 
-// bans contains the ban of each source by prefix.
+// bans maps the prefix of a source to its ban.
 type bans map[netip.Prefix]*ban
 
 // connects counts a connection and returns the rule of the active ban, or "".

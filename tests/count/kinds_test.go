@@ -244,8 +244,8 @@ func listed(s *script, h *host) {
 	scan(s, h)
 }
 
-// kinds contains all kinds of clients. init fills the list, because the functions refer
-// to it.
+// kinds lists all kinds of clients. init fills the list, because the functions refer to
+// it.
 var kinds []kind
 
 func init() {

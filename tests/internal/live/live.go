@@ -23,7 +23,7 @@ func Filter(args ...string) smtpd.Filter {
 	}
 }
 
-// AllPhases contains the phases for which a filter may register.
+// AllPhases lists the phases for which a filter may register.
 var AllPhases = []string{"connect", "helo", "ehlo", "starttls", "mail-from", "rcpt-to", "data", "commit", "rset", "noop", "quit"}
 
 // FilterAskedInAllPhases returns a filter that receives requests in all phases.

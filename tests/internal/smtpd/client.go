@@ -168,7 +168,7 @@ func (c *Client) Reset() error {
 	return c.tcp.Close()
 }
 
-// A Dialogue contains the data of a connection without TLS. Consecutive data in one
+// A Dialogue holds the data of a connection without TLS. Consecutive data in one
 // direction is one Part, regardless of the segments.
 type Dialogue []Part
 

@@ -37,8 +37,8 @@ type Filter struct {
 	Path string   // static program on this machine; the server runs a copy
 	Args []string // without quotes, backslashes and line ends
 
-	// Also contains further programs that the filter starts. [Program] returns the path
-	// of such a program.
+	// Also lists further programs that the filter starts. [Program] returns the path of
+	// such a program.
 	Also []string
 
 	// Builtin is the definition of a filter of smtpd itself (`phase connect

@@ -12,13 +12,13 @@ import (
 	"syscall"
 )
 
-// Recipients contains the local parts that exist.
+// Recipients lists the local parts that exist.
 var Recipients = []string{"alice", "bob", "carol", "mailuser", "postmaster"}
 
 // An Account can authenticate on the submission ports.
 type Account struct{ User, Password string }
 
-// Accounts contains all accounts.
+// Accounts lists all accounts.
 var Accounts = []Account{
 	{"alice", AlicePassword},
 	{"bob", BobPassword},
@@ -274,8 +274,8 @@ const clientHello = "\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03" +
 	"\x9b\x1c\x7e\x52\x88\x31\xd4\xaf\x60\x05\xf3\x2e\xc1\x77\x19\xb0\x44\xe8\x5d\x93\x26\xfa\x68\x0c\xa7\x3b\xde\x81\x15\x4f\xc2\x99" +
 	"\x00\x00\x02\xc0\x2f\x01\x00\x00\x00"
 
-// Scenarios contains real sessions. Addresses and names are invented if the scenario does
-// not depend on real ones.
+// Scenarios lists real sessions. Addresses and names are invented unless the scenario
+// depends on them.
 var Scenarios = []Scenario{
 	{
 		Name: "good-mail", About: "ordinary mail to two recipients",

@@ -30,7 +30,7 @@ const (
 	pollStep = 5 * time.Millisecond
 )
 
-// Options contains the settings of a server. Only Version is required.
+// Options holds the settings of a server. Only Version is required.
 type Options struct {
 	Version Version
 
@@ -500,7 +500,7 @@ func (s *Server) FilterLog(name string) string {
 }
 
 // State returns the directory on this machine that filters see as StateDir. The directory
-// belongs to the user of the filters.
+// belongs to the user that filters run as.
 func (s *Server) State() string { return filepath.Join(s.Dir, "state") }
 
 // Mail returns the maildir with all delivered mail.

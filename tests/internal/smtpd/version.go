@@ -17,8 +17,8 @@ type Version struct {
 	TLS  bool   // can serve TLS, and with it AUTH
 }
 
-// Versions contains all versions. OpenSMTPD 6.8 fails every TLS handshake with OpenSSL 3
-// of Debian 12. The build of Debian 11 works.
+// Versions lists all versions. OpenSMTPD 6.8 fails every TLS handshake with OpenSSL 3 of
+// Debian 12. The build of Debian 11 works.
 var Versions = []Version{
 	{Name: "6.8", Root: "bookworm"},
 	{Name: "6.8-tls", Root: "bullseye", TLS: true},
