@@ -92,8 +92,8 @@ func BenchmarkReadBlocks(b *testing.B) {
 	}
 }
 
-// BenchmarkContainer compares the bbolt file of a sealed day with a plain file that has
-// the same blocks and index.
+// BenchmarkContainer compares a sealed day in a bbolt file with a plain file of the same
+// blocks and index.
 func BenchmarkContainer(b *testing.B) {
 	for _, l := range loads {
 		all := l.all()

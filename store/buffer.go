@@ -6,7 +6,8 @@ import (
 )
 
 // A buffer holds encoded records. Each record consists of its key, the length of its
-// value (uint32, big-endian) and its value. A buffer never exceeds its initial capacity.
+// value (uint32, big-endian) and its value. A buffer never grows beyond its initial
+// capacity.
 type buffer struct {
 	data []byte
 	n    int // records

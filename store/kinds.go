@@ -1,6 +1,6 @@
 package store
 
-// Kinds is a set of kinds of steps.
+// Kinds is a set of step kinds.
 type Kinds uint32
 
 // AllKinds is the set of all kinds, including future kinds.

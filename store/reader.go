@@ -16,8 +16,8 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// A Reader reads recorded sessions. A Reader neither creates nor changes files in the
-// state directory.
+// A Reader reads recorded sessions. It neither creates nor changes files in the state
+// directory.
 type Reader struct {
 	Dir string // the state directory
 
@@ -39,8 +39,8 @@ type Reader struct {
 	// sets Lossy for the segments that it reads.
 	Lossy []time.Time
 
-	// Rules, if not nil, receives the rule texts of the segments by RuleRef. The texts
-	// come from the operator. Only a hostile file has hostile texts.
+	// Rules, if not nil, receives the rule texts of the segments by RuleRef. Rule texts
+	// come from the operator, so only a forged file contains hostile texts.
 	Rules map[uint32]string
 
 	// Only, if not nil, selects records. The Reader does not read blocks without selected
@@ -104,8 +104,8 @@ func (s *Selection) has(r *Record) (found bool) {
 	return found
 }
 
-// mayHave reports whether a block may contain selected records. An entry of the index
-// whose block is lost is also selected, so that its error is reported.
+// mayHave reports whether a block may contain selected records. An index entry whose
+// block is lost is also selected, so that the error is reported.
 func (s *Selection) mayHave(b *blockInfo) bool {
 	return b.lost != nil || slices.ContainsFunc(s.Sources, b.maySource) ||
 		slices.ContainsFunc(s.IDs, func(id uint64) bool { return b.may(hashID(id)) })

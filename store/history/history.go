@@ -24,7 +24,7 @@ type Visitor struct {
 	Kinds store.Kinds
 	// Session is called for each record of one session.
 	Session func(*store.Record) error
-	// Sum is called for each aggregate. The aggregate has the totals and tallies of many
+	// Sum is called for each aggregate. An aggregate has the totals and tallies of many
 	// sessions. If its Src is invalid, the aggregate covers many sources.
 	Sum func(*store.Record) error
 }
