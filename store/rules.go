@@ -33,8 +33,8 @@ type ruleTexts struct {
 }
 
 // with returns the texts of r and of a new policy. Previous texts are kept, because open
-// sessions may refer to them. If all texts together exceed the limit, the previous texts
-// are dropped. If the new texts alone exceed the limit, only the first of them are kept.
+// sessions may refer to them, unless that would exceed the limit. If the new texts alone
+// exceed the limit, only the first ones are kept.
 func (r *ruleTexts) with(texts []string) *ruleTexts {
 	next := &ruleTexts{text: make(map[uint32]string)}
 	for _, t := range texts {

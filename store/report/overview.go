@@ -6,8 +6,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Page is a report as an HTML page. A Page contains the summary of the period and
-// further information for operators. All texts are printable.
+// A Page is the HTML report, with the summary of the period and further information for
+// operators. All texts are printable.
 type Page struct {
 	*Summary
 	Site    Site

@@ -62,8 +62,8 @@ func heads(names ...string) (all []head) {
 	return all
 }
 
-// add adds a row of cells, texts and numbers. If kind is not empty, the row belongs to
-// the filter kind.
+// add adds a row of cells, texts and numbers. If kind is not empty, it is the row's
+// filter.
 func (t *table) add(kind string, cells ...any) {
 	if len(t.Rows) == maxRows {
 		t.More++

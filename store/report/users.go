@@ -24,7 +24,7 @@ const (
 )
 
 // An attack has at least attackFailures failed logins, or failed logins from at least
-// attackNetworks networks. A user with an old password in a hotel has fewer.
+// attackNetworks networks. A user in a hotel with an old password causes fewer.
 const (
 	attackFailures = 10
 	attackNetworks = 3
@@ -160,8 +160,8 @@ type UserSummary struct {
 	NotListed map[string]int `json:"not_listed"` // over the memory limits
 }
 
-// An AttackedUser counts the failed logins of a user from networks without a login of
-// that user.
+// An AttackedUser counts a user's failed logins from networks where the user has not
+// logged in.
 type AttackedUser struct {
 	User     string `json:"user"`
 	Failed   int    `json:"failed"`
