@@ -18,8 +18,8 @@ type step struct {
 	rest    string // the fields after the session (and token)
 }
 
-// A script generates the lines of a session from its number. The lines contain all events
-// and requests, and the registrations select a part of them.
+// A script generates the lines of a session from its number. It generates all events and
+// requests, from which the registrations select.
 type script func(n int) []step
 
 // A kind describes a kind of session and its share in percent.
@@ -168,8 +168,8 @@ func (s *stream) again(round int) {
 	}
 }
 
-// A recipe describes a stream. The stream ends after a number of sessions or requests,
-// when all sessions have ended.
+// A recipe describes a stream. The stream ends when a number of sessions or requests is
+// reached and all sessions have ended.
 type recipe struct {
 	mix        string
 	registered map[string]bool // as report|smtp-in|link-connect
@@ -179,8 +179,8 @@ type recipe struct {
 	begin      time.Time
 	apart      time.Duration // between two requests
 
-	// first is the number of the first visit, and sources is the number of hosts. Only
-	// visits use first and sources.
+	// first is the number of the first visit, and sources is the number of visiting
+	// hosts.
 	first, sources int
 }
 
@@ -221,7 +221,7 @@ func (r recipe) make() *stream {
 		pick := int(mixed(uint64(n)) % uint64(total))
 		for _, k := range kinds {
 			if pick -= k.share; pick < 0 {
-				// The ids of smtpd are random and do not repeat soon.
+				// smtpd's ids are random, so they do not repeat soon.
 				return &session{id: mixed(uint64(s.sessions) ^ uint64(r.begin.UnixNano())), steps: k.script(n)}
 			}
 		}

@@ -90,8 +90,7 @@ func Configured(t *testing.T, config string, files map[string][]byte) (smtpd.Fil
 	return Filter("-f", smtpd.StateDir+"/scanwatch.conf"), dir
 }
 
-// Preset returns the text of a preset policy in the given mode. The policy follows the
-// given lines.
+// Preset returns the text of a preset policy in the given mode, after the given lines.
 func Preset(t *testing.T, name, mode string, lines ...string) string {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)

@@ -1,4 +1,4 @@
-// Package require ends tests whose environment is incomplete.
+// Package require skips or fails tests that lack a program or other requirement.
 package require
 
 import (
