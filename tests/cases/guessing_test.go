@@ -137,8 +137,9 @@ func TestSubmissionGuessing(t *testing.T) {
 	Run(t, list)
 }
 
-// TestDistributedGuessing checks a distributed attack on one account. The hosts of the
-// attack are recognised in the first round, and the owner of the account can log in.
+// TestDistributedGuessing checks a distributed attack on one account. The attacking hosts
+// must be recognised in the first round, and the owner of the account must be able to log
+// in.
 func TestDistributedGuessing(t *testing.T) {
 	var list []Case
 	for _, user := range []string{"alice", "office"} {

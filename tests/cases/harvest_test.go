@@ -140,8 +140,8 @@ func TestNetworkHarvest(t *testing.T) {
 	Run(t, list)
 }
 
-// limits states the maximum number of mailboxes about which a session learns. The limit
-// is first for nine sessions, and then for each further session.
+// limits states how many mailboxes a session may learn about: at most first in the first
+// nine sessions, and at most then in each further session.
 func (s *Server) limits(cs []*simulate.Client, first, then int) {
 	for i, c := range cs {
 		most := first

@@ -37,9 +37,9 @@ func (b bans) connects(src netip.Prefix, at int64) (rule string) {
 	return old.rule
 }
 
-// offends bans a source. An offence within a day after a ban, or within four times the
-// length of the ban, has the next duration of the ladder. If a ban is active, the later
-// end applies.
+// offends bans a source. An offence within a day after a ban, or within four times its
+// length, results in the next duration of the ladder. If a ban is active, the later end
+// applies.
 func (b bans) offends(src netip.Prefix, rule string, session uint64, at int64) *ban {
 	now, ladder := at/1e6, ladders[rule]
 	one := ban{rule: rule, since: now, session: session, times: 1}
