@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestHarness checks that every number is measured, but not the values.
+// TestHarness checks that every number is measured. The test does not check the values.
 func TestHarness(t *testing.T) {
 	var out, log bytes.Buffer
 	b := &bench{mixes: allMixes, out: &out, log: &log, missing: map[string]bool{}}

@@ -74,7 +74,7 @@ func TestStreamObeysRegistrations(t *testing.T) {
 }
 
 // TestHistory checks that each command reads all sessions of a short history, and that
-// sealing is measured. The measured values do not matter.
+// sealing is measured. The test does not check the values.
 func TestHistory(t *testing.T) {
 	var out bytes.Buffer
 	b := &bench{out: &out, log: t.Output(), dir: t.TempDir()}

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A contestant is a filter and the command that starts it.
+// A contestant is a filter with the command that starts it.
 type contestant struct {
 	name  string
 	build []string // command; DIR is the directory for the programs, ROOT the repository
@@ -57,8 +57,8 @@ func goBuild(program, path string) []string {
 	return []string{"go", "build", "-trimpath", "-ldflags", "-s -w", "-o", "DIR/" + program, path}
 }
 
-// build builds the programs. It skips a contestant whose tools are missing, and logs a
-// message. With SCANWATCH_NO_SKIP=1, missing tools are an error.
+// build builds the programs. If the tools of a contestant are missing, build logs a
+// message and skips the contestant. With SCANWATCH_NO_SKIP=1, missing tools are an error.
 func (b *bench) build() error {
 	for _, c := range append([]contestant{{name: "scanwatch", build: command}}, contestants...) {
 		if len(c.build) == 0 {
@@ -79,7 +79,7 @@ func (b *bench) build() error {
 	return nil
 }
 
-// place inserts the directories into a command.
+// place inserts directories into a command.
 func (b *bench) place(args []string, state string) []string {
 	args = slices.Clone(args)
 	for i := range args {
@@ -149,8 +149,8 @@ func sortedKeys(m map[string]bool) []string {
 	return keys
 }
 
-// know delivers a message from every host on an earlier day. The deliveries are not
-// measured, so they contain no requests. For unknown hosts, the greeting delay of two
+// know delivers a message from every host on an earlier day. The delivery has no
+// requests, because it is not measured. For unknown hosts, a greeting delay of two
 // seconds would dominate the measurement.
 func (r *run) know() error {
 	if err := r.introduce(); err != nil {
@@ -178,7 +178,7 @@ func (r *run) introduce() error {
 }
 
 // settled waits until the filter is idle. The cost of a filter includes deferred work,
-// such as disk writes.
+// such as writing to the disk.
 func (r *run) settled() error {
 	const still = 300 * time.Millisecond
 	wait := r.b.settle

@@ -2,7 +2,7 @@
 
 package main
 
-// This file measures startup, memory and disk space.
+// This file measures the cost of the start, of memory and of the disk.
 
 import (
 	"bufio"
@@ -82,7 +82,7 @@ func cold(dir string) error {
 	})
 }
 
-// costs measures startup with a long history, and reports on that history.
+// costs measures the start with a long history, and the reports on that history.
 func (b *bench) costs() error {
 	bytes := int64(2 << 30)
 	if b.quick {
@@ -118,13 +118,13 @@ func (b *bench) costs() error {
 	return b.reading(dir, records)
 }
 
-// usage is the resource usage of a command.
+// usage is the cost of a command.
 type usage struct {
 	wall, cpu time.Duration
 	memory    int64 // peak, in bytes
 }
 
-// timed runs a command and returns its resource usage. The output is written to out.
+// timed runs a command and returns its cost. The output is written to out.
 func timed(out io.Writer, args ...string) (u usage, err error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	var stderr bytes.Buffer
@@ -216,7 +216,7 @@ func (b *bench) reading(dir string, records int) error {
 	return os.Remove(name)
 }
 
-// head copies the first lines of a file.
+// head copies a number of lines.
 type head struct {
 	w     io.Writer
 	lines int
@@ -256,7 +256,7 @@ func countLines(name string) (n int, err error) {
 	return n, lines.Err()
 }
 
-// space measures the disk space and memory that sessions use.
+// space measures the use of disk and memory by sessions.
 func (b *bench) space() error {
 	registered, err := b.registrations()
 	if err != nil {
@@ -320,7 +320,7 @@ func (b *bench) space() error {
 	if b.quick {
 		return nil
 	}
-	// A benchmark inside the process measures the heap that an open session uses.
+	// A benchmark measures the heap of an open session inside the process.
 	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "OpenSessions", "-benchtime", "3x", "./filter")
 	cmd.Dir = b.root
 	out, err := cmd.CombinedOutput()

@@ -99,7 +99,7 @@ func cpuOf(pid int) time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// memory returns a value from /proc/PID/status in bytes, such as VmHWM.
+// memory returns a value of /proc/PID/status, such as VmHWM, in bytes.
 func (c *child) memory(key string) int64 {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
 	if err != nil {
@@ -166,7 +166,7 @@ func (c *child) drained() {
 // request together with the reports before it.
 func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
 	// One thread does all work, because switching goroutines costs as much as the
-	// measured work. A thread sleeps exactly to within a few microseconds.
+	// measured work. The sleeps of a thread are exact to a few microseconds.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)

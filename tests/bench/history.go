@@ -24,10 +24,10 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// visitors is the number of clients that send no mail.
+// visitors is the number of sources of sessions without mail.
 const visitors = 1_000_000
 
-// visitor returns the address and name of a client that sends no mail.
+// visitor returns the address and name of a source of sessions without mail.
 func visitor(n uint64) (netip.Addr, []byte) {
 	n %= visitors
 	return netip.AddrFrom4([4]byte{11 + byte(n>>16), byte(n >> 8), byte(n), 7}), fmt.Appendf(nil, "host%d.isp%d.example", n, n%1000)

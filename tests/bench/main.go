@@ -1,7 +1,7 @@
 //go:build linux
 
-// Bench measures the filter and other filters with the same input. Bench prints the
-// tables that README.md in this directory explains.
+// Bench measures the cost of the filter and of other filters with the same input. Bench
+// prints the tables that README.md in this directory explains.
 package main
 
 import (
@@ -67,7 +67,7 @@ func main() {
 	}
 }
 
-// hurry shortens all measurements as far as possible, for a test of the program.
+// hurry sets the shortest possible durations for a test of the program.
 func (b *bench) hurry() {
 	b.quick, b.pairs, b.span, b.settle = true, 1, 0, time.Millisecond
 }

@@ -2,8 +2,8 @@
 
 package main
 
-// This file measures the real smtpd with one filter after another. The measurements run
-// in a second process, because entering a namespace starts the program again.
+// This file measures the real smtpd with one filter after another. A second process makes
+// the measurements, because entering a namespace starts the program again.
 
 import (
 	"encoding/json"
@@ -36,7 +36,7 @@ const (
 )
 
 // smallest is the smallest useful set of registrations. The events report the source, the
-// recipients and the result, and the request allows a ban.
+// recipients and the result. A ban can take effect at the request.
 var smallest = []string{
 	"report|smtp-in|link-connect", "report|smtp-in|link-identify", "report|smtp-in|link-auth", "report|smtp-in|link-disconnect",
 	"report|smtp-in|tx-rcpt", "filter|smtp-in|connect",
@@ -64,11 +64,11 @@ type served struct {
 	Total, Ours time.Duration // CPU of all processes, and of the filter
 }
 
-// clients lists the addresses of concurrent clients. smtpd queues at most five
+// clients contains the addresses of concurrent clients. smtpd queues at most five
 // connections.
 var clients = []string{"198.51.100.10", "198.51.100.11", "198.51.100.12", "198.51.100.13"}
 
-// inside runs in the second process, and prints the result of each setting and run.
+// inside runs in the second process. inside prints the result of each setting and run.
 func (b *bench) inside() error {
 	if err := smtpd.Enter(); err != nil {
 		return err

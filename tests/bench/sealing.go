@@ -17,8 +17,8 @@ import (
 	"scanwatch/store"
 )
 
-// A sealingRun is the result of a run during which days are sealed, or of a run with
-// sealed days.
+// A sealingRun is the result of a run during which days are sealed, or with days that are
+// already sealed.
 type sealingRun struct {
 	p50, p99, p999 time.Duration
 	memory         int64 // bytes, anonymous

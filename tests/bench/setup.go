@@ -2,7 +2,7 @@
 
 package main
 
-// The configuration "on" is the tight policy in enforce mode, with large lists.
+// The configuration "on" is the policy tight in mode enforce, with large lists.
 
 import (
 	"bytes"

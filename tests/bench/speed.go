@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// numbers holds the results of all runs of a contestant with a mix.
+// numbers contains the results of all runs of a contestant with a mix.
 type numbers struct {
 	lines   float64   // of a session
 	session []float64 // us of CPU
@@ -16,7 +16,7 @@ type numbers struct {
 	memory  []float64 // most of it, bytes
 }
 
-// allMixes lists the mixes that are played at full speed.
+// allMixes contains the mixes that are played at full speed.
 var allMixes = []string{"mix", "delivery", "scan", "harvest-50", "harvest-500"}
 
 // speed measures all contestants at full speed.

@@ -18,8 +18,8 @@ type step struct {
 	rest    string // the fields after the session (and token)
 }
 
-// A script generates the lines of a session from its number. It generates all events and
-// requests, from which the registrations select.
+// A script generates the lines of a session from its number. The lines contain all events
+// and requests, and the registrations select a part of them.
 type script func(n int) []step
 
 // A kind describes a kind of session and its share in percent.
@@ -28,8 +28,8 @@ type kind struct {
 	share  int
 }
 
-// mixes lists the kinds of sessions in each stream. In "mix", 87 of 100 requests belong
-// to mail.
+// mixes contains the kinds of sessions in each stream. In "mix", 87 of 100 requests
+// belong to mail.
 var mixes = map[string][]kind{
 	"scan":        {{scan, 100}},
 	"delivery":    {{delivery, 100}},
@@ -134,8 +134,8 @@ func harvest(recipients int) script {
 	}
 }
 
-// A stream consists of the lines of complete sessions. A cut marks the end of a request.
-// The tokens of requests are 0, 1 and so on.
+// A stream contains the lines of complete sessions. A cut marks the end of a request. The
+// tokens of requests are 0, 1 and so on.
 type stream struct {
 	data     []byte
 	cuts     []int // ends of the requests in data
@@ -168,8 +168,8 @@ func (s *stream) again(round int) {
 	}
 }
 
-// A recipe describes a stream. The stream ends when a number of sessions or requests is
-// reached and all sessions have ended.
+// A recipe describes a stream. The stream ends after a number of sessions or requests,
+// when all sessions have ended.
 type recipe struct {
 	mix        string
 	registered map[string]bool // as report|smtp-in|link-connect
@@ -179,8 +179,8 @@ type recipe struct {
 	begin      time.Time
 	apart      time.Duration // between two requests
 
-	// first is the number of the first visit, and sources is the number of visiting
-	// hosts.
+	// first is the number of the first visit, and sources is the number of hosts. Only
+	// visits use first and sources.
 	first, sources int
 }
 
@@ -221,7 +221,7 @@ func (r recipe) make() *stream {
 		pick := int(mixed(uint64(n)) % uint64(total))
 		for _, k := range kinds {
 			if pick -= k.share; pick < 0 {
-				// smtpd's ids are random, so they do not repeat soon.
+				// The ids of smtpd are random and do not repeat soon.
 				return &session{id: mixed(uint64(s.sessions) ^ uint64(r.begin.UnixNano())), steps: k.script(n)}
 			}
 		}

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// An Attack is distributed. Each session comes from a different network until there are
-// 256 networks, and then from other hosts in these networks.
+// An Attack is distributed. Each session is from a different network, up to 256 networks.
+// Then other hosts in the same 256 networks continue.
 type Attack struct {
 	Seed     uint64
 	Start    time.Time
@@ -30,9 +30,9 @@ var dictionary = []string{
 	"alice.adler", "ben.becker", "john.doe", "jane.doe", "scan", "fax", "backup", "ftp", "user", "guest", "demo", "temp", "oracle", "postgres",
 }
 
-// Harvest returns the sessions of a distributed directory harvest. Each session requests
-// the next words of the dictionary. The dictionary repeats, so several hosts request the
-// same mailbox.
+// Harvest returns the sessions of a distributed directory harvest. Each session
+// requests the next words of the dictionary. The harvest repeats the dictionary, so
+// that several hosts request the same mailbox.
 func Harvest(a Attack) iter.Seq[Session] {
 	return a.sessions("harvest", 25, func(s *Session, r *rand.Rand, i int) {
 		add := func(kind Kind, text string, fate Fate) {

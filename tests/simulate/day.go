@@ -54,7 +54,7 @@ func Labels() (labels []string) {
 }
 
 // Day returns about n sessions of a day that starts at Midnight, ordered by time. The
-// same seed results in the same sessions. Kinds with a fixed number have about 2,000
+// same seed results in the same sessions. The kinds with a fixed number have about 2,000
 // sessions together.
 func Day(seed uint64, n int) iter.Seq[Session] {
 	d := &day{Rand: rand.New(rand.NewPCG(seed, 1))}
@@ -210,7 +210,8 @@ func left(i int) string {
 	return fmt.Sprintf("%s.%s%d@%s", firsts[i%len(firsts)], lasts[i*7%len(lasts)], i, Domain)
 }
 
-// known returns n servers, of which a percentage also delivers mail on the simulated day.
+// known returns n servers. A percentage of the servers also delivers mail on the
+// simulated day.
 func (d *day) known(n, percent int) []host {
 	hosts := d.hosts(n*(100-percent)/100, 3)
 	for len(hosts) < n {
@@ -221,7 +222,7 @@ func (d *day) known(n, percent int) []host {
 
 func pick[T any](d *day, of []T) T { return of[d.IntN(len(of))] }
 
-// chance returns true with the given probability in percent.
+// chance returns true with a probability in percent.
 func (d *day) chance(percent int) bool { return d.IntN(100) < percent }
 
 // upTo returns a number less than most.
@@ -297,8 +298,8 @@ func (s script) greet() script {
 	return s
 }
 
-// message sends a message to existing recipients, after trying the nonexistent recipients
-// in unknown.
+// message sends a message to recipients that exist. The recipients in unknown, which do
+// not exist, come first.
 func (s script) message(sender string, unknown []string, to ...string) script {
 	s.add(Mail, sender)
 	for _, r := range unknown {
@@ -617,8 +618,8 @@ func (d *day) laptop(addr netip.Addr) host {
 	return host{addr: addr, rdns: name, fcrdns: "pass", helo: pick(d, names), domain: Domain, rtt: d.between(15*time.Millisecond, 90*time.Millisecond), tls: true, words: Ehlo}
 }
 
-// login generates a session of a user who mistypes the password a few times. If right is
-// set, the user then logs in and sends a message.
+// login generates a session of a user who mistypes the password a few times. The user
+// then logs in and sends a message if right is set, or gives up.
 func (d *day) login(h *host, at time.Time, user string, wrong int, right bool) {
 	s := d.session(h, at, 587).greet()
 	for i := range wrong {

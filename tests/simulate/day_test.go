@@ -30,7 +30,7 @@ var (
 
 var lists = simulate.Lists
 
-// enforced returns a preset policy in enforce mode.
+// enforced returns a preset policy in mode enforce.
 func enforced(t testing.TB, name string) *rules.Policy {
 	t.Helper()
 	text, err := simulate.PresetText(name)
@@ -100,7 +100,7 @@ const daySize = 20_000
 // day returns the same busy day for all tests.
 var day = sync.OnceValue(func() []simulate.Session { return slices.Collect(simulate.Day(*seed, daySize)) })
 
-// learned returns a memory that has seen the sessions of a day in observe mode, a week
+// learned returns a memory that has seen the sessions of a day in mode observe, a week
 // ago.
 func learned(t *testing.T, name string, sessions iter.Seq[simulate.Session]) *memory.Memory {
 	m := memory.New()
@@ -119,11 +119,11 @@ func learned(t *testing.T, name string, sessions iter.Seq[simulate.Session]) *me
 	return m
 }
 
-// TestDay checks the preset policies in enforce mode on a busy day of legitimate clients.
-// The memory is empty, or has seen a day in observe mode, the initial mode of the
-// presets. After a day in observe mode, the standard policy must not reject any client.
-// The outcomes must match testdata/day.golden. With -seed, the test plays another day and
-// logs the outcomes.
+// TestDay checks the preset policies in mode enforce on a busy day of legitimate clients.
+// The memory is empty, or has seen a day in mode observe, which is the initial mode of
+// the presets. After a day in mode observe, the policy standard must not reject any
+// client. The outcomes must match testdata/day.golden. With -seed, the test plays another
+// day and logs the outcomes.
 func TestDay(t *testing.T) {
 	free, err := simulate.Play(idle{}, nil, slices.Values(day()))
 	if err != nil {
@@ -262,7 +262,7 @@ func TestDayHasEveryKind(t *testing.T) {
 	}
 }
 
-// BenchmarkDay measures the time that a day takes with the standard policy.
+// BenchmarkDay measures the time for the day with the policy standard.
 func BenchmarkDay(b *testing.B) {
 	policy := enforced(b, "standard")
 	b.ReportAllocs()

@@ -52,8 +52,8 @@ func NewLive(h smtpd.Handler, phases []smtpd.ID, start time.Time) *Live {
 	return l
 }
 
-// NewLiveOver returns a server with a filter process, after the handshake. Delayed
-// answers take real time.
+// NewLiveOver returns a server with a filter process, after the handshake. The filter
+// delays answers in real time.
 func NewLiveOver(filter io.Writer, answer func() string, phases []smtpd.ID, start time.Time) *Live {
 	l := &Live{now: start.UnixMicro(), p: &player{}, Exists: func(string) bool { return false }}
 	for _, id := range phases {
@@ -71,7 +71,7 @@ func NewLiveOver(filter io.Writer, answer func() string, phases []smtpd.ID, star
 	return l
 }
 
-// Number sets the number of the next session, so that a stream can continue another.
+// Number sets the number of the next session, for a stream that continues another stream.
 func (l *Live) Number(n int) { l.sessions = uint64(n) }
 
 // Close ends the stream and returns the first error of the filter. An error is a panic,
@@ -141,8 +141,8 @@ type Host struct {
 	FCrDNS string // pass, fail or error; the default is pass with a name
 	Port   uint16 // of the server; 25 by default. 465 starts with TLS.
 	Helo   string
-	// RTT is the duration of a command. Pace, if not empty, lists the durations of the
-	// first commands. Its last duration applies to all further commands.
+	// RTT is the time that a command takes. Pace, if not empty, contains the times of the
+	// first commands. The last time in Pace applies to all further commands.
 	RTT  time.Duration
 	Pace []time.Duration
 }

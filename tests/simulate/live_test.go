@@ -27,8 +27,8 @@ func live(t *testing.T, h smtpd.Handler, port uint16, client func(c *simulate.Cl
 	return c
 }
 
-// TestLiveStream checks that a client of a Live produces the same lines as a script with
-// the same commands.
+// TestLiveStream checks that a client of a Live causes the same lines as a script
+// with the same commands.
 func TestLiveStream(t *testing.T) {
 	script := []simulate.Step{
 		step(simulate.Ehlo, "client.example.net"), step(simulate.Mail, "bob@example.net"), step(simulate.Rcpt, "alice@example.org"),

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// A Manner describes how a client requests recipients.
+// A Manner is the way in which a client requests recipients.
 type Manner struct {
 	Sender string             // a@x.example by default
 	Null   bool               // the null sender
@@ -106,9 +106,9 @@ func Foreign(start, n int) (to []string) {
 	return to
 }
 
-// Told visits each mailbox of Domain whose existence the client has learned, once for
-// each request. Local parts are in lower case and without a subaddress. postmaster and
-// abuse are omitted, because they exist everywhere.
+// Told visits each mailbox of Domain about whose existence the client learned. The local
+// part is in lower case and without a subaddress. Told omits postmaster and abuse, which
+// exist everywhere. A mailbox that is requested twice is visited twice.
 func (c *Client) Told(visit func(local string)) {
 	for _, r := range c.Asked {
 		at := strings.LastIndexByte(r.Rcpt, '@')

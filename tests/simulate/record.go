@@ -19,7 +19,7 @@ import (
 	"scanwatch/store"
 )
 
-// Record plays sessions through the filter with the standard preset in enforce mode. The
+// Record plays sessions through the filter with the preset standard in mode enforce. The
 // records are in the order of their keys.
 func Record(sessions iter.Seq[Session]) (all []store.Record, err error) {
 	text, err := PresetText("standard")

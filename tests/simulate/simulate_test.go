@@ -80,8 +80,8 @@ var normal = func() func(string) string {
 	}
 }()
 
-// asked lists the phases in recorded streams. It omits auth and data-line, for which no
-// filter should register.
+// asked contains the phases in recorded streams, without auth and data-line, for which
+// no filter should register.
 var asked = []smtpd.ID{
 	smtpd.PhaseConnect, smtpd.PhaseHelo, smtpd.PhaseEhlo, smtpd.PhaseStartTLS, smtpd.PhaseMailFrom, smtpd.PhaseRcptTo,
 	smtpd.PhaseData, smtpd.PhaseRset, smtpd.PhaseQuit, smtpd.PhaseNoop, smtpd.PhaseCommit,

@@ -23,7 +23,7 @@ import (
 // UID is the id of the user. The user has no account.
 const UID = 54321
 
-// A Stage consists of a directory of the user and a directory of root, the victim.
+// A Stage is a directory of the user and a directory of root.
 type Stage struct {
 	T      *testing.T
 	Dir    string // belongs to the user
@@ -43,7 +43,7 @@ func New(t *testing.T, names ...string) *Stage {
 	}
 	t.Cleanup(func() { os.RemoveAll(base) })
 	s := &Stage{T: t, Dir: filepath.Join(base, "theirs"), Victim: filepath.Join(base, "victim")}
-	// The user may read the victim, but not change it.
+	// The user may read the victim, but not change the victim.
 	s.Check(os.Chmod(base, 0o755), os.Mkdir(s.Dir, 0o750), os.Chown(s.Dir, UID, UID), os.Mkdir(s.Victim, 0o755))
 	for _, name := range names {
 		s.Check(os.WriteFile(filepath.Join(s.Victim, name), []byte("precious "+name), 0o600))
@@ -73,7 +73,7 @@ func (s *Stage) Give() {
 	}))
 }
 
-// look describes all files in the victim.
+// look describes all files of root.
 func (s *Stage) look() string {
 	s.T.Helper()
 	var b strings.Builder
@@ -101,8 +101,8 @@ func (s *Stage) look() string {
 }
 
 // During calls f while the user swaps each name in the directory with a link to the
-// target of the same index. It repeats the call until names were swapped during the given
-// number of calls. Afterwards, no file of root may have changed.
+// target of the same index. During repeats the call until the names were swapped during
+// rounds calls. Afterwards, no file of root may have changed.
 func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.T.Helper()
 	var stop atomic.Bool

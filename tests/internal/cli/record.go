@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A Record is a record printed by dump, with the fields that the tests need.
+// A Record is a record in the output of dump, with the fields that the tests need.
 type Record struct {
 	Sum     int `json:"sessions"` // number of sessions of an aggregate
 	Session string
@@ -82,8 +82,8 @@ func Banned(t *testing.T, dir string) (list []netip.Prefix) {
 	return list
 }
 
-// ParseAddr parses an address in any notation. IPv4-mapped addresses become IPv4
-// addresses.
+// ParseAddr parses an address in any notation. An IPv4-mapped address is returned as an
+// IPv4 address.
 func ParseAddr(s string) netip.Addr {
 	a, _ := netip.ParseAddr(strings.Trim(s, "[]"))
 	return a.Unmap()

@@ -11,7 +11,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// StoreStatus holds the fields of the status that describe the disk.
+// StoreStatus contains the fields of the status that describe the disk.
 type StoreStatus struct {
 	Store struct {
 		Error            string

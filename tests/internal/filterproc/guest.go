@@ -20,7 +20,7 @@ type Guest struct {
 	Auth       bool // AUTH where it is not offered
 }
 
-// GuestOf returns session i, which is fully determined by i.
+// GuestOf returns session i. The number i determines the whole session.
 func GuestOf(i, strangers int) Guest {
 	n := uint64(i)*0x9e3779b97f4a7c15 + 1
 	n ^= n >> 29

@@ -39,8 +39,8 @@ func (p *Program) Come(session *int, src string, mail bool) string {
 	return answer
 }
 
-// Visit plays n sessions and fails the test if an answer is wrong. It waits for answers
-// until the time limit of go test.
+// Visit plays n sessions and fails the test if an answer is wrong. The time limit of go
+// test limits the wait for an answer.
 func (p *Program) Visit(v *Visits, n int) {
 	p.T.Helper()
 	for range n {
@@ -52,8 +52,8 @@ func (p *Program) Visit(v *Visits, n int) {
 	}
 }
 
-// Eventually waits until cond returns true, and fails the test at a generous time limit.
-// what describes cond.
+// Eventually waits until cond returns true. At the time limit, Eventually fails the test.
+// Even a busy machine does not need that time. what describes cond.
 func Eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(90 * time.Second); !cond(); time.Sleep(20 * time.Millisecond) {
@@ -63,8 +63,7 @@ func Eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// LogFile redirects the log of a command to a file, and returns a function that reads the
-// file.
+// LogFile redirects the log of a command to a file. The result reads the file.
 func LogFile(t *testing.T, cmd *exec.Cmd) (read func() string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
@@ -115,7 +114,7 @@ func (p *Program) Exchange(text string, n int) {
 	}
 }
 
-// A Program is a running filter for which the test plays smtpd.
+// A Program is a running filter. The test is its smtpd.
 type Program struct {
 	T      *testing.T
 	Cmd    *exec.Cmd

@@ -23,7 +23,7 @@ func Filter(args ...string) smtpd.Filter {
 	}
 }
 
-// AllPhases lists the phases for which a filter may register.
+// AllPhases contains the phases for which a filter may register.
 var AllPhases = []string{"connect", "helo", "ehlo", "starttls", "mail-from", "rcpt-to", "data", "commit", "rset", "noop", "quit"}
 
 // FilterAskedInAllPhases returns a filter that receives requests in all phases.
@@ -90,7 +90,8 @@ func Configured(t *testing.T, config string, files map[string][]byte) (smtpd.Fil
 	return Filter("-f", smtpd.StateDir+"/scanwatch.conf"), dir
 }
 
-// Preset returns the text of a preset policy in the given mode, after the given lines.
+// Preset returns the text of a preset policy in the given mode. The policy follows the
+// given lines.
 func Preset(t *testing.T, name, mode string, lines ...string) string {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)

@@ -48,7 +48,7 @@ func Transaction(s *smtpd.Server, from, sender string, to []string, data bool) (
 	return ok, refused, nil
 }
 
-// Expected lists the findings of scenarios, which are the same for each version.
+// Expected contains the findings of scenarios, which are the same for each version.
 var Expected = map[string]struct {
 	Evidence []string // some of the findings, per scenario
 	Org      string

@@ -1,4 +1,4 @@
-// Package require skips or fails tests that lack a program or other requirement.
+// Package require ends tests whose environment is incomplete.
 package require
 
 import (

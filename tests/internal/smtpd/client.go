@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// A Client is one SMTP connection. It sends raw bytes and records the dialogue.
+// A Client is one SMTP connection. A Client sends raw bytes and records the dialogue.
 type Client struct {
 	Dialogue Dialogue
 
@@ -168,7 +168,7 @@ func (c *Client) Reset() error {
 	return c.tcp.Close()
 }
 
-// A Dialogue holds the data of a connection without TLS. Consecutive data in one
+// A Dialogue contains the data of a connection without TLS. Consecutive data in one
 // direction is one Part, regardless of the segments.
 type Dialogue []Part
 
@@ -189,7 +189,7 @@ func (d *Dialogue) add(server bool, data []byte) {
 	*d = append(*d, Part{server, bytes.Clone(data)})
 }
 
-// String shows every byte of the dialogue, one line per row.
+// String shows every byte of the dialogue, with a row for each line.
 //
 //	C: "EHLO mail.example.net\r\n"
 //	S: "250-mx.example.org Hello ...\r\n"
@@ -209,8 +209,8 @@ func (d Dialogue) String() string {
 	return b.String()
 }
 
-// Masked is like String, but replaces smtpd's message ids, so that the dialogues of two
-// runs are equal.
+// Masked returns String with the message ids of smtpd replaced. The masked dialogues of
+// two runs are equal.
 func (d Dialogue) Masked() string {
 	return messageID.ReplaceAllString(d.String(), "${1}MESSAGE-ID ")
 }

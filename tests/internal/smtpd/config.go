@@ -31,18 +31,18 @@ const (
 	PortSMTPS      = 12465 // the same with TLS from the first byte
 )
 
-// A Filter is a filter in the chain.
+// A Filter is a filter of the chain.
 type Filter struct {
 	Name string   // in smtpd.conf and the log; the program's name if empty
 	Path string   // static program on this machine; the server runs a copy
 	Args []string // without quotes, backslashes and line ends
 
-	// Also lists further programs that the filter starts. [Program] returns the path of
-	// such a program.
+	// Also contains further programs that the filter starts. [Program] returns the path
+	// of such a program.
 	Also []string
 
-	// Builtin defines a built-in filter of smtpd (`phase connect match ...`), which has
-	// no program.
+	// Builtin is the definition of a filter of smtpd itself (`phase connect
+	// match ...`), which has no program.
 	Builtin string
 }
 
@@ -53,7 +53,7 @@ func (f Filter) name() string {
 	return filepath.Base(f.Path)
 }
 
-// Program returns the path of a filter's program inside the root.
+// Program returns the path of the program of a filter inside the root.
 func Program(file string) string { return path.Join(binDir, filepath.Base(file)) }
 
 // Through inserts teefilter (the program of tests/teefilter) between smtpd and f.
@@ -88,7 +88,7 @@ func (f Filter) definition() (string, error) {
 	return fmt.Sprintf("filter %q proc-exec \"%s\"\n", f.name(), command), nil
 }
 
-// config returns smtpd.conf. smtpd requires this order of the statements.
+// config returns smtpd.conf. smtpd requires the order of the statements.
 func (o Options) config() (string, error) {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }

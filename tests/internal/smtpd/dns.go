@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// A Host is an address and its names in the name server.
+// A Host is an address with names in the name server.
 type Host struct {
 	Addr      string
 	Name      string // of its PTR record

@@ -1,5 +1,5 @@
-// Package smtpd runs real OpenSMTPD servers for tests and for the demo. Its clients send
-// and receive raw bytes.
+// Package smtpd runs real OpenSMTPD servers for tests and for the demo. The clients of
+// the package send and receive raw bytes.
 //
 // Each version is in a private Debian root from tests/roots.sh. The servers and their
 // clients share a network namespace in which every address is local. A client can

@@ -38,9 +38,9 @@ func networkNamespace() string {
 	return ns
 }
 
-// inside reports whether the program runs in the namespace, by comparing the network
-// namespace with the variable. If the variable was exported by accident, the tests must
-// not change the machine's network.
+// inside reports whether the program runs in the namespace. inside compares the network
+// namespace with the variable. With a variable that was exported by accident, the tests
+// must not change the network of the machine.
 func inside() bool {
 	outside := os.Getenv(envOutside)
 	return outside != "" && outside != networkNamespace()

@@ -12,13 +12,13 @@ import (
 	"syscall"
 )
 
-// Recipients lists the local parts that exist.
+// Recipients contains the local parts that exist.
 var Recipients = []string{"alice", "bob", "carol", "mailuser", "postmaster"}
 
 // An Account can authenticate on the submission ports.
 type Account struct{ User, Password string }
 
-// Accounts lists all accounts.
+// Accounts contains all accounts.
 var Accounts = []Account{
 	{"alice", AlicePassword},
 	{"bob", BobPassword},
@@ -38,9 +38,9 @@ const (
 // GuessUser is the user in the brute-force scenarios. The user does not exist.
 const GuessUser = "office"
 
-// Secrets returns each form in which a scenario sends a password: unencoded, in base64
-// for AUTH LOGIN, or with the user for AUTH PLAIN (RFC 4616). None of them may appear in
-// a file or in output.
+// Secrets returns each form in which a scenario sends a password. A password is
+// unencoded, in base64 for AUTH LOGIN, or with the user for AUTH PLAIN (RFC 4616). The
+// tests fail if a file or output contains one of the forms.
 func Secrets() []string {
 	var list []string
 	for _, a := range append(slices.Clone(Accounts),
@@ -61,7 +61,7 @@ func plain(a Account) string { return encode("\x00" + a.User + "\x00" + a.Passwo
 const UserAgent = "User-Agent: Expanse, a Palo Alto Networks company, searches across the global IPv4 space multiple times per day to identify customers' presences on the Internet. " +
 	"If you would like to be excluded from our scans, please send IP addresses/domains to: scaninfo@paloaltonetworks.com"
 
-// A Scenario shows a typical behaviour of remote hosts.
+// A Scenario is a typical behaviour of remote hosts.
 type Scenario struct {
 	Name     string
 	About    string // description for users
@@ -267,15 +267,15 @@ func submission(steps ...step) []Session {
 	}, steps...)...)}}
 }
 
-// clientHello is the start of a TLS connection, which scanners send to any port. It
-// consists of record and handshake headers, version, random, no session and one cipher
-// suite. It contains no LF, because smtpd reads lines.
+// clientHello is the start of a TLS connection that scanners send to any port.
+// clientHello consists of record and handshake headers, version, random, no session and
+// one cipher suite. clientHello contains no LF, because smtpd reads lines.
 const clientHello = "\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03" +
 	"\x9b\x1c\x7e\x52\x88\x31\xd4\xaf\x60\x05\xf3\x2e\xc1\x77\x19\xb0\x44\xe8\x5d\x93\x26\xfa\x68\x0c\xa7\x3b\xde\x81\x15\x4f\xc2\x99" +
 	"\x00\x00\x02\xc0\x2f\x01\x00\x00\x00"
 
-// Scenarios lists real sessions. Addresses and names are invented unless the scenario
-// depends on them.
+// Scenarios contains real sessions. Addresses and names are invented if the scenario does
+// not depend on real ones.
 var Scenarios = []Scenario{
 	{
 		Name: "good-mail", About: "ordinary mail to two recipients",

@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// RelayDomain is the domain whose mail is relayed to Options.Relay.
+// RelayDomain is the domain of mail for Options.Relay.
 const RelayDomain = "sink.example"
 
 const (
@@ -30,14 +30,14 @@ const (
 	pollStep = 5 * time.Millisecond
 )
 
-// Options holds the settings of a server. Only Version is required.
+// Options contains the settings of a server. Only Version is required.
 type Options struct {
 	Version Version
 
-	// Dir is the server's directory on this machine. A later server with the same Dir
-	// continues with the state of the filter. The default is a temporary directory, which
-	// Stop removes. All users must be able to enter Dir. The server also sees mounts in
-	// Dir.
+	// Dir is the directory of the server on this machine. A later server with the same
+	// Dir continues with the state of the filter. The default is a temporary directory,
+	// which Stop removes. All users must be able to enter Dir. The server also sees
+	// mounts in Dir.
 	Dir string
 
 	Filters  []Filter // in the order of the chain; none: no filter at all
@@ -110,7 +110,7 @@ func (s *Server) start(o Options) error {
 	}
 	if s.Dir == "" {
 		s.temporary = true
-		// Use a short path, because socket paths are limited in length.
+		// Use a short path, because the length of socket paths is limited.
 		if s.Dir, err = os.MkdirTemp("", "smtpd-"); err != nil {
 			return err
 		}
@@ -153,8 +153,8 @@ func lockRoot(root string) (*os.File, error) {
 	return f, nil
 }
 
-// fill writes the server's files into its directory. Only the filter's state, the log and
-// delivered mail remain for a later server.
+// fill writes the files of the server into the directory of the server. Only the state of
+// the filter, the log and delivered mail remain for a later server.
 func (s *Server) fill(o Options) error {
 	type file struct {
 		name string
@@ -500,7 +500,7 @@ func (s *Server) FilterLog(name string) string {
 }
 
 // State returns the directory on this machine that filters see as StateDir. The directory
-// belongs to the user that filters run as.
+// belongs to the user of the filters.
 func (s *Server) State() string { return filepath.Join(s.Dir, "state") }
 
 // Mail returns the maildir with all delivered mail.
@@ -549,7 +549,7 @@ func (s *Server) Dial(from string, port int) (*Client, error) {
 	return newClient(conn.(*net.TCPConn), s.tls), nil
 }
 
-// bindAnywhere allows an IPv6 socket to use an address that only a route makes local.
+// bindAnywhere allows an IPv6 socket to use an address that is local only by its route.
 // IPv4 sockets need no option.
 func bindAnywhere(network, _ string, conn syscall.RawConn) error {
 	if network != "tcp6" {
@@ -625,7 +625,7 @@ func (s *Server) release() error {
 	return err
 }
 
-// reap waits for the children of smtpd and the filters, which end soon after smtpd, and
+// reap waits for the children of smtpd and the filters, which end soon after smtpd. reap
 // kills the remaining processes.
 func (s *Server) reap() error {
 	deadline := time.Now().Add(patience)

@@ -93,7 +93,7 @@ func playAll(t *testing.T, s *Server) map[string]string {
 }
 
 // TestScenarios checks that every scenario has the same dialogue with and without a
-// filter. The filter must see every session in full, with the names in the table.
+// filter. The filter must see every session completely, with the names in the table.
 func TestScenarios(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v Version) {
 		bare := mustStart(t, Options{Version: v, Hosts: Hosts()})

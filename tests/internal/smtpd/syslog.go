@@ -11,8 +11,8 @@ import (
 	"os"
 )
 
-// A syslogd receives the messages of syslog(3) and writes lines like a syslog daemon.
-// Lines start with the time and the host name, and have no priority.
+// A syslogd receives the messages of syslog(3) and writes lines like a syslog daemon. A
+// line has the name of the host after the time, and no priority.
 type syslogd struct {
 	conn net.PacketConn
 	path string

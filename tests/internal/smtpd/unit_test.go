@@ -23,7 +23,7 @@ func TestReverseName(t *testing.T) {
 	}
 }
 
-// TestZone compares the name server with Go's resolver.
+// TestZone compares the name server with the resolver of Go.
 func TestZone(t *testing.T) {
 	z, err := newZone([]Host{
 		{"192.0.2.1", "Good.example.org", true},

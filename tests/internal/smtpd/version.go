@@ -17,8 +17,8 @@ type Version struct {
 	TLS  bool   // can serve TLS, and with it AUTH
 }
 
-// Versions lists all versions. OpenSMTPD 6.8 fails every TLS handshake with OpenSSL 3 of
-// Debian 12. The Debian 11 build works.
+// Versions contains all versions. OpenSMTPD 6.8 fails every TLS handshake with OpenSSL 3
+// of Debian 12. The build of Debian 11 works.
 var Versions = []Version{
 	{Name: "6.8", Root: "bookworm"},
 	{Name: "6.8-tls", Root: "bullseye", TLS: true},
@@ -29,8 +29,8 @@ var Versions = []Version{
 // Newest returns the newest version.
 func Newest() Version { return Versions[len(Versions)-1] }
 
-// Matrix returns the versions for a test that the core scenario partly covers: all
-// versions with the build tag long, and otherwise the newest.
+// Matrix returns the versions for a test that the core scenario covers in part. With the
+// build tag long, Matrix returns all versions, and otherwise the newest version.
 func Matrix() []Version {
 	if Long {
 		return Versions

@@ -1,5 +1,5 @@
-// Recorder is a small filter that registers the given events and phases, writes its input
-// to a file, and answers every request with proceed.
+// Recorder is a small filter. Recorder registers the given events and phases, writes its
+// input to a file, and answers every request with proceed.
 package main
 
 import (
