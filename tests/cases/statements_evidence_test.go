@@ -385,7 +385,7 @@ func loginRows() []statement {
 			}
 			s.Evidence(s.Guess(h, "user7"), "auth-spray", "high")
 		})},
-		{"thresholds", "The confidence is low if one user fails from five networks within a day, because the user may have mistyped the password. The confidence is also low if eight users fail from one network within an hour", seen(func(s *Server) {
+		{"thresholds", "The confidence is low if one user fails to log in from five networks within a day, because the user may have mistyped the password. The confidence is also low if eight users fail to log in from one network within an hour", seen(func(s *Server) {
 			for i := range 4 {
 				s.None(s.Guess(bare(at("198.18.%d.9", i), "x.example"), "office"), "auth-spray")
 				s.Wait(5 * hour)

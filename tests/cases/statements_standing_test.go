@@ -26,7 +26,7 @@ func standingRows() []statement {
 			s.Stands(partner, "known")
 			s.Stands(bare("198.51.100.125", "x.example"), "none")
 		})},
-		{"Standing", "Each host has its own standing. The host's registered domain shares this standing if FCrDNS passes and the greeting or the sender is in the same domain", play(byDomain)},
+		{"Standing", "Each host has its own standing. The host's registered domain also earns standing if FCrDNS passes and the greeting or the sender is in the same domain", play(byDomain)},
 		{"Standing", "A domain whose hosts send mail for many other domains belongs to a provider and has no standing", play(func(s *Server) {
 			for i := range 4 {
 				s.Deliver(named(at("198.51.100.%d", 40+i), at("out%d.hoster.example", i)), at("joe@customer%d.example", i), "alice")
