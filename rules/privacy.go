@@ -2,6 +2,7 @@ package rules
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +40,10 @@ func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 		d.item(k.What + ": " + text.DurationWords(k.For))
 	}
 	d.para("The log of the mail server is kept separately.")
+	if slices.ContainsFunc(p.Zones, func(z *Zone) bool { return z.Bans }) {
+		d.title("Publication")
+		d.para("Other mail servers can query by DNS whether a host is banned here, and for what reason.")
+	}
 	d.title("Questions")
 	contact := "the postmaster of this site"
 	if p.Contact != "" {
