@@ -203,7 +203,7 @@ var headNames, stepNames = func() (columnNames, [numKinds]columnNames) {
 	return nameColumns("", recordFields), steps
 }()
 
-// A columnID identifies what a column stores.
+// A columnID identifies the field that a column stores.
 type columnID struct {
 	kind  int // headColumn, or a Kind
 	role  columnRole

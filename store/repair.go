@@ -209,9 +209,9 @@ func (s salvaged) String() string {
 }
 
 // salvage copies the readable records of the corrupt segment s to a new part of its day,
-// except those in other. It then renames s to aside and marks it as salvaged. Readers
-// cope with a crash before the rename, which leaves records in two parts of the day.
-// After an error, s remains.
+// except records in other. It then renames s to aside and marks it as salvaged. Readers
+// tolerate a crash before the rename, which leaves records in two parts of the day. After
+// an error, s remains.
 func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherCopy) (to salvaged, err error) {
 	part, err := nextPart(d, s.Day)
 	if err != nil {

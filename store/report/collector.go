@@ -302,8 +302,8 @@ const (
 	// evidenceWeak does not distinguish attackers. Rejected clients deliver no mail, and
 	// many legitimate servers have bad greetings.
 	evidenceWeak = 1 << iota
-	// evidenceRecipients is also normal for mailing lists, because mailboxes of members
-	// disappear.
+	// evidenceRecipients is also normal for mailing lists, because some members no longer
+	// have a mailbox.
 	evidenceRecipients
 	evidenceScanner
 	// evidenceNamed marks evidence that names an organisation.
