@@ -13,8 +13,8 @@ import (
 	"scanwatch/store/report"
 )
 
-// metricsMode is the mode of a new metrics file. The exporter for Prometheus runs as
-// another user and must be able to read the file.
+// metricsMode is the mode of new metrics files, which must be readable by the Prometheus
+// exporter, which runs as another user.
 const metricsMode = 0o644
 
 func newStats(e *env) *cobra.Command {
