@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// Visits generates complete sessions from different addresses. Each session has one
-// request and one rejected recipient.
+// Visits generates complete sessions from different addresses. Each has one request and
+// one rejected recipient.
 type Visits struct{ N int }
 
 const FirstVisit = 1795219327 // seconds since 1970
 
-// Next returns the lines of a session and the expected answer.
+// Next returns the lines of a session and the answer to expect.
 func (v *Visits) Next(at time.Time) (lines, answer string) {
 	v.N++
 	id := fmt.Sprintf("%016x", 1000+v.N)
