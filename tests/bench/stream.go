@@ -162,7 +162,7 @@ func (s *stream) again(round int) {
 	for _, at := range s.seconds {
 		old, err := strconv.ParseInt(string(s.data[at:at+10]), 10, 64)
 		if err != nil {
-			panic(err) // parsing our own output cannot fail
+			panic(err) // impossible: the stream was generated here
 		}
 		strconv.AppendInt(s.data[at:at], old+s.lasts, 10)
 	}
