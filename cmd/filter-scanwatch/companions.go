@@ -11,7 +11,7 @@ import (
 )
 
 // prepareCompanions looks up the users that the companions run as and tries to create the
-// directory for their socket. The sandbox would prevent either step later.
+// directory for their socket. Neither is possible inside the sandbox.
 func (p *program) prepareCompanions() {
 	if len(p.set.Companions) == 0 {
 		return
@@ -25,7 +25,8 @@ func (p *program) prepareCompanions() {
 		problem    string
 	}
 	r, ok := withTimeout(p.log, "preparing the companions", diskTimeout, func() result {
-		// The package creates the directory unless it is in a temporary file system.
+		// The package creates the directory, but a temporary file system loses it at each
+		// boot.
 		if os.Mkdir(p.runDir, 0o755) == nil {
 			_ = os.Chmod(p.runDir, 0o755) // whatever the umask is
 		}
@@ -77,8 +78,8 @@ func (p *program) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 	}
 }
 
-// networksWithStanding returns the networks in all that contain a host with recent mail
-// or a recent login.
+// networksWithStanding determines which of the given networks have a host with recent
+// mail or a recent login.
 func (p *program) networksWithStanding(all []netip.Prefix, now int64) map[netip.Prefix]bool {
 	standing := map[netip.Prefix]bool{}
 	var bits [2][129]bool // prefix lengths in use, by address family

@@ -43,8 +43,8 @@ func withTimeout[T any](log *slog.Logger, what string, timeout time.Duration, f 
 // disk during the call.
 func (p *policies) enterSandbox(set rules.Settings, runDir string) {
 	// Run without a sandbox if the disk does not answer, because waiting would block the
-	// mail server. The sandbox cannot be entered later either: the whole process would
-	// block while any thread waits for the disk; see Enter.
+	// mail server. The sandbox cannot be entered later either, because the whole process
+	// would block until no thread is waiting for the disk; see Enter.
 	without := func() {
 		p.log.Warn("no sandbox: disk timeout; restart smtpd when the disk answers")
 	}

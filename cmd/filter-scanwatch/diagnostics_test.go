@@ -146,7 +146,7 @@ func logged(call *ast.CallExpr) ast.Expr {
 	case slices.Contains([]string{"Info", "Warn", "Error"}, name) && on == "log":
 		return at(0)
 	case name == "once" && on == "s", name == "Appendf" && at(1) != nil:
-		// Serve logs through a function called once. Some warnings are written without a
+		// Serve logs with a function named "once". Some warnings are written without a
 		// logger.
 		if text, ok := literal(at(1)); name == "once" || ok && strings.HasPrefix(text, "warning: ") {
 			return at(1)

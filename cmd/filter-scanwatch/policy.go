@@ -98,7 +98,7 @@ func (p *policies) policy() *rules.Policy {
 func (p *policies) enforced() bool { return p.status().Mode == rules.Enforce.String() }
 
 // start loads the configuration and returns its settings. An invalid configuration must
-// not stop smtpd, so the filter only observes until a valid one is loaded.
+// not stop smtpd, so until a valid one is loaded, the filter only observes.
 func (p *policies) start() rules.Settings {
 	defaults := new(rules.Config).Settings()
 	defaults.Store = store.DefaultDir()
@@ -115,7 +115,7 @@ func (p *policies) start() rules.Settings {
 	})
 	if !ok {
 		// watch loads the configuration once the disk answers. Register for all phases,
-		// because it is not yet known which ones the rules need.
+		// because the rules are not yet known.
 		p.config, p.asked, p.unread = config.Unread(p.file), smtpd.Requests(smtp.Answerable), true
 		p.log.Error("configuration unreadable: disk timeout; observing only, recording in the default directory; restart smtpd when the disk answers", "file", p.file)
 		p.note(nil, "disk timeout at startup; restart smtpd")

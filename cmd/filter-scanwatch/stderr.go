@@ -10,8 +10,8 @@ import (
 )
 
 // A queue writes log lines without blocking, because a slow log reader must not delay
-// responses to smtpd. When the queue is full, lines are dropped. Their number is logged
-// later.
+// responses to smtpd. When the queue is full, lines are dropped, and the number of
+// dropped lines is logged later.
 type queue struct {
 	mu      sync.Mutex
 	to      io.Writer
@@ -81,7 +81,8 @@ func (q *queue) run() {
 	}
 }
 
-// Close writes the queued lines. It returns when all lines are written or stop is closed.
+// Close writes the queued lines, and returns when all lines are written or stop is
+// closed.
 func (q *queue) Close(stop <-chan struct{}) {
 	q.mu.Lock()
 	q.closed = true

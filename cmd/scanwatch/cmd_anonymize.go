@@ -76,7 +76,8 @@ func runAnonymize(e *env, out, keyFile string) error {
 }
 
 // safeOutput returns an error if root would write to a directory that another user can
-// replace. It first creates out, because another user might create a missing directory.
+// replace. safeOutput first creates out, because another user might create a missing
+// directory.
 func safeOutput(out string) error {
 	for _, dir := range []string{filepath.Dir(out), out} {
 		u, err := owner.Of(dir)

@@ -114,7 +114,7 @@ func (e *env) exempt() func(*store.Record) string {
 	}
 }
 
-// note prints a note from the filter. It flushes the output first, so that the note comes
+// note prints a note from the filter, after flushing the output so that the note comes
 // last.
 func (e *env) note(s string) {
 	if s != "" {

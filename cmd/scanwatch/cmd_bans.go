@@ -218,7 +218,7 @@ func (e *env) completeBanned(_ *cobra.Command, args []string, begun string) ([]s
 	return offers, cobra.ShellCompDirectiveNoFileComp
 }
 
-// clientPrefix parses an address or prefix. It extends an IPv6 address to its /64.
+// clientPrefix parses an address or prefix, extending an IPv6 address to its /64.
 func clientPrefix(s string) (netip.Prefix, error) {
 	p, _, err := prefix.Parse(s)
 	switch {

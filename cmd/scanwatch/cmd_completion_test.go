@@ -82,8 +82,8 @@ func completionDir(t *testing.T) string {
 	return dir
 }
 
-// TestCompletion checks the completions of command lines as the scripts of all shells
-// request them.
+// TestCompletion checks the completions of command lines, requested in the way that all
+// shells' scripts do.
 func TestCompletion(t *testing.T) {
 	t.Chdir(completionDir(t))
 	for _, c := range completions {
@@ -136,8 +136,8 @@ func TestCompletionScripts(t *testing.T) {
 	}
 }
 
-// askBash completes a command line in bash. It defines the function from bash-completion
-// that the completion script calls.
+// askBash completes a command line in bash. askBash defines the function from
+// bash-completion that the completion script calls.
 const askBash = `
 _get_comp_words_by_ref() { words=("${COMP_WORDS[@]}"); cword=$COMP_CWORD; cur=${words[cword]}; prev=${words[cword-1]}; }
 __ltrim_colon_completions() { :; }

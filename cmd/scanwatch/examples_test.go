@@ -71,7 +71,7 @@ func TestManualExamples(t *testing.T) {
 	if commands < 10 {
 		t.Fatalf("only %d commands in the examples", commands)
 	}
-	// This test checks only that the commands work. Their output is checked by scripts.
+	// This test checks only that the commands work. Scripts check the output.
 	file := filepath.Join(t.TempDir(), "examples.txtar")
 	if err := os.WriteFile(file, []byte(script.String()), 0o644); err != nil {
 		t.Fatal(err)

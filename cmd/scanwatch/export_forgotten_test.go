@@ -467,8 +467,8 @@ func TestExportSum(t *testing.T) {
 	}
 }
 
-// TestExportRules checks exports without a configuration or a running filter. They must
-// fail if the records contain decisions by rules, which manual bans are not.
+// TestExportRules checks exports without a configuration or a running filter. An export
+// must fail if the records contain decisions by rules. Manual bans do not count as such.
 func TestExportRules(t *testing.T) {
 	for _, c := range []struct {
 		step   store.Step

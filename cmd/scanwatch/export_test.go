@@ -125,7 +125,8 @@ func BenchmarkExport(b *testing.B) {
 	}
 }
 
-// A visitOf describes a session to record. It has a finding unless evidence is empty.
+// A visitOf describes a session to record. The session has a finding unless evidence is
+// empty.
 type visitOf struct {
 	src, rdns, evidence string
 	ago                 time.Duration
@@ -181,9 +182,9 @@ func TestExportYoungMemory(t *testing.T) {
 	}
 }
 
-// TestExportSparesLater checks that a ban from before --since is not exported if its host
-// has become exempt without a later session, or if it bans a network that includes an
-// exempt host.
+// TestExportSparesLater checks which bans from before --since are not exported. The
+// banned host may have become exempt without a later session, or the banned network may
+// include an exempt host.
 func TestExportSparesLater(t *testing.T) {
 	const day = 24 * time.Hour
 	dir := mkState(t, func(m *memory.Memory) {

@@ -27,7 +27,7 @@ import (
 	"scanwatch/store/column"
 )
 
-// A people is a state directory with data about a few people. Its records include sealed
+// A people is a state directory with data about a few people. The records include sealed
 // days, today's rows, aggregates, hashes and hostile names.
 type people struct {
 	t      *testing.T

@@ -57,8 +57,8 @@ func goBuild(program, path string) []string {
 	return []string{"go", "build", "-trimpath", "-ldflags", "-s -w", "-o", "DIR/" + program, path}
 }
 
-// build builds the programs. It logs and skips contestants whose tools are missing. With
-// SCANWATCH_NO_SKIP=1, missing tools are an error.
+// build builds the programs. build logs and skips contestants whose tools are missing.
+// With SCANWATCH_NO_SKIP=1, missing tools are an error.
 func (b *bench) build() error {
 	for _, c := range append([]contestant{{name: "scanwatch", build: command}}, contestants...) {
 		if len(c.build) == 0 {

@@ -1,6 +1,6 @@
 //go:build linux
 
-// Bench measures the cost of the filter and, with the same input, of other filters. It
+// Bench measures the cost of the filter and, with the same input, of other filters. Bench
 // prints the tables that are explained in README.md in this directory.
 package main
 

@@ -18,8 +18,8 @@ type step struct {
 	rest    string // fields after the session and token
 }
 
-// A script generates the lines of the session with the given number. It generates all
-// events and requests, from which the registered ones are selected.
+// A script generates the lines of the session with the given number. The registrations
+// select some of the generated events and requests.
 type script func(n int) []step
 
 // A kind is a kind of session with its share in percent.
@@ -168,8 +168,8 @@ func (s *stream) again(round int) {
 	}
 }
 
-// A recipe describes a stream. It starts the given number of sessions, or new ones until
-// there are enough requests, and ends when all sessions have ended.
+// A recipe describes a stream. New sessions start until the given number of sessions or
+// requests is reached. The stream ends when all sessions have ended.
 type recipe struct {
 	mix        string
 	registered map[string]bool // as report|smtp-in|link-connect
@@ -179,8 +179,8 @@ type recipe struct {
 	begin      time.Time
 	apart      time.Duration // time between requests
 
-	// first is the number of the first visit, and sources is the number of hosts. They
-	// are used only by visits.
+	// first is the number of the first visit, and sources is the number of hosts. Only
+	// visits use these fields.
 	first, sources int
 }
 

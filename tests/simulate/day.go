@@ -296,8 +296,8 @@ func (s script) greet() script {
 	return s
 }
 
-// message sends a message. It first requests the recipients in unknown, which do not
-// exist, and then those in to, which do.
+// message sends a message. The recipients in unknown, which do not exist, are requested
+// first, followed by those in to.
 func (s script) message(sender string, unknown []string, to ...string) script {
 	s.add(Mail, sender)
 	for _, r := range unknown {
@@ -474,8 +474,8 @@ func (d *day) retry(n int) {
 	}
 }
 
-// payment generates one notification from each of many senders. Their hosts are rented
-// and have DNS names of the cloud provider.
+// payment generates one notification from each of many senders. The senders' hosts are
+// rented and have DNS names of the cloud provider.
 func (d *day) payment(n int) {
 	net, used := d.net(), 0
 	for i := range n {
@@ -607,8 +607,8 @@ func (d *day) formerEmployee(int) {
 	}
 }
 
-// laptop returns a user's computer. Its network never sends mail to the server, so its
-// address has no standing before the login.
+// laptop returns a user's computer. The laptop's network never sends mail to the server,
+// so the address has no standing before the login.
 func (d *day) laptop(addr netip.Addr) host {
 	b := addr.As4()
 	name := fmt.Sprintf("p%d-%d-%d-%d.access.example", b[0], b[1], b[2], b[3])

@@ -16,7 +16,7 @@ import (
 )
 
 // TestDoubts checks the possible false positives that are reported after a day in observe
-// mode. They must include every rejected legitimate host and no attackers.
+// mode. The report must include every rejected legitimate host and no attackers.
 func TestDoubts(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		policy := enforced(t, name)

@@ -14,7 +14,7 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A Live is a simulated server whose clients are Go code. It runs on the caller's
+// A Live is a simulated server whose clients are Go code. A Live runs on the caller's
 // goroutine, with smtpd.Serve as a coroutine that continues whenever a client waits for
 // an answer. The clock is advanced by clients' commands and by WaitUntil.
 type Live struct {
@@ -142,7 +142,7 @@ type Host struct {
 	Port   uint16 // server port, by default 25; 465 starts with TLS
 	Helo   string
 	// RTT is the time taken by a command. Pace, if not empty, gives the times for the
-	// first commands instead. Its last time applies to all further commands.
+	// first commands instead. The last time in Pace applies to all further commands.
 	RTT  time.Duration
 	Pace []time.Duration
 }
@@ -213,7 +213,7 @@ func (l *Live) Connect(h Host) *Client {
 	return c
 }
 
-// step runs one of the client's steps on the server's clock. It reports whether the
+// step runs one of the client's steps on the server's clock, and reports whether the
 // session was still open.
 func (c *Client) step(f func()) bool {
 	if c.Closed {

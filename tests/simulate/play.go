@@ -94,7 +94,8 @@ type player struct {
 // batch is the maximum size of a batch of lines without a request, in bytes.
 const batch = 32 << 10
 
-// Read implements io.Reader. It returns lines up to and including the next request.
+// Read implements io.Reader. A call returns the lines up to and including the next
+// request.
 func (p *player) Read(b []byte) (int, error) {
 	if p.read == len(p.out) {
 		p.out, p.read = p.out[:0], 0

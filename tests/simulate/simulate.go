@@ -1,7 +1,7 @@
 // Package simulate plays scripted SMTP sessions against a smtpd.Handler, imitating
-// OpenSMTPD 7.9. It sends the same lines in the same order and obeys the answers, and its
-// clients react like mail servers. Time passes on the sessions' own clock, so that a day
-// takes only seconds. The same sessions always result in the same lines.
+// OpenSMTPD 7.9. The simulation sends the same lines in the same order and obeys the
+// answers. Clients react like mail servers. Time passes on the sessions' own clock, so
+// that a day takes only seconds. The same sessions always result in the same lines.
 //
 // The package also generates the sessions of attacks (Harvest, Guess) and of a busy day
 // on a legitimate server (Day).

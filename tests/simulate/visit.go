@@ -14,7 +14,7 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A visit is a running Session. It is a coroutine, which resume continues until the
+// A visit is a running Session. Each visit is a coroutine, which resume runs until the
 // session waits.
 type visit struct {
 	*Session
@@ -417,9 +417,9 @@ func (v *visit) result() string {
 	return "permfail"
 }
 
-// ask sends a request if the handler has registered for the phase. It reports whether the
-// client may continue. If not, the client has already received the reply, and may have
-// been disconnected.
+// ask sends a request if the handler has registered for the phase. ask reports whether
+// the client may continue. A client that may not continue has received the reply, and may
+// have been disconnected.
 func (v *visit) ask(phase smtpd.ID, fields ...string) bool {
 	v.decision, v.text = "proceed", ""
 	if v.p.phases[phase] {

@@ -151,7 +151,7 @@ var shipped = map[string]string{
 	lookup.KnownSenders: "",
 }
 
-// builtin returns the table for a shipped list. It omits low-confidence rows, such as
+// builtin returns the table for a shipped list, without low-confidence rows such as
 // rented addresses that were listed more than 90 days ago.
 func builtin(name string, lists *lookup.Lists) (*table, error) {
 	evidence, ok := shipped[name]

@@ -41,7 +41,7 @@ func bansOf(c Command) (answer string, err error) {
 }
 
 // TestBansWithoutDisk checks that the bans command does not wait for changes to reach the
-// disk. It must still try to load the bans on disk before it sends the list.
+// disk. Before it sends the list, the command must still try to load the bans from disk.
 func TestBansWithoutDisk(t *testing.T) {
 	m := memory.New()
 	m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.1/32"), time.Hour, "x", noon.UnixMicro())

@@ -28,7 +28,7 @@ var ErrNotRunning = errors.New("filter-scanwatch is not running; is smtpd up, an
 // ErrNoSocket means that no process is listening on the companions' socket.
 var ErrNoSocket = errors.New("no socket for companions; restart smtpd if a companion was added, and see scanwatch status")
 
-// A Client sends commands to a running filter. It must not be used concurrently.
+// A Client sends commands to a running filter. A Client must not be used concurrently.
 type Client struct {
 	conn net.Conn
 	in   *bufio.Reader

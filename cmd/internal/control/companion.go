@@ -21,11 +21,11 @@ import (
 	"scanwatch/rules"
 )
 
-// DefaultRunDir is the directory for the companions' socket. It is separate from the
-// state directory, so that the users that companions run as can enter it without access
-// to records. The directory is created by the package, because the filter does not run as
-// root. On OpenBSD, it is not in /var/run, because the package would have to recreate it
-// after each boot, and smtpd starts before the packages' scripts.
+// DefaultRunDir is the directory for the companions' socket. Companions run as users that
+// must enter this directory, but not the state directory. The package creates the
+// directory, because the filter does not run as root. On OpenBSD, /var/run is unsuitable:
+// the package's scripts would have to recreate the directory after each boot, but smtpd
+// starts before them.
 func DefaultRunDir() string {
 	if runtime.GOOS == "linux" {
 		return "/run/scanwatch"
@@ -96,8 +96,8 @@ func (s *Status) CompanionProblems(now time.Time) (all []string) {
 	return all
 }
 
-// NewCompanions looks up the users that the companions run as. It must be called before
-// the filter enters its sandbox.
+// NewCompanions looks up the users that the companions run as. NewCompanions must be
+// called before the filter enters its sandbox.
 func NewCompanions(list []*rules.Companion) *Companions {
 	c := DisabledCompanions(list, "")
 	for _, one := range c.list {
@@ -198,7 +198,7 @@ type peer struct {
 
 // turns limits the time that a user's companions may spend on expensive lists, which
 // would otherwise slow down mail. Complete lists and lists with networks are expensive. A
-// user can spend fullBurst immediately, and otherwise one part in fullShare of the time.
+// user can spend fullBurst immediately, and 1/fullShare of the time in the long run.
 type turns struct {
 	mu   sync.Mutex
 	free time.Duration // time after the start when all time spent is made up for
@@ -247,8 +247,8 @@ func (p *peer) turn(ctx context.Context) (done func(), err error) {
 // started is the reference point for durations.
 var started = time.Now()
 
-// peerOf identifies the user that a client runs as. It returns an error for users without
-// a role.
+// peerOf identifies the user that a client runs as. peerOf returns an error for users
+// without a role.
 func (c *Companions) peerOf(conn net.Conn) (*peer, error) {
 	raw, ok := conn.(syscall.Conn)
 	if !ok {
@@ -325,7 +325,7 @@ func (c *Companions) heard(p *peer, now time.Time) {
 const maxNote = 300
 
 // NoteCommand returns the command with which a companion announces its name and latest
-// result. Both appear in the status.
+// result, which appear in the status.
 func (c *Companions) NoteCommand() Command {
 	return Command{"note", 3, func(_ context.Context, a *Answer, args []string) error {
 		name, err := url.QueryUnescape(args[0])

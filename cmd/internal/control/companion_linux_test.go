@@ -34,7 +34,7 @@ func asUser(t *testing.T, uid int, f func()) {
 	f()
 }
 
-// Users that the companions run as in tests.
+// User IDs of companions in the tests.
 const (
 	syncUser, serveUser, stranger = 4001, 4002, 4003
 )
@@ -174,8 +174,8 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// TestSharedUser checks that several companions can run as the same user. They must not
-// prevent another user's companion from connecting.
+// TestSharedUser checks that several companions can run as the same user. One user's
+// companions must not prevent another user's companion from connecting.
 func TestSharedUser(t *testing.T) {
 	var list []*rules.Companion
 	for _, target := range []string{"a", "b", "c", "d", "e"} {

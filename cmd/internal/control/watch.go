@@ -58,9 +58,9 @@ func WatchCommand(f *events.Fan) Command {
 	}}
 }
 
-// whenGone calls leave when the client sends anything or closes its side. It removes the
-// read deadline, because a watching client may be silent for days. The caller must call
-// stop.
+// whenGone calls leave when the client sends anything or closes its side. whenGone
+// removes the read deadline, because a watching client may be silent for days. The caller
+// must call stop.
 func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	if err := a.conn.SetReadDeadline(time.Time{}); err != nil {
 		return nil, err

@@ -1,5 +1,5 @@
-// Package dirstats describes the contents of a state directory. It also estimates how
-// many days of records fit into the disk budget.
+// Package dirstats describes the contents of a state directory, and estimates how many
+// days of records fit into the disk budget.
 package dirstats
 
 import (
@@ -47,8 +47,8 @@ type Stats struct {
 	Loss        string          `json:"loss,omitempty"`   // a missing or recently lost state.db, with the remedy
 }
 
-// Collect reads all files in dir. It calls warn if a running filter cannot first write
-// out its buffered sessions.
+// Collect reads all files in dir. Collect calls warn if a running filter cannot first
+// write out its buffered sessions.
 func Collect(dir *statedir.Dir, warn func(string)) (*Stats, error) {
 	i, err := dir.Inspector()
 	if err != nil {

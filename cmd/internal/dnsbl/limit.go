@@ -24,8 +24,8 @@ type bucket struct {
 	tokens  float64
 }
 
-// Client networks may query the zones. Stranger networks only receive refusals, at a much
-// lower rate.
+// Client networks may query the zones. All other networks receive only refusals, at a
+// much lower rate.
 const (
 	clientRate, clientBurst     = 500, 1000
 	strangerRate, strangerBurst = 2, 5

@@ -154,8 +154,8 @@ func (b *bans) change(e *control.BanEntry) {
 	b.table.Set(e.Prefix, ban{until, b.list, session, unique.Make(e.Rule)})
 }
 
-// builtin is a shipped list. It consists of the networks in the list and the networks of
-// the listed AS numbers. Low-confidence rows are omitted.
+// builtin is a shipped list: the networks in the list and the networks of the listed AS
+// numbers. Low-confidence rows are omitted.
 type builtin struct {
 	name   string
 	lists  *lookup.Lists

@@ -85,7 +85,7 @@ func parseQuery(packet []byte) (q query, code rcode, ok bool) {
 func flagsOf(packet []byte) uint16 { return binary.BigEndian.Uint16(packet[2:]) }
 
 // readQuestion reads the question and returns the remaining bytes, or nil if the question
-// is invalid. Compression cannot occur in the first name of a message.
+// is invalid. The first name in a message is never compressed.
 func (q *query) readQuestion(b []byte) []byte {
 	end := 0
 	for {

@@ -30,8 +30,8 @@ func (d dayNumber) start() time.Time { return time.Unix(int64(d)*int64(day/time.
 func (d dayNumber) String() string { return d.start().Format(time.DateOnly) }
 
 // known describes which hosts with accepted mail are known. Both the table of known hosts
-// and the records are limited in size. If a host is in neither, it has sent no mail,
-// provided that at least one of the two is complete.
+// and the records are limited in size. The absence of a host from both proves that it has
+// sent no mail only if one of the two is complete.
 type known struct {
 	rows     int // rows in state.db
 	records  int // records in the selected period
@@ -107,9 +107,9 @@ func (b *builder) checkComplete(recent time.Time) error {
 	return b.checkGaps(recent, all)
 }
 
-// checkGaps returns an error if the list lacks records that it needs. It needs the
-// records of the selected period. If hosts with mail are missing from the table, it also
-// needs the records of that mail: evidence alone does not prove that the filter would
+// checkGaps returns an error if the list needs records that are missing. The records of
+// the selected period are always needed. If the table lacks hosts with mail, the records
+// of that mail are needed as well. Evidence alone does not prove that the filter would
 // reject a host, so hosts with mail must be excluded.
 func (b *builder) checkGaps(recent time.Time, all []store.Segment) error {
 	k, from := &b.known, b.unknownSince(recent)
@@ -199,8 +199,8 @@ func (b *builder) refused(gaps []gap) []gap {
 type gap struct {
 	day dayNumber
 	why string // a format with a verb for %s
-	// counted is set if all counted sessions are present. They still prove nothing about
-	// a host's mail, because a crash can also lose the latest counts.
+	// counted is set if all counted sessions are present. Even then, the records prove
+	// nothing about a host's mail, because a crash can also lose the latest counts.
 	counted bool
 }
 

@@ -25,7 +25,8 @@ type file struct {
 	written fs.FileInfo // state after the last write; nil before the first
 }
 
-// fileMode is the mode of new files. They are read by programs that run as other users.
+// fileMode is the mode of new files, which programs that run as other users must be able
+// to read.
 const fileMode = 0o644
 
 // openFile returns the target for `to file "name" format word`.

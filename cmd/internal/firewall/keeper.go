@@ -212,8 +212,7 @@ func (k *Keeper) take(list control.BanList, entries []control.BanEntry) {
 	}
 }
 
-// maxSeconds is the longest duration of a ban. It is far below the maximum of
-// time.Duration.
+// maxSeconds is the longest duration of a ban, far below the maximum of time.Duration.
 const maxSeconds = 100 * 365 * 86400
 
 func (k *Keeper) ban(p netip.Prefix, b ban) {
@@ -377,9 +376,9 @@ func (k *Keeper) entry(p netip.Prefix, b ban, now time.Duration) entry {
 	return e
 }
 
-// differs reports whether an entry must be renewed because its remaining time differs
-// from that of its ban. If the ban ends later than the target can express, entries are
-// renewed after half of the maximum.
+// differs reports whether an entry must be renewed because it would not expire together
+// with its ban. If the ban ends later than the target can express, entries are renewed
+// after half of the maximum.
 func (k *Keeper) differs(has, left time.Duration) bool {
 	longest := k.target.longest
 	switch {
@@ -391,7 +390,8 @@ func (k *Keeper) differs(has, left time.Duration) bool {
 	return (has - left).Abs() > tolerance
 }
 
-// step brings the target up to date. It does nothing until the first bans are received.
+// step brings the target up to date. Until the first bans are received, nothing is
+// changed.
 func (k *Keeper) step(ctx context.Context) error {
 	now := k.now()
 	switch {
@@ -418,7 +418,7 @@ func (k *Keeper) step(ctx context.Context) error {
 	return err
 }
 
-// patience returns the time between attempts. It doubles with each failure.
+// patience returns the time between attempts, which doubles with each failure.
 func (k *Keeper) patience() time.Duration {
 	return min(time.Second<<min(k.failures-1, 10), k.target.retry)
 }

@@ -68,7 +68,7 @@ func find(b []byte, wanted uint16) (value []byte) {
 	return value
 }
 
-// number decodes a number of 4 or 8 bytes. It returns 0 for other lengths.
+// number decodes a number of 4 or 8 bytes. Other lengths give 0.
 func number(b []byte) uint64 {
 	switch len(b) {
 	case 4:

@@ -81,7 +81,7 @@ func (n *nftables) ask(f func(*netlink) error) (err error) {
 }
 
 // intact compares the handles of the table and its sets, which change when the ruleset is
-// reloaded. It returns an error if a set is missing or has the wrong properties.
+// reloaded. intact returns an error if a set is missing or has the wrong properties.
 func (n *nftables) intact(context.Context, func() int) (bool, error) {
 	var handles []uint64
 	err := n.ask(func(c *netlink) (err error) {
@@ -214,7 +214,7 @@ func readPoint(elem []byte) (p point, ok bool) {
 	return p, ok
 }
 
-// intervals adds the networks with the given starts and ends to content. It returns false
+// intervals adds the networks with the given starts and ends to content, or returns false
 // if any interval is not a network.
 func intervals(points []point, content map[netip.Prefix]time.Duration) bool {
 	slices.SortFunc(points, func(a, b point) int {

@@ -11,7 +11,8 @@ import (
 	"scanwatch/rules"
 )
 
-// A pf is a pf(4) table. Its entries never expire, so the keeper must remove them.
+// A pf is a pf(4) table. Entries of a pf table never expire, so the keeper must remove
+// them.
 type pf struct{ table string }
 
 // openPF returns the target for `to pf "table"`.

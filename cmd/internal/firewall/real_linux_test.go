@@ -162,7 +162,7 @@ func TestFirewalls(t *testing.T) {
 			if !intact(8) {
 				t.Error("its own changes are noticed")
 			}
-			// Some of these entries do not exist, as if they had expired.
+			// Renew some entries that do not exist, as if they had expired.
 			renewed := entries(2*time.Hour, "45.1.2.4", "45.3.1.0/24", "45.7.7.7")
 			for i := range renewed {
 				renewed[i].renewed = true

@@ -25,7 +25,7 @@ type target struct {
 	list func(context.Context) (map[netip.Prefix]time.Duration, error)
 	// change removes and adds entries. If it fails, the target's entries are unknown.
 	change func(ctx context.Context, remove []netip.Prefix, add []entry) error
-	// replace replaces all entries. It is used by targets without list and change.
+	// replace replaces all entries. Targets without list and change need it.
 	replace func(ctx context.Context, all []entry) error
 	// preview returns the lines that replace would remove and add.
 	preview func(all []entry) (remove, add []string, err error)

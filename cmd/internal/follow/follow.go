@@ -64,7 +64,7 @@ func (f *Follower) Run(ctx context.Context, apply Apply) {
 	}
 }
 
-// follow uses a single connection. It calls worked after each list of bans.
+// follow uses a single connection, and calls worked after each list of bans.
 func (f *Follower) follow(ctx context.Context, apply Apply, worked func()) error {
 	c, err := control.DialCompanion(f.RunDir)
 	if err != nil {

@@ -141,7 +141,7 @@ func (c *Console) current() *row {
 	return &c.content.rows[at-1]
 }
 
-// key handles a key. It returns an event for the focused widget, or nil.
+// key handles a key, and returns an event for the focused widget, or nil.
 func (c *Console) key(event *tcell.EventKey) *tcell.EventKey {
 	switch event.Key() {
 	case tcell.KeyCtrlC:

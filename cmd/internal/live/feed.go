@@ -96,7 +96,7 @@ func (f *Feed) poll(ctx context.Context) error {
 const settled = 10 * time.Second
 
 // renew reads the records, and then the new records every minute, because there are no
-// events for accepted sessions. It spends at most a hundredth of the time on reading.
+// events for accepted sessions. renew spends at most a hundredth of the time on reading.
 func (f *Feed) renew(ctx context.Context, begun time.Time) {
 	from := f.reread(ctx, begun)
 	for pause := time.Minute; ; {
@@ -171,8 +171,8 @@ func (f *Feed) read(ctx context.Context, begun, end time.Time) (*data, error) {
 	return d, nil
 }
 
-// state returns a memory with the filter's state, for determining standing. It calls ban
-// for each active ban.
+// state returns a memory with the filter's state, which determines standing, and calls
+// ban for each active ban.
 func (f *Feed) state(now time.Time, ban func(memory.Ban)) (*memory.Memory, error) {
 	var rows []store.Entry
 	reader := memory.NewReader(now)

@@ -144,8 +144,8 @@ func (v *View) table(section, order, width int, filter string) table {
 	return t
 }
 
-// matches reports whether a row matches filter. A prefix matches if it overlaps the row's
-// prefix. Any other filter must occur in the row's text.
+// matches reports whether a row matches filter. If filter is a prefix, it must overlap
+// the row's prefix. Otherwise, filter must occur in the row's text.
 func (r *row) matches(filter string) bool {
 	if p, _, err := prefix.Parse(filter); err == nil {
 		return r.key.prefix.IsValid() && r.key.prefix.Overlaps(p)

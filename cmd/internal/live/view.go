@@ -132,8 +132,8 @@ func newData(zone *time.Location, org func(netip.Addr) string, since time.Time) 
 	return &data{zone: zone, org: org, since: since, sources: map[netip.Prefix]*source{}, bans: map[netip.Prefix]*memory.Ban{}}
 }
 
-// source returns the source for an address, adding it if it is new. It also stores the
-// reverse DNS name.
+// source returns the source for an address, adding it if it is new. source also stores
+// the reverse DNS name.
 func (d *data) source(addr netip.Addr, rdns []byte, f smtp.FCrDNS) *source {
 	p := memory.Identify(addr, rdns, f).Prefix()
 	s := d.sources[p]
@@ -208,8 +208,8 @@ func (d *data) session(r *store.Record) *counts {
 	return c
 }
 
-// later adds a record. Its events, or those of the sessions in an aggregate, may already
-// have been added.
+// later adds a record. The events of the record, or of the sessions in an aggregate, may
+// already have been added.
 func (d *data) later(r *store.Record) error {
 	switch {
 	case r.Sessions > 0:
@@ -224,7 +224,7 @@ func (d *data) later(r *store.Record) error {
 	return nil
 }
 
-// fromStep sets an event's fields from a step. It returns false if the step is not an
+// fromStep sets an event's fields from a step, or returns false if the step is not an
 // event.
 func fromStep(e *events.Event, s *store.Step) bool {
 	decide := func(decision string) {
@@ -355,7 +355,7 @@ func (d *data) standing(s *source, now time.Time) string {
 	return "-"
 }
 
-// A View holds the data shown by scanwatch top. It may be used concurrently.
+// A View holds the data shown by scanwatch top. A View may be used concurrently.
 type View struct {
 	zone *time.Location
 	now  func() time.Time
@@ -383,7 +383,7 @@ func (v *View) unread() bool {
 	return v.data.memory == nil
 }
 
-// begin delays events until finish is called. It returns the current time.
+// begin delays events until finish is called, and returns the current time.
 func (v *View) begin() time.Time {
 	v.mu.Lock()
 	defer v.mu.Unlock()

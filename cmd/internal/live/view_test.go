@@ -215,8 +215,8 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-// TestWithoutAddress checks how sources without an address are described. Such a row must
-// not be selected at the start.
+// TestWithoutAddress checks how sources without an address are described. The row of such
+// a source must not be selected at the start.
 func TestWithoutAddress(t *testing.T) {
 	v := newView()
 	for i, r := range []store.Record{{Erased: true}, {Sessions: 9}, {Src: netip.MustParseAddrPort("192.0.2.7:25")}} {

@@ -258,7 +258,7 @@ func (m *importer) openState() (finish func() error, err error) {
 	return file.Close, nil
 }
 
-// skip counts an envelope that is not imported. It always returns true.
+// skip counts an envelope that is not imported, and always returns true.
 func (m *importer) skip(reason int) bool {
 	m.ignored[reason]++
 	return true

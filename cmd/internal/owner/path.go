@@ -96,7 +96,7 @@ func walk(path string, enter bool) (w *walker, err error) {
 	return w, nil
 }
 
-// split returns the elements of a path. It keeps "..", because the preceding element may
+// split returns the elements of a path, including "..", because the preceding element may
 // be a link.
 func split(path string) (list []string) {
 	for _, name := range strings.Split(path, "/") {

@@ -52,7 +52,7 @@ func with(label, name string, v float64) report.Sample {
 func seconds(t time.Time) float64 { return float64(t.UnixMicro()) / 1e6 }
 
 // todayMetrics returns the counters for the current UTC day, which start at 0 each day.
-// They include sessions that were not recorded.
+// Sessions that were not recorded are included.
 func todayMetrics(days []memory.Day, now time.Time) []report.Metric {
 	var today memory.Day
 	for _, d := range days {
@@ -85,8 +85,8 @@ func todayMetrics(days []memory.Day, now time.Time) []report.Metric {
 	}
 }
 
-// filterMetrics returns metrics for the filter and the disk budget. Some are missing if
-// the filter is not running.
+// filterMetrics returns metrics for the filter and the disk budget. If the filter is not
+// running, some metrics are missing.
 func filterMetrics(dir *statedir.Dir) (all []report.Metric, budget int64) {
 	const upHelp = "Whether the filter runs and answers."
 	status, err := askStatus(dir)

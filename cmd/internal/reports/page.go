@@ -105,7 +105,7 @@ func (h *BanHost) String() string {
 
 // BanHosts returns a map and a visitor that fills the map with each banned host's name
 // and organisation. org returns the organisation of a host whose findings do not name
-// one. It may be nil.
+// one. org may be nil.
 func BanHosts(list []memory.Ban, org func(netip.Addr) string) (map[netip.Prefix]*BanHost, history.Visitor) {
 	hosts := map[netip.Prefix]*BanHost{}
 	for i := range list {
@@ -188,7 +188,7 @@ func (s *Source) recordedBefore(at time.Time) (yes bool, err error) {
 }
 
 // places returns a function that looks up an address in the configured databases, or nil
-// if there are none. It also returns the databases' problems.
+// if there are none. places also returns the databases' problems.
 func (s *Source) places() (func(netip.Addr) report.Place, []string) {
 	var problems []string
 	settings := &s.Dir.Settings

@@ -80,8 +80,8 @@ func pageOf(t *testing.T, dir string, limit int, selected selector.Selector, set
 	return p
 }
 
-// TestBefore checks the figures for the preceding period. They must be omitted if the
-// records do not reach back far enough.
+// TestBefore checks the figures for the preceding period. If the records do not reach
+// back far enough, the figures must be omitted.
 func TestBefore(t *testing.T) {
 	day := 24 * time.Hour
 	full := t.TempDir()
@@ -158,8 +158,8 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestBansUnknown checks that the page says so if the bans are unknown because the state
-// is corrupt.
+// TestBansUnknown checks that, if the state is corrupt, the page reports that the bans
+// are unknown.
 func TestBansUnknown(t *testing.T) {
 	dir := t.TempDir()
 	fillDays(t, dir, 3)
@@ -173,8 +173,8 @@ func TestBansUnknown(t *testing.T) {
 	}
 }
 
-// TestBanHosts checks the name shown for a banned /64. It must not be that of a host with
-// its own proven name, or one of several names.
+// TestBanHosts checks the name shown for a banned /64. A host's own proven name must not
+// be shown, nor must any name if hosts have different ones.
 func TestBanHosts(t *testing.T) {
 	record := func(src, rdns string, f smtp.FCrDNS, org string) *store.Record {
 		var b []byte

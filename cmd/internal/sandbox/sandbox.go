@@ -69,8 +69,8 @@ const (
 	useRun               // the directory of a socket created by the filter
 )
 
-// Prepare resolves the paths. It tries to create the state directory, because only an
-// existing directory can be granted. It may block on the disk.
+// Prepare resolves the paths. It also tries to create the state directory, because only
+// an existing directory can be granted. Prepare may block on the disk.
 func Prepare(p Paths) *Plan { return &Plan{p.grants(), p.Serve} }
 
 // Enter restricts all threads of the process to the plan, as far as the operating system
@@ -101,7 +101,7 @@ func (r *Report) Attrs() []any {
 }
 
 // Covers reports whether the sandbox allows reading file, after following symbolic links.
-// It returns false for a file that was configured after Enter.
+// Covers returns false for a file that was configured after Enter.
 func (r *Report) Covers(file string) bool {
 	if r == nil || !r.Files {
 		return true

@@ -89,10 +89,10 @@ func (r *Report) landlock(grants []grant) {
 	r.IPC = abi >= 6 && errata&2 != 0 // on earlier kernels, it blocks signals between threads
 }
 
-// seccomp restricts system calls unrelated to files. It is also needed for the network:
-// Landlock has restricted TCP since Linux 6.7, but not most other protocols. In
-// particular, Landlock does not restrict Multipath TCP, for which only an argument to
-// socket(2) has to change.
+// seccomp restricts system calls unrelated to files. seccomp is also needed for the
+// network. Landlock has restricted TCP since Linux 6.7, but not most other protocols. In
+// particular, Multipath TCP is unrestricted, although it takes only a different argument
+// to socket(2).
 func (r *Report) seccomp() {
 	arch, ok := auditArch[runtime.GOARCH]
 	if !ok {
@@ -122,8 +122,8 @@ func (r *Report) seccomp() {
 	}
 }
 
-// auditArch lists the architectures that denials supports. All of them are 64-bit and
-// little-endian, and have socket(2) as a separate system call.
+// auditArch lists the architectures that denials supports. All these architectures are
+// 64-bit and little-endian, and have socket(2) as a separate system call.
 var auditArch = map[string]uint32{
 	"amd64":   unix.AUDIT_ARCH_X86_64,
 	"arm64":   unix.AUDIT_ARCH_AARCH64,

@@ -20,7 +20,7 @@ const servePromises = "error stdio rpath unix inet"
 // permissions maps each use to the permissions for unveil(2).
 var permissions = map[use]string{useRead: "r", useState: "rwc", useSocket: "rw", useRun: "rwc"}
 
-// grants returns individual files. They may be replaced and need not exist, because
+// grants returns individual files. The files may be replaced and need not exist, because
 // unveil(2) identifies a file by its name in a directory.
 func (p Paths) grants() []grant {
 	var all []grant

@@ -79,10 +79,10 @@ func (d *Dir) Open() (*Records, error) {
 	return r, err
 }
 
-// Written opens the records that are already on disk. They lack the sessions of the last
-// few seconds and unfinished aggregates. Unlike Open, Written does not make the filter
-// write its aggregates, which would lose their purpose if they were written too often.
-// The caller must call Close.
+// Written opens the records that are already on disk. The sessions of the last few
+// seconds and unfinished aggregates are missing. Unlike Open, Written does not make the
+// filter write its aggregates, which would lose their purpose if they were written too
+// often. The caller must call Close.
 func (d *Dir) Written() (*Records, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {
@@ -280,8 +280,8 @@ func (d *Dir) Days() (list []memory.Day, err error) {
 	return list, err
 }
 
-// Inspector returns an Inspector for the directory. It checks copies of the files that a
-// running filter has open.
+// Inspector returns an Inspector for the directory. If a filter is running, the Inspector
+// checks copies of the files that the filter has open.
 func (d *Dir) Inspector() (*store.Inspector, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {

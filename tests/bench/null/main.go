@@ -1,4 +1,4 @@
-// Null is a minimal filter for comparison. It answers every request with proceed. Its
+// Null is a minimal filter for comparison. Null answers every request with proceed. Its
 // arguments are registrations such as report|smtp-in|link-connect.
 package main
 

@@ -101,15 +101,16 @@ func (s *Stage) look() string {
 }
 
 // During calls f while the user keeps swapping each name in Dir with a link to the
-// corresponding target. It repeats the call until names were swapped during the given
-// number of rounds. None of root's files may change.
+// corresponding target. The call is repeated until names have been swapped during the
+// given number of calls. None of root's files may change.
 func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.T.Helper()
 	var stop atomic.Bool
 	var swaps atomic.Int64
 	done := make(chan error)
 	go func() {
-		// Only the current thread has the user's rights. It ends with the goroutine.
+		// Only the current thread has the user's rights. The thread ends with the
+		// goroutine.
 		runtime.LockOSThread()
 		for _, call := range [][4]uintptr{
 			{unix.SYS_SETGROUPS, 0, 0, 0},

@@ -51,7 +51,7 @@ func GuestOf(i, strangers int) Guest {
 }
 
 // Stream writes the lines that smtpd sends for g, which connects at the time at in
-// microseconds. It returns the end of the session and the number of requests.
+// microseconds. Stream returns the end of the session and the number of requests.
 func (g *Guest) Stream(w *bufio.Writer, at int64, asked map[string]bool) (end int64, requests int) {
 	report := func(format string, args ...any) {
 		at += 20_000

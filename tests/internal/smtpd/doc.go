@@ -1,5 +1,5 @@
-// Package smtpd runs real OpenSMTPD servers for tests and for the demo. Its clients send
-// and receive raw bytes.
+// Package smtpd runs real OpenSMTPD servers for tests and for the demo. Clients send and
+// receive raw bytes.
 //
 // Each version has its own Debian root, created by tests/roots.sh. The servers and their
 // clients share a network namespace in which every address is local, so that clients can

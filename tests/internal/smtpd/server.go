@@ -367,7 +367,7 @@ func (s *Server) run() error {
 		s.cmd.Env = append(s.cmd.Env, "LD_PRELOAD="+s.preload)
 	}
 	s.cmd.SysProcAttr.Setpgid = true
-	// The kernel kills smtpd when this program dies. More precisely, it does so when the
+	// The kernel kills smtpd when this program dies. The signal is actually sent when the
 	// thread that started smtpd ends, so the thread must be locked.
 	s.cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	s.ended = make(chan struct{})
@@ -439,8 +439,8 @@ func listening(ports []int) bool {
 	return true
 }
 
-// Eventually waits until cond returns true. It returns an error if smtpd exits or the
-// time limit is reached. what describes cond.
+// Eventually waits until cond returns true. Eventually returns an error if smtpd exits or
+// the time limit is reached. what describes cond.
 func (s *Server) Eventually(what string, cond func() bool) error {
 	deadline := time.Now().Add(patience)
 	for {
@@ -486,8 +486,8 @@ func (s *Server) Log() string {
 	return string(data)
 }
 
-// FilterLog returns the lines that the named filter wrote to standard error. It excludes
-// smtpd's own lines, which contain passwords from rejected commands.
+// FilterLog returns the lines that the named filter wrote to standard error. FilterLog
+// excludes smtpd's own lines, which contain passwords from rejected commands.
 func (s *Server) FilterLog(name string) string {
 	var b strings.Builder
 	for line := range strings.Lines(s.Log()) {
@@ -498,8 +498,8 @@ func (s *Server) FilterLog(name string) string {
 	return b.String()
 }
 
-// State returns the directory on this machine that filters see as StateDir. It belongs to
-// the filters' user.
+// State returns the directory on this machine that filters see as StateDir. The directory
+// belongs to the filters' user.
 func (s *Server) State() string { return filepath.Join(s.Dir, "state") }
 
 // Mail returns the maildir that receives all delivered mail.
@@ -515,7 +515,7 @@ func (s *Server) Sendmail(stdin io.Reader, args ...string) error {
 }
 
 // Dial connects to a port of the server. from is the client's address, by default
-// 127.0.0.1. It must not be one of the server's addresses. Loopback addresses reach the
+// 127.0.0.1. from must not be one of the server's addresses. Loopback addresses reach the
 // server on loopback, and all others reach it on Addr4 or Addr6. smtpd queues five
 // connections. Any further concurrent connections have to wait for retransmissions.
 func (s *Server) Dial(from string, port int) (*Client, error) {
@@ -564,7 +564,7 @@ func bindAnywhere(network, _ string, conn syscall.RawConn) error {
 	return err
 }
 
-// Stop stops the server and waits until smtpd and the filters exit. It returns an error
+// Stop stops the server and waits until smtpd and the filters exit. Stop returns an error
 // if smtpd exited earlier (ErrEnded), exits with an error, or leaves a process behind,
 // which is killed. A second Stop does nothing.
 func (s *Server) Stop() error {
@@ -624,8 +624,8 @@ func (s *Server) release() error {
 	return err
 }
 
-// reap waits for the filters and smtpd's other children, which exit soon after smtpd. It
-// kills those that remain.
+// reap waits for the filters and smtpd's other children, which exit soon after smtpd.
+// reap kills those that remain.
 func (s *Server) reap() error {
 	deadline := time.Now().Add(patience)
 	for {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Far delays data by rtt/2 in each direction. It does not use netem, which the kernel of
+// Far delays data by rtt/2 in each direction. Far does not use netem, which the kernel of
 // a test machine may lack. Opening the connection is not delayed.
 func (c *Client) Far(rtt time.Duration) {
 	if rtt == 0 {
@@ -35,8 +35,8 @@ type parcel struct {
 	err  error
 }
 
-// send writes the parcels. It returns when the connection is closed, or when nothing has
-// been written within a client's time limit.
+// send writes the parcels. send returns when the connection is closed, or when nothing
+// has been written within a client's time limit.
 func (p *way) send() {
 	idle := time.NewTimer(patience)
 	defer idle.Stop()
