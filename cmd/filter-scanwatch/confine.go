@@ -108,8 +108,8 @@ func giveUpRoot(dir string, log *slog.Logger) {
 var errDiskTimeout = errors.New("disk timeout")
 
 // checkState logs a warning if the owner or mode of the state directory allows other
-// users to manipulate the filter or scanwatch(8). The operator may have chosen them, so
-// the filter still starts.
+// users to manipulate the filter or scanwatch(8). The filter still starts, because the
+// operator may have chosen this owner and mode.
 func checkState(dir string, log *slog.Logger) {
 	var wrong []string
 	for _, path := range []string{dir, filepath.Join(dir, "sessions"), filepath.Join(dir, "state.db")} {

@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// passedOn lists arguments of log calls that come from other packages. The manual does
-// not document those messages verbatim.
+// passedOn lists log arguments whose text comes from other packages. The manual does not
+// quote that text.
 var passedOn = []string{
 	"err.Error()",                 // an error about an unreadable file
 	`k.name + " available again"`, // segments and state.db; the manual contains both
@@ -33,9 +33,9 @@ var passedOn = []string{
 // scanwatch(8).
 var companionDirs = []string{"../internal/dnsbl", "../internal/firewall", "../internal/follow"}
 
-// TestDiagnostics checks that the manuals document every message that the filter or a
-// companion can log under DIAGNOSTICS. The test finds the messages in the log calls of
-// the source.
+// TestDiagnostics checks that DIAGNOSTICS in the manuals lists every message that the
+// filter or a companion can log. The test finds the messages in the log calls of the
+// source.
 func TestDiagnostics(t *testing.T) {
 	for _, c := range []struct {
 		page  string

@@ -72,7 +72,7 @@ func command(args []string, stdin, stdout, stderr *os.File) int {
 		return checkConfig(s.file, stderr)
 	}
 	// By default, a Go program dies if a write to stdout or stderr returns EPIPE. The
-	// filter would lose its last records.
+	// filter would then lose its last records.
 	signal.Ignore(syscall.SIGPIPE)
 	return run(s, stdin, stdout, stderr)
 }

@@ -261,7 +261,7 @@ func (p *policies) watch(ctx context.Context, hangup <-chan os.Signal) {
 }
 
 // appeared logs once that the default configuration file now exists. The filter cannot
-// load it, because phases are registered only at startup.
+// load the file, because phases are registered only at startup.
 func (p *policies) appeared() {
 	if p.file != "" || p.status().Problem != "" {
 		return

@@ -82,8 +82,8 @@ func completionDir(t *testing.T) string {
 	return dir
 }
 
-// TestCompletion checks the completions of command lines, requested in the way that all
-// shells' scripts do.
+// TestCompletion checks the completions of command lines, in the form that the scripts of
+// all shells request.
 func TestCompletion(t *testing.T) {
 	t.Chdir(completionDir(t))
 	for _, c := range completions {

@@ -253,7 +253,7 @@ type script struct {
 	out *Session
 }
 
-// session starts a script. All steps belong to it until the next script is started.
+// session starts a script. All steps belong to that script until the next one is started.
 func (d *day) session(h *host, at time.Time, port uint16) script {
 	d.sessions = append(d.sessions, Session{
 		Label: d.label, Start: at,
@@ -321,8 +321,8 @@ func (d *day) sender(h *host) string {
 	return pick(d, firsts) + "@" + h.domain
 }
 
-// some returns n distinct recipients, adding subaddresses if there are not enough
-// mailboxes.
+// some returns n distinct recipients. If there are not enough mailboxes, some recipients
+// have subaddresses.
 func (d *day) some(n int) (to []string) {
 	for i, m := range d.Perm(Mailboxes) {
 		if i < n {
@@ -672,8 +672,8 @@ func (d *day) users(n int) {
 	}
 }
 
-// office generates 25 users who share an address and log in all day. At night, before any
-// of them, a phone with an old password connects.
+// office generates 25 users who share an address and log in all day. Before the users, at
+// night, a phone with an old password connects.
 func (d *day) office(int) {
 	addr := d.net()(44)
 	for i := range 25 {

@@ -269,7 +269,7 @@ func (c *Client) ID() uint64 { return c.v.id }
 // Refusals returns the filter's negative answers.
 func (c *Client) Refusals() []Refusal { return c.v.outcome.Refused }
 
-// Mails returns the number of messages accepted. Junked reports whether any of them was
+// Mails returns the number of messages accepted. Junked reports whether a message was
 // marked as junk.
 func (c *Client) Mails() int   { return c.v.outcome.Mails }
 func (c *Client) Junked() bool { return c.v.outcome.Junked }

@@ -106,10 +106,10 @@ func Foreign(start, n int) (to []string) {
 	return to
 }
 
-// Told calls visit for each mailbox in Domain that the client has found to exist or not.
-// The local part is in lower case and has no subaddress. postmaster and abuse are
-// omitted, because they exist everywhere. If a mailbox was requested twice, it is visited
-// twice.
+// Told calls visit for each mailbox in Domain for which the server's answer revealed
+// whether it exists. The local part is in lower case and has no subaddress. postmaster
+// and abuse are omitted, because they exist everywhere. If a mailbox was requested twice,
+// it is visited twice.
 func (c *Client) Told(visit func(local string)) {
 	for _, r := range c.Asked {
 		at := strings.LastIndexByte(r.Rcpt, '@')

@@ -1,7 +1,7 @@
 package simulate
 
-// This file generates the stream. The session whose clock is earliest continues first,
-// and a request is answered before any session continues.
+// This file generates the stream. The session whose clock is earliest continues first.
+// Each request is answered before any session continues.
 
 import (
 	"bytes"
@@ -108,7 +108,7 @@ func (p *player) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// run appends lines to out. After the last session, it returns io.EOF.
+// run appends lines to out. After the last session, run returns io.EOF.
 func (p *player) run() error {
 	if p.written != nil {
 		return p.written

@@ -46,7 +46,7 @@ type Step struct {
 // Kind is the kind of a Step.
 type Kind uint8
 
-// If a script does not end with Quit, it ends as if with Drop.
+// A script that does not end with Quit ends as if with Drop.
 const (
 	Ehlo Kind = iota + 1
 	Helo

@@ -82,8 +82,8 @@ func (s stamp) same(o stamp) bool {
 	return s.size == o.size && s.time.Equal(o.time) && (s.info == nil) == (o.info == nil) && (s.info == nil || os.SameFile(s.info, o.info))
 }
 
-// Find returns file unless it is empty. In that case, Find returns the first of
-// DefaultFiles that exists, or "" if none does.
+// Find returns file. If file is empty, Find returns the first of DefaultFiles that
+// exists, or "" if none does.
 func Find(file string) string {
 	if file != "" {
 		return file
@@ -97,10 +97,10 @@ func Find(file string) string {
 }
 
 // Load loads the configuration from file. If strict is set, an unusable table or database
-// is an error. Otherwise it only results in a note, because a broken download must not
-// disable a policy. The new configuration then takes the previous table from before. If
-// before is nil or lacks the table, conditions on that table are unknown. If Load returns
-// an error, the Config has no policy and can only detect changes to its files.
+// is an error. Otherwise there is only a note, because a broken download must not disable
+// a policy. The table in the previous configuration, before, then stays in use. If before
+// is nil or lacks the table, conditions on that table are unknown. If Load returns an
+// error, the Config has no policy and can only detect changes to its files.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	return newConfig(file).loadAll(lists, before, strict)
 }
@@ -302,8 +302,9 @@ func ResolvePath(file, name string) string {
 	return filepath.Join(filepath.Dir(file), name)
 }
 
-// origins opens a database, or returns an updated copy of one in before. The original
-// does not change and stays in use until the copy has been checked.
+// origins opens a database. If the previous databases include it, origins returns an
+// updated copy. The original remains unchanged and in use until the copy has been
+// checked.
 func (c *Config) origins(name string, before []*lookup.Origins, strict bool) (*lookup.Origins, error) {
 	if name == "" {
 		return nil, nil

@@ -15,8 +15,8 @@ const (
 )
 
 // Exempt is the set of hosts that firewalls and other servers must not block, regardless
-// of bans and findings. Exports and companions use the set. Callers add the hosts with
-// accepted mail or logins.
+// of bans and findings. Exports and companions use the set. Callers must add the hosts
+// with accepted mail or logins.
 type Exempt struct {
 	policy *rules.Policy // nil without a configuration
 	all    lookup.Prefixes[string]

@@ -142,8 +142,8 @@ func blank(f *os.File) bool {
 	return err == nil && len(bytes.TrimSpace(text)) == 0
 }
 
-// shipped maps each table built by builtin to the evidence of its rows. Other rows of the
-// list are not in the table.
+// shipped maps each shipped list to the evidence of the rows that form its table. All
+// other rows are omitted.
 var shipped = map[string]string{
 	lookup.Scanners:     "scanner",
 	lookup.Clouds:       "cloud",

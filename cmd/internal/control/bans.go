@@ -100,8 +100,8 @@ func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.
 // are considered temporary.
 const loadPatience = 2 * time.Minute
 
-// loaded waits until the bans on disk are loaded. If it did not wait, companions would
-// lift active bans. If the state remains unreadable, loaded eventually gives up, and
+// loaded waits until the bans on disk are loaded. Without the wait, companions would lift
+// active bans. If the state remains unreadable, loaded eventually gives up, and
 // companions receive only the newer bans.
 func loaded(ctx context.Context, b *memory.Bans, s State, start time.Time) error {
 	if b.Loaded() {

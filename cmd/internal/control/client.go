@@ -142,8 +142,8 @@ func (c *Client) Segments() ([]store.Segment, error) {
 	return a.Segments, err
 }
 
-// Snapshot writes a consistent copy of a segment to w. If the filter is not writing to
-// the segment, the error is store.ErrFinished.
+// Snapshot writes a consistent copy of a segment to w. If the filter has finished the
+// segment, the error is store.ErrFinished.
 func (c *Client) Snapshot(w io.Writer, name string) error { return c.copy(w, "snapshot", name) }
 
 // State writes a consistent copy of state.db to w.
@@ -222,8 +222,8 @@ func (c *Client) ask(a any, words ...string) error {
 // segments is shorter.
 const maxAnswer = 4 << 20
 
-// line reads an answer. The client waits at least as long as the server allows a command
-// to take.
+// line reads an answer. The server limits how long a command may take, and the client
+// waits for longer than that.
 func (c *Client) line() (string, error) { return c.lineWithin(copyTimeout + writeTimeout) }
 
 func (c *Client) lineWithin(limit time.Duration) (string, error) {

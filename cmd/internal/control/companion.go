@@ -123,9 +123,8 @@ func CompanionUser(name string, filter int) (uint32, error) {
 
 // RunDirProblem returns the reason why dir is unsafe for the companions' socket, or "".
 // filter is the ID of the user that the filter runs as, and state is the state directory.
-// If another user can create or replace the socket, that user can make companions unban
-// hosts. In a sticky directory, the user could create the socket before the filter
-// starts.
+// Another user who can create or replace the socket can make companions unban hosts. In a
+// sticky directory, that user could create the socket before the filter starts.
 func RunDirProblem(dir, state string, filter int) string {
 	info, err := os.Stat(dir)
 	switch {

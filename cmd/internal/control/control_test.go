@@ -427,8 +427,8 @@ func TestPanicInACommand(t *testing.T) {
 	}
 }
 
-// TestRun checks that Run recreates the socket if it is removed, and removes it at the
-// end.
+// TestRun checks that Run recreates the socket if another process removes it, and that
+// Run itself removes it at the end.
 func TestRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	ctx, cancel := context.WithCancel(context.Background())

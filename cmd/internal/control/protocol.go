@@ -1,5 +1,5 @@
 // Package control implements the protocol between a running filter and scanwatch(8).
-// Operators use a Unix socket in the state directory. Access to it is controlled by the
+// Operators use a Unix socket in the state directory. Access is controlled by the
 // permissions of the socket and the directory. Companions use a socket in a separate
 // directory without records. Each companion may use the commands of its role. Formatting
 // output is left to the callers.
@@ -13,8 +13,8 @@ package control
 // its arguments, separated by spaces. The answer is a line with a JSON object. If the
 // command failed, the member "error" gives the reason. The answer to "snapshot" is
 // {"segment":NAME,"size":N}, followed by the N bytes of the file. Either side may close
-// the connection after an answer. The server also closes it after an incomplete answer,
-// or if the client is too slow.
+// the connection after an answer. The server also closes the connection after an
+// incomplete answer, or if the client is too slow.
 //
 //	status            the filter's status
 //	flush             writes all earlier records to disk
@@ -116,19 +116,19 @@ type Status struct {
 	Lost text.Time `json:"state_lost,omitzero"`
 	// Companions is the status of the configured companions.
 	Companions []CompanionStatus `json:"companions,omitempty"`
-	// Sandbox describes the active restrictions as they were logged.
+	// Sandbox describes the active restrictions in the same words as the log.
 	Sandbox string `json:"sandbox,omitempty"`
 }
 
-// lostShown is the time for which a loss of state.db is reported. By then, most of the
-// lost bans would have expired.
+// lostShown is the time for which a loss of state.db is reported. After that time, most
+// of the lost bans would have expired.
 const lostShown = 30 * 24 * time.Hour
 
-// LossRemedy tells the operator how to recover from a loss of state.db.
+// LossRemedy is the remedy for a loss of state.db.
 const LossRemedy = "restore standing with scanwatch import smtpd-log --again; see LOSS OF STATE in scanwatch(8)"
 
-// StateLost describes a recent loss of state.db and its remedy. If there was none, the
-// result is "".
+// StateLost describes a recent loss of state.db and its remedy. Without a recent loss,
+// the result is "".
 func (s *Status) StateLost(now time.Time) string { return StateLost(s.Lost.Time, now) }
 
 // StateLost describes the loss of state.db on the day lost, and its remedy. If lost is

@@ -41,9 +41,9 @@ type Command struct {
 type Server struct {
 	Commands []Command
 	Log      *slog.Logger // nil disables logging
-	// Companions restricts each client to the commands of its role. If it is nil, all
-	// clients may use all commands, and access is controlled by the permissions of the
-	// socket and its directory.
+	// Companions restricts each client to the commands of its role. If Companions is nil,
+	// all clients may use all commands, and access is controlled by the permissions of
+	// the socket and its directory.
 	Companions *Companions
 
 	mu      sync.Mutex

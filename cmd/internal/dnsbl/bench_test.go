@@ -60,8 +60,8 @@ func BenchmarkAnswer(b *testing.B) {
 	}
 }
 
-// BenchmarkUDP measures queries over loopback, including the client's time. With changes,
-// 500 bans per second are added and removed as well.
+// BenchmarkUDP measures queries over loopback, including the client's time. In the
+// variant with changes, 500 bans per second are added and removed.
 func BenchmarkUDP(b *testing.B) {
 	for _, c := range []struct {
 		name    string
@@ -106,7 +106,7 @@ func BenchmarkUDP(b *testing.B) {
 }
 
 // cpuTime returns the CPU time of this process, including the client. Unlike elapsed
-// time, it is not affected by other processes.
+// time, CPU time is not affected by other processes.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)

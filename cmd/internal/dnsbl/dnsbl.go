@@ -2,10 +2,10 @@
 // block list consists of the running filter's bans, a shipped list, or the addresses in a
 // file.
 //
-// The package parses and writes DNS messages itself, because a response copies its
-// question byte for byte, and names in the response are offsets into that question. Such
-// a response preserves the case of letters and needs no compression table. The tests
-// check the messages with the parser from golang.org/x/net/dns/dnsmessage.
+// The package parses and writes DNS messages itself. A response copies its question byte
+// for byte, and names in the response are offsets into that question. Such a response
+// preserves the case of letters and needs no compression table. The tests check the
+// messages with the parser from golang.org/x/net/dns/dnsmessage.
 package dnsbl
 
 import (

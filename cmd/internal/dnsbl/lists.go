@@ -77,8 +77,8 @@ func (b *bans) activeNetwork(a netip.Addr, now uint32) (ban, bool) {
 	return ban{}, false
 }
 
-// reason returns the rejection text for senders. If the ban has no session, its rule is
-// the operator's reason.
+// reason returns the rejection text for senders. If a ban has no session, its rule is the
+// operator's reason.
 func (b *ban) reason() string {
 	if b.session != 0 {
 		return fmt.Sprintf("Banned by rule %s, reference %016x", b.rule.Value(), b.session)
@@ -201,8 +201,8 @@ func (b *builtin) overlaps(netip.Prefix) bool { return true }
 func (b *builtin) state() (time.Time, int, bool) { return b.loaded, b.size, true }
 
 // A fileList holds the addresses in a file. If a new version of the file is unusable, the
-// previous entries remain in effect. To empty the list, the file must have a comment. A
-// completely empty file may have lost its entries, so it is unusable.
+// previous entries remain in effect. To empty the list, reduce the file to a comment. A
+// completely empty file is unusable, because its entries may have been lost.
 type fileList struct {
 	path string
 	log  *slog.Logger

@@ -32,8 +32,8 @@ const (
 	badVersion     rcode = 16
 )
 
-// A query is a parsed query. Its slices alias the packet, so that a response can repeat
-// the question in its original case and refer to names in it.
+// A query is a parsed query. The slices in a query alias the packet, so that a response
+// can repeat the question in its original case and refer to names in it.
 type query struct {
 	header   []byte
 	question []byte // name, type and class

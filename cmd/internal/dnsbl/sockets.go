@@ -16,7 +16,7 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// Limits for TCP clients. There are few of them, because resolvers use TCP only after a
+// Limits for TCP clients. TCP clients are few, because resolvers use TCP only after a
 // truncated response.
 const (
 	maxClients   = 64
@@ -85,8 +85,8 @@ func bindProblem(err error) error {
 	return err
 }
 
-// Run serves clients until ctx is done. On each value from reload, it immediately checks
-// the zones' files for changes.
+// Run serves clients until ctx is done. Each value from reload makes Run check the zones'
+// files for changes immediately.
 func (s *Server) Run(ctx context.Context, reload <-chan struct{}) {
 	run := func(name string, f func()) {
 		s.sockets.all.Add(1)

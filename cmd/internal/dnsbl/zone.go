@@ -73,8 +73,8 @@ const (
 	listed
 )
 
-// look returns the entry for a name that has the given number of labels before the
-// zone's.
+// look returns the entry for a name. labels is the number of labels that precede the
+// zone's name.
 func (z *zone) look(name []byte, labels int, wantText bool) (entry, presence) {
 	four, six := addresses(name, labels)
 	found := absent

@@ -52,16 +52,16 @@ type Options struct {
 	Private    bool
 	Confidence int           // minimum rank; see export.Confidence
 	TTL        time.Duration // lifetime of entries for findings
-	// AcceptLoss is the last day for which the operator accepts losses. The export then
-	// tolerates missing records up to that day, and missing bans from before it.
+	// AcceptLoss is the last day for which the operator accepts losses. Records may be
+	// missing up to that day, and bans from before that day.
 	AcceptLoss time.Time
 	Progress   *output.Progress
 	Warn       func(string) // called for each read error
 }
 
 // LoadPolicy loads the configuration, which determines the exempt hosts. If a pass
-// statement needs a table or database that is unavailable, the result is an error. An
-// empty file is also an error for such a table, because its entries may have been lost.
+// statement needs a table or database that is unavailable, the result is an error. So is
+// an empty file of such a table, whose entries may have been lost.
 func LoadPolicy(file string) (*config.Config, error) {
 	lists, err := lookup.Builtin()
 	if err != nil {

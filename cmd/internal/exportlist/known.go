@@ -29,9 +29,9 @@ func (d dayNumber) start() time.Time { return time.Unix(int64(d)*int64(day/time.
 
 func (d dayNumber) String() string { return d.start().Format(time.DateOnly) }
 
-// known describes which hosts with accepted mail are known. Both the table of known hosts
-// and the records are limited in size. The absence of a host from both proves that it has
-// sent no mail only if one of the two is complete.
+// known describes whether all hosts with accepted mail are known. Both the table of known
+// hosts and the records are limited in size. If a host is missing from both, it has sent
+// no mail, provided that the table or the records are complete.
 type known struct {
 	rows     int // rows in state.db
 	records  int // records in the selected period
@@ -234,10 +234,10 @@ func gapError(before string, gaps []gap, later string) error {
 
 // gaps returns the days with incomplete records, oldest first. Steps lost in a repair may
 // have been findings. A day without records is a gap if its sessions were counted or its
-// counters were lost. A crash always loses the last sessions and up to an hour of
-// aggregates. Missing sessions are therefore a gap only if less than half of the day's
-// sessions remain, or if one of the day's files is missing or was corrupt. Days before
-// the oldest file have expired.
+// counters were lost. A crash loses the last sessions and up to an hour of aggregates.
+// Missing sessions are therefore a gap only if less than half of the day's sessions
+// remain, or if one of the day's files is missing or was corrupt. Days before the oldest
+// file have expired.
 func (k *known) gaps(all []store.Segment, now time.Time) (list []gap) {
 	if len(all) == 0 {
 		return nil
@@ -281,8 +281,8 @@ type dayFiles struct {
 	quarantined bool
 }
 
-// incomplete reports whether a file is quarantined or missing. A missing file shows as a
-// gap in the part numbers.
+// incomplete reports whether a file is quarantined or missing. If a file is missing,
+// there is a gap in the part numbers.
 func (f dayFiles) incomplete() bool { return f.quarantined || len(f.parts) < f.last }
 
 // partsOf returns the files of each day.

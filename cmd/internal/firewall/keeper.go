@@ -37,7 +37,7 @@ const (
 )
 
 // Limits on a Keeper's memory use. Above memoryLimit, garbage is collected more often.
-// After a list of more than manyEntries, it is collected immediately.
+// After a list of more than manyEntries, garbage is collected immediately.
 const (
 	memoryLimit = 48 << 20
 	manyEntries = 10_000
@@ -341,8 +341,8 @@ func (k *Keeper) plan(now time.Duration) (remove []netip.Prefix, add []entry) {
 			e.renewed = present
 			add = append(add, e)
 		case !wanted && (present || !k.all && p.IsSingleIP()):
-			// Always remove hosts: a list read while the kernel was resizing the set may
-			// lack some.
+			// Remove hosts even if the list lacks them, because it may have been read
+			// while the kernel was resizing the set.
 			remove = append(remove, p)
 		}
 	}
@@ -457,8 +457,8 @@ func (k *Keeper) apply(ctx context.Context, now time.Duration) error {
 	return nil
 }
 
-// read lists the target's entries if they are unknown or another program has removed
-// some, and from time to time in any case. fresh is set unless it was only the latter.
+// read lists the target's entries if they are unknown or another program has removed some
+// of them, and then sets fresh. Otherwise, read lists the entries from time to time.
 func (k *Keeper) read(ctx context.Context, now time.Duration) (fresh bool, err error) {
 	if k.have != nil && now-k.checked < checkEvery {
 		return false, nil

@@ -162,8 +162,8 @@ func eventually(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-// TestPackets checks each Linux firewall: packets from banned hosts must be dropped, and
-// accepted again after the ban.
+// TestPackets checks, with each Linux firewall, that packets from banned hosts are
+// dropped, and are accepted again after the ban.
 func TestPackets(t *testing.T) {
 	for _, f := range firewalls {
 		t.Run(f.word, func(t *testing.T) {

@@ -23,7 +23,7 @@ import (
 type target struct {
 	// list returns the entries with the time that each has left.
 	list func(context.Context) (map[netip.Prefix]time.Duration, error)
-	// change removes and adds entries. If it fails, the target's entries are unknown.
+	// change removes and adds entries. If change fails, the target's entries are unknown.
 	change func(ctx context.Context, remove []netip.Prefix, add []entry) error
 	// replace replaces all entries. Targets without list and change need it.
 	replace func(ctx context.Context, all []entry) error

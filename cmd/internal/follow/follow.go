@@ -35,8 +35,8 @@ const (
 
 // Apply applies bans and returns the number of entries in effect. If list.Full is set,
 // the entries are all bans, and all other bans have ended. The Follower reports an error
-// to the filter, which shows it in its status. Since the next call only has later
-// changes, Apply must log the error and retry the failed changes itself.
+// to the filter, which shows it in its status. After an error, the next call has only
+// later changes. Apply must therefore log the error and retry the failed changes itself.
 type Apply func(ctx context.Context, list control.BanList, entries []control.BanEntry) (inEffect int, err error)
 
 // Run calls apply with all bans, and then with changes to them, until ctx is done. While

@@ -35,7 +35,7 @@ func NewChoice(s *selector.Selector) *Choice {
 }
 
 // Wants reports whether the flags select an event. A decision is selected if an earlier
-// finding in its session was.
+// finding in its session was selected.
 func (c *Choice) Wants(e *events.Event) bool {
 	s := c.selector
 	if len(s.Src) > 1 {

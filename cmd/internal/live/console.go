@@ -105,8 +105,8 @@ func (c *Console) Run(ctx context.Context) error {
 	return nil
 }
 
-// update reads new rows from the View, keeping the selection. If the console is paused,
-// it does so only if always is set.
+// update reads new rows from the View, keeping the selection. A paused console is updated
+// only if always is set.
 func (c *Console) update(always bool) {
 	if !c.paused || always {
 		c.content.table = c.view.table(c.section, c.order, c.width, c.filter.GetText())
@@ -123,8 +123,8 @@ func (c *Console) update(always bool) {
 	c.table.Select(at+1, 0)
 }
 
-// choose stores the selected row. If it is the first row, the first row stays selected
-// after each update.
+// choose stores the selected row. If the first row is selected, it stays selected after
+// each update.
 func (c *Console) choose(row int) {
 	c.selected = key{}
 	if row > 1 && row <= len(c.content.rows) {
@@ -292,7 +292,7 @@ func (c *Console) explain() {
 	})
 }
 
-// start runs a command. When it ends, the event loop calls done with the output.
+// start runs a command. When the command ends, the event loop calls done with the output.
 func (c *Console) start(command []string, done func(out string)) {
 	go func() {
 		var out string

@@ -35,7 +35,7 @@ type cell struct {
 	look look
 }
 
-// A column is as wide as its longest text, or has a fixed width. If it has a share, it
+// A column is as wide as its longest text, or has a fixed width. A column with a share
 // also receives that share of the remaining width.
 type column struct {
 	title string
@@ -184,7 +184,7 @@ func (c *counts) proof() cell {
 	return cell{cmp.Or(c.worst(), "-"), [ranks + 1]look{lookBad, lookWarning, lookWarning, lookWarning, lookPlain, lookPlain, lookFaint}[c.rank()]}
 }
 
-// columns returns the columns for sources or networks. The columns in front come first.
+// columns returns the columns for sources or networks. The given columns come first.
 func (b *builder) columns(front ...column) []column {
 	all := append(front, column{title: "SESS", width: 4, right: true})
 	if b.wide {
@@ -197,7 +197,7 @@ func (b *builder) columns(front ...column) []column {
 	return append(all, column{title: "RATE/h", width: b.cells}, column{title: "EVIDENCE", share: 3})
 }
 
-// row returns the cells for columns.
+// row returns the cells that match columns.
 func (b *builder) row(c *counts, front ...cell) []cell {
 	all := append(front, number(c.sessions))
 	if b.wide {

@@ -65,12 +65,12 @@ type entry struct {
 	times  int
 }
 
-// A list holds the latest entries, oldest first. When it becomes too long, at least half
-// of maxEntries are kept.
+// A list holds the latest entries, oldest first. When a list becomes too long, at least
+// half of maxEntries are kept.
 type list []entry
 
-// add adds an entry. If it is identical to one of the latest entries, only that entry's
-// count is increased.
+// add adds an entry. If one of the latest entries is identical, only its count is
+// increased.
 func (l *list) add(e entry) {
 	n := len(*l)
 	for i := n - 1; i >= max(n-nearEntries, 0); i-- {
@@ -148,7 +148,8 @@ func (d *data) source(addr netip.Addr, rdns []byte, f smtp.FCrDNS) *source {
 	return s
 }
 
-// evict moves the quarter of the sources that have been inactive for longest to others.
+// evict moves a quarter of the sources to others, namely those that have been inactive
+// for the longest time.
 func (d *data) evict() {
 	all := slices.SortedFunc(maps.Values(d.sources), func(a, b *source) int {
 		return cmp.Or(a.last.Compare(b.last), a.prefix.Compare(b.prefix))

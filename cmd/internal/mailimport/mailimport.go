@@ -24,8 +24,8 @@ import (
 	"scanwatch/store/history"
 )
 
-// KeepDays is the maximum age of imported mail. The state keeps known hosts for the same
-// time.
+// KeepDays is the maximum age of imported mail. The state keeps known hosts for just as
+// long.
 const KeepDays = 400
 
 const (
@@ -41,7 +41,8 @@ type Options struct {
 	Stdin   io.Reader // read for the file name -
 	Zone    *time.Location
 	DryRun  bool // leave the state unchanged
-	// Again also imports mail that was imported before or is in the filter's records.
+	// If Again is set, mail that was imported before, or that is in the filter's records,
+	// is imported again.
 	Again bool
 	// Own lists this host's addresses.
 	Own      []netip.Addr
@@ -74,8 +75,8 @@ type Ignored struct {
 	Number uint64 `json:"envelopes"`
 }
 
-// maxRejected is the number of rejected recipients from which a session's mail is
-// ignored. Such a session may be a directory harvest, which also sends to existing
+// maxRejected is the number of rejected recipients that makes a session suspicious. The
+// session's mail is then ignored, because a directory harvest also sends to existing
 // mailboxes.
 const maxRejected = 5
 
@@ -190,8 +191,8 @@ func (m *importer) result() {
 	}
 }
 
-// firstRecord returns the start of the first recorded session. Deliveries since then are
-// already in the state.
+// firstRecord returns the start of the first recorded session. Deliveries since that time
+// are already in the state.
 func firstRecord(d *statedir.Dir, warn func(string)) (at time.Time, err error) {
 	r, err := d.Open()
 	if err != nil {
@@ -281,7 +282,7 @@ func (m *importer) skipped(server string, at int64) bool {
 // shared is the address space of carrier-grade NAT (RFC 6598).
 var shared = netip.MustParsePrefix("100.64.0.0/10")
 
-// private reports whether an address fails to identify a remote host.
+// private reports whether an address does not identify a remote host.
 func (m *importer) private(a netip.Addr) bool {
 	return m.own[a] || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast() || a.IsUnspecified() || shared.Contains(a)
 }

@@ -65,7 +65,7 @@ func (p periods) add(server string, from, to int64) {
 	p[server] = merged
 }
 
-// readPeriods reads the file. If it does not exist, there are no periods.
+// readPeriods reads the file. If the file does not exist, there are no periods.
 func readPeriods(dir string) (periods, error) {
 	p := periods{}
 	name := filepath.Join(dir, PeriodsFile)

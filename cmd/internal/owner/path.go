@@ -175,7 +175,8 @@ func (w *walker) step(enter bool) error {
 	return w.look()
 }
 
-// follow follows a link, provided that only root can have created it or can replace it.
+// follow follows a link, provided that no user other than root can have created it or can
+// replace it.
 func (w *walker) follow(name string, info fs.FileInfo) error {
 	dir := w.top()
 	path := filepath.Join(dir.Name(), name)
@@ -208,7 +209,7 @@ func replaced(dir *os.Root, name string) error {
 	return fmt.Errorf("open %s: was replaced while it was opened; try again", filepath.Join(dir.Name(), name))
 }
 
-// Regular returns information on the file. If it does not exist, the error is
+// Regular returns information on the file. If the file does not exist, the error is
 // fs.ErrNotExist. A file that is not regular is also an error.
 func (p *Place) Regular() (fs.FileInfo, error) {
 	info, err := p.Lstat(p.Name)

@@ -69,7 +69,7 @@ func SortBans(list []memory.Ban) {
 	})
 }
 
-// setBanned records in each banned source when its enforced ban ends.
+// setBanned sets the end of the enforced ban in each banned source.
 func setBanned(sources []report.Source, bans []memory.Ban) {
 	for i := range sources {
 		p, _, err := prefix.Parse(sources[i].Address)

@@ -173,8 +173,8 @@ func TestBansUnknown(t *testing.T) {
 	}
 }
 
-// TestBanHosts checks the name shown for a banned /64. A host's own proven name must not
-// be shown, nor must any name if hosts have different ones.
+// TestBanHosts checks the name shown for a banned /64. The name must not be the proven
+// name of a single host. If hosts have different names, none must be shown.
 func TestBanHosts(t *testing.T) {
 	record := func(src, rdns string, f smtp.FCrDNS, org string) *store.Record {
 		var b []byte

@@ -110,8 +110,7 @@ func TestNotLost(t *testing.T) {
 	if n := notKept(t, b, dir); n.Sessions != 0 {
 		t.Errorf("lost: %+v", n)
 	}
-	// The aggregate ends after the counters were read, but also includes earlier
-	// sessions.
+	// The aggregate ends after the counters are read, but also includes earlier sessions.
 	end := b.now().Add(500 * time.Millisecond)
 	sum := store.Record{ID: 1, Start: now.Add(-time.Minute), End: end, Src: netip.MustParseAddrPort("192.0.2.1:0"), Sessions: 1000}
 	b.w.Add(end, 1, store.AppendRecord(nil, &sum, nil))

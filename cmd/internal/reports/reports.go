@@ -89,8 +89,8 @@ type Report struct {
 	site      report.Site
 }
 
-// Read counts the selected sessions. If there are none and quiet is not set, the report
-// lists this as a problem.
+// Read counts the selected sessions. If no sessions are selected and quiet is not set,
+// the report lists this as a problem.
 func (s *Source) Read(quiet bool) (*Report, error) {
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	// Read the counters before the filter writes its records, so that every counted
@@ -219,8 +219,8 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 	return problems
 }
 
-// budgetFull is a percentage of the disk budget. A history shorter than the retention is
-// a problem only if more than this share is in use. Records use at most seven eighths of
+// budgetFull is a percentage of the disk budget. If more of the budget is in use, a
+// history shorter than the retention is a problem. Records use at most seven eighths of
 // the budget.
 const budgetFull = 80
 

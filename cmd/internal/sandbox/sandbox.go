@@ -69,8 +69,8 @@ const (
 	useRun               // the directory of a socket created by the filter
 )
 
-// Prepare resolves the paths. It also tries to create the state directory, because only
-// an existing directory can be granted. Prepare may block on the disk.
+// Prepare resolves the paths. The state directory is created if possible, because only an
+// existing directory can be granted. Prepare may block on the disk.
 func Prepare(p Paths) *Plan { return &Plan{p.grants(), p.Serve} }
 
 // Enter restricts all threads of the process to the plan, as far as the operating system

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Rights below a directory, of which old kernels support only some. None of them allows
-// programs to be run or files to be moved between directories. The first kernels with
-// Landlock always deny such moves.
+// Access rights for directories. Old kernels support only some of them. No right allows
+// running programs or moving files between directories, which the first kernels with
+// Landlock always deny.
 const (
 	readFiles landlock.AccessFSSet = ll.AccessFSReadFile
 	// In the state directory, the filter creates the control socket and the sessions
@@ -91,8 +91,8 @@ func (r *Report) landlock(grants []grant) {
 
 // seccomp restricts system calls unrelated to files. seccomp is also needed for the
 // network. Landlock has restricted TCP since Linux 6.7, but not most other protocols. In
-// particular, Multipath TCP is unrestricted, although it takes only a different argument
-// to socket(2).
+// particular, Landlock does not restrict Multipath TCP, and programs can choose it with
+// an argument to socket(2).
 func (r *Report) seccomp() {
 	arch, ok := auditArch[runtime.GOARCH]
 	if !ok {

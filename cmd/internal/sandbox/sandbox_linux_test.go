@@ -45,7 +45,7 @@ type attempt struct {
 	do   func() error
 }
 
-// effects lists the possible restrictions. The helper prints those that are active.
+// effects lists the possible restrictions. The helper prints the active restrictions.
 var effects = []struct {
 	name string
 	in   func(*Report) bool

@@ -92,8 +92,8 @@ var units = []struct {
 	{"s", func(s *span, n int) { s.rest += time.Duration(n) * time.Second }, time.Second},
 }
 
-// parseSpan parses numbers with units. Units must be in descending order, without
-// repetition.
+// parseSpan parses numbers with units. Units must be in descending order and must not be
+// repeated.
 func parseSpan(text string) (s span, err error) {
 	if text == "" {
 		return s, errNoSpan

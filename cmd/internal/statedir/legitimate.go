@@ -14,16 +14,17 @@ import (
 	"scanwatch/store/history"
 )
 
-// RecentDays is how many days accepted mail protects a client from accidental bans.
+// RecentDays is the number of days for which accepted mail protects a client from
+// accidental bans.
 const RecentDays = 90
 
 // maxNames is the maximum number of names that Legitimate remembers for a network.
 const maxNames = 10_000
 
-// Legitimate returns the reason for not banning the clients in a network, or "". Reasons
-// are special addresses, an exempt client in the network, and mail or a login from it in
-// the last RecentDays days. exempt returns the reason why a record's client is exempt, or
-// "". warn is called for read errors.
+// Legitimate returns the reason for not banning the clients in a network, or "". The
+// reason may be a special address, an exempt client, or mail or a login from the network
+// in the last RecentDays days. exempt returns the reason why a record's client is exempt,
+// or "". warn is called for read errors.
 func (d *Dir) Legitimate(p netip.Prefix, exempt func(*store.Record) string, warn func(string)) (string, error) {
 	if why := d.special(p); why != "" {
 		return why, nil

@@ -16,9 +16,9 @@ type Mode struct {
 	Running bool      // reported by a running filter
 }
 
-// Mode returns the running filter's mode. If no filter is running, it returns the mode in
-// which a filter would start. Unless the operator has stopped enforcement, that is the
-// configured mode.
+// Mode returns the running filter's mode. If no filter is running, Mode returns the mode
+// in which a filter would start. That is the configured mode unless the operator has
+// stopped enforcement.
 func (d *Dir) Mode() Mode {
 	if client, err := control.Dial(d.Path); err == nil {
 		defer client.Close()

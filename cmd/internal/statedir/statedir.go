@@ -81,8 +81,8 @@ func (d *Dir) Open() (*Records, error) {
 
 // Written opens the records that are already on disk. The sessions of the last few
 // seconds and unfinished aggregates are missing. Unlike Open, Written does not make the
-// filter write its aggregates, which would lose their purpose if they were written too
-// often. The caller must call Close.
+// filter write its aggregates. Writing them too often would defeat their purpose. The
+// caller must call Close.
 func (d *Dir) Written() (*Records, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {

@@ -101,8 +101,8 @@ func (s *Stage) look() string {
 }
 
 // During calls f while the user keeps swapping each name in Dir with a link to the
-// corresponding target. The call is repeated until names have been swapped during the
-// given number of calls. None of root's files may change.
+// corresponding target. The call is repeated until names have been swapped during enough
+// calls. None of root's files may change.
 func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.T.Helper()
 	var stop atomic.Bool

@@ -213,7 +213,7 @@ report|0.7|1795219327.000006|smtp-in|link-disconnect|%016[1]x
 	return strings.TrimPrefix(p.Line(), fmt.Sprintf("filter-result|%016x|00000000000000ff|", id))
 }
 
-// HasLandlock reports whether the kernel supports Landlock. If it does not, HasLandlock
+// HasLandlock reports whether the kernel supports Landlock. Without Landlock, HasLandlock
 // logs that some checks are skipped.
 func HasLandlock(t *testing.T) bool {
 	t.Helper()

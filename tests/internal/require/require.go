@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// Missing skips a test. If SCANWATCH_NO_SKIP is 1, as in CI, it fails the test instead.
+// Missing skips a test. If SCANWATCH_NO_SKIP is 1, as in CI, Missing fails the test
+// instead.
 func Missing(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("SCANWATCH_NO_SKIP") == "1" {

@@ -68,14 +68,14 @@ func Enter() error {
 		return err
 	}
 	defer os.Unsetenv(envOutside) // only on failure
-	// unshare(2) moves only the calling thread. execve(2) ends all other threads and
-	// stays in the calling thread's namespaces.
+	// unshare(2) moves only the calling thread. execve(2) ends all other threads, and the
+	// new program stays in the calling thread's namespaces.
 	runtime.LockOSThread()
 	if err := syscall.Unshare(syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS); err != nil {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("make namespaces: %w", err)
 	}
-	// The thread remains locked, because the old program cannot use it any longer. Any
+	// The thread remains locked, because no other goroutine may use it any longer. Any
 	// error is therefore final.
 	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)

@@ -39,8 +39,8 @@ const (
 const GuessUser = "office"
 
 // Secrets returns every form in which scenarios send passwords: unencoded, in base64 for
-// AUTH LOGIN, or combined with the user for AUTH PLAIN (RFC 4616). Tests fail if any of
-// them appears in a file or output.
+// AUTH LOGIN, or combined with the user for AUTH PLAIN (RFC 4616). Tests fail if a
+// password appears in a file or output in any of these forms.
 func Secrets() []string {
 	var list []string
 	for _, a := range append(slices.Clone(Accounts),

@@ -35,8 +35,9 @@ type Options struct {
 	Version Version
 
 	// Dir is the server's directory on this machine. The server also sees mounts in Dir.
-	// All users must be able to enter it. A later server with the same Dir continues with
-	// the filter's state. By default, Dir is a temporary directory that Stop removes.
+	// All users must be able to enter Dir. A later server with the same Dir continues
+	// with the filter's state. By default, Dir is a temporary directory that Stop
+	// removes.
 	Dir string
 
 	Filters  []Filter // in the order of the chain; may be empty

@@ -11,8 +11,8 @@ import (
 	"os"
 )
 
-// A syslogd receives syslog(3) messages and writes lines like a syslog daemon. The lines
-// have the host name after the time, and no priority.
+// A syslogd receives syslog(3) messages and writes lines like a syslog daemon. In these
+// lines, the host name follows the time, and the priority is omitted.
 type syslogd struct {
 	conn net.PacketConn
 	path string
