@@ -18,13 +18,13 @@ import (
 // passedOn lists log arguments whose text comes from other packages. The manual does not
 // quote that text.
 var passedOn = []string{
-	"err.Error()",                 // an error about an unreadable file
-	`k.name + " available again"`, // segments and state.db; the manual contains both
+	"err.Error()",                 // an unreadable file
+	`k.name + " available again"`, // segments and state.db; the manual lists both
 	`k.name + " unavailable, keeping " + k.data + " in memory"`,
-	"line",      // lines of Serve, whose calls are checked
-	"n",         // a note of package config, whose calls are checked
-	"e.Error()", // an error in a configuration
-	"w.Error()", // a warning about a configuration
+	"line",      // lines from Serve, whose calls are checked
+	"n",         // a note from package config, whose calls are checked
+	"e.Error()", // a configuration error
+	"w.Error()", // a configuration warning
 	"word",      // banned, unbanned
 	`strings.TrimSuffix(line, "\n")`,
 }

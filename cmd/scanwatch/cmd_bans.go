@@ -88,7 +88,7 @@ type bannedHost struct {
 	why.Ban
 	Name string `json:"name,omitempty"`
 	Org  string `json:"organisation,omitempty"`
-	Mode string `json:"mode,omitempty"` // of the filter: in mode observe, no ban is enforced
+	Mode string `json:"mode,omitempty"` // the filter's mode; in observe mode, no ban is enforced
 }
 
 func bansJSON(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHost, mode string) error {
@@ -184,8 +184,8 @@ func (e *env) banHosts(list []memory.Ban) (map[netip.Prefix]*reports.BanHost, er
 	return hosts, err
 }
 
-// ladders returns a function that returns the length of a banned host's next ban,
-// according to the configuration.
+// ladders returns a function that looks up how long a banned host's next ban will be. The
+// configuration determines the length.
 func (e *env) ladders() func(*memory.Ban) string {
 	rungs := make(map[string][]time.Duration)
 	lists, err := lookup.Builtin()
@@ -202,7 +202,7 @@ func (e *env) ladders() func(*memory.Ban) string {
 	}
 }
 
-// completeBanned completes prefixes that are banned.
+// completeBanned completes the prefixes of active bans.
 func (e *env) completeBanned(_ *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 	dir, err := e.stateDir()
 	if err != nil || len(args) > 0 {

@@ -142,7 +142,7 @@ func checkCompanions(e *env, p *rules.Policy) {
 	}
 }
 
-// proposeGateways prints addresses that many hosts share, according to the state.
+// proposeGateways prints the addresses that, according to the state, many hosts share.
 func (e *env) proposeGateways(policy *rules.Policy) {
 	dir, err := e.stateDir()
 	if err != nil {

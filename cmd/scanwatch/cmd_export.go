@@ -158,9 +158,8 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 	if err != nil {
 		return err
 	}
-	// Write the new state to FILE.new. Once the consumer has loaded the changes, it moves
-	// FILE.new over the state file. A failed export must not leave an older FILE.new
-	// behind.
+	// Write the new state to FILE.new. Once the consumer has loaded the changes, it
+	// renames FILE.new to FILE. A failed export must not leave an older FILE.new behind.
 	if f.diff != "" {
 		if err := remove(f.diff + ".new"); err != nil {
 			return err
@@ -247,8 +246,8 @@ func writeExport(e *env, f *exportFlags, format *export.Format, list *export.Lis
 		return err
 	}
 	err = output.To(e.out, f.output, exportMode, write)
-	// If the list was not written completely, the consumer has not loaded it. In that
-	// case, the new state must not be written.
+	// If the list was not written completely, the consumer has not loaded it, and the new
+	// state must not be written.
 	if failed := e.out.Flush(); failed != nil {
 		err = fmt.Errorf("write the list: %v", failed)
 	}
@@ -262,7 +261,7 @@ func writeExport(e *env, f *exportFlags, format *export.Format, list *export.Lis
 	return dropped, nil
 }
 
-// readExportState reads a state file. If it does not exist, the result is nil.
+// readExportState reads a state file. If the file does not exist, the result is nil.
 func readExportState(name string, f *export.Format) (*export.State, error) {
 	if name == "" {
 		return nil, nil

@@ -20,12 +20,12 @@ import (
 	"scanwatch/store/report"
 )
 
-// pageMode is the mode of new HTML pages. Other users must not be able to read them,
-// because they show users' mail addresses.
+// pageMode is the mode of new HTML pages. Other users must not be able to read the pages,
+// because they show mail addresses of users.
 const pageMode = 0o640
 
-// pageLines is the default maximum length of a list on the page. Only the first few rows
-// are shown until the reader asks for all.
+// pageLines is the default maximum length of a list on the page. Initially, the page
+// shows only the first few rows of a list.
 const pageLines = 50
 
 type reportFlags struct {

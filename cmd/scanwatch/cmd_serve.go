@@ -92,7 +92,8 @@ func runServe(e *env) error {
 	return nil
 }
 
-// serviceLog returns a logger for a service. The service manager adds the time.
+// serviceLog returns a logger for a service, without timestamps, which the service
+// manager adds.
 func serviceLog(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey && len(groups) == 0 {

@@ -13,8 +13,8 @@ import (
 	"scanwatch/store/report"
 )
 
-// metricsMode is the mode of new metrics files, which must be readable by the Prometheus
-// exporter, which runs as another user.
+// metricsMode is the mode of new metrics files. The Prometheus exporter, which runs as
+// another user, must be able to read them.
 const metricsMode = 0o644
 
 func newStats(e *env) *cobra.Command {

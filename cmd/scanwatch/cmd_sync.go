@@ -81,7 +81,7 @@ func runSync(e *env, dry bool, args []string) error {
 const statusEvery = 5 * time.Second
 
 // withoutTime removes the time from a log line. The program that receives the log adds
-// its own.
+// the time.
 func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	if a.Key == slog.TimeKey && len(groups) == 0 {
 		return slog.Attr{}

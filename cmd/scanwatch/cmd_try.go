@@ -1,7 +1,7 @@
 package main
 
-// This file implements the test command. Go would take a file named cmd_test.go for a
-// test.
+// This file implements the test command. Go would treat a file named cmd_test.go as a
+// test file.
 
 import (
 	"fmt"

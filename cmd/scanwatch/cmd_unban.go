@@ -50,8 +50,7 @@ func runUnban(e *env, arg string, within bool) error {
 	})
 }
 
-// notBanned returns the error for a host or network for which there is no ban with
-// exactly that prefix.
+// notBanned returns the error for a host or network that has no ban of its own.
 func (e *env) notBanned(p netip.Prefix, within bool) error {
 	if within {
 		return fmt.Errorf("no bans in %s", prefix.String(p))

@@ -15,8 +15,8 @@ import (
 	"scanwatch/store"
 )
 
-// exampleScripts maps examples in the manual to the scripts that check them, if they need
-// more than a history. The scripts also check the output.
+// exampleScripts maps those examples in the manual that need more than a history to
+// scripts. The scripts also check the output.
 var exampleScripts = map[string]string{
 	"scanwatch backtest ": "backtest.txtar",
 	"scanwatch watch ":    "watch.txtar",

@@ -442,7 +442,7 @@ func TestExportKnown(t *testing.T) {
 }
 
 // TestExportSum checks that accepted mail in an aggregate exempts the host. Even if every
-// session has a finding, the mail may belong to one without an offence.
+// session has a finding, the mail may belong to a session without an offence.
 func TestExportSum(t *testing.T) {
 	s := newSite(t)
 	s.save()
@@ -468,7 +468,8 @@ func TestExportSum(t *testing.T) {
 }
 
 // TestExportRules checks exports without a configuration or a running filter. An export
-// must fail if the records contain decisions by rules. Manual bans do not count as such.
+// must fail if the records contain decisions by rules. Manual bans are not such
+// decisions.
 func TestExportRules(t *testing.T) {
 	for _, c := range []struct {
 		step   store.Step

@@ -152,8 +152,8 @@ func addVisits(t *testing.T, dir string, visits ...visitOf) {
 }
 
 // TestExportYoungMemory checks exports when the state does not reach back as far as
-// accepted mail counts, for example because state.db was lost. In that case, the records
-// must show which hosts sent legitimate mail.
+// accepted mail counts, for example because state.db was lost. The records must then show
+// which hosts sent legitimate mail.
 func TestExportYoungMemory(t *testing.T) {
 	ended := func(ago time.Duration) func(*memory.Memory) {
 		return func(m *memory.Memory) {

@@ -27,7 +27,7 @@ import (
 	"scanwatch/store/column"
 )
 
-// A people is a state directory with data about a few people. The records include sealed
+// people holds a state directory with data about a few people. The records include sealed
 // days, today's rows, aggregates, hashes and hostile names.
 type people struct {
 	t      *testing.T
@@ -165,7 +165,8 @@ func (p *people) digest() string {
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
-// search returns the files that contain any of the given words, even in compressed data.
+// search returns the files in which any of the given words occurs, even in compressed
+// data.
 func (p *people) search(words ...string) (found []string) {
 	p.t.Helper()
 	look := func(name string, b []byte) {
@@ -225,7 +226,7 @@ func rawAddr(addr string) string {
 
 // TestForgetFiles checks the removal of a person while no filter is running. A dry run
 // must change nothing. After the removal, the person must not occur in any file, not even
-// in compressed columns. Totals and other people must remain.
+// in compressed columns. Totals and data about other people must remain.
 func TestForgetFiles(t *testing.T) {
 	for _, c := range []struct {
 		who, out string

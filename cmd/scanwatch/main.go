@@ -118,7 +118,7 @@ func (e *env) clock() selector.Clock { return selector.Clock{Now: e.now, Zone: e
 // progress returns the progress display for reading records.
 func (e *env) progress() *output.Progress { return output.NewProgress(e.terminal, e.zone) }
 
-// tree parses the configuration. If there is none, the result is nil.
+// tree parses the configuration. Without a configuration, the result is nil.
 func (e *env) tree() (*rules.Config, string, error) {
 	name := e.find(e.file)
 	if name == "" {

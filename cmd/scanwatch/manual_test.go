@@ -162,8 +162,8 @@ func TestExportRecipes(t *testing.T) {
 	}
 }
 
-// TestHelp checks that each command's help fits in 80 columns and has a sentence, two
-// examples and a description of each flag.
+// TestHelp checks that each command's help fits in 80 columns, and includes a
+// sentence, two examples and a description of each flag.
 func TestHelp(t *testing.T) {
 	for _, c := range append(leaves(program(io.Discard).root()), program(io.Discard).root()) {
 		args := strings.Fields(c.CommandPath())[1:]

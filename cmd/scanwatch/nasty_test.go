@@ -204,7 +204,7 @@ func TestNastyOutput(t *testing.T) {
 	}
 }
 
-// TestNastyOutputIsComplete checks that nastyOutputs has every command in each of its
+// TestNastyOutputIsComplete checks that nastyOutputs lists every command in each of its
 // formats.
 func TestNastyOutputIsComplete(t *testing.T) {
 	for _, c := range leaves(program(io.Discard).root()) {

@@ -47,8 +47,8 @@ var views = []struct{ name, args string }{
 	{"policy-privacy", "policy --privacy"},
 }
 
-// hostileNames has control characters, right-to-left text, wide characters and a long
-// name.
+// hostileNames combines control characters, right-to-left text, wide characters and a
+// long name.
 const hostileNames = "\x1b[31m\r\nред\u202egnp.漢字漢字漢字漢字漢字漢字漢字漢字.מייל.example"
 
 // mkViews fills a state directory with a host of each kind.

@@ -106,8 +106,8 @@ type run struct {
 	b     *bench
 }
 
-// run starts a contestant. If the contestant's arguments are registrations, the
-// registered ones are passed.
+// run starts a contestant. A contestant whose arguments are registrations receives those
+// in registered.
 func (b *bench) run(c contestant, registered map[string]bool) (*run, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {
@@ -149,9 +149,9 @@ func sortedKeys(m map[string]bool) []string {
 	return keys
 }
 
-// know delivers a message from every host on an earlier day, because the delay in
-// greeting unknown hosts, two seconds, would dominate the measurement. The deliveries
-// involve no requests, because they are not measured.
+// know delivers a message from every host on an earlier day. Otherwise, the two-second
+// greeting delay for unknown hosts would dominate the measurement. The deliveries are not
+// measured, and therefore involve no requests.
 func (r *run) know() error {
 	if err := r.introduce(); err != nil {
 		return err

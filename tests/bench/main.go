@@ -147,8 +147,8 @@ func (b *bench) conditions() {
 		unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version(), strings.Join(strings.Fields(string(load))[:3], " "), b.pairs)
 	if nice, err := unix.Getpriority(unix.PRIO_PROCESS, 0); os.Geteuid() == 0 && err == nil && nice == 20 {
 		// A high priority reduces interference from other processes. New threads and
-		// processes inherit it. If the caller has used nice(1), keep that priority. For
-		// the default priority, the system call returns 20.
+		// processes inherit the priority. If the caller has used nice(1), keep that
+		// priority. For the default priority, the system call returns 20.
 		threads, _ := os.ReadDir("/proc/self/task")
 		for _, t := range threads {
 			if tid, err := strconv.Atoi(t.Name()); err == nil {

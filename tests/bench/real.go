@@ -2,8 +2,8 @@
 
 package main
 
-// This file measures a real smtpd with one filter after another. The measurements are
-// made in a second process, because the program is restarted when it enters a namespace.
+// This file measures a real smtpd with one filter after another. A second process makes
+// the measurements, because entering a namespace restarts the program.
 
 import (
 	"encoding/json"

@@ -25,9 +25,9 @@ type sealingRun struct {
 	resident       int64 // bytes, including file pages
 }
 
-// sealing measures response times at a fixed rate. Runs while days are being sealed
-// alternate with runs after all days are sealed. In addition, the filter knows 100,000
-// other sources.
+// sealing measures response times at a fixed rate. Runs during which days are being
+// sealed alternate with runs in which all days are already sealed. In addition, the
+// filter knows 100,000 other sources.
 func (b *bench) sealing() error {
 	days, daily, rate, sources := 3, 300_000, 2000, 100_000
 	if b.quick {
@@ -97,8 +97,7 @@ func (b *bench) sealing() error {
 }
 
 // sealingRun measures a run with a copy of the state directory. If busy is set, sealing
-// must last for the whole measurement. If it ends earlier, that is an error unless the
-// measurement is quick.
+// must last for the whole measurement. Only a quick measurement tolerates an earlier end.
 func (b *bench) sealingRun(dir string, busy bool, rate, sources int, registered map[string]bool) (*sealingRun, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {

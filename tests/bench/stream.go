@@ -221,7 +221,7 @@ func (r recipe) make() *stream {
 		pick := int(mixed(uint64(n)) % uint64(total))
 		for _, k := range kinds {
 			if pick -= k.share; pick < 0 {
-				// Like smtpd's ids, these look random and do not repeat soon.
+				// Like smtpd's session ids, these ids look random and do not repeat soon.
 				return &session{id: mixed(uint64(s.sessions) ^ uint64(r.begin.UnixNano())), steps: k.script(n)}
 			}
 		}

@@ -26,7 +26,7 @@ var cast = []struct {
 }{
 	{"delivery", 372, (*day).delivery},            // ordinary mail servers
 	{"pool", 200, (*day).pool},                    // a big provider with many hosts
-	{"submission", 90, (*day).users},              // local users, who sometimes mistype
+	{"submission", 90, (*day).users},              // local users, who sometimes mistype passwords
 	{"nat-office", 0, (*day).office},              // 25 users with one address and one old password
 	{"retry", 50, (*day).retry},                   // deferred, then from another address
 	{"forward", 40, (*day).forward},               // hosts that forward their users' mail

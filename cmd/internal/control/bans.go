@@ -22,7 +22,7 @@ const pollBans = 100 * time.Millisecond
 
 // A BanList describes the bans that follow it in the answer to "bans".
 type BanList struct {
-	Generation uint64 `json:"generation"` // of the next request
+	Generation uint64 `json:"generation"` // for the next request
 	// Full is set if all bans that are not listed have ended.
 	Full bool `json:"full"`
 	// Enforced is false in observe mode, in which no ban is in force.
@@ -34,9 +34,9 @@ type BanList struct {
 // A BanEntry describes a ban that is active or has ended.
 type BanEntry struct {
 	Prefix  netip.Prefix `json:"prefix"`
-	Seconds int64        `json:"seconds"`           // until its end; 0 if there is no such ban
-	Rule    string       `json:"rule,omitempty"`    // or the operator's reason
-	Session string       `json:"session,omitempty"` // that caused it
+	Seconds int64        `json:"seconds"`           // seconds until the ban ends; 0 if it has ended
+	Rule    string       `json:"rule,omitempty"`    // rule or operator's reason
+	Session string       `json:"session,omitempty"` // session that caused the ban
 	// Spared is set if firewalls must not block the hosts despite their ban.
 	Spared bool `json:"spared,omitempty"`
 }

@@ -64,7 +64,7 @@ type CompanionStatus struct {
 	// Seen is the time of the latest command, and Done the time of the latest success.
 	Seen    text.Time `json:"seen,omitzero"`
 	Done    text.Time `json:"done,omitzero"`
-	Entries int       `json:"entries"` // bans that it has put into effect
+	Entries int       `json:"entries"` // bans that the companion has put into effect
 	Error   string    `json:"error,omitempty"`
 }
 

@@ -175,13 +175,13 @@ type Config struct {
 
 // Halted describes a halt, an operator's command to observe only.
 type Halted struct {
-	Mode  string    `json:"mode"`           // of the configuration
+	Mode  string    `json:"mode"`           // configured mode
 	Until text.Time `json:"until,omitzero"` // end of the halt; zero if only the operator ends it
 }
 
 type errorAnswer struct {
 	Error    string `json:"error"`
-	Finished bool   `json:"finished,omitempty"` // set by snapshot if the filter no longer writes the file, so that the client can read it
+	Finished bool   `json:"finished,omitempty"` // set by snapshot once the filter has finished the file, which the client can then read itself
 }
 
 type snapshotAnswer struct {

@@ -34,7 +34,7 @@ type Stats struct {
 	Quarantined int             `json:"quarantined"`      // number of corrupt files
 	Unread      int             `json:"unread"`           // number of corrupt or unreadable files
 	Records     int             `json:"records"`          // sessions and aggregates in all segments
-	Bytes       int64           `json:"bytes"`            // of all files
+	Bytes       int64           `json:"bytes"`            // total size of all files
 	Budget      int64           `json:"budget"`           // bytes
 	Keep        float64         `json:"keep_days"`        // retention
 	Average     int64           `json:"bytes_per_record"` // size of a record in segments; 0 without records

@@ -53,14 +53,14 @@ type Options struct {
 // A Result is the result of an import.
 type Result struct {
 	maillog.Counts
-	From text.Time `json:"from,omitzero"` // time of the first line of smtpd
+	From text.Time `json:"from,omitzero"` // time of smtpd's first line
 	To   text.Time `json:"to,omitzero"`
 
 	Hosts     int    `json:"hosts"`     // hosts with imported messages
-	Delivered uint64 `json:"delivered"` // number of these messages
+	Delivered uint64 `json:"delivered"` // messages imported from these hosts
 	Domains   int    `json:"domains"`   // domains to which users sent mail
-	Users     int    `json:"users"`     // users that sent this mail
-	Sent      uint64 `json:"sent"`      // number of messages of these users, counted for each recipient
+	Users     int    `json:"users"`     // users who sent mail
+	Sent      uint64 `json:"sent"`      // messages sent by these users, counted once per recipient
 
 	Ignored []Ignored `json:"ignored"`
 	// Recorded is the start of the first recorded session.

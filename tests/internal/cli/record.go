@@ -12,7 +12,7 @@ import (
 
 // A Record is a record printed by dump, with the fields that tests need.
 type Record struct {
-	Sum     int `json:"sessions"` // number of sessions of an aggregate
+	Sum     int `json:"sessions"` // number of sessions in an aggregate
 	Session string
 	Start   time.Time
 	Src     string
