@@ -62,7 +62,7 @@ func (p *program) serveCompanions(live context.Context) {
 
 // sparing returns a function that reports whether the hosts in one of the given prefixes
 // must not be blocked. The same hosts are omitted from exports: exempt hosts, hosts that
-// rules must not ban, and hosts with recent mail, even if they are not yet known.
+// rules must not ban, and hosts with recent mail, even before they become known.
 func (p *program) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 	exempt := config.NewExempt(p.policies.policy(), p.ownAddrs)
 	now := p.eventTime()

@@ -115,7 +115,7 @@ func (p *policies) start() rules.Settings {
 	})
 	if !ok {
 		// watch loads the configuration once the disk answers. Register for all phases,
-		// because the rules are not yet known.
+		// because the rules have not been read yet.
 		p.config, p.asked, p.unread = config.Unread(p.file), smtpd.Requests(smtp.Answerable), true
 		p.log.Error("configuration unreadable: disk timeout; observing only, recording in the default directory; restart smtpd when the disk answers", "file", p.file)
 		p.note(nil, "disk timeout at startup; restart smtpd")

@@ -146,7 +146,7 @@ func build(s settings, stderr *os.File) *program {
 	return p
 }
 
-// toSyslog sends the log to syslog(3) if the configuration says so.
+// toSyslog sends the log to syslog(3) if so configured.
 func (p *program) toSyslog() {
 	if !p.set.Log.Syslog {
 		return

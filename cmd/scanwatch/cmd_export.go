@@ -159,7 +159,7 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 		return err
 	}
 	// Write the new state to FILE.new. Once the consumer has loaded the changes, it
-	// renames FILE.new to FILE. A failed export must not leave an older FILE.new behind.
+	// renames FILE.new to FILE. If the export fails, no older FILE.new may remain.
 	if f.diff != "" {
 		if err := remove(f.diff + ".new"); err != nil {
 			return err

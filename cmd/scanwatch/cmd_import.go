@@ -134,7 +134,7 @@ func importLog(e *env, o mailimport.Options, asJSON bool) error {
 	return nil
 }
 
-// importSmtpd records the sessions in a recorded stream. The name "-" stands for standard
+// importSmtpd records the sessions in a recorded stream. The name "-" means standard
 // input.
 func importSmtpd(e *env, name string) error {
 	in := io.Reader(os.Stdin)

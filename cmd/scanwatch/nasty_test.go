@@ -35,8 +35,8 @@ var (
 )
 
 // nastyOutputs lists every output that can include text from clients: each command in
-// each format. In arguments, $N stands for a hostile text, $ID for a session with that
-// text, and $DIR for a directory with files that contain hostile texts.
+// each format. In arguments, $N is replaced with a hostile text, $ID for a session with
+// that text, and $DIR for a directory with files that contain hostile texts.
 var nastyOutputs = []struct {
 	args   string
 	format format

@@ -104,8 +104,8 @@ func countries(t *testing.T, file string) {
 	}
 }
 
-// TestRecipes checks that each recipe in the manual is a valid configuration and does
-// what it promises.
+// TestRecipes checks that each recipe in the manual is a valid configuration and works as
+// described.
 func TestRecipes(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.conf.5")
 	if err != nil {

@@ -87,8 +87,7 @@ func (c *child) stop() error {
 	return nil
 }
 
-// cpu returns the CPU time of all threads of the process, including those that have
-// ended.
+// cpu returns the CPU time of all threads of the process, including ended threads.
 func (c *child) cpu() time.Duration { return cpuOf(c.cmd.Process.Pid) }
 
 func cpuOf(pid int) time.Duration {

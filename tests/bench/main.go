@@ -67,7 +67,7 @@ func main() {
 	}
 }
 
-// hurry makes all measurements as short as possible, to test the program itself.
+// hurry shortens all measurements as much as possible, to test the program itself.
 func (b *bench) hurry() {
 	b.quick, b.pairs, b.span, b.settle = true, 1, 0, time.Millisecond
 }

@@ -297,7 +297,7 @@ func (s script) greet() script {
 }
 
 // message sends a message. The recipients in unknown, which do not exist, are requested
-// first, followed by those in to.
+// before the recipients in to.
 func (s script) message(sender string, unknown []string, to ...string) script {
 	s.add(Mail, sender)
 	for _, r := range unknown {

@@ -94,7 +94,7 @@ func (l *Live) WaitUntil(at time.Time) { l.now = max(l.now, at.UnixMicro()) }
 // Sessions returns the number of sessions so far.
 func (l *Live) Sessions() int { return int(l.sessions) }
 
-// exchange makes the filter read all lines and answer the last one.
+// exchange lets the filter read all lines and answer the last one.
 func (l *Live) exchange(v *visit) {
 	l.p.asked = v
 	l.send()
@@ -384,5 +384,5 @@ func (c *Client) Quit() { c.say(func() { c.v.quit() }) }
 // Leave closes the connection.
 func (c *Client) Leave() { c.step(func() { c.v.gone = true }) }
 
-// Flush makes the filter read all lines sent so far.
+// Flush lets the filter read all lines sent so far.
 func (l *Live) Flush() { l.send() }

@@ -57,8 +57,7 @@ func Play(h smtpd.Handler, phases []smtpd.ID, sessions iter.Seq[Session]) ([]Out
 	return outcomes, err
 }
 
-// A hurried is a Handler that answers immediately and reports what the delay would have
-// been.
+// A hurried is a Handler that answers immediately and reports the skipped delay.
 type hurried struct {
 	smtpd.Handler
 	hold *time.Duration

@@ -50,7 +50,7 @@ func CompileAnyway(text string) (p *rules.Policy, warning string, err error) {
 	return p, warning, err
 }
 
-// allowed makes the shipped list <known-senders> a rules.Table.
+// allowed is a rules.Table of the shipped list <known-senders>.
 type allowed struct {
 	names    lookup.Names[struct{}]
 	patterns *lookup.Patterns[struct{}]

@@ -23,7 +23,7 @@ const (
 	Domain     = "example.org"
 )
 
-// A Session describes what a client does.
+// A Session describes a client and its actions.
 type Session struct {
 	Label  string    // the real kind of client
 	Start  time.Time // time of link-connect, which follows the reverse lookup

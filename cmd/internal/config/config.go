@@ -98,9 +98,9 @@ func Find(file string) string {
 
 // Load loads the configuration from file. If strict is set, an unusable table or database
 // is an error. Otherwise there is only a note, because a broken download must not disable
-// a policy. The table in the previous configuration, before, then stays in use. If before
-// is nil or lacks the table, conditions on that table are unknown. If Load returns an
-// error, the Config has no policy and can only detect changes to its files.
+// a policy. The table in the previous configuration, before, then remains in use. If
+// before is nil or lacks the table, conditions on that table are unknown. If Load returns
+// an error, the Config has no policy and can only detect changes to its files.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	return newConfig(file).loadAll(lists, before, strict)
 }

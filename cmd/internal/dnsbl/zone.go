@@ -32,7 +32,7 @@ type list interface {
 	// overlaps reports whether p may contain a listed address.
 	overlaps(p netip.Prefix) bool
 	// state returns the time of the latest change and the number of entries. ready is
-	// false if the entries are not yet known. The server must not treat such a list as
+	// false if the entries are unknown so far. The server must not treat such a list as
 	// empty.
 	state() (changed time.Time, entries int, ready bool)
 }
@@ -60,7 +60,7 @@ const (
 	soaRefresh, soaRetry, soaExpire = 3600, 600, 86400
 )
 
-// nameServer is the server's label in each zone, in wire form. responsible stands for the
+// nameServer is the server's label in each zone, in wire form. responsible represents the
 // mailbox hostmaster@ZONE (RFC 2142).
 var nameServer, responsible = []byte("\x02ns"), []byte("\x0ahostmaster")
 

@@ -378,8 +378,8 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 	h.add(rec, findings, selected, b.Selector, b.Confidence)
 }
 
-// futureDays is how many days after now a session may end, to allow for a clock that was
-// set back. Sessions that end even later were recorded with a wrong clock.
+// futureDays is the number of days by which a session may end after now, to allow for a
+// clock that was set back. Sessions that end even later were recorded with a wrong clock.
 const futureDays = 2
 
 // byRule reports whether a configured rule decided on a session.

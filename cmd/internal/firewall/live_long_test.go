@@ -15,9 +15,9 @@ import (
 )
 
 // TestPace measures how long it takes until 100,000 bans are in effect after a start.
-// TestPace also measures the delay from a ban to the first dropped packet, and from the
-// end of the ban to the first accepted packet. Meanwhile, 500 bans are added and removed
-// per second.
+// While 500 bans per second are added and removed, TestPace also measures the delay from
+// a ban to the first dropped packet, and from the end of the ban to the first accepted
+// packet.
 func TestPace(t *testing.T) {
 	const (
 		many   = 100_000

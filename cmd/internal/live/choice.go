@@ -8,8 +8,7 @@ import (
 )
 
 // keptSessions is the number of recent sessions with selected evidence that a Choice
-// remembers, so that it also selects the decisions on them. The filter uses the same
-// number.
+// stores, so that it also selects the decisions on them. The filter uses the same number.
 const keptSessions = 64
 
 // A Choice selects events. The filter itself can select only by one token and one prefix,

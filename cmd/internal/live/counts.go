@@ -50,8 +50,8 @@ func (a *activity) hour(now time.Time) (n int) {
 	return n
 }
 
-// levels lists the characters of a sparkline. Each character stands for twice as many as
-// the previous one. The scale is fixed, so that lines can be compared.
+// levels lists the characters of a sparkline. Each character represents twice as many as
+// the previous character. The scale is fixed, so that lines can be compared.
 var levels = []rune(" ▁▂▃▄▅▆▇█")
 
 // spark draws the hour before now as a sparkline, oldest first. cells must divide 60.

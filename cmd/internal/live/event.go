@@ -13,7 +13,7 @@ import (
 )
 
 // EventLine formats an event as printable text, 80 columns wide unless names are long. If
-// missing is not 0, the event stands for that many dropped events.
+// missing is not 0, the event represents that many dropped events.
 func EventLine(e *events.Event, missing uint64, zone *time.Location) string {
 	at := e.Time.In(zone).Format(time.TimeOnly)
 	if missing > 0 {

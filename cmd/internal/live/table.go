@@ -60,7 +60,7 @@ type row struct {
 	cells []cell
 }
 
-// A table is what a section displays.
+// A table is the content of a section.
 type table struct {
 	columns []column
 	rows    []row

@@ -104,7 +104,7 @@ func (s *sessions) add(id uint64) {
 	s.next = (s.next + 1) % maxPending
 }
 
-// data holds what is known about the sources. All text is printable.
+// data holds all facts about the sources. All text is printable.
 type data struct {
 	zone     *time.Location
 	org      func(netip.Addr) string
@@ -148,8 +148,7 @@ func (d *data) source(addr netip.Addr, rdns []byte, f smtp.FCrDNS) *source {
 	return s
 }
 
-// evict moves a quarter of the sources to others, namely those that have been inactive
-// for the longest time.
+// evict moves the longest inactive quarter of the sources to others.
 func (d *data) evict() {
 	all := slices.SortedFunc(maps.Values(d.sources), func(a, b *source) int {
 		return cmp.Or(a.last.Compare(b.last), a.prefix.Compare(b.prefix))

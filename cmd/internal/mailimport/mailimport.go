@@ -1,5 +1,5 @@
 // Package mailimport adds the correspondents in smtpd's mail log to the filter's state.
-// The import goes through the control socket, or directly to state.db if no filter is
+// The import uses the control socket, or writes state.db directly if no filter is
 // running.
 package mailimport
 
@@ -208,8 +208,8 @@ func firstRecord(d *statedir.Dir, warn func(string)) (at time.Time, err error) {
 	return at, err
 }
 
-// connect makes the running filter or state.db the sink for facts. A dry run has no sink.
-// The returned function writes all facts to disk and closes the sink.
+// connect opens the sink for facts, which is the running filter or state.db. A dry run
+// has no sink. The returned function writes all facts to disk and closes the sink.
 func (m *importer) connect() (finish func() error, err error) {
 	if m.o.DryRun {
 		m.sink = func([]control.Fact) error { return nil }

@@ -15,7 +15,7 @@ import (
 )
 
 // TestReplace checks that a file is replaced completely or not at all, and that no
-// temporary file is left behind.
+// temporary file remains.
 func TestReplace(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "page.html")

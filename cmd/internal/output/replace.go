@@ -64,8 +64,8 @@ func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err
 	return nil
 }
 
-// keepOwner gives the new file the owner and group of the old file. Under another group,
-// other users might be able to read the file. old is nil if there is no old file.
+// keepOwner copies the owner and group of the old file to the new file. Under another
+// group, other users might be able to read the file. old is nil if there is no old file.
 func keepOwner(f *os.File, old fs.FileInfo) error {
 	if old == nil {
 		return nil
@@ -84,7 +84,7 @@ func keepOwner(f *os.File, old fs.FileInfo) error {
 	return nil
 }
 
-// Stdout stands for standard output in options that name a file.
+// Stdout is the name of standard output in options that take a file name.
 const Stdout = "-"
 
 // To replaces a file, or writes to stdout if name is empty, "-" or /dev/stdout.

@@ -126,7 +126,7 @@ func (u *User) do(f func() error) (err error) {
 	return err
 }
 
-// Become permanently gives up root's rights for those of u.
+// Become permanently replaces root's rights with u's.
 func (u *User) Become() error {
 	for _, err := range []error{syscall.Setgroups([]int{u.Group}), syscall.Setgid(u.Group), syscall.Setuid(u.ID)} {
 		if err != nil {

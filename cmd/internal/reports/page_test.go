@@ -119,7 +119,7 @@ func TestBefore(t *testing.T) {
 	}
 }
 
-// TestPage checks what the page shows in addition to the summary.
+// TestPage checks the parts of the page that are not in the summary.
 func TestPage(t *testing.T) {
 	dir := t.TempDir()
 	fillDays(t, dir, 30)

@@ -34,7 +34,7 @@ func (b *busy) now() time.Time {
 	return now.Add(-time.Minute + time.Duration(b.n)*time.Millisecond)
 }
 
-// end makes 100 sessions end.
+// end ends 100 sessions.
 func (b *busy) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -26,8 +26,8 @@ type Source struct {
 	Host     string // name of this machine; may be empty
 }
 
-// ahead is how far after now a session may end, to allow for a clock that was set back. A
-// session that ends even later was recorded with a wrong clock.
+// ahead is the maximum time by which a session may end after now, to allow for a clock
+// that was set back. A session that ends even later was recorded with a wrong clock.
 const ahead = 2 * 24 * time.Hour
 
 // A period describes the selected records that were read.

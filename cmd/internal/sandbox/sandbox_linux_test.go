@@ -201,8 +201,8 @@ func paths(dir string) Paths {
 // threads is the number of threads that make the attempts.
 const threads = 3
 
-// helper makes all attempts on threads that existed before Enter, because Enter might
-// fail to restrict them. helper prints a line for each attempt on each thread.
+// helper runs all attempts on threads that existed before Enter, because Enter might fail
+// to restrict them. helper prints a line for each attempt on each thread.
 func helper(dir string, confine bool) {
 	var ready, all sync.WaitGroup
 	begin, turn := make(chan struct{}), make(chan struct{}, 1) // the threads take turns
@@ -331,8 +331,8 @@ func run(t *testing.T, how string) map[[2]string]string {
 	return told
 }
 
-// TestConfined checks that every thread in the sandbox can do what the filter needs, but
-// not what an attacker would try. Without the sandbox, every attempt must succeed.
+// TestConfined checks that every thread in the sandbox can perform the filter's
+// operations, but not an attacker's. Without the sandbox, every attempt must succeed.
 func TestConfined(t *testing.T) {
 	_, known := auditArch[runtime.GOARCH]
 	expect := map[string]bool{"files": landlockVersion() >= 1, "exec": known || landlockVersion() >= 1, "net": known}

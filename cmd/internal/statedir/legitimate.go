@@ -18,7 +18,7 @@ import (
 // accidental bans.
 const RecentDays = 90
 
-// maxNames is the maximum number of names that Legitimate remembers for a network.
+// maxNames is the maximum number of names that Legitimate stores for a network.
 const maxNames = 10_000
 
 // Legitimate returns the reason for not banning the clients in a network, or "". The

@@ -17,8 +17,8 @@ type Mode struct {
 }
 
 // Mode returns the running filter's mode. If no filter is running, Mode returns the mode
-// in which a filter would start. That is the configured mode unless the operator has
-// stopped enforcement.
+// in which a filter would start. Unless the operator has stopped enforcement, the result
+// is the configured mode.
 func (d *Dir) Mode() Mode {
 	if client, err := control.Dial(d.Path); err == nil {
 		defer client.Close()

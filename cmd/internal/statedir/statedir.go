@@ -55,7 +55,7 @@ func Explain(err error) error {
 	return fmt.Errorf("read state directory: %w; specify another directory with -s", err)
 }
 
-// Records gives access to the sessions recorded in a state directory.
+// Records provides the sessions recorded in a state directory.
 type Records struct {
 	store.Reader
 	// Client is the connection to the running filter, or nil.

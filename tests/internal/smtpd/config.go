@@ -56,8 +56,8 @@ func (f Filter) name() string {
 func Program(file string) string { return path.Join(binDir, filepath.Base(file)) }
 
 // Through inserts teefilter (see tests/teefilter) between smtpd and f. teefilter
-// registers for the given phases as well as for those of f. If tee is a path inside the
-// root, such as [StateDir], teefilter copies both streams there.
+// registers for the given phases as well as f's. If tee is a path inside the root, such
+// as [StateDir], teefilter copies both streams there.
 func Through(teefilter string, f Filter, tee string, phases ...string) Filter {
 	args := []string{"-phases", strings.Join(phases, ",")}
 	if tee != "" {

@@ -69,7 +69,7 @@ func Enter() error {
 	}
 	defer os.Unsetenv(envOutside) // only on failure
 	// unshare(2) moves only the calling thread. execve(2) ends all other threads, and the
-	// new program stays in the calling thread's namespaces.
+	// new program runs in the calling thread's namespaces.
 	runtime.LockOSThread()
 	if err := syscall.Unshare(syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS); err != nil {
 		runtime.UnlockOSThread()

@@ -153,8 +153,8 @@ func lockRoot(root string) (*os.File, error) {
 	return f, nil
 }
 
-// fill writes the server's files into its directory. Of an earlier server, only the
-// filter's state, the log and delivered mail are kept.
+// fill writes the server's files into its directory. Only the filter's state, the log and
+// delivered mail are kept from an earlier server.
 func (s *Server) fill(o Options) error {
 	type file struct {
 		name string
@@ -566,8 +566,8 @@ func bindAnywhere(network, _ string, conn syscall.RawConn) error {
 }
 
 // Stop stops the server and waits until smtpd and the filters exit. Stop returns an error
-// if smtpd exited earlier (ErrEnded), exits with an error, or leaves a process behind,
-// which is killed. A second Stop does nothing.
+// if smtpd exited earlier (ErrEnded), exits with an error, or leaves a process running,
+// which is then killed. A second Stop does nothing.
 func (s *Server) Stop() error {
 	if s.released {
 		return nil
@@ -626,7 +626,7 @@ func (s *Server) release() error {
 }
 
 // reap waits for the filters and smtpd's other children, which exit soon after smtpd.
-// reap kills those that remain.
+// Processes that do not exit are killed.
 func (s *Server) reap() error {
 	deadline := time.Now().Add(patience)
 	for {
