@@ -25,8 +25,8 @@ const (
 	diskTimeout   = time.Second     // for the directories of the sandbox, the hash key, and the file of rejected lists
 )
 
-// withTimeout calls f and returns its result and true, or false if f does not return
-// before the timeout.
+// withTimeout returns the result of f. ok is false if f does not return before the
+// timeout.
 func withTimeout[T any](log *slog.Logger, what string, timeout time.Duration, f func() T) (v T, ok bool) {
 	done := make(chan T, 1)
 	safego.Go(log, what, func() { done <- f() })
@@ -43,8 +43,8 @@ func withTimeout[T any](log *slog.Logger, what string, timeout time.Duration, f 
 // disk during the call.
 func (p *policies) enterSandbox(set rules.Settings, runDir string) {
 	// Run without a sandbox if the disk does not answer, because waiting would block the
-	// mail server. The sandbox cannot be entered later either, because the whole process
-	// would block until no thread is waiting for the disk; see Enter.
+	// mail server. Entering the sandbox later is not an option, because the whole process
+	// would block until the disk answers; see Enter.
 	without := func() {
 		p.log.Warn("no sandbox: disk timeout; restart smtpd when the disk answers")
 	}

@@ -79,7 +79,7 @@ func (b *bench) build() error {
 	return nil
 }
 
-// place fills the directories into a command.
+// place substitutes the directories in a command.
 func (b *bench) place(args []string, state string) []string {
 	args = slices.Clone(args)
 	for i := range args {

@@ -146,7 +146,7 @@ func RunDirProblem(dir, state string, filter int) string {
 	return ""
 }
 
-// DisabledCompanions returns companions that cannot connect because of problem.
+// DisabledCompanions returns companions that cannot connect because of the given problem.
 func DisabledCompanions(list []*rules.Companion, problem string) *Companions {
 	c := new(Companions)
 	for _, r := range list {

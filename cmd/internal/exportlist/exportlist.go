@@ -204,7 +204,7 @@ func (h *host) fill(entry *export.Entry, least int) {
 	}
 }
 
-// add adds an entry unless its hosts must not be blocked.
+// add adds an entry, or omits it if its hosts must not be blocked.
 func (b *builder) add(l *export.List, entry export.Entry) {
 	if reason := b.exempt.Reason(entry.Prefix, b.Private); reason != "" {
 		b.omitted[reason]++

@@ -256,7 +256,7 @@ func (s *source) label() string {
 	return unproven + s.name
 }
 
-// unproven precedes a name that does not pass FCrDNS.
+// unproven is shown before a name that does not pass FCrDNS.
 const unproven = "?"
 
 // host returns the cell with a source's name. s may be nil.

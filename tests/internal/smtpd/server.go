@@ -618,7 +618,8 @@ func (s *Server) release() error {
 			err = errors.Join(err, f.Close())
 		}
 	}
-	// Do not remove files through a mount, because they belong to the root.
+	// Do not remove the directory while it has mounts, because the mounted files belong
+	// to the root.
 	if s.temporary && err == nil {
 		err = os.RemoveAll(s.Dir)
 	}
