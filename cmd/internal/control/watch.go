@@ -11,13 +11,13 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// anything is the argument of watch for all events.
+// anything is the argument with which watch selects all events.
 const anything = "-"
 
 var errWatched = errors.New("client disconnected")
 
-// WatchCommand returns the command that sends an answer line, followed by the events of f
-// until the client disconnects.
+// WatchCommand returns the command that sends an answer line and then f's events until
+// the client disconnects.
 func WatchCommand(f *events.Fan) Command {
 	return Command{"watch", 2, func(ctx context.Context, a *Answer, args []string) error {
 		var c events.Choice
@@ -58,9 +58,9 @@ func WatchCommand(f *events.Fan) Command {
 	}}
 }
 
-// whenGone calls leave when the client closes its side or sends anything. The read
-// deadline is removed, because a watching client may be silent for days. The caller must
-// call stop.
+// whenGone calls leave when the client sends anything or closes its side. whenGone
+// removes the read deadline, because a watching client may be silent for days. The caller
+// must call stop.
 func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	if err := a.conn.SetReadDeadline(time.Time{}); err != nil {
 		return nil, err
@@ -78,9 +78,9 @@ func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	}, nil
 }
 
-// Watch calls begun, and then calls visit for each selected event. line is the line of
-// the event, including LF. Watch returns when the filter stops, visit returns an error,
-// or the client is closed.
+// Watch calls begun and then visit for each selected event. line is the event's line,
+// including the newline. Watch returns when the filter stops, visit returns an error, or
+// the client is closed.
 func (c *Client) Watch(choice events.Choice, begun func(), visit func(line []byte) error) error {
 	evidence, src := anything, anything
 	if choice.Evidence != "" {
