@@ -113,7 +113,7 @@ func TestNamesAddRefuses(t *testing.T) {
 	}
 }
 
-// FuzzNames compares LookupBytes with a direct implementation of the three forms.
+// FuzzNames compares LookupBytes with a naive implementation of the three forms.
 func FuzzNames(f *testing.F) {
 	f.Add(".example.org\nmail.example.org\n*.sub.example.org", "A.mail.example.org.")
 	f.Add("a\n.a\n*.a", "a.a.a")
@@ -133,7 +133,7 @@ func FuzzNames(f *testing.F) {
 	})
 }
 
-// coveringEntry does the same as Names.LookupBytes, but tries every entry.
+// coveringEntry is Names.LookupBytes, but tries every entry.
 func coveringEntry(entries []string, name string) (best string) {
 	name = lowerASCII(strings.TrimSuffix(name, "."))
 	if len(name) > 255 {
