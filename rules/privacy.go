@@ -15,7 +15,7 @@ type Retention struct {
 }
 
 // DescribePrivacy writes a text for users that lists the stored data and its retention.
-// kept contains the retention of the state.
+// kept lists the retention of the state.
 func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	d := &describer{Policy: p}
 	d.title("Data stored about connections to this mail server")
