@@ -315,8 +315,8 @@ func TestGuesser(t *testing.T) {
 	for i := range 20 { // count > 19 matches after the 20th failure
 		want = append(want, i)
 	}
-	// The ban ends after ten minutes. It halved the count, so ten more failures lead to
-	// the next ban, for an hour.
+	// The ban ends after ten minutes. The ban halved the count, so ten more failures
+	// lead to the next ban, which lasts an hour.
 	for i := range 10 {
 		want = append(want, 29+i)
 	}

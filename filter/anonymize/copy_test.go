@@ -16,7 +16,7 @@ import (
 )
 
 // TestCopy checks that a copy preserves the numbers of sessions, messages and findings.
-// It also checks that Copy writes only to an empty directory.
+// Copy must write only to an empty directory.
 func TestCopy(t *testing.T) {
 	lists := builtin(t)
 	from := t.TempDir()

@@ -111,8 +111,8 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 }
 
 // returned reports that a banned client has reconnected. The result reports whether the
-// client must be disconnected. It is false for an observed ban, in observe mode, and if
-// s is exempt.
+// client must be disconnected. The client stays connected if the ban is only observed,
+// in observe mode, and if s is exempt.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
 	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (b.Manual || d.exempt(s, d.rule(b.Rule), at) == "")

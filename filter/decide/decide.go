@@ -50,7 +50,7 @@ type decisions struct {
 	shielded        bool // the client's standing prevented a ban
 }
 
-// A composition caches the reply composed from a rule's text.
+// A composition caches the reply made from a rule's text.
 type composition struct{ text, reply string }
 
 // A Decider evaluates a policy. A Decider must not be used concurrently.
@@ -201,8 +201,8 @@ func (st *State) under(policy *rules.Policy) {
 
 // stick returns the more severe of the current and the sticky decision. A sticky
 // decision applies only from its own phase onwards, so that a client can start another
-// transaction after a rejected RCPT. It is ignored if a pass statement matches or the
-// client has logged in.
+// transaction after a rejected RCPT. Sticky decisions are ignored if a pass statement
+// matches or the client has logged in.
 func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	act := v.Act
 	switch sticky := &st.last.sticky; {

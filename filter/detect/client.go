@@ -106,7 +106,7 @@ func listedAS(c *Case) {
 	c.findRow(cloud, "asn", proof, "")
 }
 
-// findRow reports a matching list row. A nonempty confidence overrides that of the row.
+// findRow reports a matching list row. A nonempty confidence overrides the row's.
 func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence string) {
 	if row == nil {
 		return
@@ -129,8 +129,8 @@ func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence stri
 }
 
 // FloodAt is the maximum number of sessions that a source may have open without being
-// reported as a flood. It is more than twice the number of connections that Postfix
-// opens to one destination.
+// reported as a flood. Postfix opens less than half as many connections to one
+// destination.
 const FloodAt = 50
 
 // flood reports a source with too many open sessions.
@@ -185,7 +185,7 @@ func (c *Case) provenWord() bool {
 //
 // If the reverse DNS name is truncated, it proves nothing, and forged returns "".
 // Without a proven name, the confidence is at most medium, because DNS may have failed.
-// It is low if the unproven reverse DNS name agrees with the greeting.
+// The confidence is low if the unproven reverse DNS name agrees with the greeting.
 func (c *Case) forged(confidence string) string {
 	switch {
 	case c.RDNSCut:

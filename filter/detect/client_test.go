@@ -127,8 +127,8 @@ func TestProofOfGreetings(t *testing.T) {
 }
 
 // TestClassesOfGreetings checks that tools are found on every listener. A common
-// computer name gets low confidence. It is not evidence on a submission listener, or if
-// it is the first label of the proven name.
+// computer name gets low confidence. A computer name is not evidence on a submission
+// listener, or if it is the first label of the proven name.
 func TestClassesOfGreetings(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {

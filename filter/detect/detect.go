@@ -86,8 +86,8 @@ func (st *State) Has() bool {
 	return (st.Evidence|st.Weak)&^(rules.RDNSMissing|rules.FCrDNSFail) != 0
 }
 
-// Abuse is the evidence of behaviour that no mail server shows. It is an offence if the
-// confidence is medium or high.
+// Abuse is the evidence of behaviour that no mail server shows. Abuse is an offence if
+// the confidence is medium or high.
 const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray
 
 // CountedPerEvent is the evidence that is counted across sessions at each event. Other

@@ -241,8 +241,8 @@ func blank(s *store.Step, sum bool) {
 	}
 }
 
-// A place is where in a text a user name may occur. Elsewhere the text is kept, because
-// the name can also be an ordinary word such as mail.
+// A place is a position in a text at which a user name may occur. Elsewhere the text is
+// kept, because the name can also be an ordinary word such as mail.
 type place uint8
 
 const (
@@ -317,10 +317,10 @@ func (e *Eraser) replace(s *store.Step) {
 	}
 }
 
-// replaced returns b with each of the person's names replaced by Marker. If that would
-// more than double a text, the whole text becomes Marker. Otherwise a client could send
-// many short names, and the record would exceed its limit. The result is valid until
-// the next call with the same buffer number.
+// replaced returns b with each of the person's names replaced by Marker. If replacing
+// the names would more than double a text, the whole text becomes Marker. Otherwise a
+// client could send many short names, and the record would exceed its limit. The result
+// is valid until the next call with the same buffer number.
 func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	from, to := e.find(b, 0, at)
 	if from < 0 {

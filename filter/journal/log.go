@@ -41,7 +41,7 @@ type repeated struct {
 	act         bool // subject to the rate limit of decisions and bans
 }
 
-// A logKey identifies identical lines. Only its source depends on the client.
+// A logKey identifies identical lines. Only the source in a key depends on the client.
 type logKey struct {
 	src  uint64
 	kind *repeated
@@ -64,8 +64,8 @@ type repeats struct {
 	addr netip.Addr
 }
 
-// allow reports whether a line about s with the given key must be logged. It fills in
-// the source of the key.
+// allow reports whether a line about s with the given key must be logged. allow fills
+// in the source of the key.
 func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	if s.Src.IsValid() {
 		k.src = memory.Number(s.Src.Addr())

@@ -27,8 +27,8 @@ const maxNameBytes = 255
 type Names[V any] struct {
 	nodes  map[string]nameNode // by name, without a leading "." or "*."
 	values []V
-	// labels is the largest number of labels in an entry. It bounds the time to look up
-	// a hostile name with a hundred labels.
+	// labels is the largest number of labels in an entry. The number bounds the time to
+	// look up a hostile name with a hundred labels.
 	labels int
 }
 

@@ -21,9 +21,9 @@ type Pattern[V any] struct {
 type Patterns[V any] struct {
 	exprs  []*regexp.Regexp
 	values []V
-	// needed lists lower-case texts for each expression, or is nil. Any match contains
-	// at least one of them. Most names contain none, so the expression need not be
-	// evaluated.
+	// needed lists lower-case texts for each expression, or is nil. Any match of the
+	// expression contains at least one of its texts. Most names contain none of the
+	// texts, so the expression need not be evaluated.
 	needed [][][]byte
 }
 

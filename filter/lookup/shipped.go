@@ -19,7 +19,7 @@ var asnTable string
 
 // ShippedASN returns the number of the AS that announces addr, if the AS is a listed
 // scanner or hosting provider. The embedded table is read in place, without being
-// loaded. It is as old as the release, so the operator's database should take
+// loaded. The table is as old as the release, so the operator's database should take
 // precedence.
 func ShippedASN(addr netip.Addr) (number uint32, ok bool) {
 	var key uint64
@@ -68,8 +68,8 @@ func ShippedASN(addr netip.Addr) (number uint32, ok bool) {
 	return 0, false
 }
 
-// A tableReader reads integers from an embedded table. It panics if the text is too
-// short, which the tests of the table rule out.
+// A tableReader reads integers from an embedded table. A tableReader panics if the text
+// is too short; the table's tests rule this out.
 type tableReader struct{ text string }
 
 func (t *tableReader) at(offset int) tableReader { return tableReader{t.text[offset:]} }

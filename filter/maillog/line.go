@@ -43,8 +43,8 @@ const (
 // errYear is returned if the year of RFC 3164 times cannot be inferred.
 var errYear = errors.New("the times have no year, and the lines cover more than a year; read a file instead of a pipe")
 
-// parseLine parses a syslog line. It is in RFC 5424 format, or has an RFC 3164 or RFC
-// 3339 time, a host and a program. A priority may come first.
+// parseLine parses a syslog line. The line is in RFC 5424 format, or has an RFC 3164 or
+// RFC 3339 time, a host and a program. A priority may come first.
 func parseLine(s []byte, c *clock) (l line, err error) {
 	s, version := cutPriority(s)
 	if version {

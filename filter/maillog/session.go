@@ -55,8 +55,8 @@ type sessions struct {
 	open    fifo[uint64, *session]
 	pending fifo[uint64, string] // users by envelope
 	seen    fifo[uint64, struct{}]
-	// message identifies the message of the latest envelope. It changes with the next
-	// message.
+	// message identifies the message of the latest envelope. The value changes with the
+	// next message.
 	message uint32
 }
 

@@ -9,8 +9,8 @@ import (
 // covers 16 seconds. A reader that falls further behind receives all bans again.
 const maxBanLog = 8192
 
-// banLog holds the latest changes to bans, so that a reader need not copy the table. It
-// does not reach back to earlier runs of the filter.
+// banLog holds the latest changes to bans, so that a reader need not copy the table.
+// The log does not reach back to earlier runs of the filter.
 type banLog struct {
 	first, next uint64 // numbers of the oldest logged change and of the next change
 	ring        []netip.Prefix
@@ -36,8 +36,8 @@ func (l *banLog) restart() {
 	l.first, l.ring = l.next, l.ring[:0]
 }
 
-// Restart makes all readers of Changed read all bans again. It must be called when, for
-// example, the mode changes.
+// Restart makes all readers of Changed read all bans again. A change of the mode, for
+// example, requires a restart.
 func (b *Bans) Restart() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -9,8 +9,9 @@ import (
 	"scanwatch/rules"
 )
 
-// Days is the table of daily counters (UTC, by the time of events). It keeps the latest
-// dayKeep days that had sessions, regardless of how long session records are kept.
+// Days is the table of daily counters (UTC, by the time of events). The table keeps the
+// latest dayKeep days that had sessions, regardless of the retention of session
+// records.
 type Days struct {
 	*shared
 	rows table[uint16, *dayCounters]

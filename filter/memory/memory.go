@@ -111,8 +111,8 @@ func New() *Memory {
 }
 
 // Limit reduces the maximum number of rows of all tables in proportion, so that they
-// use at most the given number of bytes on disk instead of AllBytes. It must be called
-// while the tables are empty.
+// use at most the given number of bytes on disk instead of AllBytes. Limit must be
+// called while the tables are empty.
 func (m *Memory) Limit(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -23,8 +23,8 @@ type schema[K comparable, V any] struct {
 	// merge merges a stored row into one added since startup. If merge is nil, the
 	// stored row is ignored.
 	merge func(live *V, stored V)
-	// shift adds a number of seconds to the times in a row. It is nil for a table
-	// without times.
+	// shift adds a number of seconds to the times in a row. A table without times has
+	// no shift.
 	shift func(k K, v *V, by int64)
 	// dropped, if set, is called for each row that is evicted or has expired.
 	dropped func(k K, v V)

@@ -124,9 +124,9 @@ func quote(text []byte) int {
 	return 0
 }
 
-// ends reports whether c ends a mailbox. The equals sign and the apostrophe do not,
-// because a local part may contain them (RFC 5321 section 4.1.2). Bounce senders
-// contain equals signs.
+// ends reports whether c ends a mailbox. The equals sign and the apostrophe do not end
+// a mailbox, because a local part may contain them (RFC 5321 section 4.1.2). Bounce
+// senders contain equals signs.
 func ends(c byte) bool {
 	return c <= ' ' || c == 0x7f || bytes.IndexByte([]byte(`<>()",;`), c) >= 0
 }

@@ -9,8 +9,8 @@ import (
 // A Sink receives a FrontEnd's events, which are valid only during the call.
 type Sink interface {
 	// Site is called once, before the first event. The name is the admd option of
-	// smtpd.conf(5). It is empty with OpenSMTPD before version 7, which does not send
-	// it.
+	// smtpd.conf(5). OpenSMTPD before version 7 does not send the name, which is then
+	// empty.
 	Site(name string)
 	// Event handles any event except a request.
 	Event(*smtp.Event)

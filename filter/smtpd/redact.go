@@ -17,7 +17,8 @@ var verbs = map[string]smtp.Verb{
 	"TURN": smtp.VerbOther, "SEND": smtp.VerbNames, "SOML": smtp.VerbNames, "SAML": smtp.VerbNames,
 }
 
-// bare lists the verbs whose argument has no use. It may be a password after AUTH.
+// bare lists the verbs whose argument has no use. After AUTH, the argument may be a
+// password.
 var bare = map[smtp.Verb]bool{smtp.VerbData: true, smtp.VerbRset: true, smtp.VerbNoop: true, smtp.VerbQuit: true, smtp.VerbStartTLS: true, smtp.VerbOther: true, smtp.VerbNames: true}
 
 // mechanisms lists the words that are not masked in an AUTH line. Any other word may be
@@ -26,11 +27,11 @@ var mechanisms = []string{"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "NTLM", "G
 	"SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "EXTERNAL", "ANONYMOUS", "KERBEROS_V4"}
 
 // secretWords lists words sent by POP3, FTP, IMAP and HTTP clients that use the wrong
-// port. A line with such a word, or the line after it, contains credentials.
+// port. A line with one of these words, or the next line, contains credentials.
 var secretWords = []string{"USER", "LOGIN", "APOP", "POST", "PUT", "PATCH", "DELETE"}
 
-// secretParts lists names used in JSON, forms and headers. A line with one of them
-// anywhere may contain credentials. Punctuation within a word is ignored.
+// secretParts lists names used in JSON, forms and headers. A line with one of these
+// names at any position may contain credentials. Punctuation within a word is ignored.
 var secretParts = [][]byte{[]byte("PASS"), []byte("PWD"), []byte("SECRET"), []byte("TOKEN"), []byte("CREDENTIAL"), []byte("COOKIE"), []byte("APIKEY"),
 	[]byte("AUTH"), []byte("KENNWORT"), []byte("WACHTWOORD"), []byte("CONTRASE"), []byte("SENHA"), []byte("PAROL")}
 
@@ -44,10 +45,9 @@ type lineState struct {
 // redact appends a client's line to dst, without secrets, and returns its verb. secret
 // reports whether the line belongs to a login. Only redact sees the original line.
 //
-// smtpd's own redaction is not sufficient. It masks only the lines of an accepted
-// exchange, and `AUTH PLAIN x` with one space, but smtpd also accepts the command with
-// two spaces or a tab. Bots send user name and password even if AUTH LOGIN was
-// rejected.
+// smtpd's own redaction is not sufficient. smtpd masks only the lines of an accepted
+// exchange, and `AUTH PLAIN x` with one space. The command is also accepted with two
+// spaces or a tab. Bots send user name and password even if AUTH LOGIN was rejected.
 func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret bool) {
 	if st.inExchange {
 		return append(dst, smtp.Masked...), smtp.VerbExchange, true
@@ -203,8 +203,8 @@ func mechanism(word []byte) string {
 	return ""
 }
 
-// hasSecret reports whether line contains credentials. It checks several words, because
-// IMAP puts a tag before the command and users mistype.
+// hasSecret reports whether line contains credentials. Several words are checked,
+// because an IMAP command follows a tag and users mistype.
 func hasSecret(line []byte) bool {
 	if hasParts(line) || plainResponse(line) {
 		return true

@@ -11,8 +11,8 @@ const anyNumber = "0"
 // and the suffix is treated as a public suffix.
 //
 // The table includes the rdns rows in filter/lookup/intel/clouds.tsv; a test in package
-// lookup compares the two. It does not include suffixes below which customers choose
-// the names, such as those of dynamic DNS services.
+// lookup compares the two. Suffixes below which customers choose the names, such as
+// dynamic DNS suffixes, are not included.
 var defaults = map[string]string{
 	// Clouds and hosting providers.
 	"aeza.network":                         anyNumber,
@@ -91,8 +91,8 @@ var defaults = map[string]string{
 
 // chosen lists suffixes that are missing from the public suffix list and below which
 // customers choose the names. The value is the number of labels between the suffix and
-// the customer's domain. It is 1, for example, if the suffix is preceded by the name of
-// a region.
+// the customer's domain. The value is 1, for example, if the name of a region precedes
+// the suffix.
 var chosen = map[string]int{
 	"cloudapp.azure.com": 1,
 	"mooo.com":           0,
