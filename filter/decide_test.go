@@ -277,7 +277,8 @@ func TestRewrittenAuth(t *testing.T) {
 	}
 }
 
-// TestVerdictIsRecordedAndLogged checks enforced and observed verdicts.
+// TestVerdictIsRecordedAndLogged checks that verdicts are recorded and logged, whether
+// they are enforced or only observed.
 func TestVerdictIsRecordedAndLogged(t *testing.T) {
 	for _, c := range []struct{ mode, word string }{{"observe", "would=disconnect"}, {"enforce", "decision=disconnect"}} {
 		p := policy(t, "mode "+c.mode+"\nrule bots phase helo match evidence botnet-helo disconnect \"554 5.7.1 no\"\n")

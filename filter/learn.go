@@ -1,6 +1,6 @@
 package filter
 
-// This file updates the memory from events.
+// This file updates the memory as events arrive.
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 	"scanwatch/rules"
 )
 
-// login records a login in the memory. The result describes the password spray that a
+// login records a login in memory. The result describes the password spray that a
 // failed login is part of, if any.
 func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
 	switch t := &s.track; {
@@ -26,7 +26,7 @@ func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
 	return spray
 }
 
-// learn records a client's behaviour in the memory.
+// learn records a client's behaviour in memory.
 func (p *Pipeline) learn(s *session, ev *smtp.Event) {
 	switch {
 	case s.track.Local || s.track.Friend || !s.track.Src.IsValid():
@@ -69,7 +69,7 @@ func (p *Pipeline) learn(s *session, ev *smtp.Event) {
 // standing.
 const maxSenders = 16
 
-// learnRcpt records a recipient in the memory.
+// learnRcpt records a recipient in memory.
 func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 	sender := s.track.Transaction.Sender
 	switch s.detect.Rcpt {

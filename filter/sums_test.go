@@ -56,7 +56,7 @@ func budgetedDay(t *testing.T, budget int64, sessions iter.Seq[simulate.Session]
 	return records, mem, outcomes
 }
 
-// hammer is a bot that connects every few seconds.
+// hammer returns the sessions of a bot that connects every few seconds.
 func hammer(src string, begin time.Time, n int, every time.Duration) iter.Seq[simulate.Session] {
 	return func(yield func(simulate.Session) bool) {
 		for i := range n {

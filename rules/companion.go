@@ -9,7 +9,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Role is the job of a companion. A companion is a scanwatch(8) command that runs as
+// A Role is the task of a companion. A companion is a scanwatch(8) command that runs as
 // a service under its own user.
 type Role string
 

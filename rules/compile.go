@@ -35,7 +35,7 @@ const (
 	DefaultBudget = 512 << 20
 )
 
-// Settings returns the settings of the configuration.
+// Settings returns the configuration's settings.
 func (c *Config) Settings() Settings {
 	s := Settings{Keep: DefaultKeep, Budget: DefaultBudget, Delimiter: '+'}
 	for _, st := range c.All() {

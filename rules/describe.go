@@ -231,7 +231,7 @@ func (d *describer) listener(name string) string {
 	return name
 }
 
-// exceptions returns a sentence that lists the rules for authenticated users.
+// exceptions returns a sentence about the rules for authenticated users.
 func (d *describer) exceptions() string {
 	var names []string
 	for _, r := range d.Rules() {

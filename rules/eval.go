@@ -16,9 +16,9 @@ type Outcome struct {
 	Decision smtp.Decision
 	Text     string // reply of Reject and Disconnect, without the reference; see Reply
 	// Sticky reports whether the decision applies to the rest of the session. The
-	// caller must repeat a sticky decision in every later phase that allows it. The
-	// decision ends if a pass statement matches, the client has logged in, or Eval
-	// makes a more severe decision.
+	// caller must repeat a sticky decision in every later phase that allows it. A
+	// sticky decision is not repeated if a pass statement matches or the client has
+	// logged in. A more severe decision of Eval replaces it.
 	Sticky bool
 	Delay  time.Duration // how long to delay the answer
 	// Ban lists the durations of bans for the source's consecutive offences.
@@ -181,7 +181,7 @@ func (o *Outcome) Temper() {
 
 // A shield is the degree to which trusted clients are exempt from a rule. Trusted
 // clients are exempt because lists, names, AS numbers, countries and scores may match
-// legitimate senders. A rule with `even trusted` exempts no clients.
+// legitimate senders. A rule with `even trusted` does not exempt them.
 type shield uint8
 
 const (

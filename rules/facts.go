@@ -7,8 +7,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Facts holds the facts of a session that rules may check. Texts are as the client sent
-// them, and Eval does not change them. Eval stores results in Facts, so it must not be
+// Facts holds the facts of a session that rules may check. All text is as the client
+// sent it, and Eval does not change it. Eval stores results in Facts, so it must not be
 // used concurrently.
 type Facts struct {
 	Phase   smtp.Phase

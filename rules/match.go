@@ -46,7 +46,7 @@ func (c *cond) eval(f *Facts) Truth {
 	return t
 }
 
-// A part is the part of a mail address that a pattern is compared with.
+// A part names the part of a mail address that a pattern is matched against.
 type part uint8
 
 const (

@@ -8,7 +8,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Retention is the storage time of one kind of data.
+// A Retention gives the time for which a kind of data is kept.
 type Retention struct {
 	What string
 	For  time.Duration

@@ -50,7 +50,7 @@ func (l *line) word(what string, words []string) (int, *Error) {
 	return i, nil
 }
 
-// MaxBan is the longest ban.
+// MaxBan is the longest ban allowed.
 const MaxBan = 366 * day
 
 const (

@@ -102,7 +102,7 @@ func (p *Policy) PassesUseTable(name string) bool {
 	})
 }
 
-// Declaration returns the declaration of a table, or nil.
+// Declaration returns a table's declaration, or nil.
 func (p *Policy) Declaration(name string) *TableDecl {
 	for _, s := range p.config.All() {
 		if t, ok := s.(*TableDecl); ok && t.Name == name {

@@ -270,7 +270,7 @@ func disjoint(a, b *Cond) bool {
 }
 
 // single reports whether the fact of word has a single value. A fact with a single
-// value matches two conditions only if the value of one includes the other.
+// value matches two values only if one of them includes the other.
 func (v Value) single(word string) bool {
 	switch word {
 	case "src", "asn", "country", "fcrdns":

@@ -69,7 +69,7 @@ func nameValue(t token) (Value, string) {
 	return Value{Kind: TextValue, Text: t.text}, ""
 }
 
-// compileRegex compiles a regular expression that ignores case.
+// compileRegex compiles a case-insensitive regular expression.
 func compileRegex(text string) (*regexp.Regexp, error) {
 	if text == "" {
 		return nil, fmt.Errorf("it is empty and matches everything")

@@ -190,9 +190,9 @@ func (a *Anonymizer) value(word string, v *rules.Value) {
 	}
 }
 
-// Line returns the anonymized copy of a command or other input. The first word and
-// protocol keywords are kept. The address of MAIL and RCPT is replaced as in Mailbox.
-// The copy matches the same list rows as the original and yields the same evidence.
+// Line anonymizes a command or other input. The first word and protocol keywords are
+// kept. The address of MAIL and RCPT is replaced as in Mailbox. The copy matches the
+// same list rows as the original and yields the same evidence.
 func (a *Anonymizer) Line(line []byte) []byte {
 	row, language := a.lists.Line(line), smtp.Sniff(line)
 	same := func(copied []byte) bool { return a.lists.Line(copied) == row && smtp.Sniff(copied) == language }

@@ -25,7 +25,7 @@ type CopyOptions struct {
 	Done    func(sessions int, end time.Time) // called after each record; may be nil
 }
 
-// Copied is the result of a copy.
+// Copied is the result of Copy.
 type Copied struct {
 	Sessions int // includes the sessions in aggregates
 	Corrupt  int // records whose copies end before a corrupt step

@@ -60,9 +60,9 @@ func (a *Anonymizer) word(kind string, text []byte) []byte {
 	return b
 }
 
-// Addr returns the copy of an address. The network (/24, or /48 for IPv6) is kept, and
-// the host part is hashed. Different addresses in a /24 get different copies. The copy
-// matches the same list row as the address. An address that has its own row is kept.
+// Addr anonymizes an address. The network (/24, or /48 for IPv6) is kept, and the host
+// part is hashed. Different addresses in a /24 get different copies. The copy matches
+// the same list row as the address. An address that has its own row is kept.
 func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	if !addr.IsValid() || addr.IsUnspecified() || addr.IsLoopback() {
 		return addr
@@ -94,7 +94,7 @@ func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	return from // the row is more specific than /48
 }
 
-// Prefix returns the copy of a network.
+// Prefix anonymizes a network.
 func (a *Anonymizer) Prefix(p netip.Prefix) netip.Prefix {
 	if !p.IsValid() || p.Addr().Is4() && p.Bits() <= 24 || p.Addr().Is6() && p.Bits() <= 48 {
 		return p
@@ -102,8 +102,8 @@ func (a *Anonymizer) Prefix(p netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(a.Addr(p.Addr()), p.Bits()).Masked()
 }
 
-// literal returns the copy of an address, bare or as a literal (RFC 5321 section
-// 4.1.3). If name is not an address, literal returns nil.
+// literal anonymizes an address, bare or as a literal (RFC 5321 section 4.1.3). If name
+// is not an address, literal returns nil.
 func (a *Anonymizer) literal(name []byte) []byte {
 	m := literals.FindSubmatch(name)
 	if m == nil {
@@ -136,10 +136,10 @@ func (a *Anonymizer) facts(name []byte) (f facts) {
 	return f
 }
 
-// Name returns the copy of a host name, domain or greeting. The public suffix, or the
-// suffix found in a list row, is kept; all other labels are hashed. If the form of the
-// name is evidence, Name replaces single letters and digits instead. A name that has
-// its own row is kept.
+// Name anonymizes a host name, domain or greeting. The public suffix, or the suffix
+// found in a list row, is kept; all other labels are hashed. If the form of the name is
+// evidence, Name replaces single letters and digits instead. A name that has its own
+// row is kept.
 func (a *Anonymizer) Name(name []byte) []byte {
 	if len(name) == 0 {
 		return name
@@ -281,7 +281,7 @@ func (a *Anonymizer) hashWords(text []byte) []byte {
 	return words.ReplaceAllFunc(text, func(word []byte) []byte { return a.word("word", word) })
 }
 
-// user returns the copy of a user name, which may be a mailbox.
+// user anonymizes a user name, which may be a mailbox.
 func (a *Anonymizer) user(name []byte) []byte {
 	if len(name) == 0 || bytes.IndexByte(name, '@') >= 0 || mailbox.IsHash(name) {
 		return a.Mailbox(name)
@@ -293,9 +293,8 @@ func (a *Anonymizer) user(name []byte) []byte {
 // and other text.
 var pieces = regexp.MustCompile(`hash:[0-9a-f]{16}|[%!@,:+]|[^%!@,:+]+`)
 
-// Mailbox returns the copy of a mail address. The mailbox and its detail (RFC 5233) are
-// hashed, and each domain is replaced by its copy. The local parts of role accounts are
-// kept.
+// Mailbox anonymizes a mail address. The mailbox and its detail (RFC 5233) are hashed,
+// and each domain is replaced by its copy. The local parts of role accounts are kept.
 func (a *Anonymizer) Mailbox(addr []byte) (dst []byte) {
 	at := bytes.LastIndexByte(addr, '@')
 	local, domain := addr, []byte(nil)
@@ -331,7 +330,7 @@ func (a *Anonymizer) Mailbox(addr []byte) (dst []byte) {
 	return dst
 }
 
-// domain returns the copy of a domain, which may be a privacy hash.
+// domain anonymizes a domain, which may be a privacy hash.
 func (a *Anonymizer) domain(domain []byte) []byte {
 	if !mailbox.IsHash(domain) {
 		return a.Name(domain)

@@ -100,7 +100,7 @@ func (d *Decider) Remember(s Subject) {
 	}
 }
 
-// Track updates the state of s with an event other than a request.
+// Track updates the state of s after an event other than a request.
 func (d *Decider) Track(s Subject, ev *smtp.Event) {
 	p := &s.State.passing
 	switch ev.Kind {

@@ -1,7 +1,7 @@
 package detect
 
-// This file holds the detectors of stolen accounts. What an authenticated session does
-// is evidence against the account, never against the address.
+// This file holds the detectors of stolen accounts. The behaviour of an authenticated
+// session is evidence against the account, never against the address.
 
 import (
 	"scanwatch/internal/smtp"

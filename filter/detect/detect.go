@@ -26,7 +26,7 @@ type Finding struct {
 	Implied bool
 }
 
-// Confidence levels. Evidence with low confidence proves nothing alone.
+// Confidence levels. Evidence with low confidence proves nothing on its own.
 const (
 	High   = "high"
 	Medium = "medium"
@@ -69,7 +69,7 @@ func (st *State) Hold(mailbox uint64) (flood bool) {
 	return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N
 }
 
-// Token returns the name of the evidence.
+// Token returns the evidence's name.
 func (f *Finding) Token() string { return tokens[f.Evidence.Index()] }
 
 // tokens lists evidence names by Evidence.Index.

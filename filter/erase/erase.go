@@ -25,7 +25,7 @@ const Marker = "(erased)"
 // maxName is the maximum length of a name in bytes.
 const maxName = 255
 
-// The largest networks that can be erased.
+// Widest prefixes that can be erased.
 const (
 	leastBits4 = 8
 	leastBits6 = 16
@@ -38,8 +38,8 @@ type Subject struct {
 }
 
 // Parse parses an address, a prefix, a mailbox or a user name. Names may be escaped, as
-// other commands print them. An IPv6 address means its /64. A running filter parses
-// what String returns, and gets the same subject.
+// other commands print them. An IPv6 address is widened to its /64. A running filter
+// parses what String returns, and gets the same subject.
 func Parse(arg string) (Subject, error) {
 	s, err := parse(arg)
 	if err != nil {

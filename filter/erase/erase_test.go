@@ -86,7 +86,7 @@ func TestShortName(t *testing.T) {
 	}
 }
 
-// TestReplaced checks which names are replaced in a text.
+// TestReplaced checks which names are replaced in text.
 func TestReplaced(t *testing.T) {
 	key := bytes.Repeat([]byte{7}, 32)
 	h := privacy.New(key)

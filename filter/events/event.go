@@ -78,7 +78,7 @@ type object struct {
 	Reason     string `json:"reason,omitempty"`
 }
 
-// appendEvent appends the line of e, including the newline.
+// appendEvent appends e as a line, including the newline.
 func appendEvent(dst []byte, e *Event) []byte {
 	o := object{
 		Event: e.Event, Time: stamp(e.Time), Evidence: e.Evidence, Confidence: e.Confidence, Org: e.Org, By: e.By, Match: e.Match, Proof: e.Proof,

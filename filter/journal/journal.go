@@ -278,7 +278,7 @@ func (j *Journal) summarize(s *track.Session, m *summary, at int64) {
 	}
 }
 
-// A Close describes the end of a session.
+// A Close describes how a session ended.
 type Close struct {
 	At      int64 // microseconds since 1970
 	Ending  smtp.Ending

@@ -10,8 +10,8 @@ import (
 	"scanwatch/filter/track"
 )
 
-// A logger keeps clients from filling the log. Of several identical lines about a
-// source, only the first is logged; the number of repetitions is logged at the end of a
+// A logger keeps clients from filling the log. Only the first of several identical
+// lines about a source is logged. The number of repetitions follows at the end of a
 // window. A rate limit applies to all lines together.
 type logger struct {
 	line  []byte // scratch

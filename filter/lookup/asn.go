@@ -67,7 +67,7 @@ type OriginState struct {
 // Refresh.
 func NewOrigins(path string) *Origins { return &Origins{path: path} }
 
-// Path returns the path of the file.
+// Path returns the file's path.
 func (o *Origins) Path() string { return o.path }
 
 // Refresh reads the file if its size, modification time or inode has changed. changed
@@ -158,7 +158,7 @@ func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	return origin, true
 }
 
-// State returns the state of the database.
+// State describes the database.
 func (o *Origins) State() OriginState {
 	state := OriginState{Path: o.path, Failures: o.failures.Load()}
 	if file := o.current.Load(); file != nil {

@@ -286,7 +286,8 @@ func TestOriginsRefreshWhileLookingUp(t *testing.T) {
 	readers.Wait()
 }
 
-// FuzzOrigins checks that a corrupt file causes wrong or missing answers, but no panic.
+// FuzzOrigins checks that a corrupt file may cause wrong or missing answers, but never
+// a panic.
 func FuzzOrigins(f *testing.F) {
 	good := asnDatabase(f, "Example")
 	f.Add(good, []byte{192, 0, 2, 1})

@@ -47,7 +47,7 @@ const (
 	heloWord   = "helo-word"
 )
 
-// A Row is a fact in a shipped list.
+// A Row is one fact from a shipped list.
 type Row struct {
 	List     string // Scanners, Clouds, BotnetHelo or KnownSenders
 	Line     int    // line number; line 1 is the header
@@ -321,7 +321,7 @@ func (l *Lists) age(row *Row) {
 	}
 }
 
-// namesFor returns the table for a row of kind rdns or helo.
+// namesFor returns the table for an rdns or helo row.
 func (l *Lists) namesFor(row *Row) (*greetings, error) {
 	if row.Kind == "rdns" {
 		tables := map[string]*greetings{Scanners: &l.scannerName, Clouds: &l.cloudName, KnownSenders: &l.allows}

@@ -81,7 +81,7 @@ var patternExamples = map[string]string{
 var update = flag.Bool("update", false, "rewrite the golden files")
 
 // TestEveryRowAnswers checks that each row matches its own value. Some tools and
-// greetings are in two lists. The file testdata/shadowed.golden lists these rows and
+// greetings appear in two lists. The file testdata/shadowed.golden lists these rows and
 // the rows that take precedence.
 func TestEveryRowAnswers(t *testing.T) {
 	l := builtin(t)

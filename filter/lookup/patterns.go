@@ -16,7 +16,7 @@ type Pattern[V any] struct {
 	Value V
 }
 
-// Patterns finds the first matching expression of a list. A nil *Patterns matches
+// Patterns finds the first expression in a list that matches. A nil *Patterns matches
 // nothing.
 type Patterns[V any] struct {
 	exprs  []*regexp.Regexp

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A line is a line of a log. The slices of a line point into the log's buffer.
+// A line is a parsed log line. The slices of a line point into the log's buffer.
 type line struct {
 	at      int64 // microseconds since 1970
 	host    []byte

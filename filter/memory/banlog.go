@@ -30,14 +30,14 @@ func (l *banLog) add(p netip.Prefix) {
 	l.next++
 }
 
-// restart makes all readers read all bans again.
+// restart causes all readers to read all bans again.
 func (l *banLog) restart() {
 	l.next++
 	l.first, l.ring = l.next, l.ring[:0]
 }
 
-// Restart makes all readers of Changed read all bans again. A change of the mode, for
-// example, requires a restart.
+// Restart causes all readers of Changed to read all bans again. A change of the mode,
+// for example, requires a restart.
 func (b *Bans) Restart() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

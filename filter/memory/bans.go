@@ -190,8 +190,8 @@ func (b *ban) connected(at uint32, active bool) {
 	}
 }
 
-// AddPrefix manually bans a host or network. An IPv6 address bans its /64. AddPrefix
-// returns false if the table of network bans is full.
+// AddPrefix manually bans a host or network. An IPv6 address is widened to its /64.
+// AddPrefix returns false if the table of network bans is full.
 func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int64) (Ban, bool) {
 	p = widen(p)
 	b.mu.Lock()
@@ -221,8 +221,8 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 }
 
 // Revoke ends the active ban of a host or network and returns it. If within is set,
-// Revoke ends all active bans in p. For an IPv6 address, the bans of its /64 and of all
-// hosts in the /64 end. Bans of larger networks that contain p remain in effect.
+// Revoke ends all active bans in p. An IPv6 address is widened to its /64 and all hosts
+// in it. Bans of larger networks that contain p remain in effect.
 func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	p = widen(p)
 	at := b.clock.row(now)

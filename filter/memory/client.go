@@ -25,7 +25,7 @@ type Client struct {
 	Shared bool
 }
 
-// Host returns the identity of the client.
+// Host returns the client's identity.
 func (c *Client) Host() Host { return HostOf(c.Addr, c.Domain != "" || c.Cut) }
 
 // A Host identifies a host by its IPv4 address, or by the /64 of its IPv6 address,

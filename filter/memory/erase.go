@@ -11,7 +11,7 @@ import (
 
 // An Erasure selects a person's rows.
 type Erasure struct {
-	Prefix  netip.Prefix // addresses of hosts, possibly invalid; an IPv6 address means its /64
+	Prefix  netip.Prefix // addresses of hosts, possibly invalid; an IPv6 address is widened to its /64
 	User    []byte       // empty for no user
 	Mailbox []byte       // empty for no mailbox
 	Bans    bool         // also delete active, enforced bans

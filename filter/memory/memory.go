@@ -256,7 +256,7 @@ func (m *Memory) Expect() {
 }
 
 // Forget deletes the counts and sprays of the hosts in p, after the operator has
-// revoked their bans. An IPv6 address means its /64.
+// revoked their bans. An IPv6 address is widened to its /64.
 func (m *Memory) Forget(p netip.Prefix) {
 	own := HostOf(p.Addr(), true).number()
 	p = widen(p)

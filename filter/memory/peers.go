@@ -246,7 +246,7 @@ func (t *Peers) domainKey(domain string) peerKey {
 	return peerKey{Host{lo: t.hash('d', []byte(domain))}, peerDomain}
 }
 
-// hostKey returns the key of the address of c.
+// hostKey returns the key for the client's address.
 func hostKey(c *Client) peerKey { return peerKey{HostOf(c.Addr, true), peerHost} }
 
 // keys returns the keys of the client's rows for its host and its domain. If a row

@@ -240,7 +240,7 @@ func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
 }
 
 // each calls visit for each row for which export returns true, with the exported value.
-// export is called with the lock held, and may change its copy of the row. visit is
+// export is called with the lock held, and may modify its copy of the row. visit is
 // called without the lock. Rows added during the call may be skipped.
 func each[K comparable, V, E any](mu *sync.Mutex, t *table[K, V], export func(K, V) (E, bool), visit func(E)) {
 	var next func() (K, V, bool)

@@ -25,7 +25,7 @@ type Hasher struct {
 	sum [sha256.Size]byte
 }
 
-// New returns a Hasher with the given key.
+// New returns a Hasher that uses the given key.
 func New(key []byte) *Hasher { return &Hasher{mac: hmac.New(sha256.New, key)} }
 
 // Word appends the hash of a word, ignoring ASCII case.
@@ -66,8 +66,8 @@ func (h *Hasher) Mailbox(dst, addr []byte) []byte {
 
 // Text appends text with each mailbox hashed as by Mailbox. A mailbox is the text
 // around an @, a word in angle brackets, or an argument of a command that takes a
-// mailbox. If it is unclear where a mailbox begins or ends, too much is hashed rather
-// than too little.
+// mailbox. If the limits of a mailbox are unclear, too much text is hashed rather than
+// too little.
 func (h *Hasher) Text(dst, text []byte) []byte {
 	if args := arguments(text); args > 0 {
 		return h.arguments(append(dst, text[:args]...), text[args:])

@@ -78,7 +78,7 @@ func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Opti
 	}
 }
 
-// again replays records through a policy, and returns the new records.
+// again replays records through a policy and returns the new records.
 func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.Record) (back []*store.Record, outcomes []replay.Outcome) {
 	player := replay.New(replay.Options{
 		Settings: &filter.Settings{Policy: p},
@@ -123,7 +123,7 @@ func byStart(records []*store.Record) map[string]*store.Record {
 	return m
 }
 
-// same compares records with those of their replay, and returns how many sessions
+// same compares records with their replay, and returns the number of sessions that
 // differ.
 func same(t *testing.T, records, back []*store.Record, tell int) (differ int) {
 	t.Helper()
@@ -214,7 +214,8 @@ func (r registered) Decide(ev *smtpd.Event) smtp.Answer {
 	return r.Filter.Decide(ev)
 }
 
-// day returns a day of legitimate clients, a directory harvest and brute force.
+// day returns a day of legitimate clients, a directory harvest and a brute-force
+// attack.
 func day(n int) iter.Seq[simulate.Session] {
 	return simulate.Merge(simulate.Day(1, n), simulate.Merge(
 		simulate.Harvest(simulate.Attack{Start: simulate.Midnight.Add(time.Hour), Every: 3 * time.Minute, Sessions: 200, Each: 9}),

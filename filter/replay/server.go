@@ -161,7 +161,7 @@ func result(code uint32) smtp.Result {
 	return smtp.ResultPermfail
 }
 
-// decision reports the decision of a filter.
+// decision reports a filter's decision.
 func (p *Player) decision(v *playback, d smtp.Decision, phase, word string, text []byte) {
 	v.cmd.filtered = d >= smtp.Reject
 	v.cmd.rewritten = v.cmd.rewritten || !v.cmd.filtered

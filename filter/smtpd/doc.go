@@ -2,10 +2,10 @@
 // filters. It reads lines from smtpd, passes them as events to a Handler, and writes
 // registrations and responses. It does not depend on policy, disks, clocks or DNS.
 //
-// smtpd exits if a filter exits or writes an unexpected line. If a response is missing,
-// the session hangs forever. Only Serve therefore writes to the output. Serve sends
-// exactly one response to each request, regardless of the Handler. If smtpd cannot
-// handle a response, Serve replaces it with the closest valid one.
+// smtpd exits if a filter exits or writes an unexpected line. Without a response, the
+// session hangs forever. Only Serve therefore writes to the output. Serve sends exactly
+// one response to each request, regardless of the Handler. If smtpd cannot handle a
+// response, Serve replaces it with the closest valid one.
 //
 // # Guarantees
 //

@@ -310,7 +310,7 @@ func (f *FrontEnd) server(c *conn, ev *Event) {
 	}
 }
 
-// succeeded handles a reply code below 400.
+// succeeded handles replies with a code below 400.
 func (f *FrontEnd) succeeded(c *conn, at int64) {
 	switch c.cmd.verb {
 	case smtp.VerbHelo, smtp.VerbEhlo, smtp.VerbMail, smtp.VerbRset:
@@ -389,7 +389,7 @@ func (f *FrontEnd) flush(c *conn) {
 // must not be recorded.
 const messageText = "(message text)"
 
-// failure returns the result for a reply code of 400 or more.
+// failure returns the result for a reply code of 400 or above.
 func failure(code uint32) smtp.Result {
 	if code < 500 {
 		return smtp.ResultTempfail

@@ -6,7 +6,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// VerbOf returns the verb of a redacted line in a record.
+// VerbOf returns the verb of a recorded, redacted line.
 func VerbOf(line []byte) smtp.Verb {
 	word, _ := cutWord(bytes.TrimLeft(line, " \t"))
 	return lookupVerb(word)

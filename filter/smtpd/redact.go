@@ -282,7 +282,7 @@ func letters(dst, word []byte) []byte {
 	return dst
 }
 
-// likeAuth reports whether word is a permutation of AUTH.
+// likeAuth reports whether word is AUTH with its letters in any order.
 func likeAuth(word []byte) bool {
 	if len(word) != 4 {
 		return false

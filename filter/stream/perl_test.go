@@ -28,7 +28,7 @@ func convert(t *testing.T, dir string) (lines []byte, stderr string, err error) 
 	return lines, problems.String(), err
 }
 
-// last returns the text of the last step of a kind.
+// last returns the text of the last step of the given kind.
 func last(r *store.Record, kind store.Kind) (text string) {
 	_ = r.Steps(func(s *store.Step) bool {
 		if s.Kind == kind {

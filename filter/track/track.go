@@ -89,7 +89,7 @@ type Pace struct {
 // MaxGaps is the number of gaps that a Pace measures.
 const MaxGaps = 8
 
-// Apply updates s with an event.
+// Apply updates s after an event.
 func (s *Session) Apply(ev *smtp.Event) {
 	s.NewHelo = false
 	if apply := appliers[ev.Kind]; apply != nil {

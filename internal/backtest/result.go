@@ -15,7 +15,7 @@ import (
 	"scanwatch/store"
 )
 
-// A Result is the result of Run.
+// A Result is returned by Run.
 type Result struct {
 	Policy       string           `json:"policy"`
 	Rule         string           `json:"rule,omitempty"` // the only rule tested
@@ -362,7 +362,7 @@ func (c *collector) addStopped(o *replay.Outcome) {
 	addExample(&s.Sessions, o)
 }
 
-// add counts a session by the rules that rejected it.
+// add counts a session under the rules that rejected it.
 func (d *Difference) add(tested, running string) {
 	switch {
 	case tested != "" && running != "":

@@ -15,7 +15,7 @@ const (
 	Size = 1 << indexBits
 )
 
-// A Sketch has one register per byte. The zero Sketch is empty.
+// Each byte of a Sketch is a register. The zero Sketch is empty.
 type Sketch [Size]byte
 
 // Add adds an item. The upper 12 bits of the item's hash select a register. The item's

@@ -91,8 +91,8 @@ func TestScript(t *testing.T) {
 	}
 }
 
-// TestScriptAsRecorded compares the requests made in a script with those in a real
-// session whose client sends the same commands.
+// TestScriptAsRecorded compares a script's requests with the requests of a real session
+// whose client sends the same commands.
 func TestScriptAsRecorded(t *testing.T) {
 	in, err := os.Open(filepath.Join("../../tests/streams/7.9/ehlo-delivery.in"))
 	if err != nil {

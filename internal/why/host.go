@@ -43,7 +43,7 @@ type Host struct {
 	newest  *Session
 }
 
-// A Ban is a ban in state.db.
+// A Ban is an entry in state.db's list of bans.
 type Ban struct {
 	memory.Ban
 	Session string `json:"session,omitempty"`

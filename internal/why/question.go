@@ -17,7 +17,7 @@ import (
 	"scanwatch/store"
 )
 
-// A Question selects sessions by a session id, an address or a name.
+// A Question selects sessions by session id, address or name.
 type Question struct {
 	kinds   []string // possible kinds of text
 	text    []byte
@@ -29,8 +29,9 @@ type Question struct {
 	missed  bool       // a record has a hash that cannot be compared without the key
 }
 
-// A kind is a way to interpret a question, for example as a user or a host name. The
-// question is compared with the header or the steps of records.
+// A kind is a way to interpret a question, for example as a user or a host name.
+// Depending on its kind, a question is compared with the header or the steps of
+// records.
 type kind struct {
 	name string
 	like []string // earlier kinds with the same form

@@ -16,7 +16,7 @@ import (
 	"scanwatch/store"
 )
 
-// A Session describes one session.
+// A Session explains one session.
 type Session struct {
 	Session  string            `json:"session"`
 	Start    text.Time         `json:"start"`
@@ -252,14 +252,14 @@ var endings = map[smtp.Ending]string{
 	smtp.EndingClosed:   "the connection was closed, by which side is unknown",
 }
 
-// add adds a line to the summary, without duplicates.
+// add adds a line to the summary unless it is a duplicate.
 func (s *Session) add(format string, args ...any) {
 	if line := fmt.Sprintf(format, args...); line != "" && !slices.Contains(s.Summary, line) {
 		s.Summary = append(s.Summary, line)
 	}
 }
 
-// outcome returns the result and the reply of a command.
+// outcome returns a command's result and reply.
 func outcome(s *store.Step) string {
 	result := s.Result.String()
 	if s.Code != 0 {

@@ -29,9 +29,9 @@ type Logins struct {
 	From   string     `json:"from,omitempty"` // host of the last successful login; empty for an aggregate of many hosts
 	// AtLeast is set if there are more hosts.
 	AtLeast bool `json:"at_least,omitempty"`
-	// Tried lists hosts with failed logins, at most maxHosts: first those from which
-	// the user has logged in, so that banned attackers do not hide them, then banned
-	// hosts, then all others. In each group, the latest failure comes first.
+	// Tried lists hosts with failed logins, at most maxHosts. Hosts from which the user
+	// has logged in come first, so that banned attackers do not hide them. Banned hosts
+	// follow, and then all other hosts. In each group, the latest failure comes first.
 	Tried  []*LoginHost `json:"tried"`
 	More   int          `json:"more_tried,omitempty"`
 	Limits []string     `json:"limits"` // what failed logins lead to under the current policy

@@ -62,7 +62,7 @@ type Options struct {
 	Limit int  // maximum number of sessions; 20 if Limit is 0
 }
 
-// An Answer is the result of Find. All text is printable.
+// An Answer is returned by Find. All text is printable.
 type Answer struct {
 	Schema   int        `json:"schema"` // text.Schema
 	Question string     `json:"question"`
@@ -96,7 +96,7 @@ func (a *Answer) JSON(w io.Writer) error {
 	return text.JSON(w, a, "  ")
 }
 
-// NotFound returns the error for an empty answer.
+// NotFound returns the error to report for an empty answer.
 func (a *Answer) NotFound(o *Options) error {
 	message := fmt.Sprintf("no session or ban matches %s %q", strings.Join(a.Kinds, " or "), a.Question)
 	if a.Oldest == nil {

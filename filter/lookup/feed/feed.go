@@ -48,7 +48,7 @@ type Problems struct {
 	Total int
 }
 
-// A Problem is a problem with an entry or the file.
+// A Problem concerns an entry or the whole file.
 type Problem struct {
 	Line int    // line number; 0 for a JSON document or the file as a whole
 	Text string // entry, escaped and truncated
