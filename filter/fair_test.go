@@ -182,7 +182,7 @@ func TestNeighbourOfGuesser(t *testing.T) {
 	}
 }
 
-// TestBoughtName checks that one accepted message to the postmaster does not pay for an
+// TestBoughtName checks that one accepted message to the postmaster does not permit an
 // endless harvest.
 func TestBoughtName(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {

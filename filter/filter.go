@@ -49,7 +49,7 @@ type Options struct {
 	// Memory is the state kept across sessions. If Memory is nil, the pipeline starts
 	// with empty state.
 	Memory *memory.Memory
-	// Hasher returns what hashes mailboxes and possible passwords. Without it,
+	// Hasher returns the hasher of mailboxes and possible passwords. Without a hasher,
 	// mailboxes and user names are recorded unhashed.
 	Hasher func() *privacy.Hasher
 	// Hashed enables the hashed privacy level until Use is called.
@@ -185,8 +185,8 @@ func (p *Pipeline) take(s *session, ev *smtp.Event) {
 	p.learn(s, ev)
 }
 
-// locate adds the facts about a new session's address. They come from the site, and
-// from the operator's tables and databases.
+// locate adds the facts about a new session's address. The facts come from the site,
+// and from the operator's tables and databases.
 func (o *Settings) locate(s *track.Session, site *detect.Site) {
 	if !s.Src.IsValid() {
 		return

@@ -176,7 +176,7 @@ func TestEvidenceAfterManyFailures(t *testing.T) {
 }
 
 // TestForeignDomain checks that recipients in a domain without accepted mail are relay
-// probes. The first ones may be missing recipients, because the domain may be new.
+// probes. The first recipients may count as missing, because the domain may be new.
 func TestForeignDomain(t *testing.T) {
 	p := policy(t, "mode enforce\nrule relay phase rcpt-to match count relay-probe > 3 disconnect \"421 4.7.0 No relaying here\"\n")
 	l := with("R protocol-client|MAIL FROM:<a@b.example>", "F mail-from|a@b.example", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",

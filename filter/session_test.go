@@ -131,8 +131,8 @@ var kinds = []string{"none", "greeting", "helo", "tls", "auth", "mail", "rcpt", 
 var loopback = regexp.MustCompile(`(?m)^(report\|[^|]*\|[^|]*\|smtp-in\|link-connect\|[^|]*\|[^|]*\|[^|]*\|)127\.0\.0\.1:`)
 
 // TestStreams processes every recorded stream and compares the records with golden
-// files. If an older version of smtpd yields different facts, it has its own golden
-// file.
+// files. An older version of smtpd has its own golden file if it yields different
+// facts.
 func TestStreams(t *testing.T) {
 	names, err := filepath.Glob(streams + "/7.9/*.in")
 	if err != nil || len(names) < 50 {

@@ -18,8 +18,8 @@ import (
 
 var sources = flag.Int("sources", 400_000, "different sources for TestManySources")
 
-// strangers is a stream of short sessions. Each comes from a new source and requests a
-// recipient that does not exist.
+// strangers is a stream of short sessions. Each session comes from a new source and
+// requests a recipient that does not exist.
 type strangers struct {
 	n, most int
 	rest    []byte

@@ -30,7 +30,7 @@ type session struct {
 type source struct{ live uint32 }
 
 // maxSessions is the maximum number of open sessions. A mail server runs out of
-// descriptors before it reaches this number.
+// descriptors before it has that many sessions.
 const maxSessions = 50_000
 
 // maxFree is the maximum number of unused sessions kept for reuse.

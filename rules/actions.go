@@ -54,8 +54,8 @@ var actions = []action{
 		print: func(r *Rule) string { return "ban " + braces(durations(r.Ban, text.Duration)) }},
 }
 
-// parseBan parses the durations of bans for consecutive offences. Only the first one
-// may be 0s, which means that the first offence is counted without a ban.
+// parseBan parses the durations of bans for consecutive offences. Only the first
+// duration may be 0s, which means that the first offence is counted without a ban.
 func parseBan(l *line, r *Rule) *Error {
 	return l.each(func() *Error {
 		t := l.peek()
@@ -84,9 +84,9 @@ func durations(list []time.Duration, say func(time.Duration) string) (items []st
 	return items
 }
 
-// Ladder returns the durations of bans for a host's consecutive offences. The last one
-// also applies to all further offences. A single duration d means d, 7d and 30d. No
-// duration exceeds MaxBan.
+// Ladder returns the durations of bans for a host's consecutive offences. The last
+// duration also applies to all further offences. A single duration d means d, 7d and
+// 30d. No duration exceeds MaxBan.
 func (r *Rule) Ladder() []time.Duration {
 	if len(r.Ban) != 1 {
 		return r.Ban

@@ -395,8 +395,8 @@ func (k *checker) unused() {
 	}
 }
 
-// shadows warns of unreachable rules: those for which a pass statement or an earlier
-// rule matches the same sessions.
+// shadows warns of unreachable rules. A rule is unreachable if a pass statement or an
+// earlier rule matches the same sessions.
 func (k *checker) shadows() {
 	for i, r := range k.rules {
 		if p := k.passedBy(r); p != nil {

@@ -202,7 +202,7 @@ func parseZone(l *line) (Statement, *Error) {
 
 // isZoneName reports whether s is a valid zone name. The labels of a zone name are made
 // of letters, digits, `-` and `_`. A query prepends up to 64 characters of an address
-// to it (RFC 5782).
+// to the zone name (RFC 5782).
 func isZoneName(s string) bool {
 	if len(s) > 180 || !strings.Contains(s, ".") {
 		return false

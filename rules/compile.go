@@ -93,8 +93,8 @@ func (c *Config) Settings() Settings {
 
 // Options holds the functions that a policy needs.
 type Options struct {
-	// Load loads a table that is not inline. If it returns nil, conditions on the table
-	// are unknown. If Load itself is nil, only inline tables are loaded.
+	// Load loads a table that is not inline. If Load returns nil, conditions on the
+	// table are unknown. If Load itself is nil, only inline tables are loaded.
 	Load func(Source) (Table, error)
 }
 
@@ -263,7 +263,8 @@ func (p *Policy) conds(trees []*Cond) []cond {
 		}
 	}
 	// If a hosting provider's name fails FCrDNS, the cloud evidence has low confidence.
-	// A rule that requires both the evidence and the failure must accept it.
+	// A rule that requires both the evidence and the failure must accept low
+	// confidence.
 	if slices.ContainsFunc(list, func(c cond) bool { return c.tree.Word == "fcrdns" && c.lacksName() }) {
 		for i := range list {
 			c := &list[i]

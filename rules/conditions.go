@@ -22,7 +22,7 @@ type condition struct {
 	parse    func(*line, *Cond) *Error
 	over     bool // the condition compares a number with Cond.Over
 	// changes reports whether the fact may change during the session. A decision that
-	// depends on it then applies only in its phase.
+	// depends on a changing fact applies only in its phase.
 	changes  bool
 	envelope bool // names are patterns for mail addresses
 	match    func(*cond, *Facts) Truth
@@ -165,7 +165,7 @@ func parseCount(l *line, c *Cond) *Error {
 }
 
 // span returns the first and last phase in which c is known. A list of evidence is
-// known once any of its tokens is possible. If it is negated, all of its tokens must be
+// known once any of its tokens is possible. For a negated list, all tokens must be
 // possible.
 func (c *Cond) span() (first, last smtp.Phase) {
 	row := conditionByWord(c.Word)

@@ -18,7 +18,7 @@ type Outcome struct {
 	// Sticky reports whether the decision applies to the rest of the session. The
 	// caller must repeat a sticky decision in every later phase that allows it. A
 	// sticky decision is not repeated if a pass statement matches or the client has
-	// logged in. A more severe decision of Eval replaces it.
+	// logged in. A more severe decision of Eval replaces the sticky decision.
 	Sticky bool
 	Delay  time.Duration // how long to delay the answer
 	// Ban lists the durations of bans for the source's consecutive offences.
@@ -32,12 +32,12 @@ func (o *Outcome) Empty() bool { return o.Rule == nil && o.Delay == 0 && o.BanRu
 // A Verdict is the result of a policy in a phase.
 type Verdict struct {
 	Phase smtp.Phase
-	// Pass is the pass statement that matched, or nil. If it is set, no rule applies.
+	// Pass is the pass statement that matched, or nil. If Pass is set, no rule applies.
 	Pass *Pass
-	// Act is the outcome to enforce. It is empty in observe mode.
+	// Act is the outcome to enforce. Act is empty in observe mode.
 	Act Outcome
-	// Would is the outcome that is only observed: that of all rules in observe mode,
-	// and that of the rules marked observe in enforce mode.
+	// Would is the outcome that is only observed. In observe mode, this is the outcome
+	// of all rules; in enforce mode, the outcome of the rules marked observe.
 	Would Outcome
 	// Withheld is the first decision that was withheld because of the client's
 	// standing.
@@ -46,7 +46,7 @@ type Verdict struct {
 	// loaded. Decisions are then temporary, and no client is banned.
 	Unsure bool
 	// Score is the number of points that rules added in this phase. The caller must add
-	// it to Facts.Score. Total is the sum of Score, Facts.Score and the points for
+	// Score to Facts.Score. Total is the sum of Score, Facts.Score and the points for
 	// evidence.
 	Score, Total int
 	Tags         TagSet
@@ -136,7 +136,7 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 }
 
 // or returns an outcome with the effects of both outcomes, and the decision of o. If o
-// has no decision, the decision is that of the other outcome.
+// has no decision, the other outcome's decision is used.
 func (o Outcome) or(other Outcome) Outcome {
 	if o.Rule == nil {
 		o.Rule, o.Decision, o.Text, o.Sticky = other.Rule, other.Decision, other.Text, other.Sticky
@@ -181,7 +181,7 @@ func (o *Outcome) Temper() {
 
 // A shield is the degree to which trusted clients are exempt from a rule. Trusted
 // clients are exempt because lists, names, AS numbers, countries and scores may match
-// legitimate senders. A rule with `even trusted` does not exempt them.
+// legitimate senders. A rule with `even trusted` does not exempt trusted clients.
 type shield uint8
 
 const (
@@ -270,8 +270,8 @@ func all(conds []cond, f *Facts) bool {
 	return true
 }
 
-// passing reports whether a pass statement matches. If missing is set, this depends on
-// a table that is not loaded.
+// passing reports whether a pass statement matches. If missing is set, the result
+// depends on a table that is not loaded.
 func passing(conds []cond, f *Facts) (yes, missing bool) {
 	for i := range conds {
 		switch c := &conds[i]; c.eval(f) {

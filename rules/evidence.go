@@ -19,8 +19,8 @@ import (
 // Evidence is a set of evidence tokens, one bit each.
 type Evidence uint64
 
-// The tokens. Their names are stable, because they appear in logs, rules, records and
-// exports. Their numbers may change; they are used only within the process.
+// The tokens. The names of tokens are stable, because they appear in logs, rules,
+// records and exports. The numbers may change; they are used only within the process.
 const (
 	Scanner Evidence = 1 << iota
 	Cloud
@@ -66,8 +66,8 @@ type Token struct {
 	Name     string
 	// Means is the meaning of the evidence: a verb phrase whose subject is the host.
 	Means string
-	// From is the first phase in which the evidence is possible. If the evidence can
-	// come from earlier sessions, this is smtp.PhaseConnect.
+	// From is the first phase in which the evidence is possible. Evidence from earlier
+	// sessions is possible in smtp.PhaseConnect.
 	From smtp.Phase
 }
 

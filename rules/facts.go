@@ -42,8 +42,8 @@ type Facts struct {
 	Country  string // two capital letters; empty if unknown
 
 	// Evidence holds the evidence with high or medium confidence, and Weak that with
-	// low confidence. Conditions on weak evidence are unknown, and it counts half in a
-	// score.
+	// low confidence. Conditions on weak evidence are unknown, and weak evidence counts
+	// half in a score.
 	Evidence Evidence
 	Weak     Evidence
 	// Counts holds how often each token occurred in this session, by Evidence.Index.

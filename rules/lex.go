@@ -69,9 +69,9 @@ func slash(re string) string {
 	return b.String()
 }
 
-// printable reports whether r is allowed in a file. Invisible characters, and
-// characters that change the writing direction, are not: they could make a line look
-// like a different one.
+// printable reports whether r is allowed in a file. Invisible characters and characters
+// that change the writing direction are not allowed, because they could make a line
+// look like a different one.
 func printable(r rune) bool { return r != utf8.RuneError && text.Visible(r) }
 
 func isWordByte(c byte) bool {

@@ -103,7 +103,7 @@ func (p *parser) report(e *Error) {
 	}
 }
 
-// file parses a file. where is the line that includes it, or nil.
+// file parses a file. where is the line that includes the file, or nil.
 func (p *parser) file(name string, where *line) *Config {
 	fail := func(hint, format string, args ...any) *Config {
 		e := &Error{Pos: Pos{name, 1, 1}, Msg: fmt.Sprintf(format, args...), Hint: hint}
@@ -297,8 +297,8 @@ func (l *line) end() Pos {
 	return t.pos
 }
 
-// peek returns the next token without consuming it. At the end of the line, this is an
-// empty sign.
+// peek returns the next token without consuming it. At the end of the line, peek
+// returns an empty sign.
 func (l *line) peek() token {
 	if l.at < len(l.toks) {
 		return l.toks[l.at]

@@ -30,7 +30,7 @@ func TestRemovedWords(t *testing.T) {
 	}
 }
 
-// TestReplacementsAreValid checks that no removed word is still in the language.
+// TestReplacementsAreValid checks that no removed word is still valid.
 func TestReplacementsAreValid(t *testing.T) {
 	for _, line := range []string{"privacy full", "privacy hashed"} {
 		if _, err := parse(line + "\n"); err != nil {

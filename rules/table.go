@@ -12,7 +12,7 @@ type inline struct {
 	contents Contents
 }
 
-// Contents returns how many entries of each class there are.
+// Contents returns the number of entries of each class.
 func (t *inline) Contents() Contents { return t.contents }
 
 func (t *inline) MatchAddr(a netip.Addr) bool {
@@ -92,8 +92,8 @@ func (p *Policy) PassesKnown() bool {
 	return !slices.Contains(list, nil)
 }
 
-// PassesUseTable reports whether a pass statement uses the table. It is always true for
-// <friends>, which exempts clients without a statement.
+// PassesUseTable reports whether a pass statement uses the table. The result is true
+// for <friends>, which always exempts clients.
 func (p *Policy) PassesUseTable(name string) bool {
 	return name == "friends" || slices.ContainsFunc(p.passes, func(s pass) bool {
 		return slices.ContainsFunc(s.tree.Conds, func(c *Cond) bool {

@@ -75,8 +75,8 @@ var ofFailures = []string{"auth-failure", "auth-spray"}
 // ofAccounts lists evidence that requires a login.
 var ofAccounts = []string{"account-abuse"}
 
-// needsAuth warns of a rule that checks users but has no auth condition. Without one,
-// no rule applies to an authenticated session.
+// needsAuth warns of a rule that checks users but has no auth condition. Without an
+// auth condition, no rule applies to an authenticated session.
 func needsAuth(k *checker, r *Rule) {
 	if slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" }) {
 		return
@@ -253,8 +253,8 @@ func excluded(k *checker, a, not *Cond) {
 	}
 }
 
-// disjoint reports whether no session can match both a and b. If the fact has a single
-// value, this is the case if the two conditions have no value in common.
+// disjoint reports whether no session can match both a and b. Conditions on a fact with
+// a single value are disjoint if they have no value in common.
 func disjoint(a, b *Cond) bool {
 	if a.Word != b.Word || len(a.Values)*len(b.Values) == 0 || len(a.Values)*len(b.Values) > maxCompare {
 		return false

@@ -13,8 +13,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Config is a parsed configuration file. String returns its text without comments and
-// with macros expanded, which parses to the same tree.
+// Config is a parsed configuration file. String returns the text without comments and
+// with macros expanded. The text parses to the same tree.
 type Config struct {
 	File       string
 	Statements []Statement
@@ -110,7 +110,7 @@ type Listener struct {
 	Addresses []netip.Addr // empty for any
 }
 
-// Pass is `pass ...`. No rule applies to a session that matches.
+// Pass is `pass ...`. No rule applies to a session that matches a pass statement.
 type Pass struct {
 	Pos
 	On    string // listener; empty for all

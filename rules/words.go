@@ -37,7 +37,7 @@ type Log struct {
 // Privacy determines how mailboxes appear in records, logs and events.
 type Privacy uint8
 
-// Privacy levels. User names that may be passwords are hashed at both of them.
+// Privacy levels. User names that may be passwords are hashed at both levels.
 const (
 	PrivacyFull   Privacy = iota // unhashed
 	PrivacyHashed                // a hash replaces the local part

@@ -71,7 +71,7 @@ func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	row, from := a.lists.Addr(addr), addr
 	if addr.Is4() {
 		b := addr.As4()
-		// No host may map to itself. A random cycle through all hosts ensures this.
+		// A random cycle through all hosts maps no host to itself.
 		cycle := rand.New(rand.NewChaCha8(a.mac("net", b[:3]))).Perm(256)
 		next := make([]byte, 256)
 		for i, host := range cycle {

@@ -73,8 +73,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced}, at)
 		if o.BanRule.Has(rules.AuthFailure) {
-			// A ban halves the failure count. Otherwise, after a ban, the first failure
-			// of a phone with an old password would ban its whole office again.
+			// A ban halves the failure count. If it did not, the first failure of a
+			// phone with an old password would ban its whole office again.
 			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
 		}
 		if !b.Until.After(b.Since) {
@@ -111,8 +111,8 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 }
 
 // returned reports that a banned client has reconnected. The result reports whether the
-// client must be disconnected. The client stays connected if the ban is only observed,
-// in observe mode, and if s is exempt.
+// client must be disconnected. An observed ban, observe mode or an exemption of s keep
+// the client connected.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
 	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (b.Manual || d.exempt(s, d.rule(b.Rule), at) == "")

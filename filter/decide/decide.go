@@ -171,8 +171,8 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 
 // End evaluates the rules for the end of a session. The client can no longer be
 // answered, but it can be banned. Counts from earlier sessions matter only if this
-// session adds to them. Otherwise any session would renew a ban, and an attacker's ban
-// would hit other users of the address; see Count.
+// session adds to them. Without this condition, any session would renew a ban, and an
+// attacker's ban would hit other users of the address; see Count.
 func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	d.out = d.out[:0]
 	if s.State.Barred {
@@ -192,7 +192,7 @@ func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	return d.out
 }
 
-// under sets the policy. If it is new, earlier decisions are discarded.
+// under sets the policy. A new policy discards earlier decisions.
 func (st *State) under(policy *rules.Policy) {
 	if st.last.policy != policy {
 		st.last, st.Banned = decisions{policy: policy}, nil

@@ -16,7 +16,7 @@ import (
 
 const day = 24 * time.Hour
 
-// now is when the sessions take place.
+// now is the time of the sessions.
 const now = int64(1_795_000_000) * 1e6
 
 // A bench is a client's session and a Decider.

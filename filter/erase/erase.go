@@ -18,8 +18,8 @@ import (
 	"scanwatch/store"
 )
 
-// Marker replaces a name. smtpd accepts it neither as an unquoted mailbox nor as a user
-// name.
+// Marker replaces a name. smtpd accepts Marker neither as an unquoted mailbox nor as a
+// user name.
 const Marker = "(erased)"
 
 // maxName is the maximum length of a name in bytes.
@@ -108,8 +108,8 @@ func unquoted(name []byte) []byte {
 	return append(bytes.Clone(local), name[at:]...)
 }
 
-// Role reports whether the subject is a role account with a detail. Erasing it would
-// also erase the role account itself.
+// Role reports whether the subject is a role account with a detail. Erasing a role
+// account with a detail would also erase the role account itself.
 func (s Subject) Role(delimiter byte) bool {
 	base := mailbox.AppendBase(nil, s.name, delimiter)
 	at := bytes.LastIndexByte(base, '@')
@@ -241,7 +241,7 @@ func blank(s *store.Step, sum bool) {
 	}
 }
 
-// A place is a position in a text at which a user name may occur. Elsewhere the text is
+// A place is a position at which a user name may occur in text. Elsewhere the text is
 // kept, because the name can also be an ordinary word such as mail.
 type place uint8
 
@@ -341,7 +341,7 @@ func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 }
 
 // find returns where the person's first name in b starts and ends, at or after start.
-// If there is none, from is -1.
+// If no name is found, from is -1.
 func (e *Eraser) find(b []byte, start int, at place) (from, to int) {
 	if len(b) == start {
 		return -1, 0
@@ -486,8 +486,8 @@ func findWord(b, word []byte, at int) int {
 	}
 }
 
-// inWord reports whether the character at i continues a name. A dot does so only before
-// another character of a name.
+// inWord reports whether the character at i continues a name. A dot continues a name
+// only before another character of a name.
 func inWord(b []byte, i int) bool {
 	return i < len(b) && (nameByte(b[i]) || b[i] == '.' && i+1 < len(b) && nameByte(b[i+1]))
 }

@@ -1,7 +1,7 @@
-// Package journal records the events and outcomes of sessions. Each of them becomes a
-// step in the session's record. Outcomes are also logged and sent to watchers. No other
-// package writes records, log lines or watch events about sessions. Package journal
-// makes no decisions.
+// Package journal records the events and outcomes of sessions. Each event and each
+// outcome becomes a step in the session's record. Outcomes are also logged and sent to
+// watchers. No other package writes records, log lines or watch events about sessions.
+// Package journal makes no decisions.
 package journal
 
 import (
@@ -28,8 +28,8 @@ type Options struct {
 	Watch func(*events.Event)
 }
 
-// A Journal writes the records, log lines and watch events of all sessions. Only its
-// Sums may be used concurrently.
+// A Journal writes the records, log lines and watch events of all sessions. Only the
+// Sums of a Journal may be used concurrently.
 type Journal struct {
 	o      Options
 	hide   hider
@@ -52,7 +52,7 @@ type State struct {
 	summary  summary
 }
 
-// Limits on what clients can make the journal store.
+// Limits on the data that clients can store in the journal.
 const (
 	maxSteps    = 64 << 10 // size of a session's steps in bytes ...
 	minSteps    = 2 << 10  // ... which shrinks to this while the steps of all sessions ...

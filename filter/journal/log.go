@@ -133,8 +133,8 @@ func (l *logger) limit(kind *repeated) *limiter {
 	return &l.found
 }
 
-// unlogged logs how many sessions were not logged because of the rate limit, at most
-// once a minute. If all is set, it does not wait.
+// unlogged logs the number of sessions that were not logged because of the rate limit.
+// The line is written at most once a minute, or immediately if all is set.
 func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	if wait := now - l.told; !all && wait >= 0 && wait < unloggedWait.Microseconds() {
 		return
@@ -183,8 +183,8 @@ func appendFilled(dst []byte, key string, value []byte) []byte {
 }
 
 // appendPair appends ` key=value`. A value with an unsafe character is quoted as an
-// ASCII Go string. Unquoted, it could start a new line, forge a key, or send an escape
-// sequence to a terminal.
+// ASCII Go string. An unquoted value could start a new line, forge a key, or send an
+// escape sequence to a terminal.
 func appendPair(dst []byte, key string, value []byte) []byte {
 	dst = append(append(append(dst, ' '), key...), '=')
 	value = clip(value, maxValue)

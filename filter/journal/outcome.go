@@ -104,7 +104,7 @@ func verdictEvent(o *smtp.Outcome, e *events.Event) {
 	}
 }
 
-// appendDecision appends the decision. The key shows whether it is enforced.
+// appendDecision appends the decision. The key shows whether the decision is enforced.
 func appendDecision(b []byte, o *smtp.Outcome) []byte {
 	key := "would"
 	if o.Enforced {

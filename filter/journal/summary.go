@@ -23,7 +23,8 @@ type summary struct {
 	// session.
 	banned, observed bool
 
-	// The most severe decision, or the most severe enforced one if there is any.
+	// The most severe enforced decision if there is one, otherwise the most severe
+	// observed decision.
 	decided  bool
 	enforced bool
 	decision smtp.Decision
@@ -64,8 +65,8 @@ func (m *summary) verdict(o *smtp.Outcome) {
 	m.rule, m.exempt, m.score, m.until = o.Rule, o.Exempt, o.Score, o.Until
 }
 
-// ban reports whether a ban must be logged. Logged are the first ban of a session, the
-// first enforced ban after observed ones, and any ban of an exempt client.
+// ban reports whether a ban must be logged. The first ban of a session, the first
+// enforced ban after observed bans, and any ban of an exempt client are logged.
 func (m *summary) ban(o *smtp.Outcome) bool {
 	if o.Exempt != "" {
 		return true

@@ -2,6 +2,6 @@
 // shipped lists, and the ASes that announce addresses.
 //
 // The package knows nothing about sessions and rules, and sends no DNS queries. A table
-// must be filled by one goroutine. After that, it is read-only and safe for concurrent
+// must be filled by one goroutine. A filled table is read-only and safe for concurrent
 // use.
 package lookup

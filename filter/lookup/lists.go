@@ -59,9 +59,9 @@ type Row struct {
 	Class string
 	Kind  string // cidr, asn, rdns, helo or useragent-or-command
 	Value string // text to match
-	// Evidence is the token that a match is evidence for. Without a token, a match
-	// alone proves nothing: legitimate hosts also match the row, or its meaning depends
-	// on more than the matching text.
+	// Evidence is the evidence token of a match. Without a token, a match alone proves
+	// nothing: legitimate hosts also match the row, or its meaning depends on more than
+	// the matching text.
 	Evidence   string
 	Confidence string // high, medium or low, as of Date; see ConfidenceAt
 	Date       string // date of the newest source that states the fact: 2006-01-02
@@ -138,8 +138,9 @@ func (l *Lists) ASN(number uint32) (scanner, cloud *Row) {
 	return l.scannerASN[number], l.cloudASN[number]
 }
 
-// RDNS returns the rows that match a reverse DNS name. Each of them may be nil. Without
-// FCrDNS, a match proves nothing, because the owner of an address can set any name.
+// RDNS returns the rows that match a reverse DNS name. Any of the rows may be nil.
+// Without FCrDNS, a match proves nothing, because the owner of an address can set any
+// name.
 func (l *Lists) RDNS(name []byte) (scanner, cloud, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))
 	scanner, cloud, allow = l.scannerName.find(name), l.cloudName.find(name), l.allows.find(name)
@@ -165,10 +166,10 @@ func (l *Lists) Word(name []byte) *Row {
 
 // Helo returns the rows that match a greeting. bot is a row about a bot, a
 // misconfigured client or a forged name. scanner is a row about an organisation or tool
-// that tests servers. allow is a row about a known sender. Each of them may be nil.
+// that tests servers. allow is a row about a known sender. Any of the rows may be nil.
 //
-// A client can greet with any name, so allow exempts it only from the evidence that it
-// is a rented host. For a forged name, allow is nil.
+// A client can greet with any name, so allow exempts the client only from the evidence
+// that it is a rented host. For a forged name, allow is nil.
 //
 // An empty name means a greeting without a name. Helo must not be called for a client
 // that has not greeted.

@@ -76,7 +76,7 @@ func (n *Names[V]) Add(name string, v V) error {
 func (n *Names[V]) Len() int { return len(n.values) }
 
 // LookupBytes returns the value of the longest entry that covers name. An exact entry
-// wins over a suffix of the same length. LookupBytes does not retain name.
+// takes precedence over a suffix of the same length. LookupBytes does not retain name.
 func (n *Names[V]) LookupBytes(name []byte) (v V, ok bool) {
 	var buf [maxNameBytes]byte
 	name = foldName(&buf, name)

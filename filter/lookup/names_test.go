@@ -133,7 +133,7 @@ func FuzzNames(f *testing.F) {
 	})
 }
 
-// coveringEntry is Names.LookupBytes, but tries every entry.
+// coveringEntry does the same as Names.LookupBytes, but tries every entry.
 func coveringEntry(entries []string, name string) (best string) {
 	name = lowerASCII(strings.TrimSuffix(name, "."))
 	if len(name) > 255 {

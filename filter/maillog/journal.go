@@ -68,7 +68,7 @@ func (x *export) set(name string, value []byte) {
 	}
 }
 
-// binary reads the value of a binary field. If it is too long, it is skipped.
+// binary reads the value of a binary field. A value that is too long is skipped.
 func (l *Log) binary() ([]byte, error) {
 	var length [8]byte
 	if _, err := io.ReadFull(l.in, length[:]); err != nil {

@@ -62,8 +62,8 @@ func parseLine(s []byte, c *clock) (l line, err error) {
 	return l, nil
 }
 
-// header parses "HOST PROGRAM[PID]: TEXT". The host may be missing. In busybox logs, it
-// is followed by the facility.
+// header parses "HOST PROGRAM[PID]: TEXT". The host may be missing. In busybox logs,
+// the facility follows the host.
 func (l *line) header(s []byte) bool {
 	for range 3 {
 		word, rest, ok := bytes.Cut(bytes.TrimLeft(s, " "), []byte(" "))

@@ -153,8 +153,8 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// survey finds the time of the first line. For RFC 3164 times, it reads the whole log
-// to infer the year: it determines the year of the last line, and subtracts one for
+// survey finds the time of the first line. For RFC 3164 times, survey reads the whole
+// log to infer the year. It determines the year of the last line, and subtracts one for
 // each change from December to January.
 func (l *Log) survey() error {
 	err := l.scan()

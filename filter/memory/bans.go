@@ -100,9 +100,9 @@ func (b *Ban) Affects(host netip.Prefix) bool {
 
 // A BanRequest asks for a ban.
 type BanRequest struct {
-	// Ladder lists the durations of bans for consecutive offences. The last one also
-	// applies to all further offences. If the duration is 0, the offence counts but
-	// leads to no ban.
+	// Ladder lists the durations of bans for consecutive offences. The last duration
+	// also applies to all further offences. If the duration is 0, the offence counts
+	// but leads to no ban.
 	Ladder  []time.Duration
 	Rule    string
 	Session uint64
@@ -380,7 +380,7 @@ func (b *ban) shift(by int64) {
 }
 
 // mergeBans merges a stored ban into this process's ban. The ban that ends later is
-// kept, but an enforced ban wins over an observed one.
+// kept, but an enforced ban takes precedence over an observed one.
 func mergeBans(live *ban, stored ban) {
 	times := max(live.times, stored.times)
 	if observed := live.flags & banObserved; observed == stored.flags&banObserved {

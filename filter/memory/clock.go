@@ -136,8 +136,8 @@ func (c *clock) step(offset int64) {
 	c.offset.Store(offset)
 }
 
-// past returns the latest time that has certainly passed, even if steps are undone. It
-// is never later than at.
+// past returns the latest time that has certainly passed, even if steps are undone. The
+// result is never later than at.
 func (c *clock) past(at uint32) uint32 {
 	for _, p := range c.points {
 		at = min(at, seconds(p.own))
@@ -145,7 +145,7 @@ func (c *clock) past(at uint32) uint32 {
 	return at
 }
 
-// Follow lets Tick advance the clock of the rows. From then on, events must be in
+// Follow lets Tick advance the clock of the rows. After Follow, events must be in
 // chronological order.
 func (m *Memory) Follow() {
 	m.mu.Lock()
@@ -257,8 +257,8 @@ func (c *clock) resume(s stored) {
 	}
 }
 
-// adopt continues an earlier process's clock, and requires the lock. It converts the
-// times in rows that this process has already added.
+// adopt continues an earlier process's clock, and requires the lock. The times in rows
+// that this process has already added are converted.
 func (m *Memory) adopt(s stored) {
 	c := &m.clock
 	event, before := c.last, c.offset.Load()

@@ -77,7 +77,7 @@ func (w *world) fill() {
 	}
 }
 
-// left returns how long the ban of c still lasts. The test fails if the filter and a
+// left returns the remaining time of the ban of c. The test fails if the filter and a
 // reader of the file disagree.
 func (w *world) left(c *Client) (left time.Duration) {
 	w.t.Helper()

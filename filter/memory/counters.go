@@ -189,7 +189,7 @@ func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 
 // Count returns the number of occurrences within a window. The count is 0 if the
 // session cannot have a subject for the window; see subject. ok is false if the window
-// is not watched, or if its subject is not known yet, such as a user before the login.
+// is not watched, or if the subject is still unknown, such as a user before the login.
 func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -146,8 +146,8 @@ func (m *Memory) userHash(user []byte) uint64 {
 	return m.hash('u', user)
 }
 
-// erase counts and deletes the rows for which want returns true. If dry is set, it only
-// counts them. The lock is released regularly.
+// erase counts and deletes the rows for which want returns true. If dry is set, the
+// rows are only counted. The lock is released regularly.
 func erase[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, out *Erased, want func(K, V) bool) {
 	var keys []K
 	each(mu, t, func(k K, v V) (K, bool) { return k, want(k, v) }, func(k K) { keys = append(keys, k) })

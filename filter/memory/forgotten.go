@@ -33,8 +33,8 @@ func (f *forgotten) missing(today uint16) {
 }
 
 // Forgotten returns since when hosts may be missing from the table. day is the day of
-// the latest mail or login of a dropped host. lost is the day on which rows were last
-// lost. Either may be zero. Bans and hosts from before lost may be missing, even from
+// the latest mail or login of a dropped host, or zero. lost is the day on which rows
+// were last lost, or zero. Bans and hosts from before lost may be missing, even from
 // before the first day with counters.
 func (t *Peers) Forgotten() (day, lost time.Time) {
 	t.mu.Lock()

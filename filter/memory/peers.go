@@ -340,7 +340,7 @@ func (p *peer) standing(c *clock, at uint32) (s Standing) {
 
 // Excuse returns why rules must not ban c, or "". The reason is "many" if many hosts
 // share the address, and "login" after a recent login from the address. For any other
-// known client, it is the client's standing.
+// known client, the reason is the client's standing.
 func (t *Peers) Excuse(c *Client, now int64) string {
 	switch s := t.Standing(c, now); {
 	case s.Many:

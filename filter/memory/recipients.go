@@ -147,8 +147,8 @@ func (t *Recipients) Known(rcpt []byte, now int64) bool {
 	return ok && r.accepted
 }
 
-// Refused records that the mail server rejected an unknown client's recipient. If mail
-// for rcpt has been accepted before, its row does not change.
+// Refused records that the mail server rejected an unknown client's recipient. The row
+// of a recipient with accepted mail does not change.
 func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -65,7 +65,7 @@ func (s secret) changes(n int, put func(key, value []byte)) (left int) {
 	return n
 }
 
-// restore sets the key, and drops all rows whose hashes depend on the previous one.
+// restore sets the key, and drops all rows whose hashes depend on the previous key.
 func (s secret) restore(_, value []byte, _ uint32) bool {
 	if len(value) != len(s.key) {
 		return false

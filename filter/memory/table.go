@@ -13,7 +13,7 @@ type schema[K comparable, V any] struct {
 	bucket string // name of the bucket on disk
 	limit  int    // maximum number of rows
 
-	// evictionScore returns how useful a row is, or a negative number if it has
+	// evictionScore returns the usefulness of a row, or a negative number if it has
 	// expired. A full table evicts rows with low scores first.
 	evictionScore func(k K, v V, now uint32) int64
 

@@ -13,8 +13,8 @@ import (
 // KeyFile is the name of the key file in the state directory (mode 0600).
 //
 // The key has its own file for three reasons. Operators may copy the other files or
-// make them readable to a group. The file state.db may be lost and created again. And
-// state.db is locked by the running filter.
+// make them readable to a group. The file state.db may be lost and created again. The
+// running filter locks state.db.
 const KeyFile = "key"
 
 const keyBytes = 32
@@ -77,8 +77,8 @@ func writeKey(dir string, key []byte) (err error) {
 	return syncDir(dir)
 }
 
-// syncDir syncs dir. Otherwise, a power failure could remove the key while its hashes
-// are already in records.
+// syncDir syncs dir. Without the sync, a power failure could remove the key while its
+// hashes are already in records.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -132,7 +132,7 @@ func ends(c byte) bool {
 }
 
 // brackets appends text without an @, and hashes words in angle brackets. Servers write
-// recipients without a domain like this.
+// recipients without a domain in angle brackets.
 func (h *Hasher) brackets(dst, text []byte) []byte {
 	for {
 		from := bytes.IndexByte(text, '<') + 1
@@ -193,9 +193,9 @@ func letters(line []byte, i int) int {
 	return i
 }
 
-// arguments appends the arguments of a command that takes a mailbox. The first one is
-// always hashed as a mailbox. Later words are hashed too, except for parameters such as
-// SIZE=1.
+// arguments appends the arguments of a command that takes a mailbox. The first argument
+// is always hashed as a mailbox. Later words are hashed too, except for parameters such
+// as SIZE=1.
 func (h *Hasher) arguments(dst, args []byte) []byte {
 	if len(args) > 0 && args[0] == '<' {
 		n := bytes.IndexByte(args, '>')

@@ -116,7 +116,7 @@ func (v *playback) filterNext(s *store.Step) {
 func (n *next) refused() bool { return n.filtered && n.filter.Decision >= smtp.Reject }
 
 // resumed reports whether a rule of this filter rejected the recorded step. If the
-// policy now accepts it, the effect of its command is unknown.
+// policy now accepts the step, the effect of its command is unknown.
 func (n *next) resumed() bool { return n.ours && n.refused() }
 
 // decided reports whether the recorded decision was made by a filter in the given

@@ -1,7 +1,7 @@
 // Package replay replays recorded sessions through a policy.
 //
 // The package turns each record back into events and requests. A filter.Pipeline
-// receives them in chronological order. The package acts on the answers as a mail
+// receives the events in chronological order. The package acts on the answers as a mail
 // server would. Counters, bans and standing develop as in live operation.
 //
 // A record holds less than the original events. The following is therefore assumed or
@@ -45,8 +45,8 @@ type Options struct {
 	// the policy.
 	Skipped func(*store.Step)
 	// AskRefused means that the policy is also asked about commands that a filter
-	// rejected. By default it is not, because another filter may have rejected the
-	// command first.
+	// rejected. By default, the policy is not asked, because another filter may have
+	// rejected the command first.
 	AskRefused bool
 }
 

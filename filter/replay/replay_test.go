@@ -230,7 +230,8 @@ func live(t testing.TB, lists *lookup.Lists, p *rules.Policy, sessions iter.Seq[
 	return liveWith(t, options(t, lists, &records), p, sessions, &records)
 }
 
-// liveWith is like live, with other options. Their Record function must append to all.
+// liveWith is like live, with other options. The Record function in the options must
+// append to all.
 func liveWith(t testing.TB, o filter.Options, p *rules.Policy, sessions iter.Seq[simulate.Session], all *[]*store.Record) []*store.Record {
 	t.Helper()
 	table := simulate.NewFilter(o)

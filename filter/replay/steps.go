@@ -149,8 +149,8 @@ func rcpt(p *Player, v *playback, s *store.Step) {
 		v.tx.was++
 	}
 	p.line(v, smtp.VerbRcpt, nil)
-	// The server does not ask about a malformed address. If the reply is 501 but a rule
-	// made a decision, the rule sent the reply.
+	// The server does not ask about a malformed address. With 501 and a decision of a
+	// rule, the rule sent the reply.
 	if s.Code == 501 && !v.next.ruled {
 		p.others(v)
 	} else if !p.ask(v, smtp.PhaseRcptTo, nil, s.Text) {

@@ -204,8 +204,8 @@ func (ev *Event) swapLast(i int) {
 }
 
 // parse decodes a report or request into ev, and never panics. An unknown event has the
-// ID Unknown. If it is a request, its session and token are set, because the response
-// needs them.
+// ID Unknown. For an unknown request, parse also sets the session and token, because
+// the response needs them.
 func (ev *Event) parse(line []byte) error {
 	*ev = Event{}
 	word, rest, _ := cut(line)

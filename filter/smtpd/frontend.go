@@ -29,7 +29,7 @@ type FrontEnd struct {
 }
 
 // maxConns is the maximum number of tracked sessions. smtpd runs out of descriptors
-// before it reaches this number.
+// before it has that many sessions.
 const maxConns = 50_000
 
 // NewFrontEnd returns a FrontEnd that reports to sink.
@@ -37,7 +37,8 @@ func NewFrontEnd(sink Sink) *FrontEnd {
 	return &FrontEnd{sink: sink, conns: make(map[uint64]*conn)}
 }
 
-// Reports lists the reports that a FrontEnd needs. smtpd does not send any others.
+// Reports lists the reports that a FrontEnd needs. smtpd does not send any other
+// reports.
 var Reports = []ID{
 	LinkConnect, LinkIdentify, LinkTLS, LinkAuth, LinkDisconnect,
 	TxMail, TxRcpt, TxData, TxCommit, TxRollback,
@@ -248,7 +249,8 @@ func (f *FrontEnd) timeout(c *conn, ev *Event) {
 	f.send()
 }
 
-// client handles a line from the client. Everything else sees only its redacted form.
+// client handles a line from the client. All other code sees only the redacted form of
+// the line.
 func (f *FrontEnd) client(c *conn, ev *Event) {
 	f.flush(c)
 	c.cmd.reset()

@@ -6,8 +6,8 @@ import (
 )
 
 // maxLine is the maximum length of a line; longer lines are truncated. smtpd's longest
-// line is a data-line request of 65,616 bytes. A truncated line still has the session
-// and token that the response needs, because they are at its start.
+// line is a data-line request of 65,616 bytes. The start of a truncated line still has
+// the session and token that the response needs.
 const maxLine = 128 << 10
 
 // lines splits a stream into lines, using a buffer of fixed size. Only LF ends a line;

@@ -157,8 +157,8 @@ func (s *server) line(line []byte) {
 	s.answer(r)
 }
 
-// answer appends the response, and then marks the request as answered. If there is a
-// panic in between, the request must remain pending.
+// answer appends the response, and then marks the request as answered. A panic between
+// the two steps must leave the request pending.
 func (s *server) answer(r smtp.Answer) {
 	if r.Hold <= 0 || !s.held.add(appendReply(nil, &s.ev, r), s.limit(r.Hold)) {
 		s.out = appendReply(s.out, &s.ev, r)

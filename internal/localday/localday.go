@@ -4,9 +4,9 @@ package localday
 import "time"
 
 // Start returns the first instant of a day in a time zone. If the clock is set forward
-// at midnight, as in America/Santiago, that is later than midnight. If the clock is set
-// back and the day has two midnights, it is the first one. Out-of-range values of month
-// and day are normalized as by time.Date.
+// at midnight, as in America/Santiago, Start returns a later time. If the clock is set
+// back and the day has two midnights, Start returns the first one. Out-of-range values
+// of month and day are normalized as by time.Date.
 func Start(year int, month time.Month, day int, zone *time.Location) time.Time {
 	noon := time.Date(year, month, day, 12, 0, 0, 0, zone)
 	change, _ := noon.ZoneBounds() // latest change of the UTC offset before noon

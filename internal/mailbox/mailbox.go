@@ -8,8 +8,8 @@ import "bytes"
 // part (RFC 5321 section 4.1.2), so a hash cannot be confused with a real local part.
 const HashPrefix = "hash:"
 
-// HashBytes is the length of a hash in bytes, before it is converted to hexadecimal. It
-// suffices to distinguish all addresses that a site ever receives.
+// HashBytes is the length of a hash in bytes, before it is converted to hexadecimal.
+// The length suffices to distinguish all addresses that a site ever receives.
 const HashBytes = 8
 
 const hashLen = len(HashPrefix) + 2*HashBytes

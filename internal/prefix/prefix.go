@@ -1,5 +1,5 @@
 // Package prefix parses the IP addresses and prefixes in policies, lists and commands.
-// All packages use it, so they accept the same forms.
+// All packages use package prefix, so they accept the same forms.
 package prefix
 
 import (

@@ -125,7 +125,7 @@ type Answer struct {
 // Result is the outcome of a command.
 type Result uint8
 
-// The results. Their numbers are stored on disk and must never be changed or reused.
+// The results. The numbers are stored on disk and must never be changed or reused.
 const (
 	ResultNone     Result = 0
 	ResultOK       Result = 1
@@ -143,12 +143,12 @@ func (r Result) String() string { return name(resultNames[:], int(r)) }
 // ParseResult returns the Result with the given name, or ResultNone.
 func ParseResult(b []byte) Result { return Result(max(index(resultNames[:], string(b)), 0)) }
 
-// FCrDNS is the result of forward-confirmed reverse DNS. It passes if the reverse DNS
-// name (PTR) of an address resolves to the address. A failure proves little: the name
-// may be missing, or a DNS server may be unavailable.
+// FCrDNS is the result of forward-confirmed reverse DNS. FCrDNS passes if the reverse
+// DNS name (PTR) of an address resolves to the address. A failure proves little: the
+// name may be missing, or a DNS server may be unavailable.
 type FCrDNS uint8
 
-// The FCrDNS results. Their numbers are stored on disk and must never be changed or
+// The FCrDNS results. The numbers are stored on disk and must never be changed or
 // reused.
 const (
 	FCrDNSUnknown FCrDNS = 0
@@ -171,7 +171,7 @@ func MayBeCut(name []byte, f FCrDNS) bool { return len(name) == 64 && f != FCrDN
 // Ending is how a session ended.
 type Ending uint8
 
-// The endings. Their numbers are stored on disk and must never be changed or reused.
+// The endings. The numbers are stored on disk and must never be changed or reused.
 const (
 	EndingUnknown  Ending = 0
 	EndingQuit     Ending = 1 // the client sent QUIT

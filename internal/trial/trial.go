@@ -285,8 +285,8 @@ func effects(outcome string, r *rules.Rule) string {
 	return outcome
 }
 
-// rule returns the result of a statement. show reports whether to include it in the
-// output.
+// rule returns the result of a statement. show reports whether the output includes the
+// result.
 func (t *trial) rule(tr *rules.Trace, phase smtp.Phase) (rule Rule, show bool) {
 	r, isRule := tr.Statement.(*rules.Rule)
 	rule.Rule = "pass"
@@ -351,9 +351,8 @@ func (t *trial) recorded(end time.Time, id uint64, value []byte) {
 }
 
 // place adds a finding to the first request whose evidence includes it. The request
-// cannot be determined by time: a finding about a reply has the same time as one
-// request, but belongs to the next.
-// request, but belongs to the next request.
+// cannot be determined by time: a finding about a reply has the time of one request,
+// but belongs to the next request.
 func (s *Session) place(f finding.Finding, at time.Time) {
 	for _, r := range s.Phases {
 		if !r.at.Before(at) && (slices.Contains(r.Evidence, f.Evidence) || slices.Contains(r.Weak, f.Evidence)) {

@@ -135,8 +135,8 @@ func (a *Answer) host(s *Session) *Host {
 	return nil
 }
 
-// decision returns the newest enforced rejection by a rule, and its session. If there
-// is none, it returns the newest rejection that was only observed.
+// decision returns the newest enforced rejection by a rule, and its session. Without an
+// enforced rejection, decision returns the newest rejection that was only observed.
 func (a *Answer) decision() (newest *Session, decision *Rule) {
 	for _, s := range a.Sessions {
 		for i := range s.Rules {
@@ -152,8 +152,8 @@ func (a *Answer) decision() (newest *Session, decision *Rule) {
 	return newest, decision
 }
 
-// origin returns the session and the decision that led to the ban of s. If they are
-// unknown, or if r is not a ban, it returns s and r.
+// origin returns the session and the decision that led to the ban of s. If the origin
+// is unknown, or if r is not a ban, origin returns s and r.
 func (a *Answer) origin(s *Session, r *Rule) (*Session, *Rule) {
 	for _, other := range slices.Concat(a.Sessions, a.Deciding) {
 		if other.Session != r.BannedIn || other.source != s.source || other.Start.After(s.Start.Time) {

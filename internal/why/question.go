@@ -157,7 +157,7 @@ func (q *Question) id(id uint64) bool { return id>>(4*q.short) == q.session }
 
 // parseHosts parses an address, a prefix, or an address with a port. An IPv6 address
 // may be in brackets; an IPv4 address in brackets is a greeting and is not accepted.
-// For a single IPv6 address, the address is also returned as one.
+// For a single IPv6 address, the result one is that address.
 func parseHosts(s string) (p netip.Prefix, one netip.Addr, ok bool) {
 	if inner, ok := strings.CutPrefix(s, "["); ok && strings.Contains(inner, ":") {
 		s = strings.TrimSuffix(inner, "]")
@@ -173,8 +173,8 @@ func parseHosts(s string) (p netip.Prefix, one netip.Addr, ok bool) {
 	return p, one, err == nil
 }
 
-// from reports whether the client of r is a host that the question is about. If it is
-// about one IPv6 host, the other hosts in its /64 are excluded.
+// from reports whether the client of r is a host that the question is about. If the
+// question is about one IPv6 host, the other hosts in its /64 are excluded.
 func (q *Question) from(r *store.Record) bool {
 	return r.Src.IsValid() && q.prefix.Contains(r.Src.Addr()) && (!q.addr.IsValid() || q.prefix.IsSingleIP() || identity(r) == q.prefix)
 }
@@ -225,7 +225,8 @@ func (q *Question) host(name []byte) bool {
 	return false
 }
 
-// selection selects the records that can match q. It returns nil if any record can.
+// selection selects the records that can match q. If any record can match, selection
+// returns nil.
 func (q *Question) selection() *store.Selection {
 	var only store.Selection
 	for _, k := range q.kinds {

@@ -1,5 +1,5 @@
-// Package why explains recorded decisions on a client. It gives the rules, the
-// evidence, the exemptions and the remedies.
+// Package why explains recorded decisions on a client. An explanation lists the rules,
+// the evidence, the exemptions and the remedies.
 package why
 
 import (
@@ -198,8 +198,8 @@ func rejections(r *store.Record) (would, enforced bool) {
 	return would, enforced
 }
 
-// observed returns at least how many sessions in an aggregate would have been rejected
-// by rules: the number for the rule with the most sessions.
+// observed returns a lower bound for the sessions of an aggregate that rules would have
+// rejected. The bound is the number of the rule with the most sessions.
 func observed(r *store.Record) (n int) {
 	_ = r.Steps(func(s *store.Step) bool { // damage is reported by Session
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" && !s.Enforced {
@@ -304,8 +304,8 @@ func (w *query) decideUser(otherwise bool) {
 	}
 }
 
-// noteUnnamed notes how many sessions are in aggregates that do not list their ids. It
-// counts the rejected sessions, or all sessions if none were rejected.
+// noteUnnamed notes how many sessions are in aggregates that do not list their ids. The
+// note counts the rejected sessions, or all sessions if no session was rejected.
 func (w *query) noteUnnamed() error {
 	summed, rejected := 0, 0
 	w.Reader.Only = nil
@@ -425,8 +425,8 @@ func (w *query) noteGaps() error {
 }
 
 // findBan finds the session that led to a ban, and adds it to the answer. Several
-// sessions may share an id, because smtpd may repeat ids after a restart. The right one
-// is the same client's newest session before s.
+// sessions may share an id, because smtpd may repeat ids after a restart. The right
+// session is the same client's newest session before s.
 func (w *query) findBan(s *Session, rule *Rule, bans map[uint64][]store.Record) {
 	list := bans[rule.ban]
 	for i := len(list) - 1; i >= 0; i-- {

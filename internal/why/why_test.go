@@ -26,7 +26,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// now is when all tests take place.
+// now is the time of all tests.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
 const (
@@ -757,7 +757,7 @@ func (emptyTable) MatchAddr(netip.Addr) bool { return false }
 func (emptyTable) MatchName([]byte) bool     { return false }
 func (emptyTable) MatchASN(uint32) bool      { return false }
 
-// TestSumsCount checks that an aggregate counts as as many sessions as it combines.
+// TestSumsCount checks that an aggregate counts as the number of its sessions.
 func TestSumsCount(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -774,7 +774,7 @@ func TestSumsCount(t *testing.T) {
 }
 
 // TestSumWithoutIDs checks the answer about a session whose id is missing from an
-// aggregate. It must not claim that the record has expired.
+// aggregate. The answer must not claim that the record has expired.
 func TestSumWithoutIDs(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

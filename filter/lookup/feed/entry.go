@@ -117,7 +117,7 @@ func (c *collector) address(line int, text string) {
 	c.prefix(line, text, p, dropped)
 }
 
-// notPrefix is why text that is not an address or prefix is rejected.
+// notPrefix is the reason to reject text that is not an address or prefix.
 const notPrefix = "not an address or prefix"
 
 func (c *collector) prefix(line int, text string, p netip.Prefix, dropped bool) {

@@ -169,7 +169,7 @@ func parseAddresses(c *collector, content []byte) error {
 }
 
 // parsePlain adds the addresses and AS numbers at the start of each line, or the name
-// on the line. A name must be the only word on its line. Otherwise any prose would be a
+// on the line. A name must be the only word on its line, or else any prose would be a
 // list of names.
 func parsePlain(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
