@@ -22,7 +22,7 @@ func (a *allowTable) MatchName(b []byte) bool {
 
 // TestAllowedSendersPass checks that no preset in enforce mode rejects a known sender
 // in any phase. The sender is in the shipped list by its reverse DNS name or by its
-// greeting. In the second case, the host has a generic cloud name.
+// greeting. A host that uses a known sender's greeting has a generic cloud name.
 func TestAllowedSendersPass(t *testing.T) {
 	allow := new(allowTable)
 	for _, row := range lists.Rows() {

@@ -270,8 +270,8 @@ func (p *Pipeline) write(s *session, outcomes []smtp.Outcome) {
 	}
 }
 
-// ended evaluates the rules for the end of a session. It ignores sessions whose ending
-// is unknown, or that were still open when the mail server stopped.
+// ended evaluates the rules for the end of a session. Sessions are ignored if their
+// ending is unknown, or if they were still open when the mail server stopped.
 func (p *Pipeline) ended(s *session, ev *smtp.Event) {
 	if ev.Ending == smtp.EndingStopped || ev.Ending == smtp.EndingUnknown || s.track.Exempt() || s.track.Internal || s.decide.Barred {
 		return

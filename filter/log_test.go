@@ -10,10 +10,10 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestLogLevels checks what is logged about a session at each level. A session is
-// logged once: at its end, or when it is banned. With Verbose, each finding and
-// decision is logged as well. Friends are not logged, and neither are sessions that
-// have only low-confidence evidence.
+// TestLogLevels checks the log lines of a session at each level. A session is logged
+// once: at its end, or when it is banned. With Verbose, each finding and decision is
+// logged as well. Friends are not logged, and neither are sessions that have only
+// low-confidence evidence.
 func TestLogLevels(t *testing.T) {
 	for _, tt := range []struct {
 		verbose bool
@@ -94,7 +94,7 @@ rule lost phase end match evidence talks-http ban 10m
 	}
 }
 
-// TestLogOfADay checks how long the log of a day with attacks gets. Each session is
+// TestLogOfADay checks the length of the log after a day with attacks. Each session is
 // logged at most once, and a flood takes far fewer lines.
 func TestLogOfADay(t *testing.T) {
 	const n = 3500 // sessions of each kind

@@ -59,7 +59,7 @@ func newTable() table {
 	return table{live: make(map[uint64]*session), sources: make(map[uint64]*source)}
 }
 
-// session returns an open session, or nil. It tries the session of the previous event
+// session returns an open session, or nil. The session of the previous event is tried
 // first.
 func (t *table) session(id uint64) *session {
 	if t.last == nil || t.last.track.ID != id {

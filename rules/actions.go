@@ -25,7 +25,7 @@ type action struct {
 	print       func(*Rule) string
 }
 
-// overAlready is why most actions are impossible in the end phase.
+// overAlready explains why most actions are impossible in the end phase.
 const overAlready = "the session has ended: only ban and tag are possible"
 
 var actions = []action{
@@ -249,8 +249,8 @@ func (r *Rule) sticky() bool {
 	return true
 }
 
-// maxReply is the maximum length of a reply text in a policy, in bytes. It keeps a
-// reply with its reference below 512 bytes, the limit in RFC 5321 section 4.5.3.1.5.
+// maxReply is the maximum length of a reply text in a policy, in bytes. The limit keeps
+// a reply with its reference below the 512 bytes of RFC 5321 section 4.5.3.1.5.
 const maxReply = 400
 
 // checkText describes the error in a reply text, or returns "". RFC 5321 section 4.2

@@ -9,8 +9,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// wellKnown maps the tables that the program itself uses to a condition that uses the
-// same class of entries.
+// wellKnown maps each table that the program itself uses to a condition on entries of
+// the same class.
 var wellKnown = map[string]string{"friends": "src", "local-domains": "local-domains"}
 
 // Limits of a configuration.
@@ -434,7 +434,8 @@ func (r *Rule) authed() bool {
 }
 
 // implies reports whether a statement matches every session that a narrower one
-// matches. The listener on and the conditions cs make up the narrower statement.
+// matches. The narrower statement is given by the listener in on and the conditions in
+// cs.
 func implies(on string, cs []*Cond, wideOn string, wide []*Cond) bool {
 	if wideOn != "" && wideOn != on {
 		return false

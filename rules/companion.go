@@ -21,7 +21,7 @@ const (
 
 var roleNames = []string{string(RoleSync), string(RoleServe)}
 
-// Companion is `companion role user name ...`.
+// Companion is the statement `companion role user name ...`.
 type Companion struct {
 	Pos
 	Role Role
@@ -48,7 +48,8 @@ var Targets = []struct{ Word, Argument string }{
 	{"file", "file"},
 }
 
-// Zone is `zone "name" ...`: a block list that a serve companion publishes via DNS.
+// Zone is the statement `zone "name" ...`, a block list that a serve companion
+// publishes via DNS.
 type Zone struct {
 	Pos
 	Name    string

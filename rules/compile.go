@@ -110,7 +110,8 @@ type Source struct {
 	Exempts bool // the table is used only for exemptions
 }
 
-// A Policy is a compiled configuration. It is read-only and safe for concurrent use.
+// A Policy is a compiled configuration. A Policy is read-only and safe for concurrent
+// use.
 type Policy struct {
 	Settings
 	config    *Config
@@ -375,7 +376,7 @@ type Window struct {
 	By       Key
 }
 
-// Needs returns what all rules, pass statements and weights need.
+// Needs returns the needs of all rules, pass statements and weights.
 func (p *Policy) Needs() (n Needs) {
 	visit := func(cs []cond) {
 		for i := range cs {

@@ -27,8 +27,8 @@ var decisionSays = [...]string{
 	smtp.Disconnect: "is rejected and disconnected",
 }
 
-// Describe explains the policy to senders of mail in plain English. It lists the exempt
-// clients, why and for how long others are rejected, and the contact.
+// Describe explains the policy to senders of mail in plain English. The text lists the
+// exempt clients, the reasons and durations of rejections, and the contact.
 func (p *Policy) Describe(w io.Writer) error {
 	d := &describer{Policy: p}
 	d.title("Mail that this server rejects")

@@ -51,8 +51,8 @@ func (e *Error) Detail() string {
 // maxExcerpt is the maximum length of an excerpt, in characters.
 const maxExcerpt = 120
 
-// excerpt returns the part of line around column, made safe for a terminal. It also
-// returns the white space that puts a caret below the column, including any tabs.
+// excerpt returns the part of line around column, made safe for a terminal. The second
+// result is the white space that puts a caret below the column, including any tabs.
 func excerpt(line string, column int) (part, caret string) {
 	runes := []rune(line)
 	at := min(max(column-1, 0), len(runes))
@@ -143,7 +143,7 @@ func Nearest(wrong string, words []string) string {
 	return best
 }
 
-// distance returns how many typing mistakes lie between a and b. A mistake is an
+// distance returns the number of typing mistakes between a and b. A mistake is an
 // inserted, omitted or changed letter, or two swapped neighbours. The algorithm is
 // optimal string alignment.
 func distance(a, b string) int {

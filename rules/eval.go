@@ -135,8 +135,8 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 	return v
 }
 
-// or returns an outcome with the effects of both outcomes, and the decision of o. If o
-// has no decision, the other outcome's decision is used.
+// or merges two outcomes: their effects, and the decision of o. If o has no decision,
+// the other outcome's decision is used.
 func (o Outcome) or(other Outcome) Outcome {
 	if o.Rule == nil {
 		o.Rule, o.Decision, o.Text, o.Sticky = other.Rule, other.Decision, other.Text, other.Sticky

@@ -16,8 +16,8 @@ type Facts struct {
 	Session uint64
 
 	// Local is set for a session over smtpd's local socket, and Auth for a session of
-	// an authenticated user. Only rules with a condition on auth apply to these
-	// sessions.
+	// an authenticated user. Only rules with a condition on auth apply to local and
+	// authenticated sessions.
 	Local bool
 	Auth  bool
 	User  []byte // authenticated user; empty if unknown

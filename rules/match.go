@@ -348,8 +348,8 @@ func (c *cond) recorded(f *Facts, b []byte) Truth {
 	return Unknown
 }
 
-// hidden reports whether p may match the original of a hashed address in domain. It
-// ignores the rare case that a role account with a detail was hashed. Otherwise all
+// hidden reports whether p may match the original of a hashed address in domain. The
+// rare case that a role account with a detail was hashed is ignored. Otherwise all
 // conditions on role accounts would be unknown.
 func (p pattern) hidden(domain []byte) bool {
 	switch {

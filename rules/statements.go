@@ -270,7 +270,7 @@ func parseInclude(l *line) (Statement, *Error) {
 }
 
 // parseRule parses the conditions and actions of a rule in any order. Rule.String
-// writes them in the order used in the manual.
+// writes conditions and actions in the order used in the manual.
 func parseRule(l *line) (Statement, *Error) {
 	r := &Rule{Pos: l.toks[0].pos}
 	var err *Error

@@ -213,7 +213,7 @@ func TestTraps(t *testing.T) {
 	}
 }
 
-// errorOf returns the warnings about lines after the first ones.
+// errorOf returns the warnings about all lines after the first ones.
 func errorOf(all Errors, first int) error {
 	var later Errors
 	for _, e := range all {

@@ -55,7 +55,7 @@ func (c *Config) visit(yield func(*Config, Statement) bool) bool {
 	return true
 }
 
-// Macro is `name = value`.
+// Macro is the statement `name = value`.
 type Macro struct {
 	Pos
 	Name string
@@ -63,7 +63,7 @@ type Macro struct {
 	used bool
 }
 
-// Include is `include "file"`.
+// Include is the statement `include "file"`.
 type Include struct {
 	Pos
 	Path   string // as written in the configuration
@@ -84,7 +84,8 @@ type Setting struct {
 	Budget  int64 // budget in bytes
 }
 
-// TableDecl is `table <name> ...`: a set of addresses, names and AS numbers.
+// TableDecl is the statement `table <name> ...`, a set of addresses, names and AS
+// numbers.
 type TableDecl struct {
 	Pos
 	Name    string
@@ -102,7 +103,7 @@ type File struct {
 	Param  string // parameter of the format; may be empty
 }
 
-// Listener is `listener name port ... [address ...]`.
+// Listener is the statement `listener name port ... [address ...]`.
 type Listener struct {
 	Pos
 	Name      string
@@ -110,14 +111,15 @@ type Listener struct {
 	Addresses []netip.Addr // empty for any
 }
 
-// Pass is `pass ...`. No rule applies to a session that matches a pass statement.
+// Pass is the statement `pass ...`. No rule applies to a session that matches a pass
+// statement.
 type Pass struct {
 	Pos
 	On    string // listener; empty for all
 	Conds []*Cond
 }
 
-// Rule is `rule name ...`.
+// Rule is the statement `rule name ...`.
 type Rule struct {
 	Pos
 	Name    string
@@ -139,7 +141,7 @@ type Rule struct {
 	actions []token // where actions are, for errors
 }
 
-// Weight is `score evidence token n`.
+// Weight is the statement `score evidence token n`.
 type Weight struct {
 	Pos
 	Token *Token

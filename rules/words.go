@@ -63,7 +63,7 @@ var standingNames = [...]string{"unknown", "none", "known", "trusted"}
 
 func (s Standing) String() string { return name(standingNames[:], int(s)) }
 
-// AtLeast reports whether s is at least the standing least.
+// AtLeast reports whether the standing s is as high as least, or higher.
 func (s Standing) AtLeast(least Standing) Truth {
 	if s == StandingUnknown {
 		return Unknown

@@ -162,7 +162,7 @@ func TestWordsDiffer(t *testing.T) {
 	}
 }
 
-// options returns pipeline options that append all records to the slice to.
+// options returns pipeline options under which all records are appended to a slice.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Options {
 	m := memory.New()
 	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), simulate.Midnight.UnixMicro())

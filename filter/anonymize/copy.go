@@ -31,8 +31,8 @@ type Copied struct {
 	Corrupt  int // records whose copies end before a corrupt step
 }
 
-// Copy writes an anonymized copy of the records read by r to the directory out, which
-// must be empty or not exist. Only its owner can access the directory. The texts of the
+// Copy writes an anonymized copy of the records to the output directory, which must be
+// empty or not exist. The directory is accessible only to its owner. The texts of the
 // rules that verdicts refer to are copied as well. Copy sets r.Rules.
 func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	budget := int64(1 << 30)

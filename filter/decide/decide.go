@@ -1,6 +1,6 @@
-// Package decide applies the policy to a session. It answers requests, imposes bans,
-// and reports each decision as an Outcome. It does not depend on front ends, disks,
-// logs or clocks.
+// Package decide applies the policy to a session. The package answers requests, imposes
+// bans, and reports each decision as an Outcome. It does not depend on front ends,
+// disks, logs or clocks.
 package decide
 
 import (
@@ -13,7 +13,7 @@ import (
 	"scanwatch/rules"
 )
 
-// State holds what has been decided about a session.
+// State holds the decisions on a session so far.
 type State struct {
 	Score    int            // sum of the points added by rules
 	Ban      *memory.Ban    // enforced or observed ban of the client; nil for almost all clients

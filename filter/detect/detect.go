@@ -1,6 +1,6 @@
 // Package detect gathers evidence against clients. A detector is a function that
 // reports findings, given the facts of a session and an event. The detectors variable
-// lists all of them. The package neither makes decisions nor writes output.
+// lists all detectors. The package neither makes decisions nor writes output.
 package detect
 
 import (
@@ -147,7 +147,7 @@ func on(list ...smtp.Kind) (k kinds) {
 }
 
 // A detector is a row in clientDetectors, conductDetectors, recipientDetectors or
-// accountDetectors. Each table is in the file with its functions.
+// accountDetectors. Each of these tables is in the file with its detector functions.
 type detector struct {
 	name     string
 	on       kinds // kinds of events that it handles

@@ -123,8 +123,8 @@ func (c *Case) mailbox() uint64 { return c.Memory.Recipients.Mailbox(c.Event.Add
 func (r RcptClass) Missing() bool { return r == RcptUnknown || r == RcptUndecided }
 
 // Domain returns the domain of a recipient. routed reports whether the address is in
-// source-route, percent or bang form. All three request relaying (RFC 5321 sections
-// 3.6.1 and 4.1.1.3, appendix C).
+// source-route, percent or bang form. All three forms request relaying (RFC 5321
+// sections 3.6.1 and 4.1.1.3, appendix C).
 func Domain(addr []byte) (domain []byte, routed bool) {
 	i := bytes.LastIndexByte(addr, '@')
 	if i < 0 {

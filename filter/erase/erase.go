@@ -241,8 +241,8 @@ func blank(s *store.Step, sum bool) {
 	}
 }
 
-// A place is a position at which a user name may occur in text. Elsewhere the text is
-// kept, because the name can also be an ordinary word such as mail.
+// A place is a position at which a user name may occur in text. In all other positions
+// the text is kept, because the name can also be an ordinary word such as mail.
 type place uint8
 
 const (

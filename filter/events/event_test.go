@@ -207,8 +207,8 @@ func TestTimesAreRFC3339(t *testing.T) {
 	}
 }
 
-// readable returns what value should be after encoding and decoding. Invalid bytes are
-// replaced, and long text is truncated between characters.
+// readable returns the value that is expected after encoding and decoding. Invalid
+// bytes are replaced, and long text is truncated between characters.
 func readable(value string) string {
 	var kept []rune
 	for i := 0; i < len(value); {

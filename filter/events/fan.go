@@ -31,7 +31,7 @@ type Fan struct {
 	line     []byte // scratch
 }
 
-// A Choice selects events. The zero Choice selects all of them.
+// A Choice selects events. The zero Choice selects all events.
 type Choice struct {
 	// Evidence selects findings with this token, and later events in the 64 latest
 	// sessions that had one.

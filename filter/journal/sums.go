@@ -465,8 +465,8 @@ func (p *Sums) identify(s *store.Step) (group, id uint64) {
 	return group, id
 }
 
-// find returns the tally t with this id, and the number n of tallies of its kind. If
-// another tally of the group already counts the session, it is returned as other.
+// find returns the tally t with this id, and the number n of tallies of its kind. The
+// result other is a tally of the same group that already counts the session, or nil.
 func (m *sum) find(kind store.Kind, group, id uint64) (t, other *tally, n int) {
 	for i := range m.tallies {
 		h := &m.tallies[i]

@@ -434,7 +434,7 @@ func (p *player) onlySums(day time.Time) {
 }
 
 // TestShareOfSums checks that aggregates use at most 1/16 of the budget, plus one
-// common aggregate per hour. In this flood, sources and text are always new.
+// common aggregate per hour. The flood always uses new sources and new text.
 func TestShareOfSums(t *testing.T) {
 	for _, budget := range []int64{16 << 20, 256 << 20} {
 		const hours, perHour = 6, 10_000

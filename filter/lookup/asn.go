@@ -131,9 +131,10 @@ func (o *Origins) once(err error) error {
 	return nil
 }
 
-// Lookup returns the record for the network of addr. It fails if there is no database,
-// if the record is corrupt, or if addr is IPv6 and the database covers only IPv4. An
-// Origin without an AS number means that the network is unannounced or unknown.
+// Lookup returns the record for the network of addr. Lookup fails if there is no
+// database, if the record is corrupt, or if addr is IPv6 and the database covers only
+// IPv4. An Origin without an AS number means that the network is unannounced or
+// unknown.
 func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	file := o.current.Load()
 	if file == nil || !addr.IsValid() {

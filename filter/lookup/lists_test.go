@@ -81,8 +81,8 @@ var patternExamples = map[string]string{
 var update = flag.Bool("update", false, "rewrite the golden files")
 
 // TestEveryRowAnswers checks that each row matches its own value. Some tools and
-// greetings appear in two lists. The file testdata/shadowed.golden lists these rows and
-// the rows that take precedence.
+// greetings appear in two lists. The file testdata/shadowed.golden lists the rows that
+// are shadowed and the rows that take precedence.
 func TestEveryRowAnswers(t *testing.T) {
 	l := builtin(t)
 	if got, want := len(l.Rows()), 3639+225+134+116; got != want {

@@ -187,8 +187,8 @@ func rollover(month, day, nextMonth, nextDay int) int {
 	return 0
 }
 
-// cut3164 cuts off an RFC 3164 time and a space, as in "Nov  1 10:31:02 ". The time may
-// have a fraction.
+// cut3164 cuts off an RFC 3164 time and the space after it, as in "Nov  1 10:31:02 ".
+// The time may have a fraction.
 func (c *clock) cut3164(s []byte) (at int64, rest []byte, ok bool, err error) {
 	if len(s) < 16 || s[6] != ' ' {
 		return 0, nil, false, nil
@@ -251,8 +251,8 @@ func cutFraction(s []byte) (micros int64, rest []byte, ok bool) {
 	return 0, nil, false
 }
 
-// cutISO cuts off an RFC 3339 time and a space. The offset may be written as "+0100". A
-// time without an offset is in the given zone.
+// cutISO cuts off an RFC 3339 time and the space after it. The offset may be written as
+// "+0100". A time without an offset is in the given zone.
 func cutISO(s []byte, zone *time.Location) (at int64, rest []byte, ok bool) {
 	if len(s) < 20 || s[4] != '-' || s[7] != '-' || s[10] != 'T' && s[10] != ' ' {
 		return 0, nil, false

@@ -228,7 +228,7 @@ func (l *Log) next() (line line, err error) {
 	return line, err
 }
 
-// readLine reads a line into raw. It skips lines that exceed the limit.
+// readLine reads a line into raw. Lines that exceed the limit are skipped.
 func (l *Log) readLine() error {
 	s, err := l.in.ReadSlice('\n')
 	l.lineBytes += len(s)

@@ -1,5 +1,5 @@
-// Package maillog reads smtpd's log from syslogd(8) or the journal. It reports which
-// messages remote hosts delivered and which messages local users sent.
+// Package maillog reads smtpd's log from syslogd(8) or the journal. The package reports
+// the messages that remote hosts delivered and those that local users sent.
 //
 // OpenSMTPD 6.8 to 7.9 log the following lines. SID identifies a session, and EVPID an
 // envelope; both are 16 hexadecimal digits. The first 8 digits of EVPID identify the
@@ -53,7 +53,7 @@ type Sent struct {
 	Domain string // domain of the recipient, in lower case
 }
 
-// Counts holds counters for a log.
+// Counts describes the contents of a log.
 type Counts struct {
 	Files      int    `json:"files"`
 	Bytes      int64  `json:"bytes"` // uncompressed size of the log

@@ -20,8 +20,8 @@ type Client struct {
 	// Account is set once the session is authenticated. The behaviour of an
 	// authenticated session is attributed to the user, never to the address.
 	Account bool
-	// Shared is set if many hosts share the address, because it is a gateway's or
-	// private. A shared address has no standing.
+	// Shared is set if many hosts share the address, which is private or a gateway's. A
+	// shared address has no standing.
 	Shared bool
 }
 
@@ -35,8 +35,8 @@ func (c *Client) Host() Host { return HostOf(c.Addr, c.Domain != "" || c.Cut) }
 // hosting providers spread the addresses of one /64 over many customers.
 type Host struct{ hi, lo uint64 }
 
-// HostOf returns the host with the given address. Set own if the host has its own
-// proven name.
+// HostOf returns the host with the given address. The own argument must be true if the
+// host has its own proven name.
 func HostOf(a netip.Addr, own bool) Host {
 	if a.Is4() {
 		b := a.As4()
@@ -103,7 +103,7 @@ func readHost(b []byte) (h Host, ok bool) {
 }
 
 // Identify returns the identity of the host with the given address and reverse DNS
-// name. It agrees with Client.Host in the same session.
+// name. Client.Host in the same session returns the same identity.
 func Identify(a netip.Addr, rdns []byte, f smtp.FCrDNS) Host {
 	return HostOf(a, a.Is6() && (smtp.MayBeCut(rdns, f) || f == smtp.FCrDNSPass && RegisteredDomain(rdns) != ""))
 }

@@ -21,8 +21,8 @@ type Erasure struct {
 type Erased struct {
 	// Rows counts the rows by table, as in Status.
 	Rows map[string]int `json:"rows"`
-	// Kept lists the active bans that are kept. Bans of networks that contain the
-	// prefix are not included.
+	// Kept lists the active bans that remain. Bans of networks that contain the prefix
+	// are not included.
 	Kept []Ban `json:"kept_bans,omitempty"`
 }
 

@@ -83,7 +83,8 @@ func TestTimesOfOperator(t *testing.T) {
 	}
 }
 
-// TestCountAfterWrongClock checks that windows advance after the clock was wrong.
+// TestCountAfterWrongClock checks that windows move on once a wrong clock has been
+// corrected.
 func TestCountAfterWrongClock(t *testing.T) {
 	win := rules.Window{Evidence: rules.UnknownRecipient, Window: day, By: rules.ByPrefix}
 	m := New()

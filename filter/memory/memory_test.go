@@ -158,7 +158,7 @@ func fill(m *Memory) {
 var watched = []rules.Window{{Evidence: rules.Harvest, Window: time.Hour, By: rules.ByHelo}, {Evidence: rules.Harvest, Window: time.Hour, By: rules.BySrc},
 	{Evidence: rules.AuthFailure, Window: time.Hour, By: rules.BySrc}}
 
-// answers returns what queries to all tables return after fill.
+// answers returns the results of queries to all tables after fill.
 func answers(m *Memory) (list []string) {
 	say := func(v ...any) { list = append(list, fmt.Sprint(v...)) }
 	w := who("198.18.0.1")

@@ -260,8 +260,9 @@ func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 }
 
 // RegisteredDomain returns the registered domain of a host name, or "" if a provider
-// has derived the name, because the customer does not own the domain. It takes about a
-// microsecond and allocates memory, so call it only once per session.
+// has derived the name, because the customer does not own the domain. A call takes
+// about a microsecond and allocates memory, so call RegisteredDomain only once per
+// session.
 func RegisteredDomain(name []byte) string {
 	if hostname.Generic(name) {
 		return ""

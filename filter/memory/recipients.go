@@ -11,7 +11,7 @@ type Recipients struct {
 	*shared
 	rows table[uint64, recipient]
 	// asks counts the requests for missing mailboxes, by host and mailbox and by sender
-	// and mailbox. It also counts each domain's free requests; see freeAsks.
+	// and mailbox. The free requests of each domain are also counted; see freeAsks.
 	asks      table[uint64, ask]
 	delimiter byte
 	base      []byte // scratch

@@ -30,8 +30,8 @@ type schema[K comparable, V any] struct {
 	dropped func(k K, v V)
 }
 
-// A table is a map with a maximum number of rows. It keeps track of changed rows, which
-// must be written to disk.
+// A table is a map with a maximum number of rows. Each table keeps track of changed
+// rows, which must be written to disk.
 type table[K comparable, V any] struct {
 	schema[K, V]
 	clock *clock

@@ -17,7 +17,7 @@ import (
 )
 
 // TestHashed checks that replaying records with hashed mailboxes yields the same
-// decisions. It replays every stream and a busy day.
+// decisions. The test replays every stream and a busy day.
 func TestHashed(t *testing.T) {
 	lists := builtin(t)
 	hasher := privacy.New(bytes.Repeat([]byte{7}, 32))

@@ -58,7 +58,7 @@ func (emptyTable) MatchAddr(netip.Addr) bool { return false }
 func (emptyTable) MatchName([]byte) bool     { return false }
 func (emptyTable) MatchASN(uint32) bool      { return false }
 
-// options returns pipeline options that append all records to the slice to.
+// options returns pipeline options under which all records are appended to a slice.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Options {
 	// Names may have the same short hash. With the same key, the same collisions occur
 	// in the replay.

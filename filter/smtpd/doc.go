@@ -1,6 +1,7 @@
 // Package smtpd implements smtpd-filters(7), the protocol between OpenSMTPD and its
-// filters. It reads lines from smtpd, passes them as events to a Handler, and writes
-// registrations and responses. It does not depend on policy, disks, clocks or DNS.
+// filters. The package reads lines from smtpd, passes them as events to a Handler, and
+// writes registrations and responses. It does not depend on policy, disks, clocks or
+// DNS.
 //
 // smtpd exits if a filter exits or writes an unexpected line. Without a response, the
 // session hangs forever. Only Serve therefore writes to the output. Serve sends exactly

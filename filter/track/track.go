@@ -123,7 +123,7 @@ const (
 	maxPath = 256 // RFC 5321 section 4.5.3.1.3
 )
 
-// set copies at most most bytes of b to dst.
+// set copies b to dst, up to the given maximum length.
 func set(dst, b []byte, most int) []byte { return append(dst[:0], b[:min(len(b), most)]...) }
 
 func (s *Session) connect(ev *smtp.Event) {

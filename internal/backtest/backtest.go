@@ -27,7 +27,7 @@ type Options struct {
 	Rule  string           // only this rule is tested; empty for all rules
 	Test  *filter.Settings // tested policy
 	Notes []string         // why further conditions cannot be evaluated
-	// Running, if set, is the policy to compare with. File is the name of its file.
+	// Running, if set, is the policy to compare with. File names the policy's file.
 	Running  *filter.Settings
 	File     string
 	Lists    *lookup.Lists
@@ -37,8 +37,8 @@ type Options struct {
 	// Match reports whether the report includes a session. If Match is nil, all
 	// sessions are included.
 	Match func(*store.Record) bool
-	// Progress is called after each batch with the number of its sessions and the end
-	// of the last one.
+	// Progress is called after each batch with its number of sessions and the end of
+	// the last session.
 	Progress func(sessions int, at time.Time)
 }
 

@@ -1,6 +1,6 @@
-// Package hostname analyses host names. It finds the registered domain of a name, and
-// detects names that a provider has derived from an address or a number. It does not
-// send DNS queries.
+// Package hostname analyses host names. The package finds the registered domain of a
+// name, and detects names that a provider has derived from an address or a number. No
+// function sends DNS queries.
 package hostname
 
 import (
@@ -10,11 +10,13 @@ import (
 )
 
 // Registered returns the registered domain of a host name in lower case, for example
-// example.org for mx1.mail.example.org. It uses the public suffix list and this
-// package's tables of providers, whose customers each have a separate domain.
+// example.org for mx1.mail.example.org. The domain is derived from the public suffix
+// list and this package's tables of providers, whose customers each have a separate
+// domain.
 //
-// Registered returns "" for a public suffix, a name without a dot, and an empty name.
-// It takes about a microsecond and allocates memory, so call it only once per session.
+// Registered returns "" for a public suffix, a name without a dot, and an empty name. A
+// call takes about a microsecond and allocates memory, so call Registered only once per
+// session.
 func Registered(name []byte) string {
 	if bytes.IndexByte(name, '.') < 0 || len(name) > maxName {
 		return ""

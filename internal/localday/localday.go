@@ -24,8 +24,7 @@ func Start(year int, month time.Month, day int, zone *time.Location) time.Time {
 	return midnight
 }
 
-// withOffset returns midnight on the day of noon, with the UTC offset that applies at
-// the other time.
+// withOffset returns midnight on the day of noon, using the UTC offset of another time.
 func withOffset(noon, other time.Time) time.Time {
 	_, offset := other.Zone()
 	year, month, day := noon.Date()

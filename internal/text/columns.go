@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// Width returns how many columns s occupies on a terminal.
+// Width returns the number of columns that s occupies on a terminal.
 func Width(s string) int {
 	n := 0
 	for _, r := range s {
@@ -84,7 +84,7 @@ func Table(w io.Writer, rows [][]string) {
 // is not broken, so that an operator can copy it.
 func Wrap(s string, columns, indent int) string { return wrap(s, columns, indent, false) }
 
-// Fold is like Wrap, but also breaks long words. It is meant for hostile text.
+// Fold is like Wrap, but also breaks long words. Use Fold for hostile text.
 func Fold(s string, columns, indent int) string { return wrap(s, columns, indent, true) }
 
 func wrap(s string, columns, indent int, fold bool) string {
@@ -110,7 +110,7 @@ func wrap(s string, columns, indent int, fold bool) string {
 }
 
 // breakPoint returns where to break a line that is wider than columns. The first part
-// ends at end, and the rest starts at next.
+// ends at index end, and the rest starts at index next.
 func breakPoint(line string, columns int, fold bool) (end, next int) {
 	begin := len(line) - len(strings.TrimLeft(line, " "))
 	w, full, space := 0, len(line), 0

@@ -1,5 +1,5 @@
-// Package text formats text for operators. It escapes hostile text, wraps lines, and
-// formats numbers with units. It imports no other package of this module.
+// Package text formats text for operators. The package escapes hostile text, wraps
+// lines, and formats numbers with units. No other package of this module is imported.
 package text
 
 import (
@@ -11,11 +11,11 @@ import (
 	"unicode/utf8"
 )
 
-// Escape makes text from the network safe for a terminal, a log line and JSON. It
-// replaces control characters, invisible characters, spaces other than U+0020,
-// characters that change the writing direction, invalid UTF-8 and the backslash with \r
-// \n \t \\ \xNN \uNNNN and \UNNNNNNNN. Unescape restores the text. Escape does not
-// protect spreadsheet cells; see Cell.
+// Escape makes text from the network safe for a terminal, a log line and JSON. Control
+// characters, invisible characters, spaces other than U+0020, invalid UTF-8 and the
+// backslash become \r \n \t \\ \xNN \uNNNN and \UNNNNNNNN. So do characters that change
+// the writing direction. Unescape restores the text. Escape does not protect
+// spreadsheet cells; see Cell.
 func Escape[T ~string | ~[]byte](hostile T) string {
 	b := []byte(hostile)
 	if plain(b) {
@@ -89,7 +89,8 @@ func Quote[T ~string | ~[]byte](hostile T) string {
 }
 
 // Visible reports whether r shows up as a separate character on a terminal. Spaces
-// other than U+0020, variation selectors, fillers and format characters do not.
+// other than U+0020, variation selectors, fillers and format characters are not
+// visible.
 func Visible(r rune) bool {
 	return unicode.IsPrint(r) && !unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }
@@ -107,8 +108,8 @@ func ASCII[T ~string | ~[]byte](hostile T, n int) string {
 }
 
 // Cell makes s safe for spreadsheet programs, by adding an apostrophe before text that
-// they might evaluate as a formula. Like some of these programs, it skips leading
-// spaces and recognises full-width signs.
+// they might evaluate as a formula. Cell skips leading spaces and recognises full-width
+// signs, as some of these programs do.
 func Cell(s string) string {
 	if first, _ := utf8.DecodeRuneInString(strings.TrimLeft(s, " ")); strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
 		return "'" + s

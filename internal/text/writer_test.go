@@ -11,7 +11,7 @@ import (
 	"scanwatch/tests/hostiletext"
 )
 
-// through returns what a Writer makes of the given pieces.
+// through returns the output of a Writer for the given pieces.
 func through(t testing.TB, pieces ...[]byte) string {
 	t.Helper()
 	var out bytes.Buffer

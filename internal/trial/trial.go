@@ -28,8 +28,8 @@ type Options struct {
 	Verbose  bool // include rules that do not match
 	// Standing is the standing of a script's client: known, trusted or none.
 	Standing rules.Standing
-	// Done is called for each session that has ended. If it returns an error, the trial
-	// ends.
+	// Done is called for each session that has ended. If Done returns an error, the
+	// trial ends.
 	Done func(*Session) error
 
 	script *Script // nil for a stream
@@ -73,7 +73,7 @@ type Request struct {
 	at time.Time
 }
 
-// A Rule is the result of a statement in the policy.
+// A Rule shows how a statement of the policy was evaluated.
 type Rule struct {
 	Rule       string   `json:"rule"`
 	Outcome    string   `json:"outcome"`
@@ -314,8 +314,8 @@ func (t *trial) rule(tr *rules.Trace, phase smtp.Phase) (rule Rule, show bool) {
 		rule.Outcome = effects("matches", r)
 	case unknown && !no:
 		rule.Outcome = "unknown"
-		// Pass statements are evaluated even before their facts are known. If one does
-		// not match, it is shown at rcpt-to, when all facts are known.
+		// Pass statements are evaluated even before their facts are known. A pass
+		// statement that does not match is shown at rcpt-to, when all facts are known.
 		return rule, t.Verbose || isRule || phase == smtp.PhaseRcptTo
 	default:
 		rule.Outcome = "does not match"

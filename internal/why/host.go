@@ -107,7 +107,7 @@ func (x *hostIndex) add(p netip.Prefix) *Host {
 }
 
 // findHosts adds the hosts of the sessions, and the banned hosts that match the
-// question. It also loads the standing of the hosts.
+// question. The standing of the hosts is also loaded.
 func (w *query) findHosts() error {
 	x := &hostIndex{&w.answer, map[netip.Prefix]*Host{}}
 	if l := w.answer.Logins; l != nil {

@@ -157,7 +157,7 @@ func (q *Question) id(id uint64) bool { return id>>(4*q.short) == q.session }
 
 // parseHosts parses an address, a prefix, or an address with a port. An IPv6 address
 // may be in brackets; an IPv4 address in brackets is a greeting and is not accepted.
-// For a single IPv6 address, the result one is that address.
+// For a single IPv6 address, the address itself is also returned.
 func parseHosts(s string) (p netip.Prefix, one netip.Addr, ok bool) {
 	if inner, ok := strings.CutPrefix(s, "["); ok && strings.Contains(inner, ":") {
 		s = strings.TrimSuffix(inner, "]")

@@ -41,7 +41,7 @@ type Options struct {
 	// Days returns the daily counters, oldest first.
 	Days  func() ([]memory.Day, error)
 	Lists *lookup.Lists
-	// Policy, if set, is the current policy. File is the name of its file.
+	// Policy, if set, is the current policy. File names the policy's file.
 	Policy *rules.Policy
 	File   string
 	// Pass returns the pass statement of Policy that matches the client of r at

@@ -243,7 +243,7 @@ func parseJSON(c *collector, content []byte) error {
 	d := json.NewDecoder(bytes.NewReader(content))
 	// A level is the parser's state for an enclosing object or array. In an object, key
 	// is set if the next string is a key, and name is the latest key. wanted is set if
-	// the selected key is name or encloses it.
+	// the selected key is name or an outer key.
 	type level struct {
 		object, key, wanted bool
 		name                string

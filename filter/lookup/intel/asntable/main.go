@@ -1,5 +1,5 @@
 // Command asntable compiles asn-prefixes.tsv.gz into asn.bin, the table embedded in
-// package lookup. Run go generate in filter/lookup to run it.
+// package lookup. The command is run by go generate in filter/lookup.
 //
 // Each line of the source has a prefix and the number of the AS that announces it.
 // Prefixes do not overlap. In the table, adjacent prefixes of an AS form a range. The
