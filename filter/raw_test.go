@@ -208,8 +208,8 @@ func TestProvenGreeting(t *testing.T) {
 	}
 }
 
-// TestOwnNameProven checks that a local host behind address translation may greet with
-// this server's name.
+// TestOwnNameProven checks that a local host that uses address translation may greet
+// with this server's name.
 func TestOwnNameProven(t *testing.T) {
 	p := policy(t, "mode enforce\nrule f phase rcpt-to match evidence { helo-own-name, helo-own-address } reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, "R link-connect|mx.example.org|pass|198.51.100.9:4000|10.0.0.5:25", "R protocol-server|220 mx.example.org ESMTP",

@@ -50,8 +50,8 @@ var quotes = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 func quote(s string) string { return `"` + quotes.Replace(s) + `"` }
 
-// slash puts a regular expression in slashes, and escapes the slashes in it. A `\` and
-// the character after it are kept.
+// slash encloses a regular expression in slashes, and escapes the slashes in it. A `\`
+// and the character after it are kept.
 func slash(re string) string {
 	var b strings.Builder
 	b.WriteByte('/')

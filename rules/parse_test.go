@@ -228,7 +228,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// bomb returns a chain of macros, each twice as long as the previous one.
+// bomb returns a chain of macros, each of which doubles the previous one.
 func bomb() string {
 	s := "a0 = { x, x }\n"
 	for i := range 30 {

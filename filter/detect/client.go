@@ -113,7 +113,7 @@ func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence stri
 	}
 	token := rules.TokenByName(row.Evidence)
 	if token == nil {
-		return // a row without an evidence token proves nothing by itself
+		return // a row without an evidence token proves nothing alone
 	}
 	f := Finding{Evidence: token.Evidence, By: by, Proof: proof, Match: row.Value, Confidence: row.Confidence}
 	if confidence != "" {

@@ -1,5 +1,5 @@
 // Package maillog reads smtpd's log from syslogd(8) or the journal. The package reports
-// the messages that remote hosts delivered and those that local users sent.
+// the messages that remote hosts delivered and the messages that local users sent.
 //
 // OpenSMTPD 6.8 to 7.9 log the following lines. SID identifies a session, and EVPID an
 // envelope; both are 16 hexadecimal digits. The first 8 digits of EVPID identify the

@@ -6,7 +6,7 @@ import (
 )
 
 // maxBanLog is the maximum number of changes in the log. At 500 bans a second, the log
-// covers 16 seconds. A reader that falls further behind receives all bans again.
+// covers 16 seconds. A slower reader receives all bans again.
 const maxBanLog = 8192
 
 // banLog holds the latest changes to bans, so that a reader need not copy the table.

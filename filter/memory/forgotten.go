@@ -3,8 +3,8 @@ package memory
 import "time"
 
 // forgotten describes the hosts dropped from the table of peers. The table is bounded,
-// so a host without a row may have sent mail. The row of forgotten is the last in its
-// bucket: a reader that reaches it has read all peers.
+// so a host without a row may have sent mail. This row is the last in its bucket: a
+// reader that reaches it has read all peers.
 type forgotten struct {
 	// day is the day of the latest mail or login of a dropped host; 0 if there is none.
 	day uint16
@@ -48,7 +48,7 @@ func (t *Peers) Forgotten() (day, lost time.Time) {
 	return day, lost
 }
 
-// forgottenRow implements the bucket that stores forgotten.
+// forgottenRow implements the bucket with this row.
 type forgottenRow struct{ *Peers }
 
 func (forgottenRow) bucketName() string { return peersBucket }

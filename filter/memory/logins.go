@@ -25,8 +25,8 @@ type pair struct {
 
 const pairHours = 24
 
-// A spray is a row that holds the distinct values seen within a window: the users of a
-// host or network, or the networks or sender addresses of a user.
+// A spray is a row of distinct values within a window: the users of a host or network,
+// or the networks or sender addresses of a user.
 type spray struct {
 	since uint32
 	seen  [sprayMax]uint16

@@ -260,7 +260,7 @@ func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 }
 
 // RegisteredDomain returns the registered domain of a host name, or "" if a provider
-// has derived the name, because the customer does not own the domain. A call takes
+// has derived the name, because the customer does not own the domain. A call needs
 // about a microsecond and allocates memory, so call RegisteredDomain only once per
 // session.
 func RegisteredDomain(name []byte) string {

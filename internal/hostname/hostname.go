@@ -15,7 +15,7 @@ import (
 // domain.
 //
 // Registered returns "" for a public suffix, a name without a dot, and an empty name. A
-// call takes about a microsecond and allocates memory, so call Registered only once per
+// call needs about a microsecond and allocates memory, so call Registered only once per
 // session.
 func Registered(name []byte) string {
 	if bytes.IndexByte(name, '.') < 0 || len(name) > maxName {

@@ -107,8 +107,8 @@ func ASCII[T ~string | ~[]byte](hostile T, n int) string {
 	return string(b)
 }
 
-// Cell makes s safe for spreadsheet programs, by adding an apostrophe before text that
-// they might evaluate as a formula. Cell skips leading spaces and recognises full-width
+// Cell protects spreadsheet programs, by adding an apostrophe before text that they
+// might evaluate as a formula. Cell skips leading spaces and recognises full-width
 // signs, as some of these programs do.
 func Cell(s string) string {
 	if first, _ := utf8.DecodeRuneInString(strings.TrimLeft(s, " ")); strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
