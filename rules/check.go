@@ -433,7 +433,7 @@ func (r *Rule) authed() bool {
 	return slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" })
 }
 
-// implies reports whether a statement matches every session that a narrower one
+// implies reports whether a statement matches every session that a narrower statement
 // matches. The narrower statement is given by the listener in on and the conditions in
 // cs.
 func implies(on string, cs []*Cond, wideOn string, wide []*Cond) bool {

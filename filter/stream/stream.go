@@ -18,8 +18,8 @@ const (
 	// maxLine is the maximum length of a line in bytes. smtpd sends at most 65,616
 	// bytes.
 	maxLine = 128 << 10
-	// Up to maxLead lines may precede smtpd's first line. If more do, the input is not
-	// a stream.
+	// Up to maxLead lines may precede smtpd's first line. An input with more lines
+	// before smtpd's first line is not a stream.
 	maxLead = 100
 )
 

@@ -199,7 +199,8 @@ func rejections(r *store.Record) (would, enforced bool) {
 }
 
 // observed returns a lower bound for the sessions of an aggregate that rules would have
-// rejected. The bound is the number of the rule with the most sessions.
+// rejected. The bound is the largest number of sessions that a single rule would have
+// rejected.
 func observed(r *store.Record) (n int) {
 	_ = r.Steps(func(s *store.Step) bool { // damage is reported by Session
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" && !s.Enforced {
