@@ -9,11 +9,11 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Role is the job of a companion. A companion is a command of scanwatch(8) that runs
-// as a service with its own user.
+// A Role is the task of a companion. A companion is a scanwatch(8) command that runs as
+// a service under its own user.
 type Role string
 
-// The roles.
+// Roles of companions.
 const (
 	RoleSync  Role = "sync"  // keeps a firewall or a file in step with the bans
 	RoleServe Role = "serve" // answers DNS queries about the bans
@@ -21,26 +21,26 @@ const (
 
 var roleNames = []string{string(RoleSync), string(RoleServe)}
 
-// Companion is `companion role user name ...`.
+// Companion is the statement `companion role user name ...`.
 type Companion struct {
 	Pos
 	Role Role
-	User string // name or number of the user of the process
+	User string // name or number of the user that the process runs as
 
-	// Target and Argument are the target of a sync companion. Max is the maximum number
-	// of entries; 0 selects the default.
+	// Target and Argument describe the target of a sync companion. Max is the maximum
+	// number of entries; 0 selects the default.
 	Target, Argument string
 	Format           string
 	Reload           []string
 	Max              int
 
-	// Listen contains the addresses of a serve companion.
+	// Listen lists the addresses of a serve companion.
 	Listen []netip.Addr
 	Port   int // 53 if not set
 	Allow  []netip.Prefix
 }
 
-// Targets contains the kinds of targets of sync, each with the meaning of its argument.
+// Targets lists the kinds of sync targets, and what their argument means.
 var Targets = []struct{ Word, Argument string }{
 	{"nftables", "family, table and prefix of the sets, as in \"inet filter scanwatch\""},
 	{"ipset", "prefix of the sets, as in \"scanwatch\""},
@@ -48,7 +48,8 @@ var Targets = []struct{ Word, Argument string }{
 	{"file", "file"},
 }
 
-// Zone is `zone "name" ...`: a block list that a serve companion publishes by DNS.
+// Zone is the statement `zone "name" ...`, a block list that a serve companion
+// publishes via DNS.
 type Zone struct {
 	Pos
 	Name    string
@@ -58,7 +59,7 @@ type Zone struct {
 	TTL     time.Duration // maximum lifetime of an answer; 0 for the default
 }
 
-// zoneLists contains the shipped lists that consist of addresses.
+// zoneLists names the shipped lists made of addresses.
 var zoneLists = []string{"scanners", "clouds"}
 
 func parseCompanion(l *line) (Statement, *Error) {
@@ -138,8 +139,8 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 			return l.errorf(l.toks[l.at-1].pos, "", "a companion listens on addresses, not on networks")
 		}
 		if p.Addr().IsUnspecified() {
-			// On a wildcard address, a UDP response could leave from another address
-			// than the client queried.
+			// On a wildcard address, a UDP response might be sent from a different
+			// address than the one queried.
 			return l.errorf(l.toks[l.at-1].pos, "name the addresses of this host", "a companion cannot listen on %s", p.Addr())
 		}
 		c.Listen = append(c.Listen, p.Addr())
@@ -155,7 +156,7 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 	return err
 }
 
-// prefixes parses an address, a network, or a list of addresses and networks.
+// prefixes parses an address, a network, or a list of them.
 func (l *line) prefixes(what string) (list []netip.Prefix, err *Error) {
 	values, err := l.values(what, addressValue)
 	if err != nil {
@@ -200,9 +201,9 @@ func parseZone(l *line) (Statement, *Error) {
 	return z, err
 }
 
-// isZoneName reports whether s is a valid zone name. The labels of the name consist of
-// letters, digits, `-` and `_`. A query prepends up to 64 characters of an address to
-// the name (RFC 5782).
+// isZoneName reports whether s is a valid zone name. The labels of a zone name are made
+// of letters, digits, `-` and `_`. A query prepends up to 64 characters of an address
+// to the zone name (RFC 5782).
 func isZoneName(s string) bool {
 	if len(s) > 180 || !strings.Contains(s, ".") {
 		return false
@@ -256,7 +257,7 @@ func (z *Zone) String() string {
 	return s
 }
 
-// listOf returns addresses or prefixes in the syntax of a list.
+// listOf returns addresses or prefixes written as a list.
 func listOf[T interface{ String() string }](all []T) string {
 	var words []string
 	for _, v := range all {
@@ -265,7 +266,7 @@ func listOf[T interface{ String() string }](all []T) string {
 	return braces(words)
 }
 
-// checkCompanions checks the dependencies between the statements of companions.
+// checkCompanions checks how the statements about companions depend on each other.
 func checkCompanions(k *checker) {
 	var serve *Companion
 	targets := map[string]Pos{}

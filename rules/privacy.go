@@ -9,14 +9,14 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Retention is the storage time of one kind of data.
+// A Retention gives the time for which a kind of data is kept.
 type Retention struct {
 	What string
 	For  time.Duration
 }
 
 // DescribePrivacy writes a text for users that lists the stored data and its retention.
-// kept contains the retention of the state.
+// kept lists the retention of the state.
 func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	d := &describer{Policy: p}
 	d.title("Data stored about connections to this mail server")

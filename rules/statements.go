@@ -1,4 +1,4 @@
-// This file contains the parse functions of the statements.
+// This file holds the functions that parse statements.
 
 package rules
 
@@ -40,7 +40,7 @@ func parseLog(l *line) (Statement, *Error) {
 	}
 }
 
-// word parses one of the given words, and returns its index in words.
+// word parses one of the given words and returns its index.
 func (l *line) word(what string, words []string) (int, *Error) {
 	t := l.next()
 	i := slices.Index(words, t.text)
@@ -50,7 +50,7 @@ func (l *line) word(what string, words []string) (int, *Error) {
 	return i, nil
 }
 
-// MaxBan is the longest ban.
+// MaxBan is the longest ban allowed.
 const MaxBan = 366 * day
 
 const (
@@ -270,7 +270,7 @@ func parseInclude(l *line) (Statement, *Error) {
 }
 
 // parseRule parses the conditions and actions of a rule in any order. Rule.String
-// writes them in the order of the manual.
+// writes conditions and actions in the order used in the manual.
 func parseRule(l *line) (Statement, *Error) {
 	r := &Rule{Pos: l.toks[0].pos}
 	var err *Error
@@ -359,7 +359,7 @@ func (l *line) conditions() (cs []*Cond, err *Error) {
 		if t.kind != wordToken {
 			row = nil
 		}
-		// `score > 100` is a condition, and `score 10` is an action.
+		// `score > 100` is a condition, but `score 10` is an action.
 		if row != nil && row.word == "score" && !l.peek().is(">") && !c.Not {
 			row = nil
 		}
