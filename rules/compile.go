@@ -16,8 +16,10 @@ type Settings struct {
 	Budget       int64         // bytes; 512M if not set
 	ASN          string        // file; empty if not set
 	Country      string        // file; empty if not set
-	Contact      string        // contact for senders; empty if not set
-	Privacy      Privacy       // PrivacyFull if not set
+	ASNFrom      Download
+	CountryFrom  Download
+	Contact      string  // contact for senders; empty if not set
+	Privacy      Privacy // PrivacyFull if not set
 	Log          Log
 	OwnNames     []string
 	OwnAddresses []netip.Prefix
@@ -61,9 +63,9 @@ func (c *Config) Settings() Settings {
 				s.Budget = set.Budget
 			}
 		case "asn":
-			s.ASN = set.Text
+			s.ASN, s.ASNFrom = set.Text, set.Download
 		case "country":
-			s.Country = set.Text
+			s.Country, s.CountryFrom = set.Text, set.Download
 		case "contact":
 			s.Contact = set.Text
 		case "privacy":
@@ -107,6 +109,7 @@ type Source struct {
 	File    string // as written in the configuration
 	Format  string // format of the file; empty to detect the format
 	Param   string
+	Download
 	Pos     Pos
 	Exempts bool // only pass statements and the program use the table
 }
@@ -197,7 +200,7 @@ func load(file *Config, t *TableDecl, exempts bool, loadFile func(Source) (Table
 		srcs = append(srcs, Source{Table: t.Name, Builtin: true, Pos: t.Pos})
 	}
 	for _, f := range t.Files {
-		srcs = append(srcs, Source{Table: t.Name, File: f.Path, Format: f.Format, Param: f.Param, Pos: f.Pos, Exempts: exempts})
+		srcs = append(srcs, Source{Table: t.Name, File: f.Path, Format: f.Format, Param: f.Param, Download: f.Download, Pos: f.Pos, Exempts: exempts})
 	}
 	for _, s := range srcs {
 		if loadFile == nil {

@@ -48,8 +48,8 @@ type statement struct {
 var statements = []statement{
 	{"mode", "mode observe | enforce", parseMode},
 	{"store", `store "directory" [keep duration] [budget size]`, parseStore},
-	{"asn", `asn "file"`, parseText},
-	{"country", `country "file"`, parseText},
+	{"asn", `asn "file" ` + downloadSyntax, parseDatabase},
+	{"country", `country "file" ` + downloadSyntax, parseDatabase},
 	{"contact", `contact "text"`, parseText},
 	{"privacy", "privacy full | hashed", parsePrivacy},
 	{"log", "log [syslog] [verbose]", parseLog},

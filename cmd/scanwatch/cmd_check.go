@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/dnsbl"
+	"scanwatch/cmd/internal/fetch"
 	"scanwatch/cmd/internal/firewall"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
@@ -64,6 +66,13 @@ func runCheck(e *env, args []string) error {
 		}
 	}
 	if err := dnsbl.Check(p.Zones); err != nil {
+		return err
+	}
+	tree, err := rules.Parse(name, os.ReadFile)
+	if err != nil {
+		return err
+	}
+	if _, err := fetch.Feeds(tree); err != nil {
 		return err
 	}
 	var phases []string

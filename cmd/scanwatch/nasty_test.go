@@ -119,6 +119,8 @@ var nastyOutputs = []struct {
 	{"policy --privacy $DIR/listed.conf", forPeople, true},
 	{"completion bash", forPeople, false},
 	{"lists", forPeople, false},
+	{"update --list", forPeople, false},
+	{"update --list --json", jsonValues, false},
 	{"lists botnet-helo --format json", jsonValues, false},
 	{"import --check $DIR/list", forPeople, true},
 	{"import --check $DIR/list.csv", forPeople, true},

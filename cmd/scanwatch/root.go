@@ -54,6 +54,7 @@ var commands = []struct {
 	{groupPolicy, newTest},
 	{groupPolicy, newBacktest},
 	{groupPolicy, newLists},
+	{groupPolicy, newUpdate},
 	{groupMaintain, newReload},
 	{groupMaintain, newMode},
 	{groupMaintain, newLog},

@@ -35,6 +35,7 @@ type Result struct {
 	Warnings Problems // problems with valid entries or with the file
 	Doubts   Problems // the Warnings about entries that the operator may not intend
 	LeftOut  int      // number of entries that the format's option does not select
+	Wide     int      // number of rejected prefixes that are wider than Widest, and have hosts
 
 	Date   time.Time // date of the file; zero if unknown
 	Notice string    // first comment or copyright, which some licences require
