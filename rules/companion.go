@@ -19,7 +19,7 @@ const (
 	RoleServe Role = "serve" // answers DNS queries about the bans
 )
 
-var roleNames = []string{string(RoleSync), string(RoleServe)}
+var roleNames = []string{string(RoleSync), string(RoleServe), string(RoleForward)}
 
 // Companion is `companion role user name ...`.
 type Companion struct {
@@ -32,6 +32,9 @@ type Companion struct {
 	Format           string
 	Reload           []string
 	Max              int
+
+	// Of forward, with Target and Argument.
+	Forward Forward
 
 	// Of serve.
 	Listen []netip.Addr
@@ -74,6 +77,9 @@ func parseCompanion(l *line) (Statement, *Error) {
 	}
 	if err == nil && c.Role == RoleServe {
 		err = c.parseListen(l)
+	}
+	if err == nil && c.Role == RoleForward {
+		err = c.parseForward(l)
 	}
 	return c, err
 }
@@ -224,6 +230,9 @@ func (c *Companion) String() string {
 		}
 		return s
 	}
+	if c.Role == RoleForward {
+		return s + c.forwardString()
+	}
 	s += " listen " + listOf(c.Listen)
 	if c.Port > 0 {
 		s += " port " + strconv.Itoa(c.Port)
@@ -271,7 +280,7 @@ func checkCompanions(k *checker) {
 			serve = c
 			continue
 		}
-		target := c.Target + " " + c.Argument
+		target := c.Name()
 		if before, ok := targets[target]; ok {
 			k.errorf(c.Pos, "", "this target is a duplicate of %s", before)
 		}
@@ -288,8 +297,11 @@ func checkCompanions(k *checker) {
 // Name identifies the companion in the status, in logs and as an argument of its
 // command.
 func (c *Companion) Name() string {
-	if c.Role == RoleSync {
+	switch c.Role {
+	case RoleSync:
 		return string(c.Role) + " " + c.Target + " " + c.Argument
+	case RoleForward:
+		return c.forwardName()
 	}
 	return string(c.Role)
 }

@@ -63,7 +63,7 @@ var statements = []statement{
 	{"rule", "rule name [observe] [even trusted] [on listener] phase phase match condition ... action ...", parseRule},
 	{"score", "score evidence token number", parseWeight},
 	{"rundir", `rundir "directory"`, parseText},
-	{"companion", `companion sync user name to target "argument" ... | serve user name listen address ...`, parseCompanion},
+	{"companion", `companion sync user name to target "argument" ... | serve user name listen address ... | ` + forwardSyntax, parseCompanion},
 	{"zone", `zone "name" bans | builtin name | file "file" [ttl duration]`, parseZone},
 	{"include", `include "file"`, parseInclude},
 }

@@ -30,7 +30,7 @@ var passedOn = []string{
 }
 
 // companionDirs contains the packages of companions, whose lines are in scanwatch(8).
-var companionDirs = []string{"../internal/dnsbl", "../internal/firewall", "../internal/follow"}
+var companionDirs = []string{"../internal/dnsbl", "../internal/firewall", "../internal/follow", "../internal/forward"}
 
 // TestDiagnostics checks that every line that the filter or a companion can log is in
 // DIAGNOSTICS of its manual. It collects the lines from the calls that log them in the

@@ -154,7 +154,7 @@ var nastyOutputs = []struct {
 }
 
 // toldLive contains the commands that need a running filter: see TestNastyLive.
-var toldLive = []string{"status", "flush", "reload", "mode", "watch", "ban", "unban", "log", "serve"}
+var toldLive = []string{"status", "flush", "reload", "mode", "watch", "ban", "unban", "log", "serve", "forward"}
 
 // TestNastyOutput checks that each output and error of the program has its format for
 // any text of clients.

@@ -49,6 +49,7 @@ var commands = []struct {
 	{groupDecide, newExport},
 	{groupDecide, newSync},
 	{groupDecide, newServe},
+	{groupDecide, newForward},
 	{groupPolicy, newCheck},
 	{groupPolicy, newPolicy},
 	{groupPolicy, newTest},

@@ -36,6 +36,7 @@ import (
 type internet struct {
 	authority string // file with the certificate
 	proxy     *httptest.Server
+	tls       *tls.Config // of all servers
 	mu        sync.Mutex
 	answers   map[string]http.HandlerFunc // by host and path
 	asked     []string
@@ -56,8 +57,8 @@ func newInternet(t *testing.T) *internet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		leaf := &x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: []string{hello.ServerName}, NotAfter: ca.NotAfter}
+	in.tls = &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		leaf := &x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: []string{hello.ServerName}, IPAddresses: []net.IP{{127, 0, 0, 1}}, NotAfter: ca.NotAfter}
 		raw, err := x509.CreateCertificate(rand.Reader, leaf, ca, key.Public(), key)
 		return &tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: key}, err
 	}}
@@ -72,7 +73,7 @@ func newInternet(t *testing.T) *internet {
 		}
 		defer conn.Close()
 		io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
-		in.serve(tls.Server(conn, config))
+		in.serve(tls.Server(conn, in.tls))
 	}))
 	t.Cleanup(in.proxy.Close)
 	return in
@@ -111,6 +112,18 @@ func (in *internet) set(url string, answer http.HandlerFunc) {
 // scanwatch runs the program as a process that uses the proxy.
 func (in *internet) scanwatch(t *testing.T, args ...string) (out, stderr string, status int) {
 	t.Helper()
+	cmd := in.command(t, args...)
+	var o, e bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &o, &e
+	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		t.Fatal(err)
+	}
+	return o.String(), e.String(), cmd.ProcessState.ExitCode()
+}
+
+// command returns the program as a process that uses the proxy.
+func (in *internet) command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -118,12 +131,7 @@ func (in *internet) scanwatch(t *testing.T, args ...string) (out, stderr string,
 	cmd := exec.Command(self)
 	cmd.Args = append([]string{"scanwatch"}, args...)
 	cmd.Env = append(os.Environ(), "HTTPS_PROXY="+in.proxy.URL, "SSL_CERT_FILE="+in.authority, "SSL_CERT_DIR=/nonexistent")
-	var o, e bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &o, &e
-	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
-		t.Fatal(err)
-	}
-	return o.String(), e.String(), cmd.ProcessState.ExitCode()
+	return cmd
 }
 
 // says returns a handler that answers with a text of a known length.

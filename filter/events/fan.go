@@ -12,13 +12,13 @@ import (
 
 // The limits of a Fan. They bound the cost of Send.
 const (
-	MaxWatchers     = 4
+	MaxWatchers     = 8
 	maxQueue        = 64 << 10 // maximum size of the queue of a watcher in bytes
 	trackedSessions = 64       // maximum number of sessions that an evidence watcher follows
 )
 
 // ErrWatchers is returned by Watch if there are MaxWatchers watchers.
-var ErrWatchers = errors.New("too many watchers, the maximum is 4; end one of them")
+var ErrWatchers = errors.New("too many watchers; end one of them")
 
 // A Fan passes events to watchers. Send never blocks: a slow watcher misses events, and
 // receives the number of missed events. The zero value is ready for use. A Fan is safe

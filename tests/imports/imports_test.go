@@ -34,7 +34,7 @@ var rules = []rule{
 	{[]string{"cmd/internal/dnsbl"}, []string{"cmd/internal/statedir", "store/history"}, "the name server reads no records"},
 	{[]string{"cmd/internal/fetch"}, []string{"cmd/internal/control", "cmd/internal/statedir", "store/..."}, "downloads need neither the filter nor its records"},
 	{[]string{"filter/..."}, []string{"store/report/..."}, "the filter writes no reports"},
-	{[]string{"cmd/internal/follow", "cmd/internal/firewall"}, []string{"cmd/internal/statedir", "cmd/internal/exportlist"}, "companions know the running filter only, and may not read its files"},
+	{[]string{"cmd/internal/follow", "cmd/internal/firewall", "cmd/internal/forward"}, []string{"cmd/internal/statedir", "cmd/internal/exportlist"}, "companions know the running filter only, and may not read its files"},
 }
 
 // Future packages are named in the rules before they exist.

@@ -322,7 +322,7 @@ func TestDebian(t *testing.T) {
 func TestUnits(t *testing.T) {
 	needs(t, "systemd-analyze")
 	units, err := filepath.Glob(filepath.Join(project, "packaging/systemd/*.service"))
-	if err != nil || len(units) < 3 {
+	if err != nil || len(units) < 4 {
 		t.Fatal(units, err)
 	}
 	for _, unit := range units {

@@ -37,6 +37,8 @@ func DefaultRunDir() string {
 var commandsOf = map[rules.Role][]string{
 	rules.RoleSync:  {"bans"},
 	rules.RoleServe: {"bans"},
+
+	rules.RoleForward: {"watch", "spared"},
 }
 
 // Companions contains the companions in the configuration and their state.
