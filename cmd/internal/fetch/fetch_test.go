@@ -20,6 +20,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -53,6 +55,7 @@ type site struct {
 	options Options
 	now     time.Time
 	answer  http.HandlerFunc
+	mu      sync.Mutex // a killed process may leave a request
 	asked   []*http.Request
 }
 
@@ -60,7 +63,9 @@ func newSite(t *testing.T) *site {
 	t.Helper()
 	s := &site{now: noon}
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
 		s.asked = append(s.asked, r)
+		s.mu.Unlock()
 		s.answer(w, r)
 	}))
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // clients may refuse its certificate
@@ -489,14 +494,16 @@ func TestKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newSite(t)
-	s.answer = says(list(0, 100))
+	var content atomic.Value
+	content.Store(list(0, 100))
+	s.answer = func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, content.Load().(string)) }
 	s.run(t)
 	cert := filepath.Join(t.TempDir(), "cert.pem")
 	os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o644)
 	seen := map[bool]bool{}
 	for at := 1; ; at++ {
 		before, after := list(at-1, 100), list(at, 100)
-		s.answer = says(after)
+		content.Store(after)
 		cmd := exec.Command(self)
 		cmd.Env = append(os.Environ(), "SCANWATCH_TEST_KILL="+strconv.Itoa(at), "FILE="+s.feed.File, "URL="+s.feed.URL, "CERT="+cert,
 			"NOW="+s.now.Format(time.RFC3339))
