@@ -13,6 +13,7 @@ import (
 
 	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/forward"
+	"scanwatch/cmd/internal/sandbox"
 	"scanwatch/rules"
 )
 
@@ -44,6 +45,7 @@ func runForward(e *env, args []string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.Pos, err)
 	}
+	enter(log, sandbox.Client(f.Files()))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	f.Run(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"scanwatch/cmd/internal/fetch"
 	"scanwatch/cmd/internal/owner"
+	"scanwatch/cmd/internal/sandbox"
 	"scanwatch/filter/lookup/feed"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/text"
@@ -87,6 +89,15 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 		return err
 	}
 	o.Early, o.Any, o.DryRun = f.now, f.any, f.dry
+	if os.Geteuid() != 0 { // root changes its rights for each file
+		var dirs []string
+		for _, f := range feeds {
+			dirs = append(dirs, filepath.Dir(f.File), filepath.Dir(linkTarget(f.File)))
+		}
+		for _, err := range sandbox.Client(dirs, nil).Problems {
+			e.warn("sandbox incomplete: " + err.Error())
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	results := []fetch.Result{} // not null in JSON
@@ -126,6 +137,14 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 		return fmt.Errorf("%s not downloaded", text.Plural(failed, "file"))
 	}
 	return ctx.Err()
+}
+
+// linkTarget returns the target of a link, or file if there is none.
+func linkTarget(file string) string {
+	if target, err := filepath.EvalSymlinks(file); err == nil {
+		return target
+	}
+	return file
 }
 
 // label names a file in messages.

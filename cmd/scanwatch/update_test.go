@@ -326,6 +326,38 @@ func TestUpdateAsOwner(t *testing.T) {
 	}
 }
 
+// TestUpdateAsUser checks that the user of the timer can update in the sandbox, also a file
+// that is a link.
+func TestUpdateAsUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	in := newInternet(t)
+	dir, conf := feedsConf(t, `table <a> file "feeds/a.txt" format addresses url "https://a.example/a"
+table <b> file "link" format addresses url "https://a.example/b"
+`)
+	in.set("a.example/a", says("203.0.113.1\n"))
+	in.set("a.example/b", says("203.0.113.2\n"))
+	const nobody = 65534
+	err := errors.Join(os.Mkdir(dir+"/feeds", 0o755), os.Mkdir(dir+"/target", 0o755), os.Chown(dir+"/feeds", nobody, nobody), os.Chown(dir+"/target", nobody, nobody),
+		os.Symlink("target/b.txt", dir+"/link"), os.WriteFile(dir+"/target/b.txt", nil, 0o644), os.Chown(dir+"/target/b.txt", nobody, nobody))
+	self, wrong := os.Executable()
+	if err := errors.Join(err, wrong); err != nil {
+		t.Fatal(err)
+	}
+	// Other users cannot enter the directory of the test.
+	program, err := os.ReadFile(self)
+	if err := errors.Join(err, os.WriteFile(dir+"/scanwatch", program, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := in.command(t, "-f", conf, "update")
+	cmd.Path, cmd.SysProcAttr = dir+"/scanwatch", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := cmd.CombinedOutput()
+	if want := "a a.txt: updated, 1 entry, 1 added, 0 removed\nb link: updated, 1 entry, 1 added, 0 removed\n"; string(out) != want || err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 // TestFreshDrop runs the recipe of the manual for Spamhaus DROP: a host in the list is
 // rejected, also after an update that fails, and not after it was removed from the list.
 func TestFreshDrop(t *testing.T) {

@@ -100,6 +100,9 @@ func (f *Fan) Watch(c Choice) (*Watcher, error) {
 	return w, nil
 }
 
+// Watching returns the number of watchers.
+func (f *Fan) Watching() int { return int(f.watching.Load()) }
+
 // Close removes the watcher.
 func (w *Watcher) Close() {
 	w.fan.mu.Lock()

@@ -145,7 +145,7 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 	}
 	// The attempt counts even if this process ends before it has an answer.
 	m.Attempt = now
-	if err := f.save(o, m); err != nil {
+	if err := f.save(p, o, m); err != nil {
 		return err
 	}
 	answer, err := f.request(ctx, o, r.URL, key, m.validatorsOf(old))
@@ -163,7 +163,7 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 		m.Error = err.Error()
 	}
 	r.Next = m.next(f, false)
-	return errors.Join(err, f.save(o, m))
+	return errors.Join(err, f.save(p, o, m))
 }
 
 // replace checks the new content, which it uncompresses, and replaces the file with it.

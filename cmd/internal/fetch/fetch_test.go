@@ -481,6 +481,10 @@ func TestLinks(t *testing.T) {
 	if r := s.run(t); r.Outcome != Updated || s.content(t) != list(1, 100) {
 		t.Errorf("%+v", r)
 	}
+	s.now = s.now.Add(-maxRetryAfter)
+	if r := s.run(t); r.Outcome != Waiting {
+		t.Errorf("the state of the target is not used: %+v", r)
+	}
 	if link, err := os.Readlink(s.feed.File); link != "drop.txt.real" {
 		t.Error(link, err)
 	}

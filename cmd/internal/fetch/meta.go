@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"path/filepath"
 	"time"
 
 	"scanwatch/cmd/internal/output"
@@ -55,13 +56,13 @@ func readMeta(p *owner.Place, now time.Time) meta {
 }
 
 // save writes the state.
-func (f *Feed) save(o Options, m meta) error {
+func (f *Feed) save(p *owner.Place, o Options, m meta) error {
 	if o.DryRun {
 		return nil
 	}
 	m.URL = f.url(o.Now())
 	step("meta")
-	return output.Replace(f.File+metaSuffix, 0o644, func(w io.Writer) error {
+	return output.Replace(filepath.Join(p.Root.Name(), p.Name)+metaSuffix, 0o644, func(w io.Writer) error {
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
 		return e.Encode(m)

@@ -121,6 +121,19 @@ func New(c *rules.Companion, o Options) (*Forwarder, error) {
 	return f, nil
 }
 
+// Files returns the directories in which the Forwarder changes files, and the sockets to
+// which it connects.
+func (f *Forwarder) Files() (dirs, sockets []string) {
+	sockets = []string{control.SocketPath(f.o.RunDir)}
+	if f.queue != nil {
+		dirs = []string{f.queue.dir}
+	}
+	if s, ok := f.to.(*syslog); ok && filepath.IsAbs(s.address) {
+		sockets = append(sockets, s.address)
+	}
+	return dirs, sockets
+}
+
 // Run passes events until ctx ends.
 func (f *Forwarder) Run(ctx context.Context) {
 	var all sync.WaitGroup

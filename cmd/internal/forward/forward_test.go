@@ -360,11 +360,6 @@ func newHub(t *testing.T, c *rules.Companion) *hub {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	h := &hub{dir: dir, spared: func(netip.Addr) bool { return false }, known: control.NewCompanions([]*rules.Companion{c})}
-	for range events.MaxWatchers - 1 {
-		if _, err := h.fan.Watch(events.Choice{}); err != nil {
-			t.Fatal(err)
-		}
-	}
 	h.start()
 	t.Cleanup(func() { h.stop() })
 	return h
@@ -383,18 +378,10 @@ func (h *hub) start() {
 	h.stop = func() { cancel(); <-done }
 }
 
-// watched waits until the service watches: only one more watcher is possible.
-func (h *hub) watched(t *testing.T) { until(t, func() bool { return h.full() }) }
+// watched waits until the service watches.
+func (h *hub) watched(t *testing.T) { until(t, func() bool { return h.fan.Watching() == 1 }) }
 
-func (h *hub) unwatched(t *testing.T) { until(t, func() bool { return !h.full() }) }
-
-func (h *hub) full() bool {
-	w, err := h.fan.Watch(events.Choice{})
-	if err == nil {
-		w.Close()
-	}
-	return err != nil
-}
+func (h *hub) unwatched(t *testing.T) { until(t, func() bool { return h.fan.Watching() == 0 }) }
 
 // start runs a Forwarder, and returns a function that ends it.
 func start(t *testing.T, c *rules.Companion, h *hub, r *receiver) (stop func()) {
