@@ -138,12 +138,12 @@ func appendObject(dst []byte, o *object) []byte {
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	_ = encoder.Encode(o) // cannot fail: strings, numbers and stamps
-	return appendASCII(dst, b.Bytes())
+	return AppendASCII(dst, b.Bytes())
 }
 
-// appendASCII escapes all characters except printable ASCII, because JSON permits DEL,
-// C1 controls and bidirectional marks in a string.
-func appendASCII(dst, text []byte) []byte {
+// AppendASCII appends JSON in which all characters except printable ASCII are escaped,
+// because JSON permits DEL, C1 controls and bidirectional marks in a string.
+func AppendASCII(dst, text []byte) []byte {
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
 		switch {

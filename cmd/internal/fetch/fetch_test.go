@@ -121,9 +121,9 @@ func TestDoubts(t *testing.T) {
 		{"429", status(429), Failed, "the server answers 429 Too Many Requests"},
 		{"304 without a condition", status(304), Failed, "the server answers 304"},
 		{"partial", status(206), Failed, "the server answers 206"},
-		{"redirect to another host", http.RedirectHandler(other.URL, 302).ServeHTTP, Failed, "redirected to another host, https://127.0.0.1:"},
-		{"redirect without TLS", http.RedirectHandler("http://example.org/x", 302).ServeHTTP, Failed, "redirected to another host, http://example.org"},
-		{"redirects for ever", http.RedirectHandler("/drop.txt", 302).ServeHTTP, Failed, "more than 5 redirects"},
+		{"redirect to another host", http.RedirectHandler(other.URL, http.StatusFound).ServeHTTP, Failed, "redirected to another host, https://127.0.0.1:"},
+		{"redirect without TLS", http.RedirectHandler("http://example.org/x", http.StatusFound).ServeHTTP, Failed, "redirected to another host, http://example.org"},
+		{"redirects for ever", http.RedirectHandler("/drop.txt", http.StatusFound).ServeHTTP, Failed, "more than 5 redirects"},
 		{"huge, announced", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", strconv.Itoa(feed.MaxBytes+1))
 		}, Failed, "larger than 64 MiB"},
@@ -384,7 +384,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestKey checks that the key is sent, only from a file that nobody else can read.
+// TestKey checks that the key is sent, only from a file that no other user can read.
 func TestKey(t *testing.T) {
 	s := newSite(t)
 	s.answer = says(list(0, 100))

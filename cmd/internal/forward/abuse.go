@@ -31,7 +31,7 @@ const AbuseIPDB = "https://api.abuseipdb.com/api/v2/report"
 // The limits of reports.
 const (
 	reportAgain  = 15 * time.Minute // AbuseIPDB accepts one report of an address in this time
-	suspectAfter = time.Hour        // evidence against a host is forgotten
+	suspectAfter = time.Hour        // evidence against a host expires
 	sparedAfter  = 24 * time.Hour   // a host that sends bounces is not reported
 	maxSuspects  = 10_000
 	maxReported  = 10_000
@@ -60,12 +60,13 @@ type reporter struct {
 
 	mu       sync.Mutex
 	suspects map[netip.Addr]*suspect
-	spared   map[netip.Addr]time.Time // hosts that send bounces or are exempt
+	exempt   map[netip.Addr]time.Time // hosts that send bounces or are exempt
 	reported map[netip.Addr]time.Time
+	overflow time.Time // latest time at which exempt had no room
 }
 
 func newReporter(dir string) *reporter {
-	return &reporter{file: filepath.Join(dir, "reported"), suspects: map[netip.Addr]*suspect{}, spared: map[netip.Addr]time.Time{}, reported: map[netip.Addr]time.Time{}}
+	return &reporter{file: filepath.Join(dir, "reported"), suspects: map[netip.Addr]*suspect{}, exempt: map[netip.Addr]time.Time{}, reported: map[netip.Addr]time.Time{}}
 }
 
 // load reads the times of reports by earlier processes.
@@ -99,11 +100,13 @@ func (r *reporter) add(e *events.Event) {
 	defer r.mu.Unlock()
 	switch {
 	case e.Event == "exempt", e.Evidence == "backscatter", e.Evidence == "account-abuse", e.Event == "verdict" && e.Reason != "":
-		// The filter spares the host, the host returns the mail of others, or the account
+		// The filter exempts the host, the host returns mail with forged senders, or the account
 		// was stolen from a user.
-		if len(r.spared) < maxSuspects {
-			r.spared[src] = e.Time
+		if _, known := r.exempt[src]; !known && len(r.exempt) >= maxSuspects {
+			r.overflow = e.Time
+			return
 		}
+		r.exempt[src] = later(r.exempt[src], e.Time)
 		return
 	case e.Event != "finding" && (e.Event != "ban" || e.Would != ""):
 		return
@@ -136,19 +139,22 @@ func (r *reporter) add(e *events.Event) {
 func (r *reporter) miss(uint64) {}
 func (r *reporter) gap()        {}
 
-// due returns the hosts to report, and forgets old ones.
+// due returns the hosts to report, and drops old evidence.
 func (r *reporter) due(now time.Time) (due []report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	forget(r.spared, now.Add(-sparedAfter))
-	forget(r.reported, now.Add(-reportAgain))
+	dropBefore(r.exempt, now.Add(-sparedAfter))
+	dropBefore(r.reported, now.Add(-reportAgain))
+	if now.Sub(r.overflow) < sparedAfter {
+		return nil // the host could be one of those without room
+	}
 	for src, s := range r.suspects {
 		if s.last.Before(now.Add(-suspectAfter)) {
 			delete(r.suspects, src)
 			continue
 		}
 		_, again := r.reported[src]
-		_, spared := r.spared[src]
+		_, spared := r.exempt[src]
 		if !s.certain && !s.banned || again || spared || len(r.reported)+len(due) >= maxReported {
 			continue
 		}
@@ -163,7 +169,7 @@ func (r *reporter) due(now time.Time) (due []report) {
 	return due
 }
 
-func forget(times map[netip.Addr]time.Time, before time.Time) {
+func dropBefore(times map[netip.Addr]time.Time, before time.Time) {
 	for a, at := range times {
 		if at.Before(before) {
 			delete(times, a)
@@ -177,7 +183,7 @@ func (r *reporter) done(src netip.Addr, now time.Time, spared bool) {
 	defer r.mu.Unlock()
 	delete(r.suspects, src)
 	if spared {
-		r.spared[src] = now
+		r.exempt[src] = now
 		return
 	}
 	r.reported[src] = now

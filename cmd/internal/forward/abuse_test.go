@@ -131,6 +131,25 @@ func TestReportAgain(t *testing.T) {
 	}
 }
 
+// TestManyExempt checks that no host is reported for a day if there are too many exempt
+// hosts.
+func TestManyExempt(t *testing.T) {
+	r := newReporter(t.TempDir())
+	a := netip.MustParseAddr("2001:db8::1")
+	for range maxSuspects + 1 {
+		r.add(about(a.String(), "exempt", "", ""))
+		a = a.Next()
+	}
+	for at, want := range map[time.Duration]int{0: 0, 23 * time.Hour: 0, 24 * time.Hour: 1} {
+		e := about("198.51.100.1", "finding", "scanner", "high")
+		e.Time = noon.Add(at)
+		r.add(e)
+		if due := r.due(noon.Add(at)); len(due) != want {
+			t.Errorf("after %v: %d reports, want %d", at, len(due), want)
+		}
+	}
+}
+
 // TestForwardAbuse checks the requests to AbuseIPDB, that hosts which the filter spares are
 // not reported, and that a report waits while the server fails.
 func TestForwardAbuse(t *testing.T) {

@@ -1,11 +1,12 @@
 // Package forward passes events of the running filter to other programs: batches of events
 // to a URL, to syslog or to standard output, and reports to AbuseIPDB.
 //
-// Events are aggregated by source and window. What is written to the queue is delivered at
-// least once; what is left out before is counted.
+// Events are aggregated by source and window. Each batch in the queue is delivered at least
+// once, and all other events are counted.
 package forward
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -177,11 +178,11 @@ func (b *Batch) count() uint64 {
 	return n
 }
 
-// encode returns the JSON of v in one line.
+// encode returns the JSON of v in one line of printable ASCII.
 func encode(v any) []byte {
-	var b strings.Builder
+	var b bytes.Buffer
 	_ = text.JSON(&b, v, "") // cannot fail: strings, numbers and times
-	return []byte(b.String())
+	return events.AppendASCII(nil, b.Bytes())
 }
 
 // decodeBatch decodes a batch.
@@ -190,7 +191,7 @@ func decodeBatch(data []byte) (*Batch, error) {
 	return b, json.Unmarshal(data, b)
 }
 
-// summary describes an item in a line without texts of clients.
+// summary describes an item in one line without texts of clients.
 func (i *Item) summary() string {
 	var b strings.Builder
 	b.WriteString(i.Event)

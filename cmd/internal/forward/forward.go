@@ -152,7 +152,7 @@ func (f *Forwarder) Run(ctx context.Context) {
 		f.flush(ctx)
 	}
 	all.Wait()
-	f.flush(ctx) // events that arrived meanwhile
+	f.flush(ctx) // events that arrived since the previous call
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.disconnect()

@@ -179,11 +179,11 @@ func sign(key, at string, body []byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// maxLines is the largest number of events in a message for people.
+// maxLines is the largest number of events in a human-readable message.
 const maxLines = 30
 
-// bodyOf returns a batch in a format, and its media type. The formats for people have no
-// texts of clients, which could address the members of a chat or imitate its markup.
+// bodyOf returns a batch in a format, and its media type. The human-readable formats
+// have no texts of clients, which could address the members of a chat or imitate its markup.
 func bodyOf(format string, b *Batch, data []byte) (body []byte, kind string) {
 	switch format {
 	case "chat": // Slack, Mattermost, Rocket.Chat

@@ -153,7 +153,7 @@ func (q *queue) remove(e entry, lost bool) {
 	defer q.mu.Unlock()
 	i := slices.IndexFunc(q.entries, func(o entry) bool { return o.number == e.number })
 	if i < 0 {
-		return // dropped meanwhile
+		return // it has been dropped
 	}
 	if lost {
 		q.dropped += e.weight

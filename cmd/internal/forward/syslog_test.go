@@ -145,9 +145,17 @@ func TestTransports(t *testing.T) {
 	}
 }
 
-// TestStdout checks that a batch is one line.
+// TestStdout checks that a batch is one line of printable ASCII.
 func TestStdout(t *testing.T) {
 	var out bytes.Buffer
+	w := &window{}
+	e := finding(1, "scanner")
+	e.Helo = []byte("\u009b31m\u202e\x7f\u00fc\xff\n")
+	w.add(e)
+	if err := (&writer{&out}).deliver(t.Context(), encode(w.take(noon))); err != nil || !regexp.MustCompile(`^[ -~]+\n$`).Match(out.Bytes()) || !strings.Contains(out.String(), `"helo":"\u009b31m\u202e\u007f\u00fc\ufffd\n"`) {
+		t.Errorf("%v: %q", err, out.String())
+	}
+	out.Reset()
 	if err := (&writer{&out}).deliver(t.Context(), syslogBatch()); err != nil || strings.Count(out.String(), "\n") != 1 || !strings.HasPrefix(out.String(), `{"version":1,`) {
 		t.Errorf("%v: %s", err, out.String())
 	}
