@@ -1,6 +1,6 @@
 //go:build !race
 
-// The race detector itself allocates memory.
+// The race detector allocates memory itself.
 
 package filter_test
 
@@ -21,8 +21,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// allocations returns the number of allocations for the lines of in, with the real
-// reader, parser, pipeline and answers under the preset tight in mode enforce.
+// allocations returns the number of allocations for the lines of in. The lines pass
+// through the real reader, parser and pipeline under the preset tight in mode enforce.
 // Allocations during setup and for growing tables do not count.
 func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)) float64 {
 	t.Helper()
@@ -38,7 +38,7 @@ func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)
 
 	table.Use(&filter.Settings{Policy: p})
 	phases := smtpd.Requests(filter.Phases(p))
-	var mine []byte // the lines that the filter has registered
+	var mine []byte // lines that the filter has registered
 	for line := range bytes.Lines(in) {
 		fields := strings.SplitN(string(line), "|", 6)
 		for _, id := range slices.Concat(smtpd.Reports, phases) {
@@ -58,17 +58,17 @@ func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)
 		})
 	}
 	const some, more = 1, 3
-	serve(more) // warm up: fill tables and buffers
+	serve(more) // fill tables and buffers
 	few := serve(some)
 	return (serve(more) - few) / (more - some)
 }
 
-// TestEventsAllocateNothing checks that a new session needs only a few allocations, and
-// that further lines of a session and their answers need none.
+// TestEventsAllocateNothing checks that a new session needs only a few allocations.
+// Further lines of a session and their answers need no allocations.
 func TestEventsAllocateNothing(t *testing.T) {
-	const perSession = 20 // includes the domains of the client and its sender, which the standing needs
-	// Each element contains the lines of one event. A line is a request if it starts
-	// with "?", and otherwise a report. # is replaced with a number.
+	const perSession = 20 // includes the domains of the client and its sender, on which the standing depends
+	// Each element contains the lines of one event. A line that starts with "?" is a
+	// request, and any other line is a report. In each line, a number replaces #.
 	for _, c := range []struct {
 		name   string
 		events []string
@@ -117,8 +117,8 @@ func TestEventsAllocateNothing(t *testing.T) {
 			}
 			none := func(time.Time, uint64, []byte) {}
 			// The record of a session grows up to its limit, which the long sessions
-			// have reached. The tables of the memory grow at random times, so the
-			// minimum of three measurements counts.
+			// have reached. Tables of the memory grow at random times, so the minimum
+			// of three measurements counts.
 			short := allocations(t, session(4), none)
 			for range 2 {
 				short = min(short, allocations(t, session(4), none))
@@ -127,7 +127,7 @@ func TestEventsAllocateNothing(t *testing.T) {
 				t.Errorf("a short session allocates %.1f times", short)
 			}
 			long, longer := allocations(t, session(4000), none), allocations(t, session(5000), none)
-			if longer > long+50 { // tables may grow; one allocation per line would be 1,000 more
+			if longer > long+50 { // tables may grow; one allocation for each line would be 1,000 more
 				t.Errorf("with 4,000 of them a session allocates %.1f times, with 5,000 %.1f", long, longer)
 			}
 			t.Logf("%.1f and %.1f", long, longer)

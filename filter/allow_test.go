@@ -21,8 +21,8 @@ func (a *allowTable) MatchName(b []byte) bool {
 }
 
 // TestAllowedSendersPass checks that no preset in mode enforce rejects a known sender
-// of the shipped list in any phase. The sender has a reverse DNS name in the list, or
-// greets with such a name from a host with the generic name of a cloud.
+// in any phase. The sender is in the shipped list by its reverse DNS name or by its
+// greeting. The greeting comes from a host with the generic name of a cloud.
 func TestAllowedSendersPass(t *testing.T) {
 	allow := new(allowTable)
 	for _, row := range lists.Rows() {

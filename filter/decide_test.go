@@ -29,7 +29,7 @@ func policy(t testing.TB, text string) *rules.Policy {
 		if s.Builtin {
 			return nothing{}, nil
 		}
-		return nil, nil // as if the file were missing
+		return nil, nil // the file is missing
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -44,14 +44,13 @@ func (nothing) MatchAddr(netip.Addr) bool { return false }
 func (nothing) MatchName([]byte) bool     { return false }
 func (nothing) MatchASN(uint32) bool      { return false }
 
-// script plays a session, with one event or request per line in a short form:
+// script plays a session and returns the answer to each request without the session id.
+// A line is an event or a request in a short form:
 //
 //	connect NAME FCRDNS     report and request
 //	ehlo NAME, mail ADDRESS, rcpt ADDRESS, data     request
 //	refused ADDRESS         protocol lines and report of a refused recipient
 //	auth RESULT USER        report
-//
-// It returns the answer to each request without the session id.
 func script(t testing.TB, p *rules.Policy, lines ...string) (answers []string, records []*store.Record, log []string) {
 	t.Helper()
 	const id = "00000000000000aa"
@@ -231,7 +230,7 @@ rule notdrop phase connect match !src <drop> disconnect "554 5.7.1 no"`,
 	}
 }
 
-// TestOwnRefusalsAreNotCounted checks that the rejections of a rule do not add to the
+// TestOwnRefusalsAreNotCounted checks that the rejections of a rule do not increase the
 // counter of its condition.
 func TestOwnRefusalsAreNotCounted(t *testing.T) {
 	in := strings.Join([]string{
@@ -264,8 +263,8 @@ func TestTags(t *testing.T) {
 	}
 }
 
-// TestRewrittenAuth checks that an argument of AUTH rewritten by another filter is also
-// treated as a password.
+// TestRewrittenAuth checks that an argument of AUTH from another filter is masked like
+// a password.
 func TestRewrittenAuth(t *testing.T) {
 	records, log := play(t, []byte(strings.Join([]string{
 		event(1, "link-connect|00000000000000aa|x.example.net|pass|192.0.2.1:1|192.0.2.25:25"),

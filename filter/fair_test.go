@@ -38,8 +38,8 @@ func (s *site) report(t *testing.T, out []simulate.Outcome) {
 	}
 }
 
-// TestNeighbours checks that hosts are neither rejected nor banned because of other hosts
-// in the same /24 or /48.
+// TestNeighbours checks that a host is neither rejected nor banned because of other
+// hosts in its /24 or /48.
 func TestNeighbours(t *testing.T) {
 	for _, c := range [][2]string{{"203.0.113.66", "203.0.113.7"}, {"2001:db8:1:aaaa::1", "2001:db8:1:1::1"}} {
 		s := readySite(t, "standard")
@@ -61,8 +61,8 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
-// TestSharedServer checks that one customer of a shared server does not cause the rejection
-// of the mail of all others.
+// TestSharedServer checks that one customer of a shared server does not cause the
+// rejection of mail from its other customers.
 func TestSharedServer(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		t.Run(name, func(t *testing.T) {
@@ -74,8 +74,8 @@ func TestSharedServer(t *testing.T) {
 				list = append(list, delivery(at.Add(time.Duration(i)*2*time.Hour), "203.0.113.5", "out1.hoster.example"))
 			}
 			list = append(list, asks(monday, "203.0.113.5", "out1.hoster.example", 11, 0))                  // one bad customer
-			list = append(list, asks(monday.Add(time.Hour), "203.0.113.5", "out1.hoster.example", 6, 1))    // once more
-			list = append(list, delivery(monday.Add(2*time.Hour), "203.0.113.5", "out1.hoster.example"))    // all other customers
+			list = append(list, asks(monday.Add(time.Hour), "203.0.113.5", "out1.hoster.example", 6, 1))    // the bad customer again
+			list = append(list, delivery(monday.Add(2*time.Hour), "203.0.113.5", "out1.hoster.example"))    // another customer
 			list = append(list, asks(monday.Add(26*time.Hour), "203.0.113.5", "out1.hoster.example", 6, 2)) // next day
 			list = append(list, delivery(monday.Add(27*time.Hour), "203.0.113.5", "out1.hoster.example"))
 			list = append(list, asks(monday.Add(9*day), "203.0.113.5", "out1.hoster.example", 6, 3))
@@ -90,8 +90,9 @@ func TestSharedServer(t *testing.T) {
 	}
 }
 
-// TestSharedServerRelays checks the same if the MX record of a foreign domain points to
-// this server, so that mail to the domain is a relay probe.
+// TestSharedServerRelays checks the mail of a shared server if one customer probes
+// relaying. The MX record of a foreign domain points to this server, so mail to the
+// domain is a relay probe.
 func TestSharedServerRelays(t *testing.T) {
 	text, _ := rules.ReadyPolicy("tight")
 	s := newSite(t, string(text)+"\ntable <local-domains> { \"example.org\" }\n")
@@ -103,7 +104,7 @@ func TestSharedServerRelays(t *testing.T) {
 	probe := func(at time.Time, n int) simulate.Session {
 		steps := []simulate.Step{say(simulate.Ehlo, "out1.hoster.example"), say(simulate.Mail, "joe@example.net")}
 		for i := range n {
-			steps = append(steps, wrong(simulate.Rcpt, fmt.Sprintf("u%d@evil.example.com", i))) // its MX record is our host
+			steps = append(steps, wrong(simulate.Rcpt, fmt.Sprintf("u%d@evil.example.com", i))) // MX record points to this server
 		}
 		return visitor(at, "203.0.113.5", "out1.hoster.example", append(steps, say(simulate.Quit, ""))...)
 	}
@@ -114,8 +115,8 @@ func TestSharedServerRelays(t *testing.T) {
 	}
 }
 
-// TestNothingLearnedFromLAN checks that the recipients of hosts in the local network do not
-// become local domains.
+// TestNothingLearnedFromLAN checks that recipients of local hosts do not become local
+// domains.
 func TestNothingLearnedFromLAN(t *testing.T) {
 	s := readySite(t, "tight")
 	s.learn()
@@ -127,8 +128,8 @@ func TestNothingLearnedFromLAN(t *testing.T) {
 	}
 }
 
-// TestNothingLearnedFromFriends checks the same for a public host that may relay (pass from
-// <friends>).
+// TestNothingLearnedFromFriends checks that recipients of friends do not become local
+// domains. A friend is a public host that may relay (pass from <friends>).
 func TestNothingLearnedFromFriends(t *testing.T) {
 	text, _ := rules.ReadyPolicy("tight")
 	s := newSite(t, strings.Replace(string(text), "table <friends> { }", "table <friends> { 198.51.100.0/24 }", 1))
@@ -140,8 +141,8 @@ func TestNothingLearnedFromFriends(t *testing.T) {
 	}
 }
 
-// TestUserUnderAttack checks that a user who mistypes a password is not rejected while
-// other networks brute-force the account.
+// TestUserUnderAttack checks that a user who mistypes a password is not rejected. At
+// the same time, other networks brute-force the account.
 func TestUserUnderAttack(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -161,8 +162,8 @@ func TestUserUnderAttack(t *testing.T) {
 	}
 }
 
-// TestNeighbourOfGuesser checks that a user who mistypes a password is not rejected if
-// eight other users of the same /24 failed to log in within an hour.
+// TestNeighbourOfGuesser checks that a user who mistypes a password is not rejected. In
+// the same /24, eight other users have failed to log in within an hour.
 func TestNeighbourOfGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -204,8 +205,8 @@ func TestBoughtName(t *testing.T) {
 	}
 }
 
-// TestGuessesAmongRepeats checks that a harvest is found if an existing recipient precedes
-// each unknown recipient.
+// TestGuessesAmongRepeats checks that a harvest is found among existing recipients. An
+// existing recipient precedes each unknown recipient.
 func TestGuessesAmongRepeats(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		s := readySite(t, name)
@@ -270,7 +271,7 @@ func TestFloodOfOurHouse(t *testing.T) {
 	}
 }
 
-// TestBansWithoutRules checks that manual bans are enforced even if the policy has no
+// TestBansWithoutRules checks that manual bans are enforced under a policy without
 // rules.
 func TestBansWithoutRules(t *testing.T) {
 	if p := smtpd.Requests(filter.Phases(policy(t, "mode enforce\n"))); len(p) == 0 {
@@ -278,8 +279,8 @@ func TestBansWithoutRules(t *testing.T) {
 	}
 }
 
-// TestCustomersOfOneHoster checks that mail of one customer of a hosting provider does
-// not improve the standing of other customers.
+// TestCustomersOfOneHoster checks that a customer's mail does not improve the standing
+// of other customers of the same hosting provider.
 func TestCustomersOfOneHoster(t *testing.T) {
 	for _, d := range []string{"your-server.de", "contaboserver.net", "ovh.net", "hwclouds-dns.com", "secureserver.net", "vultrusercontent.com", "linodeusercontent.com", "amazonaws.com", "googleusercontent.com", "hostinger.com", "colocrossing.com", "t-ipconnect.de"} {
 		s := readySite(t, "standard")

@@ -1,10 +1,11 @@
-// Package filter is the pipeline for the events of SMTP sessions. A front end, such as
-// filter/smtpd, supplies the events. For each event, package track updates the facts of
-// the session, package detect gathers evidence, package decide applies the policy, and
-// package journal records the event and its outcomes.
+// Package filter is the pipeline for the events of SMTP sessions.
 //
-// Data flows in one direction: no stage calls an earlier stage, and only this package
-// imports all of them.
+// A front end, such as filter/smtpd, supplies the events. Package track updates the
+// facts of the session. Package detect gathers evidence. Package decide applies the
+// policy. Package journal records the event and its outcomes.
+//
+// Data flows in one direction, and no stage calls an earlier stage. Only this package
+// imports all stages.
 package filter
 
 import (
@@ -30,54 +31,57 @@ import (
 // Options contains the inputs and outputs of a Pipeline. No function may block or keep
 // its arguments.
 type Options struct {
-	// Record receives the encoded record of an ended session, or of an aggregate of
-	// sessions that ended up to an hour ago. Sums.Flush calls Record in the goroutine of
-	// its caller.
+	// Record receives the encoded record of an ended session or of an aggregate. The
+	// sessions of an aggregate ended up to an hour ago. Sums.Flush calls Record in the
+	// goroutine of its caller.
 	Record func(end time.Time, id uint64, value []byte)
-	// Clock, if not nil, receives the end of each session in microseconds since 1970.
+	// Clock receives the end of each session in microseconds since 1970, and may be
+	// nil.
 	Clock *atomic.Int64
 	// Log receives one log line without LF.
 	Log func(line []byte)
-	// Verbose, if not nil, reports whether each finding, verdict and tag is logged.
+	// Verbose reports whether each finding, verdict and tag is logged. A nil Verbose
+	// means false.
 	Verbose func() bool
-	// Watch, if not nil, is called for each finding, verdict, tag and ban.
+	// Watch is called for each finding, verdict, tag and ban, and may be nil.
 	Watch func(*events.Event)
-	// Lists returns the shipped lists. Its first call may block.
+	// Lists returns the shipped lists. The first call of Lists may block.
 	Lists func() *lookup.Lists
-	// Memory is the state across sessions; nil for a new one.
+	// Memory is the state across sessions. If Memory is nil, the state is empty at the
+	// start.
 	Memory *memory.Memory
-	// Hasher returns the hasher of mailboxes and possible passwords. If Hasher is nil
-	// or returns nil, they are recorded unhashed.
+	// Hasher returns the hasher of mailboxes and possible passwords. Without a hasher,
+	// mailboxes and user names are recorded unhashed.
 	Hasher func() *privacy.Hasher
 	// Hashed enables the privacy level hashed until Use has set the settings.
 	Hashed bool
 	// OwnAddrs contains the addresses of this host.
 	OwnAddrs []netip.Addr
-	// Budget is the disk budget in bytes. To stay within the budget, the journal adds the
-	// sessions of floods to aggregates. If Budget is 0, every session has its own record.
+	// Budget is the disk budget in bytes; 0 means a separate record for every session.
+	// To stay within the budget, the journal adds the sessions of floods to aggregates.
 	Budget int64
 	// Recorded means that events come from records, in which names may be hashed.
 	Recorded bool
-	// Trace, if not nil, is called for each evaluation of the policy. The facts are
+	// Trace is called for each evaluation of the policy, and may be nil. The facts are
 	// valid only during the call.
 	Trace func(*rules.Policy, *rules.Facts, smtp.Answer)
 }
 
-// Settings are the parts of the configuration that can change at run time.
+// Settings are the settings that can change at run time.
 type Settings struct {
 	Policy  *rules.Policy
 	ASN     *lookup.Origins // nil: only the shipped AS numbers are known
-	Country *lookup.Origins // nil: countries are unknown, unless ASN has them
+	Country *lookup.Origins // nil: countries are known only if ASN contains them
 }
 
-// A Pipeline holds the open sessions. Its methods belong to one goroutine,
-// except Use and Open.
+// A Pipeline holds the open sessions. Only Use and Open may be called concurrently with
+// other methods.
 type Pipeline struct {
-	Sums *journal.Sums // may be used by any goroutine
+	Sums *journal.Sums // safe for concurrent use
 
 	o        Options
 	next     atomic.Pointer[Settings]
-	settings *Settings // settings for the current event; if nil, the pipeline only observes
+	settings *Settings // settings for the current event; nil for observation only
 	site     detect.Site
 	memory   *memory.Memory
 	decider  decide.Decider
@@ -91,7 +95,7 @@ type Pipeline struct {
 	out    smtp.Outcome  // reused
 }
 
-// New returns a Pipeline without sessions that only observes.
+// New returns a Pipeline that has no sessions and only observes.
 func New(o Options) *Pipeline {
 	p := &Pipeline{o: o, memory: o.Memory, table: newTable()}
 	if p.memory == nil {
@@ -108,10 +112,10 @@ func New(o Options) *Pipeline {
 	return p
 }
 
-// Use sets the settings, starting with the next event. Any goroutine may call it.
+// Use sets the settings, starting with the next event. Use is safe for concurrent use.
 func (p *Pipeline) Use(settings *Settings) { p.next.Store(settings) }
 
-// Open returns the number of open sessions. Any goroutine may call it.
+// Open returns the number of open sessions. Open is safe for concurrent use.
 func (p *Pipeline) Open() int64 { return p.table.count.Load() }
 
 // Site sets the name that smtpd.conf(5) gives the site.
@@ -126,7 +130,7 @@ func (p *Pipeline) Event(ev *smtp.Event) {
 			return
 		}
 	} else if s = p.table.session(ev.Session); s == nil {
-		return // the session started before the filter, or there are too many sessions
+		return // the session started before the filter, or too many sessions are open
 	}
 	p.take(s, ev)
 	if ev.Kind == smtp.EventDisconnect {
@@ -160,7 +164,7 @@ func (p *Pipeline) take(s *session, ev *smtp.Event) {
 		if ev.Result == smtp.ResultPass {
 			s.track.Login = append(s.track.Login[:0], ev.Name...)
 		}
-		ev.Name = p.journal.User(ev.Name) // hash a possible password before other code uses it
+		ev.Name = p.journal.User(ev.Name) // hash a possible password before any use
 	}
 	s.track.Apply(ev)
 	if ev.Kind == smtp.EventConnect {
@@ -181,8 +185,8 @@ func (p *Pipeline) take(s *session, ev *smtp.Event) {
 	p.learn(s, ev)
 }
 
-// locate adds the facts about the address of a new session: they come from the site and
-// from the operator's tables and databases.
+// locate adds the facts on the address of a new session. The facts come from the site,
+// and from the operator's tables and databases.
 func (o *Settings) locate(s *track.Session, site *detect.Site) {
 	if !s.Src.IsValid() {
 		return
@@ -236,7 +240,7 @@ func (p *Pipeline) detect(s *session, ev *smtp.Event) {
 	}
 }
 
-// admit adds a finding to the evidence of s, unless s already has it.
+// admit adds a new finding to the evidence of s.
 func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
 	if f.Implied {
 		s.detect.Evidence |= f.Evidence
@@ -266,8 +270,8 @@ func (p *Pipeline) write(s *session, outcomes []smtp.Outcome) {
 	}
 }
 
-// ended evaluates an ended session. It ignores sessions whose ending is unknown, or that
-// were open when the mail server stopped.
+// ended evaluates an ended session. A session with an unknown ending is not evaluated.
+// A session that was open when the mail server stopped is not evaluated either.
 func (p *Pipeline) ended(s *session, ev *smtp.Event) {
 	if ev.Ending == smtp.EndingStopped || ev.Ending == smtp.EndingUnknown || s.track.Exempt() || s.track.Internal || s.decide.Barred {
 		return
@@ -291,8 +295,8 @@ func (p *Pipeline) identify(s *session) {
 	}
 }
 
-// begin updates the clock and the settings, and writes log lines and aggregates that are
-// due.
+// begin updates the clock and the settings, and writes the log lines and aggregates
+// that are due.
 func (p *Pipeline) begin(at int64) {
 	if at/1e6 != p.clock/1e6 {
 		p.memory.Tick(at)
@@ -332,7 +336,7 @@ func (p *Pipeline) hide() {
 	p.journal.Hide(p.o.Hasher(), hashed)
 }
 
-// open opens a session, or returns nil if there are too many.
+// open opens a session. If too many sessions are open, open returns nil.
 func (p *Pipeline) open(ev *smtp.Event) *session {
 	if old := p.table.session(ev.Session); old != nil {
 		p.close(old, smtp.EndingUnknown, ev.Time)
@@ -364,7 +368,7 @@ func (p *Pipeline) close(s *session, how smtp.Ending, at int64) {
 	p.table.close(s)
 }
 
-// Stop records the sessions that are still open, when the mail server stops.
+// Stop records the sessions that are still open when the mail server stops.
 func (p *Pipeline) Stop() {
 	for _, s := range p.table.live {
 		p.close(s, smtp.EndingStopped, p.clock)
@@ -375,8 +379,8 @@ func (p *Pipeline) Stop() {
 	}
 }
 
-// Leave records the sessions that are still open at the end of a stream. Their ending
-// is not evidence.
+// Leave records the sessions that are still open at the end of a stream. The end of the
+// stream, and not the client, has ended these sessions.
 func (p *Pipeline) Leave() {
 	for _, s := range p.table.live {
 		p.close(s, smtp.EndingUnknown, s.journal.Last())
@@ -384,7 +388,8 @@ func (p *Pipeline) Leave() {
 	p.journal.Flush(p.clock, false)
 }
 
-// Cut records one session that is still open. Its ending is not evidence.
+// Cut records one session that is still open. The ending of the session is not
+// evidence.
 func (p *Pipeline) Cut(id uint64, how smtp.Ending, at int64) {
 	if s := p.table.session(id); s != nil {
 		p.close(s, how, at)
@@ -401,8 +406,8 @@ func (p *Pipeline) Known(id uint64, at int64) bool {
 	return p.memory.Peers.Standing(&p.client, at).Level >= rules.StandingKnown
 }
 
-// Phases returns the phases in which the mail server must send requests for policy. All
-// bans, including manual ones, are enforced at connect.
+// Phases returns the phases in which the mail server must send requests for policy. The
+// phase connect is included if bans must be enforced or reported.
 func Phases(policy *rules.Policy) smtp.PhaseSet {
 	set := policy.Phases() & smtp.Answerable
 	if len(policy.Rules()) > 0 || policy.Mode == rules.Enforce {

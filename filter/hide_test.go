@@ -17,9 +17,9 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// unhidden returns all output about a session that consists of a greeting and the given
-// lines, which are in the form of raw. The session is played twice: once for its own
-// record, and once for an aggregate.
+// unhidden returns all output about a session with a greeting and the given lines. The
+// lines are in the form of raw. The session is played once for its own record, and once
+// for an aggregate.
 func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) string {
 	t.Helper()
 	var kept bytes.Buffer
@@ -55,8 +55,8 @@ func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) 
 	return kept.String()
 }
 
-// TestNobodyInClear checks that no mailbox is recorded, logged or sent to watchers
-// unhashed, whether it is in a text from a client, smtpd or another filter.
+// TestNobodyInClear checks that no mailbox appears unhashed in records, logs or watch
+// events. The mailbox is in a text from a client, smtpd or another filter.
 func TestNobodyInClear(t *testing.T) {
 	hasher := privacy.New(bytes.Repeat([]byte{7}, 32))
 	p := policy(t, "privacy hashed\nmode observe\ntable <local-domains> { \"example.org\" }\nrule all phase rcpt-to match helo \"mail.example.net\" reject ban 1d\nrule badhelo phase helo match !helo \"mail.example.net\" reject\n")
@@ -109,7 +109,7 @@ func TestNobodyInClear(t *testing.T) {
 			t.Errorf("%q\nis kept as\n%s", lines, got)
 		}
 	}
-	// A short word in a recipient without a domain is also hashed.
+	// A short word in a recipient without a domain is hashed.
 	lines := []string{"R protocol-client|MAIL FROM:<>", "R protocol-server|250 Ok", "R tx-mail|31f211ba|ok|",
 		"R protocol-client|RCPT TO:<bo>", "R protocol-server|451 <bo>: try again, about a robot", "R tx-rcpt|31f211ba|tempfail|bo"}
 	if got := unhidden(t, hasher, lines, p); strings.Contains(got, "<bo>") || !strings.Contains(got, "about a robot") {

@@ -1,6 +1,6 @@
 package filter
 
-// Updates of the memory by events: counters, mailboxes, domains and standing.
+// This file contains the updates of the memory by events.
 
 import (
 	"bytes"
@@ -13,8 +13,8 @@ import (
 	"scanwatch/rules"
 )
 
-// login records a login in the memory. If a failed login is a part of a password spray, it
-// returns the spray.
+// login records a login in the memory. If a failed login belongs to a password spray,
+// the result describes the spray.
 func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
 	switch t := &s.track; {
 	case t.Local || !t.Src.IsValid():
@@ -97,17 +97,17 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 		if !s.detect.Repeated {
 			p.memory.Counters.Add(&p.client, evidence, ev.Time)
 		}
-		// Some rejected recipients do not indicate a dictionary attack and must not be
-		// recorded as probed. A known client, or a client with other existing recipients,
-		// has an old mailing list. Backscatter goes to forged senders.
+		// Rejected recipients of old mailing lists and of backscatter must not be
+		// recorded as probed. A known client, or a client with existing recipients, may
+		// have an old mailing list. Backscatter goes to forged senders.
 		if s.track.Counts.RcptOK == 0 && len(sender) > 0 && p.decider.Standing(p.subject(s), ev.Time) == rules.StandingNone {
 			p.memory.Recipients.Refused(&p.client, ev.Addr, ev.Time)
 		}
 	}
 }
 
-// learnAccount records the behaviour of an authenticated session for its account, and
-// the domains to which the user sends mail.
+// learnAccount records the behaviour of an authenticated session for its account. The
+// domains to which the user sends mail are also recorded.
 func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	if ev.Kind != smtp.EventRcpt {
 		return
@@ -122,9 +122,8 @@ func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	}
 }
 
-// senderDomain returns the registered domain of a sender, or the whole domain if there
-// is none. It caches the result, because most transactions of a session have the same
-// sender domain.
+// senderDomain returns the registered domain of a sender, or else the whole domain. The
+// result is cached, because most transactions of a session have the same sender domain.
 func (s *session) senderDomain(sender []byte) string {
 	domain, _ := detect.Domain(sender)
 	if s.registered != "" && bytes.Equal(s.sender, domain) {

@@ -24,8 +24,8 @@ func event(at int, rest string) string {
 	return fmt.Sprintf("report|0.7|1795219327.%06d|smtp-in|%s\n", at, rest)
 }
 
-// TestLongSession checks that all commands of a very long session are counted, and that
-// it uses a limited amount of memory and disk.
+// TestLongSession checks that all commands of a very long session are counted. The
+// session uses a limited amount of memory and disk.
 func TestLongSession(t *testing.T) {
 	const n = 20_000
 	var in strings.Builder
@@ -72,8 +72,8 @@ func TestLongSession(t *testing.T) {
 	}
 }
 
-// TestFloodOfFindings checks that a scan from many hosts does not fill the mail log,
-// and that the number of unlogged sessions is logged.
+// TestFloodOfFindings checks that a scan from many hosts does not fill the mail log.
+// The number of unlogged sessions is logged.
 func TestFloodOfFindings(t *testing.T) {
 	var in strings.Builder
 	for i := range 3000 {
@@ -104,7 +104,7 @@ func TestFloodOfFindings(t *testing.T) {
 }
 
 // TestOneSourceAgain checks that equal sessions of a source are logged once in ten
-// minutes, and that the number of further sessions is logged.
+// minutes. The number of further sessions is logged.
 func TestOneSourceAgain(t *testing.T) {
 	var in strings.Builder
 	for i := range 3000 {
@@ -130,9 +130,9 @@ func TestOneSourceAgain(t *testing.T) {
 	}
 }
 
-// FuzzFold checks that events in any order and with any content, under a policy in mode
-// enforce, cause no panic and leave no session open. Each request is answered once, and
-// each session has one readable record.
+// FuzzFold checks that no order or content of events causes a panic or leaves a session
+// open. The policy is in mode enforce. Each request is answered once, and each session
+// has one readable record.
 func FuzzFold(f *testing.F) {
 	for seed := range uint64(4) {
 		f.Add(seed, uint16(200))
@@ -202,7 +202,7 @@ func newBench(record func(time.Time, uint64, []byte)) *simulate.Filter {
 	return simulate.NewFilter(filter.Options{Record: record, Log: func([]byte) {}, Lists: func() *lookup.Lists { return lists }})
 }
 
-// BenchmarkFold measures reading, processing and encoding a session.
+// BenchmarkFold measures the reading, processing and encoding of a session.
 func BenchmarkFold(b *testing.B) {
 	for _, name := range []string{"ehlo-delivery", "harvest-50-unknown", "concurrent-200"} {
 		b.Run(name, func(b *testing.B) {
@@ -210,7 +210,7 @@ func BenchmarkFold(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			// Only the registered reports.
+			// Keep only the registered reports.
 			var in []byte
 			for line := range bytes.Lines(raw) {
 				for _, id := range smtpd.Reports {

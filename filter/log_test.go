@@ -10,9 +10,10 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestLogLevels checks the lines of a session at each level: one at its end or for its ban and,
-// with Verbose, also one for each finding and decision. There are no lines for a friend and for a
-// session that only has evidence with low confidence.
+// TestLogLevels checks the log lines of a session at each level. A session has one line
+// at its end or for its ban. With Verbose, each finding and decision has another line.
+// A friend has no line. A session that has only evidence with low confidence has no
+// line at its end.
 func TestLogLevels(t *testing.T) {
 	for _, tt := range []struct {
 		verbose bool
@@ -93,10 +94,10 @@ rule lost phase end match evidence talks-http ban 10m
 	}
 }
 
-// TestLogOfADay checks that the log of a day with attacks has at most one line for each
-// session, and far fewer lines for a flood.
+// TestLogOfADay checks the length of the log of a day with attacks. Each session has at
+// most one line, and a flood has far fewer lines.
 func TestLogOfADay(t *testing.T) {
-	const n = 3500 // number of sessions of each kind
+	const n = 3500 // sessions of each kind
 	for _, tt := range []struct {
 		name  string
 		every time.Duration

@@ -17,7 +17,7 @@ import (
 	"scanwatch/store"
 )
 
-// raw plays smtpd's lines in a short form: "R event|..." is a report, "F phase|..." is
+// raw plays smtpd's lines in a short form. "R event|..." is a report, "F phase|..." is
 // a request, and "USE n" switches to the nth policy.
 func raw(t testing.TB, ps []*rules.Policy, lines ...string) (answers []string, recs []*store.Record, log []string, bytesOf []byte) {
 	const id = "00000000000000aa"
@@ -112,8 +112,8 @@ func TestRefusedPostmaster(t *testing.T) {
 	}
 }
 
-// TestReloadEndsDecisions checks that the decisions of a policy end when it is
-// replaced.
+// TestReloadEndsDecisions checks that the decisions of a policy end with its
+// replacement.
 func TestReloadEndsDecisions(t *testing.T) {
 	p0 := policy(t, "mode enforce\nrule x phase helo match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
 	p1 := policy(t, "mode observe\nrule x phase helo match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
@@ -130,7 +130,7 @@ func TestReloadEndsDecisions(t *testing.T) {
 	}
 }
 
-// TestReloadEndsTags checks that the tags of a policy end when it is replaced.
+// TestReloadEndsTags checks that the tags of a policy end with its replacement.
 func TestReloadEndsTags(t *testing.T) {
 	p0 := policy(t, "mode enforce\nrule x phase helo match src 192.0.2.1 tag first\n")
 	p1 := policy(t, "mode enforce\nrule y phase mail-from match src 192.0.2.1 tag second\n")
@@ -178,7 +178,7 @@ func TestEvidenceAfterManyFailures(t *testing.T) {
 }
 
 // TestForeignDomain checks that recipients of a domain without accepted mail are relay
-// probes, and that its first recipients may be missing, because the domain may be new.
+// probes. The first recipients may be missing, because the domain may be new.
 func TestForeignDomain(t *testing.T) {
 	p := policy(t, "mode enforce\nrule relay phase rcpt-to match count relay-probe > 3 disconnect \"421 4.7.0 No relaying here\"\n")
 	l := with("R protocol-client|MAIL FROM:<a@b.example>", "F mail-from|a@b.example", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",
@@ -210,8 +210,8 @@ func TestProvenGreeting(t *testing.T) {
 	}
 }
 
-// TestOwnNameProven checks that the name of this server is not forged if a local host
-// uses it through address translation.
+// TestOwnNameProven checks that a local host may greet with the name of this server.
+// The host uses address translation.
 func TestOwnNameProven(t *testing.T) {
 	p := policy(t, "mode enforce\nrule f phase rcpt-to match evidence { helo-own-name, helo-own-address } reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, "R link-connect|mx.example.org|pass|198.51.100.9:4000|10.0.0.5:25", "R protocol-server|220 mx.example.org ESMTP",
@@ -247,8 +247,8 @@ func TestAuthUser(t *testing.T) {
 	}
 }
 
-// TestHTTPForm checks that an HTML form sent to the wrong port is masked, because it
-// may contain a password.
+// TestHTTPForm checks that an HTML form sent to the wrong port is masked. The form may
+// contain a password.
 func TestHTTPForm(t *testing.T) {
 	_, _, log, kept := raw(t, nil, with("R protocol-client|POST /login HTTP/1.1", "R protocol-server|500 5.5.1 x", "R protocol-client|username=admin&password=hunter2", "R protocol-server|500 5.5.1 x", "R protocol-client|PASSWORD hunter2", "R protocol-server|500 5.5.1 x", "R link-disconnect")...)
 	if bytes.Contains(kept, []byte("hunter2")) || strings.Contains(strings.Join(log, ""), "hunter2") {
@@ -256,11 +256,11 @@ func TestHTTPForm(t *testing.T) {
 	}
 }
 
-// TestAuthAnywhere checks AUTH in a transaction, after STARTTLS, in unusual spellings,
-// and repeated in replies.
+// TestAuthAnywhere checks AUTH in a transaction, after STARTTLS, in unusual spellings
+// and in replies.
 func TestAuthAnywhere(t *testing.T) {
-	// AUTH in an open transaction, then RCPT, then second AUTH, STARTTLS, LOGIN with
-	// initial response
+	// The session has AUTH in a transaction, RCPT, a second AUTH, STARTTLS, and LOGIN
+	// with an initial response.
 	_, _, log, kept := raw(t, nil, with("R protocol-client|MAIL FROM:<a@b.example>", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",
 		"R protocol-client|AUTH LOGIN c2VjcmV0", "R protocol-server|503 5.5.1 Invalid command: Already in \"AUTH LOGIN c2VjcmV0\"", "R protocol-client|c2VjcmV0", "R protocol-server|500 5.5.1 Invalid command: Command unrecognized",
 		"R protocol-client|RCPT TO:<x@y.example>", "R protocol-server|250 ok", "R tx-rcpt|31f211ba|ok|x@y.example",

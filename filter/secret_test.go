@@ -10,12 +10,12 @@ import (
 	"scanwatch/filter/privacy"
 )
 
-// leaks contains the passwords in TestPasswordsNowhere, in all forms in which they
-// could occur in output.
+// leaks contains the passwords of TestPasswordsNowhere in all forms that output could
+// contain.
 var leaks = []string{"hunter2", "monkey123", "Geheim", base64.StdEncoding.EncodeToString([]byte("\x00bob\x00hunter2")), base64.StdEncoding.EncodeToString([]byte("hunter2"))}
 
-// TestPasswordsNowhere checks that no record, log line or event of the watch stream
-// contains a password, regardless of the line in which a client sends it.
+// TestPasswordsNowhere checks that no record, log line or watch event contains a
+// password. A client may send the password in any line.
 func TestPasswordsNowhere(t *testing.T) {
 	plain, word := leaks[3], leaks[4]
 	const unknown = "R protocol-server|500 5.5.1 Invalid command: Command unrecognized"
@@ -70,8 +70,8 @@ func TestPasswordsNowhere(t *testing.T) {
 	}
 }
 
-// FuzzPasswordsNowhere checks the same as TestPasswordsNowhere for a password after
-// AUTH at any position in a line.
+// FuzzPasswordsNowhere checks that a password after AUTH at any position in a line is
+// masked.
 func FuzzPasswordsNowhere(f *testing.F) {
 	for _, s := range []string{"", "EHLO x\r", "NOOP ", "MAIL FROM:<a@b>\r", "x ", "DATA\r", "\x00", "HELO a\n"} {
 		f.Add([]byte(s), []byte(" PLAIN "))
@@ -85,7 +85,7 @@ func FuzzPasswordsNowhere(f *testing.F) {
 		upper := bytes.ToUpper(before)
 		if bytes.HasPrefix(bytes.TrimSpace(upper), []byte("MAIL")) || bytes.HasPrefix(bytes.TrimSpace(upper), []byte("RCPT")) {
 			if !bytes.ContainsAny(before, "\r") {
-				t.Skip() // the password is a part of the address
+				t.Skip() // the password is contained in the address
 			}
 		}
 		const secret = "Zm9vYmFyNDcxMQ"

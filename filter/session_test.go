@@ -33,8 +33,8 @@ var lists = func() *lookup.Lists {
 
 const streams = "../tests/streams"
 
-// play passes a stream to a new pipeline. It returns the records in the order in which
-// the sessions started, and the log lines.
+// play passes a stream to a new pipeline. The records are in the order in which the
+// sessions started.
 func play(t testing.TB, in []byte) (records []*store.Record, log []string) {
 	t.Helper()
 	table := simulate.NewFilter(filter.Options{
@@ -62,8 +62,8 @@ func play(t testing.TB, in []byte) (records []*store.Record, log []string) {
 	return records, log
 }
 
-// render formats records as text without fields that differ between runs: ids, times,
-// ports of clients, ciphers, and sizes that include them.
+// render formats records as text, without fields that differ between runs. The omitted
+// fields are ids, times, ports of clients, ciphers, and sizes that include them.
 func render(t testing.TB, records []*store.Record) string {
 	var b strings.Builder
 	for i, r := range records {
@@ -94,7 +94,7 @@ func render(t testing.TB, records []*store.Record) string {
 			case store.KindVerdict:
 				s.Arg = fmt.Appendf(nil, "%v %v %v", s.Phase, s.Decision, s.Enforced)
 			}
-			for _, f := range [][]byte{s.Arg, s.Text} { // a finding: proof, evidence
+			for _, f := range [][]byte{s.Arg, s.Text} { // for a finding, the proof and the evidence
 				if len(f) > 0 {
 					fmt.Fprintf(&b, " %q", f)
 				}
@@ -131,8 +131,8 @@ var kinds = []string{"none", "greeting", "helo", "tls", "auth", "mail", "rcpt", 
 var loopback = regexp.MustCompile(`(?m)^(report\|[^|]*\|[^|]*\|smtp-in\|link-connect\|[^|]*\|[^|]*\|[^|]*\|)127\.0\.0\.1:`)
 
 // TestStreams processes every recorded stream and compares the records with golden
-// files. An older version has a separate golden file only if its facts differ from
-// the facts of the newest version.
+// files. An older version has its own golden file if its facts differ from the newest
+// version.
 func TestStreams(t *testing.T) {
 	names, err := filepath.Glob(streams + "/7.9/*.in")
 	if err != nil || len(names) < 50 {
@@ -157,8 +157,8 @@ func TestStreams(t *testing.T) {
 					t.Fatal(err)
 				}
 				// The recorded clients ran on the host of the server, whose greetings
-				// are less evidence. Replace their address, so that they are unknown
-				// clients.
+				// are weaker evidence. Replace their address with that of an unknown
+				// client.
 				records, _ := play(t, loopback.ReplaceAll(in, []byte("${1}203.0.113.9:")))
 				got := render(t, records)
 				golden := filepath.Join("testdata", scenario+".golden")
@@ -199,11 +199,11 @@ func TestReplayIsDeterministic(t *testing.T) {
 	}
 }
 
-// Passwords in the AUTH streams, as the clients sent them.
+// secrets contains the passwords in the AUTH streams, as the clients sent them.
 var secrets = []string{"cleartext-guess", "s3cret", "secret", "hunter2", "wrong", "passw"}
 
-// TestNoPasswords checks that neither records nor log lines contain the text after
-// AUTH, plain or in base64. They may contain the user names that smtpd reports.
+// TestNoPasswords checks that no record or log line contains the text after AUTH. The
+// text is plain or in base64. User names that smtpd reports may remain.
 func TestNoPasswords(t *testing.T) {
 	word := regexp.MustCompile(`[A-Za-z0-9+/]{12,}={0,2}`)
 	for _, version := range []string{"6.8", "7.6", "7.9"} {

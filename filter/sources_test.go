@@ -18,8 +18,8 @@ import (
 
 var sources = flag.Int("sources", 400_000, "different sources for TestManySources")
 
-// strangers is a stream of short sessions, each from a different source, with a
-// recipient that does not exist.
+// strangers is a stream of short sessions, each from a new source. Each session
+// requests a recipient that does not exist.
 type strangers struct {
 	n, most int
 	rest    []byte
@@ -60,7 +60,7 @@ func (e *strangers) Read(p []byte) (int, error) {
 }
 
 // TestManySources checks that the state for always new sources is bounded. With
-// -sources 5000000 it measures the number in the manual.
+// -sources 5000000, the test measures the number in the manual.
 func TestManySources(t *testing.T) {
 	text, err := rules.ReadyPolicy("tight")
 	if err != nil {

@@ -11,33 +11,33 @@ import (
 	"scanwatch/filter/track"
 )
 
-// A session is an open session: its facts, and the state of each stage.
+// A session is an open session, with its facts and the state of each stage.
 type session struct {
 	track   track.Session
 	detect  detect.State
 	decide  decide.State
 	journal journal.State
 	source  *source
-	domain  string // registered domain of the proven name; empty if there is none
+	domain  string // registered domain of the proven name, or empty
 
 	sender     []byte          // domain of the latest ordinary sender
 	registered string          // registered domain of sender
-	ordinary   string          // registered domain of the sender, if the transaction has a recipient for which mail improves the standing
+	ordinary   string          // registered domain of the sender, if mail to a recipient of the transaction improves the standing
 	delivery   memory.Delivery // ordinary mail so far
 }
 
 // A source is a host with open sessions.
 type source struct{ live uint32 }
 
-// maxSessions is the maximum number of open sessions. Mail servers never have that many:
-// they would run out of descriptors first, and stop accepting connections.
+// maxSessions is the maximum number of open sessions. A mail server runs out of
+// descriptors before it has that many sessions.
 const maxSessions = 50_000
 
-// maxFree limits the number of unused sessions kept for reuse.
+// maxFree is the maximum number of unused sessions kept for reuse.
 const maxFree = 1000
 
-// together returns the number of open sessions of the source of s. Sessions of
-// internal clients are not counted.
+// together returns the number of open sessions of the source of s. Sessions of internal
+// clients are not counted.
 func (s *session) together() uint32 {
 	if s.track.Internal || s.source == nil {
 		return 0
@@ -52,15 +52,15 @@ type table struct {
 	free    []*session
 	sources map[uint64]*source
 	count   atomic.Int64 // number of open sessions
-	missed  uint64       // number of sessions that were not followed because too many were open
+	missed  uint64       // number of sessions without an entry, because the table was full
 }
 
 func newTable() table {
 	return table{live: make(map[uint64]*session), sources: make(map[uint64]*source)}
 }
 
-// session returns an open session, or nil. Consecutive events often belong to one
-// session.
+// session returns an open session, or nil. The session of the previous event is checked
+// first.
 func (t *table) session(id uint64) *session {
 	if t.last == nil || t.last.track.ID != id {
 		t.last = t.live[id]
@@ -68,7 +68,7 @@ func (t *table) session(id uint64) *session {
 	return t.last
 }
 
-// open adds a session, or returns nil if there are too many.
+// open adds a session. If too many sessions are open, open returns nil.
 func (t *table) open(id uint64, src netip.AddrPort) *session {
 	if len(t.live) >= maxSessions {
 		t.missed++
@@ -94,7 +94,6 @@ func (t *table) open(id uint64, src netip.AddrPort) *session {
 	return s
 }
 
-// close removes a session.
 func (t *table) close(s *session) {
 	if s.source != nil {
 		if s.source.live--; s.source.live == 0 {

@@ -11,25 +11,23 @@ import (
 	"scanwatch/internal/text"
 )
 
-// An action is a row in the table of actions. Decisions are first in the table, because
-// they are first in the text of a rule.
+// An action is a row in the table of actions. The rows with decisions come first,
+// because a rule is written with its decision first.
 type action struct {
 	word, alias string
 	args        string
 	decision    bool
 	phases      smtp.PhaseSet // phases in which the action is possible
-	why         string        // reason why the action is not possible in other phases
-	many        bool          // the action may occur more than once in a rule
+	why         string        // reason why the action is impossible in other phases
+	many        bool          // a rule may repeat the action
 	parse       func(*line, *Rule) *Error
 	has         func(*Rule) bool
 	print       func(*Rule) string
 }
 
-// overAlready is the reason why most actions are not possible at the end of a
-// session.
+// overAlready is the reason why most actions are impossible in phase end.
 const overAlready = "the session has ended: only ban and tag are possible"
 
-// actions contains all actions.
 var actions = []action{
 	{word: "proceed", alias: "pass", decision: true, phases: smtp.Answerable, why: overAlready,
 		parse: decide(smtp.Proceed, false), has: decides(smtp.Proceed), print: printDecision},
@@ -57,7 +55,7 @@ var actions = []action{
 }
 
 // parseBan parses the durations of bans for consecutive offences. Only the first
-// duration may be 0s: the first offence is then counted, but causes no ban.
+// duration may be 0s: the first offence is then counted without a ban.
 func parseBan(l *line, r *Rule) *Error {
 	return l.each(func() *Error {
 		t := l.peek()
@@ -87,8 +85,8 @@ func durations(list []time.Duration, say func(time.Duration) string) (items []st
 }
 
 // Ladder returns the durations of bans for consecutive offences of a host. The last
-// duration also applies to further offences. If the rule has a single duration, the
-// second ban is 7 times as long, and further bans are 30 times as long.
+// duration also applies to further offences. A single duration d means d, 7d and 30d.
+// No duration exceeds MaxBan.
 func (r *Rule) Ladder() []time.Duration {
 	if len(r.Ban) != 1 {
 		return r.Ban
@@ -143,8 +141,7 @@ func printDecision(r *Rule) string {
 	return r.Decision.String() + " " + quote(r.Text)
 }
 
-// Effects returns the text of the actions of r other than its decision, such as delay,
-// tag and ban.
+// Effects returns the text of all actions of r except the decision.
 func (r *Rule) Effects() string {
 	var list []string
 	for i := range actions {
@@ -189,7 +186,7 @@ func printTags(r *Rule) string {
 type Keyword struct {
 	Kind string // statement, condition, action, phase, key
 	Word string
-	Args string // syntax of the arguments; for a statement, its whole syntax
+	Args string // syntax of the arguments, or of the whole statement
 }
 
 // Keywords returns all words of the policy language except evidence tokens.
@@ -215,8 +212,8 @@ func Keywords() (list []Keyword) {
 	return list
 }
 
-// The default reply texts. RFC 5321 section 3.1 defines 554 as a greeting that refuses
-// the session. It is therefore the code for disconnect.
+// The default reply texts. The code for disconnect is 554, which RFC 5321 section 3.1
+// defines for a refused session.
 const (
 	rejectText     = "550 5.7.1 Refused by local policy"
 	disconnectText = "554 5.7.1 Refused by local policy"
@@ -235,12 +232,11 @@ func (r *Rule) answer() string {
 	return ""
 }
 
-// sticky reports whether the decision of r applies to the rest of the session. This is
-// the case if no fact in the conditions of r can change during the session: the client
-// must not be able to cancel the decision by another HELO or another transaction. Other
-// decisions apply only in their phase: decisions about one sender or recipient,
-// decisions about a client that has not yet logged in, and proceed, because other
-// phases have separate rules.
+// sticky reports whether the decision of r applies to the rest of the session. A
+// decision is sticky if no fact in the conditions of r can change during the session.
+// The client cannot cancel a sticky decision by another HELO or another transaction.
+// Decisions about one sender or recipient apply only in their phase. The decision
+// proceed is never sticky, because other phases have their own rules.
 func (r *Rule) sticky() bool {
 	if !r.Decides || r.Decision == smtp.Proceed || len(r.Conds) == 0 {
 		return false
@@ -253,9 +249,8 @@ func (r *Rule) sticky() bool {
 	return true
 }
 
-// maxReply is the maximum length in bytes of a reply text in a policy. A reply with
-// this text and the reference does not exceed the limit of 512 bytes in RFC 5321
-// section 4.5.3.1.5.
+// maxReply is the maximum length of a reply text in a policy, in bytes. With the
+// reference, a reply remains below 512 bytes, the limit of RFC 5321 section 4.5.3.1.5.
 const maxReply = 400
 
 // checkText returns a description of the error in a reply text, or "". RFC 5321 section

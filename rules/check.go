@@ -9,18 +9,18 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// wellKnown contains the tables that the program itself uses. Each value is a condition
-// that uses the same class of entries as the program.
+// wellKnown contains the tables that the program itself uses. The value is a condition
+// that uses the same class of entries.
 var wellKnown = map[string]string{"friends": "src", "local-domains": "local-domains"}
 
 // Limits of a configuration.
 const (
-	maxRules     = 2000 // limited because each rule is compared with all previous rules
-	maxListeners = 64   // limited because a set of listeners is a number of 64 bits
+	maxRules     = 2000 // limited because the checker compares all pairs of rules
+	maxListeners = 64   // limited because a listener is a bit in a uint64
 )
 
-// Check returns the warnings and errors about c, in the order of the files. The type of
-// the error is Errors.
+// Check returns the warnings and errors of c in the order of the files. The error is of
+// type Errors.
 func (c *Config) Check(o Options) (warnings Errors, err error) {
 	k := c.check()
 	return k.result()
@@ -36,7 +36,7 @@ func (c *Config) check() *checker {
 		tags:      map[string]bool{},
 		files:     map[string]*Config{},
 	}
-	// Collect the declarations first, because statements may use a name before its
+	// Collect the declarations first, because a name may be used before its
 	// declaration.
 	for file, s := range c.All() {
 		if k.files[file.File] == nil {
@@ -77,7 +77,7 @@ func (k *checker) result() (warnings Errors, err error) {
 	return k.warnings, nil
 }
 
-// A declared describes a name that a statement declares and other statements may use.
+// A declared describes a name that a statement declares.
 type declared struct {
 	pos  Pos
 	used bool
@@ -87,12 +87,12 @@ type declared struct {
 type checker struct {
 	settings  Settings
 	files     map[string]*Config
-	order     []string // names of the files in their order
+	order     []string // names of the files, in order
 	tables    map[string]*declared
 	listeners map[string]*declared
 	listens   map[string]*Listener
 	decls     []*TableDecl
-	once      map[string]Pos // positions of settings and of the names of rules
+	once      map[string]Pos // positions of settings and of names of rules
 	tags      map[string]bool
 	macros    []*Macro
 	passes    []*Pass
@@ -193,7 +193,8 @@ func (k *checker) suggest(wrong string, names map[string]*declared, example stri
 	return didYouMean(wrong, slices.Sorted(maps.Keys(names)))
 }
 
-// conds checks conditions, except whether they are known in the phase.
+// conds checks conditions. The method phase checks whether a condition is known in a
+// phase.
 func (k *checker) conds(cs []*Cond, ofRule bool) {
 	for _, c := range cs {
 		for _, v := range c.Values {
@@ -245,7 +246,7 @@ func (k *checker) pass(p *Pass) {
 		k.errorf(c.Pos, "add fcrdns", "a reverse DNS name proves nothing without fcrdns")
 	}
 	for _, c := range p.Conds {
-		// Evidence that is unknown in all phases cannot exempt a client.
+		// Evidence that becomes known only in phase end cannot exempt a client.
 		if first, _ := c.span(); first == smtp.PhaseEnd {
 			k.errorf(c.Pos, "", "`%s` is known only at phase %s", c, smtp.PhaseEnd)
 		}
@@ -254,8 +255,7 @@ func (k *checker) pass(p *Pass) {
 	elsewhere(k, p.On, p.Conds)
 }
 
-// unproven returns a condition on the reverse DNS name, if there is no condition that
-// FCrDNS passes.
+// unproven returns a condition on the reverse DNS name that no FCrDNS condition proves.
 func unproven(cs []*Cond) (found *Cond) {
 	for _, c := range cs {
 		switch {
@@ -348,8 +348,8 @@ func known(first, last smtp.Phase) string {
 	return "it is known from phase " + first.String()
 }
 
-// scores warns if the score is set but no condition uses it, or if conditions use the
-// score but it is always 0.
+// scores warns of a score that no condition uses. The method also warns of a condition
+// on a score that is always 0.
 func (k *checker) scores() {
 	var looks *Cond
 	for _, r := range k.rules {
@@ -395,8 +395,8 @@ func (k *checker) unused() {
 	}
 }
 
-// shadows warns about unreachable rules: a pass statement or an earlier rule
-// matches everything that they match.
+// shadows warns of unreachable rules. A rule is unreachable if a pass statement or an
+// earlier rule matches the same sessions.
 func (k *checker) shadows() {
 	for i, r := range k.rules {
 		if p := k.passedBy(r); p != nil {
@@ -433,8 +433,8 @@ func (r *Rule) authed() bool {
 	return slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" })
 }
 
-// implies reports whether all sessions that match the conditions cs on listener on
-// also match the conditions wide on listener wideOn.
+// implies reports whether a statement matches every session that a narrower statement
+// matches. The narrower statement consists of the listener on and the conditions cs.
 func implies(on string, cs []*Cond, wideOn string, wide []*Cond) bool {
 	if wideOn != "" && wideOn != on {
 		return false
@@ -459,8 +459,8 @@ func (c *Cond) same(w *Cond) bool {
 // maxCompare is the maximum number of pairs of values that Check compares for one warning.
 const maxCompare = 10000
 
-// implies reports whether w certainly matches whenever c matches. It does not detect
-// all such cases.
+// implies reports whether w certainly matches whenever c matches. implies does not
+// detect every implication.
 func (c *Cond) implies(w *Cond) bool {
 	if c.Not == w.Not && c.same(w) {
 		return true
@@ -485,7 +485,7 @@ func (c *Cond) implies(w *Cond) bool {
 	return len(c.Values) > 0
 }
 
-// within reports whether x matches everything that v matches.
+// within reports whether x matches every text that v matches.
 func (v Value) within(x Value) bool {
 	switch {
 	case v.Kind != x.Kind:

@@ -9,13 +9,13 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Role is the job of a companion: a command of scanwatch(8) that runs as a service of
-// its own user.
+// A Role is the job of a companion. A companion is a command of scanwatch(8) that runs
+// as a service with its own user.
 type Role string
 
 // The roles.
 const (
-	RoleSync  Role = "sync"  // keeps a firewall or file in step with the bans
+	RoleSync  Role = "sync"  // keeps a firewall or a file in step with the bans
 	RoleServe Role = "serve" // answers DNS queries about the bans
 )
 
@@ -25,24 +25,25 @@ var roleNames = []string{string(RoleSync), string(RoleServe), string(RoleForward
 type Companion struct {
 	Pos
 	Role Role
-	User string // name or number of the user that runs it
+	User string // name or number of the user of the process
 
-	// Of sync. Max is the largest number of entries; 0 for the default.
+	// Target and Argument are the target of a sync companion. Max is the maximum number
+	// of entries; 0 selects the default.
 	Target, Argument string
 	Format           string
 	Reload           []string
 	Max              int
 
-	// Of forward, with Target and Argument.
+	// Forward contains the options of a forward companion, with Target and Argument.
 	Forward Forward
 
-	// Of serve.
+	// Listen contains the addresses of a serve companion.
 	Listen []netip.Addr
 	Port   int // 53 if not set
 	Allow  []netip.Prefix
 }
 
-// Targets contains the kinds of targets of sync, and what their argument names.
+// Targets contains the kinds of targets of sync, each with the meaning of its argument.
 var Targets = []struct{ Word, Argument string }{
 	{"nftables", "family, table and prefix of the sets, as in \"inet filter scanwatch\""},
 	{"ipset", "prefix of the sets, as in \"scanwatch\""},
@@ -50,17 +51,17 @@ var Targets = []struct{ Word, Argument string }{
 	{"file", "file"},
 }
 
-// Zone is `zone "name" ...`: a block list that the companion serve publishes by DNS.
+// Zone is `zone "name" ...`: a block list that a serve companion publishes by DNS.
 type Zone struct {
 	Pos
 	Name    string
 	Bans    bool          // the active bans
 	Builtin string        // name of a shipped list
 	File    string        // file with addresses
-	TTL     time.Duration // longest lifetime of an answer; 0 for the default
+	TTL     time.Duration // maximum lifetime of an answer; 0 for the default
 }
 
-// zoneLists contains the shipped lists that have addresses.
+// zoneLists contains the shipped lists that consist of addresses.
 var zoneLists = []string{"scanners", "clouds"}
 
 func parseCompanion(l *line) (Statement, *Error) {
@@ -143,7 +144,8 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 			return l.errorf(l.toks[l.at-1].pos, "", "a companion listens on addresses, not on networks")
 		}
 		if p.Addr().IsUnspecified() {
-			// A response over UDP could have another source than its query had destination.
+			// On a wildcard address, a UDP response could leave from another address
+			// than the client queried.
 			return l.errorf(l.toks[l.at-1].pos, "name the addresses of this host", "a companion cannot listen on %s", p.Addr())
 		}
 		c.Listen = append(c.Listen, p.Addr())
@@ -159,16 +161,19 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 	return err
 }
 
-// prefixes parses an address or network, or a list of them, without tables.
+// prefixes parses an address, a network, or a list of addresses and networks.
 func (l *line) prefixes(what string) (list []netip.Prefix, err *Error) {
 	values, err := l.values(what, addressValue)
+	if err != nil {
+		return nil, err
+	}
 	for _, v := range values {
 		if v.Kind != PrefixValue {
 			return nil, l.errorf(v.Pos, "list the addresses", "expected %s, not a table", what)
 		}
 		list = append(list, v.Prefix)
 	}
-	return list, err
+	return list, nil
 }
 
 func parseZone(l *line) (Statement, *Error) {
@@ -201,14 +206,15 @@ func parseZone(l *line) (Statement, *Error) {
 	return z, err
 }
 
-// isZoneName reports whether s is the name of a zone: labels of letters, digits and
-// hyphens. A query prepends up to 64 characters of an address (RFC 5782).
+// isZoneName reports whether s is a valid zone name. The labels of the name consist of
+// letters, digits, `-` and `_`. A query prepends up to 64 characters of an address to
+// the name (RFC 5782).
 func isZoneName(s string) bool {
 	if len(s) > 180 || !strings.Contains(s, ".") {
 		return false
 	}
 	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 			return false
 		}
 	}
@@ -294,8 +300,7 @@ func checkCompanions(k *checker) {
 	}
 }
 
-// Name identifies the companion in the status, in logs and as an argument of its
-// command.
+// Name identifies the companion in the status, in logs and on the command line.
 func (c *Companion) Name() string {
 	switch c.Role {
 	case RoleSync:

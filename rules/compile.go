@@ -14,8 +14,8 @@ type Settings struct {
 	Store        string        // directory; empty if not set
 	Keep         time.Duration // 90 days if not set
 	Budget       int64         // bytes; 512M if not set
-	ASN          string        // file; empty if not set
-	Country      string        // file; empty if not set
+	ASN          string        // path; empty if not set
+	Country      string        // path; empty if not set
 	ASNFrom      Download
 	CountryFrom  Download
 	Contact      string  // contact for senders; empty if not set
@@ -23,7 +23,7 @@ type Settings struct {
 	Log          Log
 	OwnNames     []string
 	OwnAddresses []netip.Prefix
-	Gateways     []netip.Prefix // addresses that are shared by many hosts
+	Gateways     []netip.Prefix // addresses that many hosts share
 	Delimiter    byte           // character between a mailbox and its detail; + if not set
 	// RunDir is the directory of the companions' socket; empty if not set.
 	RunDir     string
@@ -95,27 +95,26 @@ func (c *Config) Settings() Settings {
 
 // Options contains the functions that a policy needs.
 type Options struct {
-	// Load loads a table that is not inline. It may return nil if a table is not yet
-	// available; conditions on the table are then unknown. If Load is nil, no such
-	// table is available.
+	// Load loads a table that is not inline. If Load returns nil, conditions on the
+	// table are unknown. If Load itself is nil, only inline tables are loaded.
 	Load func(Source) (Table, error)
 }
 
-// A Source is the source of the entries of a table: a file, or the shipped list with
-// the name of the table.
+// A Source is the source of the entries of a table: a file or a shipped list. A shipped
+// list has the name of the table.
 type Source struct {
 	Table   string
 	Builtin bool
 	File    string // as written in the configuration
-	Format  string // format of the file; empty to detect the format
+	Format  string // format of the file; empty for detection
 	Param   string
 	Download
 	Pos     Pos
-	Exempts bool // only pass statements and the program use the table
+	Exempts bool // the table is used only for exemptions
 }
 
-// A Policy is a compiled configuration. It is read-only; any number of goroutines
-// may use it.
+// A Policy is a compiled configuration. A Policy is read-only and is safe for
+// concurrent use.
 type Policy struct {
 	Settings
 	config    *Config
@@ -142,7 +141,7 @@ type pass struct {
 type rule struct {
 	tree      *Rule
 	listeners uint64 // 0 for all
-	auth      bool   // has a condition on auth, and therefore applies to authenticated sessions
+	auth      bool   // a condition on auth makes the rule apply to authenticated sessions
 	sticky    bool
 	shield    shield
 	ladder    []time.Duration
@@ -151,8 +150,8 @@ type rule struct {
 	conds     []cond
 }
 
-// Compile checks and compiles c. It also returns the warnings of Check. The type of the
-// error is Errors.
+// Compile checks and compiles c. The warnings are the warnings of Check. The error is
+// of type Errors.
 func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 	k := c.check()
 	if warnings, err = k.result(); err != nil {
@@ -173,8 +172,8 @@ func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 	}
 	tableTraps(k, p.tables)
 	warnings, _ = k.result()
-	// Compile the declarations first, because rules may use tables and listeners before
-	// their declaration.
+	// Compile the declarations first, because rules may precede the declarations of
+	// their tables and listeners.
 	for _, s := range c.All() {
 		switch s := s.(type) {
 		case *Pass:
@@ -267,9 +266,9 @@ func (p *Policy) conds(trees []*Cond) []cond {
 			}
 		}
 	}
-	// If the name of a hosting provider fails FCrDNS, the evidence cloud has only low
-	// confidence. In a rule that requires exactly this, low confidence must be
-	// sufficient.
+	// If the name of a hosting provider fails FCrDNS, the evidence cloud is of low
+	// confidence. A rule that requires the evidence and the failure must accept low
+	// confidence.
 	if slices.ContainsFunc(list, func(c cond) bool { return c.tree.Word == "fcrdns" && c.lacksName() }) {
 		for i := range list {
 			c := &list[i]
@@ -282,7 +281,6 @@ func (p *Policy) conds(trees []*Cond) []cond {
 // lacksName reports whether a condition on FCrDNS matches a failure of FCrDNS.
 func (c *cond) lacksName() bool { return (c.states&(1<<smtp.FCrDNSFail) != 0) != c.not }
 
-// add compiles a value.
 func (c *cond) add(v Value, envelope bool) {
 	switch v.Kind {
 	case PrefixValue:
@@ -301,9 +299,8 @@ func (p *Policy) InMode(m Mode) *Policy {
 	return &other
 }
 
-// Only returns a copy of p in which the rule with the given name is the only rule. The
-// copy has all pass statements, weights and tables. Only returns nil if there is no
-// such rule.
+// Only returns a copy of p without all rules except the named one. The copy keeps all
+// pass statements, weights and tables. If the rule does not exist, Only returns nil.
 func (p *Policy) Only(name string) *Policy {
 	other := *p
 	other.rules, other.phases = nil, [smtp.NumPhases][]int{}
@@ -334,9 +331,9 @@ func (p *Policy) Rules() []*Rule {
 	return list
 }
 
-// Submission reports whether the listener dst is for the mail clients of users, which
-// greet with any name. Such a listener has port 465 or 587 (RFC 8314, RFC 6409), or the
-// name submission.
+// Submission reports whether the listener dst is for the mail clients of users. A
+// submission listener has port 465 or 587 (RFC 8314, RFC 6409), or the name submission.
+// Mail clients of users greet with any name.
 func (p *Policy) Submission(dst netip.AddrPort) bool {
 	if dst.Port() == 465 || dst.Port() == 587 {
 		return true
@@ -344,7 +341,7 @@ func (p *Policy) Submission(dst netip.AddrPort) bool {
 	return p != nil && slices.ContainsFunc(p.listeners, func(l *Listener) bool { return l.Name == "submission" && l.match(dst) })
 }
 
-// Table returns the named table, or nil. If a source of the table is not loaded, it
+// Table returns the named table, or nil. A source of the table that is not loaded
 // matches nothing.
 func (p *Policy) Table(name string) Table {
 	if t, ok := p.tables[name]; ok {
@@ -353,9 +350,9 @@ func (p *Policy) Table(name string) Table {
 	return nil
 }
 
-// Phases returns the phases in which the caller must evaluate the policy. These are the
-// phases of its rules and, if the decision of a rule is sticky and must be repeated,
-// all later phases.
+// Phases returns the phases in which the caller must evaluate the policy. The set
+// contains the phases of all rules. For a sticky decision, the set also contains all
+// later phases.
 func (p *Policy) Phases() (set smtp.PhaseSet) {
 	for i := range p.rules {
 		r := &p.rules[i]
@@ -374,7 +371,7 @@ type Needs struct {
 	Standing bool
 	Evidence Evidence
 	Windows  []Window
-	Names    bool // senders, recipients or users; records may contain hashes instead of them
+	Names    bool // senders, recipients or users, which may be hashed in records
 }
 
 // A Window describes a count across sessions in a rule.
@@ -384,7 +381,7 @@ type Window struct {
 	By       Key
 }
 
-// Needs returns the needs of all rules and pass statements.
+// Needs returns the needs of all rules, pass statements and weights.
 func (p *Policy) Needs() (n Needs) {
 	visit := func(cs []cond) {
 		for i := range cs {

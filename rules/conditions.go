@@ -11,26 +11,25 @@ import (
 )
 
 // A condition is a row in the table of conditions. To add a condition, write its match
-// function in match.go, its fact function in fact.go and its row here. Tests check that
-// the manual describes it.
+// function in match.go and its fact function in fact.go. Tests check that the manual
+// describes every condition.
 type condition struct {
 	word  string
-	alias string // alternative spelling, which is accepted but never written
+	alias string // accepted as a spelling of word, but never written
 	args  string // syntax of the arguments, for the manual and for errors
 	// from and to are the first and the last phase in which the fact is known.
 	from, to smtp.Phase
 	parse    func(*line, *Cond) *Error
 	over     bool // the condition compares a number with Cond.Over
 	// changes reports whether the fact may change during the session. A decision that
-	// depends on such a fact applies only in its phase.
+	// depends on a changing fact applies only in its phase.
 	changes  bool
-	envelope bool // names in the condition are compared with mail addresses
+	envelope bool // the names are patterns for mail addresses
 	match    func(*cond, *Facts) Truth
 	fact     func(*Cond, *Facts) string // describes the fact
 	say      func(*Cond) string         // describes the condition as a verb phrase with the host as its subject
 }
 
-// conditions contains all conditions.
 var conditions = []condition{
 	{word: "src", args: "address", from: smtp.PhaseConnect, to: smtp.PhaseEnd, parse: needs("an address", addressValue),
 		match: matchSrc, fact: factSrc, say: saySrc},
@@ -89,8 +88,8 @@ const (
 	maxScore  = 1000
 	maxOver   = 1_000_000
 	maxWindow = 90 * day
-	// maxOverTime is the maximum threshold of a count across sessions, because these counts
-	// are stored in few bytes.
+	// maxOverTime is the maximum threshold of a count across sessions. A count across
+	// sessions is stored in a few bytes.
 	maxOverTime = 50_000
 )
 
@@ -165,9 +164,9 @@ func parseCount(l *line, c *Cond) *Error {
 	return nil
 }
 
-// span returns the first and the last phase in which c is known. A condition on a list
-// of evidence is known as soon as one kind is possible, and its negation when all kinds
-// are possible.
+// span returns the first and the last phase in which c is known. A list of evidence is
+// known in the first phase in which any of its tokens is possible. A negated list is
+// known in the first phase in which all of its tokens are possible.
 func (c *Cond) span() (first, last smtp.Phase) {
 	row := conditionByWord(c.Word)
 	first, last = row.from, row.to
@@ -194,8 +193,8 @@ func (c *Cond) span() (first, last smtp.Phase) {
 // sayWord returns a function that describes a condition without values.
 func sayWord(text string) func(*Cond) string { return func(*Cond) string { return text } }
 
-// sayValues returns a function that describes a condition with values: before precedes
-// values, and listed precedes a table.
+// sayValues returns a function that describes a condition with values. The text before
+// precedes values, and the text listed precedes a table.
 func sayValues(before, listed string) func(*Cond) string {
 	return func(c *Cond) string {
 		var items, all []string
@@ -273,7 +272,7 @@ func sayEvidence(c *Cond) string {
 
 func sayScore(c *Cond) string { return "has more than " + text.Plural(c.Over, "point") }
 
-// recipientsSay contains the descriptions of counts of recipients.
+// recipientsSay contains descriptions of counts of recipients.
 var recipientsSay = map[Evidence]string{
 	UnknownRecipient: "writes to more than %d recipients that do not exist",
 	Backscatter:      "sends bounces to more than %d recipients that do not exist",

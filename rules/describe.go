@@ -9,7 +9,6 @@ import (
 	"scanwatch/internal/text"
 )
 
-// phaseSays describes each phase.
 var phaseSays = [...]string{
 	smtp.PhaseConnect:  "when it connects",
 	smtp.PhaseHelo:     "when it greets",
@@ -28,8 +27,8 @@ var decisionSays = [...]string{
 	smtp.Disconnect: "is rejected and disconnected",
 }
 
-// Describe writes the policy in plain English for the senders of mail: exempt
-// clients, reasons and duration of rejections, and how to complain.
+// Describe writes the policy in plain English for the senders of mail. The text lists
+// the exempt clients, the reasons and durations of rejections, and the contact.
 func (p *Policy) Describe(w io.Writer) error {
 	d := &describer{Policy: p}
 	d.title("Mail that this server rejects")
@@ -117,7 +116,7 @@ func (d *describer) rules(title string, rules []*Rule) {
 	}
 }
 
-// DescribeRule describes a rule as the rest of a sentence that starts with "A host that".
+// DescribeRule describes a rule as a continuation of "A host that".
 func (p *Policy) DescribeRule(r *Rule) string { return (&describer{Policy: p}).rule(r) }
 
 func (d *describer) rule(r *Rule) string {
@@ -156,7 +155,7 @@ func (d *describer) rule(r *Rule) string {
 	return s + d.tables(r.Conds) + " (rule " + r.Name + ")"
 }
 
-// sayConds describes conditions as the rest of a sentence that starts with "A host that".
+// sayConds describes conditions as a continuation of "A host that".
 func sayConds(cs []*Cond) string {
 	var yes, no []string
 	for _, c := range cs {

@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// Pos is a position in a configuration file. Lines and columns count from 1. Each
-// character is one column, even a tab.
+// Pos is a position in a configuration file. Lines and columns count from 1. A column
+// is a character, even if the character is a tab.
 type Pos struct {
 	File   string
 	Line   int
@@ -20,9 +20,9 @@ func (p Pos) String() string { return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.
 type Error struct {
 	Pos
 	Msg     string
-	Hint    string // the remedy; may be empty
-	Source  string // the line of the file, without its line end
-	Warning bool   // the policy is valid, but probably not as intended
+	Hint    string // remedy; may be empty
+	Source  string // line of the file, without its line end
+	Warning bool   // the policy is valid, but is probably a mistake
 }
 
 // Error returns `file:line:column: message`.
@@ -33,8 +33,8 @@ func (e *Error) Error() string {
 	return e.Pos.String() + ": " + e.Msg
 }
 
-// Detail returns the error with its line, a caret below the column, and the hint.
-// Each line ends with a newline.
+// Detail returns the error, its line, a caret below the column, and the hint. Each line
+// ends with a newline.
 func (e *Error) Detail() string {
 	var b strings.Builder
 	b.WriteString(e.Error() + "\n")
@@ -48,11 +48,11 @@ func (e *Error) Detail() string {
 	return b.String()
 }
 
-// maxExcerpt is the maximum length of an excerpt in characters.
+// maxExcerpt is the maximum length of an excerpt, in characters.
 const maxExcerpt = 120
 
-// excerpt returns the part of line around column, in a form that is safe for a
-// terminal, and the spaces that must precede a caret below it. Both contain the tabs of
+// excerpt returns the text of line around column, in a form that is safe for a
+// terminal. The second result is the white space before a caret, including the tabs of
 // the line.
 func excerpt(line string, column int) (part, caret string) {
 	runes := []rune(line)
@@ -115,8 +115,8 @@ func (es Errors) Detail() string {
 	return b.String()
 }
 
-// didYouMean returns a hint that contains the word most similar to wrong, or all words
-// if none is similar.
+// didYouMean returns a hint with the word most similar to wrong. If no word is similar,
+// the hint lists all words.
 func didYouMean(wrong string, words []string) string {
 	if best := Nearest(wrong, words); best != "" {
 		return "did you mean `" + best + "`?"
@@ -131,8 +131,8 @@ func didYouMean(wrong string, words []string) string {
 	return "valid are: " + strings.Join(words, ", ")
 }
 
-// Nearest returns the word that is most similar to the mistyped word wrong, or "" if
-// none is similar.
+// Nearest returns the word most similar to the mistyped word wrong. If no word is
+// similar, Nearest returns "".
 func Nearest(wrong string, words []string) string {
 	best, least := "", 3
 	for _, w := range words {
@@ -144,9 +144,9 @@ func Nearest(wrong string, words []string) string {
 	return best
 }
 
-// distance returns the number of typing mistakes by which a and b differ: letters that
-// are inserted, omitted, changed, or swapped with their neighbour (optimal string
-// alignment).
+// distance returns the number of typing mistakes between a and b. A mistake is an
+// inserted, omitted or changed letter, or a swap of two neighbours. The algorithm is
+// optimal string alignment.
 func distance(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return max(len(a), len(b))
@@ -174,12 +174,12 @@ func distance(a, b string) int {
 
 // A removedWord is a word of an earlier version, with its replacement.
 type removedWord struct {
-	word, arg string // if arg is empty, any argument matches
+	word, arg string // an empty arg means any argument
 	hint      string
 }
 
-// removedWords contains words that were valid in earlier versions. It is only used for
-// words that are invalid now.
+// removedWords contains words that were valid in earlier versions. The parser searches
+// the list only for an invalid word.
 var removedWords = []removedWord{
 	{"privacy", "default", "privacy default is now: privacy full"},
 	{"privacy", "strict", "privacy strict is now: privacy hashed"},
@@ -199,5 +199,5 @@ func replacement(word, arg string) string {
 	return ""
 }
 
-// runeCount returns the number of columns of s; see Pos.
+// runeCount returns the number of columns of s, as Pos counts them.
 func runeCount(s string) int { return utf8.RuneCountInString(s) }

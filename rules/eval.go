@@ -10,44 +10,44 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// An Outcome contains the decision of the rules in one phase, and their other effects.
+// An Outcome is the decision and the other effects of the rules in one phase.
 type Outcome struct {
-	Rule     *Rule // the rule that made the decision; nil if there is none
+	Rule     *Rule // rule that made the decision, or nil
 	Decision smtp.Decision
-	Text     string // reply for Reject and Disconnect, without the reference: see Reply
+	Text     string // reply of Reject and Disconnect, without the reference: see Reply
 	// Sticky reports whether the decision applies to the rest of the session. The
-	// caller must then repeat it in every later phase in which it is valid, unless a
-	// pass statement matches, Eval returns a more severe decision, or the client has
-	// logged in. Decisions about one sender or recipient are not sticky.
+	// caller must repeat a sticky decision in every later phase that allows it. A
+	// sticky decision is not repeated if a pass statement matches or the client has
+	// logged in. A more severe decision of Eval replaces a sticky decision.
 	Sticky bool
 	Delay  time.Duration // delay of the answer
 	// Ban contains the durations of bans for consecutive offences of the source.
 	Ban     []time.Duration
-	BanRule *Rule // the rule that contains the ban
+	BanRule *Rule // rule that contains the ban
 }
 
-// Empty reports whether o has no effect.
+// Empty reports whether o lacks a decision, a delay and a ban.
 func (o *Outcome) Empty() bool { return o.Rule == nil && o.Delay == 0 && o.BanRule == nil }
 
 // A Verdict is the result of a policy in one phase.
 type Verdict struct {
 	Phase smtp.Phase
-	// Pass is the pass statement that matched, or nil. If a pass statement matched, no
-	// rule applies.
+	// Pass is the pass statement that matched, or nil. If Pass is set, no rule applies.
 	Pass *Pass
-	// Act is the outcome to enforce. It is empty in mode observe.
+	// Act is the outcome to enforce. In mode observe, Act is empty.
 	Act Outcome
-	// Would is the outcome that is only observed: in mode observe the outcome of all
-	// rules, and in mode enforce the outcome of the rules marked observe.
+	// Would is the outcome that is observed and not enforced. In mode observe, Would is
+	// the outcome of all rules. In mode enforce, Would is the outcome of the rules
+	// marked observe.
 	Would Outcome
 	// Withheld is the first decision that was withheld because of the client's
-	// standing. It is empty for most clients.
+	// standing.
 	Withheld Outcome
-	// Unsure reports whether a pass statement may match, but this is unknown because a
-	// table is not loaded. Decisions are then temporary, and no client is banned.
+	// Unsure reports whether a table that is not loaded leaves a pass statement
+	// undecided. Decisions are then temporary, and no client is banned.
 	Unsure bool
-	// Score is the sum of the points that rules added in this phase. The caller must
-	// add it to Facts.Score. Total also includes Facts.Score and the points for
+	// Score is the number of points that rules added in this phase. The caller must add
+	// Score to Facts.Score. Total is the sum of Score, Facts.Score and the points for
 	// evidence.
 	Score, Total int
 	Tags         TagSet
@@ -70,11 +70,13 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 }
 
 // Eval evaluates the policy on f in phase f.Phase. If a pass statement matches, no rule
-// applies. Otherwise Eval evaluates the rules in order until one makes a decision. The
-// effects of earlier rules that match also count. Rules marked observe make no
-// decision, do not prevent the evaluation of later rules, and their scores and tags do
-// not count. Mode observe therefore reports exactly the decisions of mode enforce. If a
-// pass statement may match but one of its tables is not loaded, decisions are
+// applies. Otherwise Eval evaluates the rules in order, until a rule makes a decision.
+// The effects of earlier rules that match also count.
+//
+// Rules marked observe make no decision, and their scores and tags do not count.
+// Mode observe therefore reports exactly the decisions of mode enforce.
+//
+// If a table that is not loaded leaves a pass statement undecided, decisions are
 // temporary. The type shield describes the exemptions of trusted clients.
 func (p *Policy) Eval(f *Facts) (v Verdict) {
 	v.Phase = f.Phase
@@ -134,8 +136,8 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 	return v
 }
 
-// or returns an outcome with the decision of o or, if o has none, of other, and with
-// the effects of both.
+// or returns an outcome with the decision of o and with the effects of o and other. If
+// o makes no decision, the outcome has the decision of other.
 func (o Outcome) or(other Outcome) Outcome {
 	if o.Rule == nil {
 		o.Rule, o.Decision, o.Text, o.Sticky = other.Rule, other.Decision, other.Text, other.Sticky
@@ -166,7 +168,8 @@ func (o *Outcome) apply(r *rule, temporary bool) {
 	}
 }
 
-// Temper changes o to a temporary decision without a ban, which marks no message as junk.
+// Temper removes the ban of o and makes its rejection temporary. The decision junk
+// becomes proceed.
 func (o *Outcome) Temper() {
 	o.Ban, o.BanRule = nil, nil
 	switch {
@@ -177,16 +180,15 @@ func (o *Outcome) Temper() {
 	}
 }
 
-// A shield is the degree to which trusted clients are exempt from a rule. Lists, names,
-// AS numbers, countries, scores and counts of earlier sessions may match legitimate
-// senders, so trusted clients are exempt from rules about these, unless the rule is
-// marked `even trusted`.
+// A shield is the degree to which trusted clients are exempt from a rule. Trusted
+// clients are exempt because lists, names, AS numbers, countries and scores may match
+// legitimate senders. The words `even trusted` in a rule end the exemption.
 type shield uint8
 
 const (
-	shieldNone      shield = iota // no exemption, for example from a rule about the envelope
-	shieldTemporary               // temporary decision without a ban, for a rule about behaviour
-	shieldFull                    // no decision, for a rule about the identity of the client
+	shieldNone      shield = iota // no exemption, for example from a rule on the envelope
+	shieldTemporary               // temporary decision without a ban, for a rule on behaviour
+	shieldFull                    // no decision, for a rule on the identity of the client
 )
 
 // Shielded reports whether trusted clients are completely or partly exempt from r.
@@ -207,9 +209,8 @@ func (r *Rule) Has(e Evidence) bool {
 	})
 }
 
-// countsRecipients reports whether c counts recipients. The result of such a condition
-// depends on the current recipient, because counts do not apply to a recipient that is
-// known to exist.
+// countsRecipients reports whether c counts recipients. The result depends on the
+// current recipient, because counts do not apply to a recipient that is known to exist.
 func (c *Cond) countsRecipients() bool {
 	return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&ofRecipients != 0
 }
@@ -217,7 +218,7 @@ func (c *Cond) countsRecipients() bool {
 // shield returns the degree to which trusted clients are exempt from r.
 func (r *Rule) shield() shield {
 	if r.EvenTrusted || r.Has(AuthFailure|AuthSpray|AuthUnsupported) {
-		return shieldNone // accepted mail does not exempt a client from rules about brute force
+		return shieldNone // accepted mail does not exempt a client from rules on brute force
 	}
 	s := shieldNone
 	for _, c := range r.Conds {
@@ -234,8 +235,7 @@ func (r *Rule) shield() shield {
 	return s
 }
 
-// prepare computes the common facts of all rules: the listeners of the session
-// and its score.
+// prepare computes the listeners and the score of the session for all rules.
 func (p *Policy) prepare(f *Facts) {
 	f.listeners = 0
 	for i, l := range p.listeners {
@@ -270,8 +270,8 @@ func all(conds []cond, f *Facts) bool {
 	return true
 }
 
-// passing reports whether a pass statement matches. If missing is set, the statement
-// may match, but a table is not loaded.
+// passing reports whether a pass statement matches. If missing is set, the result
+// depends on a table that is not loaded.
 func passing(conds []cond, f *Facts) (yes, missing bool) {
 	for i := range conds {
 		switch c := &conds[i]; c.eval(f) {
@@ -291,26 +291,24 @@ func passing(conds []cond, f *Facts) (yes, missing bool) {
 // A Trace is the evaluation of one pass statement or rule.
 type Trace struct {
 	Statement Statement // *Pass or *Rule
-	Skipped   string    // reason why the statement was not evaluated; empty if it was
+	Skipped   string    // reason for which the statement was not evaluated, or empty
 	Conds     []CondTrace
 	Matched   bool // all conditions match
-	Withheld  bool // the statement matched, but its decision was withheld because of the client's standing
-	Decided   bool // the statement made the decision, or would have made it if it were enforced
+	Withheld  bool // the statement matched, but the client's standing exempts the client
+	Decided   bool // the statement made the decision, or would make the decision in mode enforce
 }
 
 // A CondTrace is the evaluation of one condition.
 type CondTrace struct {
 	Cond *Cond
-	Fact string // the fact, quoted
-	// Answer is the result of the condition. It takes the negation into account.
+	Fact string // fact, quoted
+	// Answer is the result of the condition, after negation.
 	Answer Truth
-	// Hashed reports whether Answer is unknown because the record contains a hash
-	// instead of the name.
+	// Hashed reports whether a hash in the record makes Answer unknown.
 	Hashed bool
 }
 
-// Explain is like Eval, but also returns a trace of every pass statement and rule of the
-// phase.
+// Explain is Eval with a trace of every pass statement and rule of the phase.
 func (p *Policy) Explain(f *Facts) (Verdict, []Trace) { return p.explain(f, true) }
 
 // Answers returns the traces of Explain without the texts of the facts.
@@ -377,7 +375,7 @@ func trace(s Statement, conds []cond, listeners uint64, f *Facts, facts bool) Tr
 	return t
 }
 
-// Reason returns the conditions of r, each with its fact. f must be the Facts of the
+// Reason returns the conditions of r, each with its fact. f must be the argument of the
 // latest Eval. Text from the network is quoted and truncated.
 func (r *Rule) Reason(f *Facts) string {
 	var b strings.Builder

@@ -61,7 +61,7 @@ func compile(t testing.TB, src string) *Policy {
 	return p
 }
 
-// TestConditions checks each condition separately, with and without negation.
+// TestConditions checks each condition alone, with and without negation.
 func TestConditions(t *testing.T) {
 	base := Facts{
 		Phase: smtp.PhaseRcptTo, Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
@@ -153,11 +153,11 @@ func TestConditions(t *testing.T) {
 		{"auth-failed { admin, test }", func(f *Facts) { f.Failed = [][]byte{[]byte("office"), []byte("Test")} }, Yes},
 		{"auth-failed admin", func(f *Facts) { f.Failed = [][]byte{[]byte("office")} }, No},
 		{"count unknown-recipient > 5", func(f *Facts) { f.Standing = StandingNone }, Yes},
-		{"count unknown-recipient > 5", nil, No}, // a known client has twice as many
+		{"count unknown-recipient > 5", nil, No}, // the threshold is doubled for a known client
 		{"count unknown-recipient > 5", func(f *Facts) { f.Standing, f.Phase, f.RcptKnown = StandingNone, smtp.PhaseRcptTo, true }, No},
 		{"count unknown-recipient > 6", func(f *Facts) { f.Standing = StandingNone }, No},
 		{"count harvest > 5 in 1h by src", func(f *Facts) { f.Standing = StandingNone }, Yes},
-		{"count harvest > 5 in 1h by src", nil, No}, // a known client has twice as many
+		{"count harvest > 5 in 1h by src", nil, No}, // the threshold is doubled for a known client
 		{"count harvest > 5 in 1h by src", func(f *Facts) { f.Standing, f.Phase, f.RcptKnown = StandingNone, smtp.PhaseRcptTo, true }, No},
 		{"count harvest > 6 in 1h by src", func(f *Facts) { f.Standing = StandingNone }, No},
 		{"count harvest > 5 in 2h by src", nil, Unknown},
@@ -215,8 +215,8 @@ func TestConditions(t *testing.T) {
 			if not != "" {
 				want = want.Not()
 			}
-			// The auth condition, always false, keeps rules from skipping
-			// exempt sessions: only the answer of the condition counts.
+			// The auth condition is always false. A condition on auth makes the rule
+			// apply to exempt sessions.
 			p := compile(t, "asn \"x\"\ncountry \"x\"\nrule r phase rcpt-to match "+not+tt.cond+" auth /^no such user$/ tag a")
 			_, traces := p.Explain(&f)
 			if got := traces[0].Conds[0].Answer; got != want {
@@ -232,7 +232,7 @@ func TestConditions(t *testing.T) {
 }
 
 // TestConditionsBeforeTheirPhase checks that conditions on facts of later phases are
-// unknown. Only pass statements are evaluated before their facts are known.
+// unknown. Only pass statements can have such conditions.
 func TestConditionsBeforeTheirPhase(t *testing.T) {
 	for _, cond := range []string{"helo x", "mail-from x", "rcpt-to x", "auth", "tls", "evidence helo-own-name", "count harvest > 0"} {
 		for _, not := range []string{"", "!"} {
@@ -333,7 +333,7 @@ func TestEval(t *testing.T) {
 			if v.Act.Rule == nil && v.Act.Decision != smtp.Proceed {
 				t.Errorf("decision %s without a rule", v.Act.Decision)
 			}
-			// A second evaluation and Explain have the same result.
+			// A second evaluation and Explain return the same result.
 			if again := p.Eval(&f); !reflect.DeepEqual(v, again) {
 				t.Errorf("again: %+v, was %+v", again, v)
 			}
@@ -562,7 +562,7 @@ func TestFactsAreSafe(t *testing.T) {
 	}
 }
 
-// policy200 returns a policy of 200 rules, all of which must be evaluated.
+// policy200 returns a policy with 200 rules, none of which makes a decision.
 func policy200(t testing.TB) *Policy {
 	var b strings.Builder
 	b.WriteString("mode enforce\nasn \"x\"\nscore evidence helo-unqualified 20\npass from <inline>\n")

@@ -2,10 +2,11 @@
 // scanwatch.conf(5).
 //
 // Parse parses a file into a tree. Check finds errors and probable mistakes in the
-// tree. Compile compiles the tree into a Policy. In each phase of a session, the Policy
-// returns a Verdict on the Facts. The package does not depend on the protocol, the
-// clock or the disk: callers pass functions that read files, and Facts contains counts
-// and the results of lookups.
+// tree. Compile compiles the tree into a Policy. In each phase of a session, the
+// Policy evaluates the Facts and returns a Verdict.
+//
+// The package does not depend on the protocol, the clock or the disk. Callers pass
+// functions that read files. Facts contains the counts and the results of lookups.
 package rules
 
 import (
@@ -18,8 +19,8 @@ import (
 // Evidence is a set of evidence tokens, one bit each.
 type Evidence uint64
 
-// The tokens. Their names are stable, because logs, rules, records and exports contain
-// them. Their numbers are not stable, and are used only within the process.
+// The tokens. The names of tokens are stable, because logs, rules, records and exports
+// contain them. The numbers of tokens may change, and are used only within the process.
 const (
 	Scanner Evidence = 1 << iota
 	Cloud
@@ -65,8 +66,8 @@ type Token struct {
 	Name     string
 	// Means is the meaning of the evidence: a verb phrase with the host as its subject.
 	Means string
-	// From is the first phase in which the evidence is possible. It is
-	// smtp.PhaseConnect if the evidence can result from earlier sessions.
+	// From is the first phase in which the evidence is possible. Evidence from earlier
+	// sessions is possible in smtp.PhaseConnect.
 	From smtp.Phase
 }
 
@@ -111,7 +112,7 @@ var Tokens = []Token{
 	{AccountAbuse, "account-abuse", "uses an account that may be stolen", smtp.PhaseMailFrom},
 }
 
-// conduct is the evidence about the behaviour of a client. Other evidence is about the
+// conduct is the evidence on the behaviour of a client. Other evidence concerns the
 // name, address, AS or country of the client.
 const conduct = BotnetHelo | TalksHTTP | TalksSSH | TalksTLS | TalksBinary | UnknownCommand | SyntaxError | Pipelining | EarlyTalker |
 	RelayProbe | UnknownRecipient | Harvest | ProbedRecipient | AuthFailure | AuthUnsupported | AuthSpray | NoMail | Abandoned |

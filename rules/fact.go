@@ -9,8 +9,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// The fact functions return the fact that a condition checks as text. Text from the
-// network is quoted and truncated.
+// A fact function returns the fact of a condition as text. Text from the network is
+// quoted and truncated.
 
 func factSrc(_ *Cond, f *Facts) string {
 	if !f.Src.IsValid() {
@@ -133,7 +133,7 @@ func factTLS(_ *Cond, f *Facts) string {
 	return "no TLS"
 }
 
-// maxFact is the maximum length in bytes of a text in a fact.
+// maxFact is the maximum length of a text in a fact, in bytes.
 const maxFact = 100
 
 func quoteFact(b []byte) string {

@@ -11,7 +11,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// golden compares got with a file, or writes the file.
+// golden compares got with a file. With -update, golden writes the file instead.
 func golden(t *testing.T, file, got string) {
 	t.Helper()
 	if *update {
@@ -29,7 +29,7 @@ func golden(t *testing.T, file, got string) {
 	}
 }
 
-// detail returns the output of a command about a configuration.
+// detail returns the diagnostics that a command prints for a configuration.
 func detail(warnings Errors, err error) string {
 	var es Errors
 	if errors.As(err, &es) {

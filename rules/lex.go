@@ -8,7 +8,6 @@ import (
 	"scanwatch/internal/text"
 )
 
-// kind is the kind of a token.
 type kind uint8
 
 const (
@@ -20,7 +19,7 @@ const (
 	signToken               // one of { } , = > !
 )
 
-// A token is a word of a line. Its text contains neither quotes nor escapes.
+// A token is a word of a line. The text contains neither quotes nor escapes.
 type token struct {
 	kind kind
 	text string
@@ -51,8 +50,8 @@ var quotes = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 func quote(s string) string { return `"` + quotes.Replace(s) + `"` }
 
-// slash returns a regular expression between slashes, and escapes the slashes in it. A
-// `\` and the character that follows it remain unchanged.
+// slash encloses a regular expression in slashes, and escapes the slashes in it. A `\`
+// and the character after the `\` remain unchanged.
 func slash(re string) string {
 	var b strings.Builder
 	b.WriteByte('/')
@@ -70,9 +69,9 @@ func slash(re string) string {
 	return b.String()
 }
 
-// printable reports whether r may occur in a file. Invisible characters and characters
-// that change the writing direction are not allowed: they do not occur in names, and
-// could make a line look like a different line.
+// printable reports whether r is allowed in a file. Invisible characters and characters
+// that change the writing direction are not allowed. An invisible character could make
+// a line look like a different line.
 func printable(r rune) bool { return r != utf8.RuneError && text.Visible(r) }
 
 func isWordByte(c byte) bool {
@@ -80,8 +79,7 @@ func isWordByte(c byte) bool {
 		strings.IndexByte("-._:/*?@+%[]&'|^~();", c) >= 0
 }
 
-// isName reports whether s is a valid name of a rule, table, listener, tag or
-// macro.
+// isName reports whether s is a valid name of a rule, table, listener, tag or macro.
 func isName(s string) bool {
 	if len(s) == 0 || len(s) > maxIdent {
 		return false
@@ -105,7 +103,7 @@ type lexer struct {
 	file  string
 	lines []string // physical lines, without line ends
 	at    int      // index of the next line
-	rest  string   // remaining part of the current line
+	rest  string   // rest of the current line
 	pos   Pos      // position of rest
 }
 
@@ -138,8 +136,8 @@ func (l *lexer) advance(n int) {
 	l.rest = l.rest[n:]
 }
 
-// line returns the tokens of the next logical line, which may be empty. After an error
-// it skips the rest of the logical line. At the end of the file, ok is false.
+// line returns the tokens of the next logical line, which may be empty. After an error,
+// the method skips the rest of the logical line. At the end of the file, ok is false.
 func (l *lexer) line() (tokens []token, err *Error, ok bool) {
 	if l.at >= len(l.lines) {
 		return nil, nil, false
@@ -183,7 +181,7 @@ func (l *lexer) token() (token, *Error) {
 	case c == '/':
 		return l.regex(t)
 	case strings.HasPrefix(l.rest, "<>"):
-		// This is the null sender, which needs no quotes.
+		// The null sender needs no quotes.
 		t.kind, t.text = stringToken, "<>"
 		l.advance(2)
 		return t, nil
@@ -227,7 +225,8 @@ func wordLen(s string) int {
 	return n
 }
 
-// quoted parses a string. In the string, `\"` means a quotation mark, and `\\` a backslash.
+// quoted parses a string. In the string, `\"` is a quotation mark and `\\` is a
+// backslash.
 func (l *lexer) quoted(t token) (token, *Error) {
 	t.kind = stringToken
 	var b strings.Builder
@@ -256,8 +255,8 @@ func (l *lexer) quoted(t token) (token, *Error) {
 	return t, l.errorf("close it with `\"` on the same line", "the string is not closed")
 }
 
-// regex parses a regular expression. In the expression, `\/` means a slash; other
-// escapes are a part of the expression.
+// regex parses a regular expression. The escape `\/` is a slash, and other escapes
+// belong to the expression.
 func (l *lexer) regex(t token) (token, *Error) {
 	t.kind = regexToken
 	var b strings.Builder

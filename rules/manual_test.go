@@ -58,8 +58,8 @@ func TestManualExamples(t *testing.T) {
 	}
 }
 
-// TestManualWords checks that the manual has an item for every word of the
-// language, and an example with it.
+// TestManualWords checks that the manual has an item and an example for every word of
+// the language.
 func TestManualWords(t *testing.T) {
 	text, blocks := readManual(t)
 	before, _, _ := strings.Cut(text, ".Ss Phases\n")
@@ -101,7 +101,7 @@ func TestManualWords(t *testing.T) {
 	for i := range conditions {
 		c := &conditions[i]
 		if c.word == "evidence" || c.word == "score" || c.word == "count" || c.from == c.to {
-			continue // their syntax is described in words
+			continue // the item of the statement describes the syntax in words
 		}
 		_, entry, ok := strings.Cut(sections["condition"], ".It Ic "+c.word+"\n")
 		if !ok {

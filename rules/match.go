@@ -12,8 +12,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A cond is a compiled condition. Its row in the table of conditions determines which
-// fields are used.
+// A cond is a compiled condition. The row of the condition in the table determines the
+// fields in use.
 type cond struct {
 	not         bool
 	first, last smtp.Phase
@@ -27,14 +27,14 @@ type cond struct {
 	delimiter byte    // character between a mailbox and its detail
 	evidence  Evidence
 	weak      bool  // evidence with low confidence is sufficient
-	states    uint8 // set of FCrDNS states, with a bit for each
+	states    uint8 // FCrDNS states, one bit each
 	listeners uint64
 	over      int
 	window    time.Duration
 	by        Key
 }
 
-// eval returns the result of c. The result is negated if c has a `!`.
+// eval returns the result of c, after negation.
 func (c *cond) eval(f *Facts) Truth {
 	if f.Phase < c.first || f.Phase > c.last {
 		return Unknown
@@ -46,7 +46,7 @@ func (c *cond) eval(f *Facts) Truth {
 	return t
 }
 
-// part is the part of a mail address that a pattern is compared with.
+// A part is the part of a mail address that a pattern is compared with.
 type part uint8
 
 const (
@@ -55,22 +55,22 @@ const (
 	localPart
 )
 
-// A pattern is a name, suffix, glob or regular expression. Its text is in lower case.
+// A pattern is a name, suffix, glob or regular expression. The text is in lower case.
 type pattern struct {
 	part   part
-	suffix bool // text starts with a dot, and matches the domain and all names below it
+	suffix bool // text starts with a dot, and also matches the names below the domain
 	glob   bool
 	text   string
 	re     *regexp.Regexp
 }
 
-// newPattern returns the pattern for a value. If envelope is set, the pattern is for
+// newPattern returns the pattern of a value. If envelope is set, the pattern is for
 // mail addresses, and a text without an @ is a domain.
 func newPattern(v Value, envelope bool) pattern {
 	if v.Kind == RegexValue {
 		re, err := compileRegex(v.Text)
 		if err != nil {
-			re = regexp.MustCompile(`\z.`) // the parser has rejected such an expression; match nothing
+			re = regexp.MustCompile(`\z.`) // matches nothing; the parser has already rejected the expression
 		}
 		return pattern{re: re}
 	}
@@ -105,7 +105,7 @@ func (p pattern) match(b []byte) bool {
 	return equalFold(p.text, b)
 }
 
-// lower returns s with ASCII letters in lower case. Other bytes remain unchanged.
+// lower returns s with ASCII letters in lower case.
 func lower(s string) string {
 	b := []byte(s)
 	for i, c := range b {
@@ -121,8 +121,8 @@ func lowerByte(c byte) byte {
 	return c
 }
 
-// equalFold reports whether b equals text, ignoring the case of b. text must be in lower
-// case.
+// equalFold reports whether b equals text, ignoring the case of b. text must be in
+// lower case.
 func equalFold(text string, b []byte) bool {
 	if len(text) != len(b) {
 		return false
@@ -135,7 +135,7 @@ func equalFold(text string, b []byte) bool {
 	return true
 }
 
-// matchGlob reports whether b matches glob. A `*` matches any bytes.
+// matchGlob reports whether b matches glob. A `*` matches any number of bytes.
 func matchGlob(glob string, b []byte) bool {
 	g, i, star, mark := 0, 0, -1, 0
 	for i < len(b) {
@@ -167,8 +167,8 @@ func trimDot(b []byte) []byte {
 	return b
 }
 
-// ask returns Yes if one of the tables of c matches. Otherwise it returns Unknown if a
-// table is not loaded, and No if all are loaded.
+// ask returns Yes if a table of c matches. Otherwise ask returns Unknown if a table is
+// not loaded, and No if all tables are loaded.
 func (c *cond) ask(match func(Table) bool) Truth {
 	answer := No
 	for _, t := range c.tables {
@@ -194,7 +194,7 @@ func (c *cond) name(b []byte) Truth {
 	return c.ask(func(t Table) bool { return t.MatchName(b) })
 }
 
-// address compares c with a mail address. A table may contain the address or its
+// address compares c with a mail address. A table may contain the address or the
 // domain.
 func (c *cond) address(b []byte) Truth {
 	local, domain := b, []byte(nil)
@@ -213,7 +213,7 @@ func (c *cond) address(b []byte) Truth {
 		case localPart:
 			what = local
 		}
-		// The null sender has neither a local part nor a domain.
+		// The null sender consists of neither a local part nor a domain.
 		if (p.part == whole || len(b) > 0) && p.match(what) {
 			return Yes
 		}
@@ -238,7 +238,7 @@ func matchSrc(c *cond, f *Facts) Truth {
 func matchListener(c *cond, f *Facts) Truth { return truth(f.listeners&c.listeners != 0) }
 
 func matchRDNS(c *cond, f *Facts) Truth {
-	// If the name is empty, DNS may not have answered. A truncated name may lack its
+	// An empty name may be the result of a DNS error. A truncated name may lack its
 	// domain.
 	if len(f.RDNS) == 0 || f.RDNSCut {
 		return Unknown
@@ -296,9 +296,8 @@ func matchStanding(least Standing) func(*cond, *Facts) Truth {
 // ofRecipients is the evidence whose counts are numbers of recipients.
 const ofRecipients = UnknownRecipient | Backscatter | RelayProbe | ProbedRecipient | Harvest
 
-// spares reports whether counts of e do not apply, because the current recipient is
-// known to exist: counts of missing recipients must not affect mail to existing
-// mailboxes.
+// spares reports whether counts of e do not apply to the current recipient. Counts of
+// nonexistent recipients must not affect mail to existing mailboxes.
 func (f *Facts) spares(e Evidence) bool {
 	return f.Phase == smtp.PhaseRcptTo && f.RcptKnown && e&ofRecipients != 0
 }
@@ -307,7 +306,7 @@ func matchCount(c *cond, f *Facts) Truth {
 	if f.spares(c.evidence) {
 		return No
 	}
-	// The threshold is twice as high for a known client.
+	// The threshold is doubled for a known client.
 	over := c.over
 	if f.Standing >= StandingKnown && c.evidence&(ofRecipients|RecipientFlood) != 0 {
 		over *= 2
@@ -336,7 +335,7 @@ func matchMailFrom(c *cond, f *Facts) Truth { return c.recorded(f, f.MailFrom) }
 func matchRcptTo(c *cond, f *Facts) Truth   { return c.recorded(f, f.RcptTo) }
 
 // recorded compares c with a mail address whose local part may be a hash. Conditions on
-// domains and role accounts are nevertheless known, because these are not hashed.
+// domains and role accounts are still known, because neither is hashed.
 func (c *cond) recorded(f *Facts, b []byte) Truth {
 	answer := c.address(b)
 	if answer != No || !f.Recorded || !mailbox.Hashed(b) {
@@ -350,9 +349,9 @@ func (c *cond) recorded(f *Facts, b []byte) Truth {
 	return Unknown
 }
 
-// hidden reports whether p may match the original of a hashed address in domain. It
-// ignores that role accounts with a detail are hashed, because these are rare, and
-// otherwise every condition on role accounts would be unknown.
+// hidden reports whether p may match the original of a hashed address in domain. A role
+// account with a detail may also be hashed. hidden ignores this rare form, because all
+// conditions on role accounts would otherwise be unknown.
 func (p pattern) hidden(domain []byte) bool {
 	switch {
 	case p.part == domainPart:

@@ -10,24 +10,24 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Limits of a configuration. They are higher than any reasonable configuration needs,
-// and limit the work on a file that is not a configuration.
+// Limits of a configuration. The limits exceed the needs of any reasonable
+// configuration. The limits also bound the work on a file that is not a configuration.
 const (
-	maxFile   = 1 << 20 // size of a file in bytes
+	maxFile   = 1 << 20 // size of a file, in bytes
 	maxFiles  = 64      // number of include files
-	maxDepth  = 8       // depth of nested include files
-	maxTokens = 20000   // number of tokens in a line with expanded macros
+	maxDepth  = 8       // depth of nested includes
+	maxTokens = 20000   // tokens in a line with expanded macros
 	maxErrors = 50
-	maxName   = 255 // length of a name in bytes, RFC 5321 section 4.5.3.1.2
+	maxName   = 255 // bytes in a name, RFC 5321 section 4.5.3.1.2
 	maxRegex  = 1000
 )
 
 const tooLong = `write long lists as a table: table <name> file "..."`
 
-// Parse parses the configuration file name and its include files. It reads them with
-// readFile, for example os.ReadFile. The type of the error is Errors. It contains all
-// errors in the files, and the files that cannot be read. Parse does not check the
-// Config: see Check and Compile.
+// Parse parses the configuration file name and its include files. The function reads a
+// file with readFile, for example os.ReadFile. The error is of type Errors, and lists
+// all errors and all unreadable files. Parse does not check the Config: see Check and
+// Compile.
 func Parse(name string, readFile func(name string) ([]byte, error)) (*Config, error) {
 	p := &parser{readFile: readFile, reserved: reserved(), statements: statements}
 	c := p.file(name, nil)
@@ -88,7 +88,7 @@ type parser struct {
 	reserved   map[string]bool
 	statements []statement
 	macros     []macro
-	stack      []string // names of the files that include the current file, and of the current file
+	stack      []string // names of the current file and of the files that include it
 	files      int
 	errors     Errors
 }
@@ -104,7 +104,7 @@ func (p *parser) report(e *Error) {
 	}
 }
 
-// file parses a file. where is the line that includes it, or nil.
+// file parses a file. where is the line that includes the file, or nil.
 func (p *parser) file(name string, where *line) *Config {
 	fail := func(hint, format string, args ...any) *Config {
 		e := &Error{Pos: Pos{name, 1, 1}, Msg: fmt.Sprintf(format, args...), Hint: hint}
@@ -254,8 +254,8 @@ func (l *line) errorf(pos Pos, hint, format string, args ...any) *Error {
 	return &Error{Pos: pos, Msg: fmt.Sprintf(format, args...), Hint: hint, Source: l.lexer.source(pos)}
 }
 
-// expand replaces the current token, if it is a macro, with the tokens of the macro.
-// These have the position of the replaced token.
+// expand replaces a current token that is a macro with the tokens of the macro. The
+// tokens of the macro take the position of its name.
 func (l *line) expand() *Error {
 	out := l.toks[:l.at:l.at]
 	for _, t := range l.toks[l.at:] {
@@ -298,8 +298,8 @@ func (l *line) end() Pos {
 	return t.pos
 }
 
-// peek returns the next token without consuming it. At the end of the line, it returns
-// an empty sign.
+// peek returns the next token without consuming it. At the end of the line, the token
+// is an empty sign.
 func (l *line) peek() token {
 	if l.at < len(l.toks) {
 		return l.toks[l.at]
@@ -313,7 +313,7 @@ func (l *line) next() token {
 	return t
 }
 
-// accept consumes the next token, if the token is the given text.
+// accept consumes the next token if its text is the given text.
 func (l *line) accept(text string) bool {
 	if l.at < len(l.toks) && l.toks[l.at].is(text) {
 		l.at++
@@ -329,7 +329,7 @@ func (l *line) expect(text string) *Error {
 	return nil
 }
 
-// insteadOf describes an unexpected token, for the end of an error message.
+// insteadOf describes an unexpected token for the end of an error message.
 func insteadOf(t token) string {
 	if t.kind == signToken && t.text == "" {
 		return " at the end of the line"
@@ -344,7 +344,7 @@ func (l *line) done() *Error {
 	return l.errorf(l.peek().pos, "", "unexpected `%s` after the end of the statement", l.peek())
 }
 
-// isValue reports whether t may be a value. All tokens except signs and keywords may.
+// isValue reports whether t may be a value. A value is neither a sign nor a keyword.
 func (l *line) isValue(t token) bool {
 	return t.kind != signToken && (t.kind != wordToken || !l.reserved[t.text])
 }
@@ -358,7 +358,7 @@ func (l *line) name(what string) (string, *Error) {
 	switch {
 	case !isName(t.text):
 		return "", l.errorf(t.pos, nameHint, "`%s` is not a valid %s name", t, what)
-	case l.reserved[t.text] && conditionByWord(t.text) == nil: // it is more probable that the name is missing
+	case l.reserved[t.text] && conditionByWord(t.text) == nil: // the name is probably missing
 		return "", l.errorf(t.pos, "choose another name", "`%s` is a keyword and cannot be a %s name", t, what)
 	}
 	return t.text, nil
@@ -400,8 +400,8 @@ func (l *line) duration(what string, least, most time.Duration) (time.Duration, 
 	return 0, l.errorf(t.pos, "", "%s must be from %s to %s", what, text.Duration(least), text.Duration(most))
 }
 
-// each calls item for each element of a { list }, or once if there is no list. Lists
-// within lists, which result from macros, are flattened.
+// each calls item for each element of a { list }, or once without a list. Nested lists,
+// which result from macros, are flattened.
 func (l *line) each(item func() *Error) *Error {
 	open := l.peek()
 	if !l.accept("{") {

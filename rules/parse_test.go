@@ -14,7 +14,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// parse parses one file that is given as text.
+// parse parses a file that is given as text.
 func parse(src string) (*Config, error) {
 	return Parse("test.conf", func(name string) ([]byte, error) {
 		if name != "test.conf" {
@@ -35,7 +35,7 @@ func mustParse(t testing.TB, src string) *Config {
 
 func TestParse(t *testing.T) {
 	tests := []struct {
-		name, src, want string // want is empty if the source is canonical
+		name, src, want string // an empty want means that the source is canonical
 	}{
 		{"mode", "mode enforce", ""},
 		{"store", `store "/var/db/scanwatch" keep 90d budget 512M`, ""},
@@ -118,8 +118,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseTree checks the fields of the tree, because printing could hide errors in
-// them.
+// TestParseTree checks the fields of the tree, because printing could hide wrong
+// fields.
 func TestParseTree(t *testing.T) {
 	c := mustParse(t, `rule r observe on mx phase { helo, data } match !count harvest > 5 in 1h by asn evidence cloud reject "450 4.7.1 x" ban 1d`)
 	r := c.Statements[0].(*Rule)
@@ -235,7 +235,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// bomb is a chain of macros that doubles with each line.
+// bomb returns a chain of macros, each of which doubles the previous macro.
 func bomb() string {
 	s := "a0 = { x, x }\n"
 	for i := range 30 {
@@ -260,8 +260,8 @@ func listeners() string {
 	return s
 }
 
-// strip removes the fields that a canonical file does not retain: positions, and fields
-// for the checker.
+// strip removes the fields that the canonical form does not contain. Positions and the
+// fields of the checker are not in the canonical form.
 func strip(c *Config) {
 	c.lexer = nil
 	for _, s := range c.Statements {
@@ -299,7 +299,7 @@ func stripPos(v reflect.Value) {
 	}
 }
 
-// roundTrip checks that printing and parsing again results in the same tree.
+// roundTrip checks that a printed tree parses to the same tree.
 func roundTrip(t *testing.T, c *Config) {
 	t.Helper()
 	text := c.String()
@@ -317,8 +317,8 @@ func roundTrip(t *testing.T, c *Config) {
 	}
 }
 
-// FuzzRoundTrip checks that every file either has printable errors, or is printed in a
-// form that parses to the same tree with the same warnings.
+// FuzzRoundTrip checks that a file has printable errors or a canonical form. The
+// canonical form must parse to the same tree with the same warnings.
 func FuzzRoundTrip(f *testing.F) {
 	for _, dir := range []string{"policies/*.conf", "testdata/broken/*.conf"} {
 		files, err := filepath.Glob(dir)
@@ -355,7 +355,8 @@ func FuzzRoundTrip(f *testing.F) {
 		if err2 != nil {
 			t.Fatalf("%q: %v", c.String(), err2)
 		}
-		// A macro is never used in the printed form.
+		// The canonical form uses no macro, so the warning on an unused macro may be
+		// missing.
 		_, w2, err2 := Compile(again, Options{})
 		if (err == nil) != (err2 == nil) || len(w2) < len(w) {
 			t.Fatalf("%q\nfound %s\nafter printing %s", src, detail(w, err), detail(w2, err2))

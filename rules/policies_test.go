@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// readyPolicy compiles a preset in mode enforce, with `.sender.example` as the shipped
-// list of known senders.
+// readyPolicy compiles a preset in mode enforce. The shipped list of known senders
+// consists of `.sender.example`.
 func readyPolicy(t testing.TB, name string) *Policy {
 	t.Helper()
 	c, err := Parse(name, func(name string) ([]byte, error) { return ReadyPolicy(name) })
@@ -30,7 +30,7 @@ func readyPolicy(t testing.TB, name string) *Policy {
 	return p.InMode(Enforce)
 }
 
-// A window is a count over sessions by one key; other counts are 0.
+// A window contains one count across sessions by one key. All other counts are 0.
 type window struct {
 	evidence Evidence
 	by       Key
@@ -52,7 +52,7 @@ func TestReadyPolicies(t *testing.T) {
 	if _, err := ReadyPolicy("lax"); err == nil {
 		t.Error("there is a policy lax")
 	}
-	// asks returns the facts when an unknown client requests a recipient after n
+	// asks returns the facts of a request for a recipient by an unknown client, after n
 	// others.
 	asks := func(dns smtp.FCrDNS, e Evidence, by Key, n int) Facts {
 		f := Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("mx.example.com"), FCrDNS: dns, Standing: StandingNone, Window: window{e, by, n}}
@@ -67,7 +67,7 @@ func TestReadyPolicies(t *testing.T) {
 	tests := []struct {
 		name                  string
 		facts                 Facts
-		open, standard, tight string // the rule that decides; "pass" for a pass statement
+		open, standard, tight string // deciding rule, or "pass" for a pass statement
 	}{
 		{"a legitimate server", Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("mx.example.com"), FCrDNS: smtp.FCrDNSPass}, "", "", ""},
 		{"a proven scanner", Facts{Phase: smtp.PhaseConnect, Evidence: Scanner, FCrDNS: smtp.FCrDNSPass}, "", "scanner", "scanner"},

@@ -8,14 +8,14 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Retention is the time for which data is kept.
+// A Retention is the storage time of one kind of data.
 type Retention struct {
 	What string
 	For  time.Duration
 }
 
-// DescribePrivacy writes a description for users of the data that the filter stores, and
-// of its retention. kept contains the retention of the state.
+// DescribePrivacy writes a text for users that lists the stored data and its retention.
+// kept contains the retention of the state.
 func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	d := &describer{Policy: p}
 	d.title("Data stored about connections to this mail server")

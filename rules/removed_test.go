@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestRemovedWords checks that an error about a word of an earlier version names its
-// replacement, and that the errors of other lines remain.
+// TestRemovedWords checks that an error on a word of an earlier version names the
+// replacement. The errors of other lines remain.
 func TestRemovedWords(t *testing.T) {
 	for line, want := range map[string]string{
 		"privacy default":     "privacy default is now: privacy full",
@@ -30,8 +30,7 @@ func TestRemovedWords(t *testing.T) {
 	}
 }
 
-// TestReplacementsAreValid checks that no row contains a statement or an argument of
-// the current language.
+// TestReplacementsAreValid checks that no row contains a word of the current language.
 func TestReplacementsAreValid(t *testing.T) {
 	for _, line := range []string{"privacy full", "privacy hashed"} {
 		if _, err := parse(line + "\n"); err != nil {

@@ -7,11 +7,11 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// reference stands for the session id in a reply text.
+// reference is the placeholder of the session id in a reply text.
 const reference = "$session"
 
-// Temporary returns the text of a permanent reply with a temporary code. To disconnect,
-// the code must be 421, because smtpd closes the connection only after 421.
+// Temporary returns the text of a permanent reply with a temporary code. The code for
+// disconnect is 421, because smtpd closes the connection only after 421.
 func Temporary(text string, d smtp.Decision) string {
 	if text == "" || text[0] != '5' {
 		return text
@@ -27,7 +27,7 @@ func Temporary(text string, d smtp.Decision) string {
 	return code + text
 }
 
-// Reply returns text with a reference that a rejected sender can quote: the session id.
+// Reply adds the session id to text, as a reference that a rejected sender can quote.
 // The id replaces `$session`, or is appended in brackets. An empty text remains empty.
 func Reply(text string, session uint64) string {
 	id := fmt.Sprintf("%016x", session)

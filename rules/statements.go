@@ -1,4 +1,4 @@
-// The parse functions of the statements.
+// This file contains the parse functions of the statements.
 
 package rules
 
@@ -105,7 +105,10 @@ func parseText(l *line) (Statement, *Error) {
 		what = "a directory"
 	}
 	var err *Error
-	s.Text, err = l.text(what)
+	at := l.peek()
+	if s.Text, err = l.text(what); err == nil && s.Word == "rundir" && !strings.HasPrefix(s.Text, "/") {
+		err = l.errorf(at.pos, "write for example: rundir \"/run/scanwatch\"", "the directory %q is not absolute", s.Text)
+	}
 	return s, err
 }
 
@@ -277,8 +280,8 @@ func parseInclude(l *line) (Statement, *Error) {
 	return inc, nil
 }
 
-// parseRule parses the parts of a rule, in any order. Rule.String writes them in the
-// order of the manual.
+// parseRule parses the conditions and actions of a rule in any order. Rule.String
+// writes them in the order of the manual.
 func parseRule(l *line) (Statement, *Error) {
 	r := &Rule{Pos: l.toks[0].pos}
 	var err *Error
@@ -367,7 +370,7 @@ func (l *line) conditions() (cs []*Cond, err *Error) {
 		if t.kind != wordToken {
 			row = nil
 		}
-		// `score > 100` is a condition, `score 10` an action.
+		// `score > 100` is a condition, and `score 10` is an action.
 		if row != nil && row.word == "score" && !l.peek().is(">") && !c.Not {
 			row = nil
 		}
@@ -383,7 +386,7 @@ func (l *line) conditions() (cs []*Cond, err *Error) {
 			return nil, l.errorf(t.pos, didYouMean(t.text, conditionWords()), "expected a condition after `!`%s", insteadOf(t))
 		}
 		l.at = start
-		break // the actions follow
+		break // actions follow
 	}
 	if len(cs) == 0 {
 		t := l.peek()
@@ -392,7 +395,7 @@ func (l *line) conditions() (cs []*Cond, err *Error) {
 	return cs, nil
 }
 
-// unknownPart returns the error for a word that cannot be a part of a rule.
+// unknownPart returns the error for a word that is neither a condition nor an action.
 func (l *line) unknownPart(t token) *Error {
 	words := []string{"observe", "even", "on", "phase", "match"}
 	for i := range actions {
@@ -401,8 +404,7 @@ func (l *line) unknownPart(t token) *Error {
 	if conditionByWord(t.text) != nil || t.is("!") {
 		return l.errorf(t.pos, "all conditions follow `match` together", "unexpected `%s`", t)
 	}
-	// Suggest a condition only if the word is similar to one, because the list of all
-	// conditions is long.
+	// Suggest only a similar condition, because the list of all conditions is long.
 	if hint := didYouMean(t.text, conditionWords()); strings.HasPrefix(hint, "did") {
 		return l.errorf(t.pos, hint, "`%s` is neither an action nor a condition", t)
 	}

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// inline is a table whose entries are in the configuration. It compares values
-// sequentially, so long lists should be in files.
+// inline is a table whose entries are in the configuration. The table compares values
+// sequentially, so long lists belong in files.
 type inline struct {
 	c        cond
 	contents Contents
@@ -19,7 +19,7 @@ func (t *inline) MatchAddr(a netip.Addr) bool {
 	return slices.ContainsFunc(t.c.prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// Overlaps reports whether a prefix in t and p have an address in common.
+// Overlaps reports whether p and a prefix in t share an address.
 func (t *inline) Overlaps(p netip.Prefix) bool { return overlaps(t.c.prefixes, p) }
 
 func overlaps(list []netip.Prefix, p netip.Prefix) bool {
@@ -30,7 +30,8 @@ func (t *inline) MatchName(b []byte) bool { return matchAny(t.c.names, trimDot(b
 
 func (t *inline) MatchASN(n uint32) bool { return slices.Contains(t.c.as, n) }
 
-// sources contains the parts of one table. A part is nil if it is not loaded.
+// sources contains the sources of one table. An element is nil if its source is not
+// loaded.
 type sources []Table
 
 func (s sources) any(match func(Table) bool) bool {
@@ -49,9 +50,10 @@ func (s sources) MatchASN(n uint32) bool {
 	return s.any(func(t Table) bool { return t.MatchASN(n) })
 }
 
-// Friends reports whether the table <friends>, or the src condition of a pass
-// statement, contains an address in the prefix. It ignores the other conditions of the
-// statement. The result is Unknown if such a table is not loaded.
+// Friends reports whether the prefix contains an address of a friend. A friend is
+// listed in the table <friends> or in the src condition of a pass statement. Other
+// conditions of the pass statement are ignored. If a table is not loaded, Friends
+// returns Unknown.
 func (p *Policy) Friends(within netip.Prefix) Truth {
 	list := slices.Clone(p.tables["friends"])
 	for i := range p.passes {
@@ -80,7 +82,7 @@ func (p *Policy) Friends(within netip.Prefix) Truth {
 	return answer
 }
 
-// PassesKnown reports whether all tables of <friends> and of the pass statements are
+// PassesKnown reports whether <friends> and the tables of all pass statements are
 // loaded.
 func (p *Policy) PassesKnown() bool {
 	list := slices.Clone(p.tables["friends"])
@@ -92,8 +94,8 @@ func (p *Policy) PassesKnown() bool {
 	return !slices.Contains(list, nil)
 }
 
-// PassesUseTable reports whether a pass statement uses the table. It returns true for
-// <friends>, which always exempts.
+// PassesUseTable reports whether a pass statement uses the table. PassesUseTable
+// returns true for <friends>, which always exempts clients.
 func (p *Policy) PassesUseTable(name string) bool {
 	return name == "friends" || slices.ContainsFunc(p.passes, func(s pass) bool {
 		return slices.ContainsFunc(s.tree.Conds, func(c *Cond) bool {

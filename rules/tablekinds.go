@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// A ValueClass is a class of table entries. A condition uses the entries of one or two
-// classes, and ignores the others.
+// A ValueClass is a class of table entries. A condition uses the entries of its
+// classes, and ignores other entries.
 type ValueClass uint8
 
 // The classes.
@@ -21,8 +21,7 @@ const (
 
 var classNames = [numClasses]string{"address", "AS number", "name", "country code"}
 
-// Contents describes the entries of a table: for each class, it contains the number of
-// entries and an example.
+// Contents contains the number of entries of each class in a table, and an example.
 type Contents [numClasses]struct {
 	Total   int
 	Example string
@@ -45,7 +44,8 @@ func (c *Contents) AddName(name string) {
 	c.Add(class, 1, name)
 }
 
-// asks maps conditions to the classes that they use. All other conditions use names.
+// asks maps conditions to the classes of entries that they use. A condition that is not
+// in asks uses names.
 var asks = map[string][]ValueClass{"src": {Addresses}, "asn": {Numbers}, "country": {Codes}}
 
 func asked(word string) []ValueClass {
@@ -79,20 +79,19 @@ type use struct {
 	rule bool // the condition is in a rule
 }
 
-// exempts reports whether a table is only used for exemptions: it is <friends> or used
-// in a pass statement, and no rule uses it.
+// exempts reports whether a table is used, and used only for exemptions.
 func exempts(k *checker, name string) bool {
 	t := k.tables[name]
 	return len(t.uses) > 0 && name != "local-domains" && !slices.ContainsFunc(t.uses, func(u use) bool { return u.rule })
 }
 
-// tableTraps warns of table entries whose classes are not used by the conditions on the
-// table. loaded contains the loaded parts of the tables.
+// tableTraps warns of table entries that no condition can match. loaded contains the
+// loaded sources of the tables.
 func tableTraps(k *checker, loaded map[string]sources) {
 	for _, d := range k.decls {
 		t := k.tables[d.Name]
 		if len(t.uses) == 0 {
-			continue // an unused table has its own warning
+			continue // an unused table causes another warning
 		}
 		var has Contents
 		total, complete := 0, true
@@ -115,8 +114,7 @@ func tableTraps(k *checker, loaded map[string]sources) {
 	}
 }
 
-// emptyUses warns of conditions on a table that has no entries of the classes that the
-// condition uses.
+// emptyUses warns of a condition on a table without entries of the condition's classes.
 func emptyUses(k *checker, d *TableDecl, uses []use, has *Contents, total int, complete bool) (some bool) {
 	for _, u := range uses {
 		classes := asked(u.word)

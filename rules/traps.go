@@ -10,22 +10,22 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Traps are statements that are valid, but never match, or match more clients than
-// intended. The functions in the following lists detect them and cause warnings.
+// A trap is a valid statement that never matches, or matches more clients than
+// intended. The functions in the following lists warn of traps.
 
 // condTraps contains functions that check one condition.
 var condTraps = []func(*checker, *Cond){countedOnce, lowOnly, noUser, misshapenValues, noCountry, tooWide}
 
-// pairTraps contains functions that check two conditions of one statement. They are called
-// for each pair in both orders.
+// pairTraps contains functions that check two conditions of a statement. Each function
+// is called for each pair in both orders.
 var pairTraps = []func(*checker, *Cond, *Cond){failedAndLoggedIn, namelessAndNamed, excluded}
 
 // perEvent contains the evidence that is counted at each event. Other evidence is
 // counted once per session.
 var perEvent = []string{"unknown-recipient", "backscatter", "recipient-flood", "relay-probe", "unknown-command", "auth-failure", "auth-unsupported", "flood"}
 
-// alwaysLow contains the evidence whose confidence is always low. It matches no
-// condition, and is not counted.
+// alwaysLow contains the evidence whose confidence is always low. Evidence with low
+// confidence matches no condition and is not counted.
 var alwaysLow = []string{"syntax-error"}
 
 // notOfUsers contains the evidence for which no user name is known.
@@ -43,7 +43,7 @@ func countedOnce(k *checker, c *Cond) {
 	k.warnf(c.Pos, hint, "this %s matches: evidence %s is counted once in a session", never(c), e)
 }
 
-// never returns "never" for a condition that cannot be true, and "always" for its
+// never returns "never" for a condition that is always false, and "always" for its
 // negation.
 func never(c *Cond) string {
 	if c.Not {
@@ -72,12 +72,11 @@ func noUser(k *checker, c *Cond) {
 // ofFailures contains the evidence that is counted by user even without a login.
 var ofFailures = []string{"auth-failure", "auth-spray"}
 
-// ofAccounts contains the evidence that only occurs in sessions whose user has logged in.
+// ofAccounts contains the evidence that requires a login.
 var ofAccounts = []string{"account-abuse"}
 
-// needsAuth warns of a rule that has a condition on users but not the condition auth.
-// Such a rule never applies to logged-in users, because authenticated sessions are
-// exempt.
+// needsAuth warns of a rule that checks users without the condition auth. Without the
+// condition auth, no rule applies to an authenticated session.
 func needsAuth(k *checker, r *Rule) {
 	if slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" }) {
 		return
@@ -93,8 +92,8 @@ func needsAuth(k *checker, r *Rule) {
 	}
 }
 
-// tooWide warns of a pattern that matches all names, and of a prefix that is wider than
-// any network of a site or provider.
+// tooWide warns of a pattern that matches all names. The function also warns of a
+// prefix that is wider than the network of any site or provider.
 func tooWide(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		switch {
@@ -133,7 +132,7 @@ func noCountry(k *checker, c *Cond) {
 	}
 }
 
-// misshapenValues warns of values whose form does not occur in the facts of the
+// misshapenValues warns of a value whose form never occurs in the fact of the
 // condition.
 func misshapenValues(k *checker, c *Cond) {
 	for _, v := range c.Values {
@@ -143,7 +142,7 @@ func misshapenValues(k *checker, c *Cond) {
 	}
 }
 
-// A shape is a form of values that does not occur in the facts of some conditions.
+// A shape is a form of values that never occurs in the facts of some conditions.
 type shape struct {
 	words     []string
 	has       func(name string) bool
@@ -165,8 +164,8 @@ func isAddress(s string) bool {
 
 func isNetwork(s string) bool { return strings.Contains(s, "/") && isAddress(s) }
 
-// misshapen returns the reason why the condition word never matches v, and a hint. It
-// returns empty strings if word may match.
+// misshapen returns the reason why the condition word never matches v, and a hint. If
+// the condition may match, both strings are empty.
 func misshapen(word string, v Value) (why, hint string) {
 	if v.Kind != TextValue {
 		return "", ""
@@ -199,8 +198,8 @@ func checkOwn(k *checker, s *Setting) {
 
 var carrierNAT = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
 
-// checkPairs calls the pairTraps. It also warns of two conditions that require
-// different values of the same fact.
+// checkPairs calls the pairTraps. The function also warns of two conditions that
+// require different values of a fact.
 func checkPairs(k *checker, cs []*Cond) {
 	for i, a := range cs {
 		for j, b := range cs {
@@ -231,8 +230,7 @@ func failedAndLoggedIn(k *checker, failed, auth *Cond) {
 	k.warnf(auth.Pos, hint, "`%s` does not match failed logins", auth)
 }
 
-// namelessAndNamed warns if one condition requires a proven name and another requires
-// that there is none.
+// namelessAndNamed warns of two conditions that require a proven name and its absence.
 func namelessAndNamed(k *checker, nameless, named *Cond) {
 	if nameless.Word != "evidence" || nameless.Not || len(nameless.Values) > 1 || named.Not {
 		return
@@ -256,8 +254,8 @@ func excluded(k *checker, a, not *Cond) {
 	}
 }
 
-// disjoint reports whether no session can match both conditions, because the fact has
-// only one value and the conditions have no value in common.
+// disjoint reports whether no session can match both a and b. Conditions on a fact with
+// one value are disjoint if they have no value in common.
 func disjoint(a, b *Cond) bool {
 	if a.Word != b.Word || len(a.Values)*len(b.Values) == 0 || len(a.Values)*len(b.Values) > maxCompare {
 		return false
@@ -272,8 +270,8 @@ func disjoint(a, b *Cond) bool {
 	return true
 }
 
-// single reports whether the fact of word has only one value, so that it cannot match
-// two different values unless one includes the other.
+// single reports whether the fact of word has only one value. A fact with one value
+// matches two values only if one of them includes the other.
 func (v Value) single(word string) bool {
 	switch word {
 	case "src", "asn", "country", "fcrdns":
@@ -290,8 +288,8 @@ func (v Value) single(word string) bool {
 // chosen contains the conditions whose facts any client can choose.
 var chosen = []string{"mail-from", "helo", "fcrdns", "tls"}
 
-// unprovenPass warns of a pass statement that only requires facts that any client can
-// choose, such as a sender or a greeting.
+// unprovenPass warns of a pass statement that any client can match. Any client can
+// choose its sender and its greeting.
 func unprovenPass(k *checker, p *Pass) {
 	var forged *Cond
 	for _, c := range p.Conds {
@@ -310,14 +308,14 @@ func unprovenPass(k *checker, p *Pass) {
 	}
 }
 
-// beforeLogin contains the phases in which users have not yet logged in.
+// beforeLogin contains the phases before the login of a user.
 var beforeLogin = smtp.Phases(smtp.PhaseConnect, smtp.PhaseHelo)
 
 // homely contains examples of reverse DNS names of home connections.
 var homely = []string{"p5dd0a1b2.dip0.t-ipconnect.de", "dsl-192-0-2-7.pool.isp.invalid", "dynamic-192-0-2-7.dyn.isp.invalid", "192-0-2-7.cable.dhcp.isp.invalid"}
 
-// usersHave contains functions that report whether the clients of users usually match a
-// condition, because they connect from home or mobile networks.
+// usersHave contains functions that report whether users usually match a condition.
+// Users connect from home and mobile networks.
 var usersHave = map[string]func(*checker, *Cond) bool{
 	"evidence": func(_ *checker, c *Cond) bool {
 		return slices.ContainsFunc(c.Values, func(v Value) bool { return v.Text == "rdns-missing" || v.Text == "fcrdns-fail" })
@@ -337,7 +335,7 @@ var usersHave = map[string]func(*checker, *Cond) bool{
 	},
 }
 
-// hitsUsers warns of a rule that rejects the clients of users before they log in.
+// hitsUsers warns of a rule that rejects the clients of users before the login.
 func hitsUsers(k *checker, r *Rule) {
 	early := r.Phases
 	if !r.bans() {
@@ -357,7 +355,7 @@ func hitsUsers(k *checker, r *Rule) {
 		case has != nil && (!c.Not || c.Word == "fcrdns") && has(k, c):
 			cause = c
 		case !c.Not && c.Word != "fcrdns":
-			return // another condition restricts the rule to some clients
+			return // another condition limits the rule to some clients
 		}
 	}
 	if cause != nil {
@@ -369,7 +367,7 @@ func hitsUsers(k *checker, r *Rule) {
 // bans reports whether r bans clients.
 func (r *Rule) bans() bool { return actionByWord(token{text: "ban"}).has(r) }
 
-// elsewhere warns of a condition on a listener that is not the listener of the statement.
+// elsewhere warns of a condition on a listener other than the statement's listener.
 func elsewhere(k *checker, on string, cs []*Cond) {
 	mine := k.listens[on]
 	for _, c := range cs {
@@ -389,7 +387,7 @@ func (l *Listener) overlaps(x *Listener) bool {
 	return slices.ContainsFunc(l.Ports, port) && (len(l.Addresses) == 0 || len(x.Addresses) == 0 || slices.ContainsFunc(l.Addresses, addr))
 }
 
-// tooHigh warns of conditions on a score that no session can reach.
+// tooHigh warns of a condition on a score that no session can reach.
 func tooHigh(k *checker) {
 	most := 0
 	for _, w := range k.weights {

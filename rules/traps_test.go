@@ -6,7 +6,7 @@ import (
 )
 
 // TestTraps checks that Check warns of each bad line at its position, and of no good
-// line. The lines of a row use the same first lines.
+// line. Check reads each line of a row after the first lines of the row.
 func TestTraps(t *testing.T) {
 	const tables = "listener mx port 25\nlistener out port { 465, 587 }\n"
 	for _, c := range []struct {
@@ -213,7 +213,7 @@ func TestTraps(t *testing.T) {
 	}
 }
 
-// errorOf returns the warnings about lines after the first ones.
+// errorOf returns the warnings on lines after the first ones.
 func errorOf(all Errors, first int) error {
 	var later Errors
 	for _, e := range all {

@@ -13,8 +13,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Config is a parsed configuration file. String returns its text without comments and
-// with expanded macros. If this text is parsed, the result is the same tree.
+// Config is a parsed configuration file. String returns the text without comments and
+// with expanded macros. The text parses to the same tree.
 type Config struct {
 	File       string
 	Statements []Statement
@@ -37,8 +37,8 @@ func (c *Config) String() string {
 	return b.String()
 }
 
-// All iterates over the statements of c and of its include files, in order. The Config
-// of a statement is the file that contains it.
+// All iterates over the statements of c and its include files, in order. Each statement
+// comes with the Config of its file.
 func (c *Config) All() iter.Seq2[*Config, Statement] {
 	return func(yield func(*Config, Statement) bool) { c.visit(yield) }
 }
@@ -70,8 +70,8 @@ type Include struct {
 	Config *Config
 }
 
-// Setting is a statement that sets an option of the program. Word determines which
-// fields are used.
+// Setting is a statement that sets an option of the program. Word determines the fields
+// in use.
 type Setting struct {
 	Pos
 	Word    string  // mode, store, asn, country, contact, privacy, log, own-name, own-address, gateway, delimiter, rundir
@@ -95,11 +95,11 @@ type TableDecl struct {
 	Builtin bool // the table includes the shipped list with its name
 }
 
-// File is a file that contains entries of a table.
+// File is a file with entries of a table.
 type File struct {
 	Pos
 	Path   string
-	Format string // name of a feed format; empty to detect the format
+	Format string // name of a feed format; empty for detection
 	Param  string // parameter of the format; may be empty
 	Download
 }
@@ -112,7 +112,7 @@ type Listener struct {
 	Addresses []netip.Addr // empty for any
 }
 
-// Pass is `pass ...`. No rule applies to the sessions that match it.
+// Pass is `pass ...`. No rule applies to a session that matches a Pass.
 type Pass struct {
 	Pos
 	On    string // listener; empty for all
@@ -124,14 +124,13 @@ type Rule struct {
 	Pos
 	Name    string
 	Observe bool
-	// EvenTrusted means that the rule applies to trusted clients in the same way as to
-	// all others.
+	// EvenTrusted means that the rule does not exempt trusted clients.
 	EvenTrusted bool
 	On          string // listener; empty for all
 	Phases      smtp.PhaseSet
 	Conds       []*Cond
 
-	Decides  bool // the rule makes a decision: Decision and Text are set
+	Decides  bool // Decision and Text are set
 	Decision smtp.Decision
 	Text     string // reply to the client; empty for the default
 	Score    int
@@ -139,7 +138,7 @@ type Rule struct {
 	Ban      []time.Duration // durations for consecutive offences; see Ladder
 	Tags     []string
 
-	actions []token // tokens of the actions, for their positions in errors
+	actions []token // positions in errors
 }
 
 // Weight is `score evidence token n`.
@@ -149,15 +148,15 @@ type Weight struct {
 	Score int
 }
 
-// Cond is a condition of a rule. Word determines which fields are used; see the table
-// of conditions.
+// Cond is a condition of a rule. Word determines the fields in use; see the table of
+// conditions.
 type Cond struct {
 	Pos
 	Not    bool
 	Word   string
 	Values []Value
 	Over   int           // for score and count, the threshold
-	Window time.Duration // for count, the window; 0 to count in this session only
+	Window time.Duration // for count, the window; 0 for the current session
 	By     Key
 }
 

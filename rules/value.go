@@ -1,4 +1,4 @@
-// The values of conditions and tables.
+// This file contains the parsers of the values of conditions and tables.
 
 package rules
 
@@ -13,8 +13,8 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// valueFunc parses a value. If the value is invalid, the string contains an error, and
-// optionally a hint on a second line.
+// A valueFunc parses a value. For an invalid value, the string is an error and an
+// optional hint on a second line.
 type valueFunc func(token) (Value, string)
 
 // values parses a value or a list of values.
@@ -35,7 +35,6 @@ func (l *line) values(what string, value valueFunc) (list []Value, err *Error) {
 	return list, err
 }
 
-// value parses t as a value.
 func (l *line) value(t token, value valueFunc) (Value, *Error) {
 	v, wrong := value(t)
 	v.Pos = t.pos
@@ -160,8 +159,8 @@ func listenerValue(t token) (Value, string) {
 	return Value{Kind: WordValue, Text: t.text}, ""
 }
 
-// tableValue parses a value of an inline table: an address, an AS number that
-// begins with AS, or a name.
+// tableValue parses a value of an inline table. The value is an address, an AS number
+// that begins with AS, or a name.
 func tableValue(t token) (Value, string) {
 	if t.kind == wordToken || t.kind == stringToken {
 		if len(t.text) > 2 && strings.EqualFold(t.text[:2], "AS") {
@@ -169,7 +168,7 @@ func tableValue(t token) (Value, string) {
 				return v, ""
 			}
 		}
-		// This is a mistyped address, because no host name ends with a number.
+		// No host name ends with a number, so the value is a mistyped address.
 		last := t.text[strings.LastIndexByte(t.text, '.')+1:]
 		_, err := strconv.Atoi(last)
 		if err == nil || strings.ContainsAny(t.text, ":/") && !strings.ContainsAny(t.text, "[@*") {

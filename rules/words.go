@@ -15,10 +15,10 @@ var phaseWords = func() (names []string) {
 	return names
 }()
 
-// Mode is the mode of a policy. It determines whether decisions are enforced.
+// Mode determines whether decisions of a policy are enforced.
 type Mode uint8
 
-// The modes. Observe is the default; decisions are recorded, but not enforced.
+// The modes. Observe is the default: decisions are recorded, but not enforced.
 const (
 	Observe Mode = iota
 	Enforce
@@ -31,7 +31,7 @@ func (m Mode) String() string { return name(modeNames[:], int(m)) }
 // Log is the destination and the level of the log.
 type Log struct {
 	Syslog  bool // log to syslog(3) instead of standard error
-	Verbose bool // also log each finding and decision, and progress
+	Verbose bool // also log findings, decisions and progress
 }
 
 // Privacy is the form of mailboxes in records, logs and events.
@@ -40,15 +40,15 @@ type Privacy uint8
 // The levels. User names that may be passwords are hashed at both levels.
 const (
 	PrivacyFull   Privacy = iota // unhashed
-	PrivacyHashed                // with a hash instead of the local part
+	PrivacyHashed                // a hash replaces the local part
 )
 
 var privacyNames = [...]string{"full", "hashed"}
 
 func (p Privacy) String() string { return name(privacyNames[:], int(p)) }
 
-// Standing is the standing of a client, which results from its accepted mail. The zero
-// Standing means that it is unknown, because the state has not yet been read.
+// Standing is the degree of trust in a client, and results from its accepted mail. The
+// zero Standing is unknown, because the state is not yet loaded.
 type Standing uint8
 
 // The standings.
@@ -56,7 +56,7 @@ const (
 	StandingUnknown Standing = iota
 	StandingNone
 	StandingKnown   // ordinary mail was accepted on an earlier day, or users of the site write to its domain
-	StandingTrusted // ten messages on seven days, without an offence in the last 30 days
+	StandingTrusted // ten messages on seven days, and no offence in the last 30 days
 )
 
 var standingNames = [...]string{"unknown", "none", "known", "trusted"}
@@ -71,8 +71,8 @@ func (s Standing) AtLeast(least Standing) Truth {
 	return truth(s >= least)
 }
 
-// Truth is the result of a condition. The zero Truth is Unknown: the condition cannot
-// be evaluated, and matches neither directly nor negated.
+// Truth is the result of a condition. The zero Truth is Unknown, for a condition that
+// cannot be evaluated. An unknown condition matches neither directly nor negated.
 type Truth uint8
 
 // The results of a condition.
@@ -104,16 +104,16 @@ func truth(b bool) Truth {
 	return No
 }
 
-// Key is the property by which events are counted across sessions: the events of all
-// sessions with the same value of the property count together.
+// Key is a property that groups sessions for a count. Sessions with the same value of
+// the property count together.
 type Key uint8
 
 // The keys.
 const (
-	BySession Key = iota // no key: only the events of this session count
-	BySrc                // one host: see memory.Host
-	ByPrefix             // a /24 or a /48, excluding hosts that have their own proven name
-	ByDomain             // the registered domain of the proven name
+	BySession Key = iota // only the current session
+	BySrc                // a host: see memory.Host
+	ByPrefix             // a /24 or a /48, without hosts that have their own proven name
+	ByDomain             // registered domain of the proven name
 	ByASN
 	ByHelo
 	ByUser

@@ -6,8 +6,7 @@ import (
 	"scanwatch/store/column"
 )
 
-// A block contains decoded records. It aliases the value from which it was decoded,
-// until the next open.
+// A block contains decoded records, which alias the encoded value until the next open.
 type block struct {
 	r     column.Reader
 	head  table[Record]
@@ -18,10 +17,10 @@ type block struct {
 	rests int                      // the number of remainders
 	kinds column.Texts
 
-	// If lenient is set, open accepts corrupt columns, except columns of keys. lossy is set
-	// if there were any, and poor if columns of records were among them. In this case, a
-	// field of all records or all steps of a kind are missing, or steps have no exact
-	// times.
+	// If lenient is set, open accepts corrupt columns other than columns of keys. lossy
+	// reports whether a column was corrupt, and poor whether a column of records was. A
+	// lossy block lacks a field of all records, all steps of a kind, or the exact times
+	// of steps.
 	lenient, lossy, poor bool
 	inexact              bool // columns of times are lost
 
@@ -30,7 +29,7 @@ type block struct {
 	turn   int // increases with each new cursor
 }
 
-// A place is a step of a record, and its position in the columns.
+// A place identifies a step of a record and its position in the columns.
 type place struct {
 	row, step int
 	next      [numKinds]uint32 // in the columns of each kind
@@ -46,7 +45,7 @@ func openBlock(value []byte, kinds Kinds) (*block, error) {
 	return b, nil
 }
 
-// open is openBlock with the buffers of b, which may contain another block.
+// open decodes a block like openBlock, but reuses the buffers of b.
 func (b *block) open(value []byte, kinds Kinds) error {
 	b.kinds.Reset()
 	b.exact.Reset()
@@ -125,8 +124,8 @@ func (b *block) open(value []byte, kinds Kinds) error {
 	return nil
 }
 
-// lose removes the content of a corrupt column. It returns false for the keys of
-// records.
+// lose discards the values of a corrupt column. lose returns false for a column of keys,
+// which every block needs.
 func (b *block) lose(id columnID) bool {
 	b.lossy = true
 	switch {
@@ -149,7 +148,7 @@ func (b *block) lose(id columnID) bool {
 	return true
 }
 
-// noSteps removes all steps, because their kinds are corrupt.
+// noSteps removes all steps. A block whose kinds are corrupt has no readable steps.
 func (b *block) noSteps() {
 	b.lossy, b.wanted = true, 0
 	b.kinds.Reset()
@@ -158,7 +157,7 @@ func (b *block) noSteps() {
 	}
 }
 
-// readableSteps returns the number of steps of a record, except steps of lost kinds.
+// readableSteps returns the number of steps of a record, without steps of lost kinds.
 func (b *block) readableSteps(row int) (n int) {
 	for _, k := range b.kinds.At(row) {
 		if b.wanted.Has(Kind(k)) {
@@ -168,7 +167,6 @@ func (b *block) readableSteps(row int) (n int) {
 	return n
 }
 
-// checkValues returns an error if column i does not have n values.
 func checkValues(r *column.Reader, i, n int) error {
 	if r.Values(i) != n {
 		return fmt.Errorf("%w: column %q has %d values; want %d", column.ErrCorrupt, r.Name(i), r.Values(i), n)
@@ -211,15 +209,14 @@ func (b *block) key(i int) (end, id uint64) {
 	return b.head.value(fieldEnd, i), b.head.value(fieldID, i)
 }
 
-// record sets r to record i. It is valid until the next open.
+// record sets r to record i. r is valid until the next open.
 func (b *block) record(i int, r *Record) {
 	step := r.step
 	b.head.get(i, r)
 	r.block, r.row, r.skip, r.step = b, i, ^b.wanted, step
 }
 
-// seek moves the place to a step of a record. It is fast if steps are read in
-// order.
+// seek moves the place to a step of a record. Reading steps in order is fast.
 func (b *block) seek(row, step int) {
 	p := &b.place
 	if p.row > row || p.row == row && p.step > step {
@@ -237,7 +234,7 @@ func (b *block) seek(row, step int) {
 	}
 }
 
-// wants reports whether a step of one of these kinds is wanted.
+// wants reports whether the caller wants one of the given kinds of steps.
 func (b *block) wants(kinds []byte) bool {
 	for _, k := range kinds {
 		if b.wanted.Has(Kind(k)) {
@@ -261,7 +258,7 @@ func (b *block) cursor(row int) blockCursor {
 	return blockCursor{b: b, kinds: b.kinds.At(row), row: row}
 }
 
-// next sets s to the next step. It returns false at the end.
+// next sets s to the next step, or returns false at the end.
 func (c *blockCursor) next(s *Step) bool {
 	b := c.b
 	if !b.wants(c.kinds[c.step:]) {
@@ -305,7 +302,7 @@ type table[T any] struct {
 	classes     int       // number of values of the columns of classes; 0 without such columns
 }
 
-// decoded is a decoded column. Only one of its parts is in use.
+// A decoded is a decoded column of numbers or of texts.
 type decoded struct {
 	exists  bool
 	numbers column.Numbers
@@ -346,7 +343,6 @@ func (t *table[T]) reset(fields []field[T]) {
 	t.n, t.classes, t.own, t.bases = 0, 0, t.own[:0], append(t.bases[:0], *new(T))
 }
 
-// decode decodes column i of r.
 func (t *table[T]) decode(r *column.Reader, i int, id columnID) error {
 	d, want := &t.each[id.field], t.n
 	switch id.role {
@@ -371,7 +367,6 @@ func (t *table[T]) decode(r *column.Reader, i int, id columnID) error {
 	return r.Numbers(i, &d.numbers)
 }
 
-// lose removes a corrupt column.
 func (t *table[T]) lose(id columnID) {
 	switch id.role {
 	case roleIndex:
@@ -384,7 +379,7 @@ func (t *table[T]) lose(id columnID) {
 	}
 }
 
-// finish prepares the table for get.
+// finish prepares the table for get, after all columns are decoded.
 func (t *table[T]) finish() error {
 	for range t.classes - 1 {
 		t.bases = append(t.bases, t.bases[0])
@@ -406,7 +401,7 @@ func (t *table[T]) finish() error {
 	return nil
 }
 
-// value returns the number in row i of a field that is never part of a class.
+// value returns the number in row i of a field that never belongs to a class.
 func (t *table[T]) value(field, i int) uint64 {
 	if !t.each[field].exists {
 		return 0
@@ -414,7 +409,7 @@ func (t *table[T]) value(field, i int) uint64 {
 	return t.each[field].numbers.At(i)
 }
 
-// get sets to to row i.
+// get copies the values of row i to *to.
 func (t *table[T]) get(i int, to *T) {
 	*to = t.bases[t.index.At(i)]
 	for j := range t.own {

@@ -20,8 +20,8 @@ func recorded(sessions iter.Seq[simulate.Session]) []store.Record {
 	return all
 }
 
-// attacked returns a day of a legitimate server with a harvest and a brute-force
-// attack: 15 steps per session.
+// attacked returns a day of a legitimate server during a directory harvest and a
+// brute-force attack. The sessions have 15 steps on average.
 var attacked = sync.OnceValue(func() []store.Record {
 	attack := simulate.Attack{Seed: 1, Start: simulate.Midnight, Every: 24 * time.Hour / 20_000, Sessions: 20_000, Each: 10}
 	harvest := simulate.Harvest(attack)
@@ -29,7 +29,7 @@ var attacked = sync.OnceValue(func() []store.Record {
 	return recorded(simulate.Merge(simulate.Day(1, 20_000), simulate.Merge(harvest, simulate.Guess(attack))))
 })
 
-// mixed contains sessions with the mix of tests/bench.
+// mixed returns sessions in the proportions of tests/bench.
 var mixed = sync.OnceValue(func() []store.Record {
 	all := recorded(simulate.Mixed(100_000, 7*time.Millisecond))
 	for i := range all {
@@ -38,13 +38,13 @@ var mixed = sync.OnceValue(func() []store.Record {
 	return all
 })
 
-// loads are the sessions of the benchmarks.
+// loads contains the sets of sessions for the benchmarks.
 var loads = []struct {
 	name string
 	all  func() []store.Record
 }{{"attacks", attacked}, {"mix", mixed}}
 
-// BenchmarkSeal encodes sessions as blocks.
+// BenchmarkSeal measures the encoding of sessions as blocks.
 func BenchmarkSeal(b *testing.B) {
 	for _, l := range loads {
 		b.Run(l.name, func(b *testing.B) {
@@ -63,7 +63,8 @@ func BenchmarkSeal(b *testing.B) {
 	}
 }
 
-// BenchmarkReadBlocks reads the sessions of blocks and all steps of some kinds.
+// BenchmarkReadBlocks measures reading the sessions of blocks with all steps of some
+// kinds.
 func BenchmarkReadBlocks(b *testing.B) {
 	for _, l := range loads {
 		for _, of := range []struct {
@@ -91,8 +92,8 @@ func BenchmarkReadBlocks(b *testing.B) {
 	}
 }
 
-// BenchmarkContainer compares the bbolt file of a sealed day with a plain file of the
-// same blocks and index.
+// BenchmarkContainer compares the bbolt file of a sealed day with a plain file that has
+// the same blocks and index.
 func BenchmarkContainer(b *testing.B) {
 	for _, l := range loads {
 		all := l.all()

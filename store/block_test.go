@@ -15,7 +15,7 @@ import (
 	"scanwatch/store/column"
 )
 
-// everyStep returns a step of a kind with every field set.
+// everyStep returns a step of kind k with every field set.
 func everyStep(k Kind) Step {
 	s := Step{}
 	fill(reflect.ValueOf(&s).Elem(), int(k)+1)
@@ -34,8 +34,7 @@ func everyRecord(n int) Record {
 	return r
 }
 
-// fill sets the exported fields of a struct and of its inner structs that are numbers,
-// bools or texts.
+// fill sets the exported numbers, bools and texts in a struct and its inner structs.
 func fill(v reflect.Value, n int) {
 	for i := range v.NumField() {
 		f := v.Field(i)
@@ -68,7 +67,7 @@ func allSet(t *testing.T, v any) {
 	}
 }
 
-// encoded returns r with these steps, encoded and decoded as a row.
+// encoded returns r with the steps all, after encoding and decoding as a row.
 func encoded(t testing.TB, r Record, all ...Step) Record {
 	t.Helper()
 	var steps []byte
@@ -84,7 +83,7 @@ func encoded(t testing.TB, r Record, all ...Step) Record {
 	return got
 }
 
-// plain returns the exported fields of r and its steps.
+// plain returns a copy of the exported fields and the steps of r.
 func plain(t testing.TB, r *Record) (Record, []Step) {
 	t.Helper()
 	var all []Step
@@ -107,7 +106,7 @@ func plain(t testing.TB, r *Record) (Record, []Step) {
 	return c, all
 }
 
-// sealed returns the block of these records.
+// sealed encodes records as a block.
 func sealed(t testing.TB, all ...Record) []byte {
 	t.Helper()
 	e := newBlockEncoder()
@@ -124,7 +123,7 @@ func sealed(t testing.TB, all ...Record) []byte {
 	return value
 }
 
-// unsealed returns the records of a block with their steps of these kinds.
+// unsealed returns the records of a block with their steps of the given kinds.
 func unsealed(t testing.TB, value []byte, kinds Kinds) (all []Record) {
 	t.Helper()
 	b, err := openBlock(value, kinds)
@@ -140,8 +139,8 @@ func unsealed(t testing.TB, value []byte, kinds Kinds) (all []Record) {
 }
 
 // TestEveryFieldHasAColumn checks by reflection that a block retains each field of
-// Record, Counts and Step. It fails for a new field without a row in recordFields or
-// stepFields.
+// Record, Counts and Step. A new field without a row in recordFields or stepFields fails
+// the test.
 func TestEveryFieldHasAColumn(t *testing.T) {
 	var all []Record
 	for k := range Kind(numKinds) {
@@ -193,7 +192,7 @@ func mixedRecords(t testing.TB, n int) (all []Record) {
 	return all
 }
 
-// same checks that got equals want, with the same steps of the given kinds.
+// same checks that got equals want, and has the same steps of the given kinds.
 func same(t *testing.T, got, want *Record, kinds Kinds) {
 	t.Helper()
 	row := *want
@@ -208,8 +207,8 @@ func same(t *testing.T, got, want *Record, kinds Kinds) {
 	}
 }
 
-// TestBlock checks that records read the same from rows and from a block, for any set of
-// kinds, including after Clone and in a reused block.
+// TestBlock checks that a record is the same when read from rows and from a block. The
+// test covers all sets of kinds, Clone, and reused blocks.
 func TestBlock(t *testing.T) {
 	all := mixedRecords(t, 500)
 	value := sealed(t, all...)
@@ -243,8 +242,8 @@ func TestBlock(t *testing.T) {
 	same(t, &r, &all[0], AllKinds)
 }
 
-// TestBlockOfABlock checks that the records of blocks can be encoded again: a block
-// is rewritten when records are removed.
+// TestBlockOfABlock checks that the records of a block can be encoded again. Removing
+// records encodes blocks again.
 func TestBlockOfABlock(t *testing.T) {
 	all := mixedRecords(t, 200)
 	again := unsealed(t, sealed(t, unsealed(t, sealed(t, all...), AllKinds)...), AllKinds)
@@ -253,7 +252,7 @@ func TestBlockOfABlock(t *testing.T) {
 	}
 }
 
-// TestEmptyBlock checks that a block may have no records, and records no fields.
+// TestEmptyBlock checks blocks without records, and records without fields.
 func TestEmptyBlock(t *testing.T) {
 	if all := unsealed(t, newBlockEncoder().finish(nil), AllKinds); len(all) != 0 {
 		t.Errorf("%d records", len(all))
@@ -279,8 +278,8 @@ func TestUnknownColumns(t *testing.T) {
 	}
 }
 
-// TestDamagedColumn checks that every changed byte is detected, and that the records
-// can still be read without the kind whose column is damaged.
+// TestDamagedColumn checks that every changed byte is detected. If the column of a kind
+// of steps is corrupt, the records must remain readable without these steps.
 func TestDamagedColumn(t *testing.T) {
 	all := mixedRecords(t, 40)
 	value := sealed(t, all...)
@@ -305,8 +304,8 @@ func TestDamagedColumn(t *testing.T) {
 	}
 }
 
-// TestStepTimes checks the times of steps: the first gaps are exact, the others are
-// short by at most 1/16 of the longest gap so far, and times never decrease.
+// TestStepTimes checks that decoded times never decrease. The first gaps are exact. Later
+// times are early by at most 1/16 of the longest gap so far.
 func TestStepTimes(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 2000 {
@@ -337,7 +336,7 @@ func TestStepTimes(t *testing.T) {
 	}
 }
 
-// readBlock reads all records of a block, if it can be opened.
+// readBlock reads all records of a block if the block can be opened.
 func readBlock(t *testing.T, value []byte, kinds Kinds) {
 	b, err := openBlock(value, kinds)
 	if err != nil {
@@ -359,13 +358,13 @@ func readBlock(t *testing.T, value []byte, kinds Kinds) {
 	}
 }
 
-// FuzzBlock checks that any bytes result in records or an error.
+// FuzzBlock checks that any bytes decode to records or return an error.
 func FuzzBlock(f *testing.F) {
 	f.Add(sealed(f, mixedRecords(f, 20)...), uint32(AllKinds))
 	f.Fuzz(func(t *testing.T, value []byte, kinds uint32) { readBlock(t, value, Kinds(kinds)) })
 }
 
-// FuzzBlockColumn checks a block with different values in one column and correct checksums.
+// FuzzBlockColumn checks blocks with any values in one column and correct checksums.
 func FuzzBlockColumn(f *testing.F) {
 	value := sealed(f, mixedRecords(f, 20)...)
 	var r column.Reader

@@ -18,7 +18,7 @@ var updateDoc = flag.Bool("update-doc", false, "rewrite the example of docs/seal
 
 const docFile = "../docs/sealed-days.md"
 
-// docRecords are the records of the example.
+// docRecords returns the records of the example in docs/sealed-days.md.
 func docRecords(t *testing.T) []Record {
 	ms := time.Millisecond
 	mail := Record{ID: 0x2a, Start: noon.Add(-800 * ms), End: noon, Src: netip.MustParseAddrPort("192.0.2.7:4711"), Dst: netip.MustParseAddrPort("198.51.100.25:25"),
@@ -34,7 +34,8 @@ func docRecords(t *testing.T) []Record {
 	}
 }
 
-// dump returns an annotated hex dump of a block. It has its own decoder for the header.
+// dump returns an annotated hex dump of a block. dump decodes the header without package
+// column.
 func dump(t *testing.T, value []byte) string {
 	t.Helper()
 	var r column.Reader
@@ -78,7 +79,7 @@ func dump(t *testing.T, value []byte) string {
 	return b.String()
 }
 
-// shown returns the values of a column.
+// shown returns the values of a column as text.
 func shown(t *testing.T, r *column.Reader, i int) (all []string) {
 	t.Helper()
 	var n column.Numbers
@@ -102,9 +103,9 @@ func shown(t *testing.T, r *column.Reader, i int) (all []string) {
 	return all
 }
 
-// TestSealedDaysDoc checks that the example in docs/sealed-days.md is the output of
-// the encoder, and that the document names every column and kind. With -update-doc it
-// writes the example.
+// TestSealedDaysDoc checks that the example in docs/sealed-days.md is the output of the
+// encoder. The document must also name every column and kind. The flag -update-doc
+// rewrites the example.
 func TestSealedDaysDoc(t *testing.T) {
 	content, err := os.ReadFile(docFile)
 	if err != nil {

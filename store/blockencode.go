@@ -33,7 +33,7 @@ func newBlockEncoder() *blockEncoder {
 // rows returns the number of records since the last finish.
 func (e *blockEncoder) rows() int { return e.n }
 
-// bytes returns the approximate size of these records before compression.
+// bytes returns the approximate size of the records before compression.
 func (e *blockEncoder) bytes() int { return e.size }
 
 // add adds a record with the steps that can be decoded.
@@ -59,7 +59,7 @@ func (e *blockEncoder) add(r *Record) {
 	e.size += 4 * len(e.list)
 }
 
-// finish appends the block to dst, and removes all records.
+// finish appends the block to dst and empties the encoder.
 func (e *blockEncoder) finish(dst []byte) []byte {
 	e.head.flush(e.w, &e.join, &headNames)
 	e.w.Texts(columnKinds, &e.kinds)
@@ -79,21 +79,21 @@ func (e *blockEncoder) finish(dst []byte) []byte {
 	return dst
 }
 
-// columns are the values of all fields of records, or of the steps of a kind.
+// columns contains the values of all fields of records, or of the steps of a kind.
 type columns[T any] struct {
 	fields []field[T]
 	n      int      // number of values of each field
 	all    []values // by field
 }
 
-// values contains the values of a field: numbers or texts. Values at the end that are zero
-// or empty may be missing.
+// values contains the values of a field: numbers or texts. Trailing zero or empty values
+// may be missing.
 type values struct {
 	numbers []uint64
 	texts   column.Buffer
 }
 
-// add adds the values of t, and returns their approximate size.
+// add adds the values of t and returns their approximate size.
 func (c *columns[T]) add(t *T) (size int) {
 	if c.all == nil {
 		c.all = make([]values, len(c.fields))
@@ -116,8 +116,8 @@ func (c *columns[T]) add(t *T) (size int) {
 	return size
 }
 
-// flush writes the columns and removes all values. A field that has few values
-// together with the previous such fields becomes a part of the class.
+// flush writes the columns and removes all values. Fields with few combinations of values
+// are combined into classes.
 func (c *columns[T]) flush(w *column.Writer, j *joiner, names *columnNames) {
 	j.reset(c.n)
 	joined := j.joined[:0]
@@ -174,8 +174,8 @@ func pad(v []uint64, n int) []uint64 {
 // maxClasses is the maximum number of classes.
 const maxClasses = 256
 
-// A joiner divides values into classes: the combinations of the values of the fields
-// that were added.
+// A joiner divides rows into classes. All rows of a class have the same values of the
+// added fields.
 type joiner struct {
 	index []uint64 // the class of each value
 	first []uint32 // the first value of each class
@@ -191,7 +191,7 @@ type joiner struct {
 	numbers map[uint64]uint32
 }
 
-// reset starts with one class of n values.
+// reset starts with n rows in one class.
 func (j *joiner) reset(n int) {
 	j.index = append(j.index[:0], make([]uint64, n)...)
 	j.first = append(j.first[:0], 0)
@@ -201,8 +201,8 @@ func (j *joiner) reset(n int) {
 	}
 }
 
-// add divides the classes by the values of a field. It returns false, and changes
-// nothing, if there would be too many classes.
+// add divides the classes by the values of a field. If there would be too many classes,
+// add returns false and changes nothing.
 func (j *joiner) add(v *values) bool {
 	distinct := j.identify(v)
 	if distinct > j.limit {
@@ -226,7 +226,8 @@ func (j *joiner) add(v *values) bool {
 	return true
 }
 
-// identify numbers the distinct values, up to one more than the limit.
+// identify numbers the distinct values of v. identify stops at one more value than the
+// limit.
 func (j *joiner) identify(v *values) (distinct int) {
 	j.ids = j.ids[:0]
 	j.words.Reset()

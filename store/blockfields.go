@@ -22,7 +22,7 @@ type field[T any] struct {
 	setText func(*T, []byte)                 // may keep its argument
 }
 
-// integer is a number that a column can contain.
+// integer is any type of number that a column can contain.
 type integer interface {
 	~uint8 | ~uint32 | ~uint64
 }
@@ -46,14 +46,15 @@ func octets[T any](name string, get func(*T) []byte, set func(*T, []byte)) field
 	return field[T]{name: name, text: func(dst []byte, t *T) []byte { return append(dst, get(t)...) }, setText: set}
 }
 
-// The key of a record is in the first fields.
+// The key of a record is in these fields of recordFields.
 const (
 	fieldEnd = iota
 	fieldID
 )
 
-// recordFields are the columns with one value for each record. End comes before
-// duration, which is set relative to it. A block without durations has no such column.
+// recordFields describes the columns with one value for each record. The end precedes the
+// duration, because the start is calculated from both. A block without durations has no
+// column for them.
 var recordFields = []field[Record]{
 	fieldEnd: {name: "end", own: true, num: func(r *Record) uint64 { return uint64(r.End.UnixMicro()) },
 		setNum: func(r *Record, v uint64) { r.End = time.UnixMicro(int64(v)); r.Start = r.End }},
@@ -98,8 +99,8 @@ var recordFields = []field[Record]{
 	octets("origin", func(r *Record) []byte { return r.Origin }, func(r *Record, b []byte) { r.Origin = b }),
 }
 
-// stepFields are the columns with one value for each step of a kind. The names of the
-// columns are named after the kind and the field, such as "rcpt.text".
+// stepFields describes the columns with one value for each step of a kind. A column is
+// named after the kind and the field, such as "rcpt.text".
 var stepFields = []field[Step]{
 	octets("text", func(s *Step) []byte { return s.Text }, func(s *Step, b []byte) { s.Text = b }),
 	octets("arg", func(s *Step) []byte { return s.Arg }, func(s *Step, b []byte) { s.Arg = b }),
@@ -144,7 +145,7 @@ func appendIP(dst []byte, a netip.AddrPort) []byte {
 	return append(dst, ip[:]...)
 }
 
-// The columns that are not in the tables.
+// These columns are in neither recordFields nor stepFields.
 const (
 	columnKinds = "kinds" // the kinds of the steps of each record, a byte each
 	columnExact = "exact" // the number of exact gaps of each record
@@ -156,14 +157,14 @@ const (
 // numKinds is the number of kinds that a block can contain.
 const numKinds = 32
 
-// kindNames are the names of kinds in names of columns.
+// kindNames contains the names of kinds that the names of columns start with.
 var kindNames = [numKinds]string{
 	KindNone: "none", KindGreeting: "greeting", KindHelo: "helo", KindTLS: "tls", KindAuth: "auth", KindMail: "mail", KindRcpt: "rcpt", KindData: "data",
 	KindCommit: "commit", KindRollback: "rollback", KindCommand: "command", KindInput: "input", KindTimeout: "timeout", KindQuit: "quit",
 	KindFinding: "finding", KindVerdict: "verdict", KindFilter: "filter", KindTag: "tag", KindBan: "ban", KindReference: "reference",
 }
 
-// columnNames are the names of the columns of records, or of the steps of a kind.
+// columnNames contains the names of the columns of records, or of the steps of a kind.
 type columnNames struct {
 	at    string   // of steps
 	index string   // the class of each
@@ -171,8 +172,8 @@ type columnNames struct {
 	class []string // by field: one value for each class; empty if the field has none
 }
 
-// nameColumns returns the names of columns with a prefix: "rcpt.text" has a value for
-// each step, "rcpt:text" one for each class.
+// nameColumns returns the names of columns with a prefix. The column "rcpt.text" has a
+// value for each step, and "rcpt:text" for each class.
 func nameColumns[T any](prefix string, fields []field[T]) columnNames {
 	dot := prefix
 	if dot != "" {
@@ -189,7 +190,8 @@ func nameColumns[T any](prefix string, fields []field[T]) columnNames {
 	return n
 }
 
-// headNames and stepNames are the names of columns of records, and of steps by kind.
+// headNames contains the names of columns of records, and stepNames the names of columns
+// of steps by kind.
 var headNames, stepNames = func() (columnNames, [numKinds]columnNames) {
 	var steps [numKinds]columnNames
 	for k := range steps {
@@ -201,7 +203,7 @@ var headNames, stepNames = func() (columnNames, [numKinds]columnNames) {
 	return nameColumns("", recordFields), steps
 }()
 
-// A columnID describes the content of a column.
+// A columnID identifies the content of a column.
 type columnID struct {
 	kind  int // headColumn, or a Kind
 	role  columnRole
@@ -211,7 +213,7 @@ type columnID struct {
 // headColumn is the kind of columns of records.
 const headColumn = -1
 
-// A columnRole is the use of a column.
+// A columnRole describes the purpose of a column.
 type columnRole uint8
 
 const (

@@ -5,14 +5,15 @@ import (
 	"time"
 )
 
-// exactGaps is the number of gaps of a session that are exact.
+// exactGaps is the number of gaps of a session that are stored exactly.
 const exactGaps = 5
 
-// stepClock encodes or decodes the times of the steps of a session.
+// A stepClock encodes or decodes the times of the steps of a session.
 //
-// The code of a gap between two steps has 16 values for each power of two, and 0 means no
-// gap. The first exactGaps gaps have a remainder. Later gaps are rounded down by at most
-// 1/16, so that the sum never exceeds the true time.
+// A code represents the gap between two steps. There are 16 codes for each power of two,
+// and code 0 means no gap. A remainder makes each of the first exactGaps gaps exact.
+// Later gaps are rounded by at most 1/16. The sum of the gaps never exceeds the true
+// time.
 type stepClock struct {
 	gaps  int
 	at    uint64 // decoded time of the last step
@@ -31,7 +32,8 @@ func (t *stepClock) decode(code, rest uint64) time.Duration {
 	return time.Duration(t.at) * time.Microsecond
 }
 
-// encode returns the code of the next step, and the remainder if it is exact.
+// encode returns the code of the gap before the next step, and the remainder of an exact
+// gap.
 func (t *stepClock) encode(at time.Duration) (code, rest uint64, exact bool) {
 	truly := min(uint64(max(at, 0).Microseconds()), maxMicros)
 	if truly <= t.truly {
@@ -54,7 +56,8 @@ func (t *stepClock) encode(at time.Duration) (code, rest uint64, exact bool) {
 // maxMicros is the maximum time of a step in microseconds.
 const maxMicros = 1 << 40
 
-// gapCode returns the code of a gap: its highest five bits and their position.
+// gapCode returns the code of a gap. A code consists of the five highest bits and their
+// position.
 func gapCode(gap uint64) uint64 {
 	if gap < 16 {
 		return gap
@@ -63,7 +66,7 @@ func gapCode(gap uint64) uint64 {
 	return shift<<4 + gap>>shift
 }
 
-// gapOf returns the shortest gap with a code.
+// gapOf returns the shortest gap that has the given code.
 func gapOf(code uint64) uint64 {
 	if code < 32 {
 		return code

@@ -30,9 +30,9 @@ type usage struct {
 
 var errBudget = errors.New("budget exceeded")
 
-// prune removes expired segments. While less than room bytes of the budget are free, it
-// also removes spare files, and then the oldest segments. room includes the segment
-// named open and the files in apart, which are not counted.
+// prune removes expired segments. Until room bytes of the budget are free, prune also
+// removes spare files and then the oldest segments. room includes the segment open and
+// the files in apart, so prune does not count their size.
 func (b *budget) prune(d *directory, open string, apart []string, room int64) (u usage, err error) {
 	state, err := openDirectory(b.dir)
 	if err != nil {
@@ -47,8 +47,8 @@ func (b *budget) prune(d *directory, open string, apart []string, room int64) (u
 	if err != nil {
 		return u, err
 	}
-	// A state.db that was written with a larger budget is being compacted. Until
-	// then, its excess must not evict history or block new records.
+	// The State compacts a state.db that was written with a larger budget. Until then,
+	// its excess size must neither evict history nor block new records.
 	over := int64(0)
 	if info, err := state.root.Lstat(StateFile); err == nil {
 		over = max(info.Size()-b.bytes/2, 0)
@@ -113,16 +113,16 @@ func (b *budget) evicted(names []string) {
 	}
 }
 
-// A spare is a file that is removed before any day: a salvaged segment, or a quarantined
-// copy of state.db, of which nothing can be salvaged.
+// A spare is a quarantined file that is no longer needed and is removed before any day. A
+// spare is a salvaged segment or a copy of state.db.
 type spare struct {
 	in   *directory
 	name string
 	size int64
 }
 
-// sparesOf returns the spare files among the quarantined copies of state.db and the
-// segments, in the order in which they were quarantined.
+// sparesOf returns the quarantined copies of state.db and the salvaged segments. Files
+// that were quarantined first come first.
 func sparesOf(state *directory, copies []fs.FileInfo, sessions *directory, all []Segment) (list []spare) {
 	for _, c := range copies {
 		list = append(list, spare{state, c.Name(), c.Size()})
@@ -142,9 +142,10 @@ func quarantinedAt(name string) string {
 	return at
 }
 
-// expiry returns the day from which the retention of a segment counts: its day, or
-// the trusted day on which it was created if the clock was wrong. Only segments of a
-// day that is expired or in the future are opened, once.
+// expiry returns the day on which the retention of a segment starts. Normally, that is
+// the day of the segment. If the clock was wrong, the retention starts on the trusted day
+// on which the segment was created. Only a segment of an expired or future day is opened,
+// and only once.
 func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	if s.Quarantined || !s.Day.Before(oldest) && !s.Day.After(b.clock.believed.Add(clockJump)) {
 		return s.Day
@@ -160,8 +161,8 @@ func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	return day
 }
 
-// files returns the segments in d, and the size of the files of the store except the
-// files in apart. Other files cannot be removed, and therefore do not count.
+// files returns the segments in d and the size of the files of the store. The size
+// excludes the files in apart, and foreign files, which prune cannot remove.
 func (b *budget) files(d *directory, apart []string) (all []Segment, total int64, err error) {
 	files, err := d.files()
 	if err != nil {
@@ -178,7 +179,8 @@ func (b *budget) files(d *directory, apart []string) (all []Segment, total int64
 }
 
 // stateFiles returns the size of state.db with its temporary file, and the quarantined
-// copies of state.db, oldest first. All of them count towards the budget.
+// copies of state.db, oldest first. state.db, its temporary file and its copies count
+// towards the budget.
 func (d *directory) stateFiles() (size int64, copies []fs.FileInfo, err error) {
 	files, err := d.files()
 	if err != nil {
@@ -195,8 +197,8 @@ func (d *directory) stateFiles() (size int64, copies []fs.FileInfo, err error) {
 	return size, copies, nil
 }
 
-// trimCopies removes the oldest quarantined copies of state.db, so that only the last
-// ones remain. It returns their names.
+// trimCopies removes the oldest quarantined copies of state.db and returns their names.
+// The last stateQuarantined copies remain.
 func (d *directory) trimCopies() (names []string) {
 	_, copies, err := d.stateFiles()
 	if err != nil {

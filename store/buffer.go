@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// A buffer contains records, each with its key, the length of its value (uint32,
-// big-endian) and its value. It never exceeds its initial capacity.
+// A buffer contains encoded records. Each record consists of its key, the length of its
+// value (uint32, big-endian) and its value. A buffer never exceeds its initial capacity.
 type buffer struct {
 	data []byte
 	n    int // records
@@ -28,7 +28,7 @@ func (b *buffer) add(end time.Time, id uint64, value []byte) bool {
 
 func (b *buffer) reset() { b.data, b.n = b.data[:0], 0 }
 
-// nextRecord splits the first record off data. The results alias data.
+// nextRecord splits data after the first record. The results alias data.
 func nextRecord(data []byte) (key, value, rest []byte) {
 	n := recordHead + int(binary.BigEndian.Uint32(data[KeySize:]))
 	return data[:KeySize:KeySize], data[recordHead:n:n], data[n:]

@@ -1,9 +1,9 @@
 package store
 
-// The search for the blocks of a sealed segment whose pages are corrupt. A block may
-// contain text that a client sent to look like a block. Each block therefore follows
-// the mark of its file: 16 random bytes that are chosen when the file is created,
-// after its sessions have ended. No text in the file can contain them.
+// This file finds the blocks of a sealed segment whose pages are corrupt. A client may
+// send text that looks like a block. Each block therefore follows the mark of its file,
+// which is 16 random bytes. The mark is chosen after the sessions have ended, so no
+// client can send it.
 
 import (
 	"bytes"
@@ -35,8 +35,8 @@ func openMark(v []byte) []byte {
 	return v[:markSize]
 }
 
-// carve searches the whole file for blocks, because pages are corrupt. Unused pages
-// can contain a second copy of a block.
+// carve searches the whole file for blocks, including unused pages. An unused page can
+// contain a second copy of a block.
 func (s *sealedFile) carve() error {
 	info, err := s.file.Stat()
 	if err != nil {
@@ -71,7 +71,7 @@ func (s *sealedFile) carve() error {
 	return nil
 }
 
-// findMeta adds the metadata that is not found through the tree.
+// findMeta adds metadata that the tree of pages does not lead to.
 func (s *sealedFile) findMeta() error {
 	info, err := s.file.Stat()
 	if err != nil {
@@ -101,9 +101,10 @@ func (s *sealedFile) findMeta() error {
 	return nil
 }
 
-// findMark returns the most frequent mark in leaf pages, or nil without any, because
-// the mark in the metadata is lost. A page starts at a multiple of the page size and
-// with its number, which contains zero bytes: text of a client cannot look like one.
+// findMark returns the most frequent mark in leaf pages, or nil if there is none.
+// findMark is called if the mark in the metadata is lost. A page starts at a multiple of
+// the page size with its own number. The number contains zero bytes, so text of a client
+// cannot look like a page.
 func (s *sealedFile) findMark(size int64) (mark []byte, err error) {
 	pageSize, err := pageSizeOf(s.file, size)
 	if err != nil {

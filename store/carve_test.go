@@ -19,8 +19,8 @@ func forgedBlock(end time.Time, id uint64) []byte {
 	return e.finish(nil)
 }
 
-// recordedText records sessions with texts that cannot be compressed. Some contain
-// the given text.
+// recordedText records sessions with texts that cannot be compressed. Some of the texts
+// contain the given text.
 func recordedText(t *testing.T, n int, text []byte) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -43,8 +43,8 @@ func recordedText(t *testing.T, n int, text []byte) (dir string) {
 	return dir
 }
 
-// TestForgedBlocks checks that text of a client is never taken for a block or for a
-// page, regardless of which pages of a sealed segment are corrupt.
+// TestForgedBlocks checks that text of a client is never read as a block or as a page.
+// The test corrupts various sets of pages of a sealed segment.
 func TestForgedBlocks(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")
@@ -123,8 +123,8 @@ func TestForgedBlocks(t *testing.T) {
 	}
 }
 
-// TestCarvedBlockOfAnotherDay checks that a block that is found by its mark is ignored
-// if its records are of another day.
+// TestCarvedBlockOfAnotherDay checks that carve ignores a block with records of another
+// day.
 func TestCarvedBlockOfAnotherDay(t *testing.T) {
 	dir := recorded(t, noon, 100)
 	sealDays(t, dir)

@@ -12,17 +12,17 @@ import (
 
 // bbolt trusts its file. A flipped bit can cause an endless loop over a page, a read
 // outside its mapping, or a panic in a transaction with locks held. Therefore checkFile
-// checks all pages, within bounds, before bbolt maps the file. It reads the file nearly
-// in order instead of a mapping, so that a file that is not cached is read at disk
-// speed.
+// checks all pages before bbolt maps the file. checkFile reads the file nearly in order,
+// so that an uncached file is read at disk speed.
 //
-// It does not detect changed bytes in values: bbolt has no checksums for data.
-// Decode handles these.
+// checkFile does not detect changed bytes in values, because bbolt has no checksums for
+// data. Decode handles corrupt values.
 //
-// The layout is version 2 of bbolt's format, in the byte order of the machine. A
-// page has a header of 16 bytes (id u64, flags u16, count u16, overflow u32) and
-// elements of 16 bytes. A branch element is pos u32, ksize u32, pgid u64; a leaf
-// element is flags u32, pos u32, ksize u32, vsize u32. Pos counts from the element.
+// The layout is version 2 of bbolt's format, in the byte order of the machine. The header
+// of a page has 16 bytes: id u64, flags u16, count u16, overflow u32. An element has 16
+// bytes. A branch element is pos u32, ksize u32, pgid u64. A leaf element is flags u32,
+// pos u32, ksize u32, vsize u32. pos is the offset of the key from the start of the
+// element.
 const (
 	boltMagic   = 0xED0CDAED
 	boltVersion = 2
@@ -61,8 +61,9 @@ type checker struct {
 	window   []byte // the block that was read last
 	at       int64
 
-	// If visit is set, values are not read: visit receives their location, and bad
-	// receives corruption errors instead of ending the check.
+	// If visit is set, the checker does not read values. visit receives the location of
+	// each value. bad receives corruption errors. If bad is set, corruption does not end
+	// the check.
 	visit  func(bucket, key []byte, at, size int64)
 	bad    func(error)
 	bucket []byte // the name of the current bucket
@@ -84,9 +85,9 @@ func checkFile(f *os.File) error {
 	return c.tree(root, maxDepth, nil)
 }
 
-// walkFile calls visit for each value in a bbolt file, with the name of its bucket, its
-// key and its place, without reading it. It calls bad for corrupt pages and elements.
-// The error is from a failed read.
+// walkFile calls visit for each value in a bbolt file, without reading the value. visit
+// receives the bucket, the key, and the place and size of the value. walkFile calls bad
+// for corrupt pages and elements, and returns the error of a failed read.
 func walkFile(f *os.File, visit func(bucket, key []byte, at, size int64), bad func(error)) error {
 	c := checker{f: f, visit: visit, bad: bad}
 	root, _, err := c.open()
@@ -100,7 +101,6 @@ func walkFile(f *os.File, visit func(bucket, key []byte, at, size int64), bad fu
 	return err
 }
 
-// open reads the meta pages.
 func (c *checker) open() (root, freelist uint64, err error) {
 	info, err := c.f.Stat()
 	if err != nil {
@@ -115,7 +115,8 @@ func (c *checker) open() (root, freelist uint64, err error) {
 	return root, freelist, err
 }
 
-// tolerate passes damage to bad, if bad is set. Other errors are returned.
+// tolerate passes a corruption error to bad and returns nil. tolerate returns other
+// errors, and every error if bad is nil.
 func (c *checker) tolerate(err error) error {
 	if c.bad != nil && isDamaged(err) {
 		c.bad(err)
@@ -149,8 +150,8 @@ func (c *checker) meta(size int64) (root, freelist uint64, err error) {
 		root, freelist, c.pages = order.Uint64(m[16:]), order.Uint64(m[32:]), order.Uint64(m[40:])
 		return nil
 	}
-	// The second meta page starts at the page size, which is only known from a valid
-	// first page.
+	// Only a valid first meta page has the page size, which is the place of the second
+	// one.
 	if err := try(0); err != nil {
 		return 0, 0, err
 	}
@@ -174,7 +175,7 @@ func (c *checker) meta(size int64) (root, freelist uint64, err error) {
 	return root, freelist, nil
 }
 
-// A page is a page with its overflow pages, or the page of an inline bucket.
+// A page is a bbolt page with its overflow pages, or the page of an inline bucket.
 type page struct {
 	id   uint64
 	data []byte // valid until the next call of page; may lack overflow pages
@@ -185,7 +186,8 @@ type page struct {
 func (p *page) flags() uint16 { return order.Uint16(p.data[8:]) }
 func (p *page) count() uint64 { return uint64(order.Uint16(p.data[10:])) }
 
-// page returns page id. To visit locations, the first page is sufficient.
+// page returns the page with the given id. If visit is set, page does not read overflow
+// pages.
 func (c *checker) page(id uint64) (page, error) {
 	head, err := c.read(id, 1)
 	if err != nil {
@@ -210,8 +212,7 @@ func (c *checker) page(id uint64) (page, error) {
 	return page{id: id, data: head, at: int64(id) * c.pageSize, size: n * uint64(c.pageSize)}, err
 }
 
-// bytes returns a range of the bytes of a page. The caller has checked that they are
-// inside.
+// bytes returns n bytes of a page. The caller has checked that the page contains them.
 func (c *checker) bytes(p *page, from, n uint64) ([]byte, error) {
 	if from+n <= uint64(len(p.data)) {
 		return p.data[from:][:n:n], nil
@@ -283,7 +284,7 @@ func (c *checker) freelist(id uint64) error {
 	return nil
 }
 
-// tree checks a page and all pages below it. No key may be less than least.
+// tree checks a page and all pages below that page. A key less than least is corrupt.
 func (c *checker) tree(id uint64, depth int, least []byte) error {
 	if depth == 0 {
 		return damaged("page %d is too deep", id)
@@ -302,7 +303,6 @@ func (c *checker) tree(id uint64, depth int, least []byte) error {
 	}
 }
 
-// elements returns the elements of a page.
 func (c *checker) elements(p *page) ([]byte, error) {
 	n := p.count() * pageElement
 	if pageHeader+n > p.size {
@@ -319,7 +319,7 @@ func (c *checker) branch(p *page, depth int, least []byte) error {
 	if len(all) == 0 {
 		return damaged("page %d has no elements", p.id)
 	}
-	// Reading the children overwrites the buffer of this page.
+	// Copy the children first, because reading them overwrites the buffer of the parent.
 	type child struct {
 		id  uint64
 		key []byte
@@ -381,7 +381,7 @@ func (c *checker) leaf(p *page, depth int, least []byte) error {
 	return nil
 }
 
-// element checks the element of a leaf page with offset i. It returns its key, and
+// element checks the leaf element e at offset i and returns its key. element also returns
 // the root page of a bucket that is not inline.
 func (c *checker) element(p *page, i int, e []byte, depth int, least []byte) (key []byte, root uint64, err error) {
 	flags, from := order.Uint32(e), uint64(pageHeader+i)+uint64(order.Uint32(e[4:]))
@@ -418,7 +418,7 @@ func (c *checker) element(p *page, i int, e []byte, depth int, least []byte) (ke
 	return key, 0, nil
 }
 
-// inline checks a bucket that is stored inside the page of its parent.
+// inline checks a bucket that is stored in the page of the parent bucket.
 func (c *checker) inline(p *page, name []byte, depth int) error {
 	if p.size < pageHeader || p.flags() != flagLeaf || depth == 1 {
 		return damaged("page %d: bucket without a page", p.id)

@@ -10,8 +10,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// segmentBytes returns a segment with n sessions from several commits and two runs of a
-// writer, so that it has all kinds of pages.
+// segmentBytes returns a segment with n sessions. Several commits and two runs of a
+// Writer create all kinds of pages.
 func segmentBytes(t testing.TB, n int) []byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -66,8 +66,8 @@ func readAll(t testing.TB, path string, b []byte) (records int, err error) {
 	return records, err
 }
 
-// Each bit of the bytes that bbolt trusts is flipped in turn: the file must be rejected,
-// or reading it must be harmless.
+// TestFlippedBits flips each bit of the bytes that bbolt trusts. The check must reject
+// the file, or reading the file must be harmless.
 func TestFlippedBits(t *testing.T) {
 	b := segmentBytes(t, 1000)
 	path := filepath.Join(t.TempDir(), "segment.db")
@@ -113,7 +113,8 @@ func TestCheckAcceptsTheOtherMetaPage(t *testing.T) {
 	}
 }
 
-// A file that passes the check causes no failure of bbolt that guard cannot contain.
+// FuzzCheck checks that guard contains every failure of bbolt that a checked file can
+// cause.
 func FuzzCheck(f *testing.F) {
 	whole := segmentBytes(f, 200)
 	f.Add(uint32(0), []byte{})

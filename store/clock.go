@@ -17,12 +17,13 @@ const (
 )
 
 // A clock determines the trusted time. The system clock can be temporarily wrong: a
-// machine without a battery starts in 1970 or another year until it contacts a time
-// server. Such a clock must not cause expiry or sealing. A step of more than clockJump
-// is therefore trusted only after clockDoubt of the monotonic clock.
+// machine without a battery may start in 1970 and correct its clock later. A wrong clock
+// must not cause expiry or sealing. A clock that has jumped by more than clockJump is
+// therefore trusted only after clockDoubt on the monotonic clock.
 //
-// The last trusted time is in a file. The newest segment does not prove it, because
-// sessions that end while the clock is wrong are in a segment of that time.
+// A file stores the last trusted time. The newest segment does not prove that time. A
+// session that ends while the clock is wrong is recorded in a segment with the wrong
+// date.
 type clock struct {
 	now func() time.Time
 
@@ -33,8 +34,9 @@ type clock struct {
 	written  time.Time // the time in the file
 }
 
-// read returns a time that has certainly been reached: the current time if it is
-// trusted, otherwise at most the last trusted time. all contains the segments in d.
+// read returns a time that has certainly been reached. If the clock is trusted, read
+// returns the current time, and otherwise at most the last trusted time. all contains the
+// segments in d.
 func (c *clock) read(d *directory, all []Segment) time.Time {
 	now := c.now()
 	if c.believed.IsZero() {
@@ -60,7 +62,6 @@ func (c *clock) read(d *directory, all []Segment) time.Time {
 	return c.believed
 }
 
-// write replaces the file.
 func (c *clock) write(d *directory, now time.Time) error {
 	f, err := d.create(clockFile + newSuffix)
 	if err != nil {
@@ -77,8 +78,8 @@ func (c *clock) write(d *directory, now time.Time) error {
 	return d.rename(clockFile+newSuffix, clockFile) // an old or empty file does no harm
 }
 
-// lastTrusted returns the time in the file or, without a file, the end of the newest
-// day before now.
+// lastTrusted returns the time in the file. Without a file, lastTrusted returns the end
+// of the newest day before now.
 func lastTrusted(d *directory, all []Segment, now time.Time) time.Time {
 	if f, err := d.open(clockFile, os.O_RDONLY); err == nil {
 		defer f.Close()
@@ -100,7 +101,8 @@ func lastTrusted(d *directory, all []Segment, now time.Time) time.Time {
 	return at
 }
 
-// doubt returns the last trusted time if the clock is not trusted, or a zero time.
+// doubt returns the last trusted time if the clock is not trusted, and otherwise a zero
+// time.
 func (c *clock) doubt() time.Time {
 	if c.doubted.IsZero() {
 		return time.Time{}
@@ -138,9 +140,10 @@ func createdInDoubt(d *directory, s *Segment) (at time.Time, err error) {
 	return at, err
 }
 
-// ReferenceTime returns the time of a state that does not contain its own time. It
-// returns now, unless now differs from the last trusted time by more than two days. The
-// clock may then be wrong, and ReferenceTime returns the last trusted time.
+// ReferenceTime returns the time at which to interpret a state that does not contain its
+// own time. The result is normally now. If now differs from the last trusted time by more
+// than two days, the clock may be wrong. If the clock may be wrong, ReferenceTime returns
+// the last trusted time.
 func ReferenceTime(dir string, now time.Time) time.Time {
 	d, err := openSessions(dir)
 	if err != nil {

@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// A clockMove is a session that ends at a time.
+// A clockMove is a session that ends at the given time of the system clock.
 type clockMove struct {
 	at      time.Time
 	restart bool // restart the filter first
 	wait    bool // first wait until a step of the clock is trusted
 }
 
-// TestClock checks that no day expires too early because of a wrong clock, and that days
-// recorded with a wrong clock expire with the others. The retention is two days.
+// TestClock checks that no day expires too early because of a wrong clock. Days that were
+// recorded with a wrong clock must also expire. The retention is two days.
 func TestClock(t *testing.T) {
 	y1970, ahead := time.Unix(60, 0).UTC(), noon.AddDate(10, 0, 0)
 	move := func(days ...int) (all []clockMove) {
@@ -80,7 +80,7 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// TestReferenceTime checks that the time for the expiry of state is never far from the
+// TestReferenceTime checks that the reference time for the state is never far from the
 // last trusted time.
 func TestReferenceTime(t *testing.T) {
 	dir := t.TempDir()
@@ -103,7 +103,7 @@ func TestReferenceTime(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
-	// Without the file, the newest day applies.
+	// Without the file, the end of the newest day is the last trusted time.
 	if err := w.k.directory.remove(clockFile); err != nil {
 		t.Fatal(err)
 	}

@@ -12,13 +12,12 @@ const (
 	compactBatch = 4 << 20
 )
 
-// oversized reports whether the file exceeds its maximum size because it was written
-// with a larger one. No room is reserved for it until it is compacted.
+// oversized reports whether the file exceeds the maximum size. An oversized file was
+// written with a larger maximum. No room is reserved for the file until it is compacted.
 func (s *State) oversized() bool { return s.k.size() > s.o.MaxSize }
 
-// maxSize returns the maximum size of the file after the commit of the batch.
-// bbolt writes changed pages to new locations, and each entry may change a separate
-// page.
+// maxSize returns the maximum size of the file after the batch is committed. bbolt writes
+// changed pages to new locations, and each entry may change a different page.
 func (s *State) maxSize() int64 {
 	const page = 8 << 10 // includes its share of the parent pages
 	grow := int64(allocSize)
@@ -29,11 +28,10 @@ func (s *State) maxSize() int64 {
 	return max(file, min(file+grow, s.o.MaxSize))
 }
 
-// compact copies the rows to a new file without free pages if that saves enough, and
-// then uses the new file. Rows are added and deleted in random order, so that up to
-// three quarters of a file become free. bbolt never returns free pages to the
-// system. Both files together stay below the maximum of one, unless the old file
-// alone exceeds it.
+// compact replaces the file by a copy without free pages if the copy is small enough.
+// Random additions and deletions leave up to three quarters of a file free. bbolt never
+// returns free pages to the system. The old and the new file together do not exceed the
+// maximum size of one file, except if the old file alone already exceeds that size.
 func (s *State) compact() error {
 	size := s.k.size()
 	if size < s.o.MaxSize/8*5 {
@@ -78,14 +76,14 @@ func (s *State) useCopy() error {
 	return s.k.directory.sync()
 }
 
-// Compact writes all changes and copies the rows to a new file, so that the file has no
-// deleted rows any more.
+// Compact writes all changes and copies the rows to a new file, so that no deleted row
+// remains on disk.
 func (s *State) Compact(ctx context.Context) error {
 	return s.k.request(ctx, s.compacts, "compact")
 }
 
-// compactNow is Compact in the goroutine of s. Both files together stay below the maximum
-// of one.
+// compactNow is Compact in the goroutine of s. The old and the new file together do not
+// exceed the maximum size of one file.
 func (s *State) compactNow() error {
 	if err := s.write(); err != nil {
 		return err
@@ -145,8 +143,8 @@ func (s *State) copyFile() (*segment, error) {
 	return seg, nil
 }
 
-// unlessDamaged returns err, or nil if err is corruption: the next commit reports
-// that.
+// unlessDamaged returns err, or nil for a corruption error, which the next commit
+// reports.
 func unlessDamaged(err error) error {
 	if isDamaged(err) {
 		return nil

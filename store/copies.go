@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// An otherCopy is the other file of a day that is salvaged from two files. Nil is no
-// other file.
+// An otherCopy describes the second file if a day is salvaged from two files. Nil means
+// that there is no second file.
 type otherCopy struct {
 	keys  []recordKey // of its readable records, sorted
 	steps []int32     // by record: the readable steps, or wholeCopy; nil if all are whole
@@ -18,7 +18,7 @@ const (
 	poorCopy  = -1 // columns of the record itself are lost
 )
 
-// copiesIn returns the readable records of a corrupt sealed segment.
+// copiesIn describes the readable records of a corrupt sealed segment.
 func copiesIn(d *directory, s Segment) (*otherCopy, error) {
 	o := new(otherCopy)
 	in, err := openSealed(d, s)
@@ -55,7 +55,8 @@ func copiesIn(d *directory, s Segment) (*otherCopy, error) {
 	return o, nil
 }
 
-// quality returns the number of readable steps of a record, as in otherCopy.
+// quality returns the number of readable steps of a record in the form of
+// otherCopy.steps.
 func (b *block) quality(row int) int32 {
 	switch {
 	case !b.lossy:
@@ -68,8 +69,7 @@ func (b *block) quality(row int) int32 {
 
 func (o *otherCopy) empty() bool { return o == nil || len(o.keys) == 0 }
 
-// has reports whether the other file has a record that is at least as good as one with
-// these steps.
+// has reports whether the other file has the record with at least as many readable steps.
 func (o *otherCopy) has(key recordKey, steps int32) bool {
 	if o == nil {
 		return false
@@ -78,8 +78,8 @@ func (o *otherCopy) has(key recordKey, steps int32) bool {
 	return ok && (o.steps == nil || o.steps[i] >= steps)
 }
 
-// excludes reports whether the other file proves that a record never took place: a
-// whole block around its key does not have it. The key of the record is corrupt.
+// excludes reports whether the other file proves that the key of a record is corrupt. The
+// key is corrupt if a whole block covers the key but does not contain it.
 func (o *otherCopy) excludes(key recordKey) bool {
 	if o == nil {
 		return false
@@ -90,7 +90,7 @@ func (o *otherCopy) excludes(key recordKey) bool {
 	return slices.ContainsFunc(o.whole, func(b blockInfo) bool { return b.first.compare(key) < 0 && key.compare(b.last) < 0 })
 }
 
-// overlaps reports whether the other file has a record between the first and last of a
+// overlaps reports whether the other file has a record within the range of keys of a
 // block.
 func (o *otherCopy) overlaps(b *blockInfo) bool {
 	if o == nil {

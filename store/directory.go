@@ -12,15 +12,15 @@ import (
 )
 
 // A directory is an open directory. The store opens, renames and removes files relative
-// to its descriptor. Otherwise the owner of the directory could redirect root by
-// replacing a part of the path with a link.
+// to the descriptor of their directory. With paths, the owner of a directory could
+// replace a path element by a link and redirect root.
 type directory struct {
 	root *os.Root
 	path string // for messages
 }
 
-// openDirectory opens a directory. The last part of the path may be a symbolic link,
-// which belongs to the operator.
+// openDirectory opens a directory. The last element of the path may be a symbolic link
+// that the operator has created.
 func openDirectory(path string) (*directory, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
@@ -74,8 +74,8 @@ func (d *directory) sub(name string) (*directory, error) {
 	return &directory{root, path}, nil
 }
 
-// open opens a regular file. Any other file, including a symbolic link, is an error.
-// A link that appears in the meantime can only lead to a file in d.
+// open opens a regular file. Any other type of file, including a symbolic link, is an
+// error. A link that is created during the call can only lead to a file in d.
 func (d *directory) open(name string, flag int) (*os.File, error) {
 	path := d.name(name)
 	if info, err := d.root.Lstat(name); err == nil && info.Mode().Type() == fs.ModeSymlink {
@@ -92,9 +92,8 @@ func (d *directory) open(name string, flag int) (*os.File, error) {
 	return f, nil
 }
 
-// create creates a file with a temporary name. It replaces a file that a crash has
-// left. The file belongs to the owner of the directory, because the filter runs as
-// that user.
+// create creates a file with a temporary name, and replaces a file that a crash has left.
+// The file belongs to the owner of the directory, because the filter runs as that owner.
 func (d *directory) create(name string) (*os.File, error) {
 	if err := d.remove(name); err != nil {
 		return nil, err
@@ -127,7 +126,7 @@ func (d *directory) rename(from, to string) error {
 	return nil
 }
 
-// own changes the owner of a file of root to the owner of the directory.
+// own changes the owner of a file that root has created to the owner of the directory.
 func (d *directory) own(f *os.File) error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -156,7 +155,7 @@ func (d *directory) lock() (*os.File, error) {
 	return f, nil
 }
 
-// sync writes the names of files to the disk.
+// sync writes the directory entries to the disk.
 func (d *directory) sync() error {
 	f, err := d.root.Open(".")
 	if err != nil {
@@ -201,8 +200,8 @@ func (d *directory) segments() ([]Segment, error) {
 	return segmentsOf(files), err
 }
 
-// stableSegments returns the segments in d while a Writer may replace rows by sealed
-// segments: a single listing could contain neither.
+// stableSegments returns the segments in d, even while a Writer replaces rows by sealed
+// segments. A single listing could miss both files of a day.
 func (d *directory) stableSegments() (all []Segment, err error) {
 	for i := range 10 {
 		last := all
@@ -216,7 +215,7 @@ func (d *directory) stableSegments() (all []Segment, err error) {
 	return all, nil
 }
 
-// current returns the segments without the rows that sealed segments have replaced.
+// current returns all segments other than rows that a sealed segment has replaced.
 func current(all []Segment) []Segment {
 	sealed := make(map[string]bool)
 	for _, s := range all {
@@ -237,7 +236,8 @@ func segmentsOf(files []fs.FileInfo) (all []Segment) {
 	return all
 }
 
-// removeTemporary removes the files that a crash has left, also of a repair.
+// removeTemporary removes the files that a crash has left, including a crash during a
+// repair.
 func (d *directory) removeTemporary() error {
 	files, err := d.files()
 	for _, f := range files {

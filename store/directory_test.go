@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// TestRepairAgainstSwaps checks that a repair changes no file outside of the state
-// directory while its owner replaces the directory of sessions, and files in it, with
-// links.
+// TestRepairAgainstSwaps checks that a repair changes no file outside the state
+// directory. During the repair, the owner of the directory replaces sessions and the
+// files in it with links.
 func TestRepairAgainstSwaps(t *testing.T) {
 	rounds := 40
 	if testing.Short() {
@@ -47,7 +47,7 @@ func TestRepairAgainstSwaps(t *testing.T) {
 		defer close(done)
 		for n := 0; !stop.Load(); n++ {
 			swaps.Lock()
-			// Each call may fail: the repair renames and removes the same files.
+			// Each call may fail, because the repair renames and removes the same files.
 			if os.Rename(sessions, moved) == nil {
 				_ = os.Symlink(victim, sessions)
 				runtime.Gosched()

@@ -11,7 +11,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// days manages the segments of a Writer. Only the background goroutine uses it.
+// days manages the segments of a Writer. Only the background goroutine uses days.
 type days struct {
 	k       *keeper // keeps the open segment
 	budget  budget
@@ -24,11 +24,11 @@ type days struct {
 }
 
 // limit returns the maximum size of a segment. When a segment is full, the next part of
-// the day begins. A sealed copy, which is not larger, needs the same room.
+// the day begins. A sealed copy is not larger than the rows, and needs at most the same
+// room.
 func (d *days) limit() int64 { return max(d.budget.bytes/16, MinBudget/8) }
 
-// prepare creates and locks the directory. After it has locked the directory, it
-// prunes.
+// prepare creates and locks the directory, and prunes after a new lock.
 func (d *days) prepare() error {
 	fresh, err := d.k.lockDirectory()
 	if fresh {
@@ -66,15 +66,15 @@ func (d *days) prune(room int64) error {
 	return err
 }
 
-// Reserve reserves bytes of the budget for the files of the State. It returns when
-// they are free.
+// Reserve reserves bytes of the budget for the files of the State. Reserve returns when
+// the bytes are free.
 func (w *Writer) Reserve(bytes int64) error {
 	r := reservation{bytes, make(chan error, 1)}
 	select {
 	case w.rooms <- r:
 		return <-r.reply
 	case <-w.k.done:
-		// The goroutine has ended. The State is making its last commit.
+		// The goroutine of the Writer has ended, and the State makes its last commit.
 		w.days.budget.state = bytes
 		return w.days.prune(0)
 	}
@@ -119,8 +119,8 @@ func (w *Writer) commitBatch() (int, error) {
 		w.k.log.Warn("open segment removed or replaced, using another", "segment", w.k.open.Name)
 		w.k.release(nil)
 	}
-	// A full or corrupt segment is replaced once. After a second failure, the batch
-	// is retried later.
+	// A full or corrupt segment is replaced once. After a second failure, the batch waits
+	// for the next attempt.
 	for tries := 0; ; tries++ {
 		if w.k.open == nil {
 			if err := w.days.openDay(day); err != nil {
@@ -172,15 +172,15 @@ func (w *Writer) commitTo(s *segment) (size int, err error) {
 
 func (d *days) path(name string) string { return filepath.Join(d.k.path(), name) }
 
-// belongs reports whether a record belongs to the segment of the day open: a record of
-// the same day, or a late record of the previous day. Any other day means that the
-// clock was changed or old streams are replayed.
+// belongs reports whether a record belongs to the segment of the day open. belongs
+// accepts records of that day and late records of the previous day. A record of any other
+// day means that the clock was changed or old streams are replayed.
 func belongs(record, open time.Time) bool {
 	late := open.Sub(record)
 	return late >= 0 && late <= 24*time.Hour
 }
 
-// batch returns the size and number of the records of rest for one commit.
+// batch returns the size and number of the records of rest that fit into one commit.
 func (w *Writer) batch(day time.Time) (size, count int) {
 	for rest := w.rest; len(rest) > 0 && count < batchRecords; count++ {
 		key, _, after := nextRecord(rest)
@@ -214,7 +214,8 @@ func (d *days) openDay(day time.Time) error {
 	case isDamaged(err):
 		_ = d.k.quarantine(last.Name, err) // logged
 	case errors.Is(err, ErrInUse):
-		// A reader holds the lock: another filter would have locked the directory.
+		// A reader holds the lock, because another filter would have locked the
+		// directory.
 	case errors.Is(err, ErrNewer), errors.Is(err, ErrOlder):
 		d.k.log.Warn("segment of another version, starting the next part", "err", err)
 	case errors.Is(err, fs.ErrNotExist):
@@ -252,7 +253,7 @@ func (d *days) quarantined(day time.Time) (bool, error) {
 	return slices.ContainsFunc(all, func(s Segment) bool { return s.Quarantined && s.Day.Equal(day) }), err
 }
 
-// createLoss creates a part of a past day with the mark of lost records.
+// createLoss creates a part of a past day to mark that day as lossy.
 func (d *days) createLoss(day time.Time) error {
 	part, err := nextPart(d.k.directory, day)
 	if err != nil {
@@ -261,8 +262,8 @@ func (d *days) createLoss(day time.Time) error {
 	return createLoss(d.k.directory, part, sealing{limit: d.limit(), program: d.program, now: d.k.now()})
 }
 
-// create creates and opens the given part of a day, or the next part with a free
-// name.
+// create creates and opens the given part of a day. If its name is taken, create uses the
+// next free part.
 func (d *days) create(day time.Time, part int) error {
 	if err := d.prune(d.limit()); err != nil {
 		return err

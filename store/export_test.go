@@ -5,7 +5,8 @@ import (
 	"os"
 )
 
-// These let tests in package store_test, which import the filter, use blocks.
+// Tests that import the filter are in package store_test. The exported functions in this
+// file give these tests access to blocks.
 
 // Seal encodes records as blocks of at most 4,000 records or 2 MB.
 func Seal(all []Record) (blocks [][]byte) {
@@ -38,7 +39,7 @@ func SealFile(dir string, all []Record) (int64, error) {
 	return w.finish()
 }
 
-// ReadFile calls f for each record of the only sealed segment of a directory.
+// ReadFile calls f for each record of the only sealed segment in a directory.
 func ReadFile(dir string, kinds Kinds, f func(*Record) error) error {
 	d, err := openDirectory(dir)
 	if err != nil {
@@ -66,8 +67,9 @@ func ReadFile(dir string, kinds Kinds, f func(*Record) error) error {
 	return nil
 }
 
-// A PlainFile has the bytes of a sealed segment without bbolt: all blocks, all entries of
-// the index with their keys and the place of the block, and the number of entries.
+// A PlainFile is a sealed segment without bbolt. The file contains all blocks, all
+// entries of the index with their keys and the places of the blocks, and the number of
+// entries.
 type PlainFile struct{ Name string }
 
 // Write writes records and returns the size of the file.
@@ -149,7 +151,7 @@ func (p PlainFile) Read(kinds Kinds, f func(*Record) error) error {
 	return nil
 }
 
-// ReadBlocks calls f for each record of blocks.
+// ReadBlocks calls f for each record in blocks.
 func ReadBlocks(blocks [][]byte, kinds Kinds, f func(*Record) error) error {
 	var b block
 	var r Record

@@ -1,6 +1,6 @@
 package store
 
-// Checks of the files in a state directory.
+// This file checks the files in a state directory.
 
 import (
 	"errors"
@@ -19,7 +19,7 @@ import (
 // Health is the state of a file.
 type Health string
 
-// The values of Health.
+// These are the values of Health.
 const (
 	HealthOK      Health = "ok"
 	HealthDamaged Health = "corrupt"      // Repair quarantines it
@@ -32,7 +32,7 @@ const (
 	HealthLeft    Health = "temporary"    // an incomplete file left by a crash
 )
 
-// Bad reports whether the operator must act.
+// Bad reports whether the operator must act on a file in this state.
 func (h Health) Bad() bool {
 	return h == HealthDamaged || h == HealthNewer || h == HealthOlder || h == HealthInUse || h == HealthUnread || h == HealthMissing
 }
@@ -58,7 +58,8 @@ type File struct {
 	broken bool // the file itself is corrupt, not only some of its records
 }
 
-// An Inspector checks the files in a state directory. Only Repair changes them.
+// An Inspector checks the files in a state directory. Only Repair and Rewrite change
+// files.
 type Inspector struct {
 	Dir      string
 	Snapshot func(w io.Writer, name string) error // as in Reader
@@ -69,8 +70,8 @@ type Inspector struct {
 	Budget   int64                                // maximum bytes of all files for Repair; 0 for no limit
 }
 
-// Each calls visit for each file: segments first, oldest first. It returns the first
-// error of visit.
+// Each calls visit for each file, starting with the segments, oldest first. Each returns
+// the first error of visit.
 func (i *Inspector) Each(visit func(*File) error) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil {
@@ -80,7 +81,7 @@ func (i *Inspector) Each(visit func(*File) error) error {
 	return i.each(p, visit)
 }
 
-// places contains the directories of an Inspector.
+// places contains the directories that an Inspector checks.
 type places struct{ state, sessions *directory } // sessions is nil if it does not exist
 
 func openPlaces(dir string) (p places, err error) {
@@ -154,11 +155,11 @@ func (i *Inspector) each(p places, visit func(*File) error) error {
 	return nil
 }
 
-// temporaryName matches the temporary files of the key and of the mode, which packages
-// privacy and filter-scanwatch create with os.CreateTemp.
+// temporaryName matches the temporary files of the key and of the mode. Package privacy
+// and filter-scanwatch create temporary files with os.CreateTemp.
 var temporaryName = regexp.MustCompile(`^(?:key|mode)-\d+\.new$`)
 
-// other checks a file that is not a segment. It returns false if the file does not
+// other checks a file that is not a segment. other returns false for a file that does not
 // belong to the store.
 func (i *Inspector) other(f *File) bool {
 	name, inSessions := strings.CutPrefix(f.Name, sessionsDir+"/")
@@ -181,7 +182,7 @@ func (i *Inspector) other(f *File) bool {
 	return true
 }
 
-// is sets the health of the file from err.
+// is sets the health of the file according to err.
 func (f *File) is(err error) {
 	switch {
 	case err == nil:
@@ -200,8 +201,8 @@ func (f *File) is(err error) {
 	f.Problem = problemOf(err)
 }
 
-// problemOf describes an error without the words of Health and the name of the file, which
-// the description of a File contains.
+// problemOf describes an error without its Health and the name of the file, because a
+// File already contains them.
 func problemOf(err error) string {
 	var d *damagedError
 	if errors.As(err, &d) {
@@ -250,7 +251,7 @@ func (i *Inspector) segment(d *directory, s Segment) *File {
 	return f
 }
 
-// losses sets the losses of a segment.
+// losses copies the recorded losses of a segment from its metadata.
 func (f *File) losses(meta metadata) {
 	*f.Dropped, f.Loss = readDropped(meta.get), meta.get(keyLoss) != nil
 }
@@ -285,7 +286,7 @@ func (f *File) count(n int, first, last recordKey) {
 	f.Newest = text.At(last.time().UTC())
 }
 
-// blocks checks a sealed segment. Without Decode, it only checks the index.
+// blocks checks a sealed segment. If Decode is not set, blocks only checks the index.
 func (i *Inspector) blocks(f *File, d *directory, s Segment) error {
 	file, err := openSealed(d, s)
 	if err != nil {

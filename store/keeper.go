@@ -24,9 +24,9 @@ const (
 	closeWait  = 200 * time.Millisecond
 )
 
-// A keeper keeps one bbolt file open for a background goroutine: the current segment
-// of a Writer, or the file of a State. It locks the directory, logs each failure
-// once, makes snapshots, and quarantines corrupt files.
+// A keeper keeps one bbolt file open for a background goroutine. The file is the current
+// segment of a Writer, or the file of a State. A keeper locks the directory, logs each
+// failure once, makes snapshots, and quarantines corrupt files.
 type keeper struct {
 	keeperOptions
 
@@ -67,10 +67,11 @@ func (k *keeper) start(run func()) {
 	safego.Loop(k.log, "the writer of "+k.name, run, func() { close(k.done) })
 }
 
-// flush requests a write from the goroutine and returns its error.
+// flush requests a write from the goroutine and returns the error of the write.
 func (k *keeper) flush(ctx context.Context) error { return k.request(ctx, k.flushes, "flush") }
 
-// request sends a request to the goroutine and returns its error. verb is for messages.
+// request sends a request to the goroutine and returns the error of the request. verb
+// names the request in messages.
 func (k *keeper) request(ctx context.Context, to chan<- chan error, verb string) error {
 	reply := make(chan error, 1)
 	select {
@@ -98,7 +99,7 @@ func (k *keeper) close() error {
 	return nil
 }
 
-// failure returns the current problem and when it started.
+// failure returns the current problem and the time when the problem started.
 func (k *keeper) failure() (problem string, since time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -112,8 +113,8 @@ func (k *keeper) current() *segment {
 	return k.open
 }
 
-// snapshot returns a consistent copy of the open file. The error is ErrFinished if
-// that file has another name.
+// snapshot returns a consistent copy of the open file. The error is ErrFinished if the
+// open file has another name.
 func (k *keeper) snapshot(name string) (*Snapshot, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -155,8 +156,8 @@ func (k *keeper) report(err error) {
 	k.cause, k.problem = cause(err), err.Error()
 }
 
-// cause returns the text of the innermost error. A cause is logged once, even if it
-// affects different operations.
+// cause returns the text of the innermost error. A cause is logged once, even if several
+// operations fail for it.
 func cause(err error) string {
 	for {
 		inner := errors.Unwrap(err)
@@ -167,7 +168,8 @@ func cause(err error) string {
 	}
 }
 
-// pause returns the time to wait after an attempt: idle after success.
+// pause returns the time to wait after an attempt. After a successful attempt, the time
+// is idle.
 func (k *keeper) pause(err error, idle time.Duration) time.Duration {
 	switch {
 	case err == nil:
@@ -186,8 +188,7 @@ func (k *keeper) pause(err error, idle time.Duration) time.Duration {
 // path returns the path of the directory.
 func (k *keeper) path() string { return filepath.Join(k.state, k.below) }
 
-// lockDirectory creates and locks the directory. It reports whether the lock is new. It
-// is not new if the same directory was already locked.
+// lockDirectory creates and locks the directory. fresh reports whether the lock is new.
 func (k *keeper) lockDirectory() (fresh bool, err error) {
 	if k.lock != nil {
 		if k.sameDirectory() {
@@ -211,7 +212,7 @@ func (k *keeper) lockDirectory() (fresh bool, err error) {
 	return true, nil
 }
 
-// openDirectory opens the directory. It creates missing directories.
+// openDirectory opens the directory, and creates it if necessary.
 func (k *keeper) openDirectory() (*directory, error) {
 	if err := os.Mkdir(k.state, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
@@ -248,7 +249,7 @@ func (k *keeper) use(s *segment) {
 	k.open = s
 }
 
-// openName returns the name of the open file, or nothing.
+// openName returns the name of the open file, or "" if no file is open.
 func (k *keeper) openName() string {
 	if s := k.current(); s != nil {
 		return s.Name
@@ -256,7 +257,7 @@ func (k *keeper) openName() string {
 	return ""
 }
 
-// size returns the size of the open file, or 0.
+// size returns the size of the open file, or 0 if no file is open.
 func (k *keeper) size() int64 {
 	if s := k.current(); s != nil {
 		if info, err := s.file.Stat(); err == nil {
@@ -277,14 +278,14 @@ func (k *keeper) replaced() bool {
 	return err != nil || !os.SameFile(have, now)
 }
 
-// release closes the open file. Err, which may be nil, is the reason.
+// release closes the open file. err is the reason, and may be nil.
 func (k *keeper) release(err error) {
 	s := k.current()
 	k.use(nil)
 	if s == nil {
 		return
 	}
-	// bbolt waits for the readers of a snapshot. The goroutine must not.
+	// bbolt waits for the readers of a snapshot, but the goroutine must not wait.
 	released := make(chan struct{})
 	safego.Go(k.log, "closing a file of "+k.name, func() {
 		defer close(released)
@@ -296,7 +297,6 @@ func (k *keeper) release(err error) {
 	}
 }
 
-// shut releases the file and the lock.
 func (k *keeper) shut() {
 	k.release(nil)
 	if k.lock != nil {
@@ -304,8 +304,8 @@ func (k *keeper) shut() {
 	}
 }
 
-// quarantine renames a corrupt file. The file is no longer used, and its data is
-// kept.
+// quarantine renames a corrupt file. The store no longer uses the file, but keeps its
+// data.
 func (k *keeper) quarantine(name string, reason error) error {
 	to := quarantineName(name, k.now())
 	if err := k.directory.rename(name, to); err != nil {

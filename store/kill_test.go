@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// TestMain runs the writer for TestKill if the environment requests it.
+// TestMain runs the Writer for TestKill if the environment requests it.
 func TestMain(m *testing.M) {
 	for name, run := range map[string]func(string){"WRITER": endlessWriter, "SEALER": sealingWriter, "REPAIR": repairer, "REWRITE": rewriter} {
 		if dir := os.Getenv("SCANWATCH_TEST_" + name); dir != "" {
@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// endlessWriter adds records, flushes, and prints the last flushed number, until it is
-// killed.
+// endlessWriter adds records, flushes, and prints the number of the last flushed record,
+// until the process is killed.
 func endlessWriter(dir string) {
 	first, _ := strconv.Atoi(os.Getenv("SCANWATCH_TEST_FIRST"))
 	w := Open(dir, Options{Budget: 128 << 20, Now: func() time.Time { return noon }})
@@ -43,8 +43,8 @@ func endlessWriter(dir string) {
 	}
 }
 
-// TestKill kills a writer at many moments. It checks that all records reported as
-// flushed exist, and that no file is damaged.
+// TestKill kills a Writer at many moments. All records that were reported as flushed must
+// exist, and no file may be corrupt.
 func TestKill(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -69,7 +69,7 @@ func TestKill(t *testing.T) {
 		}
 		lines := bufio.NewScanner(out)
 		lines.Scan()
-		// The kill occurs at a random moment after some flushes, so that the test does
+		// Kill the process at a random moment after some flushes, so that the test does
 		// not depend on the speed of the machine.
 		least := rand.N(50)
 		for round := 0; lines.Scan(); round++ {

@@ -7,19 +7,19 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A day may have lost records because a file of it was corrupt. The quarantined file
-// does not prove that for long: it is removed if the budget needs its room, or by the
-// operator. Another segment of the day therefore has the mark "loss", which lasts as
-// long as the records of the day.
+// A corrupt file may have lost records of its day. The quarantined file does not prove
+// this forever, because the budget or the operator removes quarantined files. The mark
+// "loss" in another segment of the day therefore expires only with the records of the
+// day.
 
-// markLoss stores that records of the day of the segment may have been lost.
+// markLoss marks the day of a segment: some of its records may be lost.
 func (s *segment) markLoss(at time.Time) error {
 	return s.update(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketMeta).Put(keyLoss, binary.BigEndian.AppendUint64(nil, uint64(at.UnixMicro())))
 	})
 }
 
-// createLoss creates a sealed segment of a part with the mark, without records.
+// createLoss creates a sealed segment that has the mark "loss" and no records.
 func createLoss(d *directory, part Segment, o sealing) error {
 	w, err := createSealed(d, part, nil, o)
 	if err != nil {

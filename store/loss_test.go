@@ -12,7 +12,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// lossy removes the quarantined files and returns the days that a Reader reports as
+// lossy removes the quarantined files, and returns the days that a Reader reports as
 // lossy.
 func lossy(t *testing.T, dir string) []string {
 	t.Helper()
@@ -35,8 +35,8 @@ func lossy(t *testing.T, dir string) []string {
 	return slices.Compact(days)
 }
 
-// TestLossRemains checks that the loss of records of a corrupt file is known after its
-// quarantined file has been removed, and while the day has files.
+// TestLossRemains checks that the loss of records is known while their day has files. The
+// quarantined file may have been removed.
 func TestLossRemains(t *testing.T) {
 	step := func(b []byte) {
 		i := bytes.LastIndex(b, []byte("user1@example.org"))
@@ -104,7 +104,8 @@ func TestLossRemains(t *testing.T) {
 	}
 }
 
-// TestLossOfWriter checks the same for the files that a Writer quarantines.
+// TestLossOfWriter checks that the loss of records also remains known for files that a
+// Writer has quarantined.
 func TestLossOfWriter(t *testing.T) {
 	t.Run("the open day", func(t *testing.T) {
 		dir := recorded(t, noon, 100)

@@ -2,5 +2,5 @@
 
 package store
 
-// runWithLowPriority does nothing, because threads have no separate priority here.
+// runWithLowPriority does nothing on systems without a separate priority for each thread.
 func runWithLowPriority() {}

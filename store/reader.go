@@ -16,58 +16,61 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// A Reader reads recorded sessions. It neither creates nor changes files in the
+// A Reader reads recorded sessions. A Reader neither creates nor changes files in the
 // state directory.
 type Reader struct {
 	Dir string // the state directory
 
 	// Snapshot writes a consistent copy of a segment that a filter is writing. If the
-	// segment has since been finished, the error is ErrFinished. If Snapshot is nil,
-	// such segments cannot be read. It is not called by the goroutine of Each.
+	// segment has since been finished, the error is ErrFinished. If Snapshot is nil, the
+	// Reader cannot read segments that a filter is writing. Each calls Snapshot in
+	// another goroutine.
 	Snapshot func(w io.Writer, name string) error
 
-	// Problem, if not nil, is called for each unreadable segment and for the invalid
-	// records of a segment. These are skipped.
+	// Problem, if not nil, is called for each unreadable segment and for each segment
+	// with invalid records. The Reader skips unreadable segments and invalid records.
 	Problem func(segment string, err error)
 
-	// Dropped is the number of records that were dropped while the segments of the
-	// last call were written.
+	// Dropped counts the records that the filter dropped while it wrote the segments of
+	// the last call.
 	Dropped Dropped
 
-	// Lossy contains the days of the segments of the last call that may have lost
-	// records because a file of the day was corrupt.
+	// Lossy contains the days for which a corrupt file may have lost records. Each call
+	// sets Lossy for the segments that it reads.
 	Lossy []time.Time
 
-	// Rules, if not nil, receives the rule texts of the segments by RuleRef. They are
-	// hostile only if the file is.
+	// Rules, if not nil, receives the rule texts of the segments by RuleRef. The texts
+	// come from the operator. Only a hostile file has hostile texts.
 	Rules map[uint32]string
 
-	// Only, if not nil, selects records. Blocks without such records are not read.
+	// Only, if not nil, selects records. The Reader does not read blocks without selected
+	// records.
 	Only *Selection
 
-	// Searched is the number of sessions that the last call read, or skipped because
-	// of Only, and Oldest the end of the first. They include blocks that are partly
-	// outside the period of the call.
+	// Searched is the number of sessions that the last call read, or skipped because of
+	// Only. Oldest is the end of the oldest session that was read or skipped. Searched
+	// and Oldest include blocks that are partly outside the period of the call.
 	Searched int
 	Oldest   time.Time
 
-	// Unread is the number of unreadable segments in the last call. Problem is
-	// called for each. Corrupt and quarantined segments do not count.
+	// Unread is the number of unreadable segments in the last call. Corrupt and
+	// quarantined segments do not count.
 	Unread int
 }
 
 // Each calls f for each session that ended at or after since and before until. The
-// sessions are in the order of their end, except around a change of the clock. A
-// zero time means no limit. Only steps of the given kinds are visited. The record and
-// its texts are valid until f returns. Each returns the first error of f.
+// sessions are in the order of their end. Only a change of the clock can break this
+// order. A zero time means no limit. The Record has only steps of the given kinds. The
+// record and its texts are valid until f returns. Each returns the first error of f.
 func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error) error {
 	q := newQuery(since, until, kinds)
 	q.only = r.Only
 	return r.each(q, f)
 }
 
-// Find returns the sessions with the given id, and the aggregates that contain a session
-// with it, oldest first. Several runs of smtpd may have used the same id.
+// Find returns the sessions with the given id, oldest first. The result includes
+// aggregates that contain a session with the id. Several runs of smtpd may have used the
+// same id.
 func (r *Reader) Find(id uint64) ([]Record, error) {
 	var found []Record
 	q := newQuery(time.Time{}, time.Time{}, AllKinds)
@@ -102,7 +105,7 @@ func (s *Selection) has(r *Record) (found bool) {
 }
 
 // mayHave reports whether a block may contain selected records. An entry of the index
-// without a block contains the error to report.
+// whose block is lost is also selected, so that its error is reported.
 func (s *Selection) mayHave(b *blockInfo) bool {
 	return b.lost != nil || slices.ContainsFunc(s.Sources, b.maySource) ||
 		slices.ContainsFunc(s.IDs, func(id uint64) bool { return b.may(hashID(id)) })
@@ -118,7 +121,7 @@ type query struct {
 
 func newQuery(since, until time.Time, kinds Kinds) query {
 	q := query{kinds: kinds, spare: make(spareBlocks, 4)}
-	// Keys are in microseconds since 1970: round up.
+	// Round the limits up, because keys contain whole microseconds since 1970.
 	micros := func(t time.Time) uint64 {
 		return uint64(max(t.Add(time.Microsecond-time.Nanosecond).UnixMicro(), 0))
 	}
@@ -133,7 +136,7 @@ func newQuery(since, until time.Time, kinds Kinds) query {
 	return q
 }
 
-// ends reports whether a key follows the selected ones.
+// ends reports whether a key follows the selected keys.
 func (q *query) ends(k recordKey) bool { return q.to != recordKey{} && k.compare(q.to) >= 0 }
 
 func (r *Reader) problem(segment string, err error) {
@@ -165,9 +168,9 @@ func (b *badRecords) report(problem func(string, error)) {
 	}
 }
 
-// each merges the records of all segments; no other code reads records. Only late
-// records make segments overlap. Usually two are open: one for its records, and the
-// next for its first key.
+// each merges the records of all segments. No other function reads records. Segments
+// overlap only if records were written late. Two segments are usually open: the first for
+// its records, and the next for its first key.
 func (r *Reader) each(q query, f func(*Record) error) error {
 	r.Dropped, r.Lossy, r.Unread, r.Searched, r.Oldest = Dropped{}, nil, 0, 0, time.Time{}
 	var bad badRecords
@@ -190,8 +193,8 @@ func (r *Reader) each(q query, f func(*Record) error) error {
 	var last recordKey // the key of the last call of f
 	rec := Record{step: new(Step)}
 	for called := false; len(all) > 0 || len(group) > 0; {
-		// Another segment joins the group if its records may precede the last one of
-		// the group.
+		// The next segment joins the group if its records may precede records of the last
+		// segment in the group.
 		for len(all) > 0 && !(len(group) > 0 && group[len(group)-1].after(group[:len(group)-1])) {
 			info, o := all[0], <-ahead
 			all = all[1:]
@@ -239,15 +242,15 @@ func (r *Reader) each(q query, f func(*Record) error) error {
 	return nil
 }
 
-// older sets the end of the oldest session to that of a key, if it is older.
+// older sets Oldest to the time of k if that time is earlier.
 func (r *Reader) older(k recordKey) {
 	if t := k.time(); r.Oldest.IsZero() || t.Before(r.Oldest) {
 		r.Oldest = t
 	}
 }
 
-// segments opens the directory of sessions and lists the segments that can have
-// records since a key. It reports the quarantined ones.
+// segments opens the directory of sessions and lists the segments that can have records
+// since a key. segments reports quarantined segments as problems.
 func (r *Reader) segments(from recordKey) (*directory, []Segment, error) {
 	d, err := openSessions(r.Dir)
 	if err != nil {
@@ -276,8 +279,8 @@ func (r *Reader) segments(from recordKey) (*directory, []Segment, error) {
 	return d, all, nil
 }
 
-// precedes reports whether o can have the records that were salvaged from s: it is a
-// file of the same part of the day, or of a later one.
+// precedes reports whether o may contain the records that were salvaged from s. Salvaged
+// records are in the same part of the day or a later part.
 func (s Segment) precedes(o Segment) bool {
 	return !o.Quarantined && o.Day.Equal(s.Day) && o.Part >= s.Part
 }
@@ -294,10 +297,10 @@ type cursor struct {
 	oldest  recordKey // the first of them
 }
 
-// A source returns the selected records of a segment in order.
+// A source iterates over the selected records of a segment in order.
 type source interface {
-	// next moves to the next record and returns its key. It returns false at the end.
-	// An error that ends the segment is returned with false.
+	// next moves to the next record and returns its key. At the end, or after an error
+	// that ends the segment, next returns false.
 	next() (recordKey, bool, error)
 	// record decodes the current record.
 	record(*Record) error
@@ -305,7 +308,7 @@ type source interface {
 	close()
 }
 
-// next moves to the next record. It returns false at the end.
+// next moves to the next record, or returns false at the end.
 func (c *cursor) next() (ok bool, err error) {
 	c.key, c.ok, err = c.src.next()
 	return c.ok, err
@@ -326,8 +329,8 @@ func (c *cursor) after(others []*cursor) bool {
 
 func (c *cursor) close() { c.src.close() }
 
-// openAhead opens the first of these segments in the background, because checking rows
-// reads the whole file. Without segments, the result is nil.
+// openAhead opens the first segment of all in the background, because the check of rows
+// reads the whole file. If all is empty, the result is nil.
 func (r *Reader) openAhead(d *directory, all []Segment, q query) <-chan result[*cursor] {
 	return background(func() (*cursor, error) {
 		if len(all) == 0 {
@@ -342,7 +345,6 @@ func (r *Reader) openAhead(d *directory, all []Segment, q query) <-chan result[*
 	})
 }
 
-// result is the result of a function.
 type result[T any] struct {
 	value T
 	err   error
@@ -362,8 +364,8 @@ func background[T any](f func() (T, error)) <-chan result[T] {
 	return c
 }
 
-// opened returns the cursor of a segment at its first selected record, or nil if it
-// has none. A segment that has been removed since it was listed has none. Err is the
+// opened returns the cursor of a segment at its first selected record. The result is nil
+// if the segment has no selected records or was removed after it was listed. err is the
 // error of openAhead.
 func (r *Reader) opened(info Segment, c *cursor, err error) (*cursor, error) {
 	if errors.Is(err, fs.ErrNotExist) {
@@ -399,7 +401,6 @@ func (r *Reader) opened(info Segment, c *cursor, err error) (*cursor, error) {
 	return c, nil
 }
 
-// openCursor opens a segment.
 func (r *Reader) openCursor(d *directory, info Segment, q query) (*cursor, error) {
 	if info.Sealed {
 		return openBlocks(d, info, q)
@@ -415,14 +416,15 @@ func (r *Reader) openCursor(d *directory, info Segment, q query) (*cursor, error
 	return openRows(f, info, q)
 }
 
-// openFile opens a finished segment of rows, or a copy of one that is being written.
+// openFile opens a finished segment of rows, or a copy of a segment that is being
+// written.
 func (r *Reader) openFile(d *directory, info Segment) (*os.File, error) {
 	for tries := 0; ; tries++ {
 		f, err := d.open(info.Name, os.O_RDONLY)
 		if err != nil {
 			return nil, err
 		}
-		// The lock comes first: a file that is being written would not pass the check.
+		// Lock first, because a file that is being written would not pass the check.
 		err = lockShared(f)
 		if err == nil {
 			return f, nil
@@ -445,14 +447,12 @@ func (r *Reader) openFile(d *directory, info Segment) (*os.File, error) {
 		if !errors.Is(err, ErrFinished) {
 			return nil, err
 		}
-		// The segment was finished in between. The writer will release the file
-		// soon.
+		// The segment has just been finished, and the Writer releases the file soon.
 		time.Sleep(time.Duration(tries) * 50 * time.Millisecond)
 	}
 }
 
-// tempFile returns a file without a name, which the system removes when it is
-// closed.
+// tempFile returns a file without a name. The system removes the file when it is closed.
 func tempFile() (*os.File, error) {
 	f, err := os.CreateTemp("", "scanwatch-*")
 	if err != nil {
@@ -465,7 +465,7 @@ func tempFile() (*os.File, error) {
 	return f, nil
 }
 
-// openReadOnly locks and checks a file and maps it. It closes the file on error.
+// openReadOnly locks, checks and maps a file. openReadOnly closes the file on error.
 func openReadOnly(f *os.File) (*bbolt.DB, error) {
 	// Lock first, because a file that is being written would not pass the check. bbolt
 	// locks the file again.

@@ -14,10 +14,9 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// A Record is a recorded SMTP session. It has a header with the numbers for reports,
-// and the steps in order. Text fields contain bytes of the client, up to a limit. They
-// are hostile and must be escaped for output. In a decoded Record they alias the
-// buffer.
+// A Record is a recorded SMTP session: the numbers for reports, and the steps in order.
+// Text fields contain bytes of the client, up to a limit. The texts are hostile and must
+// be escaped for output. The texts of a decoded Record alias the buffer.
 type Record struct {
 	ID     uint64    // smtpd's session id; unique only within one run of smtpd
 	Start  time.Time // when the client connected
@@ -29,24 +28,25 @@ type Record struct {
 	Ending smtp.Ending
 	Local  bool // from smtpd's local socket; Src and Dst are invalid
 	// Erased means that the operator has removed the source, and all names and texts of
-	// the client. Src is invalid.
+	// the client. Src of an erased record is invalid.
 	Erased bool
 	Counts Counts
-	// Omitted is the number of steps without a record, because the session reached
-	// its size limit. They are counted.
+	// Omitted is the number of steps that the record lacks because the session reached
+	// its size limit. Counts includes omitted steps.
 	Omitted uint32
 	// Sessions is the number of sessions in an aggregate, and 0 in other records. An
-	// aggregate combines sessions of one source and hour. Start is the start of the first
-	// session, End and ID belong to the last session, Counts are exact totals, and Src
-	// has no port. The steps of an aggregate are tallies without a time: see Step.Times.
+	// aggregate combines sessions of one source and hour. Start belongs to the first
+	// session, and End and ID belong to the last session. Counts are exact totals, and
+	// Src has no port. The steps of an aggregate are tallies without a time: see
+	// Step.Times.
 	Sessions uint32
 	Found    uint32 // number of Sessions with a finding
 	Rejected uint32 // number of Sessions that a rule or ban rejected
-	// LastStart is the time from Start to the start of the latest session of an
-	// aggregate, in microseconds.
+	// LastStart is the time between the first and the latest start in an aggregate, in
+	// microseconds.
 	LastStart uint64
-	// Sketch estimates the number of sources of an aggregate over several sources: see
-	// internal/sketch. Such an aggregate has no Src. Other aggregates have no Sketch.
+	// Sketch estimates the number of sources in an aggregate of several sources: see
+	// internal/sketch. An aggregate with a Sketch has no Src.
 	Sketch []byte
 
 	Server   []byte // the mail server of the session; empty: this host
@@ -60,7 +60,7 @@ type Record struct {
 	step  *Step  // reused by Steps; may be nil
 }
 
-// Counts contains the numbers of a session, including omitted steps.
+// Counts contains the counters of a session, including omitted steps.
 type Counts struct {
 	Commands     uint32 // lines of the client, except message text
 	Unknown      uint32 // unknown commands
@@ -84,7 +84,7 @@ func (r *Record) Clone() Record {
 	return c
 }
 
-// WithSteps returns r with other steps, which are the output of AppendStep.
+// WithSteps returns a copy of r with other steps, as encoded by AppendStep.
 func (r *Record) WithSteps(steps []byte) Record {
 	c := *r
 	c.steps, c.block, c.skip = steps, nil, 0
@@ -114,8 +114,8 @@ func (r *Record) Size() int {
 	return n
 }
 
-// Steps calls visit for each step in order, until visit returns false. The Step is
-// reused.
+// Steps calls visit for each step in order, until visit returns false. The Step is valid
+// until visit returns.
 func (r *Record) Steps(visit func(*Step) bool) error {
 	if b := r.block; b != nil && !b.wants(b.kinds.At(r.row)) {
 		return nil
@@ -133,7 +133,7 @@ func (r *Record) Steps(visit func(*Step) bool) error {
 	return c.Err()
 }
 
-// Cursor returns a Cursor at the first step of r. It is only valid while r is.
+// Cursor returns a Cursor at the first step of r. The Cursor is valid while r is valid.
 func (r *Record) Cursor() Cursor {
 	c := Cursor{id: r.ID, rest: r.steps, skip: r.skip}
 	if r.block != nil {
@@ -156,8 +156,8 @@ type Cursor struct {
 // NewCursor returns a Cursor over the output of AppendStep.
 func NewCursor(steps []byte) Cursor { return Cursor{rest: steps} }
 
-// Next sets s to the next step. It returns false at the end, and at a corrupt step:
-// see Err.
+// Next sets s to the next step. Next returns false at the end and at a corrupt step, for
+// which Err returns the error.
 func (c *Cursor) Next(s *Step) bool {
 	if c.block.b != nil {
 		return c.block.next(s)
@@ -191,7 +191,7 @@ func (c *Cursor) Next(s *Step) bool {
 // Err returns the error of a corrupt step, or nil.
 func (c *Cursor) Err() error { return c.err }
 
-// A Step is an event of a session. Kind determines the fields in use: see the
+// A Step is an event of a session. The fields in use depend on Kind and are listed at its
 // constants.
 type Step struct {
 	Kind Kind
@@ -222,18 +222,19 @@ type Step struct {
 
 	Rule uint32 // RuleRef of the rule's text; 0 without the text
 
-	// Numbers of a tally of an aggregate. record.proto describes tallies.
+	// Only the tallies of aggregates use the following fields. record.proto describes
+	// tallies.
 	Times uint32 // number of sessions with this step
 	Count uint32 // KindRcpt, KindAuth: number of such steps
 	Most  uint32 // KindRcpt, KindAuth: maximum of Count in one session
 	// First is the time from the start of the aggregate to the end of its first session
-	// with this step, in microseconds. KindFinding: with more than low confidence, if
-	// there is one. KindBan.
+	// with this step, in microseconds. Only KindFinding and KindBan use First. For
+	// KindFinding, sessions with more than low confidence take precedence.
 	First uint64
 }
 
-// PhaseName returns the name of the phase. For a phase outside the vocabulary, it is
-// the word of the mail server (KindFilter).
+// PhaseName returns the name of the phase. For a phase outside the vocabulary, PhaseName
+// returns the word of the mail server.
 func (s *Step) PhaseName() string {
 	if s.Phase >= smtp.NumPhases && len(s.Arg) > 0 {
 		return string(s.Arg)
@@ -241,8 +242,8 @@ func (s *Step) PhaseName() string {
 	return s.Phase.String()
 }
 
-// DecisionName returns the name of the decision. For a decision outside the
-// vocabulary, it is the word of the filter (KindFilter).
+// DecisionName returns the name of the decision. For a decision outside the vocabulary,
+// DecisionName returns the word of the filter.
 func (s *Step) DecisionName() string {
 	if s.Kind == KindFilter && len(s.Text) > 0 {
 		return string(s.Text)
@@ -253,7 +254,7 @@ func (s *Step) DecisionName() string {
 // Kind is the kind of a Step.
 type Kind uint8
 
-// The numbers are on disk: never reuse or reorder them.
+// The numbers of kinds are on disk: never reuse or reorder them.
 const (
 	KindNone     Kind = 0
 	KindGreeting Kind = 1  // smtpd greeted (220)
@@ -272,21 +273,20 @@ const (
 	KindFinding  Kind = 14 // Text: evidence, Arg: proof, Org, By, Match, Confidence
 	KindVerdict  Kind = 15 // the policy decided. Text: rule or reason of the ban, Phase, Decision, Enforced, Exempt, Banned, Session, Rule
 	// KindFilter is the decision of this or another filter: Phase, Decision, and the
-	// parameter in Reply. Other filters may use phases and decisions outside the
-	// vocabulary. Then Phase is smtp.NumPhases and Arg the word of the mail server,
-	// or Decision is Proceed and Text the word of the filter.
+	// parameter in Reply. For a phase outside the vocabulary, Phase is smtp.NumPhases and
+	// Arg is the word of the mail server. For a decision outside the vocabulary, Decision
+	// is Proceed and Text is the word of the filter.
 	KindFilter Kind = 16
 	KindTag    Kind = 17 // a rule tagged the session. Text: tag, Phase
 	KindBan    Kind = 18 // a rule banned the host. Text: rule, Prefix, Until, Enforced, Exempt, Rule
-	// KindReference is only in aggregates: a session of the aggregate that a rule or ban
-	// rejected, or in which a rule banned the host. Session: its id, which is the
-	// reference in replies.
+	// KindReference refers to a session in an aggregate that was rejected, or in which a
+	// rule banned the host. Session is the id, which replies contain as the reference.
 	KindReference Kind = 19
 )
 
-// A record is a message in protocol buffers encoding. store/record.proto describes
-// it for other languages and for protoc --decode. The end of the session and the
-// session id are in the key.
+// A record is a message in the encoding of protocol buffers. store/record.proto describes
+// the message for other languages and for protoc --decode. The key contains the end of
+// the session and the session id.
 const (
 	recDuration  = 1
 	recSrc       = 2
@@ -336,18 +336,18 @@ const (
 	stepFirst      = 26
 )
 
-// KeySize is the length of a key in bytes: the end of the session in microseconds since
-// 1970, and the session id, both big-endian. Keys are ordered by the end of the
-// session, because appending records is cheap.
+// KeySize is the length of a key in bytes. A key consists of the end of the session in
+// microseconds since 1970 and the session id, both big-endian. Keys start with the end of
+// the session, so that records are appended, which is cheap.
 const KeySize = 16
 
-// AppendKey appends the key of a session with this end and id.
+// AppendKey appends the key of the session with the given end and id.
 func AppendKey(dst []byte, end time.Time, id uint64) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, uint64(end.UnixMicro()))
 	return binary.BigEndian.AppendUint64(dst, id)
 }
 
-// AppendRecord appends the encoding of r. Steps is the output of AppendStep.
+// AppendRecord appends the encoding of r. steps is the output of AppendStep.
 func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
 	dst = appendUint(dst, recDuration, uint64(max(r.End.Sub(r.Start), 0).Microseconds()))
 	dst = appendAddr(dst, recSrc, r.Src)
@@ -380,8 +380,8 @@ func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
 	return append(dst, steps...)
 }
 
-// AppendStep appends the encoding of s. Since is the time since the previous step or
-// the start of the session. It replaces s.At.
+// AppendStep appends the encoding of s. since is the time since the previous step or the
+// start of the session. AppendStep ignores s.At.
 func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 	dst = protowire.AppendTag(dst, recSteps, protowire.BytesType)
 	dst = append(dst, 0, 0) // the length of a step has at most two bytes
@@ -422,8 +422,8 @@ func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 	return dst
 }
 
-// MaxText is the maximum length of a text field of a step in bytes. AppendStep
-// truncates longer text. Seven such fields and maxExempt fit into 16,384 bytes.
+// MaxText is the maximum length of a text field of a step in bytes. AppendStep truncates
+// longer text. Seven text fields of MaxText bytes and maxExempt fit into 16,384 bytes.
 const MaxText = 2048
 
 // MaxSketch is the maximum length of a sketch in bytes.
@@ -494,7 +494,7 @@ func (c *Counts) fields() [10]*uint32 {
 		&c.RcptTempfail, &c.AuthPass, &c.AuthFail, &c.AuthRefused}
 }
 
-// Decode decodes a record. Its texts alias value.
+// Decode decodes a record. The texts of the Record alias value.
 func Decode(key, value []byte) (Record, error) {
 	var r Record
 	err := r.decode(key, value)
@@ -572,7 +572,7 @@ func (c *Counts) Add(o *Counts) {
 	}
 }
 
-// Many returns the number of sessions of r, which is 1 unless r is an aggregate.
+// Many returns the number of sessions in an aggregate, and 1 for other records.
 func (r *Record) Many() int { return max(int(r.Sessions), 1) }
 
 func (c *Counts) decode(b []byte) error {
@@ -657,9 +657,9 @@ func (s *Step) decode(b []byte) error {
 	return nil
 }
 
-// consume reads one field of any type. The caller ignores unknown fields. A tag of
-// 0, which is never used, means that b is corrupt: see fieldError. A fifth result
-// would not fit into registers.
+// consume reads one field of any type. The caller ignores unknown fields. A tag of 0
+// means that b is corrupt, because no field has this tag: see fieldError. There is no
+// error result, because a fifth result would not fit into registers.
 func consume(b []byte) (tag protowire.Number, num uint64, text, rest []byte) {
 	// Most steps only have fields with a tag of one byte.
 	if len(b) >= 2 && b[0] < 0x80 {
@@ -703,8 +703,8 @@ func fieldError(b []byte) error {
 	return protowire.ParseError(n)
 }
 
-// micros returns n microseconds. It limits n so that the total of a record's steps does
-// not overflow.
+// micros returns n microseconds. n is limited so that the sum over the steps of a record
+// does not overflow.
 func micros(n uint64) time.Duration {
 	return time.Duration(min(n, maxMicros)) * time.Microsecond
 }

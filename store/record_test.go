@@ -15,7 +15,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// The bytes of a record must never change, because old files are read for years.
+// TestRecordOnDisk checks that the encoding of a record never changes, because old files
+// are read for years.
 func TestRecordOnDisk(t *testing.T) {
 	_, got := sampleRecord(noon, 42)
 	const want = "08e0c65b" + "1206c00002071267" + "1a06c63364190019" + // 1.5 s, 192.0.2.7:4711, 198.51.100.25:25
@@ -168,7 +169,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// record.proto, the documentation for other readers, must agree with the code.
+// TestProtoFile checks that record.proto, the documentation for other programs, agrees
+// with the code.
 func TestProtoFile(t *testing.T) {
 	text, err := os.ReadFile("record.proto")
 	if err != nil {
@@ -249,8 +251,8 @@ func TestProtoFile(t *testing.T) {
 	}
 }
 
-// Any record that Decode accepts can be iterated over, and its decoded content is the
-// same after encoding and decoding.
+// FuzzDecode checks that Steps and Cursor can read every record that Decode accepts.
+// Encoding and decoding must not change an accepted record.
 func FuzzDecode(f *testing.F) {
 	_, v := sampleRecord(noon, 42)
 	f.Add(AppendKey(nil, noon, 42), v)

@@ -1,8 +1,8 @@
 package store
 
-// Repair of a state directory. Only incomplete files left by a crash are deleted. A
-// corrupt segment is quarantined, as in the filter, and its readable records are
-// copied to a new part of its day.
+// This file repairs a state directory. Repair only deletes incomplete files that a crash
+// has left. Like the filter, Repair quarantines a corrupt segment. The readable records
+// of the segment are copied to a new part of its day.
 
 import (
 	"bytes"
@@ -28,12 +28,12 @@ const (
 )
 
 // Repair checks the files like Each, repairs them, and calls visit with each result.
-// It locks the directory. If a filter is using it, the error is ErrInUse. Program is
-// the program version for new files.
+// Repair locks the directory. If a filter is using the directory, the error is ErrInUse.
+// program is the program version for new files.
 //
-// A corrupt state.db is quarantined. If only rows are invalid, it is replaced by a
-// copy without them and quarantined. A file that cannot be copied, because the disk
-// or the budget has no room, remains in place.
+// Repair quarantines a corrupt state.db. If only some rows of state.db are invalid, a
+// copy without these rows replaces the file. A file remains in place if the disk or the
+// budget has no room for a copy.
 func (i *Inspector) Repair(program string, now time.Time, visit func(*File) error) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil {
@@ -74,7 +74,7 @@ type repairing struct {
 	removed []string // spare and temporary files that were removed for the current file
 }
 
-// file repairs a file. It returns the actions.
+// file repairs a file and returns a description of the actions.
 func (r *repairing) file(f *File) (done string, err error) {
 	d, name := r.p.of(f)
 	aside := quarantineName(name, r.now)
@@ -118,9 +118,9 @@ func (r *repairing) file(f *File) (done string, err error) {
 	return "quarantined as " + aside, d.sync()
 }
 
-// both repairs a corrupt sealed segment whose rows are still there. If the rows are
-// whole, they remain, and only records that they lack are copied. Otherwise the better
-// copy of each record is kept.
+// both repairs a corrupt sealed segment whose rows still exist. If the rows are intact,
+// they remain, and both only copies records that the rows lack. If the rows are also
+// corrupt, both keeps the better copy of each record.
 func (r *repairing) both(d *directory, sealed Segment, aside string) (done string, err error) {
 	rows := Segment{Name: segmentFile(sealed.Day, sealed.Part), Day: sealed.Day, Part: sealed.Part}
 	info, err := d.root.Lstat(rows.Name)
@@ -159,8 +159,8 @@ func (r *repairing) both(d *directory, sealed Segment, aside string) (done strin
 	return "quarantined as " + aside + more.mark + ", " + note, nil
 }
 
-// wholeKeys returns the keys of the whole records of rows. If others are corrupt, or
-// index shows that they never took place, the error is the damage.
+// wholeKeys returns the keys of the intact records of rows. If another record is corrupt,
+// or index excludes its key, wholeKeys also returns an error.
 func wholeKeys(d *directory, s Segment, index *otherCopy) (keys []recordKey, err error) {
 	f, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
@@ -208,9 +208,9 @@ func (s salvaged) String() string {
 	return fmt.Sprintf("%d records salvaged into %s", s.kept, s.part.Name)
 }
 
-// salvage copies the readable records of the corrupt segment s, except records that
-// other has, to a new part of its day. It then renames s to aside and marks it as
-// salvaged. If it is interrupted before that, records may be in two parts, which
+// salvage copies the readable records of the corrupt segment s, except records that other
+// has, to a new part of its day. After the copy, salvage renames s to aside and marks it
+// as salvaged. A crash before the renaming leaves records in two parts of the day, which
 // readers expect. After an error, s remains.
 func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherCopy) (to salvaged, err error) {
 	part, err := nextPart(d, s.Day)
@@ -248,7 +248,7 @@ func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherC
 	return to, nil
 }
 
-// leftInPlace adds the remedy to the error of a file that is left in place.
+// leftInPlace adds the remedy to the error for a file that remains in place.
 func leftInPlace(err error) error {
 	switch {
 	case errors.Is(err, errNoRoom):
@@ -259,8 +259,8 @@ func leftInPlace(err error) error {
 	return err
 }
 
-// within calls write with the maximum size of the copy of a file: the free part of
-// the budget.
+// within calls write with the maximum size of the copy of a file. The maximum is the free
+// part of the budget.
 func (r *repairing) within(size int64, write func(limit int64) error) error {
 	most := 2*size + 16<<20 // new pages may contain fewer records
 	tried := int64(leastRoom)
@@ -280,8 +280,8 @@ func (r *repairing) within(size int64, write func(limit int64) error) error {
 	return errNoRoom
 }
 
-// room returns the free bytes of the budget. While they are less than need, it removes
-// temporary files, and then spare files in the order in which they were quarantined.
+// room returns the free bytes of the budget. To free need bytes, room removes temporary
+// files, and then spare files in the order in which they were quarantined.
 func (r *repairing) room(need int64) (free int64, err error) {
 	if r.Budget == 0 {
 		return math.MaxInt64, nil
@@ -324,8 +324,8 @@ func (r *repairing) room(need int64) (free int64, err error) {
 	return free, nil
 }
 
-// salvageRows copies the readable records of rows to the segment part, without those
-// that other has.
+// salvageRows copies the readable records of rows to the segment part. Records in the
+// copy other are omitted.
 func salvageRows(d *directory, s, part Segment, other *otherCopy, o sealing) (kept int, err error) {
 	in, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
@@ -350,8 +350,9 @@ func salvageRows(d *directory, s, part Segment, other *otherCopy, o sealing) (ke
 	return kept, errors.Join(err, d.remove(part.Name+newSuffix))
 }
 
-// salvageBlocks copies the readable blocks of a sealed segment to the sealed segment
-// of part, and the readable columns of the others, without records that other has.
+// salvageBlocks copies the readable blocks of a sealed segment, and the readable columns
+// of corrupt blocks, to the sealed segment of part. Records in the copy other are
+// omitted.
 func salvageBlocks(d *directory, s, part Segment, other *otherCopy, o sealing) (kept int, err error) {
 	in, err := openSealed(d, s)
 	if isDamaged(err) {
@@ -383,9 +384,9 @@ func salvageBlocks(d *directory, s, part Segment, other *otherCopy, o sealing) (
 	return out.records, err
 }
 
-// salvage copies the records of a block to out, except records that other has. If
-// columns are corrupt, the records lack their values: see block.lenient. If the keys of
-// records are corrupt, the block is lost.
+// salvage copies the records of a block to out, except records that other has. The copied
+// records lack the values of corrupt columns: see block.lenient. A block whose keys are
+// corrupt is lost.
 func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, other *otherCopy) error {
 	var b decodedBlock
 	err := s.check(info, &b)
@@ -419,8 +420,8 @@ func exists(d *directory, name string) bool {
 	return err == nil
 }
 
-// copyReadable copies the readable records and metadata of a corrupt segment to out,
-// without records that other has. It returns the number of records in out.
+// copyReadable copies the readable records and metadata of a corrupt segment to out.
+// Records in the copy other are omitted. The result is the number of records in out.
 func copyReadable(out *segment, in *os.File, size int64, day time.Time, other *otherCopy) (kept int, err error) {
 	batch := func() buffer { return buffer{data: make([]byte, 0, salvageBatch*1024+MaxValue)} }
 	whole, cut := batch(), batch()
@@ -478,15 +479,15 @@ func copyReadable(out *segment, in *os.File, size int64, day time.Time, other *o
 	})
 }
 
-// readable returns the readable part of a record, without the first invalid step and
-// later steps. complete reports whether that is the whole record. The error is for an
-// unreadable head.
+// readable returns the part of a record before the first invalid step. complete reports
+// whether the whole record is readable. If the fields before the steps are unreadable,
+// readable returns an error.
 func readable(key, value []byte) (part []byte, complete bool, err error) {
 	part, _, complete, err = readableSteps(key, value)
 	return part, complete, err
 }
 
-// readableSteps is readable with the number of steps in part.
+// readableSteps is like readable, and also returns the number of steps in part.
 func readableSteps(key, value []byte) (part []byte, steps int, complete bool, err error) {
 	r, err := Decode(key, value)
 	if err != nil {

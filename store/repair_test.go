@@ -14,7 +14,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// found inspects or repairs dir, and returns the results by file name.
+// found inspects or repairs a state directory, and returns the state of each file by its
+// name.
 func found(t *testing.T, dir string, repair bool) map[string]File {
 	t.Helper()
 	i := Inspector{Dir: dir, Decode: true, Tables: []string{"bans", "peers"}, Row: func(e Entry) error {
@@ -83,8 +84,8 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// TestRepair checks that after each kind of damage all readable records exist once, and
-// that the corrupt file is kept.
+// TestRepair checks that after each kind of damage all readable records exist once. The
+// corrupt file must be kept.
 func TestRepair(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damages are made for pages of 4096 bytes")
@@ -145,8 +146,8 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// Files quarantined by the filter are also salvaged, and so are small segments with
-// inline buckets. Invalid records are omitted.
+// TestRepairSetAsideSmallAndBroken checks the repair of files that the filter has
+// quarantined, and of small segments with inline buckets. Invalid records are omitted.
 func TestRepairSetAsideSmallAndBroken(t *testing.T) {
 	dir, path := filled(t, 3)
 	db, err := bbolt.Open(path, 0o640, nil)

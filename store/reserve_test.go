@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestReserveOfAnother checks that a State waits without losses while the previous
-// filter has locked the sessions and does not know the reservation.
+// TestReserveOfAnother checks that a State waits without losses while the previous filter
+// still has the lock on the sessions. The previous filter does not know the reservation.
 func TestReserveOfAnother(t *testing.T) {
 	dir := t.TempDir()
 	first, _ := openTest(t, dir, Options{})
@@ -37,8 +37,8 @@ func TestReserveOfAnother(t *testing.T) {
 	}
 }
 
-// TestReserveWithoutDirectory checks that an unusable directory of sessions uses no
-// part of the budget and does not block a reservation.
+// TestReserveWithoutDirectory checks that an unusable directory of sessions does not
+// block a reservation.
 func TestReserveWithoutDirectory(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, sessionsDir), nil, 0o600); err != nil {
@@ -55,7 +55,7 @@ func TestReserveWithoutDirectory(t *testing.T) {
 	}
 }
 
-// TestReserveWhenClosed checks that Writer and State may stop in any order without
+// TestReserveWhenClosed checks that a Writer and a State can stop in any order without
 // waiting for each other.
 func TestReserveWhenClosed(t *testing.T) {
 	for _, writerFirst := range []bool{true, false} {

@@ -16,11 +16,12 @@ import (
 )
 
 // An Edit returns the replacement of a record, or nil if the record remains. The
-// replacement has the same key. It may alias the record, and is valid until the next
-// call. A record may be passed more than once.
+// replacement must have the same key. The replacement may alias the record, and is valid
+// until the next call. The store may pass a record to an Edit more than once.
 type Edit func(*Record) *Record
 
-// edited returns the result of edit. A replacement with another key would be out of order.
+// edited returns the result of edit. A replacement with another key is an error, because
+// the record would be out of order.
 func (edit Edit) edited(r *Record) (*Record, error) {
 	to := edit(r)
 	if to != nil && to.key() != r.key() {
@@ -29,9 +30,10 @@ func (edit Edit) edited(r *Record) (*Record, error) {
 	return to, nil
 }
 
-// rewriteSealed replaces records of a sealed segment, and returns their number. Afterwards
-// the file has none of their old bytes. Blocks without such records are copied. A corrupt
-// block is an error: it could contain such records.
+// rewriteSealed replaces records of a sealed segment, and returns the number of replaced
+// records. The new file contains no bytes of the replaced records. Blocks without
+// replaced records are copied. A corrupt block is an error, because the block could
+// contain records to replace.
 func rewriteSealed(d *directory, s Segment, o sealing, edit Edit) (changed int, err error) {
 	in, err := openSealed(d, s)
 	if err != nil {
@@ -83,7 +85,7 @@ func rewriteSealed(d *directory, s Segment, o sealing, edit Edit) (changed int, 
 	return changed, sealError(err)
 }
 
-// rewriteRows is rewriteSealed for a segment of rows. in is its content.
+// rewriteRows is like rewriteSealed for a segment of rows with the content in.
 func rewriteRows(d *directory, in *rows, o sealing, edit Edit) (changed int, err error) {
 	if changed, err = in.editEach(edit, func(_, _ []byte, to *Record) error { return nil }); err != nil || changed == 0 {
 		return 0, err
@@ -137,8 +139,8 @@ func (r *rows) copyTo(out *segment, edit Edit) error {
 	return flush()
 }
 
-// editEach calls f for each row with its replacement, which is nil if the row remains. It
-// returns the number of replacements. A corrupt row is an error.
+// editEach calls f for each row. to is the replacement, or nil if the row remains.
+// editEach returns the number of replacements. A corrupt row is an error.
 func (r *rows) editEach(edit Edit, f func(key, value []byte, to *Record) error) (changed int, err error) {
 	r.rest, r.started, r.end = nil, false, false
 	for {
@@ -166,7 +168,8 @@ func (r *rows) editEach(edit Edit, f func(key, value []byte, to *Record) error) 
 	}
 }
 
-// openRows returns the rows of an open segment. done must be called at the end.
+// openRows returns the rows of an open segment. The caller must call done after reading
+// them.
 func (s *segment) openRows() (r *rows, done func(), err error) {
 	r = &rows{segment: segment{Segment: s.Segment}, query: newQuery(time.Time{}, time.Time{}, AllKinds), meta: make(metadata)}
 	err = guard(func() (err error) {
@@ -215,10 +218,10 @@ type rewritten struct {
 	err     error
 }
 
-// Rewrite replaces records of a segment, and returns their number. It first writes the
-// records that were added earlier, and waits until no segment is being sealed, because
-// both need the same room. If the segment has been removed since it was listed, the
-// number is 0.
+// Rewrite replaces records of a segment, and returns the number of replaced records.
+// Records that were added earlier are written first. Rewrite waits until no segment is
+// being sealed, because rewriting and sealing use the same reserved room. If the segment
+// was removed after it was listed, the number is 0.
 func (w *Writer) Rewrite(ctx context.Context, name string, edit Edit) (changed int, err error) {
 	r := rewriting{name, edit, make(chan rewritten, 1)}
 	select {
@@ -236,7 +239,8 @@ func (w *Writer) Rewrite(ctx context.Context, name string, edit Edit) (changed i
 	}
 }
 
-// acceptRewrites returns the channel of requests, or nil while a segment is being sealed.
+// acceptRewrites returns the channel of rewrite requests, or nil while a segment is being
+// sealed.
 func acceptRewrites(w *Writer) <-chan rewriting {
 	if w.days.sealing.Name != "" {
 		return nil
@@ -244,7 +248,8 @@ func acceptRewrites(w *Writer) <-chan rewriting {
 	return w.rewrites
 }
 
-// rewriteNow handles a request. Records wait in the buffer in the meantime.
+// rewriteNow handles a rewrite request. New records wait in the buffer until the request
+// is done.
 func rewriteNow(w *Writer, r *rewriting) (done rewritten) {
 	done.err = safego.Run(func() (err error) {
 		done.changed, err = w.days.rewrite(r, sealing{limit: w.days.limit(), program: w.o.Program, now: w.o.Now()})
@@ -305,10 +310,10 @@ type Rewritten struct {
 	Err     error  // the reason why the file was not rewritten
 }
 
-// Rewrite replaces records of all segments and calls visit with each result. It locks the
-// directory of sessions. If a filter is using it, the error is ErrInUse. Each file is
-// replaced by a complete copy, for which the budget must have room. Program is the program
-// version for the copies.
+// Rewrite replaces records of all segments and calls visit with each result. Rewrite
+// locks the directory of sessions. If a filter is using the directory, the error is
+// ErrInUse. A complete copy replaces each file, and the budget must have room for the
+// copy. program is the program version for the copies.
 func (i *Inspector) Rewrite(program string, now time.Time, edit Edit, visit func(*Rewritten)) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil || p.sessions == nil {
@@ -342,8 +347,8 @@ func (i *Inspector) Rewrite(program string, now time.Time, edit Edit, visit func
 	return nil
 }
 
-// Quarantined returns the paths, below the state directory, of the quarantined files of a
-// state directory.
+// Quarantined returns the quarantined files in a state directory, as paths relative to
+// that directory.
 func Quarantined(dir string) (names []string, err error) {
 	p, err := openPlaces(dir)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// erasing returns an Edit that removes the source and the steps of records.
+// erasing returns an Edit that removes the source and the steps of the selected records.
 func erasing(which func(*Record) bool) Edit {
 	var to Record
 	return func(r *Record) *Record {
@@ -101,9 +101,9 @@ func TestRewrite(t *testing.T) {
 
 func foundFiles(t *testing.T, dir string) map[string]File { return found(t, dir, false) }
 
-// TestRewriteBlocks checks that a rewrite copies other blocks and removes the bytes of the
-// old one, and that a corrupt block is an error, because it could contain records to be
-// replaced.
+// TestRewriteBlocks checks that a rewrite copies blocks without replaced records, and
+// removes the bytes of replaced blocks. A corrupt block is an error, because the block
+// could contain records to replace.
 func TestRewriteBlocks(t *testing.T) {
 	dir := recorded(t, noon, 9000)
 	sealDays(t, dir)
@@ -154,8 +154,8 @@ func TestRewriteBlocks(t *testing.T) {
 }
 
 // TestWriterRewrites checks that a running Writer rewrites its open segment and a sealed
-// one, that records which are added before and after are kept, and that the copy of the
-// open segment for readers has no old record.
+// segment. Records that are added before and after the rewrite are kept. A snapshot of
+// the open segment has no old record.
 func TestWriterRewrites(t *testing.T) {
 	dir := t.TempDir()
 	now := noon
@@ -220,7 +220,8 @@ func TestWriterRewrites(t *testing.T) {
 	scanFor(t, dir, "ylmf-pc")
 }
 
-// scanFor reports the files in dir that have a text, also in compressed columns.
+// scanFor reports an error for each file in dir that contains a text. Compressed columns
+// are also searched.
 func scanFor(t *testing.T, dir, text string) {
 	t.Helper()
 	all, err := Segments(dir)
@@ -238,8 +239,8 @@ func scanFor(t *testing.T, dir, text string) {
 	}
 }
 
-// TestRewriteWithinBudget checks that a rewrite of a full directory stays within the
-// budget, and needs room for one day only.
+// TestRewriteWithinBudget checks that a rewrite of a full directory remains within the
+// budget. The rewrite needs room for one segment only.
 func TestRewriteWithinBudget(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{Budget: MinBudget, Seal: true, Now: func() time.Time { return noon }})
@@ -271,7 +272,7 @@ func TestRewriteWithinBudget(t *testing.T) {
 	}
 }
 
-// TestRewriteDirectory checks a rewrite without a filter, and with one.
+// TestRewriteDirectory checks a rewrite with and without a running filter.
 func TestRewriteDirectory(t *testing.T) {
 	dir := recorded(t, noon, 100)
 	w, _ := openTest(t, dir, Options{})
@@ -324,7 +325,7 @@ func TestRewriteDirectory(t *testing.T) {
 	}
 }
 
-// rewriter rewrites a directory again and again, and prints a line for each file.
+// rewriter repeatedly rewrites a directory, and prints a line for each file.
 func rewriter(dir string) {
 	fmt.Println("ready")
 	turn := os.Getenv("SCANWATCH_TEST_FIRST")
@@ -341,8 +342,8 @@ func rewriter(dir string) {
 	os.Exit(0)
 }
 
-// TestRewriteKill checks that each file is old or new after a kill, and that the next
-// rewrite completes it.
+// TestRewriteKill checks that a killed rewrite leaves each file either old or new. The
+// next rewrite must replace the old files.
 func TestRewriteKill(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, sessionsDir), 0o750); err != nil {
@@ -400,8 +401,8 @@ func TestRewriteKill(t *testing.T) {
 	}
 }
 
-// TestStateCompact checks that a deleted row is not in the file after Compact, and that
-// rows can then be written and read.
+// TestStateCompact checks that the file does not contain a deleted row after Compact.
+// Afterwards, rows can be written and read.
 func TestStateCompact(t *testing.T) {
 	dir := t.TempDir()
 	var batch []Entry

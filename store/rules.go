@@ -1,8 +1,7 @@
 package store
 
-// Texts of rules. A segment contains the texts of the rules of its verdicts. A text
-// is therefore available after the configuration has changed, and expires with the
-// verdicts.
+// A segment contains the text of each rule that its verdicts refer to. The text therefore
+// remains available after the configuration has changed, and expires with the verdicts.
 
 import (
 	"crypto/sha256"
@@ -20,22 +19,22 @@ const (
 	maxRuleTexts = 128 << 10 // maximum bytes of all texts together
 )
 
-// RuleRef returns the reference of a Step to a rule's text: four bytes of its
-// SHA-256, never 0. It only distinguishes versions of one rule.
+// RuleRef returns the value of Step.Rule for the text of a rule: four bytes of its
+// SHA-256, never 0. The value only distinguishes versions of one rule.
 func RuleRef(text string) uint32 {
 	sum := sha256.Sum256([]byte(text))
 	return max(binary.BigEndian.Uint32(sum[:]), 1)
 }
 
-// ruleTexts contains texts by RuleRef. They are immutable.
+// ruleTexts contains immutable texts by RuleRef.
 type ruleTexts struct {
 	text  map[uint32]string
 	bytes int
 }
 
-// with returns the texts of r and of a new policy. Previous texts are kept because open
-// sessions may refer to them, unless all texts together exceed the limit. If the new
-// texts alone exceed the limit, only the first texts are kept.
+// with returns the texts of r and of a new policy. Previous texts are kept, because open
+// sessions may refer to them. If all texts together exceed the limit, the previous texts
+// are dropped. If the new texts alone exceed the limit, only the first of them are kept.
 func (r *ruleTexts) with(texts []string) *ruleTexts {
 	next := &ruleTexts{text: make(map[uint32]string)}
 	for _, t := range texts {
@@ -56,8 +55,8 @@ func (r *ruleTexts) with(texts []string) *ruleTexts {
 	return next
 }
 
-// Rules sets the texts of a policy's rules. It must be called before the policy is
-// used. The Writer adds the texts to the segments.
+// Rules sets the rule texts of a policy. Rules must be called before the policy is used.
+// The Writer adds the texts to the segments.
 func (w *Writer) Rules(texts []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -88,7 +87,8 @@ func putRules(tx *bbolt.Tx, rules *ruleTexts) error {
 // ruleName returns the key of a text in the metadata.
 func ruleName(ref uint32) string { return fmt.Sprintf("%s%08x", keyRule, ref) }
 
-// ruleKey returns the RuleRef in a key of the metadata, or false for other keys.
+// ruleKey returns the RuleRef in a key of the metadata, or false for the key of another
+// value.
 func ruleKey(key []byte) (uint32, bool) {
 	digits, ok := strings.CutPrefix(string(key), keyRule)
 	ref, err := strconv.ParseUint(digits, 16, 32)

@@ -11,7 +11,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// rulesOf reads the texts of rules of the sessions since a time.
+// rulesOf reads the rule texts of sessions that ended since the given time.
 func rulesOf(t *testing.T, dir string, since time.Time) map[uint32]string {
 	t.Helper()
 	r := Reader{Dir: dir, Rules: map[uint32]string{}, Problem: func(segment string, err error) { t.Errorf("%s: %v", segment, err) }}
@@ -33,9 +33,9 @@ func want(t *testing.T, got map[uint32]string, texts ...string) {
 	}
 }
 
-// A session may end after the policy and the day have changed: each segment has the
-// texts of both policies. After a restart, the texts of the policy are added to a
-// segment that already has them.
+// TestRules checks that each segment has the texts of the old and the new policy. A
+// session may end after a change of the policy and of the day. After a restart, the
+// Writer adds texts to a segment that already contains them.
 func TestRules(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{})
@@ -59,7 +59,7 @@ func TestRules(t *testing.T) {
 	want(t, rulesOf(t, dir, noon.Add(24*time.Hour)), "rule a", "rule b", "rule b changed", "rule c")
 }
 
-// Changing the rules every minute does not fill the disk.
+// TestRulesAreBounded checks that frequent changes of the rules do not fill the disk.
 func TestRulesAreBounded(t *testing.T) {
 	var r *ruleTexts
 	text := func(i int) string { return "rule " + strings.Repeat("x", i) }
@@ -87,7 +87,8 @@ func TestRulesAreBounded(t *testing.T) {
 	}
 }
 
-// The readable rule texts of a damaged segment are copied to the new segment.
+// TestRepairKeepsRules checks that a repair copies the readable rule texts of a corrupt
+// segment to the new segment.
 func TestRepairKeepsRules(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{})
@@ -115,7 +116,7 @@ func TestRepairKeepsRules(t *testing.T) {
 	want(t, r.Rules, "rule a")
 }
 
-// Other keys of the metadata are not keys of rules.
+// TestRuleKey checks that ruleKey rejects other keys of the metadata.
 func TestRuleKey(t *testing.T) {
 	for key, ok := range map[string]bool{"rule-0000abcd": true, "rule-": false, "rule-xyz": false, "schema": false, "rule-123456789": false} {
 		if _, got := ruleKey([]byte(key)); got != ok {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// withBoth records n sessions of a day and leaves both files of that day, as a crash
-// does. Damage changes the files.
+// withBoth records n sessions of a day, and leaves the rows and the sealed segment, as a
+// crash can do. damageRows and damageSealed change the files.
 func withBoth(t *testing.T, n int, damageRows, damageSealed func([]byte)) (dir string) {
 	t.Helper()
 	dir = recorded(t, noon, n)
@@ -35,11 +35,11 @@ func withBoth(t *testing.T, n int, damageRows, damageSealed func([]byte)) (dir s
 	return dir
 }
 
-// middle damages a block in the middle of a sealed segment, or a page of rows.
+// middle corrupts a block in the middle of a sealed segment, or a page of rows.
 func middle(b []byte) { clear(b[len(b)/2:][:300]) }
 
-// TestRepairBothCopies checks that a repair never gives up a readable copy of a day
-// because of another copy that is incomplete.
+// TestRepairBothCopies checks that a repair never discards a readable copy of a record in
+// favour of a corrupt copy.
 func TestRepairBothCopies(t *testing.T) {
 	const n = 9000
 	for _, c := range []struct {
@@ -86,14 +86,15 @@ func TestRepairBothCopies(t *testing.T) {
 	}
 }
 
-// lastBlock corrupts the last block of a sealed segment, which has the latest sessions.
+// lastBlock corrupts the last block of a sealed segment, which contains the latest
+// sessions.
 func lastBlock(b []byte) {
 	i := bytes.LastIndex(b, []byte(blockMagic))
 	clear(b[i+1000:][:300])
 }
 
-// TestSealBothCorrupt checks that a Writer that seals corrupt rows again keeps the
-// corrupt sealed segment.
+// TestSealBothCorrupt checks that a Writer keeps a corrupt sealed segment when it seals
+// the corrupt rows again.
 func TestSealBothCorrupt(t *testing.T) {
 	const n = 9000
 	dir := withBoth(t, n, func([]byte) {}, func(b []byte) { clear(b[len(b)/2:][:300]) })
@@ -119,8 +120,8 @@ func TestSealBothCorrupt(t *testing.T) {
 	}
 }
 
-// TestRepairWithoutRoom checks that a corrupt day remains readable if the disk has no
-// room for its salvage, and is repaired when it has.
+// TestRepairWithoutRoom checks that a corrupt day remains readable while the disk has no
+// room for salvaged records. A later repair with enough room must succeed.
 func TestRepairWithoutRoom(t *testing.T) {
 	const n = 60_000
 	from := recorded(t, noon, n)
@@ -174,8 +175,8 @@ func filesIn(t *testing.T, dir string) (total int64) {
 	return total
 }
 
-// TestRepairKeepsBudget checks that repeated repairs never exceed the budget, remove
-// only salvaged files, and leave a file in place if they have no room.
+// TestRepairKeepsBudget checks that repeated repairs never exceed the budget and remove
+// only salvaged files. A file remains in place if the budget has no room.
 func TestRepairKeepsBudget(t *testing.T) {
 	const n = 6000
 	dir := recordedText(t, n, nil)
@@ -221,7 +222,7 @@ func TestRepairKeepsBudget(t *testing.T) {
 			t.Fatalf("round %d: %q", round, done)
 		}
 	}
-	// An intact day, from which nothing may be removed.
+	// This day is intact, and the repair must not remove any record from it.
 	if err := os.WriteFile(filepath.Join(dir, sessionsDir, "2026-10-31.db"), good, 0o640); err != nil {
 		t.Fatal(err)
 	}
@@ -244,8 +245,8 @@ func TestRepairKeepsBudget(t *testing.T) {
 	}
 }
 
-// TestSealedRecordsInLog checks that the log line of a sealed segment has the number
-// of all its records.
+// TestSealedRecordsInLog checks the number of records in the log line for a sealed
+// segment.
 func TestSealedRecordsInLog(t *testing.T) {
 	const n = 4100
 	dir := recorded(t, noon, n)

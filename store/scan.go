@@ -1,7 +1,8 @@
 package store
 
-// The search for records and metadata in the leaf pages of a corrupt file. It does not
-// follow the tree, and trusts no number in a page: a corrupt page must not hide others.
+// This file finds records and metadata in the leaf pages of a corrupt file. The scan does
+// not follow the tree and trusts no number in a page, because a corrupt page must not
+// hide intact pages.
 
 import (
 	"bytes"
@@ -27,10 +28,10 @@ type scanned struct {
 	doubt   time.Time // see markDoubt
 }
 
-// scan calls visit for each record of the day in the leaf pages of f, with the readable
-// part of the value and its number of steps. It ignores the tree, so a record can occur
-// twice. Records in unused pages are valid, because records never change. Scan returns
-// the readable metadata.
+// scan calls visit for each record of the day in the leaf pages of f. visit receives the
+// readable part of the value and the number of steps in that part. scan ignores the tree,
+// so a record can occur twice. Records in unused pages are valid, because records never
+// change. scan returns the readable metadata.
 func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte, steps int, whole bool) error) (scanned, error) {
 	s := scanner{f: f, size: size, day: day, visit: visit}
 	err := s.run()
@@ -80,9 +81,9 @@ func (s *scanner) run() (err error) {
 		if err != nil {
 			return err
 		}
-		// Text in overflow pages could look like a page, but these pages can also be
-		// pages themselves if this one is unused. They are part of this one if its
-		// records are whole.
+		// Text in an overflow page could look like a page. However, if the current page
+		// is unused, its former overflow pages may now be leaf pages. Skip overflow pages
+		// only if all records of the current page are whole.
 		if known && int64(order.Uint32(page[12:])) == more {
 			n += more
 		}
@@ -90,8 +91,8 @@ func (s *scanner) run() (err error) {
 	return nil
 }
 
-// overflow returns the number of pages after page id that its elements need. The number
-// in the header can be corrupt.
+// overflow returns the number of overflow pages that the elements of page id need. The
+// number in the header of the page may be corrupt.
 func (s *scanner) overflow(page []byte, id int64) (more int64) {
 	for _, e := range elementsOf(page) {
 		if end := int64(e.to); e.to > e.key && e.key-e.from <= maxMetaKey && end-int64(e.key) <= MaxValue && end <= salvageMost {
@@ -101,11 +102,12 @@ func (s *scanner) overflow(page []byte, id int64) (more int64) {
 	return min(more, s.size/s.pageSize-id-1)
 }
 
-// maxMetaKey is longer than any key in a segment.
+// maxMetaKey exceeds the length of every key in a segment.
 const maxMetaKey = 64
 
-// isLeaf reports whether a page whose header is corrupt is a leaf page of a segment: its
-// elements follow each other, with increasing keys that a segment can contain.
+// isLeaf reports whether a page with a corrupt header is a leaf page of a segment. The
+// elements of a leaf page are adjacent, and have increasing keys that a segment can
+// contain.
 func (s *scanner) isLeaf(page []byte) bool {
 	all := elementsOf(page)
 	if len(all) == 0 {
@@ -130,7 +132,8 @@ func (s *scanner) isLeaf(page []byte) bool {
 var knownKeys = []string{string(bucketMeta), string(bucketSessions), string(bucketBlocks), string(bucketIndex),
 	string(keySchema), string(keyCreated), string(keyProgram), string(keyDoubt), keyDropped, keyRule, keyMark, keyBlocks}
 
-// isMeta reports whether a key is in knownKeys. Keys of records start with a zero byte.
+// isMeta reports whether a key starts with one of knownKeys. The key of a record starts
+// with a zero byte, and therefore never matches.
 func isMeta(key []byte) bool {
 	return slices.ContainsFunc(knownKeys, func(k string) bool { return bytes.HasPrefix(key, []byte(k)) })
 }
@@ -141,14 +144,15 @@ func (s *scanner) isRecord(e *element, page []byte) bool {
 		belongs(utcDay(keyTime(page[e.from:])), s.day)
 }
 
-// An element is an element of a leaf page. The numbers are places in the page.
+// An element describes a key and its value in a leaf page. from, key and to are offsets
+// in the page.
 type element struct {
 	flags         uint32
 	from, key, to int // start and end of the key, and end of the value; possibly outside the page
 }
 
-// elementsOf returns the elements of a leaf page. The place of the first key also gives
-// their number, if the number in the header is corrupt.
+// elementsOf returns the elements of a leaf page. The number of elements in the header
+// may be corrupt, but also follows from the offset of the first key.
 func elementsOf(page []byte) (all []element) {
 	n, most := int(order.Uint16(page[10:])), (len(page)-pageHeader)/pageElement
 	if most == 0 {
@@ -168,8 +172,8 @@ func elementsOf(page []byte) (all []element) {
 	return all
 }
 
-// leaf visits the elements of a leaf page and of its inline buckets. whole
-// reports whether it contains only whole records.
+// leaf visits the elements of a leaf page and of its inline buckets. whole reports
+// whether the page contains only whole records.
 func (s *scanner) leaf(page []byte, outer bool) (whole bool, err error) {
 	all := elementsOf(page)
 	whole = len(all) > 0
@@ -198,8 +202,9 @@ func (s *scanner) leaf(page []byte, outer bool) (whole bool, err error) {
 	return whole, nil
 }
 
-// record visits record i of a page. If its element is corrupt, the record is between its
-// neighbours. A record with a key that is out of order is ignored: its key is corrupt.
+// record visits record i of a page. If the element is corrupt, the record lies between
+// the adjacent records. A record whose key is out of order is ignored, because the key is
+// corrupt.
 func (s *scanner) record(all []element, i int, page []byte) (whole bool, err error) {
 	if s.visit == nil {
 		return false, nil
@@ -232,8 +237,8 @@ func (s *scanner) record(all []element, i int, page []byte) (whole bool, err err
 	return whole, s.visit(key, best, steps, whole)
 }
 
-// misplaced reports whether the key of e is not between the keys of the elements before and
-// after element i, although these are in order.
+// misplaced reports whether the key of e is out of order, although the keys before and
+// after element i are in order.
 func (s *scanner) misplaced(all []element, i int, e *element, page []byte) bool {
 	if i == 0 || i == len(all)-1 || !s.isRecord(&all[i-1], page) || !s.isRecord(&all[i+1], page) {
 		return false
@@ -242,7 +247,7 @@ func (s *scanner) misplaced(all []element, i int, e *element, page []byte) bool 
 	return last.compare(next) < 0 && (key.compare(last) <= 0 || key.compare(next) >= 0)
 }
 
-// metadata notes an element of the bucket meta.
+// metadata stores an element of the bucket meta.
 func (s *scanner) metadata(key, value []byte) error {
 	switch {
 	case bytes.Equal(key, keySchema) && len(value) == 2:
@@ -274,8 +279,8 @@ func (s *scanner) metadata(key, value []byte) error {
 	return nil
 }
 
-// pageSizeOf returns the page size of a corrupt file. Without a meta page, it is the
-// size with which most pages have their number.
+// pageSizeOf returns the page size of a corrupt file. If both meta pages are corrupt,
+// pageSizeOf returns the size at which most pages have the right number.
 func pageSizeOf(f *os.File, size int64) (int64, error) {
 	const least, most = 1024, 1 << 16
 	c := checker{f: f}

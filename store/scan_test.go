@@ -38,7 +38,7 @@ func scannedKeys(t *testing.T, b []byte) map[recordKey]bool {
 	return keys
 }
 
-// leafPages returns the places of the pages of rows with more than four records.
+// leafPages returns the offsets of the leaf pages with more than four records.
 func leafPages(b []byte) (all []int) {
 	for at := 2 * 4096; at+4096 <= len(b); at += 4096 {
 		if order.Uint64(b[at:]) == uint64(at/4096) && order.Uint16(b[at+8:]) == flagLeaf && order.Uint16(b[at+10:]) > 4 {
@@ -48,8 +48,8 @@ func leafPages(b []byte) (all []int) {
 	return all
 }
 
-// TestScanCorruptHeader checks that a corrupt header of a page hides neither other pages
-// nor the records of that page.
+// TestScanCorruptHeader checks that a corrupt page header hides neither the records of
+// the page nor other pages.
 func TestScanCorruptHeader(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")
@@ -83,8 +83,8 @@ func TestScanCorruptHeader(t *testing.T) {
 	}
 }
 
-// TestScanStaleOverflow checks that an unused page that once had overflow pages does not
-// hide the pages that now occupy their place.
+// TestScanStaleOverflow checks that the scan reads the pages that have replaced the
+// overflow pages of an unused page.
 func TestScanStaleOverflow(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")
@@ -95,7 +95,7 @@ func TestScanStaleOverflow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A page has had one large record.
+	// Overwrite a page with an unused page that once had one large record.
 	pages := leafPages(b)
 	at := pages[len(pages)/2]
 	own := int(order.Uint16(b[at+10:]))
@@ -145,8 +145,8 @@ func TestScanMisplacedKey(t *testing.T) {
 	}
 }
 
-// TestRepairPageSizes checks that a segment of a machine with a different page size is
-// salvaged without its meta pages.
+// TestRepairPageSizes checks that a segment with another page size is salvaged without
+// its meta pages.
 func TestRepairPageSizes(t *testing.T) {
 	const n = 3000
 	for _, size := range []int{1024, 4096, 8192, 16384, 65536} {
@@ -177,9 +177,10 @@ func TestRepairPageSizes(t *testing.T) {
 	}
 }
 
-// TestRepairKeepsMetadata checks that the texts of rules, the numbers of dropped records
-// and the mark of a wrong clock survive the loss of the meta pages, in rows and in a
-// sealed segment, and that a reader has them before the repair.
+// TestRepairKeepsMetadata checks that the metadata survives the loss of the meta pages,
+// in rows and in a sealed segment. The metadata contains rule texts, the numbers of
+// dropped records, and the mark of a wrong clock. A reader has the metadata before the
+// repair.
 func TestRepairKeepsMetadata(t *testing.T) {
 	for _, texts := range []int{1, 60} { // in the page of the bucket, and in other pages
 		var rules []string
@@ -239,7 +240,7 @@ func TestRepairKeepsMetadata(t *testing.T) {
 	}
 }
 
-// records reads all records of dir and returns the number of truncated ones.
+// recordsOf reads all records in dir. cut is the number of truncated records.
 func recordsOf(t *testing.T, dir string) (all []Record, cut int) {
 	t.Helper()
 	err := (&Reader{Dir: dir, Problem: func(string, error) {}}).Each(time.Time{}, time.Time{}, AllKinds, func(r *Record) error {
@@ -256,7 +257,8 @@ func recordsOf(t *testing.T, dir string) (all []Record, cut int) {
 }
 
 // TestRepairKeepsBetterCopy checks that a repair of both files of a day keeps the better
-// copy of each record, and no record that never took place.
+// copy of each record. The repair must not create a record of a session that never took
+// place.
 func TestRepairKeepsBetterCopy(t *testing.T) {
 	const n = 9000
 	for name, damageRows := range map[string]func([]byte){
@@ -302,8 +304,8 @@ func TestRepairKeepsBetterCopy(t *testing.T) {
 					never++
 				}
 			}
-			// In the block that only the rows have, a page that was freed may have the record
-			// of a damaged id once more, depending on the commits.
+			// Only the rows contain the sessions of one block. Depending on the commits,
+			// a freed page may contain a second copy of a record whose id is corrupt.
 			if twice := len(all) - len(ends); len(ends) != n || never > 0 || twice > 3 {
 				t.Errorf("%d records, %d of them twice, %d never took place; want %d", len(all), twice, never, n)
 			}
@@ -314,8 +316,8 @@ func TestRepairKeepsBetterCopy(t *testing.T) {
 	}
 }
 
-// TestRepairCorruptColumn checks that a corrupt column of a block loses no record, except
-// a column of keys.
+// TestRepairCorruptColumn checks that no record is lost if a column other than a column
+// of keys is corrupt.
 func TestRepairCorruptColumn(t *testing.T) {
 	const n = 3000
 	dir := recorded(t, noon, n)
@@ -372,8 +374,8 @@ func TestRepairCorruptColumn(t *testing.T) {
 	t.Logf("%d columns: %v", len(lost), slices.Sorted(maps.Keys(lost)))
 }
 
-// TestRepairTemporaryFiles checks that the temporary files of all parts of the program
-// are reported and removed, and no others.
+// TestRepairTemporaryFiles checks that a repair reports and removes exactly the temporary
+// files of the programs.
 func TestRepairTemporaryFiles(t *testing.T) {
 	dir, _ := filled(t, 3)
 	files := []string{"key-123.new", "mode-4.new", "sessions/clock.new", "sessions/2026-11-01.2.db.new", "state.db.new"}
@@ -399,8 +401,9 @@ func TestRepairTemporaryFiles(t *testing.T) {
 	}
 }
 
-// TestRepairBoundsCopies checks that repeated repairs of state.db keep a few quarantined
-// copies, and that room for a day is made of them and of temporary files.
+// TestRepairBoundsCopies checks that repeated repairs of state.db keep only a few
+// quarantined copies. To repair a segment, quarantined copies and temporary files are
+// removed.
 func TestRepairBoundsCopies(t *testing.T) {
 	dir, path := filled(t, 3000)
 	i := Inspector{Dir: dir, Decode: true}

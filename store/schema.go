@@ -1,16 +1,16 @@
-// Package store stores SMTP sessions and the state of the filter on disk. Sessions
-// are records in segments: each segment is a file for one UTC day or a part of it.
-// The state is in state.db.
+// Package store stores SMTP sessions and the state of the filter on disk. Sessions are
+// records in segments: each segment is a file for one UTC day or a part of it. The state
+// is in state.db.
 //
-// A Writer and a State write in the background, so that no caller waits for the
-// disk. A Reader reads records whether or not a Writer is running. An Inspector
-// checks and repairs the files.
+// A Writer and a State write in the background, so that no caller waits for the disk. A
+// Reader reads records whether or not a Writer is running. An Inspector checks and
+// repairs the files.
 //
-// The package neither interprets nor renders records: see store/report and
-// store/export. It does not import the filter or the policy.
+// Package store neither interprets nor renders records: see store/report and
+// store/export. The package does not import the filter or the policy.
 package store
 
-// The layout on disk.
+// The store has the following files.
 //
 //	DIR/                               mode 0750
 //	  sessions/                        mode 0750; the writing process holds a flock(2) on it
@@ -25,8 +25,8 @@ package store
 //	    2026-11-02.4.db.new            temporary; only a crash leaves one
 //	    clock                          the last trusted time (RFC 3339): see clock
 //
-// A Writer seals finished segments: see docs/sealed-days.md. The segments of the days
-// that are being written have rows: they are bbolt files with two buckets.
+// A Writer seals finished segments: see docs/sealed-days.md. Segments that are not sealed
+// consist of rows. A segment of rows is a bbolt file with two buckets.
 //
 //	meta      "schema"          uint16, big-endian: 2
 //	          "created"         int64, big-endian: microseconds since 1970
@@ -43,10 +43,11 @@ package store
 //	                 then uint64, big-endian: smtpd's session id. 16 bytes.
 //	          value  the message Session of record.proto
 //
-// A segment contains sessions that ended on its day, and earlier sessions that were
-// written late, but no later sessions. A reader of sessions since T can therefore skip
-// segments by name. Keys are ordered by the end of the session. A repeated commit can
-// write a session to two parts of a day, with the same key and value.
+// A segment contains sessions that ended on its day, and sessions that ended earlier but
+// were written late. A segment contains no later sessions, so a reader of sessions since
+// T can skip segments by name. Keys are ordered by the end of the session. A repeated
+// commit can write a session to two parts of a day. The two copies have the same key and
+// value.
 //
 // Numbers in bbolt's own pages are in the byte order of the machine.
 
@@ -150,8 +151,8 @@ func compareSegments(a, b Segment) int {
 
 func utcDay(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }
 
-// Segments returns the segments of the state directory dir, oldest first, including
-// quarantined ones. It ignores all other files, including symbolic links.
+// Segments returns the segments of the state directory dir, oldest first. The result
+// includes quarantined segments. Segments ignores all other files and symbolic links.
 func Segments(dir string) ([]Segment, error) {
 	d, err := openSessions(dir)
 	if err != nil {
@@ -164,7 +165,7 @@ func Segments(dir string) ([]Segment, error) {
 // A Reason is the reason for dropping a record.
 type Reason int
 
-// The values of Reason. Their names are on disk.
+// These are the values of Reason. The names of the values are on disk.
 const (
 	DropFull   Reason = iota // the buffer was full: the disk was slow or unavailable
 	DropLarge                // the record was larger than MaxValue
@@ -187,7 +188,7 @@ func (d Dropped) Total() uint64 {
 	return n
 }
 
-// String returns the nonzero counters, such as "full=3 large=1".
+// String returns the non-zero counters, such as "full=3 large=1".
 func (d Dropped) String() string {
 	var b strings.Builder
 	for r, n := range d {
@@ -207,7 +208,7 @@ func (d Dropped) MarshalJSON() ([]byte, error) {
 	return json.Marshal(m)
 }
 
-// UnmarshalJSON decodes the output of MarshalJSON. It ignores unknown reasons.
+// UnmarshalJSON decodes the output of MarshalJSON. Unknown reasons are ignored.
 func (d *Dropped) UnmarshalJSON(b []byte) error {
 	var m map[string]uint64
 	if err := json.Unmarshal(b, &m); err != nil {

@@ -16,9 +16,9 @@ import (
 	"time"
 )
 
-// TestSchemas opens a state directory of every schema that this program reads, as
-// written by the program of that time, and continues in it. A new schema adds a
-// directory to testdata and never changes an existing one.
+// TestSchemas opens and continues a state directory of every schema that this program
+// reads. Each directory was written by a program version with that schema. A new schema
+// adds a directory to testdata and never changes an existing directory.
 func TestSchemas(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("SKIPPED, NOT TESTED: bbolt's files are in the byte order of the machine, and these are in another")
@@ -55,7 +55,7 @@ func TestSchemas(t *testing.T) {
 				t.Errorf("%d sessions, %d steps, %d findings; want %d, %d, %d", sessions, steps, findings, c.sessions, c.steps, c.findings)
 			}
 
-			// This program continues in the same files.
+			// Continue the records and the state in the same files.
 			day := time.Date(2026, 11, 21, 23, 0, 0, 0, time.UTC)
 			now := func() time.Time { return day }
 			w := Open(dir, Options{Now: now})
@@ -95,8 +95,8 @@ func TestSchemas(t *testing.T) {
 	}
 }
 
-// TestOlderState checks that a state.db of schema 1 is neither used nor repaired, and
-// that the filter and fsck report the remedy.
+// TestOlderState checks that a state.db of schema 1 is neither used nor repaired. The
+// filter and fsck must report the remedy.
 func TestOlderState(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("SKIPPED, NOT TESTED: bbolt's files are in the byte order of the machine, and these are in another")
@@ -139,8 +139,8 @@ func TestOlderState(t *testing.T) {
 	}
 }
 
-// TestOlderSchema checks that records of schema 1 are neither read nor changed: every
-// reader reports the remedy, and new records go to another segment.
+// TestOlderSchema checks that records of schema 1 are neither read nor changed. Every
+// reader reports the remedy, and new records are written to another segment.
 func TestOlderSchema(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("SKIPPED, NOT TESTED: bbolt's files are in the byte order of the machine, and these are in another")

@@ -14,9 +14,9 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// sealBatch is the number of bytes of blocks in a commit. bbolt copies the last blocks of
-// a commit with the next one and leaves their old pages unused, so large commits result
-// in smaller files.
+// sealBatch is the number of bytes of blocks in a commit. Each commit of bbolt copies the
+// last blocks of the previous commit and leaves the old pages unused. Large commits
+// therefore result in smaller files.
 const sealBatch = 8 << 20
 
 // A sealWriter writes a sealed segment under a temporary name.
@@ -40,8 +40,8 @@ type sealedBlock struct {
 	value []byte
 }
 
-// createSealed creates the temporary file of the sealed segment of a part, with the
-// metadata of the original.
+// createSealed creates the temporary file for the sealed segment of a part. The file has
+// the metadata of the original segment.
 func createSealed(d *directory, part Segment, meta metadata, o sealing) (*sealWriter, error) {
 	info := Segment{Name: sealedName(part), Day: part.Day, Part: part.Part, Sealed: true}
 	out, err := createFile(d, info, o.limit, sealedSchema, o.program, o.now, bucketBlocks, bucketIndex)
@@ -69,8 +69,8 @@ func createSealed(d *directory, part Segment, meta metadata, o sealing) (*sealWr
 	return w, nil
 }
 
-// add adds a record. The keys of records must increase. It reports whether a block
-// is complete.
+// add adds a record, whose key must be greater than the previous key. add reports whether
+// a block is complete.
 func (w *sealWriter) add(r *Record) (complete bool, err error) {
 	w.encoder.add(r)
 	w.info.count(r)
@@ -82,7 +82,7 @@ func (w *sealWriter) add(r *Record) (complete bool, err error) {
 	return true, w.flush()
 }
 
-// flush completes a block with the records so far.
+// flush completes a block with the records that were added since the last block.
 func (w *sealWriter) flush() error {
 	if w.encoder.rows() == 0 {
 		return nil
@@ -94,7 +94,7 @@ func (w *sealWriter) flush() error {
 	return w.put(b)
 }
 
-// put adds a block, after the block of the records so far.
+// put adds a block after the records that were added so far.
 func (w *sealWriter) put(b sealedBlock) error {
 	if err := w.flush(); err != nil {
 		return err
@@ -129,9 +129,9 @@ func (w *sealWriter) commit() error {
 	return err
 }
 
-// finish writes the last blocks and their number, renames the file and returns its
-// size. The last commit is repeated, so that each of the two meta pages of bbolt leads
-// to all blocks.
+// finish writes the last blocks and the number of blocks, renames the file and returns
+// its size. finish commits twice, so that each of the two meta pages of bbolt leads to
+// all blocks.
 func (w *sealWriter) finish() (size int64, err error) {
 	err = w.flush()
 	if err == nil {
@@ -161,7 +161,7 @@ func (w *sealWriter) finish() (size int64, err error) {
 	return size, commitFile(w.d, w.out.Name)
 }
 
-// abort removes the temporary file. Err is the reason.
+// abort removes the temporary file. err is the reason.
 func (w *sealWriter) abort(err error) {
 	w.out.release(err)
 	_ = w.d.remove(w.out.Name + newSuffix)
@@ -184,12 +184,12 @@ type sealResult struct {
 	err     error // set by the caller of seal
 }
 
-// errNoRoom is the error for a copy that would exceed its limit.
+// errNoRoom is the error for a copy that would exceed the maximum size.
 var errNoRoom = errors.New("the budget has no room")
 
-// seal replaces the rows of a finished segment by a sealed segment. If it is
-// interrupted, the rows remain, or both segments: readers then use the sealed segment.
-// Rows with corrupt records are quarantined.
+// seal replaces the rows of a finished segment by a sealed segment. After a crash, either
+// the rows or both files exist. If both files exist, readers use the sealed segment. Rows
+// with corrupt records are quarantined.
 func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 	res.Segment = s
 	if sealedWhole(d, s) {
@@ -216,7 +216,7 @@ func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 		return res, sealError(err)
 	}
 	if res.cut > 0 && exists(d, sealedName(s)) {
-		// It is corrupt, and may have the records that the rows have lost.
+		// The sealed segment is corrupt, but may contain records that the rows have lost.
 		if err := d.rename(sealedName(s), quarantineName(sealedName(s), o.now)); err != nil {
 			out.abort(err)
 			return res, err
@@ -232,7 +232,7 @@ func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 	return res, d.remove(s.Name)
 }
 
-// sealedWhole reports whether the sealed segment of rows exists and is intact.
+// sealedWhole reports whether the sealed segment for rows exists and is intact.
 func sealedWhole(d *directory, rows Segment) bool {
 	if !exists(d, sealedName(rows)) {
 		return false
@@ -252,8 +252,7 @@ func sealError(err error) error {
 	return err
 }
 
-// copyRows copies the readable records. It returns the number of corrupt
-// records.
+// copyRows copies the readable records and returns the number of corrupt records.
 func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut int, err error) {
 	from := time.Now()
 	var rec Record
@@ -286,9 +285,9 @@ func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut i
 	}
 }
 
-// SealDays seals the finished segments of a state directory that no filter is using:
-// all days that have ended at now, and the full parts of later days. It returns the
-// number of segments.
+// SealDays seals the finished segments of a state directory that no filter is using.
+// Finished segments are all segments of days that have ended at now, and the full parts
+// of later days. SealDays returns the number of sealed segments.
 func SealDays(dir, program string, now time.Time) (n int, err error) {
 	d, err := openSessions(dir)
 	if err != nil {
@@ -313,8 +312,8 @@ func SealDays(dir, program string, now time.Time) (n int, err error) {
 	return n, nil
 }
 
-// finished returns the segments of rows to which no Writer adds records any more,
-// oldest first. reached is a time that has certainly passed.
+// finished returns the segments of rows to which no Writer will add records, oldest
+// first. reached is a time that has certainly passed.
 func finished(all []Segment, reached time.Time) (list []Segment) {
 	last := make(map[int64]int) // part by day: times are not keys, see tests/structure
 	for _, s := range all {
@@ -329,6 +328,6 @@ func finished(all []Segment, reached time.Time) (list []Segment) {
 	return list
 }
 
-// sealAfter is the time between the end of a day and the sealing of its last segment. A
-// Writer adds late sessions to that segment if it has not opened the next one.
+// sealAfter is the time between the end of a day and the sealing of its last segment.
+// Until the Writer opens the next segment, late sessions are added to the last segment.
 const sealAfter = 2 * time.Hour

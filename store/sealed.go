@@ -16,7 +16,8 @@ import (
 )
 
 // A sealed segment has the same sessions as its rows, in the same order, in blocks of
-// columns. It is only replaced as a whole. docs/sealed-days.md describes its bytes.
+// columns. Sealed segments are only replaced as a whole. docs/sealed-days.md describes
+// the bytes of the file.
 
 const (
 	blockRows  = 4000    // maximum records of a block
@@ -39,7 +40,8 @@ var (
 	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
 )
 
-// A recordKey is a key: the end of the session in microseconds since 1970 and its id.
+// A recordKey is the key of a record: the end of the session in microseconds since 1970
+// and its id.
 type recordKey struct{ end, id uint64 }
 
 func keyOf(b []byte) recordKey {
@@ -58,7 +60,7 @@ func (k recordKey) time() time.Time { return time.UnixMicro(int64(k.end)) }
 
 func (r *Record) key() recordKey { return recordKey{uint64(r.End.UnixMicro()), r.ID} }
 
-// A blockInfo is an entry of the index.
+// A blockInfo is an entry of the index of blocks.
 type blockInfo struct {
 	first, last recordKey
 	records     uint32
@@ -67,7 +69,7 @@ type blockInfo struct {
 	crc         uint32 // CRC-32C of the block
 	filter      []byte // see appendFilter
 
-	// Not in the file.
+	// The following fields are not in the file.
 	bare     bool  // the entry is lost: filter and crc are unknown
 	at, size int64 // place of the block with the mark before it
 	lost     error // the block cannot be read
@@ -87,13 +89,13 @@ func (b *blockInfo) append(dst []byte) []byte {
 	return dst
 }
 
-// checksum returns the CRC-32C of the key and the value of the entry without its
-// first four bytes.
+// checksum returns the CRC-32C of an entry: its key, and its value after the first four
+// bytes.
 func (b *blockInfo) checksum(value []byte) uint32 {
 	return crc32.Update(crc32.Checksum(b.first.append(nil), castagnoli), castagnoli, value)
 }
 
-// decode decodes the encoding of the entry, with the key in first.
+// decode decodes the encoding of an entry whose key is already in first.
 func (b *blockInfo) decode(v []byte) error {
 	if len(v) < indexHead || binary.BigEndian.Uint32(v) != b.checksum(v[4:]) {
 		return damaged("index of block %s", b.name())
@@ -107,7 +109,7 @@ func (b *blockInfo) decode(v []byte) error {
 	return nil
 }
 
-// name returns the name of the block in errors: the end of its first session.
+// name returns the end of the first session, which identifies the block in errors.
 func (b *blockInfo) name() string { return b.first.time().UTC().Format("2006-01-02T15:04:05.000000Z") }
 
 // count adds a record to the totals.
@@ -121,8 +123,8 @@ func (b *blockInfo) count(r *Record) {
 	b.messages += uint64(r.Counts.Mails)
 }
 
-// appendHashes appends the hashes of the values by which a reader looks for r: its id,
-// the ids of the sessions to which an aggregate refers, and its source.
+// appendHashes appends the hashes of the values by which a reader selects r. These values
+// are its id, the ids to which an aggregate refers, and its source.
 func appendHashes(dst []uint64, r *Record) []uint64 {
 	dst = append(dst, hashID(r.ID))
 	if r.Sessions > 0 {
@@ -141,7 +143,7 @@ func appendHashes(dst []uint64, r *Record) []uint64 {
 	return dst
 }
 
-// sourceBits returns the lengths of the prefixes of an address that a filter contains.
+// sourceBits returns the lengths of the prefixes of a that a filter contains.
 func sourceBits(a netip.Addr) []int {
 	if a.Unmap().Is4() {
 		return []int{32, 24}
@@ -166,8 +168,9 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// appendFilter appends a Bloom filter of hashes, which are sorted. A hash of
-// appendHashes that is not in it is not in the block; 2 of 100 others seem to be.
+// appendFilter appends a Bloom filter of the sorted hashes. A value whose hash is not in
+// the filter is not in the block. For 2 of 100 other values, the filter wrongly reports
+// that the block may contain them.
 func appendFilter(dst []byte, hashes []uint64) []byte {
 	slices.Sort(hashes)
 	hashes = slices.Compact(hashes)
@@ -182,7 +185,7 @@ func appendFilter(dst []byte, hashes []uint64) []byte {
 	return dst
 }
 
-// filterBit returns the number of bit i of a hash in a filter.
+// filterBit returns the position in a filter of bit i of a hash.
 func filterBit(h uint64, i, size int) int {
 	n, _ := bits.Mul64(h+uint64(i)*(bits.RotateLeft64(h, 32)|1), uint64(size)*8)
 	return int(n)
@@ -227,8 +230,8 @@ type sealedFile struct {
 	broken error       // the first error in the structure of the file, or nil
 }
 
-// openSealed opens a sealed segment and reads its index. Blocks are only read if
-// entries of the index are lost.
+// openSealed opens a sealed segment and reads its index. Blocks are read only if entries
+// of the index are lost.
 func openSealed(d *directory, info Segment) (*sealedFile, error) {
 	file, err := d.open(info.Name, os.O_RDONLY)
 	if err != nil {
@@ -294,14 +297,14 @@ func (s *sealedFile) open() error {
 	return s.match(entries)
 }
 
-// damage notes damage to the structure of the file.
+// damage stores the first error in the structure of the file.
 func (s *sealedFile) damage(err error) {
 	if s.broken == nil {
 		s.broken = err
 	}
 }
 
-// read reads bytes of the file into buf.
+// read reads size bytes of the file at the offset at into buf.
 func (s *sealedFile) read(at, size int64, buf []byte) ([]byte, error) {
 	if size > maxRead {
 		return nil, damaged("value of %d bytes, more than %d", size, maxRead)
@@ -318,7 +321,7 @@ func (s *sealedFile) read(at, size int64, buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
-// match completes the blocks with their entries of the index. A block without one is
+// match completes the blocks with the entries of the index. A block without an entry is
 // read, so that its keys are known.
 func (s *sealedFile) match(entries map[recordKey][]byte) error {
 	var b decodedBlock
@@ -346,7 +349,7 @@ func (s *sealedFile) match(entries map[recordKey][]byte) error {
 			*info = blockInfo{lost: damaged("block of another day")}
 		}
 	}
-	// The index has the keys of the blocks that carve has not found.
+	// The index still has the keys of blocks that carve has not found.
 	s.blocks = slices.DeleteFunc(s.blocks, func(b blockInfo) bool { return b.lost != nil && b.first == recordKey{} })
 	s.sort()
 	s.blocks = slices.CompactFunc(s.blocks, func(a, b blockInfo) bool { return a.first == b.first })
@@ -372,7 +375,7 @@ func (s *sealedFile) has(key recordKey) bool {
 	return ok
 }
 
-// A decodedBlock is a block in memory, with its buffers.
+// A decodedBlock is a block in memory with its buffers.
 type decodedBlock struct {
 	block
 	keys []recordKey // of the records
@@ -381,7 +384,7 @@ type decodedBlock struct {
 
 func (b *decodedBlock) value() []byte { return b.buf[markSize:] }
 
-// search returns the number of the first record that is not before a key.
+// search returns the index of the first record whose key is not less than key.
 func (b *decodedBlock) search(key recordKey) int {
 	i, _ := slices.BinarySearchFunc(b.keys, key, recordKey.compare)
 	return i
@@ -425,8 +428,8 @@ func (b *block) appendKeys(dst []recordKey) []recordKey {
 	return dst
 }
 
-// each calls f with the number and the records of each block. It verifies all
-// checksums. It returns the first error of a block or of f.
+// each calls f with the number and the records of each block. All checksums are verified.
+// each returns the first error of a block or of f.
 func (s *sealedFile) each(f func(i int, b *decodedBlock) error) error {
 	var b decodedBlock
 	for i := range s.blocks {
@@ -440,7 +443,7 @@ func (s *sealedFile) each(f func(i int, b *decodedBlock) error) error {
 	return nil
 }
 
-// check loads a block and verifies its checksum and its entry of the index.
+// check loads a block and verifies the checksum and the entry of the index.
 func (s *sealedFile) check(info *blockInfo, b *decodedBlock) error {
 	if err := s.load(info, b, AllKinds); err != nil || info.bare {
 		return err
@@ -484,8 +487,8 @@ func (s *sealedFile) lastKey() (last recordKey) {
 	return last
 }
 
-// knownSchema returns an error if the schema n of a file is not the schema that this
-// program reads.
+// knownSchema returns an error if the schema n of a file differs from the schema that
+// this program reads.
 func knownSchema(n, known int) error {
 	switch {
 	case n > known:

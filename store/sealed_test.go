@@ -18,8 +18,8 @@ import (
 	"scanwatch/store/column"
 )
 
-// variedRecord returns record n of a day, with its steps. Every tenth is an aggregate,
-// which refers to the sessions 1,000,000 + n and the next one.
+// variedRecord returns record n of a day with its steps. Every tenth record is an
+// aggregate that refers to the sessions 1,000,000 + n and 1,000,001 + n.
 func variedRecord(n int, end time.Time) (*Record, []byte) {
 	r := &Record{
 		ID: mix(uint64(n)), Start: end.Add(-time.Duration(n%7) * time.Second), End: end,
@@ -47,8 +47,8 @@ func variedRecord(n int, end time.Time) (*Record, []byte) {
 	return r, steps
 }
 
-// recorded writes n varied records that end 100 ms apart since from, and returns the
-// directory.
+// recorded writes n varied records, starting at from and 100 ms apart. The result is the
+// state directory.
 func recorded(t testing.TB, from time.Time, n int) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -80,7 +80,7 @@ func sealDays(t testing.TB, dir string) {
 	}
 }
 
-// describe returns the whole content of a record.
+// describe returns the whole content of a record as text.
 func describe(r *Record) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%x %d %d %s %s %q %v %v %d %d %d:", r.ID, r.Start.UnixMicro(), r.End.UnixMicro(), r.Src, r.Dst, r.RDNS, r.FCrDNS, r.Counts, r.Omitted, r.Sessions, r.Found)
@@ -92,7 +92,7 @@ func describe(r *Record) string {
 	return b.String()
 }
 
-// described reads records. It fails at each problem.
+// described reads and describes records. described reports each problem as an error.
 func described(t testing.TB, r *Reader, since, until time.Time, kinds Kinds) (all []string) {
 	t.Helper()
 	r.Problem = func(segment string, err error) { t.Errorf("%s: %v", segment, err) }
@@ -102,7 +102,7 @@ func described(t testing.TB, r *Reader, since, until time.Time, kinds Kinds) (al
 	return all
 }
 
-// TestSealed checks that every read has the same result before and after the sealing.
+// TestSealed checks that every query has the same result before and after sealing.
 func TestSealed(t *testing.T) {
 	const n = 10_500
 	dir := recorded(t, noon, n)
@@ -182,7 +182,7 @@ func TestBlockMagic(t *testing.T) {
 	}
 }
 
-// TestFilter checks that a filter contains its values, and few others.
+// TestFilter checks that a Bloom filter contains its values, and few other values.
 func TestFilter(t *testing.T) {
 	var hashes []uint64
 	for i := range uint64(5000) {
@@ -208,9 +208,9 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// TestSealedDamage flips bytes at random positions of a sealed segment. It checks that
-// all records read were written, that damage is reported, and that after a repair no
-// damage remains and at least as many records are readable.
+// TestSealedDamage flips bytes at random positions of a sealed segment. A Reader must
+// report the damage and return only records that were written. A repair must remove the
+// damage without losing readable records.
 func TestSealedDamage(t *testing.T) {
 	const n = 9000
 	dir := recorded(t, noon, n)
@@ -296,8 +296,7 @@ func TestSealedDamage(t *testing.T) {
 }
 
 // TestSealedMetaPages checks that either meta page of a sealed segment leads to all
-// records and texts of rules, and that a segment without a list of all blocks is
-// corrupt.
+// records and rule texts. A segment without a list of all blocks is corrupt.
 func TestSealedMetaPages(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")

@@ -9,15 +9,14 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// sealPause is the pause after each block as a multiple of its duration. Sealing thus
-// uses a fifth of a processor, and requests do not wait for it.
+// sealPause is the ratio of the pause after each block to the time that the block took.
+// Sealing thus uses a fifth of a processor and does not delay requests.
 const sealPause = 4
 
-// errStopped is the error if sealing ends because the Writer is closed.
+// errStopped is the error of sealing if the Writer is closed.
 var errStopped = errors.New("the writer was closed")
 
-// sealNext starts to seal the oldest finished segment, unless a segment is being
-// sealed.
+// sealNext starts to seal the oldest finished segment if no segment is being sealed.
 func (w *Writer) sealNext() {
 	if w.days.sealing.Name == "" {
 		w.startSeal()
@@ -27,8 +26,8 @@ func (w *Writer) sealNext() {
 	w.status.Sealing = w.days.sealing.Name
 }
 
-// startSeal seals a segment in a separate goroutine, so that neither commits nor
-// callers wait. The budget has room for the sealed segment.
+// startSeal seals a segment in a separate goroutine, so that neither commits nor callers
+// wait. The budget already has room for the sealed segment.
 func (w *Writer) startSeal() {
 	if !w.o.Seal || w.sealFailed || w.k.directory == nil {
 		return
@@ -72,7 +71,7 @@ func pauseSealing(w *Writer, took time.Duration) error {
 	}
 }
 
-// sealDone handles the result of sealing a segment and starts with the next one. A
+// sealDone handles the result of sealing a segment and starts to seal the next segment. A
 // segment that cannot be sealed remains unchanged until the next attempt in an hour.
 func (w *Writer) sealDone(r *sealResult) {
 	w.days.sealing, w.days.apart = Segment{}, nil
@@ -107,7 +106,7 @@ func setSealError(w *Writer, err error) {
 	}
 }
 
-// sealStop waits briefly until sealing has ended, because the Writer is being closed.
+// sealStop waits briefly for the end of sealing when the Writer is closed.
 func (w *Writer) sealStop() {
 	if w.days.sealing.Name == "" {
 		return

@@ -16,8 +16,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// TestWriterSeals checks that a Writer seals days after their end, and not while the
-// clock is not trusted.
+// TestWriterSeals checks that a Writer seals each day after its end, and only while the
+// clock is trusted.
 func TestWriterSeals(t *testing.T) {
 	midnight := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
 	for _, c := range []struct {
@@ -71,7 +71,7 @@ func TestWriterSeals(t *testing.T) {
 	}
 }
 
-// settle waits until the writer has sealed all finished segments.
+// settle waits until the Writer has sealed all finished segments.
 func settle(t *testing.T, w *Writer) {
 	t.Helper()
 	for {
@@ -82,8 +82,8 @@ func settle(t *testing.T, w *Writer) {
 	}
 }
 
-// TestSealingReplacesRowsDuringAWalk checks that a reader gets each record once, in
-// order, regardless of segments sealed while it reads.
+// TestSealingReplacesRowsDuringAWalk checks that a reader gets each record once and in
+// order, even while segments are sealed.
 func TestSealingReplacesRowsDuringAWalk(t *testing.T) {
 	const days, each = 6, 500
 	for round := range days {
@@ -108,7 +108,8 @@ func TestSealingReplacesRowsDuringAWalk(t *testing.T) {
 	}
 }
 
-// TestReadersWhileAWriterSeals checks that concurrent readers get each record once.
+// TestReadersWhileAWriterSeals checks that concurrent readers get each record once while
+// a Writer seals segments.
 func TestReadersWhileAWriterSeals(t *testing.T) {
 	const days, each = 12, 60
 	dir := t.TempDir()
@@ -154,7 +155,7 @@ func TestReadersWhileAWriterSeals(t *testing.T) {
 }
 
 // TestBudgetWhileSealing checks that the files never exceed the budget while full
-// segments are sealed, and that the history of a flood is longer than without sealing.
+// segments are sealed. During a flood, sealing must make the history longer.
 func TestBudgetWhileSealing(t *testing.T) {
 	total := 30_000
 	kept := map[bool]int{}
@@ -214,8 +215,8 @@ func TestBudgetWhileSealing(t *testing.T) {
 	}
 }
 
-// TestSealWithoutRoom checks that a segment that would not become smaller remains, and
-// displaces no other segment.
+// TestSealWithoutRoom checks that a segment remains unsealed if sealing would not make it
+// smaller. No other segment is removed for it.
 func TestSealWithoutRoom(t *testing.T) {
 	dir := t.TempDir()
 	now := noon
@@ -231,7 +232,7 @@ func TestSealWithoutRoom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Simulate rows that use less space.
+	// Simulate rows that use less space than blocks.
 	d := w.k.directory
 	if _, err := seal(d, Segment{Name: "2026-11-01.db", Day: utcDay(noon), Part: 1}, sealing{limit: info.Size() / 2}); !errors.Is(err, ErrInUse) {
 		t.Errorf("sealing the open segment: %v, want %v", err, ErrInUse)
@@ -252,9 +253,9 @@ func TestSealWithoutRoom(t *testing.T) {
 	}
 }
 
-// TestSealDamagedRows checks that rows with a corrupt page are quarantined, that rows
-// with corrupt records are sealed except for these records and kept, and that rows of
-// another schema remain unchanged.
+// TestSealDamagedRows checks that rows with a corrupt page are quarantined. Rows with
+// corrupt records are kept, and their intact records are sealed. Rows of another schema
+// remain unchanged.
 func TestSealDamagedRows(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -331,7 +332,7 @@ func change(t *testing.T, path string, f func(*bbolt.Tx) error) {
 	}
 }
 
-// TestRowsAndSealed checks the handling of a day with both files after a crash.
+// TestRowsAndSealed checks a day that has rows and a sealed segment after a crash.
 func TestRowsAndSealed(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// sealingWriter adds a session per hour, flushes after some, and prints their number,
-// until it is killed. Days are sealed continuously.
+// sealingWriter adds a session per hour until the process is killed. After each flush it
+// prints the number of flushed sessions. The Writer seals the days that have ended.
 func sealingWriter(dir string) {
 	first, _ := strconv.Atoi(os.Getenv("SCANWATCH_TEST_FIRST"))
 	var now atomic.Int64
@@ -43,9 +43,9 @@ func sealingWriter(dir string) {
 	}
 }
 
-// killed starts this program with an environment, and kills it at a random time after
-// it has printed some of the given number of lines. It returns the last number that
-// the program printed.
+// killed starts the test program with an environment. killed kills the program at a
+// random moment, after at most lines lines of output. killed returns the last number that
+// was printed.
 func killed(t *testing.T, lines, last int, env ...string) int {
 	t.Helper()
 	self, err := os.Executable()
@@ -80,8 +80,8 @@ func killed(t *testing.T, lines, last int, env ...string) int {
 	return last
 }
 
-// TestSealKill checks that a Writer killed during sealing loses no flushed session,
-// that readers get each session once, and that the next start removes temporary files.
+// TestSealKill checks that a Writer that is killed during sealing loses no flushed
+// session. Readers get each session once. The next start removes temporary files.
 func TestSealKill(t *testing.T) {
 	dir := t.TempDir()
 	rounds := sealKillRounds
@@ -104,7 +104,7 @@ func TestSealKill(t *testing.T) {
 			t.Errorf("%s: %+v", name, f)
 		}
 	}
-	// The next writer seals the rest and removes temporary files.
+	// The next Writer seals the remaining segments and removes temporary files.
 	now := noon.Add(time.Duration(flushed+2) * time.Hour)
 	w, log := openTest(t, dir, Options{Budget: 256 << 20, Keep: 100_000 * time.Hour, Seal: true, Now: func() time.Time { return now }})
 	settle(t, w)
@@ -145,8 +145,8 @@ func badRow(e Entry) error {
 	return nil
 }
 
-// TestRepairKill checks that a killed repair loses no readable record, and that the
-// next repair completes it.
+// TestRepairKill checks that a killed repair loses no readable record, and that the next
+// repair completes the work.
 func TestRepairKill(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")

@@ -19,8 +19,8 @@ const (
 	// fillPercent is high because keys are appended.
 	fillPercent = 0.9
 
-	// allocSize is the step by which a file grows, in bytes. A smaller step saves
-	// space on a quiet day and costs one more sync.
+	// allocSize is the number of bytes by which a file grows. A smaller value would save
+	// space on a quiet day, but cost one more sync.
 	allocSize = 256 << 10
 
 	// lockTimeout limits bbolt to one attempt to lock a file, without waiting.
@@ -40,12 +40,11 @@ type segment struct {
 }
 
 // guard calls f and returns a panic of bbolt, or a fault in its mapped memory, as a
-// damagedError. bbolt may then hold its locks: the caller must abandon the segment
-// instead of closing it.
+// damagedError. After an error, bbolt may hold locks, so the caller must abandon the
+// segment instead of closing it.
 //
-// A fault means that the file is shorter than its mapping, or that the disk cannot
-// read a page. Without SetPanicOnFault it would end the process and thus the mail
-// server.
+// A fault means that the file is shorter than its mapping, or that the disk cannot read a
+// page. Without SetPanicOnFault a fault would end the process and thus the mail server.
 func guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -56,7 +55,7 @@ func guard(f func() error) (err error) {
 	return f()
 }
 
-// openBolt opens a file. It closes the file on error.
+// openBolt opens a file and closes the file on error.
 func openBolt(f *os.File, o bbolt.Options) (db *bbolt.DB, err error) {
 	o.Timeout = lockTimeout
 	o.NoStatistics = true
@@ -78,8 +77,8 @@ func openBolt(f *os.File, o bbolt.Options) (db *bbolt.DB, err error) {
 	return db, nil
 }
 
-// openFile opens an existing file for writing. It locks the file, checks its pages,
-// and calls check for its content.
+// openFile opens an existing file for writing. openFile locks the file, checks its pages,
+// and calls check to check its content.
 func openFile(d *directory, info Segment, limit int64, check func(*bbolt.Tx) error) (*segment, error) {
 	f, err := d.open(info.Name, os.O_RDWR)
 	if err != nil {
@@ -106,7 +105,7 @@ func openFile(d *directory, info Segment, limit int64, check func(*bbolt.Tx) err
 	return s, nil
 }
 
-// createFile creates a file with metadata and the given buckets. It has a temporary
+// createFile creates a file with metadata and the given buckets. The file has a temporary
 // name until commitFile renames it, so that a crash leaves no incomplete file.
 func createFile(d *directory, info Segment, limit int64, schema int, program string, now time.Time, buckets ...[]byte) (*segment, error) {
 	temp := info.Name + newSuffix
@@ -151,7 +150,6 @@ func commitFile(d *directory, name string) error {
 	return d.sync()
 }
 
-// openSegment opens an existing segment for writing.
 func openSegment(d *directory, info Segment, limit int64) (*segment, error) {
 	s, err := openFile(d, info, limit, checkSchema)
 	if err != nil {
@@ -178,12 +176,12 @@ func createSessions(d *directory, info Segment, limit int64, program string, now
 	return createFile(d, info, limit, schema, program, now, bucketSessions)
 }
 
-// newSegment opens a file for writing. It closes the file on error.
+// newSegment opens a file for writing and closes the file on error.
 func newSegment(info Segment, f *os.File, limit int64) (*segment, error) {
 	db, err := openBolt(f, bbolt.Options{
 		FreelistType: bbolt.FreelistMapType,
-		// Map the maximum size: to extend the mapping, bbolt would wait for the
-		// readers of a snapshot.
+		// Map the maximum size, because bbolt waits for the readers of a snapshot before
+		// it extends a mapping.
 		InitialMmapSize: int(limit),
 		MaxSize:         int(limit),
 	})
@@ -197,9 +195,9 @@ func newSegment(info Segment, f *os.File, limit int64) (*segment, error) {
 	return &segment{Segment: info, db: db, file: f}, nil
 }
 
-// begin starts a transaction. bbolt can panic here if the file was truncated. It
-// then keeps its locks, and the next call would wait forever: begin marks the
-// segment as broken.
+// begin starts a transaction. If the file was truncated, bbolt can panic and keep its
+// locks. After a panic, begin marks the segment as broken, because the next call would
+// wait forever.
 func (s *segment) begin(writable bool) (tx *bbolt.Tx, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,7 +210,7 @@ func (s *segment) begin(writable bool) (tx *bbolt.Tx, err error) {
 	return tx, err
 }
 
-// abandon marks the segment as broken: bbolt may hold its own locks.
+// abandon marks the segment as broken, because bbolt may hold its locks.
 func (s *segment) abandon() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -246,7 +244,7 @@ func (s *segment) view(f func(*bbolt.Tx) error) error {
 	})
 }
 
-// release closes the segment. Err, which may be nil, is the reason.
+// release closes the segment. err is the reason, and may be nil.
 func (s *segment) release(err error) {
 	if isDamaged(err) {
 		s.file.Close() // db.Close may never return; the mapping leaks
@@ -329,7 +327,7 @@ func checkSchema(tx *bbolt.Tx) error {
 	return err
 }
 
-// schemaOf returns the schema of a file. The error is ErrNewer for a schema above
+// schemaOf returns the schema of a file. The error is ErrNewer if the schema exceeds
 // known.
 func schemaOf(tx *bbolt.Tx, known int) (int, error) {
 	meta := tx.Bucket(bucketMeta)
@@ -347,14 +345,14 @@ func schemaOf(tx *bbolt.Tx, known int) (int, error) {
 	return n, nil
 }
 
-// A Snapshot is a consistent copy of a file that is being written. The file cannot
-// reuse free space until Close.
+// A Snapshot is a consistent copy of a file that is being written. Until Close, the file
+// cannot reuse free space.
 type Snapshot struct {
 	Segment Segment
 	tx      *bbolt.Tx
 }
 
-// WriteTo writes the copy: Segment.Size bytes.
+// WriteTo writes the copy, which has Segment.Size bytes.
 func (s *Snapshot) WriteTo(w io.Writer) (n int64, err error) {
 	err = guard(func() (err error) {
 		n, err = s.tx.WriteTo(w)
@@ -366,11 +364,12 @@ func (s *Snapshot) WriteTo(w io.Writer) (n int64, err error) {
 // Close releases the snapshot.
 func (s *Snapshot) Close() error { return guard(s.tx.Rollback) }
 
-// lockShared locks f as bbolt does for reading. It fails while a process writes.
+// lockShared locks f as bbolt does for reading. The lock fails while a process has the
+// file open for writing.
 func lockShared(f *os.File) error { return lock(f, syscall.LOCK_SH) }
 
-// lockExclusive locks f as bbolt does for writing. It fails while a process has the
-// file open.
+// lockExclusive locks f as bbolt does for writing. The lock fails while another process
+// has the file open.
 func lockExclusive(f *os.File) error { return lock(f, syscall.LOCK_EX) }
 
 func lock(f *os.File, how int) error {

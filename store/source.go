@@ -32,9 +32,8 @@ func (m metadata) rules(all map[uint32]string) {
 	}
 }
 
-// rows contains the records of a segment of rows. It copies batches of records from
-// bbolt, so that guarding against corruption is cheap and no other code accesses the
-// mapping.
+// rows contains the records of a segment of rows. rows copies batches of records from
+// bbolt, so that few calls of guard are needed and only rows accesses the mapping.
 type rows struct {
 	segment
 	tx    *bbolt.Tx
@@ -52,7 +51,7 @@ type rows struct {
 
 const rowsBytes = 64 << 10
 
-// openRows opens a segment of rows. It closes the file on error.
+// openRows opens a segment of rows and closes the file on error.
 func openRows(f *os.File, info Segment, q query) (*cursor, error) {
 	db, err := openReadOnly(f)
 	if err != nil {
@@ -155,7 +154,7 @@ type blocks struct {
 	errs    []error                      // not reported yet
 }
 
-// spareBlocks are blocks whose buffers are free. Each open segment needs two.
+// spareBlocks contains blocks whose buffers are free. Each open segment needs two blocks.
 type spareBlocks chan *decodedBlock
 
 func (s spareBlocks) get() *decodedBlock {
@@ -201,7 +200,7 @@ func openBlocks(d *directory, info Segment, q query) (*cursor, error) {
 	return c, nil
 }
 
-// fetch starts to read the next block.
+// fetch starts to read the next block in the background.
 func (b *blocks) fetch(to *decodedBlock) {
 	if b.ahead = nil; len(b.pending) == 0 {
 		b.query.spare.put(to)
@@ -241,7 +240,7 @@ func (b *blocks) next() (key recordKey, ok bool, err error) {
 	return b.now.keys[b.row], true, b.failure()
 }
 
-// failure returns an error for the damage that has not been reported.
+// failure returns an error for damage that has not been reported.
 func (b *blocks) failure() error {
 	all := b.errs
 	b.errs = nil

@@ -1,16 +1,16 @@
 package store
 
-// The state that is kept across sessions is in DIR/state.db (mode 0640), a bbolt
+// DIR/state.db (mode 0640) contains the state that outlasts sessions. The file is a bbolt
 // file with a bucket for each table. Package filter/memory describes the rows.
 //
 //	meta  "schema"   uint16, big-endian: 2
 //	      "created"  int64, big-endian: microseconds since 1970
 //	      "program"  text: version of the program that created the file
 //
-// DIR/state.db.damaged-20261102T101500000Z is a quarantined file. DIR/state.db.new
-// is a file that is being created; only a crash leaves one. The writing process
-// holds bbolt's lock on the file, and a flock(2) on DIR, so that two processes never
-// create the file together.
+// DIR/state.db.damaged-20261102T101500000Z is a quarantined file. DIR/state.db.new is a
+// file that is being created, and only remains after a crash. The writing process holds
+// bbolt's lock on the file. The process also holds a flock(2) on DIR, so that two
+// processes never create the file at the same time.
 
 import (
 	"context"
@@ -56,20 +56,21 @@ type StateOptions struct {
 	Every   time.Duration // write interval; 5 s if 0
 	MaxSize int64         // maximum size of the file in bytes; 256 MiB if 0
 
-	// Load is called once, in the background, with all entries of the file. An entry
-	// is valid until the next one. It can hold any bytes, because bbolt has no
-	// checksums for data. A corrupt file ends the entries early.
+	// Load is called once, in the background, with all entries of the file. An entry is
+	// valid until the next entry. Entries can contain any bytes, because bbolt has no
+	// checksums for data. If the file is corrupt, the sequence ends early.
 	Load func(iter.Seq[Entry])
-	// Changes returns at most n entries that have changed since the last call, and
-	// the State takes ownership of them. It is called in the background, after Load.
+	// Changes returns at most n entries that have changed since the last call. The State
+	// owns the returned entries. Changes is called in the background, after Load.
 	Changes func(n int) []Entry
-	// Rewrite is called after Load if the file is new or was replaced. Changes must
-	// then return all entries again. Other entries of the file remain.
+	// Rewrite is called after Load if the file is new or was replaced. After Rewrite,
+	// Changes must return all entries again. Entries of the file that Changes does not
+	// return remain.
 	Rewrite func()
 
 	// Room, if not nil, is called in the background before the file grows. bytes is the
-	// new maximum size of the file and its temporary file. Room returns when the budget
-	// has that room.
+	// new maximum size of the file together with its temporary file. Room returns when
+	// the budget has room for bytes.
 	Room func(bytes int64) error
 
 	now        func() time.Time
@@ -80,14 +81,14 @@ type StateOptions struct {
 // had other rows.
 const firstStateSchema = 2
 
-// migrations convert a file from one schema to the next, starting with
-// firstStateSchema. The current schema is their number plus firstStateSchema. The
-// directory testdata has a file of every released schema.
+// migrations[i] converts a file from schema firstStateSchema+i to the next schema. The
+// current schema is firstStateSchema plus the number of migrations. The directory
+// testdata has a file of every released schema.
 var migrations []func(*bbolt.Tx) error
 
-// A State stores rows in one file, across sessions. A background goroutine accesses the
-// file, so that no disk error blocks a caller. The State holds one batch of unwritten
-// changes. The owner holds all others.
+// A State stores rows in one file, across sessions. Only a background goroutine accesses
+// the file, so that a slow or failing disk does not block a caller. The State holds one
+// batch of unwritten changes, and the owner of the rows holds all other changes.
 type State struct {
 	path string
 	o    StateOptions
@@ -105,7 +106,7 @@ type State struct {
 	batch  []Entry // entries that have not been written
 }
 
-// StateStatus is the state of a State.
+// StateStatus describes a State and its file.
 type StateStatus struct {
 	Path    string    `json:"path"`
 	Open    bool      `json:"open"`
@@ -118,9 +119,9 @@ type StateStatus struct {
 	Dropped uint64    `json:"dropped,omitzero"` // entries outside bbolt's limits
 }
 
-// OpenState starts a State in the directory dir. It returns immediately and does not
-// fail. Errors are logged and retried: after a restart, the previous process may
-// still have the file open.
+// OpenState starts a State in the directory dir. OpenState returns immediately and does
+// not fail. Errors are logged and retried, because the previous process may still have
+// the file open after a restart.
 func OpenState(dir string, o StateOptions) *State {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -144,7 +145,7 @@ func OpenState(dir string, o StateOptions) *State {
 	return s
 }
 
-// Flush writes all changes and returns the error of the attempt.
+// Flush writes all changes and returns the error of the write.
 func (s *State) Flush(ctx context.Context) error { return s.k.flush(ctx) }
 
 // Close writes the last changes and releases the file. Every call returns the error
@@ -156,7 +157,7 @@ func (s *State) Close() error {
 	return nil
 }
 
-// Status returns the state of the State.
+// Status returns the status of the State.
 func (s *State) Status() StateStatus {
 	size := s.k.size()
 	s.k.mu.Lock()
@@ -222,15 +223,15 @@ func stateHint(err error) string {
 
 // write opens the file if necessary and writes all changes.
 func (s *State) write() error {
-	// A corrupt file is replaced once. After a second failure, the changes are
-	// retried later.
+	// A corrupt file is replaced once. After a second failure, the changes wait for the
+	// next attempt.
 	for broken := false; ; {
 		if err := s.ready(); err != nil {
 			return err
 		}
 		if len(s.batch) == 0 && s.o.Changes != nil {
-			// Each entry of a commit uses up to one page, and a small file must have
-			// room for these pages.
+			// Each entry of a commit uses up to one page. A small file must have room for
+			// the pages of a batch.
 			s.batch = s.o.Changes(int(min(stateBatch, max(s.o.MaxSize/(64<<10), 1))))
 		}
 		if len(s.batch) == 0 {
@@ -269,7 +270,7 @@ func (s *State) count(written, dropped int) {
 	}
 }
 
-// failed releases the file after err. It reports whether the file was corrupt and
+// failed releases the file after err. The result reports whether the file was corrupt and
 // has been quarantined.
 func (s *State) failed(err error) bool {
 	if errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, errBudget) || errors.Is(err, ErrInUse) {
@@ -280,7 +281,7 @@ func (s *State) failed(err error) bool {
 	return isDamaged(err) && (!ours || s.quarantine(err) == nil)
 }
 
-// commit writes the batch. It drops entries outside bbolt's limits, because they would
+// commit writes the batch. Entries outside bbolt's limits are dropped, because they would
 // block all later entries.
 func (s *State) commit() (dropped int, err error) {
 	if s.o.Room != nil && !s.oversized() {
@@ -295,8 +296,8 @@ func (s *State) commit() (dropped int, err error) {
 	return dropped, err
 }
 
-// putEntries writes or deletes entries. It returns the number of entries outside
-// bbolt's limits, which are dropped.
+// putEntries writes or deletes entries. putEntries drops entries outside bbolt's limits
+// and returns their number.
 func putEntries(tx *bbolt.Tx, batch []Entry) (dropped int, err error) {
 	for i := range batch {
 		e := &batch[i]
@@ -322,7 +323,7 @@ func putEntries(tx *bbolt.Tx, batch []Entry) (dropped int, err error) {
 	return dropped, nil
 }
 
-// ready opens the file if it is not open or was replaced. It loads the file once.
+// ready opens the file if it is not open or was replaced. The file is loaded once.
 func (s *State) ready() error {
 	if s.k.open != nil && s.k.replaced() {
 		s.k.log.Warn("state.db removed or replaced, rewriting it", "file", s.path)
@@ -399,7 +400,7 @@ func (s *State) create() (*segment, error) {
 	return seg, nil
 }
 
-// load passes all entries to their owner.
+// load passes all entries to the function Load.
 func (s *State) load() (err error) {
 	if s.o.Load == nil {
 		return nil
@@ -431,8 +432,8 @@ func (s *State) quarantine(reason error) error {
 	return nil
 }
 
-// extraRoom is the number of bytes by which a file above its limit may grow, because
-// deleting rows also needs room.
+// extraRoom is the number of bytes by which a file may exceed its limit while rows are
+// deleted. Deleting rows also needs room.
 const extraRoom = 32 << 20
 
 // openStateFile opens an existing file for writing and migrates it.

@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// endlessState changes entries, flushes, and prints the number of rounds, until it is
-// killed. In each round it adds some entries, changes one entry, and deletes an entry
-// of the previous round.
+// endlessState changes entries, flushes, and prints the number of rounds, until the
+// process is killed. Each round adds some entries, changes one entry, and deletes an
+// entry of the previous round.
 func endlessState(dir string) {
 	rounds := -1
 	var batch []Entry
@@ -56,8 +56,8 @@ func endlessState(dir string) {
 	}
 }
 
-// TestStateKill kills a filter at many moments. All flushed entries must be on disk,
-// and no file may be damaged.
+// TestStateKill kills a process with a State at many moments. All flushed entries must be
+// on disk, and no file may be corrupt.
 func TestStateKill(t *testing.T) {
 	if dir := os.Getenv("SCANWATCH_TEST_STATE"); dir != "" {
 		endlessState(dir)
@@ -87,7 +87,7 @@ func TestStateKill(t *testing.T) {
 		if _, err := lines.ReadString('\n'); err != nil {
 			t.Errorf("the filter did not begin: %v", err)
 		}
-		// The kill occurs at a random moment after some flushes, so that the test does
+		// Kill the process at a random moment after some flushes, so that the test does
 		// not depend on the speed of the machine.
 		least := rand.N(50)
 		for round := 0; ; round++ {

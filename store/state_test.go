@@ -23,8 +23,8 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// owner stores rows like the tables of the filter. Changed rows are dirty until Changes
-// has returned them, and the lock is held while entries are loaded.
+// An owner stores rows like the tables of the filter. A changed row is dirty until
+// Changes has returned it. Loading entries holds the lock.
 type owner struct {
 	mu       sync.Mutex
 	rows     map[string]string // by "bucket/key"
@@ -225,7 +225,8 @@ func TestStateRoundTrip(t *testing.T) {
 	}
 }
 
-// Unknown buckets, written by a later program, remain.
+// TestStateLeavesOtherBucketsAlone checks that the unknown buckets of a newer version
+// remain.
 func TestStateLeavesOtherBucketsAlone(t *testing.T) {
 	dir := t.TempDir()
 	o := newOwner()
@@ -282,8 +283,8 @@ func TestStateFlushEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Changes is not called again before a batch is on disk; a failed batch is written
-// later, before newer changes.
+// TestStateKeepsOneBatch checks that Changes is called only after the previous batch is
+// on disk. A failed batch is written before newer changes.
 func TestStateKeepsOneBatch(t *testing.T) {
 	parent := filepath.Join(t.TempDir(), "missing")
 	dir := filepath.Join(parent, "state")
@@ -306,7 +307,8 @@ func TestStateKeepsOneBatch(t *testing.T) {
 		t.Errorf("%d loads", o.loads)
 	}
 
-	// A directory replaces the file: the write fails after the batch was requested.
+	// A directory replaces the file, so that the write fails after Changes has returned
+	// the batch.
 	o.set("peers/a", "newer")
 	flushState(t, s)
 	if err := os.Remove(s.path); err != nil {
@@ -343,7 +345,8 @@ func TestStateCloseTellsWhatIsNotWritten(t *testing.T) {
 	}
 }
 
-// damagedState creates a state of 3000 entries, damages it and returns it.
+// damagedState creates a state.db of 3000 entries and damages the file. want contains the
+// entries.
 func damagedState(t *testing.T, break_ func([]byte) []byte) (dir string, want map[string]string) {
 	t.Helper()
 	if os.Getpagesize() != 4096 {
@@ -407,7 +410,8 @@ func TestDamagedStateIsSetAside(t *testing.T) {
 	}
 }
 
-// If one of the two meta pages is corrupt, bbolt uses the other one.
+// TestStateWithOneMetaPage checks that bbolt uses the second meta page if one of the two
+// is corrupt.
 func TestStateWithOneMetaPage(t *testing.T) {
 	for page := range 2 {
 		t.Run(fmt.Sprint(page), func(t *testing.T) {
@@ -421,7 +425,7 @@ func TestStateWithOneMetaPage(t *testing.T) {
 			if log.String() != "" || quarantined(t, dir) != nil {
 				t.Errorf("log: %s", log)
 			}
-			// The page may have described the last commit.
+			// The corrupt page may have been the page of the last commit.
 			got := o.all()
 			if len(got) < 2000 {
 				t.Errorf("%d entries", len(got))
@@ -469,7 +473,7 @@ func TestStateCutShortWhileOpen(t *testing.T) {
 	}
 }
 
-// rewriteSchema sets the schema of a state that is not open.
+// rewriteSchema sets the schema of a state.db that is not open.
 func rewriteSchema(t *testing.T, path string, schema []byte) {
 	t.Helper()
 	db, err := bbolt.Open(path, 0o640, nil)
@@ -671,7 +675,8 @@ func TestStateDiskFull(t *testing.T) {
 	}
 }
 
-// The times of attempts, in a synctest bubble: time.Sleep needs no real time here.
+// TestStateTimes checks the times of writes and retries. In a synctest bubble, time.Sleep
+// needs no real time.
 func TestStateTimes(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, StateFile)
@@ -840,8 +845,7 @@ func TestStateSnapshotDoesNotHoldUpCommits(t *testing.T) {
 	wantState(t, readState(t, dir, liveState(s)), o.all())
 }
 
-// copyState1 copies testdata/state-1.db, with the number of the first schema that this
-// program reads.
+// copyState1 copies testdata/state-1.db and sets its schema to firstStateSchema.
 func copyState1(t *testing.T) (dir string) {
 	t.Helper()
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
@@ -884,7 +888,7 @@ func TestStateOfSchema1(t *testing.T) {
 }
 
 func TestStateMigrations(t *testing.T) {
-	// First a bucket is renamed, then its values receive a mark.
+	// The first migration renames a bucket, and the second migration marks its values.
 	rename := func(tx *bbolt.Tx) error {
 		to, err := tx.CreateBucket([]byte("partners"))
 		if err != nil {
@@ -970,7 +974,8 @@ func TestStateLoadIsCalledOnce(t *testing.T) {
 	}
 }
 
-// A fault of the mapping must not unwind through an owner that holds its lock.
+// TestStateCutShortWhileItIsLoaded checks that a fault of the mapping does not unwind
+// through an owner that holds a lock.
 func TestStateCutShortWhileItIsLoaded(t *testing.T) {
 	dir, want := damagedState(t, func(b []byte) []byte { return b })
 	o := newOwner()
@@ -1016,7 +1021,8 @@ func TestStateReplacedWhileOpen(t *testing.T) {
 	wantState(t, readState(t, dir, liveState(s)), want)
 }
 
-// Entries outside bbolt's limits must not block other entries.
+// TestStateEntriesThatCannotBe checks that entries outside bbolt's limits do not block
+// other entries.
 func TestStateEntriesThatCannotBe(t *testing.T) {
 	dir := t.TempDir()
 	o := newOwner()
@@ -1054,7 +1060,7 @@ func TestStateFull(t *testing.T) {
 	if st := s.Status(); !st.Open || st.Bytes > 1<<20 {
 		t.Errorf("status %+v", st)
 	}
-	// The remedy in the log works, because the owner has fewer entries then.
+	// The remedy in the log works if the owner has fewer entries.
 	for name := range o.all() {
 		if name > "peers/1" {
 			o.remove(name)
@@ -1196,7 +1202,7 @@ func TestReadStateOfAnOpenFile(t *testing.T) {
 	}), o.all())
 }
 
-// Concurrent owner and readers, for the race detector.
+// TestStateConcurrently runs an owner and readers concurrently for the race detector.
 func TestStateConcurrently(t *testing.T) {
 	dir := t.TempDir()
 	o := newOwner()
@@ -1235,8 +1241,8 @@ func TestStateConcurrently(t *testing.T) {
 // benchEntries is the number of entries of 40 bytes in a large state.
 const benchEntries = 500_000
 
-// largeState creates a large state. Its keys are effectively random, because most are
-// hashes.
+// largeState creates a large state.db. The keys are effectively random, because most keys
+// of the filter are hashes.
 func largeState(b *testing.B, dir string) (bytes int64) {
 	b.Helper()
 	next := 0
@@ -1320,8 +1326,8 @@ func BenchmarkStateCommit2000(b *testing.B) {
 	b.ReportMetric(float64(s.Status().Bytes)/(1<<20), "MiB")
 }
 
-// TestStateCompacts checks that adding and deleting rows does not grow the file above
-// its limit because of free pages. No row is lost, and both files together remain below
+// TestStateCompacts checks that free pages from added and deleted rows never make the
+// file exceed its limit. No row is lost. The file and its copy together also remain below
 // the limit.
 func TestStateCompacts(t *testing.T) {
 	const limit = 8 << 20

@@ -15,11 +15,12 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// entries iterates over buckets. It stores an error in failed and stops.
+// entries iterates over the entries of buckets. entries stops at an error, and stores the
+// error in failed.
 //
-// It copies blocks of entries from bbolt. A fault of the mapping must not unwind
-// through the caller, whose locks would remain held. A panic of the caller must not be
-// treated as corruption.
+// entries copies batches of entries from bbolt. A fault of the mapping must not unwind
+// through the caller, whose locks would remain held. Conversely, a panic of the caller
+// must not be treated as corruption.
 func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		var buf, last []byte
@@ -66,9 +67,9 @@ func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
 }
 
 // ReadState calls visit for each entry of the given buckets of state.db in the state
-// directory dir. It only reads the file. If a filter has the file open, live writes
-// a copy; if live is nil, the error is ErrInUse. The entry is valid until visit
-// returns. ReadState returns the first error of visit.
+// directory dir. ReadState does not change the file. If a filter has the file open,
+// ReadState reads a copy that live writes. If live is nil, the error is ErrInUse. The
+// entry is valid until visit returns. ReadState returns the first error of visit.
 func ReadState(dir string, buckets []string, live func(io.Writer) error, visit func(Entry) error) error {
 	path := filepath.Join(dir, StateFile)
 	db, file, err := openState(dir, live)
@@ -95,8 +96,9 @@ func ReadState(dir string, buckets []string, live func(io.Writer) error, visit f
 	return stopped
 }
 
-// Used reports whether a filter has used the state directory dir: it has a state.db,
-// possibly quarantined, or sessions. An unreadable directory counts as used.
+// Used reports whether a filter has used the state directory dir. A used directory has a
+// state.db, a quarantined copy of it, or sessions. An unreadable directory counts as
+// used.
 func Used(dir string) bool {
 	d, err := openDirectory(dir)
 	if err != nil {
@@ -131,7 +133,7 @@ func HasState(dir string) bool {
 	return exists(d, StateFile)
 }
 
-// openState opens the file, or the copy that live writes.
+// openState opens state.db, or the copy of it that live writes.
 func openState(dir string, live func(io.Writer) error) (*bbolt.DB, *os.File, error) {
 	d, err := openDirectory(dir)
 	if err != nil {
@@ -160,7 +162,7 @@ func openState(dir string, live func(io.Writer) error) (*bbolt.DB, *os.File, err
 		if !errors.Is(err, ErrFinished) || tries == 5 {
 			return nil, nil, fmt.Errorf("%w, and no copy is available: %w", ErrInUse, err)
 		}
-		// The filter has just released the file, which will soon be readable.
+		// The filter has just released the file, which soon becomes readable.
 		time.Sleep(time.Duration(tries) * 50 * time.Millisecond)
 	}
 }

@@ -223,7 +223,8 @@ func TestSegmentsRollAtTheDay(t *testing.T) {
 	}
 }
 
-// A clock that was far ahead does not affect later sessions.
+// TestClockIsSetBack checks that a clock that was far ahead does not affect later
+// sessions.
 func TestClockIsSetBack(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{})
@@ -279,7 +280,8 @@ func TestReadersLeaveNothingBehind(t *testing.T) {
 	}
 }
 
-// A reader opens the next file before it needs its records.
+// TestReaderThatEndsEarlyLetsGoOfFiles checks that a Reader that ends early closes the
+// file that it has opened in advance.
 func TestReaderThatEndsEarlyLetsGoOfFiles(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{})
@@ -333,7 +335,7 @@ func TestModesOfFiles(t *testing.T) {
 	}
 }
 
-// damage contains functions that return a damaged copy of a segment.
+// damage contains functions that corrupt the bytes of a segment.
 var damage = map[string]func(b []byte) []byte{
 	"zero length": func([]byte) []byte { return nil },
 	"garbage":     func(b []byte) []byte { return bytes.Repeat([]byte("garbage!"), len(b)/8) },
@@ -405,7 +407,8 @@ func TestDamagedSegmentIsSetAside(t *testing.T) {
 	}
 }
 
-// Reading a page of a segment that was truncated while mapped causes a fault.
+// TestSegmentCutShortWhileOpen checks that the Writer survives the fault that reading a
+// truncated mapping causes.
 func TestSegmentCutShortWhileOpen(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -500,7 +503,7 @@ func TestSymbolicLinkIsRefused(t *testing.T) {
 	}
 }
 
-// TestSessionsElsewhereAreRefused checks that a link instead of the directory of
+// TestSessionsElsewhereAreRefused checks that a symbolic link instead of the directory of
 // sessions does not cause changes elsewhere.
 func TestSessionsElsewhereAreRefused(t *testing.T) {
 	dir, elsewhere := t.TempDir(), t.TempDir()
@@ -823,8 +826,7 @@ func TestSnapshotDoesNotHoldUpTheWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	// Write more records than fit in a segment, so that it grows and is finished, and
-	// other segments follow.
+	// Write more records than fit in a segment, so that further segments follow.
 	value := bytes.Repeat([]byte{0x7a, 2, 8, 1}, 1000)
 	for i := range 1500 {
 		w.Add(noon.Add(time.Duration(i+1)*time.Millisecond), uint64(i+2), value)
@@ -930,8 +932,8 @@ func TestParseSegment(t *testing.T) {
 	}
 }
 
-// TestBudgetWithState checks that state.db counts towards the budget, and that its
-// growth displaces the oldest sessions.
+// TestBudgetWithState checks that state.db counts towards the budget, and that its growth
+// evicts the oldest sessions.
 func TestBudgetWithState(t *testing.T) {
 	dir := t.TempDir()
 	const budget = 32 << 20
@@ -941,8 +943,8 @@ func TestBudgetWithState(t *testing.T) {
 	state := filepath.Join(dir, StateFile)
 	for day := range 40 {
 		now = noon.AddDate(0, 0, day)
-		// Reserve first, because the State reserves room before it grows: a commit may
-		// follow any record.
+		// Reserve before writing the file, because the State reserves room before it
+		// grows.
 		if err := os.WriteFile(state, make([]byte, day*400<<10), 0o640); err != nil {
 			t.Fatal(err)
 		}

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// needTmpfs mounts a tmpfs of the given size on dir for the test. Without root the test
-// is skipped, or fails if skips are not permitted.
+// needTmpfs mounts a tmpfs of the given size on dir for the test. Without root, needTmpfs
+// skips the test, or fails it if skips are not permitted.
 func needTmpfs(t *testing.T, dir, size string) {
 	t.Helper()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
@@ -16,7 +16,7 @@ func needTmpfs(t *testing.T, dir, size string) {
 		}
 		t.Skipf("SKIPPED, NOT TESTED: a tmpfs cannot be mounted (%v); run as root", err)
 	}
-	// Unmount after the writer is closed.
+	// Unmount after the Writer is closed.
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 			t.Error(err)

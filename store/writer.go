@@ -15,14 +15,14 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Limits of a Writer.
+// These are the limits of a Writer.
 const (
 	DefaultBudget = 512 << 20
 	DefaultKeep   = 90 * 24 * time.Hour
 	DefaultBuffer = 8 << 20
 
-	// MinBudget is the minimum budget; smaller values are raised to it. A segment,
-	// an eighth of the budget, must hold the largest batch.
+	// MinBudget is the minimum budget in bytes. Smaller values are raised to MinBudget,
+	// because a segment must have room for the largest batch.
 	MinBudget = 16 << 20
 
 	// MaxValue is the maximum size of a record in bytes.
@@ -47,12 +47,12 @@ type Options struct {
 	Seal    bool // seal finished segments in the background
 }
 
-// A Writer writes records to day segments in the background. Disk errors neither
-// block a caller nor fail a call: records wait in a bounded buffer, and failed
-// writes are retried. If the buffer is full, records are dropped and counted.
+// A Writer writes records to day segments in the background. Disk errors neither block a
+// caller nor fail a call. Records wait in a bounded buffer, and failed writes are
+// retried. If the buffer is full, records are dropped and counted.
 //
-// A record belongs to the day on which the session ended. A record of the previous
-// day goes to today's segment if that exists.
+// A record belongs to the day on which the session ended. If today's segment exists, a
+// late record of the previous day is added to it.
 type Writer struct {
 	o Options
 	k keeper // of the current segment
@@ -84,7 +84,7 @@ type Writer struct {
 	loggedAt   time.Time       // the time of the last log line about drops
 }
 
-// Status is the state of a Writer.
+// Status describes a Writer and its files.
 type Status struct {
 	Dir         string    `json:"dir"`               // DIR/sessions
 	Segment     string    `json:"segment,omitempty"` // name of the open segment
@@ -104,9 +104,8 @@ type Status struct {
 	SealError   string    `json:"seal_error,omitempty"` // the last error of sealing, until a segment is sealed
 }
 
-// Open starts a Writer on the state directory dir. It creates the directory, but not
-// its parents. It returns immediately and does not fail: errors are logged and
-// retried.
+// Open starts a Writer on the state directory dir. Open creates the directory, but not
+// its parents. Open returns immediately and does not fail. Errors are logged and retried.
 func Open(dir string, o Options) *Writer {
 	if o.Budget == 0 {
 		o.Budget = DefaultBudget
@@ -132,7 +131,7 @@ func Open(dir string, o Options) *Writer {
 		sealed: make(chan sealResult, 1),
 
 		rewrites: make(chan rewriting),
-		// The system allocates the memory when it is first written.
+		// The system allocates the memory of the buffers when it is first written.
 		active:  buffer{data: make([]byte, 0, o.Buffer/2)},
 		pending: buffer{data: make([]byte, 0, o.Buffer/2)},
 		status:  Status{Dir: filepath.Join(dir, sessionsDir), Buffer: o.Buffer, Budget: o.Budget},
@@ -143,8 +142,8 @@ func Open(dir string, o Options) *Writer {
 	return w
 }
 
-// Add adds the record of a session that ended at end. Value is the output of
-// AppendRecord and is copied. Add does not wait for the disk.
+// Add adds the record of a session that ended at end. value is the output of AppendRecord
+// and is copied. Add does not wait for the disk.
 func (w *Writer) Add(end time.Time, id uint64, value []byte) {
 	if w.take(end, id, value) {
 		select {
@@ -154,7 +153,7 @@ func (w *Writer) Add(end time.Time, id uint64, value []byte) {
 	}
 }
 
-// take buffers a record or counts it as dropped. It reports whether the background
+// take buffers a record, or counts it as dropped. wake reports whether the background
 // goroutine must be woken.
 func (w *Writer) take(end time.Time, id uint64, value []byte) (wake bool) {
 	w.mu.Lock()
@@ -174,12 +173,13 @@ func (w *Writer) take(end time.Time, id uint64, value []byte) (wake bool) {
 	return true
 }
 
-// Flush writes all records that were added and returns the error of the attempt.
+// Flush writes all records that were added before the call and returns the error of the
+// write.
 func (w *Writer) Flush(ctx context.Context) error { return w.k.flush(ctx) }
 
-// Close writes all records that were added and stops the Writer. It drops records that
-// cannot be written, and later records. The error has the cause and the number of
-// drops. Only the first call returns it.
+// Close writes all records that were added and stops the Writer. Records that cannot be
+// written are dropped, and so are records that are added later. The error contains the
+// cause and the number of dropped records. Only the first call returns the error.
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	again := w.closed
@@ -220,18 +220,19 @@ func (w *Writer) diskStatus() Status {
 // Segments returns the segments on disk.
 func (w *Writer) Segments() ([]Segment, error) { return Segments(w.days.budget.dir) }
 
-// Snapshot returns a consistent copy of the open segment. The error is ErrFinished
-// if that segment has another name.
+// Snapshot returns a consistent copy of the open segment. The error is ErrFinished if the
+// open segment has another name.
 func (w *Writer) Snapshot(name string) (*Snapshot, error) { return w.k.snapshot(name) }
 
-// ErrFinished is the error for a segment that is not open. Its file can be read.
+// ErrFinished is the error for a segment that is not open. The caller can read the file
+// instead.
 var ErrFinished = errors.New("no segment of this name is being written; read the file")
 
 // run is the background goroutine.
 func (w *Writer) run() {
 	debug.SetPanicOnFault(true) // see guard
 
-	// The timer starts the next commit or attempt.
+	// The timer starts the next commit or retry.
 	timer := time.NewTimer(0) // lock the directory immediately
 	armed := true
 	prune := time.NewTicker(pruneEvery)
@@ -303,7 +304,7 @@ func (w *Writer) buffered() int {
 	return w.active.n
 }
 
-// finish attempts the last write and releases all files.
+// finish writes the last records and releases all files.
 func (w *Writer) finish() {
 	if err := w.drain(); err != nil {
 		lost := countRecords(w.rest)

@@ -2,16 +2,12 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"os"
-	"syscall"
 
+	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
-	"scanwatch/filter/lookup"
-	"scanwatch/filter/lookup/feed"
 	"scanwatch/filter/memory"
-	"scanwatch/rules"
 )
 
 // prepareCompanions looks up the users of the companions and creates the directory of
@@ -29,8 +25,11 @@ func (p *program) prepareCompanions() {
 		problem    string
 	}
 	r, ok := withTimeout(p.log, "preparing the companions", diskTimeout, func() result {
-		_ = os.Mkdir(p.runDir, 0o755) // the package creates it, unless it is temporary
-		return result{control.NewCompanions(p.set.Companions), runDirProblem(p.runDir)}
+		// The package creates the directory, unless it is temporary.
+		if os.Mkdir(p.runDir, 0o755) == nil {
+			_ = os.Chmod(p.runDir, 0o755) // whatever the umask is
+		}
+		return result{control.NewCompanions(p.set.Companions), control.RunDirProblem(p.runDir, p.dir, os.Geteuid())}
 	})
 	if !ok {
 		p.log.Warn("no companions: disk timeout; restart smtpd when the disk answers")
@@ -48,25 +47,6 @@ func (p *program) prepareCompanions() {
 	}
 }
 
-// runDirProblem returns the reason why dir cannot contain the socket of the companions,
-// or "". Another user who can create or replace the socket could make the companions
-// unban hosts, also in a sticky directory: before the filter starts.
-func runDirProblem(dir string) string {
-	info, err := os.Stat(dir)
-	switch {
-	case err != nil:
-		return fmt.Sprintf("%v; create it, owned by the user of the filter", err)
-	case !info.IsDir():
-		return dir + " is not a directory"
-	case info.Mode()&0o022 != 0:
-		return fmt.Sprintf("other users can write to %s; run chmod go-w", dir)
-	}
-	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != os.Geteuid() {
-		return fmt.Sprintf("%s belongs to another user; run chown", dir)
-	}
-	return ""
-}
-
 // serveCompanions serves the socket of the companions.
 func (p *program) serveCompanions(live context.Context) {
 	if p.runDir == "" {
@@ -82,26 +62,14 @@ func (p *program) serveCompanions(live context.Context) {
 }
 
 // sparing returns a function that reports whether the hosts in one of the given
-// prefixes must not be blocked, as in the exports: friends, addresses of this host, hosts
-// that rules must not ban, and hosts with recent mail, which may not be known yet.
+// prefixes must not be blocked, as in the exports: exempt hosts, hosts that rules must not
+// ban, and hosts with recent mail, which may not be known yet.
 func (p *program) sparing(all []netip.Prefix) func(netip.Prefix) bool {
-	var own lookup.Prefixes[bool]
-	for _, a := range p.ownAddrs {
-		own.Add(netip.PrefixFrom(a, a.BitLen()), true)
-	}
-	policy := p.policies.policy()
-	if policy != nil {
-		for _, q := range policy.OwnAddresses {
-			own.Add(q, true)
-		}
-	}
+	exempt := config.NewExempt(p.policies.policy(), p.ownAddrs)
 	now := p.eventTime()
 	standing := p.networksWithStanding(all, now)
 	return func(q netip.Prefix) bool {
-		if _, ok := own.Overlapping(q); ok || standing[q] || feed.Forbidden(q) != "" {
-			return true
-		}
-		if policy != nil && policy.Friends(q) != rules.No {
+		if standing[q] || exempt.Reason(q, false) != "" {
 			return true
 		}
 		if q.IsSingleIP() && p.memory.Peers.Recent(q.Addr(), now) {

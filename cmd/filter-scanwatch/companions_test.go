@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"scanwatch/cmd/internal/config"
@@ -14,7 +15,7 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// withCompanions returns a program with a configuration and its companions.
+// withCompanions returns a program with a configuration and the companions in it.
 func withCompanions(t *testing.T, text string) *program {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "scanwatch.conf")
@@ -32,8 +33,8 @@ func withCompanions(t *testing.T, text string) *program {
 	return &program{memory: memory.New(), policies: policies{active: c}, set: c.Policy.Settings, log: slog.New(slog.DiscardHandler)}
 }
 
-// TestUnsafeRunDir checks that a directory in which other users can create the socket is
-// not used, and that the status names the companions that cannot connect.
+// TestUnsafeRunDir checks that the filter does not use a directory in which other users
+// can create the socket. The status names the companions that cannot connect.
 func TestUnsafeRunDir(t *testing.T) {
 	parent := t.TempDir()
 	for name, c := range map[string]struct {
@@ -44,7 +45,8 @@ func TestUnsafeRunDir(t *testing.T) {
 		"good":   {0o755, os.Geteuid(), ""},
 		"group":  {0o775, os.Geteuid(), "other users can write"},
 		"sticky": {0o777 | fs.ModeSticky, os.Geteuid(), "other users can write"},
-		"owner":  {0o755, 4001, "belongs to another user"},
+		"owner":  {0o755, 4001, "belongs to user 4001; run chown"},
+		"closed": {0o750, os.Geteuid(), "the users of companions cannot enter"},
 		"absent": {0, 0, "no such file"},
 	} {
 		dir := filepath.Join(parent, name)
@@ -77,7 +79,29 @@ func TestUnsafeRunDir(t *testing.T) {
 	}
 }
 
-// TestSparing checks that companions receive no ban of a host that an export omits.
+// TestRunDirIsNoStateDir checks that the directory with the records is not used, and that
+// a directory that the filter creates lets companions enter, whatever the umask is.
+func TestRunDirIsNoStateDir(t *testing.T) {
+	old := syscall.Umask(0o077)
+	defer syscall.Umask(old)
+	state, dir := t.TempDir(), filepath.Join(t.TempDir(), "run")
+	if err := os.Chmod(state, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for runDir, want := range map[string]string{state + "/": "is the state directory", dir: ""} {
+		p := withCompanions(t, "rundir \""+runDir+"\"\ncompanion sync user 4001 to ipset \"scanwatch\"\n")
+		p.dir = state
+		p.prepareCompanions()
+		if got := p.companions.Status()[0].Problem; want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("%s: problem %q, want %q", runDir, got, want)
+		}
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("created directory: %v, %v", info, err)
+	}
+}
+
+// TestSparing checks that companions receive no ban of a host that an export would omit.
 func TestSparing(t *testing.T) {
 	p := withCompanions(t, `own-address 203.0.113.9
 table <friends> { 203.0.113.1, friend.example.org }

@@ -16,7 +16,7 @@ import (
 )
 
 // passedOn contains the arguments of log calls that are errors or notes of other
-// packages. The manual does not contain them verbatim.
+// packages. The manual does not contain the messages of other packages verbatim.
 var passedOn = []string{
 	"err.Error()",                 // an error about an unreadable file
 	`k.name + " available again"`, // segments and state.db; the manual contains both
@@ -29,12 +29,12 @@ var passedOn = []string{
 	`strings.TrimSuffix(line, "\n")`,
 }
 
-// companionDirs contains the packages of companions, whose lines are in scanwatch(8).
+// companionDirs contains the packages of companions. Log lines of companions are in
+// scanwatch(8).
 var companionDirs = []string{"../internal/dnsbl", "../internal/firewall", "../internal/follow", "../internal/forward"}
 
-// TestDiagnostics checks that every line that the filter or a companion can log is in
-// DIAGNOSTICS of its manual. It collects the lines from the calls that log them in the
-// source.
+// TestDiagnostics checks that DIAGNOSTICS of the manuals contains every line that the
+// filter or a companion can log. The test finds the lines in the log calls of the source.
 func TestDiagnostics(t *testing.T) {
 	for _, c := range []struct {
 		page  string
@@ -87,8 +87,8 @@ func itemsOf(t *testing.T, page string) string {
 	return items.String()
 }
 
-// checkFile checks the log calls of a source file and returns the number of texts in the
-// manual.
+// checkFile checks the log calls in a source file. texts is the number of texts that the
+// manual contains.
 func checkFile(t *testing.T, name, page, titles string) (texts int, err error) {
 	files := token.NewFileSet()
 	f, err := parser.ParseFile(files, name, nil, 0)
@@ -126,8 +126,8 @@ func cmpErr(err, other error) error {
 	return other
 }
 
-// logged returns the argument of call that is the text of a log line, or nil if call
-// does not log.
+// logged returns the argument of call that is the text of a log line. If call does not
+// log, the result is nil.
 func logged(call *ast.CallExpr) ast.Expr {
 	at := func(i int) ast.Expr {
 		if i < len(call.Args) {
@@ -146,7 +146,7 @@ func logged(call *ast.CallExpr) ast.Expr {
 	case slices.Contains([]string{"Info", "Warn", "Error"}, name) && on == "log":
 		return at(0)
 	case name == "once" && on == "s", name == "Appendf" && at(1) != nil:
-		// Calls of Serve, and lines that are written without a logger.
+		// The function once of Serve logs, and some lines are written without a logger.
 		if text, ok := literal(at(1)); name == "once" || ok && strings.HasPrefix(text, "warning: ") {
 			return at(1)
 		}
@@ -155,7 +155,7 @@ func logged(call *ast.CallExpr) ast.Expr {
 			return at(0)
 		}
 	case name == "append" && at(1) != nil:
-		// The first words of the lines about sessions.
+		// Lines about sessions are created by appending to line.
 		if x, ok := at(0).(*ast.SliceExpr); ok && last(x.X) == "line" {
 			if _, ok := literal(at(1)); ok {
 				return at(1)
@@ -193,8 +193,8 @@ func source(files *token.FileSet, e ast.Expr) string {
 	return b.String()
 }
 
-// inManual converts a text to the form in the manual: the first line, in which N or ...
-// replaces each value.
+// inManual converts a text to the form in the manual. The form is the first line, in
+// which N or ... replaces each value.
 func inManual(text string) string {
 	text, _, _ = strings.Cut(text, "\n")
 	text = regexp.MustCompile(`%d`).ReplaceAllString(text, "N")

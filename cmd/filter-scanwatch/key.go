@@ -12,10 +12,10 @@ import (
 // keyRetry is the interval between attempts to save a hash key.
 const keyRetry = 30 * time.Second
 
-// useKey calls use with the hash key in the state directory. If the key is missing or
-// the disk does not answer in time, it calls use with a new key, because smtpd is
-// waiting. In this case the returned function saves the new key. If the directory
-// contains a key by then, the function calls use with that key instead.
+// useKey calls use with the hash key in the state directory. If the key is missing or the
+// disk does not answer in time, useKey calls use with a new key, because smtpd is
+// waiting. The returned function saves the new key. If the directory contains another key
+// by then, the function calls use with that key instead.
 func useKey(dir string, use func(key []byte), log *slog.Logger) func(context.Context) {
 	key, ok := withTimeout(log, "reading the key", diskTimeout, func() []byte {
 		key, _ := privacy.ReadKey(dir) // SaveKey returns the error

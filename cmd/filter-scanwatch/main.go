@@ -15,7 +15,7 @@ import (
 	"scanwatch/store"
 )
 
-// version is set by the Makefile.
+// version is the program version. The Makefile sets it.
 var version = "development"
 
 func usage(w io.Writer) {
@@ -38,7 +38,8 @@ See filter-scanwatch(8); "scanwatch report" prints a report.
 }
 
 func main() {
-	// Other users must not have access to files and sockets of this process.
+	// Other users must not have access to the files and sockets that this process
+	// creates.
 	syscall.Umask(0o027)
 	os.Exit(command(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
@@ -71,8 +72,8 @@ func command(args []string, stdin, stdout, stderr *os.File) int {
 	if *check {
 		return checkConfig(s.file, stderr)
 	}
-	// By default, a Go program exits when a write to stdout or stderr returns EPIPE.
-	// The last records would be lost.
+	// By default, a Go program exits when a write to stdout or stderr returns EPIPE. The
+	// filter would lose its last records.
 	signal.Ignore(syscall.SIGPIPE)
 	return run(s, stdin, stdout, stderr)
 }

@@ -14,7 +14,8 @@ import (
 	"scanwatch/rules"
 )
 
-// saveHalt writes a halt to a state directory. Without a halt, it removes the file.
+// saveHalt writes a halt to a state directory. If h.On is not set, saveHalt removes the
+// file.
 func saveHalt(dir string, h control.Halt) error {
 	name := filepath.Join(dir, control.ModeFile)
 	if !h.On {
@@ -57,7 +58,7 @@ func (p *policies) startHalt() {
 	p.setHalt(h)
 }
 
-// setHalt activates a halt. It does not wait for the disk.
+// setHalt activates a halt without waiting for the disk.
 func (p *policies) setHalt(h control.Halt) {
 	p.stateMu.Lock()
 	defer p.stateMu.Unlock()
@@ -65,8 +66,8 @@ func (p *policies) setHalt(h control.Halt) {
 	p.apply()
 }
 
-// apply passes the policy to the pipeline, in mode observe if there is a halt. The
-// caller holds stateMu.
+// apply passes the policy to the pipeline. During a halt, the policy is in mode observe.
+// The caller must hold stateMu.
 func (p *policies) apply() {
 	if p.active == nil {
 		return
@@ -78,7 +79,7 @@ func (p *policies) apply() {
 	p.use(policy, p.active)
 }
 
-// haltExpired reports whether there is a halt that has expired.
+// haltExpired reports whether the current halt has expired.
 func (p *policies) haltExpired(now time.Time) bool {
 	p.stateMu.Lock()
 	defer p.stateMu.Unlock()
@@ -97,7 +98,7 @@ func (p *policies) endHalt(now time.Time) {
 	}
 }
 
-// halted returns the attributes that describe a halt in a log line.
+// halted returns the attributes for a halt in a log line.
 func (p *policies) halted(h control.Halt) []any {
 	if h.Until.IsZero() {
 		return nil
@@ -105,8 +106,8 @@ func (p *policies) halted(h control.Halt) []any {
 	return []any{"until", h.Until.Format(time.RFC3339)}
 }
 
-// modeCommand returns the control command that starts a halt, or ends it and restores
-// the mode of the configuration.
+// modeCommand returns the control command that starts or ends a halt. The end of a halt
+// restores the mode of the configuration.
 func (p *policies) modeCommand() control.Command {
 	return control.Command{Name: "mode", Args: 2, Run: func(_ context.Context, a *control.Answer, args []string) error {
 		seconds, err := strconv.ParseUint(args[1], 10, 31)

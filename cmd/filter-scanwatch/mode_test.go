@@ -12,8 +12,8 @@ import (
 	"scanwatch/rules"
 )
 
-// TestEndHalt checks that a halt ends at its time, that this is logged once, and that
-// the halt is not active after a restart.
+// TestEndHalt checks that a halt ends at its time. The end is logged once, and the halt
+// is not active after a restart.
 func TestEndHalt(t *testing.T) {
 	var log bytes.Buffer
 	var mode rules.Mode

@@ -25,12 +25,12 @@ import (
 	"scanwatch/store"
 )
 
-// watchFiles is the interval at which the configuration, tables and databases are
-// checked for changes.
+// watchFiles is the interval at which the filter checks the configuration, tables and
+// databases for changes.
 const watchFiles = 10 * time.Second
 
-// policies updates the policy of the pipeline. The previous policy remains active if a
-// new configuration has an error.
+// policies updates the policy of the pipeline. If a new configuration has an error, the
+// previous policy remains active.
 type policies struct {
 	file   string // empty without a configuration
 	dir    string // the state directory; initially the value of the flag
@@ -42,9 +42,10 @@ type policies struct {
 	mu     sync.Mutex          // held during a reload
 	config *config.Config
 	closed *sandbox.Report // nil without a sandbox
-	// companions is the text of the statements that apply only at startup.
+	// companions is the text of the companion statements, which only apply at startup.
 	companions string
-	unread     bool // the disk of the configuration timed out at startup
+	zones      string // text of the zones of the latest configuration
+	unread     bool   // the disk of the configuration timed out at startup
 
 	stateMu sync.Mutex
 	state   control.Config
@@ -56,7 +57,7 @@ type policies struct {
 // all notes.
 const maxNotes = 10
 
-// note describes the configuration in the status. The problem may concern a new
+// note sets the description of the configuration in the status. problem may concern a new
 // configuration that is not active.
 func (p *policies) note(c *config.Config, problem string) {
 	p.stateMu.Lock()
@@ -96,7 +97,7 @@ func (p *policies) policy() *rules.Policy {
 func (p *policies) enforced() bool { return p.status().Mode == rules.Enforce.String() }
 
 // start loads the configuration and returns its settings. An invalid configuration must
-// not stop smtpd, so the filter only observes until a valid configuration is loaded.
+// not stop smtpd. The filter only observes until a valid configuration is loaded.
 func (p *policies) start() rules.Settings {
 	defaults := new(rules.Config).Settings()
 	defaults.Store = store.DefaultDir()
@@ -112,8 +113,8 @@ func (p *policies) start() rules.Settings {
 		return loaded{c, err}
 	})
 	if !ok {
-		// watch loads the configuration when the disk answers. Its rules are unknown
-		// until then and may need any phase.
+		// watch loads the configuration when the disk answers. Register all phases,
+		// because the rules are unknown until then.
 		p.config, p.asked, p.unread = config.Unread(p.file), smtpd.Requests(smtp.Answerable), true
 		p.log.Error("configuration unreadable: disk timeout; observing only, recording in the default directory; restart smtpd when the disk answers", "file", p.file)
 		p.note(nil, "disk timeout at startup; restart smtpd")
@@ -128,18 +129,26 @@ func (p *policies) start() rules.Settings {
 		return defaults
 	}
 	p.take(c)
-	p.companions = companionText(c.Policy)
+	p.companions, p.zones = companionText(c.Policy), zoneText(c.Policy)
 	p.asked = smtpd.Requests(filter.Phases(c.Policy))
 	set := c.Policy.Settings
 	set.Store = cmp.Or(p.dir, c.Policy.Store, store.DefaultDir())
 	return set
 }
 
-// companionText returns the statements of the companions.
+// companionText returns the text of the companion statements.
 func companionText(p *rules.Policy) string {
 	text := p.RunDir
 	for _, c := range p.Companions {
 		text += "\n" + c.String()
+	}
+	return text
+}
+
+// zoneText returns the statements of the zones.
+func zoneText(p *rules.Policy) (text string) {
+	for _, z := range p.Zones {
+		text += z.String() + "\n"
 	}
 	return text
 }
@@ -176,8 +185,8 @@ func (p *policies) complain(err error) {
 	}
 }
 
-// reload loads the configuration again. If the file of a table has become empty, the
-// table keeps its entries unless forced is set.
+// reload loads the configuration again. If forced is not set, a table whose file has
+// become empty keeps its entries.
 func (p *policies) reload(forced bool) error {
 	if p.file == "" {
 		return fmt.Errorf("the filter was started without a configuration; if there is one now, restart smtpd")
@@ -192,6 +201,10 @@ func (p *policies) reload(forced bool) error {
 		p.note(nil, "the new version is invalid, the previous one is in use; see scanwatch check")
 		p.log.Error("configuration invalid, keeping the previous one; see scanwatch check", "file", p.file)
 		return fmt.Errorf("load %s: invalid, keeping the previous configuration; see the mail log", p.file)
+	}
+	if text := zoneText(c.Policy); p.zones != text {
+		p.zones = text
+		c.Notes = append(c.Notes, "zones changed; restart the service of companion serve")
 	}
 	p.take(c)
 	if outside {
@@ -211,8 +224,8 @@ func (p *policies) reload(forced bool) error {
 	return nil
 }
 
-// outside logs the files in the configuration that are inaccessible in the sandbox. It
-// reports whether there are any.
+// outside logs the files in the configuration that are inaccessible in the sandbox. The
+// result reports whether a file is inaccessible.
 func (p *policies) outside(c *config.Config) bool {
 	some := false
 	for _, file := range c.Files() {

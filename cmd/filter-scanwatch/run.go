@@ -31,7 +31,7 @@ import (
 	"scanwatch/store"
 )
 
-// settings are the flags.
+// settings contains the values of the flags.
 type settings struct {
 	file    string // configuration file; empty for the default
 	dir     string
@@ -39,9 +39,8 @@ type settings struct {
 	verbose bool
 }
 
-// stopTime limits the time for saving the last records after smtpd has stopped, because
-// a restarted smtpd may already have started a new filter that needs the state
-// directory.
+// stopTime limits the time for saving the last records after smtpd has stopped. A
+// restarted smtpd may already have started a new filter that needs the state directory.
 const stopTime = 10 * time.Second
 
 // logTime limits the time for writing the last log lines after the records.
@@ -51,10 +50,10 @@ const logTime = time.Second
 // exists.
 const socketCheck = 5 * time.Second
 
-// gcPercent is below Go's default. More frequent collections save memory and take
-// little CPU time, because most live memory contains tables without pointers. The value
-// takes effect after the lists have been read: at startup smtpd is waiting, and
-// collections would cost time.
+// gcPercent is below Go's default. More frequent garbage collections save memory. Garbage
+// collections need little CPU time, because most live memory contains tables without
+// pointers. The value takes effect after the lists have been read, because collections
+// would delay the startup, for which smtpd waits.
 const gcPercent = 50
 
 // A program is the running filter.
@@ -89,7 +88,7 @@ type program struct {
 	socket   chan struct{} // closed when the control socket is closed
 }
 
-// run handles stdin until it ends and returns the exit status.
+// run handles stdin until its end and returns the exit status.
 func run(s settings, stdin, stdout, stderr *os.File) int {
 	p := build(s, stderr)
 	p.start(stdin)
@@ -102,7 +101,7 @@ func run(s settings, stdin, stdout, stderr *os.File) int {
 	return p.stop(err)
 }
 
-// setLevel sets the log level of the flags and the configuration.
+// setLevel sets the log level from the flags and the configuration.
 func (p *program) setLevel() {
 	p.level.Set(slog.LevelWarn)
 	if p.verbose || p.policyVerbose {
@@ -111,8 +110,8 @@ func (p *program) setLevel() {
 }
 
 // build creates the program. smtpd accepts no connection until its filters are
-// registered, so build only waits for files on the local disk. The state directory is
-// opened in the background.
+// registered. build therefore only waits for files on the local disk, and the state
+// directory is opened in the background.
 func build(s settings, stderr *os.File) *program {
 	p := &program{settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC()}
 	p.setLevel()
@@ -188,8 +187,8 @@ func (p *program) openStore() {
 	})
 }
 
-// now returns the end of the newest session instead of the current time, so that the
-// sessions of a replayed stream are stored under the days of the stream.
+// now returns the end of the newest session instead of the current time. The sessions of
+// a replayed stream are therefore stored under the days of the stream.
 func (p *program) now() time.Time {
 	if t := p.clock.Load(); t != 0 {
 		return time.UnixMicro(t)
@@ -197,10 +196,10 @@ func (p *program) now() time.Time {
 	return time.Now()
 }
 
-// eventTime returns the current time by the clock of smtpd's events.
+// eventTime returns the current time on the clock of smtpd's events.
 func (p *program) eventTime() int64 { return p.memory.Now(p.now().UnixMicro()) }
 
-// use applies a policy and the databases of its configuration to the pipeline, if the
+// use passes a policy and the databases of its configuration to the pipeline, if the
 // pipeline exists.
 func (p *program) use(policy *rules.Policy, c *config.Config) {
 	if policy.Log.Verbose != p.policyVerbose { // an unchanged setting must not undo scanwatch log
@@ -266,7 +265,7 @@ func (p *program) status() control.Status {
 	}
 }
 
-// banned writes a manual ban or its revocation to the log, the watchers and the records.
+// banned writes a manual ban or its revocation to the log, and sends it to the watchers.
 func (p *program) banned(b memory.Ban) {
 	event, attrs := "ban", []any{"prefix", b.Prefix.String(), "until", b.Until.Format(time.RFC3339), "rule", b.Rule}
 	if b.Revoked {
@@ -283,8 +282,8 @@ func (p *program) save() error {
 	return safego.Run(func() error { return errors.Join(p.state.Close(), p.writer.Close()) })
 }
 
-// stop records the open sessions, saves all data, and returns the exit status. Cause
-// is the error that ended the input, or nil if smtpd has stopped.
+// stop records the open sessions, saves all data, and returns the exit status. cause is
+// the error that ended the input, or nil if smtpd has stopped.
 func (p *program) stop(cause error) int {
 	if err := safego.Run(func() error { p.front.Stop(); p.pipeline.Stop(); return nil }); err != nil {
 		p.log.Error("open sessions not recorded", "err", err, safego.Stack(err))
@@ -318,8 +317,8 @@ func (p *program) stop(cause error) int {
 	return status
 }
 
-// stopOnSignal ends the input on SIGTERM and SIGINT, so that all data is saved in
-// the same way as when smtpd stops.
+// stopOnSignal ends the input on SIGTERM and SIGINT. All data is saved in the same way as
+// when smtpd stops.
 func (p *program) stopOnSignal(stdin *os.File) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
@@ -328,9 +327,9 @@ func (p *program) stopOnSignal(stdin *os.File) {
 		if syscall.Shutdown(int(stdin.Fd()), syscall.SHUT_RD) == nil {
 			return
 		}
-		// A read from stdin cannot be interrupted unless stdin is a socket. The records
-		// are therefore saved here, with a timeout, because a disk that does not answer
-		// must not delay the exit.
+		// If stdin is not a socket, a read from stdin cannot be interrupted. Save the
+		// records without waiting for the read. The timeout limits the delay of the exit
+		// if the disk does not answer.
 		saved := make(chan error, 1)
 		safego.Go(p.log, "saving the last records", func() { saved <- p.save() })
 		select {
@@ -341,7 +340,7 @@ func (p *program) stopOnSignal(stdin *os.File) {
 	})
 }
 
-// shippedLists returns a function that reads the shipped lists in its first call.
+// shippedLists returns a function that reads the shipped lists when it is first called.
 func shippedLists(log *slog.Logger) func() *lookup.Lists {
 	return sync.OnceValue(func() *lookup.Lists {
 		var l *lookup.Lists

@@ -10,8 +10,8 @@ import (
 )
 
 // A queue writes log lines without blocking, because a slow reader of the log must not
-// delay responses to smtpd. If the queue is full, lines are dropped, and their number
-// is logged later.
+// delay responses to smtpd. If the queue is full, lines are dropped. The number of
+// dropped lines is logged later.
 type queue struct {
 	mu      sync.Mutex
 	to      io.Writer
@@ -33,14 +33,14 @@ func newQueue(to io.Writer) *queue {
 	return q
 }
 
-// use sets the writer of further lines.
+// use sets the writer for all further lines.
 func (q *queue) use(to io.Writer) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.to = to
 }
 
-// Write queues p, a single line with or without LF.
+// Write queues p. p is a single line with or without LF.
 func (q *queue) Write(p []byte) (int, error) {
 	line := bytes.TrimSuffix(p, []byte{'\n'})
 	q.add(line[:min(len(line), maxLogLine)])
@@ -81,7 +81,8 @@ func (q *queue) run() {
 	}
 }
 
-// Close writes the queued lines. It returns when they are written or stop is closed.
+// Close writes the queued lines. Close returns when all lines are written or stop is
+// closed.
 func (q *queue) Close(stop <-chan struct{}) {
 	q.mu.Lock()
 	q.closed = true

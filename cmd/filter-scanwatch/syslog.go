@@ -5,12 +5,12 @@ import (
 	"log/syslog"
 )
 
-// logSocket is the socket of syslogd(8). It is accessible in the sandbox, because the
+// logSocket is the socket of syslogd(8). The sandbox allows access to it, because the
 // filter must reconnect after a restart of syslogd.
 const logSocket = "/dev/log"
 
-// A syslogger writes log lines to syslog(3) with their priorities. If the filter wrote
-// them to standard error, smtpd would log all of them with the priority error.
+// A syslogger writes log lines to syslog(3) with their priorities. smtpd would log all
+// lines that the filter writes to standard error with the priority error.
 type syslogger struct{ *syslog.Writer }
 
 func openSyslog(socket string) (syslogger, error) {
@@ -18,7 +18,7 @@ func openSyslog(socket string) (syslogger, error) {
 	return syslogger{w}, err
 }
 
-// Write writes lines that end with LF. An error cannot be logged, and is ignored.
+// Write writes lines that end with LF. Errors are ignored, because they cannot be logged.
 func (s syslogger) Write(lines []byte) (int, error) {
 	for line := range bytes.Lines(lines) {
 		_ = s.priority(line)(string(bytes.TrimSuffix(line, []byte{'\n'})))
@@ -26,7 +26,7 @@ func (s syslogger) Write(lines []byte) (int, error) {
 	return len(lines), nil
 }
 
-// priority returns the function that writes line with the priority that its first word
+// priority returns the function that writes a line with the priority that its first word
 // indicates. Clients cannot influence the first word.
 func (s syslogger) priority(line []byte) func(string) error {
 	for _, p := range []struct {

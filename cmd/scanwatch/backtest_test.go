@@ -22,9 +22,9 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// mkHistory fills a state directory with a simulated day: legitimate clients, some of
-// them unusual, a directory harvest and a brute-force attack. The policy is in either
-// mode.
+// mkHistory fills a state directory with a simulated day. The day has legitimate clients,
+// some of them unusual, a directory harvest and a brute-force attack. enforce selects the
+// mode of the policy.
 func mkHistory(dir string, enforce bool) int {
 	if err := recordDay(dir, enforce); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -95,7 +95,7 @@ func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// TestBacktestExample checks that the example in the manual is the output for the
+// TestBacktestExample checks that the example in the manual equals the output for the
 // history of the script.
 func TestBacktestExample(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")

@@ -76,7 +76,7 @@ func runAnonymize(e *env, out, keyFile string) error {
 }
 
 // safeOutput returns an error if root would write to a directory that another user can
-// replace. It creates the directory out first, because another user might create a
+// replace. The directory out is created first, because another user might create a
 // missing directory.
 func safeOutput(out string) error {
 	for _, dir := range []string{filepath.Dir(out), out} {
@@ -92,8 +92,8 @@ func safeOutput(out string) error {
 	return nil
 }
 
-// anonymizeKey returns the key in the file. If the file does not exist, anonymizeKey
-// creates it with the key fresh.
+// anonymizeKey returns the key in a file. If the file does not exist, anonymizeKey
+// creates the file with the key fresh.
 func anonymizeKey(file string, fresh []byte) ([]byte, error) {
 	f, err := owner.Open(file)
 	switch {

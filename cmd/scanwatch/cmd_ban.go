@@ -72,7 +72,7 @@ func runBan(e *env, f *banFlags, arg string) error {
 	})
 }
 
-// largest returns the minimum prefix length for a ban without --force.
+// largest returns the minimum prefix length of a ban without --force.
 func largest(p netip.Prefix) int {
 	if p.Addr().Is6() {
 		return 16
@@ -82,7 +82,7 @@ func largest(p netip.Prefix) int {
 
 func large(p netip.Prefix) bool { return p.Bits() < largest(p) }
 
-// refuseKnownGood returns an error if clients in p are legitimate.
+// refuseKnownGood returns an error if p contains legitimate clients.
 func refuseKnownGood(e *env, p netip.Prefix) error {
 	dir, err := e.stateDir()
 	if err != nil {
@@ -97,8 +97,8 @@ func refuseKnownGood(e *env, p netip.Prefix) error {
 	return nil
 }
 
-// exempt returns a function that returns the pass statement for the client of a record,
-// or "".
+// exempt returns a function that returns the pass statement that applies to the client of
+// a record, or "".
 func (e *env) exempt() func(*store.Record) string {
 	var c *config.Config
 	if lists, err := lookup.Builtin(); err == nil {
@@ -114,8 +114,8 @@ func (e *env) exempt() func(*store.Record) string {
 	}
 }
 
-// note prints a note from the filter. It first flushes the output, so that the note follows
-// it.
+// note prints a note from the filter. The output is flushed first, so that the note
+// follows the output.
 func (e *env) note(s string) {
 	if s != "" {
 		_ = e.out.Flush()
@@ -123,7 +123,8 @@ func (e *env) note(s string) {
 	}
 }
 
-// duration parses the duration of a flag, from one minute to one year.
+// duration parses the duration of a flag. The duration must be between one minute and one
+// year.
 func duration(flag, text string) (time.Duration, error) {
 	d, err := selector.ParseSpan(text)
 	if err != nil {

@@ -82,7 +82,7 @@ func runBans(e *env, s *selector.Selector, all bool, args []string) error {
 	return nil
 }
 
-// A bannedHost is a line of bans --json.
+// A bannedHost is a line in the output of bans --json.
 type bannedHost struct {
 	Schema int `json:"schema"`
 	why.Ban
@@ -158,8 +158,8 @@ func left(b *memory.Ban, now time.Time) string {
 	return text.ShortDuration(b.Until.Sub(now))
 }
 
-// banHosts returns the name and organisation of each banned host, from its sessions and
-// from the database of AS numbers.
+// banHosts returns the name and organisation of each banned host. The sources are the
+// sessions of the host and the database of AS numbers.
 func (e *env) banHosts(list []memory.Ban) (map[netip.Prefix]*reports.BanHost, error) {
 	org, err := organisations(e)
 	if err != nil {
@@ -184,8 +184,8 @@ func (e *env) banHosts(list []memory.Ban) (map[netip.Prefix]*reports.BanHost, er
 	return hosts, err
 }
 
-// ladders returns a function that returns the length of the next ban of a banned host,
-// according to the configuration.
+// ladders returns a function that returns the length of the next ban of a banned host.
+// The length depends on the configuration.
 func (e *env) ladders() func(*memory.Ban) string {
 	rungs := make(map[string][]time.Duration)
 	lists, err := lookup.Builtin()
@@ -218,8 +218,7 @@ func (e *env) completeBanned(_ *cobra.Command, args []string, begun string) ([]s
 	return offers, cobra.ShellCompDirectiveNoFileComp
 }
 
-// clientPrefix parses an address, or the network of an address with a length. It
-// extends an IPv6 address to its /64.
+// clientPrefix parses an address or a prefix. An IPv6 address is extended to its /64.
 func clientPrefix(s string) (netip.Prefix, error) {
 	p, _, err := prefix.Parse(s)
 	switch {

@@ -1,17 +1,20 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/dnsbl"
 	"scanwatch/cmd/internal/fetch"
 	"scanwatch/cmd/internal/firewall"
@@ -75,6 +78,7 @@ func runCheck(e *env, args []string) error {
 	if _, err := fetch.Feeds(tree); err != nil {
 		return err
 	}
+	checkCompanions(e, p)
 	var phases []string
 	for _, id := range smtpd.Requests(filter.Phases(p)) {
 		phases = append(phases, id.String())
@@ -93,8 +97,57 @@ func runCheck(e *env, args []string) error {
 			fmt.Fprintf(e.out, "database %s: %s, built %s\n", s.Path, s.Type, s.Built.UTC().Format(time.DateOnly))
 		}
 	}
+	for _, c := range p.Companions {
+		fmt.Fprintln(e.out, c)
+	}
+	for _, z := range p.Zones {
+		fmt.Fprintln(e.out, z)
+	}
 	e.proposeGateways(p)
 	return nil
+}
+
+// checkCompanions prints warnings about users, directories and addresses of companions
+// that this host lacks. The filter starts without them.
+func checkCompanions(e *env, p *rules.Policy) {
+	if len(p.Companions) == 0 {
+		return
+	}
+	warn := func(pos rules.Pos, format string, args ...any) {
+		fmt.Fprintf(e.err, "%s: warning: %s\n", pos, fmt.Sprintf(format, args...))
+	}
+	filter, state := -1, ""
+	if dir, err := e.stateDir(); err == nil {
+		state = dir.Path
+		if info, err := os.Stat(state); err == nil {
+			if s, ok := info.Sys().(*syscall.Stat_t); ok {
+				filter = int(s.Uid) // it owns the state directory
+			}
+		}
+	}
+	runDir := cmp.Or(p.RunDir, control.DefaultRunDir())
+	if problem := control.RunDirProblem(runDir, state, filter); problem != "" {
+		warn(p.Companions[0].Pos, "directory of the companions' socket: %s", problem)
+	}
+	local := append(prefix.Local(), netip.IPv6Loopback())
+	for _, c := range p.Companions {
+		if _, err := control.CompanionUser(c.User, filter); err != nil {
+			warn(c.Pos, "%v", err)
+		}
+		for _, a := range c.Listen {
+			if !a.IsLoopback() && !slices.Contains(local, a) {
+				warn(c.Pos, "this host does not have the address %s", a)
+			}
+		}
+		for _, problem := range firewall.Problems(c) {
+			warn(c.Pos, "%s", problem)
+		}
+	}
+	for _, z := range p.Zones {
+		if z.Builtin == lookup.Clouds {
+			warn(z.Pos, "the networks of the list clouds also send legitimate mail: give points for it, and do not reject")
+		}
+	}
 }
 
 // proposeGateways prints the addresses in the state that many hosts share.

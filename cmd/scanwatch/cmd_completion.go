@@ -34,7 +34,7 @@ func newCompletion(e *env) *cobra.Command {
 	}
 }
 
-// completePolicies completes names of presets and files.
+// completePolicies completes the names of presets and files.
 func completePolicies(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp

@@ -82,8 +82,8 @@ func completionDir(t *testing.T) string {
 	return dir
 }
 
-// TestCompletion checks the completions of command lines in the form used by the
-// scripts of all shells.
+// TestCompletion checks the completions of command lines in the form that the scripts of
+// all shells use.
 func TestCompletion(t *testing.T) {
 	t.Chdir(completionDir(t))
 	for _, c := range completions {
@@ -109,8 +109,8 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// TestCompletionScripts checks that the shells accept their scripts, and that the
-// script for bash has the same completions as the program.
+// TestCompletionScripts checks that each shell accepts its script. The script for bash
+// must have the same completions as the program.
 func TestCompletionScripts(t *testing.T) {
 	for _, shell := range shells {
 		var out, stderr bytes.Buffer
@@ -136,8 +136,8 @@ func TestCompletionScripts(t *testing.T) {
 	}
 }
 
-// askBash completes a command line in bash. It defines the function of bash-completion
-// that the script needs.
+// askBash completes a command line in bash. The script defines the function of
+// bash-completion that the completion script needs.
 const askBash = `
 _get_comp_words_by_ref() { words=("${COMP_WORDS[@]}"); cword=$COMP_CWORD; cur=${words[cword]}; prev=${words[cword-1]}; }
 __ltrim_colon_completions() { :; }
@@ -170,7 +170,7 @@ func TestCompletionInBash(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "script"), script.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// TestMain chooses the program by the name of the file.
+	// TestMain selects the program by the name of the file.
 	if err := os.Symlink(self, filepath.Join(dir, "scanwatch")); err != nil {
 		t.Fatal(err)
 	}

@@ -24,8 +24,8 @@ import (
 // exportDays is the default of --since and --ttl in days.
 const exportDays = 7
 
-// exportMode is the mode of a new export. Daemons that run as other users must be able to
-// read it.
+// exportMode is the mode of a new export file. Daemons that run as other users must be
+// able to read the file.
 const exportMode = 0o644
 
 type exportFlags struct {
@@ -67,7 +67,7 @@ func newExport(e *env) *cobra.Command {
 	return cmd
 }
 
-// formatList lists the formats for the help.
+// formatList lists the export formats for the help text.
 func formatList() string {
 	width := 0
 	for _, name := range formatNames() {
@@ -96,7 +96,7 @@ func completeFormat(_ *cobra.Command, args []string, _ string) (offers []string,
 	return offers, cobra.ShellCompDirectiveNoFileComp
 }
 
-// exportOptions checks the flags and returns the format and options.
+// exportOptions checks the flags and returns the format and the options.
 func exportOptions(e *env, cmd *cobra.Command, f *exportFlags, args []string) (*export.Format, exportlist.Options, error) {
 	o := exportlist.Options{Selector: &f.Selector, Private: f.private, Progress: e.progress(), Warn: e.warn}
 	if len(args) == 0 {
@@ -158,9 +158,8 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 	if err != nil {
 		return err
 	}
-	// Only the consumer knows whether it has loaded the changes, so the consumer must
-	// replace the state file with FILE.new. If this export fails, no older FILE.new may
-	// remain.
+	// Write the new state to FILE.new. The consumer replaces the state file with FILE.new
+	// after it has loaded the changes. If the export fails, no older FILE.new may remain.
 	if f.diff != "" {
 		if err := remove(f.diff + ".new"); err != nil {
 			return err
@@ -190,8 +189,8 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 }
 
 // exportEntries returns the list and the number of omitted entries by reason. If the
-// operator has stopped enforcement, the list is empty, so that enforcement also ends in
-// the firewalls that load the list.
+// operator has stopped enforcement, the list is empty. Firewalls that load the empty list
+// also stop enforcement.
 func exportEntries(e *env, o *exportlist.Options) (list *export.List, omitted map[string]int, err error) {
 	switch halted, err := exportlist.Halted(o.Dir.Path); {
 	case err != nil:
@@ -211,7 +210,7 @@ func exportEntries(e *env, o *exportlist.Options) (list *export.List, omitted ma
 	return list, omitted, nil
 }
 
-// remove removes a file, if it exists.
+// remove removes a file if the file exists.
 func remove(name string) error {
 	p, err := owner.Resolve(name)
 	if err != nil {
@@ -233,7 +232,7 @@ func noExempt(e *env, name string, err error) error {
 	return fmt.Errorf("nothing was exported: %w", err)
 }
 
-// writeExport writes the list or its changes. It returns the number of entries that
+// writeExport writes the list or its changes. The result is the number of entries that
 // the format cannot express.
 func writeExport(e *env, f *exportFlags, format *export.Format, list *export.List, before *export.State) (dropped int, err error) {
 	var after *export.State
@@ -246,8 +245,8 @@ func writeExport(e *env, f *exportFlags, format *export.Format, list *export.Lis
 		return err
 	}
 	err = output.To(e.out, f.output, exportMode, write)
-	// If the list was not completely written, the consumer has not loaded it, and the new
-	// state must not be written.
+	// If the list was not completely written, the consumer has not loaded the list. The
+	// new state must be written only after a complete list.
 	if failed := e.out.Flush(); failed != nil {
 		err = fmt.Errorf("write the list: %v", failed)
 	}
@@ -261,7 +260,7 @@ func writeExport(e *env, f *exportFlags, format *export.Format, list *export.Lis
 	return dropped, nil
 }
 
-// readExportState reads a state file. It returns nil if the file does not exist.
+// readExportState reads a state file. If the file does not exist, the result is nil.
 func readExportState(name string, f *export.Format) (*export.State, error) {
 	if name == "" {
 		return nil, nil

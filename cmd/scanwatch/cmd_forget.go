@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -12,9 +13,9 @@ import (
 )
 
 func newForget(e *env) *cobra.Command {
-	var yes, bans bool
+	var yes, bans, asJSON bool
 	cmd := &cobra.Command{
-		Use:   "forget [--yes] [--bans] ADDRESS|PREFIX|MAILBOX|USER",
+		Use:   "forget [--yes] [--bans] [--json] ADDRESS|PREFIX|MAILBOX|USER",
 		Short: "Remove a person from the records and the state.",
 		Long: "Remove a person from records, sealed days and state. Without --yes, only print\n" +
 			"what would be removed. Sessions from the address lose all names and texts; in\n" +
@@ -22,14 +23,15 @@ func newForget(e *env) *cobra.Command {
 			"its /64. The filter may be running.",
 		Example: "  scanwatch forget 192.0.2.1\n  scanwatch forget --yes erin@example.org",
 		Args:    argsBetween(1, 1),
-		RunE:    func(_ *cobra.Command, args []string) error { return runForget(e, args[0], yes, bans) },
+		RunE:    func(_ *cobra.Command, args []string) error { return runForget(e, args[0], yes, bans, asJSON) },
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "remove the person")
 	cmd.Flags().BoolVar(&bans, "bans", false, "also remove active bans")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func runForget(e *env, arg string, yes, bans bool) error {
+func runForget(e *env, arg string, yes, bans, asJSON bool) error {
 	who, err := erase.Parse(arg)
 	if err != nil {
 		return usageError{err}
@@ -49,7 +51,14 @@ func runForget(e *env, arg string, yes, bans bool) error {
 	if err != nil {
 		return fmt.Errorf("forget %s: %w", who, err)
 	}
-	r.Text(e.out, e.zone)
+	if asJSON {
+		err = json.NewEncoder(e.out).Encode(&r)
+	} else {
+		r.Text(e.out, e.zone)
+	}
+	if err != nil {
+		return err
+	}
 	if yes && len(r.Missed) > 0 {
 		return fmt.Errorf("%s may still have the person", text.Plural(len(r.Missed), "file"))
 	}

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -60,7 +62,7 @@ func newImport(e *env) *cobra.Command {
 	return cmd
 }
 
-// completeFiles completes names of files.
+// completeFiles completes the names of files.
 func completeFiles(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return nil, cobra.ShellCompDirectiveDefault
 }
@@ -115,6 +117,10 @@ func importLog(e *env, o mailimport.Options, asJSON bool) error {
 	o.Stdin, o.Own = os.Stdin, prefix.Local()
 	r, err := mailimport.Import(o)
 	progress.Clear()
+	if missing := (*fs.PathError)(nil); errors.As(err, &missing) && errors.Is(err, fs.ErrNotExist) && slices.Contains(o.Files, missing.Path) {
+		// Debian 12 and later have no mail log file by default.
+		return fmt.Errorf("import mail log: %w; if smtpd logs to the journal: journalctl -u opensmtpd -o export | scanwatch import smtpd-log -", err)
+	}
 	if err != nil {
 		return fmt.Errorf("import mail log: %w", err)
 	}
@@ -128,8 +134,7 @@ func importLog(e *env, o mailimport.Options, asJSON bool) error {
 	return nil
 }
 
-// importSmtpd records the sessions of a recorded stream. The name - means the
-// standard input.
+// importSmtpd records the sessions of a recorded stream. The name - means standard input.
 func importSmtpd(e *env, name string) error {
 	in := io.Reader(os.Stdin)
 	if name != "-" {
@@ -191,7 +196,7 @@ func listFormats(w *bufio.Writer) {
 	}
 }
 
-// checkList prints the usable entries of a list.
+// checkList prints the usable entries in the file of a list.
 func checkList(e *env, file, format string) error {
 	f, err := os.Open(file)
 	if err != nil {

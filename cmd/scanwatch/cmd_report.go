@@ -21,11 +21,11 @@ import (
 )
 
 // pageMode is the mode of a new HTML page. The page contains mail addresses of users, so
-// other users must not be able to read it.
+// other users must not be able to read the page.
 const pageMode = 0o640
 
 // pageLines is the default maximum number of rows in a list of the page. The page shows
-// the first few rows until the reader selects all.
+// only the first few rows until the reader selects all rows.
 const pageLines = 50
 
 type reportFlags struct {
@@ -117,8 +117,8 @@ func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
 	return errors.Join(err, r.Incomplete)
 }
 
-// writePage writes the HTML page of a report. The sections on returning hosts and bans
-// cover all records until the end of the period.
+// writePage writes the HTML page of a report. The sections about returning hosts and bans
+// cover all records before the end of the period.
 func writePage(e *env, f *reportFlags, r *reports.Report) error {
 	p, err := r.Page(cmp.Or(f.Limit, pageLines))
 	if err != nil {
@@ -186,7 +186,7 @@ func newReportScanners(e *env) *cobra.Command {
 	return cmd
 }
 
-// lines returns the number of lines of a list for the flag --limit.
+// lines returns the maximum number of lines of a list for the flag --limit.
 func lines(limit int) int {
 	if limit > 0 {
 		return limit
@@ -232,7 +232,7 @@ func optOuts() (map[string]report.OptOut, error) {
 	return contacts, nil
 }
 
-// print prints a report as text or JSON.
+// print writes a report as text or JSON.
 func (e *env) print(r interface {
 	JSON(io.Writer) error
 	Text(io.Writer, *time.Location) error

@@ -83,7 +83,7 @@ func runServe(e *env) error {
 	if !server.HasBans() {
 		follower.Every = 365 * 24 * time.Hour // only the status is needed
 	}
-	// Answers need no new memory, so that a small heap costs little.
+	// Answers allocate no memory, so frequent garbage collections cost little.
 	debug.SetGCPercent(30)
 	var all sync.WaitGroup
 	all.Go(func() { follower.Run(ctx, server.Apply) })
@@ -92,7 +92,7 @@ func runServe(e *env) error {
 	return nil
 }
 
-// serviceLog returns the logger of a service. The manager of services adds the time.
+// serviceLog returns the logger of a service. The service manager adds the time.
 func serviceLog(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey && len(groups) == 0 {
@@ -102,7 +102,7 @@ func serviceLog(w io.Writer) *slog.Logger {
 	}}))
 }
 
-// become switches a service that was started as root to another user.
+// become switches a service that root has started to another user.
 func become(name string) error {
 	if os.Geteuid() != 0 {
 		return nil

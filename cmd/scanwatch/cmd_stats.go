@@ -14,7 +14,7 @@ import (
 )
 
 // metricsMode is the mode of a new metrics file. The exporter for Prometheus runs as
-// another user and must be able to read it.
+// another user and must be able to read the file.
 const metricsMode = 0o644
 
 func newStats(e *env) *cobra.Command {

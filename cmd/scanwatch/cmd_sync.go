@@ -77,10 +77,11 @@ func runSync(e *env, dry bool, args []string) error {
 	return nil
 }
 
-// statusEvery is the longest time until an error is in the status of the filter.
+// statusEvery is the maximum delay before the status of the filter contains an error.
 const statusEvery = 5 * time.Second
 
-// withoutTime drops the time of a log line, which the reader of the log adds.
+// withoutTime removes the time from a log line. The program that receives the log adds a
+// time.
 func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	if a.Key == slog.TimeKey && len(groups) == 0 {
 		return slog.Attr{}
@@ -88,7 +89,7 @@ func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// syncCompanion returns the companion that the arguments select, and the directory of the
+// syncCompanion returns the companion that the arguments select and the directory of its
 // socket.
 func syncCompanion(e *env, args []string) (*rules.Companion, string, error) {
 	tree, name, err := e.tree()

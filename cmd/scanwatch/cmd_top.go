@@ -58,7 +58,7 @@ func runTop(e *env, once bool) error {
 	return live.NewConsole(feed.View, e.output).Run(ctx)
 }
 
-// organisations returns a function that returns the organisation of an address, from the
+// organisations returns a function that looks up the organisation of an address in the
 // shipped lists or the database of AS numbers.
 func organisations(e *env) (func(netip.Addr) string, error) {
 	lists, err := lookup.Builtin()
@@ -92,8 +92,8 @@ func orgOf(row *lookup.Row) string {
 	return row.Org
 }
 
-// output runs a command as the command line does, and returns its output, warnings and
-// error.
+// output runs a command like the command line. The result contains the output, warnings
+// and the error of the command.
 func (e *env) output(args ...string) string {
 	var out bytes.Buffer
 	safe := text.NewWriter(&out)

@@ -16,8 +16,8 @@ import (
 	"scanwatch/store"
 )
 
-// topScreens contains keys that are pressed in this order, a pattern that the resulting
-// screen must match, and the name of its golden file in testdata/top.
+// topScreens contains the keys to press in each step, and a pattern that the resulting
+// screen must match. The golden files are in testdata/top.
 var topScreens = []struct {
 	golden        string
 	width, height int
@@ -83,7 +83,7 @@ func mkTop(dir string) error {
 	return w.Close()
 }
 
-// A tmux is a terminal whose size is set and whose screen is read.
+// A tmux is a terminal in tmux. The test sets its size and reads its screen.
 type tmux struct {
 	t         *testing.T
 	path, dir string
@@ -100,8 +100,8 @@ func (m *tmux) run(args ...string) string {
 	return string(out)
 }
 
-// await reads the screen until wanted returns true. The limit only matters if the test
-// fails.
+// await reads the screen until wanted returns true. The time limit only matters if the
+// test fails.
 func (m *tmux) await(what string, wanted func(string) bool) (got string) {
 	m.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
@@ -119,8 +119,8 @@ func (m *tmux) shows(text string) {
 	m.await(text, regexp.MustCompile("(?s)"+text).MatchString)
 }
 
-// golden waits until the screen matches a pattern and is equal to a golden file, which it
-// rewrites with -update.
+// golden waits until the screen matches a pattern and equals a golden file. The flag
+// -update rewrites the file.
 func (m *tmux) golden(name, text string) {
 	m.t.Helper()
 	file := filepath.Join("testdata", "top", name+".golden")
@@ -142,7 +142,7 @@ func (m *tmux) golden(name, text string) {
 	m.await(name, func(got string) bool { return got == string(want) })
 }
 
-// enter enters a line of the shell.
+// enter types a line into the shell.
 func (m *tmux) enter(line string) {
 	m.t.Helper()
 	m.run("send-keys", "-l", line)
@@ -154,7 +154,7 @@ func (m *tmux) coloured() bool {
 	return regexp.MustCompile(`\x1b\[(\d+;)*3[0-7][;m]`).MatchString(m.run("capture-pane", "-e", "-p"))
 }
 
-// newTmux returns a shell in tmux, with the programs of TestMain in dir.
+// newTmux starts a shell in tmux. dir contains the programs of TestMain.
 func newTmux(t *testing.T, dir string) *tmux {
 	t.Helper()
 	path, err := exec.LookPath("tmux")
@@ -179,7 +179,7 @@ func newTmux(t *testing.T, dir string) *tmux {
 	return m
 }
 
-// startFilter starts the filter of these tests and returns a function that stops it.
+// startFilter starts a filter for the tests and returns a function that stops the filter.
 func startFilter(t *testing.T, dir, state string) (stop func()) {
 	t.Helper()
 	filter := exec.Command(filepath.Join(dir, "filter"), state)
@@ -204,8 +204,9 @@ func startFilter(t *testing.T, dir, state string) (stop func()) {
 	return stop
 }
 
-// TestTopInTmux checks that a real terminal shows the golden screens, follows its
-// size, and is restored, and that top connects again after a restart of the filter.
+// TestTopInTmux checks that a real terminal shows the golden screens. The screen follows
+// the size of the terminal, and the terminal is restored. After a restart of the filter,
+// top connects again.
 func TestTopInTmux(t *testing.T) {
 	dir, err := os.MkdirTemp("", "sw") // a short name for the sockets
 	if err != nil {

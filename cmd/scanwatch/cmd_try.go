@@ -1,7 +1,7 @@
 package main
 
-// This file contains the command test. It is not named cmd_test.go, because Go would
-// treat that as a test file.
+// This file contains the command test. Go would treat a file named cmd_test.go as a test
+// file.
 
 import (
 	"fmt"
@@ -28,7 +28,7 @@ type testFlags struct {
 	stream, session        string
 }
 
-// A stepFlag is a flag that may be repeated. All such flags append to the same list, so
+// A stepFlag is a flag that may be repeated. All step flags append to the same list, so
 // that their order is known.
 type stepFlag struct {
 	kind string

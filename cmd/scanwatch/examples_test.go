@@ -16,7 +16,7 @@ import (
 )
 
 // exampleScripts contains the scripts for examples of the manual that need more than a
-// history. They check the output.
+// history. The scripts check the output.
 var exampleScripts = map[string]string{
 	"scanwatch backtest ": "backtest.txtar",
 	"scanwatch watch ":    "watch.txtar",
@@ -71,8 +71,7 @@ func TestManualExamples(t *testing.T) {
 	if commands < 10 {
 		t.Fatalf("only %d commands in the examples", commands)
 	}
-	// Other scripts check the output of the commands; this test checks that the
-	// commands work.
+	// The test only checks that the commands work, because scripts check their output.
 	file := filepath.Join(t.TempDir(), "examples.txtar")
 	if err := os.WriteFile(file, []byte(script.String()), 0o644); err != nil {
 		t.Fatal(err)

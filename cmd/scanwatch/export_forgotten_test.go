@@ -50,7 +50,7 @@ func exportIn(t *testing.T, zone *time.Location, dir string, args ...string) (st
 	return exportOf(t, dir, args...)
 }
 
-// hostNumber returns distinct hosts.
+// hostNumber returns a different host for each i.
 func hostNumber(i int) netip.Addr {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], 11<<24|uint32(i))
@@ -74,7 +74,7 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// mails adds an accepted message of each of n hosts to the state and the records.
+// mails adds an accepted message from each of n hosts to the state and the records.
 func (s *site) mails(n int, ago time.Duration) {
 	for i := range n {
 		c := &memory.Client{Addr: hostNumber(i), Domain: fmt.Sprintf("d%d.example", i), Helo: fmt.Appendf(nil, "mx.d%d.example", i)}
@@ -132,10 +132,10 @@ func (s *site) prune(before time.Time) {
 	}
 }
 
-// TestExportForgotten checks that no host with accepted mail is exported because the
-// table of known hosts was full. 20,000 hosts sent a message a month ago, and each has
-// a finding of yesterday. If the records of that time are also missing, findings prove
-// nothing and the export fails. Bans of the filter are exported.
+// TestExportForgotten checks that a full table of known hosts does not cause the export
+// of a host with accepted mail. A month ago, 20,000 hosts sent a message, and each host
+// has a finding of yesterday. If the records of that month are also missing, findings
+// prove nothing, and the export fails. Bans of the filter are still exported.
 func TestExportForgotten(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: 40,000 sessions are omitted with -short")
@@ -440,8 +440,8 @@ func TestExportKnown(t *testing.T) {
 	}
 }
 
-// TestExportSum checks that accepted mail in an aggregate exempts its host: it may be
-// that of a session without an offence, even if each session has a finding.
+// TestExportSum checks that accepted mail in an aggregate exempts the host. Even if each
+// session has a finding, the mail may belong to a session without an offence.
 func TestExportSum(t *testing.T) {
 	s := newSite(t)
 	s.save()
@@ -466,9 +466,9 @@ func TestExportSum(t *testing.T) {
 	}
 }
 
-// TestExportRules checks that an export without a configuration and without a running
-// filter fails if the records have decisions of rules, and that manual bans are not such
-// decisions.
+// TestExportRules checks an export without a configuration and without a running filter.
+// The export fails if the records contain decisions of rules. Manual bans are not
+// decisions of rules.
 func TestExportRules(t *testing.T) {
 	for _, c := range []struct {
 		step   store.Step
@@ -496,14 +496,14 @@ func TestExportRules(t *testing.T) {
 	}
 }
 
-// counted counts sessions of a day.
+// counted adds n sessions to the counters of a day.
 func (s *site) counted(n int, ago time.Duration) {
 	for range n {
 		s.memory.Days.Add(&memory.Ended{Whole: true}, now.Add(-ago).UnixMicro())
 	}
 }
 
-// salvaged leaves the file of a repair.
+// salvaged creates a quarantined file of a day, as a repair does.
 func (s *site) salvaged(ago time.Duration) {
 	s.t.Helper()
 	name := filepath.Join(s.dir, "sessions", now.Add(-ago).Format(time.DateOnly)+".db.damaged-20261101T000000000Z.salvaged")
@@ -512,7 +512,7 @@ func (s *site) salvaged(ago time.Duration) {
 	}
 }
 
-// damage invalidates a row of the peers.
+// damage invalidates a row in the table of peers.
 func (s *site) damage() {
 	s.t.Helper()
 	db, err := bbolt.Open(filepath.Join(s.dir, "state.db"), 0, nil)
@@ -550,7 +550,7 @@ func (s *site) nameless(ago time.Duration, mails uint32) {
 	}
 }
 
-// everyDay records a session on each of the last n days, except one.
+// everyDay records a session on each of the last n days other than the day except.
 func (s *site) everyDay(n, except int) {
 	s.t.Helper()
 	w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})
@@ -580,14 +580,14 @@ func (s *site) file(ago time.Duration) (name string, content []byte) {
 	return all[0], content
 }
 
-// emptyDay corrupts all bytes of a day, repairs it and removes the quarantined file.
+// emptyDay corrupts all bytes of a day, repairs the day and removes the quarantined file.
 func (s *site) emptyDay(ago time.Duration) {
 	s.t.Helper()
 	name, content := s.file(ago)
 	s.repairDay(name, make([]byte, len(content)))
 }
 
-// cutDay corrupts the finding of a record of a day, repairs it and removes the
+// cutDay corrupts the finding in a record of a day, repairs the day and removes the
 // quarantined file.
 func (s *site) cutDay(ago time.Duration) {
 	s.t.Helper()
@@ -615,8 +615,8 @@ func (s *site) repairDay(name string, content []byte) {
 	}
 }
 
-// TestExportGapZones checks that an export finds lost days in each time zone, and that
-// the advice of the error works.
+// TestExportGapZones checks that an export detects lost days in each time zone. The
+// remedy in the error must work.
 func TestExportGapZones(t *testing.T) {
 	for _, name := range []string{"UTC", "Asia/Tokyo", "America/Los_Angeles"} {
 		zone, err := time.LoadLocation(name)
@@ -665,8 +665,8 @@ func TestExportGapZones(t *testing.T) {
 	}
 }
 
-// TestExportWithOffences checks that rows with an offence and without a ban, for example
-// by a rule that bans after the second offence, do not abort an export.
+// TestExportWithOffences checks that rows with an offence but without a ban do not abort
+// an export. The first offence causes such a row if a rule bans at the second offence.
 func TestExportWithOffences(t *testing.T) {
 	s := newSite(t)
 	at := now.Add(-time.Hour).UnixMicro()
@@ -682,7 +682,7 @@ func TestExportWithOffences(t *testing.T) {
 }
 
 // TestExportFuture checks that a finding with a time in the future is omitted, because
-// the entry would never expire.
+// its entry would never expire.
 func TestExportFuture(t *testing.T) {
 	s := newSite(t)
 	s.records(2, time.Hour, "harvest", 0)

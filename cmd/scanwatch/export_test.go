@@ -33,7 +33,7 @@ func mkState(t *testing.T, fill func(*memory.Memory)) string {
 	return dir
 }
 
-// exports runs the command and returns its output.
+// exports runs an export and returns its output.
 func exports(t *testing.T, dir string, args ...string) (out, stderr string) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "out")
@@ -51,9 +51,8 @@ func exports(t *testing.T, dir string, args ...string) (out, stderr string) {
 	return string(text), e.String()
 }
 
-// TestExportSpares checks that hosts with legitimate mail or a login are in no list,
-// not even for a manual ban of their network. Expired and observed bans are not
-// exported.
+// TestExportSpares checks that hosts with legitimate mail or a login are in no list, not
+// even if their network is banned manually. Expired and observed bans are not exported.
 func TestExportSpares(t *testing.T) {
 	at := func(d time.Duration) int64 { return now.Add(d).UnixMicro() }
 	who := func(a string) *memory.Client {
@@ -91,7 +90,7 @@ func TestExportSpares(t *testing.T) {
 	}
 }
 
-// BenchmarkExport measures an export of 100,000 sessions of 20,000 hosts with a
+// BenchmarkExport measures an export from 100,000 sessions of 20,000 hosts with a
 // finding.
 func BenchmarkExport(b *testing.B) {
 	dir := filepath.Join(b.TempDir(), "state")
@@ -151,9 +150,9 @@ func addVisits(t *testing.T, dir string, visits ...visitOf) {
 	}
 }
 
-// TestExportYoungMemory checks that the records determine hosts with legitimate mail if
-// the state does not cover the period for which accepted mail counts, for example after
-// the loss of state.db.
+// TestExportYoungMemory checks the export when the state does not cover the period for
+// which accepted mail counts. The loss of state.db is one cause. Without a complete
+// state, the records determine the hosts with legitimate mail.
 func TestExportYoungMemory(t *testing.T) {
 	ended := func(ago time.Duration) func(*memory.Memory) {
 		return func(m *memory.Memory) {
@@ -172,8 +171,8 @@ func TestExportYoungMemory(t *testing.T) {
 			t.Errorf("memory of %v: exported %q, want %q", c.age, out, c.want)
 		}
 	}
-	// A host with a bad greeting and old members on its lists is legitimate; a
-	// harvester is not, although its mail was accepted.
+	// A host with a bad greeting and former members on its mailing lists is legitimate. A
+	// harvester is not legitimate, although its mail was accepted.
 	dir := mkState(t, func(*memory.Memory) {})
 	addVisits(t, dir, visitOf{src: "203.0.113.9", ago: day, evidence: "helo-localhost", mails: 1}, visitOf{src: "203.0.113.9", ago: day, evidence: "unknown-recipient"},
 		visitOf{src: "203.0.113.10", ago: day, evidence: "harvest", mails: 1})
@@ -182,8 +181,9 @@ func TestExportYoungMemory(t *testing.T) {
 	}
 }
 
-// TestExportSparesLater checks that a ban older than --since is not exported if its
-// host has become exempt without a later session, and that its network is not exported.
+// TestExportSparesLater checks that a ban older than --since is not exported if its host
+// has become exempt without a later session. The ban of a network that contains an exempt
+// host is not exported either.
 func TestExportSparesLater(t *testing.T) {
 	const day = 24 * time.Hour
 	dir := mkState(t, func(m *memory.Memory) {
@@ -210,8 +210,8 @@ func TestExportSparesLater(t *testing.T) {
 	}
 }
 
-// TestExportAsksTheFilter checks that nothing is exported if a running filter does not
-// answer: the operator may have stopped enforcement, which the files do not show.
+// TestExportAsksTheFilter checks that the export fails if a running filter does not
+// answer. The operator may have stopped enforcement, which the files do not show.
 func TestExportAsksTheFilter(t *testing.T) {
 	full := mkState(t, func(m *memory.Memory) {
 		m.Bans.AddPrefix(netip.MustParsePrefix("11.0.0.0/24"), 24*time.Hour, "by the postmaster", now.UnixMicro())

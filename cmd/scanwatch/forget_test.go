@@ -27,8 +27,8 @@ import (
 	"scanwatch/store/column"
 )
 
-// people is a state directory with records and rows of a few people: sealed days, today's
-// rows, aggregates, hashes and hostile names.
+// people is a state directory with records and rows of a few people. The records have
+// sealed days, today's rows, aggregates, hashes and hostile names.
 type people struct {
 	t      *testing.T
 	dir    string
@@ -92,7 +92,7 @@ func finding() []store.Step {
 	return []store.Step{{Kind: store.KindFinding, Text: []byte("harvest"), Arg: []byte(personAddr), By: []byte("memory"), Confidence: []byte("high")}}
 }
 
-// person returns the steps of a session of the person, which also has evidence.
+// person returns the steps of a session of the person. The session also has evidence.
 func person() []store.Step {
 	return append([]store.Step{
 		{Kind: store.KindHelo, Text: []byte("[" + personAddr + "]"), Arg: []byte("EHLO"), Result: smtp.ResultOK},
@@ -165,7 +165,8 @@ func (p *people) digest() string {
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
-// search returns the files that have one of these bytes, also compressed.
+// search returns the files that contain one of the given words. Compressed data is also
+// searched.
 func (p *people) search(words ...string) (found []string) {
 	p.t.Helper()
 	look := func(name string, b []byte) {
@@ -217,15 +218,15 @@ func (p *people) search(words ...string) (found []string) {
 	return found
 }
 
-// rawAddr is the address as it is stored.
+// rawAddr returns the stored form of an address.
 func rawAddr(addr string) string {
 	b := netip.MustParseAddr(addr).As4()
 	return string(b[:])
 }
 
-// TestForgetFiles checks that without a filter a dry run changes nothing, and that
-// afterwards no file has the person, also in compressed columns, while totals and other
-// people remain.
+// TestForgetFiles checks the removal of a person without a running filter. A dry run
+// changes nothing. After the removal, no file contains the person, not even in compressed
+// columns. Totals and other people remain.
 func TestForgetFiles(t *testing.T) {
 	for _, c := range []struct {
 		who, out string
@@ -281,8 +282,8 @@ func TestForgetFiles(t *testing.T) {
 	}
 }
 
-// TestDumpUser checks that dump finds a user regardless of case, and a name that was
-// hashed because it may be a password.
+// TestDumpUser checks that dump finds a user regardless of case. dump also finds a name
+// that was hashed because it may be a password.
 func TestDumpUser(t *testing.T) {
 	p := newPeople(t)
 	key, err := privacyKey(p.dir)
@@ -317,8 +318,8 @@ func TestForgetStanding(t *testing.T) {
 	}
 }
 
-// TestForgetRole checks that a role account with a detail, which would include the role
-// account, is refused.
+// TestForgetRole checks that a role account with a detail is refused, because the role
+// account would be included.
 func TestForgetRole(t *testing.T) {
 	p := newPeople(t)
 	p.stop()
@@ -333,12 +334,17 @@ func TestForgetRole(t *testing.T) {
 	}
 }
 
-// TestForgetBan checks that an active ban remains unless --bans is given.
+// TestForgetBan checks that an active ban is removed only with --bans.
 func TestForgetBan(t *testing.T) {
 	p := newPeople(t)
 	p.memory.Bans.Add(&memory.Client{Addr: netip.MustParseAddr(personAddr)}, memory.BanRequest{Ladder: []time.Duration{24 * time.Hour}, Rule: "harvest"}, now.UnixMicro())
 	p.stop()
-	status, out, stderr := p.run("forget", "--yes", personAddr)
+	status, out, stderr := p.run("forget", "--json", personAddr)
+	if status != exitOK || !strings.HasPrefix(out, `{"schema":1,"person":"203.0.113.77","removed":false,"sessions":`) ||
+		!strings.Contains(out, `"kept_bans":[{"prefix":"203.0.113.77","until":"2026-11-03T12:00:00.000000Z","rule":"harvest"}]`) {
+		t.Errorf("JSON: status %d, %s%s", status, out, stderr)
+	}
+	status, out, stderr = p.run("forget", "--yes", personAddr)
 	if status != exitOK || !strings.Contains(out, "kept      the ban of "+personAddr+" until 2026-11-03 12:00 +0000, by harvest") {
 		t.Errorf("status %d, %s%s", status, out, stderr)
 	}
@@ -355,8 +361,8 @@ func TestForgetBan(t *testing.T) {
 }
 
 // TestForgetExport checks that an erased host with mail is not exported as a scanner, and
-// that the export is complete: also if the table of known hosts was full, so that the
-// records must prove who sent mail.
+// that the export is complete. If the table of known hosts was full, the records must
+// prove which hosts sent mail.
 func TestForgetExport(t *testing.T) {
 	for _, full := range []bool{false, true} {
 		p := newPeople(t)
@@ -383,8 +389,8 @@ func TestForgetExport(t *testing.T) {
 	}
 }
 
-// TestForgetMissed checks that damaged and quarantined files are named, and that the exit
-// status is then not 0, but the other files are changed.
+// TestForgetMissed checks that the command names corrupt and quarantined files and then
+// returns an error status. All other files are changed.
 func TestForgetMissed(t *testing.T) {
 	p := newPeople(t)
 	p.stop()
@@ -424,7 +430,7 @@ func TestForgetMissed(t *testing.T) {
 }
 
 // TestForgetWithFilter checks that a running filter removes the person from its memory,
-// its open segment and its files, and can then write.
+// its open segment and its files. Afterwards the filter can still write.
 func TestForgetWithFilter(t *testing.T) {
 	p := newPeople(t)
 	p.stop()

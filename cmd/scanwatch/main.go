@@ -24,10 +24,10 @@ import (
 	"scanwatch/store"
 )
 
-// version is set by the Makefile.
+// version is the program version. The Makefile sets it.
 var version = "devel"
 
-// Exit statuses.
+// These are the exit statuses.
 const (
 	exitOK = iota
 	exitFailure
@@ -100,7 +100,8 @@ func (e *env) exitStatus(err error) int {
 	return exitFailure
 }
 
-// complain prints an error: wrapped on a terminal, otherwise on one line.
+// complain prints an error. The error is wrapped on a terminal, and otherwise printed on
+// one line.
 func (e *env) complain(err error) {
 	message := fmt.Sprintf("scanwatch: %v", err)
 	if output.IsTerminal(e.terminal) {
@@ -118,7 +119,7 @@ func (e *env) clock() selector.Clock { return selector.Clock{Now: e.now, Zone: e
 // progress returns the progress display for reading records.
 func (e *env) progress() *output.Progress { return output.NewProgress(e.terminal, e.zone) }
 
-// tree parses the configuration. It returns nil if there is none.
+// tree parses the configuration. Without a configuration, the result is nil.
 func (e *env) tree() (*rules.Config, string, error) {
 	name := e.find(e.file)
 	if name == "" {
@@ -129,7 +130,7 @@ func (e *env) tree() (*rules.Config, string, error) {
 }
 
 // stateDir returns the state directory of -s, of the configuration, or the default, in
-// this order. An invalid configuration is an error only with -f.
+// this order. Without -f, an invalid configuration is not an error.
 func (e *env) stateDir() (*statedir.Dir, error) {
 	var s rules.Settings
 	configured := ""
@@ -146,7 +147,7 @@ func (e *env) stateDir() (*statedir.Dir, error) {
 	return &statedir.Dir{Path: cmp.Or(e.dir, config.ResolvePath(name, s.Store), store.DefaultDir()), Settings: s, Config: configured, Now: e.now, Own: prefix.Local()}, nil
 }
 
-// checkSelector checks the selectors. It also selects the hashes of users.
+// checkSelector checks the selectors. Hashes of the selected users are also selected.
 func checkSelector(e *env, s *selector.Selector) error {
 	if err := s.Check(); err != nil {
 		return usageError{err}

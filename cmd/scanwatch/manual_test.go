@@ -17,8 +17,8 @@ import (
 	"scanwatch/store/export"
 )
 
-// TestManual checks that the manual describes each command with each of its flags, and
-// no others. It describes the selectors once.
+// TestManual checks that the manual describes exactly the commands and flags that exist.
+// The manual describes the selectors once.
 func TestManual(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
@@ -107,8 +107,8 @@ func TestManualDiagnostics(t *testing.T) {
 	}
 }
 
-// TestManualFormats checks that the manual describes every format of export, with a
-// line for cron, and no other.
+// TestManualFormats checks that the manual describes exactly the formats of export. Each
+// format has a line for cron.
 func TestManualFormats(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
@@ -135,8 +135,8 @@ func TestManualFormats(t *testing.T) {
 	}
 }
 
-// TestExportRecipes checks that no recipe pipes an export to its consumer, because a
-// failed export would empty the list of the consumer.
+// TestExportRecipes checks that no recipe pipes an export to its consumer. A failed
+// export would empty the list of the consumer.
 func TestExportRecipes(t *testing.T) {
 	found := 0
 	for _, dir := range []string{"../../man", "../../docs", "../../contrib", "../../packaging", "../../ports", "../../README.md", ".", "../../store/export"} {
@@ -162,8 +162,8 @@ func TestExportRecipes(t *testing.T) {
 	}
 }
 
-// TestHelp checks that the help of each command fits into 80 columns and has a
-// sentence, two examples and the flags with descriptions.
+// TestHelp checks that the help of each command fits into 80 columns. The help must have
+// a sentence, two examples and a description of each flag.
 func TestHelp(t *testing.T) {
 	for _, c := range append(leaves(program(io.Discard).root()), program(io.Discard).root()) {
 		args := strings.Fields(c.CommandPath())[1:]

@@ -34,9 +34,9 @@ var (
 	spreadsheet format = hostiletext.CSV
 )
 
-// nastyOutputs contains all outputs with text of clients: each command in each format.
-// In arguments, $N is replaced by each of the texts, $ID by its session, and $DIR by a
-// directory with files that contain the texts.
+// nastyOutputs contains all outputs with text of clients: each command in each format. In
+// arguments, $N is replaced by a text, and $ID by a session with the text. $DIR is
+// replaced by a directory with files that contain the texts.
 var nastyOutputs = []struct {
 	args   string
 	format format
@@ -76,6 +76,7 @@ var nastyOutputs = []struct {
 	{"stats --prometheus -o $DIR/numbers.prom", forPeople, true},
 	{"forget -- $N", forPeople, true},
 	{"forget -- $N@example.net", forPeople, true},
+	{"forget --json -- $N", jsonValues, true},
 	{"anonymize $DIR/copy", forPeople, true},
 	{"export plain --evidence any --min-confidence low --bans", forPeople, true},
 	{"export json --evidence any --min-confidence low --bans", jsonValues, true},
@@ -130,7 +131,7 @@ var nastyOutputs = []struct {
 	{"import smtpd-log --dry-run $DIR/maillog", forPeople, true},
 	{"import smtpd-log --dry-run --json $DIR/maillog", jsonValues, true},
 	{"import smtpd-log --dry-run $DIR/list", forPeople, true},
-	// Errors quote invalid arguments.
+	// The error for an invalid argument quotes the argument.
 	{"export $N", forPeople, true},
 	{"sync --dry-run -- $N", forPeople, true},
 	{"export plain --evidence $N", forPeople, true},
@@ -156,8 +157,8 @@ var nastyOutputs = []struct {
 // toldLive contains the commands that need a running filter: see TestNastyLive.
 var toldLive = []string{"status", "flush", "reload", "mode", "watch", "ban", "unban", "log", "serve", "forward"}
 
-// TestNastyOutput checks that each output and error of the program has its format for
-// any text of clients.
+// TestNastyOutput checks that no text of a client breaks the format of an output or
+// error.
 func TestNastyOutput(t *testing.T) {
 	dir, files := t.TempDir(), t.TempDir()
 	if err := errors.Join(hostiletext.Store(dir, now), nastyFiles(files)); err != nil {
@@ -170,7 +171,7 @@ func TestNastyOutput(t *testing.T) {
 				texts = texts[:1]
 			}
 			for i, text := range texts {
-				// An argument of a program has no NUL.
+				// An argument of a program cannot contain NUL.
 				arg := strings.ReplaceAll(text.Text, "\x00", "")
 				args := []string{"-s", dir}
 				for _, a := range strings.Fields(o.args) {
@@ -205,7 +206,7 @@ func TestNastyOutput(t *testing.T) {
 	}
 }
 
-// TestNastyOutputIsComplete checks that the table contains each command in all its
+// TestNastyOutputIsComplete checks that nastyOutputs contains each command in all of its
 // formats.
 func TestNastyOutputIsComplete(t *testing.T) {
 	for _, c := range leaves(program(io.Discard).root()) {
@@ -230,7 +231,7 @@ func TestNastyOutputIsComplete(t *testing.T) {
 	}
 }
 
-// leaves returns all commands that can be run, without the root.
+// leaves returns all commands that can be run. The root command is not included.
 func leaves(cmd *cobra.Command) (all []*cobra.Command) {
 	for _, c := range cmd.Commands() {
 		all = append(append(all, c), leaves(c)...)
@@ -238,7 +239,7 @@ func leaves(cmd *cobra.Command) (all []*cobra.Command) {
 	return all
 }
 
-// nastyFiles creates files with the texts, in formats that an operator may receive.
+// nastyFiles creates files with the texts in formats that an operator may receive.
 func nastyFiles(dir string) error {
 	var list, csv, jsons, conf, maillog strings.Builder
 	csv.WriteString("ip,name\n")
@@ -347,7 +348,7 @@ func TestNastyLive(t *testing.T) {
 		if asJSON {
 			args, check = append(args, "--json"), jsonValues
 		}
-		// Each event is sent after the previous one has been printed.
+		// Send each event after the previous event has been printed.
 		r, out := io.Pipe()
 		begun := make(chan bool, 1)
 		go func() {

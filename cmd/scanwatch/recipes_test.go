@@ -1,6 +1,7 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The writer of test databases does not compile if an int has 32 bits.
+// The package mmdbwriter, which writes test databases, does not compile if int has 32
+// bits.
 
 package main
 
@@ -18,9 +19,9 @@ import (
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 )
 
-// recipeCases contains the purpose of each recipe of scanwatch.conf(5): a session in
-// the flags of scanwatch test, and its result in mode enforce, which is the first rule
-// that decides or bans, and its effect.
+// recipeCases contains sessions for each recipe of scanwatch.conf(5), as flags of
+// scanwatch test. want is the result in mode enforce: the first rule that decides or
+// bans, and its effect.
 var recipeCases = map[string][]struct{ session, want string }{
 	"A small family server": {
 		{"--src 71.6.135.131 --rdns census1.shodan.io --helo x", "scanner: disconnect"},
@@ -84,8 +85,8 @@ var recipeCases = map[string][]struct{ session, want string }{
 	},
 }
 
-// countries writes a database in which 203.0.113.0/24 is in Germany, and
-// 198.51.100.0/24 in another country.
+// countries writes a database of countries. 203.0.113.0/24 is in Germany, and
+// 198.51.100.0/24 is in another country.
 func countries(t *testing.T, file string) {
 	t.Helper()
 	w, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "GeoLite2-Country", IncludeReservedNetworks: true})

@@ -15,7 +15,7 @@ import (
 	"scanwatch/store"
 )
 
-// Groups of commands.
+// These are the groups of commands in the help.
 const (
 	groupLook     = "look"
 	groupDecide   = "decide"
@@ -30,7 +30,7 @@ var groups = []*cobra.Group{
 	{ID: groupMaintain, Title: "Maintain the filter and its files:"},
 }
 
-// commands contains the commands in help order. To add a command, add a file
+// commands contains the commands in the order of the help. A new command needs a file
 // cmd_NAME.go and a row.
 var commands = []struct {
 	group string
@@ -129,7 +129,7 @@ func prepare(e *env, cmd *cobra.Command) {
 	}
 }
 
-// helpTemplate is the template of help texts. Their width is at most 80 columns.
+// helpTemplate is the template of help texts. A help text has at most 80 columns.
 const helpTemplate = `{{.Short}}
 
 Usage:{{if .HasParent}}
@@ -237,7 +237,7 @@ func argsBetween(least, most int) cobra.PositionalArgs {
 	}
 }
 
-// ruleNames returns the names of the configured rules, for completion.
+// ruleNames returns the names of the configured rules for completion.
 func (e *env) ruleNames() (names []string) {
 	tree, _, err := e.tree()
 	if err != nil || tree == nil {

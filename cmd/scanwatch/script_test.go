@@ -38,8 +38,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 // now is the time of the scripts.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// program runs the program at that time; $CONF is the default path of the
-// configuration.
+// program returns an env at the time now. $CONF is the default path of the configuration.
 func program(stderr io.Writer) *env {
 	return &env{err: stderr, now: func() time.Time { return now }, zone: time.UTC,
 		find: func(file string) string { return cmp.Or(file, os.Getenv("CONF")) }}
@@ -63,7 +62,7 @@ func TestScript(t *testing.T) {
 		Dir:           "testdata/script",
 		UpdateScripts: *update,
 		Setup: func(e *testscript.Env) error {
-			// A short name for the socket.
+			// The socket needs a short name.
 			short, err := os.MkdirTemp("", "sw")
 			if err != nil {
 				return err
@@ -80,7 +79,8 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"wait-for-filter": func(ts *testscript.TestScript, _ bool, args []string) {
-				// Repeat until it answers; the time limit of go test ends the loop.
+				// Repeat until the filter answers. The time limit of go test ends the
+				// loop.
 				for {
 					c, err := control.Dial(args[0])
 					if err == nil {
@@ -89,7 +89,8 @@ func TestScript(t *testing.T) {
 					}
 				}
 			},
-			// Wait until a file that a background program writes contains a text.
+			// wait-for-text waits until a file that a background program writes contains
+			// a text.
 			"wait-for-text": func(ts *testscript.TestScript, _ bool, args []string) {
 				for {
 					if b, err := os.ReadFile(ts.MkAbs(args[0])); err == nil && strings.Contains(string(b), args[1]) {
@@ -109,8 +110,7 @@ func TestScript(t *testing.T) {
 			"mkstate": func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(mkstate(args[0])) },
 			"head":    pipeToNobody,
 			"status":  exitStatus,
-			// A file that another process has locked, so that reading fails for
-			// root as well.
+			// unreadable locks a file, so that reading fails even for root.
 			"unreadable": func(ts *testscript.TestScript, _ bool, args []string) {
 				f, err := os.Open(args[0])
 				ts.Check(err)
@@ -164,7 +164,7 @@ func mkScans(dir string) int {
 	return 0
 }
 
-// fill adds a few sessions, with ids from first.
+// fill adds a few sessions, whose ids start at first.
 func fill(w *store.Writer, at time.Time, first uint64) {
 	add := func(id uint64, src, rdns string, c store.Counts, steps ...store.Step) {
 		var b []byte
@@ -186,8 +186,8 @@ func fill(w *store.Writer, at time.Time, first uint64) {
 		store.Step{Kind: store.KindFinding, Text: []byte("botnet-helo"), Arg: []byte("ylmf-pc"), By: []byte("helo"), Match: []byte("ylmf-pc"), Confidence: []byte("high")})
 }
 
-// runFilter is a filter without smtpd: it records a few sessions and serves the socket
-// until it is stopped.
+// runFilter runs a filter without smtpd. The filter records a few sessions and serves the
+// socket until it is stopped.
 func runFilter(dir string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -219,7 +219,7 @@ func runFilter(dir string) int {
 	verbs = append(verbs, control.EraseCommands(control.Eraser{Dir: dir, Memory: m, State: state, Store: w, Now: now.UnixMicro})...)
 	verbs = append(verbs, control.WatchCommand(&watched), control.LogCommand(level, slog.New(slog.DiscardHandler)))
 	s := &control.Server{Commands: verbs}
-	// The directory and state.db are created in the background.
+	// The filter creates the directory and state.db in the background.
 	if err := errors.Join(w.Flush(ctx), state.Flush(ctx)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -232,7 +232,7 @@ func runFilter(dir string) int {
 	return 0
 }
 
-// hostile adds a session with hostile text.
+// hostile sends events of a session with hostile text.
 func hostile(to *events.Fan) {
 	of := events.Event{Time: now, Session: 0x77, Src: netip.MustParseAddr("203.0.113.77"), RDNS: []byte("x\x1b[31m.example.net")}
 	finding, verdict, other := of, of, of
@@ -244,7 +244,7 @@ func hostile(to *events.Fan) {
 	}
 }
 
-// reloadOnce is a reload that succeeds once.
+// reloadOnce returns a reload that succeeds only once.
 func reloadOnce() func(context.Context, *control.Answer, []string) error {
 	var done atomic.Bool
 	return func(_ context.Context, a *control.Answer, _ []string) error {

@@ -21,7 +21,7 @@ import (
 	"scanwatch/tests/hostiletext"
 )
 
-// viewColumns are the widths at which each view is rendered.
+// viewColumns contains the widths at which each view is rendered.
 var viewColumns = []int{80, 140}
 
 // views contains each view as text.
@@ -47,7 +47,8 @@ var views = []struct{ name, args string }{
 	{"policy-privacy", "policy --privacy"},
 }
 
-// hostileNames are control characters, right-to-left text, wide characters and a long name.
+// hostileNames contains control characters, right-to-left text, wide characters and a
+// long name.
 const hostileNames = "\x1b[31m\r\nред\u202egnp.漢字漢字漢字漢字漢字漢字漢字漢字.מייל.example"
 
 // mkViews fills a state directory with one host of each kind.
@@ -105,9 +106,9 @@ func mkViews(dir string) error {
 	return errors.Join(w.Close(), state.Flush(context.Background()), state.Close())
 }
 
-// TestViews checks each view at each width: no line is longer, hostile names are harmless,
-// and the text is equal to a golden file. A view that does not depend on the width has one
-// golden file.
+// TestViews checks each view at each width. No line is longer than the width, and hostile
+// names are harmless. The text equals a golden file. A view that does not depend on the
+// width has one golden file.
 func TestViews(t *testing.T) {
 	golden, err := filepath.Abs(filepath.Join("testdata", "views"))
 	if err != nil {

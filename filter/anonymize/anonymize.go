@@ -1,11 +1,10 @@
-// Package anonymize writes copies of records for publication. It replaces mailboxes,
-// host names and the host part of addresses with keyed hashes. Equal names have equal
-// hashes.
+// Package anonymize writes copies of records for publication. Keyed hashes replace
+// mailboxes, host names and the host part of addresses. Equal names have equal hashes.
 //
-// The detectors find the same evidence in a copy as in the original. For this reason,
-// public suffixes, /24 and /48 networks, names and addresses in the shipped lists,
-// reply codes, times and session ids remain unchanged. The names of rules, tables, tags
-// and listeners are also unchanged.
+// The detectors find the same evidence in a copy as in the original. Public suffixes,
+// /24 and /48 networks, and names and addresses in the shipped lists therefore remain
+// unchanged. Reply codes, times and session ids are also unchanged, and so are the names
+// of rules, tables, tags and listeners.
 package anonymize
 
 import (
@@ -23,8 +22,8 @@ import (
 )
 
 // Record appends the encoded copy of r to dst. The function refs maps the reference of
-// a rule text to the reference of its anonymized text. If a step of r is corrupt,
-// Record returns an error, and the copy ends before that step.
+// a rule text to the reference of its anonymized text. If a step of r is corrupt, the
+// copy ends before that step, and Record returns an error.
 func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint32) ([]byte, error) {
 	c := *r
 	c.Src, c.Dst = a.addrPort(r.Src), a.addrPort(r.Dst)
@@ -44,8 +43,8 @@ func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint3
 }
 
 // sketch returns a copy of a sketch with the same estimate. The key determines the
-// order of the registers in the copy, so that the key is necessary to check whether the
-// sketch contains an address.
+// order of the registers in the copy. Without the key, the copy does not reveal whether
+// the sketch contains an address.
 func (a *Anonymizer) sketch(registers []byte) []byte {
 	if len(registers) != sketch.Size {
 		return nil
@@ -86,7 +85,7 @@ func (a *Anonymizer) step(s *store.Step, refs func(uint32) uint32) {
 	case store.KindVerdict:
 		s.Rule = refs(s.Rule)
 		if s.Banned && s.Session == 0 {
-			s.Text = a.hashWords(s.Text) // the operator's reason for a manual ban
+			s.Text = a.hashWords(s.Text) // reason of a manual ban
 		}
 	case store.KindBan:
 		s.Rule = refs(s.Rule)
@@ -150,8 +149,9 @@ func reply(text []byte) []byte {
 	return append(bytes.Clone(replyCodes.Find(text)), rest...)
 }
 
-// Rule returns the copy of the text of a rule. It anonymizes the values of conditions
-// and omits the text of the reply. It returns "" if text is not a complete rule.
+// Rule returns the copy of the text of a rule. The values of conditions are anonymized,
+// and the text of the reply is omitted. If text is not a complete rule, the copy is
+// empty.
 func (a *Anonymizer) Rule(text string) string {
 	if strings.ContainsAny(text, "\r\n") {
 		return ""
@@ -192,8 +192,8 @@ func (a *Anonymizer) value(word string, v *rules.Value) {
 	}
 }
 
-// Line returns the copy of a command or other input. It keeps the first word and
-// keywords of protocols, and replaces the address of MAIL and RCPT as Mailbox does. The
+// Line returns the copy of a command or other input. The first word and keywords of
+// protocols remain, and the address of MAIL and RCPT is replaced as by Mailbox. The
 // copy matches the same rows of the lists and contains the same evidence as line.
 func (a *Anonymizer) Line(line []byte) []byte {
 	row, language := a.lists.Line(line), smtp.Sniff(line)
@@ -209,7 +209,7 @@ func (a *Anonymizer) Line(line []byte) []byte {
 	if copied := append(bytes.Clone(verb), a.shape(line[len(verb):], line)...); same(copied) {
 		return copied
 	}
-	if row != nil { // keep it: for example, the name of a tool
+	if row != nil { // the row contains, for example, the name of a tool
 		if at := a.pattern(row.Value).FindIndex(line); at != nil {
 			copied := append(a.hashWords(line[:at[0]]), line[at[0]:at[1]]...)
 			if copied = append(copied, a.hashWords(line[at[1]:])...); same(copied) {
@@ -229,7 +229,7 @@ var (
 func (a *Anonymizer) pattern(value string) *regexp.Regexp {
 	re := a.patterns[value]
 	if re == nil {
-		re = regexp.MustCompile(strings.TrimSuffix(strings.TrimPrefix(value, "/"), "/")) // cannot panic: package lookup has checked the pattern
+		re = regexp.MustCompile(strings.TrimSuffix(strings.TrimPrefix(value, "/"), "/")) // cannot panic, because package lookup has checked the pattern
 		a.patterns[value] = re
 	}
 	return re

@@ -38,8 +38,8 @@ func builtin(t testing.TB) *lookup.Lists {
 	return lists
 }
 
-// TestAddr checks that the copy of an address differs from the address, is in the same
-// network, matches the same row of the lists, and is unique.
+// TestAddr checks that the copy of an address differs from the address and is unique.
+// The copy is in the same network and matches the same row of the lists.
 func TestAddr(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -90,7 +90,7 @@ func TestAddr(t *testing.T) {
 	}
 }
 
-// TestForm checks which parts of a text remain unchanged.
+// TestForm checks the unchanged parts of a text.
 func TestForm(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
 	const w = "[a-p]{15}" // a hash
@@ -142,8 +142,8 @@ func TestForm(t *testing.T) {
 	}
 }
 
-// TestWordsDiffer checks that different names have different copies, and that case does
-// not matter.
+// TestWordsDiffer checks that different names have different copies. Case does not
+// matter.
 func TestWordsDiffer(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
 	seen := make(map[string]string)
@@ -201,8 +201,8 @@ func policy(t testing.TB, name, lines string) *rules.Policy {
 	return p.InMode(rules.Enforce)
 }
 
-// play replays records under a policy and returns the evidence and the decisions of
-// each.
+// play replays records under a policy. The result contains the evidence and the
+// decisions of each record.
 func play(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.Record) []string {
 	var back []*store.Record
 	told := make(map[string]string)
@@ -250,7 +250,7 @@ func copyOf(t testing.TB, a *anonymize.Anonymizer, records []*store.Record) (all
 // streams calls each for each recorded stream and its records.
 func streams(t testing.TB, lists *lookup.Lists, each func(name string, in []byte, records []*store.Record)) {
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
-	if more := os.Getenv("SCANWATCH_STREAMS"); more != "" { // for example of a site
+	if more := os.Getenv("SCANWATCH_STREAMS"); more != "" { // streams of a site, for example
 		var others []string
 		others, err = filepath.Glob(more)
 		names = append(names, others...)
@@ -283,8 +283,8 @@ var (
 	hostNames = regexp.MustCompile(`[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+`)
 )
 
-// TestNothingLeft checks that the bytes of the copies contain no address, name or
-// mailbox of the recorded streams that is not in the lists.
+// TestNothingLeft checks that the copies contain no address, name or mailbox of the
+// streams. Only texts in the lists may remain.
 func TestNothingLeft(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -344,7 +344,7 @@ func TestNothingLeft(t *testing.T) {
 			}
 			looked++
 			found := bytes.Contains(all, []byte(o))
-			if label, _, _ := strings.Cut(o, "."); found && len(label) < 3 { // a short text may be equal to the end of a hash
+			if label, _, _ := strings.Cut(o, "."); found && len(label) < 3 { // a short text may equal the end of a hash
 				found = regexp.MustCompile(`[^a-p]` + regexp.QuoteMeta(o)).Match(all)
 			}
 			if found {
@@ -357,8 +357,8 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
-// TestSum checks the copy of an aggregate, and that neither the network of a ban nor the
-// reason of a manual ban remains.
+// TestSum checks the copy of an aggregate. Neither the network of a ban nor the reason
+// of a manual ban remains.
 func TestSum(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
 	var sources sketch.Sketch
@@ -406,8 +406,7 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestKnownByPart checks that only the part of a name or line that matches the lists
-// remains.
+// TestKnownByPart checks that only the part of a text that matches the lists remains.
 func TestKnownByPart(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -430,8 +429,8 @@ func TestKnownByPart(t *testing.T) {
 	}
 }
 
-// TestSameStreams checks that the copies of the records of each stream result in the
-// same evidence and decisions.
+// TestSameStreams checks that the copies of each stream result in the same evidence and
+// decisions.
 func TestSameStreams(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -457,7 +456,8 @@ func compare(t *testing.T, what string, want, got []string) {
 	}
 }
 
-// TestSameDay checks the same as TestSameStreams for a simulated day with attacks.
+// TestSameDay compares a simulated day of attacks with its copies, as TestSameStreams
+// does.
 func TestSameDay(t *testing.T) {
 	lists := builtin(t)
 	var records []*store.Record
@@ -483,7 +483,7 @@ func TestSameDay(t *testing.T) {
 	}
 }
 
-// FuzzName checks that copies are reproducible, and match the same rows of the lists.
+// FuzzName checks that copies are reproducible and match the same rows of the lists.
 func FuzzName(f *testing.F) {
 	lists := builtin(f)
 	for _, s := range []string{"mail.example.org", "WIN-AB12", "192-0-2-1.dyn.example.net", "a.b.co.uk", "x..y.", "\xc3\xa4.example", "[IPv6:::1]",

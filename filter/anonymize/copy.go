@@ -21,31 +21,31 @@ const batch = 5000
 type CopyOptions struct {
 	Key     []byte // KeySize bytes
 	Lists   *lookup.Lists
-	Program string                            // the version, for new files
+	Program string                            // version for new files
 	Done    func(sessions int, end time.Time) // called after each record; may be nil
 }
 
 // Copied is the result of a copy.
 type Copied struct {
-	Sessions int // including the sessions in aggregates
-	Corrupt  int // number of records whose copies lack the last steps, because a step is corrupt
+	Sessions int // includes the sessions in aggregates
+	Corrupt  int // records whose copies end before a corrupt step
 }
 
-// Copy writes an anonymized copy of the records of r to the directory out, which must
-// be empty or must not exist. Only the owner of out can access it. The copy includes
-// the texts of the rules in its verdicts. Copy sets r.Rules.
+// Copy writes an anonymized copy of the records of r to the directory out. The
+// directory must be empty or must not exist, and only its owner can access it. The copy
+// includes the texts of the rules in its verdicts. Copy sets r.Rules.
 func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	budget := int64(1 << 30)
 	if segments, err := store.Segments(r.Dir); err == nil { // an error means no records
 		for _, s := range segments {
-			budget += 2 * s.Size // enough for any copy
+			budget += 2 * s.Size // sufficient for any copy
 		}
 	}
 	if err := createDir(out); err != nil {
 		return c, err
 	}
 	a := New(o.Key, o.Lists)
-	var end atomic.Int64 // end of the latest session; the writer uses it as the current time, so that copies are stored under the days of the records
+	var end atomic.Int64 // end of the latest session, and the clock of the writer, so that copies are stored under the days of the records
 	w := store.Open(out, store.Options{Budget: budget, Keep: 100 * 365 * 24 * time.Hour, Program: o.Program,
 		Now: func() time.Time { return time.UnixMicro(end.Load()) }})
 	defer func() { err = errors.Join(err, w.Close()) }()
@@ -85,8 +85,8 @@ func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	return c, nil
 }
 
-// createDir creates a directory that only its owner can access. An empty directory
-// may exist.
+// createDir creates a directory that only its owner can access. An empty directory may
+// exist.
 func createDir(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if !errors.Is(err, fs.ErrExist) {
@@ -110,8 +110,8 @@ type ruleCopies struct {
 	refs       map[uint32]uint32 // reference in the copy by reference in the records; 0 without a text
 }
 
-// ref returns the reference of the anonymized rule text in the copy, given its reference in
-// the records.
+// ref returns the reference in the copy for the reference of a rule text in the
+// records.
 func (c *ruleCopies) ref(was uint32) uint32 {
 	ref, ok := c.refs[was]
 	if ok || was == 0 {

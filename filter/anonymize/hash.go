@@ -24,8 +24,8 @@ const KeySize = 32
 // maxNames is the maximum number of cached names.
 const maxNames = 50_000
 
-// An Anonymizer replaces names and addresses with keyed hashes. It must not be used
-// concurrently.
+// An Anonymizer replaces names and addresses with keyed hashes. An Anonymizer must not
+// be used concurrently.
 type Anonymizer struct {
 	lists    *lookup.Lists
 	hash     hash.Hash
@@ -49,8 +49,8 @@ func (a *Anonymizer) mac(kind string, text []byte) (sum [sha256.Size]byte) {
 	return sum
 }
 
-// word returns a hash of 60 bits as letters. It ignores the case of text. The hash has
-// no digits, because digits in a name can be evidence.
+// word returns a hash of 60 bits as letters. The case of text does not matter. The hash
+// has no digits, because digits in a name can be evidence.
 func (a *Anonymizer) word(kind string, text []byte) []byte {
 	sum := a.mac(kind, bytes.ToLower(text))
 	b := make([]byte, 15)
@@ -60,8 +60,8 @@ func (a *Anonymizer) word(kind string, text []byte) []byte {
 	return b
 }
 
-// Addr returns the copy of an address. It keeps the network (/24, or /48 for IPv6) and
-// hashes the host part. Different addresses in a /24 have different copies. The copy
+// Addr returns the copy of an address. The network (/24, or /48 for IPv6) remains, and
+// the host part is hashed. Different addresses in a /24 have different copies. The copy
 // matches the same row of the lists as the address. An address that is a row itself
 // remains unchanged.
 func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
@@ -72,8 +72,8 @@ func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	row, from := a.lists.Addr(addr), addr
 	if addr.Is4() {
 		b := addr.As4()
-		// The permutation must not map a host to itself. A random cycle through all hosts
-		// has this property.
+		// The permutation must not map a host to itself. A random cycle through all
+		// hosts maps each host to another host.
 		cycle := rand.New(rand.NewChaCha8(a.mac("net", b[:3]))).Perm(256)
 		next := make([]byte, 256)
 		for i, host := range cycle {
@@ -104,8 +104,8 @@ func (a *Anonymizer) Prefix(p netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(a.Addr(p.Addr()), p.Bits()).Masked()
 }
 
-// literal returns the copy of an address, with or without the syntax of a literal
-// (RFC 5321 section 4.1.3), or nil.
+// literal returns the copy of an address, bare or as a literal (RFC 5321 section
+// 4.1.3). If name is not an address, literal returns nil.
 func (a *Anonymizer) literal(name []byte) []byte {
 	m := literals.FindSubmatch(name)
 	if m == nil {
@@ -120,11 +120,11 @@ func (a *Anonymizer) literal(name []byte) []byte {
 
 var literals = regexp.MustCompile(`^(\[?(?i:IPv6:)?)([0-9A-Fa-f:.]+)(?:%[^\]]*)?(\]?)$`)
 
-// facts contains the properties of a name that are evidence, or that exclude evidence.
+// facts contains the properties of a name that are evidence or exclude evidence.
 type facts struct {
 	rows    [7]*lookup.Row
 	generic bool // derived from an address
-	cut     bool // smtpd may have truncated it
+	cut     bool // smtpd may have truncated the name
 	mail    bool // name of a mail host of a scanning organisation
 }
 
@@ -138,10 +138,10 @@ func (a *Anonymizer) facts(name []byte) (f facts) {
 	return f
 }
 
-// Name returns the copy of a host name, domain or greeting. It keeps the public suffix,
-// or the suffix in a row of the lists, and hashes each label to the left of the suffix.
-// If the form of the name is evidence, for example a name without a dot, Name replaces
-// single letters and digits instead. A name that is a row itself remains unchanged.
+// Name returns the copy of a host name, domain or greeting. The public suffix or the
+// suffix in a row of the lists remains, and all other labels are hashed. If the form of
+// the name is evidence, Name replaces single letters and digits instead. A name that is
+// a row itself remains unchanged.
 func (a *Anonymizer) Name(name []byte) []byte {
 	if len(name) == 0 {
 		return name
@@ -169,7 +169,7 @@ func (a *Anonymizer) name(name []byte) []byte {
 	if want.mail {
 		return bytes.Clone(whole)
 	}
-	row := suffix // the longest suffix in a row
+	row := suffix // longest suffix in a row
 	for _, r := range want.rows {
 		if r == nil {
 			continue
@@ -197,7 +197,7 @@ func (a *Anonymizer) name(name []byte) []byte {
 		formed,
 		join(a.shape(name[:row], name), name[row:]),
 	}
-	if r := want.rows[3]; r != nil && strings.HasPrefix(r.Value, "/") { // if the pattern matches a part of a label, keep that part
+	if r := want.rows[3]; r != nil && strings.HasPrefix(r.Value, "/") { // keep the part of a label that the pattern matches
 		if at := a.pattern("/(?i)" + r.Value[1:]).FindIndex(name); at != nil && at[1]-at[0] < len(name) {
 			copies = append(copies, join(a.shape(name[:at[0]], name), name[at[0]:at[1]], a.shape(name[at[1]:], name)))
 		}
@@ -211,13 +211,13 @@ func (a *Anonymizer) name(name []byte) []byte {
 }
 
 // labels returns the hashes of labels. The hash of a label also depends on the labels
-// to its right, so that the copies of names in one domain are also in one domain.
-// Common words remain unchanged.
+// to its right. The copies of names in one domain are therefore in one domain. Common
+// words remain unchanged.
 func (a *Anonymizer) labels(labels, name []byte) (dst []byte) {
 	for len(labels) > 0 {
 		label, rest, dot := bytes.Cut(labels, []byte{'.'})
 		if a.lists.Word(label) != nil {
-			dst = append(dst, label...) // keep it: evidence may depend on whether a greeting equals the first label of the name
+			dst = append(dst, label...) // evidence may depend on whether a greeting equals the first label of the name
 		} else if len(label) > 0 {
 			dst = append(dst, a.word("label", name)...)
 		}
@@ -229,9 +229,8 @@ func (a *Anonymizer) labels(labels, name []byte) (dst []byte) {
 	return dst
 }
 
-// suffixes returns the indexes at which the public suffix and the registered domain of
-// a name start. The name must not have a trailing dot. A name without a dot has no
-// suffix.
+// suffixes returns the indexes of the public suffix and the registered domain in a
+// name. The name must not have a trailing dot. A name without a dot has no suffix.
 func suffixes(name []byte) (suffix, domain int) {
 	whole := string(bytes.ToLower(name))
 	if len(whole) > len(name) || !strings.Contains(whole, ".") {
@@ -244,16 +243,17 @@ func suffixes(name []byte) (suffix, domain int) {
 	return suffix, strings.LastIndexByte(whole[:max(suffix-1, 0)], '.') + 1
 }
 
-// keywords matches the words that remain unchanged in names and lines: commands, and
-// words in patterns of the lists. None of them identifies a host or user. The letter x
-// is a keyword because it separates numbers in names that are derived from an address.
+// keywords matches the words that remain unchanged in names and lines. Keywords are
+// commands and words in patterns of the lists. No keyword identifies a host or user.
+// The letter x is a keyword, because it separates numbers in names that are derived
+// from an address.
 var keywords = regexp.MustCompile(`^(?i:http|rtsp|ssh|from|to|size|body|8bitmime|7bit|smtputf8|ret|hdrs|full|notify|never|orcpt|rfc822|plain|login|` +
 	`x|pppoe|dialup|dhcp|adsl|dyn|dynamic|broadband|catv|gprs|cdma|user|win|desktop|laptop|vps|ns|ip|ylmf|pc|diretorias|mglndd|auth)$`)
 
 var shapes = regexp.MustCompile(`[A-Za-z]+|[0-9]+|[^\x00-\x7f]+`)
 
-// shape replaces letters with letters and digits with digits. The replacement is
-// derived from the keyed hash of whole. Keywords remain unchanged.
+// shape replaces letters with letters and digits with digits. The keyed hash of whole
+// determines the replacement. Keywords remain unchanged.
 func (a *Anonymizer) shape(text, whole []byte) []byte {
 	stream := rand.New(rand.NewChaCha8(a.mac("shape", bytes.ToLower(whole))))
 	letter := func() byte { return "abcdefghijklmnopqrstuvwyz"[stream.IntN(25)] } // not x: see keywords
@@ -280,7 +280,7 @@ func (a *Anonymizer) shape(text, whole []byte) []byte {
 
 var words = regexp.MustCompile(`[A-Za-z0-9]+|[^\x00-\x7f]+`)
 
-// hashWords returns the copy of free text. It hashes each word.
+// hashWords returns the copy of free text, in which each word is hashed.
 func (a *Anonymizer) hashWords(text []byte) []byte {
 	return words.ReplaceAllFunc(text, func(word []byte) []byte { return a.word("word", word) })
 }
@@ -297,9 +297,9 @@ func (a *Anonymizer) user(name []byte) []byte {
 // details, and other text.
 var pieces = regexp.MustCompile(`hash:[0-9a-f]{16}|[%!@,:+]|[^%!@,:+]+`)
 
-// Mailbox returns the copy of a mail address. It consists of the copies of the domain
-// and of the hosts in a route, and of the hashes of the mailbox and its detail (RFC
-// 5233). The local parts of role accounts, and separators, remain unchanged.
+// Mailbox returns the copy of a mail address. The copy consists of hashes of the
+// mailbox and its detail (RFC 5233), and of the copies of all domains. The local parts
+// of role accounts remain unchanged.
 func (a *Anonymizer) Mailbox(addr []byte) (dst []byte) {
 	at := bytes.LastIndexByte(addr, '@')
 	local, domain := addr, []byte(nil)

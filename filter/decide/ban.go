@@ -8,9 +8,9 @@ import (
 	"scanwatch/rules"
 )
 
-// bans carries out the bans of rules, and reports the bans that are only observed. Bans
-// by rules that count recipients take effect at the end of the session. If the policy
-// withholds the ban of a trusted client, its behaviour is still an offence.
+// bans carries out the bans of rules, and reports the bans that are only observed. A
+// ban by a rule that counts recipients takes effect at the end of the session. If the
+// policy withholds the ban of a trusted client, its behaviour is still an offence.
 func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	last := &s.State.last
 	if o := decided(v); o.Rule != nil && len(o.Rule.Ban) > 0 && o.BanRule == nil && !v.Unsure {
@@ -29,8 +29,7 @@ func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	}
 }
 
-// decided returns the decision of v or, if v makes none, the decision that is only
-// observed.
+// decided returns the enforced decision of v, or else the observed decision.
 func decided(v *rules.Verdict) *rules.Outcome {
 	if v.Act.Rule != nil {
 		return &v.Act
@@ -40,12 +39,12 @@ func decided(v *rules.Verdict) *rules.Outcome {
 
 // late carries out the bans of rules that count recipients, at the end of the session.
 // A session with an accepted recipient causes no ban, because old mailing lists also
-// have recipients that do not exist. If most of its recipients exist, the session is
-// not an offence either.
+// contain recipients that do not exist. If most recipients exist, the session is not an
+// offence.
 func (d *Decider) late(s Subject, at int64) {
 	last := &s.State.last
 	if s.Case.Mixed() || s.Case.Unknown.N+s.Case.Bounced.N+s.Case.Held.N == 0 {
-		return // without such recipients, a mail server has probably retried deferred mail
+		return // a session without missing recipients is probably a retry of deferred mail
 	}
 	s.State.Offence = s.State.Offence || last.shielded || last.late != nil || last.wouldLate != nil
 	if s.Case.Accepted.N > 0 {
@@ -59,9 +58,9 @@ func (d *Decider) late(s Subject, at int64) {
 	}
 }
 
-// ban bans the host of s, and reports the outcome unless last, the previous rule that
-// banned the host, is the same rule. It also reports that the client is exempt, so that
-// the operator notices rules that match exempt clients.
+// ban bans the host of s and reports the ban, once for consecutive bans by the same
+// rule. The parameter last is the previous rule that banned the host. The exemption of
+// a client is also reported, so that the operator notices the rule.
 func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, enforced bool) {
 	if o.BanRule == nil || *last == o.BanRule || !s.Src.IsValid() {
 		return
@@ -74,9 +73,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced}, at)
 		if o.BanRule.Has(rules.AuthFailure) {
-			// A ban halves the count of failures. Otherwise, if a phone retries an old
-			// password, its first failure after a ban would immediately cause the next
-			// ban of its whole office.
+			// A ban halves the count of failures. Without the reduction, the first
+			// failure of a phone with an old password would ban its whole office again.
 			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
 		}
 		if !b.Until.After(b.Since) {
@@ -88,8 +86,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	d.out = append(d.out, out)
 }
 
-// exempt returns the reason why rule must not ban s, or "". For a ban that already
-// exists, rule is nil.
+// exempt returns the reason why rule must not ban s, or "". For an existing ban, rule
+// is nil if the policy no longer has the rule.
 func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	switch {
 	case s.Authed:
@@ -105,16 +103,16 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	switch {
 	case rule == nil || excuse == "":
 	case excuse == "login" && rule.Has(rules.AuthSpray) && d.Memory.Logins.Sprays(s.Client, at):
-		return "" // the successful login of one user does not exempt a source at which the logins of many others failed
+		return "" // the login of one user does not exempt a source at which the logins of many others failed
 	case excuse != "login" && excuse != "many" && (rule.EvenTrusted || rule.Has(rules.AuthFailure|rules.AuthSpray|rules.AuthUnsupported)):
 		return "" // accepted mail does not exempt a source from bans for brute force
 	}
 	return excuse
 }
 
-// returned reports that a banned client has connected. It returns whether the client
-// must be disconnected. It need not be disconnected in mode observe, if the ban was
-// only observed, or if s has become exempt.
+// returned reports that a banned client has connected. The boolean result reports
+// whether the client must be disconnected. An observed ban, mode observe and an
+// exemption of s prevent the disconnection.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
 	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (b.Manual || d.exempt(s, d.rule(b.Rule), at) == "")
@@ -125,7 +123,7 @@ func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	return enforced
 }
 
-// rule returns the rule with the name in a ban, or nil if the policy has no such rule.
+// rule returns the rule with the name in a ban, or nil.
 func (d *Decider) rule(name string) *rules.Rule {
 	for _, r := range d.Policy.Rules() {
 		if r.Name == name {
@@ -135,10 +133,10 @@ func (d *Decider) rule(name string) *rules.Rule {
 	return nil
 }
 
-// shortBan is the longest ban for which the reply has a temporary code. A legitimate
-// server then retries until the ban ends, because RFC 5321 section 4.5.4.1 requires
-// retries for four to five days. For a longer ban the code is permanent, so that the
-// sender receives a bounce immediately.
+// shortBan is the longest ban whose reply has a temporary code. After a temporary code,
+// a legitimate server retries until a short ban ends. RFC 5321 section 4.5.4.1 requires
+// retries for four to five days. After a permanent code for a longer ban, the sender
+// receives a bounce immediately.
 const shortBan = 48 * time.Hour
 
 // banReply returns the reply for a banned client. The reference in the reply is the id
@@ -154,7 +152,7 @@ func banReply(b *memory.Ban, id uint64) string {
 	return rules.Reply(code+" Banned until "+b.Until.Format("2006-01-02 15:04")+" UTC ("+printable(b.Rule)+")", id)
 }
 
-// printable removes characters from an operator's reason that a reply must not contain.
+// printable replaces characters of an operator's reason that a reply must not contain.
 func printable(s string) string {
 	b := []byte(s[:min(len(s), 100)])
 	for i, c := range b {

@@ -1,6 +1,6 @@
-// Package decide evaluates the policy for a session. It answers requests, carries out
-// bans, and reports each decision as an Outcome. It does not depend on front ends,
-// disks, logs or clocks.
+// Package decide evaluates the policy for a session. The package answers requests,
+// carries out bans, and reports each decision as an Outcome. The package does not
+// depend on front ends, disks, logs or clocks.
 package decide
 
 import (
@@ -13,14 +13,14 @@ import (
 	"scanwatch/rules"
 )
 
-// State is the result of the decisions about one session so far.
+// State is the state of the decisions on one session.
 type State struct {
 	Score    int            // sum of the points that rules have added
-	Ban      *memory.Ban    // the enforced or observed ban of the client; nil for almost all clients
+	Ban      *memory.Ban    // enforced or observed ban of the client; nil for almost all clients
 	Barred   bool           // disconnected because of Ban
 	Refused  bool           // the client or one of its commands was rejected
 	Junked   bool           // a message was marked as junk
-	Banned   *rules.Rule    // the rule of the latest ban in this session
+	Banned   *rules.Rule    // rule of the latest ban in this session
 	Offence  bool           // a rule matched that bans or that counts offences
 	Held     bool           // a rule rejected the latest requested recipient because too many do not exist
 	standing rules.Standing // standing of the client at the first request
@@ -35,42 +35,44 @@ type passState struct {
 	other bool // an accepted recipient of the transaction matches no pass statement
 }
 
-// decisions contains the decisions of one policy. They are discarded when the policy is
-// replaced.
+// decisions contains the decisions of one policy. The decisions are discarded with the
+// replacement of the policy.
 type decisions struct {
 	policy   *rules.Policy
 	sticky   rules.Outcome // decision that applies until the end of the session
 	since    smtp.Phase    // first phase in which the sticky decision applies
-	told     *rules.Rule   // the rule of the last verdict
-	wouldBan *rules.Rule   // the rule of the latest ban that was only observed
-	withheld *rules.Rule   // the rule of the latest decision that was withheld
+	told     *rules.Rule   // rule of the last verdict
+	wouldBan *rules.Rule   // rule of the latest ban that was only observed
+	withheld *rules.Rule   // rule of the latest decision that was withheld
 	tags     rules.TagSet
-	// Rules that count recipients and ban, or would ban, at the end of the session.
+	// The rules that count recipients, and whose bans take effect at the end of the
+	// session.
 	late, wouldLate *rules.Rule
-	shielded        bool // a ban was withheld because of the client's standing
+	shielded        bool // the client's standing prevented a ban
 }
 
-// A composition is the text of a rule and the reply that contains it.
+// A composition is the text of a rule and the reply with the text.
 type composition struct{ text, reply string }
 
-// A Decider evaluates one policy. It belongs to one goroutine.
+// A Decider evaluates one policy, and must not be used concurrently.
 type Decider struct {
 	Policy   *rules.Policy // nil: observe only, without rules
 	Refs     map[*rules.Rule]uint32
 	Memory   *memory.Memory
 	Recorded bool // events come from records, in which names may be hashed
-	// Trace, if not nil, is called for each request with the facts for the evaluation
-	// of the policy. The facts are valid only during the call.
+	// Trace is called for each evaluation of the policy with its facts, and may be nil.
+	// The facts are valid only during the call.
 	Trace func(*rules.Policy, *rules.Facts, smtp.Answer)
 
 	needs rules.Needs
-	end   bool // Policy has rules for the phase end
+	end   bool // Policy has rules for phase end
 	facts rules.Facts
 	asked *memory.Client // client whose events Count counts; nil outside an evaluation
 	out   []smtp.Outcome
 }
 
-// Use sets the policy. refs contains the references of the texts of its rules in records.
+// Use sets the policy. refs contains the references of the texts of its rules in
+// records.
 func (d *Decider) Use(policy *rules.Policy, refs map[*rules.Rule]uint32) {
 	d.Policy, d.Refs, d.needs, d.end = policy, refs, rules.Needs{}, false
 	if policy != nil {
@@ -94,7 +96,7 @@ func (d *Decider) Remember(s Subject) {
 		return
 	}
 	if b, ok := d.Memory.Bans.Banned(s.Client, s.Start); ok {
-		ban := b // copy b, because its address would force an allocation for every client
+		ban := b // a pointer to b itself would cause an allocation for every client
 		s.State.Ban = &ban
 	}
 }
@@ -121,8 +123,8 @@ func (d *Decider) Track(s Subject, ev *smtp.Event) {
 // Passed reports whether a pass statement matches the recipient of the current RCPT.
 func (st *State) Passed() bool { return st.passing.rcpt }
 
-// Ask answers a request and returns the decisions. The outcomes are valid
-// until the next call.
+// Ask answers a request and returns the decisions. The outcomes are valid until the
+// next call.
 func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	d.out = d.out[:0]
 	phase := ev.Phase
@@ -150,7 +152,7 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	act := st.stick(s.Session, &v)
 	d.withheld(s, ev.Time, phase, &v)
 	if phase == smtp.PhaseCommit && act.Decision == smtp.Junk {
-		act = rules.Outcome{} // the message was marked earlier; smtpd exits if a filter answers junk at commit
+		act = rules.Outcome{} // the message was marked earlier, and smtpd exits if a filter answers junk at commit
 	}
 	if v.Would.Rule != nil {
 		d.verdict(s, ev.Time, phase, &v.Would, false, &v)
@@ -170,9 +172,9 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 }
 
 // End evaluates the rules for the end of a session. No answer is possible, but the
-// client can be banned. Counts of earlier sessions apply only if this session adds to
-// them. Otherwise a ban would be renewed by any session, and other users at the address
-// of an attacker would be banned: see Count.
+// client can be banned. Counts of earlier sessions apply only if this session increases
+// the count. Without this condition, any session would renew a ban, and other users at
+// the address of an attacker would be banned: see Count.
 func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	d.out = d.out[:0]
 	if s.State.Barred {
@@ -192,18 +194,17 @@ func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	return d.out
 }
 
-// under sets the policy of st. If the policy has changed, earlier decisions are discarded.
+// under sets the policy of st. A new policy discards earlier decisions.
 func (st *State) under(policy *rules.Policy) {
 	if st.last.policy != policy {
 		st.last, st.Banned = decisions{policy: policy}, nil
 	}
 }
 
-// stick returns the current decision or the sticky decision, which applies to the rest
-// of the session, whichever is more severe. A sticky decision applies only in its own
-// and later phases, so that after a rejected RCPT the client can start another
-// transaction, for example to write to the postmaster. It does not apply to a client
-// that matches a pass statement or has logged in.
+// stick returns the more severe of the current decision and the sticky decision. A
+// sticky decision applies only in its own and later phases. After a rejected RCPT, the
+// client can therefore start another transaction. A sticky decision does not apply if a
+// pass statement matches or the client has logged in.
 func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	act := v.Act
 	switch sticky := &st.last.sticky; {
@@ -218,8 +219,8 @@ func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	return act
 }
 
-// compose returns the reply with the text of a rule. It keeps the reply, because a
-// client that is rejected again receives the same one.
+// compose returns the reply with the text of a rule. The reply is cached, because a
+// client that is rejected again receives the same reply.
 func (st *State) compose(text string, id uint64) string {
 	if st.reply == nil || text != st.reply.text {
 		st.reply = &composition{text, rules.Reply(text, id)}
@@ -227,7 +228,7 @@ func (st *State) compose(text string, id uint64) string {
 	return st.reply.reply
 }
 
-// Standing returns the standing of the client. It remains the same during a session.
+// Standing returns the standing of the client, which does not change during a session.
 func (d *Decider) Standing(s Subject, at int64) rules.Standing {
 	st := s.State
 	if st.standing == rules.StandingUnknown && s.Src.IsValid() {
@@ -236,13 +237,12 @@ func (d *Decider) Standing(s Subject, at int64) rules.Standing {
 	return st.standing
 }
 
-// eval evaluates the policy on f.
 func (d *Decider) eval(s Subject, f *rules.Facts) rules.Verdict {
 	d.asked = s.Client
 	v := d.Policy.Eval(f)
 	d.asked = nil
 	if r := v.Act.Rule; f.Standing == rules.StandingUnknown && s.Src.IsValid() && (r == nil || r.Shielded()) {
-		v.Act.Temper() // the state has not yet been read, and may contain a standing that exempts the client
+		v.Act.Temper() // the state is not yet loaded, and may contain a standing that exempts the client
 	}
 	s.State.Score += v.Score
 	return v
@@ -262,12 +262,12 @@ func (d *Decider) Count(f *rules.Facts, e rules.Evidence, window time.Duration, 
 		return 0, false
 	}
 	if f.Phase == smtp.PhaseEnd && f.Counts[e.Index()] == 0 {
-		return 0, true // this session does not add to the count
+		return 0, true // this session does not increase the count
 	}
 	return d.Memory.Counters.Count(d.asked, rules.Window{Evidence: e, Window: window, By: by}, f.Now.UnixMicro())
 }
 
-// fill returns the facts for an evaluation. They are valid until the next call.
+// fill returns the facts for an evaluation, which are valid until the next call.
 func (d *Decider) fill(s Subject, phase smtp.Phase, at int64) *rules.Facts {
 	f := &d.facts
 	*f = rules.Facts{}
@@ -318,8 +318,8 @@ func (d *Decider) tag(st *State, at int64, phase smtp.Phase, tags rules.TagSet) 
 	}
 }
 
-// withheld reports a decision that was withheld because of the client's standing,
-// unless the previous such decision was by the same rule.
+// withheld reports a decision that the client's standing prevented. Consecutive
+// decisions of the same rule are reported once.
 func (d *Decider) withheld(s Subject, at int64, phase smtp.Phase, v *rules.Verdict) {
 	o := &v.Withheld
 	rule := o.Rule

@@ -30,8 +30,7 @@ type bench struct {
 	outcomes []smtp.Outcome
 }
 
-// newBench returns a session of 192.0.2.1 under a policy. The files of its tables are
-// missing.
+// newBench returns a session of 192.0.2.1 under a policy whose table files are missing.
 func newBench(t *testing.T, policy string) *bench {
 	t.Helper()
 	c, err := rules.Parse("test.conf", func(string) ([]byte, error) { return []byte(policy), nil })
@@ -75,7 +74,7 @@ func (b *bench) mail(addr string) string {
 	return a
 }
 
-// rcpt sends RCPT with a recipient that the server accepts unless a rule rejects it.
+// rcpt sends RCPT with a recipient that the server accepts, and that a rule may reject.
 func (b *bench) rcpt(addr string) string {
 	a := b.ask(smtp.PhaseRcptTo, addr)
 	if a == "proceed" {
@@ -95,8 +94,7 @@ func (b *bench) trust(level rules.Standing) {
 	}
 }
 
-// told returns descriptions of the outcomes: kind, rule, decision, enforcement and
-// exemption.
+// told describes the outcomes by kind, rule, decision, enforcement and exemption.
 func (b *bench) told() (list []string) {
 	kinds := map[smtp.OutcomeKind]string{smtp.OutcomeVerdict: "verdict", smtp.OutcomeBan: "ban", smtp.OutcomeReturn: "return", smtp.OutcomeTag: "tag"}
 	for _, o := range b.outcomes {
@@ -166,7 +164,7 @@ func TestShield(t *testing.T) {
 }
 
 // TestWithheldOnce checks that consecutive withheld decisions of one rule are reported
-// once, and that a later rule makes a decision.
+// once. A later rule makes a decision.
 func TestWithheldOnce(t *testing.T) {
 	b := newBench(t, "mode enforce\nrule a phase rcpt-to match src 192.0.2.0/24 disconnect\nrule b phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 trap\"\n")
 	b.trust(rules.StandingTrusted)
@@ -180,9 +178,8 @@ func TestWithheldOnce(t *testing.T) {
 	}
 }
 
-// TestSticky checks that a decision about the client applies to its phase and all later
-// phases until the end of the session, and not to earlier phases of the next
-// transaction.
+// TestSticky checks that a decision on the client applies to its phase and all later
+// phases. The decision does not apply to earlier phases of the next transaction.
 func TestSticky(t *testing.T) {
 	const no = "reject 550 5.7.1 no"
 	b := newBench(t, "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match evidence helo-own-name reject \"550 5.7.1 no\"\n")
@@ -208,8 +205,8 @@ func TestSticky(t *testing.T) {
 	}
 }
 
-// TestPass checks that a pass statement exempts only its recipient, and the message if
-// all its recipients pass.
+// TestPass checks that a pass statement exempts only its recipient. The message is
+// exempt if all recipients pass.
 func TestPass(t *testing.T) {
 	const policy = "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 no\"\nrule d phase { data, commit } match mail-from \"joe@example.net\" reject \"550 5.7.1 content\"\n"
 	const no = "reject 550 5.7.1 content"
@@ -250,8 +247,8 @@ func TestPass(t *testing.T) {
 	}
 }
 
-// TestUnsurePass checks that decisions are temporary, and no client is banned, if a
-// pass statement may match but its table is not loaded.
+// TestUnsurePass checks that decisions are temporary if the table of a pass statement
+// is not loaded. No client is banned while the table is not loaded.
 func TestUnsurePass(t *testing.T) {
 	const policy = "mode enforce\ntable <friends> file \"/nonexistent\"\n%\nrule r phase rcpt-to match src 192.0.2.0/24 disconnect \"554 5.7.1 no\" ban 1d\nrule j phase data match mail-from \"joe@example.net\" junk\n"
 	for _, tt := range []struct {
@@ -286,8 +283,8 @@ func TestUnsurePass(t *testing.T) {
 	}
 }
 
-// TestEnd checks that a count of earlier sessions causes a ban at the end of a session
-// only if this session adds to the count.
+// TestEnd checks that a count of earlier sessions causes a ban only if this session
+// increases the count.
 func TestEnd(t *testing.T) {
 	const policy = "mode enforce\nrule guess phase end match count auth-failure > 5 in 1h by src ban 1h\n"
 	for _, tt := range []struct {
@@ -348,8 +345,8 @@ func TestReturn(t *testing.T) {
 	}
 }
 
-// TestObservedOffence checks that a ban is recorded but not enforced, in mode observe
-// and for a rule marked observe.
+// TestObservedOffence checks that a ban in mode observe is recorded but not enforced. A
+// rule marked observe has the same result.
 func TestObservedOffence(t *testing.T) {
 	for _, policy := range []string{"mode observe\nrule r phase rcpt-to match src 192.0.2.0/24 reject ban 1d\n", "mode enforce\nrule r observe phase rcpt-to match src 192.0.2.0/24 reject ban 1d\n"} {
 		b := newBench(t, policy)
@@ -364,14 +361,14 @@ func TestObservedOffence(t *testing.T) {
 }
 
 // TestLateBan checks that a rule that counts recipients bans only at the end of a
-// session, and only if no recipient was accepted.
+// session. A session with an accepted recipient causes no ban.
 func TestLateBan(t *testing.T) {
 	const policy = "rule unknown phase rcpt-to match count unknown-recipient > 4 in 1h by src reject \"450 4.7.1 no\" ban { 0s, 1h }\n"
 	for _, tt := range []struct {
 		name              string
 		mode              string
 		missing, accepted uint32
-		earlier           int // number of earlier offences
+		earlier           int // earlier offences
 		standing          rules.Standing
 		told              []string
 		offence           bool

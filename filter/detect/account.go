@@ -1,7 +1,7 @@
 package detect
 
-// Detectors of stolen accounts. The behaviour of an authenticated session is evidence
-// about the account, never about the address.
+// This file contains the detectors of stolen accounts. The behaviour of an
+// authenticated session is evidence on the account, and never on the address.
 
 import (
 	"scanwatch/internal/smtp"
@@ -12,9 +12,8 @@ var accountDetectors = []detector{
 	{"account", on(smtp.EventAuth, smtp.EventMail, smtp.EventRcpt), account, authenticated},
 }
 
-// Thresholds for a stolen account within an hour, or in one session. They allow for
-// legitimate users, who move between a few networks, and have several sender addresses
-// in local domains.
+// Thresholds for a stolen account within an hour, or in one session. A legitimate user
+// moves between a few networks, and has several sender addresses in local domains.
 const (
 	accountNetworks   = 8
 	accountSenders    = 8   // sender addresses in domains that are not local
@@ -22,8 +21,8 @@ const (
 	accountRecipients = 500 // within an hour
 )
 
-// account reports an account that may be stolen, because of the way it is used. Each
-// later login to the account within a day has the same evidence.
+// account reports an account whose use indicates theft. Each later login to the account
+// within a day has the same evidence.
 func account(c *Case) {
 	st, ev := c.State, c.Event
 	f := Finding{Evidence: rules.AccountAbuse, By: "auth", Proof: c.User, Confidence: Medium}

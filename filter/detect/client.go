@@ -1,6 +1,6 @@
 package detect
 
-// Detectors of the identity of a client: its address and its names.
+// This file contains the detectors of the address and the names of a client.
 
 import (
 	"bytes"
@@ -28,7 +28,7 @@ var clientDetectors = []detector{
 }
 
 // reverseDNS reports a missing name or a name that fails FCrDNS. A truncated name
-// always fails and proves nothing.
+// always fails, and is not reported.
 func reverseDNS(c *Case) {
 	switch {
 	case len(c.RDNS) == 0:
@@ -40,7 +40,7 @@ func reverseDNS(c *Case) {
 
 // listedAddress reports an address in the shipped lists. A name that passes FCrDNS
 // takes precedence over the address. If the name belongs to a scanner, listedName
-// reports that scanner instead. If the name shows that a rented address has another
+// reports the scanner instead. If the name shows that a rented address has another
 // customer, the confidence is low.
 func listedAddress(c *Case) {
 	row := c.Lists.Addr(c.Src.Addr())
@@ -61,10 +61,9 @@ func listedAddress(c *Case) {
 }
 
 // listedName reports a reverse DNS name in the shipped lists. The owner of an address
-// can choose any name for it, so the confidence is low unless the name passes FCrDNS. A
-// truncated name proves nothing, because its last label may be a part of the real
-// label. The name of a hosting provider means that the host is rented, and proves
-// nothing about the customer.
+// can choose any name, so a name without FCrDNS has low confidence. A truncated name
+// proves nothing, because its last label may be incomplete. The name of a hosting
+// provider shows that the host is rented, and proves nothing about the customer.
 func listedName(c *Case) {
 	scanner, cloud, exempt := c.names()
 	if exempt {
@@ -79,8 +78,8 @@ func listedName(c *Case) {
 }
 
 // names returns the rows of the lists that match the reverse DNS name. exempt reports
-// whether the name passes FCrDNS, and belongs to a listed legitimate sender or to a
-// mail host of a scanning organisation.
+// whether the name is proven and belongs to a legitimate sender in the lists. A mail
+// host of a scanning organisation is also exempt.
 func (c *Case) names() (scanner, cloud *lookup.Row, exempt bool) {
 	if len(c.RDNS) == 0 || c.RDNSCut {
 		return nil, nil, false
@@ -89,9 +88,9 @@ func (c *Case) names() (scanner, cloud *lookup.Row, exempt bool) {
 	return scanner, cloud, c.FCrDNS == smtp.FCrDNSPass && (allow != nil || c.Lists.ScannerMail(c.RDNS))
 }
 
-// listedAS reports an AS number in the shipped lists. It ignores clients whose name may
-// be truncated: providers of rented hosts also have mail servers, and these cannot be
-// recognized by a truncated name.
+// listedAS reports an AS number in the shipped lists. Clients with a truncated name are
+// ignored. A provider of rented hosts may also have mail servers, which a truncated
+// name does not identify.
 func listedAS(c *Case) {
 	if !c.ASNKnown || c.RDNSCut {
 		return
@@ -108,15 +107,15 @@ func listedAS(c *Case) {
 	c.findRow(cloud, "asn", proof, "")
 }
 
-// findRow reports a match of a list row. A confidence that is not empty replaces the
-// confidence of the row.
+// findRow reports a match of a list row. A nonempty confidence replaces the confidence
+// of the row.
 func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence string) {
 	if row == nil {
 		return
 	}
 	token := rules.TokenByName(row.Evidence)
 	if token == nil {
-		return // the row has no evidence token: alone, it proves nothing
+		return // a row without an evidence token proves nothing alone
 	}
 	f := Finding{Evidence: token.Evidence, By: by, Proof: proof, Match: row.Value, Confidence: row.Confidence}
 	if confidence != "" {
@@ -126,13 +125,14 @@ func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence stri
 		f.Confidence = Low // users also log in from listed networks
 	}
 	if f.Evidence&(rules.Scanner|rules.Cloud|rules.BotnetHelo) != 0 {
-		f.Org = row.Org // only in these lists does the column contain an organisation
+		f.Org = row.Org // the column contains an organisation only in these lists
 	}
 	c.find(f)
 }
 
-// FloodAt is the maximum number of open sessions of a source that is not a flood. It is
-// more than twice the number of connections that Postfix opens to one destination.
+// FloodAt is the maximum number of open sessions of a source without a flood. The
+// number is more than twice the number of connections that Postfix opens to one
+// destination.
 const FloodAt = 50
 
 // flood reports too many open sessions of one source.
@@ -157,13 +157,13 @@ func (c *Case) greets() bool {
 	return c.Event.Result == smtp.ResultOK
 }
 
-// anyName reports whether the client may greet with any name: mail clients of
-// local users greet with the name of their computer.
+// anyName reports whether the client may greet with any name. Mail clients of local
+// users greet with the name of their computer.
 func (c *Case) anyName() bool { return c.Internal || c.Submission }
 
-// provenHelo reports whether FCrDNS proves that the client may use its greeting. This
-// is the case if the greeting is the proven name, a parent domain of it, or the name of
-// another host in the same registered domain, which has the same owner.
+// provenHelo reports whether FCrDNS proves that the client may use its greeting. The
+// greeting must have the same registered domain as the proven name. Hosts in the same
+// registered domain have the same owner.
 func (c *Case) provenHelo() bool {
 	name := bytes.TrimRight(c.ProvenName(), ".")
 	return len(name) > 0 && (bytes.EqualFold(name, bytes.TrimRight(c.Helo, ".")) || sameOwner(name, c.Helo))
@@ -175,19 +175,19 @@ func sameOwner(a, b []byte) bool {
 	return domain != "" && domain == hostname.Registered(b)
 }
 
-// provenWord reports whether the greeting is the first label of the client's
-// proven name.
+// provenWord reports whether the greeting is the first label of the client's proven
+// name.
 func (c *Case) provenWord() bool {
 	label, _, dot := bytes.Cut(c.ProvenName(), []byte{'.'})
 	return dot && len(label) > 0 && bytes.EqualFold(label, c.Helo)
 }
 
-// forged returns the confidence that an unproven greeting is forged, given the
-// confidence that the name in the greeting belongs to another owner. It returns "" if
-// the client's own name is truncated, because a truncated name neither proves nor
-// disproves the greeting. Without a proven name, the result is at most medium, because
-// the cause may be a DNS failure. It is low if the unproven reverse DNS name agrees
-// with the greeting.
+// forged returns the confidence that an unproven greeting is forged. The parameter
+// confidence is for the fact that the name in the greeting belongs to another owner.
+//
+// For a truncated reverse DNS name, which proves nothing, forged returns "". Without a
+// proven name, the confidence is at most medium, because DNS may have failed. The
+// confidence is low if the unproven reverse DNS name agrees with the greeting.
 func (c *Case) forged(confidence string) string {
 	switch {
 	case c.RDNSCut:
@@ -231,8 +231,8 @@ func listedGreeting(c *Case) {
 	}
 }
 
-// forgedGreeting reports a greeting with a local domain, a local host name or a
-// local address.
+// forgedGreeting reports a greeting with a local domain, a local host name or a local
+// address.
 func forgedGreeting(c *Case) {
 	if !c.greets() || !c.NewHelo || c.Internal {
 		return
@@ -256,11 +256,11 @@ func forgedGreeting(c *Case) {
 	}
 }
 
-// foreignName returns the reason and the confidence of the finding that the name in the
-// greeting belongs to another owner: a local domain, or, for a client without a reverse
-// DNS name, a host in a local domain or in the domain of a known sender. The latter two
-// exclude clients with a name, because users rent servers and greet with a host name in
-// their own domain.
+// foreignName reports a greeting whose name belongs to another owner. A local domain
+// always belongs to another owner. For a client without a reverse DNS name, foreignName
+// also reports hosts in a local domain and hosts of known senders. A client with a name
+// is excluded, because users rent servers and greet with a host name in their own
+// domain.
 func (c *Case) foreignName() (match, confidence string) {
 	if local, _ := c.Site.LocalDomain(c.Helo); local {
 		return "local domain", c.forged(Medium)
@@ -285,9 +285,9 @@ func (c *Case) foreignName() (match, confidence string) {
 	return "", ""
 }
 
-// special contains networks whose addresses belong to many hosts or to none, in
-// addition to the networks that package netip recognizes. Documentation networks are
-// not included, because tests use their addresses for remote hosts.
+// special contains networks whose addresses belong to many hosts or to no host.
+// Networks that package netip recognizes are omitted. Documentation networks are also
+// omitted, because tests use their addresses for remote hosts.
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT (RFC 6598)
@@ -296,14 +296,14 @@ var special = []netip.Prefix{
 	netip.MustParsePrefix("fec0::/10"),
 }
 
-// routable reports whether an address belongs to a single host. Loopback and private
-// addresses do not, for example.
+// routable reports whether an address belongs to a single host. A loopback or private
+// address does not belong to a single host.
 func routable(a netip.Addr) bool {
 	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// rejectedGreeting reports a greeting that smtpd rejected, because it is neither a host
-// name nor an address literal.
+// rejectedGreeting reports a greeting that smtpd rejected. smtpd rejects a greeting
+// that is neither a host name nor an address literal.
 func rejectedGreeting(c *Case) {
 	if c.Event.Cause != smtp.CauseSyntax || c.anyName() {
 		return

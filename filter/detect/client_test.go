@@ -26,8 +26,8 @@ func TestRoutable(t *testing.T) {
 	}
 }
 
-// site returns a site whose server is mx.example.org, 192.0.2.25, and whose local
-// domains are example.org and firm.example.
+// site returns a site whose server is mx.example.org, 192.0.2.25. The local domains are
+// example.org and firm.example.
 func site() *Site {
 	m := memory.New()
 	m.Domains.Learn([]byte("example.org"), 1)
@@ -35,8 +35,8 @@ func site() *Site {
 	return &Site{Name: []byte("mx.example.org"), Memory: m, Addrs: map[netip.Addr]bool{netip.MustParseAddr("192.0.2.25"): true}}
 }
 
-// identify returns the findings about a client with the given names, which connects to
-// the given port and greets. A finding has the form "token/confidence".
+// identify returns the findings on a client with the given names that connects and
+// greets. A finding has the form "token/confidence".
 func identify(t *testing.T, lists *lookup.Lists, src, rdns string, fcrdns smtp.FCrDNS, helo string, port uint16) (found []string) {
 	t.Helper()
 	s := &track.Session{Submission: port == 465 || port == 587} // as rules.Policy.Submission
@@ -72,14 +72,14 @@ const (
 	fail = smtp.FCrDNSFail
 	dead = smtp.FCrDNSError
 
-	// Names of Exchange Online: truncated by smtpd, and of 64 bytes and complete.
+	// The names are from Exchange Online. smtpd has truncated the name cut, and the
+	// name whole has exactly 64 bytes.
 	cut   = "mail-switzerlandnorthazon11020113.outbound.protection.outlook.co"
 	whole = "mail-northcentralusazlp170100001.outbound.protection.outlook.com"
 )
 
-// TestProofOfGreetings checks that a proven name exempts a greeting of the same owner,
-// that a name that may be truncated proves nothing, and that confidence is not high
-// after a DNS failure.
+// TestProofOfGreetings checks that a proven name exempts a greeting of the same owner.
+// A truncated name proves nothing. After a DNS failure, no confidence is high.
 func TestProofOfGreetings(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {
@@ -126,9 +126,9 @@ func TestProofOfGreetings(t *testing.T) {
 	}
 }
 
-// TestClassesOfGreetings checks that tools are found on every listener, and that a
-// common computer name has low confidence. Such a name is not evidence on a listener
-// for submission, or if it is the first label of the proven name.
+// TestClassesOfGreetings checks that tools are found on every listener. A common
+// computer name has low confidence. A computer name is not evidence on a submission
+// listener, or if it is the first label of the proven name.
 func TestClassesOfGreetings(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {
@@ -178,7 +178,7 @@ func TestListedHosts(t *testing.T) {
 	}{
 		{"147.185.132.7", "", fail, "cloud/high rdns-missing/high scanner/high"}, // a network of Palo Alto that a cloud announces
 		{"147.185.132.7", "mail.family.example", pass, "cloud/high scanner/high"},
-		{"68.183.46.233", "", fail, "cloud/high rdns-missing/high scanner/high"}, // rented; the row has not expired, because the test runs in 1970
+		{"68.183.46.233", "", fail, "cloud/high rdns-missing/high scanner/high"}, // the row has not expired, because the test runs in 1970
 		{"68.183.46.233", "mail.family.example", pass, "cloud/high scanner/low"},
 		{"68.183.46.233", "vmi1.contaboserver.net", pass, "cloud/high cloud/low scanner/high"},
 		{"71.6.135.131", "census1.shodan.io", pass, "cloud/high scanner/high"},

@@ -1,6 +1,7 @@
 package detect
 
-// Detectors of the behaviour of a client: commands, pace, logins, ending.
+// This file contains the detectors of the behaviour of a client: commands, pace, logins
+// and ending.
 
 import (
 	"fmt"
@@ -73,8 +74,8 @@ func rejectedCommand(c *Case) {
 }
 
 // pipelining reports input that arrived before smtpd's reply to an earlier command. If
-// there was no earlier command, the client has sent HTTP, TLS or SSH in one packet, or
-// a whole script of commands.
+// no command precedes the input, the client has sent a script of commands or another
+// protocol in one packet.
 func pipelining(c *Case) {
 	if c.Event.Cause != smtp.CausePipelining {
 		return
@@ -82,7 +83,7 @@ func pipelining(c *Case) {
 	f := Finding{Evidence: rules.Pipelining, By: "reply", Proof: c.Event.Reply, Confidence: High}
 	switch {
 	case c.Submission:
-		f.Confidence = Low // it may be a mail client that starts TLS immediately, without STARTTLS
+		f.Confidence = Low // a mail client may start TLS immediately, without STARTTLS
 	case c.Counts.Commands == 0:
 		f.Match = "first"
 		c.State.Abused = true
@@ -91,14 +92,17 @@ func pipelining(c *Case) {
 }
 
 // Limits for the detection of a client that speaks before the greeting of the server.
-// smtpd reads the first command of such a client within earlyGap of the greeting,
-// although later gaps between replies and commands show a much longer round-trip time.
-// A well-behaved client waits for the greeting, so its first gap is at least the
-// round-trip time. If the round-trip time is very short, the first gap proves nothing.
+//
+// smtpd reads the first command of an early talker within earlyGap of the greeting.
+// Later gaps between replies and commands show a much longer round-trip time. A
+// well-behaved client waits for the greeting, so its first gap is at least the
+// round-trip time.
+//
+// If the round-trip time is very short, the first gap proves nothing.
 const (
 	earlyGap   = 1_000  // microseconds
 	earlyLater = 15_000 // minimum of the later gaps
-	earlySure  = 4      // number of gaps required for medium confidence, because a host nearby may be slow once or twice
+	earlySure  = 4      // gaps for medium confidence, because a host nearby may be slow once or twice
 )
 
 // earlyTalker reports a client that speaks before the greeting of the server.
@@ -118,7 +122,7 @@ func earlyTalker(c *Case) {
 	}
 }
 
-// lacks reports whether st does not yet have the evidence of f.
+// lacks reports whether the evidence of f is new to st.
 func (st *State) lacks(f *Finding) bool {
 	return !st.Evidence.Has(f.Evidence) && (f.Confidence != Low || !st.Weak.Has(f.Evidence))
 }
@@ -131,8 +135,8 @@ func failedLogin(c *Case) {
 }
 
 // spray reports a source that tries many users, or one user from many networks. The
-// confidence is low unless it is certain that this source is an attacker: it may be the
-// attacked user, or another user of the network who mistyped a password.
+// confidence is low if the source may be legitimate. A user under attack, or another
+// user of the network, may have mistyped a password.
 func spray(c *Case) {
 	if c.Event.Result != smtp.ResultFail || c.Spray.Match == "" {
 		return
@@ -145,8 +149,8 @@ func spray(c *Case) {
 }
 
 // ending reports a client that disconnected within a transaction, or that never sent
-// mail. It ignores clients that were rejected or that delivered mail, because they had
-// no reason to continue.
+// mail. Clients that were rejected or delivered mail are ignored, because they had no
+// reason to continue.
 func ending(c *Case) {
 	end := c.Event.Ending
 	switch {

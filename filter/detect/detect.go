@@ -1,6 +1,6 @@
-// Package detect gathers evidence about a client. Each detector is a function that
-// reports findings, given the facts of a session and one event. The variable detectors
-// contains all detectors. The package neither makes decisions nor writes output.
+// Package detect gathers evidence on a client. A detector is a function that reports
+// findings, given the facts of a session and one event. The variable detectors contains
+// all detectors. The package neither makes decisions nor writes output.
 package detect
 
 import (
@@ -16,13 +16,13 @@ import (
 // A Finding is evidence of one kind, with its proof.
 type Finding struct {
 	Evidence   rules.Evidence
-	By         string // the source: rdns, cidr, asn, helo, command, reply, rcpt, auth, memory, pace, ending
-	Proof      []byte // the client's own words; valid only during the call
-	Org        string // the organisation, if known
-	Match      string // the row or word that matched
+	By         string // source: rdns, cidr, asn, helo, command, reply, rcpt, auth, memory, pace, ending
+	Proof      []byte // text of the client; valid only during the call
+	Org        string // organisation, if known
+	Match      string // row or word that matched
 	Confidence string // high, medium or low
-	// Implied is set if the evidence follows from facts that every record contains.
-	// Such a finding is neither recorded nor logged.
+	// Implied is set if the evidence follows from facts that every record contains. An
+	// implied finding is neither recorded nor logged.
 	Implied bool
 }
 
@@ -33,20 +33,20 @@ const (
 	Low    = "low"
 )
 
-// State contains the evidence about one session, and the counts of the detectors.
+// State contains the evidence of one session, and the counts of the detectors.
 type State struct {
-	Evidence rules.Evidence // with high or medium confidence
-	Weak     rules.Evidence // with low confidence only
+	Evidence rules.Evidence // high or medium confidence
+	Weak     rules.Evidence // only low confidence
 	Abused   bool           // the client has shown behaviour that no mail server shows
 
 	Relay       uint32 // recipients that were rejected because they are not local or have a source route
-	Unsupported uint32 // AUTH commands where AUTH is not offered
+	Unsupported uint32 // AUTH commands on a listener without AUTH
 
 	Rcpt     RcptClass // class of the latest EventRcpt
 	Repeated bool      // the client had requested the latest missing recipient before
 	Accepted mailboxes // accepted recipients
-	Unknown  mailboxes // recipients of mail with a sender that do not exist
-	Bounced  mailboxes // recipients of bounces that do not exist
+	Unknown  mailboxes // missing recipients of mail with a sender
+	Bounced  mailboxes // missing recipients of bounces
 	Held     mailboxes // recipients that a rule rejected because too many do not exist
 
 	tx        mailboxes // missing recipients of this transaction
@@ -56,15 +56,15 @@ type State struct {
 	free      uint64    // probed mailbox that the client may request without evidence
 }
 
-// Mixed reports whether most of the mailboxes that the client requested exist. Senders
-// of newsletters and of mailing lists with former members behave in this way, so the
-// number of missing mailboxes is not an offence in this case. Recipients are still
-// rejected.
+// Mixed reports whether most of the mailboxes that the client requested exist. In a
+// session with mostly existing mailboxes, missing mailboxes are not an offence.
+// Newsletters and mailing lists with former members have missing mailboxes. Rules may
+// still reject the missing recipients.
 func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
 
-// Hold counts a recipient that a rule rejected because too many do not exist. It
-// reports whether the recipient adds to a flood. It does not if most recipients of the
-// session exist, as in the session of a newsletter.
+// Hold counts a recipient that a rule rejected because too many recipients do not
+// exist. flood reports whether the recipient adds to a flood. A session whose
+// recipients mostly exist, as in the delivery of a newsletter, is not a flood.
 func (st *State) Hold(mailbox uint64) (flood bool) {
 	st.Held.add(mailbox)
 	return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N
@@ -73,7 +73,7 @@ func (st *State) Hold(mailbox uint64) (flood bool) {
 // Token returns the name of the evidence.
 func (f *Finding) Token() string { return tokens[f.Evidence.Index()] }
 
-// tokens contains the names of evidence by Evidence.Index.
+// tokens contains the names of evidence, indexed by Evidence.Index.
 var tokens = func() (names [64]string) {
 	for _, t := range rules.Tokens {
 		names[t.Evidence.Index()] = t.Name
@@ -82,13 +82,13 @@ var tokens = func() (names [64]string) {
 }()
 
 // Has reports whether st has evidence other than a missing or unproven reverse DNS
-// name. The header of the record contains these two facts.
+// name. The header of the record contains the facts about the name.
 func (st *State) Has() bool {
 	return (st.Evidence|st.Weak)&^(rules.RDNSMissing|rules.FCrDNSFail) != 0
 }
 
-// Abuse is evidence of behaviour that no mail server shows. It is an offence unless its
-// confidence is low.
+// Abuse is evidence of behaviour that no mail server shows. Abuse with medium or high
+// confidence is an offence.
 const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray
 
 // CountedPerEvent is the evidence that counters across sessions count at each event.
@@ -96,8 +96,8 @@ const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules
 // counted.
 const CountedPerEvent = rules.UnknownRecipient | rules.Backscatter | rules.RecipientFlood | rules.RelayProbe | rules.AuthFailure | rules.AuthUnsupported | rules.UnknownCommand
 
-// Add adds the evidence of f to st. It reports false if st has that evidence
-// already, with the same confidence or a higher one.
+// Add adds the evidence of f to st. Add returns false if st has the evidence with the
+// same or a higher confidence.
 func (st *State) Add(f *Finding) bool {
 	low := f.Confidence == Low
 	if st.Evidence.Has(f.Evidence) || low && st.Weak.Has(f.Evidence) {
@@ -113,7 +113,8 @@ func (st *State) Add(f *Finding) bool {
 	return true
 }
 
-// A Case is the input of a detector. A detector may only change its own part of State.
+// A Case is the input of a detector. A detector may only change its own fields of
+// State.
 type Case struct {
 	*track.Session
 	State  *State
@@ -122,7 +123,7 @@ type Case struct {
 	Site   *Site
 	Lists  *lookup.Lists
 	Memory *memory.Memory
-	Live   uint32 // open sessions of the same source, this one included
+	Live   uint32 // open sessions of the same source, including this session
 	Spray  Spray  // result for an EventAuth
 	// Standing is the standing of the client.
 	Standing rules.Standing
@@ -130,9 +131,9 @@ type Case struct {
 	Findings []Finding // findings of the current event so far
 }
 
-// Spray describes a password spray that a failed login is a part of.
+// Spray describes the password spray of a failed login.
 type Spray struct {
-	Match string // "users" or "networks"; empty if there is no spray
+	Match string // "users" or "networks"; empty for no spray
 	Sure  bool
 }
 
@@ -149,11 +150,10 @@ func on(list ...smtp.Kind) (k kinds) {
 }
 
 // A detector is a row of the table clientDetectors, conductDetectors,
-// recipientDetectors or accountDetectors. Each table is in the same file as its
-// functions.
+// recipientDetectors or accountDetectors. Each table is in the file of its functions.
 type detector struct {
 	name     string
-	on       kinds // the kinds of events
+	on       kinds // kinds of events
 	run      func(*Case)
 	sessions sessions
 }
@@ -183,7 +183,7 @@ var byKind = func() (all [smtp.NumKinds][]*detector) {
 	return all
 }()
 
-// Wants reports whether Run does anything with events of a kind.
+// Wants reports whether Run has an effect for events of a kind.
 func Wants(kind smtp.Kind) bool { return observed&(1<<kind) != 0 || len(byKind[kind]) > 0 }
 
 func (s sessions) include(authed bool) bool { return s == anySession || (s == authenticated) == authed }

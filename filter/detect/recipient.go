@@ -1,6 +1,6 @@
 package detect
 
-// Detectors of recipients.
+// This file contains the detectors of recipients.
 
 import (
 	"bytes"
@@ -26,12 +26,12 @@ const (
 	RcptAccepted                   // accepted, with a plain address
 	RcptRouted                     // accepted, with a source route
 	RcptSyntax                     // malformed
-	RcptUnclear                    // failed temporarily, out of order, or previously accepted: the recipient may exist
+	RcptUnclear                    // failed temporarily, out of order, or accepted earlier, so the recipient may exist
 	RcptRoute                      // rejected, with a source route
-	RcptRelay                      // rejected; the domain is certainly not local
-	RcptForeign                    // rejected; the domain is probably not local, but may be new
-	RcptUnknown                    // rejected; the domain is local
-	RcptUndecided                  // rejected; no local domain is known, so this is an unknown recipient or a relay probe
+	RcptRelay                      // rejected, and the domain is certainly not local
+	RcptForeign                    // rejected, and the domain is probably not local, but may be new
+	RcptUnknown                    // rejected, and the domain is local
+	RcptUndecided                  // rejected, but no local domain is known, so the recipient may be missing or foreign
 )
 
 // observed is the set of event kinds that observe uses.
@@ -57,7 +57,7 @@ func (st *State) observe(c *Case) {
 	}
 }
 
-// classify returns the class of an EventRcpt and counts it.
+// classify returns the class of an EventRcpt and counts the recipient.
 func (st *State) classify(c *Case) RcptClass {
 	ev := c.Event
 	domain, routed := Domain(ev.Addr)
@@ -97,10 +97,10 @@ func (st *State) classify(c *Case) RcptClass {
 }
 
 // missing counts a recipient that does not exist. Recipients of bounces are counted
-// separately: a bounce goes to the sender of the original message, which may be forged.
+// separately, because a bounce goes to a sender that may be forged.
 //
-// A recipient that the client requests repeatedly within 30 days counts once: a mailing
-// list requests its former members for each message and learns nothing.
+// A recipient that the client requests repeatedly within 30 days counts once. A mailing
+// list requests its former members for each message, and learns nothing.
 func (st *State) missing(c *Case) {
 	if st.Repeated = c.Memory.Recipients.Asked(c.Client, c.Event.Addr, c.Event.Time); st.Repeated {
 		return
@@ -119,13 +119,12 @@ func (st *State) missing(c *Case) {
 
 func (c *Case) mailbox() uint64 { return c.Memory.Recipients.Mailbox(c.Event.Addr) }
 
-// Missing reports whether, according to the mail server, the recipient does not exist
-// here.
+// Missing reports whether the recipient does not exist, according to the mail server.
 func (r RcptClass) Missing() bool { return r == RcptUnknown || r == RcptUndecided }
 
-// Domain returns the domain of a recipient. routed reports whether the address requests
-// relaying by a source route, or by the percent or bang form (RFC 5321 sections 3.6.1
-// and 4.1.1.3, appendix C).
+// Domain returns the domain of a recipient. routed reports whether the address has a
+// source route, or the percent or bang form. All of these forms request relaying (RFC
+// 5321 sections 3.6.1 and 4.1.1.3, appendix C).
 func Domain(addr []byte) (domain []byte, routed bool) {
 	i := bytes.LastIndexByte(addr, '@')
 	if i < 0 {
@@ -137,15 +136,15 @@ func Domain(addr []byte) (domain []byte, routed bool) {
 }
 
 // mailboxes counts distinct mailboxes. Repeated mail to an existing mailbox must not
-// hide a dictionary attack, and repeated mail to a missing mailbox is not an attack.
+// hide a dictionary attack. Repeated mail to a missing mailbox is not an attack.
 type mailboxes struct {
 	N    uint32
 	seen []uint64
 	next int
 }
 
-// maxSeen is the number of latest mailboxes that are distinguished. A mailbox that was
-// requested before these counts again.
+// maxSeen is the number of latest mailboxes that are distinguished. An older mailbox
+// counts again.
 const maxSeen = 256
 
 func (m *mailboxes) add(box uint64) {
@@ -191,8 +190,8 @@ func recipient(c *Case) {
 }
 
 // confidence returns the confidence that a rejected recipient does not exist. If the
-// server's reply is unknown, the recipient may have been rejected by a filter for
-// another reason.
+// server's reply is unknown, a filter may have rejected the recipient for another
+// reason.
 func (c *Case) confidence() string {
 	if c.Event.Code == 0 {
 		return Medium
@@ -202,14 +201,14 @@ func (c *Case) confidence() string {
 
 // The numbers of distinct missing recipients that make a session a harvest.
 const (
-	harvestAll   = 5  // if all have one sender and no recipient was accepted
-	harvestMixed = 10 // if they are at least three quarters of all recipients
-	harvestNull  = 3  // in one transaction with the null sender: a bounce has only one recipient
+	harvestAll   = 5  // all recipients are missing, and have one sender
+	harvestMixed = 10 // at least three quarters of all recipients are missing
+	harvestNull  = 3  // one transaction with the null sender; a bounce has only one recipient
 )
 
-// harvest reports a directory harvest. The thresholds are twice as high for known
-// clients, because they may have old mailing lists. The share of missing recipients
-// includes recipients that a rule rejected because too many do not exist.
+// harvest reports a directory harvest. The thresholds are doubled for known clients,
+// which may have old mailing lists. The share of missing recipients includes recipients
+// that a rule rejected because too many do not exist.
 func harvest(c *Case) {
 	st := c.State
 	if c.Event.Kind == smtp.EventRequest && c.Event.Phase != smtp.PhaseRcptTo || st.Evidence.Has(rules.Harvest) {
@@ -223,8 +222,8 @@ func harvest(c *Case) {
 	f := Finding{Evidence: rules.Harvest, By: "rcpt", Proof: c.Event.Addr, Confidence: High}
 	switch {
 	case st.undecided && missing >= harvestAll*factor && st.Accepted.N == 0:
-		// No local domain is known yet, so these requests are either a harvest or relay
-		// probes. Mail servers send neither.
+		// No local domain is known, so the requests are a harvest or relay probes. Mail
+		// servers send neither.
 		f.Match, f.Confidence = "undecided", Medium
 	case missing >= harvestAll*factor && st.Accepted.N == 0 && !st.senders:
 		f.Match = "all"
@@ -238,23 +237,21 @@ func harvest(c *Case) {
 	c.find(f)
 }
 
-// floodOfRecipients is the number of recipients rejected by a rule, because too many do
-// not exist, that makes a session a flood. The session must end, because the client
-// learns from the replies which mailboxes exist.
+// floodOfRecipients is the number of rejected recipients that makes a session a flood.
+// A rule has rejected the recipients because too many do not exist. The session must
+// end, because the replies show the client which mailboxes exist.
 const floodOfRecipients = 10
 
-// recipientFlood reports a client that continues to request recipients after a rule has
-// rejected floodOfRecipients of them.
+// recipientFlood reports a client that continues after floodOfRecipients rejections.
 func recipientFlood(c *Case) {
 	if c.Event.Phase == smtp.PhaseRcptTo && c.State.Held.N >= floodOfRecipients {
 		c.find(Finding{Evidence: rules.RecipientFlood, By: "rcpt", Proof: c.Event.Addr, Confidence: Medium})
 	}
 }
 
-// probedRecipient reports a recipient that never existed and that hosts in other
-// networks have requested. The mailbox may be new, so a client with its own proven name
-// may request it once without a finding, if the client requests no other missing
-// recipient.
+// probedRecipient reports a missing recipient that hosts in other networks have
+// requested. The mailbox may be new, so a client with its own proven name may request
+// it once. The client must then request no other missing recipient.
 func probedRecipient(c *Case) {
 	ev, st := c.Event, c.State
 	request := ev.Kind == smtp.EventRequest

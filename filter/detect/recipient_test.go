@@ -15,15 +15,14 @@ import (
 
 const start = int64(1_795_000_000) * 1e6
 
-// A bench is one session with its facts and detectors, and a memory in which the
-// mailbox alice@example.org is known.
+// A bench is one session with its facts, detectors and memory. The mailbox
+// alice@example.org is known.
 type bench struct {
-	track  track.Session
-	state  State
-	client memory.Client
-	site   Site
-	memory *memory.Memory
-	// standing is the standing of the client.
+	track    track.Session
+	state    State
+	client   memory.Client
+	site     Site
+	memory   *memory.Memory
 	standing rules.Standing
 	at       int64
 	found    []string // evidence, match and confidence of each finding
@@ -40,7 +39,6 @@ func newBench(m *memory.Memory) *bench {
 	return b
 }
 
-// from sets the client.
 func (b *bench) from(addr, rdns string) {
 	b.track.Src = netip.AddrPortFrom(netip.MustParseAddr(addr), 4000)
 	b.client = memory.Client{Addr: b.track.Src.Addr(), Domain: memory.RegisteredDomain([]byte(rdns))}
@@ -136,7 +134,7 @@ func TestHarvest(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		run  func(b *bench)
-		want string // match and confidence; empty if there must be no finding
+		want string // match and confidence, or empty for no finding
 	}{
 		{"four", func(b *bench) { many(4, b.missing) }, ""},
 		{"five", func(b *bench) { many(5, b.missing) }, "all high"},
@@ -203,7 +201,7 @@ func TestAccountAbuse(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		run  func(b *bench)
-		want string // match; empty if there must be no finding
+		want string // match, or empty for no finding
 	}{
 		{"seven networks", func(b *bench) { networks(b, 7) }, ""},
 		{"eight networks", func(b *bench) { networks(b, 8) }, "networks"},
@@ -244,7 +242,8 @@ func TestAccountAbuse(t *testing.T) {
 	}
 }
 
-// networks logs in from n networks, a session each; b is the last one.
+// networks logs in from n networks, in one session each, and leaves the last session in
+// b.
 func networks(b *bench, n int) {
 	for i := range n {
 		b.track, b.state = track.Session{}, State{}

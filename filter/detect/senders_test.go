@@ -24,9 +24,9 @@ var update = flag.Bool("update", false, "rewrite the golden file")
 const accuses = rules.Scanner | rules.BotnetHelo | rules.HeloOwnName | rules.HeloOwnAddress | rules.HeloForged
 
 // TestLegitimateSenders checks five variants of legitimate senders with all shipped
-// lists and the detectors of names. No variant has evidence with high confidence, and
-// senders with a proven name have only evidence with low confidence.
-// testdata/senders.golden contains the matching rows.
+// lists. No variant has evidence with high confidence. A sender with a proven name has
+// only evidence with low confidence. The file testdata/senders.golden contains the
+// matching rows.
 func TestLegitimateSenders(t *testing.T) {
 	lists := builtin(t)
 	var report strings.Builder
@@ -61,8 +61,8 @@ func TestLegitimateSenders(t *testing.T) {
 	}
 }
 
-// sweep returns the findings about the names of a sender that connects to port 25
-// and greets, a hundred days after the newest row of the lists.
+// sweep returns the findings on a sender that connects to port 25 and greets. The time
+// is a hundred days after the newest row of the lists.
 func sweep(lists *lookup.Lists, s *senders.Sender) []Finding {
 	session := new(track.Session)
 	c := &Case{Session: session, State: new(State), Site: site(), Lists: lists, Client: new(memory.Client)}

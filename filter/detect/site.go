@@ -8,24 +8,23 @@ import (
 	"scanwatch/rules"
 )
 
-// Site is the local site: its addresses, names and domains.
+// Site describes the local site by its addresses, names and domains.
 type Site struct {
 	Addrs  map[netip.Addr]bool // addresses of this host
-	Name   []byte              // the name in the server's greeting
-	Admin  []byte              // the name of the site in smtpd.conf(5)
+	Name   []byte              // name in the server's greeting
+	Admin  []byte              // name of the site in smtpd.conf(5)
 	Policy *rules.Policy       // contains the operator's own addresses, names and domains; may be nil
-	Memory *memory.Memory      // contains the local domains that were learned
+	Memory *memory.Memory      // contains the learned local domains
 }
 
-// Internal reports whether a belongs to this host or to a network that is not reachable
-// from the internet (RFC 1918, RFC 4193, link-local). Clients with such addresses may
-// greet with any name.
+// Internal reports whether a belongs to this host or to an unreachable network. The
+// internet cannot reach private and link-local addresses (RFC 1918, RFC 4193). Internal
+// clients may greet with any name.
 func (s *Site) Internal(a netip.Addr) bool {
 	return s.OwnAddr(a) || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast()
 }
 
-// OwnAddr reports whether a is an address of this host or one that the policy
-// lists as own-address.
+// OwnAddr reports whether a is an address of this host or an own-address of the policy.
 func (s *Site) OwnAddr(a netip.Addr) bool {
 	if s.Addrs[a] {
 		return true
@@ -40,8 +39,8 @@ func (s *Site) OwnAddr(a netip.Addr) bool {
 	return false
 }
 
-// OwnName reports whether name is the name in the server's greeting, the name
-// of the site, or one that the policy lists as own-name.
+// OwnName reports whether name is a name of the server. The server has names in its
+// greeting, in smtpd.conf(5), and in own-name of the policy.
 func (s *Site) OwnName(name []byte) bool {
 	if len(name) == 0 {
 		return false

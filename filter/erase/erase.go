@@ -1,7 +1,7 @@
 // Package erase removes a person from records. A session from an address of the person
-// loses its source and all names and texts, but keeps its times, counts, findings and
-// decisions, so that totals remain. In other sessions only the names of the person are
-// replaced.
+// loses its source and all names and texts. Times, counts, findings and decisions
+// remain, so that totals do not change. In other sessions, only the names of the person
+// are replaced.
 package erase
 
 import (
@@ -18,8 +18,8 @@ import (
 	"scanwatch/store"
 )
 
-// Marker replaces a name. It is neither a mailbox nor a user name that smtpd accepts
-// without quotes.
+// Marker replaces a name. Without quotes, smtpd accepts Marker neither as a mailbox nor
+// as a user name.
 const Marker = "(erased)"
 
 // maxName is the maximum length of a name in bytes.
@@ -31,15 +31,15 @@ const (
 	leastBits6 = 16
 )
 
-// A Subject identifies a person: by an address or network, a mailbox, or a user name.
+// A Subject identifies a person by an address or network, a mailbox, or a user name.
 type Subject struct {
 	prefix netip.Prefix // invalid for a name
 	name   []byte       // in lower case; empty for a prefix
 }
 
-// Parse parses an address, a prefix, a mailbox or a user name. It accepts the escaped form
-// in which other commands print names. An IPv6 address stands for its /64. The result of
-// String has the same meaning, because a running filter parses it.
+// Parse parses an address, a prefix, a mailbox or a user name. The escaped form, in
+// which other commands print names, is also accepted. An IPv6 address means its /64. A
+// running filter parses the result of String, which has the same meaning.
 func Parse(arg string) (Subject, error) {
 	s, err := parse(arg)
 	if err != nil {
@@ -86,8 +86,8 @@ func parse(arg string) (s Subject, err error) {
 	return Subject{name: lower(name)}, nil
 }
 
-// likePrefix reports whether arg can only be a misspelt address or prefix. A user name can
-// be a number, and a local part can have a slash.
+// likePrefix reports whether arg can only be a misspelt address or prefix. A user name
+// can be a number, and a local part can contain a slash.
 func likePrefix(arg string) bool {
 	if strings.Contains(arg, "@") {
 		return false
@@ -108,15 +108,15 @@ func unquoted(name []byte) []byte {
 	return append(bytes.Clone(local), name[at:]...)
 }
 
-// Role reports whether the subject is a role account with a detail, which would include
-// the role account.
+// Role reports whether the subject is a role account with a detail. The removal of a
+// role account with a detail would include the role account.
 func (s Subject) Role(delimiter byte) bool {
 	base := mailbox.AppendBase(nil, s.name, delimiter)
 	at := bytes.LastIndexByte(base, '@')
 	return at > 0 && mailbox.IsRole(base[:at])
 }
 
-// String returns the subject in escaped form. Parse accepts it.
+// String returns the subject in an escaped form that Parse accepts.
 func (s Subject) String() string {
 	if s.prefix.IsValid() {
 		return prefix.String(s.prefix)
@@ -124,7 +124,7 @@ func (s Subject) String() string {
 	return text.Escape(s.name)
 }
 
-// Prefix returns the addresses of the subject. The result is invalid for a name.
+// Prefix returns the addresses of the subject, or an invalid prefix for a name.
 func (s Subject) Prefix() netip.Prefix { return s.prefix }
 
 // IsMailbox reports whether the subject is a mailbox.
@@ -139,12 +139,12 @@ func (s Subject) Rows(bans bool) memory.Erasure {
 	return e
 }
 
-// An Eraser removes a person from records. It must not be used concurrently.
+// An Eraser removes a person from records, and must not be used concurrently.
 type Eraser struct {
 	subject       Subject
-	words         [][]byte // other forms of the name that are stored, which no other text has
-	user          []byte   // a name that can be an ordinary word; see place
-	local, domain []byte   // of a mailbox; local has no detail, and domain begins with @
+	words         [][]byte // other stored forms of the name, which no other text contains
+	user          []byte   // name that can be an ordinary word; see place
+	local, domain []byte   // mailbox; local has no detail, and domain begins with @
 	delimiter     byte
 
 	record store.Record
@@ -153,8 +153,8 @@ type Eraser struct {
 	bufs   [numTexts][]byte
 }
 
-// New returns an Eraser. key is the key of hashes in the state directory, or nil: hashes
-// then remain. delimiter separates a mailbox and its detail.
+// New returns an Eraser. key is the key of hashes in the state directory; without a
+// key, hashes remain. delimiter separates a mailbox and its detail.
 func New(s Subject, key []byte, delimiter byte) *Eraser {
 	e := &Eraser{subject: s, delimiter: delimiter}
 	if len(s.name) == 0 {
@@ -174,7 +174,7 @@ func New(s Subject, key []byte, delimiter byte) *Eraser {
 	}
 	if key != nil && !mailbox.Hashed(s.name) {
 		h := privacy.New(key)
-		if s.IsMailbox() { // first, because it begins with the other form
+		if s.IsMailbox() { // first, because the hash of a mailbox begins with the other hash
 			e.words = append(e.words, h.Mailbox(nil, s.name))
 		}
 		e.words = append(e.words, h.Word(nil, s.name))
@@ -182,8 +182,8 @@ func New(s Subject, key []byte, delimiter byte) *Eraser {
 	return e
 }
 
-// Edit returns the record without the person, or nil if the record does not have the
-// person. It is a store.Edit.
+// Edit returns the record without the person. If the record does not mention the
+// person, Edit returns nil. Edit is a store.Edit.
 func (e *Eraser) Edit(r *store.Record) *store.Record {
 	own := e.Own(r)
 	if !own && !e.mentions(r) {
@@ -212,13 +212,13 @@ func (e *Eraser) Edit(r *store.Record) *store.Record {
 	return &e.record
 }
 
-// Own reports whether the record is of a session from an address of the person.
+// Own reports whether the recorded session came from an address of the person.
 func (e *Eraser) Own(r *store.Record) bool {
 	return e.subject.prefix.IsValid() && r.Src.IsValid() && e.subject.prefix.Contains(r.Src.Addr().Unmap())
 }
 
-// blank removes the names and texts of a step, and keeps its evidence, decision, result,
-// numbers and times.
+// blank removes the names and texts of a step. Evidence, decisions, results, numbers
+// and times remain.
 func blank(s *store.Step, sum bool) {
 	s.Reply, s.Match = nil, nil
 	switch s.Kind {
@@ -231,7 +231,7 @@ func blank(s *store.Step, sum bool) {
 	case store.KindAuth, store.KindCommand:
 		s.Text = []byte(Marker)
 	case store.KindMail:
-		if len(s.Text) > 0 { // otherwise the null sender
+		if len(s.Text) > 0 { // an empty text is the null sender
 			s.Text = []byte(Marker)
 		}
 	case store.KindFinding:
@@ -241,14 +241,14 @@ func blank(s *store.Step, sum bool) {
 	}
 }
 
-// A place determines how a user name appears in a text. A name can be an ordinary word,
-// such as mail or user, that must remain in other places.
+// A place determines how a user name appears in a text. In any other place, the text
+// remains, because the name can be an ordinary word such as mail.
 type place uint8
 
 const (
 	nowhere  place = iota
 	alone          // the text is the name
-	argument       // the name is a word of a command, except the first
+	argument       // the name is a word of a command, except the first word
 	brackets       // the name is in angle brackets
 )
 
@@ -259,14 +259,16 @@ type field struct {
 	buf  int // number of the buffer for a replacement
 }
 
-// numTexts is the number of buffers: one for the name of the host, and one for each field.
+// numTexts is the number of buffers: one for the name of the host, and one for each
+// field.
 const numTexts = 4
 
-// proofs contains the places of a user name in the proof of a finding, by its source.
+// proofs contains the place of a user name in the proof of a finding, by source of the
+// proof.
 var proofs = map[string]place{"auth": alone, "memory": alone, "rcpt": alone, "command": argument, "reply": brackets}
 
-// fields returns the texts of a step that can have a name. The text of a verdict or ban is
-// the name of a rule, or the reason of the operator.
+// fields returns the texts of a step that can contain a name. The text of a verdict or
+// ban is the name of a rule, or the reason of the operator.
 func fields(s *store.Step) [numTexts - 1]field {
 	all := [numTexts - 1]field{{nil, nowhere, 1}, {&s.Reply, brackets, 2}, {&s.Match, nowhere, 3}}
 	switch s.Kind {
@@ -282,12 +284,12 @@ func fields(s *store.Step) [numTexts - 1]field {
 	return all
 }
 
-// mentions reports whether the record of another client has the person.
+// mentions reports whether the record of another client contains the person.
 func (e *Eraser) mentions(r *store.Record) (found bool) {
 	if from, _ := e.find(r.RDNS, 0, nowhere); from >= 0 {
 		return true
 	}
-	_ = r.Steps(func(s *store.Step) bool { // a corrupt record is an error of the store
+	_ = r.Steps(func(s *store.Step) bool { // the store reports a corrupt record
 		found = e.covers(s)
 		for _, f := range fields(s) {
 			if f.text != nil && !found {
@@ -300,7 +302,7 @@ func (e *Eraser) mentions(r *store.Record) (found bool) {
 	return found
 }
 
-// covers reports whether a ban in an aggregate of several sources is of the person.
+// covers reports whether a ban in an aggregate of several sources concerns the person.
 func (e *Eraser) covers(s *store.Step) bool {
 	p := e.subject.prefix
 	return s.Prefix.IsValid() && p.IsValid() && s.Prefix.Bits() >= p.Bits() && p.Contains(s.Prefix.Addr())
@@ -317,10 +319,10 @@ func (e *Eraser) replace(s *store.Step) {
 	}
 }
 
-// replaced returns b with Marker instead of each name of the person, or only Marker if that
-// would more than double a text, such as a line of many short names: otherwise a client
-// could send a session that does not fit into a record afterwards. The result is valid
-// until the next call with the same number of a buffer.
+// replaced returns b with Marker instead of each name of the person. If the
+// replacements would more than double a text, the whole text becomes Marker. A client
+// could otherwise send many short names, and the record would exceed its limit. The
+// replaced text is valid until the next call with the same buffer number.
 func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	from, to := e.find(b, 0, at)
 	if from < 0 {
@@ -340,8 +342,8 @@ func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	return out
 }
 
-// find returns the limits of the first name of the person in b that starts at or after
-// start. from is -1 if there is none.
+// find returns the limits of the first name of the person at or after start in b. If b
+// contains no name, from is -1.
 func (e *Eraser) find(b []byte, start int, at place) (from, to int) {
 	if len(b) == start {
 		return -1, 0
@@ -391,7 +393,7 @@ func (e *Eraser) findUser(b []byte, start int, at place) int {
 	}
 }
 
-// findMailbox finds the mailbox, also with a detail.
+// findMailbox finds the mailbox, with or without a detail.
 func (e *Eraser) findMailbox(b []byte, at int) (from, to int) {
 	for i := at; ; {
 		n := bytes.Index(b[i:], e.domain)
@@ -424,7 +426,7 @@ func (e *Eraser) findMailbox(b []byte, at int) (from, to int) {
 	}
 }
 
-// endsLocal reports whether a character cannot be part of an unquoted local part.
+// endsLocal reports whether an unquoted local part cannot contain a character.
 func endsLocal(c byte) bool { return c <= ' ' || c == 0x7f || strings.IndexByte(`<>(),;[]@`, c) >= 0 }
 
 // findAddress finds an address in the prefix.
@@ -458,7 +460,7 @@ func (e *Eraser) findAddress(b []byte, at int) (from, to int) {
 		if a, err := netip.ParseAddr(string(b[from:to])); err == nil && e.subject.prefix.Contains(a.Unmap()) {
 			return from, to
 		}
-		// An address with a port.
+		// The text is an address with a port.
 		if a, err := netip.ParseAddrPort(string(b[from:to])); err == nil && e.subject.prefix.Contains(a.Addr().Unmap()) {
 			return from, to
 		}
@@ -470,7 +472,8 @@ func inAddress(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' || c == '.' || c == ':'
 }
 
-// findWord returns the index of a word at or after at, or -1. Both texts are in lower case.
+// findWord returns the index of a word at or after at, or -1. b and word must be in
+// lower case.
 func findWord(b, word []byte, at int) int {
 	for i := at; ; {
 		n := bytes.Index(b[i:], word)
@@ -485,14 +488,14 @@ func findWord(b, word []byte, at int) int {
 	}
 }
 
-// inWord reports whether the character at i continues a name. A dot does so only before
-// another such character.
+// inWord reports whether the character at i continues a name. A dot continues a name
+// only before another character of a name.
 func inWord(b []byte, i int) bool {
 	return i < len(b) && (nameByte(b[i]) || b[i] == '.' && i+1 < len(b) && nameByte(b[i+1]))
 }
 
-// inWordBefore reports whether the character before i belongs to the name at i. Senders
-// of bounces put one of several characters before the recipient.
+// inWordBefore reports whether the character before i belongs to the name at i. In the
+// senders of bounces, one of several characters precedes the recipient.
 func inWordBefore(b []byte, i int) bool {
 	return nameByte(b[i-1]) && strings.IndexByte("+=-", b[i-1]) < 0 || b[i-1] == '.' && i > 1 && nameByte(b[i-2])
 }

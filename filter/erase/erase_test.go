@@ -43,8 +43,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseAgain checks that a name is refused if a running filter, which parses the
-// result of String, would remove somebody else.
+// TestParseAgain checks that a name is refused if a running filter would remove another
+// person. The running filter parses the result of String.
 func TestParseAgain(t *testing.T) {
 	for _, arg := range []string{"<192.0.2.1>", `\x3192.0.2.1`, `10.0.0.0\x2f8`, "<<erin>>", "<<erin@example.org>>"} {
 		s, err := Parse(arg)
@@ -65,8 +65,8 @@ func TestRole(t *testing.T) {
 	}
 }
 
-// TestShortName checks that a session with a short name in each place still fits into a
-// record without the name.
+// TestShortName checks that a session with a short name in each place fits into a
+// record after the removal.
 func TestShortName(t *testing.T) {
 	var all []store.Step
 	line, size := []byte("VRFY"+strings.Repeat(" a", 126)), 0
@@ -86,7 +86,7 @@ func TestShortName(t *testing.T) {
 	}
 }
 
-// TestReplaced checks which names are replaced in a text, and that others remain.
+// TestReplaced checks which names are replaced in a text.
 func TestReplaced(t *testing.T) {
 	key := bytes.Repeat([]byte{7}, 32)
 	h := privacy.New(key)
@@ -129,8 +129,7 @@ func TestReplaced(t *testing.T) {
 	}
 }
 
-// TestUserIsAWord checks that a user name that is an ordinary word remains where it is not
-// a name.
+// TestUserIsAWord checks that a user name remains where it is an ordinary word.
 func TestUserIsAWord(t *testing.T) {
 	r, _ := record(t, "192.0.2.1",
 		store.Step{Kind: store.KindHelo, Text: []byte("user")},
@@ -148,7 +147,6 @@ func TestUserIsAWord(t *testing.T) {
 	}
 }
 
-// record returns a record of a session.
 func record(t *testing.T, src string, all ...store.Step) (store.Record, []byte) {
 	t.Helper()
 	var steps []byte
@@ -178,7 +176,7 @@ func shown(r *store.Record) string {
 	return strings.Join(all, "|")
 }
 
-// sample has names everywhere.
+// sample returns a record with a name in every text.
 func sample(t *testing.T) (store.Record, []byte) {
 	until := noon.Add(time.Hour)
 	return record(t, "192.0.2.1",
@@ -196,8 +194,8 @@ func sample(t *testing.T) (store.Record, []byte) {
 		store.Step{Kind: store.KindBan, Text: []byte("rule"), Prefix: netip.MustParsePrefix("192.0.2.1/32"), Until: until, Enforced: true})
 }
 
-// TestEditOwn checks that a session of the person keeps its times, counts, evidence and
-// decisions, and nothing else.
+// TestEditOwn checks that a session of the person keeps only its times, counts,
+// evidence and decisions.
 func TestEditOwn(t *testing.T) {
 	r, value := sample(t)
 	got := New(subject(t, "192.0.2.1"), nil, '+').Edit(&r)
@@ -238,7 +236,7 @@ func steps(r *store.Record) (b []byte) {
 }
 
 // TestEditOther checks that the name of the person is replaced in sessions of other
-// clients, which otherwise remain, and that sessions without it remain.
+// clients. All other texts, and sessions without the name, remain unchanged.
 func TestEditOther(t *testing.T) {
 	r, _ := sample(t)
 	got := New(subject(t, "erin@example.org"), nil, '+').Edit(&r)

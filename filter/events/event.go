@@ -1,9 +1,8 @@
-// Package events streams findings and decisions to the clients of the control socket
-// that watch them. One event is one line of JSON. The package does not interpret
-// events.
+// Package events streams findings and decisions to watchers on the control socket. An
+// event is a line of JSON, which the package does not interpret.
 //
 // A line contains only printable ASCII, regardless of the bytes that a client has sent.
-// It can therefore be printed to a terminal.
+// A line can therefore be printed to a terminal.
 package events
 
 import (
@@ -23,20 +22,20 @@ const maxValue = 256
 // dropped is the word of the line that reports missing events.
 const dropped = "dropped"
 
-// An Event is a finding, a decision or a change of the bans. Empty fields are
-// omitted from the line, and texts are truncated to 256 bytes. Keys appear in
-// the order of the fields.
+// An Event is a finding, a decision or a change of the bans. The line omits empty
+// fields, and contains at most 256 bytes of each text. Keys appear in the order of the
+// fields.
 type Event struct {
 	Event   string     // finding, verdict, tag, ban, unban
 	Time    time.Time  // if zero, Send sets the current time
-	Session uint64     // 0 if the event is not about a session, for example for a ban by the operator
-	Src     netip.Addr // if invalid, the line contains "local" if Session is set, and no address otherwise
+	Session uint64     // 0 for an event without a session, for example a ban by the operator
+	Src     netip.Addr // if invalid, the line contains "local" for a session, and otherwise no address
 
 	Evidence   string
 	Confidence string
 	Org        string
 	By         string // source of the finding: a list, a pattern, a behaviour
-	Match      string // the row of a list that matched
+	Match      string // row of a list that matched
 	Proof      string
 
 	RDNS   []byte // RDNS, FCrDNS and Helo come from the network
@@ -46,15 +45,14 @@ type Event struct {
 	Rule     string
 	Phase    string
 	Decision string
-	Would    string // the decision, if it is observed but not enforced
+	Would    string // decision that is only observed
 	Tag      string
 	Until    time.Time // end of the ban
 	Prefix   string
 	Reason   string
 }
 
-// object is the JSON form of an Event and of the line that reports dropped
-// events.
+// object is the JSON form of an Event and of the line that reports dropped events.
 type object struct {
 	Event      string `json:"event"`
 	Time       stamp  `json:"time"`
@@ -104,7 +102,7 @@ func appendDropped(dst []byte, at time.Time, n uint64) []byte {
 	return appendObject(dst, &object{Event: dropped, Time: stamp(at), Count: n})
 }
 
-// stamp is a time that is printed with microseconds, so that lines sort by time.
+// A stamp is a time that is printed with microseconds, so that lines sort by time.
 type stamp time.Time
 
 // The range of times that RFC 3339 can express.
@@ -137,12 +135,12 @@ func appendObject(dst []byte, o *object) []byte {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
-	_ = encoder.Encode(o) // cannot fail: strings, numbers and stamps
+	_ = encoder.Encode(o) // strings, numbers and stamps cause no error
 	return AppendASCII(dst, b.Bytes())
 }
 
-// AppendASCII appends JSON in which all characters except printable ASCII are escaped,
-// because JSON permits DEL, C1 controls and bidirectional marks in a string.
+// AppendASCII appends JSON in which all characters except printable ASCII are escaped.
+// JSON permits DEL, C1 controls and bidirectional marks in a string.
 func AppendASCII(dst, text []byte) []byte {
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
@@ -174,8 +172,8 @@ func truncate(s string) string {
 	return s[:n]
 }
 
-// Decode reads the line of an event. For a line that reports dropped events, it returns
-// their number n. Invalid UTF-8 in the original event has been replaced with U+FFFD.
+// Decode parses the line of an event. For a line that reports dropped events, n is the
+// number of events. Invalid UTF-8 in the original event has been replaced with U+FFFD.
 func Decode(line []byte) (e Event, n uint64, err error) {
 	var o object
 	if err := json.Unmarshal(line, &o); err != nil {

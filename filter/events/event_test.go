@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// decode decodes one line, including the newline. The test fails if the line contains
-// bytes that are not printable ASCII, unknown keys, or text after the object.
+// decode decodes one line, including the newline. The test fails for bytes that are not
+// printable ASCII, for unknown keys, and for text after the object.
 func decode(t *testing.T, text []byte) object {
 	t.Helper()
 	body, ended := bytes.CutSuffix(text, []byte("\n"))
@@ -207,7 +207,7 @@ func TestTimesAreRFC3339(t *testing.T) {
 	}
 }
 
-// readable returns the expected value after encoding and decoding: invalid bytes are
+// readable returns the expected value after encoding and decoding. Invalid bytes are
 // replaced, and a long text is truncated between characters.
 func readable(value string) string {
 	var kept []rune

@@ -10,39 +10,39 @@ import (
 	"time"
 )
 
-// The limits of a Fan. They bound the cost of Send.
+// The limits of a Fan, which bound the cost of Send.
 const (
 	MaxWatchers     = 8
-	maxQueue        = 64 << 10 // maximum size of the queue of a watcher in bytes
-	trackedSessions = 64       // maximum number of sessions that an evidence watcher follows
+	maxQueue        = 64 << 10 // size of the queue of a watcher in bytes
+	trackedSessions = 64       // sessions that an evidence watcher follows
 )
 
-// ErrWatchers is returned by Watch if there are MaxWatchers watchers.
+// ErrWatchers is the error of Watch for more than MaxWatchers watchers.
 var ErrWatchers = errors.New("too many watchers; end one of them")
 
 // A Fan passes events to watchers. Send never blocks: a slow watcher misses events, and
-// receives the number of missed events. The zero value is ready for use. A Fan is safe
-// for concurrent use.
+// receives their number. The zero Fan is ready for use. A Fan is safe for concurrent
+// use.
 type Fan struct {
-	watching atomic.Int32 // number of watchers; Send does nothing if it is 0
+	watching atomic.Int32 // number of watchers; for 0, Send has no effect
 
 	mu       sync.Mutex // held only for microseconds
 	watchers []*Watcher
 	line     []byte // scratch
 }
 
-// A Choice selects events. The zero value selects all.
+// A Choice selects events. The zero Choice selects all events.
 type Choice struct {
-	// Evidence selects findings with this token, and further events of the latest 64
-	// sessions that have such a finding.
+	// Evidence selects findings with this token. Further events of the latest 64
+	// sessions with the token are also selected.
 	Evidence string
-	// Src selects the events about a client within this prefix, or about a
-	// network that overlaps it.
+	// Src selects events on a client within this prefix, or on a network that overlaps
+	// the prefix.
 	Src netip.Prefix
 }
 
-// A Watcher receives the events that are sent after Watch. It belongs to one
-// goroutine.
+// A Watcher receives the events that are sent after Watch. A Watcher must not be used
+// concurrently.
 type Watcher struct {
 	fan    *Fan
 	choice Choice
@@ -51,11 +51,11 @@ type Watcher struct {
 	// Fan.mu guards the following fields.
 	queue    []byte
 	missed   uint64
-	sessions [trackedSessions]uint64 // latest sessions with the evidence, as a ring buffer
+	sessions [trackedSessions]uint64 // ring buffer of the latest sessions with the evidence
 	next     int
 }
 
-// Send passes e to all watchers that select it. It copies e.
+// Send passes a copy of e to all watchers that select it.
 func (f *Fan) Send(e *Event) {
 	if f.watching.Load() == 0 {
 		return
@@ -113,9 +113,9 @@ func (w *Watcher) Close() {
 	}
 }
 
-// Next waits for events and returns their lines, all of which are complete. It reuses
-// the memory of lines. If the watcher missed events, the last line reports their
-// number. Next returns an error only if ctx has ended.
+// Next waits for events and returns complete lines, which reuse the memory of lines. If
+// the watcher missed events, the last line reports their number. Next returns an error
+// only if ctx has ended.
 func (w *Watcher) Next(ctx context.Context, lines []byte) ([]byte, error) {
 	lines = lines[:0]
 	for {

@@ -82,8 +82,8 @@ func TestFanChoice(t *testing.T) {
 	}
 }
 
-// TestFanSlowWatcher checks that the queue of a slow watcher is limited, that the
-// number of missed events is in their place, and that other watchers miss no events.
+// TestFanSlowWatcher checks that the queue of a slow watcher is limited. The number of
+// missed events replaces the events, and other watchers miss no events.
 func TestFanSlowWatcher(t *testing.T) {
 	var f Fan
 	slow, _ := f.Watch(Choice{})
@@ -156,7 +156,7 @@ func TestDecode(t *testing.T) {
 		}
 	}
 	filled.Session, filled.Src = 0xfedcba9876543210, netip.MustParseAddr("2001:db8::1")
-	at := sample().Time.Truncate(time.Microsecond) // times in a line have this precision
+	at := sample().Time.Truncate(time.Microsecond) // precision of times in a line
 	filled.Time, filled.Until = at, at
 	local := Event{Event: "x", Session: 1, Time: at, RDNS: []byte{}, Helo: []byte{}}
 	for _, e := range []Event{filled, local} {

@@ -6,9 +6,9 @@ import (
 	"scanwatch/filter/privacy"
 )
 
-// A hider hashes mailboxes and possible passwords in records. A result is valid until
-// the next call of the same method. Each method has its own buffer, because a step may
-// use the results of several methods.
+// A hider hashes mailboxes and possible passwords in records. Each method has its own
+// buffer, because a step may use the results of several methods. A result is valid
+// until the next call of the same method.
 type hider struct {
 	hasher *privacy.Hasher // nil disables hashing
 	all    bool            // hash the local part of every mailbox
@@ -43,8 +43,8 @@ func (h *hider) mailboxesIn(buf int, b []byte) []byte {
 	return h.buf[buf]
 }
 
-// user returns the recorded form of a user name. A possible password is hashed at
-// every privacy level.
+// user returns the recorded form of a user name. A possible password is hashed at every
+// privacy level.
 func (h *hider) user(name []byte) []byte {
 	switch {
 	case h.hasher == nil || len(name) == 0:

@@ -1,7 +1,7 @@
-// Package journal records the events and outcomes of sessions. Each event and outcome
-// becomes a step in the record of the session. Outcomes also become log lines and
-// events for watchers. No other package writes records, log lines and watch events
-// about sessions. The package makes no decisions.
+// Package journal records the events and outcomes of sessions. Each event and each
+// outcome becomes a step in the record of the session. Outcomes also become log lines
+// and events for watchers. No other package writes records, log lines and watch events
+// on sessions. The package makes no decisions.
 package journal
 
 import (
@@ -14,23 +14,24 @@ import (
 	"scanwatch/store"
 )
 
-// Options contains the outputs of a Journal. No function may block or retain its argument.
+// Options contains the outputs of a Journal. No function may block or retain its
+// argument.
 type Options struct {
-	// Record receives the encoded record of an ended session or an aggregate. Sums.Flush
-	// calls Record in the goroutine of its caller.
+	// Record receives the encoded record of an ended session or of an aggregate.
+	// Sums.Flush calls Record in the goroutine of its caller.
 	Record func(end time.Time, id uint64, value []byte)
-	// Log receives one log line without LF. A suspicious session has one line when it
-	// ends. A ban has one line immediately.
+	// Log receives one log line without LF. A suspicious session has a line at its end,
+	// and a ban has a line immediately.
 	Log func(line []byte)
-	// Verbose, if not nil, reports whether each finding, verdict and tag also has a log
-	// line.
+	// Verbose reports whether each finding, verdict and tag has a log line. A nil
+	// Verbose means false.
 	Verbose func() bool
-	// Watch, if not nil, receives each finding, verdict, tag and ban.
+	// Watch receives each finding, verdict, tag and ban, and may be nil.
 	Watch func(*events.Event)
 }
 
-// A Journal writes the records, log lines and watch events of all sessions. It must
-// not be used concurrently, except for Sums.
+// A Journal writes the records, log lines and watch events of all sessions. Only Sums
+// may be used concurrently.
 type Journal struct {
 	o      Options
 	hide   hider
@@ -47,48 +48,49 @@ type Journal struct {
 type State struct {
 	steps    []byte // encoded by store.AppendStep
 	last     int64  // time of the newest step in microseconds since 1970
-	omitted  uint32 // number of steps that are not in the record
-	examples uint32 // number of failed commands
+	omitted  uint32 // steps that are not in the record
+	examples uint32 // failed commands
 	replies  uint64 // set of the combinations of verb and code whose reply text is in the record
 	summary  summary
 }
 
-// Limits on client-controlled data.
+// Limits on data that clients control.
 const (
-	maxSteps    = 64 << 10 // maximum size of the steps of a session in bytes ...
-	minSteps    = 2 << 10  // ... which is reduced to this size while the steps of all sessions
-	maxAllSteps = 64 << 20 // together have more than this number of bytes
-	maxExamples = 20       // maximum number of failed commands of a session that are recorded with text
-	maxText     = 200      // maximum length of a command or reply in bytes
-	maxUser     = 128      // maximum length of a user name in bytes
+	maxSteps    = 64 << 10 // size of the steps of a session in bytes ...
+	minSteps    = 2 << 10  // ... which is reduced to this size while the steps of all sessions ...
+	maxAllSteps = 64 << 20 // ... exceed this number of bytes
+	maxExamples = 20       // failed commands of a session that are recorded with their text
+	maxText     = 200      // length of a command or reply in bytes
+	maxUser     = 128      // length of a user name in bytes
 )
 
 // New returns a Journal.
 func New(o Options) *Journal { return &Journal{o: o} }
 
-// Limit sets the disk budget in bytes. To stay within the budget, the journal adds the
-// sessions of floods to aggregates. If the budget is 0, every session has its own record.
-// Limit must be called before the first event.
+// Limit sets the disk budget in bytes; 0 means a separate record for every session. To
+// stay within the budget, the journal adds the sessions of floods to aggregates. Limit
+// must be called before the first event.
 func (j *Journal) Limit(budget int64) { j.sums.begin(budget, j.o.Record) }
 
-// Hide sets the level of privacy. If hashed is set, the local part of every mailbox
-// is hashed. User names that may be passwords are always hashed. A nil Hasher
-// disables hashing.
+// Hide sets the level of privacy. If hashed is set, the local part of every mailbox is
+// hashed. User names that may be passwords are always hashed. A nil Hasher disables
+// hashing.
 func (j *Journal) Hide(h *privacy.Hasher, hashed bool) { j.hide.hasher, j.hide.all = h, hashed }
 
-// User returns the recorded form of a user name: hashed if it may be a password, or
-// a mailbox that must be hashed. The result is valid until the next call.
+// User returns the recorded form of a user name. A possible password is hashed, and a
+// mailbox is hashed if the level of privacy requires it. The returned name is valid
+// until the next call.
 func (j *Journal) User(name []byte) []byte { return j.hide.user(name) }
 
-// Begin prepares st for a new session. It reuses buffers.
+// Begin prepares st for a new session, and reuses buffers.
 func (j *Journal) Begin(st *State, at int64) {
 	st.summary.begin()
 	*st = State{steps: st.steps[:0], last: at, summary: st.summary}
 	j.bytes += cap(st.steps)
 }
 
-// Release releases the buffers of an ended session for reuse. It drops buffers that are
-// larger than an ordinary session needs.
+// Release releases the buffers of an ended session for reuse. A buffer that is larger
+// than an ordinary session needs is dropped.
 func (j *Journal) Release(st *State) {
 	j.bytes -= cap(st.steps)
 	if cap(st.steps) > 1024 {
@@ -99,14 +101,14 @@ func (j *Journal) Release(st *State) {
 // Buffered returns the capacity of all step buffers in bytes.
 func (j *Journal) Buffered() int { return j.bytes }
 
-// Tick writes the counts of repeated log lines that are due, and the aggregates of ended
-// hours.
+// Tick writes the counts of repeated log lines that are due, and the aggregates of
+// ended hours.
 func (j *Journal) Tick(now int64) {
 	j.log.due(j.o.Log, now, false)
 	j.sums.tick(now)
 }
 
-// Sums returns the aggregates. Any goroutine may use them.
+// Sums returns the aggregates, which are safe for concurrent use.
 func (j *Journal) Sums() *Sums { return &j.sums }
 
 // Flush writes all aggregates and, if logs is set, all pending log lines.
@@ -117,8 +119,8 @@ func (j *Journal) Flush(now int64, logs bool) {
 	j.sums.flush(true)
 }
 
-// Event records an event as a step of the session. Requests, lines and replies are
-// not separate steps.
+// Event records an event as a step of the session. Requests, lines and replies are not
+// separate steps.
 func (j *Journal) Event(s *track.Session, st *State, ev *smtp.Event) {
 	write := steps[ev.Kind]
 	if write == nil {
@@ -130,8 +132,8 @@ func (j *Journal) Event(s *track.Session, st *State, ev *smtp.Event) {
 	}
 }
 
-// steps contains the function that sets the step of each recorded kind of event. It
-// returns false if the event is not recorded.
+// steps contains the function that sets the step of each recorded kind of event. The
+// function returns false for an event that is not recorded.
 var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool{
 	smtp.EventGreeting: func(_ *Journal, _ *State, ev *smtp.Event, s *store.Step) bool {
 		s.Kind = store.KindGreeting
@@ -171,7 +173,7 @@ var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool
 	},
 	smtp.EventCommand: func(j *Journal, st *State, ev *smtp.Event, s *store.Step) bool {
 		if st.examples++; st.examples > maxExamples {
-			return false // counted in the header of the record only
+			return false // counted only in the header of the record
 		}
 		s.Kind, s.Text = store.KindCommand, j.hide.line(ev.Text)
 		return j.outcome(st, ev, s)
@@ -201,8 +203,8 @@ var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool
 	},
 }
 
-// outcome sets code and reply of a failed command. The text of a reply is recorded
-// once for each verb and code in a session.
+// outcome sets code and reply of a failed command. The text of a reply is recorded once
+// for each verb and code in a session.
 func (j *Journal) outcome(st *State, ev *smtp.Event, s *store.Step) bool {
 	if ev.Result == smtp.ResultOK {
 		return true
@@ -216,7 +218,7 @@ func (j *Journal) outcome(st *State, ev *smtp.Event, s *store.Step) bool {
 	return true
 }
 
-// add appends a step, or counts it if the session has reached its limit.
+// add appends a step. At the limit of the session, the step is only counted.
 func (j *Journal) add(st *State, at int64, step *store.Step) {
 	if len(st.steps) > minSteps && (len(st.steps) > maxSteps || j.bytes > maxAllSteps) {
 		st.omitted++
@@ -256,7 +258,7 @@ func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 			return
 		}
 	}
-	// A ban is never a repetition: the earlier one has ended, or was revoked.
+	// A ban is never a repetition, because the earlier ban has ended or was revoked.
 	key := logKey{kind: &w.repeated, what: w.what(o), form: form(o)}
 	if ban && key.form == "" && j.log.acted.allow(o.Time, 1) || (!ban || key.form != "") && j.log.allow(s, key, o.Time) {
 		j.log.line = w.line(j.log.line[:0], s, o)
@@ -288,8 +290,8 @@ type Close struct {
 	Banned  bool // a rule banned the source in this session
 }
 
-// End records an ended session and logs its line. It reports whether the session has its
-// own record, or is part of an aggregate.
+// End records an ended session and logs its line. whole reports whether the session has
+// its own record; an aggregate contains all others.
 func (j *Journal) End(s *track.Session, st *State, c Close) (whole bool) {
 	j.summarize(s, &st.summary, c.At)
 	r := store.Record{

@@ -10,42 +10,43 @@ import (
 	"scanwatch/filter/track"
 )
 
-// A logger prevents clients from filling the log. If several lines about a source are
-// equal, it logs only the first, and counts the repetitions. At the end of a window, it
-// logs the count. In addition, all lines together have a rate limit.
+// A logger prevents clients from filling the log. Only the first of several equal lines
+// on a source is logged. At the end of a window, the logger writes the number of
+// repetitions. All lines together have a rate limit.
 type logger struct {
 	line  []byte // scratch
 	lines map[uint64]repeats
 	seed  maphash.Seed
-	order []window // in the order in which they end
-	first int      // in order
+	order []window // in the order of their ends
+	first int      // index in order
 	told  int64    // time of the last line that counts unlogged sessions
 	found limiter  // rate limit of lines without a decision
-	acted limiter  // rate limit of decisions and bans; separate, so that findings cannot displace them
+	acted limiter  // rate limit of decisions and bans, which findings cannot displace
 }
 
 // Limits of the log.
 const (
 	logWindow    = 10 * time.Minute
-	maxLogged    = 20_000 // maximum number of windows
-	maxLogBurst  = 200    // maximum number of lines in a burst, after which maxLogPerSec applies
+	maxLogged    = 20_000 // number of windows
+	maxLogBurst  = 200    // lines in a burst, after which maxLogPerSec applies
 	maxLogPerSec = 20
 	unloggedWait = time.Minute // interval between lines that count unlogged sessions
-	maxValue     = 100         // maximum length of a value in bytes
+	maxValue     = 100         // length of a value in bytes
 )
 
-// repeated describes the line that counts repetitions: `PLURAL KEY=WHAT src=... more=N`.
+// repeated describes the line that counts repetitions: `PLURAL KEY=WHAT src=...
+// more=N`.
 type repeated struct {
 	plural, key string
 	act         bool // use the rate limit of decisions and bans
 }
 
-// logKey identifies equal lines. Only the source depends on the client.
+// A logKey identifies equal lines. Only the source depends on the client.
 type logKey struct {
 	src  uint64
 	kind *repeated
 	what string // evidence, rule or tag
-	form string // observed, withheld or exempt; empty if a decision took effect
+	form string // observed, withheld or exempt; empty for an enforced decision
 }
 
 func (k *logKey) hash(seed maphash.Seed) uint64 {
@@ -63,8 +64,8 @@ type repeats struct {
 	addr netip.Addr
 }
 
-// allow reports whether a line about s with the given key must be logged. It sets the
-// source of the key. The parameter at is the current time.
+// allow reports whether a line on s with the given key must be logged at the time at.
+// The method sets the source of the key.
 func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	if s.Src.IsValid() {
 		k.src = memory.Number(s.Src.Addr())
@@ -85,12 +86,12 @@ func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	return l.limit(k.kind).allow(at, 1)
 }
 
-// due logs the numbers of repetitions in windows that have ended or, if all is set, in all
+// due logs the numbers of repetitions in ended windows or, if all is set, in all
 // windows.
 func (l *logger) due(log func([]byte), now int64, all bool) {
 	for l.first < len(l.order) {
 		w := &l.order[l.first]
-		if !all && w.until > now && w.until <= now+2*logWindow.Microseconds() { // the end of a window is further away only if the clock was set back
+		if !all && w.until > now && w.until <= now+2*logWindow.Microseconds() { // the end is further away only if the clock was set back
 			break
 		}
 		h := w.key.hash(l.seed)
@@ -132,8 +133,8 @@ func (l *logger) limit(kind *repeated) *limiter {
 	return &l.found
 }
 
-// unlogged logs the number of sessions that have no line because of the rate limit. It
-// does so at most once a minute, unless all is set.
+// unlogged logs the number of sessions that have no line because of the rate limit. The
+// line is written at most once a minute, or in any case if all is set.
 func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	if wait := now - l.told; !all && wait >= 0 && wait < unloggedWait.Microseconds() {
 		return
@@ -150,22 +151,22 @@ func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	}
 }
 
-// A limiter allows a burst of lines and then a steady rate. Its clock is the time of
-// events.
+// A limiter allows a burst of lines and then a steady rate. The clock of a limiter is
+// the time of events.
 type limiter struct {
 	tokens  float64
 	last    int64
 	dropped uint64
 }
 
-// allow reports whether a line about n sessions is within the limit.
+// allow reports whether a line on n sessions is within the limit.
 func (l *limiter) allow(now int64, n uint64) bool {
 	if l.last == 0 {
 		l.tokens = maxLogBurst
 	} else if now > l.last {
 		l.tokens = min(maxLogBurst, l.tokens+float64(now-l.last)/1e6*maxLogPerSec)
 	}
-	l.last = now // also if the clock was set back
+	l.last = now // also after a step back of the clock
 	if l.tokens < 1 {
 		l.dropped += n
 		return false
@@ -174,7 +175,7 @@ func (l *limiter) allow(now int64, n uint64) bool {
 	return true
 }
 
-// appendFilled appends ` key=value` if the value is not empty.
+// appendFilled appends ` key=value` for a value that is not empty.
 func appendFilled(dst []byte, key string, value []byte) []byte {
 	if len(value) == 0 {
 		return dst
@@ -182,9 +183,9 @@ func appendFilled(dst []byte, key string, value []byte) []byte {
 	return appendPair(dst, key, value)
 }
 
-// appendPair appends ` key=value`. A value with other than safe characters is quoted as
-// a Go string in ASCII. Otherwise a client could start a new line, forge a key, or send
-// an escape sequence to a terminal.
+// appendPair appends ` key=value`. A value with an unsafe character is quoted as a Go
+// string in ASCII. An unquoted value could start a new line, forge a key, or send an
+// escape sequence to a terminal.
 func appendPair(dst []byte, key string, value []byte) []byte {
 	dst = append(append(append(dst, ' '), key...), '=')
 	value = clip(value, maxValue)
@@ -194,8 +195,8 @@ func appendPair(dst []byte, key string, value []byte) []byte {
 	return strconv.AppendQuoteToASCII(dst, string(value))
 }
 
-// plain reports whether value needs no quotes: it is not empty, and its characters
-// have no meaning in shells, logs and terminals.
+// plain reports whether value needs no quotes. A plain value is not empty, and its
+// characters have no meaning in shells, logs and terminals.
 func plain(value []byte) bool {
 	for _, c := range value {
 		switch {

@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// TestChangedDecisions checks that a decision that takes effect is logged, even if the
-// same rule has observed or withheld it in the previous ten minutes, and that each ban is
+// TestChangedDecisions checks that a decision is logged when it takes effect. The same
+// rule has observed or withheld the decision in the previous ten minutes. Each ban is
 // logged.
 func TestChangedDecisions(t *testing.T) {
 	var log []string

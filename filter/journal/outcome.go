@@ -11,10 +11,10 @@ import (
 	"scanwatch/store"
 )
 
-// A writer contains the functions that write one kind of outcome: as a step of the record,
-// as an event for watchers, as a part of the session's log line, and as its own log line.
-// Other programs parse log lines, so their first words and the order of their keys must not
-// change. Each line ends with the id of the session.
+// A writer contains the functions that write one kind of outcome. An outcome becomes a
+// step of the record, an event for watchers, and a log line. Other programs parse log
+// lines, so the first words and the order of keys must not change. Each line ends with
+// the id of the session.
 type writer struct {
 	step    func(*Journal, *smtp.Outcome, *store.Step)
 	event   func(*smtp.Outcome, *events.Event)
@@ -36,7 +36,7 @@ var writers = [...]writer{
 	smtp.OutcomeBan: {banStep, banEvent, nil, banLine, repeated{"bans", "rule", true}, ruleOf},
 }
 
-// word returns s as bytes. They are valid until the next outcome.
+// word returns s as bytes, which are valid until the next outcome.
 func (j *Journal) word(s string) []byte {
 	at := len(j.words)
 	j.words = append(j.words, s...)
@@ -45,7 +45,7 @@ func (j *Journal) word(s string) []byte {
 
 func ruleOf(o *smtp.Outcome) string { return o.Rule }
 
-// form returns how a decision or ban of o did not take effect, or "" if it did. Lines of
+// form returns the reason why a decision or ban did not take effect, or "". Lines of
 // different forms are not repetitions of each other.
 func form(o *smtp.Outcome) string {
 	switch {
@@ -94,7 +94,7 @@ func verdictStep(j *Journal, o *smtp.Outcome, s *store.Step) {
 	s.Exempt = o.Exempt
 }
 
-// verdictEvent is also used for the return of a banned client, for which it sets Until.
+// verdictEvent also sets Until, for a banned client that connects.
 func verdictEvent(o *smtp.Outcome, e *events.Event) {
 	e.Event, e.Rule, e.Phase, e.Until, e.Reason = "verdict", o.Rule, o.Phase.String(), o.Until, o.Exempt
 	if o.Enforced {
@@ -104,7 +104,8 @@ func verdictEvent(o *smtp.Outcome, e *events.Event) {
 	}
 }
 
-// appendDecision appends the decision. The key depends on whether the decision is enforced.
+// appendDecision appends the decision. The key depends on whether the decision is
+// enforced.
 func appendDecision(b []byte, o *smtp.Outcome) []byte {
 	key := "would"
 	if o.Enforced {

@@ -8,22 +8,23 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A summary collects the outcomes of a session for its log line. A session is suspicious,
-// and therefore logged, if a rule or ban made a decision about it, if a rule tagged it, or
-// if it has evidence of medium or high confidence.
+// A summary collects the outcomes of a session for its log line. A session is logged if
+// a rule or a ban made a decision, or if a rule set a tag. A session with evidence of
+// medium or high confidence is also logged.
 type summary struct {
 	evidence []byte // token:confidence, separated by commas
 	tags     []byte // separated by commas
 	org      string // organisation of the client
-	proof    string // the first evidence of high confidence, or else of medium confidence
-	high     bool   // the confidence of proof
+	proof    string // first evidence of high confidence, or else of medium confidence
+	high     bool   // proof has high confidence
 	matters  bool
 
-	// The session caused a ban, or a ban that was only observed. The line of the ban
-	// replaces the line of the session.
+	// The session caused an enforced or an observed ban. The line of the ban replaces
+	// the line of the session.
 	banned, observed bool
 
-	// The most severe decision. Enforced decisions take precedence over observed ones.
+	// The most severe decision. Enforced decisions take precedence over observed
+	// decisions.
 	decided  bool
 	enforced bool
 	decision smtp.Decision
@@ -31,7 +32,7 @@ type summary struct {
 	rule     string
 	exempt   string
 	score    int
-	until    time.Time // end of the ban, if the client is banned
+	until    time.Time // end of the ban on the client
 }
 
 func (m *summary) finding(o *smtp.Outcome) {
@@ -64,8 +65,9 @@ func (m *summary) verdict(o *smtp.Outcome) {
 	m.rule, m.exempt, m.score, m.until = o.Rule, o.Exempt, o.Score, o.Until
 }
 
-// ban reports whether a ban must be logged: any ban of an exempt client, the first ban
-// of a session, or the first enforced ban after observed bans.
+// ban reports whether a ban must be logged. Any ban of an exempt client is logged. The
+// first ban of a session, and the first enforced ban after observed bans, are also
+// logged.
 func (m *summary) ban(o *smtp.Outcome) bool {
 	if o.Exempt != "" {
 		return true
@@ -75,7 +77,7 @@ func (m *summary) ban(o *smtp.Outcome) bool {
 	return !told
 }
 
-// begin prepares m for a new session. It reuses buffers.
+// begin prepares m for a new session, and reuses buffers.
 func (m *summary) begin() { *m = summary{evidence: m.evidence[:0], tags: m.tags[:0]} }
 
 // The lines that count further suspicious sessions of a source.
@@ -86,8 +88,8 @@ var (
 )
 
 // again returns the key of the line, which is equal for all repetitions. Without a
-// decision, that is one kind of evidence, so that a client cannot have a line for each
-// combination.
+// decision, the key is one kind of evidence. A client therefore cannot cause a line for
+// each combination of evidence.
 func (m *summary) again() logKey {
 	switch {
 	case m.decided:
@@ -139,7 +141,7 @@ func appendClient(b []byte, s *track.Session) []byte {
 }
 
 // appendTokens appends ` key=value` for a value that consists of the filter's own
-// words. Such a value needs neither quotes nor a limit.
+// words. The filter's words need neither quotes nor a limit.
 func appendTokens(b []byte, key string, value []byte) []byte {
 	if len(value) == 0 {
 		return b

@@ -16,26 +16,26 @@ import (
 )
 
 // Shares of the disk budget that may be used on one day (UTC). A value of 8 means 1/8
-// of the budget. filter-scanwatch(8) describes the order in which they are used.
+// of the budget. filter-scanwatch(8) describes the order in which the shares are used.
 const (
 	mailShare  = 2  // records of single sessions with accepted mail or a ban
 	firstShare = 8  // records of the first sessions of each source in each hour
 	sumShare   = 16 // aggregates
-	idShare    = 32 // ids in aggregates; after that, aggregates have no ids
-	earlyShare = 64 // aggregates that Flush writes before their hour has ended
+	idShare    = 32 // ids in aggregates, which contain no ids beyond this share
+	earlyShare = 64 // aggregates that Flush writes before the end of their hour
 )
 
 const (
-	firstSessions = 20       // sessions of a source in an hour that have their own record
+	firstSessions = 20       // sessions of a source in an hour with a separate record
 	maxSources    = 50_000   // sources whose sessions are counted; all sessions of other sources have their own record
 	maxSums       = 5_000    // sources with a separate aggregate
-	fullHeld      = 8 << 20  // memory of all aggregates in bytes; above this limit, no source gets a new aggregate ...
-	maxHeld       = 12 << 20 // ... and above this limit, the oldest aggregate is written early, because the ids of all aggregates together have no other limit
-	maxIDs        = 500      // ids in the aggregate of one source ...
-	maxCommonIDs  = 4_096    // ... and in the common aggregate, whose sketch needs more memory than this number of ids
+	fullHeld      = 8 << 20  // memory of all aggregates in bytes, above which no source gets a new aggregate
+	maxHeld       = 12 << 20 // memory of all aggregates in bytes, above which the oldest aggregate is written early
+	maxIDs        = 500      // ids in the aggregate of one source
+	maxCommonIDs  = 4_096    // ids in the common aggregate, whose sketch needs more memory than these ids
 	maxTallies    = 256      // tallies in an aggregate
 	maxSumText    = 128      // length of each text of a tally in bytes
-	writesPerTick = 16       // ended aggregates that are written during one event, because an answer must not wait for 5,000 aggregates
+	writesPerTick = 16       // ended aggregates written during one event, because an answer must not wait for 5,000 aggregates
 
 	hourTime = int64(time.Hour / time.Microsecond)
 
@@ -45,32 +45,33 @@ const (
 	// Upper bounds in bytes, excluding texts and tallies.
 	sumMemory = 512
 	sumDisk   = 210
-	idCost    = 16 // both in memory and on disk
+	idCost    = 16 // in memory and on disk
 )
 
-// Sums records floods in bounded space. It decides which sessions have their own
-// record, and adds all others to the aggregate of their source and hour. Any goroutine may
-// call Flush and Unwritten. Only the journal's goroutine may use the fields before mu.
+// Sums records floods in bounded space. Some sessions have their own record, and all
+// other sessions are added to the aggregate of their source and hour. Flush and
+// Unwritten are safe for concurrent use. Only the journal's goroutine may use the
+// fields before mu.
 type Sums struct {
 	budget int64 // if 0, every session has its own record
 	record func(end time.Time, id uint64, value []byte)
 
 	hour  int64            // current hour since 1970
 	due   int64            // time at which tick next writes aggregates
-	first map[uint64]uint8 // number of sessions with their own record in this hour, by source
-	// Bytes used on this day by the records of sessions with mail or a ban, of first
-	// sessions, and of sessions that do not count against the budget.
+	first map[uint64]uint8 // sessions with a separate record in this hour, by source
+	// The bytes of records on this day: sessions with mail or a ban, first sessions,
+	// and sessions that do not count against the budget.
 	mails, firsts, free int64
 
-	unwritten atomic.Int64 // number of sessions in all aggregates in memory
+	unwritten atomic.Int64 // sessions in all aggregates in memory
 
 	mu     sync.Mutex
 	open   map[uint64]*sum // aggregates of this hour by source
 	queue  []*sum          // all aggregates in memory, oldest first
-	ended  int             // number of aggregates at the start of queue whose hour has ended
-	common sum             // aggregate of all sources that have no separate aggregate
+	ended  int             // aggregates of ended hours at the start of queue
+	common sum             // aggregate of all sources without a separate aggregate
 	used   int64           // bytes of the aggregates that were written on this day
-	ids    int64           // bytes of the ids in these aggregates and in open ones
+	ids    int64           // bytes of the ids in written and open aggregates of this day
 	cost   cost            // cost of the aggregates in queue
 	seed   maphash.Seed
 	step   store.Step // scratch
@@ -79,8 +80,8 @@ type Sums struct {
 	domain [maxSumText]byte
 }
 
-// A sum is an aggregate of the sessions of one source in one hour. The common
-// aggregate combines the sessions of several sources.
+// A sum is an aggregate of the sessions of one source in one hour. The common aggregate
+// combines the sessions of several sources.
 type sum struct {
 	source  uint64
 	record  store.Record
@@ -91,8 +92,7 @@ type sum struct {
 	cost    cost
 }
 
-// A cost contains upper bounds of the size of aggregates in memory, and of their records
-// on disk, in bytes.
+// A cost is an upper bound of the size of aggregates in memory and on disk, in bytes.
 type cost struct{ memory, disk int64 }
 
 func (c *cost) add(memory, disk int) { c.memory, c.disk = c.memory+int64(memory), c.disk+int64(disk) }
@@ -100,10 +100,10 @@ func (c *cost) add(memory, disk int) { c.memory, c.disk = c.memory+int64(memory)
 // A tally counts the equal steps of the sessions in an aggregate.
 type tally struct {
 	// id is the hash of the fields that identify the tally. group is the hash of the
-	// fields that count once per session: evidence without the organisation, or a rule
-	// without its text.
+	// fields that count once per session. The group of evidence excludes the
+	// organisation, and the group of a rule excludes its text.
 	id, group          uint64
-	step               []byte // an example of the step, encoded
+	step               []byte // encoded example of the step
 	times, count, most uint32
 	last, now          uint32 // number of the latest session, and the number of its steps
 	first              int64  // end of the first session, in microseconds since 1970
@@ -111,8 +111,8 @@ type tally struct {
 	rank               uint8 // rank of the confidence of the example
 }
 
-// tallied contains the maximum number of tallies of each kind in an aggregate. When the
-// limit is reached, rest changes a step so that all further steps share one tally. Kinds
+// tallied contains the maximum number of tallies of each kind in an aggregate. Beyond
+// the limit, rest changes a step so that all further steps share one tally. Kinds
 // without rest have no limit, because the policy determines their texts.
 var tallied = [store.KindReference]struct {
 	is   bool
@@ -133,8 +133,8 @@ func (p *Sums) begin(budget int64, record func(time.Time, uint64, []byte)) {
 	p.first, p.open, p.seed = make(map[uint64]uint8), make(map[uint64]*sum), maphash.MakeSeed()
 }
 
-// payer returns the counter to which the bytes of the session's own record are added.
-// It returns nil if the session must be added to an aggregate instead.
+// payer returns the counter for the bytes of the session's own record. If the session
+// must be added to an aggregate, payer returns nil.
 func (p *Sums) payer(r *store.Record, c *Close) *int64 {
 	if p.budget == 0 || !r.Src.IsValid() || r.Counts.AuthPass > 0 {
 		return &p.free
@@ -184,8 +184,8 @@ func (p *Sums) tick(now int64) {
 	}
 }
 
-// writeSome writes some of the aggregates of ended hours and returns the number of
-// remaining aggregates.
+// writeSome writes some of the aggregates of ended hours. writeSome returns the number
+// of remaining aggregates.
 func (p *Sums) writeSome() (rest int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -195,8 +195,8 @@ func (p *Sums) writeSome() (rest int) {
 	return p.ended
 }
 
-// Flush writes the aggregates of ended hours. It also writes the aggregates of this hour,
-// unless aggregates have already used more than earlyShare.
+// Flush writes the aggregates of ended hours. The aggregates of this hour are also
+// written while the share earlyShare lasts.
 func (p *Sums) Flush() { p.flush(false) }
 
 // FlushAll writes all aggregates.
@@ -211,7 +211,8 @@ func (p *Sums) flush(all bool) {
 	}
 }
 
-// end ends the aggregates of this hour early, if all is set or earlyShare is not exhausted.
+// end ends the aggregates of this hour early if all is set or earlyShare is not
+// exhausted.
 func (p *Sums) end(all bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -240,7 +241,7 @@ func (p *Sums) writeFirst() {
 	p.write(m)
 }
 
-// write writes m, unless it is empty, and empties it.
+// write writes and empties m. An empty m is not written.
 func (p *Sums) write(m *sum) {
 	if m.record.Sessions == 0 {
 		return
@@ -249,7 +250,7 @@ func (p *Sums) write(m *sum) {
 	for i := range m.tallies {
 		t := &m.tallies[i]
 		if t.times == 0 {
-			continue // its sessions are counted in another tally of the group
+			continue // another tally of the group counts the sessions
 		}
 		if c := store.NewCursor(t.step); c.Next(&p.step) {
 			p.step.Times = t.times
@@ -361,8 +362,7 @@ func (m *sum) count(r *store.Record, c *Close) {
 	to.Counts.Add(&r.Counts)
 }
 
-// tally counts the steps of a session. The end of the session is in microseconds since
-// 1970.
+// tally counts the steps of a session that ended at end, in microseconds since 1970.
 func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
 	byFilter := false // a filter has rejected the recipient of the next step
 	s := &p.step
@@ -372,7 +372,7 @@ func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
 			byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 		case store.KindHelo:
 			if len(s.Text) == 0 {
-				continue // skip it: in a tally, an empty name means all further names
+				continue // an empty name in a tally means all further names
 			}
 			s.Result = smtp.ResultNone // a name has one tally, regardless of the result
 		case store.KindRcpt:
@@ -389,7 +389,7 @@ func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
 	}
 }
 
-// domainOf returns the @ and the domain of a mailbox in lower case, or nothing.
+// domainOf returns the @ and the domain of a mailbox in lower case, or nil.
 func (p *Sums) domainOf(addr []byte) []byte {
 	at := bytes.LastIndexByte(addr, '@')
 	if at < 0 || at == len(addr)-1 {
@@ -404,7 +404,7 @@ func (p *Sums) domainOf(addr []byte) []byte {
 	return p.domain[:n]
 }
 
-// tallyStep counts a step of a session, given the end of the session.
+// tallyStep counts a step of a session that ended at end.
 func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	group, id := p.identify(s)
 	t, other, n := m.find(s.Kind, group, id)
@@ -417,7 +417,7 @@ func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	if s.Kind == store.KindFinding {
 		rank = rankOf(s.Confidence)
 	}
-	first := t == nil || t.last != m.record.Sessions // the first such step in this session
+	first := t == nil || t.last != m.record.Sessions // first step of the tally in this session
 	if first && other != nil {
 		other.times--
 		other.last = 0
@@ -466,8 +466,8 @@ func (p *Sums) identify(s *store.Step) (group, id uint64) {
 	return group, id
 }
 
-// find returns the tally t with this id, another tally of the same group in which the
-// session is already counted, and the number n of tallies of the kind.
+// find returns the tally t with this id, and the number n of tallies of the kind. The
+// tally other is of the same group, and already counts the session.
 func (m *sum) find(kind store.Kind, group, id uint64) (t, other *tally, n int) {
 	for i := range m.tallies {
 		h := &m.tallies[i]

@@ -51,8 +51,8 @@ func play(t testing.TB, budget int64) *player {
 	return p
 }
 
-// end ends a session that lasted a second and has the given steps. It reports whether
-// the session has its own record.
+// end ends a session of one second with the given steps. end returns true if the
+// session has its own record.
 func (p *player) end(src string, at time.Time, counts track.Counts, c Close, steps ...store.Step) bool {
 	var st State
 	for i := range steps {
@@ -104,8 +104,7 @@ var rejected = store.Step{Kind: store.KindVerdict, Text: []byte("r"), Phase: smt
 // TestRule checks which sessions have their own record, according to the manual.
 func TestRule(t *testing.T) {
 	const budget = 1 << 20
-	// fill plays sessions of new sources, all with their own records, until these have used
-	// their share.
+	// fill plays sessions of new sources until their own records have used the share.
 	fill := func(p *player, share int64, counts track.Counts, c Close) {
 		t.Helper()
 		before := p.bytes
@@ -154,7 +153,7 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// flood plays enough sessions of a source that all later ones are aggregated.
+// flood plays enough sessions of a source that all later sessions are aggregated.
 func (p *player) flood(src string) {
 	for range firstSessions {
 		p.end(src, noon, track.Counts{}, Close{})
@@ -226,8 +225,8 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestOncePerSession checks that a session counts only once for a token, even if a
-// later finding with the token has another organisation and a higher confidence.
+// TestOncePerSession checks that a session counts only once for a token. A later
+// finding with the token has another organisation and a higher confidence.
 func TestOncePerSession(t *testing.T) {
 	p := play(t, 1<<30)
 	const src = "198.51.100.1:25"
@@ -261,8 +260,8 @@ func TestNameless(t *testing.T) {
 	}
 }
 
-// TestFullTallies checks that the number of names in an aggregate is limited, that further
-// names are counted together, and that the counts of evidence and rules are exact.
+// TestFullTallies checks that the number of names in an aggregate is limited. Names
+// beyond the limit are counted together. The counts of evidence and rules are exact.
 func TestFullTallies(t *testing.T) {
 	p := play(t, 1<<30)
 	const src, n = "198.51.100.1:25", 40
@@ -310,8 +309,8 @@ func TestFullTallies(t *testing.T) {
 	}
 }
 
-// TestIDs checks that an aggregate contains the id of every session that was rejected or
-// caused a ban, until aggregates have used their share for ids.
+// TestIDs checks that an aggregate contains the id of every rejected session until the
+// share for ids is used. A session that caused a ban also has its id in the aggregate.
 func TestIDs(t *testing.T) {
 	const src, n = "198.51.100.1:25", 1800
 	p := play(t, 1<<30)
@@ -359,8 +358,8 @@ func TestIDs(t *testing.T) {
 	}
 }
 
-// TestIDsOfManySources checks that the aggregates of many sources do not use the share for
-// ids.
+// TestIDsOfManySources checks that the aggregates of many sources do not use the share
+// for ids.
 func TestIDsOfManySources(t *testing.T) {
 	const n, budget = 30_000, 16 << 20
 	p := play(t, budget)
@@ -383,8 +382,8 @@ func TestIDsOfManySources(t *testing.T) {
 	}
 }
 
-// TestCommonSum checks that sources above the limit share one aggregate, with exact counts
-// and an estimate of the number of sources.
+// TestCommonSum checks that sources above the limit share one aggregate. The counts are
+// exact, and the number of sources is an estimate.
 func TestCommonSum(t *testing.T) {
 	const sources, each = 15_000, 3
 	p := play(t, 1<<40)
@@ -433,8 +432,8 @@ func (p *player) onlySums(day time.Time) {
 	p.Sums().firsts = math.MaxInt64
 }
 
-// TestShareOfSums checks that, in a flood in which sources and texts are always new,
-// aggregates use at most 1/16 of the budget and one common aggregate per hour.
+// TestShareOfSums checks that aggregates use at most 1/16 of the budget and one common
+// aggregate per hour. In the flood, sources and texts are always new.
 func TestShareOfSums(t *testing.T) {
 	for _, budget := range []int64{16 << 20, 256 << 20} {
 		const hours, perHour = 6, 10_000
@@ -501,9 +500,9 @@ func TestMemoryOfSums(t *testing.T) {
 	runtime.KeepAlive(j)
 }
 
-// TestEndOfHour checks that the next events after the end of an hour write its
-// aggregates, a few aggregates at each event, and that all sessions of an aggregate are
-// from one hour and day.
+// TestEndOfHour checks that the events after the end of an hour write its aggregates.
+// Each event writes a few aggregates. All sessions of an aggregate are from one hour
+// and day.
 func TestEndOfHour(t *testing.T) {
 	p := play(t, 1<<40)
 	const sources = 100
@@ -528,7 +527,7 @@ func TestEndOfHour(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	// The hour also ends if the clock is set back.
+	// The hour also ends after a step back of the clock.
 	p.onlySums(time.UnixMicro(next))
 	p.end("11.0.0.1:1", time.UnixMicro(next), track.Counts{}, Close{})
 	p.Tick(at.UnixMicro())
@@ -537,9 +536,8 @@ func TestEndOfHour(t *testing.T) {
 	}
 }
 
-// TestFlush checks that Flush writes the aggregates of this hour until aggregates have
-// used a quarter of their share, and that concurrent calls neither lose a session nor
-// write it twice.
+// TestFlush checks that Flush writes the aggregates of this hour up to a quarter of
+// their share. Concurrent calls neither lose a session nor write a session twice.
 func TestFlush(t *testing.T) {
 	const src = "198.51.100.1:1"
 	p := play(t, 1<<40)
@@ -594,8 +592,8 @@ func TestFlush(t *testing.T) {
 	}
 }
 
-// TestSumOfNetwork checks that the source of an aggregate is the /64 if the aggregate
-// contains several addresses in it.
+// TestSumOfNetwork checks that the source of an aggregate with several addresses is
+// their /64.
 func TestSumOfNetwork(t *testing.T) {
 	for _, c := range []struct {
 		srcs []string

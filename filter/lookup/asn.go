@@ -29,33 +29,33 @@ type Origin struct {
 	ASN     uint32       // AS number
 	Org     string       // organisation of the AS
 	Country string       // two letters, ISO 3166-1
-	Prefix  netip.Prefix // network that contains the address
+	Prefix  netip.Prefix // network of the address
 }
 
-// Origins looks up the AS number and country of addresses in the operator's
-// database. The format is MaxMind DB, with the fields of MaxMind and DB-IP (ASN,
-// ISP, Country, City) or of IPinfo.
+// Origins looks up the AS number and country of addresses in the operator's database.
+// The format is MaxMind DB, with the fields of MaxMind and DB-IP (ASN, ISP, Country,
+// City) or of IPinfo.
 //
-// Origins reads the file instead of mapping it. If a mapped file is truncated, the
-// process receives a SIGBUS and ends, and smtpd ends with it. Origins needs as much
-// memory as the file has bytes, and twice as much during a refresh. Lookups need no
-// lock, because each lookup keeps the database that it started with in memory.
+// Origins reads the file instead of mapping it. The truncation of a mapped file would
+// end the process with a SIGBUS, and smtpd with it. Origins needs as much memory as the
+// size of the file, and twice as much during a refresh.
 //
-// Lookup may be called concurrently, also during Refresh.
+// Lookup may be called concurrently, also during Refresh. Lookups need no lock, because
+// each lookup keeps its database in memory.
 type Origins struct {
 	path     string
 	current  atomic.Pointer[originFile]
 	failures atomic.Uint64
 
 	mu   sync.Mutex  // serializes Refresh
-	seen fs.FileInfo // file of the last successful or failed attempt; may be nil
+	seen fs.FileInfo // file of the last attempt; may be nil
 	last string      // text of the last error
 }
 
 // OriginState describes the state of an AS or country database.
 type OriginState struct {
 	Path     string
-	Loaded   bool      // false if there is no database, so that lookups fail
+	Loaded   bool      // false without a database, so that lookups fail
 	Type     string    // type in the metadata of the database
 	Built    time.Time // build time in the metadata of the database
 	Bytes    int       // size in memory
@@ -71,9 +71,10 @@ func NewOrigins(path string) *Origins { return &Origins{path: path} }
 // Path returns the path of the file.
 func (o *Origins) Path() string { return o.path }
 
-// Refresh reads the file if its size, modification time or inode has changed, and
-// reports whether it has read a new database. After an error, the previous database
-// remains in use. For an unchanged file, Refresh returns the same error only once.
+// Refresh reads the file if its size, modification time or inode has changed. changed
+// reports whether Refresh has read a new database. After an error, the previous
+// database remains in use. For an unchanged file, Refresh returns the same error only
+// once.
 func (o *Origins) Refresh() (changed bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -105,7 +106,7 @@ func (o *Origins) Refresh() (changed bool, err error) {
 }
 
 // Next returns a refreshed copy of o, so that the caller can check the new database
-// before using it. If the file is unchanged or invalid, the copy has the database of o.
+// before its use. If the file is unchanged or invalid, the copy has the database of o.
 func (o *Origins) Next() (*Origins, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -130,9 +131,9 @@ func (o *Origins) once(err error) error {
 	return nil
 }
 
-// Lookup returns the record for the network of addr. It returns false if there is no
-// database, if its record is corrupt, or if addr is an IPv6 address and the database
-// only contains IPv4. An Origin without an AS number means that the network is not
+// Lookup returns the record for the network of addr. Lookup fails without a database,
+// and in a corrupt record. The lookup of an IPv6 address also fails in a database that
+// contains only IPv4. An Origin without an AS number means that the network is not
 // announced or unknown.
 func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	file := o.current.Load()
@@ -171,8 +172,8 @@ func (o *Origins) State() OriginState {
 	return state
 }
 
-// An originFile is a database in memory. Its reader need not be closed, because it has no
-// open file.
+// An originFile is a database in memory. The reader has no open file, and need not be
+// closed.
 type originFile struct {
 	reader *maxminddb.Reader
 	bytes  int
@@ -180,16 +181,16 @@ type originFile struct {
 	has    originFields
 }
 
-// originFields describes which fields a database has.
+// originFields reports the fields of a database.
 type originFields struct{ asn, country bool }
 
 // An originSchema decodes the fields of a record in the format of one vendor.
 type originSchema func(maxminddb.Result, originFields, *Origin) error
 
-// originSchemas are tried in this order. The type in the metadata is not sufficient to
-// select a schema, because it can be any name in a local database. For the same reason
-// Origins uses the reader of maxminddb: the reader of geoip2 only accepts a fixed list
-// of types, without the types of IPinfo.
+// originSchemas are tried in this order. The type in the metadata does not select a
+// schema, because a local database can have any type. The reader of geoip2 accepts only
+// a fixed list of types, in which IPinfo is missing. Origins therefore uses the reader
+// of maxminddb.
 var originSchemas = []originSchema{maxMindSchema, ipinfoSchema}
 
 func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {
@@ -204,7 +205,7 @@ func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {
 		origin.ASN, origin.Org = uint32(as.AutonomousSystemNumber), as.AutonomousSystemOrganization
 	}
 	if has.country {
-		var place struct { // only the code: geoip2.Country would also decode names in eight languages
+		var place struct { // only the code, because geoip2.Country would also decode names in eight languages
 			Country struct {
 				ISOCode string `maxminddb:"iso_code"`
 			} `maxminddb:"country"`

@@ -1,6 +1,6 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The package that writes test databases does not compile if int has 32 bits.
+// The package that writes test databases does not compile with an int of 32 bits.
 
 package lookup
 
@@ -62,7 +62,7 @@ func asnDatabase(tb testing.TB, org string) []byte {
 
 func writeFile(tb testing.TB, path string, content []byte) {
 	tb.Helper()
-	// The file is renamed into place, as update programs do, so that the inode changes.
+	// Rename the file into place, as update programs do, so that the inode changes.
 	if err := os.WriteFile(path+".new", content, 0o600); err != nil {
 		tb.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestOriginsRefresh(t *testing.T) {
 		name    string
 		change  func()
 		changed bool
-		err     string // part of the error; empty if there must be none
+		err     string // part of the error; empty for no error
 		org     string
 	}{
 		{"nothing new", func() {}, false, "", "First"},
@@ -253,8 +253,8 @@ func TestOriginsRefresh(t *testing.T) {
 	}
 }
 
-// TestOriginsRefreshWhileLookingUp checks that the replacement of the file does not affect
-// lookups. It is meant to be run with -race.
+// TestOriginsRefreshWhileLookingUp checks that the replacement of the file does not
+// affect lookups. The test is useful only with -race.
 func TestOriginsRefreshWhileLookingUp(t *testing.T) {
 	o := openedOrigins(t, asnDatabase(t, "Example 0"))
 	content := [][]byte{asnDatabase(t, "Example 1"), asnDatabase(t, "Example 2")}

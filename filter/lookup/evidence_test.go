@@ -8,7 +8,7 @@ import (
 )
 
 // TestEvidenceIsKnownToRules checks that the evidence in the lists consists of tokens
-// of package rules. Package lookup does not import that package.
+// of package rules. Package lookup does not import package rules.
 func TestEvidenceIsKnownToRules(t *testing.T) {
 	l, err := lookup.Builtin()
 	if err != nil {

@@ -28,7 +28,7 @@ var (
 	knownSendersTSV string
 )
 
-// Names of the shipped lists, as in Row.List.
+// The names of the shipped lists in Row.List.
 const (
 	Scanners     = "scanners"      // organisations that scan the internet
 	Clouds       = "clouds"        // hosting providers
@@ -36,8 +36,8 @@ const (
 	KnownSenders = "known-senders" // known senders, including senders whose name or network is suspicious
 )
 
-// Evidence that the code of Lists refers to. Other evidence is only text in the lists,
-// so that new classes of rows need no code.
+// The evidence that the code of Lists refers to. Other evidence is only text in the
+// lists, so that new classes of rows need no code.
 const (
 	scanner    = "scanner"
 	cloud      = "cloud"
@@ -50,38 +50,38 @@ const (
 // A Row is a fact in a shipped list.
 type Row struct {
 	List     string // Scanners, Clouds, BotnetHelo or KnownSenders
-	Line     int    // line in the list, from 1; line 1 is the header
-	Org      string // the organisation, tool or class of clients
+	Line     int    // line in the list; line 1 is the header
+	Org      string // organisation, tool or class of clients
 	Category string // commercial, academic, cloud, botnet, tester, legit-sender ...
 	// Class is the class of matching clients: scanner, scanner-mail (a mail host of a
 	// scanning organisation), verifier, tester, tool, word, example, forged, hoster,
 	// access, massmailer, provider, sender, private, default or client.
 	Class string
 	Kind  string // cidr, asn, rdns, helo or useragent-or-command
-	Value string // the text to match
-	// Evidence is the evidence token of a match. It is empty if a match alone
-	// proves nothing, because legitimate hosts also match, or because the meaning
+	Value string // text to match
+	// Evidence is the evidence token of a match. Without a token, a match alone proves
+	// nothing. Legitimate hosts also match a row without a token, or its meaning
 	// depends on more than the matching text.
 	Evidence   string
 	Confidence string // high, medium or low, as of Date; see ConfidenceAt
 	Date       string // date of the newest source that contains the fact: 2006-01-02
-	Source     string // the source of the fact
-	Note       string // a caveat; may be empty
+	Source     string // source of the fact
+	Note       string // caveat; may be empty
 
-	expires time.Time // time at which the row expires; zero if never
+	expires time.Time // end of the row's validity; zero for none
 }
 
-// rentedDays is the number of days for which a row about a single rented address is
-// valid. Hosting providers reassign addresses within days.
+// rentedDays is the number of days for which a row on a single rented address is valid.
+// Hosting providers reassign addresses within days.
 const rentedDays = 90
 
-// Rented reports whether the row is about a single address, or an aggregated pair of
-// addresses, in a network of a hosting provider. Networks that a scanning organisation
-// publishes as its own are not rented, even if a hosting provider routes them.
+// Rented reports whether the row is about a rented address or an aggregated pair of
+// rented addresses. A rented address is in a network of a hosting provider. A network
+// that a scanning organisation publishes as its own is not rented.
 func (r *Row) Rented() bool { return !r.expires.IsZero() }
 
-// ConfidenceAt returns the confidence of the row at time t. It is low for a rented
-// address after 90 days.
+// ConfidenceAt returns the confidence of the row at time t. The confidence of a rented
+// address is low after 90 days.
 func (r *Row) ConfidenceAt(t time.Time) string {
 	if r.Rented() && t.After(r.expires) {
 		return "low"
@@ -91,9 +91,9 @@ func (r *Row) ConfidenceAt(t time.Time) string {
 
 // Lists contains the shipped lists. The lists and their rows are read-only.
 //
-// If several rows match, the best row is returned: first by evidence, with rows without
-// evidence last, then by the length of the match, then a row about an organisation
-// before a general one, and then by confidence.
+// If several rows match, the best row is returned. The criteria are, in this order, the
+// evidence, the length of the match, the generality, and the confidence. A row without
+// evidence is last. A row on an organisation precedes a general row.
 type Lists struct {
 	rows     []*Row // all rows in the order of the files
 	prefixes Prefixes[*Row]
@@ -105,8 +105,8 @@ type Lists struct {
 	lines                          *Patterns[*Row]
 }
 
-// Builtin parses the shipped lists, which takes a few milliseconds. An error means
-// that the embedded lists are invalid.
+// Builtin parses the shipped lists, which takes a few milliseconds. An error means that
+// the embedded lists are invalid.
 func Builtin() (*Lists, error) {
 	var rows []*Row
 	for _, list := range []struct{ name, file, text string }{
@@ -133,14 +133,13 @@ func (l *Lists) Addr(addr netip.Addr) *Row {
 	return row
 }
 
-// ASN returns the scanner row and the cloud row of an AS number. Each may be nil.
+// ASN returns the scanner row and the cloud row of an AS number. Each row may be nil.
 func (l *Lists) ASN(number uint32) (scanner, cloud *Row) {
 	return l.scannerASN[number], l.cloudASN[number]
 }
 
-// RDNS returns the rows that match a reverse DNS name. Each result is independent of
-// the others and may be nil. If the name does not pass FCrDNS, a match proves nothing,
-// because the owner of an address can set any name.
+// RDNS returns the rows that match a reverse DNS name. Each row may be nil. Without
+// FCrDNS, a match proves nothing, because the owner of an address can set any name.
 func (l *Lists) RDNS(name []byte) (scanner, cloud, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))
 	scanner, cloud, allow = l.scannerName.find(name), l.cloudName.find(name), l.allows.find(name)
@@ -150,28 +149,29 @@ func (l *Lists) RDNS(name []byte) (scanner, cloud, allow *Row) {
 	return scanner, cloud, allow
 }
 
-// ScannerMail reports whether name belongs to a mail host of a scanning organisation.
-// Such a host delivers the mail of the organisation, for example reports on scans.
+// ScannerMail reports whether name belongs to a mail host of a scanning organisation. A
+// mail host delivers the mail of the organisation, for example reports on scans.
 func (l *Lists) ScannerMail(name []byte) bool {
 	row := l.scannerName.find(bytes.TrimSuffix(name, []byte(".")))
 	return row != nil && (row.Class == "scanner-mail" || row.Class == "scanner" && hostname.ForMail(name))
 }
 
-// Word returns the row of a greeting that many computers use, or nil. Such a greeting
-// is a popular name for computers, the default name of a system, or a name reserved for
-// examples. It means that no proper name is configured. Legitimate clients also use
-// such greetings.
+// Word returns the row of a greeting that many computers use, or nil. A common greeting
+// is a popular name, the default name of a system, or a name reserved for examples. A
+// common greeting means that no proper name is configured. Legitimate clients also use
+// common greetings.
 func (l *Lists) Word(name []byte) *Row {
 	return l.words.find(bytes.TrimSuffix(name, []byte(".")))
 }
 
-// Helo returns the rows that match a greeting: bot is about a bot, a misconfigured
-// client or a forged name, scanner is about an organisation or tool that tests servers,
-// and allow is about a known sender. Each result is independent of the others and may
-// be nil. A client can use any greeting, so allow only exempts it from the evidence
-// that it is a rented host. allow is nil for a forged name.
+// Helo returns the rows that match a greeting. bot is a row on a bot, a misconfigured
+// client or a forged name. scanner is a row on an organisation or tool that tests
+// servers. allow is a row on a known sender. Each row may be nil.
 //
-// An empty name means that the greeting has no name. Helo must not be called for a
+// A client can use any greeting, so allow exempts the client only from the evidence that
+// it is a rented host. For a forged name, allow is nil.
+//
+// An empty name means a greeting without a name. Helo must not be called for a
 // client that has not greeted.
 func (l *Lists) Helo(name []byte) (bot, scanner, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))
@@ -194,8 +194,7 @@ func (l *Lists) Line(line []byte) *Row {
 	return row
 }
 
-// greetings contains the rows of kind helo or rdns that one result of Lists.Helo,
-// Lists.RDNS or Lists.Word is selected from.
+// greetings contains the rows for one result of Lists.Helo, Lists.RDNS or Lists.Word.
 type greetings struct {
 	names    Names[*Row]
 	patterns *Patterns[*Row]
@@ -308,7 +307,7 @@ func (l *Lists) addASN(row *Row) error {
 	return nil
 }
 
-// age sets the expiry of a row about a rented address.
+// age sets the expiry of a row on a rented address.
 func (l *Lists) age(row *Row) {
 	if row.Kind != "cidr" {
 		return
@@ -343,14 +342,14 @@ func (l *Lists) namesFor(row *Row) (*greetings, error) {
 	return &l.botHelo, nil
 }
 
-// compareRows compares rows by preference. The better row is less.
+// compareRows orders rows by preference, the best row first.
 func compareRows(a, b *Row) int {
 	return cmp.Or(
 		cmp.Compare(strength(a), strength(b)),
 		cmp.Compare(generality(a), generality(b)),
 		cmp.Compare(confidences[b.Confidence], confidences[a.Confidence]),
-		// The same name may be in two lists. The list with this main evidence has the
-		// better text.
+		// The same name may be in two lists. The list whose main evidence is in the row
+		// has the better text.
 		cmp.Compare(foreign(a), foreign(b)),
 	)
 }
@@ -359,8 +358,8 @@ var confidences = map[string]int{"low": 1, "medium": 2, "high": 3}
 
 const strongest = 0
 
-// strength ranks rows by evidence: first the identity of a client, then the form of its
-// commands, then no evidence.
+// strength ranks rows by evidence: the identity of a client, the form of its commands,
+// no evidence.
 func strength(row *Row) int {
 	switch {
 	case row.Evidence == "":
@@ -391,8 +390,8 @@ func foreign(row *Row) int {
 	return 0
 }
 
-// parseRows parses a list: a header line, and then lines with ten columns, which are
-// separated by tabs and not quoted.
+// parseRows parses a list with a header line and ten columns. Tabs separate the
+// columns, which are not quoted.
 func parseRows(list, text string) ([]*Row, error) {
 	const header = "org\tcategory\tclass\tkind\tvalue\tevidence\tconfidence\tdate\tsource\tnote"
 	first, text, _ := strings.Cut(text, "\n")

@@ -80,9 +80,9 @@ var patternExamples = map[string]string{
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// TestEveryRowAnswers checks that each row matches its own value. The exceptions are in
-// testdata/shadowed.golden, with the row that takes precedence, because some tools and
-// greetings are in two lists.
+// TestEveryRowAnswers checks that each row matches its own value. Some tools and
+// greetings are in two lists. The file testdata/shadowed.golden contains these rows
+// with the rows that take precedence.
 func TestEveryRowAnswers(t *testing.T) {
 	l := builtin(t)
 	if got, want := len(l.Rows()), 3639+225+134+116; got != want {
@@ -110,8 +110,8 @@ func TestEveryRowAnswers(t *testing.T) {
 	}
 }
 
-// askFor looks up a text that a row must match: its value, a name or an address in it,
-// or the example of a pattern.
+// askFor looks up a text that a row must match. The text is the value, a name or an
+// address in the value, or the example of a pattern.
 func askFor(t *testing.T, l *Lists, row *Row) []*Row {
 	t.Helper()
 	text := row.Value
@@ -280,7 +280,7 @@ func TestListsAnswer(t *testing.T) {
 }
 
 // TestEvidenceOfRows compares the number of rows by list, category and evidence with a
-// golden file, so that changes of the lists are noticed.
+// golden file. The golden file shows changes of the lists.
 func TestEvidenceOfRows(t *testing.T) {
 	counts := make(map[string]int)
 	for _, row := range builtin(t).Rows() {
@@ -309,8 +309,8 @@ func TestEvidenceOfRows(t *testing.T) {
 	}
 }
 
-// TestAllowedNamesAreInnocent checks that no greeting or name of a known sender matches
-// a bot or a scanner in the other lists.
+// TestAllowedNamesAreInnocent checks that no name of a known sender matches another
+// list. The other lists contain bots and scanners.
 func TestAllowedNamesAreInnocent(t *testing.T) {
 	l := builtin(t)
 	for _, row := range l.Rows() {
@@ -441,8 +441,8 @@ func BenchmarkLists(b *testing.B) {
 	})
 }
 
-// TestRentedRowsAge checks that a row about a single address of a hosting provider has
-// low confidence after 90 days, and that the confidence of other rows does not change.
+// TestRentedRowsAge checks that a row on a rented address has low confidence after 90
+// days. The confidence of other rows does not change.
 func TestRentedRowsAge(t *testing.T) {
 	l := builtin(t)
 	rented, high := 0, 0
@@ -492,8 +492,7 @@ func TestNoRowForPublicSuffixes(t *testing.T) {
 	}
 }
 
-// TestOneOwnerOfAPrefix checks that there is only one row for a prefix that belongs to
-// two organisations.
+// TestOneOwnerOfAPrefix checks that a prefix of two organisations has only one row.
 func TestOneOwnerOfAPrefix(t *testing.T) {
 	seen := make(map[string]string)
 	for _, row := range builtin(t).Rows() {

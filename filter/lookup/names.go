@@ -8,12 +8,12 @@ import (
 )
 
 // maxNameBytes is the maximum length of a name without its trailing dot. RFC 1035
-// section 2.3.4 allows 255 bytes on the wire, and RFC 5321 section 4.5.3.1.2 allows 255
-// bytes as text. A longer name matches nothing.
+// section 2.3.4 allows 255 bytes on the wire. RFC 5321 section 4.5.3.1.2 allows 255
+// bytes of text. A longer name matches nothing.
 const maxNameBytes = 255
 
-// Names maps host names and suffixes to values and finds the longest entry that
-// covers a name. The zero value is empty and ready to use.
+// Names maps host names and suffixes to values, and finds the longest entry that covers
+// a name. The zero Names is empty and ready to use.
 //
 // An entry has one of three forms:
 //
@@ -21,19 +21,19 @@ const maxNameBytes = 255
 //	.example.org       example.org and every name below it
 //	*.example.org      every name below example.org
 //
-// Suffixes match whole labels: .example.org does not cover badexample.org. ASCII
-// case and one trailing dot are ignored. As in greetings, a name may contain all
-// bytes except spaces and control characters.
+// A suffix matches whole labels: .example.org does not cover badexample.org. ASCII case
+// and one trailing dot are ignored. As in greetings, a name may contain all bytes except
+// spaces and control characters.
 type Names[V any] struct {
 	nodes  map[string]nameNode // by name, without a leading "." or "*."
 	values []V
-	// labels is the largest number of labels in an entry. It limits the time for
-	// looking up a hostile name with a hundred labels.
+	// labels is the largest number of labels in an entry. The number limits the time
+	// for the lookup of a hostile name with a hundred labels.
 	labels int
 }
 
-// A nameNode describes the entries with the three forms of a name. Each field is the
-// index of the entry's value plus 1, or 0 if there is no such entry.
+// A nameNode describes the entries with the three forms of a name. Each field is 1 plus
+// the index of the entry's value, or 0 without an entry.
 type nameNode struct {
 	exact, self, below int32
 }
@@ -117,8 +117,8 @@ func (n *Names[V]) LookupBytes(name []byte) (v V, ok bool) {
 	}
 }
 
-// foldName copies name into buf in lower case and without its trailing dot. It
-// returns nil if the name is too long.
+// foldName copies name into buf in lower case, without its trailing dot. If the name is
+// too long, foldName returns nil.
 func foldName(buf *[maxNameBytes]byte, name []byte) []byte {
 	name = bytes.TrimSuffix(name, []byte{'.'})
 	if len(name) > len(buf) {

@@ -139,7 +139,7 @@ func coveringEntry(entries []string, name string) (best string) {
 	if len(name) > 255 {
 		return ""
 	}
-	longest := -1 // twice the length of the entry's text, plus one if exact
+	longest := -1 // twice the length of the entry's text, plus 1 for an exact entry
 	for _, entry := range entries {
 		text := lowerASCII(strings.TrimSuffix(entry, "."))
 		weight := -1

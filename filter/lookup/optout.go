@@ -14,17 +14,17 @@ var optOutTSV string
 const (
 	OptOutMail = "mail" // Contact is a mail address for requests
 	OptOutWeb  = "web"  // Contact is a web page that describes or accepts requests
-	OptOutPage = "page" // Contact is the organisation's page about its scans, which may not mention an opt-out
+	OptOutPage = "page" // Contact is the organisation's page on its scans, which may not mention an opt-out
 )
 
 // An OptOut is a way to ask a scanning organisation to stop its scans.
 type OptOut struct {
 	Org     string // as in Row.Org
 	Kind    string // OptOutMail, OptOutWeb or OptOutPage
-	Contact string // an address or a URL
+	Contact string // address or URL
 	Source  string // URL of the source of this information
-	Date    string // day on which the source was read, such as 2006-01-02
-	Note    string // a caveat; may be empty
+	Date    string // day of the last visit to the source, such as 2006-01-02
+	Note    string // caveat; may be empty
 }
 
 // OptOuts returns the shipped opt-outs by organisation. An error means that the

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestOptOuts checks that each organisation is in the list of scanners, that each
-// contact has the form for its kind, and that each row has a source.
+// TestOptOuts checks that each organisation is in the list of scanners. Each contact
+// must have the form for its kind, and each row must have a source.
 func TestOptOuts(t *testing.T) {
 	all, err := OptOuts()
 	if err != nil {

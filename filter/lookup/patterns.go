@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// A Pattern is a regular expression (package regexp/syntax) with a value. It may match
-// anywhere in the text unless it is anchored, and it is case-sensitive unless it
-// contains (?i).
+// A Pattern is a regular expression (package regexp/syntax) with a value. Without an
+// anchor, the expression may match anywhere in the text. Without (?i), the expression
+// is case-sensitive.
 type Pattern[V any] struct {
 	Expr  string
 	Value V
@@ -22,10 +22,9 @@ type Pattern[V any] struct {
 type Patterns[V any] struct {
 	exprs  []*regexp.Regexp
 	values []V
-	// needed contains a list of lower-case texts for each expression. Any match of the
-	// expression contains at least one of them. The list is nil if there are no such
-	// texts. Most names contain none of the texts, so that the expression need not be
-	// evaluated.
+	// needed contains lower-case texts for each expression, or nil. Any match of the
+	// expression contains at least one of its texts. Most names contain none of the
+	// texts, so that the expression need not be evaluated.
 	needed [][][]byte
 }
 
@@ -63,7 +62,8 @@ func (p *Patterns[V]) Match(text []byte) (v V, ok bool) {
 	var buf [maxNameBytes]byte
 	lower, ascii := appendLower(buf[:0], text)
 	for i, expr := range p.exprs {
-		// Only for ASCII: with (?i), some other letters also match ASCII letters.
+		// The needed texts decide only for ASCII text, because (?i) also matches some
+		// other letters.
 		if ascii && p.needed[i] != nil && !slices.ContainsFunc(p.needed[i], func(t []byte) bool { return bytes.Contains(lower, t) }) {
 			continue
 		}
@@ -74,8 +74,8 @@ func (p *Patterns[V]) Match(text []byte) (v V, ok bool) {
 	return v, false
 }
 
-// appendLower appends text in lower case. It returns false for a text that is not ASCII
-// or longer than dst.
+// appendLower appends text in lower case. ascii is false for a text that is not ASCII,
+// or that is longer than dst.
 func appendLower(dst, text []byte) (lower []byte, ascii bool) {
 	if len(text) > cap(dst) {
 		return nil, false
@@ -93,7 +93,7 @@ func appendLower(dst, text []byte) (lower []byte, ascii bool) {
 }
 
 // literals returns lower-case texts, at least one of which is in any match of the
-// expression. It returns nil if there are none.
+// expression. Without such texts, literals returns nil.
 func literals(re *syntax.Regexp) (list [][]byte) {
 	switch re.Op {
 	case syntax.OpLiteral:

@@ -9,16 +9,16 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// Prefixes maps address prefixes to values and finds the most specific prefix
-// that covers an address. The zero value is empty and ready to use.
+// Prefixes maps address prefixes to values, and finds the most specific prefix that
+// covers an address. The zero Prefixes is empty and ready to use.
 //
 // All methods treat an IPv4-mapped IPv6 address (::ffff:192.0.2.1) as an IPv4 address.
 type Prefixes[V any] struct {
 	table bart.Table[V]
 }
 
-// Add adds p without its host bits, and reports whether p is new. If p exists, its
-// value remains unchanged. Add ignores an invalid prefix.
+// Add adds p without its host bits, and reports whether p is new. The value of an
+// existing prefix remains unchanged. Add ignores an invalid prefix.
 func (t *Prefixes[V]) Add(p netip.Prefix, v V) bool {
 	p = prefix.Unmap(p)
 	if !p.IsValid() {
@@ -49,8 +49,7 @@ func (t *Prefixes[V]) LookupPrefix(addr netip.Addr) (netip.Prefix, V, bool) {
 	return t.table.LookupPrefixLPM(netip.PrefixFrom(addr, addr.BitLen()))
 }
 
-// Overlapping returns the value of a prefix that overlaps p. It returns false if there is
-// none.
+// Overlapping returns the value of a prefix that overlaps p.
 func (t *Prefixes[V]) Overlapping(p netip.Prefix) (v V, ok bool) {
 	p = prefix.Unmap(p)
 	if !p.IsValid() {
@@ -79,11 +78,12 @@ func (t *Prefixes[V]) Delete(p netip.Prefix) {
 	}
 }
 
-// All returns all prefixes in no particular order. The table must not be changed
-// meanwhile.
+// All returns all prefixes in no particular order. The table must not change during the
+// iteration.
 func (t *Prefixes[V]) All() iter.Seq2[netip.Prefix, V] { return t.table.All() }
 
-// Covering returns the prefixes that cover addr, the most specific first.
+// Covering returns the prefixes that cover addr, starting with the most specific
+// prefix.
 func (t *Prefixes[V]) Covering(addr netip.Addr) iter.Seq2[netip.Prefix, V] {
 	addr = addr.Unmap().WithZone("")
 	return t.table.Supernets(netip.PrefixFrom(addr, addr.BitLen()))

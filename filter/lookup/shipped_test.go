@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// TestShippedASN checks the embedded table against its source: at both ends of each
-// prefix, at the adjacent addresses, and at random addresses.
+// TestShippedASN compares the embedded table with its source. The test looks up both
+// ends of each prefix, adjacent addresses and random addresses.
 func TestShippedASN(t *testing.T) {
 	f, err := os.Open("intel/asn-prefixes.tsv.gz")
 	if err != nil {

@@ -6,18 +6,18 @@ import "bytes"
 type kind uint8
 
 const (
-	other kind = iota // an irrelevant line
+	other kind = iota // irrelevant line
 	connected
 	disconnected
 	authenticated
-	accepted // a message was accepted
+	accepted // message accepted
 	envelope
-	relayed  // a remote server accepted an envelope
-	failed   // an envelope failed permanently
-	rejected // a recipient was rejected permanently
+	relayed  // envelope accepted by a remote server
+	failed   // envelope failed permanently
+	rejected // recipient rejected permanently
 )
 
-// An event is a parsed line of smtpd. Its texts are slices of the line.
+// An event is a parsed line of smtpd. The texts of an event are slices of the line.
 type event struct {
 	kind           kind
 	session        uint64
@@ -28,11 +28,11 @@ type event struct {
 	sender         []byte
 	recipient      []byte
 	message        uint32
-	authentication bool // successful
+	authentication bool // successful login
 }
 
-// others contains the words that follow "SID smtp", "SID mta" or "SID mda" in
-// irrelevant lines.
+// others contains the words after "SID smtp", "SID mta" or "SID mda" in irrelevant
+// lines.
 var others = map[string][]string{
 	"smtp": {"tls", "bad-input", "cert-check", "client-cert-check", "event=proxy", "event=connected"},
 	"mta": {"connecting", "connected", "tls", "disconnected", "error", "closing", "cert-check", "server-cert-check",
@@ -40,12 +40,12 @@ var others = map[string][]string{
 	"mda": {"delivery"},
 }
 
-// parseEvent parses the text of a line of smtpd without the program. It returns
-// false for an invalid line of a session, such as a truncated line.
+// parseEvent parses the text of a line of smtpd without the program. ok is false for an
+// invalid line of a session, such as a truncated line.
 func parseEvent(text []byte) (e event, ok bool) {
 	var rest []byte
 	if e.session, rest, ok = cutHex(text, 16); !ok || len(rest) == 0 || rest[0] != ' ' {
-		return e, true // not about a session: for example a start, a warning, or a line from a filter
+		return e, true // a line without a session, such as a start, a warning, or a line from a filter
 	}
 	subsystem, rest, ok := bytes.Cut(rest[1:], []byte(" "))
 	word, rest, more := bytes.Cut(rest, []byte(" "))
@@ -139,8 +139,8 @@ func (e *event) parseAddresses(s []byte) (rest []byte, ok bool) {
 	return s, ok && len(e.recipient) > 0
 }
 
-// parseDelivery parses the line about a delivery to a remote server. The last field,
-// stat, contains text from that server.
+// parseDelivery parses the line of a delivery to a remote server. The last field, stat,
+// contains text from the remote server.
 func (e *event) parseDelivery(s []byte) bool {
 	s, ok := e.parseAddresses(s)
 	if !ok {
@@ -170,8 +170,8 @@ func cutAddress(s []byte, prefix string) (addr, rest []byte, ok bool) {
 	return addr, rest, ok && len(addr) <= maxAddress && bytes.IndexByte(addr, '<') < 0 && bytes.IndexByte(addr, ' ') < 0
 }
 
-// maxAddress is larger than the longest address that smtpd accepts: 64 bytes, "@", and
-// 255 bytes, or fewer on Linux.
+// maxAddress is larger than the longest address that smtpd accepts. smtpd accepts 64
+// bytes, "@", and 255 bytes, or fewer on Linux.
 const maxAddress = 400
 
 // cutHex splits off n lower-case hexadecimal digits.

@@ -18,9 +18,8 @@ type export struct {
 	fields              int
 }
 
-// next returns the next entry. A field is "NAME=VALUE". A binary field is NAME, a
-// line end, its length in 8 bytes, the value and a line end. An empty line ends an
-// entry.
+// next returns the next entry. A field is "NAME=VALUE". A binary field is NAME, a line
+// end, its length in 8 bytes, the value and a line end. An empty line ends an entry.
 func (x *export) next(l *Log) (line line, err error) {
 	*x = export{host: x.host[:0], program: x.program[:0], text: x.text[:0]}
 	for {
@@ -55,7 +54,7 @@ func (x *export) next(l *Log) (line line, err error) {
 	}
 }
 
-// set stores the value of a field. It ignores unused fields.
+// set stores the value of a field. Unused fields are ignored.
 func (x *export) set(name string, value []byte) {
 	switch name {
 	case "__REALTIME_TIMESTAMP":
@@ -69,7 +68,7 @@ func (x *export) set(name string, value []byte) {
 	}
 }
 
-// binary reads the value of a binary field. It skips a long value.
+// binary reads the value of a binary field. A long value is skipped.
 func (l *Log) binary() ([]byte, error) {
 	var length [8]byte
 	if _, err := io.ReadFull(l.in, length[:]); err != nil {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A line is a line of a log. Its slices refer to the buffer of the log.
+// A line is a line of a log. The slices of a line refer to the buffer of the log.
 type line struct {
 	at      int64 // microseconds since 1970
 	host    []byte
@@ -23,13 +23,13 @@ func (l *line) smtpd() bool {
 // A clock converts the times in one log.
 type clock struct {
 	zone *time.Location // zone of times without a UTC offset
-	year int            // year of the latest RFC 3164 time; 0 before the first
-	// newest is the time in microseconds since 1970 that no line can exceed.
+	year int            // year of the latest RFC 3164 time; 0 before the first line
+	// newest is the upper limit of times, in microseconds since 1970.
 	newest int64
 
 	month, day int // date of the latest RFC 3164 time
-	// hour is the text of the latest RFC 3164 time up to its hour, and base is the same
-	// hour in microseconds.
+	// hour is the text of the latest RFC 3164 time up to its hour. base is the start of
+	// the hour in microseconds.
 	hour [9]byte
 	base int64
 }
@@ -43,8 +43,8 @@ const (
 // errYear means that the year of RFC 3164 times cannot be inferred.
 var errYear = errors.New("the times have no year, and the lines cover more than a year; read a file instead of a pipe")
 
-// parseLine parses a line of syslog: RFC 5424, or a host and a program after a time
-// of RFC 3164 or RFC 3339. A priority may precede it.
+// parseLine parses a line of syslog. The format is RFC 5424, or a host and a program
+// after a time of RFC 3164 or RFC 3339. A priority may precede the line.
 func parseLine(s []byte, c *clock) (l line, err error) {
 	s, version := cutPriority(s)
 	if version {
@@ -98,7 +98,7 @@ func cutPriority(s []byte) (rest []byte, version bool) {
 	return bytes.CutPrefix(s, []byte("1 "))
 }
 
-// parse5424 parses the part of an RFC 5424 line that follows the version.
+// parse5424 parses an RFC 5424 line after the version.
 func parse5424(s []byte) (l line) {
 	var ok bool
 	if l.at, s, ok = cutISO(s, time.UTC); !ok {
@@ -173,9 +173,9 @@ func clockTime(s []byte) (hour int, rest int64, ok bool) {
 	return hour, int64(m)*minute + int64(sec)*second, ok1 && ok2 && ok3 && hour < 24 && m < 60 && sec < 61
 }
 
-// rollover returns the change of the year between the days of two consecutive lines: 1
-// if the second line is from the next year, and -1 if it is a delayed line from the
-// previous year.
+// rollover returns the change of the year between the days of two consecutive lines.
+// rollover returns 1 if the second line is from the next year. rollover returns -1 if
+// the second line is a delayed line from the previous year.
 func rollover(month, day, nextMonth, nextDay int) int {
 	switch {
 	case month == 0:
@@ -187,8 +187,8 @@ func rollover(month, day, nextMonth, nextDay int) int {
 	return 0
 }
 
-// cut3164 splits off an RFC 3164 time, optionally with a fraction, and a space:
-// "Nov  1 10:31:02".
+// cut3164 splits off an RFC 3164 time and a space, as in "Nov  1 10:31:02 ". The time
+// may have a fraction.
 func (c *clock) cut3164(s []byte) (at int64, rest []byte, ok bool, err error) {
 	if len(s) < 16 || s[6] != ' ' {
 		return 0, nil, false, nil
@@ -221,8 +221,8 @@ func (c *clock) cut3164(s []byte) (at int64, rest []byte, ok bool, err error) {
 	return at + micros, rest[1:], true, nil
 }
 
-// yearBefore returns the latest year in which the given day is not more than one day
-// after newest.
+// yearBefore returns the latest possible year of the given day. The day may be at most
+// one day after newest.
 func yearBefore(month, day, hour int, within, newest int64, zone *time.Location) int {
 	year := time.UnixMicro(newest + oneDay).In(zone).Year()
 	for range 8 { // leap days can be eight years apart

@@ -24,12 +24,12 @@ type Log struct {
 
 	file   io.ReadCloser
 	in     *bufio.Reader // nil until the first line is read
-	export *export       // nil unless the file is an export of the journal
+	export *export       // nil for any file but an export of the journal
 	clock  clock
 	first  int64 // time of the first line
-	at     int64 // time of the latest line; initially, of the first line
+	at     int64 // time of the latest line, or at first of the first line
 
-	raw       []byte // the latest line
+	raw       []byte // latest line
 	lineBytes int
 }
 
@@ -39,9 +39,9 @@ const lineLimit = 64 << 10
 var errTooLong = errors.New("line too long")
 
 // Open opens the named files, and detects their formats and the times of their first
-// lines. The name - means standard input. A time without a year is assumed to be in
-// the latest year that is possible, given the modification time of the file or, for the
-// standard input, the current time. The caller must call Read or CloseAll.
+// lines. The name - means standard input. A time without a year is assumed to be in the
+// latest possible year. The modification time of the file, or the current time for
+// standard input, limits the year. The caller must call Read or CloseAll.
 func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (logs []*Log, err error) {
 	for i, name := range names {
 		l := &Log{Name: name, index: i, file: io.NopCloser(stdin), clock: clock{zone: zone, newest: now.UnixMicro()}}
@@ -111,7 +111,7 @@ var (
 // begin detects the format.
 func (l *Log) begin() error {
 	plain := bufio.NewReaderSize(&counter{l.file, &l.read}, lineLimit)
-	head, _ := plain.Peek(6) // a file that is shorter has no magic number
+	head, _ := plain.Peek(6) // a shorter file has no magic number
 	switch {
 	case bytes.HasPrefix(head, magicGzip):
 		z, err := gzip.NewReader(plain)
@@ -153,9 +153,9 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// survey finds the time of the first line. If the log has RFC 3164 times, survey must
-// read the whole log to infer the year: it derives the year of the last line, and
-// subtracts a year for each change from December to January.
+// survey finds the time of the first line. For RFC 3164 times, survey reads the whole
+// log to infer the year. survey derives the year of the last line, and subtracts a year
+// for each change from December to January.
 func (l *Log) survey() error {
 	err := l.scan()
 	l.read.Store(0)
@@ -167,7 +167,7 @@ func (l *Log) scan() error {
 	if err := l.begin(); err != nil {
 		return err
 	}
-	var last []byte // the first 15 bytes of the latest line with a time
+	var last []byte // first 15 bytes of the latest line with a time
 	years, first := 0, []byte(nil)
 	month, day := 0, 0
 	for {
@@ -228,7 +228,7 @@ func (l *Log) next() (line line, err error) {
 	return line, err
 }
 
-// readLine reads a line into raw. It skips a line that exceeds the limit.
+// readLine reads a line into raw, and skips a line that exceeds the limit.
 func (l *Log) readLine() error {
 	s, err := l.in.ReadSlice('\n')
 	l.lineBytes += len(s)

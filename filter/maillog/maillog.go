@@ -1,5 +1,6 @@
-// Package maillog reads the log of smtpd from syslogd(8) or the journal. It reports
-// the messages that remote hosts delivered and the messages that local users sent.
+// Package maillog reads the log of smtpd from syslogd(8) or the journal. The package
+// reports the messages that remote hosts delivered and the messages that local users
+// sent.
 //
 // OpenSMTPD 6.8 to 7.9 log the following lines. SID identifies a session, and EVPID an
 // envelope; both have 16 hexadecimal digits. The first 8 digits of EVPID identify the
@@ -13,15 +14,15 @@
 //	SID smtp disconnected reason=quit
 //	SID mta delivery evpid=EVPID from=<> to=<> rcpt=<> source="" relay="" delay=1s result="Ok" stat=""
 //
-// An IPv6 address is in brackets. If the client is a program on the server, the address
-// is "local". The field host contains the reverse DNS name. The name proves nothing,
-// because smtpd does not log the result of the forward lookup and truncates the name to
-// 63 bytes. The recipient of "smtp envelope" is the argument of RCPT, before alias
-// expansion.
+// An IPv6 address is in brackets. The address of a program on the server is "local". The
+// recipient of "smtp envelope" is the argument of RCPT, before alias expansion.
 //
-// smtpd does not quote commands and replies. Nevertheless, text from a client cannot
-// imitate a line or a field, because each line starts with words of smtpd, and
-// addresses cannot contain ">".
+// The field host contains the reverse DNS name, which smtpd truncates to 63 bytes. The
+// name proves nothing, because smtpd does not log the result of the forward lookup.
+//
+// smtpd does not quote commands and replies. Text from a client nevertheless cannot
+// imitate a line or a field. Each line starts with words of smtpd, and addresses cannot
+// contain ">".
 package maillog
 
 import (
@@ -43,14 +44,14 @@ type Delivery struct {
 	Sender    string // mail address; empty for the null sender
 	Recipient string
 	MsgID     uint32
-	Rejected  int // recipients permanently rejected in the session so far
+	Rejected  int // recipients rejected permanently in the session so far
 }
 
 // A Sent is an envelope of a local user that a remote server accepted.
 type Sent struct {
 	Time   int64 // time of the delivery in microseconds since 1970
 	Server string
-	User   string // empty if a local program sent the message
+	User   string // empty for a message of a local program
 	Domain string // domain of the recipient, in lower case
 }
 
@@ -64,12 +65,12 @@ type Counts struct {
 	Messages   uint64 `json:"messages"`   // accepted in all sessions
 	Envelopes  uint64 `json:"envelopes"`  // accepted in all sessions
 	Duplicates uint64 `json:"duplicates"` // envelopes that were logged twice
-	Orphans    uint64 `json:"orphans"`    // envelopes ignored because the start of their session is missing
+	Orphans    uint64 `json:"orphans"`    // envelopes without the start of their session, which are ignored
 	Unstamped  uint64 `json:"unstamped"`  // lines without a time, host and program
 	Unknown    uint64 `json:"unknown"`    // unknown lines of smtpd
 	TooLong    uint64 `json:"too_long"`   // lines of more than 64 KiB
-	// First and Last are the times of the first and last line of smtpd in
-	// microseconds since 1970, or 0.
+	// First and Last are the times of the first and last line of smtpd in microseconds
+	// since 1970, or 0.
 	First int64 `json:"-"`
 	Last  int64 `json:"-"`
 	// Samples contains the first unknown lines.
@@ -82,14 +83,15 @@ const (
 	maxSample  = 200 // bytes
 )
 
-// Options are the callbacks of Read. All may be nil.
+// Options are the callbacks of Read, all of which may be nil.
 type Options struct {
 	Delivered func(*Delivery)
 	Sent      func(*Sent)
-	// Line is called for each line of smtpd. host is valid only during the call.
+	// Line is called for each line of smtpd. The text host is valid only during the
+	// call.
 	Line func(file int, host []byte, at int64)
-	// Progress is called repeatedly with the number of bytes read and the total number
-	// of bytes, both before decompression. The total is 0 if it is unknown.
+	// Progress is called repeatedly with the number of bytes read and the total number.
+	// The numbers are sizes before decompression. An unknown total is 0.
 	Progress func(read, total int64)
 }
 
@@ -160,8 +162,8 @@ type reader struct {
 	sessions sessions
 }
 
-// take reads the lines of a log up to the time limit. It reports whether more lines
-// follow.
+// take reads the lines of a log up to the time limit. more reports whether further
+// lines follow.
 func (r *reader) take(l *Log, limit int64) (more bool, err error) {
 	for {
 		line, err := l.next()

@@ -19,7 +19,6 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// now is the time of these tests.
 var now = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
 // facts reads logs and returns a line for each delivery and each sent envelope.
@@ -201,9 +200,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestRotated checks that lines in several overlapping files count once, regardless of
-// the order and compression of the files, and that a session may continue in the next
-// file.
+// TestRotated checks that lines in several overlapping files count once. The order and
+// compression of the files do not matter. A session may continue in the next file.
 func TestRotated(t *testing.T) {
 	const header = "Nov 21 10:31:02 mx smtpd[4711]: "
 	lines := slices.Collect(strings.Lines(headed(oneMessage, header)))
@@ -228,8 +226,8 @@ func TestRotated(t *testing.T) {
 	}
 }
 
-// TestYears checks that years are inferred from the modification time of a file and
-// from changes of the year within the file, and that leap days are respected.
+// TestYears checks that the year is inferred from the modification time of a file. The
+// year may change within the file, and leap days are respected.
 func TestYears(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -290,7 +288,7 @@ func TestBzip2(t *testing.T) {
 	}
 }
 
-// TestJournal checks exports of the journal, whose fields can have line ends.
+// TestJournal checks exports of the journal, whose fields can contain line ends.
 func TestJournal(t *testing.T) {
 	var b bytes.Buffer
 	entry := func(message string) {

@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// Limits of the tables of a reader. They are higher than a real server needs.
+// Limits of the tables of a reader, which exceed the needs of a real server.
 const (
-	maxSessions  = 100_000   // number of latest sessions
-	maxPending   = 200_000   // number of undelivered envelopes of users
-	maxEnvelopes = 1_000_000 // number of envelopes that are recognised as duplicates
+	maxSessions  = 100_000   // latest sessions
+	maxPending   = 200_000   // undelivered envelopes of users
+	maxEnvelopes = 1_000_000 // envelopes that are recognised as duplicates
 )
 
-// A fifo is a map with a maximum size, which contains the keys that were added last.
+// A fifo is a map with a maximum size, which contains the latest keys.
 type fifo[K comparable, V any] struct {
 	limit int
 	rows  map[K]V
@@ -25,7 +25,7 @@ func newFifo[K comparable, V any](limit int) fifo[K, V] {
 	return fifo[K, V]{limit: limit, rows: make(map[K]V)}
 }
 
-// put adds a row. If the map is full, it drops the oldest row.
+// put adds a row. If the map is full, put drops the oldest row.
 func (f *fifo[K, V]) put(k K, v V) {
 	if _, ok := f.rows[k]; !ok {
 		if len(f.ring) < f.limit {
@@ -47,7 +47,7 @@ type session struct {
 	local bool   // the client is a program on the server
 	login bool
 
-	rejected int // number of rejected recipients
+	rejected int // rejected recipients
 }
 
 // sessions assigns lines to sessions and envelopes.
@@ -55,8 +55,8 @@ type sessions struct {
 	open    fifo[uint64, *session]
 	pending fifo[uint64, string] // users by envelope
 	seen    fifo[uint64, struct{}]
-	// message identifies the message of the latest envelope. A new value means a new
-	// message.
+	// message identifies the message of the latest envelope. Another value identifies
+	// another message.
 	message uint32
 }
 
@@ -124,7 +124,7 @@ func (r *reader) envelope(line *line, e *event) {
 		return
 	}
 	s := t.open.rows[e.session]
-	if s == nil { // not added to seen: an overlapping log may contain the start of the session, and the envelope again
+	if s == nil { // not added to seen, because an overlapping log may contain the start of the session and the envelope
 		c.Orphans++
 		return
 	}
@@ -147,7 +147,7 @@ func (r *reader) envelope(line *line, e *event) {
 	}
 }
 
-// cutDomain splits an address at the last "@". The domain is in lower case.
+// cutDomain splits an address at the last "@", and returns the domain in lower case.
 func cutDomain(addr []byte) (local, domain string, ok bool) {
 	i := bytes.LastIndexByte(addr, '@')
 	if i < 0 || i == len(addr)-1 {

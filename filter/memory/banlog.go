@@ -5,15 +5,14 @@ import (
 	"time"
 )
 
-// maxBanLog is the maximum number of changes in the log. At 500 bans a second, the
-// log covers 16 seconds. A reader that is later receives all bans again.
+// maxBanLog is the maximum number of changes in the log. At 500 bans a second, the log
+// covers 16 seconds. A reader that is later receives all bans again.
 const maxBanLog = 8192
 
 // banLog contains the latest changes of bans, so that a reader needs no copy of the
-// table. The numbers of an earlier run of the filter are lower, unless the clock was set
-// back. In that case, they are also not in the log.
+// table. Numbers of an earlier run of the filter are not in the log.
 type banLog struct {
-	first, next uint64 // numbers of the oldest change in the log and of the next one
+	first, next uint64 // numbers of the oldest change in the log, and of the next change
 	ring        []netip.Prefix
 }
 
@@ -37,15 +36,15 @@ func (l *banLog) restart() {
 	l.first, l.ring = l.next, l.ring[:0]
 }
 
-// Restart forces all readers of Changed to read all bans again, for example after the mode
-// has changed.
+// Restart forces all readers of Changed to read all bans again. A change of the mode,
+// for example, requires a restart.
 func (b *Bans) Restart() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.log.restart()
 }
 
-// Loaded reports whether the bans of an earlier run are loaded, or there are none: see
+// Loaded reports whether the bans of an earlier run are loaded, or do not exist: see
 // Memory.Expect.
 func (b *Bans) Loaded() bool {
 	b.mu.Lock()
@@ -54,9 +53,9 @@ func (b *Bans) Loaded() bool {
 }
 
 // Changed returns the prefixes whose bans were added or revoked since the given
-// generation, and the current generation. Bans that expire or that a full table drops
-// are not changes. If the log does not reach back to the generation, ok is false: the
-// caller must read all bans.
+// generation. Bans that expire or that a full table drops are not changes. The result
+// generation is the current generation. If the log does not reach back to since, ok is
+// false, and the caller must read all bans.
 func (b *Bans) Changed(since uint64) (changed []netip.Prefix, generation uint64, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

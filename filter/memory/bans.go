@@ -15,14 +15,14 @@ type Bans struct {
 	log      banLog
 }
 
-// ban is a row. Times are seconds since 1970.
+// A ban is a row. Times are seconds since 1970.
 type ban struct {
 	since, until uint32 // start and end of the latest ban
-	last         uint32 // latest connection, which may be after the ban; 0 if none
-	attempts     uint16 // number of connections during the latest ban
-	rule         uint16 // index into ruleNames
+	last         uint32 // latest connection, which may be after the ban; 0 for none
+	attempts     uint16 // connections during the latest ban
+	rule         uint16 // index in ruleNames
 	session      uint64
-	times        uint8 // number of consecutive offences, including this one
+	times        uint8 // consecutive offences, including this offence
 	flags        banFlags
 }
 
@@ -37,9 +37,9 @@ const (
 // keepBan is the number of seconds for which a ban is kept after its end.
 const keepBan = 90 * daySeconds
 
-// inRow is a number of seconds. An offence is consecutive, so that its ban is longer,
-// if it follows the end of the previous ban within inRow, or within four times the
-// length of that ban.
+// inRow is the number of seconds after a ban in which an offence is consecutive. After
+// a long ban, the time is four times the length of the ban instead. A consecutive
+// offence causes a longer ban.
 const inRow = daySeconds
 
 // bansBucket is the name of the bucket with bans of hosts and networks.
@@ -75,8 +75,8 @@ type Ban struct {
 	Until    time.Time    `json:"until"`
 	Rule     string       `json:"rule"`              // name of the rule, or the operator's reason
 	Session  uint64       `json:"-"`                 // session that caused the ban; 0 for a manual ban
-	Times    int          `json:"times"`             // number of consecutive offences, including this one
-	Attempts int          `json:"attempts"`          // number of connections during this ban
+	Times    int          `json:"times"`             // consecutive offences, including this offence
+	Attempts int          `json:"attempts"`          // connections during this ban
 	Last     time.Time    `json:"last,omitzero"`     // latest connection
 	Observe  bool         `json:"observe,omitempty"` // not enforced
 	Manual   bool         `json:"manual,omitempty"`  // created by the operator
@@ -86,8 +86,8 @@ type Ban struct {
 // Expired reports whether the ban has ended at the given time.
 func (b *Ban) Expired(now time.Time) bool { return !now.Before(b.Until) }
 
-// Affects reports whether the ban can apply to a host. The ban of a /64 by a rule does not
-// apply to hosts with their own proven names in it.
+// Affects reports whether the ban can apply to a host. A rule's ban of a /64 does not
+// apply to hosts in the /64 with their own proven names.
 func (b *Ban) Affects(host netip.Prefix) bool {
 	switch {
 	case !b.Prefix.Overlaps(host):
@@ -101,7 +101,7 @@ func (b *Ban) Affects(host netip.Prefix) bool {
 // A BanRequest is a request for a ban.
 type BanRequest struct {
 	// Ladder contains the durations of the bans for consecutive offences. The last
-	// duration also applies to further offences. For a duration of 0, the offence
+	// duration also applies to further offences. With a duration of 0, the offence
 	// counts but causes no ban.
 	Ladder  []time.Duration
 	Rule    string
@@ -112,10 +112,12 @@ type BanRequest struct {
 func (b *Bans) export(p netip.Prefix, row ban) Ban { return b.rules.export(&b.clock, p, row) }
 
 // Add bans the host of c and returns the resulting ban. The ban of each consecutive
-// offence has the next duration of the ladder. An offence is consecutive if it follows
-// the end of the previous ban within a day, or within four times the length of that
-// ban. During an active ban, the later end applies. An observed ban never replaces an
-// enforced ban.
+// offence has the next duration of the ladder. An offence is consecutive within a day
+// after the end of the previous ban. After a ban of more than six hours, an offence is
+// consecutive within four times the length of the ban.
+//
+// During an active ban, the later end of both bans applies. An observed ban never
+// replaces an enforced ban.
 func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -129,7 +131,7 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	sameMode := old.flags&banObserved == row.flags&banObserved
 	active := known && old.until > at
 	switch {
-	case active && sameMode: // this is another offence during the active ban
+	case active && sameMode: // another offence during the active ban
 		row.since, row.times, row.attempts = old.since, old.times, old.attempts
 	case active && r.Observe:
 		return b.export(k.Prefix(), old)
@@ -145,9 +147,9 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	return b.export(k.Prefix(), row)
 }
 
-// Banned returns the active ban of c, enforced or observed, and records a connection.
-// Unless the ban is manual, the ban of a /64 does not apply to hosts in the /64 that
-// have their own proven names.
+// Banned returns the active ban of c, enforced or observed, and records a connection. A
+// rule's ban of a /64 does not apply to hosts in the /64 with their own proven names. A
+// manual ban of the /64 applies to all hosts in it.
 func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -178,7 +180,8 @@ func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	return b.export(k.Prefix(), row), true
 }
 
-// banned reports whether the row contains a ban. Otherwise it only contains an offence.
+// banned reports whether the row contains a ban. A row without a ban contains an
+// offence.
 func (b *ban) banned() bool { return b.until > b.since || b.flags&banRevoked != 0 }
 
 func (b *ban) connected(at uint32, active bool) {
@@ -188,8 +191,8 @@ func (b *ban) connected(at uint32, active bool) {
 	}
 }
 
-// AddPrefix adds a manual ban of a host or network. For an IPv6 address it bans the
-// /64. It returns false if the table of network bans is full.
+// AddPrefix adds a manual ban of a host or network. An IPv6 address means its /64.
+// AddPrefix returns false if the table of network bans is full.
 func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int64) (Ban, bool) {
 	p = widen(p)
 	b.mu.Lock()
@@ -218,9 +221,9 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	return b.export(p, row), true
 }
 
-// Revoke ends the active ban of a host or network and returns it. If within is set, it
-// ends all active bans in p. For an IPv6 address it includes the /64 and the hosts in
-// it. Bans on larger networks that contain p remain in effect.
+// Revoke ends the active ban of a host or network and returns the ban. If within is
+// set, Revoke ends all active bans in p. An IPv6 address means its /64 and the hosts in
+// it. Bans of larger networks that contain p remain in effect.
 func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	p = widen(p)
 	at := b.clock.row(now)
@@ -280,8 +283,8 @@ func (b *Bans) revokeHost(k Host, at uint32, add func(Ban)) {
 	}
 }
 
-// addresses returns the numbers of the hosts in p that are identified by a single IPv6
-// address and have a row.
+// addresses returns the numbers of hosts in p that have a row and are identified by a
+// single IPv6 address.
 func (b *Bans) addresses(p netip.Prefix) map[uint64]bool {
 	set := make(map[uint64]bool)
 	if p.Addr().Is4() {
@@ -303,8 +306,8 @@ func (b *Bans) Covering(a netip.Addr, now int64) (list []Ban) {
 	return list
 }
 
-// Each calls visit for every ban, including expired bans, in no particular order. It
-// omits offences without a ban.
+// Each calls visit for every ban, including expired bans, in no particular order.
+// Offences without a ban are omitted.
 func (b *Bans) Each(visit func(Ban)) {
 	for _, e := range b.networkList() {
 		visit(e)
@@ -314,12 +317,12 @@ func (b *Bans) Each(visit func(Ban)) {
 
 // BanCount is the number of active bans.
 type BanCount struct {
-	Active   int `json:"active"`   // not counting Observed
-	Observed int `json:"observed"` // would be bans if they were enforced
+	Active   int `json:"active"`   // bans without Observed
+	Observed int `json:"observed"` // bans that are not enforced
 }
 
-// Count returns the number of active bans. Rows of expired bans and of offences without a
-// ban do not count.
+// Count returns the number of active bans. Expired bans and offences without a ban do
+// not count.
 func (b *Bans) Count(now int64) (n BanCount) {
 	at := b.clock.row(now)
 	add := func(row ban) {
@@ -377,8 +380,8 @@ func (b *ban) shift(by int64) {
 	shiftTime(&b.last, by)
 }
 
-// mergeBans merges a stored ban into the ban of this process. It keeps the ban that
-// ends later, but an enforced ban takes precedence over an observed ban.
+// mergeBans merges a stored ban into the ban of this process. The ban with the later
+// end remains. An enforced ban takes precedence over an observed ban.
 func mergeBans(live *ban, stored ban) {
 	times := max(live.times, stored.times)
 	if observed := live.flags & banObserved; observed == stored.flags&banObserved {

@@ -10,28 +10,29 @@ import (
 // A Client identifies the client of a session in the tables.
 type Client struct {
 	Addr     netip.Addr
-	Domain   string // RegisteredDomain of the proven name; empty if none
+	Domain   string // RegisteredDomain of the proven name; empty for none
 	ASN      uint32
 	ASNKnown bool
 	Helo     []byte // empty before the greeting
-	User     []byte // user of the latest login attempt; empty if none
+	User     []byte // user of the latest login attempt; empty for none
 	Session  uint64
-	Cut      bool // the name may be truncated, so it is unknown whether the host has its own name
-	// Account is set for an authenticated session. Its behaviour counts only for the
-	// user, and never for the address.
+	Cut      bool // the name may be truncated, and the host may therefore have its own name
+	// Account is set for an authenticated session. The behaviour of an authenticated
+	// session counts for the user, and never for the address.
 	Account bool
 	// Shared is set for an address that many hosts share: a gateway, or a private
-	// address. Such an address has no standing.
+	// address. A shared address has no standing.
 	Shared bool
 }
 
 // Host returns the identity of the client.
 func (c *Client) Host() Host { return HostOf(c.Addr, c.Domain != "" || c.Cut) }
 
-// A Host is the identity of a host. It is an IPv4 address, or the /64 of an IPv6
-// address, because an IPv6 host can choose any address in its /64. An IPv6 host with
-// its own proven name is identified by its full address instead, because hosting
-// providers assign the addresses of one /64 to many customers.
+// A Host is the identity of a host: an IPv4 address, or the /64 of an IPv6 address. An
+// IPv6 host can choose any address in its /64.
+//
+// The full address identifies an IPv6 host with its own proven name. Hosting providers
+// assign the addresses of one /64 to many customers.
 type Host struct{ hi, lo uint64 }
 
 // HostOf returns the host with the address a. own must be set if the host has its own
@@ -52,7 +53,7 @@ func HostOf(a netip.Addr, own bool) Host {
 // hostIn returns the host of a prefix for which isSource is true.
 func hostIn(p netip.Prefix) Host { return HostOf(p.Addr(), p.Bits() == 128) }
 
-// wide returns the /64 that contains an IPv6 host. For an IPv4 host, it returns h.
+// wide returns the /64 of an IPv6 host, or an IPv4 host unchanged.
 func (h Host) wide() Host {
 	if h.hi == 0 {
 		return h
@@ -77,9 +78,9 @@ func (h Host) Prefix() netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(b), bits)
 }
 
-// number returns a number that identifies h. For an IPv4 host it is the address, and
-// for a /64 the upper half of the address. These do not collide, because there are no
-// IPv6 hosts in 0000::/32.
+// number returns a number that identifies h. The number of an IPv4 host is the address,
+// and the number of a /64 is its upper half. The numbers do not collide, because no
+// IPv6 hosts exist in 0000::/32.
 func (h Host) number() uint64 {
 	switch {
 	case h.hi == 0:
@@ -102,14 +103,14 @@ func readHost(b []byte) (h Host, ok bool) {
 	return Host{be.Uint64(b), be.Uint64(b[8:])}, true
 }
 
-// Identify returns the identity of the host with the address a and a reverse DNS name,
-// as Client.Host does for the same session.
+// Identify returns the identity of the host with the address a and a reverse DNS name.
+// Client.Host of the same session returns the same identity.
 func Identify(a netip.Addr, rdns []byte, f smtp.FCrDNS) Host {
 	return HostOf(a, a.Is6() && (smtp.MayBeCut(rdns, f) || f == smtp.FCrDNSPass && RegisteredDomain(rdns) != ""))
 }
 
-// Source returns the prefix that identifies a host without its own proven name: an IPv4
-// address, or the /64 of an IPv6 address.
+// Source returns the prefix that identifies a host without its own proven name. The
+// prefix is an IPv4 address, or the /64 of an IPv6 address.
 func Source(a netip.Addr) netip.Prefix {
 	if !a.IsValid() {
 		return netip.Prefix{}
@@ -130,14 +131,13 @@ func network(a netip.Addr) uint64 {
 	return Number(a) &^ 0xffff
 }
 
-// isSource reports whether p contains only one host, or only a part of the addresses of a
-// host.
+// isSource reports whether p contains only one host, or only some addresses of a host.
 func isSource(p netip.Prefix) bool {
 	return p.Addr().Is4() && p.Bits() == 32 || p.Addr().Is6() && p.Bits() >= 64
 }
 
-// widen returns the prefix that a manual ban of p covers: the /64 if p is an IPv6
-// address, and otherwise p.
+// widen returns the prefix that a manual ban of p covers. The /64 replaces an IPv6
+// address; any other prefix remains.
 func widen(p netip.Prefix) netip.Prefix {
 	if p.Addr().Is6() && p.Bits() > 64 {
 		p = netip.PrefixFrom(p.Addr(), 64)
@@ -145,10 +145,10 @@ func widen(p netip.Prefix) netip.Prefix {
 	return p.Masked()
 }
 
-// short returns a hash of 16 bits that is never 0. The hash suffices to distinguish a few
-// numbers.
+// short returns a hash of 16 bits that is never 0. A hash of 16 bits suffices to
+// distinguish a few numbers.
 func short(n uint64) uint16 {
-	n *= 0x9e3779b97f4a7c15 // multiplication by 2^64 divided by the golden ratio distributes the hashes well
+	n *= 0x9e3779b97f4a7c15 // the factor is 2^64 divided by the golden ratio, which distributes the hashes well
 	return max(uint16(n>>48), 1)
 }
 
@@ -173,12 +173,12 @@ func countShort(list []uint16) (n int) {
 	return n
 }
 
-// distinctNetworks contains the hashes of a few networks: as many as a finding
-// requires, and the client's own network.
+// distinctNetworks contains the hashes of a few networks. The list has room for the
+// networks that a finding requires, and for the client's network.
 type distinctNetworks [distinctAt + 1]uint16
 
-// distinctAt is the number of other networks that must have requested a recipient before a
-// request by the client is a finding.
+// distinctAt is the number of other networks that must have requested a recipient
+// before a request by the client is a finding.
 const distinctAt = 3
 
 // others returns the number of networks except the network of a.
@@ -199,8 +199,8 @@ const daySeconds = 24 * 3600
 // dayOf returns the number of the day since 1970.
 func dayOf(now uint32) uint16 { return uint16(now / daySeconds) }
 
-// ageScore returns the eviction score of a row that was last used on the given day and
-// expires after keep days.
+// ageScore returns the eviction score of a row. The row was last used on the given day,
+// and expires after keep days.
 func ageScore(day uint16, now uint32, keep int) int64 {
 	return int64(day) + int64(keep) - int64(dayOf(now))
 }

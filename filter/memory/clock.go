@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	clockJump  = 48 * time.Hour      // a larger step back is a change of a wrong clock
-	clockPause = 31 * 24 * time.Hour // a larger step forward is a change of a wrong clock
+	clockJump  = 48 * time.Hour      // a larger step back is the change of a wrong clock
+	clockPause = 31 * 24 * time.Hour // a larger step forward is the change of a wrong clock
 	clockDoubt = 24 * time.Hour      // time after the latest step in which steps can be undone
-	clockEvery = 10 * time.Minute    // interval at which the row is written
+	clockEvery = 10 * time.Minute    // interval of writing the row
 )
 
 const (
@@ -24,26 +24,27 @@ const (
 
 // A clock converts the time of events to the time of the rows. The system clock can be
 // wrong for a while: a machine without a battery boots in 1970 or in another year.
-// During this time, bans and standing must not expire, and bans must not become longer
-// or shorter.
+// While the clock is wrong, bans and standing must not expire, and bans must keep their
+// length.
 //
-// If the time of events steps back by more than clockJump, or forward by more than
-// clockPause, the time of the rows continues without a step: the step is added to the
-// offset, and the opposite step is later subtracted. A smaller step forward may be time
-// that has really passed, for example if the machine was off for a week. The time of
-// the rows then steps forward too. If the system clock steps back to the earlier time
-// within clockDoubt after the latest step, the time of the rows also returns. During
-// clockDoubt no row is deleted because of its age.
+// A step of the system clock of more than clockJump back, or more than clockPause
+// forward, does not change the time of the rows. The clock adds the step to the offset,
+// and later subtracts the opposite step.
 //
-// Unless Follow is called or a row of the clock is loaded, both times are equal,
-// because recorded sessions that are replayed have gaps. All fields except offset
+// A smaller step forward may be time that has really passed, for example if the machine
+// was off for a week. The time of the rows then steps forward too. If the system clock
+// steps back to the earlier time within clockDoubt, the time of the rows also returns.
+// During clockDoubt, no row is deleted because of its age.
+//
+// Until Follow is called or a row of the clock is loaded, the times of events and rows
+// are equal. Replayed sessions have gaps, which are not steps. All fields except offset
 // require the lock.
 type clock struct {
 	offset atomic.Int64 // time of events minus time of the rows, in microseconds
 
 	follows bool
 	former  int64     // offset before its latest change
-	last    int64     // time of the latest event; 0 before the first
+	last    int64     // time of the latest event; 0 before the first event
 	seen    time.Time // monotonic time of the latest event
 	// points contains the state before each step that can be undone, oldest first.
 	// stepped is the monotonic time of the latest step.
@@ -51,7 +52,7 @@ type clock struct {
 	stepped time.Time
 	settle  bool // some bans may begin in the future: see ban.settle
 
-	adopted bool // the row of the clock was loaded, or there is none
+	adopted bool // the row of the clock was loaded, or does not exist
 	written int64
 	dirty   bool
 
@@ -77,8 +78,8 @@ func (c *clock) day(row uint16) time.Time {
 	return dayTime(dayOf(uint32(max(int64(row)*daySeconds+c.offset.Load()/1e6+daySeconds/2, 0))))
 }
 
-// expected returns the time of events at the monotonic time now, if the system clock has
-// not stepped since the latest event.
+// expected returns the time of events at the monotonic time now. The system clock is
+// assumed not to have stepped since the latest event.
 func (c *clock) expected(now time.Time) int64 {
 	return c.last + max(now.Sub(c.seen).Microseconds(), 0)
 }
@@ -100,8 +101,8 @@ func (c *clock) advance(event int64) {
 	c.last, c.seen = event, now
 }
 
-// jumped handles an event whose time differs much from the expected time: the system clock
-// has stepped.
+// jumped handles an event after a step of the system clock. The time of the event
+// differs much from the expected time.
 func (c *clock) jumped(event, expected int64, now time.Time) {
 	offset := c.offset.Load()
 	own := expected - offset
@@ -113,7 +114,7 @@ func (c *clock) jumped(event, expected int64, now time.Time) {
 		}
 	}
 	switch step := event - expected; {
-	case near(event, own): // without an offset, the time is as expected: the clock is correct again
+	case near(event, own): // without an offset, the time is as expected, so the clock is correct again
 		c.step(0)
 		return
 	case near(event-c.former, own):
@@ -135,8 +136,8 @@ func (c *clock) step(offset int64) {
 	c.offset.Store(offset)
 }
 
-// past returns the latest time, not after at, that has certainly passed even if steps are
-// undone.
+// past returns the latest time that has certainly passed, even if steps are undone.
+// past never returns a time after at.
 func (c *clock) past(at uint32) uint32 {
 	for _, p := range c.points {
 		at = min(at, seconds(p.own))
@@ -144,15 +145,15 @@ func (c *clock) past(at uint32) uint32 {
 	return at
 }
 
-// Follow lets Tick advance the clock of the rows. Events must then be in the order
-// of their times.
+// Follow lets Tick advance the clock of the rows. Events must then be in the order of
+// their times.
 func (m *Memory) Follow() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.clock.follows = true
 }
 
-// Tick sets the time of the latest event, if Follow was called. It must be called at
+// Tick sets the time of the latest event, if Follow was called. Tick must be called at
 // least once per second of event time, before other methods.
 func (m *Memory) Tick(event int64) {
 	m.mu.Lock()
@@ -162,7 +163,7 @@ func (m *Memory) Tick(event int64) {
 	}
 }
 
-// Now returns the current time on the clock of the events. Before the first event, it
+// Now returns the current time on the clock of the events. Before the first event, Now
 // returns fallback.
 func (m *Memory) Now(fallback int64) int64 {
 	m.mu.Lock()
@@ -195,7 +196,7 @@ func (r clockRows) changes(n int, put func(key, value []byte)) (left int) {
 		return n
 	}
 	c.dirty, c.written = false, own
-	s := stored{own: own, offset: offset, former: c.former, points: c.points} // with the points, because steps can be undone after a restart
+	s := stored{own: own, offset: offset, former: c.former, points: c.points} // includes the points, because steps can be undone after a restart
 	put([]byte(clockKey), s.value())
 	return n - 1
 }
@@ -208,8 +209,8 @@ func (r clockRows) restore(key, value []byte, _ uint32) bool {
 	return ok
 }
 
-// stored is the decoded row of the clock: the time of the rows, the offset, the former
-// offset, and the points without their monotonic times.
+// A stored is the decoded row of the clock. The row contains the time of the rows, the
+// offset, the former offset, and the points without their monotonic times.
 type stored struct {
 	own, offset, former int64
 	points              []clockPoint
@@ -256,8 +257,8 @@ func (c *clock) resume(s stored) {
 	}
 }
 
-// adopt continues the clock of an earlier process, and converts the times of rows that
-// this process has already added. It requires the lock.
+// adopt continues the clock of an earlier process, and requires the lock. The times of
+// rows that this process has already added are converted.
 func (m *Memory) adopt(s stored) {
 	c := &m.clock
 	event, before := c.last, c.offset.Load()
@@ -286,9 +287,9 @@ func shiftDay(t *uint16, by int64) {
 	}
 }
 
-// rest returns the remaining seconds of a window. The result is negative after its end.
-// If the window begins in the future, the clock was wrong when it began, and rest
-// treats the window as ended.
+// rest returns the remaining seconds of a window. After the end of the window, rest
+// returns a negative number. A window that begins in the future has ended, because the
+// clock was wrong at its beginning.
 func rest(since, window, now uint32) int64 {
 	if future(since, now) {
 		return -1
@@ -298,9 +299,9 @@ func rest(since, window, now uint32) int64 {
 
 func future(since, now uint32) bool { return int64(since) > int64(now)+int64(clockJump/time.Second) }
 
-// settle corrects a ban that begins in the future, because the clock was wrong when it
-// was created. The corrected ban begins now and has the same length. settle reports
-// whether the ban has changed.
+// settle corrects a ban that begins in the future, because the clock was wrong. The
+// corrected ban begins now and has the same length. settle reports whether the ban has
+// changed.
 func (b *ban) settle(at uint32) bool {
 	if !future(b.since, at) {
 		return false
@@ -326,19 +327,19 @@ func (m *Memory) settling() (now uint32, due bool) {
 	return c.row(c.expected(c.monotonic())), due
 }
 
-// A Reader decodes rows for programs that only read the file. It must receive the row of
-// the clock first, because the times in other rows depend on that row.
+// A Reader decodes rows for programs that only read the file. The row of the clock must
+// come first, because the times in other rows depend on it.
 type Reader struct {
 	clock clock
 	now   int64
 }
 
-// NewReader returns a Reader. Rows that have expired at the time now are ignored.
+// NewReader returns a Reader that ignores rows that have expired at the time now.
 func NewReader(now time.Time) *Reader {
 	return &Reader{clock: clock{monotonic: func() time.Time { return now }}, now: now.UnixMicro()}
 }
 
-// Clock decodes the row of the clock. It returns false if e is another row.
+// Clock decodes the row of the clock. Clock returns false for any other row.
 func (r *Reader) Clock(e kv.Entry) bool {
 	if e.Bucket != clockBucket {
 		return false
@@ -350,15 +351,15 @@ func (r *Reader) Clock(e kv.Entry) bool {
 	return true
 }
 
-// ValidBan reports whether a row of the bucket bans can be decoded. It may contain only an
-// offence, for which Ban returns false.
+// ValidBan reports whether a row of the bucket bans can be decoded. The row may contain
+// only an offence, for which Ban returns false.
 func ValidBan(key, value []byte) bool {
 	_, _, ok := new(ruleNames).read(key, value)
 	return ok
 }
 
-// Ban decodes a row of the bucket bans. It returns false for an invalid row, and for a row
-// without a ban.
+// Ban decodes a row of the bucket bans. Ban returns false for an invalid row, and for a
+// row without a ban.
 func (r *Reader) Ban(key, value []byte) (Ban, bool) {
 	var names ruleNames
 	p, row, ok := names.read(key, value)
@@ -369,8 +370,8 @@ func (r *Reader) Ban(key, value []byte) (Ban, bool) {
 	return names.export(&r.clock, p, row), row.banned()
 }
 
-// Lost decodes the row of the bucket peers with the latest day on which rows were lost, as
-// Peers.Forgotten. It returns false if e is another row, or if none were lost.
+// Lost decodes the row of the bucket peers that contains the day of the latest loss:
+// see Peers.Forgotten. ok is false for any other row, and if no rows were lost.
 func (r *Reader) Lost(e kv.Entry) (lost time.Time, ok bool) {
 	var day, at uint16
 	if e.Bucket != peersBucket || string(e.Key) != forgottenKey || len(e.Value) != 4 {
@@ -380,8 +381,8 @@ func (r *Reader) Lost(e kv.Entry) (lost time.Time, ok bool) {
 	return r.clock.day(at), at != 0
 }
 
-// Peer decodes a row of the bucket peers. It returns false if the row is not about a
-// host, or if the host has neither recent mail nor a recent login.
+// Peer decodes a row of the bucket peers. Peer returns false if the row does not
+// describe a host. A host without recent mail and a recent login is also ignored.
 func (r *Reader) Peer(key, value []byte) (Peer, bool) {
 	k, p, ok := readPeer(key, value)
 	if !ok {

@@ -19,11 +19,11 @@ type world struct {
 	disk   disk
 	now    time.Duration // true time since at(0)
 	passed time.Duration // time on the monotonic clock
-	wrong  time.Duration // the error of the clock
+	wrong  time.Duration // error of the clock
 	hosts  int
 }
 
-// clockMove describes the changes before an event.
+// A clockMove describes the changes before an event.
 type clockMove struct {
 	wait    time.Duration // time passes
 	asleep  time.Duration // time passes, but not on the monotonic clock
@@ -66,7 +66,7 @@ func (w *world) move(v clockMove) {
 	}
 }
 
-// fill adds rows. Each addition deletes some expired rows.
+// fill adds rows, each of which deletes some expired rows.
 func (w *world) fill() {
 	for range 100 {
 		w.hosts++
@@ -100,14 +100,15 @@ func (w *world) left(c *Client) (left time.Duration) {
 	return left
 }
 
-// TestClock checks that bans keep their length and that standing remains while the
-// clock is wrong and afterwards, even if the filter is restarted.
+// TestClock checks that bans keep their length, and that standing remains. The clock is
+// wrong for some time, and the filter may restart.
 func TestClock(t *testing.T) {
 	const hour, few, ahead = time.Hour, 10 * time.Minute, 8 * day
 	for _, c := range []struct {
 		name  string
 		moves []clockMove
-		// paused is the error of the remaining length of the ban, if an error is accepted.
+		// paused is the error of the remaining length of the ban, if an error is
+		// accepted.
 		paused time.Duration
 	}{
 		{"nothing", []clockMove{{wait: hour, ban: true}}, 0},
@@ -173,7 +174,7 @@ func TestClock(t *testing.T) {
 				}
 				end := made + 7*day + c.paused
 				if v.wrong == ahead || v.wrong == years+ahead {
-					end -= ahead // so much time may really have passed
+					end -= ahead // time that may really have passed
 				}
 				w.check(fmt.Sprint("move ", i+1), banned, end)
 				w.check(fmt.Sprint("move ", i+1), second, again+7*day)
@@ -196,8 +197,8 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// check checks that the ban of c ends at the given time. It tolerates a quarter of an
-// hour, because a restart may lose the time since the clock was last written.
+// check checks that the ban of c ends at the given time. The tolerance is a quarter of
+// an hour, because a restart may lose the time since the clock was last written.
 func (w *world) check(when string, c *Client, end time.Duration) {
 	w.t.Helper()
 	if got, want := w.left(c), max(end-w.now, 0); (got - want).Abs() > time.Hour+15*time.Minute {
@@ -205,8 +206,8 @@ func (w *world) check(when string, c *Client, end time.Duration) {
 	}
 }
 
-// TestBanWhileAhead checks that a ban imposed while the clock was a week ahead keeps
-// its length, even if the host does not return.
+// TestBanWhileAhead checks that a ban from a time with a wrong clock keeps its length.
+// The clock was a week ahead, and the host does not return.
 func TestBanWhileAhead(t *testing.T) {
 	w := &world{t: t, disk: disk{}}
 	w.start()
@@ -230,8 +231,8 @@ func TestBanWhileAhead(t *testing.T) {
 	}
 }
 
-// TestAbuseWhileAhead checks that limits that users reached while the clock was a week
-// ahead do not apply for weeks.
+// TestAbuseWhileAhead checks that limits of users do not apply for weeks. The users
+// reached the limits while the clock was a week ahead.
 func TestAbuseWhileAhead(t *testing.T) {
 	w := &world{t: t, disk: disk{}}
 	w.start()

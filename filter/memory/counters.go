@@ -8,8 +8,8 @@ import (
 	"scanwatch/rules"
 )
 
-// Counters is the table of counters within sliding windows, for the conditions
-// of the policy.
+// Counters is the table of counters within sliding windows, for the conditions of the
+// policy.
 type Counters struct {
 	*shared
 	rows    table[counterKey, counter]
@@ -73,8 +73,8 @@ func shiftCounter(k counterKey, n *counter, by int64) {
 	}
 }
 
-// counterScore returns the eviction score. Counters with high counts are kept longest, and
-// then recent counters.
+// counterScore returns the eviction score. Counters with high counts are kept longest,
+// and then recent counters.
 func counterScore(k counterKey, n counter, now uint32) int64 {
 	slot := k.slot(now)
 	if slot >= n.head+slotsPerWindow {
@@ -85,7 +85,7 @@ func counterScore(k counterKey, n counter, now uint32) int64 {
 
 // advance moves the head to the given slot.
 func (n *counter) advance(slot uint32) {
-	if slot <= n.head { // the clock was set back; after a large change, the counter starts again, because its time was wrong
+	if slot <= n.head { // after a large step back of the clock, the counter starts again
 		if n.head-slot > slotsPerWindow {
 			*n = counter{head: slot}
 		}
@@ -162,8 +162,8 @@ func (t *Counters) Add(c *Client, e rules.Evidence, now int64) {
 	t.add(c, e, 1, t.clock.row(now))
 }
 
-// add counts n occurrences of e. If n is negative, it removes the newest -n occurrences. It
-// requires the lock.
+// add counts n occurrences of e, and requires the lock. A negative n removes the newest
+// -n occurrences.
 func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 	for i := range t.watched {
 		w := &t.watched[i]
@@ -188,9 +188,10 @@ func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 	}
 }
 
-// Count returns the number of occurrences within a window. It returns false if the
-// window is not watched, or if its subject is still unknown, such as a user before the
-// login. The count is 0 if the session cannot have such a subject: see subject.
+// Count returns the number of occurrences within a window. If the session cannot have a
+// subject for the window, the count is 0: see subject. ok is false if the window is not
+// watched. ok is also false if the subject is still unknown, such as a user before the
+// login.
 func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -247,9 +248,9 @@ func (t *Counters) counterKey(c *Client, w *rules.Window) counterKey {
 }
 
 // subject returns the number of the subject for which events with the given key count,
-// or 0 if there is none. Events of an authenticated session count only for its user.
-// If a host has its own proven name, its events count for the host and its domain;
-// otherwise they count for the host and its network.
+// or 0. Events of an authenticated session count only for its user. All other events of
+// a host count for the host and its network. For a host with its own proven name, the
+// domain replaces the network.
 func (t *Counters) subject(c *Client, e rules.Evidence, by rules.Key) uint64 {
 	if by == rules.ByUser {
 		if len(c.User) > 0 && (c.Account || e&(rules.AuthFailure|rules.AuthSpray) != 0) {

@@ -9,9 +9,9 @@ import (
 	"scanwatch/rules"
 )
 
-// Days is the table of the counters of each day (UTC, by the time of events). It
-// contains the latest dayKeep days with sessions, regardless of the retention of
-// session records.
+// Days is the table of the counters of each day (UTC, by the time of events). The table
+// contains the latest dayKeep days with sessions. The retention of session records does
+// not affect the table.
 type Days struct {
 	*shared
 	rows table[uint16, *dayCounters]
@@ -25,13 +25,13 @@ type DayCounter uint8
 
 // The counters of a day; see also DayEvidence.
 const (
-	DaySessions      DayCounter = iota // all sessions that ended
-	DayLocal                           // from local programs, over smtpd's own socket
-	DayAuthenticated                   // with a successful login
-	DayFound                           // of unknown clients, with evidence other than a missing or unproven reverse DNS name
-	DayRefused                         // with a rejected command, or disconnected by the filter
-	DayWhole                           // with their own record
-	DaySummed                          // included in an aggregate
+	DaySessions      DayCounter = iota // all ended sessions
+	DayLocal                           // sessions of local programs, over smtpd's own socket
+	DayAuthenticated                   // sessions with a successful login
+	DayFound                           // sessions of unknown clients, with evidence other than a missing or unproven reverse DNS name
+	DayRefused                         // sessions with a rejected command, or disconnected by the filter
+	DayWhole                           // sessions with their own record
+	DaySummed                          // sessions in an aggregate
 	DayMails
 	DayRcptOK
 	DayRcptPermfail
@@ -44,7 +44,7 @@ const (
 // DayEvidence returns the counter of the sessions with evidence e.
 func DayEvidence(e rules.Evidence) DayCounter { return dayEvidence + DayCounter(e.Index()) }
 
-// dayNames contains the names of the counters. They are also used on disk.
+// dayNames contains the names of the counters, which are also used on disk.
 var dayNames = func() (names [numDayCounters]string) {
 	copy(names[:], []string{"sessions", "local", "authenticated", "found", "refused", "whole", "summed",
 		"mails", "rcpt-ok", "rcpt-permfail", "rcpt-tempfail", "auth-fail"})
@@ -76,9 +76,9 @@ func newDays(s *shared) *Days {
 // Ended describes an ended session for the counters of its day.
 type Ended struct {
 	Local, Authenticated bool
-	Found                bool // the client is unknown, and there is evidence about it
-	Refused              bool // a command was rejected, or the filter disconnected
-	Whole                bool // the session has its own record and is not included in an aggregate
+	Found                bool // the client is unknown, and the session has evidence
+	Refused              bool // a command was rejected, or the filter disconnected the client
+	Whole                bool // the session has its own record
 	Evidence             rules.Evidence
 
 	Mails, RcptOK, RcptPermfail, RcptTempfail, AuthFail uint32
@@ -88,7 +88,7 @@ type Ended struct {
 func (t *Days) Add(e *Ended, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	k := dayOf(seconds(now)) // the day of the events, as in the records, and not of the rows
+	k := dayOf(seconds(now)) // day of the events, as in the records, and not of the rows
 	d, ok := t.rows.get(k)
 	if !ok {
 		d = new(dayCounters)
@@ -114,8 +114,8 @@ func (t *Days) Add(e *Ended, now int64) {
 	}
 }
 
-// dropOldest drops the oldest day of a full table. Days are not dropped because of their
-// age, because the clock may be wrong.
+// dropOldest drops the oldest day of a full table. The age of a day is not a reason to
+// drop it, because the clock may be wrong.
 func (t *Days) dropOldest() {
 	for len(t.rows.rows) >= dayKeep {
 		t.rows.del(slices.Min(slices.Collect(maps.Keys(t.rows.rows))))
@@ -131,7 +131,7 @@ type Day struct {
 // Of returns a counter of d.
 func (d *Day) Of(c DayCounter) uint64 { return d.Counters[c.String()] }
 
-// List returns all days, the oldest first.
+// List returns all days, oldest first.
 func (t *Days) List() (list []Day) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -160,7 +160,8 @@ func ReadDay(key, value []byte) (Day, bool) {
 	return d, ok
 }
 
-// eachCounter decodes a value: names after a byte with the length, and numbers.
+// eachCounter decodes a value that consists of names and numbers. A byte with its
+// length precedes each name.
 func eachCounter(v []byte, visit func(name []byte, n uint64)) (ok bool) {
 	for len(v) > 0 {
 		at := 1 + int(v[0])

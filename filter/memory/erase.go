@@ -9,27 +9,29 @@ import (
 	"scanwatch/rules"
 )
 
-// An Erasure selects the rows about a person.
+// An Erasure selects the rows of a person.
 type Erasure struct {
-	Prefix  netip.Prefix // of hosts; an IPv6 address includes its /64. It may be invalid
+	Prefix  netip.Prefix // addresses of hosts, possibly invalid; an IPv6 address means its /64
 	User    []byte       // empty for no user
 	Mailbox []byte       // empty for no mailbox
-	Bans    bool         // also active, enforced bans
+	Bans    bool         // also delete active, enforced bans
 }
 
 // An Erased is the result of an erasure.
 type Erased struct {
 	// Rows contains the number of rows by table, as in Status.
 	Rows map[string]int `json:"rows"`
-	// Kept contains the active bans that remain, without the bans of networks that contain
-	// the prefix.
+	// Kept contains the active bans that remain. Bans of networks that contain the
+	// prefix are not included.
 	Kept []Ban `json:"kept_bans,omitempty"`
 }
 
-// Erase deletes the rows about a person, or only counts them if dry is set. An active ban
-// is kept for as long as it lasts, unless e.Bans is set. These rows cannot be selected,
-// because their keys are hashes of a person and another name: failed logins by host and
-// user, and requests for mailboxes by client. They expire.
+// Erase deletes the rows of a person, or only counts them if dry is set. An active ban
+// is kept until its end, unless e.Bans is set.
+//
+// Some rows cannot be selected, because their keys are hashes of a person and another
+// name. Examples are failed logins by host and user, and requests for mailboxes by
+// client. Rows that cannot be selected remain until they expire.
 //
 // A deleted host does not count as forgotten: see Peers.Forgotten.
 func (m *Memory) Erase(e Erasure, now int64, dry bool) Erased {
@@ -50,7 +52,7 @@ func (m *Memory) Erase(e Erasure, now int64, dry bool) Erased {
 	return out
 }
 
-// eraseHosts deletes the rows about the hosts in p. hosts contains the numbers of hosts
+// eraseHosts deletes the rows of the hosts in p. hosts contains the numbers of hosts
 // that inPrefix does not recognise.
 func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at uint32, dry bool, out *Erased) {
 	active := func(b *ban) bool { return b.until > at && b.flags&banObserved == 0 }
@@ -128,7 +130,7 @@ func (b *Bans) logEnded(ended []netip.Prefix) {
 	}
 }
 
-// eraseUser deletes the rows about a user.
+// eraseUser deletes the rows of a user.
 func (m *Memory) eraseUser(user []byte, dry bool, out *Erased) {
 	u := m.userHash(user)
 	erase(&m.mu, &m.Counters.rows, dry, out, func(k counterKey, _ counter) bool { return k.by == rules.ByUser && k.subject == u })
@@ -144,8 +146,8 @@ func (m *Memory) userHash(user []byte) uint64 {
 	return m.hash('u', user)
 }
 
-// erase deletes the rows of a table for which want returns true, unless dry is set, and
-// counts them. It releases the lock regularly.
+// erase counts the rows of a table for which want returns true, and deletes them. If
+// dry is set, erase only counts the rows. The lock is released regularly.
 func erase[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, out *Erased, want func(K, V) bool) {
 	var keys []K
 	each(mu, t, func(k K, v V) (K, bool) { return k, want(k, v) }, func(k K) { keys = append(keys, k) })

@@ -12,7 +12,7 @@ import (
 	"scanwatch/rules"
 )
 
-// known returns tables with rows about a host, its user and their mailbox, and about others.
+// known returns tables with rows on a host, its user and their mailbox, and on others.
 func known(addr, name string) *Memory {
 	m := New()
 	m.Load(func(func(kv.Entry) bool) {}, at(0))
@@ -33,7 +33,7 @@ func known(addr, name string) *Memory {
 	return m
 }
 
-// rows returns the rows of a table as text, which Changes would write to a file.
+// rowsOf returns the rows that Changes would write to a file, as text.
 func rowsOf(m *Memory) (all []string) {
 	m.Rewrite()
 	for list := m.Changes(1000); len(list) > 0; list = m.Changes(1000) {
@@ -47,8 +47,8 @@ func rowsOf(m *Memory) (all []string) {
 	return slices.Compact(all)
 }
 
-// TestErase checks that the rows about a host, a user and a mailbox are deleted, and no
-// others, and that a dry run deletes nothing.
+// TestErase checks that only the rows of a host, a user and a mailbox are deleted. A
+// dry run deletes nothing.
 func TestErase(t *testing.T) {
 	addr := func(s string) Erasure { return Erasure{Prefix: netip.MustParsePrefix(s)} }
 	for _, c := range []struct {
@@ -93,8 +93,8 @@ func TestErase(t *testing.T) {
 	}
 }
 
-// TestEraseBans checks that active bans are kept, unless the erasure includes them, and
-// observed and expired ones are not.
+// TestEraseBans checks that active bans are kept, unless the erasure includes them.
+// Observed and expired bans are deleted.
 func TestEraseBans(t *testing.T) {
 	m := New()
 	m.Bans.Add(who("192.0.2.1"), BanRequest{Ladder: hours, Rule: "harvest"}, at(0))

@@ -18,7 +18,7 @@ func TestAbusersEvictNoSender(t *testing.T) {
 	yearly := who("192.0.2.1")
 	m.Peers.Delivered(yearly, Delivery{Messages: 12}, at(0))
 	n := 0
-	for d := range 150 { // 3000 new hosts a day send HTTP
+	for d := range 150 { // 3,000 new hosts a day send HTTP
 		for range 3000 {
 			n++
 			m.Peers.Misbehaved(&Client{Addr: netip.AddrFrom4([4]byte{100, byte(n >> 16), byte(n >> 8), byte(n)})}, at(time.Duration(d)*day))
@@ -30,7 +30,7 @@ func TestAbusersEvictNoSender(t *testing.T) {
 }
 
 // TestBansMergeWithDisk checks that a stored observed ban does not replace an enforced
-// ban, and that the number of offences is kept.
+// ban. The number of offences is kept.
 func TestBansMergeWithDisk(t *testing.T) {
 	a := who("203.0.113.5")
 	old := New()
@@ -58,8 +58,8 @@ func TestBansMergeWithDisk(t *testing.T) {
 	}
 }
 
-// TestNetworkBanHolds checks that the manual ban of a network applies to a host that
-// also has its own, shorter ban.
+// TestNetworkBanHolds checks that a manual ban of a network applies to a host with a
+// shorter ban.
 func TestNetworkBanHolds(t *testing.T) {
 	a := who("203.0.113.5")
 	m := New()
@@ -91,7 +91,7 @@ func TestCountAfterWrongClock(t *testing.T) {
 	w := who("203.0.113.5")
 	m.Counters.Add(w, rules.UnknownRecipient, at(365*day)) // once, with a wrong clock
 	for i := range 60 {
-		m.Counters.Add(w, rules.UnknownRecipient, at(time.Duration(i)*4*day)) // one typo in four days
+		m.Counters.Add(w, rules.UnknownRecipient, at(time.Duration(i)*4*day)) // one typing error in four days
 	}
 	if n, _ := m.Counters.Count(w, win, at(240*day)); n > 1 {
 		t.Errorf("%d in 1d of events every four days", n)

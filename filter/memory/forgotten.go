@@ -3,22 +3,21 @@ package memory
 import "time"
 
 // forgotten describes the hosts that were dropped from the table of peers. The size of
-// the table is limited, so a host that is not in the table may nevertheless have sent
-// mail. The row of forgotten is the last row of the bucket, so a reader that finds it
-// has read all peers.
+// the table is limited, so a host without a row may have sent mail. The row of
+// forgotten is the last row of the bucket. A reader that finds the row has read all
+// peers.
 type forgotten struct {
-	// day is the day of the latest mail or login of a dropped host; 0 if there is none.
+	// day is the day of the latest mail or login of a dropped host; 0 for none.
 	day uint16
-	// lost is the latest day on which rows of bans or peers were missing from the file,
-	// or on which the file was missing although the filter had run before; 0 if there is
-	// none.
+	// lost is the latest day on which rows of bans or peers were missing from the file;
+	// 0 for none. A missing file of an earlier run also counts as a loss.
 	lost uint16
 
-	read, dirty bool // read means that the row was read, dirty that it must be written
+	read, dirty bool // read: the row was read; dirty: the row must be written
 }
 
-// forgottenKey is greater than the keys of all peers, so that the row is the last of the
-// bucket.
+// forgottenKey is greater than the keys of all peers, so that the row is the last of
+// the bucket.
 const forgottenKey = "\xff"
 
 // drop records that a row was evicted or has expired.
@@ -34,10 +33,10 @@ func (f *forgotten) missing(today uint16) {
 	f.day, f.lost, f.dirty = max(f.day, today), max(f.lost, today), true
 }
 
-// Forgotten describes which hosts may be missing from the table. day is the day of the
-// latest mail or login of a host that was dropped, or zero. lost is the day on which rows
-// were last lost, or zero. Earlier bans and hosts may be missing, even hosts from before
-// the first day with counters.
+// Forgotten returns the days on which hosts may be missing from the table. day is the
+// day of the latest mail or login of a dropped host, or zero. lost is the day on which
+// rows were last lost, or zero. Bans and hosts from before lost may be missing, even
+// from before the first day with counters.
 func (t *Peers) Forgotten() (day, lost time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -16,7 +16,7 @@ func manyHosts(i int) *Client {
 }
 
 // TestForgotten checks that the table of peers stores the latest day of the dropped
-// hosts, even across a restart, and that a missing last row in the file counts as a
+// hosts. The day survives a restart, and a missing last row in the file counts as a
 // loss.
 func TestForgotten(t *testing.T) {
 	forgets := func(m *Memory, want int, wantLost bool) {
@@ -94,8 +94,8 @@ func TestForgotten(t *testing.T) {
 	forgets(ahead, today-20, false)
 }
 
-// TestForgottenLogin checks that logins of dropped hosts count for the latest day, and that
-// offences do not.
+// TestForgottenLogin checks that logins of dropped hosts count for the latest day.
+// Offences do not count.
 func TestForgottenLogin(t *testing.T) {
 	m := New()
 	m.Limit(AllBytes / 10000) // 100 peers
@@ -115,9 +115,8 @@ func TestForgottenLogin(t *testing.T) {
 	}
 }
 
-// TestCheckerIncomplete checks that, if a ban or peer is invalid, the Checker also
-// rejects the last row of the peers, because a file that contains a valid last row
-// counts as complete.
+// TestCheckerIncomplete checks that the Checker rejects the last row of the peers after
+// an invalid ban or peer. A file with a valid last row counts as complete.
 func TestCheckerIncomplete(t *testing.T) {
 	m := New()
 	m.Peers.Delivered(manyHosts(1), Delivery{Messages: 1}, at(0))

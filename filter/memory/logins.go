@@ -5,28 +5,28 @@ import (
 )
 
 // Logins contains the tables of logins: the failures by source and user, and the
-// numbers of distinct users or networks, by which a password spray is detected.
+// numbers of distinct users or networks. The numbers reveal a password spray.
 type Logins struct {
 	*shared
 	pairs    table[uint64, pair]
 	sprays   table[sprayKey, spray]
-	accounts table[uint64, ask] // numbers of recipients within an hour, and abused accounts
+	accounts table[uint64, ask] // recipients within an hour, and abused accounts
 	peers    *Peers
 	counters *Counters
 }
 
-// pair is a row about the logins from one host as one user.
+// A pair is a row on the logins from one host as one user.
 type pair struct {
-	failed   uint16 // number of counted failures since the latest success
+	failed   uint16 // counted failures since the latest success
 	hour     uint32 // hour of the latest counted failure
-	sessions uint16 // number of sessions with failures since the latest success
-	session  uint16 // hash of the id of the latest of these sessions
+	sessions uint16 // sessions with failures since the latest success
+	session  uint16 // hash of the id of the latest session with a failure
 }
 
 const pairHours = 24
 
-// spray is a row with the distinct users of a host or network, or with the distinct
-// networks or sender addresses of a user, within the window of its kind.
+// A spray is a row with distinct values within the window of its kind. The values are
+// the users of a host or network, or the networks or sender addresses of a user.
 type spray struct {
 	since uint32
 	seen  [sprayMax]uint16
@@ -47,8 +47,8 @@ const (
 	sendersOfAccount // sender addresses that the user used
 )
 
-// Thresholds of distinct users or networks for a spray. For a source with successful
-// logins, such as an office, the threshold is sprayMax.
+// Thresholds of distinct users or networks for a spray. The threshold for a source with
+// successful logins, such as an office, is sprayMax.
 const (
 	sprayAt  = 5
 	sprayMax = 8
@@ -110,15 +110,15 @@ func readSpray(key, v []byte) (k sprayKey, r spray, ok bool) {
 
 func (r *spray) count() int { return countShort(r.seen[:]) }
 
-// Failed records a failed login of c as c.User. It returns the kind of password spray:
-// "users" if many users were tried from one host or network, "networks" if one user was
-// tried from many networks, or "" if there is no spray. sure reports whether c itself
-// is certainly an attacker: it tried many users, or it tried an attacked user in
-// several sessions.
+// Failed records a failed login of c as c.User, and returns the kind of password spray.
+// The kind is "users" for many users from one host or network. The kind is "networks"
+// for one user from many networks, and "" for no spray.
 //
-// If any user has recently logged in from the host, the failures of each user count at
-// most once an hour, because a phone that retries an old password must not cause a ban
-// of its whole office.
+// sure reports whether c itself is certainly an attacker: c tried many users, or tried
+// an attacked user in several sessions.
+//
+// After a recent login from the host, the failures of each user count at most once an
+// hour. A phone that retries an old password must not cause a ban of its office.
 func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -151,24 +151,24 @@ func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	return "", false
 }
 
-// LoggedIn records a login as c.User from the network of c. It returns the number of
-// networks from which the user logged in within an hour, or sprayMax if there are more.
+// LoggedIn records a login as c.User from the network of c. LoggedIn returns the number
+// of networks of the user's logins within an hour, at most sprayMax.
 func (t *Logins) LoggedIn(c *Client, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.add(sprayKey{t.hash('u', c.User), netsOfAccount}, short(network(c.Addr)), t.clock.row(now))
 }
 
-// Sent records a sender address that the user c.User used. It returns the number of
-// distinct addresses within an hour, or sprayMax if there are more.
+// Sent records a sender address that the user c.User used. Sent returns the number of
+// distinct addresses within an hour, at most sprayMax.
 func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.add(sprayKey{t.hash('u', c.User), sendersOfAccount}, short(t.hash('s', sender)), t.clock.row(now))
 }
 
-// Sprays reports whether logins as so many users failed from the host of c that the
-// successful logins of other users do not exempt the host.
+// Sprays reports whether the logins of many users have failed from the host of c. The
+// successful logins of other users do not exempt a host with many failed users.
 func (t *Logins) Sprays(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -202,7 +202,8 @@ func (t *Logins) Abuse(c *Client, now int64) {
 	}
 }
 
-// Abused reports whether Abuse has recorded abuse of the account of c.User within a day.
+// Abused reports whether Abuse has recorded abuse of the account of c.User within a
+// day.
 func (t *Logins) Abused(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -221,8 +222,7 @@ func (t *Logins) forget(freed func(host uint64) bool, network uint64) {
 
 func pairKey(c *Client, user uint64) uint64 { return mix(c.Host().number(), user) }
 
-// add adds a user or network to a spray and returns the number of distinct users or
-// networks.
+// add adds a user or network to a spray, and returns the number of distinct values.
 func (t *Logins) add(k sprayKey, hash uint16, at uint32) int {
 	r, ok := t.sprays.live(k, at)
 	if !ok || r.since > at+sprayWindow[k.kind] { // the clock was wrong
@@ -257,8 +257,8 @@ func (t *Logins) remove(k sprayKey, hash uint16, at uint32) {
 	t.sprays.put(k, left, at)
 }
 
-// Succeeded records a successful login of c as c.User, and subtracts the earlier
-// failures of this host and user from the counters.
+// Succeeded records a successful login of c as c.User. Earlier failures of the host and
+// user are subtracted from the counters.
 func (t *Logins) Succeeded(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -268,7 +268,7 @@ func (t *Logins) Succeeded(c *Client, now int64) {
 	k := pairKey(c, user)
 	if p, ok := t.pairs.live(k, at); ok {
 		before := *c
-		before.Account = false // earlier failures were counted for the address, not for the account
+		before.Account = false // earlier failures were counted for the address, and not for the account
 		t.counters.add(&before, rules.AuthFailure, -int(p.failed), at)
 	}
 	if _, ok := t.pairs.get(k); ok {

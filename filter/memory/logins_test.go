@@ -78,8 +78,8 @@ func TestLogin(t *testing.T) {
 	})
 }
 
-// TestSpray checks the kinds of password spray, and whether the client itself is
-// certainly an attacker.
+// TestSpray checks the kinds of password spray. sure reports whether the client itself
+// is certainly an attacker.
 func TestSpray(t *testing.T) {
 	type attempt struct {
 		addr, user string
@@ -136,8 +136,8 @@ func TestSpray(t *testing.T) {
 	}
 }
 
-// TestAccounts checks the numbers of distinct networks and sender addresses of an account
-// in an hour.
+// TestAccounts checks the numbers of distinct networks and sender addresses of an
+// account in an hour.
 func TestAccounts(t *testing.T) {
 	m := New()
 	var nets, senders []int
@@ -157,9 +157,9 @@ func TestAccounts(t *testing.T) {
 	}
 }
 
-// TestSubjects checks for which keys events are counted: events of an account only for
-// its user, and events of a host with a proven name for the host and its domain, but not
-// for its network.
+// TestSubjects checks for which keys events are counted. Events of an account count
+// only for its user. Events of a host with a proven name count for the host and its
+// domain, and not for its network.
 func TestSubjects(t *testing.T) {
 	keys := []rules.Key{rules.BySrc, rules.ByPrefix, rules.ByDomain, rules.BySite, rules.ByUser}
 	var windows []rules.Window
@@ -200,8 +200,8 @@ func TestSubjects(t *testing.T) {
 	}
 }
 
-// keyed returns empty tables with a fixed hash key, because with a random key the
-// 16-bit hashes of a few users may be equal.
+// keyed returns empty tables with a fixed hash key. With a random key, the 16-bit
+// hashes of a few users may be equal.
 func keyed() *Memory {
 	m := New()
 	m.key = [16]byte{1}

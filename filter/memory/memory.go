@@ -1,15 +1,16 @@
 // Package memory contains the state that outlasts sessions: bans, counters, clients
-// with accepted mail, recipients, logins, local domains and daily counters. It does not
-// depend on protocols or files: another package stores its rows.
+// with accepted mail, recipients, logins, local domains and daily counters. Another
+// package stores the rows of the state.
 //
 // Each table has a maximum number of rows, because unknown clients can add rows. A full
 // table evicts the least useful of a few random rows, and counts the eviction. Names
 // and mail addresses are stored only as keyed hashes.
 //
 // The tables share one lock, which is held for a few microseconds. All methods are safe
-// for concurrent use. Times are microseconds since 1970 on the clock of smtpd's events.
-// Rows contain times on a different clock, because the clock of the events may be
-// wrong: see clock.
+// for concurrent use.
+//
+// Times are microseconds since 1970 on the clock of smtpd's events. The clock of the
+// events may be wrong, so rows contain times on a different clock: see clock.
 package memory
 
 // The rows by bucket. Numbers are big-endian. Hashes depend on the key in the
@@ -80,11 +81,11 @@ type Memory struct {
 type bucket interface {
 	// bucketName returns the name on disk, which two tables may share.
 	bucketName() string
-	// changes calls put for up to n changed rows. The value of a deleted row is nil. It
-	// returns n minus the number of these rows.
+	// changes calls put for up to n changed rows, and returns n minus the number of
+	// rows. The value of a deleted row is nil.
 	changes(n int, put func(key, value []byte)) (left int)
-	// restore adds a stored row, unless it has expired. It reports whether the
-	// row is valid for this table.
+	// restore adds a stored row, unless it has expired. restore reports whether the row
+	// is valid for this table.
 	restore(key, value []byte, now uint32) bool
 	// shift adds a number of seconds to the times of all rows.
 	shift(by int64)
@@ -101,17 +102,17 @@ func New() *Memory {
 		Bans: newBans(s), Counters: counters, Peers: peers, Recipients: newRecipients(s),
 		Logins: newLogins(s, peers, counters), Domains: newDomains(s), Days: newDays(s), shared: s,
 	}
-	// Other rows depend on the clock, which is first, and on the secret, which is the key
-	// of their hashes. The row about missing peers precedes the peers, because it must be
-	// on disk before the rows of these peers are deleted.
+	// The clock comes first, because other rows depend on it. The secret is the key of
+	// the hashes in other rows. The row on missing peers must be on disk before the
+	// rows of these peers are deleted.
 	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.hosts, &m.Bans.networks, forgottenRow{m.Peers}, &m.Peers.rows, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
 		&m.Logins.pairs, &m.Logins.sprays, &m.Logins.accounts, &m.Domains.rows, &m.Days.rows}
 	return m
 }
 
-// Limit reduces the maximum number of rows of all tables in proportion, so that they
-// use at most the given number of bytes on disk instead of AllBytes. It must be called
-// while the tables are empty.
+// Limit reduces the maximum number of rows of all tables in proportion. The tables then
+// use at most the given number of bytes on disk instead of AllBytes. Limit must be
+// called while the tables are empty.
 func (m *Memory) Limit(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -155,7 +156,7 @@ func Buckets() (names []string) {
 // chunk is the maximum number of rows that are processed without releasing the lock.
 const chunk = 500
 
-// Changes returns up to n rows that have changed and were not returned before.
+// Changes returns up to n changed rows that were not returned before.
 func (m *Memory) Changes(n int) (list []kv.Entry) {
 	m.settleBans()
 	for _, b := range m.buckets {
@@ -171,9 +172,8 @@ func (m *Memory) Changes(n int) (list []kv.Entry) {
 	return list
 }
 
-// changed appends up to n changed rows of b to list, and returns n minus their number.
-// It is a separate function because it unlocks with defer, so that a panic does not
-// leave the lock held.
+// changed appends up to n changed rows of b to list. changed returns n minus the number
+// of rows. A deferred unlock releases the lock even after a panic.
 func (m *Memory) changed(b bucket, n int, list *[]kv.Entry) (left int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -182,7 +182,7 @@ func (m *Memory) changed(b bucket, n int, list *[]kv.Entry) (left int) {
 	})
 }
 
-// Rewrite causes Changes to return all rows again. It is called after the file was lost.
+// Rewrite causes Changes to return all rows again, after the loss of the file.
 func (m *Memory) Rewrite() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -193,8 +193,8 @@ func (m *Memory) Rewrite() {
 
 // Load merges stored rows into the rows that were added since startup. Expired rows are
 // marked for deletion, and invalid rows are ignored. The row of the clock must come
-// first. If there is no such row and Follow was called, now must be the latest time at
-// which the clock of the events was certainly correct.
+// first. If Follow was called and no row of the clock exists, now must be the latest
+// time at which the clock was certainly correct.
 func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	some := make([]kv.Entry, 0, chunk)
 	take := func() {
@@ -221,11 +221,11 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	m.Bans.log.restart()
 }
 
-// provesAbsence reports whether exports rely on the absence of a row in a bucket: without a
-// row, a host has neither standing nor a ban.
+// provesAbsence reports whether exports rely on the absence of a row in a bucket.
+// Without a row, a host has neither standing nor a ban.
 func provesAbsence(bucket string) bool { return bucket == peersBucket || bucket == bansBucket }
 
-// load merges a stored row. It requires the lock.
+// load merges a stored row, and requires the lock.
 func (m *Memory) load(e *kv.Entry, now int64) {
 	c := &m.clock
 	switch {
@@ -247,8 +247,8 @@ func (m *Memory) load(e *kv.Entry, now int64) {
 }
 
 // Expect announces that Load will be called with the rows of an earlier run of the
-// filter. Until then, missing rows may be in the file. If Load does not receive the
-// last row of the peers, rows were lost: see Peers.Forgotten.
+// filter. Until the call of Load, missing rows may be in the file. If Load does not
+// receive the last row of the peers, rows were lost: see Peers.Forgotten.
 func (m *Memory) Expect() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -256,7 +256,7 @@ func (m *Memory) Expect() {
 }
 
 // Forget deletes the counts and sprays of the hosts in p, after the operator has
-// revoked their bans. If p is an IPv6 address, Forget includes its /64.
+// revoked their bans. An IPv6 address means its /64.
 func (m *Memory) Forget(p netip.Prefix) {
 	own := HostOf(p.Addr(), true).number()
 	p = widen(p)
@@ -267,8 +267,8 @@ func (m *Memory) Forget(p netip.Prefix) {
 	m.Logins.forget(freed, network(p.Addr()))
 }
 
-// restore adds a row to its table, and reports whether the bucket exists and the row is
-// valid.
+// restore adds a row to its table. known reports whether the bucket exists, and valid
+// whether the row is valid.
 func (m *Memory) restore(e *kv.Entry, now uint32) (known, valid bool) {
 	for _, b := range m.buckets {
 		if b.bucketName() == e.Bucket {

@@ -72,8 +72,8 @@ func TestCount(t *testing.T) {
 	}
 }
 
-// TestWindow checks that a counter never includes events older than its window, and
-// always includes events younger than five sixths of it.
+// TestWindow checks that a counter never includes events older than its window. A
+// counter always includes events younger than five sixths of the window.
 func TestWindow(t *testing.T) {
 	win := rules.Window{Evidence: rules.Harvest, Window: time.Hour, By: rules.BySrc}
 	m := New()
@@ -268,7 +268,7 @@ func TestDisk(t *testing.T) {
 			t.Errorf("by greeting, hashed with another key: %d", n)
 		}
 		d2 := disk{}
-		d2.take(m3) // the deletions of rows with hashes of the other key, which disk does not contain
+		d2.take(m3) // deletions of rows with hashes of the other key, which disk does not contain
 	})
 	t.Run("long after", func(t *testing.T) {
 		m3 := New()

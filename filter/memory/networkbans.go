@@ -2,12 +2,11 @@ package memory
 
 import "net/netip"
 
-// networkBans contains the manual bans of networks. It looks up an address once for
-// each prefix length in use, which is fast because there are few bans. The narrowest
-// ban applies.
+// networkBans contains the manual bans of networks. The lookup of an address checks
+// each prefix length in use. The narrowest ban applies.
 type networkBans struct {
 	rows  map[netip.Prefix]ban
-	bits  [2][129]int // number of rows by family and prefix length
+	bits  [2][129]int // rows by family and prefix length
 	dirty map[netip.Prefix]struct{}
 	rules *ruleNames
 }
@@ -66,8 +65,8 @@ func (n *networkBans) lookup(a netip.Addr, now uint32) (netip.Prefix, ban, bool)
 	return netip.Prefix{}, ban{}, false
 }
 
-// makeRoom drops expired bans from a full table and reports whether there is room for a
-// ban of p.
+// makeRoom drops expired bans from a full table. makeRoom reports whether the table has
+// room for a ban of p.
 func (n *networkBans) makeRoom(p netip.Prefix, now uint32) bool {
 	if n.has(p) || len(n.rows) < maxNetworkBans {
 		return true

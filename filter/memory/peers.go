@@ -9,8 +9,8 @@ import (
 	"scanwatch/rules"
 )
 
-// Peers is the table of clients with accepted mail, logins or offences. It has rows for
-// hosts, and for the registered domains of proven names.
+// Peers is the table of clients with accepted mail, logins or offences. The table has
+// rows for hosts, and for the registered domains of proven names.
 type Peers struct {
 	*shared
 	rows      table[peerKey, peer]
@@ -21,7 +21,7 @@ type Peers struct {
 const KnownClients = "known clients"
 
 type peerKey struct {
-	host Host // for a domain, its hash
+	host Host // hash of a domain for peerDomain
 	kind peerKind
 }
 
@@ -30,31 +30,31 @@ type peerKind uint8
 const (
 	peerHost peerKind = iota + 1 // by full address, so that hosts in the same IPv6 /64 do not share a row
 	peerDomain
-	peerLogin // logins, by Client.Host, because users change their address within a /64
+	peerLogin // logins by Client.Host, because users change their address within a /64
 )
 
-// peer is a row. Days are numbers since 1970.
+// A peer is a row. Days are numbers since 1970.
 type peer struct {
 	first, good uint16 // days of the first and the latest accepted mail
 	login       uint16 // day of the latest login
 	bad         uint16 // day of the latest offence
 	wrote       uint16 // day of the latest mail from local users to the domain
 	messages    uint16
-	days        uint16                // number of days with accepted mail
+	days        uint16                // days with accepted mail
 	senders     [manySenders]uint16   // hashes of sender domains; in the row of a domain, of other domains
 	helos       [manyGreetings]uint16 // hashes of greetings
 }
 
 const (
 	// peerDays is the number of days for which a client remains known after its latest
-	// mail. A sender with one message a year thus remains known.
+	// mail. A sender with one message a year remains known.
 	peerDays = 400
-	// loginDays is the number of days for which a login counts. After that, the address
-	// of a mobile phone may have been assigned to another user.
+	// loginDays is the number of days for which a login counts. Later, another user may
+	// have the address of a mobile phone.
 	loginDays = 30
 	// badDays is the number of days for which an offence suspends the standing trusted.
 	badDays = 30
-	// recentDays is the maximum age in days of the latest mail of a trusted client.
+	// recentDays is the maximum age of the latest mail of a trusted client, in days.
 	recentDays = 90
 )
 
@@ -63,11 +63,11 @@ const (
 const (
 	trustedMessages = 10
 	trustedDays     = 7
-	trustedSpread   = 10 // minimum number of days from the first to the latest message
+	trustedSpread   = 10 // days from the first to the latest message
 )
 
-// Thresholds from which an address is assumed to be shared by many hosts, such as a
-// gateway, and a domain by many owners, such as the domain of a provider.
+// Thresholds for an address that many hosts share, and for a domain with many owners.
+// Examples are a gateway and the domain of a provider.
 const (
 	manySenders   = 5 // sender domains
 	manyGreetings = 3
@@ -147,9 +147,8 @@ func (p *peer) many() bool {
 	return countShort(p.senders[:]) == manySenders && countShort(p.helos[:]) == manyGreetings && p.days >= manyDays
 }
 
-// A Delivery describes the ordinary mail that was accepted in one session. Ordinary
-// mail has a sender, has a recipient that is not a role account, and was not exempted
-// by a pass statement.
+// A Delivery describes the ordinary mail of one session. Ordinary mail has a sender,
+// has a recipient that is not a role account, and was not exempted by a pass statement.
 type Delivery struct {
 	Messages int
 	Senders  []string // registered domains of the senders
@@ -164,8 +163,8 @@ func (t *Peers) Delivered(c *Client, d Delivery, now int64) {
 	defer t.mu.Unlock()
 	at := t.clock.row(now)
 	t.deliver(hostKey(c), c, d, at)
-	// The mail also counts for the domain of the client's name, if the domain is its sender
-	// or is in the greeting.
+	// The mail also counts for the domain of the client's name. The sender or the
+	// greeting must be in this domain.
 	if c.Domain != "" && (slices.Contains(d.Senders, c.Domain) || RegisteredDomain(c.Helo) == c.Domain) {
 		t.deliver(t.domainKey(c.Domain), c, d, at)
 	}
@@ -208,8 +207,9 @@ func (t *Peers) WroteTo(domain string, now int64) {
 	}
 }
 
-// Misbehaved records an offence of c. It halves the numbers of messages and days of c
-// and of its domain, and suspends the standing trusted for badDays.
+// Misbehaved records an offence of c. An offence halves the numbers of messages and
+// days of c and of its domain. An offence also suspends the standing trusted for
+// badDays.
 func (t *Peers) Misbehaved(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -220,14 +220,14 @@ func (t *Peers) Misbehaved(c *Client, now int64) {
 		}
 		p, _ := t.rows.get(k)
 		if p.bad == dayOf(at) {
-			continue // once a day suffices, because each retry of a newsletter would be another offence
+			continue // once a day, because each retry of a newsletter would be another offence
 		}
 		p.bad, p.messages, p.days = dayOf(at), (p.messages+1)/2, (p.days+1)/2
 		t.rows.put(k, p, at)
 	}
 }
 
-// login records a login from the host of c. It requires the lock.
+// login records a login from the host of c, and requires the lock.
 func (t *Peers) login(c *Client, at uint32) {
 	k := peerKey{c.Host(), peerLogin}
 	p, _ := t.rows.get(k)
@@ -236,7 +236,7 @@ func (t *Peers) login(c *Client, at uint32) {
 }
 
 // hasLogin reports whether a user has logged in from the host of c in the last
-// loginDays. It requires the lock.
+// loginDays. The caller must hold the lock.
 func (t *Peers) hasLogin(c *Client, at uint32) bool {
 	p, ok := t.rows.get(peerKey{c.Host(), peerLogin})
 	return ok && within(p.login, at, loginDays)
@@ -249,8 +249,8 @@ func (t *Peers) domainKey(domain string) peerKey {
 // hostKey returns the key of the address of c.
 func hostKey(c *Client) peerKey { return peerKey{HostOf(c.Addr, true), peerHost} }
 
-// keys returns the keys of the rows of c: its host and its domain. A key is zero if there
-// is no such row.
+// keys returns the keys of the rows of c for its host and its domain. The key of a row
+// that cannot exist is zero.
 func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 	keys[0] = hostKey(c)
 	if c.Domain != "" {
@@ -259,10 +259,10 @@ func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 	return keys
 }
 
-// RegisteredDomain returns the registered domain of a host name. It returns "" for a
-// name that a provider has derived from an address or assigned to the host of a
-// customer, because the customer does not own that domain. The function takes about a
-// microsecond and allocates memory, so it should be called only once per session.
+// RegisteredDomain returns the registered domain of a host name. RegisteredDomain
+// returns "" if a provider has derived the name, because its customer does not own the
+// domain. A call needs about a microsecond and allocates memory, so a caller should
+// call RegisteredDomain only once per session.
 func RegisteredDomain(name []byte) string {
 	if hostname.Generic(name) {
 		return ""
@@ -270,21 +270,21 @@ func RegisteredDomain(name []byte) string {
 	return hostname.Registered(name)
 }
 
-// A Standing is the standing of a client, with the reasons for it.
+// A Standing is the standing of a client, with its reasons.
 type Standing struct {
 	Level    rules.Standing
-	By       string // reason for the level: host, domain or correspondent; empty if Level is none
+	By       string // reason for the level: host, domain or correspondent; empty for level none
 	Messages int
-	Days     int       // number of days with messages
+	Days     int       // days with messages
 	First    time.Time // day of the first message, in UTC
 	Last     time.Time // day of the latest message
-	Offence  time.Time // day of the latest offence; zero if there was none in the last 30 days
-	Login    time.Time // day of the latest login; zero if there was none in the last 30 days
+	Offence  time.Time // day of the latest offence; zero for none in the last 30 days
+	Login    time.Time // day of the latest login; zero for none in the last 30 days
 	Many     bool      // many hosts share the address
 }
 
-// Standing returns the standing of c. The level is unknown until the stored rows
-// have been read.
+// Standing returns the standing of c. The level is unknown until the stored rows have
+// been read.
 func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -340,8 +340,8 @@ func (p *peer) standing(c *clock, at uint32) (s Standing) {
 }
 
 // Excuse returns the reason why rules must not ban c, or "". The reason is "many" if
-// many hosts share its address, "login" if a user has recently logged in from its
-// address, or otherwise the standing of c.
+// many hosts share the address, and "login" after a recent login from the address. For
+// any other known client, the reason is its standing.
 func (t *Peers) Excuse(c *Client, now int64) string {
 	switch s := t.Standing(c, now); {
 	case s.Many:
@@ -386,9 +386,9 @@ func (t *Peers) Summary(now int64) (s Summary) {
 // A Peer is a host with recent mail or a recent login.
 type Peer struct {
 	Prefix    netip.Prefix // an IPv4 address, an IPv6 address or its /64
-	Messages  int          // number of accepted messages
-	LastMail  time.Time    // a day, in UTC; zero if none in the last recentDays
-	LastLogin time.Time    // a day, in UTC; zero if none in the last loginDays
+	Messages  int          // accepted messages
+	LastMail  time.Time    // day in UTC; zero for none in the last recentDays
+	LastLogin time.Time    // day in UTC; zero for none in the last loginDays
 	Many      bool         // many hosts share the address, which should be listed as a gateway
 }
 
@@ -408,8 +408,8 @@ func (t *Peers) Recent(a netip.Addr, now int64) bool {
 	return false
 }
 
-// Each calls visit for each host with accepted mail in the last 90 days or a login in
-// the last 30 days.
+// Each calls visit for each host with mail in the last 90 days or a login in the last
+// 30 days.
 func (t *Peers) Each(now int64, visit func(Peer)) {
 	at := t.clock.row(now)
 	each(&t.mu, &t.rows, func(k peerKey, p peer) (Peer, bool) { return p.export(&t.clock, k, at) }, visit)

@@ -4,42 +4,42 @@ import (
 	"scanwatch/internal/mailbox"
 )
 
-// Recipients is the table of requested mailboxes. It contains whether a mailbox exists,
-// and the networks that have requested a mailbox that does not exist. A subaddress (RFC
-// 5233) counts as its mailbox.
+// Recipients is the table of requested mailboxes. A row contains whether the mailbox
+// exists. The row of a missing mailbox contains the networks that have requested the
+// mailbox. A subaddress (RFC 5233) counts as its mailbox.
 type Recipients struct {
 	*shared
 	rows table[uint64, recipient]
 	// asks contains the requests for missing mailboxes by host and mailbox, and by
-	// sender and mailbox. It also contains the number of free requests of each domain:
-	// see freeAsks.
+	// sender and mailbox. asks also counts the free requests of each domain: see
+	// freeAsks.
 	asks      table[uint64, ask]
 	delimiter byte
 	base      []byte // scratch
 }
 
 type recipient struct {
-	day      uint16 // day on which the mailbox was last requested or, if it exists, last accepted
+	day      uint16 // day of the latest request or, for an existing mailbox, of the latest acceptance
 	accepted bool
 	networks distinctNetworks
 }
 
-// A recipient that was accepted is kept longer, because it must not count as missing later.
+// An accepted recipient is kept longer, because it must not count as missing later.
 const (
 	probedDays   = 30
 	acceptedDays = 400
 )
 
-// ask is a row with the number of requests since a time.
+// An ask is a row with the number of requests since a time.
 type ask struct {
 	since uint32
 	n     uint16
 }
 
 const (
-	// askWindow is the period in which repeated requests of a host for the same mailbox
-	// count once: a mailing list requests its former members for each message and
-	// learns nothing.
+	// askWindow is the period in which repeated requests of a host for a mailbox count
+	// once. A mailing list requests its former members for each message, and learns
+	// nothing.
 	askWindow = 30 * daySeconds
 	// freeAsks is the number of requests for probed mailboxes that the hosts of a
 	// domain may send in a day without a finding.
@@ -114,7 +114,7 @@ func (t *Recipients) Separator() byte {
 	return t.delimiter
 }
 
-// mailbox returns the hash of the mailbox of rcpt. It requires the lock.
+// mailbox returns the hash of the mailbox of rcpt, and requires the lock.
 func (t *Recipients) mailbox(rcpt []byte) uint64 {
 	t.base = mailbox.AppendBase(t.base[:0], rcpt, t.delimiter)
 	return t.hash('r', t.base)
@@ -139,8 +139,8 @@ func (t *Recipients) Accepted(rcpt []byte, now int64) {
 	}
 }
 
-// Known reports whether mail for rcpt was accepted. If it was not, the mailbox may still
-// exist.
+// Known reports whether mail for rcpt was accepted. A mailbox without accepted mail may
+// still exist.
 func (t *Recipients) Known(rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -149,7 +149,7 @@ func (t *Recipients) Known(rcpt []byte, now int64) bool {
 }
 
 // Refused records that the mail server rejected the recipient rcpt of an unknown
-// client. The server must never have accepted rcpt.
+// client. The row of an accepted recipient does not change.
 func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -164,8 +164,8 @@ func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 	t.rows.put(k, r, at)
 }
 
-// Asked records that c requested rcpt, which does not exist. It reports whether c had
-// already requested rcpt within askWindow.
+// Asked records that c requested rcpt, which does not exist. Asked reports whether c
+// had already requested rcpt within askWindow.
 func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -177,16 +177,17 @@ func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 	return t.again(k, at)
 }
 
-// Held records that a rule rejected the recipient rcpt of c. It reports whether that
-// had already happened within askWindow, because mail servers retry.
+// Held records that a rule rejected the recipient rcpt of c. Held reports whether the
+// rejection is a repetition within askWindow. Mail servers retry, and thereby cause
+// repetitions.
 func (t *Recipients) Held(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.again(mix(t.mailbox(rcpt), c.Host().number()), t.clock.row(now))
 }
 
-// again records a request, and reports whether the same request was already recorded within
-// askWindow. It requires the lock.
+// again records a request, and requires the lock. again reports whether the same
+// request was already recorded within askWindow.
 func (t *Recipients) again(k uint64, at uint32) bool {
 	_, again := t.asks.live(k, at)
 	if !again {
@@ -195,8 +196,8 @@ func (t *Recipients) again(k uint64, at uint32) bool {
 	return again
 }
 
-// Probed reports whether rcpt has never existed and at least distinctAt networks other
-// than the network of c have requested it.
+// Probed reports whether other networks have requested rcpt, which has never existed.
+// At least distinctAt networks other than the network of c must have requested rcpt.
 func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -204,10 +205,10 @@ func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	return ok && !r.accepted && r.networks.others(c.Addr) >= distinctAt
 }
 
-// Excused records a request for a probed mailbox, and reports whether c may send it
-// without a finding, because the mailbox may be new. A client with its own proven name
-// may do so once for each pair of sender and recipient, and all hosts of its domain
-// together at most freeAsks times a day.
+// Excused records a request for a probed mailbox, and reports whether the request is
+// exempt. The mailbox may be new, so a client with its own proven name may request it.
+// Each pair of sender and recipient is exempt once. All hosts of a domain together have
+// at most freeAsks exempt requests a day.
 func (t *Recipients) Excused(c *Client, sender, rcpt []byte, now int64) bool {
 	if c.Domain == "" {
 		return false

@@ -33,7 +33,7 @@ func TestProbed(t *testing.T) {
 }
 
 // TestKnownRecipient checks that a mailbox with accepted mail is known with all its
-// subaddresses, until it has received no mail for a year.
+// subaddresses. After a year without mail, the mailbox is unknown.
 func TestKnownRecipient(t *testing.T) {
 	m := New()
 	m.Recipients.Accepted([]byte("Alice+lists@Example.org"), at(0))
@@ -87,9 +87,9 @@ func TestAsked(t *testing.T) {
 	}
 }
 
-// TestExcused checks the requests for a probed mailbox that are exempt: for a host with a
-// proven name, one for each pair of sender and recipient, and five a day for its
-// domain.
+// TestExcused checks the exempt requests for a probed mailbox. A host with a proven
+// name has one request for each pair of sender and recipient. The domain of the host
+// has five requests a day.
 func TestExcused(t *testing.T) {
 	m := New()
 	ask := func(c *Client, sender, rcpt string, d time.Duration) bool {

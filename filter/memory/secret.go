@@ -66,7 +66,7 @@ func (s secret) changes(n int, put func(key, value []byte)) (left int) {
 	return n
 }
 
-// restore sets the key, and drops all rows with hashes that depend on the previous key.
+// restore sets the key, and drops all rows with hashes of the previous key.
 func (s secret) restore(_, value []byte, _ uint32) bool {
 	if len(value) != len(s.key) {
 		return false

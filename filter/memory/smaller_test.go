@@ -13,7 +13,6 @@ import (
 	"scanwatch/store"
 )
 
-// fillBans bans n hosts.
 func fillBans(m *Memory, n int) {
 	for i := range n {
 		var b [16]byte
@@ -22,8 +21,8 @@ func fillBans(m *Memory, n int) {
 	}
 }
 
-// TestFewerRows checks that smaller tables record the deletion of every row that
-// does not fit.
+// TestFewerRows checks that smaller tables record the deletion of every row that does
+// not fit.
 func TestFewerRows(t *testing.T) {
 	large := New()
 	fillBans(large, 5000)

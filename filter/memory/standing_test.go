@@ -34,7 +34,7 @@ func every(n, spread int) (days []int) {
 	return days
 }
 
-// TestStanding checks which mail and offences result in which standing.
+// TestStanding checks the standing that results from mail and offences.
 func TestStanding(t *testing.T) {
 	mx := named("192.0.2.1", "mx1.Mail.example.org.")
 	const none, known, trusted = rules.StandingNone, rules.StandingKnown, rules.StandingTrusted
@@ -78,8 +78,8 @@ func TestStanding(t *testing.T) {
 	}
 }
 
-// TestGreetingOfDomain checks that mail counts for the domain of the proven name if the
-// greeting is in this domain, regardless of the senders.
+// TestGreetingOfDomain checks that mail counts for the domain of the proven name. The
+// greeting must be in the domain of the proven name, and the senders do not matter.
 func TestGreetingOfDomain(t *testing.T) {
 	m := New()
 	c := named("192.0.2.1", "out1.example.org")
@@ -90,8 +90,8 @@ func TestGreetingOfDomain(t *testing.T) {
 	}
 }
 
-// TestProviderDomain checks that a domain whose hosts send for several other
-// domains has no standing: it belongs to a provider.
+// TestProviderDomain checks that a provider's domain has no standing. The hosts of a
+// provider's domain send for several other domains.
 func TestProviderDomain(t *testing.T) {
 	for n := range 6 {
 		m := New()
@@ -110,8 +110,8 @@ func TestProviderDomain(t *testing.T) {
 	}
 }
 
-// TestMany checks that an address with mail of five sender domains, with three
-// greetings and on three days counts as shared by many hosts and has no standing.
+// TestMany checks that an address with many senders and greetings has no standing. The
+// address has mail of five sender domains, three greetings and three days.
 func TestMany(t *testing.T) {
 	for _, tt := range []struct {
 		senders, helos, days int
@@ -138,8 +138,8 @@ func TestMany(t *testing.T) {
 	}
 }
 
-// TestCorrespondent checks that hosts with a proven name are known immediately after a
-// user of the site wrote to their domain.
+// TestCorrespondent checks that hosts with a proven name are known after mail to their
+// domain. A user of the site has sent the mail.
 func TestCorrespondent(t *testing.T) {
 	m := New()
 	m.Peers.WroteTo("example.net", at(0))
@@ -161,8 +161,8 @@ func TestCorrespondent(t *testing.T) {
 	}
 }
 
-// TestUnreadState checks that the standing of an unknown client is unknown until the
-// stored rows have been read, and that a known client is known earlier.
+// TestUnreadState checks that the standing of a client is unknown until the stored rows
+// have been read. A client with mail since startup is known earlier.
 func TestUnreadState(t *testing.T) {
 	before := New()
 	mails{who("192.0.2.1"), every(8, 10), 2, "example.org", 0}.play(before)
@@ -181,8 +181,8 @@ func TestUnreadState(t *testing.T) {
 	}
 }
 
-// TestStandingMergesWithDisk checks that mail before and after a restart adds up,
-// and that one day counts once.
+// TestStandingMergesWithDisk checks that mail before and after a restart adds up. One
+// day counts once.
 func TestStandingMergesWithDisk(t *testing.T) {
 	c := who("192.0.2.1")
 	before := New()

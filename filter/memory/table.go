@@ -13,8 +13,8 @@ type schema[K comparable, V any] struct {
 	bucket string // name of the bucket on disk
 	limit  int    // maximum number of rows
 
-	// evictionScore returns the usefulness of a row. It is negative if the row has
-	// expired. A full table evicts rows with low scores first.
+	// evictionScore returns the usefulness of a row, which is negative for an expired
+	// row. A full table evicts rows with low scores first.
 	evictionScore func(k K, v V, now uint32) int64
 
 	key    func(K) []byte
@@ -23,29 +23,29 @@ type schema[K comparable, V any] struct {
 	// merge merges a stored row into a row that was added since startup. If merge is
 	// nil, the stored row is ignored.
 	merge func(live *V, stored V)
-	// shift adds a number of seconds to the times in a row. It is nil if rows contain
-	// no times.
+	// shift adds a number of seconds to the times in a row. A table without times has
+	// no shift.
 	shift func(k K, v *V, by int64)
-	// dropped is called with each row that is evicted or has expired. It may be nil.
+	// dropped is called with each row that is evicted or has expired, and may be nil.
 	dropped func(k K, v V)
 }
 
-// A table is a map with a maximum number of rows. It records which rows have changed and
-// must be written to disk.
+// A table is a map with a maximum number of rows. The table records the changed rows,
+// which must be written to disk.
 type table[K comparable, V any] struct {
 	schema[K, V]
 	clock *clock
 	rows  map[K]V
-	// dirty contains the keys of the rows that have changed since they were last
-	// written to disk. The value reports whether the disk has a row with this key. Rows
-	// that were deleted before they were written are not included, so dirty never has
-	// more than twice as many rows as the table.
+	// dirty contains the keys of the rows that have changed since the latest write. The
+	// value reports whether the disk has a row with this key. A row that was deleted
+	// before a write is not included. dirty therefore never has more than twice as many
+	// rows as the table.
 	dirty   map[K]bool
 	evicted uint64
 	peak    int // maximum number of rows since the map was allocated
 
-	// next iterates over the remaining rows while all rows are rewritten; otherwise it is
-	// nil.
+	// next iterates over the remaining rows while all rows are rewritten. At any other
+	// time, next is nil.
 	next func() (K, bool)
 	stop func()
 }
@@ -72,9 +72,9 @@ func (t *table[K, V]) live(k K, now uint32) (v V, ok bool) {
 	return v, ok
 }
 
-// put sets a row. If the row is new, put samples a few other rows. It deletes expired
-// rows in the sample and, if the table is full, the row in the sample with the lowest
-// score. No operation scans the whole table.
+// put sets a row. For a new row, put samples a few other rows, and deletes the expired
+// rows in the sample. If the table is full, put also evicts the row with the lowest
+// score in the sample. No operation scans the whole table.
 func (t *table[K, V]) put(k K, v V, now uint32) {
 	_, had := t.rows[k]
 	if !had {
@@ -87,8 +87,8 @@ func (t *table[K, V]) put(k K, v V, now uint32) {
 	}
 }
 
-// samples is the number of rows that put samples for a new row. It is greater than one,
-// so that expired rows can be deleted faster than new rows are added.
+// samples is the number of rows that put samples for a new row. With more than one
+// sample, expired rows are deleted faster than new rows are added.
 const samples = 5
 
 func (t *table[K, V]) makeRoom(now uint32) {
@@ -120,7 +120,7 @@ func (t *table[K, V]) makeRoom(now uint32) {
 	}
 }
 
-// drop deletes a row that is being evicted or has expired.
+// drop deletes a row that is evicted or has expired.
 func (t *table[K, V]) drop(k K, v V) {
 	t.del(k)
 	if t.dropped != nil {
@@ -213,7 +213,7 @@ func (t *table[K, V]) restore(key, value []byte, now uint32) bool {
 	return true
 }
 
-// restoreRow adds a row read from disk, unless it has expired.
+// restoreRow adds a row from disk, unless it has expired.
 func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
 	if t.evictionScore(k, v, now) < 0 {
 		t.dirty[k] = true
@@ -240,9 +240,9 @@ func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
 	delete(t.dirty, k)
 }
 
-// each calls export for each row and, if export returns true, calls visit with the
-// exported value. export is called with the lock and may change its copy of the row.
-// visit is called without the lock. Rows that are added during the call may be omitted.
+// each calls visit with the exported value of each row for which export returns true.
+// export is called with the lock, and may change its copy of the row. visit is called
+// without the lock. Rows that are added during the call may be omitted.
 func each[K comparable, V, E any](mu *sync.Mutex, t *table[K, V], export func(K, V) (E, bool), visit func(E)) {
 	var next func() (K, V, bool)
 	var stop func()

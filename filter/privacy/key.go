@@ -13,8 +13,8 @@ import (
 // KeyFile is the name of the key file in the state directory (mode 0600).
 //
 // The key is in a separate file for three reasons. Operators may copy the other files
-// or give a group access to them. state.db may be lost and created again. While the
-// filter runs, it locks state.db.
+// or give a group access to them. The file state.db may be lost and created again. The
+// running filter locks state.db.
 const KeyFile = "key"
 
 const keyBytes = 32
@@ -43,9 +43,8 @@ func NewKey() []byte {
 	return key
 }
 
-// SaveKey saves key in the state directory dir, unless dir already contains a key. It
-// returns the key in dir. If several processes call it at the same time, all receive
-// the same key.
+// SaveKey saves key in the state directory dir, and returns the key in dir. An existing
+// key remains. All processes that call SaveKey at the same time receive the same key.
 func SaveKey(dir string, key []byte) ([]byte, error) {
 	have, err := ReadKey(dir)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -57,7 +56,7 @@ func SaveKey(dir string, key []byte) ([]byte, error) {
 	return ReadKey(dir)
 }
 
-// writeKey writes the key, unless another process has already written one.
+// writeKey writes the key. A key that another process has written remains.
 func writeKey(dir string, key []byte) (err error) {
 	f, err := os.CreateTemp(dir, KeyFile+"-*.new") // CreateTemp sets mode 0600
 	if err != nil {
@@ -77,8 +76,8 @@ func writeKey(dir string, key []byte) (err error) {
 	return syncDir(dir)
 }
 
-// syncDir syncs dir. Without it, the key could be lost in a power failure, although
-// records with its hashes have been written.
+// syncDir syncs dir. A power failure could otherwise remove the key, although records
+// contain its hashes.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

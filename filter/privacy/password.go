@@ -14,12 +14,14 @@ const (
 	maxHard   = 5 // consecutive letters without a vowel
 )
 
-// LikePassword reports whether a user name may be a password that was typed into the
-// wrong field. Mail addresses are not treated as passwords. One to four short words,
-// optionally after a domain and a backslash, are not treated as passwords either. A
-// word has letters of one case, optionally with a capital first letter, and ends with
-// at most two digits. All other texts may be passwords, and so may names with lower
-// case, upper case and digits, and common passwords.
+// LikePassword reports whether a user name may be a password in the wrong field.
+//
+// A mail address is not treated as a password. One to four short words, optionally after
+// a domain and a backslash, are not treated as a password either.
+//
+// A word has letters of one case, optionally with a capital first letter, and ends with
+// at most two digits. All other texts may be passwords. A common password, and a name
+// with lower case, upper case and digits, may also be passwords.
 func LikePassword(name []byte) bool {
 	if len(name) == 0 {
 		return false
@@ -67,8 +69,7 @@ var common = func() map[string]bool {
 	return words
 }()
 
-// plainPart reports whether p is word, Word or WORD, optionally with digits at the
-// end.
+// plainPart reports whether p is word, Word or WORD, optionally with digits at the end.
 func plainPart(p []byte) bool {
 	if len(p) == 0 || len(p) > maxPart {
 		return false
@@ -103,8 +104,8 @@ func plainPart(p []byte) bool {
 	return upper == 0 || lower == 0 || upper == 1 && first
 }
 
-// hostName reports whether name may be an internet domain: it has at least two labels,
-// and the last label consists of letters.
+// hostName reports whether name may be an internet domain. A domain has at least two
+// labels, and its last label consists of letters.
 func hostName(name []byte) bool {
 	last := bytes.LastIndexByte(name, '.')
 	if last < 1 || len(name)-last < 3 || len(name) > 253 {

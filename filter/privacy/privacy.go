@@ -1,7 +1,7 @@
 // Package privacy replaces user names and the local parts of mailboxes with keyed
-// hashes. At one site, equal mailboxes have equal hashes, so that the operator, who has
-// the key, can search for a mailbox. A mailbox cannot be recovered from its hash. The
-// package does not depend on sessions or policies.
+// hashes. At one site, equal mailboxes have equal hashes. The operator, who has the
+// key, can therefore search for a mailbox. A mailbox cannot be recovered from its hash.
+// The package does not depend on sessions or policies.
 package privacy
 
 import (
@@ -18,8 +18,8 @@ import (
 // shorter.
 const maxInput = 512
 
-// A Hasher computes hashes with one key. It must not be used concurrently. The text
-// that is passed to a method must not overlap dst.
+// A Hasher computes hashes with one key, and must not be used concurrently. The text
+// for a method must not overlap dst.
 type Hasher struct {
 	mac hash.Hash
 	in  [maxInput]byte
@@ -29,7 +29,7 @@ type Hasher struct {
 // New returns a Hasher with the given key.
 func New(key []byte) *Hasher { return &Hasher{mac: hmac.New(sha256.New, key)} }
 
-// Word appends the hash of a word. Hashes ignore ASCII case.
+// Word appends the hash of a word, ignoring ASCII case.
 func (h *Hasher) Word(dst, word []byte) []byte {
 	n := fold(h.in[:], word)
 	h.mac.Reset()
@@ -52,8 +52,8 @@ func fold(dst, text []byte) int {
 
 // Mailbox appends a mailbox with a hashed local part and an unchanged domain. The hash
 // also depends on the domain. The null sender, role accounts, hashes and empty local
-// parts remain unchanged. A source route (RFC 5321 appendix C) is hashed as a part of
-// the local part.
+// parts remain unchanged. A source route (RFC 5321 appendix C) is hashed with the local
+// part.
 func (h *Hasher) Mailbox(dst, addr []byte) []byte {
 	local := addr
 	if i := bytes.LastIndexByte(addr, '@'); i >= 0 {
@@ -65,7 +65,7 @@ func (h *Hasher) Mailbox(dst, addr []byte) []byte {
 	return append(h.Word(dst, addr), addr[len(local):]...)
 }
 
-// Text appends text, and replaces all mailboxes in it as Mailbox does. A mailbox is the
+// Text appends text, and replaces each mailbox in it as Mailbox does. A mailbox is the
 // text around an @, a word in angle brackets, or an argument of a command that takes a
 // mailbox. If the limits of the mailbox are unclear, Text hashes more than the mailbox.
 func (h *Hasher) Text(dst, text []byte) []byte {
@@ -95,7 +95,7 @@ func (h *Hasher) mailboxes(dst, text []byte) []byte {
 	}
 }
 
-// localPart returns the index at which the local part starts, given the index at of the @.
+// localPart returns the start of the local part that ends before the @ at index at.
 func localPart(text []byte, at int) int {
 	from := at
 	switch {
@@ -123,15 +123,15 @@ func quote(text []byte) int {
 	return 0
 }
 
-// ends reports whether the character c ends a mailbox. It returns false for = (as in
-// the senders of bounces) and apostrophes, because local parts may contain them (RFC
-// 5321 section 4.1.2).
+// ends reports whether the character c ends a mailbox. The sign = and the apostrophe do
+// not end a mailbox, because a local part may contain them (RFC 5321 section 4.1.2).
+// Senders of bounces contain the sign =.
 func ends(c byte) bool {
 	return c <= ' ' || c == 0x7f || bytes.IndexByte([]byte(`<>()",;`), c) >= 0
 }
 
-// brackets appends a text that contains no @, and hashes words in angle brackets,
-// because servers write recipients without a domain in this way.
+// brackets appends a text without an @, and hashes words in angle brackets. Servers
+// write recipients without a domain in angle brackets.
 func (h *Hasher) brackets(dst, text []byte) []byte {
 	for {
 		from := bytes.IndexByte(text, '<') + 1
@@ -159,8 +159,7 @@ var commands = []struct {
 	{"RCPT", "TO", false}, {"VRFY", "", false}, {"EXPN", "", false},
 }
 
-// arguments returns the index of the arguments of a command that takes a mailbox, or 0
-// for other text.
+// arguments returns the index of the arguments of a command that takes a mailbox, or 0.
 func arguments(line []byte) int {
 	blanks := len(line) - len(bytes.TrimLeft(line, " \t"))
 	verb := letters(line, blanks)
@@ -193,9 +192,9 @@ func letters(line []byte, i int) int {
 	return i
 }
 
-// arguments appends the arguments of a command that takes a mailbox. It hashes the
-// first argument as a mailbox in any case. It also hashes later words, except
-// parameters such as SIZE=1.
+// arguments appends the arguments of a command that takes a mailbox. The first argument
+// is always hashed as a mailbox. Later words are also hashed, but parameters such as
+// SIZE=1 are not.
 func (h *Hasher) arguments(dst, args []byte) []byte {
 	if len(args) > 0 && args[0] == '<' {
 		n := bytes.IndexByte(args, '>')

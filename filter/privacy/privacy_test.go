@@ -70,13 +70,13 @@ func TestText(t *testing.T) {
 		{"MAIL FROM:<>", "MAIL FROM:<>"},
 		{"MAIL", "MAIL"},
 		{"EHLO mail.example.org", "EHLO mail.example.org"},
-		// The whole local part must be hashed, including a bounce address and a name with
-		// an apostrophe.
+		// The whole local part must be hashed, including a bounce address and a name
+		// with an apostrophe.
 		{"for bounce-john.smith=example.com@example.org:", "for " + word("bounce-john.smith=example.com@example.org") + "@example.org:"},
 		{"<john.o'brien@example.org>", "<" + word("john.o'brien@example.org") + "@example.org>"},
 		{`"a\"b c"@example.org.`, word(`"a\"b c"@example.org`) + "@example.org."},
 		{"x john(work)@example.org", "x " + word("john(work)@example.org") + "@example.org"},
-		// Invalid commands, and commands without a domain.
+		// The commands are invalid or lack a domain.
 		{"VRFY john@example.org", "VRFY " + john},
 		{"VRFY Postmaster", "VRFY Postmaster"},
 		{"vrfy\tjohn", "vrfy\t" + word("john")},
@@ -153,8 +153,8 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// FuzzText checks that Text leaves no local part unhashed, and does not change text
-// without mailboxes.
+// FuzzText checks that Text leaves no local part unhashed. Text without mailboxes does
+// not change.
 func FuzzText(f *testing.F) {
 	f.Add([]byte("RCPT TO:<john.q.public@example.org> NOTIFY=NEVER"))
 	f.Add([]byte(`MAIL FROM:<"a b"@c> x@y`))

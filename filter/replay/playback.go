@@ -7,7 +7,7 @@ import (
 	"scanwatch/store"
 )
 
-// A playback is a session that is being replayed.
+// A playback is a session during its replay.
 type playback struct {
 	rec    store.Record
 	out    Outcome
@@ -18,17 +18,17 @@ type playback struct {
 	gone   bool  // the policy disconnected the client
 
 	next     next
-	ruled    bool // a recorded rule of this filter decided in phase ruledAt, and the KindFilter step with its decision follows
+	ruled    bool // a recorded rule of this filter decided in phase ruledAt, and a KindFilter step with the decision follows
 	ruledAt  smtp.Phase
 	rule     string // rule of the latest decision
-	banned   bool   // the latest decision was due to a ban
+	banned   bool   // a ban caused the latest decision
 	junk     bool   // the policy has marked the session as junk
 	wasJunk  bool   // a filter marked a message of the recorded session as junk
 	unhelo   bool   // the policy rejected the latest greeting
-	lostAll  int    // number of messages that are lost for all recipients
+	lostAll  int    // messages that are lost for all recipients
 	tx       transaction
 	done     store.Counts // counters of the commands so far
-	examples int          // number of failed commands that had a step
+	examples int          // failed commands that had a step
 	padded   bool         // commands without a step were replayed
 	cmd      command
 	sawAuth  bool // the client has sent AUTH, so the record masks later unknown commands
@@ -36,31 +36,31 @@ type playback struct {
 	nreplies int
 }
 
-// next is the next step, with the recorded decisions about it.
+// A next is the next step, with the recorded decisions on it.
 type next struct {
 	step     store.Step
-	held     store.Step // step that follows step, in the changed order: see swap
-	last     bool       // no step is left, and only the end of the session follows
+	held     store.Step // step after step in the changed order: see swap
+	last     bool       // only the end of the session follows
 	filter   store.Step // recorded decision of a filter
 	filtered bool       // filter is set
 	ours     bool       // a rule of this filter made the recorded decision
 	ruled    bool       // a rule of this filter made a decision, enforced or observed
 }
 
-// transaction is the current transaction: as recorded, and as replayed ("now").
+// A transaction is the current transaction, as recorded and as replayed ("now").
 type transaction struct {
 	open   bool // open now
 	sender []byte
 	msgid  uint32
-	was    int  // number of recipients that were accepted when recorded
-	now    int  // number of recipients that are accepted now
+	was    int  // recipients that were accepted when recorded
+	now    int  // recipients that are accepted now
 	data   bool // DATA was accepted when recorded
 	junk   bool
 	why    Refusal // latest rejection in the transaction
 }
 
-// reply is the text of a reply. If steps have the same verb and code, only the first
-// contains it.
+// A reply is the text of a reply. If several steps have the same verb and code, only
+// the first step contains the text.
 type reply struct {
 	code uint32
 	verb [4]byte
@@ -76,7 +76,7 @@ func (v *playback) advance() {
 		v.at = v.newest
 		return
 	}
-	first := int64(0) // time at which the command first had an effect
+	first := int64(0) // time of the first effect of the command
 	start := v.rec.Start.UnixMicro()
 	for v.cursor.Next(&n.step) {
 		s := &n.step
@@ -102,7 +102,7 @@ func (v *playback) advance() {
 	v.at = max(v.rec.End.UnixMicro(), v.newest)
 }
 
-// filterNext stores the recorded decision of a filter about the next step.
+// filterNext stores the recorded decision of a filter on the next step.
 func (v *playback) filterNext(s *store.Step) {
 	n := &v.next
 	n.filter, n.filtered = *s, true
@@ -124,8 +124,8 @@ func (n *next) decided(phase smtp.Phase) bool {
 	return n.filtered && n.filter.Phase == phase
 }
 
-// swap restores the order of a failed command and the rejected input that followed it.
-// The input was recorded immediately, but the command only when the session continued.
+// swap restores the order of a failed command and the rejected input after it. The
+// input was recorded immediately, but the command only when the session continued.
 func (v *playback) swap() {
 	n := &v.next
 	if n.step.Kind != store.KindInput {
@@ -171,8 +171,8 @@ func (v *playback) text(s *store.Step) []byte {
 	return nil
 }
 
-// lost adds a message that was accepted when recorded, but is now rejected for all its
-// recipients, or for some of them if some is set.
+// lost adds a message that was accepted when recorded, but is now rejected. If some is
+// set, other recipients still receive the message.
 func (v *playback) lost(t *transaction, some bool) {
 	m := Message{Sender: t.sender, Rcpts: t.was, Some: some, Refusal: t.why}
 	if some {

@@ -17,7 +17,7 @@ import (
 )
 
 // TestHashed checks that a replay of records with hashed mailboxes results in the same
-// decisions, for every stream and a busy day.
+// decisions. The test replays every stream and a busy day.
 func TestHashed(t *testing.T) {
 	lists := builtin(t)
 	hasher := privacy.New(bytes.Repeat([]byte{7}, 32))
@@ -26,9 +26,9 @@ func TestHashed(t *testing.T) {
 		t.Fatalf("%d streams, %v", len(streams), err)
 	}
 	for _, how := range []string{"hashed"} {
-		// Hashes of subaddresses of one mailbox differ, so that counts of distinct
-		// mailboxes would differ. To avoid this, the delimiter is a character that no
-		// address of the day contains.
+		// Hashes of subaddresses of one mailbox differ, so counts of distinct mailboxes
+		// would differ. The delimiter is therefore a character that no address of the
+		// day contains.
 		conf := "privacy " + how + "\ndelimiter \"~\"\ntable <local-domains> { \"example.org\" }\n"
 		for _, mode := range []rules.Mode{rules.Observe, rules.Enforce} {
 			t.Run(how+"/"+mode.String(), func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestHashed(t *testing.T) {
 				table.Stop()
 				back, _ := again(t, lists, p, records)
 				if stream == "relay-probe" {
-					return // a source route is part of the hash, so the replay does not find it
+					return // the replay does not find a source route, which is part of the hash
 				}
 				if n := same(t, records, back, 3); n > 0 && lossy[stream] == "" {
 					t.Errorf("%d of %d sessions differ", n, len(records))

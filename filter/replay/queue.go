@@ -2,7 +2,7 @@ package replay
 
 import "scanwatch/store"
 
-// waiting is a record whose session has not yet been replayed.
+// A waiting is a record whose session has not yet been replayed.
 type waiting struct {
 	store.Record
 	seq   uint64

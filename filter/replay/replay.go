@@ -1,22 +1,23 @@
-// Package replay replays recorded sessions through a policy. It converts each record
-// back to events and requests, passes them to a filter.Pipeline in the order of their
-// times, and acts on the answers as a mail server does. Counters, bans and standing
-// develop as in live operation.
+// Package replay replays recorded sessions through a policy.
 //
-// A record contains less information than the original events. The following is
-// therefore assumed or approximate:
+// The package converts each record back to events and requests. A filter.Pipeline
+// receives them in the order of their times. The package acts on the answers as a mail
+// server does. Counters, bans and standing develop as in live operation.
+//
+// A record contains less information than the original events. The following
+// information is therefore assumed or approximate:
 //
 //   - The server's name, which comes from sessions that greeted with it.
 //   - The time and text of commands without a step (RSET, NOOP, STARTTLS, and
-//     failed commands after the 20th). The player adds as many as were counted, at
-//     the end of the session or after the 20th failed command.
+//     failed commands after the 20th). The player adds the counted number of commands
+//     at the end of the session or after the 20th failed command.
 //   - The time between a command and its reply. The player plays a command at the
 //     time of its first known effect.
 //   - Requests without an effect, because the client had disconnected.
 //   - The lines of an AUTH exchange, and its mechanism.
 //   - Steps that were omitted from a record for its size.
-//   - The continuation of a session after a rejection that the recorded client
-//     did not receive, and without one that it received.
+//   - The continuation of a session after a new rejection.
+//   - The continuation of a session without a recorded rejection.
 package replay
 
 import (
@@ -35,16 +36,17 @@ type Options struct {
 	Settings *filter.Settings
 	// Filter configures the pipeline. The Player sets Log, Watch and Recorded.
 	Filter filter.Options
-	// Done is called for each session that has ended. The Outcome is valid only
-	// during the call.
+	// Done is called for each session that has ended. The Outcome is valid only during
+	// the call.
 	Done func(*Outcome)
-	// Answered, if not nil, is called for each answer of the policy.
+	// Answered is called for each answer of the policy, and may be nil.
 	Answered func(session uint64, phase smtp.Phase, a smtp.Answer)
-	// Skipped, if not nil, is called for each recorded step that the policy prevents.
+	// Skipped is called for each recorded step that the policy prevents, and may be
+	// nil.
 	Skipped func(*store.Step)
-	// If AskRefused is set, the policy is also asked about recorded commands that a
-	// filter rejected. By default it is not, because another filter may have rejected
-	// the command before this filter was asked.
+	// AskRefused means that the policy also receives requests for commands that a
+	// filter rejected. By default, a rejected command causes no request, because
+	// another filter may have rejected the command earlier.
 	AskRefused bool
 }
 
@@ -53,45 +55,43 @@ type Outcome struct {
 	Seq    uint64 // number of the record, counted from 0 in the order of Add
 	Record *store.Record
 	// Refusal is the first rejection of the session, of a transaction or of a
-	// recipient. It is zero if there was none.
+	// recipient.
 	Refusal Refusal
 	Lost    []Message // messages that were accepted when recorded, but are now rejected
-	Junked  int       // number of messages that are now marked as junk, but were not when recorded
-	Login   bool      // the session is rejected, although a user logged in when it was recorded
+	Junked  int       // messages that are only now marked as junk
+	Login   bool      // the session is rejected, although its record contains a login
 	// Ended is set if a rule rejected the client when the session was recorded. Resumed
-	// is set if the policy now would not, so that the continuation of the session is
-	// unknown.
+	// is set if the policy now accepts the client. The continuation of a resumed
+	// session is unknown.
 	Ended, Resumed bool
 }
 
-// A Refusal is a rejection by the policy. The zero Refusal means that there was no
-// rejection.
+// A Refusal is a rejection by the policy. The zero Refusal means no rejection.
 type Refusal struct {
 	Rule     string
 	Phase    string
 	Decision smtp.Decision
-	Ban      bool // the reason was a ban of the host
+	Ban      bool // a ban of the host caused the rejection
 }
 
 // A Message is a message that was accepted when recorded.
 type Message struct {
 	Sender  []byte // empty for the null sender
-	Rcpts   int    // number of recipients that do not receive the message now
+	Rcpts   int    // recipients that do not receive the message now
 	Some    bool   // other recipients receive the message
-	Unknown bool   // the record does not contain its sender
+	Unknown bool   // the record does not contain the sender
 	Refusal
 }
 
 const (
-	// window is the time that must be between the start of a session and the end of the
-	// latest added record before the session is replayed.
+	// window is the minimum age of a session at its replay. The age is the time from
+	// the start of the session to the end of the latest added record.
 	window = 10 * time.Minute
-	// maxWaiting is the maximum size in bytes of the records that have not yet been
-	// replayed.
+	// maxWaiting is the maximum size of waiting records in bytes.
 	maxWaiting = 64 << 20
 )
 
-// A Player replays records. It belongs to one goroutine.
+// A Player replays records, and must not be used concurrently.
 type Player struct {
 	o       Options
 	filter  *filter.Pipeline
@@ -104,7 +104,7 @@ type Player struct {
 	late    int
 	now     int64      // microseconds since 1970
 	name    []byte     // name of the server
-	cur     *playback  // session whose request is being answered
+	cur     *playback  // session that awaits an answer
 	ev      smtp.Event // reused
 	step    store.Step // reused
 }
@@ -123,20 +123,23 @@ func New(o Options) *Player {
 	return p
 }
 
-// watch stores the rule of a decision. If the same rule makes further decisions, watch
-// is not called again.
+// watch stores the rule of a decision. Further decisions of the same rule do not cause
+// a call of watch.
 func (p *Player) watch(e *events.Event) {
 	if e.Event == "verdict" && e.Decision != "" && p.cur != nil {
 		p.cur.rule, p.cur.banned = e.Rule, !e.Until.IsZero()
 	}
 }
 
-// Add adds the next record. Records must be added in the order in which their sessions
-// ended. A session is replayed when the latest added record ends at least ten minutes
-// after the session started, so that sessions start in the order of their times. If a
-// session lasted longer than that, or if 64 MiB of records are waiting, sessions that
-// started later may be replayed before it; such a session counts as late. The texts and
-// steps of r must not change after the call: see Clone.
+// Add adds the next record. Records must be added in the order of the ends of their
+// sessions. The texts and steps of r must not change after the call: see Clone.
+//
+// A session is replayed when the latest added record ends at least ten minutes after the
+// start of the session. Sessions therefore start in the order of their times.
+//
+// A session of more than ten minutes may be replayed after a session with a later start,
+// and then counts as late. A session may also be late if more than 64 MiB of records are
+// waiting.
 func (p *Player) Add(r store.Record) {
 	w := &waiting{Record: r, seq: p.seq, bytes: r.Size()}
 	p.seq++
@@ -158,10 +161,11 @@ func (p *Player) Close() {
 	p.playUntil(1<<63 - 1)
 }
 
-// Late returns the number of sessions that were replayed after sessions with a later start.
+// Late returns the number of sessions that were replayed after sessions with a later
+// start.
 func (p *Player) Late() int { return p.late }
 
-// begin starts the oldest waiting session, after it has replayed all earlier events.
+// begin starts the oldest waiting session, after the replay of all earlier events.
 func (p *Player) begin() {
 	w := heap.Pop(&p.waiting).(*waiting)
 	p.bytes -= w.bytes

@@ -33,7 +33,7 @@ func builtin(t testing.TB) *lookup.Lists {
 	return lists
 }
 
-// policy returns a preset that is preceded by additional lines.
+// policy returns a preset after additional lines.
 func policy(t testing.TB, name, lines string, mode rules.Mode) *rules.Policy {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)
@@ -60,8 +60,8 @@ func (emptyTable) MatchASN(uint32) bool      { return false }
 
 // options returns the options of a pipeline that appends its records to the slice to.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Options {
-	// Names may have equal short hashes. With the same key, the same collisions occur in
-	// the replay.
+	// Names may have equal short hashes. With the same key, the same collisions occur
+	// in the replay.
 	m := memory.New()
 	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), simulate.Midnight.UnixMicro())
 	return filter.Options{
@@ -97,7 +97,7 @@ func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.
 	return back, outcomes
 }
 
-// known returns, as text, the parts of a record that a replay must reproduce.
+// known returns the data of a record that a replay must reproduce, as text.
 func known(t testing.TB, r *store.Record) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "src=%v rdns=%q local=%v ending=%v counts=%+v\n", r.Src, r.RDNS, r.Local, r.Ending, r.Counts)
@@ -123,7 +123,7 @@ func byStart(records []*store.Record) map[string]*store.Record {
 	return m
 }
 
-// same compares records with the records of their replay, and returns the number of
+// same compares records with the records of their replay. same returns the number of
 // sessions that differ.
 func same(t *testing.T, records, back []*store.Record, tell int) (differ int) {
 	t.Helper()
@@ -157,8 +157,8 @@ var lossy = map[string]string{
 	"ehlo-inside-transaction": "the order of EHLO and the end of the transaction is unknown",
 }
 
-// TestStreams checks that the replay of a recorded stream produces the same
-// records, with the same findings, counts and decisions.
+// TestStreams checks that the replay of a recorded stream produces the same records.
+// The findings, counts and decisions must be equal.
 func TestStreams(t *testing.T) {
 	lists := builtin(t)
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
@@ -222,15 +222,15 @@ func day(n int) iter.Seq[simulate.Session] {
 	))
 }
 
-// live plays the sessions of a simulated day under a policy, and returns the records in
-// the order of the store.
+// live plays the sessions of a simulated day under a policy. The records are in the
+// order of the store.
 func live(t testing.TB, lists *lookup.Lists, p *rules.Policy, sessions iter.Seq[simulate.Session]) (records []*store.Record) {
 	t.Helper()
 	return liveWith(t, options(t, lists, &records), p, sessions, &records)
 }
 
-// liveWith is like live, with other options. The function Record in the options must append
-// to all.
+// liveWith is like live, with other options. The function Record in the options must
+// append to all.
 func liveWith(t testing.TB, o filter.Options, p *rules.Policy, sessions iter.Seq[simulate.Session], all *[]*store.Record) []*store.Record {
 	t.Helper()
 	table := simulate.NewFilter(o)
@@ -243,9 +243,9 @@ func liveWith(t testing.TB, o filter.Options, p *rules.Policy, sessions iter.Seq
 	return *all
 }
 
-// TestSame checks that a replay of a busy day through the policy under which it was
-// recorded results in the same decisions: no mail is lost, and no session continues
-// after a recorded rejection.
+// TestSame checks that a replay of a busy day results in the same decisions. The policy
+// of the replay is the policy of the recording. No mail is lost, and no session
+// continues after a recorded rejection.
 func TestSame(t *testing.T) {
 	lists := builtin(t)
 	for _, ready := range []string{"standard", "tight"} {
@@ -275,7 +275,7 @@ func TestSame(t *testing.T) {
 }
 
 // TestLost checks that a policy rejects the same mail in a replay as on the simulated
-// day itself, on which clients react to rejections.
+// day. On the simulated day, clients react to rejections.
 func TestLost(t *testing.T) {
 	lists := builtin(t)
 	tight := policy(t, "tight", "table <local-domains> { \"example.org\" }\n", rules.Enforce)
@@ -293,7 +293,7 @@ func TestLost(t *testing.T) {
 	records, free := play(tight.InMode(rules.Observe))
 	_, held := play(tight)
 	_, outcomes := again(t, lists, tight, records)
-	lost := make(map[uint64]int) // number of messages lost for all recipients, by session
+	lost := make(map[uint64]int) // messages lost for all recipients, by session
 	stopped := make(map[uint64]bool)
 	for _, o := range outcomes {
 		id := records[o.Seq].ID
@@ -322,8 +322,8 @@ func TestLost(t *testing.T) {
 	}
 }
 
-// TestJunk checks that messages marked as junk are counted, whether the policy marks
-// the session or the message.
+// TestJunk checks that messages marked as junk are counted. The policy may mark the
+// session or the message.
 func TestJunk(t *testing.T) {
 	lists := builtin(t)
 	free := policy(t, "open", "", rules.Enforce)
@@ -351,8 +351,8 @@ func TestJunk(t *testing.T) {
 	}
 }
 
-// TestLate checks that a session that lasted longer than the window is played,
-// and counted as late.
+// TestLate checks that a session of more than the window is played, and counted as
+// late.
 func TestLate(t *testing.T) {
 	lists := builtin(t)
 	p := policy(t, "open", "", rules.Enforce)
@@ -411,8 +411,8 @@ func FuzzPlay(f *testing.F) {
 	})
 }
 
-// TestLostOmitted checks that, if a session is rejected, messages whose steps were
-// omitted from the record also count as lost.
+// TestLostOmitted checks that a message without a recorded step counts as lost. The
+// policy rejects the session of the message.
 func TestLostOmitted(t *testing.T) {
 	const mails, kept = 10, 3
 	var steps []byte

@@ -10,22 +10,22 @@ import (
 	"scanwatch/store"
 )
 
-// command is the latest line of the client, until its outcome is reported.
+// A command is the latest line of the client, until its outcome is reported.
 type command struct {
 	at        int64      // microseconds since 1970
-	failed    smtp.Event // event that is reported before the next line, unless its code is 0
+	failed    smtp.Event // event before the next line, if its code is not 0
 	filtered  bool       // a filter rejected the command
 	rewritten bool       // a filter changed the command
 }
 
-// Texts of replies. They do not affect the evidence.
+// The texts of replies, which do not affect the evidence.
 var (
 	ok             = []byte("2.0.0 Ok")
 	unknownCommand = []byte("5.5.1 Invalid command: Command unrecognized")
 	notAllowed     = []byte("5.5.1 Invalid command: Command not allowed at this point.")
 )
 
-// maxText is the maximum length in bytes of a reply in an event.
+// maxText is the maximum length of a reply in an event, in bytes.
 const maxText = 200
 
 // event prepares an event.
@@ -67,7 +67,8 @@ func (p *Player) connect(v *playback) {
 	n.filtered, n.ours = false, false
 }
 
-// learnName learns the server's name from a session in which the client greeted with it.
+// learnName learns the server's name from a session in which the client greeted with
+// the name.
 func (p *Player) learnName(v *playback) {
 	c := v.cursor
 	s := &p.step
@@ -79,7 +80,6 @@ func (p *Player) learnName(v *playback) {
 	}
 }
 
-// disconnect closes a session.
 func (p *Player) disconnect(v *playback, how smtp.Ending) {
 	p.flush(v)
 	p.event(v, smtp.EventDisconnect).Ending = how
@@ -93,7 +93,7 @@ func (p *Player) rolledBack(v *playback) {
 	p.send()
 }
 
-// line reports a line sent by the client to the pipeline.
+// line reports a line of the client to the pipeline.
 func (p *Player) line(v *playback, verb smtp.Verb, text []byte) {
 	p.flush(v)
 	v.cmd = command{at: p.now}
@@ -115,7 +115,7 @@ func (p *Player) flush(v *playback) {
 	}
 }
 
-// reply reports the reply to a command. The code is 0 if the reply is unknown.
+// reply reports the reply to a command. The code of an unknown reply is 0.
 func (p *Player) reply(v *playback, verb smtp.Verb, code uint32, text []byte) {
 	if code == 0 {
 		return
@@ -136,8 +136,8 @@ func (v *playback) cause(verb smtp.Verb, code uint32, text []byte) smtp.Cause {
 	return smtpd.CauseOf(verb, code, text)
 }
 
-// fail reports the reply to a failed command. It keeps the event with the outcome of
-// the command until the next line.
+// fail reports the reply to a failed command. The event with the outcome of the command
+// is kept until the next line.
 func (p *Player) fail(v *playback, verb smtp.Verb, line []byte, code uint32, text []byte) {
 	p.reply(v, verb, code, text)
 	v.cmd.failed = smtp.Event{Kind: smtp.EventCommand, Time: v.cmd.at, Session: v.rec.ID, Verb: verb, Text: line, Code: code, Reply: text, Cause: v.cause(verb, code, text)}
@@ -181,15 +181,15 @@ func (p *Player) others(v *playback) {
 	}
 }
 
-// ask sends a request, if the policy has rules for the phase. It reports whether the
+// ask sends a request, if the policy has rules for the phase. ask reports whether the
 // client may continue. After a rejection, v.gone reports whether the client is
 // disconnected.
 func (p *Player) ask(v *playback, phase smtp.Phase, name, addr []byte) bool {
 	n := &v.next
 	var a smtp.Answer
-	// Do not ask the policy if another filter may have rejected the recorded command
-	// before this filter was asked. A recorded decision by a rule of this filter
-	// excludes that.
+	// The policy receives no request if another filter may have rejected the recorded
+	// command before. A recorded decision by a rule of this filter proves that this
+	// filter was asked.
 	unasked := n.refused() && !n.ours && !n.ruled && n.decided(phase) && !p.o.AskRefused
 	if p.asked.Has(phase) && !unasked {
 		e := p.event(v, smtp.EventRequest)

@@ -37,7 +37,7 @@ func play(p *Player, v *playback) {
 	s := &n.step
 	v.newest = max(v.at, v.rec.Start.UnixMicro()+s.At.Microseconds())
 	if v.unhelo && s.Kind != store.KindHelo && s.Kind != store.KindQuit && s.Kind != store.KindTimeout {
-		skip(p, v, s) // a client that has not greeted cannot do this
+		skip(p, v, s) // impossible for a client that has not greeted
 		return
 	}
 	if s.Code == 421 || n.held.Kind == store.KindInput || n.filtered && n.filter.Decision == smtp.Disconnect {
@@ -124,7 +124,7 @@ func mail(p *Player, v *playback, s *store.Step) {
 	if s.Result == smtp.ResultOK {
 		v.tx = transaction{sender: s.Text, msgid: s.MsgID}
 	}
-	// The server sends no request for commands that are malformed or out of order.
+	// The server sends no request for a command that is malformed or out of order.
 	if s.Code != 503 && s.Code != 501 && !p.ask(v, smtp.PhaseMailFrom, nil, s.Text) {
 		return
 	}
@@ -231,7 +231,6 @@ func rollback(p *Player, v *playback, _ *store.Step) {
 	v.tx = transaction{}
 }
 
-// failedCommand replays a failed command.
 func failedCommand(p *Player, v *playback, s *store.Step) {
 	v.examples++
 	verb := smtpd.VerbOf(s.Text)
@@ -304,7 +303,7 @@ func padFailed(p *Player, v *playback) {
 	for i := 0; v.done.Unknown < v.rec.Counts.Unknown && i < maxPadded; i++ {
 		line := []byte("X")
 		if v.sawAuth {
-			line = []byte(smtp.Masked) // the front end masks it in the same way
+			line = []byte(smtp.Masked) // the front end masks the line in the same way
 		}
 		p.line(v, smtp.VerbUnknown, line)
 		v.done.Unknown++

@@ -41,7 +41,7 @@ type command struct {
 	code      uint32
 	verb      smtp.Verb
 	waiting   bool // smtpd has not yet replied
-	open      bool // no report has contained the outcome yet
+	open      bool // no report has contained the outcome
 	filtered  bool // a filter, and not smtpd, determined the outcome
 	rewritten bool // a filter changed the command
 	unknown   bool // smtpd does not know the command
@@ -50,8 +50,8 @@ type command struct {
 
 func (c *command) reset() { *c = command{line: c.line[:0], reply: c.reply[:0]} }
 
-// causes contains the meanings of smtpd's reply codes by verb. For a code that is not
-// listed, the first digit determines the cause.
+// causes contains the meanings of smtpd's reply codes by verb. If a code is not listed,
+// the first digit determines the cause.
 var causes = [...]struct {
 	verbs []smtp.Verb
 	code  uint32
@@ -66,7 +66,7 @@ var causes = [...]struct {
 }
 
 // cause returns the reason why smtpd rejected the command. A permanent failure of RCPT
-// with a code that is not in causes means that smtpd accepts no mail for the recipient.
+// with an unlisted code means that smtpd accepts no mail for the recipient.
 func (c *command) cause() smtp.Cause {
 	switch {
 	case c.filtered:
@@ -91,13 +91,13 @@ func (c *command) cause() smtp.Cause {
 const (
 	maxName    = 255 // RFC 5321 section 4.5.3.1.2
 	maxPath    = 256 // RFC 5321 section 4.5.3.1.3
-	maxExample = 200 // an example of a command or reply
+	maxExample = 200 // example of a command or reply
 )
 
 func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
 
-// parseAddrPort parses `a.b.c.d:port` or `[v6]:port`. Other text returns the zero
-// value.
+// parseAddrPort parses `a.b.c.d:port` or `[v6]:port`. The result for any other text is
+// zero.
 func parseAddrPort(b []byte) netip.AddrPort {
 	a, err := netip.ParseAddrPort(string(b))
 	if err != nil {
@@ -106,7 +106,7 @@ func parseAddrPort(b []byte) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
-// parseReply splits a reply line. The code is 0 for a line that is not a reply.
+// parseReply splits a reply line. The code of a line that is not a reply is 0.
 func parseReply(line []byte) (code uint32, text []byte, last bool) {
 	n, ok := parseDigits(line[:min(len(line), 3)], 3)
 	switch {

@@ -1,31 +1,33 @@
 // Package smtpd implements smtpd-filters(7), the protocol between OpenSMTPD and its
-// filters. It reads lines from smtpd, passes them as events to a Handler, and writes
-// registrations and responses. It does not depend on policy, disks, clocks or DNS.
+// filters. The package reads lines from smtpd, passes them as events to a Handler, and
+// writes registrations and responses. The package does not depend on policy, disks,
+// clocks or DNS.
 //
 // smtpd exits when a filter exits or writes an unexpected line. If a response is
-// missing, the session hangs forever. Therefore only Serve writes to the output. It
-// sends exactly one response to each request, regardless of the Handler. It replaces a
-// response that smtpd cannot handle with the most similar valid response.
+// missing, the session hangs forever. Only Serve therefore writes to the output. Serve
+// sends exactly one response to each request, regardless of the Handler. If smtpd cannot
+// handle a response, Serve replaces it with the most similar valid response.
 //
 // # Guarantees
 //
-//   - A Handler cannot omit or repeat a response: Decide returns a value, and Serve
+//   - A Handler cannot omit or repeat a response. Decide returns a value, and Serve
 //     writes the response with the session and token of the request. Serve also
-//     responds to unknown phases and to truncated lines, whose head contains the
-//     session and token.
-//   - A request is pending until its response is complete. If a panic occurs before
-//     that, the same goroutine responds with proceed.
+//     responds to unknown phases and to truncated lines. The head of a truncated line
+//     contains the session and token.
+//   - A request is pending until its response is complete. After a panic, the same
+//     goroutine responds to a pending request with proceed.
 //   - Serve responds to all lines of one read before the next read.
 //   - A delayed response is a complete line. One timer is set for the first line that
-//     is due. There are at most MaxHeld lines, each for at most MaxHold. All are sent
-//     at the end of input. A delayed response is also sent if the client has
-//     disconnected, because smtpd still waits for it.
+//     is due. At most MaxHeld lines are delayed, and each line for at most MaxHold.
+//     Serve sends all delayed lines at the end of input. Serve also sends a delayed
+//     response to a disconnected client, because smtpd still waits for the response.
 //   - A Handler does not block: data for the disk, the log and watchers goes into
 //     bounded buffers. Locks are released with defer, also after a panic.
 //   - A panic in another goroutine does not end the process: package safego starts
 //     each goroutine.
 //
-// The tests of package safego check the last two guarantees in the source. If smtpd
-// does not read responses, Serve blocks in a write and reads no further lines. smtpd
-// buffers these lines, because it never waits for a filter to read.
+// The tests of package safego check the last two guarantees in the source.
+//
+// If smtpd does not read responses, Serve blocks in a write and reads no further lines.
+// smtpd buffers its lines, because it never waits for a filter to read.
 package smtpd

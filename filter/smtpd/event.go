@@ -7,11 +7,11 @@ import (
 	"strconv"
 )
 
-// Version is a version of the protocol. Each line contains it.
+// Version is a version of the protocol. Each line contains a version.
 type Version struct{ Major, Minor int }
 
 // Newest is the newest supported version of the protocol. Later minor versions are
-// parsed as this version.
+// parsed as Newest.
 var Newest = Version{0, 7}
 
 func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
@@ -21,7 +21,7 @@ func (v Version) Before(major, minor int) bool {
 	return v.Major < major || v.Major == major && v.Minor < minor
 }
 
-// ID identifies the type of an Event: a report, or a request in a phase, which
+// ID identifies the type of an Event: a report, or a request in a phase. A request
 // requires a response.
 type ID uint8
 
@@ -68,24 +68,24 @@ const (
 // A spec describes one type of event for registration, parsing and tests.
 type spec struct {
 	name    string
-	fields  []string // names of the fields, in the order of Newest; the last field can contain |
+	fields  []string // names of the fields in the order of Newest; the last field can contain |
 	quirk   func(Version, *Event)
 	request bool
 
-	// junk and refuse report whether these decisions are valid in the phase, in addition to
-	// proceed.
+	// junk and refuse report whether the decisions junk, reject and disconnect are
+	// valid in the phase.
 	junk, refuse bool
 }
 
-// addressFirst swaps the fields of tx-mail and tx-rcpt in old lines: before version 0.6
-// the result was the last field.
+// addressFirst swaps the fields of tx-mail and tx-rcpt in old lines. Before version
+// 0.6, the result was the last field.
 func addressFirst(v Version, ev *Event) {
 	if v.Before(0, 6) {
 		ev.swapLast(1)
 	}
 }
 
-// userFirst swaps the fields of link-auth in old lines: before version 0.7 the result
+// userFirst swaps the fields of link-auth in old lines. Before version 0.7, the result
 // was the last field, after a user name that can contain |.
 func userFirst(v Version, ev *Event) {
 	if v.Before(0, 7) {
@@ -155,11 +155,11 @@ func (id ID) IsPhase() bool { return id < numIDs && specs[id].request }
 // maxFields is the maximum number of fields after the session and token.
 const maxFields = 4
 
-// An Event is one line from smtpd: a report or a request. Its fields are slices of the
+// An Event is a line from smtpd: a report or a request. The fields are slices of the
 // input buffer, and are valid only until the Handler returns.
 type Event struct {
 	ID      ID
-	Out     bool // about a connection of smtpd as a client (smtp-out)
+	Out     bool // for a connection of smtpd as a client (smtp-out)
 	Version Version
 	Time    int64 // time in microseconds since 1970, set by smtpd
 	Session uint64
@@ -171,8 +171,8 @@ type Event struct {
 	name    []byte // name of the event in the line
 }
 
-// Field returns field i in the order of the newest protocol version, or nil if the
-// line does not have it.
+// Field returns field i in the order of the newest protocol version. Field returns nil
+// if the line lacks the field.
 func (ev *Event) Field(i int) []byte {
 	if i < ev.n {
 		return ev.fields[i]
@@ -180,30 +180,30 @@ func (ev *Event) Field(i int) []byte {
 	return nil
 }
 
-// Make sets ev to an event of the newest protocol version, for callers that have no
-// lines. The order of fields is the order of Field; excess fields are ignored. time is
-// in microseconds since 1970.
+// Make sets ev to an event of the newest protocol version, for callers without lines.
+// The order of fields is the order of Field, and excess fields are ignored. time is in
+// microseconds since 1970.
 func (ev *Event) Make(id ID, time int64, session uint64, fields ...[]byte) {
 	*ev = Event{ID: id, Version: Newest, Time: time, Session: session, request: id.IsPhase()}
 	ev.n = copy(ev.fields[:], fields)
 }
 
-// swapLast swaps field i with the next field, which is the last. It splits them at the
-// last |, because only the first of the two values can contain |.
+// swapLast swaps field i with the next field, which is the last field. Only the first
+// of the two values can contain |, so the last | separates the values.
 func (ev *Event) swapLast(i int) {
 	if ev.n != i+2 {
 		return
 	}
-	// parse has split them at the first |, which may be in the first value.
+	// parse has split the fields at the first |, which may be in the first value.
 	first, last := ev.fields[i], ev.fields[i+1]
 	if j := bytes.LastIndexByte(last, '|'); j >= 0 {
-		whole := first[:len(first)+1+len(last)] // both fields are adjacent in the line
+		whole := first[:len(first)+1+len(last)] // the fields are adjacent in the line
 		first, last = whole[:len(first)+1+j], last[j+1:]
 	}
 	ev.fields[i], ev.fields[i+1] = last, first
 }
 
-// parse decodes a line with a report or a request into ev. It never panics. An unknown
+// parse decodes a line with a report or a request into ev, and never panics. An unknown
 // event has the ID Unknown. For an unknown request, parse also sets the session and the
 // token, which the response needs.
 func (ev *Event) parse(line []byte) error {
@@ -248,7 +248,7 @@ func (ev *Event) parse(line []byte) error {
 	return nil
 }
 
-// cut splits b at the first |. found reports whether there is one.
+// cut splits b at the first |. found reports whether b contains a |.
 func cut(b []byte) (before, after []byte, found bool) {
 	if i := bytes.IndexByte(b, '|'); i >= 0 {
 		return b[:i], b[i+1:], true
@@ -266,13 +266,21 @@ var (
 // takeHex splits off the first field, which must have up to 16 hexadecimal digits. more
 // reports whether another field follows.
 func takeHex(b []byte) (v uint64, rest []byte, more, ok bool) {
-	field, rest, more := cut(b)
-	v, ok = parseHex(field, 16)
-	return v, rest, more, ok
+	n, ok := 0, true
+	for ; n < len(b) && b[n] != '|'; n++ {
+		d := hexDigits[b[n]]
+		ok = ok && d > 0
+		v = v<<4 | uint64(d-1)&15
+	}
+	ok = ok && 0 < n && n <= 16
+	if n == len(b) {
+		return v, nil, false, ok
+	}
+	return v, b[n+1:], true, ok
 }
 
-// parseHex parses a number with lower-case hexadecimal digits. The parameter most is the
-// maximum number of digits.
+// parseHex parses a number in lower-case hexadecimal digits. most is the maximum number
+// of digits.
 func parseHex(b []byte, most int) (v uint64, ok bool) {
 	for _, c := range b {
 		d := hexDigits[c]
@@ -284,8 +292,8 @@ func parseHex(b []byte, most int) (v uint64, ok bool) {
 	return v, 0 < len(b) && len(b) <= most
 }
 
-// hexDigits contains the value of each lower-case hexadecimal digit plus one, and 0
-// for other bytes.
+// hexDigits contains 1 plus the value of each lower-case hexadecimal digit, and 0 for
+// other bytes.
 var hexDigits = func() (t [256]uint8) {
 	for i, c := range []byte("0123456789abcdef") {
 		t[c] = uint8(i) + 1
@@ -293,15 +301,22 @@ var hexDigits = func() (t [256]uint8) {
 	return t
 }()
 
-// takeStamp splits off the first field, which is a time. It returns 0 for an invalid time.
+// takeStamp splits off the first field, which is a time. An invalid time results in 0.
 func takeStamp(b []byte) (int64, []byte) {
+	if len(b) > 17 && b[10] == '.' && b[17] == '|' { // until the year 2286
+		seconds, ok1 := parseDigits(b[:10], 10)
+		micros, ok2 := parseDigits(b[11:17], 6)
+		if ok1 && ok2 {
+			return seconds*1e6 + micros, b[18:]
+		}
+	}
 	field, rest, _ := cut(b)
 	v, _ := parseStamp(field)
 	return v, rest
 }
 
-// parseStamp parses SECONDS.MICROSECONDS into microseconds. The fraction always has
-// six digits.
+// parseStamp parses SECONDS.MICROSECONDS into microseconds. The fraction always has six
+// digits.
 func parseStamp(b []byte) (int64, bool) {
 	before, after, _ := bytes.Cut(b, []byte{'.'})
 	s, ok1 := parseDigits(before, 12)
@@ -309,7 +324,7 @@ func parseStamp(b []byte) (int64, bool) {
 	return s*1e6 + u, ok1 && ok2
 }
 
-// parseDigits parses a decimal number. The parameter most is the maximum number of digits.
+// parseDigits parses a decimal number. most is the maximum number of digits.
 func parseDigits(b []byte, most int) (v int64, ok bool) {
 	if len(b) == 0 || len(b) > most {
 		return 0, false
@@ -323,10 +338,10 @@ func parseDigits(b []byte, most int) (v int64, ok bool) {
 	return v, true
 }
 
-// takeVersion splits off the first field, which is a version. It returns Newest for an
-// invalid version.
+// takeVersion splits off the first field, which is a version. An invalid version
+// results in Newest.
 func takeVersion(b []byte) (Version, []byte) {
-	if len(b) > 3 && b[3] == '|' && isDigit(b[0]) && b[1] == '.' && isDigit(b[2]) { // all existing versions have this form
+	if len(b) > 3 && b[3] == '|' && isDigit(b[0]) && b[1] == '.' && isDigit(b[2]) { // the form of all existing versions
 		return Version{int(b[0] - '0'), int(b[2] - '0')}, b[4:]
 	}
 	field, rest, _ := cut(b)

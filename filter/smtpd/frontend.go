@@ -8,9 +8,9 @@ import (
 
 // A Sink receives the events of a FrontEnd. Events are valid only during the call.
 type Sink interface {
-	// Site is called once, before the first event, with the name that the option admd
-	// of smtpd.conf(5) gives the site. OpenSMTPD before version 7 does not send the
-	// name; it is then empty.
+	// Site is called once, before the first event. The name is the option admd of
+	// smtpd.conf(5). OpenSMTPD before version 7 does not send the name, which is then
+	// empty.
 	Site(name string)
 	// Event handles any event except a request.
 	Event(*smtp.Event)
@@ -20,16 +20,16 @@ type Sink interface {
 
 // A FrontEnd translates reports and requests of smtpd into the events of package smtp.
 // smtpd reports replies and outcomes in separate lines, which the FrontEnd assigns to
-// their command. It also removes passwords and interprets reply codes and texts. It
-// implements Handler.
+// their command. The FrontEnd removes passwords, and interprets reply codes and texts.
+// FrontEnd implements Handler.
 type FrontEnd struct {
 	sink  Sink
 	conns map[uint64]*conn
 	ev    smtp.Event // reused
 }
 
-// maxConns is the maximum number of tracked sessions. smtpd never has that many: it would
-// run out of descriptors first, and stop accepting connections.
+// maxConns is the maximum number of tracked sessions. smtpd runs out of descriptors
+// before it has that many sessions.
 const maxConns = 50_000
 
 // NewFrontEnd returns a FrontEnd that reports to sink.
@@ -37,18 +37,17 @@ func NewFrontEnd(sink Sink) *FrontEnd {
 	return &FrontEnd{sink: sink, conns: make(map[uint64]*conn)}
 }
 
-// Reports contains the reports that a FrontEnd needs. smtpd sends no others.
+// Reports contains the reports that a FrontEnd needs. smtpd sends no other reports.
 var Reports = []ID{
 	LinkConnect, LinkIdentify, LinkTLS, LinkAuth, LinkDisconnect,
 	TxMail, TxRcpt, TxData, TxCommit, TxRollback,
 	ProtocolClient, ProtocolServer, FilterResponse, Timeout,
 }
 
-// phases maps smtpd's requests to phases. The phases auth and data-line are never
-// registered, because their requests contain passwords and message text. The phase
-// starttls is omitted, because a rejected client would continue in plain text. The
-// phases rset, noop and quit are omitted, because their rejection has no effect on
-// clients.
+// phases maps smtpd's requests to phases. The requests of the phases auth and data-line
+// contain passwords and message text, so they are never registered. The phase starttls
+// is omitted, because a rejected client would continue in plain text. The phases rset,
+// noop and quit are omitted, because their rejection has no effect on clients.
 var phases = map[ID]smtp.Phase{
 	PhaseConnect:  smtp.PhaseConnect,
 	PhaseHelo:     smtp.PhaseHelo,
@@ -81,7 +80,7 @@ func (f *FrontEnd) Report(ev *Event) {
 	}
 	c := f.conns[ev.Session]
 	if c == nil {
-		return // the session started before the filter, or there are too many sessions
+		return // the session started before the filter, or too many sessions are open
 	}
 	if h := handlers[ev.ID]; h != nil {
 		h(f, c, ev)
@@ -115,8 +114,7 @@ func (f *FrontEnd) Stop() {
 	clear(f.conns)
 }
 
-// handlers maps each kind of report about an open session to the function that handles
-// it.
+// handlers maps each kind of report on an open session to its function.
 var handlers = [numIDs]func(*FrontEnd, *conn, *Event){
 	LinkIdentify:   (*FrontEnd).identify,
 	LinkTLS:        (*FrontEnd).tls,
@@ -146,7 +144,7 @@ func (f *FrontEnd) connect(ev *Event) {
 	c := &conn{id: ev.Session}
 	if f.conns[c.id] == nil && len(f.conns) >= maxConns {
 		f.begin(c, smtp.EventConnect, ev.Time)
-		f.send() // the sink has the same limit, and counts the sessions that exceed it
+		f.send() // the sink has the same limit, and counts the sessions beyond the limit
 		return
 	}
 	f.conns[c.id] = c
@@ -192,9 +190,9 @@ func (f *FrontEnd) auth(c *conn, ev *Event) {
 	f.send()
 }
 
-// outcome prepares an event with the outcome of the current command. It returns nil for
-// a second outcome of the same command, because smtpd also reports an input error as an
-// outcome of the previous command.
+// outcome prepares an event with the outcome of the current command. smtpd also reports
+// an input error as an outcome of the previous command. For a second outcome of a
+// command, outcome therefore returns nil.
 func (f *FrontEnd) outcome(c *conn, kind smtp.Kind, ev *Event) *smtp.Event {
 	if !c.cmd.open {
 		return nil
@@ -250,8 +248,8 @@ func (f *FrontEnd) timeout(c *conn, ev *Event) {
 	f.send()
 }
 
-// client handles a line of the client. Other functions receive only the redacted form of
-// the line.
+// client handles a line of the client. Other functions receive only the redacted form
+// of the line.
 func (f *FrontEnd) client(c *conn, ev *Event) {
 	f.flush(c)
 	c.cmd.reset()
@@ -264,8 +262,9 @@ func (f *FrontEnd) client(c *conn, ev *Event) {
 	f.send()
 }
 
-// server handles one line of a reply from smtpd. It consists of three digits, a hyphen
-// if more lines follow or else a space, and text (RFC 5321 section 4.2).
+// server handles one line of a reply from smtpd (RFC 5321 section 4.2). The line
+// consists of three digits, a hyphen or a space, and text. A hyphen means that more
+// lines follow.
 func (f *FrontEnd) server(c *conn, ev *Event) {
 	code, text, last := parseReply(ev.Field(0))
 	cmd := &c.cmd
@@ -286,9 +285,8 @@ func (f *FrontEnd) server(c *conn, ev *Event) {
 	}
 	if !cmd.waiting {
 		if code >= 400 {
-			// The reply is not to a command: smtpd has rejected the input itself, for
-			// example two commands without waiting for a reply, and closes the
-			// connection.
+			// smtpd has rejected the input itself and closes the connection. The reason
+			// is, for example, a command before the reply to the previous command.
 			c.hungUp = true
 			e := f.begin(c, smtp.EventInput, ev.Time)
 			e.Code, e.Reply, e.Cause = code, clip(text, maxExample), InputCauseOf(text)
@@ -332,7 +330,7 @@ func (f *FrontEnd) succeeded(c *conn, at int64) {
 	}
 }
 
-// filtered handles the decision of any filter in the chain, including this one.
+// filtered handles the decision of any filter in the chain, including this filter.
 func (f *FrontEnd) filtered(c *conn, ev *Event) {
 	phase, decision, param := ev.Field(0), ev.Field(1), ev.Field(2)
 	if string(decision) == "proceed" {
@@ -344,7 +342,7 @@ func (f *FrontEnd) filtered(c *conn, ev *Event) {
 	e := f.begin(c, smtp.EventFilter, ev.Time)
 	e.Name, e.Word, e.Text = phaseWord(phase), clip(decision, maxExample), clip(param, maxExample)
 	if string(phase) == "auth" || c.cmd.secret {
-		e.Text = nil // the text of a filter about a login may contain the password
+		e.Text = nil // the text of a filter in reply to a login may contain the password
 	}
 	if c.cmd.filtered {
 		e.Cause = smtp.CauseFilter
@@ -366,7 +364,7 @@ func phaseWord(b []byte) []byte {
 }
 
 // flush reports the latest command, if it failed and smtpd has not reported its
-// outcome. This applies to unknown commands, commands out of order, and rejected
+// outcome. smtpd does not report unknown commands, commands out of order, and rejected
 // greetings.
 func (f *FrontEnd) flush(c *conn) {
 	cmd := &c.cmd
@@ -383,13 +381,13 @@ func (f *FrontEnd) flush(c *conn) {
 		e.Kind, e.Result = smtp.EventHelo, failure(cmd.code)
 		e.Word, e.Name = cutWord(cmd.line)
 	case smtp.VerbExchange:
-		e.Text = []byte("AUTH " + smtp.Masked) // the line is a part of the AUTH command
+		e.Text = []byte("AUTH " + smtp.Masked) // the line belongs to the AUTH command
 	}
 	f.send()
 }
 
-// messageText replaces the lines after a rejected DATA. They may contain the text of
-// the message, which must not be recorded.
+// messageText replaces the lines after a rejected DATA. The text of the message must
+// not be recorded.
 const messageText = "(message text)"
 
 // failure returns the result for a reply code of 400 or more.

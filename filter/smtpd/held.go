@@ -8,12 +8,11 @@ import (
 	"time"
 )
 
-// Limits of delayed responses. They are necessary because each delayed client uses a
-// connection of the server, and smtpd does not notice that such a client has
-// disconnected.
+// Limits of delayed responses. Each delayed client uses a connection of the server.
+// smtpd does not notice that a delayed client has disconnected.
 const (
-	MaxHeld = 500              // maximum number of delayed responses; further responses are sent immediately
-	MaxHold = 60 * time.Second // maximum delay; half of smtpd's session timeout if that is less
+	MaxHeld = 500              // delayed responses; further responses are sent immediately
+	MaxHold = 60 * time.Second // maximum delay, or half of smtpd's session timeout if that is less
 )
 
 // held writes responses to smtpd, immediately or after a delay. All delayed responses
@@ -39,7 +38,7 @@ func (h *held) write(b []byte) error {
 	return err
 }
 
-// add delays line. It returns false if MaxHeld responses are already delayed.
+// add delays line. add returns false if MaxHeld responses are already delayed.
 func (h *held) add(line []byte, hold time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -72,8 +71,8 @@ func (h *held) arm() {
 	}
 }
 
-// send writes the lines that are due. The next write of the reader returns the same
-// error.
+// send writes the lines that are due. After an error, the next write of the reader
+// returns the same error.
 func (h *held) send() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -98,7 +97,7 @@ func (h *held) stop() {
 	h.tell()
 }
 
-// answers is a heap of answers. The answer that is due first is on top.
+// answers is a heap of answers by the time at which they are due.
 type answers []answer
 
 func (a answers) Len() int           { return len(a) }

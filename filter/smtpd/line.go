@@ -5,18 +5,18 @@ import (
 	"io"
 )
 
-// maxLine is the maximum length of a line. The longest line that smtpd sends is a
-// data-line request of 65,616 bytes. A line that exceeds maxLine is truncated. Its
-// first part still contains the session and the token, which the response needs.
+// maxLine is the maximum length of a line. The longest line of smtpd is a data-line
+// request of 65,616 bytes. A longer line than maxLine is truncated. The head of a
+// truncated line contains the session and the token, which the response needs.
 const maxLine = 128 << 10
 
-// lines splits a stream into lines. Only LF ends a line; a CR is a part of the line.
+// lines splits a stream into lines. Only LF ends a line, and a CR belongs to the line.
 // The buffer has a fixed size.
 type lines struct {
 	r          io.Reader
 	buf        []byte
 	start, end int  // the part of buf that has not been returned
-	scanned    int  // the part of buf before this position contains no LF
+	scanned    int  // buf contains no LF before this position
 	skip       bool // discard the rest of a line that is too long
 	err        error
 }
@@ -25,9 +25,9 @@ func newLines(r io.Reader) *lines {
 	return &lines{r: r, buf: make([]byte, 2*maxLine)}
 }
 
-// next returns the next complete line of the buffer without its LF. It returns false if
-// fill must be called first. The line is valid until fill is called. cut reports
-// whether the line is truncated.
+// next returns the next complete line of the buffer without its LF. The line is valid
+// until fill is called. cut reports whether the line is truncated. If ok is false, the
+// caller must first call fill.
 func (l *lines) next() (line []byte, cut, ok bool) {
 	for {
 		i := bytes.IndexByte(l.buf[l.scanned:l.end], '\n')
@@ -56,8 +56,8 @@ func (l *lines) next() (line []byte, cut, ok bool) {
 	}
 }
 
-// fill reads once from the stream. It returns the error of the stream, which is io.EOF
-// at the end. A last line without LF is dropped, because it is incomplete.
+// fill reads once from the stream. The error is the error of the stream, or io.EOF at
+// its end. A last line without LF is incomplete and is dropped.
 func (l *lines) fill() error {
 	if l.err != nil {
 		return l.err

@@ -23,7 +23,7 @@ type chaos struct {
 	rnd  *rand.Rand
 	peer *smtpd
 	most time.Duration // maximum delay by Serve
-	hold bool          // delay all answers, to exceed the maximum number of delayed answers
+	hold bool          // delay all answers, to exceed the limit of delayed answers
 }
 
 // unprintable also panics when it is logged.
@@ -109,15 +109,15 @@ func (s *smtpd) Write(b []byte) (int, error) {
 	}
 }
 
-// playOnce serves a random conversation with a chaotic Handler: requests, reports,
-// clients that disconnect during a delay, noise, pauses, and an end of input at any
-// point. Each request whose line is complete must be answered exactly once, and in
-// time. The clock is the clock of the synctest bubble.
+// playOnce serves a random conversation with a chaotic Handler. The conversation has
+// requests, reports, clients that disconnect during a delay, noise and pauses. The
+// input may end at any point. Each complete request must be answered exactly once and
+// in time, by the clock of the synctest bubble.
 func playOnce(t *testing.T, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	var script strings.Builder
 	script.WriteString("config|smtpd-version|7.9.0\nconfig|smtp-session-timeout|60\nconfig|ready\n")
-	sessions := 1 + rnd.IntN(600) // sometimes more than the maximum number of delayed answers
+	sessions := 1 + rnd.IntN(600) // sometimes more than the limit of delayed answers
 	for i := range rnd.IntN(1500) {
 		session := uint64(rnd.IntN(sessions))
 		head := fmt.Sprintf("|0.7|1795219327.%06d|smtp-in|", i)
@@ -152,7 +152,8 @@ func playOnce(t *testing.T, seed uint64) {
 		}
 	}
 
-	// The session timeout is 60 s; before smtpd has sent it, only MaxHold applies.
+	// The session timeout is 60 s. Only MaxHold applies until smtpd has sent the
+	// timeout.
 	out := &smtpd{answers: map[owed]int{}, due: map[owed]time.Time{}}
 	h := &chaos{rnd: rand.New(rand.NewPCG(seed, 3)), peer: out, most: 30 * time.Second, hold: seed%7 == 3}
 	r, w := io.Pipe()

@@ -11,7 +11,7 @@ import (
 )
 
 // FuzzLines checks that the reader returns the lines between LFs for any reads and any
-// length, and only the head of a line that is too long.
+// length. A line that is too long is cut to its head.
 func FuzzLines(f *testing.F) {
 	f.Add([]byte("one\ntwo\r\n\n\nlast"), uint16(1), uint32(0))
 	f.Add([]byte("|\n\x00\xff\n"), uint16(3), uint32(maxLine-2))
@@ -83,8 +83,8 @@ func (ev *Event) line() []byte {
 	return b
 }
 
-// FuzzParse checks that a parsed event, written as a line of the newest version, is
-// parsed as the same event.
+// FuzzParse checks that a parsed event results in the same event after encoding. The
+// encoded line has the newest version.
 func FuzzParse(f *testing.F) {
 	seen := map[string]bool{}
 	names, err := filepath.Glob("../../tests/streams/*/*.in")

@@ -17,8 +17,8 @@ var verbs = map[string]smtp.Verb{
 	"TURN": smtp.VerbOther, "SEND": smtp.VerbNames, "SOML": smtp.VerbNames, "SAML": smtp.VerbNames,
 }
 
-// bare contains the verbs whose argument is useless. If the client has sent AUTH, the
-// argument may be a password.
+// bare contains the verbs whose argument is useless. After AUTH, the argument may be a
+// password.
 var bare = map[smtp.Verb]bool{smtp.VerbData: true, smtp.VerbRset: true, smtp.VerbNoop: true, smtp.VerbQuit: true, smtp.VerbStartTLS: true, smtp.VerbOther: true, smtp.VerbNames: true}
 
 // mechanisms contains the words that are not masked in an AUTH line. Any other word may
@@ -26,30 +26,29 @@ var bare = map[smtp.Verb]bool{smtp.VerbData: true, smtp.VerbRset: true, smtp.Ver
 var mechanisms = []string{"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "NTLM", "GSSAPI", "XOAUTH2", "OAUTHBEARER",
 	"SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "EXTERNAL", "ANONYMOUS", "KERBEROS_V4"}
 
-// secretWords contains words in lines of clients for POP3, FTP, IMAP and HTTP that use
-// the wrong port. Such a line contains credentials, or the next line does.
+// secretWords contains words in lines of POP3, FTP, IMAP and HTTP clients that use the
+// wrong port. A line with a secret word, or the next line, contains credentials.
 var secretWords = []string{"USER", "LOGIN", "APOP", "POST", "PUT", "PATCH", "DELETE"}
 
-// secretParts contains names in JSON, forms and headers. A line that contains such a
-// name at any position may contain credentials. Punctuation within a word is ignored.
+// secretParts contains names in JSON, forms and headers. A line with one of these names
+// at any position may contain credentials. Punctuation within a word is ignored.
 var secretParts = [][]byte{[]byte("PASS"), []byte("PWD"), []byte("SECRET"), []byte("TOKEN"), []byte("CREDENTIAL"), []byte("COOKIE"), []byte("APIKEY"),
 	[]byte("AUTH"), []byte("KENNWORT"), []byte("WACHTWOORD"), []byte("CONTRASE"), []byte("SENHA"), []byte("PAROL")}
 
-// A lineState is the part of the session state on which redact depends.
+// A lineState is the state of the session on which redact depends.
 type lineState struct {
-	sawAuth    bool // a previous line was a part of a login
+	sawAuth    bool // a previous line belonged to a login
 	inExchange bool // smtpd waits for a line of an AUTH exchange
 	noData     bool // DATA was rejected, so message text may follow
 }
 
-// redact appends a line of a client to dst, without secrets. It returns the verb of the
-// line, and reports whether the line is a part of a login. Only redact uses the
+// redact appends a line of a client to dst, without secrets, and returns the verb of the
+// line. secret reports whether the line belongs to a login. Only redact uses the
 // original line.
 //
-// The redaction by smtpd is not sufficient. smtpd only masks `AUTH PLAIN x` with one
-// space, and the lines of an accepted exchange. However, it also accepts the command
-// with two spaces or a tab, and bots send user name and password even if AUTH LOGIN was
-// rejected.
+// The redaction by smtpd is not sufficient. smtpd masks only the lines of an accepted
+// exchange, and `AUTH PLAIN x` with one space. smtpd also accepts the command with two
+// spaces or a tab. Bots send user name and password even after a rejected AUTH LOGIN.
 func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret bool) {
 	if st.inExchange {
 		return append(dst, smtp.Masked...), smtp.VerbExchange, true
@@ -93,8 +92,9 @@ func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret b
 	return dst, v, secret
 }
 
-// argument returns the number of bytes of a command that may be recorded, and reports
-// whether the remaining bytes are a part of a login. rest is the argument within line.
+// argument returns the number of bytes of a command that may be recorded. secret
+// reports whether the remaining bytes belong to a login. rest is the argument within
+// line.
 func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bool) {
 	start := len(line) - len(rest)
 	end := start
@@ -110,7 +110,7 @@ func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bo
 		return start, true
 	case v != smtp.VerbHelo && v != smtp.VerbEhlo:
 		if st.noData && bytes.IndexByte(rest, ':') < 0 {
-			return end, false // it may be message text that starts with "Mail"
+			return end, false // message text may start with "Mail"
 		}
 		return len(line), false
 	}
@@ -121,16 +121,20 @@ func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bo
 }
 
 // secretAfterControl returns the index after a control character that precedes a login,
-// or 0. This occurs because some clients end lines with CR alone.
+// or 0. Some clients end lines with CR alone.
 func secretAfterControl(line []byte) int {
-	i := bytes.IndexFunc(line, func(r rune) bool { return r < ' ' && r != '\t' }) + 1
-	if i > 0 && hasSecret(line[i:]) {
-		return i
+	for i, c := range line {
+		if c < ' ' && c != '\t' {
+			if hasSecret(line[i+1:]) {
+				return i + 1
+			}
+			break
+		}
 	}
 	return 0
 }
 
-// argumentName returns a greeting or an address. It removes a login that follows a
+// argumentName returns a greeting or an address without a login. The login follows a
 // control character or is in a parameter.
 func argumentName(name []byte, most int) []byte {
 	if i := secretAfterControl(name); i > 0 {
@@ -161,8 +165,8 @@ func maskAuth(line []byte) []byte {
 	return line
 }
 
-// httpRequest appends the request line of HTTP (RFC 9112 section 3). It masks a
-// target that may contain form fields.
+// httpRequest appends the request line of HTTP (RFC 9112 section 3). A target that may
+// contain form fields is masked.
 func httpRequest(dst, line, method []byte) []byte {
 	if !bytes.ContainsAny(line, "?=&@") && !hasParts(line) {
 		return append(dst, clip(line, maxExample)...)
@@ -201,7 +205,7 @@ func mechanism(word []byte) string {
 	return ""
 }
 
-// hasSecret reports whether line contains credentials. It checks several words,
+// hasSecret reports whether line contains credentials. Several words are checked,
 // because IMAP puts a tag before the command and users mistype.
 func hasSecret(line []byte) bool {
 	if hasParts(line) || plainResponse(line) {
@@ -231,8 +235,8 @@ func hasSecret(line []byte) bool {
 // maxParts is the number of bytes that hasParts searches.
 const maxParts = 4096
 
-// hasParts reports whether line contains one of secretParts, either before or after
-// backspaces are applied.
+// hasParts reports whether line contains one of secretParts. The line is searched
+// before and after backspaces are applied.
 func hasParts(line []byte) bool {
 	var a, b [maxParts]byte
 	raw, typed := a[:0], b[:0]
@@ -251,8 +255,8 @@ func hasParts(line []byte) bool {
 	return slices.ContainsFunc(secretParts, func(p []byte) bool { return bytes.Contains(raw, p) || bytes.Contains(typed, p) })
 }
 
-// plainResponse reports whether line is a response of the mechanism PLAIN (RFC 4616):
-// in base64, a user name and a password, each after a NUL byte.
+// plainResponse reports whether line is a response of the mechanism PLAIN (RFC 4616).
+// The response is a user name and a password, each after a NUL byte, in base64.
 func plainResponse(line []byte) bool {
 	line = bytes.TrimSpace(line)
 	if len(line) < 8 || len(line) > maxParts {
@@ -263,8 +267,8 @@ func plainResponse(line []byte) bool {
 	return bytes.Count(b[:n], []byte{0}) == 2
 }
 
-// letters appends the letters of word in upper case to dst, after it has applied
-// backspaces. It never exceeds the capacity of dst.
+// letters applies the backspaces in word, and appends its letters in upper case to dst.
+// The result never exceeds the capacity of dst.
 func letters(dst, word []byte) []byte {
 	for _, c := range word {
 		switch {
@@ -303,9 +307,9 @@ func hasPrefixFold(b []byte, p string) bool {
 	return len(b) >= len(p) && bytes.EqualFold(b[:len(p)], []byte(p))
 }
 
-// redactReply appends the reply to cmd to dst, without secrets. Replies may contain
-// secrets: smtpd repeats arguments in quotes, in angle brackets or after a control
-// character, and other filters can repeat any part of a line.
+// redactReply appends the reply to cmd to dst, without secrets. smtpd repeats arguments
+// in quotes, in angle brackets or after a control character. Other filters can repeat
+// any part of a line.
 func redactReply(dst, text []byte, cmd *command) []byte {
 	switch {
 	case !cmd.secret:

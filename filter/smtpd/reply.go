@@ -8,7 +8,7 @@ import (
 )
 
 // Allowed returns d if it is valid in the phase, and otherwise the most similar valid
-// decision, because smtpd exits on an invalid decision.
+// decision. smtpd exits on an invalid decision.
 func Allowed(d smtp.Decision, phase ID) smtp.Decision {
 	s := &specs[phase]
 	if d == smtp.Junk && !s.junk || d >= smtp.Reject && !s.refuse || d > smtp.Disconnect {
@@ -26,12 +26,12 @@ func Allowed(d smtp.Decision, phase ID) smtp.Decision {
 // 4.5.3.1.5 allows 512 bytes.
 const maxText = 500
 
-// maxAnswer is the maximum length of a response in bytes. A line that does not fit in
-// smtpd's input buffer of 64 KiB makes smtpd's lookup process loop forever.
+// maxAnswer is the maximum length of a response in bytes. The input buffer of smtpd has
+// 64 KiB. A longer line makes smtpd's lookup process loop forever.
 const maxAnswer = 65535
 
 // appendReply appends the response to the request ev. No other function creates
-// responses, so that all of them are valid.
+// responses, so that all responses are valid.
 func appendReply(dst []byte, ev *Event, r smtp.Answer) []byte {
 	first, second := ev.Session, ev.Token
 	if ev.Version.Before(0, 5) {
@@ -58,7 +58,7 @@ func appendID(dst []byte, id uint64) []byte {
 }
 
 // appendText appends text in the only format that smtpd accepts: `[45]dd text` in one
-// line. smtpd would replace other texts with "421 Internal server error".
+// line. smtpd would replace any other text with "421 Internal server error".
 func appendText(dst []byte, text string) []byte {
 	if !validCode(text) {
 		dst = append(dst, "550 "...)

@@ -15,8 +15,8 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// A Handler handles the events of smtpd. One goroutine calls all methods, in the
-// order of smtpd's lines. They must not block.
+// A Handler handles the events of smtpd. One goroutine calls all methods in the order
+// of smtpd's lines. No method may block.
 type Handler interface {
 	// Ready is called once, when smtpd has sent its complete configuration.
 	Ready(Config)
@@ -38,16 +38,16 @@ type Config struct {
 type Options struct {
 	Reports []ID // reports to register
 	Phases  []ID // phases to register
-	// Held, if not nil, is set to the number of delayed responses.
+	// Held is set to the number of delayed responses, and may be nil.
 	Held *atomic.Int64
-	// Log logs one line without LF. The lines are about smtpd or a bug in the Handler,
-	// not about clients, and each type of line is logged once. Log must not block.
+	// Log logs one line without LF, and must not block. The lines concern smtpd or a
+	// bug in the Handler, and not clients. Each type of log line is written once.
 	Log func(string)
 }
 
-// Serve reads smtpd's lines from in and writes registrations and responses to out. It
-// returns nil at the end of in, because smtpd announces its shutdown only in this way.
-// Otherwise it returns the error of in or out, which means that smtpd has exited.
+// Serve reads smtpd's lines from in and writes registrations and responses to out. At
+// the end of in, Serve returns nil, because smtpd announces its shutdown only in this
+// way. An error of in or out means that smtpd has exited.
 //
 // Serve sends exactly one response to each valid request before it handles the next
 // line. If Decide panics, the response is proceed.
@@ -85,7 +85,7 @@ type server struct {
 	said    map[string]bool
 }
 
-// batch handles the lines in the buffer. It returns true if the Handler panicked,
+// batch handles the lines in the buffer. After a panic of the Handler, again is true,
 // because lines may remain in the buffer.
 func (s *server) batch() (again bool) {
 	defer func() {
@@ -111,7 +111,7 @@ func (s *server) batch() (again bool) {
 }
 
 // lineHead returns the fields of a line that precede its session. Later fields may
-// contain a password, for example if a user name contains a line feed.
+// contain a password, for example after a line feed in a user name.
 func lineHead(line []byte) []byte {
 	if !bytes.HasPrefix(line, []byte("report|")) && !bytes.HasPrefix(line, []byte("filter|")) {
 		return nil
@@ -157,8 +157,8 @@ func (s *server) line(line []byte) {
 	s.answer(r)
 }
 
-// answer appends the response, and then marks the request as answered. The order matters if
-// a panic occurs.
+// answer appends the response, and then marks the request as answered. A panic between
+// the two steps must leave the request pending.
 func (s *server) answer(r smtp.Answer) {
 	if r.Hold <= 0 || !s.held.add(appendReply(nil, &s.ev, r), s.limit(r.Hold)) {
 		s.out = appendReply(s.out, &s.ev, r)
@@ -208,7 +208,7 @@ func (s *server) appendRegistration(dst []byte) []byte {
 	return append(dst, "register|ready\n"...)
 }
 
-// once logs one line of each type, and at most 100 lines, so that a broken smtpd
+// once logs one line of each type, and at most 100 lines. A broken smtpd therefore
 // cannot fill the log.
 func (s *server) once(kind, format string, args ...any) {
 	if s.options.Log == nil || s.said[kind] || len(s.said) >= 100 {
@@ -224,8 +224,8 @@ func (s *server) once(kind, format string, args ...any) {
 // ErrNever is the error of Check for an event that must never be registered.
 var ErrNever = errors.New("must not be registered: contains passwords or message text, or makes smtpd exit")
 
-// Check returns an error unless all events of o are safe to register. The phases auth
-// and data-line are not, because their requests contain passwords and message text.
+// Check returns an error for an event of o that must not be registered. The requests of
+// the phases auth and data-line contain passwords and message text.
 func (o Options) Check() error {
 	for _, id := range o.Phases {
 		if !id.IsPhase() || id == PhaseAuth || id == PhaseDataLine {

@@ -215,8 +215,9 @@ func TestCheckRefusesSecrets(t *testing.T) {
 
 var request = regexp.MustCompile(`(?m)^filter\|[^|]*\|[^|]*\|smtp-in\|([^|]*)\|([0-9a-f]{16})\|([0-9a-f]{16})\|(.*)$`)
 
-// TestStreams checks for every recorded stream that each request is answered exactly
-// once, in order, with its session and token, and that nothing is logged.
+// TestStreams checks that each request of a recorded stream is answered exactly once.
+// The answers are in order, and contain the session and token of their request. No
+// stream causes a log line.
 func TestStreams(t *testing.T) {
 	streams, err := filepath.Glob("../../tests/streams/*/*.in")
 	if err != nil || len(streams) < 160 {
@@ -253,8 +254,8 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// FuzzServe checks for any input that each request is answered once with a line that
-// smtpd accepts, and that Serve returns.
+// FuzzServe checks that each request in any input is answered once, and that Serve
+// returns. The answer is a line that smtpd accepts.
 func FuzzServe(f *testing.F) {
 	for _, name := range []string{"odd-addresses", "bad-helo", "junk", "data-lines", "auth-submission"} {
 		for _, v := range []string{"6.8", "7.9"} {
@@ -348,8 +349,8 @@ func (nobody) Ready(Config)              {}
 func (nobody) Report(*Event)             {}
 func (nobody) Decide(*Event) smtp.Answer { return smtp.Answer{} }
 
-// TestHeldAnswers checks that a delayed answer is sent when it is due, that other
-// answers do not wait for it, and that all answers are sent at the end of input.
+// TestHeldAnswers checks that a delayed answer is sent when it is due. Other answers do
+// not wait for a delayed answer. All answers are sent at the end of input.
 func TestHeldAnswers(t *testing.T) {
 	ask := func(session int) string {
 		return fmt.Sprintf("filter|0.7|1.0|smtp-in|ehlo|%016x|00000000000000ff|x\n", session)
@@ -379,8 +380,8 @@ func TestHeldAnswers(t *testing.T) {
 	}
 }
 
-// TestHoldLimit checks that a further answer is sent immediately if too many are
-// delayed.
+// TestHoldLimit checks that an answer beyond the limit of delayed answers is sent
+// immediately.
 func TestHoldLimit(t *testing.T) {
 	var in strings.Builder
 	for i := range MaxHeld + 10 {

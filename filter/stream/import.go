@@ -17,7 +17,7 @@ import (
 )
 
 // keepAll is the retention during an import. The configured retention applies when the
-// filter is started.
+// filter starts.
 const keepAll = 100 * 365 * 24 * time.Hour
 
 // batch is the number of records in a commit.
@@ -25,10 +25,10 @@ const batch = 1000
 
 // Options are the options of Import.
 type Options struct {
-	Dir     string        // the state directory; it must exist
+	Dir     string        // state directory, which must exist
 	Budget  int64         // disk budget of the state directory in bytes
 	Privacy rules.Privacy // level of privacy of the records
-	Program string        // the version, for new files
+	Program string        // version for new files
 	Now     func() time.Time
 	Done    func(end time.Time) // called after each record; may be nil
 }
@@ -36,15 +36,15 @@ type Options struct {
 // A Result describes an import.
 type Result struct {
 	Counts
-	Sessions       int       // number of recorded sessions
-	Oldest, Newest time.Time // ends of the oldest and newest session; zero if there are none
+	Sessions       int       // recorded sessions
+	Oldest, Newest time.Time // ends of the oldest and newest session; zero for no session
 }
 
-// Import records the sessions of a stream in a state directory. The ending of sessions
-// that are open at the end of a run of smtpd is unknown. A second import of the same
+// Import records the sessions of a stream in a state directory. The ending of a session
+// that is open at the end of a run of smtpd is unknown. A second import of the same
 // stream has no effect.
 //
-// If a filter has the state directory open, the error is store.ErrInUse, and the
+// If a filter has opened the state directory, the error is store.ErrInUse, and the
 // directory is unchanged. A stream without a session is an error.
 func Import(in io.Reader, o Options) (r Result, err error) {
 	if _, err := os.Stat(o.Dir); err != nil {
@@ -100,8 +100,7 @@ func play(run io.Reader, pipeline *filter.Pipeline) error {
 	return nil
 }
 
-// newPipeline returns the part of the filter that records events, without rules and
-// memory.
+// newPipeline returns a pipeline that records events, without rules and memory.
 func newPipeline(o Options, record func(end time.Time, id uint64, value []byte)) (*filter.Pipeline, error) {
 	lists, err := lookup.Builtin()
 	if err != nil {
@@ -126,7 +125,7 @@ func newPipeline(o Options, record func(end time.Time, id uint64, value []byte))
 	return pipeline, nil
 }
 
-// emptyPolicy returns a policy without rules. With it, the filter only collects
+// emptyPolicy returns a policy without rules, so that the filter only collects
 // evidence.
 func emptyPolicy(how rules.Privacy) (*rules.Policy, error) {
 	c, err := rules.Parse("empty", func(string) ([]byte, error) { return []byte("privacy " + how.String() + "\n"), nil })

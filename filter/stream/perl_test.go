@@ -44,8 +44,8 @@ var (
 	loggedRecipient = regexp.MustCompile(`(?m)^rcpt-to (.*)$`)
 )
 
-// TestPerlLogger checks that the greeting and the last recipient of each file of
-// a real logger are in the record of its session.
+// TestPerlLogger checks that each file of a real logger is in the record of its
+// session. The record contains the greeting and the last recipient of the file.
 func TestPerlLogger(t *testing.T) {
 	const samples = "testdata/perl-logger"
 	files, err := os.ReadDir(samples)
@@ -93,9 +93,9 @@ func TestPerlLogger(t *testing.T) {
 	}
 }
 
-// TestPerlLoggerText checks the conversion of texts that the samples lack: both
-// kinds of quotes, the two forms of a login, several files of one session, and
-// files that are not the logger's. No text is evaluated.
+// TestPerlLoggerText checks the conversion of texts that the samples lack. The texts
+// have both kinds of quotes, both forms of a login, several files of one session, and
+// files of other programs. No text is evaluated.
 func TestPerlLoggerText(t *testing.T) {
 	const (
 		head  = `'session' => '00000000000000a1', 'subsystem' => 'smtp-in', 'version' => '0.7', 'request' => 'report', `

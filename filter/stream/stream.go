@@ -1,9 +1,9 @@
-// Package stream imports recorded streams: the lines from smtpd to a filter
-// (smtpd-filters(7)), for example a copy written by tee(1). The sessions are handled by
-// the same code as in the running filter, with the times in the stream, and their
-// records are written to a state directory.
+// Package stream imports recorded streams. A stream contains the lines from smtpd to a
+// filter (smtpd-filters(7)), for example as a copy by tee(1).
 //
-// The package makes no decisions: it evaluates no rules and bans no clients.
+// The code of the running filter handles the sessions, with the times in the stream. The
+// records are written to a state directory. The package evaluates no rules and bans no
+// clients.
 package stream
 
 import (
@@ -15,29 +15,30 @@ import (
 )
 
 const (
-	// maxLine is the maximum length of a line in bytes. smtpd sends at most
-	// 65,616.
+	// maxLine is the maximum length of a line in bytes. smtpd sends at most 65,616
+	// bytes.
 	maxLine = 128 << 10
-	// maxLead is the maximum number of lines that may precede the first line of smtpd.
-	// If there are more, the input is not a stream.
+	// maxLead is the maximum number of lines before the first line of smtpd. An input
+	// with more lines before smtpd's first line is not a stream.
 	maxLead = 100
 )
 
 // Counts contains the numbers of lines and runs in a stream.
 type Counts struct {
-	Lines   int   // number of lines, including skipped lines
-	Runs    int   // number of runs of smtpd; each begins with a handshake
-	Skipped int   // number of lines that smtpd cannot have sent
-	First   error // describes the first skipped line; nil if there is none
+	Lines   int   // includes skipped lines
+	Runs    int   // runs of smtpd; each begins with a handshake
+	Skipped int   // lines that smtpd cannot have sent
+	First   error // description of the first skipped line, or nil
 }
 
-// Split calls run for each run of smtpd in the stream. The reader that it passes to run
-// returns the lines of the handshake, and all events until the next handshake. Lines
-// that smtpd cannot have sent are skipped and counted. Requests of the phases auth and
-// data-line are skipped but not counted, because they contain passwords and message
-// text.
+// Split calls run for each run of smtpd in the stream. The reader of run returns the
+// lines of the handshake, and all events until the next handshake. Lines that smtpd
+// cannot have sent are skipped and counted.
 //
-// It returns errors of in and run, or an error if in is not a stream.
+// Requests of the phases auth and data-line contain passwords and message text. Split
+// skips these requests without counting them.
+//
+// Split returns errors of in and run, or an error if in is not a stream.
 func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
 	s := splitter{in: bufio.NewReaderSize(in, maxLine)}
 	for s.next() {
@@ -70,7 +71,7 @@ type splitter struct {
 
 	line   []byte // latest line of smtpd, valid until next is called
 	rest   []byte // part of line that Read has not yet returned
-	events bool   // the run has lines that follow its handshake
+	events bool   // the run has lines after its handshake
 	ended  bool   // line is the first line of the next run
 }
 
@@ -93,8 +94,8 @@ func (s *splitter) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// advance reads the next line of the current run. It returns false at the end of the
-// run.
+// advance reads the next line of the current run. At the end of the run, advance
+// returns false.
 func (s *splitter) advance() bool {
 	if !s.read() {
 		s.line = nil
@@ -109,7 +110,7 @@ func (s *splitter) advance() bool {
 	return true
 }
 
-// next reports whether there is another run. Its first line is in s.line.
+// next reports whether another run follows. The first line of the run is in s.line.
 func (s *splitter) next() bool { return len(s.line) > 0 && s.ended || s.read() }
 
 // read reads the next line of smtpd, including the newline.
@@ -128,7 +129,7 @@ func (s *splitter) read() bool {
 				_, s.err = s.in.ReadSlice('\n')
 			}
 		case s.err != nil:
-			problem = "incomplete" // smtpd was stopped while it was writing the line
+			problem = "incomplete" // smtpd stopped within the line
 		case !isEvent(s.line):
 			problem = "not a line of smtpd"
 		case isSecret(s.line):

@@ -112,8 +112,8 @@ type failing struct{ err error }
 
 func (f *failing) Read([]byte) (int, error) { return 0, f.err }
 
-// TestImport checks the records of two runs, of which the second has the same
-// session ids, and that a second import adds nothing.
+// TestImport checks the records of two runs with the same session ids. A second import
+// adds nothing.
 func TestImport(t *testing.T) {
 	dir := t.TempDir()
 	in := handshake + fmt.Sprintf(connect+helo, 1, 1) +

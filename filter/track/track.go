@@ -1,5 +1,5 @@
-// Package track maintains the facts about an SMTP session, its transaction and its
-// commands. It draws no conclusions.
+// Package track maintains the facts on an SMTP session, its transaction and its
+// commands. The package draws no conclusions.
 package track
 
 import (
@@ -10,35 +10,35 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Session is one SMTP connection. The zero Session is ready for Apply. It
-// belongs to one goroutine.
+// A Session is one SMTP connection, and must not be used concurrently. The zero Session
+// is ready for Apply.
 type Session struct {
 	ID      uint64
 	Src     netip.AddrPort // invalid for a local session
-	Dst     netip.AddrPort // address of the listener, which may be a wildcard address
+	Dst     netip.AddrPort // address of the listener, possibly a wildcard address
 	RDNS    []byte
 	RDNSCut bool
 	FCrDNS  smtp.FCrDNS
 	Local   bool // over the server's local socket: from sendmail(8), or a bounce of the server
 
-	// The pipeline sets these facts, according to the operator's tables and databases.
+	// The pipeline sets the following facts from the operator's tables and databases.
 	Internal bool // from this host or a private network
 	Gateway  bool // many hosts share the address
 	Friend   bool // the operator exempts the address from all evidence and rules
 	// Submission reports whether the session uses a listener for the mail clients of
-	// users. These greet with any name.
+	// users. Mail clients of users greet with any name.
 	Submission bool
-	ASNKnown   bool   // ASN is known; it is 0 if no AS announces Src
+	ASNKnown   bool   // an ASN of 0 then means that no AS announces Src
 	ASN        uint32 // AS number that announces Src
 	Country    string // two capital letters; empty if unknown
 
-	Helo        []byte // the latest greeting
-	PrevHelo    []byte // the previous greeting; empty unless the client changed it
+	Helo        []byte // latest greeting
+	PrevHelo    []byte // previous greeting; empty if the client never changed it
 	NewHelo     bool   // the latest event changed Helo
 	Greeted     bool   // the client tried to greet, or was rejected before its greeting
 	TLS         bool
-	User        []byte   // the latest user name of a login attempt, in its recorded form
-	Login       []byte   // the user that is logged in
+	User        []byte   // latest user name of a login attempt, in its recorded form
+	Login       []byte   // user that is logged in
 	Failed      [][]byte // distinct user names of failed logins, at most maxFailed
 	Authed      bool
 	TriedMail   bool // the client has sent MAIL
@@ -47,8 +47,7 @@ type Session struct {
 	Start       int64 // microseconds since 1970
 	Transaction Transaction
 	// Cut reports whether the server rolled back the transaction because the client
-	// disconnected. It is needed because smtpd reports the rollback before the
-	// disconnect.
+	// disconnected. smtpd reports the rollback before the disconnect.
 	Cut  bool
 	Pace Pace
 
@@ -57,7 +56,7 @@ type Session struct {
 
 // Counts contains the counters of a session.
 type Counts struct {
-	Commands     uint32 // lines that the client sent outside of message text
+	Commands     uint32 // lines of the client outside of message text
 	Unknown      uint32 // commands that the server did not recognise
 	Failed       uint32 // commands answered with 4xx or 5xx, including unknown commands
 	Mails        uint32 // messages accepted
@@ -81,9 +80,9 @@ type Transaction struct {
 // microseconds.
 type Pace struct {
 	Replied int64 // time of the last reply; 0 before the server's greeting
-	Last    int64 // the latest gap; -1 if there is none
+	Last    int64 // latest gap, or -1
 	First   int64 // gap between the server's greeting and the first line
-	Least   int64 // the shortest of the later gaps
+	Least   int64 // shortest of the later gaps
 	Gaps    uint8 // number of gaps, at most MaxGaps
 }
 
@@ -124,7 +123,7 @@ const (
 	maxPath = 256 // RFC 5321 section 4.5.3.1.3
 )
 
-// set copies b to dst. The parameter most is the maximum number of bytes that it copies.
+// set copies the first bytes of b to dst. most is the maximum number of bytes.
 func set(dst, b []byte, most int) []byte { return append(dst[:0], b[:min(len(b), most)]...) }
 
 func (s *Session) connect(ev *smtp.Event) {
@@ -219,7 +218,7 @@ func (s *Session) auth(ev *smtp.Event) {
 // maxFailed is the maximum number of user names in Session.Failed.
 const maxFailed = 8
 
-// failed counts a failed command, unless an EventReply has already counted it.
+// failed counts a failed command that no EventReply has counted.
 func (s *Session) failed(ev *smtp.Event) {
 	if ev.Result != smtp.ResultOK && ev.Code == 0 {
 		s.Counts.Failed++
@@ -282,20 +281,20 @@ func (s *Session) request(ev *smtp.Event) {
 	}
 }
 
-// Null reports whether the transaction has the null sender. It returns false if no
-// transaction is open: an empty Sender then proves nothing, because smtpd reports no
+// Null reports whether the transaction has the null sender. Null returns false if no
+// transaction is open. An empty Sender then proves nothing, because smtpd reports no
 // transaction for a sender that is too long.
 func (t *Transaction) Null() bool { return t.Open && len(t.Sender) == 0 }
 
 func (t *Transaction) reset() { *t = Transaction{Sender: t.Sender[:0]} }
 
-// Exempt reports whether the session uses the local socket, is authenticated, belongs
-// to a friend, or has no address. The behaviour in such a session is not evidence
-// against its address.
+// Exempt reports whether the behaviour in the session is not evidence against its
+// address. A session is exempt if it uses the local socket, is authenticated, belongs
+// to a friend, or has no address.
 func (s *Session) Exempt() bool { return s.Local || s.Authed || s.Friend || !s.Src.IsValid() }
 
-// ProvenName returns the reverse DNS name if FCrDNS passes and the name is
-// complete, and nil otherwise.
+// ProvenName returns the reverse DNS name if FCrDNS passes and the name is complete.
+// Otherwise ProvenName returns nil.
 func (s *Session) ProvenName() []byte {
 	if s.FCrDNS == smtp.FCrDNSPass && !s.RDNSCut {
 		return s.RDNS
@@ -303,7 +302,7 @@ func (s *Session) ProvenName() []byte {
 	return nil
 }
 
-// Reset prepares s for another session. It reuses buffers, unless they are unusually large.
+// Reset prepares s for another session, and reuses buffers of usual size.
 func (s *Session) Reset() {
 	keep := func(b []byte) []byte {
 		if cap(b) > 1024 {

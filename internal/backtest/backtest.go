@@ -1,6 +1,6 @@
-// Package backtest replays recorded sessions through a policy. It collects the accepted
-// mail and the logins that the policy would have rejected, the sessions that it would
-// have stopped, and the differences from the running policy.
+// Package backtest replays recorded sessions through a policy. The result lists the
+// accepted mail and the logins that the policy would have rejected. The result also
+// lists the differences from the running policy.
 package backtest
 
 import (
@@ -24,43 +24,43 @@ import (
 // Options are the inputs of Run.
 type Options struct {
 	Name  string           // name of the tested policy
-	Rule  string           // the only rule of the tested policy that is tested; if empty, all rules
-	Test  *filter.Settings // the tested policy
-	Notes []string         // notes about further conditions that cannot be evaluated
-	// Running is the policy that the tested policy is compared with. It may be nil. File is
-	// the name of its file.
+	Rule  string           // the only tested rule; empty for all rules
+	Test  *filter.Settings // tested policy
+	Notes []string         // reasons why further conditions cannot be evaluated
+	// Running is the policy for the comparison, and may be nil. File is the name of its
+	// file.
 	Running  *filter.Settings
 	File     string
 	Lists    *lookup.Lists
 	OwnAddrs []netip.Addr // addresses of the recorded host
 	Reader   *store.Reader
-	Since    time.Time // only sessions that ended at this time or later are reported
-	// Match reports whether a session is selected for the report. If Match is nil, all
-	// sessions are.
+	Since    time.Time // report only sessions that ended at this time or later
+	// Match reports whether a session is selected for the report. A nil Match selects
+	// all sessions.
 	Match func(*store.Record) bool
-	// Progress is called after each batch of sessions, with the number of its sessions
-	// and the end of the last one.
+	// Progress is called after each batch, with the number of its sessions and the end
+	// of the last session.
 	Progress func(sessions int, at time.Time)
 }
 
-// sampleOf is the sampling rate for unknown conditions: they are counted in one of
-// sampleOf sessions.
+// sampleOf is the sampling rate for unknown conditions. Unknown conditions are counted
+// in one of sampleOf sessions.
 const sampleOf = 16
 
-// batchSize is the number of records that are replayed before the results are compared.
+// batchSize is the number of records between two comparisons of the results.
 const batchSize = 500
 
 // A run replays the records through one policy.
 type run struct {
 	player  *replay.Player
 	options replay.Options
-	ended   []ending // results of this batch
+	ended   []ending // results of the current batch
 }
 
 // An ending is the result of one session in one run.
 type ending struct {
 	seq  uint64
-	rule string // the first rule that rejected the session
+	rule string // first rule that rejected the session
 	// reported reports whether the session is selected.
 	reported bool
 }
@@ -72,8 +72,8 @@ func newRun(s *filter.Settings, o *Options) *run {
 	}}
 }
 
-// Run replays all records of o.Reader. When it returns, o.Reader.Unread is the number
-// of files that could not be read.
+// Run replays all records of o.Reader. When Run returns, o.Reader.Unread is the number
+// of unreadable files.
 func Run(o Options) (*Result, error) {
 	c := newCollector(&o)
 	test := newRun(o.Test, &o)
@@ -100,7 +100,8 @@ func Run(o Options) (*Result, error) {
 	return c.finish(), nil
 }
 
-// play replays the records in batches. During a batch, it already reads the next one.
+// play replays the records in batches. The next batch is read during the replay of a
+// batch.
 func (c *collector) play(runs []*run) error {
 	batches, done := make(chan []store.Record), make(chan struct{})
 	go func() {
@@ -132,7 +133,7 @@ func (c *collector) play(runs []*run) error {
 	return err
 }
 
-// playBatch replays a batch through all policies at the same time.
+// playBatch replays a batch through all policies in parallel.
 func (c *collector) playBatch(runs []*run, batch []store.Record, last bool) {
 	var wg sync.WaitGroup
 	for _, r := range runs {
@@ -149,8 +150,8 @@ func (c *collector) playBatch(runs []*run, batch []store.Record, last bool) {
 	c.compare(runs)
 }
 
-// compare compares the results of both runs. In one run, a session can end earlier than
-// in the other, by at most the player's window.
+// compare compares the results of the runs. A session may end at different times in the
+// runs. The two ends of a session differ by at most the player's window.
 func (c *collector) compare(runs []*run) {
 	d := c.result.Against
 	if d == nil {
@@ -182,10 +183,10 @@ func (c *collector) reports(r *store.Record) bool {
 	return !r.End.Before(c.o.Since) && (c.o.Match == nil || c.o.Match(r))
 }
 
-// trace counts unknown conditions: in a sample of all sessions, and in all sessions
-// with hashed mailboxes.
+// trace counts unknown conditions in a sample of all sessions. Sessions with hashed
+// mailboxes are always counted.
 func (c *collector) trace(policy *rules.Policy, f *rules.Facts, _ smtp.Answer) {
-	sampled := f.Session*0x9e3779b97f4a7c15>>60 == 0 // session ids are not evenly distributed, but these products are
+	sampled := f.Session*0x9e3779b97f4a7c15>>60 == 0 // unlike session ids, the products are evenly distributed
 	hashed := c.names && (mailbox.Hashed(f.MailFrom) || mailbox.Hashed(f.RcptTo) || mailbox.Hashed(f.User))
 	if !sampled && !hashed {
 		return
@@ -218,8 +219,7 @@ func (c *collector) addUnknown(t *rules.Trace, sampled bool) {
 	}
 }
 
-// notEvaluated lists the conditions of a policy that records are not sufficient to
-// evaluate.
+// notEvaluated lists the conditions of a policy that cannot be evaluated from records.
 func notEvaluated(s *filter.Settings, notes []string) []string {
 	list := []string{}
 	n := s.Policy.Needs()

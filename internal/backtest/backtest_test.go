@@ -30,16 +30,16 @@ func settings(t *testing.T, text string) *filter.Settings {
 	return &filter.Settings{Policy: p.InMode(rules.Enforce)}
 }
 
-// A testSession is a session to record. Its position in the list determines its id and its
-// time in minutes.
+// A testSession is a session to record. The position of a testSession in the list
+// determines its id and its time in minutes.
 type testSession struct {
 	day                   int
 	src, helo, rdns, user string
-	sender                string // sender of a message; empty for a session without a message
+	sender                string // sender of a message; empty for no message
 	rcpts                 []string
-	unknown               int    // number of rejected recipients
+	unknown               int    // rejected recipients
 	evidence              string // evidence with high confidence
-	sum                   uint32 // number of sessions, each with a message
+	sum                   uint32 // sessions of an aggregate, each with a message
 }
 
 func (s *testSession) record(i int) (key time.Time, id uint64, value []byte) {
@@ -111,8 +111,8 @@ var day = []testSession{
 	{src: "192.0.2.5", helo: "flood.example.com", sum: 7},
 }
 
-// TestRun checks that lost mail, rejected logins, stopped sessions and the differences
-// from the running policy are collected.
+// TestRun checks the lost mail, the rejected logins, the stopped sessions and the
+// differences from the running policy.
 func TestRun(t *testing.T) {
 	r := play(t, day, Options{
 		Name:    "/etc/test.conf",
@@ -164,9 +164,9 @@ func TestSince(t *testing.T) {
 	}
 }
 
-// TestKnown checks that clients are known through accepted mail in the records, even if
-// the tested policy rejects all of it, that their lost mail is listed first, and that
-// each host has one group.
+// TestKnown checks that a client is known through accepted mail in the records. The
+// tested policy may reject all mail of a known client. The lost mail of known clients
+// comes first, and each host has one group.
 func TestKnown(t *testing.T) {
 	var sessions []testSession
 	for range 3 {

@@ -20,8 +20,8 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkRun replays sealed days through the preset standard: the mix of tests/bench,
-// and a day of a legitimate server with a harvest.
+// BenchmarkRun replays sealed days through the preset standard. The load mix is the
+// load of tests/bench. The load attacks is a legitimate server's day with a harvest.
 func BenchmarkRun(b *testing.B) {
 	attack := simulate.Attack{Seed: 1, Start: simulate.Midnight, Every: 24 * time.Hour / 20_000, Sessions: 20_000, Each: 10}
 	for _, load := range []struct {

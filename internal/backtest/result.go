@@ -18,17 +18,17 @@ import (
 // A Result is the result of Run.
 type Result struct {
 	Policy       string           `json:"policy"`
-	Rule         string           `json:"rule,omitempty"` // the only rule that was tested
+	Rule         string           `json:"rule,omitempty"` // only tested rule
 	From         text.Time        `json:"from"`
 	To           text.Time        `json:"to"`
 	Since        *text.Time       `json:"since,omitempty"`
 	Played       int              `json:"sessions"`
-	Selected     bool             `json:"selected,omitempty"` // sessions were selected by properties other than time
-	Sessions     int              `json:"sessions_reported"`  // number of sessions that ended at Since or later and are selected
+	Selected     bool             `json:"selected,omitempty"` // the report is limited by properties other than time
+	Sessions     int              `json:"sessions_reported"`  // selected sessions that ended at Since or later
 	Hidden       Hidden           `json:"hidden"`
 	Dropped      uint64           `json:"dropped"`
-	Sums         Sums             `json:"sums"` // sessions in aggregates, which were not replayed
-	Late         int              `json:"late"` // number of sessions that were replayed after sessions with a later start
+	Sums         Sums             `json:"sums"` // sessions in aggregates, which are not replayed
+	Late         int              `json:"late"` // sessions that were replayed after a session with a later start
 	NotEvaluated []string         `json:"not_evaluated"`
 	Unknown      []Unknown        `json:"unknown_conditions"` // counted in one of 16 sessions
 	Hashed       []Unknown        `json:"hashed"`             // unknown because records contain hashes
@@ -42,17 +42,17 @@ type Result struct {
 	Against      *Difference      `json:"against,omitempty"`
 }
 
-// Hidden contains the numbers of sessions whose records are incomplete.
+// Hidden contains the numbers of sessions with incomplete records.
 type Hidden struct {
-	Ended    int    `json:"ended"`                       // sessions that a rule rejected when they were recorded
-	Resumed  int    `json:"ended_otherwise"`             // number of these sessions that the tested policy would not reject
+	Ended    int    `json:"ended"`                       // sessions that a rule rejected while they were recorded
+	Resumed  int    `json:"ended_otherwise"`             // sessions of Ended that the tested policy would not reject
 	Cut      int    `json:"sessions_with_steps_omitted"` // sessions with omitted steps
 	Omitted  uint64 `json:"steps_omitted"`
 	EndingNo int    `json:"endings_unknown"` // sessions with an unknown ending
 }
 
-// Sums describes the sessions in aggregates. They cannot be replayed, because the steps
-// in an aggregate belong to no particular session.
+// Sums contains the numbers of sessions in aggregates. An aggregate cannot be replayed,
+// because its steps belong to no particular session.
 type Sums struct {
 	Sessions int `json:"sessions"`
 	Messages int `json:"messages"`
@@ -72,11 +72,11 @@ type LostMail struct {
 	RDNS     string    `json:"rdns,omitempty"`
 	Known    bool      `json:"known_host"`
 	Accepted Accepted  `json:"history"`
-	Some     int       `json:"some_recipients_only,omitempty"` // number of messages that other recipients still receive
+	Some     int       `json:"some_recipients_only,omitempty"` // messages that other recipients still receive
 	Messages int       `json:"messages"`
 	Rcpts    int       `json:"recipients"`
-	Domains  []string  `json:"sender_domains"`           // the first 20 domains of senders; the domain of the null sender is empty
-	Unknown  int       `json:"sender_unknown,omitempty"` // number of messages without a recorded sender
+	Domains  []string  `json:"sender_domains"`           // first 20 domains of senders; empty for the null sender
+	Unknown  int       `json:"sender_unknown,omitempty"` // messages without a recorded sender
 	Rules    []*LostBy `json:"rules"`
 }
 
@@ -89,11 +89,11 @@ type LostBy struct {
 	Sessions []string `json:"examples"`
 }
 
-// Accepted describes the mail in all records that was accepted from a host, except mail
-// of users who logged in.
+// Accepted describes the accepted mail of a host in all records. Mail of users who
+// logged in does not count.
 type Accepted struct {
 	Messages uint32 `json:"messages"`
-	Days     uint32 `json:"days"` // number of days with messages, in UTC
+	Days     uint32 `json:"days"` // days with messages, in UTC
 	last     int64
 }
 
@@ -105,8 +105,8 @@ func (a *Accepted) add(r *store.Record) {
 	}
 }
 
-// known reports whether a host has delivered enough mail to be known. For other hosts,
-// the rejection of their only message may be intended.
+// known reports whether a host has delivered enough mail to be known. The rejection of
+// the only message of an unknown host may be intended.
 func (a *Accepted) known() bool { return a.Days > 1 || a.Messages >= 10 }
 
 // A RejectedLogin is a group of authenticated sessions that the policy would
@@ -138,31 +138,30 @@ type Stopped struct {
 type Difference struct {
 	File string         `json:"file"`
 	Mode string         `json:"mode"`
-	Only map[string]int `json:"refused_by_tested_only"`  // numbers of sessions by rule of the tested policy
-	Gone map[string]int `json:"refused_by_running_only"` // numbers of sessions by rule of the running policy
+	Only map[string]int `json:"refused_by_tested_only"`  // sessions by rule of the tested policy
+	Gone map[string]int `json:"refused_by_running_only"` // sessions by rule of the running policy
 	Both int            `json:"refused_by_both"`
 }
 
-// Unknown is a condition of a statement that was unknown, and the number of times.
+// Unknown is a condition that was unknown, with the number of times.
 type Unknown struct {
 	Rule      string `json:"rule"`
 	Condition string `json:"condition"`
 	Times     int    `json:"times"`
 }
 
-// unknownKey is a condition of a rule.
 type unknownKey struct {
 	rule string
 	cond *rules.Cond
 }
 
-// The limits of a result.
+// The maximum numbers of elements in a result.
 const (
-	maxGroups   = 10_000  // maximum number of groups of lost mail, and of logins
-	maxSources  = 100_000 // maximum number of sources of one rule
-	maxExamples = 3       // maximum number of example sessions of a group
-	maxDomains  = 20      // maximum number of sender domains of one host
-	maxHosts    = 500_000 // maximum number of hosts with accepted mail
+	maxGroups   = 10_000  // groups of lost mail, and groups of logins
+	maxSources  = 100_000 // sources of a rule
+	maxExamples = 3       // example sessions of a group
+	maxDomains  = 20      // sender domains of a host
+	maxHosts    = 500_000 // hosts with accepted mail
 )
 
 type loginKey struct {
@@ -170,7 +169,6 @@ type loginKey struct {
 	src         netip.Addr
 }
 
-// A collector collects a Result.
 type collector struct {
 	o       *Options
 	result  Result
@@ -285,7 +283,8 @@ func (c *collector) addLost(o *replay.Outcome, m *replay.Message) {
 	l.by(m).add(o)
 }
 
-// domainOf returns the domain of a sender, or the sender if it has none.
+// domainOf returns the domain of a sender. A sender without a domain is returned
+// unchanged.
 func domainOf(sender []byte) string {
 	return text.Escape(bytes.ToLower(sender[bytes.LastIndexByte(sender, '@')+1:]))
 }
@@ -307,8 +306,8 @@ func (b *LostBy) add(o *replay.Outcome) {
 	addExample(&b.Sessions, o)
 }
 
-// source returns an address as text. It returns "" for sessions over the local socket,
-// and for the group of all other hosts.
+// source returns an address as text. The text is empty for sessions over the local
+// socket and for the group of further hosts.
 func source(a netip.Addr) string {
 	if !a.IsValid() {
 		return ""
@@ -355,7 +354,7 @@ func (c *collector) addStopped(o *replay.Outcome) {
 	s.Rejected += uint64(n.RcptPermfail)
 	s.Logins += uint64(n.AuthFail) + uint64(n.AuthRefused)
 	high := false
-	_ = o.Record.Steps(func(st *store.Step) bool { // if a step is corrupt, only earlier steps count
+	_ = o.Record.Steps(func(st *store.Step) bool { // after a corrupt step, further steps do not count
 		high = st.Kind == store.KindFinding && string(st.Confidence) == "high"
 		return !high
 	})
@@ -365,7 +364,7 @@ func (c *collector) addStopped(o *replay.Outcome) {
 	addExample(&s.Sessions, o)
 }
 
-// add counts a session by the rules that rejected it, if any.
+// add counts a session by the rules that rejected it.
 func (d *Difference) add(tested, running string) {
 	switch {
 	case tested != "" && running != "":
@@ -377,7 +376,7 @@ func (d *Difference) add(tested, running string) {
 	}
 }
 
-// finish sorts the groups by lost mail, highest first, and returns the result.
+// finish sorts the groups by lost mail in descending order, and returns the result.
 func (c *collector) finish() *Result {
 	b := &c.result
 	if !c.o.Since.IsZero() {
@@ -425,7 +424,7 @@ func knownFirst(x, y *LostMail) int {
 	return 1
 }
 
-// sortUnknown returns unknown conditions, the most frequent first.
+// sortUnknown returns unknown conditions in descending order of frequency.
 func sortUnknown(times map[unknownKey]int) []Unknown {
 	all := map[Unknown]int{} // a rule can contain equal conditions
 	for k, n := range times {

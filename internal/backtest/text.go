@@ -38,7 +38,6 @@ func (r *Result) Text(w io.Writer, zone *time.Location) {
 	}
 }
 
-// A printer writes a Result.
 type printer struct {
 	w    io.Writer
 	zone *time.Location
@@ -134,7 +133,7 @@ func (p *printer) lost(r *Result) {
 	}
 }
 
-// maxLostDomains is the number of sender domains of a host that are printed.
+// maxLostDomains is the maximum number of printed sender domains of a host.
 const maxLostDomains = 3
 
 func (p *printer) lostMail(l *LostMail) {

@@ -1,5 +1,4 @@
-// Package finding describes the findings of recorded sessions, for output as text and
-// JSON.
+// Package finding describes the findings of recorded sessions as text and JSON.
 package finding
 
 import (
@@ -22,20 +21,20 @@ type Finding struct {
 	Match        string `json:"match,omitempty"`
 	Proof        string `json:"proof,omitempty"`
 	Confidence   string `json:"confidence,omitempty"`
-	List         string `json:"list,omitempty"`   // the shipped list that matched
+	List         string `json:"list,omitempty"`   // shipped list that matched
 	Line         int    `json:"line,omitempty"`   // line of the list
 	Source       string `json:"source,omitempty"` // origin of the row
 }
 
-// New returns the finding that is recorded in a step of session r. It includes the row
-// of lists that matched.
+// New returns the finding in a step of session r. The finding includes the row of the
+// shipped list that matched.
 func New(lists *lookup.Lists, r *store.Record, step *store.Step) Finding {
 	p := text.Escape[[]byte]
 	f := Finding{
 		Evidence: p(step.Text), Organisation: p(step.Org), By: p(step.By),
 		Match: p(step.Match), Proof: p(step.Arg), Confidence: p(step.Confidence),
 	}
-	if f.Proof == "" { // the proof is in the header of the record
+	if f.Proof == "" { // the header of the record contains the proof
 		switch f.By {
 		case "rdns":
 			f.Proof = p(r.RDNS)

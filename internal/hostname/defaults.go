@@ -1,17 +1,18 @@
 package hostname
 
-// anyNumber in the table means that the first label contains a digit.
+// anyNumber is the word for default names whose first label contains a digit.
 const anyNumber = "0"
 
-// defaults contains suffixes of default names: names that hosting and access providers
-// give to the hosts of customers who choose no name. If the provider also uses the
-// suffix for its own hosts, the value is the word that precedes the number in the first
-// label of a default name, or anyNumber. If only hosts of customers have names with the
-// suffix, the value is empty, and the suffix is treated as a public suffix.
+// defaults contains suffixes of default names. A default name is the name that a
+// provider gives to the host of a customer.
+//
+// The value is the word before the number in the first label of a default name, or
+// anyNumber. If only hosts of customers have names with the suffix, the value is empty.
+// A suffix with an empty value is treated as a public suffix.
 //
 // The table includes the rows of kind rdns in filter/lookup/intel/clouds.tsv; a test of
-// package lookup compares both. Suffixes below which customers choose the names
-// themselves, such as free dynamic DNS services, are not included.
+// package lookup compares the tables. Suffixes below which customers choose the names,
+// such as dynamic DNS services, are not included.
 var defaults = map[string]string{
 	// Clouds and hosting providers.
 	"aeza.network":                         anyNumber,
@@ -88,10 +89,10 @@ var defaults = map[string]string{
 	"uudial.net": anyNumber,
 }
 
-// chosen contains suffixes that are missing from the public suffix list, and below
-// which customers choose names. The value is the number of labels between the suffix
-// and the domain of the customer, for example 1 if the name of a region precedes the
-// suffix.
+// chosen contains suffixes that are missing from the public suffix list. Customers
+// choose the names below these suffixes. The value is the number of labels between the
+// suffix and the domain of the customer. The value is 1, for example, if the name of a
+// region precedes the suffix.
 var chosen = map[string]int{
 	"cloudapp.azure.com": 1,
 	"mooo.com":           0,

@@ -1,6 +1,6 @@
-// Package hostname analyses the form of host names. It returns the registered domain of
-// a name, and detects names that a provider has derived from an address or a number. It
-// sends no DNS queries.
+// Package hostname analyses the form of host names. The package finds the registered
+// domain of a name. The package also detects names that a provider has derived from an
+// address or a number. No function sends DNS queries.
 package hostname
 
 import (
@@ -10,11 +10,13 @@ import (
 )
 
 // Registered returns the registered domain of a host name in lower case, for example
-// example.org for mx1.mail.example.org. It uses the public suffix list and the
-// providers in this package; each customer of such a provider has a separate domain.
+// example.org for mx1.mail.example.org. The domain results from the public suffix list
+// and the providers in this package. Each customer of a listed provider has a separate
+// domain.
+//
 // Registered returns "" for a public suffix, a name without a dot, and an empty name.
-// A call needs about a microsecond and allocates memory, so it should be called only once
-// per session.
+// A call needs about a microsecond and allocates memory, so a caller should call
+// Registered only once per session.
 func Registered(name []byte) string {
 	if bytes.IndexByte(name, '.') < 0 || len(name) > maxName {
 		return ""
@@ -31,10 +33,10 @@ func Registered(name []byte) string {
 	return d
 }
 
-// customer returns the length of the domain of a customer, if name is below a suffix in
-// the tables of this package, and otherwise 0.
+// customer returns the length of the domain of a customer. If name is not below a
+// suffix in the tables of this package, customer returns 0.
 func customer(name []byte) int {
-	labels := make([]int, 1, maxName+1) // indexes at which the labels start
+	labels := make([]int, 1, maxName+1) // indexes of the first bytes of labels
 	for at, c := range name {
 		if c != '.' {
 			continue
@@ -51,9 +53,9 @@ func customer(name []byte) int {
 	return 0
 }
 
-// Generic reports whether a provider has derived the name of a host from its address or
-// a number, as in static.1-2-3-4.clients.example.net or vmi123456.example.net. The
-// customer has not chosen such a name, and does not own its domain.
+// Generic reports whether a provider has derived the name of a host from an address or
+// a number. Examples are static.1-2-3-4.clients.example.net and vmi123456.example.net.
+// The customer has not chosen a generic name, and does not own its domain.
 func Generic(name []byte) bool {
 	if len(name) == 0 || len(name) > maxName {
 		return false
@@ -78,8 +80,8 @@ func fold(b *[maxName]byte, name []byte) []byte {
 	return b[:len(name)]
 }
 
-// hasAddress reports whether a name contains three or more numbers between
-// separators, as in 1-2-3-4.dsl.example.net.
+// hasAddress reports whether a name contains three or more numbers between separators,
+// as in 1-2-3-4.dsl.example.net.
 func hasAddress(name []byte) bool {
 	groups, digits := 0, 0
 	for _, c := range name {
@@ -100,7 +102,7 @@ func hasAddress(name []byte) bool {
 	return groups >= 3
 }
 
-// isDefault reports whether a name is below a suffix of the table.
+// isDefault reports whether a name is a default name of a provider.
 func isDefault(name []byte) bool {
 	for rest := name; ; {
 		dot := bytes.IndexByte(rest, '.')
@@ -114,9 +116,9 @@ func isDefault(name []byte) bool {
 	}
 }
 
-// isWordAndNumber reports whether the first label of name consists of word and a number
-// of two or more digits. If word is empty, any label is sufficient. If it is anyNumber,
-// any label with a digit is sufficient.
+// isWordAndNumber reports whether the first label of name consists of word and a
+// number. The number has at least two digits. If word is empty, any label is
+// sufficient. If word is anyNumber, any label with a digit is sufficient.
 func isWordAndNumber(name []byte, word string) bool {
 	if word == "" {
 		return true
@@ -132,9 +134,9 @@ func isWordAndNumber(name []byte, word string) bool {
 	return countDigits(number) == len(number)
 }
 
-// isNumbered reports whether the first label of name consists of a short word and a
-// number of six or more digits, as in vmi123456.example.net. Large senders also number
-// their mail servers, but with fewer digits, or after a word such as mail.
+// isNumbered reports whether the first label of name is a short word and a long number.
+// The number has at least six digits, as in vmi123456.example.net. Large senders number
+// their mail servers with fewer digits, or after a word such as mail.
 func isNumbered(name []byte) bool {
 	label, rest, _ := bytes.Cut(name, []byte{'.'})
 	if bytes.IndexByte(rest, '.') < 0 {
@@ -152,8 +154,8 @@ func isNumbered(name []byte) bool {
 	return !mailWords[string(bytes.TrimRight(word, "-"))]
 }
 
-// ForMail reports whether a label of a name below its registered domain is a word for a
-// mail server, with or without a number, as in mx1.example.org or o1.email.example.org.
+// ForMail reports whether a name contains a word for a mail server below its registered
+// domain. A number may follow the word, as in mx1.example.org or o1.email.example.org.
 func ForMail(name []byte) bool {
 	var b [maxName]byte
 	if len(name) > maxName {
@@ -175,9 +177,9 @@ var mailWords = map[string]bool{
 	"zimbra": true, "sendgrid": true, "mailgun": true, "newsletter": true, "alerts": true,
 }
 
-// isLine reports whether a name belongs to an access line such as DSL: a label is a
-// word for access lines, and the first label contains a number or an address in
-// hexadecimal digits.
+// isLine reports whether a name belongs to an access line such as DSL. A label is a
+// word for access lines, and the first label contains a number. The number may be an
+// address in hexadecimal digits.
 func isLine(name []byte) bool {
 	label, _, _ := bytes.Cut(name, []byte{'.'})
 	if countDigits(label) == 0 {
@@ -186,7 +188,7 @@ func isLine(name []byte) bool {
 	for rest := name; ; {
 		end := bytes.IndexAny(rest, ".-")
 		if end < 0 {
-			return false // stop at the top-level domain
+			return false // the rest is the top-level domain
 		}
 		if lineWords[string(bytes.TrimRight(rest[:end], "0123456789"))] {
 			return true
@@ -195,8 +197,8 @@ func isLine(name []byte) bool {
 	}
 }
 
-// lineWords contains words in the names of access lines. They are labels, or parts of
-// labels between hyphens.
+// lineWords contains words in the names of access lines. A word is a label, or the part
+// of a label before or after a hyphen.
 var lineWords = map[string]bool{
 	"dyn": true, "dynamic": true, "dynamicip": true, "dip": true, "dhcp": true, "dsl": true, "adsl": true, "vdsl": true, "xdsl": true,
 	"sdsl": true, "cable": true, "catv": true, "pppoe": true, "ppp": true, "dialup": true, "dialin": true, "broadband": true,

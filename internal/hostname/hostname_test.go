@@ -39,8 +39,8 @@ func TestGeneric(t *testing.T) {
 	}
 }
 
-// TestRegistered checks names below registries and below providers on the public suffix
-// list, and invalid names.
+// TestRegistered checks names below registries, names below providers, and invalid
+// names.
 func TestRegistered(t *testing.T) {
 	for name, want := range map[string]string{
 		"mx1.mail.Example.ORG.": "example.org", "example.org": "example.org", "a.b.example.co.uk": "example.co.uk",

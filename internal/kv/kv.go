@@ -1,5 +1,4 @@
-// Package kv defines the rows in which the state is passed between the tables in memory
-// and the file on disk.
+// Package kv defines the rows of the state that memory and the store exchange.
 package kv
 
 // An Entry is one row of a bucket. A nil Value deletes the row.

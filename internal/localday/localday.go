@@ -4,9 +4,9 @@ package localday
 import "time"
 
 // Start returns the first instant of a day in a time zone. If the clock is set forward
-// at midnight, as in America/Santiago, the result is not midnight. If the clock is set
-// back and there are two midnights, the result is the first. Values of month and day
-// outside their range are normalized as by time.Date.
+// at midnight, as in America/Santiago, Start returns a later time than midnight. If the
+// clock is set back and the day has two midnights, Start returns the first midnight.
+// Values of month and day outside their range are normalized as by time.Date.
 func Start(year int, month time.Month, day int, zone *time.Location) time.Time {
 	noon := time.Date(year, month, day, 12, 0, 0, 0, zone)
 	change, _ := noon.ZoneBounds() // latest change of the UTC offset before noon
@@ -18,14 +18,14 @@ func Start(year int, month time.Month, day int, zone *time.Location) time.Time {
 	switch {
 	case before.Before(change): // the offset changes after midnight
 		return before
-	case midnight.Before(change): // the clock is set forward at midnight, which does not exist
+	case midnight.Before(change): // the clock is set forward, and the day has no midnight
 		return change
 	}
 	return midnight
 }
 
-// withOffset returns midnight on the day of noon, with the UTC offset that applies at
-// the time other.
+// withOffset returns midnight on the day of noon, with the UTC offset at the time
+// other.
 func withOffset(noon, other time.Time) time.Time {
 	_, offset := other.Zone()
 	year, month, day := noon.Date()

@@ -1,17 +1,17 @@
-// Package mailbox describes the local parts of mail addresses that other
-// packages treat specially: hashes and role accounts.
+// Package mailbox recognises local parts that are hashes or role accounts.
 package mailbox
 
 import "bytes"
 
-// HashPrefix is the start of every hash. A hash replaces a local part or a user name,
-// and consists of HashPrefix and 16 hexadecimal digits. It cannot be confused with a
-// real local part, because smtpd accepts no colon in an unquoted local part (RFC 5321
-// section 4.1.2).
+// HashPrefix is the start of every hash. A hash consists of HashPrefix and 16
+// hexadecimal digits, and replaces a local part or a user name. smtpd accepts no colon
+// in an unquoted local part (RFC 5321 section 4.1.2). A hash therefore differs from
+// every real local part.
 const HashPrefix = "hash:"
 
-// HashBytes is the length of a hash in bytes, before it is written as hexadecimal
-// digits. It is sufficient to distinguish all addresses that a site ever receives.
+// HashBytes is the length of a hash in bytes, before the conversion to hexadecimal
+// digits. The length is sufficient to distinguish all addresses that a site ever
+// receives.
 const HashBytes = 8
 
 const hashLen = len(HashPrefix) + 2*HashBytes
@@ -27,12 +27,10 @@ func Hashed(addr []byte) bool {
 }
 
 // roles contains the role accounts of RFC 5321 section 4.5.1 and RFC 2142 sections 4
-// and 5. They are not hashed, because they are not personal data, and policies refer to
-// them.
+// and 5. Role accounts are not hashed, because they are not personal data.
 var roles = []string{"postmaster", "abuse", "noc", "security", "hostmaster", "webmaster", "mailer-daemon"}
 
-// IsRole reports whether local is the local part of a role account, which is
-// never hashed.
+// IsRole reports whether local is the local part of a role account.
 func IsRole[T string | []byte](local T) bool {
 	for _, r := range roles {
 		if len(local) == len(r) && bytes.EqualFold([]byte(local), []byte(r)) {
@@ -42,9 +40,8 @@ func IsRole[T string | []byte](local T) bool {
 	return false
 }
 
-// AppendBase appends the mailbox of addr in lower case, without the delimiter and the
-// detail in its local part (RFC 5233). Almost all mail servers ignore the case of local
-// parts.
+// AppendBase appends the mailbox of addr in lower case, without the detail (RFC 5233).
+// Almost all mail servers ignore the case of local parts.
 func AppendBase(dst, addr []byte, delimiter byte) []byte {
 	local, domain := addr, []byte(nil)
 	if i := bytes.LastIndexByte(addr, '@'); i >= 0 {

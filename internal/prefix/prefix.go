@@ -1,6 +1,5 @@
-// Package prefix parses the IP addresses and prefixes that operators write in policies,
-// lists and commands. It contains the only such parser, so that the same forms are
-// accepted everywhere.
+// Package prefix parses the IP addresses and prefixes of policies, lists and commands.
+// All packages use package prefix, and therefore accept the same forms.
 package prefix
 
 import (
@@ -12,10 +11,10 @@ import (
 )
 
 // Parse parses an address or a prefix: 192.0.2.1, 192.0.2.0/24, 2001:db8::1,
-// [2001:db8::1] or 2001:db8::/32. An address becomes the prefix of this one address,
-// and an IPv4-mapped IPv6 address becomes IPv4. Parse clears the bits after the prefix
-// length, and dropped reports whether one of them was set. Zones, ranges and ports are
-// errors.
+// [2001:db8::1] or 2001:db8::/32. The result for an address is a prefix with one
+// address. An IPv4-mapped IPv6 address becomes an IPv4 address. Zones, ranges and ports
+// are errors. Parse clears the bits after the prefix length; dropped reports whether a
+// bit was set.
 func Parse(s string) (p netip.Prefix, dropped bool, err error) {
 	host, length, hasLength := strings.Cut(s, "/")
 	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
@@ -60,8 +59,8 @@ func refuse(s string) error {
 	return fmt.Errorf("%q is not an address or prefix; write 192.0.2.1, 192.0.2.0/24, 2001:db8::1 or 2001:db8::/32", s)
 }
 
-// Range returns the prefixes that cover the addresses from first to last and no other
-// addresses. It returns nil if last is before first, or if their families differ.
+// Range returns the prefixes that cover exactly the addresses from first to last. Range
+// returns nil if last is before first, or if the families differ.
 func Range(first, last netip.Addr) (list []netip.Prefix) {
 	first, last = first.Unmap().WithZone(""), last.Unmap().WithZone("")
 	if !first.IsValid() || first.BitLen() != last.BitLen() {
@@ -92,8 +91,8 @@ func end(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// ParseLogged is Parse for text that an operator copies from a log: it also
-// accepts an address with a port, and ignores the port.
+// ParseLogged is Parse for text that an operator copies from a log. The text may be an
+// address with a port, which is ignored.
 func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 	if a, err := netip.ParseAddrPort(s); err == nil {
 		s = a.Addr().String()
@@ -104,8 +103,8 @@ func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 // mappedBits is the length of ::ffff:0:0/96 (RFC 4291 section 2.5.5.2).
 const mappedBits = 96
 
-// Unmap clears the bits of p after its length, and converts an IPv4-mapped prefix to
-// IPv4. It returns the zero prefix if p is invalid.
+// Unmap clears the bits after the length of p, and converts an IPv4-mapped prefix to
+// IPv4. The result for an invalid p is the zero prefix.
 func Unmap(p netip.Prefix) netip.Prefix {
 	p = p.Masked()
 	if p.Addr().Is4In6() && p.Bits() >= mappedBits {
@@ -114,8 +113,8 @@ func Unmap(p netip.Prefix) netip.Prefix {
 	return p
 }
 
-// String returns p in the form in which an operator writes it: if p contains only one
-// address, as that address.
+// String returns p in the form in which an operator writes it. A prefix with one
+// address is written as the address.
 func String(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()
@@ -123,11 +122,11 @@ func String(p netip.Prefix) string {
 	return p.String()
 }
 
-// Local returns the addresses of this host's interfaces. It returns nil if the system
-// does not list them.
+// Local returns the addresses of this host's interfaces. Local returns nil if the
+// system does not list the interfaces.
 func Local() []netip.Addr {
 	var local []netip.Addr
-	addrs, _ := net.InterfaceAddrs() // not fatal: the caller then compares with fewer addresses
+	addrs, _ := net.InterfaceAddrs() // after an error, the caller compares with fewer addresses
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil {
 			local = append(local, p.Addr())

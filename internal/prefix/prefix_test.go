@@ -102,7 +102,7 @@ func TestString(t *testing.T) {
 	}
 }
 
-// FuzzParse checks that Parse can parse the text of any prefix that it returns.
+// FuzzParse checks that Parse accepts the text of every prefix that it returns.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"192.0.2.1", "[2001:db8::]/32", "::ffff:192.0.2.0/120", "a-b", "fe80::1%em0"} {
 		f.Add(s)

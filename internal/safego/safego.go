@@ -1,6 +1,7 @@
-// Package safego recovers panics. The Go runtime ends the whole process when one
-// goroutine panics, and smtpd shuts down when a filter exits. The filter therefore uses
-// this package to start its goroutines.
+// Package safego recovers panics.
+//
+// A panic in one goroutine ends the whole process, and smtpd shuts down when a filter
+// exits. The filter therefore starts its goroutines with this package.
 //
 // The package imports no other package of the program.
 package safego
@@ -13,7 +14,7 @@ import (
 	"time"
 )
 
-// A PanicError is an error made from a recovered panic.
+// A PanicError is an error from a recovered panic.
 type PanicError struct {
 	Value any
 	Stack []byte
@@ -21,8 +22,8 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("bug: %v", e.Value) }
 
-// Stack returns a log attribute with the stack if err is a PanicError. Otherwise it
-// returns an empty attribute, which log handlers omit.
+// Stack returns a log attribute with the stack of a PanicError. The attribute of any
+// other error is empty, and log handlers omit it.
 func Stack(err error) slog.Attr {
 	var p *PanicError
 	if errors.As(err, &p) {
@@ -31,7 +32,7 @@ func Stack(err error) slog.Attr {
 	return slog.Attr{}
 }
 
-// Run calls f. If f panics, Run returns a *PanicError.
+// Run calls f. If f panics, the error is a *PanicError.
 func Run(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -41,13 +42,13 @@ func Run(f func() error) (err error) {
 	return f()
 }
 
-// Go calls f in a new goroutine. A panic of f is logged and ends the goroutine.
-// The name is a noun phrase for the log.
+// Go calls f in a new goroutine. A panic of f is logged and ends the goroutine. The
+// name of f in the log is the noun phrase name.
 func Go(log *slog.Logger, name string, f func()) {
 	go func() { _ = once(log, name, "not restarted", f) }()
 }
 
-// The pause after a panic. It doubles with each further panic.
+// The limits of the pause after a panic. Each further panic doubles the pause.
 const (
 	pauseFirst = time.Second
 	pauseLast  = 30 * time.Second
@@ -70,7 +71,7 @@ func loop(log *slog.Logger, name string, f, done func(), pause time.Duration) {
 	}()
 }
 
-// once calls f and logs its panic, unless log is nil.
+// once calls f and logs a panic to log, which may be nil.
 func once(log *slog.Logger, name, consequence string, f func()) error {
 	err := Run(func() error { f(); return nil })
 	if p, ok := err.(*PanicError); ok && log != nil {

@@ -21,8 +21,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestLoop checks that a function that panics is restarted until it returns, and
-// that its panic is logged once.
+// TestLoop checks that a function that panics is restarted until it returns. The panic
+// is logged once.
 func TestLoop(t *testing.T) {
 	var out bytes.Buffer
 	calls, done := 0, make(chan struct{})

@@ -63,10 +63,9 @@ func selector(n ast.Node) (x, name string) {
 	return "", ""
 }
 
-// TestGoroutines checks that the filter starts goroutines only through this
-// package, because a panic in one shuts down the mail server. Any other go
-// statement has a comment with the reason why it cannot panic, in the form
-// "// safe: REASON".
+// TestGoroutines checks that the filter starts goroutines only through this package. A
+// panic in any other goroutine would shut down the mail server. An exception needs a
+// comment of the form "// safe: REASON", which explains why the goroutine cannot panic.
 func TestGoroutines(t *testing.T) {
 	started, others := 0, 0
 	for _, s := range sources(t) {
@@ -94,9 +93,9 @@ func TestGoroutines(t *testing.T) {
 	}
 }
 
-// TestLocks checks that each lock is released by defer, or that no function is called
-// while it is held. Otherwise a recovered panic could leave the lock held, and the
-// goroutine that answers would wait for it forever.
+// TestLocks checks that a panic cannot leave a lock held. A lock is released by defer,
+// or no function is called while the lock is held. The goroutine that answers would
+// wait forever for a lock that is never released.
 func TestLocks(t *testing.T) {
 	locks := 0
 	for _, s := range sources(t) {
@@ -162,6 +161,6 @@ func held(stmts []ast.Stmt) (why string) {
 	return "the function ends"
 }
 
-// harmless contains the built-in functions and conversions that may be called
-// while a lock is held.
+// harmless contains the built-in functions and conversions that may be called while a
+// lock is held.
 var harmless = map[string]bool{"len": true, "cap": true, "append": true, "min": true, "max": true, "delete": true, "clear": true, "uint64": true, "int": true, "close": true}

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestError checks the error of the estimate for random items and for consecutive
+// TestError checks the error of the estimate for random items and consecutive
 // addresses.
 func TestError(t *testing.T) {
 	const runs = 40
@@ -36,8 +36,8 @@ func TestError(t *testing.T) {
 	}
 }
 
-// TestMerge checks that a merged sketch is equal to a sketch of all items, and that
-// repeated items count once.
+// TestMerge checks that a merged sketch is equal to a sketch of all items. Repeated
+// items count once.
 func TestMerge(t *testing.T) {
 	var a, b, both Sketch
 	for i := range uint64(30_000) {

@@ -5,21 +5,21 @@ import "net/netip"
 // Kind is the kind of an Event.
 type Kind uint8
 
-// The kinds of events. After the colon, each comment lists the fields that are set in
-// addition to Kind, Time and Session.
+// The kinds of events. Kind, Time and Session are set for every kind. The comment on a
+// kind lists the other fields after the colon.
 const (
 	// EventConnect opens a session: Src, Dst, Local, RDNS, RDNSCut, FCrDNS.
 	EventConnect Kind = iota
-	// EventGreeting is the first reply of the server: Code and, for code 220, Name (the
-	// name of the server).
+	// EventGreeting is the first reply of the server: Code; for code 220 also Name, the
+	// name of the server.
 	EventGreeting
-	// EventLine is one line that the client sent: Verb, Text (redacted). It precedes
-	// the event with the outcome of the command.
+	// EventLine is a line of the client: Verb, Text (redacted). The event with the
+	// outcome of the command follows.
 	EventLine
 	// EventReply is the complete reply to a line: Verb, Code, Cause.
 	EventReply
-	// EventHelo is a greeting of the client: Verb, Word, Name, Result, Rewritten; if it
-	// failed, also Text (the redacted line), Code, Reply, Cause.
+	// EventHelo is a greeting of the client: Verb, Word, Name, Result, Rewritten. A
+	// failed greeting also sets Text (redacted), Code, Reply, Cause.
 	EventHelo
 	// EventTLS is a TLS handshake: Text (version:cipher:bits).
 	EventTLS
@@ -29,21 +29,19 @@ const (
 	EventMail
 	// EventRcpt is the outcome of RCPT: Addr, Result, Code, Reply, Cause.
 	EventRcpt
-	// EventData is the outcome of DATA or of the end of the message: Result, Code,
-	// Reply, Cause.
+	// EventData is the outcome of DATA or of a message: Result, Code, Reply, Cause.
 	EventData
 	// EventCommit is an accepted message: Size.
 	EventCommit
-	// EventRollback is a transaction that ended without a message.
+	// EventRollback is the end of a transaction without a message.
 	EventRollback
 	// EventCommand is a failed command that no other event reports: Verb, Text
 	// (redacted), Code, Reply, Cause.
 	EventCommand
-	// EventInput is input that the server rejected although it is not a command: Code,
-	// Reply, Cause.
+	// EventInput is rejected input that is not a command: Code, Reply, Cause.
 	EventInput
 	// EventFilter is the decision of this or another filter: Name (the phase), Word
-	// (the decision), Text (its parameter), Cause (CauseFilter if it rejects).
+	// (the decision), Text (its parameter). A rejection also sets Cause to CauseFilter.
 	EventFilter
 	// EventTimeout means that the session has exceeded a timeout of the server.
 	EventTimeout
@@ -51,8 +49,8 @@ const (
 	EventQuit
 	// EventDisconnect closes a session: Ending.
 	EventDisconnect
-	// EventRequest is a request for an Answer: Phase, and Name (for PhaseHelo) or Addr
-	// (for PhaseMailFrom and PhaseRcptTo).
+	// EventRequest is a request for an Answer: Phase. The request of PhaseHelo also
+	// sets Name, and the requests of PhaseMailFrom and PhaseRcptTo also set Addr.
 	EventRequest
 
 	NumKinds = iota
@@ -61,7 +59,7 @@ const (
 // Verb is the command of an EventLine.
 type Verb uint8
 
-// The verbs. VerbUnknown is a line that is not a known command.
+// The verbs. VerbUnknown is a line without a known command.
 const (
 	VerbUnknown Verb = iota
 	VerbHelo
@@ -76,37 +74,37 @@ const (
 	VerbAuth
 	VerbNames    // another command with a mailbox: VRFY, EXPN, SEND, SOML, SAML
 	VerbOther    // any other SMTP command
-	VerbDot      // the end of message text; not a command
-	VerbExchange // a line of an AUTH exchange; not a command
+	VerbDot      // end of message text; not a command
+	VerbExchange // line of an AUTH exchange; not a command
 )
 
-// Cause is the reason why a command failed, as far as the server's reply shows it.
+// Cause is the cause of a failed command according to the server's reply.
 type Cause uint8
 
 // The causes.
 const (
-	CauseNone        Cause = iota // no failure, or cause unknown
-	CauseFilter                   // a filter, and not the server, rejected the command
+	CauseNone        Cause = iota // no failure, or an unknown cause
+	CauseFilter                   // rejected by a filter, and not by the server
 	CauseSyntax                   // malformed argument
 	CauseOrder                    // command out of order
-	CauseUnsupported              // command not offered here, such as AUTH on a listener that does not offer it
-	CauseUnknown                  // not a command of SMTP
+	CauseUnsupported              // command not offered, such as AUTH on a listener without AUTH
+	CauseUnknown                  // not an SMTP command
 	CausePipelining               // the client did not wait for a reply
-	CauseRecipient                // the server does not accept mail for this recipient
+	CauseRecipient                // recipient for which the server does not accept mail
 )
 
-// An Event is an event of a session, or a request about a session. Kind determines
-// which fields are set. Texts come from the network and may be hostile. They are valid
-// only during the call, and never contain a password. An Event belongs to one
-// goroutine.
+// An Event is an event of a session, or a request about a session. Kind determines the
+// fields that are set. Texts come from the network, may be hostile, and never contain a
+// password. Texts are valid only during the call. An Event must not be used
+// concurrently.
 type Event struct {
 	Kind    Kind
 	Time    int64 // microseconds since 1970
 	Session uint64
 
-	Src, Dst netip.AddrPort // Dst is the listener, which may have a wildcard address
-	Local    bool           // over the server's local socket
-	RDNS     []byte         // name of Src (PTR); empty if there is none
+	Src, Dst netip.AddrPort // Dst is the listener, possibly with a wildcard address
+	Local    bool           // the session uses the server's local socket
+	RDNS     []byte         // name of Src (PTR); empty for no name
 	RDNSCut  bool           // the server has truncated RDNS
 	FCrDNS   FCrDNS
 
@@ -116,14 +114,14 @@ type Event struct {
 	Result Result
 	Ending Ending
 
-	Name  []byte // a host name or user name
-	Addr  []byte // a mailbox without brackets; empty for the null sender
-	Text  []byte // a redacted line
+	Name  []byte // host name or user name
+	Addr  []byte // mailbox without brackets; empty for the null sender
+	Text  []byte // redacted line
 	Word  []byte // for EventHelo, the verb as sent; for EventFilter, the server's word for the decision
 	Code  uint32 // SMTP reply code; 0 if unknown
 	Reply []byte // text of the reply without the code
-	MsgID uint32 // the server's message id
+	MsgID uint32 // message id of the server
 
-	Rewritten bool   // for EventHelo, a filter has replaced Name
+	Rewritten bool   // for EventHelo: a filter has replaced Name
 	Size      uint64 // size of an accepted message in bytes
 }

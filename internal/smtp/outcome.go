@@ -8,8 +8,8 @@ import (
 // OutcomeKind is the kind of an Outcome.
 type OutcomeKind uint8
 
-// The kinds of outcomes. After the colon, each comment lists the fields that are set in
-// addition to Kind and Time.
+// The kinds of outcomes. Kind and Time are set for every kind. The comment on a kind
+// lists the other fields after the colon.
 const (
 	// OutcomeFinding is a finding: Evidence, Confidence, By, Proof, Org, Match.
 	OutcomeFinding OutcomeKind = iota
@@ -27,7 +27,7 @@ const (
 )
 
 // An Outcome is a conclusion of detectors or the policy about a session. The journal
-// writes it to the record, to the log and to watchers.
+// writes an Outcome to the record, to the log and to watchers.
 type Outcome struct {
 	Kind OutcomeKind
 	Time int64 // microseconds since 1970
@@ -37,21 +37,21 @@ type Outcome struct {
 	By         string // source of the evidence
 	Proof      []byte // hostile text, valid only during the call
 	Org        string
-	Match      string // the row or word that matched
+	Match      string // row or word that matched
 
 	Rule     string // name of the rule, or reason of a manual ban
 	RuleRef  uint32 // reference of the rule's text in the records; 0 if unknown
 	Phase    Phase
 	Decision Decision
-	Enforced bool   // the decision was carried out; false in mode observe
+	Enforced bool   // the decision took effect; false in mode observe
 	Tokens   string // all evidence of the session, separated by commas
 	Score    int
-	Repeat   bool // the same rule has already made this decision in this session, so it is recorded but not logged
+	Repeat   bool // repeated decision of the same rule in the session, which is recorded but not logged
 	Tag      string
 
 	Prefix     netip.Prefix
 	Until      time.Time
 	Times      int    // number of bans of this prefix so far
-	BanSession uint64 // the session that caused the ban; 0 for a manual ban
-	Exempt     string // reason why the ban or rejection was withheld; empty if it was not withheld
+	BanSession uint64 // session that caused the ban; 0 for a manual ban
+	Exempt     string // reason for the exemption from the ban or rejection; empty for no exemption
 }

@@ -1,9 +1,9 @@
-// Package smtp defines the types that all packages share: the events of an SMTP
-// session, the requests of a mail server about the session, and the answers to them. A
-// front end translates the protocol of its mail server to these types. All other
-// packages use only these types.
+// Package smtp defines the events of an SMTP session, the requests of a mail server,
+// and the answers.
 //
-// The package imports no other package of the program.
+// A front end translates the protocol of its mail server to the types of this package.
+// All other packages use only the types of package smtp. Package smtp imports no other
+// package of the program.
 package smtp
 
 import (
@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// Phase is a point in a session at which a policy is evaluated: a request of the mail
-// server, or the end of the session.
+// Phase is a point in a session at which a policy is evaluated. A phase is a request of
+// the mail server, or the end of the session.
 type Phase uint8
 
 // The phases in the order of a session. PhaseHelo includes HELO and EHLO.
@@ -25,8 +25,8 @@ const (
 	PhaseRcptTo
 	PhaseData
 	PhaseCommit
-	// PhaseEnd is not a request. The session has ended, so a rule cannot answer the
-	// client, and can only have other effects, such as a ban.
+	// PhaseEnd is the end of the session and not a request. A rule cannot answer the
+	// client in PhaseEnd, but can ban it.
 	PhaseEnd
 	NumPhases
 )
@@ -59,13 +59,13 @@ func Phases(phases ...Phase) (s PhaseSet) {
 	return s
 }
 
-// PhasesFrom returns the answerable phases from p to the last.
+// PhasesFrom returns the answerable phases from p to the last phase.
 func PhasesFrom(p Phase) PhaseSet { return Answerable &^ (1<<p - 1) }
 
 // Has reports whether p is in s.
 func (s PhaseSet) Has(p Phase) bool { return s&(1<<p) != 0 }
 
-// List returns the phases in s, in the order in which they occur in a session.
+// List returns the phases of s in the order of a session.
 func (s PhaseSet) List() (list []Phase) {
 	for p := PhaseConnect; p < NumPhases; p++ {
 		if s.Has(p) {
@@ -78,7 +78,7 @@ func (s PhaseSet) List() (list []Phase) {
 // Last returns the latest phase in s, which must not be empty.
 func (s PhaseSet) Last() Phase { return Phase(bits.Len8(uint8(s)) - 1) }
 
-// String returns s in the syntax of the policy language: one word, or a list in braces.
+// String returns s in the syntax of the policy language: a word, or a list in braces.
 func (s PhaseSet) String() string {
 	var names []string
 	for _, p := range s.List() {
@@ -90,11 +90,11 @@ func (s PhaseSet) String() string {
 	return "{ " + strings.Join(names, ", ") + " }"
 }
 
-// Decision is the answer to a request of the mail server. The words are from
-// smtpd-filters(7).
+// Decision is the answer to a request of the mail server. The words for decisions are
+// from smtpd-filters(7).
 type Decision uint8
 
-// The decisions, in the order of their severity.
+// The decisions in the order of their severity.
 const (
 	Proceed Decision = iota
 	Junk
@@ -115,8 +115,8 @@ func ParseDecision(s string) (Decision, bool) {
 // An Answer is the answer to a request. The zero Answer lets the session proceed.
 type Answer struct {
 	Decision Decision
-	// Text is sent to the client with Reject and Disconnect: a reply code that
-	// begins with 4 or 5, a space, and one line of printable ASCII.
+	// Text is the reply to the client for Reject and Disconnect. The reply consists of
+	// a code that begins with 4 or 5, a space, and a line of printable ASCII.
 	Text string
 	// Hold is a delay of the answer. The front end limits the delay.
 	Hold time.Duration
@@ -125,7 +125,8 @@ type Answer struct {
 // Result is the outcome of a command.
 type Result uint8
 
-// The numbers are stored on disk, so they must never be reused or reordered.
+// The results. The numbers are stored on disk, so a number must never change or be
+// reused.
 const (
 	ResultNone     Result = 0
 	ResultOK       Result = 1
@@ -143,12 +144,13 @@ func (r Result) String() string { return name(resultNames[:], int(r)) }
 // ParseResult returns the Result with the given name, or ResultNone.
 func ParseResult(b []byte) Result { return Result(max(index(resultNames[:], string(b)), 0)) }
 
-// FCrDNS is the result of forward-confirmed reverse DNS, which checks whether the name
-// of an address (PTR) resolves to the address. A failure proves little, because the
-// cause may also be a missing name or an unavailable DNS server.
+// FCrDNS is the result of forward-confirmed reverse DNS. FCrDNS passes if the reverse
+// DNS name of an address (PTR) resolves to the address. A failure proves little,
+// because a name may be missing or a DNS server may be unavailable.
 type FCrDNS uint8
 
-// The numbers are on disk.
+// The states. The numbers are stored on disk, so a number must never change or be
+// reused.
 const (
 	FCrDNSUnknown FCrDNS = 0
 	FCrDNSPass    FCrDNS = 1
@@ -163,15 +165,15 @@ func (f FCrDNS) String() string { return name(fcrdnsNames[:], int(f)) }
 // ParseFCrDNS returns the FCrDNS with the given name, or FCrDNSUnknown.
 func ParseFCrDNS(b []byte) FCrDNS { return FCrDNS(max(index(fcrdnsNames[:], string(b)), 0)) }
 
-// MayBeCut reports whether a reverse DNS name may be incomplete: on Linux, smtpd
-// truncates names to 64 bytes, and a truncated name fails FCrDNS. Such a name proves
-// nothing.
+// MayBeCut reports whether a reverse DNS name may be truncated. On Linux, smtpd
+// truncates names to 64 bytes, and a truncated name fails FCrDNS.
 func MayBeCut(name []byte, f FCrDNS) bool { return len(name) == 64 && f != FCrDNSPass }
 
 // Ending is the way in which a session ended.
 type Ending uint8
 
-// The numbers are on disk.
+// The endings. The numbers are stored on disk, so a number must never change or be
+// reused.
 const (
 	EndingUnknown  Ending = 0
 	EndingQuit     Ending = 1 // the client sent QUIT
@@ -179,7 +181,7 @@ const (
 	EndingTimeout  Ending = 3 // the server timed out
 	EndingRejected Ending = 4 // the server or a filter closed the connection
 	EndingStopped  Ending = 5 // the server stopped while the session was open
-	EndingClosed   Ending = 6 // the connection was closed, but it is unknown by which side
+	EndingClosed   Ending = 6 // the connection was closed by an unknown side
 )
 
 var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped", "closed"}
@@ -193,7 +195,7 @@ func name(names []string, i int) string {
 	return fmt.Sprintf("unknown(%d)", i)
 }
 
-// index returns the index of word in names, or -1. It never finds the empty word.
+// index returns the index of word in names, or -1. The empty word has no index.
 func index(names []string, word string) int {
 	for i, n := range names {
 		if n == word && word != "" {

@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// A Style describes the output of text: its width, and whether it has colours.
+// A Style is the width of the output and the use of colours.
 type Style struct {
 	Columns int
 	Colour  bool
 }
 
-// ECMA-48 sequences for attributes and colours. The colours belong to the
-// terminal's palette, so that they suit dark and light backgrounds.
+// ECMA-48 sequences for attributes and colours. The colours are from the terminal's
+// palette, and therefore suit dark and light backgrounds.
 const (
 	bold   = "\x1b[1m"
 	red    = "\x1b[31m"
@@ -27,7 +27,7 @@ func (s Style) Title(text string) string { return s.paint(bold, text) }
 // Alarm returns text about a problem.
 func (s Style) Alarm(text string) string { return s.paint(red, text) }
 
-// Notice returns text that the reader should notice.
+// Notice returns text that needs attention.
 func (s Style) Notice(text string) string { return s.paint(yellow, text) }
 
 func (s Style) paint(sequence, text string) string {
@@ -37,21 +37,25 @@ func (s Style) paint(sequence, text string) string {
 	return sequence + text + reset
 }
 
-// continued precedes the cells of a row that continue on the next line.
+// continued is the indentation of a continuation line of a row.
 const continued = "             "
 
 // Table writes rows with aligned columns. If a row is wider than the style, its last
-// cells continue on further lines. The first row contains the headings, which are cut.
+// cells continue on further lines. The first row contains the headings, of which the last
+// ones are omitted if they do not fit.
 func (s Style) Table(w io.Writer, rows [][]string) {
 	var b strings.Builder
 	Table(&b, rows)
 	for i, line := range strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n") {
 		line = strings.TrimRight(line, " ")
 		n := len(rows[i]) // number of cells in the first line
-		for ; i > 0 && n > 1 && Width(line) > s.Columns; n-- {
+		for ; n > 1 && Width(line) > s.Columns; n-- {
 			line = strings.TrimRight(strings.TrimSuffix(line, strings.TrimRight(rows[i][n-1], " ")), " ")
 		}
 		fmt.Fprintln(w, Cut(line, s.Columns))
+		if i == 0 {
+			continue
+		}
 		line = ""
 		for _, cell := range rows[i][n:] {
 			if line != "" && Width(line+"  "+strings.TrimRight(cell, " ")) > s.Columns {

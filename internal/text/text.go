@@ -1,6 +1,5 @@
-// Package text formats text for operators: it escapes hostile text, measures, shortens
-// and wraps lines, and formats numbers with units. It imports no other package of this
-// module.
+// Package text formats text for operators. The package escapes hostile text, wraps
+// lines, and formats numbers with units. No other package of this module is imported.
 package text
 
 import (
@@ -12,11 +11,11 @@ import (
 	"unicode/utf8"
 )
 
-// Escape returns text from the network in a form that is safe in a terminal, a
-// log line and JSON. Control characters, invisible characters, characters that
-// change the writing direction, spaces other than U+0020, invalid UTF-8 and the
-// backslash become \r \n \t \\ \xNN \uNNNN or \UNNNNNNNN. Unescape is the
-// reverse. Escape does not protect spreadsheet cells; see Cell.
+// Escape returns text from the network in a form that is safe in a terminal, a log line
+// and JSON. Escape replaces control characters, invisible characters, spaces other than
+// U+0020, invalid UTF-8 and the backslash. Characters that change the writing direction
+// are also replaced. The replacements are \r \n \t \\ \xNN \uNNNN and \UNNNNNNNN.
+// Unescape restores the text. Escape does not protect spreadsheet cells; see Cell.
 func Escape[T ~string | ~[]byte](hostile T) string {
 	b := []byte(hostile)
 	if plain(b) {
@@ -50,7 +49,7 @@ func Escape[T ~string | ~[]byte](hostile T) string {
 	return out.String()
 }
 
-// plain reports whether Escape obviously leaves the byte b unchanged.
+// plain reports whether Escape certainly leaves the byte b unchanged.
 func plain(b []byte) bool {
 	for _, c := range b {
 		if c < ' ' || c > '~' || c == '\\' {
@@ -83,8 +82,8 @@ func Unescape(s string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Quote returns hostile text escaped and in double quotes. Double quotes in the text
-// become \".
+// Quote returns hostile text, escaped and in double quotes. A double quote in the text
+// becomes \".
 func Quote[T ~string | ~[]byte](hostile T) string {
 	return `"` + strings.ReplaceAll(Escape(hostile), `"`, `\"`) + `"`
 }
@@ -95,9 +94,8 @@ func Visible(r rune) bool {
 	return unicode.IsPrint(r) && !unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }
 
-// ASCII returns at most n bytes of hostile text, in a form that is valid in an SMTP
-// reply (RFC 5321 section 4.2): every byte that is not printable ASCII becomes a
-// question mark.
+// ASCII returns at most n bytes of hostile text for an SMTP reply (RFC 5321 section
+// 4.2). Every byte that is not printable ASCII becomes a question mark.
 func ASCII[T ~string | ~[]byte](hostile T, n int) string {
 	b := []byte(hostile[:min(len(hostile), n)])
 	for i, c := range b {
@@ -108,9 +106,9 @@ func ASCII[T ~string | ~[]byte](hostile T, n int) string {
 	return string(b)
 }
 
-// Cell returns s in a form that spreadsheet programs do not evaluate: it adds an
-// apostrophe before a text that may be a formula. Leading spaces are skipped and
-// full-width signs are included, because some programs do so too.
+// Cell returns s in a form that spreadsheet programs do not evaluate. Cell adds an
+// apostrophe before a text that may be a formula. Cell skips leading spaces and
+// recognises full-width signs, as some programs do.
 func Cell(s string) string {
 	if first, _ := utf8.DecodeRuneInString(strings.TrimLeft(s, " ")); strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
 		return "'" + s
@@ -118,8 +116,8 @@ func Cell(s string) string {
 	return s
 }
 
-// Plural returns n and the noun one, in the plural unless n is 1: "1 session", "2
-// sessions". If the plural is not the singular and an s, it must be the third argument.
+// Plural returns n and the noun one, as in "1 session" and "2 sessions". A plural that
+// is not the singular with an s must be the third argument.
 func Plural[N ~int | ~int64 | ~uint32 | ~uint64](n N, one string, many ...string) string {
 	switch {
 	case n == 1:
@@ -147,7 +145,7 @@ func Ordinal(n int) string {
 }
 
 // Percent returns the share of part in whole as a percentage with the given number of
-// decimals. If whole is 0, the result is 0%.
+// decimals. If whole is 0, Percent returns 0%.
 func Percent[N ~int | ~int64 | ~uint32 | ~uint64](part, whole N, decimals int) string {
 	if whole <= 0 {
 		return "0%"

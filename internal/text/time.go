@@ -5,8 +5,8 @@ import "time"
 // A Time is a time in JSON output.
 type Time struct{ time.Time }
 
-// TimeLayout is the layout of a Time: RFC 3339 in UTC, always with six decimal places,
-// so that texts can be sorted by time.
+// TimeLayout is the layout of a Time: RFC 3339 in UTC with six decimal places. The
+// fixed length keeps the order of texts equal to the order of times.
 const TimeLayout = "2006-01-02T15:04:05.000000Z"
 
 // MarshalJSON encodes t in TimeLayout.

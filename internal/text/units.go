@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A unit is a unit of time or size, and the letter for it.
+// A unit is a unit of time or size, and its letter.
 type unit struct {
 	letter byte
 	n      int64
@@ -24,13 +24,13 @@ var (
 	sizeUnits = []unit{{'T', 1 << 40, ""}, {'G', 1 << 30, ""}, {'M', 1 << 20, ""}, {'K', 1 << 10, ""}}
 )
 
-// ParseDuration parses a number with one of the letters s, m, h, d and w: 30s, 7d.
+// ParseDuration parses a number with a letter s, m, h, d or w, such as 30s and 7d.
 func ParseDuration(s string) (time.Duration, bool) {
 	n, ok := parseUnits(s, timeUnits)
 	return time.Duration(n), ok
 }
 
-// ParseSize parses a number of bytes with one of the letters K, M, G and T.
+// ParseSize parses a number of bytes with a letter K, M, G or T.
 func ParseSize(s string) (int64, bool) { return parseUnits(s, sizeUnits) }
 
 func parseUnits(s string, units []unit) (int64, bool) {
@@ -49,9 +49,8 @@ func parseUnits(s string, units []unit) (int64, bool) {
 	return 0, false
 }
 
-// Duration returns d, which must be a whole number of seconds, in the form that
-// ParseDuration reads. It uses the largest unit without a remainder, and days instead
-// of weeks.
+// Duration returns d in the form that ParseDuration parses. d must be a whole number of
+// seconds. The unit is the largest unit without a remainder, but never the week.
 func Duration(d time.Duration) string {
 	if d == 0 {
 		return "0s"
@@ -86,7 +85,7 @@ func ShortDuration(d time.Duration) string {
 	return "0s"
 }
 
-// ShortSize returns a size of n bytes, rounded, in the largest possible unit: 700, 2.5K,
+// ShortSize returns a rounded size of n bytes in the largest possible unit: 700, 2.5K,
 // 12M.
 func ShortSize(n int64) string {
 	for _, u := range sizeUnits {
@@ -100,8 +99,8 @@ func ShortSize(n int64) string {
 	return strconv.FormatInt(n, 10)
 }
 
-// Size returns a size of n bytes, which must be a whole number of KiB, in the form that
-// ParseSize reads. It uses the largest unit without a remainder.
+// Size returns a size of n bytes in the form that ParseSize parses. n must be a whole
+// number of KiB. The unit is the largest unit without a remainder.
 func Size(n int64) string {
 	n, u := inUnits(n, sizeUnits)
 	return strconv.FormatInt(n, 10) + string(u.letter)

@@ -7,11 +7,12 @@ import (
 	"unicode/utf8"
 )
 
-// A Writer is the last protection of a terminal. It passes visible characters, line
-// feeds and tabs unchanged. It writes all other characters as \uNNNN, which has the
-// same meaning in a JSON string, and invalid UTF-8 as \xNN. Callers should escape
-// hostile text with Escape; the Writer protects the terminal if a call is missing, and
-// from hostile file names.
+// A Writer protects a terminal from text that is not escaped. Visible characters, line
+// feeds and tabs pass unchanged. Other characters become \uNNNN, which has the same
+// meaning in a JSON string. Invalid UTF-8 becomes \xNN.
+//
+// Callers should escape hostile text with Escape. The Writer is a safeguard against
+// missing calls and hostile file names.
 type Writer struct {
 	to   io.Writer
 	rest []byte // bytes of an incomplete character
@@ -21,15 +22,15 @@ type Writer struct {
 // NewWriter returns a Writer to w.
 func NewWriter(w io.Writer) *Writer { return &Writer{to: w} }
 
-// Write writes p. If p ends within a character, up to three bytes are written by the
-// next Write or by Close.
+// Write writes p. If p ends within a character, Write keeps up to three bytes for the
+// next Write or Close.
 func (w *Writer) Write(p []byte) (int, error) {
 	from, n := p, len(p)
 	if len(w.rest) > 0 {
 		from = append(w.rest, p...)
 		w.rest = nil
 	}
-	done := 0 // buf contains the escaped form of from[:done], unless nothing needed escaping
+	done := 0 // if a byte needed escaping, buf contains the escaped form of from[:done]
 	w.buf = w.buf[:0]
 	for i := 0; i < len(from); {
 		if c := from[i]; c >= ' ' && c <= '~' || c == '\n' || c == '\t' {
@@ -65,8 +66,8 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close writes the remaining bytes of an incomplete character. It does not close the
-// underlying writer.
+// Close writes the remaining bytes of an incomplete character. The underlying writer
+// remains open.
 func (w *Writer) Close() error {
 	var end []byte
 	for _, c := range w.rest {
@@ -77,12 +78,14 @@ func (w *Writer) Close() error {
 	return err
 }
 
-// Schema is the version of the JSON objects of report, bans and why. Members may be added
-// without a new version, but not removed or given another meaning.
+// Schema is the version of the JSON objects of report, bans and why. New members do not
+// change the version. The removal of a member, or another meaning, requires a new
+// version.
 const Schema = 1
 
-// JSON writes v as a JSON value, followed by a line feed. It does not escape < and >,
-// because they are frequent in SMTP. If indent is empty, the value is on one line.
+// JSON writes v as a JSON value and a line feed. The characters < and > are not
+// escaped, because they are frequent in SMTP. If indent is empty, the value is on one
+// line.
 func JSON(w io.Writer, v any, indent string) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)

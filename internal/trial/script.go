@@ -12,12 +12,12 @@ import (
 	"scanwatch/store"
 )
 
-// A Step is an action of the client of a Script. Kind is one of StepKinds.
+// A Step is an action of the client of a Script. Kind is a name from StepKinds.
 type Step struct{ Kind, Text string }
 
-// stepKinds contains the kinds of steps, and for each kind the step in the record,
-// without its argument. If several kinds have the same store.Kind, the last of them
-// also represents all other results.
+// stepKinds contains the kinds of steps, each with its recorded step without an
+// argument. If several kinds have the same store.Kind, the last kind also represents
+// all other results.
 var stepKinds = []struct {
 	name string
 	step store.Step
@@ -31,9 +31,9 @@ var stepKinds = []struct {
 	{"refuse", store.Step{Kind: store.KindRcpt, Result: smtp.ResultPermfail, Code: 550}},
 }
 
-// StepKinds returns the kinds of steps: helo, line (an unknown command), auth
-// and guess (a login that succeeds or fails), mail-from, rcpt and refuse (a
-// recipient that the server accepts or rejects).
+// StepKinds returns the kinds of steps. helo, mail-from and rcpt succeed, and line is
+// an unknown command. auth is a successful login, and guess is a failed login. refuse
+// is a recipient that the server rejects.
 func StepKinds() (names []string) {
 	for _, k := range stepKinds {
 		names = append(names, k.name)
@@ -41,8 +41,8 @@ func StepKinds() (names []string) {
 	return names
 }
 
-// A Script describes a session with a server that accepts everything, except unknown
-// commands and the steps that describe a failed login or a rejected recipient.
+// A Script describes a session with a server that accepts every known command. Only the
+// steps guess and refuse fail.
 type Script struct {
 	src, dst netip.AddrPort
 	rdns     string
@@ -50,8 +50,8 @@ type Script struct {
 	steps    []Step
 }
 
-// NewScript returns a Script, or an error if the description is invalid. The port in
-// src is optional. If fcrdns is empty, a client with a reverse DNS name passes FCrDNS.
+// NewScript returns a Script, or an error for an invalid description. The port in src
+// is optional. If fcrdns is empty, a client with a reverse DNS name passes FCrDNS.
 func NewScript(src, dst, rdns, fcrdns string, steps []Step) (*Script, error) {
 	s := &Script{rdns: rdns, steps: steps}
 	var err error
@@ -79,7 +79,7 @@ func NewScript(src, dst, rdns, fcrdns string, steps []Step) (*Script, error) {
 	return s, checkOrder(steps)
 }
 
-// checkOrder returns an error if a server would not allow the steps in this order.
+// checkOrder returns an error if a server would not allow this order of steps.
 func checkOrder(steps []Step) error {
 	greeted, sender := false, false
 	for _, s := range steps {
@@ -99,13 +99,11 @@ func checkOrder(steps []Step) error {
 	return nil
 }
 
-// scriptID is the id of the session.
 const scriptID = 1
 
-// scriptStart is the time of the session.
 var scriptStart = time.Unix(1_000_000_000, 0).UTC()
 
-// scriptPace is the time between two steps. It does not affect the evidence.
+// scriptPace is the time between two steps. The pace does not affect the evidence.
 const scriptPace = 10 * time.Millisecond
 
 // A scriptRecorder converts a script to a record.
@@ -114,7 +112,7 @@ type scriptRecorder struct {
 	n        int
 	msgid    uint32
 	open     bool
-	accepted int // number of accepted recipients in the open transaction
+	accepted int // accepted recipients in the open transaction
 }
 
 func (w *scriptRecorder) add(s store.Step) {
@@ -122,8 +120,8 @@ func (w *scriptRecorder) add(s store.Step) {
 	w.steps = store.AppendStep(w.steps, &s, scriptPace)
 }
 
-// record returns the record that the session would have without a policy. Each
-// transaction with an accepted recipient ends with a message.
+// record returns the record of the session without a policy. Each transaction with an
+// accepted recipient ends with a message.
 func (s *Script) record() (*store.Record, error) {
 	w := &scriptRecorder{}
 	w.add(store.Step{Kind: store.KindGreeting})
@@ -139,7 +137,7 @@ func (s *Script) record() (*store.Record, error) {
 	return &back, err
 }
 
-// line replaces bytes that cannot be a part of a command.
+// line replaces bytes that a command cannot contain.
 func line(s string) []byte {
 	return []byte(strings.NewReplacer("\n", "?", "\x00", "?").Replace(s))
 }
@@ -188,7 +186,7 @@ func (w *scriptRecorder) finish() {
 	w.open = false
 }
 
-// flag returns the flag that describes a step, or "" if there is none.
+// flag returns the command-line flag for a step, or "".
 func (s *Script) flag(step *store.Step) string {
 	kind := ""
 	for _, k := range stepKinds {

@@ -58,7 +58,7 @@ func (s *Session) head(w io.Writer) {
 		line("standing", s.Standing)
 	}
 	switch {
-	case s.ASN == nil: // there is no database, or no request was sent
+	case s.ASN == nil: // no database, or no request
 	case *s.ASN == 0:
 		line("asn", "none")
 	default:

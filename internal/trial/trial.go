@@ -1,5 +1,5 @@
-// Package trial explains the decisions of a policy about single sessions. The sessions
-// are scripted or from a recorded stream, and are replayed by package replay.
+// Package trial explains the decisions of a policy on single sessions. The sessions
+// come from a script or a recorded stream, and are replayed by package replay.
 package trial
 
 import (
@@ -28,15 +28,15 @@ type Options struct {
 	Verbose  bool // include rules that do not match
 	// Standing is the standing of the client of a script: known, trusted or none.
 	Standing rules.Standing
-	// Done is called for each session that has ended. If it returns an error, the trial
-	// ends.
+	// Done is called for each session that has ended. If Done returns an error, the
+	// trial ends.
 	Done func(*Session) error
 
 	script *Script // nil for a stream
 }
 
-// A Session describes a session that was replayed, and all decisions about it. All
-// texts are printable.
+// A Session describes a replayed session and all decisions on it. All texts are
+// printable.
 type Session struct {
 	Session    string            `json:"session"`
 	Mode       string            `json:"mode"`
@@ -50,13 +50,13 @@ type Session struct {
 	Standing   string            `json:"standing"`
 	Phases     []*Request        `json:"phases"`
 	Later      []finding.Finding `json:"later,omitempty"`       // findings after the last request
-	NotReached []string          `json:"not_reached,omitempty"` // steps of a script that were not possible
+	NotReached []string          `json:"not_reached,omitempty"` // steps of a script that were impossible
 }
 
-// A Request is one request, with the decision of the policy.
+// A Request is a request with the decision of the policy.
 type Request struct {
 	Phase      string            `json:"phase"`
-	About      string            `json:"about,omitempty"`    // the argument of the command
+	About      string            `json:"about,omitempty"`    // argument of the command
 	Facts      []string          `json:"facts,omitempty"`    // facts that are not in the fields of the session
 	Findings   []finding.Finding `json:"findings,omitempty"` // findings since the previous request
 	Evidence   []string          `json:"evidence,omitempty"` // evidence in the session so far
@@ -67,7 +67,7 @@ type Request struct {
 	Reply      string            `json:"reply,omitempty"`
 	Delay      string            `json:"delay,omitempty"`
 	Earlier    bool              `json:"decided_earlier,omitempty"` // an earlier decision applies to the whole session
-	Would      string            `json:"would,omitempty"`           // the decision in mode enforce, if it is not enforced
+	Would      string            `json:"would,omitempty"`           // decision in mode enforce, if the decision is not enforced
 	WouldReply string            `json:"would_reply,omitempty"`
 
 	at time.Time
@@ -80,14 +80,13 @@ type Rule struct {
 	Conditions []string `json:"conditions,omitempty"`
 }
 
-// A trial replays sessions.
 type trial struct {
 	Options
 	player *replay.Player
 	live   map[uint64]*Session
-	last   *Request             // latest request, if it has not been answered yet
+	last   *Request             // latest request without an answer, or nil
 	missed func(*store.Step)    // called for steps that were not replayed
-	done   func(*Session) error // calls Options.Done after it has completed the session
+	done   func(*Session) error // completes the session and calls Options.Done
 	err    error
 }
 
@@ -156,8 +155,7 @@ func Play(s *Script, o Options) error {
 	return t.err
 }
 
-// PlayStream replays the sessions in a stream of smtpd-filters(7). It records each
-// session of the stream, and replays the record.
+// PlayStream records and replays the sessions in a stream of smtpd-filters(7).
 func PlayStream(in io.Reader, o Options) error {
 	t := newTrial(o)
 	recorder := filter.New(filter.Options{
@@ -239,9 +237,9 @@ func (t *trial) answered(id uint64, phase smtp.Phase, a smtp.Answer) {
 	r := t.last
 	t.last = nil
 	if r == nil && a.Decision == smtp.Proceed {
-		return // the policy was not evaluated, because a pass statement exempts the message
+		return // a pass statement exempts the message, so no policy was evaluated
 	}
-	if r == nil { // the client is banned, so the policy was not evaluated
+	if r == nil { // the client is banned, so no policy was evaluated
 		s := t.session(id)
 		r = &Request{Phase: phase.String(), Facts: []string{"banned by an earlier session"}}
 		s.Phases = append(s.Phases, r)
@@ -287,7 +285,7 @@ func effects(outcome string, r *rules.Rule) string {
 	return outcome
 }
 
-// rule returns the result of a statement. show reports whether the output includes it.
+// rule returns the result of a statement; show reports whether the output includes it.
 func (t *trial) rule(tr *rules.Trace, phase smtp.Phase) (rule Rule, show bool) {
 	r, isRule := tr.Statement.(*rules.Rule)
 	rule.Rule = "pass"
@@ -315,9 +313,8 @@ func (t *trial) rule(tr *rules.Trace, phase smtp.Phase) (rule Rule, show bool) {
 		rule.Outcome = effects("matches", r)
 	case unknown && !no:
 		rule.Outcome = "unknown"
-		// Pass statements are evaluated in all phases, even before their facts are
-		// known. Show statements that do not match only at rcpt-to, when all facts are
-		// known.
+		// Pass statements are evaluated even before their facts are known. A pass
+		// statement that does not match is shown at rcpt-to, when all facts are known.
 		return rule, t.Verbose || isRule || phase == smtp.PhaseRcptTo
 	default:
 		rule.Outcome = "does not match"
@@ -326,7 +323,7 @@ func (t *trial) rule(tr *rules.Trace, phase smtp.Phase) (rule Rule, show bool) {
 	return rule, true
 }
 
-// recorded handles the record of a session that was just replayed.
+// recorded handles the record of a replayed session.
 func (t *trial) recorded(end time.Time, id uint64, value []byte) {
 	s := t.session(id)
 	r, err := store.Decode(store.AppendKey(nil, end, id), value)
@@ -352,9 +349,9 @@ func (t *trial) recorded(end time.Time, id uint64, value []byte) {
 	}
 }
 
-// place adds a finding to the first request whose evidence contains it. It cannot use
-// the times of findings: a reply and its request have the same time, but findings about
-// the reply belong to the next request.
+// place adds a finding to the first request whose evidence contains it. The time of a
+// finding does not determine the request. A finding about a reply has the time of a
+// request, but belongs to the next request.
 func (s *Session) place(f finding.Finding, at time.Time) {
 	for _, r := range s.Phases {
 		if !r.at.Before(at) && (slices.Contains(r.Evidence, f.Evidence) || slices.Contains(r.Weak, f.Evidence)) {

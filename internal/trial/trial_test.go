@@ -33,7 +33,8 @@ func options(t *testing.T, policy string, to *[]*Session) Options {
 	}}
 }
 
-// everyPhase is a policy with a rule for every phase that makes no decision.
+// everyPhase is a policy with a rule that is evaluated in every phase and never
+// matches.
 const everyPhase = "rule all phase { connect, helo, mail-from, rcpt-to, data, commit } match src 203.0.113.250 disconnect\n"
 
 // outline returns the phases of a session with their decisions.
@@ -50,8 +51,8 @@ var (
 	rcpt  = Step{"rcpt", "bob@example.org"}
 )
 
-// TestScript checks which requests a server sends in a scripted session, and
-// which steps a decision prevents.
+// TestScript checks the requests of a server in a scripted session. A rejection
+// prevents the steps that follow.
 func TestScript(t *testing.T) {
 	message := []string{"connect proceed", "helo proceed", "mail-from proceed", "rcpt-to proceed", "data proceed", "commit proceed"}
 	for _, c := range []struct {
@@ -90,8 +91,8 @@ func TestScript(t *testing.T) {
 	}
 }
 
-// TestScriptAsRecorded checks that a script causes the same requests as a session
-// of a real server with the same commands.
+// TestScriptAsRecorded compares the requests of a script and of a real session. The
+// client of the real session sends the same commands.
 func TestScriptAsRecorded(t *testing.T) {
 	in, err := os.Open(filepath.Join("../../tests/streams/7.9/ehlo-delivery.in"))
 	if err != nil {
@@ -114,8 +115,8 @@ func TestScriptAsRecorded(t *testing.T) {
 	}
 }
 
-// TestStreams checks that each session of a stream is reported once, and that
-// its output has at most 80 columns.
+// TestStreams checks that each session of a stream is reported once. The output has at
+// most 80 columns.
 func TestStreams(t *testing.T) {
 	names, err := filepath.Glob("../../tests/streams/7.9/*.in")
 	if err != nil || len(names) < 40 {

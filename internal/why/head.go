@@ -12,7 +12,7 @@ import (
 	"scanwatch/rules"
 )
 
-// summarize sets the three lines of the answer: state, cause and remedy.
+// summarize sets the state, the cause and the remedy of the answer.
 func (a *Answer) summarize(zone *time.Location) {
 	day := func(t time.Time) string { return t.In(zone).Format("2006-01-02 15:04 -0700") }
 	if a.Logins != nil {
@@ -66,7 +66,7 @@ func (a *Answer) summarize(zone *time.Location) {
 // observes reports whether the filter enforces nothing now.
 func (a *Answer) observes() bool { return a.Mode == rules.Observe.String() }
 
-// observed returns an active ban that is only observed, or nil.
+// observed returns an active ban that is not enforced, or nil.
 func (a *Answer) observed() *Ban {
 	for _, h := range a.Hosts {
 		for i := range h.Bans {
@@ -115,7 +115,7 @@ func (a *Answer) counts() string {
 	return line
 }
 
-// banned returns the bans that are active and enforced, at most one for each host.
+// banned returns the active and enforced bans, at most one for each host.
 func (a *Answer) banned() (bans []*Ban) {
 	for _, h := range a.Hosts {
 		if i := slices.IndexFunc(h.Bans, func(b Ban) bool { return !b.Expired && !b.Observe && !b.Revoked }); i >= 0 {
@@ -135,8 +135,8 @@ func (a *Answer) host(s *Session) *Host {
 	return nil
 }
 
-// decision returns the newest session that a rule rejected, and the rejection. If there
-// is none, it returns the newest session that a rule would have rejected.
+// decision returns the newest rejection by a rule, and its session. Without an enforced
+// rejection, decision returns the newest rejection that was only observed.
 func (a *Answer) decision() (newest *Session, decision *Rule) {
 	for _, s := range a.Sessions {
 		for i := range s.Rules {
@@ -152,8 +152,8 @@ func (a *Answer) decision() (newest *Session, decision *Rule) {
 	return newest, decision
 }
 
-// origin returns the session and the decision that caused the ban by which s was
-// rejected. If they are unknown, or if r is not a ban, it returns s and r.
+// origin returns the session and the decision that caused the ban of s. If the origin
+// is unknown, or if r is not a ban, origin returns s and r.
 func (a *Answer) origin(s *Session, r *Rule) (*Session, *Rule) {
 	for _, other := range slices.Concat(a.Sessions, a.Deciding) {
 		if other.Session != r.BannedIn || other.source != s.source || other.Start.After(s.Start.Time) {
@@ -229,8 +229,7 @@ func (p *printer) head(a *Answer) {
 	fmt.Fprintln(p.w)
 }
 
-// similar groups sessions that differ only in times and numbers. A group consists of
-// its first session and the others.
+// similar groups sessions that differ only in times and numbers.
 func similar(list []*Session) (groups []*group) {
 	seen := map[string]*group{}
 	for _, s := range list {
@@ -250,7 +249,7 @@ type group struct {
 	others []*Session
 }
 
-// shape returns the properties that similar sessions have in common.
+// shape returns the properties that similar sessions share.
 func (s *Session) shape() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s %s %q %v %v", s.Src, s.RDNS, s.FCrDNS, s.Helo, s.Sessions > 0, s.Damage != "")
@@ -267,10 +266,10 @@ func (s *Session) shape() string {
 	return b.String()
 }
 
-// maxIDs is the number of ids of similar sessions that are printed.
+// maxIDs is the maximum number of printed ids of similar sessions.
 const maxIDs = 3
 
-// similar writes the ids of the other sessions of g.
+// similar writes the ids of all sessions of g except the first.
 func (p *printer) similar(g *group) {
 	n := len(g.others)
 	if n == 0 {

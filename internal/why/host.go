@@ -32,13 +32,13 @@ type Host struct {
 	LastMessage *text.Time   `json:"last_message,omitempty"`
 	Logins      int          `json:"logins"`
 	LastLogin   *text.Time   `json:"last_login,omitempty"`
-	WhileBanned int          `json:"rejected_by_ban"` // number of sessions that a ban rejected
-	Bans        []Ban        `json:"bans"`            // bans in state.db, the latest end first
+	WhileBanned int          `json:"rejected_by_ban"` // sessions that a ban rejected
+	Bans        []Ban        `json:"bans"`            // bans in state.db, starting with the latest end
 	History     []BanEvent   `json:"history"`         // bans in the records, newest first
 	Exemptions  []Exemption  `json:"exemptions"`
 	Remedies    []Remedy     `json:"undo"`
 
-	accused bool // a rule matched the host, or there is a ban
+	accused bool // a rule matched the host, or a ban exists
 	known   bool // the state contains accepted mail, but the records contain no session
 	newest  *Session
 }
@@ -49,7 +49,7 @@ type Ban struct {
 	Session string `json:"session,omitempty"`
 	Expired bool   `json:"expired"`
 
-	// In JSON, the following fields replace the times of memory.Ban.
+	// From and To replace the times of memory.Ban in JSON.
 	From text.Time `json:"since"`
 	To   text.Time `json:"until"`
 	Seen text.Time `json:"last,omitzero"`
@@ -64,7 +64,7 @@ func NewBan(b *memory.Ban, now time.Time) Ban {
 	return ban
 }
 
-// A BanEvent is a ban by a rule that is recorded in a session.
+// A BanEvent is a ban that a rule imposed in a recorded session.
 type BanEvent struct {
 	At       text.Time `json:"at"`
 	Session  string    `json:"session"`
@@ -74,7 +74,7 @@ type BanEvent struct {
 	Enforced bool      `json:"enforced"`
 }
 
-// An Exemption is a reason why a host is not rejected or not banned.
+// An Exemption is a reason not to reject or ban a host.
 type Exemption struct {
 	By    string `json:"by"`
 	Holds bool   `json:"holds"`
@@ -83,17 +83,17 @@ type Exemption struct {
 
 // A Remedy undoes a decision.
 type Remedy struct {
-	Do   string `json:"do"` // command to run, or line to add to the configuration
+	Do   string `json:"do"` // command, or line for the configuration
 	Text string `json:"text"`
 }
 
 // A hostIndex maps prefixes to the hosts of an answer.
 type hostIndex struct {
 	a     *Answer
-	hosts map[netip.Prefix]*Host // a host is nil if it exceeds the limit
+	hosts map[netip.Prefix]*Host // nil for a host beyond the limit
 }
 
-// add adds a host, unless the answer already has maxHosts.
+// add adds a host to an answer with fewer than maxHosts hosts.
 func (x *hostIndex) add(p netip.Prefix) *Host {
 	h := x.hosts[p]
 	if h == nil && len(x.a.Hosts) < maxHosts {
@@ -106,14 +106,14 @@ func (x *hostIndex) add(p netip.Prefix) *Host {
 	return h
 }
 
-// findHosts adds the hosts of the sessions, and the hosts and networks whose bans match
-// the question. It also loads the standing of these hosts.
+// findHosts adds the hosts of the sessions, and the hosts with bans that match the
+// question. The method also loads the standing of the hosts.
 func (w *query) findHosts() error {
 	x := &hostIndex{&w.answer, map[netip.Prefix]*Host{}}
 	if l := w.answer.Logins; l != nil {
 		l.count()
 		for _, host := range slices.SortedFunc(maps.Keys(l.hosts), netip.Prefix.Compare) {
-			if l.hosts[host].Passed { // list them before the hosts of attackers
+			if l.hosts[host].Passed { // list the user's hosts before the hosts of attackers
 				x.add(host)
 			}
 		}
@@ -144,8 +144,9 @@ func (w *query) findHosts() error {
 	return err
 }
 
-// addKnown adds the host that the question is about, if it has no sessions but the
-// state contains accepted mail from it, for example after an import of the mail log.
+// addKnown adds the host of the question if no session of the host is recorded. The
+// state must contain accepted mail of the host, for example from an import of the mail
+// log.
 func (w *query) addKnown(x *hostIndex) {
 	p := w.q.prefix
 	if len(w.answer.Hosts) > 0 || !p.IsValid() || !p.IsSingleIP() && p != memory.Source(p.Addr()) {
@@ -158,8 +159,8 @@ func (w *query) addKnown(x *hostIndex) {
 	})
 }
 
-// addBan adds a ban to the hosts that it covers. If the question is about the ban
-// itself, addBan also adds a host for it.
+// addBan adds a ban to the hosts that it affects. A question about the ban itself also
+// adds a host for the ban.
 func (w *query) addBan(x *hostIndex, b memory.Ban) {
 	ban := NewBan(&b, w.Now)
 	w.answer.Logins.addBan(&ban)
@@ -184,7 +185,7 @@ func (w *query) addBan(x *hostIndex, b memory.Ban) {
 	}
 }
 
-// trim sorts the bans by their end, the latest first, and keeps the first maxBans.
+// trim sorts the bans by descending end, and keeps the first maxBans.
 func (h *Host) trim() {
 	slices.SortFunc(h.Bans, func(a, b Ban) int {
 		return cmp.Or(b.Until.Compare(a.Until), cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()), a.Prefix.Addr().Compare(b.Prefix.Addr()))
@@ -208,7 +209,7 @@ func (h *Host) add(r *store.Record) {
 		h.LastLogin = new(text.At(end))
 	}
 	banned := 0
-	_ = r.Steps(func(s *store.Step) bool { // a corrupt step is reported in the description of the session
+	_ = r.Steps(func(s *store.Step) bool { // the description of the session reports a corrupt step
 		switch {
 		case s.Kind == store.KindVerdict && s.Banned && s.Enforced && r.Sessions > 0:
 			banned += int(s.Times)
@@ -226,7 +227,7 @@ func (h *Host) add(r *store.Record) {
 	h.WhileBanned += min(banned, r.Many())
 }
 
-// onlyManual reports whether the operator has banned h and no rule has.
+// onlyManual reports whether the operator has banned h and no rule has banned h.
 func (h *Host) onlyManual() bool {
 	return len(h.History) == 0 && len(h.Bans) > 0 && !slices.ContainsFunc(h.Bans, func(b Ban) bool { return !b.Manual })
 }
@@ -247,7 +248,7 @@ type client struct {
 func (h *Host) client() (c client) {
 	c.addr = h.Prefix.Addr()
 	if h.newest != nil {
-		c.addr = netip.MustParseAddr(h.newest.Src) // the full address, because hosts in an IPv6 /64 can have different names
+		c.addr = netip.MustParseAddr(h.newest.Src) // full address, because hosts in a /64 can have different names
 		c.name, c.proven = h.newest.RDNS, h.newest.FCrDNS == smtp.FCrDNSPass.String()
 	}
 	c.peer = memory.Client{Addr: c.addr}
@@ -291,7 +292,7 @@ func (w *query) assess(h *Host) {
 func (w *query) exemptByName(h *Host, c *client) {
 	switch {
 	case w.Policy != nil && !strings.Contains(w.Policy.String(), " rdns <known-senders>"):
-		// nothing to add: no statement uses the table
+		// No statement uses the table.
 	case h.newest == nil:
 		h.exempt("known-senders", false, "the reverse DNS name is in <known-senders> and FCrDNS passes (no session recorded)")
 	case c.name == "":
@@ -304,16 +305,16 @@ func (w *query) exemptByName(h *Host, c *client) {
 	}
 }
 
-// A Standing is the standing of a host, and the reason for it.
+// A Standing is the standing of a host, with its reason.
 type Standing struct {
 	Level    string `json:"level"`          // none, known or trusted
 	By       string `json:"by,omitempty"`   // host, domain or correspondent
-	Messages int    `json:"messages"`       // number of accepted messages
-	Days     int    `json:"days"`           // number of days with messages
+	Messages int    `json:"messages"`       // accepted messages
+	Days     int    `json:"days"`           // days with messages
 	Many     bool   `json:"many,omitempty"` // many hosts share the address
 }
 
-// exemptByMail adds the standing of the host and the reason for it.
+// exemptByMail adds the standing of the host and its reason.
 func (w *query) exemptByMail(h *Host, c *client) {
 	st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro())
 	h.Standing = &Standing{Level: st.Level.String(), By: st.By, Messages: st.Messages, Days: st.Days, Many: st.Many}
@@ -349,8 +350,7 @@ func (w *query) exemptByLogin(h *Host, c *client) {
 	}
 }
 
-// addRemedies adds the commands and configuration lines that undo decisions
-// about h.
+// addRemedies adds the commands and configuration lines that undo decisions on h.
 func (w *query) addRemedies(h *Host, friend bool) {
 	for _, b := range h.Bans {
 		if !b.Expired {

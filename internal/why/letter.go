@@ -12,12 +12,12 @@ import (
 	"scanwatch/rules"
 )
 
-// letterColumns is the line width of a letter. RFC 3676 section 4.2 allows 78.
+// letterColumns is the line width of a letter. RFC 3676 section 4.2 allows 78 columns.
 const letterColumns = 72
 
-// advice describes how the postmaster of the client can avoid the evidence. The first
+// advice explains to the postmaster of the client how to avoid the evidence. The first
 // row that matches applies. A row with a final hyphen matches all tokens that start
-// with it.
+// with the row.
 var advice = []struct{ evidence, text string }{
 	{"helo-", "Please configure your server to greet with its own full host name, such as mail.example.org, and publish that name in DNS."},
 	{"botnet-helo", "Please check the host for malware, or configure your server to greet with its own full host name."},
@@ -39,8 +39,8 @@ var advice = []struct{ evidence, text string }{
 const otherAdvice = "Please check the mail program or server on this host for a fault or malware."
 
 // Letter writes an answer to a sender who complains about the newest rejection in a.
-// The answer is in plain English. It contains only facts that the sender already knows,
-// and nothing about other clients, users or rules.
+// The answer is in plain English, and contains only facts that the sender already
+// knows. The answer does not mention other clients, users or rules.
 func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	s, r := a.decision()
 	if s == nil {
@@ -119,7 +119,7 @@ func (s *Session) reason(r *Rule) string {
 	return "The reason is a rule of this site about such clients. " + otherAdvice
 }
 
-// banState describes the remaining time of the ban of the host of s.
+// banState describes the remaining time of the ban on the host of s.
 func (a *Answer) banState(s *Session, zone *time.Location) string {
 	if a.observes() {
 		return "This server rejects nothing at present, so a new attempt is possible."

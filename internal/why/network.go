@@ -14,11 +14,12 @@ import (
 	"scanwatch/store/history"
 )
 
-// An Apart describes the other hosts in the /64 of an IPv6 host. The filter identifies a
-// host with its own proven name by its address, and all other hosts in a /64 together.
+// An Apart describes the other hosts in the /64 of an IPv6 host. The filter identifies
+// a host with its own proven name by its address. All other hosts in a /64 count as one
+// host.
 type Apart struct {
 	Prefix   netip.Prefix `json:"prefix"`
-	Sessions int          `json:"sessions"`      // number of sessions of the other hosts
+	Sessions int          `json:"sessions"`      // sessions of the other hosts
 	Hosts    []string     `json:"hosts"`         // addresses with their own names, at most maxApart
 	Ban      *Ban         `json:"ban,omitempty"` // active ban of the /64, which does not affect the host
 }
@@ -34,8 +35,9 @@ func identity(r *store.Record) netip.Prefix {
 	return memory.Identify(r.Src.Addr(), r.RDNS, r.FCrDNS).Prefix()
 }
 
-// identify finds out whether the question is about a host with its own name, from the
-// newest session of its address, or else from its ban.
+// identify determines whether the question is about a host with its own name. The
+// newest session of the address determines the answer. For an address without sessions,
+// the ban of the address determines the answer.
 func (w *query) identify() error {
 	q := w.q
 	if !q.addr.IsValid() {
@@ -70,7 +72,7 @@ func (h *Host) holds(r *store.Record) bool {
 	return h.Prefix.Addr().Is4() || h.Prefix.Bits() != 64 || identity(r) == h.Prefix
 }
 
-// countApart counts the sessions in the /64 of the host that are from other hosts.
+// countApart counts the sessions of other hosts in the /64 of the host.
 func (w *query) countApart(r *store.Record, names map[string]bool) {
 	q := w.q
 	if !q.addr.IsValid() || !r.Src.IsValid() || memory.Source(q.addr) != memory.Source(r.Src.Addr()) || q.from(r) {

@@ -19,24 +19,24 @@ import (
 
 // A Question selects sessions by a session id, an address or a name.
 type Question struct {
-	kinds   []string // kinds that text may be
+	kinds   []string // possible kinds of text
 	text    []byte
 	session uint64
-	short   int // number of missing digits of a partial session id
+	short   int // missing digits of a partial session id
 	prefix  netip.Prefix
-	addr    netip.Addr // the IPv6 address, if the question is about one host; the zero Addr otherwise
-	hashes  [][]byte   // possible hashes of the mailbox; nil if the key is missing
-	missed  bool       // the records contain hashes that cannot be compared without the key
+	addr    netip.Addr // the IPv6 address of a question about one host; otherwise the zero Addr
+	hashes  [][]byte   // possible hashes of the mailbox; nil without the key
+	missed  bool       // a record contains a hash that cannot be compared without the key
 }
 
-// A kind is an interpretation of a question, such as a user or a host name. It is
-// compared with the header or the steps of records.
+// A kind is an interpretation of a question, such as a user or a host name. The
+// question is compared with the header or the steps of records.
 type kind struct {
 	name string
-	like []string // earlier kinds that can also have this form
+	like []string // earlier kinds with the same form
 	// fits reports whether the text of a question has the form of this kind, and stores
-	// the parsed value. After a kind that fits, later kinds are not tried unless their
-	// field like contains it.
+	// the parsed value. If a kind fits, Parse tries a later kind only if the field like
+	// of the later kind contains it.
 	fits   func(*Question) bool
 	strict bool // with --as, a text without the form of the kind is an error
 	head   func(*Question, *store.Record) bool
@@ -82,11 +82,11 @@ func Kinds() (names []string) {
 	return names
 }
 
-// Parse returns the question for arg. An empty kind selects the kinds by the
-// form of arg.
+// Parse returns the question for arg. An empty kind selects the kinds by the form of
+// arg.
 func Parse(arg, kind string) (*Question, error) {
 	q := &Question{text: []byte(arg)}
-	if b, err := text.Unescape(arg); err == nil { // the operator may have copied arg from escaped output
+	if b, err := text.Unescape(arg); err == nil { // the operator may copy arg from escaped output
 		q.text = b
 	}
 	if n := len(q.text); n > 1 && q.text[0] == '<' && q.text[n-1] == '>' {
@@ -97,7 +97,7 @@ func Parse(arg, kind string) (*Question, error) {
 		case kind != "" && kind != k.name:
 			continue
 		case kind == "" && len(q.kinds) > 0 && q.short == 0 && !slices.ContainsFunc(k.like, q.is):
-			continue // not a session id: a partial id can be a name
+			continue // a partial session id may be a name
 		case k.fits(q), kind != "" && !k.strict:
 			q.kinds = append(q.kinds, k.name)
 		case kind != "":
@@ -110,7 +110,7 @@ func Parse(arg, kind string) (*Question, error) {
 	return q, nil
 }
 
-// String returns the question as it appears in output.
+// String returns the question as printed in output.
 func (q *Question) String() string {
 	switch {
 	case q.session != 0 && q.short == 0:
@@ -122,22 +122,23 @@ func (q *Question) String() string {
 }
 
 var (
-	// sessionForm matches a session id or its first digits, optionally in brackets as
-	// at the end of a reply.
+	// sessionForm matches a session id or its first digits. The digits may be in
+	// brackets, as at the end of a reply.
 	sessionForm = regexp.MustCompile(`^\[?([0-9A-Fa-f]{6,16})\]?$`)
-	// sessionInLine matches a session id within a line, for example of a bounce or a log.
+	// sessionInLine matches a session id within a line, for example of a bounce or a
+	// log.
 	sessionInLine = regexp.MustCompile(`(?:^|[^0-9A-Za-z])([0-9A-Fa-f]{16})(?:[^0-9A-Za-z]|$)`)
 )
 
-// ParseSession parses a session id. The id may be within a line of text, such as a line of
-// a bounce.
+// ParseSession parses a session id. The id may be within a line of text, such as a line
+// of a bounce.
 func ParseSession(text string) (uint64, bool) {
 	id, short, ok := parseSession([]byte(text))
 	return id, ok && short == 0
 }
 
-// parseSession also accepts the first digits of an id. short is the number of missing
-// digits.
+// parseSession parses a session id or the first digits of an id. short is the number of
+// missing digits.
 func parseSession(text []byte) (id uint64, short int, ok bool) {
 	m := sessionForm.FindSubmatch(text)
 	if m == nil && bytes.ContainsAny(text, " [") { // only as a separate word, because a label of a name can look like an id
@@ -154,8 +155,8 @@ func parseSession(text []byte) (id uint64, short int, ok bool) {
 func (q *Question) id(id uint64) bool { return id>>(4*q.short) == q.session }
 
 // parseHosts parses an address, a prefix, or an address with a port. An IPv6 address
-// may be in brackets. An IPv4 address in brackets is not accepted, because it is a
-// greeting. one is a single IPv6 address.
+// may be in brackets. An IPv4 address in brackets is a greeting, and is not accepted.
+// For a single IPv6 address, one is the address.
 func parseHosts(s string) (p netip.Prefix, one netip.Addr, ok bool) {
 	if inner, ok := strings.CutPrefix(s, "["); ok && strings.Contains(inner, ":") {
 		s = strings.TrimSuffix(inner, "]")
@@ -223,8 +224,8 @@ func (q *Question) host(name []byte) bool {
 	return false
 }
 
-// selection returns a selection of the records that q can match. It returns nil if that may
-// be any record.
+// selection returns a selection of the records that q can match. If any record can
+// match, selection returns nil.
 func (q *Question) selection() *store.Selection {
 	var only store.Selection
 	for _, k := range q.kinds {
@@ -256,7 +257,7 @@ func (q *Question) match(r *store.Record) (matched []string) {
 	if steps == 0 {
 		return matched
 	}
-	_ = r.Steps(func(s *store.Step) bool { // damage is reported in the answer
+	_ = r.Steps(func(s *store.Step) bool { // the answer reports damage
 		for i := range kinds {
 			if k := &kinds[i]; steps.Has(s.Kind) && k.selects(q, s) && !slices.Contains(matched, k.name) {
 				matched = append(matched, k.name)

@@ -31,13 +31,13 @@ type Session struct {
 	Summary  []string          `json:"summary"`
 	Rules    []Rule            `json:"rules,omitempty"`
 	Evidence []finding.Finding `json:"evidence,omitempty"`
-	Omitted  uint32            `json:"omitted,omitempty"`  // number of steps that were not recorded
-	Sessions uint32            `json:"sessions,omitempty"` // number of sessions of an aggregate
-	Sources  int               `json:"sources,omitempty"`  // estimated number of hosts of an aggregate of several hosts
+	Omitted  uint32            `json:"omitted,omitempty"`  // steps that were not recorded
+	Sessions uint32            `json:"sessions,omitempty"` // sessions of an aggregate
+	Sources  int               `json:"sources,omitempty"`  // estimated hosts of an aggregate of several hosts
 	Damage   string            `json:"damage,omitempty"`
 
 	source netip.Prefix
-	pass   string // the pass statement of the current policy that matches the client
+	pass   string // pass statement of the current policy that matches the client
 }
 
 // A Rule is a decision of a rule in a session.
@@ -45,18 +45,18 @@ type Rule struct {
 	Rule      string `json:"rule"`
 	Phases    string `json:"phases,omitempty"`
 	Decision  string `json:"decision"`        // name of a smtp.Decision, or "ban"
-	Enforced  bool   `json:"enforced"`        // false if the decision was only observed, or the client was exempt
+	Enforced  bool   `json:"enforced"`        // false for an observed decision and an exempt client
 	Reply     string `json:"reply,omitempty"` // as sent to the client
 	Until     string `json:"until,omitempty"` // end of the ban
 	Exempt    string `json:"exempt,omitempty"`
 	Times     int    `json:"times"`
-	Text      string `json:"text,omitempty"`       // text of the rule at that time
-	Now       string `json:"now,omitempty"`        // whether the rule in the current policy is "same", "changed" or "gone"; or "assumed"
+	Text      string `json:"text,omitempty"`       // text of the rule at the time of the decision
+	Now       string `json:"now,omitempty"`        // state of the rule in the current policy: "same", "changed", "gone" or "assumed"
 	CountedBy string `json:"counted_by,omitempty"` // key of a count across sessions
 
-	// BannedIn is the session that caused the ban by which this session was rejected,
-	// or "manual" for a ban by the operator. Kept reports whether the record of
-	// BannedIn still exists.
+	// BannedIn is the id of the session that caused the ban of this session. For a ban
+	// by the operator, BannedIn is "manual". Kept reports whether the record of the
+	// session still exists.
 	BannedIn string `json:"banned_in,omitempty"`
 	Kept     bool   `json:"kept,omitempty"`
 
@@ -64,8 +64,8 @@ type Rule struct {
 	ban uint64 // id of BannedIn
 }
 
-// assumed is the value of Rule.Now if the text at that time is not recorded, and Text is
-// that of the current rule with the same name.
+// assumed is the value of Rule.Now if no text was recorded with the decision. Rule.Text
+// is then the text of the current rule with the same name.
 const assumed = "assumed"
 
 // manual is the value of Rule.BannedIn for a ban by the operator.
@@ -77,8 +77,8 @@ type sessionReader struct {
 	*Session
 	r        *store.Record
 	asked    []string       // outcomes of the commands that match the question
-	refused  string         // the first recipient that smtpd rejected
-	enforced map[string]int // index in Rules, plus 1, of the latest enforced rule, by phase
+	refused  string         // first recipient that smtpd rejected
+	enforced map[string]int // by phase, 1 plus the index in Rules of the latest enforced rule
 	byFilter bool           // a filter has rejected the recipient of the next step
 }
 
@@ -148,14 +148,14 @@ func (s *sessionReader) step(st *store.Step) bool {
 	return true
 }
 
-// command adds the outcome of a command, if the command matches the question.
+// command adds the outcome of a command that matches the question.
 func (s *sessionReader) command(st *store.Step, word string) {
 	if len(s.asked) < 3 && s.q.matchStep(st) {
 		s.asked = append(s.asked, fmt.Sprintf("%s:<%s>: %s", word, text.Escape(st.Text), outcome(st)))
 	}
 }
 
-// login adds the outcome of a login, if the login matches the question.
+// login adds the outcome of a login that matches the question.
 func (s *sessionReader) login(st *store.Step) {
 	if len(s.asked) >= 3 || !s.q.matchStep(st) {
 		return
@@ -167,7 +167,7 @@ func (s *sessionReader) login(st *store.Step) {
 	s.asked = append(s.asked, line)
 }
 
-// recipients adds the number of recipients in a domain, if the domain matches the question.
+// recipients adds the number of recipients in a domain that matches the question.
 func (s *sessionReader) recipients(st *store.Step) {
 	if s.q.matchStep(st) {
 		s.asked = append(s.asked, fmt.Sprintf("RCPT TO:<%s>: %s for %s", text.Escape(st.Text), st.Result, text.Plural(st.Count, "recipient")))
@@ -201,7 +201,7 @@ func (s *sessionReader) filter(st *store.Step) {
 	}
 }
 
-// until returns the end of a ban, or "" if the ban was withheld.
+// until returns the end of a ban, or "" for a withheld ban.
 func until(s *store.Step) string {
 	if s.Until.IsZero() {
 		return ""
@@ -252,7 +252,7 @@ var endings = map[smtp.Ending]string{
 	smtp.EndingClosed:   "the connection was closed, by which side is unknown",
 }
 
-// add adds a line to the summary, unless the summary contains it.
+// add adds a line to the summary, without duplicates.
 func (s *Session) add(format string, args ...any) {
 	if line := fmt.Sprintf(format, args...); line != "" && !slices.Contains(s.Summary, line) {
 		s.Summary = append(s.Summary, line)
@@ -268,8 +268,9 @@ func outcome(s *store.Step) string {
 	return strings.TrimSpace(result)
 }
 
-// rule adds a decision that was made the given number of times, or adds the number to
-// an equal decision. It returns the index of the decision.
+// rule adds a decision that was made the given number of times. If the session already
+// has an equal decision, its number is increased. rule returns the index of the
+// decision.
 func (s *Session) rule(rule Rule, times int) int {
 	for i := range s.Rules {
 		have := s.Rules[i]
@@ -287,15 +288,15 @@ func (s *Session) rule(rule Rule, times int) int {
 	return len(s.Rules) - 1
 }
 
-// counted matches a condition that counts across sessions, in the text of a rule.
+// counted matches a condition that counts across sessions in the text of a rule.
 var counted = regexp.MustCompile(` count [^ ]+ > [0-9]+ in [0-9]+[a-z] by ([a-z]+)`)
 
-// addText adds the text of a rule at the time of its decision, and compares it with the
-// current policy. If that text is not recorded, it adds the current one.
+// addText adds the text of a rule at the time of its decision, and compares the text
+// with the current policy. If no text is recorded, addText adds the current text.
 func (w *query) addText(rule *Rule) {
 	now, exists := w.now[rule.Rule]
 	then := w.texts[rule.ref]
-	if !strings.HasPrefix(then, "rule "+rule.Rule+" ") { // the text was not recorded, or another text has the same reference
+	if !strings.HasPrefix(then, "rule "+rule.Rule+" ") { // no text was recorded, or another text has the same reference
 		if rule.BannedIn != manual && exists {
 			rule.Now, rule.Text = assumed, text.Escape(now)
 		}

@@ -11,7 +11,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// maxFindings is the maximum number of findings of a session that are printed.
+// maxFindings is the maximum number of printed findings of a session.
 const maxFindings = 8
 
 // Text writes a for a terminal, with times in zone.
@@ -58,7 +58,6 @@ func (a *Answer) Text(w io.Writer, zone *time.Location) {
 	}
 }
 
-// A printer writes an Answer.
 type printer struct {
 	w    io.Writer
 	zone *time.Location
@@ -122,8 +121,7 @@ func (p *printer) session(s *Session, kinds bool) {
 	p.line("details", "scanwatch show %s", s.Session)
 }
 
-// rules writes the decisions. It writes the text of a rule after the last decision of the
-// rule.
+// rules writes the decisions. The text of a rule follows the last decision of the rule.
 func (p *printer) rules(list []Rule) {
 	for i := range list {
 		r := &list[i]

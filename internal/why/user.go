@@ -14,28 +14,30 @@ import (
 	"scanwatch/store"
 )
 
-// maxLoginHosts is the maximum number of hosts without a login that are counted for a user.
+// maxLoginHosts is the maximum number of counted hosts of a user without a successful
+// login.
 const maxLoginHosts = 10_000
 
-// Logins describes the logins of the user that the question is about. Hosts from which
-// all logins failed may be attackers, and their bans do not affect the user.
+// Logins describes the logins of the user in the question. A host with only failed
+// logins may be an attacker, and its ban does not affect the user.
 type Logins struct {
 	Passed int        `json:"passed"`
 	Failed int        `json:"failed"`
-	Hosts  int        `json:"hosts"`       // number of hosts with a successful login
-	Others int        `json:"other_hosts"` // number of hosts from which all logins failed
+	Hosts  int        `json:"hosts"`       // hosts with a successful login
+	Others int        `json:"other_hosts"` // hosts with only failed logins
 	Last   *text.Time `json:"last,omitempty"`
-	From   string     `json:"from,omitempty"` // host of the last successful login; empty if an aggregate of many hosts contains it
+	From   string     `json:"from,omitempty"` // host of the last successful login; empty for an aggregate of many hosts
 	// AtLeast is set if there are further hosts.
 	AtLeast bool `json:"at_least,omitempty"`
-	// Tried are hosts with failed logins, at most maxHosts: first banned hosts, then hosts
-	// from which the user logged in, each the latest first.
+	// Tried contains hosts with failed logins, at most maxHosts. Hosts from which the
+	// user logged in come first, so that banned attackers do not hide them. Banned hosts
+	// follow. The latest failure comes first in each group.
 	Tried  []*LoginHost `json:"tried"`
 	More   int          `json:"more_tried,omitempty"`
-	Limits []string     `json:"limits"` // consequences of failed logins according to the current policy
+	Limits []string     `json:"limits"` // consequences of failed logins in the current policy
 
 	hosts map[netip.Prefix]*LoginHost
-	wrong time.Time // time of the last failed login from a host with a successful login
+	wrong time.Time // last failed login from a host with a successful login
 }
 
 // A LoginHost describes the logins of the user from one host.
@@ -55,7 +57,7 @@ func (w *query) countLogins(r *store.Record) {
 		w.answer.Logins = l
 	}
 	host := identity(r)
-	_ = r.Steps(func(s *store.Step) bool { // damage is reported in the description of the session
+	_ = r.Steps(func(s *store.Step) bool { // the description of the session reports damage
 		if s.Kind != store.KindAuth || !w.q.user(s.Text) {
 			return true
 		}
@@ -91,7 +93,7 @@ func (w *query) countLogins(r *store.Record) {
 	})
 }
 
-// unnamedLogins returns the number of logins in an aggregate whose user is not recorded.
+// unnamedLogins returns the number of logins without a recorded user in an aggregate.
 func unnamedLogins(r *store.Record) (n int) {
 	_ = r.Steps(func(s *store.Step) bool {
 		if s.Kind == store.KindAuth && len(s.Text) == 0 {
@@ -114,7 +116,7 @@ func (l *Logins) count() {
 }
 
 // summarizeUser answers a question about a user. Only bans of hosts from which the user
-// logged in matter.
+// logged in affect the answer.
 func (a *Answer) summarizeUser(day func(time.Time) string) {
 	l := a.Logins
 	var own []*Ban
@@ -155,7 +157,7 @@ func (a *Answer) summarizeUser(day func(time.Time) string) {
 	}
 }
 
-// banned returns the number of hosts with failed logins whose ban is enforced.
+// banned returns the number of hosts with failed logins and an enforced ban.
 func (l *Logins) banned() (n int) {
 	for _, h := range l.hosts {
 		if h.Failed > 0 && h.Ban != nil && !h.Ban.Observe {
@@ -191,13 +193,13 @@ func (l *Logins) list() {
 		}
 	}
 	slices.SortFunc(l.Tried, func(a, b *LoginHost) int {
-		return cmp.Or(first(a.Ban != nil, b.Ban != nil), first(a.Passed, b.Passed), b.Last.Compare(a.Last.Time), a.Prefix.Compare(b.Prefix))
+		return cmp.Or(first(a.Passed, b.Passed), first(a.Ban != nil, b.Ban != nil), b.Last.Compare(a.Last.Time), a.Prefix.Compare(b.Prefix))
 	})
 	l.More = max(len(l.Tried)-maxHosts, 0)
 	l.Tried = l.Tried[:len(l.Tried)-l.More]
 }
 
-// first compares two values, of which true is the lower.
+// first compares two values, and orders true before false.
 func first(a, b bool) int {
 	switch {
 	case a == b:
@@ -208,7 +210,7 @@ func first(a, b bool) int {
 	return 1
 }
 
-// limits sets the rules of the current policy about failed logins.
+// limits sets the rules of the current policy on failed logins.
 func (w *query) limits(l *Logins) {
 	if w.Policy == nil {
 		return

@@ -1,5 +1,5 @@
-// Package why explains recorded decisions about a client: the rules, their evidence,
-// the exemptions of the client, and the remedies.
+// Package why explains recorded decisions on a client. An explanation contains the
+// rules, the evidence, the exemptions and the remedies.
 package why
 
 import (
@@ -26,39 +26,39 @@ import (
 
 // The limits of an answer.
 const (
-	maxSessions = 20      // maximum number of sessions, unless Options.All or Options.Limit is set
-	maxBytes    = 8 << 20 // maximum size of the records in bytes, if Options.All is set
+	maxSessions = 20      // sessions, if neither Options.All nor Options.Limit is set
+	maxBytes    = 8 << 20 // size of the records in bytes, if Options.All is set
 	maxHosts    = 10
-	maxBans     = 10 // maximum number of bans of one host
+	maxBans     = 10 // bans of one host
 )
 
 // Options are the inputs of Find.
 type Options struct {
-	Dir    string // the state directory
+	Dir    string // state directory
 	Reader *store.Reader
 	// Rows calls visit for each row of the given tables of state.db.
 	Rows func(tables []string, visit func(store.Entry) error) error
 	// Days returns the counters of each day, oldest first.
 	Days  func() ([]memory.Day, error)
 	Lists *lookup.Lists
-	// Policy is the current policy. It may be nil. File is the name of its file.
+	// Policy is the current policy, and may be nil. File is the name of its file.
 	Policy *rules.Policy
 	File   string
-	// Pass returns the pass statement of Policy that matches r when its client
-	// connects, or nil.
+	// Pass returns the pass statement of Policy that matches the client of r at
+	// connect, or nil.
 	Pass func(r *store.Record) *rules.Pass
-	// Mode is the mode of the filter, observe or enforce, and ModeText describes it. They
-	// are empty if the mode is unknown.
+	// Mode is the mode of the filter, observe or enforce, and ModeText describes the
+	// mode. An unknown mode leaves both fields empty.
 	Mode, ModeText string
-	Notes          []string // further reasons why the answer may be incomplete
+	Notes          []string // further reasons for an incomplete answer
 	Now            time.Time
 	Zone           *time.Location
 	Since          time.Time // only sessions that ended at this time or later
-	Until          time.Time // only sessions that ended before this time, unless it is zero
-	// Match reports whether a session is selected by other properties. If Match is nil, all
-	// sessions are.
+	Until          time.Time // only sessions that ended before this time; zero for all
+	// Match reports whether a session is selected by other properties. A nil Match
+	// selects all sessions.
 	Match func(*store.Record) bool
-	All   bool // not only the newest 20 sessions
+	All   bool // more than the newest 20 sessions
 	Limit int  // maximum number of sessions; 20 if Limit is 0
 }
 
@@ -67,28 +67,28 @@ type Answer struct {
 	Schema   int        `json:"schema"` // text.Schema
 	Question string     `json:"question"`
 	Kinds    []string   `json:"as"`             // possible kinds of the question
-	State    string     `json:"state"`          // whether the client is banned or was rejected
+	State    string     `json:"state"`          // the client is banned, or was rejected, or neither
 	Cause    string     `json:"cause"`          // cause of the newest rejection
 	Undo     string     `json:"undo"`           // command that undoes the decision
-	Mode     string     `json:"mode,omitempty"` // of the filter now; in mode observe, no ban is enforced
-	Matched  int        `json:"matched"`        // number of matching sessions
-	Rejected int        `json:"rejected"`       // number of these sessions in which a rule rejected something
-	Observed int        `json:"observed"`       // number of these sessions in which a rule only would have rejected something
-	Sessions []*Session `json:"sessions"`       // rejected sessions first, then the others, each newest first
-	Deciding []*Session `json:"deciding"`       // other sessions that caused the bans by which Sessions were rejected
+	Mode     string     `json:"mode,omitempty"` // current mode of the filter; mode observe enforces no ban
+	Matched  int        `json:"matched"`        // matching sessions
+	Rejected int        `json:"rejected"`       // matching sessions with an enforced rejection by a rule
+	Observed int        `json:"observed"`       // matching sessions with only observed rejections by a rule
+	Sessions []*Session `json:"sessions"`       // rejected sessions first, and newest first within each group
+	Deciding []*Session `json:"deciding"`       // other sessions that caused the bans of Sessions
 	Hosts    []*Host    `json:"hosts"`
 	More     int        `json:"more_hosts,omitempty"`
-	Apart    *Apart     `json:"apart,omitempty"`  // other hosts in the /64, if the question is about one IPv6 host
-	Logins   *Logins    `json:"logins,omitempty"` // logins of the user, if the question is only about a user
+	Apart    *Apart     `json:"apart,omitempty"`  // other hosts in the /64, for a question about one IPv6 host
+	Logins   *Logins    `json:"logins,omitempty"` // logins of the user, for a question only about a user
 	Searched int        `json:"sessions_searched"`
 	Oldest   *text.Time `json:"oldest,omitempty"`
-	Notes    []string   `json:"notes"` // reasons why the answer may be incomplete
+	Notes    []string   `json:"notes"` // reasons for an incomplete answer
 
 	mode    string // Mode in words
-	records int    // number of matching records: sessions and aggregates
+	records int    // matching records: sessions and aggregates
 }
 
-// Empty reports whether nothing was found.
+// Empty reports whether the answer contains neither a session nor a host.
 func (a *Answer) Empty() bool { return a.Matched == 0 && len(a.Hosts) == 0 }
 
 // JSON writes a as one JSON object.
@@ -119,8 +119,8 @@ type query struct {
 	Options
 	q      *Question
 	answer Answer
-	texts  map[uint32]string // recorded texts of rules, by reference
-	now    map[string]string // texts of rules in the current policy, by name
+	texts  map[uint32]string // recorded texts of rules by reference
+	now    map[string]string // texts of rules in the current policy by name
 	memory *memory.Memory    // state.db, for the standing of hosts
 
 	kept []match
@@ -130,11 +130,11 @@ type query struct {
 type match struct {
 	store.Record
 	kinds    []string // kinds by which the record matches
-	rejected bool     // a rule rejected something, or would have done so if enforced
+	rejected bool     // a rule rejected the client, or would have in mode enforce
 }
 
-// Find answers a question from all records and from state.db. When it returns,
-// Reader.Unread is the number of files that could not be read.
+// Find answers a question from all records and from state.db. When Find returns,
+// Reader.Unread is the number of unreadable files.
 func Find(q *Question, o Options) (*Answer, error) {
 	w := &query{Options: o, q: q, texts: map[uint32]string{}, now: map[string]string{}, memory: memory.New()}
 	if err := w.identify(); err != nil {
@@ -186,8 +186,9 @@ func Find(q *Question, o Options) (*Answer, error) {
 	return &w.answer, nil
 }
 
-// rejections reports whether, in a session or an aggregate, a rule rejected something
-// (enforced), or would have rejected something if it were enforced (would).
+// rejections reports whether a session or an aggregate contains a rejection by a rule.
+// enforced means an enforced rejection, and would means a rejection that was only
+// observed.
 func rejections(r *store.Record) (would, enforced bool) {
 	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" {
@@ -198,8 +199,8 @@ func rejections(r *store.Record) (would, enforced bool) {
 	return would, enforced
 }
 
-// observed returns a minimum for the number of sessions in an aggregate that rules would
-// have rejected: the number of the rule with the most sessions.
+// observed returns a minimum for the sessions of an aggregate that rules would have
+// rejected. The minimum is the number of the rule with the most sessions.
 func observed(r *store.Record) (n int) {
 	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" && !s.Enforced {
@@ -214,8 +215,8 @@ func (w *query) note(format string, args ...any) {
 	w.answer.Notes = append(w.answer.Notes, fmt.Sprintf(format, args...))
 }
 
-// findSessions selects matching records: first the newest rejected sessions, and then
-// the newest other sessions.
+// findSessions selects the newest rejected sessions, and then the newest other
+// sessions.
 func (w *query) findSessions() error {
 	size, summed, unnamed, otherwise := 0, 0, 0, false
 	limit := cmp.Or(w.Limit, maxSessions)
@@ -259,7 +260,7 @@ func (w *query) findSessions() error {
 	w.Reader.Only = w.q.selection()
 	noted := map[string]bool{}
 	w.Reader.Problem = func(segment string, err error) {
-		if line := fmt.Sprintf("%s: %v", segment, err); !noted[line] { // both passes report the same problem
+		if line := fmt.Sprintf("%s: %v", segment, err); !noted[line] { // a second pass reports the same problem
 			noted[line] = true
 			w.note("%s", line)
 		}
@@ -288,8 +289,9 @@ func (w *query) findSessions() error {
 	return nil
 }
 
-// decideUser makes the question one about a user if all sessions match only as logins.
-// otherwise is set if a session matches in another way: its decisions are the answer.
+// decideUser turns the question into a question about a user if all sessions match only
+// as logins. If otherwise is set, a session matches in another way, and the answer
+// describes the decisions of that session.
 func (w *query) decideUser(otherwise bool) {
 	l := w.answer.Logins
 	switch {
@@ -304,8 +306,9 @@ func (w *query) decideUser(otherwise bool) {
 	}
 }
 
-// noteUnnamed adds a note with the number of sessions in aggregates whose ids are not
-// recorded: the rejected sessions or, if there are none, all others.
+// noteUnnamed adds a note with the number of sessions in aggregates without recorded
+// ids. The note counts the rejected sessions, or all sessions if no session was
+// rejected.
 func (w *query) noteUnnamed() error {
 	summed, rejected := 0, 0
 	w.Reader.Only = nil
@@ -327,8 +330,7 @@ func (w *query) noteUnnamed() error {
 }
 
 // addSessions adds the descriptions of the selected sessions, rejected sessions first.
-// The returned map has a key for the id of each session that caused a ban of a selected
-// session, with an empty list.
+// The keys of bans are the ids of the sessions that caused bans of selected sessions.
 func (w *query) addSessions() (bans map[uint64][]store.Record) {
 	bans = map[uint64][]store.Record{}
 	slices.Reverse(w.kept)
@@ -425,9 +427,9 @@ func (w *query) noteGaps() error {
 	return nil
 }
 
-// findBan finds the session that caused a ban, and adds it to the answer if it is
-// missing there. Several sessions may have its id, because smtpd can use an id again
-// after a restart; the newest session of the same client before s is the right one.
+// findBan finds the session that caused a ban, and adds the session to the answer.
+// Several sessions may share an id, because smtpd can repeat an id after a restart. The
+// newest session of the same client before s is the right session.
 func (w *query) findBan(s *Session, rule *Rule, bans map[uint64][]store.Record) {
 	list := bans[rule.ban]
 	for i := len(list) - 1; i >= 0; i-- {

@@ -74,7 +74,7 @@ func whyStore(t *testing.T) (dir string) {
 	}
 	away := filtered(smtp.PhaseConnect, smtp.Disconnect, "421 4.7.1 Banned [00000000000000b1]")
 
-	// The verdict has no text of the rule, because an older version wrote it.
+	// An older version wrote the verdict without the text of the rule.
 	old := refuse
 	old.Rule = 0
 	whyAdd(w, 50*24*time.Hour, 0xa0, "203.0.113.77", store.Record{Ending: smtp.EndingRejected}, hello("ylmf-pc"), bot, old)
@@ -116,8 +116,8 @@ func whyStore(t *testing.T) (dir string) {
 	return dir
 }
 
-// options are the inputs of Find for a state directory and a configuration; conf
-// may be empty.
+// options returns the inputs of Find for a state directory and a configuration. An
+// empty conf means no configuration.
 func options(t testing.TB, dir, conf string) Options {
 	t.Helper()
 	lists, err := lookup.Builtin()
@@ -173,8 +173,8 @@ func ask(t testing.TB, arg, kind string, o Options) (*Answer, string) {
 	return a, out.String()
 }
 
-// TestFind checks the answers. The answers are the same from sealed days, of which only
-// some blocks are read.
+// TestFind checks the answers from records of today and from sealed days. Only some
+// blocks of a sealed day are read.
 func TestFind(t *testing.T) {
 	dir, sealed := whyStore(t), whyStore(t)
 	if n, err := store.SealDays(sealed, "test", now.AddDate(0, 0, 2)); n == 0 || err != nil {
@@ -252,8 +252,8 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestRejectedFirst checks that a rejected session is printed even if there are many
-// newer accepted sessions, and that similar sessions are printed once.
+// TestRejectedFirst checks that a rejected session is printed despite many newer
+// accepted sessions. Similar sessions are printed once.
 func TestRejectedFirst(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -275,7 +275,7 @@ func TestRejectedFirst(t *testing.T) {
 	}
 }
 
-// TestLetter checks answers to complaints: they name no rule and no other client.
+// TestLetter checks that an answer to a complaint names no rule and no other client.
 func TestLetter(t *testing.T) {
 	dir := whyStore(t)
 	for _, c := range []struct {
@@ -325,8 +325,8 @@ func TestLetter(t *testing.T) {
 	}
 }
 
-// TestUser checks that the sessions of a user are found, even if the name is hashed
-// because it may be a password.
+// TestUser checks that the sessions of a user are found, even under a hashed name. A
+// name that may be a password is hashed.
 func TestUser(t *testing.T) {
 	dir := t.TempDir()
 	key, err := privacy.SaveKey(dir, privacy.NewKey())
@@ -349,8 +349,8 @@ func TestUser(t *testing.T) {
 	}
 }
 
-// TestUserIsNotTheAttacker checks that the answer about a user describes the hosts from
-// which the user logged in, and not the banned hosts that brute-forced the password.
+// TestUserIsNotTheAttacker checks that the answer describes the hosts of the user. The
+// answer does not describe the banned hosts that brute-forced the password.
 func TestUserIsNotTheAttacker(t *testing.T) {
 	dir := whyStore(t)
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -379,8 +379,8 @@ func TestUserIsNotTheAttacker(t *testing.T) {
 	}
 }
 
-// TestUserWithoutKind checks that a name that is found in logins only is a question about
-// the user, and that otherwise a note names the flag.
+// TestUserWithoutKind checks that a name found only in logins is a question about the
+// user. If the name also occurs elsewhere, a note names the flag.
 func TestUserWithoutKind(t *testing.T) {
 	dir := whyStore(t)
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -403,8 +403,8 @@ func TestUserWithoutKind(t *testing.T) {
 	}
 }
 
-// TestUserLimits checks that the answer about a user contains the consequences of failed
-// logins, and the banned hosts with the commands that undo the bans.
+// TestUserLimits checks that the answer contains the consequences of failed logins. The
+// answer also contains the banned hosts and the commands that undo the bans.
 func TestUserLimits(t *testing.T) {
 	dir := whyStore(t)
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -433,9 +433,9 @@ func TestUserLimits(t *testing.T) {
 	}
 }
 
-// TestNamedHost checks that the answer about an IPv6 mail server with its own name is about
-// the server, although bots in the same /64 are banned, and that the answer about a bot is
-// not about the server.
+// TestNamedHost checks answers about an IPv6 mail server and bots in the same /64. An
+// answer about the server does not describe the bots, and an answer about a bot does
+// not describe the server.
 func TestNamedHost(t *testing.T) {
 	const server, bot, network = "2001:db8:3::25", "2001:db8:3::666", "2001:db8:3::/64"
 	dir := t.TempDir()
@@ -454,7 +454,7 @@ func TestNamedHost(t *testing.T) {
 	for _, c := range []struct {
 		arg, state string
 		sessions   int
-		apart      int // sessions of the others
+		apart      int // sessions of the other hosts
 		hosts      []string
 		says       string
 	}{
@@ -474,8 +474,8 @@ func TestNamedHost(t *testing.T) {
 	}
 }
 
-// TestMode checks that the answer contains the mode of the filter, and does not claim
-// that clients are rejected when none are.
+// TestMode checks that the answer contains the mode of the filter. The answer must not
+// claim a rejection that did not occur.
 func TestMode(t *testing.T) {
 	o := options(t, whyStore(t), whyConf)
 	o.Mode, o.ModeText = "observe", "observe, by the operator"
@@ -504,9 +504,9 @@ func TestFriends(t *testing.T) {
 	}
 }
 
-// TestUserOfManyHosts checks that the hosts of a user are found even if more hosts failed
-// than are counted, and that neither the hosts beyond the limit nor aggregates are
-// counted as if they were complete.
+// TestUserOfManyHosts checks that the hosts of a user are found despite very many other
+// hosts. With hosts beyond the limit, the number of hosts is a minimum. A note counts
+// the logins in aggregates.
 func TestUserOfManyHosts(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -610,8 +610,8 @@ func TestHost(t *testing.T) {
 	}
 }
 
-// FuzzParse checks that every argument has a kind, and that it can be compared
-// with every record.
+// FuzzParse checks that every argument has a kind and can be compared with every
+// record.
 func FuzzParse(f *testing.F) {
 	for _, arg := range []string{"", "<>", "[", "@", "a@b", `\x`, "192.0.2.1", "5a1f9c2e00c0ffee", hostileText, "::%eth0", "1.2.3.4:5"} {
 		f.Add(arg, "a@b")
@@ -655,8 +655,8 @@ func BenchmarkFind(b *testing.B) {
 	b.ReportMetric(float64(b.N*sessions)/b.Elapsed().Seconds(), "records/s")
 }
 
-// TestReputation checks that the standing in state.db exempts a host whose sessions
-// have expired.
+// TestReputation checks that the standing in state.db exempts a host without recorded
+// sessions.
 func TestReputation(t *testing.T) {
 	const day = 24 * time.Hour
 	dir := t.TempDir()
@@ -701,8 +701,8 @@ func TestReputation(t *testing.T) {
 	}
 }
 
-// TestSum checks that the sessions of an aggregate are found by their ids, greetings and
-// recipients, and that their messages and decisions count.
+// TestSum checks that the sessions of an aggregate are found by ids, greetings and
+// recipients. The messages and decisions of an aggregate appear in the answer.
 func TestSum(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -773,8 +773,8 @@ func TestSumsCount(t *testing.T) {
 	}
 }
 
-// TestSumWithoutIDs checks that the answer about a session in an aggregate does not claim
-// that its record has expired.
+// TestSumWithoutIDs checks an answer about a session whose id is missing from an
+// aggregate. The answer must not claim that the record has expired.
 func TestSumWithoutIDs(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -785,5 +785,18 @@ func TestSumWithoutIDs(t *testing.T) {
 	a, _ := ask(t, "00000000000000ee", "", options(t, dir, ""))
 	if want := "or it is one of 29 sessions in aggregates, which contain the ids of rejected sessions only; search for the address of the client"; !a.Empty() || !slices.Contains(a.Notes, want) {
 		t.Errorf("notes %q", a.Notes)
+	}
+}
+
+// TestOwnHostsFirst checks that banned attackers do not hide the host of the user.
+func TestOwnHostsFirst(t *testing.T) {
+	own := &LoginHost{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Passed: true, Failed: 1}
+	l := &Logins{hosts: map[netip.Prefix]*LoginHost{own.Prefix: own}}
+	for i := range 2 * maxHosts {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 32)
+		l.hosts[p] = &LoginHost{Prefix: p, Failed: 9, Last: text.At(time.Unix(int64(i), 0)), Ban: &Ban{}}
+	}
+	if l.list(); l.Tried[0] != own || len(l.Tried) != maxHosts || l.More != maxHosts+1 {
+		t.Errorf("the first of %d hosts is %v, %d more", len(l.Tried), l.Tried[0].Prefix, l.More)
 	}
 }

@@ -15,30 +15,30 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Limits of a block. A block with more is corrupt.
+// These are the limits of a block. A block that exceeds a limit is corrupt.
 const (
 	MaxValues = 1 << 20  // values of a column
 	MaxBytes  = 64 << 20 // memory of the decoded columns
 	maxName   = 64       // bytes of a name
 )
 
-// magic starts each block. Its last byte is the version of the encoding.
+// magic is the start of each block. The last byte is the version of the encoding.
 const magic = "SWB\x01"
 
-// The types of columns.
+// These are the types of columns.
 const (
 	typeNumbers = 1
 	typeTexts   = 2
 )
 
-// The modes of a run of bytes.
+// These are the modes of a run of bytes.
 const (
 	modeConst  = 0 // the same byte
 	modeStored = 1 // the bytes
 	modeZstd   = 2 // a frame of Zstandard
 )
 
-// The modes of numbers and texts.
+// These are the modes of numbers and texts.
 const (
 	numbersPlain = 0 // each value, less the lowest
 	numbersDelta = 1 // each difference to the previous value, less the lowest
@@ -57,11 +57,11 @@ type Buffer struct {
 // Reset removes all texts.
 func (b *Buffer) Reset() { b.data, b.ends = b.data[:0], b.ends[:0] }
 
-// Begin returns the bytes to which the caller appends the next text before it calls
-// End.
+// Begin returns a slice to which the caller appends the next text. The caller passes the
+// extended slice to End.
 func (b *Buffer) Begin() []byte { return b.data }
 
-// End ends a text. Data is the result of Begin with the text appended.
+// End ends a text. data is the result of Begin with the text appended.
 func (b *Buffer) End(data []byte) {
 	b.data = data
 	b.ends = append(b.ends, uint32(len(data)))
@@ -92,7 +92,7 @@ func (b *Buffer) At(i int) []byte {
 	return b.data[from:b.ends[i]]
 }
 
-// Texts is a decoded column of texts. The zero value contains empty texts.
+// Texts is a decoded column of texts. The zero value is a column of empty texts.
 type Texts struct {
 	words   [][]byte // one for each value, or the distinct values
 	indexed bool
@@ -104,7 +104,7 @@ type Texts struct {
 // Reset removes all texts.
 func (t *Texts) Reset() { t.words, t.data, t.indexed = t.words[:0], t.data[:0], false }
 
-// At returns text i. It aliases the column.
+// At returns text i, which aliases the column.
 func (t *Texts) At(i int) []byte {
 	if t.indexed {
 		i = int(t.index.At(i))
@@ -115,7 +115,8 @@ func (t *Texts) At(i int) []byte {
 	return nil
 }
 
-// Count calls visit for each text, or for each distinct text and its number.
+// Count calls visit for each text. If the column is indexed, Count calls visit once for
+// each distinct text, with the number of its values.
 func (t *Texts) Count(visit func(text []byte, times int)) {
 	if !t.indexed {
 		for _, w := range t.words {
@@ -132,7 +133,7 @@ func (t *Texts) Count(visit func(text []byte, times int)) {
 	}
 }
 
-// Numbers is a decoded column of numbers. The zero value contains zeros.
+// Numbers is a decoded column of numbers. The zero value is a column of zeros.
 type Numbers struct {
 	low   uint64   // the lowest value
 	width int      // bytes of a value in memory: determines the field in use
@@ -157,7 +158,7 @@ func (n *Numbers) At(i int) uint64 {
 	return n.low + n.eight[i]
 }
 
-// Max returns the largest of n numbers.
+// Max returns the largest of the first values numbers.
 func (n *Numbers) Max(values int) uint64 {
 	switch {
 	case n.width == 0 || values == 0:
@@ -234,8 +235,8 @@ func (w *Writer) Texts(name string, t *Buffer) {
 	w.entry(name, typeTexts, len(t.ends), from)
 }
 
-// Finish appends the block to dst, and resets the Writer. Rows is the number of rows
-// of the table.
+// Finish appends the block to dst and resets the Writer. rows is the number of rows of
+// the table.
 func (w *Writer) Finish(dst []byte, rows int) []byte {
 	from := len(dst)
 	dst = append(dst, magic...)
@@ -249,7 +250,7 @@ func (w *Writer) Finish(dst []byte, rows int) []byte {
 	return dst
 }
 
-// entry adds the column with the data since from to the directory.
+// entry adds a column to the directory. The data of the column starts at from.
 func (w *Writer) entry(name string, typ byte, values, from int) {
 	w.count++
 	w.dir = append(binary.AppendUvarint(w.dir, uint64(len(name))), name...)
@@ -270,9 +271,9 @@ func (w *Writer) putTexts(t *Buffer) {
 	w.putRun(t.data)
 }
 
-// putNumbers appends numbers: the mode, the first value of differences, the lowest
-// value, the width in bytes, and a run of bytes for each byte of the width, the
-// lowest first.
+// putNumbers appends the mode, the first value for differences, the lowest value, and the
+// width in bytes. A run of bytes follows for each byte of the width, the lowest byte
+// first.
 func (w *Writer) putNumbers(v []uint64) {
 	low, width := span(v)
 	if len(v) > 1 && width > 1 {
@@ -304,7 +305,7 @@ func (w *Writer) putPlanes(v []uint64, low uint64, width int) {
 	}
 }
 
-// putRun appends bytes in the shortest mode.
+// putRun appends a run of bytes in the shortest mode.
 func (w *Writer) putRun(b []byte) {
 	same := true
 	for _, c := range b {
@@ -326,8 +327,8 @@ func (w *Writer) putRun(b []byte) {
 	w.data = append(append(w.data, modeStored), b...)
 }
 
-// span returns the lowest value and the width in bytes of the largest distance to
-// it.
+// span returns the lowest value, and the width in bytes of the largest value less the
+// lowest.
 func span(v []uint64) (low uint64, width int) {
 	if len(v) == 0 {
 		return 0, 0
@@ -339,7 +340,7 @@ func span(v []uint64) (low uint64, width int) {
 	return low, (bits.Len64(high-low) + 7) / 8
 }
 
-// signedSpan is span for signed values.
+// signedSpan is like span for signed values.
 func signedSpan(v []uint64) (low uint64, width int) {
 	least, most := int64(v[0]), int64(v[0])
 	for _, n := range v {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// texts returns a column of these texts.
+// texts returns a column of the given texts.
 func texts(all ...string) *Buffer {
 	t := new(Buffer)
 	for _, s := range all {
@@ -138,7 +138,7 @@ func decode(block []byte) (columns, corrupt int, err error) {
 	return r.Len(), corrupt, nil
 }
 
-// TestDamage changes each byte of a block. An error in the data of a column affects
+// TestDamage changes each byte of a block. A change in the data of a column must affect
 // only that column.
 func TestDamage(t *testing.T) {
 	block := sample()
@@ -168,7 +168,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestMemory checks that a block cannot allocate more than its share of memory.
+// TestMemory checks that a hostile block cannot allocate more memory than MaxBytes.
 func TestMemory(t *testing.T) {
 	w := NewWriter()
 	v := many(MaxValues, func(i int) uint64 { return uint64(i&1) << 56 })
@@ -212,7 +212,7 @@ func TestReuse(t *testing.T) {
 	}
 }
 
-// readAll reads each value of each column of a block that can be decoded.
+// readAll reads every value of the columns that can be decoded.
 func readAll(block []byte) {
 	var r Reader
 	if r.Open(block) != nil {
@@ -234,14 +234,15 @@ func readAll(block []byte) {
 	}
 }
 
-// FuzzReader checks that any bytes result in columns or an error.
+// FuzzReader checks that any bytes decode to columns or return an error.
 func FuzzReader(f *testing.F) {
 	f.Add(sample())
 	f.Add([]byte(magic))
 	f.Fuzz(func(_ *testing.T, block []byte) { readAll(block) })
 }
 
-// FuzzColumn is FuzzReader for the data of one column, with correct checksums.
+// FuzzColumn is like FuzzReader, but changes only the data of one column, and corrects
+// the checksums.
 func FuzzColumn(f *testing.F) {
 	var r Reader
 	if err := r.Open(sample()); err != nil {

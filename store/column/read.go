@@ -11,8 +11,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// A Reader decodes the columns of a block. It reuses its buffers for the next block.
-// The zero value is ready.
+// A Reader decodes the columns of a block. A Reader reuses its buffers for the next
+// block. The zero value is ready to use.
 type Reader struct {
 	columns []entry
 	left    int // bytes that the columns may still take
@@ -21,7 +21,7 @@ type Reader struct {
 	lengths Numbers
 }
 
-// An entry is a row of the directory.
+// An entry describes a column in the directory of a block.
 type entry struct {
 	name   []byte
 	typ    byte
@@ -30,7 +30,7 @@ type entry struct {
 	data   []byte
 }
 
-// decoder is safe for concurrent use. It never writes more than fits into its
+// decoder is safe for concurrent use. The decoder never writes more than fits into the
 // destination.
 var decoder = func() *zstd.Decoder {
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(MaxBytes),
@@ -214,7 +214,8 @@ func (r *Reader) numbers(p *parser, values int, n *Numbers) {
 	}
 }
 
-// merge sets each number to its bytes in planes, the lowest first.
+// merge sets each number from its bytes in planes. The first plane contains the lowest
+// bytes.
 func merge[N uint32 | uint64](v []N, planes [][]byte) {
 	if len(planes) == 0 {
 		clear(v)
@@ -231,7 +232,8 @@ func merge[N uint32 | uint64](v []N, planes [][]byte) {
 	}
 }
 
-// sum replaces differences, less the lowest, by their sums. The first is 0.
+// sum replaces differences by their sums. Each difference is stored relative to the
+// lowest difference. The first difference is 0.
 func sum(v []uint64, low uint64) {
 	total := uint64(0)
 	for i := range v {
@@ -266,7 +268,7 @@ func (r *Reader) run(p *parser, size int, dst []byte) []byte {
 	return dst
 }
 
-// take reserves memory.
+// take reserves memory for decoded columns.
 func (r *Reader) take(p *parser, bytes int) bool {
 	r.left -= bytes
 	p.bad = p.bad || r.left < 0
@@ -312,7 +314,7 @@ func (p *parser) byte() byte {
 	return b[0]
 }
 
-// end returns an error if the column is corrupt.
+// end returns an error if the parser has found corruption or has not read all bytes.
 func (p *parser) end(name []byte) error {
 	if p.bad || len(p.rest) > 0 {
 		return fmt.Errorf("%w: column %q", ErrCorrupt, name)

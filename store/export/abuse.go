@@ -12,12 +12,12 @@ import (
 	"scanwatch/internal/text"
 )
 
-// The bulk report of AbuseIPDB. Its comments are public. They contain only the
-// sentences below and a number: no text from the network, no recipients, and no
-// local names or addresses.
+// AbuseIPDB accepts bulk reports. The comments in a report are public. A comment contains
+// only sentences of this file and a number. A comment never contains text from the
+// network, a recipient, or a local name or address.
 
-// reportAgain is the minimum interval between two reports of an address that
-// AbuseIPDB accepts.
+// reportAgain is the minimum interval that AbuseIPDB requires between two reports of an
+// address.
 const reportAgain = 15 * time.Minute
 
 // maxReports is the maximum number of hosts in a report. AbuseIPDB rejects reports
@@ -27,7 +27,7 @@ const maxReports = 9_999
 // reportUntil is the maximum age of a reported offence.
 const reportUntil = 60 * 24 * time.Hour
 
-// An offence maps evidence to categories of AbuseIPDB.
+// An offence maps a token of evidence to categories of AbuseIPDB.
 type offence struct {
 	evidence   string
 	categories []int // 11 spam, 14 port scan, 15 hacking, 17 spoofing, 18 brute force, 20 exploited host
@@ -35,10 +35,10 @@ type offence struct {
 	banned     bool // an offence only of banned hosts
 }
 
-// offences contains the tokens of rules.Tokens that are offences. A missing or bad name,
-// a rejected message or an abandoned session is not an offence, and abuse of an account
-// is not an offence of the address. A failed login is an offence only if the host is
-// banned: a phone with an old password also fails.
+// offences contains the tokens of rules.Tokens that are offences. A bad name, a rejected
+// message or an abandoned session is not an offence. Abuse of an account is not an
+// offence of the address. A failed login is an offence only if the host is banned,
+// because a phone with an old password also fails.
 var offences = []offence{
 	{"scanner", []int{14}, "scans mail servers", false},
 	{"botnet-helo", []int{20, 18}, "greets as a known attack tool does", false},
@@ -95,7 +95,7 @@ func writeAbuse(w *bufio.Writer, l *List) { abuse(w, l.Entries, l.Made) }
 
 func changeAbuse(w *bufio.Writer, c *Changes) { abuse(w, c.Add, c.Made) }
 
-// abuse writes a line for each host.
+// abuse writes a line for each reportable host.
 func abuse(w *bufio.Writer, entries []Entry, made time.Time) {
 	c := csv.NewWriter(w)
 	_ = c.Write([]string{"IP", "Categories", "ReportDate", "Comment"})

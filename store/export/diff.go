@@ -12,7 +12,7 @@ import (
 )
 
 // A State is the set of entries that a consumer has received. The next changes are
-// relative to it.
+// relative to this State.
 type State struct {
 	Format  string
 	Entries []ExportedEntry
@@ -22,8 +22,9 @@ type State struct {
 type ExportedEntry struct {
 	Prefix  netip.Prefix `json:"prefix"`
 	Expires time.Time    `json:"expires"`
-	// For formats that export active entries repeatedly: the end of the last session
-	// and the time of that export.
+	// Last is the end of the last session when the entry was exported, and Reported the
+	// time of that export. Only formats that export active entries repeatedly set Last
+	// and Reported.
 	Last     time.Time `json:"last,omitzero"`
 	Reported time.Time `json:"told,omitzero"`
 }
@@ -79,8 +80,8 @@ func WriteState(w io.Writer, s *State) error {
 	return errors.Join(err, b.Flush())
 }
 
-// Changes is the difference between two exports. If the format has Renew, an entry with
-// a changed end is in both lists.
+// Changes is the difference between two exports. If Format.Renew is set, an entry with a
+// changed end is both removed and added.
 type Changes struct {
 	Made   time.Time
 	Add    []Entry
@@ -90,8 +91,9 @@ type Changes struct {
 // Changes reports whether the format supports changes.
 func (f *Format) Changes() bool { return f.change != nil }
 
-// WriteChanges writes the changes since before. It returns the new state of the
-// consumer and the number of dropped entries. A nil before means a new consumer.
+// WriteChanges writes the changes since the state before. If before is nil, the consumer
+// is new. WriteChanges returns the new state of the consumer and the number of dropped
+// entries.
 func (f *Format) WriteChanges(w io.Writer, l *List, before *State) (after *State, dropped int, err error) {
 	if f.change == nil {
 		return nil, 0, fmt.Errorf("format %s has no changes: entries end %s", f.Name, f.Ends)

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// Formats of DNS lists (RFC 5782). Section 5 requires a test entry.
+// These formats are for DNS lists (RFC 5782). Section 5 of RFC 5782 requires a test
+// entry.
 
 const (
 	listedValue = "127.0.0.2"
@@ -29,7 +30,7 @@ func writeRBLDNSD(w *bufio.Writer, l *List) {
 	})
 }
 
-// txt returns the text of e in a DNS list.
+// txt returns the TXT record of e in a DNS list.
 func txt(e *Entry) string { return "Banned " + e.note() }
 
 func writeBIND(w *bufio.Writer, l *List) {

@@ -1,9 +1,9 @@
-// Package export renders lists of addresses for firewalls, mail servers and
-// services. Each output format is a row of Formats. The package neither selects
-// addresses nor reads records.
+// Package export renders lists of addresses for firewalls, mail servers and services.
+// Each output format is a row of Formats. Package export neither selects addresses nor
+// reads records.
 //
-// The texts of an Entry can come from the network. Formats must write them through
-// plain, which replaces all characters with a meaning in any format.
+// The texts of an Entry can come from the network. A format must write these texts
+// through plain, which replaces all characters that have a meaning in any format.
 package export
 
 import (
@@ -35,7 +35,7 @@ type Entry struct {
 // Kind is the reason for listing an entry.
 type Kind string
 
-// The values of Kind.
+// These are the values of Kind.
 const (
 	Ban   Kind = "ban"   // an active ban
 	Found Kind = "found" // evidence in sessions
@@ -47,12 +47,13 @@ type List struct {
 	Made    time.Time // the time of the export
 }
 
-// compare orders prefixes: IPv4 before IPv6, then by address, wider prefixes first.
+// compare orders prefixes. IPv4 precedes IPv6, lower addresses precede higher addresses,
+// and wider prefixes precede narrower prefixes.
 func compare(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
-// Sort sorts the entries and drops expired entries. For duplicate prefixes it keeps
+// Sort sorts the entries and drops expired entries. For duplicate prefixes, Sort keeps
 // the entry with the latest end.
 func (l *List) Sort() {
 	l.Entries = slices.DeleteFunc(l.Entries, func(e Entry) bool { return !e.Expires.After(l.Made) })
@@ -62,8 +63,8 @@ func (l *List) Sort() {
 	l.Entries = slices.CompactFunc(l.Entries, func(a, b Entry) bool { return a.Prefix == b.Prefix })
 }
 
-// Disjoint drops entries within other entries. If the dropped entry ends later, it
-// is in the first list after the end of the covering entry.
+// Disjoint drops entries that are covered by other entries. If a dropped entry ends later
+// than the covering entry, the next list contains it again.
 func (l *List) Disjoint() {
 	out := l.Entries[:0]
 	for _, e := range l.Entries {
@@ -75,9 +76,9 @@ func (l *List) Disjoint() {
 	l.Entries = out
 }
 
-// Aggregate drops entries within other entries and repeatedly merges both halves of a
-// network. It never adds an address or extends an entry: a merged network expires when
-// the first of its halves expires.
+// Aggregate drops entries that are covered by other entries, and merges entries that are
+// both halves of a network. Aggregate neither adds an address nor extends an entry. A
+// merged network expires when the first of its halves expires.
 func (l *List) Aggregate() {
 	var out []Entry
 	for _, e := range l.Entries {
@@ -110,10 +111,10 @@ func halves(a, b netip.Prefix) (netip.Prefix, bool) {
 // confidences contains the levels of confidence in ascending order.
 var confidences = []string{"low", "medium", "high"}
 
-// Confidence returns the rank of a level of confidence, or 0 for an unknown one.
+// Confidence returns the rank of a level of confidence, or 0 for an unknown level.
 func Confidence(name string) int { return slices.Index(confidences, name) + 1 }
 
-// join turns e into the entry of parent, the network with the halves e and b.
+// join turns e into the entry for the network parent, whose halves are e and b.
 func (e *Entry) join(b *Entry, parent netip.Prefix) {
 	e.Prefix = parent
 	if e.First.IsZero() || !b.First.IsZero() && b.First.Before(e.First) {
@@ -146,7 +147,7 @@ func (e *Entry) join(b *Entry, parent netip.Prefix) {
 // utc formats t for all formats that do not prescribe a layout.
 func utc(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 
-// left returns the time until e ends in seconds, at least 1.
+// left returns the remaining time of e in seconds, at least 1.
 func (e *Entry) left(at time.Time) int64 { return max(int64(e.Expires.Sub(at)/time.Second), 1) }
 
 // why returns the reasons for e as plain text.
@@ -165,7 +166,7 @@ func (e *Entry) why() string {
 	return why[:min(len(why), maxWhy)]
 }
 
-// note returns the comment on e.
+// note returns a comment that describes e.
 func (e *Entry) note() string {
 	text := "until " + utc(e.Expires)
 	if why := e.why(); why != "" {
@@ -177,8 +178,8 @@ func (e *Entry) note() string {
 // maxWhy is the maximum length of the reasons in bytes.
 const maxWhy = 160
 
-// plain replaces characters that have a meaning in any format, in a comment or
-// between quotes. ASCII letters, digits, spaces and . , _ - are safe; others become
+// plain replaces characters that have a meaning in any format, in a comment or between
+// quotes. ASCII letters, digits, spaces and . , _ - are safe. All other characters become
 // underscores.
 func plain(s string) string {
 	b := []byte(s[:min(len(s), maxWhy)])
@@ -193,8 +194,8 @@ func plain(s string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// Write writes l in format f. It returns the number of dropped entries, which f
-// cannot express or which exceed its limit.
+// Write writes l in format f. Entries that f cannot express, or that exceed the limit of
+// f, are dropped. Write returns the number of dropped entries.
 func (f *Format) Write(w io.Writer, l *List) (dropped int, err error) {
 	some, dropped := f.fit(l)
 	if over := len(some.Entries) - f.limit; f.limit > 0 && over > 0 { // drop the oldest

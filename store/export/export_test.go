@@ -52,7 +52,8 @@ func sample() *List {
 	return l
 }
 
-// TestFormats compares the list and the changes in each format with golden files.
+// TestFormats compares the output of each format for a list, and for changes, with golden
+// files.
 func TestFormats(t *testing.T) {
 	all := Formats()
 	for i := range all {
@@ -113,8 +114,9 @@ func TestFormats(t *testing.T) {
 
 func first[T, U any](t T, _ U) T { return t }
 
-// TestAggregate checks for random lists that the result covers the listed addresses and
-// no others, that no entry lasts longer, and that no two halves remain.
+// TestAggregate checks Aggregate with random lists. The result must cover exactly the
+// listed addresses. No address may be listed for longer, and no two halves of a network
+// may remain.
 func TestAggregate(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 300 {
@@ -220,8 +222,8 @@ func FuzzReadState(f *testing.F) {
 	})
 }
 
-// TestOffences checks that each offence has a token and a category, and that each kind of
-// abuse is an offence.
+// TestOffences checks that each offence has a token and a category. Each kind of abuse
+// must be an offence.
 func TestOffences(t *testing.T) {
 	var reported rules.Evidence
 	for _, o := range offences {
@@ -245,8 +247,8 @@ func TestOffences(t *testing.T) {
 	}
 }
 
-// TestAbuseIPDB checks that a report has one line per address without text from the
-// network, and no second line within 15 minutes.
+// TestAbuseIPDB checks that a report has one line per address, without text from the
+// network. No second line may follow within 15 minutes.
 func TestAbuseIPDB(t *testing.T) {
 	f := FormatByName("abuseipdb")
 	l := sample()
@@ -306,8 +308,9 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// TestLongTimeout checks that an entry above the maximum timeout of a consumer is
-// renewed before it expires there, but not with every export.
+// TestLongTimeout checks entries that exceed the maximum timeout of a consumer. A later
+// export renews the entry before it expires at the consumer. Most exports do not renew
+// the entry.
 func TestLongTimeout(t *testing.T) {
 	const day = 24 * time.Hour
 	f := FormatByName("ipset")
@@ -331,9 +334,9 @@ func TestLongTimeout(t *testing.T) {
 	}
 }
 
-// TestReportAgain checks that a host is reported at most every 15 minutes since the
-// last report, not since the reported session, and that hosts without an offence are
-// not reported.
+// TestReportAgain checks that a host is reported at most every 15 minutes. The interval
+// starts with the last report, not with the reported session. A host without an offence
+// is not reported.
 func TestReportAgain(t *testing.T) {
 	f := FormatByName("abuseipdb")
 	var state *State
@@ -367,8 +370,8 @@ func TestReportAgain(t *testing.T) {
 	}
 }
 
-// TestMostReports checks that the next report contains the hosts beyond the limit:
-// AbuseIPDB rejects reports of more than 10,000 lines completely.
+// TestMostReports checks that the next report contains the hosts that exceeded the limit.
+// AbuseIPDB rejects a report of more than 10,000 lines completely.
 func TestMostReports(t *testing.T) {
 	const n = 25_000
 	f := FormatByName("abuseipdb")

@@ -8,9 +8,9 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// Formats for firewalls and routing tables.
+// This file contains the formats for firewalls and routing tables.
 
-// pf.conf(5) and pfctl(8).
+// The following formats are for pf.conf(5) and pfctl(8).
 
 func writePF(w *bufio.Writer, l *List) {
 	heading(w, "#", "pf", l, "pfctl -t scanwatch -T replace -f FILE; in pf.conf:",
@@ -39,8 +39,8 @@ func writePFAnchor(w *bufio.Writer, l *List) {
 	fmt.Fprintf(w, "\nblock in quick proto tcp from <scanwatch> to any port %s\n", pfPorts)
 }
 
-// perLine is the number of addresses in a command, well below the limit of any
-// system.
+// perLine is the number of addresses in one command. perLine is well below the limit of
+// any system.
 const perLine = 100
 
 func changePF(command string) func(*bufio.Writer, *Changes) {
@@ -66,7 +66,8 @@ func commands(w *bufio.Writer, command string, entries []Entry) {
 	}
 }
 
-// nft(8) replaces the table in one transaction, so that no packet passes in between.
+// nft(8) replaces the table in one transaction, so that no packet passes during the
+// replacement.
 
 func writeNFT(w *bufio.Writer, l *List) {
 	heading(w, "#", "nft", l, "nft -f FILE; changes only its own table")
@@ -88,8 +89,8 @@ func writeNFT(w *bufio.Writer, l *List) {
 		"\t\tip6 saddr @ban6 tcp dport { 25, 465, 587 } counter drop\n\t}\n}\n")
 }
 
-// changeNFT adds each element before deleting it. nft rejects the whole file if an
-// element to delete is missing, and it may have just expired.
+// changeNFT adds each element before deleting it. The element may have just expired, and
+// nft rejects the whole file if an element to delete is missing.
 func changeNFT(w *bufio.Writer, c *Changes) {
 	element := func(verb, v string, p netip.Prefix, more string) {
 		fmt.Fprintf(w, "%s element inet scanwatch ban%s { %s%s }\n", verb, v, p, more)
@@ -107,7 +108,7 @@ func changeNFT(w *bufio.Writer, c *Changes) {
 	})
 }
 
-// ipset(8) fills a new set and swaps it with the old set.
+// The commands for ipset(8) fill a new set and swap it with the old set.
 
 // maxIPSetTimeout is the maximum timeout of ipset in seconds. Later exports renew
 // longer entries.
@@ -145,8 +146,8 @@ func changeIPSet(w *bufio.Writer, c *Changes) {
 	})
 }
 
-// iptables-restore(8) with --noflush. One transaction creates or empties the named
-// chain and applies the lines after it.
+// iptables-restore(8) runs with --noflush. One transaction creates or empties the named
+// chain, and adds the rules that follow.
 
 func writeIPTables(w *bufio.Writer, l *List) {
 	heading(w, "#", "iptables", l, "with ip6tables for IPv6: iptables-restore --noflush FILE; once:",
@@ -173,7 +174,7 @@ func changeIPTables(w *bufio.Writer, c *Changes) {
 	fmt.Fprint(w, "COMMIT\n")
 }
 
-// ip-route(8). The protocol number marks the routes of this format.
+// The routes for ip-route(8) have a protocol number that marks the routes of this format.
 
 const ipRoute = "proto 83"
 
@@ -183,7 +184,7 @@ func writeIPRoute(w *bufio.Writer, l *List) {
 	families(l.Entries, func(v string, entries []Entry) { ipBatch(w, v, "replace", entries) })
 }
 
-// changeIPRoute adds each route before deleting it: ip fails on a missing route.
+// changeIPRoute adds each route before deleting it, because ip fails on a missing route.
 func changeIPRoute(w *bufio.Writer, c *Changes) {
 	families(c.Remove, func(v string, entries []Entry) {
 		ipBatch(w, v, "replace", entries)
@@ -203,7 +204,7 @@ func ipBatch(w *bufio.Writer, v, verb string, entries []Entry) {
 	fmt.Fprint(w, "END\n")
 }
 
-// route(8) of OpenBSD.
+// The following format is for route(8) of OpenBSD.
 
 func writeBSDRoute(w *bufio.Writer, l *List) {
 	heading(w, "#", "bsd-route", l, "sh FILE; --diff deletes routes")

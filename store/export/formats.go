@@ -5,16 +5,17 @@ import (
 	"time"
 )
 
-// A Format is an output format: a row of Formats.
+// A Format is an output format. Formats contains a row for each.
 type Format struct {
 	Name  string
 	Short string // the consumer, in the help text
 	Load  string // the command that loads FILE, the output
 	Ends  string // when an entry ends at the consumer, after "entries end"
 
-	// Only is the only supported address length in bits, 32 or 128. 0 means both.
+	// Only is 32 or 128 if the format supports only IPv4 or only IPv6. 0 means both.
 	Only int
-	// Disjoint means that the format cannot express entries within other entries.
+	// Disjoint means that the format cannot express entries that are covered by other
+	// entries.
 	Disjoint bool
 	// EndsItself means that the consumer removes expired entries.
 	EndsItself bool
@@ -35,7 +36,7 @@ type Format struct {
 
 const nextFile = "with the next file, which replaces this one"
 
-// Formats returns all formats. To add a format, add a row and a function that writes a
+// Formats returns all formats. A new format needs a row and a function that writes a
 // List. The optional function change writes Changes.
 func Formats() []Format {
 	return []Format{
@@ -63,8 +64,8 @@ func Formats() []Format {
 	}
 }
 
-// Replaces reports whether a file replaces the earlier ones, so that its consumer forgets
-// entries that are no longer in it.
+// Replaces reports whether a file replaces all earlier files. If so, the consumer drops
+// entries that the new file does not contain.
 func (f *Format) Replaces() bool { return !f.Adds }
 
 // FormatByName returns the named format, or nil.

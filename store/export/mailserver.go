@@ -10,9 +10,9 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// Formats for mail servers.
+// This file contains the formats for mail servers.
 
-// spamd.conf(5): a file for the method "file".
+// spamd.conf(5) reads this format with the method "file".
 
 func writeSpamd(w *bufio.Writer, l *List) {
 	heading(w, "#", "spamd", l, "spamd-setup -b; in spamd.conf, with scanwatch in the list all:",
@@ -22,9 +22,9 @@ func writeSpamd(w *bufio.Writer, l *List) {
 	}
 }
 
-// reply returns the reply of a mail server to e. As in the filter, it is temporary
-// if a legitimate server still retries when the entry ends (RFC 5321 section
-// 4.5.4.1).
+// reply returns the reply of a mail server to the host e. The reply is temporary if a
+// legitimate server still retries when the entry ends (RFC 5321 section 4.5.4.1). The
+// filter replies in the same way.
 func (e *Entry) reply(made time.Time) (code, status, text string) {
 	code, status = "554", "5.7.1"
 	if e.Expires.Sub(made) <= 48*time.Hour {
@@ -33,7 +33,7 @@ func (e *Entry) reply(made time.Time) (code, status, text string) {
 	return code, status, "Banned until " + e.Expires.UTC().Format("2006-01-02 15:04") + " UTC"
 }
 
-// cidr_table(5).
+// The following format is for cidr_table(5) of Postfix.
 
 func writePostfix(w *bufio.Writer, l *List) {
 	heading(w, "#", "postfix", l, "in main.cf: smtpd_client_restrictions = check_client_access cidr:FILE")
@@ -44,8 +44,8 @@ func writePostfix(w *bufio.Writer, l *List) {
 	}
 }
 
-// Sendmail's access map matches complete octets or groups from the left. A network
-// of 22 bits is therefore written as four of 24 bits.
+// Sendmail's access map matches complete octets or groups from the left. A network of 22
+// bits is therefore written as four networks of 24 bits.
 
 func writeSendmail(w *bufio.Writer, l *List) {
 	heading(w, "#", "sendmail", l, "makemap hash FILE.db < FILE; in sendmail.mc:", "FEATURE(`access_db', `hash -T<TMPF> -o FILE')")

@@ -5,7 +5,7 @@ import (
 	"strconv"
 )
 
-// families calls f for the IPv4 entries and for the IPv6 entries.
+// families calls f once for the IPv4 entries and once for the IPv6 entries.
 func families(entries []Entry, f func(v string, entries []Entry)) {
 	n := 0
 	for n < len(entries) && entries[n].Prefix.Addr().Is4() {
@@ -15,8 +15,8 @@ func families(entries []Entry, f func(v string, entries []Entry)) {
 	f("6", entries[n:])
 }
 
-// expand calls f for the networks that make up p. Their length is a multiple of
-// unit.
+// expand divides p into networks and calls f for each. The prefix length of each network
+// is a multiple of unit.
 func expand(p netip.Prefix, unit int, f func(netip.Prefix)) {
 	bits := (p.Bits() + unit - 1) / unit * unit
 	q := netip.PrefixFrom(p.Addr(), bits)
@@ -32,8 +32,8 @@ func expand(p netip.Prefix, unit int, f func(netip.Prefix)) {
 	}
 }
 
-// parts splits p into numbers of unit bits: decimal for 8 bits, otherwise
-// hexadecimal.
+// parts splits p into numbers of unit bits. Numbers of 8 bits are decimal, and all others
+// are hexadecimal.
 func parts(p netip.Prefix, unit int) (list []string) {
 	b := p.Addr().AsSlice()
 	for at := 0; at < p.Bits(); at += unit {

@@ -9,8 +9,8 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// cscli decisions import. Deleting an address also deletes the networks around it:
-// entries must be disjoint.
+// The command cscli of CrowdSec reads this format. Entries must be disjoint, because
+// deleting an address also deletes the networks that contain it.
 
 type decision struct {
 	Duration string `json:"duration"`
@@ -57,8 +57,8 @@ func changeCrowdSec(w *bufio.Writer, c *Changes) {
 	}
 }
 
-// fail2ban reads a log. contrib/fail2ban/filter.d/scanwatch-export.conf matches its
-// lines, which have the time of the last session.
+// fail2ban reads this format as a log. contrib/fail2ban/filter.d/scanwatch-export.conf
+// matches the lines, which have the time of the last session.
 
 func writeFail2ban(w *bufio.Writer, l *List) {
 	for i := range l.Entries {

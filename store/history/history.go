@@ -1,5 +1,5 @@
-// Package history reads the recorded sessions. All readers of records use Walk, so that
-// each handles aggregates, which represent many sessions.
+// Package history reads the recorded sessions. An aggregate represents many sessions. All
+// readers of records use Walk, so that none of them ignores aggregates.
 package history
 
 import (
@@ -15,16 +15,16 @@ type Records interface {
 	Each(since, until time.Time, kinds store.Kinds, f func(*store.Record) error) error
 }
 
-// A Visitor reads records. Both functions are required. The record and its texts are
-// valid until the function returns.
+// A Visitor reads records. Session and Sum are required. A record and its texts are valid
+// until Session or Sum returns.
 type Visitor struct {
-	// Kinds contains the kinds of steps that the functions need. The functions may also
-	// receive other kinds, for other visitors.
+	// Kinds contains the kinds of steps that Session and Sum need. Records may also have
+	// steps of other kinds that other visitors need.
 	Kinds store.Kinds
 	// Session is called for each record of one session.
 	Session func(*store.Record) error
-	// Sum is called for each aggregate, which has the totals and tallies of many sessions.
-	// An aggregate without a valid Src covers many sources.
+	// Sum is called for each aggregate. The aggregate has the totals and tallies of many
+	// sessions. If its Src is invalid, the aggregate covers many sources.
 	Sum func(*store.Record) error
 }
 

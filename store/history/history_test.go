@@ -13,8 +13,8 @@ import (
 
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// write adds sessions, which end a minute apart, to a new directory. A number is
-// the number of sessions of an aggregate; 0 means a session.
+// write adds records that end a minute apart to a new directory. Each number is the
+// number of sessions of an aggregate, or 0 for a single session.
 func write(t *testing.T, sessions ...uint32) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -60,7 +60,7 @@ func TestWalk(t *testing.T) {
 	}
 }
 
-// TestErrors checks that the first error of a visitor ends the walk, except ErrStop.
+// TestErrors checks that Walk returns the first error of a visitor, and nil for ErrStop.
 func TestErrors(t *testing.T) {
 	r := &store.Reader{Dir: write(t, 0, 0)}
 	failure := fmt.Errorf("fails: %w", fs.ErrNotExist)
@@ -76,7 +76,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestBoth checks that a visitor cannot omit sums.
+// TestBoth checks that a Visitor cannot omit Sum.
 func TestBoth(t *testing.T) {
 	defer func() {
 		if recover() == nil {

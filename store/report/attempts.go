@@ -14,8 +14,9 @@ const (
 	// harvestFrom is the minimum number of unknown recipients in one local domain
 	// and one session that indicates a directory harvest.
 	harvestFrom = 5
-	// harvestSlow is the minimum number in the period from a host without accepted mail:
-	// a patient harvester asks for one recipient in each session.
+	// harvestSlow is the minimum number of unknown recipients in the period for a host
+	// without accepted mail. The minimum detects a harvester that tests one recipient in
+	// each session.
 	harvestSlow = 20
 	maxAttempts = 3 // domains of an Attempt
 )
@@ -32,8 +33,8 @@ type attempts struct {
 	tried   entries[uint64, tried]
 }
 
-// rcpt counts a recipient that smtpd has accepted or permanently rejected, or the tally
-// of such recipients.
+// rcpt counts a recipient that smtpd has accepted or permanently rejected. The step of an
+// aggregate may count several recipients.
 func (c *Collector) rcpt(s *store.Step) {
 	n := &c.now
 	byFilter := n.byFilter
@@ -80,8 +81,8 @@ func (c *Collector) rcpt(s *store.Step) {
 	t.refused += count
 }
 
-// find sets the domain of a recipient. An address without a domain is local. It returns
-// false at the limit, and for the further domains of an aggregate.
+// find sets the domain of a recipient. An address without a domain is local. find returns
+// false at the limit, and for further domains that an aggregate does not name.
 func (a *attempts) find(n *current, recipient []byte) bool {
 	d := &n.domain
 	domain := recipient[bytes.LastIndexByte(recipient, '@')+1:]
@@ -113,11 +114,11 @@ func appendLower(dst, text []byte) []byte {
 	return dst
 }
 
-// clientTried counts the rejected recipients of a source, with all its addresses, in a
-// domain.
+// clientTried counts the rejected recipients in a domain for a source with all its
+// addresses.
 type clientTried struct{ client, domain, refused, sessions, most uint32 }
 
-// byClient returns the counts by source and domain, in this order.
+// byClient returns the counts, sorted by source and domain.
 func (a *attempts) byClient(from *clients) []clientTried {
 	all := make([]clientTried, a.tried.n)
 	for i := range a.tried.n {
@@ -139,15 +140,15 @@ func (a *attempts) byClient(from *clients) []clientTried {
 	return merged
 }
 
-// attempt combines several clientTried of a source, which begin at an index.
+// An attempt combines adjacent clientTried of a source, which start at index at.
 type attempt struct {
 	client, refused, sessions uint32
 	at                        int
 }
 
-// list separates rejected recipients in local domains from others. A domain is
-// local if one of its recipients was accepted from an unauthenticated client. It returns
-// the first top sources of each list, and the number of further ones.
+// list separates rejected recipients in local domains from recipients in foreign domains.
+// A domain is local if a recipient in it was accepted from an unauthenticated client.
+// list returns the first top sources of each list, and the number of further sources.
 func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more [2]int) {
 	tried := a.byClient(from)
 	var all [2][]attempt
@@ -177,9 +178,9 @@ func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more 
 	return lists[0], lists[1], more
 }
 
-// listOf returns the list of a source and domain: 0 for a harvest and 1 for a relay
-// probe. ok is false if the domain is local and too few recipients for a harvest were
-// tried.
+// listOf returns the list for a source and domain: 0 for a directory harvest and 1 for a
+// relay probe. ok is false if the domain is local, but the client tried too few
+// recipients for a harvest.
 func (a *attempts) listOf(x *clientTried, from *clients) (list int, ok bool) {
 	domain := int(x.domain)
 	if a.domains.list[domain].extra > 0 || len(a.domains.text(domain)) == 0 {
@@ -188,8 +189,8 @@ func (a *attempts) listOf(x *clientTried, from *clients) (list int, ok bool) {
 	return 1, true
 }
 
-// view returns the printed form of an attempt. The elements of its source in a list are
-// among the first of tried.
+// view returns the printed form of an attempt. tried starts with the elements of its
+// source.
 func (a *attempts) view(x attempt, list int, tried []clientTried, from *clients) Attempt {
 	src := from.view(x.client)
 	v := Attempt{Address: src.Address, RDNS: src.RDNS, Refused: int(x.refused), Sessions: min(int(x.sessions), src.Sessions)}

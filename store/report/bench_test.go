@@ -15,7 +15,7 @@ import (
 
 const million = 1_000_000
 
-// generated returns the i-th of a million records from 50,000 addresses.
+// generated returns record i of a million records from 50,000 addresses.
 func generated(i int) (r store.Record, steps []byte) {
 	src := netip.AddrFrom4([4]byte{10, 0, byte(i % 50_000 >> 8), byte(i % 50_000)})
 	r = store.Record{ID: uint64(i), Start: noon, End: noon.Add(time.Duration(i) * 40 * time.Millisecond), Src: netip.AddrPortFrom(src, 4711),
@@ -30,7 +30,7 @@ func generated(i int) (r store.Record, steps []byte) {
 	return r, steps
 }
 
-// BenchmarkReportMillion reads a day of a million sessions and counts them, as
+// BenchmarkReportMillion measures reading and counting a day of a million sessions, as
 // "scanwatch report" does.
 func BenchmarkReportMillion(b *testing.B) {
 	dir := b.TempDir()
@@ -52,7 +52,6 @@ func BenchmarkReportMillion(b *testing.B) {
 	benchmark(b, &store.Reader{Dir: dir, Problem: func(s string, err error) { b.Error(s, err) }})
 }
 
-// records are decoded records.
 type records []store.Record
 
 func (all records) Each(_, _ time.Time, _ store.Kinds, f func(*store.Record) error) error {
@@ -64,7 +63,7 @@ func (all records) Each(_, _ time.Time, _ store.Kinds, f func(*store.Record) err
 	return nil
 }
 
-// BenchmarkCollect counts decoded records, without reading.
+// BenchmarkCollect measures counting records that are already decoded.
 func BenchmarkCollect(b *testing.B) {
 	all := make(records, 0, million)
 	for i := range million {
@@ -100,8 +99,8 @@ func benchmark(b *testing.B, r history.Records) {
 	}
 }
 
-// BenchmarkMemory counts three million records of as many sources, names and rejections
-// as the limits allow, and reports the memory.
+// BenchmarkMemory reports the memory that three million records use. The records have as
+// many sources, names and rejections as the limits allow.
 func BenchmarkMemory(b *testing.B) {
 	var steps []byte
 	for b.Loop() {

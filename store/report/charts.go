@@ -9,8 +9,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// plotHeight is the height of the bars of a chart in CSS pixels. Widths are in percent,
-// so that text keeps its size on a phone.
+// plotHeight is the maximum height of the bars of a chart in CSS pixels. Widths are in
+// percent, so that text has the same size on a phone.
 const plotHeight = 150
 
 // A timeChart has a bar for each span of time.
@@ -40,8 +40,8 @@ type timeLabel struct {
 	Wide    bool // shown on wide screens only
 }
 
-// A weekChart has a cell for each hour of each day of the week. Its shade is that of the
-// square root of the number, so that one attack does not hide the other hours.
+// A weekChart has a cell for each hour of each day of the week. The shade is proportional
+// to the square root of the number, so that one attack does not hide all other hours.
 type weekChart struct {
 	Title, Desc string
 	Height      int
@@ -63,7 +63,7 @@ type weekCell struct {
 	Level       string // of shade; empty if the hour is not in the period
 }
 
-// The rows of a weekChart in CSS pixels.
+// These are the heights of the heading and of a row of a weekChart in CSS pixels.
 const (
 	weekHead = 22
 	weekRow  = 28
@@ -72,12 +72,14 @@ const (
 // shades is the number of shades for numbers above 0.
 const shades = 5
 
-// shade returns the shade of a share from 0 to 1: 0 for none.
+// shade returns the shade for a share between 0 and 1. The shade is 0 only for a share of
+// 0.
 func shade(share float64) int { return min(int(math.Ceil(share*shades)), shades) }
 
 var weekDays = [...]string{"Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"}
 
-// newWeekChart returns the chart of the sessions with findings, or nil without sessions.
+// newWeekChart returns the chart of the sessions with findings, or nil if there were no
+// sessions.
 func newWeekChart(h *Hours) *weekChart {
 	if h == nil {
 		return nil
@@ -131,7 +133,7 @@ func newWeekChart(h *Hours) *weekChart {
 	return c
 }
 
-// short returns a number with at most four characters.
+// short formats a number with at most four characters.
 func short(n int) string {
 	switch {
 	case n < 1000:
@@ -144,7 +146,8 @@ func short(n int) string {
 	return strconv.Itoa(n/1_000_000) + "M"
 }
 
-// ceiling returns a round number of at least n. Its half is also round.
+// ceiling returns a round number of at least n. Half of the result is also a round
+// number.
 func ceiling(n int) int {
 	for unit := 1; ; unit *= 10 {
 		for _, round := range []int{2, 4, 6, 8, 10} {
@@ -183,7 +186,7 @@ func timeTitle(s *Summary) string {
 	return "Sessions " + each
 }
 
-// timeChart returns the chart of the timeline, or nil without sessions.
+// timeChart returns the chart of the timeline, or nil if there were no sessions.
 func (s *Summary) timeChart(zone *time.Location) *timeChart {
 	if len(s.Timeline) == 0 {
 		return nil
@@ -223,8 +226,8 @@ func (s *Summary) timeChart(zone *time.Location) *timeChart {
 	return c
 }
 
-// timeLabels returns at most ten labels, half of them for narrow screens. Spans of
-// hours have labels at round hours.
+// timeLabels returns at most ten labels. A narrow screen shows half of the labels. Spans
+// of hours have labels at round hours.
 func timeLabels(spans []Span, step time.Duration, zone *time.Location) (labels []timeLabel) {
 	const most = 10
 	n := len(spans)

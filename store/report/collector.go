@@ -12,8 +12,9 @@ import (
 	"scanwatch/store/history"
 )
 
-// Memory limits of a Collector. Items over a limit are in the totals and in
-// Summary.NotListed. All lists at their limits use some 50 MB, and Summary another 10.
+// These constants limit the memory of a Collector. Items that exceed a limit are counted
+// in the totals and in Summary.NotListed. All lists at their limits use about 50 MB, and
+// Summary uses another 10 MB.
 const (
 	maxSources  = 130_000 // in lists; more are only counted
 	maxNames    = 100_000 // HELO names
@@ -50,7 +51,7 @@ type Collector struct {
 	locate         func(netip.Addr) Place
 }
 
-// lists are the parts of a Collector that grow with the number of clients.
+// lists contains the fields of a Collector that grow with the number of clients.
 type lists struct {
 	sources  sources
 	helo     names
@@ -62,7 +63,7 @@ type lists struct {
 	users    *Users
 }
 
-// current is the record that is being counted.
+// current is the record that the Collector is counting.
 type current struct {
 	*store.Record
 	sum       bool
@@ -86,7 +87,7 @@ type current struct {
 // steps contains the function that counts each kind of step.
 type steps [32]func(*Collector, *store.Step)
 
-// kinds returns the kinds of steps that are counted.
+// kinds returns the kinds of steps that have a function.
 func (s *steps) kinds() (kinds store.Kinds) {
 	for k, f := range s {
 		if f != nil {
@@ -112,7 +113,8 @@ var allSteps = steps{
 	store.KindRcpt:      (*Collector).rcpt,
 }
 
-// NewTotals returns a Collector of the totals, the timeline, evidence and organisations.
+// NewTotals returns a Collector that only counts the totals, the timeline, evidence and
+// organisations.
 func NewTotals() *Collector {
 	c := &Collector{steps: totalSteps, dropped: map[string]int{}, evidence: newNames(maxTokens), orgs: newNames(maxOrgs)}
 	c.days = newSpans[DayCount](24*time.Hour, maxDays)
@@ -121,8 +123,8 @@ func NewTotals() *Collector {
 	return c
 }
 
-// NewCollector returns an empty Collector. Number returns the number of the source of an
-// address, as in the sketches of aggregates.
+// NewCollector returns an empty Collector. number maps an address to the number of its
+// source, as in the sketches of aggregates.
 func NewCollector(number func(netip.Addr) uint64) *Collector {
 	c := NewTotals()
 	c.steps = allSteps
@@ -138,8 +140,8 @@ func NewCollector(number func(netip.Addr) uint64) *Collector {
 	return c
 }
 
-// Visitor returns the visitor that adds all records to c. Its error means a record
-// with corrupt steps.
+// Visitor returns a visitor that adds all records to c. The visitor returns an error for
+// a record with corrupt steps.
 func (c *Collector) Visitor() history.Visitor {
 	kinds := c.steps.kinds()
 	if c.lists != nil {
@@ -148,12 +150,12 @@ func (c *Collector) Visitor() history.Visitor {
 	return history.Visitor{Kinds: kinds, Session: c.Add, Sum: c.Add}
 }
 
-// CountDays sets the time of the counters for Compare. The counters do not include
-// sessions that end between this time and the reading of their record. Sessions that end
-// even later are from a time when the clock was wrong.
+// CountDays sets the time at which the counters for Compare were read. The counters do
+// not include sessions that end later. A session that ends after the current time was
+// recorded while the clock was wrong.
 func (c *Collector) CountDays(at time.Time, clock func() time.Time) { c.daysUntil, c.clock = at, clock }
 
-// Add counts a record. It does not retain r.
+// Add counts a record. r is not retained.
 func (c *Collector) Add(r *store.Record) error {
 	c.record++
 	c.now = current{Record: r, sum: r.Sessions > 0}
@@ -163,7 +165,7 @@ func (c *Collector) Add(r *store.Record) error {
 	if r.Erased {
 		c.erased += r.Many()
 	}
-	// Most sessions of an aggregate ended before its end.
+	// An aggregate is always counted, because most of its sessions ended before its end.
 	uncounted := !c.now.sum && !c.daysUntil.IsZero() && r.End.After(c.daysUntil) && !r.End.After(c.clock())
 	if day := c.days.at(r.End); day != nil && !uncounted {
 		day.Sessions += r.Many()
@@ -187,7 +189,7 @@ func (c *Collector) Add(r *store.Record) error {
 }
 
 // addAuthenticated counts the rejections of a session with a login. No other list
-// includes it.
+// includes sessions with a login.
 func (c *Collector) addAuthenticated() error {
 	if c.lists == nil {
 		return nil
@@ -209,7 +211,7 @@ func (c *Collector) addAuthenticated() error {
 	return err
 }
 
-// countLogin counts the sessions of the current record for its address.
+// countLogin counts the sessions with a login for the address of the current record.
 func (c *Collector) countLogin() {
 	if !c.now.Src.IsValid() {
 		return
@@ -273,9 +275,9 @@ func (c *Collector) step(s *store.Step) bool {
 // times returns the number of sessions with a step.
 func times(s *store.Step) int { return max(int(s.Times), 1) }
 
-// count adds the sessions with a step to a counter, whose last increment was at the
-// given record. Steps of the same session count once; the tallies of an aggregate are of
-// different sessions.
+// count adds the number of sessions with a step to a counter. last is the record for
+// which the counter was last increased, so that steps of one session count once. The
+// tallies of an aggregate belong to different sessions.
 func (c *Collector) count(counter *uint32, last *uint32, s *store.Step) {
 	if *last != c.record || c.now.sum {
 		*last = c.record
@@ -295,15 +297,16 @@ func (c *Collector) countName(n *names, what string, text []byte, s *store.Step)
 	return i
 }
 
-// Evidence that has a special meaning for possible false positives.
+// These flags mark evidence with a special meaning for possible false positives.
 const (
-	// A rejected client delivers no mail, and many legitimate servers have bad
-	// greetings.
+	// evidenceWeak does not distinguish attackers: a rejected client delivers no mail,
+	// and many legitimate servers have bad greetings.
 	evidenceWeak = 1 << iota
-	// A mailing list has members whose mailboxes no longer exist.
+	// evidenceRecipients is also normal for a mailing list, which has members whose
+	// mailboxes no longer exist.
 	evidenceRecipients
 	evidenceScanner
-	// The finding names an organisation.
+	// evidenceNamed marks evidence that names an organisation.
 	evidenceNamed
 )
 
@@ -352,19 +355,19 @@ func (c *Collector) finding(s *store.Step) {
 	n.worst.merge(found)
 }
 
-// Locate sets the function that returns the place of an address, for the lists of AS
-// numbers and countries.
+// Locate sets the function that returns the place of an address. Without place, there are
+// no lists of AS numbers and countries.
 func (c *Collector) Locate(place func(netip.Addr) Place) { c.locate = place }
 
-// If two kinds of evidence have the same confidence, the more severe kind is
-// listed for a source.
+// The evidence of a source is the evidence with the highest confidence. For equal
+// confidence, the more severe evidence is listed.
 const (
 	severityShift = 8
 	severityMask  = 3
 )
 
-// severity returns 0 for evidence that many legitimate servers have, and 2 for evidence
-// of an attack.
+// severity returns 0 for evidence that many legitimate servers have, 2 for evidence of an
+// attack, and 1 for all other evidence.
 func severity(token string) uint32 {
 	switch token {
 	case "scanner", "botnet-helo", "harvest", "relay-probe", "auth-spray", "account-abuse", "recipient-flood":
@@ -378,14 +381,14 @@ func severity(token string) uint32 {
 	return 1
 }
 
-// worst is the worst evidence of a source, and its organisation.
+// worst contains the worst evidence and the organisation of a source.
 type worst struct {
 	rank          uint8  // 0: none
 	orgRank       uint8  // of the evidence that named the organisation
 	evidence, org uint16 // 1 + index in the evidence and organisations of a Collector
 }
 
-// rank returns the order of evidence: by confidence, then by severity.
+// rank returns the rank of evidence, by confidence and then by severity.
 func rank(confidence []byte, severity uint32) uint8 {
 	switch string(confidence) {
 	case "high":
@@ -396,7 +399,7 @@ func rank(confidence []byte, severity uint32) uint8 {
 	return 1 + uint8(severity)
 }
 
-// merge adds evidence. The first one of the same rank remains.
+// merge adds evidence. Of evidence with the same rank, the first remains.
 func (w *worst) merge(o worst) {
 	if o.orgRank > w.orgRank {
 		w.org, w.orgRank = o.org, o.orgRank
@@ -447,7 +450,7 @@ func (c *Collector) filter(s *store.Step) {
 	c.now.byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 }
 
-// names counts the sessions of each name. It contains no pointers.
+// names counts the sessions for each name. The entries contain no pointers.
 type names struct {
 	limit int
 	slots []slot
@@ -459,12 +462,13 @@ type name struct {
 	text     uint32 // in texts
 	sessions uint32
 	last     uint32 // the record that was last counted
-	// For evidence: flags. For an organisation: 1 + index of its first evidence. For a
-	// domain: recipients accepted from unauthenticated clients.
+	// extra depends on the type of name. For evidence, extra contains flags. For an
+	// organisation, extra is 1 + the index of its first evidence. For a domain, extra is
+	// the number of recipients accepted from unauthenticated clients.
 	extra uint32
 }
 
-// newNames returns an empty names with room for the texts of all.
+// newNames returns an empty names with room for limit names of the maximum length.
 func newNames(limit int) names {
 	return names{limit: limit, texts: arena{limit: limit*258 + 2*chunkBytes}}
 }
@@ -472,10 +476,11 @@ func newNames(limit int) names {
 // text returns the text of name i.
 func (n *names) text(i int) []byte { return n.texts.get(n.list[i].text) }
 
-// maxName is the length of a name in bytes. Longer ones are truncated, as in aggregates.
+// maxName is the maximum length of a name in bytes. Longer names are truncated, as in
+// aggregates.
 const maxName = 128
 
-// printed returns a name by 1 + its index, or "" for 0.
+// printed returns name index-1, or "" if index is 0.
 func (n *names) printed(index uint16) string {
 	if index == 0 {
 		return ""
@@ -483,8 +488,7 @@ func (n *names) printed(index uint16) string {
 	return text.Escape(n.text(int(index - 1)))
 }
 
-// find returns the index of a name, or -1 at the limit. The name need not be
-// printable.
+// find returns the index of a name, or -1 at the limit. A name may contain any bytes.
 func (n *names) find(text []byte) int {
 	text = text[:min(len(text), maxName)]
 	if len(n.list)*8 >= len(n.slots)*7 {
@@ -508,7 +512,7 @@ func (n *names) find(text []byte) int {
 	return i
 }
 
-// slot returns the position of the slot of a name, or of the free slot for it.
+// slot returns the position of the slot of a name, or of a free slot for a new name.
 func (n *names) slot(text []byte, hash uint64) uint64 {
 	last := uint64(len(n.slots) - 1)
 	i := hash & last
@@ -520,11 +524,11 @@ func (n *names) slot(text []byte, hash uint64) uint64 {
 	return i
 }
 
-// textSeed keeps clients from choosing names with equal hashes.
+// textSeed prevents clients from choosing names with equal hashes.
 var textSeed = maphash.MakeSeed()
 
-// spans counts in spans of time of equal length. The last one is found without a
-// search.
+// spans contains counters for time spans of equal length. The span that was used last is
+// found without a search.
 type spans[T any] struct {
 	length, limit int64
 	all           map[int64]*T // by the number of the span since 1970
@@ -536,7 +540,7 @@ func newSpans[T any](length time.Duration, limit int64) spans[T] {
 	return spans[T]{length: int64(length / time.Second), limit: limit, all: map[int64]*T{}}
 }
 
-// get returns the counters of a time.
+// get returns the counters of the span that contains t.
 func (s *spans[T]) get(t time.Time) (v T) {
 	if found := s.all[t.Unix()/s.length]; found != nil {
 		v = *found
@@ -544,7 +548,7 @@ func (s *spans[T]) get(t time.Time) (v T) {
 	return v
 }
 
-// at returns the counters of a time, or nil at the limit.
+// at returns the counters of the span that contains t, or nil at the limit.
 func (s *spans[T]) at(t time.Time) *T {
 	number := t.Unix() / s.length
 	if s.last != nil && number == s.number {
@@ -562,7 +566,7 @@ func (s *spans[T]) at(t time.Time) *T {
 	return v
 }
 
-// arena stores texts of at most 255 bytes. The number of a text is 0 for none.
+// An arena stores texts of at most 255 bytes. The number 0 means no text.
 type arena struct {
 	limit  int
 	chunks [][]byte
@@ -586,7 +590,6 @@ func (a *arena) add(text []byte) uint32 {
 	return uint32(last*chunkBytes + at)
 }
 
-// get returns the text with a number.
 func (a *arena) get(number uint32) []byte {
 	if number == 0 {
 		return nil
@@ -595,8 +598,8 @@ func (a *arena) get(number uint32) []byte {
 	return b[1 : 1+int(b[0])]
 }
 
-// recipientDomain is the domain of the previous recipient. The next recipient often has
-// the same domain.
+// recipientDomain is the domain of the previous recipient, because the next recipient
+// often has the same domain.
 type recipientDomain struct {
 	text   []byte // as written
 	number uint32

@@ -7,8 +7,8 @@ import (
 	"net/netip"
 )
 
-// entries maps keys to values. It needs little more memory than its
-// entries, and never moves an entry.
+// entries maps keys to values. The map needs little more memory than its entries, and
+// never moves an entry.
 type entries[K comparable, V any] struct {
 	limit int
 	hash  func(K) uint64
@@ -24,8 +24,9 @@ type entry[K comparable, V any] struct {
 
 const pageEntries = 1 << 10
 
-// A slot of a hash table has 1 + the number of an entry in its lower bits, and a part
-// of its hash in the others, so that most other entries are not compared. 0 is free.
+// A slot of a hash table contains 1 + the number of an entry in the lower bits. The upper
+// bits contain a part of the hash, so that few other entries are compared. The slot 0 is
+// free.
 type slot uint32
 
 const slotBits = 18 // more than all limits
@@ -34,19 +35,17 @@ func newSlot(number uint32, hash uint64) slot {
 	return slot(number+1) | slot(hash>>(64-32+slotBits))<<slotBits
 }
 
-// number returns the number of the entry.
 func (s slot) number() uint32 { return uint32(s)&(1<<slotBits-1) - 1 }
 
-// like reports whether the entry can have a hash.
+// like reports whether the entry of the slot can have the given hash.
 func (s slot) like(hash uint64) bool { return uint32(s)>>slotBits == uint32(hash>>(64-32+slotBits)) }
 
-// at returns the entry with a number.
 func (t *entries[K, V]) at(i uint32) *entry[K, V] {
 	return &t.pages[i/pageEntries][i%pageEntries]
 }
 
-// find returns the number of the entry of a key. It adds a missing one, or returns false
-// at the limit.
+// find returns the number of the entry of a key. find adds an entry for a new key, or
+// returns false at the limit.
 func (t *entries[K, V]) find(k K) (i uint32, ok bool) {
 	if int(t.n)*8 >= len(t.slots)*7 { // only a few of the entries in between are compared
 		t.grow()
@@ -78,7 +77,7 @@ func (t *entries[K, V]) lookup(k K) (i uint32, ok bool) {
 	return s.number(), s > 0
 }
 
-// slot returns the position of the slot of a key, or of the free slot for it.
+// slot returns the position of the slot of a key, or of a free slot for a new key.
 func (t *entries[K, V]) slot(k K, hash uint64) uint64 {
 	last := uint64(len(t.slots) - 1)
 	i := hash & last
@@ -106,7 +105,7 @@ func addressOf(a netip.Addr) address { return a.As16() }
 
 func (a address) addr() netip.Addr { return netip.AddrFrom16(a).Unmap() }
 
-// hashSeed keeps clients from choosing addresses with equal hashes.
+// hashSeed prevents clients from choosing addresses with equal hashes.
 var hashSeed = [2]uint64{rand.Uint64(), rand.Uint64()}
 
 func (a address) hash() uint64 {

@@ -2,8 +2,9 @@ package report
 
 import "time"
 
-// Hours counts sessions by day of the week, from Monday, and hour of the local time. An
-// hour that a change of the clock repeats is counted twice.
+// Hours counts sessions by day of the week, starting with Monday, and by hour of the
+// local time. An hour that a change to winter time repeats contains the sessions of both
+// hours.
 type Hours [7][24]Hour
 
 // An Hour counts the sessions that ended in an hour of a day of the week.
@@ -12,8 +13,8 @@ type Hour struct {
 	Covered         bool // the period includes a part of the hour
 }
 
-// hours counts the sessions of quarters in the zone of since. It returns nil without
-// sessions.
+// hours adds the sessions of quarters for each hour of the week, in the time zone of
+// since. hours returns nil if there are no sessions.
 func hours(quarters map[int64]*Span, since, until time.Time) *Hours {
 	if len(quarters) == 0 {
 		return nil
@@ -24,7 +25,7 @@ func hours(quarters map[int64]*Span, since, until time.Time) *Hours {
 		cell := at(time.Unix(number*int64(quarter/time.Second), 0).In(since.Location()))
 		cell.Sessions, cell.Found, cell.Covered = cell.Sessions+q.Sessions, cell.Found+q.Found, true
 	}
-	// A week and a day cover all hours, in spite of changes of the clock.
+	// Eight days cover all hours of the week, regardless of changes of the clock.
 	if last := until.Add(-8 * 24 * time.Hour); since.Before(last) {
 		since = last.In(since.Location())
 	}

@@ -8,7 +8,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// lines collects the lines of a text.
+// lines collects lines of text of a limited width.
 type lines struct {
 	strings.Builder
 	style text.Style
@@ -20,7 +20,7 @@ func plainLines(columns int, zone *time.Location) *lines {
 	return &lines{style: text.Style{Columns: columns}, zone: zone}
 }
 
-// section begins a section if it has lines.
+// section starts a section that has n lines. section reports whether n is positive.
 func (l *lines) section(title string, n int) bool {
 	if n > 0 {
 		l.WriteString("\n" + l.style.Title(title) + "\n")
@@ -28,13 +28,13 @@ func (l *lines) section(title string, n int) bool {
 	return n > 0
 }
 
-// para writes s in several lines, indented after the first one.
+// para wraps s into lines. All lines after the first are indented.
 func (l *lines) para(s string, indent int) {
 	l.WriteString(text.Fold(s, l.style.Columns, indent))
 	l.WriteByte('\n')
 }
 
-// row writes s in one line, which is cut at the width.
+// row writes one line and truncates it at the width.
 func (l *lines) row(format string, args ...any) {
 	l.WriteString(text.Cut(strings.TrimRight(fmt.Sprintf(format, args...), " "), l.style.Columns))
 	l.WriteByte('\n')
@@ -58,8 +58,8 @@ func (l *lines) more(n int) {
 	}
 }
 
-// at returns a time of the period, with the day.
+// at formats a time of the period with the month and day.
 func (l *lines) at(t time.Time) string { return t.In(l.zone).Format("01-02 15:04") }
 
-// table writes rows with aligned columns in the width of the lines.
+// table writes rows with aligned columns within the width of the lines.
 func (l *lines) table(rows [][]string) { l.style.Table(l, rows) }

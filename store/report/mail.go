@@ -9,7 +9,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// mailColumns is the line width of a message. RFC 3676 section 4.2 allows 78.
+// mailColumns is the line width of a message. RFC 3676 section 4.2 allows at most 78
+// columns.
 const mailColumns = 72
 
 // Empty reports whether the summary has no problem, possible false positive, finding
@@ -18,7 +19,8 @@ func (s *Summary) Empty() bool {
 	return len(s.Problems) == 0 && s.Aggregated == 0 && s.NotKept.Sessions == 0 && len(s.Suspects) == 0 && len(s.Rules) == 0 && s.Remote.Found == 0
 }
 
-// troubles returns the problems, and the gaps in the records. Aggregates are complete.
+// troubles returns the problems and the gaps in the records. Sessions in aggregates are
+// not a gap.
 func troubles(s *Summary) []string {
 	all := slices.Clone(s.Problems)
 	if s.NotKept.Sessions > 0 {
@@ -27,8 +29,8 @@ func troubles(s *Summary) []string {
 	return all
 }
 
-// Mail writes the summary as a message of 72 columns: problems, possible false
-// positives, findings. Times are in zone.
+// Mail writes the summary as a message of 72 columns. The message contains problems,
+// possible false positives and findings. Times are in zone.
 func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
 	l := plainLines(mailColumns, zone)
 	const layout = "2006-01-02 15:04"
@@ -102,7 +104,8 @@ func (s *Summary) writeSuspects(l *lines) {
 	l.more(s.More["possible_false_positives"])
 }
 
-// refusals describes the number of sessions that the rule rejected.
+// refusals describes the numbers of sessions that the rule rejected or would have
+// rejected.
 func (d *SuspectRefusal) refusals() string {
 	switch {
 	case d.Observed == 0:

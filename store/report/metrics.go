@@ -21,8 +21,8 @@ type Sample struct {
 	Value  float64
 }
 
-// Metrics writes metrics in the text format of Prometheus, version 0.0.4, for the
-// textfile collector of the node exporter. Metrics without samples are omitted.
+// Metrics writes metrics in the text format of Prometheus, version 0.0.4. The textfile
+// collector of the node exporter reads this format. Metrics without samples are omitted.
 func Metrics(w io.Writer, all []Metric) error {
 	var b strings.Builder
 	help := strings.NewReplacer(`\`, `\\`, "\n", `\n`)
@@ -58,9 +58,8 @@ func Metrics(w io.Writer, all []Metric) error {
 	return err
 }
 
-// Metrics returns the metrics of a report about the last day. All are gauges,
-// because the period moves. The only text in labels is names of rules, never text of
-// a client.
+// Metrics returns the metrics of a report about the last day. All metrics are gauges,
+// because the period moves. Labels contain names of rules, but never text of a client.
 func (s *Summary) Metrics() []Metric {
 	const day = "scanwatch_last_day_"
 	one := func(n int) []Sample { return []Sample{{nil, float64(n)}} }

@@ -6,8 +6,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Page is a report as an HTML page: the summary of the period, and further information
-// for operators. All texts are printable.
+// A Page is a report as an HTML page. A Page contains the summary of the period and
+// further information for operators. All texts are printable.
 type Page struct {
 	*Summary
 	Site    Site
@@ -27,7 +27,7 @@ type Site struct {
 	Halted  bool   // the operator has stopped enforcement
 }
 
-// String describes the origin of the mode.
+// String describes the mode and its origin.
 func (s *Site) String() string {
 	policy := "no configuration"
 	if s.Policy != "" {
@@ -45,7 +45,7 @@ func (s *Site) String() string {
 	return policy
 }
 
-// Bans are the active bans.
+// Bans contains the active bans.
 type Bans struct {
 	List    []ActiveBan // the newest first
 	More    int         // number of further bans
@@ -65,7 +65,7 @@ type ActiveBan struct {
 	Observed bool // not enforced
 }
 
-// Figures are the main figures of a period. They do not include local and authenticated
+// Figures contains the main figures of a period, without local and authenticated
 // sessions.
 type Figures struct{ Sessions, Addresses, Found, Refused, Observed, Mails, RcptPermfail int }
 
@@ -74,7 +74,7 @@ func FiguresOf(s *Summary) Figures {
 	return Figures{s.Remote.Sessions, s.Addresses, s.Remote.Found, s.Remote.Refused, s.Remote.Observed, s.Remote.Mails, s.Remote.RcptPermfail}
 }
 
-// Before contains the figures of the period of the same length that precedes the report.
+// Before contains the figures of the preceding period of the same length.
 type Before struct {
 	Since, Until time.Time
 	Figures      Figures

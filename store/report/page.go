@@ -17,13 +17,13 @@ import (
 //go:embed page.html
 var pageText string
 
-// Layouts of times on the page.
+// These are the layouts of times on the page.
 const (
 	minuteTime = "2006-01-02 15:04"
 	pageTime   = "Mon 2 Jan 2006 15:04"
 )
 
-// stamp formats a time in a table, without the year if it equals the year of the page.
+// stamp formats a time in a table. The year is omitted if it equals the year of the page.
 func (p *Page) stamp(t time.Time, zone *time.Location) cell {
 	layout := "2 Jan 15:04"
 	if t = t.In(zone); t.Year() != p.Until.In(zone).Year() {
@@ -32,7 +32,8 @@ func (p *Page) stamp(t time.Time, zone *time.Location) cell {
 	return cell{Text: t.Format(layout), Time: true}
 }
 
-// view is the data of the template, which escapes all texts. The texts are printable.
+// view contains the data for the template. All texts are printable, and the template
+// escapes them.
 type view struct {
 	Server, From, To, Made string
 	Mode, Site             string
@@ -55,7 +56,7 @@ type tile struct {
 	Hot         bool
 }
 
-// A pageSection is a part of the page. One of its contents is set.
+// A pageSection is a section of the page. Exactly one of its contents is set.
 type pageSection struct {
 	ID, Title string
 	Notes     []string
@@ -66,8 +67,8 @@ type pageSection struct {
 	Table     *table
 }
 
-// HTML writes the page, without scripts, fonts, images or external references. Times are
-// in zone.
+// HTML writes the page. The page contains no scripts, fonts, images or external
+// references. Times are in zone.
 func (p *Page) HTML(w io.Writer, zone *time.Location) error {
 	t, err := template.New("page").Parse(pageText)
 	if err != nil {
@@ -112,12 +113,13 @@ func (p *Page) view(zone *time.Location) *view {
 	return v
 }
 
-// period describes a period, with the offset of its end.
+// period formats a period with the offset of the time zone at its end.
 func period(since, until time.Time, zone *time.Location) string {
 	return since.In(zone).Format(pageTime) + " to " + until.In(zone).Format(pageTime+" -0700")
 }
 
-// tiles returns the headline numbers, with their change if the previous period is known.
+// tiles returns the headline numbers. If the previous period is known, each number has
+// its change.
 func (p *Page) tiles() []tile {
 	s := p.Summary
 	now, before := FiguresOf(s), p.Before.Figures
@@ -148,7 +150,7 @@ func (p *Page) tiles() []tile {
 // compares reports whether the page has a comparison with the previous period.
 func (p *Page) compares() bool { return p.Before.Missing == "" && !p.Before.Until.IsZero() }
 
-// change describes the change of a number with its sign and percentage.
+// change formats the change of a number as a difference with sign and a percentage.
 func change(now, before int) string {
 	if now == before {
 		return "±0"
@@ -195,7 +197,8 @@ func (p *Page) comparison(zone *time.Location) (string, *table) {
 	return "Changes are relative to " + period(b.Since, b.Until, zone) + ".", t
 }
 
-// decided returns the columns of rejected sessions whose number is above 0.
+// decided returns the names of the columns for rejected sessions. A column without
+// rejected sessions is omitted.
 func decided(refused, observed bool) (columns []string) {
 	if refused {
 		columns = append(columns, "#rejected")

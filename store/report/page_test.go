@@ -17,7 +17,7 @@ import (
 	"scanwatch/store"
 )
 
-// returned contains the returning hosts of the sample.
+// returned returns the summary of returning hosts for the sample.
 func returned(t *testing.T) *ReturnSummary {
 	t.Helper()
 	all := sample(t)
@@ -30,7 +30,7 @@ func returned(t *testing.T) *ReturnSummary {
 	return c.Summary(time.Time{}, noon.Add(8*24*time.Hour), nil)
 }
 
-// paged returns a page with all parts, in mode enforce.
+// paged returns a page with all sections, in mode enforce.
 func paged(t *testing.T) *Page {
 	t.Helper()
 	p := &Page{Summary: refusing(t, 10, "12 sessions were dropped <b>and</b> are not in this report (full=12)"), Returns: returned(t)}
@@ -46,7 +46,7 @@ func paged(t *testing.T) *Page {
 	return p
 }
 
-// empty returns the page of a period without sessions, about an unknown filter.
+// empty returns a page for a period without sessions and an unknown filter.
 func empty() *Page {
 	return &Page{Summary: NewCollector(memory.Number).Summary(noon.Add(-24*time.Hour), noon, 10, nil), Site: Site{Made: noon},
 		Bans: Bans{Problem: "state.db is corrupt"}, Before: Before{Missing: "the records do not reach back to 2026-10-30 12:00"}}
@@ -72,7 +72,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// checkPage fails the test if the page could load or run anything.
+// checkPage fails the test if the page could load a resource or run a script.
 func checkPage(t *testing.T, page []byte) (elements []string, text string) {
 	t.Helper()
 	const policy = "default-src 'none'; style-src 'unsafe-inline'"
@@ -129,7 +129,7 @@ func checkPage(t *testing.T, page []byte) (elements []string, text string) {
 					}
 				}
 			}
-			// Every chart has a name, a description, and its numbers in a table.
+			// Every chart must have a name, a description, and a table with its numbers.
 			if n.Data == "svg" && !strings.Contains(attrs(n), "aria-hidden=true") {
 				if n.FirstChild.NextSibling == nil || !strings.Contains(attrs(n), "role=img") {
 					t.Errorf("a chart without a name: %s", attrs(n))
@@ -155,8 +155,8 @@ func attrs(n *html.Node) string {
 	return b.String()
 }
 
-// TestPageHostile checks that hostile texts remain texts, and that the page has the
-// same elements as with harmless texts.
+// TestPageHostile checks that hostile text remains text. The page must have the same
+// elements as with harmless text.
 func TestPageHostile(t *testing.T) {
 	harmless, _ := checkPage(t, pageOf(t, filled("x")))
 	for _, text := range []string{
@@ -178,7 +178,7 @@ func TestPageHostile(t *testing.T) {
 	}
 }
 
-// filled returns a page with the text in every field.
+// filled returns a page with text in every text field.
 func filled(text string) *Page {
 	p := &Page{}
 	fill(reflect.ValueOf(p).Elem(), text)
@@ -222,8 +222,8 @@ func fill(v reflect.Value, text string) {
 	}
 }
 
-// refusing returns the sample with possible false positives: rejections of a host with
-// accepted mail, of an unknown host, and of a user.
+// refusing returns the sample with possible false positives. A rule rejects a host with
+// accepted mail, an unknown host, and a user.
 func refusing(t *testing.T, top int, problems ...string) *Summary {
 	t.Helper()
 	all := sample(t)
@@ -284,7 +284,7 @@ func TestMail(t *testing.T) {
 	}
 }
 
-// TestNothing checks that a mail summary is omitted only if it would be empty.
+// TestNothing checks that the mail summary is omitted only if it would be empty.
 func TestNothing(t *testing.T) {
 	if s := NewCollector(memory.Number).Summary(noon, noon, 1, nil); !s.Empty() {
 		t.Error("there is something in an empty summary")

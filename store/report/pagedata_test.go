@@ -17,7 +17,7 @@ import (
 	"scanwatch/store"
 )
 
-// session returns a session of an address with steps.
+// session returns a session of the address src with the given steps.
 func session(t testing.TB, id uint64, src string, end time.Time, steps ...store.Step) *store.Record {
 	t.Helper()
 	return record(t, store.Record{ID: id, Src: netip.AddrPortFrom(netip.MustParseAddr(src), 25), End: end}, steps...)
@@ -27,7 +27,7 @@ func found(token, confidence, org string) store.Step {
 	return store.Step{Kind: store.KindFinding, Text: []byte(token), Confidence: []byte(confidence), Org: []byte(org)}
 }
 
-// collect returns the collector of records.
+// collect returns a Collector that has counted the given records.
 func collect(t testing.TB, all ...*store.Record) *Collector {
 	t.Helper()
 	c := NewCollector(memory.Number)
@@ -39,8 +39,8 @@ func collect(t testing.TB, all ...*store.Record) *Collector {
 	return c
 }
 
-// TestHours checks the counts by weekday and hour against a count of the same sessions
-// that uses only package time, in zones and weeks with a change of the clock.
+// TestHours compares the counts by weekday and hour with an independent count that uses
+// only package time. The zones and weeks include changes of the clock.
 func TestHours(t *testing.T) {
 	for _, c := range []struct {
 		zone  string
@@ -105,8 +105,8 @@ func TestHours(t *testing.T) {
 	}
 }
 
-// TestScanning checks that each host with findings or mail is in exactly one of two
-// lists, with its worst evidence and organisation.
+// TestScanning checks that each host with findings or mail is in exactly one of the lists
+// Scanning and GoodMail. A listed host has its worst evidence and its organisation.
 func TestScanning(t *testing.T) {
 	mailed := store.Step{Kind: store.KindCommit, Size: 9}
 	later := noon.Add(-time.Minute)
@@ -135,7 +135,8 @@ func TestScanning(t *testing.T) {
 	if got, want := strings.Join(line(s.GoodMail), "; "), "192.0.2.5 0/1 2 0; 192.0.2.3 1/1 1 0 helo-word"; got != want {
 		t.Errorf("legitimate mail: %s, want %s", got, want)
 	}
-	// A ban of the second host rejects mail, and a ban of the first one a user.
+	// A ban of the second host would reject mail, and a ban of the first host would
+	// reject a user.
 	out := strings.Join(strings.Fields(inText(t, s)), " ")
 	for _, want := range []string{"harvest 192.0.2.1 (Cloud Ltd), 1 login of users ", "talks-http 192.0.2.4 1 message accepted "} {
 		if !strings.Contains(out, want) {
@@ -145,7 +146,8 @@ func TestScanning(t *testing.T) {
 }
 
 // TestRejections checks that the latest rejections are listed once per session, with the
-// sender and the rejected recipient, and that withheld ones and other decisions are not.
+// sender and the rejected recipient. Withheld rejections and other decisions are not
+// listed.
 func TestRejections(t *testing.T) {
 	filtered := store.Step{Kind: store.KindFilter, Phase: smtp.PhaseRcptTo, Decision: smtp.Reject}
 	exempt := rejected("lists", false)
@@ -182,8 +184,8 @@ func TestRejections(t *testing.T) {
 	}
 }
 
-// TestRejectionsOfBan checks that the sessions that a ban rejected are one entry, also
-// beyond the limit of the list.
+// TestRejectionsOfBan checks that all sessions that a ban rejected are one entry, even if
+// they exceed the limit of the list.
 func TestRejectionsOfBan(t *testing.T) {
 	banned := rejected("tight", true)
 	banned.Banned, banned.Session, banned.Phase = true, 0xdef, smtp.PhaseConnect
@@ -208,8 +210,8 @@ func TestRejectionsOfBan(t *testing.T) {
 	}
 }
 
-// TestErased checks that the lists mention the sessions of an erased address, and do not
-// report them as items over a memory limit.
+// TestErased checks that the report counts the sessions of erased addresses separately,
+// and not as items over a memory limit.
 func TestErased(t *testing.T) {
 	erased := session(t, 1, "192.0.2.1", noon, mail("(erased)"), rcpt("(erased)", smtp.ResultPermfail, 0, ""), rejected("harvest", true))
 	erased.Src, erased.Erased = netip.AddrPort{}, true
@@ -247,8 +249,8 @@ func TestRejectionsLimit(t *testing.T) {
 	}
 }
 
-// TestRegions checks the totals by AS number and country, with unknown ones, and that
-// there is no list without a database.
+// TestRegions checks the totals by AS number and country, including unknown places.
+// Without a database, the report has no lists of places.
 func TestRegions(t *testing.T) {
 	c := collect(t,
 		session(t, 1, "192.0.2.1", noon, found("no-mail", "high", "")), session(t, 2, "192.0.2.1", noon),
@@ -296,7 +298,7 @@ func TestChange(t *testing.T) {
 	}
 }
 
-// texts returns the texts of the elements of a page with a name and class.
+// texts returns the text of each element of a page with the given name and class.
 func texts(t *testing.T, page []byte, name string) (all []string) {
 	t.Helper()
 	root, err := html.Parse(bytes.NewReader(page))
@@ -318,8 +320,8 @@ func texts(t *testing.T, page []byte, name string) (all []string) {
 	return all
 }
 
-// TestPageObserve checks that the page of a policy that only observes does not say that
-// anything was rejected or banned, and that the lists of decisions show the mode.
+// TestPageObserve checks that the page for mode observe does not report any session as
+// rejected or banned. The lists of decisions show the mode.
 func TestPageObserve(t *testing.T) {
 	s := collect(t,
 		session(t, 1, "192.0.2.1", noon, found("harvest", "high", ""), rejected("tight", false)),
@@ -354,8 +356,8 @@ func TestPageObserve(t *testing.T) {
 	}
 }
 
-// TestPageSize checks that the page of very long lists has a limited size, and shows how
-// many rows are missing.
+// TestPageSize checks that a page with very long lists has a limited size. The page shows
+// the number of missing rows.
 func TestPageSize(t *testing.T) {
 	const n = 3000
 	s := collect(t).Summary(noon, noon, 1, nil)
@@ -379,7 +381,7 @@ func TestPageSize(t *testing.T) {
 	}
 }
 
-// TestFilters checks that the number of each filter equals the number of rows with its
+// TestFilters checks that the count of each filter equals the number of rows with its
 // mark.
 func TestFilters(t *testing.T) {
 	tab := &table{}

@@ -12,7 +12,7 @@ import (
 	"scanwatch/rules"
 )
 
-// decisions returns the cells of the columns of decided.
+// decisions returns the cells for the columns that decided returns.
 func decisions(t *Totals, refused, observed bool) (cells []any) {
 	if refused {
 		cells = append(cells, t.Refused)
@@ -23,7 +23,7 @@ func decisions(t *Totals, refused, observed bool) (cells []any) {
 	return cells
 }
 
-// suspects returns the section of possible false positives.
+// suspects returns the section with possible false positives.
 func (p *Page) suspects(zone *time.Location) pageSection {
 	s := p.Summary
 	t := &table{Caption: "Possible false positives", Wide: true, Heads: heads("host", "decision", "reason for doubt", "latest", "scanwatch why"), More: s.More["possible_false_positives"]}
@@ -74,7 +74,8 @@ func (p *Page) scanning(zone *time.Location) pageSection {
 		Notes: []string{"Hosts with findings, the worst evidence first, with their organisation if it is known. Hosts with legitimate mail are in the next list."}}
 }
 
-// anyDecided reports whether sessions of the sources were rejected, or would have been.
+// anyDecided reports whether sessions of the sources were rejected, and whether sessions
+// would have been rejected.
 func anyDecided(all []Source) (refused, observed bool) {
 	for i := range all {
 		refused, observed = refused || all[i].Refused > 0, observed || all[i].Observed > 0
@@ -168,7 +169,7 @@ func (p *Page) rejections(zone *time.Location) pageSection {
 	return c
 }
 
-// counted returns the sections with bars.
+// counted returns the sections that contain bars.
 func (p *Page) counted() []pageSection {
 	s := p.Summary
 	evidence := &table{Caption: "Sessions by evidence", Heads: heads("evidence: the host", "#sessions")}

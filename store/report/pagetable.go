@@ -15,7 +15,7 @@ const (
 	maxFilters = 10    // page.html has a rule for each
 )
 
-// A table is a table of the page.
+// A table is a table on the page.
 type table struct {
 	Caption string // for screen readers
 	Heads   []head
@@ -37,8 +37,9 @@ type tableRow struct {
 	Cells []cell
 }
 
-// A cell is a cell of a table. Sub is a second line. Width and Found are the lengths of
-// bars in percent, or empty. A Long cell is wide on narrow screens.
+// A cell contains the text of a table cell. Sub is a second line of text. Width and Found
+// are the lengths of bars in percent, or empty. A Long cell uses the full width of narrow
+// screens.
 type cell struct {
 	Text, Sub    string
 	Code         bool
@@ -47,13 +48,13 @@ type cell struct {
 	Level        string // of shade; empty: none
 }
 
-// A filter shows the rows that have its number.
+// A filter shows only the rows with its mark.
 type filter struct {
 	Text string
 	Rows int
 }
 
-// heads returns the headings of columns. A numeric one starts with #.
+// heads returns the headings of columns. The name of a numeric column starts with #.
 func heads(names ...string) (all []head) {
 	for _, n := range names {
 		all = append(all, head{strings.TrimPrefix(n, "#"), strings.HasPrefix(n, "#")})
@@ -61,8 +62,8 @@ func heads(names ...string) (all []head) {
 	return all
 }
 
-// add adds a row of cells, texts and numbers. The row belongs to the filter kind unless
-// that is empty.
+// add adds a row of cells, texts and numbers. If kind is not empty, the row belongs to
+// the filter kind.
 func (t *table) add(kind string, cells ...any) {
 	if len(t.Rows) == maxRows {
 		t.More++
@@ -85,7 +86,7 @@ func (t *table) add(kind string, cells ...any) {
 	}
 }
 
-// mark adds the last row to a filter. Further filters are omitted.
+// mark adds the last row to a filter. Filters beyond maxFilters are omitted.
 func (t *table) mark(kind string) {
 	i := slices.IndexFunc(t.Filters, func(f filter) bool { return f.Text == kind })
 	if i < 0 {
@@ -97,8 +98,8 @@ func (t *table) mark(kind string) {
 	last.Marks = append(last.Marks, i)
 }
 
-// filter completes the filters: the first rows, all rows, and the most frequent marks.
-// A short table has none.
+// filter completes the filters for the first rows, for all rows, and for the most
+// frequent marks. A short table has no filters.
 func (t *table) filter(first int) {
 	if len(t.Rows) <= fewRows {
 		t.Filters = nil
@@ -145,7 +146,8 @@ func (t *table) filter(first int) {
 	}
 }
 
-// bar adds a row with a bar of value, a part of which is found, in relation to top.
+// bar adds a row with a bar for value and a shorter bar for found. A value of top has the
+// full length.
 func (t *table) bar(name, sub string, value, found, top int, further ...any) {
 	c := cell{Text: name, Sub: sub, Width: text.Percent(value, max(top, 1), 1), Found: text.Percent(found, max(top, 1), 1)}
 	t.add("", append([]any{c}, further...)...)

@@ -23,8 +23,9 @@ type Region struct {
 	Totals
 }
 
-// regions returns the AS numbers and the countries of the sources, and adds the numbers
-// of further ones to more. Without a database it returns no lists.
+// regions returns the AS numbers and the countries of the sources. The numbers of omitted
+// AS numbers and countries are added to more. Without a database, regions returns no
+// lists.
 func regions(l *clients, locate func(netip.Addr) Place, top int, more map[string]int) (as, countries []Region) {
 	if locate == nil {
 		return nil, nil

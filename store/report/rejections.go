@@ -10,14 +10,15 @@ import (
 	"scanwatch/internal/text"
 )
 
-// maxLatest is the number of rejections that a Collector keeps.
+// maxLatest is the maximum number of rejections that a Collector keeps.
 const maxLatest = 1_000
 
 // ErasedAddress describes the source of a session whose address the operator has removed.
 const ErasedAddress = "an erased address"
 
-// A Rejection is a session that a rule or ban rejected, or would have rejected. Of an
-// aggregate of sessions, and of sessions that a ban rejected, it is the last one.
+// A Rejection is a session that a rule or ban rejected, or would have rejected. A
+// Rejection represents an aggregate, or all sessions that one ban rejected, by the last
+// session.
 type Rejection struct {
 	Session   string `json:"session"`   // id
 	Reference string `json:"reference"` // id in the reply: of a banned client, the session that caused the ban
@@ -41,8 +42,8 @@ type decision struct {
 	cause    uint64 // the session that caused the ban of the client; 0 without one
 }
 
-// latest contains the latest rejections, the oldest of which is at next if all places
-// are in use. The texts reuse their memory.
+// latest is a ring of the latest rejections. If the ring is full, the oldest rejection is
+// at next. A new rejection reuses the memory of the oldest texts.
 type latest struct {
 	all  []rejection
 	next int
@@ -58,7 +59,7 @@ type rejection struct {
 	rule, rdns, sender, recipient []byte
 }
 
-// add adds the rejection of the current record, if there is one.
+// add adds the rejection of the current record, if the record has one.
 func (l *latest) add(n *current) {
 	if n.rejection.rule == nil {
 		return
@@ -87,9 +88,9 @@ func (l *latest) add(n *current) {
 	}
 }
 
-// list returns the first top rejections, the latest first, and the number of further ones
-// that are kept. Sessions that the same ban rejected are one entry, because a banned host
-// would fill the list.
+// list returns the latest top rejections, and the number of further stored rejections.
+// All sessions that one ban rejected are one entry, because a banned host could fill the
+// list.
 func (l *latest) list(top int) (list []Rejection, more int) {
 	type cause struct {
 		src       netip.Addr
@@ -123,7 +124,7 @@ func (l *latest) list(top int) (list []Rejection, more int) {
 	return list, more
 }
 
-// host returns the address, or describes a source without one.
+// host returns the address, or describes a source without an address.
 func (r *Rejection) host() string {
 	switch {
 	case r.Address != "":

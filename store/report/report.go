@@ -1,15 +1,15 @@
-// Package report renders recorded sessions as transcripts, JSON and CSV (View), and
-// as summaries in text, HTML, JSON and metrics. It opens no files: the caller
-// provides records and an io.Writer.
+// Package report renders recorded sessions as transcripts, JSON and CSV (View), and as
+// summaries in text, HTML, JSON and metrics. Package report opens no files, because the
+// caller provides records and an io.Writer.
 //
-// Text from the network is hostile. A View, Summary or Page contains only text that has
-// passed text.Escape, and only these are rendered.
+// Text from the network is hostile. Only the types View, Summary and Page are rendered,
+// and they contain only text that has passed text.Escape.
 //
-// The page draws its own charts. The maintained chart libraries for Go
-// (gonum/plot, go-analyze/charts) write SVG with fixed sizes and colours, without a title
-// and description for screen readers. Such charts neither fit the width of a phone nor
-// follow the colour scheme of the reader. gosvgchart follows it, but scales its text with
-// the width, and no other module imports it.
+// The page draws its own charts. The maintained chart libraries for Go (gonum/plot,
+// go-analyze/charts) write SVG with fixed sizes and colours. Such SVG neither fits a
+// phone nor follows the colour scheme of the reader. Charts of these libraries also have
+// no title and description for screen readers. gosvgchart follows the colour scheme, but
+// scales text with the width, and no other module imports it.
 package report
 
 import (
@@ -24,13 +24,13 @@ import (
 	"scanwatch/store"
 )
 
-// Totals are the totals of one class of sessions.
+// Totals contains the totals for one class of sessions.
 type Totals struct {
 	Sessions int `json:"sessions"`
 	Found    int `json:"found,omitempty"`   // sessions with a finding
 	Refused  int `json:"refused,omitempty"` // sessions rejected by a rule or a ban
-	// Observed is the number of other sessions that a rule or a ban would have
-	// rejected. For aggregates it is a lower bound.
+	// Observed is the number of further sessions that a rule or a ban would have
+	// rejected. For aggregates, Observed is a lower bound.
 	Observed     int `json:"observed,omitempty"`
 	Mails        int `json:"messages"`
 	RcptOK       int `json:"rcpt_ok"`
@@ -62,8 +62,8 @@ type Summary struct {
 	Problems  []string `json:"problems"`
 	Remote    Totals   `json:"remote"`    // unauthenticated clients, the only ones in the lists
 	Addresses int      `json:"addresses"` // of IPv6, the number of /64s
-	// AddressesError is the maximum error of Addresses in percent, with a probability
-	// of 98 %; 0 for an exact number.
+	// AddressesError is the maximum error of Addresses in percent, with a probability of
+	// 98 %. For an exact number, AddressesError is 0.
 	AddressesError int              `json:"addresses_error,omitempty"`
 	Authenticated  Totals           `json:"authenticated"`
 	Local          Totals           `json:"local"`
@@ -94,9 +94,8 @@ type Summary struct {
 	NotListed      map[string]int   `json:"not_listed"` // items over the memory limits, which are only in the totals
 }
 
-// NotKept counts sessions without a record, because it was removed or lost, on the days
-// (UTC) of the report. The first day is omitted if the period does not
-// start at midnight.
+// NotKept counts the sessions on the days (UTC) of the report whose record was removed or
+// lost. The first day is omitted if the period does not start at midnight.
 type NotKept struct {
 	Sessions int `json:"sessions"`
 	Mails    int `json:"messages"`
@@ -109,8 +108,8 @@ type DayCount struct {
 	Sessions, Mails int
 }
 
-// Compare counts the sessions without a record on the given days since a time. On the
-// last day, the filter will still write the unwritten sessions.
+// Compare counts the sessions without a record on the given days after since. unwritten
+// is the number of sessions of the last day that the filter will still write.
 func (c *Collector) Compare(days []DayCount, since time.Time, unwritten int) (n NotKept) {
 	for i, d := range days {
 		if d.Day.Before(since) || !c.daysUntil.IsZero() && d.Day.After(c.daysUntil) { // a wrong clock
@@ -169,8 +168,8 @@ type Attempt struct {
 	domains  int
 }
 
-// Summary returns the report. Lists have at most top lines, except the list of
-// evidence, which is complete.
+// Summary returns the report. The list of evidence is complete. Every other list has at
+// most top lines.
 func (c *Collector) Summary(since, until time.Time, top int, problems []string) *Summary {
 	s := &Summary{
 		Schema: text.Schema,
@@ -220,8 +219,8 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 	return s
 }
 
-// sessionsOf returns the first top names in descending order of sessions. Organisations
-// have evidence.
+// sessionsOf returns the first top names in descending order of sessions. evidence is set
+// for organisations.
 func (s *Summary) sessionsOf(list string, n *names, top int, evidence *names) []Name {
 	order := make([]uint32, len(n.list))
 	for i := range order {
@@ -255,7 +254,8 @@ func (s *Summary) JSON(w io.Writer) error {
 	return text.JSON(w, s, "  ")
 }
 
-// addressCount returns the number of addresses as text. Exact is the text of an exact number.
+// addressCount returns the number of addresses as text. exact is the text for an exact
+// number.
 func (s *Summary) addressCount(exact string) string {
 	if s.AddressesError == 0 {
 		return exact
@@ -272,7 +272,7 @@ func (s *Summary) about() int {
 	return (s.Addresses + unit/2) / unit * unit
 }
 
-// Explanations of two lists.
+// The following texts explain two lists of the report.
 const (
 	harvestText = "Hosts with %d or more unknown recipients in one session, or %d without accepted mail, in domains with recipients accepted from other hosts."
 	relayText   = "Rejected recipients in domains without a recipient accepted from other hosts. The owners of these addresses are victims, not culprits."
@@ -295,13 +295,13 @@ func (s *Summary) notes() (all []string) {
 	return all
 }
 
-// text describes the sessions without a record.
+// text describes the number of sessions without a record.
 func (k *NotKept) text() string {
 	return fmt.Sprintf("%s of %s, with %s, have no records and are only counted; see scanwatch stats.",
 		text.Plural(k.Sessions, "session"), text.Plural(k.Days, "day"), text.Plural(k.Mails, "message"))
 }
 
-// wrap writes s in lines of at most 80 columns, indented after the first line.
+// wrap writes s in lines of at most 80 columns. All lines after the first are indented.
 func wrap(b *strings.Builder, s string, indent int) { wrapTo(b, s, indent, 80) }
 
 func wrapTo(b *strings.Builder, s string, indent, columns int) {
@@ -316,7 +316,7 @@ func rowTo(b *strings.Builder, s string, columns int) {
 	b.WriteByte('\n')
 }
 
-// addressWidth returns the width of a column of addresses.
+// addressWidth returns the width of the column for the given addresses.
 func addressWidth[T any](all []T, address func(*T) string) int {
 	w := len("address")
 	for i := range all {

@@ -110,7 +110,7 @@ func rcpt(to string, result smtp.Result, code uint32, reply string) store.Step {
 	return store.Step{Kind: store.KindRcpt, Text: []byte(to), Result: result, Code: code, Reply: []byte(reply)}
 }
 
-// The bytes that hostile clients send.
+// hostile contains bytes that hostile clients send.
 const hostile = "evil\x1b]0;owned\x07\r\n\xff\u202egnp.exe\u200b\\|\u00a0☃" // escape sequence, line end, bad UTF-8, direction, invisible
 
 // sample returns sessions of all kinds.
@@ -176,8 +176,8 @@ func TestShow(t *testing.T) {
 	}
 }
 
-// checkText fails the test for lines that are too wide, and for characters that must
-// not reach a terminal.
+// checkText fails the test if a line is too wide or contains characters that must not
+// reach a terminal.
 func checkText(t *testing.T, output string) {
 	t.Helper()
 	for _, l := range strings.Split(output, "\n") {
@@ -301,7 +301,8 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// The same sessions in a different order result in the same report.
+// TestReportDoesNotDependOnOrder checks that the order of the sessions does not change
+// the report.
 func TestReportDoesNotDependOnOrder(t *testing.T) {
 	all := sample(t)
 	want := inText(t, summary(t, 3))
@@ -391,8 +392,8 @@ type discard struct{}
 
 func (*discard) Write(p []byte) (int, error) { return len(p), nil }
 
-// TestRules checks that effects of rules count once per session, and that recipients
-// rejected by a filter are omitted.
+// TestRules checks that each effect of a rule counts once per session. A recipient that a
+// filter rejected is not in the list of relay probes.
 func TestRules(t *testing.T) {
 	c := NewCollector(memory.Number)
 	add := func(steps ...store.Step) {
@@ -433,8 +434,8 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestCompareLater checks that sessions after the time of the counters, with a clock that
-// was ahead, are not missing.
+// TestCompareLater checks that sessions that a clock recorded ahead of time do not count
+// as missing.
 func TestCompareLater(t *testing.T) {
 	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	c := NewTotals()
@@ -461,5 +462,28 @@ func TestLongName(t *testing.T) {
 	long := bytes.Repeat([]byte("x"), 255)
 	if got := a.get(a.add(long)); !bytes.Equal(got, long) {
 		t.Errorf("got %d bytes", len(got))
+	}
+}
+
+// TestPeriodAcrossDST checks that the heading of a period shows two offsets if the clock
+// changed within the period.
+func TestPeriodAcrossDST(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for since, want := range map[string]string{
+		"2026-10-25T00:00:00Z": "from 2026-10-25 02:00:00 (+0200) to 2026-10-25 13:00:00 (+0100)\n",
+		"2026-10-25T02:00:00Z": "from 2026-10-25 03:00:00 to 2026-10-25 13:00:00 (+0100)\n",
+	} {
+		at, _ := time.Parse(time.RFC3339, since)
+		s := NewTotals().Summary(at, time.Date(2026, 10, 25, 12, 0, 0, 0, time.UTC), 10, nil)
+		var b bytes.Buffer
+		if err := s.Text(&b, TextOptions{Zone: berlin, Style: text.Style{Columns: 80}}); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%q lacks %q", b.String(), want)
+		}
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"scanwatch/store/history"
 )
 
-// returnSteps are the periods for counting returning hosts: the usual lengths of
-// bans.
+// returnSteps contains the periods for counting returning hosts. The periods are the
+// usual lengths of bans.
 var returnSteps = [...]struct {
 	name string
 	time time.Duration
@@ -28,21 +28,20 @@ var returnSteps = [...]struct {
 }
 
 const (
-	// maxReturns is the maximum number of pairs of a host and a class. A pair uses
-	// 24 bytes and a host another 20.
+	// maxReturns is the maximum number of pairs of a host and a class. A pair uses 24
+	// bytes, and a host uses another 20 bytes.
 	maxReturns = 1_000_000
-	// maxClasses is the maximum number of rows. It exceeds the number of evidence
-	// tokens.
+	// maxClasses is the maximum number of classes. maxClasses exceeds the number of
+	// evidence tokens.
 	maxClasses = 200
 
-	// minHosts is the minimum number of hosts for suggesting a ban. fewMore is a share
-	// of hosts: if fewer hosts return after a ban of some length, a longer ban is not
-	// worthwhile.
+	// minHosts is the minimum number of hosts for suggesting a ban. A longer ban is not
+	// worthwhile if the share of hosts that return later is below fewMore.
 	minHosts = 20
 	fewMore  = 0.05
 )
 
-// Classes that are not evidence.
+// The following classes of hosts are not types of evidence.
 const (
 	classBanned = iota
 	classObserved
@@ -71,18 +70,18 @@ type returnEntry struct {
 
 const never = time.Duration(math.MaxInt64)
 
-// NewReturns returns an empty Returns. Source returns the identity of a host.
+// NewReturns returns an empty Returns. source maps an address to the identity of a host.
 func NewReturns(source func(netip.Addr) uint64) *Returns {
 	return &Returns{source: source, limit: maxReturns, classes: []string{"banned", "banned, observed only", "any finding"}, hosts: map[uint64]int32{}}
 }
 
-// Visitor returns the visitor that adds all records to c. Its error means a record
-// with corrupt steps.
+// Visitor returns a visitor that adds all records to c. The visitor returns an error for
+// a record with corrupt steps.
 func (c *Returns) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindBan, store.KindFinding), Session: c.Add, Sum: c.Add}
 }
 
-// Add counts a session. It does not retain r.
+// Add counts a session. r is not retained.
 func (c *Returns) Add(r *store.Record) error {
 	if c.first.IsZero() {
 		c.first = r.End
@@ -139,8 +138,8 @@ func (c *Returns) Add(r *store.Record) error {
 	})
 }
 
-// skip counts the findings of an aggregate of many sources, which have no host. Local
-// sessions have none.
+// skip counts the findings of an aggregate of many sources, for which no host is known.
+// Local sessions have no findings.
 func (c *Returns) skip(r *store.Record) error {
 	return r.Steps(func(s *store.Step) bool {
 		if s.Kind == store.KindFinding && string(s.Confidence) != "low" || s.Kind == store.KindBan && s.Exempt == "" {
@@ -151,9 +150,9 @@ func (c *Returns) skip(r *store.Record) error {
 }
 
 // connects sets the time of the return if r started after the host was found. A
-// concurrent session is not a return. For an aggregate, the first and the last start are
-// known. Both are in the shortest of returnSteps if the host was found during the
-// aggregate, which covers an hour.
+// concurrent session is not a return. Only the first and the last start of an aggregate
+// are known. An aggregate covers an hour. If the host was found during that hour, both
+// starts are within the shortest of returnSteps.
 func (e *returnEntry) connects(r *store.Record) {
 	after := r.Start.Sub(time.UnixMicro(e.at))
 	if after <= 0 && r.Sessions > 0 {
@@ -164,8 +163,8 @@ func (e *returnEntry) connects(r *store.Record) {
 	}
 }
 
-// precede corrects the time at which the host was found, if a session of the aggregate r
-// ended before the session of the entry.
+// precede corrects the time at which the host was found. The correction is necessary if a
+// session of the aggregate r ended before the session of the entry.
 func (e *returnEntry) precede(at int64, r *store.Record) {
 	if at >= e.at {
 		return
@@ -193,6 +192,7 @@ func (c *Returns) class(evidence []byte) int {
 
 // A ReturnSummary is the report on returning hosts.
 type ReturnSummary struct {
+	Schema      int         `json:"schema"` // text.Schema
 	Since       Time        `json:"since"`
 	Until       Time        `json:"until"`
 	Problems    []string    `json:"problems"`
@@ -206,32 +206,33 @@ type ReturnRow struct {
 	Hosts  int            `json:"hosts"`
 	Within []ReturnWithin `json:"within"`
 
-	// Ban is the suggested ban: the shortest step after which fewer than 5 % of the
-	// hosts return for the first time. It is empty if there were too few hosts. Over
-	// is the observation period. AtLeast means that hosts still returned in the last
-	// step: a longer ban may be worthwhile.
+	// Ban is the suggested length of a ban. Ban is the shortest step after which fewer
+	// than 5 % of the hosts return for the first time. If there were too few hosts, Ban
+	// is empty. Over is the observation period. AtLeast means that hosts still returned
+	// in the last step, so a longer ban may be worthwhile.
 	Ban     string `json:"ban,omitempty"`
 	Over    string `json:"watched_for,omitempty"`
 	AtLeast bool   `json:"at_least,omitempty"`
 }
 
-// A ReturnWithin counts the hosts that were observed for at least a period, and the
-// hosts that returned within it.
+// A ReturnWithin counts the hosts that were observed for at least a period. Returned
+// counts the hosts that returned within that period.
 type ReturnWithin struct {
 	Within   string `json:"within"`
 	Watched  int    `json:"watched"`
 	Returned int    `json:"returned"`
 }
 
-// Summary returns the report. Until is the end of the period. A zero since means the
-// end of the first session.
+// Summary returns the report. until is the end of the period. A zero since means the end
+// of the first session.
 func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSummary {
-	s := &ReturnSummary{Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Rows: []ReturnRow{}, NotFollowed: c.dropped}
+	s := &ReturnSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Rows: []ReturnRow{}, NotFollowed: c.dropped}
 	if since.IsZero() {
 		s.Since.Time = cmp.Or(c.first, until)
 	}
-	// For each class and step: the number of hosts observed for at least that step, and
-	// the number of these that returned within each step.
+	// counts contains a row for each step. watched is the number of hosts that were
+	// observed for at least the time of the step. returned is the number of watched hosts
+	// that returned within the step.
 	type counts [len(returnSteps)]struct {
 		watched  int
 		returned [len(returnSteps)]int
@@ -267,8 +268,8 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 		for w, step := range returnSteps {
 			n := &rows[class][w]
 			row.Within = append(row.Within, ReturnWithin{step.name, n.watched, n.returned[w]})
-			// The longest observed step with enough hosts is used. The first step alone
-			// is not sufficient.
+			// The suggestion uses the longest observed step with enough hosts. A
+			// suggestion requires at least two steps.
 			if w > 0 && n.watched >= minHosts {
 				row.suggest(w, n.watched, n.returned)
 			}
@@ -281,7 +282,8 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 	return s
 }
 
-// suggest sets the ban from the hosts that were observed for the given step.
+// suggest sets the shortest ban after which few hosts would return. Only hosts that were
+// observed for the step longest count.
 func (r *ReturnRow) suggest(longest, watched int, returned [len(returnSteps)]int) {
 	for n := 0; n <= longest; n++ {
 		more := returned[longest] - returned[n]

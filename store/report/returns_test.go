@@ -35,9 +35,9 @@ var (
 	sparedStep   = store.Step{Kind: store.KindBan, Text: []byte("r"), Exempt: "mail"}
 )
 
-// returning returns sessions of a hundred days. Of 100 banned hosts, 40 return after
-// half an hour, 20 after six hours, and 4 after ten days. 100 harvesting hosts return
-// every three days. 50 hosts are from yesterday, and a few hosts have too short a
+// returning returns sessions of a hundred days. Of 100 banned hosts, 40 return after half
+// an hour, 20 after six hours, and 4 after ten days. Another 100 hosts harvest and return
+// every three days. Another 50 hosts are from yesterday, and a few hosts have too short a
 // history.
 func returning(t testing.TB) (all []*store.Record, until time.Time) {
 	from := noon.Add(-100 * day)
@@ -106,8 +106,8 @@ func TestReturns(t *testing.T) {
 	}
 }
 
-// A session that was open at the time of the finding is not a return, and a host is
-// identified by its source.
+// TestReturnsAtTheSameTime checks that a session that was open at the time of the finding
+// is not a return. Addresses of the same source are one host.
 func TestReturnsAtTheSameTime(t *testing.T) {
 	c := NewReturns(func(netip.Addr) uint64 { return 1 })
 	add := func(start, end time.Duration, steps ...store.Step) {
@@ -144,7 +144,8 @@ func TestReturnsAreBounded(t *testing.T) {
 	}
 }
 
-// The numbers must equal the result of a direct comparison of all pairs of sessions.
+// TestReturnsAgreeWithPairs checks that the numbers equal the result of a direct
+// comparison of all pairs of sessions.
 func TestReturnsAgreeWithPairs(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	var all []*store.Record
@@ -193,14 +194,14 @@ func TestReturnsAgreeWithPairs(t *testing.T) {
 	}
 }
 
-// TestReturnsOfSums checks that a host returns within an aggregate, if a session of the
-// aggregate started after the first session with the finding. This first session
-// determines how long the host was watched.
+// TestReturnsOfSums checks that a host returns within an aggregate if a session of the
+// aggregate started after the first session with the finding. The first session with the
+// finding also determines how long the host was observed.
 func TestReturnsOfSums(t *testing.T) {
 	at := func(minutes int) time.Time { return noon.Add(time.Duration(minutes) * time.Minute) }
 	micros := func(minutes int) uint64 { return uint64(minutes) * 60e6 }
-	// An aggregate of sessions from minute 10 to 50, with a finding at the end of one of
-	// them.
+	// sum returns an aggregate of sessions from minute 10 to 50. One of its sessions has
+	// a finding.
 	sum := func(lastStart, first int, confidence string) *store.Record {
 		s := finding("harvest", confidence)
 		s.Times, s.First = 1, micros(first-10)

@@ -44,13 +44,13 @@ type scanner struct {
 // NewScanners returns an empty Scanners.
 func NewScanners() *Scanners { return &Scanners{orgs: map[string]*scanner{}} }
 
-// Visitor returns the visitor that adds all records to c. Its error means a record
-// with corrupt steps.
+// Visitor returns a visitor that adds all records to c. The visitor returns an error for
+// a record with corrupt steps.
 func (c *Scanners) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindFinding), Session: c.Add, Sum: c.Add}
 }
 
-// Add counts a session. It does not retain r. It ignores findings of low confidence,
+// Add counts a session. r is not retained. Add ignores findings of low confidence,
 // because any client can use the name of an organisation.
 func (c *Scanners) Add(r *store.Record) error {
 	var last string // the last counted organisation of this session
@@ -95,6 +95,7 @@ func (c *Scanners) Add(r *store.Record) error {
 // A ScannerSummary is the report on scanning organisations, in descending order of
 // sessions. All texts are printable.
 type ScannerSummary struct {
+	Schema    int       `json:"schema"` // text.Schema
 	Since     Time      `json:"since"`
 	Until     Time      `json:"until"`
 	Problems  []string  `json:"problems"`
@@ -121,9 +122,10 @@ type ScannerSource struct {
 	Last    Time   `json:"last"`
 }
 
-// Summary returns the report. Contacts are opt-outs by organisation; nil omits them.
+// Summary returns the report. contacts contains opt-outs by organisation. If contacts is
+// nil, the report has no opt-outs.
 func (c *Scanners) Summary(since, until time.Time, problems []string, contacts map[string]OptOut) *ScannerSummary {
-	s := &ScannerSummary{Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Scanners: []Scanner{}, NotListed: c.dropped, OptOut: contacts != nil}
+	s := &ScannerSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Scanners: []Scanner{}, NotListed: c.dropped, OptOut: contacts != nil}
 	for org, o := range c.orgs {
 		one := o.Scanner
 		one.Organisation = text.Escape(org)

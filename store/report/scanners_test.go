@@ -12,8 +12,8 @@ import (
 	"scanwatch/store"
 )
 
-// visits returns sessions of known organisations, and of clients that only claim to be
-// one.
+// visits returns sessions of known organisations, and of clients that only use the name
+// of an organisation.
 func visits(t *testing.T) *Scanners {
 	t.Helper()
 	c := NewScanners()
@@ -104,7 +104,8 @@ func TestScannersAreBounded(t *testing.T) {
 	}
 }
 
-// TestScannersOfSums checks that an aggregate of many sources adds sessions and no address.
+// TestScannersOfSums checks that an aggregate of many sources adds sessions, but no
+// address.
 func TestScannersOfSums(t *testing.T) {
 	c := NewScanners()
 	finding := foundStep("scanner", "high")

@@ -67,10 +67,10 @@ func Show(w io.Writer, v *View, zone *time.Location) error {
 	return err
 }
 
-// maxReferences is the number of references of an aggregate that Show prints.
+// maxReferences is the maximum number of references of an aggregate that Show prints.
 const maxReferences = 20
 
-// lines renders a step.
+// lines renders a step as lines of the transcript.
 func (v *View) lines(s *viewStep) []string {
 	if v.Sum > 0 && int(s.kind) < len(tallies) && tallies[s.kind] != nil {
 		return []string{tallies[s.kind](s)}
@@ -84,7 +84,7 @@ func (v *View) lines(s *viewStep) []string {
 	return kinds[store.KindNone](s)
 }
 
-// tallies renders the tallies of an aggregate that differ from steps.
+// tallies renders the tallies of an aggregate that look different from single steps.
 var tallies = [...]func(*viewStep) string{
 	store.KindHelo: func(s *viewStep) string {
 		if s.text == "" {
@@ -158,8 +158,8 @@ func duration(s Seconds) string {
 	return fmt.Sprintf("%.3f s", time.Duration(s).Seconds())
 }
 
-// kinds renders each kind of step as lines. C: marks a line of the client, S: of the
-// server.
+// kinds renders each kind of step as lines. C: marks a line of the client, and S: a line
+// of the server.
 var kinds = [...]func(*viewStep) []string{
 	store.KindNone:     func(s *viewStep) []string { return []string{"-- a step of an unknown kind"} },
 	store.KindGreeting: func(s *viewStep) []string { return []string{"S: " + space("220", s.text)} },
@@ -222,7 +222,7 @@ func inSessions(times uint32) string {
 	return ", in " + text.Plural(times, "session")
 }
 
-// exchange returns a command and its reply.
+// exchange renders a command and its reply.
 func (s *viewStep) exchange(command string) []string {
 	lines := []string{"C: " + command}
 	switch {

@@ -29,7 +29,7 @@ type source struct {
 	named   bool   // IPv6 host with its own proven name, which is not grouped with others in its /64
 }
 
-// add adds the sessions of another address.
+// add adds the counts of another address.
 func (s *source) add(n *source) {
 	s.sessions, s.found, s.mails = s.sessions+n.sessions, s.found+n.found, s.mails+n.mails
 	s.rcptOK, s.rcptPermfail, s.rcptTempfail = s.rcptOK+n.rcptOK, s.rcptPermfail+n.rcptPermfail, s.rcptTempfail+n.rcptTempfail
@@ -39,11 +39,11 @@ func (s *source) add(n *source) {
 	s.rdns, s.abuse, s.named = cmp.Or(s.rdns, n.rdns), s.abuse || n.abuse, s.named || n.named
 }
 
-// good reports whether the source is listed for its accepted mail: it has no evidence of
-// behaviour that no mail server shows.
+// good reports whether the source is in the list of accepted mail. A source in that list
+// has no evidence of behaviour that no mail server shows.
 func (s *source) good() bool { return s.mails > 0 && !s.abuse }
 
-// sources counts the sessions of each address, and all sources.
+// sources counts the sessions of each address and the number of sources.
 type sources struct {
 	number func(netip.Addr) uint64
 	all    entries[address, source]
@@ -53,8 +53,8 @@ type sources struct {
 	common *sketch.Sketch // of aggregates without an address; nil if there are none
 }
 
-// add sets the source of a record, and counts the record for it. It returns false over
-// the limit.
+// add sets the source of a record and counts the record for the source. add returns false
+// if the source exceeds the limit.
 func (l *sources) add(n *current) bool {
 	if !n.Src.IsValid() {
 		if n.sum && len(n.Sketch) > 0 {
@@ -98,7 +98,7 @@ func (l *sources) add(n *current) bool {
 	return true
 }
 
-// lookup returns the counts of an address, or nil.
+// lookup returns the counts of an address, or nil for an unknown address.
 func (l *sources) lookup(key address) *source {
 	if i, ok := l.all.lookup(key); ok {
 		return &l.all.at(i).V
@@ -106,7 +106,7 @@ func (l *sources) lookup(key address) *source {
 	return nil
 }
 
-// A client is a listed source: an IPv4 address, an IPv6 address with its own
+// A client is a listed source. A client is an IPv4 address, an IPv6 address with its own
 // proven name, or all other addresses of a /64.
 type client struct {
 	*source          // of the address, or the total of several addresses
@@ -115,7 +115,7 @@ type client struct {
 	several bool     // the source has several addresses
 }
 
-// clients are all sources, in the order of their addresses.
+// clients contains all sources in the order of their addresses.
 type clients struct {
 	*sources
 	tokens, orgs *names
@@ -159,15 +159,15 @@ func (c *Collector) clients() *clients {
 	return h
 }
 
-// count returns the number of sources, and its maximum error in percent with a
-// probability of 98 %: 0 for an exact number.
+// count returns the number of sources, and the maximum error in percent with a
+// probability of 98 %. The error of an exact number is 0.
 func (l *clients) count() (n, percent int) {
 	n = len(l.all)
 	if !l.more.empty() {
 		n, percent = l.more.count()
 	}
 	if l.common != nil {
-		// The errors of both estimates are similar.
+		// The sketches own and all have similar errors, so their difference is useful.
 		all := l.own
 		all.Merge(l.common[:])
 		n, percent = n+max(all.Count()-l.own.Count(), 0), 4
@@ -176,7 +176,7 @@ func (l *clients) count() (n, percent int) {
 }
 
 // address returns the address of a source, or the prefix of a source with several
-// addresses. A total of several addresses has the lowest address of the prefix.
+// addresses. An aggregate of several addresses has the lowest address of the prefix.
 func (c *client) address() string {
 	a := c.key.addr()
 	if a.Is6() && !c.named && (c.several || [8]byte(c.key[8:]) == [8]byte{}) {
@@ -186,7 +186,7 @@ func (c *client) address() string {
 	return a.String()
 }
 
-// view returns the printed form of the source with an index.
+// view returns the printed form of source i.
 func (l *clients) view(i uint32) Source {
 	s := &l.all[i]
 	return Source{Address: s.address(), Named: s.named, RDNS: text.Escape(l.rdns.get(s.rdns)), Organisation: l.orgs.printed(s.worst.org),
@@ -198,9 +198,9 @@ func (s *source) totals() Totals {
 		RcptPermfail: int(s.rcptPermfail), RcptTempfail: int(s.rcptTempfail), AuthFail: int(s.authFail), AuthRefused: int(s.authRefused)}
 }
 
-// list returns the first top sources in descending order of two numbers, and of
-// the address, and the number of further sources. It omits sources whose first number
-// is 0.
+// list returns the first top sources and the number of further sources. The order is by
+// the two numbers of by, highest first, and then by address. Sources whose first number
+// is 0 are omitted.
 func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, more int) {
 	all := make([]uint32, 0, len(l.all))
 	for i := range l.all {
@@ -221,15 +221,15 @@ func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, mor
 	return list, more
 }
 
-// first returns the first top elements of all in the order of compare, and the number
-// of the others.
+// first returns the first top elements of all in the order of compare, and the number of
+// further elements.
 func first[T any](all []T, top int, compare func(a, b T) int) (list []T, more int) {
 	slices.SortFunc(all, compare)
 	n := min(top, len(all))
 	return all[:n], len(all) - n
 }
 
-// networks returns the first top networks, and the number of further ones.
+// networks returns the first top networks and the number of further networks.
 func (l *clients) networks(top int) (list []Network, more int) {
 	type network struct{ client, addresses, sessions, found uint32 }
 	all := make([]network, 0, len(l.all)) // growing it would take five times the memory
@@ -268,11 +268,11 @@ func networkOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// maxExact is the number of sources up to which their number is exact.
+// maxExact is the maximum number of sources that are counted exactly.
 const maxExact = 500_000
 
-// distinct counts different hashes: exactly up to maxExact, and then by the share of
-// marked bits (linear counting).
+// distinct counts distinct hashes. The count is exact up to maxExact. Higher counts are
+// estimated from the share of marked bits (linear counting).
 type distinct struct {
 	n     int
 	set   []uint64 // by hash; 0: free
@@ -286,7 +286,6 @@ const (
 
 func (d *distinct) empty() bool { return d.set == nil && d.marks == nil }
 
-// add adds a hash.
 func (d *distinct) add(h uint64) {
 	if d.marks != nil {
 		d.mark(h)
@@ -321,7 +320,7 @@ func (d *distinct) mark(h uint64) {
 	d.marks[i/64] |= 1 << (i % 64)
 }
 
-// count returns the number of different hashes, and its maximum error in percent.
+// count returns the number of distinct hashes and the maximum error in percent.
 func (d *distinct) count() (n, percent int) {
 	if d.marks == nil {
 		return d.n, 0

@@ -13,7 +13,7 @@ import (
 )
 
 // TestIPv6Sources checks that all lists contain a client that changes its address within
-// a /64 once, and that its neighbours are listed separately as possible false positives.
+// a /64 only once. Each address is listed separately as a possible false positive.
 func TestIPv6Sources(t *testing.T) {
 	c := NewCollector(memory.Number)
 	add := func(r *store.Record) {

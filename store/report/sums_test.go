@@ -56,7 +56,8 @@ func TestSums(t *testing.T) {
 	c := NewCollector(memory.Number)
 	visitor := c.Visitor()
 	for _, r := range []*store.Record{
-		// 1,000 sessions of a harvester, of which 300 were rejected by the rule and 700 by the ban.
+		// The aggregate has 1,000 sessions of a harvester. The rule rejected 300 of them,
+		// and the ban rejected 700.
 		sum(t, "192.0.2.1", store.Record{Sessions: 1000, Found: 300, Rejected: 1000, Counts: store.Counts{RcptPermfail: 11_415, RcptOK: 3}},
 			tally(helo("a.example.net"), 600, 0, 0), tally(helo("b.example.net"), 390, 0, 0), tally(helo(""), 10, 0, 0),
 			tally(rcpt("@example.org", smtp.ResultPermfail, 0, ""), 300, 11_400, 50),
@@ -65,7 +66,8 @@ func TestSums(t *testing.T) {
 			tally(rcpt("*", smtp.ResultPermfail, 0, ""), 5, 5, 1),
 			tally(foundStep("harvest", "high"), 300, 0, 0),
 			tally(rejected("harvest", true), 300, 0, 0), tally(banned, 700, 0, 0)),
-		// The same two rules rejected 40 of 50 sessions. Some references are missing.
+		// The same two rules rejected 40 of 50 sessions. Some references to rejected
+		// sessions are missing.
 		sum(t, "192.0.2.2", store.Record{Sessions: 50, Found: 45, Rejected: 40},
 			append([]store.Step{tally(org("One"), 25, 0, 0), tally(org("Two"), 20, 0, 0), tally(rejected("harvest", true), 35, 0, 0), tally(rejected("probe", true), 20, 0, 0)},
 				slices.Repeat([]store.Step{reference(7)}, 25)...)...),
@@ -103,8 +105,8 @@ func TestSums(t *testing.T) {
 	}
 }
 
-// TestCommonSum checks that an aggregate of many sources counts for the totals and for the
-// number of sources.
+// TestCommonSum checks that an aggregate of many sources counts towards the totals and
+// the number of sources.
 func TestCommonSum(t *testing.T) {
 	c := NewCollector(memory.Number)
 	var many sketch.Sketch
@@ -134,8 +136,8 @@ func TestCommonSum(t *testing.T) {
 	}
 }
 
-// TestAddresses checks that the number of addresses is exact up to 500,000, and has an
-// error above that.
+// TestAddresses checks that the number of addresses is exact up to 500,000. For more
+// addresses, the report must state an error.
 func TestAddresses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("counts two million sessions")
@@ -213,8 +215,8 @@ func TestSumViews(t *testing.T) {
 	}
 }
 
-// TestOrganisationsOfSums checks that organisations which a full aggregate omits are
-// counted.
+// TestOrganisationsOfSums checks that the report counts organisations that a full
+// aggregate omits.
 func TestOrganisationsOfSums(t *testing.T) {
 	named := foundStep("scanner", "high")
 	named.Org = []byte("Example Scans")
@@ -229,8 +231,8 @@ func TestOrganisationsOfSums(t *testing.T) {
 }
 
 // TestNamesOfSums checks that a session has the same names in the report whether it has a
-// record or is part of an aggregate, which truncates names. A greeting without a name has
-// none.
+// record or belongs to an aggregate. Aggregates truncate names. A greeting without a name
+// is not counted.
 func TestNamesOfSums(t *testing.T) {
 	long := strings.Repeat("a", 300)
 	in := store.Record{Src: netip.MustParseAddrPort("192.0.2.1:1"), Counts: store.Counts{RcptPermfail: 1}}

@@ -14,10 +14,10 @@ import (
 	"scanwatch/store"
 )
 
-// maxRefusals is the number of rules with a rejection in one session.
+// maxRefusals is the maximum number of rejecting rules that are counted in one session.
 const maxRefusals = 8
 
-// The reasons for a SuspectRefusal, the strongest first.
+// These are the reasons for a SuspectRefusal, the strongest first.
 const (
 	SuspectLogin    = "the client had authenticated"
 	SuspectMessages = "other messages from it were accepted"
@@ -48,7 +48,7 @@ type SuspectHosts struct {
 	Observed int `json:"observed"` // only observed
 }
 
-// String describes the hosts for a line of text. It returns "" for no hosts.
+// String describes the hosts in a line of text. The result is "" if there are no hosts.
 func (h SuspectHosts) String() string {
 	switch {
 	case h.Observed == 0 && h.Refused == 0:
@@ -79,7 +79,7 @@ type suspect struct {
 	last              int64 // microseconds since 1970
 }
 
-// refusal counts the sessions of a record that a rule has rejected, or would have
+// A refusal counts the sessions of a record that a rule has rejected, or would have
 // rejected.
 type refusal struct {
 	rule               []byte
@@ -118,9 +118,9 @@ func (c *Collector) refusal(s *store.Step) {
 	}
 }
 
-// observed returns the number of other sessions in the record that a rule would have
-// rejected. For an aggregate it is a lower bound, because several rules may concern the
-// same sessions.
+// observed returns the number of sessions in the record that were not rejected, but that
+// a rule would have rejected. For an aggregate the number is a lower bound, because
+// several rules may concern the same sessions.
 func (n *current) observed() (most int) {
 	for i := range n.refusals[:n.rules] {
 		most = max(most, n.refusals[i].observed)
@@ -141,7 +141,7 @@ func (n *current) refused() int {
 	return 0
 }
 
-// addSuspects adds the rejections of the current record.
+// addSuspects adds the rejections of the current record to the possible false positives.
 func (c *Collector) addSuspects() {
 	n := &c.now
 	if !n.Src.IsValid() {
@@ -180,10 +180,10 @@ func (c *Collector) addSuspects() {
 	}
 }
 
-// reason returns the reason for which the host of d may be legitimate, or "". Scanners
-// are not legitimate, even without evidence of high confidence. A returning mailing
-// list is listed for long and short periods, although a long period includes the
-// evidence for which it was banned.
+// reason returns the reason why the host of d may be legitimate, or "". A host with
+// evidence of scanning is not legitimate, even if the confidence is not high. A returning
+// mailing list has a reason in every period, although a long period includes the evidence
+// for the ban.
 func (d *suspect) reason(src *source, rdns []byte) string {
 	switch {
 	case d.login:
@@ -201,7 +201,7 @@ func (d *suspect) reason(src *source, rdns []byte) string {
 }
 
 // listSuspects returns the first top possible false positives, the number of further
-// ones, and the number of hosts.
+// entries, and the number of hosts.
 func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts SuspectHosts) {
 	type listed struct {
 		suspect uint32
@@ -253,14 +253,14 @@ func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts Su
 	return list, more, hosts
 }
 
-// rule counts the effects of a rule.
+// rule counts the sessions with each effect of a rule.
 type rule struct {
 	Rule
 	numbers [ruleEffects]uint32
 	last    [ruleEffects]uint32 // the record that last increased each number
 }
 
-// The effects of a rule.
+// These are the effects of a rule.
 const (
 	ruleEnforced = iota
 	ruleObserved
@@ -296,7 +296,7 @@ func (c *Collector) countRule(s *store.Step, effect int) {
 	c.count(&r.numbers[effect], &r.last[effect], s)
 }
 
-// list returns the first top rules, and the number of further ones.
+// list returns the first top rules and the number of further rules.
 func (l *ruleList) list(top int) (list []Rule, more int) {
 	list = []Rule{}
 	for i := range l.all {

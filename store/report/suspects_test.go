@@ -11,12 +11,12 @@ import (
 	"scanwatch/store"
 )
 
-// foundStep returns evidence.
+// foundStep returns a step with evidence.
 func foundStep(evidence, confidence string) store.Step {
 	return store.Step{Kind: store.KindFinding, Text: []byte(evidence), Confidence: []byte(confidence)}
 }
 
-// rejected returns the verdict of a rule.
+// rejected returns a step in which a rule rejects.
 func rejected(rule string, enforced bool) store.Step {
 	return store.Step{Kind: store.KindVerdict, Text: []byte(rule), Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Enforced: enforced}
 }
@@ -51,12 +51,12 @@ func TestSuspects(t *testing.T) {
 	all := []visit{
 		{"192.0.2.1", "census1.shodan.io", 50 * day, []store.Step{foundStep("scanner", "medium"), rejected("scanner", true)}},
 		{"192.0.2.1", "census1.shodan.io", 2 * time.Hour, []store.Step{foundStep("scanner", "medium"), rejected("scanner", true)}},
-		// The list server of a club was banned for former members.
+		// The list server of a club was banned because it sent mail to former members.
 		{"192.0.2.2", "lists.club.example", 50 * day, []store.Step{foundStep("unknown-recipient", "high"), foundStep("harvest", "high"), rejected("harvest", true)}},
 		{"192.0.2.2", "lists.club.example", 40 * day, []store.Step{rejected("harvest", true)}},
 		{"192.0.2.2", "lists.club.example", 2 * time.Hour, []store.Step{rejected("harvest", true)}},
-		// A customer of a provider, and a client that does not behave like a mail server,
-		// have similar sessions.
+		// A customer of a provider has similar sessions, and so has a client that does
+		// not behave like a mail server.
 		{"192.0.2.3", "192-0-2-3.dyn.example.net", 50 * day, []store.Step{foundStep("harvest", "high"), rejected("harvest", true)}},
 		{"192.0.2.3", "192-0-2-3.dyn.example.net", 40 * day, []store.Step{rejected("harvest", true)}},
 		{"192.0.2.4", "mail.example.net", 50 * day, []store.Step{foundStep("relay-probe", "high"), rejected("relay", true)}},
@@ -73,8 +73,8 @@ func TestSuspects(t *testing.T) {
 	}
 }
 
-// TestSuspectHosts checks that hosts are counted instead of rules, and that observed
-// rejections are counted separately.
+// TestSuspectHosts checks that a host counts once, even if several rules reject it.
+// Observed rejections are counted separately.
 func TestSuspectHosts(t *testing.T) {
 	observed := func(src string) visit {
 		return visit{src, "a.example.net", time.Hour, []store.Step{rejected("one", false), rejected("two", false)}}
@@ -105,8 +105,8 @@ func TestSuspectHosts(t *testing.T) {
 	}
 }
 
-// TestObservedMail checks that the message of the very session that a rule would have
-// rejected does not indicate a false positive, but mail of another session does.
+// TestObservedMail checks that mail in another session indicates a false positive. Mail
+// in the session that the rule would have rejected does not indicate a false positive.
 func TestObservedMail(t *testing.T) {
 	for _, other := range []bool{false, true} {
 		c := NewCollector(memory.Number)
@@ -128,8 +128,9 @@ func TestObservedMail(t *testing.T) {
 	}
 }
 
-// TestPatientHarvest checks that a host that requests one recipient in each session is
-// listed, unless it has accepted mail: a mailing list has former members.
+// TestPatientHarvest checks that a host that tries one recipient in each session is
+// listed as a harvester. A host with accepted mail is not listed, because a mailing list
+// has former members.
 func TestPatientHarvest(t *testing.T) {
 	for _, mails := range []uint32{0, 1} {
 		c := NewCollector(memory.Number)
@@ -152,8 +153,8 @@ func TestPatientHarvest(t *testing.T) {
 	}
 }
 
-// TestSumsAreNoProblem checks that the letter reports lost sessions as a problem, but not
-// complete aggregates.
+// TestSumsAreNoProblem checks that the mail summary reports lost sessions as a problem.
+// Complete aggregates are not a problem.
 func TestSumsAreNoProblem(t *testing.T) {
 	for lost, want := range map[int]string{0: "No problems", 3: "1 problem;"} {
 		s := &Summary{Aggregated: 6600, NotKept: NotKept{Sessions: lost, Days: 1}}

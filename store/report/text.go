@@ -12,14 +12,14 @@ import (
 	"scanwatch/rules"
 )
 
-// A TextOptions selects the form of a text.
+// TextOptions are the settings of Summary.Text.
 type TextOptions struct {
 	Zone  *time.Location
 	Style text.Style
 	Only  []string // names of sections; empty: all
 }
 
-// A textSection is a section of the text, without the problems and totals.
+// A textSection is a section of the text. The problems and totals are not a section.
 type textSection struct {
 	name  string // for Only
 	write func(*Summary, *lines)
@@ -68,9 +68,13 @@ func (s *Summary) Text(w io.Writer, o TextOptions) error {
 
 // textHead writes the period, the mode and problems.
 func (s *Summary) textHead(l *lines) {
-	const layout = "2006-01-02 15:04:05"
-	fmt.Fprintf(l, "Sessions that ended from %s to %s (%s)\n", s.Since.In(l.zone).Format(layout), s.Until.In(l.zone).Format(layout),
-		s.Until.In(l.zone).Format("-0700"))
+	const layout, offset = "2006-01-02 15:04:05", " (-0700)"
+	since, until := s.Since.In(l.zone), s.Until.In(l.zone)
+	from := since.Format(layout)
+	if since.Format(offset) != until.Format(offset) { // daylight saving time
+		from += since.Format(offset)
+	}
+	fmt.Fprintf(l, "Sessions that ended from %s to %s\n", from, until.Format(layout+offset))
 	if s.Mode != "" {
 		mode := "Mode " + s.Mode
 		if s.Mode == rules.Observe.String() {
@@ -106,7 +110,7 @@ func (s *Summary) textTotals(l *lines) {
 }
 
 // decidedColumns returns the headings and cells of the columns with decisions. A column
-// without numbers is omitted.
+// in which all numbers are 0 is omitted.
 func decidedColumns(all []Source) (heads []string, cells func(*Source) []string) {
 	refused, observed := anyDecided(all)
 	if refused {

@@ -9,11 +9,12 @@ import (
 	"scanwatch/internal/text"
 )
 
-// quarter is the resolution of the timeline. It divides the days of every time zone.
+// quarter is the resolution of the timeline. Days in every time zone start at a multiple
+// of quarter.
 const quarter = 15 * time.Minute
 
-// spanSteps are the lengths of spans by the length of the timeline, so that the
-// spans are visible as bars.
+// spanSteps contains the length of spans for each length of the timeline. The spans are
+// long enough to be visible as bars.
 var spanSteps = [...]struct {
 	upTo   time.Duration
 	length time.Duration // less than a day
@@ -43,7 +44,7 @@ type Network struct {
 	Found     int    `json:"found"`
 }
 
-// timeline divides the period into spans of equal length. Days and hours are in the
+// timeline divides the period into spans of equal length. Days and hours are in the time
 // zone of since. A gap of more than 100 days before the first session is omitted.
 func (c *Collector) timeline(since, until time.Time) []Span {
 	spans := []Span{}

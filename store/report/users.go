@@ -23,8 +23,8 @@ const (
 	listedNetworks  = 3
 )
 
-// The minimum of failed logins or of networks that indicates an attack. Fewer may be a
-// user with an old password in a hotel.
+// An attack has at least attackFailures failed logins, or failed logins from at least
+// attackNetworks networks. A user with an old password in a hotel has fewer.
 const (
 	attackFailures = 10
 	attackNetworks = 3
@@ -57,13 +57,13 @@ type userNetwork struct {
 // NewUsers returns an empty Users.
 func NewUsers() *Users { return &Users{users: map[string]*user{}, dropped: map[string]int{}} }
 
-// Visitor returns the visitor that adds all records to c. It returns an error for a
-// record with corrupt steps.
+// Visitor returns a visitor that adds all records to c. The visitor returns an error for
+// a record with corrupt steps.
 func (c *Users) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindAuth), Session: c.Add, Sum: c.Add}
 }
 
-// Add counts the logins of a record. It does not retain r.
+// Add counts the logins of a record. r is not retained.
 func (c *Users) Add(r *store.Record) error {
 	if r.Counts.AuthPass == 0 && r.Counts.AuthFail == 0 {
 		return nil
@@ -97,7 +97,8 @@ func (c *Users) Add(r *store.Record) error {
 	return err
 }
 
-// user returns the counts of a user, or nil at the limit. Guessers vary the case.
+// user returns the counts of a user, or nil at the limit. Names are compared in lower
+// case, because brute-force attacks vary the case.
 func (c *Users) user(name []byte) *user {
 	key := string(bytes.ToLower(name))
 	u := c.users[key]
@@ -147,6 +148,7 @@ func later(a, b time.Time) time.Time {
 
 // A UserSummary is the report on users. All texts are printable.
 type UserSummary struct {
+	Schema   int      `json:"schema"` // text.Schema
 	Since    Time     `json:"since"`
 	Until    Time     `json:"until"`
 	Problems []string `json:"problems"`
@@ -183,7 +185,7 @@ type ActiveUser struct {
 
 // Summary returns the report. Lists have at most top lines.
 func (c *Users) Summary(since, until time.Time, top int, problems []string) *UserSummary {
-	s := &UserSummary{Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...),
+	s := &UserSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...),
 		Attacked: []AttackedUser{}, Active: []ActiveUser{}, More: map[string]int{}, NotListed: c.dropped}
 	for name, u := range c.users {
 		attacked, active := u.view(text.Escape(name))
@@ -233,7 +235,7 @@ func (u *user) view(name string) (attacked AttackedUser, active ActiveUser) {
 	return attacked, active
 }
 
-// networks returns the number of networks, marked if there are more.
+// networks formats the number of networks, and marks a number that is only a lower bound.
 func (u *AttackedUser) networks() string {
 	n := text.Thousands(u.Networks)
 	if u.AtLeast {
@@ -279,7 +281,7 @@ func (s *UserSummary) Text(w io.Writer, zone *time.Location) error {
 // maxUserColumn is the width of the column with users.
 const maxUserColumn = 32
 
-// attackedText explains a list.
+// attackedText explains the list of attacked users.
 const attackedText = "Users with 10 failed logins, or failed logins from 3 networks (/24, IPv6 /48), in networks without a login of the user."
 
 // writeAttacked lists accounts under attack.

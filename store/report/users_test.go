@@ -12,8 +12,8 @@ import (
 	"scanwatch/store"
 )
 
-// TestUsers checks that failures from a user's own networks are distinguished from
-// attacks, in sessions and aggregates, and that texts are printable.
+// TestUsers checks that failed logins from a user's own networks are not reported as
+// attacks, in sessions and in aggregates. All texts must be printable.
 func TestUsers(t *testing.T) {
 	start := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	c, n := NewUsers(), 0
@@ -83,7 +83,8 @@ func TestUsers(t *testing.T) {
 	}
 }
 
-// TestUsersLimit checks that networks over the limit are marked.
+// TestUsersLimit checks that a number of networks above the limit is marked as a lower
+// bound.
 func TestUsersLimit(t *testing.T) {
 	c := NewUsers()
 	u := c.user([]byte("erin"))

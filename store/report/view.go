@@ -42,8 +42,8 @@ type View struct {
 	Omitted uint32     `json:"omitted,omitempty"`  // counted steps without a record
 	Sum     uint32     `json:"sessions,omitempty"` // number of sessions of an aggregate
 	Sources int        `json:"sources,omitempty"`  // estimated number of hosts of an aggregate of many
-	// Recipients and References are only in aggregates, whose lists have the
-	// number of sessions of each element.
+	// Only aggregates have Recipients and References. Each element of a list in an
+	// aggregate has its number of sessions.
 	Recipients []RecipientTally `json:"recipients,omitempty"`
 	References []string         `json:"references,omitempty"` // ids of rejected sessions
 	Damage     string           `json:"damage,omitempty"`     // the reason why the steps of a corrupt record end early
@@ -195,7 +195,7 @@ func (s Seconds) MarshalJSON() ([]byte, error) {
 // A Time is written in UTC with microseconds.
 type Time = text.Time
 
-// NewView returns the View of a record. It does not retain the record.
+// NewView returns the View of a record. The record is not retained.
 func NewView(r *store.Record) *View {
 	v := &View{
 		Session: fmt.Sprintf("%016x", r.ID), Start: text.At(r.Start), End: text.At(r.End),
@@ -290,7 +290,7 @@ func (v *View) addStep(s *viewStep) {
 	}
 }
 
-// tx returns the transaction of a step: the last open transaction, or a new one.
+// tx returns the last open transaction, or starts a new transaction for the step.
 func (v *View) tx(s *viewStep) *Tx {
 	for i := len(v.Tx) - 1; i >= 0; i-- {
 		t := &v.Tx[i]
@@ -311,7 +311,7 @@ func Lines(w io.Writer) func(*View) error {
 	return func(v *View) error { return text.JSON(w, v, "") }
 }
 
-// columns are the columns of CSV.
+// columns contains the columns of CSV.
 var columns = []struct {
 	name  string
 	value func(*View) string
@@ -359,7 +359,7 @@ var columns = []struct {
 	{"sessions", func(v *View) string { return number(max(v.Sum, 1)) }},
 }
 
-// recipients returns the distinct recipients of all transactions, or the domains of an
+// recipients lists the distinct recipients of all transactions, or the domains of an
 // aggregate.
 func recipients(v *View) string {
 	var all []Recipient
@@ -387,8 +387,8 @@ func join[T any](all []T, text func(*T) string) string {
 	return strings.Join(texts, " ")
 }
 
-// CSV returns a function that writes a session as a row of comma-separated values
-// (RFC 4180), after a header row. The second function flushes the output.
+// CSV returns a function that writes a session as a row of comma-separated values (RFC
+// 4180). CSV itself writes the header row. The function end flushes the output.
 func CSV(w io.Writer) (row func(*View) error, end func() error) {
 	c := csv.NewWriter(w)
 	cells := make([]string, len(columns))

@@ -74,7 +74,7 @@ func TestStreamObeysRegistrations(t *testing.T) {
 }
 
 // TestHistory checks that each command reads all sessions of a short history, and that
-// sealing is measured. It does not check the numbers.
+// sealing is measured. The test does not check the values.
 func TestHistory(t *testing.T) {
 	var out bytes.Buffer
 	b := &bench{out: &out, log: t.Output(), dir: t.TempDir()}
@@ -100,8 +100,7 @@ func TestHistory(t *testing.T) {
 	}
 }
 
-// TestDriverNoticesAChildThatLeaves checks that a measurement ends with an
-// error if the filter ends.
+// TestDriverNoticesAChildThatLeaves checks that a measurement fails if the filter ends.
 func TestDriverNoticesAChildThatLeaves(t *testing.T) {
 	perl := require.Program(t, "perl")
 	c, err := start("leaves", perl, "-e", `$| = 1; while (<STDIN>) { last if /ready/ } print "register|report|smtp-in|link-connect\nregister|filter|smtp-in|connect\nregister|ready\n"; <STDIN>; <STDIN>; exit 0`)

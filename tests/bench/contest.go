@@ -2,7 +2,7 @@
 
 package main
 
-// The filters.
+// This file describes and starts the filters to compare.
 
 import (
 	"errors"
@@ -24,7 +24,7 @@ type contestant struct {
 	fast  bool     // included in the tests at a fixed rate
 }
 
-// These are the filters in goals.
+// These are the names of the filters in goals.
 const (
 	observe   = "scanwatch, no rules"
 	on        = "scanwatch on"
@@ -57,8 +57,8 @@ func goBuild(program, path string) []string {
 	return []string{"go", "build", "-trimpath", "-ldflags", "-s -w", "-o", "DIR/" + program, path}
 }
 
-// build builds the programs. If the tools of a contestant are missing, it skips the
-// contestant and logs this; with SCANWATCH_NO_SKIP=1 it returns an error.
+// build builds the programs. If the tools of a contestant are missing, build logs a
+// message and skips the contestant. With SCANWATCH_NO_SKIP=1, missing tools are an error.
 func (b *bench) build() error {
 	for _, c := range append([]contestant{{name: "scanwatch", build: command}}, contestants...) {
 		if len(c.build) == 0 {
@@ -106,8 +106,8 @@ type run struct {
 	b     *bench
 }
 
-// run starts a contestant. If its arguments are registrations, it registers the given
-// events.
+// run starts a contestant. If the arguments of the contestant are registrations, run
+// passes the given registrations.
 func (b *bench) run(c contestant, registered map[string]bool) (*run, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {
@@ -149,9 +149,9 @@ func sortedKeys(m map[string]bool) []string {
 	return keys
 }
 
-// know delivers a message from every host on an earlier day. Otherwise the policy would
-// delay the greeting by two seconds, which would dominate the measurement. These
-// sessions have no requests.
+// know delivers a message from every host on an earlier day. The delivery has no
+// requests, because it is not measured. For unknown hosts, a greeting delay of two
+// seconds would dominate the measurement.
 func (r *run) know() error {
 	if err := r.introduce(); err != nil {
 		return err
@@ -159,7 +159,7 @@ func (r *run) know() error {
 	return r.settled()
 }
 
-// introduce is know without the deferred work.
+// introduce is like know, but does not wait for deferred work.
 func (r *run) introduce() error {
 	sessions := hosts
 	if r.b.quick {
@@ -177,8 +177,8 @@ func (r *run) introduce() error {
 	return err
 }
 
-// settled waits until the filter is idle: deferred work, such as writing to the
-// disk, is part of its cost.
+// settled waits until the filter is idle. The cost of a filter includes deferred work,
+// such as writing to the disk.
 func (r *run) settled() error {
 	const still = 300 * time.Millisecond
 	wait := r.b.settle

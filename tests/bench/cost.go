@@ -2,7 +2,7 @@
 
 package main
 
-// Cost of the start, of memory and of the disk.
+// This file measures the cost of the start, of memory and of the disk.
 
 import (
 	"bufio"
@@ -29,8 +29,8 @@ import (
 	"scanwatch/store"
 )
 
-// writeRows writes records of finished sessions until they have a size on disk.
-// Each day has the same number of records; the last one is at end.
+// writeRows writes records of finished sessions until they use the given number of bytes
+// on disk. Each day has the same number of records. The last session ends at end.
 func writeRows(dir string, bytes int64, days int, end time.Time) (records int, err error) {
 	const perRecord = 220 // about
 	n := int(bytes / perRecord)
@@ -67,7 +67,7 @@ func writeRows(dir string, bytes int64, days int, end time.Time) (records int, e
 	return n, nil
 }
 
-// cold removes the files of a directory from the page cache. It needs no privileges.
+// cold removes the files of a directory from the page cache. No privileges are needed.
 func cold(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -82,7 +82,7 @@ func cold(dir string) error {
 	})
 }
 
-// costs measures the start with a long history, and reading it.
+// costs measures the start with a long history, and the reports on that history.
 func (b *bench) costs() error {
 	bytes := int64(2 << 30)
 	if b.quick {
@@ -124,12 +124,13 @@ type usage struct {
 	memory    int64 // peak, in bytes
 }
 
-// timed runs a command and returns its cost. Output goes to out.
+// timed runs a command and returns its cost. The output is written to out.
 func timed(out io.Writer, args ...string) (u usage, err error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	var stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = out, &stderr
-	// The system also counts the peak of this process before the exec: reset it.
+	// Reset the peak of this process, because the peak of a child starts with the memory
+	// of its parent.
 	debug.FreeOSMemory()
 	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
 	began := time.Now()
@@ -191,7 +192,7 @@ func (b *bench) reading(dir string, records int) error {
 		fmt.Fprintln(b.log, "SKIP: jq is not installed")
 		return nil
 	}
-	// jq reads a part of the same records as JSON lines with a minimal
+	// For comparison, jq reads a part of the same records as lines of JSON with a minimal
 	// filter.
 	name := filepath.Join(b.dir, "part.json")
 	f, err := os.Create(name)
@@ -255,7 +256,7 @@ func countLines(name string) (n int, err error) {
 	return n, lines.Err()
 }
 
-// space measures the disk and memory of sessions.
+// space measures the use of disk and memory by sessions.
 func (b *bench) space() error {
 	registered, err := b.registrations()
 	if err != nil {
@@ -283,7 +284,7 @@ func (b *bench) space() error {
 		return err
 	}
 
-	// 1,000 sources, and five million.
+	// Compare 1,000 sources with five million sources.
 	var anon []float64
 	for _, sources := range []int{1000, 5_000_000} {
 		r, err := b.run(named(on), nil)
@@ -319,7 +320,7 @@ func (b *bench) space() error {
 	if b.quick {
 		return nil
 	}
-	// Measure the heap of an open session inside the process.
+	// A benchmark measures the heap of an open session inside the process.
 	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "OpenSessions", "-benchtime", "3x", "./filter")
 	cmd.Dir = b.root
 	out, err := cmd.CombinedOutput()
@@ -344,7 +345,7 @@ func without(m map[string]bool, key string) map[string]bool {
 	return c
 }
 
-// dropping measures answers while the filter removes an expired day of 200,000
+// dropping measures response times while the filter removes an expired day of 200,000
 // sessions.
 func (b *bench) dropping() error {
 	n, span := int64(200_000), max(b.span, time.Second)
@@ -381,7 +382,8 @@ func (b *bench) droppingRun(old bool, n int64, span time.Duration) (slowest floa
 			return 0, err
 		}
 	}
-	// The filter doubts a clock that is months ahead of all records.
+	// Write a recent record, because the filter does not trust a clock that is months
+	// ahead of all records.
 	if _, err := writeRows(dir, 220*100, 1, time.Now().Add(-time.Hour)); err != nil {
 		return 0, err
 	}
@@ -391,7 +393,7 @@ func (b *bench) droppingRun(old bool, n int64, span time.Duration) (slowest floa
 		return 0, err
 	}
 	const rate = 2000
-	// No connect requests: the policy delays unknown clients there.
+	// Omit connect requests, which the policy delays for unknown clients.
 	s := recipe{mix: "mix", registered: without(c.registered, "filter|smtp-in|connect"), open: 50, sessions: 1 << 20,
 		requests: max(int(span.Seconds()*rate), 100), begin: time.Now(), apart: time.Second / rate}.make()
 	took, err := c.offered(s, rate)

@@ -2,7 +2,7 @@
 
 package main
 
-// The driver runs a filter as a child process on a socket, as smtpd does.
+// The driver runs a filter as a child process with a socket, as smtpd does.
 
 import (
 	"bufio"
@@ -80,7 +80,7 @@ func (c *child) failed(err error) error {
 // stop closes the input of the filter and waits for its end, as smtpd does.
 func (c *child) stop() error {
 	c.conn.Close()
-	// A framework may treat the end of its input as an error.
+	// Ignore the error of a framework, which may treat the end of its input as an error.
 	if err := c.cmd.Wait(); err != nil && strings.HasPrefix(c.name, "scanwatch") {
 		return fmt.Errorf("%s: %w; it said:\n%s", c.name, err, c.stderr.String())
 	}
@@ -114,8 +114,8 @@ func (c *child) memory(key string) int64 {
 	return 0
 }
 
-// full plays the stream at full speed until the time is up and reads the
-// answers at the same time. It returns the number of repetitions.
+// full plays the stream at full speed for at least the given time, and reads the answers
+// at the same time. full returns the number of repetitions.
 func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Duration, err error) {
 	var want atomic.Int64 // answers; set before the last round, so that answers are outstanding
 	want.Store(math.MaxInt64)
@@ -161,12 +161,12 @@ func (c *child) drained() {
 	}
 }
 
-// offered plays the stream at a fixed number of requests per second and returns
-// the response times. A response time starts when the request is due. Each
-// request is one write, with the reports before it.
+// offered plays the stream at a fixed number of requests per second and returns the
+// response times. A response time starts when the request is due. One write sends a
+// request together with the reports before it.
 func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
-	// One thread does everything: switching goroutines costs as much as the
-	// measured work. Its sleeps are exact to a few microseconds.
+	// One thread does all work, because switching goroutines costs as much as the
+	// measured work. The sleeps of a thread are exact to a few microseconds.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
@@ -233,7 +233,7 @@ func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
 			if i < 0 {
 				break
 			}
-			// filter-result|SESSION|TOKEN|...
+			// The answer has the form filter-result|SESSION|TOKEN|...
 			fields := bytes.SplitN(in[:i], []byte{'|'}, 4)
 			if len(fields) < 4 {
 				return nil, c.failed(fmt.Errorf("answer %q", in[:i]))
@@ -257,7 +257,7 @@ func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
 	return took, nil
 }
 
-// quantile returns a quantile of sorted times.
+// quantile returns the quantile q of sorted times.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0

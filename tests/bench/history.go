@@ -2,7 +2,7 @@
 
 package main
 
-// Reading of a year of sealed days.
+// This file measures reading a year of sealed days.
 
 import (
 	"context"
@@ -33,7 +33,7 @@ func visitor(n uint64) (netip.Addr, []byte) {
 	return netip.AddrFrom4([4]byte{11 + byte(n>>16), byte(n >> 8), byte(n), 7}), fmt.Appendf(nil, "host%d.isp%d.example", n, n%1000)
 }
 
-// A past is a history of sealed days: one day of the mix, repeated.
+// A past is a history of sealed days. Each day repeats the same day of the mix.
 type past struct {
 	dir      string
 	days     int
@@ -43,7 +43,7 @@ type past struct {
 	daily    netip.Addr // a host with several messages each day
 }
 
-// makePast records and seals days of sessions, the last of which ended yesterday.
+// makePast records and seals days of sessions. The last day is yesterday.
 func makePast(dir string, days, daily int) (*past, error) {
 	p, one, err := newPast(dir, days, daily)
 	if err != nil {
@@ -68,7 +68,7 @@ func newPast(dir string, days, daily int) (*past, []store.Record, error) {
 	return &past{dir: dir, days: days, until: time.Now().UTC().Truncate(24 * time.Hour)}, one, err
 }
 
-// add records days from the given one on.
+// add records days, starting with the given day.
 func (p *past) add(one []store.Record, day, days int) error {
 	var now time.Time
 	w := store.Open(p.dir, store.Options{Budget: 64 << 30, Keep: 10 * 365 * 24 * time.Hour, Now: func() time.Time { return now }})
@@ -106,7 +106,7 @@ func (p *past) add(one []store.Record, day, days int) error {
 	return nil
 }
 
-// renamed appends the steps of r. A name replaces the greeting.
+// renamed appends the steps of r. If name is not empty, it replaces the greeting.
 func renamed(dst []byte, r *store.Record, name []byte) []byte {
 	var last time.Duration
 	_ = r.Steps(func(s *store.Step) bool {
@@ -146,7 +146,7 @@ func (r *reading) median(of func(usage) time.Duration) time.Duration {
 	return median(all)
 }
 
-// memory returns the maximum.
+// memory returns the maximum memory of all runs.
 func (r *reading) memory() (most int64) {
 	for _, u := range r.runs {
 		most = max(most, u.memory)
@@ -154,7 +154,7 @@ func (r *reading) memory() (most int64) {
 	return most
 }
 
-// history measures the commands that read a year of ten million sessions.
+// history measures the commands that read records, with a year of ten million sessions.
 func (b *bench) history() error {
 	days, daily, tested := 365, 27_400, 300_000
 	if b.quick {
@@ -228,7 +228,7 @@ func (r *reading) run(dir string) error {
 	return err
 }
 
-// totals counts the totals and the evidence, in this process.
+// totals measures counting the totals and the evidence in this process.
 func (b *bench) totals(p *past) (*reading, error) {
 	r := &reading{what: "totals and evidence, warm"}
 	for range min(b.pairs, 3) {

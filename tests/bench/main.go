@@ -1,7 +1,7 @@
 //go:build linux
 
-// Bench measures the cost of the filter and of other filters with the same input.
-// It prints the tables that README.md in this directory explains.
+// Bench measures the cost of the filter and of other filters with the same input. Bench
+// prints the tables that README.md in this directory explains.
 package main
 
 import (
@@ -67,12 +67,12 @@ func main() {
 	}
 }
 
-// hurry sets the shortest possible durations.
+// hurry sets the shortest possible durations for a test of the program.
 func (b *bench) hurry() {
 	b.quick, b.pairs, b.span, b.settle = true, 1, 0, time.Millisecond
 }
 
-// A part is a part of the measurements.
+// A part is a group of measurements.
 type part struct {
 	name string
 	run  func(*bench) error
@@ -146,9 +146,9 @@ func (b *bench) conditions() {
 	fmt.Fprintf(b.out, "%s, Linux %s, %d cores, %s, load %s; medians of %d\n", time.Now().UTC().Format("2006-01-02 15:04 MST"),
 		unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version(), strings.Join(strings.Fields(string(load))[:3], " "), b.pairs)
 	if nice, err := unix.Getpriority(unix.PRIO_PROCESS, 0); os.Geteuid() == 0 && err == nil && nice == 20 {
-		// High priority reduces the influence of other processes. New
-		// threads and processes inherit it. A caller with nice(1) has chosen one;
-		// the system returns 20 for none.
+		// A high priority reduces the influence of other processes. New threads and
+		// processes inherit the priority. If the caller has used nice(1), keep that
+		// priority. The system returns 20 for the default priority.
 		threads, _ := os.ReadDir("/proc/self/task")
 		for _, t := range threads {
 			if tid, err := strconv.Atoi(t.Name()); err == nil {
@@ -158,7 +158,7 @@ func (b *bench) conditions() {
 	}
 }
 
-// A goal is a limit for a measurement.
+// A goal is a limit that a measurement must meet.
 type goal struct {
 	what  string
 	limit float64

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// rates measures a fixed number of requests per second.
+// rates measures response times at fixed numbers of requests per second.
 func (b *bench) rates() error {
 	registered, err := b.registrations()
 	if err != nil {

@@ -2,8 +2,8 @@
 
 package main
 
-// Measurements on the real smtpd, with one filter after another. A second process
-// runs them, because entering a namespace starts the program again.
+// This file measures the real smtpd with one filter after another. A second process makes
+// the measurements, because entering a namespace starts the program again.
 
 import (
 	"encoding/json"
@@ -27,7 +27,7 @@ type setting struct {
 	prelude string // lines of smtpd.conf
 }
 
-// These are the settings without scanwatch.
+// These are the names of the settings without scanwatch.
 const (
 	noFilter  = "no filter"
 	nullSame  = "null, the same events"
@@ -35,8 +35,8 @@ const (
 	ownList   = "smtpd's own regex list of 5,000"
 )
 
-// smallest is the smallest useful set of registrations: the source, the recipients, the
-// result, and the request at which a ban can take effect.
+// smallest is the smallest useful set of registrations. The events report the source, the
+// recipients and the result. A ban can take effect at the request.
 var smallest = []string{
 	"report|smtp-in|link-connect", "report|smtp-in|link-identify", "report|smtp-in|link-auth", "report|smtp-in|link-disconnect",
 	"report|smtp-in|tx-rcpt", "filter|smtp-in|connect",
@@ -64,11 +64,11 @@ type served struct {
 	Total, Ours time.Duration // CPU of all processes, and of the filter
 }
 
-// clients is the number of clients at a time. More than five connections wait
-// in the listen queue of smtpd.
+// clients contains the addresses of concurrent clients. smtpd queues at most five
+// connections.
 var clients = []string{"198.51.100.10", "198.51.100.11", "198.51.100.12", "198.51.100.13"}
 
-// inside is the second process. It prints the result of each setting and run.
+// inside runs in the second process. inside prints the result of each setting and run.
 func (b *bench) inside() error {
 	if err := smtpd.Enter(); err != nil {
 		return err
@@ -125,8 +125,8 @@ func (b *bench) serve(v smtpd.Version, set setting) (n served, err error) {
 		wait.Wait()
 		return errors.Join(errs...)
 	}
-	// All clients have sent mail. They are unknown, because the mail is not from an
-	// earlier day.
+	// Each client sends mail before the measurement. The clients remain unknown, because
+	// only mail of an earlier day counts.
 	if err := all(func(i int) error {
 		return visits(s, i, "MAIL FROM:<a@example.net>", "RCPT TO:<"+smtpd.Recipients[0]+"@"+smtpd.Domain+">", "DATA", "Subject: x\r\n\r\nHello.\r\n.")
 	}); err != nil {
@@ -251,7 +251,7 @@ func (b *bench) real() error {
 	return nil
 }
 
-// regexes returns the names of the list as regular expressions for smtpd.
+// regexes returns the names in the list as regular expressions for smtpd.
 func regexes() []byte {
 	var b strings.Builder
 	for n := range suffixes {

@@ -2,7 +2,7 @@
 
 package main
 
-// Answers and memory while days are being sealed.
+// This file measures response times and memory while days are being sealed.
 
 import (
 	"encoding/json"
@@ -17,15 +17,16 @@ import (
 	"scanwatch/store"
 )
 
-// A sealingRun is the result of a run with days that are sealed, or are sealed already.
+// A sealingRun is the result of a run during which days are sealed, or with days that are
+// already sealed.
 type sealingRun struct {
 	p50, p99, p999 time.Duration
 	memory         int64 // bytes, anonymous
 	resident       int64 // bytes, with pages of files
 }
 
-// sealing measures the response times at a fixed rate while finished days are being
-// sealed, and with sealed days, in turn. The filter knows 100,000 further sources.
+// sealing measures the response times at a fixed rate. Runs with days that are being
+// sealed alternate with runs with sealed days. The filter knows 100,000 further sources.
 func (b *bench) sealing() error {
 	days, daily, rate, sources := 3, 300_000, 2000, 100_000
 	if b.quick {
@@ -94,8 +95,9 @@ func (b *bench) sealing() error {
 	return nil
 }
 
-// sealingRun measures a run with a copy of the state directory. It returns an error if
-// busy and sealing did not last as long as the measurement, unless it is quick.
+// sealingRun measures a run with a copy of the state directory. If busy is set, sealing
+// must last as long as the measurement. A shorter duration is an error if the measurement
+// is not quick.
 func (b *bench) sealingRun(dir string, busy bool, rate, sources int, registered map[string]bool) (*sealingRun, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {

@@ -2,7 +2,7 @@
 
 package main
 
-// The configuration "on": the policy tight in mode enforce, with large lists.
+// The configuration "on" is the policy tight in mode enforce, with large lists.
 
 import (
 	"bytes"
@@ -26,12 +26,12 @@ const (
 	asNumbers = 20_000
 )
 
-// delay matches the rules that delay.
+// delay matches rules that delay a client.
 var delay = regexp.MustCompile(`(?m)^rule .* delay \d+s.*\n`)
 
-// configure writes the configurations into a directory, which filters see under another
-// name. bare.conf is on.conf without its lists, prompt.conf is on.conf without the
-// delay for unknown clients, and none.conf has no rules.
+// configure writes the configurations into a directory. Filters see the directory under
+// the name seen. bare.conf is on.conf without the lists. prompt.conf is on.conf without
+// the delay for unknown clients. none.conf has no rules.
 func configure(dir, seen string) error {
 	policy, err := rules.ReadyPolicy("tight")
 	if err != nil {

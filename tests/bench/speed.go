@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// numbers contains the results of a contestant with a mix, for all runs.
+// numbers contains the results of all runs of a contestant with a mix.
 type numbers struct {
 	lines   float64   // of a session
 	session []float64 // us of CPU
@@ -16,7 +16,7 @@ type numbers struct {
 	memory  []float64 // most of it, bytes
 }
 
-// allMixes are played at full speed.
+// allMixes contains the mixes that are played at full speed.
 var allMixes = []string{"mix", "delivery", "scan", "harvest-50", "harvest-500"}
 
 // speed measures all contestants at full speed.
@@ -49,8 +49,8 @@ func (b *bench) speed() error {
 		}
 		w.Flush()
 	}
-	// ratio is the median of the ratios of consecutive runs. Goals with an
-	// omitted mix or peer are omitted.
+	// ratio adds a goal for the median of the ratios of consecutive runs. A goal is
+	// skipped if its mix or its peer was skipped.
 	ratio := func(goal func(string, float64, float64), what, mix, a, c string, limit float64) {
 		x, y := found[mix][a], found[mix][c]
 		if x == nil || y == nil {
@@ -77,8 +77,8 @@ func (b *bench) speed() error {
 	return nil
 }
 
-// registrations returns the registrations of scanwatch with "on". All other
-// filters use the same.
+// registrations returns the registrations of scanwatch with "on". All other filters use
+// the same registrations.
 func (b *bench) registrations() (map[string]bool, error) {
 	r, err := b.run(named(on), nil)
 	if err != nil {

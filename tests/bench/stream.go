@@ -2,8 +2,8 @@
 
 package main
 
-// The streams: lines of smtpd for many sessions at a time. The same arguments produce the
-// same lines, except for the time.
+// This file generates streams: the lines of smtpd for many concurrent sessions. The same
+// arguments produce the same lines, apart from the times.
 
 import (
 	"fmt"
@@ -18,17 +18,18 @@ type step struct {
 	rest    string // the fields after the session (and token)
 }
 
-// A script generates the lines of a session from its number, with all events
-// and requests. Registrations select a part of them.
+// A script generates the lines of a session from its number. The lines contain all events
+// and requests, and the registrations select a part of them.
 type script func(n int) []step
 
-// A kind is a kind of session with its share in percent.
+// A kind describes a kind of session and its share in percent.
 type kind struct {
 	script script
 	share  int
 }
 
-// mixes contains the streams. In "mix", 87 of 100 requests belong to mail.
+// mixes contains the kinds of sessions in each stream. In "mix", 87 of 100 requests
+// belong to mail.
 var mixes = map[string][]kind{
 	"scan":        {{scan, 100}},
 	"delivery":    {{delivery, 100}},
@@ -48,7 +49,7 @@ func name(n int) string { return fmt.Sprintf("mail%d.example.net", n%hosts) }
 
 func say(s []step, name, rest string) []step { return append(s, step{name: name, rest: rest}) }
 
-// ask appends the request in a phase and the event of its answer.
+// ask appends a request in a phase and the event that reports the answer.
 func ask(s []step, phase, told, rest string) []step {
 	return append(s, step{request: true, name: phase, rest: rest}, step{name: "filter-response", rest: told + "|proceed"})
 }
@@ -85,7 +86,7 @@ func quit(s []step) []step {
 	return say(s, "link-disconnect", "")
 }
 
-// visit is a connection from one of millions of hosts.
+// visit generates a connection from one of millions of hosts.
 func visit(n int) []step {
 	src := fmt.Sprintf("%d.%d.%d.%d", 44+n>>24, n>>16&255, n>>8&255, n&255)
 	s := say(nil, "link-connect", "<unknown>|fail|"+src+":20000|192.0.2.25:25")
@@ -116,7 +117,7 @@ func delivery(n int) []step {
 	return quit(s)
 }
 
-// harvest requests a number of recipients that do not exist.
+// harvest generates a session with recipients that do not exist.
 func harvest(recipients int) script {
 	return func(n int) []step {
 		msgid := fmt.Sprintf("%08x", n+1)
@@ -133,7 +134,7 @@ func harvest(recipients int) script {
 	}
 }
 
-// A stream contains the lines of whole sessions. Each cut ends with a request. The
+// A stream contains the lines of complete sessions. A cut marks the end of a request. The
 // tokens of requests are 0, 1 and so on.
 type stream struct {
 	data     []byte
@@ -167,7 +168,7 @@ func (s *stream) again(round int) {
 	}
 }
 
-// A recipe describes a stream. It ends after a number of sessions or requests,
+// A recipe describes a stream. The stream ends after a number of sessions or requests,
 // when all sessions have ended.
 type recipe struct {
 	mix        string
@@ -178,7 +179,8 @@ type recipe struct {
 	begin      time.Time
 	apart      time.Duration // between two requests
 
-	// For visits: the number of the first one, and the number of hosts.
+	// first is the number of the first visit, and sources is the number of hosts. Only
+	// visits use first and sources.
 	first, sources int
 }
 
@@ -219,7 +221,7 @@ func (r recipe) make() *stream {
 		pick := int(mixed(uint64(n)) % uint64(total))
 		for _, k := range kinds {
 			if pick -= k.share; pick < 0 {
-				// smtpd uses random ids that do not repeat soon.
+				// The ids of smtpd are random and do not repeat soon.
 				return &session{id: mixed(uint64(s.sessions) ^ uint64(r.begin.UnixNano())), steps: k.script(n)}
 			}
 		}

@@ -1,7 +1,8 @@
 package cases
 
-// Stolen accounts. The presets do not reject authenticated clients. The tests check the
-// evidence, and that rules about it work or are reported as errors.
+// This file contains cases about stolen accounts. The presets do not reject authenticated
+// clients. The tests check the evidence. Rules about this evidence must work or be
+// reported as errors.
 
 import (
 	"fmt"
@@ -43,7 +44,7 @@ func (s *Server) ordinary(user string) (cs []*simulate.Client) {
 	return cs
 }
 
-// stolen plays the use of an account from several networks within a minute with forged
+// stolen plays the abuse of an account. Several networks log in within a minute and forge
 // senders. Half of the recipients do not exist.
 func (s *Server) stolen(user string, networks int) (cs []*simulate.Client) {
 	for k := range networks {
@@ -55,7 +56,8 @@ func (s *Server) stolen(user string, networks int) (cs []*simulate.Client) {
 	return cs
 }
 
-// acts returns the evidence of cs that is not about names, greetings or addresses.
+// acts returns the evidence of cs other than evidence about names, greetings or
+// addresses.
 func (s *Server) acts(cs ...*simulate.Client) (list []string) {
 	for _, token := range s.Tokens(cs...) {
 		if !strings.HasPrefix(token, "rdns") && !strings.HasPrefix(token, "fcrdns") && !strings.HasPrefix(token, "helo-") && !strings.HasPrefix(token, "cloud") {
@@ -65,7 +67,7 @@ func (s *Server) acts(cs ...*simulate.Client) (list []string) {
 	return list
 }
 
-// TestStolenAccount checks that the use of a stolen account is found.
+// TestStolenAccount checks that the filter finds the use of a stolen account.
 func TestStolenAccount(t *testing.T) {
 	var list []Case
 	for _, user := range []string{"bob", "info"} {
@@ -88,8 +90,8 @@ func TestStolenAccount(t *testing.T) {
 	Run(t, list)
 }
 
-// TestAccountRules checks that rules with auth work, unless they are errors or
-// warnings.
+// TestAccountRules checks that each rule with auth works, or causes an error or a
+// warning.
 func TestAccountRules(t *testing.T) {
 	one := func(s *Server) []*simulate.Client {
 		return []*simulate.Client{s.member(bare("198.51.100.70", "laptop"), "bob", 1, own("bob"), func(int) []string { return simulate.Words("w", 0, 100) })}

@@ -1,6 +1,6 @@
 package cases
 
-// Clients of several cases.
+// This file contains the clients that several cases use.
 
 import (
 	"fmt"
@@ -17,7 +17,7 @@ const (
 	day    = 24 * time.Hour
 )
 
-// named returns a host with a proven name, with which it greets.
+// named returns a host that greets with its proven name.
 func named(addr, name string) simulate.Host {
 	return simulate.Host{Src: netip.MustParseAddr(addr), RDNS: name, Helo: name}
 }
@@ -40,10 +40,10 @@ func without(h simulate.Host, fcrdns string) simulate.Host {
 	return h
 }
 
-// at returns addresses of a network, which is a format with one number.
+// at returns address i of a network. The network is a format with one number.
 func at(format string, i int) string { return fmt.Sprintf(format, i) }
 
-// far returns an address in the i-th of 250 networks.
+// far returns an address in network i of 250 networks.
 func far(i int) string { return fmt.Sprintf("198.18.%d.%d", i%250, 10+i%200) }
 
 // sender returns a sender in the domain of h.
@@ -54,7 +54,7 @@ func sender(h simulate.Host) string {
 	return "joe@sender.example"
 }
 
-// ours adds the domain to local parts.
+// ours adds the domain of the server to local parts.
 func ours(local ...string) (to []string) {
 	for _, l := range local {
 		to = append(to, l+"@"+simulate.Domain)
@@ -62,8 +62,9 @@ func ours(local ...string) (to []string) {
 	return to
 }
 
-// Deliver sends a message to local parts in one session. The server rejects a local
-// part that ends with = although it exists, and defers one that ends with ~.
+// Deliver sends a message to local parts in one session. The server rejects a local part
+// that ends with =, although the mailbox exists. A local part that ends with ~ is
+// deferred.
 func (s *Server) Deliver(h simulate.Host, from string, local ...string) *simulate.Client {
 	c := s.Connect(h)
 	c.Ehlo()
@@ -87,7 +88,7 @@ func (s *Server) Deliver(h simulate.Host, from string, local ...string) *simulat
 // Message sends a message to alice.
 func (s *Server) Message(h simulate.Host) *simulate.Client { return s.Deliver(h, sender(h), "alice") }
 
-// History sends n messages, one each time interval, which ends the last one.
+// History sends n messages, and waits for the interval every after each message.
 func (s *Server) History(h simulate.Host, n int, every time.Duration) {
 	for range n {
 		s.Message(h)
@@ -95,8 +96,8 @@ func (s *Server) History(h simulate.Host, n int, every time.Duration) {
 	}
 }
 
-// Earlier delivers a message of another server, so that the domain is local and the
-// mailbox is known.
+// Earlier delivers a message of another server. From the message, the filter learns that
+// the domain is local and that the mailbox exists.
 func (s *Server) Earlier() { s.Message(named("203.0.113.9", "mx.earlier.example")) }
 
 // Learn delivers ordinary mail of some days.
@@ -108,8 +109,8 @@ func (s *Server) Learn() {
 	}
 }
 
-// Separate sends one message per transaction, all in one session. The senders are the
-// elements of from, or its only element.
+// Separate sends one message per transaction in one session. from contains the sender of
+// each message, or one sender for all messages.
 func (s *Server) Separate(h simulate.Host, from []string, local ...string) *simulate.Client {
 	c := s.Connect(h)
 	c.Ehlo()
@@ -146,8 +147,8 @@ func former(n int) (local []string) {
 	return local
 }
 
-// Login plays a user who mistypes some times. If right, the user then logs in and
-// sends a message.
+// Login plays a user who first tries wrong passwords. If right is set, the user finally
+// logs in and sends a message.
 func (s *Server) Login(h simulate.Host, user string, wrong int, right bool) *simulate.Client {
 	if h.Port == 0 {
 		h.Port = 587
@@ -173,7 +174,7 @@ func (s *Server) Login(h simulate.Host, user string, wrong int, right bool) *sim
 // laptop returns the host of a user.
 func laptop(addr string) simulate.Host { return greets(addr, "dsl-5.isp.example", "laptop") }
 
-// Harvests requests n unknown mailboxes, some in each session.
+// Harvests requests n unknown mailboxes, per of them in each session.
 func (s *Server) Harvests(h simulate.Host, n, per int) (cs []*simulate.Client) {
 	for i := 0; i < n; i += per {
 		cs = append(cs, s.Ask(h, simulate.Manner{Sender: "s@evil.example"}, simulate.Words("name", i, min(per, n-i))...))
@@ -182,14 +183,14 @@ func (s *Server) Harvests(h simulate.Host, n, per int) (cs []*simulate.Client) {
 	return cs
 }
 
-// Bot greets like an infected computer.
+// Bot plays a session that greets like an infected computer.
 func (s *Server) Bot(addr string) {
 	c := s.Connect(bare(addr, "ylmf-pc"))
 	c.Ehlo()
 	c.Quit()
 }
 
-// Bursts requests "each" new mailboxes in each of n sessions.
+// Bursts requests each new mailboxes in each of n sessions.
 func (s *Server) Bursts(n, each int, every time.Duration, m simulate.Manner, host func(i int) simulate.Host) (cs []*simulate.Client) {
 	for i := range n {
 		cs = append(cs, s.Ask(host(i), m, simulate.Words("w", i*each, each)...))
@@ -198,5 +199,5 @@ func (s *Server) Bursts(n, each int, every time.Duration, m simulate.Manner, hos
 	return cs
 }
 
-// same returns a host for all sessions.
+// same returns a function that returns the same host for every session.
 func same(h simulate.Host) func(int) simulate.Host { return func(int) simulate.Host { return h } }

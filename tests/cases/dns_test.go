@@ -1,7 +1,7 @@
 package cases
 
-// Names that the resolver of the server does not find, or that smtpd cuts at 64
-// bytes.
+// This file contains cases about names that the resolver does not find, or that smtpd
+// truncates to 64 bytes.
 
 import (
 	"fmt"
@@ -59,7 +59,8 @@ func TestOutage(t *testing.T) {
 	Run(t, list)
 }
 
-// TestCutNames checks that a name cut at 64 bytes proves and disproves nothing.
+// TestCutNames checks that a name that is truncated to 64 bytes proves nothing and is not
+// evidence.
 func TestCutNames(t *testing.T) {
 	var list []Case
 	for _, h := range []simulate.Host{

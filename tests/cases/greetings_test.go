@@ -1,7 +1,7 @@
 package cases
 
-// Legitimate servers and programs with an unusual greeting. A client may greet with a
-// name other than its own (RFC 5321 section 4.1.4).
+// This file contains cases about legitimate servers and programs with an unusual
+// greeting. A client may greet with a name other than its own (RFC 5321 section 4.1.4).
 
 import (
 	"fmt"

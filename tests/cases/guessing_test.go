@@ -1,7 +1,8 @@
 package cases
 
-// Brute force. The filter cannot answer AUTH, so that a client is rejected at its next
-// connection. The limits are the numbers of passwords that the server answers.
+// This file contains cases about brute force. The filter cannot answer AUTH, and rejects
+// a client only at the next connection. The limits are the numbers of passwords that the
+// server answers.
 
 import (
 	"fmt"
@@ -12,7 +13,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// repeat plays n sessions, one each time interval.
+// repeat plays n sessions at the interval every.
 func (s *Server) repeat(n int, every time.Duration, play func(i int) *simulate.Client) (cs []*simulate.Client) {
 	for i := range n {
 		cs = append(cs, play(i))
@@ -26,7 +27,7 @@ var guessers = []simulate.Host{
 	bare("203.0.113.82", "x.example"), greets("203.0.113.83", "dsl-83.isp.example", "x.example"), bare("2001:db8:83::2", "mail.x.example"),
 }
 
-// TestBlind checks passwords on port 25, where smtpd rejects AUTH.
+// TestBlind checks brute force on port 25, where smtpd rejects AUTH.
 func TestBlind(t *testing.T) {
 	var list []Case
 	for i, h := range guessers {
@@ -136,8 +137,8 @@ func TestSubmissionGuessing(t *testing.T) {
 	Run(t, list)
 }
 
-// TestDistributedGuessing checks that the hosts of a distributed attack on one account
-// are recognised in the first round, and that its owner can log in.
+// TestDistributedGuessing checks a distributed attack on one account. The hosts of the
+// attack are recognised in the first round, and the owner of the account can log in.
 func TestDistributedGuessing(t *testing.T) {
 	var list []Case
 	for _, user := range []string{"alice", "office"} {

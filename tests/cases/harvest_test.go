@@ -1,7 +1,7 @@
 package cases
 
-// Directory harvests from one host or network. The limits are the numbers of mailboxes
-// of which the attacker may learn whether they exist.
+// This file contains cases about directory harvests from one host or network. The limits
+// are the numbers of mailboxes that an attacker can verify.
 
 import (
 	"fmt"
@@ -140,8 +140,8 @@ func TestNetworkHarvest(t *testing.T) {
 	Run(t, list)
 }
 
-// limits states that each of the first sessions learns about at most some mailboxes,
-// and each later session about fewer.
+// limits states the maximum number of mailboxes about which a session learns. The limit
+// is first for nine sessions, and then for each further session.
 func (s *Server) limits(cs []*simulate.Client, first, then int) {
 	for i, c := range cs {
 		most := first
@@ -155,7 +155,7 @@ func (s *Server) limits(cs []*simulate.Client, first, then int) {
 	}
 }
 
-// noticed states that the record of c has some evidence of a harvest.
+// noticed states that the record of c has evidence of a harvest.
 func (s *Server) noticed(c *simulate.Client) {
 	got := s.Tokens(c)
 	s.Check(slices.ContainsFunc(got, func(token string) bool {

@@ -1,6 +1,7 @@
 package cases
 
-// The state of the filter about a host, a mailbox and an address.
+// This file contains cases about the state of the filter for a host, a mailbox and an
+// address.
 
 import (
 	"fmt"
@@ -33,7 +34,8 @@ rule harvest on mx phase rcpt-to match evidence harvest disconnect "421 4.7.0 To
 rule known on mx phase rcpt-to match evidence probed-recipient !seen-good disconnect "421 4.7.0 Too many unknown recipients"
 `
 
-// TestNewMailbox checks that a mailbox that was probed before it existed receives mail.
+// TestNewMailbox checks that a new mailbox receives mail, although it was probed before
+// it existed.
 func TestNewMailbox(t *testing.T) {
 	long := []time.Duration{15 * minute, hour, 4 * hour, 12 * hour, day}
 	list := []Case{{Name: "the recipe for a gateway", Lines: gatewayRecipe, Play: func(s *Server) {
@@ -96,7 +98,7 @@ func TestSiege(t *testing.T) {
 	}}})
 }
 
-// TestHistory checks that ordinary mail counts, and that offences expire.
+// TestHistory checks that ordinary mail improves the standing, and that offences expire.
 func TestHistory(t *testing.T) {
 	partner := named("198.51.100.124", "mail.partner.example")
 	list := []Case{{Name: "once a year, with a harvester in the network", Play: func(s *Server) {
@@ -164,7 +166,7 @@ func TestFriends(t *testing.T) {
 			return strings.Replace(text, "table <friends> { }", "table <friends> { "+addr+" }", 1)
 		}
 	}
-	// odd is an old program that writes to former users.
+	// odd plays an old program that writes to former users.
 	odd := func(s *Server, addr string) *simulate.Client {
 		return s.Deliver(bare(addr, "User"), "scanner@printer.example", append(former(6), "alice")...)
 	}

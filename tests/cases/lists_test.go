@@ -1,6 +1,7 @@
 package cases
 
-// Mailing lists, newsletters, forums and notices with former recipients.
+// This file contains cases about mailing lists, newsletters, forums and notices with
+// former recipients.
 
 import (
 	"fmt"
@@ -18,7 +19,7 @@ var (
 	members = []string{"alice", "bob", "carol", "dave"}
 )
 
-// delivered states that the members receive the message and the host is not banned.
+// delivered states that the members receive the message, and that the host is not banned.
 func delivered(s *Server, c *simulate.Client) {
 	s.Delivered(c)
 	s.NotBanned(c)
@@ -70,7 +71,7 @@ func confirmations(n int) (from []string) {
 	return from
 }
 
-// TestForums checks forums whose visitors enter invented addresses.
+// TestForums checks forums whose visitors have entered invented addresses.
 func TestForums(t *testing.T) {
 	var list []Case
 	for _, n := range []int{5, 6} {
@@ -142,7 +143,7 @@ func TestBrokenTables(t *testing.T) {
 	}}})
 }
 
-// TestNotices checks programs that write to mailboxes that do not exist.
+// TestNotices checks programs that send notices to mailboxes that do not exist.
 func TestNotices(t *testing.T) {
 	jobs, supplier := named("198.51.100.25", "jobs.partner.example"), named("198.51.100.26", "mail.supplier.example")
 	var list []Case

@@ -1,6 +1,7 @@
 package cases
 
-// Legitimate hosts that share an address, a network or a name with an attacker.
+// This file contains cases about legitimate hosts that share an address, a network or a
+// name with an attacker.
 
 import (
 	"fmt"
@@ -9,7 +10,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestNeighbours checks that offences of neighbours do not affect a host.
+// TestNeighbours checks that offences of adjacent hosts do not affect a host.
 func TestNeighbours(t *testing.T) {
 	var list []Case
 	for i, net := range []string{"2001:db8:3c02:0", "2001:db8:400:d0"} {

@@ -1,7 +1,8 @@
 package cases
 
-// Relay probes: recipients of other domains, from clients that have not logged in. The
-// server rejects each; the limits are the numbers of its answers.
+// This file contains cases about relay probes. A relay probe is a recipient in a foreign
+// domain from a client that has not logged in. The server rejects each recipient, and the
+// limits are the numbers of its answers.
 
 import (
 	"fmt"
@@ -11,7 +12,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// probed states that the server answered at most n recipients of other domains.
+// probed states that the server answered at most n recipients in foreign domains.
 func (s *Server) probed(n int, cs ...*simulate.Client) {
 	got := 0
 	for _, c := range cs {

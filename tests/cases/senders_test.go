@@ -1,7 +1,7 @@
 package cases
 
-// One message from each form of legitimate senders, none of which has sent mail
-// earlier.
+// This file contains a case for each form of legitimate sender. No sender has sent mail
+// before.
 
 import (
 	"os"
@@ -11,7 +11,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// forms returns the rows of the table of senders: hosts and notes.
+// forms returns the hosts and the notes in the table of senders.
 func forms(t *testing.T) (hosts []simulate.Host, notes []string) {
 	text, err := os.ReadFile("../month/testdata/senders.tsv")
 	if err != nil {
@@ -39,8 +39,8 @@ func forms(t *testing.T) (hosts []simulate.Host, notes []string) {
 	return hosts, notes
 }
 
-// TestSenders checks the first message of each form. The policy tight may reject those
-// whose note gives a reason.
+// TestSenders checks the first message of each form of sender. The policy tight may
+// reject a sender if the note gives a reason.
 func TestSenders(t *testing.T) {
 	hosts, notes := forms(t)
 	var list []Case

@@ -1,9 +1,9 @@
-// Package cases tests the treatment of legitimate and hostile clients by the presets,
-// with small programs against the pipeline of the filter. Each case plays clients on a
-// simulated clock and then states conditions that must be true.
+// Package cases tests how the presets treat legitimate and hostile clients. Each case is
+// a small program. Package cases plays clients against the pipeline of the filter on a
+// simulated clock, and states conditions that must be true.
 //
-// The domain of the server is example.org. The documentation networks represent
-// routable networks.
+// The domain of the server is example.org. The documentation networks represent routable
+// networks.
 package cases
 
 import (
@@ -53,7 +53,7 @@ type Server struct {
 	err     error
 }
 
-// record is the part of a record that a case needs.
+// A record contains the fields of a record that cases need.
 type record struct {
 	findings []finding
 	acts     []act
@@ -61,7 +61,7 @@ type record struct {
 
 type finding struct{ token, confidence, org, match string }
 
-// act is a recipient, a decision, a tag or a ban in a record.
+// An act is a recipient, a decision, a tag or a ban in a record.
 type act struct {
 	kind         store.Kind
 	text, exempt string
@@ -71,7 +71,8 @@ type act struct {
 // start is the time at which cases start.
 var start = time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC)
 
-// mailboxes exist in every case, in addition to postmaster and abuse.
+// mailboxes contains the mailboxes that exist in every case, in addition to postmaster
+// and abuse.
 var mailboxes = strings.Fields("info alice bob carol dave erin frank grace heidi ivan judy")
 
 // New starts the server of a case.
@@ -94,8 +95,8 @@ func New(c *Case, preset string) (*Server, error) {
 	return s, s.begin(start, 0)
 }
 
-// Over returns a server whose filter is a process. The process keeps
-// records and bans, so that statements about them do not apply.
+// Over returns a server whose filter is a process. Statements about records and bans do
+// not apply, because records and bans exist only in the process.
 func Over(l *simulate.Live) *Server {
 	s := &Server{Live: l, Mailboxes: slices.Concat([]string{"postmaster", "abuse"}, mailboxes)}
 	l.Exists = func(local string) bool { return slices.Contains(s.Mailboxes, local) }
@@ -123,7 +124,7 @@ func (s *Server) settings(policy *rules.Policy) *filter.Settings {
 	return &filter.Settings{Policy: policy, ASN: s.c.ASN}
 }
 
-// Replace changes the policy like a reload. The phases with rules must not change.
+// Replace changes the policy like a reload. The new policy must need the same phases.
 func (s *Server) Replace(old, with string) {
 	if !strings.Contains(s.text, old) {
 		s.Fail("the policy has no text %q", old)
@@ -138,7 +139,7 @@ func (s *Server) Replace(old, with string) {
 	s.filter.Use(s.settings(policy))
 }
 
-// Restart starts the filter again, with the state that it has stored.
+// Restart starts the filter again with its stored state.
 func (s *Server) Restart() {
 	at, n := s.Now(), s.Sessions()
 	s.stop()
@@ -158,7 +159,8 @@ func (s *Server) stop() {
 	s.filter.Stop()
 }
 
-// Close ends the case. Its error is an error of the filter, not a failure of the case.
+// Close ends the case. An error of Close is an error of the filter, not a failure of the
+// case.
 func (s *Server) Close() error {
 	s.stop()
 	return s.err
@@ -189,7 +191,7 @@ func (s *Server) record(at time.Time, id uint64, value []byte) {
 	}
 }
 
-// Wait advances the clock. Once a day a local monitor connects, as on a real server.
+// Wait advances the clock. As on a real server, a local monitor connects once a day.
 func (s *Server) Wait(d time.Duration) {
 	until := s.Now().Add(d)
 	for until.Sub(s.Now()) > 24*time.Hour {
@@ -201,12 +203,12 @@ func (s *Server) Wait(d time.Duration) {
 	s.WaitUntil(until)
 }
 
-// Fail notes a statement that is not true.
+// Fail reports a statement that is not true.
 func (s *Server) Fail(format string, args ...any) {
 	s.Fails = append(s.Fails, fmt.Sprintf(format, args...))
 }
 
-// Check notes a statement unless ok.
+// Check reports a statement if ok is false.
 func (s *Server) Check(ok bool, format string, args ...any) {
 	if !ok {
 		s.Fail(format, args...)
@@ -231,8 +233,8 @@ func (s *Server) Accepted(cs ...*simulate.Client) {
 	}
 }
 
-// Rejected states that the filter rejected something, in the given phase if it is
-// not empty.
+// Rejected states that the filter rejected each of cs. If phase is not empty, the
+// rejection must be in that phase.
 func (s *Server) Rejected(phase string, cs ...*simulate.Client) {
 	for _, c := range cs {
 		ok := slices.ContainsFunc(c.Refusals(), func(r simulate.Refusal) bool { return phase == "" || r.Phase.String() == phase })
@@ -240,7 +242,7 @@ func (s *Server) Rejected(phase string, cs ...*simulate.Client) {
 	}
 }
 
-// Temporary states that all negative answers are temporary.
+// Temporary states that all negative answers to cs are temporary.
 func (s *Server) Temporary(cs ...*simulate.Client) {
 	for _, c := range cs {
 		bad := slices.ContainsFunc(c.Refusals(), func(r simulate.Refusal) bool { return r.Text[0] == '5' })
@@ -255,7 +257,7 @@ func (s *Server) Delivered(cs ...*simulate.Client) {
 	}
 }
 
-// bans returns all bans of rules, including expired ones.
+// bans returns all bans of rules, including expired bans.
 func (s *Server) bans() (list []memory.Ban) {
 	s.Flush()
 	s.memory.Bans.Each(func(b memory.Ban) {
@@ -287,12 +289,12 @@ func (s *Server) Banned(cs ...*simulate.Client) {
 	}
 }
 
-// blame lists the evidence of misbehaviour. Other evidence describes unusual
+// blame lists the evidence of misbehaviour. All other evidence describes unusual
 // properties.
 var blame = strings.Fields("scanner botnet-helo helo-own-name helo-own-address helo-forged harvest relay-probe auth-spray early-talker campaign flood talks-http talks-ssh talks-tls talks-binary")
 
-// Fair states that legitimate clients received no negative answer and no ban, and have no
-// evidence of misbehaviour with high confidence.
+// Fair states that legitimate clients received no negative answer and no ban. The records
+// of legitimate clients must not have evidence of misbehaviour with high confidence.
 func (s *Server) Fair(cs ...*simulate.Client) {
 	s.Accepted(cs...)
 	s.NotBanned(cs...)
@@ -327,8 +329,8 @@ func (s *Server) Tokens(cs ...*simulate.Client) (list []string) {
 	return slices.Compact(list)
 }
 
-// Evidence states that the record of c has the token, with the confidence if it is
-// not empty.
+// Evidence states that the record of c has the token. If confidence is not empty, the
+// finding must have that confidence.
 func (s *Server) Evidence(c *simulate.Client, token, confidence string) {
 	ok := slices.ContainsFunc(s.findings(c), func(f finding) bool {
 		return f.token == token && (confidence == "" || f.confidence == confidence)
@@ -343,7 +345,7 @@ func (s *Server) Organisation(c *simulate.Client, token, org string) {
 	s.Check(ok, "%s has no evidence %s of %s, only %v", who(c), token, org, s.findings(c))
 }
 
-// Logged returns the log lines that match.
+// Logged returns the log lines that match expr.
 func (s *Server) Logged(expr string) (lines []string) {
 	s.Flush()
 	re := regexp.MustCompile(expr)
@@ -355,8 +357,8 @@ func (s *Server) Logged(expr string) (lines []string) {
 	return lines
 }
 
-// told returns the number of distinct mailboxes about which cs learned, without the
-// mailboxes in known.
+// told returns the number of distinct mailboxes about which cs learned. Mailboxes in the
+// argument known do not count.
 func told(cs []*simulate.Client, known ...string) int {
 	seen := make(map[string]bool)
 	for _, c := range cs {
@@ -387,7 +389,7 @@ func (s *Server) Tried(n int, cs []*simulate.Client) {
 	s.Check(tried(cs...) <= n, "%d passwords were answered; the limit is %d", tried(cs...), n)
 }
 
-// Shut states that c was rejected before it could log in or send.
+// Shut states that c was rejected before it could log in or send mail.
 func (s *Server) Shut(c *simulate.Client) {
 	s.Check(len(c.Refusals()) > 0 && c.Tries == 0 && c.Mails() == 0, "%s was not rejected first: %s", who(c), answers(c))
 }

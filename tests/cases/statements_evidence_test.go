@@ -1,6 +1,6 @@
 package cases
 
-// The detection thresholds of the manual.
+// This file checks the detection thresholds in the manual.
 
 import (
 	"fmt"
@@ -12,13 +12,13 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// seen is a check with a policy that rejects nothing.
+// seen returns a check with a policy that rejects nothing.
 func seen(f func(s *Server)) []Case { return lines("", f) }
 
 func thresholdRows() []statement {
 	return []statement{
 		{"thresholds", "Detection thresholds", seen(func(s *Server) { s.Accepted(s.Message(unnamed1)) })},
-		{"thresholds", "A rejected recipient counts as unknown if its domain is local, and otherwise as an attempt to relay", seen(func(s *Server) {
+		{"thresholds", "A rejected recipient in a local domain counts as unknown. In any other domain the recipient counts as an attempt to relay", seen(func(s *Server) {
 			s.Earlier()
 			c := s.Ask(unnamed1, manner{}, simulate.Words("w", 0, 1)...)
 			s.Evidence(c, "unknown-recipient", "high")
@@ -34,7 +34,7 @@ func thresholdRows() []statement {
 				s.Check(s.findings(c)[0].match == "undecided", "%v", s.findings(c))
 			}
 		})},
-		{"thresholds", "Recipients rejected by a filter are neither", lines("rule x phase rcpt-to match src 203.0.113.0/24 reject", func(s *Server) {
+		{"thresholds", "A recipient that a filter rejected does not count", lines("rule x phase rcpt-to match src 203.0.113.0/24 reject", func(s *Server) {
 			c := s.Ask(unnamed1, manner{}, append(simulate.Words("w", 0, 20), simulate.Foreign(0, 20)...)...)
 			for _, token := range []string{"unknown-recipient", "relay-probe", "harvest"} {
 				s.None(c, token)
@@ -52,15 +52,15 @@ func thresholdRows() []statement {
 			s.Accepted(s.each(10, minute, manner{Null: true}, same(unnamed1))...)
 			s.Answers(5, s.repeat(6, minute, func(i int) *simulate.Client { return s.Ask(unnamed1, manner{}, simulate.Words("v", i, 1)...) })...)
 		})},
-		{"thresholds", "Hosts in at least three other networks asked for this recipient, each within 30 days of the previous host, in sessions without an accepted recipient", seen(probedNetworks)},
+		{"thresholds", "Hosts in at least three other networks asked for this recipient, each within 30 days of the previous host. The sessions of these hosts had no accepted recipient", seen(probedNetworks)},
 		{"thresholds", "The recipient was never accepted", seen(probedNetworks)},
 		{"thresholds", "Bounces do not count", seen(func(s *Server) {
 			s.Earlier()
 			s.probe("jobs", 5, 0, manner{Null: true})
 			s.None(s.Ask(unnamed1, manner{}, ours("jobs")...), "probed-recipient")
 		})},
-		{"thresholds", "The mailbox may be new: a client with its own proven name may ask once in 30 days for each pair of sender and recipient, at most five times a day for its domain, if it asks for no other unknown recipient", seen(freeAsks)},
-		{"thresholds", "The first command arrived within 1 ms after the greeting, and all later commands arrived at least 15 ms after the previous reply, so the first command was sent before the greeting", seen(func(s *Server) {
+		{"thresholds", "The mailbox may be new. A client with its own proven name may therefore ask once in 30 days for each pair of sender and recipient without this evidence. All hosts of a domain together may ask for such mailboxes at most five times a day. If the session has another unknown recipient, the client has the evidence", seen(freeAsks)},
+		{"thresholds", "The first command arrived within 1 ms after the greeting of the server. All later commands arrived at least 15 ms after the previous reply, so the client sent the first command before the greeting", seen(func(s *Server) {
 			for i, tt := range []struct {
 				pace  []float64
 				found bool
@@ -82,7 +82,7 @@ func thresholdRows() []statement {
 				s.Evidence(c, "early-talker", confidence)
 			}
 		})},
-		{"thresholds", "A well-behaved client nearby may look the same: use the evidence in scores, or together with other evidence", []Case{{Presets: []string{"standard", "tight"}, Play: func(s *Server) {
+		{"thresholds", "A well-behaved client nearby may look the same, so use this evidence in scores or together with other evidence", []Case{{Presets: []string{"standard", "tight"}, Play: func(s *Server) {
 			s.Earlier()
 			for range 5 {
 				c := s.paced("203.0.113.1", 9, .1, 60)
@@ -97,7 +97,7 @@ func thresholdRows() []statement {
 			s.None(s.paced("192.0.2.25", 8, .1, 60), "early-talker")
 		})},
 		{"thresholds", "Within an hour, an account logged in from eight networks, used eight sender addresses in other domains, or wrote to more than 500 recipients", seen(accountLimits)},
-		{"thresholds", "Ten unknown recipients in one session have the same effect", seen(accountLimits)},
+		{"thresholds", "Ten unknown recipients in one session are also evidence against the account", seen(accountLimits)},
 		{"thresholds", "For a day, each later login has the evidence again, unless the cause was unknown recipients", seen(func(s *Server) {
 			s.moved("alice", 8)
 			s.Wait(day - hour)
@@ -107,7 +107,7 @@ func thresholdRows() []statement {
 			s.nowhere("carol", 10)
 			s.None(s.moved("carol", 1), "account-abuse")
 		})},
-		{"thresholds", "The evidence concerns the account, never the address, and only rules with auth act on it", append(under("rule abuse phase { mail-from, rcpt-to } match evidence account-abuse reject ban 1h", func(s *Server) {
+		{"thresholds", "The evidence concerns the account, never the address. Only rules with the condition auth act on account-abuse", append(under("rule abuse phase { mail-from, rcpt-to } match evidence account-abuse reject ban 1h", func(s *Server) {
 			s.Earlier()
 			c := s.nowhere("carol", 12)
 			s.Accepted(c)
@@ -198,17 +198,17 @@ func accountLimits(s *Server) {
 	}
 }
 
-// harvestRows are the rows about harvests.
+// harvestRows returns the rows about harvests.
 func harvestRows() []statement {
 	ask := func(s *Server, h simulate.Host, n int, before ...string) *simulate.Client {
 		return s.Ask(h, manner{}, append(ours(before...), simulate.Words(at("w%d-", s.Sessions()), 0, n)...)...)
 	}
 	return []statement{
-		{"thresholds", "A directory harvest is one of the following", seen(func(s *Server) {
+		{"thresholds", "A session is a directory harvest in each of these cases", seen(func(s *Server) {
 			s.Earlier()
 			s.Evidence(ask(s, unnamed1, 5), "harvest", "high")
 		})},
-		{"thresholds", "five different unknown recipients with one sender, and no accepted recipient", seen(func(s *Server) {
+		{"thresholds", "A session has five different unknown recipients with one sender, and no accepted recipient", seen(func(s *Server) {
 			s.Earlier()
 			s.None(ask(s, unnamed1, 4), "harvest")
 			s.Evidence(ask(s, unnamed1, 5), "harvest", "high")
@@ -216,7 +216,7 @@ func harvestRows() []statement {
 			s.None(s.Ask(unnamed1, manner{}, ours("x", "x", "y", "y", "z", "z")...), "harvest")
 			s.None(s.Separate(unnamed1, []string{"a@x.example", "b@x.example"}, invented(5)...), "harvest")
 		})},
-		{"thresholds", "ten unknown or rejected recipients that make up at least three quarters of all recipients", append(seen(func(s *Server) {
+		{"thresholds", "A session has ten unknown or rejected recipients, and they are at least three quarters of all recipients", append(seen(func(s *Server) {
 			s.Earlier()
 			s.None(ask(s, unnamed1, 9, "alice"), "harvest")
 			s.Evidence(ask(s, unnamed1, 10, "alice", "bob", "carol"), "harvest", "high")
@@ -229,13 +229,13 @@ func harvestRows() []statement {
 			s.Wait(2 * day)
 			s.Evidence(ask(s, unnamed1, 10, "alice"), "harvest", "high")
 		})...)},
-		{"thresholds", "three unknown recipients in one transaction of the null sender, because a bounce has one recipient", seen(func(s *Server) {
+		{"thresholds", "A transaction of the null sender has three unknown recipients: a bounce has one recipient", seen(func(s *Server) {
 			s.Earlier()
 			s.None(s.Ask(unnamed1, manner{Null: true}, simulate.Words("a", 0, 2)...), "harvest")
 			s.Evidence(s.Ask(unnamed1, manner{Null: true}, simulate.Words("b", 0, 3)...), "harvest", "high")
 			s.None(s.Ask(unnamed1, manner{Null: true, Per: 1}, simulate.Words("c", 0, 30)...), "harvest")
 		})},
-		{"thresholds", "five unknown recipients before any recipient was accepted on this server", seen(func(s *Server) {
+		{"thresholds", "A session has five unknown recipients, and this server has not yet accepted any recipient", seen(func(s *Server) {
 			s.None(ask(s, unnamed1, 4), "harvest")
 			s.Evidence(ask(s, unnamed1, 5), "harvest", "medium")
 			s.Evidence(s.Separate(unnamed1, []string{"a@x.example", "b@x.example"}, invented(5)...), "harvest", "medium")
@@ -259,7 +259,7 @@ func harvestRows() []statement {
 	}
 }
 
-// probe requests a mailbox from n networks.
+// probe requests a mailbox from each of n networks.
 func (s *Server) probe(box string, n int, every time.Duration, m manner, before ...string) {
 	for i := range n {
 		s.Ask(bare(at("198.18.%d.9", i), "mail.x.example"), m, ours(append(before, box)...)...)
@@ -327,11 +327,11 @@ func freeAsks(s *Server) {
 	asks(false, "a@x.example", "box0")
 }
 
-// loginRows are the rows about logins.
+// loginRows returns the rows about logins.
 func loginRows() []statement {
 	failures := "rule none phase end match count auth-failure > 1000 in 7d by src ban 1m"
 	return []statement{
-		{"thresholds", "Failed logins of a user are subtracted when the user logs in from the same address within a day", lines(failures, func(s *Server) {
+		{"thresholds", "If the user logs in from the same address within a day, earlier failures of this user do not count", lines(failures, func(s *Server) {
 			for i, tt := range []struct {
 				user, addr string
 				after      time.Duration
@@ -376,7 +376,7 @@ func loginRows() []statement {
 			s.Evidence(spray("198.51.100.11", 5, 5*hour), "auth-spray", "high")
 			s.None(spray("192.0.2.12", 5, 6*hour+minute), "auth-spray")
 		})},
-		{"thresholds", "the threshold is eight if a user has logged in from there recently", seen(func(s *Server) {
+		{"thresholds", "The threshold is eight users for an address from which a user has recently logged in", seen(func(s *Server) {
 			h := laptop("203.0.113.10")
 			s.Login(h, "alice", 0, true)
 			s.Wait(30 * day)
@@ -385,7 +385,7 @@ func loginRows() []statement {
 			}
 			s.Evidence(s.Guess(h, "user7"), "auth-spray", "high")
 		})},
-		{"thresholds", "Failures of one user from five networks within a day, or of eight users from one network within an hour, result in low confidence, because passwords may be mistyped", seen(func(s *Server) {
+		{"thresholds", "The confidence is low for failures of one user from five networks within a day, because a password may be mistyped. The confidence is also low for failures of eight users from one network within an hour", seen(func(s *Server) {
 			for i := range 4 {
 				s.None(s.Guess(bare(at("198.18.%d.9", i), "x.example"), "office"), "auth-spray")
 				s.Wait(5 * hour)
@@ -419,7 +419,8 @@ func loginRows() []statement {
 	}
 }
 
-// lowSpray states that the record has the evidence auth-spray with low confidence only.
+// lowSpray states that the record has the evidence auth-spray, but only with low
+// confidence.
 func (s *Server) lowSpray(c *simulate.Client) {
 	s.Evidence(c, "auth-spray", "low")
 	for _, f := range s.findings(c) {
@@ -427,7 +428,7 @@ func (s *Server) lowSpray(c *simulate.Client) {
 	}
 }
 
-// failures returns the failed logins of an address in 7 days.
+// failures returns the number of failed logins of an address in 7 days.
 func (s *Server) failures(h simulate.Host) int {
 	s.Flush()
 	n, _ := s.memory.Counters.Count(peer(h), rules.Window{Evidence: rules.AuthFailure, Window: 7 * day, By: rules.BySrc}, s.Now().UnixMicro())

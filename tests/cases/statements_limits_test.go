@@ -1,6 +1,6 @@
 package cases
 
-// The limits and the points of the presets.
+// This file checks the limits and the points of the presets.
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// limitRows are the rows about bans, harvests, relaying, brute force and accounts.
+// limitRows returns the rows about bans, harvests, relaying, brute force and accounts.
 func limitRows() []statement {
 	return []statement{
 		{presets, "The first ban has the first duration of a list", under(trial("{ 10m, 1h, 1d }"), func(s *Server) {
@@ -111,7 +111,7 @@ func limitRows() []statement {
 	}
 }
 
-// ladder commits an offence some time after the end of each ban, and states the new
+// ladder plays an offence after the end of each ban, and states the lengths of the new
 // bans.
 func (s *Server) ladder(after, want []time.Duration) {
 	h := bare(at("203.0.113.%d", 100+s.Sessions()%100), "x.example")
@@ -235,8 +235,8 @@ func siege(s *Server) {
 	ask("192.0.2.51", 5) // no siege
 }
 
-// persistent requests further recipients after too many were missing: the reply for an
-// existing mailbox differs.
+// persistent requests further recipients after too many unknown recipients. The reply for
+// an existing mailbox must differ.
 func persistent(s *Server) {
 	s.Earlier()
 	word := 0
@@ -325,7 +325,8 @@ func guessLimits(s *Server) {
 	banned(early, 1, func() { s.Blind(early, 2, "LOGIN") })
 }
 
-// concurrent opens connections of one host, of which the filter admits most.
+// concurrent opens connections of one host. The filter must admit exactly most
+// connections.
 func (s *Server) concurrent(most int) {
 	s.History(partner, 2, day)
 	for i := range most + 1 {
@@ -353,12 +354,12 @@ func (s *Server) senders(user string, n int, every time.Duration) (c *simulate.C
 	return c
 }
 
-// nowhere writes to n recipients that do not exist, and then to one that does.
+// nowhere writes to n recipients that do not exist, and then to a recipient that exists.
 func (s *Server) nowhere(user string, n int) *simulate.Client {
 	return s.member(laptop("198.51.100.71"), user, 1, own(user), func(int) []string { return append(simulate.Words("w", 0, n), ours("alice")...) })
 }
 
-// scoreRows are the rows about points.
+// scoreRows returns the rows about points.
 func scoreRows() (rows []statement) {
 	for _, tt := range []struct {
 		where, token, points, text string
@@ -435,7 +436,8 @@ func scoreRows() (rows []statement) {
 		})})
 }
 
-// points checks that a session has exactly the points of a line, or half of them.
+// points checks that a session has exactly the points that a line states. With low
+// confidence, the session has half of the points.
 func points(line string, low bool, play func(s *Server) simulate.Host) (list []Case) {
 	var n int
 	if _, err := fmt.Sscanf(line[strings.LastIndexByte(line, ' ')+1:], "%d", &n); err != nil {

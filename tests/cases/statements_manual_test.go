@@ -1,6 +1,6 @@
 package cases
 
-// The sections Presets, Rules, Bans and Standing of the manual.
+// This file checks the sections Presets, Rules, Bans and Standing of the manual.
 
 import (
 	"fmt"
@@ -38,7 +38,7 @@ func (s *Server) eval(policy string, f rules.Facts) rules.Verdict {
 	return rules.Verdict{}
 }
 
-// Decides states whether a rule with a condition decides.
+// Decides states whether a rule with a condition must decide.
 func (s *Server) Decides(want bool, condition string, f rules.Facts) {
 	f.Src = netip.MustParseAddr("203.0.113.50")
 	f.Phase = smtp.PhaseMailFrom
@@ -46,7 +46,7 @@ func (s *Server) Decides(want bool, condition string, f rules.Facts) {
 	s.Check((v.Act.Rule != nil) == want, "%s decides: %v", condition, !want)
 }
 
-// Sticks states whether a decision remains active.
+// Sticks states whether a decision must remain active.
 func (s *Server) Sticks(want bool, phase smtp.Phase, condition string) {
 	f := rules.Facts{Phase: phase, Src: netip.MustParseAddr("203.0.113.50"), Helo: []byte("x"), MailFrom: []byte("joe@x.example"), RcptTo: []byte("alice@example.org"), Evidence: rules.RDNSMissing, TLS: true}
 	f.Counts[rules.UnknownRecipient.Index()] = 9
@@ -59,15 +59,15 @@ func (s *Server) Sticks(want bool, phase smtp.Phase, condition string) {
 func ruleRows() []statement {
 	const rejects = ` reject "550 5.7.1 `
 	return []statement{
-		{"Presets", "Three policies with comments are included", play(threePresets)},
-		{"Presets", "All start in mode observe", play(threePresets)},
+		{"Presets", "A preset is an included policy with comments", play(threePresets)},
+		{"Presets", "All presets start in mode observe", play(threePresets)},
 		{"Presets", "Record only", only("open", play(recordOnly))},
 		{"Presets", "Reject only clients that are proven not to deliver mail", play(unusual)},
-		{"Presets", "Ban directory harvests and scanners for a day, attack tools for a week, and brute-force password attacks for ten minutes, then longer", play(firstBans)},
+		{"Presets", "Ban directory harvests and scanners for a day, and attack tools for a week. Ban brute-force password attacks for ten minutes at first, then longer", play(firstBans)},
 		{"Presets", "Also reject servers without a proper greeting, and rented hosts without a proven name", only("tight", play(tightRejects))},
-		{"Presets", "The thresholds are lower, and the greeting is delayed by two seconds for unknown clients", append(only("tight", append(play(wait), play(guessLimits)...)), only("standard", play(guessLimits))...)},
+		{"Presets", "The thresholds are lower. For unknown clients, the greeting is delayed by two seconds", append(only("tight", append(play(wait), play(guessLimits)...)), only("standard", play(guessLimits))...)},
 
-		{"Rules", "Evaluation: at each phase the filter evaluates the rules of that phase in order", lines("rule later phase rcpt-to match src 203.0.113.0/24"+rejects+"A\"\nrule b phase mail-from match mail-from \"b@\""+rejects+"B\"\nrule c phase mail-from match src 203.0.113.0/24"+rejects+"C\"", func(s *Server) {
+		{"Rules", "At each phase the filter evaluates the rules of that phase in order", lines("rule later phase rcpt-to match src 203.0.113.0/24"+rejects+"A\"\nrule b phase mail-from match mail-from \"b@\""+rejects+"B\"\nrule c phase mail-from match src 203.0.113.0/24"+rejects+"C\"", func(s *Server) {
 			s.replies(s.Deliver(unnamed1, "b@x.example", "alice"), "550 5.7.1 B")
 			s.replies(s.Deliver(unnamed1, "a@x.example", "alice"), "550 5.7.1 C")
 		})},
@@ -88,7 +88,7 @@ func ruleRows() []statement {
 			v := s.eval(s.text, rules.Facts{Phase: smtp.PhaseMailFrom, Local: true})
 			s.Check(v.Act.Rule == nil, "a local session is rejected")
 		})},
-		{"Rules", "Conditions have three results: yes, no and unknown", play(func(s *Server) {
+		{"Rules", "A condition has three results: yes, no and unknown", play(func(s *Server) {
 			for _, tt := range []struct {
 				f       rules.Facts
 				yes, no bool
@@ -97,7 +97,7 @@ func ruleRows() []statement {
 				s.Decides(tt.no, "!asn 1", tt.f)
 			}
 		})},
-		{"Rules", "A condition is unknown if, for example, there is no asn file, a table is not loaded or DNS did not answer", play(func(s *Server) {
+		{"Rules", "For example, a condition is unknown if there is no asn file, a table is not loaded or DNS did not answer", play(func(s *Server) {
 			for _, condition := range []string{"asn 1", "src <late>", "fcrdns", "rdns .example"} {
 				s.Decides(false, condition, rules.Facts{FCrDNS: smtp.FCrDNSError})
 				s.Decides(false, "!"+condition, rules.Facts{FCrDNS: smtp.FCrDNSError})
@@ -109,8 +109,8 @@ func ruleRows() []statement {
 			s.replies(s.Message(partner), "550 5.7.1 B")
 		})},
 		{"Rules", "Decisions other than proceed remain active in later phases, even if the client greets again or starts another message", lines("rule a phase mail-from match helo \"bad.example\""+rejects+"A\"\nrule b phase mail-from match helo \"well.example\" proceed\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", remains)},
-		{"Rules", "They end when the client logs in or when a pass matches", lines("pass match rcpt-to \"postmaster@\"\nrule a phase helo match helo \"bad.example\""+rejects+"A\"\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", ends)},
-		{"Rules", "Some rules decide only for the current command: rules without a condition, rules with a condition on mail-from, rcpt-to, auth or tls, and rules that count recipients", play(func(s *Server) {
+		{"Rules", "A decision ends when the client logs in or a pass statement matches", lines("pass match rcpt-to \"postmaster@\"\nrule a phase helo match helo \"bad.example\""+rejects+"A\"\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", ends)},
+		{"Rules", "Some decisions apply to the current command only; Decisions of rules without a condition; Decisions of rules with a condition on mail-from, rcpt-to, auth or tls; Decisions of rules that count recipients", play(func(s *Server) {
 			for _, condition := range []string{"any", "mail-from \"joe@\"", "rcpt-to \"alice@\"", "auth", "tls", "count unknown-recipient > 3", "evidence rdns-missing rcpt-to \"alice@\""} {
 				s.Sticks(false, smtp.PhaseRcptTo, condition)
 			}
@@ -118,14 +118,14 @@ func ruleRows() []statement {
 				s.Sticks(true, smtp.PhaseRcptTo, condition)
 			}
 		})},
-		{"Rules", "Rejecting one recipient therefore does not reject the others", lines("rule a phase rcpt-to match rcpt-to \"bob@\""+rejects+"A\"", func(s *Server) {
+		{"Rules", "Rejecting one recipient therefore does not reject other recipients", lines("rule a phase rcpt-to match rcpt-to \"bob@\""+rejects+"A\"", func(s *Server) {
 			c := s.Deliver(unnamed1, "joe@x.example", "alice", "bob", "carol")
 			s.Check(len(c.Refusals()) == 1 && c.Mails() == 1, "%d rejections", len(c.Refusals()))
 		})},
 	}
 }
 
-// replies states the reply of the first rejection.
+// replies states the text of the first rejection.
 func (s *Server) replies(c *simulate.Client, text string) {
 	r := c.Refusals()
 	s.Check(len(r) > 0 && strings.HasPrefix(r[0].Text, text), "the reply to %s is %q, want %q", who(c), answers(c), text)
@@ -232,13 +232,13 @@ func ends(s *Server) {
 
 func banRows() []statement {
 	return []statement{
-		{"Bans", "A banned host is disconnected at connect", under(trial("1h"), func(s *Server) {
+		{"Bans", "The filter disconnects a banned host when it connects", under(trial("1h"), func(s *Server) {
 			s.offend(unnamed1)
 			c := s.hello(unnamed1)
 			s.Check(c.Barred && c.Closed, "the host is not disconnected")
 			s.Rejected("connect", c)
 		})},
-		{"Bans", "The reply contains the end of the ban, the rule and the session in which the host was banned", under(trial("1h"), func(s *Server) {
+		{"Bans", "The reply contains the end of the ban, the rule, and the session in which the host was banned", under(trial("1h"), func(s *Server) {
 			first := s.offend(unnamed1)
 			s.hello(unnamed1)
 			text := answers(s.hello(unnamed1))
@@ -246,10 +246,10 @@ func banRows() []statement {
 				s.Check(strings.Contains(text, part), "the reply %q has no %s", text, part)
 			}
 		})},
-		{"Bans", "Reply codes: during bans of up to two days the reply is 421, so that a legitimate server queues its mail and retries", banned("2d", "421")},
-		{"Bans", "During longer bans the reply is 554, so that the sender receives a bounce", append(banned("49h", "554"), banned("366d", "554")...)},
-		{"Bans", "Expiry: every ban expires", append(under(trial("1h"), expires), under(trial("366d"), expires)...)},
-		{"Bans", "Offences are consecutive if each follows within a day of the end of the previous ban, or within four times its length", under(trial("{ 10m, 2d, 3d }"), func(s *Server) {
+		{"Bans", "During a ban of up to two days the reply code is 421, so that a legitimate server queues its mail and retries", banned("2d", "421")},
+		{"Bans", "During a longer ban the reply code is 554, so that the sender receives a bounce", append(banned("49h", "554"), banned("366d", "554")...)},
+		{"Bans", "Every ban expires", append(under(trial("1h"), expires), under(trial("366d"), expires)...)},
+		{"Bans", "Offences are consecutive if each follows within a day after the end of the previous ban. After a ban of more than six hours, the limit is four times its length", under(trial("{ 10m, 2d, 3d }"), func(s *Server) {
 			s.ladder([]time.Duration{0, day, 8 * day, 12 * day}, []time.Duration{10 * minute, 2 * day, 3 * day, 3 * day})
 			s.ladder([]time.Duration{0, day + time.Second}, []time.Duration{10 * minute, 10 * minute})
 			s.ladder([]time.Duration{0, day, 8*day + time.Second}, []time.Duration{10 * minute, 2 * day, 10 * minute})
@@ -262,7 +262,7 @@ func banRows() []statement {
 				s.Check(s.hello(bare(addr, "x.example")).Barred == want, "%s is banned: %v", addr, !want)
 			}
 		})},
-		{"Bans", "For an IPv6 host with its own proven name, the source is the address, because hosting providers assign the addresses of one /64 to many customers", under(trial("1h"), func(s *Server) {
+		{"Bans", "The source is a single IPv6 address if the host has its own proven name. Hosting providers assign the addresses of one /64 to many customers", under(trial("1h"), func(s *Server) {
 			h := named("2001:db8:7:7::1", "mail.evil.example")
 			s.offend(h)
 			s.Check(s.hello(h).Barred, "the host is not banned")
@@ -302,7 +302,7 @@ func banRows() []statement {
 			c.Quit()
 			s.Bans(unnamed1, hour)
 		})},
-		{"Bans", "It commits no offence if most of its recipients exist", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
+		{"Bans", "A session commits no offence if most of its recipients exist", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
 			s.History(partner, 4, day)
 			s.Deliver(partner, "joe@partner.example", slices.Concat(mailboxes[:10], former(9))...)
 			s.Check(s.standing(partner).Offence.IsZero(), "a list is an offence")
@@ -313,12 +313,12 @@ func banRows() []statement {
 			s.offend(unnamed1)
 			s.Bans(unnamed1, hour)
 		})},
-		{"Bans", "clients in <friends>", lines("table <friends> { 203.0.113.50 }\n"+trial("1h"), func(s *Server) {
+		{"Bans", "Clients in <friends>", lines("table <friends> { 203.0.113.50 }\n"+trial("1h"), func(s *Server) {
 			s.exempt(unnamed1, "friend")
 			s.offend(named1)
 			s.Bans(named1, hour)
 		})},
-		{"Bans", "authenticated sessions and sessions matching pass", append(lines("pass match src 203.0.113.50\n"+trial("1h"), func(s *Server) {
+		{"Bans", "Authenticated sessions, and sessions that match a pass statement", append(lines("pass match src 203.0.113.50\n"+trial("1h"), func(s *Server) {
 			s.Accepted(s.offend(unnamed1))
 			s.Bans(unnamed1, 0)
 		}), lines(`rule out phase mail-from match auth reject ban 1h`, func(s *Server) {
@@ -328,12 +328,12 @@ func banRows() []statement {
 			s.Bans(h, 0)
 			s.Check(len(s.Logged(`^exempt .*reason=login`)) == 1, "the reason is not logged")
 		})...)},
-		{"Bans", "addresses of this server, and private and local addresses", under(trial("1h"), func(s *Server) {
+		{"Bans", "Addresses of this server, and private and local addresses", under(trial("1h"), func(s *Server) {
 			for _, addr := range []string{"192.0.2.25", "2001:db8:ffff::25", "10.0.0.5", "172.18.0.1", "192.168.4.1", "127.0.0.1", "169.254.3.4", "fd00::5", "fe80::5", "::1"} {
 				s.exempt(bare(addr, "x.example"), "local")
 			}
 		})},
-		{"Bans", "hosts from which a user has logged in within 30 days, except by rules about auth-spray", under(trial("1h"), func(s *Server) {
+		{"Bans", "Hosts from which a user has logged in within 30 days, except by rules about auth-spray", under(trial("1h"), func(s *Server) {
 			h := bare("203.0.113.82", "x.example")
 			s.Login(laptop("203.0.113.82"), "alice", 0, true)
 			s.exempt(h, "login")
@@ -350,7 +350,7 @@ func banRows() []statement {
 			}
 			s.Bans(other, 10*minute)
 		})},
-		{"Bans", "known and trusted clients, except by rules marked even trusted or about logins", append(under("", func(s *Server) {
+		{"Bans", "Known and trusted clients, except by rules marked even trusted or about logins", append(under("", func(s *Server) {
 			s.History(partner, 28, 12*hour)
 			s.Blind(partner, 11, "LOGIN")
 			s.Bans(partner, 10*minute)
@@ -363,17 +363,17 @@ func banRows() []statement {
 			s.offend(partner)
 			s.Bans(partner, hour)
 		})...)...)},
-		{"Bans", "addresses that many hosts share", append(under("gateway 203.0.113.50\n"+trial("1h"), func(s *Server) {
+		{"Bans", "Addresses that many hosts share", append(under("gateway 203.0.113.50\n"+trial("1h"), func(s *Server) {
 			s.exempt(unnamed1, "gateway")
 		}), append(under(trial("1h"), func(s *Server) { s.shared(5, 3, 3, true) }), append(under(trial("1h"), func(s *Server) { s.shared(4, 3, 3, false) }),
 			append(under(trial("1h"), func(s *Server) { s.shared(5, 2, 3, false) }), under(trial("1h"), func(s *Server) { s.shared(5, 3, 2, false) })...)...)...)...)},
-		{"Bans", "The exemption is recorded and logged with the reason", under(trial("1h"), func(s *Server) {
+		{"Bans", "The filter records and logs each exemption with its reason", under(trial("1h"), func(s *Server) {
 			s.History(partner, 2, day)
 			c := s.offend(partner)
 			s.Check(len(s.Logged(`^exempt src=198.51.100.124 rule=trial reason=known`)) == 1, "the reason is not logged")
 			s.Check(s.acted(c, func(a act) bool { return a.kind == store.KindBan && a.exempt == "known" }), "the reason is not recorded")
 		})},
-		{"Bans", "Observed bans, in mode observe or by a rule marked observe, are logged and stored but never reject a client, not even after a change of the mode", append(
+		{"Bans", "A ban is only observed if it results from a rule marked observe, or in mode observe. Observed bans are logged and stored. An observed ban never rejects a client, not even after a change of the mode", append(
 			[]Case{{Lines: "mode observe\n" + trial("1h"), Play: observed}}, lines(strings.Replace(trial("1h"), "trial", "trial observe", 1), observed)...)},
 		{"Bans", "scanwatch(8) lists, adds and removes bans", play(func(s *Server) {
 			manual, err := os.ReadFile("../../man/scanwatch.8")
@@ -416,7 +416,7 @@ func (s *Server) exempt(h simulate.Host, reason string) {
 	}
 }
 
-// shared sends mail of several domains, with several greetings, on several days.
+// shared sends mail of several domains with several greetings on several days.
 func (s *Server) shared(senders, helos, days int, many bool) {
 	for i := range senders * helos * days {
 		h := bare("203.0.113.50", at("host%d.x.example", i%helos))

@@ -1,6 +1,6 @@
 package cases
 
-// The section Standing of the manual.
+// This file checks the section Standing of the manual.
 
 import (
 	"fmt"
@@ -26,8 +26,8 @@ func standingRows() []statement {
 			s.Stands(partner, "known")
 			s.Stands(bare("198.51.100.125", "x.example"), "none")
 		})},
-		{"Standing", "It belongs to the host, and also to the registered domain of its name if FCrDNS passes and the greeting or the sender has the same domain", play(byDomain)},
-		{"Standing", "A domain whose hosts send mail for many other domains belongs to a provider and has no standing", play(func(s *Server) {
+		{"Standing", "Standing belongs to the host. Standing also belongs to the registered domain of the host if FCrDNS passes and the greeting or the sender has the same domain", play(byDomain)},
+		{"Standing", "If the hosts of a domain send mail for many other domains, the domain belongs to a provider and has no standing", play(func(s *Server) {
 			for i := range 4 {
 				s.Deliver(named(at("198.51.100.%d", 40+i), at("out%d.hoster.example", i)), at("joe@customer%d.example", i), "alice")
 				s.Wait(day)
@@ -39,7 +39,7 @@ func standingRows() []statement {
 			}
 			s.Stands(named("198.51.100.43", "out3.hoster.example"), "known") // the host itself
 		})},
-		{"Standing", "Only ordinary mail counts: it has a sender and a recipient other than a role account such as postmaster, and no pass statement exempted it", lines("pass match rcpt-to \"bob@\"\nrule x phase rcpt-to match rcpt-to \"none@\" reject", func(s *Server) {
+		{"Standing", "Only ordinary mail counts. Ordinary mail has a sender, and a recipient other than a role account such as postmaster. Mail that a pass statement exempts does not count", lines("pass match rcpt-to \"bob@\"\nrule x phase rcpt-to match rcpt-to \"none@\" reject", func(s *Server) {
 			for i, tt := range []struct{ from, to, want string }{
 				{"joe@x.example", "alice", "known"}, {"", "alice", "none"}, {"joe@x.example", "postmaster", "none"}, {"joe@x.example", "abuse", "none"},
 				{"joe@x.example", "hostmaster", "none"}, {"joe@x.example", "bob", "none"},
@@ -52,14 +52,14 @@ func standingRows() []statement {
 			}
 		})},
 		{"Standing", "Ordinary mail was accepted on an earlier day within 400 days, or authenticated users of this server write to the domain", play(knownSince)},
-		{"Standing", "Rules do not ban the client, except for logins, and thresholds for recipients are twice as high", append(under(trial("1h"), knownNotBanned), play(func(s *Server) {
+		{"Standing", "Rules do not ban a known client, except for logins. For known clients, thresholds for recipients are twice as high", append(under(trial("1h"), knownNotBanned), play(func(s *Server) {
 			s.History(named1, 1, 26*hour)
 			s.Answers(11, s.each(12, minute, manner{}, same(named1))...)
 		})...)},
 		{"Standing", "Ten messages were accepted on seven different days", play(trustedSince)},
-		{"Standing", "The last was at least ten days after the first, and within the last 90 days", play(trustedSince)},
-		{"Standing", "Rules about lists, names, places and scores do not apply, unless they are marked even trusted", play(aboutClients)},
-		{"Standing", "Rules about the client's behaviour, including counts of it, defer instead of rejecting, except rules about logins", append(play(aboutConduct), play(func(s *Server) {
+		{"Standing", "The last message was at least ten days after the first, and within the last 90 days", play(trustedSince)},
+		{"Standing", "Rules about lists, names, places and scores do not apply to a trusted client, unless they are marked even trusted", play(aboutClients)},
+		{"Standing", "Rules about the behaviour of a trusted client defer instead of rejecting, except rules about logins", append(play(aboutConduct), play(func(s *Server) {
 			s.History(partner, 14, day)
 			s.Wait(hour)
 			s.Accepted(s.each(11, minute, manner{}, same(partner))...)
@@ -67,7 +67,7 @@ func standingRows() []statement {
 			s.replies(c, "450")
 			s.NotBanned(c)
 		})...)},
-		{"Standing", "An offence is a match of a rule with ban, or evidence of abuse", append(under(trial("1h"), func(s *Server) {
+		{"Standing", "An offence is evidence of abuse, or a match of a rule with ban", append(under(trial("1h"), func(s *Server) {
 			s.offends(func(h simulate.Host) { s.offend(h) })
 		}), play(func(s *Server) {
 			s.offends(func(h simulate.Host) { s.Ask(h, manner{}, simulate.Foreign(0, 1)...) })
@@ -76,8 +76,8 @@ func standingRows() []statement {
 			s.Ask(partner, manner{}, simulate.Words("w", 0, 4)...) // no abuse
 			s.Check(s.standing(partner).Offence.IsZero(), "four unknown recipients are an offence")
 		})...)},
-		{"Standing", "An offence halves the counted messages and days, at most once a day, and suspends trusted for 30 days", under(trial("1h"), halves)},
-		{"Standing", "After a start the standing is unknown until the state has been read", under(trial("1h"), func(s *Server) {
+		{"Standing", "An offence halves the counted messages and days, at most once a day. After an offence, a client is not trusted for 30 days", under(trial("1h"), halves)},
+		{"Standing", "After a start of the filter, the standing is unknown until the state has been read", under(trial("1h"), func(s *Server) {
 			s.Stands(partner, "none")
 			s.memory.Expect()
 			s.Stands(partner, "unknown")
@@ -85,7 +85,7 @@ func standingRows() []statement {
 			s.Temporary(c)
 			s.NotBanned(c)
 		})},
-		{"Standing", "If the standing withholds a decision, this is logged and recorded", under(trial("1h"), func(s *Server) {
+		{"Standing", "If the standing of a client withholds a decision, the filter logs and records this", under(trial("1h"), func(s *Server) {
 			s.History(partner, 14, day)
 			c := s.offend(partner)
 			s.Accepted(c)
@@ -136,7 +136,7 @@ func knownSince(s *Server) {
 	s.Stands(bare("203.0.113.71", "mx3.partner.example"), "none")
 }
 
-// trustedSince sends some messages on some days, and states the standing.
+// trustedSince sends messages on several days, and states the resulting standing.
 func trustedSince(s *Server) {
 	for i, tt := range []struct {
 		days  []int // of the messages
@@ -162,7 +162,7 @@ func trustedSince(s *Server) {
 	}
 }
 
-// about evaluates a rule with a condition for a trusted client, and returns the
+// about evaluates a rule with a condition for a trusted client. The results are the
 // decision and the code of the reply.
 func (s *Server) about(condition, even string) (smtp.Decision, string) {
 	f := rules.Facts{Phase: smtp.PhaseRcptTo, Src: partner.Src, RDNS: []byte(partner.RDNS), FCrDNS: smtp.FCrDNSPass, Helo: []byte(partner.Helo), ASN: 1, ASNKnown: true, Country: "DE",
@@ -175,7 +175,7 @@ func (s *Server) about(condition, even string) (smtp.Decision, string) {
 	return v.Act.Decision, v.Act.Text[:min(3, len(v.Act.Text))]
 }
 
-// counts has a high count of everything.
+// counts returns a high value for every counter.
 type counts struct{}
 
 func (counts) Count(*rules.Facts, rules.Evidence, time.Duration, rules.Key) (int, bool) {

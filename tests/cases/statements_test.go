@@ -1,6 +1,7 @@
 package cases
 
-// The statements of the manual and of the comments in the presets, each with a check.
+// This file contains a check for each statement of the manual and of the comments in the
+// presets.
 
 import (
 	"slices"
@@ -14,8 +15,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A statement is a sentence of a preset or of a section of the manual. The cases fail
-// if the sentence is wrong.
+// A statement contains sentences in a preset or in a section of the manual. The cases
+// fail if a sentence is wrong.
 type statement struct {
 	where string // presets or a section
 	text  string
@@ -51,23 +52,23 @@ func TestStatements(t *testing.T) {
 	Run(t, list)
 }
 
-// play is a check under the preset of the statement, or standard.
+// play returns a check with the preset of the statement, or with standard.
 func play(f func(s *Server)) []Case { return []Case{{Play: f}} }
 
-// under is a check with more lines in the policy.
+// under returns a check with additional lines in the policy.
 func under(conf string, f func(s *Server)) []Case { return []Case{{Conf: conf, Play: f}} }
 
-// lines is a check with a policy of some lines, in mode enforce.
+// lines returns a check with the given lines as policy, in mode enforce.
 func lines(policy string, f func(s *Server)) []Case {
 	return []Case{{Lines: "mode enforce\n" + policy + "\n", Play: f}}
 }
 
-// edited is a check with a text of the policy replaced.
+// edited returns a check with a policy in which old is replaced by with.
 func edited(old, with string, f func(s *Server)) []Case {
 	return []Case{{Edit: func(text string) string { return strings.ReplaceAll(text, old, with) }, Play: f}}
 }
 
-// of returns the number for the preset.
+// of returns the number that applies to the preset of the case.
 func (s *Server) of(standard, tight int) int {
 	if s.Preset == "tight" {
 		return tight
@@ -93,8 +94,8 @@ func answered(cs ...*simulate.Client) (n int) {
 	return n
 }
 
-// Answers states that the server itself rejected exactly n recipients of cs, and the
-// filter others.
+// Answers states that the server itself rejected exactly n recipients of cs, and that the
+// filter rejected further recipients.
 func (s *Server) Answers(n int, cs ...*simulate.Client) {
 	asked := 0
 	for _, c := range cs {
@@ -103,17 +104,17 @@ func (s *Server) Answers(n int, cs ...*simulate.Client) {
 	s.Check(answered(cs...) == n && asked > n, "the server answered %d of %d recipients, want %d", answered(cs...), asked, n)
 }
 
-// each plays n sessions with one unknown recipient each.
+// each plays n sessions. Each session has one unknown recipient.
 func (s *Server) each(n int, every time.Duration, m manner, host func(int) simulate.Host) []*simulate.Client {
 	return s.Bursts(n, 1, every, m, host)
 }
 
-// None states that the record of c has no evidence of the token.
+// None states that the record of c does not have the token.
 func (s *Server) None(c *simulate.Client, token string) {
 	s.Check(!slices.Contains(s.Tokens(c), token), "%s has evidence %s", who(c), token)
 }
 
-// Finds states that the record has the token if want is set, and does not otherwise.
+// Finds states that the record of c has the token exactly if want is set.
 func (s *Server) Finds(want bool, c *simulate.Client, token, confidence string) {
 	if want {
 		s.Evidence(c, token, confidence)
@@ -159,7 +160,7 @@ func (s *Server) ban(h simulate.Host) (last memory.Ban) {
 	return last
 }
 
-// Bans states the length of the newest ban of a host; 0 for none.
+// Bans states the length of the newest ban of a host. The length 0 means no ban.
 func (s *Server) Bans(h simulate.Host, want time.Duration) {
 	b := s.ban(h)
 	s.Check(b.Until.Sub(b.Since) == want, "%v is banned for %v by %s, want %v", h.Src, b.Until.Sub(b.Since), b.Rule, want)
@@ -174,7 +175,7 @@ func (s *Server) offend(h simulate.Host) *simulate.Client {
 	return c
 }
 
-// trial is a rule for offend.
+// trial returns a rule that rejects the sessions of offend.
 func trial(ban string) string {
 	return `rule trial phase helo match helo "trial.example" disconnect "554 5.7.1 No" ban ` + ban
 }
@@ -195,7 +196,7 @@ func (s *Server) command(h simulate.Host, line string) *simulate.Client {
 	return c
 }
 
-// presetRows are the rows about exemptions, scanners, greetings and protocols.
+// presetRows returns the rows about exemptions, scanners, greetings and protocols.
 func presetRows() []statement {
 	return []statement{
 		{"standard", "standard: reject only clients that are proven not to deliver mail", play(unusual)},
@@ -260,7 +261,7 @@ func presetRows() []statement {
 	}
 }
 
-// unusual plays legitimate programs with unusual properties.
+// unusual plays several legitimate programs with unusual properties.
 func unusual(s *Server) {
 	s.Earlier()
 	for i, helo := range []string{"exchange", "localhost", "203.0.113.9", "User", "mail.example.com", "gmail.com"} {
@@ -379,7 +380,8 @@ func tools(s *Server) {
 	}
 }
 
-// otherProtocols plays programs that do not speak SMTP: the next session is rejected.
+// otherProtocols plays programs that do not speak SMTP. The next session of each program
+// must be rejected.
 func otherProtocols(s *Server) {
 	for i, line := range []string{"GET / HTTP/1.1", "SSH-2.0-Go", "\x03", "\x16\x03\x01\x02"} {
 		h := bare(at("203.0.113.%d", 90+i), "mail.x.example")

@@ -1,6 +1,6 @@
 package cases
 
-// The sentences of the manual and of the comments in the presets.
+// This file reads the sentences of the manual and of the comments in the presets.
 
 import (
 	"os"
@@ -12,20 +12,21 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// sections contains the parts of the manual of which each sentence has a row: the first
-// line, and the line after the last.
+// sections contains the sections of the manual in which each sentence has a row. The
+// values are the first line of the section and the line after it.
 var sections = map[string][2]string{
-	"Rules":      {"Evaluation: at each phase", ".Ss Phases"},
+	"Rules":      {"At each phase the filter evaluates", ".Ss Phases"},
 	"Bans":       {".Ss Bans", ".Ss Standing"},
 	"Standing":   {".Ss Standing", ".Ss Evidence"},
 	"thresholds": {"Detection thresholds:", ".Ss Presets"},
 	"Presets":    {".Ss Presets", "To start with one"},
 }
 
-// sentenceEnd is the end of a sentence, or of a part of one.
+// sentenceEnd matches the end of a sentence, or of a clause.
 var sentenceEnd = regexp.MustCompile(`[.;:]( |$)`)
 
-// split returns the sentences of a paragraph. A colon ends only the paragraph.
+// split returns the sentences of a paragraph. A colon only ends a sentence at the end of
+// the paragraph.
 func split(paragraph string) (list []string) {
 	from := 0
 	add := func(s string) {
@@ -44,8 +45,8 @@ func split(paragraph string) (list []string) {
 	return list
 }
 
-// comments returns the sentences of the comments in a policy. A comment after a
-// statement is one sentence, with the statement before it.
+// comments returns the sentences of the comments in a policy. A comment after a statement
+// forms a sentence together with the statement.
 func comments(policy string) (list []string) {
 	var paragraph []string
 	end := func() {
@@ -104,7 +105,7 @@ func section(manual, name string) (list []string) {
 	return list
 }
 
-// sentences returns the sentences by preset or section.
+// sentences returns the sentences of each preset and section.
 func sentences(t *testing.T) map[string][]string {
 	t.Helper()
 	manual, err := os.ReadFile("../../man/scanwatch.conf.5")
@@ -125,19 +126,22 @@ func sentences(t *testing.T) map[string][]string {
 	return all
 }
 
-// TestStatementsComplete checks that each sentence has a row, and each row a sentence.
+// TestStatementsComplete checks that each sentence of the manual and of the presets is in
+// a row. A row must not contain other sentences.
 func TestStatementsComplete(t *testing.T) {
 	all := sentences(t)
 	rows := make(map[string]bool)
 	for _, r := range statements() {
 		for where := range strings.FieldsSeq(r.where) {
-			key := where + ": " + r.text
-			if rows[key] {
-				t.Errorf("two rows for %q", key)
-			}
-			rows[key] = true
-			if !slices.Contains(all[where], r.text) {
-				t.Errorf("no sentence for the row %q", key)
+			for _, text := range split(r.text) {
+				key := where + ": " + text
+				if rows[key] {
+					t.Errorf("two rows for %q", key)
+				}
+				rows[key] = true
+				if !slices.Contains(all[where], text) {
+					t.Errorf("no sentence for the row %q", key)
+				}
 			}
 		}
 	}

@@ -1,7 +1,7 @@
 package cases
 
-// Users on the submission ports, with any computer, and occasionally with a wrong
-// password.
+// This file contains cases about users on the submission ports. Users log in from any
+// computer, and occasionally with a wrong password.
 
 import (
 	"fmt"
@@ -17,7 +17,7 @@ func loggedIn(s *Server, cs ...*simulate.Client) {
 	s.Delivered(cs...)
 }
 
-// TestComputers checks that the name of a computer has no effect before the login.
+// TestComputers checks that the name of a user's computer has no effect before the login.
 func TestComputers(t *testing.T) {
 	var list []Case
 	for i, name := range strings.Fields("User ADMIN X hydra localhost [192.168.1.5] 127.0.0.1 [127.0.0.1] DESKTOP-8F3K2L1 home user admin [IPv6:::1] WIN-9QL4SDRB93L laptop.local iPhone") {

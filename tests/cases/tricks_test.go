@@ -1,7 +1,7 @@
 package cases
 
-// Simple ways to look like a mail server during a harvest, and attempts to acquire
-// standing.
+// This file contains cases about attackers that try to look like a mail server during a
+// harvest, or to acquire standing.
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestCover checks that existing recipients do not hide unknown ones.
+// TestCover checks that existing recipients do not hide unknown recipients.
 func TestCover(t *testing.T) {
 	var list []Case
 	for i, h := range harvesters {
@@ -61,7 +61,7 @@ func TestNullSender(t *testing.T) {
 	Run(t, list)
 }
 
-// TestBoughtStanding checks that messages without a cost to the attacker earn no
+// TestBoughtStanding checks that messages that cost an attacker nothing do not improve
 // standing.
 func TestBoughtStanding(t *testing.T) {
 	h := named("203.0.113.66", "vps.x.example")
@@ -131,7 +131,7 @@ score evidence rdns-missing 70
 rule odd phase data match score > 60 junk
 `
 
-// TestJunk checks that the postmaster among the recipients does not exempt a message.
+// TestJunk checks that a message to the postmaster and other recipients is not exempt.
 func TestJunk(t *testing.T) {
 	var list []Case
 	for _, to := range [][]string{{"postmaster", "alice"}, {"alice", "postmaster"}, {"abuse", "alice", "bob"}, {"alice", "abuse", "postmaster"}} {

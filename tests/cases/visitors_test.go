@@ -1,6 +1,7 @@
 package cases
 
-// Scanners, rented hosts, false greetings and programs that do not speak SMTP.
+// This file contains cases about scanners, rented hosts, false greetings and programs
+// that do not speak SMTP.
 
 import (
 	"fmt"
@@ -11,13 +12,12 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// spam is a message of an unknown client.
+// spam sends a message as an unknown client.
 func (s *Server) spam(h simulate.Host) *simulate.Client {
 	return s.Deliver(h, "joe@x.example", "alice")
 }
 
-// TestScanners checks that scanners are identified, and that their messages are
-// rejected.
+// TestScanners checks that scanners are identified and that their messages are rejected.
 func TestScanners(t *testing.T) {
 	var list []Case
 	for name, org := range map[string]string{
@@ -65,7 +65,8 @@ func TestScanners(t *testing.T) {
 	Run(t, list)
 }
 
-// TestFalseGreetings checks the evidence of greetings, and their rejection.
+// TestFalseGreetings checks the evidence of false greetings, and the rejection of clients
+// with a false greeting.
 func TestFalseGreetings(t *testing.T) {
 	var list []Case
 	for helo, tt := range map[string]struct{ token, presets string }{
@@ -154,7 +155,7 @@ func TestCommands(t *testing.T) {
 	Run(t, list)
 }
 
-// TestRented checks names of rented hosts, and their other protocols.
+// TestRented checks the names of rented hosts, and other protocols that they speak.
 func TestRented(t *testing.T) {
 	const ec2 = "ec2-3-131-215-38.us-east-2.compute.amazonaws.com"
 	names := []string{ec2, "104.149.216.162.bc.googleusercontent.com", "vmi1234567.contaboserver.net", "static.7.2.0.192.clients.your-server.de",

@@ -4,7 +4,7 @@ package count
 
 import "net/netip"
 
-// A ban is the ban of a source. Times are seconds since 1970.
+// A ban is the ban of a source. Times are in seconds since 1970.
 type ban struct {
 	rule         string
 	since, until int64
@@ -14,13 +14,13 @@ type ban struct {
 	session      uint64
 }
 
-// ladders are the bans of the rules of the configuration in seconds.
+// ladders contains the lengths of the bans of each rule in the configuration, in seconds.
 var ladders = map[string][]int64{
 	"tool": {3600, 6 * 3600},
 	"http": {1800},
 }
 
-// bans are the bans of all sources, by their prefix.
+// bans contains the ban of each source by prefix.
 type bans map[netip.Prefix]*ban
 
 // connects counts a connection and returns the rule of the active ban, or "".
@@ -37,8 +37,9 @@ func (b bans) connects(src netip.Prefix, at int64) (rule string) {
 	return old.rule
 }
 
-// offends bans a source. An offence within a day after a ban, or four times its length,
-// has the next duration of the ladder. During a ban the later end counts.
+// offends bans a source. An offence within a day after a ban, or within four times the
+// length of the ban, has the next duration of the ladder. If a ban is active, the later
+// end applies.
 func (b bans) offends(src netip.Prefix, rule string, session uint64, at int64) *ban {
 	now, ladder := at/1e6, ladders[rule]
 	one := ban{rule: rule, since: now, session: session, times: 1}

@@ -10,10 +10,10 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// TestCountCommon checks that a report accounts for every session when the budget does
-// not suffice for an aggregate of each source: totals, evidence and rules are exact in
-// every hour, the lists and the number of items that they lack are complete, and the
-// number of sources is marked with its error.
+// TestCountCommon checks that a report accounts for every session if the budget has no
+// room for an aggregate of each source. Totals, evidence and rules must be exact in every
+// hour. The lists together with the numbers of missing items must be complete. The number
+// of sources must be marked with its error.
 func TestCountCommon(t *testing.T) { countCommon(t, 40_000, 150*time.Minute) }
 
 func countCommon(t *testing.T, sessions int, length time.Duration) {
@@ -38,8 +38,8 @@ func countCommon(t *testing.T, sessions int, length time.Duration) {
 	}
 }
 
-// checkCommon compares the numbers that do not depend on which sources have separate
-// records.
+// checkCommon compares the numbers that are the same regardless of the sources that have
+// separate records.
 func (r *run) checkCommon(p period) (common int) {
 	r.t.Helper()
 	var records []*record
@@ -105,8 +105,9 @@ func (r *run) checkCommon(p period) (common int) {
 	return common
 }
 
-// atMost fails if a list has a source that it should not have, or more of it. A common
-// aggregate has the rejected recipients of no source.
+// atMost fails if a list contains a wrong source, or too high a number for a source. The
+// numbers may be too low, because an aggregate of many sources does not list the
+// recipients of each source.
 func atMost(t *testing.T, name string, got, want map[string]attempt) {
 	t.Helper()
 	of := map[netip.Prefix]int{}

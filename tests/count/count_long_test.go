@@ -10,14 +10,14 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// TestCountLong checks the same with 200,000 sessions.
+// TestCountLong is TestCount with 200,000 sessions.
 func TestCountLong(t *testing.T) { count(t, 200_000) }
 
-// TestCountCommonLong checks the same with more aggregates of many sources.
+// TestCountCommonLong is TestCountCommon with more aggregates of many sources.
 func TestCountCommonLong(t *testing.T) { countCommon(t, 200_000, 24*time.Hour) }
 
-// TestCountSources checks that the number of sources is exact up to 500,000, and marked
-// with its error above.
+// TestCountSources checks that the number of sources is exact up to 500,000. A higher
+// number must be marked with its error.
 func TestCountSources(t *testing.T) {
 	const exact = 500_000
 	w := newWorld(size{sessions: 1000, until: begin.Add(time.Hour), kinds: []string{"scan"}})

@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// countSessions is also the seed.
+// countSessions is the number of sessions of TestCount, and also the seed.
 var countSessions = flag.Int("count.sessions", 20_000, "sessions of TestCount")
 
 // TestCount checks that reports, records, counters and bans agree with an independent
-// count of the same stream: with floods, aggregates, restarts, sealed and open days, for
-// every tested period.
+// count of the same stream in each of several periods. The stream has floods, aggregates,
+// restarts, and sealed and open days.
 func TestCount(t *testing.T) { count(t, *countSessions) }
 
-// The filter stops on the second day and is killed on the third.
+// The filter stops on the second day and is killed on the third day.
 var (
 	stopped = begin.Add(36*time.Hour + 30*time.Minute)
 	killed  = begin.Add(2*24*time.Hour + 15*time.Hour + 45*time.Minute)
@@ -88,9 +88,9 @@ func (p *period) has(r *record) bool {
 	return !end.Before(p.since) && (p.until.IsZero() || end.Before(p.until))
 }
 
-// periods returns the periods to compare: everything, each day, parts of sealed and open
-// days, and periods that begin or end within an aggregate, at its end or one microsecond
-// after.
+// periods returns the periods to compare. The periods are the whole stream, each day, and
+// parts of sealed and open days. Further periods start or end within an aggregate, at the
+// end of an aggregate, or one microsecond later.
 func (r *run) periods() (list []period) {
 	day := func(n int) time.Time { return begin.AddDate(0, 0, n) }
 	list = append(list, period{"everything", begin.AddDate(-1, 0, 0), time.Time{}})

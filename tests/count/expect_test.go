@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// totals are the totals of a report or of one source.
+// totals contains the totals of a report or of one source.
 type totals struct {
 	Sessions, Found, Refused, Observed int
 	counts
@@ -33,13 +33,13 @@ type attempt struct {
 	Domains           []string
 }
 
-// A network is a network of sources.
+// A network counts the sources and sessions of a network.
 type network struct {
 	Prefix                     string
 	Addresses, Sessions, Found int
 }
 
-// A rule is the number of sessions with an effect of a rule.
+// A rule counts the sessions with each effect of a rule.
 type rule struct {
 	Rule                             string
 	Enforced, Observed, Bans, Exempt int
@@ -74,7 +74,7 @@ type expectation struct {
 	local   map[string]bool // domains with an accepted recipient
 }
 
-// expect returns the report on records.
+// expect returns the expected report on records.
 func expect(records []*record) *summary {
 	e := expectation{sources: map[netip.Prefix]*sourceTally{}, local: map[string]bool{}}
 	e.Evidence, e.Organisations, e.Helo, e.NotListed = map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
@@ -222,7 +222,7 @@ func (a *attempt) add(domain string, d *domainTally) {
 	a.Refused, a.Sessions, a.Domains = a.Refused+d.refused, a.Sessions+d.sessions, append(a.Domains, domain)
 }
 
-// listed adds the attempts of a source to a list with the first three domains.
+// listed adds the attempts of a source to a list. The list shows the first three domains.
 func (a *attempt) listed(t *sourceTally, list map[string]attempt) {
 	if a.Refused == 0 {
 		return

@@ -18,7 +18,7 @@ type host struct {
 	visits int
 }
 
-// A kind describes a class of clients. Play writes the session after the greeting of the
+// A kind describes a class of clients. play writes the session after the greeting of the
 // server.
 type kind struct {
 	name    string
@@ -34,10 +34,11 @@ type kind struct {
 	implied string // evidence of the address
 }
 
-// Names of the generated hosts are below .example, which no list contains.
+// helo returns the name of a generated host. The name is below .example, which no list
+// contains.
 func helo(h *host) string { return fmt.Sprintf("h%d.%s.example", h.number, kinds[h.kind].name) }
 
-// unknown returns a recipient that does not exist and that no other session asks for.
+// unknown returns a recipient that does not exist. No other session uses that recipient.
 func unknown(s *script) string { return fmt.Sprintf("u%x.%d@example.org", s.id, s.rcpts) }
 
 // leave ends a session without mail.
@@ -46,7 +47,7 @@ func leave(s *script) {
 	s.found("no-mail")
 }
 
-// greets returns a client that greets with a name, which may be evidence, and leaves.
+// greets returns a client that greets with a name and leaves. The name may be evidence.
 func greets(name, evidence string) func(*script, *host) {
 	return func(s *script, _ *host) {
 		s.ehlo(name)
@@ -63,7 +64,8 @@ func leaveMail(s *script) {
 	s.disconnect()
 }
 
-// harvest asks for a few recipients that do not exist. Five are a directory harvest.
+// harvest tries a few recipients that do not exist. Five unknown recipients are a
+// directory harvest.
 func harvest(s *script, h *host) {
 	s.ehlo(helo(h))
 	s.mail("probe@sender.example")
@@ -78,8 +80,8 @@ func harvest(s *script, h *host) {
 	leaveMail(s)
 }
 
-// relay asks for recipients in one to three foreign domains. The observed rule matches
-// from the second recipient on.
+// relay tries recipients in one to three foreign domains. The observed rule matches at
+// the second recipient.
 func relay(s *script, h *host) {
 	s.ehlo(helo(h))
 	s.mail("probe@sender.example")
@@ -92,7 +94,7 @@ func relay(s *script, h *host) {
 	leaveMail(s)
 }
 
-// deliver sends a message. Some recipients do not exist, or are deferred.
+// deliver sends a message. Some recipients do not exist or are deferred.
 func deliver(s *script, h *host) {
 	s.ehlo(h.rdns)
 	s.mail("news@sender.example")
@@ -110,8 +112,8 @@ func deliver(s *script, h *host) {
 	s.quit()
 }
 
-// guess fails to log in as users that no other host tries. Six users of one host are a
-// spray.
+// guess fails to log in as users that no other host tries. Six users from one host are
+// evidence of a spray.
 func guess(users int) func(*script, *host) {
 	return func(s *script, h *host) {
 		s.ehlo(helo(h))
@@ -126,7 +128,7 @@ func guess(users int) func(*script, *host) {
 	}
 }
 
-// tool greets as an attack tool. The rule tool disconnects and bans it.
+// tool greets like an attack tool. The rule "tool" disconnects and bans the client.
 func tool(s *script, _ *host) {
 	s.client("EHLO ylmf-pc")
 	s.ask("ehlo", "ylmf-pc", true)
@@ -218,7 +220,7 @@ func scan(s *script, h *host) {
 	leave(s)
 }
 
-// manyNames greets with more names than an aggregate has.
+// manyNames greets with more names than an aggregate can contain.
 func manyNames(s *script, h *host) {
 	s.ehlo(fmt.Sprintf("n%d.%s", h.visits%12, helo(h)))
 	leave(s)
@@ -230,7 +232,7 @@ func longName(s *script, h *host) {
 	leave(s)
 }
 
-// crowd stays for half a minute, so that many sessions of the host are open.
+// crowd remains connected for half a minute, so that many sessions of the host are open.
 func crowd(s *script, h *host) {
 	s.ehlo(helo(h))
 	s.at += 30e6
@@ -242,8 +244,8 @@ func listed(s *script, h *host) {
 	scan(s, h)
 }
 
-// kinds are all kinds of clients. The list is complete in init, because the functions
-// refer to it.
+// kinds contains all kinds of clients. init fills the list, because the functions refer
+// to it.
 var kinds []kind
 
 func init() {

@@ -4,16 +4,17 @@ package count
 
 import "net/netip"
 
-// The rule of the manual: the first sessions of a source and hour have their own records,
-// as do sessions with accepted messages, with a login or with a ban. Every other session
-// is in the aggregate of its source and hour.
+// According to the manual, the first sessions of a source and hour have their own
+// records. Sessions with accepted messages, with a login or with a ban also have their
+// own records. Every other session is in the aggregate of its source and hour.
 const (
 	wholeSessions = 20
 	sumIDs        = 500 // rejected sessions of an aggregate, which is then written
 	sumNames      = 8   // distinct greetings of an aggregate
 )
 
-// A record is a record that the filter must write: a session, or an aggregate of several.
+// A record describes a record that the filter must write: a session, or an aggregate of
+// several sessions.
 type record struct {
 	sum      bool
 	end      int64 // of the last session
@@ -36,7 +37,7 @@ func newLedger() *ledger {
 	return &ledger{first: map[netip.Prefix]int{}, sums: map[netip.Prefix]*record{}}
 }
 
-// clock ends the hour.
+// clock ends all aggregates when the hour has ended.
 func (l *ledger) clock(at int64) {
 	if hour := at / 3600e6; hour != l.hour {
 		l.hour = hour
@@ -45,10 +46,11 @@ func (l *ledger) clock(at int64) {
 	}
 }
 
-// flush ends all aggregates: a reader has asked for them, or the filter has stopped.
+// flush ends all aggregates, because a reader has requested them or the filter has
+// stopped.
 func (l *ledger) flush() { clear(l.sums) }
 
-// restart is the start of a filter, which knows no earlier sessions of the hour.
+// restart simulates a new filter, which does not know earlier sessions of the hour.
 func (l *ledger) restart() {
 	l.flush()
 	clear(l.first)
@@ -95,5 +97,5 @@ func contains(list []string, one string) bool {
 	return false
 }
 
-// clip truncates a name to the length that a report prints.
+// clip truncates a name to the maximum length in a report.
 func clip(name string) string { return name[:min(len(name), 128)] }

@@ -18,8 +18,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// A dumped contains the counted fields of a record that dump prints. Maps count
-// sessions; the map of users counts attempts.
+// A dumped contains the fields of a record that dump prints and the test counts. The map
+// of users counts attempts. All other maps count sessions.
 type dumped struct {
 	ID, Src, Ban                                string
 	Start, End                                  int64
@@ -30,14 +30,14 @@ type dumped struct {
 	References                                  []string
 }
 
-// key returns the text of a record, by which both sides are compared.
+// key returns the text of a record, which is compared with the output.
 func (d *dumped) key() string {
 	slices.Sort(d.References)
 	text, _ := json.Marshal(d) // sorts the keys of maps
 	return string(text)
 }
 
-// elements are the lists of dump.
+// elements contains the lists in the output of dump.
 type elements struct {
 	Helo     []tallied
 	Auth     []tallied
@@ -139,7 +139,7 @@ func (e *elements) count(d *dumped) {
 	}
 }
 
-// dumped returns the record as dump must print it.
+// dumped returns the content that dump must print for the record.
 func (r *record) dumped() *dumped {
 	d := &dumped{
 		ID: fmt.Sprintf("%016x", r.id), Start: r.sessions[0].start, End: r.end, Local: r.sessions[0].local,
@@ -196,7 +196,7 @@ func (r *record) dumped() *dumped {
 	return d
 }
 
-// compareDump compares each record of a period, in their order.
+// compareDump compares the records of a period in their order.
 func (r *run) compareDump(p period, records []*record) {
 	r.t.Helper()
 	var want []string
@@ -329,7 +329,7 @@ func (r *run) compareScanners(p period, records []*record) {
 	compare(r.t, p.name, got, want)
 }
 
-// compareBans compares the table of bans.
+// compareBans compares the list of bans.
 func (r *run) compareBans() {
 	r.t.Helper()
 	type row struct {

@@ -12,7 +12,7 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// A printed is the report that scanwatch prints.
+// A printed contains the report that scanwatch prints.
 type printed struct {
 	Remote, Authenticated, Local     totals
 	Addresses, Aggregated, Unwritten int
@@ -34,7 +34,7 @@ type named struct {
 	Sessions int
 }
 
-// report returns the report on the sessions that a period selects.
+// report returns the printed report on the sessions of a period.
 func report(t *testing.T, dir string, period []string) *summary {
 	t.Helper()
 	var p printed
@@ -89,7 +89,8 @@ func keyed[T any](t *testing.T, list []T, key func(*T) string) map[string]T {
 	return m
 }
 
-// compare reports the differences of two structs. It prints a few elements of each map.
+// compare reports the differences between two structs. Only a few elements of each map
+// are printed.
 func compare(t *testing.T, what string, got, want any) {
 	t.Helper()
 	g, w := reflect.ValueOf(got), reflect.ValueOf(want)

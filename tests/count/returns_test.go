@@ -11,8 +11,9 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// returnRow counts the hosts of a class and, for each length of time, the hosts that were
-// watched for it and the hosts that returned within it.
+// A returnRow counts the hosts of a class. For each length of time, a returnRow counts
+// the hosts that were observed for that time and the hosts that returned within that
+// time.
 type returnRow struct {
 	Hosts             int
 	Watched, Returned map[string]int
@@ -20,14 +21,14 @@ type returnRow struct {
 
 var returnTimes = map[string]time.Duration{"1h": time.Hour, "1d": 24 * time.Hour, "7d": 7 * 24 * time.Hour, "30d": 30 * 24 * time.Hour}
 
-// A firstTime is the first ban or finding of a kind, of a host.
+// A firstTime is the first time of a ban or of a kind of finding for a host.
 type firstTime struct {
 	class string
 	host  netip.Prefix
 }
 
-// expectReturns returns the rows for records. A host returns if it connects after the end
-// of its first session with a ban or with the evidence.
+// expectReturns returns the expected rows for records. A host returns if it connects
+// after its first session with a ban or with the evidence has ended.
 func expectReturns(records []*record, until time.Time) map[string]returnRow {
 	var all []*session
 	for _, r := range records {

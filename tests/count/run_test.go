@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/internal/filterproc"
 )
 
-// config has rules that ban, so that returning clients are rejected, and an observed
-// rule. The local domains are known.
+// config is the configuration of the filter. config has rules that ban, an observed rule,
+// and the local domains. Banned clients are rejected when they return.
 const config = `mode enforce
 store %q keep 400d budget %dM
 table <local-domains> { example.org }
@@ -27,8 +27,8 @@ rule http phase end match evidence talks-http ban { 30m, 30m }
 rule watched observe phase rcpt-to match evidence relay-probe reject "550 5.7.1 No"
 `
 
-// flushEvery is the number of sessions between two flushes. The buffer of the filter
-// holds more.
+// flushEvery is the number of sessions between two flushes. The buffer of the filter has
+// room for more sessions.
 const flushEvery = 10_000
 
 // A run is a filter that reads the lines of a world.
@@ -73,11 +73,11 @@ func (r *run) start() {
 	filterproc.Eventually(r.t, "reading the state", cli.Flushes(r.dir))
 }
 
-// mark is the session of the requests that mark a place in the stream.
+// mark is the session id of the requests that mark a place in the stream.
 const mark = "00000000ffffffff"
 
-// answers checks that the filter disconnects the sessions of which the last bit of the
-// token is 1, and no other.
+// answers checks that the filter disconnects exactly the sessions whose last bit of the
+// token is 1.
 func answers(t *testing.T, lines *bufio.Reader, synced, gone chan struct{}) {
 	defer close(gone)
 	wrong := 0
@@ -100,7 +100,7 @@ func answers(t *testing.T, lines *bufio.Reader, synced, gone chan struct{}) {
 	}
 }
 
-// write writes a line with its head.
+// write writes a line with the fields that precede it.
 func (r *run) write(l *line) {
 	stream := "report"
 	if l.ask {
@@ -109,8 +109,7 @@ func (r *run) write(l *line) {
 	fmt.Fprintf(r.w, "%s|0.7|%d.%06d|smtp-in|%s\n", stream, l.at/1e6, l.at%1e6, l.text)
 }
 
-// play plays the sessions that start before a time, and the rest of sessions that have
-// started.
+// play plays all lines of the sessions that start before a time.
 func (r *run) play(until time.Time) {
 	r.t.Helper()
 	for {
@@ -161,11 +160,12 @@ func (r *run) flush() {
 	r.ledger.flush()
 }
 
-// stop ends the filter as smtpd does, with the sessions that are still open.
+// stop ends the filter as smtpd does. The filter records the sessions that are still
+// open.
 func (r *run) stop() {
 	r.t.Helper()
 	r.sync()
-	// A pending read delays the close of the socket.
+	// Shut the socket down, because a pending read delays its close.
 	if err := syscall.Shutdown(int(r.program.Server.Fd()), syscall.SHUT_WR); err != nil {
 		r.t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func (r *run) stop() {
 	r.ledger.restart()
 }
 
-// kill kills the filter after a flush. It loses the sessions that are still open.
+// kill kills the filter after a flush. The sessions that are still open are lost.
 func (r *run) kill() {
 	r.t.Helper()
 	r.flush()
@@ -201,8 +201,8 @@ func (r *run) clean(log string) {
 }
 
 // sealed waits until all parts of the first days are sealed. If the clock of the machine
-// is ahead of the stream, a filter that starts may also seal the current day, which then
-// continues in another part.
+// is ahead of the stream, a new filter may also seal the current day of the stream. The
+// current day continues in another part.
 func (r *run) sealed(days int) {
 	r.t.Helper()
 	filterproc.Eventually(r.t, fmt.Sprintf("%d sealed days", days), func() bool {
@@ -235,7 +235,7 @@ func (r *run) sealed(days int) {
 	})
 }
 
-// segments returns the number of files of a day with rows, and of sealed ones.
+// segments returns the number of segments of a day with rows, and of sealed segments.
 func (r *run) segments(day int) (rows, sealed int) {
 	r.t.Helper()
 	files, err := filepath.Glob(filepath.Join(r.dir, "sessions", begin.AddDate(0, 0, day).Format(time.DateOnly)+"*.db"))

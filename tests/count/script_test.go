@@ -7,14 +7,14 @@ import (
 	"net/netip"
 )
 
-// A line is a line of smtpd without its head.
+// A line is a line of smtpd without the fields that all lines have.
 type line struct {
 	at   int64 // microseconds since 1970
 	ask  bool  // a request
 	text string
 }
 
-// A script is the lines of one session.
+// A script contains the lines of one session.
 type script struct {
 	id    uint64
 	at    int64
@@ -39,8 +39,8 @@ type facts struct {
 // found adds evidence.
 func (s *script) found(token string) { s.evidence = append(s.evidence, token) }
 
-// Pauses of the parties in microseconds. No client is faster than the evidence
-// early-talker.
+// These are the pauses of the client and the server in microseconds. No client is fast
+// enough for the evidence early-talker.
 const (
 	clientPause = 40_000
 	serverPause = 1_000
@@ -51,7 +51,7 @@ func (s *script) report(format string, args ...any) {
 	s.lines = append(s.lines, line{s.at, false, fmt.Sprintf(format, args...)})
 }
 
-// ask writes a request. The last bit of its token is the expected answer: 1 for
+// ask writes a request. The last bit of the token is the expected answer, which is 1 for
 // disconnect and 0 for proceed.
 func (s *script) ask(phase, arg string, disconnect bool) {
 	if !s.asked[phase] {
@@ -149,7 +149,7 @@ func (s *script) rollback() {
 	s.report("tx-reset|%016x|%08x", s.id, uint32(s.id))
 }
 
-// turnedAway ends the session with a reply of the filter.
+// turnedAway ends the session with a rejection by the filter.
 func (s *script) turnedAway(rule, reply string) {
 	s.rejected = rule
 	s.server(reply)

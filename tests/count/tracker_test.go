@@ -25,7 +25,7 @@ type session struct {
 	facts
 }
 
-// counts are numbers of one or more sessions.
+// counts contains the counters of one or more sessions.
 type counts struct {
 	Messages     int
 	RcptOK       int `json:"rcpt_ok"`
@@ -63,7 +63,7 @@ func newTracker() *tracker {
 	return &tracker{open: map[uint64]*session{}, auth: map[uint64]bool{}}
 }
 
-// line reads a line. It returns the session that it ends, or nil.
+// line reads a line. If the line ends a session, line returns that session.
 func (t *tracker) line(l *line) *session {
 	t.now = l.at
 	if l.ask {

@@ -35,7 +35,7 @@ type visit struct {
 	host *host
 }
 
-// A size is the size of a world.
+// A size contains the settings of a world.
 type size struct {
 	sessions int
 	until    time.Time
@@ -45,7 +45,7 @@ type size struct {
 	floods   int         // number of single sessions for each flood; 0: as many sessions as in floods
 }
 
-// newWorld plans sessions from begin on.
+// newWorld plans sessions that start at begin.
 func newWorld(o size) *world {
 	w := &world{rng: rand.New(rand.NewPCG(uint64(o.sessions), 1)), live: map[netip.Prefix]int{}, bans: bans{}, facts: map[uint64]facts{}, ids: 0x1000}
 	var single, bursts []int
@@ -137,7 +137,8 @@ func (w *world) population(k, sessions int, next *int) (all []*host) {
 	return all
 }
 
-// source returns the host of an address: an IPv4 address or the /64 of an IPv6 address.
+// source returns the source of an address, which is an IPv4 address or the /64 of an IPv6
+// address.
 func source(a netip.Addr) netip.Prefix {
 	bits := 64
 	if a.Is4() {
@@ -197,8 +198,8 @@ func (w *world) start(v visit) *script {
 	return s
 }
 
-// offence bans the source of a script at a line that the filter bans for: the greeting of
-// a tool, or the end of a session that spoke HTTP.
+// offence bans the source of a script at a line for which the filter bans. The filter
+// bans for the greeting of an attack tool, or for the end of a session that spoke HTTP.
 func (w *world) offence(s *script, l *line) {
 	rule := ""
 	switch kind := kindOf(s); {
@@ -213,7 +214,7 @@ func (w *world) offence(s *script, l *line) {
 	s.until = s.ban.until
 }
 
-// kindOf returns the evidence of a session that the rules with bans are about.
+// kindOf returns the evidence of a session that causes a ban.
 func kindOf(s *script) string {
 	for _, e := range s.evidence {
 		if e == "botnet-helo" || e == "talks-http" {
@@ -223,8 +224,8 @@ func kindOf(s *script) string {
 	return ""
 }
 
-// next returns the next line, or false at the end. Sessions that start before the time
-// of the next line start first.
+// next returns the next line, or false at the end. A session that starts before that line
+// is started first.
 func (w *world) next() (l line, ok bool) {
 	for len(w.visits) > 0 && (len(w.open) == 0 || w.visits[0].at < w.open[0].lines[0].at) {
 		heap.Push(&w.open, w.start(w.visits[0]))
@@ -249,7 +250,7 @@ func (w *world) next() (l line, ok bool) {
 	return l, true
 }
 
-// scripts is a heap of the open sessions, by their next line.
+// scripts is a heap of the open sessions, ordered by the time of their next line.
 type scripts []*script
 
 func (h scripts) Len() int { return len(h) }

@@ -2,7 +2,8 @@
 
 package e2e
 
-// Clients that send mail, try recipients or try passwords, regardless of the answers.
+// This file contains clients that send mail, try recipients or try passwords. The clients
+// continue regardless of the answers.
 
 import (
 	"encoding/base64"
@@ -23,10 +24,10 @@ type caller struct {
 	texts []string // negative answers of the filter
 }
 
-// until matches the part of an answer that differs between runs.
+// until matches the part of an answer that differs between runs of a test.
 var until = regexp.MustCompile(` until \S+ \S+ UTC`)
 
-// reference ends the answers of the filter.
+// reference matches the end of every answer of the filter.
 var reference = regexp.MustCompile(` \[[0-9a-f]{16}\]$`)
 
 // call connects from an address and reads the greeting.
@@ -49,8 +50,8 @@ func call(t *testing.T, s *smtpd.Server, from string, port int) *caller {
 	return x
 }
 
-// heard records a reply. It returns 0 if the connection has ended or the filter
-// answered.
+// heard records a reply and returns its code. If the connection has ended, or the filter
+// has answered, the result is 0.
 func (x *caller) heard(r smtpd.Reply, err error) int {
 	switch {
 	case err != nil:
@@ -79,8 +80,8 @@ func (x *caller) quit() {
 	x.c.Close()
 }
 
-// message sends a message to local parts. It returns the number of recipients with an
-// answer of smtpd, and whether the message was accepted.
+// message sends a message to local parts. told is the number of recipients that smtpd
+// answered, and accepted reports whether the message was accepted.
 func (x *caller) message(from string, to ...string) (told int, accepted bool) {
 	x.say("MAIL FROM:<%s>", from)
 	ok := 0
@@ -103,7 +104,7 @@ func (x *caller) message(from string, to ...string) (told int, accepted bool) {
 	return told, x.say("Subject: from %s\r\n\r\nHello.\r\n.", from) == 250
 }
 
-// password tries a password, after EHLO and STARTTLS. It returns the code.
+// password tries a password after EHLO and STARTTLS. The result is the code of the reply.
 func (x *caller) password(user, password string) int {
 	x.say("AUTH LOGIN")
 	x.say("%s", base64.StdEncoding.EncodeToString([]byte(user)))
@@ -123,7 +124,7 @@ func submission(t *testing.T, s *smtpd.Server, from, helo string) *caller {
 	return x
 }
 
-// asks plays a session with recipients and returns the number of answers of smtpd.
+// asks plays a session with recipients. The result is the number of answers of smtpd.
 func asks(t *testing.T, s *smtpd.Server, from, sender string, to ...string) int {
 	x := call(t, s, from, smtpd.PortMX)
 	defer x.quit()
@@ -140,7 +141,7 @@ func strangers(start, n int) (to []string) {
 	return to
 }
 
-// fine returns ok, or the first rejection.
+// fine returns "ok", or the first rejection.
 func fine(accepted bool, xs ...*caller) string {
 	for _, x := range xs {
 		if len(x.texts) > 0 {
@@ -153,5 +154,5 @@ func fine(accepted bool, xs ...*caller) string {
 	return "ok"
 }
 
-// slowRule matches the rules that delay.
+// slowRule matches rules that delay a client.
 var slowRule = regexp.MustCompile(`(?m)^rule .* delay \d+s.*\n`)

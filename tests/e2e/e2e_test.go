@@ -21,9 +21,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestObserveChangesNoByte checks that the filter changes no byte of a
-// dialogue. It plays every scenario without a filter and with the filter, and with
-// the filter in all phases.
+// TestObserveChangesNoByte checks that the filter changes no byte of a dialogue. The test
+// plays every scenario without a filter, with the filter, and with the filter in all
+// phases.
 func TestObserveChangesNoByte(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {
@@ -69,9 +69,9 @@ func TestObserveChangesNoByte(t *testing.T) {
 	}
 }
 
-// TestCoreScenario checks that on every version of smtpd each kind of client has the same
-// evidence, and the correct records and log lines. It is the only test on real servers
-// that always runs on all versions.
+// TestCoreScenario checks that each kind of client has the same evidence on every version
+// of smtpd. The records and log lines must also be correct. No other test on real servers
+// always runs on all versions.
 func TestCoreScenario(t *testing.T) {
 	for _, v := range smtpd.Versions {
 		t.Run(v.Name, func(t *testing.T) {
@@ -116,7 +116,7 @@ func TestCoreScenario(t *testing.T) {
 					if !slices.Contains(r.Evidence(), token) {
 						t.Errorf("%s: evidence %v, want %s in it", sc.Name, r.Evidence(), token)
 					}
-					// Weak evidence alone has no line.
+					// A session with only weak evidence has no log line.
 					line := regexp.MustCompile("session decision=proceed src=" + regexp.QuoteMeta(cli.ParseAddr(r.Src).String()) + ` evidence=\S*\b` + token + ":")
 					if slices.ContainsFunc(r.Findings, func(f cli.Finding) bool { return f.Confidence != "low" }) && !line.MatchString(log) {
 						t.Errorf("%s: no line like %q in the log", sc.Name, line)
@@ -163,8 +163,8 @@ func TestCoreScenario(t *testing.T) {
 	}
 }
 
-// TestNoPasswordAnywhere checks that after each kind of AUTH no file, log or
-// output of a command contains a password, unencoded or in base64.
+// TestNoPasswordAnywhere checks that no file, log or output contains a password after any
+// kind of AUTH. Passwords in base64 are also searched.
 func TestNoPasswordAnywhere(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {
@@ -218,8 +218,8 @@ func TestNoPasswordAnywhere(t *testing.T) {
 	}
 }
 
-// TestConcurrentSessions checks that 200 interleaved sessions, half of them to unknown
-// users, result in 200 correct records.
+// TestConcurrentSessions checks that 200 interleaved sessions result in 200 correct
+// records. Half of the sessions have unknown recipients.
 func TestConcurrentSessions(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {
@@ -227,8 +227,8 @@ func TestConcurrentSessions(t *testing.T) {
 			s := live.Start(t, smtpd.Options{Version: v, Filters: []smtpd.Filter{live.FilterAskedInAllPhases()}})
 			clients := make([]*smtpd.Client, n)
 			from := func(i int) string { return fmt.Sprintf("198.18.%d.%d", 1+i/100, 1+i%100) }
-			// smtpd queues five connections: connect one after
-			// another, then run all sessions together.
+			// smtpd queues only five connections. Connect one after another, and then run
+			// all sessions together.
 			for i := range clients {
 				c, err := s.Dial(from(i), smtpd.PortMX)
 				if err != nil {
@@ -295,8 +295,8 @@ func TestConcurrentSessions(t *testing.T) {
 	}
 }
 
-// TestReportsAgree checks that report and dump return the same numbers, under
-// load and after the stop.
+// TestReportsAgree checks that report and dump return the same numbers, both under load
+// and after the server has stopped.
 func TestReportsAgree(t *testing.T) {
 	v := smtpd.Newest()
 	s := live.Start(t, smtpd.Options{Version: v, Filters: []smtpd.Filter{live.Filter()}})
@@ -324,8 +324,8 @@ func TestReportsAgree(t *testing.T) {
 		}
 		return sessions, mails
 	}
-	// Under load, the numbers of a report are between the numbers of the dumps before
-	// and after it.
+	// Under load, the numbers of a report must be between the numbers of two dumps, one
+	// before and one after the report.
 	agree := func() int {
 		t.Helper()
 		type numbers struct{ Sessions, Messages int }
@@ -368,8 +368,8 @@ func TestReportsAgree(t *testing.T) {
 	}
 }
 
-// TestChain checks that a second filter receives all events unchanged, and that the
-// first filter records its decisions.
+// TestChain checks that a second filter receives all events unchanged. The first filter
+// must record the decisions of the second filter.
 func TestChain(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {

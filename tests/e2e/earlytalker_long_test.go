@@ -17,10 +17,10 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestEarlyTalker measures the rate at which the filter correctly classifies clients
-// that speak before the greeting or wait for it. The paths have different lengths, and
-// the machine is idle or busy. The rates depend on the machine: the test logs them, and
-// fails only if the evidence is useless.
+// TestEarlyTalker measures how often the filter correctly recognises clients that speak
+// before the greeting, and clients that wait for it. The network paths have different
+// delays, and the machine is idle or busy. The rates depend on the machine. The test logs
+// the rates, and fails only if the evidence is useless.
 func TestEarlyTalker(t *testing.T) {
 	const runs = 100
 	kinds := []struct {
@@ -80,8 +80,9 @@ func TestEarlyTalker(t *testing.T) {
 					}
 				}
 				t.Logf("%-28s correct in %d of %d", kind.name, right, runs)
-				// A missed early talker is harmless. Half of the well-behaved clients,
-				// or no early talker, is far from every measured rate.
+				// A missed early talker is harmless. The limits are far from all measured
+				// rates. The filter must recognise half of the clients that wait, and one
+				// early talker.
 				least := runs / 2
 				if kind.found {
 					least = 1
@@ -106,8 +107,8 @@ func burn(n int) (stop func()) {
 	return func() { done.Store(true) }
 }
 
-// greet plays a session up to the recipient. smtpd queues five connections and
-// resets others: the client then reconnects, as mail servers do.
+// greet plays a session up to the recipient. smtpd queues five connections and resets all
+// others. After a reset, the client reconnects, as mail servers do.
 func greet(s *smtpd.Server, from string, rtt time.Duration, early bool, when time.Duration) error {
 	for {
 		err := greetOnce(s, from, rtt, early, when)

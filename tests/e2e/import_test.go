@@ -67,8 +67,8 @@ func receive(c net.Conn) {
 	}
 }
 
-// converse sends lines to a port and ignores the replies. A TLS session begins
-// before the first line, or after the line STARTTLS.
+// converse sends lines to a port and ignores the replies. A TLS session starts before the
+// first line, or after the line STARTTLS.
 func converse(t *testing.T, s *smtpd.Server, from string, port int, lines ...string) {
 	t.Helper()
 	c, err := s.Dial(from, port)
@@ -105,7 +105,7 @@ func message(sender string, to ...string) []string {
 	return append(lines, "DATA", "Subject: x\r\n\r\nx\r\n.")
 }
 
-// injected is text that pretends to be a line of smtpd.
+// injected is text that looks like a line of smtpd.
 const injected = "0123456789abcdef smtp connected address=198.51.100.99 host=x"
 
 // correspond plays the sessions of a site with correspondents and attackers.
@@ -147,9 +147,9 @@ func correspond(t *testing.T, s *smtpd.Server) {
 	}
 }
 
-// TestMailLogImport checks that the hosts in the syslog lines of each version
-// become known, through the control socket of a filter that has seen none of
-// them. With -update the logs are stored for the tests of filter/maillog.
+// TestMailLogImport checks that an import of the syslog lines of each version makes the
+// hosts known. The filter has not seen the hosts, and receives the import over its
+// control socket. The flag -update stores the logs for the tests of filter/maillog.
 func TestMailLogImport(t *testing.T) {
 	versions := smtpd.Matrix()
 	if *update {
@@ -192,7 +192,7 @@ func TestMailLogImport(t *testing.T) {
 	}
 }
 
-// checkImport imports a log while the filter runs, and again when it has stopped.
+// checkImport imports a log while the filter is running, and again after it has stopped.
 func checkImport(t *testing.T, version smtpd.Version, log string) {
 	s := live.Start(t, smtpd.Options{Version: version, Filters: []smtpd.Filter{live.Filter()}})
 	var result struct {
@@ -209,7 +209,7 @@ func checkImport(t *testing.T, version smtpd.Version, log string) {
 	}
 	live.Stop(t, s)
 	for _, host := range []string{"198.51.100.10", "203.0.113.20", "2001:db8::10", "198.51.100.12", "198.51.100.17"} {
-		// Mail of the same day earns nothing yet.
+		// Mail of the same day does not yet improve the standing.
 		if out := cli.Run(t, s.State(), "why", host); !strings.Contains(out, "for mail accepted on earlier days (") || strings.Contains(out, "(0 accepted") {
 			t.Errorf("why %s: %s", host, out)
 		}

@@ -19,9 +19,9 @@ import (
 
 var update = flag.Bool("update", false, "record the mail logs for tests/export")
 
-// TestMailLogForFail2ban checks that fail2ban finds the hosts that the filter
-// banned, and no other, in the log of each version. With -update the logs are
-// stored for the tests in tests/export.
+// TestMailLogForFail2ban checks that fail2ban finds exactly the hosts that the filter has
+// banned in the log of each version. The flag -update stores the logs for the tests in
+// tests/export.
 func TestMailLogForFail2ban(t *testing.T) {
 	tool := require.Program(t, "fail2ban-regex")
 	conf := t.TempDir()

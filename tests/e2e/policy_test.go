@@ -93,9 +93,9 @@ func scannerASN(t *testing.T) (uint32, string) {
 	return 0, ""
 }
 
-// TestStandardPolicy checks that the policy standard finds the correct evidence for each
-// kind of client and answers correctly. In mode observe, the same rules log the same
-// decisions, and no client is rejected.
+// TestStandardPolicy checks the evidence and the answers of the policy standard for each
+// kind of client. In mode observe, the same rules log the same decisions, and no client
+// is rejected.
 func TestStandardPolicy(t *testing.T) {
 	number, asnOrg := scannerASN(t)
 	asn := asnFile(t, "192.0.2.200/32", number)
@@ -158,8 +158,8 @@ func TestStandardPolicy(t *testing.T) {
 	}
 }
 
-// visit plays a session with mail for alice. It returns the first rejected
-// command and the reply.
+// visit plays a session with mail for alice. The results are the first rejected command
+// and its reply.
 func visit(t *testing.T, s *smtpd.Server, from, helo string) (at, reply string) {
 	t.Helper()
 	c, err := s.Dial(from, smtpd.PortMX)
@@ -199,7 +199,7 @@ func visit(t *testing.T, s *smtpd.Server, from, helo string) (at, reply string) 
 	return "", ""
 }
 
-// ended waits for the record of a session from an address.
+// ended waits until the session of an address is recorded.
 func ended(t *testing.T, s *smtpd.Server, from string) {
 	t.Helper()
 	if err := s.Eventually("the session from "+from+" has ended", func() bool {
@@ -209,8 +209,8 @@ func ended(t *testing.T, s *smtpd.Server, from string) {
 	}
 }
 
-// TestDecisionsOnTheWire checks that each decision at each phase has the effect
-// on the client that smtpd-filters(7) describes.
+// TestDecisionsOnTheWire checks the effect of each decision in each phase on the client.
+// smtpd-filters(7) describes the effects of decisions.
 func TestDecisionsOnTheWire(t *testing.T) {
 	for _, c := range []struct {
 		name, rule, at, reply string

@@ -2,8 +2,8 @@
 
 package e2e
 
-// The presets in mode enforce on real servers: unusual legitimate clients are served,
-// and similar attackers are found.
+// This file tests the presets in mode enforce on real servers. Unusual legitimate clients
+// must be served, and similar attackers must be found.
 
 import (
 	"fmt"
@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// The name of a mail server of Microsoft with 65 bytes. smtpd on Linux cuts it at 64,
-// and FCrDNS fails.
+// This name of a mail server of Microsoft has 65 bytes. smtpd on Linux truncates the name
+// to 64 bytes, so FCrDNS fails.
 const (
 	longName = "mail-switzerlandnorthazon11020113.outbound.protection.outlook.com"
 	longAddr = "52.101.186.113"
@@ -33,12 +33,12 @@ var oddHosts = []smtpd.Host{
 	{Addr: longAddr, Name: longName, Confirmed: true},
 }
 
-// friend is the address of a friend.
+// friend is an address in <friends>.
 const friend = "192.0.2.77"
 
-// An oddClient is a client that a careless policy rejects. loose marks a client that
-// the preset tight rejects, as its comments state. play returns the senders of messages
-// that must arrive.
+// An oddClient is a client that a careless policy rejects. loose marks a client that the
+// preset tight also rejects, as the comments in tight state. play returns the senders of
+// messages that must arrive.
 type oddClient struct {
 	name  string
 	tls   bool
@@ -125,7 +125,7 @@ func served(t *testing.T, s *smtpd.Server, from, helo, sender string) string {
 	return sender
 }
 
-// arrived waits for messages, none of which may be marked as junk.
+// arrived waits for the delivery of messages. No message may be marked as junk.
 func arrived(t *testing.T, s *smtpd.Server, senders ...string) {
 	t.Helper()
 	for _, sender := range senders {
@@ -156,8 +156,8 @@ func presetServer(t *testing.T, version smtpd.Version, preset string, edit func(
 // promptly removes the delay of the greeting.
 func promptly(text string) string { return slowRule.ReplaceAllString(text, "") }
 
-// TestOddClients checks that the presets serve unusual legitimate clients and ban none
-// of them, and neither evaluate nor log a friend.
+// TestOddClients checks that the presets serve unusual legitimate clients and ban none of
+// them. A friend is neither evaluated nor logged.
 func TestOddClients(t *testing.T) {
 	for _, version := range smtpd.Matrix() {
 		for _, preset := range []string{"standard", "tight"} {
@@ -187,9 +187,9 @@ func TestOddClients(t *testing.T) {
 	}
 }
 
-// TestPoliteClientNearby checks that a client is not an early talker if it sends each
-// command in two segments, the second of which waits for the delayed acknowledgement of
-// the first.
+// TestPoliteClientNearby checks that a client that sends each command in two segments is
+// not an early talker. The second segment waits for the delayed acknowledgement of the
+// first segment.
 func TestPoliteClientNearby(t *testing.T) {
 	for _, version := range smtpd.Matrix() {
 		t.Run(version.Name, func(t *testing.T) {
@@ -222,7 +222,7 @@ func TestPoliteClientNearby(t *testing.T) {
 	}
 }
 
-// TestPlusAddresses checks that mail for the postmaster with a tag does not hide a
+// TestPlusAddresses checks that mail to the postmaster with a subaddress does not hide a
 // harvest.
 func TestPlusAddresses(t *testing.T) {
 	for _, version := range smtpd.Matrix() {
@@ -256,9 +256,9 @@ func TestPlusAddresses(t *testing.T) {
 	}
 }
 
-// TestStolenAccountOnTheWire checks that the use of a stolen account is found, and that
-// the rule of the presets stops the account but no address: another user continues at
-// the address of the attacker.
+// TestStolenAccountOnTheWire checks that the filter finds the use of a stolen account.
+// The rule of the presets must stop the account, but not the address, so that another
+// user at the same address can continue.
 func TestStolenAccountOnTheWire(t *testing.T) {
 	const home, rule = "198.51.100.70", "\n#rule stolen "
 	for _, version := range smtpd.Matrix() {
@@ -273,7 +273,7 @@ func TestStolenAccountOnTheWire(t *testing.T) {
 					}
 					return strings.Replace(promptly(text), rule, rule[:1]+rule[2:], 1)
 				})
-				// member sends a message to each recipient as a user.
+				// member logs in as a user and sends a message to each recipient.
 				member := func(from string, a smtpd.Account, sender string, to ...string) (sent int, x *caller) {
 					x = submission(t, s, from, "laptop")
 					if code := x.password(a.User, a.Password); code != 235 {
@@ -299,7 +299,7 @@ func TestStolenAccountOnTheWire(t *testing.T) {
 					n, last = member(thief, bob, "winner@lottery.example", "alice", "carol", "mailuser")
 					sent += n
 				}
-				// The user's home is the first of the eight networks.
+				// The first of the eight networks is the user's home.
 				if sent == 0 || sent > 7*3 || len(last.texts) == 0 || !strings.HasPrefix(last.texts[0], "450 4.7.1 This account sends unusual mail") {
 					t.Errorf("the thief sent %d of 36 messages, then %q", sent, last.texts)
 				}

@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestRestarts checks that restarts of a real server under load, with a reload
-// before each, lose no record.
+// TestRestarts checks that restarts of a real server under load lose no record. The
+// configuration is reloaded before each restart.
 func TestRestarts(t *testing.T) {
 	v := smtpd.Newest()
 	smtpd.Require(t, v)
@@ -32,8 +32,8 @@ func TestRestarts(t *testing.T) {
 	for i := range restarts {
 		s := live.Start(t, smtpd.Options{Version: v, Dir: dir, Filters: []smtpd.Filter{live.Filter("-f", smtpd.StateDir+"/scanwatch.conf")}})
 		if i == 0 {
-			// The first start had no configuration. Later starts
-			// have a policy.
+			// The filter starts without a configuration, and has a policy after the first
+			// restart.
 			if err := os.WriteFile(filepath.Join(s.State(), "scanwatch.conf"), []byte(conf), 0o644); err != nil {
 				t.Fatal(err)
 			}

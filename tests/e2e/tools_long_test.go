@@ -2,8 +2,8 @@
 
 package e2e
 
-// Results of attackers and legitimate clients with OpenSMTPD alone and with the
-// presets. The usual tools were measured with the same attacks.
+// This file measures the results of attackers and legitimate clients with OpenSMTPD alone
+// and with the presets. The usual tools were measured with the same attacks.
 
 import (
 	"fmt"
@@ -18,9 +18,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// A toolRow is an attack or a legitimate client. best is the largest permitted result:
-// the result of the best of the usual tools, unless a comment gives another reason. -1
-// means that the result must be ok.
+// A toolRow is an attack or a legitimate client. best is the largest permitted result. If
+// no comment gives another reason, best is the best result of the usual tools. If best is
+// -1, the result must be "ok".
 type toolRow struct {
 	name   string
 	best   int
@@ -95,8 +95,8 @@ var harvestRows = []toolRow{
 	}},
 }
 
-// asksOnce is n sessions with an unknown recipient each. It returns the number of
-// answers of smtpd.
+// asksOnce plays n sessions. Each session has one unknown recipient. The result is the
+// number of answers of smtpd.
 func asksOnce(t *testing.T, s *smtpd.Server, from string, n int) (told int) {
 	for i := range n {
 		told += asks(t, s, from, "a@x.example", strangers(i, 1)...)
@@ -121,16 +121,17 @@ var loginRows = []toolRow{
 	{name: "ylmf-pc on 587, 30 passwords", best: 3, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 30, func(int) string { return "203.0.113.61" }, "ylmf-pc"))
 	}},
-	// fail2ban permits 3 passwords, and then 4 of 5 users of the office below cannot
-	// log in. Postfix, which does not lock them out, permits 20.
+	// fail2ban permits 3 passwords, and prevents 4 of 5 users of the office below from
+	// logging in. Postfix permits 20 passwords and locks out no user of the office.
 	{name: "ordinary greeting on 587, one user, 30 passwords", best: 20, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 30, func(int) string { return "203.0.113.62" }, "laptop.x.example"))
 	}},
 	{name: "30 hosts, two passwords each", best: 60, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 60, func(i int) string { return fmt.Sprintf("198.18.%d.9", i%30) }, "laptop.x.example"))
 	}},
-	// Postfix permits no message. smtpd does not report bytes before its greeting: by
-	// the pace of its commands, such a client may be a polite one nearby.
+	// Postfix permits no message. smtpd does not report bytes that arrive before the
+	// greeting. The pace of the commands alone does not distinguish an early talker from
+	// a client nearby.
 	{name: "early talker, 10 messages", best: 10, slow: true, play: func(t *testing.T, s *smtpd.Server) string {
 		n := 0
 		for range 10 {
@@ -154,8 +155,8 @@ var loginRows = []toolRow{
 	}},
 }
 
-// passwords tries a wrong password in each of n sessions and returns the number that
-// smtpd answered.
+// passwords tries a wrong password in each of n sessions. The result is the number of
+// passwords that smtpd answered.
 func passwords(t *testing.T, s *smtpd.Server, n int, from func(i int) string, helo string) (tried int) {
 	for i := range n {
 		x := submission(t, s, from(i), helo)
@@ -167,8 +168,8 @@ func passwords(t *testing.T, s *smtpd.Server, n int, from func(i int) string, he
 	return tried
 }
 
-// early sends EHLO before the greeting, and then a message. It reports whether smtpd
-// accepted the message.
+// early sends EHLO before the greeting, and then a message. The result reports whether
+// smtpd accepted the message.
 func early(t *testing.T, s *smtpd.Server, from string) bool {
 	c, err := s.Dial(from, smtpd.PortMX)
 	if err != nil {
@@ -298,8 +299,8 @@ func (row *toolRow) worse(preset, got string) bool {
 	return err != nil || n > row.best
 }
 
-// TestUsualTools plays the attacks against OpenSMTPD 7.6, alone and with the presets,
-// and logs the table. No row with a preset may be worse than it permits.
+// TestUsualTools plays the attacks against OpenSMTPD 7.6, alone and with the presets, and
+// logs a table. No result with a preset may be worse than its row permits.
 func TestUsualTools(t *testing.T) {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -345,7 +346,7 @@ func toolServer(t *testing.T, preset string, row toolRow) (got string) {
 		o.Filters, o.Dir = []smtpd.Filter{f}, dir
 	}
 	s := live.Start(t, o)
-	// A real server has received mail.
+	// Deliver a message first, because a real server has received mail.
 	x := call(t, s, "198.51.100.214", smtpd.PortMX)
 	x.say("EHLO mx.earlier.example")
 	if _, accepted := x.message("joe@earlier.example", "alice", "bob"); !accepted {

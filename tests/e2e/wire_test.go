@@ -14,10 +14,10 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestHarvestOnTheWire checks a directory harvest of 50 unknown recipients: the
-// filter disconnects at the sixth and rejects the next connection, also after
-// the filter was killed, until unban. A mailing list with 51 members and three
-// typos passes. A browser gets one session.
+// TestHarvestOnTheWire checks a directory harvest of 50 unknown recipients. The filter
+// disconnects the client at the sixth recipient, and rejects the next connection until
+// the ban is revoked. The ban outlasts a kill of the filter. A mailing list with 51
+// members and three typos is accepted. A browser gets one session.
 func TestHarvestOnTheWire(t *testing.T) {
 	const harvester, list, browser = "203.0.113.1", "203.0.113.50", "203.0.113.80"
 	var members []string
@@ -65,7 +65,7 @@ func TestHarvestOnTheWire(t *testing.T) {
 			}
 			refusedAtOnce(s, harvester, "harvest")
 
-			// smtpd sends no request for such a line.
+			// smtpd sends no request for a line of HTTP.
 			c, err := s.Dial(browser, smtpd.PortMX)
 			if err != nil {
 				t.Fatal(err)
@@ -80,7 +80,7 @@ func TestHarvestOnTheWire(t *testing.T) {
 			ended(t, s, browser)
 			refusedAtOnce(s, browser, "browser")
 
-			// smtpd ends with its filter.
+			// Flush first, because smtpd ends when its filter ends.
 			cli.Run(t, s.State(), "flush")
 			if err := s.KillFilter(); err != nil {
 				t.Fatal(err)
@@ -163,7 +163,7 @@ func TestGuesserOnTheWire(t *testing.T) {
 			if code, text := login(neighbour, "laptop", "alice", smtpd.AlicePassword); code != 235 {
 				t.Errorf("user after the ban: %s", text)
 			}
-			// A user mistypes the password twice; a phone has an old password.
+			// A user mistypes the password twice. A phone has an old password.
 			for _, try := range []struct {
 				user, password string
 				code           int

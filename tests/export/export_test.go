@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package export runs the programs that read the output of `scanwatch export`
-// and the files of contrib. Firewalls run in network namespaces; daemons listen
-// on loopback only.
+// Package export runs the programs that read the output of `scanwatch export` and the
+// files of contrib. Firewalls run in network namespaces, and daemons only listen on
+// loopback.
 package export
 
 import (
@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// need skips the test without root or a program.
+// need skips the test if it does not run as root or a program is missing.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
 	missing := slices.DeleteFunc(programs, func(p string) bool {
@@ -90,7 +90,7 @@ func run(t *testing.T, script string, files map[string]string) string {
 	return string(out)
 }
 
-// inNet is the start of a script in a network namespace.
+// inNet runs a script in a network namespace.
 func inNet(t *testing.T, script string, files map[string]string) string {
 	t.Helper()
 	return run(t, "exec unshare -n sh -eu <<'SCRIPT'\nip link set lo up\n"+script+"\nSCRIPT\n", files)
@@ -102,7 +102,7 @@ const unpacked = `export LD_LIBRARY_PATH=$CONSUMERS/usr/lib/postfix:$CONSUMERS/u
 
 var now = time.Now().UTC().Truncate(time.Second)
 
-// hostile is the text in every field of an entry.
+// hostile is the text in every text field of an entry.
 const hostile = "x\r\n\x1b[31m\u202e'\"`$(touch pwned);#}{\\%s<>&|*=cmd() -- */ 192.0.2.250 ]] \x00é"
 
 func entry(prefix string, lasts time.Duration) export.Entry {
@@ -111,7 +111,7 @@ func entry(prefix string, lasts time.Duration) export.Entry {
 		Evidence: []string{"auth-spray", hostile}, Organisation: hostile, Confidence: "high", Reason: hostile, Expires: now.Add(lasts)}
 }
 
-// lists returns the first and the next export.
+// lists returns the lists of the first export and of the next export.
 func lists() (first, next *export.List) {
 	first = &export.List{Made: now, Entries: []export.Entry{entry("192.0.2.1/32", time.Hour), entry("192.0.2.2/32", 300*24*time.Hour),
 		entry("198.51.96.0/22", 24*time.Hour), entry("198.51.97.9/32", 48*time.Hour), entry("2001:db8::/64", time.Hour), entry("2001:db8:2::/47", 72*time.Hour)}}
@@ -121,7 +121,7 @@ func lists() (first, next *export.List) {
 	return first, next
 }
 
-// Addresses in the lists, and others.
+// These addresses are in the lists, or must not be found.
 var (
 	inFirst = []string{"192.0.2.1", "192.0.2.2", "198.51.97.9", "198.51.99.255", "2001:db8::77", "2001:db8:3:ffff::1"}
 	inNext  = []string{"192.0.2.1", "192.0.2.3", "198.51.97.9", "198.51.99.255", "2001:db8::77"}
@@ -150,7 +150,7 @@ func text(t *testing.T, f string, l *export.List) string {
 	return b.String()
 }
 
-// files returns the first list and its difference to the next one.
+// files returns the first list, and its difference to the next list.
 func files(t *testing.T, f string) map[string]string {
 	t.Helper()
 	first, next := lists()
@@ -165,7 +165,7 @@ func files(t *testing.T, f string) map[string]string {
 	return map[string]string{"whole": text(t, f, first), "start": start.String(), "diff": diff.String()}
 }
 
-// check calls listed for each address.
+// check checks that listed returns the correct result for each address.
 func check(t *testing.T, in []string, listed func(addr string) bool) {
 	t.Helper()
 	for _, a := range slices.Concat(inFirst, inNext, inNone) {
@@ -242,8 +242,8 @@ func within(prefixes []netip.Prefix) func(string) bool {
 	}
 }
 
-// asks returns a script that prints "yes ADDRESS" for each address for which a
-// command succeeds.
+// asks returns a script that runs a command for each address. The script prints "yes
+// ADDRESS" if the command succeeds.
 func asks(command4, command6 string) string {
 	var b strings.Builder
 	for _, a := range slices.Concat(inFirst, inNext, inNone) {
@@ -256,7 +256,7 @@ func asks(command4, command6 string) string {
 	return b.String() + "echo end\n"
 }
 
-// answers parses the output of each run of such a script.
+// answers parses the output of scripts that asks returned.
 func answers(out string) []func(string) bool {
 	var list []func(string) bool
 	for round := range strings.SplitSeq(out, "end\n") {
@@ -416,7 +416,7 @@ func reversed(a string) string {
 	return strings.Join(labels, ".")
 }
 
-// wildcard looks up a name by RFC 4592: only a wildcard directly below the
+// wildcard looks up a name according to RFC 4592. Only a wildcard directly below the
 // closest encloser matches.
 func wildcard(names map[string]bool, name string) bool {
 	if names[name] {
@@ -451,7 +451,7 @@ func TestRBLDNSD(t *testing.T) {
 	if err := os.WriteFile(zone, []byte(text(t, "rbldnsd", first)), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// The port was free before.
+	// Listening on port 0 returns a free port.
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -482,7 +482,7 @@ func TestRBLDNSD(t *testing.T) {
 	}
 }
 
-// fail2banConf is the configuration of fail2ban without a jail.
+// fail2banConf returns the configuration of fail2ban with the given jail.
 func fail2banConf(t *testing.T, jail string) map[string]string {
 	t.Helper()
 	files := map[string]string{
@@ -501,8 +501,8 @@ func fail2banConf(t *testing.T, jail string) map[string]string {
 	return files
 }
 
-// TestFail2banServer checks that a running server bans the hosts in the file
-// and in the differences.
+// TestFail2banServer checks that a running server bans the hosts in the first list and in
+// the differences.
 func TestFail2banServer(t *testing.T) {
 	need(t, "fail2ban-server", "fail2ban-client", "fail2ban-regex")
 	first, _ := lists()
@@ -538,7 +538,7 @@ cat log >&2 || :`, all)
 	}
 }
 
-// TestFail2banModes checks the hosts that each mode of the filter finds in logs
+// TestFail2banModes checks which hosts each mode of the fail2ban filter finds in the logs
 // of real servers.
 func TestFail2banModes(t *testing.T) {
 	need(t, "fail2ban-regex")
@@ -558,8 +558,8 @@ func TestFail2banModes(t *testing.T) {
 	}
 }
 
-// repetitions are the lines of half an hour with further sessions of rejected hosts,
-// and of hosts that no rule has rejected.
+// repetitions contains log lines of half an hour. The lines report further sessions of
+// rejected hosts, and sessions of hosts that no rule has rejected.
 const repetitions = `Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions rule=bh src=203.0.113.10 more=5 within=10m
 Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions kind=observed rule=bh src=203.0.113.11 more=5 within=10m
 Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions kind=withheld rule=bh src=203.0.113.12 more=5 within=10m
@@ -567,11 +567,11 @@ Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions evidence=no-mail src=203.0.1
 Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions tag=t src=203.0.113.14 more=5 within=10m
 `
 
-// logTime matches the time of a line.
+// logTime matches the time at the start of a log line.
 var logTime = regexp.MustCompile(`(?m)^[A-Z][a-z]{2} [ 0-9]\d \d\d:\d\d:\d\d `)
 
-// mailLogs returns the logs of real servers and repetitions, with the lines of the filter
-// as smtpd and as the filter itself write them.
+// mailLogs returns the logs of real servers and repetitions. Lines of the filter are in
+// the form of smtpd and in the form of the filter itself.
 func mailLogs(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("testdata/maillog-*.txt")
@@ -625,7 +625,7 @@ func TestSSHGuard(t *testing.T) {
 	}
 }
 
-// crowdsecConf is the configuration of crowdsec without a network.
+// crowdsecConf returns a configuration of crowdsec that needs no network.
 func crowdsecConf(t *testing.T) map[string]string {
 	t.Helper()
 	files := map[string]string{
@@ -654,7 +654,8 @@ prometheus: {enabled: false}
 	return files
 }
 
-// crowdsecStart starts the API of crowdsec in a network namespace. cs is cscli.
+// crowdsecStart is a script that starts the API of crowdsec in a network namespace. cs
+// runs cscli.
 const crowdsecStart = `sed -i "s,DIR,$PWD,g" config.yaml
 cp -r $CONSUMERS/etc/crowdsec/patterns .; mkdir parsers/s00-raw parsers/s02-enrich postoverflows
 cp $CONSUMERS/usr/share/crowdsec/hub/parsers/s00-raw/crowdsecurity/syslog-logs.yaml parsers/s00-raw/
@@ -707,13 +708,12 @@ cs decisions list -a -o raw; echo end; cat diff.log import.log; test ! -e pwned`
 	}
 }
 
-// TestCrowdSecReadsTheLog checks that crowdsec bans the hosts that the filter
-// banned.
+// TestCrowdSecReadsTheLog checks that crowdsec bans the hosts that the filter has banned.
 func TestCrowdSecReadsTheLog(t *testing.T) {
 	need(t, "crowdsec", "cscli", "unshare")
 	for form, log := range mailLogs(t) {
 		all := crowdsecConf(t)
-		// The decisions begin at the time of the lines.
+		// Use the current time in the lines, because the decisions start at that time.
 		all["mail.log"] = logTime.ReplaceAllString(log, time.Now().UTC().Format("Jan _2 15:04:05 "))
 		out := inNet(t, crowdsecStart+`crowdsec -c config.yaml -no-api -dsn file://$PWD/mail.log -type syslog >agent.log 2>&1 || { tail -20 agent.log; false; }
 cs decisions list -a -o raw; tail -3 agent.log`, all)

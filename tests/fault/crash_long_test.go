@@ -4,5 +4,5 @@ package fault
 
 import "testing"
 
-// TestKillNineOften checks the same as TestKillNine with many kills.
+// TestKillNineOften is TestKillNine with many kills.
 func TestKillNineOften(t *testing.T) { killNine(t, 100) }

@@ -22,8 +22,8 @@ import (
 // rounds is the number of kills in TestKillNine.
 const rounds = 5
 
-// TestKillNine checks that a filter killed with SIGKILL at a random moment
-// leaves all flushed records and no damaged file.
+// TestKillNine kills the filter with SIGKILL at random moments. All flushed records must
+// remain, and no file may be corrupt.
 func TestKillNine(t *testing.T) { killNine(t, rounds) }
 
 func killNine(t *testing.T, kills int) {
@@ -39,11 +39,11 @@ func killNine(t *testing.T, kills int) {
 	var acknowledged [][2]int // first and last session of each run
 	for range kills {
 		p := filterproc.Start(t, "-f", conf)
-		// The filter processes a session before it answers the next one.
+		// The filter has processed a session when it answers the next session.
 		var done atomic.Int64
 		asked := make(chan int)
-		// The filter drops records if too many wait for the disk: limit the
-		// sessions between two flushes.
+		// Limit the sessions between two flushes, because the filter drops records if too
+		// many wait for the disk.
 		room := make(chan struct{}, 2000)
 		go func() {
 			w := bufio.NewWriter(p.Server)

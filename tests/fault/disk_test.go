@@ -16,9 +16,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestDiskFull checks a state directory of 8 MB on the real server. Mail
-// continues while it is full. When it grows, the filter writes everything
-// without help.
+// TestDiskFull checks a state directory on a file system of 8 MB with a real server.
+// While the file system is full, mail is still accepted. After the file system has grown,
+// the filter writes all waiting records.
 func TestDiskFull(t *testing.T) {
 	version := smtpd.Newest()
 	smtpd.Require(t, version)
@@ -57,7 +57,7 @@ func TestDiskFull(t *testing.T) {
 		t.Fatalf("with free space: status %+v", before)
 	}
 
-	// Fill the file system.
+	// Fill the rest of the file system.
 	ballast, err := os.Create(filepath.Join(state, "ballast"))
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +85,7 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("%d lines in the log about it:\n%s", n, s.Log())
 	}
 
-	// More space; the filter must recover without help.
+	// Add space. The filter must recover without a command of the operator.
 	if err := syscall.Mount("", state, "", syscall.MS_REMOUNT, "size=64m"); err != nil {
 		t.Fatal(err)
 	}

@@ -67,15 +67,15 @@ func disk(t *testing.T) (dir string) {
 	return dir
 }
 
-// ext4Shutdown is an ioctl that makes an ext4 file system return EIO, as after
-// the loss of its disk. noLogFlush is its argument: discard the journal.
+// ext4Shutdown is an ioctl that makes an ext4 file system return EIO, as after the loss
+// of its disk. The argument noLogFlush discards the journal.
 const (
 	ext4Shutdown = 0x8004587D
 	noLogFlush   = 2
 )
 
-// TestDiskErrors checks that the filter continues on another disk after the
-// first failed.
+// TestDiskErrors checks that the filter continues on another disk after the first disk
+// has failed.
 func TestDiskErrors(t *testing.T) {
 	dir := disk(t)
 	var v filterproc.Visits
@@ -105,8 +105,8 @@ func TestDiskErrors(t *testing.T) {
 	}
 }
 
-// Snapshots of LVM, SAN and VM freeze a file system: every write waits. The
-// ioctls are from linux/fs.h.
+// These ioctls from linux/fs.h freeze and thaw a file system. Every write to a frozen
+// file system waits. Snapshots of LVM, SAN and VM freeze file systems.
 const (
 	fiFreeze = 0xC0045877
 	fiThaw   = 0xC0045878
@@ -169,9 +169,9 @@ func TestSlowDisk(t *testing.T) {
 	}
 }
 
-// TestStopWithHangingDisk checks that the filter waits at most ten seconds for
-// a disk that does not respond, and logs the loss. The kernel keeps the process
-// until the disk responds.
+// TestStopWithHangingDisk checks that the filter waits at most ten seconds for a disk
+// that does not respond, and logs the loss. The process remains in the kernel until the
+// disk responds.
 func TestStopWithHangingDisk(t *testing.T) {
 	dir := disk(t)
 	var v filterproc.Visits
@@ -197,8 +197,8 @@ func TestStopWithHangingDisk(t *testing.T) {
 	}
 }
 
-// TestFewDescriptors checks that a reload, a command and a new segment fail without a
-// free file descriptor, and that the filter retries them.
+// TestFewDescriptors checks a filter without a free file descriptor. A reload, a command
+// and a new segment fail, and the filter retries them.
 func TestFewDescriptors(t *testing.T) {
 	dir := t.TempDir()
 	conf, list := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop")
@@ -238,7 +238,7 @@ func TestFewDescriptors(t *testing.T) {
 			t.Fatalf("answer %q, want %q", got, want)
 		}
 	}
-	// The filter accepts a control client when it has a descriptor.
+	// The filter accepts a control client as soon as a descriptor is free.
 	waits := exec.Command(smtpd.Bin("scanwatch"), "-s", dir, "status")
 	if err := waits.Start(); err != nil {
 		t.Fatal(err)
@@ -301,9 +301,9 @@ func memoryLimit(t *testing.T, bytes int64) (join func(pid int)) {
 	return nil
 }
 
-// TestMemoryLimit checks that 130,000 sources and 20,000 open sessions, with a
-// state directory that cannot be written, fit into 192 MB. The kernel kills a
-// process above the limit.
+// TestMemoryLimit checks that the filter needs at most 192 MB for 130,000 sources and
+// 20,000 open sessions. The state directory cannot be written. The kernel kills a process
+// that exceeds the limit.
 func TestMemoryLimit(t *testing.T) {
 	join := memoryLimit(t, 192<<20)
 	dir := t.TempDir()
@@ -337,9 +337,9 @@ func TestMemoryLimit(t *testing.T) {
 	p.End(0)
 }
 
-// TestUnreadAnswers checks that the filter stops reading when smtpd does not read its
-// answers, that its memory does not grow during this time, and that it then answers
-// every request in order.
+// TestUnreadAnswers checks that the filter stops reading while smtpd does not read
+// answers. The memory of the filter must not grow during this time. Afterwards the filter
+// must answer every request in order.
 func TestUnreadAnswers(t *testing.T) {
 	p := filterproc.Start(t, "-s", t.TempDir())
 	const most = 200_000
@@ -350,7 +350,7 @@ func TestUnreadAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Send until the socket stays full for half a second.
+	// Send until the socket has been full for half a second.
 	sent, pending := 0, ""
 	idle := 0
 	for sent < most && idle < 50 {
@@ -396,8 +396,8 @@ func TestUnreadAnswers(t *testing.T) {
 	p.End(0)
 }
 
-// TestStderr checks that a closed or full log delays no answer, and that the
-// filter logs the number of lost lines later.
+// TestStderr checks that a closed or full log delays no answer. The filter must log the
+// number of lost lines later.
 func TestStderr(t *testing.T) {
 	t.Run("closed", func(t *testing.T) {
 		dir := t.TempDir()
@@ -441,8 +441,7 @@ func TestStderr(t *testing.T) {
 		cmd.Stderr = w
 		p := filterproc.Talk(t, cmd)
 		w.Close()
-		// Each session has a finding, and the clock of the events
-		// advances a minute.
+		// Each session has a finding, and advances the clock of the events by a minute.
 		for i := range 8000 {
 			at := filterproc.FirstVisit + int64(60*i)
 			id := fmt.Sprintf("%016x", i)
@@ -464,8 +463,8 @@ func TestStderr(t *testing.T) {
 	})
 }
 
-// TestClock checks that all sessions are recorded correctly, in any time zone,
-// while the clock jumps by days and years in both directions.
+// TestClock checks that all sessions are recorded correctly while the clock jumps by days
+// and years in both directions. The test runs in several time zones.
 func TestClock(t *testing.T) {
 	jumps := []int64{0, 3600, -3600, 7 * 86400, -7 * 86400, 400 * 86400, -400 * 86400, 0, -5 * 365 * 86400, 1, 0, 30 * 365 * 86400, 0}
 	var first []string
@@ -483,8 +482,7 @@ func TestClock(t *testing.T) {
 		for round := range 5 {
 			for _, jump := range jumps {
 				at := time.Unix(filterproc.FirstVisit+int64(round)+jump, 0)
-				// A session that remains open during the jumps and ends before its
-				// start.
+				// This session remains open during the jumps, and ends before its start.
 				stayed++
 				p.Send(fmt.Sprintf("report|0.7|%d.000000|smtp-in|link-connect|%016x|<unknown>|fail|203.0.113.%d:1|192.0.2.25:25\n", at.Unix(), stayed, stayed%250))
 				lines, want := v.Next(at)

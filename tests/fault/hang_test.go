@@ -16,8 +16,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// hanging mounts a file system that never responds, like NFS without its
-// server. Every access waits until the end of the test.
+// hanging mounts a file system that never responds, like NFS without a server. Every
+// access waits until the end of the test.
 func hanging(t *testing.T) (dir string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -41,9 +41,9 @@ func hanging(t *testing.T) (dir string) {
 	return dir
 }
 
-// TestStartWithHangingDisk checks that the filter registers and answers if any
-// of its files is on a disk that does not respond. smtpd accepts no mail before
-// its filters have registered.
+// TestStartWithHangingDisk checks that the filter registers and answers, even if one of
+// its files is on a disk that does not respond. smtpd accepts no mail before its filters
+// have registered.
 func TestStartWithHangingDisk(t *testing.T) {
 	for _, c := range []struct {
 		name string

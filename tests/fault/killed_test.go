@@ -13,8 +13,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestKilledFilter checks that a filter killed under load leaves all flushed records,
-// and that the next filter continues.
+// TestKilledFilter checks that a filter that is killed under load loses no flushed
+// record. The next filter must continue.
 func TestKilledFilter(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {

@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package fault breaks the environment of the filter: disks, file descriptors, memory,
-// clock, log and process. The filter must answer every request, and must continue to
-// record after the repair.
+// Package fault causes faults in the environment of the filter. Disks, file descriptors,
+// memory, the clock, the log or the process fail. The filter must answer every request,
+// and must record sessions again after the fault has ended.
 package fault
 
 import (

@@ -47,7 +47,7 @@ func (d *decoder) Decide(ev *smtpd.Event) smtp.Answer {
 	return smtp.Answer{}
 }
 
-// registered returns the part of a recorded stream for which main registers.
+// registered returns the lines of a recorded stream for which main registers.
 func registered(in []byte) []byte {
 	var kept []byte
 	for line := range bytes.Lines(in) {
@@ -65,9 +65,10 @@ func registered(in []byte) []byte {
 	return kept
 }
 
-// TestPeer checks that the framework and this project's reader decode the same fields
-// of all recorded streams. The golden file lists the streams on which the framework
-// exits or decodes other fields: the reasons for the project's own reader.
+// TestPeer checks that the framework and the reader of this project decode the same
+// fields of all recorded streams. The golden file lists the streams on which the
+// framework exits or decodes other fields. The listed differences are the reasons for a
+// separate reader.
 func TestPeer(t *testing.T) {
 	peer := filepath.Join(t.TempDir(), "framework")
 	if out, err := exec.Command("go", "build", "-o", peer, ".").CombinedOutput(); err != nil {
@@ -90,8 +91,8 @@ func TestPeer(t *testing.T) {
 		}
 		cmd := exec.Command(peer)
 		cmd.Stdin = bytes.NewReader(in)
-		// The framework looks up the word "local". Without a network
-		// the lookup fails here.
+		// The framework looks up the word "local" in DNS. Without a network the lookup
+		// fails immediately.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET}
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
@@ -153,7 +154,7 @@ func split(stderr string) (events []string, death string) {
 	return events, death
 }
 
-// stable removes the time that package log prints.
+// stable removes the time that package log writes.
 func stable(s string) string {
 	if len(s) > 20 && s[4] == '/' && s[7] == '/' {
 		return s[20:]

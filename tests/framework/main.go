@@ -1,6 +1,6 @@
-// Framework is a filter on github.com/poolpOrg/OpenSMTPD-framework, the test
-// peer of package filter. It writes every decoded event to stderr in the format
-// of filter.Event.String, and answers proceed.
+// Framework is a filter that uses github.com/poolpOrg/OpenSMTPD-framework, for comparison
+// with package filter. Framework writes every decoded event to stderr in the format of
+// filter.Event.String, and answers every request with proceed.
 package main
 
 import (

@@ -24,19 +24,18 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// An attack is a hostile behaviour of a client. Any reply is correct if the
-// server survives, so attacks ignore errors. They end when the connection is
-// closed.
+// An attack is a hostile behaviour of a client. Any reply is correct if the server
+// survives, so attacks ignore errors. An attack ends when the connection is closed.
 type attack struct {
 	name string
 	port int  // smtpd.PortMX if it is 0
 	ipv6 bool // over IPv6
-	// heard reports whether smtpd reads part of the attack as commands.
+	// heard means that smtpd reads a part of the attack as commands.
 	heard bool
 	do    func(*smtpd.Client)
 }
 
-// sends returns an attack that sends bytes after the greeting. The client then
+// sends returns an attack that sends bytes after the greeting. Afterwards, the client
 // reads to the end of the connection.
 func sends(name, data string) attack {
 	return attack{name: name, do: func(c *smtpd.Client) { greeted(c); sendAll(c, data) }}
@@ -49,8 +48,8 @@ func sendAll(c *smtpd.Client, data string) {
 	}
 }
 
-// greeted reads the greeting and sends lines. It reports whether smtpd replied
-// to all.
+// greeted reads the greeting and sends lines. The result reports whether smtpd replied to
+// all lines.
 func greeted(c *smtpd.Client, lines ...string) bool {
 	if r, err := c.ReadReply(); err != nil || r.Code != 220 {
 		return false
@@ -117,7 +116,7 @@ var (
 func attacks() []attack {
 	long := func(n int) string { return strings.Repeat("x", n) }
 	all := []attack{
-		// Other protocols.
+		// The following attacks use other protocols.
 		sends("TLS hello", tlsHello),
 		sends("TLS hello with line feeds", strings.ReplaceAll(tlsHello, "\x1c", "\n")),
 		sends("SSLv2 hello", "\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10\x01\x00\x80\x02\x00\x80\x03\x00\x80\r\n"),
@@ -141,8 +140,8 @@ func attacks() []attack {
 			return string(b) + "\r\n"
 		}()),
 
-		// Lengths near the limits of smtpd: 2,047 bytes for a command,
-		// 65,535 for a line.
+		// The following lengths are near the limits of smtpd, which are 2,047 bytes for a
+		// command and 65,535 bytes for a line.
 		repeats("commands around 2,047 bytes", 1, hello, "NOOP "+long(2040), "NOOP "+long(2041), "HELO "+long(2041), "MAIL FROM:<"+long(1900)+"@x>", "VRFY "+long(2042), "VRFY "+long(2043)),
 		sends("HELO of 300 bytes", "HELO "+long(60)+strings.Repeat("."+long(60), 4)+"\r\n"),
 		sends("line of 65,534 bytes", long(65534)+"\r\n"),
@@ -152,7 +151,7 @@ func attacks() []attack {
 		sends("a megabyte of line ends", strings.Repeat("\r\n", 1<<19)),
 		sends("pipes for a megabyte", strings.Repeat("|", 1<<20)+"\r\n"),
 
-		// Line ends.
+		// The following attacks use unusual line ends.
 		sends("bare CR", "EHLO a.example.net\rMAIL FROM:<a@b>\rQUIT\r"),
 		sends("bare LF", "EHLO a.example.net\n"),
 		sends("NUL in HELO", "HELO a\x00b.example.net|x\r\n"),
@@ -162,7 +161,7 @@ func attacks() []attack {
 		sends("only CR", "\r"),
 		sends("vertical tab", "EHLO\va.example.net\f\r\n"),
 
-		// Too early, too fast.
+		// The following clients are too early or too fast.
 		{name: "EHLO before the greeting", do: func(c *smtpd.Client) { sendAll(c, "EHLO mail.example.net\r\n") }},
 		{name: "a dialogue before the greeting", do: func(c *smtpd.Client) {
 			sendAll(c, "EHLO mail.example.net\r\nMAIL FROM:<a@example.net>\r\nRCPT TO:<alice@example.org>\r\nDATA\r\nhello\r\n.\r\nQUIT\r\n")
@@ -186,7 +185,7 @@ func attacks() []attack {
 			}
 		}},
 
-		// Many commands.
+		// The following clients send many commands.
 		repeats("2,000 NOOP", 2000, hello, "NOOP"),
 		repeats("1,000 RSET", 1000, hello, "RSET"),
 		repeats("500 HELO and EHLO", 250, nil, "HELO h#.example.net", "EHLO e#.example.net"),
@@ -198,7 +197,7 @@ func attacks() []attack {
 		repeats("500 AUTH where there is none", 250, hello, "AUTH LOGIN", "AUTH PLAIN AGEAYg=="),
 		repeats("STARTTLS without it", 1, hello, "STARTTLS", "EHLO again.example.net"),
 
-		// Wrong order.
+		// The following clients send commands in the wrong order.
 		repeats("wrong order", 1, nil, "DATA", "RCPT TO:<alice@example.org>", "MAIL FROM:<a@example.net>", "EHLO a.example.net", "RCPT TO:<alice@example.org>", "DATA",
 			"MAIL FROM:<a@example.net>", "MAIL FROM:<b@example.net>", "EHLO b.example.net", "RCPT TO:<alice@example.org>", "HELO c.example.net", "STARTTLS", "AUTH PLAIN", "HELP", "VRFY root", "EXPN root", "BDAT 5 LAST", "ETRN x", "TURN", "QUIT"),
 		repeats("odd addresses", 1, hello, "MAIL FROM:<>", "RSET", "MAIL FROM:<@a,@b:c@d>", "RSET", `MAIL FROM:<"a|b"@x>`, "MAIL FROM:<a|b|c@example.net>", "RCPT TO:<a|b@example.org>", "RSET",
@@ -226,7 +225,7 @@ func attacks() []attack {
 			}
 		}},
 
-		// IPv6.
+		// The following attack uses IPv6.
 		{name: "IPv6", ipv6: true, do: func(c *smtpd.Client) { greeted(c, append(begun, ".", "QUIT")...) }},
 		{name: "IPv6, early", ipv6: true, do: func(c *smtpd.Client) { sendAll(c, "EHLO [IPv6:2001:db8::1]\r\nQUIT\r\n") }},
 		{name: "IPv6, vanish", ipv6: true, do: func(c *smtpd.Client) { _ = c.Reset() }},
@@ -234,9 +233,9 @@ func attacks() []attack {
 			greeted(c, "EHLO [IPv6:::1]", "HELO [::1]", "HELO ::1", "HELO [IPv6:"+long(200)+"]", "HELO [127.0.0.1]", "HELO 127.0.0.1", "HELO [", "HELO ]", "HELO [|]")
 		}},
 
-		// Authentication.
+		// The following attacks use authentication.
 		submits("user names", func() (lines []string) {
-			// smtpd needs up to a second for each.
+			// smtpd needs up to a second for each login.
 			for _, user := range []string{"a|b", "|", "", "a\rb"} {
 				lines = append(lines, "AUTH PLAIN "+smtpd.Plain(user, "wrong"))
 			}
@@ -277,10 +276,10 @@ func attacks() []attack {
 	} {
 		all = append(all, vanishes(v.after, v.lines, v.more)...)
 	}
-	// Each hostile text in every argument.
+	// Send each hostile text in every argument.
 	for _, text := range hostiletext.Texts() {
 		s := text.Text
-		// Two lines are not a command.
+		// A text with a line end is not one command.
 		all = append(all, attack{name: "text: " + text.Name, heard: !strings.Contains(s, "\n"), do: func(c *smtpd.Client) {
 			greeted(c)
 			for _, line := range []string{"HELO " + s, "EHLO " + s + ".example.net", "EHLO mail.example.net", "MAIL FROM:<" + s + "@example.net>", "RSET", "MAIL FROM:<a@" + s + ">",
@@ -322,8 +321,8 @@ func dial(s *smtpd.Server, i int, a attack) (*smtpd.Client, error) {
 	return c, accepted(s)
 }
 
-// accepted waits until smtpd has accepted all connections. smtpd queues five;
-// other clients try again after a second.
+// accepted waits until smtpd has accepted all connections. smtpd queues five connections,
+// and all other clients try again after a second.
 func accepted(s *smtpd.Server) error {
 	return s.Eventually("smtpd accepts", func() bool {
 		for _, name := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
@@ -331,8 +330,8 @@ func accepted(s *smtpd.Server) error {
 			if err != nil {
 				return false
 			}
-			// Listening sockets are at the start of the file,
-			// before thousands of others.
+			// Listening sockets are at the start of the file, before thousands of
+			// connections.
 			head := make([]byte, 8<<10)
 			n, err := io.ReadAtLeast(file, head, 1)
 			file.Close()
@@ -411,8 +410,7 @@ func idle(s *smtpd.Server) (st *fullStatus, err error) {
 // smtpdsOwn matches the start of a line that smtpd logs about a session.
 var smtpdsOwn = regexp.MustCompile(`[0-9a-f]{16} smtp `)
 
-// together runs attacks at the same time. First is the number of the first
-// attack.
+// together runs attacks at the same time. first is the number of the first attack.
 func together(s *smtpd.Server, list []attack, first int) error {
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -435,8 +433,8 @@ func together(s *smtpd.Server, list []attack, first int) error {
 // start.
 const notStarted = "does not start: "
 
-// suffers starts a server, runs attacks at the same time, and returns the
-// damage, or nothing.
+// suffers starts a server, runs attacks at the same time, and describes the damage.
+// Without damage, the result is empty.
 func suffers(o smtpd.Options, list []attack, first int, well func(*smtpd.Server) error) string {
 	s, err := smtpd.Start(o)
 	if err != nil {
@@ -463,7 +461,7 @@ func suffers(o smtpd.Options, list []attack, first int, well func(*smtpd.Server)
 	}
 }
 
-// blame returns the attacks that cause damage. It runs each attack on a new server.
+// blame returns the attacks that cause damage. Each attack runs on a new server.
 func blame(o func() smtpd.Options, round []attack, first int, well func(*smtpd.Server) error) (guilty []string) {
 	for i := range round {
 		if what := suffers(o(), round[i:i+1], first+i, well); what != "" {
@@ -476,9 +474,9 @@ func blame(o func() smtpd.Options, round []attack, first int, well func(*smtpd.S
 	return guilty
 }
 
-// TestHostileClients checks that smtpd and the filter survive all attacks as
-// the same processes. Legitimate and local mail is accepted, no session remains
-// open, each request has exactly one answer, and the records are readable.
+// TestHostileClients checks that smtpd and the filter survive all attacks as the same
+// processes. Legitimate and local mail must be accepted, and no session may remain open.
+// Each request must have exactly one answer, and the records must be readable.
 func TestHostileClients(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {
@@ -534,8 +532,8 @@ func TestHostileClients(t *testing.T) {
 				if strings.Contains(line, "level=ERROR") || strings.Contains(line, "bug") {
 					t.Errorf("logged: %s", line)
 				}
-				// The processes of smtpd write to one file, sometimes into
-				// the same line. Lines of smtpd itself are not checked.
+				// The processes of smtpd write to one file, sometimes into the same line.
+				// Do not check lines of smtpd itself.
 				if at := smtpdsOwn.FindStringIndex(line); at != nil {
 					line = line[:at[0]]
 				}
@@ -554,7 +552,7 @@ func TestHostileClients(t *testing.T) {
 				}
 				return "not an attack"
 			})
-			// An attack that is rejected before its commands proves
+			// Skip attacks that were rejected before their commands, because they prove
 			// nothing.
 			talked := make(map[string]bool)
 			for _, r := range records {
@@ -574,9 +572,9 @@ func TestHostileClients(t *testing.T) {
 	}
 }
 
-// unhurt returns an error if a server or its filter is damaged: legitimate mail
-// must be accepted, no session may be open and no answer delayed. The filter
-// must be the process pid, unless pid is 0.
+// unhurt returns an error if a server or its filter is damaged. Legitimate mail must be
+// accepted. No session may be open, and no answer may be delayed. If pid is not 0, the
+// filter must be the process pid.
 func unhurt(s *smtpd.Server, pid int) error {
 	if err := deliver(s); err != nil {
 		return fmt.Errorf("legitimate mail: %w", err)
@@ -594,7 +592,7 @@ func unhurt(s *smtpd.Server, pid int) error {
 	return nil
 }
 
-// TestBlame checks that blame finds the attack that ends a filter. A filter on
+// TestBlame checks that blame finds the attack that ends a filter. A filter that uses
 // OpenSMTPD-framework ends at the first IPv6 connection.
 func TestBlame(t *testing.T) {
 	v := smtpd.Newest()
@@ -622,7 +620,7 @@ func crowd(t *testing.T, s *smtpd.Server) int {
 	t.Helper()
 	const n = 1000
 	clients := make([]*smtpd.Client, n)
-	// smtpd queues five connections: connect one after another.
+	// Connect one client after another, because smtpd queues only five connections.
 	for i := range clients {
 		c, err := s.Dial(fmt.Sprintf("198.19.%d.%d", i%100, 1+i/100%2), smtpd.PortMX)
 		if err != nil {
@@ -666,8 +664,8 @@ func crowd(t *testing.T, s *smtpd.Server) int {
 	return n
 }
 
-// answeredOnce checks that each request of smtpd has one answer. Name returns
-// the attack of a session.
+// answeredOnce checks that each request of smtpd has one answer. name returns the attack
+// of a session.
 func answeredOnce(t *testing.T, s *smtpd.Server, name func(session string) string) {
 	t.Helper()
 	count := func(name, word string, field int) map[string]int {

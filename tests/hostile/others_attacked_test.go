@@ -14,9 +14,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestHostileClientsOfOthers prints the table of the README: the result of the
-// attacks on other filters. If a filter does not survive a round, each attack
-// of the round runs alone. The test proves nothing about this program.
+// TestHostileClientsOfOthers prints the table in the README, which shows the results of
+// the attacks on other filters. If a filter does not survive a round, each attack of the
+// round runs alone. The test proves nothing about this program.
 func TestHostileClientsOfOthers(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		for _, other := range others {

@@ -1,10 +1,10 @@
 // Package hostiletext contains texts with which clients attack readers of logs and
-// reports. They control a terminal, forge a log line, run as a spreadsheet formula,
-// break out of a format, or hide. The package fills a state directory with them and
-// checks the output of programs.
+// reports. A hostile text controls a terminal, forges a log line, runs as a spreadsheet
+// formula, breaks out of a format, or hides. Package hostiletext fills a state directory
+// with hostile texts and checks the output of programs.
 //
-// A new output format needs a row in the table of a test that calls [Store], and
-// one of [Terminal], [JSON] and [CSV] on the output.
+// A new output format needs a row in the table of a test. That test must call [Store],
+// and check the output with [Terminal], [JSON] or [CSV].
 package hostiletext
 
 import (
@@ -28,7 +28,7 @@ const Forged = "FORGED"
 // Texts returns all hostile texts.
 func Texts() []Text {
 	return []Text{
-		// Terminals.
+		// The following texts control a terminal.
 		{"window title", "\x1b]0;owned\x07"},
 		{"clear and colour", "\x1b[2J\x1b[1;31mred"},
 		{"clipboard", "\x1b]52;c;cm0gLXJmIC8=\x07"},
@@ -41,7 +41,7 @@ func Texts() []Text {
 		{"shift out", "\x0e\x0f\x1bc"},
 		{"nul", "a\x00b"},
 		{"all controls", "\x01\x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\x7f"},
-		// Lines of logs and replies.
+		// The following texts forge lines of logs and replies.
 		{"line feed", "x\n" + Forged + " level=ERROR msg=\"all is lost\""},
 		{"line end", "x\r\n" + Forged + " finding evidence=scanner src=192.0.2.99 confidence=high"},
 		{"line separators", "x\u2028" + Forged + "\u2029" + Forged + "\u0085" + Forged + "\v" + Forged + "\f"},
@@ -50,7 +50,7 @@ func Texts() []Text {
 		{"filter answer", "x\nfilter-result|0000000000000001|0000000000000002|disconnect|550 " + Forged},
 		{"pipes", "a|b||c|"},
 		{"tab", "a\tb\tc"},
-		// Spreadsheets.
+		// The following texts run in a spreadsheet.
 		{"formula", "=cmd|' /C calc'!A0"},
 		{"formula plus", "+1+cmd|' /C calc'!A0"},
 		{"formula minus", "-1-cmd|' /C calc'!A0"},
@@ -64,7 +64,7 @@ func Texts() []Text {
 		{"formula next row", "a\"\r\n=cmd(),\"b"},
 		{"separators", "a,b;c\td"},
 		{"quotes", `"'` + "`" + `""''`},
-		// Markup, shells, formats.
+		// The following texts are markup, shell commands or format directives.
 		{"script", "<script>alert(1)</script>"},
 		{"attribute", `"><img src=x onerror=alert(1)>`},
 		{"entity", "&lt;b&gt;&#27;&amp;amp;"},
@@ -80,7 +80,7 @@ func Texts() []Text {
 		{"format", "%s%n%x%p%%%!d(MISSING)"},
 		{"metric", "a\"} 1\n" + Forged + "{b=\"\\"},
 		{"comment", "x # y */ -- <!-- ]]>"},
-		// Invisible characters.
+		// The following texts contain invisible characters.
 		{"right to left", "\u202egnp.exe\u202c"},
 		{"isolate", "\u2066x\u2067y\u2068z\u2069\u061c\u200e\u200f"},
 		{"zero width", "a\u200bb\u200cc\u200dd\u2060e\ufefff\u180eg\u00adh"},
@@ -96,14 +96,14 @@ func Texts() []Text {
 		{"replacement", "\ufffd"},
 		{"look-alike", "\u0430pple.example"},
 		{"wide", strings.Repeat("\u6f22", 100)},
-		// Not text.
+		// The following bytes are not valid text.
 		{"not UTF-8", "\xff\xfe\x80"},
 		{"overlong", "\xc0\xaf\xe0\x80\x9b\xf0\x80\x80\x9b"},
 		{"cut short", "x\xe2\x80"},
 		{"surrogates", "\xed\xa0\xbd\xed\xb8\x80"},
 		{"beyond", "\xf4\x90\x80\x80"},
 		{"latin 1", "caf\xe9"},
-		// Long texts.
+		// The following texts are long.
 		{"long", strings.Repeat("A", 2000)},
 		{"long escapes", strings.Repeat("\x1b[31m", 400)},
 		{"long in bytes", strings.Repeat("\xff", 2000)},
@@ -111,9 +111,9 @@ func Texts() []Text {
 	}
 }
 
-// Terminal checks text for terminals: UTF-8 without control characters except
-// line feed and tab, without direction marks and invisible characters, and
-// without a forged line.
+// Terminal checks that out is safe for a terminal. The text must be UTF-8. Line feed and
+// tab are the only permitted control characters. Direction marks, invisible characters
+// and forged lines are errors.
 func Terminal(out []byte) error {
 	var errs []error
 	for n, line := range bytes.Split(out, []byte("\n")) {
@@ -143,8 +143,8 @@ func wrong(r rune) string {
 	return ""
 }
 
-// JSON checks that out is a sequence of JSON values without text that Terminal
-// rejects. It calls each for every value.
+// JSON checks that out is a sequence of JSON values without text that Terminal rejects.
+// each is called for every value.
 func JSON(out []byte, each func(any)) error {
 	if err := Terminal(out); err != nil {
 		return err
@@ -162,8 +162,8 @@ func JSON(out []byte, each func(any)) error {
 	}
 }
 
-// CSV checks that out is comma-separated values with rows of equal length, and
-// that no cell is a formula of a spreadsheet program.
+// CSV checks that out consists of comma-separated values with rows of equal length. No
+// cell may be a formula of a spreadsheet program.
 func CSV(out []byte) error {
 	if err := Terminal(out); err != nil {
 		return err
@@ -174,7 +174,7 @@ func CSV(out []byte) error {
 	}
 	for _, row := range rows {
 		for _, cell := range row {
-			// Some programs skip a leading space.
+			// Some programs ignore a leading space in a cell.
 			if r, _ := utf8.DecodeRuneInString(strings.TrimLeft(cell, " ")); strings.ContainsRune("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20", r) {
 				return fmt.Errorf("a cell is a formula: %.100q", cell)
 			}

@@ -27,9 +27,9 @@ func SessionID(i int) string { return fmt.Sprintf("%016x", firstID+i) }
 // Addr returns the source of the session with text number i.
 func Addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{203, 0, 113, byte(i + 1)}) }
 
-// Store creates a state directory with a session for each text, which contains the text
-// in every field of every kind of step, and with bans that contain it. All events are
-// in the half hour before now.
+// Store creates a state directory with a session for each text. The session contains the
+// text in every field of every kind of step. The directory also has bans with the texts.
+// All events are in the half hour before now.
 func Store(dir string, now time.Time) error {
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	m := memory.New()
@@ -92,9 +92,9 @@ func steps(s []byte, rule uint32) (b []byte) {
 
 func cut(s string, most int) string { return s[:min(len(s), most)] }
 
-// Stream returns the lines of smtpd for a session with each text, with all
-// events and requests that contain text of clients. The protocol consists of
-// lines, so line feeds and NUL cannot occur.
+// Stream returns the lines of smtpd for a session with each text. The lines include all
+// events and requests that contain text of clients. The protocol consists of lines, so
+// the texts cannot contain line feeds or NUL.
 func Stream() []byte {
 	var b strings.Builder
 	b.WriteString("config|smtpd-version|7.9.0\nconfig|protocol|0.7\nconfig|smtp-session-timeout|300\nconfig|subsystem|smtp-in\nconfig|admd|mx.example.org\nconfig|ready\n")

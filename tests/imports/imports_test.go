@@ -15,9 +15,9 @@ import (
 
 const module = "scanwatch/"
 
-// A rule forbids packages to depend on other packages, directly or through
-// packages of this module. A pattern that ends in "/..." includes the package
-// itself and all packages below it.
+// A rule forbids packages to depend on other packages, directly or through packages of
+// this module. A pattern that ends in "/..." includes the named package and all packages
+// below it.
 type rule struct {
 	from, not []string
 	reason    string
@@ -37,15 +37,15 @@ var rules = []rule{
 	{[]string{"cmd/internal/follow", "cmd/internal/firewall", "cmd/internal/forward"}, []string{"cmd/internal/statedir", "cmd/internal/exportlist"}, "companions know the running filter only, and may not read its files"},
 }
 
-// Future packages are named in the rules before they exist.
+// future contains packages that rules name before the packages exist.
 var future = []string{"filter/milter/...", "filter/follow/..."}
 
-// Pending packages are named in the rules and are being written. Strict makes
-// a missing one a failure.
+// pendingPackages contains packages that rules name while they are being written. If
+// strict is set, a missing package is a failure.
 var pendingPackages = []string{}
 
-// Pending dependencies break a rule and are being removed. Strict makes an
-// entry that no longer breaks a rule a failure.
+// pending contains dependencies that break a rule and are being removed. If strict is
+// set, an entry that no longer breaks a rule is a failure.
 var pending = []string{
 	"store/export -> rules/...", // through store/report
 	"store/report -> rules/...",
@@ -55,12 +55,12 @@ var pending = []string{
 // empty.
 const strict = false
 
-// The filter must not fetch anything and must not start a program.
+// The filter must not import these packages, because it must neither fetch data nor start
+// programs.
 var (
 	filterProgram  = "cmd/filter-scanwatch"
 	notInTheFilter = []string{"net/http", "os/exec"}
-	// The list of public suffixes implements an interface of net/http/cookiejar without
-	// using the package.
+	// The list of public suffixes only implements an interface of net/http/cookiejar.
 	exempt = []string{"golang.org/x/net/publicsuffix"}
 )
 
@@ -117,8 +117,8 @@ func matches(pattern, path string) bool {
 	return name == below || strings.HasPrefix(name, below+"/")
 }
 
-// path returns the shortest chain of imports from a package to a package accepted by
-// found, or nil. through reports whether the chain may continue at a package.
+// path returns the shortest chain of imports from a package to a package that found
+// accepts, or nil. through reports whether the chain may continue at a package.
 func path(all map[string]*pkg, from string, found, through func(string) bool) []string {
 	before := map[string]string{from: ""}
 	for queue := []string{from}; len(queue) > 0; queue = queue[1:] {
@@ -146,7 +146,7 @@ func path(all map[string]*pkg, from string, found, through func(string) bool) []
 	return nil
 }
 
-// TestImports checks that no package breaks a rule, on any system.
+// TestImports checks that no package breaks a rule on any system.
 func TestImports(t *testing.T) {
 	broken := map[string]bool{}
 	for _, goos := range []string{"linux", "openbsd"} {
@@ -214,8 +214,8 @@ func checkPatterns(t *testing.T, all map[string]*pkg) {
 	}
 }
 
-// TestFilterProgram checks that no package in the filter, of the project or of
-// a library, imports a forbidden package.
+// TestFilterProgram checks that no package in the filter imports a forbidden package.
+// Packages of libraries are also checked.
 func TestFilterProgram(t *testing.T) {
 	for _, goos := range []string{"linux", "openbsd", "freebsd", "netbsd"} {
 		all := list(t, goos, "./"+filterProgram)

@@ -41,8 +41,8 @@ func TestManualHasFlags(t *testing.T) {
 	}
 }
 
-// TestManualHasEvidence checks that scanwatch.conf(5) describes each evidence token,
-// and filter-scanwatch(8) the tokens that the scenarios cause.
+// TestManualHasEvidence checks that scanwatch.conf(5) describes each evidence token.
+// filter-scanwatch(8) must describe the tokens that the scenarios cause.
 func TestManualHasEvidence(t *testing.T) {
 	page := manual(t, "scanwatch.conf.5")
 	for _, token := range rules.Tokens {
@@ -119,9 +119,8 @@ func TestManualHasFormats(t *testing.T) {
 	}
 }
 
-// TestManualExamples checks that the commands in filter-scanwatch(8) work on a
-// recorded stream. The tests in tests/packaging check the examples of
-// smtpd.conf(5).
+// TestManualExamples checks that the commands in filter-scanwatch(8) work with a recorded
+// stream. tests/packaging checks the examples of smtpd.conf(5).
 func TestManualExamples(t *testing.T) {
 	_, section, _ := strings.Cut(manual(t, "filter-scanwatch.8"), "\n.Sh EXAMPLES\n")
 	section, _, _ = strings.Cut(section, "\n.Sh ")

@@ -1,6 +1,6 @@
 package month
 
-// Attackers and their results.
+// This file describes attackers and their results.
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// An Attack is one attacker of the month, with its results.
+// An Attack is one attacker of the month with its results.
 type Attack struct {
 	Name string
 	Area string // harvest, passwords, relay, visitor, account
@@ -27,7 +27,8 @@ type Attack struct {
 	told             map[string]bool
 }
 
-// A tally counts events, and the maximum in an hour and in a day after the first.
+// A tally counts events. A tally also has the maximum in an hour, and the maximum in a
+// day after the first event.
 type tally struct {
 	Total, Hour, Day int
 	hours, days      map[int64]int
@@ -47,7 +48,7 @@ func (t *tally) add(n int, at time.Time) {
 	t.Hour, t.Day = max(t.Hour, t.hours[h]), max(t.Day, t.days[d])
 }
 
-// String formats the total and the most in an hour and a day.
+// String formats the total, and the maximum in an hour and in a day.
 func (t *tally) String() string {
 	if t.Total == 0 {
 		return "-"
@@ -55,7 +56,7 @@ func (t *tally) String() string {
 	return fmt.Sprintf("%d (%d, %d)", t.Total, t.Hour, t.Day)
 }
 
-// An attacker is a playing Attack.
+// An attacker is an Attack that is being played.
 type attacker struct {
 	*Actor
 	*Attack
@@ -65,7 +66,7 @@ type attacker struct {
 	free []string
 }
 
-// plan starts attack i. Attacks of one day start on different days.
+// plan starts attack i. Attacks that last one day start on different days.
 func (w *World) plan(i int, row Attack) {
 	row.told = make(map[string]bool)
 	w.Attacks = append(w.Attacks, &row)
@@ -81,7 +82,7 @@ func (x *attacker) src(host int) netip.Addr {
 	return netip.AddrFrom4([4]byte{198, 19, byte(x.index * 3), byte(host)})
 }
 
-// far returns an address in the i-th of 250 networks.
+// far returns an address in network i of 250 networks.
 func (x *attacker) far(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{198, 19, byte(i), byte(10 + (i+x.index)%200)})
 }
@@ -113,7 +114,7 @@ func (x *attacker) done(c *simulate.Client) *simulate.Client {
 	return c
 }
 
-// rival is the host of an attacker that only has an address.
+// rival returns the host of an attacker. The host has an address, but no name.
 func rival(src netip.Addr) simulate.Host { return simulate.Host{Src: src, Helo: "mail.x.example"} }
 
 type manner = simulate.Manner
@@ -125,7 +126,7 @@ func (x *attacker) ask(h simulate.Host, m manner, rcpts ...string) *simulate.Cli
 	return x.done(x.Ask(h, m, rcpts...))
 }
 
-// bursts requests "each" new words in each of n sessions.
+// bursts requests each new words in each of n sessions.
 func (x *attacker) bursts(n, each int, every time.Duration, m manner, at func(i int) simulate.Host) {
 	for i := range n {
 		x.ask(at(i), m, words("w", i*each, each)...)
@@ -133,7 +134,7 @@ func (x *attacker) bursts(n, each int, every time.Duration, m manner, at func(i 
 	}
 }
 
-// one returns a host for all sessions.
+// one returns a function that returns the same host for every session.
 func one(h simulate.Host) func(int) simulate.Host {
 	return func(int) simulate.Host { return h }
 }
@@ -151,7 +152,7 @@ func (x *attacker) spam(h simulate.Host, to string) *simulate.Client {
 	return x.ask(h, manner{Sender: "joe@x.example", Send: true}, to)
 }
 
-// good sends n messages to a mailbox, as a mail server does, to gain standing.
+// good sends n messages to a mailbox like a mail server, to gain standing.
 func (x *attacker) good(h simulate.Host, n int, every time.Duration, to string) {
 	for range n {
 		x.ask(h, manner{Sender: "news@" + domain(h.Helo), Send: true}, to)

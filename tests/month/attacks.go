@@ -1,6 +1,6 @@
 package month
 
-// The attackers.
+// This file contains the attackers.
 
 import (
 	"fmt"
@@ -258,7 +258,7 @@ var logins = []Attack{
 	}},
 }
 
-// relays look for an open relay.
+// relays contains attackers that search for an open relay.
 var relays = []Attack{
 	{Name: "50 foreign domains in one session", Area: "relay", play: func(x *attacker) { x.ask(rival(x.src(20)), manner{}, foreign(0, 50)...) }},
 	{Name: "one a session, 40 domains in a day", Area: "relay", play: func(x *attacker) {
@@ -283,7 +283,7 @@ var relays = []Attack{
 }
 
 // visitors contains scanners, rented hosts, false greetings and programs that do not
-// speak SMTP. Each sends, or tries to send, a message three times.
+// speak SMTP. Each visitor tries to send a message three times.
 var visitors = func() (list []Attack) {
 	mail := func(name string, hosts ...simulate.Host) {
 		list = append(list, Attack{Name: name, Area: "visitor", play: func(x *attacker) {

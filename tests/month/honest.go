@@ -1,7 +1,7 @@
 package month
 
-// Kinds of legitimate senders. The reasons in Later and Tight agree with
-// package cases.
+// This file contains the kinds of legitimate senders. The reasons in Later and Tight
+// agree with package cases.
 
 import (
 	_ "embed"
@@ -71,8 +71,8 @@ func Forms() (n int) {
 	return n
 }
 
-// forms are the rows of senders.tsv that tight may reject, or the others. A third of
-// them writes daily, weekly and once.
+// forms plays the rows of senders.tsv that tight may reject, or all other rows. A third
+// of the senders writes daily, a third weekly, and a third once.
 func (w *World) forms(k *Kind, tight bool) {
 	n := 0
 	for line := range strings.Lines(senders) {
@@ -107,8 +107,8 @@ func (w *World) forms(k *Kind, tight bool) {
 	}
 }
 
-// partners are companies, four in each network. They write on some days, occasionally
-// to a mistyped address.
+// partners plays companies, four in each network. A partner writes on some days,
+// occasionally to a mistyped address.
 func (w *World) partners(k *Kind) {
 	var at func(int) netip.Addr
 	for i := range 24 {
@@ -132,7 +132,8 @@ func (w *World) partners(k *Kind) {
 	}
 }
 
-// newcomers write once, on every day of the month.
+// newcomers plays servers that write only once. On each day of the month, new servers
+// write.
 func (w *World) newcomers(k *Kind) {
 	at := [2]func(int) netip.Addr{w.net(), w.net()}
 	for d := range Days {
@@ -155,14 +156,14 @@ func left(start, n int) (to []string) {
 	return to
 }
 
-// mixed returns the members of a list, mixed with former members.
+// mixed returns the members of a list mixed with former members.
 func (a *Actor) mixed(members, former []string) []string {
 	to := append(append([]string(nil), members...), former...)
 	a.Shuffle(len(to), func(i, j int) { to[i], to[j] = to[j], to[i] })
 	return to
 }
 
-// lists are mailing lists with a few former members.
+// lists plays mailing lists with a few former members.
 func (w *World) lists(k *Kind) {
 	at := w.net()
 	for i := range 3 {
@@ -176,7 +177,7 @@ func (w *World) lists(k *Kind) {
 	}
 }
 
-// newLists are lists that start in the middle of the month, half of whose members
+// newLists plays mailing lists that start in the middle of the month. Half of the members
 // have left.
 func (w *World) newLists(k *Kind) {
 	at := w.net()
@@ -191,8 +192,8 @@ func (w *World) newLists(k *Kind) {
 	}
 }
 
-// newsletters start after a few messages. Each has twenty addresses, a third of which
-// is outdated.
+// newsletters plays senders that start a newsletter after a few messages. Each newsletter
+// has twenty addresses, of which a third is outdated.
 func (w *World) newsletters(k *Kind) {
 	for i := range 3 {
 		name := fmt.Sprintf("mail.shop%d.example", i)
@@ -224,7 +225,7 @@ func nulls(to []string) (list []*message) {
 	return list
 }
 
-// bounces are returned messages of local users.
+// bounces plays servers that return messages of local users.
 func (w *World) bounces(k *Kind) {
 	at := w.net()
 	for i := range 5 {
@@ -243,9 +244,9 @@ func (a *Actor) forged(n int) (to []string) {
 	return to
 }
 
-// backscatter is the result of spam with forged senders. Hosts of a provider send three
-// bounces per connection, and other servers, which also send mail, many in one
-// connection. The last one is a bounce for a user.
+// backscatter plays bounces of spam with forged senders. Hosts of a provider send three
+// bounces per connection. Other servers send many bounces per connection, and the last
+// bounce is for a user.
 func (w *World) backscatter(k *Kind) {
 	at, pool := w.net(), w.net()
 	for wave, d := range []int{4, 17, 26} {
@@ -280,7 +281,7 @@ func (w *World) backscatter(k *Kind) {
 	}
 }
 
-// verification checks whether senders exist. Half of them are forged.
+// verification plays servers that verify senders. Half of the senders are forged.
 func (w *World) verification(k *Kind) {
 	at := w.net()
 	for i := range 3 {
@@ -302,7 +303,7 @@ func (w *World) verification(k *Kind) {
 	}
 }
 
-// confirmations are requests for confirmation to invented addresses.
+// confirmations returns requests for confirmation to invented addresses.
 func (a *Actor) confirmations(club string, n int) (list []*message) {
 	for i, to := range a.forged(n) {
 		list = append(list, &message{from: fmt.Sprintf("confirm-%d@%s", i, club), left: []string{to}})
@@ -310,7 +311,7 @@ func (a *Actor) confirmations(club string, n int) (list []*message) {
 	return list
 }
 
-// forum writes daily, and on some days a visitor enters invented addresses.
+// forum plays forums that write daily. On some days, a visitor enters invented addresses.
 func (w *World) forum(k *Kind) {
 	h := host(w.net()(70), "forum.club.example")
 	w.Go(h.RDNS, Start, func(a *Actor) {
@@ -323,7 +324,7 @@ func (w *World) forum(k *Kind) {
 	})
 }
 
-// newForum are forums whose first messages go to six invented addresses.
+// newForum plays forums whose first messages are for six invented addresses.
 func (w *World) newForum(k *Kind) {
 	at := w.net()
 	for i, together := range []bool{true, false, true, false} {
@@ -348,7 +349,7 @@ func (w *World) newForum(k *Kind) {
 	}
 }
 
-// forwarders forward mail of all kinds of senders.
+// forwarders plays servers that forward mail of all kinds of senders.
 func (w *World) forwarders(k *Kind) {
 	at := w.net()
 	for i := range 3 {
@@ -365,7 +366,7 @@ func (w *World) forwarders(k *Kind) {
 	}
 }
 
-// notices are programs that write to former users.
+// notices plays programs that write to former users.
 func (w *World) notices(k *Kind) {
 	at := w.net()
 	jobs, supplier := host(at(90), "jobs.partner.example"), host(at(91), "mail.supplier.example")

@@ -1,6 +1,6 @@
 package month
 
-// Mail servers and users, and the counts of their messages and logins.
+// This file plays mail servers and users, and counts their messages and logins.
 
 import (
 	"fmt"
@@ -12,18 +12,18 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A Kind is a kind of legitimate clients, with its results.
+// A Kind is a kind of legitimate client with its results.
 type Kind struct {
 	Name string
-	// Later is the reason for which a message of this kind may be delayed under
-	// standard; empty if no message may.
+	// Later is the reason why a message of this kind may be delayed with standard. If no
+	// message may be delayed, Later is empty.
 	Later string
-	// Ban is the reason for which hosts of this kind may be banned for some minutes,
-	// while none of their logins and messages is rejected.
+	// Ban is the reason why hosts of this kind may be banned for some minutes. A ban must
+	// not reject a login or a message.
 	Ban string
-	// Tight is the reason for which tight may reject messages of this kind.
+	// Tight is the reason why tight may reject messages of this kind.
 	Tight string
-	// Shared means that attackers are in the /64 of the hosts.
+	// Shared is set if the /64 of a host also contains attackers.
 	Shared bool
 	plan   func(w *World, k *Kind)
 
@@ -41,7 +41,7 @@ type Kind struct {
 // varying matches the parts of replies that differ from session to session.
 var varying = regexp.MustCompile(` \[[0-9a-f]{16}\]| until \d{4}-\d\d-\d\d \d\d:\d\d UTC`)
 
-// note counts a session that has ended.
+// note counts an ended session.
 func (k *Kind) note(c *simulate.Client) {
 	k.Sessions++
 	k.Accepted += c.Mails()
@@ -61,7 +61,7 @@ func (k *Kind) note(c *simulate.Client) {
 	}
 }
 
-// A message is in the queue of a mail server.
+// A message is a queued message of a mail server.
 type message struct {
 	kind  *Kind // counts the message
 	tight bool  // the kind of the sender has a reason in Tight
@@ -74,8 +74,8 @@ type message struct {
 	done  bool
 }
 
-// retries contains the times of the retries in the queues of common mail servers. After
-// the last retry the message is returned.
+// retries contains the times of retries in the queues of common mail servers. After the
+// last retry, the message is returned to the sender.
 var retries = []time.Duration{0, 15 * time.Minute, time.Hour, 4 * time.Hour, 12 * time.Hour, 24 * time.Hour, 48 * time.Hour, 72 * time.Hour, 96 * time.Hour}
 
 // Send queues a message at a host.
@@ -153,7 +153,7 @@ func (m *message) finish(now time.Time, junked bool) {
 	}
 }
 
-// attempt plays one connection of a queue. It reports whether the queue is empty.
+// attempt plays one connection of a queue and reports whether the queue is empty.
 func (a *Actor) attempt(k *Kind, h simulate.Host, list []*message) (empty bool) {
 	c := a.Connect(a.trouble(h))
 	c.Ehlo()
@@ -179,7 +179,7 @@ func (a *Actor) attempt(k *Kind, h simulate.Host, list []*message) (empty bool) 
 	return empty
 }
 
-// offer plays the transaction of a message.
+// offer plays the transaction that sends a message.
 func (a *Actor) offer(c *simulate.Client, m *message) {
 	if c.Mail(m.from) != simulate.Accepted {
 		return
@@ -213,7 +213,7 @@ func (a *Actor) offer(c *simulate.Client, m *message) {
 	}
 }
 
-// rcpt requests a recipient of a server whose tables may be unavailable.
+// rcpt requests a recipient from a server whose tables may be unavailable.
 func (a *Actor) rcpt(c *simulate.Client, to string) simulate.Result {
 	switch k := a.outage(); {
 	case k == nil:
@@ -224,7 +224,8 @@ func (a *Actor) rcpt(c *simulate.Client, to string) simulate.Result {
 	return c.RcptFate(to, simulate.Unknown)
 }
 
-// Outages of the server's own table of recipients, each for an hour.
+// outages contains the outages of the server's own table of recipients. Each outage lasts
+// an hour.
 var outages = map[string]time.Time{"directory down": day(11, 10*time.Hour), "table broken": day(19, 15*time.Hour)}
 
 // outage returns the kind of the current outage, or nil.
@@ -246,7 +247,7 @@ func (w *World) kind(name string) *Kind {
 	panic("month: no kind " + name)
 }
 
-// Windows in which the resolver of the server is unavailable.
+// windows contains the times at which the resolver of the server is unavailable.
 var windows = []struct {
 	at     time.Time
 	long   time.Duration
@@ -264,7 +265,8 @@ func (w *World) inWindow() bool {
 	return h.FCrDNS != "pass"
 }
 
-// trouble returns h as smtpd reports it at this time.
+// trouble returns h with the names that smtpd reports at the current time. The resolver
+// may be unavailable.
 func (w *World) trouble(h simulate.Host) simulate.Host {
 	for _, t := range windows {
 		if now := w.Now(); !now.Before(t.at) && now.Before(t.at.Add(t.long)) {
@@ -280,8 +282,8 @@ func (w *World) trouble(h simulate.Host) simulate.Host {
 	return h
 }
 
-// Login plays a user who mistypes the password a few times and then, if right,
-// sends a message.
+// Login plays a user who mistypes the password a few times. If right is set, the user
+// finally logs in and sends a message.
 func (a *Actor) Login(k *Kind, h simulate.Host, user string, wrong int, right bool) {
 	if h.Port == 0 {
 		h.Port = 587

@@ -1,6 +1,6 @@
 package month
 
-// Legitimate senders with a suspicious greeting, address or pace.
+// This file plays legitimate senders with a suspicious greeting, address or pace.
 
 import (
 	"fmt"
@@ -10,7 +10,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// applications greet with an address of the network of their container.
+// applications plays programs that greet with an address of the network of their
+// container.
 func (w *World) applications(k *Kind) {
 	at := w.net()
 	for i, helo := range []string{"[10.1.2.3]", "[172.17.0.1]", "[192.168.178.20]", "[172.18.0.5]", "[10.0.0.4]"} {
@@ -22,7 +23,7 @@ func (w *World) applications(k *Kind) {
 	}
 }
 
-// container is a server that greets with another name after some weeks.
+// container plays a server that greets with another name after some weeks.
 func (w *World) container(k *Kind) {
 	h := host(w.net()(53), "mail.family.example")
 	w.Go("container", Start, func(a *Actor) {
@@ -35,7 +36,8 @@ func (w *World) container(k *Kind) {
 	})
 }
 
-// movedDomain is a server with old data, which sends mail for a domain that has moved.
+// movedDomain plays a server with old data. The server sends mail for a domain that has
+// moved.
 func (w *World) movedDomain(k *Kind) {
 	h := host(w.net()(54), "mail.oldpartner.example")
 	w.Go("moved", Start, func(a *Actor) {
@@ -53,8 +55,8 @@ func (w *World) movedDomain(k *Kind) {
 	})
 }
 
-// yearly writes on two days, also to a former user. A neighbour harvested on the
-// previous day.
+// yearly plays a server that writes on only two days, also to a former user. A host in
+// the same network has harvested on the previous day.
 func (w *World) yearly(k *Kind) {
 	h := host(netip.MustParseAddr("198.51.100.121"), "mail.taxoffice.example")
 	w.Go(h.RDNS, day(2, 9*time.Hour), func(a *Actor) {
@@ -64,7 +66,7 @@ func (w *World) yearly(k *Kind) {
 	})
 }
 
-// paces contains very fast and very slow clients.
+// paces plays very fast and very slow clients.
 func (w *World) paces(k *Kind) {
 	at := w.net()
 	ms := func(times ...float64) (list []time.Duration) {
@@ -85,7 +87,7 @@ func (w *World) paces(k *Kind) {
 	}
 }
 
-// burst is a provider that opens twenty connections at the same time.
+// burst plays a provider that opens twenty connections at the same time.
 func (w *World) burst(k *Kind) {
 	h := host(w.net()(10), "out.bigprovider.example")
 	w.owners[h.Src] = k
@@ -119,7 +121,8 @@ func (w *World) burst(k *Kind) {
 	})
 }
 
-// newMailbox is jobs@, which applicants and harvesters request before it exists.
+// newMailbox plays mail to jobs@. Applicants and harvesters request jobs@ before the
+// mailbox exists.
 func (w *World) newMailbox(k *Kind) {
 	const jobs = "jobs@example.org"
 	at := w.net()
@@ -138,7 +141,7 @@ func (w *World) newMailbox(k *Kind) {
 	}
 }
 
-// shared64 is a server in a /64 with bots and harvesters.
+// shared64 plays a server in a /64 with bots and harvesters.
 func (w *World) shared64(k *Kind) {
 	h := host(netip.MustParseAddr("2001:db8:3c02::f03c:92ff:fe92:3fc7"), "mail.cousins.example")
 	w.Go("64", Start, func(a *Actor) {
@@ -154,7 +157,7 @@ func (w *World) shared64(k *Kind) {
 	})
 }
 
-// new64 are servers that write for the first time an hour after a harvester in their
+// new64 plays servers that write for the first time an hour after a harvester in the same
 // /64.
 func (w *World) new64(k *Kind) {
 	for i := range 4 {
@@ -167,14 +170,14 @@ func (w *World) new64(k *Kind) {
 	}
 }
 
-// bot is a session of an infected computer in the neighbourhood.
+// bot plays a session of an infected computer in the same network.
 func (a *Actor) bot(src netip.Addr) {
 	c := a.Connect(simulate.Host{Src: src, Helo: "ylmf-pc"})
 	c.Ehlo()
 	c.Quit()
 }
 
-// harvester requests n unknown recipients from the neighbourhood.
+// harvester requests n unknown recipients from the same network.
 func (a *Actor) harvester(src netip.Addr, n int) {
 	c := a.Connect(simulate.Host{Src: src, Helo: "mail.x.example"})
 	c.Ehlo()
@@ -185,7 +188,8 @@ func (a *Actor) harvester(src netip.Addr, n int) {
 	c.Quit()
 }
 
-// customers are rented servers with names of the hoster. One of them harvests.
+// customers plays rented servers with names of the hosting provider. One of the servers
+// harvests.
 func (w *World) customers(k *Kind) {
 	at := [2]func(int) netip.Addr{w.net(), w.net()}
 	for i := range 8 {
@@ -203,7 +207,7 @@ func (w *World) customers(k *Kind) {
 	})
 }
 
-// rented are servers on addresses that scanners used earlier.
+// rented plays servers with addresses that scanners used earlier.
 func (w *World) rented(k *Kind) {
 	for i, addr := range []string{"68.183.46.233", "3.17.207.148", "172.105.212.74", "159.223.98.198"} {
 		h := host(netip.MustParseAddr(addr), fmt.Sprintf("mail.tenant%d.example", i))
@@ -213,7 +217,7 @@ func (w *World) rented(k *Kind) {
 	}
 }
 
-// gateway is a private address shared by ten servers, a bot and a harvester.
+// gateway plays ten servers, a bot and a harvester that share a private address.
 func (w *World) gateway(k *Kind) {
 	addr := netip.MustParseAddr("172.18.0.1")
 	for i := range 10 {
@@ -231,7 +235,7 @@ func (w *World) gateway(k *Kind) {
 	})
 }
 
-// reports are messages of an organisation that scans, to abuse and postmaster.
+// reports plays messages from a scanning organisation to abuse and postmaster.
 func (w *World) reports(k *Kind) {
 	h := host(netip.MustParseAddr("198.51.100.111"), "mail.shadowserver.org")
 	w.Go(h.RDNS, Start, func(a *Actor) {
@@ -241,7 +245,7 @@ func (w *World) reports(k *Kind) {
 	})
 }
 
-// printers are devices of the local network.
+// printers plays devices in the local network.
 func (w *World) printers(k *Kind) {
 	for i, helo := range []string{"printer", "KM8F21A3", "copier.local", "10.20.0.5"} {
 		h := simulate.Host{Src: netip.AddrFrom4([4]byte{10, 20, 0, byte(2 + i)}), Helo: helo}
@@ -251,8 +255,8 @@ func (w *World) printers(k *Kind) {
 	}
 }
 
-// monitor checks the server every ten minutes. Sessions without mail count as
-// rejected if the filter gives a negative answer.
+// monitor plays a program that checks the server every ten minutes. A session without
+// mail counts as rejected if the filter gives a negative answer.
 func (w *World) monitor(k *Kind) {
 	h := host(w.net()(10), "probe.monitoring.example")
 	w.owners[h.Src] = k

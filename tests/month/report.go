@@ -1,6 +1,6 @@
 package month
 
-// The tables of a month, as text.
+// This file prints the tables of a month.
 
 import (
 	"cmp"
@@ -15,8 +15,8 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// countBans counts the bans of hosts of legitimate clients that rules made. The ban of
-// a /64 that they share with an attacker is not one of theirs.
+// countBans counts the bans of legitimate hosts by rules. The ban of a /64 that contains
+// an attacker does not count.
 func (w *World) countBans() {
 	w.memory.Bans.Each(func(b memory.Ban) {
 		if b.Manual || b.Observe {
@@ -34,9 +34,9 @@ func (w *World) countBans() {
 	})
 }
 
-// Failures returns the differences from the promises: standard and open reject no
-// message and no login of a legitimate client and ban none of their hosts; tight does
-// so only for the kinds with a reason. A message may be late only for a reason.
+// Failures returns the broken promises. standard and open reject no message and no login
+// of a legitimate client, and ban no legitimate host. tight rejects or bans legitimate
+// clients only for the kinds with a reason. A message may only be delayed for a reason.
 func (w *World) Failures(preset string) (list []string) {
 	for _, k := range w.Kinds {
 		fail := func(n int, what string) {
@@ -95,8 +95,8 @@ func (w *World) WriteKinds(out io.Writer, why bool) {
 	}
 }
 
-// WriteAttacks prints the results of the attackers in several worlds, which differ in
-// the policy.
+// WriteAttacks prints the results of the attackers in several worlds. The worlds differ
+// in the policy.
 func WriteAttacks(out io.Writer, presets []string, worlds []*World) {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(t, "attacker\tresult\t")

@@ -1,6 +1,6 @@
 package month
 
-// Users on the submission ports.
+// This file plays users on the submission ports.
 
 import (
 	"fmt"
@@ -16,7 +16,7 @@ func login(i int) string {
 	return local
 }
 
-// office is twelve users of one address who occasionally mistype, and a phone that
+// office plays twelve users at one address who occasionally mistype, and a phone that
 // retries an old password forever.
 func (w *World) office(k *Kind) {
 	h := simulate.Host{Src: w.net()(44), RDNS: "office.firm.example", Helo: "laptop"}
@@ -42,8 +42,8 @@ func (w *World) office(k *Kind) {
 	})
 }
 
-// movedOffice is an office at a new address. On the first morning five users
-// mistype; some retry immediately, some an hour later.
+// movedOffice plays an office at a new address. On the first morning, five users mistype.
+// Some users retry immediately, and some an hour later.
 func (w *World) movedOffice(k *Kind) {
 	for i := range 4 {
 		h := simulate.Host{Src: w.net()(34), RDNS: fmt.Sprintf("office%d.firm.example", i)}
@@ -61,8 +61,8 @@ func (w *World) movedOffice(k *Kind) {
 	}
 }
 
-// telephone is a user at home whose phone has an old password for a day. The computer
-// of another user at the same address has the correct one.
+// telephone plays a user at home whose phone has an old password for a day. The computer
+// of another user at the same address has the correct password.
 func (w *World) telephone(k *Kind) {
 	for i := range 3 {
 		h := simulate.Host{Src: w.net()(35), RDNS: fmt.Sprintf("dsl-%d.isp.example", i)}
@@ -80,7 +80,7 @@ func (w *World) telephone(k *Kind) {
 	}
 }
 
-// mistyping are users who need up to twelve attempts.
+// mistyping plays users who need up to twelve attempts.
 func (w *World) mistyping(k *Kind) {
 	at := w.net()
 	for i := range 8 {
@@ -95,7 +95,7 @@ func (w *World) mistyping(k *Kind) {
 	}
 }
 
-// traveller mistypes in six networks on a day.
+// traveller plays a user who mistypes in six networks on one day.
 func (w *World) traveller(k *Kind) {
 	for i := range 2 {
 		w.Go(fmt.Sprint("traveller ", i), day(9+10*i, 6*time.Hour), func(a *Actor) {
@@ -109,7 +109,7 @@ func (w *World) traveller(k *Kind) {
 	}
 }
 
-// computers have names that bots also use.
+// computers plays users whose computers have names that bots also use.
 func (w *World) computers(k *Kind) {
 	at := w.net()
 	for i, name := range []string{"User", "ADMIN", "X", "hydra", "localhost", "[192.168.1.5]", "127.0.0.1", "[127.0.0.1]", "DESKTOP-8F3K2L1", "home"} {
@@ -125,8 +125,8 @@ func (w *World) computers(k *Kind) {
 	}
 }
 
-// attacked is the user alice, at home and in new places. Thirty networks try her password
-// on some days.
+// attacked plays the user alice at home and in new places. On some days, attackers in
+// thirty networks try to log in as alice.
 func (w *World) attacked(k *Kind) {
 	home := simulate.Host{Src: w.net()(60), RDNS: "alice.isp.example"}
 	at := w.net()

@@ -1,10 +1,10 @@
-// Package month plays a month of a mail server through the pipeline of the filter:
-// legitimate senders and users of many kinds, and attackers of many kinds, all together
-// on a simulated clock. It counts messages and logins that the filter delayed or
-// rejected, and the results of each attacker.
+// Package month plays a month of a mail server through the pipeline of the filter on a
+// simulated clock. The month has many kinds of legitimate senders, users and attackers.
+// Package month counts messages and logins that the filter delayed or rejected, and the
+// results of each attacker.
 //
-// The actors decide after each reply: mail servers retry as the standards require, and
-// attackers continue. The same seed gives the same plan under every policy.
+// The actors decide after each reply. Mail servers retry as the standards require, and
+// attackers continue. The same seed results in the same plan with every policy.
 package month
 
 import (
@@ -29,13 +29,14 @@ import (
 // Days is the length of the month.
 const Days = 30
 
-// Start is the first midnight. A change before New moves the month.
+// Start is the first midnight of the month. A program can change Start before it calls
+// New.
 var Start = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
 // day returns the time of day d.
 func day(d int, of time.Duration) time.Time { return Start.AddDate(0, 0, d).Add(of) }
 
-// end returns the end of the month. Only retries follow.
+// end returns the end of the month. After the end, only retries follow.
 func end() time.Time { return day(Days, 0) }
 
 // A World is the simulation of a month.
@@ -63,8 +64,8 @@ type World struct {
 // counts of the actors.
 type Records struct{ Sessions, Mails, RcptOK, AuthFail, AuthPass int }
 
-// New returns a month under a preset, in mode enforce unless the preset has the suffix
-// " observe".
+// New returns a month with a preset. The mode is observe if the preset has the suffix "
+// observe", and otherwise enforce.
 func New(preset string, seed uint64) (*World, error) {
 	preset, observe := strings.CutSuffix(preset, " observe")
 	text, err := simulate.PresetText(preset)
@@ -146,8 +147,8 @@ func (w *World) PlayUntil(at time.Time) error {
 	return w.Close()
 }
 
-// net returns the addresses of an unused /24, from the lower half of the networks
-// for benchmarks. The attackers have the upper half.
+// net returns the addresses of an unused /24 from the lower half of the networks for
+// benchmarks. The attackers use the upper half.
 func (w *World) net() func(host int) netip.Addr {
 	n := w.nets
 	if w.nets++; n > 255 {
@@ -156,7 +157,7 @@ func (w *World) net() func(host int) netip.Addr {
 	return func(host int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(n), byte(host)}) }
 }
 
-// An Actor is a goroutine of the simulated world. Only one runs at a time.
+// An Actor is a goroutine of the simulated world. Only one Actor runs at a time.
 type Actor struct {
 	*World
 	*rand.Rand
@@ -191,11 +192,11 @@ func (a *Actor) Until(at time.Time) {
 	}
 }
 
-// Wait waits.
+// Wait waits for a duration.
 func (a *Actor) Wait(d time.Duration) { a.Until(a.Now().Add(d)) }
 
-// each calls f on every n-th day from the first to the last one, at a random time
-// of the working day.
+// each calls f on every n-th day, starting with day first. The time of each call is
+// random within the working day.
 func (a *Actor) each(first, n int, f func(d int)) {
 	for d := first; d < Days; d += n {
 		a.Until(day(d, 7*time.Hour+time.Duration(a.Int64N(int64(11*time.Hour)))))
@@ -206,7 +207,7 @@ func (a *Actor) each(first, n int, f func(d int)) {
 // someone returns a random mailbox.
 func (a *Actor) someone() string { return a.list[a.IntN(60)] }
 
-// some returns n different mailboxes.
+// some returns n distinct mailboxes.
 func (a *Actor) some(n int) (to []string) {
 	for _, i := range a.Perm(60)[:n] {
 		to = append(to, a.list[i])

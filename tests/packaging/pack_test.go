@@ -114,8 +114,8 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestInstall checks that each directory can be set, that nothing is installed
-// elsewhere, and that uninstall removes all files.
+// TestInstall checks that each directory can be set, and that nothing is installed
+// elsewhere. uninstall must remove all files.
 func TestInstall(t *testing.T) {
 	for _, program := range []string{"make", "bmake"} {
 		t.Run(program, func(t *testing.T) {
@@ -136,7 +136,7 @@ func TestInstall(t *testing.T) {
 			if left := installed(t, dest); len(left) > 0 {
 				t.Errorf("after uninstall there are %v", left)
 			}
-			// The smtpd of Debian searches this directory.
+			// smtpd of Debian searches this directory for filters.
 			run(t, from, nil, program, "-s", "install", "DESTDIR="+dest)
 			if _, err := os.Stat(dest + "/usr/libexec/opensmtpd/filter-scanwatch"); err != nil {
 				t.Error(err)
@@ -146,7 +146,8 @@ func TestInstall(t *testing.T) {
 }
 
 // TestPortList checks that the packing list of the port contains the files that
-// do-install installs. It ignores additions of the ports tree, except directories.
+// do-install installs. Files that the ports tree adds are ignored, but directories are
+// not.
 func TestPortList(t *testing.T) {
 	needs(t, "bmake")
 	dest, from := t.TempDir(), pretended(t)
@@ -211,14 +212,14 @@ func TestPortList(t *testing.T) {
 	}
 }
 
-// TestPortModules checks that the modules of the port match go.mod, and that Go
-// finds all packages of the programs in a proxy with these modules only.
+// TestPortModules checks that the modules of the port match go.mod. A proxy with only the
+// modules of the port must contain all packages of the programs.
 func TestPortModules(t *testing.T) {
 	list := read(t, port+"/modules.inc")
 	if got := run(t, project, nil, "sh", "packaging/port.sh"); got != list {
 		t.Errorf("modules.inc is out of date: run sh packaging/port.sh\n%s", got)
 	}
-	// Download the go.mod files that a build does not need.
+	// Also download the go.mod files that a build does not need.
 	args := []string{"go", "list", "-m"}
 	for _, m := range regexp.MustCompile(`(?m)^(\S+) (\S+)/go\.mod `).FindAllStringSubmatch(read(t, project+"/go.sum"), -1) {
 		args = append(args, m[1]+"@"+m[2])
@@ -254,8 +255,8 @@ func TestPortModules(t *testing.T) {
 }
 
 // TestDebian checks that builds in two directories produce the same programs and package,
-// that lintian reports nothing, and that the package can be installed, used, upgraded,
-// removed and purged on every Debian with a suitable smtpd.
+// and that lintian reports nothing. On every Debian with a suitable smtpd, the package
+// can be installed, used, upgraded, removed and purged.
 func TestDebian(t *testing.T) {
 	require.Full(t)
 	needs(t, "dpkg-deb", "make")
@@ -281,8 +282,7 @@ func TestDebian(t *testing.T) {
 		needs(t, "lintian")
 		run(t, project, nil, "lintian", "--allow-root", "--fail-on", "error,warning", packages[0])
 	})
-	// Build the next version like a maintainer, but without compression, which is very
-	// slow.
+	// Build the next version like a maintainer, but without the slow compression.
 	next := sources(t)
 	const newer = "0.1.99"
 	edit := func(name string, f func(string) string) {
@@ -317,8 +317,8 @@ func TestDebian(t *testing.T) {
 	}
 }
 
-// TestUnits checks that the services of the companions have few rights, by the score of
-// systemd-analyze(1) in tenths.
+// TestUnits checks that the services of the companions have few rights. The measure is
+// the score of systemd-analyze(1) in tenths.
 func TestUnits(t *testing.T) {
 	needs(t, "systemd-analyze")
 	units, err := filepath.Glob(filepath.Join(project, "packaging/systemd/*.service"))
@@ -330,8 +330,8 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// TestDebianArchitecture checks that the package has the architecture of the programs,
-// which may be built for another system.
+// TestDebianArchitecture checks that the package has the architecture of its programs,
+// even if they are built for another system.
 func TestDebianArchitecture(t *testing.T) {
 	needs(t, "dpkg-deb", "make")
 	dir := pretended(t)

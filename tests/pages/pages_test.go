@@ -25,7 +25,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// hostile contains texts that have an effect unless they are escaped.
+// hostile contains texts that have an effect if they are not escaped.
 var hostile = []string{
 	`</title><script>parent.harmed=1</script>`,
 	`"><img src=/fetched onerror=parent.harmed=2>`,
@@ -36,14 +36,14 @@ var hostile = []string{
 	"\x1b[31m\u202eright to left",
 }
 
-// A tested page, and the sessions of its cells by weekday and hour: all sessions, and
-// sessions with findings.
+// A tested is a page with the expected numbers of its cells by weekday and hour. The
+// numbers count all sessions, and sessions with findings.
 type tested struct {
 	html  []byte
 	hours map[string][2]int
 }
 
-// zone has a change of the clock in the week of the page.
+// zone returns a time zone with a change of the clock in the week of the page.
 func zone(t *testing.T) *time.Location {
 	t.Helper()
 	zone, err := time.LoadLocation("Europe/Berlin")
@@ -53,7 +53,7 @@ func zone(t *testing.T) *time.Location {
 	return zone
 }
 
-// page returns a report on clients that send such texts.
+// page returns a report on clients that send hostile texts.
 func page(t *testing.T) tested {
 	t.Helper()
 	noon := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
@@ -122,9 +122,8 @@ func page(t *testing.T) tested {
 	return tested{b.Bytes(), hours}
 }
 
-// frame shows the page in a frame of the given width, opens all details, and
-// writes the result into its title. The script belongs to the test: the page
-// has none.
+// frame shows the page in a frame of the given width, opens all details, and writes the
+// result into its title. The script belongs to the test, because the page has no script.
 const frame = `<!DOCTYPE html><link rel="icon" href="data:,"><style>iframe{border:0;width:%dpx;height:4000px}</style><iframe src="/page"></iframe>
 <script>onload = () => {
 	const d = frames[0].document, w = frames[0], all = (of, what) => [...of.querySelectorAll(what)];
@@ -233,9 +232,10 @@ func show(t *testing.T, chromium string, page []byte, width int, dark bool) (got
 	return got
 }
 
-// TestBrowser checks in Chromium that the page loads and runs nothing, fits the
-// width of the window, follows the colour scheme of the reader with the contrast of
-// WCAG 2 AA, and that its headings, links, filters and cells are correct.
+// TestBrowser checks the page in Chromium. The page must not load a resource or run a
+// script, and must fit the width of the window. The page must follow the colour scheme of
+// the reader with the contrast of WCAG 2 AA. The headings, links, filters and cells must
+// be correct.
 func TestBrowser(t *testing.T) {
 	require.Full(t)
 	chromium := require.Program(t, "chromium")

@@ -21,7 +21,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// attacks is the number of times that each command runs while it is attacked.
+// attacks returns the number of times that each command runs while it is attacked.
 func attacks() int {
 	if testing.Short() {
 		return 5
@@ -59,8 +59,8 @@ func finding(t *testing.T, dir string) {
 }
 
 // TestAttackImport checks that an import by root changes no file outside the state
-// directory, regardless of actions of its owner, and that its files belong to that
-// user.
+// directory, regardless of the actions of the owner. New files must belong to the owner
+// of the directory.
 func TestAttackImport(t *testing.T) {
 	stream, err := os.ReadFile("../streams/7.9/bad-helo.in")
 	if err != nil {
@@ -124,7 +124,7 @@ func TestAttackExport(t *testing.T) {
 	}
 	t.Run("anonymize", func(t *testing.T) {
 		s := attacker.New(t, "other")
-		// The second directory is one that the user made in /tmp.
+		// The second directory represents a directory that the user has created in /tmp.
 		for _, out := range []string{filepath.Join(s.Dir, "copy"), s.Dir} {
 			status, _, stderr := scanwatch(t, "", "-s", state, "anonymize", out)
 			if status == 0 || !strings.Contains(stderr, "that only root can replace") {
@@ -137,8 +137,8 @@ func TestAttackExport(t *testing.T) {
 	})
 }
 
-// TestAttackSocket checks that a command of root does not connect to a socket of root
-// that the owner of the state directory may not use.
+// TestAttackSocket checks that a command of root does not connect to another socket of
+// root. The owner of the state directory may not use that socket.
 func TestAttackSocket(t *testing.T) {
 	s := attacker.New(t)
 	name := filepath.Join(s.Victim, "socket")
@@ -164,8 +164,8 @@ func TestAttackSocket(t *testing.T) {
 	}
 }
 
-// TestAttackFilter checks that a filter that is started as root continues as the owner
-// of its state directory, and that its files belong to that user.
+// TestAttackFilter checks that a filter that is started as root continues as the owner of
+// its state directory. The files of the filter must belong to the owner of the directory.
 func TestAttackFilter(t *testing.T) {
 	s := attacker.New(t, "other")
 	p := filterproc.Start(t, "-s", s.Dir)

@@ -2,8 +2,8 @@
 
 package process
 
-// Cases that need the programs: exports, files of friends, unban, a restart without the
-// state, and check.
+// This file contains cases that need the programs. The cases are about exports, files of
+// friends, unban, a restart without the state, and check.
 
 import (
 	"net/netip"
@@ -98,7 +98,7 @@ func (s *play) scanwatch(args ...string) string {
 	return string(out)
 }
 
-// complaint returns the output of check if it has errors or warnings.
+// complaint returns the errors and warnings that check prints.
 func (s *play) complaint() string {
 	out, err := exec.Command(servers.Bin("scanwatch"), "check", s.conf).CombinedOutput()
 	if err != nil || strings.Contains(strings.ToLower(string(out)), "warn") {
@@ -107,7 +107,7 @@ func (s *play) complaint() string {
 	return ""
 }
 
-// end reports the failures.
+// end reports the failed statements.
 func (s *play) end() {
 	s.t.Helper()
 	for _, f := range append(s.statements, s.Fails...) {
@@ -119,7 +119,7 @@ func host(addr, name, helo string) simulate.Host {
 	return simulate.Host{Src: netip.MustParseAddr(addr), RDNS: name, Helo: helo}
 }
 
-// former are users who have left.
+// former returns n local parts of former users.
 func former(n int) (local []string) {
 	for i := range n {
 		local = append(local, "left"+string(rune('0'+i)))
@@ -127,8 +127,8 @@ func former(n int) (local []string) {
 	return local
 }
 
-// odd is an old program that writes to former users, for which unknown clients are
-// rejected.
+// odd plays an old program that writes to former users. Unknown clients that write to
+// former users are rejected.
 func (s *play) odd(addr string) *simulate.Client {
 	return s.Deliver(host(addr, "", "User"), "scanner@printer.example", append(former(6), "alice")...)
 }
@@ -161,8 +161,9 @@ func friendsFile(text, dir string) string {
 	return regexp.MustCompile(`(?m)^table <friends> .*$`).ReplaceAllLiteralString(text, `table <friends> file "`+filepath.Join(dir, "friends")+`"`)
 }
 
-// TestFriendsFile checks that an unreadable friends file after a restart causes no
-// permanent rejection of friends, and that all its lines have an effect or are errors.
+// TestFriendsFile checks that an unreadable file of friends after a restart causes no
+// permanent rejection of friends. Each line of the file must have an effect or be an
+// error.
 func TestFriendsFile(t *testing.T) {
 	for _, preset := range []string{"standard", "tight"} {
 		s := begin(t, preset, friendsFile, time.Now().AddDate(0, 0, -20))
@@ -210,8 +211,8 @@ func TestFriendsFile(t *testing.T) {
 	}
 }
 
-// TestUnban checks that the counters of a phone with an old password do not ban its
-// office again after unban.
+// TestUnban checks that unban also clears the counters. A phone with an old password must
+// not ban its office again immediately.
 func TestUnban(t *testing.T) {
 	for _, preset := range []string{"standard", "tight"} {
 		s := begin(t, preset, nil, time.Now().Add(-33*time.Minute))
@@ -236,7 +237,7 @@ func TestUnban(t *testing.T) {
 }
 
 // TestUnreadState checks that a known sender is not rejected permanently as unknown
-// while the state has not been read.
+// before the state has been read.
 func TestUnreadState(t *testing.T) {
 	rule := `rule strangers phase rcpt-to match src 198.51.100.0/24 !seen-good reject "550 5.7.1 Strangers of this network are rejected"` + "\n"
 	partner := host("198.51.100.125", "mail.partner.example", "mail.partner.example")

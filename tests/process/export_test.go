@@ -13,9 +13,9 @@ import (
 	"scanwatch/tests/internal/filterproc"
 )
 
-// TestExportExempts checks that an export with a running filter exempts the same hosts
-// as the filter, or fails: without its configuration, with another one, and after a file
-// of exempt hosts became empty.
+// TestExportExempts checks that an export with a running filter exempts the same hosts as
+// the filter, or fails. The test exports without the configuration of the filter, with
+// another configuration, and after a file of exempt hosts has become empty.
 func TestExportExempts(t *testing.T) {
 	dir := t.TempDir()
 	state, conf, friends, list := filepath.Join(dir, "state"), filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "friends"), filepath.Join(dir, "list")
@@ -69,7 +69,7 @@ func TestExportExempts(t *testing.T) {
 	}
 	p.End(0)
 
-	// After a restart the filter does not know the previous content.
+	// After a restart, the filter does not know the previous content of the file.
 	const empty = "the file of the table <partners> is empty; if this is intended, write a comment into it"
 	write(friends, "")
 	p = filterproc.Start(t, "-f", conf, "-s", state)
@@ -84,9 +84,9 @@ func TestExportExempts(t *testing.T) {
 	}
 }
 
-// TestExportLostState checks that after the loss of state.db nothing is exported that
-// relies on it, before and after the next start of the filter: no findings, as hosts
-// with mail may be missing in it, and no bans, until the operator accepts the loss.
+// TestExportLostState checks exports after the loss of state.db, before and after the
+// next start of the filter. Findings are never exported, because the new state.db may
+// lack hosts with mail. Bans are exported only after the operator has accepted the loss.
 func TestExportLostState(t *testing.T) {
 	zero := func(t *testing.T, name string) {
 		if err := os.WriteFile(name, make([]byte, 65536), 0o600); err != nil {

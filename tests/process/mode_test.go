@@ -15,9 +15,10 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestMode checks that mode observe immediately stops all enforcement, also for bans
-// and for a client that was already rejected. It survives a restart and a reload, and
-// ends by command or at its time. With an invalid file it ends only by command.
+// TestMode checks that mode observe immediately stops all enforcement, also for bans and
+// for a client that was already rejected. The mode survives a restart and a reload, and
+// ends by command or at its time. If the mode file is invalid, the mode only ends by
+// command.
 func TestMode(t *testing.T) {
 	const host, banned = "203.0.113.7", "198.51.100.9"
 	dir, conf := t.TempDir(), filepath.Join(t.TempDir(), "scanwatch.conf")

@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// people contains the names in privateSession, and whether the state directory and the
-// log contain them at each level.
+// people contains the names in privateSession. The flags state whether the state
+// directory and the log contain the name at each level.
 var people = []struct {
 	name         string
 	full, hashed bool
@@ -63,7 +63,7 @@ report|0.7|1795219328.000002|smtp-in|tx-rcpt|00000000000000a1|31f211ba|%[2]s|%[1
 }
 
 // TestPrivacy checks that records, log and events contain no more than the setting
-// allows, and that `why` finds hashed mailboxes with the key.
+// allows. With the key, `why` must find hashed mailboxes.
 func TestPrivacy(t *testing.T) {
 	for _, c := range []struct {
 		how string
@@ -135,8 +135,8 @@ func TestPrivacy(t *testing.T) {
 	}
 }
 
-// TestNoKey checks that without a saved key hashes use a temporary key, and that the
-// log reports it.
+// TestNoKey checks that hashes use a temporary key if no key can be saved. The log must
+// report the temporary key.
 func TestNoKey(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -157,8 +157,8 @@ func TestNoKey(t *testing.T) {
 	}
 }
 
-// writeRules writes a configuration with a rule that is unknown for a hash, and
-// with others that have an answer.
+// writeRules writes a configuration with a rule that is unknown for a hash. The other
+// rules of the configuration have an answer.
 func writeRules(t *testing.T, dir string) string {
 	name := filepath.Join(dir, "rules.conf")
 	err := os.WriteFile(name, []byte(`table <local-domains> { example.org }

@@ -16,8 +16,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestSignals checks that SIGTERM records all sessions and ends the filter like
-// the end of its input, and that SIGHUP does not end it.
+// TestSignals checks that SIGTERM records all sessions and ends the filter like the end
+// of its input. SIGHUP must not end the filter.
 func TestSignals(t *testing.T) {
 	dir := t.TempDir()
 	p := filterproc.Start(t, "-s", dir)
@@ -47,7 +47,7 @@ func TestSignals(t *testing.T) {
 }
 
 // TestStateDirectoryTrouble checks that the filter works without a usable state
-// directory and logs the error.
+// directory, and logs the error.
 func TestStateDirectoryTrouble(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -65,8 +65,8 @@ func TestStateDirectoryTrouble(t *testing.T) {
 	}
 }
 
-// TestSecondFilter checks that a second filter on a state directory does no
-// harm and logs the conflict.
+// TestSecondFilter checks that a second filter with the same state directory does no harm
+// and logs the conflict.
 func TestSecondFilter(t *testing.T) {
 	dir := t.TempDir()
 	first := filterproc.Start(t, "-s", dir)
@@ -124,7 +124,8 @@ func TestReload(t *testing.T) {
 	if err := p.Cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	// Ask until the new policy answers. go test has a time limit.
+	// Ask until the new policy answers. The time limit of go test ends the loop on
+	// failure.
 	for i := 4; !strings.HasPrefix(p.Ask(i, "ylmf-pc"), `disconnect|554 5.7.1 third [`); i++ {
 	}
 	if log := p.End(0); !strings.Contains(log, "scanwatch.conf:2:21: `macth`") || !strings.Contains(log, "scanwatch check") {
@@ -132,8 +133,8 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// TestRemovedWord checks that after an upgrade the filter observes with a configuration
-// of an earlier version, and that the log names the replacement.
+// TestRemovedWord checks a configuration of an earlier version with a removed word. The
+// filter observes, and the log names the replacement.
 func TestRemovedWord(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")
@@ -152,8 +153,8 @@ func TestRemovedWord(t *testing.T) {
 	}
 }
 
-// TestBrokenConfiguration checks that an invalid configuration does not end the
-// filter, and smtpd with it.
+// TestBrokenConfiguration checks that an invalid configuration does not end the filter,
+// because smtpd would also end.
 func TestBrokenConfiguration(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")

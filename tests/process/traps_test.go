@@ -2,8 +2,8 @@
 
 package process
 
-// Configurations that look correct but are not. The writer of test databases does not
-// compile if an int has 32 bits.
+// This file checks configurations that look correct but are faulty. The package that
+// writes test databases does not compile if int has 32 bits.
 
 import (
 	"bytes"
@@ -22,15 +22,15 @@ import (
 	servers "scanwatch/tests/internal/smtpd"
 )
 
-// A trap is a faulty configuration and a similar correct one.
+// A trap is a faulty configuration with a similar correct configuration.
 type trap struct {
 	name, bad, good string
 	files           map[string]string
-	// works, if not nil, reports whether a filter obeys the faulty configuration. If
-	// so, check need not report a problem.
+	// works, if not nil, reports whether a filter obeys the faulty configuration. If the
+	// filter obeys, check need not report a problem.
 	works func(s *cases.Server) bool
-	// If in is not nil, and a filter with the faulty configuration rejects the clients
-	// in and accepts the clients out, check need not report a problem.
+	// in and out are clients. If a filter with the faulty configuration rejects all of in
+	// and accepts all of out, check need not report a problem.
 	in, out []string
 }
 
@@ -87,7 +87,7 @@ var traps = []trap{
 	{name: "a country file without countries", bad: "country \"as.mmdb\"\nrule a phase mail-from match country DE reject", good: "country \"geo.mmdb\"\nrule a phase mail-from match country DE reject", files: databases},
 }
 
-// databases contains files of AS numbers and of countries.
+// databases contains databases of AS numbers and of countries.
 var databases = map[string]string{
 	"geo.mmdb": database("GeoLite2-Country", mmdbtype.Map{"country": mmdbtype.Map{"iso_code": mmdbtype.String("DE")}}),
 	"as.mmdb": database("GeoLite2-ASN", mmdbtype.Map{
@@ -164,8 +164,8 @@ func (tt *trap) obeyed(t *testing.T) bool {
 	return true
 }
 
-// TestTraps checks that check reports configurations that cannot work, and does not
-// report similar correct configurations.
+// TestTraps checks that check reports configurations that cannot work. Similar correct
+// configurations must not be reported.
 func TestTraps(t *testing.T) {
 	for i := range traps {
 		tt := &traps[i]

@@ -19,9 +19,9 @@ import (
 
 var request = regexp.MustCompile(`(?m)^filter\|[^|]*\|[^|]*\|smtp-in\|([^|]*)\|([0-9a-f]{16})\|([0-9a-f]{16})\|(.*)$`)
 
-// TestReplay checks that for every recorded stream the filter answers each
-// request once, logs only findings, exits with status 0, and writes one record
-// for each session.
+// TestReplay runs the filter with every recorded stream. The filter must answer each
+// request once, log only findings and exit with status 0. The filter must also write one
+// record for each session.
 func TestReplay(t *testing.T) {
 	names, err := filepath.Glob("../streams/*/*.in")
 	if err != nil || len(names) < 160 {

@@ -17,9 +17,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestSandbox checks all file accesses of a running filter in its sandbox: a
-// state directory that it creates, files that are replaced, and a file that the
-// sandbox excludes, which the filter logs.
+// TestSandbox checks all file accesses of a running filter in its sandbox. The filter
+// creates its state directory and reads files that are replaced. A file that the sandbox
+// excludes is logged.
 func TestSandbox(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
@@ -28,7 +28,7 @@ func TestSandbox(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Replace the file by renaming a new one, as editors do.
+	// Replace the file by renaming a new file, as editors do.
 	replace := func(name, text string) {
 		t.Helper()
 		if err := errors.Join(os.WriteFile(in(name+".new"), []byte(text), 0o600), os.Rename(in(name+".new"), in(name))); err != nil {
@@ -71,7 +71,7 @@ func TestSandbox(t *testing.T) {
 	if bans := cli.Run(t, state, "bans", "--all"); !strings.Contains(bans, "198.51.100.7") {
 		t.Errorf("bans: %s", bans)
 	}
-	// A table outside the sandbox.
+	// This table is outside the sandbox.
 	replace("etc/scanwatch.conf", fmt.Sprintf(conf, in("late/names")))
 	files := filterproc.HasLandlock(t)
 	if err := scanwatch("reload"); (err != nil) != files {
@@ -96,7 +96,8 @@ func TestSandbox(t *testing.T) {
 	}
 }
 
-// TestNoSandbox checks that with -S the filter reads files outside the sandbox.
+// TestNoSandbox checks that a filter with the flag -S reads files that a sandbox would
+// exclude.
 func TestNoSandbox(t *testing.T) {
 	dir, late := t.TempDir(), t.TempDir()
 	conf, state := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "state")
@@ -122,9 +123,8 @@ func TestNoSandbox(t *testing.T) {
 	}
 }
 
-// TestStateDirectoryOfOthers checks that the filter logs, once, a state
-// directory that other users can change, uses it, and does not follow symbolic
-// links.
+// TestStateDirectoryOfOthers checks a state directory that other users can change. The
+// filter logs the problem once and uses the directory, but follows no symbolic links.
 func TestStateDirectoryOfOthers(t *testing.T) {
 	dir, elsewhere := t.TempDir(), t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }

@@ -1,6 +1,7 @@
-// Package senders contains forms of legitimate senders for tests: real names, greetings
-// and addresses of large providers, mailing services, rented servers, companies,
-// universities and home lines. Names of small sites are replaced by example names.
+// Package senders contains forms of legitimate senders for tests. The forms have real
+// names, greetings and addresses of large providers, mailing services, rented servers,
+// companies, universities and home lines. Names of small sites are replaced by example
+// names.
 package senders
 
 import (
@@ -28,7 +29,7 @@ func (s *Sender) String() string {
 	return fmt.Sprintf("line %d: %s (%s, fcrdns %s) greets %s (%s)", s.Line, s.Addr, s.RDNS, s.FCrDNS, s.Helo, s.Note)
 }
 
-// All returns the forms. A form without an address gets one in its own network.
+// All returns all forms. A form without an address gets an address in a separate network.
 func All() (list []Sender) {
 	for i, line := range strings.Split(strings.TrimSuffix(table, "\n"), "\n") {
 		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, "rdns\t") {
@@ -50,8 +51,8 @@ func All() (list []Sender) {
 	return list
 }
 
-// Variants yields s and its variants with different letter case, a trailing dot, and names
-// that DNS does not return or confirm.
+// Variants yields s and variants of s. The variants have different letter case, a
+// trailing dot, and names that DNS does not return or confirm.
 func (s Sender) Variants() iter.Seq[Sender] {
 	return func(yield func(Sender) bool) {
 		upper, dot, unconfirmed, nameless := s, s, s, s

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package serve runs the companion that answers DNS queries, with the filter, and asks
-// it as others do: with dig, with a real Postfix, and beside rbldnsd.
+// Package serve runs the filter and the companion that answers DNS queries. The clients
+// are dig, a real Postfix and a real Sendmail. rbldnsd must give the same answers.
 package serve
 
 import (
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	smtpd.Main(m, "scanwatch/cmd/filter-scanwatch", "scanwatch/cmd/scanwatch")
 }
 
-// companionUser is the user of the companion, who has no account.
+// companionUser is the user of the companion. The user has no account.
 const companionUser = 4002
 
 // A service is a running companion.
@@ -59,7 +59,7 @@ func startWith(t *testing.T, conf string, attr *syscall.SysProcAttr) *service {
 	}
 	s := &service{t: t, dir: t.TempDir()}
 	s.conf = s.path("scanwatch.conf")
-	// Other users must reach the files and the programs.
+	// Other users must be able to reach the files and the programs.
 	for _, dir := range []string{filepath.Dir(s.dir), s.dir, filepath.Dir(smtpd.Bin("scanwatch"))} {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -139,14 +139,15 @@ func waitFor(t *testing.T, want string, args ...string) {
 	filterproc.Eventually(t, fmt.Sprintf("dig %v: %q", args, want), func() bool { return dig(t, append(args, "+short")...) == want })
 }
 
-// TestServe checks the answers to dig over the life of the filter and the service.
+// TestServe checks the answers to dig while the filter and the service start, change and
+// stop.
 func TestServe(t *testing.T) {
 	require.Program(t, "dig")
 	s := start(t, zones)
 	const host = "203.0.113.9"
 	name := reversed(host, "bl.example.org")
 
-	// Without the filter, the bans are unknown.
+	// The bans are unknown until a filter has run.
 	filterproc.Eventually(t, "SERVFAIL", func() bool { return strings.Contains(dig(t, name), "status: SERVFAIL") })
 	waitFor(t, "127.0.0.5", reversed("192.0.2.1", "file.example.org"))
 	s.confined()
@@ -195,7 +196,7 @@ func TestServe(t *testing.T) {
 		return len(status.Companions) == 1 && status.Companions[0].Entries > 500
 	})
 
-	// A changed file is read immediately after SIGHUP.
+	// After SIGHUP, the companion reads a changed file immediately.
 	s.write("list", "198.51.100.0/24\n")
 	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
@@ -207,7 +208,7 @@ func TestServe(t *testing.T) {
 	s.scanwatch("ban", "--for", "1h", host)
 	waitFor(t, "127.0.0.2", name)
 
-	// Without the filter, the bans remain; a new one is in step again.
+	// The bans remain after the filter has stopped. A new filter provides its bans again.
 	f.End(0)
 	if got := dig(t, name, "+short"); got != "127.0.0.2" {
 		t.Errorf("after the end of the filter: %s", got)
@@ -258,7 +259,7 @@ func TestRoot(t *testing.T) {
 	}
 }
 
-// TestRBLDNSD checks that a zone of a file has the same addresses as in rbldnsd.
+// TestRBLDNSD checks that the zone of a file has the same addresses as rbldnsd serves.
 func TestRBLDNSD(t *testing.T) {
 	require.Program(t, "rbldnsd")
 	s := start(t, zones)
@@ -337,8 +338,8 @@ func listed(t *testing.T, r *net.Resolver, a netip.Addr) bool {
 	return err == nil && len(addrs) == 1
 }
 
-// mainCF is the configuration of Postfix as in the manual, with the directories of the
-// test. A process of Postfix keeps the answers of block lists until it ends.
+// mainCF is the configuration of Postfix in the manual, with the directories of the test.
+// A process of Postfix caches the answers of block lists until it ends.
 const mainCF = `compatibility_level = 3.6
 queue_directory = %[1]s/queue
 data_directory = %[1]s/data
@@ -371,8 +372,8 @@ cleanup unix n - n - 0 cleanup
 proxymap unix - - n - - proxymap
 `
 
-// consumers returns the directory of unpacked programs. It skips the test without one
-// of them.
+// consumers returns the directory of unpacked programs. If a program is missing,
+// consumers skips the test.
 func consumers(t *testing.T, program string) string {
 	t.Helper()
 	root := os.Getenv("SCANWATCH_ROOTS")
@@ -401,7 +402,7 @@ func (s *service) resolve() {
 	s.t.Cleanup(func() { _ = syscall.Unmount("/etc/resolv.conf", syscall.MNT_DETACH) })
 }
 
-// startPostfix starts a real Postfix that asks the companion.
+// startPostfix starts a real Postfix that queries the companion.
 func startPostfix(s *service) {
 	s.t.Helper()
 	root := consumers(s.t, "/usr/lib/postfix/sbin/master")
@@ -442,7 +443,7 @@ func startPostfix(s *service) {
 	})
 }
 
-// deliver returns the reply of Postfix to a recipient of a client.
+// deliver connects as a client and returns the reply of Postfix to a recipient.
 func deliver(t *testing.T, from string) string {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -491,8 +492,8 @@ func (c smtpText) reply() string {
 	return strings.TrimSpace(string(line))
 }
 
-// TestPostfix checks that a real Postfix rejects a banned host with the reason, and
-// accepts it after the ban is revoked.
+// TestPostfix checks that a real Postfix rejects a banned host with the reason. After the
+// ban is revoked, Postfix must accept the host.
 func TestPostfix(t *testing.T) {
 	require.Full(t)
 	s := start(t, zones)
@@ -520,7 +521,7 @@ func TestPostfix(t *testing.T) {
 	}
 }
 
-// TestSendmail checks that Sendmail, with the line of the manual, rejects a banned host.
+// TestSendmail checks that Sendmail with the line in the manual rejects a banned host.
 func TestSendmail(t *testing.T) {
 	require.Full(t)
 	require.Program(t, "m4")

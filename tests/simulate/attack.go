@@ -1,6 +1,6 @@
 package simulate
 
-// Attacks.
+// This file generates attacks.
 
 import (
 	"fmt"
@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// An Attack is distributed: each session is from a different network, up to 256
-// networks. After that, other hosts in these networks continue.
+// An Attack is distributed. Each session is from a different network, up to 256 networks.
+// Then other hosts in the same 256 networks continue.
 type Attack struct {
 	Seed     uint64
 	Start    time.Time
@@ -20,7 +20,7 @@ type Attack struct {
 	Each     int // recipients or passwords tried in a session
 }
 
-// dictionary is the word list of a harvester. All harvesters use a similar one.
+// dictionary is the word list of a harvester. All harvesters use similar words.
 var dictionary = []string{
 	"info", "admin", "sales", "contact", "office", "support", "test", "webmaster", "mail", "hr", "jobs", "billing", "accounts", "team", "hello",
 	"marketing", "service", "help", "it", "root", "news", "press", "shop", "order", "orders", "careers", "finance", "legal", "security", "noreply",

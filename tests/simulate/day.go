@@ -1,7 +1,7 @@
 package simulate
 
-// A busy day of a legitimate server. All clients here are legitimate, and many look
-// suspicious.
+// This file generates a busy day of a legitimate server. All clients are legitimate, but
+// many look suspicious.
 
 import (
 	"fmt"
@@ -17,8 +17,8 @@ import (
 // Midnight is the start of Day.
 var Midnight = time.Date(2026, 11, 16, 0, 0, 0, 0, time.UTC)
 
-// cast lists the kinds of clients with their sessions per thousand, or a fixed
-// number if that is 0.
+// cast lists the kinds of clients with their sessions per thousand. A kind with 0 has a
+// fixed number of sessions.
 var cast = []struct {
 	label string
 	share int
@@ -53,9 +53,9 @@ func Labels() (labels []string) {
 	return labels
 }
 
-// Day returns about n sessions of a day that starts at Midnight, ordered by
-// time. The same seed gives the same sessions. The fixed numbers of the cast
-// add up to some 2,000.
+// Day returns about n sessions of a day that starts at Midnight, ordered by time. The
+// same seed results in the same sessions. The kinds with a fixed number have about 2,000
+// sessions together.
 func Day(seed uint64, n int) iter.Seq[Session] {
 	d := &day{Rand: rand.New(rand.NewPCG(seed, 1))}
 	for _, c := range cast {
@@ -90,7 +90,7 @@ func Merge(a, b iter.Seq[Session]) iter.Seq[Session] {
 	}
 }
 
-// A day is a day under construction.
+// A day is a day that is being generated.
 type day struct {
 	*rand.Rand
 	sessions []Session
@@ -113,8 +113,8 @@ type host struct {
 	words  Kind // Ehlo or Helo
 }
 
-// The networks are from RFC 2544, because the documentation networks are too
-// small. The lower half is for the day, the upper one for attacks.
+// The networks are from RFC 2544, because the documentation networks are too small. The
+// day uses the lower half, and attacks use the upper half.
 const (
 	dayNets    = 256
 	attackNets = 256
@@ -136,7 +136,8 @@ func (d *day) addr6() netip.Addr {
 	return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, byte(d.nets6 >> 8), byte(d.nets6), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x25})
 }
 
-// hosts returns the servers of n companies, with a number of them in each /24.
+// hosts returns the servers of n companies. neighbours is the number of servers in each
+// /24.
 func (d *day) hosts(n, neighbours int) []host {
 	hosts := make([]host, 0, n)
 	var at func(int) netip.Addr
@@ -209,7 +210,8 @@ func left(i int) string {
 	return fmt.Sprintf("%s.%s%d@%s", firsts[i%len(firsts)], lasts[i*7%len(lasts)], i, Domain)
 }
 
-// known returns n servers. A percentage of them also delivers mail on this day.
+// known returns n servers. A percentage of the servers also delivers mail on the
+// simulated day.
 func (d *day) known(n, percent int) []host {
 	hosts := d.hosts(n*(100-percent)/100, 3)
 	for len(hosts) < n {
@@ -246,14 +248,14 @@ func (d *day) when() time.Time {
 	}
 }
 
-// A script is a session under construction.
+// A script is a session that is being generated.
 type script struct {
 	d   *day
 	h   *host
 	out *Session
 }
 
-// session starts a script. Steps are appended to it until the next one starts.
+// session starts a script. Steps are appended to the script until the next script starts.
 func (d *day) session(h *host, at time.Time, port uint16) script {
 	d.sessions = append(d.sessions, Session{
 		Label: d.label, Start: at,
@@ -296,7 +298,8 @@ func (s script) greet() script {
 	return s
 }
 
-// message sends a message to recipients that exist, after some that do not.
+// message sends a message to recipients that exist. The recipients in unknown, which do
+// not exist, come first.
 func (s script) message(sender string, unknown []string, to ...string) script {
 	s.add(Mail, sender)
 	for _, r := range unknown {
@@ -320,7 +323,8 @@ func (d *day) sender(h *host) string {
 	return pick(d, firsts) + "@" + h.domain
 }
 
-// some returns n different mailboxes. If there are too few, it adds tags.
+// some returns n distinct recipients. If there are too few mailboxes, some adds
+// subaddresses.
 func (d *day) some(n int) (to []string) {
 	for i, m := range d.Perm(Mailboxes) {
 		if i < n {
@@ -334,7 +338,8 @@ func (d *day) some(n int) (to []string) {
 	return to
 }
 
-// mail is an ordinary session: up to four messages to up to three recipients.
+// mail generates an ordinary session. The client sends up to four messages to up to three
+// recipients.
 func (d *day) mail(h *host, at time.Time, sender func() string) {
 	s := d.session(h, at, 25).greet()
 	for range 1 + min(d.IntN(10)/6*(1+d.IntN(3)), 3) {
@@ -359,7 +364,8 @@ func (d *day) delivery(n int) {
 	}
 }
 
-// provider is a large provider: hosts in several networks under one domain.
+// provider returns the hosts of a large provider, which are in several networks under one
+// domain.
 func (d *day) provider(domain string, nets, each int) (hosts []host) {
 	for n := range nets {
 		at := d.net()
@@ -425,8 +431,7 @@ func (d *day) bounce(n int) {
 	}
 }
 
-// backscatter is bounces for a spammer who used invented local addresses as
-// senders.
+// backscatter generates bounces of spam with invented local addresses as senders.
 func (d *day) backscatter(n int) {
 	hosts := d.known(40, 100)
 	hosts = append(hosts, d.hosts(100, 1)...)
@@ -471,8 +476,8 @@ func (d *day) retry(n int) {
 	}
 }
 
-// payment is notifications from many senders, one each. They come from rented
-// hosts with the DNS names of the cloud provider.
+// payment generates one notification from each of many senders. The hosts are rented and
+// have the DNS names of the cloud provider.
 func (d *day) payment(n int) {
 	net, used := d.net(), 0
 	for i := range n {
@@ -576,8 +581,8 @@ func (d *day) monitor(int) {
 	}
 }
 
-// burst is a provider that sends a hundred messages over thirty connections
-// from one address, four times a day.
+// burst generates a provider that sends a hundred messages over thirty connections from
+// one address, four times a day.
 func (d *day) burst(int) {
 	h := d.firm(d.net()(10))
 	for range 4 {
@@ -592,7 +597,7 @@ func (d *day) burst(int) {
 	}
 }
 
-// formerEmployee is mail from forty mailing lists to a mailbox that no longer
+// formerEmployee generates mail from forty mailing lists to a mailbox that no longer
 // exists.
 func (d *day) formerEmployee(int) {
 	for range 40 {
@@ -604,8 +609,8 @@ func (d *day) formerEmployee(int) {
 	}
 }
 
-// laptop is the computer of a user. Its network never sends mail to the server,
-// so the address has no standing before the login.
+// laptop returns the computer of a user. The network never sends mail to the server, so
+// the address has no standing before the login.
 func (d *day) laptop(addr netip.Addr) host {
 	b := addr.As4()
 	name := fmt.Sprintf("p%d-%d-%d-%d.access.example", b[0], b[1], b[2], b[3])
@@ -613,8 +618,8 @@ func (d *day) laptop(addr netip.Addr) host {
 	return host{addr: addr, rdns: name, fcrdns: "pass", helo: pick(d, names), domain: Domain, rtt: d.between(15*time.Millisecond, 90*time.Millisecond), tls: true, words: Ehlo}
 }
 
-// login is a session of a user who mistypes the password a few times and then
-// sends a message or gives up.
+// login generates a session of a user who mistypes the password a few times. The user
+// then logs in and sends a message if right is set, or gives up.
 func (d *day) login(h *host, at time.Time, user string, wrong int, right bool) {
 	s := d.session(h, at, 587).greet()
 	for i := range wrong {
@@ -648,7 +653,7 @@ func user(i int) string {
 }
 
 func (d *day) users(n int) {
-	// Addresses of dial-up networks change every day.
+	// The addresses of dial-up networks change every day.
 	nets := []func(int) netip.Addr{d.net(), d.net(), d.net()}
 	type seat struct {
 		h    host
@@ -668,8 +673,8 @@ func (d *day) users(n int) {
 	}
 }
 
-// office is 25 users with one address who log in all day, and a phone with an old
-// password that connects first, at night.
+// office generates 25 users with one address who log in all day. A phone with an old
+// password connects first, at night.
 func (d *day) office(int) {
 	addr := d.net()(44)
 	for i := range 25 {

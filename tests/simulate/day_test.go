@@ -44,8 +44,7 @@ func enforced(t testing.TB, name string) *rules.Policy {
 	return p.InMode(rules.Enforce)
 }
 
-// table returns a Table that follows policy, which may be nil, with a memory, which
-// may be nil.
+// table returns a Filter with a policy and a memory. policy and m may be nil.
 func table(policy *rules.Policy, m *memory.Memory, log func([]byte)) *simulate.Filter {
 	t := simulate.NewFilter(filter.Options{
 		Record:   func(time.Time, uint64, []byte) {},
@@ -98,10 +97,11 @@ func tallies(outcomes []simulate.Outcome) map[string]*tally {
 
 const daySize = 20_000
 
-// day is the same busy day for all tests.
+// day returns the same busy day for all tests.
 var day = sync.OnceValue(func() []simulate.Session { return slices.Collect(simulate.Day(*seed, daySize)) })
 
-// learned returns a memory after the sessions of a day in mode observe, a week ago.
+// learned returns a memory that has seen the sessions of a day in mode observe, a week
+// ago.
 func learned(t *testing.T, name string, sessions iter.Seq[simulate.Session]) *memory.Memory {
 	m := memory.New()
 	policy := enforced(t, name).InMode(rules.Observe)
@@ -119,10 +119,11 @@ func learned(t *testing.T, name string, sessions iter.Seq[simulate.Session]) *me
 	return m
 }
 
-// TestDay checks the preset policies in mode enforce on a busy day of legitimate clients:
-// with an empty memory, and after a day in mode observe, the initial mode of the presets.
-// Then the policy standard must not reject anything. The outcomes must match
-// testdata/day.golden. With -seed, the test plays another day and logs the outcomes.
+// TestDay checks the preset policies in mode enforce on a busy day of legitimate clients.
+// The memory is empty, or has seen a day in mode observe, which is the initial mode of
+// the presets. After a day in mode observe, the policy standard must not reject any
+// client. The outcomes must match testdata/day.golden. With -seed, the test plays another
+// day and logs the outcomes.
 func TestDay(t *testing.T) {
 	free, err := simulate.Play(idle{}, nil, slices.Values(day()))
 	if err != nil {
@@ -230,8 +231,8 @@ func golden(t *testing.T, file, got string) {
 	}
 }
 
-// TestDayHasEveryKind checks that the day contains each kind of client with the
-// right recipients.
+// TestDayHasEveryKind checks that the day contains each kind of client with the correct
+// recipients.
 func TestDayHasEveryKind(t *testing.T) {
 	seen := make(map[string]int)
 	for _, s := range day() {
@@ -261,7 +262,7 @@ func TestDayHasEveryKind(t *testing.T) {
 	}
 }
 
-// BenchmarkDay measures the day with the policy standard.
+// BenchmarkDay measures the time for the day with the policy standard.
 func BenchmarkDay(b *testing.B) {
 	policy := enforced(b, "standard")
 	b.ReportAllocs()

@@ -15,8 +15,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestDoubts checks that the report lists every rejected legitimate host and no
-// attacker as a possible false positive, after a day of observation.
+// TestDoubts checks the possible false positives in the report after a day in mode
+// observe. The report must list every rejected legitimate host and no attacker.
 func TestDoubts(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		policy := enforced(t, name)

@@ -11,13 +11,13 @@ type Filter struct {
 	*smtpd.FrontEnd
 }
 
-// NewFilter returns a Filter with the same structure as in the program.
+// NewFilter returns a Filter with the same structure as the program.
 func NewFilter(o filter.Options) *Filter {
 	p := filter.New(o)
 	return &Filter{p, smtpd.NewFrontEnd(p)}
 }
 
-// Stop closes both, like the program when smtpd stops.
+// Stop stops the front end and the pipeline, like the program when smtpd stops.
 func (f *Filter) Stop() {
 	f.FrontEnd.Stop()
 	f.Pipeline.Stop()

@@ -1,6 +1,7 @@
 package simulate
 
-// Clients that decide after each reply, instead of following a script.
+// This file simulates clients that decide after each reply, instead of following a
+// script.
 
 import (
 	"errors"
@@ -13,13 +14,13 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A Live is a simulated server whose clients are Go code. It runs on the calling
-// goroutine: smtpd.Serve is a coroutine that continues while a client waits for an
-// answer. The clock advances with the commands of clients and with WaitUntil.
+// A Live is a simulated server whose clients are Go code. A Live runs on the calling
+// goroutine. smtpd.Serve is a coroutine that continues while a client waits for an
+// answer. Commands of clients and WaitUntil advance the clock.
 type Live struct {
-	// Exists reports whether a local part of Domain, in lower case and without a
-	// tag, is a mailbox. All other recipients are unknown, unless the client
-	// is authenticated and the domain is foreign.
+	// Exists reports whether a local part of Domain is a mailbox. The local part is in
+	// lower case and without a subaddress. All other recipients are unknown. Only an
+	// authenticated client can also send to foreign domains.
 	Exists func(local string) bool
 
 	p        *player
@@ -70,12 +71,11 @@ func NewLiveOver(filter io.Writer, answer func() string, phases []smtpd.ID, star
 	return l
 }
 
-// Number sets the number of the next session, for a stream that continues another
-// one.
+// Number sets the number of the next session, for a stream that continues another stream.
 func (l *Live) Number(n int) { l.sessions = uint64(n) }
 
-// Close ends the stream and returns the first error of the filter: a panic, an
-// answer that smtpd does not accept, or a missing answer.
+// Close ends the stream and returns the first error of the filter. An error is a panic,
+// an answer that smtpd does not accept, or a missing answer.
 func (l *Live) Close() error {
 	l.ended = true
 	l.send()
@@ -88,13 +88,13 @@ func (l *Live) Close() error {
 // Now returns the time of the server.
 func (l *Live) Now() time.Time { return time.UnixMicro(l.now).UTC() }
 
-// WaitUntil advances the clock to at, unless it is later already.
+// WaitUntil advances the clock to at. If the clock is already later, it does not change.
 func (l *Live) WaitUntil(at time.Time) { l.now = max(l.now, at.UnixMicro()) }
 
 // Sessions returns the number of sessions so far.
 func (l *Live) Sessions() int { return int(l.sessions) }
 
-// exchange lets the filter read all lines and answer the last one.
+// exchange lets the filter read all lines and answer the last line.
 func (l *Live) exchange(v *visit) {
 	l.p.asked = v
 	l.send()
@@ -114,8 +114,8 @@ func (l *Live) exchange(v *visit) {
 	}
 }
 
-// lines is the input of smtpd.Serve. Read returns to the clients if there is
-// nothing to read.
+// lines is the input of smtpd.Serve. If there is nothing to read, Read switches to the
+// clients.
 type lines struct {
 	*Live
 	yield func(struct{}) bool
@@ -141,8 +141,8 @@ type Host struct {
 	FCrDNS string // pass, fail or error; the default is pass with a name
 	Port   uint16 // of the server; 25 by default. 465 starts with TLS.
 	Helo   string
-	// RTT is the time of a command. Pace, if not empty, has the times of the
-	// first commands; the last one applies to all others.
+	// RTT is the time that a command takes. Pace, if not empty, contains the times of the
+	// first commands. The last time in Pace applies to all further commands.
 	RTT  time.Duration
 	Pace []time.Duration
 }
@@ -150,9 +150,9 @@ type Host struct {
 // Result is the result of a command.
 type Result string
 
-// Failed is a wrong password or a command that is not allowed. Unknown and Deferred are
-// answers of the server, Refused is one of the filter. Gone is a connection that has
-// already ended.
+// Failed is the result of a wrong password or of a command that is not allowed. Unknown
+// and Deferred are answers of the server. Refused is an answer of the filter. Gone means
+// that the connection has already ended.
 const (
 	Accepted Result = "ok"
 	NoSuch   Result = "unknown"
@@ -173,7 +173,7 @@ type Client struct {
 	Tries  int // passwords that the server checked
 }
 
-// Asked is a recipient and its result.
+// Asked is a requested recipient with its result.
 type Asked struct {
 	Rcpt   string
 	Result Result
@@ -213,7 +213,7 @@ func (l *Live) Connect(h Host) *Client {
 	return c
 }
 
-// step runs one step of the client on the clock of the server. It reports whether
+// step runs one step of the client on the clock of the server. The result reports whether
 // the session was still open.
 func (c *Client) step(f func()) bool {
 	if c.Closed {
@@ -269,8 +269,8 @@ func (c *Client) ID() uint64 { return c.v.id }
 // Refusals returns the negative answers of the filter.
 func (c *Client) Refusals() []Refusal { return c.v.outcome.Refused }
 
-// Mails returns the number of accepted messages, and Junked reports whether one
-// of them was marked as junk.
+// Mails returns the number of accepted messages. Junked reports whether a message was
+// marked as junk.
 func (c *Client) Mails() int   { return c.v.outcome.Mails }
 func (c *Client) Junked() bool { return c.v.outcome.Junked }
 
@@ -370,7 +370,7 @@ func (c *Client) Data() Result {
 // Rset ends the transaction.
 func (c *Client) Rset() Result { return c.say(func() { c.v.rset() }) }
 
-// Command sends a line for which smtpd sends filters no request.
+// Command sends a line for which smtpd sends no request to filters.
 func (c *Client) Command(line, reply string) Result {
 	return c.say(func() { c.v.client(line); c.v.server(reply) })
 }
@@ -384,5 +384,5 @@ func (c *Client) Quit() { c.say(func() { c.v.quit() }) }
 // Leave closes the connection.
 func (c *Client) Leave() { c.step(func() { c.v.gone = true }) }
 
-// Flush lets the filter read all lines so far.
+// Flush lets the filter read all lines that were sent so far.
 func (l *Live) Flush() { l.send() }

@@ -1,6 +1,6 @@
 package simulate
 
-// Common behaviour of several attackers.
+// This file contains behaviour that several attackers share.
 
 import (
 	"fmt"
@@ -18,7 +18,7 @@ type Manner struct {
 	Drop   bool               // close the connection without QUIT
 }
 
-// Ask requests recipients in one session, until the filter ends it.
+// Ask requests recipients in one session until the filter ends the session.
 func (l *Live) Ask(h Host, m Manner, rcpts ...string) *Client {
 	if m.Sender == "" && !m.Null {
 		m.Sender = "a@x.example"
@@ -70,8 +70,8 @@ func (l *Live) Guess(h Host, users ...string) *Client {
 // UnknownCommand is the reply to a command that smtpd does not know.
 const UnknownCommand = "500 5.5.1 Invalid command: Command unrecognized"
 
-// Blind tries n passwords on port 25, where smtpd rejects the command, and sends
-// user and password nevertheless.
+// Blind tries n passwords on port 25, where smtpd rejects the command. The client sends
+// the user and the password nevertheless.
 func (l *Live) Blind(h Host, n int, mechanism string) *Client {
 	c := l.Connect(h)
 	c.Ehlo()
@@ -98,7 +98,7 @@ func Words(prefix string, start, n int) (to []string) {
 	return to
 }
 
-// Foreign returns n recipients in n domains that are served elsewhere.
+// Foreign returns n recipients in n foreign domains.
 func Foreign(start, n int) (to []string) {
 	for i := range n {
 		to = append(to, fmt.Sprintf("victim%d@domain%d.example", start+i, start+i))
@@ -106,9 +106,9 @@ func Foreign(start, n int) (to []string) {
 	return to
 }
 
-// Told visits each mailbox of Domain about whose existence the client learned, without
-// tags and in lower case. It omits postmaster and abuse, which exist everywhere. A
-// mailbox that is requested twice is visited twice.
+// Told visits each mailbox of Domain about whose existence the client learned. The local
+// part is in lower case and without a subaddress. Told omits postmaster and abuse, which
+// exist everywhere. A mailbox that is requested twice is visited twice.
 func (c *Client) Told(visit func(local string)) {
 	for _, r := range c.Asked {
 		at := strings.LastIndexByte(r.Rcpt, '@')
@@ -121,7 +121,7 @@ func (c *Client) Told(visit func(local string)) {
 	}
 }
 
-// Relayed returns the number of recipients of other domains that the server answered.
+// Relayed returns the number of recipients in foreign domains that the server answered.
 func (c *Client) Relayed() (n int) {
 	for _, r := range c.Asked {
 		at := strings.LastIndexByte(r.Rcpt, '@')

@@ -1,7 +1,7 @@
 package simulate
 
-// The stream: sessions alternate in the order of their clocks. Each request is
-// answered before any session continues.
+// This file generates the stream. Sessions alternate in the order of their clocks. Each
+// request is answered before any session continues.
 
 import (
 	"bytes"
@@ -17,20 +17,20 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// handshake is the first part of the stream.
+// handshake is the start of the stream.
 const handshake = "config|smtpd-version|7.9.0-portable\nconfig|protocol|0.7\nconfig|smtp-session-timeout|300\n" +
 	"config|subsystem|smtp-in\nconfig|admd|" + ServerName + "\nconfig|ready\n"
 
 // Play plays sessions against h and returns their outcomes in the same order. The
-// sessions are ordered by Start and may overlap. smtpd sends h all events of
-// smtp-in, and requests in phases.
+// sessions are ordered by Start and may overlap. h receives all events of smtp-in, and
+// requests in the given phases.
 //
-// Play runs on the calling goroutine. A delayed answer needs no real time: the client
-// waits by the clock of the sessions, and other clients continue. The limits
+// Play runs on the calling goroutine. A delayed answer needs no real time. The client
+// waits on the clock of the sessions, and other clients continue. The limits
 // smtpd.MaxHold and smtpd.MaxHeld apply.
 //
-// An error means that h or smtpd.Serve panicked or did something that ends a real
-// smtpd. The outcomes are then incomplete.
+// An error means that h or smtpd.Serve panicked, or violated the protocol in a way that
+// ends a real smtpd. The outcomes are then incomplete.
 func Play(h smtpd.Handler, phases []smtpd.ID, sessions iter.Seq[Session]) ([]Outcome, error) {
 	next, stop := iter.Pull(sessions)
 	defer stop()
@@ -57,7 +57,7 @@ func Play(h smtpd.Handler, phases []smtpd.ID, sessions iter.Seq[Session]) ([]Out
 	return outcomes, err
 }
 
-// hurried is a Handler that answers without delay and reports the delay.
+// A hurried is a Handler that answers without delay and reports the delay.
 type hurried struct {
 	smtpd.Handler
 	hold *time.Duration
@@ -71,7 +71,7 @@ func (h hurried) Decide(ev *smtpd.Event) smtp.Answer {
 	return r
 }
 
-// A player is both ends of the socket of smtpd.
+// A player implements both ends of the socket of smtpd.
 type player struct {
 	phases   [256]bool // phases in which h receives requests
 	next     func() (Session, bool)
@@ -93,7 +93,7 @@ type player struct {
 // batch is the size in bytes of a batch of lines without a request.
 const batch = 32 << 10
 
-// Read implements io.Reader. It returns lines up to the next request.
+// Read implements io.Reader. Read returns lines up to the next request.
 func (p *player) Read(b []byte) (int, error) {
 	if p.read == len(p.out) {
 		p.out, p.read = p.out[:0], 0
@@ -106,7 +106,7 @@ func (p *player) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// run appends lines to out. It returns io.EOF after the last session.
+// run appends lines to out. After the last session, run returns io.EOF.
 func (p *player) run() error {
 	if p.written != nil {
 		return p.written
@@ -194,7 +194,7 @@ func (p *player) stop() {
 	}
 }
 
-// visits is a heap with the earliest clock on top.
+// visits is a heap. The session with the earliest clock is on top.
 type visits []*visit
 
 func (h visits) Len() int { return len(h) }

@@ -1,6 +1,6 @@
 package simulate
 
-// Policies in the form that the program loads.
+// This file provides policies in the form that the program loads.
 
 import (
 	"fmt"

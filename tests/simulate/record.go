@@ -1,6 +1,6 @@
 package simulate
 
-// Records of simulated sessions.
+// This file records simulated sessions.
 
 import (
 	"bytes"
@@ -19,8 +19,8 @@ import (
 	"scanwatch/store"
 )
 
-// Record plays sessions through the filter with the preset standard in mode enforce,
-// and returns the records in the order of their keys.
+// Record plays sessions through the filter with the preset standard in mode enforce. The
+// records are in the order of their keys.
 func Record(sessions iter.Seq[Session]) (all []store.Record, err error) {
 	text, err := PresetText("standard")
 	if err != nil {
@@ -47,8 +47,8 @@ func Record(sessions iter.Seq[Session]) (all []store.Record, err error) {
 	return all, failed
 }
 
-// Mixed returns n sessions of 5,000 hosts, of which 70 of 100 are deliveries, 29 have
-// no mail, and one asks for 10 unknown recipients. Apart is the time between two.
+// Mixed returns n sessions of 5,000 hosts. Of 100 sessions, 70 are deliveries, 29 have no
+// mail, and one requests 10 unknown recipients. apart is the time between two sessions.
 func Mixed(n int, apart time.Duration) iter.Seq[Session] {
 	return func(yield func(Session) bool) {
 		for n := range n {
@@ -87,7 +87,7 @@ func Random(n uint64) uint64 {
 	return n ^ n>>31
 }
 
-// Seal writes records as sealed days to a state directory.
+// Seal writes records to a state directory as sealed days.
 func Seal(dir string, all []store.Record) error {
 	last := all[len(all)-1].End
 	w := store.Open(dir, store.Options{Budget: 4 << 30, Buffer: 64 << 20, Now: func() time.Time { return last }})

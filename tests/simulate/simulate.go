@@ -1,13 +1,13 @@
-// Package simulate plays scripted SMTP sessions against a smtpd.Handler like
-// OpenSMTPD 7.9. It sends the same lines in the same order, obeys the answers, and
-// its clients react like mail servers. Time is the time of the sessions: a day
-// takes seconds, and the same sessions always give the same lines.
+// Package simulate plays scripted SMTP sessions against a smtpd.Handler like OpenSMTPD
+// 7.9. The simulation sends the same lines in the same order and obeys the answers. The
+// clients react like mail servers. Time is the time of the sessions, so that a day takes
+// only seconds. The same sessions always result in the same lines.
 //
-// It also generates sessions: the busy day of a legitimate server (Day) and attacks
-// (Harvest, Guess).
+// Package simulate also generates the sessions of a busy day of a legitimate server (Day)
+// and of attacks (Harvest, Guess).
 //
-// It does not simulate smtps, sessions of sendmail(8), timeouts of smtpd, limits on the
-// number of recipients, or message text.
+// The simulation does not include smtps, sessions of sendmail(8), timeouts of smtpd,
+// limits on the number of recipients, or message text.
 package simulate
 
 import (
@@ -17,7 +17,7 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// These name the simulated server.
+// These are the names of the simulated server.
 const (
 	ServerName = "mx.example.org"
 	Domain     = "example.org"
@@ -46,7 +46,7 @@ type Step struct {
 // Kind is the kind of a Step.
 type Kind uint8
 
-// A script that ends without Quit ends like one with Drop.
+// A script that ends without Quit ends like a script with Drop.
 const (
 	Ehlo Kind = iota + 1
 	Helo
@@ -66,8 +66,8 @@ const (
 // Fate is the answer of a server without a filter.
 type Fate uint8
 
-// Unknown is a recipient that does not exist or is not relayed, or a wrong
-// password. Later is a temporary error.
+// Unknown means that a recipient does not exist or is not relayed, or that a password is
+// wrong. Later means a temporary error.
 const (
 	OK Fate = iota
 	Unknown

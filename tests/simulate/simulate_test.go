@@ -66,7 +66,7 @@ var differs = []struct{ from, to string }{
 	{`(src|dest)="127\.0\.0\.1:\d+"`, "$1=LOOPBACK"},
 }
 
-// normal returns an event without parts that differ between runs.
+// normal returns an event without the fields that differ between runs.
 var normal = func() func(string) string {
 	var res []*regexp.Regexp
 	for _, d := range differs {
@@ -87,7 +87,7 @@ var asked = []smtpd.ID{
 	smtpd.PhaseData, smtpd.PhaseRset, smtpd.PhaseQuit, smtpd.PhaseNoop, smtpd.PhaseCommit,
 }
 
-// recorded returns the lines of a real smtpd.
+// recorded returns the recorded lines of a real smtpd.
 func recorded(t *testing.T, name string) *recorder {
 	t.Helper()
 	f, err := os.Open("../streams/7.9/" + name + ".in")
@@ -104,7 +104,7 @@ func recorded(t *testing.T, name string) *recorder {
 
 var begin = time.Date(2026, 11, 16, 8, 0, 0, 0, time.UTC)
 
-// client returns a Session from a host with slow steps.
+// client returns a Session of a host with slow steps.
 func client(steps ...simulate.Step) simulate.Session {
 	for i := range steps {
 		steps[i].Gap = 20 * time.Millisecond
@@ -128,7 +128,7 @@ func play(t *testing.T, h smtpd.Handler, sessions ...simulate.Session) []simulat
 	return out
 }
 
-// goAway answers in one phase only.
+// goAway returns a function that gives the answer reply in one phase only.
 func goAway(phase smtpd.ID, reply smtp.Answer) func(*smtpd.Event) smtp.Answer {
 	return func(ev *smtpd.Event) smtp.Answer {
 		if ev.ID == phase {
@@ -138,8 +138,7 @@ func goAway(phase smtpd.ID, reply smtp.Answer) func(*smtpd.Event) smtp.Answer {
 	}
 }
 
-// TestStreams checks that the simulated smtpd sends the same lines as a real
-// one.
+// TestStreams checks that the simulated smtpd sends the same lines as a real smtpd.
 func TestStreams(t *testing.T) {
 	ehlo := step(simulate.Ehlo, "p.example.net")
 	mail := step(simulate.Mail, "a@example.net")
@@ -209,7 +208,7 @@ func sizeIn(t *testing.T, stream string) (n int) {
 // virtual is the reply of a server with a virtual table to unknown recipients.
 var virtual = regexp.MustCompile(`524 5\.2\.4 Mailing list expansion problem:`)
 
-// harvest is the script of the recorded client that asked for 50 recipients.
+// harvest returns the script of the recorded client that requested 50 recipients.
 func harvest(t *testing.T) []simulate.Step {
 	steps := []simulate.Step{step(simulate.Ehlo, "harvest.example.net"), step(simulate.Mail, "probe@example.net")}
 	for line := range strings.Lines(recorded(t, "harvest-50-unknown").session(t, 0)) {
@@ -223,7 +222,7 @@ func harvest(t *testing.T) []simulate.Step {
 	return append(steps, step(simulate.Rset, ""), step(simulate.Quit, ""))
 }
 
-// said returns the lines of the client.
+// said returns the lines that the client sent.
 func said(r *recorder, t *testing.T, n int) string {
 	var lines []string
 	for line := range strings.Lines(r.session(t, n)) {
@@ -307,7 +306,7 @@ func TestObeys(t *testing.T) {
 	}
 }
 
-// TestJunk checks that the same messages are marked as with smtpd.
+// TestJunk checks that the simulation marks the same messages as junk as smtpd.
 func TestJunk(t *testing.T) {
 	message := []simulate.Step{step(simulate.Mail, "bob@example.net"), step(simulate.Rcpt, "alice@example.org"), step(simulate.Data, "")}
 	script := slices.Concat([]simulate.Step{step(simulate.Ehlo, "client.example.net")}, message, []simulate.Step{step(simulate.Quit, "")})
@@ -330,8 +329,7 @@ func TestJunk(t *testing.T) {
 	}
 }
 
-// TestHold checks that only the delayed client waits, by the clock of the
-// sessions.
+// TestHold checks that only the delayed client waits on the clock of the sessions.
 func TestHold(t *testing.T) {
 	var order []string
 	h := &recorder{}
@@ -404,8 +402,8 @@ func (l *listener) Decide(ev *smtpd.Event) smtp.Answer {
 	return smtp.Answer{}
 }
 
-// TestOrder checks that sessions overlap, that events are in the order of time
-// except within a command, and that the same day gives the same stream.
+// TestOrder checks that sessions overlap, and that events of different commands are in
+// the order of time. The same day must result in the same stream.
 func TestOrder(t *testing.T) {
 	run := func(seed uint64) string {
 		sum := fnv.New64a()
@@ -430,7 +428,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestMerge checks that Merge keeps the order of time.
+// TestMerge checks that the result of Merge is in the order of time.
 func TestMerge(t *testing.T) {
 	count := func(seq iter.Seq[simulate.Session]) (n int) {
 		var last time.Time
@@ -450,8 +448,8 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// TestAttacks checks that each session of an attack is from a different network, that
-// sessions request the same recipients, and that almost none of these exist.
+// TestAttacks checks that each session of an attack is from a different network. Several
+// sessions must request the same recipients. Almost none of the recipients may exist.
 func TestAttacks(t *testing.T) {
 	attack := simulate.Attack{Seed: 7, Start: simulate.Midnight, Every: time.Minute, Sessions: 200, Each: 12}
 	nets, asks := make(map[netip.Prefix]int), make(map[string]int)
@@ -478,7 +476,7 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
-// BenchmarkPlay measures the cost of the simulator.
+// BenchmarkPlay measures the cost of the simulation.
 func BenchmarkPlay(b *testing.B) {
 	day := slices.Collect(simulate.Day(1, 20_000))
 	b.ReportAllocs()

@@ -1,6 +1,6 @@
 package simulate
 
-// One session: the script of the client and the part of smtpd.
+// This file simulates one session with its client and smtpd.
 
 import (
 	"encoding/binary"
@@ -14,7 +14,8 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A visit is a running Session. It is a coroutine that resume continues until it waits.
+// A visit is a running Session. Each visit is a coroutine that resume continues until the
+// session waits.
 type visit struct {
 	*Session
 	p       *player
@@ -60,7 +61,8 @@ const (
 
 func newVisit(p *player, s *Session, n uint64) *visit {
 	v := &visit{Session: s, p: p, now: s.Start.UnixMicro()}
-	// smtpd uses a counter and a random number, which is constant here.
+	// smtpd generates ids from a counter and a random number. The simulation uses a
+	// constant number.
 	v.id = n<<32 | mix(n)>>32
 	v.outcome = &Outcome{Label: s.Label, Session: v.id, Src: s.Src}
 	v.resume, v.stop = iter.Pull(v.play)
@@ -96,7 +98,7 @@ func (v *visit) play(yield func(wait) bool) {
 // script.
 const reaction = 30 * time.Millisecond
 
-// pause advances the clock.
+// pause advances the clock of the session.
 func (v *visit) pause(d time.Duration) {
 	v.now += d.Microseconds()
 	v.wait(forTime)
@@ -379,8 +381,8 @@ func (v *visit) quit() {
 	v.gone = true // the client disconnects first
 }
 
-// pipelined ends the session: smtpd disconnects without reading the lines, and
-// assigns the error to the previous command.
+// pipelined ends the session. smtpd disconnects without reading the lines, and assigns
+// the error to the previous command.
 func (v *visit) pipelined() {
 	v.server("500 5.5.1 Invalid command: Pipelining not supported")
 	if v.tx.open {
@@ -409,7 +411,7 @@ func (v *visit) msgid() string {
 	return hex.EncodeToString(b[:])
 }
 
-// result returns the result in tx events for a rejection by the filter.
+// result returns the result that tx events report for a rejection by the filter.
 func (v *visit) result() string {
 	if strings.HasPrefix(v.text, "4") {
 		return "tempfail"
@@ -417,9 +419,9 @@ func (v *visit) result() string {
 	return "permfail"
 }
 
-// ask sends a request if the handler registered for it. It reports whether the
-// client may continue. If not, the client has the reply and may be
-// disconnected.
+// ask sends a request if the handler has registered for the phase. The result reports
+// whether the client may continue. A client that may not continue has received the reply,
+// and may be disconnected.
 func (v *visit) ask(phase smtpd.ID, fields ...string) bool {
 	v.decision, v.text = "proceed", ""
 	if v.p.phases[phase] {

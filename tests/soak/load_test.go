@@ -28,9 +28,9 @@ var (
 	loadRounds  = flag.Int("load.rounds", 1, "how often both parts are played")
 )
 
-// TestReadersUnderLoad checks that every session is answered and every command
-// works under a steady load on the real server. It logs the response times of
-// the filter with and without report, dump and backtest at the same time.
+// TestReadersUnderLoad checks that every session is answered and every command works
+// under a steady load on a real server. The test logs the response times of the filter
+// with and without concurrent report, dump and backtest commands.
 func TestReadersUnderLoad(t *testing.T) {
 	version := smtpd.Newest()
 	filter, dir := live.Configured(t, live.Preset(t, "tight", "observe"), nil)
@@ -96,7 +96,7 @@ func TestReadersUnderLoad(t *testing.T) {
 	live.Stop(t, s)
 }
 
-// sessionsAt plays n sessions at a rate per second, each from another address.
+// sessionsAt plays n sessions from different addresses at a rate per second.
 func sessionsAt(s *smtpd.Server, rate, n int, next *int) error {
 	tick := time.NewTicker(time.Second / time.Duration(rate))
 	defer tick.Stop()

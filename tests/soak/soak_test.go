@@ -30,8 +30,8 @@ var (
 	soakDays     = flag.Float64("soak.days", 1.5, "simulated days in TestSoak")
 )
 
-// soakFlush is the number of sessions between two flushes. The filter keeps at
-// most that many records in memory.
+// soakFlush is the number of sessions between two flushes. The filter has at most
+// soakFlush records in memory.
 const soakFlush = 10_000
 
 // figures contains the counts of the test itself.
@@ -51,8 +51,8 @@ type size struct {
 	days              float64
 }
 
-// TestSoak checks disk, memory and all counts with very many sessions from very
-// many sources at full speed.
+// TestSoak checks disk, memory and all counts with a very large number of sessions and
+// sources at full speed.
 func TestSoak(t *testing.T) { soak(t, size{*soakSessions, *soakSources, *soakBudget, *soakDays}) }
 
 func soak(t *testing.T, load size) {
@@ -146,7 +146,7 @@ func soak(t *testing.T, load size) {
 	if most.disk > load.budget || most.disk == 0 {
 		t.Errorf("the budget of %d was used up to %d", load.budget, most.disk)
 	}
-	// The manual names this limit: tables, lists, and two buffers of the
+	// The manual states this limit on memory for tables, lists, and two buffers of the
 	// store.
 	if most.memory > 200<<10 {
 		t.Errorf("%d kB of anonymous memory", most.memory)
@@ -156,7 +156,7 @@ func soak(t *testing.T, load size) {
 	}
 
 	for name, told := range map[string]*telling{"while it runs": running, "when it has stopped": stopped} {
-		// Counts by day.
+		// Compare the counts by day.
 		seen := 0
 		for _, d := range told.stats.Counted {
 			want := days[d.Day.Format(time.DateOnly)]
@@ -172,7 +172,7 @@ func soak(t *testing.T, load size) {
 		if seen != len(days) {
 			t.Errorf("%s: %d days of %d", name, seen, len(days))
 		}
-		// The report accounts for every session and message.
+		// The report must account for every session and message.
 		r := &told.report
 		if r.Unwritten > 0 && told == stopped {
 			t.Errorf("%d sessions in aggregates were not written at the end", r.Unwritten)
@@ -210,8 +210,8 @@ func tellings(t *testing.T, dir string, since time.Time) *telling {
 	return told
 }
 
-// checkKept compares each whole record with its session. It checks for each day whose
-// segments are all kept that whole records and aggregates together are all its sessions.
+// checkKept compares each record of a single session with that session. If all segments
+// of a day exist, records and aggregates together must contain all sessions of the day.
 func checkKept(t *testing.T, dir string, load size, days map[string]*figures, dropped map[string]int) {
 	t.Helper()
 	for reason, n := range dropped {
@@ -282,7 +282,7 @@ func checkKept(t *testing.T, dir string, load size, days map[string]*figures, dr
 
 func exists(name string) bool { _, err := os.Stat(name); return err == nil }
 
-// same reports whether a whole record agrees with its session.
+// same reports whether a record of a single session agrees with that session.
 func same(r *cli.Record, sources int) (filterproc.Guest, bool) {
 	id, _ := strconv.ParseInt(r.Session, 16, 64)
 	g := filterproc.GuestOf(int(id)-1, sources)

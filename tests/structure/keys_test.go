@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestTimeKeys checks that no map has times as keys: two equal times with different
+// TestTimeKeys checks that no map has times as keys. Two equal times with different
 // locations are different keys.
 func TestTimeKeys(t *testing.T) {
 	sources(t, func(_ string, f *ast.File, fset *token.FileSet) {

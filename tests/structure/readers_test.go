@@ -7,14 +7,15 @@ import (
 	"testing"
 )
 
-// readers contains the packages outside store that may use Reader.Each, with the
-// reason.
+// readers contains the packages outside store that may use Reader.Each, with a reason for
+// each.
 var readers = map[string]string{
 	"store/history": "Walk calls visitors that handle aggregates",
 }
 
 // TestReaders checks that records are read with history.Walk, so that no reader omits
-// aggregates. Other methods called Each have one or two arguments.
+// aggregates. The test recognises Reader.Each by the number of arguments. All other
+// methods named Each have one or two arguments.
 func TestReaders(t *testing.T) {
 	sources(t, func(dir string, f *ast.File, fset *token.FileSet) {
 		if dir == "store" || readers[dir] != "" {

@@ -1,4 +1,4 @@
-// Package structure checks the limits of size for types and functions.
+// Package structure checks the size limits of types and functions.
 package structure
 
 import (
@@ -19,11 +19,11 @@ const (
 	maxLines   = 80
 )
 
-// long contains the functions that may have more than maxLines lines, each with a
-// reason. The only valid reason is a table, or a switch over a table.
+// long contains the functions that may have more than maxLines lines, with a reason for
+// each. The only valid reason is a table, or a switch over a table.
 var long = map[string]string{}
 
-// sources calls visit for each file that is neither a test nor in tests.
+// sources calls visit for each file that is neither a test nor in the directory tests.
 func sources(t *testing.T, visit func(dir string, f *ast.File, fset *token.FileSet)) {
 	t.Helper()
 	fset := token.NewFileSet()
@@ -52,7 +52,7 @@ func sources(t *testing.T, visit func(dir string, f *ast.File, fset *token.FileS
 	}
 }
 
-// receiver returns the name of the type of a method, or nothing.
+// receiver returns the name of the type of a method. For a function, the result is empty.
 func receiver(f *ast.FuncDecl) string {
 	if f.Recv == nil {
 		return ""
@@ -74,7 +74,7 @@ func receiver(f *ast.FuncDecl) string {
 	}
 }
 
-// TestSizes checks that no type has too many methods and no function too many
+// TestSizes checks that no type has too many methods, and that no function has too many
 // lines.
 func TestSizes(t *testing.T) {
 	methods := map[string]int{}

@@ -5,4 +5,8 @@ package sync
 import "testing"
 
 // TestManyKills is TestKills with more rounds.
-func TestManyKills(t *testing.T) { chaos(t, 100) }
+func TestManyKills(t *testing.T) {
+	for target := range firewalls {
+		t.Run(target, func(t *testing.T) { chaos(t, target, 100) })
+	}
+}

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package sync runs the filter and its companion `scanwatch sync` with the firewall of a
-// network namespace. The companion has a user of its own and no capability but
+// Package sync runs the filter and the companion `scanwatch sync` with the firewall of a
+// network namespace. The companion runs as a separate user, and its only capability is
 // CAP_NET_ADMIN.
 package sync
 

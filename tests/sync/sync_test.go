@@ -26,7 +26,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// companionUser is the user of the companion. It needs no name.
+// companionUser is the user id of the companion. The user needs no name.
 const companionUser = 54321
 
 // ruleset returns the ruleset of the manual, for all packets and with a table of another
@@ -46,8 +46,22 @@ func ruleset(t *testing.T) string {
 	return "flush ruleset\ntable inet filter {" + all + "table inet other { set keep { type ipv4_addr; elements = { 45.100.0.1 }; }; }\n"
 }
 
+// A firewall describes a target of the companion.
+type firewall struct {
+	statement string               // the target in the configuration
+	load      func(*site)          // creates the sets, without entries
+	sets      func(*site) []string // returns the content of the sets, in the notation of bans
+	disjoint  bool                 // the sets have no network within another network
+}
+
+var firewalls = map[string]firewall{
+	"nftables": {`nftables "inet filter scanwatch"`, (*site).loadNFT, (*site).nftSets, true},
+	"ipset":    {`ipset "scanwatch"`, (*site).loadIPSet, (*site).ipSets, false},
+}
+
 // A site is a host with a filter, a companion and a firewall.
 type site struct {
+	firewall
 	t                    *testing.T
 	dir, state, run, etc string
 	filter               *filterproc.Program
@@ -55,29 +69,29 @@ type site struct {
 	log                  func() string
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T, target string) *site {
 	t.Helper()
 	require.Full(t)
 	if os.Geteuid() != 0 || os.Getenv("SCANWATCH_OUTSIDE") == "" {
 		require.Missing(t, "the test needs root and a network namespace")
 	}
-	for _, p := range []string{"nft", "ip"} {
+	for _, p := range []string{"nft", "ipset", "ip"} {
 		require.Program(t, p)
 	}
-	s := &site{t: t, dir: t.TempDir()}
+	s := &site{t: t, firewall: firewalls[target], dir: t.TempDir()}
 	s.state, s.run, s.etc = filepath.Join(s.dir, "state"), filepath.Join(s.dir, "run"), filepath.Join(s.dir, "scanwatch.conf")
 	for _, dir := range []string{filepath.Dir(s.dir), s.dir, filepath.Dir(smtpd.Bin("scanwatch"))} {
 		s.check(os.Chmod(dir, 0o755)) // the companion has to start
 	}
 	s.check(os.Mkdir(s.run, 0o755))
 	s.configure("mode enforce")
-	s.load()
+	s.load(s)
 	return s
 }
 
 func (s *site) configure(more string) {
 	s.t.Helper()
-	s.check(os.WriteFile(s.etc, fmt.Appendf(nil, "%s\nrundir %q\ncompanion sync user %d to nftables \"inet filter scanwatch\"\n", more, s.run, companionUser), 0o644))
+	s.check(os.WriteFile(s.etc, fmt.Appendf(nil, "%s\nrundir %q\ncompanion sync user %d to %s\n", more, s.run, companionUser, s.statement), 0o644))
 }
 
 func (s *site) check(err error) {
@@ -87,12 +101,28 @@ func (s *site) check(err error) {
 	}
 }
 
-// load loads the ruleset of the firewall.
-func (s *site) load() {
+// loadNFT loads the ruleset of nftables.
+func (s *site) loadNFT() {
 	s.t.Helper()
 	cmd := exec.Command("nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(ruleset(s.t))
 	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// loadIPSet creates the sets of ipset in the same way as the manual.
+func (s *site) loadIPSet() {
+	s.t.Helper()
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	s.check(err)
+	script := "ipset destroy\n"
+	for line := range strings.Lines(string(page)) {
+		if strings.HasPrefix(line, "ipset create scanwatch") {
+			script += line
+		}
+	}
+	if out, err := exec.Command("sh", "-euc", script).CombinedOutput(); err != nil {
 		s.t.Fatalf("%v: %s", err, out)
 	}
 }
@@ -134,11 +164,44 @@ func (s *site) scanwatch(args ...string) string {
 	return string(out)
 }
 
-// sets returns the content of the sets, in the notation of bans.
-func (s *site) sets() []string {
+// setNames contains the sets of both firewalls.
+var setNames = []string{"scanwatch4", "scanwatch4net", "scanwatch6", "scanwatch6net"}
+
+// ipSets returns the content of the sets of ipset.
+func (s *site) ipSets() []string {
 	s.t.Helper()
 	var found []string
-	for _, set := range []string{"scanwatch4", "scanwatch4net", "scanwatch6", "scanwatch6net"} {
+	for _, set := range setNames {
+		out, err := exec.Command("ipset", "save", set).CombinedOutput()
+		if err != nil {
+			return []string{"no set " + set}
+		}
+		for line := range strings.Lines(string(out)) {
+			if f := strings.Fields(line); len(f) > 2 && f[0] == "add" {
+				found = append(found, notation(f[2]))
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// notation returns an address or a network in the notation of bans.
+func notation(p string) string {
+	switch {
+	case strings.Contains(p, "/"):
+		return p
+	case strings.Contains(p, ":"):
+		return p + "/128"
+	}
+	return p + "/32"
+}
+
+// nftSets returns the content of the sets of nftables.
+func (s *site) nftSets() []string {
+	s.t.Helper()
+	var found []string
+	for _, set := range setNames {
 		out, err := exec.Command("nft", "list", "set", "inet", "filter", set).CombinedOutput()
 		if err != nil {
 			return []string{"no set " + set}
@@ -147,10 +210,7 @@ func (s *site) sets() []string {
 		list, _, _ = strings.Cut(list, "}")
 		for element := range strings.SplitSeq(list, ",") {
 			if f := strings.Fields(element); len(f) > 0 {
-				if f[0] != "" && !strings.Contains(f[0], "/") {
-					f[0] += map[bool]string{true: "/128", false: "/32"}[strings.Contains(f[0], ":")]
-				}
-				found = append(found, f[0])
+				found = append(found, notation(f[0]))
 			}
 		}
 	}
@@ -158,7 +218,7 @@ func (s *site) sets() []string {
 	return found
 }
 
-// bans returns the active bans of the filter that the sets must have.
+// bans returns the active bans of the filter that the sets must contain.
 func (s *site) bans() []string {
 	s.t.Helper()
 	active := []string{}
@@ -181,19 +241,24 @@ func (s *site) has(want func() []string) {
 		}
 	}()
 	filterproc.Eventually(s.t, "the firewall is in step with the bans", func() bool {
-		got, wanted = s.sets(), want()
+		got, wanted = s.sets(s), want()
 		return slices.Equal(got, wanted)
 	})
 }
 
-// inStep waits until the sets have the bans, without networks within other networks.
+// inStep waits until the sets contain exactly the bans.
 func (s *site) inStep() {
 	s.t.Helper()
-	s.has(func() []string { return maximal(s.bans()) })
+	s.has(func() []string {
+		if s.disjoint {
+			return maximal(s.bans())
+		}
+		return s.bans()
+	})
 }
 
-// accepts reports whether a packet from a host is accepted. A packet of a host that is
-// not banned follows it.
+// accepts reports whether a packet from a host is accepted. A later packet from a host
+// that is not banned shows that the first packet was dropped.
 func (s *site) accepts(from string) bool {
 	s.t.Helper()
 	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 25)})
@@ -213,10 +278,11 @@ func (s *site) accepts(from string) bool {
 	return string(buf[:n]) == from
 }
 
-// TestSync checks the whole way from `scanwatch ban` to a dropped packet and back, mode
-// observe, the status, and the end of the companion.
+// TestSync checks that packets are dropped after `scanwatch ban`, and accepted again
+// after unban. The test also checks mode observe, the status, and the end of the
+// companion.
 func TestSync(t *testing.T) {
-	s := newSite(t)
+	s := newSite(t, "nftables")
 	s.startFilter()
 	s.scanwatch("ban", "45.1.1.1")
 	s.scanwatch("ban", "2a0e:1:2:3::/64")
@@ -231,7 +297,7 @@ func TestSync(t *testing.T) {
 	if s.accepts("45.1.1.1") || !s.accepts("45.1.1.2") {
 		t.Error("a packet is dropped or accepted against the bans")
 	}
-	// Private addresses are never blocked in a firewall.
+	// A companion never blocks private addresses in a firewall.
 	s.scanwatch("ban", "--force", "10.1.1.1")
 	s.scanwatch("ban", "45.1.1.2")
 	s.scanwatch("ban", "45.20.0.0/16")
@@ -250,12 +316,13 @@ func TestSync(t *testing.T) {
 	s.scanwatch("mode", "policy")
 	s.has(func() []string { return want })
 
-	// The entries remain at the end, and the next start continues.
+	// The entries remain when the companion ends. The next companion continues with the
+	// remaining entries.
 	s.check(s.companion.Process.Signal(syscall.SIGTERM))
 	if err := s.companion.Wait(); err != nil {
 		t.Errorf("SIGTERM: %v\n%s", err, s.log())
 	}
-	if got := s.sets(); !slices.Equal(got, want) {
+	if got := s.sets(s); !slices.Equal(got, want) {
 		t.Errorf("after SIGTERM: %v", got)
 	}
 	s.scanwatch("unban", "45.1.1.2")
@@ -269,14 +336,14 @@ func TestSync(t *testing.T) {
 	filterproc.Eventually(t, "the status has the error", func() bool {
 		return strings.Contains(s.scanwatch("status", "--json"), "table inet filter does not exist")
 	})
-	s.load()
+	s.load(s)
 	s.has(func() []string { return want })
 }
 
-// chaos bans, unbans, kills and reloads at random, and checks that the firewall is in
-// step with the bans after each round.
-func chaos(t *testing.T, rounds int) {
-	s := newSite(t)
+// chaos bans, unbans, kills and reloads at random, and checks after each round that the
+// firewall contains exactly the bans.
+func chaos(t *testing.T, target string, rounds int) {
+	s := newSite(t, target)
 	random := rand.New(rand.NewPCG(1, 2))
 	s.startFilter()
 	s.startCompanion()
@@ -300,7 +367,7 @@ func chaos(t *testing.T, rounds int) {
 			s.startCompanion()
 		}
 		if what == "reload" || what == "all" {
-			s.load()
+			s.load(s)
 		}
 		if what == "filter" || what == "all" {
 			s.kill(s.filter.Cmd)
@@ -311,10 +378,10 @@ func chaos(t *testing.T, rounds int) {
 		}
 	}
 	s.inStep()
-	t.Logf("%d rounds: %v; %d bans at the end", rounds, counts, len(s.bans()))
+	t.Logf("%s, %d rounds: %v; %d bans at the end", target, rounds, counts, len(s.bans()))
 }
 
-// maximal drops networks within other networks.
+// maximal omits networks within other networks.
 func maximal(all []string) []string {
 	var nets []*net.IPNet
 	for _, p := range all {
@@ -335,15 +402,19 @@ func maximal(all []string) []string {
 	})
 }
 
-// TestKills checks that the firewall is in step with the bans after the companion or the
-// filter was killed, and after the firewall was reloaded.
-func TestKills(t *testing.T) { chaos(t, 8) }
+// TestKills checks the firewall after the companion or the filter was killed, and after
+// the firewall was reloaded. The firewall must contain exactly the bans.
+func TestKills(t *testing.T) {
+	for target := range firewalls {
+		t.Run(target, func(t *testing.T) { chaos(t, target, 8) })
+	}
+}
 
 // envTrespass contains the directories for trespass, separated by colons.
 const envTrespass = "SCANWATCH_TRESPASS"
 
-// trespass runs as the user of the companion. It prints each command and file that it may
-// use.
+// trespass runs as the user of the companion. trespass prints each command and file that
+// the user may use.
 func trespass(dirs string) {
 	run, state, _ := strings.Cut(dirs, ":")
 	for _, command := range []string{"bans 0 0", "note x 0 -", "status", "flush", "segments", "snapshot x", "days", "reload careful", "reload forced", "state",
@@ -386,10 +457,10 @@ func trespass(dirs string) {
 	}
 }
 
-// TestTrespass checks that the user of the companion may use no other command of the
-// filter and no file of the state directory.
+// TestTrespass checks that the user of the companion may only use the commands of its
+// role, and no file of the state directory.
 func TestTrespass(t *testing.T) {
-	s := newSite(t)
+	s := newSite(t, "nftables")
 	s.startFilter()
 	s.scanwatch("ban", "45.1.1.1")
 	var files []string
@@ -409,7 +480,7 @@ func TestTrespass(t *testing.T) {
 	if want := "command bans\n"; err != nil || string(out) != want {
 		t.Errorf("%v: the companion may use:\n%swant:\n%s", err, out, want)
 	}
-	// A user without a role is refused before the first command.
+	// The filter rejects a user without a role before the first command.
 	cmd = asCompanion(exec.Command("/proc/self/exe"))
 	cmd.SysProcAttr.Credential.Uid++
 	cmd.Env = append(os.Environ(), envTrespass+"="+s.run+":"+s.state, "SCANWATCH_FILES="+strings.Join(files, ":"))

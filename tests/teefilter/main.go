@@ -1,15 +1,16 @@
-// Teefilter runs between smtpd and a filter. It forwards both streams unchanged,
-// except that it registers further phases for the filter, so that smtpd sends
-// requests in all of them:
+// Teefilter runs between smtpd and a filter. Teefilter registers further phases for the
+// filter, so that smtpd sends requests in these phases. Both streams are otherwise
+// forwarded unchanged.
 //
 //	teefilter [-phases PHASE,...] [-tee DIR] [-times FILE] [-apart DURATION] FILTER [ARGUMENT ...]
 //
-// It ends when the filter ends, with the same exit status, or with 128 plus the number
-// of the signal. With -tee, it appends the input of the filter to DIR/stream.in and the
-// output, with the added registrations, to DIR/stream.out, before it forwards them.
-// With -times, it appends a line with the phase and the response time in microseconds
-// to FILE for each answer. With -apart, the time stamps of each connection are later by
-// a further DURATION, so that hours pass for the filter, which has no other clock.
+// Teefilter ends when the filter ends. The exit status is the status of the filter, or
+// 128 plus the number of the signal. With -tee, Teefilter appends the input of the filter
+// to DIR/stream.in before forwarding it. The output with the added registrations is
+// appended to DIR/stream.out. With -times, Teefilter appends a line with the phase and
+// the response time in microseconds to FILE for each answer. With -apart, each connection
+// moves the time stamps by a further DURATION. Hours then pass for the filter, which has
+// no other clock.
 package main
 
 import (
@@ -29,8 +30,8 @@ import (
 	"time"
 )
 
-// phases contains the default phases. They omit auth, which carries passwords, and
-// data-line, which carries messages. smtpd never sends wiz and help.
+// phases contains the default phases. The phases auth and data-line are omitted, because
+// their requests contain passwords and messages. smtpd never sends wiz and help.
 const phases = "connect,helo,ehlo,starttls,mail-from,rcpt-to,data,commit,rset,noop,quit"
 
 func main() {
@@ -96,8 +97,8 @@ func run(command []string, stdin io.Reader, stdout io.Writer, tee, times string,
 		return 0, err
 	}
 	go func() {
-		// An error means that the filter has ended or ends now. Its
-		// status is the result.
+		// An error means that the filter has ended or is ending. The status of the filter
+		// is the result.
 		_, _ = io.Copy(toFilter, stdin)
 		_ = in.Close()
 	}()
@@ -118,8 +119,8 @@ func run(command []string, stdin io.Reader, stdout io.Writer, tee, times string,
 	return status.ExitStatus(), nil
 }
 
-// inject copies src to dst and adds registrations before the last line of the
-// handshake. It does not repeat registrations of the filter.
+// inject copies src to dst and adds registrations before the last line of the handshake.
+// Registrations of the filter are not repeated.
 func inject(dst io.Writer, src io.Reader, phases []string) error {
 	r := bufio.NewReader(src)
 	own := map[string]bool{}
@@ -192,7 +193,7 @@ func (w *stopwatch) answer(line string) {
 	}
 }
 
-// A calendar adds time to the time stamps, more with each connection.
+// A calendar adds time to the time stamps. Each connection increases the added time.
 type calendar struct {
 	to           io.Writer
 	apart, added time.Duration
@@ -213,7 +214,8 @@ func (c *calendar) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// later returns the line with a later time stamp, KIND|VERSION|SECONDS.MICROSECONDS|...
+// later returns the line with a later time stamp. A line has the form
+// KIND|VERSION|SECONDS.MICROSECONDS|...
 func (c *calendar) later(line []byte) []byte {
 	f := bytes.SplitN(line, []byte("|"), 6)
 	if len(f) < 6 {
@@ -231,7 +233,7 @@ func (c *calendar) later(line []byte) []byte {
 	return bytes.Join(f, []byte("|"))
 }
 
-// lines calls a function for whole lines before it writes them.
+// lines is a writer that calls a function for each whole line before it writes the line.
 type lines struct {
 	to   io.Writer
 	each func(string)

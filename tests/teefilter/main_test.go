@@ -40,8 +40,7 @@ func TestInject(t *testing.T) {
 	}
 }
 
-// FuzzInject checks that the output of the filter is unchanged except for the
-// added lines.
+// FuzzInject checks that inject only adds lines to the output of the filter.
 func FuzzInject(f *testing.F) {
 	f.Add("register|filter|smtp-in|connect\nregister|ready\nfilter-result|1|2|proceed\n")
 	f.Add("register|ready\n")
@@ -111,8 +110,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRunEndsWithFilter checks that teefilter ends with the filter while smtpd is
-// silent.
+// TestRunEndsWithFilter checks that teefilter ends when the filter ends, even while smtpd
+// is silent.
 func TestRunEndsWithFilter(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package total counts the sessions of records for tests of aggregates. It shares no code
-// with the program except the decoder of records.
+// Package total counts the sessions of records for tests of aggregates. The only code
+// that package total shares with the program is the decoder of records.
 package total
 
 import (
@@ -11,9 +11,9 @@ import (
 	"scanwatch/store"
 )
 
-// Add adds the numbers of a record to all, by source and hour. It reads whole records
-// and aggregates by the description of their format. Ids are counted for rejected, the
-// sessions that a rule rejected, and for sessions with a ban.
+// Add adds the numbers of a record to all, by source and hour. Add interprets records and
+// aggregates according to the description of their format. The ids of sessions with a
+// ban, and of sessions for which rejected returns true, are also counted.
 func Add(all map[string]int, r *store.Record, rejected func(id uint64) bool) error {
 	source := r.Src.Addr()
 	if source.Is6() {

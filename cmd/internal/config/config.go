@@ -23,12 +23,12 @@ import (
 	"scanwatch/rules"
 )
 
-// sysconfdir is set by the Makefile.
+// sysconfdir is the directory of configuration files. The Makefile sets it.
 var sysconfdir = "/etc"
 
-// DefaultFiles returns the default paths of the configuration. The first existing file
-// is used. On Linux the sandbox can only grant whole directories. If the configuration
-// has its own directory, the rest of /etc remains inaccessible.
+// DefaultFiles returns the default paths of the configuration. Programs use the first
+// file that exists. On Linux the sandbox can only grant whole directories. A separate
+// directory for the configuration keeps the rest of /etc inaccessible.
 func DefaultFiles() []string {
 	if runtime.GOOS == "linux" {
 		return []string{sysconfdir + "/scanwatch/scanwatch.conf", sysconfdir + "/scanwatch.conf"}
@@ -36,7 +36,7 @@ func DefaultFiles() []string {
 	return []string{sysconfdir + "/mail/scanwatch.conf"}
 }
 
-// DefaultFile returns the path for a new configuration.
+// DefaultFile returns the path of a new configuration.
 func DefaultFile() string { return DefaultFiles()[0] }
 
 // A Config is a loaded configuration.
@@ -48,11 +48,11 @@ type Config struct {
 	Warnings rules.Errors
 	// Notes contains the problems of tables and databases, one per line.
 	Notes []string
-	// Kept contains the tables whose files cannot be used. These tables keep their
-	// previous entries.
+	// Kept contains the tables that keep their previous entries because their files
+	// cannot be used.
 	Kept []string
-	// Blank contains the tables whose files contain only white space: their content may
-	// have been lost.
+	// Blank contains the tables whose files contain only white space. The content of a
+	// blank file may have been lost.
 	Blank []string
 
 	tables map[rules.Source]*table
@@ -63,7 +63,7 @@ type Config struct {
 	strict bool
 }
 
-// stamp identifies a version of a file. It is zero for a missing file.
+// A stamp identifies a version of a file. The stamp of a missing file is zero.
 type stamp struct {
 	size int64
 	time time.Time
@@ -82,7 +82,8 @@ func (s stamp) same(o stamp) bool {
 	return s.size == o.size && s.time.Equal(o.time) && (s.info == nil) == (o.info == nil) && (s.info == nil || os.SameFile(s.info, o.info))
 }
 
-// Find returns file, or the first existing file of DefaultFiles, or "".
+// Find returns file. If file is "", Find returns the first existing file of DefaultFiles,
+// or "" if none exists.
 func Find(file string) string {
 	if file != "" {
 		return file
@@ -96,16 +97,16 @@ func Find(file string) string {
 }
 
 // Load reads the configuration file. If strict is set, an unusable table or database is
-// an error. Otherwise it causes a note, because a broken download must not disable a
-// policy. The new configuration then uses the table of before. If before is nil or lacks
-// that table, conditions on it are unknown. If Load returns an error, the Config has no
-// policy, and can only detect changes of its files.
+// an error. Without strict, Load only adds a note, because a broken download must not
+// disable a policy. The new configuration uses the previous table from before. If before
+// is nil or lacks the table, conditions on that table are unknown. If Load returns an
+// error, the Config has no policy, and can only detect changes of its files.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	return newConfig(file).loadAll(lists, before, strict)
 }
 
-// Reload loads the configuration file of before again, as Load without strict. If
-// forced is set, an empty file empties its table.
+// Reload loads the configuration file of before again, like Load without strict. If
+// forced is set, a table whose file is empty becomes empty.
 func Reload(before *Config, lists *lookup.Lists, forced bool) (*Config, error) {
 	c := newConfig(before.File)
 	c.forced = forced
@@ -114,7 +115,7 @@ func Reload(before *Config, lists *lookup.Lists, forced bool) (*Config, error) {
 
 func (c *Config) loadAll(lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	c.strict = strict
-	// Content from external sources must not cause a panic.
+	// Files from external sources must not cause a panic.
 	err := safego.Run(func() error {
 		tree, err := rules.Parse(c.File, c.read)
 		if err != nil {
@@ -132,8 +133,8 @@ func newConfig(file string) *Config {
 	return &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
 }
 
-// Unread returns a Config without a policy for a file that could not be read in
-// time. Its method Changed returns true if the file exists.
+// Unread returns a Config without a policy for a file that could not be read in time.
+// Changed of this Config returns true if the file exists.
 func Unread(file string) *Config {
 	return &Config{File: file, files: map[string]stamp{file: {}}}
 }
@@ -222,12 +223,12 @@ func (c *Config) checkFields(tree *rules.Config) {
 	}
 }
 
-// Empty reports whether the configuration file contains only white space, for example
-// because it was written to a full disk.
+// Empty reports whether the configuration file contains only white space. A full disk can
+// be the cause.
 func (c *Config) Empty() bool { return strings.TrimSpace(c.text[c.File]) == "" }
 
-// Digest returns a hash of the configuration files and of the content of the tables
-// that exempt hosts. Shipped lists belong to the program.
+// Digest returns a hash of the configuration files and of the tables that exempt hosts.
+// Digest does not include shipped lists, which belong to the program.
 func (c *Config) Digest() string {
 	var parts []string
 	for _, text := range c.text {
@@ -274,8 +275,8 @@ func (c *Config) read(name string) ([]byte, error) {
 	return b, err
 }
 
-// maxConfig limits the bytes read from a configuration file. Package rules has a lower
-// limit and reports the error.
+// maxConfig is the maximum number of bytes that are read from a configuration file.
+// Package rules has a lower limit and reports the error.
 const maxConfig = 2 << 20
 
 func (c *Config) note(format string, args ...any) {
@@ -291,7 +292,7 @@ func (c *Config) Tables() map[string]int {
 	return sizes
 }
 
-// ResolvePath returns the path of name. A relative name is relative to the directory of
+// ResolvePath returns the path of name. A relative name is resolved in the directory of
 // file.
 func ResolvePath(file, name string) string {
 	if name == "" || filepath.IsAbs(name) {
@@ -301,7 +302,7 @@ func ResolvePath(file, name string) string {
 }
 
 // origins opens a database, or returns an updated copy of a database in before. The
-// database in before is unchanged and remains in use until the copy has been checked.
+// database in before does not change, and remains in use until the copy has been checked.
 func (c *Config) origins(name string, before []*lookup.Origins, strict bool) (*lookup.Origins, error) {
 	if name == "" {
 		return nil, nil
@@ -335,8 +336,8 @@ func (c *Config) Changed() bool {
 	return false
 }
 
-// MarkSeen records the current versions of all files of c and of broken, a newer
-// version of c that failed to load. Changed then returns true only after a further
+// MarkSeen records the current versions of all files of c and of broken. broken is a
+// newer version of c that failed to load. Changed returns true only after a further
 // change.
 func (c *Config) MarkSeen(broken *Config) {
 	for name := range c.files {
@@ -349,8 +350,8 @@ func (c *Config) MarkSeen(broken *Config) {
 // files.
 func (c *Config) Files() []string { return slices.Sorted(maps.Keys(c.files)) }
 
-// Detail returns the text of err with a final newline. Errors of the policy language
-// include the line, a caret and a hint.
+// Detail returns the text of err with a final newline. The text of a policy error
+// includes the line, a caret and a hint.
 func Detail(err error) string {
 	switch e := err.(type) {
 	case rules.Errors:

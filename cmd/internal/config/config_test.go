@@ -120,8 +120,8 @@ func TestReloadKeepsTables(t *testing.T) {
 	}
 }
 
-// TestEmptyTable checks that the file of a new table may be empty, and that forced
-// empties a table.
+// TestEmptyTable checks that the file of a new table may be empty, and that a forced
+// reload of an empty file empties a table.
 func TestEmptyTable(t *testing.T) {
 	dir := t.TempDir()
 	conf, drop := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop.txt")
@@ -153,9 +153,8 @@ func TestEmptyTable(t *testing.T) {
 	}
 }
 
-// TestBlankTable checks that there is a note about a table file that contains only
-// white space, because its content may have been lost, and no note if it contains a
-// comment.
+// TestBlankTable checks that a table file that contains only white space causes a note,
+// because its content may have been lost. A file with a comment causes no note.
 func TestBlankTable(t *testing.T) {
 	dir := t.TempDir()
 	conf, drop := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop.txt")
@@ -169,7 +168,7 @@ func TestBlankTable(t *testing.T) {
 	}
 }
 
-// TestTableFiles checks the errors and warnings of a strict load about entries of table
+// TestTableFiles checks the errors and warnings of a strict load for entries of table
 // files.
 func TestTableFiles(t *testing.T) {
 	const pass, drop = "table <t> file \"list\"\npass from <t>\n", "table <t> file \"list\"\nrule r phase connect match src <t> disconnect\n"
@@ -205,8 +204,8 @@ func TestTableFiles(t *testing.T) {
 	}
 }
 
-// TestRelativeNames checks that names are relative to the file that contains them, not
-// to the working directory.
+// TestRelativeNames checks that names are relative to the directory of the file that
+// contains them, not to the working directory.
 func TestRelativeNames(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")
@@ -239,8 +238,8 @@ func TestRelativeNames(t *testing.T) {
 	}
 }
 
-// TestMarkSeen checks that an invalid configuration is reported once, and loaded
-// after its repair.
+// TestMarkSeen checks that an invalid configuration is reported once, and is loaded after
+// a correction.
 func TestMarkSeen(t *testing.T) {
 	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
 	for _, c := range []struct {
@@ -382,7 +381,7 @@ func TestReadyPolicies(t *testing.T) {
 	}
 }
 
-// BenchmarkLoad loads 100,000 prefixes and 200 rules.
+// BenchmarkLoad measures loading 100,000 prefixes and 200 rules.
 func BenchmarkLoad(b *testing.B) {
 	dir := b.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")
@@ -407,7 +406,8 @@ func BenchmarkLoad(b *testing.B) {
 }
 
 // TestDigest checks that the digest of a configuration depends on each of its files and
-// on the tables that exempt hosts, but not on paths and on other tables.
+// on the tables that exempt hosts. The digest must not depend on paths or on other
+// tables.
 func TestDigest(t *testing.T) {
 	lists := builtinLists(t)
 	first := map[string]string{

@@ -1,6 +1,7 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The package that writes test databases does not compile if int has 32 bits.
+// The package mmdbwriter, which writes test databases, does not compile if int has 32
+// bits.
 
 package config
 
@@ -44,8 +45,8 @@ func asn(number uint32) mmdbtype.Map {
 	return mmdbtype.Map{"autonomous_system_number": mmdbtype.Uint32(number)}
 }
 
-// TestWrongDatabase checks that a database that lacks the field for its statement
-// causes a warning with the position of the statement.
+// TestWrongDatabase checks the warning for a database that lacks the field for its
+// statement. The warning must have the position of the statement.
 func TestWrongDatabase(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")
@@ -68,8 +69,8 @@ func TestWrongDatabase(t *testing.T) {
 	}
 }
 
-// TestReplacedDatabase checks that a replaced database is in use after a reload, and
-// that an invalid database is never used.
+// TestReplacedDatabase checks that a reload uses a replaced database. An invalid database
+// must never be used.
 func TestReplacedDatabase(t *testing.T) {
 	dir := t.TempDir()
 	conf, file := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "asn.mmdb")

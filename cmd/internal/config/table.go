@@ -19,7 +19,7 @@ import (
 	"scanwatch/rules"
 )
 
-// table is a rules.Table from a file or a shipped list.
+// A table is a rules.Table from a file or a shipped list.
 type table struct {
 	prefixes lookup.Prefixes[struct{}]
 	names    lookup.Names[struct{}]
@@ -57,8 +57,8 @@ func (t *table) MatchName(name []byte) bool {
 
 func (t *table) MatchASN(n uint32) bool { return t.asns[n] }
 
-// key returns s without its position, its use and its download, so that a table is
-// recognized after its line has moved.
+// key returns s without its position, use and download, so that a table is recognised
+// after its line has moved.
 func key(s rules.Source) rules.Source {
 	s.Pos, s.Exempts, s.Download = rules.Pos{}, false, rules.Download{Feed: s.Feed}
 	return s
@@ -158,9 +158,9 @@ func Format(s rules.Source) (string, error) {
 	return p.Format, nil
 }
 
-// blank reports whether a small file contains only white space. The cause may be a
-// failed download or a full disk. Operators who want an empty table can write a comment
-// into its file.
+// blank reports whether a small file contains only white space. The cause may be a failed
+// download or a full disk. For an intentionally empty table, the operator can write a
+// comment into the file.
 func blank(f *os.File) bool {
 	text, err := io.ReadAll(io.NewSectionReader(f, 0, 4096))
 	return err == nil && len(bytes.TrimSpace(text)) == 0
@@ -175,8 +175,8 @@ var shipped = map[string]string{
 	lookup.KnownSenders: "",
 }
 
-// builtin returns the table of a shipped list. It omits rows of low confidence, such as
-// rented addresses that were listed more than 90 days ago.
+// builtin returns the table of a shipped list. builtin omits rows of low confidence, such
+// as rented addresses that were listed more than 90 days ago.
 func builtin(name string, lists *lookup.Lists) (*table, error) {
 	evidence, ok := shipped[name]
 	if !ok {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -72,19 +73,24 @@ func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.
 			changed, generation, known = b.Changed(since)
 		}
 		list := BanList{Generation: generation, Full: !known, Enforced: enforced()}
-		if !known && list.Enforced {
+		if !list.Enforced {
+			return sendBans(a, list, nil, b, now(), spared(nil))
+		}
+		if !known {
 			if err := loaded(ctx, b, s, start); err != nil {
 				return err
 			}
+		}
+		// For a network, spared reads all known hosts.
+		if !known || slices.ContainsFunc(changed, func(p netip.Prefix) bool { return !p.IsSingleIP() }) {
 			done, err := a.peer.turn(ctx)
 			if err != nil {
 				return err
 			}
 			defer done()
-			changed = allBans(b, now)
 		}
-		if !list.Enforced {
-			changed = nil
+		if !known {
+			changed = allBans(b, now)
 		}
 		list.Entries = len(changed)
 		return sendBans(a, list, changed, b, now(), spared(changed))

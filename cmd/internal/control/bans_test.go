@@ -15,7 +15,7 @@ import (
 	"scanwatch/store"
 )
 
-// A slowState is a state whose flush has a given result.
+// A slowState is a state whose Flush calls the function flush.
 type slowState struct{ flush func(context.Context) error }
 
 func (s *slowState) Flush(ctx context.Context) error  { return s.flush(ctx) }
@@ -27,7 +27,7 @@ func sparesNone([]netip.Prefix) func(netip.Prefix) bool {
 	return func(netip.Prefix) bool { return false }
 }
 
-// bansOf runs the command bans for all bans.
+// bansOf runs the command bans and requests all bans.
 func bansOf(c Command) (answer string, err error) {
 	here, there := net.Pipe()
 	read := make(chan string)
@@ -40,9 +40,9 @@ func bansOf(c Command) (answer string, err error) {
 	return <-read, err
 }
 
-// TestBansWithoutDisk checks that a list of the bans does not wait until changes are
-// written, and that it is not sent before the bans on disk are loaded, even if they cannot
-// be read.
+// TestBansWithoutDisk checks that the command bans does not wait until changes are
+// written. The list is sent only after the attempt to load the bans on disk, even if that
+// attempt fails.
 func TestBansWithoutDisk(t *testing.T) {
 	m := memory.New()
 	m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.1/32"), time.Hour, "x", noon.UnixMicro())
@@ -62,8 +62,9 @@ func TestBansWithoutDisk(t *testing.T) {
 	}
 }
 
-// TestCompanionProblems checks that a companion that does not run is a problem, but not in
-// the first minute of the filter, in which it connects again.
+// TestCompanionProblems checks that a companion that does not run is a problem. In the
+// first minute of the filter, a missing companion is not a problem, because companions
+// must first connect again.
 func TestCompanionProblems(t *testing.T) {
 	start := noon.Add(-silent)
 	for _, c := range []struct {
@@ -89,8 +90,8 @@ func TestCompanionProblems(t *testing.T) {
 	}
 }
 
-// TestTurns checks that a companion that asks for all bans again and again takes a tenth
-// of a processor, and that a few lists need no wait.
+// TestTurns checks that a companion that repeatedly requests all bans uses only a tenth
+// of a processor. A few requests need no wait.
 func TestTurns(t *testing.T) {
 	var u turns
 	var now, spent time.Duration

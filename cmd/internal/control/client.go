@@ -25,7 +25,10 @@ import (
 // ErrNotRunning means that no process listens on the control socket.
 var ErrNotRunning = errors.New("filter-scanwatch is not running; is smtpd up, and does smtpd.conf name the filter?")
 
-// A Client sends commands to a running filter. It must not be used concurrently.
+// ErrNoSocket means that no process listens on the socket of the companions.
+var ErrNoSocket = errors.New("no socket for companions; restart smtpd if a companion was added, and see scanwatch status")
+
+// A Client sends commands to a running filter. A Client must not be used concurrently.
 type Client struct {
 	conn net.Conn
 	in   *bufio.Reader
@@ -35,8 +38,8 @@ type Client struct {
 func Dial(dir string) (*Client, error) {
 	path := SocketPath(dir)
 	var conn net.Conn
-	// The owner of the directory could replace the socket with a link to another
-	// socket.
+	// Connect with the rights of the owner, who could replace the socket with a link to
+	// another socket.
 	err := owner.Do(dir, func() (err error) {
 		conn, err = net.DialTimeout("unix", path, 5*time.Second)
 		return err
@@ -52,13 +55,15 @@ func Dial(dir string) (*Client, error) {
 	return greet(conn, path)
 }
 
-// DialCompanion connects to the filter whose companions use the directory runDir.
+// DialCompanion connects a companion to the filter whose socket is in runDir.
 func DialCompanion(runDir string) (*Client, error) {
 	path := SocketPath(runDir)
 	conn, err := net.DialTimeout("unix", path, 5*time.Second)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("%w (no process listens on %s)", ErrNotRunning, path)
+		return nil, fmt.Errorf("%w (%s)", ErrNoSocket, path)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("connect to the filter: %w; the directory must let the users of companions enter: run chmod go+x %s", err, runDir)
 	case err != nil:
 		return nil, fmt.Errorf("connect to the filter: %w", err)
 	}
@@ -96,8 +101,8 @@ func (c *Client) Status() (s Status, err error) {
 // Flush writes all earlier records of the filter to the disk.
 func (c *Client) Flush() error { return c.ask(nil, "flush") }
 
-// Reload reloads the configuration of the filter. If forced is set, an empty file
-// empties its table. The result includes notes about tables and databases.
+// Reload reloads the configuration of the filter. If forced is set, a table whose file is
+// empty becomes empty. The result includes notes about tables and databases.
 func (c *Client) Reload(forced bool) (a Config, err error) {
 	how := Careful
 	if forced {
@@ -107,10 +112,11 @@ func (c *Client) Reload(forced bool) (a Config, err error) {
 	return a, err
 }
 
-// Log sets the log level. The word is a Level.Word.
+// Log sets the log level. word is the Word of a Level.
 func (c *Client) Log(word string) error { return c.ask(nil, "log", word) }
 
-// Observe stops enforcement for a time, or until Enforce if d is 0.
+// Observe stops enforcement for the duration d. If d is 0, only Enforce restores
+// enforcement.
 func (c *Client) Observe(d time.Duration) (a Config, err error) {
 	err = c.ask(&a, "mode", rules.Observe.String(), strconv.FormatInt(int64(d/time.Second), 10))
 	return a, err
@@ -136,8 +142,8 @@ func (c *Client) Segments() ([]store.Segment, error) {
 	return a.Segments, err
 }
 
-// Snapshot writes a consistent copy of a segment to w. The error is
-// store.ErrFinished if the segment is not being written.
+// Snapshot writes a consistent copy of a segment to w. If the filter is not writing the
+// segment, the error is store.ErrFinished.
 func (c *Client) Snapshot(w io.Writer, name string) error { return c.copy(w, "snapshot", name) }
 
 // State writes a consistent copy of state.db to w.
@@ -183,7 +189,7 @@ func (d *deadlineWriter) Write(p []byte) (int, error) {
 	return d.w.Write(p)
 }
 
-// ask sends a command and decodes the answer into a. If a is nil, it ignores the answer.
+// ask sends a command and decodes the answer into a. If a is nil, ask ignores the answer.
 func (c *Client) ask(a any, words ...string) error {
 	err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err == nil {
@@ -211,12 +217,12 @@ func (c *Client) ask(a any, words ...string) error {
 	return nil
 }
 
-// maxAnswer is the maximum length of an answer line in bytes. It suffices for thousands
-// of segments.
+// maxAnswer is the maximum length of an answer line in bytes. A list of thousands of
+// segments is shorter.
 const maxAnswer = 4 << 20
 
-// line reads an answer. The server limits the duration of the command, for example of
-// flush.
+// line reads an answer. The server limits the duration of the command that the client
+// waits for.
 func (c *Client) line() (string, error) { return c.lineWithin(copyTimeout + writeTimeout) }
 
 func (c *Client) lineWithin(limit time.Duration) (string, error) {

@@ -102,10 +102,7 @@ func (s *Status) CompanionProblems(now time.Time) (all []string) {
 func NewCompanions(list []*rules.Companion) *Companions {
 	c := DisabledCompanions(list, "")
 	for _, one := range c.list {
-		uid, err := lookupUser(one.User)
-		if err == nil && (uid == 0 || int(uid) == os.Geteuid()) {
-			err = fmt.Errorf("user %s may use all commands; give the companion a separate user", one.User)
-		}
+		uid, err := CompanionUser(one.User, os.Geteuid())
 		if err != nil {
 			one.Problem = err.Error()
 		} else {
@@ -113,6 +110,41 @@ func NewCompanions(list []*rules.Companion) *Companions {
 		}
 	}
 	return c
+}
+
+// CompanionUser returns the number of the user of a companion. The user must not be
+// root or the user of the filter, who may use all commands.
+func CompanionUser(name string, filter int) (uint32, error) {
+	uid, err := lookupUser(name)
+	if err == nil && (uid == 0 || int(uid) == filter) {
+		err = fmt.Errorf("user %s may use all commands; give the companion a separate user", name)
+	}
+	return uid, err
+}
+
+// RunDirProblem returns the reason why the directory dir cannot contain the socket of
+// the companions of a filter with the user filter and the state directory state, or "".
+// Another user who can create or replace the socket could make the companions unban
+// hosts. In a sticky directory, the other user could create it before the filter starts.
+func RunDirProblem(dir, state string, filter int) string {
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("%v; create it, owned by the user of the filter, and restart smtpd", err)
+	case !info.IsDir():
+		return dir + " is not a directory"
+	case info.Mode()&0o022 != 0:
+		return fmt.Sprintf("other users can write to %s; run chmod go-w %s and restart smtpd", dir, dir)
+	case info.Mode()&0o001 == 0:
+		return fmt.Sprintf("the users of companions cannot enter %s; run chmod go+x %s and restart smtpd", dir, dir)
+	}
+	if s, err := os.Stat(state); err == nil && os.SameFile(info, s) {
+		return fmt.Sprintf("%s is the state directory, which companions must not enter; change rundir", dir)
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != filter {
+		return fmt.Sprintf("%s belongs to user %d; run chown %d %s and restart smtpd", dir, s.Uid, filter, dir)
+	}
+	return ""
 }
 
 // DisabledCompanions returns companions that cannot connect because of a problem.
@@ -164,8 +196,8 @@ type peer struct {
 	turns *turns // nil without a limit
 }
 
-// turns limits the time that complete lists take for the companions of a user, so that
-// they do not take the processor from mail. The user can spend fullBurst at once, and
+// turns limits the time that complete lists and lists with networks take for the
+// companions of a user, so that they do not take the processor from mail. The user can spend fullBurst at once, and
 // otherwise one part in fullShare of the time.
 type turns struct {
 	mu   sync.Mutex
@@ -177,21 +209,21 @@ const (
 	fullBurst = 2 * time.Second
 )
 
-// wait returns the time to wait for a complete list.
+// wait returns the time to wait for the next list.
 func (t *turns) wait(now time.Duration) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return min(t.free-now-fullShare*fullBurst, MaxWait) // clients are patient for longer
 }
 
-// spend records the time that a complete list took. A slow reader spends little.
+// spend records the time that a list took. A slow reader spends little.
 func (t *turns) spend(now, took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.free = max(t.free, now) + fullShare*min(took, fullBurst)
 }
 
-// turn waits until p may have a complete list. The caller must call done after it.
+// turn waits until p may have the next list. The caller must call done after it.
 func (p *peer) turn(ctx context.Context) (done func(), err error) {
 	if p == nil || p.turns == nil {
 		return func() {}, nil

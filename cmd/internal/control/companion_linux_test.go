@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -19,7 +20,8 @@ import (
 	"scanwatch/store"
 )
 
-// asUser calls f as another user. Only this thread changes its user.
+// asUser calls f with the rights of another user. Only the calling thread changes its
+// user.
 func asUser(t *testing.T, uid int, f func()) {
 	t.Helper()
 	runtime.LockOSThread()
@@ -34,7 +36,7 @@ func asUser(t *testing.T, uid int, f func()) {
 	f()
 }
 
-// The users of the companions in the tests.
+// These are the users of the companions in the tests.
 const (
 	syncUser, serveUser, stranger, forwardUser = 4001, 4002, 4003, 4004
 )
@@ -82,8 +84,39 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 	return runDir, stateDir, c
 }
 
-// TestRoles checks that each user may use the commands of its role only, and that a
-// user without a role receives the reason for the refusal.
+// TestGone checks that a companion that disconnects while it waits for changes does not
+// count as a client.
+func TestGone(t *testing.T) {
+	m := memory.New()
+	m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro())
+	dir, _, _ := serveCompanions(t, m, yes, sparesNone)
+	for i := range 5 * maxOfCompanion {
+		var c *Client
+		var err error
+		asUser(t, syncUser, func() {
+			for deadline := time.Now().Add(MaxWait / 4); ; {
+				if c, err = DialCompanion(dir); err == nil || time.Now().After(deadline) {
+					return
+				}
+				time.Sleep(time.Millisecond) // the server notices the end a moment later
+			}
+		})
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		list, _, err := c.Bans(0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintf(c.conn, "bans %d 20\n", list.Generation); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+}
+
+// TestRoles checks that each user may only use the commands of its role. A user without a
+// role receives the reason for the rejection.
 func TestRoles(t *testing.T) {
 	m := memory.New()
 	dir, state, companions := serveCompanions(t, m, yes, sparesNone)
@@ -127,7 +160,8 @@ func TestRoles(t *testing.T) {
 				t.Errorf("user %d: %s: %v", uid, words[0], err)
 			}
 		}
-		// A companion that leaks connections does not keep out the others.
+		// A companion that leaks connections must not prevent other companions from
+		// connecting.
 		if _, err := dial(uid); err != nil {
 			t.Errorf("second connection of user %d: %v", uid, err)
 		}
@@ -150,8 +184,8 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// TestSharedUser checks that each of several companions of one user can connect, and that
-// they keep out no companion of another user.
+// TestSharedUser checks that several companions of one user can connect. Companions of
+// one user must not prevent the companion of another user from connecting.
 func TestSharedUser(t *testing.T) {
 	var list []*rules.Companion
 	for _, target := range []string{"a", "b", "c", "d", "e"} {
@@ -200,7 +234,7 @@ func serveCompanionsOf(t *testing.T, list []*rules.Companion) (runDir string) {
 	return runDir
 }
 
-// TestNote checks that a companion can announce itself, but not another one.
+// TestNote checks that a companion can only announce itself, and not another companion.
 func TestNote(t *testing.T) {
 	dir, _, companions := serveCompanions(t, memory.New(), yes, sparesNone)
 	var c *Client
@@ -235,8 +269,8 @@ func TestNote(t *testing.T) {
 	}
 }
 
-// TestBanList checks the answers to the command bans: all bans, their changes, bans that
-// firewalls must not enforce, and no bans in mode observe.
+// TestBanList checks the answers to the command bans. The answers contain all bans,
+// changes, bans that firewalls must not enforce, and no bans in mode observe.
 func TestBanList(t *testing.T) {
 	m := memory.New()
 	enforced := true
@@ -285,7 +319,7 @@ func TestBanList(t *testing.T) {
 	enforced = true
 	m.Bans.Restart()
 	at = ask(at, true, manual, BanEntry{Prefix: net, Seconds: 7200, Rule: "manual"})
-	// A reader that has missed changes receives all bans.
+	// A companion that has missed changes receives all bans.
 	for i := range 10000 {
 		m.Bans.Add(&memory.Client{Addr: netip.AddrFrom4([4]byte{100, 1, byte(i >> 8), byte(i)})}, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "greedy"}, now)
 	}

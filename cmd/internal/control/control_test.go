@@ -27,7 +27,7 @@ import (
 
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// commands returns all commands. They use w and a new memory.
+// commands returns all commands. The commands use w and a new memory.
 func commands(t testing.TB, dir string, w *store.Writer) []Command {
 	m := memory.New()
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Changes: m.Changes, Rewrite: m.Rewrite})
@@ -93,8 +93,8 @@ func TestBan(t *testing.T) {
 	}
 }
 
-// TestLearn checks that facts are sent in batches, and that a batch with an invalid
-// fact changes nothing.
+// TestLearn checks that facts are sent in batches. A batch with an invalid fact must not
+// change the state.
 func TestLearn(t *testing.T) {
 	dir, _ := serve(t)
 	c, err := Dial(dir)
@@ -139,8 +139,9 @@ func TestLearn(t *testing.T) {
 	}
 }
 
-// TestApply checks the standing that results from facts: a host is known by its
-// address, and hosts with a proven name are known if users wrote to their domain.
+// TestApply checks the standing that facts give to hosts. A host that delivered mail is
+// known by its address. Hosts with a proven name are known if users wrote to their
+// domain.
 func TestApply(t *testing.T) {
 	m := memory.New()
 	m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro())
@@ -162,10 +163,10 @@ func TestApply(t *testing.T) {
 	}
 }
 
-// serve starts a writer and its server, and stops both after the test.
+// serve starts a Writer and a server for it, and stops them after the test.
 func serve(t *testing.T) (dir string, w *store.Writer) {
 	t.Helper()
-	// The name of t.TempDir may be too long for a socket.
+	// The path that t.TempDir returns may be too long for a socket.
 	dir, err := os.MkdirTemp("", "control")
 	if err != nil {
 		t.Fatal(err)
@@ -389,8 +390,8 @@ func TestListen(t *testing.T) {
 	})
 }
 
-// TestSlowClientIsCut checks that a write to a client that does not read fails at
-// the deadline, which the test sets to the past.
+// TestSlowClientIsCut checks that a write to a client that does not read fails at the
+// deadline. The test sets a deadline in the past.
 func TestSlowClientIsCut(t *testing.T) {
 	server, client := net.Pipe()
 	defer client.Close()
@@ -400,8 +401,8 @@ func TestSlowClientIsCut(t *testing.T) {
 	}
 }
 
-// TestPanicInACommand checks that, after a panic in a command, the client receives an
-// error and the log contains the stack.
+// TestPanicInACommand checks that the client receives an error after a panic in a
+// command. The log must contain the stack.
 func TestPanicInACommand(t *testing.T) {
 	var log bytes.Buffer
 	s := &Server{Commands: []Command{{Name: "boom", Run: func(context.Context, *Answer, []string) error { panic("boom") }}}, Log: slog.New(slog.NewTextHandler(&log, nil))}
@@ -459,9 +460,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestWatch checks that watchers above the limit are rejected, that a watcher that
-// disconnects no longer counts, and that a watcher receives all events that follow its
-// answer.
+// TestWatch checks that watchers above the limit are rejected, and that a disconnected
+// watcher no longer counts. A watcher receives all events that follow its answer.
 func TestWatch(t *testing.T) {
 	dir := t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, "s"))
@@ -525,8 +525,7 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// TestWatcherHasNoReadDeadline checks that a watcher may be silent without being
-// disconnected.
+// TestWatcherHasNoReadDeadline checks that a silent watcher is not disconnected.
 func TestWatcherHasNoReadDeadline(t *testing.T) {
 	server, client := net.Pipe()
 	defer client.Close()
@@ -538,7 +537,7 @@ func TestWatcherHasNoReadDeadline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Write returns an error if the server has stopped reading.
+	// Write fails if the server no longer reads.
 	if _, err := client.Write([]byte("x")); err != nil {
 		t.Errorf("the server does not read: %v", err)
 	}

@@ -14,14 +14,13 @@ import (
 	"scanwatch/store"
 )
 
-// The arguments of forget.
+// These are the arguments of the command forget.
 const (
 	KeepBans = "keep-bans"
 	AllBans  = "bans"
 )
 
-// An Eraser has the parts of the filter from which the commands forget and erase remove a
-// person.
+// An Eraser contains the parts of the filter that the commands forget and erase change.
 type Eraser struct {
 	Dir    string // the state directory, which has the key of hashes
 	Memory *memory.Memory
@@ -39,7 +38,7 @@ type Eraser struct {
 // Forgotten is the answer to "forget".
 type Forgotten struct {
 	memory.Erased
-	// Problem is the reason why the deleted rows can remain in the file.
+	// Problem is the reason why deleted rows may remain in the file.
 	Problem string `json:"problem,omitempty"`
 }
 
@@ -63,7 +62,8 @@ func EraseCommands(e Eraser) []Command {
 			if e.Sums != nil {
 				e.Sums()
 			}
-			// A row that is loaded later would remain.
+			// Wait until the rows are loaded, because a row that is loaded later would
+			// remain.
 			if err := e.State.Flush(ctx); err != nil {
 				return fmt.Errorf("the state cannot be written, and nothing was removed: %w", err)
 			}
@@ -96,8 +96,8 @@ func EraseCommands(e Eraser) []Command {
 	}
 }
 
-// HashKey returns the key of hashes in a state directory, or nil if there is none. Without
-// a key, there are no hashes that can be searched.
+// HashKey returns the key of hashes in a state directory. The result is nil if there is
+// no key, and therefore no hash that can be searched.
 func HashKey(dir string) ([]byte, error) {
 	key, err := privacy.ReadKey(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -113,11 +113,11 @@ func parseSubject(arg string) (who erase.Subject, err error) {
 	return erase.Parse(arg)
 }
 
-// escapeSubject returns the subject as an argument of a command.
+// escapeSubject encodes a subject as an argument of a command.
 func escapeSubject(who erase.Subject) string { return url.QueryEscape(who.String()) }
 
-// Forget removes a person from the state of the filter, and writes all records that can
-// have the person.
+// Forget removes a person from the state of the filter. The filter also writes all
+// records that can contain the person to disk.
 func (c *Client) Forget(who erase.Subject, bans bool) (a Forgotten, err error) {
 	how := KeepBans
 	if bans {
@@ -127,7 +127,7 @@ func (c *Client) Forget(who erase.Subject, bans bool) (a Forgotten, err error) {
 	return a, err
 }
 
-// Erase removes a person from a segment, and returns the number of changed records.
+// Erase removes a person from a segment and returns the number of changed records.
 func (c *Client) Erase(segment string, who erase.Subject) (changed int, err error) {
 	if strings.ContainsAny(segment, " \r\n\t") {
 		return 0, fmt.Errorf("%q is not a segment", segment)

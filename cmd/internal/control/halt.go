@@ -14,15 +14,16 @@ import (
 	"scanwatch/rules"
 )
 
-// ModeFile is the file in the state directory that contains a halt: the word observe
-// and, unless the halt is unlimited, the time at which it ends.
+// ModeFile is the file in the state directory that stores a halt. ModeFile contains the
+// word "observe". If the halt is limited, ModeFile also contains the time at which the
+// halt ends.
 const ModeFile = "mode"
 
 // maxModeFile is the maximum length of the file in bytes.
 const maxModeFile = 100
 
-// A Halt is the operator's command to observe only, regardless of the configuration. It
-// survives restarts.
+// A Halt is a command of the operator to observe only, regardless of the configuration. A
+// Halt survives restarts.
 type Halt struct {
 	On    bool
 	Until time.Time // zero if only the operator ends the halt
@@ -31,10 +32,10 @@ type Halt struct {
 // Active reports whether the halt applies at the time now.
 func (h Halt) Active(now time.Time) bool { return h.On && (h.Until.IsZero() || now.Before(h.Until)) }
 
-// ReadHalt reads the halt from a state directory. If the file is invalid, it returns an
-// unlimited halt, because the file shows that the operator requested a halt.
+// ReadHalt reads the halt from a state directory. If the file is invalid, ReadHalt
+// returns an unlimited halt, because a file exists only if the operator requested a halt.
 func ReadHalt(dir string) (Halt, error) {
-	// Opening a FIFO must not block, and symbolic links must not be followed.
+	// Do not follow a symbolic link, and do not block on a FIFO.
 	f, err := os.OpenFile(filepath.Join(dir, ModeFile), os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Halt{}, nil

@@ -13,8 +13,8 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// A Fact describes mail from before the filter was installed: a host delivered
-// messages on a day, or users sent mail to a domain.
+// A Fact describes mail from the time before the filter was installed. Either a host
+// delivered messages on a day, or users sent mail to a domain.
 type Fact struct {
 	At       int64      // microseconds since 1970
 	Addr     netip.Addr // the host; invalid if Domain is set
@@ -23,8 +23,8 @@ type Fact struct {
 	Domain   string     // domain to which users sent mail, in lower case
 }
 
-// Apply adds a fact to the state. Only the address of the host becomes known, because
-// the mail log does not prove its name.
+// Apply adds a fact to the state. Only the address of the host becomes known, because the
+// mail log does not prove the name of the host.
 func Apply(m *memory.Memory, f *Fact) {
 	if !f.Addr.IsValid() {
 		m.Peers.WroteTo(memory.RegisteredDomain([]byte(f.Domain)), f.At)
@@ -43,8 +43,8 @@ const maxFactAge = 2 * 366 * 24 * time.Hour
 // maxName is the maximum length of a domain name in bytes.
 const maxName = 255
 
-// String returns the fact as an argument of the command learn: TIME;DOMAIN or
-// TIME;ADDRESS;MESSAGES;SENDER, each part escaped as in a URL.
+// String encodes the fact as an argument of the command learn. The form is TIME;DOMAIN or
+// TIME;ADDRESS;MESSAGES;SENDER. Each field is escaped as in a URL.
 func (f *Fact) String() string {
 	at := strconv.FormatInt(f.At, 10)
 	if !f.Addr.IsValid() {
@@ -89,13 +89,14 @@ func parseFact(s string, now int64) (f Fact, err error) {
 	return f, nil
 }
 
-// learnCommand returns the command that adds facts to the state. If one of them is
-// invalid, none are added.
+// learnCommand returns the command that adds facts to the state. If one fact is invalid,
+// the command adds none.
 func learnCommand(m *memory.Memory, now func() int64) Command {
 	return Command{"learn", 1, func(_ context.Context, a *Answer, args []string) error {
 		var facts []Fact
 		for s := range strings.SplitSeq(args[0], ",") {
-			// The event clock alone may be late, because it advances only with sessions.
+			// Use the later of two clocks, because the event clock advances only with
+			// sessions.
 			f, err := parseFact(s, max(now(), time.Now().UnixMicro()))
 			if err != nil {
 				return fmt.Errorf("parse %.80q: %w", s, err)

@@ -30,10 +30,10 @@ const maxReason = 200
 // maxListed is the maximum number of bans in an answer.
 const maxListed = 1000
 
-// MemoryCommands returns the commands for the state that outlasts sessions. It calls
-// the function arguments as follows: now returns the time of events in microseconds
-// since 1970, enforced reports whether the policy is enforced, and changed receives
-// each new ban, and each revoked ban, in which Revoked is set.
+// MemoryCommands returns the commands for the state that outlasts sessions. now returns
+// the time of events in microseconds since 1970. enforced reports whether the policy is
+// enforced. changed receives each new ban and each revoked ban. A revoked ban has Revoked
+// set.
 func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func() bool, changed func(memory.Ban)) []Command {
 	observing := func() string {
 		if enforced() {
@@ -87,8 +87,8 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 	}
 }
 
-// unbanCommand returns the command that revokes bans and clears the counters of the
-// banned hosts.
+// unbanCommand returns the command that revokes bans. The command also clears the
+// counters of the banned hosts.
 func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memory.Ban)) Command {
 	return Command{"unban", 2, func(ctx context.Context, a *Answer, args []string) error {
 		p, _, err := prefix.Parse(args[0])
@@ -99,8 +99,8 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 		if !within && args[1] != Exact {
 			return fmt.Errorf("unban: %q is neither %s nor %s", args[1], Exact, Within)
 		}
-		// Wait until the rows on disk are loaded: a row that is loaded later would restore
-		// a revoked ban.
+		// Wait until the rows on disk are loaded, because a row that is loaded later
+		// would restore a revoked ban.
 		ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 		defer cancel()
 		_ = s.Flush(ctx)
@@ -124,7 +124,7 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 	}}
 }
 
-// shortened returns a note if a ban of d replaces a longer one.
+// shortened returns a note if a ban with duration d replaces a longer ban.
 func shortened(m *memory.Memory, p netip.Prefix, d time.Duration, now int64) (note string) {
 	at := time.UnixMicro(now)
 	m.Bans.Each(func(b memory.Ban) {
@@ -135,7 +135,7 @@ func shortened(m *memory.Memory, p netip.Prefix, d time.Duration, now int64) (no
 	return note
 }
 
-// saved writes the state to disk. It returns a note if that fails.
+// saved writes the state to disk. If the write fails, saved returns a note.
 func saved(ctx context.Context, s State) string {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()

@@ -2,8 +2,8 @@ package control
 
 import "golang.org/x/sys/unix"
 
-// peerUID returns the user of the other side of a Unix socket: see SO_PEERCRED in
-// unix(7).
+// peerUID returns the user of the process at the other end of a Unix socket: see
+// SO_PEERCRED in unix(7).
 func peerUID(fd int) (uint32, error) {
 	c, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {

@@ -4,5 +4,5 @@ package control
 
 import "errors"
 
-// peerUID is not available on this system, so companions are not supported.
+// peerUID returns an error, because this system does not support companions.
 func peerUID(int) (uint32, error) { return 0, errors.ErrUnsupported }

@@ -1,18 +1,19 @@
 // Package control implements the protocol between the running filter and scanwatch(8).
-// Operators use a Unix socket in the state directory; the permissions of the socket and
-// the directory control their access. Companions use a socket in a directory without
-// records, and each may use the commands of its role. The package does not format output.
+// Operators use a Unix socket in the state directory. The permissions of the socket and
+// of the directory control their access. Companions use a socket in a directory without
+// records. Each companion may use the commands of its role. Package control does not
+// format output.
 package control
 
-// Protocol. The server greets with the line
+// The server greets with the version of the protocol.
 //
 //	scanwatch-control 1
 //
-// and then answers commands. A command is a line of at most 1024 bytes: a word and
-// arguments, separated by spaces. The answer is a line with a JSON object. If the
-// command failed, the member "error" of the object contains the reason. The command
-// snapshot answers {"segment":NAME,"size":N}, followed by the N bytes of the file.
-// Either side may close the connection after an answer. The server also closes the
+// The server then answers commands. A command is a line of at most 1024 bytes. The line
+// contains a word and arguments, separated by spaces. The answer is a line with a JSON
+// object. If the command failed, the member "error" of the object contains the reason.
+// The command snapshot answers {"segment":NAME,"size":N}, followed by the N bytes of the
+// file. Either side may close the connection after an answer. The server also closes the
 // connection after an incomplete answer, or if the client is too slow.
 //
 //	status            the status of the filter
@@ -80,13 +81,13 @@ const (
 	copyTimeout    = 2 * time.Minute  // for a complete answer
 )
 
-// The arguments of unban.
+// These are the arguments of the command unban.
 const (
 	Exact  = "exact"
 	Within = "within"
 )
 
-// The arguments of reload.
+// These are the arguments of the command reload.
 const (
 	Careful = "careful"
 	Forced  = "forced"
@@ -108,33 +109,34 @@ type Status struct {
 	Live    Live         `json:"live"`
 	Config  Config       `json:"config"`
 	Store   store.Status `json:"store"`
-	// State is the status of state.db. Memory is the status of each table in it.
+	// State is the status of state.db. Memory contains the status of each table in
+	// state.db.
 	State  store.StateStatus `json:"state"`
 	Memory []memory.Status   `json:"memory"`
 	Bans   memory.BanCount   `json:"bans"`
-	// Standing is the number of known and trusted hosts.
+	// Standing contains the numbers of known and trusted hosts.
 	Standing memory.Summary `json:"standing"`
-	// Lost is the last day on which state.db, with its bans and standing, was lost.
+	// Lost is the last day on which state.db was lost, and with it all bans and standing.
 	Lost text.Time `json:"state_lost,omitzero"`
 	// Companions is the status of the companions in the configuration.
 	Companions []CompanionStatus `json:"companions,omitempty"`
-	// Sandbox describes the restrictions, in the same words as the log.
+	// Sandbox describes the restrictions of the sandbox in the words of the log.
 	Sandbox string `json:"sandbox,omitempty"`
 }
 
-// lostShown is the time for which a loss of state.db is reported. Later, most of the
-// lost bans would have expired.
+// lostShown is the time for which a loss of state.db is reported. After this time, most
+// of the lost bans would have expired.
 const lostShown = 30 * 24 * time.Hour
 
 // LossRemedy is the remedy for a loss of state.db.
 const LossRemedy = "restore standing with scanwatch import smtpd-log --again; see LOSS OF STATE in scanwatch(8)"
 
-// StateLost describes a recent loss of state.db and its remedy. It returns "" if there was
-// none.
+// StateLost describes a recent loss of state.db and the remedy. Without a recent loss,
+// StateLost returns "".
 func (s *Status) StateLost(now time.Time) string { return StateLost(s.Lost.Time, now) }
 
-// StateLost describes the loss of state.db on a day and its remedy. It returns "" if lost
-// is zero or long ago.
+// StateLost describes the loss of state.db on the day lost, and the remedy. If lost is
+// zero or long ago, StateLost returns "".
 func StateLost(lost, now time.Time) string {
 	if now.Sub(lost) >= lostShown {
 		return ""
@@ -142,7 +144,7 @@ func StateLost(lost, now time.Time) string {
 	return "state.db was lost on " + lost.Format(time.DateOnly) + ": earlier bans and standing are missing; " + LossRemedy
 }
 
-// Live is the current load of the filter.
+// Live describes the current load of the filter.
 type Live struct {
 	Sessions int64 `json:"sessions"` // open sessions
 	Delayed  int64 `json:"delayed"`  // delayed replies
@@ -155,27 +157,27 @@ type Banned struct {
 	Note string       `json:"note,omitempty"`
 }
 
-// Config is the status of the active configuration.
+// Config describes the active configuration.
 type Config struct {
 	File string `json:"file"` // empty without a file
 	Mode string `json:"mode"`
 	// Halted is set if the operator has stopped enforcement.
 	Halted *Halted `json:"halted,omitempty"`
 	Rules  int     `json:"rules"`
-	// Problem is the reason why the current content of the file is not, or not completely,
-	// in use.
+	// Problem is the reason why the filter does not use the current content of the file,
+	// or not all of it.
 	Problem string `json:"problem,omitempty"`
 	// Notes contains the first few problems of tables and databases in the configuration.
 	Notes []string `json:"notes,omitempty"`
-	// Kept contains the tables whose files cannot be used. These tables keep their
-	// previous entries.
+	// Kept contains the tables that keep their previous entries because their files
+	// cannot be used.
 	Kept []string `json:"kept,omitempty"`
-	// Digest is the result of config.Config.Digest: a hash of the files and of the
-	// tables that exempt hosts.
+	// Digest is the result of config.Config.Digest, a hash of the files and of the tables
+	// that exempt hosts.
 	Digest string `json:"digest,omitempty"`
 }
 
-// Halted describes a halt: the operator's command to observe only.
+// Halted describes a halt, which is a command of the operator to observe only.
 type Halted struct {
 	Mode  string    `json:"mode"`           // of the configuration
 	Until text.Time `json:"until,omitzero"` // end of the halt; zero if only the operator ends it

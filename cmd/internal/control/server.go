@@ -32,7 +32,8 @@ type Command struct {
 	Name string
 	Args int // number of arguments
 	// Run writes the answer. If Run returns an error, the server sends the error to the
-	// client, or closes the connection if a part of the answer has been sent.
+	// client. If a part of the answer has been sent, the server closes the connection
+	// instead.
 	Run func(ctx context.Context, a *Answer, args []string) error
 }
 
@@ -40,9 +41,9 @@ type Command struct {
 type Server struct {
 	Commands []Command
 	Log      *slog.Logger // nil disables logging
-	// Companions restricts each client to the commands of its role. If it is nil, the
-	// permissions of the socket and its directory control access, and a client may use
-	// all commands.
+	// Companions restricts each client to the commands of its role. If Companions is nil,
+	// a client may use all commands, and the permissions of the socket and its directory
+	// control access.
 	Companions *Companions
 
 	mu      sync.Mutex
@@ -54,7 +55,7 @@ func StatusCommand(status func() Status) Command {
 	return Command{"status", 0, func(_ context.Context, a *Answer, _ []string) error { return a.JSON(status()) }}
 }
 
-// StoreCommands returns the commands for s. The command flush calls all functions in
+// StoreCommands returns the commands for s. The command flush calls all functions of
 // flush and then flushes s.
 func StoreCommands(s Store, flush ...func(context.Context) error) []Command {
 	return []Command{
@@ -86,8 +87,8 @@ func StoreCommands(s Store, flush ...func(context.Context) error) []Command {
 	}
 }
 
-// An Answer writes to a client. A client that does not read is disconnected at a
-// deadline.
+// An Answer writes to a client. The server disconnects a client that does not read before
+// a deadline.
 type Answer struct {
 	conn  net.Conn
 	peer  *peer // nil without companions
@@ -118,15 +119,15 @@ func (a *Answer) JSON(v any) error {
 	return err
 }
 
-// The modes of the sockets. Every user can connect to the socket of the companions,
-// because the server checks who it is.
+// These are the modes of the sockets. Every user can connect to the socket of the
+// companions, because the server checks the user.
 const (
 	operatorsMode  = 0o660
 	companionsMode = 0o666
 )
 
-// Listen creates the socket in the state directory. It replaces a stale socket. If another
-// process is listening, the error is ErrRunning.
+// Listen creates the socket in the state directory, and replaces a stale socket. If
+// another process is listening, the error is ErrRunning.
 func Listen(dir string) (net.Listener, error) { return listen(dir, operatorsMode) }
 
 func listen(dir string, mode fs.FileMode) (net.Listener, error) {
@@ -155,7 +156,7 @@ func listen(dir string, mode fs.FileMode) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Until this call, the mode of the directory and the umask restrict access.
+	// Before Chmod, the mode of the directory and the umask restrict access.
 	if err := os.Chmod(path, mode); err != nil {
 		l.Close()
 		return nil, err
@@ -166,9 +167,9 @@ func listen(dir string, mode fs.FileMode) (net.Listener, error) {
 // ErrRunning means that another filter is using the state directory.
 var ErrRunning = errors.New("another filter-scanwatch is listening")
 
-// Run serves clients on the socket in the directory dir until ctx ends. If the
-// socket cannot be created or has been removed, Run tries again at the given interval.
-// It logs the error once.
+// Run serves clients on the socket in the directory dir until ctx ends. If the socket
+// cannot be created or has been removed, Run tries again at the given interval. Run logs
+// the error once.
 func (s *Server) Run(ctx context.Context, dir string, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -217,7 +218,7 @@ func (s *Server) Run(ctx context.Context, dir string, interval time.Duration) {
 	}
 }
 
-// unreachable logs the reason why there is no socket.
+// unreachable logs the reason why the socket does not exist.
 func (s *Server) unreachable(err error) {
 	if s.Companions != nil {
 		s.log().Warn("no socket for companions, they cannot reach the filter", "err", err)
@@ -307,7 +308,7 @@ func (s *Server) admit(ctx context.Context, conn net.Conn) (who *peer, ok bool) 
 	return who, true
 }
 
-// connections returns the number of connections of a user. The caller holds mu.
+// connections returns the number of connections of a user. The caller must hold mu.
 func (s *Server) connections(uid uint32) (n int) {
 	for _, p := range s.clients {
 		if p != nil && p.uid == uid {
@@ -339,7 +340,13 @@ func (s *Server) client(ctx context.Context, conn net.Conn, who *peer) {
 			return // end of input, timeout or line too long
 		}
 		a := answer()
-		if err := s.run(ctx, a, strings.Fields(string(line))); err != nil {
+		words := strings.Fields(string(line))
+		if who == nil {
+			err = s.run(ctx, a, words)
+		} else {
+			err = s.runUntilGone(ctx, a, in, words)
+		}
+		if err != nil {
 			if a.begun {
 				return
 			}
@@ -348,6 +355,25 @@ func (s *Server) client(ctx context.Context, conn net.Conn, who *peer) {
 			}
 		}
 	}
+}
+
+// runUntilGone runs a command. It ends ctx when the client disconnects, so that a
+// companion that is restarted does not reach the limit of connections.
+func (s *Server) runUntilGone(ctx context.Context, a *Answer, in *bufio.Reader, words []string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	_ = a.conn.SetReadDeadline(time.Time{})
+	ended := make(chan struct{})
+	safego.Go(s.log(), "control: a client", func() {
+		defer close(ended)
+		if _, err := in.Peek(1); err != nil {
+			cancel()
+		}
+	})
+	err := s.run(ctx, a, words)
+	_ = a.conn.SetReadDeadline(time.Unix(0, 0)) // ends Peek
+	<-ended
+	return err
 }
 
 func (s *Server) run(ctx context.Context, a *Answer, words []string) error {

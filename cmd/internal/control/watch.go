@@ -21,7 +21,7 @@ const maxWatchers = events.MaxWatchers / 2
 
 var errWatched = errors.New("client disconnected")
 
-// WatchCommand returns the command that sends an answer line, and then the events of f
+// WatchCommand returns the command that sends an answer line, followed by the events of f
 // until the client disconnects.
 func WatchCommand(f *events.Fan) Command {
 	var watching atomic.Int32
@@ -68,8 +68,8 @@ func WatchCommand(f *events.Fan) Command {
 	}}
 }
 
-// whenGone calls leave when the client closes its side or sends anything. It removes
-// the read deadline, because a watching client may be silent for days. The caller must
+// whenGone calls leave when the client closes its side or sends anything. The read
+// deadline is removed, because a watching client may be silent for days. The caller must
 // call stop.
 func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	if err := a.conn.SetReadDeadline(time.Time{}); err != nil {
@@ -88,8 +88,9 @@ func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	}, nil
 }
 
-// Watch calls begun, and then visit with the line of each selected event, including LF.
-// It returns when the filter stops, visit returns an error, or the client is closed.
+// Watch calls begun, and then calls visit for each selected event. line is the line of
+// the event, including LF. Watch returns when the filter stops, visit returns an error,
+// or the client is closed.
 func (c *Client) Watch(choice events.Choice, begun func(), visit func(line []byte) error) error {
 	evidence, src := anything, anything
 	if choice.Evidence != "" {

@@ -1,5 +1,5 @@
-// Package dirstats describes the content of a state directory, and estimates for how
-// many days its disk budget suffices.
+// Package dirstats describes the content of a state directory. Package dirstats also
+// estimates for how many days the disk budget suffices.
 package dirstats
 
 import (
@@ -16,15 +16,15 @@ import (
 	"scanwatch/store"
 )
 
-// rateDays is the number of days before the last session from which the growth is
-// calculated.
+// rateDays is the number of days before the last session that determine the rate of
+// growth.
 const rateDays = 7
 
-// sealedEnough is the number of sealed records from which they alone determine the
-// average size of a record.
+// sealedEnough is the minimum number of sealed records. With fewer sealed records,
+// unsealed records also count for the average size.
 const sealedEnough = 1000
 
-// listedDays is the number of days whose counters the text lists.
+// listedDays is the number of days that the text lists with their counters.
 const listedDays = 14
 
 // Stats describes a state directory.
@@ -47,8 +47,8 @@ type Stats struct {
 	Loss        string          `json:"loss,omitempty"`   // a missing or recently lost state.db, with the remedy
 }
 
-// Collect reads all files of dir. It calls warn if a running filter does not write its
-// buffered sessions first.
+// Collect reads all files of dir. If a running filter cannot first write its buffered
+// sessions, Collect calls warn.
 func Collect(dir *statedir.Dir, warn func(string)) (*Stats, error) {
 	i, err := dir.Inspector()
 	if err != nil {
@@ -99,7 +99,7 @@ func (s *Stats) add(f *store.File) error {
 	return nil
 }
 
-// derive calculates the averages and the forecast.
+// derive calculates the averages and the forecast from the files.
 func (s *Stats) derive() {
 	if s.Records == 0 {
 		return
@@ -144,7 +144,7 @@ func (s *Stats) derive() {
 		return
 	}
 	s.PerDay = int64(float64(recent) / days)
-	// An eighth is reserved for the current segment and for sealing.
+	// An eighth of the budget is reserved for the current segment and for sealing.
 	room := s.Budget / 8 * 7
 	if s.State != nil {
 		room -= s.State.Size

@@ -13,8 +13,8 @@ import (
 	"scanwatch/store"
 )
 
-// TestCollect checks the numbers of a directory with two days of sessions, and
-// the forecast from them.
+// TestCollect checks the numbers and the forecast for a directory with two days of
+// sessions.
 func TestCollect(t *testing.T) {
 	now := time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 	d := &statedir.Dir{Path: t.TempDir(), Now: func() time.Time { return now }, Settings: rules.Settings{Budget: 64 << 20}}
@@ -46,8 +46,8 @@ func TestCollect(t *testing.T) {
 	}
 }
 
-// TestForecastOfSealedDays checks that the forecast also uses the average size of sealed
-// records for the current day.
+// TestForecastOfSealedDays checks that the forecast uses the average size of sealed
+// records, even for the current day.
 func TestForecastOfSealedDays(t *testing.T) {
 	day := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	s := &Stats{Budget: 8 << 20, Keep: 90, Records: 15_000}

@@ -19,7 +19,8 @@ import (
 // many is the number of bans in the benchmarks.
 const many = 400_000
 
-// crowd returns a server with many bans, and queries, half of them about banned hosts.
+// crowd returns a server with many bans, and queries for it. Half of the queries are
+// about banned hosts.
 func crowd(b *testing.B) (*Server, [][]byte) {
 	b.Helper()
 	set := parse(b, b.TempDir(), "companion serve user nobody listen 127.0.0.1\nzone \"bl.example.org\" bans\n")
@@ -49,7 +50,7 @@ func crowd(b *testing.B) (*Server, [][]byte) {
 	return s, packets
 }
 
-// BenchmarkAnswer measures a response without sockets.
+// BenchmarkAnswer measures the time of a response without sockets.
 func BenchmarkAnswer(b *testing.B) {
 	s, packets := crowd(b)
 	buf := make([]byte, 0, maxUDP)
@@ -59,8 +60,8 @@ func BenchmarkAnswer(b *testing.B) {
 	}
 }
 
-// BenchmarkUDP measures queries over loopback, including the client. With changes, 500
-// bans a second come and go at the same time.
+// BenchmarkUDP measures queries over loopback, including the time of the client. With
+// changes, 500 bans a second are also added and removed.
 func BenchmarkUDP(b *testing.B) {
 	for _, c := range []struct {
 		name    string
@@ -104,8 +105,8 @@ func BenchmarkUDP(b *testing.B) {
 	}
 }
 
-// cpuTime returns the CPU time of this process, with the client. Other processes do not
-// affect it.
+// cpuTime returns the CPU time of this process, which includes the client. The CPU time
+// does not depend on other processes.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)

@@ -1,10 +1,11 @@
-// Package dnsbl is an authoritative DNS server for block lists (RFC 5782): the bans of
-// the running filter, shipped lists, and files with addresses.
+// Package dnsbl implements an authoritative DNS server for block lists (RFC 5782). A
+// block list contains the bans of the running filter, a shipped list, or the addresses in
+// a file.
 //
-// A message is read and written by this package, because a response repeats the bytes
-// of its question: its names are offsets in the question, which keeps the case of all
-// letters and needs no table of names. The tests compare it with the parser of
-// golang.org/x/net/dns/dnsmessage.
+// Package dnsbl has its own parser and writer of messages, because a response repeats the
+// bytes of its question. Names in a response are offsets into the question. Such offsets
+// keep the case of letters and need no table of names. The tests compare messages with
+// the parser of golang.org/x/net/dns/dnsmessage.
 package dnsbl
 
 import (
@@ -20,6 +21,7 @@ import (
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/lookup"
+	"scanwatch/internal/prefix"
 	"scanwatch/rules"
 )
 
@@ -37,8 +39,8 @@ type Server struct {
 	sockets   sockets
 }
 
-// New returns a server for zones. Until Run has read their files, it has no answer for
-// the zones of files.
+// New returns a server for zones. The server has no answer for the zone of a file until
+// Run has read the file.
 func New(c *rules.Companion, zones []*rules.Zone, log *slog.Logger) (*Server, error) {
 	s := &Server{
 		log: log, started: time.Now(), bans: newBans(),
@@ -50,7 +52,7 @@ func New(c *rules.Companion, zones []*rules.Zone, log *slog.Logger) (*Server, er
 	for _, p := range slices.Concat(c.Allow, loopback) {
 		s.allow.Add(p, struct{}{})
 	}
-	for _, a := range c.Listen { // this host uses the same address to reach it
+	for _, a := range slices.Concat(c.Listen, prefix.Local()) { // this host
 		s.allow.Add(netip.PrefixFrom(a, a.BitLen()), struct{}{})
 	}
 	lists, err := lookup.Builtin()
@@ -75,19 +77,19 @@ func New(c *rules.Companion, zones []*rules.Zone, log *slog.Logger) (*Server, er
 		}
 		s.zones = append(s.zones, z)
 	}
-	// The most specific zone of a name comes first.
+	// Sort the zones so that the most specific zone of a name comes first.
 	slices.SortStableFunc(s.zones, func(a, b *zone) int { return len(b.wire) - len(a.wire) })
 	return s, nil
 }
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
-// HasBans reports whether a zone contains the bans.
+// HasBans reports whether one of the zones contains the bans.
 func (s *Server) HasBans() bool {
 	return slices.ContainsFunc(s.zones, func(z *zone) bool { return z.list == list(s.bans) })
 }
 
-// Check returns an error if the file of a zone cannot be used.
+// Check returns an error if the file of one of the zones cannot be used.
 func Check(zones []*rules.Zone) error {
 	for _, z := range zones {
 		if z.File == "" {
@@ -109,15 +111,15 @@ func (s *Server) Files() (names []string) {
 	return names
 }
 
-// readFiles reads the files that have changed.
+// readFiles reads all files that have changed.
 func (s *Server) readFiles() {
 	for _, f := range s.files {
 		f.read()
 	}
 }
 
-// Apply applies bans, as follow.Apply. It returns the number of entries of all
-// zones, and an error if the file of a zone cannot be used.
+// Apply implements follow.Apply for the zone of bans. The result is the number of entries
+// of all zones, and an error if the file of a zone cannot be used.
 func (s *Server) Apply(_ context.Context, l control.BanList, entries []control.BanEntry) (int, error) {
 	if s.HasBans() {
 		s.bans.apply(l, entries)
@@ -143,8 +145,8 @@ func (s *Server) problem() error {
 	return nil
 }
 
-// answer returns the response to a packet, in the memory of buf, or nil if there is
-// none.
+// answer returns the response to a packet in the memory of buf. The result is nil if the
+// packet gets no response.
 func (s *Server) answer(buf, packet []byte, client netip.AddrPort, tcp bool) []byte {
 	if client.Port() == 0 {
 		return nil // no client has this port
@@ -170,8 +172,9 @@ func (s *Server) answer(buf, packet []byte, client netip.AddrPort, tcp bool) []b
 	case !allowed:
 		r = q.begin(buf, refused, false)
 	case !within:
-		// No longer than the query. A client whose address is not forged asks over TCP;
-		// without a response, it would wait, and its mail with it.
+		// Send a truncated response that is no longer than the query. A client whose
+		// address is not forged then asks over TCP. Without any response, the client and
+		// its mail would have to wait.
 		r = q.begin(buf, noError, false)
 		r.truncate()
 	default:
@@ -180,7 +183,7 @@ func (s *Server) answer(buf, packet []byte, client netip.AddrPort, tcp bool) []b
 	return r.end(tcp)
 }
 
-// resolve returns the response to a valid query of an allowed client.
+// resolve returns the response to a valid query from an allowed client.
 func (s *Server) resolve(buf []byte, q *query) response {
 	z := s.zoneOf(q)
 	if z == nil || q.class != classIN && q.class != classANY || q.qtype == typeAXFR || q.qtype == typeIXFR {
@@ -238,7 +241,8 @@ func (s *Server) zoneOf(q *query) *zone {
 	return nil
 }
 
-// above reports whether a zone is below the name, which therefore exists (RFC 8020).
+// above reports whether a zone is below the name of the query. A name above a zone exists
+// (RFC 8020).
 func (s *Server) above(q *query) bool {
 	return slices.ContainsFunc(s.zones, func(z *zone) bool {
 		n := len(z.wire) - len(q.name)
@@ -264,11 +268,16 @@ func (z *zone) apex(buf []byte, q *query, at int, serial uint32, negative func(r
 	return r
 }
 
-// nameServer answers a query for the name of the server.
+// nameServer answers a query for the name of the server. A loopback address is useless
+// beside another address, because other hosts receive the answer, too.
 func (s *Server) nameServer(buf []byte, q *query, z *zone, negative func(rcode) response) response {
 	var kind uint16
 	r := q.begin(buf, noError, true)
+	public := slices.ContainsFunc(s.listen, func(a netip.AddrPort) bool { return !a.Addr().IsLoopback() })
 	for _, a := range s.listen {
+		if public && a.Addr().IsLoopback() {
+			continue
+		}
 		if kind = typeA; a.Addr().Is6() {
 			kind = typeAAAA
 		}
@@ -284,8 +293,8 @@ func (s *Server) nameServer(buf []byte, q *query, z *zone, negative func(rcode) 
 
 func (r *response) empty() bool { return binary.BigEndian.Uint16(r.buf[answers:]) == 0 }
 
-// soa adds the SOA record of the zone whose name is at an offset. Its TTL is also the
-// TTL of negative answers (RFC 2308).
+// soa adds the SOA record of the zone whose name is at an offset. The TTL of the record
+// is also the TTL of negative answers (RFC 2308).
 func (r *response) soa(s section, at int, ttl, serial uint32) {
 	r.record(s, at, typeSOA, ttl, func(b []byte) []byte {
 		b = appendPointer(append(b, nameServer...), at)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -31,7 +32,7 @@ zone "file.example.org" file "list"
 zone "sub.bl.example.org" file "missing"
 `
 
-// parse returns the statements of a configuration.
+// parse returns the settings in the text of a configuration.
 func parse(t testing.TB, dir, text string) rules.Settings {
 	t.Helper()
 	file := filepath.Join(dir, "scanwatch.conf")
@@ -108,7 +109,8 @@ func ask(t testing.TB, name string, kind dnsmessage.Type, size int) []byte {
 
 var local = netip.MustParseAddrPort("127.0.0.1:4000")
 
-// words describes a response: its code, and its records in the order of the sections.
+// words describes a response by its code, and by its records in the order of the
+// sections.
 func words(t testing.TB, packet []byte) string {
 	t.Helper()
 	var m dnsmessage.Message
@@ -153,7 +155,7 @@ func query1(t testing.TB, s *Server, name string, kind dnsmessage.Type) string {
 	return words(t, s.answer(nil, ask(t, name, kind, 0), local, false))
 }
 
-// reversed returns the name of an address, or of the first labels of one.
+// reversed returns the reversed name of an address, or of the first parts of an address.
 func reversed(a string) string {
 	addr := netip.MustParseAddr(a)
 	var labels []string
@@ -203,7 +205,7 @@ func TestAnswers(t *testing.T) {
 			{"2.2.0.192.bl.example.org.", kindA, no},
 			{"1.113.0.203.bl.example.org.", kindA, no}, // spared
 
-			// Test addresses.
+			// The following names are test addresses.
 			{"2.0.0.127.bl.example.org.", kindA, "Success aa; 2.0.0.127.bl.example.org. 300 A 127.0.0.2"},
 			{"2.0.0.127.bl.example.org.", kindTXT, `Success aa; 2.0.0.127.bl.example.org. 300 TXT ["Test entry of this list"]`},
 			{"1.0.0.127.bl.example.org.", kindA, no},
@@ -212,7 +214,7 @@ func TestAnswers(t *testing.T) {
 			{"2.0.0.0.0.0.f.7.f.f.f.f" + strings.Repeat(".0", 20) + ".bl.example.org.", kindA, "Success aa; 2.0.0.0.0.0.f.7.f.f.f.f" + strings.Repeat(".0", 20) + ".bl.example.org. 300 A 127.0.0.2"},
 			{"1.0.0.0.0.0.f.7.f.f.f.f" + strings.Repeat(".0", 20) + ".bl.example.org.", kindA, no},
 
-			// Names above listed addresses exist.
+			// A name above a listed address exists.
 			{"2.0.192.bl.example.org.", kindA, nodata},
 			{"192.bl.example.org.", kindA, nodata},
 			{"3.0.192.bl.example.org.", kindA, no},
@@ -226,14 +228,14 @@ func TestAnswers(t *testing.T) {
 			{"1.0.0.c.f.f.f.f" + strings.Repeat(".0", 20) + ".bl.example.org.", kindA, no},
 			{"0.0.c.f.f.f.f" + strings.Repeat(".0", 20) + ".bl.example.org.", kindA, nodata}, // above ::ffff:192.0.2.1
 
-			// Names that are not addresses.
+			// The following names are not addresses.
 			{"x.bl.example.org.", kindA, no},
 			{"01.2.0.192.bl.example.org.", kindA, no},
 			{"256.2.0.192.bl.example.org.", kindA, no},
 			{"1.1.2.0.192.bl.example.org.", kindA, no},
 			{strings.Repeat("0.", 33) + "bl.example.org.", kindA, no},
 
-			// The zone itself.
+			// The following queries are for the zone itself.
 			{"bl.example.org.", dnsmessage.TypeSOA, "Success aa; bl.example.org. 300 SOA ns.bl.example.org. hostmaster.bl.example.org. 60"},
 			{"bl.example.org.", dnsmessage.TypeALL, "Success aa; bl.example.org. 300 SOA ns.bl.example.org. hostmaster.bl.example.org. 60"},
 			{"bl.example.org.", dnsmessage.TypeNS, "Success aa; bl.example.org. 300 NS ns.bl.example.org."},
@@ -242,14 +244,14 @@ func TestAnswers(t *testing.T) {
 			{"ns.bl.example.org.", kindAAAA, "Success aa; ns.bl.example.org. 300 AAAA ::1"},
 			{"ns.bl.example.org.", kindTXT, nodata},
 
-			// Other lists.
+			// The following names are in other lists.
 			{"9.2.0.192.file.example.org.", kindTXT, `Success aa; 9.2.0.192.file.example.org. 300 TXT ["192.0.2.0/24 in list"]`},
 			{"7.113.0.203.file.example.org.", kindTXT, `Success aa; 7.113.0.203.file.example.org. 300 TXT ["203.0.113.7 in list"]`},
 			{reversed("2001:db8:1:2::3") + ".file.example.org.", kindTXT, "Success aa; " + reversed("2001:db8:1:2::3") + `.file.example.org. 300 TXT ["2001:db8:1::/48 in list"]`},
 			{"131.135.6.71.scanners.example.org.", kindA, "Success aa; 131.135.6.71.scanners.example.org. 300 A 127.0.0.3"},
 			{"1.2.0.192.scanners.example.org.", kindA, "NameError aa; scanners.example.org. 60 SOA ns.scanners.example.org. hostmaster.scanners.example.org. 60"},
 
-			// Not served.
+			// The server has no zone for the following names.
 			{"example.org.", kindA, "Refused"},
 			{".", dnsmessage.TypeNS, "Refused"},
 			{"1.2.0.192.xbl.example.org.", kindA, "Refused"},
@@ -301,7 +303,8 @@ func TestClouds(t *testing.T) {
 	}
 }
 
-// TestUpdates checks the effect of changes, the time left, and the modes.
+// TestUpdates checks the effect of changes of the bans, the remaining time, and the
+// modes.
 func TestUpdates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := server(t, io.Discard)
@@ -347,7 +350,7 @@ func TestUpdates(t *testing.T) {
 	})
 }
 
-// TestFile checks that a changed file is read, and that a broken or empty one is not
+// TestFile checks that a changed file is read, and that an invalid or empty file is not
 // used.
 func TestFile(t *testing.T) {
 	var log strings.Builder
@@ -382,7 +385,7 @@ func TestFile(t *testing.T) {
 	if err := s.problem(); err != nil {
 		t.Error(err)
 	}
-	for _, broken := range []string{"", "# nothing\n", "<html>\n", "\x00\x01", "example.net\n", "10.0.0.0/8\n"} {
+	for _, broken := range []string{"", " \n", "<html>\n", "\x00\x01", "example.net\n", "10.0.0.0/8\n"} {
 		write(broken)
 		listed("192.0.2.9", "Success")
 		if s.problem() == nil {
@@ -398,6 +401,17 @@ func TestFile(t *testing.T) {
 	if s.problem() != nil {
 		t.Error(s.problem())
 	}
+	write("# nothing\n")
+	listed("203.0.113.7", "NameError")
+	if s.problem() != nil {
+		t.Errorf("a file with only a comment: %v", s.problem())
+	}
+	// A change of permissions changes neither the size nor the time of the file.
+	s.files[0].problem = fs.ErrPermission
+	s.readFiles()
+	if s.problem() != nil {
+		t.Errorf("after new permissions: %v", s.problem())
+	}
 	if n := strings.Count(log.String(), "keeping its previous entries"); n == 0 || n > 8 {
 		t.Errorf("%d warnings in\n%s", n, log.String())
 	}
@@ -406,7 +420,7 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// TestCheck checks that the files of zones are checked.
+// TestCheck checks that Check reports an unusable file.
 func TestCheck(t *testing.T) {
 	dir := t.TempDir()
 	zones := parse(t, dir, "companion serve user nobody listen 127.0.0.1\nzone \"bl.example.org\" bans\nzone \"file.example.org\" file \"list\"\n").Zones
@@ -482,7 +496,7 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestEDNS checks version, flags and sizes.
+// TestEDNS checks the version, flags and sizes of EDNS0.
 func TestEDNS(t *testing.T) {
 	s := ready(t)
 	parse := func(packet []byte) (h dnsmessage.ResourceHeader, m dnsmessage.Message) {
@@ -506,8 +520,8 @@ func TestEDNS(t *testing.T) {
 	}
 }
 
-// TestTruncation checks that a response that is too long for UDP is truncated, and is
-// complete over TCP.
+// TestTruncation checks that a response that is too long for UDP is truncated. The
+// response over TCP must be complete.
 func TestTruncation(t *testing.T) {
 	q, _, _ := parseQuery(ask(t, "1.2.0.192.bl.example.org.", kindTXT, 0))
 	for _, tcp := range []bool{false, true} {
@@ -522,7 +536,7 @@ func TestTruncation(t *testing.T) {
 	}
 }
 
-// TestClients checks who receives answers, and how many.
+// TestClients checks which clients receive answers, and the number of answers.
 func TestClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := ready(t)
@@ -570,8 +584,8 @@ func TestClients(t *testing.T) {
 	})
 }
 
-// TestSizes checks that no response is much longer than its query, so that no attacker uses
-// the server to attack others.
+// TestSizes checks that no response is much longer than its query, so that the server is
+// useless for amplification attacks.
 func TestSizes(t *testing.T) {
 	s := ready(t)
 	long := control.BanEntry{Prefix: netip.MustParsePrefix("192.0.2.77/32"), Seconds: 60, Rule: strings.Repeat("long ", 100)}
@@ -588,7 +602,8 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// FuzzAnswer checks that any packet has a valid response to the same question, or none.
+// FuzzAnswer checks that the server sends no response, or a valid response with the
+// question of the packet.
 func FuzzAnswer(f *testing.F) {
 	s := ready(f)
 	for _, name := range []string{"1.2.0.192.bl.example.org.", "bl.example.org.", "192.bl.example.org.", "other.example."} {
@@ -628,7 +643,7 @@ func FuzzAnswer(f *testing.F) {
 				t.Errorf("question %x for %x", out, packet)
 			}
 		}
-		// The package cannot read a label with a dot.
+		// Package dnsmessage cannot read a label with a dot.
 		if err := p.SkipAllQuestions(); err != nil {
 			return
 		}

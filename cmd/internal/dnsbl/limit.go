@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// A limiter limits the rate of responses to each client network, because the source of
-// a UDP query may be forged. Its memory is constant: networks that share a bucket also
-// share its rate.
+// A limiter limits the rate of responses to each client network, because the source of a
+// UDP query may be forged. The memory of a limiter is constant. Networks that share a
+// bucket also share the rate of that bucket.
 type limiter struct {
 	rate, burst float64 // responses a second, and responses at once
 	seed        maphash.Seed
@@ -24,7 +24,7 @@ type bucket struct {
 	tokens  float64
 }
 
-// The limits of networks that may use the zones, and of all others, which only receive
+// Networks that may use the zones have other limits than networks that only receive
 // refusals.
 const (
 	clientRate, clientBurst     = 500, 1000
@@ -35,7 +35,7 @@ func newLimiter(rate, burst float64) *limiter {
 	return &limiter{rate: rate, burst: burst, seed: maphash.MakeSeed()}
 }
 
-// networkOf returns the network of a client, which is the unit of all limits.
+// networkOf returns the network of a client. All limits apply to networks.
 func networkOf(a netip.Addr) netip.Prefix {
 	bits := 24
 	if a.Is6() {

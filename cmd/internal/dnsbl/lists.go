@@ -19,8 +19,8 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// bans contains the bans of the running filter. If the filter is gone, they remain until
-// they expire.
+// bans contains the bans of the running filter. If the filter stops, the bans remain
+// until they expire.
 type bans struct {
 	mu      sync.RWMutex
 	table   *lookup.Prefixes[ban]
@@ -31,7 +31,7 @@ type bans struct {
 	list uint32 // number of complete lists; only for apply
 }
 
-// A ban is small, because there may be hundreds of thousands.
+// A ban uses little memory, because there may be hundreds of thousands of bans.
 type ban struct {
 	until   uint32 // seconds since started, which a change of the clock does not affect
 	list    uint32 // the complete list that it is in
@@ -44,7 +44,7 @@ func newBans() *bans {
 	return &bans{table: new(lookup.Prefixes[ban]), changed: now, started: now}
 }
 
-// now returns the seconds since started.
+// now returns the number of seconds since started.
 func (b *bans) now() uint32 { return uint32(time.Since(b.started) / time.Second) }
 
 func (b *bans) find(a netip.Addr, wantText bool) (entry, bool) {
@@ -55,7 +55,7 @@ func (b *bans) find(a netip.Addr, wantText bool) (entry, bool) {
 	if !ok {
 		return entry{}, false
 	}
-	// The ban of a host may have expired, but not the ban of its network.
+	// The ban of a host may have expired although the ban of its network is active.
 	if found.until <= now {
 		if found, ok = b.activeNetwork(a, now); !ok {
 			return entry{}, false
@@ -77,8 +77,8 @@ func (b *bans) activeNetwork(a netip.Addr, now uint32) (ban, bool) {
 	return ban{}, false
 }
 
-// reason returns the text for a rejected sender. The rule of a ban without a session is
-// the reason that the operator gave.
+// reason returns the text for a rejected sender. For a ban without a session, rule
+// contains the operator's reason.
 func (b *ban) reason() string {
 	if b.session != 0 {
 		return fmt.Sprintf("Banned by rule %s, reference %016x", b.rule.Value(), b.session)
@@ -99,8 +99,9 @@ func (b *bans) state() (time.Time, int, bool) {
 	return b.changed, b.table.Len(), b.ready
 }
 
-// apply applies a list of bans, or changes to it: see follow.Apply. A complete list is
-// merged into the table, because a second table would need too much memory.
+// apply applies a complete list of bans, or changes of the bans: see follow.Apply. A
+// complete list is merged into the table, because a second table would need too much
+// memory.
 func (b *bans) apply(list control.BanList, entries []control.BanEntry) {
 	if list.Full {
 		b.list++
@@ -129,7 +130,8 @@ func (b *bans) apply(list control.BanList, entries []control.BanEntry) {
 	b.mu.Unlock()
 }
 
-// inSteps calls f for the numbers below n. A client waits at most for one step.
+// inSteps calls f for the numbers below n in several steps. A client waits at most for
+// one step.
 func (b *bans) inSteps(n int, f func(int)) {
 	const step = 64
 	for i := 0; i < n; i += step {
@@ -152,8 +154,8 @@ func (b *bans) change(e *control.BanEntry) {
 	b.table.Set(e.Prefix, ban{until, b.list, session, unique.Make(e.Rule)})
 }
 
-// builtin is a shipped list: its networks, and the networks of its AS numbers. Rows of
-// low confidence are not listed.
+// builtin is a shipped list. builtin contains the networks of the list, and the networks
+// of AS numbers in the list. Rows of low confidence are omitted.
 type builtin struct {
 	name   string
 	lists  *lookup.Lists
@@ -198,7 +200,8 @@ func (b *builtin) overlaps(netip.Prefix) bool { return true }
 func (b *builtin) state() (time.Time, int, bool) { return b.loaded, b.size, true }
 
 // A fileList contains the addresses in a file. If a newer version of the file cannot be
-// used or has no addresses, the previous version remains in effect.
+// used, the previous version remains in effect. A file with only comments empties the
+// list. An empty file does not, because its content may be lost.
 type fileList struct {
 	path string
 	log  *slog.Logger
@@ -251,8 +254,8 @@ func (f *fileList) state() (time.Time, int, bool) {
 // read reads the file if it has changed.
 func (f *fileList) read() {
 	info, err := os.Stat(f.path)
-	if err == nil && f.info != nil && os.SameFile(info, f.info) && info.Size() == f.info.Size() && info.ModTime().Equal(f.info.ModTime()) {
-		return
+	if err == nil && f.problem == nil && f.info != nil && os.SameFile(info, f.info) && info.Size() == f.info.Size() && info.ModTime().Equal(f.info.ModTime()) {
+		return // with a problem, only the permissions may have changed
 	}
 	var table *lookup.Prefixes[struct{}]
 	if err == nil {
@@ -272,7 +275,7 @@ func (f *fileList) read() {
 	f.log.Info("zone file loaded", "file", f.path, "entries", table.Len())
 }
 
-// unusable logs the reason why a file cannot be used.
+// unusable logs the reason why a file is unusable.
 func (f *fileList) unusable(err error) {
 	attrs := []any{"file", f.path, "err", err}
 	if f.table == nil {
@@ -282,7 +285,7 @@ func (f *fileList) unusable(err error) {
 	f.log.Warn("zone file unusable, keeping its previous entries", attrs...)
 }
 
-var errNoAddresses = errors.New("the file has no addresses; restart the service to empty the zone")
+var errNoAddresses = errors.New("the file has no addresses; if this is intended, write a comment into it")
 
 func (f *fileList) load() (*lookup.Prefixes[struct{}], error) {
 	file, err := feed.Open(f.path)
@@ -293,9 +296,13 @@ func (f *fileList) load() (*lookup.Prefixes[struct{}], error) {
 	r, err := feed.Parse(file, "")
 	old := f.current()
 	switch {
+	case errors.Is(err, feed.ErrEmpty) && r != nil && r.Notice != "":
+		return new(lookup.Prefixes[struct{}]), nil // only comments
 	case errors.Is(err, feed.ErrEmpty) && old == nil:
 		f.log.Warn("zone file has no entries", "file", f.path)
 		return new(lookup.Prefixes[struct{}]), nil
+	case errors.Is(err, feed.ErrEmpty):
+		return nil, errNoAddresses
 	case err != nil:
 		return nil, err
 	case len(r.Prefixes) == 0:

@@ -2,7 +2,7 @@ package dnsbl
 
 import "encoding/binary"
 
-// The values of DNS messages that the server uses (RFC 1035, RFC 6891).
+// RFC 1035 and RFC 6891 define these values in DNS messages.
 const (
 	headerSize = 12
 	maxName    = 255  // bytes of a name in a message
@@ -19,7 +19,7 @@ const (
 	classIN, classANY = 1, 255
 )
 
-// rcode is a response code. Codes above 15 need EDNS0.
+// An rcode is a response code. Codes above 15 need EDNS0.
 type rcode uint16
 
 const (
@@ -32,9 +32,8 @@ const (
 	badVersion     rcode = 16
 )
 
-// A query is a parsed query. Its slices are parts of the packet, so that a response
-// repeats the question with its upper and lower case letters, and its names can refer
-// to parts of the question.
+// A query is a parsed query. The slices of a query alias the packet. A response can
+// therefore repeat the question in the same case and refer to names in it.
 type query struct {
 	header   []byte
 	question []byte // name, type and class
@@ -52,9 +51,9 @@ type edns struct {
 	size    int // maximum size of a response over UDP
 }
 
-// parseQuery parses a packet. It returns false if the packet deserves no response: it
-// has no header, or it is a response, which could cause an endless exchange. An error
-// is the code of the response.
+// parseQuery parses a packet. ok is false if the server must not respond, because the
+// packet has no header or is itself a response. Answering a response could cause an
+// endless exchange. For an invalid query, code is the code of the response.
 func parseQuery(packet []byte) (q query, code rcode, ok bool) {
 	if len(packet) < headerSize || flagsOf(packet)&flagResponse != 0 {
 		return q, 0, false
@@ -85,8 +84,8 @@ func parseQuery(packet []byte) (q query, code rcode, ok bool) {
 
 func flagsOf(packet []byte) uint16 { return binary.BigEndian.Uint16(packet[2:]) }
 
-// readQuestion returns the bytes after the question, or nil for an error. The first
-// name of a message cannot be compressed.
+// readQuestion reads the question and returns the bytes after it, or nil for an error.
+// The first name of a message cannot be compressed.
 func (q *query) readQuestion(b []byte) []byte {
 	end := 0
 	for {
@@ -111,8 +110,8 @@ func (q *query) readQuestion(b []byte) []byte {
 	return b[end+4:]
 }
 
-// readAdditional reads a record of the additional section and returns the bytes after
-// it, or nil for an error. All records except OPT are ignored.
+// readAdditional reads a record of the additional section and returns the bytes after it,
+// or nil for an error. Only OPT records have an effect.
 func (q *query) readAdditional(b []byte) []byte {
 	root, end := true, 0
 	for {
@@ -154,7 +153,7 @@ func (q *query) readAdditional(b []byte) []byte {
 	return b[end+fixed+length:]
 }
 
-// A response is a response under construction. Records refer to names by their offset
+// A response is a response that is being written. Records refer to names by their offset
 // in the message.
 type response struct {
 	buf  []byte
@@ -163,7 +162,7 @@ type response struct {
 	edns
 }
 
-// A section is an offset of the number of records in the header.
+// A section is the offset in the header at which the number of its records is stored.
 type section int
 
 const (
@@ -185,8 +184,8 @@ func (q *query) begin(buf []byte, code rcode, authoritative bool) response {
 	return response{buf, code, len(buf), q.edns}
 }
 
-// record adds a record whose name is at an offset in the message, and whose data are
-// added by data.
+// record adds a record. name is the offset of its name in the message, and the function
+// data appends its data.
 func (r *response) record(s section, name int, kind uint16, ttl uint32, data func([]byte) []byte) {
 	be := binary.BigEndian
 	r.buf = append(r.buf, 0xc0|byte(name>>8), byte(name))
@@ -199,8 +198,8 @@ func (r *response) record(s section, name int, kind uint16, ttl uint32, data fun
 	be.PutUint16(r.buf[s:], be.Uint16(r.buf[s:])+1)
 }
 
-// end completes the response. Over UDP it is truncated to the size that the client
-// accepts.
+// end completes the response. A UDP response that exceeds the size that the client
+// accepts is truncated.
 func (r *response) end(tcp bool) []byte {
 	opt := 0
 	if r.present {
@@ -221,7 +220,7 @@ func (r *response) end(tcp bool) []byte {
 	return r.buf
 }
 
-// truncate removes all records and tells the client to ask again over TCP.
+// truncate removes all records. The flag TC makes the client ask again over TCP.
 func (r *response) truncate() {
 	r.buf = r.buf[:r.body]
 	clear(r.buf[answers:headerSize])

@@ -4,8 +4,7 @@ import (
 	"net/netip"
 )
 
-// appendWire appends a name in the form of messages, in lower case and with the root
-// label.
+// appendWire appends the wire form of a name, in lower case and with the root label.
 func appendWire(b []byte, name string) []byte {
 	start := len(b)
 	b = append(b, 0)
@@ -30,8 +29,8 @@ func lower(c byte) byte {
 	return c
 }
 
-// equalFold reports whether two names in the form of messages are equal. The second one
-// is in lower case. The lengths of labels are never upper case letters.
+// equalFold reports whether two names in wire form are equal. b is in lower case. The
+// length of a label never equals an upper case letter.
 func equalFold(a, b []byte) bool {
 	if len(a) != len(b) {
 		return false
@@ -44,8 +43,8 @@ func equalFold(a, b []byte) bool {
 	return true
 }
 
-// suffix returns the number of labels of a name before its last n bytes, which must
-// begin with a label. ok is false if they do not.
+// suffix returns the number of labels of a name before its last n bytes. ok is false if
+// the last n bytes do not start with a label.
 func suffix(name []byte, n int) (labels int, ok bool) {
 	for len(name) > n {
 		name = name[1+name[0]:]
@@ -54,9 +53,10 @@ func suffix(name []byte, n int) (labels int, ok bool) {
 	return labels, len(name) == n
 }
 
-// addresses returns the IPv4 and the IPv6 network that the labels before a zone denote
-// in reverse order (RFC 5782 sections 2.1 and 2.4). Each is invalid if there is none:
-// few labels may denote both. A single address has all labels.
+// addresses returns the networks that the labels before a zone denote in reverse order
+// (RFC 5782 sections 2.1 and 2.4). A few labels may denote an IPv4 network and an IPv6
+// network. If the labels denote no network of a family, the prefix of the family is
+// invalid. A single address has all labels.
 func addresses(name []byte, labels int) (four, six netip.Prefix) {
 	if labels == 0 || labels > 32 {
 		return four, six

@@ -10,12 +10,14 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	"scanwatch/internal/safego"
 )
 
-// Limits of TCP clients, which are few: resolvers use TCP after a truncated response.
+// These are the limits for TCP clients. There are few such clients, because resolvers use
+// TCP only after a truncated response.
 const (
 	maxClients   = 64
 	maxOfNetwork = 8
@@ -23,7 +25,7 @@ const (
 	writeTimeout = 5 * time.Second
 )
 
-// readBuffer is the size of the queue of queries in the system, in bytes.
+// readBuffer is the size in bytes of the buffer in which the system queues queries.
 const readBuffer = 1 << 20
 
 // fileInterval is the interval at which files are checked for changes.
@@ -41,7 +43,7 @@ type sockets struct {
 	clients map[*net.TCPConn]netip.Prefix
 }
 
-// Listen opens the sockets. It needs the privilege to use the port.
+// Listen opens the sockets. The process needs the privilege to use the port.
 func (s *Server) Listen() error {
 	for i, a := range s.listen {
 		family := "4"
@@ -51,7 +53,7 @@ func (s *Server) Listen() error {
 		udp, err := net.ListenUDP("udp"+family, net.UDPAddrFromAddrPort(a))
 		if err != nil {
 			s.close()
-			return fmt.Errorf("listen on UDP %s: %w", a, err)
+			return fmt.Errorf("listen on UDP %s: %w", a, bindProblem(err))
 		}
 		_ = udp.SetReadBuffer(readBuffer) // the default is enough for most servers
 		s.sockets.udp = append(s.sockets.udp, udp)
@@ -62,15 +64,29 @@ func (s *Server) Listen() error {
 		tcp, err := net.ListenTCP("tcp"+family, net.TCPAddrFromAddrPort(a))
 		if err != nil {
 			s.close()
-			return fmt.Errorf("listen on TCP %s: %w", a, err)
+			return fmt.Errorf("listen on TCP %s: %w", a, bindProblem(err))
 		}
 		s.sockets.tcp = append(s.sockets.tcp, tcp)
 	}
 	return nil
 }
 
-// Run serves clients until ctx ends. A value from reload makes the server check the
-// files of zones at once.
+// bindProblem adds the remedy to an error of bind(2).
+func bindProblem(err error) error {
+	for number, remedy := range map[syscall.Errno]string{
+		syscall.EADDRINUSE:    "another name server uses it: set port of companion serve, and let the resolver forward the zones to this port",
+		syscall.EADDRNOTAVAIL: "list addresses of this host after listen",
+		syscall.EACCES:        "start the service as root or with the capability CAP_NET_BIND_SERVICE, or set a port above 1023",
+	} {
+		if errors.Is(err, number) {
+			return fmt.Errorf("%w; %s", err, remedy)
+		}
+	}
+	return err
+}
+
+// Run serves clients until ctx ends. For each value from reload, the server immediately
+// checks the files of zones for changes.
 func (s *Server) Run(ctx context.Context, reload <-chan struct{}) {
 	run := func(name string, f func()) {
 		s.sockets.all.Add(1)
@@ -100,8 +116,8 @@ func (s *Server) Run(ctx context.Context, reload <-chan struct{}) {
 	}
 }
 
-// readAll reads the files that have changed. Their content may come from elsewhere and
-// must not end the server.
+// readAll reads the files that have changed. A panic must not end the server, because the
+// files may come from external sources.
 func (s *Server) readAll() {
 	if err := safego.Run(func() error { s.readFiles(); return nil }); err != nil {
 		s.log.Error("zone files not read", "err", err, safego.Stack(err))
@@ -167,8 +183,8 @@ func (s *Server) serveTCP(l *net.TCPListener) {
 	}
 }
 
-// admit reports whether a TCP client may stay. Clients that may not use the zones would
-// take the place of others.
+// admit reports whether a TCP client may remain connected. Clients that may not use the
+// zones are rejected, because they could use all connections.
 func (s *Server) admit(c *net.TCPConn, client netip.Addr) bool {
 	if _, ok := s.allow.Lookup(client); !ok {
 		return false

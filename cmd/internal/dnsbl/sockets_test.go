@@ -42,7 +42,7 @@ func dial(t *testing.T, network string, to netip.AddrPort) net.Conn {
 	return c
 }
 
-// framed returns a message as over TCP.
+// framed returns a message with its length, as sent over TCP.
 func framed(packet []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(len(packet))), packet...)
 }
@@ -60,7 +60,8 @@ func receive(t *testing.T, c net.Conn) string {
 	return words(t, packet)
 }
 
-// TestTCP checks queries in a row and in parts, and clients that send no proper query.
+// TestTCP checks consecutive queries, queries in several parts, and clients that send no
+// valid query.
 func TestTCP(t *testing.T) {
 	_, addr := running(t)
 	c := dial(t, "tcp", addr)
@@ -88,8 +89,8 @@ func TestTCP(t *testing.T) {
 	}
 }
 
-// TestTCPLimit checks that clients of a network cannot use all connections, and that a
-// closed one makes room.
+// TestTCPLimit checks that the clients of one network cannot use all connections. After
+// one connection is closed, another client can connect.
 func TestTCPLimit(t *testing.T) {
 	_, addr := running(t)
 	packet := framed(ask(t, "1.2.0.192.bl.example.org.", kindA, 0))

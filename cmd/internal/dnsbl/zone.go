@@ -16,8 +16,7 @@ type zone struct {
 	list list
 }
 
-// The last byte of the address that a zone answers for a listed address, by the kind of
-// the zone. The others are 127.0.0.
+// The answer for a listed address is 127.0.0.N. N depends on the kind of the zone.
 const (
 	codeBans     = 2
 	codeScanners = 3
@@ -25,15 +24,15 @@ const (
 	codeFile     = 5
 )
 
-// A list contains the addresses of a zone. The methods may be called concurrently.
+// A list contains the addresses of a zone. All methods may be called concurrently.
 type list interface {
-	// find returns the entry that lists an address. The text is only needed if
+	// find returns the entry that lists an address. The entry needs a text only if
 	// wantText is set.
 	find(a netip.Addr, wantText bool) (e entry, ok bool)
 	// overlaps reports whether p may contain a listed address.
 	overlaps(p netip.Prefix) bool
-	// state returns the time of the latest change, and the number of entries. ready is
-	// false if the list is unknown: an empty list would be wrong.
+	// state returns the time of the latest change and the number of entries. ready is
+	// false if the list is unknown. The server must not treat an unknown list as empty.
 	state() (changed time.Time, entries int, ready bool)
 }
 
@@ -43,7 +42,8 @@ type entry struct {
 	text string
 }
 
-// The test addresses (RFC 5782 section 5). In IPv6 they are the IPv4-mapped forms.
+// These are the test addresses of RFC 5782 section 5. The IPv6 test addresses are the
+// IPv4-mapped forms.
 var (
 	testListed  = netip.MustParseAddr("127.0.0.2")
 	testListed6 = netip.MustParseAddr("::ffff:127.0.0.2")
@@ -56,15 +56,16 @@ const (
 	defaultTTL  = 5 * time.Minute
 	negativeTTL = 60 // a new entry is effective after this number of seconds
 
-	// The zones have no secondary servers, which would need these values.
+	// Only secondary servers need the timers of a zone. These zones have no secondary
+	// servers.
 	soaRefresh, soaRetry, soaExpire = 3600, 600, 86400
 )
 
-// Labels in each zone, in the form of messages: the name of the server, and the mailbox
-// hostmaster@ZONE (RFC 2142).
+// nameServer is the label of the server in each zone, in wire form. responsible
+// represents the mailbox hostmaster@ZONE (RFC 2142).
 var nameServer, responsible = []byte("\x02ns"), []byte("\x0ahostmaster")
 
-// A presence is the existence of a name.
+// A presence states whether a name exists and has records.
 type presence int
 
 const (
@@ -73,8 +74,7 @@ const (
 	listed
 )
 
-// look returns the entry of the name that has the given number of labels before the
-// zone.
+// look returns the entry for a name. labels is the number of labels before the zone.
 func (z *zone) look(name []byte, labels int, wantText bool) (entry, presence) {
 	four, six := addresses(name, labels)
 	found := absent
@@ -103,8 +103,8 @@ func (z *zone) find(a netip.Addr, wantText bool) (entry, bool) {
 	return e, ok
 }
 
-// below reports whether a listed address may be in p. Then the name of p exists
-// (RFC 8020).
+// below reports whether a listed address may be in p. If so, the name of p exists (RFC
+// 8020).
 func (z *zone) below(p netip.Prefix) bool {
 	return p.Contains(testListed) || p.Contains(testListed6) || z.list.overlaps(p)
 }

@@ -16,7 +16,6 @@ import (
 	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/detect"
 	"scanwatch/filter/lookup"
-	"scanwatch/filter/lookup/feed"
 	"scanwatch/filter/memory"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/smtp"
@@ -31,8 +30,6 @@ const maxHosts = 1_000_000
 
 // The reasons for omitting an entry, as shown to users.
 const (
-	reasonFriend   = "exempt by a pass statement"
-	reasonOwn      = "addresses of this host"
 	reasonMail     = "hosts whose mail was accepted recently"
 	reasonLogin    = "hosts with a recent login"
 	reasonObserved = "bans in mode observe"
@@ -99,7 +96,7 @@ type builder struct {
 	now     time.Time
 	memory  *memory.Memory
 	known   known
-	exempt  lookup.Prefixes[string] // reasons by network
+	exempt  *config.Exempt
 	banned  map[netip.Prefix]*memory.Ban
 	around  lookup.Prefixes[bool] // prefixes in banned
 	hosts   map[netip.Prefix]*host
@@ -120,14 +117,11 @@ type host struct {
 func Build(o Options) (*export.List, map[string]int, error) {
 	b := &builder{Options: o, now: o.Dir.Now(), memory: memory.New(), banned: map[netip.Prefix]*memory.Ban{},
 		hosts: map[netip.Prefix]*host{}, omitted: map[string]int{}}
-	for _, a := range prefix.Local() {
-		b.exempt.Add(netip.PrefixFrom(a, a.BitLen()), reasonOwn)
-	}
+	var policy *rules.Policy
 	if o.Policy != nil {
-		for _, p := range o.Policy.Policy.OwnAddresses {
-			b.exempt.Add(p, reasonOwn)
-		}
+		policy = o.Policy.Policy
 	}
+	b.exempt = config.NewExempt(policy, prefix.Local())
 	if err := b.readState(); err != nil {
 		return nil, nil, err
 	}
@@ -212,25 +206,11 @@ func (h *host) fill(entry *export.Entry, least int) {
 
 // add adds an entry unless its hosts must not be blocked.
 func (b *builder) add(l *export.List, entry export.Entry) {
-	if reason := b.exemptReason(entry.Prefix); reason != "" {
+	if reason := b.exempt.Reason(entry.Prefix, b.Private); reason != "" {
 		b.omitted[reason]++
 		return
 	}
 	l.Entries = append(l.Entries, entry)
-}
-
-// exemptReason returns the reason for not exporting p, or "".
-func (b *builder) exemptReason(p netip.Prefix) string {
-	if reason, ok := b.exempt.Overlapping(p); ok {
-		return reason
-	}
-	if b.Policy != nil && b.Policy.Policy.Friends(p) != rules.No {
-		return reasonFriend
-	}
-	if reason := feed.Forbidden(p); reason != "" && (!b.Private || p.Bits() == 0) {
-		return reason
-	}
-	return ""
 }
 
 // readState reads the active bans and the hosts with accepted mail or logins.
@@ -360,7 +340,7 @@ func (b *builder) readRecords(from time.Time) error {
 // addSession adds the findings of a session in the period, or exempts its host.
 func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 	if dst := rec.Dst.Addr().Unmap(); dst.IsValid() && !dst.IsUnspecified() {
-		b.exempt.Add(netip.PrefixFrom(dst, dst.BitLen()), reasonOwn)
+		b.exempt.Add(netip.PrefixFrom(dst, dst.BitLen()), config.ReasonOwn)
 	}
 	p := memory.Source(rec.Src.Addr().Unmap())
 	if rec.Counts.AuthPass > 0 {
@@ -464,7 +444,7 @@ func (b *builder) addExempt(rec *store.Record, p netip.Prefix) {
 		}
 	}
 	if Passes(b.Policy, rec) != nil {
-		b.exempt.Add(p, reasonFriend)
+		b.exempt.Add(p, config.ReasonFriend)
 	}
 }
 

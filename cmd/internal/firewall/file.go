@@ -40,6 +40,28 @@ func openFile(c *rules.Companion) (*target, error) {
 	return &target{replace: f.replace, preview: f.preview, intact: f.intact, ends: true, reasons: true, pause: 2 * time.Second, retry: time.Minute}, nil
 }
 
+// Problems returns the missing programs and directories of a target on this host.
+func Problems(c *rules.Companion) (all []string) {
+	if c.Target != "file" {
+		return nil
+	}
+	if info, err := os.Stat(filepath.Dir(c.Argument)); err != nil {
+		all = append(all, fmt.Sprintf("directory of the file: %v", err))
+	} else if !info.IsDir() {
+		all = append(all, filepath.Dir(c.Argument)+" is not a directory")
+	}
+	if len(c.Reload) > 0 {
+		path, err := program(c.Reload[0])
+		if err == nil {
+			_, err = os.Stat(path)
+		}
+		if err != nil {
+			all = append(all, fmt.Sprintf("reload command: %v", err))
+		}
+	}
+	return all
+}
+
 func fileFormats() (names []string) {
 	for _, f := range export.Formats() {
 		if f.Replaces() {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,6 +42,18 @@ func (s *set) creation() string {
 	return fmt.Sprintf("ipset create %s %s family %s timeout 0 maxelem %d", s.name, kind, family, 2*defaultMax)
 }
 
+// suits returns an error if a line is the creation of a set of another kind.
+func (s *set) suits(line []byte) error {
+	has, is := strings.CutPrefix(string(line), "create "+s.name+" ")
+	want := strings.Fields(strings.TrimPrefix(s.creation(), "ipset create "+s.name+" "))[:4] // kind, family and timeout
+	for _, word := range want {
+		if is && !slices.Contains(strings.Fields(has), word) {
+			return fmt.Errorf("set %s has no %s; remove it with ipset destroy %s, and create it with: %s", s.name, word, s.name, s.creation())
+		}
+	}
+	return nil
+}
+
 func (s *ipset) list(ctx context.Context) (map[netip.Prefix]time.Duration, error) {
 	content := map[netip.Prefix]time.Duration{}
 	for i := range s.sets {
@@ -50,6 +63,9 @@ func (s *ipset) list(ctx context.Context) (map[netip.Prefix]time.Duration, error
 			return nil, s.explain(err, one)
 		}
 		for line := range bytes.Lines(out) {
+			if err := one.suits(line); err != nil {
+				return nil, err
+			}
 			words := strings.Fields(string(line)) // add SET ADDRESS timeout SECONDS
 			if len(words) < 3 || words[0] != "add" {
 				continue
@@ -69,10 +85,16 @@ func (s *ipset) list(ctx context.Context) (map[netip.Prefix]time.Duration, error
 	return content, nil
 }
 
-// explain adds the remedy to the error of a missing set.
+// explain adds the remedy to the error of a missing set, of a full set, or of missing
+// rights.
 func (s *ipset) explain(err error, one *set) error {
-	if says(err, "does not exist") {
+	switch {
+	case says(err, "does not exist"):
 		return fmt.Errorf("set %s does not exist; create it with: %s", one.name, one.creation())
+	case says(err, "is full"):
+		return fmt.Errorf("%w; raise maxelem of the sets, or set max of the companion", err)
+	case says(err, "Operation not permitted"):
+		return fmt.Errorf("%w; the service needs the capability CAP_NET_ADMIN", err)
 	}
 	return err
 }
@@ -90,7 +112,7 @@ func (s *ipset) change(ctx context.Context, remove []netip.Prefix, add []entry) 
 	}
 	w.Flush()
 	_, err := run(ctx, &b, "ipset", "-exist", "restore")
-	return err
+	return s.explain(err, &s.sets[0])
 }
 
 func (s *ipset) setOf(p netip.Prefix) string {

@@ -156,7 +156,7 @@ func (k *Keeper) Run(ctx context.Context, f *follow.Follower) {
 			}
 		case <-tick.C:
 		}
-		r := result{err: k.step(ctx)}
+		r := result{err: cmp.Or(k.step(ctx), k.excess())}
 		r.entries = len(k.have)
 		if u.done != nil {
 			u.done <- r
@@ -294,6 +294,14 @@ func (k *Keeper) limit() {
 		k.last = order[k.most-1]
 	}
 	k.all = k.all || k.limited || before
+}
+
+// excess returns an error if the limit does not admit all bans.
+func (k *Keeper) excess() error {
+	if !k.limited {
+		return nil
+	}
+	return fmt.Errorf("%d of %d bans are in effect, those that end last; raise max", k.most, len(k.bans))
 }
 
 // within reports whether the limit admits the ban of p.

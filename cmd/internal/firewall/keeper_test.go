@@ -189,10 +189,16 @@ func TestKeeperLimit(t *testing.T) {
 	}
 	step(full, "45.1.1.1 100", "45.1.1.2 200", "45.1.1.3 300", "45.1.1.4 400", "45.1.1.5 100")
 	f.has(t, "45.1.1.2 200", "45.1.1.3 300", "45.1.1.4 400")
+	if err := k.excess(); err == nil || !strings.HasPrefix(err.Error(), "3 of 5 bans are in effect") {
+		t.Errorf("the status has %v", err)
+	}
 	step(change, "45.1.1.6 250")
 	f.has(t, "45.1.1.3 300", "45.1.1.4 400", "45.1.1.6 250")
 	step(change, "45.1.1.3 0", "45.1.1.4 0", "45.1.1.6 0")
 	f.has(t, "45.1.1.1 100", "45.1.1.2 200", "45.1.1.5 100")
+	if err := k.excess(); err != nil {
+		t.Errorf("without excess: %v", err)
+	}
 	if n := strings.Count(log.String(), "too many bans"); n != 1 {
 		t.Errorf("%d warnings:\n%s", n, log.String())
 	}

@@ -187,6 +187,29 @@ func TestFirewalls(t *testing.T) {
 	}
 }
 
+// TestIPSetsOfAnotherKind checks that sets of ipset that cannot contain the bans are an
+// error with a remedy.
+func TestIPSetsOfAnotherKind(t *testing.T) {
+	inNamespace(t, "ipset")
+	row := firewalls[1]
+	for change, want := range map[string]string{
+		"ipset create scanwatch4 hash:ip family inet":             "set scanwatch4 has no timeout; remove it with ipset destroy scanwatch4, and create it with: ipset create scanwatch4 hash:ip family inet timeout 0",
+		"ipset create scanwatch4 hash:ip family inet6 timeout 0":  "set scanwatch4 has no inet;",
+		"ipset create scanwatch4 hash:net family inet timeout 0":  "set scanwatch4 has no hash:ip;",
+		"ipset create scanwatch4 hash:ip family inet timeout 600": "",
+	} {
+		shell(t, row.create+"\nipset destroy scanwatch4\n"+change)
+		target, err := openIPSet(&rules.Companion{Argument: row.argument})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = target.list(t.Context())
+		if (err != nil) != (want != "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", change, err, want)
+		}
+	}
+}
+
 // TestNetworkBetween checks that the starts and ends of networks in a set are read, up to
 // the last address, and that other ranges are not networks.
 func TestNetworkBetween(t *testing.T) {

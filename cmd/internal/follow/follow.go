@@ -15,40 +15,45 @@ type Follower struct {
 	RunDir string // directory of the socket
 	Name   string // of the companion, from rules.Companion.Name
 	Log    *slog.Logger
-	// Every is the interval at which all bans are read again, because hosts that must
-	// not be blocked and entries that others removed do not change the bans. 0 means
+	// Every is the interval at which the Follower reads all bans again. A companion can
+	// differ from the filter although the bans have not changed. Examples are hosts that
+	// must no longer be blocked, and entries that another program has removed. 0 means
 	// DefaultEvery.
 	Every time.Duration
-	// Wait is the longest time between calls of apply, whose error is in the status of
-	// the filter. 0 is control.MaxWait.
+	// Wait is the maximum time between calls of apply. The status of the filter contains
+	// the error of the last call. 0 means control.MaxWait.
 	Wait time.Duration
 }
 
 // DefaultEvery is the default of Follower.Every.
 const DefaultEvery = 10 * time.Minute
 
-// The pauses between attempts to reach the filter.
+// These are the pauses between attempts to reach the filter.
 const (
 	firstPause = 500 * time.Millisecond
 	lastPause  = 5 * time.Second
 )
 
 // Apply applies bans and returns the number of entries in effect. If list.Full is set,
-// the entries are all bans; all others have ended. An error is reported to the filter for
-// its status. Even then, the next call has only later changes: apply keeps the changes
-// that it could not apply, logs the error and tries again.
+// the entries are all bans, and all other bans have ended. The Follower reports an error
+// to the filter, which includes the error in its status. After an error, the next call
+// has only later changes. Apply must therefore log the error, store the changes that
+// failed, and retry them.
 type Apply func(ctx context.Context, list control.BanList, entries []control.BanEntry) (inEffect int, err error)
 
-// Run calls apply with all bans, and then with their changes, until ctx ends. While the
-// filter cannot be reached, the bans remain unchanged. Each error is logged once.
+// Run calls apply with all bans, and then with changes of the bans, until ctx ends. While
+// the filter cannot be reached, the bans remain unchanged. Each error is logged once.
 func (f *Follower) Run(ctx context.Context, apply Apply) {
 	pause := firstPause
 	var logged string
-	for ctx.Err() == nil {
-		worked, err := f.follow(ctx, apply)
-		if worked {
-			pause, logged = firstPause, ""
+	worked := func() {
+		if logged != "" {
+			f.Log.Info("bans followed again", "companion", f.Name)
 		}
+		pause, logged = firstPause, ""
+	}
+	for ctx.Err() == nil {
+		err := f.follow(ctx, apply, worked)
 		if err != nil && ctx.Err() == nil && err.Error() != logged {
 			logged = err.Error()
 			f.Log.Warn("bans not followed", "companion", f.Name, "err", err)
@@ -61,17 +66,17 @@ func (f *Follower) Run(ctx context.Context, apply Apply) {
 	}
 }
 
-// follow uses one connection. It reports whether it has received bans.
-func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err error) {
+// follow uses one connection. It calls worked after each list of bans.
+func (f *Follower) follow(ctx context.Context, apply Apply, worked func()) error {
 	c, err := control.DialCompanion(f.RunDir)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	if err := c.Note(f.Name, 0, control.ErrStarting); err != nil {
-		return false, err
+		return err
 	}
 	every := cmp.Or(f.Every, DefaultEvery)
 	var generation uint64
@@ -87,8 +92,9 @@ func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err er
 		}
 		list, entries, err := c.Bans(generation, wait)
 		if err != nil {
-			return worked, err
+			return err
 		}
+		worked()
 		if list.Full {
 			full = time.Now()
 		} else if list.Enforced != enforced {
@@ -99,8 +105,7 @@ func (f *Follower) follow(ctx context.Context, apply Apply) (worked bool, err er
 		generation = list.Generation
 		n, failed := apply(ctx, list, entries)
 		if err := c.Note(f.Name, n, failed); err != nil {
-			return worked, err
+			return err
 		}
-		worked = true
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"scanwatch/rules"
 )
 
-// loaded is a state without a file.
+// loaded is a control.State without a file.
 type loaded struct{ control.State }
 
 func (loaded) Flush(context.Context) error { return nil }
@@ -56,9 +56,9 @@ type call struct {
 	list string // the prefixes, with ! for ended bans
 }
 
-// TestRun checks that a follower receives all bans, their changes, and all bans again
-// after the filter was restarted with other bans. Its own error does not end the
-// connection.
+// TestRun checks that a follower receives all bans, and then changes of the bans. After
+// the filter was restarted with other bans, the follower receives all bans again. An
+// error of Apply does not end the connection.
 func TestRun(t *testing.T) {
 	dir, err := os.MkdirTemp("", "follow")
 	if err != nil {
@@ -87,7 +87,7 @@ func TestRun(t *testing.T) {
 	}()
 	expect := func(want call, result error) {
 		t.Helper()
-		// A wait without a change also results in a call, without entries.
+		// After a wait without a change, Apply is called without entries.
 		for {
 			got := <-calls
 			if !got.full && got.list == "" && want.list != "" {
@@ -111,7 +111,8 @@ func TestRun(t *testing.T) {
 	expect(call{false, "192.0.2.2/32"}, errors.New("the firewall does not answer"))
 	f.ban("192.0.2.4/32")
 	expect(call{false, "192.0.2.4/32"}, nil) // apply keeps the changes before
-	// The result arrives after the call. The time limit of go test ends the loop on failure.
+	// The status contains the result shortly after the call. The time limit of go test
+	// ends the loop on failure.
 	for s := f.companions.Status()[0]; s.Entries != 1 || s.Error != ""; s = f.companions.Status()[0] {
 		time.Sleep(time.Millisecond)
 	}
@@ -138,6 +139,9 @@ func TestRun(t *testing.T) {
 		case <-done:
 		}
 		break
+	}
+	if !strings.Contains(log.String(), "bans followed again") {
+		t.Errorf("the log lacks the end of the error: %s", log.String())
 	}
 	if strings.Contains(log.String(), "the firewall does not answer") {
 		t.Errorf("an error that apply logs: %s", log.String())

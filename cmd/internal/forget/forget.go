@@ -4,6 +4,7 @@ package forget
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,7 +24,7 @@ import (
 	"scanwatch/store/history"
 )
 
-// Options select a person.
+// Options selects a person and contains the settings of a removal.
 type Options struct {
 	Dir      *statedir.Dir
 	Who      erase.Subject
@@ -32,7 +33,7 @@ type Options struct {
 	Progress func(n int, until time.Time) // called for each record that is read
 }
 
-// A Result describes the data about a person.
+// A Result describes the stored data about a person.
 type Result struct {
 	Who      erase.Subject
 	Own      int            // sessions from addresses of the person
@@ -40,15 +41,44 @@ type Result struct {
 	Days     int            // number of days (UTC) with such sessions
 	Rows     map[string]int // rows of the state by table
 	Kept     []memory.Ban   // active bans that remain
-	// Missed contains the files that may have the person, with the reason.
+	// Missed contains the files that may still contain the person, with the reason.
 	Missed  []string
 	Removed bool // false for a survey
+}
+
+// MarshalJSON returns the object that scanwatch(8) describes.
+func (r *Result) MarshalJSON() ([]byte, error) {
+	type ban struct {
+		Prefix string    `json:"prefix"`
+		Until  text.Time `json:"until"`
+		Rule   string    `json:"rule"`
+	}
+	kept := []ban{}
+	for i := range r.Kept {
+		b := &r.Kept[i]
+		kept = append(kept, ban{prefix.String(b.Prefix), text.At(b.Until), text.Escape(b.Rule)})
+	}
+	missed := []string{}
+	for _, m := range r.Missed {
+		missed = append(missed, text.Escape(m))
+	}
+	return json.Marshal(struct {
+		Schema   int            `json:"schema"`
+		Person   string         `json:"person"`
+		Removed  bool           `json:"removed"`
+		Sessions int            `json:"sessions"`
+		Names    int            `json:"names"`
+		Days     int            `json:"days"`
+		State    map[string]int `json:"state"`
+		Kept     []ban          `json:"kept_bans"`
+		Missed   []string       `json:"missed"`
+	}{text.Schema, r.Who.String(), r.Removed, r.Own, r.Mentions, r.Days, r.Rows, kept, missed})
 }
 
 // Empty reports whether nothing is stored about the person.
 func (r *Result) Empty() bool { return r.Own+r.Mentions+len(r.Rows)+len(r.Kept) == 0 }
 
-// Survey returns the data that Remove would remove. It changes nothing.
+// Survey returns the data that Remove would remove. Survey changes nothing.
 func Survey(o Options) (r Result, err error) {
 	r = Result{Who: o.Who}
 	if o.Who.Role(o.Dir.Limits().Delimiter) {
@@ -92,7 +122,8 @@ func Survey(o Options) (r Result, err error) {
 	return r, errors.Join(err, r.missQuarantined(o.Dir.Path))
 }
 
-// missQuarantined adds the quarantined files, which are not changed.
+// missQuarantined adds the quarantined files to Missed, because quarantined files are
+// never changed.
 func (r *Result) missQuarantined(dir string) error {
 	names, err := store.Quarantined(dir)
 	for _, name := range names {
@@ -105,7 +136,7 @@ func (r *Result) missQuarantined(dir string) error {
 	return err
 }
 
-// surveyState counts the rows of the state in a copy.
+// surveyState counts the rows in a copy of the state.
 func surveyState(o Options) (memory.Erased, error) {
 	m, now := memory.New(), o.Dir.Now().UnixMicro()
 	var rows []store.Entry
@@ -122,8 +153,8 @@ func surveyState(o Options) (memory.Erased, error) {
 }
 
 // Remove removes the person. If a filter is running, the filter removes the person, so
-// that memory and files agree. Each file is replaced at once, so that Remove can be
-// repeated after an error. The numbers of the result are the same as of Survey.
+// that memory and files agree. Each file is replaced atomically, so that Remove can be
+// repeated after an error. The numbers in the result are the same as for Survey.
 func Remove(o Options) (Result, error) {
 	r, err := Survey(o)
 	if err != nil {
@@ -141,15 +172,15 @@ func Remove(o Options) (Result, error) {
 	return r, errors.Join(err, r.missQuarantined(o.Dir.Path))
 }
 
-// missed adds a file that could not be changed.
+// missed adds a file that could not be changed to Missed.
 func (r *Result) missed(name string, err error) {
 	if err != nil {
 		r.Missed = append(r.Missed, fmt.Sprintf("%s: %v", name, err))
 	}
 }
 
-// byFilter lets the running filter remove the person. It uses a connection for each file,
-// because the filter closes idle connections.
+// byFilter asks the running filter to remove the person. byFilter uses a new connection
+// for each file, because the filter closes idle connections.
 func (r *Result) byFilter(o Options) error {
 	ask := func(f func(*control.Client) error) error {
 		c, err := control.Dial(o.Dir.Path)
@@ -193,7 +224,7 @@ func (r *Result) byFilter(o Options) error {
 	return nil
 }
 
-// withoutFilter removes the person from the files.
+// withoutFilter removes the person from the files if no filter is running.
 func (r *Result) withoutFilter(o Options) error {
 	key, err := control.HashKey(o.Dir.Path)
 	if err != nil {

@@ -7,12 +7,13 @@ import (
 	"scanwatch/filter/events"
 )
 
-// keptSessions is the number of sessions with selected evidence whose decisions are
-// also selected. The filter uses the same number.
+// keptSessions is the number of latest sessions with selected evidence that a Choice
+// stores. Decisions about a stored session are also selected. The filter uses the same
+// number.
 const keptSessions = 64
 
-// A Choice selects events. The filter can select by one token and one prefix; the
-// Choice applies the other criteria.
+// A Choice selects events. The filter can select by one token and one prefix. The Choice
+// applies all other criteria.
 type Choice struct {
 	// Server is the selection in the filter.
 	Server   events.Choice
@@ -33,8 +34,8 @@ func NewChoice(s *selector.Selector) *Choice {
 	return c
 }
 
-// Wants reports whether the flags select an event. A decision is selected by the
-// earlier findings of its session.
+// Wants reports whether the flags select an event. A decision is selected if an earlier
+// finding of its session was selected.
 func (c *Choice) Wants(e *events.Event) bool {
 	s := c.selector
 	if len(s.Src) > 1 {

@@ -28,11 +28,11 @@ func FullScreen(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd())) && name != "" && name != "dumb"
 }
 
-// refresh is the interval of painting the screen.
+// refresh is the interval at which the screen is drawn.
 const refresh = time.Second
 
-// A Console displays a View on a terminal. The event loop of app calls all methods
-// except Run.
+// A Console displays a View on a terminal. Only the event loop of app calls the methods
+// other than Run.
 type Console struct {
 	view   *View
 	run    func(args ...string) string
@@ -61,7 +61,7 @@ type Console struct {
 	asked    int // number of explanations, so that an old one is not shown
 }
 
-// NewConsole returns a Console. Run runs a command of scanwatch and returns its output.
+// NewConsole returns a Console. run runs a command of scanwatch and returns its output.
 func NewConsole(view *View, run func(args ...string) string) *Console {
 	tview.Styles = tview.Theme{} // the colours of the terminal
 	c := &Console{view: view, run: run, app: tview.NewApplication(), pages: tview.NewPages(), main: tview.NewFlex().SetDirection(tview.FlexRow),
@@ -105,8 +105,8 @@ func (c *Console) Run(ctx context.Context) error {
 	return nil
 }
 
-// update reads new rows from the View unless the console is paused. It keeps the
-// selection.
+// update reads new rows from the View and keeps the selection. If the console is paused,
+// update only reads rows if always is set.
 func (c *Console) update(always bool) {
 	if !c.paused || always {
 		c.content.table = c.view.table(c.section, c.order, c.width, c.filter.GetText())
@@ -123,7 +123,8 @@ func (c *Console) update(always bool) {
 	c.table.Select(at+1, 0)
 }
 
-// choose stores the selected row. If the first row is selected, it remains selected.
+// choose stores the selected row. If the first row is selected, the first row remains
+// selected after each update.
 func (c *Console) choose(row int) {
 	c.selected = key{}
 	if row > 1 && row <= len(c.content.rows) {
@@ -131,7 +132,7 @@ func (c *Console) choose(row int) {
 	}
 }
 
-// current returns the selected row, or nil if it is not a source.
+// current returns the selected row, or nil if the row is not a source.
 func (c *Console) current() *row {
 	at, _ := c.table.GetSelection()
 	if at < 1 || at > len(c.content.rows) || !c.content.rows[at-1].key.prefix.IsValid() {
@@ -140,7 +141,7 @@ func (c *Console) current() *row {
 	return &c.content.rows[at-1]
 }
 
-// key handles a key. It returns the event for the focused part, or nil.
+// key handles a key. The result is the event for the widget with the focus, or nil.
 func (c *Console) key(event *tcell.EventKey) *tcell.EventKey {
 	switch event.Key() {
 	case tcell.KeyCtrlC:
@@ -245,7 +246,7 @@ func (c *Console) show(section int) {
 	c.update(true)
 }
 
-// ask asks for confirmation of a command about the selected source.
+// ask asks the user to confirm a command for the selected source.
 func (c *Console) ask(do, how, command string) {
 	r := c.current()
 	if r == nil {
@@ -275,7 +276,7 @@ func (c *Console) execute() {
 	})
 }
 
-// explain shows the explanation of the selected source.
+// explain shows an explanation of the decisions about the selected source.
 func (c *Console) explain() {
 	r := c.current()
 	if r == nil {
@@ -291,7 +292,7 @@ func (c *Console) explain() {
 	})
 }
 
-// start runs a command. It calls done with its output in the event loop.
+// start runs a command. When the command ends, the event loop calls done with the output.
 func (c *Console) start(command []string, done func(out string)) {
 	go func() {
 		var out string
@@ -302,7 +303,7 @@ func (c *Console) start(command []string, done func(out string)) {
 	}()
 }
 
-// open shows a text above the table. It may be hostile.
+// open shows a text above the table. The text may be hostile.
 func (c *Console) open(title, content string) {
 	c.asked++
 	c.title.SetText(c.marked([][]cell{{{title, lookStrong}, {"   j k PgUp PgDn scroll, q back", lookFaint}}}))
@@ -334,7 +335,7 @@ const help = `
   minutes.
 `
 
-// layout sets the texts and the sizes of all parts before each drawing.
+// layout sets the texts and the sizes of all widgets before each drawing.
 func (c *Console) layout(screen tcell.Screen) bool {
 	width, height := screen.Size()
 	if c.width != width {
@@ -440,7 +441,7 @@ func (g *grid) GetCell(y, x int) *tview.TableCell {
 	return tview.NewTableCell(tview.Escape(g.columns[x].fit(content.text, g.widths[x]))).SetSelectable(y > 0).SetStyle(g.style(content.look))
 }
 
-// style returns the style of a look, in the colours of the terminal.
+// style returns the style for a look in the colours of the terminal.
 func (c *Console) style(l look) tcell.Style {
 	s := tcell.StyleDefault
 	colour := tcell.ColorDefault
@@ -466,7 +467,7 @@ func (c *Console) style(l look) tcell.Style {
 	return s
 }
 
-// marked returns lines in the markup of tview.
+// marked formats lines in the markup of tview.
 func (c *Console) marked(lines [][]cell) string {
 	var b strings.Builder
 	for _, line := range lines {
@@ -485,8 +486,8 @@ func (c *Console) marked(lines [][]cell) string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// stopJob stops the process group and returns when it continues. The kernel
-// ignores the signal for a process group without a shell that can continue it.
+// stopJob stops the process group, and returns when the process group continues. The
+// kernel ignores the signal if there is no shell that can continue the process group.
 func stopJob() {
 	continued := make(chan os.Signal, 1)
 	signal.Notify(continued, syscall.SIGCONT)

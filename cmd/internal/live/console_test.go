@@ -18,7 +18,7 @@ import (
 	"scanwatch/tests/hostiletext"
 )
 
-// A terminal is a console on a simulated screen, and its event loop.
+// A terminal is a console on a simulated screen with its event loop.
 type terminal struct {
 	*Console
 	t      *testing.T
@@ -28,7 +28,7 @@ type terminal struct {
 	stop   func()
 }
 
-// newTerminal starts a console whose commands answer with an output.
+// newTerminal starts a console. All commands of the console print output.
 func newTerminal(t *testing.T, v *View, width, height int, output string) *terminal {
 	t.Helper()
 	c := &terminal{t: t, screen: tcell.NewSimulationScreen("UTF-8"), ran: make(chan string, 10), ended: make(chan error, 1)}
@@ -45,7 +45,7 @@ func newTerminal(t *testing.T, v *View, width, height int, output string) *termi
 	return c
 }
 
-// text returns the screen.
+// text returns the content of the screen.
 func (c *terminal) text() string {
 	var b strings.Builder
 	c.app.QueueUpdateDraw(func() {
@@ -62,7 +62,8 @@ func (c *terminal) text() string {
 	return b.String()
 }
 
-// await waits until the screen is as expected; the time limit of go test ends it.
+// await waits until the screen is as expected. The time limit of go test ends the loop on
+// failure.
 func (c *terminal) await(what string, wanted func(string) bool) {
 	c.t.Helper()
 	for n := 0; !wanted(c.text()); n++ {
@@ -78,7 +79,7 @@ func (c *terminal) shows(text string) {
 	c.await(text, func(s string) bool { return strings.Contains(s, text) })
 }
 
-// press presses keys: letters, or the name of a key of tcell.
+// press presses keys. A key is one character or the name of a key in tcell.
 func (c *terminal) press(keys ...string) {
 	for _, k := range keys {
 		key := tcell.KeyRune
@@ -91,7 +92,7 @@ func (c *terminal) press(keys ...string) {
 	}
 }
 
-// TestConsole checks the keys.
+// TestConsole checks the effect of each key.
 func TestConsole(t *testing.T) {
 	v := recordedView(t)
 	c := newTerminal(t, v, 100, 24, "State: not banned\nCause: none\n")
@@ -135,7 +136,8 @@ func TestConsole(t *testing.T) {
 	}
 }
 
-// TestConsoleRefusal checks that a refusal names the command that bans anyway.
+// TestConsoleRefusal checks that the refusal to ban a host names the command that bans
+// the host anyway.
 func TestConsoleRefusal(t *testing.T) {
 	c := newTerminal(t, recordedView(t), 120, 24, "10.0.0.1 was not banned: its addresses are private; use --force to ban it")
 	c.press("/", "1", "9", "2", ".", "0", "Enter", "b", "y")
@@ -158,8 +160,8 @@ func TestConsoleNotBanned(t *testing.T) {
 	c.shows("Revoke the ban of 192.0.2.7")
 }
 
-// TestConsoleSelection checks that the selection follows its source, that the first row
-// remains the first, and that the end of a grown table is reachable.
+// TestConsoleSelection checks that the selection follows its source, and that a selected
+// first row remains the first row. The end of a table that has grown must be reachable.
 func TestConsoleSelection(t *testing.T) {
 	v := newView()
 	seconds := 0
@@ -197,8 +199,8 @@ func TestConsoleSelection(t *testing.T) {
 	selected("192.0.2.1")
 }
 
-// TestConsoleHostile checks that no text from the network controls the terminal or
-// looks like markup, on screens of any size, in each section.
+// TestConsoleHostile checks that text from the network neither controls the terminal nor
+// acts as markup. The test covers each section and screens of many sizes.
 func TestConsoleHostile(t *testing.T) {
 	v := hostileView()
 	v.event(&events.Event{Event: "finding", Time: now.Add(time.Second), Session: 1, Src: netip.MustParseAddr("192.0.2.1"), RDNS: []byte("[red::b]x[-].example"),
@@ -225,7 +227,7 @@ func TestConsoleHostile(t *testing.T) {
 	}
 }
 
-// A fini notes whether the terminal was restored.
+// A fini records whether the terminal was restored.
 type fini struct {
 	tcell.SimulationScreen
 	done bool
@@ -236,7 +238,8 @@ func (f *fini) Fini() {
 	f.SimulationScreen.Fini()
 }
 
-// TestConsoleRestores checks that the terminal is restored after any end.
+// TestConsoleRestores checks that the terminal is restored for every way in which the
+// console ends.
 func TestConsoleRestores(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -287,7 +290,7 @@ func TestConsoleRestores(t *testing.T) {
 	}
 }
 
-// BenchmarkTop measures an event and a screen with full tables.
+// BenchmarkTop measures the time for an event, and for a screen with full tables.
 func BenchmarkTop(b *testing.B) {
 	v := newView()
 	v.connected(topStatus())
@@ -319,7 +322,7 @@ func BenchmarkTop(b *testing.B) {
 	})
 }
 
-// TestFeedError checks that the reason for a missing connection is shown.
+// TestFeedError checks that the console shows the reason for a missing connection.
 func TestFeedError(t *testing.T) {
 	v := newView()
 	v.connected(topStatus())

@@ -10,7 +10,7 @@ import (
 	"scanwatch/rules"
 )
 
-// An activity counts something in each of the last 60 minutes.
+// An activity counts sessions or events in each of the last 60 minutes.
 type activity struct {
 	minutes [60]uint32
 	at      int64 // the latest minute since 1970
@@ -24,7 +24,7 @@ func (a *activity) add(t time.Time, n int) {
 	}
 }
 
-// until removes minutes that are an hour old. It ignores a clock that is set back.
+// until removes minutes that are an hour old. A clock that was set back has no effect.
 func (a *activity) until(at int64) {
 	for i := max(a.at+1, at-59); i <= at; i++ {
 		a.minutes[i%60] = 0
@@ -40,7 +40,7 @@ func (a *activity) merge(b *activity) {
 	}
 }
 
-// hour returns the number of the hour before now.
+// hour returns the total for the hour before now.
 func (a *activity) hour(now time.Time) (n int) {
 	a.until(now.Unix() / 60)
 	for _, m := range a.minutes {
@@ -49,11 +49,11 @@ func (a *activity) hour(now time.Time) (n int) {
 	return n
 }
 
-// levels are the characters of a sparkline. Each represents twice the number of the
-// previous one, so that lines can be compared.
+// levels contains the characters of a sparkline. Each character represents twice the
+// number of the previous character, so that lines can be compared.
 var levels = []rune(" ▁▂▃▄▅▆▇█")
 
-// spark draws the hour before now, oldest first, in a number of cells that divides 60.
+// spark draws the hour before now as a sparkline, oldest first. cells must divide 60.
 func (a *activity) spark(now time.Time, cells int) string {
 	a.until(now.Unix() / 60)
 	line := make([]rune, cells)
@@ -67,7 +67,7 @@ func (a *activity) spark(now time.Time, cells int) string {
 	return string(line)
 }
 
-// counts are the totals of a source, of a network, or of all other sources.
+// counts contains the totals of a source, of a network, or of all other sources.
 type counts struct {
 	sessions, mails, findings int
 	rejected, observed        int // decisions of rules, enforced or not
@@ -94,8 +94,9 @@ func (c *counts) seen(t time.Time) {
 	}
 }
 
-// part returns the evidence of a rank: twice the index of its confidence, plus one for
-// evidence other than behaviour that no mail server shows.
+// part returns the evidence of a rank. A lower rank is worse. Ranks are in the order of
+// confidence. For each level of confidence, behaviour that no mail server shows precedes
+// other evidence.
 func (c *counts) part(rank int) rules.Evidence {
 	if rank%2 == 0 {
 		return c.evidence[rank/2] & detect.Abuse
@@ -103,10 +104,10 @@ func (c *counts) part(rank int) rules.Evidence {
 	return c.evidence[rank/2] &^ detect.Abuse
 }
 
-// ranks is the number of ranks.
+// ranks is the number of ranks of evidence.
 const ranks = 2 * len(counts{}.evidence)
 
-// rank returns the rank of the worst evidence, or ranks without evidence.
+// rank returns the rank of the worst evidence, or ranks if there is no evidence.
 func (c *counts) rank() (rank int) {
 	for rank < ranks && c.part(rank) == 0 {
 		rank++

@@ -12,8 +12,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// EventLine returns an event as printable text of 80 columns, or more for long
-// names. If missing is not 0, the event reports that number of dropped events.
+// EventLine formats an event as printable text of 80 columns, or more for long names. If
+// missing is not 0, the event reports that number of dropped events.
 func EventLine(e *events.Event, missing uint64, zone *time.Location) string {
 	at := e.Time.In(zone).Format(time.TimeOnly)
 	if missing > 0 {

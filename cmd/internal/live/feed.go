@@ -18,7 +18,7 @@ import (
 	"scanwatch/store/history"
 )
 
-// retry is the pause before connecting again.
+// retry is the pause before the feed connects again.
 const retry = 2 * time.Second
 
 // A Feed fills a View with the records of a state directory and the events of its filter.
@@ -27,8 +27,8 @@ type Feed struct {
 	View *View
 }
 
-// Run follows the filter until ctx is done. It connects again if the filter stops, and
-// reads the records without a filter.
+// Run follows the filter until ctx is done. If the filter stops, Run tries to connect
+// again. Without a filter, Run only reads the records.
 func (f *Feed) Run(ctx context.Context) {
 	for ; ctx.Err() == nil; wait(ctx, retry) {
 		err := safego.Run(func() error { return f.follow(ctx) })
@@ -47,7 +47,7 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// follow shows the events of the filter until the connection breaks.
+// follow adds the events of the filter to the View until the connection breaks.
 func (f *Feed) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -92,11 +92,11 @@ func (f *Feed) poll(ctx context.Context) error {
 	return nil
 }
 
-// settled is the time after which the record of an ended session is on the disk.
+// settled is the time after which the record of an ended session is on disk.
 const settled = 10 * time.Second
 
-// renew reads the records, and each minute the new ones, because the events do not contain
-// accepted sessions. Reading takes at most a hundredth of the time.
+// renew reads the records, and reads the new records each minute, because events do not
+// include accepted sessions. Reading takes at most a hundredth of the time.
 func (f *Feed) renew(ctx context.Context, begun time.Time) {
 	from := f.reread(ctx, begun)
 	for pause := time.Minute; ; {
@@ -138,7 +138,8 @@ func walk(ctx context.Context, r *statedir.Records, from, until time.Time, visit
 }
 
 // reread replaces the content of the View by the records of the last hour and the state.
-// It returns the end of that hour, which is the time of the call. Events since begun wait.
+// The result is the end of that hour, which is the time of the call. Events that arrive
+// during the call wait.
 func (f *Feed) reread(ctx context.Context, begun time.Time) (end time.Time) {
 	end = f.Dir.Now()
 	var d *data
@@ -170,7 +171,7 @@ func (f *Feed) read(ctx context.Context, begun, end time.Time) (*data, error) {
 	return d, nil
 }
 
-// state returns the memory of the filter, which determines standing, and calls ban for
+// state returns the memory of the filter, which determines standing. state calls ban for
 // each active ban.
 func (f *Feed) state(now time.Time, ban func(memory.Ban)) (*memory.Memory, error) {
 	var rows []store.Entry
@@ -189,7 +190,7 @@ func (f *Feed) state(now time.Time, ban func(memory.Ban)) (*memory.Memory, error
 	return m, err
 }
 
-// Print writes the sources of the last hour to w, in lines of at most width columns.
+// Print writes the sources of the last hour to w. Lines have at most width columns.
 func (f *Feed) Print(ctx context.Context, w io.Writer, width int) error {
 	d, err := f.read(ctx, f.View.begin(), f.Dir.Now())
 	if err != nil {

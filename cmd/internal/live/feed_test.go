@@ -10,8 +10,8 @@ import (
 	"scanwatch/store"
 )
 
-// TestFeed checks that records are read once, that later records are added, and that an
-// error of reading is shown.
+// TestFeed checks that each record is read once, and that later records are added. The
+// View must show a read error.
 func TestFeed(t *testing.T) {
 	dir := t.TempDir()
 	write := func(id uint64, before time.Duration) {

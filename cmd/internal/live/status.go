@@ -48,7 +48,7 @@ func Problems(s *control.Status, zone *time.Location) (all []string) {
 	return all
 }
 
-// PrintStatus writes the status of a filter, problems first.
+// PrintStatus writes the status of a filter, starting with the problems.
 func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%-10s%s\n", name, fmt.Sprintf(format, args...))

@@ -35,8 +35,8 @@ type cell struct {
 	look look
 }
 
-// A column of a table is as wide as its longest text, or has a width. The columns with
-// a share also get that share of the remaining width.
+// A column of a table is as wide as its longest text, or has a fixed width. A column with
+// a share also gets that share of the remaining width.
 type column struct {
 	title string
 	width int
@@ -51,8 +51,8 @@ type key struct {
 	entry  uint64
 }
 
-// othersKey is the key of the row that adds up further rows. The zero key is not the key of
-// a row, because it selects the first row.
+// othersKey is the key of the row that contains the totals of all other sources. No row
+// has the zero key, because the zero key selects the first row.
 var othersKey = key{entry: 1}
 
 type row struct {
@@ -79,8 +79,7 @@ var sections = []struct {
 	{"Networks", (*builder).networks},
 }
 
-// orders contains the orders of sources and networks. The order of equal rows is the order
-// of addresses.
+// orders contains the orders of sources and networks. Equal rows are ordered by address.
 var orders = []struct {
 	name  string
 	order func(a, b *counts) int
@@ -145,7 +144,8 @@ func (v *View) table(section, order, width int, filter string) table {
 	return t
 }
 
-// matches reports whether a row overlaps the filter, if it is a prefix, or contains it.
+// matches reports whether a row matches the filter. If the filter is a prefix, the row
+// must overlap it. Otherwise the row must contain the text of the filter.
 func (r *row) matches(filter string) bool {
 	if p, _, err := prefix.Parse(filter); err == nil {
 		return r.key.prefix.IsValid() && r.key.prefix.Overlaps(p)
@@ -154,7 +154,7 @@ func (r *row) matches(filter string) bool {
 	return slices.ContainsFunc(r.cells, func(c cell) bool { return strings.Contains(strings.ToLower(c.text), filter) })
 }
 
-// number returns n in four columns.
+// number formats n in four columns.
 func number(n int) cell {
 	switch {
 	case n < 10_000:
@@ -165,7 +165,8 @@ func number(n int) cell {
 	return cell{text: strconv.Itoa(n/1_000_000) + "M"}
 }
 
-// decisions returns the number of rejections; in parentheses if they were only observed.
+// decisions returns the number of rejections. A number of observed rejections is in
+// parentheses.
 func (c *counts) decisions() cell {
 	n := number(c.rejected)
 	switch {
@@ -178,12 +179,12 @@ func (c *counts) decisions() cell {
 	return n
 }
 
-// proof returns the evidence in the colour of the worst.
+// proof returns the evidence in the colour of the worst evidence.
 func (c *counts) proof() cell {
 	return cell{cmp.Or(c.worst(), "-"), [ranks + 1]look{lookBad, lookWarning, lookWarning, lookWarning, lookPlain, lookPlain, lookFaint}[c.rank()]}
 }
 
-// columns returns the columns of sources or networks with the given columns in front.
+// columns returns the columns for sources or networks, preceded by the columns in front.
 func (b *builder) columns(front ...column) []column {
 	all := append(front, column{title: "SESS", width: 4, right: true})
 	if b.wide {
@@ -196,7 +197,7 @@ func (b *builder) columns(front ...column) []column {
 	return append(all, column{title: "RATE/h", width: b.cells}, column{title: "EVIDENCE", share: 3})
 }
 
-// row returns the cells of columns.
+// row returns the cells for the columns that columns returns.
 func (b *builder) row(c *counts, front ...cell) []cell {
 	all := append(front, number(c.sessions))
 	if b.wide {
@@ -213,8 +214,8 @@ func (b *builder) row(c *counts, front ...cell) []cell {
 	return append(all, cell{c.rate.spark(b.now, b.cells), lookGood}, c.proof())
 }
 
-// address returns a source. If there is little room, an ellipsis replaces the length of an
-// IPv6 /64.
+// address formats a source. On a narrow screen, an ellipsis replaces the prefix length of
+// an IPv6 /64.
 func (b *builder) address(p netip.Prefix) string {
 	if s := prefix.String(p); b.wide || p.Bits() != 64 {
 		return s
@@ -222,8 +223,7 @@ func (b *builder) address(p netip.Prefix) string {
 	return p.Addr().String() + "…"
 }
 
-// banned reports whether a ban of the network, of a part of it or of a larger one may be
-// active.
+// banned reports whether a ban that overlaps the network may be active.
 func (v *View) banned(p netip.Prefix) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -259,7 +259,7 @@ func (s *source) label() string {
 // unproven precedes a name without FCrDNS.
 const unproven = "?"
 
-// host returns the name of a source, which may be nil.
+// host returns the cell with the name of a source. s may be nil.
 func (b *builder) host(s *source) cell {
 	switch {
 	case s == nil:
@@ -274,7 +274,7 @@ func (b *builder) host(s *source) cell {
 	return cell{text: s.label()}
 }
 
-// state returns the ban or the standing of a source.
+// state returns the cell with the ban or the standing of a source.
 func (b *builder) state(s *source) cell {
 	if b.isBanned(s.prefix) {
 		return cell{"banned", lookBad}
@@ -316,7 +316,7 @@ func (b *builder) sources() table {
 	return t
 }
 
-// networks adds up the sources of each IPv4 /24 and IPv6 /48.
+// networks returns the totals of the sources in each IPv4 /24 and IPv6 /48.
 func (b *builder) networks() table {
 	t := table{columns: b.columns(column{title: "NETWORK"}, column{title: "ORGANISATION", share: 2}, column{title: "HOSTS", width: 5, right: true})}
 	type network struct {
@@ -350,7 +350,7 @@ func (b *builder) networks() table {
 	return t
 }
 
-// wordLooks contains the styles of events.
+// wordLooks contains the look of each kind of event.
 var wordLooks = map[string]look{"ban": lookBad, "verdict": lookWarning, "unban": lookGood}
 
 // list returns the events of l, newest first.
@@ -430,7 +430,7 @@ func (t *table) widths(width int) []int {
 	return all
 }
 
-// fit returns a text in the width of the column.
+// fit truncates or pads a text to the width of the column.
 func (c *column) fit(s string, width int) string {
 	switch w := text.Width(s); {
 	case width < 1:
@@ -452,7 +452,7 @@ func (c *column) fit(s string, width int) string {
 	return text.Pad(s, width)
 }
 
-// head returns the lines above the table.
+// head returns the lines that are displayed above the table.
 func (v *View) head(width int) (lines [][]cell) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -524,7 +524,7 @@ func (d *data) frequent() (line string) {
 	return line
 }
 
-// problems returns at most four problems, which leaves room for the tables.
+// problems returns at most four problems, so that there is room for the tables.
 func (v *View) problems() (all []string) {
 	if v.down != "" {
 		all = append(all, v.down)

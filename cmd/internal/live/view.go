@@ -20,7 +20,7 @@ import (
 	"scanwatch/store"
 )
 
-// Limits on client-controlled data.
+// These constants limit the data that clients control.
 const (
 	maxSources = 4096 // further sources replace the longest inactive ones, which move to others
 	maxEntries = 1024 // events of each list
@@ -30,7 +30,7 @@ const (
 	nearEntries = 8 // latest events of a list that absorb equal ones
 )
 
-// window is the period of the records at the start, and of the sparklines.
+// window is the period of the records that are read at the start, and of the sparklines.
 const window = time.Hour
 
 // A source is a host, or an IPv6 /64.
@@ -65,10 +65,12 @@ type entry struct {
 	times  int
 }
 
-// A list contains the latest entries, oldest first: at least half of maxEntries.
+// A list contains the latest entries, oldest first. A long list keeps at least half of
+// maxEntries.
 type list []entry
 
-// add adds an entry, or the number of times to an equal one among the latest.
+// add adds an entry. If one of the latest entries is equal, add only increases its number
+// of times.
 func (l *list) add(e entry) {
 	n := len(*l)
 	for i := n - 1; i >= max(n-nearEntries, 0); i-- {
@@ -102,7 +104,7 @@ func (s *sessions) add(id uint64) {
 	s.next = (s.next + 1) % maxPending
 }
 
-// data are the facts about the sources. All texts are printable.
+// data contains the facts about the sources. All texts are printable.
 type data struct {
 	zone     *time.Location
 	org      func(netip.Addr) string
@@ -130,7 +132,8 @@ func newData(zone *time.Location, org func(netip.Addr) string, since time.Time) 
 	return &data{zone: zone, org: org, since: since, sources: map[netip.Prefix]*source{}, bans: map[netip.Prefix]*memory.Ban{}}
 }
 
-// source returns the source of an address with a reverse DNS name, which it adds.
+// source returns the source of an address, and adds the source if it is new. source also
+// stores the reverse DNS name.
 func (d *data) source(addr netip.Addr, rdns []byte, f smtp.FCrDNS) *source {
 	p := memory.Identify(addr, rdns, f).Prefix()
 	s := d.sources[p]
@@ -145,7 +148,7 @@ func (d *data) source(addr netip.Addr, rdns []byte, f smtp.FCrDNS) *source {
 	return s
 }
 
-// evict moves the quarter of sources with the longest inactivity to the others.
+// evict moves the quarter of the sources with the longest inactivity to others.
 func (d *data) evict() {
 	all := slices.SortedFunc(maps.Values(d.sources), func(a, b *source) int {
 		return cmp.Or(a.last.Compare(b.last), a.prefix.Compare(b.prefix))
@@ -158,7 +161,8 @@ func (d *data) evict() {
 	}
 }
 
-// first adds a record of the first reading. Events since begun may be about its session.
+// first adds a record that was read at the start. Events since begun may belong to the
+// session of the record.
 func (d *data) first(r *store.Record, begun time.Time) error {
 	d.sessions.add(r.End, r.Many())
 	if !r.End.Before(begun) {
@@ -191,7 +195,7 @@ func (d *data) record(r *store.Record) error {
 	})
 }
 
-// session returns the counts for the source of a record, with its messages.
+// session returns the counts for the source of a record, and adds its messages to them.
 func (d *data) session(r *store.Record) *counts {
 	c := &d.others
 	if addr := r.Src.Addr().Unmap(); addr.IsValid() {
@@ -204,8 +208,8 @@ func (d *data) session(r *store.Record) *counts {
 	return c
 }
 
-// later adds a record whose events may have been added before. For an aggregate, these
-// are the events of its sessions with findings.
+// later adds a record whose events may already have been added. For an aggregate, the
+// events of its sessions with findings may already have been added.
 func (d *data) later(r *store.Record) error {
 	switch {
 	case r.Sessions > 0:
@@ -220,8 +224,8 @@ func (d *data) later(r *store.Record) error {
 	return nil
 }
 
-// fromStep sets the fields of the event of a step. It returns false for a step that is
-// not an event.
+// fromStep sets the fields of an event from a step. The result is false for a step that
+// is not an event.
 func fromStep(e *events.Event, s *store.Step) bool {
 	decide := func(decision string) {
 		e.Phase, e.Rule, e.Reason = s.PhaseName(), string(s.Text), s.Exempt
@@ -244,7 +248,7 @@ func fromStep(e *events.Event, s *store.Step) bool {
 	return true
 }
 
-// proofOf returns the result of FCrDNS, of which only a pass matters.
+// proofOf returns the result of FCrDNS for an event. Only a pass matters.
 func proofOf(e *events.Event) smtp.FCrDNS {
 	if e.FCrDNS == smtp.FCrDNSPass.String() {
 		return smtp.FCrDNSPass
@@ -296,8 +300,8 @@ func (d *data) addBan(b memory.Ban) {
 // confidences maps words to indices of counts.evidence.
 var confidences = map[string]int{"high": 0, "medium": 1}
 
-// count adds n equal events to c, to the totals and to the lists. place describes a source
-// without an address.
+// count adds n equal events to c, to the totals and to the lists. place describes a
+// source that has no address.
 func (d *data) count(c *counts, e *events.Event, n int, place string) {
 	c.seen(e.Time)
 	switch e.Event {
@@ -305,7 +309,9 @@ func (d *data) count(c *counts, e *events.Event, n int, place string) {
 		d.findings.add(e.Time, n)
 		c.findings += n
 		if t := rules.TokenByName(e.Evidence); t != nil {
-			// Other evidence names a tool. A scanner may rent from a cloud.
+			// Only evidence of a scanner or cloud names an organisation. The name in
+			// other evidence is a tool. A scanner takes precedence, because it may rent
+			// from a cloud.
 			if e.Org != "" && (t.Evidence == rules.Scanner || t.Evidence == rules.Cloud && c.org == "") {
 				c.org = shown(e.Org, 64)
 			}
@@ -349,7 +355,7 @@ func (d *data) standing(s *source, now time.Time) string {
 	return "-"
 }
 
-// A View is the content of scanwatch top. It may be used concurrently.
+// A View contains the data of scanwatch top. A View may be used concurrently.
 type View struct {
 	zone *time.Location
 	now  func() time.Time
@@ -365,19 +371,19 @@ type View struct {
 	missed  uint64
 }
 
-// NewView returns an empty View. Org returns the organisation of an address, or "".
+// NewView returns an empty View. org returns the organisation of an address, or "".
 func NewView(zone *time.Location, now func() time.Time, org func(netip.Addr) string) *View {
 	return &View{zone: zone, now: now, org: org, data: newData(zone, org, now())}
 }
 
-// unread reports whether the records have not been read.
+// unread reports whether the records have not been read yet.
 func (v *View) unread() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.data.memory == nil
 }
 
-// begin blocks events until finish, and returns the current time.
+// begin delays events until finish is called. begin returns the current time.
 func (v *View) begin() time.Time {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -385,7 +391,8 @@ func (v *View) begin() time.Time {
 	return v.now()
 }
 
-// finish replaces the data by data from the records, or keeps it after an error.
+// finish replaces the data by d, which was read from the records. After an error, finish
+// keeps the old data.
 func (v *View) finish(d *data, err error) {
 	v.failed(err)
 	v.mu.Lock()
@@ -402,7 +409,7 @@ func (v *View) finish(d *data, err error) {
 	v.pending, v.reading = nil, false
 }
 
-// failed shows an error of reading, which may be nil.
+// failed sets the read error that the View shows. err may be nil.
 func (v *View) failed(err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -418,7 +425,7 @@ func (v *View) remember(m *memory.Memory) {
 	v.data.memory = m
 }
 
-// record adds a record that was written since finish.
+// record adds a record that was written after finish.
 func (v *View) record(r *store.Record) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -451,7 +458,7 @@ func (v *View) connected(s *control.Status) {
 	v.status, v.down = s, ""
 }
 
-// disconnected sets the reason for the missing connection, and the mode that the filter
+// disconnected sets the reason for the missing connection, and the mode that a filter
 // would have.
 func (v *View) disconnected(err error, mode statedir.Mode) {
 	v.mu.Lock()

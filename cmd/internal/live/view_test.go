@@ -19,10 +19,10 @@ import (
 	"scanwatch/tests/hostiletext"
 )
 
-// now is the time of these tests.
+// now is the current time in the tests.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// newView returns an empty view at that time, in which one network has an organisation.
+// newView returns an empty View at the time now. One network has an organisation.
 func newView() *View {
 	return NewView(time.UTC, func() time.Time { return now }, func(a netip.Addr) string {
 		if netip.MustParsePrefix("192.0.2.0/24").Contains(a) {
@@ -32,13 +32,13 @@ func newView() *View {
 	})
 }
 
-// topStatus returns the status of the filter of these tests.
+// topStatus returns the status of the filter in the tests.
 func topStatus() *control.Status {
 	return &control.Status{Live: control.Live{Sessions: 12, Delayed: 3}, Config: control.Config{Mode: "enforce", Rules: 7},
 		Store: store.Status{Added: 4711, Quarantined: 1}}
 }
 
-// recordedView returns a view with all events of a stream that a filter has sent.
+// recordedView returns a View with all events of a recorded stream.
 func recordedView(t *testing.T) *View {
 	t.Helper()
 	stream, err := os.ReadFile("testdata/events.json")
@@ -57,7 +57,7 @@ func recordedView(t *testing.T) *View {
 	return v
 }
 
-// printed returns the rows of a section, a line each.
+// printed returns the rows of a section as lines.
 func printed(v *View, section, order, width int, filter string) (lines []string) {
 	for _, r := range v.table(section, order, width, filter).rows {
 		var words []string
@@ -114,7 +114,7 @@ func TestActivity(t *testing.T) {
 	}
 }
 
-// TestTables checks the sections with the recorded stream.
+// TestTables checks each section with the recorded stream.
 func TestTables(t *testing.T) {
 	v := recordedView(t)
 	for _, c := range []struct {
@@ -146,9 +146,8 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// TestRecords checks that sessions, aggregates and their decisions count for their
-// sources, and that a session is counted once although it ended while the records were
-// read.
+// TestRecords checks that sessions, aggregates and decisions count for their sources. A
+// session that ends while the records are read must count once.
 func TestRecords(t *testing.T) {
 	v := newView()
 	v.begin()
@@ -201,7 +200,8 @@ func TestRecords(t *testing.T) {
 	if got := heads(v, 80); !strings.Contains(got, "543/h") || !strings.Contains(got, " 31/h, 1 of them observed") {
 		t.Error(got)
 	}
-	// Later records: a session with events, one without, and an aggregate.
+	// The later records are a session with events, a session without events, and an
+	// aggregate.
 	read(v.record, store.Record{ID: 6, Src: host, Counts: store.Counts{Mails: 5}}, finding)
 	read(v.record, store.Record{ID: 7, Src: host, Counts: store.Counts{Mails: 1}})
 	read(v.record, store.Record{ID: 8, Src: host, Sessions: 20, Found: 19, Counts: store.Counts{Mails: 2}}, finding)
@@ -215,8 +215,8 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-// TestWithoutAddress checks that sources without an address are described, and that their
-// row is not selected at first.
+// TestWithoutAddress checks that sources without an address are described. At the start,
+// a row without an address is not selected.
 func TestWithoutAddress(t *testing.T) {
 	v := newView()
 	for i, r := range []store.Record{{Erased: true}, {Sessions: 9}, {Src: netip.MustParseAddrPort("192.0.2.7:25")}} {
@@ -242,7 +242,7 @@ func TestWithoutAddress(t *testing.T) {
 	c.shows("Ban 192.0.2.7 for a day? y/n")
 }
 
-// TestStanding checks that bans of hosts and networks precede standing.
+// TestStanding checks that a ban of a host or network is shown instead of the standing.
 func TestStanding(t *testing.T) {
 	v := newView()
 	v.data.memory = memory.New()
@@ -306,8 +306,8 @@ func TestOrders(t *testing.T) {
 	}
 }
 
-// TestTopIsBounded checks that a view is bounded for any number of clients, and that it
-// counts evictions.
+// TestTopIsBounded checks that the size of a View is bounded for any number of clients.
+// The View must count evictions.
 func TestTopIsBounded(t *testing.T) {
 	v := newView()
 	send := func(i int) {
@@ -347,7 +347,7 @@ func TestTopIsBounded(t *testing.T) {
 	}
 }
 
-// TestFit checks the width of texts in columns.
+// TestFit checks that texts fit the width of columns.
 func TestFit(t *testing.T) {
 	for _, c := range []struct {
 		column column
@@ -370,7 +370,8 @@ func TestFit(t *testing.T) {
 	}
 }
 
-// hostileView returns a view with hostile text wherever a client or a disk controls it.
+// hostileView returns a View with hostile text in every field that a client or a file
+// controls.
 func hostileView() *View {
 	v := newView()
 	for _, e := range hostiletext.Events(now) {

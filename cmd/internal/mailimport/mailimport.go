@@ -1,5 +1,5 @@
 // Package mailimport adds the correspondents in smtpd's mail log to the state of the
-// filter. It uses the control socket, or writes state.db if no filter is running.
+// filter. The import uses the control socket, or writes state.db if no filter is running.
 package mailimport
 
 import (
@@ -23,8 +23,8 @@ import (
 	"scanwatch/store/history"
 )
 
-// KeepDays is the maximum age of imported mail. The state also keeps a known host
-// for this time.
+// KeepDays is the maximum age of imported mail. The state keeps a known host for the same
+// time.
 const KeepDays = 400
 
 const (
@@ -32,7 +32,7 @@ const (
 	maxNames = 500_000 // maximum number of distinct hosts, domains and users
 )
 
-// Options are the options of Import.
+// Options contains the settings of Import.
 type Options struct {
 	Dir     *statedir.Dir
 	Program string // program version for new files
@@ -40,7 +40,8 @@ type Options struct {
 	Stdin   io.Reader // content of the file -
 	Zone    *time.Location
 	DryRun  bool // do not change the state
-	// Again includes mail that was imported before or that the filter has recorded.
+	// If Again is set, mail that was imported before or that the filter has recorded is
+	// imported again.
 	Again bool
 	// Own contains the addresses of this host.
 	Own      []netip.Addr
@@ -67,18 +68,18 @@ type Result struct {
 	Running  bool      `json:"filter_running"`
 }
 
-// Ignored is the number of envelopes that were not imported, for one reason.
+// Ignored counts the envelopes that were not imported for the same reason.
 type Ignored struct {
 	Reason string `json:"reason"`
 	Number uint64 `json:"envelopes"`
 }
 
-// maxRejected is the minimum number of rejected recipients for which the mail of a
-// session is ignored. Such a session may be a directory harvest, which also sends to
+// If a session has at least maxRejected rejected recipients, its mail is ignored. A
+// session with many rejected recipients may be a directory harvest, which also sends to
 // existing mailboxes.
 const maxRejected = 5
 
-// The reasons, in the order of the output.
+// These are the reasons for ignoring an envelope, in the order of the output.
 const (
 	nullSender = iota
 	roleAccount
@@ -121,9 +122,10 @@ type factKey struct {
 	name string     // domain of the sender, or domain to which users sent mail
 }
 
-// Import reads logs and adds their facts to the state. It ignores lines from the
-// periods of earlier imports, which are stored in the state directory. If root runs it,
-// Import opens the logs as root, and uses the state directory as its owner.
+// Import reads logs and adds their facts to the state. The state directory stores the
+// periods of earlier imports. Import ignores lines from a period that was imported
+// earlier. If root runs Import, root opens the logs, and the owner of the state directory
+// uses that directory.
 func Import(o Options) (Result, error) {
 	m := importer{o: o, now: o.Dir.Now(), facts: map[factKey]control.Fact{}, own: map[netip.Addr]bool{},
 		hosts: map[netip.Addr]struct{}{}, domains: map[string]struct{}{}, users: map[string]struct{}{}}
@@ -188,8 +190,8 @@ func (m *importer) result() {
 	}
 }
 
-// firstRecord returns the start of the first recorded session. The state already
-// includes all later deliveries.
+// firstRecord returns the start of the first recorded session. The state already includes
+// deliveries since that time.
 func firstRecord(d *statedir.Dir, warn func(string)) (at time.Time, err error) {
 	r, err := d.Open()
 	if err != nil {
@@ -205,8 +207,8 @@ func firstRecord(d *statedir.Dir, warn func(string)) (at time.Time, err error) {
 	return at, err
 }
 
-// connect sets the sink of the facts: the running filter, the file state.db, or, for a
-// dry run, nothing. The returned function writes all facts to disk and closes the sink.
+// connect sets the sink of the facts to the running filter or to state.db. A dry run has
+// no sink. The returned function writes all facts to disk and closes the sink.
 func (m *importer) connect() (finish func() error, err error) {
 	if m.o.DryRun {
 		m.sink = func([]control.Fact) error { return nil }
@@ -215,8 +217,8 @@ func (m *importer) connect() (finish func() error, err error) {
 	client, err := control.Dial(m.o.Dir.Path)
 	switch {
 	case err == nil:
-		// This connection only checks that the filter is running. The filter would
-		// close it, because reading a log may last longer than the idle timeout.
+		// The connection only checks that the filter is running. Close it, because
+		// reading a log may last longer than the idle timeout of the filter.
 		client.Close()
 		m.r.Running = true
 		m.sink = func(facts []control.Fact) error { return toFilter(m.o.Dir.Path, facts) }
@@ -240,8 +242,7 @@ func toFilter(dir string, facts []control.Fact) error {
 	return client.Flush()
 }
 
-// openState opens state.db. A filter that is started during the import waits for the
-// file.
+// openState opens state.db. A filter that starts during the import waits for the file.
 func (m *importer) openState() (finish func() error, err error) {
 	state, file, err := m.o.Dir.OpenState(m.o.Program)
 	if err != nil {
@@ -256,13 +257,14 @@ func (m *importer) openState() (finish func() error, err error) {
 	return file.Close, nil
 }
 
-// skip counts an envelope that is not imported. It returns true.
+// skip counts an envelope that is not imported. The result is always true.
 func (m *importer) skip(reason int) bool {
 	m.ignored[reason]++
 	return true
 }
 
-// skipped reports whether a fact with this time must be ignored, and counts it.
+// skipped reports whether a fact with this time must be ignored. A fact that is ignored
+// is counted.
 func (m *importer) skipped(server string, at int64) bool {
 	switch {
 	case at < m.now.AddDate(0, 0, -KeepDays).UnixMicro():
@@ -283,9 +285,8 @@ func (m *importer) private(a netip.Addr) bool {
 	return m.own[a] || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast() || a.IsUnspecified() || shared.Contains(a)
 }
 
-// delivered handles an envelope that was accepted from a remote host. It ignores
-// bounces and mail to role accounts, because any client can send them and they
-// therefore do not improve the standing of a host.
+// delivered handles an envelope that was accepted from a remote host. Bounces and mail to
+// role accounts do not improve the standing of a host, because any client can send them.
 func (m *importer) delivered(d *maillog.Delivery) {
 	local, _, _ := strings.Cut(d.Recipient, "@")
 	_, domain, _ := strings.Cut(d.Sender, "@")

@@ -18,7 +18,7 @@ import (
 	"scanwatch/store"
 )
 
-// now is the time of these tests.
+// now is the current time in the tests.
 var now = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
 func directory(t *testing.T) *statedir.Dir {
@@ -64,8 +64,8 @@ func peers(t *testing.T, d *statedir.Dir) map[string]int {
 	return list
 }
 
-// TestImport checks which mail improves the standing of a host, and that a second
-// import of the same lines adds nothing.
+// TestImport checks which mail improves the standing of a host. A second import of the
+// same lines must add nothing.
 func TestImport(t *testing.T) {
 	d := directory(t)
 	log := mail("2025-10-01", "mx", "198.51.100.9", 9, "joe@example.net", "alice@example.org") + // too old
@@ -113,7 +113,7 @@ func TestImport(t *testing.T) {
 			t.Errorf("%d rejected recipients: %+v", n, r)
 		}
 	}
-	// New lines count, including lines from another server.
+	// Another import must count new lines, including lines from another server.
 	more := log + mail("2026-11-22", "mx", "198.51.100.1", 10, "joe@example.net", "alice@example.org") +
 		mail("2026-11-20", "mx2", "198.51.100.3", 11, "joe@example.net", "alice@example.org")
 	if r := run(t, options(d, more)); r.Delivered != 2 {
@@ -167,8 +167,8 @@ func TestInUse(t *testing.T) {
 	}
 }
 
-// TestFacts checks that the facts of a large log are merged by day, host and sender,
-// and are passed to the sink in chronological order.
+// TestFacts checks that the facts of a large log are merged by day, host and sender. The
+// sink receives the facts in chronological order.
 func TestFacts(t *testing.T) {
 	var log strings.Builder
 	for i := range 1000 {
@@ -195,7 +195,8 @@ func TestFacts(t *testing.T) {
 	}
 }
 
-// TestPeriods checks that periods are merged and stored, and that their number is limited.
+// TestPeriods checks that periods are merged and stored, and that the number of periods
+// is limited.
 func TestPeriods(t *testing.T) {
 	dir := t.TempDir()
 	p := periods{}

@@ -17,22 +17,21 @@ import (
 	"scanwatch/cmd/internal/output"
 )
 
-// The file "imported" in the state directory contains one line for each imported period,
-// such as
+// The file "imported" in the state directory contains a line for each imported period.
 //
 //	2026-10-01T00:00:01Z 2026-11-21T10:31:02Z mx
 //
-// The fields are the times of the first and last line of a log, and the name of the
-// server in these lines, escaped as in a URL.
+// The first two fields are the times of the first and last line of a log. The third field
+// is the name of the server in these lines, escaped as in a URL.
 
-// PeriodsFile is the name of the file in the state directory.
+// PeriodsFile is the name of the file that stores the imported periods.
 const PeriodsFile = "imported"
 
 // periodsMode is the mode of a new file.
 const periodsMode = 0o640
 
-// maxPeriods is the maximum number of periods in the file. Overlapping imports share
-// one period.
+// maxPeriods is the maximum number of periods in the file. Imports whose periods overlap
+// share one period.
 const maxPeriods = 10_000
 
 // A period is the time range of a log in microseconds since 1970.
@@ -41,7 +40,7 @@ type period struct{ from, to int64 }
 // periods contains the ordered, disjoint periods of each server.
 type periods map[string][]period
 
-// covers reports whether mail of a server at this time has been imported.
+// covers reports whether the mail of a server at the given time has been imported.
 func (p periods) covers(server string, at int64) bool {
 	for _, one := range p[server] {
 		if one.from <= at && at <= one.to {
@@ -66,7 +65,7 @@ func (p periods) add(server string, from, to int64) {
 	p[server] = merged
 }
 
-// readPeriods reads the file. It returns no periods if the file does not exist.
+// readPeriods reads the file. If the file does not exist, there are no periods.
 func readPeriods(dir string) (periods, error) {
 	p := periods{}
 	name := filepath.Join(dir, PeriodsFile)
@@ -131,8 +130,8 @@ type fileHost struct {
 	server string
 }
 
-// maxServers is the maximum number of entries in fileHosts: a server counts once for
-// each log that contains it.
+// maxServers is the maximum number of entries in fileHosts. A server has an entry for
+// each log that contains its lines.
 const maxServers = 100_000
 
 // add extends the period of a server in a file.

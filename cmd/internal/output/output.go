@@ -1,4 +1,4 @@
-// Package output contains shared output functions of commands: atomic replacement of
+// Package output contains the output functions that commands share: atomic replacement of
 // files, and progress on a terminal.
 package output
 
@@ -24,7 +24,7 @@ func IsTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// A Progress displays on a terminal how many records or bytes have been read.
+// A Progress displays on a terminal the number of records or bytes that have been read.
 type Progress struct {
 	w     io.Writer
 	zone  *time.Location
@@ -40,14 +40,15 @@ func NewProgress(w io.Writer, zone *time.Location) *Progress {
 // progressStep is the number of records between two updates.
 const progressStep = 10_000
 
-// Add adds n records to the progress. The session of the last one ended at the given time.
+// Add adds n records to the progress. at is the end of the session of the last record.
 func (p *Progress) Add(n int, at time.Time) {
 	if p.n += n; p.shown && p.n%progressStep < n {
 		fmt.Fprintf(p.w, "\r%d sessions, %s", p.n, at.In(p.zone).Format("2006-01-02 15:04"))
 	}
 }
 
-// Bytes displays the number of bytes read, with the total if that is not 0.
+// Bytes displays the number of bytes that have been read. If total is not 0, Bytes also
+// displays total.
 func (p *Progress) Bytes(read, total int64) {
 	p.n = progressStep // so that Clear removes the line
 	switch {
@@ -67,8 +68,8 @@ func (p *Progress) Clear() {
 }
 
 // StyleOf returns the style of text that is written to w. The width is the width of the
-// terminal or, if w is not a terminal, the value of the environment variable COLUMNS or
-// else 80. Text on a terminal has colours unless NO_COLOR is set (no-color.org).
+// terminal. If w is not a terminal, the width is the value of COLUMNS in the environment,
+// or 80. Text on a terminal has colours if NO_COLOR is not set (no-color.org).
 func StyleOf(w io.Writer) text.Style {
 	s := text.Style{Columns: 80}
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
@@ -84,7 +85,8 @@ func StyleOf(w io.Writer) text.Style {
 	return s
 }
 
-// Narrower terminals wrap lines themselves, and wider tables are hard to read.
+// The width of text is limited. Narrower terminals wrap lines themselves, and wider
+// tables are hard to read.
 const (
 	minColumns = 60
 	maxColumns = 200

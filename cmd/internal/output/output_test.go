@@ -14,8 +14,8 @@ import (
 	"scanwatch/cmd/internal/owner"
 )
 
-// TestReplace checks that a file is replaced completely or not at all, and that no
-// temporary file remains.
+// TestReplace checks that a file is replaced completely or not at all. No temporary file
+// may remain.
 func TestReplace(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "page.html")
@@ -60,8 +60,8 @@ func TestReplace(t *testing.T) {
 }
 
 // TestReplaceKeeps checks that the new file has the owner, group and mode of the old
-// file, that a link remains and its target is replaced, and that root does not follow a
-// link of another user.
+// file. If the name is a link, its target is replaced. Root does not follow a link of
+// another user.
 func TestReplaceKeeps(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: root is needed to give files to another user")
@@ -105,16 +105,16 @@ func TestReplaceKeeps(t *testing.T) {
 			t.Errorf("%s is no longer a link: %v", link, err)
 		}
 	}
-	// The owner of the directory could have created the link, and root can write to any
-	// file.
+	// Root must not follow this link, because the owner of the directory could have
+	// created it.
 	check(os.WriteFile(page, []byte("old"), 0o640))
 	err = Replace(filepath.Join(theirs, "link"), 0o644, text)
 	if err == nil || !strings.Contains(err.Error(), "root does not follow") {
 		t.Errorf("%v", err)
 	}
 	is(page, 0, lesser, 0o640, "old")
-	// A user cannot give a new file the group of another user's file, so the file must not
-	// be replaced.
+	// The user cannot give the new file the group of root's file, so the file must not be
+	// replaced.
 	ours := filepath.Join(theirs, "ours")
 	check(os.WriteFile(ours, []byte("old"), 0o640))
 	err = owner.Do(theirs, func() error { return Replace(ours, 0o644, text) })
@@ -127,8 +127,7 @@ func TestReplaceKeeps(t *testing.T) {
 	}
 }
 
-// TestTo checks that either the complete output or nothing is written to the standard
-// output.
+// TestTo checks that either the complete output or nothing is written to standard output.
 func TestTo(t *testing.T) {
 	for _, name := range []string{"", "-", "/dev/stdout"} {
 		for _, failure := range []error{nil, errors.New("broken")} {

@@ -14,9 +14,10 @@ import (
 	"scanwatch/cmd/internal/owner"
 )
 
-// Replace atomically replaces the file with the given name, or leaves it unchanged if
-// write fails. The new file has the owner, group and mode of the old file. Without an
-// old file, it has the given mode. If name is a symbolic link, its target is replaced.
+// Replace atomically replaces the file with the given name. If write fails, the file
+// remains unchanged. The new file has the owner, group and mode of the old file. Without
+// an old file, the new file has the given mode. If name is a symbolic link, its target is
+// replaced.
 func Replace(name string, mode os.FileMode, write func(io.Writer) error) error {
 	p, err := owner.Resolve(name)
 	if err == nil {
@@ -37,8 +38,9 @@ func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	// The temporary file must be in the same directory, because it is renamed. Its name
-	// starts with a dot, so that Prometheus collectors of *.prom ignore it.
+	// The temporary file must be in the same directory, because it is renamed. The
+	// temporary name starts with a dot, so that Prometheus collectors of *.prom ignore
+	// the file.
 	temp := fmt.Sprintf(".%s.%016x", p.Name, rand.Uint64())
 	f, err := p.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if path := new(fs.PathError); errors.As(err, &path) {
@@ -63,9 +65,8 @@ func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err
 	return nil
 }
 
-// keepOwner sets the owner and group of the new file to the owner and group of the old
-// file. old is nil without an old file. If the group changed, other users could read
-// the content.
+// keepOwner sets the owner and group of the old file on the new file. If the group
+// changed, other users could read the content. If there is no old file, old is nil.
 func keepOwner(f *os.File, old fs.FileInfo) error {
 	if old == nil {
 		return nil
@@ -87,9 +88,9 @@ func keepOwner(f *os.File, old fs.FileInfo) error {
 // Stdout is the name of standard output in options that name a file.
 const Stdout = "-"
 
-// To replaces the file with the given name, or writes to stdout if name is empty, "-" or
-// /dev/stdout: the last is a link to a file that must not be replaced. If write fails, the
-// file and stdout remain unchanged.
+// To replaces the file with the given name. If name is empty, "-" or /dev/stdout, To
+// writes to stdout. /dev/stdout is a link to a file that must not be replaced. If write
+// fails, the file and stdout remain unchanged.
 func To(stdout io.Writer, name string, mode os.FileMode, write func(io.Writer) error) error {
 	if name != "" && name != Stdout && name != "/dev/stdout" {
 		return Replace(name, mode, write)

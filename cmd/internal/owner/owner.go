@@ -1,11 +1,11 @@
 // Package owner allows root to work in directories of other users.
 //
-// The owner of a directory can replace files, directories and links in it at any time,
-// so root must not use paths in such a directory. There are two solutions. Do and
-// Become act with the rights of that user, so that the system denies all other
+// The owner of a directory can replace files, directories and links in it at any time.
+// Root must therefore not use paths in such a directory. There are two solutions. Do and
+// Become act with the rights of the owner, so that the system denies all other
 // operations. Resolve opens the directory of a file once and never follows a link of
-// another user. For processes that do not run as root, these functions do nothing
-// special.
+// another user. In a process that does not run as root, all functions of this package
+// only perform the operation.
 package owner
 
 import (
@@ -26,9 +26,9 @@ type User struct {
 
 func (u *User) String() string { return fmt.Sprintf("uid %d, the owner of %s", u.ID, u.Dir) }
 
-// userOf returns the user other than root who can replace files in the directory, or
-// nil. A directory that several users can change is an error, unless its entries are
-// protected by the sticky bit.
+// userOf returns the user other than root who can replace files in the directory, or nil.
+// A directory that several users can change is an error if the sticky bit does not
+// protect its entries.
 func userOf(name string, info fs.FileInfo) (*User, error) {
 	uid, gid := ids(info)
 	mode := info.Mode()
@@ -56,8 +56,8 @@ func ids(info fs.FileInfo) (uid, gid int) {
 	return int(s.Uid), int(s.Gid)
 }
 
-// groupOf returns the group of a user. It returns other for a user without an account,
-// which is possible in a container.
+// groupOf returns the group of a user. For a user without an account, which is possible
+// in a container, groupOf returns other.
 func groupOf(uid, other int) int {
 	account, err := user.LookupId(strconv.Itoa(uid))
 	if err != nil {
@@ -70,8 +70,8 @@ func groupOf(uid, other int) int {
 	return gid
 }
 
-// Of returns the user other than root who can replace files in dir or dir itself, or
-// nil. Files below a directory that only root can reach are safe.
+// Of returns the user other than root who can replace dir or files in dir, or nil. Files
+// below a directory that only root can reach are safe.
 func Of(dir string) (*User, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -84,9 +84,9 @@ func Of(dir string) (*User, error) {
 	return w.user, nil
 }
 
-// Do calls f with the rights of the user who can replace files in dir. The whole
-// process has these rights during the call, so f must not start goroutines that use
-// files after it returns. Without such a user, f runs as root.
+// Do calls f with the rights of the user who can replace files in dir. During the call,
+// the whole process has the rights of that user. Goroutines that f starts must not use
+// files after f returns. If Of returns no user, f runs with unchanged rights.
 func Do(dir string, f func() error) error {
 	u, err := Of(dir)
 	switch {
@@ -105,8 +105,8 @@ func (u *User) do(f func() error) (err error) {
 	}
 	group := syscall.Getegid()
 	defer func() {
-		// If root's rights cannot be restored, later operations of the command fail, so the
-		// error is also reported there.
+		// If the rights of root cannot be restored, later operations of the command also
+		// fail.
 		if back := errors.Join(syscall.Seteuid(0), syscall.Setegid(group), syscall.Setgroups(groups)); back != nil {
 			err = errors.Join(err, fmt.Errorf("become root again: %w", back))
 		}
@@ -120,7 +120,7 @@ func (u *User) do(f func() error) (err error) {
 			return fmt.Errorf("act as %v: %w", u, err)
 		}
 	}
-	// The user may have no access to root's current directory.
+	// Unset TMPDIR, because the user may have no access to root's temporary directory.
 	os.Unsetenv("TMPDIR")
 	if err = f(); errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w (as %v)", err, u)

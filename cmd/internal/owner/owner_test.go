@@ -102,7 +102,7 @@ func TestOf(t *testing.T) {
 }
 
 // TestDo checks that the process has the rights of the owner during the call, and the
-// rights of root after it.
+// rights of root after the call.
 func TestDo(t *testing.T) {
 	dir := open(t)
 	theirs := mkdir(t, filepath.Join(dir, "theirs"), 0o750, lesser, lesser)

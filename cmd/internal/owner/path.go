@@ -19,8 +19,8 @@ type Place struct {
 	Name string
 }
 
-// Resolve opens the directory of a file, which need not exist. A link to the file is
-// followed, so that Name is the name of its target. Root does not follow a link that
+// Resolve opens the directory of a file. The file need not exist. A link to the file is
+// followed, so that Name is the name of the target. Root does not follow a link that
 // another user has created or can replace.
 func Resolve(path string) (*Place, error) {
 	if os.Geteuid() != 0 {
@@ -40,8 +40,8 @@ func Resolve(path string) (*Place, error) {
 	return &Place{dir, w.name}, nil
 }
 
-// resolve is Resolve for processes that do not run as root. It needs no checks, because the
-// system enforces the rights of the user.
+// resolve is Resolve for a process that does not run as root. No checks are needed,
+// because the system enforces the rights of the user.
 func resolve(path string) (*Place, error) {
 	for range maxLinks {
 		target, err := os.Readlink(path)
@@ -70,8 +70,8 @@ type walker struct {
 	closed int   // number of dirs up to the last directory that only root can reach; 0 if none
 }
 
-// walk follows a path. If enter is set, the last element is entered if it is a
-// directory.
+// walk follows a path. If enter is set and the last element is a directory, walk also
+// enters that directory.
 func walk(path string, enter bool) (w *walker, err error) {
 	if !filepath.IsAbs(path) {
 		here, err := os.Getwd()
@@ -96,8 +96,8 @@ func walk(path string, enter bool) (w *walker, err error) {
 	return w, nil
 }
 
-// split returns the elements of a path. It keeps "..", because the element before it
-// may be a link.
+// split returns the elements of a path. The element ".." remains, because the element
+// before it may be a link.
 func split(path string) (list []string) {
 	for _, name := range strings.Split(path, "/") {
 		if name != "" && name != "." {
@@ -126,7 +126,7 @@ func (w *walker) back(n int) {
 	}
 }
 
-// look records the user who can change the last directory.
+// look stores the user who can change the last directory.
 func (w *walker) look() error {
 	info, err := w.top().Stat(".")
 	if err != nil || w.closed > 0 || w.user != nil {
@@ -175,7 +175,7 @@ func (w *walker) step(enter bool) error {
 	return w.look()
 }
 
-// follow follows a link if only root can have created it and can replace it.
+// follow follows a link if only root can have created the link and can replace it.
 func (w *walker) follow(name string, info fs.FileInfo) error {
 	dir := w.top()
 	path := filepath.Join(dir.Name(), name)
@@ -208,8 +208,8 @@ func replaced(dir *os.Root, name string) error {
 	return fmt.Errorf("open %s: was replaced while it was opened; try again", filepath.Join(dir.Name(), name))
 }
 
-// Regular returns information about the file. The error is fs.ErrNotExist if the file
-// does not exist. A file that is not a regular file is an error.
+// Regular returns information about the file. If the file does not exist, the error is
+// fs.ErrNotExist. A file that is not regular is also an error.
 func (p *Place) Regular() (fs.FileInfo, error) {
 	info, err := p.Lstat(p.Name)
 	if err == nil && !info.Mode().IsRegular() {
@@ -218,7 +218,7 @@ func (p *Place) Regular() (fs.FileInfo, error) {
 	return info, err
 }
 
-// Open resolves path with Resolve and opens the regular file for reading.
+// Open resolves path with Resolve, and opens the regular file for reading.
 func Open(path string) (*os.File, error) {
 	p, err := Resolve(path)
 	if err != nil {

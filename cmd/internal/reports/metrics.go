@@ -13,8 +13,8 @@ import (
 	"scanwatch/store/report"
 )
 
-// metricRules is the maximum number of rules with their own sample, because the number
-// of labels must be limited. The rules with the most sessions on the day have samples.
+// metricRules is the maximum number of rules with a sample, because the number of labels
+// must be limited. The rules with the most sessions on the day have samples.
 const metricRules = 50
 
 // Metrics returns the metrics of the filter, the state directory and the last day. The
@@ -51,8 +51,8 @@ func with(label, name string, v float64) report.Sample {
 
 func seconds(t time.Time) float64 { return float64(t.UnixMicro()) / 1e6 }
 
-// todayMetrics returns the counters of the current day (UTC), which start at 0 each
-// day. They include sessions that were not recorded.
+// todayMetrics returns the counters of the current day (UTC), which start at 0 each day.
+// The counters include sessions that were not recorded.
 func todayMetrics(days []memory.Day, now time.Time) []report.Metric {
 	var today memory.Day
 	for _, d := range days {
@@ -85,8 +85,8 @@ func todayMetrics(days []memory.Day, now time.Time) []report.Metric {
 	}
 }
 
-// filterMetrics returns the metrics of the filter, and the disk budget. Some metrics
-// are missing if the filter is not running.
+// filterMetrics returns the metrics of the filter and the disk budget. If the filter is
+// not running, some metrics are missing.
 func filterMetrics(dir *statedir.Dir) (all []report.Metric, budget int64) {
 	const upHelp = "Whether the filter runs and answers."
 	status, err := askStatus(dir)

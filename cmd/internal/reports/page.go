@@ -53,7 +53,8 @@ func (a *Report) Page(limit int) (*report.Page, error) {
 	return p, nil
 }
 
-// organisation returns a function that returns the organisation of an address, or nil.
+// organisation returns a function that looks up the organisation of an address. If locate
+// is nil, organisation returns nil.
 func organisation(locate func(netip.Addr) report.Place) func(netip.Addr) string {
 	if locate == nil {
 		return nil
@@ -68,7 +69,7 @@ func SortBans(list []memory.Ban) {
 	})
 }
 
-// setBanned sets the end of the enforced bans of the sources.
+// setBanned sets the end of the enforced ban of each banned source.
 func setBanned(sources []report.Source, bans []memory.Ban) {
 	for i := range sources {
 		p, _, err := prefix.Parse(sources[i].Address)
@@ -85,7 +86,7 @@ func setBanned(sources []report.Source, bans []memory.Ban) {
 	}
 }
 
-// A BanHost identifies a banned host. Its texts are printable.
+// A BanHost identifies a banned host. All texts are printable.
 type BanHost struct {
 	Name string // latest reverse DNS name; empty if none, or if the hosts in a /64 differ in it
 	Org  string // organisation; empty if unknown
@@ -102,9 +103,9 @@ func (h *BanHost) String() string {
 	return strings.TrimSpace(h.Name + " (" + h.Org + ")")
 }
 
-// BanHosts returns a map, and a visitor that fills it with the name and organisation of
-// each banned host. org returns the organisation of an address, for hosts without findings
-// that name it; it may be nil.
+// BanHosts returns a map and a visitor. The visitor fills the map with the name and
+// organisation of each banned host. org returns the organisation of a host whose findings
+// do not name one, and may be nil.
 func BanHosts(list []memory.Ban, org func(netip.Addr) string) (map[netip.Prefix]*BanHost, history.Visitor) {
 	hosts := map[netip.Prefix]*BanHost{}
 	for i := range list {
@@ -143,7 +144,7 @@ func BanHosts(list []memory.Ban, org func(netip.Addr) string) (map[netip.Prefix]
 }
 
 // before returns the figures of the preceding period of the same length. If records of
-// that period are missing, it returns the reason why the figures are omitted.
+// that period are missing, before returns the reason for omitting the figures.
 func (a *Report) before() (b report.Before, err error) {
 	s := a.source
 	since := s.Selector.Since
@@ -174,7 +175,7 @@ func (a *Report) before() (b report.Before, err error) {
 	return b, nil
 }
 
-// recordedBefore reports whether a session ended before a time.
+// recordedBefore reports whether a recorded session ended before a time.
 func (s *Source) recordedBefore(at time.Time) (yes bool, err error) {
 	r, err := s.Dir.Open()
 	if err != nil {
@@ -187,8 +188,8 @@ func (s *Source) recordedBefore(at time.Time) (yes bool, err error) {
 }
 
 // places returns a function that looks up an address in the databases of the
-// configuration, and the problems of the databases. The function is nil if there is no
-// database.
+// configuration. Without a database, the function is nil. places also returns the
+// problems of the databases.
 func (s *Source) places() (func(netip.Addr) report.Place, []string) {
 	var problems []string
 	settings := &s.Dir.Settings

@@ -21,7 +21,7 @@ import (
 	"scanwatch/store/report"
 )
 
-// fillDays writes sessions of different hosts for the days before now. n contains the
+// fillDays writes sessions of different hosts for the days before now. days contains the
 // number of sessions of each day, the latest day first. A tenth of the sessions have a
 // message.
 func fillDays(t *testing.T, dir string, days ...int) {
@@ -81,8 +81,8 @@ func pageOf(t *testing.T, dir string, limit int, selected selector.Selector, set
 	return p
 }
 
-// TestBefore checks the figures of the preceding period, and that they are omitted if
-// the records do not reach back to its start.
+// TestBefore checks the figures of the preceding period. The figures are omitted if the
+// records do not reach back to the start of that period.
 func TestBefore(t *testing.T) {
 	day := 24 * time.Hour
 	full := t.TempDir()
@@ -111,7 +111,7 @@ func TestBefore(t *testing.T) {
 	if p := pageOf(t, full, 10, selector.Selector{}, rules.Settings{}); p.Before != (report.Before{}) {
 		t.Errorf("all sessions: %+v", p.Before)
 	}
-	// A day of the preceding period is lost.
+	// Corrupt a day of the preceding period.
 	if err := corrupt(filepath.Join(full, "sessions", "2026-11-01.db")); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestBefore(t *testing.T) {
 	}
 }
 
-// TestPage checks the parts of the page that are not in the summary.
+// TestPage checks the contents of the page that are not in the summary.
 func TestPage(t *testing.T) {
 	dir := t.TempDir()
 	fillDays(t, dir, 30)
@@ -159,8 +159,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestBansUnknown checks that the page reports that bans are unknown if the state is
-// corrupt.
+// TestBansUnknown checks that the page reports unknown bans if the state is corrupt.
 func TestBansUnknown(t *testing.T) {
 	dir := t.TempDir()
 	fillDays(t, dir, 3)
@@ -174,8 +173,8 @@ func TestBansUnknown(t *testing.T) {
 	}
 }
 
-// TestBanHosts checks that the ban of a /64 shows neither the name of a host with its own
-// proven name, nor one of several names.
+// TestBanHosts checks the name that is shown for the ban of a /64. The page must not show
+// the name of a host with its own proven name, or one of several names.
 func TestBanHosts(t *testing.T) {
 	record := func(src, rdns string, f smtp.FCrDNS, org string) *store.Record {
 		var b []byte

@@ -17,7 +17,7 @@ import (
 	"scanwatch/store/report"
 )
 
-// busy is a filter whose sessions end between the commands that a report sends.
+// busy is a filter. Sessions end between the commands that a report sends to busy.
 type busy struct {
 	w  *store.Writer
 	m  *memory.Memory
@@ -27,7 +27,7 @@ type busy struct {
 	summed atomic.Int64 // number of sessions in aggregates that are not yet written
 }
 
-// now returns the end of the last session.
+// now returns the time at which the last session ended.
 func (b *busy) now() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -26,8 +26,8 @@ type Source struct {
 	Host     string // name of this machine; may be empty
 }
 
-// ahead is the time by which a session can end after now because the clock was set back.
-// A later session is from a time when the clock was further off.
+// ahead is the tolerance for sessions that end after now because the clock was set back.
+// A session that ends even later was recorded with a wrong clock.
 const ahead = 2 * 24 * time.Hour
 
 // A period is the result of reading the selected records.
@@ -38,9 +38,10 @@ type period struct {
 	future   int // sessions that are not in the period, because they end after its end
 }
 
-// collect calls v for each selected record, which returns an error if the steps of the
-// record are corrupt. Without a selected end, the sessions from a wrong clock do not
-// extend the period: otherwise it would not end for years.
+// collect calls v for each selected record. v returns an error for a record with corrupt
+// steps. If the user has not selected an end, sessions that were recorded with a wrong
+// clock do not extend the period. A wrong clock could otherwise extend the period by
+// years.
 func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err error) {
 	now := s.Dir.Now()
 	p.until = s.Selector.Until
@@ -70,8 +71,8 @@ func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err 
 	return p, err
 }
 
-// gcPercent is lower than Go's default to save memory. A report keeps most of the
-// memory that it allocates, so collections are still rare.
+// gcPercent is lower than Go's default, to save memory. A report keeps most of the memory
+// that it allocates, so garbage collections are still rare.
 const gcPercent = 5
 
 // A Report contains the counts of the selected sessions.
@@ -89,8 +90,8 @@ type Report struct {
 	site      report.Site
 }
 
-// Read counts the selected sessions. Unless quiet is set, the report contains a problem
-// if no session was selected.
+// Read counts the selected sessions. If no session was selected and quiet is not set, the
+// report contains a problem.
 func (s *Source) Read(quiet bool) (*Report, error) {
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	// Read the counters before the filter writes its records, so that the records
@@ -133,8 +134,8 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 		problems[i] = text.Escape(problems[i])
 	}
 	a.problems = problems
-	// The counters include the sessions in unreadable files. They must agree with the
-	// records only if all files are readable.
+	// The counters include the sessions in unreadable files. Compare the counters with
+	// the records only if all files are readable.
 	if !s.Selector.Narrow() && r.Unread == 0 {
 		a.days = []report.DayCount{}
 		for i := range days {
@@ -161,8 +162,8 @@ func (a *Report) Summary(limit int) *report.Summary {
 	return summary
 }
 
-// Summary reads the selected sessions and returns their summary. The error incomplete
-// is not nil if files could not be read. Lists have at most limit entries.
+// Summary reads the selected sessions and returns their summary. Lists have at most limit
+// entries. The error incomplete is not nil if files could not be read.
 func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomplete, err error) {
 	a, err := s.Read(quiet)
 	if err != nil {
@@ -171,7 +172,7 @@ func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomp
 	return a.Summary(limit), a.Incomplete, nil
 }
 
-// gaps describes the records that are missing from the report.
+// gaps describes the sessions that are missing from the report.
 func gaps(r *statedir.Records, p *period) (problems []string) {
 	if p.damaged > 0 {
 		problems = append(problems, fmt.Sprintf("%d sessions have damaged steps and are only counted", p.damaged))
@@ -186,8 +187,8 @@ func gaps(r *statedir.Records, p *period) (problems []string) {
 	return problems
 }
 
-// problems returns the problems in the status of the running filter. It adds a problem
-// if the disk budget is too small for the retention.
+// problems returns the problems in the status of the running filter. A disk budget that
+// is too small for the retention is also a problem.
 func (s *Source) problems(client *control.Client) (problems []string) {
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	limits := s.Dir.Limits()
@@ -219,8 +220,9 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 	return problems
 }
 
-// budgetFull is the use of the disk budget, in percent, above which a history shorter
-// than the retention is a problem. The records use at most seven eighths of the budget.
+// budgetFull is a percentage of the disk budget. If more of the budget is in use, a
+// history that is shorter than the retention is a problem. The records use at most seven
+// eighths of the budget.
 const budgetFull = 80
 
 // statusProblems returns the problems in the status of a filter.
@@ -246,7 +248,7 @@ func statusProblems(s *control.Status, zone *time.Location) (problems []string) 
 	return append(problems, s.Config.Notes...)
 }
 
-// read calls v for each selected record. It returns the end and the problems of the
+// read calls v for each selected record, and returns the end and the problems of the
 // period. The error incomplete is not nil if files could not be read.
 func (s *Source) read(v history.Visitor) (until time.Time, problems []string, incomplete, err error) {
 	r, err := s.Dir.Open()
@@ -259,8 +261,8 @@ func (s *Source) read(v history.Visitor) (until time.Time, problems []string, in
 }
 
 // Returns returns the report on hosts that reconnected after a ban or finding. The
-// error incomplete is not nil if files could not be read. Further visitors receive the
-// same records.
+// visitors in further receive the same records. The error incomplete is not nil if files
+// could not be read.
 func (s *Source) Returns(further ...history.Visitor) (summary *report.ReturnSummary, incomplete, err error) {
 	c := report.NewReturns(memory.Number)
 	until, problems, incomplete, err := s.read(both(append(further, c.Visitor())))
@@ -288,8 +290,8 @@ func both(all []history.Visitor) (v history.Visitor) {
 	return v
 }
 
-// Users returns the report on logins. Lists have at most limit entries. Incomplete is not
-// nil if files could not be read.
+// Users returns the report on logins. Lists have at most limit entries. The error
+// incomplete is not nil if files could not be read.
 func (s *Source) Users(limit int) (summary *report.UserSummary, incomplete, err error) {
 	c := report.NewUsers()
 	until, problems, incomplete, err := s.read(c.Visitor())
@@ -299,8 +301,8 @@ func (s *Source) Users(limit int) (summary *report.UserSummary, incomplete, err 
 	return c.Summary(s.Selector.Since, until, limit, problems), incomplete, nil
 }
 
-// Scanners returns the report on scanning organisations. contacts may be nil. The error
-// incomplete is not nil if files could not be read.
+// Scanners returns the report on scanning organisations. contacts contains the opt-outs,
+// and may be nil. The error incomplete is not nil if files could not be read.
 func (s *Source) Scanners(contacts map[string]report.OptOut) (summary *report.ScannerSummary, incomplete, err error) {
 	c := report.NewScanners()
 	until, problems, incomplete, err := s.read(c.Visitor())

@@ -17,11 +17,11 @@ import (
 	"scanwatch/store"
 )
 
-// now is the time of these tests.
+// now is the current time in the tests.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// TestProblems checks that a report contains the problems of the filter, and a problem
-// if the budget is too small.
+// TestProblems checks that a report contains the problems of the filter. A budget that is
+// too small is also a problem.
 func TestProblems(t *testing.T) {
 	dir, err := os.MkdirTemp("", "sw") // a short name for the socket
 	if err != nil {
@@ -85,7 +85,8 @@ func TestProblems(t *testing.T) {
 }
 
 // TestFuture checks that a session from a time when the clock was years ahead does not
-// extend the period of later reports. At its end, every ban would have ended.
+// extend the period of later reports. If the clock extended the period, every ban would
+// have ended.
 func TestFuture(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

@@ -1,7 +1,8 @@
-// Package sandbox drops privileges that the filter or a companion does not need, to
-// limit the effect of a vulnerability. The process cannot run programs, use the network,
-// or access files of other programs. Restrictions that the operating system does not support are
-// omitted, because a filter without a sandbox is better than no mail server.
+// Package sandbox drops privileges that the filter or a companion does not need. A
+// sandbox limits the effect of vulnerabilities. In the sandbox, the process cannot run
+// programs, use the network, or access files of other programs. Restrictions that the
+// operating system does not support are omitted, because a filter without a sandbox is
+// better than no mail server.
 package sandbox
 
 import (
@@ -14,21 +15,23 @@ import (
 
 // Paths contains the files that the process can access in the sandbox.
 type Paths struct {
-	// State is the state directory; empty if it is not needed.
+	// State is the state directory, or empty if the process does not need it.
 	State string
-	// Read contains files that the filter reads. Files that replace them can also be read.
+	// Read contains files that the filter reads. If a file is replaced, the filter can
+	// also read the replacement.
 	Read []string
-	// Look contains files whose creation the filter must detect. The filter does not
-	// read them.
+	// Look contains files whose creation the filter must detect, but that the filter does
+	// not read.
 	Look []string
-	// Log is the socket of syslogd(8); empty if it is not needed.
+	// Log is the socket of syslogd(8), or empty if the process does not need it.
 	Log string
-	// Run is the directory of the companions' socket; empty without companions.
+	// Run is the directory of the companions' socket, or empty without companions.
 	Run string
-	// Connect is the socket of another process; empty if it is not needed.
+	// Connect is the socket of another process, or empty if the process does not need
+	// one.
 	Connect string
-	// Serve is set if the process answers clients on Internet sockets that it has opened
-	// before.
+	// Serve is set if the process answers clients on Internet sockets that it opened
+	// before Enter.
 	Serve bool
 }
 
@@ -68,13 +71,13 @@ const (
 	useRun               // the directory of a socket that the filter creates
 )
 
-// Prepare resolves the paths. It creates the state directory if possible, because only
-// an existing directory can be granted. Prepare may wait for the disk.
+// Prepare resolves the paths. Prepare creates the state directory if possible, because
+// only an existing directory can be granted. Prepare may wait for the disk.
 func Prepare(p Paths) *Plan { return &Plan{p.grants(), p.Serve} }
 
-// Enter restricts all threads of the process to the plan, as far as the operating
-// system supports it. During the call no thread may wait for a disk, because on some
-// systems all threads must enter together.
+// Enter restricts all threads of the process to the plan, as far as the operating system
+// supports this. No thread may wait for a disk during the call, because on some systems
+// all threads must enter together.
 func (p *Plan) Enter() *Report {
 	r := new(Report)
 	r.enter(p)
@@ -99,8 +102,8 @@ func (r *Report) Attrs() []any {
 	}
 }
 
-// Covers reports whether file can be read, after symbolic links are resolved. It
-// returns false for a file that was configured after Enter.
+// Covers reports whether the sandbox allows reading file, after symbolic links are
+// resolved. Covers returns false for a file that was configured after Enter.
 func (r *Report) Covers(file string) bool {
 	if r == nil || !r.Files {
 		return true
@@ -132,9 +135,9 @@ func resolve(file string) string {
 	return file
 }
 
-// state returns the directory that is granted for the state: State, or its parent if
-// State does not exist and cannot be created. It never returns the root directory,
-// because that contains all files.
+// state returns the directory that is granted for the state. If State does not exist and
+// cannot be created, the result is its parent. The root directory is never granted,
+// because it contains all files.
 func (p Paths) state() string {
 	_ = os.Mkdir(p.State, 0o750) // the store logs the error
 	if parent := filepath.Dir(absolute(p.State)); !isDir(p.State) && parent != "/" {

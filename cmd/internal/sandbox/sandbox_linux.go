@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Rights below a directory. The kernel may not support all of them. They do not include
-// the execution of programs, or moving files between directories, because the first
-// kernels with Landlock cannot grant the latter.
+// These are rights below a directory. Old kernels support only some of the rights. No
+// right allows the execution of programs. Moving files between directories is also
+// denied, because the first kernels with Landlock cannot grant it.
 const (
 	readFiles landlock.AccessFSSet = ll.AccessFSReadFile
 	// In the state directory, the filter creates the control socket and the directory of
@@ -30,8 +30,8 @@ var rights = map[use]landlock.AccessFSSet{
 // resolveUnix is the first version of Landlock that restricts connections to sockets.
 const resolveUnix = 9
 
-// grants returns directories instead of files. A Landlock rule applies to an inode, so
-// a rule for a file would not apply after an editor has replaced the file.
+// grants returns directories instead of files. A Landlock rule applies to an inode. A
+// rule for a file would not apply after an editor has replaced the file.
 func (p Paths) grants() []grant {
 	var all []grant
 	add := func(use use, dir string) {
@@ -60,7 +60,7 @@ func (p Paths) grants() []grant {
 	return all
 }
 
-// Sockets that are open already remain usable.
+// Sockets that are already open remain usable.
 func (r *Report) enter(p *Plan) {
 	r.landlock(p.grants)
 	r.seccomp()
@@ -89,9 +89,9 @@ func (r *Report) landlock(grants []grant) {
 	r.IPC = abi >= 6 && errata&2 != 0 // only on kernels on which it does not block signals between threads
 }
 
-// seccomp restricts system calls other than file access. It is also needed for the
-// network: since Linux 6.7, Landlock restricts TCP, but neither most other protocols
-// nor Multipath TCP, which only requires another argument of socket(2).
+// seccomp restricts system calls other than file access. seccomp is also needed for the
+// network. Landlock restricts TCP since Linux 6.7, but not most other protocols. Landlock
+// also does not restrict Multipath TCP, which only needs another argument of socket(2).
 func (r *Report) seccomp() {
 	arch, ok := auditArch[runtime.GOARCH]
 	if !ok {
@@ -106,7 +106,7 @@ func (r *Report) seccomp() {
 		return
 	}
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	// Without the flag SPEC_ALLOW, kernels before 5.16 slow down the whole process.
+	// Without the flag SPEC_ALLOW, a kernel before 5.16 slows down the whole process.
 	thread, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
 		unix.SECCOMP_FILTER_FLAG_TSYNC|unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(&prog)))
 	switch {
@@ -121,7 +121,7 @@ func (r *Report) seccomp() {
 	}
 }
 
-// auditArch contains the architectures that denials supports. They are 64-bit,
+// auditArch contains the architectures that denials supports. All are 64-bit and
 // little-endian, and have a separate system call for socket(2).
 var auditArch = map[string]uint32{
 	"amd64":   unix.AUDIT_ARCH_X86_64,
@@ -130,8 +130,8 @@ var auditArch = map[string]uint32{
 }
 
 // denials returns the program that seccomp(2) runs before each system call. The program
-// denies a list of calls and allows all others, because the Go runtime uses different
-// calls in each version, and they must not fail.
+// denies a list of calls and allows all other calls. An allowlist would break the Go
+// runtime, which uses different calls in each version.
 func denials(arch uint32) []unix.SockFilter {
 	const (
 		number, audit, firstArg = 0, 4, 16 // offsets in struct seccomp_data

@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test runs its own program with and without the sandbox, to show that the sandbox
-// is the cause of the errors.
+// The test runs its own program with and without the sandbox. The comparison shows that
+// the sandbox is the cause of the errors.
 const (
 	envHelper   = "SANDBOX_TEST_HELPER" // run with or without the sandbox
 	envDir      = "SANDBOX_TEST_DIR"
@@ -45,7 +45,7 @@ type attempt struct {
 	do   func() error
 }
 
-// effects contains the possible restrictions. The helper prints the active ones.
+// effects contains the possible restrictions. The helper prints the active restrictions.
 var effects = []struct {
 	name string
 	in   func(*Report) bool
@@ -202,8 +202,8 @@ func paths(dir string) Paths {
 const threads = 3
 
 // helper runs all attempts on threads that existed before the call of Enter, because
-// Enter might not restrict such threads. It prints a line for each attempt on each
-// thread.
+// Enter might fail to restrict such threads. helper prints a line for each attempt on
+// each thread.
 func helper(dir string, confine bool) {
 	var ready, all sync.WaitGroup
 	begin, turn := make(chan struct{}), make(chan struct{}, 1) // the threads take turns
@@ -231,8 +231,8 @@ func helper(dir string, confine bool) {
 		}
 		fmt.Printf("problems\t0\t%v\n", r.Problems)
 		fmt.Printf("covers\t0\t%v %v\n", r.Covers(filepath.Join(dir, "etc/friends")), r.Covers(filepath.Join(dir, "secret")))
-		// The file is replaced after Enter, because Landlock's rules apply to existing
-		// inodes, and an editor creates new files.
+		// Replace the file after Enter, because Landlock rules apply to existing inodes,
+		// and an editor creates a new file.
 		conf := filepath.Join(dir, "etc/scanwatch.conf")
 		fmt.Println("ready\t0\t" + conf)
 		_, _ = os.Stdin.Read(make([]byte, 1)) // wait until the file is replaced
@@ -332,14 +332,14 @@ func run(t *testing.T, how string) map[[2]string]string {
 	return told
 }
 
-// TestConfined checks that in the sandbox every thread can perform the operations of
-// the filter but not the operations of an attacker, and that both are possible without the
-// sandbox.
+// TestConfined checks that every thread in the sandbox can perform the operations of the
+// filter, but not the operations of an attacker. Without the sandbox, all operations must
+// be possible.
 func TestConfined(t *testing.T) {
 	_, known := auditArch[runtime.GOARCH]
 	expect := map[string]bool{"files": landlockVersion() >= 1, "exec": known || landlockVersion() >= 1, "net": known}
 	if landlockVersion() < 1 {
-		// This is not a failure, even where no test may be skipped.
+		// A kernel without Landlock is not a failure, even where no test may be skipped.
 		t.Log("SKIP: THIS KERNEL HAS NO LANDLOCK: THE ACCESS TO FILES IS NOT TESTED")
 	}
 	confined, free := run(t, "confined"), run(t, "free")

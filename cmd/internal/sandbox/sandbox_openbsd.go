@@ -9,18 +9,18 @@ import (
 )
 
 // promises is the argument of pledge(2). filter-scanwatch(8) gives the reason for each
-// promise. With "error", a call that was not promised returns an error. Without it, the
-// kernel would kill the process, and smtpd would exit.
+// promise. With the promise "error", forbidden system calls return an error. Otherwise
+// the kernel would kill the process, and smtpd would exit.
 const promises = "error stdio rpath wpath cpath fattr flock unix"
 
-// servePromises are the promises of a process that only reads files, connects to a
-// socket and answers clients.
+// servePromises is the argument of pledge(2) for a process that only reads files,
+// connects to a socket and answers clients.
 const servePromises = "error stdio rpath unix inet"
 
 // permissions contains the arguments of unveil(2).
 var permissions = map[use]string{useRead: "r", useState: "rwc", useSocket: "rw", useRun: "rwc"}
 
-// grants returns single files. They need not exist and may be replaced, because
+// grants returns single files. The files need not exist and may be replaced, because
 // unveil(2) identifies a file by its name in a directory.
 func (p Paths) grants() []grant {
 	var all []grant

@@ -26,8 +26,8 @@ func TestWithin(t *testing.T) {
 	}
 }
 
-// TestState checks that the state directory is created, or else its parent is granted
-// unless it is the root directory.
+// TestState checks that Prepare creates the state directory. If Prepare cannot create the
+// directory, the parent is granted, but never the root directory.
 func TestState(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")

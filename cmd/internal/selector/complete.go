@@ -9,7 +9,7 @@ import (
 	"scanwatch/rules"
 )
 
-// Complete registers the completion of flag values in cmd. It must be called after
+// Complete registers the completion of flag values in cmd. Complete must be called after
 // Register. ruleNames returns the names of rules.
 func Complete(cmd *cobra.Command, ruleNames func() []string) {
 	tokens := func() []string { return append(Tokens(), AnyEvidence) }
@@ -40,8 +40,8 @@ func Tokens() []string {
 	return names
 }
 
-// CompleteList completes the last element of a comma-separated list. It does not offer
-// words that the list already contains.
+// CompleteList completes the last element of a comma-separated list. Words that the list
+// already contains are not offered.
 func CompleteList(words func() []string) cobra.CompletionFunc {
 	return func(_ *cobra.Command, _ []string, text string) ([]string, cobra.ShellCompDirective) {
 		before := text[:strings.LastIndexByte(text, ',')+1]

@@ -23,7 +23,7 @@ import (
 // Flags is a set of selector flags, such as --since and --src.
 type Flags uint16
 
-// The selector flags.
+// These are the selector flags.
 const (
 	Since Flags = 1 << iota
 	Until
@@ -65,14 +65,14 @@ type Endpoint struct {
 	Port uint16     // 0: any
 }
 
-// A Clock returns the current time and the time zone. Spans such as 7d end at the
+// A Clock returns the current time and the time zone. A span such as 7d ends at the
 // current time.
 type Clock struct {
 	Now  func() time.Time
 	Zone *time.Location
 }
 
-// Register defines the flags in fs. It stores their values in s.
+// Register defines the flags in fs. The values of the flags are stored in s.
 func (s *Selector) Register(fs *pflag.FlagSet, flags Flags, clock Clock) {
 	point := func(to *time.Time) func(string) error {
 		return func(text string) (err error) {
@@ -105,7 +105,7 @@ func (s *Selector) Register(fs *pflag.FlagSet, flags Flags, clock Clock) {
 	}
 }
 
-// A value implements pflag.Value. It keeps the text and passes it to set.
+// A value is a pflag.Value that stores the text of a flag and passes the text to set.
 type value struct {
 	text string
 	set  func(string) error
@@ -164,7 +164,8 @@ func (s *Selector) addUser(text string) error {
 	return nil
 }
 
-// HashUsers also selects users whose names are recorded as hashes with this key.
+// HashUsers sets the key of hashes, so that a user is also selected if the records
+// contain a hash of the name.
 func (s *Selector) HashUsers(key []byte) {
 	if key == nil {
 		return
@@ -232,7 +233,7 @@ func (s *Selector) steps() bool {
 	return s.Any || len(s.Evidence) > 0 || len(s.Rules) > 0 || len(s.Users) > 0 || len(s.Helos) > 0
 }
 
-// Kinds returns the kinds of steps that Match reads.
+// Kinds returns the kinds of steps that Match needs.
 func (s *Selector) Kinds() (kinds store.Kinds) {
 	for _, k := range []struct {
 		used  bool

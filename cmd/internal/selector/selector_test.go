@@ -71,8 +71,8 @@ func TestParseTime(t *testing.T) {
 	}
 }
 
-// TestParseDay checks that a day starts with its first instant: the clock of Santiago
-// is set forward at midnight.
+// TestParseDay checks that a day starts with its first instant. In Santiago, the clock is
+// set forward at midnight.
 func TestParseDay(t *testing.T) {
 	santiago, err := time.LoadLocation("America/Santiago")
 	if err != nil {
@@ -152,9 +152,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestMatch checks each flag and their combinations on three sessions: a
-// brute-force session of alice on port 587, a scanner on port 25, and a session
-// over the local socket.
+// TestMatch checks each flag and combinations of flags. The sessions are a brute-force
+// attack on alice on port 587, a scanner on port 25, and a session over the local socket.
 func TestMatch(t *testing.T) {
 	record := func(src, dst string, steps ...store.Step) *store.Record {
 		var b []byte

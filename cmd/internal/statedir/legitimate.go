@@ -21,10 +21,10 @@ const RecentDays = 90
 // maxNames is the maximum number of names that Legitimate stores for a network.
 const maxNames = 10_000
 
-// Legitimate returns the reason why clients in a network should not be banned, or "".
-// The reasons are: its addresses are special, a client in it is exempt, or clients in
-// it delivered mail or logged in within the last RecentDays days. exempt returns the
-// reason why the client of a record is exempt, or "". warn is called for read errors.
+// Legitimate returns the reason why clients in a network should not be banned, or "". The
+// reasons are special addresses, an exempt client in the network, or mail or a login from
+// the network in the last RecentDays days. exempt returns the reason why the client of a
+// record is exempt, or "". warn is called for read errors.
 func (d *Dir) Legitimate(p netip.Prefix, exempt func(*store.Record) string, warn func(string)) (string, error) {
 	if why := d.special(p); why != "" {
 		return why, nil

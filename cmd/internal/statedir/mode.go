@@ -16,9 +16,9 @@ type Mode struct {
 	Running bool      // the filter reported the mode
 }
 
-// Mode returns the mode of the running filter. Without one, it returns the mode that the
-// filter would have after its start: of the configuration, unless the operator has
-// stopped enforcement.
+// Mode returns the mode of the running filter. If no filter is running, Mode returns the
+// mode that the filter would have after its start. If the operator has not stopped
+// enforcement, the result is the mode of the configuration.
 func (d *Dir) Mode() Mode {
 	if client, err := control.Dial(d.Path); err == nil {
 		defer client.Close()
@@ -46,10 +46,10 @@ func ModeOf(c *control.Config) Mode {
 	return m
 }
 
-// Observes reports whether nothing is enforced.
+// Observes reports whether the filter enforces nothing.
 func (m *Mode) Observes() bool { return m.Word == rules.Observe.String() }
 
-// String returns the mode in words, with times in zone, or "" if it is unknown.
+// String describes the mode, with times in zone. For an unknown mode, String returns "".
 func (m *Mode) String(zone *time.Location) string {
 	switch {
 	case m.Word == "":

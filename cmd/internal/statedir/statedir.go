@@ -1,6 +1,6 @@
 // Package statedir opens a state directory for commands, with or without a running
-// filter. If a filter is running, the package uses the control socket to read the files
-// that the filter is writing.
+// filter. The control socket of a running filter provides copies of the files that the
+// filter is writing.
 package statedir
 
 import (
@@ -23,7 +23,7 @@ import (
 // A Dir is a state directory.
 type Dir struct {
 	Path string
-	// Settings are the settings of the configuration. A zero value means the
+	// Settings contains the settings of the configuration. A zero value means the
 	// default.
 	Settings rules.Settings
 	Config   string // path of the configuration of Settings; empty if there is none
@@ -68,8 +68,8 @@ type Records struct {
 	problems []string
 }
 
-// Open opens the records. If a filter is running, it first writes its buffered sessions
-// to disk. The caller must call Close.
+// Open opens the records. A running filter first writes its buffered sessions to disk.
+// The caller must call Close.
 func (d *Dir) Open() (*Records, error) {
 	r, err := d.Written()
 	if err == nil && r.Client != nil {
@@ -81,8 +81,9 @@ func (d *Dir) Open() (*Records, error) {
 }
 
 // Written opens the records that are already on disk. The sessions of the last few
-// seconds and unfinished aggregates are missing, because writing aggregates often would
-// defeat their purpose. The caller must call Close.
+// seconds and unfinished aggregates are missing. Unlike Open, Written does not cause the
+// filter to write its aggregates, because frequent writes would defeat the purpose of
+// aggregates. The caller must call Close.
 func (d *Dir) Written() (*Records, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {
@@ -181,8 +182,8 @@ func (d *Dir) CheckState() error {
 	return ErrNoState
 }
 
-// Loss describes a missing state.db, or one that was lost recently, with the remedy. It
-// returns "" if there was no loss. The status of a running filter includes the latter.
+// Loss describes a missing or recently lost state.db, with the remedy. If there was no
+// loss, Loss returns "". The status of a running filter includes a recent loss.
 func (d *Dir) Loss() string {
 	if err := d.CheckState(); err != nil {
 		return err.Error()
@@ -201,8 +202,8 @@ func (d *Dir) Loss() string {
 	return control.StateLost(lost, d.Now())
 }
 
-// OpenState opens state.db without a filter. A filter that is started in the meantime
-// waits for the file. The caller must close the State.
+// OpenState opens state.db if no filter is running. A filter that starts later waits for
+// the file. The caller must close the State.
 func (d *Dir) OpenState(program string) (*memory.Memory, *store.State, error) {
 	m, now := memory.New(), d.Now()
 	limit := min(d.Limits().Budget/2, memory.AllBytes) // the same limit as in the filter
@@ -228,8 +229,8 @@ func (d *Dir) OpenState(program string) (*memory.Memory, *store.State, error) {
 	return m, file, nil
 }
 
-// Begin creates state.db in a directory that no filter has used. Otherwise the filter
-// would conclude from imported records that state.db was lost.
+// Begin creates state.db in a directory that no filter has used. Without the file, the
+// filter would conclude from imported records that state.db was lost.
 func (d *Dir) Begin(program string) error {
 	if store.Used(d.Path) {
 		return nil
@@ -239,8 +240,8 @@ func (d *Dir) Begin(program string) error {
 	return errors.Join(f.Flush(context.Background()), f.Close())
 }
 
-// flush causes a running filter to write its state to disk. This is necessary because a
-// filter that has just started may already have bans but no state.db.
+// flush requests that a running filter write its state to disk. A filter that has just
+// started may already have bans but no state.db.
 func (d *Dir) flush() error {
 	client, err := control.Dial(d.Path)
 	if err != nil {
@@ -280,8 +281,8 @@ func (d *Dir) Days() (list []memory.Day, err error) {
 	return list, err
 }
 
-// Inspector returns an Inspector of the files. It uses copies of the files that a
-// running filter has open.
+// Inspector returns an Inspector for the directory. The Inspector checks copies of the
+// files that a running filter has open.
 func (d *Dir) Inspector() (*store.Inspector, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {

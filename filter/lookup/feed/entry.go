@@ -18,8 +18,8 @@ type collector struct {
 	result *Result
 	value  string // value of the format's option
 
-	lines      int  // number of lines in the file, at most MaxEntries
-	malformed  int  // number of rejected entries that would be invalid in any list
+	lines      int  // lines in the file, at most MaxEntries
+	malformed  int  // rejected entries that would be invalid in any list
 	overflow   bool // the file has more than MaxEntries entries
 	mayBeEmpty bool
 	private    bool            // addresses of local networks are valid
@@ -48,8 +48,8 @@ func (c *collector) judge(f *Format) error {
 	return nil
 }
 
-// wants reports whether the option selects an entry with the given values. It counts
-// the entries that are not selected.
+// wants reports whether the option selects an entry with the given values. Entries that
+// are not selected are counted.
 func (c *collector) wants(values ...string) bool {
 	if c.value == All || slices.Contains(values, c.value) {
 		return true
@@ -117,7 +117,7 @@ func (c *collector) address(line int, text string) {
 	c.prefix(line, text, p, dropped)
 }
 
-// notPrefix is the reason for rejecting a text that prefix.Parse rejects.
+// notPrefix is the reason for the rejection of a text that is not an address or prefix.
 const notPrefix = "not an address or prefix"
 
 func (c *collector) prefix(line int, text string, p netip.Prefix, dropped bool) {
@@ -137,16 +137,15 @@ func (c *collector) prefix(line int, text string, p netip.Prefix, dropped bool) 
 	}
 	if c.room() {
 		if c.result.Prefixes == nil {
-			c.result.Prefixes = make([]netip.Prefix, 0, c.lines) // allocate once: most lists have one entry per line
+			c.result.Prefixes = make([]netip.Prefix, 0, c.lines) // most lists have one entry per line
 		}
 		c.result.Prefixes = append(c.result.Prefixes, p)
 	}
 }
 
-// asn adds an AS number.
 func (c *collector) asn(line int, number uint32) {
-	// RFC 7607 and RFC 7300 reserve these numbers. Numbers for documentation and
-	// private use are harmless.
+	// RFC 7607 and RFC 7300 reserve the AS numbers 0, 65535 and 4294967295. Numbers for
+	// documentation and private use are harmless.
 	if number == 0 || number == 1<<16-1 || number == 1<<32-1 {
 		c.refuse(line, "AS"+strconv.FormatUint(uint64(number), 10), "a reserved AS number")
 		return
@@ -171,8 +170,8 @@ func (c *collector) name(line int, text string) {
 	}
 }
 
-// validName reports whether name is a host name, possibly with underscores, or a suffix
-// that starts with "." or "*.".
+// validName reports whether name is a host name or a suffix. A suffix starts with "."
+// or "*.", and a host name may contain underscores.
 func validName(name string) bool {
 	if below, ok := strings.CutPrefix(name, "*."); ok {
 		name = below
@@ -203,8 +202,8 @@ func validName(name string) bool {
 	return label > 0
 }
 
-// parseASN parses an AS number such as AS64496. If letters is not set, it also accepts
-// 64496.
+// parseASN parses an AS number such as AS64496. If letters is not set, 64496 is also an
+// AS number.
 func parseASN(text string, letters bool) (uint32, bool) {
 	digits := strings.Trim(text, `"`)
 	if len(digits) > 2 && strings.EqualFold(digits[:2], "AS") {
@@ -222,8 +221,8 @@ type specialRow struct {
 }
 
 // special contains the special-purpose networks (RFC 6890) that a list must not
-// contain. Documentation prefixes are allowed, because no host has such an address, and
-// examples and tests use them.
+// contain. Documentation prefixes are allowed, because no host has a documentation
+// address.
 var special = []specialRow{
 	{netip.MustParsePrefix("0.0.0.0/8"), "reserved"},
 	{netip.MustParsePrefix("10.0.0.0/8"), "private"},
@@ -261,11 +260,10 @@ func isUsed(p netip.Prefix) bool {
 // unused is the part of the IPv4 address space without hosts: multicast and reserved.
 var unused = netip.MustParsePrefix("224.0.0.0/3")
 
-// global is the part of the IPv6 address space that is used on the internet (RFC 4291
-// section 2.4).
+// global is the IPv6 address space of the internet (RFC 4291 section 2.4).
 var global = netip.MustParsePrefix("2000::/3")
 
-// Forbidden returns the reason why a list must not contain p, or an empty string.
+// Forbidden returns the reason why a list must not contain p, or "".
 func Forbidden(p netip.Prefix) string {
 	if p.Bits() == 0 {
 		return "the default route: it covers every address"

@@ -1,9 +1,9 @@
 // Package feed parses published lists of addresses, prefixes and names: block lists,
 // cloud ranges, lists of scanners.
 //
-// It does not download files. A new file replaces the previous file completely, so
-// Parse returns an error for an error page, an empty file, or a file that is not a
-// list. Single entries are rejected if they cover every address or a local network.
+// The package does not download files. A new file replaces the previous file completely.
+// Parse therefore returns an error for an error page, an empty file, or a file that is
+// not a list. An entry is rejected if it covers every address or a local network.
 package feed
 
 import (
@@ -16,26 +16,26 @@ import (
 	"time"
 )
 
-// Limits of a file. A larger file is an error; a longer line is a rejected entry.
+// Limits of a file. A larger file is an error, and a longer line is a rejected entry.
 const (
 	MaxBytes   = 64 << 20
-	MaxLine    = 4096    // maximum length of a line in bytes, in formats with lines
-	MaxEntries = 1 << 20 // maximum number of prefixes, AS numbers and names together
+	MaxLine    = 4096    // bytes in a line, in formats with lines
+	MaxEntries = 1 << 20 // prefixes, AS numbers and names together
 )
 
 // A Result is the content of a file. Entries are in the order of the file, with
 // duplicates.
 type Result struct {
-	Format   string         // the name of the format
+	Format   string         // name of the format
 	Prefixes []netip.Prefix // without host bits; IPv4-mapped prefixes are IPv4
 	ASNs     []uint32
 	Names    []string // in lower case: example.org, .example.org or *.example.org
 
 	Refused  Problems // rejected entries
 	Warnings Problems // problems with valid entries or with the file
-	Doubts   Problems // the Warnings about entries that the operator may not intend
-	LeftOut  int      // number of entries that the format's option does not select
-	Wide     int      // number of rejected prefixes that are wider than Widest, and have hosts
+	Doubts   Problems // Warnings about entries that the operator may not intend
+	LeftOut  int      // entries that the format's option does not select
+	Wide     int      // rejected prefixes that are wider than Widest, and have hosts
 
 	Date   time.Time // date of the file; zero if unknown
 	Notice string    // first comment or copyright, which some licences require
@@ -52,8 +52,8 @@ type Problems struct {
 
 // A Problem is a problem with an entry or the file.
 type Problem struct {
-	Line int    // line number from 1; 0 for the whole file or a JSON document
-	Text string // the entry, escaped and truncated
+	Line int    // line number; 0 for the whole file or a JSON document
+	Text string // entry, escaped and truncated
 	Why  string
 }
 
@@ -79,12 +79,11 @@ func (p *Problems) add(problem Problem) {
 	}
 }
 
-// Parse parses a file. The format is the name of a Format, optionally followed by its
-// option and a value ("aws service EC2", "aws service all"). If the format is empty,
-// Parse detects it.
+// Parse parses a file. The format is the name of a Format, with an optional value of
+// its option ("aws service EC2", "aws service all"). If the format is empty, Parse
+// detects it.
 //
-// If Parse returns an error, the Result is nil, or contains a part of the list for
-// diagnostics.
+// After an error, the Result is nil, or contains a part of the list for diagnostics.
 func Parse(r io.Reader, format string) (*Result, error) { return parse(r, format, false) }
 
 // ParseExempt is like Parse for a list of exempt hosts, which may contain local
@@ -153,8 +152,8 @@ func notText(content []byte) error {
 	return nil
 }
 
-// chooseFormat returns the named format, or the first format that matches the
-// content, and the value of its option.
+// chooseFormat returns a format and the value of its option. Without a name, the format
+// is the first format that matches the content.
 func chooseFormat(text string, content []byte) (*Format, string, error) {
 	words := strings.Fields(text)
 	if len(words) == 0 {

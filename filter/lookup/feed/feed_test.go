@@ -19,8 +19,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// TestSamples checks the detected format and the result of each file in testdata
-// against its golden file.
+// TestSamples compares the detected format and the result of each file in testdata with
+// its golden file.
 func TestSamples(t *testing.T) {
 	files, err := filepath.Glob("testdata/samples/*")
 	if err != nil {

@@ -15,11 +15,11 @@ const All = "all"
 type Format struct {
 	Name    string
 	Help    string // description in one line
-	Option  string // name of the option; "" if the format has no option
+	Option  string // name of the option, or ""
 	Default string // default value of the option
 
-	// sniff reports whether a file has this format. If sniff is nil, the format cannot
-	// be detected and must be specified.
+	// sniff reports whether a file has this format. A format without sniff cannot be
+	// detected and must be specified.
 	sniff func(content []byte) bool
 	parse func(*collector, []byte) error
 }
@@ -27,8 +27,8 @@ type Format struct {
 // Formats returns the formats of Parse.
 func Formats() []Format { return slices.Clone(formats) }
 
-// formats contains all formats, in the order in which they are tried: specific formats
-// precede general formats. To add a format, add a row.
+// formats contains all formats in the order of detection. Specific formats precede
+// general formats. To add a format, add a row.
 var formats = []Format{
 	{Name: "spamhaus-drop", Help: "Spamhaus DROP, JSON lines or the older text",
 		sniff: sniffDrop, parse: parseDrop},
@@ -61,8 +61,8 @@ var formats = []Format{
 	{Name: "asn-list", Help: "AS numbers, one a line, with or without AS, text or CSV",
 		sniff: sniffASNList, parse: parseASNList},
 
-	// The following formats cannot be distinguished from plain lists. If one of them is
-	// specified, only addresses are valid entries.
+	// The following formats cannot be distinguished from plain lists. In a file with a
+	// specified format, only addresses are valid entries.
 	{Name: "digitalocean", Help: "DigitalOcean's google.csv, a geofeed", parse: parseGeofeed},
 	{Name: "blocklist-de", Help: "blocklist.de: addresses", parse: parseAddresses},
 	{Name: "mxroute", Help: "MXroute's botnet.list: addresses", parse: parseAddresses},
@@ -82,8 +82,8 @@ func isJSON(content []byte) bool {
 	return len(content) > 0 && (content[0] == '{' || content[0] == '[')
 }
 
-// has returns a function that reports whether the first sniffBytes of a file contain all of
-// the given texts.
+// has returns a function that reports whether the first sniffBytes of a file contain
+// all of the given texts.
 func has(texts ...string) func([]byte) bool {
 	return func(content []byte) bool {
 		head := content[:min(len(content), sniffBytes)]
@@ -108,7 +108,7 @@ func hasAny(texts ...string) func([]byte) bool {
 }
 
 // hasLine returns a function that reports whether the first line of a file starts with
-// the given text, ignoring empty lines and comments.
+// the given text. Empty lines and comments are ignored.
 func hasLine(start string) func([]byte) bool {
 	return func(content []byte) bool { return strings.HasPrefix(firstLine(content), start) }
 }
@@ -157,7 +157,7 @@ func sniffCSV(content []byte) bool {
 	line := firstLine(content)
 	first, _, found := strings.Cut(line, ",")
 	if !found || addressesBeside(strings.Split(line, ","), -1) > strings.Count(line, ",") {
-		return false // not CSV: some lines of a plain list contain only an address
+		return false // in a plain list, some lines contain only an address
 	}
 	first = strings.Trim(strings.TrimSpace(first), `"`)
 	return isPrefix(first) || slices.Contains(addressColumns, strings.ToLower(first))
@@ -170,5 +170,5 @@ func sniffASNList(content []byte) bool {
 		_, ok := parseASN(word, false)
 		return ok || strings.EqualFold(strings.Trim(word, `"`), "asn") && rest != ""
 	}
-	return false // not CSV: a line that contains only AS64496 is plain
+	return false // in a plain list, a line may contain only AS64496
 }

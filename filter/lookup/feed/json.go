@@ -1,6 +1,6 @@
 package feed
 
-// Formats of JSON documents and JSON lines.
+// This file contains the formats of JSON documents and JSON lines.
 
 import (
 	"bytes"
@@ -14,7 +14,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// decode decodes a document. If the JSON is invalid, the error contains the line number.
+// decode decodes a document. For invalid JSON, the error contains the line number.
 func decode(content []byte, into any) error {
 	err := json.Unmarshal(content, into)
 	var syntax *json.SyntaxError
@@ -47,7 +47,7 @@ func (c *collector) date(text string, layouts ...string) {
 
 const secondsUTC = "2006-01-02T15:04:05" // package time also accepts fractions of a second
 
-// A dropLine is a line in any Spamhaus DROP list. Other keys exist.
+// A dropLine is a line in any Spamhaus DROP list. Lines may contain other keys.
 type dropLine struct {
 	CIDR      string `json:"cidr"`
 	ASN       *int64 `json:"asn"`
@@ -89,9 +89,8 @@ func parseASNDrop(c *collector, content []byte) error {
 	})
 }
 
-// parseDropLines parses lines with one object each, followed by a line with metadata.
-// It calls take for each object. take reports whether the object was an entry; other
-// objects are skipped.
+// parseDropLines parses lines with one object each, and a last line with metadata. The
+// function take is called for each object, and reports whether the object is an entry.
 func parseDropLines(c *collector, content []byte, take func(int, dropLine) bool) error {
 	count, complete := 0, false
 	for number, text := range lines(content) {
@@ -145,7 +144,7 @@ func parseAWS(c *collector, content []byte) error {
 	c.date(doc.CreateDate, "2006-01-02-15-04-05")
 	for _, p := range append(doc.Prefixes, doc.IPv6Prefixes...) {
 		if c.wants(p.Service) {
-			c.address(0, p.IPv4+p.IPv6) // one is empty
+			c.address(0, p.IPv4+p.IPv6) // one of the texts is empty
 		}
 	}
 	return nil
@@ -166,7 +165,7 @@ func parseGoogle(c *collector, content []byte) error {
 	c.date(doc.CreationTime, secondsUTC)
 	for _, p := range doc.Prefixes {
 		if c.wants(p.Service) {
-			c.address(0, p.IPv4+p.IPv6) // one is empty
+			c.address(0, p.IPv4+p.IPv6) // one of the texts is empty
 		}
 	}
 	return nil
@@ -238,11 +237,11 @@ func parseAbuseIPDBJSON(c *collector, content []byte) error {
 }
 
 // parseJSON adds each address or prefix in a document at any depth, or only those below
-// one key. It ignores other texts, because such files also contain names and
-// descriptions.
+// one key. Texts that are not addresses are ignored, because JSON files also contain
+// names and descriptions.
 func parseJSON(c *collector, content []byte) error {
 	d := json.NewDecoder(bytes.NewReader(content))
-	// level is the state of an enclosing object or array. In an object, key is set if
+	// A level is the state of an enclosing object or array. In an object, key is set if
 	// the next text is a key, and name is the last key. wanted is set if the selected
 	// key is name or an outer key.
 	type level struct {

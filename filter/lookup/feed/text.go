@@ -1,6 +1,6 @@
 package feed
 
-// Formats that consist of lines or columns.
+// This file contains the formats that consist of lines or columns.
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// lines iterates over the lines of a file and their numbers. The lines have no line ends.
+// lines iterates over the lines of a file, without line ends, and their numbers.
 func lines(content []byte) iter.Seq2[int, string] {
 	return func(yield func(int, string) bool) {
 		for number := 1; len(content) > 0; number++ {
@@ -34,8 +34,8 @@ func isComment(line string) bool {
 	return strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") || strings.HasPrefix(line, "//")
 }
 
-// entries iterates over the lines that contain an entry. It removes comments and
-// surrounding spaces. The first comment becomes the notice of the result.
+// entries iterates over the lines that contain an entry. Comments and surrounding
+// spaces are removed. The first comment becomes the notice of the result.
 func (c *collector) entries(content []byte) iter.Seq2[int, string] {
 	return func(yield func(int, string) bool) {
 		for number, line := range lines(content) {
@@ -78,9 +78,9 @@ func firstWord(line string) (word string, more bool) {
 
 func isGap(r rune) bool { return r == ',' || unicode.IsSpace(r) }
 
-// leading adds the entries at the start of each comma-separated part of a line:
-// addresses, ranges and AS numbers. Remarks and counts may follow them. It returns
-// false if the line does not start with an entry.
+// leading adds the entries at the start of each comma-separated part of a line. An
+// entry is an address, a range or an AS number. Remarks and counts may follow the
+// entries. leading returns false if the line does not start with an entry.
 func (c *collector) leading(number int, line string) bool {
 	if strings.IndexFunc(line, isGap) < 0 { // fast path for most lines
 		if p, dropped, err := prefix.Parse(line); err == nil {
@@ -127,7 +127,7 @@ func (c *collector) leadingWords(number int, part string) (rest string) {
 }
 
 // leadingRange returns the prefixes of a range at the start of text, such as
-// 192.0.2.1-192.0.2.9, and the length of its text.
+// 192.0.2.1-192.0.2.9. length is the length of the range in text.
 func leadingRange(text string) (list []netip.Prefix, length int) {
 	i := strings.IndexByte(text, '-')
 	if i < 0 {
@@ -146,8 +146,8 @@ func leadingRange(text string) (list []netip.Prefix, length int) {
 	return list, len(text) - len(after) + len(word)
 }
 
-// doubtRemark adds a warning about a remark that contains an address, because the address
-// may be intended as an entry.
+// doubtRemark adds a warning about a remark that contains an address. The operator may
+// intend the address as an entry.
 func (c *collector) doubtRemark(number int, remark string) {
 	for word := range strings.FieldsFuncSeq(remark, isGap) {
 		if _, _, err := prefix.Parse(word); err == nil {
@@ -169,7 +169,7 @@ func parseAddresses(c *collector, content []byte) error {
 }
 
 // parsePlain adds the addresses and AS numbers at the start of each line, or the name
-// on the line. A name must be the only word, because otherwise any prose would be a
+// on the line. A name must be the only word, because any prose would otherwise be a
 // list of names.
 func parsePlain(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
@@ -188,7 +188,7 @@ func parsePlain(c *collector, content []byte) error {
 	return nil
 }
 
-// looksNumeric reports whether word is not a name, but a mistyped address: no top-level
+// looksNumeric reports whether word is a mistyped address and not a name. No top-level
 // domain is a number (RFC 3696 section 2), and no name contains a colon or slash.
 func looksNumeric(word string) bool {
 	last := word[strings.LastIndexByte(word, '.')+1:]
@@ -207,7 +207,7 @@ func parseASNList(c *collector, content []byte) error {
 		case ok:
 			c.asn(number, asn)
 		case c.result.Len() == 0 && c.malformed == 0 && strings.EqualFold(strings.Trim(word, `"`), "asn"):
-			// a header line
+			// The first line is a header.
 		default:
 			c.malform(number, word, "not an AS number")
 		}
@@ -215,8 +215,8 @@ func parseASNList(c *collector, content []byte) error {
 	return nil
 }
 
-// parseDShield parses lines with a start address, an end address and a prefix length.
-// Lines that do not start with an address are titles.
+// parseDShield parses lines with a start address, an end address and a prefix length. A
+// line that does not start with an address is a title.
 func parseDShield(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		words := strings.Fields(line)
@@ -246,15 +246,15 @@ func parseNFT(c *collector, content []byte) error {
 	return nil
 }
 
-// addressColumns contains the titles of address columns, in lower case.
+// addressColumns contains the titles of address columns in lower case.
 var addressColumns = []string{"ip", "ipaddress", "ip_address", "ip address", "address", "prefix", "cidr", "network", "ip_prefix", "subnet"}
 
 func parseGeofeed(c *collector, content []byte) error {
 	return parseColumns(c, content, func([]string) (int, bool) { return 0, false })
 }
 
-// parseCSV parses the column whose title is in addressColumns, or the first column of a
-// table without titles.
+// parseCSV parses the column whose title is in addressColumns. A table without titles
+// must have its addresses in the first column.
 func parseCSV(c *collector, content []byte) error {
 	return parseColumns(c, content, func(first []string) (int, bool) {
 		for i, title := range first {
@@ -267,7 +267,7 @@ func parseCSV(c *collector, content []byte) error {
 }
 
 // parseColumns parses one column of a table. Given the first row, choose returns the
-// number of the column, and whether the row contains titles.
+// number of the column. titles reports whether the first row contains titles.
 func parseColumns(c *collector, content []byte, choose func([]string) (column int, titles bool)) error {
 	r := csv.NewReader(bytes.NewReader(content))
 	r.FieldsPerRecord = -1
@@ -320,8 +320,8 @@ func addressesBeside(row []string, column int) (n int) {
 	return n
 }
 
-// looksAddress reports whether word is an address, possibly mistyped, and not a count,
-// time or version.
+// looksAddress reports whether word is an address, possibly mistyped. A count, a time
+// and a version are not addresses.
 func looksAddress(word string) bool {
 	return strings.Count(word, ".") == 3 && looksNumeric(word) || strings.Count(word, ":") > 2 || isPrefix(word)
 }

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package attacker plays a user in whose directory root works. It repeatedly replaces
-// files and directories with links to files of root while a program runs.
+// Package attacker plays a user in whose directory root works. While a program runs, the
+// user repeatedly replaces files and directories with links to files of root.
 package attacker
 
 import (
@@ -20,7 +20,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// UID is the user. It has no account.
+// UID is the id of the user. The user has no account.
 const UID = 54321
 
 // A Stage is a directory of the user and a directory of root.
@@ -43,7 +43,7 @@ func New(t *testing.T, names ...string) *Stage {
 	}
 	t.Cleanup(func() { os.RemoveAll(base) })
 	s := &Stage{T: t, Dir: filepath.Join(base, "theirs"), Victim: filepath.Join(base, "victim")}
-	// The user may read the victim, but not change it.
+	// The user may read the victim, but not change the victim.
 	s.Check(os.Chmod(base, 0o755), os.Mkdir(s.Dir, 0o750), os.Chown(s.Dir, UID, UID), os.Mkdir(s.Victim, 0o755))
 	for _, name := range names {
 		s.Check(os.WriteFile(filepath.Join(s.Victim, name), []byte("precious "+name), 0o600))
@@ -101,15 +101,16 @@ func (s *Stage) look() string {
 }
 
 // During calls f while the user swaps each name in the directory with a link to the
-// target of the same index. It repeats this until the names were swapped during rounds
-// calls. After that, no file of root may have changed.
+// target of the same index. During repeats the call until the names were swapped during
+// rounds calls. Afterwards, no file of root may have changed.
 func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.T.Helper()
 	var stop atomic.Bool
 	var swaps atomic.Int64
 	done := make(chan error)
 	go func() {
-		// Only this thread has the rights of the user. It ends with the goroutine.
+		// Only the current thread has the rights of the user. The thread ends with the
+		// goroutine.
 		runtime.LockOSThread()
 		for _, call := range [][4]uintptr{
 			{unix.SYS_SETGROUPS, 0, 0, 0},
@@ -125,7 +126,8 @@ func (s *Stage) During(rounds int, names, targets []string, f func()) {
 			for i, name := range names {
 				path := filepath.Join(s.Dir, name)
 				decoy := filepath.Join(filepath.Dir(path), ".decoy-"+filepath.Base(name))
-				// Both steps may fail: the program also renames and removes files.
+				// Creating the link and swapping may fail, because the program also
+				// renames and removes files.
 				_ = os.Symlink(targets[i], decoy)
 				if unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, decoy, unix.RENAME_EXCHANGE) != nil &&
 					os.Symlink(targets[i], path) != nil {

@@ -11,7 +11,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// StoreStatus is the part of status that describes the disk.
+// StoreStatus contains the fields of the status that describe the disk.
 type StoreStatus struct {
 	Store struct {
 		Error            string
@@ -37,17 +37,19 @@ func ReadStatus(dir string) (s StoreStatus, err error) {
 	return s, err
 }
 
-// Listens returns a condition: the filter answers on its control socket.
+// Listens returns a function that reports whether the filter answers on its control
+// socket.
 func Listens(dir string) func() bool {
 	return func() bool { _, err := ReadStatus(dir); return err == nil }
 }
 
-// Flushes returns a condition: scanwatch flush succeeds.
+// Flushes returns a function that reports whether scanwatch flush succeeds.
 func Flushes(dir string) func() bool {
 	return func() bool { return exec.Command(smtpd.Bin("scanwatch"), "-s", dir, "flush").Run() == nil }
 }
 
-// HasStoreError returns a condition: the error of the store contains text.
+// HasStoreError returns a function that reports whether the error of the store contains
+// text.
 func HasStoreError(dir, text string) func() bool {
 	return func() bool { s, err := ReadStatus(dir); return err == nil && strings.Contains(s.Store.Error, text) }
 }

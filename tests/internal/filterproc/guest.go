@@ -20,7 +20,7 @@ type Guest struct {
 	Auth       bool // AUTH where it is not offered
 }
 
-// GuestOf returns session number i. The number determines the whole session.
+// GuestOf returns session i. The number i determines the whole session.
 func GuestOf(i, strangers int) Guest {
 	n := uint64(i)*0x9e3779b97f4a7c15 + 1
 	n ^= n >> 29
@@ -50,8 +50,8 @@ func GuestOf(i, strangers int) Guest {
 	return g
 }
 
-// Stream writes the lines that smtpd sends for g, which connects at a time in
-// microseconds. It returns the end of the session and the number of requests.
+// Stream writes the lines that smtpd sends for g. at is the time of the connection in
+// microseconds. Stream returns the end of the session and the number of requests.
 func (g *Guest) Stream(w *bufio.Writer, at int64, asked map[string]bool) (end int64, requests int) {
 	report := func(format string, args ...any) {
 		at += 20_000

@@ -39,8 +39,8 @@ func (p *Program) Come(session *int, src string, mail bool) string {
 	return answer
 }
 
-// Visit plays n sessions and fails if an answer is wrong. It waits for each
-// answer until the time limit of go test.
+// Visit plays n sessions and fails the test if an answer is wrong. The time limit of go
+// test limits the wait for an answer.
 func (p *Program) Visit(v *Visits, n int) {
 	p.T.Helper()
 	for range n {
@@ -52,9 +52,8 @@ func (p *Program) Visit(v *Visits, n int) {
 	}
 }
 
-// Eventually waits until cond returns true and fails the test at a time limit,
-// which is far above the needs of a busy machine. The parameter what describes
-// cond.
+// Eventually waits until cond returns true. At the time limit, Eventually fails the test.
+// Even a busy machine does not need that time. what describes cond.
 func Eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(90 * time.Second); !cond(); time.Sleep(20 * time.Millisecond) {
@@ -64,8 +63,7 @@ func Eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// LogFile redirects the log of a command to a file and returns a function that
-// reads it.
+// LogFile redirects the log of a command to a file. The result reads the file.
 func LogFile(t *testing.T, cmd *exec.Cmd) (read func() string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
@@ -126,13 +124,13 @@ type Program struct {
 	Asked  map[string]bool // phases that it has registered
 }
 
-// Start starts the filter and performs the handshake.
+// Start starts the filter and performs the handshake with it.
 func Start(t *testing.T, args ...string) *Program {
 	t.Helper()
 	return Talk(t, exec.Command(smtpd.Bin("filter-scanwatch"), args...))
 }
 
-// Talk starts a command that runs the filter and performs the handshake.
+// Talk starts a command that runs the filter, and performs the handshake with it.
 func Talk(t *testing.T, cmd *exec.Cmd) *Program {
 	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -214,8 +212,8 @@ report|0.7|1795219327.000006|smtp-in|link-disconnect|%016[1]x
 	return strings.TrimPrefix(p.Line(), fmt.Sprintf("filter-result|%016x|00000000000000ff|", id))
 }
 
-// HasLandlock reports whether the kernel supports Landlock. Without it, callers
-// omit some checks, and the log of the test contains a line.
+// HasLandlock reports whether the kernel supports Landlock. Without Landlock, HasLandlock
+// logs a line, and the callers omit some checks.
 func HasLandlock(t *testing.T) bool {
 	t.Helper()
 	version, _, errno := syscall.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)

@@ -14,7 +14,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// Filter returns the filter as an operator configures it.
+// Filter returns the filter in the configuration of an operator.
 func Filter(args ...string) smtpd.Filter {
 	return smtpd.Filter{
 		Name: "scanwatch",
@@ -26,18 +26,20 @@ func Filter(args ...string) smtpd.Filter {
 // AllPhases contains the phases for which a filter may register.
 var AllPhases = []string{"connect", "helo", "ehlo", "starttls", "mail-from", "rcpt-to", "data", "commit", "rset", "noop", "quit"}
 
-// FilterAskedInAllPhases returns the filter with requests in all phases.
+// FilterAskedInAllPhases returns a filter that receives requests in all phases.
 func FilterAskedInAllPhases() smtpd.Filter {
 	return smtpd.Through(smtpd.Bin("teefilter"), Filter(), "", AllPhases...)
 }
 
-// Start starts a server with the names of the scenarios and stops it with the test.
+// Start starts a server with the names of the scenarios. The server stops at the end of
+// the test.
 func Start(t *testing.T, o smtpd.Options) *smtpd.Server {
 	t.Helper()
 	smtpd.Require(t, o.Version)
 	o.Hosts = append(o.Hosts, smtpd.Hosts()...)
 	if o.Dir == "" {
-		// The tests also read the state after the stop.
+		// Set Dir, because Stop removes the default directory, and the tests read the
+		// state after Stop.
 		o.Dir = StateDir(t)
 	}
 	s, err := smtpd.Start(o)
@@ -69,8 +71,8 @@ func Stop(t *testing.T, s *smtpd.Server) {
 	}
 }
 
-// Configured writes a configuration and its files for the filter. It returns
-// the filter and the directory of the server.
+// Configured writes a configuration and its files for the filter. The results are the
+// filter and the directory of the server.
 func Configured(t *testing.T, config string, files map[string][]byte) (smtpd.Filter, string) {
 	t.Helper()
 	dir := StateDir(t)
@@ -88,7 +90,8 @@ func Configured(t *testing.T, config string, files map[string][]byte) (smtpd.Fil
 	return Filter("-f", smtpd.StateDir+"/scanwatch.conf"), dir
 }
 
-// Preset returns a preset policy in a mode, after other lines.
+// Preset returns the text of a preset policy in the given mode. The policy follows the
+// given lines.
 func Preset(t *testing.T, name, mode string, lines ...string) string {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Missing skips a test, or fails it if SCANWATCH_NO_SKIP is 1, as in CI.
+// Missing skips a test. If SCANWATCH_NO_SKIP is 1, as in CI, Missing fails the test.
 func Missing(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("SCANWATCH_NO_SKIP") == "1" {
@@ -16,7 +16,7 @@ func Missing(t testing.TB, format string, args ...any) {
 	t.Skipf("SKIP, NOT TESTED: "+format, args...)
 }
 
-// Program returns the path of a program that the test runs.
+// Program returns the path of a program that the test needs.
 func Program(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -26,7 +26,7 @@ func Program(t testing.TB, name string) string {
 	return path
 }
 
-// Full skips a long test with -short.
+// Full skips a long test if the flag -short is set.
 func Full(t testing.TB) {
 	t.Helper()
 	if testing.Short() {

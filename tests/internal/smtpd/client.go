@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// A Client is one SMTP connection. It sends raw bytes and records the dialogue.
+// A Client is one SMTP connection. A Client sends raw bytes and records the dialogue.
 type Client struct {
 	Dialogue Dialogue
 
@@ -73,8 +73,7 @@ func (c *Client) ReadReply() (Reply, error) {
 		if err != nil {
 			return Reply{Text: string(text)}, err
 		}
-		// RFC 5321 section 4.2.1: a "-" after the code announces
-		// another line.
+		// A "-" after the code announces another line (RFC 5321 section 4.2.1).
 		if len(line) > 3 && line[3] == '-' {
 			continue
 		}
@@ -89,11 +88,11 @@ func (c *Client) ReadReply() (Reply, error) {
 	}
 }
 
-// Nagle allows the kernel to delay a short segment until the server has acknowledged
-// the previous one (RFC 1122 section 4.2.3.4). Go disables this by default.
+// Nagle allows the kernel to delay a short segment until the server has acknowledged the
+// previous segment (RFC 1122 section 4.2.3.4). Go disables the delay by default.
 func (c *Client) Nagle() error { return c.tcp.SetNoDelay(false) }
 
-// CmdInTwo sends the line and its CR LF in two writes, and reads the reply.
+// CmdInTwo sends the line and CR LF in two writes, and reads the reply.
 func (c *Client) CmdInTwo(line string) (Reply, error) {
 	if err := c.Send(line); err != nil {
 		return Reply{}, err
@@ -109,9 +108,8 @@ func (c *Client) Cmd(line string) (Reply, error) {
 	return c.ReadReply()
 }
 
-// Drain reads until the server closes the connection and returns the data. A
-// reset is not an error: a server that closes with unread input resets the
-// connection.
+// Drain reads until the server closes the connection and returns the data. A reset is not
+// an error, because a server that closes with unread input resets the connection.
 func (c *Client) Drain() (string, error) {
 	if err := c.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
@@ -170,11 +168,11 @@ func (c *Client) Reset() error {
 	return c.tcp.Close()
 }
 
-// A Dialogue is the data of a connection without TLS. Consecutive data of one
-// direction is one part, regardless of the segments.
+// A Dialogue contains the data of a connection without TLS. Consecutive data in one
+// direction is one Part, regardless of the segments.
 type Dialogue []Part
 
-// A Part is data of one side.
+// A Part is data that one side has sent.
 type Part struct {
 	Server bool
 	Data   []byte
@@ -191,12 +189,12 @@ func (d *Dialogue) add(server bool, data []byte) {
 	*d = append(*d, Part{server, bytes.Clone(data)})
 }
 
-// String shows every byte, a line a row, in the form of
+// String shows every byte of the dialogue, with a row for each line.
 //
 //	C: "EHLO mail.example.net\r\n"
 //	S: "250-mx.example.org Hello ...\r\n"
 //
-// Dialogues with the same string are equal.
+// Two dialogues are equal if their strings are equal.
 func (d Dialogue) String() string {
 	var b strings.Builder
 	for _, part := range d {
@@ -211,8 +209,8 @@ func (d Dialogue) String() string {
 	return b.String()
 }
 
-// Masked returns String with the message ids of smtpd replaced. Nothing else
-// differs between two runs.
+// Masked returns String with the message ids of smtpd replaced. The masked dialogues of
+// two runs are equal.
 func (d Dialogue) Masked() string {
 	return messageID.ReplaceAllString(d.String(), "${1}MESSAGE-ID ")
 }

@@ -37,8 +37,8 @@ type Filter struct {
 	Path string   // static program on this machine; the server runs a copy
 	Args []string // without quotes, backslashes and line ends
 
-	// Also contains further programs that the filter starts. [Program] returns their
-	// paths.
+	// Also contains further programs that the filter starts. [Program] returns the path
+	// of such a program.
 	Also []string
 
 	// Builtin is the definition of a filter of smtpd itself (`phase connect
@@ -56,9 +56,9 @@ func (f Filter) name() string {
 // Program returns the path of the program of a filter inside the root.
 func Program(file string) string { return path.Join(binDir, filepath.Base(file)) }
 
-// Through inserts teefilter (the program of tests/teefilter) between smtpd and f. It
-// registers the given phases in addition to the phases of f. If tee is a path inside
-// the root, such as [StateDir], teefilter writes both streams to it.
+// Through inserts teefilter (the program of tests/teefilter) between smtpd and f.
+// teefilter registers the given phases in addition to the phases of f. If tee is a path
+// inside the root, such as [StateDir], teefilter writes both streams to that path.
 func Through(teefilter string, f Filter, tee string, phases ...string) Filter {
 	args := []string{"-phases", strings.Join(phases, ",")}
 	if tee != "" {
@@ -88,7 +88,7 @@ func (f Filter) definition() (string, error) {
 	return fmt.Sprintf("filter %q proc-exec \"%s\"\n", f.name(), command), nil
 }
 
-// config returns smtpd.conf. smtpd requires this order of the parts.
+// config returns smtpd.conf. smtpd requires the order of the statements.
 func (o Options) config() (string, error) {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }

@@ -18,7 +18,7 @@ type Host struct {
 	Confirmed bool   // Name has an A or AAAA record for Addr
 }
 
-// RFC 1035 sections 3.2 and 4.1.1, RFC 3596.
+// RFC 1035 (sections 3.2 and 4.1.1) and RFC 3596 define these values.
 const (
 	typeA, typePTR, typeAAAA = 1, 12, 28
 	classIN                  = 1

@@ -1,13 +1,12 @@
-// Package smtpd runs real OpenSMTPD servers for tests and for the demo. Its
-// clients send and receive raw bytes.
+// Package smtpd runs real OpenSMTPD servers for tests and for the demo. The clients of
+// the package send and receive raw bytes.
 //
-// Each version is in a private Debian root from tests/roots.sh. The servers and
-// their clients share a network namespace in which every address is local: a
-// client can have any address, IPv4 or IPv6. A small name server knows the hosts
-// of the test. No packet reaches a network, and nothing remains when the program
-// ends.
+// Each version is in a private Debian root from tests/roots.sh. The servers and their
+// clients share a network namespace in which every address is local. A client can
+// therefore have any IPv4 or IPv6 address. A small name server knows the hosts of the
+// test. No packet reaches a network, and nothing remains when the program ends.
 //
-// Example of a test:
+// The following test is an example.
 //
 //	func TestMain(m *testing.M) {
 //		smtpd.Main(m, "scanwatch/cmd/filter-scanwatch")
@@ -46,15 +45,15 @@
 //		}
 //	}
 //
-// Scenarios is a table of complete sessions:
+// Scenarios is a table of complete sessions.
 //
 //	for _, sc := range smtpd.Scenarios {
 //		dialogues, err := s.Play(sc)
 //		// ...
 //	}
 //
-// A program that is not a test calls [Enter] instead of [Main], before anything
-// else. [Check] reports whether the root of a version exists.
+// A program that is not a test first calls [Enter] instead of [Main]. [Check] reports
+// whether the root of a version exists.
 //
 // # Environment
 //

@@ -38,17 +38,17 @@ func networkNamespace() string {
 	return ns
 }
 
-// inside reports whether the program runs in the namespace. It compares the
-// network namespace with the variable: a variable that was exported by accident
-// must not let the tests change the network of the machine.
+// inside reports whether the program runs in the namespace. inside compares the network
+// namespace with the variable. With a variable that was exported by accident, the tests
+// must not change the network of the machine.
 func inside() bool {
 	outside := os.Getenv(envOutside)
 	return outside != "" && outside != networkNamespace()
 }
 
-// Enter moves the running program into new mount, network and UTS namespaces.
-// It starts the program again under the same process id: call it first. When it
-// returns nil, the network is up and all IPv4 and IPv6 addresses are local.
+// Enter moves the running program into new mount, network and UTS namespaces. Enter
+// starts the program again under the same process id, so the program must call it first.
+// After Enter returns nil, the network is up and all IPv4 and IPv6 addresses are local.
 // Enter needs root.
 func Enter() error {
 	if inside() {
@@ -68,15 +68,15 @@ func Enter() error {
 		return err
 	}
 	defer os.Unsetenv(envOutside) // only on failure
-	// unshare(2) moves only the calling thread. execve(2) ends the other
-	// threads and keeps the namespaces of the calling one.
+	// unshare(2) moves only the calling thread. execve(2) ends all other threads and
+	// keeps the namespaces of the calling thread.
 	runtime.LockOSThread()
 	if err := syscall.Unshare(syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS); err != nil {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("make namespaces: %w", err)
 	}
-	// The old program cannot use the thread after this: it remains locked, and a
-	// failure is final.
+	// The thread remains locked, because the old program cannot use it any more. An error
+	// is therefore final.
 	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -101,12 +101,12 @@ func setUp() error {
 	return nil
 }
 
-// Main is the body of a TestMain. It builds the named packages into static
-// programs, which [Bin] finds, enters the namespace and runs the tests. If
-// Enter fails, Main logs it and runs the tests that need no server. [Require]
-// decides about the others.
+// Main is the body of a TestMain. Main builds the named packages into static programs for
+// [Bin], enters the namespace and runs the tests. If Enter fails, Main logs the error and
+// runs the tests that need no server. [Require] then skips or fails each test that needs
+// a server.
 func Main(m *testing.M, packages ...string) {
-	// Build first: the namespace has no network to fetch modules from.
+	// Build first, because the namespace has no network to fetch modules from.
 	if !inside() {
 		if err := build(packages); err != nil {
 			fmt.Fprintln(os.Stderr, "smtpd:", err)
@@ -146,8 +146,8 @@ func build(packages []string) error {
 // Bin returns the path of a program that [Main] built.
 func Bin(name string) string { return filepath.Join(os.Getenv(envPrograms), name) }
 
-// Require skips the test if v cannot run here, or fails it if SCANWATCH_NO_SKIP
-// is 1. It also skips with -short.
+// Require skips the test if v cannot run on this machine. If SCANWATCH_NO_SKIP is 1,
+// Require fails the test instead. Require also skips the test if the flag -short is set.
 func Require(t testing.TB, v Version) {
 	t.Helper()
 	require.Full(t)

@@ -35,12 +35,12 @@ const (
 	GuessThird    = "passw0rd-Eiqu4vee"
 )
 
-// GuessUser is the user in the brute-force scenarios. It does not exist.
+// GuessUser is the user in the brute-force scenarios. The user does not exist.
 const GuessUser = "office"
 
-// Secrets returns each form in which a scenario sends a password: unencoded, in
-// base64 for AUTH LOGIN, and with the user for AUTH PLAIN (RFC 4616). None of
-// them may be in a file or in output.
+// Secrets returns each form in which a scenario sends a password. A password is
+// unencoded, in base64 for AUTH LOGIN, or with the user for AUTH PLAIN (RFC 4616). The
+// tests fail if a file or output contains one of the forms.
 func Secrets() []string {
 	var list []string
 	for _, a := range append(slices.Clone(Accounts),
@@ -70,8 +70,8 @@ type Scenario struct {
 	Sessions []Session // in this order
 }
 
-// A Session is one connection of a scenario. Script receives it before the
-// greeting is read, and the caller closes it. Script returns an error if the
+// A Session is one connection of a scenario. Script receives the connection before the
+// greeting is read, and the caller closes the connection. Script returns an error if the
 // server behaves differently from the scenario.
 type Session struct {
 	From   string
@@ -113,7 +113,7 @@ func one(from string, steps ...step) []Session {
 	return []Session{{From: from, Port: PortMX, Script: script(steps...)}}
 }
 
-// A step is a part of a script.
+// A step is a step of a script.
 type step func(*Client) error
 
 func script(steps ...step) func(*Client) error {
@@ -247,8 +247,8 @@ func guesses(password string) step {
 	)
 }
 
-// guessesBlindly returns a step that tries a password although AUTH is not
-// offered. Some bots ignore replies.
+// guessesBlindly returns a step that tries a password although AUTH is not offered, as
+// bots do that ignore replies.
 func guessesBlindly(password string) step {
 	return script(
 		says(503, "AUTH LOGIN"),
@@ -260,22 +260,22 @@ func guessesBlindly(password string) step {
 // greetsOwn greets with the address of the server.
 func greetsOwn(c *Client) error { return says(250, "HELO "+c.Peer())(c) }
 
-// submission returns a session of a mail user. Steps run after STARTTLS.
+// submission returns a session of a mail user. The steps run after STARTTLS.
 func submission(steps ...step) []Session {
 	return []Session{{From: "198.51.100.77", Port: PortSubmission, Script: script(append([]step{
 		reads(220), says(250, "EHLO laptop.example.net"), startsTLS, says(250, "EHLO laptop.example.net"),
 	}, steps...)...)}}
 }
 
-// clientHello is the start of a TLS connection that scanners send to any port: record
-// and handshake headers, version, random, no session, one cipher suite. It contains no
-// LF, because smtpd reads lines.
+// clientHello is the start of a TLS connection that scanners send to any port.
+// clientHello consists of record and handshake headers, version, random, no session and
+// one cipher suite. clientHello contains no LF, because smtpd reads lines.
 const clientHello = "\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03" +
 	"\x9b\x1c\x7e\x52\x88\x31\xd4\xaf\x60\x05\xf3\x2e\xc1\x77\x19\xb0\x44\xe8\x5d\x93\x26\xfa\x68\x0c\xa7\x3b\xde\x81\x15\x4f\xc2\x99" +
 	"\x00\x00\x02\xc0\x2f\x01\x00\x00\x00"
 
-// Scenarios contains real sessions. Addresses and names are invented unless the
-// scenario is about a real one.
+// Scenarios contains real sessions. Addresses and names are invented if the scenario does
+// not depend on real ones.
 var Scenarios = []Scenario{
 	{
 		Name: "good-mail", About: "ordinary mail to two recipients",

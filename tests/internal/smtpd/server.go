@@ -30,14 +30,14 @@ const (
 	pollStep = 5 * time.Millisecond
 )
 
-// Options describe a server. Only Version is required.
+// Options contains the settings of a server. Only Version is required.
 type Options struct {
 	Version Version
 
-	// Dir is the directory of the server on this machine. A later server
-	// with the same Dir continues with the state of the filter. The default
-	// is a temporary directory, which Stop removes. All users must be able
-	// to enter it. The server also sees mounts in it.
+	// Dir is the directory of the server on this machine. A later server with the same
+	// Dir continues with the state of the filter. The default is a temporary directory,
+	// which Stop removes. All users must be able to enter Dir. The server also sees
+	// mounts in Dir.
 	Dir string
 
 	Filters  []Filter // in the order of the chain; none: no filter at all
@@ -50,9 +50,9 @@ type Options struct {
 	Relay    string   // destination of mail for RelayDomain, such as smtp://127.0.0.1:2600
 	Syslog   bool     // smtpd logs with syslog(3); the log has lines of a syslog daemon
 
-	// Without Ready, Start connects once and waits for the greeting. The
-	// filters record this session, from 127.0.0.1. With Ready, Start waits
-	// until smtpd listens and Ready returns true.
+	// Without Ready, Start connects once from 127.0.0.1 and waits for the greeting. The
+	// filters record a session of that connection. With Ready, Start waits until smtpd
+	// listens and Ready returns true.
 	Ready func() bool
 }
 
@@ -78,8 +78,8 @@ type Server struct {
 	tls       *tls.Config
 }
 
-// Start starts a server and waits until it accepts mail. A root runs one server
-// at a time: Start waits for other programs.
+// Start starts a server and waits until the server accepts mail. Each root runs one
+// server at a time. If another program uses the root, Start waits.
 func Start(o Options) (*Server, error) {
 	if err := Check(o.Version); err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func (s *Server) start(o Options) error {
 	}
 	if s.Dir == "" {
 		s.temporary = true
-		// Paths of sockets are short.
+		// Use a short path, because the length of socket paths is limited.
 		if s.Dir, err = os.MkdirTemp("", "smtpd-"); err != nil {
 			return err
 		}
@@ -153,8 +153,8 @@ func lockRoot(root string) (*os.File, error) {
 	return f, nil
 }
 
-// fill writes the files of the server into its directory. Only the state of the
-// filter, the log and delivered mail outlive a server.
+// fill writes the files of the server into the directory of the server. Only the state of
+// the filter, the log and delivered mail remain for a later server.
 func (s *Server) fill(o Options) error {
 	type file struct {
 		name string
@@ -177,7 +177,8 @@ func (s *Server) fill(o Options) error {
 	for _, user := range append(o.Members, Recipients...) {
 		fmt.Fprintf(&users, "%s mailuser\n", user)
 	}
-	// smtpd would deliver mail that an earlier server queued.
+	// Remove the spool, because smtpd would deliver mail that an earlier server has
+	// queued.
 	if err := os.RemoveAll(filepath.Join(s.Dir, "spool")); err != nil {
 		return err
 	}
@@ -248,8 +249,7 @@ func (s *Server) fill(o Options) error {
 	}
 	for _, f := range files {
 		path := filepath.Join(s.Dir, f.name)
-		// The program may still run and cannot be overwritten: use a
-		// new file.
+		// Use a new file, because a program that is still running cannot be overwritten.
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -283,8 +283,8 @@ func account(root, name string) (ids [2]int, err error) {
 	return ids, fmt.Errorf("%s has no account %s: run tests/roots.sh %s", path, name, filepath.Base(root))
 }
 
-// mountAll mounts the directory of the server, its spool and its name service
-// files in the root, for the namespace of this program only.
+// mountAll mounts the directory of the server, the spool and the name service files in
+// the root. The mounts exist only in the namespace of this program.
 func (s *Server) mountAll() error {
 	for _, m := range []struct{ from, to string }{
 		{"", rootDir},
@@ -329,11 +329,11 @@ func (s *Server) credentials() error {
 		}
 		fmt.Fprintf(&b, "%s %s\n", a.User, bytes.TrimSpace(out))
 	}
-	// smtpd reads it as root, before it drops its privileges.
+	// smtpd reads the file as root, before it drops privileges.
 	return os.WriteFile(filepath.Join(s.Dir, "credentials"), []byte(b.String()), 0o640)
 }
 
-// command returns a command that runs a program of the root inside it.
+// command returns a command that runs a program of the root inside the root.
 func (s *Server) command(stdin io.Reader, path string, args ...string) *exec.Cmd {
 	cmd := exec.Command(path, args...)
 	cmd.Dir = "/"
@@ -368,8 +368,8 @@ func (s *Server) run() error {
 		s.cmd.Env = append(s.cmd.Env, "LD_PRELOAD="+s.preload)
 	}
 	s.cmd.SysProcAttr.Setpgid = true
-	// The kernel kills smtpd when this program dies. It sends the signal
-	// when the thread that started smtpd ends, hence the locked thread.
+	// The kernel kills smtpd when this program dies. Lock the thread, because the kernel
+	// sends the signal when the thread that started smtpd ends.
 	s.cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	s.ended = make(chan struct{})
 	started := make(chan error)
@@ -398,8 +398,8 @@ func (s *Server) ready(o Options) error {
 	if o.Ready != nil {
 		return s.Eventually("the filter is ready", o.Ready)
 	}
-	// smtpd listens first, then the filters register, and only then smtpd
-	// sends greetings.
+	// Connect and read the greeting. smtpd listens before the filters have registered,
+	// but sends no greeting until then.
 	c, err := s.Dial("127.0.0.1", PortMX)
 	if err != nil {
 		return err
@@ -412,7 +412,7 @@ func (s *Server) ready(o Options) error {
 	return err
 }
 
-// listening reports whether each of the ports has a listener.
+// listening reports whether all of the ports have a listener.
 func listening(ports []int) bool {
 	open := map[int]bool{}
 	for _, name := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
@@ -440,8 +440,8 @@ func listening(ports []int) bool {
 	return true
 }
 
-// Eventually waits until cond returns true. It returns an error if smtpd ends
-// or the time limit is reached. The parameter what describes cond.
+// Eventually waits until cond returns true. If smtpd ends or the time limit is reached,
+// Eventually returns an error. what describes cond.
 func (s *Server) Eventually(what string, cond func() bool) error {
 	deadline := time.Now().Add(patience)
 	for {
@@ -458,11 +458,11 @@ func (s *Server) Eventually(what string, cond func() bool) error {
 	}
 }
 
-// ErrEnded means that smtpd ended without SIGTERM, as it does when a filter
-// exits or violates the protocol.
+// ErrEnded means that smtpd has ended without SIGTERM. smtpd ends when a filter exits or
+// violates the protocol.
 var ErrEnded = errors.New("smtpd ended early")
 
-// Alive reports whether smtpd runs.
+// Alive reports whether smtpd is running.
 func (s *Server) Alive() bool {
 	if s.cmd == nil {
 		return false
@@ -487,8 +487,8 @@ func (s *Server) Log() string {
 	return string(data)
 }
 
-// FilterLog returns the lines that the named filter wrote to standard error.
-// smtpd itself logs passwords in commands that it rejects.
+// FilterLog returns the lines that the named filter has written to standard error. Lines
+// of smtpd itself are excluded, because they contain passwords from rejected commands.
 func (s *Server) FilterLog(name string) string {
 	var b strings.Builder
 	for line := range strings.Lines(s.Log()) {
@@ -499,8 +499,8 @@ func (s *Server) FilterLog(name string) string {
 	return b.String()
 }
 
-// State returns the directory on this machine that filters see as StateDir. It
-// belongs to their user.
+// State returns the directory on this machine that filters see as StateDir. The directory
+// belongs to the user of the filters.
 func (s *Server) State() string { return filepath.Join(s.Dir, "state") }
 
 // Mail returns the maildir with all delivered mail.
@@ -515,10 +515,10 @@ func (s *Server) Sendmail(stdin io.Reader, args ...string) error {
 	return nil
 }
 
-// Dial connects to a port of the server. From is the address of the client, or
-// 127.0.0.1 if it is empty; it must not be an address of the server. Loopback
-// addresses reach the server on loopback, others on Addr4 and Addr6. smtpd
-// queues five connections: more connections at a time wait for retransmissions.
+// Dial connects to a port of the server. from is the address of the client. If from is
+// empty, the address is 127.0.0.1. from must not be an address of the server. A loopback
+// address reaches the server on loopback, and any other address reaches Addr4 or Addr6.
+// smtpd queues five connections. Further concurrent connections wait for retransmissions.
 func (s *Server) Dial(from string, port int) (*Client, error) {
 	if from == "" {
 		from = "127.0.0.1"
@@ -549,8 +549,8 @@ func (s *Server) Dial(from string, port int) (*Client, error) {
 	return newClient(conn.(*net.TCPConn), s.tls), nil
 }
 
-// bindAnywhere allows an IPv6 socket to use an address that is local only by
-// its route. IPv4 needs nothing.
+// bindAnywhere allows an IPv6 socket to use an address that is local only by its route.
+// IPv4 sockets need no option.
 func bindAnywhere(network, _ string, conn syscall.RawConn) error {
 	if network != "tcp6" {
 		return nil
@@ -565,9 +565,9 @@ func bindAnywhere(network, _ string, conn syscall.RawConn) error {
 	return err
 }
 
-// Stop ends the server and waits for it and its filters. It returns an error if
-// smtpd has ended before (ErrEnded), ends with an error, or leaves a process,
-// which Stop kills. A second Stop does nothing.
+// Stop ends the server and waits for smtpd and the filters. Stop returns an error if
+// smtpd had already ended (ErrEnded) or ends with an error. A process that smtpd leaves
+// is killed, and is also an error. A second Stop does nothing.
 func (s *Server) Stop() error {
 	if s.released {
 		return nil
@@ -598,7 +598,7 @@ func (s *Server) terminate() error {
 	return nil
 }
 
-// release waits for the processes in the root and undoes start.
+// release waits for the processes in the root and reverts the changes of Start.
 func (s *Server) release() error {
 	s.released = true
 	err := s.reap()
@@ -618,15 +618,15 @@ func (s *Server) release() error {
 			err = errors.Join(err, f.Close())
 		}
 	}
-	// Do not remove files through a mount: they belong to the root.
+	// Do not remove files through a mount, because they belong to the root.
 	if s.temporary && err == nil {
 		err = os.RemoveAll(s.Dir)
 	}
 	return err
 }
 
-// reap waits for the children of smtpd and the filters, which end soon after
-// smtpd. It kills the rest.
+// reap waits for the children of smtpd and the filters, which end soon after smtpd. reap
+// kills the remaining processes.
 func (s *Server) reap() error {
 	deadline := time.Now().Add(patience)
 	for {
@@ -652,8 +652,8 @@ type process struct {
 	command string
 }
 
-// processes returns the processes of this namespace with the root, or a
-// directory in it, as their root directory. Zombies have none.
+// processes returns the processes of this namespace whose root directory is in the root.
+// A zombie has no root directory.
 func (s *Server) processes() ([]process, error) {
 	own, err := os.Readlink("/proc/self/ns/mnt")
 	if err != nil {
@@ -716,8 +716,8 @@ func (s *Server) FilterPIDs() ([]int, error) {
 	return pids, nil
 }
 
-// KillFilter kills the process group of the first filter with SIGKILL and waits
-// until smtpd ends, which follows.
+// KillFilter kills the process group of the first filter with SIGKILL. Without its
+// filter, smtpd ends. KillFilter waits for the end.
 func (s *Server) KillFilter() error {
 	pids, err := s.FilterPIDs()
 	if err != nil {

@@ -92,9 +92,8 @@ func playAll(t *testing.T, s *Server) map[string]string {
 	return said
 }
 
-// TestScenarios checks that every scenario has the same dialogue with and
-// without a filter, that the filter sees every session completely, and that
-// names arrive as in the table.
+// TestScenarios checks that every scenario has the same dialogue with and without a
+// filter. The filter must see every session completely, with the names in the table.
 func TestScenarios(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v Version) {
 		bare := mustStart(t, Options{Version: v, Hosts: Hosts()})
@@ -164,8 +163,8 @@ func TestScenarios(t *testing.T) {
 	})
 }
 
-// checkSecrets checks that the scenarios send each password in a form that
-// Secrets returns. Otherwise a search for them would prove nothing.
+// checkSecrets checks that the scenarios send each password in a form that Secrets
+// returns. Without this check, a search for the passwords would prove nothing.
 func checkSecrets(t *testing.T, dialogues map[string]string) {
 	t.Helper()
 	var all strings.Builder
@@ -427,7 +426,7 @@ func TestStartFails(t *testing.T) {
 			}
 		})
 	}
-	// The failed starts do not disturb the next one.
+	// The failed starts must not disturb the next start.
 	mustStart(t, Options{Version: v})
 }
 

@@ -11,16 +11,15 @@ import (
 	"os"
 )
 
-// A syslogd receives the messages of syslog(3) and writes lines as a syslog
-// daemon does: with the name of the host after the time, and without the
-// priority.
+// A syslogd receives the messages of syslog(3) and writes lines like a syslog daemon. A
+// line has the name of the host after the time, and no priority.
 type syslogd struct {
 	conn net.PacketConn
 	path string
 	done chan error
 }
 
-// startSyslog listens on a socket. A stale socket is replaced: the caller holds
+// startSyslog listens on a socket. A stale socket is replaced, because the caller holds
 // the lock of the root.
 func startSyslog(path string, w io.Writer) (*syslogd, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {

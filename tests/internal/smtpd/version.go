@@ -17,8 +17,8 @@ type Version struct {
 	TLS  bool   // can serve TLS, and with it AUTH
 }
 
-// Versions contains all versions. OpenSMTPD 6.8 fails every TLS handshake with the
-// OpenSSL 3 of Debian 12. The build of Debian 11 works.
+// Versions contains all versions. OpenSMTPD 6.8 fails every TLS handshake with OpenSSL 3
+// of Debian 12. The build of Debian 11 works.
 var Versions = []Version{
 	{Name: "6.8", Root: "bookworm"},
 	{Name: "6.8-tls", Root: "bullseye", TLS: true},
@@ -29,8 +29,8 @@ var Versions = []Version{
 // Newest returns the newest version.
 func Newest() Version { return Versions[len(Versions)-1] }
 
-// Matrix returns the versions for a test that the core scenario covers in part:
-// all of them with the build tag long, otherwise the newest one.
+// Matrix returns the versions for a test that the core scenario covers in part. With the
+// build tag long, Matrix returns all versions, and otherwise the newest version.
 func Matrix() []Version {
 	if Long {
 		return Versions
@@ -48,8 +48,8 @@ func rootsDir() string {
 
 func (v Version) dir() string { return filepath.Join(rootsDir(), v.Root) }
 
-// Check returns an error if v cannot run: outside the namespace, or without its
-// root.
+// Check returns an error if v cannot run, because the program is outside the namespace or
+// the root of v is missing.
 func Check(v Version) error {
 	if !inside() {
 		return errors.New("not in a separate namespace: call smtpd.Main or smtpd.Enter first (needs root)")

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Far adds a delay of rtt/2 in each direction. The kernel of a test machine may
-// not have netem. The connection itself opens without delay.
+// Far adds a delay of rtt/2 in each direction. The kernel of a test machine may not have
+// netem. Opening the connection has no delay.
 func (c *Client) Far(rtt time.Duration) {
 	if rtt == 0 {
 		return
@@ -35,7 +35,7 @@ type parcel struct {
 	err  error
 }
 
-// send writes the parcels. It ends when the connection is closed, or when nothing has
+// send writes the parcels. send ends when the connection is closed, or when no parcel has
 // been written within the time limit of a client.
 func (p *way) send() {
 	idle := time.NewTimer(patience)

@@ -1,6 +1,7 @@
-// Demo writes the state directory of a filter that has run for the four weeks until now,
-// with legitimate mail and attacks from tests/month, a configuration, and a database of
-// networks. The screenshot of the page in README.md shows it.
+// Demo writes the state directory of a filter that has run for the last four weeks. The
+// records contain legitimate mail and attacks from tests/month. Demo also writes a
+// configuration and a database of networks. The screenshot of the page in README.md shows
+// the data of Demo.
 package main
 
 import (
@@ -75,7 +76,7 @@ func run(dir, mode string, now time.Time) error {
 	return play(state, mode, now)
 }
 
-// play plays the month until now. The busiest days are the last ones.
+// play plays the month until now. The last days are the busiest days.
 func play(state, mode string, now time.Time) error {
 	month.Start = now.Truncate(24*time.Hour).AddDate(0, 0, 1-month.Days)
 	preset := "standard"
@@ -96,7 +97,8 @@ func play(state, mode string, now time.Time) error {
 	return errors.Join(records.Flush(context.Background()), records.Close(), file.Flush(context.Background()), file.Close())
 }
 
-// owners are the invented owners of the networks of the month, by the third byte.
+// owners contains invented owners for the networks of the month. The third byte of an
+// address selects the owner.
 var owners = []struct {
 	first, last int
 	as          uint32
@@ -108,7 +110,7 @@ var owners = []struct {
 	{151, 175, 64502, "Fast VPS", "SG"}, {176, 200, 64503, "Pine Valley Cable", "BR"}, {201, 225, 64504, "Metro Mobile", "IN"}, {226, 255, 64505, "Harbour Colocation", "PL"},
 }
 
-// networks returns the database of the networks.
+// networks returns the database with the owners of the networks.
 func networks() ([]byte, error) {
 	tree, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "Demo", IncludeReservedNetworks: true})
 	if err != nil {
@@ -134,7 +136,7 @@ func networks() ([]byte, error) {
 	return []byte(b.String()), err
 }
 
-// shrink writes a PNG file with its 256 most frequent colours to standard output.
+// shrink writes a PNG file to standard output with only the 256 most frequent colours.
 func shrink(name string) error {
 	in, err := os.Open(name)
 	if err != nil {

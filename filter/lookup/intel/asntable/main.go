@@ -1,5 +1,5 @@
 // Command asntable compiles asn-prefixes.tsv.gz into asn.bin, the table that package
-// lookup embeds. To run it, use go generate in filter/lookup.
+// lookup embeds. Run asntable with go generate in filter/lookup.
 //
 // Each line of the source contains a prefix and the number of the AS that announces it.
 // Prefixes do not overlap. In the table, adjacent prefixes of an AS form one range. The
@@ -33,7 +33,7 @@ import (
 
 const blockRanges = 64
 
-// A span is a range of units that one AS announces. It includes its last unit.
+// A span is a range of units that one AS announces, including its last unit.
 type span struct {
 	first, last uint64
 	as          uint32
