@@ -13,6 +13,10 @@ FISHDIR = ${PREFIX}/share/fish/vendor_completions.d
 # smtpd searches one directory for filters: /usr/local/libexec/smtpd on OpenBSD,
 # /usr/libexec/opensmtpd on Debian regardless of the prefix.
 LIBEXECDIR != case $$(uname) in OpenBSD) echo ${PREFIX}/libexec/smtpd ;; Linux) echo /usr/libexec/opensmtpd ;; *) echo ${PREFIX}/libexec/opensmtpd ;; esac
+# systemd searches these directories, also below /usr/local. An empty value omits the
+# services of the companions.
+UNITDIR != case $$(uname) in Linux) echo ${PREFIX}/lib/systemd/system ;; esac
+TMPFILESDIR = ${PREFIX}/lib/tmpfiles.d
 MANDIR != case $$(uname) in *BSD) echo ${PREFIX}/man ;; *) echo ${PREFIX}/share/man ;; esac
 GO = go
 FUZZTIME = 60s
@@ -147,6 +151,10 @@ install:
 	install -m 644 completions/bash ${DESTDIR}${BASHDIR}/scanwatch
 	install -m 644 completions/zsh ${DESTDIR}${ZSHDIR}/_scanwatch
 	install -m 644 completions/fish ${DESTDIR}${FISHDIR}/scanwatch.fish
+	test -z "${UNITDIR}" || { install -d ${DESTDIR}${UNITDIR} ${DESTDIR}${TMPFILESDIR} && \
+		install -m 644 packaging/systemd/scanwatch* ${DESTDIR}${UNITDIR}/ && \
+		sed -i 's,/usr/bin/scanwatch,${BINDIR}/scanwatch,' ${DESTDIR}${UNITDIR}/scanwatch* && \
+		install -m 644 packaging/systemd/tmpfiles.conf ${DESTDIR}${TMPFILESDIR}/scanwatch.conf; }
 
 # Keep the configuration and the records.
 uninstall:
@@ -154,6 +162,8 @@ uninstall:
 	rm -f ${DESTDIR}${MANDIR}/man5/scanwatch.conf.5 ${DESTDIR}${MANDIR}/man8/filter-scanwatch.8 ${DESTDIR}${MANDIR}/man8/scanwatch.8
 	rm -f ${DESTDIR}${BASHDIR}/scanwatch ${DESTDIR}${ZSHDIR}/_scanwatch ${DESTDIR}${FISHDIR}/scanwatch.fish
 	rm -rf ${DESTDIR}${EXAMPLEDIR}
+	test -z "${UNITDIR}" || { cd packaging/systemd && for unit in scanwatch*; do rm -f "${DESTDIR}${UNITDIR}/$$unit"; done; \
+		rm -f ${DESTDIR}${TMPFILESDIR}/scanwatch.conf; }
 
 deb: all
 	sh packaging/deb.sh ${VERSION}

@@ -43,9 +43,6 @@ install -m 644 README.md DECISIONS.md filter/lookup/intel/SOURCES.md "$doc/"
 gzip -9nc CHANGES.md >"$doc/changelog.gz"
 gzip -9nc $from/changelog >"$doc/changelog.Debian.gz"
 sh $from/copyright.sh >"$doc/copyright"
-install -d "$dest/usr/lib/systemd/system" "$dest/usr/lib/tmpfiles.d"
-install -m 644 packaging/systemd/*.service packaging/systemd/*.timer "$dest/usr/lib/systemd/system/"
-install -m 644 packaging/systemd/tmpfiles.conf "$dest/usr/lib/tmpfiles.d/scanwatch.conf"
 install -D -m 644 $from/lintian-overrides "$dest/usr/share/lintian/overrides/$package"
 
 # List the files before DEBIAN exists.

@@ -175,6 +175,7 @@ func TestDescribePrivacy(t *testing.T) {
 	kept := []Retention{{"bans, after their end", 90 * day}, {"failed logins, as hashes", day}}
 	for name, conf := range map[string]string{
 		"full":   "mode observe\n",
+		"served": "companion serve user _swserve listen 192.0.2.25\nzone \"bl.example.org\" bans\n",
 		"hashed": "privacy hashed\nstore \"/s\" keep 7d\ncontact \"it@example.org\"\n",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,23 @@ import (
 type Retention struct {
 	What string
 	For  time.Duration
+}
+
+// publication describes the data that others receive.
+func (p *Policy) publication() (list []string) {
+	if slices.ContainsFunc(p.Zones, func(z *Zone) bool { return z.Bans }) {
+		list = append(list, "Other mail servers can query by DNS whether a host is banned here, and for what reason.")
+	}
+	has := func(abuse bool) bool {
+		return slices.ContainsFunc(p.Companions, func(c *Companion) bool { return c.Role == RoleForward && (c.Target == ForwardAbuse) == abuse })
+	}
+	if has(false) {
+		list = append(list, "Another program of this site receives the addresses, names and greetings of suspicious hosts, and the decisions about them.")
+	}
+	if has(true) {
+		list = append(list, "The addresses of hosts that attack this server are reported to AbuseIPDB, with the kind and the time of the attack.")
+	}
+	return list
 }
 
 // DescribePrivacy writes a text for users that lists the stored data and its retention.
@@ -39,6 +57,12 @@ func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 		d.item(k.What + ": " + text.DurationWords(k.For))
 	}
 	d.para("The log of the mail server is kept separately.")
+	if others := p.publication(); len(others) > 0 {
+		d.title("Publication")
+		for _, text := range others {
+			d.para(text)
+		}
+	}
 	d.title("Questions")
 	contact := "the postmaster of this site"
 	if p.Contact != "" {

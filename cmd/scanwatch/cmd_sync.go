@@ -24,8 +24,9 @@ func newSync(e *env) *cobra.Command {
 		Short: "Keep a firewall or file in step with the bans.",
 		Long: "Follow the bans of the running filter, and add and remove them in the firewall\n" +
 			"or file of a companion in scanwatch.conf. This is a service and runs until a\n" +
-			"signal ends it. TARGET is nftables, ipset, pf, file, or what follows such a word\n" +
-			"in the configuration. Hosts that an export would omit are never blocked.",
+			"signal ends it. TARGET is nftables, ipset, pf or file, or the argument of a\n" +
+			"target, such as \"inet filter scanwatch\". Hosts that an export would omit are\n" +
+			"never blocked.",
 		Example: "  scanwatch sync nftables\n  scanwatch sync --dry-run",
 		Args:    argsBetween(0, 1),
 		RunE:    func(_ *cobra.Command, args []string) error { return runSync(e, dry, args) },

@@ -129,10 +129,17 @@ mail 4
 stop
 say "upgraded from $was to $(has)"
 
+# Enable a service of the package and a unit of the operator.
+wants=$root/etc/systemd/system/multi-user.target.wants
+mkdir -p "$wants"
+ln -s /usr/lib/systemd/system/scanwatch-sync@.service "$wants/scanwatch-sync@nftables.service"
+ln -s /lib/systemd/system/scanwatch-serve.service "$wants/scanwatch-serve.service"
+ln -s /etc/systemd/system/scanwatch-postfix.path "$wants/scanwatch-postfix.path"
 in_root dpkg -r $name >"$scratch/dpkg.log" 2>&1 || die "remove: $(cat "$scratch/dpkg.log")"
 grep -q 'still names filter-scanwatch' "$scratch/dpkg.log" || die "no warning about the filter in smtpd.conf"
 [ -e "$root/etc/scanwatch/scanwatch.conf" ] || die "the removal deleted the configuration"
 [ -e "$root/var/lib/scanwatch/state.db" ] || die "the removal deleted the records"
+[ "$(ls "$wants" | grep scanwatch)" = scanwatch-postfix.path ] || die "enabled after the removal: $(ls "$wants")"
 left=$(in_root dpkg -L $name | grep -v '^/etc' | while read -r file; do [ -f "$root$file" ] && echo "$file"; done || true)
 [ -z "$left" ] || die "files after the removal: $left"
 in_root dpkg -P $name >"$scratch/dpkg.log" 2>&1 || die "purge: $(cat "$scratch/dpkg.log")"

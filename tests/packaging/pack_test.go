@@ -127,10 +127,14 @@ func TestInstall(t *testing.T) {
 			files := installed(t, dest)
 			for _, want := range []string{"/p/bin/scanwatch", "/l/filter-scanwatch", "/m/man5/scanwatch.conf.5", "/m/man8/filter-scanwatch.8",
 				"/m/man8/scanwatch.8", "/p/share/examples/scanwatch/standard.conf",
-				"/p/share/examples/scanwatch/fail2ban/jail.d/scanwatch.conf", "/p/share/examples/scanwatch/sshguard/scanwatch-parser", "/p/share/zsh/site-functions/_scanwatch"} {
+				"/p/share/examples/scanwatch/fail2ban/jail.d/scanwatch.conf", "/p/share/examples/scanwatch/sshguard/scanwatch-parser", "/p/share/zsh/site-functions/_scanwatch",
+				"/p/lib/systemd/system/scanwatch-sync@.service", "/p/lib/systemd/system/scanwatch-serve.service", "/p/lib/tmpfiles.d/scanwatch.conf"} {
 				if !slices.Contains(files, want) {
 					t.Errorf("%s is not installed", want)
 				}
+			}
+			if unit := read(t, dest+"/p/lib/systemd/system/scanwatch-serve.service"); !strings.Contains(unit, "\nExecStart=/p/bin/scanwatch serve dns\n") {
+				t.Errorf("the service starts another program:\n%s", unit)
 			}
 			run(t, from, nil, append([]string{program, "-s", "uninstall"}, vars...)...)
 			if left := installed(t, dest); len(left) > 0 {
@@ -327,6 +331,33 @@ func TestUnits(t *testing.T) {
 	}
 	for _, unit := range units {
 		run(t, project, nil, "systemd-analyze", "security", "--offline=true", "--threshold=19", "packaging/systemd/"+filepath.Base(unit))
+	}
+}
+
+// TestInstances checks that systemd accepts the services of make install, and that the
+// instances in the manual name the targets.
+func TestInstances(t *testing.T) {
+	needs(t, "make", "systemd-analyze", "systemd-escape")
+	from, dest := pretended(t), t.TempDir()
+	units := filepath.Join(dest, "units")
+	run(t, from, nil, "make", "-s", "install", "PREFIX="+dest, "LIBEXECDIR="+dest+"/libexec", "UNITDIR="+units)
+	verify := func(unit string) {
+		t.Helper()
+		run(t, units, nil, "systemd-analyze", "verify", "--man=no", filepath.Join(units, unit))
+	}
+	verify("scanwatch-serve.service")
+	page := strings.ReplaceAll(read(t, project+"/man/scanwatch.8"), `\e`, `\`)
+	targets := map[string]bool{}
+	for _, line := range regexp.MustCompile(`(?ms)^systemctl enable --now "\$\(systemd-escape [^)]*\)"$`).FindAllString(page, -1) {
+		unit := strings.TrimSpace(run(t, units, nil, "sh", "-euc", `systemctl() { echo "$3"; }; `+line))
+		if err := os.Symlink("scanwatch-sync@.service", filepath.Join(units, unit)); err != nil {
+			t.Fatal(err)
+		}
+		verify(unit)
+		targets[strings.TrimSpace(run(t, units, nil, "systemd-escape", "--unescape", "--instance", unit))] = true
+	}
+	if !targets["/var/lib/scanwatch-bans/bans.cidr"] || !targets["inet filter scanwatch"] {
+		t.Errorf("the manual has instances for %v", targets)
 	}
 }
 

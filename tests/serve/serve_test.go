@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -173,7 +175,7 @@ func TestServe(t *testing.T) {
 		{[]string{"version.bind", "CH", "TXT"}, []string{"status: REFUSED"}},
 		{[]string{"example.net"}, []string{"status: REFUSED"}},
 		{[]string{"bl.example.org", "NS"}, []string{"300 IN NS ns.bl.example.org."}},
-		{[]string{"ns.bl.example.org"}, []string{"IN A 127.0.0.1", "IN A 192.0.2.25"}},
+		{[]string{"ns.bl.example.org"}, []string{"ANSWER: 1,", "IN A 192.0.2.25"}},
 		{[]string{"2.0.0.127.scanners.example.org"}, []string{"127.0.0.3"}},
 		{[]string{"1.0.0.127.scanners.example.org"}, []string{"status: NXDOMAIN"}},
 		{[]string{name, "@192.0.2.25"}, []string{"300 IN A 127.0.0.2"}},
@@ -229,6 +231,45 @@ func TestServe(t *testing.T) {
 			t.Error(line)
 		}
 	}
+}
+
+// TestFoundHosts checks that the export in the manual publishes the hosts that the filter
+// has found, and that its format empties the zone if there are no hosts.
+func TestFoundHosts(t *testing.T) {
+	require.Program(t, "dig")
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^\*/10 \* \* \* \* scanwatch (export .*) -o /etc/scanwatch/found\.txt$`).FindStringSubmatch(string(page))
+	if m == nil {
+		t.Fatal("the manual has no export for a zone")
+	}
+	s := start(t, "listen 127.0.0.1\nzone \"found.example.org\" file \"found\"\n")
+	f := s.filter()
+	filterproc.Eventually(t, "the socket", cli.Listens(s.path("state")))
+	export := func(more ...string) {
+		t.Helper()
+		s.scanwatch(slices.Concat(strings.Fields(m[1]), more, []string{"-o", s.path("found")})...)
+		if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const host = "71.6.135.131"
+	name := reversed(host, "found.example.org")
+	filterproc.Eventually(t, "SERVFAIL", func() bool { return strings.Contains(dig(t, name), "status: SERVFAIL") })
+	export()
+	filterproc.Eventually(t, "NXDOMAIN", func() bool { return strings.Contains(dig(t, name), "status: NXDOMAIN") })
+	lines, answer := new(filterproc.Visits).Next(time.Now())
+	f.Send(regexp.MustCompile(`<unknown>\|fail\|[0-9.]+`).ReplaceAllString(lines, "census1.shodan.io|pass|"+host))
+	if got := f.Line(); got != answer {
+		t.Fatalf("%q, want %q", got, answer)
+	}
+	s.scanwatch("flush")
+	export()
+	waitFor(t, "127.0.0.5", name)
+	export("--src", "192.0.2.1")
+	waitFor(t, "", name)
 }
 
 // confined checks the user and the restrictions of the service.
@@ -338,8 +379,24 @@ func listed(t *testing.T, r *net.Resolver, a netip.Addr) bool {
 	return err == nil && len(addrs) == 1
 }
 
-// mainCF is the configuration of Postfix in the manual, with the directories of the test.
-// A process of Postfix caches the answers of block lists until it ends.
+// recipe returns the configuration of a mail server in the manual.
+func recipe(t *testing.T, server string) string {
+	t.Helper()
+	page, err := os.ReadFile("../../man/scanwatch.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, item, _ := strings.Cut(string(page), "\n.It "+server+"\n")
+	_, text, _ := strings.Cut(item, ".Bd -literal\n")
+	text, _, ok := strings.Cut(text, ".Ed\n")
+	if !ok {
+		t.Fatalf("the manual has no configuration of %s", server)
+	}
+	return text
+}
+
+// mainCF is the configuration of Postfix without the block list, with the directories of
+// the test. A process of Postfix caches the answers of block lists until it ends.
 const mainCF = `compatibility_level = 3.6
 queue_directory = %[1]s/queue
 data_directory = %[1]s/data
@@ -361,7 +418,6 @@ maillog_file_prefixes = /
 import_environment = MAIL_CONFIG MAIL_LOGTAG POSTLOG_SERVICE POSTLOG_HOSTNAME LD_LIBRARY_PATH LANG=C
 smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
 max_use = 1
-smtpd_recipient_restrictions = reject_rbl_client bl.example.org=127.0.0.2
 `
 
 const masterCF = `192.0.2.25:25 inet n - n - - smtpd
@@ -417,7 +473,7 @@ func startPostfix(s *service) {
 			}
 		}
 	}
-	s.write("postfix/main.cf", fmt.Sprintf(mainCF, s.dir, root))
+	s.write("postfix/main.cf", fmt.Sprintf(mainCF, s.dir, root)+recipe(s.t, "Postfix"))
 	s.write("postfix/master.cf", masterCF)
 	cmd := exec.Command(root+"/usr/lib/postfix/sbin/master", "-c", s.path("postfix"), "-d")
 	cmd.Env = withLibraries(root)
@@ -526,12 +582,7 @@ func TestSendmail(t *testing.T) {
 	require.Full(t)
 	require.Program(t, "m4")
 	root := consumers(t, "/usr/libexec/sendmail/sendmail")
-	page, err := os.ReadFile("../../man/scanwatch.8")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, feature, _ := strings.Cut(string(page), ".It Sendmail\n.Bd -literal\n")
-	feature, _, _ = strings.Cut(feature, ".Ed\n")
+	feature := recipe(t, "Sendmail")
 	s := start(t, zones)
 	s.filter()
 	waitFor(t, "127.0.0.2", reversed("127.0.0.2", "bl.example.org"))

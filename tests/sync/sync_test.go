@@ -29,8 +29,17 @@ import (
 // companionUser is the user id of the companion. The user needs no name.
 const companionUser = 54321
 
-// ruleset returns the ruleset of the manual, for all packets and with a table of another
-// program.
+// operator contains the rules of an operator, to which the manual adds a chain.
+const operator = `
+	chain input {
+		type filter hook input priority filter; policy drop;
+		ct state established,related accept
+		udp sport 1-65535 accept
+	}
+`
+
+// ruleset returns the ruleset of the manual, for all packets, with the rules of the
+// operator and a table of another program.
 func ruleset(t *testing.T) string {
 	t.Helper()
 	page, err := os.ReadFile("../../man/scanwatch.8")
@@ -43,7 +52,7 @@ func ruleset(t *testing.T) string {
 	if !ok || all == block {
 		t.Fatal("the manual has no ruleset")
 	}
-	return "flush ruleset\ntable inet filter {" + all + "table inet other { set keep { type ipv4_addr; elements = { 45.100.0.1 }; }; }\n"
+	return "flush ruleset\ntable inet filter {" + operator + "}\ntable inet filter {" + all + "table inet other { set keep { type ipv4_addr; elements = { 45.100.0.1 }; }; }\n"
 }
 
 // A firewall describes a target of the companion.
@@ -400,6 +409,17 @@ func maximal(all []string) []string {
 			return wider < bits && wide.Contains(a)
 		})
 	})
+}
+
+// TestRulesOfOperator checks that the ruleset of the manual does not change the rules of
+// the operator.
+func TestRulesOfOperator(t *testing.T) {
+	s := newSite(t, "nftables")
+	out, err := exec.Command("nft", "list", "chain", "inet", "filter", "input").Output()
+	s.check(err)
+	if want := "table inet filter {" + operator + "}\n"; string(out) != strings.Replace(want, "{\n\n", "{\n", 1) {
+		t.Errorf("the chain of the operator is now\n%s", out)
+	}
 }
 
 // TestKills checks the firewall after the companion or the filter was killed, and after
