@@ -16,7 +16,7 @@ type Retention struct {
 }
 
 // publication describes the data that others receive.
-func (p *Policy) publication() (list []string) {
+func publication(p *Policy) (list []string) {
 	if slices.ContainsFunc(p.Zones, func(z *Zone) bool { return z.Bans }) {
 		list = append(list, "Other mail servers can query by DNS whether a host is banned here, and for what reason.")
 	}
@@ -57,7 +57,7 @@ func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 		d.item(k.What + ": " + text.DurationWords(k.For))
 	}
 	d.para("The log of the mail server is kept separately.")
-	if others := p.publication(); len(others) > 0 {
+	if others := publication(p); len(others) > 0 {
 		d.title("Publication")
 		for _, text := range others {
 			d.para(text)

@@ -139,10 +139,14 @@ var errTimeout = errors.New("no complete answer in time")
 func explain(ctx context.Context, err error) error {
 	var wrapped *url.Error
 	switch {
-	case err == nil || errors.Is(err, errUnchanged):
+	case errors.Is(err, errUnchanged):
 		return err
 	case ctx.Err() != nil:
+		// A server may end its answer in the regular way when this client hangs up, so that
+		// half an answer looks complete.
 		return context.Cause(ctx)
+	case err == nil:
+		return nil
 	case errors.Is(err, io.EOF):
 		return errors.New("the server closed the connection without an answer")
 	case errors.As(err, &wrapped):
