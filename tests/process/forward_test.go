@@ -3,12 +3,13 @@
 package process
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -45,10 +46,12 @@ func TestForward(t *testing.T) {
 	service := exec.Command(smtpd.Bin("scanwatch"), "forward", "-f", conf)
 	service.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
 	log := filterproc.LogFile(t, service)
-	out, err := service.StdoutPipe()
+	out, err := os.Create(filepath.Join(dir, "out"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer out.Close()
+	service.Stdout = out
 	if err := service.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -59,51 +62,45 @@ func TestForward(t *testing.T) {
 			t.Log(log())
 		}
 	})
-	lines := bufio.NewScanner(out)
-	next := func() (events []string, gaps int) {
+	// batches returns the events and the gaps in all batches.
+	batches := func() (events []string, gaps int) {
 		t.Helper()
-		if !lines.Scan() {
-			t.Fatal("the service has ended")
-		}
-		var batch struct {
-			Events []struct{ Event, Prefix string }
-			Gaps   int
-		}
-		if err := json.Unmarshal(lines.Bytes(), &batch); err != nil {
+		text, err := os.ReadFile(out.Name())
+		if err != nil {
 			t.Fatal(err)
 		}
-		for _, e := range batch.Events {
-			events = append(events, e.Event+" "+e.Prefix)
+		for line := range strings.Lines(string(text)) {
+			var batch struct {
+				Events []struct{ Event, Prefix string }
+				Gaps   int
+			}
+			if !strings.HasSuffix(line, "\n") {
+				break // not yet complete
+			}
+			if err := json.Unmarshal([]byte(line), &batch); err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range batch.Events {
+				events = append(events, e.Event+" "+e.Prefix)
+			}
+			gaps += batch.Gaps
 		}
-		return events, batch.Gaps
+		return events, gaps
 	}
 	command := func(args ...string) string { return cli.Run(t, state, append([]string{"-f", conf}, args...)...) }
 	running := func() bool {
-		var status struct{ Companions []struct{ Name, Done, Error string } }
+		var status struct {
+			Companions []struct{ Name, Done, Error string }
+		}
 		cli.Decode(t, command("status", "--json"), &status)
 		c := status.Companions
 		return len(c) == 1 && c[0].Name == "forward stdout" && c[0].Done != "" && c[0].Error == ""
 	}
 	filterproc.Eventually(t, "the service in the status", running)
-	// The service may not watch yet: ban until a batch has the ban.
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for found := false; !found; {
-			events, _ := next()
-			for _, e := range events {
-				found = found || e == "ban 203.0.113.9/32"
-			}
-		}
-	}()
 	filterproc.Eventually(t, "a batch with the ban", func() bool {
-		command("ban", "--for", "1h", "203.0.113.9")
-		select {
-		case <-done:
-			return true
-		default:
-			return false
-		}
+		command("ban", "--for", "1h", "203.0.113.9") // again, because the service may not have watched yet
+		events, _ := batches()
+		return slices.Contains(events, "ban 203.0.113.9/32")
 	})
 	if n := filterproc.AnonymousMemory(t, service.Process.Pid); n > 32<<20 {
 		t.Errorf("the service uses %d MB", n>>20)
@@ -111,6 +108,6 @@ func TestForward(t *testing.T) {
 	f.End(0)
 	filterproc.Start(t, "-f", conf)
 	filterproc.Eventually(t, "the socket", cli.Listens(state))
-	filterproc.Eventually(t, "a batch with the gap", func() bool { _, gaps := next(); return gaps == 1 })
+	filterproc.Eventually(t, "a batch with the gap", func() bool { _, gaps := batches(); return gaps == 1 })
 	filterproc.Eventually(t, "the service in the status again", running)
 }
