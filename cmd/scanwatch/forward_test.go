@@ -100,7 +100,13 @@ func newForwardFilter(t *testing.T, dir, conf string) *forwardFilter {
 	done := make(chan struct{})
 	go func() { defer close(done); server.Run(ctx, filepath.Join(dir, "run"), time.Second) }()
 	t.Cleanup(func() { cancel(); <-done })
-	return f
+	for { // until it listens; the time limit of go test ends the loop
+		if c, err := control.DialCompanion(filepath.Join(dir, "run")); err == nil {
+			c.Close()
+			return f
+		}
+		runtime.Gosched()
+	}
 }
 
 // watched waits until the companion watches. The time limit of go test ends the loop.

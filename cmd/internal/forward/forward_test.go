@@ -491,12 +491,13 @@ func TestForward(t *testing.T) {
 	// The filter restarts.
 	h.watched(t)
 	h.stop()
+	h.unwatched(t)
 	h.start()
 	h.watched(t)
 	send(1)
 	until(t, all)
-	if _, _, gaps := total(t, r.accepted()); gaps != 1 {
-		t.Errorf("%d gaps, want 1", gaps)
+	if _, _, gaps := total(t, r.accepted()); gaps == 0 { // the service may have reached the old filter again before its end
+		t.Error("the restart of the filter is not counted")
 	}
 	until(t, func() bool {
 		s := h.known.Status()[0]
